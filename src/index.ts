@@ -1,0 +1,2 @@
+/** The library's public face. */
+export { GodwitError } from './core/errors.ts'

@@ -1,0 +1,54 @@
+/**
+ * One block of memory outside the JavaScript heap, addressed by number. All packet memory of a datapath is one arena:
+ * system calls and OpenSSL take `base + offset`, JavaScript reads and writes the same bytes through `u8` and `view`.
+ */
+import { declare, KernelError, koffi } from './libc.ts'
+
+const mmap = declare<
+  (addr: number, length: number, prot: number, flags: number, fd: number, off: number) => unknown
+>('void *mmap(size_t addr, size_t length, int prot, int flags, int fd, long offset)')
+const madvise = declare<(addr: number, length: number, advice: number) => number>(
+  'int madvise(size_t addr, size_t length, int advice)',
+)
+
+const PROT_READ_WRITE = 3
+const MAP_PRIVATE_ANONYMOUS = 0x22
+const MADV_HUGEPAGE = 14
+const HUGE_PAGE = 2 << 20
+
+export class Arena {
+  /** Address of the first byte. */
+  readonly base: number
+  readonly size: number
+  readonly buffer: ArrayBuffer
+  readonly u8: Uint8Array
+  readonly view: DataView
+  #used = 0
+
+  /** Maps `size` bytes, zeroed, never unmapped. Large arenas ask for huge pages: fewer TLB misses per packet. */
+  constructor(size: number) {
+    const pointer = mmap(0, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0)
+    this.base = Number(koffi.address(pointer as never))
+    if (this.base <= 0 || this.base >= Number.MAX_SAFE_INTEGER)
+      throw new KernelError(`mmap ${size} bytes`, 12)
+    if (size >= HUGE_PAGE) madvise(this.base, size, MADV_HUGEPAGE)
+    this.size = size
+    this.buffer = koffi.view(pointer as never, size) as ArrayBuffer
+    this.u8 = new Uint8Array(this.buffer)
+    this.view = new DataView(this.buffer)
+  }
+
+  /** Reserves `length` bytes aligned to `align` (a power of two) and returns their offset. */
+  reserve(length: number, align = 64): number {
+    const offset = (this.#used + align - 1) & ~(align - 1)
+    if (offset + length > this.size) throw new RangeError(`arena of ${this.size} bytes is full`)
+    this.#used = offset + length
+    return offset
+  }
+
+  /** Writes an address or a size_t (below 2^53) in the host's little-endian order. */
+  setUint64(offset: number, value: number): void {
+    this.view.setUint32(offset, value >>> 0, true)
+    this.view.setUint32(offset + 4, Math.floor(value / 4294967296), true)
+  }
+}
