@@ -17,6 +17,8 @@ export interface Endpoint {
   readonly address: Uint8Array
   readonly port: number
   readonly scope?: number
+  /** The address of ours that it reached, on a multihomed anchor: answers leave from it. Handed on as it came. */
+  readonly local?: Uint8Array
 }
 
 /** What a pair of ends agreed to speak: WireGuard's own message 4, or godwit's message 32 (docs/wire/tunnel.md). */
@@ -51,6 +53,18 @@ export interface Sessions {
   remove(localIndex: number): void
   /** Transport messages sealed with this session so far (WireGuard §5.4.6: rekey and reject after messages). */
   sent(localIndex: number): number
+}
+
+/** What the machine sends; implemented by the datapath, called by the machine at any time. */
+export interface Transmit {
+  /** Sends a handshake message (1, 2, 3) as it stands. Returns 0, or the errno of sendmsg. */
+  handshake(bytes: Uint8Array, to: Endpoint, socket: number): number
+  /**
+   * Seals `body` (control frames; empty for a keepalive) with the peer's sending session and sends it on a path at once.
+   * Counts in the path's counters, is not reported to `noteTraffic`. Returns the counter it went out with, or -1 when
+   * the peer has no session or the socket refused it.
+   */
+  control(slot: number, body: Uint8Array): number
 }
 
 /** What the datapath counts per path; times in the machine's milliseconds, 0 for never. */
@@ -122,6 +136,20 @@ export interface SlowPath {
   wantSession(peer: number, now: number): void
   /** sendmsg failed on this path with this errno. */
   pathError(slot: number, errno: number, now: number): void
+}
+
+/** What a machine is built with. The datapath implements all three. */
+export interface MachineSeam {
+  readonly sessions: Sessions
+  readonly paths: Paths
+  readonly transmit: Transmit
+}
+
+/** The machine as the engine drives it. */
+export interface Machine extends SlowPath {
+  /** When `handleTimeout` wants to be called, in the machine's milliseconds; undefined for never. */
+  nextTimeout(): number | undefined
+  handleTimeout(now: number): void
 }
 
 /** Forwarder verdicts that are not a slot. */
