@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { TimerTable } from '../src/core/timers.ts'
-import { Arena } from '../src/linux/arena.ts'
+import { TimerTable } from '../../src/core/timers.ts'
+import { Arena } from '../../src/linux/arena.ts'
 
 test('an arena gives memory that JavaScript and the kernel share', () => {
   const arena = new Arena(1 << 16)

@@ -1,0 +1,259 @@
+/**
+ * Runs the tiers of the tests that this machine can run, and says at the end what ran, what was skipped and why. Exit
+ * status: 0 nothing failed, 1 something did, 2 wrong call.
+ *
+ * check (formatting, lint, import directions, purity), unit and sim run side by side; netns needs root, or a kernel that
+ * allows user namespaces, and runs alone, one file after the other; long only when asked for.
+ */
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join, relative, resolve } from 'node:path'
+import { run } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { ensureTools, type Tool } from '../src/host/tools.ts'
+
+const TIERS = ['check', 'unit', 'sim', 'netns', 'long'] as const
+type TierName = (typeof TIERS)[number]
+
+/** What the tests run, beyond Node.js: real programs against which godwit is tested. */
+const TOOLS: readonly Tool[] = [
+  { command: 'ip', package: 'iproute2', purpose: 'network namespaces' },
+  { command: 'ping', package: 'iputils-ping', purpose: 'ICMP through the tunnel' },
+  { command: 'nft', package: 'nftables', purpose: 'NAT in the lab, masquerade' },
+  { command: 'curl', package: 'curl', purpose: 'HTTP as an application' },
+  { command: 'rsync', package: 'rsync', purpose: 'a second application' },
+  { command: 'ssh', package: 'openssh-client', purpose: 'a session that must survive' },
+  { command: 'iperf3', package: 'iperf3', purpose: 'throughput under test' },
+  { command: 'wg', package: 'wireguard-tools', purpose: 'interoperation with WireGuard' },
+  { command: 'wireguard-go', package: 'wireguard-go', purpose: 'interoperation with WireGuard' },
+]
+
+interface Failure {
+  readonly name: string
+  readonly file: string
+  readonly text: string
+}
+
+interface Outcome {
+  passed: number
+  failed: number
+  skipped: number
+  /** Why something was skipped, with how many tests. */
+  reasons: Map<string, number>
+  failures: Failure[]
+  milliseconds: number
+}
+
+function empty(): Outcome {
+  return { passed: 0, failed: 0, skipped: 0, reasons: new Map(), failures: [], milliseconds: 0 }
+}
+
+function skipped(reason: string): Outcome {
+  const outcome = empty()
+  outcome.skipped = 1
+  outcome.reasons.set(reason, 1)
+  return outcome
+}
+
+const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
+
+function testFiles(tier: TierName): string[] {
+  const folder = join(root, 'dist/test', tier)
+  if (!existsSync(folder)) return []
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.test.js'))
+    .sort()
+    .map((name) => join(folder, name))
+}
+
+/** Runs test files in processes of their own, at most `concurrency` at a time. */
+async function runFiles(files: readonly string[], concurrency: number, timeout: number): Promise<Outcome> {
+  const outcome = empty()
+  if (files.length === 0) return outcome
+  const started = performance.now()
+  const stream = run({ files: [...files], concurrency, timeout })
+  // A suite only repeats what its tests say; a file without any is an error that Node reports as a failed test.
+  stream.on('test:pass', (event) => {
+    if (event.details.type === 'suite') return
+    const reason = event.skip ?? event.todo
+    if (reason !== undefined) {
+      outcome.skipped++
+      const text = typeof reason === 'string' ? reason : `${event.name} (no reason given)`
+      outcome.reasons.set(text, (outcome.reasons.get(text) ?? 0) + 1)
+    } else {
+      outcome.passed++
+    }
+  })
+  stream.on('test:fail', (event) => {
+    const error = event.details.error as Error & { failureType?: string; cause?: unknown }
+    if (event.details.type === 'suite' && error.failureType === 'subtestsFailed') return
+    if (error.failureType === 'subtestsFailed') return
+    outcome.failed++
+    const cause = error.cause instanceof Error ? (error.cause.stack ?? error.cause.message) : error.message
+    outcome.failures.push({ name: event.name, file: event.file ?? '', text: String(cause) })
+  })
+  stream.on('test:stderr', (event) => process.stderr.write(event.message))
+  await new Promise<void>((done, fail) => {
+    stream.once('end', done)
+    stream.once('error', fail)
+    stream.resume()
+  })
+  outcome.milliseconds = performance.now() - started
+  return outcome
+}
+
+/** Formatting, lint with import directions, and that protocol cores compile without Node's types. */
+async function check(): Promise<Outcome> {
+  const started = performance.now()
+  const commands: [string, string[]][] = [
+    ['biome check', ['node_modules/@biomejs/biome/bin/biome', 'check', '.']],
+    ['tsc: protocol cores are pure', ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.pure.json']],
+  ]
+  const outcome = empty()
+  for (const [name, args] of commands) {
+    const { status, text } = await capture(process.execPath, args)
+    if (status === 0) outcome.passed++
+    else {
+      outcome.failed++
+      outcome.failures.push({ name, file: '', text })
+    }
+  }
+  outcome.milliseconds = performance.now() - started
+  return outcome
+}
+
+function capture(command: string, args: readonly string[]): Promise<{ status: number; text: string }> {
+  return new Promise((done) => {
+    const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
+    let text = ''
+    child.stdout.on('data', (chunk: Buffer) => {
+      text += chunk.toString()
+    })
+    child.stderr.on('data', (chunk: Buffer) => {
+      text += chunk.toString()
+    })
+    child.on('error', (error) => done({ status: 1, text: error.message }))
+    child.on('close', (code) => done({ status: code ?? 1, text }))
+  })
+}
+
+/** With root here; else once more in a user namespace of its own; else the reason. */
+async function privileged(tier: TierName, files: readonly string[], timeout: number): Promise<Outcome> {
+  if (files.length === 0) return empty()
+  if (process.getuid?.() === 0) return await runFiles(files, 1, timeout)
+  const probe = spawnSync('unshare', ['-Urnm', 'true'], { encoding: 'utf8' })
+  if (probe.status !== 0) {
+    const why = probe.error ? 'unshare is not installed' : probe.stderr.trim() || 'not permitted'
+    return skipped(`needs root, and user namespaces do not work here (${why}); run: sudo npm test`)
+  }
+  const names = files.map((file) => relative(root, file))
+  const args = ['-Urnm', process.execPath, fileURLToPath(import.meta.url), '--inner', tier, ...names]
+  const { status, text } = await capture('unshare', args)
+  const line = text.split('\n').find((part) => part.startsWith(INNER))
+  if (line === undefined) {
+    const outcome = empty()
+    outcome.failed = 1
+    outcome.failures.push({ name: `${tier} in a user namespace (status ${status})`, file: '', text })
+    return outcome
+  }
+  const parsed = JSON.parse(line.slice(INNER.length)) as Outcome & { reasons: [string, number][] }
+  return { ...parsed, reasons: new Map(parsed.reasons) }
+}
+
+const INNER = 'godwit-test-outcome '
+
+function seconds(milliseconds: number): string {
+  return `${(milliseconds / 1000).toFixed(1)} s`
+}
+
+function report(outcomes: ReadonlyMap<TierName, Outcome>): boolean {
+  const lines: string[] = []
+  let [passed, failed, omitted] = [0, 0, 0]
+  for (const [tier, outcome] of outcomes) {
+    for (const failure of outcome.failures) {
+      const where = failure.file && ` (${relative(join(root, 'dist'), failure.file).replace(/js$/, 'ts')})`
+      lines.push(`✖ ${tier}: ${failure.name}${where}`, ...failure.text.split('\n').map((l) => `    ${l}`), '')
+    }
+  }
+  lines.push('tier     passed  failed  skipped     time')
+  for (const tier of TIERS) {
+    const outcome = outcomes.get(tier)
+    if (!outcome) continue
+    passed += outcome.passed
+    failed += outcome.failed
+    omitted += outcome.skipped
+    const columns = [outcome.passed, outcome.failed, outcome.skipped].map((n) => String(n).padStart(8))
+    lines.push(`${tier.padEnd(7)}${columns.join('')} ${seconds(outcome.milliseconds).padStart(9)}`)
+    for (const [reason, count] of outcome.reasons) lines.push(`         skipped ${count}: ${reason}`)
+  }
+  lines.push('', `${passed} passed, ${failed} failed, ${omitted} skipped`)
+  process.stdout.write(`${lines.join('\n')}\n`)
+  return failed === 0
+}
+
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      long: { type: 'boolean', default: false },
+      tier: { type: 'string', multiple: true },
+      'no-install': { type: 'boolean', default: false },
+      inner: { type: 'string' },
+    },
+  })
+  const named = positionals.map((path) =>
+    resolve(root, path.startsWith('dist/') ? '' : 'dist', relative(root, resolve(path))).replace(
+      /\.ts$/,
+      '.js',
+    ),
+  )
+  const missing = named.find((file) => !existsSync(file))
+  if (missing !== undefined) throw new Error(`no such test file: ${missing}`)
+  if (values.inner !== undefined) {
+    const outcome = await runFiles(named, 1, 300_000)
+    process.stdout.write(`\n${INNER}${JSON.stringify({ ...outcome, reasons: [...outcome.reasons] })}\n`)
+    return
+  }
+  const unknown = values.tier?.find((name) => !TIERS.includes(name as TierName))
+  if (unknown !== undefined) throw new Error(`no tier ${unknown}; there are ${TIERS.join(', ')}`)
+  const wanted = (tier: TierName): boolean => {
+    if (values.tier) return values.tier.includes(tier)
+    return named.length > 0 ? tier !== 'check' : tier !== 'long' || values.long
+  }
+  const files = (tier: TierName): string[] =>
+    testFiles(tier).filter((file) => named.length === 0 || named.includes(file))
+
+  if (wanted('netns') || wanted('long')) ensureTools(TOOLS, { install: !values['no-install'] })
+
+  const outcomes = new Map<TierName, Outcome>()
+  const half = Math.max(1, availableParallelism() - 1)
+  const note = (tier: TierName, outcome: Outcome): void => {
+    outcomes.set(tier, outcome)
+    process.stderr.write(`${tier}: ${outcome.passed} passed, ${outcome.failed} failed\n`)
+  }
+  await Promise.all([
+    wanted('check') ? check().then((outcome) => note('check', outcome)) : undefined,
+    wanted('unit')
+      ? runFiles(files('unit'), half, 120_000).then((outcome) => note('unit', outcome))
+      : undefined,
+    wanted('sim') ? runFiles(files('sim'), half, 240_000).then((outcome) => note('sim', outcome)) : undefined,
+  ])
+  if (wanted('netns')) note('netns', await privileged('netns', files('netns'), 300_000))
+  if (wanted('long')) note('long', await privileged('long', files('long'), 3_600_000))
+  else if (named.length === 0 && !values.tier && files('long').length > 0) {
+    outcomes.set('long', skipped('takes long; run: npm test -- --long'))
+  }
+  process.exitCode = report(outcomes) ? 0 : 1
+  // For those who read results by machine; the same numbers.
+  if (process.env.GODWIT_TEST_JSON) {
+    const plain = [...outcomes].map(([tier, o]) => ({ tier, ...o, reasons: Object.fromEntries(o.reasons) }))
+    writeFileSync(process.env.GODWIT_TEST_JSON, JSON.stringify({ tiers: plain }, null, 2))
+  }
+}
+
+main().catch((error: Error) => {
+  process.stderr.write(`test: ${error.message}\n`)
+  process.exitCode = 2
+})

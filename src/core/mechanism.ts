@@ -1,0 +1,169 @@
+/**
+ * What the daemon and a mechanism (anchoring, routing, translation …) have in common. The daemon builds its
+ * mechanisms from the configuration, starts them in order, asks all of them and merges the answers, and stops them in
+ * reverse. Field names of the `…Status` and `…Record` types are the JSON of the contract (`status --json`).
+ *
+ * Everything here is called on the daemon's main thread. Errors are `GodwitError`s (core/errors.ts).
+ */
+import type { Selector } from './selector.ts'
+
+/** An access network. `degrading` still carries traffic; `draining` only what has not moved away yet. */
+export interface AccessStatus {
+  readonly name: string
+  readonly state: 'up' | 'degrading' | 'draining' | 'down'
+  readonly addresses: readonly string[]
+  /** Milliseconds, smoothed; null when not measured. */
+  readonly rtt_ms: number | null
+  /** 0 to 1 over the last probes; null when not measured. */
+  readonly loss: number | null
+}
+
+/** One access towards one peer. */
+export interface PathStatus {
+  readonly id: number
+  /** Name of the access; on an anchor, that of the socket it arrives on. */
+  readonly access: string
+  /** `address:port`, IPv6 in brackets. */
+  readonly remote: string
+  readonly state: string
+  readonly rtt_ms: number | null
+  readonly loss: number | null
+  readonly sent_bytes?: number
+  readonly received_bytes?: number
+  readonly mtu?: number
+}
+
+export interface PeerStatus {
+  readonly name: string
+  readonly kind: 'anchor' | 'host' | 'wireguard' | 'router' | 'node'
+  readonly state: 'up' | 'connecting' | 'down'
+  readonly paths: readonly PathStatus[]
+  /** Base64 of the peer's public key. */
+  readonly public_key?: string
+  /** The virtual addresses of this association. */
+  readonly addresses?: readonly string[]
+}
+
+export interface FlowStatus {
+  /** Unique on this host while the flow lives; stays when the flow moves. No spaces, not `all`, no colon. */
+  readonly id: string
+  readonly proto: string
+  /** `address:port`, IPv6 in brackets. */
+  readonly src: string
+  readonly dst: string
+  /** Name of the executable; empty when not known. */
+  readonly app: string
+  readonly mechanism: string
+  readonly peer: string
+  readonly access: string
+}
+
+/** A flow, a peer or everything moved from one path to another. */
+export interface HandoverRecord {
+  /** Milliseconds since the Unix epoch. */
+  readonly at: number
+  /** Flow id, selector or `all`. */
+  readonly what: string
+  readonly from: string
+  readonly to: string
+  readonly cause: string
+  /** From the last packet on the old path to the first on the new one; null until known or when nothing flowed. */
+  readonly gap_ms: number | null
+  readonly lost_packets: number | null
+}
+
+/** A decision that put flows where they are: what `why` prints. */
+export interface DecisionRecord {
+  /** Milliseconds since the Unix epoch. */
+  readonly at: number
+  readonly mechanism: string
+  /** What it is about: a flow id, `app:…`, an access, `all`. */
+  readonly what: string
+  /** What was decided, e.g. `acc2`. */
+  readonly chosen: string
+  /** One sentence: why, in words that a user understands. */
+  readonly reason: string
+  /** The numbers and facts it was taken on. */
+  readonly evidence?: Readonly<Record<string, string | number | boolean | null>>
+}
+
+/** Where a mechanism tells what happened; given to it by the daemon. Bounded: the oldest records go. */
+export interface Recorder {
+  handover(record: HandoverRecord): void
+  decision(record: DecisionRecord): void
+  /** One line for the log. `debug` is off unless asked for. */
+  log(level: LogLevel, message: string): void
+}
+
+export type LogLevel = 'error' | 'warn' | 'info' | 'debug'
+
+/** A program that `godwit run` started, with a policy of its own. */
+export interface Application {
+  /** Chosen by the daemon; unique while it runs. */
+  readonly id: string
+  /** Absolute path of its cgroup v2 directory; it and all children belong to the application. */
+  readonly cgroup: string
+  /** The cgroup's id, as sock_diag reports it. */
+  readonly cgroupId: bigint
+  /** Access to use, by name. Absent: as the policy says. */
+  readonly access?: string
+  /** Name of a policy of the configuration. Absent: the default one. */
+  readonly policy?: string
+}
+
+export interface Move {
+  /** Flows that moved. */
+  readonly flows: number
+  /** One line for the user when there is more to say. */
+  readonly note?: string
+}
+
+/** One sample of /metrics. Name and help follow Prometheus: unit in the name, counters end in `_total`. */
+export interface Metric {
+  readonly name: string
+  readonly help: string
+  readonly type: 'counter' | 'gauge'
+  readonly labels?: Readonly<Record<string, string>>
+  readonly value: number
+}
+
+/** A request of the control socket, parsed: `body` is the JSON object of a POST, else undefined. */
+export interface ControlRequest {
+  readonly path: string
+  readonly query: Readonly<Record<string, string>>
+  readonly body: unknown
+}
+
+/** A route of the control socket that a mechanism adds: what the handler returns is sent as JSON. */
+export interface ControlRoute {
+  readonly method: 'GET' | 'POST'
+  /** e.g. `/v1/anchoring/invite`; no parameters in the path. */
+  readonly path: string
+  handle(request: ControlRequest): unknown | Promise<unknown>
+}
+
+export interface Mechanism {
+  /** `anchoring`, `anchor`, `routing`, …: what `FlowStatus.mechanism` says. */
+  readonly name: string
+  /** Resolves once traffic can flow, or hosts can join. Rejects after undoing what it had set up. */
+  start(): Promise<void>
+  /** Removes all kernel state. Never rejects for something that is already gone. Repeatable. */
+  stop(): Promise<void>
+  /** Removes what an earlier, killed run left in the kernel; called before the first start, and by `godwit down`. */
+  cleanUp(): Promise<void>
+  accesses(): readonly AccessStatus[]
+  peers(): readonly PeerStatus[]
+  flows(): readonly FlowStatus[] | Promise<readonly FlowStatus[]>
+  /** Hands over now. Undefined: nothing of `what` is mine. Rejects when the access does not exist or is down. */
+  move(what: Selector, access: string): Promise<Move | undefined>
+  /**
+   * The flow's own state that the records do not hold (policy that matched, PAFT row, alternatives with quality);
+   * undefined when the flow is not known here.
+   */
+  why(flowId: string): readonly DecisionRecord[] | undefined
+  /** Puts a program under control; resolves before the program may start. Absent: cannot do it. */
+  adopt?(application: Application): Promise<void>
+  release?(application: Application): Promise<void>
+  readonly routes?: readonly ControlRoute[]
+  metrics?(): readonly Metric[]
+}
