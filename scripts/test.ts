@@ -228,7 +228,7 @@ async function main(): Promise<void> {
   if (wanted('netns') || wanted('long')) ensureTools(TOOLS, { install: !values['no-install'] })
 
   const outcomes = new Map<TierName, Outcome>()
-  const half = Math.max(1, availableParallelism() - 1)
+  const cores = availableParallelism()
   const note = (tier: TierName, outcome: Outcome): void => {
     outcomes.set(tier, outcome)
     process.stderr.write(`${tier}: ${outcome.passed} passed, ${outcome.failed} failed\n`)
@@ -236,9 +236,11 @@ async function main(): Promise<void> {
   await Promise.all([
     wanted('check') ? check().then((outcome) => note('check', outcome)) : undefined,
     wanted('unit')
-      ? runFiles(files('unit'), half, 120_000).then((outcome) => note('unit', outcome))
+      ? runFiles(files('unit'), cores, 120_000).then((outcome) => note('unit', outcome))
       : undefined,
-    wanted('sim') ? runFiles(files('sim'), half, 240_000).then((outcome) => note('sim', outcome)) : undefined,
+    wanted('sim')
+      ? runFiles(files('sim'), cores, 240_000).then((outcome) => note('sim', outcome))
+      : undefined,
   ])
   if (wanted('netns')) note('netns', await privileged('netns', files('netns'), 300_000))
   if (wanted('long')) note('long', await privileged('long', files('long'), 3_600_000))
