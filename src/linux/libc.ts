@@ -33,14 +33,18 @@ export function errno(): number {
 
 export { koffi }
 
-/** A system call failed. `errno` is the number, `name` in the message its symbol. */
+/** A system call failed. `errno` is the number, its symbol is the code and in the message. */
 export class KernelError extends GodwitError {
   readonly errno: number
+  /** What the kernel itself says about it, where it says more than a number (netlink). */
+  readonly kernel: string | undefined
 
-  constructor(op: string, number: number, details: ErrorDetails = {}) {
-    super(errnoName(number), `${op}: ${errnoName(number)}`, { ...details, op })
+  constructor(op: string, number: number, details: ErrorDetails & { readonly kernel?: string } = {}) {
+    const text = details.kernel === undefined ? '' : ` (${details.kernel})`
+    super(errnoName(number), `${op}: ${errnoName(number)}${text}`, { ...details, op })
     this.name = 'KernelError'
     this.errno = number
+    this.kernel = details.kernel
   }
 }
 

@@ -1,0 +1,3 @@
+/** The kernel's links, addresses, routes, rules, neighbours and their changes (rtnetlink(7)). */
+export { Rtnetlink } from './rtnetlink.ts'
+export type * from './types.ts'
