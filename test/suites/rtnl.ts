@@ -46,6 +46,7 @@ export function rtnlCompliance(
         kind: 'veth',
         name: 'acc1',
         mtu: 1400,
+        index: 1001,
         peer: { name: 'far1', netns: secondName, mac: '02:00:00:00:00:07' },
       })
       assert.equal(first.link('acc1')?.kind, 'veth')

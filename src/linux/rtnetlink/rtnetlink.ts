@@ -76,7 +76,7 @@ export class Rtnetlink implements Rtnl {
   createLink(link: NewLink): void {
     const op = `create ${link.kind} ${link.name}`
     const message = new NetlinkMessage(Message.NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
-    codec.writeLinkHeader(message, 0, link.up)
+    codec.writeLinkHeader(message, link.index ?? 0, link.up)
     codec.writeLinkName(message, link.name)
     codec.writeLinkAttributes(message, attributesOf(link))
     if (link.kind !== 'veth') {
@@ -87,7 +87,7 @@ export class Rtnetlink implements Rtnl {
     const { peer } = link
     withNamespaceFile(peer.netns, (netnsFd) => {
       codec.writeLinkKind(message, 'veth', () => {
-        codec.writeLinkHeader(message, 0, peer.up)
+        codec.writeLinkHeader(message, peer.index ?? 0, peer.up)
         codec.writeLinkName(message, peer.name)
         codec.writeLinkAttributes(message, { ...attributesOf(peer), netnsFd })
       })

@@ -44,14 +44,22 @@ export interface LinkOptions {
   readonly gsoMaxSize?: number
 }
 
+export interface NewLinkOptions extends LinkOptions {
+  /**
+   * Interface index, chosen by the kernel when absent. Where the two ends of a veth pair in different namespaces have the
+   * same index, Linux takes them for hardware and may report a lost carrier up to a second late.
+   */
+  readonly index?: number
+}
+
 export type NewLink =
-  | (LinkOptions & {
+  | (NewLinkOptions & {
       readonly kind: 'veth'
       readonly name: string
       /** The other end; `netns` (name or path) puts it into another namespace at once. */
-      readonly peer: LinkOptions & { readonly name: string; readonly netns?: string }
+      readonly peer: NewLinkOptions & { readonly name: string; readonly netns?: string }
     })
-  | (LinkOptions & { readonly kind: 'bridge' | 'dummy' | 'ifb'; readonly name: string })
+  | (NewLinkOptions & { readonly kind: 'bridge' | 'dummy' | 'ifb'; readonly name: string })
 
 export interface LinkChanges extends LinkOptions {
   /** New name; the link must be down on kernels before 6.2. */
