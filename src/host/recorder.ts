@@ -1,0 +1,138 @@
+/**
+ * Remembers every handover and decision with its evidence, in bounded memory, and tells them to the log. `godwit why`
+ * answers from here.
+ */
+
+import { contains, parseAddress } from '../core/address.ts'
+import type {
+  DecisionRecord,
+  FlowStatus,
+  HandoverRecord,
+  LogLevel,
+  Metric,
+  Recorder,
+} from '../core/mechanism.ts'
+import { parseSelector, type Selector } from '../core/selector.ts'
+import type { Log } from './log.ts'
+import { Ring } from './ring.ts'
+
+const HANDOVERS = 1000
+const DECISIONS = 10_000
+/** Upper bounds of the gap's histogram, milliseconds. */
+const GAP_BUCKETS = [1, 5, 10, 25, 50, 100, 250, 500, 1000, 5000]
+
+export class HostRecorder implements Recorder {
+  readonly #handovers = new Ring<HandoverRecord>(HANDOVERS)
+  readonly #decisions = new Ring<DecisionRecord>(DECISIONS)
+  readonly #gaps = new Array<number>(GAP_BUCKETS.length).fill(0)
+  #gapCount = 0
+  #gapSum = 0
+  #lost = 0
+  readonly #log: Log
+
+  constructor(log: Log) {
+    this.#log = log
+  }
+
+  handover(record: HandoverRecord): void {
+    this.#handovers.add(record)
+    this.#lost += record.lost_packets ?? 0
+    if (record.gap_ms !== null) {
+      this.#gapCount++
+      this.#gapSum += record.gap_ms
+      const bucket = GAP_BUCKETS.findIndex((bound) => record.gap_ms! <= bound)
+      if (bucket >= 0) this.#gaps[bucket]!++
+    }
+    const gap = record.gap_ms === null ? '' : `, gap ${record.gap_ms.toFixed(1)} ms`
+    const lost = record.lost_packets === null ? '' : `, lost ${record.lost_packets} packets`
+    this.#log.log(
+      'info',
+      `handover: ${record.what} ${record.from} -> ${record.to} (${record.cause})${gap}${lost}`,
+    )
+  }
+
+  decision(record: DecisionRecord): void {
+    this.#decisions.add(record)
+    this.#log.log('debug', `${record.mechanism}: ${record.what} -> ${record.chosen}: ${record.reason}`)
+  }
+
+  log(level: LogLevel, message: string): void {
+    this.#log.log(level, message)
+  }
+
+  /** Oldest first. */
+  handovers(): HandoverRecord[] {
+    return [...this.#handovers]
+  }
+
+  /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its access, everything. */
+  about(flow: FlowStatus): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
+    const concerns = (what: string): boolean => {
+      if (what === flow.id || what === 'all' || what === flow.access) return true
+      const selector = parseSelector(what)
+      return selector.ok && selects(selector.value, flow)
+    }
+    return {
+      decisions: [...this.#decisions].filter((record) => concerns(record.what)),
+      handovers: [...this.#handovers].filter((record) => concerns(record.what)),
+    }
+  }
+
+  metrics(): Metric[] {
+    const gap = 'godwit_handover_gap_seconds'
+    const help = 'Silence around a handover.'
+    let cumulative = 0
+    const buckets = GAP_BUCKETS.map((bound, i): Metric => {
+      cumulative += this.#gaps[i]!
+      return {
+        name: `${gap}_bucket`,
+        help,
+        type: 'counter',
+        labels: { le: String(bound / 1000) },
+        value: cumulative,
+      }
+    })
+    return [
+      { name: 'godwit_handovers_total', help: 'Handovers.', type: 'counter', value: this.#handovers.added },
+      {
+        name: 'godwit_decisions_total',
+        help: 'Path decisions.',
+        type: 'counter',
+        value: this.#decisions.added,
+      },
+      {
+        name: 'godwit_handover_lost_packets_total',
+        help: 'Packets lost in handovers.',
+        type: 'counter',
+        value: this.#lost,
+      },
+      ...buckets,
+      { name: `${gap}_bucket`, help, type: 'counter', labels: { le: '+Inf' }, value: this.#gapCount },
+      { name: `${gap}_sum`, help, type: 'counter', value: this.#gapSum / 1000 },
+      { name: `${gap}_count`, help, type: 'counter', value: this.#gapCount },
+    ]
+  }
+}
+
+/** Whether a selector covers a flow, by what its status shows; users and cgroups are not in it. */
+export function selects(selector: Selector, flow: FlowStatus): boolean {
+  switch (selector.kind) {
+    case 'all':
+      return true
+    case 'flow':
+      return selector.id === flow.id
+    case 'app':
+      return flow.app === selector.name || selector.name.endsWith(`/${flow.app}`)
+    case 'port': {
+      const port = Number(flow.dst.slice(flow.dst.lastIndexOf(':') + 1))
+      return port >= selector.first && port <= selector.last
+    }
+    case 'to': {
+      const host = flow.dst.slice(0, flow.dst.lastIndexOf(':')).replace(/^\[|\]$/g, '')
+      const address = parseAddress(host)
+      return address.ok && contains(selector.prefix, address.value)
+    }
+    default:
+      return false
+  }
+}

@@ -1,0 +1,274 @@
+/**
+ * The configuration's schema: the one place that says what may stand in godwit.toml, for hosts and anchors. Checks,
+ * docs/configuration.md and docs/config.schema.json all come from here.
+ */
+import * as z from 'zod'
+import { parseAddress, parsePrefix } from '../core/address.ts'
+import type { Decoded } from '../core/result.ts'
+import { parseSelector, SELECTOR_FORMS } from '../core/selector.ts'
+import { decodeKey } from '../crypto/keys.ts'
+
+/** A string that one of godwit's own parsers accepts; its reason is the message. */
+function text(parse: (text: string) => Decoded<unknown>, description: string) {
+  return z
+    .string()
+    .superRefine((value, context) => {
+      const result = parse(value)
+      if (!result.ok) context.addIssue({ code: 'custom', message: result.reason })
+    })
+    .describe(description)
+}
+
+/** `HOST:PORT`, `[IPv6]:PORT`. The host may be a name. */
+export function parseHostPort(value: string): Decoded<{ host: string; port: number }> {
+  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^\s:[\]]+)):(\d{1,5})$/.exec(value)
+  const port = Number(match?.[3])
+  if (!match || port < 1 || port > 65535) {
+    return {
+      ok: false,
+      reason: `"${value}" is not HOST:PORT, e.g. anchor.example.org:51820 or [2001:db8::1]:51820`,
+    }
+  }
+  return { ok: true, value: { host: match[1] ?? match[2]!, port } }
+}
+
+const name = (what: string) =>
+  z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'a name is letters, digits, ".", "_" and "-", at most 63')
+    .describe(what)
+
+/** What an interface may be called, `*` standing for any characters. */
+const accessPattern = z
+  .string()
+  .regex(/^[^\s/]{1,15}$/, 'an interface name, or a pattern with *, e.g. "wlan*"')
+const key = (what: string) => text(decodeKey, what)
+const prefix = (what: string) => text(parsePrefix, what)
+const selector = text(parseSelector, `One of: ${SELECTOR_FORMS}.`)
+const publicPort = z.int().min(1).max(65535)
+
+const log = z
+  .strictObject({
+    level: z
+      .enum(['error', 'warn', 'info', 'debug'])
+      .default('info')
+      .describe('The least important messages shown.'),
+  })
+  .describe('What goes to standard error.')
+
+const kernel = z
+  .strictObject({
+    instance: name(
+      'Part of the name of everything made in the kernel (tables, cgroups), so that several run side by side.',
+    ).default('main'),
+    base: z
+      .int()
+      .min(100)
+      .max(30000)
+      .default(5200)
+      .describe('First routing table and rule priority; the next 100 are used too.'),
+  })
+  .describe(
+    'How kernel state is named and numbered. Only needed when two instances share a network namespace.',
+  )
+
+const iface = z
+  .strictObject({
+    name: z
+      .string()
+      .regex(/^[^\s/*]{1,15}$/, 'at most 15 characters')
+      .optional()
+      .describe('Name of the virtual interface. Default: godwit0 on a host, gwan0 on an anchor.'),
+    private_key_file: z
+      .string()
+      .min(1)
+      .optional()
+      .describe(
+        'File with the private key in base64, mode 0600. Default: private.key in the state directory. Relative to the folder of this file.',
+      ),
+    mtu: z
+      .int()
+      .min(1280)
+      .max(65535)
+      .optional()
+      .describe('MTU of the virtual interface, in bytes. Default: the smallest that its paths carry.'),
+  })
+  .describe('The virtual interface and the key of this machine.')
+
+const anchor = z
+  .strictObject({
+    endpoint: text(parseHostPort, 'Where hosts reach this anchor, `HOST:PORT`; goes into invitations.'),
+    listen_port: publicPort.optional().describe('UDP port to listen on. Default: the port of `endpoint`.'),
+    pool4: prefix('Virtual IPv4 addresses given to hosts.').default('198.18.0.0/16'),
+    pool6: prefix('Virtual IPv6 addresses given to hosts.').default('fd67:6f64:7769:1::/64'),
+    masquerade: z.boolean().default(true).describe('Traffic of hosts leaves with an address of this anchor.'),
+    uplinks: z
+      .array(accessPattern)
+      .optional()
+      .describe('Interfaces that traffic of hosts may leave by. Default: any.'),
+    invitation_hours: z
+      .number()
+      .positive()
+      .max(8760)
+      .default(24)
+      .describe('How long an invitation can be taken.'),
+  })
+  .describe('Makes this machine an anchor.')
+
+const peer = z
+  .strictObject({
+    name: name('What status and policies call it.'),
+    kind: z
+      .enum(['anchor', 'wireguard'])
+      .default('anchor')
+      .describe('`anchor`: a godwit anchor. `wireguard`: a stock WireGuard server, used as a plain anchor.'),
+    endpoint: text(parseHostPort, 'Where it is reached, `HOST:PORT`.'),
+    public_key: key('Its public key, base64.'),
+    preshared_key: key(
+      'A secret shared with it, base64. Then this file must not be readable by others.',
+    ).optional(),
+    addresses: z
+      .array(prefix('An address.'))
+      .optional()
+      .describe(
+        'Virtual addresses that it gave to this host. An anchor tells them itself; a WireGuard server cannot.',
+      ),
+    allowed_ips: z
+      .array(prefix('A prefix.'))
+      .optional()
+      .describe('Destinations reached through it. Default: all.'),
+    keepalive_s: z
+      .int()
+      .min(0)
+      .max(65535)
+      .default(25)
+      .describe('Seconds between keepalives that hold a NAT open; 0: none.'),
+    invitation_key_file: z
+      .string()
+      .min(1)
+      .optional()
+      .describe(
+        "Private key of the invitation, until the anchor has taken this host's own. Written by `godwit join`.",
+      ),
+  })
+  .describe('A remote end that traffic goes through.')
+
+const access = z
+  .strictObject({
+    use: z
+      .enum(['normal', 'backup', 'never'])
+      .default('normal')
+      .describe('`backup`: only when no other access is up. `never`: left alone.'),
+    cost: z.number().min(0).default(0).describe('Of two accesses equally good the cheaper is taken.'),
+  })
+  .describe('How an access network may be used. The key is the interface, or a pattern such as "wwan*".')
+
+const host = z
+  .strictObject({
+    control: z
+      .enum(['all', 'selected'])
+      .default('all')
+      .describe(
+        'Which traffic goes through godwit: `all`, or only what a policy matches or `godwit run` starts.',
+      ),
+    except: z
+      .array(selector)
+      .default([])
+      .describe('Traffic that is left alone: user:, port: and to: selectors.'),
+    prefer: z
+      .array(accessPattern)
+      .default(['*'])
+      .describe('Accesses in order of preference, for traffic that no policy matches.'),
+    address4: prefix('VIpA_fix: the IPv4 address that applications see.').default('198.19.0.1/32'),
+    address6: prefix('VIpA_fix: the IPv6 address that applications see.').default('fd67:6f64:7769::1/128'),
+    dns: z
+      .array(text(parseAddress, 'An address.'))
+      .optional()
+      .describe(
+        'Resolvers reached through the anchor, shown in `doctor`; godwit does not change resolv.conf.',
+      ),
+  })
+  .describe('A host that keeps its connections while it moves.')
+
+const policy = z
+  .strictObject({
+    name: name('What `godwit run --policy` and `why` call it.'),
+    match: z
+      .array(selector)
+      .default([])
+      .describe('Traffic it is for; any of these. Empty: only what `godwit run --policy` starts.'),
+    prefer: z.array(accessPattern).min(1).describe('Accesses in order of preference; patterns with `*`.'),
+    fallback: z
+      .enum(['any', 'none'])
+      .default('any')
+      .describe('When none of `prefer` is up: `any` other access, or `none`: packets wait.'),
+    move_up: z.boolean().default(true).describe('Move back when an access earlier in the list comes up.'),
+    peer: name('Peer to go through. Default: the first.').optional(),
+  })
+  .describe('Which accesses an application may use. The first policy that matches decides.')
+
+export const configSchema = z
+  .strictObject({
+    log: log.prefault({}),
+    kernel: kernel.prefault({}),
+    interface: iface.prefault({}),
+    host: host.prefault({}),
+    peer: z.array(peer).default([]),
+    access: z.record(accessPattern, access).default({}),
+    policy: z.array(policy).default([]),
+    anchor: anchor.optional(),
+  })
+  .superRefine((value, context) => {
+    unique(value.peer, 'peer', context)
+    unique(value.policy, 'policy', context)
+    const peers = new Set(value.peer.map((entry) => entry.name))
+    for (const [i, entry] of value.policy.entries()) {
+      if (entry.peer !== undefined && !peers.has(entry.peer)) {
+        context.addIssue({
+          code: 'custom',
+          path: ['policy', i, 'peer'],
+          message: `there is no peer "${entry.peer}"`,
+        })
+      }
+    }
+    for (const [i, entry] of value.peer.entries()) {
+      if (entry.kind === 'wireguard' && !entry.addresses?.length) {
+        const message = 'a wireguard peer needs `addresses`: what its server lets this host use'
+        context.addIssue({ code: 'custom', path: ['peer', i], message })
+      }
+    }
+    for (const [i, entry] of value.host.except.entries()) {
+      if (!/^(user|port|to):/.test(entry)) {
+        context.addIssue({
+          code: 'custom',
+          path: ['host', 'except', i],
+          message: `"${entry}": only user:, port: and to: can be left alone`,
+        })
+      }
+    }
+  })
+  .meta({ title: 'godwit.toml' })
+
+function unique(entries: readonly { name: string }[], table: string, context: z.RefinementCtx): void {
+  const seen = new Set<string>()
+  for (const [i, entry] of entries.entries()) {
+    if (seen.has(entry.name)) {
+      context.addIssue({
+        code: 'custom',
+        path: [table, i, 'name'],
+        message: `a second ${table} is called "${entry.name}"`,
+      })
+    }
+    seen.add(entry.name)
+  }
+}
+
+/** A configuration that has been checked, with defaults filled in. */
+export type Config = z.output<typeof configSchema>
+export type PeerConfig = Config['peer'][number]
+export type PolicyConfig = Config['policy'][number]
+
+/** The JSON schema that editors use (docs/config.schema.json). */
+export function jsonSchema(): object {
+  return z.toJSONSchema(configSchema, { io: 'input', target: 'draft-2020-12' })
+}
