@@ -10,8 +10,11 @@ export const Protocol = {
   ICMP: 1,
   TCP: 6,
   UDP: 17,
+  DCCP: 33,
   FRAGMENT: 44,
   ICMPV6: 58,
+  SCTP: 132,
+  UDP_LITE: 136,
 } as const
 
 /** Headers past this count are an attack, not a packet (RFC 8504 §5.3 allows a limit). */
@@ -41,7 +44,7 @@ export class IpPacket {
   fragmentOffset = 0
   /** Whether this is a fragment at all, first or later. */
   isFragment = false
-  /** The identification that the fragments of one packet share. */
+  /** The identification that the fragments of one packet share; signed. */
   fragmentId = 0
 
   /**
@@ -106,7 +109,7 @@ export class IpPacket {
         this.fragmentOffset = fragment & 0xfff8
         // An atomic fragment (RFC 6946) is a whole packet.
         this.isFragment = (fragment & 0xfff9) !== 0
-        this.fragmentId = view.getUint32(next + 4)
+        this.fragmentId = view.getInt32(next + 4)
       }
       protocol = view.getUint8(next)
       next += extension
