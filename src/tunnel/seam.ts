@@ -11,15 +11,9 @@
  * the two ends of one peer call it on the wire; 0 means unnamed. A *socket* is the index of a UDP socket the engine has
  * opened (one per access on a mobile host, one or two on an anchor). A *peer* is the index of a remote.
  */
+import type { Endpoint } from '../core/endpoint.ts'
 
-/** A transport address: 4 or 16 address bytes, port, and the IPv6 scope (interface index, 0 for global). */
-export interface Endpoint {
-  readonly address: Uint8Array
-  readonly port: number
-  readonly scope?: number
-  /** The address of ours that it reached, on a multihomed anchor: answers leave from it. Handed on as it came. */
-  readonly local?: Uint8Array
-}
+export type { Endpoint }
 
 /** What a pair of ends agreed to speak: WireGuard's own message 4, or godwit's message 32 (docs/wire/tunnel.md). */
 export type TransportForm = 'stock' | 'godwit'

@@ -1,0 +1,314 @@
+/**
+ * The datapath of one tunnel device: tables, sealing, opening, and what the machine may ask of them (seam.ts). One
+ * thread, no I/O of its own beyond the TUN and the sockets it is given. The engine calls `outbound`, `receive` and
+ * `finishBatch`; the machine calls the seam at any time in between.
+ */
+import { type Aead, loadAead } from '../../crypto/openssl.ts'
+import type { Arena } from '../../linux/arena.ts'
+import { NAME_SIZE, writeAddress16, writeName } from '../../linux/sockaddr.ts'
+import type { Tun } from '../../linux/tun.ts'
+import { ReceiveBatch, type UdpSocket } from '../../linux/udp.ts'
+import { Parking } from '../parking.ts'
+import { ResendRing } from '../ring.ts'
+import type {
+  Endpoint,
+  Forwarder,
+  Machine,
+  MachineSeam,
+  PathCounters,
+  Paths,
+  SessionKeys,
+  Sessions,
+  Transmit,
+  TransportForm,
+} from '../seam.ts'
+import { PathTable, PeerTable, RECEIVED_ANY, RECEIVED_DATA, SENT_DATA, SessionTable } from '../tables.ts'
+import { Inbound } from './inbound.ts'
+import { Merger } from './merge.ts'
+import { Outbound } from './outbound.ts'
+import { FLAG_CONTROL, HEADER, INNER_HEADER, Sender, TAG } from './sender.ts'
+
+const IPV4_UDP = 28
+const IPV6_UDP = 48
+/** Messages of one recvmmsg: enough for bursts of small datagrams, few enough that the buffers stay in the L2 cache. */
+const RECEIVE_MESSAGES = 4
+const ENODEV = 19
+
+export interface DatapathOptions {
+  readonly arena: Arena
+  readonly tun: Tun
+  readonly machine: (seam: MachineSeam) => Machine
+  readonly forwarder: Forwarder
+  /** 32 random bits. */
+  readonly random: () => number
+  /** Bytes of the resend ring: 4 MB on a host, 16 MB on an anchor. */
+  readonly ringBytes: number
+  readonly aead?: Aead
+}
+
+export class Datapath implements Sessions, Paths, Transmit {
+  readonly aead: Aead
+  readonly machine: Machine
+  readonly outbound: Outbound
+  readonly inbound: Inbound
+  readonly merger: Merger
+  readonly sender: Sender
+  readonly parking: Parking
+  readonly peers = new PeerTable()
+  readonly paths = new PathTable()
+  readonly sessions: SessionTable
+  readonly sockets: (UdpSocket | undefined)[] = []
+  /** Set when a path or session appeared: parked packets may find a way. */
+  retryWanted = false
+  readonly #arena: Arena
+  readonly #ring: ResendRing
+  readonly #scratch: number
+  readonly #name: number
+  #now = 0
+
+  constructor(options: DatapathOptions) {
+    const { arena, tun, forwarder } = options
+    this.#arena = arena
+    this.aead = options.aead ?? loadAead(arena)
+    this.sessions = new SessionTable(options.random)
+    this.#ring = new ResendRing(arena, options.ringBytes)
+    this.parking = new Parking(arena)
+    this.#scratch = arena.reserve(2048 + INNER_HEADER)
+    this.#name = arena.reserve(NAME_SIZE + 16)
+    const { aead, peers, paths, sessions, sockets, parking } = this
+    const machine = () => this.machine
+    const errors = {
+      pathError: (slot: number, errno: number, now: number) => this.machine.pathError(slot, errno, now),
+    }
+    this.sender = new Sender({ arena, aead, ring: this.#ring, peers, paths, sessions, sockets, errors })
+    const { sender } = this
+    this.outbound = new Outbound({ arena, tun, forwarder, machine, peers, paths, sender, parking })
+    this.merger = new Merger(arena, tun)
+    const batch = new ReceiveBatch(arena, RECEIVE_MESSAGES)
+    const { merger } = this
+    this.inbound = new Inbound({
+      arena,
+      aead,
+      forwarder,
+      machine,
+      peers,
+      paths,
+      sessions,
+      sender,
+      merger,
+      batch,
+    })
+    this.machine = options.machine({ sessions: this, paths: this, transmit: this })
+  }
+
+  /** Bytes of arena that a datapath with such a ring needs, with room for eight sockets. */
+  static arenaBytes(ringBytes: number): number {
+    return ringBytes + (3 << 20)
+  }
+
+  set now(now: number) {
+    this.#now = now
+    this.sender.now = now
+  }
+
+  /** Ends a batch: sends what is open, tells the machine what moved. */
+  finishBatch(now: number): void {
+    this.sender.flush()
+    const { peers } = this
+    for (let i = 0; i < peers.touchedCount; i++) {
+      const peer = peers.touched[i]!
+      const bits = peers.traffic[peer]!
+      peers.traffic[peer] = 0
+      this.machine.noteTraffic(
+        peer,
+        (bits & SENT_DATA) !== 0,
+        (bits & RECEIVED_DATA) !== 0,
+        (bits & RECEIVED_ANY) !== 0,
+        now,
+      )
+    }
+    peers.touchedCount = 0
+  }
+
+  // Sessions
+
+  newIndex(): number {
+    return this.sessions.newIndex()
+  }
+
+  install(keys: SessionKeys): void {
+    this.peers.ensure(keys.peer)
+    this.sessions.install(keys)
+  }
+
+  useForSending(localIndex: number): void {
+    const slot = this.sessions.find(localIndex)
+    if (slot < 0) return
+    this.sender.flush()
+    this.peers.sending[this.sessions.peer[slot]!] = slot
+    this.retryWanted = true
+  }
+
+  setForm(peer: number, form: TransportForm): void {
+    this.sender.flush()
+    this.peers.setForm(peer, form)
+    for (let slot = this.paths.firstOf(peer); slot >= 0; slot = this.paths.next[slot]!)
+      this.#setInnerMtu(slot)
+  }
+
+  remove(localIndex: number): void {
+    const slot = this.sessions.slotOf(localIndex)
+    if (slot < 0) return
+    this.sender.flush()
+    const peer = this.sessions.peer[slot]!
+    if (peer >= 0 && this.peers.sending[peer] === slot) this.peers.sending[peer] = -1
+    for (let use = 0; use < 4; use++) {
+      const context = this.sessions.contexts[slot * 4 + use]!
+      if (context !== 0) this.aead.freeContext(context)
+    }
+    const keys = this.sessions.keys[slot]
+    if (keys !== undefined)
+      for (const key of [keys.sendKey, keys.receiveKey, keys.sendKeyAes, keys.receiveKeyAes]) key.fill(0)
+    this.sessions.remove(slot)
+  }
+
+  sent(localIndex: number): number {
+    const slot = this.sessions.find(localIndex)
+    return slot < 0 ? 0 : this.sessions.sendCounter[slot]!
+  }
+
+  // Paths
+
+  open(path: { peer: number; pathId: number; socket: number; remote: Endpoint; mtu: number }): number {
+    const { paths } = this
+    this.peers.ensure(path.peer)
+    const slot = paths.allocate()
+    this.#ring.forget(slot)
+    paths.peer[slot] = path.peer
+    paths.pathId[slot] = path.pathId
+    paths.socket[slot] = path.socket
+    paths.mtu[slot] = path.mtu
+    this.#writeRemote(slot, path.remote)
+    paths.attach(slot)
+    paths.link(slot)
+    this.#setInnerMtu(slot)
+    this.retryWanted = true
+    return slot
+  }
+
+  setRemote(slot: number, remote: Endpoint): void {
+    if (!this.paths.isOpen(slot)) return
+    this.sender.flush()
+    this.paths.unlink(slot)
+    this.#writeRemote(slot, remote)
+    this.paths.link(slot)
+    this.#setInnerMtu(slot)
+    this.retryWanted = true
+  }
+
+  setMtu(slot: number, mtu: number): void {
+    if (!this.paths.isOpen(slot)) return
+    this.paths.mtu[slot] = mtu
+    this.#setInnerMtu(slot)
+  }
+
+  close(slot: number): void {
+    if (!this.paths.isOpen(slot)) return
+    this.sender.flush()
+    this.paths.unlink(slot)
+    this.paths.detach(slot)
+    this.paths.release(slot)
+  }
+
+  counters(slot: number): PathCounters {
+    const { paths } = this
+    return {
+      lastSentAt: paths.lastSentAt[slot]!,
+      lastReceivedAt: paths.lastReceivedAt[slot]!,
+      sentBytes: paths.sentBytes[slot]!,
+      sentPackets: paths.sentPackets[slot]!,
+      receivedBytes: paths.receivedBytes[slot]!,
+      receivedPackets: paths.receivedPackets[slot]!,
+      highestCounter: paths.highestCounter[slot]!,
+    }
+  }
+
+  resend(from: number, to: number, afterCounter: number, withinMs: number): number {
+    if (!this.paths.isOpen(to)) return 0
+    this.sender.flush()
+    const { view } = this.#arena
+    const session = this.peers.sending[this.paths.peer[to]!]!
+    const remoteIndex = session < 0 ? 0 : this.sessions.remoteIndex[session]!
+    // A counter above all that this session has sent speaks of the session before it: then nothing of this one arrived.
+    const bound = session >= 0 && afterCounter < this.sessions.sendCounter[session]! ? afterCounter : -1
+    let sent = 0
+    this.#ring.move(from, to, this.#now - withinMs, this.#now, (at, bytes, segment) => {
+      const size = segment === 0 ? bytes : segment
+      let skip = 0
+      if (view.getUint32(at + 4, true) === remoteIndex)
+        while (skip < bytes && counterAt(view, at + skip) <= bound) skip += size
+      const left = bytes - skip
+      if (left <= 0) return false
+      const count = Math.ceil(left / size)
+      if (!this.sender.transmit(to, at + skip, left, count > 1 ? size : 0, count)) return false
+      sent += count
+      return true
+    })
+    return sent
+  }
+
+  #writeRemote(slot: number, remote: Endpoint): void {
+    const { u8, view, u32 } = this.#arena
+    const family = this.sockets[this.paths.socket[slot]!]?.family ?? (remote.address.length === 4 ? 4 : 6)
+    writeName(u8, view, this.#name, remote, family)
+    for (let i = 0; i < 8; i++) this.paths.remote[slot * 8 + i] = u32[(this.#name >>> 2) + i]!
+    this.paths.hasLocal[slot] = remote.local === undefined ? 0 : 1
+    if (remote.local === undefined) return
+    writeAddress16(u8, this.#name, remote.local)
+    for (let i = 0; i < 4; i++) this.paths.local[slot * 4 + i] = u32[(this.#name >>> 2) + i]!
+  }
+
+  /** What is left of the outer packet for the inner one. */
+  #setInnerMtu(slot: number): void {
+    const { paths } = this
+    const at = slot * 8
+    const ipv4 =
+      (paths.remote[at]! & 0xffff) === 2 ||
+      (paths.remote[at + 2] === 0 && paths.remote[at + 3] === 0 && paths.remote[at + 4] === 0xffff0000)
+    const outer = ipv4 ? IPV4_UDP : IPV6_UDP
+    const inner = this.peers.godwit[paths.peer[slot]!] === 1 ? INNER_HEADER : 0
+    paths.innerMtu[slot] = Math.max(0, paths.mtu[slot]! - outer - HEADER - TAG - inner)
+  }
+
+  // Transmit
+
+  handshake(bytes: Uint8Array, to: Endpoint, socket: number): number {
+    const target = this.sockets[socket]
+    if (target === undefined) return ENODEV
+    const { u8, view } = this.#arena
+    u8.set(bytes, this.#scratch)
+    writeName(u8, view, this.#name, to, target.family)
+    let local = 0
+    if (to.local !== undefined) {
+      local = this.#name + NAME_SIZE
+      writeAddress16(u8, local, to.local)
+    }
+    return -target.send(this.#name, local, this.#scratch, bytes.length, 0)
+  }
+
+  control(slot: number, body: Uint8Array): number {
+    if (!this.paths.isOpen(slot) || body.length > 2000) return -1
+    const { u8 } = this.#arena
+    const godwit = this.peers.godwit[this.paths.peer[slot]!] === 1
+    if (body.length === 0 && !godwit) return this.sender.sealAlone(slot, this.#scratch, 0, 0)
+    u8[this.#scratch] = body.length === 0 ? 0 : FLAG_CONTROL
+    u8[this.#scratch + 1] = this.paths.pathId[slot]!
+    u8.set(body, this.#scratch + INNER_HEADER)
+    const length = INNER_HEADER + body.length
+    return this.sender.sealAlone(slot, this.#scratch, length, godwit ? 0 : -length & 15)
+  }
+}
+
+function counterAt(view: DataView, at: number): number {
+  return view.getUint32(at + 12, true) * 4294967296 + view.getUint32(at + 8, true)
+}

@@ -1,0 +1,286 @@
+/**
+ * From the sockets to the TUN: each datagram of a coalesced message is opened in place (session by its index, replay
+ * window, AEAD), shown to the forwarder and handed to the merger. Everything that is not data goes to the slow path.
+ */
+import type { Aead } from '../../crypto/openssl.ts'
+import type { Arena } from '../../linux/arena.ts'
+import { readAddress16, readName } from '../../linux/sockaddr.ts'
+import type { ReceiveBatch, UdpSocket } from '../../linux/udp.ts'
+import type { Endpoint, Forwarder, SlowPath } from '../seam.ts'
+import { type PathTable, type PeerTable, RECEIVED_ANY, RECEIVED_DATA, type SessionTable } from '../tables.ts'
+import { clampMss, ipHeaderLength, packetLength, plainTransport, SYN, TCP, TCP_FLAGS } from './headers.ts'
+import type { Merger } from './merge.ts'
+import {
+  AES_OPEN,
+  CHACHA_OPEN,
+  FLAG_CONTROL,
+  FLAG_PARTIAL,
+  HEADER,
+  INNER_HEADER,
+  MESSAGE_MULTIPATH,
+  MESSAGE_TRANSPORT,
+  type Sender,
+  TAG,
+} from './sender.ts'
+
+const UNKNOWN = -1
+/** The path of a message is not looked up yet. */
+const PENDING = -2
+
+export class Inbound {
+  readonly #view: DataView
+  readonly #u8: Uint8Array
+  readonly #u32: Uint32Array
+  readonly #aead: Aead
+  readonly #forwarder: Forwarder
+  readonly #machine: () => SlowPath
+  readonly #peers: PeerTable
+  readonly #paths: PathTable
+  readonly #sessions: SessionTable
+  readonly #sender: Sender
+  readonly #merger: Merger
+  readonly #batch: ReceiveBatch
+  /** Of the message at hand: the session its datagrams named last, and that peer's path. */
+  #session = UNKNOWN
+  #index = 0
+  #slot = PENDING
+  counts = { datagrams: 0, malformed: 0, unknownSession: 0, replayed: 0, forged: 0, refused: 0, control: 0 }
+
+  constructor(parts: {
+    readonly arena: Arena
+    readonly aead: Aead
+    readonly forwarder: Forwarder
+    readonly machine: () => SlowPath
+    readonly peers: PeerTable
+    readonly paths: PathTable
+    readonly sessions: SessionTable
+    readonly sender: Sender
+    readonly merger: Merger
+    readonly batch: ReceiveBatch
+  }) {
+    this.#view = parts.arena.view
+    this.#u8 = parts.arena.u8
+    this.#u32 = parts.arena.u32
+    this.#aead = parts.aead
+    this.#forwarder = parts.forwarder
+    this.#machine = parts.machine
+    this.#peers = parts.peers
+    this.#paths = parts.paths
+    this.#sessions = parts.sessions
+    this.#sender = parts.sender
+    this.#merger = parts.merger
+    this.#batch = parts.batch
+  }
+
+  /** Receives one batch from the socket; returns its messages, or -errno. */
+  receive(socket: UdpSocket, socketIndex: number, now: number): number {
+    const batch = this.#batch
+    const n = socket.receive(batch)
+    for (let i = 0; i < n; i++) this.#message(i, socketIndex, now)
+    if (n > 0) this.#merger.flush()
+    return n
+  }
+
+  #message(i: number, socket: number, now: number): void {
+    const batch = this.#batch
+    const at = batch.at[i]!
+    const length = batch.length[i]!
+    const segment = batch.segment[i]!
+    this.#session = UNKNOWN
+    this.#slot = PENDING
+    // sockaddr_in6 carries a flow label that means nothing here.
+    const name = batch.name[i]!
+    if (this.#u8[name] === 10) this.#u32[(name >>> 2) + 1] = 0
+    for (let offset = 0; offset < length; offset += segment) {
+      const size = Math.min(segment, length - offset)
+      this.counts.datagrams++
+      if (size < HEADER + TAG) {
+        this.counts.malformed++
+        continue
+      }
+      const type = this.#view.getUint32(at + offset, true)
+      if (type === MESSAGE_MULTIPATH || type === MESSAGE_TRANSPORT)
+        this.#transport(i, at + offset, size, type === MESSAGE_MULTIPATH, socket, now)
+      else if (type >= 1 && type <= 3) {
+        const from = this.#endpoint(i)
+        this.#machine().handleHandshake(this.#u8.subarray(at + offset, at + offset + size), from, socket, now)
+        this.#session = UNKNOWN
+      } else this.counts.malformed++
+    }
+  }
+
+  #endpoint(i: number): Endpoint {
+    const endpoint = readName(this.#u8, this.#view, this.#batch.name[i]!)
+    const local = this.#batch.local[i]!
+    return local === 0 ? endpoint : { ...endpoint, local: readAddress16(this.#u8, local) }
+  }
+
+  #transport(i: number, at: number, size: number, multipath: boolean, socket: number, now: number): void {
+    const view = this.#view
+    const sessions = this.#sessions
+    const index = view.getUint32(at + 4, true)
+    if (this.#session === UNKNOWN || index !== this.#index) {
+      const found = sessions.find(index)
+      if (found < 0) {
+        this.counts.unknownSession++
+        return
+      }
+      if (this.#session === UNKNOWN || sessions.peer[found] !== sessions.peer[this.#session])
+        this.#slot = PENDING
+      this.#session = found
+      this.#index = index
+    }
+    const session = this.#session
+    const low = view.getUint32(at + 8, true)
+    const high = view.getUint32(at + 12, true)
+    const counter = high === 0 ? low : high * 4294967296 + low
+    if (high > 0x1fffff || !sessions.mayReceive(session, low, counter)) {
+      this.counts.replayed++
+      return
+    }
+    const length = size - HEADER - TAG
+    const context = this.#sender.context(session, multipath ? AES_OPEN : CHACHA_OPEN)
+    if (!this.#aead.open(context, low, high, at + HEADER, length)) {
+      this.counts.forged++
+      return
+    }
+    const peer = sessions.peer[session]!
+    const highest = sessions.highest[session]!
+    const order = sessions.order[session]!
+    const newest =
+      order > this.#peers.newest[peer]! || (order === this.#peers.newest[peer] && counter > highest)
+    if (newest) this.#peers.newest[peer] = order
+    sessions.received(session, low, counter)
+    this.#peers.mark(peer, RECEIVED_ANY)
+    if (highest < 0) {
+      const local = this.#index
+      this.#machine().handleFirstReceive(peer, local, now)
+      if (sessions.find(local) !== session) return
+    }
+    this.#opened(i, at, length, multipath, peer, socket, counter, newest, now)
+  }
+
+  #opened(
+    i: number,
+    at: number,
+    length: number,
+    multipath: boolean,
+    peer: number,
+    socket: number,
+    counter: number,
+    newest: boolean,
+    now: number,
+  ): void {
+    const u8 = this.#u8
+    let body = at + HEADER
+    let left = length
+    let flags = 0
+    let pathId = 0
+    // The inner header is there in message 32, and in front of a control payload inside a stock message.
+    if (multipath || (left >= INNER_HEADER && u8[body]! >> 4 === 0)) {
+      if (left < INNER_HEADER) {
+        this.counts.malformed++
+        return
+      }
+      flags = u8[body]!
+      pathId = u8[body + 1]!
+      body += INNER_HEADER
+      left -= INNER_HEADER
+    }
+    const slot = this.#path(i, peer, pathId, socket, counter, newest, now)
+    if (slot >= 0) this.#countReceived(slot, length + HEADER + TAG, counter, now)
+    if ((flags & FLAG_CONTROL) !== 0) {
+      this.counts.control++
+      const from = this.#endpoint(i)
+      const local = this.#index
+      this.#machine().handleControl(
+        peer,
+        local,
+        slot,
+        pathId,
+        from,
+        socket,
+        counter,
+        u8.subarray(body, body + left),
+        now,
+      )
+      // The machine may have changed paths and sessions.
+      this.#slot = PENDING
+      if (this.#sessions.find(local) < 0) this.#session = UNKNOWN
+      return
+    }
+    if (left !== 0) this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, peer, slot, counter, now)
+  }
+
+  #path(
+    i: number,
+    peer: number,
+    pathId: number,
+    socket: number,
+    counter: number,
+    newest: boolean,
+    now: number,
+  ): number {
+    if (this.#slot >= 0) return this.#slot
+    const batch = this.#batch
+    if (this.#slot === PENDING) {
+      this.#slot = this.#paths.find(peer, socket, this.#u32, batch.name[i]! >>> 2)
+      if (this.#slot >= 0 && batch.local[i] !== 0) this.#rememberLocal(this.#slot, batch.local[i]!)
+    }
+    if (this.#slot < 0 && newest) {
+      const slot = this.#machine().handleRoaming(peer, pathId, this.#endpoint(i), socket, counter, now)
+      this.#slot =
+        slot >= 0 && this.#paths.find(peer, socket, this.#u32, batch.name[i]! >>> 2) === slot ? slot : UNKNOWN
+      if (slot >= 0) return slot
+    }
+    if (this.#slot < 0) return pathId === 0 ? UNKNOWN : this.#paths.named(peer, pathId)
+    return this.#slot
+  }
+
+  /** A multihomed socket answers from the address that was reached. */
+  #rememberLocal(slot: number, local: number): void {
+    const paths = this.#paths
+    paths.hasLocal[slot] = 1
+    for (let k = 0; k < 4; k++) paths.local[slot * 4 + k] = this.#u32[(local >>> 2) + k]!
+  }
+
+  #countReceived(slot: number, bytes: number, counter: number, now: number): void {
+    const paths = this.#paths
+    paths.receivedBytes[slot] = paths.receivedBytes[slot]! + bytes
+    paths.receivedPackets[slot] = paths.receivedPackets[slot]! + 1
+    paths.lastReceivedAt[slot] = now
+    if (counter > paths.highestCounter[slot]!) paths.highestCounter[slot] = counter
+  }
+
+  #data(
+    packet: number,
+    available: number,
+    partial: boolean,
+    peer: number,
+    slot: number,
+    counter: number,
+    now: number,
+  ): void {
+    const view = this.#view
+    const length = packetLength(view, packet, available)
+    if (length === 0) {
+      this.counts.malformed++
+      return
+    }
+    this.#peers.mark(peer, RECEIVED_DATA)
+    if (!this.#forwarder.inbound(this.#u8, view, packet, length, partial, peer, slot, counter, now)) {
+      this.counts.refused++
+      return
+    }
+    if (slot >= 0) this.#clamp(packet, length, partial, slot)
+    this.#merger.add(packet, length, partial)
+  }
+
+  #clamp(packet: number, length: number, partial: boolean, slot: number): void {
+    const view = this.#view
+    if (plainTransport(view, packet, length) !== TCP) return
+    const transport = packet + ipHeaderLength(view, packet)
+    if ((view.getUint8(transport + TCP_FLAGS) & SYN) === 0) return
+    clampMss(view, packet, transport, this.#paths.innerMtu[slot]!, partial)
+  }
+}

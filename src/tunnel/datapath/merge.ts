@@ -1,0 +1,218 @@
+/**
+ * From datagrams to super-packets: adjacent TCP segments of one flow become one packet for the TUN. Nothing is copied: the
+ * first segment's header is rewritten where it lies, the vnet header goes directly in front of it, and the payloads are
+ * gathered by writev from where they were decrypted. So packets stay in the receive buffer until `flush`.
+ *
+ * Segments merge when their headers are equal apart from length, identification, sequence number, PSH and checksum; only
+ * plain data (ACK, PSH); all of one size, the last may be shorter; PSH ends the packet.
+ */
+import type { Arena } from '../../linux/arena.ts'
+import { GSO_TCPV4, GSO_TCPV6, type Tun, VNET_HEADER, VNET_NEEDS_CSUM } from '../../linux/tun.ts'
+import {
+  ACK,
+  checksumHolds,
+  ipHeaderLength,
+  PSH,
+  plainTransport,
+  pseudoSum,
+  sealIpv4Header,
+  TCP,
+  TCP_ACK,
+  TCP_CHECKSUM,
+  TCP_DATA_OFFSET,
+  TCP_FLAGS,
+  TCP_SEQ,
+  UDP_CHECKSUM,
+} from './headers.ts'
+
+const SEGMENTS = 128
+const MOST = 65_535
+
+export class Merger {
+  readonly #arena: Arena
+  readonly #view: DataView
+  readonly #u8: Uint8Array
+  readonly #tun: Tun
+  readonly #iovecs: number
+  /** The open super-packet; 0 when there is none. */
+  #packet = 0
+  #length = 0
+  #header = 0
+  #ip = 0
+  #segment = 0
+  #count = 0
+  #nextSeq = 0
+  #closed = false
+  counts = { packets: 0, writes: 0, failed: 0 }
+  /** errno of the last write that failed, 0 for none. */
+  lastError = 0
+
+  constructor(arena: Arena, tun: Tun) {
+    this.#arena = arena
+    this.#view = arena.view
+    this.#u8 = arena.u8
+    this.#tun = tun
+    this.#iovecs = arena.reserve(16 * SEGMENTS)
+  }
+
+  /**
+   * Takes the IP packet at `packet`. The 10 bytes in front of it are free, and what lies there stays untouched until
+   * `flush`. `partial`: its TCP or UDP checksum is still to be computed.
+   */
+  add(packet: number, length: number, partial: boolean): void {
+    const view = this.#view
+    this.counts.packets++
+    const protocol = plainTransport(view, packet, length)
+    if (protocol !== TCP) {
+      this.flush()
+      this.#single(packet, length, partial, protocol)
+      return
+    }
+    const ip = ipHeaderLength(view, packet)
+    const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
+    const payload = length - header
+    const flags = view.getUint8(packet + ip + TCP_FLAGS)
+    if (payload === 0 || (flags & ~PSH) !== ACK || (!partial && !this.#verified(packet, length, ip))) {
+      this.flush()
+      this.#single(packet, length, partial, TCP)
+      return
+    }
+    const seq = view.getUint32(packet + ip + TCP_SEQ)
+    if (this.#packet !== 0 && this.#fits(packet, ip, header, payload, seq)) {
+      const iovec = this.#iovecs + 16 * this.#count
+      this.#arena.setUint64(iovec, this.#arena.base + packet + header)
+      view.setUint32(iovec + 8, payload, true)
+      this.#length += payload
+      this.#count++
+      if ((flags & PSH) !== 0) {
+        this.#u8[this.#packet + ip + TCP_FLAGS] = flags
+        this.#closed = true
+      } else this.#closed = payload < this.#segment || this.#count === SEGMENTS
+    } else {
+      this.flush()
+      this.#packet = packet
+      this.#length = length
+      this.#header = header
+      this.#ip = ip
+      this.#segment = payload
+      this.#count = 1
+      this.#closed = (flags & PSH) !== 0
+    }
+    this.#nextSeq = (seq + payload) >>> 0
+  }
+
+  #verified(packet: number, length: number, ip: number): boolean {
+    return checksumHolds(this.#view, packet, length, packet + ip, TCP)
+  }
+
+  #fits(packet: number, ip: number, header: number, payload: number, seq: number): boolean {
+    if (
+      this.#closed ||
+      seq !== this.#nextSeq ||
+      header !== this.#header ||
+      ip !== this.#ip ||
+      payload > this.#segment ||
+      this.#length + payload > MOST
+    )
+      return false
+    const view = this.#view
+    const first = this.#packet
+    if (ip === 40) {
+      // Version, class and flow label; next header and hop limit; addresses. (IPv4 with 20 bytes of options: see below.)
+      if (view.getUint8(packet) >> 4 !== 6) return this.#sameIpv4(packet, ip) && this.#sameTcp(packet, ip)
+      if (view.getUint32(packet) !== view.getUint32(first)) return false
+      if (view.getUint16(packet + 6) !== view.getUint16(first + 6)) return false
+      for (let i = 8; i < 40; i += 4)
+        if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
+      return this.#sameTcp(packet, ip)
+    }
+    return this.#sameIpv4(packet, ip) && this.#sameTcp(packet, ip)
+  }
+
+  #sameIpv4(packet: number, ip: number): boolean {
+    const view = this.#view
+    const first = this.#packet
+    if (view.getUint16(packet) !== view.getUint16(first)) return false
+    if (view.getUint32(packet + 6) >>> 0 !== view.getUint32(first + 6) >>> 0) return false
+    for (let i = 12; i < ip; i += 4)
+      if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
+    return true
+  }
+
+  #sameTcp(packet: number, ip: number): boolean {
+    const view = this.#view
+    const a = packet + ip
+    const b = this.#packet + ip
+    if (view.getUint32(a) !== view.getUint32(b)) return false
+    if (view.getUint32(a + TCP_ACK) !== view.getUint32(b + TCP_ACK)) return false
+    // Data offset and window; flags were looked at.
+    if (view.getUint8(a + TCP_DATA_OFFSET) !== view.getUint8(b + TCP_DATA_OFFSET)) return false
+    if (view.getUint16(a + 14) !== view.getUint16(b + 14)) return false
+    if (view.getUint16(a + 18) !== view.getUint16(b + 18)) return false
+    for (let i = 20; i < this.#header - ip; i += 4)
+      if (view.getUint32(a + i) !== view.getUint32(b + i)) return false
+    return true
+  }
+
+  /** Writes the open super-packet. */
+  flush(): void {
+    const packet = this.#packet
+    if (packet === 0) return
+    this.#packet = 0
+    const view = this.#view
+    const ip = this.#ip
+    const total = this.#length
+    const at = packet - VNET_HEADER
+    const v6 = view.getUint8(packet) >> 4 === 6
+    if (this.#count > 1) {
+      if (v6) view.setUint16(packet + 4, total - ip)
+      else {
+        view.setUint16(packet + 2, total)
+        sealIpv4Header(view, packet, ip)
+      }
+      this.#u8[at] = VNET_NEEDS_CSUM
+      this.#u8[at + 1] = v6 ? GSO_TCPV6 : GSO_TCPV4
+      view.setUint16(at + 2, this.#header, true)
+      view.setUint16(at + 4, this.#segment, true)
+    } else {
+      this.#u8[at] = VNET_NEEDS_CSUM
+      this.#u8[at + 1] = 0
+      view.setUint32(at + 2, 0)
+    }
+    view.setUint16(at + 6, ip, true)
+    view.setUint16(at + 8, TCP_CHECKSUM, true)
+    view.setUint16(packet + ip + TCP_CHECKSUM, pseudoSum(view, packet, TCP, total - ip))
+    const first = this.#header + this.#segment
+    this.#arena.setUint64(this.#iovecs, this.#arena.base + at)
+    view.setUint32(this.#iovecs + 8, VNET_HEADER + first, true)
+    this.#wrote(
+      this.#count > 1
+        ? this.#tun.writev(this.#iovecs, this.#count)
+        : this.#tun.write(at, VNET_HEADER + first),
+    )
+  }
+
+  #single(packet: number, length: number, partial: boolean, protocol: number): void {
+    const view = this.#view
+    const at = packet - VNET_HEADER
+    view.setUint32(at, 0)
+    view.setUint32(at + 4, 0)
+    view.setUint16(at + 8, 0)
+    if (partial && protocol !== 0) {
+      const ip = ipHeaderLength(view, packet)
+      const field = protocol === TCP ? TCP_CHECKSUM : UDP_CHECKSUM
+      this.#u8[at] = VNET_NEEDS_CSUM
+      view.setUint16(at + 6, ip, true)
+      view.setUint16(at + 8, field, true)
+      view.setUint16(packet + ip + field, pseudoSum(view, packet, protocol, length - ip))
+    }
+    this.#wrote(this.#tun.write(at, VNET_HEADER + length))
+  }
+
+  #wrote(result: number): void {
+    this.counts.writes++
+    if (result >= 0) return
+    this.counts.failed++
+    this.lastError = -result
+  }
+}

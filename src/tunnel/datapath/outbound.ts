@@ -1,0 +1,341 @@
+/**
+ * From the TUN to the paths: a super-packet is cut into datagrams that its path carries, each sealed. The header of a
+ * segment is written directly in front of its payload inside the read buffer, over the tail of the segment before it
+ * (sealed already), so that one cipher call covers header and payload and nothing is copied.
+ *
+ * A godwit peer gets partial checksums as they are (flag 0x02); a stock peer gets whole ones, and padding.
+ */
+import type { Arena } from '../../linux/arena.ts'
+import {
+  GSO_NONE,
+  GSO_TCPV4,
+  GSO_TCPV6,
+  GSO_UDP_L4,
+  TUN_BUFFER,
+  type Tun,
+  VNET_HEADER,
+  VNET_NEEDS_CSUM,
+} from '../../linux/tun.ts'
+import type { Parking } from '../parking.ts'
+import { type Forwarder, type SlowPath, Verdict } from '../seam.ts'
+import type { PathTable, PeerTable } from '../tables.ts'
+import {
+  ACK,
+  add,
+  CWR,
+  checksumHolds,
+  clampMss,
+  completeChecksum,
+  FIN,
+  fold,
+  ipHeaderLength,
+  PSH,
+  packetLength,
+  plainTransport,
+  RST,
+  SYN,
+  sealIpv4Header,
+  TCP,
+  TCP_DATA_OFFSET,
+  TCP_FLAGS,
+  TCP_SEQ,
+  UDP,
+  UDP_HEADER,
+} from './headers.ts'
+import { writeFragments, writeTooBig } from './icmp.ts'
+import { FLAG_PARTIAL, INNER_HEADER, type Sender } from './sender.ts'
+
+/** Room in front of the vnet header, so that what is written in front of a first header stays inside the buffer. */
+const MARGIN = 64
+/** As much of a packet as an ICMP error quotes, kept from before the forwarder rewrote it. */
+const ORIGINAL = 128
+
+export class Outbound {
+  readonly #arena: Arena
+  readonly #view: DataView
+  readonly #u8: Uint8Array
+  readonly #tun: Tun
+  readonly #forwarder: Forwarder
+  readonly #machine: () => SlowPath
+  readonly #peers: PeerTable
+  readonly #paths: PathTable
+  readonly #sender: Sender
+  readonly #parking: Parking
+  /** The read buffer: vnet header, packet. */
+  readonly #buffer: number
+  readonly #original: number
+  readonly #template: number
+  readonly #scratch: number
+  /** Identification of the IPv4 packets that this end makes itself. */
+  counts = { packets: 0, dropped: 0, tooBig: 0, parked: 0, recut: 0 }
+
+  constructor(parts: {
+    readonly arena: Arena
+    readonly tun: Tun
+    readonly forwarder: Forwarder
+    readonly machine: () => SlowPath
+    readonly peers: PeerTable
+    readonly paths: PathTable
+    readonly sender: Sender
+    readonly parking: Parking
+  }) {
+    this.#arena = parts.arena
+    this.#view = parts.arena.view
+    this.#u8 = parts.arena.u8
+    this.#tun = parts.tun
+    this.#forwarder = parts.forwarder
+    this.#machine = parts.machine
+    this.#peers = parts.peers
+    this.#paths = parts.paths
+    this.#sender = parts.sender
+    this.#parking = parts.parking
+    this.#buffer = parts.arena.reserve(MARGIN + TUN_BUFFER + MARGIN) + MARGIN
+    this.#original = parts.arena.reserve(ORIGINAL)
+    this.#template = parts.arena.reserve(128)
+    this.#scratch = parts.arena.reserve(2048)
+  }
+
+  /** Reads and sends up to `most` super-packets; returns how many there were. The last batch stays open. */
+  read(most: number, now: number): number {
+    let n = 0
+    for (; n < most; n++) {
+      const bytes = this.#tun.read(this.#buffer, TUN_BUFFER)
+      if (bytes <= VNET_HEADER) break
+      this.handle(this.#buffer, bytes, now)
+    }
+    return n
+  }
+
+  /** Asks again for every parked packet: a path may be back. */
+  retryParked(now: number): void {
+    for (let n = this.#parking.size; n > 0; n--) {
+      const bytes = this.#parking.take(this.#buffer)
+      if (bytes > 0) this.handle(this.#buffer, bytes, now)
+    }
+    this.#sender.flush()
+  }
+
+  /** Sends the packet behind the vnet header at `at`. What lies there is overwritten. */
+  handle(at: number, bytes: number, now: number): void {
+    const view = this.#view
+    const packet = at + VNET_HEADER
+    const length = packetLength(view, packet, bytes - VNET_HEADER)
+    this.counts.packets++
+    if (length === 0) {
+      this.counts.dropped++
+      return
+    }
+    const partial = (view.getUint8(at) & VNET_NEEDS_CSUM) !== 0
+    const kept = Math.min(length, ORIGINAL)
+    this.#u8.copyWithin(this.#original, packet, packet + kept)
+    const slot = this.#forwarder.outbound(this.#u8, view, packet, length, partial, now)
+    if (slot < 0 || !this.#paths.isOpen(slot)) {
+      this.#refuse(slot, at, bytes, packet, length, now)
+      return
+    }
+    const peer = this.#paths.peer[slot]!
+    if (this.#peers.sending[peer]! < 0) {
+      this.#machine().wantSession(peer, now)
+      this.#park(at, bytes, packet, kept)
+      return
+    }
+    this.#cut(slot, peer, at, packet, length, partial)
+  }
+
+  #refuse(verdict: number, at: number, bytes: number, packet: number, length: number, now: number): void {
+    if (verdict === Verdict.PARK) this.#park(at, bytes, packet, Math.min(length, ORIGINAL))
+    else if (verdict === Verdict.TOO_BIG) this.#tooBig(packet, length, 1280)
+    else this.counts.dropped++
+    void now
+  }
+
+  /** Parks the packet as it was before the forwarder saw it: it will be asked again. */
+  #park(at: number, bytes: number, packet: number, kept: number): void {
+    this.#u8.copyWithin(packet, this.#original, this.#original + kept)
+    this.#parking.put(at, bytes)
+    this.counts.parked++
+  }
+
+  #tooBig(packet: number, length: number, mtu: number): void {
+    this.counts.tooBig++
+    this.#u8.copyWithin(packet, this.#original, this.#original + Math.min(length, ORIGINAL))
+    const bytes = writeTooBig(this.#u8, this.#view, this.#scratch, packet, length, mtu)
+    if (bytes > 0) this.#tun.write(this.#scratch, bytes)
+  }
+
+  #cut(slot: number, peer: number, at: number, packet: number, length: number, partial: boolean): void {
+    const view = this.#view
+    const innerMtu = this.#paths.innerMtu[slot]!
+    const type = view.getUint8(at + 1) & 0x7f
+    const gso = view.getUint16(at + 4, true)
+    const protocol = plainTransport(view, packet, length)
+    const ip = ipHeaderLength(view, packet)
+    if (type === GSO_NONE || gso === 0) {
+      if (protocol === TCP && (view.getUint8(packet + ip + TCP_FLAGS) & SYN) !== 0)
+        clampMss(view, packet, packet + ip, innerMtu, partial)
+      if (length <= innerMtu) {
+        this.#whole(slot, peer, at, packet, length, protocol, partial)
+        return
+      }
+      if (protocol === TCP && this.#mayCut(packet, length, ip, partial)) {
+        this.counts.recut++
+        this.#segments(slot, peer, packet, length, ip, innerMtu)
+      } else this.#oversized(slot, peer, at, packet, length, partial, protocol, ip, innerMtu)
+      return
+    }
+    if ((type === GSO_TCPV4 || type === GSO_TCPV6) && protocol === TCP) {
+      const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
+      this.#segments(slot, peer, packet, length, ip, Math.min(innerMtu, header + gso))
+    } else if (type === GSO_UDP_L4 && protocol === UDP) {
+      if (ip + UDP_HEADER + gso <= innerMtu) this.#datagrams(slot, peer, packet, length, ip, gso)
+      else this.#tooBig(packet, length, innerMtu)
+    } else this.counts.dropped++
+  }
+
+  /** A TCP packet may be cut in two when it carries nothing that belongs to one segment, and its checksum is right. */
+  #mayCut(packet: number, length: number, ip: number, partial: boolean): boolean {
+    const flags = this.#view.getUint8(packet + ip + TCP_FLAGS)
+    if ((flags & (SYN | RST | 0x20)) !== 0 || (flags & ACK) === 0) return false
+    return partial || checksumHolds(this.#view, packet, length, packet + ip, TCP)
+  }
+
+  #oversized(
+    slot: number,
+    peer: number,
+    at: number,
+    packet: number,
+    length: number,
+    partial: boolean,
+    protocol: number,
+    ip: number,
+    innerMtu: number,
+  ): void {
+    const view = this.#view
+    if (view.getUint8(packet) >> 4 !== 4 || (view.getUint16(packet + 6) & 0x4000) !== 0) {
+      this.#tooBig(packet, length, innerMtu)
+      return
+    }
+    if (partial) this.#complete(at, packet, length, ip, protocol)
+    writeFragments(this.#u8, view, this.#template, packet, length, innerMtu, (from, size) => {
+      this.#datagram(slot, peer, from, size, false)
+    })
+  }
+
+  /** Computes a partial checksum as the vnet header describes it. */
+  #complete(at: number, packet: number, length: number, ip: number, protocol: number): void {
+    const view = this.#view
+    if (protocol !== 0) {
+      completeChecksum(view, packet, length, packet + ip, protocol)
+      return
+    }
+    const start = view.getUint16(at + 6, true)
+    const field = start + view.getUint16(at + 8, true)
+    if (start >= length || field + 2 > length) return
+    view.setUint16(packet + field, ~add(view, packet + start, length - start, 0) & 0xffff)
+  }
+
+  #whole(
+    slot: number,
+    peer: number,
+    at: number,
+    packet: number,
+    length: number,
+    protocol: number,
+    partial: boolean,
+  ): void {
+    let passOn = false
+    if (partial) {
+      passOn = protocol !== 0 && this.#peers.godwit[peer] === 1
+      if (!passOn) this.#complete(at, packet, length, ipHeaderLength(this.#view, packet), protocol)
+    }
+    this.#datagram(slot, peer, packet, length, passOn)
+  }
+
+  /** One inner packet becomes one datagram. The two bytes in front of it are overwritten. */
+  #datagram(slot: number, peer: number, packet: number, length: number, partial: boolean): void {
+    if (this.#peers.godwit[peer] === 1) {
+      const from = packet - INNER_HEADER
+      this.#u8[from] = partial ? FLAG_PARTIAL : 0
+      this.#u8[from + 1] = this.#paths.pathId[slot]!
+      this.#sender.seal(slot, from, length + INNER_HEADER, 0)
+      return
+    }
+    const room = this.#paths.innerMtu[slot]! - length
+    const padding = -length & 15
+    this.#sender.seal(slot, packet, length, padding <= room ? padding : Math.max(room, 0))
+  }
+
+  /** TCP: datagrams of at most `most` bytes of inner packet. */
+  #segments(slot: number, peer: number, packet: number, length: number, ip: number, most: number): void {
+    const view = this.#view
+    const u8 = this.#u8
+    const godwit = this.#peers.godwit[peer] === 1
+    const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
+    const size = most - header
+    if (size <= 0) {
+      this.counts.dropped++
+      return
+    }
+    const template = this.#template
+    u8.copyWithin(template, packet, packet + header)
+    const v4 = view.getUint8(packet) >> 4 === 4
+    const seq = view.getUint32(template + ip + TCP_SEQ)
+    const flags = view.getUint8(template + ip + TCP_FLAGS)
+    const id = v4 ? view.getUint16(template + 4) : 0
+    let ipSum = 0
+    if (v4) {
+      view.setUint32(template + 2, 0)
+      view.setUint16(template + 10, 0)
+      view.setUint16(template + 2, 0)
+      ipSum = add(view, template, ip, 0)
+    }
+    let offset = header
+    for (let k = 0; offset < length; k++) {
+      const payload = Math.min(size, length - offset)
+      const at = packet + offset - header
+      u8.copyWithin(at, template, template + header)
+      const total = header + payload
+      if (v4) {
+        view.setUint16(at + 2, total)
+        view.setUint16(at + 4, (id + k) & 0xffff)
+        view.setUint16(at + 10, ~fold(ipSum + total + ((id + k) & 0xffff)) & 0xffff)
+      } else view.setUint16(at + 4, total - ip)
+      view.setUint32(at + ip + TCP_SEQ, (seq + offset - header) >>> 0)
+      offset += payload
+      let own = flags
+      if (offset < length) own &= ~(FIN | PSH)
+      if (k > 0) own &= ~CWR
+      u8[at + ip + TCP_FLAGS] = own
+      if (!godwit) completeChecksum(view, at, total, at + ip, TCP)
+      this.#datagram(slot, peer, at, total, true)
+    }
+  }
+
+  /** UDP super-packet: datagrams of `size` bytes of payload each. */
+  #datagrams(slot: number, peer: number, packet: number, length: number, ip: number, size: number): void {
+    const view = this.#view
+    const u8 = this.#u8
+    const godwit = this.#peers.godwit[peer] === 1
+    const header = ip + UDP_HEADER
+    const template = this.#template
+    u8.copyWithin(template, packet, packet + header)
+    const v4 = view.getUint8(packet) >> 4 === 4
+    const id = v4 ? view.getUint16(template + 4) : 0
+    let offset = header
+    for (let k = 0; offset < length; k++) {
+      const payload = Math.min(size, length - offset)
+      const at = packet + offset - header
+      u8.copyWithin(at, template, template + header)
+      const total = header + payload
+      view.setUint16(at + ip + 4, total - ip)
+      if (v4) {
+        view.setUint16(at + 2, total)
+        view.setUint16(at + 4, (id + k) & 0xffff)
+        sealIpv4Header(view, at, ip)
+      } else view.setUint16(at + 4, total - ip)
+      offset += payload
+      if (!godwit) completeChecksum(view, at, total, at + ip, UDP)
+      this.#datagram(slot, peer, at, total, true)
+    }
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * The engine: one thread's loop around one datapath. It sleeps in poll on the TUN, the sockets and an eventfd; awake, it
+ * reads each ready descriptor up to a bound, flushes, runs the machine's timers. Commands of other threads come by
+ * MessagePort and the eventfd. No I/O error ends the loop; what cannot be mended is reported as fatal, with its reason.
+ */
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
+import { KernelError } from '../linux/libc.ts'
+import { POLLERR, POLLHUP, POLLIN, type Poller } from '../linux/poller.ts'
+import type { Tun } from '../linux/tun.ts'
+import type { UdpSocket } from '../linux/udp.ts'
+import type { Datapath } from './datapath/datapath.ts'
+
+/** Super-packets read from the TUN, and receives per socket, before the others get their turn. */
+const TUN_READS = 32
+const RECEIVES = 16
+/** Parked packets ask again this often (ms), and at once when a path or session appeared. */
+const PARKED_RETRY = 50
+const POLL_FOREVER = -1
+const LONGEST_SLEEP = 60_000
+
+export interface EngineOptions {
+  readonly datapath: Datapath
+  readonly tun: Tun
+  readonly poller: Poller
+  /** Monotonic milliseconds. */
+  readonly now: () => number
+  /** Messages of other threads, drained when `wake` was called; absent in tests. */
+  readonly port?: MessagePort
+  readonly onMessage?: (message: unknown) => void
+}
+
+export class Engine {
+  readonly datapath: Datapath
+  readonly #tun: Tun
+  readonly #poller: Poller
+  readonly #now: () => number
+  readonly #port: MessagePort | undefined
+  readonly #onMessage: ((message: unknown) => void) | undefined
+  #stopping = false
+  #parkedAt = 0
+  /** Iterations of the loop, and waits among them that had nothing ready. */
+  counts = { turns: 0, idle: 0, receiveErrors: 0 }
+
+  constructor(options: EngineOptions) {
+    this.datapath = options.datapath
+    this.#tun = options.tun
+    this.#poller = options.poller
+    this.#now = options.now
+    this.#port = options.port
+    this.#onMessage = options.onMessage
+    this.#poller.add(options.tun.fd, POLLIN)
+  }
+
+  /** Adds a socket to the tables and the poll set; returns its index. */
+  addSocket(socket: UdpSocket): number {
+    const { sockets } = this.datapath
+    let index = sockets.indexOf(undefined)
+    if (index < 0) index = sockets.length
+    sockets[index] = socket
+    this.#poller.add(socket.fd, POLLIN)
+    return index
+  }
+
+  /** Takes a socket out and closes it. Paths that use it fail with ENODEV until they are closed. */
+  closeSocket(index: number): void {
+    const socket = this.datapath.sockets[index]
+    if (socket === undefined) return
+    this.datapath.sender.flush()
+    this.#poller.remove(socket.fd)
+    this.datapath.sockets[index] = undefined
+    socket.close()
+  }
+
+  /** Runs until `stop`. Throws only what cannot be mended: the device is gone, poll itself failed. */
+  run(): void {
+    while (!this.#stopping) this.turn(true)
+  }
+
+  /** Ends `run` after the turn at hand; call it from a message handler, or the machine. */
+  stop(): void {
+    this.#stopping = true
+  }
+
+  /** One turn: waits (when `wait`) until something is ready or due, and handles it. Returns whether there was work. */
+  turn(wait: boolean): boolean {
+    const { datapath } = this
+    const ready = this.#poller.wait(wait ? this.#timeout(this.#now()) : 0)
+    const now = this.#now()
+    datapath.now = now
+    this.counts.turns++
+    let work = false
+    if (ready > 0) {
+      if (this.#poller.woken()) this.#drain()
+      work = this.#read(now)
+    } else this.counts.idle++
+    datapath.finishBatch(now)
+    this.#timers(now)
+    return work
+  }
+
+  #read(now: number): boolean {
+    const { datapath } = this
+    const poller = this.#poller
+    let work = false
+    const tun = poller.ready(this.#tun.fd)
+    if ((tun & POLLIN) !== 0 && datapath.outbound.read(TUN_READS, now) > 0) {
+      work = true
+      datapath.sender.flush()
+    } else if ((tun & (POLLERR | POLLHUP)) !== 0)
+      throw new KernelError(`interface ${this.#tun.name} is gone`, 19, {
+        hint: 'something removed it; restart godwit to make it again',
+      })
+    const { sockets } = datapath
+    for (let i = 0; i < sockets.length; i++) {
+      const socket = sockets[i]
+      if (socket === undefined || poller.ready(socket.fd) === 0) continue
+      for (let n = 0; n < RECEIVES; n++) {
+        const got = datapath.inbound.receive(socket, i, now)
+        if (got <= 0) {
+          if (got !== -11 && got !== 0) this.counts.receiveErrors++
+          break
+        }
+        work = true
+      }
+    }
+    return work
+  }
+
+  #drain(): void {
+    if (this.#port === undefined) return
+    for (;;) {
+      const next = receiveMessageOnPort(this.#port)
+      if (next === undefined) return
+      this.#onMessage?.(next.message)
+    }
+  }
+
+  #timers(now: number): void {
+    const { machine, parking, outbound } = this.datapath
+    const due = machine.nextTimeout()
+    if (due !== undefined && due <= now) machine.handleTimeout(now)
+    if (parking.size === 0) return
+    if (!this.datapath.retryWanted && now - this.#parkedAt < PARKED_RETRY) return
+    this.datapath.retryWanted = false
+    this.#parkedAt = now
+    outbound.retryParked(now)
+    this.datapath.finishBatch(now)
+  }
+
+  #timeout(now: number): number {
+    const due = this.datapath.machine.nextTimeout()
+    let wait = due === undefined ? LONGEST_SLEEP : due - now
+    if (this.datapath.parking.size > 0) wait = Math.min(wait, PARKED_RETRY)
+    if (wait >= LONGEST_SLEEP) return due === undefined ? POLL_FOREVER : LONGEST_SLEEP
+    return Math.max(0, wait)
+  }
+
+  /** Closes sockets, the device and the poller. */
+  close(): void {
+    const { sockets } = this.datapath
+    for (let i = 0; i < sockets.length; i++) this.closeSocket(i)
+    this.#tun.close()
+    this.#poller.close()
+  }
+}
