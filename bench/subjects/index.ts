@@ -1,0 +1,23 @@
+/** Every subject, ours first, and which of them this machine can measure. */
+import { godwit } from './godwit.ts'
+import { nebula } from './nebula.ts'
+import { openvpn } from './openvpn.ts'
+import type { Subject } from './subject.ts'
+import { veth } from './veth.ts'
+import { wireguardGo } from './wireguard-go.ts'
+
+export const OURS = 'godwit'
+
+const all: readonly Subject[] = [godwit, veth, openvpn, wireguardGo, nebula]
+
+/** Subjects that are installed, and for the others the reason to print. */
+export function available(): { subjects: Subject[]; skipped: Record<string, string> } {
+  const subjects: Subject[] = []
+  const skipped: Record<string, string> = {}
+  for (const subject of all) {
+    const reason = subject.missing()
+    if (reason === undefined) subjects.push(subject)
+    else skipped[subject.name] = reason
+  }
+  return { subjects, skipped }
+}

@@ -1,0 +1,57 @@
+/** TCP through each tunnel, one flow and eight, beside the bare link: how much of the machine the tunnel leaves. */
+import { Bed } from './bed.ts'
+import { type Bench, type BenchResult, machine, Recorder } from './harness.ts'
+import { available, OURS } from './subjects/index.ts'
+
+const FLOWS = [1, 8]
+
+interface IperfReport {
+  readonly end: { readonly sum_received: { readonly bits_per_second: number } }
+}
+
+/** One iperf3 run from host a to `target` on host b; received Mbit/s. */
+export async function iperf(bed: Bed, target: string, flows: number, seconds: number): Promise<number> {
+  const server = bed.b.start('iperf3', ['-s', '-1', '-p', '5201'])
+  try {
+    await bed.until(() => bed.b.listens(5201), 'iperf3 to listen')
+    const args = ['-c', target, '-p', '5201', '-t', String(seconds), '-O', '1', '-P', String(flows), '-J']
+    const report = JSON.parse(await bed.a.run('iperf3', args)) as IperfReport
+    return report.end.sum_received.bits_per_second / 1e6
+  } finally {
+    await server.stop()
+  }
+}
+
+export const tunnelTcp: Bench = {
+  name: 'tunnel-tcp',
+  summary: 'TCP throughput, one and eight flows: godwit, bare veth, OpenVPN, wireguard-go, nebula',
+
+  async run(context): Promise<BenchResult> {
+    const { subjects, skipped } = available()
+    const recorder = new Recorder()
+    for (let round = 1; round <= context.rounds; round++) {
+      for (const subject of subjects) {
+        context.signal.throwIfAborted()
+        const bed = new Bed()
+        try {
+          const running = await subject.start(bed)
+          for (const flows of FLOWS) {
+            const mbps = await iperf(bed, running.target, flows, context.seconds)
+            recorder.add(`tcp-${flows}`, subject.name, 'mbps', Math.round(mbps))
+            context.progress(`round ${round}: ${subject.name}, ${flows} flow(s): ${Math.round(mbps)} Mbit/s`)
+          }
+          await running.stop()
+        } finally {
+          await bed.close()
+        }
+      }
+    }
+    return {
+      bench: this.name,
+      machine: machine(),
+      runs: recorder.runs(),
+      ratios: recorder.ratios(OURS),
+      skipped,
+    }
+  },
+}
