@@ -13,6 +13,7 @@ import { tunnelTcp } from './tunnel-tcp.ts'
 
 export type { BenchResult } from './harness.ts'
 
+const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency]
 
 export interface BenchOptions {
   readonly out?: string
