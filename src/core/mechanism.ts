@@ -145,11 +145,14 @@ export interface ControlRoute {
 export interface Mechanism {
   /** `anchoring`, `anchor`, `routing`, …: what `FlowStatus.mechanism` says. */
   readonly name: string
-  /** Resolves once traffic can flow, or hosts can join. Rejects after undoing what it had set up. */
+  /**
+   * Resolves once traffic can flow, or hosts can join. Takes over what a killed run left in the kernel, so that flows go
+   * on. Rejects after undoing what it had set up.
+   */
   start(): Promise<void>
   /** Removes all kernel state. Never rejects for something that is already gone. Repeatable. */
   stop(): Promise<void>
-  /** Removes what an earlier, killed run left in the kernel; called before the first start, and by `godwit down`. */
+  /** Removes what an earlier, killed run left in the kernel: `godwit down`. Never called while started. Repeatable. */
   cleanUp(): Promise<void>
   accesses(): readonly AccessStatus[]
   peers(): readonly PeerStatus[]

@@ -1,0 +1,281 @@
+/**
+ * The daemon: starts its mechanisms in order, answers on the control socket by asking all of them, stops them in reverse.
+ * It knows no mechanism by name; `compose.ts` builds them from the configuration.
+ */
+import { GodwitError, usageError } from '../core/errors.ts'
+import type {
+  AccessStatus,
+  Application,
+  ControlRequest,
+  ControlRoute,
+  DecisionRecord,
+  FlowStatus,
+  HandoverRecord,
+  Mechanism,
+  Metric,
+  Move,
+  PeerStatus,
+} from '../core/mechanism.ts'
+import { formatSelector, parseSelector } from '../core/selector.ts'
+import { notifyManager } from '../linux/notify.ts'
+import { Applications } from './applications.ts'
+import { ControlServer } from './control.ts'
+import { formatMetrics } from './metrics.ts'
+import type { HostRecorder } from './recorder.ts'
+import type { State } from './state.ts'
+
+/** What GET /v1/status answers and `status --json` prints. */
+export interface Status {
+  readonly role: string
+  readonly pid: number
+  readonly version: string
+  /** Milliseconds since the Unix epoch. */
+  readonly started_at: number
+  readonly accesses: readonly AccessStatus[]
+  readonly peers: readonly PeerStatus[]
+  readonly flows: readonly FlowStatus[]
+  readonly handovers: readonly HandoverRecord[]
+}
+
+/** What GET /v1/why answers. */
+export interface Why {
+  readonly flow: FlowStatus
+  /** What the mechanism says of the flow now. */
+  readonly now: readonly DecisionRecord[]
+  /** Decisions and handovers on record, oldest first. */
+  readonly decisions: readonly DecisionRecord[]
+  readonly handovers: readonly HandoverRecord[]
+}
+
+export interface DaemonInit {
+  readonly role: 'host' | 'anchor'
+  readonly version: string
+  readonly state: State
+  readonly mechanisms: readonly Mechanism[]
+  readonly recorder: HostRecorder
+  /** Part of the names of cgroups; `kernel.instance` of the configuration. */
+  readonly instance: string
+  readonly routes?: readonly ControlRoute[]
+}
+
+export class Daemon {
+  readonly #init: DaemonInit
+  readonly #control: ControlServer
+  readonly #applications: Applications
+  readonly #startedAt = Date.now()
+  readonly #started: Mechanism[] = []
+  #stopping: Promise<void> | undefined
+
+  constructor(init: DaemonInit) {
+    this.#init = init
+    this.#applications = new Applications({
+      instance: init.instance,
+      mechanisms: init.mechanisms,
+      recorder: init.recorder,
+      file: init.state.file('applications.json'),
+    })
+    this.#control = new ControlServer({
+      path: init.state.socket,
+      routes: [...this.#routes(), ...(init.routes ?? []), ...init.mechanisms.flatMap((m) => m.routes ?? [])],
+      metrics: () => formatMetrics(this.#metrics()),
+      onFault: (error) => {
+        const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+        init.recorder.log('error', `fault while answering on the control socket: ${text}`)
+      },
+    })
+  }
+
+  /**
+   * Resolves once every mechanism is up and the control socket answers. The state is locked by the caller. When
+   * something fails, all that had started is stopped again.
+   */
+  async start(): Promise<void> {
+    try {
+      for (const mechanism of this.#init.mechanisms) {
+        await mechanism.start()
+        this.#started.push(mechanism)
+      }
+      await this.#applications.start()
+      await this.#control.listen()
+    } catch (error) {
+      await this.stop()
+      throw error
+    }
+    notifyManager('READY=1')
+  }
+
+  /** Repeatable; a mechanism that fails to stop does not keep the others from it. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop()
+    return this.#stopping
+  }
+
+  async #stop(): Promise<void> {
+    notifyManager('STOPPING=1')
+    await this.#control.close()
+    await this.#applications.stop()
+    for (const mechanism of this.#started.reverse()) {
+      try {
+        await mechanism.stop()
+      } catch (error) {
+        this.#init.recorder.log('error', `stopping ${mechanism.name}: ${(error as Error).message}`)
+      }
+    }
+  }
+
+  async status(): Promise<Status> {
+    const { role, version, recorder } = this.#init
+    return {
+      role,
+      pid: process.pid,
+      version,
+      started_at: this.#startedAt,
+      accesses: this.#accesses(),
+      peers: this.#init.mechanisms.flatMap((mechanism) => mechanism.peers()),
+      flows: await this.#flows(),
+      handovers: recorder.handovers(),
+    }
+  }
+
+  /** Accesses by name; of two mechanisms that see the same access, the first knows its quality. */
+  #accesses(): AccessStatus[] {
+    const byName = new Map<string, AccessStatus>()
+    for (const access of this.#init.mechanisms.flatMap((mechanism) => mechanism.accesses())) {
+      if (!byName.has(access.name)) byName.set(access.name, access)
+    }
+    return [...byName.values()]
+  }
+
+  async #flows(): Promise<FlowStatus[]> {
+    const lists = await Promise.all(this.#init.mechanisms.map((mechanism) => mechanism.flows()))
+    return lists.flat()
+  }
+
+  async move(what: string, access: string): Promise<Move> {
+    const selector = parseSelector(what)
+    if (!selector.ok) throw usageError(selector.reason)
+    const known = this.#accesses()
+    if (!known.some(({ name }) => name === access)) {
+      const names = known.map(({ name }) => name).join(', ') || 'none'
+      throw new GodwitError('NO_ACCESS', `there is no access ${access}`, { hint: `accesses: ${names}` })
+    }
+    let moved: Move | undefined
+    for (const mechanism of this.#init.mechanisms) {
+      const answer = await mechanism.move(selector.value, access)
+      if (answer === undefined) continue
+      const notes = [moved?.note, answer.note].filter((note) => note !== undefined)
+      moved = {
+        flows: (moved?.flows ?? 0) + answer.flows,
+        ...(notes.length > 0 ? { note: notes.join('; ') } : {}),
+      }
+    }
+    if (moved !== undefined) return moved
+    throw new GodwitError('NO_FLOW', `nothing here is ${formatSelector(selector.value)}`, {
+      hint: '`godwit flows` lists what can be moved',
+    })
+  }
+
+  async why(id: string): Promise<Why> {
+    const flow = (await this.#flows()).find((candidate) => candidate.id === id)
+    if (!flow) {
+      throw new GodwitError('NO_FLOW', `there is no flow ${id}`, { hint: '`godwit flows` lists them' })
+    }
+    const mechanism = this.#init.mechanisms.find(({ name }) => name === flow.mechanism)
+    return { flow, now: mechanism?.why(id) ?? [], ...this.#init.recorder.about(flow) }
+  }
+
+  #routes(): ControlRoute[] {
+    const get = (path: string, handle: ControlRoute['handle']): ControlRoute => ({
+      method: 'GET',
+      path,
+      handle,
+    })
+    const post = (path: string, handle: ControlRoute['handle']): ControlRoute => ({
+      method: 'POST',
+      path,
+      handle,
+    })
+    return [
+      get('/v1/status', () => this.status()),
+      get('/v1/why', ({ query }) => this.why(query.flow ?? '')),
+      post('/v1/move', (request) => this.move(field(request, 'what'), field(request, 'access'))),
+      post('/v1/run', (request) => {
+        const policy = optional(request, 'policy')
+        const access = optional(request, 'access')
+        return this.#applications.adopt({
+          pid: Number(field(request, 'pid')),
+          command: field(request, 'command'),
+          ...(policy === undefined ? {} : { policy }),
+          ...(access === undefined ? {} : { access }),
+        })
+      }),
+      post('/v1/run/end', async (request) => {
+        await this.#applications.end(field(request, 'id'))
+      }),
+      get('/v1/run', () => ({ applications: this.#applications.list().map(showApplication) })),
+    ]
+  }
+
+  *#metrics(): Generator<Metric> {
+    const { mechanisms, recorder, version, role } = this.#init
+    const info = { version, role }
+    yield { name: 'godwit_info', help: 'This daemon.', type: 'gauge', labels: info, value: 1 }
+    const started = this.#startedAt / 1000
+    yield { name: 'godwit_start_time_seconds', help: 'Unix time of start.', type: 'gauge', value: started }
+    const memory = process.memoryUsage.rss()
+    yield { name: 'process_resident_memory_bytes', help: 'Resident memory.', type: 'gauge', value: memory }
+    yield* recorder.metrics()
+    for (const access of this.#accesses()) {
+      const value = access.state === 'down' ? 0 : 1
+      const labels = { access: access.name }
+      yield { name: 'godwit_access_up', help: 'Whether the access is usable.', type: 'gauge', labels, value }
+    }
+    for (const peer of mechanisms.flatMap((mechanism) => mechanism.peers())) {
+      for (const path of peer.paths) yield* pathMetrics(peer, path)
+    }
+    for (const mechanism of mechanisms) yield* mechanism.metrics?.() ?? []
+  }
+}
+
+function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Generator<Metric> {
+  const labels = { peer: peer.name, access: path.access, path: String(path.id) }
+  const up = path.state === 'up' ? 1 : 0
+  yield { name: 'godwit_path_up', help: 'Whether the path is usable.', type: 'gauge', labels, value: up }
+  if (path.rtt_ms !== null) {
+    const value = path.rtt_ms / 1000
+    yield { name: 'godwit_path_rtt_seconds', help: 'Smoothed round trip.', type: 'gauge', labels, value }
+  }
+  if (path.loss !== null) {
+    yield { name: 'godwit_path_loss_ratio', help: 'Loss of probes.', type: 'gauge', labels, value: path.loss }
+  }
+  if (path.sent_bytes !== undefined) {
+    const value = path.sent_bytes
+    yield { name: 'godwit_path_sent_bytes_total', help: 'Bytes sent.', type: 'counter', labels, value }
+  }
+  if (path.received_bytes !== undefined) {
+    const value = path.received_bytes
+    yield {
+      name: 'godwit_path_received_bytes_total',
+      help: 'Bytes received.',
+      type: 'counter',
+      labels,
+      value,
+    }
+  }
+}
+
+function showApplication(application: Application) {
+  const { cgroupId, ...rest } = application
+  return { ...rest, cgroup_id: cgroupId.toString() }
+}
+
+function field(request: ControlRequest, name: string): string {
+  const value = optional(request, name)
+  if (value === undefined || value === '') throw usageError(`the request lacks \`${name}\``)
+  return value
+}
+
+function optional(request: ControlRequest, name: string): string | undefined {
+  const value = (request.body as Record<string, unknown> | undefined)?.[name]
+  return value === undefined || value === null ? undefined : String(value)
+}
