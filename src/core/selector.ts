@@ -1,13 +1,21 @@
 /**
  * What a policy or `godwit move` is about: everything, one flow, or the flows of an application, port, user or
- * destination. The text form is the same in the configuration, on the command line and in the records.
+ * destination, or of several of these at once (`app:curl+port:443`). The text form is the same in the configuration, on
+ * the command line and in the records.
  */
-import { formatPrefix, type Prefix, parsePrefix } from './address.ts'
+import { contains, formatPrefix, type Prefix, parsePrefix } from './address.ts'
+import { protocolName, protocolNumber } from './flow.ts'
 import { type Decoded, decoded, malformed } from './result.ts'
 
 export type Selector =
   | { readonly kind: 'all' }
   | { readonly kind: 'flow'; readonly id: string }
+  | Criterion
+  /** All of them hold; at least two. */
+  | { readonly kind: 'every'; readonly of: readonly Criterion[] }
+
+/** One property of a flow. */
+export type Criterion =
   /** Base name or absolute path of the executable. */
   | { readonly kind: 'app'; readonly name: string }
   /** Destination port, inclusive range. */
@@ -16,21 +24,78 @@ export type Selector =
   | { readonly kind: 'user'; readonly user: string }
   /** Destination. */
   | { readonly kind: 'to'; readonly prefix: Prefix }
-  /** Path below the cgroup v2 root, e.g. `user.slice/user-1000.slice`. */
+  /** Path below the cgroup v2 root, e.g. `user.slice/user-1000.slice`; what is below it belongs to it. */
   | { readonly kind: 'cgroup'; readonly path: string }
+  /** Transport protocol, IANA number. */
+  | { readonly kind: 'proto'; readonly protocol: number }
 
 export const SELECTOR_FORMS =
-  'all, a flow id, app:NAME, port:N or port:N-M, user:NAME, to:ADDRESS/LENGTH, cgroup:PATH'
+  'all, a flow id, app:NAME, port:N or port:N-M, user:NAME, to:ADDRESS/LENGTH, cgroup:PATH, proto:NAME, or several joined by +'
+
+/** What is known about a flow; a criterion about something unknown does not match. */
+export interface FlowFacts {
+  readonly id?: string | undefined
+  readonly proto?: number | undefined
+  readonly dst?: Uint8Array | undefined
+  readonly dstPort?: number | undefined
+  /** Absolute path of the executable, or its base name when that is all one knows. */
+  readonly executable?: string | undefined
+  readonly uid?: number | undefined
+  readonly user?: string | undefined
+  /** Path below the cgroup v2 root. */
+  readonly cgroup?: string | undefined
+}
+
+/** Whether the flow is one of those that the selector names. */
+export function matches(selector: Selector, flow: FlowFacts): boolean {
+  switch (selector.kind) {
+    case 'all':
+      return true
+    case 'flow':
+      return selector.id === flow.id
+    case 'every':
+      return selector.of.every((criterion) => matches(criterion, flow))
+    case 'app':
+      return flow.executable !== undefined && sameProgram(selector.name, flow.executable)
+    case 'port':
+      return flow.dstPort !== undefined && flow.dstPort >= selector.first && flow.dstPort <= selector.last
+    case 'user':
+      return selector.user === flow.user || selector.user === String(flow.uid)
+    case 'to':
+      return flow.dst !== undefined && contains(selector.prefix, flow.dst)
+    case 'cgroup': {
+      const cgroup = flow.cgroup?.replace(/^\/+|\/+$/g, '')
+      return cgroup !== undefined && (selector.path === '' || `${cgroup}/`.startsWith(`${selector.path}/`))
+    }
+    case 'proto':
+      return selector.protocol === flow.proto
+  }
+}
+
+/** Two paths have to be equal; where either side knows only the base name, the names. */
+function sameProgram(wanted: string, executable: string): boolean {
+  if (wanted.includes('/') && executable.includes('/')) return wanted === executable
+  return wanted.slice(wanted.lastIndexOf('/') + 1) === executable.slice(executable.lastIndexOf('/') + 1)
+}
 
 /** Parses the text form. Names are checked for shape only; whether such a user or flow exists is asked later. */
 export function parseSelector(text: string): Decoded<Selector> {
   if (text === 'all') return decoded({ kind: 'all' })
-  const colon = text.indexOf(':')
-  if (colon < 0) {
-    return /^[A-Za-z0-9._-]+$/.test(text)
-      ? decoded({ kind: 'flow', id: text })
-      : malformed(`"${text}" is not one of: ${SELECTOR_FORMS}`)
+  if (/^[A-Za-z0-9._-]+$/.test(text)) return decoded({ kind: 'flow', id: text })
+  // Program names may hold + and commas themselves: only those before another criterion separate.
+  const parts = text.split(/[+,](?=(?:app|port|user|to|cgroup|proto):)/)
+  const of: Criterion[] = []
+  for (const part of parts) {
+    const criterion = parseCriterion(part)
+    if (!criterion.ok) return criterion
+    of.push(criterion.value)
   }
+  return decoded(of.length === 1 ? of[0]! : { kind: 'every', of })
+}
+
+function parseCriterion(text: string): Decoded<Criterion> {
+  const colon = text.indexOf(':')
+  if (colon < 0) return malformed(`"${text}" is not one of: ${SELECTOR_FORMS}`)
   const kind = text.slice(0, colon)
   const value = text.slice(colon + 1)
   if (value === '') return malformed(`"${text}" names nothing after the colon`)
@@ -53,6 +118,12 @@ export function parseSelector(text: string): Decoded<Selector> {
       return value.split('/').includes('..')
         ? malformed(`"${text}": ".." is not allowed`)
         : decoded({ kind, path: value.replace(/^\/+|\/+$/g, '') })
+    case 'proto': {
+      const protocol = protocolNumber(value)
+      return protocol === undefined
+        ? malformed(`"${text}": not a protocol; tcp, udp, icmp or a number`)
+        : decoded({ kind, protocol })
+    }
     default:
       return malformed(`"${text}" is not one of: ${SELECTOR_FORMS}`)
   }
@@ -77,10 +148,14 @@ export function formatSelector(selector: Selector): string {
       return `to:${formatPrefix(selector.prefix)}`
     case 'cgroup':
       return `cgroup:${selector.path}`
+    case 'proto':
+      return `proto:${protocolName(selector.protocol)}`
+    case 'every':
+      return selector.of.map(formatSelector).join('+')
   }
 }
 
-function parsePorts(value: string, text: string): Decoded<Selector> {
+function parsePorts(value: string, text: string): Decoded<Criterion> {
   const match = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(value)
   if (!match) return malformed(`"${text}": not a port or a range of ports`)
   const first = Number(match[1])

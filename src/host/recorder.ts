@@ -3,7 +3,8 @@
  * answers from here.
  */
 
-import { contains, parseAddress } from '../core/address.ts'
+import { parseAddress } from '../core/address.ts'
+import { protocolNumber } from '../core/flow.ts'
 import type {
   DecisionRecord,
   FlowStatus,
@@ -12,7 +13,7 @@ import type {
   Metric,
   Recorder,
 } from '../core/mechanism.ts'
-import { parseSelector, type Selector } from '../core/selector.ts'
+import { type FlowFacts, matches, parseSelector } from '../core/selector.ts'
 import type { Log } from './log.ts'
 import { Ring } from './ring.ts'
 
@@ -70,7 +71,7 @@ export class HostRecorder implements Recorder {
     const concerns = (what: string): boolean => {
       if (what === flow.id || what === 'all' || what === flow.access) return true
       const selector = parseSelector(what)
-      return selector.ok && selects(selector.value, flow)
+      return selector.ok && matches(selector.value, facts(flow))
     }
     return {
       decisions: [...this.#decisions].filter((record) => concerns(record.what)),
@@ -114,25 +115,15 @@ export class HostRecorder implements Recorder {
   }
 }
 
-/** Whether a selector covers a flow, by what its status shows; users and cgroups are not in it. */
-export function selects(selector: Selector, flow: FlowStatus): boolean {
-  switch (selector.kind) {
-    case 'all':
-      return true
-    case 'flow':
-      return selector.id === flow.id
-    case 'app':
-      return flow.app === selector.name || selector.name.endsWith(`/${flow.app}`)
-    case 'port': {
-      const port = Number(flow.dst.slice(flow.dst.lastIndexOf(':') + 1))
-      return port >= selector.first && port <= selector.last
-    }
-    case 'to': {
-      const host = flow.dst.slice(0, flow.dst.lastIndexOf(':')).replace(/^\[|\]$/g, '')
-      const address = parseAddress(host)
-      return address.ok && contains(selector.prefix, address.value)
-    }
-    default:
-      return false
+/** What the status of a flow tells of it; users and cgroups are not in it. */
+function facts(flow: FlowStatus): FlowFacts {
+  const colon = flow.dst.lastIndexOf(':')
+  const dst = parseAddress(flow.dst.slice(0, colon).replace(/^\[|\]$/g, ''))
+  return {
+    id: flow.id,
+    proto: protocolNumber(flow.proto),
+    dst: dst.ok ? dst.value : undefined,
+    dstPort: Number(flow.dst.slice(colon + 1)),
+    executable: flow.app === '' ? undefined : flow.app,
   }
 }
