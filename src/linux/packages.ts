@@ -1,0 +1,130 @@
+/**
+ * Programs that godwit calls, the Debian and Ubuntu packages they come in, and installing them: never silently, never
+ * when all are there.
+ */
+import { spawnSync } from 'node:child_process'
+import { accessSync, constants } from 'node:fs'
+import { missingError, usageError } from '../core/errors.ts'
+
+const PACKAGES = {
+  nft: 'nftables',
+  ip: 'iproute2',
+  ss: 'iproute2',
+  unshare: 'util-linux',
+  setpriv: 'util-linux',
+  wg: 'wireguard-tools',
+  'wireguard-go': 'wireguard-go',
+  openvpn: 'openvpn',
+  nebula: 'nebula',
+  iperf3: 'iperf3',
+  curl: 'curl',
+  ssh: 'openssh-client',
+  sshd: 'openssh-server',
+  tcpdump: 'tcpdump',
+  ping: 'iputils-ping',
+  dnsmasq: 'dnsmasq-base',
+  nginx: 'nginx-light',
+  openssl: 'openssl',
+  socat: 'socat',
+} as const
+
+export type Program = keyof typeof PACKAGES
+
+/** System programs are often outside a user's PATH. */
+const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin']
+const found = new Map<string, string>()
+
+/** The path of a program, on PATH or in the system's directories. */
+export function findProgram(name: string): string | undefined {
+  const known = found.get(name)
+  if (known !== undefined) return known
+  const directories = (process.env.PATH ?? '').split(':').filter((each) => each.startsWith('/'))
+  for (const directory of [...directories, ...SYSTEM_DIRECTORIES]) {
+    const path = `${directory}/${name}`
+    try {
+      accessSync(path, constants.X_OK)
+    } catch {
+      continue
+    }
+    found.set(name, path)
+    return path
+  }
+  return undefined
+}
+
+/** The path of a program, or a `missing` error with the command that installs it. */
+export function needProgram(name: Program): string {
+  const path = findProgram(name)
+  if (path === undefined) throw missingError(`${name} is not installed`, installHint([name]))
+  return path
+}
+
+/** The command that installs these programs, as a user would type it. */
+export function installHint(programs: readonly Program[]): string {
+  return `sudo apt-get install ${packagesOf(programs).join(' ')}`
+}
+
+function packagesOf(programs: readonly Program[]): string[] {
+  return [...new Set(programs.map((program) => PACKAGES[program]))].sort()
+}
+
+export interface InstallOptions {
+  /** Told what is about to be installed and how, before it is. */
+  readonly say: (line: string) => void
+  /** Replaces the real system in tests. */
+  readonly system?: InstallSystem
+}
+
+export interface InstallSystem {
+  find(program: string): string | undefined
+  readonly uid: number
+  /** Runs a command with its output on this process's stderr; the exit status. */
+  run(command: string, args: readonly string[]): number
+}
+
+const realSystem: InstallSystem = {
+  find: findProgram,
+  get uid() {
+    return process.getuid?.() ?? 0
+  },
+  run: (command, args) =>
+    spawnSync(command, [...args], {
+      stdio: ['ignore', 2, 2],
+      env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+    }).status ?? 1,
+}
+
+/**
+ * Installs the packages of those programs that are not there, with apt-get as root or through a sudo that asks for no
+ * password. Returns the packages installed; a second call installs nothing and needs no network. Throws a `missing`
+ * error with the command to type where it cannot.
+ */
+export function ensurePackages(programs: readonly Program[], options: InstallOptions): string[] {
+  const system = options.system ?? realSystem
+  const absent = programs.filter((program) => system.find(program) === undefined)
+  if (absent.length === 0) return []
+  const packages = packagesOf(absent)
+  const missing = (why: string) =>
+    missingError(`${absent.join(', ')} not installed; ${why}`, installHint(absent))
+  const apt = system.find('apt-get')
+  if (apt === undefined) throw missing('this system has no apt-get')
+  const prefix: string[] = []
+  if (system.uid !== 0) {
+    const sudo = system.find('sudo')
+    if (sudo === undefined || system.run(sudo, ['-n', 'true']) !== 0) throw missing('installing needs root')
+    prefix.push(sudo, '-n')
+  }
+  const runApt = (...args: string[]) => {
+    const [command, ...rest] = [...prefix, apt, ...args]
+    if (command === undefined) throw usageError('no command')
+    return system.run(command, rest)
+  }
+  options.say(`installing ${packages.join(', ')} (apt-get install, for ${absent.join(', ')})`)
+  const install = ['install', '-y', '--no-install-recommends', ...packages]
+  // A fresh machine has no package lists; a machine with old ones needs new ones when a file is gone.
+  if (runApt(...install) !== 0 && (runApt('update') !== 0 || runApt(...install) !== 0))
+    throw missing('apt-get could not install it')
+  const still = absent.filter((program) => system.find(program) === undefined)
+  if (still.length > 0) throw missing('apt-get ran, yet it is not there')
+  return packages
+}

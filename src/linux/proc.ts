@@ -1,0 +1,149 @@
+/**
+ * /proc and the user database: which process holds a socket, what it is called, who a user is. Everything here may be
+ * outdated when it returns: processes come and go.
+ */
+import { spawnSync } from 'node:child_process'
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { findProgram } from './packages.ts'
+
+export interface ProcessInfo {
+  readonly pid: number
+  /** Path of the program; empty when it may not be read (another user's process). A replaced file keeps its name. */
+  readonly executable: string
+  /** The kernel's name for it: 15 bytes of the program's name, or what it calls itself. */
+  readonly command: string
+}
+
+/** The process, or undefined when there is none (any more). */
+export function processInfo(pid: number): ProcessInfo | undefined {
+  const command = attempt(() => readFileSync(`/proc/${pid}/comm`, 'utf8').trimEnd())
+  if (command === undefined) return undefined
+  const executable = attempt(() => readlinkSync(`/proc/${pid}/exe`)) ?? ''
+  return { pid, executable: executable.replace(/ \(deleted\)$/, ''), command }
+}
+
+interface Holder {
+  readonly pid: number
+  readonly fd: string
+}
+
+export interface SocketOwnersOptions {
+  /** Remembered sockets; the oldest are forgotten. */
+  readonly capacity?: number
+  /** One search looks at no more descriptors than this. Each costs about 2 µs. */
+  readonly maxDescriptors?: number
+  /** Default /proc; another one in tests. */
+  readonly root?: string
+}
+
+/**
+ * Finds the process that holds a socket by looking through the descriptors of processes, those of the socket's user
+ * first that have been met before, then from the youngest: a socket asked about is mostly new. What was found is
+ * remembered, and checked with one readlink when asked again.
+ */
+export class SocketOwners {
+  readonly #capacity: number
+  readonly #maxDescriptors: number
+  readonly #root: string
+  readonly #holders = new Map<number, Holder>()
+  /** Processes that have held a socket, most recent last. */
+  readonly #met = new Set<number>()
+
+  constructor(options: SocketOwnersOptions = {}) {
+    this.#capacity = options.capacity ?? 4096
+    this.#maxDescriptors = options.maxDescriptors ?? 20_000
+    this.#root = options.root ?? '/proc'
+  }
+
+  /** The pid of a process that holds the socket with this inode; `uid` narrows the search to one user's processes. */
+  find(inode: number, uid?: number): number | undefined {
+    if (inode === 0) return undefined // a socket in TIME_WAIT belongs to nobody
+    const wanted = `socket:[${inode}]`
+    const known = this.#holders.get(inode)
+    if (known !== undefined) {
+      if (this.#link(known.pid, known.fd) === wanted) return known.pid
+      this.#holders.delete(inode)
+    }
+    let budget = this.#maxDescriptors
+    for (const pid of this.#candidates()) {
+      if (budget <= 0) return undefined
+      if (uid !== undefined && uid !== 0 && attempt(() => statSync(`${this.#root}/${pid}`).uid) !== uid)
+        continue
+      const fds = attempt(() => readdirSync(`${this.#root}/${pid}/fd`)) ?? []
+      // Sockets of interest are young: high descriptors first.
+      for (let i = fds.length - 1; i >= 0; i--) {
+        if (--budget < 0) return undefined
+        const fd = fds[i]!
+        const link = this.#link(pid, fd)
+        if (link === wanted) return this.#remember(inode, { pid, fd })
+      }
+    }
+    return undefined
+  }
+
+  #candidates(): number[] {
+    const pids = (attempt(() => readdirSync(this.#root)) ?? [])
+      .filter((name) => name.charCodeAt(0) >= 48 && name.charCodeAt(0) <= 57)
+      .map(Number)
+      .sort((a, b) => b - a)
+    const living = new Set(pids)
+    for (const pid of this.#met) if (!living.has(pid)) this.#met.delete(pid)
+    return [...[...this.#met].reverse(), ...pids.filter((pid) => !this.#met.has(pid))]
+  }
+
+  #remember(inode: number, holder: Holder): number {
+    this.#met.delete(holder.pid)
+    this.#met.add(holder.pid)
+    if (this.#holders.size >= this.#capacity) {
+      const [oldest] = this.#holders.keys()
+      if (oldest !== undefined) this.#holders.delete(oldest)
+    }
+    this.#holders.set(inode, holder)
+    return holder.pid
+  }
+
+  #link(pid: number, fd: string): string | undefined {
+    return attempt(() => readlinkSync(`${this.#root}/${pid}/fd/${fd}`))
+  }
+}
+
+const userNames = new Map<number, string | undefined>()
+const userIds = new Map<string, number | undefined>()
+
+/** The name of a user id, from /etc/passwd or whatever else the system asks (getent). Remembered. */
+export function userName(uid: number): string | undefined {
+  if (!userNames.has(uid))
+    userNames.set(uid, passwdEntry((entry) => entry[2] === String(uid), String(uid))?.[0])
+  return userNames.get(uid)
+}
+
+/** The id of a user name or of a number in text. Remembered. */
+export function userId(name: string): number | undefined {
+  if (/^\d+$/.test(name)) return Number(name)
+  if (!userIds.has(name)) {
+    const id = passwdEntry((entry) => entry[0] === name, name)?.[2]
+    userIds.set(name, id === undefined ? undefined : Number(id))
+  }
+  return userIds.get(name)
+}
+
+function passwdEntry(matches: (entry: string[]) => boolean, key: string): string[] | undefined {
+  const search = (text: string) =>
+    text
+      .split('\n')
+      .map((line) => line.split(':'))
+      .find(matches)
+  const local = search(attempt(() => readFileSync('/etc/passwd', 'utf8')) ?? '')
+  if (local !== undefined) return local
+  const getent = findProgram('getent')
+  if (getent === undefined) return undefined
+  return search(spawnSync(getent, ['passwd', key], { encoding: 'utf8', timeout: 2000 }).stdout ?? '')
+}
+
+function attempt<T>(work: () => T): T | undefined {
+  try {
+    return work()
+  } catch {
+    return undefined
+  }
+}
