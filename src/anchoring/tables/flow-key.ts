@@ -1,0 +1,281 @@
+/**
+ * The key of a PAFT row: protocol, addresses and ports of an inner packet (UP-23), read from its bytes without
+ * allocation, and the keyed 64-bit fingerprint by which the table finds it.
+ *
+ * The key is oriented: *local* is the mobile host's side, *remote* the correspondent's. Each node reads what it sees
+ * itself (digest D6): the mobile host with VIpA_fix, the anchor with the VIpA it has assigned. So a packet and its
+ * answer have the same key; `read` is told which end of the packet is the local one.
+ *
+ * Where there are no ports, what takes their place: ICMP echo its identifier, ESP its SPI, fragments of a datagram
+ * nothing (so all fragments, the first included, have one key).
+ */
+
+export const Protocol = {
+  ICMP: 1,
+  TCP: 6,
+  UDP: 17,
+  DCCP: 33,
+  ESP: 50,
+  ICMPV6: 58,
+  SCTP: 132,
+  UDPLITE: 136,
+} as const
+
+/** Hop-by-hop, routing, destination options; fragment is handled apart (RFC 8200 §4.1). */
+const HOP_BY_HOP = 0
+const ROUTING = 43
+const FRAGMENT = 44
+const DESTINATION_OPTIONS = 60
+const MOST_EXTENSION_HEADERS = 8
+
+/** A flow in words, for tables and display. Addresses are 4 or 16 bytes. */
+export interface FlowTuple {
+  readonly protocol: number
+  readonly local: Uint8Array
+  readonly remote: Uint8Array
+  readonly localPort: number
+  readonly remotePort: number
+}
+
+export class FlowKey {
+  readonly #k0: number
+  readonly #k1: number
+
+  /** 4 or 6. */
+  version = 0
+  protocol = 0
+  /** Local port in the upper half, remote port in the lower. */
+  ports = 0
+  /** Where the transport header starts, from the packet's first byte; 0 for a fragment that has none. */
+  transport = 0
+  /** A fragment of a larger packet, first or later. */
+  fragment = false
+  l0 = 0
+  l1 = 0
+  l2 = 0
+  l3 = 0
+  r0 = 0
+  r1 = 0
+  r2 = 0
+  r3 = 0
+  /** The fingerprint, two signed 32-bit words, set by `hash()`. */
+  low = 0
+  high = 0
+
+  /** `secret` is 8 unpredictable bytes: who does not know them cannot choose flows that collide. */
+  constructor(secret: Uint8Array) {
+    const view = new DataView(secret.buffer, secret.byteOffset, 8)
+    this.#k0 = view.getInt32(0)
+    this.#k1 = view.getInt32(4)
+  }
+
+  /**
+   * Reads the IP packet of `length` bytes at `at`. `localIsSource`: the packet goes from the mobile host to the
+   * correspondent. False when it is no IP packet or cut short. About 20 ns, without the hash.
+   */
+  read(view: DataView, at: number, length: number, localIsSource: boolean): boolean {
+    if (length < 20) return false
+    const first = view.getUint8(at)
+    if (first >>> 4 === 4) {
+      const header = (first & 15) << 2
+      if (header < 20 || header > length) return false
+      this.version = 4
+      this.protocol = view.getUint8(at + 9)
+      this.fragment = (view.getUint16(at + 6) & 0x3fff) !== 0
+      this.transport = (view.getUint16(at + 6) & 0x1fff) === 0 ? header : 0
+      const source = view.getInt32(at + 12)
+      const destination = view.getInt32(at + 16)
+      this.l0 = localIsSource ? source : destination
+      this.r0 = localIsSource ? destination : source
+      this.l1 = 0
+      this.l2 = 0
+      this.l3 = 0
+      this.r1 = 0
+      this.r2 = 0
+      this.r3 = 0
+    } else if (first >>> 4 === 6) {
+      if (length < 40) return false
+      this.version = 6
+      const l = at + (localIsSource ? 8 : 24)
+      const r = at + (localIsSource ? 24 : 8)
+      this.l0 = view.getInt32(l)
+      this.l1 = view.getInt32(l + 4)
+      this.l2 = view.getInt32(l + 8)
+      this.l3 = view.getInt32(l + 12)
+      this.r0 = view.getInt32(r)
+      this.r1 = view.getInt32(r + 4)
+      this.r2 = view.getInt32(r + 8)
+      this.r3 = view.getInt32(r + 12)
+      if (!this.#walkExtensions(view, at, length)) return false
+    } else return false
+    this.ports = this.#readPorts(view, at, length, localIsSource)
+    return true
+  }
+
+  #walkExtensions(view: DataView, at: number, length: number): boolean {
+    let next = view.getUint8(at + 6)
+    let offset = 40
+    this.fragment = false
+    this.transport = 0
+    for (let i = 0; i < MOST_EXTENSION_HEADERS; i++) {
+      if (next === FRAGMENT) {
+        if (offset + 8 > length) return false
+        next = view.getUint8(at + offset)
+        this.fragment = true
+        if ((view.getUint16(at + offset + 2) & 0xfff8) !== 0) {
+          this.protocol = next
+          return true
+        }
+        offset += 8
+      } else if (next === HOP_BY_HOP || next === ROUTING || next === DESTINATION_OPTIONS) {
+        if (offset + 8 > length) return false
+        next = view.getUint8(at + offset)
+        offset += (view.getUint8(at + offset + 1) + 1) << 3
+        if (offset > length) return false
+      } else {
+        this.protocol = next
+        this.transport = offset
+        return true
+      }
+    }
+    return false
+  }
+
+  #readPorts(view: DataView, at: number, length: number, localIsSource: boolean): number {
+    const transport = this.transport
+    if (this.fragment || transport === 0 || transport + 8 > length) return 0
+    switch (this.protocol) {
+      case Protocol.TCP:
+      case Protocol.UDP:
+      case Protocol.UDPLITE:
+      case Protocol.SCTP:
+      case Protocol.DCCP: {
+        const ports = view.getInt32(at + transport)
+        return localIsSource ? ports : (ports << 16) | (ports >>> 16)
+      }
+      case Protocol.ICMP:
+      case Protocol.ICMPV6: {
+        const type = view.getUint8(at + transport)
+        const echo = this.protocol === Protocol.ICMP ? type === 8 || type === 0 : type === 128 || type === 129
+        return echo ? view.getUint16(at + transport + 4) << 16 : 0
+      }
+      case Protocol.ESP:
+        return view.getInt32(at + transport)
+      default:
+        return 0
+    }
+  }
+
+  /** Takes the key from a tuple, for rows that signalling names. */
+  set(tuple: FlowTuple): void {
+    const l = new DataView(tuple.local.buffer, tuple.local.byteOffset, tuple.local.length)
+    const r = new DataView(tuple.remote.buffer, tuple.remote.byteOffset, tuple.remote.length)
+    const six = tuple.local.length === 16
+    this.version = six ? 6 : 4
+    this.protocol = tuple.protocol
+    this.fragment = false
+    this.transport = 0
+    this.ports = (tuple.localPort << 16) | tuple.remotePort
+    this.l0 = l.getInt32(0)
+    this.l1 = six ? l.getInt32(4) : 0
+    this.l2 = six ? l.getInt32(8) : 0
+    this.l3 = six ? l.getInt32(12) : 0
+    this.r0 = r.getInt32(0)
+    this.r1 = six ? r.getInt32(4) : 0
+    this.r2 = six ? r.getInt32(8) : 0
+    this.r3 = six ? r.getInt32(12) : 0
+  }
+
+  /** The key as a tuple; allocates, not for the hot path. */
+  tuple(): FlowTuple {
+    return tupleOf(this.version, this.protocol, this.ports, [
+      this.l0,
+      this.l1,
+      this.l2,
+      this.l3,
+      this.r0,
+      this.r1,
+      this.r2,
+      this.r3,
+    ])
+  }
+
+  /** Computes the fingerprint: HalfSipHash-1-3 with 64 bits of output over the key's words. About 40 ns. */
+  hash(): void {
+    let v0 = this.#k0
+    let v1 = this.#k1 ^ 0xee
+    let v2 = 0x6c796765 ^ this.#k0
+    let v3 = 0x74656462 ^ this.#k1
+    const words = this.version === 4 ? 4 : 10
+    for (let i = 0; i < words + 6; i++) {
+      let m = 0
+      if (i === 0) m = (this.version << 8) | this.protocol
+      else if (i === 1) m = this.ports
+      else if (i < words) {
+        if (words === 4) m = i === 2 ? this.l0 : this.r0
+        else m = this.#addressWord(i - 2)
+      } else if (i === words) v2 ^= 0xee
+      else if (i === words + 3) {
+        this.low = v1 ^ v3
+        v1 ^= 0xdd
+      }
+      v3 ^= m
+      v0 = (v0 + v1) | 0
+      v1 = (v1 << 5) | (v1 >>> 27)
+      v1 ^= v0
+      v0 = (v0 << 16) | (v0 >>> 16)
+      v2 = (v2 + v3) | 0
+      v3 = (v3 << 8) | (v3 >>> 24)
+      v3 ^= v2
+      v0 = (v0 + v3) | 0
+      v3 = (v3 << 7) | (v3 >>> 25)
+      v3 ^= v0
+      v2 = (v2 + v1) | 0
+      v1 = (v1 << 13) | (v1 >>> 19)
+      v1 ^= v2
+      v2 = (v2 << 16) | (v2 >>> 16)
+      v0 ^= m
+    }
+    this.high = v1 ^ v3
+  }
+
+  #addressWord(i: number): number {
+    switch (i) {
+      case 0:
+        return this.l0
+      case 1:
+        return this.l1
+      case 2:
+        return this.l2
+      case 3:
+        return this.l3
+      case 4:
+        return this.r0
+      case 5:
+        return this.r1
+      case 6:
+        return this.r2
+      default:
+        return this.r3
+    }
+  }
+}
+
+/** Builds a tuple from the words that tables keep: four of the local address, four of the remote. */
+export function tupleOf(
+  version: number,
+  protocol: number,
+  ports: number,
+  words: ArrayLike<number>,
+): FlowTuple {
+  const bytes = version === 4 ? 4 : 16
+  const local = new Uint8Array(bytes)
+  const remote = new Uint8Array(bytes)
+  const l = new DataView(local.buffer)
+  const r = new DataView(remote.buffer)
+  for (let i = 0; i < bytes >>> 2; i++) {
+    l.setInt32(i << 2, words[i] as number)
+    r.setInt32(i << 2, words[i + 4] as number)
+  }
+  return { protocol, local, remote, localPort: ports >>> 16, remotePort: ports & 0xffff }
+}

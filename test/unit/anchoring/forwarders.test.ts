@@ -1,0 +1,354 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { AnchorForwarder } from '../../../src/anchoring/forwarders/anchor.ts'
+import { HostForwarder } from '../../../src/anchoring/forwarders/host.ts'
+import { Rewrite, rewrite4, rewrite6 } from '../../../src/anchoring/forwarders/nat.ts'
+import { Paft } from '../../../src/anchoring/tables/paft.ts'
+import { BLOCKED, NOWHERE, TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
+import { checksum, pseudoSum } from '../../../src/core/checksum.ts'
+import { Verdict } from '../../../src/tunnel/seam.ts'
+
+const allocate = (bytes: number) => new ArrayBuffer(bytes)
+const secret = Uint8Array.of(8, 7, 6, 5, 4, 3, 2, 1)
+const FIX4 = Uint8Array.of(1, 2, 3, 4)
+const FIX6 = Uint8Array.from([0xfd, 0x67, 0x6f, 0x64, 0x77, 0x69, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+const CH = Uint8Array.of(204, 152, 191, 37)
+
+const viewOf = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+
+/** A packet with correct checksums. */
+function packet(
+  from: Uint8Array,
+  to: Uint8Array,
+  protocol: number,
+  transport: number[] | Uint8Array,
+): Uint8Array {
+  const six = from.length === 16
+  const header = six ? 40 : 20
+  const bytes = new Uint8Array(header + transport.length)
+  const view = viewOf(bytes)
+  if (six) {
+    bytes[0] = 0x60
+    view.setUint16(4, transport.length)
+    bytes[6] = protocol
+    bytes.set(from, 8)
+    bytes.set(to, 24)
+  } else {
+    bytes[0] = 0x45
+    view.setUint16(2, bytes.length)
+    bytes[8] = 64
+    bytes[9] = protocol
+    bytes.set(from, 12)
+    bytes.set(to, 16)
+    view.setUint16(10, checksum(view, 0, 20))
+  }
+  bytes.set(transport, header)
+  const field = { 6: 16, 17: 6, 1: 2, 58: 2 }[protocol]
+  if (field !== undefined) {
+    const pseudo = protocol === 1 ? 0 : pseudoSum(view, 0, protocol, transport.length)
+    view.setUint16(header + field, 0)
+    view.setUint16(header + field, checksum(view, header, transport.length, pseudo))
+  }
+  return bytes
+}
+
+const tcp = (source: number, destination: number, payload: number[] = []) => [
+  source >> 8,
+  source & 255,
+  destination >> 8,
+  destination & 255,
+  ...[0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0],
+  ...payload,
+]
+const udp = (source: number, destination: number, payload: number[] = []) => [
+  source >> 8,
+  source & 255,
+  destination >> 8,
+  destination & 255,
+  0,
+  8 + payload.length,
+  0,
+  0,
+  ...payload,
+]
+
+const address = (n: number) => fc.uint8Array({ minLength: n, maxLength: n })
+const payload = fc.array(fc.nat(255), { maxLength: 60 })
+
+test('UP-21: a rewritten packet is the packet the other address would have sent, checksums and all', () => {
+  for (const size of [4, 16]) {
+    fc.assert(
+      fc.property(address(size), address(size), address(size), payload, (from, to, other, data) => {
+        for (const [protocol, body] of [
+          [6, tcp(4876, 80, data)],
+          [17, udp(53, 5353, data)],
+        ] as const) {
+          for (const source of [true, false]) {
+            const bytes = source ? packet(from, other, protocol, body) : packet(other, from, protocol, body)
+            const want = source ? packet(to, other, protocol, body) : packet(other, to, protocol, body)
+            const rewrite = size === 4 ? rewrite4 : rewrite6
+            const header = size === 4 ? 20 : 40
+            rewrite(viewOf(bytes), 0, bytes.length, new Rewrite(from, to), source, protocol, header, false)
+            // 0 and 0xffff are the same sum: compare what a receiver would find, then all else byte by byte.
+            const view = viewOf(bytes)
+            assert.equal(checksum(view, header, body.length, pseudoSum(view, 0, protocol, body.length)), 0)
+            if (size === 4) assert.equal(checksum(view, 0, 20), 0)
+            const field = header + (protocol === 6 ? 16 : 6)
+            for (const p of [bytes, want]) p.fill(0, field, field + 2)
+            for (const p of [bytes, want]) if (size === 4) p.fill(0, 10, 12)
+            assert.deepEqual(bytes, want)
+          }
+        }
+      }),
+      { numRuns: 60 },
+    )
+  }
+})
+
+test('UP-21: a UDP checksum of zero stays zero; a partial one is left to the datapath', () => {
+  const bytes = packet(FIX4, CH, 17, udp(1000, 53, [1, 2, 3]))
+  bytes.fill(0, 26, 28)
+  const to = Uint8Array.of(5, 0, 0, 1)
+  rewrite4(viewOf(bytes), 0, bytes.length, new Rewrite(FIX4, to), true, 17, 20, false)
+  assert.deepEqual([...bytes.subarray(26, 28)], [0, 0])
+  const partial = packet(FIX4, CH, 6, tcp(1, 2))
+  const before = [...partial.subarray(36, 38)]
+  rewrite4(viewOf(partial), 0, partial.length, new Rewrite(FIX4, to), true, 6, 20, true)
+  assert.deepEqual([...partial.subarray(36, 38)], before)
+})
+
+test('UP-21: the packet quoted in an ICMP error is rewritten with it', () => {
+  const to = Uint8Array.of(5, 0, 0, 1)
+  for (const [from, target, other, icmp] of [
+    [FIX4, to, CH, 1],
+    [FIX6, Uint8Array.from({ length: 16 }, (_, i) => i + 1), Uint8Array.from({ length: 16 }, () => 9), 58],
+  ] as const) {
+    const header = from.length === 4 ? 20 : 40
+    const rewrite = from.length === 4 ? rewrite4 : rewrite6
+    const error = (address: Uint8Array) =>
+      packet(address, other, icmp, [
+        icmp === 1 ? 3 : 1,
+        icmp === 1 ? 3 : 4,
+        ...[0, 0, 0, 0, 0, 0],
+        ...packet(other, address, 17, udp(53, 1000, [1, 2, 3, 4])),
+      ])
+    const bytes = error(from)
+    rewrite(viewOf(bytes), 0, bytes.length, new Rewrite(from, target), true, icmp, header, false)
+    const view = viewOf(bytes)
+    const pseudo = icmp === 1 ? 0 : pseudoSum(view, 0, icmp, bytes.length - header)
+    assert.equal(checksum(view, header, bytes.length - header, pseudo), 0)
+    const quoted = bytes.subarray(header + 8)
+    const at = from.length === 4 ? 16 : 24
+    assert.deepEqual(quoted.slice(at, at + from.length), target)
+    if (icmp === 1) assert.equal(checksum(view, header + 8, 20), 0)
+  }
+})
+
+test('UP-26, Table 1: flow1 → tid1 (AN1, 5.0.0.1), flow2 → tid2 (AN2, 7.0.0.1), and back', () => {
+  const paft = new Paft({ allocate })
+  const tunnels = new TunnelTable()
+  const host = new HostForwarder({ paft, tunnels, fix4: FIX4, fix6: FIX6, secret })
+  const vipa1 = Uint8Array.of(5, 0, 0, 1)
+  const vipa2 = Uint8Array.of(7, 0, 0, 1)
+  const tid1 = tunnels.open({
+    slot: 0,
+    peer: 0,
+    localTun: { interface: 'eth0', index: 2000 },
+    remoteTun: { endPoint: 'AN1', index: 1001 },
+    vipNat: { v4: vipa1 },
+    unTid: 1,
+  }).localTid
+  const tid2 = tunnels.open({
+    slot: 1,
+    peer: 1,
+    localTun: { interface: 'eth0', index: 3000 },
+    remoteTun: { endPoint: 'AN2', index: 1002 },
+    vipNat: { v4: vipa2 },
+    unTid: 2,
+  }).localTid
+  host.associate(0, vipa1, undefined)
+  host.associate(1, vipa2, undefined)
+  host.defaultTid = tid1
+
+  const send = (bytes: Uint8Array) => host.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  const flow1 = packet(FIX4, CH, 6, tcp(4876, 80))
+  const flow2 = packet(FIX4, CH, 6, tcp(4900, 21))
+  assert.equal(send(flow1), 0)
+  assert.deepEqual(flow1.slice(12, 16), vipa1)
+  send(packet(FIX4, CH, 6, tcp(4900, 21)))
+  const [, second] = host.takeNewFlows()
+  paft.setTid(paft.findId(second!), tid2)
+  assert.equal(send(flow2), 1)
+  assert.deepEqual(flow2.slice(12, 16), vipa2)
+
+  for (const [vipa, peer, ports] of [
+    [vipa1, 0, tcp(80, 4876)],
+    [vipa2, 1, tcp(21, 4900)],
+  ] as const) {
+    const back = packet(CH, vipa, 6, ports)
+    assert.ok(host.inbound(back, viewOf(back), 0, back.length, false, peer, peer, 1, 0))
+    assert.deepEqual(back.slice(16, 20), FIX4)
+    assert.equal(checksum(viewOf(back), 20, 20, pseudoSum(viewOf(back), 0, 6, 20)), 0)
+  }
+  const stray = packet(CH, vipa2, 6, tcp(80, 4876))
+  assert.equal(host.inbound(stray, viewOf(stray), 0, stray.length, false, 0, 0, 1, 0), false)
+})
+
+test('a blocked flow is dropped, one with no usable access waits, foreign sources are dropped', () => {
+  const paft = new Paft({ allocate })
+  const tunnels = new TunnelTable()
+  const host = new HostForwarder({ paft, tunnels, fix4: FIX4, fix6: FIX6, secret })
+  const send = (from: Uint8Array) => {
+    const bytes = packet(from, CH, 17, udp(1, 2))
+    return host.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  }
+  assert.equal(host.defaultTid, NOWHERE)
+  assert.equal(send(FIX4), Verdict.PARK)
+  paft.setTid(paft.findId(host.takeNewFlows()[0]!), BLOCKED)
+  assert.equal(send(FIX4), Verdict.DROP)
+  assert.equal(send(CH), Verdict.DROP)
+  assert.equal(paft.size, 1)
+})
+
+const V6 = Uint8Array.from([0xfd, 0x67, 0x6f, 0x64, 0x77, 0x69, 0, 1, 0, 0, 0, 0])
+
+function anchor() {
+  const paft = new Paft({ allocate })
+  const tunnels = new TunnelTable()
+  const forwarder = new AnchorForwarder({
+    paft,
+    tunnels,
+    v4Base: 0xc6120000,
+    numbers: 65536,
+    v6Prefix: V6,
+    secret,
+  })
+  const open = (peer: number, slot: number) =>
+    tunnels.open({
+      slot,
+      peer,
+      localTun: { interface: 'eth0', index: 1 },
+      remoteTun: { endPoint: 'x', index: 1 },
+      vipNat: {},
+      unTid: 0,
+    }).localTid
+  return { paft, tunnels, forwarder, open }
+}
+
+const vipa = (n: number) => Uint8Array.of(198, 18, 0, n)
+const vipa6 = (n: number) => Uint8Array.from([...V6, 0, 0, 0, n])
+
+test('UP-29, E-3: the anchor learns from newer packets of the same peer, and the downlink follows', () => {
+  const { forwarder, open } = anchor()
+  forwarder.assign(1, 2)
+  forwarder.assign(2, 3)
+  open(1, 10)
+  open(1, 11)
+  open(2, 20)
+  const up = (from: Uint8Array, peer: number, slot: number, counter: number) => {
+    const bytes = packet(from, from.length === 4 ? CH : FIX6, 6, tcp(4876, 80))
+    return forwarder.inbound(bytes, viewOf(bytes), 0, bytes.length, false, peer, slot, counter, 0)
+  }
+  const down = (to: Uint8Array, port = 4876) => {
+    const bytes = packet(to.length === 4 ? CH : FIX6, to, 6, tcp(80, port))
+    return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  }
+  for (const address of [vipa(2), vipa6(2)]) {
+    assert.equal(up(address, 1, 10, 100), true)
+    assert.equal(down(address), 10)
+    up(address, 1, 11, 110)
+    assert.equal(down(address), 11)
+    up(address, 1, 10, 105)
+    assert.equal(down(address), 11, 'a late packet on the old tunnel')
+    up(address, 1, 10, 120)
+    assert.equal(down(address), 10)
+  }
+  // E-3 (2): another peer with this source, or this peer with another's.
+  assert.equal(up(vipa(2), 2, 20, 500), false)
+  assert.equal(up(vipa(3), 1, 10, 500), false)
+  assert.equal(up(Uint8Array.of(10, 0, 0, 1), 1, 10, 500), false)
+  assert.equal(forwarder.spoofed, 3)
+  assert.equal(down(vipa(2)), 10)
+  // A flow never seen takes the host's newest tunnel; nobody's address is dropped.
+  assert.equal(down(vipa(2), 9999), 10)
+  assert.equal(down(vipa(9)), Verdict.DROP)
+})
+
+test('a new session of the peer is newer than every packet of the one before', () => {
+  const { forwarder, open } = anchor()
+  forwarder.assign(1, 2)
+  open(1, 10)
+  open(1, 11)
+  const up = (slot: number, counter: number) => {
+    const bytes = packet(vipa(2), CH, 6, tcp(4876, 80))
+    forwarder.inbound(bytes, viewOf(bytes), 0, bytes.length, false, 1, slot, counter, 0)
+  }
+  const down = () => {
+    const bytes = packet(CH, vipa(2), 6, tcp(80, 4876))
+    return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  }
+  up(10, 1_000_000)
+  up(11, 2 ** 40 + 5)
+  assert.equal(down(), 11)
+  up(10, 1_000_001)
+  assert.equal(down(), 11)
+})
+
+test("UP-31, D12, E-8 (7): explicit handover moves the peer's flows only; a closed tunnel falls back", () => {
+  const { forwarder, tunnels, open } = anchor()
+  forwarder.assign(1, 2)
+  forwarder.assign(2, 3)
+  const first = open(1, 10)
+  const second = open(1, 11)
+  const flow = (local: Uint8Array) => ({ protocol: 6, local, remote: CH, localPort: 4876, remotePort: 80 })
+  const down = () => {
+    const bytes = packet(CH, vipa(2), 6, tcp(80, 4876))
+    return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  }
+  forwarder.setDefaultTid(1, first)
+  assert.equal(forwarder.bind(1, second, [flow(vipa(2))], true, 0), 1)
+  assert.equal(down(), 11)
+  assert.equal(forwarder.bind(2, 0, [flow(vipa(2))], true, 0), 0)
+  assert.equal(down(), 11)
+  tunnels.close(second)
+  assert.equal(down(), 10)
+})
+
+test('stock WireGuard clients: what is in their allowed IPs may be a source and is routed to them', () => {
+  const { forwarder, open } = anchor()
+  forwarder.assign(4, 0, [{ address: Uint8Array.of(10, 9, 0, 0), length: 16 }])
+  open(4, 7)
+  const bytes = packet(Uint8Array.of(10, 9, 1, 1), CH, 6, tcp(1, 2))
+  assert.equal(forwarder.inbound(bytes, viewOf(bytes), 0, bytes.length, false, 4, 7, 1, 0), true)
+  const back = packet(CH, Uint8Array.of(10, 9, 1, 1), 6, tcp(2, 1))
+  assert.equal(forwarder.outbound(back, viewOf(back), 0, back.length, false, 0), 7)
+  forwarder.revoke(4)
+  assert.equal(forwarder.outbound(back, viewOf(back), 0, back.length, false, 0), Verdict.DROP)
+})
+
+test('random bytes pass through both forwarders without an exception', () => {
+  const { forwarder } = anchor()
+  const host = new HostForwarder({
+    paft: new Paft({ allocate }),
+    tunnels: new TunnelTable(),
+    fix4: FIX4,
+    fix6: FIX6,
+    secret,
+  })
+  fc.assert(
+    fc.property(
+      fc.uint8Array({ maxLength: 100 }),
+      fc.constantFrom(0x45, 0x46, 0x4f, 0x60, 0),
+      (noise, first) => {
+        const bytes = Uint8Array.from(noise)
+        if (bytes.length > 0 && first !== 0) bytes[0] = first
+        for (const f of [forwarder, host]) {
+          f.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+          f.inbound(bytes, viewOf(bytes), 0, bytes.length, false, 0, 0, 1, 0)
+        }
+      },
+    ),
+    { numRuns: 3000 },
+  )
+})
