@@ -1,0 +1,78 @@
+/** Kernel settings under /proc/sys, of a namespace where they have one, and putting back what was there. */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { usageError } from '../core/errors.ts'
+import { KernelError, koffi } from './libc.ts'
+import { inNamespace } from './netns.ts'
+
+/** `net.ipv4.ip_forward`; an interface name with dots is written with `/` as separators: `net/ipv4/conf/eth0.5/mtu`. */
+function pathOf(key: string): string {
+  const parts = key.includes('/') ? key.split('/') : key.split('.')
+  if (parts.some((part) => part === '' || part === '..' || part === '.'))
+    throw usageError(`not a sysctl: ${key}`)
+  return `/proc/sys/${parts.join('/')}`
+}
+
+function failure(op: string, error: unknown): KernelError {
+  const code = (error as NodeJS.ErrnoException).code ?? ''
+  const hint = code === 'EROFS' || code === 'EACCES' || code === 'EPERM' ? { hint: 'run as root' } : {}
+  return new KernelError(op, (koffi.os.errno as Record<string, number>)[code] ?? 5, { ...hint, cause: error })
+}
+
+/** The settings of one namespace. */
+export interface Sysctls {
+  /** Undefined when the kernel has no such setting. */
+  get(key: string): string | undefined
+  /** Sets, and remembers what was there before the first change. Throws KernelError. */
+  set(key: string, value: string | number): void
+  /** Puts back everything that was changed through this object; settings that are gone (of a deleted link) are skipped. */
+  restore(): void
+  /** What `restore` would put back, for a daemon that must survive a crash. */
+  readonly saved: ReadonlyMap<string, string>
+}
+
+export class KernelSysctls implements Sysctls {
+  readonly #netns: string | undefined
+  readonly #saved: Map<string, string>
+
+  /** `saved`: what an earlier object had remembered. */
+  constructor(netns?: string, saved: Iterable<readonly [string, string]> = []) {
+    this.#netns = netns
+    this.#saved = new Map(saved)
+  }
+
+  get saved(): ReadonlyMap<string, string> {
+    return this.#saved
+  }
+
+  get(key: string): string | undefined {
+    const path = pathOf(key)
+    try {
+      return inNamespace(this.#netns, () => readFileSync(path, 'utf8')).trimEnd()
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+      throw error instanceof KernelError ? error : failure(`read ${key}`, error)
+    }
+  }
+
+  set(key: string, value: string | number): void {
+    const before = this.get(key)
+    if (before === undefined) throw new KernelError(`set ${key}`, 2)
+    if (before === String(value)) return
+    this.#write(key, String(value))
+    if (!this.#saved.has(key)) this.#saved.set(key, before)
+  }
+
+  restore(): void {
+    for (const [key, value] of this.#saved) if (this.get(key) !== undefined) this.#write(key, value)
+    this.#saved.clear()
+  }
+
+  #write(key: string, value: string): void {
+    const path = pathOf(key)
+    try {
+      inNamespace(this.#netns, () => writeFileSync(path, value))
+    } catch (error) {
+      throw error instanceof KernelError ? error : failure(`set ${key}`, error)
+    }
+  }
+}

@@ -1,0 +1,159 @@
+/** sock_diag, control groups, eBPF marks and process look-up on real sockets on loopback. */
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
+import { after, test } from 'node:test'
+import { bpfObstacle, cgroupPrograms } from '../../../src/linux/bpf.ts'
+import { cgroupMount, KernelCgroups } from '../../../src/linux/cgroup.ts'
+import { processInfo, SocketOwners, userId, userName } from '../../../src/linux/proc.ts'
+import { SockDiag, TCP, UDP } from '../../../src/linux/sockdiag.ts'
+
+const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
+const diag = new SockDiag()
+after(() => diag.close())
+
+async function connected(host: string, listen: string) {
+  const server = createServer((socket) => socket.on('error', () => {}))
+  server.listen(0, listen)
+  await once(server, 'listening')
+  const client = connect((server.address() as AddressInfo).port, host)
+  client.on('error', () => {})
+  await once(client, 'connect')
+  const flow = {
+    protocol: TCP,
+    localAddress: LOOPBACK,
+    localPort: client.localPort!,
+    remoteAddress: LOOPBACK,
+    remotePort: client.remotePort!,
+  } as const
+  const end = () => {
+    client.destroy()
+    server.close()
+  }
+  return { client, server, flow, end }
+}
+
+test('UP-2: the socket of a TCP flow is found with its user, cgroup and inode, and its process by the inode', async () => {
+  const { flow, end } = await connected('127.0.0.1', '127.0.0.1')
+  const found = diag.find(flow)
+  assert.equal(found?.state, 'established')
+  assert.equal(found?.uid, process.getuid?.())
+  assert.equal(found?.remotePort, flow.remotePort)
+  assert.deepEqual(found?.remoteAddress, LOOPBACK)
+  const owners = new SocketOwners()
+  assert.equal(owners.find(found?.inode ?? 0, found?.uid), process.pid)
+  assert.equal(owners.find(found?.inode ?? 0), process.pid)
+  assert.equal(processInfo(process.pid)?.executable, process.execPath)
+  assert.equal(owners.find(0xfffffff), undefined)
+  assert.equal(diag.find({ ...flow, localPort: 1 }), undefined)
+  assert.equal(
+    diag.find({ ...flow, localPort: flow.remotePort, remotePort: 1 }),
+    undefined,
+    'not the listener',
+  )
+  end()
+})
+
+test('an IPv6 socket that carries IPv4 is found by its IPv4 flow', async () => {
+  const { flow, server, end } = await connected('127.0.0.1', '::')
+  const accepted = diag.find({ ...flow, localPort: flow.remotePort, remotePort: flow.localPort })
+  assert.equal(accepted?.family, 6)
+  assert.deepEqual(accepted?.remoteAddress, LOOPBACK)
+  assert.ok(server.listening)
+  end()
+})
+
+test('UDP sockets are found connected or not', async () => {
+  for (const [family, bind, address] of [
+    ['udp4', '0.0.0.0', LOOPBACK],
+    ['udp6', '::', LOOPBACK],
+    ['udp6', '::1', Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)],
+  ] as const) {
+    const socket = createSocket(family)
+    socket.bind(0, bind)
+    await once(socket, 'listening')
+    const localPort = socket.address().port
+    const flow = {
+      protocol: UDP,
+      localAddress: address,
+      localPort,
+      remoteAddress: address,
+      remotePort: 9,
+    } as const
+    const found = diag.find(flow)
+    assert.equal(found?.localPort, localPort, `${family} on ${bind}`)
+    assert.equal(found?.state, 'close')
+    assert.equal(new SocketOwners().find(found?.inode ?? 0), process.pid)
+    socket.close()
+  }
+  const socket = createSocket('udp4')
+  socket.connect(9, '127.0.0.1')
+  await once(socket, 'connect')
+  const localPort = socket.address().port
+  const flow = {
+    protocol: UDP,
+    localAddress: LOOPBACK,
+    localPort,
+    remoteAddress: LOOPBACK,
+    remotePort: 9,
+  } as const
+  assert.equal(diag.find(flow)?.state, 'established')
+  assert.equal(diag.find({ ...flow, remotePort: 10 }), undefined)
+  socket.close()
+})
+
+test('a dump shows connections and listeners as asked, and a connection can be aborted', async () => {
+  const { client, flow, end } = await connected('127.0.0.1', '127.0.0.1')
+  const mine = diag.sockets({ protocols: [TCP] }).filter((each) => each.localPort === flow.localPort)
+  assert.equal(mine.length, 1)
+  const listeners = diag.sockets({ protocols: [TCP], families: [4], states: ['listen'] })
+  assert.ok(listeners.some((each) => each.localPort === flow.remotePort))
+  assert.ok(listeners.every((each) => each.state === 'listen'))
+  const closed = new Promise((resolve) => client.on('close', resolve))
+  if (diag.destroy(mine[0]!)) {
+    await closed
+    assert.equal(diag.destroy(mine[0]!), false)
+  }
+  end()
+})
+
+test('UP-42: sockets made in a control group carry its mark and its id', async (t) => {
+  const mount = cgroupMount()
+  if (mount === undefined) return t.skip('no control groups of version 2')
+  const obstacle = bpfObstacle()
+  if (obstacle !== undefined) return t.skip(`eBPF: ${obstacle}`)
+  const groups = new KernelCgroups(mount, `test-${process.pid}`)
+  t.after(() => groups.cleanUp())
+  const id = groups.create('app')
+  assert.equal(groups.create('app'), id)
+  assert.equal(groups.id('app'), id)
+  assert.equal(groups.pathOf(id), `godwit/test-${process.pid}/app`)
+  assert.deepEqual(groups.list(), ['app'])
+  groups.setMark('app', 0x11)
+  groups.setMark('app', 0xfedc1234)
+  assert.equal(cgroupPrograms(groups.directory('app')), 1)
+
+  const child = spawn('sleep', ['30'])
+  t.after(() => child.kill())
+  groups.add('app', process.pid)
+  const { flow, end } = await connected('127.0.0.1', '127.0.0.1')
+  groups.setMark('app', 0)
+  const second = await connected('127.0.0.1', '127.0.0.1')
+  const [marked, plain] = [diag.find(flow), diag.find(second.flow)]
+  end()
+  second.end()
+  assert.deepEqual([marked?.mark, marked?.cgroupId], [0xfedc1234, id])
+  assert.deepEqual([plain?.mark ?? 0, plain?.cgroupId], [0, id])
+  groups.add('app', child.pid!)
+  assert.equal(groups.remove('app'), true)
+  assert.equal(groups.remove('app'), false)
+})
+
+test('users have names and ids', () => {
+  assert.equal(userName(0), 'root')
+  assert.equal(userId('root'), 0)
+  assert.equal(userId('1234'), 1234)
+  assert.equal(userId('nobody-of-that-name'), undefined)
+})
