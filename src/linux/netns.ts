@@ -5,6 +5,7 @@
  */
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readdirSync, statSync, unlinkSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { check, declare, errno, KernelError } from './libc.ts'
 
@@ -17,9 +18,11 @@ const umount2 = declare<(target: string, flags: number) => number>(
   'int umount2(const char *target, int flags)',
 )
 
+const CLONE_NEWNS = 0x00020000
 const CLONE_NEWNET = 0x40000000
 const MS_BIND = 0x1000
 const MS_REC = 0x4000
+const MS_PRIVATE = 1 << 18
 const MS_SHARED = 1 << 20
 const MNT_DETACH = 2
 const EINVAL = 22
@@ -87,6 +90,18 @@ function shareDirectory(): void {
   if (errno() !== EINVAL) throw new KernelError(`share ${NETNS_DIRECTORY}`, errno(), NEEDS_ROOT)
   check(mount(NETNS_DIRECTORY, NETNS_DIRECTORY, 'none', MS_BIND | MS_REC, null), `mount ${NETNS_DIRECTORY}`)
   check(share(), `share ${NETNS_DIRECTORY}`)
+}
+
+/**
+ * From now on the calling thread, and threads and programs that it starts, see a /run of their own, empty, and with it
+ * an empty /run/netns; it goes with the last of them. Call it before anything else runs: threads that exist stay where
+ * they are. Needs CAP_SYS_ADMIN, be it that of a user namespace.
+ */
+export function usePrivateNames(): void {
+  check(unshare(CLONE_NEWNS), 'make a private mount namespace', NEEDS_ROOT)
+  check(mount('none', '/', 'none', MS_REC | MS_PRIVATE, null), 'make mounts private', NEEDS_ROOT)
+  const run = dirname(NETNS_DIRECTORY)
+  check(mount('tmpfs', run, 'tmpfs', 0, null), `mount a private ${run}`, NEEDS_ROOT)
 }
 
 /** Removes the name; the namespace itself ends with its last process, socket and mount. False when there was none. */

@@ -7,7 +7,7 @@
 import { closeSync, openSync } from 'node:fs'
 import { GodwitError, missingError } from '../core/errors.ts'
 import type { Arena } from './arena.ts'
-import { declare, errno, KernelError } from './libc.ts'
+import { check, declare, errno, KernelError } from './libc.ts'
 
 export const VNET_HEADER = 10
 export const VNET_NEEDS_CSUM = 1
@@ -22,6 +22,8 @@ export const GSO_ECN = 0x80
 export const TUN_BUFFER = VNET_HEADER + 65_535
 
 export interface TunOptions {
+  /** `tap` carries Ethernet frames instead of IP packets. Default `tun`. */
+  readonly kind?: 'tun' | 'tap'
   /** Interface name, at most 15 bytes; made when it does not exist. */
   readonly name: string
   /** The device outlives this process (a killed daemon finds its flows' addresses and routes as they were). */
@@ -39,6 +41,10 @@ export interface Tun {
   write(at: number, length: number): number
   /** Writes one vnet header and packet gathered from `count` iovecs at `iovecAt`. */
   writev(iovecAt: number, count: number): number
+  /** `segments`: super-packets whole (the default); `checksums`: the kernel cuts them, checksums stay partial. */
+  setOffloads(offloads: 'segments' | 'checksums'): void
+  /** Gives the device a carrier or takes it away: a link event, addresses and configuration stay. */
+  setCarrier(carrier: boolean): void
   close(): void
 }
 
@@ -62,10 +68,13 @@ const TUNSETIFF = 0x400454ca
 const TUNSETPERSIST = 0x400454cb
 const TUNSETOFFLOAD = 0x400454d0
 const TUNSETVNETHDRSZ = 0x400454d8
+const TUNSETCARRIER = 0x400454e2
 const IFF_TUN = 0x0001
+const IFF_TAP = 0x0002
 const IFF_NO_PI = 0x1000
 const IFF_VNET_HDR = 0x4000
-const OFFLOAD_TCP = 0x01 | 0x02 | 0x04 | 0x08 // checksum, TSO4, TSO6, TSO with ECN
+const OFFLOAD_CHECKSUM = 0x01
+const OFFLOAD_TCP = OFFLOAD_CHECKSUM | 0x02 | 0x04 | 0x08 // TSO4, TSO6, TSO with ECN
 const OFFLOAD_UDP = 0x20 | 0x40 // USO4, USO6
 const O_RDWR_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000
 const EPERM = 1
@@ -81,7 +90,7 @@ export function openTun(arena: Arena, options: TunOptions): Tun {
   try {
     const request = Buffer.alloc(40)
     request.write(options.name)
-    request.writeInt16LE(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR, 16)
+    request.writeInt16LE((options.kind === 'tap' ? IFF_TAP : IFF_TUN) | IFF_NO_PI | IFF_VNET_HDR, 16)
     if (ioctlBuffer(fd, TUNSETIFF, request) < 0) throw attachError(op, options.name, errno())
     const header = Buffer.alloc(4)
     header.writeInt32LE(VNET_HEADER)
@@ -159,6 +168,18 @@ class KernelTun implements Tun {
   writev(iovecAt: number, count: number): number {
     const n = libcWritev(this.fd, this.#base + iovecAt, count)
     return n < 0 ? -errno() : n
+  }
+
+  setOffloads(offloads: 'segments' | 'checksums'): void {
+    const wanted =
+      offloads === 'checksums' ? OFFLOAD_CHECKSUM : OFFLOAD_TCP | (this.udpSegments ? OFFLOAD_UDP : 0)
+    check(ioctlNumber(this.fd, TUNSETOFFLOAD, wanted), `${this.name}: offloads`)
+  }
+
+  setCarrier(carrier: boolean): void {
+    const argument = Buffer.alloc(4)
+    argument.writeInt32LE(carrier ? 1 : 0)
+    check(ioctlBuffer(this.fd, TUNSETCARRIER, argument), `${this.name}: carrier`)
   }
 
   close(): void {
