@@ -1,49 +1,60 @@
 /**
  * The lab: hosts as network namespaces, links and NATs between them, and the papers' experiments on top. Everything it
- * makes is named `gw-…`, and goes when it ends; what a killed lab left is removed by the next one.
+ * makes is named `gw-…` and goes when it ends; what a killed lab left is removed by the next one.
  *
  * It needs root, or a kernel that allows user namespaces: see `enterLab`.
  */
-import { GodwitError } from '../src/core/errors.ts'
+import { usageError } from '../src/core/errors.ts'
+import { Lab } from './build.ts'
+import { observeScenario } from './run.ts'
+import { type Scenario, timelineLine } from './scenario.ts'
+import { scenarios } from './scenarios/index.ts'
+import { topologies, topologyNamed } from './topologies/index.ts'
 import type { LabOptions, RunningLab, ScenarioResult } from './types.ts'
 
+export { enterLab } from './enter.ts'
+export { parseLink } from './links/conditions.ts'
 export type * from './types.ts'
 
 /** Name and one line of each scenario, in the order to read them. */
 export function listScenarios(): { name: string; summary: string; topology: string }[] {
-  return []
+  return scenarios.map(({ name, summary, topology }) => ({ name, summary, topology }))
 }
 
 /** Name and one line of each topology. */
 export function listTopologies(): { name: string; summary: string }[] {
-  return []
+  return topologies.map(({ name, summary }) => ({ name, summary }))
 }
 
 /**
  * Runs a scenario; resolves with its result, checks failed or not. Rejects with a `GodwitError` (usage: no such
- * scenario; missing: the machine lacks something).
+ * scenario or link; missing: the machine lacks something) or the reason of `signal`.
  */
-export async function runScenario(name: string, _options: LabOptions = {}): Promise<ScenarioResult> {
-  throw new GodwitError('LAB_UNKNOWN', `no scenario ${name}`, { kind: 'usage' })
+export async function runScenario(name: string, options: LabOptions = {}): Promise<ScenarioResult> {
+  const scenario = scenarioNamed(name)
+  const log = options.log ?? ((line: string) => process.stderr.write(`${line}\n`))
+  return observeScenario(scenario, options, { event: (entry) => log(timelineLine(entry)) })
 }
 
 /** Builds a topology and starts nothing on it. `close()` removes all of it. */
-export async function upTopology(name: string, _options: LabOptions = {}): Promise<RunningLab> {
-  throw new GodwitError('LAB_UNKNOWN', `no topology ${name}`, { kind: 'usage' })
+export async function upTopology(name: string, options: LabOptions = {}): Promise<RunningLab> {
+  return Lab.build(topologyNamed(name), {
+    ...(options.seed === undefined ? {} : { seed: options.seed }),
+    ...(options.links === undefined ? {} : { links: options.links }),
+  })
 }
 
 /** Runs `upmt-swap` and shows it live on `screen` (a terminal, or plain lines), then the verdict. */
 export async function runDemo(
   options: LabOptions & { screen?: NodeJS.WriteStream } = {},
 ): Promise<ScenarioResult> {
-  return runScenario('upmt-swap', options)
+  const { showDemo } = await import('./demo.ts')
+  return showDemo(scenarioNamed('upmt-swap'), options, options.screen ?? process.stdout)
 }
 
-/**
- * Gives this process the rights that the lab needs. Root: undefined, go on here. Otherwise the same command runs again
- * in a user namespace of its own; resolves with its exit status once it has ended. Rejects with kind `missing` where
- * the kernel does not allow that.
- */
-export async function enterLab(): Promise<number | undefined> {
-  return undefined
+function scenarioNamed(name: string): Scenario {
+  const found = scenarios.find((scenario) => scenario.name === name)
+  if (found === undefined)
+    throw usageError(`no scenario ${name}; there are ${scenarios.map((s) => s.name).join(', ')}`)
+  return found
 }

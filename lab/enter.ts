@@ -1,0 +1,63 @@
+/** The rights that the lab needs: root's, or those of a user namespace made for it; and the programs it runs. */
+import { spawn, spawnSync } from 'node:child_process'
+import { missingError } from '../src/core/errors.ts'
+import { ensureTools, type Tool } from '../src/host/tools.ts'
+import { usePrivateNames } from '../src/linux/netns.ts'
+
+/** Set in the command that runs again inside its user namespace. */
+const INSIDE = 'GODWIT_LAB_INSIDE'
+/** A user's wish: namespaces under names that nothing else sees, so that several labs can run side by side. */
+const PRIVATE = 'GODWIT_LAB_PRIVATE'
+
+const NFT: Tool = { command: 'nft', package: 'nftables', purpose: 'NATs of the lab' }
+const APPLICATIONS: readonly Tool[] = [
+  { command: 'curl', package: 'curl', purpose: 'an application that downloads' },
+  { command: 'rsync', package: 'rsync', purpose: 'another one' },
+]
+
+/**
+ * Call it first. Installs the programs that are missing, saying so. As root: undefined, go on here. Otherwise the same
+ * command runs again in a user namespace of its own; resolves with its exit status once it has ended. Rejects with kind
+ * `missing` where the machine lacks a program or the kernel does not allow user namespaces.
+ */
+export async function enterLab(what: 'topology' | 'scenario' = 'scenario'): Promise<number | undefined> {
+  if (process.env[INSIDE] !== undefined) {
+    usePrivateNames()
+    return undefined
+  }
+  const [lacking] = ensureTools(what === 'topology' ? [NFT] : [NFT, ...APPLICATIONS])
+  if (lacking !== undefined)
+    throw missingError(
+      `${lacking.command} is not installed (${lacking.purpose})`,
+      `sudo apt-get install ${lacking.package}`,
+    )
+  if (process.getuid?.() === 0) {
+    if (process.env[PRIVATE] !== undefined) usePrivateNames()
+    return undefined
+  }
+  const probe = spawnSync('unshare', ['-Urnm', 'true'], { encoding: 'utf8' })
+  if (probe.status !== 0)
+    throw missingError(
+      `the lab needs root, and this kernel allows no user namespaces to ${process.env.USER ?? 'you'} (${probe.stderr?.trim() || 'unshare is not installed'})`,
+      'run it with sudo, or allow them: sudo sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 (whichever of the two exists)',
+    )
+  return again()
+}
+
+/** Runs this command again, as root of a new user namespace. */
+function again(): Promise<number> {
+  const command = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
+  const child = spawn('unshare', ['-Urnm', ...command], {
+    stdio: 'inherit',
+    env: { ...process.env, [INSIDE]: '1' },
+  })
+  // A terminal's Ctrl-C reaches the child by itself; what is sent to this process alone is passed on.
+  const pass = (signal: NodeJS.Signals) => child.kill(signal)
+  process.on('SIGTERM', pass)
+  process.on('SIGHUP', pass)
+  process.on('SIGINT', () => {})
+  return new Promise((resolve) => {
+    child.once('error', () => resolve(1))
+    child.once('exit', (code, signal) => resolve(code ?? 128 + (signal === 'SIGINT' ? 2 : 15)))
+  })
+}

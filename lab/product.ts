@@ -1,0 +1,113 @@
+/**
+ * godwit itself on the lab's hosts, through its command line only: what a user would type, with a state directory of its
+ * own per host.
+ */
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { AccessStatus, FlowStatus, HandoverRecord, PeerStatus } from '../src/core/mechanism.ts'
+import type { Program } from './hosts.ts'
+import type { ScenarioContext } from './scenario.ts'
+import { addressOf } from './topology.ts'
+
+/** What bin/godwit runs once the checkout is set up, which it is when this runs. */
+const GODWIT = fileURLToPath(new URL('../src/cli/main.js', import.meta.url))
+const READY_MS = 20_000
+
+/** What `status --json` prints, as far as scenarios read it. */
+export interface StatusReport {
+  readonly accesses: readonly AccessStatus[]
+  readonly peers: readonly PeerStatus[]
+  readonly flows: readonly FlowStatus[]
+  readonly handovers: readonly HandoverRecord[]
+}
+
+/** One instance on one host. */
+export class Godwit {
+  readonly #context: ScenarioContext
+  readonly #role: string
+  readonly state: string
+  readonly log: string
+
+  constructor(context: ScenarioContext, role: string) {
+    this.#context = context
+    this.#role = role
+    this.state = join(context.out, `state-${role}`)
+    this.log = join(context.out, `${role}.log`)
+    mkdirSync(this.state, { recursive: true, mode: 0o700 })
+  }
+
+  /** Runs a command to its end and returns stdout. */
+  run(...args: string[]): Promise<string> {
+    return this.#context.lab.programs.run(this.#role, process.execPath, [
+      GODWIT,
+      ...args,
+      '--state',
+      this.state,
+    ])
+  }
+
+  async json<T>(...args: string[]): Promise<T> {
+    return JSON.parse(await this.run(...args, '--json')) as T
+  }
+
+  /** Starts a command that stays, and waits until it is ready. */
+  async daemon(...args: string[]): Promise<Program> {
+    const program = await this.#context.lab.programs.start(
+      this.#role,
+      process.execPath,
+      [GODWIT, ...args, '--state', this.state],
+      { log: this.log },
+    )
+    await program.expect((line: string) => line.trim() === 'ready', READY_MS)
+    return program
+  }
+}
+
+/** An anchor on gw-an and the mobile host's daemon on gw-mh, associated over both accesses. */
+export interface AnchoredHost {
+  readonly mobile: Godwit
+  readonly anchor: Godwit
+  readonly daemon: Program
+  readonly anchorDaemon: Program
+}
+
+const PORT = 51_820
+
+/** What the README tells a user to do, done in the lab; resolves once every access has a usable path. */
+export async function setUpAnchoring(
+  context: ScenarioContext,
+  configure?: (mobile: Godwit) => void | Promise<void>,
+): Promise<AnchoredHost> {
+  const anchor = new Godwit(context, 'an')
+  const mobile = new Godwit(context, 'mh')
+  await anchor.run('anchor', 'init', '--endpoint', `${addressOf(context.lab.spec, 'an', 'wan')}:${PORT}`)
+  const anchorDaemon = await anchor.daemon('anchor', 'up')
+  const invitation = (await anchor.run('anchor', 'invite', 'mh')).trim()
+  await mobile.run('join', invitation)
+  await configure?.(mobile)
+  const daemon = await mobile.daemon('up')
+  await waitForPaths(context, mobile, ['acc1', 'acc2'])
+  context.note('mobile host associated with the anchor over both accesses')
+  return { mobile, anchor, daemon, anchorDaemon }
+}
+
+/** Waits until each of these accesses has a usable path to the anchor; rejects after ten seconds. */
+export async function waitForPaths(
+  context: ScenarioContext,
+  mobile: Godwit,
+  accesses: readonly string[],
+): Promise<StatusReport> {
+  for (let attempt = 0; ; attempt++) {
+    const status = await mobile.json<StatusReport>('status')
+    const usable = new Set(
+      status.peers.flatMap((peer) =>
+        peer.paths.filter((path) => path.state === 'up').map((path) => path.access),
+      ),
+    )
+    if (accesses.every((access) => usable.has(access))) return status
+    if (attempt === 50)
+      throw new Error(`no path over ${accesses.filter((a) => !usable.has(a)).join(', ')} within ten seconds`)
+    await context.sleep(200)
+  }
+}

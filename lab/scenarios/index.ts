@@ -1,0 +1,4 @@
+/** The catalogue of scenarios. */
+import type { Scenario } from '../scenario.ts'
+
+export const scenarios: readonly Scenario[] = []

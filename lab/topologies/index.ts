@@ -1,0 +1,45 @@
+/** The catalogue of topologies. */
+import { usageError } from '../../src/core/errors.ts'
+import type { TopologySpec } from '../topology.ts'
+import { dime } from './dime.ts'
+import { pair } from './pair.ts'
+import { router } from './router.ts'
+import { upmt } from './upmt.ts'
+
+export const topologies: readonly TopologySpec[] = [
+  upmt({
+    name: 'upmt',
+    summary:
+      'mobile host with two access networks behind NATs, two anchors, two correspondents (UPMT, Figure 4)',
+  }),
+  upmt({
+    name: 'upmt-overlap',
+    summary: 'as upmt, but both access networks give the mobile host the same private address',
+    overlap: true,
+  }),
+  upmt({
+    name: 'upmt-open',
+    summary: 'as upmt, behind endpoint-independent NATs',
+    nats: ['endpoint-independent', 'endpoint-independent'],
+  }),
+  upmt({
+    name: 'upmt-symmetric',
+    summary: 'as upmt, behind symmetric NATs',
+    nats: ['symmetric', 'symmetric'],
+  }),
+  upmt({
+    name: 'upmt-carrier',
+    summary: 'as upmt, each access network behind a carrier-grade NAT as well',
+    carrierGrade: true,
+  }),
+  pair,
+  dime,
+  router,
+]
+
+export function topologyNamed(name: string): TopologySpec {
+  const found = topologies.find((topology) => topology.name === name)
+  if (found === undefined)
+    throw usageError(`no topology ${name}; there are ${topologies.map((t) => t.name).join(', ')}`)
+  return found
+}

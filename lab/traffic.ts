@@ -1,0 +1,221 @@
+/**
+ * The traffic of scenarios: unmodified programs that transfer files, and flows of datagrams that measure. Servers run on
+ * correspondents, clients on the mobile host; none of them knows godwit.
+ */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Program } from './hosts.ts'
+import { sha256, writePayload } from './payload.ts'
+import type { ScenarioContext } from './scenario.ts'
+import { addressOf } from './topology.ts'
+
+/** A file on its way to the mobile host. */
+export interface Transfer {
+  readonly name: string
+  readonly bytes: number
+  readonly program: Program
+  /** Whether the program ended well and every byte is as sent. */
+  verify(): Promise<{ ok: boolean; value: string }>
+}
+
+function transfer(name: string, bytes: number, program: Program, received: string, hash: string): Transfer {
+  return {
+    name,
+    bytes,
+    program,
+    async verify() {
+      const status = await program.ended
+      const arrived = await sha256(received)
+      rmSync(received, { force: true })
+      if (status !== 0)
+        return {
+          ok: false,
+          value: `${name} ended with status ${status}: ${program.errors.split('\n').at(-1)}`,
+        }
+      return {
+        ok: arrived === hash,
+        value: arrived === hash ? `sha256 ${hash.slice(0, 16)}…` : `sha256 ${arrived} instead of ${hash}`,
+      }
+    },
+  }
+}
+
+/** An HTTP server on `server`, port 80, with one file; `start` has curl fetch it on gw-mh. */
+export async function httpDownload(
+  context: ScenarioContext,
+  server: string,
+  bytes: number,
+): Promise<{ start(): Promise<Transfer> }> {
+  const root = join(context.out, `http-${server}`)
+  mkdirSync(root, { recursive: true })
+  const hash = writePayload(join(root, 'file.bin'), bytes, context.seed)
+  await context.lab.programs.own(server, 'http-server', { root, port: 80 })
+  const received = join(context.out, `curl-${server}.bin`)
+  const url = `http://${addressOf(context.lab.spec, server, 'wan')}/file.bin`
+  return {
+    async start() {
+      const args = ['--silent', '--show-error', '--fail', '--output', received, url]
+      return transfer('curl', bytes, await context.lab.programs.start('mh', 'curl', args), received, hash)
+    },
+  }
+}
+
+/** An rsync daemon on `server` with one file; `start` has rsync fetch it on gw-mh. */
+export async function rsyncDownload(
+  context: ScenarioContext,
+  server: string,
+  bytes: number,
+): Promise<{ start(): Promise<Transfer> }> {
+  const root = join(context.out, `rsync-${server}`)
+  mkdirSync(root, { recursive: true })
+  const hash = writePayload(join(root, 'file.bin'), bytes, context.seed + 1)
+  const config = join(context.out, `rsyncd-${server}.conf`)
+  // No change of user and no chroot: it serves files of the user who runs the lab, root or not.
+  writeFileSync(
+    config,
+    `use chroot = no\npid file = ${config}.pid\nlog file = ${config}.log\n[files]\npath = ${root}\nread only = yes\nuid = 0\ngid = 0\n`,
+  )
+  await context.lab.programs.start(server, 'rsync', ['--daemon', '--no-detach', `--config=${config}`])
+  const received = join(context.out, `rsync-${server}.bin`)
+  const url = `rsync://${addressOf(context.lab.spec, server, 'wan')}/files/file.bin`
+  return {
+    async start() {
+      const args = ['--whole-file', '--inplace', url, received]
+      return transfer('rsync', bytes, await context.lab.programs.start('mh', 'rsync', args), received, hash)
+    },
+  }
+}
+
+/** What arrived at one end of a flow of datagrams. */
+export interface Arrivals {
+  /** Datagrams the other end sent. */
+  readonly sent: number
+  /** (sequence, monotonic milliseconds), in order of arrival. */
+  readonly arrivals: readonly (readonly [number, number])[]
+}
+
+export interface DatagramReport {
+  readonly up: Arrivals
+  readonly down: Arrivals
+}
+
+/** Datagrams both ways between gw-mh and `server`, one every `intervalMs` each way. */
+export class DatagramFlow {
+  readonly intervalMs: number
+  readonly port: number
+  readonly #client: Program
+  readonly #server: Program
+
+  private constructor(client: Program, server: Program, port: number, intervalMs: number) {
+    this.#client = client
+    this.#server = server
+    this.port = port
+    this.intervalMs = intervalMs
+  }
+
+  static async start(
+    context: ScenarioContext,
+    server: string,
+    port: number,
+    intervalMs = 5,
+  ): Promise<DatagramFlow> {
+    const { programs, spec } = context.lab
+    const far = await programs.own(server, 'udp-flow', { role: 'server', port, intervalMs })
+    const host = addressOf(spec, server, 'wan')
+    const near = await programs.own('mh', 'udp-flow', { role: 'client', port, host, intervalMs })
+    return new DatagramFlow(near, far, port, intervalMs)
+  }
+
+  /** Stops sending, waits for what is under way, and returns what arrived where. */
+  async finish(context: ScenarioContext): Promise<DatagramReport> {
+    for (const end of [this.#client, this.#server]) end.tell('stop')
+    await context.sleep(1000)
+    const reports: Arrivals[] = []
+    for (const end of [this.#client, this.#server]) {
+      end.tell('report')
+      reports.push(JSON.parse(await end.expect((line) => line.startsWith('{"sent"'), 10_000)) as Arrivals)
+    }
+    const [near, far] = reports as [Arrivals, Arrivals]
+    return {
+      up: { sent: near.sent, arrivals: far.arrivals },
+      down: { sent: far.sent, arrivals: near.arrivals },
+    }
+  }
+}
+
+/** Losses, duplicates and disorder of one direction. */
+export interface FlowFigures {
+  readonly sent: number
+  readonly lost: number
+  readonly duplicated: number
+  /** Datagrams that came after one sent later. */
+  readonly reordered: number
+}
+
+export function figuresOf({ sent, arrivals }: Arrivals): FlowFigures {
+  const seen = new Set<number>()
+  let newest = -1
+  let reordered = 0
+  for (const [sequence] of arrivals) {
+    if (seen.has(sequence)) continue
+    seen.add(sequence)
+    if (sequence < newest) reordered++
+    else newest = sequence
+  }
+  return { sent, lost: sent - seen.size, duplicated: arrivals.length - seen.size, reordered }
+}
+
+/**
+ * The longest silence that overlaps [from, to] (monotonic milliseconds): time between two arrivals, less the interval at
+ * which they come undisturbed. A flow that never came back is silent to the end.
+ */
+export function longestGap({ arrivals }: Arrivals, from: number, to: number, intervalMs: number): number {
+  let longest = 0
+  for (let index = 1; index <= arrivals.length; index++) {
+    const start = arrivals[index - 1]![1]
+    const end = arrivals[index]?.[1] ?? to
+    if (start <= to && end >= from) longest = Math.max(longest, end - start - intervalMs)
+  }
+  return Math.max(0, longest)
+}
+
+/** (seconds on the scenario's clock, milliseconds since the arrival before), for plots. */
+export function gapsOverTime(context: ScenarioContext, { arrivals }: Arrivals): [number, number][] {
+  return arrivals.slice(1).map(([, at], index) => [context.seconds(at), at - arrivals[index]![1]])
+}
+
+/** An interactive session between gw-mh and `server`, port 22: a key every 100 ms, each echoed. */
+export class Session {
+  readonly port: number
+  readonly #client: Program
+  readonly #server: Program
+
+  private constructor(client: Program, server: Program, port: number) {
+    this.#client = client
+    this.#server = server
+    this.port = port
+  }
+
+  static async start(context: ScenarioContext, server: string, port = 22): Promise<Session> {
+    const { programs, spec } = context.lab
+    const far = await programs.own(server, 'session', { role: 'server', port })
+    const host = addressOf(spec, server, 'wan')
+    const near = await programs.own('mh', 'session', { role: 'client', port, host, intervalMs: 100 })
+    return new Session(near, far, port)
+  }
+
+  /** `local` and `seen`: the client's address as it sees it, and as the server does. */
+  async finish(): Promise<{
+    keys: number
+    echoes: number
+    worst_ms: number
+    local: string
+    seen: string
+    broken: boolean
+  }> {
+    this.#client.tell('report')
+    const report = JSON.parse(await this.#client.expect((line) => line.startsWith('{"keys"'), 10_000))
+    const { peer } = JSON.parse(await this.#server.expect((line) => line.startsWith('{"peer"'), 10_000))
+    return { ...report, seen: peer }
+  }
+}

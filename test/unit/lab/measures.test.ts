@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { natRules } from '../../../lab/nat.ts'
+import { drawSvg } from '../../../lab/plot.ts'
+import { driveBy, NO_SIGNAL_DBM, radioConditions, signalAt } from '../../../lab/radio.ts'
+import { percentile } from '../../../lab/scenario.ts'
+import { topologies } from '../../../lab/topologies/index.ts'
+import { namespaceOf } from '../../../lab/topology.ts'
+import { figuresOf, longestGap } from '../../../lab/traffic.ts'
+
+test('figures of a flow: lost, duplicated, out of order', () => {
+  const arrivals = [
+    [0, 0],
+    [1, 5],
+    [3, 10],
+    [2, 11],
+    [3, 12],
+    [6, 30],
+  ] as const
+  assert.deepEqual(figuresOf({ sent: 8, arrivals }), { sent: 8, lost: 3, duplicated: 1, reordered: 1 })
+})
+
+test('the longest silence around a moment; a flow that never came back is silent to the end', () => {
+  const arrivals = [
+    [0, 0],
+    [1, 5],
+    [2, 10],
+    [3, 95],
+    [4, 100],
+  ] as const
+  assert.equal(longestGap({ sent: 5, arrivals }, 20, 50, 5), 80)
+  assert.equal(longestGap({ sent: 5, arrivals }, 96, 99, 5), 0)
+  assert.equal(longestGap({ sent: 9, arrivals }, 90, 400, 5), 295)
+})
+
+test('percentile: nearest rank', () => {
+  assert.equal(percentile([4, 1, 3, 2], 0.5), 2)
+  assert.equal(percentile([4, 1, 3, 2], 0.95), 4)
+  assert.equal(percentile([], 0.5), 0)
+})
+
+test('OH-38: a drive past two access points fades one into the other; no signal is no carrier', () => {
+  const trace = driveBy({ a: 0, b: 100 }, { speedMps: 10, lengthM: 100 })
+  assert.ok(signalAt(trace, 'a', 0) > signalAt(trace, 'b', 0))
+  assert.ok(signalAt(trace, 'a', 10) < signalAt(trace, 'b', 10))
+  assert.ok(Math.abs(signalAt(trace, 'a', 5) - signalAt(trace, 'b', 5)) < 0.5)
+  assert.equal(signalAt(trace, 'c', 5), NO_SIGNAL_DBM)
+  assert.deepEqual(radioConditions(NO_SIGNAL_DBM, 50), { state: 'down' })
+  assert.equal(radioConditions(-50, 50).rateMbps, 50)
+  assert.ok(radioConditions(-90, 50).loss! > 0)
+})
+
+test('topologies: names are unique, links end at hosts that exist, addresses are used once a link', () => {
+  assert.equal(new Set(topologies.map((t) => t.name)).size, topologies.length)
+  for (const { name, hosts, links } of topologies) {
+    for (const role of Object.keys(hosts)) assert.match(namespaceOf(role), /^gw-[a-z0-9]+$/)
+    const ends = links.flatMap((link) => link.ends)
+    for (const end of ends) assert.ok(end.host in hosts, `${name}: ${end.host}`)
+    const places = ends.map((end) => `${end.host} ${end.iface}`)
+    assert.equal(new Set(places).size, places.length, name)
+  }
+})
+
+test('NAT kinds differ where RFC 4787 says they do', () => {
+  assert.match(natRules({ kind: 'symmetric', outside: 'wan' }), /masquerade fully-random/)
+  assert.match(natRules({ kind: 'endpoint-independent', outside: 'wan' }), /dnat to udp dport map @open/)
+  assert.doesNotMatch(natRules({ kind: 'port-restricted', outside: 'wan' }), /dnat to|fully-random/)
+})
+
+test('a chart becomes an SVG with its title, its marks and its lines', async () => {
+  const svg = await drawSvg({
+    title: 'Swap',
+    marks: [{ at: 1, label: 'moved' }],
+    panels: [
+      {
+        unit: 'Mbit/s',
+        series: [
+          {
+            name: 'acc1',
+            points: [
+              [0, 1],
+              [2, 3],
+            ],
+          },
+        ],
+      },
+    ],
+  })
+  assert.match(svg, /^<svg/)
+  for (const text of ['Swap', 'moved', 'Mbit/s', 'acc1']) assert.ok(svg.includes(text), text)
+})
