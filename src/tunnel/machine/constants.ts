@@ -1,0 +1,67 @@
+/** Times in milliseconds. First what the WireGuard protocol fixes, then our own choices. */
+
+// WireGuard paper §6.1
+export const REKEY_AFTER_TIME = 120_000
+export const REJECT_AFTER_TIME = 180_000
+export const REKEY_ATTEMPT_TIME = 90_000
+export const REKEY_TIMEOUT = 5_000
+export const KEEPALIVE_TIMEOUT = 10_000
+/** §6.1: 2^60 and 2^64 − 2^13 − 1. Ours are smaller: counters are exact JavaScript numbers. */
+export const REKEY_AFTER_MESSAGES = 2 ** 48
+export const REJECT_AFTER_MESSAGES = 2 ** 49
+/** §5.3 and §5.4.7: the cookie secret changes, and a cookie is used, for this long. */
+export const COOKIE_LIFETIME = 120_000
+/** An initiator stops using a cookie a little earlier, for the time it travelled. */
+export const COOKIE_MARGIN = 5_000
+/** As the kernel: at most 50 initiations a second of one peer are answered. */
+export const INITIATION_INTERVAL = 20
+/** As the kernel: jitter that keeps two ends from initiating in step. */
+export const HANDSHAKE_JITTER = 333
+
+// Per-source limit under load, as the kernel: 20 a second, bursts of 5.
+export const SOURCE_RATE = 20
+export const SOURCE_BURST = 5
+/** Sources remembered at most; beyond, new ones are refused until old ones have refilled. */
+export const SOURCES_MAX = 8192
+
+/** Once under load, for at least this long. */
+export const LOAD_HOLD = 1_000
+export const LOAD_THRESHOLD = 100
+
+/** Towards a godwit, initiations repeat every second for this long, then at WireGuard's pace. */
+export const FAST_RETRY_TIMEOUT = 1_000
+export const FAST_RETRY_TIME = 10_000
+/** A host that never gives up tries at this pace after REKEY_ATTEMPT_TIME. */
+export const SLOW_RETRY_TIMEOUT = 15_000
+/** Copies of one initiation (it goes out on all paths) are answered from memory for this long, so many times. */
+export const DUPLICATE_LIFETIME = 5_000
+export const DUPLICATE_ANSWERS = 8
+export const DUPLICATES_MAX = 4096
+
+/** `handshake-failed` events a second at most, for refused messages. */
+export const REFUSALS_REPORTED = 10
+
+export const HELLO_RETRY = 250
+export const HELLO_TRIES = 6
+export const ANNOUNCE_RETRY = 150
+export const ANNOUNCE_RETRY_MAX = 5_000
+/** Unanswered announcements of every path after which the session itself is doubted. */
+export const ANNOUNCES_BEFORE_HANDSHAKE = 3
+export const CLOSE_RETRY = 100
+export const CLOSE_TRIES = 7
+export const KEY_RETRY = 1_000
+/** A removed path's ring entries wait this long for another path. */
+export const CLOSING_LINGER = 10_000
+/** A path that its peer opened and that fell silent is forgotten after this. */
+export const REMOTE_DOWN_LINGER = 180_000
+/** What was sent longer ago than this is not sent again: TCP has done so itself. */
+export const RESEND_WITHIN = 3_000
+/** A new session counts from zero: for this long the peer's reports may still speak of the old one. */
+export const COUNTER_DOUBT = 5_000
+/** Pause before a path declared dead is announced again. */
+export const REVIVE_DELAY = 100
+/** States shakier than `up` last at least this long: no flood of events. */
+export const STATE_HOLD = 1_000
+export const QUALITY_INTERVAL = 1_000
+/** handleTimeout this much after its time means that this end was held up. */
+export const STALL = 30

@@ -1,0 +1,350 @@
+/**
+ * How one path is doing: probes, round-trip time, loss, and the verdict on silence. Pure: the caller sends the probes and
+ * acts on the verdict.
+ *
+ * Anything authenticated that arrives shows that the path brings something; probes are only sent when nothing else does.
+ * A path is silent when something was sent, an answer was due, and nothing at all arrived for longer than its round trip
+ * explains. A queue that fills (bufferbloat) does not look like that: it delays packets, but they keep coming, because
+ * either the data's own acknowledgements or the other end's probes do, and what the other end reports as received grows.
+ *
+ * The second rule is for a hole in one direction: datagrams arrive, but none of them confirms that ours do.
+ */
+import type { PathCounters } from '../seam.ts'
+import type { PathEvidence } from './api.ts'
+
+/** Own choices, milliseconds. The host decides fast; the anchor's verdict is there in case the host's word is lost. */
+export interface MonitorTuning {
+  /** Pause between probes on a path in use. */
+  readonly busyInterval: number
+  /** Pause between probes while there is traffic on another path of the peer. */
+  readonly standbyInterval: number
+  /** Pause between keepalives when there is no traffic; Infinity for none. */
+  readonly idleInterval: number
+  /** While there is traffic, look this often whether it has come to the path. */
+  readonly observeInterval: number
+  /** Least silence for `suspect` and for `silent`. */
+  readonly suspectFloor: number
+  readonly silentFloor: number
+}
+
+export const HOST_TUNING: MonitorTuning = {
+  busyInterval: 40,
+  standbyInterval: 1_000,
+  idleInterval: 20_000,
+  observeInterval: 60,
+  suspectFloor: 120,
+  silentFloor: 220,
+}
+
+export const ANCHOR_TUNING: MonitorTuning = {
+  busyInterval: 80,
+  standbyInterval: Number.POSITIVE_INFINITY,
+  idleInterval: Number.POSITIVE_INFINITY,
+  observeInterval: 400,
+  suspectFloor: 600,
+  silentFloor: 1_500,
+}
+
+/** A path counts as in use for this long after data last went or came. */
+export const BUSY_HOLD = 1_000
+/** Even when data arrives all the time, the round trip and loss are measured this often. */
+const MEASURE_INTERVAL = 200
+/** A radio that slept may take this long to wake: verdicts after an idle time wait for it. */
+const WAKE_ALLOWANCE = 600
+const IDLE_BEFORE_WAKE = 5_000
+/** No confirmation from the other end for this long, although datagrams arrive. */
+const UNCONFIRMED_FLOOR = 600
+/** Before the first measurement. */
+const UNKNOWN_RTT_FLOOR = 1_000
+const LEAST_PROBES = 3
+const RING = 64
+
+export type Verdict = 'fine' | 'suspect' | 'silent' | 'one-way'
+
+export interface Assessment {
+  readonly verdict: Verdict
+  /** Send a probe now. */
+  readonly probe: boolean
+  /** When to ask again. */
+  readonly nextAt: number
+}
+
+export class PathMonitor {
+  readonly #tuning: MonitorTuning
+  #srtt = Number.NaN
+  #var = Number.NaN
+  #minRtt = Number.POSITIVE_INFINITY
+  #loss = Number.NaN
+
+  #sequence = 0
+  readonly #probeSentAt = new Float64Array(RING).fill(-1)
+  /** Datagrams sent on the path when the probe left. */
+  readonly #probeSent = new Float64Array(RING)
+  #lastProbeAt = Number.NEGATIVE_INFINITY
+  #lastEchoAt: number
+  #lastReceivedAt: number
+  #lastConfirmedAt: number
+  #firstUnansweredAt = Number.NaN
+  #unanswered = 0
+  /** Nothing had arrived for long when the first unanswered probe left. */
+  #waking = false
+
+  #busySince = Number.NaN
+  #busyUntil = Number.NEGATIVE_INFINITY
+  /** Data sent or received so far, own control payloads subtracted. */
+  #dataSeen = 0
+  #controlSent = 0
+  #controlReceived = 0
+
+  #remoteReceived = 0
+  #remoteHighest = -1
+  #windowSent = Number.NaN
+  #windowReceived = 0
+  #windowAt = 0
+  /** No verdict before: this end itself was late, datagrams may wait unread. */
+  #graceUntil = Number.NEGATIVE_INFINITY
+
+  constructor(tuning: MonitorTuning, now: number) {
+    this.#tuning = tuning
+    this.#lastEchoAt = now
+    this.#lastReceivedAt = now
+    this.#lastConfirmedAt = now
+  }
+
+  get rttMs(): number {
+    return this.#srtt
+  }
+  get rttVarMs(): number {
+    return this.#var
+  }
+  get loss(): number {
+    return Number.isNaN(this.#loss) ? 0 : this.#loss
+  }
+  /** Greatest counter the other end says it received on the path, -1 while unknown. */
+  get remoteHighest(): number {
+    return this.#remoteHighest
+  }
+  /** How long an answer may take before it is taken for lost, milliseconds. */
+  get timeout(): number {
+    return Number.isNaN(this.#srtt) ? 300 : Math.max(100, this.#srtt + 4 * this.#var + 50)
+  }
+  /** Loss above 5 %, or a round trip far above the best one seen. */
+  get degraded(): boolean {
+    return this.loss > 0.05 || this.#srtt > 3 * this.#minRtt + 150
+  }
+  /** Clearly below the bounds of `degraded`. */
+  get recovered(): boolean {
+    return this.loss < 0.02 && !(this.#srtt > 2 * this.#minRtt + 75)
+  }
+
+  busy(now: number): boolean {
+    return now < this.#busyUntil
+  }
+
+  evidence(now: number): PathEvidence {
+    return {
+      silentMs: now - this.#lastReceivedAt,
+      unconfirmedMs: now - this.#lastConfirmedAt,
+      unanswered: this.#unanswered,
+      rttMs: this.#srtt,
+      rttVarMs: this.#var,
+      loss: this.loss,
+    }
+  }
+
+  /** A control payload was sent or arrived on the path: not data. */
+  noteControlSent(): void {
+    this.#controlSent++
+  }
+  noteControlReceived(): void {
+    this.#controlReceived++
+  }
+
+  /** This end was late by so much: what looks like silence may be its own. */
+  noteStall(now: number, late: number): void {
+    this.#graceUntil = Math.max(this.#graceUntil, now + Math.min(late, 200))
+  }
+
+  /** Fresh start of the silence clocks (path just accepted, host woke up). */
+  restart(now: number): void {
+    this.#lastReceivedAt = now
+    this.#lastConfirmedAt = now
+    this.#lastEchoAt = now
+    this.#unanswered = 0
+    this.#firstUnansweredAt = Number.NaN
+    this.#lastProbeAt = Number.NEGATIVE_INFINITY
+  }
+
+  /** The other end counts anew (it restarted, or the session changed). */
+  forgetReports(): void {
+    this.#remoteHighest = -1
+    this.#remoteReceived = 0
+    this.#windowSent = Number.NaN
+  }
+
+  /** The sequence number for a probe that leaves now; `sent`: datagrams sent on the path before it. */
+  probeSent(sent: number, now: number): number {
+    const sequence = this.#sequence
+    this.#sequence = (sequence + 1) >>> 0
+    this.#probeSentAt[sequence % RING] = now
+    this.#probeSent[sequence % RING] = sent
+    this.#lastProbeAt = now
+    if (this.#unanswered++ === 0) {
+      this.#firstUnansweredAt = now
+      this.#waking = now - this.#lastReceivedAt > IDLE_BEFORE_WAKE
+    }
+    return sequence
+  }
+
+  /** `time` is the prober's clock as echoed, µs modulo 2^32. */
+  echoReceived(sequence: number, time: number, received: number, highest: number, now: number): void {
+    if (time !== toMicros(this.#probeSentAt[sequence % RING]!)) return
+    this.#lastEchoAt = now
+    this.rttSample(now - this.#probeSentAt[sequence % RING]!)
+    this.#measureLoss(this.#probeSent[sequence % RING]!, received, now)
+    this.reportReceived(received, highest, now)
+    this.#lastConfirmedAt = now
+  }
+
+  /** The other end says how much of ours has arrived. */
+  reportReceived(received: number, highest: number, now: number): void {
+    if ((received - this.#remoteReceived) >> 0 > 0) {
+      this.#remoteReceived = received
+      this.#lastConfirmedAt = now
+    }
+    if (highest > this.#remoteHighest) this.#remoteHighest = highest
+  }
+
+  /** A round trip, milliseconds (RFC 6298 §2). */
+  rttSample(rtt: number): void {
+    if (!(rtt >= 0)) return
+    if (rtt < this.#minRtt) this.#minRtt = rtt
+    if (Number.isNaN(this.#srtt)) {
+      this.#srtt = rtt
+      this.#var = rtt / 2
+      return
+    }
+    this.#var = 0.75 * this.#var + 0.25 * Math.abs(this.#srtt - rtt)
+    this.#srtt = 0.875 * this.#srtt + 0.125 * rtt
+  }
+
+  /**
+   * What to do now. `peerBusy`: data flows between the two ends, on whatever path. `hard`: the path is under suspicion
+   * and probed at the quick pace.
+   */
+  assess(counters: PathCounters, peerBusy: boolean, hard: boolean, now: number): Assessment {
+    this.#observe(counters, now)
+    const busy = now < this.#busyUntil
+    const tuning = this.#tuning
+    const verdict = this.#verdict(busy, now)
+    const quick = busy || hard || verdict !== 'fine' || this.#unanswered > 1
+    let probeAt: number
+    if (quick) {
+      const quiet = this.#lastProbeAt + tuning.busyInterval
+      const measure = this.#lastEchoAt + MEASURE_INTERVAL
+      const heard = Math.max(this.#lastReceivedAt + tuning.busyInterval, quiet)
+      probeAt = Math.max(quiet, Math.min(heard, measure))
+    } else if (this.#unanswered > 0) {
+      probeAt = this.#firstUnansweredAt + this.#silentAfter(tuning.suspectFloor)
+    } else {
+      const pause = peerBusy ? tuning.standbyInterval : tuning.idleInterval
+      probeAt = Math.max(this.#lastProbeAt, this.#lastEchoAt) + pause
+    }
+    const probe = now >= probeAt
+    let nextAt = probe
+      ? now + (quick ? tuning.busyInterval : this.#silentAfter(tuning.suspectFloor))
+      : probeAt
+    if (this.#unanswered > 0 || busy) {
+      const since = this.#silentSince(busy)
+      if (!Number.isNaN(since)) {
+        for (const floor of [tuning.suspectFloor, tuning.silentFloor]) {
+          const due = Math.max(since + this.#silentAfter(floor), this.#graceUntil)
+          if (due > now && due < nextAt) nextAt = due
+        }
+      }
+    }
+    if (peerBusy) nextAt = Math.min(nextAt, now + tuning.observeInterval)
+    return { verdict, probe, nextAt: Math.max(nextAt, now + 1) }
+  }
+
+  #observe(counters: PathCounters, now: number): void {
+    if (counters.lastReceivedAt > this.#lastReceivedAt) {
+      this.#lastReceivedAt = counters.lastReceivedAt
+      this.#unanswered = 0
+      this.#firstUnansweredAt = Number.NaN
+      this.#waking = false
+    }
+    const data =
+      Math.max(0, counters.sentPackets - this.#controlSent) +
+      Math.max(0, counters.receivedPackets - this.#controlReceived)
+    if (data > this.#dataSeen) {
+      this.#dataSeen = data
+      if (now >= this.#busyUntil) {
+        this.#busySince = now
+        // An idle path's silence begins with the traffic.
+        this.#lastConfirmedAt = Math.max(this.#lastConfirmedAt, now)
+      }
+      this.#busyUntil = now + BUSY_HOLD
+    }
+  }
+
+  #verdict(busy: boolean, now: number): Verdict {
+    if (now < this.#graceUntil) return 'fine'
+    const since = this.#silentSince(busy)
+    if (!Number.isNaN(since) && this.#unanswered > 0) {
+      const silence = now - since
+      const probed = now - this.#firstUnansweredAt >= this.#roundTrip()
+      if (
+        silence >= this.#silentAfter(this.#tuning.silentFloor) &&
+        this.#unanswered >= LEAST_PROBES &&
+        probed
+      )
+        return 'silent'
+      if (silence >= this.#silentAfter(this.#tuning.suspectFloor) && probed) return 'suspect'
+    }
+    const unconfirmed = now - this.#lastConfirmedAt
+    const bound = Math.max(UNCONFIRMED_FLOOR, 3 * this.#roundTrip(), 2 * this.#tuning.silentFloor)
+    if (busy && this.#lastProbeAt - this.#lastConfirmedAt > bound / 2 && unconfirmed > bound) return 'one-way'
+    return 'fine'
+  }
+
+  /** When the silence that counts began: NaN when none was owed anything. */
+  #silentSince(busy: boolean): number {
+    if (busy) return Math.max(this.#lastReceivedAt, this.#busySince)
+    if (this.#unanswered > 0) return Math.max(this.#lastReceivedAt, this.#firstUnansweredAt)
+    return Number.NaN
+  }
+
+  #silentAfter(floor: number): number {
+    const trip = this.#roundTrip()
+    const least = floor === this.#tuning.suspectFloor ? 1.5 * trip : 2 * trip
+    const wake = this.#waking && floor === this.#tuning.silentFloor ? WAKE_ALLOWANCE : 0
+    return Math.max(floor, least, wake)
+  }
+
+  #roundTrip(): number {
+    return Number.isNaN(this.#srtt) ? UNKNOWN_RTT_FLOOR / 2 : this.#srtt + 2 * Math.max(this.#var, 5)
+  }
+
+  #measureLoss(sent: number, received: number, now: number): void {
+    if (Number.isNaN(this.#windowSent)) {
+      this.#windowSent = sent
+      this.#windowReceived = received
+      this.#windowAt = now
+      return
+    }
+    const sentDelta = sent - this.#windowSent
+    if (sentDelta < 20 && now - this.#windowAt < 5_000) return
+    if (sentDelta < 1) return
+    const sample = Math.min(1, Math.max(0, 1 - ((received - this.#windowReceived) >> 0) / sentDelta))
+    this.#loss = Number.isNaN(this.#loss) ? sample : 0.7 * this.#loss + 0.3 * sample
+    this.#windowSent = sent
+    this.#windowReceived = received
+    this.#windowAt = now
+  }
+}
+
+/** A time as probes carry it. */
+export function toMicros(ms: number): number {
+  return Math.floor(ms * 1000) >>> 0
+}

@@ -1,0 +1,649 @@
+/**
+ * Paths: opening, announcing, accepting, watching, giving up, closing, roaming (docs/wire/tunnel.md). One end of each path
+ * opened it (`local`) and announces it; the other learns it. Towards stock peers a path is just an endpoint.
+ */
+import { encodeFrames, encodeMtuProbe, Feature, type Frame } from '../control.ts'
+import type { Endpoint } from '../seam.ts'
+import { MULTIPATH_OVERHEAD, outerOverhead, TRANSPORT } from '../wire.ts'
+import {
+  CloseReason,
+  type MachineComponents,
+  type PathConfig,
+  type PathState,
+  type TunnelEvent,
+} from './api.ts'
+import * as K from './constants.ts'
+import { toMicros } from './monitor.ts'
+import { highestOf, keepEndpoint, Path, sameEndpoint } from './path.ts'
+import { Deadline, type Peer } from './peer.ts'
+
+const NEVER = Number.POSITIVE_INFINITY
+const EMSGSIZE = 90
+/** ENETDOWN, ENETUNREACH, EHOSTUNREACH, ENODEV, ENXIO, EADDRNOTAVAIL, EINVAL of a vanished device: the way out is gone. */
+const FATAL_ERRORS: ReadonlySet<number> = new Set([100, 101, 113, 19, 6, 99])
+
+/** What the paths need of the machine around them. */
+export interface MultipathHost {
+  emit(event: TunnelEvent): void
+  /** Handshake now, unless one is under way. */
+  connect(peer: Peer, now: number): void
+  /** The handshake under way should also try this path; false when none is. */
+  sendAlso(peer: Peer, path: Path, now: number): void
+  /** Something was sealed and sent to this peer. */
+  sent(peer: Peer, now: number): void
+  /** Deadlines of this peer may have come nearer. */
+  changed(peer: Peer): void
+}
+
+export class Multipath {
+  readonly #parts: MachineComponents
+  readonly #host: MultipathHost
+  readonly #hello: Frame
+  readonly #maxMtu: number
+  readonly #bySlot = new Map<number, Path>()
+
+  constructor(parts: MachineComponents, host: MultipathHost, hello: Frame, maxMtu: number) {
+    this.#parts = parts
+    this.#host = host
+    this.#hello = hello
+    this.#maxMtu = maxMtu
+  }
+
+  bySlot(slot: number): Path | undefined {
+    return this.#bySlot.get(slot)
+  }
+
+  /** Opens a path from this end; it comes up by itself. */
+  open(peer: Peer, config: PathConfig, now: number): Path {
+    const path = this.#open(peer, config.pathId, config.socket, config.remote, true, config.mtu, now)
+    path.generation = ++peer.generation
+    if (peer.current === undefined) {
+      this.#host.sendAlso(peer, path, now)
+      return path
+    }
+    if (peer.expectsGodwit) this.announce(peer, path, now)
+    else this.#setState(path, { name: 'up', since: now })
+    return path
+  }
+
+  /** The access below a path is gone, by the owner's word. */
+  remove(peer: Peer, path: Path, now: number): void {
+    if (path.state.name === 'closing') return
+    this.#beginClose(peer, path, CloseReason.removed, now)
+    this.#host.changed(peer)
+  }
+
+  /** A new session is in use. `initiator`: this end has to say HELLO. */
+  established(peer: Peer, initiator: boolean, now: number): void {
+    for (const path of peer.paths) path.monitor.forgetReports()
+    if (!peer.expectsGodwit) {
+      for (const path of peer.paths)
+        if (path.state.name === 'new') this.#setState(path, { name: 'up', since: now })
+    }
+    if (peer.dialect === 'stock') {
+      const path = initiator ? peer.bestPath() : undefined
+      if (path !== undefined) this.keepalive(peer, path, now) // shows the responder that we have the keys
+    } else if (initiator) {
+      peer.helloTries = 0
+      this.sayHello(peer, now)
+    }
+    for (const path of peer.paths) if (path.usable && peer.godwit) path.assessAt = now
+    this.#host.changed(peer)
+  }
+
+  /** No session is left. */
+  sessionLost(peer: Peer, now: number): void {
+    peer.deadlines[Deadline.hello] = NEVER
+    for (const path of [...peer.paths]) {
+      path.assessAt = NEVER
+      path.announceAt = NEVER
+      if (path.state.name === 'closing' || (!path.local && path.pathId !== 0)) this.#close(peer, path)
+      else if (path.state.name !== 'new') this.#setState(path, { name: 'new' })
+    }
+    if (peer.dials && peer.expectsGodwit) this.#host.connect(peer, now)
+  }
+
+  /** HELLO on every path that can carry it, with announcements of those that are not up (`Deadline.hello`). */
+  sayHello(peer: Peer, now: number): void {
+    peer.deadlines[Deadline.hello] = NEVER
+    if (peer.current === undefined || peer.helloSession === peer.current.localIndex) return
+    if (peer.helloTries >= K.HELLO_TRIES && peer.dialect === 'auto') {
+      // Whoever it was before: it does not speak godwit now.
+      peer.godwit = false
+      this.#parts.sessions.setForm(peer.index, 'stock')
+      for (const path of peer.paths) {
+        path.assessAt = NEVER
+        path.mtuEnabled = false
+      }
+      return
+    }
+    peer.deadlines[Deadline.hello] = now + K.HELLO_RETRY * 2 ** Math.min(peer.helloTries, 5)
+    peer.helloTries++
+    for (const path of peer.paths) {
+      if (path.state.name === 'closing') continue
+      if (path.local && (!peer.expectsGodwit || !path.usable)) {
+        // Those that are announced anyhow carry HELLO with them.
+        if (peer.helloTries === 1 || path.announceAt === NEVER) this.announce(peer, path, now)
+      } else if (path.usable) this.send(peer, path, [this.#hello], now)
+    }
+  }
+
+  /** Sends PATH_ANNOUNCE and arms its repetition. */
+  announce(peer: Peer, path: Path, now: number): void {
+    if (peer.current === undefined) {
+      path.announceAt = NEVER
+      this.#host.connect(peer, now)
+      return
+    }
+    const frames: Frame[] = []
+    if (peer.helloSession !== peer.current.localIndex) frames.push(this.#hello)
+    const { pathId, generation } = path
+    frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
+    for (const close of peer.closes) frames.push(closeFrame(close))
+    if (path.tries === 0) path.announcedAt = now
+    path.tries++
+    path.announceAt =
+      now + Math.min(K.ANNOUNCE_RETRY * 2 ** Math.min(path.tries - 1, 10), K.ANNOUNCE_RETRY_MAX)
+    if (path.state.name === 'new' && peer.expectsGodwit)
+      this.#setState(path, { name: 'validating', since: now, tries: path.tries })
+    else if (path.state.name === 'validating') path.state = { ...path.state, tries: path.tries }
+    this.send(peer, path, frames, now)
+    if (path.tries > K.ANNOUNCES_BEFORE_HANDSHAKE && peer.bestPath() === undefined)
+      this.#host.connect(peer, now)
+    this.#host.changed(peer)
+  }
+
+  /** Seals frames for a path. False when there is no session or the socket refused. */
+  send(peer: Peer, path: Path, frames: readonly Frame[], now: number): boolean {
+    return this.sendBody(peer, path, encodeFrames(frames), now)
+  }
+
+  sendBody(peer: Peer, path: Path, body: Uint8Array, now: number): boolean {
+    if (this.#parts.transmit.control(path.slot, body) < 0) return false
+    path.monitor.noteControlSent()
+    this.#host.sent(peer, now)
+    return true
+  }
+
+  keepalive(peer: Peer, path: Path, now: number): void {
+    this.sendBody(peer, path, new Uint8Array(0), now)
+  }
+
+  /** The peer said HELLO in the session with this local index. Returns whether it had restarted. */
+  heardHello(peer: Peer, hello: Frame & { type: 'hello' }, localIndex: number, now: number): boolean {
+    const features = (hello.features & (this.#hello as Frame & { type: 'hello' }).features) >>> 0
+    const restarted = !Number.isNaN(peer.instance) && peer.instance !== hello.instance
+    const first = peer.helloSession !== localIndex
+    const discovered = !peer.godwit
+    peer.instance = hello.instance
+    peer.features = features
+    peer.godwit = true
+    peer.helloSession = localIndex
+    peer.deadlines[Deadline.hello] = NEVER
+    this.#parts.sessions.setForm(peer.index, (features & Feature.multipathAes) !== 0 ? 'godwit' : 'stock')
+    if (restarted) {
+      peer.generations.clear()
+      peer.closes = []
+    }
+    if (restarted || discovered) {
+      for (const path of [...peer.paths]) {
+        if (!path.local) this.#close(peer, path)
+        else if (path.state.name === 'closing') this.#close(peer, path)
+        else if (path.usable || path.state.name === 'down') {
+          // What the peer knew of it is lost, or it knows paths only now.
+          if (restarted) path.tries = 0
+          this.#setState(path, { name: 'validating', since: now, tries: path.tries })
+          path.assessAt = NEVER
+          path.mtuEnabled = false
+          if (restarted || path.announceAt === NEVER) path.announceAt = now
+        }
+      }
+    }
+    if (first) this.#host.emit({ type: 'hello', peer: peer.index, features, mtu: hello.mtu, restarted })
+    this.#host.changed(peer)
+    return restarted
+  }
+
+  helloFrame(): Frame {
+    return this.#hello
+  }
+
+  /**
+   * PATH_ANNOUNCE from the peer, in the datagram with this counter. Returns the path to accept it on, undefined to ignore.
+   */
+  heardAnnounce(
+    peer: Peer,
+    frame: Frame & { type: 'path-announce' },
+    from: Endpoint,
+    socket: number,
+    session: number,
+    counter: number,
+    now: number,
+  ): Path | undefined {
+    if (frame.pathId === 0) return undefined
+    const existing = peer.path(frame.pathId)
+    if (existing?.local === true) return undefined
+    const known = peer.generations.get(frame.pathId) ?? 0
+    if (frame.generation < known) return undefined
+    if (existing !== undefined && frame.generation === existing.generation && existing.socket === socket) {
+      if (existing.announceSession === session && counter < existing.announceCounter) return undefined
+      existing.announceSession = session
+      existing.announceCounter = counter
+      if (!sameEndpoint(existing.remote, from)) this.#move(peer, existing, from, now)
+      this.#accept(peer, existing, now)
+      return existing
+    }
+    peer.generations.set(frame.pathId, frame.generation)
+    const limit = Math.min(this.#maxMtu, frame.mtu === 0 ? this.#maxMtu : frame.mtu)
+    const path = this.#open(peer, frame.pathId, socket, from, false, limit, now)
+    path.generation = frame.generation
+    path.announceSession = session
+    path.announceCounter = counter
+    this.#accept(peer, path, now)
+    for (const old of [...peer.paths]) {
+      if (old === path || old.local) continue
+      if (old.pathId === 0) this.#close(peer, old)
+      else if (old.pathId === path.pathId && old.state.name !== 'closing') {
+        this.#resend(peer, old, path, old.monitor.remoteHighest, now)
+        this.#close(peer, old)
+      }
+    }
+    return path
+  }
+
+  /** PATH_ACCEPT: the path is up. */
+  heardAccept(peer: Peer, frame: Frame & { type: 'path-accept' }, now: number): void {
+    const path = peer.path(frame.pathId)
+    if (path === undefined || !path.local || path.generation !== frame.generation) return
+    const fresh = path.announceAt < NEVER
+    path.announceAt = NEVER
+    if (path.tries === 1) path.monitor.rttSample(now - path.announcedAt)
+    path.tries = 0
+    if (fresh || !path.usable) {
+      this.#host.emit({
+        type: 'observed',
+        peer: peer.index,
+        slot: path.slot,
+        pathId: path.pathId,
+        address: frame.observed,
+      })
+    }
+    if (!path.usable || fresh) this.#accept(peer, path, now)
+  }
+
+  heardProbe(peer: Peer, path: Path, frame: Frame & { type: 'probe' | 'echo' }, now: number): void {
+    if (frame.type === 'echo') {
+      path.monitor.echoReceived(frame.sequence, frame.time, frame.received, frame.highestCounter, now)
+      return
+    }
+    path.monitor.reportReceived(frame.received, frame.highestCounter, now)
+    const counters = this.#parts.paths.counters(path.slot)
+    const echo: Frame = {
+      ...frame,
+      type: 'echo',
+      received: counters.receivedPackets >>> 0,
+      highestCounter: highestOf(counters),
+    }
+    this.send(peer, path, [echo], now)
+  }
+
+  /** PATH_CLOSE from the peer; `via` is the path it came on. */
+  heardClose(peer: Peer, frame: Frame & { type: 'path-close' }, via: Path | undefined, now: number): void {
+    const path = peer.path(frame.pathId)
+    if (path === undefined || path === via || frame.generation < path.generation) return
+    const after = this.#trusted(peer, frame.highestCounter, now)
+    if (path.local) {
+      if (frame.generation === path.generation) this.#goDown(peer, path, CloseReason.remote, now, after)
+      return
+    }
+    peer.generations.set(path.pathId, Math.max(frame.generation, path.generation))
+    const target = via?.usable === true ? via : peer.bestPath(path)
+    this.#setState(path, { name: 'closing', since: now, reason: CloseReason.remote })
+    if (target !== undefined) {
+      this.#resend(peer, path, target, after, now)
+      this.#close(peer, path)
+    } else {
+      path.owedAfter = after
+      path.assessAt = NEVER
+      path.forgetAt = now + K.CLOSING_LINGER
+    }
+  }
+
+  heardMtuAck(peer: Peer, path: Path, size: number, now: number): void {
+    if (path.mtu.acknowledged(size, now)) this.#publishMtu(peer, path)
+  }
+
+  /** See `SlowPath.handleRoaming`. */
+  roam(peer: Peer, pathId: number, from: Endpoint, socket: number, now: number): number {
+    if (pathId !== 0) {
+      const path = peer.path(pathId)
+      if (path === undefined || path.socket !== socket) return -1
+      this.#move(peer, path, from, now)
+      return path.slot
+    }
+    if (peer.expectsGodwit) return -1
+    const path = peer.paths.find((each) => each.socket === socket && each.state.name !== 'closing')
+    if (path !== undefined) {
+      this.#move(peer, path, from, now)
+      return path.slot
+    }
+    const opened = this.#open(peer, 0, socket, from, false, this.#maxMtu, now)
+    if (peer.current !== undefined || peer.next !== undefined)
+      this.#setState(opened, { name: 'up', since: now })
+    for (const old of [...peer.paths]) if (old !== opened && old.pathId === 0) this.#close(peer, old)
+    return opened.slot
+  }
+
+  /** A handshake message of a stock peer came from there: its endpoint is where it speaks from (paper §6.5). */
+  heardFrom(peer: Peer, from: Endpoint, socket: number, now: number): void {
+    if (peer.expectsGodwit) return
+    if (peer.paths.some((path) => path.socket === socket && sameEndpoint(path.remote, from))) return
+    const path = peer.paths.find((each) => each.socket === socket)
+    if (path !== undefined) this.#move(peer, path, from, now)
+  }
+
+  /** Everything of this peer's paths that is due. `late`: this end was held up so long. */
+  tick(peer: Peer, now: number, late: number): void {
+    for (const path of [...peer.paths]) {
+      if (late > K.STALL) path.monitor.noteStall(now, late)
+      if (path.error !== 0) this.#handleError(peer, path, now)
+      if (path.forgetAt <= now) {
+        this.#close(peer, path)
+        continue
+      }
+      if (path.announceAt <= now) this.announce(peer, path, now)
+      if (path.assessAt <= now) this.#assess(peer, path, now)
+      if (path.mtuEnabled && path.usable && path.mtu.nextAt <= now) this.#probeMtu(peer, path, now)
+    }
+    if (peer.deadlines[Deadline.close]! <= now) this.#sendCloses(peer, now)
+  }
+
+  /** Traffic began between the two ends. */
+  wakeUp(peer: Peer, now: number): void {
+    if (!peer.godwit) return
+    for (const path of peer.paths) if (path.usable) path.assessAt = now
+  }
+
+  /** After sleep or a change of network: ask every path, announce those that are down. */
+  reviveAll(peer: Peer, now: number): void {
+    for (const path of peer.paths) {
+      if (!path.local || path.state.name === 'closing') continue
+      path.tries = 0
+      if (path.usable && peer.godwit) {
+        path.monitor.restart(now)
+        path.assessAt = now
+      } else if (!path.usable && peer.current !== undefined) path.announceAt = now
+    }
+    this.#host.changed(peer)
+  }
+
+  setInterfaceMtu(peer: Peer, path: Path, mtu: number, now: number): void {
+    path.mtuLimit = Math.min(mtu, this.#maxMtu)
+    const before = path.mtu.current
+    path.mtu.restart(path.mtuLimit, now)
+    if (path.mtu.current !== before) this.#publishMtu(peer, path)
+    this.#host.changed(peer)
+  }
+
+  /** Every path of the peer goes, without a word to it. */
+  closeAll(peer: Peer): void {
+    for (const path of [...peer.paths]) this.#close(peer, path)
+  }
+
+  #open(
+    peer: Peer,
+    pathId: number,
+    socket: number,
+    remote: Endpoint,
+    local: boolean,
+    mtuLimit: number,
+    now: number,
+  ): Path {
+    const kept = keepEndpoint(remote)
+    const limit = Math.min(mtuLimit, this.#maxMtu)
+    const path = new Path(
+      { slot: -1, peer: peer.index, pathId, generation: 0, socket, remote: kept, local, mtuLimit: limit },
+      now,
+    )
+    path.slot = this.#parts.paths.open({
+      peer: peer.index,
+      pathId,
+      socket,
+      remote: kept,
+      mtu: path.mtu.current,
+    })
+    peer.paths.push(path)
+    this.#bySlot.set(path.slot, path)
+    return path
+  }
+
+  #accept(peer: Peer, path: Path, now: number): void {
+    path.forgetAt = NEVER
+    path.monitor.restart(now)
+    if (!path.usable) this.#setState(path, { name: 'up', since: now })
+    path.assessAt = now
+    if (!path.mtuEnabled) {
+      path.mtuEnabled = true
+      path.mtu.restart(path.mtuLimit, now)
+    }
+    for (const other of [...peer.paths]) {
+      if (Number.isNaN(other.owedAfter)) continue
+      this.#resend(peer, other, path, other.owedAfter, now)
+      if (other.state.name === 'closing') this.#close(peer, other)
+    }
+    if (peer.closes.length > 0) peer.deadlines[Deadline.close] = now
+    this.#host.changed(peer)
+  }
+
+  #assess(peer: Peer, path: Path, now: number): void {
+    path.assessAt = NEVER
+    const counters = this.#parts.paths.counters(path.slot)
+    if (!path.usable) {
+      if (path.local || path.state.name !== 'down') return
+      // The peer's word that it lives is its traffic.
+      if (counters.lastReceivedAt > path.state.since) this.#accept(peer, path, now)
+      else path.assessAt = now + K.STATE_HOLD
+      return
+    }
+    const { monitor } = path
+    const result = monitor.assess(counters, now < peer.busyUntil, path.state.name === 'suspect', now)
+    path.assessAt = result.nextAt
+    switch (result.verdict) {
+      case 'silent':
+      case 'one-way':
+        this.#goDown(peer, path, CloseReason.silent, now, monitor.remoteHighest)
+        return
+      case 'suspect':
+        if (path.state.name !== 'suspect') {
+          this.#setState(path, { name: 'suspect', since: now, evidence: monitor.evidence(now) })
+          // Traffic may soon move: are the others still there?
+          for (const other of peer.paths) if (other !== path && other.usable) this.#probe(peer, other, now)
+        }
+        break
+      case 'fine':
+        this.#setFineState(path, now)
+    }
+    if (result.probe) this.#probe(peer, path, now)
+    if (monitor.busy(now) && now - path.reportedAt >= K.QUALITY_INTERVAL) {
+      path.reportedAt = now
+      const { rttMs, rttVarMs, loss } = monitor
+      this.#host.emit({ type: 'quality', peer: peer.index, slot: path.slot, rttMs, rttVarMs, loss })
+    }
+  }
+
+  #setFineState(path: Path, now: number): void {
+    const { monitor, state } = path
+    if (state.name === 'suspect') {
+      this.#setState(path, { name: 'up', since: now })
+    } else if (state.name === 'up') {
+      if (monitor.degraded && now - state.since >= K.STATE_HOLD) {
+        path.mtu.doubt(now)
+        this.#setState(path, { name: 'degrading', since: now, evidence: monitor.evidence(now) })
+      }
+    } else if (state.name === 'degrading' && monitor.recovered && now - state.since >= K.STATE_HOLD)
+      this.#setState(path, { name: 'up', since: now })
+  }
+
+  #probe(peer: Peer, path: Path, now: number): void {
+    const counters = this.#parts.paths.counters(path.slot)
+    const sequence = path.monitor.probeSent(counters.sentPackets, now)
+    const probe: Frame = {
+      type: 'probe',
+      pathId: path.pathId,
+      sequence,
+      time: toMicros(now),
+      received: counters.receivedPackets >>> 0,
+      highestCounter: highestOf(counters),
+    }
+    this.send(peer, path, [probe], now)
+  }
+
+  #probeMtu(peer: Peer, path: Path, now: number): void {
+    const before = path.mtu.current
+    const sizes = path.mtu.handleTimeout(now, path.monitor.timeout, path.monitor.busy(now))
+    if (path.mtu.current !== before) this.#publishMtu(peer, path)
+    const outer = outerOverhead(path.remote.address.length)
+    const aes = (peer.features & Feature.multipathAes) !== 0
+    for (const size of sizes) {
+      // Message 4 pads to 16 bytes: what is sealed there must already be a multiple, with its two bytes of header.
+      const room = size - outer
+      const length = aes
+        ? room - MULTIPATH_OVERHEAD
+        : Math.floor((room - TRANSPORT.payload - TRANSPORT.tag) / 16) * 16 - 2
+      this.sendBody(peer, path, encodeMtuProbe(path.pathId, size, length), now)
+    }
+  }
+
+  #publishMtu(peer: Peer, path: Path): void {
+    this.#parts.paths.setMtu(path.slot, path.mtu.current)
+    this.#host.emit({ type: 'mtu', peer: peer.index, slot: path.slot, mtu: path.mtu.current })
+  }
+
+  #handleError(peer: Peer, path: Path, now: number): void {
+    const errno = path.error
+    path.error = 0
+    if (errno === EMSGSIZE) {
+      const before = path.mtu.current
+      path.mtu.refused(now)
+      if (path.mtu.current !== before) this.#publishMtu(peer, path)
+    } else if (path.usable && FATAL_ERRORS.has(errno)) {
+      this.#goDown(peer, path, CloseReason.error, now, path.monitor.remoteHighest)
+    }
+  }
+
+  /** The path is taken for dead: traffic moves, the peer is told, what was lost is sent again, and it is tried anew. */
+  #goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void {
+    const evidence = path.monitor.evidence(now)
+    this.#setState(path, { name: 'down', since: now, reason, evidence })
+    path.assessAt = NEVER
+    if (reason !== CloseReason.remote) this.#queueClose(peer, path, reason, now)
+    this.#moveLost(peer, path, after, now)
+    if (path.local) {
+      path.generation = ++peer.generation
+      path.tries = 0
+      path.announceAt = now + (reason === CloseReason.remote ? 0 : K.REVIVE_DELAY)
+    } else {
+      path.assessAt = now + K.REVIVE_DELAY
+      path.forgetAt = now + K.REMOTE_DOWN_LINGER
+    }
+    if (peer.bestPath() === undefined && peer.dials) this.#host.connect(peer, now)
+    this.#host.changed(peer)
+  }
+
+  #beginClose(peer: Peer, path: Path, reason: CloseReason, now: number): void {
+    const told = path.usable || path.state.name === 'validating'
+    this.#setState(path, { name: 'closing', since: now, reason })
+    path.assessAt = NEVER
+    path.announceAt = NEVER
+    if (peer.current === undefined || !peer.godwit) {
+      this.#close(peer, path)
+      return
+    }
+    if (told) this.#queueClose(peer, path, reason, now)
+    this.#moveLost(peer, path, path.monitor.remoteHighest, now)
+    if (Number.isNaN(path.owedAfter)) this.#close(peer, path)
+    else path.forgetAt = now + K.CLOSING_LINGER
+  }
+
+  #queueClose(peer: Peer, path: Path, reason: CloseReason, now: number): void {
+    if (!peer.godwit || path.pathId === 0) return
+    const { pathId, generation } = path
+    const highestCounter = highestOf(this.#parts.paths.counters(path.slot))
+    peer.closes = peer.closes.filter((close) => close.pathId !== pathId)
+    peer.closes.push({ pathId, generation, reason, highestCounter, tries: 0, at: now })
+    this.#sendCloses(peer, now)
+  }
+
+  #sendCloses(peer: Peer, now: number): void {
+    peer.deadlines[Deadline.close] = NEVER
+    const via = peer.bestPath()
+    if (via === undefined) return // goes out with the next announcement, or when a path is accepted
+    peer.closes = peer.closes.filter((close) => close.tries < K.CLOSE_TRIES)
+    let next = NEVER
+    const frames: Frame[] = []
+    for (const close of peer.closes) {
+      if (close.at <= now) {
+        frames.push(closeFrame(close))
+        close.at = now + K.CLOSE_RETRY * 2 ** close.tries
+        close.tries++
+      }
+      next = Math.min(next, close.at)
+    }
+    peer.deadlines[Deadline.close] = next
+    if (frames.length > 0) this.send(peer, via, frames, now)
+  }
+
+  #moveLost(peer: Peer, path: Path, after: number, now: number): void {
+    const target = peer.bestPath(path)
+    if (target === undefined) path.owedAfter = after
+    else this.#resend(peer, path, target, after, now)
+  }
+
+  #resend(peer: Peer, from: Path, to: Path, after: number, now: number): void {
+    from.owedAfter = Number.NaN
+    this.#parts.paths.resend(from.slot, to.slot, this.#trusted(peer, after, now), K.RESEND_WITHIN)
+  }
+
+  /** Counters begin anew with each session: early in one, a report may mean the last. */
+  #trusted(peer: Peer, counter: number, now: number): number {
+    return peer.current === undefined || now - peer.current.createdAt < K.COUNTER_DOUBT ? -1 : counter
+  }
+
+  #move(peer: Peer, path: Path, to: Endpoint, now: number): void {
+    path.remote = keepEndpoint(to)
+    path.cookie = undefined
+    this.#parts.paths.setRemote(path.slot, path.remote)
+    this.#host.emit({ type: 'remote', peer: peer.index, slot: path.slot, remote: path.remote })
+    if (peer.godwit && path.usable) {
+      path.mtu.restart(path.mtuLimit, now)
+      this.#probe(peer, path, now)
+      this.#host.changed(peer)
+    }
+  }
+
+  #close(peer: Peer, path: Path): void {
+    const at = peer.paths.indexOf(path)
+    if (at < 0) return
+    peer.paths.splice(at, 1)
+    this.#bySlot.delete(path.slot)
+    this.#parts.paths.close(path.slot)
+    const { slot, pathId } = path
+    this.#host.emit({ type: 'path-closed', peer: peer.index, slot, pathId })
+  }
+
+  #setState(path: Path, state: PathState): void {
+    const from = path.state.name
+    path.state = state
+    this.#host.emit({ type: 'path', peer: path.peer, path: path.view(), from })
+  }
+}
+
+function closeFrame(close: {
+  pathId: number
+  generation: number
+  reason: number
+  highestCounter: number
+}): Frame {
+  const { pathId, generation, reason, highestCounter } = close
+  return { type: 'path-close', pathId, generation, reason, highestCounter }
+}

@@ -1,0 +1,128 @@
+/**
+ * One path of a peer as the machine keeps it: its names, its state, what measures it and when it wants attention.
+ */
+import type { Endpoint, PathCounters } from '../seam.ts'
+import type { PathState, PathView } from './api.ts'
+import type { Cookie } from './cookies.ts'
+import { ANCHOR_TUNING, HOST_TUNING, PathMonitor } from './monitor.ts'
+import { MtuSearch } from './mtu.ts'
+
+const NEVER = Number.POSITIVE_INFINITY
+
+export interface PathInit {
+  readonly slot: number
+  readonly peer: number
+  readonly pathId: number
+  readonly generation: number
+  readonly socket: number
+  readonly remote: Endpoint
+  /** This end opened it and announces it. */
+  readonly local: boolean
+  /** The interface's MTU, or what the peer announced. */
+  readonly mtuLimit: number
+}
+
+export class Path {
+  slot: number
+  readonly peer: number
+  readonly pathId: number
+  readonly socket: number
+  readonly local: boolean
+  generation: number
+  remote: Endpoint
+  state: PathState = { name: 'new' }
+  cookie: Cookie | undefined
+  monitor: PathMonitor
+  readonly mtu: MtuSearch
+  mtuLimit: number
+  mtuEnabled = false
+
+  /** Announcement: when the next one is due, how many went unanswered. */
+  announceAt = NEVER
+  tries = 0
+  announcedAt = 0
+  /** Session and counter of the announcement that was acted on last, at the learning end. */
+  announceSession = -1
+  announceCounter = -1
+  /** Monitor: when to assess; NEVER while it is not usable. */
+  assessAt = NEVER
+  /** Closing: when the slot is given back at the latest. Remote and down: when it is forgotten. */
+  forgetAt = NEVER
+  /** errno of a failed send, 0 for none; dealt with at the next timeout. */
+  error = 0
+  #errorAt = NEVER
+  /** Time of the last `quality` event. */
+  reportedAt = 0
+  /** Counters above this are still to be sent again on another path; NaN when nothing is. */
+  owedAfter = Number.NaN
+
+  constructor(init: PathInit, now: number) {
+    this.slot = init.slot
+    this.peer = init.peer
+    this.pathId = init.pathId
+    this.generation = init.generation
+    this.socket = init.socket
+    this.remote = init.remote
+    this.local = init.local
+    this.mtuLimit = init.mtuLimit
+    this.monitor = new PathMonitor(init.local ? HOST_TUNING : ANCHOR_TUNING, now)
+    this.mtu = new MtuSearch(init.mtuLimit, now)
+  }
+
+  get usable(): boolean {
+    const { name } = this.state
+    return name === 'up' || name === 'degrading' || name === 'suspect'
+  }
+
+  get nextAt(): number {
+    let at = this.announceAt < this.assessAt ? this.announceAt : this.assessAt
+    if (this.error !== 0 && this.#errorAt < at) at = this.#errorAt
+    if (this.forgetAt < at) at = this.forgetAt
+    if (this.mtuEnabled && this.usable && this.mtu.nextAt < at) at = this.mtu.nextAt
+    return at
+  }
+
+  /** A send failed; looked at soon. */
+  failed(errno: number, now: number): void {
+    this.error = errno
+    this.#errorAt = now
+  }
+
+  view(): PathView {
+    return {
+      peer: this.peer,
+      slot: this.slot,
+      pathId: this.pathId,
+      generation: this.generation,
+      socket: this.socket,
+      remote: this.remote,
+      state: this.state,
+      rttMs: this.monitor.rttMs,
+      rttVarMs: this.monitor.rttVarMs,
+      loss: this.monitor.loss,
+      mtu: this.mtu.current,
+    }
+  }
+}
+
+/** Fresh paths count from zero: `highestCounter` of a path that received nothing means none. */
+export function highestOf(counters: PathCounters): number {
+  return counters.receivedPackets === 0 ? -1 : counters.highestCounter
+}
+
+export function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
+  if (a.port !== b.port || a.address.length !== b.address.length) return false
+  if ((a.scope ?? 0) !== (b.scope ?? 0)) return false
+  for (let i = 0; i < a.address.length; i++) if (a.address[i] !== b.address[i]) return false
+  return true
+}
+
+/** A copy that outlives the call it came with. */
+export function keepEndpoint(endpoint: Endpoint): Endpoint {
+  return {
+    address: endpoint.address.slice(),
+    port: endpoint.port,
+    ...(endpoint.scope === undefined ? {} : { scope: endpoint.scope }),
+    ...(endpoint.local === undefined ? {} : { local: endpoint.local.slice() }),
+  }
+}

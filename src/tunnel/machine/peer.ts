@@ -1,0 +1,185 @@
+/**
+ * A peer as the machine keeps it: keys, sessions, deadlines and paths.
+ */
+import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
+import type { AllowedIp, Dialect, PeerConfig, PeerView } from './api.ts'
+import { type HandshakeState, type Identity, type RemoteKey, ZERO_KEY } from './noise.ts'
+import type { Path } from './path.ts'
+
+export interface Session {
+  readonly localIndex: number
+  readonly remoteIndex: number
+  /** This end sent message 1. */
+  readonly initiator: boolean
+  readonly createdAt: number
+}
+
+/** Own and remote static key of one handshake. */
+export interface KeyPair {
+  readonly own: Identity
+  readonly remote: RemoteKey
+}
+
+/** Message 1 is out. */
+export interface PendingHandshake {
+  readonly state: HandshakeState
+  readonly keys: KeyPair
+  readonly message: Uint8Array
+  /** Cookies are sealed with it. */
+  readonly mac1: Uint8Array
+}
+
+/** The deadlines of a peer; Infinity when not set. Indexes into `deadlines`. */
+export const Deadline = {
+  /** Send message 1 again (paper §6.4). */
+  retransmit: 0,
+  /** Passive keepalive (§6.5). */
+  keepalive: 1,
+  /** Data was sent and nothing came back: new handshake (§6.5). */
+  newHandshake: 2,
+  persistent: 3,
+  /** A session reaches REJECT_AFTER_TIME. */
+  reject: 4,
+  hello: 5,
+  close: 6,
+  key: 7,
+} as const
+export type Deadline = (typeof Deadline)[keyof typeof Deadline]
+
+const NEVER = Number.POSITIVE_INFINITY
+
+/** A PATH_CLOSE not yet acknowledged. */
+export interface OpenClose {
+  readonly pathId: number
+  readonly generation: number
+  readonly reason: number
+  readonly highestCounter: number
+  tries: number
+  at: number
+}
+
+export class Peer {
+  readonly index: number
+  config: PeerConfig
+  keys: KeyPair
+  /** What it is found by: its public keys in hexadecimal. */
+  names: string[] = []
+  /** Host: KEY_REPLACE under way, our fresh key; once acknowledged it moves to `keys` and the old one to `oldKeys`. */
+  nextKeys: KeyPair | undefined
+  oldKeys: KeyPair | undefined
+  /** Anchor: the peer's fresh key, accepted beside the old one. */
+  nextRemote: RemoteKey | undefined
+
+  previous: Session | undefined
+  current: Session | undefined
+  /** Responder's, until the initiator has used it. */
+  next: Session | undefined
+  handshake: PendingHandshake | undefined
+  /** First of the attempts under way, NaN when none are. */
+  attemptsSince = Number.NaN
+  attempts = 0
+  lastSentAt = Number.NEGATIVE_INFINITY
+  /** mac1 of the last response, for a cookie reply to it. */
+  responseMac1: { readonly index: number; readonly mac1: Uint8Array } | undefined
+  /** Greatest timestamp accepted. */
+  lastTimestamp: Uint8Array | undefined
+  lastAcceptedAt = Number.NEGATIVE_INFINITY
+  lastHandshakeAt = 0
+  reported = false
+
+  readonly deadlines = new Float64Array(8).fill(NEVER)
+  needKeepalive = false
+  lastTraversal = 0
+  /** Data flowed lately: paths are watched closely. */
+  busyUntil = Number.NEGATIVE_INFINITY
+
+  /** HELLO arrived: it is a godwit. */
+  godwit = false
+  features = 0
+  /** `instance` of its last HELLO, NaN before the first. */
+  instance = Number.NaN
+  /** Local index of the session in which its HELLO arrived last. */
+  helloSession = -1
+  helloTries = 0
+
+  readonly paths: Path[] = []
+  /** Generation given last to a path this end announced. */
+  generation = 0
+  /** Generations of the peer's paths, closed ones too. */
+  readonly generations = new Map<number, number>()
+  closes: OpenClose[] = []
+
+  constructor(index: number, config: PeerConfig, keys: KeyPair) {
+    this.index = index
+    this.config = config
+    this.keys = keys
+    this.lastTimestamp = config.lastTimestamp
+  }
+
+  get dialect(): Dialect {
+    return this.config.dialect ?? 'auto'
+  }
+  get presharedKey(): Uint8Array {
+    return this.config.presharedKey ?? ZERO_KEY
+  }
+  /** Speaks, or is expected to speak, godwit's frames. */
+  get expectsGodwit(): boolean {
+    return this.godwit || this.dialect === 'godwit'
+  }
+  /** This end opened paths to it, so it is this end's part to bring them back. */
+  get dials(): boolean {
+    return this.paths.some((path) => path.local && path.state.name !== 'closing')
+  }
+
+  nextAt(): number {
+    let at = NEVER
+    for (let i = 0; i < this.deadlines.length; i++) if (this.deadlines[i]! < at) at = this.deadlines[i]!
+    for (const path of this.paths) if (path.nextAt < at) at = path.nextAt
+    return at
+  }
+
+  /** Own and remote key when this handshake was addressed to `own` by `publicKey`; undefined if they do not belong. */
+  keysFor(crypto: TunnelCrypto, own: Identity, publicKey: Uint8Array): KeyPair | undefined {
+    for (const pair of [this.keys, this.nextKeys, this.oldKeys]) {
+      if (pair !== undefined && pair.own === own && crypto.equal(pair.remote.publicKey, publicKey))
+        return pair
+    }
+    if (this.nextRemote !== undefined && own === this.keys.own) {
+      if (crypto.equal(this.nextRemote.publicKey, publicKey)) return { own, remote: this.nextRemote }
+    }
+    return undefined
+  }
+
+  path(pathId: number): Path | undefined {
+    return this.paths.find((path) => path.pathId === pathId && path.state.name !== 'closing')
+  }
+
+  bestPath(except?: Path): Path | undefined {
+    let best: Path | undefined
+    for (const path of this.paths) {
+      if (path === except || !path.usable) continue
+      if (best === undefined || rank(path) < rank(best)) best = path
+    }
+    return best
+  }
+
+  view(): PeerView {
+    return {
+      peer: this.index,
+      publicKey: this.keys.remote.publicKey,
+      dialect: this.dialect,
+      godwit: this.godwit,
+      features: this.features,
+      established: this.current !== undefined,
+      lastHandshakeAt: this.lastHandshakeAt,
+      allowedIps: (this.config.allowedIps ?? []) as readonly AllowedIp[],
+      paths: this.paths.map((path) => path.view()),
+    }
+  }
+}
+
+/** Steady before shaky before silent; among equals the shorter round trip. */
+function rank(path: Path): number {
+  const state = path.state.name === 'up' ? 0 : path.state.name === 'degrading' ? 1e6 : 2e6
+  return state + (Number.isNaN(path.monitor.rttMs) ? 1e5 : path.monitor.rttMs)
+}
