@@ -75,7 +75,7 @@ export class Path {
   }
 
   get nextAt(): number {
-    let at = this.announceAt < this.assessAt ? this.announceAt : this.assessAt
+    let at = Math.min(this.announceAt, this.assessAt)
     if (this.error !== 0 && this.#errorAt < at) at = this.#errorAt
     if (this.forgetAt < at) at = this.forgetAt
     if (this.mtuEnabled && this.usable && this.mtu.nextAt < at) at = this.mtu.nextAt
