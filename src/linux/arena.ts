@@ -56,6 +56,11 @@ export class Arena {
     return offset
   }
 
+  /** Forgets all reservations; whoever made them must be gone. */
+  reset(): void {
+    this.#used = 0
+  }
+
   /** Writes an address or a size_t (below 2^53) in the host's little-endian order. */
   setUint64(offset: number, value: number): void {
     this.view.setUint32(offset, value >>> 0, true)

@@ -7,7 +7,7 @@ import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { KernelError } from '../linux/libc.ts'
 import { POLLERR, POLLHUP, POLLIN, type Poller } from '../linux/poller.ts'
 import type { Tun } from '../linux/tun.ts'
-import type { UdpSocket } from '../linux/udp.ts'
+import { EAGAIN, type UdpSocket } from '../linux/udp.ts'
 import type { Datapath } from './datapath/datapath.ts'
 
 /** Super-packets read from the TUN, and receives per socket, before the others get their turn. */
@@ -15,6 +15,8 @@ const TUN_READS = 32
 const RECEIVES = 16
 /** Parked packets ask again this often (ms), and at once when a path or session appeared. */
 const PARKED_RETRY = 50
+/** Timers run at most this late (ms) while the sockets never come empty. */
+const LATEST = 50
 const POLL_FOREVER = -1
 const LONGEST_SLEEP = 60_000
 
@@ -38,6 +40,8 @@ export class Engine {
   readonly #onMessage: ((message: unknown) => void) | undefined
   #stopping = false
   #parkedAt = 0
+  /** The last turn read every socket until it was empty. */
+  #drained = true
   /** Iterations of the loop, and waits among them that had nothing ready. */
   counts = { turns: 0, idle: 0, receiveErrors: 0 }
 
@@ -89,6 +93,7 @@ export class Engine {
     datapath.now = now
     this.counts.turns++
     let work = false
+    this.#drained = true
     if (ready > 0) {
       if (this.#poller.woken()) this.#drain()
       work = this.#read(now)
@@ -114,16 +119,20 @@ export class Engine {
     for (let i = 0; i < sockets.length; i++) {
       const socket = sockets[i]
       if (socket === undefined || poller.ready(socket.fd) === 0) continue
-      for (let n = 0; n < RECEIVES; n++) {
-        const got = datapath.inbound.receive(socket, i, now)
-        if (got <= 0) {
-          if (got !== -11 && got !== 0) this.counts.receiveErrors++
-          break
-        }
-        work = true
-      }
+      if (this.#receive(socket, i, now)) work = true
     }
     return work
+  }
+
+  #receive(socket: UdpSocket, index: number, now: number): boolean {
+    for (let n = 0; n < RECEIVES; n++) {
+      const got = this.datapath.inbound.receive(socket, index, now)
+      if (got > 0) continue
+      if (got !== -EAGAIN && got !== 0) this.counts.receiveErrors++
+      return n > 0
+    }
+    this.#drained = false
+    return true
   }
 
   #drain(): void {
@@ -138,7 +147,8 @@ export class Engine {
   #timers(now: number): void {
     const { machine, parking, outbound } = this.datapath
     const due = machine.nextTimeout()
-    if (due !== undefined && due <= now) machine.handleTimeout(now)
+    // Its verdicts on silent paths rest on everything that has arrived; but a flood must not stop the clock.
+    if (due !== undefined && due <= now && (this.#drained || due + LATEST <= now)) machine.handleTimeout(now)
     if (parking.size === 0) return
     if (!this.datapath.retryWanted && now - this.#parkedAt < PARKED_RETRY) return
     this.datapath.retryWanted = false

@@ -2,13 +2,15 @@
  * From the sockets to the TUN: each datagram of a coalesced message is opened in place (session by its index, replay
  * window, AEAD), shown to the forwarder and handed to the merger. Everything that is not data goes to the slow path.
  */
+
+import { clampMss } from '../../core/tcp.ts'
 import type { Aead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { readAddress16, readName } from '../../linux/sockaddr.ts'
 import type { ReceiveBatch, UdpSocket } from '../../linux/udp.ts'
 import type { Endpoint, Forwarder, SlowPath } from '../seam.ts'
 import { type PathTable, type PeerTable, RECEIVED_ANY, RECEIVED_DATA, type SessionTable } from '../tables.ts'
-import { clampMss, ipHeaderLength, packetLength, plainTransport, SYN, TCP, TCP_FLAGS } from './headers.ts'
+import { ipHeaderLength, packetLength, plainTransport, TCP } from './headers.ts'
 import type { Merger } from './merge.ts'
 import {
   AES_OPEN,
@@ -279,8 +281,7 @@ export class Inbound {
   #clamp(packet: number, length: number, partial: boolean, slot: number): void {
     const view = this.#view
     if (plainTransport(view, packet, length) !== TCP) return
-    const transport = packet + ipHeaderLength(view, packet)
-    if ((view.getUint8(transport + TCP_FLAGS) & SYN) === 0) return
-    clampMss(view, packet, transport, this.#paths.innerMtu[slot]!, partial)
+    const ip = ipHeaderLength(view, packet)
+    clampMss(view, packet + ip, length - ip, this.#paths.innerMtu[slot]! - ip - 20, partial)
   }
 }

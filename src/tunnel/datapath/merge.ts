@@ -6,6 +6,7 @@
  * Segments merge when their headers are equal apart from length, identification, sequence number, PSH and checksum; only
  * plain data (ACK, PSH); all of one size, the last may be shorter; PSH ends the packet.
  */
+import { fold, pseudoSum } from '../../core/checksum.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { GSO_TCPV4, GSO_TCPV6, type Tun, VNET_HEADER, VNET_NEEDS_CSUM } from '../../linux/tun.ts'
 import {
@@ -14,7 +15,6 @@ import {
   ipHeaderLength,
   PSH,
   plainTransport,
-  pseudoSum,
   sealIpv4Header,
   TCP,
   TCP_ACK,
@@ -181,7 +181,7 @@ export class Merger {
     }
     view.setUint16(at + 6, ip, true)
     view.setUint16(at + 8, TCP_CHECKSUM, true)
-    view.setUint16(packet + ip + TCP_CHECKSUM, pseudoSum(view, packet, TCP, total - ip))
+    view.setUint16(packet + ip + TCP_CHECKSUM, fold(pseudoSum(view, packet, TCP, total - ip)))
     const first = this.#header + this.#segment
     this.#arena.setUint64(this.#iovecs, this.#arena.base + at)
     view.setUint32(this.#iovecs + 8, VNET_HEADER + first, true)
@@ -204,7 +204,7 @@ export class Merger {
       this.#u8[at] = VNET_NEEDS_CSUM
       view.setUint16(at + 6, ip, true)
       view.setUint16(at + 8, field, true)
-      view.setUint16(packet + ip + field, pseudoSum(view, packet, protocol, length - ip))
+      view.setUint16(packet + ip + field, fold(pseudoSum(view, packet, protocol, length - ip)))
     }
     this.#wrote(this.#tun.write(at, VNET_HEADER + length))
   }

@@ -5,6 +5,9 @@
  *
  * A godwit peer gets partial checksums as they are (flag 0x02); a stock peer gets whole ones, and padding.
  */
+import { addSum, complete, finish } from '../../core/checksum.ts'
+import { TOO_BIG_MAX, writeTooBig } from '../../core/icmp.ts'
+import { clampMss } from '../../core/tcp.ts'
 import type { Arena } from '../../linux/arena.ts'
 import {
   GSO_NONE,
@@ -19,15 +22,13 @@ import {
 import type { Parking } from '../parking.ts'
 import { type Forwarder, type SlowPath, Verdict } from '../seam.ts'
 import type { PathTable, PeerTable } from '../tables.ts'
+import { writeFragments } from './fragment.ts'
 import {
   ACK,
-  add,
   CWR,
   checksumHolds,
-  clampMss,
   completeChecksum,
   FIN,
-  fold,
   ipHeaderLength,
   PSH,
   packetLength,
@@ -42,7 +43,6 @@ import {
   UDP,
   UDP_HEADER,
 } from './headers.ts'
-import { writeFragments, writeTooBig } from './icmp.ts'
 import { FLAG_PARTIAL, INNER_HEADER, type Sender } from './sender.ts'
 
 /** Room in front of the vnet header, so that what is written in front of a first header stays inside the buffer. */
@@ -51,7 +51,6 @@ const MARGIN = 64
 const ORIGINAL = 128
 
 export class Outbound {
-  readonly #arena: Arena
   readonly #view: DataView
   readonly #u8: Uint8Array
   readonly #tun: Tun
@@ -66,7 +65,6 @@ export class Outbound {
   readonly #original: number
   readonly #template: number
   readonly #scratch: number
-  /** Identification of the IPv4 packets that this end makes itself. */
   counts = { packets: 0, dropped: 0, tooBig: 0, parked: 0, recut: 0 }
 
   constructor(parts: {
@@ -79,7 +77,6 @@ export class Outbound {
     readonly sender: Sender
     readonly parking: Parking
   }) {
-    this.#arena = parts.arena
     this.#view = parts.arena.view
     this.#u8 = parts.arena.u8
     this.#tun = parts.tun
@@ -92,7 +89,7 @@ export class Outbound {
     this.#buffer = parts.arena.reserve(MARGIN + TUN_BUFFER + MARGIN) + MARGIN
     this.#original = parts.arena.reserve(ORIGINAL)
     this.#template = parts.arena.reserve(128)
-    this.#scratch = parts.arena.reserve(2048)
+    this.#scratch = parts.arena.reserve(VNET_HEADER + TOO_BIG_MAX)
   }
 
   /** Reads and sends up to `most` super-packets; returns how many there were. The last batch stays open. */
@@ -130,7 +127,7 @@ export class Outbound {
     this.#u8.copyWithin(this.#original, packet, packet + kept)
     const slot = this.#forwarder.outbound(this.#u8, view, packet, length, partial, now)
     if (slot < 0 || !this.#paths.isOpen(slot)) {
-      this.#refuse(slot, at, bytes, packet, length, now)
+      this.#refuse(slot, at, bytes, packet, length)
       return
     }
     const peer = this.#paths.peer[slot]!
@@ -142,11 +139,10 @@ export class Outbound {
     this.#cut(slot, peer, at, packet, length, partial)
   }
 
-  #refuse(verdict: number, at: number, bytes: number, packet: number, length: number, now: number): void {
+  #refuse(verdict: number, at: number, bytes: number, packet: number, length: number): void {
     if (verdict === Verdict.PARK) this.#park(at, bytes, packet, Math.min(length, ORIGINAL))
     else if (verdict === Verdict.TOO_BIG) this.#tooBig(packet, length, 1280)
     else this.counts.dropped++
-    void now
   }
 
   /** Parks the packet as it was before the forwarder saw it: it will be asked again. */
@@ -159,8 +155,9 @@ export class Outbound {
   #tooBig(packet: number, length: number, mtu: number): void {
     this.counts.tooBig++
     this.#u8.copyWithin(packet, this.#original, this.#original + Math.min(length, ORIGINAL))
-    const bytes = writeTooBig(this.#u8, this.#view, this.#scratch, packet, length, mtu)
-    if (bytes > 0) this.#tun.write(this.#scratch, bytes)
+    this.#u8.fill(0, this.#scratch, this.#scratch + VNET_HEADER)
+    const bytes = writeTooBig(this.#u8, packet, length, mtu, this.#u8, this.#scratch + VNET_HEADER)
+    if (bytes > 0) this.#tun.write(this.#scratch, VNET_HEADER + bytes)
   }
 
   #cut(slot: number, peer: number, at: number, packet: number, length: number, partial: boolean): void {
@@ -172,7 +169,7 @@ export class Outbound {
     const ip = ipHeaderLength(view, packet)
     if (type === GSO_NONE || gso === 0) {
       if (protocol === TCP && (view.getUint8(packet + ip + TCP_FLAGS) & SYN) !== 0)
-        clampMss(view, packet, packet + ip, innerMtu, partial)
+        clampMss(view, packet + ip, length - ip, innerMtu - ip - 20, partial)
       if (length <= innerMtu) {
         this.#whole(slot, peer, at, packet, length, protocol, partial)
         return
@@ -231,7 +228,7 @@ export class Outbound {
     const start = view.getUint16(at + 6, true)
     const field = start + view.getUint16(at + 8, true)
     if (start >= length || field + 2 > length) return
-    view.setUint16(packet + field, ~add(view, packet + start, length - start, 0) & 0xffff)
+    complete(view, packet + start, length - start, packet + field)
   }
 
   #whole(
@@ -286,8 +283,7 @@ export class Outbound {
     if (v4) {
       view.setUint32(template + 2, 0)
       view.setUint16(template + 10, 0)
-      view.setUint16(template + 2, 0)
-      ipSum = add(view, template, ip, 0)
+      ipSum = addSum(view, template, ip)
     }
     let offset = header
     for (let k = 0; offset < length; k++) {
@@ -298,7 +294,7 @@ export class Outbound {
       if (v4) {
         view.setUint16(at + 2, total)
         view.setUint16(at + 4, (id + k) & 0xffff)
-        view.setUint16(at + 10, ~fold(ipSum + total + ((id + k) & 0xffff)) & 0xffff)
+        view.setUint16(at + 10, finish(ipSum + total + ((id + k) & 0xffff)))
       } else view.setUint16(at + 4, total - ip)
       view.setUint32(at + ip + TCP_SEQ, (seq + offset - header) >>> 0)
       offset += payload

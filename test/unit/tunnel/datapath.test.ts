@@ -1,0 +1,293 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import fc from 'fast-check'
+import { Verdict } from '../../../src/tunnel/seam.ts'
+import { DatapathPair, newArenas } from '../../support/datapath-pair.ts'
+import { readWritten, type TcpSpec, tcp, udp } from '../../support/packets.ts'
+
+const arenas = newArenas()
+
+function bytes(length: number, seed = 1): Uint8Array {
+  return Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) * 7 + seed) & 255)
+}
+
+/** The TCP payloads of one flow that came out, put together by sequence number. */
+function stream(written: readonly Uint8Array[], start: number): Uint8Array {
+  const parts: { seq: number; data: Uint8Array }[] = []
+  for (const one of written) {
+    const { packet, checksumHolds } = readWritten(one)
+    assert.ok(checksumHolds, 'checksum')
+    const view = new DataView(packet.buffer)
+    const ip = packet[0]! >> 4 === 4 ? 20 : 40
+    assert.equal(ip === 20 ? view.getUint16(2) : 40 + view.getUint16(4), packet.length, 'length field')
+    const header = ip + (packet[ip + 12]! >> 4) * 4
+    parts.push({ seq: (view.getUint32(ip + 4) - start) >>> 0, data: packet.subarray(header) })
+  }
+  const out = new Uint8Array(parts.reduce((n, part) => n + part.data.length, 0))
+  for (const part of parts) out.set(part.data, part.seq)
+  return out
+}
+
+const tcpSpec: fc.Arbitrary<TcpSpec> = fc.record({
+  version: fc.constantFrom(4 as const, 6 as const),
+  payload: fc.integer({ min: 1, max: 60_000 }).map((n) => bytes(n, n)),
+  seq: fc.oneof(fc.integer({ min: 0, max: 0xffffffff }), fc.constant(0xfffffff0)),
+  flags: fc.constantFrom(0x10, 0x18, 0x11, 0x90),
+  timestamps: fc.boolean(),
+  gso: fc.integer({ min: 1, max: 3000 }),
+})
+
+describe('datapath: TCP super-packets', () => {
+  for (const form of ['godwit', 'stock'] as const)
+    test(`${form}: a super-packet arrives with every byte, right lengths and checksums`, () => {
+      fc.assert(
+        fc.property(tcpSpec, fc.integer({ min: 1280, max: 1500 }), (drawn, mtu) => {
+          const spec = { ...drawn, gso: Math.max(drawn.gso!, 40 + (drawn.payload.length >> 8)) }
+          const pair = new DatapathPair(form, mtu, arenasAgain())
+          pair.send(pair.a, tcp(spec))
+          pair.receive(pair.b)
+          assert.deepEqual(stream(pair.b.tun.written, spec.seq!), spec.payload)
+          const flags = pair.b.tun.written.map((one) => one[10 + (spec.version === 4 ? 20 : 40) + 13]! & ~8)
+          assert.equal(
+            flags.filter((f) => (f & 1) !== 0).length,
+            spec.flags! & 1,
+            'FIN is on exactly one segment',
+          )
+          assert.equal(
+            flags.filter((f) => (f & 0x80) !== 0).length,
+            (spec.flags! & 0x80) >> 7,
+            'CWR likewise',
+          )
+        }),
+        { numRuns: 60 },
+      )
+    })
+
+  test('segments of one flow merge into one packet; nothing else does', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    pair.send(pair.a, tcp({ version: 4, payload: bytes(20_000), gso: 1300, seq: 5 }))
+    pair.receive(pair.b)
+    assert.equal(pair.b.tun.written.length, 1)
+    assert.equal(readWritten(pair.b.tun.written[0]!).gso, 1300)
+    assert.equal(pair.a.sockets[0]!.sends, 1)
+    pair.b.tun.written.length = 0
+    // Another acknowledgement, other ports, a gap, PSH in between: each begins a packet of its own.
+    pair.send(
+      pair.a,
+      tcp({ version: 4, payload: bytes(100), seq: 100 }),
+      tcp({ version: 4, payload: bytes(100), seq: 200, ack: 78 }),
+      tcp({ version: 4, payload: bytes(100), seq: 300, ack: 78, ports: [1, 2] }),
+      tcp({ version: 4, payload: bytes(100), seq: 500, ack: 78, ports: [1, 2] }),
+      tcp({ version: 4, payload: bytes(100), seq: 600, ack: 78, ports: [1, 2], flags: 0x18 }),
+      tcp({ version: 4, payload: bytes(100), seq: 700, ack: 78, ports: [1, 2] }),
+    )
+    pair.receive(pair.b)
+    assert.deepEqual(
+      pair.b.tun.written.map((one) => one.length - 50),
+      [100, 100, 100, 200, 100],
+    )
+  })
+
+  test('a corrupted inner checksum is neither merged nor mended', () => {
+    const pair = new DatapathPair('stock', 1500, arenasAgain())
+    const bad = tcp({ version: 4, payload: bytes(100), seq: 200 })
+    bad[bad.length - 1]! ^= 1
+    pair.send(pair.a, tcp({ version: 4, payload: bytes(100), seq: 100 }), bad)
+    pair.receive(pair.b)
+    assert.deepEqual(
+      pair.b.tun.written.map((one) => readWritten(one).checksumHolds),
+      [true, false],
+    )
+  })
+
+  test('MSS of a SYN is clamped on both ends', () => {
+    for (const version of [4, 6] as const) {
+      const pair = new DatapathPair('godwit', 1400, arenasAgain())
+      pair.send(pair.a, tcp({ version, payload: new Uint8Array(0), flags: 2, mss: 1460 }))
+      pair.receive(pair.b)
+      const { packet, checksumHolds } = readWritten(pair.b.tun.written[0]!)
+      const ip = version === 4 ? 20 : 40
+      assert.ok(checksumHolds)
+      assert.equal(new DataView(packet.buffer).getUint16(ip + 22), 1400 - 28 - 32 - 2 - ip - 20)
+    }
+  })
+})
+
+describe('datapath: UDP and packets too large', () => {
+  for (const form of ['godwit', 'stock'] as const)
+    test(`${form}: a UDP super-packet arrives as its datagrams`, () => {
+      for (const version of [4, 6] as const) {
+        const pair = new DatapathPair(form, 1500, arenasAgain())
+        pair.send(pair.a, udp({ version, payload: bytes(2500), gso: 1000 }))
+        pair.receive(pair.b)
+        const got = pair.b.tun.written.map(readWritten)
+        assert.ok(got.every((one) => one.checksumHolds))
+        const header = (version === 4 ? 20 : 40) + 8
+        assert.deepEqual(
+          got.map((one) => one.packet.length - header),
+          [1000, 1000, 500],
+        )
+        assert.deepEqual(
+          Buffer.concat(got.map((one) => one.packet.subarray(header))),
+          Buffer.from(bytes(2500)),
+        )
+      }
+    })
+
+  test('what may not be fragmented is answered with the path’s MTU', () => {
+    for (const version of [4, 6] as const) {
+      const pair = new DatapathPair('godwit', 1400, arenasAgain())
+      pair.send(pair.a, udp({ version, payload: bytes(1390) }))
+      pair.receive(pair.b)
+      assert.equal(pair.b.tun.written.length, 0)
+      const { packet } = readWritten(pair.a.tun.written[0]!)
+      const view = new DataView(packet.buffer)
+      if (version === 4) {
+        assert.deepEqual([packet[20], packet[21], view.getUint16(26)], [3, 4, 1400 - 62])
+      } else assert.deepEqual([packet[40], view.getUint32(44)], [2, 1400 - 62])
+    }
+  })
+
+  test('IPv4 without DF goes out in fragments', () => {
+    const pair = new DatapathPair('godwit', 1400, arenasAgain())
+    const data = bytes(3000)
+    pair.send(pair.a, udp({ version: 4, payload: data, dontFragment: false }))
+    pair.receive(pair.b)
+    const out = new Uint8Array(3008)
+    let seen = 0
+    for (const one of pair.b.tun.written) {
+      const packet = one.subarray(10)
+      const word = (packet[6]! << 8) | packet[7]!
+      out.set(packet.subarray(20), (word & 0x1fff) * 8)
+      seen += packet.length - 20
+    }
+    assert.equal(seen, 3008)
+    assert.deepEqual(out.subarray(8), data)
+  })
+})
+
+describe('datapath: sessions and paths', () => {
+  test('what arrives twice is dropped, forged and unknown too', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    const seen: Uint8Array[] = []
+    pair.network.filter = (_from, _to, datagram) => {
+      seen.push(datagram)
+      return true
+    }
+    pair.send(pair.a, udp({ version: 4, payload: bytes(50) }))
+    pair.receive(pair.b)
+    const [sealed] = seen
+    const forged = sealed!.slice()
+    forged[8] = 9
+    const unknown = sealed!.slice()
+    unknown[4] = 1
+    pair.network.deliver(pair.a.at[0]!, pair.b.at[0]!, [sealed!, forged, unknown, sealed!.slice(0, 20)])
+    pair.receive(pair.b)
+    assert.equal(pair.b.tun.written.length, 1)
+    const { replayed, forged: bad, unknownSession, malformed } = pair.b.datapath.inbound.counts
+    assert.deepEqual([replayed, bad, unknownSession, malformed], [1, 1, 1, 1])
+  })
+
+  test('a hard handover loses nothing: the lost part of the ring goes out again elsewhere', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    const { a, b } = pair
+    const second = (end: typeof a, remote: typeof b) =>
+      end.datapath.open({ peer: 0, pathId: 2, socket: 1, remote: remote.at[1]!, mtu: 1500 })
+    const slot = second(a, b)
+    second(b, a)
+    let n = 0
+    // The first path dies in the middle of the transfer.
+    pair.network.filter = (from) => from.address[1] === 1 || n++ < 20
+    const data = bytes(100_000)
+    for (let at = 0; at < data.length; at += 10_000)
+      pair.send(
+        a,
+        tcp({ version: 4, payload: data.subarray(at, at + 10_000), seq: at, gso: 1300, flags: 0x18 }),
+      )
+    pair.receive(b)
+    assert.ok(stream(b.tun.written, 0).length < data.length)
+    const highest = b.datapath.counters(b.machine.slot).highestCounter
+    pair.now += 300
+    a.datapath.now = pair.now
+    const again = a.datapath.resend(a.machine.slot, slot, highest - 3, 1000)
+    pair.receive(b)
+    assert.deepEqual(stream(b.tun.written, 0), data)
+    assert.equal(b.datapath.inbound.counts.replayed, 3)
+    assert.ok(again > 3)
+    assert.equal(a.datapath.resend(a.machine.slot, slot, highest - 3, 1000), 0, 'moved to the other path')
+  })
+
+  test('an unknown source is roaming when newest, and only then', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    const held: Uint8Array[] = []
+    pair.network.filter = (_from, _to, datagram) => {
+      held.push(datagram)
+      return false
+    }
+    pair.send(pair.a, udp({ version: 4, payload: bytes(50) }))
+    pair.send(pair.a, udp({ version: 4, payload: bytes(51) }))
+    pair.network.filter = () => true
+    const nat = { address: Uint8Array.of(192, 0, 2, 1), port: 99 }
+    pair.network.deliver(nat, pair.b.at[0]!, [held[1]!])
+    pair.network.deliver(nat, pair.b.at[0]!, [held[0]!])
+    pair.receive(pair.b)
+    assert.deepEqual(
+      pair.b.machine.events.filter((event) => event.startsWith('roaming')),
+      ['roaming 0 1 192.0.2.1:99'],
+    )
+    assert.equal(pair.b.tun.written.length, 2)
+  })
+
+  test('control payloads reach the machine in both forms; keepalives are nothing', () => {
+    for (const form of ['godwit', 'stock'] as const) {
+      const pair = new DatapathPair(form, 1500, arenasAgain())
+      const { machine, datapath } = pair.a
+      assert.equal(datapath.control(machine.slot, Uint8Array.of(1, 2, 3)), 0)
+      assert.equal(datapath.control(machine.slot, new Uint8Array(0)), 1)
+      pair.receive(pair.b)
+      assert.equal(pair.b.machine.controls.length, 1)
+      const [control] = pair.b.machine.controls
+      assert.deepEqual([control!.pathId, control!.slot, control!.counter], [1, pair.b.machine.slot, 0])
+      assert.deepEqual(control!.body.subarray(0, 3), Uint8Array.of(1, 2, 3))
+      assert.equal(pair.b.tun.written.length, 0)
+    }
+  })
+
+  test('while no path is usable the newest packet of each flow is kept, then sent', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    pair.a.forwarder.slot = Verdict.PARK
+    pair.send(
+      pair.a,
+      tcp({ version: 4, payload: bytes(100, 1), seq: 1 }),
+      tcp({ version: 4, payload: bytes(5000, 2), seq: 101, gso: 1000 }),
+      tcp({ version: 6, payload: bytes(70, 3), seq: 9 }),
+    )
+    assert.equal(pair.a.datapath.parking.size, 2)
+    pair.a.forwarder.slot = pair.a.machine.slot
+    pair.a.datapath.outbound.retryParked(pair.now)
+    pair.receive(pair.b)
+    const got = pair.b.tun.written.map(readWritten)
+    assert.deepEqual(
+      got.map((one) => one.packet.length),
+      [20 + 20 + 1000, 40 + 20 + 70],
+    )
+    assert.ok(got.every((one) => one.checksumHolds))
+  })
+
+  test('a refused send is told to the machine with its errno, and the next one works', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    pair.a.sockets[0]!.failWith = 101
+    pair.send(pair.a, udp({ version: 4, payload: bytes(50) }))
+    assert.ok(pair.a.machine.events.includes(`error ${pair.a.machine.slot} 101`))
+    pair.a.sockets[0]!.failWith = 0
+    pair.send(pair.a, udp({ version: 4, payload: bytes(50) }))
+    pair.receive(pair.b)
+    assert.equal(pair.b.tun.written.length, 1)
+  })
+})
+
+/** Arenas are never unmapped: a pool of a few, used again from the start. */
+function arenasAgain(): ReturnType<typeof newArenas> {
+  for (const arena of arenas) arena.reset()
+  return arenas
+}
