@@ -11,6 +11,8 @@ export class FakeTun implements Tun {
   readonly udpSegments = true
   /** Everything written: vnet header and packet, copied. */
   readonly written: Uint8Array[] = []
+  offloads: 'segments' | 'checksums' = 'segments'
+  carrier = true
   /** errno that the next write fails with; 0: none. */
   failNext = 0
   readonly #arena: Arena
@@ -65,6 +67,14 @@ export class FakeTun implements Tun {
     }
     this.written.push(bytes)
     return bytes.length
+  }
+
+  setOffloads(offloads: 'segments' | 'checksums'): void {
+    this.offloads = offloads
+  }
+
+  setCarrier(carrier: boolean): void {
+    this.carrier = carrier
   }
 
   close(): void {
