@@ -7,13 +7,14 @@ import { join } from 'node:path'
 import { usageError } from '../src/core/errors.ts'
 import { makeOut } from './bed.ts'
 import type { Bench, BenchResult } from './harness.ts'
+import { paft } from './paft.ts'
 import { tunnelLatency } from './tunnel-latency.ts'
 import { tunnelPps } from './tunnel-pps.ts'
 import { tunnelTcp } from './tunnel-tcp.ts'
 
 export type { BenchResult } from './harness.ts'
 
-const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency]
+const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft]
 
 export interface BenchOptions {
   readonly out?: string
