@@ -286,7 +286,6 @@ export class TunnelMachine implements TunnelCommands {
         case 'path-announce': {
           const accepted = this.#multipath.heardAnnounce(peer, frame, from, socket, localIndex, counter, now)
           if (accepted === undefined) break
-          if (accepted !== path) accepted.monitor.noteControlReceived()
           via = accepted
           const { pathId, generation } = frame
           answers.push({ type: 'path-accept', pathId, generation, observed: keepEndpoint(from) })

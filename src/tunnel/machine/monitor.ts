@@ -40,7 +40,7 @@ export const ANCHOR_TUNING: MonitorTuning = {
   busyInterval: 80,
   standbyInterval: Number.POSITIVE_INFINITY,
   idleInterval: Number.POSITIVE_INFINITY,
-  observeInterval: 400,
+  observeInterval: 120,
   suspectFloor: 600,
   silentFloor: 1_500,
 }
@@ -242,8 +242,9 @@ export class PathMonitor {
     if (quick) {
       const quiet = this.#lastProbeAt + tuning.busyInterval
       const measure = this.#lastEchoAt + MEASURE_INTERVAL
-      const heard = Math.max(this.#lastReceivedAt + tuning.busyInterval, quiet)
-      probeAt = Math.max(quiet, Math.min(heard, measure))
+      // Nothing heard: ask. Nothing said: the other end needs to hear something too.
+      const quietEnd = Math.min(this.#lastReceivedAt, counters.lastSentAt) + tuning.busyInterval
+      probeAt = Math.max(quiet, Math.min(quietEnd, measure))
     } else if (this.#unanswered > 0) {
       probeAt = this.#firstUnansweredAt + this.#silentAfter(tuning.suspectFloor)
     } else {
@@ -319,7 +320,8 @@ export class PathMonitor {
     const trip = this.#roundTrip()
     const least = floor === this.#tuning.suspectFloor ? 1.5 * trip : 2 * trip
     const wake = this.#waking && floor === this.#tuning.silentFloor ? WAKE_ALLOWANCE : 0
-    return Math.max(floor, least, wake)
+    // Where much is lost, a few missing answers say little.
+    return Math.max(floor * (1 + 5 * Math.min(this.loss, 0.3)), least, wake)
   }
 
   #roundTrip(): number {

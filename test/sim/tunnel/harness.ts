@@ -116,8 +116,8 @@ export class World {
       let timeout = next?.at ?? Number.POSITIVE_INFINITY
       for (const each of this.nodes) {
         const at = each.stopped ? undefined : each.machine.nextTimeout()
-        if (at !== undefined && at < timeout) {
-          timeout = at
+        if (at !== undefined && Math.max(at, each.heldUntil) < timeout) {
+          timeout = Math.max(at, each.heldUntil)
           node = each
         }
       }
@@ -261,10 +261,6 @@ export class Node {
   }
 
   handleTimeout(): void {
-    if (this.world.now < this.heldUntil) {
-      // The real engine reads its sockets before it looks at timers; held up means neither happens.
-      this.world.at(this.heldUntil, () => {})
-    }
     this.machine.handleTimeout(this.world.now)
     this.#drain()
   }
@@ -277,7 +273,7 @@ export class Node {
   sendData(slot: number, sequence: number, size = 100): boolean {
     const { world } = this
     const entry = this.slots[slot]
-    if (entry === undefined || entry.closed) return false
+    if (entry === undefined || entry.closed || world.now < this.heldUntil) return false
     const session = this.#sending.get(entry.peer)
     if (session === undefined) {
       this.machine.wantSession(entry.peer, world.now)

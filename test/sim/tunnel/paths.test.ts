@@ -1,8 +1,49 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Pair } from './harness.ts'
+import { endpoint, Node, Pair, World } from './harness.ts'
 
-test('two paths come up over one session, 1.5 round trips after the first initiation', () => {
+/** Longest pause between arrivals after `from`. */
+function gap(received: readonly { at: number }[], from: number): number {
+  let longest = 0
+  for (let i = 1; i < received.length; i++)
+    if (received[i]!.at >= from) longest = Math.max(longest, received[i]!.at - received[i - 1]!.at)
+  return longest
+}
+
+/** Sends data every `interval` on the best usable path of the host, as failover would. Returns how many it sent. */
+function upload(pair: Pair, interval: number, ms: number, prefer = 0): { sent: number } {
+  const count = { sent: 0 }
+  pair.world.every(interval, pair.world.now + ms, () => {
+    const views = pair.host.machine
+      .peer(pair.anchorPeer)!
+      .paths.filter((path) => path.state.name !== 'closing')
+    const good = views.filter((path) => path.state.name === 'up' || path.state.name === 'degrading')
+    const any = good.length > 0 ? good : views.filter((path) => path.state.name === 'suspect')
+    const path = any.find((each) => each.slot === pair.slots[prefer]) ?? any[0]
+    if (path !== undefined && pair.host.sendData(path.slot, count.sent)) count.sent++
+  })
+  return count
+}
+
+/** Sends data on the anchor's slot over which data last arrived: the implicit handover. */
+function download(pair: Pair, interval: number, ms: number, prefer = 1): { sent: number } {
+  const count = { sent: 0 }
+  pair.world.every(interval, pair.world.now + ms, () => {
+    const usable = pair.anchor.usable(pair.hostPeer)
+    const slot = usable.find((each) => pair.anchor.slots[each]!.pathId === prefer) ?? usable[0]
+    if (slot !== undefined && pair.anchor.sendData(slot, count.sent)) count.sent++
+  })
+  return count
+}
+
+function complete(received: readonly { sequence: number }[], sent: number): void {
+  const seen = new Set(received.map((each) => each.sequence))
+  const missing = Array.from({ length: sent }, (_, n) => n).filter((n) => !seen.has(n))
+  assert.deepEqual(missing, [], 'lost')
+  assert.equal(received.length, seen.size, 'duplicated')
+}
+
+test('UP-9: two paths come up over one session, two round trips after the first initiation', () => {
   const pair = new Pair()
   pair.open(0)
   pair.open(1)
@@ -19,4 +60,323 @@ test('two paths come up over one session, 1.5 round trips after the first initia
     assert.equal(path.mtu, 1500)
     assert.ok(Math.abs(path.rttMs - 20) < 1, `${path.rttMs}`)
   }
+})
+
+for (const delay of [2, 20, 60]) {
+  test(`a black hole under upload is found within 300 ms and a round trip, nothing is lost (${2 * delay} ms)`, () => {
+    const pair = new Pair({ links: [{ delay }, { delay }] }).connect()
+    pair.world.run(1000)
+    const sent = upload(pair, 5, 3000)
+    pair.world.run(1000)
+    const cutAt = pair.world.now
+    pair.links[0].cut()
+    pair.world.run(3000)
+    const down = pair.host.all('path').find((event) => event.path.state.name === 'down')
+    assert.ok(down, 'not found')
+    assert.ok(down.path.state.name === 'down' && down.path.state.evidence.unanswered >= 3)
+    assert.ok(gap(pair.anchor.received, cutAt) <= 300 + 2 * delay, `${gap(pair.anchor.received, cutAt)}`)
+    complete(pair.anchor.received, sent.sent)
+    // The dead path is tried again, and comes back as a new generation.
+    pair.links[0].mend()
+    pair.world.run(6000)
+    assert.equal(pair.host.usable(pair.anchorPeer).length, 2)
+    assert.equal(pair.anchor.usable(pair.hostPeer).length, 2)
+  })
+
+  test(`a black hole under download is found by the host, the anchor sends again what was lost (${2 * delay} ms)`, () => {
+    const pair = new Pair({ links: [{ delay }, { delay }] }).connect()
+    pair.world.run(6000)
+    const sent = download(pair, 5, 3000)
+    pair.world.run(1000)
+    const cutAt = pair.world.now
+    pair.links[0].cut()
+    pair.world.run(3000)
+    assert.ok(gap(pair.host.received, cutAt) <= 300 + 2 * delay, `${gap(pair.host.received, cutAt)}`)
+    complete(pair.host.received, sent.sent)
+    assert.equal(pair.anchorSlot(1), -1, 'the anchor forgot the path')
+  })
+}
+
+test('an access that goes with a link event: 1 one-way delay, nothing lost in either direction', () => {
+  const pair = new Pair().connect()
+  pair.world.run(6000)
+  const up = upload(pair, 5, 2000)
+  const down = download(pair, 5, 2000)
+  pair.world.run(1000)
+  const at = pair.world.now
+  pair.links[0].cut()
+  pair.world.run(30) // until the kernel says so
+  pair.host.do((machine, now) => machine.removePath(pair.slots[0]!, now))
+  pair.world.run(2000)
+  complete(pair.anchor.received, up.sent)
+  complete(pair.host.received, down.sent)
+  assert.ok(gap(pair.anchor.received, at) <= 60)
+  assert.ok(gap(pair.host.received, at) <= 70, `${gap(pair.host.received, at)}`)
+  assert.equal(pair.host.all('path-closed').length, 1)
+  assert.equal(pair.anchorSlot(1), -1)
+})
+
+test('break before make: what was in the air is sent again on the path that comes later', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(6000)
+  const up = upload(pair, 5, 990)
+  const down = download(pair, 5, 990)
+  pair.world.run(1000)
+  pair.links[0].cut()
+  upload(pair, 5, 25)
+  pair.host.do((machine, now) => machine.removePath(pair.slots[0]!, now))
+  assert.deepEqual(pair.host.usable(pair.anchorPeer), [])
+  pair.world.run(1500)
+  pair.open(1)
+  pair.world.run(100)
+  complete(pair.anchor.received, up.sent)
+  complete(pair.host.received, down.sent)
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 1)
+  assert.equal(pair.anchor.usable(pair.hostPeer).length, 1)
+})
+
+test('a filling queue is not a black hole: no path is given up while its round trip climbs to a second', () => {
+  for (const overload of [1.2, 2, 5]) {
+    // 1 Mbit/s with a second of queue, offered `overload` times that, in one direction and the other.
+    const pair = new Pair({ links: [{ rate: 125, queue: 125_000 }, {}] }).connect()
+    pair.world.run(6000)
+    const size = 1000
+    const interval = size / (125 * overload)
+    let n = 0
+    pair.world.every(interval, pair.world.now + 8000, () => pair.host.sendData(pair.slots[0]!, n++, size))
+    pair.world.run(9000)
+    assert.ok(!pair.host.states(1).includes('down'), `uplink, ${overload}: ${pair.host.states(1)}`)
+    assert.ok(!pair.anchor.states(1).includes('down'), `at the anchor, uplink, ${overload}`)
+    const slot = pair.anchorSlot(1)
+    pair.world.every(interval, pair.world.now + 8000, () => pair.anchor.sendData(slot, n++, size))
+    pair.world.run(9000)
+    assert.ok(!pair.host.states(1).includes('down'), `downlink, ${overload}: ${pair.host.states(1)}`)
+    assert.ok(!pair.anchor.states(1).includes('down'), `at the anchor, downlink, ${overload}`)
+  }
+})
+
+test('loss and jitter alone take no path down; they show as loss and as degrading', () => {
+  const pair = new Pair({ links: [{ loss: 0.2, jitter: 30 }, { loss: 0.01 }] }).connect()
+  pair.world.run(3000)
+  upload(pair, 10, 20_000)
+  pair.world.run(20_000)
+  assert.ok(!pair.host.states(1).includes('down'), pair.host.states(1).join())
+  assert.ok(pair.host.states(1).includes('degrading'))
+  const loss = pair.host.last('quality')!.loss
+  assert.ok(loss > 0.08 && loss < 0.35, `${loss}`)
+  assert.ok(!pair.host.states(2).includes('degrading'), pair.host.states(2).join())
+})
+
+test('an uplink that dies alone is found although the downlink still brings data', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  upload(pair, 5, 5000)
+  download(pair, 5, 5000)
+  pair.world.run(1000)
+  const at = pair.world.now
+  pair.links[0].up.down = true
+  pair.world.run(4000)
+  const down = pair.host.all('path').find((event) => event.path.state.name === 'down')
+  assert.ok(down?.path.state.name === 'down' && down.path.state.since - at < 1000)
+})
+
+test('an end that is held up does not take its own silence for the path’s', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  upload(pair, 5, 4000)
+  pair.world.run(1000)
+  pair.anchor.heldUntil = pair.world.now + 150
+  pair.world.run(1000)
+  pair.host.heldUntil = pair.world.now + 400
+  pair.world.run(1000)
+  assert.ok(!pair.host.states(1).includes('down'), pair.host.states(1).join())
+})
+
+test('idle paths cost a keepalive each 20 s, and a hole is found at the next one', () => {
+  const pair = new Pair().connect()
+  pair.world.run(30_000)
+  const before = pair.host.slots[0]!.sentPackets
+  pair.world.run(60_000)
+  const cost = pair.host.slots[0]!.sentPackets - before
+  assert.ok(cost >= 3 && cost <= 12, `${cost} datagrams in a minute`)
+  pair.links[0].cut()
+  pair.world.run(25_000)
+  assert.ok(pair.host.states(1).includes('down'))
+})
+
+test('the anchor restarts: the host notices, does a new handshake and announces its paths', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  upload(pair, 10, 10_000)
+  pair.world.run(1000)
+  pair.anchor.stopped = true
+  pair.world.run(1500)
+  assert.deepEqual(pair.host.usable(pair.anchorPeer), [])
+  pair.anchor.restart()
+  pair.hostPeer = pair.anchor.addPeer(pair.host)
+  const at = pair.world.now
+  pair.world.runUntil(() => pair.host.usable(pair.anchorPeer).length === 2, 5000)
+  assert.ok(pair.world.now - at <= 1200, `${pair.world.now - at} ms`)
+  assert.equal(pair.host.last('hello')!.restarted, true)
+  const count = pair.anchor.received.length
+  pair.world.run(500)
+  assert.ok(pair.anchor.received.length > count + 30, 'data flows again')
+})
+
+test('the anchor restarts at once, before anything was missed: the host still finds out', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  upload(pair, 10, 10_000)
+  pair.world.run(1000)
+  pair.anchor.restart()
+  pair.hostPeer = pair.anchor.addPeer(pair.host)
+  const at = pair.world.now
+  pair.world.run(20)
+  pair.world.runUntil(() => pair.anchor.usable(pair.hostPeer).length === 2, 5000)
+  assert.ok(pair.world.now - at <= 800, `${pair.world.now - at} ms`)
+})
+
+test('the host restarts: the anchor drops its old paths and takes the new ones', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  pair.host.restart()
+  pair.anchorPeer = pair.host.addPeer(pair.anchor, { dialect: 'godwit' })
+  pair.connect()
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 2)
+  assert.equal(pair.anchor.usable(pair.hostPeer).length, 2)
+  assert.equal(pair.anchor.machine.peer(pair.hostPeer)!.paths.length, 2)
+  assert.equal(pair.anchor.last('hello')!.restarted, true)
+})
+
+test('both accesses gone for two minutes, then one is back: up again within a second', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  for (const slot of pair.slots) pair.host.do((machine, now) => machine.removePath(slot, now))
+  pair.world.run(120_000)
+  assert.deepEqual(pair.host.usable(pair.anchorPeer), [])
+  pair.open(0)
+  pair.world.run(50)
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 1)
+  // And after the session has run out.
+  pair.host.do((machine, now) => machine.removePath(pair.slots[0]!, now))
+  pair.world.run(400_000)
+  pair.open(1)
+  pair.world.run(50)
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 1)
+})
+
+test('roaming: a NAT gives the host another port, the anchor follows the datagram that names the path', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  const slot = pair.anchorSlot(1)
+  pair.host.sockets[0]!.endpoint = endpoint(1, 4000)
+  pair.host.sendData(pair.slots[0]!, 1)
+  pair.world.run(100)
+  assert.equal(pair.anchor.slots[slot]!.remote.port, 4000)
+  assert.equal(pair.anchor.last('remote')!.slot, slot)
+  assert.equal(pair.anchor.sendData(slot, 7), true)
+  pair.world.run(100)
+  assert.equal(pair.host.received.at(-1)!.sequence, 7)
+})
+
+test('MTU: the largest size that passes is found, and a shrinking path is noticed under traffic', () => {
+  for (const mtu of [1500, 1492, 1420, 1358, 1280]) {
+    const pair = new Pair({ links: [{ mtu }, {}] }).connect()
+    pair.world.run(3000)
+    const found = pair.host.machine.path(pair.slots[0]!)!.mtu
+    assert.ok(found <= mtu && found > mtu - 24, `host: ${found} of ${mtu}`)
+    const remote = pair.anchor.machine.path(pair.anchorSlot(1))!.mtu
+    assert.ok(remote <= mtu && remote > mtu - 24, `anchor: ${remote} of ${mtu}`)
+  }
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  upload(pair, 20, 30_000)
+  pair.links[0].up.mtu = 1400
+  pair.world.run(12_000)
+  assert.equal(pair.host.machine.path(pair.slots[0]!)!.mtu, 1400)
+  assert.ok(!pair.host.states(1).includes('down'))
+})
+
+test('a rekey under traffic on both paths loses nothing', () => {
+  const pair = new Pair({ links: [{ jitter: 8, loss: 0 }, { delay: 40 }] }).connect()
+  let n = 0
+  pair.world.every(50, pair.world.now + 400_000, () => pair.host.sendData(pair.slots[n % 2]!, n++))
+  pair.world.run(401_000)
+  complete(pair.anchor.received, n)
+  assert.ok(pair.host.all('session').length >= 4)
+  assert.ok(pair.host.all('session').every((event) => event.up))
+})
+
+test('handshake over a link that loses half of everything, 20 seeds', () => {
+  for (let seed = 1; seed <= 20; seed++) {
+    const pair = new Pair({ seed, links: [{ loss: 0.5, jitter: 40 }, { loss: 0.5 }] })
+    pair.open(0)
+    pair.open(1)
+    pair.world.run(15_000)
+    assert.ok(pair.host.usable(pair.anchorPeer).length > 0, `seed ${seed}`)
+  }
+})
+
+test('KEY_REPLACE: a crash of either end at any moment leaves a pair of keys that work', () => {
+  const fresh = new Uint8Array(32).fill(9)
+  // ms after the offer at which a crash happens: none, before, in the midst of and after each message.
+  for (const crash of [0, 5, 15, 25, 45, 65, 200]) {
+    for (const victim of ['host', 'anchor'] as const) {
+      const pair = new Pair().connect([0])
+      const oldKey = pair.host.publicKey
+      let stored: Uint8Array | undefined // what the anchor has on disk beside the old key
+      const watch = () => {
+        const offer = pair.anchor.last('key-offered')
+        if (offer === undefined || stored !== undefined) return
+        stored = offer.publicKey
+        pair.anchor.do((machine, now) => machine.acceptKey(pair.hostPeer, offer.publicKey, now))
+      }
+      pair.host.do((machine, now) => machine.replaceKey(pair.anchorPeer, fresh, now))
+      for (let ms = 0; ms < (crash || 300); ms++) {
+        pair.world.run(1)
+        watch()
+      }
+      if (crash > 0 && victim === 'host') {
+        pair.host.restart()
+        const confirmed = pair.host.last('key-confirmed') !== undefined
+        pair.anchorPeer = pair.host.addPeer(pair.anchor, {
+          dialect: 'godwit',
+          ...(confirmed ? { privateKey: fresh } : { nextPrivateKey: fresh }),
+        })
+        pair.connect([0])
+      }
+      if (crash > 0 && victim === 'anchor') {
+        const confirmed = pair.anchor.last('key-confirmed')
+        pair.anchor.restart()
+        pair.hostPeer = pair.anchor.machine.addPeer(
+          {
+            publicKey: confirmed?.publicKey ?? oldKey,
+            ...(stored === undefined || confirmed !== undefined ? {} : { nextPublicKey: stored }),
+          },
+          pair.world.now,
+        )
+      }
+      for (let ms = 0; ms < 60_000; ms += 10) {
+        pair.world.run(10)
+        watch()
+      }
+      const where = `${victim} crashed after ${crash} ms`
+      assert.equal(pair.host.usable(pair.anchorPeer).length, 1, where)
+      assert.ok(pair.host.last('key-confirmed') ?? crash === 200, where)
+      assert.notDeepEqual(pair.anchor.machine.peer(pair.hostPeer)!.publicKey, oldKey, where)
+      assert.ok(pair.host.sendData(pair.slots[0]!, 1), where)
+      pair.world.run(100)
+      assert.equal(pair.anchor.received.at(-1)?.sequence, 1, where)
+    }
+  }
+})
+
+test('10,000 hosts: one anchor keeps them without looking at all of them each time', () => {
+  const world = new World(3)
+  const anchor = new Node(world, 'anchor', [{ endpoint: endpoint(100) }], { loadThreshold: 1e9 })
+  const key = (n: number) => Uint8Array.from({ length: 32 }, (_, i) => (n >> (8 * (i % 4))) ^ (i * 37))
+  for (let n = 0; n < 10_000; n++)
+    anchor.machine.addPeer({ publicKey: key(n + 1), persistentKeepalive: 25 }, world.now)
+  assert.equal([...anchor.machine.peers()].length, 10_000)
+  assert.equal(anchor.machine.nextTimeout(), undefined)
 })
