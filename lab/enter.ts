@@ -1,19 +1,13 @@
 /** The rights that the lab needs: root's, or those of a user namespace made for it; and the programs it runs. */
 import { spawn, spawnSync } from 'node:child_process'
 import { missingError } from '../src/core/errors.ts'
-import { ensureTools, type Tool } from '../src/host/tools.ts'
 import { usePrivateNames } from '../src/linux/netns.ts'
+import { ensurePackages } from '../src/linux/packages.ts'
 
 /** Set in the command that runs again inside its user namespace. */
 const INSIDE = 'GODWIT_LAB_INSIDE'
 /** A user's wish: namespaces under names that nothing else sees, so that several labs can run side by side. */
 const PRIVATE = 'GODWIT_LAB_PRIVATE'
-
-const NFT: Tool = { command: 'nft', package: 'nftables', purpose: 'NATs of the lab' }
-const APPLICATIONS: readonly Tool[] = [
-  { command: 'curl', package: 'curl', purpose: 'an application that downloads' },
-  { command: 'rsync', package: 'rsync', purpose: 'another one' },
-]
 
 /**
  * Call it first. Installs the programs that are missing, saying so. As root: undefined, go on here. Otherwise the same
@@ -25,12 +19,9 @@ export async function enterLab(what: 'topology' | 'scenario' = 'scenario'): Prom
     usePrivateNames()
     return undefined
   }
-  const [lacking] = ensureTools(what === 'topology' ? [NFT] : [NFT, ...APPLICATIONS])
-  if (lacking !== undefined)
-    throw missingError(
-      `${lacking.command} is not installed (${lacking.purpose})`,
-      `sudo apt-get install ${lacking.package}`,
-    )
+  ensurePackages(what === 'topology' ? ['nft'] : ['nft', 'curl', 'rsync'], {
+    say: (line) => process.stderr.write(`godwit: ${line}\n`),
+  })
   if (process.getuid?.() === 0) {
     if (process.env[PRIVATE] !== undefined) usePrivateNames()
     return undefined

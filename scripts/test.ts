@@ -12,23 +12,41 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { run } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { ensureTools, type Tool } from '../src/host/tools.ts'
+import type { GodwitError } from '../src/core/errors.ts'
+import { ensurePackages, type Program } from '../src/linux/packages.ts'
 
 const TIERS = ['check', 'unit', 'sim', 'netns', 'long'] as const
 type TierName = (typeof TIERS)[number]
 
-/** What the tests run, beyond Node.js: real programs against which godwit is tested. */
-const TOOLS: readonly Tool[] = [
-  { command: 'ip', package: 'iproute2', purpose: 'network namespaces' },
-  { command: 'ping', package: 'iputils-ping', purpose: 'ICMP through the tunnel' },
-  { command: 'nft', package: 'nftables', purpose: 'NAT in the lab, masquerade' },
-  { command: 'curl', package: 'curl', purpose: 'HTTP as an application' },
-  { command: 'rsync', package: 'rsync', purpose: 'a second application' },
-  { command: 'ssh', package: 'openssh-client', purpose: 'a session that must survive' },
-  { command: 'iperf3', package: 'iperf3', purpose: 'throughput under test' },
-  { command: 'wg', package: 'wireguard-tools', purpose: 'interoperation with WireGuard' },
-  { command: 'wireguard-go', package: 'wireguard-go', purpose: 'interoperation with WireGuard' },
+/** Real programs against which godwit is tested. */
+const PROGRAMS: readonly Program[] = [
+  'ip',
+  'ping',
+  'nft',
+  'curl',
+  'rsync',
+  'ssh',
+  'sshd',
+  'iperf3',
+  'wg',
+  'wireguard-go',
 ]
+
+/** Installs what is missing. One package that cannot be had keeps the others from nobody: its tests will skip. */
+function installPrograms(): void {
+  const say = (line: string): void => void process.stderr.write(`test: ${line}\n`)
+  try {
+    ensurePackages(PROGRAMS, { say })
+  } catch {
+    for (const program of PROGRAMS) {
+      try {
+        ensurePackages([program], { say })
+      } catch (error) {
+        say(`going on without ${program}: ${(error as Error).message} (${(error as GodwitError).hint})`)
+      }
+    }
+  }
+}
 
 interface Failure {
   readonly name: string
@@ -225,7 +243,7 @@ async function main(): Promise<void> {
   const files = (tier: TierName): string[] =>
     testFiles(tier).filter((file) => named.length === 0 || named.includes(file))
 
-  if (wanted('netns') || wanted('long')) ensureTools(TOOLS, { install: !values['no-install'] })
+  if (!values['no-install'] && (wanted('netns') || wanted('long'))) installPrograms()
 
   const outcomes = new Map<TierName, Outcome>()
   const cores = availableParallelism()

@@ -99,12 +99,12 @@ export type LogLevel = 'error' | 'warn' | 'info' | 'debug'
 
 /** A program that `godwit run` started, with a policy of its own. */
 export interface Application {
-  /** Chosen by the daemon; unique while it runs. */
+  /** Chosen by the daemon, unique while it runs; the name of its cgroup below `godwit/<instance>` (linux/cgroup.ts). */
   readonly id: string
-  /** Absolute path of its cgroup v2 directory; it and all children belong to the application. */
+  /** Absolute path of that directory; it and all children belong to the application. */
   readonly cgroup: string
   /** The cgroup's id, as sock_diag reports it. */
-  readonly cgroupId: bigint
+  readonly cgroupId: number
   /** Access to use, by name. Absent: as the policy says. */
   readonly access?: string
   /** Name of a policy of the configuration. Absent: the default one. */

@@ -3,10 +3,11 @@
  * are told, and put its traffic under the policy asked for. A cgroup goes once its last process has ended, so children
  * that outlive the program keep its policy.
  */
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { GodwitError, missingError, usageError } from '../core/errors.ts'
 import type { Application, Mechanism, Recorder } from '../core/mechanism.ts'
+import { cgroupMount, KernelCgroups } from '../linux/cgroup.ts'
 import { writeAtomic } from './state.ts'
 
 /** How often ended programs are looked for whose `godwit run` did not say goodbye. */
@@ -19,15 +20,6 @@ export interface ApplicationRequest {
   readonly policy?: string
 }
 
-/** Where cgroup v2 is mounted, alone or beside version 1; undefined when it is not. */
-export function cgroupRoot(mountinfo = readFileSync('/proc/self/mountinfo', 'utf8')): string | undefined {
-  for (const line of mountinfo.split('\n')) {
-    const [mount, filesystem] = line.split(' - ')
-    if (filesystem?.startsWith('cgroup2 ')) return mount!.split(' ')[4]
-  }
-  return undefined
-}
-
 export interface ApplicationsInit {
   /** Part of the cgroups' path, so that several daemons run side by side. */
   readonly instance: string
@@ -38,7 +30,7 @@ export interface ApplicationsInit {
 }
 
 export class Applications {
-  readonly #folder: string | undefined
+  readonly #cgroups: KernelCgroups | undefined
   readonly #mechanisms: readonly Mechanism[]
   readonly #recorder: Recorder
   readonly #file: string
@@ -47,8 +39,8 @@ export class Applications {
   #timer: NodeJS.Timeout | undefined
 
   constructor(init: ApplicationsInit) {
-    const root = cgroupRoot()
-    this.#folder = root === undefined ? undefined : join(root, 'godwit', init.instance)
+    const mount = cgroupMount()
+    this.#cgroups = mount === undefined ? undefined : new KernelCgroups(mount, init.instance)
     this.#mechanisms = init.mechanisms
     this.#recorder = init.recorder
     this.#file = init.file
@@ -62,7 +54,7 @@ export class Applications {
   async start(): Promise<void> {
     for (const application of this.#remembered()) {
       if (isEmpty(application.cgroup)) {
-        removeCgroup(application.cgroup)
+        this.#cgroups?.remove(application.id)
         continue
       }
       for (const mechanism of this.#mechanisms) await mechanism.adopt?.(application)
@@ -82,31 +74,31 @@ export class Applications {
         hint: '`godwit run` works on a host, not on an anchor',
       })
     }
-    if (this.#folder === undefined) {
+    if (this.#cgroups === undefined) {
       throw missingError('cgroup v2 is not mounted', 'mount -t cgroup2 none /sys/fs/cgroup/unified')
     }
     const id = `run-${process.pid}-${++this.#count}`
-    const cgroup = join(this.#folder, id)
+    let cgroupId: number
     try {
-      mkdirSync(cgroup, { recursive: true })
+      cgroupId = this.#cgroups.create(id)
     } catch (error) {
       throw missingError(
         `a cgroup cannot be made: ${(error as Error).message}`,
-        'the daemon needs to be root outside of a container, or in one with a cgroup it may write to',
+        'the daemon has to be root outside of a container, or in one with a cgroup it may write to',
         { cause: error },
       )
     }
     const { access, policy } = request
     const application: Application = {
       id,
-      cgroup,
-      cgroupId: statSync(cgroup, { bigint: true }).ino,
+      cgroup: this.#cgroups.directory(id),
+      cgroupId,
       ...(access === undefined ? {} : { access }),
       ...(policy === undefined ? {} : { policy }),
     }
     try {
       for (const mechanism of able) await mechanism.adopt!(application)
-      writeFileSync(join(cgroup, 'cgroup.procs'), String(request.pid))
+      this.#cgroups.add(id, request.pid)
     } catch (error) {
       await this.#release(application)
       if ((error as NodeJS.ErrnoException).code === 'ESRCH')
@@ -116,7 +108,7 @@ export class Applications {
     this.#running.set(id, application)
     this.#remember()
     this.#recorder.log('info', `run: ${request.command} (process ${request.pid}) as ${id}`)
-    return { id, cgroup }
+    return { id, cgroup: application.cgroup }
   }
 
   /** The program has ended; what it started may go on and is swept up later. */
@@ -125,11 +117,9 @@ export class Applications {
     if (application !== undefined && isEmpty(application.cgroup)) await this.#release(application)
   }
 
-  /** Removes empty cgroups. Programs that still run stay where they are, out of control. */
+  /** Removes every cgroup; programs that still run go on, out of control. */
   cleanUp(): void {
-    if (this.#folder === undefined) return
-    for (const name of folders(this.#folder)) removeCgroup(join(this.#folder, name))
-    removeCgroup(this.#folder)
+    this.#cgroups?.cleanUp()
   }
 
   async stop(): Promise<void> {
@@ -139,12 +129,8 @@ export class Applications {
   }
 
   #remember(): void {
-    const list = this.list().map((application) => ({
-      ...application,
-      cgroupId: String(application.cgroupId),
-    }))
     try {
-      writeAtomic(this.#file, `${JSON.stringify(list)}\n`, 0o600)
+      writeAtomic(this.#file, `${JSON.stringify(this.list())}\n`, 0o600)
     } catch (error) {
       this.#recorder.log(
         'warn',
@@ -156,13 +142,8 @@ export class Applications {
   /** The cgroup is still the one it was: ids are not used twice. */
   #remembered(): Application[] {
     try {
-      const list = JSON.parse(readFileSync(this.#file, 'utf8')) as Remembered[]
-      return list
-        .map((application) => ({ ...application, cgroupId: BigInt(application.cgroupId) }))
-        .filter(
-          ({ cgroup, cgroupId }) =>
-            statSync(cgroup, { bigint: true, throwIfNoEntry: false })?.ino === cgroupId,
-        )
+      const list = JSON.parse(readFileSync(this.#file, 'utf8')) as Application[]
+      return list.filter(({ id, cgroupId }) => this.#cgroups?.id(id) === cgroupId)
     } catch {
       return []
     }
@@ -186,12 +167,8 @@ export class Applications {
         )
       }
     }
-    removeCgroup(application.cgroup)
+    this.#cgroups?.remove(application.id)
   }
-}
-
-interface Remembered extends Omit<Application, 'cgroupId'> {
-  readonly cgroupId: string
 }
 
 function isEmpty(cgroup: string): boolean {
@@ -199,24 +176,5 @@ function isEmpty(cgroup: string): boolean {
     return !/^populated 1$/m.test(readFileSync(join(cgroup, 'cgroup.events'), 'utf8'))
   } catch {
     return true
-  }
-}
-
-function folders(path: string): string[] {
-  try {
-    return readdirSync(path, { withFileTypes: true })
-      .filter((entry) => entry.isDirectory())
-      .map((entry) => entry.name)
-  } catch {
-    return []
-  }
-}
-
-/** The kernel refuses while processes are in it, and that is right. */
-function removeCgroup(path: string): void {
-  try {
-    rmdirSync(path)
-  } catch {
-    // in use or gone
   }
 }

@@ -5,7 +5,6 @@
 import { GodwitError, usageError } from '../core/errors.ts'
 import type {
   AccessStatus,
-  Application,
   ControlRequest,
   ControlRoute,
   DecisionRecord,
@@ -212,7 +211,7 @@ export class Daemon {
       post('/v1/run/end', async (request) => {
         await this.#applications.end(field(request, 'id'))
       }),
-      get('/v1/run', () => ({ applications: this.#applications.list().map(showApplication) })),
+      get('/v1/run', () => ({ applications: this.#applications.list() })),
     ]
   }
 
@@ -262,11 +261,6 @@ function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Gene
       value,
     }
   }
-}
-
-function showApplication(application: Application) {
-  const { cgroupId, ...rest } = application
-  return { ...rest, cgroup_id: cgroupId.toString() }
 }
 
 function field(request: ControlRequest, name: string): string {

@@ -18,6 +18,7 @@ const PACKAGES = {
   nebula: 'nebula',
   iperf3: 'iperf3',
   curl: 'curl',
+  rsync: 'rsync',
   ssh: 'openssh-client',
   sshd: 'openssh-server',
   tcpdump: 'tcpdump',

@@ -1,0 +1,82 @@
+/** `anchor init`, `invite`, `hosts`, `remove`. A running anchor is asked; a stopped one's store is written. */
+import { ControlClient } from '../../host/client.ts'
+import { type HostRecord, HostStore } from '../../host/hosts.ts'
+import { poolAddresses } from '../../host/pool.ts'
+import { initAnchor, loadAnchorConfig, invite as makeInvitation } from '../../host/setup.ts'
+import { State } from '../../host/state.ts'
+import type { CommonOptions } from '../definition.ts'
+import { printJson, printLines, table } from '../output.ts'
+
+export async function init(options: CommonOptions & { readonly endpoint: string }): Promise<void> {
+  const written = initAnchor(new State(options), options.endpoint)
+  if (options.json) {
+    printJson(written)
+    return
+  }
+  const flag = options.state === undefined ? '' : ` --state ${options.state}`
+  printLines([
+    `wrote ${written.config}; public key ${written.public_key}`,
+    `next: sudo godwit anchor up${flag}, and for each host: sudo godwit anchor invite${flag} NAME`,
+  ])
+}
+
+export interface Invited {
+  readonly name: string
+  readonly text: string
+  /** Milliseconds since the Unix epoch; absent for a stock WireGuard client. */
+  readonly expires?: number
+}
+
+export async function invite(
+  name: string,
+  options: CommonOptions & { readonly wg?: boolean },
+): Promise<void> {
+  const state = new State(options)
+  const wg = options.wg === true
+  const answer = state.busy()
+    ? await new ControlClient(state.socket).post<Invited>('/v1/anchor/invite', { name, wg })
+    : offline(state, name, wg)
+  if (options.json) {
+    const expires = answer.expires === undefined ? {} : { expires: new Date(answer.expires).toISOString() }
+    printJson({ name, ...(wg ? { wg_quick: answer.text } : { invitation: answer.text }), ...expires })
+  } else {
+    process.stdout.write(answer.text.endsWith('\n') ? answer.text : `${answer.text}\n`)
+  }
+}
+
+function offline(state: State, name: string, wg: boolean): Invited {
+  const store = new HostStore(state.file('hosts.json'))
+  const { host, text } = makeInvitation(state, store, name, Date.now(), { wg })
+  return { name, text, ...(host.expires === undefined ? {} : { expires: host.expires }) }
+}
+
+export async function hosts(options: CommonOptions): Promise<void> {
+  const state = new State(options)
+  const { anchor } = loadAnchorConfig(state)
+  const list = new HostStore(state.file('hosts.json')).list().map((host) => ({
+    name: host.name,
+    kind: host.kind,
+    state: stateOf(host),
+    addresses: poolAddresses(anchor, host.number),
+    public_key: host.public_key,
+  }))
+  if (options.json) printJson({ hosts: list })
+  else if (list.length === 0) printLines(['no hosts yet: godwit anchor invite NAME'])
+  else {
+    const rows = list.map(({ name, kind, state: at, addresses }) => [name, kind, at, addresses.join(' ')])
+    printLines(table(['HOST', 'KIND', 'STATE', 'VIRTUAL ADDRESSES'], rows))
+  }
+}
+
+function stateOf(host: HostRecord): string {
+  if (host.expires === undefined) return 'joined'
+  return host.expires > Date.now() ? 'invited' : 'expired'
+}
+
+export async function remove(name: string, options: CommonOptions): Promise<void> {
+  const state = new State(options)
+  if (state.busy()) await new ControlClient(state.socket).post('/v1/anchor/remove', { name })
+  else new HostStore(state.file('hosts.json')).remove(name)
+  if (options.json) printJson({ removed: name })
+  else printLines([`${name} is forgotten`])
+}

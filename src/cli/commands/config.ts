@@ -1,0 +1,20 @@
+/** `config check` and `config schema`. */
+import { resolve } from 'node:path'
+import { loadConfig } from '../../host/config.ts'
+import { jsonSchema } from '../../host/schema.ts'
+import { State } from '../../host/state.ts'
+import type { CommonOptions } from '../definition.ts'
+import { printJson, printLines } from '../output.ts'
+
+export async function check(file: string | undefined, options: CommonOptions): Promise<void> {
+  const path = file === undefined ? new State(options).configFile : resolve(file)
+  const config = loadConfig(path)
+  const role = config.anchor === undefined ? 'host' : 'anchor'
+  if (options.json) printJson({ file: path, role, ok: true })
+  else
+    printLines([`${path} is right: ${role}, ${config.peer.length} peers, ${config.policy.length} policies`])
+}
+
+export async function schema(): Promise<void> {
+  process.stdout.write(`${JSON.stringify(jsonSchema(), null, 2)}\n`)
+}

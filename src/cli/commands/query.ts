@@ -1,0 +1,188 @@
+/** `status`, `paths`, `flows`, `peers`, `why`, `move`: questions to a daemon that runs. */
+import type { DecisionRecord, FlowStatus, HandoverRecord, Move, PeerStatus } from '../../core/mechanism.ts'
+import { ControlClient } from '../../host/client.ts'
+import type { Status, Why } from '../../host/daemon.ts'
+import { State } from '../../host/state.ts'
+import type { CommonOptions } from '../definition.ts'
+import {
+  printJson,
+  printLines,
+  showBytes,
+  showDuration,
+  showLoss,
+  showMs,
+  showTime,
+  table,
+} from '../output.ts'
+
+interface QueryOptions extends CommonOptions {
+  readonly watch?: number | true
+}
+
+/** How many handovers the overview shows. */
+const LAST = 5
+
+function client(options: CommonOptions): ControlClient {
+  return new ControlClient(new State(options).socket)
+}
+
+/** Prints once, or again and again. */
+async function show(
+  options: QueryOptions,
+  json: (status: Status) => unknown,
+  lines: (status: Status) => string[],
+): Promise<void> {
+  const daemon = client(options)
+  for (;;) {
+    const status = await daemon.get<Status>('/v1/status')
+    if (options.watch !== undefined && process.stdout.isTTY) process.stdout.write('\x1b[H\x1b[2J')
+    if (options.json) printJson(json(status))
+    else printLines(lines(status))
+    if (options.watch === undefined) return
+    await new Promise((done) => setTimeout(done, options.watch === true ? 2000 : options.watch! * 1000))
+  }
+}
+
+export function status(options: QueryOptions): Promise<void> {
+  return show(options, (value) => value, overview)
+}
+
+export function paths(options: QueryOptions): Promise<void> {
+  const json = (value: Status) => ({
+    paths: value.peers.flatMap((peer) => peer.paths.map((path) => ({ peer: peer.name, ...path }))),
+  })
+  return show(options, json, (value) => pathTable(value.peers))
+}
+
+export function flows(options: QueryOptions): Promise<void> {
+  return show(
+    options,
+    (value) => ({ flows: value.flows }),
+    (value) => flowTable(value.flows),
+  )
+}
+
+export function peers(options: QueryOptions): Promise<void> {
+  return show(
+    options,
+    (value) => ({ peers: value.peers }),
+    (value) => peerTable(value.peers),
+  )
+}
+
+function overview(status: Status): string[] {
+  const up = showDuration(Date.now() - status.started_at)
+  const lines = [`godwit ${status.version} ${status.role}, up for ${up} (process ${status.pid})`]
+  if (status.accesses.length > 0) lines.push('', ...accessTable(status))
+  lines.push('', ...peerTable(status.peers))
+  const paths = status.peers.flatMap((peer) => peer.paths)
+  if (paths.length > 0) lines.push('', ...pathTable(status.peers))
+  const perAccess = new Map<string, number>()
+  for (const { access } of status.flows) perAccess.set(access, (perAccess.get(access) ?? 0) + 1)
+  const split = [...perAccess].map(([access, count]) => `${count} on ${access || 'no access'}`).join(', ')
+  lines.push('', `${status.flows.length} flows${split && `: ${split}`}`)
+  if (status.handovers.length === 0) return [...lines, 'no handovers yet']
+  lines.push(`${status.handovers.length} handovers, the last:`)
+  return [...lines, ...status.handovers.slice(-LAST).map((record) => `  ${handoverLine(record)}`)]
+}
+
+function accessTable(status: Status): string[] {
+  const rows = status.accesses.map((access) => {
+    const flows = status.flows.filter((flow) => flow.access === access.name).length
+    const addresses = access.addresses.join(' ') || '-'
+    return [access.name, access.state, addresses, showMs(access.rtt_ms), showLoss(access.loss), String(flows)]
+  })
+  return table(['ACCESS', 'STATE', 'ADDRESSES', 'RTT', 'LOSS', 'FLOWS'], rows)
+}
+
+function peerTable(peers: readonly PeerStatus[]): string[] {
+  if (peers.length === 0) return ['no peers']
+  const rows = peers.map((peer) => {
+    const up = peer.paths.filter((path) => path.state === 'up').length
+    return [
+      peer.name,
+      peer.kind,
+      peer.state,
+      `${up} of ${peer.paths.length} up`,
+      peer.addresses?.join(' ') ?? '-',
+    ]
+  })
+  return table(['PEER', 'KIND', 'STATE', 'PATHS', 'VIRTUAL ADDRESSES'], rows)
+}
+
+function pathTable(peers: readonly PeerStatus[]): string[] {
+  const rows = peers.flatMap((peer) =>
+    peer.paths.map((path) => [
+      peer.name,
+      String(path.id),
+      path.access,
+      path.remote,
+      path.state,
+      showMs(path.rtt_ms),
+      showLoss(path.loss),
+      showBytes(path.sent_bytes),
+      showBytes(path.received_bytes),
+      path.mtu === undefined ? '-' : String(path.mtu),
+    ]),
+  )
+  if (rows.length === 0) return ['no paths']
+  return table(['PEER', 'PATH', 'ACCESS', 'REMOTE', 'STATE', 'RTT', 'LOSS', 'SENT', 'RECEIVED', 'MTU'], rows)
+}
+
+function flowTable(flows: readonly FlowStatus[]): string[] {
+  if (flows.length === 0) return ['no flows']
+  const rows = flows.map((flow) => [
+    flow.id,
+    flow.proto,
+    flow.src,
+    flow.dst,
+    flow.app || '-',
+    flow.mechanism,
+    flow.peer,
+    flow.access || '-',
+  ])
+  return table(['FLOW', 'PROTO', 'SOURCE', 'DESTINATION', 'APP', 'MECHANISM', 'PEER', 'ACCESS'], rows)
+}
+
+function handoverLine(record: HandoverRecord): string {
+  const gap = record.gap_ms === null ? '' : `, gap ${showMs(record.gap_ms)}`
+  const lost = record.lost_packets === null ? '' : `, lost ${record.lost_packets}`
+  return `${showTime(record.at)}  ${record.what}: ${record.from} -> ${record.to} (${record.cause})${gap}${lost}`
+}
+
+export async function move(what: string, access: string, options: CommonOptions): Promise<void> {
+  const moved = await client(options).post<Move>('/v1/move', { what, access })
+  if (options.json) printJson({ what, access, ...moved })
+  else
+    printLines([
+      `${moved.flows} ${moved.flows === 1 ? 'flow' : 'flows'} moved to ${access}${moved.note ? `; ${moved.note}` : ''}`,
+    ])
+}
+
+export async function why(flow: string, options: CommonOptions): Promise<void> {
+  const answer = await client(options).get<Why>('/v1/why', { flow })
+  if (options.json) {
+    printJson(answer)
+    return
+  }
+  const { id, proto, src, dst, app, access, mechanism, peer } = answer.flow
+  const lines = [
+    `${id}: ${proto} ${src} -> ${dst}${app && ` of ${app}`}`,
+    `on ${access} by ${mechanism}, through ${peer}`,
+  ]
+  if (answer.now.length > 0) lines.push('', 'now:', ...answer.now.flatMap(decisionLines))
+  const past = [
+    ...answer.decisions.map((record) => ({ at: record.at, lines: decisionLines(record) })),
+    ...answer.handovers.map((record) => ({ at: record.at, lines: [`  ${handoverLine(record)}`] })),
+  ].sort((a, b) => a.at - b.at)
+  if (past.length > 0) lines.push('', 'on record:', ...past.flatMap((entry) => entry.lines))
+  printLines(lines)
+}
+
+function decisionLines(record: DecisionRecord): string[] {
+  const evidence = Object.entries(record.evidence ?? {}).map(([key, value]) => `${key} ${value ?? 'unknown'}`)
+  return [
+    `  ${showTime(record.at)}  ${record.what}: ${record.chosen}, because ${record.reason}`,
+    ...(evidence.length > 0 ? [`                evidence: ${evidence.join(', ')}`] : []),
+  ]
+}

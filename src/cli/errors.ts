@@ -1,0 +1,35 @@
+/** From an error to what a user reads and the exit status: 0 done, 1 failed, 2 wrong call, 3 something is missing. */
+import { CommanderError } from 'commander'
+import { GodwitError } from '../core/errors.ts'
+
+export const EXIT = { failed: 1, usage: 2, missing: 3 } as const
+
+/** Prints the error as one line (a configuration's faults: a line each) and returns the exit status. */
+export function report(error: unknown, options: { debug: boolean; json: boolean }): number {
+  if (error instanceof CommanderError && error.exitCode === 0) return 0
+  if (error instanceof CommanderError && error.code === 'commander.help') return EXIT.usage // it has been shown
+  const { code, message, hint, kind } = describe(error)
+  const text = hint === undefined ? message : `${message}; ${hint}`
+  process.stderr.write(`godwit: ${text}\n`)
+  if (options.debug && error instanceof Error) process.stderr.write(`${error.stack}\n`)
+  if (options.debug && error instanceof Error && error.cause instanceof Error) {
+    process.stderr.write(`cause: ${error.cause.stack}\n`)
+  }
+  if (options.json) process.stdout.write(`${JSON.stringify({ error: { code, message, hint } })}\n`)
+  return EXIT[kind]
+}
+
+function describe(error: unknown): Pick<GodwitError, 'code' | 'message' | 'hint' | 'kind'> {
+  if (error instanceof GodwitError) return error
+  if (error instanceof CommanderError) {
+    const text = error.message.replace(/^error: /, '').replace(/\n/g, ' ')
+    return { code: 'USAGE', message: text, hint: 'see --help', kind: 'usage' }
+  }
+  const message = error instanceof Error ? error.message : String(error)
+  const system = (error as NodeJS.ErrnoException)?.code
+  if (typeof system === 'string' && /^E[A-Z0-9]+$/.test(system)) {
+    return { code: system, message, hint: undefined, kind: 'failed' }
+  }
+  const hint = 'a fault of godwit; run it again with --debug and report what it prints'
+  return { code: 'INTERNAL', message, hint, kind: 'failed' }
+}

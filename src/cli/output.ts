@@ -1,0 +1,66 @@
+/** How the command prints: one JSON object for programs, tables for people. */
+
+/** One JSON object on one line, with numbers of any size. */
+export function printJson(value: unknown): void {
+  const text = JSON.stringify(value, (_, entry) => (typeof entry === 'bigint' ? entry.toString() : entry))
+  process.stdout.write(`${text}\n`)
+}
+
+export function printLines(lines: readonly string[]): void {
+  if (lines.length > 0) process.stdout.write(`${lines.join('\n')}\n`)
+}
+
+/** Left-aligned columns, two spaces apart; numbers to the right. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)))
+  const numeric = head.map(
+    (_, i) => rows.length > 0 && rows.every((row) => /^(-|[\d.]+( \S{1,4})?)$/.test(row[i] ?? '')),
+  )
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, i) => (numeric[i] ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
+      .join('  ')
+      .trimEnd()
+  return [line(head), ...rows.map(line)]
+}
+
+export function showMs(value: number | null | undefined): string {
+  if (value === null || value === undefined) return '-'
+  return `${value < 10 ? value.toFixed(1) : value.toFixed(0)} ms`
+}
+
+export function showLoss(value: number | null | undefined): string {
+  if (value === null || value === undefined) return '-'
+  return `${(value * 100).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`
+}
+
+export function showBytes(value: number | undefined): string {
+  if (value === undefined) return '-'
+  const units = ['B', 'kB', 'MB', 'GB', 'TB']
+  let scaled = value
+  let unit = 0
+  while (scaled >= 1000 && unit < units.length - 1) {
+    scaled /= 1000
+    unit++
+  }
+  return `${scaled >= 100 || unit === 0 ? scaled.toFixed(0) : scaled.toFixed(1)} ${units[unit]}`
+}
+
+/** `3 h 12 min`, from milliseconds. */
+export function showDuration(ms: number): string {
+  const seconds = Math.max(0, Math.round(ms / 1000))
+  if (seconds < 60) return `${seconds} s`
+  const minutes = Math.floor(seconds / 60)
+  if (minutes < 60) return `${minutes} min`
+  const hours = Math.floor(minutes / 60)
+  if (hours < 48) return `${hours} h ${minutes % 60} min`
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`
+}
+
+/** `14:03:22.118`, local time. */
+export function showTime(epochMs: number): string {
+  const time = new Date(epochMs)
+  const two = (value: number): string => String(value).padStart(2, '0')
+  const clock = [time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':')
+  return `${clock}.${String(time.getMilliseconds()).padStart(3, '0')}`
+}

@@ -1,0 +1,283 @@
+/**
+ * Every command, its options and examples. Help, completion and the manual page come from these definitions; what a
+ * command does is in `commands/` and loaded when it is called.
+ */
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { version } from '../host/version.ts'
+import { define, forEachCommand, group } from './definition.ts'
+
+function integer(text: string): number {
+  const value = Number(text)
+  if (!Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError('a whole number is wanted.')
+  return value
+}
+
+function positive(text: string): number {
+  const value = Number(text)
+  if (!(value > 0)) throw new InvalidArgumentError('a number above 0 is wanted.')
+  return value
+}
+
+function collect(text: string, before: string[] | undefined): string[] {
+  return [...(before ?? []), text]
+}
+
+export function buildProgram(): Command {
+  const program = new Command('godwit')
+    .description('Keeps connections alive while a host moves between networks.')
+    .version(version(), '-V, --version', 'print the version')
+    .configureOutput({ outputError: () => {} }) // errors.ts says it, in one line
+    .showSuggestionAfterError()
+    .enablePositionalOptions()
+    .exitOverride()
+  defineDemo(program)
+  defineAnchor(program)
+  defineHost(program)
+  defineQueries(program)
+  defineLab(program)
+  defineHelpers(program)
+  forEachCommand(program, (command) => command.exitOverride().configureOutput({ outputError: () => {} }))
+  return program
+}
+
+function defineDemo(program: Command): void {
+  define(program, {
+    use: 'demo',
+    summary: 'show a host that moves between two networks under a real download, here and now',
+    examples: ['godwit demo', 'godwit demo --out /tmp/demo'],
+    without: ['state'],
+    options: [
+      new Option('--out <dir>', 'where plot, logs and result go'),
+      new Option('--seed <number>', 'repeat a run').argParser(integer),
+      new Option('--paper-time', "the paper's own timeline, about 30 s"),
+    ],
+    run: async (options) => (await import('./commands/lab.ts')).demo(options),
+  })
+}
+
+function defineAnchor(program: Command): void {
+  const anchor = group(program, 'anchor', 'run an anchor: the fixed point that mobile hosts go through')
+  define(anchor, {
+    use: 'init',
+    summary: "write an anchor's configuration and key",
+    examples: ['sudo godwit anchor init --endpoint anchor.example.org:51820'],
+    options: [new Option('--endpoint <host:port>', 'where hosts reach this anchor').makeOptionMandatory()],
+    run: async (options) => (await import('./commands/anchor.ts')).init(options),
+  })
+  define(anchor, {
+    use: 'up',
+    summary: 'run it in the foreground; prints `ready` once hosts can join',
+    examples: ['sudo godwit anchor up'],
+    without: ['json'],
+    run: async (options) => (await import('./commands/daemon.ts')).anchorUp(options),
+  })
+  define(anchor, {
+    use: 'invite <name>',
+    summary: 'print an invitation for one host: one line, a secret, for one use',
+    examples: ['sudo godwit anchor invite laptop', 'sudo godwit anchor invite --wg phone > phone.conf'],
+    options: [new Option('--wg', 'a wg-quick configuration for a stock WireGuard client instead')],
+    run: async (name, options) => (await import('./commands/anchor.ts')).invite(name, options),
+  })
+  define(anchor, {
+    use: 'hosts',
+    summary: 'list the hosts that were invited or have joined',
+    examples: ['sudo godwit anchor hosts'],
+    run: async (options) => (await import('./commands/anchor.ts')).hosts(options),
+  })
+  define(anchor, {
+    use: 'remove <name>',
+    summary: 'forget a host: it can no longer use this anchor',
+    examples: ['sudo godwit anchor remove laptop'],
+    run: async (name, options) => (await import('./commands/anchor.ts')).remove(name, options),
+  })
+}
+
+function defineHost(program: Command): void {
+  define(program, {
+    use: 'join [invitation]',
+    summary: "take an anchor's invitation into this host's configuration",
+    examples: [
+      'sudo godwit join godwit1.eyJob3N0I…',
+      'sudo godwit join - < invitation',
+      'sudo godwit join --wg wg0.conf',
+    ],
+    options: [
+      new Option('--wg <file>', 'a wg-quick configuration: a stock WireGuard server as a plain anchor'),
+    ],
+    details: '`-` reads the invitation from standard input, so that it does not end up in the shell history.',
+    run: async (invitation, options) => (await import('./commands/host.ts')).join(invitation, options),
+  })
+  define(program, {
+    use: 'up',
+    summary: 'run the host daemon in the foreground; prints `ready` once traffic can flow',
+    examples: ['sudo godwit up', 'sudo godwit up --state /srv/godwit-test'],
+    without: ['json'],
+    run: async (options) => (await import('./commands/daemon.ts')).hostUp(options),
+  })
+  define(program, {
+    use: 'down',
+    summary: 'remove what a killed daemon left: interface, routes, rules, tables, cgroups',
+    examples: ['sudo godwit down'],
+    run: async (options) => (await import('./commands/daemon.ts')).down(options),
+  })
+  const run = define(program, {
+    use: 'run <command> [arguments...]',
+    summary: 'run a program under godwit with a policy of its own',
+    examples: [
+      'godwit run -- ssh server.example.org',
+      'godwit run --access wwan0 -- curl -O https://example.org/big',
+    ],
+    without: ['json'],
+    options: [
+      new Option('--access <name>', 'the access that its connections take'),
+      new Option('--policy <name>', 'a policy of the configuration'),
+      new Option('--best-effort', 'where it cannot be controlled by itself, run it under the general rules'),
+    ],
+    details: 'Its exit status is passed on, and signals are passed to it.',
+    run: async (command, args, options) => (await import('./commands/run.ts')).run(command, args, options),
+  })
+  run.passThroughOptions()
+  define(program, {
+    use: 'move <what> <access>',
+    summary: 'hand over now: an application, a flow, or `all`',
+    examples: ['godwit move all wwan0', 'godwit move app:curl wlan0', 'godwit move to:203.0.113.0/24 eth0'],
+    details:
+      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.',
+    run: async (what, access, options) => (await import('./commands/query.ts')).move(what, access, options),
+  })
+}
+
+function defineQueries(program: Command): void {
+  const watch = new Option('--watch [seconds]', 'show it again and again').argParser(positive)
+  define(program, {
+    use: 'status',
+    summary: 'what is now: accesses, peers, flows, last handovers',
+    examples: ['godwit status', 'godwit status --watch', 'godwit status --json'],
+    options: [watch],
+    run: async (options) => (await import('./commands/query.ts')).status(options),
+  })
+  define(program, {
+    use: 'paths',
+    summary: 'every path: one access towards one peer, with its quality',
+    examples: ['godwit paths'],
+    options: [watch],
+    run: async (options) => (await import('./commands/query.ts')).paths(options),
+  })
+  define(program, {
+    use: 'flows',
+    summary: 'every flow, its application and the access it takes',
+    examples: ['godwit flows', 'godwit flows --watch 1'],
+    options: [watch],
+    run: async (options) => (await import('./commands/query.ts')).flows(options),
+  })
+  define(program, {
+    use: 'peers',
+    summary: 'every remote end and its state',
+    examples: ['godwit peers'],
+    options: [watch],
+    run: async (options) => (await import('./commands/query.ts')).peers(options),
+  })
+  define(program, {
+    use: 'why <flow>',
+    summary: 'which decisions put the flow where it is, with their evidence',
+    examples: ['godwit why f12'],
+    run: async (flow, options) => (await import('./commands/query.ts')).why(flow, options),
+  })
+}
+
+function defineLab(program: Command): void {
+  const link = new Option('--link <conditions>', 'change a link, e.g. acc1:delay=20ms,rate=30mbit').argParser(
+    collect,
+  )
+  const seed = new Option('--seed <number>', 'repeat a run').argParser(integer)
+  const lab = group(program, 'lab', 'rehearse moves between emulated networks on this machine')
+  define(lab, {
+    use: 'list',
+    summary: 'scenarios and topologies, a line each',
+    examples: ['godwit lab list'],
+    without: ['state'],
+    run: async (options) => (await import('./commands/lab.ts')).list(options),
+  })
+  define(lab, {
+    use: 'run <scenario>',
+    summary: 'run a scenario; exit status 0 only if every check in it holds',
+    examples: ['godwit lab run upmt-swap', 'godwit lab run upmt-blackhole --out /tmp/blackhole --json'],
+    without: ['state'],
+    options: [
+      new Option('--out <dir>', 'where result, plot and logs go'),
+      seed,
+      link,
+      new Option('--full', "as many handovers as the issue's figures rest on"),
+      new Option('--handovers <number>', 'how many handovers').argParser(integer),
+      new Option('--paper-time', "the paper's own timeline"),
+    ],
+    run: async (scenario, options) => (await import('./commands/lab.ts')).runOne(scenario, options),
+  })
+  define(lab, {
+    use: 'up <topology>',
+    summary: 'build hosts and links, print `ready`, stay until stopped, then remove all of it',
+    examples: ['sudo godwit lab up upmt'],
+    without: ['state'],
+    options: [seed, link],
+    run: async (topology, options) => (await import('./commands/lab.ts')).up(topology, options),
+  })
+  define(program, {
+    use: 'bench [names...]',
+    summary: 'measure, beside what a user would pick instead, in the same run',
+    examples: ['sudo godwit bench tunnel-tcp', 'sudo godwit bench --rounds 5 --out /tmp/bench'],
+    without: ['state'],
+    options: [
+      new Option('--list', 'name them, a line each'),
+      new Option('--out <dir>', 'where results and plots go'),
+      new Option('--rounds <number>', 'rounds per subject').argParser(integer),
+      new Option('--seconds <number>', 'seconds per sample').argParser(positive),
+      seed,
+    ],
+    run: async (names, options) => (await import('./commands/bench.ts')).bench(names, options),
+  })
+}
+
+function defineHelpers(program: Command): void {
+  define(program, {
+    use: 'keygen',
+    summary: "print a private key, in WireGuard's base64",
+    examples: ['(umask 077; godwit keygen > private.key)'],
+    without: ['state'],
+    run: async (options) => (await import('./commands/keys.ts')).keygen(options),
+  })
+  define(program, {
+    use: 'pubkey',
+    summary: 'read a private key on standard input, print its public key',
+    examples: ['godwit pubkey < private.key'],
+    without: ['state'],
+    run: async (options) => (await import('./commands/keys.ts')).pubkey(options),
+  })
+  const config = group(program, 'config', 'look at the configuration')
+  define(config, {
+    use: 'check [file]',
+    summary: 'check a configuration: file, line, reason',
+    examples: ['godwit config check', 'godwit config check ./godwit.toml'],
+    run: async (file, options) => (await import('./commands/config.ts')).check(file, options),
+  })
+  define(config, {
+    use: 'schema',
+    summary: 'print the JSON schema of the configuration, for editors',
+    examples: ['godwit config schema > godwit.schema.json'],
+    without: ['state', 'json'],
+    run: async () => (await import('./commands/config.ts')).schema(),
+  })
+  define(program, {
+    use: 'doctor',
+    summary: 'what this machine has and lacks for each part of godwit',
+    examples: ['godwit doctor'],
+    without: ['state'],
+    run: async (options) => (await import('./commands/doctor.ts')).doctor(options),
+  })
+  define(program, {
+    use: 'completion <shell>',
+    summary: 'print completions for bash, zsh or fish',
+    examples: ['godwit completion bash | sudo tee /etc/bash_completion.d/godwit'],
+    without: ['state', 'json'],
+    run: async (shell) => (await import('./commands/completion.ts')).completion(shell, program),
+  })
+}

@@ -1,0 +1,58 @@
+/**
+ * An invitation: one line of text that makes a host known to an anchor. It holds a key pair's private half that is good
+ * for one association only: once there, the host replaces it by a key that never left it. A secret until then.
+ *
+ *   godwit1.BASE64URL(JSON).BASE64URL(first 6 bytes of SHA-256 of what stands before)
+ */
+import { createHash } from 'node:crypto'
+import * as z from 'zod'
+import { type Decoded, decoded, malformed } from '../core/result.ts'
+import { decodeKey } from '../crypto/keys.ts'
+import { parseHostPort } from './schema.ts'
+
+const key = z.string().refine((text) => decodeKey(text).ok)
+
+const content = z.object({
+  /** What the anchor calls the host. */
+  host: z.string(),
+  /** What the host may call the anchor. */
+  anchor: z.string(),
+  endpoint: z.string().refine((text) => parseHostPort(text).ok),
+  public_key: key,
+  /** Of the invitation, to be replaced. */
+  private_key: key,
+  preshared_key: key,
+  /** Virtual addresses of the host. */
+  addresses: z.array(z.string()),
+  /** Seconds since the Unix epoch. */
+  expires: z.int(),
+})
+
+export type Invitation = z.output<typeof content>
+
+const PREFIX = 'godwit1.'
+
+export function encodeInvitation(invitation: Invitation): string {
+  const body = PREFIX + Buffer.from(JSON.stringify(invitation)).toString('base64url')
+  return `${body}.${checksum(body)}`
+}
+
+export function decodeInvitation(text: string): Decoded<Invitation> {
+  const line = text.trim()
+  if (!line.startsWith(PREFIX)) return malformed(`an invitation starts with "${PREFIX}"`)
+  const dot = line.lastIndexOf('.')
+  const body = line.slice(0, dot)
+  if (dot < PREFIX.length || checksum(body) !== line.slice(dot + 1)) {
+    return malformed('the invitation was cut short or changed on its way; copy the whole line')
+  }
+  try {
+    const json = Buffer.from(body.slice(PREFIX.length), 'base64url').toString()
+    return decoded(content.parse(JSON.parse(json)))
+  } catch {
+    return malformed('the invitation is of a version that this godwit does not know')
+  }
+}
+
+function checksum(text: string): string {
+  return createHash('sha256').update(text).digest().subarray(0, 6).toString('base64url')
+}

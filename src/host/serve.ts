@@ -1,0 +1,117 @@
+/**
+ * A daemon in the foreground, from its configuration to its end: `ready` on standard output, the log on standard error,
+ * SIGINT and SIGTERM stop it. A second one ends it at once.
+ */
+import { existsSync } from 'node:fs'
+import { missingError } from '../core/errors.ts'
+import { composeAnchor, composeHost } from './compose.ts'
+import { loadConfig } from './config.ts'
+import { Daemon } from './daemon.ts'
+import { mayChangeNetwork } from './doctor.ts'
+import { Log } from './log.ts'
+import { HostRecorder } from './recorder.ts'
+import { loadAnchorConfig, loadHostConfig } from './setup.ts'
+import type { State } from './state.ts'
+import { version } from './version.ts'
+
+export type Role = 'host' | 'anchor'
+
+/** Runs until it is told to stop; resolves when everything it made is gone again. */
+export async function serve(role: Role, state: State): Promise<void> {
+  const config = role === 'anchor' ? loadAnchorConfig(state) : loadHostConfig(state)
+  needNetworkAdmin()
+  state.lock()
+  const recorder = new HostRecorder(new Log(config.log.level))
+  const { mechanisms, routes } =
+    role === 'anchor'
+      ? composeAnchor(loadAnchorConfig(state), state, recorder)
+      : composeHost(config, state, recorder)
+  const daemon = new Daemon({
+    role,
+    version: version(),
+    state,
+    mechanisms,
+    recorder,
+    instance: config.kernel.instance,
+    routes,
+  })
+  const stopped = untilStopped(recorder)
+  try {
+    await daemon.start()
+    process.stdout.write('ready\n')
+    await stopped
+  } finally {
+    await daemon.stop()
+    state.unlock()
+  }
+}
+
+/** Removes what a killed daemon left. Refuses while one runs. */
+export async function cleanUp(state: State): Promise<void> {
+  needNetworkAdmin()
+  state.lock()
+  const config = loadConfig(state.configFile)
+  const recorder = new HostRecorder(new Log(config.log.level))
+  const { mechanisms } =
+    config.anchor === undefined
+      ? composeHost(config, state, recorder)
+      : composeAnchor(loadAnchorConfig(state), state, recorder)
+  for (const mechanism of mechanisms) await mechanism.cleanUp()
+  const daemon = new Daemon({
+    role: config.anchor === undefined ? 'host' : 'anchor',
+    version: version(),
+    state,
+    mechanisms: [],
+    recorder,
+    instance: config.kernel.instance,
+  })
+  await daemon.stop()
+  state.unlock()
+}
+
+/** Resolves with the first signal to stop. */
+function untilStopped(recorder: HostRecorder): Promise<void> {
+  return new Promise((done) => {
+    let asked = false
+    const stop = (signal: NodeJS.Signals): void => {
+      if (asked) process.exit(1)
+      asked = true
+      recorder.log('info', `${signal}: stopping`)
+      done()
+    }
+    process.on('SIGINT', stop)
+    process.on('SIGTERM', stop)
+    process.on('SIGHUP', () =>
+      recorder.log('warn', 'SIGHUP: the configuration is read at start only; restart to apply it'),
+    )
+    // What nobody caught: leave nothing behind, then fail.
+    const fault = (error: unknown): void => {
+      recorder.log(
+        'error',
+        `fault: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+      )
+      process.exitCode = 1
+      if (asked) process.exit(1)
+      asked = true
+      done()
+    }
+    process.on('uncaughtException', fault)
+    process.on('unhandledRejection', fault)
+  })
+}
+
+/** Throws what is missing for interfaces, routes and rules to be made. */
+function needNetworkAdmin(): void {
+  if (!mayChangeNetwork()) {
+    throw missingError(
+      'the right to change the network (CAP_NET_ADMIN) is missing',
+      'run it as root: sudo godwit …',
+    )
+  }
+  if (!existsSync('/dev/net/tun')) {
+    throw missingError(
+      '/dev/net/tun does not exist',
+      'sudo modprobe tun; in a container: --device /dev/net/tun',
+    )
+  }
+}
