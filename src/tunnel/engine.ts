@@ -26,9 +26,8 @@ export interface EngineOptions {
   readonly poller: Poller
   /** Monotonic milliseconds. */
   readonly now: () => number
-  /** Messages of other threads, drained when `wake` was called; absent in tests. */
-  readonly port?: MessagePort
-  readonly onMessage?: (message: unknown) => void
+  /** Called at the end of each turn, timers included: the owner drains its machine's events here. */
+  readonly onTurn?: (now: number) => void
 }
 
 export class Engine {
@@ -36,8 +35,9 @@ export class Engine {
   readonly #tun: Tun
   readonly #poller: Poller
   readonly #now: () => number
-  readonly #port: MessagePort | undefined
-  readonly #onMessage: ((message: unknown) => void) | undefined
+  readonly #onTurn: ((now: number) => void) | undefined
+  #port: MessagePort | undefined
+  #onMessage: ((message: unknown) => void) | undefined
   #stopping = false
   #parkedAt = 0
   /** The last turn read every socket until it was empty. */
@@ -50,9 +50,14 @@ export class Engine {
     this.#tun = options.tun
     this.#poller = options.poller
     this.#now = options.now
-    this.#port = options.port
-    this.#onMessage = options.onMessage
+    this.#onTurn = options.onTurn
     this.#poller.add(options.tun.fd, POLLIN)
+  }
+
+  /** From now on messages on `port` are handled in the turn after the poller was woken. */
+  listen(port: MessagePort, onMessage: (message: unknown) => void): void {
+    this.#port = port
+    this.#onMessage = onMessage
   }
 
   /** Adds a socket to the tables and the poll set; returns its index. */
@@ -63,6 +68,11 @@ export class Engine {
     sockets[index] = socket
     this.#poller.add(socket.fd, POLLIN)
     return index
+  }
+
+  /** Asks for every parked packet's path again, in this turn: the owner knows that one is back. */
+  retryParked(): void {
+    this.datapath.retryWanted = true
   }
 
   /** Takes a socket out and closes it. Paths that use it fail with ENODEV until they are closed. */
@@ -100,6 +110,7 @@ export class Engine {
     } else this.counts.idle++
     datapath.finishBatch(now)
     this.#timers(now)
+    this.#onTurn?.(now)
     return work
   }
 

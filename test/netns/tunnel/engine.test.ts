@@ -1,0 +1,120 @@
+import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { after, before, test } from 'node:test'
+import type { GodwitError } from '../../../src/core/errors.ts'
+import { createNamespace, deleteNamespace } from '../../../src/linux/netns.ts'
+import { EngineWorker } from '../../../src/tunnel/worker.ts'
+import type { EngineEntryData } from '../../support/engine-entry.ts'
+
+const names = [`eng-a-${process.pid}`, `eng-b-${process.pid}`] as const
+const entry = new URL('../../support/engine-entry.js', import.meta.url)
+const ip = (...words: string[]) => execFileSync('ip', words)
+
+before(() => {
+  for (const name of names) createNamespace(name)
+  ip('link', 'add', 'v0', 'netns', names[0], 'type', 'veth', 'peer', 'name', 'v0', 'netns', names[1])
+  names.forEach((name, i) => {
+    ip('-n', name, 'address', 'add', `10.99.0.${i + 1}/24`, 'dev', 'v0')
+    ip('-n', name, 'link', 'set', 'v0', 'up')
+    ip('-n', name, 'link', 'set', 'lo', 'up')
+  })
+})
+after(() => {
+  for (const name of names) deleteNamespace(name)
+})
+
+interface Running {
+  readonly worker: EngineWorker
+  readonly events: unknown[]
+  readonly end: Promise<GodwitError | undefined>
+  readonly next: () => Promise<unknown>
+}
+
+async function startEngine(i: 0 | 1, form: EngineEntryData['form'], mtu: number): Promise<Running> {
+  const events: unknown[] = []
+  let wakeUp = () => {}
+  let ended: (error: GodwitError | undefined) => void
+  const end = new Promise<GodwitError | undefined>((resolve) => {
+    ended = resolve
+  })
+  const data: EngineEntryData = {
+    netns: names[i],
+    tun: 'gwt0',
+    end: i,
+    form,
+    remote: Uint8Array.of(10, 99, 0, 2 - i),
+    mtu,
+  }
+  const worker = await EngineWorker.start(entry, data, {
+    onEvent: (event) => {
+      events.push(event)
+      wakeUp()
+    },
+    onEnd: (error) => ended(error),
+  })
+  ip('-n', names[i], 'address', 'add', `10.98.0.${i + 1}/24`, 'dev', 'gwt0')
+  ip('-n', names[i], 'address', 'add', `fd98::${i + 1}/64`, 'dev', 'gwt0', 'nodad')
+  ip('-n', names[i], 'link', 'set', 'gwt0', 'mtu', '1400', 'up')
+  const next = async () => {
+    if (events.length === 0)
+      await new Promise<void>((resolve) => {
+        wakeUp = resolve
+      })
+    return events.shift()
+  }
+  return { worker, events, end, next }
+}
+
+const SERVER = `
+  const { createHash } = require('node:crypto')
+  require('node:net').createServer((s) => {
+    const h = createHash('sha256')
+    s.on('data', (d) => h.update(d)).on('end', () => s.end(h.digest('hex')))
+  }).listen(9000, '::', () => console.log('ready'))`
+const CLIENT = `
+  const { createHash, randomBytes } = require('node:crypto')
+  const data = randomBytes(20e6)
+  const s = require('node:net').connect(9000, process.argv[1], () => s.end(data))
+  let got = ''
+  s.on('data', (d) => (got += d)).on('end', () =>
+    process.exit(got === createHash('sha256').update(data).digest('hex') ? 0 : 1))`
+
+for (const [form, mtu] of [
+  ['godwit', 1500],
+  ['stock', 1500],
+  // Smaller than the devices' MTU needs: every segment is cut again.
+  ['godwit', 1300],
+] as const)
+  test(`engines in two namespaces carry TCP unchanged, ${form}, path MTU ${mtu}`, async () => {
+    const a = await startEngine(0, form, mtu)
+    const b = await startEngine(1, form, mtu)
+    const server = spawn('ip', ['netns', 'exec', names[1], process.execPath, '-e', SERVER])
+    try {
+      await once(server.stdout, 'data')
+      for (const target of ['10.98.0.2', 'fd98::2']) {
+        const client = spawn('ip', ['netns', 'exec', names[0], process.execPath, '-e', CLIENT, target], {
+          stdio: 'inherit',
+        })
+        const [status] = await once(client, 'exit')
+        assert.equal(status, 0, target)
+      }
+      a.worker.post('how are you')
+      const answer = (await a.next()) as { echo: string; counts: { forged: number } }
+      assert.equal(answer.echo, 'how are you')
+      assert.equal(answer.counts.forged, 0)
+    } finally {
+      server.kill()
+      await a.worker.stop()
+      await b.worker.stop()
+    }
+    assert.equal(await a.end, undefined)
+  })
+
+test('a second engine on the device, and the device taken away, are said', async () => {
+  const a = await startEngine(0, 'godwit', 1500)
+  await assert.rejects(startEngine(0, 'godwit', 1500), { code: 'TUN_BUSY' })
+  ip('-n', names[0], 'link', 'delete', 'gwt0')
+  const error = await a.end
+  assert.match(String(error?.message), /gwt0 is gone/)
+})

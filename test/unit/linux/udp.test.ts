@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { GodwitError } from '../../../src/core/errors.ts'
+import { Arena } from '../../../src/linux/arena.ts'
+import { FakeUdpNetwork } from '../../../src/linux/fake-udp.ts'
+import { readAddress16, writeName } from '../../../src/linux/sockaddr.ts'
+import { openUdp, ReceiveBatch } from '../../../src/linux/udp.ts'
+import { udpCompliance } from '../../suites/udp.ts'
+
+const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
+
+udpCompliance('the double', () => {
+  const arena = new Arena(1 << 20)
+  const network = new FakeUdpNetwork()
+  const atA = { address: Uint8Array.of(10, 0, 0, 1), port: 1 }
+  const atB = { address: Uint8Array.of(10, 0, 0, 2), port: 2 }
+  const a = network.open(arena, atA)
+  a.largest = 1472
+  return { arena, a, b: network.open(arena, atB), atA, atB, largest: 1472 }
+})
+
+for (const family of [4, 6] as const)
+  udpCompliance(`the kernel, IPv4 by a socket of family ${family}`, () => {
+    const arena = new Arena(1 << 20)
+    const a = family === 4 ? openUdp(arena, { family, address: LOOPBACK }) : openUdp(arena, { family })
+    const b = openUdp(arena, { family })
+    return {
+      arena,
+      a,
+      b,
+      atA: { address: LOOPBACK, port: a.port },
+      atB: { address: LOOPBACK, port: b.port },
+      // Loopback's MTU is 65,536, but a payload ends at what an IPv4 packet holds.
+      largest: 65_507,
+    }
+  })
+
+test('a multihomed socket tells which of its addresses was reached, and answers from it', () => {
+  for (const family of [4, 6] as const) {
+    const arena = new Arena(1 << 20)
+    const { u8, view } = arena
+    const batch = new ReceiveBatch(arena, 2)
+    const anchor = openUdp(arena, { family, multihomed: true })
+    const host = openUdp(arena, { family: 4, address: LOOPBACK })
+    const name = arena.reserve(32)
+    const at = arena.reserve(64)
+    const reached = Uint8Array.of(127, 0, 0, 77)
+    writeName(u8, view, name, { address: reached, port: anchor.port }, 4)
+    assert.equal(host.send(name, 0, at, 10, 0), 0)
+    assert.equal(anchor.receive(batch), 1)
+    assert.deepEqual(readAddress16(u8, batch.local[0]!), reached)
+    assert.equal(anchor.send(batch.name[0]!, batch.local[0]!, at, 40, 20), 0)
+    assert.equal(host.receive(batch), 1)
+    assert.deepEqual(u8.slice(batch.name[0]! + 4, batch.name[0]! + 8), reached)
+    anchor.close()
+    host.close()
+  }
+})
+
+test('a port that is taken, and a device that is not there, are said', () => {
+  const arena = new Arena(1 << 20)
+  const first = openUdp(arena, { family: 4, address: LOOPBACK })
+  assert.throws(
+    () => openUdp(arena, { family: 4, address: LOOPBACK, port: first.port }),
+    (error) => error instanceof GodwitError && error.code === 'PORT_TAKEN',
+  )
+  assert.throws(() => openUdp(arena, { family: 4, device: 'nosuch0' }), /bind to nosuch0: ENODEV|EPERM/)
+  first.close()
+})
