@@ -1,0 +1,134 @@
+/**
+ * What IHMP keeps about one foreign host, beside its row of the HID table, and the replay window of its counter.
+ */
+
+import type { HidRow, Ip, Pair } from '../tables.ts'
+import type { IhmpMessage } from '../wire.ts'
+
+export interface OwnKey {
+  /** Ed25519, 32 bytes each. */
+  readonly publicKey: Uint8Array
+  readonly privateKey: Uint8Array
+}
+
+/**
+ * greeting  its HELLO is not answered yet
+ * plain     it does not speak IHMP; asked again rarely
+ * forced    behind a NAT that does not know IHMP: its addresses are fixed (DI-45)
+ * peer      it speaks IHMP and has shown who it is
+ */
+export type HostState = 'greeting' | 'plain' | 'forced' | 'peer'
+
+export interface Confirmed {
+  readonly pair: Pair
+  readonly at: number
+}
+
+export interface Host {
+  readonly row: HidRow
+  state: HostState
+  /** The pair of the flow that made it known. */
+  readonly bound: Pair
+  /** Signs for this host; undefined: messages carry MACs. */
+  ownKey: OwnKey | undefined
+  /** Shared secret of an association without keys. */
+  secret: Uint8Array | undefined
+  /** Half of that secret that is ours. */
+  readonly cookie: Uint8Array
+  sequence: number
+  readonly replay: ReplayWindow
+  /** Pairs on which the host has answered a challenge, with the time. */
+  readonly confirmed: Map<string, Confirmed>
+  /** All addresses by which it was ever known: what a Host ID may be. */
+  readonly known: Set<Ip>
+  /** UDP port of its IHMP, by address; behind a NAT not the usual one. */
+  readonly ports: Map<Ip, number>
+  /** Challenges that wait for their response, by the address under test. */
+  readonly challenges: Map<Ip, Uint8Array>
+  /** Last counter of a message about an address: a late message cannot undo a newer one. */
+  readonly addressCounters: Map<Ip, number>
+  /** Its own addresses behind NATs that know IHMP, by the NAT's address (DI-41). */
+  readonly nats: Map<Ip, Ip>
+  /** Own addresses that it must still be told are lost. */
+  readonly lost: Set<Ip>
+  /** The own address that it last heard is the preferred one. */
+  announced: Ip | undefined
+  /** The address at which it wants to be reached. */
+  preferred: Ip | undefined
+  /** The own address that the user moved it to. */
+  pinned: Ip | undefined
+  /** Since when no pair works; undefined while one does. */
+  detachedAt: number | undefined
+  /** Whether an end said that its address is lost, or the path only went silent. */
+  detachedBy: 'loss' | 'silence'
+  /** Smoothed, milliseconds. */
+  rtt: number | undefined
+  /** Since when it has no flow. */
+  idleSince: number | undefined
+  helloAttempts: number
+}
+
+/** Outcome of a counter: new, or seen before with the acknowledgement that was sent for it, or too old to say. */
+export type Replay =
+  | { readonly kind: 'new' }
+  | { readonly kind: 'duplicate'; readonly answer: Uint8Array | undefined }
+  | { readonly kind: 'old' }
+
+const WINDOW = 64
+
+/** Remembers the last 64 counters of a key; what is below the window counts as replayed (DI-38, D8). */
+export class ReplayWindow {
+  readonly #answers = new Map<number, Uint8Array | undefined>()
+  #floor: number
+
+  /** Counters up to `floor` are old: after a restart, the highest one accepted before it. */
+  constructor(floor = 0) {
+    this.#floor = floor
+  }
+
+  check(counter: number): Replay {
+    if (this.#answers.has(counter)) return { kind: 'duplicate', answer: this.#answers.get(counter) }
+    return counter <= this.#floor ? { kind: 'old' } : { kind: 'new' }
+  }
+
+  accept(counter: number): void {
+    this.#answers.set(counter, undefined)
+    if (this.#answers.size <= WINDOW) return
+    let lowest = Number.POSITIVE_INFINITY
+    for (const seen of this.#answers.keys()) lowest = Math.min(lowest, seen)
+    this.#answers.delete(lowest)
+    this.#floor = Math.max(this.#floor, lowest)
+  }
+
+  /** What to send again should the message be repeated because our acknowledgement was lost. */
+  answer(counter: number, bytes: Uint8Array): void {
+    if (this.#answers.has(counter)) this.#answers.set(counter, bytes)
+  }
+
+  /** Highest counter accepted: the floor after a restart. */
+  get highest(): number {
+    let highest = this.#floor
+    for (const seen of this.#answers.keys()) highest = Math.max(highest, seen)
+    return highest
+  }
+}
+
+/** A message that is repeated until it is acknowledged. */
+export interface Request {
+  readonly host: Host
+  readonly pair: Pair
+  readonly message: IhmpMessage
+  readonly bytes: Uint8Array
+  /** The challenge that the acknowledgement must answer for the pair to count as proven. */
+  readonly challenge: Uint8Array | undefined
+  /** Only sent if nothing has made it needless by its first time. */
+  readonly deferred: boolean
+  mostTries: number
+  tries: number
+  interval: number
+  nextAt: number
+  sentAt: number
+  /** `proven`: the acknowledgement answered the challenge. */
+  readonly acknowledged: (ack: IhmpMessage, proven: boolean, now: number) => void
+  readonly failed: (now: number) => void
+}

@@ -1,0 +1,97 @@
+/**
+ * What the protocol core of IHMP is given and what it gives back.
+ */
+import type { Random } from '../../core/clock.ts'
+import type { Ip, Pair, SocketRow, Tables } from '../tables.ts'
+import type { OwnKey } from './host.ts'
+
+export interface IhmpCrypto {
+  /** Ed25519 (RFC 8032): 64 bytes. */
+  sign(key: OwnKey, bytes: Uint8Array): Uint8Array
+  verify(publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean
+  /** HMAC-SHA-256. */
+  mac(secret: Uint8Array, bytes: Uint8Array): Uint8Array
+}
+
+/** Where keys come from (DI-39, DI-40). */
+export interface KeyStore {
+  /** The private key bound to an own address; undefined: none, messages carry MACs. */
+  own(local: Ip): OwnKey | undefined
+  /** The public key that configuration or a directory binds to an address; only that one is then believed. */
+  known(foreign: Ip): Uint8Array | undefined
+}
+
+export interface IhmpComponents {
+  readonly tables: Tables
+  readonly random: Random
+  readonly crypto: IhmpCrypto
+  readonly keys: KeyStore
+  /** Milliseconds since the epoch: the counter of messages follows it and never goes back. */
+  wall(): number
+  /** Whether a socket of this host talks to `foreign` from `local`: only then a HELLO from there is answered. */
+  hasFlow(local: Ip, foreign: Ip): boolean
+  /** The own address that this host's routes prefer towards `foreign`. */
+  preferredLocal(foreign: Ip): Ip | undefined
+}
+
+export interface IhmpOptions {
+  /** What a host without a key may do: nothing, or move under the secret exchanged in its HELLO. */
+  readonly unsigned: 'refuse' | 'allow'
+  /** Which own addresses a host is told (policy.ts). */
+  readonly advertise: 'scope' | 'all'
+  /** How long a host that cannot be reached keeps its flows, milliseconds (D2). */
+  readonly holdMs: number
+  /** A host without flows is forgotten after this, milliseconds. */
+  readonly idleMs: number
+  /** Which NATs may name port mappings: those with these keys, or any (DI-42). */
+  readonly nats: readonly Uint8Array[] | 'any'
+  /** Rows of the HID table at most. */
+  readonly mostHosts: number
+}
+
+export const DEFAULTS: IhmpOptions = {
+  unsigned: 'refuse',
+  advertise: 'scope',
+  holdMs: 120_000,
+  idleMs: 300_000,
+  nats: [],
+  mostHosts: 10_000,
+}
+
+export type Output =
+  /** The tables have changed: the kernel must follow before anything else of this list is carried out. */
+  | { readonly kind: 'apply' }
+  | {
+      readonly kind: 'send'
+      readonly bytes: Uint8Array
+      readonly pair: Pair
+      /** 0: the usual one. */
+      readonly port: number
+    }
+  | { readonly kind: 'state'; readonly hid: number; readonly state: string; readonly reason: string }
+  | {
+      readonly kind: 'handover'
+      readonly hid: number
+      readonly from: Pair | undefined
+      readonly to: Pair
+      readonly cause: string
+      readonly reason: string
+    }
+  /** Its hold time is over: the applications get an error (DI-32). */
+  | {
+      readonly kind: 'gone'
+      readonly hid: number
+      readonly sockets: readonly SocketRow[]
+      readonly reason: string
+    }
+
+export interface IhmpStats {
+  sent: number
+  received: number
+  malformed: number
+  unauthenticated: number
+  replayed: number
+  retransmitted: number
+  /** Messages of ours that were acknowledged: signalling exchanges. */
+  exchanges: number
+}

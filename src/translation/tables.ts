@@ -1,0 +1,265 @@
+/**
+ * The two tables of the paper (§ III-A, Fig. 3) and what they compile to.
+ *
+ * HID table: a row for each foreign host, with the addresses at which it is reachable from here (*Active*), those that it
+ * owns but cannot be reached at (*Unreachable*), this host's own addresses that it can reach (*Local*) and its *Key*. A
+ * HID is the number of a row; it never leaves this host (DI-11).
+ * Socket table: a row for each socket and foreign address, with the addresses the socket is bound to and the HID (DI-9).
+ *
+ * `compile` turns both into the elements of the kernel's maps (stacktrans.ts): a pure function, so that kernel state is
+ * always what the tables say. Addresses in tables are canonical text: they are compared and looked up, never computed with.
+ */
+import { formatAddress, parseAddress } from '../core/address.ts'
+
+/** An address in the text form of `formatAddress`. */
+export type Ip = string
+
+export function ipOf(address: Uint8Array): Ip {
+  return formatAddress(address)
+}
+
+/** The bytes of an `Ip`. */
+export function bytesOf(ip: Ip): Uint8Array {
+  const parsed = parseAddress(ip)
+  if (!parsed.ok) throw new TypeError(parsed.reason)
+  return parsed.value
+}
+
+export function familyOf(ip: Ip): 4 | 6 {
+  return ip.includes(':') ? 6 : 4
+}
+
+/** A way between the two hosts: an own address and one of the foreign host. */
+export interface Pair {
+  readonly local: Ip
+  readonly foreign: Ip
+}
+
+export function pairKey(pair: Pair): string {
+  return `${pair.local} ${pair.foreign}`
+}
+
+export function samePair(a: Pair | undefined, b: Pair | undefined): boolean {
+  return a !== undefined && b !== undefined && a.local === b.local && a.foreign === b.foreign
+}
+
+/** What an IHMP-aware NAT did to one connection of the foreign host: `foreignPort` appears as `natPort`. */
+export interface PortTranslation {
+  readonly protocol: number
+  readonly foreignPort: number
+  readonly natPort: number
+  readonly localPort: number
+}
+
+/** A row of the HID table, with what the kernel needs beside the paper's columns. */
+export interface HidRow {
+  readonly hid: number
+  readonly active: Set<Ip>
+  readonly unreachable: Set<Ip>
+  readonly local: Set<Ip>
+  key: Uint8Array | undefined
+  /** Pairs on which packets of this host are taken for its own: it has authenticated both ends of each. */
+  readonly accepted: Map<string, Pair>
+  /** The pair to send on, per family. */
+  readonly current: { 4?: Pair; 6?: Pair }
+  /** Single flows that go another way (multipath: choose per flow), by flow id. */
+  readonly overrides: Map<string, Pair>
+  readonly ports: PortTranslation[]
+}
+
+/** A row of the socket table: a socket and one foreign address that it talks to. */
+export interface SocketRow {
+  /** `tcp-10.0.0.1-40000-10.0.0.2-80`: the 5-tuple as the socket knows it; unique here, and stays when the flow moves. */
+  readonly id: string
+  readonly protocol: number
+  readonly local: Ip
+  readonly localPort: number
+  readonly foreign: Ip
+  readonly foreignPort: number
+  hid: number
+  /** Inode of the socket, 0 when unknown (TIME-WAIT, unconnected UDP seen by its datagrams). */
+  inode: number
+}
+
+export function flowId(
+  protocol: number,
+  local: Ip,
+  localPort: number,
+  foreign: Ip,
+  foreignPort: number,
+): string {
+  return `${protocol === 6 ? 'tcp' : 'udp'}-${local}-${localPort}-${foreign}-${foreignPort}`.replaceAll(
+    ':',
+    '_',
+  )
+}
+
+export class Tables {
+  readonly hosts = new Map<number, HidRow>()
+  readonly sockets = new Map<string, SocketRow>()
+  readonly #flowsOf = new Map<number, Set<SocketRow>>()
+  #next = 1
+
+  /** A new row; the smallest numbers are used again last, so that stale kernel state cannot meet a new host. */
+  addHost(hid = this.#next): HidRow {
+    this.#next = Math.max(this.#next, hid + 1)
+    const row: HidRow = {
+      hid,
+      active: new Set(),
+      unreachable: new Set(),
+      local: new Set(),
+      key: undefined,
+      accepted: new Map(),
+      current: {},
+      overrides: new Map(),
+      ports: [],
+    }
+    this.hosts.set(hid, row)
+    return row
+  }
+
+  removeHost(hid: number): void {
+    this.hosts.delete(hid)
+    for (const row of this.flows(hid)) this.sockets.delete(row.id)
+    this.#flowsOf.delete(hid)
+  }
+
+  addSocket(row: SocketRow): void {
+    this.removeSocket(row.id)
+    this.sockets.set(row.id, row)
+    let flows = this.#flowsOf.get(row.hid)
+    if (flows === undefined) {
+      flows = new Set()
+      this.#flowsOf.set(row.hid, flows)
+    }
+    flows.add(row)
+  }
+
+  removeSocket(id: string): void {
+    const row = this.sockets.get(id)
+    if (row === undefined) return
+    this.sockets.delete(id)
+    this.#flowsOf.get(row.hid)?.delete(row)
+    this.hosts.get(row.hid)?.overrides.delete(id)
+  }
+
+  /** The flows of a host. */
+  flows(hid: number): ReadonlySet<SocketRow> {
+    return this.#flowsOf.get(hid) ?? EMPTY
+  }
+
+  /** Two rows turned out to be one host: everything of `from` becomes part of `into`. */
+  merge(from: number, into: number): void {
+    const old = this.hosts.get(from)
+    const row = this.hosts.get(into)
+    if (old === undefined || row === undefined || from === into) return
+    for (const socket of [...this.flows(from)]) {
+      this.#flowsOf.get(from)?.delete(socket)
+      socket.hid = into
+      this.addSocket(socket)
+    }
+    for (const ip of old.active) row.active.add(ip)
+    for (const ip of old.unreachable) if (!row.active.has(ip)) row.unreachable.add(ip)
+    for (const ip of old.local) row.local.add(ip)
+    for (const [key, pair] of old.accepted) row.accepted.set(key, pair)
+    for (const [id, pair] of old.overrides) row.overrides.set(id, pair)
+    row.ports.push(...old.ports)
+    this.removeHost(from)
+  }
+}
+
+const EMPTY: ReadonlySet<SocketRow> = new Set()
+
+/** The elements of one family's maps, by the text of their key; see stacktrans.ts for what each map does. */
+export interface CompiledFamily {
+  readonly out_flow: Map<string, SocketRow>
+  readonly out_pair: Map<string, { readonly bound: Pair; readonly wire: Pair }>
+  readonly out_one: Map<string, { readonly flow: SocketRow; readonly wire: Pair }>
+  readonly out_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
+  readonly in_pair: Map<string, { readonly pair: Pair; readonly hid: number }>
+  readonly in_flow: Map<string, SocketRow>
+  readonly in_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
+}
+export type Compiled = Readonly<Record<4 | 6, CompiledFamily>>
+
+function emptyFamily(): CompiledFamily {
+  return {
+    out_flow: new Map(),
+    out_pair: new Map(),
+    out_one: new Map(),
+    out_port: new Map(),
+    in_pair: new Map(),
+    in_flow: new Map(),
+    in_port: new Map(),
+  }
+}
+
+/** True when nothing has to be rewritten: no table is needed in the kernel. */
+export function isIdle(compiled: Compiled): boolean {
+  return [compiled[4], compiled[6]].every((f) => f.out_flow.size + f.out_one.size + f.in_pair.size === 0)
+}
+
+/** What the kernel's maps hold for these tables. Cost: a few microseconds per flow of a host that has moved. */
+export function compile(tables: Tables): Compiled {
+  const compiled: Compiled = { 4: emptyFamily(), 6: emptyFamily() }
+  for (const host of tables.hosts.values()) {
+    if (!hasMoved(host, tables)) continue
+    for (const pair of host.accepted.values())
+      compiled[familyOf(pair.local)].in_pair.set(pairKey(pair), { pair, hid: host.hid })
+    for (const flow of tables.flows(host.hid)) compileFlow(compiled[familyOf(flow.local)], host, flow)
+  }
+  return compiled
+}
+
+function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void {
+  const inKey = `${host.hid} ${flow.protocol} ${flow.foreignPort} ${flow.localPort}`
+  // Two flows that differ only in addresses cannot both be told apart on one pair (P1); the first one keeps its place.
+  if (!maps.in_flow.has(inKey)) maps.in_flow.set(inKey, flow)
+  const override = host.overrides.get(flow.id)
+  const wire = override ?? host.current[familyOf(flow.local)]
+  if (wire === undefined) return
+  const mapping = host.ports.find(
+    (m) =>
+      m.protocol === flow.protocol && m.foreignPort === flow.foreignPort && m.localPort === flow.localPort,
+  )
+  if (mapping !== undefined && mapping.natPort !== flow.foreignPort) {
+    maps.out_port.set(flow.id, { flow, port: mapping.natPort })
+    maps.in_port.set(`${host.hid} ${flow.protocol} ${mapping.natPort} ${flow.localPort}`, {
+      flow,
+      port: mapping.natPort,
+    })
+    maps.out_one.set(flow.id, { flow, wire })
+    return
+  }
+  if (samePair(flow, wire)) return
+  const key = pairKey(flow)
+  const shared = maps.out_pair.get(key)
+  // The same bound pair may have belonged to another host before (P2), which then has the entry.
+  if (override !== undefined || (shared !== undefined && !samePair(shared.wire, wire))) {
+    maps.out_one.set(flow.id, { flow, wire })
+    return
+  }
+  maps.out_flow.set(flow.id, flow)
+  if (shared === undefined)
+    maps.out_pair.set(key, { bound: { local: flow.local, foreign: flow.foreign }, wire })
+}
+
+/** Whether packets of this host may travel on another pair than their sockets are bound to. */
+function hasMoved(host: HidRow, tables: Tables): boolean {
+  if (host.accepted.size === 0) return false
+  for (const flow of tables.flows(host.hid)) {
+    const family = familyOf(flow.local)
+    for (const pair of host.accepted.values())
+      if (familyOf(pair.local) === family && !samePair(pair, flow)) return true
+    const current = host.current[family]
+    if (current !== undefined && !samePair(current, flow)) return true
+  }
+  return false
+}
+
+/** Own addresses that live flows are bound to and that no interface has any more: they stay as identifiers (E-1). */
+export function identifiers(tables: Tables, own: ReadonlySet<Ip>): Set<Ip> {
+  const out = new Set<Ip>()
+  for (const row of tables.sockets.values()) if (!own.has(row.local)) out.add(row.local)
+  return out
+}

@@ -1,0 +1,167 @@
+/**
+ * IHMP machines on a network of addresses, in virtual time: an address delivers to the machine that has it, unless the
+ * link is cut. Real signatures.
+ */
+
+import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
+import type { OwnKey } from '../../../src/translation/machine/host.ts'
+import { IhmpMachine } from '../../../src/translation/machine/machine.ts'
+import type { IhmpComponents, IhmpOptions, Output } from '../../../src/translation/machine/types.ts'
+import type { LocalAddress } from '../../../src/translation/policy.ts'
+import { flowId, type Ip, type Pair, Tables } from '../../../src/translation/tables.ts'
+import { Control, type IhmpMessage, ihmp } from '../../../src/translation/wire.ts'
+
+export function seededRandom(seed: number): () => number {
+  let s = seed >>> 0
+  return () => {
+    s = (s + 0x6d2b79f5) >>> 0
+    let t = Math.imul(s ^ (s >>> 15), 1 | s)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
+  }
+}
+
+export interface Packet {
+  readonly at: number
+  readonly bytes: Uint8Array
+  readonly from: Ip
+  readonly to: Ip
+  readonly port: number
+}
+
+export class SimHost {
+  readonly machine: IhmpMachine
+  readonly tables = new Tables()
+  readonly events: Exclude<Output, { kind: 'send' | 'apply' }>[] = []
+  readonly network: SimNetwork
+  addresses: LocalAddress[] = []
+  key: OwnKey | undefined = generateOwnKey()
+  known = new Map<Ip, Uint8Array>()
+  preferred: Ip | undefined
+  flows: Pair[] = []
+
+  constructor(
+    network: SimNetwork,
+    options: Partial<IhmpOptions> = {},
+    wall = () => 1_700_000_000_000 + network.now,
+  ) {
+    this.network = network
+    const components: IhmpComponents = {
+      tables: this.tables,
+      random: {
+        fill: (out) => {
+          for (let i = 0; i < out.length; i++) out[i] = Math.floor(network.random() * 256)
+          return out
+        },
+      },
+      crypto: nodeIhmpCrypto,
+      keys: { own: () => this.key, known: (ip) => this.known.get(ip) },
+      wall,
+      hasFlow: (local, foreign) => this.flows.some((f) => f.local === local && f.foreign === foreign),
+      preferredLocal: (foreign) =>
+        this.preferred ?? this.addresses.find((a) => a.ip.includes(':') === foreign.includes(':'))?.ip,
+    }
+    this.machine = new IhmpMachine(components, options)
+  }
+
+  /** Sets the usable addresses, `10.1.0.2/24` each. */
+  set(...cidrs: string[]): void {
+    this.addresses = cidrs.map((cidr) => {
+      const [ip = '', length = '24'] = cidr.split('/')
+      return { ip, prefixLength: Number(length), device: 'acc' }
+    })
+    this.machine.handleLocal(this.addresses, this.network.now)
+    this.network.drain()
+  }
+
+  /** A TCP connection as sock_diag would show it. */
+  flow(local: Ip, localPort: number, foreign: Ip, foreignPort: number): number {
+    this.flows.push({ local, foreign })
+    const hid = this.machine.handleFlow({ local, foreign }, this.network.now)!
+    const id = flowId(6, local, localPort, foreign, foreignPort)
+    this.tables.addSocket({ id, protocol: 6, local, localPort, foreign, foreignPort, hid, inode: 1 })
+    this.network.drain()
+    return hid
+  }
+}
+
+export class SimNetwork {
+  now = 0
+  /** One way, milliseconds. */
+  delay = 30
+  loss = 0
+  readonly hosts: SimHost[] = []
+  readonly random: () => number
+  /** Every datagram sent, for inspection. */
+  readonly log: Packet[] = []
+  readonly queue: Packet[] = []
+  /** Pairs of addresses between which nothing passes. */
+  readonly cut = new Set<string>()
+  /** Rewrites source addresses, as a NAT does: inside → outside. */
+  readonly nat = new Map<Ip, Ip>()
+  intercept: ((packet: Packet, message: IhmpMessage) => Packet | undefined) | undefined
+
+  constructor(seed = 1) {
+    this.random = seededRandom(seed)
+  }
+
+  host(options: Partial<IhmpOptions> = {}): SimHost {
+    const host = new SimHost(this, options)
+    this.hosts.push(host)
+    return host
+  }
+
+  drain(): void {
+    for (const host of this.hosts)
+      for (let out = host.machine.poll(); out !== undefined; out = host.machine.poll()) {
+        if (out.kind === 'send') this.send(out.bytes, out.pair.local, out.pair.foreign, out.port)
+        else if (out.kind !== 'apply') host.events.push(out)
+      }
+  }
+
+  send(bytes: Uint8Array, from: Ip, to: Ip, port = 0): void {
+    let packet: Packet | undefined = { at: this.now + this.delay, bytes, from, to, port }
+    const decoded = ihmp.decode(bytes)
+    if (this.intercept !== undefined && decoded.ok) packet = this.intercept(packet, decoded.value)
+    if (packet === undefined) return
+    this.log.push(packet)
+    if (this.random() >= this.loss) this.queue.push(packet)
+  }
+
+  /** Runs until `until`, delivering and waking in order of time. */
+  run(until: number): void {
+    for (;;) {
+      this.drain()
+      let next = until
+      for (const packet of this.queue) next = Math.min(next, packet.at)
+      for (const host of this.hosts) next = Math.min(next, host.machine.nextTimeout() ?? until)
+      this.now = Math.max(this.now, next)
+      const due = this.queue.filter((p) => p.at <= this.now)
+      for (const packet of due) this.queue.splice(this.queue.indexOf(packet), 1)
+      for (const packet of due) this.#deliver(packet)
+      for (const host of this.hosts)
+        if ((host.machine.nextTimeout() ?? Number.POSITIVE_INFINITY) <= this.now)
+          host.machine.handleTimeout(this.now)
+      this.drain()
+      if (this.now >= until && !this.queue.some((p) => p.at <= until)) return
+    }
+  }
+
+  #deliver(packet: Packet): void {
+    const from = this.nat.get(packet.from) ?? packet.from
+    const to = [...this.nat].find(([, outside]) => outside === packet.to)?.[0] ?? packet.to
+    if (this.cut.has(`${from} ${to}`) || this.cut.has(`${to} ${from}`)) return
+    const host = this.hosts.find((h) => h.addresses.some((a) => a.ip === to))
+    host?.machine.handleMessage(packet.bytes, { local: to, foreign: from }, packet.port, this.now)
+  }
+
+  /** Types of the messages sent so far, for assertions and diagrams. */
+  types(since = 0): string[] {
+    return this.log.slice(since).flatMap((p) => {
+      const message = ihmp.decode(p.bytes)
+      if (!message.ok) return []
+      const name = Object.entries(Control).find(([, v]) => v === message.value.control)?.[0] ?? '?'
+      return [`${name} ${p.from}>${p.to}`]
+    })
+  }
+}

@@ -1,0 +1,143 @@
+/** The tables of the paper (Fig. 3) and what they compile to. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { choosePair, classify } from '../../../src/translation/policy.ts'
+import {
+  compile,
+  flowId,
+  type HidRow,
+  identifiers,
+  isIdle,
+  pairKey,
+  type SocketRow,
+  Tables,
+} from '../../../src/translation/tables.ts'
+
+const ME = '198.51.100.1'
+const HERE = '198.51.100.77'
+
+function host(tables: Tables, active: string[], local: string[]): HidRow {
+  const row = tables.addHost()
+  for (const ip of active) row.active.add(ip)
+  for (const ip of local) row.local.add(ip)
+  for (const foreign of active)
+    for (const ip of local) row.accepted.set(pairKey({ local: ip, foreign }), { local: ip, foreign })
+  return row
+}
+
+function socket(tables: Tables, hid: number, localPort: number, foreign: string, local = ME): SocketRow {
+  const row = {
+    id: flowId(6, local, localPort, foreign, 80),
+    protocol: 6,
+    local,
+    localPort,
+    foreign,
+    foreignPort: 80,
+    hid,
+    inode: 1,
+  }
+  tables.addSocket(row)
+  return row
+}
+
+test('DI-9, Fig. 3: two sockets know one host by different addresses and share another by the same', () => {
+  const tables = new Tables()
+  const x = host(tables, ['203.0.113.9'], [ME])
+  const y = host(tables, ['192.0.2.5'], [ME])
+  x.current[4] = { local: ME, foreign: '203.0.113.9' }
+  y.current[4] = { local: ME, foreign: '192.0.2.5' }
+  const s1 = socket(tables, x.hid, 4001, '203.0.113.8') // an old address of x
+  const s1y = socket(tables, y.hid, 4001, '192.0.2.5')
+  const s2 = socket(tables, x.hid, 4002, '203.0.113.9')
+  const s2y = socket(tables, y.hid, 4002, '192.0.2.5')
+  const maps = compile(tables)[4]
+  assert.deepEqual([...maps.out_flow.keys()], [s1.id])
+  assert.deepEqual([...maps.out_pair.values()][0]?.wire, { local: ME, foreign: '203.0.113.9' })
+  assert.deepEqual(new Set(maps.in_flow.values()), new Set([s1, s2]), 'y has not moved and is not touched')
+  assert.ok(s1y.hid === y.hid && s2y.hid === y.hid)
+})
+
+test('DI-12, DI-4: one element changes for all connections of a host', () => {
+  const tables = new Tables()
+  const x = host(tables, ['203.0.113.9', '203.0.113.10'], [ME])
+  x.current[4] = { local: ME, foreign: '203.0.113.9' }
+  for (let i = 0; i < 1000; i++) socket(tables, x.hid, 10_000 + i, '203.0.113.8')
+  const before = compile(tables)[4]
+  x.current[4] = { local: ME, foreign: '203.0.113.10' }
+  const after = compile(tables)[4]
+  assert.deepEqual([...after.out_flow.keys()], [...before.out_flow.keys()])
+  assert.deepEqual([...after.in_flow.keys()], [...before.in_flow.keys()])
+  assert.equal(after.out_pair.size, 1)
+  assert.notDeepEqual(after.out_pair, before.out_pair)
+})
+
+test('when nothing has moved nothing is translated', () => {
+  const tables = new Tables()
+  const x = host(tables, ['203.0.113.8'], [ME])
+  x.current[4] = { local: ME, foreign: '203.0.113.8' }
+  socket(tables, x.hid, 4001, '203.0.113.8')
+  assert.ok(isIdle(compile(tables)))
+})
+
+test('P2: an address that two hosts had, one after the other: their flows stay apart', () => {
+  const tables = new Tables()
+  const old = host(tables, ['203.0.113.1'], [ME])
+  old.current[4] = { local: ME, foreign: '203.0.113.1' }
+  const young = host(tables, ['203.0.113.2'], [ME])
+  young.current[4] = { local: ME, foreign: '203.0.113.2' }
+  const a = socket(tables, old.hid, 4001, '203.0.113.8')
+  const b = socket(tables, young.hid, 4002, '203.0.113.8')
+  const maps = compile(tables)[4]
+  assert.ok(maps.out_flow.has(a.id) && !maps.out_flow.has(b.id))
+  assert.deepEqual(maps.out_one.get(b.id)?.wire, young.current[4])
+})
+
+test('multipath: a single flow goes its own way (choose per flow)', () => {
+  const tables = new Tables()
+  const x = host(tables, ['203.0.113.8'], [ME, HERE])
+  x.current[4] = { local: ME, foreign: '203.0.113.8' }
+  const a = socket(tables, x.hid, 4001, '203.0.113.8')
+  socket(tables, x.hid, 4002, '203.0.113.8')
+  x.overrides.set(a.id, { local: HERE, foreign: '203.0.113.8' })
+  const maps = compile(tables)[4]
+  assert.deepEqual([...maps.out_one.keys()], [a.id])
+  assert.equal(maps.out_flow.size, 0)
+})
+
+test('E-1: an address that sockets are bound to stays as an identifier when it is lost', () => {
+  const tables = new Tables()
+  const x = host(tables, ['203.0.113.8'], [ME])
+  socket(tables, x.hid, 4001, '203.0.113.8')
+  socket(tables, x.hid, 4002, '203.0.113.8', HERE)
+  assert.deepEqual(identifiers(tables, new Set([HERE])), new Set([ME]))
+})
+
+test('DI-25, DI-28: reachable, unreachable, potentially reachable', () => {
+  const local = (ip: string, prefixLength: number) => ({ ip, prefixLength, device: 'a' })
+  const cases = [
+    ['198.51.100.1', 24, '203.0.113.1', 'reachable'],
+    ['192.168.1.2', 24, '203.0.113.1', 'reachable'],
+    ['203.0.113.1', 24, '192.168.1.2', 'unreachable'],
+    ['192.168.1.2', 24, '192.168.7.9', 'potential'],
+    ['10.1.0.2', 24, '192.168.7.9', 'unreachable'],
+    ['10.1.0.2', 24, '10.200.0.1', 'potential'],
+    ['203.0.113.1', 24, '169.254.3.4', 'unreachable'],
+    ['169.254.9.9', 16, '169.254.3.4', 'potential'],
+    ['169.254.9.9', 16, '203.0.113.1', 'unreachable'],
+    ['198.51.100.1', 24, '2001:db8::1', 'unreachable'],
+    ['fd00::1', 64, 'fd00:1::1', 'potential'],
+    ['2001:db8::2', 64, '2001:db8:1::1', 'reachable'],
+  ] as const
+  for (const [ip, length, foreign, want] of cases)
+    assert.equal(classify(local(ip, length), foreign), want, `${ip}/${length} → ${foreign}`)
+})
+
+test('D13: the pair in use stays unless somebody wishes otherwise', () => {
+  const a = { pair: { local: ME, foreign: '203.0.113.8' }, confirmedAt: 1 }
+  const b = { pair: { local: HERE, foreign: '203.0.113.8' }, confirmedAt: 2 }
+  assert.equal(choosePair([a, b], { current: a.pair })?.pair, a.pair)
+  assert.equal(choosePair([a, b], {})?.pair, b.pair)
+  assert.equal(choosePair([a, b], { current: a.pair, local: () => HERE })?.pair, b.pair)
+  assert.equal(choosePair([a, b], { current: b.pair, local: () => HERE, pinned: ME })?.pair, a.pair)
+  assert.equal(choosePair([], { current: a.pair }), undefined)
+})
