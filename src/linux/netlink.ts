@@ -45,27 +45,32 @@ export class NetlinkMessage {
   }
 
   u8(value: number): this {
-    this.#bytes[this.#room(1)] = value
+    const at = this.#room(1)
+    this.#bytes[at] = value
     return this
   }
 
   u16(value: number): this {
-    this.#view.setUint16(this.#room(2), value, true)
+    const at = this.#room(2)
+    this.#view.setUint16(at, value, true)
     return this
   }
 
   u32(value: number): this {
-    this.#view.setUint32(this.#room(4), value >>> 0, true)
+    const at = this.#room(4)
+    this.#view.setUint32(at, value >>> 0, true)
     return this
   }
 
   be16(value: number): this {
-    this.#view.setUint16(this.#room(2), value)
+    const at = this.#room(2)
+    this.#view.setUint16(at, value)
     return this
   }
 
   bytes(value: Uint8Array): this {
-    this.#bytes.set(value, this.#room(value.length))
+    const at = this.#room(value.length)
+    this.#bytes.set(value, at)
     return this
   }
 
@@ -144,6 +149,7 @@ export class NetlinkMessage {
     return this
   }
 
+  /** Reserves bytes and may move them all: call it before touching `#bytes` or `#view`. */
   #room(length: number): number {
     const at = this.#length
     this.#length += length
@@ -252,7 +258,7 @@ export function readError(reply: NetlinkReply): {
 } {
   if (reply.body.length < 4) return { errno: 0, message: undefined }
   const view = viewOf(reply.body)
-  const errno = -view.getInt32(0, true)
+  const errno = 0 - view.getInt32(0, true)
   let at = 4
   if (reply.type === NLMSG_ERROR) {
     if (reply.body.length < 4 + HEADER) return { errno, message: undefined }

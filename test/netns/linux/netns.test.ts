@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { test } from 'node:test'
+import { after, before, test } from 'node:test'
 import { GodwitError } from '../../../src/core/errors.ts'
 import {
   createNamespace,
@@ -13,6 +13,7 @@ import {
 } from '../../../src/linux/netns.ts'
 import { findProgram } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { sysctlsCompliance } from '../../suites/sysctls.ts'
 
 const name = `ns-${process.pid}`
 
@@ -62,17 +63,7 @@ test('namespaces are made by name, entered and left, inherited by children, and 
   )
 })
 
-test('settings of a namespace are changed and put back', (t) => {
-  createNamespace(name)
-  t.after(() => deleteNamespace(name))
-  const sysctls = new KernelSysctls(name)
-  assert.equal(sysctls.get('net.ipv4.ip_forward'), '0')
-  sysctls.set('net.ipv4.ip_forward', 1)
-  sysctls.set('net.ipv4.conf.lo.rp_filter', 2)
-  assert.equal(sysctls.get('net.ipv4.ip_forward'), '1')
-  assert.equal(sysctls.get('net.none'), undefined)
-  assert.throws(() => sysctls.set('net.none', 1))
-  const later = new KernelSysctls(name, sysctls.saved)
-  later.restore()
-  assert.equal(sysctls.get('net.ipv4.ip_forward'), '0')
-})
+const settled = `sysctl-${process.pid}`
+before(() => createNamespace(settled))
+after(() => deleteNamespace(settled))
+sysctlsCompliance('the kernel', () => new KernelSysctls(settled))
