@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
-import { missingError, usageError } from '../core/errors.ts'
+import { missingError } from '../core/errors.ts'
 
 const PACKAGES = {
   nft: 'nftables',
@@ -79,6 +79,8 @@ export interface InstallOptions {
 export interface InstallSystem {
   find(program: string): string | undefined
   readonly uid: number
+  /** Someone can type a password. */
+  readonly terminal: boolean
   /** Runs a command with its output on this process's stderr; the exit status. */
   run(command: string, args: readonly string[]): number
 }
@@ -88,16 +90,15 @@ const realSystem: InstallSystem = {
   get uid() {
     return process.getuid?.() ?? 0
   },
-  run: (command, args) =>
-    spawnSync(command, [...args], {
-      stdio: ['ignore', 2, 2],
-      env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-    }).status ?? 1,
+  get terminal() {
+    return process.stdin.isTTY === true && process.stderr.isTTY === true
+  },
+  run: (command, args) => spawnSync(command, [...args], { stdio: ['ignore', 2, 2] }).status ?? 1,
 }
 
 /**
- * Installs the packages of those programs that are not there, with apt-get as root or through a sudo that asks for no
- * password. Returns the packages installed; a second call installs nothing and needs no network. Throws a `missing`
+ * Installs the packages of those programs that are not there, with apt-get as root or through sudo, which may ask for
+ * a password where someone sits at a terminal. Returns the packages installed; a second call installs nothing and needs no network. Throws a `missing`
  * error with the command to type where it cannot.
  */
 export function ensurePackages(programs: readonly Program[], options: InstallOptions): string[] {
@@ -109,16 +110,17 @@ export function ensurePackages(programs: readonly Program[], options: InstallOpt
     missingError(`${absent.join(', ')} not installed; ${why}`, installHint(absent))
   const apt = system.find('apt-get')
   if (apt === undefined) throw missing('this system has no apt-get')
-  const prefix: string[] = []
+  // sudo passes no environment on.
+  const prefix = ['env', 'DEBIAN_FRONTEND=noninteractive', apt]
   if (system.uid !== 0) {
     const sudo = system.find('sudo')
-    if (sudo === undefined || system.run(sudo, ['-n', 'true']) !== 0) throw missing('installing needs root')
-    prefix.push(sudo, '-n')
+    const silent = sudo !== undefined && system.run(sudo, ['-n', 'true']) === 0
+    if (sudo === undefined || !(silent || system.terminal)) throw missing('installing needs root')
+    prefix.unshift(...(silent ? [sudo, '-n'] : [sudo]))
   }
   const runApt = (...args: string[]) => {
-    const [command, ...rest] = [...prefix, apt, ...args]
-    if (command === undefined) throw usageError('no command')
-    return system.run(command, rest)
+    const [command, ...rest] = [...prefix, ...args]
+    return system.run(command!, rest)
   }
   options.say(`installing ${packages.join(', ')} (apt-get install, for ${absent.join(', ')})`)
   const install = ['install', '-y', '--no-install-recommends', ...packages]

@@ -5,7 +5,7 @@
  */
 import { contains, formatAddress, formatPrefix, maskAddress, type Prefix } from '../../core/address.ts'
 import { KernelError } from '../libc.ts'
-import { prefixOf, TABLE_MAIN } from './codec.ts'
+import { prefixOf, TABLE_MAIN } from './codec/index.ts'
 import type {
   Address,
   AddressOptions,

@@ -7,8 +7,8 @@ import { KernelError } from '../libc.ts'
 import { NetlinkMessage, type NetlinkReply, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../netlink.ts'
 import { NETLINK_ROUTE, NetlinkSocket } from '../netlink-socket.ts'
 import { namespacePath } from '../netns.ts'
-import * as codec from './codec.ts'
-import { Message } from './codec.ts'
+import * as codec from './codec/index.ts'
+import { Message } from './codec/index.ts'
 import type {
   Address,
   AddressOptions,

@@ -3,8 +3,8 @@ import { KernelError } from '../libc.ts'
 import type { NetlinkReply } from '../netlink.ts'
 import { NETLINK_ROUTE, NetlinkSocket } from '../netlink-socket.ts'
 import { onReadable, stopReadable } from '../readable.ts'
-import * as codec from './codec.ts'
-import { Group, Message } from './codec.ts'
+import * as codec from './codec/index.ts'
+import { Group, Message } from './codec/index.ts'
 import type { Link, RtnlEvent, WatchTopic } from './types.ts'
 
 const GROUPS: Readonly<Record<WatchTopic, readonly number[]>> = {
