@@ -1,0 +1,449 @@
+/**
+ * Which access networks exist and whether they can be used: a model of the kernel's links, addresses and routes, fed with
+ * its events and, when those may have been lost, with whole snapshots. It never asks; AccessMonitor (service.ts) owns the
+ * socket and the clock.
+ *
+ * An *access* is an interface with an address and a way out. It is `down` until it has a carrier, an address that may be
+ * used as a source and a default route of the same family; `up` then; `degrading` when what is sent over it gets lost or
+ * nothing comes back; `draining` when it has been told to give its traffic away.
+ *
+ * Going down is told at once, on the first event that implies it. Linux removes the IPv4 routes of an interface that is
+ * set down without saying so: the model does the same.
+ */
+import { matchesAny } from '../core/pattern.ts'
+
+export type Family = 4 | 6
+
+/** What the model wants to know of a link; the words are those of linux/rtnetlink. */
+export interface LinkFacts {
+  readonly index: number
+  readonly name: string
+  readonly kind: string | undefined
+  readonly up: boolean
+  readonly carrier: boolean
+  readonly operState: string
+  readonly loopback: boolean
+  readonly mtu: number
+}
+
+export interface AddressFacts {
+  readonly index: number
+  readonly family: Family
+  readonly address: string
+  readonly prefixLength: number
+  readonly scope: string
+  readonly tentative: boolean
+  readonly deprecated: boolean
+}
+
+export interface RouteFacts {
+  readonly family: Family
+  readonly table: number
+  readonly type: string
+  /** Prefix; `default` or `default6`. */
+  readonly to: string
+  readonly via?: string
+  readonly dev?: string
+  readonly metric?: number
+}
+
+export type NetworkEvent<R extends RouteFacts = RouteFacts> =
+  | { readonly type: 'link' | 'link-gone'; readonly link: LinkFacts }
+  | { readonly type: 'address' | 'address-gone'; readonly address: AddressFacts }
+  | { readonly type: 'route' | 'route-gone'; readonly route: R }
+
+export type AccessState = 'up' | 'degrading' | 'draining' | 'down'
+
+export interface AccessAddress {
+  readonly family: Family
+  readonly address: string
+  readonly prefixLength: number
+  /** Not for new connections. */
+  readonly deprecated: boolean
+}
+
+export interface Gateway {
+  readonly family: Family
+  /** Undefined: the interface itself is the way (point to point). */
+  readonly via: string | undefined
+  readonly metric: number
+}
+
+export interface Access {
+  readonly name: string
+  readonly ifindex: number
+  readonly state: AccessState
+  /** Why it is in this state, for people. */
+  readonly reason: string
+  /** When it came into this state. */
+  readonly since: number
+  /** Usable as sources, in the kernel's order: temporary ones and those for ever alike. */
+  readonly addresses: readonly AccessAddress[]
+  /** Best first. */
+  readonly gateways: readonly Gateway[]
+  /** Families with both an address and a gateway. */
+  readonly families: readonly Family[]
+  readonly mtu: number
+  /**
+   * Grows whenever what a socket or path rests on may have changed: the interface came back, another address or gateway.
+   * A path over an older generation is to be announced again.
+   */
+  readonly generation: number
+}
+
+/** What happened that changed an access. */
+export type AccessCause =
+  | 'appeared'
+  | 'removed'
+  | 'link up'
+  | 'link down'
+  | 'carrier'
+  | 'carrier lost'
+  | 'address added'
+  | 'address removed'
+  | 'route added'
+  | 'route removed'
+  | 'quality'
+  | 'drained'
+  | 'undrained'
+
+export type AccessEvent =
+  /** `before` is undefined when the access was not known. An access that was `removed` is not listed any more. */
+  | {
+      readonly type: 'access'
+      readonly access: Access
+      readonly before: Access | undefined
+      readonly cause: AccessCause
+      readonly at: number
+    }
+  /** The host slept: everything known about paths is old. */
+  | { readonly type: 'woke'; readonly sleptMs: number; readonly at: number }
+
+/** What is measured over the paths of one access, by whoever owns them. */
+export interface AccessQuality {
+  /** Smoothed, milliseconds; NaN while unknown. */
+  readonly rttMs: number
+  /** 0 to 1; NaN while unknown. */
+  readonly loss: number
+  /** Whether any path over this access works; undefined while none has been tried. */
+  readonly working: boolean | undefined
+}
+
+export interface AccessInit {
+  /** Patterns of interfaces that are accesses whatever they are. `*` alone names none. */
+  readonly named?: readonly string[]
+  /** Patterns of interfaces that never are. */
+  readonly never?: readonly string[]
+  /** Patterns of godwit's own interfaces. */
+  readonly ours?: readonly string[]
+}
+
+export interface AccessSnapshot<R extends RouteFacts = RouteFacts> {
+  readonly links: readonly LinkFacts[]
+  readonly addresses: readonly AddressFacts[]
+  /** Both families; other tables than main are ignored. */
+  readonly routes: readonly R[]
+}
+
+/** The routing table that network managers write to (rtnetlink(7)). */
+export const MAIN_TABLE = 254
+/** Loss that makes an access degrading, and below which it is well again. */
+const DEGRADING_LOSS = 0.05
+const WELL_LOSS = 0.02
+
+/** Never an access unless named: inner sides of containers, virtual machines and tunnels. */
+const INNER_NAMES = ['docker*', 'br-*', 'virbr*', 'veth*', 'vnet*', 'cni*', 'cali*', 'flannel*', 'podman*']
+const INNER_KINDS = new Set([
+  'dummy',
+  'ifb',
+  'tun',
+  'wireguard',
+  'gre',
+  'ipip',
+  'sit',
+  'ip6tnl',
+  'vti',
+  'xfrm',
+])
+
+/** One interface and what has been said about it. */
+interface Interface {
+  link: LinkFacts
+  /** Has been an access: it stays one, down, while the interface exists. */
+  chosen: boolean
+  draining: boolean
+  degrading: boolean
+  quality: AccessQuality
+  generation: number
+  /** What of it the generation stands for. */
+  identity: string
+  access: Access | undefined
+}
+
+const UNKNOWN: AccessQuality = { rttMs: Number.NaN, loss: Number.NaN, working: undefined }
+
+/** `R`: routes as the owner has them; `routes()` gives them back. */
+export class AccessMachine<R extends RouteFacts = RouteFacts> {
+  readonly #named: readonly string[]
+  readonly #never: readonly string[]
+  readonly #ours: readonly string[]
+  readonly #interfaces = new Map<number, Interface>()
+  readonly #addresses = new Map<string, AddressFacts>()
+  readonly #routes = new Map<string, R>()
+  readonly #events: AccessEvent[] = []
+
+  constructor(init: AccessInit = {}) {
+    this.#named = (init.named ?? []).filter((pattern) => !/^\*+$/.test(pattern))
+    this.#never = init.never ?? []
+    this.#ours = ['lo', ...(init.ours ?? [])]
+  }
+
+  /** Everything the kernel has, replacing what was known. */
+  handleSnapshot(snapshot: AccessSnapshot<R>, now: number): void {
+    const present = new Set(snapshot.links.map((link) => link.index))
+    for (const { link } of [...this.#interfaces.values()])
+      if (!present.has(link.index)) this.#removeLink(link.index, now)
+    this.#addresses.clear()
+    this.#routes.clear()
+    for (const address of snapshot.addresses) this.#addresses.set(addressKey(address), address)
+    for (const route of snapshot.routes)
+      if (route.table === MAIN_TABLE) this.#routes.set(routeKey(route), route)
+    for (const link of snapshot.links) this.#setLink(link, now)
+  }
+
+  /** One change. */
+  handleEvent(event: NetworkEvent<R>, now: number): void {
+    switch (event.type) {
+      case 'link':
+        this.#setLink(event.link, now)
+        break
+      case 'link-gone':
+        this.#removeLink(event.link.index, now)
+        break
+      case 'address':
+        this.#addresses.set(addressKey(event.address), event.address)
+        this.#review(event.address.index, 'address added', now)
+        break
+      case 'address-gone':
+        this.#addresses.delete(addressKey(event.address))
+        this.#review(event.address.index, 'address removed', now)
+        break
+      case 'route':
+      case 'route-gone':
+        this.#setRoute(event.route, event.type === 'route', now)
+        break
+    }
+  }
+
+  /** What the paths over this access say. */
+  handleQuality(name: string, quality: AccessQuality, now: number): void {
+    const found = this.#find(name)
+    if (found === undefined) return
+    found.quality = quality
+    const lossy = quality.loss >= (found.degrading ? WELL_LOSS : DEGRADING_LOSS)
+    found.degrading = quality.working === false || lossy
+    this.#review(found.link.index, 'quality', now)
+  }
+
+  /** Traffic is to leave this access while it still works; false when there is no such access. */
+  setDraining(name: string, draining: boolean, now: number): boolean {
+    const found = this.#find(name)
+    if (found?.access === undefined) return false
+    found.draining = draining
+    this.#review(found.link.index, draining ? 'drained' : 'undrained', now)
+    return true
+  }
+
+  handleWake(sleptMs: number, now: number): void {
+    this.#events.push({ type: 'woke', sleptMs, at: now })
+  }
+
+  /** The next event, undefined when there is none. */
+  poll(): AccessEvent | undefined {
+    return this.#events.shift()
+  }
+
+  /** In the order of interface indexes. */
+  accesses(): Access[] {
+    return [...this.#interfaces.values()]
+      .flatMap((each) => each.access ?? [])
+      .sort((a, b) => a.ifindex - b.ifindex)
+  }
+
+  access(name: string): Access | undefined {
+    return this.#find(name)?.access
+  }
+
+  quality(name: string): AccessQuality {
+    return this.#find(name)?.quality ?? UNKNOWN
+  }
+
+  /** The unicast routes of the main table over an interface. */
+  routes(name: string): R[] {
+    return [...this.#routes.values()].filter((route) => route.dev === name && route.type === 'unicast')
+  }
+
+  #find(name: string): Interface | undefined {
+    for (const each of this.#interfaces.values()) if (each.link.name === name) return each
+    return undefined
+  }
+
+  #setRoute(route: R, present: boolean, now: number): void {
+    if (route.table !== MAIN_TABLE || route.dev === undefined) return
+    if (present) this.#routes.set(routeKey(route), route)
+    else this.#routes.delete(routeKey(route))
+    const index = this.#find(route.dev)?.link.index
+    if (index !== undefined) this.#review(index, present ? 'route added' : 'route removed', now)
+  }
+
+  #setLink(link: LinkFacts, now: number): void {
+    const known = this.#interfaces.get(link.index)
+    if (known !== undefined && known.link.name !== link.name) this.#removeLink(link.index, now)
+    if (known === undefined || known.link.name !== link.name) {
+      this.#interfaces.set(link.index, {
+        link,
+        chosen: false,
+        draining: false,
+        degrading: false,
+        quality: UNKNOWN,
+        generation: 0,
+        identity: '',
+        access: undefined,
+      })
+      this.#review(link.index, 'appeared', now)
+      return
+    }
+    const before = known.link
+    known.link = link
+    if (!link.up) {
+      for (const [key, route] of this.#routes)
+        if (route.dev === link.name && route.family === 4) this.#routes.delete(key)
+    }
+    const cause =
+      before.up !== link.up ? (link.up ? 'link up' : 'link down') : link.carrier ? 'carrier' : 'carrier lost'
+    this.#review(link.index, cause, now)
+  }
+
+  #removeLink(index: number, now: number): void {
+    const known = this.#interfaces.get(index)
+    if (known === undefined) return
+    this.#interfaces.delete(index)
+    for (const [key, address] of this.#addresses) if (address.index === index) this.#addresses.delete(key)
+    for (const [key, route] of this.#routes) if (route.dev === known.link.name) this.#routes.delete(key)
+    const before = known.access
+    if (before === undefined) return
+    const access: Access = {
+      ...before,
+      state: 'down',
+      reason: 'the interface is gone',
+      since: before.state === 'down' ? before.since : now,
+      addresses: [],
+      gateways: [],
+      families: [],
+      generation: before.generation + 1,
+    }
+    this.#events.push({ type: 'access', access, before, cause: 'removed', at: now })
+  }
+
+  /** Works out what an interface is now, and says so if that is new. */
+  #review(index: number, cause: AccessCause, now: number): void {
+    const known = this.#interfaces.get(index)
+    if (known === undefined) return
+    const { link } = known
+    const gateways = this.#gatewaysOf(link.name)
+    known.chosen ||= this.#isAccess(link, gateways.length > 0)
+    if (!known.chosen) return
+    const addresses = this.#addressesOf(index)
+    const families = ([4, 6] as const).filter(
+      (family) =>
+        gateways.some((gateway) => gateway.family === family) &&
+        addresses.some((address) => address.family === family),
+    )
+    const { state, reason } = judge(known, addresses, gateways, families)
+    const before = known.access
+    const identity = JSON.stringify([addresses, gateways, link.up && link.carrier])
+    if (identity !== known.identity) {
+      known.identity = identity
+      known.generation++
+    }
+    const access: Access = {
+      name: link.name,
+      ifindex: index,
+      state,
+      reason,
+      since: before !== undefined && before.state === state ? before.since : now,
+      addresses,
+      gateways,
+      families,
+      mtu: link.mtu,
+      generation: known.generation,
+    }
+    known.access = access
+    if (before === undefined || differs(before, access))
+      this.#events.push({ type: 'access', access, before, cause, at: now })
+  }
+
+  #isAccess(link: LinkFacts, hasGateway: boolean): boolean {
+    if (link.loopback || matchesAny(this.#ours, link.name) || matchesAny(this.#never, link.name)) return false
+    if (matchesAny(this.#named, link.name)) return true
+    if (matchesAny(INNER_NAMES, link.name) || (link.kind !== undefined && INNER_KINDS.has(link.kind)))
+      return false
+    return hasGateway
+  }
+
+  /** Those that may be a source towards the Internet; deprecated ones only after all others. */
+  #addressesOf(index: number): AccessAddress[] {
+    const usable = [...this.#addresses.values()].filter(
+      (address) =>
+        address.index === index &&
+        !address.tentative &&
+        (address.scope === 'global' || address.scope === 'site'),
+    )
+    return usable
+      .map(({ family, address, prefixLength, deprecated }) => ({ family, address, prefixLength, deprecated }))
+      .sort((a, b) => Number(a.deprecated) - Number(b.deprecated))
+  }
+
+  #gatewaysOf(name: string): Gateway[] {
+    return this.routes(name)
+      .filter((route) => route.to === 'default' || route.to === 'default6')
+      .map((route) => ({ family: route.family, via: route.via, metric: route.metric ?? 0 }))
+      .sort((a, b) => a.metric - b.metric || a.family - b.family)
+  }
+}
+
+function judge(
+  known: Interface,
+  addresses: readonly AccessAddress[],
+  gateways: readonly Gateway[],
+  families: readonly Family[],
+): { state: AccessState; reason: string } {
+  const { link, quality } = known
+  const down = (reason: string) => ({ state: 'down' as const, reason })
+  if (!link.up) return down('the interface is set down')
+  if (!link.carrier) return down('no carrier')
+  if (link.operState === 'dormant') return down('waiting for authentication')
+  if (addresses.length === 0) return down('no address')
+  if (gateways.length === 0) return down('no default route')
+  if (families.length === 0) return down('address and default route are of different families')
+  if (known.draining) return { state: 'draining', reason: 'told to give its traffic away' }
+  if (known.degrading) {
+    const reason =
+      quality.working === false ? 'nothing comes back over it' : `loses ${Math.round(quality.loss * 100)} %`
+    return { state: 'degrading', reason }
+  }
+  const names = families.map((family) => `IPv${family}`).join(' and ')
+  return { state: 'up', reason: `has a carrier, an address and a way out for ${names}` }
+}
+
+function differs(a: Access, b: Access): boolean {
+  return a.state !== b.state || a.reason !== b.reason || a.generation !== b.generation || a.mtu !== b.mtu
+}
+
+function addressKey(address: AddressFacts): string {
+  return `${address.index} ${address.address}/${address.prefixLength}`
+}
+
+function routeKey(route: RouteFacts): string {
+  return `${route.family} ${route.to} ${route.metric ?? 0} ${route.dev ?? ''} ${route.via ?? ''} ${route.type}`
+}

@@ -1,0 +1,218 @@
+/**
+ * The access networks of this host, live: AccessMachine fed from rtnetlink, and the policy routing that follows it.
+ *
+ * The order of things is what handovers rest on. That an access is gone is told before anything else is done; that one is
+ * up is told when its routing table stands, so that a socket bound to it works at once.
+ */
+import type { Clock } from '../core/clock.ts'
+import { ClockWatch, type WatchedClock } from '../linux/clock.ts'
+import type { Route, Rtnl, RtnlEvent } from '../linux/rtnetlink/types.ts'
+import type { Sysctls } from '../linux/sysctl.ts'
+import {
+  type Access,
+  type AccessEvent,
+  type AccessInit,
+  AccessMachine,
+  type AccessQuality,
+  MAIN_TABLE,
+} from './machine.ts'
+import { AccessRouting } from './routing.ts'
+
+export interface AccessMonitorComponents {
+  readonly rtnl: Rtnl
+  readonly clock: WatchedClock
+  /** Without it reverse-path filters are left as they are. */
+  readonly sysctls?: Sysctls
+  /** Told what went wrong and was survived; one line. */
+  readonly report?: (message: string) => void
+}
+
+export interface AccessMonitorInit extends AccessInit {
+  /** First rule priority; tables begin one above. Default 5200. Undefined routing: `false` leaves the kernel alone. */
+  readonly base?: number
+  readonly routing?: boolean
+}
+
+export type AccessListener = (event: AccessEvent) => void
+
+/** After a change, for what Linux changes without an event (IPv4 routes that go with an address), milliseconds. */
+const REREAD_MS = 20
+/** How often to look whether the host slept; network events look as well. */
+const CLOCK_CHECK_MS = 2000
+/** Shorter sleeps are a stopped debugger or a busy machine. */
+const SLEPT_MS = 1000
+
+export class AccessMonitor {
+  readonly #rtnl: Rtnl
+  readonly #clock: Clock
+  readonly #watch: ClockWatch
+  readonly #machine: AccessMachine<Route>
+  readonly #routing: AccessRouting | undefined
+  readonly #report: (message: string) => void
+  readonly #listeners = new Set<AccessListener>()
+  #running: AbortController | undefined
+  #reread: NodeJS.Timeout | undefined
+  #clockCheck: NodeJS.Timeout | undefined
+
+  constructor(components: AccessMonitorComponents, init: AccessMonitorInit = {}) {
+    this.#rtnl = components.rtnl
+    this.#clock = components.clock
+    this.#watch = new ClockWatch(components.clock)
+    this.#report = components.report ?? (() => {})
+    this.#machine = new AccessMachine(init)
+    if (init.routing !== false)
+      this.#routing = new AccessRouting(components.rtnl, init.base ?? 5200, this.#report, components.sysctls)
+  }
+
+  /**
+   * Reads what is there, sets up routing and tells listeners of every access; from then on they hear of changes, on this
+   * thread. Throws KernelError when the kernel cannot be read or watched. `signal` stops it.
+   */
+  start(options: { readonly signal?: AbortSignal } = {}): void {
+    if (this.#running !== undefined || options.signal?.aborted === true) return
+    const running = new AbortController()
+    this.#running = running
+    try {
+      // Watching first: what changes while we read comes again as an event.
+      this.#rtnl.watch(['link', 'address', 'route', 'rule'], (event) => this.#handle(event), {
+        signal: running.signal,
+      })
+      this.#read()
+    } catch (error) {
+      this.stop()
+      throw error
+    }
+    this.#clockCheck = setInterval(() => this.#checkClock(), CLOCK_CHECK_MS)
+    options.signal?.addEventListener('abort', () => this.stop(), { once: true, signal: running.signal })
+  }
+
+  /** Stops watching. Routing stays as it is, so that connections outlive the daemon; `cleanUp` removes it. */
+  stop(): void {
+    this.#running?.abort()
+    this.#running = undefined
+    clearTimeout(this.#reread)
+    clearInterval(this.#clockCheck)
+    this.#reread = undefined
+    this.#clockCheck = undefined
+  }
+
+  /** Removes rules, tables and settings, also those of an earlier run. Repeatable. */
+  cleanUp(): void {
+    this.#routing?.cleanUp()
+  }
+
+  /** Calls `listener` for every event from now on; the returned function ends it. */
+  subscribe(listener: AccessListener): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  accesses(): Access[] {
+    return this.#machine.accesses()
+  }
+
+  access(name: string): Access | undefined {
+    return this.#machine.access(name)
+  }
+
+  /** What was last told by `setQuality`. */
+  quality(name: string): AccessQuality {
+    return this.#machine.quality(name)
+  }
+
+  /** The routing table that sockets bound to this access use. */
+  table(name: string): number | undefined {
+    return this.#routing?.table(name)
+  }
+
+  /** What the paths over an access say of it; whoever owns them calls this when it changes. */
+  setQuality(name: string, quality: AccessQuality): void {
+    this.#machine.handleQuality(name, quality, this.#clock.now())
+    this.#settle(false)
+  }
+
+  /** Ask traffic to leave an access while it works (OH-24); false when there is no such access. */
+  setDraining(name: string, draining: boolean): boolean {
+    const known = this.#machine.setDraining(name, draining, this.#clock.now())
+    this.#settle(false)
+    return known
+  }
+
+  #handle(event: RtnlEvent): void {
+    if (this.#running === undefined) return
+    this.#checkClock()
+    if (event.type === 'resync') {
+      this.#attempt(() => this.#read())
+    } else if ('rule' in event) {
+      // Somebody may have removed ours.
+      if (event.type === 'rule-gone') this.#readSoon()
+    } else {
+      this.#machine.handleEvent(event, this.#clock.now())
+      this.#attempt(() => this.#settle(false))
+      // Our own tables change because of us.
+      if (!('route' in event) || event.route.table === MAIN_TABLE) this.#readSoon()
+    }
+  }
+
+  #readSoon(): void {
+    this.#reread ??= setTimeout(() => {
+      this.#reread = undefined
+      this.#attempt(() => this.#read())
+    }, REREAD_MS)
+  }
+
+  #read(): void {
+    const snapshot = {
+      links: this.#rtnl.links(),
+      addresses: this.#rtnl.addresses(),
+      routes: this.#rtnl.routes({ table: MAIN_TABLE }),
+    }
+    this.#machine.handleSnapshot(snapshot, this.#clock.now())
+    this.#settle(true)
+  }
+
+  /** Tells what the machine found; `always` brings routing up to date even when no access changed. */
+  #settle(always: boolean): void {
+    const bad: AccessEvent[] = []
+    const good: AccessEvent[] = []
+    for (let event = this.#machine.poll(); event !== undefined; event = this.#machine.poll())
+      if (event.type === 'access' && event.access.state === 'down') bad.push(event)
+      else good.push(event)
+    this.#emit(bad)
+    try {
+      if (always || bad.length > 0 || good.length > 0) this.#route()
+    } finally {
+      this.#emit(good)
+    }
+  }
+
+  #route(): void {
+    this.#routing?.apply(
+      this.#machine.accesses().map((access) => ({
+        access,
+        routes: access.state === 'down' ? [] : this.#machine.routes(access.name),
+      })),
+    )
+  }
+
+  #emit(events: readonly AccessEvent[]): void {
+    for (const event of events) for (const listener of [...this.#listeners]) listener(event)
+  }
+
+  #checkClock(): void {
+    const { slept } = this.#watch.check()
+    if (slept < SLEPT_MS) return
+    this.#machine.handleWake(slept, this.#clock.now())
+    this.#attempt(() => this.#read())
+  }
+
+  /** A reading that fails is tried again at the next event. */
+  #attempt(work: () => void): void {
+    try {
+      work()
+    } catch (error) {
+      this.#report(`access networks: ${error instanceof Error ? error.message : String(error)}`)
+      this.#readSoon()
+    }
+  }
+}

@@ -1,0 +1,212 @@
+/** AccessMonitor on real interfaces: two accesses with the same private subnet and the same gateway address. */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { AccessMonitor, type AccessMonitorInit } from '../../../src/access/index.ts'
+import { RealClock } from '../../../src/linux/clock.ts'
+import { createNamespace, deleteNamespace } from '../../../src/linux/netns.ts'
+import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
+import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+
+const host = `access-${process.pid}`
+const far = [`access-f1-${process.pid}`, `access-f2-${process.pid}`] as const
+const FAR_AWAY = '203.0.113.9'
+let rtnl: Rtnetlink
+let farRtnl: Rtnetlink[]
+let monitor: AccessMonitor | undefined
+let events: string[] = []
+let wakeUp = () => {}
+
+before(() => {
+  for (const name of [host, ...far]) createNamespace(name)
+  rtnl = new Rtnetlink(host)
+  farRtnl = far.map((name) => new Rtnetlink(name))
+  rtnl.setLink('lo', { up: true })
+  rtnl.createLink({ kind: 'bridge', name: 'docker0', up: true })
+  for (const i of [0, 1]) connect(i)
+})
+after(() => {
+  monitor?.stop()
+  for (const each of [rtnl, ...farRtnl]) each.close()
+  for (const name of [host, ...far]) deleteNamespace(name)
+})
+
+/** Makes acc1 or acc2: 192.168.1.7 and .8 of the same subnet, gateway .1 behind each. */
+function connect(i: number): void {
+  const name = `acc${i + 1}`
+  rtnl.createLink({ kind: 'veth', name, index: 1001 + i, peer: { name: 'far', netns: far[i]! } })
+  farRtnl[i]!.addAddress('far', '192.168.1.1/24')
+  farRtnl[i]!.setLink('far', { up: true })
+  rtnl.setLink(name, { up: true })
+  rtnl.addAddress(name, `192.168.1.${7 + i}/24`)
+  addDefault(i)
+}
+
+function addDefault(i: number): void {
+  rtnl.addRoute({ to: 'default', via: '192.168.1.1', dev: `acc${i + 1}`, metric: 100 * (i + 1) })
+}
+
+function start(init: AccessMonitorInit = {}): AccessMonitor {
+  events = []
+  const made = new AccessMonitor(
+    { rtnl, clock: new RealClock(), report: (message) => events.push(`report: ${message}`) },
+    init,
+  )
+  made.subscribe((event) => {
+    events.push(
+      event.type === 'access' ? `${event.access.name} ${event.access.state}: ${event.cause}` : 'woke',
+    )
+    wakeUp()
+  })
+  made.start()
+  return made
+}
+
+/** Resolves when `condition` holds; it is looked at after every event and every reading. */
+async function until(what: string, condition: () => boolean): Promise<void> {
+  for (let turn = 0; !condition(); turn++) {
+    assert.ok(turn < 500, `${what} does not come: ${events.join(', ')}`)
+    await new Promise<void>((resolve) => {
+      wakeUp = resolve
+      setTimeout(resolve, 10)
+    })
+  }
+}
+
+const state = (name: string) => monitor!.access(name)?.state
+const way = (oif: string, to = FAR_AWAY) => {
+  const route = rtnl.lookup({ to, oif })
+  return route && `${route.dev} via ${route.via ?? 'link'} from ${route.source} table ${route.table}`
+}
+
+test('both accesses are found at once, each with routes of its own though their subnets are the same', () => {
+  monitor = start()
+  assert.deepEqual(events, ['acc1 up: appeared', 'acc2 up: appeared'])
+  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')
+  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 5202')
+  assert.equal(way('acc2', '192.168.1.1'), 'acc2 via link from 192.168.1.8 table 5202')
+  assert.equal(rtnl.lookup({ to: '2001:db8::1', oif: 'acc1' }), undefined)
+  assert.deepEqual(
+    rtnl
+      .rules(4)
+      .filter((rule) => rule.oif !== undefined)
+      .map((rule) => [rule.priority, rule.oif, rule.table]),
+    [
+      [5200, 'acc1', 5201],
+      [5201, 'acc2', 5202],
+    ],
+  )
+  assert.equal(rtnl.lookup({ to: FAR_AWAY })?.dev, 'acc1', 'what is not bound goes as before')
+})
+
+test('a lost carrier is told, and what is bound to it goes nowhere else', async () => {
+  farRtnl[0]!.setLink('far', { up: false })
+  await until('acc1 down', () => state('acc1') === 'down')
+  assert.equal(monitor!.access('acc1')?.reason, 'no carrier')
+  // A socket bound to a device never leaves by another: without a route Linux takes the destination to be on the link.
+  assert.match(way('acc1') ?? 'none', /^(none|acc1 via link)/)
+  assert.equal(way('acc2')?.split(' ')[0], 'acc2')
+  farRtnl[0]!.setLink('far', { up: true })
+  await until('acc1 up', () => state('acc1') === 'up')
+  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')
+})
+
+test('a link set down loses its routes without a word from Linux; they come back with it', async () => {
+  rtnl.setLink('acc2', { up: false })
+  await until('acc2 down', () => state('acc2') === 'down')
+  rtnl.setLink('acc2', { up: true })
+  await until('acc2 without a route', () => monitor!.access('acc2')?.reason === 'no default route')
+  addDefault(1)
+  await until('acc2 up', () => state('acc2') === 'up')
+  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 5202')
+})
+
+test('an address that goes takes its access down; the same one back brings it up as a new generation', async () => {
+  const generation = monitor!.access('acc2')!.generation
+  rtnl.deleteAddress('acc2', '192.168.1.8/24')
+  await until('acc2 down', () => state('acc2') === 'down')
+  rtnl.addAddress('acc2', '192.168.1.8/24')
+  if (!rtnl.routes({ table: 254, dev: 'acc2' }).some((route) => route.to === 'default')) addDefault(1)
+  await until('acc2 up', () => state('acc2') === 'up')
+  assert.ok(monitor!.access('acc2')!.generation > generation)
+  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 5202')
+})
+
+test('tables follow the main table, and rules that somebody removed come back', async () => {
+  rtnl.addRoute({ to: '198.51.100.0/24', via: '192.168.1.1', dev: 'acc2' })
+  await until(
+    'the route',
+    () =>
+      way('acc2', '198.51.100.1') !== undefined &&
+      rtnl.routes({ table: 5202 }).some((route) => route.to === '198.51.100.0/24'),
+  )
+  rtnl.deleteRoute({ to: '198.51.100.0/24', dev: 'acc2' })
+  await until('no route', () => !rtnl.routes({ table: 5202 }).some((route) => route.to === '198.51.100.0/24'))
+  assert.ok(rtnl.deleteRule({ family: 6, priority: 5200, table: 5201, oif: 'acc1' }))
+  await until('the rule', () => rtnl.rules(6).some((rule) => rule.priority === 5200))
+})
+
+test('IPv6: usable when duplicate address detection is done and a router is there', async () => {
+  rtnl.addAddress('acc1', '2001:db8:1::7/64')
+  rtnl.addRoute({ to: 'default6', via: 'fe80::1', dev: 'acc1' })
+  await until('IPv6', () => monitor!.access('acc1')?.families.includes(6) === true)
+  assert.equal(rtnl.lookup({ to: '2001:db8:2::1', oif: 'acc1' })?.table, 5201)
+})
+
+test('an interface that is gone takes its rule and table along; one that comes back finds its own', async () => {
+  rtnl.deleteLink('acc1')
+  await until('acc1 gone', () => monitor!.access('acc1') === undefined)
+  assert.deepEqual(
+    rtnl.rules().filter((rule) => rule.table === 5201),
+    [],
+  )
+  assert.deepEqual(rtnl.routes({ table: 5201 }), [])
+  connect(0)
+  await until('acc1 up', () => state('acc1') === 'up')
+  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')
+})
+
+test('a daemon that was killed finds what it left; cleanUp leaves nothing', () => {
+  monitor!.stop()
+  rtnl.deleteRule({ family: 4, priority: 5200, table: 5201, oif: 'acc1' })
+  rtnl.deleteRule({ family: 6, priority: 5200, table: 5201, oif: 'acc1' })
+  monitor = start({ never: ['acc1'] })
+  assert.deepEqual(events, ['acc2 up: appeared'])
+  assert.equal(monitor.table('acc2'), 5202)
+  monitor.stop()
+  assert.notEqual(way('acc2'), undefined, 'connections outlive the daemon')
+  const next = new AccessMonitor({ rtnl, clock: new RealClock() })
+  next.cleanUp()
+  next.cleanUp()
+  assert.deepEqual(
+    rtnl.rules().filter((rule) => rule.oif !== undefined),
+    [],
+  )
+  for (const table of [5201, 5202]) assert.deepEqual(rtnl.routes({ table }), [])
+})
+
+test('strict reverse-path filters, which would drop what comes back, are loosened and put back', () => {
+  const sysctls = new KernelSysctls(host)
+  const filter = (name: string) => sysctls.get(`net/ipv4/conf/${name}/rp_filter`)
+  new KernelSysctls(host).set('net/ipv4/conf/all/rp_filter', 1)
+  new KernelSysctls(host).set('net/ipv4/conf/acc1/rp_filter', 0)
+  const made = new AccessMonitor({ rtnl, clock: new RealClock(), sysctls })
+  made.start()
+  assert.equal(filter('acc1'), '2')
+  assert.equal(filter('docker0') === '2', false, 'not of an interface that is no access')
+  made.stop()
+  made.cleanUp()
+  assert.equal(filter('acc1'), '0')
+})
+
+test('an aborted monitor says nothing more', async () => {
+  const stop = new AbortController()
+  const made = new AccessMonitor({ rtnl, clock: new RealClock() }, { routing: false })
+  let told = 0
+  made.subscribe(() => told++)
+  made.start({ signal: stop.signal })
+  assert.equal(told, 2)
+  stop.abort()
+  rtnl.setLink('acc1', { up: false })
+  await new Promise((resolve) => setImmediate(resolve))
+  assert.equal(told, 2)
+})
