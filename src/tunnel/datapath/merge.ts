@@ -4,11 +4,12 @@
  * gathered by writev from where they were decrypted. So packets stay in the receive buffer until `flush`.
  *
  * Segments merge when their headers are equal apart from length, identification, sequence number, PSH and checksum; only
- * plain data (ACK, PSH); all of one size, the last may be shorter; PSH ends the packet.
+ * plain data (ACK, PSH); all of one size, the last may be shorter; PSH ends the packet. UDP datagrams likewise, where the kernel
+ * takes them so.
  */
 import { fold, pseudoSum } from '../../core/checksum.ts'
 import type { Arena } from '../../linux/arena.ts'
-import { GSO_TCPV4, GSO_TCPV6, type Tun, VNET_HEADER, VNET_NEEDS_CSUM } from '../../linux/tun.ts'
+import { GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, type Tun, VNET_HEADER, VNET_NEEDS_CSUM } from '../../linux/tun.ts'
 import {
   ACK,
   checksumHolds,
@@ -22,10 +23,14 @@ import {
   TCP_DATA_OFFSET,
   TCP_FLAGS,
   TCP_SEQ,
+  UDP,
   UDP_CHECKSUM,
+  UDP_HEADER,
 } from './headers.ts'
 
 const SEGMENTS = 128
+/** UDP_MAX_SEGMENTS of kernels before 6.9. */
+const DATAGRAMS = 64
 const MOST = 65_535
 
 export class Merger {
@@ -41,6 +46,7 @@ export class Merger {
   #ip = 0
   #segment = 0
   #count = 0
+  #protocol = TCP
   #nextSeq = 0
   #closed = false
   counts = { packets: 0, writes: 0, failed: 0 }
@@ -63,6 +69,10 @@ export class Merger {
     const view = this.#view
     this.counts.packets++
     const protocol = plainTransport(view, packet, length)
+    if (protocol === UDP && this.#tun.udpSegments) {
+      this.#addDatagram(packet, length, partial)
+      return
+    }
     if (protocol !== TCP) {
       this.flush()
       this.#single(packet, length, partial, protocol)
@@ -72,43 +82,75 @@ export class Merger {
     const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
     const payload = length - header
     const flags = view.getUint8(packet + ip + TCP_FLAGS)
-    if (payload === 0 || (flags & ~PSH) !== ACK || (!partial && !this.#verified(packet, length, ip))) {
+    if (
+      payload === 0 ||
+      (flags & ~PSH) !== ACK ||
+      (!partial && !checksumHolds(view, packet, length, packet + ip, TCP))
+    ) {
       this.flush()
       this.#single(packet, length, partial, TCP)
       return
     }
     const seq = view.getUint32(packet + ip + TCP_SEQ)
-    if (this.#packet !== 0 && this.#fits(packet, ip, header, payload, seq)) {
-      const iovec = this.#iovecs + 16 * this.#count
-      this.#arena.setUint64(iovec, this.#arena.base + packet + header)
-      view.setUint32(iovec + 8, payload, true)
-      this.#length += payload
-      this.#count++
+    if (this.#packet !== 0 && seq === this.#nextSeq && this.#fits(TCP, packet, ip, header, payload)) {
+      this.#append(packet + header, payload)
       if ((flags & PSH) !== 0) {
         this.#u8[this.#packet + ip + TCP_FLAGS] = flags
         this.#closed = true
       } else this.#closed = payload < this.#segment || this.#count === SEGMENTS
     } else {
-      this.flush()
-      this.#packet = packet
-      this.#length = length
-      this.#header = header
-      this.#ip = ip
-      this.#segment = payload
-      this.#count = 1
+      this.#begin(TCP, packet, length, ip, header)
       this.#closed = (flags & PSH) !== 0
     }
     this.#nextSeq = (seq + payload) >>> 0
   }
 
-  #verified(packet: number, length: number, ip: number): boolean {
-    return checksumHolds(this.#view, packet, length, packet + ip, TCP)
+  /** UDP datagrams of one flow and size, the last may be shorter, become one packet of several datagrams. */
+  #addDatagram(packet: number, length: number, partial: boolean): void {
+    const view = this.#view
+    const ip = ipHeaderLength(view, packet)
+    const header = ip + UDP_HEADER
+    const payload = length - header
+    const whole = payload > 0 && view.getUint16(packet + ip + 4) === length - ip
+    const checked =
+      partial ||
+      (view.getUint16(packet + ip + UDP_CHECKSUM) !== 0 &&
+        checksumHolds(view, packet, length, packet + ip, UDP))
+    if (!whole || !checked) {
+      this.flush()
+      this.#single(packet, length, partial, UDP)
+      return
+    }
+    if (this.#packet !== 0 && this.#fits(UDP, packet, ip, header, payload)) {
+      this.#append(packet + header, payload)
+      this.#closed = payload < this.#segment || this.#count === DATAGRAMS
+    } else this.#begin(UDP, packet, length, ip, header)
   }
 
-  #fits(packet: number, ip: number, header: number, payload: number, seq: number): boolean {
+  #begin(protocol: number, packet: number, length: number, ip: number, header: number): void {
+    this.flush()
+    this.#protocol = protocol
+    this.#packet = packet
+    this.#length = length
+    this.#header = header
+    this.#ip = ip
+    this.#segment = length - header
+    this.#count = 1
+    this.#closed = false
+  }
+
+  #append(payloadAt: number, payload: number): void {
+    const iovec = this.#iovecs + 16 * this.#count
+    this.#arena.setUint64(iovec, this.#arena.base + payloadAt)
+    this.#view.setUint32(iovec + 8, payload, true)
+    this.#length += payload
+    this.#count++
+  }
+
+  #fits(protocol: number, packet: number, ip: number, header: number, payload: number): boolean {
     if (
       this.#closed ||
-      seq !== this.#nextSeq ||
+      protocol !== this.#protocol ||
       header !== this.#header ||
       ip !== this.#ip ||
       payload > this.#segment ||
@@ -116,24 +158,29 @@ export class Merger {
     )
       return false
     const view = this.#view
+    const sameIp = view.getUint8(packet) >> 4 === 6 ? this.#sameIpv6(packet) : this.#sameIpv4(packet, ip)
+    return sameIp && (protocol === TCP ? this.#sameTcp(packet, ip) : this.#samePorts(packet, ip))
+  }
+
+  /** Version, class and flow label; next header and hop limit; addresses. */
+  #sameIpv6(packet: number): boolean {
+    const view = this.#view
     const first = this.#packet
-    if (ip === 40) {
-      // Version, class and flow label; next header and hop limit; addresses. (IPv4 with 20 bytes of options: see below.)
-      if (view.getUint8(packet) >> 4 !== 6) return this.#sameIpv4(packet, ip) && this.#sameTcp(packet, ip)
-      if (view.getUint32(packet) !== view.getUint32(first)) return false
-      if (view.getUint16(packet + 6) !== view.getUint16(first + 6)) return false
-      for (let i = 8; i < 40; i += 4)
-        if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
-      return this.#sameTcp(packet, ip)
-    }
-    return this.#sameIpv4(packet, ip) && this.#sameTcp(packet, ip)
+    if (view.getUint32(packet) !== view.getUint32(first)) return false
+    if (view.getUint16(packet + 6) !== view.getUint16(first + 6)) return false
+    for (let i = 8; i < 40; i += 4) if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
+    return true
+  }
+
+  #samePorts(packet: number, ip: number): boolean {
+    return this.#view.getUint32(packet + ip) === this.#view.getUint32(this.#packet + ip)
   }
 
   #sameIpv4(packet: number, ip: number): boolean {
     const view = this.#view
     const first = this.#packet
     if (view.getUint16(packet) !== view.getUint16(first)) return false
-    if (view.getUint32(packet + 6) >>> 0 !== view.getUint32(first + 6) >>> 0) return false
+    if (view.getUint32(packet + 6) !== view.getUint32(first + 6)) return false
     for (let i = 12; i < ip; i += 4)
       if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
     return true
@@ -164,6 +211,7 @@ export class Merger {
     const total = this.#length
     const at = packet - VNET_HEADER
     const v6 = view.getUint8(packet) >> 4 === 6
+    const udp = this.#protocol === UDP
     if (this.#count > 1) {
       if (v6) view.setUint16(packet + 4, total - ip)
       else {
@@ -171,7 +219,8 @@ export class Merger {
         sealIpv4Header(view, packet, ip)
       }
       this.#u8[at] = VNET_NEEDS_CSUM
-      this.#u8[at + 1] = v6 ? GSO_TCPV6 : GSO_TCPV4
+      if (udp) view.setUint16(packet + ip + 4, total - ip)
+      this.#u8[at + 1] = udp ? GSO_UDP_L4 : v6 ? GSO_TCPV6 : GSO_TCPV4
       view.setUint16(at + 2, this.#header, true)
       view.setUint16(at + 4, this.#segment, true)
     } else {
@@ -180,8 +229,9 @@ export class Merger {
       view.setUint32(at + 2, 0)
     }
     view.setUint16(at + 6, ip, true)
-    view.setUint16(at + 8, TCP_CHECKSUM, true)
-    view.setUint16(packet + ip + TCP_CHECKSUM, fold(pseudoSum(view, packet, TCP, total - ip)))
+    const field = udp ? UDP_CHECKSUM : TCP_CHECKSUM
+    view.setUint16(at + 8, field, true)
+    view.setUint16(packet + ip + field, fold(pseudoSum(view, packet, this.#protocol, total - ip)))
     const first = this.#header + this.#segment
     this.#arena.setUint64(this.#iovecs, this.#arena.base + at)
     view.setUint32(this.#iovecs + 8, VNET_HEADER + first, true)

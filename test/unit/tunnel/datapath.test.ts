@@ -115,7 +115,7 @@ describe('datapath: TCP super-packets', () => {
 
 describe('datapath: UDP and packets too large', () => {
   for (const form of ['godwit', 'stock'] as const)
-    test(`${form}: a UDP super-packet arrives as its datagrams`, () => {
+    test(`${form}: a UDP super-packet arrives as one, byte for byte`, () => {
       for (const version of [4, 6] as const) {
         const pair = new DatapathPair(form, 1500, arenasAgain())
         pair.send(pair.a, udp({ version, payload: bytes(2500), gso: 1000 }))
@@ -124,9 +124,10 @@ describe('datapath: UDP and packets too large', () => {
         assert.ok(got.every((one) => one.checksumHolds))
         const header = (version === 4 ? 20 : 40) + 8
         assert.deepEqual(
-          got.map((one) => one.packet.length - header),
-          [1000, 1000, 500],
+          got.map((one) => [one.packet.length - header, one.gso]),
+          [[2500, 1000]],
         )
+        assert.equal(new DataView(got[0]!.packet.buffer).getUint16(header - 4), 2508)
         assert.deepEqual(
           Buffer.concat(got.map((one) => one.packet.subarray(header))),
           Buffer.from(bytes(2500)),
@@ -229,6 +230,7 @@ describe('datapath: sessions and paths', () => {
     pair.network.filter = () => true
     const nat = { address: Uint8Array.of(192, 0, 2, 1), port: 99 }
     pair.network.deliver(nat, pair.b.at[0]!, [held[1]!])
+    pair.receive(pair.b)
     pair.network.deliver(nat, pair.b.at[0]!, [held[0]!])
     pair.receive(pair.b)
     assert.deepEqual(
