@@ -198,6 +198,24 @@ test('strict reverse-path filters, which would drop what comes back, are loosene
   assert.equal(filter('acc1'), '0')
 })
 
+test('a sleep is noticed with the first event after it', async () => {
+  const real = new RealClock()
+  let suspended = 0
+  const clock = { now: () => real.now(), wall: () => real.wall() + suspended, suspended: () => suspended }
+  monitor = new AccessMonitor({ rtnl, clock }, { routing: false })
+  const slept: number[] = []
+  monitor.subscribe((event) => {
+    if (event.type === 'woke') slept.push(event.sleptMs)
+  })
+  monitor.start()
+  suspended = 60_000
+  rtnl.setLink('acc2', { mtu: 1400 })
+  await until('waking up', () => slept.length > 0)
+  assert.deepEqual(slept, [60_000])
+  assert.equal(monitor.access('acc2')?.mtu, 1400)
+  monitor.stop()
+})
+
 test('an aborted monitor says nothing more', async () => {
   const stop = new AbortController()
   const made = new AccessMonitor({ rtnl, clock: new RealClock() }, { routing: false })
