@@ -360,6 +360,11 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
         addresses.some((address) => address.family === family),
     )
     const { state, reason } = judge(known, addresses, gateways, families)
+    if (state === 'down') {
+      // What was measured was another network.
+      known.quality = UNKNOWN
+      known.degrading = false
+    }
     const before = known.access
     const identity = JSON.stringify([addresses, gateways, link.up && link.carrier])
     if (identity !== known.identity) {

@@ -14,6 +14,11 @@ import { matchesPattern } from '../core/pattern.ts'
 /** How an access stands for one peer: its own state and that of the path over it, the worse of the two. */
 export type Health = 'up' | 'degrading' | 'suspect' | 'draining' | 'down'
 
+/** The worse of two: an access and the path over it. */
+export function worse(a: Health, b: Health): Health {
+  return HEALTH_ORDER[a] >= HEALTH_ORDER[b] ? a : b
+}
+
 export interface Candidate {
   readonly access: string
   readonly health: Health

@@ -8,6 +8,7 @@ import {
   DWELL_MS,
   type Health,
   STEADY_MS,
+  worse,
 } from '../../../src/access/policy.ts'
 
 const policy = (prefer: string[], more: Partial<AccessPolicy> = {}): AccessPolicy => ({
@@ -201,6 +202,12 @@ for (const [name, candidates, current, rules, expected, reason] of cases)
     assert.equal(choice.access, expected, choice.reason)
     assert.match(choice.reason, reason)
   })
+
+test('an access is as well as the worse of itself and the path over it', () => {
+  assert.equal(worse('up', 'suspect'), 'suspect')
+  assert.equal(worse('draining', 'degrading'), 'draining')
+  assert.equal(worse('up', 'up'), 'up')
+})
 
 const anyHealth = fc.constantFrom<Health>('up', 'degrading', 'suspect', 'draining', 'down')
 const anyCandidates = fc
