@@ -26,7 +26,6 @@ const PROGRAMS: readonly Program[] = [
   'curl',
   'rsync',
   'ssh',
-  'sshd',
   'iperf3',
   'wg',
   'wireguard-go',

@@ -1,0 +1,91 @@
+/** docs/configuration.md, made from the schema. */
+import { jsonSchema } from './schema.ts'
+
+interface Node {
+  readonly description?: string
+  readonly type?: string
+  readonly properties?: Record<string, Node>
+  readonly required?: readonly string[]
+  readonly items?: Node
+  readonly additionalProperties?: Node | boolean
+  readonly enum?: readonly string[]
+  readonly default?: unknown
+  readonly minimum?: number
+  readonly maximum?: number
+}
+
+/** The text of docs/configuration.md. */
+export function configurationReference(): string {
+  const root = jsonSchema() as Node
+  const sections = Object.entries(root.properties ?? {}).flatMap(([name, node]) => section(name, node))
+  return `${HEAD}\n${sections.join('\n')}\n`
+}
+
+const HEAD = `# Configuration
+
+One TOML file describes one instance: \`godwit.toml\` in the folder that \`--state DIR\` names, or /etc/godwit/godwit.toml.
+\`godwit join\` and \`godwit anchor init\` write it; \`godwit config check\` says file, line and reason of what is wrong. Editors
+that know JSON schemas find one in \`config.schema.json\`. It is read when the daemon starts. This page is made from the schema
+(\`npm run docs\`).
+
+A laptop with two accesses, mobile data only as a backup, and calls that prefer it:
+
+\`\`\`toml
+[access."wwan*"]
+use = "backup"
+
+[[policy]]
+name = "calls"
+match = ["app:linphone", "proto:udp+port:3478"]
+prefer = ["wwan*", "wlan*"]
+
+[[peer]]
+name = "anchor"
+endpoint = "anchor.example.org:51820"
+public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+\`\`\`
+
+Selectors (\`match\`, \`except\`) are those of \`godwit move\`: \`app:NAME\`, \`port:N\` or \`port:N-M\`, \`user:NAME\`,
+\`to:ADDRESS/LENGTH\`, \`cgroup:PATH\`, \`proto:NAME\`; several that must all hold are joined by \`+\`.
+`
+
+function section(name: string, node: Node): string[] {
+  let title = `[${name}]`
+  let table = node
+  if (node.type === 'array' && node.items) {
+    title = `[[${name}]]`
+    table = node.items
+  } else if (typeof node.additionalProperties === 'object') {
+    title = `[${name}.INTERFACE]`
+    table = node.additionalProperties
+  }
+  const rows = Object.entries(table.properties ?? {}).map(([key, value]) => {
+    const wanted =
+      table.required?.includes(key) && value.default === undefined ? 'required' : showDefault(value)
+    return `| \`${key}\` | ${showType(value)} | ${wanted} | ${value.description ?? ''} |`
+  })
+  const about = table.description ?? node.description ?? ''
+  return [
+    `## ${title}`,
+    '',
+    about,
+    '',
+    '| key | type | default | |',
+    '| --- | --- | --- | --- |',
+    ...rows,
+    '',
+  ]
+}
+
+function showDefault(node: Node): string {
+  return node.default === undefined ? '' : `\`${JSON.stringify(node.default)}\``
+}
+
+function showType(node: Node): string {
+  if (node.enum) return node.enum.map((value) => `\`"${value}"\``).join(' or ')
+  if (node.type === 'array') return `list of ${node.items?.type ?? 'values'}s`
+  if (node.type !== 'integer' && node.type !== 'number') return node.type ?? ''
+  const whole = node.type === 'integer' ? 'whole number' : 'number'
+  const unbounded = node.maximum === undefined || node.maximum >= Number.MAX_SAFE_INTEGER
+  return unbounded ? whole : `${whole}, ${node.minimum ?? 0} to ${node.maximum}`
+}

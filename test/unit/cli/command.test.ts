@@ -1,0 +1,142 @@
+/** The command as users and scripts meet it: exit statuses, one line of error, one object of JSON, help, completion. */
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { after, test } from 'node:test'
+import { commandExamples, forEachCommand } from '../../../src/cli/definition.ts'
+import { buildProgram } from '../../../src/cli/program.ts'
+
+const root = resolve(import.meta.dirname, '../../../..')
+const folder = mkdtempSync(join(tmpdir(), 'godwit-cli-'))
+after(() => rmSync(folder, { recursive: true }))
+
+function godwit(args: readonly string[], input = '') {
+  const main = join(root, 'dist/src/cli/main.js')
+  const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args], { input, encoding: 'utf8' })
+  return { status, stdout, stderr }
+}
+
+/** A failure is one line on stderr that says how to mend it, with this exit status, and no stack trace. */
+function fails(status: number, pattern: RegExp, ...args: string[]): void {
+  const result = godwit(args)
+  assert.equal(result.status, status, `${args.join(' ')}: ${result.stderr}`)
+  assert.equal(result.stdout, '')
+  assert.match(result.stderr, /^godwit: [^\n]+\n$/)
+  assert.match(result.stderr, pattern)
+}
+
+test('exit status 2: the call was wrong; one line says what and how to mend it', () => {
+  fails(2, /unknown command 'stauts' \(Did you mean status\?\); see --help/, 'stauts')
+  fails(2, /missing required argument 'access'/, 'move', 'all')
+  fails(2, /unknown option '--colour'/, 'status', '--colour')
+  fails(2, /--seed.*a whole number is wanted/, 'lab', 'run', 'upmt-swap', '--seed', 'x')
+  fails(2, /not HOST:PORT/, 'anchor', 'init', '--endpoint', 'nowhere', '--state', join(folder, 'a'))
+  fails(2, /give an invitation or --wg FILE/, 'join', '--state', join(folder, 'a'))
+  fails(2, /there is no configuration .*; make one: `godwit join/, 'up', '--state', join(folder, 'none'))
+})
+
+test('exit status 2: a malformed configuration is told with file, line, reason', () => {
+  const file = join(folder, 'bad.toml')
+  writeFileSync(file, '[log]\n\nlevel = "loud"\n')
+  fails(2, new RegExp(`${file}:3: log.level: must be one of`), 'config', 'check', file)
+})
+
+test('exit status 2: a private key that others can read is refused', () => {
+  const state = join(folder, 'exposed')
+  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state]).status, 0)
+  chmodSync(join(state, 'private.key'), 0o644)
+  fails(2, /others can read it \(mode 0644\); chmod 600 /, 'anchor', 'invite', 'x', '--state', state)
+})
+
+test('exit status 1: no daemon runs; a stack trace only with --debug', () => {
+  fails(1, /no godwit runs here/, 'status', '--state', join(folder, 'none'))
+  assert.match(godwit(['status', '--debug', '--state', join(folder, 'none')]).stderr, /\n {4}at /)
+})
+
+test('with --json a failure is one object too', () => {
+  const { status, stdout } = godwit(['flows', '--json', '--state', join(folder, 'none')])
+  assert.equal(status, 1)
+  assert.equal(JSON.parse(stdout).error.code, 'NOT_RUNNING')
+})
+
+test('keygen and pubkey speak the base64 of WireGuard', () => {
+  const { stdout } = godwit(['keygen'])
+  assert.match(stdout, /^[A-Za-z0-9+/]{43}=\n$/)
+  // The pair of RFC 7748 section 6.1 (Alice).
+  const known = godwit(['pubkey'], 'dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\n')
+  assert.equal(known.stdout, 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n')
+  assert.equal(godwit(['pubkey'], 'nonsense').status, 2)
+})
+
+test('every command answers --help with an example, and every printing one knows --json and --state', () => {
+  const program = buildProgram()
+  forEachCommand(program, (command) => {
+    if (command.commands.length > 0) return
+    assert.ok(commandExamples(command).length > 0, command.name())
+    assert.match(command.helpInformation(), /Usage: godwit /)
+  })
+  const help = godwit(['move', '--help'])
+  assert.equal(help.status, 0)
+  assert.match(help.stdout, /Examples:\n {2}godwit move all wwan0/)
+  assert.match(help.stdout, /--json[\s\S]*--debug/)
+})
+
+test('examples call commands and options that exist', () => {
+  const program = buildProgram()
+  forEachCommand(program, (command) => {
+    for (const example of commandExamples(command)) {
+      const words = example.replace(/^.*?godwit /, '').split(/\s+/)
+      let at = program
+      for (const word of words) at = at.commands.find((child) => child.name() === word) ?? at
+      assert.equal(at, command, example)
+      const own = words.includes('--') ? words.slice(0, words.indexOf('--')) : words
+      for (const word of own.filter((part) => part.startsWith('--'))) {
+        assert.ok(
+          command.options.some((option) => option.long === word),
+          `${example}: ${word}`,
+        )
+      }
+    }
+  })
+})
+
+test('completions are right in the shells that are here', (t) => {
+  for (const shell of ['bash', 'zsh', 'fish']) {
+    const { status, stdout } = godwit(['completion', shell])
+    assert.equal(status, 0)
+    assert.match(stdout, /invite/)
+    const file = join(folder, `completion.${shell}`)
+    writeFileSync(file, stdout)
+    const checked = spawnSync(shell, ['-n', file], { encoding: 'utf8' })
+    if (checked.error) t.diagnostic(`${shell} is not here to read it`)
+    else assert.equal(checked.stderr, '', shell)
+  }
+  const complete = (line: string): string[] => {
+    const words = line.split(' ')
+    const script = `. ${join(folder, 'completion.bash')}
+      COMP_WORDS=(${words.map((word) => `'${word}'`).join(' ')}); COMP_CWORD=${words.length - 1}
+      _godwit; printf '%s\\n' "\${COMPREPLY[@]}"`
+    return spawnSync('bash', ['-c', script], { encoding: 'utf8' })
+      .stdout.split('\n')
+      .filter((word) => word !== '')
+  }
+  assert.deepEqual(complete('godwit anchor in'), ['init', 'invite'])
+  assert.deepEqual(complete('godwit stat'), ['status'])
+  assert.ok(complete('godwit anchor invite --').includes('--wg'))
+})
+
+test('bin/godwit works through symbolic links, and installed without its sources', () => {
+  const installed = join(folder, 'lib/godwit')
+  mkdirSync(join(installed, 'bin'), { recursive: true })
+  for (const name of ['dist', 'node_modules', 'package.json'])
+    symlinkSync(join(root, name), join(installed, name))
+  writeFileSync(join(installed, 'bin/godwit'), readFileSync(join(root, 'bin/godwit')), { mode: 0o755 })
+  const link = join(folder, 'link')
+  symlinkSync(join(installed, 'bin/godwit'), link)
+  symlinkSync('link', join(folder, 'godwit'))
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
+  const called = spawnSync(join(folder, 'godwit'), ['--version'], { encoding: 'utf8' })
+  assert.equal(called.stdout, `${version}\n`, called.stderr)
+})

@@ -1,0 +1,129 @@
+/** Malformed configurations: file, line, reason, and how to mend it (issue: bad input). */
+import assert from 'node:assert/strict'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import fc from 'fast-check'
+import { GodwitError } from '../../../src/core/errors.ts'
+import { loadConfig, parseConfig } from '../../../src/host/config.ts'
+
+const KEY = 'xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg='
+const folder = mkdtempSync(join(tmpdir(), 'godwit-config-'))
+after(() => rmSync(folder, { recursive: true }))
+
+function faults(...lines: string[]): string[] {
+  const result = parseConfig(lines.join('\n'))
+  return 'faults' in result ? result.faults.map(({ line, path, reason }) => `${line} ${path}: ${reason}`) : []
+}
+
+test('an empty configuration is right, with every default', () => {
+  const result = parseConfig('')
+  assert.ok('config' in result)
+  assert.equal(result.config.kernel.base, 5200)
+  assert.equal(result.config.host.control, 'all')
+})
+
+test('UP-2: accesses, policies and peers as the reference shows them', () => {
+  const text = readFileSync(join(import.meta.dirname, '../../../../docs/configuration.md'), 'utf8')
+  const example = /```toml\n([\s\S]*?)```/.exec(text)?.[1]
+  assert.ok(example)
+  const result = parseConfig(example)
+  assert.ok('config' in result, JSON.stringify(result))
+  assert.equal(result.config.access['wwan*']?.use, 'backup')
+  assert.equal(result.config.policy[0]?.match.length, 2)
+})
+
+test('every fault is told with its line, where it is and what was meant', () => {
+  assert.deepEqual(
+    faults(
+      '[log]',
+      'level = "loud"',
+      '[hots]',
+      '[[peer]]',
+      'name = "a"',
+      'endpoint = "anchor"',
+      `public_key = "${KEY}"`,
+      '[[peer]]',
+      'name = "b"',
+      'endpoint = "anchor:51820"',
+      'public_key = "short"',
+      'alowed_ips = [',
+      '  "10.0.0.0/8",',
+      ']',
+      '[access.wlan0]',
+      'cost = "low"',
+    ),
+    [
+      '2 log.level: must be one of "error", "warn", "info", "debug"',
+      '3 hots: unknown key `hots`; did you mean `host`?',
+      '6 peer[0].endpoint: "anchor" is not HOST:PORT, e.g. anchor.example.org:51820 or [2001:db8::1]:51820',
+      '11 peer[1].public_key: a key is 44 characters of base64 that end in =',
+      '12 peer[1].alowed_ips: unknown key `alowed_ips`; did you mean `allowed_ips`?',
+      '16 access.wlan0.cost: must be a number, not a string in quotes',
+    ],
+  )
+})
+
+test('what is missing is told at its table, what is wrong between tables at its key', () => {
+  const peer = ['[[peer]]', 'name = "a"', 'endpoint = "a:1"', `public_key = "${KEY}"`]
+  assert.deepEqual(faults('', '[[policy]]', 'name = "calls"'), ['2 policy[0].prefer: `prefer` is missing'])
+  assert.deepEqual(faults(...peer, ...peer), ['6 peer[1].name: a second peer is called "a"'])
+  assert.deepEqual(faults('[[policy]]', 'name = "x"', 'prefer = ["*"]', 'peer = "nobody"'), [
+    '4 policy[0].peer: there is no peer "nobody"',
+  ])
+  assert.deepEqual(faults('[host]', 'except = [', '  "port:22",', '  "app:ssh",', ']'), [
+    '2 host.except[1]: "app:ssh": only user:, port: and to: can be left alone',
+  ])
+})
+
+test('what is not TOML at all is told with the line of the parser', () => {
+  assert.match(faults('[log]', 'level =')[0]!, /^2 : /)
+  assert.match(faults('a = 1', 'a = 2')[0]!, /^2 : /)
+})
+
+test('no text makes the parser throw, and every fault names a line of the text', () => {
+  const words = fc.constantFrom(
+    '[',
+    ']',
+    '=',
+    '"',
+    '\n',
+    'peer',
+    'log',
+    'level',
+    '.',
+    '1',
+    '#',
+    "'''",
+    '{',
+    '}',
+    ' ',
+  )
+  fc.assert(
+    fc.property(fc.array(words, { maxLength: 40 }), (parts) => {
+      const text = parts.join('')
+      const result = parseConfig(text)
+      if ('config' in result) return
+      const lines = text.split('\n').length
+      for (const { line } of result.faults) assert.ok(line >= 1 && line <= lines + 1, `${line} of ${lines}`)
+    }),
+    { numRuns: 500 },
+  )
+})
+
+test('a file with a secret that others can read is refused; the error names file, line and mend', () => {
+  const file = join(folder, 'godwit.toml')
+  const peer = `[[peer]]\nname = "a"\nendpoint = "a:1"\npublic_key = "${KEY}"\npreshared_key = "${KEY}"\n`
+  writeFileSync(file, peer)
+  chmodSync(file, 0o644)
+  assert.throws(() => loadConfig(file), { code: 'SECRET_EXPOSED', kind: 'usage', hint: `chmod 600 ${file}` })
+  chmodSync(file, 0o600)
+  assert.equal(loadConfig(file).peer[0]?.preshared_key, KEY)
+  writeFileSync(file, '[log]\nlevel = 3\n')
+  assert.throws(
+    () => loadConfig(file),
+    (error) => error instanceof GodwitError && error.message.startsWith(`${file}:2: log.level: `),
+  )
+  assert.throws(() => loadConfig(join(folder, 'none.toml')), { code: 'CONFIG_MISSING', kind: 'usage' })
+})

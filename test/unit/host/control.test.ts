@@ -1,0 +1,226 @@
+/** The control socket and the daemon behind it, with a mechanism that only remembers what it was asked. */
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { request } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, afterEach, beforeEach, test } from 'node:test'
+import { GodwitError } from '../../../src/core/errors.ts'
+import type { FlowStatus, Mechanism, Move } from '../../../src/core/mechanism.ts'
+import { formatSelector, type Selector } from '../../../src/core/selector.ts'
+import { ControlClient } from '../../../src/host/client.ts'
+import { Daemon, type Status, type Why } from '../../../src/host/daemon.ts'
+import { Log } from '../../../src/host/log.ts'
+import { HostRecorder } from '../../../src/host/recorder.ts'
+import { State } from '../../../src/host/state.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'godwit-control-'))
+after(() => rmSync(folder, { recursive: true }))
+
+const FLOW: FlowStatus = {
+  id: 'f1',
+  proto: 'tcp',
+  src: '198.19.0.1:4876',
+  dst: '203.0.113.7:80',
+  app: 'curl',
+  mechanism: 'memory',
+  peer: 'anchor',
+  access: 'acc1',
+}
+
+class MemoryMechanism implements Mechanism {
+  readonly name: string
+  readonly calls: string[]
+  failStart = false
+
+  constructor(name: string, calls: string[]) {
+    this.name = name
+    this.calls = calls
+  }
+
+  async start() {
+    this.calls.push(`start ${this.name}`)
+    if (this.failStart) throw new GodwitError('NO_LUCK', 'it would not start')
+  }
+
+  async stop() {
+    this.calls.push(`stop ${this.name}`)
+  }
+
+  async cleanUp() {}
+
+  accesses() {
+    return [{ name: 'acc1', state: 'up', addresses: ['192.0.2.1/24'], rtt_ms: 12, loss: 0 } as const]
+  }
+
+  peers() {
+    const path = {
+      id: 1,
+      access: 'acc1',
+      remote: '192.0.2.9:51820',
+      state: 'up',
+      rtt_ms: 12,
+      loss: 0,
+      sent_bytes: 5,
+    }
+    return [{ name: 'anchor', kind: 'anchor', state: 'up', paths: [path] } as const]
+  }
+
+  flows() {
+    return this.name === 'memory' ? [FLOW] : []
+  }
+
+  async move(what: Selector, access: string): Promise<Move | undefined> {
+    this.calls.push(`move ${formatSelector(what)} ${access}`)
+    return formatSelector(what) === 'app:nobody' ? undefined : { flows: 1 }
+  }
+
+  why() {
+    return [{ at: 1, mechanism: this.name, what: 'f1', chosen: 'acc1', reason: 'it is the only one' }]
+  }
+}
+
+let calls: string[] = []
+let lines: string[] = []
+let state: State
+let recorder: HostRecorder
+let first: MemoryMechanism
+let second: MemoryMechanism
+let daemon: Daemon
+let client: ControlClient
+
+beforeEach(() => {
+  calls = []
+  lines = []
+  state = new State({ state: join(folder, 's') })
+  state.prepare()
+  recorder = new HostRecorder(new Log('info', (line) => lines.push(line), false))
+  first = new MemoryMechanism('memory', calls)
+  second = new MemoryMechanism('second', calls)
+  daemon = new Daemon({
+    role: 'host',
+    version: '1',
+    state,
+    mechanisms: [first, second],
+    recorder,
+    instance: `test-${process.pid}`,
+    routes: [
+      {
+        method: 'POST',
+        path: '/v1/fault',
+        handle: () => {
+          throw new TypeError('a bug')
+        },
+      },
+    ],
+  })
+  client = new ControlClient(state.socket)
+})
+afterEach(() => daemon.stop())
+
+test('mechanisms start in order and stop in reverse; the socket is 0660 and replaces one that was left', async () => {
+  writeFileSync(state.socket, '')
+  await daemon.start()
+  assert.equal(statSync(state.socket).mode & 0o777, 0o660)
+  await daemon.stop()
+  assert.deepEqual(calls, ['start memory', 'start second', 'stop second', 'stop memory'])
+  assert.throws(() => statSync(state.socket), { code: 'ENOENT' })
+})
+
+test('when one does not start, what had started is stopped and the reason is kept', async () => {
+  second.failStart = true
+  await assert.rejects(daemon.start(), { code: 'NO_LUCK' })
+  assert.deepEqual(calls, ['start memory', 'start second', 'stop memory'])
+})
+
+test('status has the keys of the contract; /metrics is Prometheus text', async () => {
+  await daemon.start()
+  recorder.handover({
+    at: 5,
+    what: 'all',
+    from: 'acc1',
+    to: 'acc2',
+    cause: 'link down',
+    gap_ms: 12.5,
+    lost_packets: 0,
+  })
+  const status = await client.get<Status>('/v1/status')
+  assert.deepEqual(status.flows, [FLOW])
+  assert.deepEqual(Object.keys(status.accesses[0]!), ['name', 'state', 'addresses', 'rtt_ms', 'loss'])
+  assert.equal(status.accesses.length, 1)
+  assert.equal(status.handovers[0]?.gap_ms, 12.5)
+  const text = await client.metrics()
+  assert.match(text, /^# TYPE godwit_handover_gap_seconds histogram$/m)
+  assert.match(text, /^godwit_handover_gap_seconds_bucket\{le="0.025"\} 1$/m)
+  assert.match(text, /^godwit_path_up\{peer="anchor",access="acc1",path="1"\} 1$/m)
+  assert.match(
+    lines.join(''),
+    /^info {2}handover: all acc1 -> acc2 \(link down\), gap 12.5 ms, lost 0 packets$/m,
+  )
+})
+
+test('UP-1: move goes to every mechanism; what nobody knows and accesses that are not there are refused', async () => {
+  await daemon.start()
+  assert.deepEqual(await client.post('/v1/move', { what: 'app:curl', access: 'acc1' }), { flows: 2 })
+  assert.ok(calls.includes('move app:curl acc1'))
+  await assert.rejects(client.post('/v1/move', { what: 'app:nobody', access: 'acc1' }), { code: 'NO_FLOW' })
+  await assert.rejects(client.post('/v1/move', { what: 'all', access: 'acc9' }), {
+    code: 'NO_ACCESS',
+    hint: 'accesses: acc1',
+  })
+  await assert.rejects(client.post('/v1/move', { what: 'port:x', access: 'acc1' }), { kind: 'usage' })
+  await assert.rejects(client.post('/v1/move', {}), { kind: 'usage' })
+})
+
+test('why gives what is now and every record about the flow, of whatever selector', async () => {
+  await daemon.start()
+  const base = { at: 1, mechanism: 'memory', chosen: 'acc1', reason: 'r' }
+  for (const what of ['f1', 'f2', 'app:curl', 'app:wget', 'port:80', 'to:203.0.113.0/24', 'all']) {
+    recorder.decision({ ...base, what })
+  }
+  const why = await client.get<Why>('/v1/why', { flow: 'f1' })
+  assert.equal(why.now[0]?.reason, 'it is the only one')
+  assert.deepEqual(
+    why.decisions.map(({ what }) => what),
+    ['f1', 'app:curl', 'port:80', 'to:203.0.113.0/24', 'all'],
+  )
+  await assert.rejects(client.get('/v1/why', { flow: 'f9' }), { code: 'NO_FLOW' })
+})
+
+test('bad requests and our own faults are answered, and the daemon goes on', async () => {
+  await daemon.start()
+  await assert.rejects(client.get('/v1/nothing'), { code: 'NO_ROUTE' })
+  await assert.rejects(client.post('/v1/fault'), { code: 'INTERNAL' })
+  assert.match(lines.join(''), /^error fault while answering .*a bug/m)
+  assert.equal(await raw('POST', '/v1/move', 'this is not JSON'), 400)
+  assert.equal(await raw('POST', '/v1/move', `"${'x'.repeat(2_000_000)}"`), 400)
+  await assert.rejects(client.post('/v1/run', { pid: 1, command: 'x' }), { kind: 'usage' })
+  await assert.rejects(client.post('/v1/run', { pid: 4711, command: 'x' }), { code: 'NO_APPLICATIONS' })
+  assert.equal((await client.get<Status>('/v1/status')).role, 'host')
+})
+
+test('without a daemon the client says so and how to start one', async () => {
+  await assert.rejects(new ControlClient(join(folder, 'none.sock')).get('/v1/status'), {
+    code: 'NOT_RUNNING',
+  })
+  await assert.rejects(new ControlClient(`/${'x'.repeat(120)}`).get('/'), {
+    code: 'SOCKET_PATH',
+    kind: 'usage',
+  })
+})
+
+test('a message of a peer cannot forge a line of the log', () => {
+  recorder.log('warn', 'peer says\nerror all is lost')
+  assert.deepEqual(lines, ['warn  peer says | error all is lost\n'])
+})
+
+function raw(method: string, path: string, body: string): Promise<number> {
+  return new Promise((done, fail) => {
+    const outgoing = request({ socketPath: state.socket, method, path }, (response) => {
+      response.resume()
+      done(response.statusCode ?? 0)
+    })
+    outgoing.on('error', fail)
+    outgoing.end(body)
+  })
+}

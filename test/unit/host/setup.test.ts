@@ -1,0 +1,153 @@
+/** From `anchor init` to `join`: two state directories and the one line between them. */
+import assert from 'node:assert/strict'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join as joinPath } from 'node:path'
+import { after, test } from 'node:test'
+import { decodeKey, encodeKey, publicKeyOf } from '../../../src/crypto/keys.ts'
+import { loadConfig } from '../../../src/host/config.ts'
+import { HostStore } from '../../../src/host/hosts.ts'
+import { decodeInvitation } from '../../../src/host/invitation.ts'
+import {
+  initAnchor,
+  invite,
+  join,
+  joinWireguard,
+  loadAnchorConfig,
+  loadHostConfig,
+} from '../../../src/host/setup.ts'
+import { readPrivateKey, State } from '../../../src/host/state.ts'
+import { parseWgQuick } from '../../../src/host/wg-quick.ts'
+
+const folder = mkdtempSync(joinPath(tmpdir(), 'godwit-setup-'))
+after(() => rmSync(folder, { recursive: true }))
+let count = 0
+const fresh = (): State => new State({ state: joinPath(folder, `s${count++}`) })
+const NOW = Date.UTC(2026, 0, 1)
+
+function anchor(extra = ''): { state: State; store: HostStore } {
+  const state = fresh()
+  initAnchor(state, '192.0.2.1:51820')
+  writeFileSync(state.configFile, readFileSync(state.configFile, 'utf8') + extra)
+  return { state, store: new HostStore(state.file('hosts.json')) }
+}
+
+test('UP-8: an invitation makes a host known and gives it its VIpA; the secrets are 0600', () => {
+  const { state, store } = anchor()
+  const { host, text } = invite(state, store, 'laptop', NOW)
+  const mobile = fresh()
+  const joined = join(mobile, text, NOW + 1000)
+  assert.deepEqual(joined.addresses, ['198.18.0.2/32', 'fd67:6f64:7769:1::2/128'])
+  const [peer] = loadHostConfig(mobile).peer
+  assert.equal(peer?.public_key, encodeKey(publicKeyOf(readPrivateKey(state.keyFile))))
+  assert.equal(peer?.preshared_key, host.preshared_key)
+  // The host proves itself with the invitation's key, and has one of its own to replace it with.
+  const invitationKey = readPrivateKey(peer!.invitation_key_file!)
+  assert.equal(encodeKey(publicKeyOf(invitationKey)), host.public_key)
+  assert.notDeepEqual(readPrivateKey(mobile.keyFile), invitationKey)
+  for (const file of [
+    mobile.configFile,
+    mobile.keyFile,
+    peer!.invitation_key_file!,
+    state.file('hosts.json'),
+  ]) {
+    assert.equal(statSync(file).mode & 0o777, 0o600, file)
+  }
+})
+
+test('an invitation that expired, was cut short or taken twice is refused, and nothing is written', () => {
+  const { state, store } = anchor('invitation_hours = 1\n')
+  const { text } = invite(state, store, 'laptop', NOW)
+  const mobile = fresh()
+  assert.throws(() => join(mobile, text, NOW + 3_700_000), { code: 'INVITATION_EXPIRED', kind: 'usage' })
+  for (const wrong of [text.slice(0, -3), text.replace('eyJ', 'eyK'), 'hello', '']) {
+    assert.throws(() => join(mobile, wrong, NOW), { code: 'INVITATION_INVALID', kind: 'usage' })
+  }
+  assert.ok(!existsSync(mobile.configFile))
+  join(mobile, text, NOW)
+  assert.throws(() => join(mobile, text, NOW), { code: 'ALREADY_JOINED', kind: 'usage' })
+})
+
+test('joining a second anchor keeps what the user wrote', () => {
+  const mobile = fresh()
+  join(mobile, invited(anchor(), 'laptop'), NOW)
+  const comment = '# mine\n[log]\nlevel = "debug"\n'
+  writeFileSync(mobile.configFile, comment + readFileSync(mobile.configFile, 'utf8'), { mode: 0o600 })
+  join(mobile, invited(anchor(), 'laptop'), NOW)
+  const config = loadConfig(mobile.configFile)
+  assert.equal(config.log.level, 'debug')
+  assert.equal(config.peer.length, 2)
+  assert.notEqual(config.peer[0]?.name, config.peer[1]?.name)
+  assert.ok(readFileSync(mobile.configFile, 'utf8').startsWith(comment))
+})
+
+function invited({ state, store }: ReturnType<typeof anchor>, name: string): string {
+  return invite(state, store, name, NOW).text
+}
+
+test('UP-19: the pool is never given twice; exhausted it is a refusal; an expired invitation frees its address', () => {
+  const { state, store } = anchor('pool4 = "198.18.0.0/29"\ninvitation_hours = 1\n')
+  for (const name of ['a', 'b', 'c', 'd', 'e']) invite(state, store, name, NOW)
+  assert.equal(new Set(store.list().map(({ number }) => number)).size, 5)
+  assert.throws(() => invite(state, store, 'f', NOW), { code: 'POOL_EXHAUSTED' })
+  store.replaceKey(store.list()[0]!.public_key, encodeKey(new Uint8Array(32).fill(1)))
+  const { host } = invite(state, store, 'f', NOW + 3_700_000)
+  assert.equal(host.number, 3) // 2 has joined and stays
+  assert.deepEqual(
+    store.list().map(({ name }) => name),
+    ['a', 'f'],
+  )
+  assert.throws(() => invite(state, store, 'a', NOW), { kind: 'usage' })
+  assert.deepEqual(new HostStore(state.file('hosts.json')).list(), store.list())
+})
+
+test('a stock WireGuard client gets a wg-quick file, and a stock server is taken from one', () => {
+  const { state, store } = anchor()
+  const { host, text } = invite(state, store, 'phone', NOW, { wg: true })
+  const parsed = parseWgQuick(text)
+  assert.ok(parsed.ok)
+  const key = decodeKey(parsed.value.privateKey)
+  assert.ok(key.ok)
+  assert.equal(encodeKey(publicKeyOf(key.value)), host.public_key)
+  const file = joinPath(folder, 'wg0.conf')
+  writeFileSync(file, text.replace('198.18.0.2/32', '198.18.0.2/24'))
+  const mobile = fresh()
+  assert.deepEqual(joinWireguard(mobile, file).addresses, ['198.18.0.2/32', 'fd67:6f64:7769:1::2/128'])
+  assert.equal(loadHostConfig(mobile).peer[0]?.kind, 'wireguard')
+  assert.deepEqual(readPrivateKey(mobile.keyFile), key.value)
+  const other = fresh()
+  join(other, invited(anchor(), 'laptop'), NOW)
+  assert.throws(() => joinWireguard(other, file), { code: 'KEY_CONFLICT', kind: 'usage' })
+})
+
+test('a wg-quick file that is malformed or runs commands is refused with line and reason', () => {
+  const good = '[Interface]\nPrivateKey = x\n'
+  for (const [text, reason] of [
+    ['hello', /line 1: not a WireGuard/],
+    [`${good}PostUp = rm -rf /\n`, /line 3: PostUp runs commands/],
+    [`${good}[Peer]\n[Peer]\n`, /line 4: a second \[Peer\]/],
+    [`${good}Colour = red\n`, /colour/],
+    [good, /PrivateKey: a key is/],
+  ] as const) {
+    const parsed = parseWgQuick(text)
+    assert.ok(!parsed.ok)
+    assert.match(parsed.reason, reason)
+  }
+})
+
+test('roles are not mixed up: a host does not start as an anchor, nor is a state set up twice', () => {
+  const { state } = anchor()
+  assert.throws(() => loadHostConfig(state), { code: 'NOT_A_HOST', kind: 'usage' })
+  assert.throws(() => initAnchor(state, 'a:1'), { code: 'CONFIG_EXISTS', kind: 'usage' })
+  assert.throws(() => initAnchor(fresh(), 'nowhere'), { kind: 'usage' })
+  const mobile = fresh()
+  join(mobile, invited(anchor(), 'laptop'), NOW)
+  assert.throws(() => loadAnchorConfig(mobile), { code: 'NOT_AN_ANCHOR', kind: 'usage' })
+  assert.ok(!decodeInvitation('godwit1..').ok)
+})
+
+test('a damaged store is told, not taken for an empty one', () => {
+  const file = joinPath(folder, 'hosts.json')
+  writeFileSync(file, '{"version":1,"hosts":[{}]}', { mode: 0o600 })
+  assert.throws(() => new HostStore(file), { code: 'STORE_INVALID', kind: 'usage' })
+})

@@ -1,0 +1,71 @@
+/** Keys, locks and atomic files of a state directory; full disks and wrong permissions (issue: bad days). */
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { readPrivateKey, State, writeAtomic } from '../../../src/host/state.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'godwit-state-'))
+after(() => rmSync(folder, { recursive: true }))
+
+test('a private key is made once, 0600, and refused when others can read it', () => {
+  const state = new State({ state: join(folder, 'keys') })
+  const key = state.ensurePrivateKey()
+  assert.equal(statSync(state.keyFile).mode & 0o777, 0o600)
+  assert.deepEqual(state.ensurePrivateKey(), key)
+  chmodSync(state.keyFile, 0o640)
+  assert.throws(() => state.ensurePrivateKey(), {
+    code: 'SECRET_EXPOSED',
+    kind: 'usage',
+    hint: `chmod 600 ${state.keyFile}`,
+  })
+  writeFileSync(join(folder, 'bad.key'), 'not a key\n', { mode: 0o600 })
+  assert.throws(() => readPrivateKey(join(folder, 'bad.key')), { code: 'KEY_INVALID', kind: 'usage' })
+  assert.throws(() => readPrivateKey(join(folder, 'no.key')), { code: 'KEY_MISSING', kind: 'usage' })
+})
+
+test('a second daemon on the same state is told so, until the first has ended, even when it was killed', async () => {
+  const path = join(folder, 'locked')
+  const module = JSON.stringify(new URL('../../../src/host/state.js', import.meta.url).href)
+  const program = `const { State } = await import(${module})
+    new State({ state: process.argv[1] }).lock()
+    process.stdout.write('locked\\n')
+    setInterval(() => {}, 1000)`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program, path], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  await new Promise((done) => child.stdout.once('data', done))
+  const state = new State({ state: path })
+  assert.ok(state.busy())
+  assert.throws(
+    () => state.lock(),
+    (error: Error & { code?: string; hint?: string }) => {
+      assert.equal(error.code, 'STATE_BUSY')
+      assert.match(error.message, new RegExp(`process ${child.pid}`))
+      return true
+    },
+  )
+  child.kill('SIGKILL')
+  await new Promise((done) => child.once('exit', done))
+  assert.ok(!state.busy())
+  state.lock()
+  state.unlock()
+})
+
+test('a file is replaced as a whole and nothing else is left beside it', () => {
+  const target = join(folder, 'atomic.json')
+  writeAtomic(target, 'old')
+  writeAtomic(target, 'new', 0o600)
+  assert.equal(readFileSync(target, 'utf8'), 'new')
+  assert.equal(statSync(target).mode & 0o777, 0o600)
+  assert.deepEqual(
+    readdirSync(folder).filter((name) => name.includes('.new')),
+    [],
+  )
+  assert.throws(() => new State({ state: join(target, 'below') }).prepare(), {
+    code: 'STATE_UNUSABLE',
+    kind: 'usage',
+  })
+})
