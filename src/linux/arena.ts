@@ -33,6 +33,8 @@ export class Arena {
   readonly u32: Uint32Array
   readonly view: DataView
   #used = 0
+  /** Released areas by length. */
+  readonly #released = new Map<number, number[]>()
 
   /** Maps `size` bytes, zeroed, never unmapped. Large arenas ask for huge pages: fewer TLB misses per packet. */
   constructor(size: number) {
@@ -50,15 +52,25 @@ export class Arena {
 
   /** Reserves `length` bytes aligned to `align` (a power of two) and returns their offset. */
   reserve(length: number, align = 64): number {
+    const again = this.#released.get(length)
+    if (align <= 64 && again !== undefined && again.length > 0) return again.pop()!
     const offset = (this.#used + align - 1) & ~(align - 1)
     if (offset + length > this.size) throw new RangeError(`arena of ${this.size} bytes is full`)
     this.#used = offset + length
     return offset
   }
 
+  /** Gives back what `reserve` gave (aligned to 64), for the next reservation of the same length. */
+  release(offset: number, length: number): void {
+    const list = this.#released.get(length)
+    if (list === undefined) this.#released.set(length, [offset])
+    else list.push(offset)
+  }
+
   /** Forgets all reservations; whoever made them must be gone. */
   reset(): void {
     this.#used = 0
+    this.#released.clear()
   }
 
   /** Writes an address or a size_t (below 2^53) in the host's little-endian order. */

@@ -64,6 +64,8 @@ export const RECEIVE_BYTES = 65_536
 
 const CONTROL_BYTES = 128
 const MMSGHDR = 64
+/** What a socket keeps for sending: msghdr, iovec, control messages. */
+const SEND_AREA = 128 + CONTROL_BYTES
 
 export interface UdpOptions {
   /** 6 without `address` is dual-stack: IPv4 endpoints appear mapped to the kernel, plain to the caller. */
@@ -221,9 +223,9 @@ class KernelUdp implements UdpSocket {
     this.family = family
     this.port = port
     this.#arena = arena
-    this.#message = arena.reserve(56)
-    this.#iovec = arena.reserve(16)
-    this.#control = arena.reserve(CONTROL_BYTES)
+    this.#message = arena.reserve(SEND_AREA)
+    this.#iovec = this.#message + 64
+    this.#control = this.#message + 128
     arena.setUint64(this.#message + 16, arena.base + this.#iovec)
     arena.setUint64(this.#message + 24, 1)
     arena.setUint64(this.#message + 32, arena.base + this.#control)
@@ -346,5 +348,6 @@ class KernelUdp implements UdpSocket {
 
   close(): void {
     closeSync(this.fd)
+    this.#arena.release(this.#message, SEND_AREA)
   }
 }

@@ -67,3 +67,8 @@ test('a port that is taken, and a device that is not there, are said', () => {
   assert.throws(() => openUdp(arena, { family: 4, device: 'nosuch0' }), /bind to nosuch0: ENODEV|EPERM/)
   first.close()
 })
+
+test('sockets that come and go take no packet memory for good', () => {
+  const arena = new Arena(1 << 12)
+  for (let n = 0; n < 100; n++) openUdp(arena, { family: 4, address: LOOPBACK }).close()
+})
