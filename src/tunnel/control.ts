@@ -7,7 +7,8 @@
  * The two leading bytes are the inner header of message 32 and belong to the datapath; these codecs begin after them.
  * Integers in bodies are big-endian. A body longer than known is from a later version: the rest is ignored.
  */
-import { type Decoded, decoded, malformed } from '../core/result.ts'
+import { type Codec, encoded } from '../core/codec.ts'
+import { decoded, malformed } from '../core/result.ts'
 import type { Endpoint } from './seam.ts'
 
 export const CONTROL_VERSION = 1
@@ -97,15 +98,47 @@ interface ProbeBody {
   readonly highestCounter: number
 }
 
-/** Encodes frames one after the other. Counters above 2^53 are not expected (a session ends long before). */
+/**
+ * The frames of a control payload, in order; decoding leaves unknown types below 64 out. Counters above 2^53 are not
+ * expected (a session ends long before) and read as none.
+ */
+export const controlCodec: Codec<readonly Frame[]> = {
+  decode(bytes, at = 0, end = bytes.length) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+    const frames: Frame[] = []
+    let next = at
+    while (next < end) {
+      if (end - next < HEADER) return malformed('frame header cut short')
+      const code = bytes[next]!
+      const length = view.getUint16(next + 1)
+      next += HEADER
+      if (end - next < length) return malformed(`frame ${code} cut short`)
+      const frame = decodeFrame(code, bytes, view, next, length)
+      if (frame === 'short') return malformed(`body of frame ${code} has only ${length} bytes`)
+      if (frame === 'bad') return malformed(`body of frame ${code} makes no sense`)
+      if (frame !== 'unknown') frames.push(frame)
+      next += length
+    }
+    return decoded(frames)
+  },
+
+  encode(frames, out, at = 0) {
+    if (at + controlCodec.byteLength(frames) > out.length) throw new RangeError('no room for the frames')
+    const view = new DataView(out.buffer, out.byteOffset, out.length)
+    let next = at
+    for (const frame of frames) next = encodeFrame(out, view, next, frame)
+    return next
+  },
+
+  byteLength(frames) {
+    let length = 0
+    for (const frame of frames) length += HEADER + bodyLength(frame)
+    return length
+  },
+}
+
 export function encodeFrames(frames: readonly Frame[]): Uint8Array {
-  let length = 0
-  for (const frame of frames) length += HEADER + bodyLength(frame)
-  const out = new Uint8Array(length)
-  const view = new DataView(out.buffer)
-  let at = 0
-  for (const frame of frames) at = encodeFrame(out, view, at, frame)
-  return out
+  return encoded(controlCodec, frames)
 }
 
 /** An MTU_PROBE whose payload is `payloadLength` bytes with its header; at least 6. */
@@ -117,29 +150,6 @@ export function encodeMtuProbe(pathId: number, size: number, payloadLength: numb
   out[3] = pathId
   view.setUint16(4, size)
   return out
-}
-
-/**
- * The frames of a control payload, in order; unknown types below 64 are left out. Byte fields are views of `bytes`: copy
- * what outlives the call.
- */
-export function decodeFrames(bytes: Uint8Array): Decoded<Frame[]> {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-  const frames: Frame[] = []
-  let at = 0
-  while (at < bytes.length) {
-    if (bytes.length - at < HEADER) return malformed('frame header cut short')
-    const code = bytes[at]!
-    const length = view.getUint16(at + 1)
-    at += HEADER
-    if (bytes.length - at < length) return malformed(`frame ${code} cut short`)
-    const frame = decodeFrame(code, bytes, view, at, length)
-    if (frame === 'short') return malformed(`body of frame ${code} has only ${length} bytes`)
-    if (frame === 'bad') return malformed(`body of frame ${code} makes no sense`)
-    if (frame !== 'unknown') frames.push(frame)
-    at += length
-  }
-  return decoded(frames)
 }
 
 function bodyLength(frame: Frame): number {
@@ -203,6 +213,7 @@ function encodeFrame(out: Uint8Array, view: DataView, start: number, frame: Fram
       out[at] = frame.pathId
       view.setUint32(at + 1, frame.generation)
       out[at + 5] = frame.observed.address.length === 4 ? 4 : 6
+      out.fill(0, at + 6, at + 22)
       out.set(frame.observed.address, at + 6)
       view.setUint16(at + 22, frame.observed.port)
       break
@@ -247,7 +258,7 @@ function decodeFrame(
   at: number,
   length: number,
 ): Frame | 'short' | 'bad' | 'unknown' {
-  if (code >= FIRST_MECHANISM_FRAME) return { type: 'mechanism', code, body: bytes.subarray(at, at + length) }
+  if (code >= FIRST_MECHANISM_FRAME) return { type: 'mechanism', code, body: bytes.slice(at, at + length) }
   switch (code) {
     case FrameType.hello:
       if (length < BODY.hello) return 'short'
@@ -316,7 +327,7 @@ function decodeFrame(
       if (length < BODY.key) return 'short'
       return {
         type: code === FrameType.keyReplace ? 'key-replace' : 'key-replaced',
-        publicKey: bytes.subarray(at, at + BODY.key),
+        publicKey: bytes.slice(at, at + BODY.key),
       }
     default:
       return 'unknown'

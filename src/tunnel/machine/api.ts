@@ -219,7 +219,7 @@ export type TunnelEvent =
       readonly loss: number
     }
   | { readonly type: 'mtu'; readonly peer: number; readonly slot: number; readonly mtu: number }
-  /** A mechanism frame (64–255); `body` is a copy. */
+  /** A mechanism frame (64–255). */
   | {
       readonly type: 'frame'
       readonly peer: number

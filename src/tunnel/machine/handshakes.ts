@@ -244,8 +244,8 @@ export class Handshakes {
     }
     const name = toHex(bytes.subarray(INITIATION.mac1, INITIATION.mac2))
     const known = this.#answered.get(name)
-    if (known !== undefined) {
-      if (now < known.until && known.left-- > 0) transmit.handshake(known.response, from, socket)
+    if (known !== undefined && now < known.until) {
+      if (known.left-- > 0) transmit.handshake(known.response, from, socket)
       return
     }
     if (!this.#admit(bytes, from, socket, own, now)) return

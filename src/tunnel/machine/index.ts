@@ -9,7 +9,7 @@
 import { toHex } from '../../core/bytes.ts'
 import { DeadlineHeap } from '../../core/deadlines.ts'
 import { GodwitError } from '../../core/errors.ts'
-import { CONTROL_VERSION, decodeFrames, Feature, type Frame } from '../control.ts'
+import { CONTROL_VERSION, controlCodec, Feature, type Frame } from '../control.ts'
 import type { Endpoint } from '../seam.ts'
 import type {
   MachineComponents,
@@ -269,7 +269,7 @@ export class TunnelMachine implements TunnelCommands {
     if (peer === undefined || peer.dialect === 'stock') return
     const path = slot < 0 ? undefined : this.#multipath.bySlot(slot)
     path?.monitor.noteControlReceived()
-    const frames = decodeFrames(body)
+    const frames = controlCodec.decode(body)
     if (!frames.ok) return
     let via = path
     let answerHello = false
@@ -324,8 +324,7 @@ export class TunnelMachine implements TunnelCommands {
           break
         case 'mechanism': {
           const { code, body: content } = frame
-          const copy = content.slice()
-          this.#emit({ type: 'frame', peer: index, slot: via?.slot ?? -1, code, body: copy })
+          this.#emit({ type: 'frame', peer: index, slot: via?.slot ?? -1, code, body: content })
         }
       }
     }

@@ -73,7 +73,7 @@ export class KeyReplacement {
     )
     if (known) this.#host.send(peer, { type: 'key-replaced', publicKey }, now)
     else if (this.#host.peerByKey(publicKey) === undefined)
-      this.#host.emit({ type: 'key-offered', peer: peer.index, publicKey: publicKey.slice() })
+      this.#host.emit({ type: 'key-offered', peer: peer.index, publicKey })
   }
 
   /** Anchor: the fresh key is on disk. */

@@ -404,7 +404,9 @@ export class Node {
     const source = own.endpoint
     if (own.link !== undefined) return world.deliver(this, source, to, own.link.up, datagram)
     const link = world.nodes.flatMap((node) => node.sockets).find((each) => same(each.endpoint, to))?.link
-    return link === undefined ? 0 : world.deliver(this, source, to, link.downlink, datagram)
+    if (link !== undefined) return world.deliver(this, source, to, link.downlink, datagram)
+    world.filter(datagram, source, to)
+    return 0
   }
 
   #seam(): MachineSeam {

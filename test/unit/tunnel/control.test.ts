@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { controlCodec, encodeMtuProbe, type Frame } from '../../../src/tunnel/control.ts'
+import { testCodec } from '../codec-suite.ts'
+
+const u8 = fc.integer({ min: 0, max: 0xff })
+const u16 = fc.integer({ min: 0, max: 0xffff })
+const u32 = fc.integer({ min: 0, max: 0xffffffff })
+const counter = fc.oneof(fc.constant(-1), fc.maxSafeNat())
+const key = fc.uint8Array({ minLength: 32, maxLength: 32 })
+const probe = { pathId: u8, sequence: u32, time: u32, received: u32, highestCounter: counter }
+
+const frame: fc.Arbitrary<Frame> = fc.oneof(
+  fc.record({ type: fc.constant('hello' as const), version: u8, features: u32, mtu: u16, instance: u32 }),
+  fc.record({ type: fc.constant('path-announce' as const), pathId: u8, generation: u32, mtu: u16 }),
+  fc.record({
+    type: fc.constant('path-accept' as const),
+    pathId: u8,
+    generation: u32,
+    observed: fc.record({
+      address: fc.oneof(
+        fc.uint8Array({ minLength: 4, maxLength: 4 }),
+        fc.uint8Array({ minLength: 16, maxLength: 16 }),
+      ),
+      port: u16,
+    }),
+  }),
+  fc.record({ type: fc.constantFrom('probe' as const, 'echo' as const), ...probe }),
+  fc.record({
+    type: fc.constant('path-close' as const),
+    pathId: u8,
+    generation: u32,
+    reason: u8,
+    highestCounter: counter,
+  }),
+  fc.record({ type: fc.constant('path-closed' as const), pathId: u8, generation: u32 }),
+  fc.record({ type: fc.constantFrom('mtu-probe' as const, 'mtu-ack' as const), pathId: u8, size: u16 }),
+  fc.record({ type: fc.constantFrom('key-replace' as const, 'key-replaced' as const), publicKey: key }),
+  fc.record({
+    type: fc.constant('mechanism' as const),
+    code: fc.integer({ min: 64, max: 255 }),
+    body: fc.uint8Array({ maxLength: 300 }),
+  }),
+)
+
+testCodec('control frames (docs/wire/tunnel.md)', {
+  codec: controlCodec,
+  arbitrary: fc.array(frame, { minLength: 1, maxLength: 5 }),
+  openEnded: true,
+  goldens: [
+    {
+      name: 'HELLO and PATH_ANNOUNCE in one payload',
+      bytes: `
+        01 000b        # HELLO, 11 bytes
+        01 00000001    # version, features: AES-256-GCM
+        058c deadbeef  # interface MTU 1420, instance
+        02 0007        # PATH_ANNOUNCE, 7 bytes
+        01 00000003    # path 1, generation 3
+        05dc           # MTU 1500
+      `,
+      message: [
+        { type: 'hello', version: 1, features: 1, mtu: 1420, instance: 0xdeadbeef },
+        { type: 'path-announce', pathId: 1, generation: 3, mtu: 1500 },
+      ],
+    },
+    {
+      name: 'PATH_ACCEPT of an IPv4 address',
+      bytes: `
+        03 0018                            # PATH_ACCEPT, 24 bytes
+        01 00000003 04                     # path 1, generation 3, IPv4
+        c0000201 000000000000000000000000  # 192.0.2.1
+        ca6c                               # port 51820
+      `,
+      message: [
+        {
+          type: 'path-accept',
+          pathId: 1,
+          generation: 3,
+          observed: { address: Uint8Array.of(192, 0, 2, 1), port: 51820 },
+        },
+      ],
+    },
+    {
+      name: 'PROBE of a path that received nothing yet',
+      bytes: `
+        04 0015           # PROBE, 21 bytes
+        02 00000007       # path 2, sequence 7
+        000f4240          # one second, in µs
+        00000000          # received
+        ffffffffffffffff  # highest counter: none
+      `,
+      message: [{ type: 'probe', pathId: 2, sequence: 7, time: 1_000_000, received: 0, highestCounter: -1 }],
+    },
+    {
+      name: 'PATH_CLOSE with a counter beyond 32 bits',
+      bytes: `
+        06 000e              # PATH_CLOSE, 14 bytes
+        01 00000004 02       # path 1, generation 4, silent
+        0000000100000002     # everything up to 2^32 + 2 arrived
+      `,
+      message: [{ type: 'path-close', pathId: 1, generation: 4, reason: 2, highestCounter: 2 ** 32 + 2 }],
+    },
+    {
+      name: 'an unknown type is skipped, a longer body than known is read as far as known',
+      only: 'decode',
+      bytes: `
+        3f 0002 aabb       # type 63, unknown
+        07 0006            # PATH_CLOSED, one byte longer
+        01 00000004 ff
+        40 0001 07         # the mechanism's
+      `,
+      message: [
+        { type: 'path-closed', pathId: 1, generation: 4 },
+        { type: 'mechanism', code: 64, body: Uint8Array.of(7) },
+      ],
+    },
+  ],
+})
+
+test('an MTU probe is padded to its size and read as one frame', () => {
+  const bytes = encodeMtuProbe(3, 1500, 1438)
+  assert.equal(bytes.length, 1438)
+  assert.deepEqual(controlCodec.decode(bytes), {
+    ok: true,
+    value: [{ type: 'mtu-probe', pathId: 3, size: 1500 }],
+  })
+})
