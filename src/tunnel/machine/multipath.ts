@@ -371,6 +371,7 @@ export class Multipath {
       path.tries = 0
       if (path.usable && peer.godwit) {
         path.monitor.restart(now)
+        this.#probe(peer, path, now)
         path.assessAt = now
       } else if (!path.usable && peer.current !== undefined) path.announceAt = now
     }

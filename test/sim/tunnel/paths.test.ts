@@ -371,6 +371,29 @@ test('KEY_REPLACE: a crash of either end at any moment leaves a pair of keys tha
   }
 })
 
+test('a host that does not know what it talks to finds out by HELLO; data flows meanwhile', () => {
+  const pair = new Pair({ config: { dialect: 'auto', persistentKeepalive: 25 } })
+  pair.open(0)
+  pair.world.run(25)
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 1)
+  assert.ok(pair.host.sendData(pair.slots[0]!, 0))
+  pair.world.run(300)
+  assert.equal(pair.host.machine.peer(pair.anchorPeer)!.godwit, true)
+  assert.equal(pair.anchor.received.length, 1)
+  assert.equal(pair.anchor.machine.peer(pair.hostPeer)!.paths.length, 1)
+  assert.equal(pair.anchorSlot(1) >= 0, true)
+})
+
+test('after sleep: paths that died meanwhile are found at once, without waiting for traffic', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  pair.links[0].cut()
+  pair.host.do((machine, now) => machine.wake(now))
+  pair.world.run(1500)
+  assert.ok(pair.host.states(1).includes('down'))
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 1)
+})
+
 test('10,000 hosts: one anchor keeps them without looking at all of them each time', () => {
   const world = new World(3)
   const anchor = new Node(world, 'anchor', [{ endpoint: endpoint(100) }], { loadThreshold: 1e9 })
