@@ -1,5 +1,5 @@
 /** Builds the mechanisms that a configuration asks for: the one place where the daemon knows them by name. */
-import { GodwitError } from '../core/errors.ts'
+import { missingError } from '../core/errors.ts'
 import type { ControlRoute, Mechanism } from '../core/mechanism.ts'
 import type { HostRecorder } from './recorder.ts'
 import type { Config } from './schema.ts'
@@ -13,9 +13,9 @@ export interface Composition {
 }
 
 export function composeHost(_config: Config, _state: State, _recorder: HostRecorder): Composition {
-  throw new GodwitError('NO_MECHANISM', 'this version carries no mechanism for hosts yet')
+  throw missingError('this version carries no mechanism for hosts yet', 'update godwit')
 }
 
 export function composeAnchor(_config: AnchorConfig, _state: State, _recorder: HostRecorder): Composition {
-  throw new GodwitError('NO_MECHANISM', 'this version carries no mechanism for anchors yet')
+  throw missingError('this version carries no mechanism for anchors yet', 'update godwit')
 }

@@ -1,0 +1,110 @@
+/** That the documents say what is so: generated pages are current, error codes are listed, commands in them work. */
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { after, test } from 'node:test'
+import { generatedFiles } from '../../../scripts/docs.ts'
+import { buildProgram } from '../../../src/cli/program.ts'
+
+const root = resolve(import.meta.dirname, '../../../..')
+const read = (name: string): string => readFileSync(join(root, name), 'utf8')
+const folder = mkdtempSync(join(tmpdir(), 'godwit-docs-'))
+after(() => rmSync(folder, { recursive: true }))
+
+const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md', 'ARCHITECTURE.md'].concat(
+  readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `docs/${name}`),
+)
+
+/** The lines of a document's shell examples. */
+function shellLines(text: string): string[] {
+  return [...text.matchAll(/```sh\n([\s\S]*?)```/g)].flatMap((match) => match[1]!.trim().split('\n'))
+}
+
+test('generated documents are what the code says (npm run docs)', () => {
+  for (const [name, text] of generatedFiles()) assert.equal(read(name), text, `${name}: run npm run docs`)
+})
+
+test('docs/errors.md lists every code of the sources and no other', () => {
+  const codes = new Set<string>()
+  for (const folderName of ['src', 'lab', 'bench']) {
+    for (const name of readdirSync(join(root, folderName), { recursive: true, encoding: 'utf8' })) {
+      if (!name.endsWith('.ts')) continue
+      for (const match of read(`${folderName}/${name}`).matchAll(/new GodwitError\(\s*'([A-Z_]+)'/g))
+        codes.add(match[1]!)
+    }
+  }
+  for (const code of ['INTERNAL', 'USAGE', 'MISSING']) codes.add(code)
+  const listed = [...read('docs/errors.md').matchAll(/^\| `([A-Z_]+)` \| [123] \|/gm)].map(
+    (match) => match[1]!,
+  )
+  assert.deepEqual(listed, [...codes].sort())
+})
+
+test('every dependency has its line in docs/dependencies.md', () => {
+  const { dependencies, devDependencies } = JSON.parse(read('package.json')) as Record<
+    string,
+    Record<string, string>
+  >
+  const text = read('docs/dependencies.md')
+  for (const name of Object.keys({ ...dependencies, ...devDependencies }))
+    assert.ok(text.includes(name), name)
+})
+
+test('links between documents lead somewhere', () => {
+  for (const document of documents) {
+    for (const match of read(document).matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g)) {
+      assert.ok(existsSync(resolve(root, dirname(document), match[1]!)), `${document}: ${match[1]}`)
+    }
+  }
+})
+
+test('commands in the documents are commands with options that exist', () => {
+  const program = buildProgram()
+  const commands = documents.flatMap((document) =>
+    shellLines(read(document)).filter((line) => /^(sudo )?(bin\/)?godwit /.test(line)),
+  )
+  assert.ok(commands.length >= 10)
+  for (const command of commands) {
+    const words = command.replace(/^.*?godwit /, '').split(/\s+/)
+    let at = program
+    for (const word of words) at = at.commands.find((child) => child.name() === word) ?? at
+    assert.notEqual(at, program, command)
+    assert.equal(at.commands.length, 0, command)
+    const own = words.slice(0, words.includes('--') ? words.indexOf('--') : undefined)
+    for (const word of own.filter((part) => part.startsWith('--'))) {
+      assert.ok(
+        at.options.some((option) => option.long === word),
+        `${command}: ${word}`,
+      )
+    }
+  }
+})
+
+test('npm test and .ci/run are the same, and the command of the README', () => {
+  assert.match(read('.ci/run'), /^exec npm test$/m)
+  assert.ok(shellLines(read('README.md')).includes('npm test'))
+})
+
+test("the README's way from an anchor to a laptop works as it is written, up to the daemons", () => {
+  const lines = shellLines(read('README.md'))
+  const main = join(root, 'dist/src/cli/main.js')
+  const call = (start: string, state: string, change: (line: string) => string = (line) => line): string => {
+    const line = lines.find((candidate) => candidate.startsWith(`sudo bin/godwit ${start}`))
+    assert.ok(line, start)
+    const args = change(line).replace('sudo bin/godwit ', '').replace(/ >.*/, '').split(' ')
+    const result = spawnSync(process.execPath, [main, ...args, '--state', join(folder, state)], {
+      encoding: 'utf8',
+    })
+    assert.equal(result.status, 0, `${line}: ${result.stderr}`)
+    return result.stdout
+  }
+  call('anchor init', 'anchor')
+  const invitation = call('anchor invite laptop', 'anchor')
+  assert.match(invitation, /^godwit1\.\S+\n$/)
+  call('join INVITATION', 'laptop', (line) => line.replace('INVITATION', invitation.trim()))
+  assert.match(call('anchor invite --wg', 'anchor'), /^\[Interface\]\n/)
+})
