@@ -2,11 +2,12 @@
  * Builds a topology: namespaces, links, addresses, routes, translators. `Lab` is what is up; closing it removes all of it,
  * and a lab that was killed is removed by the next one (ownership.ts).
  */
-import { writeFileSync } from 'node:fs'
 import { usageError } from '../src/core/errors.ts'
-import { inNamespace, namespacePath } from '../src/linux/netns.ts'
+import { namespacePath } from '../src/linux/netns.ts'
+import { Nft } from '../src/linux/nft.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import type { Rtnl } from '../src/linux/rtnetlink/types.ts'
+import { KernelSysctls } from '../src/linux/sysctl.ts'
 import { Programs } from './hosts.ts'
 import { type Direction, EmulatedLinks } from './links/links.ts'
 import { natRules } from './nat.ts'
@@ -104,23 +105,25 @@ export class Lab implements RunningLab {
     await this.#carriersUp()
     for (const [role, host] of Object.entries(this.spec.hosts)) {
       for (const route of host.routes ?? []) this.rtnl(role).addRoute(route)
-      if (host.nat !== undefined) await this.programs.run(role, 'nft', [natRules(host.nat)])
+      if (host.nat !== undefined) new Nft(namespaceOf(role)).run(natRules(host.nat))
     }
   }
 
   #createHost(role: string, host: HostSpec): void {
     const netns = namespaceOf(role)
     this.#ownership.createNamespace(netns)
-    inNamespace(netns, () => {
-      // Addresses are given by hand and unique: no waiting until IPv6 has made sure.
-      sysctl('net/ipv6/conf/default/accept_dad', '0')
-      sysctl('net/ipv6/conf/default/dad_transmits', '0')
-      sysctl('net/ipv6/conf/default/accept_ra', '0')
-      if (host.forward === true) {
-        sysctl('net/ipv4/ip_forward', '1')
-        sysctl('net/ipv6/conf/all/forwarding', '1')
-      }
-    })
+    const sysctls = new KernelSysctls(netns)
+    // Addresses are given by hand and unique: no waiting until IPv6 has made sure.
+    sysctls.set('net.ipv6.conf.default.accept_dad', 0)
+    sysctls.set('net.ipv6.conf.default.dad_transmits', 0)
+    sysctls.set('net.ipv6.conf.default.accept_ra', 0)
+    // The same on every machine. BBR, the default of some, falls silent every ten seconds to measure.
+    const allowed = sysctls.get('net.ipv4.tcp_allowed_congestion_control')?.split(' ') ?? []
+    sysctls.set('net.ipv4.tcp_congestion_control', allowed.includes('cubic') ? 'cubic' : 'reno')
+    if (host.forward === true) {
+      sysctls.set('net.ipv4.ip_forward', 1)
+      sysctls.set('net.ipv6.conf.all.forwarding', 1)
+    }
     this.rtnl(role).setLink('lo', { up: true })
     if (host.bridge === true) this.rtnl(role).createLink({ kind: 'bridge', name: BRIDGE, up: true })
   }
@@ -175,9 +178,4 @@ export class Lab implements RunningLab {
     for (const rtnl of this.#rtnl.values()) rtnl.close()
     this.#ownership.release()
   }
-}
-
-/** Writes a sysctl of the calling thread's namespace. */
-function sysctl(path: string, value: string): void {
-  writeFileSync(`/proc/sys/${path}`, value)
 }

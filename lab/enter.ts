@@ -1,8 +1,9 @@
 /** The rights that the lab needs: root's, or those of a user namespace made for it; and the programs it runs. */
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { missingError } from '../src/core/errors.ts'
 import { usePrivateNames } from '../src/linux/netns.ts'
 import { ensurePackages } from '../src/linux/packages.ts'
+import { userNamespaceObstacle } from '../src/linux/userns.ts'
 
 /** Set in the command that runs again inside its user namespace. */
 const INSIDE = 'GODWIT_LAB_INSIDE'
@@ -26,12 +27,9 @@ export async function enterLab(what: 'topology' | 'scenario' = 'scenario'): Prom
     if (process.env[PRIVATE] !== undefined) usePrivateNames()
     return undefined
   }
-  const probe = spawnSync('unshare', ['-Urnm', 'true'], { encoding: 'utf8' })
-  if (probe.status !== 0)
-    throw missingError(
-      `the lab needs root, and this kernel allows no user namespaces to ${process.env.USER ?? 'you'} (${probe.stderr?.trim() || 'unshare is not installed'})`,
-      'run it with sudo, or allow them: sudo sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 (whichever of the two exists)',
-    )
+  const obstacle = userNamespaceObstacle()
+  if (obstacle !== undefined)
+    throw missingError(`the lab needs root or a user namespace: ${obstacle.reason}`, obstacle.hint)
   return again()
 }
 

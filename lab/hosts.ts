@@ -16,6 +16,8 @@ export interface ProgramOptions {
   readonly env?: Readonly<Record<string, string>>
   /** File that stderr is appended to; otherwise it is kept for error messages. */
   readonly log?: string
+  /** A pipe on stdin, for `tell`. Otherwise it reads nothing: servers take a pipe for inetd's. */
+  readonly input?: boolean
 }
 
 /** A program that runs, or has run, on a host. */
@@ -146,7 +148,7 @@ export class Programs {
     const log = options.log === undefined ? undefined : openSync(options.log, 'a')
     const spawnOptions: SpawnOptions = {
       detached: true,
-      stdio: ['pipe', 'pipe', log ?? 'pipe'],
+      stdio: [options.input === true ? 'pipe' : 'ignore', 'pipe', log ?? 'pipe'],
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
       ...(options.env === undefined ? {} : { env: { ...process.env, ...options.env } }),
     }
@@ -169,7 +171,10 @@ export class Programs {
   /** Starts one of the lab's own programs and waits until it is ready. */
   async own(role: string, name: string, argument: object, options: ProgramOptions = {}): Promise<Program> {
     const path = fileURLToPath(new URL(`./programs/${name}.js`, import.meta.url))
-    const program = await this.start(role, process.execPath, [path, JSON.stringify(argument)], options)
+    const program = await this.start(role, process.execPath, [path, JSON.stringify(argument)], {
+      ...options,
+      input: true,
+    })
     await program.expect((line) => line.startsWith('{"ready":true'), 10_000)
     return program
   }
@@ -182,7 +187,6 @@ export class Programs {
     options: ProgramOptions = {},
   ): Promise<string> {
     const program = await this.start(role, command, args, options)
-    program.child.stdin?.end()
     const out: string[] = []
     for (let line = await program.line(); line !== undefined; line = await program.line()) out.push(line)
     const status = await program.ended

@@ -25,6 +25,7 @@ export class Meter {
   readonly #buffer = Buffer.alloc(16 << 10)
   readonly #samples: Sample[] = []
   readonly #timer: NodeJS.Timeout
+  #stopped = false
 
   /** Samples every interface of the namespace each `periodMs`, from now until `stop`. */
   constructor(netns: string, periodMs: number) {
@@ -33,7 +34,10 @@ export class Meter {
     this.#timer = setInterval(() => this.#sample(), periodMs)
   }
 
+  /** Repeatable. */
   stop(): void {
+    if (this.#stopped) return
+    this.#stopped = true
     clearInterval(this.#timer)
     this.#sample()
     closeSync(this.#fd)
@@ -64,6 +68,21 @@ export class Meter {
       last = value
     }
     return result
+  }
+
+  /** The longest time between two moments in which a counter did not move, in milliseconds; as fine as the samples. */
+  longestStill(iface: string, counter: CounterName, from: number, to: number): number {
+    let longest = 0
+    let since = from
+    let value: number | undefined
+    for (const { at, counters } of this.#samples) {
+      if (at < from || at > to) continue
+      const now = (counters.get(iface) ?? ZERO)[counter]
+      if (now !== value) since = at
+      value = now
+      longest = Math.max(longest, at - since)
+    }
+    return longest
   }
 
   #sample(): void {

@@ -29,7 +29,7 @@ export interface Chart {
 const WIDTH = 1000
 const PANEL = 220
 const GAP = 62
-const TOP = 96
+const TOP = 112
 const LEFT = 76
 const RIGHT = 30
 
@@ -65,7 +65,7 @@ function optionOf(chart: Chart): EChartsOption {
       textStyle: { fontSize: 16 },
       subtextStyle: { fontSize: 12 },
     },
-    legend: { top: 12, right: RIGHT, itemWidth: 18, itemHeight: 3 },
+    legend: { top: 34, right: RIGHT, itemWidth: 18, itemHeight: 3 },
     grid: chart.panels.map((_, row) => ({
       left: LEFT,
       width: WIDTH - LEFT - RIGHT,

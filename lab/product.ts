@@ -2,9 +2,10 @@
  * godwit itself on the lab's hosts, through its command line only: what a user would type, with a state directory of its
  * own per host.
  */
-import { mkdirSync } from 'node:fs'
+import { appendFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { GodwitError } from '../src/core/errors.ts'
 import type { AccessStatus, FlowStatus, HandoverRecord, PeerStatus } from '../src/core/mechanism.ts'
 import type { Program } from './hosts.ts'
 import type { ScenarioContext } from './scenario.ts'
@@ -35,6 +36,11 @@ export class Godwit {
     this.state = join(context.out, `state-${role}`)
     this.log = join(context.out, `${role}.log`)
     mkdirSync(this.state, { recursive: true, mode: 0o700 })
+  }
+
+  /** Adds to the configuration, in TOML. */
+  configure(toml: string): void {
+    appendFileSync(join(this.state, 'godwit.toml'), toml)
   }
 
   /** Runs a command to its end and returns stdout. */
@@ -107,7 +113,10 @@ export async function waitForPaths(
     )
     if (accesses.every((access) => usable.has(access))) return status
     if (attempt === 50)
-      throw new Error(`no path over ${accesses.filter((a) => !usable.has(a)).join(', ')} within ten seconds`)
+      throw new GodwitError(
+        'PROGRAM_FAILED',
+        `no path over ${accesses.filter((access) => !usable.has(access)).join(', ')} within ten seconds`,
+      )
     await context.sleep(200)
   }
 }

@@ -25,6 +25,7 @@ export async function observeScenario(
     await scenario.run(context)
   } finally {
     await lab.close()
+    context.close()
   }
   return context.finish(scenario)
 }

@@ -2,7 +2,8 @@
  * A scenario: what to build, what to do on it, what must hold. The context keeps the clock, the checks, the figures and
  * the timeline, and writes result.json, timeline.txt and plot.svg.
  */
-import { writeFileSync } from 'node:fs'
+import { accessSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Lab } from './build.ts'
 import { type Chart, drawSvg } from './plot.ts'
@@ -28,17 +29,28 @@ export interface TimelineEntry {
   readonly marked: boolean
 }
 
+/** What flows where, now. */
+export interface Figures {
+  readonly seconds: number
+  /** Towards the mobile host, by access. */
+  readonly accesses: readonly { readonly name: string; readonly mbps: number }[]
+  /** `access`: where the product says its flows are; empty until asked. */
+  readonly applications: readonly { readonly name: string; readonly access: string; readonly mbps: number }[]
+}
+
 /** What a live view wants to hear of. */
 export interface Observer {
   event?(entry: TimelineEntry): void
-  /** The scenario's running figures; called at most every 200 ms. */
-  progress?(figures: Readonly<Record<string, number | string>>): void
+  /** The scenario's running figures, a few times a second. */
+  progress?(figures: Figures): void
 }
 
 export class ScenarioContext {
   readonly lab: Lab
   /** Results and logs go here. */
   readonly out: string
+  /** Payloads go here, in memory where the machine allows it: a disk that stalls would look like a network that does. */
+  readonly scratch: string
   readonly seed: number
   readonly options: LabOptions
   readonly observer: Observer
@@ -51,6 +63,7 @@ export class ScenarioContext {
   constructor(lab: Lab, out: string, seed: number, options: LabOptions, observer: Observer) {
     this.lab = lab
     this.out = out
+    this.scratch = mkdtempSync(join(memoryFolder(), 'godwit-lab-'))
     this.seed = seed
     this.options = options
     this.observer = observer
@@ -119,6 +132,11 @@ export class ScenarioContext {
     this.metrics[name] = typeof value === 'number' ? round(value) : value.map(round)
   }
 
+  /** Removes what is not part of the result. */
+  close(): void {
+    rmSync(this.scratch, { recursive: true, force: true })
+  }
+
   /** Writes the files and returns the result. */
   async finish(scenario: Scenario): Promise<ScenarioResult> {
     const plot = join(this.out, 'plot.svg')
@@ -137,6 +155,15 @@ export class ScenarioContext {
     }
     writeFileSync(join(this.out, 'result.json'), `${JSON.stringify(result, null, 2)}\n`)
     return result
+  }
+}
+
+function memoryFolder(): string {
+  try {
+    accessSync('/dev/shm', constants.W_OK)
+    return '/dev/shm'
+  } catch {
+    return tmpdir()
   }
 }
 

@@ -2,7 +2,7 @@
  * The traffic of scenarios: unmodified programs that transfer files, and flows of datagrams that measure. Servers run on
  * correspondents, clients on the mobile host; none of them knows godwit.
  */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Program } from './hosts.ts'
 import { sha256, writePayload } from './payload.ts'
@@ -12,21 +12,18 @@ import { addressOf } from './topology.ts'
 /** A file on its way to the mobile host. */
 export interface Transfer {
   readonly name: string
-  readonly bytes: number
   readonly program: Program
   /** Whether the program ended well and every byte is as sent. */
   verify(): Promise<{ ok: boolean; value: string }>
 }
 
-function transfer(name: string, bytes: number, program: Program, received: string, hash: string): Transfer {
+function transfer(name: string, program: Program, received: string, hash: string): Transfer {
   return {
     name,
-    bytes,
     program,
     async verify() {
       const status = await program.ended
       const arrived = await sha256(received)
-      rmSync(received, { force: true })
       if (status !== 0)
         return {
           ok: false,
@@ -46,17 +43,55 @@ export async function httpDownload(
   server: string,
   bytes: number,
 ): Promise<{ start(): Promise<Transfer> }> {
-  const root = join(context.out, `http-${server}`)
+  const root = join(context.scratch, `http-${server}`)
   mkdirSync(root, { recursive: true })
   const hash = writePayload(join(root, 'file.bin'), bytes, context.seed)
   await context.lab.programs.own(server, 'http-server', { root, port: 80 })
-  const received = join(context.out, `curl-${server}.bin`)
+  const received = join(context.scratch, `curl-${server}.bin`)
   const url = `http://${addressOf(context.lab.spec, server, 'wan')}/file.bin`
   return {
     async start() {
       const args = ['--silent', '--show-error', '--fail', '--output', received, url]
-      return transfer('curl', bytes, await context.lab.programs.start('mh', 'curl', args), received, hash)
+      return transfer('curl', await context.lab.programs.start('mh', 'curl', args), received, hash)
     },
+  }
+}
+
+/** A download by curl that lasts until it is ended; what arrives is compared with what was sent. */
+export class EndlessDownload {
+  readonly #server: Program
+  readonly #client: Program
+  readonly #received: string
+
+  private constructor(server: Program, client: Program, received: string) {
+    this.#server = server
+    this.#client = client
+    this.#received = received
+  }
+
+  static async start(context: ScenarioContext, server: string): Promise<EndlessDownload> {
+    const { programs, spec } = context.lab
+    const far = await programs.own(server, 'http-server', { root: context.scratch, port: 80 })
+    const received = join(context.scratch, `stream-${server}.bin`)
+    const url = `http://${addressOf(spec, server, 'wan')}/stream`
+    const near = await programs.start('mh', 'curl', ['--silent', '--show-error', '--output', received, url])
+    return new EndlessDownload(far, near, received)
+  }
+
+  /** Ends it and says whether every byte arrived as sent. */
+  async finish(): Promise<{ ok: boolean; value: string; bytes: number }> {
+    this.#server.tell('end')
+    const sent = JSON.parse(await this.#server.expect((line) => line.startsWith('{"sha256"'), 30_000)) as {
+      sha256: string
+      bytes: number
+    }
+    const status = await this.#client.ended
+    const arrived = await sha256(this.#received)
+    const ok = status === 0 && arrived === sent.sha256
+    const value = ok
+      ? `${sent.bytes} bytes intact`
+      : `curl ended with ${status}: ${this.#client.errors || 'bytes changed'}`
+    return { ok, value, bytes: sent.bytes }
   }
 }
 
@@ -66,22 +101,22 @@ export async function rsyncDownload(
   server: string,
   bytes: number,
 ): Promise<{ start(): Promise<Transfer> }> {
-  const root = join(context.out, `rsync-${server}`)
+  const root = join(context.scratch, `rsync-${server}`)
   mkdirSync(root, { recursive: true })
   const hash = writePayload(join(root, 'file.bin'), bytes, context.seed + 1)
-  const config = join(context.out, `rsyncd-${server}.conf`)
+  const config = join(context.scratch, `rsyncd-${server}.conf`)
   // No change of user and no chroot: it serves files of the user who runs the lab, root or not.
   writeFileSync(
     config,
     `use chroot = no\npid file = ${config}.pid\nlog file = ${config}.log\n[files]\npath = ${root}\nread only = yes\nuid = 0\ngid = 0\n`,
   )
   await context.lab.programs.start(server, 'rsync', ['--daemon', '--no-detach', `--config=${config}`])
-  const received = join(context.out, `rsync-${server}.bin`)
+  const received = join(context.scratch, `rsync-${server}.bin`)
   const url = `rsync://${addressOf(context.lab.spec, server, 'wan')}/files/file.bin`
   return {
     async start() {
       const args = ['--whole-file', '--inplace', url, received]
-      return transfer('rsync', bytes, await context.lab.programs.start('mh', 'rsync', args), received, hash)
+      return transfer('rsync', await context.lab.programs.start('mh', 'rsync', args), received, hash)
     },
   }
 }

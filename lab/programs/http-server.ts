@@ -1,13 +1,26 @@
-/** Serves the files of a folder over HTTP/1.1: `{"root": DIR, "port": 80}`. Prints `{"ready": true}`. */
+/**
+ * HTTP/1.1 server. `{"root": DIR, "port": 80}`; prints `{"ready":true}`.
+ *
+ *   GET /NAME     a file of the folder
+ *   GET /stream   pseudo-random bytes until a line `end` comes on stdin; then prints `{"sha256": …, "bytes": …}` of them
+ */
+import { createCipheriv, createHash, randomBytes } from 'node:crypto'
 import { createReadStream, statSync } from 'node:fs'
-import { createServer } from 'node:http'
+import { createServer, type ServerResponse } from 'node:http'
 import { basename, join } from 'node:path'
 import { argumentsOf, commands, print } from './program.ts'
 
 const { root, port } = argumentsOf<{ root: string; port: number }>()
+const CHUNK = Buffer.alloc(64 * 1024)
+let streaming = true
 
 const server = createServer((request, response) => {
-  const path = join(root, basename(request.url ?? ''))
+  const name = basename(request.url ?? '')
+  if (name === 'stream') {
+    void stream(response)
+    return
+  }
+  const path = join(root, name)
   const size = statSync(path, { throwIfNoEntry: false })?.size
   if (size === undefined) {
     response.writeHead(404).end()
@@ -18,5 +31,27 @@ const server = createServer((request, response) => {
   body.pipe(response)
   response.on('close', () => body.destroy())
 })
+
+async function stream(response: ServerResponse): Promise<void> {
+  const bytes = createCipheriv('aes-256-ctr', randomBytes(32), Buffer.alloc(16))
+  const hash = createHash('sha256')
+  let total = 0
+  response.writeHead(200, { 'content-type': 'application/octet-stream' })
+  while (streaming && !response.destroyed) {
+    const chunk = bytes.update(CHUNK)
+    hash.update(chunk)
+    total += chunk.length
+    if (!response.write(chunk))
+      await new Promise<void>((resolve) => {
+        response.once('drain', resolve)
+        response.once('close', resolve)
+      })
+  }
+  response.end()
+  print({ sha256: hash.digest('hex'), bytes: total })
+}
+
 server.listen(port, '::', () => print({ ready: true }))
-commands(() => {})
+commands((line) => {
+  if (line === 'end') streaming = false
+})

@@ -1,4 +1,13 @@
-/** The catalogue of scenarios. */
+/** The catalogue of scenarios, in the order to read them. */
 import type { Scenario } from '../scenario.ts'
+import { upmtBlackhole } from './upmt-blackhole.ts'
+import { upmtBreakBeforeMake } from './upmt-break-before-make.ts'
+import { upmtMakeBeforeBreak } from './upmt-make-before-break.ts'
+import { upmtSwap } from './upmt-swap.ts'
 
-export const scenarios: readonly Scenario[] = []
+export const scenarios: readonly Scenario[] = [
+  upmtSwap,
+  upmtMakeBeforeBreak,
+  upmtBreakBeforeMake,
+  upmtBlackhole,
+]

@@ -39,6 +39,10 @@ function runs(pid: number): boolean {
   }
 }
 
+function script(lab: Lab, role: string, text: string, ...args: string[]) {
+  return lab.programs.start(role, process.execPath, ['-e', text, ...args], { input: true })
+}
+
 /** A UDP server that answers with the address it was reached from, and one that asks from one socket. */
 const ECHO = `const s=require('dgram').createSocket('udp4');s.on('message',(m,f)=>s.send(f.address+':'+f.port,f.port,f.address));s.bind(3478,()=>console.log('{"ready":true}'));process.stdin.on('end',()=>process.exit()).resume()`
 const ASK = `const s=require('dgram').createSocket('udp4');s.on('message',m=>console.log(String(m)));s.bind(4000,()=>{for(const a of process.argv.slice(1))s.send('?',3478,a)});process.stdin.on('end',()=>process.exit()).resume()`
@@ -79,9 +83,8 @@ describe('topology upmt', () => {
     test(`NATs of ${topology} give one socket ${mapping} outside ports`, async () => {
       await withLab(topology, async (lab) => {
         const servers = ['ch1', 'ch2'].map((role) => addressOf(lab.spec, role, 'wan'))
-        for (const role of ['ch1', 'ch2'])
-          await (await lab.programs.start(role, process.execPath, ['-e', ECHO])).expect(() => true, 10_000)
-        const asker = await lab.programs.start('mh', process.execPath, ['-e', ASK, ...servers])
+        for (const role of ['ch1', 'ch2']) await (await script(lab, role, ECHO)).expect(() => true, 10_000)
+        const asker = await script(lab, 'mh', ASK, ...servers)
         const seen = [await asker.expect(() => true, 10_000), await asker.expect(() => true, 10_000)]
         const ports = new Set(seen.map((address) => address.split(':')[1]))
         for (const address of seen) assert.match(address, /^203\.0\.113\.2:/)
