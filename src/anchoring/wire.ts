@@ -15,9 +15,6 @@ export const FrameType = {
   HANDOVER_RESPONSE: 67,
   SET_MODE_REQUEST: 68,
   SET_MODE_RESPONSE: 69,
-  KEY_REPLACE: 70,
-  KEY_REPLACED: 71,
-  POKE: 72,
 } as const
 
 export const VERSION = 1
@@ -82,17 +79,9 @@ export type Signal =
       readonly static: boolean
       readonly flows: readonly FlowTuple[]
     }
-  | {
-      readonly type: typeof FrameType.KEY_REPLACE
-      readonly transaction: number
-      readonly publicKey: Uint8Array
-    }
-  | { readonly type: typeof FrameType.KEY_REPLACED; readonly transaction: number; readonly status: number }
-  | { readonly type: typeof FrameType.POKE; readonly flows: readonly FlowTuple[] }
 
 /** Flows that fit a control payload of 1,200 bytes even if all are IPv6. */
 export const MOST_FLOWS = 30
-const KEY_LENGTH = 32
 const ADDRESS4 = 4
 const ADDRESS6 = 16
 
@@ -108,12 +97,6 @@ export function byteLength(signal: Signal): number {
     case FrameType.HANDOVER_RESPONSE:
     case FrameType.SET_MODE_RESPONSE:
       return 7
-    case FrameType.KEY_REPLACE:
-      return 4 + KEY_LENGTH
-    case FrameType.KEY_REPLACED:
-      return 5
-    case FrameType.POKE:
-      return flowsLength(signal.flows)
   }
 }
 
@@ -121,10 +104,6 @@ export function byteLength(signal: Signal): number {
 export function encode(signal: Signal): Uint8Array {
   const out = new Uint8Array(byteLength(signal))
   const view = new DataView(out.buffer)
-  if (signal.type === FrameType.POKE) {
-    putFlows(out, view, 0, signal.flows)
-    return out
-  }
   view.setUint32(0, signal.transaction)
   switch (signal.type) {
     case FrameType.ASSOCIATION_REQUEST:
@@ -148,12 +127,6 @@ export function encode(signal: Signal): Uint8Array {
       out[4] = signal.status
       view.setUint16(5, signal.count)
       break
-    case FrameType.KEY_REPLACE:
-      out.set(signal.publicKey, 4)
-      break
-    case FrameType.KEY_REPLACED:
-      out[4] = signal.status
-      break
   }
   return out
 }
@@ -161,10 +134,6 @@ export function encode(signal: Signal): Uint8Array {
 /** Never throws; trailing bytes are ignored, so that later versions can add to a body. */
 export function decode(type: number, body: Uint8Array): Decoded<Signal> {
   const view = new DataView(body.buffer, body.byteOffset, body.length)
-  if (type === FrameType.POKE) {
-    const flows = getFlows(body, view, 0)
-    return typeof flows === 'string' ? malformed(flows) : decoded({ type, flows })
-  }
   if (body.length < 4) return malformed('shorter than its transaction number')
   const transaction = view.getUint32(0)
   switch (type) {
@@ -199,12 +168,6 @@ export function decode(type: number, body: Uint8Array): Decoded<Signal> {
     case FrameType.SET_MODE_RESPONSE:
       if (body.length < 7) return malformed('response cut short')
       return decoded({ type, transaction, status: body[4]!, count: view.getUint16(5) })
-    case FrameType.KEY_REPLACE:
-      if (body.length < 4 + KEY_LENGTH) return malformed('key replacement cut short')
-      return decoded({ type, transaction, publicKey: body.slice(4, 4 + KEY_LENGTH) })
-    case FrameType.KEY_REPLACED:
-      if (body.length < 5) return malformed('key replacement answer cut short')
-      return decoded({ type, transaction, status: body[4]! })
     default:
       return malformed(`unknown frame type ${type}`)
   }

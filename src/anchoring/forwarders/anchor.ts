@@ -171,11 +171,11 @@ export class AnchorForwarder implements Forwarder {
   }
 
   /**
-   * Explicit handover and poke (UP-31, D12): these flows of `peer` go by `tid` from now on. Ordered like the newest packet
+   * Explicit handover (UP-31, D12): these flows of `peer` go by `tid` from now on. Ordered like the newest packet
    * of the peer, so what is still under way on the old tunnel does not move them back. Flows whose local address is not
-   * the peer's are ignored. Returns how many rows now say so. `explicit` also moves static rows.
+   * the peer's are ignored. Static rows move too. Returns how many rows now say so.
    */
-  bind(peer: number, tid: number, flows: readonly FlowTuple[], explicit: boolean, now: number): number {
+  bind(peer: number, tid: number, flows: readonly FlowTuple[], now: number): number {
     const paft = this.#paft
     let count = 0
     for (const flow of flows) {
@@ -188,7 +188,6 @@ export class AnchorForwarder implements Forwarder {
       const row = paft.find(this.#key)
       if (row < 0) paft.insert(this.#key, tid, this.#newest[peer]!, now)
       else {
-        if (paft.isStatic(row) && !explicit) continue
         paft.setTid(row, tid)
         paft.setOrder(row, this.#newest[peer]!)
         paft.touch(row, now)

@@ -9,7 +9,7 @@
  * Costs about 100 ns a packet each way (bench `paft`), no allocation.
  */
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
-import { FlowKey } from '../tables/flow-key.ts'
+import { FlowKey, type FlowTuple } from '../tables/flow-key.ts'
 import type { Paft } from '../tables/paft.ts'
 import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
 import { Rewrite, rewrite4, rewrite6 } from './nat.ts'
@@ -168,6 +168,13 @@ export class HostForwarder implements Forwarder {
       this.#lastArrival[slot] = now
     }
     return true
+  }
+
+  /** The row of a flow, or -1. */
+  rowOf(flow: FlowTuple): number {
+    this.#key.set(flow)
+    this.#key.hash()
+    return this.#paft.find(this.#key)
   }
 
   /** Ids of rows to identify since the last call; each row until it has an owner. */

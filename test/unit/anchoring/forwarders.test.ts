@@ -307,9 +307,9 @@ test("UP-31, D12, E-8 (7): explicit handover moves the peer's flows only; a clos
     return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
   }
   forwarder.setDefaultTid(1, first)
-  assert.equal(forwarder.bind(1, second, [flow(vipa(2))], true, 0), 1)
+  assert.equal(forwarder.bind(1, second, [flow(vipa(2))], 0), 1)
   assert.equal(down(), 11)
-  assert.equal(forwarder.bind(2, 0, [flow(vipa(2))], true, 0), 0)
+  assert.equal(forwarder.bind(2, 0, [flow(vipa(2))], 0), 0)
   assert.equal(down(), 11)
   tunnels.close(second)
   assert.equal(down(), 10)

@@ -84,9 +84,6 @@ const signals: fc.Arbitrary<Signal> = fc.oneof(
     static: fc.boolean(),
     flows: tuples,
   }),
-  fc.record({ type: fc.constant(FrameType.KEY_REPLACE), transaction, publicKey: bytes(32) }),
-  fc.record({ type: fc.constant(FrameType.KEY_REPLACED), transaction, status }),
-  fc.record({ type: fc.constant(FrameType.POKE), flows: tuples }),
 )
 
 test('every frame survives a round trip, and no truncation of it throws', () => {

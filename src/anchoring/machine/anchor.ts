@@ -1,0 +1,229 @@
+/**
+ * The anchor's protocol core: which host is which, their tunnels, and what they ask for in frames. Pure, like the host's.
+ *
+ * A host known to this anchor has its number in the pool before it first connects (it is given with the invitation), so
+ * association is an answer, not an allocation, and holds over restarts of either end.
+ */
+import { formatAddress } from '../../core/address.ts'
+import { encodeFrames } from '../../tunnel/control.ts'
+import type { PathState, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
+import { usable } from '../../tunnel/machine/api.ts'
+import type { AnchorForwarder } from '../forwarders/anchor.ts'
+import type { Event, PeerReport, PeerSetup } from '../protocol.ts'
+import type { VipaPool } from '../tables/pool.ts'
+import type { TunnelTable } from '../tables/tunnels.ts'
+import { decode, encode, FrameType, type Signal, Status } from '../wire.ts'
+
+interface Host {
+  readonly index: number
+  readonly setup: PeerSetup
+  established: boolean
+  /** Newest handover request carried out: repeated and late ones change nothing. */
+  lastTransaction: number
+}
+
+export interface AnchorMachineParts {
+  readonly tunnel: TunnelCommands
+  readonly tunnels: TunnelTable
+  readonly forwarder: AnchorForwarder
+  readonly pool: VipaPool
+}
+
+export class AnchorMachine {
+  readonly #parts: AnchorMachineParts
+  readonly #hosts = new Map<number, Host>()
+  readonly #events: Event[] = []
+
+  constructor(parts: AnchorMachineParts) {
+    this.#parts = parts
+  }
+
+  poll(): Event | undefined {
+    return this.#events.shift()
+  }
+
+  /** The host is known to the tunnel machine under `index`. */
+  addHost(index: number, setup: PeerSetup): void {
+    this.#hosts.set(index, { index, setup, established: false, lastTransaction: 0 })
+    this.#parts.forwarder.assign(index, setup.number ?? 0, setup.allowed)
+  }
+
+  removeHost(index: number): void {
+    this.#hosts.delete(index)
+    this.#parts.forwarder.revoke(index)
+    for (const row of [...this.#parts.tunnels.rows()])
+      if (row.peer === index) this.#parts.tunnels.close(row.localTid)
+  }
+
+  nameOf(index: number): string | undefined {
+    return this.#hosts.get(index)?.setup.name
+  }
+
+  handleTunnelEvent(event: TunnelEvent, now: number): void {
+    const host = this.#hosts.get(event.peer as number)
+    if (host === undefined) return
+    switch (event.type) {
+      case 'session':
+        host.established = event.up
+        break
+      case 'hello':
+        if (event.restarted) host.lastTransaction = 0
+        break
+      case 'path':
+        this.#pathChanged(event.path, event.path.state)
+        break
+      case 'remote': {
+        const row = this.#parts.tunnels.atSlot(event.slot)
+        if (row !== undefined)
+          this.#parts.tunnels.update(row.localTid, {
+            remoteTun: { endPoint: formatAddress(event.remote.address), index: event.remote.port },
+          })
+        break
+      }
+      case 'path-closed':
+        this.#closed(host, event.slot)
+        break
+      case 'frame':
+        this.#handleFrame(host, event.code, event.body, event.slot, now)
+        break
+      case 'key-offered':
+        this.#events.push({ type: 'key-offered', name: host.setup.name, publicKey: event.publicKey })
+        break
+      case 'key-confirmed':
+        this.#events.push({ type: 'key-confirmed', name: host.setup.name, publicKey: event.publicKey })
+        break
+      default:
+        break
+    }
+  }
+
+  /** A tunnel never seen before is learned from its first packet (UP-30), one announced has its path id as un_tid. */
+  #pathChanged(view: PathView, state: PathState): void {
+    const { tunnels, forwarder } = this.#parts
+    let row = tunnels.atSlot(view.slot)
+    if (row === undefined) {
+      row = tunnels.open({
+        slot: view.slot,
+        peer: view.peer,
+        localTun: { interface: '', index: view.socket },
+        remoteTun: { endPoint: formatAddress(view.remote.address), index: view.remote.port },
+        vipNat: this.#addresses(this.#hosts.get(view.peer)),
+        unTid: view.pathId,
+      })
+      if (forwarder.defaultTid(view.peer) === 0) forwarder.setDefaultTid(view.peer, row.localTid)
+    }
+    tunnels.setUsable(row.localTid, usable(state))
+    if (!tunnels.isUsable(forwarder.defaultTid(view.peer))) this.#chooseDefault(view.peer)
+  }
+
+  #closed(host: Host, slot: number): void {
+    const { tunnels } = this.#parts
+    const row = tunnels.atSlot(slot)
+    if (row === undefined) return
+    tunnels.close(row.localTid)
+    if (this.#parts.forwarder.defaultTid(host.index) === row.localTid) this.#chooseDefault(host.index)
+  }
+
+  /** The default tunnel cannot be used: any other of this host takes its place. */
+  #chooseDefault(peer: number): void {
+    const { tunnels, forwarder } = this.#parts
+    for (const row of tunnels.rows()) {
+      if (row.peer !== peer || !tunnels.isUsable(row.localTid)) continue
+      forwarder.setDefaultTid(peer, row.localTid)
+      return
+    }
+  }
+
+  #addresses(host: Host | undefined): { v4?: Uint8Array; v6?: Uint8Array } {
+    const number = host?.setup.number
+    return number === undefined ? {} : { v4: this.#parts.pool.v4(number), v6: this.#parts.pool.v6(number) }
+  }
+
+  #handleFrame(host: Host, code: number, body: Uint8Array, slot: number, now: number): void {
+    const signal = decode(code, body)
+    if (!signal.ok) return
+    const { value } = signal
+    switch (value.type) {
+      case FrameType.ASSOCIATION_REQUEST: {
+        const { v4, v6 } = this.#addresses(host)
+        this.#answer(
+          host,
+          {
+            type: FrameType.ASSOCIATION_RESPONSE,
+            transaction: value.transaction,
+            status: v4 === undefined ? Status.OVERLOAD : Status.OK,
+            v4: v4 ?? new Uint8Array(4),
+            v6: v6 ?? new Uint8Array(16),
+          },
+          slot,
+          now,
+        )
+        break
+      }
+      case FrameType.HANDOVER_REQUEST:
+        this.#handover(host, value, slot, now)
+        break
+      case FrameType.SET_MODE_REQUEST: {
+        const count = this.#parts.forwarder.setStatic(host.index, value.static, value.flows)
+        this.#answer(
+          host,
+          { type: FrameType.SET_MODE_RESPONSE, transaction: value.transaction, status: Status.OK, count },
+          slot,
+          now,
+        )
+        break
+      }
+      default:
+        break
+    }
+  }
+
+  #handover(
+    host: Host,
+    request: Extract<Signal, { type: typeof FrameType.HANDOVER_REQUEST }>,
+    slot: number,
+    now: number,
+  ): void {
+    const { tunnels, forwarder } = this.#parts
+    const row = tunnels.atUnTid(host.index, request.unTid)
+    let status: number = Status.OK
+    let count = 0
+    if (row === undefined || !tunnels.isUsable(row.localTid)) status = Status.UNKNOWN
+    else if (((request.transaction - host.lastTransaction) | 0) > 0) {
+      host.lastTransaction = request.transaction
+      count =
+        request.flows.length === 0
+          ? forwarder.bindAll(host.index, row.localTid)
+          : forwarder.bind(host.index, row.localTid, request.flows, now)
+    }
+    this.#answer(
+      host,
+      {
+        type: FrameType.HANDOVER_RESPONSE,
+        transaction: request.transaction,
+        status,
+        count: Math.min(count, 0xffff),
+      },
+      slot,
+      now,
+    )
+  }
+
+  #answer(host: Host, signal: Signal, slot: number, now: number): void {
+    const body = encodeFrames([{ type: 'mechanism', code: signal.type, body: encode(signal) }])
+    if (!this.#parts.tunnel.sendFrames(host.index, body, slot, now) && slot >= 0)
+      this.#parts.tunnel.sendFrames(host.index, body, -1, now)
+  }
+
+  *peerReports(): Generator<PeerReport> {
+    for (const host of this.#hosts.values()) {
+      const { v4, v6 } = this.#addresses(host)
+      yield {
+        name: host.setup.name,
+        established: host.established,
+        ...(v4 && { v4 }),
+        ...(v6 && { v6 }),
+      }
+    }
+  }
+}

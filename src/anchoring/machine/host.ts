@@ -1,0 +1,682 @@
+/**
+ * The mobile host's protocol core: association with anchors, which tunnel every flow takes, and telling the anchor when
+ * that changes. Pure: the tunnel machine and sockets are given, time is an argument, what happened comes out of `poll`.
+ *
+ * A *policy* says which access its flows use (access/policy.ts decides, with hysteresis). Flows of the same policy go by
+ * the same tunnel; `move` pins a copy of the policy to an access, so that the reasons stay the same for one flow and for
+ * all. The first policy is the default, for flows not yet identified too.
+ */
+import { type AccessPolicy, chooseAccess, type Health } from '../../access/policy.ts'
+import { formatAddress } from '../../core/address.ts'
+import { TimerTable } from '../../core/timers.ts'
+import { encodeFrames } from '../../tunnel/control.ts'
+import type { PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
+import { type HostForwarder, REPORTED } from '../forwarders/host.ts'
+import type { AccessSetup, Event, Identified, PeerReport, PeerSetup, PolicySetup } from '../protocol.ts'
+import type { FlowTuple } from '../tables/flow-key.ts'
+import type { Paft } from '../tables/paft.ts'
+import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
+import { decode, encode, FrameType, MOST_FLOWS, type Signal, Status, statusText } from '../wire.ts'
+
+/** Index of the first policy: those before it are the forwarder's. */
+export const FIRST_POLICY = REPORTED + 1
+const RETRY_MS = [500, 1000, 2000]
+const HANDOVER_TRIES = 6
+/** A refused host asks again after this long. */
+const REFUSED_RETRY_MS = 30_000
+/** How long after a handover its first packet is waited for. */
+const WATCH_MS = 10_000
+const MOST_POLICIES = 4096
+
+type Association =
+  | { readonly name: 'none' }
+  | { readonly name: 'requested'; readonly transaction: number; readonly tries: number }
+  | { readonly name: 'refused'; readonly status: number }
+  | { readonly name: 'associated'; readonly v4: Uint8Array | undefined; readonly v6: Uint8Array | undefined }
+
+interface Anchor {
+  readonly index: number
+  readonly setup: PeerSetup
+  association: Association
+  established: boolean
+  /** Handover request not yet answered. */
+  pending: { readonly signals: readonly Signal[]; readonly slot: number; tries: number } | undefined
+}
+
+interface HostPath {
+  readonly slot: number
+  readonly anchor: Anchor
+  readonly access: string
+  readonly pathId: number
+  readonly tid: number
+  health: Health
+  since: number
+  rttMs: number
+  loss: number
+}
+
+interface Policy {
+  readonly setup: PolicySetup
+  /** Name of the policy, and of the access it is pinned to. */
+  readonly label: string
+  rules: AccessPolicy
+  /** Index of the policy that it is a pinned copy of. */
+  readonly base: number
+  access: string | undefined
+  tid: number
+  reason: string
+}
+
+interface Watched {
+  readonly watch: object
+  readonly event: Omit<Extract<Event, { type: 'handover' }>, 'type' | 'gapMs' | 'lost'>
+  readonly until: number
+}
+
+export interface HostMachineParts {
+  readonly tunnel: TunnelCommands
+  readonly paft: Paft
+  readonly tunnels: TunnelTable
+  readonly forwarder: HostForwarder
+  /** Milliseconds since the Unix epoch, for records. */
+  readonly wall: () => number
+}
+
+export class HostMachine {
+  readonly #parts: HostMachineParts
+  readonly #anchors = new Map<number, Anchor>()
+  readonly #paths = new Map<number, HostPath>()
+  readonly #accesses = new Map<string, AccessSetup>()
+  #policies: (Policy | undefined)[] = []
+  readonly #pinned = new Map<string, number>()
+  readonly #events: Event[] = []
+  readonly #timers = new TimerTable<string>()
+  #watched: Watched[] = []
+  #transaction = 0
+
+  constructor(parts: HostMachineParts) {
+    this.#parts = parts
+  }
+
+  poll(): Event | undefined {
+    return this.#events.shift()
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#timers.next()
+  }
+
+  handleTimeout(now: number): void {
+    for (let name = this.#timers.expire(now); name !== undefined; name = this.#timers.expire(now)) {
+      const [what, index] = name.split(':')
+      const anchor = this.#anchors.get(Number(index))
+      if (what === 'associate' && anchor !== undefined) this.#associate(anchor, now)
+      else if (what === 'handover' && anchor !== undefined) this.#sendHandover(anchor, now)
+      else if (what === 'reconsider') this.#reconsider('time', now)
+      else if (what === 'watch') this.#settleWatches(now)
+    }
+  }
+
+  // ---- commands
+
+  /** The peer is known to the tunnel machine under `index`. */
+  addAnchor(index: number, setup: PeerSetup): void {
+    const known = setup.v4 !== undefined || setup.v6 !== undefined
+    const anchor: Anchor = {
+      index,
+      setup,
+      association: known ? { name: 'associated', v4: setup.v4, v6: setup.v6 } : { name: 'none' },
+      established: false,
+      pending: undefined,
+    }
+    this.#anchors.set(index, anchor)
+    if (known) this.#parts.forwarder.associate(index, setup.v4, setup.v6)
+  }
+
+  /** Access states from the monitor; paths follow by `addPath`. */
+  setAccess(access: AccessSetup, now: number): void {
+    this.#accesses.set(access.name, access)
+    this.#reconsider(`${access.name}: ${access.detail}`, now)
+  }
+
+  removeAccess(name: string, now: number): void {
+    this.#accesses.delete(name)
+    this.#reconsider(`${name} is gone`, now)
+  }
+
+  /** A path was opened at `slot`: access towards anchor. */
+  addPath(
+    slot: number,
+    peer: number,
+    access: string,
+    pathId: number,
+    localPort: number,
+    remote: { address: Uint8Array; port: number },
+    now: number,
+  ): void {
+    const anchor = this.#anchors.get(peer)
+    if (anchor === undefined) return
+    const { v4, v6 } =
+      anchor.association.name === 'associated' ? anchor.association : { v4: undefined, v6: undefined }
+    const row = this.#parts.tunnels.open({
+      slot,
+      peer,
+      localTun: { interface: access, index: localPort },
+      remoteTun: { endPoint: formatAddress(remote.address), index: remote.port },
+      vipNat: { ...(v4 && { v4 }), ...(v6 && { v6 }) },
+      unTid: anchor.setup.kind === 'wireguard' ? 0 : pathId,
+    })
+    this.#paths.set(slot, {
+      slot,
+      anchor,
+      access,
+      pathId,
+      tid: row.localTid,
+      health: 'down',
+      since: now,
+      rttMs: Number.NaN,
+      loss: Number.NaN,
+    })
+    const view = this.#parts.tunnel.path(slot)
+    if (view !== undefined) this.#pathChanged(view, now)
+  }
+
+  /** Paths of an access, to be closed. */
+  slotsOf(access: string): number[] {
+    return [...this.#paths.values()].filter((path) => path.access === access).map((path) => path.slot)
+  }
+
+  /** Replaces the policies; rows keep theirs by index, pinned copies are dropped. */
+  setPolicies(setups: readonly PolicySetup[], now: number): void {
+    const before = this.#policies
+    this.#policies = new Array(FIRST_POLICY)
+    this.#pinned.clear()
+    for (const setup of setups) {
+      const index = this.#policies.length
+      const old = before[index]
+      this.#policies.push({
+        setup,
+        label: setup.name,
+        rules: { prefer: setup.prefer, fallback: setup.fallback, moveUp: setup.moveUp },
+        base: index,
+        access: old?.access,
+        tid: old?.tid ?? NOWHERE,
+        reason: old?.reason ?? '',
+      })
+    }
+    this.#reconsider('policies', now)
+  }
+
+  /** The main thread has found out whose flows these are. */
+  identify(flows: readonly Identified[], now: number): void {
+    const { paft } = this.#parts
+    const moved = new Map<Anchor, FlowTuple[]>()
+    for (const { id, policy, app, pin } of flows) {
+      const row = paft.findId(id)
+      if (row < 0) continue
+      let index = policy + FIRST_POLICY
+      if (pin !== undefined) index = this.#pinnedCopy(index, pin, now)
+      const chosen = this.#policies[index]
+      if (chosen === undefined) continue
+      paft.setOwner(row, index, app)
+      if (paft.tidAt(row) === chosen.tid) continue
+      paft.setTid(row, chosen.tid)
+      this.#collect(moved, chosen.tid, paft.tupleAt(row))
+    }
+    for (const [anchor, tuples] of moved) this.#announce(anchor, tuples, now)
+  }
+
+  /**
+   * Explicit handover by the user: pins these flows (or everything) to an access. Returns how many flows that is, or why
+   * it cannot be done.
+   */
+  move(what: string, ids: readonly string[] | 'all', access: string, now: number): number | string {
+    const works = [...this.#paths.values()].some((path) => path.access === access && path.health !== 'down')
+    if (!works) {
+      const known = this.#accesses.get(access)
+      if (known === undefined) return `there is no access ${access}`
+      return known.health === 'down'
+        ? `${access} is down (${known.detail})`
+        : `${access} is up, but nothing answers over it`
+    }
+    const { paft } = this.#parts
+    if (ids === 'all') {
+      paft.settle()
+      const count = paft.size
+      for (const policy of this.#policies) {
+        if (policy !== undefined) policy.rules = { ...policy.rules, pinned: access }
+      }
+      for (let row = 0; row < paft.slots; row++) {
+        if (!paft.occupied(row)) continue
+        const policy = this.#policies[paft.policyAt(row)]
+        if (policy !== undefined && this.#policies.indexOf(policy) !== policy.base)
+          paft.setOwner(row, policy.base, paft.appAt(row))
+      }
+      this.#reconsider('moved by hand', now, 'all')
+      return count
+    }
+    let count = 0
+    const moved = new Map<Anchor, FlowTuple[]>()
+    let from = ''
+    let target: Policy | undefined
+    for (const id of ids) {
+      const row = paft.findId(id)
+      if (row < 0) continue
+      const own = this.#policies[paft.policyAt(row)] ?? this.#policies[FIRST_POLICY]
+      if (own === undefined) continue
+      const index = this.#pinnedCopy(own.base, access, now)
+      const policy = this.#policies[index]!
+      from ||= this.#accessOf(paft.tidAt(row))
+      target = policy
+      count++
+      if (count === 1) this.#watch(what, row, paft.tidAt(row), policy, 'moved by hand', now)
+      paft.setOwner(row, index, paft.appAt(row))
+      if (paft.tidAt(row) === policy.tid) continue
+      paft.setTid(row, policy.tid)
+      this.#collect(moved, policy.tid, paft.tupleAt(row))
+    }
+    for (const [anchor, tuples] of moved) this.#announce(anchor, tuples, now)
+    if (target !== undefined)
+      this.#events.push({
+        type: 'decision',
+        what,
+        chosen: access,
+        reason: 'moved by hand',
+        evidence: { from, flows: count, policy: target.setup.name },
+      })
+    return count
+  }
+
+  // ---- from the tunnel
+
+  handleTunnelEvent(event: TunnelEvent, now: number): void {
+    const anchor = this.#anchors.get(event.peer as number)
+    if (anchor === undefined) return
+    switch (event.type) {
+      case 'session':
+        anchor.established = event.up
+        break
+      case 'hello':
+        if (event.restarted || anchor.association.name !== 'associated' || anchor.setup.kind === 'godwit')
+          this.#associate(anchor, now)
+        break
+      case 'path':
+        this.#pathChanged(event.path, now)
+        break
+      case 'quality': {
+        const path = this.#paths.get(event.slot)
+        if (path !== undefined) {
+          path.rttMs = event.rttMs
+          path.loss = event.loss
+        }
+        break
+      }
+      case 'path-closed': {
+        const path = this.#paths.get(event.slot)
+        if (path === undefined) break
+        this.#paths.delete(event.slot)
+        this.#parts.tunnels.close(path.tid)
+        this.#reconsider(`the path over ${path.access} has closed`, now)
+        this.#parts.tunnels.release(this.#parts.tunnels.retire())
+        break
+      }
+      case 'frame':
+        this.#handleFrame(anchor, event.code, event.body, now)
+        break
+      default:
+        break
+    }
+  }
+
+  #pathChanged(view: PathView, now: number): void {
+    const path = this.#paths.get(view.slot)
+    if (path === undefined) return
+    const health = healthOf(view.state.name)
+    path.rttMs = view.rttMs
+    path.loss = view.loss
+    if (health === path.health) return
+    path.health = health
+    path.since = now
+    this.#parts.tunnels.setUsable(path.tid, health !== 'down')
+    if (path.anchor.association.name === 'none' && health !== 'down') this.#associate(path.anchor, now)
+    this.#reconsider(describe(path, view), now)
+  }
+
+  // ---- association (UP-8)
+
+  #associate(anchor: Anchor, now: number): void {
+    if (anchor.setup.kind === 'wireguard') return
+    const before = anchor.association
+    const tries = before.name === 'requested' ? before.tries + 1 : 0
+    const transaction = before.name === 'requested' ? before.transaction : ++this.#transaction
+    if (before.name !== 'associated') anchor.association = { name: 'requested', transaction, tries }
+    this.#send(anchor, { type: FrameType.ASSOCIATION_REQUEST, transaction }, -1, now)
+    if (anchor.association.name !== 'associated')
+      this.#timers.set(`associate:${anchor.index}`, now + RETRY_MS[Math.min(tries, 2)]!)
+  }
+
+  #handleFrame(anchor: Anchor, code: number, body: Uint8Array, now: number): void {
+    const signal = decode(code, body)
+    if (!signal.ok) return
+    switch (signal.value.type) {
+      case FrameType.ASSOCIATION_RESPONSE:
+        this.#associated(anchor, signal.value, now)
+        break
+      case FrameType.HANDOVER_RESPONSE: {
+        const { transaction } = signal.value
+        const pending = anchor.pending
+        if (pending === undefined) break
+        const left = pending.signals.filter(
+          (each) => !('transaction' in each) || each.transaction !== transaction,
+        )
+        anchor.pending = left.length === 0 ? undefined : { ...pending, signals: left }
+        if (left.length === 0) this.#timers.clear(`handover:${anchor.index}`)
+        break
+      }
+      default:
+        break
+    }
+  }
+
+  #associated(anchor: Anchor, answer: Signal, now: number): void {
+    if (answer.type !== FrameType.ASSOCIATION_RESPONSE) return
+    this.#timers.clear(`associate:${anchor.index}`)
+    const { name } = anchor.setup
+    if (answer.status !== Status.OK) {
+      anchor.association = { name: 'refused', status: answer.status }
+      this.#timers.set(`associate:${anchor.index}`, now + REFUSED_RETRY_MS)
+      this.#log('warn', `${name} refuses this host: ${statusText(answer.status)}`)
+      return
+    }
+    const v4 = answer.v4.some((byte) => byte !== 0) ? answer.v4 : undefined
+    const v6 = answer.v6.some((byte) => byte !== 0) ? answer.v6 : undefined
+    const first = anchor.association.name !== 'associated'
+    anchor.association = { name: 'associated', v4, v6 }
+    this.#parts.forwarder.associate(anchor.index, v4, v6)
+    for (const path of this.#paths.values()) {
+      if (path.anchor === anchor)
+        this.#parts.tunnels.update(path.tid, { vipNat: { ...(v4 && { v4 }), ...(v6 && { v6 }) } })
+    }
+    if (first) this.#log('info', `associated with ${name}: ${v4 ? formatAddress(v4) : 'no IPv4'}`)
+  }
+
+  // ---- policies
+
+  #pinnedCopy(base: number, access: string, now: number): number {
+    const key = `${base} ${access}`
+    const known = this.#pinned.get(key)
+    if (known !== undefined) return known
+    const policy = this.#policies[base]
+    if (policy === undefined || this.#policies.length >= MOST_POLICIES) return base
+    const index = this.#policies.length
+    const copy: Policy = {
+      ...policy,
+      label: `${policy.setup.name}, pinned to ${access}`,
+      rules: { ...policy.rules, pinned: access },
+      access: undefined,
+      tid: NOWHERE,
+    }
+    this.#policies.push(copy)
+    this.#pinned.set(key, index)
+    this.#decide(copy, index, 'moved by hand', now)
+    return index
+  }
+
+  /** Something changed: asks every policy again. */
+  #reconsider(cause: string, now: number, what?: string): void {
+    this.#timers.clear('reconsider:')
+    for (const [index, policy] of this.#policies.entries()) {
+      if (policy !== undefined) this.#decide(policy, index, cause, now, what)
+    }
+  }
+
+  #decide(policy: Policy, index: number, cause: string, now: number, what?: string): void {
+    const anchor = this.#anchorOf(policy)
+    const candidates = [...this.#paths.values()]
+      .filter((path) => path.anchor === anchor)
+      .map((path) => {
+        const access = this.#accesses.get(path.access)
+        const health = access === undefined ? 'down' : worse(access.health, path.health)
+        return {
+          access: path.access,
+          health,
+          since: Math.max(path.since, access?.since ?? 0),
+          ...(access !== undefined && access.health !== 'up' && { detail: access.detail }),
+          rttMs: path.rttMs,
+          use: access?.use ?? 'normal',
+          cost: access?.cost ?? 0,
+        } as const
+      })
+    const choice = chooseAccess(candidates, policy.access, policy.rules, now)
+    if (choice.reconsiderAt !== undefined) this.#timers.setEarlier('reconsider:', choice.reconsiderAt)
+    const path =
+      choice.access === undefined
+        ? undefined
+        : [...this.#paths.values()].find(
+            (each) => each.anchor === anchor && each.access === choice.access && each.health !== 'down',
+          )
+    const tid = path?.tid ?? NOWHERE
+    if (tid === policy.tid && choice.access === policy.access) return
+    const before = policy.access
+    const oldTid = policy.tid
+    policy.access = choice.access
+    policy.tid = tid
+    policy.reason = choice.reason
+    if (index === FIRST_POLICY) this.#parts.forwarder.defaultTid = tid
+    const rows = this.#rebind(index, tid, now)
+    this.#events.push({
+      type: 'decision',
+      what: policy.base === index ? `policy ${policy.label}` : policy.label,
+      chosen: choice.access ?? 'none',
+      reason: choice.reason,
+      evidence: { ...choice.evidence, cause, flows: rows },
+    })
+    const subject = what ?? (this.#policies.length === FIRST_POLICY + 1 ? 'all' : `policy ${policy.label}`)
+    if (before !== undefined && before !== choice.access && rows > 0)
+      this.#watch(subject, -1, oldTid, policy, cause, now)
+  }
+
+  /** Rows of a policy follow it to its tunnel. */
+  #rebind(index: number, tid: number, now: number): number {
+    const { paft } = this.#parts
+    paft.settle()
+    const tuples: FlowTuple[] = []
+    let rows = 0
+    let others = 0
+    const anchor = this.#anchorAt(tid)
+    for (let row = 0; row < paft.slots; row++) {
+      if (!paft.occupied(row)) continue
+      const policy = paft.policyAt(row)
+      if (policy === index || (policy < FIRST_POLICY && index === FIRST_POLICY)) {
+        rows++
+        if (paft.tidAt(row) !== tid) {
+          paft.setTid(row, tid)
+          if (anchor !== undefined && tuples.length <= MOST_FLOWS * 8) tuples.push(paft.tupleAt(row))
+        }
+      } else if (paft.tidAt(row) !== tid) others++
+    }
+    // Nothing goes elsewhere: one frame says it all, and moves the anchor's default too.
+    if (anchor !== undefined) this.#announce(anchor, others === 0 ? 'all' : tuples, now, tid)
+    return rows
+  }
+
+  #anchorOf(policy: Policy): Anchor | undefined {
+    for (const anchor of this.#anchors.values())
+      if (policy.setup.peer === undefined || anchor.setup.name === policy.setup.peer) return anchor
+    return undefined
+  }
+
+  #pathAt(tid: number): HostPath | undefined {
+    const row = this.#parts.tunnels.get(tid)
+    return row === undefined ? undefined : this.#paths.get(row.slot)
+  }
+
+  #anchorAt(tid: number): Anchor | undefined {
+    return this.#pathAt(tid)?.anchor
+  }
+
+  #accessOf(tid: number): string {
+    return this.#pathAt(tid)?.access ?? 'none'
+  }
+
+  // ---- handover signalling (UP-31, D12)
+
+  #collect(into: Map<Anchor, FlowTuple[]>, tid: number, tuple: FlowTuple): void {
+    const anchor = this.#anchorAt(tid)
+    if (anchor === undefined) return
+    const list = into.get(anchor)
+    if (list === undefined) into.set(anchor, [tuple])
+    else list.push(tuple)
+  }
+
+  /** Tells the anchor, on the tunnel moved to, which flows are there now. */
+  #announce(anchor: Anchor, flows: readonly FlowTuple[] | 'all', now: number, tid?: number): void {
+    if (anchor.setup.kind === 'wireguard' || anchor.association.name !== 'associated') return
+    if (flows !== 'all' && flows.length === 0) return
+    const { paft } = this.#parts
+    const path = this.#pathAt(
+      tid ??
+        (() => {
+          const row = flows === 'all' ? -1 : this.#rowOf(flows[0]!)
+          return row < 0 ? NOWHERE : paft.tidAt(row)
+        })(),
+    )
+    if (path === undefined) return
+    const signals: Signal[] = []
+    const list = flows === 'all' ? [] : flows.map((flow) => this.#asAnchorSees(flow, anchor))
+    let at = 0
+    do {
+      signals.push({
+        type: FrameType.HANDOVER_REQUEST,
+        transaction: ++this.#transaction,
+        unTid: path.pathId,
+        flows: list.slice(at, at + MOST_FLOWS),
+      })
+      at += MOST_FLOWS
+    } while (at < list.length)
+    anchor.pending = { signals, slot: path.slot, tries: 0 }
+    this.#sendHandover(anchor, now)
+  }
+
+  #rowOf(flow: FlowTuple): number {
+    return this.#parts.forwarder.rowOf(flow)
+  }
+
+  #sendHandover(anchor: Anchor, now: number): void {
+    const { pending } = anchor
+    if (pending === undefined) return
+    for (const signal of pending.signals) this.#send(anchor, signal, pending.slot, now)
+    pending.tries++
+    if (pending.tries >= HANDOVER_TRIES) anchor.pending = undefined
+    else this.#timers.set(`handover:${anchor.index}`, now + RETRY_MS[Math.min(pending.tries - 1, 2)]!)
+  }
+
+  /** With the VIpA as local address (D6). */
+  #asAnchorSees(flow: FlowTuple, anchor: Anchor): FlowTuple {
+    if (anchor.association.name !== 'associated') return flow
+    const local = flow.local.length === 4 ? anchor.association.v4 : anchor.association.v6
+    return local === undefined ? flow : { ...flow, local }
+  }
+
+  #send(anchor: Anchor, signal: Signal, slot: number, now: number): void {
+    const body = encodeFrames([{ type: 'mechanism', code: signal.type, body: encode(signal) }])
+    if (!this.#parts.tunnel.sendFrames(anchor.index, body, slot, now) && slot >= 0)
+      this.#parts.tunnel.sendFrames(anchor.index, body, -1, now)
+  }
+
+  // ---- records
+
+  #watch(what: string, row: number, oldTid: number, policy: Policy, cause: string, now: number): void {
+    const to = this.#pathAt(policy.tid)
+    const from = this.#pathAt(oldTid)
+    const event = {
+      at: this.#parts.wall(),
+      what,
+      from: from?.access ?? 'none',
+      to: to?.access ?? 'none',
+      cause,
+    }
+    if (to === undefined) {
+      this.#events.push({ type: 'handover', ...event, gapMs: null, lost: null })
+      return
+    }
+    const watch = this.#parts.forwarder.watch(row, to.anchor.index, from?.slot ?? -1, to.slot)
+    this.#watched.push({ watch, event, until: now + WATCH_MS })
+    this.#timers.setEarlier('watch:', now + 1000)
+  }
+
+  /** Handovers whose first packet has come, or is not waited for any longer. */
+  #settleWatches(now: number): void {
+    this.#watched = this.#watched.filter(({ watch, event, until }) => {
+      const gap = this.#parts.forwarder.gap(watch)
+      if (gap === undefined && now < until) return true
+      this.#parts.forwarder.unwatch(watch)
+      this.#events.push({ type: 'handover', ...event, gapMs: gap ?? null, lost: null })
+      return false
+    })
+    if (this.#watched.length > 0) this.#timers.set('watch:', now + 1000)
+  }
+
+  #log(level: 'warn' | 'info', message: string): void {
+    this.#events.push({ type: 'log', level, message })
+  }
+
+  // ---- what is now
+
+  peerReports(): PeerReport[] {
+    return [...this.#anchors.values()].map(({ setup, established, association }) => ({
+      name: setup.name,
+      established,
+      ...(association.name === 'associated' && association.v4 && { v4: association.v4 }),
+      ...(association.name === 'associated' && association.v6 && { v6: association.v6 }),
+      ...(association.name === 'refused' && { refused: statusText(association.status) }),
+    }))
+  }
+
+  /** Where a row is: names of its policy, peer and access. */
+  whereabouts(row: number): { policy: string; peer: string; access: string } {
+    const { paft } = this.#parts
+    const path = this.#pathAt(paft.tidAt(row))
+    const policy = this.#policies[paft.policyAt(row)] ?? this.#policies[FIRST_POLICY]
+    return {
+      policy: policy?.label ?? '',
+      peer: path?.anchor.setup.name ?? '',
+      access: path?.access ?? '',
+    }
+  }
+
+  pathAccess(slot: number): string | undefined {
+    return this.#paths.get(slot)?.access
+  }
+
+  /** Whether associated with an anchor and a path to it works: traffic flows. */
+  get ready(): boolean {
+    return [...this.#paths.values()].some(
+      (path) => path.health !== 'down' && path.anchor.association.name === 'associated',
+    )
+  }
+}
+
+function healthOf(state: PathView['state']['name']): Health {
+  switch (state) {
+    case 'up':
+    case 'degrading':
+    case 'suspect':
+      return state
+    default:
+      return 'down'
+  }
+}
+
+const RANK: Record<Health, number> = { up: 0, degrading: 1, suspect: 2, draining: 3, down: 4 }
+
+function worse(a: Health, b: Health): Health {
+  return RANK[a] >= RANK[b] ? a : b
+}
+
+function describe(path: HostPath, view: PathView): string {
+  const { state } = view
+  if (state.name === 'down' && state.evidence.silentMs >= 0)
+    return `the path over ${path.access} is silent for ${Math.round(state.evidence.silentMs)} ms`
+  return `the path over ${path.access} is ${state.name}`
+}

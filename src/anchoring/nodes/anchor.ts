@@ -1,0 +1,188 @@
+/** The engine worker of an anchor: one dual-stack socket, every host a peer, the mirrored PAFT. */
+import type { MessagePort } from 'node:worker_threads'
+import { openUdp } from '../../linux/udp.ts'
+import type { TunnelEvent } from '../../tunnel/machine/api.ts'
+import { AnchorForwarder } from '../forwarders/anchor.ts'
+import { AnchorMachine } from '../machine/anchor.ts'
+import type { AnchorSetup, Command, Event, FlowReport, PathReport, PeerSetup } from '../protocol.ts'
+import { Paft } from '../tables/paft.ts'
+import { VipaPool } from '../tables/pool.ts'
+import { TunnelTable } from '../tables/tunnels.ts'
+import { formatRemote } from './host.ts'
+import { allocate, EngineNode, type NodeParts, secretBytes } from './node.ts'
+
+const RING_BYTES = 16 << 20
+const SWEEP_MS = 500
+const SWEEP_SLOTS = 16_384
+const IDLE = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
+const MOST_TUNNELS = 200_000
+/** Paths told to the main thread in one report. */
+const MOST_REPORTED = 2000
+
+export class AnchorNode implements NodeParts {
+  readonly #tell: (event: Event) => void
+  readonly #node: EngineNode
+  readonly #anchor: AnchorMachine
+  readonly #paft: Paft
+  readonly #tunnels: TunnelTable
+  readonly #forwarder: AnchorForwarder
+  readonly #hosts = new Map<string, number>()
+  #retired: number[] = []
+  #sweepAt = 0
+
+  constructor(setup: AnchorSetup, port: MessagePort, tell: (event: Event) => void) {
+    this.#tell = tell
+    const pool = new VipaPool({
+      v4: { address: setup.pool4.address, prefix: setup.pool4.length },
+      v6: { address: setup.pool6.address, prefix: setup.pool6.length },
+    })
+    this.#paft = new Paft({ allocate, rows: 1024, limit: 1 << 20 })
+    this.#tunnels = new TunnelTable(MOST_TUNNELS)
+    this.#forwarder = new AnchorForwarder({
+      paft: this.#paft,
+      tunnels: this.#tunnels,
+      v4Base: pool.v4Base,
+      numbers: pool.last + 1,
+      v6Prefix: setup.pool6.address,
+      secret: secretBytes(),
+    })
+    this.#node = new EngineNode(
+      {
+        device: setup.device,
+        mtu: setup.mtu,
+        privateKey: setup.privateKey,
+        forwarder: this.#forwarder,
+        ringBytes: RING_BYTES,
+        persistent: true,
+        port,
+        tell,
+      },
+      this,
+    )
+    this.#anchor = new AnchorMachine({
+      tunnel: this.#node.machine,
+      tunnels: this.#tunnels,
+      forwarder: this.#forwarder,
+      pool,
+    })
+    const socket = openUdp(this.#node.arena, { family: 6, port: setup.listenPort, multihomed: true })
+    this.#node.engine.addSocket(socket)
+  }
+
+  get wakeFd(): number {
+    return this.#node.wakeFd
+  }
+
+  run(): void {
+    this.#node.run()
+  }
+
+  handleCommand(command: Command, now: number): void {
+    switch (command.type) {
+      case 'add-peer':
+        this.#addHost(command.peer, now)
+        break
+      case 'remove-peer': {
+        const index = this.#hosts.get(command.name)
+        if (index === undefined) break
+        this.#hosts.delete(command.name)
+        this.#anchor.removeHost(index)
+        this.#node.machine.removePeer(index, now)
+        break
+      }
+      case 'accept-key': {
+        const index = this.#hosts.get(command.name)
+        if (index !== undefined) this.#node.machine.acceptKey(index, command.publicKey, now)
+        break
+      }
+      case 'list':
+        this.#list(command.request, command.limit)
+        break
+      default:
+        break
+    }
+  }
+
+  handleTunnelEvent(event: TunnelEvent, now: number): void {
+    this.#anchor.handleTunnelEvent(event, now)
+    if (event.type === 'session') this.#node.reportSoon()
+  }
+
+  nextTimeout(): number {
+    return this.#sweepAt
+  }
+
+  handleTimeout(now: number): void {
+    if (now < this.#sweepAt) return
+    this.#sweepAt = now + SWEEP_MS
+    if (!this.#forwarder.sweep(SWEEP_SLOTS, IDLE, now)) return
+    this.#tunnels.release(this.#retired)
+    this.#retired = this.#tunnels.retire()
+  }
+
+  afterTurn(_now: number): void {
+    for (let event = this.#anchor.poll(); event !== undefined; event = this.#anchor.poll()) this.#tell(event)
+  }
+
+  report(_now: number): void {
+    const { datapath } = this.#node.engine
+    const paths: PathReport[] = []
+    for (const [name, index] of this.#hosts) {
+      if (paths.length >= MOST_REPORTED) break
+      for (const view of this.#node.machine.peer(index)?.paths ?? []) {
+        const { sentBytes, receivedBytes } = datapath.counters(view.slot)
+        paths.push({
+          peer: name,
+          id: view.pathId,
+          access: '',
+          remote: formatRemote(view.remote),
+          state: view.state.name,
+          rttMs: view.rttMs,
+          loss: view.loss,
+          mtu: view.mtu,
+          sentBytes,
+          receivedBytes,
+        })
+      }
+    }
+    this.#tell({
+      type: 'status',
+      peers: [...this.#anchor.peerReports()],
+      paths,
+      counters: {
+        flows: this.#paft.size,
+        evicted: this.#paft.evicted,
+        spoofed: this.#forwarder.spoofed,
+        unroutable: this.#forwarder.unroutable,
+        learned: this.#forwarder.learned,
+      },
+    })
+  }
+
+  #addHost(setup: PeerSetup, now: number): void {
+    const index = this.#node.machine.addPeer(
+      {
+        publicKey: setup.publicKey,
+        ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
+        dialect: setup.kind === 'wireguard' ? 'stock' : 'auto',
+      },
+      now,
+    )
+    this.#hosts.set(setup.name, index)
+    this.#anchor.addHost(index, setup)
+  }
+
+  #list(request: number, limit: number): void {
+    const paft = this.#paft
+    paft.settle()
+    const flows: FlowReport[] = []
+    for (let row = 0; row < paft.slots && flows.length < limit; row++) {
+      if (!paft.occupied(row)) continue
+      const { id, flow, localTid } = paft.rowAt(row)
+      const tunnel = this.#tunnels.get(localTid)
+      const peer = this.#anchor.nameOf(tunnel?.peer ?? -1) ?? ''
+      flows.push({ id, flow, app: 0, policy: '', peer, access: String(tunnel?.unTid ?? '') })
+    }
+    this.#tell({ type: 'listed', request, flows, total: paft.size })
+  }
+}

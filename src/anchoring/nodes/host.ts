@@ -1,0 +1,305 @@
+/** The engine worker of a mobile host: sockets per access, paths to every anchor, the PAFT. */
+import type { MessagePort } from 'node:worker_threads'
+import { formatAddress } from '../../core/address.ts'
+import { openUdp } from '../../linux/udp.ts'
+import type { TunnelEvent } from '../../tunnel/machine/api.ts'
+import { HostForwarder } from '../forwarders/host.ts'
+import { HostMachine } from '../machine/host.ts'
+import type {
+  AccessSetup,
+  Command,
+  Event,
+  FlowReport,
+  HostSetup,
+  PathReport,
+  PeerSetup,
+  Remote,
+} from '../protocol.ts'
+import { Paft } from '../tables/paft.ts'
+import { TunnelTable } from '../tables/tunnels.ts'
+import { allocate, EngineNode, type NodeParts, secretBytes } from './node.ts'
+
+const RING_BYTES = 4 << 20
+const SWEEP_MS = 1000
+const SWEEP_SLOTS = 4096
+const IDLE = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
+const MOST_ROWS = 1 << 17
+const MOST_PATHS = 255
+
+interface AccessSocket {
+  setup: AccessSetup
+  readonly index: number
+  readonly port: number
+}
+
+export class HostNode implements NodeParts {
+  readonly #setup: HostSetup
+  readonly #tell: (event: Event) => void
+  readonly #node: EngineNode
+  readonly #host: HostMachine
+  readonly #paft: Paft
+  readonly #forwarder: HostForwarder
+  readonly #accesses = new Map<string, AccessSocket>()
+  readonly #peers = new Map<
+    string,
+    { readonly index: number; remotes: readonly Remote[]; setup: PeerSetup }
+  >()
+  /** Sockets whose access went, closed when their last path is. */
+  readonly #dying: { readonly index: number; readonly slots: Set<number> }[] = []
+  #lastPathId = 0
+  #sweepAt = 0
+
+  constructor(setup: HostSetup, port: MessagePort, tell: (event: Event) => void) {
+    this.#setup = setup
+    this.#tell = tell
+    this.#paft = new Paft({ allocate, rows: 1024, limit: MOST_ROWS })
+    const tunnels = new TunnelTable()
+    this.#forwarder = new HostForwarder({
+      paft: this.#paft,
+      tunnels,
+      fix4: setup.fix4,
+      fix6: setup.fix6,
+      secret: secretBytes(),
+    })
+    this.#node = new EngineNode(
+      {
+        device: setup.device,
+        mtu: setup.mtu,
+        privateKey: setup.privateKey,
+        forwarder: this.#forwarder,
+        ringBytes: RING_BYTES,
+        persistent: true,
+        port,
+        tell,
+      },
+      this,
+    )
+    this.#host = new HostMachine({
+      tunnel: this.#node.machine,
+      paft: this.#paft,
+      tunnels,
+      forwarder: this.#forwarder,
+      wall: () => this.#node.clock.wall(),
+    })
+  }
+
+  get wakeFd(): number {
+    return this.#node.wakeFd
+  }
+
+  run(): void {
+    this.#node.run()
+  }
+
+  handleCommand(command: Command, now: number): void {
+    switch (command.type) {
+      case 'add-peer':
+        this.#addPeer(command.peer, now)
+        break
+      case 'remotes': {
+        const peer = this.#peers.get(command.name)
+        if (peer === undefined) break
+        peer.remotes = command.remotes
+        for (const access of this.#accesses.values()) this.#openPath(access, command.name, now)
+        break
+      }
+      case 'access':
+        this.#setAccess(command.access, now)
+        break
+      case 'access-gone':
+        this.#closeAccess(command.name, now)
+        this.#host.removeAccess(command.name, now)
+        break
+      case 'policies':
+        this.#host.setPolicies(command.policies, now)
+        break
+      case 'identify':
+        this.#host.identify(command.flows, now)
+        break
+      case 'move': {
+        const moved = this.#host.move(command.what, command.flows, command.access, now)
+        this.#tell(
+          typeof moved === 'number'
+            ? { type: 'moved', request: command.request, flows: moved }
+            : { type: 'moved', request: command.request, flows: 0, error: moved },
+        )
+        break
+      }
+      case 'list':
+        this.#list(command.request, command.limit)
+        break
+      case 'wake':
+        this.#node.machine.wake(now)
+        break
+      default:
+        break
+    }
+  }
+
+  handleTunnelEvent(event: TunnelEvent, now: number): void {
+    this.#host.handleTunnelEvent(event, now)
+    const nameOf = () => [...this.#peers].find(([, peer]) => peer.index === event.peer)?.[0] ?? ''
+    if (event.type === 'key-confirmed')
+      this.#tell({ type: 'key-confirmed', name: nameOf(), publicKey: event.publicKey })
+    else if (event.type === 'handshake-failed')
+      this.#tell({ type: 'log', level: 'warn', message: `no session with ${nameOf()}: ${event.reason}` })
+    else if (event.type === 'path-closed') {
+      for (const dying of [...this.#dying]) {
+        dying.slots.delete(event.slot)
+        if (dying.slots.size > 0) continue
+        this.#node.engine.closeSocket(dying.index)
+        this.#dying.splice(this.#dying.indexOf(dying), 1)
+      }
+    }
+    if (event.type !== 'quality' && event.type !== 'frame') this.#node.reportSoon()
+  }
+
+  nextTimeout(): number | undefined {
+    const own = this.#host.nextTimeout()
+    return own === undefined || this.#sweepAt < own ? this.#sweepAt : own
+  }
+
+  handleTimeout(now: number): void {
+    this.#host.handleTimeout(now)
+    if (now < this.#sweepAt) return
+    this.#sweepAt = now + SWEEP_MS
+    this.#paft.sweep(SWEEP_SLOTS, IDLE, now)
+  }
+
+  afterTurn(_now: number): void {
+    if (this.#forwarder.hasNewFlows) {
+      const flows = this.#forwarder.takeNewFlows().flatMap((id) => {
+        const row = this.#paft.findId(id)
+        return row < 0 ? [] : [{ id, flow: this.#paft.tupleAt(row) }]
+      })
+      this.#tell({ type: 'new-flows', flows })
+    }
+    for (let event = this.#host.poll(); event !== undefined; event = this.#host.poll()) {
+      this.#tell(event)
+      if (event.type === 'log') this.#node.reportSoon()
+    }
+  }
+
+  report(_now: number): void {
+    const { datapath } = this.#node.engine
+    const paths: PathReport[] = []
+    for (const [name, { index }] of this.#peers) {
+      for (const view of this.#node.machine.peer(index)?.paths ?? []) {
+        const { sentBytes, receivedBytes } = datapath.counters(view.slot)
+        paths.push({
+          peer: name,
+          id: view.pathId,
+          access: this.#host.pathAccess(view.slot) ?? '',
+          remote: formatRemote(view.remote),
+          state: view.state.name,
+          rttMs: view.rttMs,
+          loss: view.loss,
+          mtu: view.mtu,
+          sentBytes,
+          receivedBytes,
+        })
+      }
+    }
+    this.#tell({
+      type: 'status',
+      peers: this.#host.peerReports(),
+      paths,
+      counters: {
+        flows: this.#paft.size,
+        evicted: this.#paft.evicted,
+        dropped: this.#forwarder.dropped,
+        misaddressed: this.#forwarder.misaddressed,
+      },
+    })
+  }
+
+  #addPeer(setup: PeerSetup, now: number): void {
+    const index = this.#node.machine.addPeer(
+      {
+        publicKey: setup.publicKey,
+        ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
+        ...(setup.privateKey && { privateKey: setup.privateKey }),
+        ...(setup.nextPrivateKey && { nextPrivateKey: setup.nextPrivateKey }),
+        ...(setup.keepalive !== undefined && { persistentKeepalive: setup.keepalive }),
+        dialect: setup.kind === 'wireguard' ? 'stock' : 'godwit',
+      },
+      now,
+    )
+    this.#peers.set(setup.name, { index, remotes: setup.remotes ?? [], setup })
+    this.#host.addAnchor(index, setup)
+    for (const access of this.#accesses.values()) this.#openPath(access, setup.name, now)
+  }
+
+  /** Sockets and paths exist exactly while the access is not down; make-before-break is the policy's business. */
+  #setAccess(setup: AccessSetup, now: number): void {
+    const known = this.#accesses.get(setup.name)
+    if (known !== undefined && (setup.health === 'down' || known.setup.generation !== setup.generation))
+      this.#closeAccess(setup.name, now)
+    this.#host.setAccess(setup, now)
+    if (setup.health === 'down') return
+    const open = this.#accesses.get(setup.name)
+    if (open !== undefined) {
+      if (open.setup.mtu !== setup.mtu)
+        for (const slot of this.#host.slotsOf(setup.name))
+          this.#node.machine.setInterfaceMtu(slot, setup.mtu, now)
+      open.setup = setup
+      return
+    }
+    const socket = openUdp(this.#node.arena, { family: 6, device: setup.name, mark: this.#setup.mark })
+    const access = { setup, index: this.#node.engine.addSocket(socket), port: socket.port }
+    this.#accesses.set(setup.name, access)
+    for (const name of this.#peers.keys()) this.#openPath(access, name, now)
+  }
+
+  #closeAccess(name: string, now: number): void {
+    const access = this.#accesses.get(name)
+    if (access === undefined) return
+    this.#accesses.delete(name)
+    const slots = new Set(this.#host.slotsOf(name))
+    if (slots.size === 0) this.#node.engine.closeSocket(access.index)
+    else this.#dying.push({ index: access.index, slots })
+    for (const slot of slots) this.#node.machine.removePath(slot, now)
+  }
+
+  #openPath(access: AccessSocket, name: string, now: number): void {
+    const peer = this.#peers.get(name)
+    const remote = peer?.remotes.find(({ address }) =>
+      access.setup.families.includes(address.length === 4 ? 4 : 6),
+    )
+    if (peer === undefined || remote === undefined) return
+    const { machine } = this.#node
+    const open = (machine.peer(peer.index)?.paths ?? []).filter((path) => path.socket === access.index)
+    if (open.some(({ state }) => state.name !== 'closing')) return
+    const pathId = this.#freePathId(peer.index)
+    const slot = machine.addPath(
+      peer.index,
+      { pathId, socket: access.index, remote, mtu: access.setup.mtu },
+      now,
+    )
+    this.#host.addPath(slot, peer.index, access.setup.name, pathId, access.port, remote, now)
+  }
+
+  #freePathId(peer: number): number {
+    const used = new Set((this.#node.machine.peer(peer)?.paths ?? []).map(({ pathId }) => pathId))
+    do this.#lastPathId = this.#lastPathId >= MOST_PATHS ? 1 : this.#lastPathId + 1
+    while (used.has(this.#lastPathId))
+    return this.#lastPathId
+  }
+
+  #list(request: number, limit: number): void {
+    const paft = this.#paft
+    paft.settle()
+    const flows: FlowReport[] = []
+    for (let row = 0; row < paft.slots && flows.length < limit; row++) {
+      if (!paft.occupied(row)) continue
+      const { id, flow, app } = paft.rowAt(row)
+      flows.push({ id, flow, app, ...this.#host.whereabouts(row) })
+    }
+    this.#tell({ type: 'listed', request, flows, total: paft.size })
+  }
+}
+
+export function formatRemote(remote: Remote): string {
+  const address = formatAddress(remote.address)
+  return remote.address.length === 4 ? `${address}:${remote.port}` : `[${address}]:${remote.port}`
+}

@@ -1,0 +1,161 @@
+/**
+ * What the engine workers of host and anchor have in common: building the datapath around a forwarder, and the loop that
+ * runs engine, machines and commands in turn. The mechanism's timers join those of the tunnel machine.
+ */
+import type { MessagePort } from 'node:worker_threads'
+import { nodeCrypto } from '../../crypto/node-crypto.ts'
+import { Arena } from '../../linux/arena.ts'
+import { RealClock, realRandom } from '../../linux/clock.ts'
+import { KernelPoller } from '../../linux/poller.ts'
+import { openTun } from '../../linux/tun.ts'
+import { Datapath } from '../../tunnel/datapath/datapath.ts'
+import { Engine } from '../../tunnel/engine.ts'
+import type { TunnelEvent } from '../../tunnel/machine/api.ts'
+import { TunnelMachine } from '../../tunnel/machine/index.ts'
+import type { Forwarder, Machine } from '../../tunnel/seam.ts'
+import type { Command, Event } from '../protocol.ts'
+
+/** How often counters and path qualities are told to the main thread. */
+const REPORT_MS = 1000
+
+export interface NodeInit {
+  readonly device: string
+  readonly mtu: number
+  readonly privateKey: Uint8Array
+  readonly forwarder: Forwarder
+  readonly ringBytes: number
+  readonly persistent: boolean
+  readonly port: MessagePort
+  readonly tell: (event: Event) => void
+}
+
+/** The mechanism's part of the loop. */
+export interface NodeParts {
+  handleCommand(command: Command, now: number): void
+  handleTunnelEvent(event: TunnelEvent, now: number): void
+  /** Events, sweeps: after every turn of the engine. */
+  afterTurn(now: number): void
+  nextTimeout(): number | undefined
+  handleTimeout(now: number): void
+  report(now: number): void
+}
+
+export function secretBytes(): Uint8Array {
+  return realRandom.fill(new Uint8Array(8))
+}
+
+/** Memory for tables: huge pages where the kernel has them. */
+export function allocate(bytes: number): ArrayBuffer {
+  return new Arena(Math.ceil(bytes / 4096) * 4096).buffer
+}
+
+export class EngineNode {
+  readonly arena: Arena
+  readonly engine: Engine
+  readonly machine: TunnelMachine
+  readonly clock = new RealClock()
+  readonly #poller = new KernelPoller()
+  readonly #parts: NodeParts
+  readonly #tell: (event: Event) => void
+  #stopped = false
+  #reportAt = 0
+
+  constructor(init: NodeInit, parts: NodeParts) {
+    this.#parts = parts
+    this.#tell = init.tell
+    this.arena = new Arena(Datapath.arenaBytes(init.ringBytes) + (1 << 20))
+    const tun = openTun(this.arena, { name: init.device, persistent: init.persistent })
+    let machine: TunnelMachine | undefined
+    const words = new Uint8Array(4)
+    const datapath = new Datapath({
+      arena: this.arena,
+      tun,
+      forwarder: init.forwarder,
+      ringBytes: init.ringBytes,
+      random: () => new DataView(realRandom.fill(words).buffer).getUint32(0),
+      machine: (seam) => {
+        machine = new TunnelMachine(
+          { ...seam, crypto: nodeCrypto, random: realRandom, wall: () => this.clock.wall() },
+          { privateKey: init.privateKey, interfaceMtu: init.mtu },
+        )
+        return withTimers(machine, parts)
+      },
+    })
+    this.machine = machine!
+    this.engine = new Engine({
+      datapath,
+      tun,
+      poller: this.#poller,
+      now: () => this.clock.now(),
+      port: init.port,
+      onMessage: (message) => this.#command(message as Command),
+    })
+  }
+
+  get wakeFd(): number {
+    return this.#poller.wakeFd
+  }
+
+  /** Until `stop` is commanded. */
+  run(): void {
+    while (!this.#stopped) {
+      this.engine.turn(true)
+      this.drain()
+    }
+    this.engine.close()
+  }
+
+  /** Hands the tunnel's events on, then lets the mechanism finish its turn. */
+  drain(): void {
+    const now = this.clock.now()
+    for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll())
+      this.#parts.handleTunnelEvent(event, now)
+    this.#parts.afterTurn(now)
+    if (now >= this.#reportAt) {
+      this.#reportAt = now + REPORT_MS
+      this.#parts.report(now)
+    }
+  }
+
+  /** Reports at the end of this turn, whenever the last one was. */
+  reportSoon(): void {
+    this.#reportAt = 0
+  }
+
+  #command(command: Command): void {
+    if (command.type === 'stop') {
+      this.#stopped = true
+      return
+    }
+    try {
+      this.#parts.handleCommand(command, this.clock.now())
+    } catch (error) {
+      this.#tell({ type: 'log', level: 'warn', message: `${command.type}: ${(error as Error).message}` })
+    }
+  }
+}
+
+/** The tunnel machine with the mechanism's deadlines beside its own. */
+function withTimers(machine: TunnelMachine, parts: NodeParts): Machine {
+  return {
+    handleHandshake: (bytes, from, socket, now) => machine.handleHandshake(bytes, from, socket, now),
+    handleControl: (peer, localIndex, slot, pathId, from, socket, counter, body, now) =>
+      machine.handleControl(peer, localIndex, slot, pathId, from, socket, counter, body, now),
+    handleFirstReceive: (peer, localIndex, now) => machine.handleFirstReceive(peer, localIndex, now),
+    handleRoaming: (peer, pathId, from, socket, counter, now) =>
+      machine.handleRoaming(peer, pathId, from, socket, counter, now),
+    noteTraffic: (peer, sent, received, any, now) => machine.noteTraffic(peer, sent, received, any, now),
+    wantSession: (peer, now) => machine.wantSession(peer, now),
+    pathError: (slot, errno, now) => machine.pathError(slot, errno, now),
+    nextTimeout: () => {
+      const own = parts.nextTimeout()
+      const other = machine.nextTimeout()
+      if (own === undefined) return other
+      return other === undefined || own < other ? own : other
+    },
+    handleTimeout: (now) => {
+      machine.handleTimeout(now)
+      parts.handleTimeout(now)
+    },
+  }
+}
