@@ -27,6 +27,8 @@ export interface PeerSetup {
   readonly privateKey?: Uint8Array
   /** The key that is to replace it, and is safely stored. */
   readonly nextPrivateKey?: Uint8Array
+  /** Anchor: the key that the host has offered and will use. */
+  readonly nextPublicKey?: Uint8Array
   /** Seconds. */
   readonly keepalive?: number
   /** Host: where the anchor is reached, in order of preference; one of each family at most is used. */
@@ -84,7 +86,6 @@ export interface AnchorSetup {
 }
 
 export type Command =
-  | { readonly type: 'stop' }
   | { readonly type: 'add-peer'; readonly peer: PeerSetup }
   | { readonly type: 'remove-peer'; readonly name: string }
   | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Remote[] }
@@ -149,8 +150,6 @@ export interface FlowReport {
 export type Evidence = Readonly<Record<string, string | number | boolean | null>>
 
 export type Event =
-  | { readonly type: 'ready'; readonly wakeFd: number }
-  | { readonly type: 'fatal'; readonly code: string; readonly message: string; readonly hint?: string }
   | { readonly type: 'log'; readonly level: 'warn' | 'info' | 'debug'; readonly message: string }
   | {
       readonly type: 'status'

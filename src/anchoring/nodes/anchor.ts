@@ -1,6 +1,7 @@
 /** The engine worker of an anchor: one dual-stack socket, every host a peer, the mirrored PAFT. */
-import type { MessagePort } from 'node:worker_threads'
+import type { EngineHost } from '../../tunnel/worker.ts'
 import { openUdp } from '../../linux/udp.ts'
+import type { Engine } from '../../tunnel/engine.ts'
 import type { TunnelEvent } from '../../tunnel/machine/api.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
@@ -30,7 +31,9 @@ export class AnchorNode implements NodeParts {
   #retired: number[] = []
   #sweepAt = 0
 
-  constructor(setup: AnchorSetup, port: MessagePort, tell: (event: Event) => void) {
+  constructor(host: EngineHost) {
+    const setup = host.data as AnchorSetup
+    const tell = host.post as (event: Event) => void
     this.#tell = tell
     const pool = new VipaPool({
       v4: { address: setup.pool4.address, prefix: setup.pool4.length },
@@ -54,7 +57,7 @@ export class AnchorNode implements NodeParts {
         forwarder: this.#forwarder,
         ringBytes: RING_BYTES,
         persistent: true,
-        port,
+        poller: host.poller,
         tell,
       },
       this,
@@ -69,12 +72,12 @@ export class AnchorNode implements NodeParts {
     this.#node.engine.addSocket(socket)
   }
 
-  get wakeFd(): number {
-    return this.#node.wakeFd
+  get engine(): Engine {
+    return this.#node.engine
   }
 
-  run(): void {
-    this.#node.run()
+  get onCommand(): (command: unknown) => void {
+    return this.#node.onCommand
   }
 
   handleCommand(command: Command, now: number): void {
@@ -164,6 +167,7 @@ export class AnchorNode implements NodeParts {
       {
         publicKey: setup.publicKey,
         ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
+        ...(setup.nextPublicKey && { nextPublicKey: setup.nextPublicKey }),
         dialect: setup.kind === 'wireguard' ? 'stock' : 'auto',
       },
       now,

@@ -1,7 +1,8 @@
 /** The engine worker of a mobile host: sockets per access, paths to every anchor, the PAFT. */
-import type { MessagePort } from 'node:worker_threads'
+import type { EngineHost } from '../../tunnel/worker.ts'
 import { formatAddress } from '../../core/address.ts'
 import { openUdp } from '../../linux/udp.ts'
+import type { Engine } from '../../tunnel/engine.ts'
 import type { TunnelEvent } from '../../tunnel/machine/api.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
@@ -49,7 +50,9 @@ export class HostNode implements NodeParts {
   #lastPathId = 0
   #sweepAt = 0
 
-  constructor(setup: HostSetup, port: MessagePort, tell: (event: Event) => void) {
+  constructor(host: EngineHost) {
+    const setup = host.data as HostSetup
+    const tell = host.post as (event: Event) => void
     this.#setup = setup
     this.#tell = tell
     this.#paft = new Paft({ allocate, rows: 1024, limit: MOST_ROWS })
@@ -69,7 +72,7 @@ export class HostNode implements NodeParts {
         forwarder: this.#forwarder,
         ringBytes: RING_BYTES,
         persistent: true,
-        port,
+        poller: host.poller,
         tell,
       },
       this,
@@ -83,12 +86,12 @@ export class HostNode implements NodeParts {
     })
   }
 
-  get wakeFd(): number {
-    return this.#node.wakeFd
+  get engine(): Engine {
+    return this.#node.engine
   }
 
-  run(): void {
-    this.#node.run()
+  get onCommand(): (command: unknown) => void {
+    return this.#node.onCommand
   }
 
   handleCommand(command: Command, now: number): void {

@@ -2,11 +2,10 @@
  * What the engine workers of host and anchor have in common: building the datapath around a forwarder, and the loop that
  * runs engine, machines and commands in turn. The mechanism's timers join those of the tunnel machine.
  */
-import type { MessagePort } from 'node:worker_threads'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { Arena } from '../../linux/arena.ts'
 import { RealClock, realRandom } from '../../linux/clock.ts'
-import { KernelPoller } from '../../linux/poller.ts'
+import type { Poller } from '../../linux/poller.ts'
 import { openTun } from '../../linux/tun.ts'
 import { Datapath } from '../../tunnel/datapath/datapath.ts'
 import { Engine } from '../../tunnel/engine.ts'
@@ -25,7 +24,7 @@ export interface NodeInit {
   readonly forwarder: Forwarder
   readonly ringBytes: number
   readonly persistent: boolean
-  readonly port: MessagePort
+  readonly poller: Poller
   readonly tell: (event: Event) => void
 }
 
@@ -54,10 +53,8 @@ export class EngineNode {
   readonly engine: Engine
   readonly machine: TunnelMachine
   readonly clock = new RealClock()
-  readonly #poller = new KernelPoller()
   readonly #parts: NodeParts
   readonly #tell: (event: Event) => void
-  #stopped = false
   #reportAt = 0
 
   constructor(init: NodeInit, parts: NodeParts) {
@@ -85,29 +82,14 @@ export class EngineNode {
     this.engine = new Engine({
       datapath,
       tun,
-      poller: this.#poller,
+      poller: init.poller,
       now: () => this.clock.now(),
-      port: init.port,
-      onMessage: (message) => this.#command(message as Command),
+      onTurn: (now) => this.#finishTurn(now),
     })
   }
 
-  get wakeFd(): number {
-    return this.#poller.wakeFd
-  }
-
-  /** Until `stop` is commanded. */
-  run(): void {
-    while (!this.#stopped) {
-      this.engine.turn(true)
-      this.drain()
-    }
-    this.engine.close()
-  }
-
   /** Hands the tunnel's events on, then lets the mechanism finish its turn. */
-  drain(): void {
-    const now = this.clock.now()
+  #finishTurn(now: number): void {
     for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll())
       this.#parts.handleTunnelEvent(event, now)
     this.#parts.afterTurn(now)
@@ -122,11 +104,12 @@ export class EngineNode {
     this.#reportAt = 0
   }
 
+  /** What cannot be carried out is logged, never fatal. */
+  readonly onCommand = (command: unknown): void => {
+    this.#command(command as Command)
+  }
+
   #command(command: Command): void {
-    if (command.type === 'stop') {
-      this.#stopped = true
-      return
-    }
     try {
       this.#parts.handleCommand(command, this.clock.now())
     } catch (error) {

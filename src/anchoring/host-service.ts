@@ -1,0 +1,597 @@
+/**
+ * The mobile host on the main thread (UP-36, MMCE): accesses, routing, which application a flow belongs to, and the
+ * engine worker that carries the packets. Implements what the daemon asks of a mechanism.
+ */
+import { lookup } from 'node:dns/promises'
+import type { AccessMonitor } from '../access/index.ts'
+import { formatAddress, type Prefix, parseAddress } from '../core/address.ts'
+import { GodwitError, usageError } from '../core/errors.ts'
+import type {
+  AccessStatus,
+  Application,
+  DecisionRecord,
+  FlowStatus,
+  Mechanism,
+  Metric,
+  Move,
+  PeerStatus,
+  Recorder,
+} from '../core/mechanism.ts'
+import { matchesPattern } from '../core/pattern.ts'
+import { formatSelector, matches, type Selector } from '../core/selector.ts'
+import type { Cgroups } from '../linux/cgroup.ts'
+import { EngineWorker } from '../tunnel/worker.ts'
+import type { FlowOwner, FlowOwners } from './owners.ts'
+import { type HostPlumbing, marks } from './plumbing.ts'
+import type {
+  AccessSetup,
+  Command,
+  Event,
+  FlowReport,
+  HostSetup,
+  Identified,
+  PathReport,
+  PeerReport,
+  PolicySetup,
+  Remote,
+} from './protocol.ts'
+import type { FlowTuple } from './tables/flow-key.ts'
+
+export interface HostPeer {
+  readonly name: string
+  readonly kind: 'anchor' | 'wireguard'
+  /** Name or address. */
+  readonly host: string
+  readonly port: number
+  readonly publicKey: Uint8Array
+  readonly presharedKey?: Uint8Array
+  readonly keepalive: number
+  /** What a WireGuard server gave this host. */
+  readonly v4?: Uint8Array
+  readonly v6?: Uint8Array
+  /** The invitation's key, which ours is to replace; `replaced` is called when it has. */
+  readonly invitation?: { readonly privateKey: Uint8Array; readonly replaced: () => void }
+}
+
+export interface HostPolicy extends PolicySetup {
+  /** Any of these; empty: only `godwit run --policy`. */
+  readonly match: readonly Selector[]
+}
+
+export interface AccessUse {
+  readonly pattern: string
+  readonly use: 'normal' | 'backup' | 'never'
+  readonly cost: number
+}
+
+export interface MobileHostInit {
+  readonly device: string
+  readonly base: number
+  readonly privateKey: Uint8Array
+  readonly fix4: Prefix
+  readonly fix6: Prefix
+  /** MTU of the virtual interface; absent: the smallest that its paths carry. */
+  readonly mtu?: number
+  readonly peers: readonly HostPeer[]
+  /** The first is the default. */
+  readonly policies: readonly HostPolicy[]
+  readonly accesses: readonly AccessUse[]
+}
+
+export interface MobileHostComponents {
+  readonly monitor: AccessMonitor
+  readonly plumbing: HostPlumbing
+  readonly owners: FlowOwners
+  readonly cgroups: Cgroups | undefined
+  readonly recorder: Recorder
+  /** Releases kernel handles at the end. */
+  readonly close: () => void
+}
+
+const MOST_FLOWS_LISTED = 10_000
+/** Outer headers, message 32 and tag over IPv6: what an inner packet has to leave free. */
+const OVERHEAD = 48 + 16 + 16 + 2
+const LEAST_MTU = 1280
+const FIRST_MTU = 1400
+/** How long `start` waits for an anchor to answer; after that the host is up and keeps trying. */
+const START_MS = 20_000
+const ANSWER_MS = 5000
+const RESOLVE_RETRY_MS = 2000
+
+/** What is remembered of a flow for display and moves. */
+interface Known {
+  readonly flow: FlowTuple
+  readonly owner: FlowOwner
+  readonly policy: number
+  readonly why: string
+  readonly at: number
+}
+
+type Pending = { readonly resolve: (event: Event) => void; readonly reject: (error: Error) => void }
+
+export class MobileHostService implements Mechanism {
+  readonly name = 'anchoring'
+  readonly #init: MobileHostInit
+  readonly #parts: MobileHostComponents
+  readonly #known = new Map<string, Known>()
+  readonly #apps: string[] = ['']
+  readonly #applications = new Map<string, Application>()
+  /** Applications moved by selector: new flows of theirs follow. Newest first. */
+  #moved: { readonly selector: Selector; readonly access: string }[] = []
+  readonly #pending = new Map<number, Pending>()
+  #request = 0
+  #worker: EngineWorker | undefined
+  #peers: readonly PeerReport[] = []
+  #paths: readonly PathReport[] = []
+  #counters: Readonly<Record<string, number>> = {}
+  #onReady: (() => void) | undefined
+  #unsubscribe: (() => void) | undefined
+  #stopping = false
+  readonly #retries = new Set<NodeJS.Timeout>()
+
+  constructor(parts: MobileHostComponents, init: MobileHostInit) {
+    this.#parts = parts
+    this.#init = init
+  }
+
+  async start(): Promise<void> {
+    const { device, fix4, fix6, privateKey, base, mtu } = this.#init
+    const setup: HostSetup = {
+      role: 'host',
+      device,
+      mtu: mtu ?? FIRST_MTU,
+      privateKey,
+      fix4: fix4.address,
+      fix6: fix6.address,
+      mark: marks(base).bypass,
+    }
+    try {
+      this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
+        onEvent: (event) => this.#handle(event as Event),
+        onEnd: (error) => this.#ended(error),
+      })
+      this.#post({
+        type: 'policies',
+        policies: this.#init.policies.map(({ name, prefer, fallback, moveUp, peer }) => ({
+          name,
+          prefer,
+          fallback,
+          moveUp,
+          ...(peer !== undefined && { peer }),
+        })),
+      })
+      for (const peer of this.#init.peers) await this.#addPeer(peer)
+      this.#unsubscribe = this.#parts.monitor.subscribe((event) => {
+        if (event.type === 'woke') this.#post({ type: 'wake' })
+        else if (event.cause === 'removed') this.#post({ type: 'access-gone', name: event.access.name })
+        else this.#tellAccess(event.access.name)
+      })
+      this.#parts.monitor.start()
+      for (const { name } of this.#parts.monitor.accesses()) this.#tellAccess(name)
+      this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      await this.#untilReady()
+    } catch (error) {
+      await this.stop()
+      throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true
+    this.#unsubscribe?.()
+    this.#parts.monitor.stop()
+    for (const timer of this.#retries) clearTimeout(timer)
+    for (const { reject } of this.#pending.values())
+      reject(new GodwitError('STOPPING', 'the daemon is stopping'))
+    this.#pending.clear()
+    // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
+    await this.cleanUp()
+    await this.#worker?.stop()
+    this.#worker = undefined
+    this.#parts.plumbing.cleanUp()
+    this.#parts.close()
+  }
+
+  async cleanUp(): Promise<void> {
+    this.#parts.plumbing.cleanUp()
+    this.#parts.monitor.cleanUp()
+  }
+
+  // ---- what is now
+
+  accesses(): readonly AccessStatus[] {
+    return this.#parts.monitor.accesses().map((access) => {
+      const quality = this.#parts.monitor.quality(access.name)
+      return {
+        name: access.name,
+        state: access.state,
+        addresses: access.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`),
+        rtt_ms: finite(quality.rttMs),
+        loss: finite(quality.loss),
+        reason: access.reason,
+      }
+    })
+  }
+
+  peers(): readonly PeerStatus[] {
+    return this.#init.peers.map((peer) => {
+      const report = this.#peers.find(({ name }) => name === peer.name)
+      const paths = this.#paths.filter((path) => path.peer === peer.name)
+      const works = paths.some(({ state }) => state === 'up' || state === 'degrading' || state === 'suspect')
+      const addresses = [report?.v4, report?.v6].filter((each) => each !== undefined).map(formatAddress)
+      return {
+        name: peer.name,
+        kind: peer.kind,
+        state: works && addresses.length > 0 ? 'up' : paths.length > 0 ? 'connecting' : 'down',
+        paths: paths.map((path) => ({
+          id: path.id,
+          access: path.access,
+          remote: path.remote,
+          state: path.state,
+          rtt_ms: finite(path.rttMs),
+          loss: finite(path.loss),
+          sent_bytes: path.sentBytes,
+          received_bytes: path.receivedBytes,
+          mtu: path.mtu,
+        })),
+        public_key: Buffer.from(peer.publicKey).toString('base64'),
+        addresses,
+        ...(report?.refused !== undefined && { refused: report.refused }),
+      } satisfies PeerStatus & { refused?: string }
+    })
+  }
+
+  async flows(): Promise<readonly FlowStatus[]> {
+    const listed = await this.#ask('listed', (request) => ({ type: 'list', request, limit: MOST_FLOWS_LISTED }))
+    const living = new Set<string>()
+    const flows = listed.flows.map((report) => {
+      living.add(report.id)
+      return this.#status(report)
+    })
+    if (listed.total <= MOST_FLOWS_LISTED)
+      for (const id of this.#known.keys()) if (!living.has(id)) this.#known.delete(id)
+    return flows
+  }
+
+  #status(report: FlowReport): FlowStatus {
+    const { flow } = report
+    return {
+      id: report.id,
+      proto: protocolName(flow.protocol),
+      src: endpoint(flow.local, flow.localPort),
+      dst: endpoint(flow.remote, flow.remotePort),
+      app: this.#apps[report.app] ?? '',
+      mechanism: this.name,
+      peer: report.peer,
+      access: report.access,
+    }
+  }
+
+  why(id: string): readonly DecisionRecord[] | undefined {
+    const known = this.#known.get(id)
+    if (known === undefined) return undefined
+    const { owner, policy, why, at } = known
+    return [
+      {
+        at,
+        mechanism: this.name,
+        what: id,
+        chosen: `policy ${this.#init.policies[policy]?.name ?? ''}`,
+        reason: why,
+        evidence: {
+          executable: owner.facts.executable ?? null,
+          user: owner.facts.user ?? null,
+          cgroup: owner.facts.cgroup ?? null,
+          pid: owner.pid ?? null,
+        },
+      },
+    ]
+  }
+
+  metrics(): readonly Metric[] {
+    return Object.entries(this.#counters).map(([name, value]) => ({
+      name: name === 'flows' ? 'godwit_paft_rows' : `godwit_anchoring_${name}_total`,
+      help: name === 'flows' ? 'Rows of the PAFT.' : `Packets or rows: ${name}.`,
+      type: name === 'flows' ? 'gauge' : 'counter',
+      value,
+    }))
+  }
+
+  // ---- moves and applications
+
+  async move(what: Selector, access: string): Promise<Move | undefined> {
+    const text = formatSelector(what)
+    let flows: readonly string[] | 'all' = 'all'
+    if (what.kind === 'all') this.#moved = []
+    else {
+      await this.flows()
+      flows = [...this.#known].filter(([, { owner }]) => matches(what, owner.facts)).map(([id]) => id)
+      if (flows.length === 0 && what.kind === 'flow') return undefined
+    }
+    const moved = await this.#ask('moved', (request) => ({
+      type: 'move',
+      request,
+      what: text,
+      flows,
+      access,
+    }))
+    if (moved.error !== undefined)
+      throw new GodwitError('ACCESS_DOWN', moved.error, { hint: '`godwit paths` shows what works' })
+    if (what.kind !== 'all' && what.kind !== 'flow') {
+      this.#moved = [
+        { selector: what, access },
+        ...this.#moved.filter(({ selector }) => formatSelector(selector) !== text),
+      ]
+    }
+    return moved.flows > 0 || what.kind === 'all'
+      ? { flows: moved.flows }
+      : { flows: 0, note: `no flow of ${text} now; new ones will use ${access}` }
+  }
+
+  async adopt(application: Application): Promise<void> {
+    const { policy } = application
+    if (policy !== undefined && !this.#init.policies.some(({ name }) => name === policy)) {
+      throw usageError(`there is no policy ${policy}`, {
+        hint: `policies: ${this.#init.policies.map(({ name }) => name).join(', ')}`,
+      })
+    }
+    this.#parts.cgroups?.setMark(application.id, marks(this.#init.base).control)
+    this.#applications.set(application.id, application)
+  }
+
+  async release(application: Application): Promise<void> {
+    this.#applications.delete(application.id)
+  }
+
+  // ---- events of the worker
+
+  #handle(event: Event): void {
+    const { recorder } = this.#parts
+    switch (event.type) {
+      case 'log':
+        recorder.log(event.level, event.message)
+        break
+      case 'status':
+        this.#report(event)
+        break
+      case 'new-flows':
+        this.#identify(event.flows)
+        break
+      case 'decision':
+        recorder.decision({
+          at: Date.now(),
+          mechanism: this.name,
+          what: event.what,
+          chosen: event.chosen,
+          reason: event.reason,
+          evidence: event.evidence,
+        })
+        break
+      case 'handover':
+        recorder.handover({
+          at: event.at,
+          what: event.what,
+          from: event.from,
+          to: event.to,
+          cause: event.cause,
+          gap_ms: event.gapMs === null ? null : Math.round(event.gapMs * 10) / 10,
+          lost_packets: event.lost,
+        })
+        break
+      case 'moved':
+      case 'listed':
+        this.#pending.get(event.request)?.resolve(event)
+        this.#pending.delete(event.request)
+        break
+      case 'key-confirmed': {
+        const peer = this.#init.peers.find(({ name }) => name === event.name)
+        peer?.invitation?.replaced()
+        recorder.log('info', `${event.name} knows this host by its own key now`)
+        break
+      }
+      default:
+        break
+    }
+  }
+
+  #report(event: Extract<Event, { type: 'status' }>): void {
+    this.#peers = event.peers
+    this.#paths = event.paths
+    this.#counters = event.counters
+    const works = new Set<string>()
+    for (const { name } of this.#parts.monitor.accesses()) {
+      const paths = this.#paths.filter(({ access }) => access === name)
+      const usable = paths.filter(
+        ({ state }) => state === 'up' || state === 'degrading' || state === 'suspect',
+      )
+      if (usable.length > 0) works.add(name)
+      const tried = paths.some(({ state }) => state === 'down')
+      this.#parts.monitor.setQuality(name, {
+        rttMs: usable[0]?.rttMs ?? Number.NaN,
+        loss: usable[0]?.loss ?? Number.NaN,
+        working: usable.length > 0 ? true : tried ? false : undefined,
+      })
+    }
+    this.#fitMtu()
+    if (works.size > 0 && this.#peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined))
+      this.#onReady?.()
+  }
+
+  /** UP-37: the virtual interface's MTU is what the narrowest path leaves. */
+  #fitMtu(): void {
+    if (this.#init.mtu !== undefined || this.#paths.length === 0) return
+    const narrowest = Math.min(...this.#paths.map(({ mtu }) => mtu))
+    this.#parts.plumbing.setMtu(Math.max(LEAST_MTU, narrowest - OVERHEAD))
+  }
+
+  #identify(flows: Extract<Event, { type: 'new-flows' }>['flows']): void {
+    const identified: Identified[] = []
+    for (const { id, flow } of flows) {
+      const owner = this.#parts.owners.find(id, flow)
+      const { policy, why, pin } = this.#policyFor(owner)
+      this.#known.set(id, { flow, owner, policy, why, at: Date.now() })
+      identified.push({ id, policy, app: this.#appIndex(owner.app), ...(pin !== undefined && { pin }) })
+    }
+    this.#post({ type: 'identify', flows: identified })
+  }
+
+  #policyFor(owner: FlowOwner): { policy: number; why: string; pin?: string } {
+    const { policies } = this.#init
+    const moved = this.#moved.find(({ selector }) => matches(selector, owner.facts))
+    const pin = moved === undefined ? {} : { pin: moved.access }
+    for (const application of this.#applications.values()) {
+      if (application.cgroupId !== owner.cgroupId) continue
+      const index = policies.findIndex(({ name }) => name === application.policy)
+      return {
+        policy: Math.max(0, index),
+        why: `started by godwit run (${application.id})`,
+        ...(application.access === undefined ? pin : { pin: application.access }),
+      }
+    }
+    for (const [index, { name, match }] of policies.entries()) {
+      const selector = match.find((each) => matches(each, owner.facts))
+      if (selector !== undefined)
+        return { policy: index, why: `${formatSelector(selector)} matches policy ${name}`, ...pin }
+    }
+    return { policy: 0, why: 'no policy matches; the default', ...pin }
+  }
+
+  #appIndex(app: string): number {
+    const known = this.#apps.indexOf(app)
+    return known >= 0 ? known : this.#apps.push(app) - 1
+  }
+
+  // ---- to the worker
+
+  #post(command: Command): void {
+    this.#worker?.post(command)
+  }
+
+  #ask<T extends 'moved' | 'listed'>(
+    _answer: T,
+    command: (request: number) => Command,
+  ): Promise<Extract<Event, { type: T }>> {
+    if (this.#worker === undefined)
+      return Promise.reject(new GodwitError('STOPPING', 'the engine is not running'))
+    const request = ++this.#request
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#pending.delete(request)
+        reject(new GodwitError('ENGINE_SILENT', 'the packet engine does not answer'))
+      }, ANSWER_MS)
+      const settle = <A>(then: (value: A) => void) => {
+        return (value: A) => {
+          clearTimeout(timer)
+          then(value)
+        }
+      }
+      this.#pending.set(request, { resolve: settle(resolve as (event: Event) => void), reject: settle(reject) })
+      this.#post(command(request))
+    })
+  }
+
+  #tellAccess(name: string): void {
+    const access = this.#parts.monitor.access(name)
+    if (access === undefined) {
+      this.#post({ type: 'access-gone', name })
+      return
+    }
+    const rule = this.#init.accesses.find(({ pattern }) => matchesPattern(pattern, name))
+    if (rule?.use === 'never') return
+    const setup: AccessSetup = {
+      name,
+      // How well paths do is the worker's own knowledge, and newer.
+      health: access.state === 'degrading' ? 'up' : access.state,
+      since: access.since,
+      detail: access.reason,
+      families: access.families,
+      mtu: access.mtu,
+      use: rule?.use ?? 'normal',
+      cost: rule?.cost ?? 0,
+      generation: access.generation,
+    }
+    this.#post({ type: 'access', access: setup })
+  }
+
+  async #addPeer(peer: HostPeer): Promise<void> {
+    this.#post({
+      type: 'add-peer',
+      peer: {
+        name: peer.name,
+        kind: peer.kind === 'anchor' ? 'godwit' : 'wireguard',
+        publicKey: peer.publicKey,
+        keepalive: peer.keepalive,
+        remotes: [],
+        ...(peer.presharedKey && { presharedKey: peer.presharedKey }),
+        ...(peer.invitation && {
+          privateKey: peer.invitation.privateKey,
+          nextPrivateKey: this.#init.privateKey,
+        }),
+        ...(peer.kind === 'wireguard' && peer.v4 && { v4: peer.v4 }),
+        ...(peer.kind === 'wireguard' && peer.v6 && { v6: peer.v6 }),
+      },
+    })
+    await this.#resolve(peer)
+  }
+
+  /** Addresses of a peer's endpoint; a name that does not resolve is tried again while the host runs. */
+  async #resolve(peer: HostPeer): Promise<void> {
+    try {
+      const remotes = await remotesOf(peer)
+      this.#post({ type: 'remotes', name: peer.name, remotes })
+    } catch (error) {
+      if (this.#stopping) return
+      this.#parts.recorder.log('warn', `${peer.host} has no address yet: ${(error as Error).message}`)
+      const timer = setTimeout(() => {
+        this.#retries.delete(timer)
+        void this.#resolve(peer)
+      }, RESOLVE_RETRY_MS)
+      this.#retries.add(timer)
+    }
+  }
+
+  #untilReady(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        this.#parts.recorder.log('warn', 'no anchor answers yet; trying on')
+        done()
+      }, START_MS)
+      const done = () => {
+        clearTimeout(timer)
+        this.#onReady = undefined
+        resolve()
+      }
+      this.#onReady = done
+    })
+  }
+
+  #ended(error: GodwitError | undefined): void {
+    this.#worker = undefined
+    if (this.#stopping) return
+    // Nothing carries packets any more: whoever supervises us starts us anew, and the interface waits for that.
+    throw error ?? new GodwitError('ENGINE_FAILED', 'the packet engine ended')
+  }
+}
+
+async function remotesOf(peer: HostPeer): Promise<Remote[]> {
+  const literal = parseAddress(peer.host)
+  if (literal.ok) return [{ address: literal.value, port: peer.port }]
+  const found = await lookup(peer.host, { all: true, order: 'verbatim' })
+  return found.flatMap(({ address }) => {
+    const parsed = parseAddress(address)
+    return parsed.ok ? [{ address: parsed.value, port: peer.port }] : []
+  })
+}
+
+function finite(value: number): number | null {
+  return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null
+}
+
+function endpoint(address: Uint8Array, port: number): string {
+  const text = formatAddress(address)
+  return address.length === 4 ? `${text}:${port}` : `[${text}]:${port}`
+}
+
+function protocolName(protocol: number): string {
+  return { 1: 'icmp', 6: 'tcp', 17: 'udp', 33: 'dccp', 50: 'esp', 58: 'icmp6', 132: 'sctp' }[protocol] ?? String(protocol)
+}
