@@ -3,6 +3,7 @@
  * list of hosts (invitations and their keys) belongs to the daemon and is given as `AnchorHosts`.
  */
 import { formatAddress, type Prefix } from '../core/address.ts'
+import { GodwitError } from '../core/errors.ts'
 import type {
   AccessStatus,
   ControlRoute,
@@ -14,7 +15,6 @@ import type {
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
-import { GodwitError } from '../core/errors.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorSetup, Command, Event, FlowReport, PathReport, PeerReport } from './protocol.ts'

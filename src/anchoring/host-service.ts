@@ -242,7 +242,11 @@ export class MobileHostService implements Mechanism {
   }
 
   async flows(): Promise<readonly FlowStatus[]> {
-    const listed = await this.#ask('listed', (request) => ({ type: 'list', request, limit: MOST_FLOWS_LISTED }))
+    const listed = await this.#ask('listed', (request) => ({
+      type: 'list',
+      request,
+      limit: MOST_FLOWS_LISTED,
+    }))
     const living = new Set<string>()
     const flows = listed.flows.map((report) => {
       living.add(report.id)
@@ -485,7 +489,10 @@ export class MobileHostService implements Mechanism {
           then(value)
         }
       }
-      this.#pending.set(request, { resolve: settle(resolve as (event: Event) => void), reject: settle(reject) })
+      this.#pending.set(request, {
+        resolve: settle(resolve as (event: Event) => void),
+        reject: settle(reject),
+      })
       this.#post(command(request))
     })
   }
@@ -593,5 +600,8 @@ function endpoint(address: Uint8Array, port: number): string {
 }
 
 function protocolName(protocol: number): string {
-  return { 1: 'icmp', 6: 'tcp', 17: 'udp', 33: 'dccp', 50: 'esp', 58: 'icmp6', 132: 'sctp' }[protocol] ?? String(protocol)
+  return (
+    { 1: 'icmp', 6: 'tcp', 17: 'udp', 33: 'dccp', 50: 'esp', 58: 'icmp6', 132: 'sctp' }[protocol] ??
+    String(protocol)
+  )
 }

@@ -8,7 +8,7 @@ import { formatPrefix, type Prefix } from '../core/address.ts'
 import type { Criterion, Selector } from '../core/selector.ts'
 import type { Nftables } from '../linux/nft.ts'
 import { userId } from '../linux/proc.ts'
-import type { RuleSpec, Rtnl } from '../linux/rtnetlink/types.ts'
+import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 
 const MAIN_TABLE = 254

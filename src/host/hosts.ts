@@ -11,6 +11,8 @@ const record = z.object({
   kind: z.enum(['godwit', 'wireguard']),
   /** Base64. Until `expires` is gone: the invitation's, to be replaced by the host's own. */
   public_key: z.string(),
+  /** Base64. Offered by the host instead of `public_key`, and good beside it until the host has used it. */
+  next_public_key: z.string().optional(),
   preshared_key: z.string(),
   /** Its number in the anchor's pool, from which its virtual addresses follow. */
   number: z.int(),
@@ -66,13 +68,18 @@ export class HostStore {
     return host
   }
 
+  /** The host wants to be known by this key from now on; the old one stays good until `confirmKey`. */
+  offerKey(name: string, key: string): void {
+    this.#save(this.#hosts.map((host) => (host.name === name ? { ...host, next_public_key: key } : host)))
+  }
+
   /** The host has joined: its own key takes the place of the invitation's, which is worth nothing from now on. */
-  replaceKey(from: string, to: string): void {
+  confirmKey(name: string, key: string): void {
     this.#save(
       this.#hosts.map((host) => {
-        if (host.public_key !== from) return host
-        const { expires: _, ...joined } = host
-        return { ...joined, public_key: to }
+        if (host.name !== name) return host
+        const { expires: _, next_public_key: __, ...joined } = host
+        return { ...joined, public_key: key }
       }),
     )
   }

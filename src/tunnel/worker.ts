@@ -56,7 +56,7 @@ export class EngineWorker {
    */
   static start(entry: URL, data: unknown, events: EngineWorkerEvents): Promise<EngineWorker> {
     return new Promise((resolve, reject) => {
-      const worker = new Worker(entry, { workerData: data })
+      const worker = new Worker(entry, { workerData: data, trackUnmanagedFds: false })
       let failure: GodwitError | undefined
       let started = false
       let end: () => void

@@ -1,8 +1,9 @@
 /** The engine worker of an anchor: one dual-stack socket, every host a peer, the mirrored PAFT. */
-import type { EngineHost } from '../../tunnel/worker.ts'
+
 import { openUdp } from '../../linux/udp.ts'
 import type { Engine } from '../../tunnel/engine.ts'
 import type { TunnelEvent } from '../../tunnel/machine/api.ts'
+import type { EngineHost } from '../../tunnel/worker.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
 import type { AnchorSetup, Command, Event, FlowReport, PathReport, PeerSetup } from '../protocol.ts'

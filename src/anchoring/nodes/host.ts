@@ -1,9 +1,10 @@
 /** The engine worker of a mobile host: sockets per access, paths to every anchor, the PAFT. */
-import type { EngineHost } from '../../tunnel/worker.ts'
+
 import { formatAddress } from '../../core/address.ts'
 import { openUdp } from '../../linux/udp.ts'
 import type { Engine } from '../../tunnel/engine.ts'
 import type { TunnelEvent } from '../../tunnel/machine/api.ts'
+import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
 import type {

@@ -90,7 +90,7 @@ test('UP-19: the pool is never given twice; exhausted it is a refusal; an expire
   for (const name of ['a', 'b', 'c', 'd', 'e']) invite(state, store, name, NOW)
   assert.equal(new Set(store.list().map(({ number }) => number)).size, 5)
   assert.throws(() => invite(state, store, 'f', NOW), { code: 'POOL_EXHAUSTED' })
-  store.replaceKey(store.list()[0]!.public_key, encodeKey(new Uint8Array(32).fill(1)))
+  store.confirmKey(store.list()[0]!.name, encodeKey(new Uint8Array(32).fill(1)))
   const { host } = invite(state, store, 'f', NOW + 3_700_000)
   assert.equal(host.number, 3) // 2 has joined and stays
   assert.deepEqual(
