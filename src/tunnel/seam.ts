@@ -170,7 +170,7 @@ export interface Forwarder {
   ): number
   /**
    * An authenticated packet from `peer` on `slot` (-1 unknown). False drops it: inner source not allowed. `counter` orders
-   * packets of this peer over all its paths.
+   * packets of this peer over all its paths and sessions: 2^40 times the session's number (modulo 4096) and its counter.
    */
   inbound(
     bytes: Uint8Array,

@@ -19,6 +19,10 @@ function grown<T extends Float64Array | Int32Array | Uint32Array | Uint8Array | 
   return next
 }
 
+/** What orders packets of a peer over all its sessions is `epoch · EPOCH + counter`; epochs wrap (seam.ts, `inbound`). */
+export const EPOCH = 2 ** 40
+export const EPOCHS = 4096
+
 /** Bits of `PeerTable.traffic`: what to tell the machine at the end of a batch. */
 export const SENT_DATA = 1
 export const RECEIVED_DATA = 2
@@ -32,6 +36,8 @@ export class PeerTable {
   /** Install order of the newest session that received something; with its window, what "newest datagram" means. */
   newest = new Uint32Array(16)
   traffic = new Uint8Array(16)
+  /** Sessions installed so far, modulo EPOCHS. */
+  epoch = new Uint16Array(16)
   /** Peers whose `traffic` is not 0, `touchedCount` of them. */
   touched = new Int32Array(16)
   touchedCount = 0
@@ -52,6 +58,7 @@ export class PeerTable {
     this.sending = grown(this.sending, size, NONE)
     this.newest = grown(this.newest, size)
     this.traffic = grown(this.traffic, size)
+    this.epoch = grown(this.epoch, size)
     this.touched = grown(this.touched, size)
   }
 
@@ -257,6 +264,8 @@ export class SessionTable {
   highest = new Float64Array(16).fill(NONE)
   /** Order of installation over all sessions. */
   order = new Uint32Array(16)
+  /** Which session of its peer it is, modulo EPOCHS, times EPOCH: added to a counter it orders packets over sessions. */
+  epoch = new Float64Array(16)
   /** Cipher contexts by use (see the datapath); 0 when not made yet. */
   contexts = new Float64Array(16 * 4)
   /** The keys, kept for contexts to be made. */
@@ -371,6 +380,7 @@ export class SessionTable {
     this.sendCounter = grown(this.sendCounter, size)
     this.highest = grown(this.highest, size, NONE)
     this.order = grown(this.order, size)
+    this.epoch = grown(this.epoch, size)
     this.contexts = grown(this.contexts, size * 4)
   }
 }

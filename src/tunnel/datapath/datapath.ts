@@ -22,7 +22,16 @@ import type {
   Transmit,
   TransportForm,
 } from '../seam.ts'
-import { PathTable, PeerTable, RECEIVED_ANY, RECEIVED_DATA, SENT_DATA, SessionTable } from '../tables.ts'
+import {
+  EPOCH,
+  EPOCHS,
+  PathTable,
+  PeerTable,
+  RECEIVED_ANY,
+  RECEIVED_DATA,
+  SENT_DATA,
+  SessionTable,
+} from '../tables.ts'
 import { Inbound } from './inbound.ts'
 import { Merger } from './merge.ts'
 import { Outbound } from './outbound.ts'
@@ -137,8 +146,10 @@ export class Datapath implements Sessions, Paths, Transmit {
   }
 
   install(keys: SessionKeys): void {
-    this.peers.ensure(keys.peer)
-    this.sessions.install(keys)
+    const { peers, sessions } = this
+    peers.ensure(keys.peer)
+    peers.epoch[keys.peer] = (peers.epoch[keys.peer]! + 1) % EPOCHS
+    sessions.epoch[sessions.install(keys)] = peers.epoch[keys.peer]! * EPOCH
   }
 
   useForSending(localIndex: number): void {

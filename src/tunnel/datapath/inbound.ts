@@ -211,7 +211,9 @@ export class Inbound {
       if (this.#sessions.find(local) < 0) this.#session = UNKNOWN
       return
     }
-    if (left !== 0) this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, peer, slot, counter, now)
+    if (left === 0) return
+    const order = this.#sessions.epoch[this.#session]! + counter
+    this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, peer, slot, order, now)
   }
 
   #path(
@@ -260,7 +262,7 @@ export class Inbound {
     partial: boolean,
     peer: number,
     slot: number,
-    counter: number,
+    order: number,
     now: number,
   ): void {
     const view = this.#view
@@ -270,7 +272,7 @@ export class Inbound {
       return
     }
     this.#peers.mark(peer, RECEIVED_DATA)
-    if (!this.#forwarder.inbound(this.#u8, view, packet, length, partial, peer, slot, counter, now)) {
+    if (!this.#forwarder.inbound(this.#u8, view, packet, length, partial, peer, slot, order, now)) {
       this.counts.refused++
       return
     }
