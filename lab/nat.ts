@@ -22,7 +22,7 @@ export interface NatSpec {
 /** Table name; the namespace is the lab's own, so it collides with nothing. */
 export const NAT_TABLE = 'gw_nat'
 
-/** The ruleset that makes a namespace this kind of NAT. */
+/** The ruleset that makes a namespace this kind of NAT. Protocols go by number: a bare machine has no /etc/protocols. */
 export function natRules(nat: NatSpec): string {
   const out = JSON.stringify(nat.outside)
   const masquerade = nat.kind === 'symmetric' ? 'masquerade fully-random' : 'masquerade'
@@ -30,7 +30,7 @@ export function natRules(nat: NatSpec): string {
   const learn =
     nat.kind === 'endpoint-independent'
       ? `
-    oifname ${out} meta l4proto udp update @open { udp sport : ip saddr }`
+    oifname ${out} meta l4proto 17 update @open { udp sport : ip saddr }`
       : ''
   const open =
     nat.kind === 'endpoint-independent'
@@ -38,7 +38,7 @@ export function natRules(nat: NatSpec): string {
   map open { type inet_service : ipv4_addr; flags dynamic, timeout; timeout ${nat.udpTimeoutS ?? 120}s; size 65535; }
   chain inbound {
     type nat hook prerouting priority dstnat; policy accept;
-    iifname ${out} ip protocol udp dnat to udp dport map @open
+    iifname ${out} ip protocol 17 dnat to udp dport map @open
   }`
       : ''
   return `table ip ${NAT_TABLE} {${open}
@@ -55,7 +55,7 @@ export function natRules(nat: NatSpec): string {
 table ip6 ${NAT_TABLE} {
   chain guard {
     type filter hook forward priority filter; policy accept;
-    iifname ${out} meta l4proto ipv6-icmp accept
+    iifname ${out} meta l4proto 58 accept
     iifname ${out} ct state { new, invalid } drop
   }
 }
