@@ -1,0 +1,514 @@
+/**
+ * The connection controller (Ohshima §II; digest OH-21 to OH-28): keeps several radio links up at once and moves them
+ * between access points so that traffic does not notice. Pure: events and time in, actions and decisions out.
+ *
+ * The invariant (OH-22, OH-25): a link that works is let go only while another one works, is strong enough to last until
+ * the first is back, and is not itself being moved. It is checked where the action is made, after the traffic has left
+ * and not before; `violations` counts how often that check would have been passed wrongly, and stays 0.
+ *
+ * The order of a move (OH-24, OH-26): traffic is asked to leave (`drain`) → it has left, or DRAIN_MS passed → the
+ * invariant holds still → `associate` → associated → something authenticated came back over it → `drain` off.
+ */
+import type { AccessPoint, RadioEvent } from './radio.ts'
+
+/** Below this a link is weak: it looks for a better point, dBm. */
+export const WEAK_DBM = -70
+/** Where its strength will be in HORIZON_MS; below this the link will not last. */
+export const FAILING_DBM = -80
+/** A link that is to carry everything alone while another moves is above this, and HORIZON_MS later above the next. */
+export const BEARING_DBM = -82
+export const LASTING_DBM = -88
+/** A point must be this much stronger than the present one. */
+export const HYSTERESIS_DB = 6
+/** The weakest point worth associating with. */
+export const FAINTEST_DBM = -86
+/** A point that another link uses counts for this much less: two links on one point fade together. */
+export const SHARED_DB = 12
+/** A point that failed lately counts for this much less. */
+export const FAILED_DB = 15
+const FAILED_FOR_MS = 30_000
+
+/** A link that came up is not moved by choice for so long; for so long when it will not last. */
+export const DWELL_MS = 3_000
+export const DWELL_FAILING_MS = 1_000
+/** How far ahead trends are looked at: about what a move takes. */
+export const HORIZON_MS = 2_000
+/** How long traffic may take to leave. */
+export const DRAIN_MS = 400
+export const ASSOCIATE_MS = 10_000
+export const VALIDATE_MS = 8_000
+/** An associated link over which nothing comes is given up after this. */
+export const DEAD_MS = 1_500
+const SCAN_EVERY_MS = 1_000
+const SCAN_TIMEOUT_MS = 6_000
+/** Scans are taken into account for so long. */
+const SCAN_FRESH_MS = 3_000
+const RETRY_MS = [200, 1_000, 2_000, 5_000, 10_000]
+/** Moves by choice: this many at once, one more each MOVE_REFILL_MS. */
+const MOVE_BURST = 6
+const MOVE_REFILL_MS = 2_000
+const TICK_MS = 100
+/** Time constant of the smoothed strength and of its trend. */
+const SMOOTH_MS = 400
+const TREND_MS = 1_200
+
+/**
+ * `eager`: moves to a point that is stronger by HYSTERESIS_DB even while the present one is good (OH-34a: one SSID).
+ * `clinging`: stays until the link is weak (OH-34b: an SSID for each point).
+ */
+export type RoamingPolicy = 'eager' | 'clinging'
+
+export type LinkState =
+  | { readonly name: 'idle'; readonly since: number; readonly retryAt: number }
+  | { readonly name: 'associating'; readonly since: number; readonly point: string }
+  /** Associated; nothing authenticated has come back yet, or not lately. */
+  | { readonly name: 'validating'; readonly since: number; readonly point: string; readonly until: number }
+  | { readonly name: 'usable'; readonly since: number; readonly point: string }
+  /** Works still; traffic is leaving. */
+  | {
+      readonly name: 'draining'
+      readonly since: number
+      readonly point: string
+      readonly target: AccessPoint
+      readonly left: boolean
+    }
+
+export type ControllerAction =
+  | { readonly type: 'scan'; readonly link: string }
+  | { readonly type: 'associate'; readonly link: string; readonly point: AccessPoint }
+  | { readonly type: 'release'; readonly link: string }
+  /** Asks the flow controller to take traffic off a link, or says that it may come back. */
+  | { readonly type: 'drain'; readonly link: string; readonly draining: boolean; readonly reason: string }
+  | {
+      readonly type: 'decision'
+      readonly link: string
+      /** What was decided: a point, `stay`, `scan`. */
+      readonly chosen: string
+      readonly reason: string
+      readonly evidence: Readonly<Record<string, string | number | boolean | null>>
+    }
+
+export interface LinkView {
+  readonly name: string
+  readonly state: LinkState['name']
+  readonly since: number
+  readonly point: string | undefined
+  /** Smoothed; NaN while nothing is heard. */
+  readonly dbm: number
+  /** dB a second. */
+  readonly trend: number
+}
+
+interface Link {
+  readonly name: string
+  state: LinkState
+  dbm: number
+  trend: number
+  signalAt: number
+  points: readonly AccessPoint[]
+  scannedAt: number
+  scanning: boolean
+  scanAskedAt: number
+  tries: number
+  /** Last time something authenticated came over it. */
+  heardAt: number
+  /** The tunnel's verdict. */
+  works: boolean
+  readonly failedAt: Map<string, number>
+  /** What was told last, so that the same decision is not told each tick. */
+  told: string
+}
+
+export interface ControllerInit {
+  readonly policy?: RoamingPolicy
+  /** Networks (SSIDs) that may be used; absent: any. */
+  readonly networks?: readonly string[]
+}
+
+export class ConnectionController {
+  readonly #links = new Map<string, Link>()
+  readonly #actions: ControllerAction[] = []
+  readonly #policy: RoamingPolicy
+  readonly #networks: ReadonlySet<string> | undefined
+  #tokens = MOVE_BURST
+  #refilledAt = 0
+  #tickAt = 0
+  /** Moves made by choice, refusals of the invariant, and letting go of the last working link: always 0. */
+  counts = { moves: 0, refused: 0, violations: 0, revived: 0 }
+
+  constructor(init: ControllerInit = {}) {
+    this.#policy = init.policy ?? 'clinging'
+    this.#networks = init.networks === undefined ? undefined : new Set(init.networks)
+  }
+
+  addLink(name: string, now: number): void {
+    this.#links.set(name, {
+      name,
+      state: { name: 'idle', since: now, retryAt: now },
+      dbm: Number.NaN,
+      trend: 0,
+      signalAt: now,
+      points: [],
+      scannedAt: Number.NEGATIVE_INFINITY,
+      scanning: false,
+      scanAskedAt: Number.NEGATIVE_INFINITY,
+      tries: 0,
+      heardAt: Number.NEGATIVE_INFINITY,
+      works: false,
+      failedAt: new Map(),
+      told: '',
+    })
+    this.#tickAt = now
+  }
+
+  removeLink(name: string): void {
+    this.#links.delete(name)
+  }
+
+  links(): LinkView[] {
+    return [...this.#links.values()].map((link) => ({
+      name: link.name,
+      state: link.state.name,
+      since: link.state.since,
+      point: link.state.name === 'idle' ? undefined : link.state.point,
+      dbm: link.dbm,
+      trend: link.trend,
+    }))
+  }
+
+  /** Links that carry traffic now, whatever they are about to do. */
+  usable(): string[] {
+    return [...this.#links.values()].filter(carries).map(({ name }) => name)
+  }
+
+  poll(): ControllerAction | undefined {
+    return this.#actions.shift()
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#links.size === 0 ? undefined : this.#tickAt
+  }
+
+  handleTimeout(now: number): void {
+    if (now < this.#tickAt) return
+    this.#tickAt = now + TICK_MS
+    this.#assess(now)
+  }
+
+  /** What the tunnel knows of the paths over a link: whether any works, and when something last came back over it. */
+  handleEvidence(name: string, works: boolean, heardAt: number, now: number): void {
+    const link = this.#links.get(name)
+    if (link === undefined) return
+    link.works = works
+    link.heardAt = Math.max(link.heardAt, heardAt)
+    this.#assess(now)
+  }
+
+  /** The flow controller says that nothing goes over this link any more. */
+  handleDrained(name: string, now: number): void {
+    const link = this.#links.get(name)
+    if (link?.state.name !== 'draining') return
+    link.state = { ...link.state, left: true }
+    this.#assess(now)
+  }
+
+  handleRadio(name: string, event: RadioEvent, now: number): void {
+    const link = this.#links.get(name)
+    if (link === undefined) return
+    switch (event.type) {
+      case 'signal':
+        this.#signal(link, event.dbm, now)
+        break
+      case 'points':
+        link.points = event.points.filter(
+          (point) => this.#networks === undefined || this.#networks.has(point.network),
+        )
+        link.scannedAt = now
+        link.scanning = false
+        break
+      case 'associated':
+        if (carries(link) && link.state.name !== 'idle' && link.state.point === event.point) break
+        link.dbm = Number.NaN
+        link.trend = 0
+        link.works = false
+        link.state = { name: 'validating', since: now, point: event.point, until: now + VALIDATE_MS }
+        break
+      case 'lost':
+        this.#lost(link, event.reason, now)
+        break
+      case 'failed':
+        if (event.op === 'scan') link.scanning = false
+        else this.#failed(link, event.reason, now)
+        break
+    }
+    this.#assess(now)
+  }
+
+  #signal(link: Link, dbm: number, now: number): void {
+    const elapsed = now - link.signalAt
+    link.signalAt = now
+    if (Number.isNaN(link.dbm)) {
+      link.dbm = dbm
+      return
+    }
+    const before = link.dbm
+    link.dbm += (dbm - before) * (1 - Math.exp(-elapsed / SMOOTH_MS))
+    if (elapsed <= 0) return
+    const slope = ((link.dbm - before) * 1000) / elapsed
+    link.trend += (slope - link.trend) * (1 - Math.exp(-elapsed / TREND_MS))
+  }
+
+  #lost(link: Link, reason: string, now: number): void {
+    // A radio that was told to change says so too.
+    if (link.state.name === 'idle' || link.state.name === 'associating') return
+    link.works = false
+    this.#decide(link, 'scan', `association lost: ${reason}`, now)
+    this.#idle(link, now)
+    this.counts.revived++
+  }
+
+  #failed(link: Link, reason: string, now: number): void {
+    if (link.state.name === 'idle') return
+    link.failedAt.set(link.state.point, now)
+    this.#decide(link, 'scan', `${link.state.point} could not be used: ${reason}`, now)
+    this.#idle(link, now)
+  }
+
+  #idle(link: Link, now: number): void {
+    const pause = RETRY_MS[Math.min(link.tries, RETRY_MS.length - 1)]!
+    link.tries++
+    link.dbm = Number.NaN
+    link.trend = 0
+    link.state = { name: 'idle', since: now, retryAt: now + pause }
+  }
+
+  #assess(now: number): void {
+    const refill = Math.floor((now - this.#refilledAt) / MOVE_REFILL_MS)
+    if (refill > 0) {
+      this.#tokens = Math.min(MOVE_BURST, this.#tokens + refill)
+      this.#refilledAt += refill * MOVE_REFILL_MS
+    }
+    // The weakest first: of two that should move, it is the one to go.
+    const order = [...this.#links.values()].sort((a, b) => strength(a) - strength(b))
+    for (const link of order) this.#assessOne(link, now)
+  }
+
+  #assessOne(link: Link, now: number): void {
+    if (link.scanning && now - link.scanAskedAt > SCAN_TIMEOUT_MS) link.scanning = false
+    const { state } = link
+    switch (state.name) {
+      case 'idle':
+        this.#revive(link, state.retryAt, now)
+        break
+      case 'associating':
+        if (now - state.since > ASSOCIATE_MS) this.#failed(link, 'no answer', now)
+        break
+      case 'validating':
+        if (link.works && link.heardAt > state.since) this.#validated(link, state.point, now)
+        else if (now > state.until) this.#giveUp(link, state.point, 'nothing comes back over it', now)
+        break
+      case 'usable':
+        if (!link.works) {
+          this.#decide(link, 'stay', `${state.point} has gone silent`, now)
+          link.state = { name: 'validating', since: now, point: state.point, until: now + DEAD_MS }
+          this.#drain(link, true, 'nothing comes back over it')
+        } else this.#consider(link, state, now)
+        break
+      case 'draining':
+        this.#proceed(link, state, now)
+        break
+    }
+  }
+
+  #validated(link: Link, point: string, now: number): void {
+    link.state = { name: 'usable', since: now, point }
+    link.tries = 0
+    link.failedAt.delete(point)
+    this.#drain(link, false, `${point} answers end to end`)
+    this.#decide(link, point, 'answers end to end; traffic may use it', now)
+  }
+
+  /** It carries nothing: letting go of it takes nothing away. */
+  #giveUp(link: Link, point: string, reason: string, now: number): void {
+    link.failedAt.set(point, now)
+    this.#decide(link, 'scan', `${point} given up: ${reason}`, now)
+    this.#actions.push({ type: 'release', link: link.name })
+    this.#idle(link, now)
+    this.counts.revived++
+  }
+
+  /** A link without association: find a point and take it (OH-28). */
+  #revive(link: Link, retryAt: number, now: number): void {
+    if (now < retryAt) return
+    const best = this.#best(link, now)
+    if (best === undefined) {
+      this.#scan(link, now)
+      return
+    }
+    this.#decide(link, best.id, 'strongest point for a link that has none', now, { dbm: best.dbm })
+    this.#associate(link, best, now)
+  }
+
+  /** A link that works: is there reason to move it, and may it? */
+  #consider(link: Link, state: LinkState & { name: 'usable' }, now: number): void {
+    if (Number.isNaN(link.dbm)) return
+    const ahead = predicted(link)
+    const weak = link.dbm < WEAK_DBM || ahead < FAILING_DBM
+    if (!weak && this.#policy === 'clinging') return
+    if (weak || link.dbm < WEAK_DBM + 15) this.#scan(link, now)
+    const best = this.#best(link, now)
+    if (best === undefined || best.id === state.point) return
+    const present = Math.min(link.dbm, ahead + HYSTERESIS_DB) - (this.#shared(link, state.point) ? SHARED_DB : 0)
+    const gain = this.#worth(link, best, now) - present
+    if (gain < HYSTERESIS_DB) return
+    const why = weak
+      ? link.dbm < WEAK_DBM
+        ? `signal of ${state.point} is weak`
+        : `signal of ${state.point} is falling`
+      : `${best.id} is stronger`
+    if (now - state.since < (ahead < FAILING_DBM ? DWELL_FAILING_MS : DWELL_MS)) return
+    if (this.#tokens <= 0) {
+      this.#decide(link, 'stay', `${why}, but there were too many moves lately`, now)
+      return
+    }
+    const bearer = this.#bearer(link)
+    if (bearer === undefined) {
+      this.counts.refused++
+      this.#decide(link, 'stay', `${why}, but no other link could carry the traffic meanwhile`, now)
+      return
+    }
+    this.#tokens--
+    this.counts.moves++
+    link.state = { name: 'draining', since: now, point: state.point, target: best, left: false }
+    this.#drain(link, true, `${why}; moving to ${best.id}`)
+    this.#decide(link, best.id, `${why}; traffic shifts to ${bearer.name} first`, now, {
+      dbm: round(link.dbm),
+      trend_db_s: round(link.trend),
+      target_dbm: best.dbm,
+      bearer: bearer.name,
+      bearer_dbm: round(bearer.dbm),
+    })
+  }
+
+  #proceed(link: Link, state: LinkState & { name: 'draining' }, now: number): void {
+    if (link.works && !this.#othersCarry(link)) {
+      // The other one fell meanwhile: this is the last, and stays (OH-25).
+      this.counts.refused++
+      link.state = { name: 'usable', since: now, point: state.point }
+      this.#drain(link, false, 'the other link no longer works')
+      this.#decide(link, 'stay', 'last usable link: it is never let go', now)
+      return
+    }
+    if (!state.left && now - state.since < DRAIN_MS && link.works) return
+    this.#associate(link, state.target, now)
+  }
+
+  #associate(link: Link, point: AccessPoint, now: number): void {
+    if (link.works && !this.#othersCarry(link)) this.counts.violations++
+    link.works = false
+    link.dbm = Number.NaN
+    link.trend = 0
+    link.state = { name: 'associating', since: now, point: point.id }
+    this.#actions.push({ type: 'associate', link: link.name, point })
+  }
+
+  /** Another link that can carry everything until this one is back; none while any other is on the move. */
+  #bearer(link: Link): Link | undefined {
+    let best: Link | undefined
+    for (const other of this.#links.values()) {
+      if (other === link) continue
+      if (other.state.name === 'draining') return undefined
+      if (other.state.name !== 'usable' || !other.works) continue
+      if (!(other.dbm >= BEARING_DBM && predicted(other) >= LASTING_DBM)) continue
+      if (best === undefined || other.dbm > best.dbm) best = other
+    }
+    return best
+  }
+
+  #othersCarry(link: Link): boolean {
+    for (const other of this.#links.values())
+      if (other !== link && other.state.name === 'usable' && other.works && other.dbm >= LASTING_DBM) return true
+    return false
+  }
+
+  #best(link: Link, now: number): AccessPoint | undefined {
+    if (now - link.scannedAt > SCAN_FRESH_MS) return undefined
+    let best: AccessPoint | undefined
+    let most = FAINTEST_DBM
+    for (const point of link.points) {
+      const worth = this.#worth(link, point, now)
+      if (point.dbm < FAINTEST_DBM || (best !== undefined && worth <= most)) continue
+      best = point
+      most = worth
+    }
+    return best
+  }
+
+  #worth(link: Link, point: AccessPoint, now: number): number {
+    let worth = point.dbm
+    for (const other of this.#links.values())
+      if (other !== link && other.state.name !== 'idle' && pointOf(other.state) === point.id)
+        worth -= SHARED_DB
+    const failedAt = link.failedAt.get(point.id)
+    if (failedAt !== undefined && now - failedAt < FAILED_FOR_MS) worth -= FAILED_DB
+    return worth
+  }
+
+  #shared(link: Link, point: string): boolean {
+    for (const other of this.#links.values())
+      if (other !== link && other.state.name !== 'idle' && pointOf(other.state) === point) return true
+    return false
+  }
+
+  #scan(link: Link, now: number): void {
+    if (link.scanning || now - link.scanAskedAt < SCAN_EVERY_MS) return
+    link.scanning = true
+    link.scanAskedAt = now
+    this.#actions.push({ type: 'scan', link: link.name })
+  }
+
+  #drain(link: Link, draining: boolean, reason: string): void {
+    this.#actions.push({ type: 'drain', link: link.name, draining, reason })
+  }
+
+  #decide(
+    link: Link,
+    chosen: string,
+    reason: string,
+    now: number,
+    evidence: Readonly<Record<string, string | number | boolean | null>> = {},
+  ): void {
+    if (link.told === reason) return
+    link.told = reason
+    const usable = this.usable().join(' ')
+    const dbm = Number.isNaN(link.dbm) ? null : round(link.dbm)
+    this.#actions.push({
+      type: 'decision',
+      link: link.name,
+      chosen,
+      reason,
+      evidence: { dbm, usable, for_ms: Math.round(now - link.state.since), ...evidence },
+    })
+  }
+}
+
+function carries(link: Link): boolean {
+  return link.state.name === 'usable' || link.state.name === 'draining'
+}
+
+/** The point that a link uses or is about to. */
+function pointOf(state: Exclude<LinkState, { name: 'idle' }>): string {
+  return state.name === 'draining' ? state.target.id : state.point
+}
+
+function predicted(link: Link): number {
+  return link.dbm + (Math.min(0, link.trend) * HORIZON_MS) / 1000
+}
+
+function strength(link: Link): number {
+  return Number.isNaN(link.dbm) ? Number.NEGATIVE_INFINITY : link.dbm
+}
+
+function round(value: number): number {
+  return Math.round(value * 10) / 10
+}

@@ -1,0 +1,186 @@
+/** The connection controller drives past rows of access points, thousands of moves, in virtual time. */
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { ConnectionController, type RoamingPolicy } from '../../../src/access/radio/machine.ts'
+
+/** Deterministic, 32 bits (mulberry32). */
+function generator(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = Math.imul(state ^ (state >>> 15), state | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
+  }
+}
+
+interface WorldRadio {
+  readonly name: string
+  /** Index of the point, -1 none. */
+  point: number
+  readyAt: number
+  pending: number
+  associatedAt: number
+  shadow: number
+  scanAt: number
+  works: boolean
+  detected: boolean
+}
+
+interface Faults {
+  readonly refuse: number
+  readonly drop: number
+}
+
+const SPACING_M = 60
+const CUT_DBM = -90
+
+/** One drive; returns what the monitor saw. */
+function drive(seed: number, policy: RoamingPolicy, faults: Faults) {
+  const random = generator(seed)
+  const speed = 2 + 13 * random()
+  const points = 12
+  const end = ((points - 1) * SPACING_M * 1000) / speed
+  const controller = new ConnectionController({ policy })
+  const radios: WorldRadio[] = ['acc1', 'acc2'].map((name) => ({
+    name,
+    point: -1,
+    readyAt: 0,
+    pending: -1,
+    associatedAt: 0,
+    shadow: 0,
+    scanAt: -1,
+    works: false,
+    detected: false,
+  }))
+  let now = 0
+  const strength = (radio: WorldRadio, point: number): number => {
+    const metres = Math.hypot((now / 1000) * speed - point * SPACING_M, 5)
+    return -30 - 30 * Math.log10(metres) + radio.shadow
+  }
+  for (const { name } of radios) controller.addLink(name, now)
+  const report = {
+    moves: 0,
+    takenWhileLast: 0,
+    bareMs: 0,
+    undrained: 0,
+    violations: 0,
+    sequence: [] as string[],
+    allUpMs: 0,
+  }
+  let started = false
+  const draining = new Set<string>()
+  const act = () => {
+    for (let action = controller.poll(); action !== undefined; action = controller.poll()) {
+      if (action.type === 'decision') continue
+      const radio = radios.find(({ name }) => name === action.link)!
+      const detail = action.type === 'drain' ? action.reason : action.type === 'associate' ? action.point.id : ''
+      report.sequence.push(`${Math.round(now)} ${action.type} ${action.link} ${detail}`)
+      if (action.type === 'scan') radio.scanAt = now + 100 + 400 * random()
+      else if (action.type === 'drain') {
+        if (action.draining) draining.add(action.link)
+        else draining.delete(action.link)
+      } else {
+        if (radio.works) {
+          report.moves++
+          if (!draining.has(radio.name)) report.undrained++
+          if (!radios.some((other) => other !== radio && other.works)) report.takenWhileLast++
+        }
+        radio.point = -1
+        radio.works = false
+        radio.pending = action.type === 'associate' ? Number(action.point.id.slice(2)) : -1
+        radio.readyAt = now + 150 + 850 * random()
+      }
+    }
+  }
+  for (; now < end; now += 20) {
+    for (const radio of radios) {
+      radio.shadow = 0.995 * radio.shadow + 0.1 * 3 * (random() - 0.5)
+      if (radio.scanAt >= 0 && now >= radio.scanAt) {
+        radio.scanAt = -1
+        const heard = Array.from({ length: points }, (_, index) => ({
+          id: `ap${index}`,
+          network: 'row',
+          dbm: strength(radio, index),
+        })).filter(({ dbm }) => dbm > -92)
+        controller.handleRadio(radio.name, { type: 'points', points: heard }, now)
+      }
+      if (radio.pending >= 0 && now >= radio.readyAt) {
+        const refused = random() < faults.refuse || strength(radio, radio.pending) < CUT_DBM
+        if (refused)
+          controller.handleRadio(radio.name, { type: 'failed', op: 'associate', reason: 'refused' }, now)
+        else {
+          radio.point = radio.pending
+          radio.associatedAt = now + 100 + 900 * random()
+          const event = { type: 'associated', point: `ap${radio.point}`, network: 'row' } as const
+          controller.handleRadio(radio.name, event, now)
+        }
+        radio.pending = -1
+      }
+      if (radio.point >= 0) {
+        const dbm = strength(radio, radio.point)
+        if (dbm < CUT_DBM || random() < faults.drop) {
+          radio.point = -1
+          radio.works = false
+          controller.handleRadio(radio.name, { type: 'lost', reason: 'out of range' }, now)
+        } else {
+          radio.works = now >= radio.associatedAt
+          if (now % 100 === 0) controller.handleRadio(radio.name, { type: 'signal', dbm }, now)
+        }
+      }
+      if (radio.works || now % 240 === 0)
+        controller.handleEvidence(radio.name, radio.works, radio.works ? now : -1, now)
+      act()
+    }
+    controller.handleTimeout(now)
+    act()
+    const working = radios.filter(({ works }) => works).length
+    if (working === 2) {
+      started = true
+      report.allUpMs += 20
+    }
+    if (started && working === 0) {
+      report.bareMs += 20
+      report.sequence.push(`${Math.round(now)} BARE`)
+    }
+  }
+  report.violations = controller.counts.violations
+  return report
+}
+
+describe('connection controller, simulated', () => {
+  for (const policy of ['eager', 'clinging'] as const) {
+    it(`OH-22, OH-24, OH-25: ${policy} along a row of access points, a link is there at every instant`, () => {
+      let moves = 0
+      for (let seed = 1; seed <= 150; seed++) {
+        const run = drive(seed, policy, { refuse: 0, drop: 0 })
+        const where = `seed ${seed}:\n${run.sequence.join('\n')}`
+        assert.equal(run.takenWhileLast, 0, where)
+        assert.equal(run.violations, 0, where)
+        assert.equal(run.undrained, 0, where)
+        assert.equal(run.bareMs, 0, where)
+        moves += run.moves
+      }
+      assert.ok(moves > 1200, `only ${moves} moves`)
+    })
+
+    it(`OH-25, OH-28: ${policy} with refusals and drops, the last link is never taken and links come back`, () => {
+      let moves = 0
+      for (let seed = 1000; seed < 1150; seed++) {
+        const run = drive(seed, policy, { refuse: 0.2, drop: 0.0004 })
+        const where = `seed ${seed}:\n${run.sequence.join('\n')}`
+        assert.equal(run.takenWhileLast, 0, where)
+        assert.equal(run.violations, 0, where)
+        assert.equal(run.undrained, 0, where)
+        assert.ok(run.allUpMs > 0, where)
+        moves += run.moves
+      }
+      assert.ok(moves > 1000, `only ${moves} moves`)
+    })
+  }
+
+  it('OH-24: the same seed gives the same drive', () => {
+    const faults = { refuse: 0.1, drop: 0.0002 }
+    assert.deepEqual(drive(7, 'eager', faults), drive(7, 'eager', faults))
+  })
+})
