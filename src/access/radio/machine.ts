@@ -358,7 +358,8 @@ export class ConnectionController {
     if (weak || link.dbm < WEAK_DBM + 15) this.#scan(link, now)
     const best = this.#best(link, now)
     if (best === undefined || best.id === state.point) return
-    const present = Math.min(link.dbm, ahead + HYSTERESIS_DB) - (this.#shared(link, state.point) ? SHARED_DB : 0)
+    const present =
+      Math.min(link.dbm, ahead + HYSTERESIS_DB) - (this.#shared(link, state.point) ? SHARED_DB : 0)
     const gain = this.#worth(link, best, now) - present
     if (gain < HYSTERESIS_DB) return
     const why = weak
@@ -427,7 +428,8 @@ export class ConnectionController {
 
   #othersCarry(link: Link): boolean {
     for (const other of this.#links.values())
-      if (other !== link && other.state.name === 'usable' && other.works && other.dbm >= LASTING_DBM) return true
+      if (other !== link && other.state.name === 'usable' && other.works && other.dbm >= LASTING_DBM)
+        return true
     return false
   }
 

@@ -74,7 +74,8 @@ function drive(seed: number, policy: RoamingPolicy, faults: Faults) {
     for (let action = controller.poll(); action !== undefined; action = controller.poll()) {
       if (action.type === 'decision') continue
       const radio = radios.find(({ name }) => name === action.link)!
-      const detail = action.type === 'drain' ? action.reason : action.type === 'associate' ? action.point.id : ''
+      const detail =
+        action.type === 'drain' ? action.reason : action.type === 'associate' ? action.point.id : ''
       report.sequence.push(`${Math.round(now)} ${action.type} ${action.link} ${detail}`)
       if (action.type === 'scan') radio.scanAt = now + 100 + 400 * random()
       else if (action.type === 'drain') {

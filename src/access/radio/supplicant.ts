@@ -1,0 +1,164 @@
+/**
+ * A Wi-Fi radio driven through wpa_supplicant's control socket: text over a Unix datagram socket, one command at a time,
+ * events in between. The networks and their secrets are those of the supplicant's configuration; a point is chosen by
+ * fixing its BSSID, so that the supplicant does not roam by itself.
+ */
+import { join } from 'node:path'
+import { UnixDatagram } from '../../linux/unix-datagram.ts'
+import type { AccessPoint, Radio, RadioEvent } from './radio.ts'
+import { readEvent, readFields, readNetworks, readScanResults } from './supplicant-text.ts'
+
+const DEFAULT_FOLDER = '/run/wpa_supplicant'
+const SIGNAL_EVERY_MS = 250
+const ANSWER_MS = 2_000
+/** Attaches anew when the supplicant was restarted. */
+const ATTACH_EVERY_MS = 5_000
+
+interface Command {
+  readonly text: string
+  readonly answered: (answer: string | undefined) => void
+}
+
+let made = 0
+
+export class SupplicantRadio implements Radio {
+  readonly name: string
+  readonly #socket: UnixDatagram
+  readonly #peer: string
+  readonly #queue: Command[] = []
+  readonly #listeners: ((event: RadioEvent) => void)[] = []
+  readonly #poll: NodeJS.Timeout
+  readonly #attach: NodeJS.Timeout
+  #running: Command | undefined
+  #timeout: NodeJS.Timeout | undefined
+  #associated = false
+  #releasing = false
+
+  /** `folder` holds the supplicant's sockets; `own` is where this end's socket goes. Throws KernelError. */
+  constructor(name: string, options: { readonly folder?: string; readonly own?: string } = {}) {
+    this.name = name
+    this.#peer = join(options.folder ?? DEFAULT_FOLDER, name)
+    const own = join(options.own ?? '/tmp', `godwit-${process.pid}-${made++}-${name}`)
+    this.#socket = new UnixDatagram(own, (text) => this.#receive(text))
+    this.#poll = setInterval(() => this.#signal(), SIGNAL_EVERY_MS)
+    this.#attach = setInterval(() => this.#ask('ATTACH'), ATTACH_EVERY_MS)
+    void this.#start()
+  }
+
+  scan(): void {
+    void this.#ask('SCAN').then((answer) => {
+      // Busy: a scan is under way already, whose results will do.
+      if (answer !== 'OK' && answer !== 'FAIL-BUSY')
+        this.#tell({ type: 'failed', op: 'scan', reason: answer ?? 'wpa_supplicant does not answer' })
+    })
+  }
+
+  associate(point: AccessPoint): void {
+    this.#releasing = false
+    void this.#associate(point).then((failure) => {
+      if (failure !== undefined) this.#tell({ type: 'failed', op: 'associate', reason: failure })
+    })
+  }
+
+  release(): void {
+    this.#releasing = true
+    void this.#ask('DISCONNECT')
+  }
+
+  subscribe(listener: (event: RadioEvent) => void): void {
+    this.#listeners.push(listener)
+  }
+
+  close(): void {
+    clearInterval(this.#poll)
+    clearInterval(this.#attach)
+    clearTimeout(this.#timeout)
+    this.#socket.send('DETACH', this.#peer)
+    this.#socket.close()
+  }
+
+  async #start(): Promise<void> {
+    await this.#ask('ATTACH')
+    const status = readFields((await this.#ask('STATUS')) ?? '')
+    const bssid = status.get('bssid')
+    if (status.get('wpa_state') === 'COMPLETED' && bssid !== undefined) await this.#connected(bssid)
+  }
+
+  async #associate(point: AccessPoint): Promise<string | undefined> {
+    const networks = readNetworks((await this.#ask('LIST_NETWORKS')) ?? '')
+    const id = networks.get(point.network)
+    if (id === undefined) return `wpa_supplicant has no network ${point.network}`
+    const status = readFields((await this.#ask('STATUS')) ?? '')
+    const fixed = await this.#ask(`SET_NETWORK ${id} bssid ${point.id}`)
+    if (fixed !== 'OK') return `SET_NETWORK: ${fixed ?? 'no answer'}`
+    const same = status.get('wpa_state') === 'COMPLETED' && Number(status.get('id')) === id
+    // Within a network the supplicant can move without letting go first (802.11r, cached keys).
+    const answer = await this.#ask(same ? `ROAM ${point.id}` : `SELECT_NETWORK ${id}`)
+    return answer === 'OK' ? undefined : `${same ? 'ROAM' : 'SELECT_NETWORK'}: ${answer ?? 'no answer'}`
+  }
+
+  async #connected(point: string): Promise<void> {
+    const status = readFields((await this.#ask('STATUS')) ?? '')
+    this.#associated = true
+    this.#tell({ type: 'associated', point, network: status.get('ssid') ?? '' })
+  }
+
+  #signal(): void {
+    if (!this.#associated || this.#running !== undefined) return
+    void this.#ask('SIGNAL_POLL').then((answer) => {
+      const dbm = Number(readFields(answer ?? '').get('RSSI') ?? Number.NaN)
+      // 0 and -9999 are what drivers say when they do not know.
+      if (dbm < 0 && dbm > -200) this.#tell({ type: 'signal', dbm })
+    })
+  }
+
+  #receive(text: string): void {
+    if (!text.startsWith('<')) {
+      this.#answer(text.trim())
+      return
+    }
+    const event = readEvent(text)
+    if (event === undefined) return
+    if (event.type === 'scan-results')
+      void this.#ask('SCAN_RESULTS').then((answer) =>
+        this.#tell({ type: 'points', points: readScanResults(answer ?? '') }),
+      )
+    else if (event.type === 'connected') void this.#connected(event.point)
+    else {
+      if (event.type === 'lost') {
+        this.#associated = false
+        if (this.#releasing) return
+      }
+      this.#tell(event)
+    }
+  }
+
+  #tell(event: RadioEvent): void {
+    for (const listener of this.#listeners) listener(event)
+  }
+
+  #ask(text: string): Promise<string | undefined> {
+    return new Promise((answered) => {
+      this.#queue.push({ text, answered })
+      this.#next()
+    })
+  }
+
+  #next(): void {
+    if (this.#running !== undefined) return
+    const command = this.#queue.shift()
+    if (command === undefined) return
+    this.#running = command
+    this.#timeout = setTimeout(() => this.#answer(undefined), ANSWER_MS)
+    if (this.#socket.send(command.text, this.#peer) !== 0) this.#answer(undefined)
+  }
+
+  #answer(text: string | undefined): void {
+    const command = this.#running
+    if (command === undefined) return
+    clearTimeout(this.#timeout)
+    this.#running = undefined
+    command.answered(text)
+    this.#next()
+  }
+}
