@@ -5,8 +5,8 @@ import { usePrivateNames } from '../src/linux/netns.ts'
 import { ensurePackages } from '../src/linux/packages.ts'
 import { userNamespaceObstacle } from '../src/linux/userns.ts'
 
-/** Set in the command that runs again inside its user namespace. */
-const INSIDE = 'GODWIT_LAB_INSIDE'
+/** Set in the command that runs again inside its user namespace: the user's id outside. */
+export const INSIDE = 'GODWIT_LAB_INSIDE'
 /** A user's wish: namespaces under names that nothing else sees, so that several labs can run side by side. */
 const PRIVATE = 'GODWIT_LAB_PRIVATE'
 
@@ -38,7 +38,7 @@ function again(): Promise<number> {
   const command = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
   const child = spawn('unshare', ['-Urnm', ...command], {
     stdio: 'inherit',
-    env: { ...process.env, [INSIDE]: '1' },
+    env: { ...process.env, [INSIDE]: String(process.getuid?.()) },
   })
   // A terminal's Ctrl-C reaches the child by itself; what is sent to this process alone is passed on.
   const pass = (signal: NodeJS.Signals) => child.kill(signal)

@@ -6,6 +6,7 @@
  */
 import { usageError } from '../src/core/errors.ts'
 import { Lab } from './build.ts'
+import { serveLinks } from './remote.ts'
 import { observeScenario } from './run.ts'
 import { type Scenario, timelineLine } from './scenario.ts'
 import { scenarios } from './scenarios/index.ts'
@@ -14,6 +15,7 @@ import type { LabOptions, RunningLab, ScenarioResult } from './types.ts'
 
 export { enterLab } from './enter.ts'
 export { parseLink } from './links/conditions.ts'
+export { changeLink } from './remote.ts'
 export type * from './types.ts'
 
 /** Name and one line of each scenario, in the order to read them. */
@@ -36,12 +38,27 @@ export async function runScenario(name: string, options: LabOptions = {}): Promi
   return observeScenario(scenario, options, { event: (entry) => log(timelineLine(entry)) })
 }
 
-/** Builds a topology and starts nothing on it. `close()` removes all of it. */
+/**
+ * Builds a topology and starts nothing on it. `changeLink` in another process changes its links; `close()` removes all
+ * of it.
+ */
 export async function upTopology(name: string, options: LabOptions = {}): Promise<RunningLab> {
-  return Lab.build(topologyNamed(name), {
+  const lab = await Lab.build(topologyNamed(name), {
     ...(options.seed === undefined ? {} : { seed: options.seed }),
     ...(options.links === undefined ? {} : { links: options.links }),
   })
+  const server = await serveLinks(lab).catch(async (error: unknown) => {
+    await lab.close()
+    throw error
+  })
+  return {
+    description: lab.description,
+    setLink: (...change) => lab.setLink(...change),
+    close: async () => {
+      server.close()
+      await lab.close()
+    },
+  }
 }
 
 /** Runs `upmt-swap` and shows it live on `screen` (a terminal, or plain lines), then the verdict. */

@@ -221,6 +221,18 @@ function defineLab(program: Command): void {
     options: [seed, link],
     run: async (topology, options) => (await import('./commands/lab.ts')).up(topology, options),
   })
+  define(lab, {
+    use: 'link <change...>',
+    summary: 'change links of the lab that is up: delay, rate, loss, a cut, a black hole',
+    examples: [
+      'sudo godwit lab link acc1:state=down',
+      'sudo godwit lab link acc1:state=up,delay=40ms,loss=1%',
+    ],
+    without: ['state', 'json'],
+    details:
+      'NAME:key=value,… with keys delay, jitter, queue, rate, loss, reorder, duplicate, and state: up, down (a link\nevent) or blackhole (no event).',
+    run: async (changes) => (await import('./commands/lab.ts')).link(changes),
+  })
   define(program, {
     use: 'bench [names...]',
     summary: 'measure, beside what a user would pick instead, in the same run',

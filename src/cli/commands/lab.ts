@@ -72,6 +72,12 @@ export async function up(topology: string, options: LabCommandOptions): Promise<
   })
 }
 
+/** Changes links of the lab that is up. */
+export async function link(changes: readonly string[]): Promise<void> {
+  const lab = await load()
+  for (const change of changes) await lab.changeLink(change)
+}
+
 type Lab = Awaited<ReturnType<typeof load>>
 
 function labOptions(lab: Lab, options: LabCommandOptions, signal: AbortSignal): LabOptions {
