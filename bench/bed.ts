@@ -112,6 +112,10 @@ export class Host {
     this.#kernel((rtnl) => rtnl.addAddress(link, address))
   }
 
+  addDefaultRoute(via: string, dev: string): void {
+    this.#kernel((rtnl) => rtnl.addRoute({ to: 'default', via, dev }))
+  }
+
   setUp(link: string, mtu: number): void {
     this.#kernel((rtnl) => rtnl.setLink(link, { mtu, up: true }))
   }
@@ -162,6 +166,8 @@ export class Bed {
       host.setUp('eth0', 1500)
       host.setUp('lo', 65536)
     }
+    // godwit takes an interface with a way out for an access.
+    this.a.addDefaultRoute(this.b.address, 'eth0')
   }
 
   /** A directory of the bed's own, removed with it. */
