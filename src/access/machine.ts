@@ -19,6 +19,8 @@ export interface LinkFacts {
   readonly index: number
   readonly name: string
   readonly kind: string | undefined
+  /** Hardware address; empty or absent where there is none. */
+  readonly mac?: string
   readonly up: boolean
   readonly carrier: boolean
   readonly operState: string
@@ -391,8 +393,10 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
   #isAccess(link: LinkFacts, hasGateway: boolean): boolean {
     if (link.loopback || matchesAny(this.#ours, link.name) || matchesAny(this.#never, link.name)) return false
     if (matchesAny(this.#named, link.name)) return true
-    if (matchesAny(INNER_NAMES, link.name) || (link.kind !== undefined && INNER_KINDS.has(link.kind)))
-      return false
+    if (matchesAny(INNER_NAMES, link.name)) return false
+    // A TAP device has a hardware address: an Ethernet of a hypervisor or an emulator, not a tunnel.
+    const isTap = link.kind === 'tun' && link.mac !== undefined && link.mac !== ''
+    if (link.kind !== undefined && INNER_KINDS.has(link.kind) && !isTap) return false
     return hasGateway
   }
 
