@@ -179,6 +179,15 @@ async function privileged(tier: TierName, files: readonly string[], timeout: num
   return { ...parsed, reasons: new Map(parsed.reasons) }
 }
 
+/** The longest that one test may take, in milliseconds. */
+const TIMEOUT: Readonly<Record<TierName, number>> = {
+  check: 120_000,
+  unit: 120_000,
+  sim: 240_000,
+  netns: 120_000,
+  long: 3_600_000,
+}
+
 const INNER = 'godwit-test-outcome '
 
 function seconds(milliseconds: number): string {
@@ -229,7 +238,7 @@ async function main(): Promise<void> {
   const missing = named.find((file) => !existsSync(file))
   if (missing !== undefined) throw new Error(`no such test file: ${missing}`)
   if (values.inner !== undefined) {
-    const outcome = await runFiles(named, 1, 300_000)
+    const outcome = await runFiles(named, 1, TIMEOUT[values.inner as TierName])
     process.stdout.write(`\n${INNER}${JSON.stringify({ ...outcome, reasons: [...outcome.reasons] })}\n`)
     return
   }
@@ -253,14 +262,14 @@ async function main(): Promise<void> {
   await Promise.all([
     wanted('check') ? check().then((outcome) => note('check', outcome)) : undefined,
     wanted('unit')
-      ? runFiles(files('unit'), cores, 120_000).then((outcome) => note('unit', outcome))
+      ? runFiles(files('unit'), cores, TIMEOUT.unit).then((outcome) => note('unit', outcome))
       : undefined,
     wanted('sim')
-      ? runFiles(files('sim'), cores, 240_000).then((outcome) => note('sim', outcome))
+      ? runFiles(files('sim'), cores, TIMEOUT.sim).then((outcome) => note('sim', outcome))
       : undefined,
   ])
-  if (wanted('netns')) note('netns', await privileged('netns', files('netns'), 300_000))
-  if (wanted('long')) note('long', await privileged('long', files('long'), 3_600_000))
+  if (wanted('netns')) note('netns', await privileged('netns', files('netns'), TIMEOUT.netns))
+  if (wanted('long')) note('long', await privileged('long', files('long'), TIMEOUT.long))
   else if (named.length === 0 && !values.tier && files('long').length > 0) {
     outcomes.set('long', skipped('takes long; run: npm test -- --long'))
   }

@@ -37,10 +37,14 @@ const mechanism: Mechanism = {
   },
 }
 
+const daemons: Daemon[] = []
+
 function makeDaemon(): Daemon {
   const recorder = new HostRecorder(new Log('error'))
   const state = new State({ state: folder })
-  return new Daemon({ role: 'host', version: '1', state, mechanisms: [mechanism], recorder, instance })
+  const made = new Daemon({ role: 'host', version: '1', state, mechanisms: [mechanism], recorder, instance })
+  daemons.push(made)
+  return made
 }
 
 let daemon = makeDaemon()
@@ -48,7 +52,7 @@ before(async () => {
   if (!skip) await daemon.start()
 })
 after(async () => {
-  await daemon.stop()
+  for (const each of daemons) await each.stop()
   rmSync(folder, { recursive: true })
   if (mount !== undefined) assert.ok(!existsSync(join(mount, 'godwit', instance)), 'cgroups are left behind')
 })
