@@ -34,6 +34,7 @@ export function buildProgram(): Command {
   defineAnchor(program)
   defineHost(program)
   defineQueries(program)
+  defineDime(program)
   defineLab(program)
   defineHelpers(program)
   forEachCommand(program, (command) => command.exitOverride().configureOutput({ outputError: () => {} }))
@@ -182,6 +183,67 @@ function defineQueries(program: Command): void {
     summary: 'which decisions put the flow where it is, with their evidence',
     examples: ['godwit why f12'],
     run: async (flow, options) => (await import('./commands/query.ts')).why(flow, options),
+  })
+}
+
+function defineDime(program: Command): void {
+  const dime = group(
+    program,
+    'dime',
+    'move connections with hosts that run godwit too, without a tunnel (DIME)',
+  )
+  define(dime, {
+    use: 'up',
+    summary: 'run address translation alone, in the foreground; prints `ready`; needs no configuration',
+    examples: ['sudo godwit dime up', 'sudo godwit dime up --state /srv/godwit-test'],
+    without: ['json'],
+    run: async (options) => (await import('./commands/dime.ts')).up(options),
+  })
+  define(dime, {
+    use: 'down',
+    summary: 'remove what a killed daemon left: tables, identifiers, rules',
+    examples: ['sudo godwit dime down'],
+    run: async (options) => (await import('./commands/dime.ts')).down(options),
+  })
+  define(dime, {
+    use: 'hosts',
+    summary: 'the HID table: hosts, their addresses that can be used and cannot, their keys',
+    examples: ['godwit dime hosts', 'godwit dime hosts --json'],
+    run: async (options) => (await import('./commands/dime.ts')).hosts(options),
+  })
+  define(dime, {
+    use: 'sockets',
+    summary: 'the socket table: sockets, the addresses they are bound to, and where their packets go',
+    examples: ['godwit dime sockets'],
+    run: async (options) => (await import('./commands/dime.ts')).sockets(options),
+  })
+  const key = group(dime, 'key', 'keys that sign what this host says about its addresses')
+  define(key, {
+    use: 'show',
+    summary: 'the public keys of this host, as others may enter them in their known keys',
+    examples: ['godwit dime key show'],
+    run: async (options) => (await import('./commands/dime.ts')).keyShow(options),
+  })
+  define(key, {
+    use: 'set [addresses...]',
+    summary: 'bind a private key, read from standard input or new, to all addresses or to some',
+    examples: ['sudo godwit dime key set --new', 'sudo godwit dime key set 192.0.2.0/24 < private.key'],
+    options: [new Option('--new', 'make a key instead of reading one')],
+    details:
+      'Without addresses the key is for all (`*`). A daemon that runs tells its peers under the old key.',
+    run: async (addresses, options) => (await import('./commands/dime.ts')).keySet(addresses, options),
+  })
+  define(dime, {
+    use: 'nat <inside> <outside>',
+    summary: 'be a NAT that knows IHMP: connections can move behind it',
+    examples: ['sudo godwit dime nat lan0 wan0'],
+    without: ['json'],
+    options: [
+      new Option('--ports <first-last>', 'ports that connections get on the outside'),
+      new Option('--port <number>', 'UDP port of IHMP').argParser(integer),
+    ],
+    run: async (inside, outside, options) =>
+      (await import('./commands/dime.ts')).nat(inside, outside, options),
   })
 }
 

@@ -25,6 +25,7 @@ import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import { SockDiag } from '../linux/sockdiag.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
 import { resolveBeside } from './config.ts'
+import { composeDime } from './dime.ts'
 import { HostStore } from './hosts.ts'
 import { poolAddresses } from './pool.ts'
 import type { HostRecorder } from './recorder.ts'
@@ -101,7 +102,8 @@ export function composeHost(config: Config, state: State, recorder: HostRecorder
       accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },
   )
-  return { mechanisms: [service], routes: [] }
+  const translation = config.dime.enabled ? composeDime(config, state, recorder).mechanisms : []
+  return { mechanisms: [service, ...translation], routes: [] }
 }
 
 function hostPeer(peer: PeerConfig, state: State): HostPeer {

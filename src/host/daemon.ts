@@ -47,7 +47,7 @@ export interface Why {
 }
 
 export interface DaemonInit {
-  readonly role: 'host' | 'anchor'
+  readonly role: 'host' | 'anchor' | 'dime'
   readonly version: string
   readonly state: State
   readonly mechanisms: readonly Mechanism[]

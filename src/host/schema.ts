@@ -207,6 +207,50 @@ const policy = z
   })
   .describe('Which accesses an application may use. The first policy that matches decides.')
 
+const dime = z
+  .strictObject({
+    enabled: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Address translation beside the other mechanisms of `godwit up`. `godwit dime up` needs no such key.',
+      ),
+    port: publicPort.default(55404).describe('UDP port of the signalling (IHMP); the same on all hosts.'),
+    interfaces: z
+      .array(z.string().min(1))
+      .optional()
+      .describe('Interfaces whose addresses are used. Default: all but bridges and tunnels.'),
+    hold_s: z
+      .number()
+      .positive()
+      .max(86_400)
+      .default(120)
+      .describe('Seconds that connections are kept while the other host cannot be reached.'),
+    advertise: z
+      .enum(['scope', 'all'])
+      .default('scope')
+      .describe('Own addresses that others are told: those of the scope of the path, or all.'),
+    unsigned: z
+      .enum(['refuse', 'allow'])
+      .default('refuse')
+      .describe('Hosts without a key: not moved, or moved under a secret that only the path knows.'),
+    watch_udp: z
+      .boolean()
+      .default(true)
+      .describe('Remember the peers of unconnected UDP sockets, so that they can be moved too.'),
+    known_keys: z
+      .array(z.string().min(1))
+      .default([])
+      .describe(
+        'Files with the public keys of others, a line each: `ADDRESS/LENGTH KEY`. Read again when they change. Relative to the folder of this file.',
+      ),
+    nat_keys: z
+      .union([z.literal('any'), z.array(z.string())])
+      .default([])
+      .describe('Public keys of NATs whose port mappings are believed, or `any`.'),
+  })
+  .describe('Address translation (DIME) with hosts that run godwit too.')
+
 export const configSchema = z
   .strictObject({
     log: log.prefault({}),
@@ -217,6 +261,7 @@ export const configSchema = z
     access: z.record(accessPattern, access).default({}),
     policy: z.array(policy).default([]),
     anchor: anchor.optional(),
+    dime: dime.prefault({}),
   })
   .superRefine((value, context) => {
     unique(value.peer, 'peer', context)
@@ -265,6 +310,7 @@ function unique(entries: readonly { name: string }[], table: string, context: z.
 
 /** A configuration that has been checked, with defaults filled in. */
 export type Config = z.output<typeof configSchema>
+export type DimeConfig = Config['dime']
 export type PeerConfig = Config['peer'][number]
 export type PolicyConfig = Config['policy'][number]
 

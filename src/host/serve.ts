@@ -3,29 +3,39 @@
  * SIGINT and SIGTERM stop it. A second one ends it at once.
  */
 import { existsSync } from 'node:fs'
-import { missingError } from '../core/errors.ts'
+import { missingError, usageError } from '../core/errors.ts'
+import { readPrivateKeys } from '../translation/keys.ts'
+import { IhmpNat } from '../translation/nat.ts'
 import { composeAnchor, composeHost } from './compose.ts'
 import { loadConfig } from './config.ts'
 import { Daemon } from './daemon.ts'
+import { composeDime, dimeKeyFile } from './dime.ts'
 import { mayChangeNetwork } from './doctor.ts'
 import { Log } from './log.ts'
 import { HostRecorder } from './recorder.ts'
-import { loadAnchorConfig, loadHostConfig } from './setup.ts'
+import { loadAnchorConfig, loadDimeConfig, loadHostConfig } from './setup.ts'
 import type { State } from './state.ts'
 import { version } from './version.ts'
 
-export type Role = 'host' | 'anchor'
+export type Role = 'host' | 'anchor' | 'dime'
 
 /** Runs until it is told to stop; resolves when everything it made is gone again. */
 export async function serve(role: Role, state: State): Promise<void> {
-  const config = role === 'anchor' ? loadAnchorConfig(state) : loadHostConfig(state)
+  const config =
+    role === 'anchor'
+      ? loadAnchorConfig(state)
+      : role === 'dime'
+        ? loadDimeConfig(state)
+        : loadHostConfig(state)
   needNetworkAdmin()
   state.lock()
   const recorder = new HostRecorder(new Log(config.log.level))
   const { mechanisms, routes } =
     role === 'anchor'
       ? composeAnchor(loadAnchorConfig(state), state, recorder)
-      : composeHost(config, state, recorder)
+      : role === 'dime'
+        ? composeDime(config, state, recorder)
+        : composeHost(config, state, recorder)
   const daemon = new Daemon({
     role,
     version: version(),
@@ -67,6 +77,58 @@ export async function cleanUp(state: State): Promise<void> {
   })
   await daemon.stop()
   state.unlock()
+}
+
+/** The same for `godwit dime up`. */
+export async function cleanUpDime(state: State): Promise<void> {
+  needNetworkAdmin()
+  state.lock()
+  const config = loadDimeConfig(state)
+  const { mechanisms } = composeDime(config, state, new HostRecorder(new Log(config.log.level)))
+  for (const mechanism of mechanisms) await mechanism.cleanUp()
+  state.unlock()
+}
+
+/** `godwit dime nat`: no control socket, only the translation and its announcements. */
+export async function serveNat(
+  state: State,
+  options: {
+    readonly inside: string
+    readonly outside: string
+    readonly ports?: string
+    readonly port?: number
+  },
+): Promise<void> {
+  needNetworkAdmin()
+  state.lock()
+  const config = loadDimeConfig(state)
+  const recorder = new HostRecorder(new Log(config.log.level))
+  const nat = new IhmpNat({
+    instance: config.kernel.instance,
+    inside: options.inside,
+    outside: options.outside,
+    ports: parsePorts(options.ports),
+    port: options.port ?? config.dime.port,
+    key: readPrivateKeys(dimeKeyFile(state))[0]?.key,
+    log: (message) => recorder.log('info', message),
+  })
+  const stopped = untilStopped(recorder)
+  try {
+    nat.start()
+    process.stdout.write('ready\n')
+    await stopped
+  } finally {
+    nat.stop()
+    state.unlock()
+  }
+}
+
+function parsePorts(text: string | undefined): readonly [number, number] | undefined {
+  if (text === undefined) return undefined
+  const [, first, last] = /^(\d{1,5})-(\d{1,5})$/.exec(text)?.map(Number) ?? []
+  if (first === undefined || last === undefined || first < 1 || last > 65535 || first > last)
+    throw usageError(`--ports: "${text}" is not FIRST-LAST, e.g. 40000-49999`)
+  return [first, last]
 }
 
 /** Resolves with the first signal to stop. */

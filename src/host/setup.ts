@@ -30,6 +30,14 @@ export function loadAnchorConfig(state: State): AnchorConfig {
   })
 }
 
+/** The configuration of `godwit dime up`, which needs none. */
+export function loadDimeConfig(state: State): Config {
+  if (existsSync(state.configFile)) return loadConfig(state.configFile)
+  const parsed = parseConfig('')
+  if ('config' in parsed) return parsed.config
+  throw new GodwitError('INTERNAL', 'an empty configuration is not valid')
+}
+
 export function loadHostConfig(state: State): Config {
   const config = loadConfig(state.configFile)
   if (config.anchor !== undefined) {

@@ -91,6 +91,7 @@ export class FakeSocketTable implements SocketTable {
       family: socket.localAddress.length === 4 ? 4 : 6,
       state: 'established',
       device: 0,
+      retransmits: 0,
       uid: 0,
       inode: Number(this.#nextCookie) + 1000,
       mark: 0,

@@ -61,7 +61,7 @@ const SET_EVAL = 0x20
 /** Where a payload expression counts from. */
 export const PayloadBase = { NETWORK: 1, TRANSPORT: 2 } as const
 /** Keys of the meta expression. */
-export const MetaKey = { PRIORITY: 2, L4PROTO: 16 } as const
+export const MetaKey = { PRIORITY: 2, IIFNAME: 6, OIFNAME: 7, L4PROTO: 16 } as const
 export const CompareOp = { EQ: 0, NEQ: 1, LT: 2, LTE: 3, GT: 4, GTE: 5 } as const
 
 export interface MapDefinition {

@@ -56,6 +56,8 @@ export interface SocketInfo {
   readonly remotePort: number
   /** Index of the device it is bound to, or 0. */
   readonly device: number
+  /** How often TCP has sent its oldest segment again without an answer. */
+  readonly retransmits: number
   readonly uid: number
   /** 0 once its process has closed it. */
   readonly inode: number
@@ -260,6 +262,7 @@ function readSocket(body: Uint8Array, protocol: SocketProtocol): SocketInfo | un
     localAddress: address(8),
     remoteAddress: address(24),
     device: view.getUint32(40, true),
+    retransmits: body[2] === 1 ? body[3]! : 0,
     cookie: view.getBigUint64(44, true),
     uid: view.getUint32(64, true),
     inode: view.getUint32(68, true),

@@ -115,7 +115,7 @@ export function installTables(
   batch: NfBatch,
   layout: FamilyLayout,
   table: string,
-  parts: { readonly translate: boolean; readonly watch: boolean },
+  parts: { readonly translate: boolean; readonly watch: boolean; readonly ports?: boolean },
 ): void {
   const { family, addressType: address, width } = layout
   batch.table(family, table)
@@ -158,23 +158,6 @@ export function installTables(
   }
   const free = 2 * words + 3
 
-  for (const [protocol, checksum] of PORT_CHECKSUM) {
-    batch.rule(family, table, 'out', (x) => {
-      isProtocol(x, protocol)
-      tuple(x)
-      x.lookup('out_port', register32(0), register32(free))
-      x.lookup('out_one', register32(0), register32(0))
-      x.writePayload(TRANSPORT, 2, 2, register32(free), { offset: checksum })
-      write(x)
-      x.accept()
-    })
-    batch.rule(family, table, 'in', (x) => {
-      isProtocol(x, protocol)
-      hostKey(x)
-      x.lookup('in_port', register32(0), register32(0))
-      x.writePayload(TRANSPORT, 0, 2, register32(0), { offset: checksum })
-    })
-  }
   batch.rule(family, table, 'out', (x) => {
     tuple(x)
     x.lookup('out_flow', register32(0))
@@ -197,6 +180,28 @@ export function installTables(
   })
   quotedIn(batch, layout, table)
   quotedOut(batch, layout, table)
+  if (!parts.ports) return
+  // Only when NATs have renumbered ports (DI-42): a look-up more for every packet.
+  batch.chain(family, table, 'out_ports', { type: 'route', hook: NfHook.OUTPUT, priority: PRIORITY - 1 })
+  batch.chain(family, table, 'in_ports', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY - 1 })
+  batch.flushChain(family, table, 'out_ports').flushChain(family, table, 'in_ports')
+  for (const [protocol, checksum] of PORT_CHECKSUM) {
+    batch.rule(family, table, 'out_ports', (x) => {
+      isProtocol(x, protocol)
+      tuple(x)
+      x.lookup('out_port', register32(0), register32(free))
+      x.lookup('out_one', register32(0), register32(0))
+      x.writePayload(TRANSPORT, 2, 2, register32(free), { offset: checksum })
+      write(x)
+      x.accept()
+    })
+    batch.rule(family, table, 'in_ports', (x) => {
+      isProtocol(x, protocol)
+      hostKey(x)
+      x.lookup('in_port', register32(0), register32(0))
+      x.writePayload(TRANSPORT, 0, 2, register32(0), { offset: checksum })
+    })
+  }
 
   /** HID of the wire pair, protocol and ports: the key of `in_flow`. */
   function hostKey(x: NfExpressions): void {
@@ -304,7 +309,7 @@ function installWatch(batch: NfBatch, layout: FamilyLayout, table: string): void
     timeoutMs: SEEN_TIMEOUT_MS,
     size: SEEN_SIZE,
   })
-  batch.chain(family, table, 'watch_out', { type: 'filter', hook: NfHook.OUTPUT, priority: PRIORITY - 1 })
+  batch.chain(family, table, 'watch_out', { type: 'filter', hook: NfHook.OUTPUT, priority: PRIORITY - 2 })
   batch.chain(family, table, 'watch_in', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY + 1 })
   batch.flushChain(family, table, 'watch_out').flushChain(family, table, 'watch_in')
   for (const [chain, local, foreign, localPort, foreignPort] of [

@@ -260,6 +260,10 @@ function hasMoved(host: HidRow, tables: Tables): boolean {
 /** Own addresses that live flows are bound to and that no interface has any more: they stay as identifiers (E-1). */
 export function identifiers(tables: Tables, own: ReadonlySet<Ip>): Set<Ip> {
   const out = new Set<Ip>()
-  for (const row of tables.sockets.values()) if (!own.has(row.local)) out.add(row.local)
+  for (const row of tables.sockets.values()) {
+    if (own.has(row.local)) continue
+    // Of hosts that speak IHMP only: other flows have nothing to wait for.
+    if ((tables.hosts.get(row.hid)?.accepted.size ?? 0) > 0) out.add(row.local)
+  }
   return out
 }

@@ -146,6 +146,17 @@ export class IhmpMachine {
     for (const host of this.#hosts.values()) if (host.state === 'peer') this.#choose(host, 'route', now)
   }
 
+  /** A way out has appeared: what waits for an answer is sent again at once. */
+  handleRoutes(now: number): void {
+    for (const request of this.#requests) {
+      if (request.deferred || request.tries === 0) continue
+      request.tries--
+      request.nextAt = now
+      request.interval = FIRST_INTERVAL_MS
+    }
+    this.handlePreferences(now)
+  }
+
   /** A socket talks from `local` to `foreign`: the HID of the row, made when there is none (DI-9a, DI-15). */
   handleFlow(pair: Pair, now: number): number | undefined {
     this.#mine.add(pair.local)

@@ -1,0 +1,256 @@
+/**
+ * Keeps the kernel's maps equal to what the tables compile to. `apply` finds the differences to what it installed last, or
+ * to what an earlier run left there, and sends them as one transaction: all flows switch at the same packet (DI-12).
+ */
+import { concat, equal, toHex } from '../core/bytes.ts'
+import { KernelError } from '../linux/libc.ts'
+import { NfBatch } from '../linux/nf_tables.ts'
+import { NfSocket } from '../linux/nf-socket.ts'
+import { installTables, LAYOUT, MAPS, type MapName, mapShape } from './stacktrans.ts'
+import {
+  bytesOf,
+  type Compiled,
+  type CompiledFamily,
+  type Ip,
+  ipOf,
+  type Pair,
+  type SocketRow,
+} from './tables.ts'
+
+const FAMILIES = [4, 6] as const
+const ENOENT = 2
+
+/** A UDP exchange that the watch has seen. */
+export interface Seen {
+  readonly local: Ip
+  readonly localPort: number
+  readonly foreign: Ip
+  readonly foreignPort: number
+}
+
+/** The elements of one map in the kernel: key in hexadecimal → key and data, one after the other. */
+type Elements = Map<string, Uint8Array>
+
+export interface KernelCounts {
+  /** Elements in the maps now. */
+  readonly elements: number
+  /** Transactions so far, and elements added or removed by them. */
+  readonly transactions: number
+  readonly changes: number
+}
+
+export class StackTransKernel {
+  readonly #socket: NfSocket
+  readonly #table: string
+  readonly #watch: boolean
+  readonly #installed: Record<4 | 6, Record<MapName, Elements>> = { 4: emptyMaps(), 6: emptyMaps() }
+  readonly #translating: Record<4 | 6, boolean> = { 4: false, 6: false }
+  /** Whether the chains for renumbered ports are there. */
+  readonly #ports: Record<4 | 6, boolean> = { 4: false, 6: false }
+  readonly #addresses = new Map<Ip, Uint8Array>()
+  #transactions = 0
+  #changes = 0
+
+  constructor(options: { readonly table: string; readonly watch: boolean; readonly netns?: string }) {
+    this.#socket = new NfSocket(options.netns)
+    this.#table = options.table
+    this.#watch = options.watch
+  }
+
+  get counts(): KernelCounts {
+    let elements = 0
+    for (const family of FAMILIES) for (const name of MAPS) elements += this.#installed[family][name].size
+    return { elements, transactions: this.#transactions, changes: this.#changes }
+  }
+
+  /** Installs the watch, and takes over the maps that an earlier run left: they go on translating all the while. */
+  start(): void {
+    for (const family of FAMILIES) {
+      const layout = LAYOUT[family]
+      for (const name of MAPS) {
+        const found = this.#socket.dump(layout.family, this.#table, name)
+        if (found === undefined) continue
+        this.#translating[family] = true
+        const width = mapShape(layout, name).key
+        for (const { key, data } of found) {
+          const bytes = new Uint8Array(width + (data?.length ?? 0))
+          bytes.set(key)
+          if (data !== undefined) bytes.set(data, width)
+          this.#installed[family][name].set(toHex(key), bytes)
+        }
+      }
+      if (!this.#watch || this.#translating[family]) continue
+      const batch = new NfBatch()
+      installTables(batch, layout, this.#table, { translate: false, watch: true })
+      this.#socket.commit(batch, 'install the watch on UDP')
+    }
+  }
+
+  /** Makes the kernel translate as `compiled` says. Tables appear when they are first needed, and go when they are not. */
+  apply(compiled: Compiled): void {
+    for (const family of FAMILIES) this.#applyFamily(family, compiled[family])
+  }
+
+  #applyFamily(family: 4 | 6, compiled: CompiledFamily): void {
+    const layout = LAYOUT[family]
+    const wanted = this.#encode(family, compiled)
+    const empty = MAPS.every((name) => wanted[name].size === 0)
+    if (empty) {
+      this.#remove(family)
+      return
+    }
+    const batch = new NfBatch(1, 1 << 16)
+    const installed = this.#installed[family]
+    const ports = wanted.out_port.size > 0
+    if (!this.#translating[family] || (ports && !this.#ports[family]))
+      installTables(batch, layout, this.#table, { translate: true, watch: this.#watch, ports })
+    let changes = 0
+    for (const name of MAPS) {
+      const shape = mapShape(layout, name)
+      const gone: Uint8Array[] = []
+      const come: Uint8Array[] = []
+      for (const [key, bytes] of installed[name]) {
+        const next = wanted[name].get(key)
+        if (next === undefined || !equal(next, bytes)) gone.push(bytes)
+      }
+      for (const [key, bytes] of wanted[name]) {
+        const before = installed[name].get(key)
+        if (before === undefined || !equal(before, bytes)) come.push(bytes)
+      }
+      changes += gone.length + come.length
+      if (gone.length > 0)
+        batch.elements(layout.family, this.#table, name, packed(gone), shape.key, shape.data, true)
+      if (come.length > 0)
+        batch.elements(layout.family, this.#table, name, packed(come), shape.key, shape.data)
+    }
+    if (changes === 0 && this.#translating[family]) return
+    this.#socket.commit(batch, 'change the translation maps')
+    this.#translating[family] = true
+    this.#ports[family] ||= ports
+    this.#installed[family] = wanted
+    this.#transactions++
+    this.#changes += changes
+  }
+
+  #remove(family: 4 | 6): void {
+    if (!this.#translating[family]) return
+    const { family: number } = LAYOUT[family]
+    const batch = new NfBatch().deleteTable(number, this.#table)
+    if (this.#watch) installTables(batch, LAYOUT[family], this.#table, { translate: false, watch: true })
+    this.#socket.commit(batch, 'remove the translation maps')
+    this.#translating[family] = false
+    this.#ports[family] = false
+    this.#installed[family] = emptyMaps()
+    this.#transactions++
+  }
+
+  /** UDP exchanges of the last minutes; nothing without the watch. */
+  seen(): Seen[] {
+    const out: Seen[] = []
+    if (!this.#watch) return out
+    for (const family of FAMILIES) {
+      const { family: number, width } = LAYOUT[family]
+      for (const { key } of this.#socket.dump(number, this.#table, 'udp_seen') ?? []) {
+        if (key.length !== 2 * width + 8) continue
+        out.push({
+          local: ipOf(key.slice(0, width)),
+          foreign: ipOf(key.slice(width, 2 * width)),
+          localPort: (key[2 * width]! << 8) | key[2 * width + 1]!,
+          foreignPort: (key[2 * width + 4]! << 8) | key[2 * width + 5]!,
+        })
+      }
+    }
+    return out
+  }
+
+  /** Removes all of it. */
+  cleanUp(): void {
+    for (const family of FAMILIES) {
+      try {
+        const batch = new NfBatch().deleteTable(LAYOUT[family].family, this.#table)
+        this.#socket.commit(batch, 'remove the translation tables')
+      } catch (error) {
+        if (!(error instanceof KernelError) || error.errno !== ENOENT) throw error
+      }
+      this.#translating[family] = false
+      this.#installed[family] = emptyMaps()
+    }
+  }
+
+  /** Leaves everything in the kernel as it is. */
+  close(): void {
+    this.#socket.close()
+  }
+
+  #encode(family: 4 | 6, compiled: CompiledFamily): Record<MapName, Elements> {
+    const out = emptyMaps()
+    const put = (name: MapName, ...parts: readonly Uint8Array[]): void => {
+      const shape = mapShape(LAYOUT[family], name)
+      const bytes = concat(...parts)
+      out[name].set(toHex(bytes.subarray(0, shape.key)), bytes)
+    }
+    const pair = ({ local, foreign }: Pair): readonly Uint8Array[] => [
+      this.#bytes(local),
+      this.#bytes(foreign),
+    ]
+    const reversed = ({ local, foreign }: Pair): readonly Uint8Array[] => [
+      this.#bytes(foreign),
+      this.#bytes(local),
+    ]
+    const tuple = (flow: SocketRow): readonly Uint8Array[] => [
+      ...pair(flow),
+      fields(flow.protocol, flow.localPort, flow.foreignPort),
+    ]
+    for (const flow of compiled.out_flow.values()) put('out_flow', ...tuple(flow))
+    for (const { bound, wire } of compiled.out_pair.values()) put('out_pair', ...pair(bound), ...pair(wire))
+    for (const { flow, wire } of compiled.out_one.values()) put('out_one', ...tuple(flow), ...pair(wire))
+    for (const { flow, port } of compiled.out_port.values()) put('out_port', ...tuple(flow), be16(port))
+    for (const { pair: p, hid } of compiled.in_pair.values()) put('in_pair', ...reversed(p), hostOrder(hid))
+    for (const flow of compiled.in_flow.values())
+      put(
+        'in_flow',
+        hostOrder(flow.hid),
+        fields(flow.protocol, flow.foreignPort, flow.localPort),
+        ...reversed(flow),
+      )
+    for (const { flow, port } of compiled.in_port.values())
+      put('in_port', hostOrder(flow.hid), fields(flow.protocol, port, flow.localPort), be16(flow.foreignPort))
+    return out
+  }
+
+  #bytes(ip: Ip): Uint8Array {
+    let bytes = this.#addresses.get(ip)
+    if (bytes === undefined) {
+      if (this.#addresses.size > 10_000) this.#addresses.clear()
+      bytes = bytesOf(ip)
+      this.#addresses.set(ip, bytes)
+    }
+    return bytes
+  }
+}
+
+function emptyMaps(): Record<MapName, Elements> {
+  return Object.fromEntries(MAPS.map((name) => [name, new Map()])) as Record<MapName, Elements>
+}
+
+/** Protocol and two ports, each in a register of its own. */
+function fields(protocol: number, first: number, second: number): Uint8Array {
+  return Uint8Array.of(protocol, 0, 0, 0, first >> 8, first & 0xff, 0, 0, second >> 8, second & 0xff, 0, 0)
+}
+
+function be16(value: number): Uint8Array {
+  return Uint8Array.of(value >> 8, value & 0xff)
+}
+
+/** A number in the order of this machine (little-endian on all that godwit runs on). */
+function hostOrder(value: number): Uint8Array {
+  return Uint8Array.of(value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24)
+}
+
+/** Elements one after the other; there may be a hundred thousand. */
+function packed(elements: readonly Uint8Array[]): Uint8Array {
+  const width = elements[0]?.length ?? 0
+  const out = new Uint8Array(width * elements.length)
+  for (let i = 0; i < elements.length; i++) out.set(elements[i]!, i * width)
+  return out
+}

@@ -1,0 +1,337 @@
+/** DIME as the daemon sees it: status, flows, moves and reasons (core/mechanism.ts). */
+
+import { toBase64 } from '../core/bytes.ts'
+import { GodwitError } from '../core/errors.ts'
+import { formatEndpoint } from '../core/flow.ts'
+import type {
+  AccessStatus,
+  ControlRoute,
+  DecisionRecord,
+  FlowStatus,
+  Mechanism,
+  Metric,
+  Move,
+  PeerStatus,
+  Recorder,
+} from '../core/mechanism.ts'
+import { formatSelector, matches, type Selector } from '../core/selector.ts'
+import { processInfo, SocketOwners, userName } from '../linux/proc.ts'
+import { FileKeyStore } from './keys.ts'
+import type { IhmpOptions } from './machine/types.ts'
+import { type FlowView, TranslationService } from './service.ts'
+import { bytesOf, familyOf, type Ip } from './tables.ts'
+
+export interface TranslationConfig {
+  readonly instance: string
+  readonly base: number
+  readonly port: number
+  readonly interfaces?: readonly string[] | undefined
+  readonly watchUdp: boolean
+  /** Own private keys (`godwit dime key set`). */
+  readonly keyFile: string
+  /** Public keys of others. */
+  readonly knownKeys: readonly string[]
+  readonly stateFile: string
+  readonly ihmp: Partial<IhmpOptions>
+  readonly netns?: string
+}
+
+/** What `godwit dime hosts --json` prints for a host; the columns of the HID table first. */
+export interface HostView {
+  readonly hid: number
+  readonly active: readonly Ip[]
+  readonly unreachable: readonly Ip[]
+  readonly local: readonly Ip[]
+  /** Base64; null: none. */
+  readonly key: string | null
+  readonly state: string
+  readonly detached: boolean
+  readonly current: readonly { readonly local: Ip; readonly foreign: Ip }[]
+  readonly flows: number
+  readonly rtt_ms: number | null
+}
+
+/** What `godwit dime sockets --json` prints for a row of the socket table. */
+export interface SocketView {
+  readonly socket: string
+  readonly bound: string
+  readonly bound_local: string
+  readonly hid: number
+  readonly wire: string
+  readonly wire_local: string
+}
+
+export class TranslationMechanism implements Mechanism {
+  readonly name = 'translation'
+  readonly #config: TranslationConfig
+  readonly #recorder: Recorder
+  readonly #owners = new SocketOwners()
+  readonly #names = new Map<number, string>()
+  #service: TranslationService | undefined
+
+  constructor(config: TranslationConfig, recorder: Recorder) {
+    this.#config = config
+    this.#recorder = recorder
+  }
+
+  #build(): TranslationService {
+    const { config } = { config: this.#config }
+    return new TranslationService(
+      {
+        instance: config.instance,
+        base: config.base,
+        port: config.port,
+        devices: config.interfaces,
+        watchUdp: config.watchUdp,
+        stateFile: config.stateFile,
+        ihmp: config.ihmp,
+      },
+      {
+        keys: new FileKeyStore(config.keyFile, config.knownKeys),
+        recorder: this.#recorder,
+        ...(config.netns === undefined ? {} : { netns: config.netns }),
+      },
+    )
+  }
+
+  async start(): Promise<void> {
+    const service = this.#build()
+    this.#service = service
+    try {
+      await service.start()
+    } catch (error) {
+      service.stop()
+      this.#service = undefined
+      throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#service?.stop()
+    this.#service = undefined
+  }
+
+  async cleanUp(): Promise<void> {
+    this.#build().cleanUp()
+  }
+
+  accesses(): readonly AccessStatus[] {
+    const byDevice = new Map<string, string[]>()
+    for (const [ip, device] of this.#service?.accesses ?? [])
+      byDevice.set(device, [...(byDevice.get(device) ?? []), ip])
+    return [...byDevice].map(([name, addresses]) => ({
+      name,
+      state: 'up',
+      addresses,
+      rtt_ms: null,
+      loss: null,
+    }))
+  }
+
+  peers(): readonly PeerStatus[] {
+    const service = this.#service
+    if (service === undefined) return []
+    const out: PeerStatus[] = []
+    for (const host of service.machine.hosts()) {
+      if (host.state !== 'peer') continue
+      out.push({
+        name: hostName(host.row.hid),
+        kind: 'host',
+        state: host.detachedAt === undefined ? 'up' : 'down',
+        paths: [...host.confirmed.values()].map(({ pair }, i) => ({
+          id: i + 1,
+          access: service.accesses.get(pair.local) ?? pair.local,
+          remote: formatEndpoint(bytesOf(pair.foreign), this.#config.port),
+          state: service.accesses.has(pair.local) ? 'up' : 'down',
+          rtt_ms: host.rtt ?? null,
+          loss: null,
+        })),
+        addresses: [...host.row.active],
+        ...(host.row.key === undefined ? {} : { public_key: toBase64(host.row.key) }),
+      })
+    }
+    return out
+  }
+
+  flows(): readonly FlowStatus[] {
+    return this.#views().map((view) => this.#status(view))
+  }
+
+  /** Flows with hosts that speak IHMP. */
+  #views(): FlowView[] {
+    const service = this.#service
+    return service?.flows().filter((v) => service.machine.host(v.hid)?.state === 'peer') ?? []
+  }
+
+  #status({ found, hid, wire }: FlowView): FlowStatus {
+    return {
+      id: found.id,
+      proto: found.protocol === 6 ? 'tcp' : 'udp',
+      src: formatEndpoint(bytesOf(found.local), found.localPort),
+      dst: formatEndpoint(bytesOf(found.foreign), found.foreignPort),
+      app: this.#app(found.inode, found.socket?.uid),
+      mechanism: this.name,
+      peer: hostName(hid),
+      access: this.#service?.accesses.get(wire.local) ?? '',
+    }
+  }
+
+  #app(inode: number, uid: number | undefined): string {
+    if (inode === 0) return ''
+    const known = this.#names.get(inode)
+    if (known !== undefined) return known
+    const pid = this.#owners.find(inode, uid)
+    const name = pid === undefined ? '' : (processInfo(pid)?.command ?? '')
+    if (this.#names.size > 10_000) this.#names.clear()
+    this.#names.set(inode, name)
+    return name
+  }
+
+  async move(what: Selector, access: string): Promise<Move | undefined> {
+    const service = this.#service
+    if (service === undefined) return undefined
+    const views = this.#views().filter((view) => this.#matches(view, what))
+    if (views.length === 0) return undefined
+    const locals = [...service.accesses].filter(([, device]) => device === access).map(([ip]) => ip)
+    let moved = 0
+    const failed = new Set<number>()
+    const whole = what.kind === 'all'
+    for (const hid of new Set(views.map((v) => v.hid))) {
+      const flows = views.filter((v) => v.hid === hid)
+      if (whole) {
+        if (locals.some((local) => service.move(hid, local))) moved += flows.length
+        else failed.add(hid)
+        continue
+      }
+      for (const { found } of flows)
+        if (locals.some((l) => familyOf(l) === familyOf(found.local) && service.move(hid, l, found.id)))
+          moved++
+        else failed.add(hid)
+    }
+    if (moved === 0)
+      throw new GodwitError('NO_PATH', `${formatSelector(what)} cannot be reached over ${access}`, {
+        hint: '`godwit dime hosts` shows which pairs of addresses work',
+      })
+    const names = [...failed].map(hostName).join(', ')
+    return { flows: moved, ...(failed.size > 0 ? { note: `not reached over ${access}: ${names}` } : {}) }
+  }
+
+  #matches(view: FlowView, selector: Selector): boolean {
+    const { found } = view
+    const uid = found.socket?.uid
+    return matches(selector, {
+      id: found.id,
+      proto: found.protocol,
+      dst: bytesOf(found.foreign),
+      dstPort: found.foreignPort,
+      executable: this.#app(found.inode, uid),
+      uid,
+      user: uid === undefined ? undefined : userName(uid),
+    })
+  }
+
+  why(flowId: string): readonly DecisionRecord[] | undefined {
+    const service = this.#service
+    const view = this.#views().find((v) => v.found.id === flowId)
+    if (service === undefined || view === undefined) return undefined
+    const host = service.machine.host(view.hid)
+    const { found, wire } = view
+    const moved = wire.local !== found.local || wire.foreign !== found.foreign
+    return [
+      {
+        at: Date.now(),
+        mechanism: this.name,
+        what: flowId,
+        chosen: service.accesses.get(wire.local) ?? wire.local,
+        reason: moved
+          ? 'the other host runs godwit too, and one of the two has moved: addresses are rewritten on both'
+          : 'the other host runs godwit too; nothing has moved, so nothing is rewritten',
+        evidence: {
+          socket: `${found.local} → ${found.foreign}`,
+          wire: `${wire.local} → ${wire.foreign}`,
+          hid: view.hid,
+          key: host?.row.key === undefined ? 'none' : toBase64(host.row.key),
+          pairs: [...(host?.confirmed.keys() ?? [])].join(', '),
+          detached: host?.detachedAt !== undefined,
+        },
+      },
+    ]
+  }
+
+  get routes(): readonly ControlRoute[] {
+    return [
+      { method: 'GET', path: '/v1/dime/hosts', handle: () => ({ hosts: this.#hostViews() }) },
+      { method: 'GET', path: '/v1/dime/sockets', handle: () => ({ sockets: this.#socketViews() }) },
+      {
+        method: 'POST',
+        path: '/v1/dime/rekey',
+        handle: () => {
+          this.#service?.rekey()
+          return {}
+        },
+      },
+    ]
+  }
+
+  #hostViews(): HostView[] {
+    const service = this.#service
+    if (service === undefined) return []
+    return [...service.machine.hosts()].map((host) => ({
+      hid: host.row.hid,
+      active: [...host.row.active],
+      unreachable: [...host.row.unreachable],
+      local: [...host.row.local],
+      key: host.row.key === undefined ? null : toBase64(host.row.key),
+      state: host.state,
+      detached: host.detachedAt !== undefined,
+      current: [host.row.current[4], host.row.current[6]].filter((p) => p !== undefined),
+      flows: service.tables.flows(host.row.hid).size,
+      rtt_ms: host.rtt ?? null,
+    }))
+  }
+
+  #socketViews(): SocketView[] {
+    return (this.#service?.flows() ?? []).map(({ found, hid, wire }) => ({
+      socket: `${found.protocol === 6 ? 'tcp' : 'udp'}:${found.inode}`,
+      bound: formatEndpoint(bytesOf(found.foreign), found.foreignPort),
+      bound_local: formatEndpoint(bytesOf(found.local), found.localPort),
+      hid,
+      wire: wire.foreign,
+      wire_local: wire.local,
+    }))
+  }
+
+  metrics(): readonly Metric[] {
+    const service = this.#service
+    if (service === undefined) return []
+    const { stats } = service.machine
+    const { elements, transactions, changes, scan_ms: scan } = service.counts
+    const counter = (name: string, help: string, value: number): Metric => ({
+      name: `godwit_dime_${name}`,
+      help,
+      type: 'counter',
+      value,
+    })
+    const gauge = (name: string, help: string, value: number): Metric => ({
+      name: `godwit_dime_${name}`,
+      help,
+      type: 'gauge',
+      value,
+    })
+    const refused = stats.malformed + stats.unauthenticated + stats.replayed
+    return [
+      counter('messages_sent_total', 'IHMP messages sent.', stats.sent),
+      counter('messages_received_total', 'IHMP messages received.', stats.received),
+      counter('messages_refused_total', 'Malformed, unauthenticated or replayed.', refused),
+      counter('exchanges_total', 'Messages that were acknowledged.', stats.exchanges),
+      counter('map_transactions_total', 'Changes of the translation maps.', transactions),
+      counter('map_changes_total', 'Elements added to or removed from the maps.', changes),
+      gauge('map_elements', 'Elements in the maps.', elements),
+      gauge('scan_seconds', 'Duration of the last look at the sockets.', scan / 1000),
+    ]
+  }
+}
+
+function hostName(hid: number): string {
+  return `host${hid}`
+}

@@ -1,0 +1,281 @@
+/**
+ * What DIME needs of the kernel's network configuration, beside the maps: which own addresses can be used, identifiers on
+ * the loopback (E-1), rules that send a source address out of its own device, and the ports that new sockets must not
+ * take (P1). Everything made here is found and removed by `cleanUp`.
+ */
+import { contains, type Prefix, parsePrefix } from '../core/address.ts'
+import { KernelError } from '../linux/libc.ts'
+import type { Route, Rtnl } from '../linux/rtnetlink/types.ts'
+import type { Sysctls } from '../linux/sysctl.ts'
+import type { LocalAddress } from './policy.ts'
+import { bytesOf, familyOf, type Ip } from './tables.ts'
+
+const MAIN = 254
+/** After `main` and `default` (32766, 32767): only packets that no route takes come so far. */
+const PARK_PRIORITY = 32_800
+const EEXIST = 17
+
+/** Devices whose addresses are godwit's own, or local to this machine. */
+const NOT_ACCESSES = /^(godwit|gwan|gwpark|docker|br-|virbr)/
+
+export interface NetworkOptions {
+  /** First routing table and rule priority; the next 64 are used. */
+  readonly base: number
+  /** UDP port of IHMP. */
+  readonly port: number
+  /** Devices to use; undefined: all that are up. */
+  readonly devices?: readonly string[] | undefined
+}
+
+export class HostNetwork {
+  readonly #rtnl: Rtnl
+  readonly #sysctls: Sysctls
+  readonly #options: NetworkOptions
+  /** Own address → routing table number and what is in it. */
+  readonly #tables = new Map<Ip, { table: number; routes: string; rules: string }>()
+  readonly #identifiers = new Set<Ip>()
+  #reserved = ''
+  #preferred = new Map<Ip, Ip | undefined>()
+
+  constructor(rtnl: Rtnl, sysctls: Sysctls, options: NetworkOptions) {
+    this.#rtnl = rtnl
+    this.#sysctls = sysctls
+    this.#options = options
+  }
+
+  /** The own addresses that can be sent from now. Read afresh. */
+  addresses(): LocalAddress[] {
+    const usable = new Set(
+      this.#rtnl
+        .links()
+        .filter((l) => l.up && l.carrier && !l.loopback && this.#isAccess(l.name, l.kind))
+        .map((l) => l.name),
+    )
+    const out: LocalAddress[] = []
+    for (const a of this.#rtnl.addresses()) {
+      if (!usable.has(a.link) || a.tentative || a.deprecated) continue
+      if (a.scope === 'host' || (a.family === 6 && a.scope === 'link')) continue
+      out.push({ ip: a.address, prefixLength: a.prefixLength, device: a.link })
+    }
+    return out
+  }
+
+  #isAccess(name: string, kind: string | undefined): boolean {
+    if (this.#options.devices !== undefined) return this.#options.devices.includes(name)
+    return !NOT_ACCESSES.test(name) && kind !== 'tun' && kind !== 'bridge'
+  }
+
+  /** The own address that the routes prefer towards `foreign`; remembered until `routesChanged`. */
+  preferredLocal(foreign: Ip): Ip | undefined {
+    if (this.#preferred.has(foreign)) return this.#preferred.get(foreign)
+    const source = this.#rtnl.lookup({ to: foreign })?.source
+    this.#preferred.set(foreign, source)
+    return source
+  }
+
+  routesChanged(): void {
+    this.#preferred = new Map()
+  }
+
+  /**
+   * Makes packets from each address leave by its device: IHMP's always, all when `all` says that flows are translated.
+   * True when the routes of an address changed.
+   */
+  route(addresses: readonly LocalAddress[], all: boolean): boolean {
+    let changed = false
+    const present = new Set(addresses.map((a) => a.ip))
+    for (const [ip, entry] of this.#tables) {
+      if (present.has(ip)) continue
+      this.#unrule(ip, entry.table)
+      this.#rtnl.flushRoutes({ table: entry.table })
+      this.#tables.delete(ip)
+    }
+    const devices = (family: 4 | 6): number =>
+      new Set(addresses.filter((a) => familyOf(a.ip) === family).map((a) => a.device)).size
+    const several = { 4: devices(4) > 1, 6: devices(6) > 1 }
+    if (addresses.length === 0) return changed
+    const main = this.#rtnl.routes({ table: MAIN })
+    for (const address of addresses) {
+      const family = familyOf(address.ip)
+      const routes = main.filter(
+        (r) => r.family === family && r.dev === address.device && r.type === 'unicast' && !r.dead,
+      )
+      const routeKey = JSON.stringify(routes.map((r) => [r.to, r.via, r.metric]))
+      const entry = this.#tables.get(address.ip)
+      const table = entry?.table ?? this.#freeTable()
+      if (entry?.routes !== routeKey) {
+        this.#fill(table, address, routes)
+        changed = true
+      }
+      // With one device there is nothing to choose, and a rule would slow every route look-up of the host.
+      const rules = !several[family] ? 'none' : all ? 'all' : 'ihmp'
+      if ((entry?.rules ?? 'none') !== rules) {
+        this.#unrule(address.ip, table)
+        if (rules !== 'none') this.#rule(address.ip, table, all)
+      }
+      this.#tables.set(address.ip, { table, routes: routeKey, rules })
+    }
+    return changed
+  }
+
+  #fill(table: number, address: LocalAddress, routes: readonly Route[]): void {
+    this.#rtnl.flushRoutes({ table })
+    // The route to a gateway before the routes through it.
+    for (const r of [...routes].sort((a, b) => Number(a.via !== undefined) - Number(b.via !== undefined)))
+      try {
+        this.#rtnl.replaceRoute({
+          to: r.to,
+          ...(r.via === undefined ? {} : { via: r.via, onlink: true }),
+          ...(r.metric === undefined || r.metric === 0 ? {} : { metric: r.metric }),
+          ...(r.mtu === undefined ? {} : { mtu: r.mtu }),
+          dev: address.device,
+          table,
+          source: address.ip,
+        })
+      } catch (error) {
+        if (!(error instanceof KernelError)) throw error // an address or device that has just gone
+      }
+  }
+
+  #rule(ip: Ip, table: number, all: boolean): void {
+    const rule = { family: familyOf(ip), priority: table, table, from: host(ip) }
+    const { port } = this.#options
+    ignore(EEXIST, () =>
+      this.#rtnl.addRule(all ? rule : { ...rule, protocol: 17, sourcePorts: [port, port] as const }),
+    )
+  }
+
+  #unrule(ip: Ip, table: number): void {
+    const family = familyOf(ip)
+    for (const rule of this.#rtnl.rules(family))
+      if (rule.priority === table && rule.table === table) this.#rtnl.deleteRule(rule)
+  }
+
+  #freeTable(): number {
+    const used = new Set([...this.#tables.values()].map((t) => t.table))
+    for (let table = this.#options.base; ; table++) if (!used.has(table)) return table
+  }
+
+  /** Keeps lost addresses as identifiers: local, on no wire, answered to nobody's ARP (E-1, P4). */
+  identify(wanted: ReadonlySet<Ip>): void {
+    for (const ip of [...this.#identifiers]) {
+      if (wanted.has(ip)) continue
+      this.#rtnl.deleteAddress('lo', host(ip))
+      this.#identifiers.delete(ip)
+    }
+    for (const ip of wanted) {
+      if (this.#identifiers.has(ip)) continue
+      if (familyOf(ip) === 4) {
+        this.#sysctls.set('net.ipv4.conf.all.arp_ignore', 1)
+        this.#sysctls.set('net.ipv4.conf.all.arp_announce', 2)
+      }
+      ignore(EEXIST, () =>
+        this.#rtnl.addAddress('lo', host(ip), {
+          noPrefixRoute: true,
+          ...(familyOf(ip) === 6 ? { noDad: true } : {}),
+        }),
+      )
+      this.#identifiers.add(ip)
+    }
+    if (wanted.size === 0) {
+      // Nothing else of ours is set while there is no identifier.
+      if (this.#reserved === '') this.#sysctls.restore()
+    }
+  }
+
+  get identifiers(): ReadonlySet<Ip> {
+    return this.#identifiers
+  }
+
+  /** Takes over identifiers of an earlier run. */
+  adopt(identifiers: Iterable<Ip>): void {
+    for (const ip of identifiers) this.#identifiers.add(ip)
+  }
+
+  /** Sends what comes from identifiers and finds no route into `device`, or no longer. */
+  park(device: string | undefined): void {
+    const table = this.#options.base + 63
+    for (const family of [4, 6] as const)
+      for (const rule of this.#rtnl.rules(family))
+        if (rule.priority === PARK_PRIORITY && rule.table === table) this.#rtnl.deleteRule(rule)
+    if (device === undefined) return
+    for (const family of [4, 6] as const) {
+      const to = family === 4 ? 'default' : 'default6'
+      ignore(EEXIST, () => this.#rtnl.replaceRoute({ to, dev: device, table }))
+    }
+    for (const ip of this.#identifiers)
+      ignore(EEXIST, () =>
+        this.#rtnl.addRule({ family: familyOf(ip), priority: PARK_PRIORITY, table, from: host(ip) }),
+      )
+  }
+
+  /** Local ports of translated flows that the kernel would otherwise give to new sockets (P1). */
+  reserve(ports: ReadonlySet<number>): void {
+    const key = 'net.ipv4.ip_local_reserved_ports'
+    const before = this.#sysctls.saved.get(key) ?? this.#sysctls.get(key)
+    if (before === undefined) return
+    const text = ranges(ports)
+    if (text === this.#reserved) return
+    this.#reserved = text
+    this.#sysctls.set(key, [before, text].filter((t) => t !== '').join(','))
+  }
+
+  /** Removes all that this or an earlier run made. */
+  cleanUp(identifiers: Iterable<Ip> = this.#identifiers): void {
+    const { base } = this.#options
+    for (const family of [4, 6] as const)
+      for (const rule of this.#rtnl.rules(family)) {
+        const ours = rule.table !== undefined && rule.table >= base && rule.table < base + 64
+        if (ours && (rule.priority === rule.table || rule.priority === PARK_PRIORITY))
+          this.#rtnl.deleteRule(rule)
+      }
+    const tables = new Set(
+      this.#rtnl
+        .routes()
+        .map((r) => r.table)
+        .filter((t) => t >= base && t < base + 64),
+    )
+    for (const table of tables) this.#rtnl.flushRoutes({ table })
+    for (const ip of [...identifiers]) this.#rtnl.deleteAddress('lo', host(ip))
+    this.#tables.clear()
+    this.#identifiers.clear()
+    this.#reserved = ''
+    this.#sysctls.restore()
+  }
+}
+
+function host(ip: Ip): string {
+  return `${ip}/${familyOf(ip) === 4 ? 32 : 128}`
+}
+
+function ignore(number: number, action: () => void): void {
+  try {
+    action()
+  } catch (error) {
+    if (!(error instanceof KernelError) || error.errno !== number) throw error
+  }
+}
+
+/** `20000-20003,20007`, as the kernel writes port lists; cut to what one write can hold. */
+export function ranges(ports: ReadonlySet<number>): string {
+  const sorted = [...ports].sort((a, b) => a - b)
+  let text = ''
+  for (let i = 0; i < sorted.length; ) {
+    let j = i
+    while (sorted[j + 1] === sorted[j]! + 1) j++
+    const part = i === j ? `${sorted[i]}` : `${sorted[i]}-${sorted[j]}`
+    if (text.length + part.length > 3900) break
+    text += text === '' ? part : `,${part}`
+    i = j + 1
+  }
+  return text
+}
+
+/** Whether `ip` lies in one of these prefixes (text). */
+export function within(ip: Ip, prefixes: readonly string[]): boolean {
+  const bytes = bytesOf(ip)
+  return prefixes
+    .map((p) => parsePrefix(p))
+    .filter((p): p is { ok: true; value: Prefix } => p.ok)
+    .some((p) => contains(p.value, bytes))
+}

@@ -1,0 +1,566 @@
+/**
+ * DIME on a host: the protocol core with its sockets, timers and kernel around it. Everything runs on the main thread
+ * and is driven by events; the kernel does the translating.
+ *
+ * Order matters in one place: tables go to the kernel before any message that follows from them leaves, so that the other
+ * end never answers on a pair that is not translated yet.
+ */
+import { createSocket, type Socket } from 'node:dgram'
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { Parking, RawSender, readdressed, type Segment, SegmentWatch } from '../access/kick.ts'
+import { fromHex, toHex } from '../core/bytes.ts'
+import type { Clock, Random } from '../core/clock.ts'
+import type { Recorder } from '../core/mechanism.ts'
+import { nodeRandom } from '../crypto/node-crypto.ts'
+import { RealClock } from '../linux/clock.ts'
+import { inNamespace } from '../linux/netns.ts'
+import { Rtnetlink } from '../linux/rtnetlink/index.ts'
+import type { Rtnl } from '../linux/rtnetlink/types.ts'
+import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
+import { KernelSysctls } from '../linux/sysctl.ts'
+import { StackTransKernel } from './kernel.ts'
+import { type FileKeyStore, nodeIhmpCrypto } from './keys.ts'
+import { IhmpMachine, type SavedHost } from './machine/machine.ts'
+import type { IhmpOptions, Output } from './machine/types.ts'
+import { HostNetwork } from './network.ts'
+import { type FoundFlow, findFlows } from './sockets.ts'
+import {
+  bytesOf,
+  compile,
+  familyOf,
+  type Ip,
+  identifiers,
+  ipOf,
+  isIdle,
+  type Pair,
+  samePair,
+  Tables,
+} from './tables.ts'
+
+/** From the range for private use (RFC 6335 §6); the paper gives none. */
+export const IHMP_PORT = 55_404
+
+/** Looking for new sockets costs at most this share of a CPU. */
+const SCAN_SHARE = 0.02
+const SCAN_LEAST_MS = 500
+const SCAN_MOST_MS = 10_000
+/** A burst of changes looks at the sockets once. */
+const SCAN_FRESH_MS = 100
+/** What a kill may cost of the newest changes; a new run then compiles anew from the sockets. */
+const SAVE_MS = 20
+/** TCP has repeated itself this often: the path is in doubt. */
+const SUSPICIOUS_RETRANSMITS = 2
+
+export interface TranslationOptions {
+  /** Part of the names of kernel state. */
+  readonly instance: string
+  /** First routing table and rule priority; the next 64 are used. */
+  readonly base: number
+  readonly port: number
+  readonly devices?: readonly string[] | undefined
+  /** Remember peers of unconnected UDP sockets; costs a look-up per datagram. */
+  readonly watchUdp: boolean
+  /** File that a restarted daemon reads its hosts from. */
+  readonly stateFile: string
+  readonly ihmp: Partial<IhmpOptions>
+}
+
+export interface TranslationInit {
+  readonly keys: FileKeyStore
+  readonly recorder: Recorder
+  readonly netns?: string
+  readonly clock?: Clock
+  readonly random?: Random
+}
+
+/** What `godwit dime sockets` lists. */
+export interface FlowView {
+  readonly found: FoundFlow
+  readonly hid: number
+  /** The pair its packets travel on. */
+  readonly wire: Pair
+}
+
+export class TranslationService {
+  readonly tables = new Tables()
+  readonly machine: IhmpMachine
+  readonly #options: TranslationOptions
+  readonly #init: TranslationInit
+  readonly #clock: Clock
+  readonly #rtnl: Rtnl
+  readonly #sockets: SocketTable
+  readonly #kernel: StackTransKernel
+  readonly #sysctls: KernelSysctls
+  readonly #network: HostNetwork
+  readonly #links = new Map<Ip, { socket: Socket; ready: boolean; waiting: (() => void)[] }>()
+  readonly #found = new Map<string, FoundFlow>()
+  readonly #stop = new AbortController()
+  #own = new Set<Ip>()
+  #devices = new Map<Ip, string>()
+  #timer: NodeJS.Timeout | undefined
+  #scanTimer: NodeJS.Timeout | undefined
+  #refreshing: NodeJS.Immediate | undefined
+  #scannedAt = Number.NEGATIVE_INFINITY
+  #scanCost = 0
+  #raw: RawSender | undefined
+  #parking: Parking | undefined
+  #watch: SegmentWatch | undefined
+  #saveTimer: NodeJS.Timeout | undefined
+  #running = false
+
+  constructor(options: TranslationOptions, init: TranslationInit) {
+    this.#options = options
+    this.#init = init
+    this.#clock = init.clock ?? new RealClock()
+    this.#rtnl = new Rtnetlink(init.netns)
+    this.#sockets = new SockDiag(init.netns)
+    this.#kernel = new StackTransKernel({
+      table: `godwit_${options.instance}_dime`.replaceAll('-', '_'),
+      watch: options.watchUdp,
+      ...(init.netns === undefined ? {} : { netns: init.netns }),
+    })
+    const saved = this.#readState()
+    this.#sysctls = new KernelSysctls(init.netns, saved?.sysctls ?? [])
+    this.#network = new HostNetwork(this.#rtnl, this.#sysctls, options)
+    this.machine = new IhmpMachine(
+      {
+        tables: this.tables,
+        random: init.random ?? nodeRandom,
+        crypto: nodeIhmpCrypto,
+        keys: init.keys,
+        wall: () => this.#clock.wall(),
+        hasFlow: (local, foreign) => this.#hasFlow(local, foreign),
+        preferredLocal: (foreign) => this.#network.preferredLocal(foreign),
+      },
+      options.ihmp,
+    )
+  }
+
+  /** Resolves when sockets and addresses have been read and every HELLO is on its way. */
+  async start(): Promise<void> {
+    this.#running = true
+    this.#kernel.start()
+    const saved = this.#readState()
+    if (saved !== undefined) {
+      this.#network.adopt(saved.identifiers)
+      for (const host of saved.hosts) this.machine.restore(host)
+    }
+    this.#rtnl.watch(['link', 'address', 'route'], () => this.#refreshSoon(), {
+      signal: this.#stop.signal,
+    })
+    const now = this.#clock.now()
+    const addresses = this.#network.addresses()
+    this.#own = new Set(addresses.map((a) => a.ip))
+    // Sockets before addresses: a restored host must have its flows when it hears what was lost meanwhile.
+    for (const { ip } of addresses) this.#openLink(ip)
+    this.#scan(
+      now,
+      addresses.map((a) => a.ip),
+    )
+    this.#refresh()
+    this.#scheduleScan()
+  }
+
+  /** `keep`: leave the maps in the kernel, for a daemon that will be started again. */
+  stop(keep = false): void {
+    if (!this.#running) return
+    this.#running = false
+    this.#stop.abort()
+    clearTimeout(this.#timer)
+    clearTimeout(this.#scanTimer)
+    clearTimeout(this.#saveTimer)
+    clearImmediate(this.#refreshing)
+    for (const { socket } of this.#links.values()) socket.close()
+    this.#links.clear()
+    this.#raw?.close()
+    this.#watch?.close()
+    if (keep) this.#save()
+    else this.cleanUp()
+    this.#parking?.close()
+    this.#kernel.close()
+    this.#sockets.close()
+    this.#rtnl.close()
+  }
+
+  /** Leaves the kernel as it was before the first start. */
+  cleanUp(): void {
+    const saved = this.#readState()
+    this.#kernel.cleanUp()
+    this.#network.park(undefined)
+    this.#network.cleanUp([...this.#network.identifiers, ...(saved?.identifiers ?? [])])
+    this.#rtnl.deleteLink(this.#parkingName)
+    rmSync(this.#options.stateFile, { force: true })
+  }
+
+  get #parkingName(): string {
+    return `gwpark-${this.#options.instance}`.slice(0, 15)
+  }
+
+  /** Figures for display and metrics. */
+  get counts() {
+    return { ...this.#kernel.counts, scan_ms: this.#scanCost }
+  }
+
+  /** Own addresses with their devices. */
+  get accesses(): ReadonlyMap<Ip, string> {
+    return this.#devices
+  }
+
+  get identifiers(): ReadonlySet<Ip> {
+    return this.#network.identifiers
+  }
+
+  flows(): FlowView[] {
+    const out: FlowView[] = []
+    for (const found of this.#found.values()) {
+      const row = this.tables.sockets.get(found.id)
+      if (row === undefined) continue
+      const host = this.tables.hosts.get(row.hid)
+      const wire = host?.overrides.get(found.id) ?? host?.current[familyOf(found.local)] ?? found
+      out.push({ found, hid: row.hid, wire: { local: wire.local, foreign: wire.foreign } })
+    }
+    return out
+  }
+
+  /** Moves a flow (by id) or all flows of a host to an own address. False: no confirmed pair has it. */
+  move(hid: number, local: Ip, flow?: string): boolean {
+    const row = flow === undefined ? undefined : this.tables.sockets.get(flow)
+    const moved = this.machine.move(hid, local, row, this.#clock.now())
+    this.#pump()
+    return moved
+  }
+
+  /** After `godwit dime key set`: peers are told under the old key. */
+  rekey(): void {
+    this.#init.keys.reload()
+    this.machine.rekey(this.#clock.now())
+    this.#pump()
+  }
+
+  // ---------------------------------------------------------------------------------------- addresses and routes
+
+  #refreshSoon(): void {
+    this.#refreshing ??= setImmediate(() => {
+      this.#refreshing = undefined
+      if (this.#running) this.#refresh()
+    })
+  }
+
+  #refresh(): void {
+    const now = this.#clock.now()
+    const addresses = this.#network.addresses()
+    const own = new Set(addresses.map((a) => a.ip))
+    this.#network.routesChanged()
+    const lost = [...this.#own].some((ip) => !own.has(ip))
+    const gained = addresses.some((a) => !this.#own.has(a.ip))
+    if (lost || gained) this.#scan(now, [...this.#own, ...own]) // applied below, with what follows from it
+    this.#own = own
+    this.#devices = new Map(addresses.map((a) => [a.ip, a.device]))
+    // First of all, so that no socket finds its address gone for longer than it must.
+    this.#network.identify(identifiers(this.tables, own))
+    const changed = this.#network.route(addresses, !isIdle(compile(this.tables)))
+    for (const [ip, { socket }] of this.#links)
+      if (!own.has(ip)) {
+        socket.close()
+        this.#links.delete(ip)
+      }
+    for (const ip of own) this.#openLink(ip)
+    this.machine.handleLocal(addresses, now)
+    if (changed) this.machine.handleRoutes(now)
+    this.#pump()
+  }
+
+  #openLink(ip: Ip): void {
+    if (this.#links.has(ip)) return
+    const socket = inNamespace(this.#init.netns, () =>
+      createSocket({ type: familyOf(ip) === 4 ? 'udp4' : 'udp6', reuseAddr: false }),
+    )
+    const link = { socket, ready: false, waiting: [] as (() => void)[] }
+    this.#links.set(ip, link)
+    socket.on('error', (error) => {
+      if (this.#links.get(ip) !== link) return
+      this.#init.recorder.log('debug', `IHMP at ${ip}: ${error.message}`)
+      if (link.ready) return
+      this.#links.delete(ip)
+      socket.close()
+      // An address that cannot be bound yet comes again with its next event, or here.
+      setTimeout(() => this.#running && this.#own.has(ip) && this.#openLink(ip), 200).unref()
+    })
+    socket.on('message', (bytes, from) => {
+      if (!this.#running) return
+      const pair = { local: ip, foreign: from.address.replace(/%.*/, '') }
+      this.machine.handleMessage(Uint8Array.from(bytes), pair, from.port, this.#clock.now())
+      this.#pump()
+    })
+    socket.bind({ port: this.#options.port, address: ip, exclusive: true }, () => {
+      link.ready = true
+      for (const send of link.waiting.splice(0)) send()
+    })
+  }
+
+  // ------------------------------------------------------------------------------------------------- sockets
+
+  #scheduleScan(): void {
+    const wait = Math.min(SCAN_MOST_MS, Math.max(SCAN_LEAST_MS, this.#scanCost / SCAN_SHARE))
+    this.#scanTimer = setTimeout(() => {
+      if (this.#scan(this.#clock.now())) this.#apply()
+      this.#suspect()
+      this.#pump()
+      this.#scheduleScan()
+    }, wait)
+  }
+
+  /** Brings the socket table up to date (DI-5, DI-9). */
+  #scan(now: number, own: Iterable<Ip> = this.#own): boolean {
+    const startedAt = performance.now()
+    const mine = new Set([...own, ...this.#network.identifiers])
+    const seen = this.#options.watchUdp ? this.#kernel.seen() : []
+    const found = findFlows(this.#sockets, seen, mine, this.#options.port)
+    let changed = false
+    for (const id of [...this.#found.keys()]) {
+      if (found.has(id)) continue
+      const hid = this.tables.sockets.get(id)?.hid
+      this.tables.removeSocket(id)
+      this.#found.delete(id)
+      changed = true
+      if (hid !== undefined && this.tables.flows(hid).size === 0) this.machine.handleIdle(hid, now)
+    }
+    for (const [id, flow] of found) {
+      const before = this.#found.get(id)
+      this.#found.set(id, flow)
+      if (before !== undefined && this.tables.sockets.has(id)) continue
+      const hid = this.machine.handleFlow({ local: flow.local, foreign: flow.foreign }, now)
+      if (hid === undefined) continue
+      const { socket: _, retransmits: __, ...row } = flow
+      this.tables.addSocket({ ...row, hid })
+      changed = true
+    }
+    this.#scannedAt = now
+    this.#scanCost = performance.now() - startedAt
+    return changed
+  }
+
+  #hasFlow(local: Ip, foreign: Ip): boolean {
+    const has = (): boolean => {
+      for (const flow of this.#found.values())
+        if (flow.local === local && flow.foreign === foreign) return true
+      return false
+    }
+    if (has()) return true
+    const now = this.#clock.now()
+    if (now - this.#scannedAt < SCAN_FRESH_MS) return false
+    this.#scan(now)
+    return has()
+  }
+
+  /** Flows whose TCP repeats itself put their path in doubt, and have their retransmissions watched. */
+  #suspect(): void {
+    const doubtful = new Set<number>()
+    for (const flow of this.#found.values())
+      if (flow.retransmits > 0) {
+        const hid = this.tables.sockets.get(flow.id)?.hid
+        if (hid === undefined || this.machine.host(hid)?.state !== 'peer') continue
+        doubtful.add(hid)
+        if (flow.retransmits >= SUSPICIOUS_RETRANSMITS) this.machine.handleSuspicion(hid, this.#clock.now())
+      }
+    if (doubtful.size === 0 && this.#watch === undefined) return
+    this.#watch ??= new SegmentWatch(this.#init.netns)
+    const addresses = new Set<Ip>()
+    for (const hid of doubtful) {
+      const row = this.tables.hosts.get(hid)
+      for (const family of [4, 6] as const)
+        if (row?.current[family]) addresses.add(row.current[family].foreign)
+    }
+    this.#watch.watch([...addresses].map(bytesOf))
+  }
+
+  // ------------------------------------------------------------------------------------------------- outputs
+
+  /** Carries out what the machine asks for, kernel first, and sets the timer. */
+  #pump(): void {
+    for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) this.#carryOut(out)
+    clearTimeout(this.#timer)
+    const next = this.machine.nextTimeout()
+    if (next === undefined) return
+    this.#timer = setTimeout(
+      () => {
+        this.machine.handleTimeout(this.#clock.now())
+        this.#pump()
+      },
+      Math.max(0, next - this.#clock.now()),
+    )
+  }
+
+  #carryOut(out: Output): void {
+    const { recorder } = this.#init
+    switch (out.kind) {
+      case 'apply':
+        this.#apply()
+        return
+      case 'send':
+        this.#transmit(out.bytes, out.pair, out.port)
+        return
+      case 'state':
+        recorder.log('debug', `host ${out.hid}: ${out.state}, ${out.reason}`)
+        this.#updateParking()
+        this.#saveSoon()
+        return
+      case 'handover':
+        this.#saveSoon()
+        this.#kick(out.hid)
+        if (out.from !== undefined && !samePair(out.from, out.to)) this.#record(out)
+        return
+      case 'gone':
+        recorder.log('warn', `host ${out.hid} is gone: ${out.reason}`)
+        for (const row of out.sockets) {
+          const socket = this.#found.get(row.id)?.socket
+          if (socket !== undefined) this.#sockets.destroy(socket)
+          this.#found.delete(row.id)
+        }
+        this.#saveSoon()
+        return
+    }
+  }
+
+  #record(out: Extract<Output, { kind: 'handover' }>): void {
+    const { recorder } = this.#init
+    const name = (pair: Pair | undefined): string =>
+      pair === undefined ? '' : (this.#devices.get(pair.local) ?? pair.local)
+    const what = `host:${out.hid}`
+    recorder.handover({
+      at: this.#clock.wall(),
+      what,
+      from: name(out.from),
+      to: name(out.to),
+      cause: out.cause,
+      gap_ms: null,
+      lost_packets: null,
+    })
+    recorder.decision({
+      at: this.#clock.wall(),
+      mechanism: 'translation',
+      what,
+      chosen: name(out.to),
+      reason: out.reason,
+      evidence: { local: out.to.local, foreign: out.to.foreign, cause: out.cause },
+    })
+  }
+
+  #apply(): void {
+    const now = this.#clock.now()
+    let compiled = compile(this.tables)
+    const idle = isIdle(compiled)
+    // A connection that is younger than the last look belongs in the maps as well.
+    if (!idle && now - this.#scannedAt > SCAN_FRESH_MS && this.#scan(now)) compiled = compile(this.tables)
+    this.#kernel.apply(compiled)
+    this.#network.identify(identifiers(this.tables, this.#own))
+    this.#network.route(
+      [...this.#devices].map(([ip, device]) => ({ ip, device, prefixLength: 0 })),
+      !idle,
+    )
+    const ports = new Set<number>()
+    for (const family of [4, 6] as const)
+      for (const flow of [...compiled[family].out_flow.values()]) ports.add(flow.localPort)
+    this.#network.reserve(ports)
+    this.#saveSoon()
+  }
+
+  #transmit(bytes: Uint8Array, pair: Pair, port: number): void {
+    const link = this.#links.get(pair.local)
+    if (link === undefined) return
+    const to = port === 0 ? this.#options.port : port
+    const send = (): void => {
+      link.socket.send(bytes, to, pair.foreign, (error) => {
+        if (error) this.#init.recorder.log('debug', `IHMP to ${pair.foreign}: ${error.message}`)
+      })
+    }
+    if (link.ready) send()
+    else link.waiting.push(send)
+  }
+
+  // --------------------------------------------------------------------------------------------------- outage
+
+  /** While a host is detached for want of an own address, its packets are parked. */
+  #updateParking(): void {
+    let detached = false
+    for (const host of this.machine.hosts()) detached ||= host.detachedAt !== undefined
+    const wanted = detached && this.#network.identifiers.size > 0
+    if (wanted && this.#parking === undefined) {
+      try {
+        this.#parking = new Parking(this.#parkingName, this.#rtnl, this.#init.netns)
+      } catch (error) {
+        this.#init.recorder.log('warn', `no parking: ${(error as Error).message}`)
+        return
+      }
+      this.#network.park(this.#parkingName)
+    } else if (!detached && this.#parking !== undefined) {
+      this.#network.park(undefined)
+      this.#parking.close()
+      this.#parking = undefined
+    }
+  }
+
+  /** Sends the kept segments of a host's flows over the pair that works now. */
+  #kick(hid: number): void {
+    if (this.#parking === undefined && this.#watch === undefined) return
+    this.#raw ??= new RawSender(this.#init.netns)
+    const row = this.tables.hosts.get(hid)
+    const flows = new Set<string>()
+    for (const flow of this.tables.flows(hid))
+      if (flow.protocol === 6) flows.add(`${flow.localPort} ${flow.foreignPort}`)
+    const wanted = (s: Segment): boolean => flows.has(`${s.sourcePort} ${s.destinationPort}`)
+    for (const segment of this.#parking?.take(wanted) ?? []) this.#raw.send(segment)
+    for (const segment of this.#watch?.take(wanted) ?? []) {
+      const pair = row?.current[segment.source.length === 4 ? 4 : 6]
+      if (pair !== undefined && ipOf(segment.destination) !== pair.foreign)
+        this.#raw.send(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------------- state
+
+  #saveSoon(): void {
+    this.#saveTimer ??= setTimeout(() => {
+      this.#saveTimer = undefined
+      this.#save()
+    }, SAVE_MS)
+  }
+
+  #save(): void {
+    const state: SavedState = {
+      hosts: this.machine.save(),
+      identifiers: [...this.#network.identifiers],
+      sysctls: [...this.#sysctls.saved],
+    }
+    const temporary = `${this.#options.stateFile}.new`
+    writeFileSync(temporary, `${JSON.stringify(state, toJson)}\n`, { mode: 0o600 })
+    renameSync(temporary, this.#options.stateFile)
+  }
+
+  #readState(): SavedState | undefined {
+    if (!existsSync(this.#options.stateFile)) return undefined
+    try {
+      return JSON.parse(readFileSync(this.#options.stateFile, 'utf8'), fromJson) as SavedState
+    } catch {
+      this.#init.recorder.log('warn', `${this.#options.stateFile} is damaged; starting without it`)
+      return undefined
+    }
+  }
+}
+
+interface SavedState {
+  readonly hosts: readonly SavedHost[]
+  readonly identifiers: readonly Ip[]
+  readonly sysctls: readonly (readonly [string, string])[]
+}
+
+function toJson(_: string, value: unknown): unknown {
+  return value instanceof Uint8Array ? { hex: toHex(value) } : value
+}
+
+function fromJson(_: string, value: unknown): unknown {
+  const hex = (value as { hex?: unknown } | null)?.hex
+  if (typeof hex !== 'string') return value
+  const bytes = fromHex(hex)
+  return bytes.ok ? bytes.value : value
+}
