@@ -79,11 +79,15 @@ function overview(status: Status): string[] {
   if (paths.length > 0) lines.push('', ...pathTable(status.peers))
   const perAccess = new Map<string, number>()
   for (const { access } of status.flows) perAccess.set(access, (perAccess.get(access) ?? 0) + 1)
-  const split = [...perAccess].map(([access, count]) => `${count} on ${access || 'no access'}`).join(', ')
-  lines.push('', `${status.flows.length} flows${split && `: ${split}`}`)
+  const split = [...perAccess].map(([access, flows]) => `${flows} on ${access || 'no access'}`).join(', ')
+  lines.push('', `${count(status.flows.length, 'flow')}${split && `: ${split}`}`)
   if (status.handovers.length === 0) return [...lines, 'no handovers yet']
-  lines.push(`${status.handovers.length} handovers, the last:`)
+  lines.push(`${count(status.handovers.length, 'handover')}, the last:`)
   return [...lines, ...status.handovers.slice(-LAST).map((record) => `  ${handoverLine(record)}`)]
+}
+
+function count(number: number, word: string): string {
+  return `${number} ${word}${number === 1 ? '' : 's'}`
 }
 
 function accessTable(status: Status): string[] {
@@ -153,10 +157,7 @@ function handoverLine(record: HandoverRecord): string {
 export async function move(what: string, access: string, options: CommonOptions): Promise<void> {
   const moved = await client(options).post<Move>('/v1/move', { what, access })
   if (options.json) printJson({ what, access, ...moved })
-  else
-    printLines([
-      `${moved.flows} ${moved.flows === 1 ? 'flow' : 'flows'} moved to ${access}${moved.note ? `; ${moved.note}` : ''}`,
-    ])
+  else printLines([`${count(moved.flows, 'flow')} moved to ${access}${moved.note ? `; ${moved.note}` : ''}`])
 }
 
 export async function why(flow: string, options: CommonOptions): Promise<void> {
