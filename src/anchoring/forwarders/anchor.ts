@@ -9,7 +9,7 @@
 import { LpmTable, type Prefix } from '../../core/address.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import { FlowKey, type FlowTuple } from '../tables/flow-key.ts'
-import { newer, orderOf, refreshed } from '../tables/order.ts'
+import { newer, orderOf, orderWithin, refreshed } from '../tables/order.ts'
 import type { IdleTimes, Paft } from '../tables/paft.ts'
 import type { TunnelTable } from '../tables/tunnels.ts'
 
@@ -171,12 +171,13 @@ export class AnchorForwarder implements Forwarder {
   }
 
   /**
-   * Explicit handover (UP-31, D12): these flows of `peer` go by `tid` from now on. Ordered like the newest packet
-   * of the peer, so what is still under way on the old tunnel does not move them back. Flows whose local address is not
+   * Explicit handover (UP-31, D12): these flows of `peer` go by `tid` from now on. Ordered by the counter of the
+   * request, so what is still under way on the old tunnel does not move them back. Flows whose local address is not
    * the peer's are ignored. Static rows move too. Returns how many rows now say so.
    */
-  bind(peer: number, tid: number, flows: readonly FlowTuple[], now: number): number {
+  bind(peer: number, tid: number, flows: readonly FlowTuple[], counter: number, now: number): number {
     const paft = this.#paft
+    const order = this.#advance(peer, counter)
     let count = 0
     for (const flow of flows) {
       this.#key.set(flow)
@@ -186,10 +187,10 @@ export class AnchorForwarder implements Forwarder {
       }
       this.#key.hash()
       const row = paft.find(this.#key)
-      if (row < 0) paft.insert(this.#key, tid, this.#newest[peer]!, now)
+      if (row < 0) paft.insert(this.#key, tid, order, now)
       else {
         paft.setTid(row, tid)
-        paft.setOrder(row, this.#newest[peer]!)
+        paft.setOrder(row, order)
         paft.touch(row, now)
       }
       count++
@@ -198,18 +199,27 @@ export class AnchorForwarder implements Forwarder {
   }
 
   /** Every row of the peer moves, and what comes later. */
-  bindAll(peer: number, tid: number): number {
+  bindAll(peer: number, tid: number, counter: number): number {
     const paft = this.#paft
+    const order = this.#advance(peer, counter)
     let count = 0
     paft.settle()
     for (let row = 0; row < paft.slots; row++) {
       if (!paft.occupied(row) || this.#tunnels.peerOf[paft.tidAt(row)] !== peer) continue
       paft.setTid(row, tid)
-      paft.setOrder(row, this.#newest[peer]!)
+      paft.setOrder(row, order)
       count++
     }
     this.setDefaultTid(peer, tid)
     return count
+  }
+
+  /** A frame with this counter has arrived. */
+  #advance(peer: number, counter: number): number {
+    this.#room(peer)
+    const order = orderWithin(this.#newest[peer]!, counter)
+    this.#newest[peer] = order
+    return order
   }
 
   setStatic(peer: number, value: boolean, flows: readonly FlowTuple[]): number {

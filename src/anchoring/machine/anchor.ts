@@ -84,7 +84,7 @@ export class AnchorMachine {
         this.#closed(host, event.slot)
         break
       case 'frame':
-        this.#handleFrame(host, event.code, event.body, event.slot, now)
+        this.#handleFrame(host, event.code, event.body, event.slot, event.counter, now)
         break
       case 'key-offered':
         this.#events.push({ type: 'key-offered', name: host.setup.name, publicKey: event.publicKey })
@@ -139,7 +139,7 @@ export class AnchorMachine {
     return number === undefined ? {} : { v4: this.#parts.pool.v4(number), v6: this.#parts.pool.v6(number) }
   }
 
-  #handleFrame(host: Host, code: number, body: Uint8Array, slot: number, now: number): void {
+  #handleFrame(host: Host, code: number, body: Uint8Array, slot: number, counter: number, now: number): void {
     const signal = decode(code, body)
     if (!signal.ok) return
     const { value } = signal
@@ -161,7 +161,7 @@ export class AnchorMachine {
         break
       }
       case FrameType.HANDOVER_REQUEST:
-        this.#handover(host, value, slot, now)
+        this.#handover(host, value, slot, counter, now)
         break
       case FrameType.SET_MODE_REQUEST: {
         const count = this.#parts.forwarder.setStatic(host.index, value.static, value.flows)
@@ -182,6 +182,7 @@ export class AnchorMachine {
     host: Host,
     request: Extract<Signal, { type: typeof FrameType.HANDOVER_REQUEST }>,
     slot: number,
+    counter: number,
     now: number,
   ): void {
     const { tunnels, forwarder } = this.#parts
@@ -193,8 +194,8 @@ export class AnchorMachine {
       host.lastTransaction = request.transaction
       count =
         request.flows.length === 0
-          ? forwarder.bindAll(host.index, row.localTid)
-          : forwarder.bind(host.index, row.localTid, request.flows, now)
+          ? forwarder.bindAll(host.index, row.localTid, counter)
+          : forwarder.bind(host.index, row.localTid, request.flows, counter, now)
     }
     this.#answer(
       host,

@@ -418,19 +418,30 @@ export class HostMachine {
     }
     this.#policies.push(copy)
     this.#pinned.set(key, index)
-    this.#decide(copy, index, 'moved by hand', now)
+    this.#decide(copy, index, 0, 'moved by hand', now)
     return index
   }
 
   /** Something changed: asks every policy again. */
   #reconsider(cause: string, now: number, what?: string): void {
     this.#timers.clear('reconsider:')
+    const flows = this.#flowsOfPolicies()
     for (const [index, policy] of this.#policies.entries()) {
-      if (policy !== undefined) this.#decide(policy, index, cause, now, what)
+      if (policy !== undefined) this.#decide(policy, index, flows[index]!, cause, now, what)
     }
   }
 
-  #decide(policy: Policy, index: number, cause: string, now: number, what?: string): void {
+  /** Rows of each policy; those not identified yet are the default's. */
+  #flowsOfPolicies(): Int32Array {
+    const { paft } = this.#parts
+    const flows = new Int32Array(this.#policies.length)
+    paft.settle()
+    for (let row = 0; row < paft.slots; row++)
+      if (paft.occupied(row)) flows[Math.max(FIRST_POLICY, paft.policyAt(row))]!++
+    return flows
+  }
+
+  #decide(policy: Policy, index: number, flows: number, cause: string, now: number, what?: string): void {
     const anchor = this.#anchorOf(policy)
     const candidates = [...this.#paths.values()]
       .filter((path) => path.anchor === anchor)
@@ -447,7 +458,9 @@ export class HostMachine {
           cost: access?.cost ?? 0,
         } as const
       })
-    const choice = chooseAccess(candidates, policy.access, policy.rules, now)
+    // Holding on to what is in use protects flows; without any, the best is taken at once.
+    const current = flows > 0 ? policy.access : undefined
+    const choice = chooseAccess(candidates, current, policy.rules, now)
     if (choice.reconsiderAt !== undefined) this.#timers.setEarlier('reconsider:', choice.reconsiderAt)
     const path =
       choice.access === undefined

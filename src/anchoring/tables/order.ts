@@ -16,6 +16,12 @@ export function orderOf(counter: number): number {
   return (Math.imul(epoch, EPOCH_STEP) + (counter - epoch * EPOCH)) | 0
 }
 
+/** The order of a counter of the session that `newest` belongs to; at least `newest`. */
+export function orderWithin(newest: number, counter: number): number {
+  const order = ((newest & -EPOCH_STEP) + counter) | 0
+  return newer(order, newest) ? order : newest
+}
+
 /** Whether `a` is newer than `b`. */
 export function newer(a: number, b: number): boolean {
   return ((a - b) | 0) > 0

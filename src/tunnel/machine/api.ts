@@ -224,6 +224,8 @@ export type TunnelEvent =
       readonly type: 'frame'
       readonly peer: number
       readonly slot: number
+      /** Of the datagram that carried it, in its session. */
+      readonly counter: number
       readonly code: number
       readonly body: Uint8Array
     }

@@ -324,7 +324,7 @@ export class TunnelMachine implements TunnelCommands {
           break
         case 'mechanism': {
           const { code, body: content } = frame
-          this.#emit({ type: 'frame', peer: index, slot: via?.slot ?? -1, code, body: content })
+          this.#emit({ type: 'frame', peer: index, slot: via?.slot ?? -1, counter, code, body: content })
         }
       }
     }
