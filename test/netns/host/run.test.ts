@@ -1,7 +1,7 @@
 /** `godwit run` with a real daemon, a real control group and a mechanism that only remembers (UP-2, UP-36). */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -13,9 +13,19 @@ import { State } from '../../../src/host/state.ts'
 import { cgroupMount } from '../../../src/linux/cgroup.ts'
 
 const mount = cgroupMount()
-const skip = mount === undefined ? 'cgroup version 2 is not mounted' : false
+const skip = whyNot()
 const folder = mkdtempSync(join(tmpdir(), 'godwit-run-'))
 const instance = `test-${process.pid}`
+
+function whyNot(): string | false {
+  if (mount === undefined) return 'cgroup version 2 is not mounted'
+  try {
+    accessSync(mount, constants.W_OK)
+    return false
+  } catch {
+    return 'control groups may not be made here: needs real root'
+  }
+}
 
 const adopted: Application[] = []
 const released: string[] = []
