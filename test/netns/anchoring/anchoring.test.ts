@@ -1,0 +1,200 @@
+/**
+ * Anchoring end to end, through the command line alone: a mobile host with two accesses behind NATs, an anchor, a legacy
+ * server, real curl; moves, kills, and peers of WireGuard's own make.
+ */
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { Lab } from '../../../lab/build.ts'
+import type { Program } from '../../../lab/hosts.ts'
+import { topologyNamed } from '../../../lab/topologies/index.ts'
+import { addressOf } from '../../../lab/topology.ts'
+import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
+import { usePrivateNames } from '../../../src/linux/netns.ts'
+
+usePrivateNames()
+
+const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
+const SERVER = `const b=Buffer.alloc(65536,7);require('http').createServer((q,r)=>{const n=+q.url.slice(1);r.setHeader('content-length',n);let s=0;const w=()=>{while(s<n){const k=Math.min(b.length,n-s);s+=k;if(!r.write(b.subarray(0,k))){r.once('drain',w);return}}r.end()};w()}).listen(80,'::',()=>console.log('up'))`
+const BYTES = 30_000_000
+
+interface Status {
+  readonly peers: readonly PeerStatus[]
+  readonly flows: readonly FlowStatus[]
+  readonly handovers: readonly HandoverRecord[]
+}
+
+let lab: Lab
+let folder: string
+let anchor: Program
+let host: Program
+
+const state = (role: string) => join(folder, role)
+const godwit = (role: string, ...args: string[]) =>
+  lab.programs.run(role, process.execPath, [GODWIT, ...args, '--state', state(role)])
+const status = async (role = 'mh') => JSON.parse(await godwit(role, 'status', '--json')) as Status
+
+async function daemon(role: string, ...args: string[]): Promise<Program> {
+  const program = await lab.programs.start(
+    role,
+    process.execPath,
+    [GODWIT, ...args, '--state', state(role)],
+    { log: join(folder, `${role}.log`) },
+  )
+  await program.expect((line) => line.trim() === 'ready', 20_000)
+  return program
+}
+
+async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
+  for (let i = 0; i < 100; i++) {
+    if (await holds()) return
+    await delay(100)
+  }
+  assert.fail(`not within ten seconds: ${what}`)
+}
+
+const bothPathsUp = async () =>
+  (await status()).peers.some(({ paths }) => paths.filter((path) => path.state === 'up').length === 2)
+
+/** Starts a download that takes some seconds; resolves with what curl says at its end. */
+function download(family: 4 | 6 = 4, rate = '6M'): Promise<string> {
+  const address = addressOf(lab.spec, 'ch1', 'wan', family)
+  const url = `http://${family === 4 ? address : `[${address}]`}/${BYTES}`
+  return lab.programs.run('mh', 'curl', [
+    ...['-s', '-g', '--limit-rate', rate, '-o', '/dev/null', '-w', '%{http_code} %{size_download}', url],
+  ])
+}
+
+const whole = `200 ${BYTES}`
+
+before(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'godwit-anchoring-'))
+  lab = await Lab.build(topologyNamed('upmt'))
+  const server = await lab.programs.start('ch1', process.execPath, ['-e', SERVER], { input: true })
+  await server.expect((line) => line === 'up', 10_000)
+  await godwit('an', 'anchor', 'init', '--endpoint', `${addressOf(lab.spec, 'an', 'wan')}:51820`)
+  anchor = await daemon('an', 'anchor', 'up')
+  await godwit('mh', 'join', (await godwit('an', 'anchor', 'invite', 'laptop')).trim())
+  host = await daemon('mh', 'up')
+  await until('both paths up', bothPathsUp)
+})
+
+after(async () => {
+  await lab.close()
+  rmSync(folder, { recursive: true })
+})
+
+describe('a mobile host and its anchor', () => {
+  test('UP-2, UP-29: curl goes on over another access while it is moved, IPv4 and IPv6 inside', async () => {
+    for (const family of [4, 6] as const) {
+      const done = download(family)
+      await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+      const [from, to] = family === 4 ? ['acc1', 'acc2'] : ['acc2', 'acc1']
+      await godwit('mh', 'move', 'app:curl', to!)
+      const { flows } = await status()
+      assert.ok(
+        flows.filter(({ app }) => app === 'curl').every(({ access }) => access === to),
+        `from ${from}`,
+      )
+      assert.equal(await done, whole)
+    }
+    await godwit('mh', 'move', 'all', 'acc1')
+  })
+
+  test('a lost link moves its flows; each handover is on record with its cause', async () => {
+    const done = download()
+    await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+    lab.setLink('acc1', { state: 'down' })
+    await until('flows are on acc2', async () => {
+      const { flows } = await status()
+      return flows.filter(({ app }) => app === 'curl').every(({ access }) => access === 'acc2')
+    })
+    assert.equal(await done, whole)
+    lab.setLink('acc1', { state: 'up' })
+    await until('both paths up', bothPathsUp)
+    assert.ok((await status()).handovers.some(({ cause, to }) => to === 'acc2' && cause.includes('acc1')))
+  })
+
+  test('kill -9 of the host daemon in mid-transfer: the transfer goes on after its restart', async () => {
+    const done = download()
+    await delay(1000)
+    host.child.kill('SIGKILL')
+    await host.ended
+    host = await daemon('mh', 'up')
+    assert.equal(await done, whole)
+    await until('both paths up', bothPathsUp)
+  })
+
+  test('kill -9 of the anchor in mid-transfer: the transfer goes on after its restart', async () => {
+    const done = download()
+    await delay(1000)
+    anchor.child.kill('SIGKILL')
+    await anchor.ended
+    anchor = await daemon('an', 'anchor', 'up')
+    assert.equal(await done, whole)
+    await until('both paths up', bothPathsUp)
+  })
+
+  test('E-3 (2): what a host sends with an address that is not its VIpA ends at the anchor', async () => {
+    // A stock client may send what it likes: here with the address of the first host.
+    const config = await godwit('an', 'anchor', 'invite', '--wg', 'thief')
+    const client = await wireguard('ch2', `gwt${process.pid}`, config)
+    try {
+      await lab.programs.run('ch2', 'ping', ['-c', '1', '-W', '3', '-I', client.device, '198.18.0.1'])
+      lab.rtnl('ch2').addAddress(client.device, '198.18.0.2/32')
+      await assert.rejects(
+        lab.programs.run('ch2', 'ping', ['-c', '1', '-W', '1', '-I', '198.18.0.2', '198.18.0.1']),
+      )
+      await until('the anchor has counted it', async () => {
+        const metrics = await lab.programs.run('an', 'curl', [
+          ...['-s', '--unix-socket', join(state('an'), 'control.sock'), 'http://godwit/metrics'],
+        ])
+        return /godwit_anchor_spoofed_total [1-9]/.test(metrics)
+      })
+    } finally {
+      await client.stop()
+    }
+  })
+
+  test('both stop without a trace: no rule, table, interface or filter is left', async () => {
+    for (const program of [host, anchor]) program.child.kill('SIGTERM')
+    assert.deepEqual(await Promise.all([host.ended, anchor.ended]), [0, 0])
+    const rtnl = lab.rtnl('mh')
+    assert.deepEqual(
+      rtnl.rules().filter(({ priority }) => priority >= 5200 && priority < 5300),
+      [],
+    )
+    assert.deepEqual(
+      rtnl.routes().filter(({ table }) => table >= 5200 && table < 5300),
+      [],
+    )
+    assert.equal(rtnl.link('godwit0'), undefined)
+    assert.equal(lab.rtnl('an').link('gwan0'), undefined)
+    assert.equal(await lab.programs.run('an', 'nft', ['list', 'tables']), '')
+  })
+})
+
+/** A stock client: wireguard-go on a host, set up as wg-quick would from this text. */
+async function wireguard(role: string, device: string, text: string) {
+  const program = await lab.programs.start(role, 'wireguard-go', ['-f', device])
+  const file = join(folder, `${device}.conf`)
+  writeFileSync(file, text.replace(/^(Address|DNS|MTU) *=.*\n/gm, ''), { mode: 0o600 })
+  await until('wireguard-go answers', async () => {
+    try {
+      await lab.programs.run(role, 'wg', ['setconf', device, file])
+      return true
+    } catch {
+      return false
+    }
+  })
+  const rtnl = lab.rtnl(role)
+  for (const address of text.match(/^Address *= *(.*)$/m)?.[1]?.split(/, */) ?? [])
+    rtnl.addAddress(device, address, { noDad: true })
+  rtnl.setLink(device, { up: true, mtu: 1420 })
+  rtnl.addRoute({ to: '198.18.0.0/16', dev: device })
+  return { device, stop: () => program.stop() }
+}
