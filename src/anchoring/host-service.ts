@@ -145,11 +145,12 @@ export class MobileHostService implements Mechanism {
       fix6: fix6.address,
       mark: marks(base).bypass,
     }
+    // Before there is an engine nothing here is ours to remove: the interface may be another daemon's.
+    this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
+      onEvent: (event) => this.#handle(event as Event),
+      onEnd: (error) => this.#ended(error),
+    })
     try {
-      this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
-        onEvent: (event) => this.#handle(event as Event),
-        onEnd: (error) => this.#ended(error),
-      })
       this.#post({
         type: 'policies',
         policies: this.#init.policies.map(({ name, prefer, fallback, moveUp, peer }) => ({

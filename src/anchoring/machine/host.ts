@@ -331,7 +331,7 @@ export class HostMachine {
   #pathChanged(view: PathView, now: number): void {
     const path = this.#paths.get(view.slot)
     if (path === undefined) return
-    const health = healthOf(view.state.name)
+    const health = healthOf(view.state.name, path.anchor.setup.kind)
     path.rttMs = view.rttMs
     path.loss = view.loss
     if (health === path.health) return
@@ -670,8 +670,11 @@ export class HostMachine {
   }
 }
 
-function healthOf(state: PathView['state']['name']): Health {
+/** Towards a WireGuard server a path without a session may be used: the first packet asks for one. */
+function healthOf(state: PathView['state']['name'], kind: PeerSetup['kind']): Health {
   switch (state) {
+    case 'new':
+      return kind === 'wireguard' ? 'up' : 'down'
     case 'up':
     case 'degrading':
     case 'suspect':

@@ -281,6 +281,8 @@ export class HostNode implements NodeParts {
       now,
     )
     this.#host.addPath(slot, peer.index, access.setup.name, pathId, access.port, remote, now)
+    // Godwit anchors are greeted by the announcement of the path.
+    if (peer.setup.kind === 'wireguard') machine.connect(peer.index, now)
   }
 
   #freePathId(peer: number): number {

@@ -14,6 +14,7 @@ import type { Program } from '../../../lab/hosts.ts'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
+import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 
 usePrivateNames()
@@ -178,7 +179,48 @@ describe('a mobile host and its anchor', () => {
   })
 })
 
-/** A stock client: wireguard-go on a host, set up as wg-quick would from this text. */
+describe('a stock WireGuard server as a plain anchor', () => {
+  test('UP-7: curl goes on while everything moves to the other access, and when that is lost', async () => {
+    const server = { privateKey: encodeKey(generatePrivateKey()), device: `gwp${process.pid}` }
+    const client = generatePrivateKey()
+    const publicKey = (key: string) => encodeKey(publicKeyOf(Buffer.from(key, 'base64')))
+    const wireguardGo = await wireguard(
+      'an2',
+      server.device,
+      `[Interface]\nPrivateKey = ${server.privateKey}\nListenPort = 51821\nAddress = 10.99.0.1/24\n\n[Peer]\nPublicKey = ${encodeKey(publicKeyOf(client))}\nAllowedIPs = 10.99.0.2/32\n`,
+    )
+    await lab.programs.run('an2', 'sysctl', ['-qw', 'net.ipv4.ip_forward=1'])
+    await lab.programs.run('an2', 'nft', [
+      'add table ip t; add chain ip t p { type nat hook postrouting priority 100; }; add rule ip t p ip saddr 10.99.0.0/24 masquerade',
+    ])
+    const file = join(folder, 'plain.conf')
+    const endpoint = `${addressOf(lab.spec, 'an2', 'wan')}:51821`
+    writeFileSync(
+      file,
+      `[Interface]\nPrivateKey = ${encodeKey(client)}\nAddress = 10.99.0.2/32\n\n[Peer]\nPublicKey = ${publicKey(server.privateKey)}\nEndpoint = ${endpoint}\nAllowedIPs = 0.0.0.0/0\n`,
+      { mode: 0o600 },
+    )
+    rmSync(state('mh'), { recursive: true })
+    await godwit('mh', 'join', '--wg', file)
+    const program = await daemon('mh', 'up')
+    try {
+      const done = download()
+      await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+      await godwit('mh', 'move', 'all', 'acc2')
+      await delay(1000)
+      lab.setLink('acc2', { state: 'down' })
+      assert.equal(await done, whole)
+      assert.ok((await status()).flows.every(({ access }) => access === 'acc1'))
+    } finally {
+      lab.setLink('acc2', { state: 'up' })
+      program.child.kill('SIGTERM')
+      await program.ended
+      await wireguardGo.stop()
+    }
+  })
+})
+
+/** A stock client or server: wireguard-go on a host, set up as wg-quick would from this text. */
 async function wireguard(role: string, device: string, text: string) {
   const program = await lab.programs.start(role, 'wireguard-go', ['-f', device])
   const file = join(folder, `${device}.conf`)
@@ -195,6 +237,6 @@ async function wireguard(role: string, device: string, text: string) {
   for (const address of text.match(/^Address *= *(.*)$/m)?.[1]?.split(/, */) ?? [])
     rtnl.addAddress(device, address, { noDad: true })
   rtnl.setLink(device, { up: true, mtu: 1420 })
-  rtnl.addRoute({ to: '198.18.0.0/16', dev: device })
+  if (role !== 'an2') rtnl.addRoute({ to: '198.18.0.0/16', dev: device })
   return { device, stop: () => program.stop() }
 }
