@@ -294,15 +294,8 @@ export class NfBatch {
         this.#u32(3, 1)
         this.#u32(4, key)
       }),
-    accept: () =>
-      this.#expression('immediate', () => {
-        this.#u32(1, 0)
-        const data = this.#nest(2)
-        const verdict = this.#nest(2)
-        this.#u32(1, 1)
-        this.#unnest(verdict)
-        this.#unnest(data)
-      }),
+    accept: () => this.#verdict(1),
+    drop: () => this.#verdict(0),
     counter: () => this.#expression('counter', () => {}),
     masquerade: (ports) => {
       if (ports === undefined) {
@@ -312,10 +305,22 @@ export class NfBatch {
       this.#immediate(register32(0), be16(ports[0]))
       this.#immediate(register32(1), be16(ports[1]))
       this.#expression('masq', () => {
+        this.#u32(1, 2) // ports are specified
         this.#u32(2, register32(0))
         this.#u32(3, register32(1))
       })
     },
+  }
+
+  #verdict(code: number): void {
+    this.#expression('immediate', () => {
+      this.#u32(1, 0)
+      const data = this.#nest(2)
+      const verdict = this.#nest(2)
+      this.#u32(1, code)
+      this.#unnest(verdict)
+      this.#unnest(data)
+    })
   }
 
   #immediate(register: number, value: Uint8Array): void {
@@ -433,6 +438,7 @@ export interface NfExpressions {
   counter(): void
   /** Ends the evaluation of this base chain. */
   accept(): void
+  drop(): void
   masquerade(ports?: readonly [number, number]): void
 }
 

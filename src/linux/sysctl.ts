@@ -70,7 +70,7 @@ export class KernelSysctls implements Sysctls {
   #write(key: string, value: string): void {
     const path = pathOf(key)
     try {
-      inNamespace(this.#netns, () => writeFileSync(path, value))
+      inNamespace(this.#netns, () => writeFileSync(path, value === '' ? '\n' : value)) // an empty write is none
     } catch (error) {
       throw error instanceof KernelError ? error : failure(`set ${key}`, error)
     }

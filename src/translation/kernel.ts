@@ -101,7 +101,7 @@ export class StackTransKernel {
     }
     const batch = new NfBatch(1, 1 << 16)
     const installed = this.#installed[family]
-    const ports = wanted.out_port.size > 0
+    const ports = wanted.out_port.size + wanted.in_wait.size > 0
     if (!this.#translating[family] || (ports && !this.#ports[family]))
       installTables(batch, layout, this.#table, { translate: true, watch: this.#watch, ports })
     let changes = 0
@@ -213,6 +213,7 @@ export class StackTransKernel {
         fields(flow.protocol, flow.foreignPort, flow.localPort),
         ...reversed(flow),
       )
+    for (const p of compiled.in_wait.values()) put('in_wait', ...reversed(p))
     for (const { flow, port } of compiled.in_port.values())
       put('in_port', hostOrder(flow.hid), fields(flow.protocol, port, flow.localPort), be16(flow.foreignPort))
     return out

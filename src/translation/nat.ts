@@ -74,6 +74,7 @@ export class IhmpNat {
   readonly #waiting = new Map<string, NodeJS.Timeout>()
   #sequence = Math.floor(Math.random() * 65_536)
   #counter = 0
+  #alive: NodeJS.Timeout | undefined
 
   constructor(options: IhmpNatOptions) {
     this.#options = options
@@ -89,9 +90,11 @@ export class IhmpNat {
     this.#events.setReceiveBuffer(1 << 20)
     this.#events.join(GROUP_NEW)
     onReadable(this.#events.fd, () => this.#drain())
+    this.#alive = setInterval(() => {}, 1 << 30) // events alone keep no process running
   }
 
   stop(): void {
+    clearInterval(this.#alive)
     stopReadable(this.#events.fd)
     this.#events.close()
     for (const timer of this.#waiting.values()) clearTimeout(timer)

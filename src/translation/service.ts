@@ -33,7 +33,6 @@ import {
   ipOf,
   isIdle,
   type Pair,
-  samePair,
   Tables,
 } from './tables.ts'
 
@@ -46,6 +45,8 @@ const SCAN_LEAST_MS = 500
 const SCAN_MOST_MS = 10_000
 /** A burst of changes looks at the sockets once. */
 const SCAN_FRESH_MS = 100
+/** Below, the kernel gives no port to a socket by itself (net.ipv4.ip_local_port_range is 32768 or lower at its start). */
+const FIRST_EPHEMERAL = 1024
 /** What a kill may cost of the newest changes; a new run then compiles anew from the sockets. */
 const SAVE_MS = 20
 /** TCP has repeated itself this often: the path is in doubt. */
@@ -408,7 +409,7 @@ export class TranslationService {
       case 'handover':
         this.#saveSoon()
         this.#kick(out.hid)
-        if (out.from !== undefined && !samePair(out.from, out.to)) this.#record(out)
+        if (out.from !== undefined && this.#concernsFlows(out.hid, out.to)) this.#record(out)
         return
       case 'gone':
         recorder.log('warn', `host ${out.hid} is gone: ${out.reason}`)
@@ -420,6 +421,12 @@ export class TranslationService {
         this.#saveSoon()
         return
     }
+  }
+
+  /** A host may have moved in a family in which no flow is. */
+  #concernsFlows(hid: number, pair: Pair): boolean {
+    for (const flow of this.tables.flows(hid)) if (familyOf(flow.local) === familyOf(pair.local)) return true
+    return false
   }
 
   #record(out: Extract<Output, { kind: 'handover' }>): void {
@@ -460,7 +467,8 @@ export class TranslationService {
     )
     const ports = new Set<number>()
     for (const family of [4, 6] as const)
-      for (const flow of [...compiled[family].out_flow.values()]) ports.add(flow.localPort)
+      for (const flow of compiled[family].out_flow.values())
+        if (flow.localPort >= FIRST_EPHEMERAL) ports.add(flow.localPort)
     this.#network.reserve(ports)
     this.#saveSoon()
   }

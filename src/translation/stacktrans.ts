@@ -31,6 +31,8 @@ const { NETWORK, TRANSPORT } = PayloadBase
 
 export const Protocol = { ICMP: 1, TCP: 6, UDP: 17, ICMPV6: 58 } as const
 
+const TCP_SYN = 0x02
+
 /** Before connection tracking (-200) and its raw hook (-300). */
 const PRIORITY = -310
 
@@ -86,7 +88,16 @@ export const LAYOUT: Readonly<Record<4 | 6, FamilyLayout>> = {
 }
 
 /** The maps of one family's table. */
-export const MAPS = ['out_flow', 'out_pair', 'out_one', 'out_port', 'in_pair', 'in_flow', 'in_port'] as const
+export const MAPS = [
+  'out_flow',
+  'out_pair',
+  'out_one',
+  'out_port',
+  'in_pair',
+  'in_flow',
+  'in_port',
+  'in_wait',
+] as const
 export type MapName = (typeof MAPS)[number]
 
 /** Bytes of key and data of a map. */
@@ -107,6 +118,8 @@ export function mapShape(layout: FamilyLayout, name: MapName): { key: number; da
       return { key: 16, data: pair }
     case 'in_port':
       return { key: 16, data: 2 }
+    case 'in_wait':
+      return { key: pair, data: 0 }
   }
 }
 
@@ -132,6 +145,7 @@ export function installTables(
     in_pair: [pair, NfType.mark],
     in_flow: [host, pair],
     in_port: [host, NfType.inet_service],
+    in_wait: [pair, undefined],
   }
   for (const name of MAPS) {
     const shape = mapShape(layout, name)
@@ -184,7 +198,18 @@ export function installTables(
   // Only when NATs have renumbered ports (DI-42): a look-up more for every packet.
   batch.chain(family, table, 'out_ports', { type: 'route', hook: NfHook.OUTPUT, priority: PRIORITY - 1 })
   batch.chain(family, table, 'in_ports', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY - 1 })
-  batch.flushChain(family, table, 'out_ports').flushChain(family, table, 'in_ports')
+  batch.chain(family, table, 'in_wait', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY + 2 })
+  for (const chain of ['out_ports', 'in_ports', 'in_wait']) batch.flushChain(family, table, chain)
+  // A segment whose renumbered port is not known yet would be answered with a reset: TCP sends it again.
+  batch.rule(family, table, 'in_wait', (x) => {
+    isProtocol(x, Protocol.TCP)
+    x.loadPayload(TRANSPORT, 13, 1, register32(0))
+    x.bitwise(register32(0), Uint8Array.of(TCP_SYN), Uint8Array.of(0))
+    x.compare(register32(0), CompareOp.EQ, Uint8Array.of(0))
+    loadPair(x, layout)
+    x.lookup('in_wait', register32(0))
+    x.drop()
+  })
   for (const [protocol, checksum] of PORT_CHECKSUM) {
     batch.rule(family, table, 'out_ports', (x) => {
       isProtocol(x, protocol)

@@ -65,6 +65,8 @@ export interface HidRow {
   /** Single flows that go another way (multipath: choose per flow), by flow id. */
   readonly overrides: Map<string, Pair>
   readonly ports: PortTranslation[]
+  /** Its addresses that are those of NATs, which say what ports they gave. */
+  readonly nats: Set<Ip>
 }
 
 /** A row of the socket table: a socket and one foreign address that it talks to. */
@@ -113,6 +115,7 @@ export class Tables {
       current: {},
       overrides: new Map(),
       ports: [],
+      nats: new Set(),
     }
     this.hosts.set(hid, row)
     return row
@@ -179,6 +182,8 @@ export interface CompiledFamily {
   readonly in_pair: Map<string, { readonly pair: Pair; readonly hid: number }>
   readonly in_flow: Map<string, SocketRow>
   readonly in_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
+  /** Pairs with a NAT that has not named the ports of all flows yet. */
+  readonly in_wait: Map<string, Pair>
 }
 export type Compiled = Readonly<Record<4 | 6, CompiledFamily>>
 
@@ -191,6 +196,7 @@ function emptyFamily(): CompiledFamily {
     in_pair: new Map(),
     in_flow: new Map(),
     in_port: new Map(),
+    in_wait: new Map(),
   }
 }
 
@@ -222,6 +228,9 @@ function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void 
     (m) =>
       m.protocol === flow.protocol && m.foreignPort === flow.foreignPort && m.localPort === flow.localPort,
   )
+  if (mapping === undefined)
+    for (const pair of host.accepted.values())
+      if (host.nats.has(pair.foreign)) maps.in_wait.set(pairKey(pair), pair)
   if (mapping !== undefined && mapping.natPort !== flow.foreignPort) {
     maps.out_port.set(flow.id, { flow, port: mapping.natPort })
     maps.in_port.set(`${host.hid} ${flow.protocol} ${mapping.natPort} ${flow.localPort}`, {
@@ -231,7 +240,8 @@ function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void 
     maps.out_one.set(flow.id, { flow, wire })
     return
   }
-  if (samePair(flow, wire)) return
+  // Sent to the NAT at the host's own port it would be the NAT's to answer, with a reset; better not at all.
+  if (samePair(flow, wire) || (mapping === undefined && host.nats.has(wire.foreign))) return
   const key = pairKey(flow)
   const shared = maps.out_pair.get(key)
   // The same bound pair may have belonged to another host before (P2), which then has the entry.

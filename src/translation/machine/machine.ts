@@ -94,6 +94,8 @@ export class IhmpMachine {
   readonly #byAddress = new Map<Ip, Set<Host>>()
   readonly #halfOpen = new Map<string, HalfOpen>()
   readonly #requests = new Set<Request>()
+  /** Pairs that flows were bound to before a restart, until the sockets have been read again. */
+  readonly #restored = new Map<string, number>()
   readonly #expiring: { readonly at: number; readonly host: Host; readonly pair: Pair }[] = []
   readonly #outputs: Output[] = []
   #own = new Map<Ip, LocalAddress>()
@@ -125,6 +127,7 @@ export class IhmpMachine {
    * and another gained in one call is a handoff (DI-35).
    */
   handleLocal(addresses: readonly LocalAddress[], now: number): void {
+    this.#restored.clear()
     const next = new Map(addresses.map((a) => [a.ip, a]))
     const lost = [...this.#own.keys()].filter((ip) => !next.has(ip))
     const gained = addresses.filter((a) => !this.#own.has(a.ip))
@@ -160,7 +163,7 @@ export class IhmpMachine {
   /** A socket talks from `local` to `foreign`: the HID of the row, made when there is none (DI-9a, DI-15). */
   handleFlow(pair: Pair, now: number): number | undefined {
     this.#mine.add(pair.local)
-    const known = this.#byActive(pair.foreign)
+    const known = this.#hosts.get(this.#restored.get(pairKey(pair)) ?? 0) ?? this.#byActive(pair.foreign)
     if (known !== undefined) {
       known.idleSince = undefined
       if (known.state === 'peer' && known.row.accepted.size > 0) this.#dirty = true
@@ -350,7 +353,7 @@ export class IhmpMachine {
     return host
   }
 
-  /** Brings back what an earlier run knew about a peer; its tables must be filled again by `handleFlow` and sockets. */
+  /** Brings back what an earlier run knew about a peer. Then come its flows (`handleFlow`), then `handleLocal`. */
   restore(saved: SavedHost): void {
     const host = this.#newHost(saved.bound, saved.hid, saved.floor)
     host.state = 'peer'
@@ -369,6 +372,7 @@ export class IhmpMachine {
     for (const pair of saved.confirmed) host.confirmed.set(pairKey(pair), { pair, at: 0 })
     for (const pair of saved.current) host.row.current[familyOf(pair.local)] = pair
     for (const ip of saved.lost) host.lost.add(ip)
+    for (const pair of saved.flows) this.#restored.set(pairKey(pair), saved.hid)
     this.#dirty = true
   }
 
@@ -392,7 +396,15 @@ export class IhmpMachine {
         confirmed: [...host.confirmed.values()].map((c) => c.pair),
         current: [host.row.current[4], host.row.current[6]].filter((p) => p !== undefined),
         lost: [...host.lost],
+        flows: this.#boundPairs(host),
       }))
+  }
+
+  #boundPairs(host: Host): Pair[] {
+    const pairs = new Map<string, Pair>()
+    for (const { local, foreign } of this.#components.tables.flows(host.row.hid))
+      pairs.set(pairKey({ local, foreign }), { local, foreign })
+    return [...pairs.values()]
   }
 
   #know(host: Host, ip: Ip): void {
@@ -614,7 +626,10 @@ export class IhmpMachine {
     host = this.#established(host, hello, pair, hello.publicKey, secret, now)
     const host_ = bytesOf(pair.foreign)
     const nat = (hello.options & Option.NS) !== 0 && !(hello.addresses ?? []).some((a) => equal(a, host_))
-    if (nat) host.nats.set(pair.foreign, ipOf(hello.hostId))
+    if (nat) {
+      host.nats.set(pair.foreign, ipOf(hello.hostId))
+      host.row.nats.add(pair.foreign)
+    }
     return true
   }
 
@@ -911,6 +926,7 @@ export class IhmpMachine {
           }
           if (aware) {
             host.nats.set(pair.foreign, ipOf(message.newAddress))
+            host.row.nats.add(pair.foreign)
             this.#know(host, ipOf(message.newAddress)) // it names itself by it
           } else {
             // DI-44: a flow cannot migrate into it.
@@ -1327,6 +1343,8 @@ export interface SavedHost {
   readonly confirmed: readonly Pair[]
   readonly current: readonly Pair[]
   readonly lost: readonly Ip[]
+  /** Pairs that its flows are bound to. */
+  readonly flows: readonly Pair[]
 }
 
 /** The secret of two cookies, the same whoever greeted first. */

@@ -1,0 +1,301 @@
+/** DIME between real hosts: kernel TCP and UDP, unmodified programs, addresses that come and go. */
+import assert from 'node:assert/strict'
+import type { ChildProcess } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { Bed, pause, until } from './bed.ts'
+
+const PROGRAMS = new URL('../../../lab/programs/', import.meta.url)
+const program = (name: string): string => fileURLToPath(new URL(name, PROGRAMS))
+const ECHO = fileURLToPath(new URL('./udp-echo.js', import.meta.url))
+
+let bed: Bed
+beforeEach(() => {
+  bed = new Bed()
+})
+afterEach(() => bed.close())
+
+function lines(child: ChildProcess): { wait(match: string): Promise<string> } {
+  let text = ''
+  child.stdout!.on('data', (bytes) => {
+    text += bytes
+  })
+  return {
+    wait: async (match) => {
+      let found = ''
+      await until(`a line with ${match}`, () => {
+        found = text.split('\n').find((line) => line.includes(match)) ?? ''
+        return found !== ''
+      })
+      return found
+    },
+  }
+}
+
+interface SessionReport {
+  readonly keys: number
+  readonly echoes: number
+  readonly worst_ms: number
+  readonly broken: boolean
+  readonly local: string
+}
+
+/** An echo session over TCP, a key every 20 ms; `report` ends it. */
+async function session(to: string): Promise<() => Promise<SessionReport>> {
+  const server = bed.spawn(
+    'c',
+    process.execPath,
+    [program('session.js'), JSON.stringify({ role: 'server', port: 22 })],
+    'pipe',
+  )
+  await lines(server).wait('ready')
+  const client = bed.spawn(
+    'm',
+    process.execPath,
+    [program('session.js'), JSON.stringify({ role: 'client', port: 22, host: to, intervalMs: 20 })],
+    'pipe',
+  )
+  const out = lines(client)
+  await out.wait('ready')
+  return async () => {
+    client.stdin!.write('report\n')
+    return JSON.parse(await out.wait('echoes')) as SessionReport
+  }
+}
+
+test('DI-1, DI-2, DI-5, DI-28, DI-33: a connection older than the daemons survives a soft handoff', async () => {
+  const report = await session('10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  assert.equal(bed.run('m', 'nft', 'list', 'tables').includes('translat'), false)
+  const chains = bed.run('m', 'nft', 'list', 'chains')
+  assert.ok(!/chain (out|in) /.test(chains), 'nothing has moved: no rule rewrites')
+  bed.up(2, false)
+  await until('c has both addresses', async () =>
+    (await bed.hosts('c')).some((h) => h.active.includes('10.2.0.2') && h.active.includes('10.1.0.2')),
+  )
+  await pause(300)
+  bed.down(1)
+  await pause(1000)
+  const socket = (await bed.sockets('c')).find((s) => s.bound.startsWith('10.1.0.2:'))
+  assert.equal(socket?.wire, '10.2.0.2')
+  const { broken, echoes, keys, worst_ms } = await report()
+  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys} echoed`)
+  assert.ok(worst_ms < 2000, `worst ${worst_ms} ms`)
+  await bed.end('m')
+  await bed.end('c')
+  assert.equal(bed.kernelState('c'), bed.before.c, 'nothing is left')
+})
+
+test('DI-35, DI-36, E-4: hard handoff under a download: every byte arrives, and the kernel is as before', async () => {
+  const bytes = Buffer.alloc(64 << 20, 'godwit ')
+  const file = join(bed.folder, 'file')
+  writeFileSync(file, bytes)
+  const server = bed.spawn(
+    'c',
+    process.execPath,
+    [program('http-server.js'), JSON.stringify({ root: bed.folder, port: 80 })],
+    'pipe',
+  )
+  await lines(server).wait('ready')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  const target = join(bed.folder, 'copy')
+  const curl = bed.spawn('m', 'curl', ['-s', '--limit-rate', '16M', '-o', target, 'http://10.3.0.2/file'])
+  const done = new Promise<number | null>((resolve) => curl.on('exit', resolve))
+  await bed.greeted()
+  bed.down(1)
+  await pause(1500)
+  bed.up(2)
+  assert.equal(await done, 0)
+  const sum = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
+  assert.equal(sum(target), sum(file))
+  const status = await bed.status('m')
+  assert.equal(status.handovers.length, 1)
+  assert.equal(status.handovers[0]?.to, 'acc2')
+  bed.down(2)
+  bed.up(1)
+  await bed.end('m')
+  await bed.end('c')
+  assert.equal(bed.kernelState('m'), bed.before.m)
+  assert.equal(bed.kernelState('c'), bed.before.c)
+})
+
+test('DI-6: IPv6 as well', async () => {
+  const report = await session('fd00:3::2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  bed.down(1)
+  await pause(300)
+  bed.up(2)
+  await pause(1500)
+  const { broken, echoes, keys } = await report()
+  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys} echoed`)
+})
+
+test('DI-6, DI-9a: UDP on unconnected sockets: the server sees one address throughout', async () => {
+  const server = bed.spawn('c', process.execPath, [ECHO, 'server', '5005'], 'pipe')
+  const serverOut = lines(server)
+  await serverOut.wait('ready')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  const client = bed.spawn('m', process.execPath, [ECHO, 'client', '5005', '10.3.0.2'], 'pipe')
+  const clientOut = lines(client)
+  await bed.greeted()
+  bed.up(2, false)
+  await pause(700)
+  bed.down(1)
+  await pause(1500)
+  client.stdin!.write('report\n')
+  server.stdin!.write('report\n')
+  const atClient = JSON.parse(await clientOut.wait('sources')) as {
+    sources: string[]
+    seen: number
+    sent: number
+  }
+  const atServer = JSON.parse(await serverOut.wait('sources')) as { sources: string[] }
+  assert.equal(atServer.sources.length, 1, atServer.sources.join())
+  assert.deepEqual(atClient.sources, ['10.3.0.2:5005'])
+  assert.ok(atClient.sent - atClient.seen < 60, `${atClient.seen} of ${atClient.sent}`)
+})
+
+test('a daemon that is killed and started again adopts the maps: no packet is lost by it', async () => {
+  const report = await session('10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  bed.up(2)
+  bed.down(1)
+  await until('it moved', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.2.0.2'))
+  await pause(300)
+  await bed.end('m', 'SIGKILL')
+  await bed.end('c', 'SIGKILL')
+  const before = bed.run('m', 'nft', 'list', 'ruleset')
+  await pause(500)
+  await bed.daemon('c')
+  await bed.daemon('m')
+  assert.equal(
+    bed.run('m', 'nft', 'list', 'ruleset').replace(/expires [^ ,]+/g, ''),
+    before.replace(/expires [^ ,]+/g, ''),
+  )
+  await pause(500)
+  // It still is a peer: back to the first access.
+  bed.up(1)
+  bed.down(2)
+  await until('it moved back', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.1.0.2'))
+  await pause(500)
+  const { broken, echoes, keys, worst_ms } = await report()
+  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys}`)
+  assert.ok(worst_ms < 1000, `worst ${worst_ms} ms`)
+  await bed.end('m')
+  assert.equal(bed.kernelState('m'), bed.before.m)
+})
+
+test('DI-32: held, then an error to the application when there is no way back', async () => {
+  const report = await session('10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  await bed.end('m')
+  writeFileSync(join(bed.state('m'), 'short.toml'), '[dime]\nhold_s = 1\n')
+  await bed.daemon('m', 'dime', 'up', '--config', join(bed.state('m'), 'short.toml'))
+  await bed.greeted()
+  bed.down(1)
+  await pause(2500)
+  const { broken } = await report()
+  assert.ok(broken, 'the socket was aborted')
+})
+
+test('`move`, `flows` and `why` speak of translated flows', async () => {
+  const report = await session('10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  bed.up(2, false)
+  await until('two pairs', async () => (await bed.status('m')).peers[0]?.paths.length === 2)
+  await bed.move('m', 'all', 'acc2')
+  const [flow] = (await bed.status('m')).flows
+  assert.equal(flow?.access, 'acc2')
+  assert.equal(flow?.mechanism, 'translation')
+  await pause(300)
+  await bed.move('m', flow!.id, 'acc1')
+  await pause(300)
+  assert.equal((await bed.status('m')).flows[0]?.access, 'acc1')
+  const { broken, echoes, keys } = await report()
+  assert.ok(!broken && keys - echoes <= 2)
+})
+
+test('ICMP errors that quote translated packets find their socket: path MTU, port unreachable', async () => {
+  const bulk = `
+    const net = require('node:net'), dgram = require('node:dgram')
+    if (process.argv[1] === 'server') {
+      net.createServer((s) => { s.on('error', () => {}); s.resume(); let n = 0; s.on('data', (b) => { n += b.length; if (n >= 1e6) { n -= 1e6; s.write('x') } }) }).listen(80, () => console.log('ready'))
+      const u = dgram.createSocket('udp4'); u.bind(5005)
+      process.stdin.on('data', () => u.close(() => console.log('closed')))
+    } else {
+      const s = net.connect(80, '10.3.0.2', () => console.log('ready'))
+      s.on('data', () => console.log('delivered'))
+      const u = dgram.createSocket('udp4'); u.connect(5005, '10.3.0.2'); u.on('error', (e) => console.log(e.code)); u.on('connect', () => setInterval(() => u.send('x'), 50))
+      process.stdin.on('data', () => s.write(Buffer.alloc(1e6)))
+    }`
+  const server = bed.spawn('c', process.execPath, ['-e', bulk, 'server'], 'pipe')
+  const serverOut = lines(server)
+  await serverOut.wait('ready')
+  const client = bed.spawn('m', process.execPath, ['-e', bulk, 'client'], 'pipe')
+  const clientOut = lines(client)
+  await clientOut.wait('ready')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  bed.up(2)
+  bed.down(1)
+  await until('moved', async () => (await bed.sockets('c')).some((s) => s.wire === '10.2.0.2'))
+  bed.rtnl.r.setLink('lan3', { mtu: 1300 })
+  client.stdin!.write('go\n')
+  await clientOut.wait('delivered')
+  server.stdin!.write('close\n')
+  await serverOut.wait('closed')
+  await clientOut.wait('ECONNREFUSED')
+})
+
+test('DI-42, Fig. 6: a connection moves behind a NAT that knows IHMP and renumbers its port', async () => {
+  const report = await session('10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  await bed.daemon('r', 'dime', 'nat', 'lan2', 'lan3', '--ports', '50000-50100')
+  bed.down(1)
+  await pause(200)
+  bed.up(2)
+  await until('c sends to the NAT', async () => (await bed.sockets('c')).some((s) => s.wire === '10.3.0.1'))
+  await pause(2500)
+  assert.ok(bed.run('c', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', 'in_port').includes('elements'))
+  const { broken, echoes, keys } = await report()
+  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys} echoed`)
+})
+
+test('datagrams in fragments are translated whole', async () => {
+  const echo = `
+    const dgram = require('node:dgram'); const u = dgram.createSocket('udp4')
+    if (process.argv[1] === 'server') { u.on('message', (b, f) => u.send(b, f.port, f.address)); u.bind(5005, () => console.log('ready')) }
+    else { u.connect(5005, '10.3.0.2'); u.on('error', () => {}); let n = 0; u.on('message', (b) => { n++; if (process.moved && b.length === 5000) { console.log('whole'); } }); u.on('connect', () => { console.log('ready'); setInterval(() => u.send(Buffer.alloc(5000)), 50) }); process.stdin.on('data', () => { process.moved = true }) }`
+  const server = bed.spawn('c', process.execPath, ['-e', echo, 'server'], 'pipe')
+  await lines(server).wait('ready')
+  const client = bed.spawn('m', process.execPath, ['-e', echo, 'client'], 'pipe')
+  const out = lines(client)
+  await out.wait('ready')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  bed.up(2)
+  bed.down(1)
+  await until('moved', async () => (await bed.sockets('c')).some((s) => s.wire === '10.2.0.2'))
+  await pause(200)
+  client.stdin!.write('moved\n')
+  await out.wait('whole')
+})
