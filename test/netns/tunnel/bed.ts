@@ -165,13 +165,19 @@ export class Bed {
     }
   }
 
-  async close(): Promise<void> {
-    for (const node of this.nodes) await node.stop()
+  /** Ends what `start` and `echo` started. */
+  async stopPrograms(): Promise<void> {
     for (const program of this.#programs) {
       if (program.exitCode !== null || program.signalCode !== null) continue
       program.kill('SIGKILL')
       await once(program, 'exit')
     }
+    this.#programs.clear()
+  }
+
+  async close(): Promise<void> {
+    for (const node of this.nodes) await node.stop()
+    await this.stopPrograms()
     for (const name of [this.host, this.router, this.anchor]) deleteNamespace(name)
   }
 }
