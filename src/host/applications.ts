@@ -3,7 +3,7 @@
  * are told, and put its traffic under the policy asked for. A cgroup goes once its last process has ended, so children
  * that outlive the program keep its policy.
  */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { GodwitError, missingError, usageError } from '../core/errors.ts'
 import type { Application, Mechanism, Recorder } from '../core/mechanism.ts'
@@ -50,7 +50,7 @@ export class Applications {
     return [...this.#running.values()]
   }
 
-  /** Takes back under control what still runs of a daemon that was killed. */
+  /** Takes back under control what still runs of a daemon that was killed, on the same state. */
   async start(): Promise<void> {
     for (const application of this.#remembered()) {
       if (isEmpty(application.cgroup)) {
@@ -117,15 +117,22 @@ export class Applications {
     if (application !== undefined && isEmpty(application.cgroup)) await this.#release(application)
   }
 
-  /** Removes every cgroup; programs that still run go on, out of control. */
-  cleanUp(): void {
-    this.#cgroups?.cleanUp()
-  }
-
+  /**
+   * Removes the cgroups of this state, those that a killed daemon left too; programs that still run go on, out of control.
+   * Groups of other daemons stay: cgroups are one for all network namespaces of a machine.
+   */
   async stop(): Promise<void> {
     clearInterval(this.#timer)
-    for (const application of this.list()) await this.#release(application)
-    this.cleanUp()
+    for (const application of [...this.list(), ...this.#remembered()]) await this.#release(application)
+    const cgroups = this.#cgroups
+    for (const id of cgroups?.list() ?? []) {
+      // Made by a daemon that was killed before it could note it.
+      const [, pid] = /^run-(\d+)-\d+$/.exec(id) ?? []
+      if (pid !== undefined && !existsSync(`/proc/${pid}`) && isEmpty(cgroups!.directory(id)))
+        cgroups!.remove(id)
+    }
+    cgroups?.prune()
+    rmSync(this.#file, { force: true })
   }
 
   #remember(): void {

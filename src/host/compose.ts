@@ -23,7 +23,6 @@ import { Nft } from '../linux/nft.ts'
 import { SocketOwners } from '../linux/proc.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import { SockDiag } from '../linux/sockdiag.ts'
-import { KernelSysctls } from '../linux/sysctl.ts'
 import { resolveBeside } from './config.ts'
 import { composeDime } from './dime.ts'
 import { HostStore } from './hosts.ts'
@@ -32,6 +31,7 @@ import type { HostRecorder } from './recorder.ts'
 import { type Config, type PeerConfig, parseHostPort } from './schema.ts'
 import { type AnchorConfig, invite, keyFileOf } from './setup.ts'
 import { readPrivateKey, type State } from './state.ts'
+import { RememberedSysctls } from './sysctls.ts'
 
 export interface Composition {
   /** In the order to start them. */
@@ -46,7 +46,7 @@ export function composeHost(config: Config, state: State, recorder: HostRecorder
   const { host, kernel } = config
   const device = config.interface.name ?? 'godwit0'
   const rtnl = new Rtnetlink()
-  const sysctls = new KernelSysctls()
+  const sysctls = new RememberedSysctls(state.file('sysctls.json'))
   const sockets = new SockDiag()
   const mount = cgroupMount()
   const cgroups = mount === undefined ? undefined : new KernelCgroups(mount, kernel.instance)
@@ -148,7 +148,7 @@ export function composeAnchor(config: AnchorConfig, state: State, recorder: Host
   const pool6 = must(parsePrefix(anchor.pool6))
   const service: AnchorService = new AnchorService(
     {
-      plumbing: new AnchorPlumbing(rtnl, new KernelSysctls(), new Nft(), {
+      plumbing: new AnchorPlumbing(rtnl, new RememberedSysctls(state.file('sysctls.json')), new Nft(), {
         device,
         instance: kernel.instance,
         own4: { address: own4!, length: pool4.length },

@@ -111,13 +111,18 @@ export class Daemon {
 
   async #stop(): Promise<void> {
     notifyManager('STOPPING=1')
-    await this.#control.close()
-    await this.#applications.stop()
-    for (const mechanism of this.#started.reverse()) {
+    const steps: [string, () => Promise<void>][] = [
+      ['the control socket', () => this.#control.close()],
+      ['applications', () => this.#applications.stop()],
+      ...this.#started
+        .reverse()
+        .map((mechanism): [string, () => Promise<void>] => [mechanism.name, () => mechanism.stop()]),
+    ]
+    for (const [name, stop] of steps) {
       try {
-        await mechanism.stop()
+        await stop()
       } catch (error) {
-        this.#init.recorder.log('error', `stopping ${mechanism.name}: ${(error as Error).message}`)
+        this.#init.recorder.log('error', `stopping ${name}: ${(error as Error).message}`)
       }
     }
   }

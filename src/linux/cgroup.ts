@@ -8,15 +8,18 @@ import { setCgroupMark } from './bpf.ts'
 
 const ROOT = 'godwit'
 
-/** Where the version 2 hierarchy is mounted (beside version 1 on hybrid systems); undefined when it is not. */
+/**
+ * Where the version 2 hierarchy is mounted (beside version 1 on hybrid systems); undefined when it is not. Of several
+ * mounts the one at the usual place: others (of containers, of a chroot) may go at any time.
+ */
 export function cgroupMount(mounts: string = readFileSync('/proc/self/mounts', 'utf8')): string | undefined {
-  for (const line of mounts.split('\n')) {
+  const paths = mounts.split('\n').flatMap((line) => {
     const [, path, type] = line.split(' ')
+    if (type !== 'cgroup2' || path === undefined) return []
     // Octal escapes stand for spaces and the like.
-    if (type === 'cgroup2')
-      return path?.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)))
-  }
-  return undefined
+    return [path.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)))]
+  })
+  return paths.find((path) => path.startsWith('/sys/fs/cgroup')) ?? paths[0]
 }
 
 /** The groups of one instance, relative to `godwit/<instance>`. */
@@ -34,8 +37,8 @@ export interface Cgroups {
   setMark(name: string, mark: number): void
   /** Path below the mount of any group by its id (`user.slice/…`); undefined when unknown. */
   pathOf(id: number): string | undefined
-  /** Removes all groups of the instance. */
-  cleanUp(): void
+  /** Removes the instance's directory once no group is in it. */
+  prune(): void
 }
 
 export class KernelCgroups implements Cgroups {
@@ -62,8 +65,12 @@ export class KernelCgroups implements Cgroups {
   remove(name: string): boolean {
     const directory = this.directory(name)
     if (this.id(name) === undefined) return false
-    for (const pid of pidsIn(directory)) move(pid, this.#mount)
-    retryBusy(() => rmdirSync(directory))
+    try {
+      for (const pid of pidsIn(directory)) move(pid, this.#mount)
+      retryBusy(() => rmdirSync(directory))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error // somebody else was faster
+    }
     return true
   }
 
@@ -108,13 +115,12 @@ export class KernelCgroups implements Cgroups {
       if (entry.isDirectory()) this.#walk(`${path}/${entry.name}`)
   }
 
-  cleanUp(): void {
-    for (const name of this.list()) this.remove(name)
+  prune(): void {
     for (const directory of [this.#base, `${this.#mount}/${ROOT}`]) {
       try {
         rmdirSync(directory)
       } catch {
-        return // absent, or another instance's
+        return // absent, or not empty
       }
     }
   }

@@ -193,9 +193,7 @@ export class FakeCgroups implements Cgroups {
     return undefined
   }
 
-  cleanUp(): void {
-    this.#groups.clear()
-  }
+  prune(): void {}
 
   #need(name: string) {
     const group = this.#groups.get(name)

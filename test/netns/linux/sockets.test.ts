@@ -126,7 +126,10 @@ test('UP-42: sockets made in a control group carry its mark and its id', async (
   const obstacle = bpfObstacle()
   if (obstacle !== undefined) return t.skip(`eBPF: ${obstacle}`)
   const groups = new KernelCgroups(mount, `test-${process.pid}`)
-  t.after(() => groups.cleanUp())
+  t.after(() => {
+    groups.remove('app')
+    groups.prune()
+  })
   const id = groups.create('app')
   groups.setMark('app', 0x11)
   groups.setMark('app', 0xfedc1234)

@@ -1,0 +1,60 @@
+/**
+ * Kernel settings that the daemon changes, and what they were before, remembered in its state: so that `godwit down`, or
+ * the next daemon, puts them back after a kill. What was remembered before a reboot, or for another network namespace, is
+ * worth nothing.
+ */
+import { readFileSync, rmSync } from 'node:fs'
+import * as z from 'zod'
+import { namespaceId } from '../linux/netns.ts'
+import { KernelSysctls, type Sysctls } from '../linux/sysctl.ts'
+import { writeAtomic } from './state.ts'
+
+const format = z.object({
+  /** Identifies the boot and the network namespace. */
+  where: z.string(),
+  saved: z.array(z.tuple([z.string(), z.string()])),
+})
+
+export class RememberedSysctls implements Sysctls {
+  readonly #file: string
+  readonly #where: string
+  readonly #kernel: KernelSysctls
+
+  constructor(file: string) {
+    this.#file = file
+    this.#where = `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${namespaceId()}`
+    this.#kernel = new KernelSysctls(undefined, this.#read())
+  }
+
+  get saved(): ReadonlyMap<string, string> {
+    return this.#kernel.saved
+  }
+
+  get(key: string): string | undefined {
+    return this.#kernel.get(key)
+  }
+
+  set(key: string, value: string | number): void {
+    const before = this.#kernel.get(key)
+    if (before !== undefined && before !== String(value) && !this.saved.has(key)) {
+      // First on disk, then in the kernel: a kill in between leaves nothing changed.
+      const saved = [...this.saved, [key, before]]
+      writeAtomic(this.#file, `${JSON.stringify({ where: this.#where, saved })}\n`)
+    }
+    this.#kernel.set(key, value)
+  }
+
+  restore(): void {
+    this.#kernel.restore()
+    rmSync(this.#file, { force: true })
+  }
+
+  #read(): [string, string][] {
+    try {
+      const file = format.parse(JSON.parse(readFileSync(this.#file, 'utf8')))
+      return file.where === this.#where ? file.saved : []
+    } catch {
+      return [] // none, or damaged: what was there before is not known
+    }
+  }
+}
