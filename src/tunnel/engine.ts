@@ -108,6 +108,7 @@ export class Engine {
       if (this.#poller.woken()) this.#drain()
       work = this.#read(now)
     } else this.counts.idle++
+    datapath.releaseHeld(now)
     datapath.finishBatch(now)
     this.#timers(now)
     this.#onTurn?.(now)
@@ -172,6 +173,8 @@ export class Engine {
     const due = this.datapath.machine.nextTimeout()
     let wait = due === undefined ? LONGEST_SLEEP : due - now
     if (this.datapath.parking.size > 0) wait = Math.min(wait, PARKED_RETRY)
+    const { reorder } = this.datapath
+    if (reorder !== undefined && reorder.deadline - now < wait) return Math.max(0, reorder.deadline - now)
     if (wait >= LONGEST_SLEEP) return due === undefined ? POLL_FOREVER : LONGEST_SLEEP
     return Math.max(0, wait)
   }

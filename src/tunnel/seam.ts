@@ -149,12 +149,23 @@ export interface Machine extends SlowPath {
 /** Forwarder verdicts that are not a slot. */
 export const Verdict = { DROP: -1, PARK: -2, TOO_BIG: -3 } as const
 
+/** What `Forwarder.outbound` says beside the slot, for a forwarder that uses several paths at once. Set on each call. */
+export class Spread {
+  /** The first `copies` of these slots get a copy each: the same ciphertext, with path id 0. */
+  readonly copyTo = new Int32Array(8)
+  copies = 0
+  /** The receiver puts these packets in the order they were sealed in (docs/wire/tunnel.md, flag 0x04). */
+  ordered = false
+}
+
 /**
  * Decides for every inner packet; supplied by the mechanism. Called per super-packet, so it works on numbers: `at` and
  * `length` delimit an IP packet in `bytes`, and it may rewrite addresses in place (the datapath recomputes what a partial
  * checksum needs, and calls after any rewrite of its own).
  */
 export interface Forwarder {
+  /** Of a forwarder that sends copies or spreads packets over paths; absent: neither. */
+  readonly spread?: Spread
   /**
    * A packet from the TUN. Returns the slot to send it on, or a Verdict: PARK keeps the newest packet of its flow until a
    * path of its peer is usable (the datapath then asks again).

@@ -35,6 +35,7 @@ import {
 import { Inbound } from './inbound.ts'
 import { Merger } from './merge.ts'
 import { Outbound } from './outbound.ts'
+import { Reorder } from './reorder.ts'
 import { FLAG_CONTROL, HEADER, INNER_HEADER, Sender, TAG } from './sender.ts'
 
 const IPV4_UDP = 28
@@ -53,6 +54,8 @@ export interface DatapathOptions {
   /** Bytes of the resend ring: 4 MB on a host, 16 MB on an anchor. */
   readonly ringBytes: number
   readonly aead?: Aead
+  /** Packets held at most while their order is restored; 0 or absent: none, they are delivered as they come. */
+  readonly reorderPackets?: number
 }
 
 export class Datapath implements Sessions, Paths, Transmit {
@@ -63,6 +66,7 @@ export class Datapath implements Sessions, Paths, Transmit {
   readonly merger: Merger
   readonly sender: Sender
   readonly parking: Parking
+  readonly reorder: Reorder | undefined
   readonly peers = new PeerTable()
   readonly paths = new PathTable()
   readonly sessions: SessionTable
@@ -95,6 +99,9 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.merger = new Merger(arena, tun)
     const batch = new ReceiveBatch(arena, RECEIVE_MESSAGES)
     const { merger } = this
+    if ((options.reorderPackets ?? 0) > 0)
+      this.reorder = new Reorder({ arena, paths, merger, packets: options.reorderPackets! })
+    const { reorder } = this
     this.inbound = new Inbound({
       arena,
       aead,
@@ -106,13 +113,14 @@ export class Datapath implements Sessions, Paths, Transmit {
       sender,
       merger,
       batch,
+      ...(reorder && { reorder }),
     })
     this.machine = options.machine({ sessions: this, paths: this, transmit: this })
   }
 
   /** Bytes of arena that a datapath with such a ring needs, with room for eight sockets. */
-  static arenaBytes(ringBytes: number): number {
-    return ringBytes + (3 << 20)
+  static arenaBytes(ringBytes: number, reorderPackets = 0): number {
+    return ringBytes + (3 << 20) + reorderPackets * Reorder.PLACE
   }
 
   set now(now: number) {
@@ -137,6 +145,13 @@ export class Datapath implements Sessions, Paths, Transmit {
       )
     }
     peers.touchedCount = 0
+  }
+
+  /** Delivers held packets whose time has come. */
+  releaseHeld(now: number): void {
+    if (this.reorder === undefined || !(this.reorder.deadline <= now)) return
+    this.reorder.release(now)
+    this.inbound.flush()
   }
 
   // Sessions

@@ -12,10 +12,12 @@ import type { Endpoint, Forwarder, SlowPath } from '../seam.ts'
 import { type PathTable, type PeerTable, RECEIVED_ANY, RECEIVED_DATA, type SessionTable } from '../tables.ts'
 import { ipHeaderLength, packetLength, plainTransport, TCP } from './headers.ts'
 import type { Merger } from './merge.ts'
+import type { Reorder } from './reorder.ts'
 import {
   AES_OPEN,
   CHACHA_OPEN,
   FLAG_CONTROL,
+  FLAG_ORDERED,
   FLAG_PARTIAL,
   HEADER,
   INNER_HEADER,
@@ -42,11 +44,21 @@ export class Inbound {
   readonly #sender: Sender
   readonly #merger: Merger
   readonly #batch: ReceiveBatch
+  readonly #reorder: Reorder | undefined
   /** Of the message at hand: the session its datagrams named last, and that peer's path. */
   #session = UNKNOWN
   #index = 0
   #slot = PENDING
-  counts = { datagrams: 0, malformed: 0, unknownSession: 0, replayed: 0, forged: 0, refused: 0, control: 0 }
+  counts = {
+    datagrams: 0,
+    malformed: 0,
+    unknownSession: 0,
+    replayed: 0,
+    copies: 0,
+    forged: 0,
+    refused: 0,
+    control: 0,
+  }
 
   constructor(parts: {
     readonly arena: Arena
@@ -59,6 +71,8 @@ export class Inbound {
     readonly sender: Sender
     readonly merger: Merger
     readonly batch: ReceiveBatch
+    /** Restores order where the sender asks for it; absent: packets are delivered as they come. */
+    readonly reorder?: Reorder
   }) {
     this.#view = parts.arena.view
     this.#u8 = parts.arena.u8
@@ -72,6 +86,7 @@ export class Inbound {
     this.#sender = parts.sender
     this.#merger = parts.merger
     this.#batch = parts.batch
+    this.#reorder = parts.reorder
   }
 
   /** Receives one batch from the socket; returns its messages, or -errno. */
@@ -79,8 +94,14 @@ export class Inbound {
     const batch = this.#batch
     const n = socket.receive(batch)
     for (let i = 0; i < n; i++) this.#message(i, socketIndex, now)
-    if (n > 0) this.#merger.flush()
+    if (n > 0) this.flush()
     return n
+  }
+
+  /** Writes what is merged; then packets that were held may be forgotten. */
+  flush(): void {
+    this.#merger.flush()
+    this.#reorder?.written()
   }
 
   #message(i: number, socket: number, now: number): void {
@@ -138,6 +159,7 @@ export class Inbound {
     const counter = high === 0 ? low : high * 4294967296 + low
     if (high > 0x1fffff || !sessions.mayReceive(session, low, counter)) {
       this.counts.replayed++
+      if (multipath && high <= 0x1fffff) this.#copy(i, at, size, session, socket, counter, low, high, now)
       return
     }
     const length = size - HEADER - TAG
@@ -160,6 +182,34 @@ export class Inbound {
       if (sessions.find(local) !== session) return
     }
     this.#opened(i, at, length, multipath, peer, socket, counter, newest, now)
+  }
+
+  /**
+   * The second copy of a datagram that was sent on several paths (path id 0): dropped, but the path has carried it, and is
+   * to be measured by it. Only what is newer than all before it on that path counts, and only if it is genuine.
+   */
+  #copy(
+    i: number,
+    at: number,
+    size: number,
+    session: number,
+    socket: number,
+    counter: number,
+    low: number,
+    high: number,
+    now: number,
+  ): void {
+    const peer = this.#sessions.peer[session]!
+    if (this.#slot === PENDING)
+      this.#slot = this.#paths.find(peer, socket, this.#u32, this.#batch.name[i]! >>> 2)
+    const slot = this.#slot
+    const length = size - HEADER - TAG
+    if (slot < 0 || counter <= this.#paths.highestCounter[slot]! || length < INNER_HEADER) return
+    const context = this.#sender.context(session, AES_OPEN)
+    if (!this.#aead.open(context, low, high, at + HEADER, length) || this.#u8[at + HEADER + 1] !== 0) return
+    this.counts.copies++
+    this.#countReceived(slot, size, counter, now)
+    this.#peers.mark(peer, RECEIVED_ANY)
   }
 
   #opened(
@@ -191,6 +241,9 @@ export class Inbound {
     }
     const slot = this.#path(i, peer, pathId, socket, counter, newest, now)
     if (slot >= 0) this.#countReceived(slot, length + HEADER + TAG, counter, now)
+    const reorder = this.#reorder
+    if (reorder !== undefined && reorder.active !== 0 && ((flags & FLAG_ORDERED) === 0 || left === 0))
+      reorder.note(peer, this.#sessions.order[this.#session]!, counter, now)
     if ((flags & FLAG_CONTROL) !== 0) {
       this.counts.control++
       const from = this.#endpoint(i)
@@ -213,7 +266,8 @@ export class Inbound {
     }
     if (left === 0) return
     const order = this.#sessions.epoch[this.#session]! + counter
-    this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, peer, slot, order, now)
+    const ordered = reorder !== undefined && (flags & FLAG_ORDERED) !== 0
+    this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, ordered, peer, slot, order, counter, now)
   }
 
   #path(
@@ -260,9 +314,11 @@ export class Inbound {
     packet: number,
     available: number,
     partial: boolean,
+    ordered: boolean,
     peer: number,
     slot: number,
     order: number,
+    counter: number,
     now: number,
   ): void {
     const view = this.#view
@@ -277,7 +333,11 @@ export class Inbound {
       return
     }
     if (slot >= 0) this.#clamp(packet, length, partial, slot)
-    this.#merger.add(packet, length, partial)
+    if (!ordered) this.#merger.add(packet, length, partial)
+    else {
+      const session = this.#sessions.order[this.#session]!
+      this.#reorder!.take(peer, session, slot, counter, packet, length, partial, now)
+    }
   }
 
   #clamp(packet: number, length: number, partial: boolean, slot: number): void {

@@ -20,7 +20,7 @@ import {
   VNET_NEEDS_CSUM,
 } from '../../linux/tun.ts'
 import type { Parking } from '../parking.ts'
-import { type Forwarder, type SlowPath, Verdict } from '../seam.ts'
+import { type Forwarder, type SlowPath, Spread, Verdict } from '../seam.ts'
 import type { PathTable, PeerTable } from '../tables.ts'
 import { writeFragments } from './fragment.ts'
 import {
@@ -43,7 +43,7 @@ import {
   UDP,
   UDP_HEADER,
 } from './headers.ts'
-import { FLAG_PARTIAL, INNER_HEADER, type Sender } from './sender.ts'
+import { FLAG_ORDERED, FLAG_PARTIAL, INNER_HEADER, type Sender } from './sender.ts'
 
 /** Room in front of the vnet header, so that what is written in front of a first header stays inside the buffer. */
 const MARGIN = 64
@@ -55,6 +55,7 @@ export class Outbound {
   readonly #u8: Uint8Array
   readonly #tun: Tun
   readonly #forwarder: Forwarder
+  readonly #spread: Spread
   readonly #machine: () => SlowPath
   readonly #peers: PeerTable
   readonly #paths: PathTable
@@ -81,6 +82,7 @@ export class Outbound {
     this.#u8 = parts.arena.u8
     this.#tun = parts.tun
     this.#forwarder = parts.forwarder
+    this.#spread = parts.forwarder.spread ?? new Spread()
     this.#machine = parts.machine
     this.#peers = parts.peers
     this.#paths = parts.paths
@@ -136,7 +138,26 @@ export class Outbound {
       this.#park(at, bytes, packet, kept)
       return
     }
+    const spread = this.#spread
+    if (spread.copies !== 0 || this.#sender.copies !== 0) this.#sender.setCopies(spread.copyTo, spread.copies)
     this.#cut(slot, peer, at, packet, length, partial)
+  }
+
+  /** The largest inner packet that the chosen path carries, and those that get copies. */
+  #innerMtu(slot: number): number {
+    let least = this.#paths.innerMtu[slot]!
+    for (let i = 0; i < this.#spread.copies; i++)
+      least = Math.min(least, this.#paths.innerMtu[this.#spread.copyTo[i]!]!)
+    return least
+  }
+
+  /** What a flow may count on: packets of a flow that is spread take any path of their peer. */
+  #flowMtu(peer: number, innerMtu: number): number {
+    let least = innerMtu
+    if (!this.#spread.ordered) return least
+    for (let slot = this.#paths.firstOf(peer); slot >= 0; slot = this.#paths.next[slot]!)
+      least = Math.min(least, this.#paths.innerMtu[slot]!)
+    return least
   }
 
   #refuse(verdict: number, at: number, bytes: number, packet: number, length: number): void {
@@ -162,14 +183,14 @@ export class Outbound {
 
   #cut(slot: number, peer: number, at: number, packet: number, length: number, partial: boolean): void {
     const view = this.#view
-    const innerMtu = this.#paths.innerMtu[slot]!
+    const innerMtu = this.#innerMtu(slot)
     const type = view.getUint8(at + 1) & 0x7f
     const gso = view.getUint16(at + 4, true)
     const protocol = plainTransport(view, packet, length)
     const ip = ipHeaderLength(view, packet)
     if (type === GSO_NONE || gso === 0) {
       if (protocol === TCP && (view.getUint8(packet + ip + TCP_FLAGS) & SYN) !== 0)
-        clampMss(view, packet + ip, length - ip, innerMtu - ip - 20, partial)
+        clampMss(view, packet + ip, length - ip, this.#flowMtu(peer, innerMtu) - ip - 20, partial)
       if (length <= innerMtu) {
         this.#whole(slot, peer, at, packet, length, protocol, partial)
         return
@@ -252,8 +273,9 @@ export class Outbound {
   #datagram(slot: number, peer: number, packet: number, length: number, partial: boolean): void {
     if (this.#peers.godwit[peer] === 1) {
       const from = packet - INNER_HEADER
-      this.#u8[from] = partial ? FLAG_PARTIAL : 0
-      this.#u8[from + 1] = this.#paths.pathId[slot]!
+      const spread = this.#spread
+      this.#u8[from] = (partial ? FLAG_PARTIAL : 0) | (spread.ordered ? FLAG_ORDERED : 0)
+      this.#u8[from + 1] = spread.copies === 0 ? this.#paths.pathId[slot]! : 0
       this.#sender.seal(slot, from, length + INNER_HEADER, 0)
       return
     }

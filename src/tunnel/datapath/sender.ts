@@ -21,6 +21,8 @@ export const MESSAGE_TRANSPORT = 4
 export const MESSAGE_MULTIPATH = 32
 export const FLAG_CONTROL = 1
 export const FLAG_PARTIAL = 2
+/** The receiver restores the order of sealing. */
+export const FLAG_ORDERED = 4
 
 /** Use of the four contexts of a session in `SessionTable.contexts`. */
 export const AES_SEAL = 0
@@ -58,8 +60,13 @@ export class Sender {
   #remoteIndex = 0
   #context = 0
   #godwit = false
-  /** Sends that failed since the start, with their datagrams. */
+  /** Slots that get copies of what is sealed from now on, and of the open batch. */
+  readonly #copyTo = new Int32Array(8)
+  #copies = 0
+  #openCopies = 0
+  /** Sends that failed since the start, with their datagrams; datagrams sent as copies. */
   failed = 0
+  copied = 0
 
   constructor(parts: {
     readonly arena: Arena
@@ -121,6 +128,20 @@ export class Sender {
     return true
   }
 
+  /** From now on everything sealed goes to these slots too; 0 copies for none. */
+  setCopies(slots: Int32Array, copies: number): void {
+    let same = copies === this.#copies
+    for (let i = 0; same && i < copies; i++) same = slots[i] === this.#copyTo[i]
+    if (same) return
+    this.flush()
+    this.#copies = copies
+    for (let i = 0; i < copies; i++) this.#copyTo[i] = slots[i]!
+  }
+
+  get copies(): number {
+    return this.#copies
+  }
+
   #begin(slot: number, size: number): boolean {
     const peer = this.#paths.peer[slot]!
     const session = this.#peers.sending[peer]!
@@ -133,6 +154,7 @@ export class Sender {
     this.#slot = slot
     this.#segment = size
     this.#keep = true
+    this.#openCopies = this.#copies
     return true
   }
 
@@ -169,7 +191,12 @@ export class Sender {
       this.#ring.keep(slot, this.#at, bytes, this.#segment, this.#now)
       this.#peers.mark(this.#paths.peer[slot]!, SENT_DATA)
     }
-    this.transmit(slot, this.#at, bytes, count > 1 ? this.#segment : 0, count)
+    const segment = count > 1 ? this.#segment : 0
+    this.transmit(slot, this.#at, bytes, segment, count)
+    for (let i = 0; i < this.#openCopies; i++) {
+      this.copied += count
+      this.transmit(this.#copyTo[i]!, this.#at, bytes, segment, count)
+    }
   }
 
   /** Seals one datagram that is not to be sent again, and sends it at once; returns its counter or -1. */
@@ -178,6 +205,7 @@ export class Sender {
     const size = HEADER + length + padding + TAG
     if (!this.#begin(slot, size)) return -1
     this.#keep = false
+    this.#openCopies = 0
     const counter = this.#sessions.sendCounter[this.#session]!
     const failed = this.failed
     this.seal(slot, from, length, padding)
