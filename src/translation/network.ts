@@ -5,7 +5,7 @@
  */
 import { contains, type Prefix, parsePrefix } from '../core/address.ts'
 import { KernelError } from '../linux/libc.ts'
-import type { Route, Rtnl } from '../linux/rtnetlink/types.ts'
+import type { Link, Route, Rtnl } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import type { LocalAddress } from './policy.ts'
 import { bytesOf, familyOf, type Ip } from './tables.ts'
@@ -35,6 +35,7 @@ export class HostNetwork {
   readonly #tables = new Map<Ip, { table: number; routes: string; rules: string }>()
   readonly #identifiers = new Set<Ip>()
   #reserved = ''
+  #parking: string | undefined
   #preferred = new Map<Ip, Ip | undefined>()
 
   constructor(rtnl: Rtnl, sysctls: Sysctls, options: NetworkOptions) {
@@ -48,7 +49,7 @@ export class HostNetwork {
     const usable = new Set(
       this.#rtnl
         .links()
-        .filter((l) => l.up && l.carrier && !l.loopback && this.#isAccess(l.name, l.kind))
+        .filter((l) => l.up && l.carrier && !l.loopback && this.#isAccess(l))
         .map((l) => l.name),
     )
     const out: LocalAddress[] = []
@@ -60,9 +61,10 @@ export class HostNetwork {
     return out
   }
 
-  #isAccess(name: string, kind: string | undefined): boolean {
+  #isAccess({ name, kind, mac }: Link): boolean {
     if (this.#options.devices !== undefined) return this.#options.devices.includes(name)
-    return !NOT_ACCESSES.test(name) && kind !== 'tun' && kind !== 'bridge'
+    // A TUN has no hardware address; a TAP may well be an access.
+    return !NOT_ACCESSES.test(name) && !(kind === 'tun' && mac === '') && kind !== 'bridge'
   }
 
   /** The own address that the routes prefer towards `foreign`; remembered until `routesChanged`. */
@@ -156,31 +158,31 @@ export class HostNetwork {
     for (let table = this.#options.base; ; table++) if (!used.has(table)) return table
   }
 
-  /** Keeps lost addresses as identifiers: local, on no wire, answered to nobody's ARP (E-1, P4). */
-  identify(wanted: ReadonlySet<Ip>): void {
+  /**
+   * Keeps these addresses as identifiers: local whatever interface has them. One that none has (not in `own`) is on no
+   * wire, and answered to nobody's ARP (E-1, P4).
+   */
+  identify(wanted: ReadonlySet<Ip>, own: ReadonlySet<Ip>): void {
+    let changed = false
     for (const ip of [...this.#identifiers]) {
       if (wanted.has(ip)) continue
       this.#rtnl.deleteAddress('lo', host(ip))
       this.#identifiers.delete(ip)
+      changed = true
     }
     for (const ip of wanted) {
-      if (this.#identifiers.has(ip)) continue
-      if (familyOf(ip) === 4) {
+      if (familyOf(ip) === 4 && !own.has(ip)) {
         this.#sysctls.set('net.ipv4.conf.all.arp_ignore', 1)
         this.#sysctls.set('net.ipv4.conf.all.arp_announce', 2)
       }
-      ignore(EEXIST, () =>
-        this.#rtnl.addAddress('lo', host(ip), {
-          noPrefixRoute: true,
-          ...(familyOf(ip) === 6 ? { noDad: true } : {}),
-        }),
-      )
+      if (this.#identifiers.has(ip)) continue
+      const options = familyOf(ip) === 6 ? { noDad: true, noPrefixRoute: true } : { noPrefixRoute: true }
+      ignore(EEXIST, () => this.#rtnl.addAddress('lo', host(ip), options))
       this.#identifiers.add(ip)
+      changed = true
     }
-    if (wanted.size === 0) {
-      // Nothing else of ours is set while there is no identifier.
-      if (this.#reserved === '') this.#sysctls.restore()
-    }
+    if (wanted.size === 0 && this.#reserved === '') this.#sysctls.restore()
+    if (changed && this.#parking !== undefined) this.park(this.#parking)
   }
 
   get identifiers(): ReadonlySet<Ip> {
@@ -194,6 +196,7 @@ export class HostNetwork {
 
   /** Sends what comes from identifiers and finds no route into `device`, or no longer. */
   park(device: string | undefined): void {
+    this.#parking = device
     const table = this.#options.base + 63
     for (const family of [4, 6] as const)
       for (const rule of this.#rtnl.rules(family))

@@ -257,8 +257,7 @@ export class TranslationService {
     if (lost || gained) this.#scan(now, [...this.#own, ...own]) // applied below, with what follows from it
     this.#own = own
     this.#devices = new Map(addresses.map((a) => [a.ip, a.device]))
-    // First of all, so that no socket finds its address gone for longer than it must.
-    this.#network.identify(identifiers(this.tables, own))
+    this.#identify()
     const changed = this.#network.route(addresses, !isIdle(compile(this.tables)))
     for (const [ip, { socket }] of this.#links)
       if (!own.has(ip)) {
@@ -403,7 +402,7 @@ export class TranslationService {
         return
       case 'state':
         recorder.log('debug', `host ${out.hid}: ${out.state}, ${out.reason}`)
-        this.#updateParking()
+        this.#identify()
         this.#saveSoon()
         return
       case 'handover':
@@ -460,7 +459,7 @@ export class TranslationService {
     // A connection that is younger than the last look belongs in the maps as well.
     if (!idle && now - this.#scannedAt > SCAN_FRESH_MS && this.#scan(now)) compiled = compile(this.tables)
     this.#kernel.apply(compiled)
-    this.#network.identify(identifiers(this.tables, this.#own))
+    this.#identify()
     this.#network.route(
       [...this.#devices].map(([ip, device]) => ({ ip, device, prefixLength: 0 })),
       !idle,
@@ -488,20 +487,21 @@ export class TranslationService {
 
   // --------------------------------------------------------------------------------------------------- outage
 
-  /** While a host is detached for want of an own address, its packets are parked. */
-  #updateParking(): void {
-    let detached = false
-    for (const host of this.machine.hosts()) detached ||= host.detachedAt !== undefined
-    const wanted = detached && this.#network.identifiers.size > 0
+  /**
+   * Keeps the identifiers of all flows, and behind them a device that takes their packets when no route does: an
+   * application that sends during an outage hears of no error, and TCP's newest segments are at hand afterwards.
+   */
+  #identify(): void {
+    this.#network.identify(identifiers(this.tables), this.#own)
+    const wanted = this.#network.identifiers.size > 0
     if (wanted && this.#parking === undefined) {
       try {
         this.#parking = new Parking(this.#parkingName, this.#rtnl, this.#init.netns)
+        this.#network.park(this.#parkingName)
       } catch (error) {
         this.#init.recorder.log('warn', `no parking: ${(error as Error).message}`)
-        return
       }
-      this.#network.park(this.#parkingName)
-    } else if (!detached && this.#parking !== undefined) {
+    } else if (!wanted && this.#parking !== undefined) {
       this.#network.park(undefined)
       this.#parking.close()
       this.#parking = undefined

@@ -267,13 +267,13 @@ function hasMoved(host: HidRow, tables: Tables): boolean {
   return false
 }
 
-/** Own addresses that live flows are bound to and that no interface has any more: they stay as identifiers (E-1). */
-export function identifiers(tables: Tables, own: ReadonlySet<Ip>): Set<Ip> {
+/**
+ * Own addresses that flows with other DIME hosts are bound to: each is kept as an identifier on the loopback, beside the
+ * interface that has it and when none has it any more (E-1), so that no socket ever finds its address gone.
+ */
+export function identifiers(tables: Tables): Set<Ip> {
   const out = new Set<Ip>()
-  for (const row of tables.sockets.values()) {
-    if (own.has(row.local)) continue
-    // Of hosts that speak IHMP only: other flows have nothing to wait for.
+  for (const row of tables.sockets.values())
     if ((tables.hosts.get(row.hid)?.accepted.size ?? 0) > 0) out.add(row.local)
-  }
   return out
 }

@@ -104,12 +104,13 @@ test('multipath: a single flow goes its own way (choose per flow)', () => {
   assert.equal(maps.out_flow.size, 0)
 })
 
-test('E-1: an address that sockets are bound to stays as an identifier when it is lost', () => {
+test('E-1: addresses that flows with DIME hosts are bound to are identifiers, others are not', () => {
   const tables = new Tables()
   const x = host(tables, ['203.0.113.8'], [ME])
   socket(tables, x.hid, 4001, '203.0.113.8')
-  socket(tables, x.hid, 4002, '203.0.113.8', HERE)
-  assert.deepEqual(identifiers(tables, new Set([HERE])), new Set([ME]))
+  const stranger = tables.addHost()
+  socket(tables, stranger.hid, 4002, '203.0.113.77', HERE)
+  assert.deepEqual(identifiers(tables), new Set([ME]))
 })
 
 test('DI-25, DI-28: reachable, unreachable, potentially reachable', () => {
