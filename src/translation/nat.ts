@@ -128,12 +128,14 @@ export class IhmpNat {
     })
     for (const protocol of [6, 17])
       batch.rule(family, this.#table, 'masquerade', (x) => {
+        device(x, MetaKey.IIFNAME, inside) // in POSTROUTING since Linux 5.7
         device(x, MetaKey.OIFNAME, outside)
         x.meta(MetaKey.L4PROTO, register32(0))
         x.compare(register32(0), CompareOp.EQ, Uint8Array.of(protocol))
         x.masquerade(ports)
       })
     batch.rule(family, this.#table, 'masquerade', (x) => {
+      device(x, MetaKey.IIFNAME, inside)
       device(x, MetaKey.OIFNAME, outside)
       x.masquerade()
     })
