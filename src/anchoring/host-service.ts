@@ -362,6 +362,12 @@ export class MobileHostService implements Mechanism {
       case 'new-flows':
         this.#identify(event.flows)
         break
+      case 'traffic':
+        this.#parts.monitor.setTraffic(event.flows)
+        break
+      case 'send-failed':
+        this.#parts.monitor.checkCarriers()
+        break
       case 'decision':
         recorder.decision({
           at: Date.now(),

@@ -178,6 +178,10 @@ export type Event =
       readonly gapMs: number | null
       readonly lost: number | null
     }
+  /** Host: data began to flow, or has not for a while. */
+  | { readonly type: 'traffic'; readonly flows: boolean }
+  /** Host: the kernel refused to send over an access; it may be gone. */
+  | { readonly type: 'send-failed'; readonly access: string }
   | { readonly type: 'moved'; readonly request: number; readonly flows: number; readonly error?: string }
   | {
       readonly type: 'listed'

@@ -112,6 +112,8 @@ export class AnchorNode implements NodeParts {
     if (event.type === 'session') this.#node.reportSoon()
   }
 
+  noteData(): void {}
+
   nextTimeout(): number {
     return this.#sweepAt
   }

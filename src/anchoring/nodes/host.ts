@@ -3,7 +3,7 @@
 import { formatAddress } from '../../core/address.ts'
 import { openUdp } from '../../linux/udp.ts'
 import type { Engine } from '../../tunnel/engine.ts'
-import type { TunnelEvent } from '../../tunnel/machine/api.ts'
+import { CloseReason, type TunnelEvent } from '../../tunnel/machine/api.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
@@ -27,6 +27,9 @@ const SWEEP_SLOTS = 4096
 const IDLE = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
 const MOST_ROWS = 1 << 17
 const MOST_PATHS = 255
+/** Without data for this long nothing flows. */
+const FLOWS_MS = 1000
+const NEVER = Number.POSITIVE_INFINITY
 
 interface AccessSocket {
   setup: AccessSetup
@@ -50,6 +53,8 @@ export class HostNode implements NodeParts {
   readonly #dying: { readonly index: number; readonly slots: Set<number> }[] = []
   #lastPathId = 0
   #sweepAt = 0
+  /** Until when data counts as flowing; NEVER: it does not. */
+  #flowsUntil = NEVER
 
   constructor(host: EngineHost) {
     const setup = host.data as HostSetup
@@ -155,16 +160,29 @@ export class HostNode implements NodeParts {
         this.#dying.splice(this.#dying.indexOf(dying), 1)
       }
     }
+    else if (event.type === 'path') {
+      const { state } = event.path
+      if (state.name === 'down' && state.reason === CloseReason.error)
+        this.#tell({ type: 'send-failed', access: this.#host.pathAccess(event.path.slot) ?? '' })
+    }
     if (event.type !== 'quality' && event.type !== 'frame') this.#node.reportSoon()
   }
 
+  noteData(now: number): void {
+    if (this.#flowsUntil === NEVER) this.#tell({ type: 'traffic', flows: true })
+    this.#flowsUntil = now + FLOWS_MS
+  }
+
   nextTimeout(): number | undefined {
-    const own = this.#host.nextTimeout()
-    return own === undefined || this.#sweepAt < own ? this.#sweepAt : own
+    return Math.min(this.#host.nextTimeout() ?? NEVER, this.#sweepAt, this.#flowsUntil)
   }
 
   handleTimeout(now: number): void {
     this.#host.handleTimeout(now)
+    if (now >= this.#flowsUntil) {
+      this.#flowsUntil = NEVER
+      this.#tell({ type: 'traffic', flows: false })
+    }
     if (now < this.#sweepAt) return
     this.#sweepAt = now + SWEEP_MS
     this.#paft.sweep(SWEEP_SLOTS, IDLE, now)

@@ -34,6 +34,8 @@ export interface NodeParts {
   handleTunnelEvent(event: TunnelEvent, now: number): void
   /** Events, sweeps: after every turn of the engine. */
   afterTurn(now: number): void
+  /** Data was sent or received: once a batch and peer. */
+  noteData(now: number): void
   nextTimeout(): number | undefined
   handleTimeout(now: number): void
   report(now: number): void
@@ -127,7 +129,10 @@ function withTimers(machine: TunnelMachine, parts: NodeParts): Machine {
     handleFirstReceive: (peer, localIndex, now) => machine.handleFirstReceive(peer, localIndex, now),
     handleRoaming: (peer, pathId, from, socket, counter, now) =>
       machine.handleRoaming(peer, pathId, from, socket, counter, now),
-    noteTraffic: (peer, sent, received, any, now) => machine.noteTraffic(peer, sent, received, any, now),
+    noteTraffic: (peer, sent, received, any, now) => {
+      if (sent || received) parts.noteData(now)
+      machine.noteTraffic(peer, sent, received, any, now)
+    },
     wantSession: (peer, now) => machine.wantSession(peer, now),
     pathError: (slot, errno, now) => machine.pathError(slot, errno, now),
     nextTimeout: () => {

@@ -110,6 +110,22 @@ test('a lost carrier is told, and what is bound to it goes nowhere else', async 
   assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')
 })
 
+test('under traffic a lost carrier is read from the link; nobody waits for the event', async () => {
+  farRtnl[0]!.setLink('far', { up: false })
+  // No event is handled before this returns.
+  monitor!.checkCarriers()
+  assert.equal(state('acc1'), 'down')
+  assert.equal(state('acc2'), 'up')
+  farRtnl[0]!.setLink('far', { up: true })
+  await until('acc1 up', () => state('acc1') === 'up')
+  monitor!.setTraffic(true)
+  farRtnl[0]!.setLink('far', { up: false })
+  await until('acc1 down', () => state('acc1') === 'down')
+  monitor!.setTraffic(false)
+  farRtnl[0]!.setLink('far', { up: true })
+  await until('acc1 up', () => state('acc1') === 'up')
+})
+
 test('a link set down loses its routes without a word from Linux; they come back with it', async () => {
   rtnl.setLink('acc2', { up: false })
   await until('acc2 down', () => state('acc2') === 'down')
