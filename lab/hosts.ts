@@ -16,6 +16,8 @@ export interface ProgramOptions {
   readonly env?: Readonly<Record<string, string>>
   /** File that stderr is appended to; otherwise it is kept for error messages. */
   readonly log?: string
+  /** What messages call it; default the command's base name. */
+  readonly name?: string
   /** A pipe on stdin, for `tell`. Otherwise it reads nothing: servers take a pipe for inetd's. */
   readonly input?: boolean
 }
@@ -154,7 +156,11 @@ export class Programs {
     }
     const child = spawnIn(namespaceOf(role), command, args, spawnOptions)
     if (log !== undefined) closeSync(log)
-    const program = new Program(`${command.replace(/.*\//, '')} on ${role}`, child, options.log)
+    const program = new Program(
+      `${options.name ?? command.replace(/.*\//, '')} on ${role}`,
+      child,
+      options.log,
+    )
     if (child.pid === undefined) {
       await program.ended
       throw missingError(`${command} is not installed`, `apt-get install ${command}`)
@@ -172,6 +178,7 @@ export class Programs {
   async own(role: string, name: string, argument: object, options: ProgramOptions = {}): Promise<Program> {
     const path = fileURLToPath(new URL(`./programs/${name}.js`, import.meta.url))
     const program = await this.start(role, process.execPath, [path, JSON.stringify(argument)], {
+      name,
       ...options,
       input: true,
     })
@@ -190,7 +197,7 @@ export class Programs {
     const out: string[] = []
     for (let line = await program.line(); line !== undefined; line = await program.line()) out.push(line)
     const status = await program.ended
-    if (status !== 0) throw program.failure(`${args.join(' ')} ended with status ${status}`)
+    if (status !== 0) throw program.failure(`ended with status ${status}`)
     return out.join('\n')
   }
 

@@ -2,7 +2,7 @@
  * godwit itself on the lab's hosts, through its command line only: what a user would type, with a state directory of its
  * own per host.
  */
-import { appendFileSync, mkdirSync } from 'node:fs'
+import { appendFileSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { GodwitError } from '../src/core/errors.ts'
@@ -35,6 +35,8 @@ export class Godwit {
     this.#role = role
     this.state = join(context.out, `state-${role}`)
     this.log = join(context.out, `${role}.log`)
+    // Of an earlier run with the same folder.
+    for (const path of [this.state, this.log]) rmSync(path, { recursive: true, force: true })
     mkdirSync(this.state, { recursive: true, mode: 0o700 })
   }
 
@@ -45,12 +47,9 @@ export class Godwit {
 
   /** Runs a command to its end and returns stdout. */
   run(...args: string[]): Promise<string> {
-    return this.#context.lab.programs.run(this.#role, process.execPath, [
-      GODWIT,
-      ...args,
-      '--state',
-      this.state,
-    ])
+    const command = [GODWIT, ...args, '--state', this.state]
+    const name = `godwit ${args[0]}`
+    return this.#context.lab.programs.run(this.#role, process.execPath, command, { name })
   }
 
   async json<T>(...args: string[]): Promise<T> {
@@ -63,7 +62,7 @@ export class Godwit {
       this.#role,
       process.execPath,
       [GODWIT, ...args, '--state', this.state],
-      { log: this.log },
+      { log: this.log, name: `godwit ${args.join(' ')}` },
     )
     await program.expect((line: string) => line.trim() === 'ready', READY_MS)
     return program
