@@ -19,11 +19,24 @@ export async function loseAndRestore(
   state: 'down' | 'blackhole',
 ): Promise<Handover[]> {
   const handovers: Handover[] = []
+  const late: number[] = []
+  let lostAt = Number.POSITIVE_INFINITY
+  const watching = new AbortController()
+  context.lab.rtnl('mh').watch(
+    ['link'],
+    (event) => {
+      if (event.type !== 'link' || event.link.carrier) return
+      late.push(monotonicMs() - lostAt)
+      lostAt = Number.POSITIVE_INFINITY
+    },
+    { signal: watching.signal },
+  )
   for (let index = 0; index < count; index++) {
     const { flows } = await mobile.json<{ flows: readonly FlowStatus[] }>('flows')
     const access = flows.find((flow) => flow.dst.endsWith(`:${CALL_PORT}`))?.access ?? 'acc1'
     context.mark(state === 'down' ? `${access} loses its link` : `${access} swallows everything`)
     const at = monotonicMs()
+    lostAt = at
     context.lab.setLink(access, { state })
     await context.sleep(GONE_MS)
     handovers.push({ at, until: monotonicMs() })
@@ -32,5 +45,7 @@ export async function loseAndRestore(
     await waitForPaths(context, mobile, ['acc1', 'acc2'])
     await context.sleep(Math.max(0, at + GONE_MS + BACK_MS - monotonicMs()))
   }
+  watching.abort()
+  if (state === 'down') context.metric('link_event_ms', late)
   return handovers
 }

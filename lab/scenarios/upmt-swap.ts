@@ -27,6 +27,7 @@ const HTTP_MBPS = 24
 const RSYNC_MBPS = 16
 const CALL_PORT = 5004
 const BIN_MS = 100
+const SETTLE_MS = 3500
 /** What a pacing server keeps back: a burst that lasts some milliseconds. */
 const BURST_BYTES = 16 << 10
 const SERVER_QUEUE_BYTES = 512 << 10
@@ -60,6 +61,8 @@ async function run(context: ScenarioContext): Promise<void> {
   const http = await httpDownload(context, 'ch1', bytes(HTTP_MBPS, when.end - when.http))
   const rsync = await rsyncDownload(context, 'ch2', bytes(RSYNC_MBPS, when.end - when.rsync))
   const { mobile } = await setUpAnchoring(context, (host) => host.configure(CONFIGURATION))
+  // Each policy may only now have come to the access that it prefers: godwit first sees that an access stays.
+  await context.sleep(SETTLE_MS)
 
   const access = new Meter(namespaceOf('mh'), 20)
   const meters = { access, curl: new Meter(namespaceOf('ch1'), 10), rsync: new Meter(namespaceOf('ch2'), 10) }
