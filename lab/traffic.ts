@@ -4,7 +4,9 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { INSIDE } from './enter.ts'
 import type { Program } from './hosts.ts'
+import type { Stall } from './links/engine.ts'
 import { sha256, writePayload } from './payload.ts'
 import type { ScenarioContext } from './scenario.ts'
 import { addressOf } from './topology.ts'
@@ -105,14 +107,26 @@ export async function rsyncDownload(
   mkdirSync(root, { recursive: true })
   const hash = writePayload(join(root, 'file.bin'), bytes, context.seed + 1)
   const config = join(context.scratch, `rsyncd-${server}.conf`)
-  // No change of user and no chroot: it serves files of the user who runs the lab, root or not.
-  writeFileSync(
-    config,
-    `use chroot = no\npid file = ${config}.pid\nlog file = ${config}.log\n[files]\npath = ${root}\nread only = yes\nuid = 0\ngid = 0\n`,
-  )
-  await context.lab.programs.start(server, 'rsync', ['--daemon', '--no-detach', `--config=${config}`])
+  // It serves files of the user who runs the lab: no chroot, no change of user. In a user namespace root may not change
+  // its groups, which rsync insists on: there it runs as an ordinary user.
+  const rootless = process.env[INSIDE] !== undefined
+  const settings = [
+    'use chroot = no',
+    `pid file = ${config}.pid`,
+    `log file = ${config}.log`,
+    '[files]',
+    `path = ${root}`,
+    'read only = yes',
+    ...(rootless ? [] : ['uid = 0', 'gid = 0']),
+  ]
+  writeFileSync(config, `${settings.join('\n')}\n`)
+  const [command, ...args] = [
+    ...(rootless ? ['unshare', '--user', '--map-user=1000', '--map-group=1000'] : []),
+    ...['rsync', '--daemon', '--no-detach', `--port=${RSYNC_PORT}`, `--config=${config}`],
+  ]
+  await context.lab.programs.start(server, command!, args)
   const received = join(context.scratch, `rsync-${server}.bin`)
-  const url = `rsync://${addressOf(context.lab.spec, server, 'wan')}/files/file.bin`
+  const url = `rsync://${addressOf(context.lab.spec, server, 'wan')}:${RSYNC_PORT}/files/file.bin`
   return {
     async start() {
       const args = ['--whole-file', '--inplace', url, received]
@@ -120,6 +134,9 @@ export async function rsyncDownload(
     },
   }
 }
+
+/** Not 873: an ordinary user may listen there. */
+const RSYNC_PORT = 8730
 
 /** What arrived at one end of a flow of datagrams. */
 export interface Arrivals {
@@ -200,18 +217,39 @@ export function figuresOf({ sent, arrivals }: Arrivals): FlowFigures {
   return { sent, lost: sent - seen.size, duplicated: arrivals.length - seen.size, reordered }
 }
 
-/**
- * The longest silence that overlaps [from, to] (monotonic milliseconds): time between two arrivals, less the interval at
- * which they come undisturbed. A flow that never came back is silent to the end.
- */
-export function longestGap({ arrivals }: Arrivals, from: number, to: number, intervalMs: number): number {
-  let longest = 0
+/** A time without arrivals. Monotonic milliseconds. */
+export interface Silence {
+  readonly from: number
+  readonly to: number
+  /** Its length, less the interval at which datagrams come undisturbed. */
+  readonly ms: number
+}
+
+/** The longest silence that overlaps [from, to]. A flow that never came back is silent to the end. */
+export function longestSilence(
+  { arrivals }: Arrivals,
+  from: number,
+  to: number,
+  intervalMs: number,
+): Silence {
+  let longest: Silence = { from, to: from, ms: 0 }
   for (let index = 1; index <= arrivals.length; index++) {
     const start = arrivals[index - 1]![1]
     const end = arrivals[index]?.[1] ?? to
-    if (start <= to && end >= from) longest = Math.max(longest, end - start - intervalMs)
+    const ms = end - start - intervalMs
+    if (start <= to && end >= from && ms > longest.ms) longest = { from: start, to: end, ms }
   }
-  return Math.max(0, longest)
+  return longest
+}
+
+/** Length of the longest silence that overlaps [from, to]. */
+export function longestGap(way: Arrivals, from: number, to: number, intervalMs: number): number {
+  return longestSilence(way, from, to, intervalMs).ms
+}
+
+/** How much of a silence the machine itself was to blame for: it ran something else than the links. */
+export function stalledMs({ from, to }: Silence, stalls: readonly Stall[]): number {
+  return stalls.reduce((sum, [start, end]) => sum + Math.max(0, Math.min(end, to) - Math.max(start, from)), 0)
 }
 
 /** (seconds on the scenario's clock, milliseconds since the arrival before), for plots. */

@@ -10,6 +10,7 @@ import { Arena } from '../../src/linux/arena.ts'
 import { inNamespace } from '../../src/linux/netns.ts'
 import { KernelPoller, POLLIN } from '../../src/linux/poller.ts'
 import { openTun, type Tun, VNET_HEADER } from '../../src/linux/tun.ts'
+import { monotonicMs } from '../programs/program.ts'
 import type { LinkConditions } from '../types.ts'
 import { isClear } from './conditions.ts'
 import { FrameQueue } from './frame-queue.ts'
@@ -46,6 +47,12 @@ export interface DirectionCounters {
   readonly cut: number
 }
 
+/**
+ * A time in which frames were due and this thread was not run: the machine was busy with something else. Whatever a
+ * measurement shows there says nothing about networks. Monotonic milliseconds.
+ */
+export type Stall = readonly [from: number, to: number]
+
 export type EngineEvent =
   | { readonly type: 'running'; readonly wakeFd: number }
   | { readonly type: 'opened'; readonly id: number }
@@ -55,6 +62,7 @@ export type EngineEvent =
       readonly type: 'counters'
       readonly request: number
       readonly links: readonly (readonly [DirectionCounters, DirectionCounters])[]
+      readonly stalls: readonly Stall[]
     }
   | { readonly type: 'closed' }
 
@@ -66,6 +74,9 @@ const QUEUE = 8 << 20
 const OVERTAKING_QUEUE = 1 << 20
 const READS_PER_TURN = 64
 const EBADFD = 77
+/** Later than this is a stall. */
+const STALL_MS = 10
+const MOST_STALLS = 10_000
 
 /** One way of a link: frames that arrive on `from` leave on `to`. */
 class Direction {
@@ -138,6 +149,9 @@ class Engine {
   /** Two per link: towards its first end, towards its second. */
   readonly #directions: Direction[] = []
   readonly #links: { id: number; taps: [Tun, Tun]; carrier: boolean; whole: boolean }[] = []
+  readonly #stalls: Stall[] = []
+  /** From this thread's clock to the machine's. */
+  readonly #offset = monotonicMs() - performance.now()
   #closed = false
 
   constructor(port: MessagePort) {
@@ -152,6 +166,8 @@ class Engine {
       this.#poller.wait(due === Number.POSITIVE_INFINITY ? -1 : Math.max(0, due - performance.now()))
       if (this.#poller.woken()) this.#drain()
       const now = performance.now()
+      if (now - due > STALL_MS && this.#stalls.length < MOST_STALLS)
+        this.#stalls.push([due + this.#offset, now + this.#offset])
       for (const direction of this.#directions) {
         const present = direction.turn(now, this.#poller.ready(direction.from.fd) !== 0)
         // Someone deleted the device; its descriptor would end every wait from now on.
@@ -192,6 +208,7 @@ class Engine {
             this.#directions[index * 2]!.counters(),
             this.#directions[index * 2 + 1]!.counters(),
           ]),
+          stalls: this.#stalls,
         })
         break
       case 'close':

@@ -4,7 +4,7 @@ import { usageError } from '../../src/core/errors.ts'
 import { wake } from '../../src/linux/poller.ts'
 import type { LinkConditions } from '../types.ts'
 import { CLEAR, changed } from './conditions.ts'
-import type { DirectionCounters, EmulatedEnd, EngineCommand, EngineEvent } from './engine.ts'
+import type { DirectionCounters, EmulatedEnd, EngineCommand, EngineEvent, Stall } from './engine.ts'
 
 /** `first` is what travels towards the link's first end. */
 export type Direction = 'both' | 'first' | 'second'
@@ -77,12 +77,13 @@ export class EmulatedLinks {
 
   /** Counters by link: towards its first end, towards its second. */
   async counters(): Promise<Map<string, readonly [DirectionCounters, DirectionCounters]>> {
-    const request = this.#nextId++
-    const all = await this.#ask<readonly (readonly [DirectionCounters, DirectionCounters])[]>(request, {
-      type: 'counters',
-      request,
-    })
-    return new Map([...this.#links.keys()].map((name, index) => [name, all[index]!]))
+    const { links } = await this.#report()
+    return new Map([...this.#links.keys()].map((name, index) => [name, links[index]!]))
+  }
+
+  /** When frames were due and the machine ran something else. */
+  async stalls(): Promise<readonly Stall[]> {
+    return (await this.#report()).stalls
   }
 
   /** Ends the engine; the devices go with it. */
@@ -98,6 +99,11 @@ export class EmulatedLinks {
     if (link === undefined)
       throw usageError(`no emulated link ${name}; there are ${[...this.#links.keys()].join(', ') || 'none'}`)
     return link
+  }
+
+  #report(): Promise<EngineEvent & { type: 'counters' }> {
+    const request = this.#nextId++
+    return this.#ask(request, { type: 'counters', request })
   }
 
   #send(command: EngineCommand): void {
@@ -118,6 +124,6 @@ export class EmulatedLinks {
     const waiting = this.#waiting.get(key)
     this.#waiting.delete(key)
     if (event.type === 'failed') waiting?.reject(event.error)
-    else waiting?.resolve((event.type === 'counters' ? event.links : undefined) as never)
+    else waiting?.resolve((event.type === 'counters' ? event : undefined) as never)
   }
 }

@@ -2,6 +2,7 @@
  * What the handover scenarios share: a call (a datagram every 5 ms each way) and a download under godwit, a number of
  * handovers one after the other, the gap of each, and a plot.
  */
+import type { Stall } from '../links/engine.ts'
 import { Meter } from '../meter.ts'
 import { PALETTE } from '../plot.ts'
 import { type AnchoredHost, setUpAnchoring } from '../product.ts'
@@ -15,7 +16,8 @@ import {
   type FlowFigures,
   figuresOf,
   gapsOverTime,
-  longestGap,
+  longestSilence,
+  stalledMs,
 } from '../traffic.ts'
 
 export const CALL_PORT = 5004
@@ -37,7 +39,7 @@ export interface Outcome {
   readonly call: DatagramReport
   readonly up: FlowFigures
   readonly down: FlowFigures
-  /** Of each handover, the longer of both directions. */
+  /** Of each handover, the longer of both directions, less the time in which the machine did not run the links. */
   readonly gaps: readonly number[]
 }
 
@@ -67,7 +69,8 @@ export async function underTraffic(
     context.check('download: every byte as sent', ok, value, 'the sha256 of what the server sent')
     const report = await call.finish(context)
     meter.stop()
-    return judge(context, title, meter, report, handovers, call.intervalMs)
+    const stalls = await context.lab.links.stalls()
+    return judge(context, title, meter, report, handovers, stalls, call.intervalMs)
   } finally {
     meter.stop()
   }
@@ -79,18 +82,26 @@ function judge(
   meter: Meter,
   call: DatagramReport,
   handovers: readonly Handover[],
+  stalls: readonly Stall[],
   intervalMs: number,
 ): Outcome {
   const [up, down] = [figuresOf(call.up), figuresOf(call.down)]
-  const gaps = handovers.map(({ at, until }) =>
-    Math.max(longestGap(call.up, at, until, intervalMs), longestGap(call.down, at, until, intervalMs)),
+  const silences = handovers.map(({ at, until }) =>
+    [call.up, call.down]
+      .map((way) => longestSilence(way, at, until, intervalMs))
+      .map((silence) => ({ raw: silence.ms, less: Math.max(0, silence.ms - stalledMs(silence, stalls)) })),
   )
+  const gaps = silences.map((ways) => Math.max(...ways.map(({ less }) => less)))
   context.metric('handovers', handovers.length)
   context.metric('lost_packets', up.lost + down.lost)
   context.metric('duplicated_packets', up.duplicated + down.duplicated)
   context.metric('reordered_packets', up.reordered + down.reordered)
   context.metric('sent_packets', up.sent + down.sent)
-  context.metric('gap_ms', gaps)
+  context.metric(
+    'gap_ms',
+    silences.map((ways) => Math.max(...ways.map(({ raw }) => raw))),
+  )
+  context.metric('gap_without_stalls_ms', gaps)
   context.metric('gap_median_ms', percentile(gaps, 0.5))
   context.metric('gap_p95_ms', percentile(gaps, 0.95))
   draw(context, title, meter, call)
