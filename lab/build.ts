@@ -37,7 +37,7 @@ export class Lab implements RunningLab {
     this.spec = spec
     this.#ownership = ownership
     this.programs = new Programs(ownership)
-    this.links = new EmulatedLinks()
+    this.links = new EmulatedLinks((name) => this.#tellCarrier(name))
   }
 
   /** Builds it all, or removes what it had built and rejects. */
@@ -170,6 +170,16 @@ export class Lab implements RunningLab {
       if (ends.every(({ host, iface }) => this.rtnl(host).link(iface)?.operState === 'up')) return
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
+  }
+
+  /**
+   * The kernel holds events of carriers back for up to a second when the machine has had others; asking for a link makes
+   * it tell (since 5.19). A lost link is then an event at once, as it is on a machine with nothing else to do.
+   */
+  #tellCarrier(name: string): void {
+    if (this.#closing !== undefined) return
+    for (const { host, iface } of this.spec.links.find((link) => link.name === name)?.ends ?? [])
+      this.rtnl(host).link(iface)
   }
 
   async #close(): Promise<void> {

@@ -56,6 +56,8 @@ export type Stall = readonly [from: number, to: number]
 export type EngineEvent =
   | { readonly type: 'running'; readonly wakeFd: number }
   | { readonly type: 'opened'; readonly id: number }
+  /** The carrier of both ends came or went. */
+  | { readonly type: 'carrier'; readonly id: number }
   | { readonly type: 'failed'; readonly id: number; readonly error: unknown }
   /** Per link, by id: towards its first end, towards its second. */
   | {
@@ -244,8 +246,10 @@ class Engine {
     if (whole !== link.whole) for (const tap of link.taps) tap.setOffloads(whole ? 'segments' : 'checksums')
     link.whole = whole
     const carrier = both.every((conditions) => conditions.state !== 'down')
-    if (carrier !== link.carrier) for (const tap of link.taps) tap.setCarrier(carrier)
+    if (carrier === link.carrier) return
     link.carrier = carrier
+    for (const tap of link.taps) tap.setCarrier(carrier)
+    this.#post({ type: 'carrier', id: link.id })
   }
 
   #post(event: EngineEvent): void {

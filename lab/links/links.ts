@@ -23,10 +23,13 @@ export class EmulatedLinks {
   >()
   readonly #running: Promise<void>
   readonly #ended: Promise<void>
+  readonly #onCarrier: (name: string) => void
   #wakeFd = -1
   #nextId = 0
 
-  constructor() {
+  /** `onCarrier` hears of each link whose ends have just got or lost their carrier. */
+  constructor(onCarrier: (name: string) => void = () => {}) {
+    this.#onCarrier = onCarrier
     this.#worker = new Worker(new URL('./engine.js', import.meta.url), {
       workerData: { linkEngine: true },
       // Its descriptors come from system calls of our own.
@@ -120,6 +123,10 @@ export class EmulatedLinks {
 
   #take(event: EngineEvent): void {
     if (event.type === 'closed' || event.type === 'running') return
+    if (event.type === 'carrier') {
+      for (const [name, { id }] of this.#links) if (id === event.id) this.#onCarrier(name)
+      return
+    }
     const key = event.type === 'counters' ? event.request : event.id
     const waiting = this.#waiting.get(key)
     this.#waiting.delete(key)
