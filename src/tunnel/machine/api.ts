@@ -26,7 +26,7 @@ export interface MachineInit {
   readonly loadThreshold?: number
   /** Largest outer IP packet ever probed for, bytes. Default 1500. */
   readonly maxMtu?: number
-  /** No timestamp at or before this wall time is sent: for hosts whose clock may have gone back over a restart. */
+  /** No timestamp at or before this wall time is sent: `floor` of the last `timestamp-sent` before a restart. */
   readonly timestampFloor?: number
 }
 
@@ -57,7 +57,7 @@ export interface PeerConfig {
   readonly nextPrivateKey?: Uint8Array
   /** A KEY_REPLACE acknowledged but not yet used: the fresh public key (anchor). */
   readonly nextPublicKey?: Uint8Array
-  /** Greatest timestamp accepted from this peer, 12 bytes: no replay of an initiation across a restart. */
+  /** Greatest timestamp accepted from this peer, 12 bytes, of `timestamp-accepted` before a restart. */
   readonly lastTimestamp?: Uint8Array
 }
 
@@ -182,6 +182,17 @@ export type TunnelEvent =
       readonly reason: HandshakeFailure
       readonly from?: Endpoint
     }
+  /**
+   * An initiation with a newer timestamp went out. Kept over restarts and given as `MachineInit.timestampFloor`, the value
+   * lets a host whose clock went back be heard again: peers refuse timestamps at or before the last. Once for
+   * each attempt; every second or so may be kept while a peer does not answer.
+   */
+  | { readonly type: 'timestamp-sent'; readonly peer: number; readonly floor: number }
+  /**
+   * An initiation was accepted. Kept over restarts and given as `PeerConfig.lastTimestamp`, it stops captured initiations
+   * from being accepted by a restarted end (all they could do is move a stock peer's endpoint until it speaks).
+   */
+  | { readonly type: 'timestamp-accepted'; readonly peer: number; readonly timestamp: Uint8Array }
   /** HELLO arrived: features in common. `restarted`: it lost what it knew of us. Once a session. */
   | {
       readonly type: 'hello'

@@ -212,6 +212,7 @@ export class Handshakes {
     const mac1 = made.message.slice(INITIATION.mac1, INITIATION.mac2)
     peer.handshake = { state: made.state, keys, message: made.message, mac1 }
     this.#byIndex.set(index, peer)
+    this.#host.emit({ type: 'timestamp-sent', peer: peer.index, floor: this.#timestamps.floor })
     for (const path of routes) this.#sendInitiation(peer, path, made.message, keys, now)
   }
 
@@ -275,6 +276,7 @@ export class Handshakes {
     }
     peer.lastTimestamp = finished.timestamp
     peer.lastAcceptedAt = now
+    this.#host.emit({ type: 'timestamp-accepted', peer: peer.index, timestamp: finished.timestamp })
 
     const index = sessions.newIndex()
     const ephemeral = random.fill(new Uint8Array(32))

@@ -19,6 +19,11 @@ export class TimestampSource {
     this.#nanos = floor > 0 ? toStep(floor) : 0
   }
 
+  /** What `floor` must be after a restart so that nothing given so far is given again: wall time in milliseconds. */
+  get floor(): number {
+    return this.#seconds * 1000 + Math.ceil(this.#nanos / 1e6)
+  }
+
   /** @param wall milliseconds since the Unix epoch, may have jumped */
   next(wall: number): Uint8Array {
     let seconds = Math.floor(wall / 1000)

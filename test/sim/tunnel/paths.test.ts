@@ -403,3 +403,42 @@ test('10,000 hosts: one anchor keeps them without looking at all of them each ti
   assert.equal([...anchor.machine.peers()].length, 10_000)
   assert.equal(anchor.machine.nextTimeout(), undefined)
 })
+
+test('a host whose clock went back over a restart gets in when it kept its last timestamp, else it is a replay', () => {
+  const pair = new Pair().connect()
+  const restarted = (timestampFloor?: number) => {
+    pair.world.run(5000) // the anchor's memory of answered copies runs out
+    pair.host.restart(timestampFloor === undefined ? {} : { timestampFloor })
+    pair.host.events = []
+    pair.anchor.events = []
+    pair.anchorPeer = pair.host.addPeer(pair.anchor, { dialect: 'godwit' })
+    pair.connect([0])
+    return pair.host.usable(pair.anchorPeer).length
+  }
+  const { floor } = pair.host.last('timestamp-sent')!
+  pair.world.wall -= 365 * 86_400_000
+  assert.equal(restarted(), 0)
+  assert.equal(pair.anchor.last('handshake-failed')?.reason, 'replay')
+  assert.equal(restarted(floor), 1)
+  assert.equal(restarted(pair.host.last('timestamp-sent')!.floor), 1, 'at once again')
+})
+
+test('a captured initiation is refused by an anchor that restarted and kept the timestamp it had accepted', () => {
+  const pair = new Pair()
+  let captured: Uint8Array | undefined
+  pair.world.filter = (datagram) => {
+    if (datagram instanceof Uint8Array && datagram[0] === 1) captured ??= datagram.slice()
+    return true
+  }
+  pair.connect()
+  const lastTimestamp = pair.anchor.last('timestamp-accepted')!.timestamp
+  pair.host.stopped = true
+  for (const config of [{}, { lastTimestamp }]) {
+    pair.anchor.restart()
+    pair.anchor.events = []
+    pair.anchor.addPeer(pair.host, config)
+    pair.anchor.receive(captured!, endpoint(66), endpoint(100))
+    const refused = pair.anchor.last('handshake-failed')?.reason
+    assert.equal(refused, 'lastTimestamp' in config ? 'replay' : undefined)
+  }
+})
