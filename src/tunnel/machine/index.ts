@@ -296,8 +296,9 @@ export class TunnelMachine implements TunnelCommands {
           break
         case 'probe':
         case 'echo':
-          if (via !== undefined && via.pathId === frame.pathId)
-            this.#multipath.heardProbe(peer, via, frame, now)
+          if (via === undefined || via.pathId !== frame.pathId) break
+          this.#multipath.heardOn(peer, via, now)
+          this.#multipath.heardProbe(peer, via, frame, now)
           break
         case 'path-close': {
           this.#multipath.heardClose(peer, frame, via, now)

@@ -7,7 +7,11 @@
  * explains. A queue that fills (bufferbloat) does not look like that: it delays packets, but they keep coming, because
  * either the data's own acknowledgements or the other end's probes do, and what the other end reports as received grows.
  *
- * The second rule is for a hole in one direction: datagrams arrive, but none of them confirms that ours do.
+ * The second rule is for a hole in one direction: datagrams arrive, and what they report shows that ours do not. Each
+ * probe and echo says how many datagrams its sender has received on the path; when report after report comes and the
+ * number stands still although we have sent, the way there is dead. The end that hears nothing probes by itself, so the
+ * reports come. How long a report itself waited on its way (a queue that fills in the other direction) is taken off: its
+ * sender's clock, against the least difference to ours seen lately, shows it.
  */
 import type { PathCounters } from '../seam.ts'
 import type { PathEvidence } from './api.ts'
@@ -25,6 +29,8 @@ export interface MonitorTuning {
   /** Least silence for `suspect` and for `silent`. */
   readonly suspectFloor: number
   readonly silentFloor: number
+  /** Least time without progress in the other end's reports. Shorter: they come later, and are evidence by themselves. */
+  readonly oneWayFloor: number
 }
 
 export const HOST_TUNING: MonitorTuning = {
@@ -34,15 +40,17 @@ export const HOST_TUNING: MonitorTuning = {
   observeInterval: 60,
   suspectFloor: 120,
   silentFloor: 220,
+  oneWayFloor: 160,
 }
 
 export const ANCHOR_TUNING: MonitorTuning = {
-  busyInterval: 80,
+  busyInterval: 60,
   standbyInterval: Number.POSITIVE_INFINITY,
   idleInterval: Number.POSITIVE_INFINITY,
   observeInterval: 120,
   suspectFloor: 600,
   silentFloor: 1_500,
+  oneWayFloor: 1_400,
 }
 
 /** A path counts as in use for this long after data last went or came. */
@@ -52,8 +60,13 @@ const MEASURE_INTERVAL = 200
 /** A radio that slept may take this long to wake: verdicts after an idle time wait for it. */
 const WAKE_ALLOWANCE = 600
 const IDLE_BEFORE_WAKE = 5_000
-/** No confirmation from the other end for this long, although datagrams arrive. */
-const UNCONFIRMED_FLOOR = 600
+/** Reports without progress, and datagrams sent without effect, before they count as evidence. */
+const STALE_REPORTS = 2
+const UNCONFIRMED_DATAGRAMS = 3
+/** Clocks drift: the least difference between them is kept for one to two times this long. */
+const CLOCK_WINDOW = 30_000
+/** No report at all for this long, although data arrives. */
+const UNREPORTED_FLOOR = 600
 /** Before the first measurement. */
 const UNKNOWN_RTT_FLOOR = 1_000
 const LEAST_PROBES = 3
@@ -95,6 +108,18 @@ export class PathMonitor {
   #dataSeen = 0
   #controlSent = 0
   #controlReceived = 0
+
+  /** Reports since the last one that showed progress; datagrams sent by then, and when the first after it went out. */
+  #staleReports = 0
+  /** When the newest of those would have come, had it not waited on its way. */
+  #staleAt = Number.NaN
+  /** Least differences between our clock and the other end's, µs modulo 2^32, in this window and the last. */
+  #leastNow = Number.NaN
+  #leastBefore = Number.NaN
+  #windowEnd = Number.NEGATIVE_INFINITY
+  #sentAtConfirmation = 0
+  #unconfirmedSince = Number.NaN
+  #confirmationSeen = Number.NaN
 
   #remoteReceived = 0
   #remoteHighest = -1
@@ -152,6 +177,11 @@ export class PathMonitor {
     }
   }
 
+  /** The other end's last report showed no progress. */
+  get stalled(): boolean {
+    return this.#staleReports > 0
+  }
+
   /** A control payload was sent or arrived on the path: not data. */
   noteControlSent(): void {
     this.#controlSent++
@@ -179,6 +209,8 @@ export class PathMonitor {
   forgetReports(): void {
     this.#remoteHighest = -1
     this.#remoteReceived = 0
+    this.#staleReports = 0
+    this.#windowEnd = Number.NEGATIVE_INFINITY
     this.#windowSent = Number.NaN
   }
 
@@ -204,15 +236,36 @@ export class PathMonitor {
     this.#measureLoss(this.#probeSent[sequence % RING]!, received, now)
     this.reportReceived(received, highest, now)
     this.#lastConfirmedAt = now
+    this.#staleReports = 0
   }
 
-  /** The other end says how much of ours has arrived. */
-  reportReceived(received: number, highest: number, now: number): void {
-    if ((received - this.#remoteReceived) >> 0 > 0) {
+  /** The other end says how much of ours has arrived; `time` is its clock in a probe, absent in an echo. */
+  reportReceived(received: number, highest: number, now: number, time?: number): void {
+    const waited = time === undefined ? 0 : this.#waited(time, now)
+    const progress = (received - this.#remoteReceived) >> 0
+    if (progress > 0) {
       this.#remoteReceived = received
       this.#lastConfirmedAt = now
+      this.#staleReports = 0
+    } else if (progress === 0) {
+      this.#staleReports++
+      this.#staleAt = now - waited
     }
     if (highest > this.#remoteHighest) this.#remoteHighest = highest
+  }
+
+  /** How much longer than the quickest of late a probe with this time has been on its way, milliseconds. */
+  #waited(time: number, now: number): number {
+    const difference = (toMicros(now) - time) >>> 0
+    const less = (than: number) => Number.isNaN(than) || (difference - than) >> 0 < 0
+    if (now >= this.#windowEnd) {
+      this.#leastBefore = now < this.#windowEnd + CLOCK_WINDOW ? this.#leastNow : Number.NaN
+      this.#leastNow = Number.NaN
+      this.#windowEnd = now + CLOCK_WINDOW
+    }
+    if (less(this.#leastNow)) this.#leastNow = difference
+    if (less(this.#leastBefore)) return ((difference - this.#leastNow) >> 0) / 1000
+    return ((difference - this.#leastBefore) >> 0) / 1000
   }
 
   /** A round trip, milliseconds (RFC 6298 §2). */
@@ -236,7 +289,7 @@ export class PathMonitor {
     this.#observe(counters, now)
     const busy = now < this.#busyUntil
     const tuning = this.#tuning
-    const verdict = this.#verdict(busy, now)
+    const verdict = this.#verdict(busy, counters.sentPackets, now)
     const quick = busy || hard || verdict !== 'fine' || this.#unanswered > 1
     let probeAt: number
     if (quick) {
@@ -275,6 +328,12 @@ export class PathMonitor {
       this.#firstUnansweredAt = Number.NaN
       this.#waking = false
     }
+    if (this.#confirmationSeen !== this.#lastConfirmedAt) {
+      this.#confirmationSeen = this.#lastConfirmedAt
+      this.#sentAtConfirmation = counters.sentPackets
+      this.#unconfirmedSince = Number.NaN
+    } else if (Number.isNaN(this.#unconfirmedSince) && counters.sentPackets > this.#sentAtConfirmation)
+      this.#unconfirmedSince = now
     const data =
       Math.max(0, counters.sentPackets - this.#controlSent) +
       Math.max(0, counters.receivedPackets - this.#controlReceived)
@@ -289,8 +348,15 @@ export class PathMonitor {
     }
   }
 
-  #verdict(busy: boolean, now: number): Verdict {
+  #verdict(busy: boolean, sent: number, now: number): Verdict {
     if (now < this.#graceUntil) return 'fine'
+    const bySilence = this.#silenceVerdict(busy, now)
+    if (bySilence === 'silent') return 'silent'
+    const byReports = this.#reportVerdict(busy, sent, now)
+    return byReports === 'fine' ? bySilence : byReports
+  }
+
+  #silenceVerdict(busy: boolean, now: number): Verdict {
     const since = this.#silentSince(busy)
     if (!Number.isNaN(since) && this.#unanswered > 0) {
       const silence = now - since
@@ -303,10 +369,22 @@ export class PathMonitor {
         return 'silent'
       if (silence >= this.#silentAfter(this.#tuning.suspectFloor) && probed) return 'suspect'
     }
-    const unconfirmed = now - this.#lastConfirmedAt
-    const bound = Math.max(UNCONFIRMED_FLOOR, 3 * this.#roundTrip(), 2 * this.#tuning.silentFloor)
-    if (busy && this.#lastProbeAt - this.#lastConfirmedAt > bound / 2 && unconfirmed > bound) return 'one-way'
     return 'fine'
+  }
+
+  /** Whether the other end's reports show that what we send does not arrive. */
+  #reportVerdict(busy: boolean, sent: number, now: number): Verdict {
+    if (!busy || Number.isNaN(this.#unconfirmedSince)) return 'fine'
+    const enough = sent - this.#sentAtConfirmation >= UNCONFIRMED_DATAGRAMS
+    if (enough && this.#staleReports > 0) {
+      const unconfirmed = this.#staleAt - this.#unconfirmedSince
+      if (this.#staleReports >= STALE_REPORTS && unconfirmed >= this.#silentAfter(this.#tuning.oneWayFloor))
+        return 'one-way'
+      if (unconfirmed >= this.#silentAfter(this.#tuning.suspectFloor)) return 'suspect'
+    }
+    const bound = Math.max(UNREPORTED_FLOOR, 3 * this.#roundTrip(), 2 * this.#tuning.silentFloor)
+    const asked = this.#lastProbeAt - this.#lastConfirmedAt > bound / 2
+    return asked && now - this.#lastConfirmedAt > bound ? 'one-way' : 'fine'
   }
 
   /** When the silence that counts began: NaN when none was owed anything. */
@@ -318,8 +396,9 @@ export class PathMonitor {
 
   #silentAfter(floor: number): number {
     const trip = this.#roundTrip()
-    const least = floor === this.#tuning.suspectFloor ? 1.5 * trip : 2 * trip
-    const wake = this.#waking && floor === this.#tuning.silentFloor ? WAKE_ALLOWANCE : 0
+    const { silentFloor, oneWayFloor } = this.#tuning
+    const least = trip * (floor === silentFloor ? 2 : floor === oneWayFloor ? 1.25 : 1.5)
+    const wake = this.#waking && floor === silentFloor ? WAKE_ALLOWANCE : 0
     // Where much is lost, a few missing answers say little.
     return Math.max(floor * (1 + 5 * Math.min(this.loss, 0.3)), least, wake)
   }

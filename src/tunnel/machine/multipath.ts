@@ -183,6 +183,7 @@ export class Multipath {
     this.#parts.sessions.setForm(peer.index, (features & Feature.multipathAes) !== 0 ? 'godwit' : 'stock')
     if (restarted) {
       peer.generations.clear()
+      peer.doubted.clear()
       peer.closes = []
     }
     if (restarted || discovered) {
@@ -230,7 +231,7 @@ export class Multipath {
       existing.announceSession = session
       existing.announceCounter = counter
       if (!sameEndpoint(existing.remote, from)) this.#move(peer, existing, from, now)
-      this.#accept(peer, existing, now)
+      if (existing.state.name !== 'validating') this.#accept(peer, existing, now)
       return existing
     }
     peer.generations.set(frame.pathId, frame.generation)
@@ -239,12 +240,14 @@ export class Multipath {
     path.generation = frame.generation
     path.announceSession = session
     path.announceCounter = counter
-    this.#accept(peer, path, now)
+    if (peer.doubted.has(frame.pathId)) this.#setState(path, { name: 'validating', since: now, tries: 0 })
+    else this.#accept(peer, path, now)
     for (const old of [...peer.paths]) {
       if (old === path || old.local) continue
       if (old.pathId === 0) this.#close(peer, old)
       else if (old.pathId === path.pathId && old.state.name !== 'closing') {
-        this.#resend(peer, old, path, old.monitor.remoteHighest, now)
+        const target = path.usable ? path : peer.bestPath(old)
+        if (target !== undefined) this.#resend(peer, old, target, old.monitor.remoteHighest, now)
         this.#close(peer, old)
       }
     }
@@ -268,7 +271,17 @@ export class Multipath {
         address: frame.observed,
       })
     }
-    if (!path.usable || fresh) this.#accept(peer, path, now)
+    if (!path.usable || fresh) {
+      this.#accept(peer, path, now)
+      this.#probe(peer, path, now) // shows the other end that its answer arrived
+    }
+  }
+
+  /** A probe came on a path: whoever sent it has our answer to the announcement. */
+  heardOn(peer: Peer, path: Path, now: number): void {
+    if (path.local || path.state.name !== 'validating') return
+    peer.doubted.delete(path.pathId)
+    this.#accept(peer, path, now)
   }
 
   heardProbe(peer: Peer, path: Path, frame: Frame & { type: 'probe' | 'echo' }, now: number): void {
@@ -276,7 +289,8 @@ export class Multipath {
       path.monitor.echoReceived(frame.sequence, frame.time, frame.received, frame.highestCounter, now)
       return
     }
-    path.monitor.reportReceived(frame.received, frame.highestCounter, now)
+    path.monitor.reportReceived(frame.received, frame.highestCounter, now, frame.time)
+    if (path.monitor.stalled && path.usable) path.assessAt = now
     const counters = this.#parts.paths.counters(path.slot)
     const echo: Frame = {
       ...frame,
@@ -297,6 +311,7 @@ export class Multipath {
       return
     }
     peer.generations.set(path.pathId, Math.max(frame.generation, path.generation))
+    if (frame.reason === CloseReason.silent) peer.doubted.add(path.pathId)
     const target = via?.usable === true ? via : peer.bestPath(path)
     this.#setState(path, { name: 'closing', since: now, reason: CloseReason.remote })
     if (target !== undefined) {

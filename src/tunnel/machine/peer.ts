@@ -107,6 +107,8 @@ export class Peer {
   generation = 0
   /** Generations of the peer's paths, closed ones too. */
   readonly generations = new Map<number, number>()
+  /** Path ids that the peer gave up for silence: what it announces under them next has to prove both directions. */
+  readonly doubted = new Set<number>()
   closes: OpenClose[] = []
 
   constructor(index: number, config: PeerConfig, keys: KeyPair) {

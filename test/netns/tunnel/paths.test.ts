@@ -90,7 +90,7 @@ for (const direction of ['both', 'up', 'down'] as const)
     await host.pathState(1, 'up', 10_000)
     assert.equal(result.lost, 0)
     assert.equal(result.duplicates, 0)
-    assert.ok(result.gapMs < 1500, `${result.gapMs}`)
+    assert.ok(result.gapMs < 1000, `${result.gapMs}`) // 300 ms where the machine has time
     console.log(`# ${direction}: gap ${result.gapMs.toFixed(0)} ms`)
   })
 

@@ -136,12 +136,17 @@ test('break before make: what was in the air is sent again on the path that come
 })
 
 test('a filling queue is not a black hole: no path is given up while its round trip climbs to a second', () => {
-  for (const overload of [1.2, 2, 5]) {
-    // 1 Mbit/s with a second of queue, offered `overload` times that, in one direction and the other.
-    const pair = new Pair({ links: [{ rate: 125, queue: 125_000 }, {}] }).connect()
+  // 1 Mbit/s and 128 kbit/s with a second of queue, offered `overload` times that, in one direction and the other.
+  for (const [rate, overload] of [
+    [125, 1.2],
+    [125, 2],
+    [125, 5],
+    [16, 3],
+  ] as const) {
+    const pair = new Pair({ links: [{ rate, queue: 1000 * rate }, {}] }).connect()
     pair.world.run(6000)
     const size = 1000
-    const interval = size / (125 * overload)
+    const interval = size / (rate * overload)
     let n = 0
     pair.world.every(interval, pair.world.now + 8000, () => pair.host.sendData(pair.slots[0]!, n++, size))
     pair.world.run(9000)
@@ -167,18 +172,25 @@ test('loss and jitter alone take no path down; they show as loss and as degradin
   assert.ok(!pair.host.states(2).includes('degrading'), pair.host.states(2).join())
 })
 
-test('an uplink that dies alone is found although the downlink still brings data', () => {
-  const pair = new Pair().connect()
-  pair.world.run(3000)
-  upload(pair, 5, 5000)
-  download(pair, 5, 5000)
-  pair.world.run(1000)
-  const at = pair.world.now
-  pair.links[0].up.down = true
-  pair.world.run(4000)
-  const down = pair.host.all('path').find((event) => event.path.state.name === 'down')
-  assert.ok(down?.path.state.name === 'down' && down.path.state.since - at < 1000)
-})
+for (const delay of [2, 20, 60])
+  for (const traffic of ['up', 'down', 'both'] as const)
+    for (const direction of ['up', 'downlink'] as const)
+      test(`a hole only ${direction === 'up' ? 'up' : 'down'}, traffic ${traffic}: found within 300 ms and a round trip (${2 * delay} ms)`, () => {
+        const pair = new Pair({ links: [{ delay }, { delay }] }).connect()
+        pair.world.run(3000)
+        const up = traffic === 'down' ? undefined : upload(pair, 5, 5000)
+        const down = traffic === 'up' ? undefined : download(pair, 5, 5000)
+        pair.world.run(1000)
+        const at = pair.world.now
+        pair.links[0][direction].down = true
+        pair.world.run(6000)
+        const event = pair.host.all('path').find((each) => each.path.state.name === 'down')
+        assert.ok(event?.path.state.name === 'down', 'not found')
+        const took = event.path.state.since - at
+        assert.ok(took <= 300 + 2 * delay, `${took}`)
+        if (up !== undefined) complete(pair.anchor.received, up.sent)
+        if (down !== undefined) complete(pair.host.received, down.sent)
+      })
 
 test('an end that is held up does not take its own silence for the path’s', () => {
   const pair = new Pair().connect()
