@@ -59,6 +59,7 @@ export class ScenarioContext {
   readonly timeline: TimelineEntry[] = []
   chart: Chart | undefined
   #startedAt = monotonicMs()
+  #running = false
 
   constructor(lab: Lab, out: string, seed: number, options: LabOptions, observer: Observer) {
     this.lab = lab
@@ -69,8 +70,9 @@ export class ScenarioContext {
     this.observer = observer
   }
 
-  /** Sets the clock of timeline and plot to zero. */
+  /** Starts the clock of timeline and plot; until then it shows zero. */
   start(): void {
+    this.#running = true
     this.#startedAt = monotonicMs()
   }
 
@@ -110,7 +112,7 @@ export class ScenarioContext {
 
   /** Notes what happens: in the timeline, on stderr, and as a mark in the plot when `marked`. */
   note(label: string, marked = false): void {
-    const entry = { at: this.seconds(), label, marked }
+    const entry = { at: this.#running ? this.seconds() : 0, label, marked }
     this.timeline.push(entry)
     this.observer.event?.(entry)
   }

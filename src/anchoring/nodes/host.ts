@@ -159,8 +159,7 @@ export class HostNode implements NodeParts {
         this.#node.engine.closeSocket(dying.index)
         this.#dying.splice(this.#dying.indexOf(dying), 1)
       }
-    }
-    else if (event.type === 'path') {
+    } else if (event.type === 'path') {
       const { state } = event.path
       if (state.name === 'down' && state.reason === CloseReason.error)
         this.#tell({ type: 'send-failed', access: this.#host.pathAccess(event.path.slot) ?? '' })
