@@ -70,7 +70,10 @@ export interface PathCounters {
   readonly sentPackets: number
   readonly receivedBytes: number
   readonly receivedPackets: number
-  /** Highest counter received on it; with it the remote end knows what to send again (`Paths.resend`). */
+  /**
+   * Highest counter received on it in the session that seals now, -1 for none; told in that session, the remote end knows
+   * from it what to send again (`Paths.resend`).
+   */
   readonly highestCounter: number
 }
 

@@ -90,6 +90,8 @@ export class PathTable {
   sentPackets = new Float64Array(16)
   receivedBytes = new Float64Array(16)
   receivedPackets = new Float64Array(16)
+  /** Install order of the newest session that a datagram came in by this path, 0 for none; its highest counter here. */
+  session = new Uint32Array(16)
   highestCounter = new Float64Array(16)
   readonly #free: number[] = []
   #used = 0
@@ -109,6 +111,7 @@ export class PathTable {
     this.sentPackets[slot] = 0
     this.receivedBytes[slot] = 0
     this.receivedPackets[slot] = 0
+    this.session[slot] = 0
     this.highestCounter[slot] = 0
     this.hasLocal[slot] = 0
     this.next[slot] = NONE
@@ -141,7 +144,14 @@ export class PathTable {
     this.sentPackets = grown(this.sentPackets, size)
     this.receivedBytes = grown(this.receivedBytes, size)
     this.receivedPackets = grown(this.receivedPackets, size)
+    this.session = grown(this.session, size)
     this.highestCounter = grown(this.highestCounter, size)
+  }
+
+  /** Whether something newer than this counter of this session (by install order) has arrived on the path. */
+  hasNewer(slot: number, session: number, counter: number): boolean {
+    const newest = this.session[slot]!
+    return newest > session || (newest === session && this.highestCounter[slot]! > counter)
   }
 
   /** The path of `peer` on `socket` whose remote is the name at word `at` of `words`; -1 when there is none. */

@@ -248,6 +248,8 @@ export class Datapath implements Sessions, Paths, Transmit {
 
   counters(slot: number): PathCounters {
     const { paths } = this
+    const session = this.peers.sending[paths.peer[slot]!]!
+    const current = session >= 0 && paths.session[slot] === this.sessions.order[session]
     return {
       lastSentAt: paths.lastSentAt[slot]!,
       lastReceivedAt: paths.lastReceivedAt[slot]!,
@@ -255,7 +257,7 @@ export class Datapath implements Sessions, Paths, Transmit {
       sentPackets: paths.sentPackets[slot]!,
       receivedBytes: paths.receivedBytes[slot]!,
       receivedPackets: paths.receivedPackets[slot]!,
-      highestCounter: paths.highestCounter[slot]!,
+      highestCounter: current ? paths.highestCounter[slot]! : -1,
     }
   }
 

@@ -204,7 +204,8 @@ export class Inbound {
       this.#slot = this.#paths.find(peer, socket, this.#u32, this.#batch.name[i]! >>> 2)
     const slot = this.#slot
     const length = size - HEADER - TAG
-    if (slot < 0 || counter <= this.#paths.highestCounter[slot]! || length < INNER_HEADER) return
+    const order = this.#sessions.order[session]!
+    if (slot < 0 || this.#paths.hasNewer(slot, order, counter - 1) || length < INNER_HEADER) return
     const context = this.#sender.context(session, AES_OPEN)
     if (!this.#aead.open(context, low, high, at + HEADER, length) || this.#u8[at + HEADER + 1] !== 0) return
     this.counts.copies++
@@ -307,7 +308,10 @@ export class Inbound {
     paths.receivedBytes[slot] = paths.receivedBytes[slot]! + bytes
     paths.receivedPackets[slot] = paths.receivedPackets[slot]! + 1
     paths.lastReceivedAt[slot] = now
-    if (counter > paths.highestCounter[slot]!) paths.highestCounter[slot] = counter
+    const session = this.#sessions.order[this.#session]!
+    if (paths.hasNewer(slot, session, counter)) return
+    paths.session[slot] = session
+    paths.highestCounter[slot] = counter
   }
 
   #data(

@@ -267,7 +267,7 @@ export class Reorder {
 
   /** Gaps that no path will fill are given up; then the deadline. */
   #check(peer: number, order: Order, now: number): void {
-    while (order.held > 0 && this.#lost(peer, order.next, now)) {
+    while (order.held > 0 && this.#lost(peer, order, now)) {
       this.counts.lost++
       this.#skip(order)
     }
@@ -275,11 +275,11 @@ export class Reorder {
     else this.deadline = Math.min(this.deadline, order.lastOrdered + FORGOTTEN + 1)
   }
 
-  #lost(peer: number, counter: number, now: number): boolean {
+  #lost(peer: number, order: Order, now: number): boolean {
     const paths = this.#paths
     for (let slot = paths.firstOf(peer); slot >= 0; slot = paths.next[slot]!) {
       if (slot >= this.#lastOrdered.length || now - this.#lastOrdered[slot]! > IN_USE) continue
-      if (paths.highestCounter[slot]! <= counter) return false
+      if (!paths.hasNewer(slot, order.session, order.next)) return false
     }
     return true
   }

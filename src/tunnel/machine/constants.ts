@@ -56,8 +56,6 @@ export const CLOSING_LINGER = 10_000
 export const REMOTE_DOWN_LINGER = 180_000
 /** What was sent longer ago than this is not sent again: TCP has done so itself. */
 export const RESEND_WITHIN = 3_000
-/** A new session counts from zero: for this long the peer's reports may still speak of the old one. */
-export const COUNTER_DOUBT = 5_000
 /** Pause before a path declared dead is announced again. */
 export const REVIVE_DELAY = 100
 /** States shakier than `up` last at least this long: no flood of events. */

@@ -298,10 +298,10 @@ export class TunnelMachine implements TunnelCommands {
         case 'echo':
           if (via === undefined || via.pathId !== frame.pathId) break
           this.#multipath.heardOn(peer, via, now)
-          this.#multipath.heardProbe(peer, via, frame, now)
+          this.#multipath.heardProbe(peer, via, frame, localIndex, now)
           break
         case 'path-close': {
-          this.#multipath.heardClose(peer, frame, via, now)
+          this.#multipath.heardClose(peer, frame, via, localIndex, now)
           const { pathId, generation } = frame
           answers.push({ type: 'path-closed', pathId, generation })
           break

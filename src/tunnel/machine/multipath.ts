@@ -14,8 +14,8 @@ import {
 } from './api.ts'
 import * as K from './constants.ts'
 import { toMicros } from './monitor.ts'
-import { highestOf, keepEndpoint, Path, sameEndpoint } from './path.ts'
-import { Deadline, type Peer } from './peer.ts'
+import { keepEndpoint, Path, sameEndpoint } from './path.ts'
+import { Deadline, type OpenClose, type Peer } from './peer.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
 const EMSGSIZE = 90
@@ -75,7 +75,10 @@ export class Multipath {
 
   /** A new session is in use. `initiator`: this end has to say HELLO. */
   established(peer: Peer, initiator: boolean, now: number): void {
-    for (const path of peer.paths) path.monitor.forgetReports()
+    for (const path of peer.paths) {
+      path.monitor.forgetReports()
+      if (!Number.isNaN(path.owedAfter)) path.owedAfter = -1
+    }
     if (!peer.expectsGodwit) {
       for (const path of peer.paths)
         if (path.state.name === 'new') this.#setState(path, { name: 'up', since: now })
@@ -139,7 +142,7 @@ export class Multipath {
     if (peer.helloSession !== peer.current.localIndex) frames.push(this.#hello)
     const { pathId, generation } = path
     frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
-    for (const close of peer.closes) frames.push(closeFrame(close))
+    for (const close of peer.closes) frames.push(closeFrame(peer, close))
     if (path.tries === 0) path.announcedAt = now
     path.tries++
     path.announceAt =
@@ -247,7 +250,7 @@ export class Multipath {
       if (old.pathId === 0) this.#close(peer, old)
       else if (old.pathId === path.pathId && old.state.name !== 'closing') {
         const target = path.usable ? path : peer.bestPath(old)
-        if (target !== undefined) this.#resend(peer, old, target, old.monitor.remoteHighest, now)
+        if (target !== undefined) this.#resend(old, target, old.monitor.remoteHighest)
         this.#close(peer, old)
       }
     }
@@ -284,28 +287,42 @@ export class Multipath {
     this.#accept(peer, path, now)
   }
 
-  heardProbe(peer: Peer, path: Path, frame: Frame & { type: 'probe' | 'echo' }, now: number): void {
+  /** `session`: the local index of the one that the frame came in. */
+  heardProbe(
+    peer: Peer,
+    path: Path,
+    frame: Frame & { type: 'probe' | 'echo' },
+    session: number,
+    now: number,
+  ): void {
+    const highest = reported(peer, session, frame.highestCounter)
     if (frame.type === 'echo') {
-      path.monitor.echoReceived(frame.sequence, frame.time, frame.received, frame.highestCounter, now)
+      path.monitor.echoReceived(frame.sequence, frame.time, frame.received, highest, now)
       return
     }
-    path.monitor.reportReceived(frame.received, frame.highestCounter, now, frame.time)
+    path.monitor.reportReceived(frame.received, highest, now, frame.time)
     if (path.monitor.stalled && path.usable) path.assessAt = now
     const counters = this.#parts.paths.counters(path.slot)
     const echo: Frame = {
       ...frame,
       type: 'echo',
       received: counters.receivedPackets >>> 0,
-      highestCounter: highestOf(counters),
+      highestCounter: counters.highestCounter,
     }
     this.send(peer, path, [echo], now)
   }
 
-  /** PATH_CLOSE from the peer; `via` is the path it came on. */
-  heardClose(peer: Peer, frame: Frame & { type: 'path-close' }, via: Path | undefined, now: number): void {
+  /** PATH_CLOSE from the peer; `via` is the path it came on, `session` the local index of the one it came in. */
+  heardClose(
+    peer: Peer,
+    frame: Frame & { type: 'path-close' },
+    via: Path | undefined,
+    session: number,
+    now: number,
+  ): void {
     const path = peer.path(frame.pathId)
     if (path === undefined || path === via || frame.generation < path.generation) return
-    const after = this.#trusted(peer, frame.highestCounter, now)
+    const after = reported(peer, session, frame.highestCounter)
     if (path.local) {
       if (frame.generation === path.generation) this.#goDown(peer, path, CloseReason.remote, now, after)
       return
@@ -315,7 +332,7 @@ export class Multipath {
     const target = via?.usable === true ? via : peer.bestPath(path)
     this.#setState(path, { name: 'closing', since: now, reason: CloseReason.remote })
     if (target !== undefined) {
-      this.#resend(peer, path, target, after, now)
+      this.#resend(path, target, after)
       this.#close(peer, path)
     } else {
       path.owedAfter = after
@@ -444,7 +461,7 @@ export class Multipath {
     }
     for (const other of [...peer.paths]) {
       if (Number.isNaN(other.owedAfter)) continue
-      this.#resend(peer, other, path, other.owedAfter, now)
+      this.#resend(other, path, other.owedAfter)
       if (other.state.name === 'closing') this.#close(peer, other)
     }
     if (peer.closes.length > 0) peer.deadlines[Deadline.close] = now
@@ -509,7 +526,7 @@ export class Multipath {
       sequence,
       time: toMicros(now),
       received: counters.receivedPackets >>> 0,
-      highestCounter: highestOf(counters),
+      highestCounter: counters.highestCounter,
     }
     this.send(peer, path, [probe], now)
   }
@@ -553,7 +570,7 @@ export class Multipath {
     this.#setState(path, { name: 'down', since: now, reason, evidence })
     path.assessAt = NEVER
     if (reason !== CloseReason.remote) this.#queueClose(peer, path, reason, now)
-    this.#moveLost(peer, path, after, now)
+    this.#moveLost(peer, path, after)
     if (path.local) {
       path.generation = ++peer.generation
       path.tries = 0
@@ -576,7 +593,7 @@ export class Multipath {
       return
     }
     if (told) this.#queueClose(peer, path, reason, now)
-    this.#moveLost(peer, path, path.monitor.remoteHighest, now)
+    this.#moveLost(peer, path, path.monitor.remoteHighest)
     if (Number.isNaN(path.owedAfter)) this.#close(peer, path)
     else path.forgetAt = now + K.CLOSING_LINGER
   }
@@ -584,9 +601,10 @@ export class Multipath {
   #queueClose(peer: Peer, path: Path, reason: CloseReason, now: number): void {
     if (!peer.godwit || path.pathId === 0) return
     const { pathId, generation } = path
-    const highestCounter = highestOf(this.#parts.paths.counters(path.slot))
+    const { highestCounter } = this.#parts.paths.counters(path.slot)
     peer.closes = peer.closes.filter((close) => close.pathId !== pathId)
-    peer.closes.push({ pathId, generation, reason, highestCounter, tries: 0, at: now })
+    const session = peer.current?.localIndex ?? -1
+    peer.closes.push({ pathId, generation, reason, highestCounter, session, tries: 0, at: now })
     this.#sendCloses(peer, now)
   }
 
@@ -599,7 +617,7 @@ export class Multipath {
     const frames: Frame[] = []
     for (const close of peer.closes) {
       if (close.at <= now) {
-        frames.push(closeFrame(close))
+        frames.push(closeFrame(peer, close))
         close.at = now + K.CLOSE_RETRY * 2 ** close.tries
         close.tries++
       }
@@ -609,20 +627,15 @@ export class Multipath {
     if (frames.length > 0) this.send(peer, via, frames, now)
   }
 
-  #moveLost(peer: Peer, path: Path, after: number, now: number): void {
+  #moveLost(peer: Peer, path: Path, after: number): void {
     const target = peer.bestPath(path)
     if (target === undefined) path.owedAfter = after
-    else this.#resend(peer, path, target, after, now)
+    else this.#resend(path, target, after)
   }
 
-  #resend(peer: Peer, from: Path, to: Path, after: number, now: number): void {
+  #resend(from: Path, to: Path, after: number): void {
     from.owedAfter = Number.NaN
-    this.#parts.paths.resend(from.slot, to.slot, this.#trusted(peer, after, now), K.RESEND_WITHIN)
-  }
-
-  /** Counters begin anew with each session: early in one, a report may mean the last. */
-  #trusted(peer: Peer, counter: number, now: number): number {
-    return peer.current === undefined || now - peer.current.createdAt < K.COUNTER_DOUBT ? -1 : counter
+    this.#parts.paths.resend(from.slot, to.slot, after, K.RESEND_WITHIN)
   }
 
   #move(peer: Peer, path: Path, to: Endpoint, now: number): void {
@@ -654,12 +667,18 @@ export class Multipath {
   }
 }
 
-function closeFrame(close: {
-  pathId: number
-  generation: number
-  reason: number
-  highestCounter: number
-}): Frame {
-  const { pathId, generation, reason, highestCounter } = close
-  return { type: 'path-close', pathId, generation, reason, highestCounter }
+/** Counters begin anew with each session: what a report says of received ones holds for the session it came in. */
+function reported(peer: Peer, session: number, highest: number): number {
+  return peer.current?.localIndex === session ? highest : -1
+}
+
+function closeFrame(peer: Peer, close: OpenClose): Frame {
+  const { pathId, generation, reason, session, highestCounter } = close
+  return {
+    type: 'path-close',
+    pathId,
+    generation,
+    reason,
+    highestCounter: reported(peer, session, highestCounter),
+  }
 }

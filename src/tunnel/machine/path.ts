@@ -1,7 +1,7 @@
 /**
  * One path of a peer as the machine keeps it: its names, its state, what measures it and when it wants attention.
  */
-import type { Endpoint, PathCounters } from '../seam.ts'
+import type { Endpoint } from '../seam.ts'
 import type { PathState, PathView } from './api.ts'
 import type { Cookie } from './cookies.ts'
 import { ANCHOR_TUNING, HOST_TUNING, PathMonitor } from './monitor.ts'
@@ -103,11 +103,6 @@ export class Path {
       mtu: this.mtu.current,
     }
   }
-}
-
-/** Fresh paths count from zero: `highestCounter` of a path that received nothing means none. */
-export function highestOf(counters: PathCounters): number {
-  return counters.receivedPackets === 0 ? -1 : counters.highestCounter
 }
 
 export function sameEndpoint(a: Endpoint, b: Endpoint): boolean {

@@ -54,6 +54,8 @@ export interface OpenClose {
   readonly generation: number
   readonly reason: number
   readonly highestCounter: number
+  /** Local index of the session that `highestCounter` belongs to. */
+  readonly session: number
   tries: number
   at: number
 }

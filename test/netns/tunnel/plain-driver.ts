@@ -200,7 +200,7 @@ export class PlainDriver {
             sentPackets: 0,
             receivedBytes: 0,
             receivedPackets: 0,
-            highestCounter: 0,
+            highestCounter: -1,
           }) - 1,
         setRemote: (slot, remote) => {
           this.#slots[slot]!.remote = remote

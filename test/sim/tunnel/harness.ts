@@ -427,7 +427,7 @@ export class Node {
         useForSending: (index) => {
           const session = this.#live.get(index)!
           this.#sending.set(session.peer, session)
-          for (const slot of this.slots) if (slot.peer === session.peer) slot.highestCounter = 0
+          for (const slot of this.slots) if (slot.peer === session.peer) slot.highestCounter = -1
         },
         setForm: (peer, form) => {
           this.forms.set(peer, form)
@@ -455,7 +455,7 @@ export class Node {
             sentPackets: 0,
             receivedBytes: 0,
             receivedPackets: 0,
-            highestCounter: 0,
+            highestCounter: -1,
           })
           return this.slots.length - 1
         },

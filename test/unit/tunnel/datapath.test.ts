@@ -3,6 +3,7 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { Verdict } from '../../../src/tunnel/seam.ts'
 import { DatapathPair, newArenas } from '../../support/datapath-pair.ts'
+import { fixedKeys } from '../../support/fixed-machine.ts'
 import { readWritten, type TcpSpec, tcp, udp } from '../../support/packets.ts'
 
 const arenas = newArenas()
@@ -216,6 +217,30 @@ describe('datapath: sessions and paths', () => {
     assert.equal(b.datapath.inbound.counts.replayed, 3)
     assert.ok(again > 3)
     assert.equal(a.datapath.resend(a.machine.slot, slot, highest - 3, 1000), 0, 'moved to the other path')
+  })
+
+  test('what has arrived on a path is told for the session in use: counters of another mean nothing in it', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    const { a, b } = pair
+    const highest = () => b.datapath.counters(b.machine.slot).highestCounter
+    const packet = () => pair.send(a, udp({ version: 4, payload: bytes(50) }))
+    assert.equal(highest(), -1)
+    for (let n = 0; n < 5; n++) packet()
+    pair.receive(b)
+    assert.equal(highest(), 4)
+    packet() // under way while both ends go over to another session
+    for (const [end, which] of [a, b].entries()) {
+      const { sessions } = which.machine.seam
+      const index = sessions.newIndex()
+      sessions.install(fixedKeys(0, index, index, end as 0 | 1))
+      sessions.useForSending(index)
+    }
+    assert.equal(highest(), -1)
+    pair.receive(b)
+    assert.equal(highest(), -1, 'the old session does not count any more')
+    packet()
+    pair.receive(b)
+    assert.equal(highest(), 0)
   })
 
   test('an unknown source is roaming when newest, and only then', () => {
