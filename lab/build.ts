@@ -88,6 +88,11 @@ export class Lab implements RunningLab {
     return rtnl
   }
 
+  /** An empty folder that goes with the lab. */
+  createScratch(): string {
+    return this.#ownership.createScratch()
+  }
+
   setLink(name: string, change: Partial<LinkConditions>, direction: Direction = 'both'): void {
     this.links.set(name, change, direction)
   }

@@ -3,11 +3,24 @@
  * the next lab can remove what a killed one left, and nothing else. One lab runs at a time per mount namespace: names are
  * fixed by the contract.
  */
-import { mkdirSync, readFileSync, readlinkSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { GodwitError } from '../src/core/errors.ts'
 import { createNamespace, deleteNamespace, namespaceExists, namespaceId } from '../src/linux/netns.ts'
 
 const DIRECTORY = '/run/godwit-lab'
+const SCRATCH = 'godwit-lab-'
 
 interface Process {
   readonly pid: number
@@ -20,12 +33,14 @@ interface LabRecord {
   /** Inode by name; 0 for one that was about to be made. */
   readonly namespaces: Record<string, number>
   readonly programs: Process[]
+  /** Folders for what is not part of a result. */
+  readonly scratch: string[]
 }
 
 /** What one running lab owns. */
 export class Ownership {
   readonly #path: string
-  readonly #record: LabRecord = { owner: identify(process.pid)!, namespaces: {}, programs: [] }
+  readonly #record: LabRecord = { owner: identify(process.pid)!, namespaces: {}, programs: [], scratch: [] }
 
   /**
    * Claims the lab's names, after removing what a dead owner left. LAB_BUSY when its owner lives; NETNS_EXISTS when one
@@ -61,6 +76,16 @@ export class Ownership {
     this.#write()
   }
 
+  /** An empty folder, in memory where the machine allows it: a disk that stalls would look like a network that does. */
+  createScratch(): string {
+    const path = join(memoryFolder(), `${SCRATCH}${process.pid}-${this.#record.scratch.length}`)
+    this.#record.scratch.push(path)
+    this.#write()
+    rmSync(path, { recursive: true, force: true })
+    mkdirSync(path, { mode: 0o700 })
+    return path
+  }
+
   addProgram(pid: number): void {
     const program = identify(pid)
     if (program === undefined) return
@@ -79,6 +104,7 @@ export class Ownership {
   release(): void {
     remove(this.#record)
     this.#record.programs.length = 0
+    this.#record.scratch.length = 0
     for (const name of Object.keys(this.#record.namespaces)) delete this.#record.namespaces[name]
     rmSync(this.#path, { force: true })
   }
@@ -122,9 +148,20 @@ function remove(record: LabRecord): void {
       // It ended between the two lines.
     }
   }
+  for (const path of record.scratch)
+    if (path.includes(SCRATCH)) rmSync(path, { recursive: true, force: true })
   for (const [name, inode] of Object.entries(record.namespaces)) {
     if (!namespaceExists(name)) continue
     if (inode === 0 || namespaceId(name) === inode) deleteNamespace(name)
+  }
+}
+
+function memoryFolder(): string {
+  try {
+    accessSync('/dev/shm', constants.W_OK)
+    return '/dev/shm'
+  } catch {
+    return tmpdir()
   }
 }
 

@@ -19,13 +19,13 @@ export async function observeScenario(
   for (const [link, change] of Object.entries(options.links ?? {}))
     links[link] = { ...links[link], ...change }
   const lab = await Lab.build(topologyNamed(scenario.topology), { seed, links })
-  const context = new ScenarioContext(lab, out, seed, options, observer)
+  let context: ScenarioContext
   try {
     options.signal?.throwIfAborted()
+    context = new ScenarioContext(lab, out, seed, options, observer)
     await scenario.run(context)
   } finally {
     await lab.close()
-    context.close()
   }
   return context.finish(scenario)
 }

@@ -2,8 +2,7 @@
  * A scenario: what to build, what to do on it, what must hold. The context keeps the clock, the checks, the figures and
  * the timeline, and writes result.json, timeline.txt and plot.svg.
  */
-import { accessSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Lab } from './build.ts'
 import { type Chart, drawSvg } from './plot.ts'
@@ -49,7 +48,7 @@ export class ScenarioContext {
   readonly lab: Lab
   /** Results and logs go here. */
   readonly out: string
-  /** Payloads go here, in memory where the machine allows it: a disk that stalls would look like a network that does. */
+  /** Payloads go here; removed with the lab. */
   readonly scratch: string
   readonly seed: number
   readonly options: LabOptions
@@ -64,7 +63,7 @@ export class ScenarioContext {
   constructor(lab: Lab, out: string, seed: number, options: LabOptions, observer: Observer) {
     this.lab = lab
     this.out = out
-    this.scratch = mkdtempSync(join(memoryFolder(), 'godwit-lab-'))
+    this.scratch = lab.createScratch()
     this.seed = seed
     this.options = options
     this.observer = observer
@@ -134,11 +133,6 @@ export class ScenarioContext {
     this.metrics[name] = typeof value === 'number' ? round(value) : value.map(round)
   }
 
-  /** Removes what is not part of the result. */
-  close(): void {
-    rmSync(this.scratch, { recursive: true, force: true })
-  }
-
   /** Writes the files and returns the result. */
   async finish(scenario: Scenario): Promise<ScenarioResult> {
     const plot = join(this.out, 'plot.svg')
@@ -157,15 +151,6 @@ export class ScenarioContext {
     }
     writeFileSync(join(this.out, 'result.json'), `${JSON.stringify(result, null, 2)}\n`)
     return result
-  }
-}
-
-function memoryFolder(): string {
-  try {
-    accessSync('/dev/shm', constants.W_OK)
-    return '/dev/shm'
-  } catch {
-    return tmpdir()
   }
 }
 
