@@ -86,17 +86,17 @@ export class AnchorService implements Mechanism {
   async start(): Promise<void> {
     const { device, mtu, privateKey, listenPort, pool4, pool6 } = this.#init
     const setup: AnchorSetup = { role: 'anchor', device, mtu, privateKey, listenPort, pool4, pool6 }
-    // Before there is an engine nothing here is ours to remove: the interface may be another daemon's.
-    this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
-      onEvent: (event) => this.#handle(event as Event),
-      onEnd: (error) => this.#ended(error),
-    })
     try {
+      this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
+        onEvent: (event) => this.#handle(event as Event),
+        onEnd: (error) => this.#ended(error),
+      })
       this.#parts.plumbing.apply(mtu)
       this.refresh()
       this.#expiry = setInterval(() => this.refresh(), EXPIRY_CHECK_MS)
     } catch (error) {
-      await this.stop()
+      // Another daemon's interface is not ours to remove.
+      if (!(error instanceof GodwitError && error.code === 'TUN_BUSY')) await this.stop()
       throw error
     }
   }

@@ -229,10 +229,11 @@ export class AnchorPlumbing {
     this.#nft.replaceTable(this.#table, this.#rules())
   }
 
+  /** Repeatable. nft last: where it is missing, the rest goes all the same. */
   cleanUp(): void {
-    this.#nft.deleteTable(this.#table)
-    this.#sysctls.restore()
     this.#rtnl.deleteLink(this.#init.device)
+    this.#sysctls.restore()
+    this.#nft.deleteTable(this.#table)
   }
 
   get #table() {

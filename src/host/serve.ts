@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs'
 import { missingError, usageError } from '../core/errors.ts'
+import { needProgram } from '../linux/packages.ts'
 import { readPrivateKeys } from '../translation/keys.ts'
 import { IhmpNat } from '../translation/nat.ts'
 import { composeAnchor, composeHost } from './compose.ts'
@@ -28,6 +29,7 @@ export async function serve(role: Role, state: State): Promise<void> {
         ? loadDimeConfig(state)
         : loadHostConfig(state)
   needNetworkAdmin()
+  if (role === 'anchor') needProgram('nft')
   state.lock()
   const recorder = new HostRecorder(new Log(config.log.level))
   const { mechanisms, routes } =

@@ -151,7 +151,7 @@ function freeNumber(anchor: AnchorConfig['anchor'], store: HostStore, now: numbe
   )
   const last = poolSize(anchor)
   for (let number = 2; number <= last; number++) if (!used.has(number)) return number
-  throw new GodwitError('POOL_EXHAUSTED', `all ${last - 1} addresses of ${anchor.pool4} are taken`, {
+  throw new GodwitError('POOL_EXHAUSTED', `no address of ${anchor.pool4} is free`, {
     hint: 'remove a host (godwit anchor remove NAME), or widen anchor.pool4',
   })
 }

@@ -16,6 +16,7 @@ import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 
 usePrivateNames()
 
@@ -189,7 +190,7 @@ describe('a stock WireGuard server as a plain anchor', () => {
       server.device,
       `[Interface]\nPrivateKey = ${server.privateKey}\nListenPort = 51821\nAddress = 10.99.0.1/24\n\n[Peer]\nPublicKey = ${encodeKey(publicKeyOf(client))}\nAllowedIPs = 10.99.0.2/32\n`,
     )
-    await lab.programs.run('an2', 'sysctl', ['-qw', 'net.ipv4.ip_forward=1'])
+    new KernelSysctls('gw-an2').set('net.ipv4.ip_forward', 1)
     await lab.programs.run('an2', 'nft', [
       'add table ip t; add chain ip t p { type nat hook postrouting priority 100; }; add rule ip t p ip saddr 10.99.0.0/24 masquerade',
     ])
