@@ -63,3 +63,19 @@ export const STATE_HOLD = 1_000
 export const QUALITY_INTERVAL = 1_000
 /** handleTimeout this much after its time means that this end was held up. */
 export const STALL = 30
+
+// Stock peers cannot be probed; a handshake is what they answer at once.
+/** Traffic out and nothing back for this long: see whether it is still there. */
+export const STOCK_SILENCE = 500
+/** While there is traffic, look this often. */
+export const STOCK_LOOK = 125
+/** Pause for an answer, and between checks. */
+export const STOCK_ANSWER = 500
+/** Checks before another path that answers takes over. */
+export const STOCK_CHECKS = 2
+/** An answered check says that the traffic expects no answer: the next one waits. WireGuard's own pace. */
+export const STOCK_PAUSE = REKEY_TIMEOUT
+/** A dead path is tried this often. */
+export const STOCK_REVIVE = 15_000
+/** What was sent this long before the last arrival may be lost too. */
+export const STOCK_RESEND_MARGIN = 100

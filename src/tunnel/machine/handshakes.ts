@@ -100,6 +100,16 @@ export class Handshakes {
     this.#attempt(peer, now)
   }
 
+  /**
+   * A fresh message 1 over `paths`, whatever is under way: the one thing that a stock peer answers at once. Its answer is a
+   * session like any other.
+   */
+  check(peer: Peer, paths: readonly Path[], now: number): void {
+    peer.attemptsSince = Number.NaN
+    peer.lastSentAt = Number.NEGATIVE_INFINITY
+    this.#attempt(peer, now, paths)
+  }
+
   /** Sends the message 1 that is under way on one more path. */
   sendAlso(peer: Peer, path: Path, now: number): void {
     const pending = peer.handshake
@@ -176,8 +186,7 @@ export class Handshakes {
     for (const [key, answered] of this.#answered) if (answered.peer === peer) this.#answered.delete(key)
   }
 
-  #attempt(peer: Peer, now: number): void {
-    const routes = routesOf(peer)
+  #attempt(peer: Peer, now: number, routes: readonly Path[] = this.#routes(peer)): void {
     if (routes.length === 0) {
       peer.attemptsSince = Number.NaN
       peer.deadlines[Deadline.retransmit] = NEVER
@@ -214,6 +223,14 @@ export class Handshakes {
     this.#byIndex.set(index, peer)
     this.#host.emit({ type: 'timestamp-sent', peer: peer.index, floor: this.#timestamps.floor })
     for (const path of routes) this.#sendInitiation(peer, path, made.message, keys, now)
+  }
+
+  /** A stock peer moves to wherever message 1 comes from: the first attempt keeps to the path in use. */
+  #routes(peer: Peer): readonly Path[] {
+    if (peer.expectsGodwit || peer.current === undefined || !Number.isNaN(peer.attemptsSince))
+      return routesOf(peer)
+    const path = peer.pathInUse((each) => this.#parts.paths.counters(each.slot).lastSentAt)
+    return path === undefined ? routesOf(peer) : [path]
   }
 
   #sendInitiation(peer: Peer, path: Path, message: Uint8Array, keys: KeyPair, now: number): void {

@@ -82,6 +82,7 @@ export class TunnelMachine implements TunnelCommands {
       {
         emit: (event) => this.#emit(event),
         connect: (peer, now) => this.#handshakes.connect(peer, now),
+        check: (peer, paths, now) => this.#handshakes.check(peer, paths, now),
         sendAlso: (peer, path, now) => {
           if (peer.handshake !== undefined) this.#handshakes.sendAlso(peer, path, now)
           else if (wantsSession(peer)) this.#handshakes.hurry(peer, now)
@@ -298,7 +299,7 @@ export class TunnelMachine implements TunnelCommands {
         case 'echo':
           if (via === undefined || via.pathId !== frame.pathId) break
           this.#multipath.heardOn(peer, via, now)
-          this.#multipath.heardProbe(peer, via, frame, localIndex, now)
+          this.#multipath.watch.heardProbe(peer, via, frame, localIndex, now)
           break
         case 'path-close': {
           this.#multipath.heardClose(peer, frame, via, localIndex, now)
@@ -315,7 +316,7 @@ export class TunnelMachine implements TunnelCommands {
           answers.push({ type: 'mtu-ack', pathId: frame.pathId, size: frame.size })
           break
         case 'mtu-ack':
-          if (via !== undefined) this.#multipath.heardMtuAck(peer, via, frame.size, now)
+          if (via !== undefined) this.#multipath.watch.heardMtuAck(peer, via, frame.size, now)
           break
         case 'key-replace':
           this.#keys.offered(peer, frame.publicKey, now)
@@ -427,25 +428,20 @@ export class TunnelMachine implements TunnelCommands {
       deadlines[Deadline.keepalive] = NEVER
       const again = peer.needKeepalive
       peer.needKeepalive = false
-      this.#keepalive(peer, now)
+      this.#multipath.keepaliveInUse(peer, now)
       if (again) deadlines[Deadline.keepalive] = now + K.KEEPALIVE_TIMEOUT
     }
     if (deadlines[Deadline.persistent]! <= now) {
       const interval = (peer.config.persistentKeepalive ?? 0) * 1000
       if (now - peer.lastTraversal >= interval) {
         if (peer.current === undefined) this.#handshakes.connect(peer, now)
-        else this.#keepalive(peer, now)
+        else this.#multipath.keepaliveInUse(peer, now)
         peer.lastTraversal = now
       }
       this.#armPersistent(peer, now)
     }
     if (deadlines[Deadline.hello]! <= now) this.#multipath.sayHello(peer, now)
     if (deadlines[Deadline.key]! <= now) this.#keys.offer(peer, now)
-  }
-
-  #keepalive(peer: Peer, now: number): void {
-    const path = peer.bestPath()
-    if (path !== undefined) this.#multipath.keepalive(peer, path, now)
   }
 
   #armPersistent(peer: Peer, now: number): void {

@@ -2,9 +2,8 @@
  * Paths: opening, announcing, accepting, watching, giving up, closing, roaming (docs/wire/tunnel.md). One end of each path
  * opened it (`local`) and announces it; the other learns it. Towards stock peers a path is just an endpoint.
  */
-import { encodeFrames, encodeMtuProbe, Feature, type Frame } from '../control.ts'
+import { encodeFrames, Feature, type Frame } from '../control.ts'
 import type { Endpoint } from '../seam.ts'
-import { MULTIPATH_OVERHEAD, outerOverhead, TRANSPORT } from '../wire.ts'
 import {
   CloseReason,
   type MachineComponents,
@@ -13,9 +12,10 @@ import {
   type TunnelEvent,
 } from './api.ts'
 import * as K from './constants.ts'
-import { toMicros } from './monitor.ts'
 import { keepEndpoint, Path, sameEndpoint } from './path.ts'
-import { Deadline, type OpenClose, type Peer } from './peer.ts'
+import { Deadline, type OpenClose, type Peer, reported } from './peer.ts'
+import { StockWatch } from './stock.ts'
+import { PathWatch } from './watch.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
 const EMSGSIZE = 90
@@ -25,6 +25,8 @@ const FATAL_ERRORS: ReadonlySet<number> = new Set([100, 101, 113, 19, 6, 99])
 /** What the paths need of the machine around them. */
 export interface MultipathHost {
   emit(event: TunnelEvent): void
+  /** A fresh message 1 over these paths now: who answers is there. */
+  check(peer: Peer, paths: readonly Path[], now: number): void
   /** Handshake now, unless one is under way. */
   connect(peer: Peer, now: number): void
   /** The handshake under way should also try this path; false when none is. */
@@ -41,12 +43,31 @@ export class Multipath {
   readonly #hello: Frame
   readonly #maxMtu: number
   readonly #bySlot = new Map<number, Path>()
+  readonly watch: PathWatch
+  readonly #stock: StockWatch
 
   constructor(parts: MachineComponents, host: MultipathHost, hello: Frame, maxMtu: number) {
     this.#parts = parts
     this.#host = host
     this.#hello = hello
     this.#maxMtu = maxMtu
+    const owner = {
+      emit: (event: TunnelEvent) => host.emit(event),
+      send: (peer: Peer, path: Path, frames: readonly Frame[], now: number) =>
+        this.send(peer, path, frames, now),
+      sendBody: (peer: Peer, path: Path, body: Uint8Array, now: number) =>
+        this.sendBody(peer, path, body, now),
+      setState: (path: Path, state: PathState) => this.#setState(path, state),
+      accept: (peer: Peer, path: Path, now: number) => this.#accept(peer, path, now),
+      goDown: (peer: Peer, path: Path, reason: CloseReason, now: number, after: number) =>
+        this.#goDown(peer, path, reason, now, after),
+    }
+    this.watch = new PathWatch(parts, owner)
+    this.#stock = new StockWatch(parts, {
+      setState: owner.setState,
+      check: (peer, paths, now) => host.check(peer, paths, now),
+      goDown: (peer, path, now) => this.#leaveStock(peer, path, now),
+    })
   }
 
   bySlot(slot: number): Path | undefined {
@@ -84,7 +105,7 @@ export class Multipath {
         if (path.state.name === 'new') this.#setState(path, { name: 'up', since: now })
     }
     if (peer.dialect === 'stock') {
-      const path = initiator ? peer.bestPath() : undefined
+      const path = initiator ? this.#inUse(peer) : undefined
       if (path !== undefined) this.keepalive(peer, path, now) // shows the responder that we have the keys
     } else if (initiator) {
       peer.helloTries = 0
@@ -164,12 +185,23 @@ export class Multipath {
   sendBody(peer: Peer, path: Path, body: Uint8Array, now: number): boolean {
     if (this.#parts.transmit.control(path.slot, body) < 0) return false
     path.monitor.noteControlSent()
+    path.stock.keepalives++
     this.#host.sent(peer, now)
     return true
   }
 
   keepalive(peer: Peer, path: Path, now: number): void {
     this.sendBody(peer, path, new Uint8Array(0), now)
+  }
+
+  /** WireGuard's keepalive, on the path that carries the traffic. */
+  keepaliveInUse(peer: Peer, now: number): void {
+    const path = peer.godwit ? peer.bestPath() : this.#inUse(peer)
+    if (path !== undefined) this.keepalive(peer, path, now)
+  }
+
+  #inUse(peer: Peer, except?: Path): Path | undefined {
+    return peer.pathInUse((path) => this.#parts.paths.counters(path.slot).lastSentAt, except)
   }
 
   /** The peer said HELLO in the session with this local index. Returns whether it had restarted. */
@@ -276,7 +308,7 @@ export class Multipath {
     }
     if (!path.usable || fresh) {
       this.#accept(peer, path, now)
-      this.#probe(peer, path, now) // shows the other end that its answer arrived
+      this.watch.probe(peer, path, now) // shows the other end that its answer arrived
     }
   }
 
@@ -285,31 +317,6 @@ export class Multipath {
     if (path.local || path.state.name !== 'validating') return
     peer.doubted.delete(path.pathId)
     this.#accept(peer, path, now)
-  }
-
-  /** `session`: the local index of the one that the frame came in. */
-  heardProbe(
-    peer: Peer,
-    path: Path,
-    frame: Frame & { type: 'probe' | 'echo' },
-    session: number,
-    now: number,
-  ): void {
-    const highest = reported(peer, session, frame.highestCounter)
-    if (frame.type === 'echo') {
-      path.monitor.echoReceived(frame.sequence, frame.time, frame.received, highest, now)
-      return
-    }
-    path.monitor.reportReceived(frame.received, highest, now, frame.time)
-    if (path.monitor.stalled && path.usable) path.assessAt = now
-    const counters = this.#parts.paths.counters(path.slot)
-    const echo: Frame = {
-      ...frame,
-      type: 'echo',
-      received: counters.receivedPackets >>> 0,
-      highestCounter: counters.highestCounter,
-    }
-    this.send(peer, path, [echo], now)
   }
 
   /** PATH_CLOSE from the peer; `via` is the path it came on, `session` the local index of the one it came in. */
@@ -341,10 +348,6 @@ export class Multipath {
     }
   }
 
-  heardMtuAck(peer: Peer, path: Path, size: number, now: number): void {
-    if (path.mtu.acknowledged(size, now)) this.#publishMtu(peer, path)
-  }
-
   /** See `SlowPath.handleRoaming`. */
   roam(peer: Peer, pathId: number, from: Endpoint, socket: number, now: number): number {
     if (pathId !== 0) {
@@ -369,9 +372,11 @@ export class Multipath {
   /** A handshake message of a stock peer came from there: its endpoint is where it speaks from (paper §6.5). */
   heardFrom(peer: Peer, from: Endpoint, socket: number, now: number): void {
     if (peer.expectsGodwit) return
-    if (peer.paths.some((path) => path.socket === socket && sameEndpoint(path.remote, from))) return
-    const path = peer.paths.find((each) => each.socket === socket)
-    if (path !== undefined) this.#move(peer, path, from, now)
+    const known = peer.paths.find((path) => path.socket === socket && sameEndpoint(path.remote, from))
+    const path = known ?? peer.paths.find((each) => each.socket === socket)
+    if (path === undefined) return
+    if (known === undefined) this.#move(peer, path, from, now)
+    this.#stock.answered(path, now)
   }
 
   /** Everything of this peer's paths that is due. `late`: this end was held up so long. */
@@ -384,16 +389,18 @@ export class Multipath {
         continue
       }
       if (path.announceAt <= now) this.announce(peer, path, now)
-      if (path.assessAt <= now) this.#assess(peer, path, now)
-      if (path.mtuEnabled && path.usable && path.mtu.nextAt <= now) this.#probeMtu(peer, path, now)
+      if (path.assessAt <= now) {
+        if (peer.godwit) this.watch.assess(peer, path, now)
+        else this.#stock.assess(peer, path, now)
+      }
+      if (path.mtuEnabled && path.usable && path.mtu.nextAt <= now) this.watch.probeMtu(peer, path, now)
     }
     if (peer.deadlines[Deadline.close]! <= now) this.#sendCloses(peer, now)
   }
 
   /** Traffic began between the two ends. */
   wakeUp(peer: Peer, now: number): void {
-    if (!peer.godwit) return
-    for (const path of peer.paths) if (path.usable) path.assessAt = now
+    for (const path of peer.paths) if (path.usable && (peer.godwit || path.local)) path.assessAt = now
   }
 
   /** After sleep or a change of network: ask every path, announce those that are down. */
@@ -403,7 +410,7 @@ export class Multipath {
       path.tries = 0
       if (path.usable && peer.godwit) {
         path.monitor.restart(now)
-        this.#probe(peer, path, now)
+        this.watch.probe(peer, path, now)
         path.assessAt = now
       } else if (!path.usable && peer.current !== undefined) path.announceAt = now
     }
@@ -414,7 +421,7 @@ export class Multipath {
     path.mtuLimit = Math.min(mtu, this.#maxMtu)
     const before = path.mtu.current
     path.mtu.restart(path.mtuLimit, now)
-    if (path.mtu.current !== before) this.#publishMtu(peer, path)
+    if (path.mtu.current !== before) this.watch.publishMtu(peer, path)
     this.#host.changed(peer)
   }
 
@@ -468,97 +475,13 @@ export class Multipath {
     this.#host.changed(peer)
   }
 
-  #assess(peer: Peer, path: Path, now: number): void {
-    path.assessAt = NEVER
-    const counters = this.#parts.paths.counters(path.slot)
-    if (!path.usable) {
-      if (path.local || path.state.name !== 'down') return
-      // The peer's word that it lives is its traffic.
-      if (counters.lastReceivedAt > path.state.since) this.#accept(peer, path, now)
-      else path.assessAt = now + K.STATE_HOLD
-      return
-    }
-    const { monitor } = path
-    const result = monitor.assess(counters, now < peer.busyUntil, path.state.name === 'suspect', now)
-    path.assessAt = result.nextAt
-    switch (result.verdict) {
-      case 'silent':
-      case 'one-way':
-        this.#goDown(peer, path, CloseReason.silent, now, monitor.remoteHighest)
-        return
-      case 'suspect':
-        if (path.state.name !== 'suspect') {
-          this.#setState(path, { name: 'suspect', since: now, evidence: monitor.evidence(now) })
-          // Traffic may soon move: are the others still there?
-          for (const other of peer.paths) if (other !== path && other.usable) this.#probe(peer, other, now)
-        }
-        break
-      case 'fine':
-        this.#setFineState(path, now)
-    }
-    if (result.probe) this.#probe(peer, path, now)
-    if (monitor.busy(now) && now - path.reportedAt >= K.QUALITY_INTERVAL) {
-      path.reportedAt = now
-      const { rttMs, rttVarMs, loss } = monitor
-      this.#host.emit({ type: 'quality', peer: peer.index, slot: path.slot, rttMs, rttVarMs, loss })
-    }
-  }
-
-  #setFineState(path: Path, now: number): void {
-    const { monitor, state } = path
-    if (state.name === 'suspect') {
-      this.#setState(path, { name: 'up', since: now })
-    } else if (state.name === 'up') {
-      if (monitor.degraded && now - state.since >= K.STATE_HOLD) {
-        path.mtu.doubt(now)
-        this.#setState(path, { name: 'degrading', since: now, evidence: monitor.evidence(now) })
-      }
-    } else if (state.name === 'degrading' && monitor.recovered && now - state.since >= K.STATE_HOLD)
-      this.#setState(path, { name: 'up', since: now })
-  }
-
-  #probe(peer: Peer, path: Path, now: number): void {
-    const counters = this.#parts.paths.counters(path.slot)
-    const sequence = path.monitor.probeSent(counters.sentPackets, now)
-    const probe: Frame = {
-      type: 'probe',
-      pathId: path.pathId,
-      sequence,
-      time: toMicros(now),
-      received: counters.receivedPackets >>> 0,
-      highestCounter: counters.highestCounter,
-    }
-    this.send(peer, path, [probe], now)
-  }
-
-  #probeMtu(peer: Peer, path: Path, now: number): void {
-    const before = path.mtu.current
-    const sizes = path.mtu.handleTimeout(now, path.monitor.timeout, path.monitor.busy(now))
-    if (path.mtu.current !== before) this.#publishMtu(peer, path)
-    const outer = outerOverhead(path.remote.address.length)
-    const aes = (peer.features & Feature.multipathAes) !== 0
-    for (const size of sizes) {
-      // Message 4 pads to 16 bytes: what is sealed there must already be a multiple, with its two bytes of header.
-      const room = size - outer
-      const length = aes
-        ? room - MULTIPATH_OVERHEAD
-        : Math.floor((room - TRANSPORT.payload - TRANSPORT.tag) / 16) * 16 - 2
-      this.sendBody(peer, path, encodeMtuProbe(path.pathId, size, length), now)
-    }
-  }
-
-  #publishMtu(peer: Peer, path: Path): void {
-    this.#parts.paths.setMtu(path.slot, path.mtu.current)
-    this.#host.emit({ type: 'mtu', peer: peer.index, slot: path.slot, mtu: path.mtu.current })
-  }
-
   #handleError(peer: Peer, path: Path, now: number): void {
     const errno = path.error
     path.error = 0
     if (errno === EMSGSIZE) {
       const before = path.mtu.current
       path.mtu.refused(now)
-      if (path.mtu.current !== before) this.#publishMtu(peer, path)
+      if (path.mtu.current !== before) this.watch.publishMtu(peer, path)
     } else if (path.usable && FATAL_ERRORS.has(errno)) {
       this.#goDown(peer, path, CloseReason.error, now, path.monitor.remoteHighest)
     }
@@ -583,12 +506,31 @@ export class Multipath {
     this.#host.changed(peer)
   }
 
+  /** A stock peer's path is silent and another answers. */
+  #leaveStock(peer: Peer, path: Path, now: number): void {
+    const evidence = path.monitor.evidence(now)
+    this.#setState(path, { name: 'down', since: now, reason: CloseReason.silent, evidence })
+    this.#turnStock(peer, path, now)
+    this.#host.changed(peer)
+  }
+
+  /** A stock peer sends where we last sent from: shows it another path at once, and sends again what this one owes. */
+  #turnStock(peer: Peer, path: Path, now: number): void {
+    const target = this.#inUse(peer, path)
+    if (target === undefined) return
+    this.keepalive(peer, target, now)
+    const { lastReceivedAt } = this.#parts.paths.counters(path.slot)
+    const within = Math.min(K.RESEND_WITHIN, now - lastReceivedAt + K.STOCK_RESEND_MARGIN)
+    this.#parts.paths.resend(path.slot, target.slot, -1, within)
+  }
+
   #beginClose(peer: Peer, path: Path, reason: CloseReason, now: number): void {
     const told = path.usable || path.state.name === 'validating'
     this.#setState(path, { name: 'closing', since: now, reason })
     path.assessAt = NEVER
     path.announceAt = NEVER
     if (peer.current === undefined || !peer.godwit) {
+      if (told && peer.current !== undefined) this.#turnStock(peer, path, now)
       this.#close(peer, path)
       return
     }
@@ -645,7 +587,7 @@ export class Multipath {
     this.#host.emit({ type: 'remote', peer: peer.index, slot: path.slot, remote: path.remote })
     if (peer.godwit && path.usable) {
       path.mtu.restart(path.mtuLimit, now)
-      this.#probe(peer, path, now)
+      this.watch.probe(peer, path, now)
       this.#host.changed(peer)
     }
   }
@@ -665,11 +607,6 @@ export class Multipath {
     path.state = state
     this.#host.emit({ type: 'path', peer: path.peer, path: path.view(), from })
   }
-}
-
-/** Counters begin anew with each session: what a report says of received ones holds for the session it came in. */
-function reported(peer: Peer, session: number, highest: number): number {
-  return peer.current?.localIndex === session ? highest : -1
 }
 
 function closeFrame(peer: Peer, close: OpenClose): Frame {

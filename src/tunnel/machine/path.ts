@@ -51,6 +51,15 @@ export class Path {
   /** errno of a failed send, 0 for none; dealt with at the next timeout. */
   error = 0
   #errorAt = NEVER
+  /** Towards a stock peer: see stock.ts. */
+  readonly stock = {
+    heardAt: 0,
+    sentThen: 0,
+    keepalives: 0,
+    unansweredSince: Number.NaN,
+    checks: 0,
+    checkAt: 0,
+  }
   /** Time of the last `quality` event. */
   reportedAt = 0
   /** Counters above this are still to be sent again on another path; NaN when nothing is. */

@@ -158,6 +158,17 @@ export class Peer {
     return this.paths.find((path) => path.pathId === pathId && path.state.name !== 'closing')
   }
 
+  /** Towards a stock peer, which answers where it heard us last: the path we use now, else the best. */
+  pathInUse(lastSentAt: (path: Path) => number, except?: Path): Path | undefined {
+    let best = this.bestPath(except)
+    if (best === undefined) return undefined
+    for (const path of this.paths) {
+      if (path === except || !path.usable || path.state.name === 'suspect') continue
+      if (best.state.name === 'suspect' || lastSentAt(path) > lastSentAt(best)) best = path
+    }
+    return best
+  }
+
   bestPath(except?: Path): Path | undefined {
     let best: Path | undefined
     for (const path of this.paths) {
@@ -186,4 +197,9 @@ export class Peer {
 function rank(path: Path): number {
   const state = path.state.name === 'up' ? 0 : path.state.name === 'degrading' ? 1e6 : 2e6
   return state + (Number.isNaN(path.monitor.rttMs) ? 1e5 : path.monitor.rttMs)
+}
+
+/** Counters begin anew with each session: what a report says of received ones holds for the session it came in. */
+export function reported(peer: Peer, session: number, highest: number): number {
+  return peer.current?.localIndex === session ? highest : -1
 }

@@ -454,3 +454,70 @@ test('a captured initiation is refused by an anchor that restarted and kept the 
     assert.equal(refused, 'lastTimestamp' in config ? 'replay' : undefined)
   }
 })
+
+const STOCK = {
+  config: { dialect: 'stock', persistentKeepalive: 25 },
+  anchorConfig: { dialect: 'stock' },
+} as const
+
+/** Requests from a host to a stock peer, each answered; the host prefers its first path unless that is in doubt. */
+function requests(pair: Pair, interval: number, ms: number): { sent: number } {
+  const sent = upload(pair, interval, ms)
+  let answered = 0
+  pair.world.every(1, pair.world.now + ms + 200, () => {
+    const slot = pair.anchor.usable(pair.hostPeer)[0]
+    while (
+      slot !== undefined &&
+      answered < pair.anchor.received.length &&
+      pair.anchor.sendData(slot, answered)
+    )
+      answered++
+  })
+  return sent
+}
+
+for (const direction of ['both', 'up', 'downlink'] as const)
+  test(`a stock peer's path falls silent, ${direction}: left within two seconds for one that answers`, () => {
+    const pair = new Pair(STOCK).connect()
+    requests(pair, 20, 8000)
+    pair.world.run(2000)
+    const at = pair.world.now
+    if (direction === 'both') pair.links[0].cut()
+    else pair.links[0][direction].down = true
+    pair.world.run(5000)
+    const down = pair.host.all('path').find((event) => event.path.state.name === 'down')
+    assert.ok(down?.path.state.name === 'down' && down.path.pathId === 1, 'not found')
+    assert.ok(down.path.state.since - at <= 2000, `${down.path.state.since - at}`)
+    const last = pair.host.received.at(-1)!
+    assert.ok(pair.world.now - last.at < 100, 'answers come again')
+    pair.links[0].mend()
+    pair.world.run(20_000)
+    assert.equal(pair.host.usable(pair.anchorPeer).length, 2, 'and the path is back')
+  })
+
+test('traffic that expects no answer from a stock peer costs a handshake each five seconds, no path', () => {
+  const pair = new Pair(STOCK).connect()
+  upload(pair, 20, 30_000)
+  pair.world.run(30_000)
+  assert.deepEqual(
+    pair.host.states(1).filter((name) => name !== 'up'),
+    [],
+  )
+  const sessions = pair.host.all('session').length
+  assert.ok(sessions <= 7, `${sessions}`)
+})
+
+test('an access goes with a link event: a stock peer follows at once, nothing is lost on the way there', () => {
+  const pair = new Pair(STOCK).connect()
+  const up = upload(pair, 5, 2000)
+  const down = download(pair, 5, 2000)
+  pair.world.run(1000)
+  const at = pair.world.now
+  pair.links[0].cut()
+  pair.world.run(10)
+  pair.host.do((machine, now) => machine.removePath(pair.slots[0]!, now))
+  pair.world.run(2000)
+  complete(pair.anchor.received, up.sent)
+  assert.ok(gap(pair.host.received, at) <= 60, `${gap(pair.host.received, at)}`)
+  assert.ok(down.sent - pair.host.received.length <= 8)
+})
