@@ -1,7 +1,7 @@
 /** TCP through each tunnel, one flow and eight, beside the bare link: how much of the machine the tunnel leaves. */
-import { Bed } from './bed.ts'
-import { type Bench, type BenchResult, machine, Recorder } from './harness.ts'
-import { available, OURS } from './subjects/index.ts'
+import type { Bed } from './bed.ts'
+import { compareSubjects } from './compare.ts'
+import type { Bench } from './harness.ts'
 
 const FLOWS = [1, 8]
 
@@ -26,32 +26,10 @@ export const tunnelTcp: Bench = {
   name: 'tunnel-tcp',
   summary: 'TCP throughput, one and eight flows: godwit, bare veth, OpenVPN, wireguard-go, nebula',
 
-  async run(context): Promise<BenchResult> {
-    const { subjects, skipped } = available()
-    const recorder = new Recorder()
-    for (let round = 1; round <= context.rounds; round++) {
-      for (const subject of subjects) {
-        context.signal.throwIfAborted()
-        const bed = new Bed()
-        try {
-          const running = await subject.start(bed)
-          for (const flows of FLOWS) {
-            const mbps = await iperf(bed, running.target, flows, context.seconds)
-            recorder.add(`tcp-${flows}`, subject.name, 'mbps', Math.round(mbps))
-            context.progress(`round ${round}: ${subject.name}, ${flows} flow(s): ${Math.round(mbps)} Mbit/s`)
-          }
-          await running.stop()
-        } finally {
-          await bed.close()
-        }
-      }
-    }
-    return {
-      bench: this.name,
-      machine: machine(),
-      runs: recorder.runs(),
-      ratios: recorder.ratios(OURS),
-      skipped,
-    }
+  run(context) {
+    return compareSubjects(this.name, context, async ({ bed, target, record }) => {
+      for (const flows of FLOWS)
+        record(`tcp-${flows}`, 'mbps', Math.round(await iperf(bed, target, flows, context.seconds)))
+    })
   },
 }
