@@ -1,5 +1,8 @@
 /** The catalogue of scenarios, in the order to read them. */
 import type { Scenario } from '../scenario.ts'
+import { dimeHard } from './dime-hard.ts'
+import { dimeSockets } from './dime-sockets.ts'
+import { dimeSoft } from './dime-soft.ts'
 import { upmtBlackhole } from './upmt-blackhole.ts'
 import { upmtBreakBeforeMake } from './upmt-break-before-make.ts'
 import { upmtMakeBeforeBreak } from './upmt-make-before-break.ts'
@@ -10,4 +13,7 @@ export const scenarios: readonly Scenario[] = [
   upmtMakeBeforeBreak,
   upmtBreakBeforeMake,
   upmtBlackhole,
+  dimeSoft,
+  dimeHard,
+  dimeSockets,
 ]

@@ -47,6 +47,8 @@ const SCAN_MOST_MS = 10_000
 const SCAN_FRESH_MS = 100
 /** Below, the kernel gives no port to a socket by itself (net.ipv4.ip_local_port_range is 32768 or lower at its start). */
 const FIRST_EPHEMERAL = 1024
+/** What the other end gets to switch after it has heard from us. */
+const KICK_MS = 15
 /** What a kill may cost of the newest changes; a new run then compiles anew from the sockets. */
 const SAVE_MS = 20
 /** TCP has repeated itself this often: the path is in doubt. */
@@ -508,21 +510,31 @@ export class TranslationService {
     }
   }
 
-  /** Sends the kept segments of a host's flows over the pair that works now. */
+  /**
+   * Sends the kept segments of a host's flows over the pair that works now; twice, because the host at the other end may
+   * not have switched when the first arrives, and its answer then goes astray. A segment too many does no harm.
+   */
   #kick(hid: number): void {
     if (this.#parking === undefined && this.#watch === undefined) return
-    this.#raw ??= new RawSender(this.#init.netns)
     const row = this.tables.hosts.get(hid)
     const flows = new Set<string>()
     for (const flow of this.tables.flows(hid))
       if (flow.protocol === 6) flows.add(`${flow.localPort} ${flow.foreignPort}`)
     const wanted = (s: Segment): boolean => flows.has(`${s.sourcePort} ${s.destinationPort}`)
-    for (const segment of this.#parking?.take(wanted) ?? []) this.#raw.send(segment)
+    const segments = [...(this.#parking?.take(wanted) ?? [])]
     for (const segment of this.#watch?.take(wanted) ?? []) {
       const pair = row?.current[segment.source.length === 4 ? 4 : 6]
       if (pair !== undefined && ipOf(segment.destination) !== pair.foreign)
-        this.#raw.send(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
+        segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
     }
+    if (segments.length === 0) return
+    const rtt = this.machine.host(hid)?.rtt ?? 100
+    for (const delay of [KICK_MS, 2 * KICK_MS + rtt])
+      setTimeout(() => {
+        if (!this.#running) return
+        this.#raw ??= new RawSender(this.#init.netns)
+        for (const segment of segments) this.#raw.send(segment)
+      }, delay).unref()
   }
 
   // ---------------------------------------------------------------------------------------------------- state
