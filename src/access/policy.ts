@@ -197,7 +197,7 @@ function evidence(
   for (const each of candidates) {
     out[`${each.access}.health`] = each.health
     out[`${each.access}.for_ms`] = Math.round(now - each.since)
-    out[`${each.access}.rtt_ms`] = Number.isNaN(each.rttMs) ? null : each.rttMs
+    out[`${each.access}.rtt_ms`] = Number.isNaN(each.rttMs) ? null : Math.round(each.rttMs * 10) / 10
   }
   return out
 }

@@ -4,6 +4,7 @@
  */
 import { formatAddress, type Prefix } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
+import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
   AccessStatus,
   ControlRoute,
@@ -188,9 +189,9 @@ export class AnchorService implements Mechanism {
     })
     return flows.map(({ id, flow, peer, access }) => ({
       id,
-      proto: String(flow.protocol),
-      src: `${formatAddress(flow.local)}:${flow.localPort}`,
-      dst: `${formatAddress(flow.remote)}:${flow.remotePort}`,
+      proto: protocolName(flow.protocol),
+      src: formatEndpoint(flow.local, flow.localPort),
+      dst: formatEndpoint(flow.remote, flow.remotePort),
       app: '',
       mechanism: this.name,
       peer,

@@ -6,6 +6,7 @@ import { lookup } from 'node:dns/promises'
 import type { AccessMonitor } from '../access/index.ts'
 import { formatAddress, type Prefix, parseAddress } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
+import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
   AccessStatus,
   Application,
@@ -238,7 +239,7 @@ export class MobileHostService implements Mechanism {
         public_key: Buffer.from(peer.publicKey).toString('base64'),
         addresses,
         ...(report?.refused !== undefined && { refused: report.refused }),
-      } satisfies PeerStatus & { refused?: string }
+      } satisfies PeerStatus
     })
   }
 
@@ -263,12 +264,13 @@ export class MobileHostService implements Mechanism {
     return {
       id: report.id,
       proto: protocolName(flow.protocol),
-      src: endpoint(flow.local, flow.localPort),
-      dst: endpoint(flow.remote, flow.remotePort),
+      src: formatEndpoint(flow.local, flow.localPort),
+      dst: formatEndpoint(flow.remote, flow.remotePort),
       app: this.#apps[report.app] ?? '',
       mechanism: this.name,
       peer: report.peer,
       access: report.access,
+      policy: report.policy,
     }
   }
 
@@ -340,6 +342,13 @@ export class MobileHostService implements Mechanism {
         hint: `policies: ${this.#init.policies.map(({ name }) => name).join(', ')}`,
       })
     }
+    const { access } = application
+    if (access !== undefined && this.#parts.monitor.access(access) === undefined) {
+      const names = this.#parts.monitor.accesses().map(({ name }) => name)
+      throw new GodwitError('NO_ACCESS', `there is no access ${access}`, {
+        hint: `accesses: ${names.join(', ') || 'none'}`,
+      })
+    }
     this.#parts.cgroups?.setMark(application.id, marks(this.#init.base).control)
     this.#applications.set(application.id, application)
   }
@@ -409,6 +418,7 @@ export class MobileHostService implements Mechanism {
     this.#peers = event.peers
     this.#paths = event.paths
     this.#counters = event.counters
+    if (this.#stopping) return
     const works = new Set<string>()
     for (const { name } of this.#parts.monitor.accesses()) {
       const paths = this.#paths.filter(({ access }) => access === name)
@@ -599,16 +609,4 @@ async function remotesOf(peer: HostPeer): Promise<Remote[]> {
 
 function finite(value: number): number | null {
   return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null
-}
-
-function endpoint(address: Uint8Array, port: number): string {
-  const text = formatAddress(address)
-  return address.length === 4 ? `${text}:${port}` : `[${text}]:${port}`
-}
-
-function protocolName(protocol: number): string {
-  return (
-    { 1: 'icmp', 6: 'tcp', 17: 'udp', 33: 'dccp', 50: 'esp', 58: 'icmp6', 132: 'sctp' }[protocol] ??
-    String(protocol)
-  )
 }

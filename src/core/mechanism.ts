@@ -42,6 +42,8 @@ export interface PeerStatus {
   readonly public_key?: string
   /** The virtual addresses of this association. */
   readonly addresses?: readonly string[]
+  /** Why the peer does not take this host. */
+  readonly refused?: string
 }
 
 export interface FlowStatus {
@@ -56,6 +58,8 @@ export interface FlowStatus {
   readonly mechanism: string
   readonly peer: string
   readonly access: string
+  /** The policy that it is under, with what was done to it by hand. */
+  readonly policy?: string
 }
 
 /** A flow, a peer or everything moved from one path to another. */

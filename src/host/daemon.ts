@@ -159,6 +159,11 @@ export class Daemon {
     const selector = parseSelector(what)
     if (!selector.ok) throw usageError(selector.reason)
     const known = this.#accesses()
+    if (this.#init.role === 'anchor') {
+      throw new GodwitError('NO_ACCESS', 'an anchor follows its hosts and has no accesses itself', {
+        hint: 'move on the host: godwit move WHAT ACCESS',
+      })
+    }
     if (!known.some(({ name }) => name === access)) {
       const names = known.map(({ name }) => name).join(', ') || 'none'
       throw new GodwitError('NO_ACCESS', `there is no access ${access}`, { hint: `accesses: ${names}` })
@@ -174,7 +179,9 @@ export class Daemon {
       }
     }
     if (moved !== undefined) return moved
-    throw new GodwitError('NO_FLOW', `nothing here is ${formatSelector(selector.value)}`, {
+    const text = formatSelector(selector.value)
+    const reason = selector.value.kind === 'flow' ? `there is no flow ${text}` : `nothing here is ${text}`
+    throw new GodwitError('NO_FLOW', reason, {
       hint: '`godwit flows` lists what can be moved',
     })
   }

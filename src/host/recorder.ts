@@ -66,10 +66,14 @@ export class HostRecorder implements Recorder {
     return [...this.#handovers]
   }
 
-  /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its access, everything. */
+  /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its policy and access, everything. */
   about(flow: FlowStatus): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
+    // Of a flow that was moved by hand: its policy, and that policy as it was before.
+    const { policy = '' } = flow
+    const policies = new Set([`policy ${policy}`, `policy ${policy.replace(/, pinned to .*/, '')}`])
     const concerns = (what: string): boolean => {
       if (what === flow.id || what === 'all' || what === flow.access) return true
+      if (policies.has(what)) return true
       const selector = parseSelector(what)
       return selector.ok && matches(selector.value, facts(flow))
     }

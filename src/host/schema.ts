@@ -3,7 +3,7 @@
  * docs/configuration.md and docs/config.schema.json all come from here.
  */
 import * as z from 'zod'
-import { parseAddress, parsePrefix } from '../core/address.ts'
+import { parsePrefix } from '../core/address.ts'
 import type { Decoded } from '../core/result.ts'
 import { parseSelector, SELECTOR_FORMS } from '../core/selector.ts'
 import { decodeKey } from '../crypto/keys.ts'
@@ -181,12 +181,6 @@ const host = z
       .describe('Accesses in order of preference, for traffic that no policy matches.'),
     address4: prefix('VIpA_fix: the IPv4 address that applications see.').default('198.19.0.1/32'),
     address6: prefix('VIpA_fix: the IPv6 address that applications see.').default('fd67:6f64:7769::1/128'),
-    dns: z
-      .array(text(parseAddress, 'An address.'))
-      .optional()
-      .describe(
-        'Resolvers reached through the anchor, shown in `doctor`; godwit does not change resolv.conf.',
-      ),
   })
   .describe('A host that keeps its connections while it moves.')
 

@@ -8,7 +8,7 @@
  */
 import { closeSync, openSync } from 'node:fs'
 import { Arena } from './arena.ts'
-import { check, declare, KernelError } from './libc.ts'
+import { check, closeFd, declare, KernelError } from './libc.ts'
 
 const syscall = declare<(number: number, command: number, attributes: number, size: number) => number>(
   'long syscall(long number, long command, size_t attributes, long size)',
@@ -57,14 +57,14 @@ function withProgram(program: number, work: (program: number) => void): void {
   try {
     work(program)
   } finally {
-    closeSync(program)
+    closeFd(program)
   }
 }
 
 /** Why programs cannot be loaded here; undefined when they can. Loads one and drops it. */
 export function bpfObstacle(): string | undefined {
   try {
-    closeSync(load(1))
+    closeFd(load(1))
     return undefined
   } catch (error) {
     if (!(error instanceof KernelError)) throw error

@@ -31,6 +31,12 @@ export function errno(): number {
   return koffi.errno()
 }
 
+/**
+ * Closes a descriptor that a declared function made. Those that `node:fs` opened are closed there: in a worker thread Node
+ * keeps account of its own.
+ */
+export const closeFd = declare<(fd: number) => number>('int close(int fd)')
+
 export { koffi }
 
 /** A system call failed. `errno` is the number, its symbol is the code and in the message. */

@@ -4,7 +4,7 @@
  * request is ever left half read.
  */
 import { Arena } from './arena.ts'
-import { check, declare, errno, KernelError } from './libc.ts'
+import { check, closeFd, declare, errno, KernelError } from './libc.ts'
 import {
   type NetlinkMessage,
   type NetlinkReply,
@@ -25,7 +25,6 @@ export const NETLINK_NETFILTER = 12
 const socket = declare<(domain: number, type: number, protocol: number) => number>(
   'int socket(int domain, int type, int protocol)',
 )
-const close = declare<(fd: number) => number>('int close(int fd)')
 const bind = declare<(fd: number, address: Uint8Array, length: number) => number>(
   'int bind(int fd, void *address, unsigned int length)',
 )
@@ -104,7 +103,7 @@ export class NetlinkSocket {
   close(): void {
     if (this.#closed) return
     this.#closed = true
-    close(this.fd)
+    closeFd(this.fd)
   }
 
   /**

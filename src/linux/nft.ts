@@ -4,9 +4,9 @@
  * process (5–10 ms); what changes at the rate of packets or by the thousand belongs into nf_tables' netlink.
  */
 import { spawnSync } from 'node:child_process'
-import { closeSync, writeSync } from 'node:fs'
+import { writeSync } from 'node:fs'
 import { GodwitError, missingError } from '../core/errors.ts'
-import { check, declare } from './libc.ts'
+import { check, closeFd, declare } from './libc.ts'
 import { inNamespace } from './netns.ts'
 import { findProgram, installHint } from './packages.ts'
 
@@ -123,7 +123,7 @@ export class Nft implements Nftables {
         throw new GodwitError('NFT_FAILED', `cannot run ${program}`, { cause: result.error })
       return result
     } finally {
-      if (input !== undefined) closeSync(input)
+      if (input !== undefined) closeFd(input)
     }
   }
 }

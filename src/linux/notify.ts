@@ -1,5 +1,5 @@
 /** sd_notify(3): tells the service manager that the daemon is ready or stopping. */
-import { declare } from './libc.ts'
+import { closeFd, declare } from './libc.ts'
 
 const socket = declare<(domain: number, type: number, protocol: number) => number>(
   'int socket(int domain, int type, int protocol)',
@@ -7,7 +7,6 @@ const socket = declare<(domain: number, type: number, protocol: number) => numbe
 const sendto = declare<
   (fd: number, data: Buffer, length: number, flags: number, to: Buffer, toLength: number) => number
 >('long sendto(int fd, void *data, size_t length, int flags, void *to, unsigned int tolen)')
-const close = declare<(fd: number) => number>('int close(int fd)')
 
 const AF_UNIX = 1
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
@@ -26,6 +25,6 @@ export function notifyManager(message: string, path = process.env.NOTIFY_SOCKET)
   if (fd < 0) return false
   const data = Buffer.from(message)
   const sent = sendto(fd, data, data.length, MSG_NOSIGNAL, address, address.length)
-  close(fd)
+  closeFd(fd)
   return sent === data.length
 }

@@ -2,9 +2,8 @@
  * Waiting for the kernel in a thread of one's own: poll(2) over a set of descriptors, with an eventfd through which any
  * other thread ends the wait. A worker that blocks here cannot be interrupted otherwise, not even by `terminate()`.
  */
-import { closeSync } from 'node:fs'
 import { Arena } from './arena.ts'
-import { check, declare, errno, KernelError } from './libc.ts'
+import { check, closeFd, declare, errno, KernelError } from './libc.ts'
 
 const libcPoll = declare<(fds: number, count: number, timeout: number) => number>(
   'int poll(size_t fds, unsigned long count, int timeout)',
@@ -94,6 +93,6 @@ export class KernelPoller implements Poller {
   }
 
   close(): void {
-    closeSync(this.wakeFd)
+    closeFd(this.wakeFd)
   }
 }

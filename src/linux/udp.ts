@@ -3,10 +3,9 @@
  * Never fragments (DF always; the tunnel finds each path's MTU itself). On a multihomed host a socket can tell which of
  * its addresses a datagram reached, and answer from it (PKTINFO).
  */
-import { closeSync } from 'node:fs'
 import { GodwitError } from '../core/errors.ts'
 import type { Arena } from './arena.ts'
-import { declare, errno, KernelError } from './libc.ts'
+import { closeFd, declare, errno, KernelError } from './libc.ts'
 import { AF_INET, AF_INET6, NAME_SIZE } from './sockaddr.ts'
 
 const libcSocket = declare<(domain: number, type: number, protocol: number) => number>(
@@ -169,7 +168,7 @@ export function openUdp(arena: Arena, options: UdpOptions): UdpSocket {
     if (set(SOL_SOCKET, SO_SNDBUFFORCE, BUFFER_BYTES) < 0) set(SOL_SOCKET, SO_SNDBUF, BUFFER_BYTES)
     return new KernelUdp(arena, fd, family, bindLocal(fd, options, op))
   } catch (error) {
-    closeSync(fd)
+    closeFd(fd)
     throw error
   }
 }
@@ -347,7 +346,7 @@ class KernelUdp implements UdpSocket {
   }
 
   close(): void {
-    closeSync(this.fd)
+    closeFd(this.fd)
     this.#arena.release(this.#message, SEND_AREA)
   }
 }

@@ -1,6 +1,6 @@
 /** Unix datagram sockets (unix(7)), which Node lacks: control sockets of other daemons. Main thread only. */
 import { rmSync } from 'node:fs'
-import { check, declare, errno } from './libc.ts'
+import { check, closeFd, declare, errno } from './libc.ts'
 import { onReadable, stopReadable } from './readable.ts'
 
 const socket = declare<(domain: number, type: number, protocol: number) => number>(
@@ -15,7 +15,6 @@ const sendto = declare<
 const recvfrom = declare<
   (fd: number, data: Buffer, length: number, flags: number, from: Buffer, fromLength: Buffer) => number
 >('long recvfrom(int fd, void *data, size_t length, int flags, void *from, void *fromlen)')
-const close = declare<(fd: number) => number>('int close(int fd)')
 
 const AF_UNIX = 1
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
@@ -38,7 +37,7 @@ export class UnixDatagram {
       const name = addressOf(path)
       check(bind(this.#fd, name, name.length), `bind ${path}`)
     } catch (error) {
-      close(this.#fd)
+      closeFd(this.#fd)
       throw error
     }
     onReadable(this.#fd, () => this.#read(receive))
@@ -67,7 +66,7 @@ export class UnixDatagram {
 
   close(): void {
     stopReadable(this.#fd)
-    close(this.#fd)
+    closeFd(this.#fd)
     rmSync(this.path, { force: true })
   }
 }

@@ -145,7 +145,7 @@ export function readPrivateKeys(path: string): KeyLine[] {
     return lines
   }
   if ((stat.mode & 0o077) !== 0)
-    throw new GodwitError('KEY_PERMISSIONS', `${path} can be read by others`, {
+    throw new GodwitError('SECRET_EXPOSED', `${path} can be read by others`, {
       kind: 'usage',
       hint: `chmod 600 ${path}`,
     })

@@ -112,7 +112,7 @@ export class HostMachine {
       const anchor = this.#anchors.get(Number(index))
       if (what === 'associate' && anchor !== undefined) this.#associate(anchor, now)
       else if (what === 'handover' && anchor !== undefined) this.#sendHandover(anchor, now)
-      else if (what === 'reconsider') this.#reconsider('time', now)
+      else if (what === 'reconsider') this.#reconsider(undefined, now)
       else if (what === 'watch') this.#settleWatches(now)
     }
   }
@@ -204,7 +204,7 @@ export class HostMachine {
         reason: old?.reason ?? '',
       })
     }
-    this.#reconsider('policies', now)
+    this.#reconsider('the policies were read', now)
   }
 
   /** The main thread has found out whose flows these are. */
@@ -422,8 +422,8 @@ export class HostMachine {
     return index
   }
 
-  /** Something changed: asks every policy again. */
-  #reconsider(cause: string, now: number, what?: string): void {
+  /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
+  #reconsider(cause: string | undefined, now: number, what?: string): void {
     this.#timers.clear('reconsider:')
     const flows = this.#flowsOfPolicies()
     for (const [index, policy] of this.#policies.entries()) {
@@ -441,7 +441,14 @@ export class HostMachine {
     return flows
   }
 
-  #decide(policy: Policy, index: number, flows: number, cause: string, now: number, what?: string): void {
+  #decide(
+    policy: Policy,
+    index: number,
+    flows: number,
+    cause: string | undefined,
+    now: number,
+    what?: string,
+  ): void {
     const anchor = this.#anchorOf(policy)
     const candidates = [...this.#paths.values()]
       .filter((path) => path.anchor === anchor)
@@ -479,14 +486,14 @@ export class HostMachine {
     const rows = this.#rebind(index, tid, now)
     this.#events.push({
       type: 'decision',
-      what: policy.base === index ? `policy ${policy.label}` : policy.label,
+      what: `policy ${policy.label}`,
       chosen: choice.access ?? 'none',
       reason: choice.reason,
-      evidence: { ...choice.evidence, cause, flows: rows },
+      evidence: { ...choice.evidence, ...(cause !== undefined && { cause }), flows: rows },
     })
     const subject = what ?? (this.#policies.length === FIRST_POLICY + 1 ? 'all' : `policy ${policy.label}`)
     if (before !== undefined && before !== choice.access && rows > 0)
-      this.#watch(subject, -1, oldTid, policy, cause, now)
+      this.#watch(subject, -1, oldTid, policy, cause ?? choice.reason, now)
   }
 
   /** Rows of a policy follow it to its tunnel. */

@@ -188,7 +188,14 @@ export class AnchorNode implements NodeParts {
       const { id, flow, localTid } = paft.rowAt(row)
       const tunnel = this.#tunnels.get(localTid)
       const peer = this.#anchor.nameOf(tunnel?.peer ?? -1) ?? ''
-      flows.push({ id, flow, app: 0, policy: '', peer, access: String(tunnel?.unTid ?? '') })
+      flows.push({
+        id,
+        flow,
+        app: 0,
+        policy: '',
+        peer,
+        access: tunnel === undefined ? '' : `path ${tunnel.unTid}`,
+      })
     }
     this.#tell({ type: 'listed', request, flows, total: paft.size })
   }

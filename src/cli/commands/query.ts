@@ -106,7 +106,7 @@ function peerTable(peers: readonly PeerStatus[]): string[] {
     return [
       peer.name,
       peer.kind,
-      peer.state,
+      peer.refused === undefined ? peer.state : `refused: ${peer.refused}`,
       `${up} of ${peer.paths.length} up`,
       peer.addresses?.join(' ') ?? '-',
     ]
@@ -181,7 +181,9 @@ export async function why(flow: string, options: CommonOptions): Promise<void> {
 }
 
 function decisionLines(record: DecisionRecord): string[] {
-  const evidence = Object.entries(record.evidence ?? {}).map(([key, value]) => `${key} ${value ?? 'unknown'}`)
+  const evidence = Object.entries(record.evidence ?? {}).map(
+    ([key, value]) => `${key} ${value === '' ? '-' : (value ?? 'unknown')}`,
+  )
   return [
     `  ${showTime(record.at)}  ${record.what}: ${record.chosen}, because ${record.reason}`,
     ...(evidence.length > 0 ? [`                evidence: ${evidence.join(', ')}`] : []),
