@@ -62,6 +62,21 @@ test('links between documents lead somewhere', () => {
   }
 })
 
+test('docs/testing.md names tests that are there', () => {
+  const rows = read('docs/testing.md').match(/^\|.*\]\(.*$/gm) ?? []
+  assert.ok(rows.length > 20)
+  for (const row of rows) {
+    const [, ...parts] = row.split('](')
+    for (const part of parts) {
+      const file = part.slice(0, part.indexOf(')'))
+      const text = read(join('docs', file)).replaceAll('\\', '')
+      const names = [...part.matchAll(/"([^"]+)"/g)].map((match) => match[1]!)
+      assert.ok(names.length > 0, `${file}: no test named`)
+      for (const name of names) assert.ok(text.includes(name), `${file}: ${name}`)
+    }
+  }
+})
+
 test('commands in the documents are commands with options that exist', () => {
   const program = buildProgram()
   const commands = documents.flatMap((document) =>
