@@ -8,6 +8,8 @@ import { readName, writeName } from './sockaddr.ts'
 import { EAGAIN, EMSGSIZE, type ReceiveBatch, type UdpSocket } from './udp.ts'
 
 const EBADF = 9
+/** What an IPv4 packet holds. */
+const MOST = 65_507
 
 interface Message {
   readonly bytes: Uint8Array
@@ -66,9 +68,11 @@ export class FakeUdp implements UdpSocket {
   /** errno that sends fail with; 0: none. */
   failWith = 0
   /** Largest datagram payload that the interface carries. */
-  largest = 65_507
+  largest = MOST
   /** Sends so far, i.e. system calls. */
   sends = 0
+  /** Sends that were allowed to fragment. */
+  fragmented = 0
   readonly #network: FakeUdpNetwork
   readonly #arena: Arena
   readonly #at: Endpoint
@@ -114,6 +118,16 @@ export class FakeUdp implements UdpSocket {
       datagrams.push(this.#arena.u8.slice(at + done, at + Math.min(done + size, length)))
     this.#network.deliver(this.#at, readName(this.#arena.u8, this.#arena.view, nameAt), datagrams)
     return 0
+  }
+
+  /** Fragments are put together again by the receiving kernel: what arrives is the datagram, however large. */
+  sendFragmented(nameAt: number, localAt: number, at: number, length: number, segment: number): number {
+    const { largest } = this
+    this.largest = MOST
+    this.fragmented++
+    const result = this.send(nameAt, localAt, at, length, segment)
+    this.largest = largest
+    return result
   }
 
   close(): void {

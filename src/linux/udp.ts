@@ -1,6 +1,6 @@
 /**
  * UDP sockets in batches: a send of equal datagrams in one call (UDP_SEGMENT), receipt of coalesced ones (UDP_GRO).
- * Never fragments (DF always; the tunnel finds each path's MTU itself). On a multihomed host a socket can tell which of
+ * Does not fragment unless told to (DF; the tunnel finds each path's MTU itself). On a multihomed host a socket can tell which of
  * its addresses a datagram reached, and answer from it (PKTINFO).
  */
 import { GodwitError } from '../core/errors.ts'
@@ -40,10 +40,14 @@ const IP_PKTINFO = 8
 const IP_MTU_DISCOVER = 10
 const IPPROTO_IPV6 = 41
 const IPV6_MTU_DISCOVER = 23
+const IPV6_MTU = 24
 const IPV6_V6ONLY = 26
 const IPV6_RECVPKTINFO = 49
 const IPV6_PKTINFO = 50
+const PMTUDISC_DONT = 0
 const PMTUDISC_PROBE = 3
+/** RFC 8200 §5: every IPv6 path carries it. */
+const IPV6_LEAST_MTU = 1280
 const IPPROTO_UDP = 17
 const UDP_SEGMENT = 103
 const UDP_GRO = 104
@@ -140,6 +144,11 @@ export interface UdpSocket {
    * -EMSGSIZE when a datagram is larger than the interface carries.
    */
   send(nameAt: number, localAt: number, at: number, length: number, segment: number): number
+  /**
+   * As `send`, for datagrams larger than the way is known to carry: they may be cut on the way (IPv4) or are cut here to
+   * 1,280 bytes (IPv6). Some system calls each: for the rare packet that could not go otherwise.
+   */
+  sendFragmented(nameAt: number, localAt: number, at: number, length: number, segment: number): number
   close(): void
 }
 
@@ -295,6 +304,20 @@ class KernelUdp implements UdpSocket {
     if (result !== -EIO && result !== -EINVAL) return result
     if (result === -EIO) this.#segmentation = false
     return this.#sendEach(nameAt, localAt, at, length, segment)
+  }
+
+  sendFragmented(nameAt: number, localAt: number, at: number, length: number, segment: number): number {
+    this.#setDiscovery(PMTUDISC_DONT)
+    const result = this.#sendEach(nameAt, localAt, at, length, segment === 0 ? length : segment)
+    this.#setDiscovery(PMTUDISC_PROBE)
+    return result
+  }
+
+  #setDiscovery(mode: number): void {
+    setOption(this.fd, IPPROTO_IP, IP_MTU_DISCOVER, mode)
+    if (this.family !== 6) return
+    setOption(this.fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, mode)
+    setOption(this.fd, IPPROTO_IPV6, IPV6_MTU, mode === PMTUDISC_DONT ? IPV6_LEAST_MTU : 0)
   }
 
   #sendEach(nameAt: number, localAt: number, at: number, length: number, segment: number): number {

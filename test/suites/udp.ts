@@ -81,6 +81,13 @@ export function udpCompliance(name: string, make: () => UdpBed): void {
       drain(bed, bed.b, batch).map((one) => one.bytes.length),
       [bed.largest, 10],
     )
+    // Fragmenting is for that send alone.
+    assert.equal(bed.a.sendFragmented(name, 0, at, 3000, 1000), 0)
+    assert.equal(bed.a.send(name, 0, at, bed.largest + 1, 0), -EMSGSIZE)
+    assert.deepEqual(
+      drain(bed, bed.b, batch).map((one) => one.bytes.length),
+      [1000, 1000, 1000],
+    )
     bed.a.close()
     bed.b.close()
   })

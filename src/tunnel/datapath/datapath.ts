@@ -278,7 +278,7 @@ export class Datapath implements Sessions, Paths, Transmit {
       const left = bytes - skip
       if (left <= 0) return false
       const count = Math.ceil(left / size)
-      if (!this.sender.transmit(to, at + skip, left, count > 1 ? size : 0, count)) return false
+      if (!this.sender.transmit(to, at + skip, left, count > 1 ? size : 0, count, true)) return false
       sent += count
       return true
     })

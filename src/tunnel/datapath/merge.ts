@@ -32,6 +32,8 @@ const SEGMENTS = 128
 /** UDP_MAX_SEGMENTS of kernels before 6.9. */
 const DATAGRAMS = 64
 const MOST = 65_535
+/** What a write to a device that is down gets (drivers/net/tun.c). */
+const EIO = 5
 
 export class Merger {
   readonly #arena: Arena
@@ -49,7 +51,8 @@ export class Merger {
   #protocol = TCP
   #nextSeq = 0
   #closed = false
-  counts = { packets: 0, writes: 0, failed: 0 }
+  /** `down`: writes while the device was down, as before it is configured; `failed`: all other writes that failed. */
+  counts = { packets: 0, writes: 0, down: 0, failed: 0 }
   /** errno of the last write that failed, 0 for none. */
   lastError = 0
 
@@ -262,6 +265,10 @@ export class Merger {
   #wrote(result: number): void {
     this.counts.writes++
     if (result >= 0) return
+    if (result === -EIO) {
+      this.counts.down++
+      return
+    }
     this.counts.failed++
     this.lastError = -result
   }

@@ -47,6 +47,7 @@ import { FLAG_ORDERED, FLAG_PARTIAL, INNER_HEADER, type Sender } from './sender.
 
 /** Room in front of the vnet header, so that what is written in front of a first header stays inside the buffer. */
 const MARGIN = 64
+const IPV6_LEAST_MTU = 1280
 /** As much of a packet as an ICMP error quotes, kept from before the forwarder rewrote it. */
 const ORIGINAL = 128
 
@@ -173,8 +174,9 @@ export class Outbound {
     this.counts.parked++
   }
 
-  #tooBig(packet: number, length: number, mtu: number): void {
+  #tooBig(packet: number, length: number, most: number): void {
     this.counts.tooBig++
+    const mtu = this.#mostInner(packet, most)
     this.#u8.copyWithin(packet, this.#original, this.#original + Math.min(length, ORIGINAL))
     this.#u8.fill(0, this.#scratch, this.#scratch + VNET_HEADER)
     const bytes = writeTooBig(this.#u8, packet, length, mtu, this.#u8, this.#scratch + VNET_HEADER)
@@ -205,7 +207,8 @@ export class Outbound {
       const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
       this.#segments(slot, peer, packet, length, ip, Math.min(innerMtu, header + gso))
     } else if (type === GSO_UDP_L4 && protocol === UDP) {
-      if (ip + UDP_HEADER + gso <= innerMtu) this.#datagrams(slot, peer, packet, length, ip, gso)
+      if (ip + UDP_HEADER + gso <= this.#mostInner(packet, innerMtu))
+        this.#datagrams(slot, peer, packet, length, ip, gso)
       else this.#tooBig(packet, length, innerMtu)
     } else this.counts.dropped++
   }
@@ -215,6 +218,11 @@ export class Outbound {
     const flags = this.#view.getUint8(packet + ip + TCP_FLAGS)
     if ((flags & (SYN | RST | 0x20)) !== 0 || (flags & ACK) === 0) return false
     return partial || checksumHolds(this.#view, packet, length, packet + ip, TCP)
+  }
+
+  /** IPv6 lets no link carry less than 1,280 bytes (RFC 8200 §5): on a path of less the outer datagram is fragmented. */
+  #mostInner(packet: number, innerMtu: number): number {
+    return this.#view.getUint8(packet) >> 4 === 6 ? Math.max(innerMtu, IPV6_LEAST_MTU) : innerMtu
   }
 
   #oversized(
@@ -229,6 +237,10 @@ export class Outbound {
     innerMtu: number,
   ): void {
     const view = this.#view
+    if (length <= this.#mostInner(packet, innerMtu)) {
+      this.#whole(slot, peer, at, packet, length, protocol, partial)
+      return
+    }
     if (view.getUint8(packet) >> 4 !== 4 || (view.getUint16(packet + 6) & 0x4000) !== 0) {
       this.#tooBig(packet, length, innerMtu)
       return

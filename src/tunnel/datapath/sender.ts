@@ -24,6 +24,8 @@ export const FLAG_PARTIAL = 2
 /** The receiver restores the order of sealing. */
 export const FLAG_ORDERED = 4
 
+const ENODEV = 19
+
 /** Use of the four contexts of a session in `SessionTable.contexts`. */
 export const AES_SEAL = 0
 export const AES_OPEN = 1
@@ -64,9 +66,10 @@ export class Sender {
   readonly #copyTo = new Int32Array(8)
   #copies = 0
   #openCopies = 0
-  /** Sends that failed since the start, with their datagrams; datagrams sent as copies. */
+  /** Sends that failed since the start; datagrams sent as copies, and those that had to be fragmented. */
   failed = 0
   copied = 0
+  fragmented = 0
 
   constructor(parts: {
     readonly arena: Arena
@@ -192,10 +195,10 @@ export class Sender {
       this.#peers.mark(this.#paths.peer[slot]!, SENT_DATA)
     }
     const segment = count > 1 ? this.#segment : 0
-    this.transmit(slot, this.#at, bytes, segment, count)
+    this.transmit(slot, this.#at, bytes, segment, count, this.#keep)
     for (let i = 0; i < this.#openCopies; i++) {
       this.copied += count
-      this.transmit(this.#copyTo[i]!, this.#at, bytes, segment, count)
+      this.transmit(this.#copyTo[i]!, this.#at, bytes, segment, count, this.#keep)
     }
   }
 
@@ -213,8 +216,12 @@ export class Sender {
     return this.failed === failed ? counter : -1
   }
 
-  /** Sends sealed datagrams as they lie on a path; false when the socket refused. */
-  transmit(slot: number, at: number, bytes: number, segment: number, count: number): boolean {
+  /**
+   * Sends sealed datagrams as they lie on a path; false when the socket refused. Those larger than the path carries are
+   * fragmented when they are `data`: an inner IPv6 packet of up to 1,280 bytes, which nothing may ask to be smaller, or
+   * what was sealed for a path that carried more. Control payloads that large are MTU probes.
+   */
+  transmit(slot: number, at: number, bytes: number, segment: number, count: number, data: boolean): boolean {
     const paths = this.#paths
     const u32 = this.#arena.u32
     const name = this.#name >>> 2
@@ -225,7 +232,13 @@ export class Sender {
       for (let i = 0; i < 4; i++) u32[(local >>> 2) + i] = paths.local[slot * 4 + i]!
     }
     const socket = this.#sockets[paths.socket[slot]!]
-    const result = socket === undefined ? -19 : socket.send(this.#name, local, at, bytes, segment)
+    const most = paths.innerMtu[slot]! + HEADER + TAG + INNER_HEADER * this.#peers.godwit[paths.peer[slot]!]!
+    let result: number
+    if (socket === undefined) result = -ENODEV
+    else if (data && (segment === 0 ? bytes : segment) > most) {
+      this.fragmented += count
+      result = socket.sendFragmented(this.#name, local, at, bytes, segment)
+    } else result = socket.send(this.#name, local, at, bytes, segment)
     if (result < 0) {
       this.failed++
       this.#errors.pathError(slot, -result, this.#now)

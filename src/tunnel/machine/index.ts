@@ -465,7 +465,8 @@ export class TunnelMachine implements TunnelCommands {
   // ---- tables
 
   #schedule(peer: Peer, now?: number): void {
-    const at = peer.nextAt()
+    // A millisecond's pause at least: whatever a failing send brings about, it must not keep this thread.
+    const at = now === undefined ? peer.nextAt() : Math.max(peer.nextAt(), now + 1)
     // An early deadline only costs one empty look; moving it later each time would cost more.
     if (now !== undefined || at < this.#due.get(peer.index)) this.#due.set(peer.index, at)
   }

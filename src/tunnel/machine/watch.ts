@@ -11,6 +11,7 @@ import type { Path } from './path.ts'
 import { type Peer, reported } from './peer.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
+const EMSGSIZE = 90
 
 /** What watching needs of the paths' owner. */
 export interface WatchHost {
@@ -140,7 +141,10 @@ export class PathWatch {
       const length = aes
         ? room - MULTIPATH_OVERHEAD
         : Math.floor((room - TRANSPORT.payload - TRANSPORT.tag) / 16) * 16 - 2
+      const error = path.error
       this.#host.sendBody(peer, path, encodeMtuProbe(path.pathId, size, length), now)
+      // Larger than the interface carries: a probe that is lost, and no news of what is known to pass.
+      if (path.error === EMSGSIZE) path.error = error
     }
   }
 

@@ -94,6 +94,41 @@ for (const direction of ['both', 'up', 'down'] as const)
     console.log(`# ${direction}: gap ${result.gapMs.toFixed(0)} ms`)
   })
 
+test('over a way of 1,280 bytes every size of inner packet arrives, IPv6 of 1,280 too', {
+  skip,
+}, async () => {
+  const links = [
+    [bed.router, 'to-eth0'],
+    [bed.anchor, 'eth0'],
+    [bed.host, 'acc1'],
+    [bed.router, 'to-acc1'],
+  ] as const
+  for (const [netns, link] of links) bed.ip(netns, 'link', 'set', link, 'mtu', '1280')
+  host.do({ do: 'prefer', pathId: 1 })
+  host.do({ do: 'remove-path', pathId: 2 })
+  host.do({ do: 'remove-path', pathId: 1 })
+  host.events.length = 0
+  host.do({ do: 'add-path', path: couple.path(1) })
+  await host.pathState(1, 'up')
+  for (const [inner, size] of [
+    ['fd98::2', 1280 - 48],
+    ['fd98::2', 1200],
+    ['10.98.0.2', 1392],
+  ] as const) {
+    const end = await bed.traffic(bed.host, inner, 10, size)
+    await delay(200)
+    const result = await end()
+    // The first of the large ones with DF learn the size, one after the other at both ends.
+    assert.ok(
+      result.lost <= 5 && result.lost < result.sent / 3,
+      `${inner}, ${size}: ${result.lost} of ${result.sent}`,
+    )
+  }
+  for (const [netns, link] of links) bed.ip(netns, 'link', 'set', link, 'mtu', '1500')
+  host.do({ do: 'add-path', path: couple.path(2) })
+  await host.pathState(2, 'up')
+})
+
 test('rekeys by both ends under 200 Mbit/s of TCP lose nothing', {
   skip: missing('iperf3') ?? false,
 }, async () => {

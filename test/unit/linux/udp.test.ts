@@ -3,8 +3,9 @@ import { test } from 'node:test'
 import { GodwitError } from '../../../src/core/errors.ts'
 import { Arena } from '../../../src/linux/arena.ts'
 import { FakeUdpNetwork } from '../../../src/linux/fake-udp.ts'
+import { declare } from '../../../src/linux/libc.ts'
 import { readAddress16, writeName } from '../../../src/linux/sockaddr.ts'
-import { openUdp, ReceiveBatch } from '../../../src/linux/udp.ts'
+import { openUdp, ReceiveBatch, type UdpSocket } from '../../../src/linux/udp.ts'
 import { udpCompliance } from '../../suites/udp.ts'
 
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
@@ -19,21 +20,68 @@ udpCompliance('the double', () => {
   return { arena, a, b: network.open(arena, atB), atA, atB, largest: 1472 }
 })
 
-for (const family of [4, 6] as const)
-  udpCompliance(`the kernel, IPv4 by a socket of family ${family}`, () => {
-    const arena = new Arena(1 << 20)
-    const a = family === 4 ? openUdp(arena, { family, address: LOOPBACK }) : openUdp(arena, { family })
-    const b = openUdp(arena, { family })
-    return {
-      arena,
-      a,
-      b,
-      atA: { address: LOOPBACK, port: a.port },
-      atB: { address: LOOPBACK, port: b.port },
-      // Loopback's MTU is 65,536, but a payload ends at what an IPv4 packet holds.
-      largest: 65_507,
-    }
-  })
+const setsockopt = declare<
+  (fd: number, level: number, option: number, value: Buffer, length: number) => number
+>('int setsockopt(int fd, int level, int option, uint8_t *value, int length)')
+const getsockopt = declare<
+  (fd: number, level: number, option: number, value: Buffer, length: Buffer) => number
+>('int getsockopt(int fd, int level, int option, _Out_ uint8_t *value, uint8_t *length)')
+const SOL_SOCKET = 1
+const SO_NO_CHECK = 11
+const SO_BINDTODEVICE = 25
+const SO_MARK = 36
+const SOL_UDP = 17
+const UDP_GRO = 104
+
+function set(fd: number, level: number, option: number, value: number): void {
+  const bytes = Buffer.alloc(4)
+  bytes.writeInt32LE(value)
+  assert.equal(setsockopt(fd, level, option, bytes, 4), 0)
+}
+
+function option(fd: number, name: number): Buffer {
+  const value = Buffer.alloc(16)
+  const length = Buffer.alloc(4)
+  length.writeUInt32LE(16)
+  assert.equal(getsockopt(fd, SOL_SOCKET, name, value, length), 0)
+  return value
+}
+
+/** What the kernel may not have, or refuse. */
+const kernels = {
+  'with all it has': () => {},
+  // Segmentation asks for a checksum: the kernel refuses UDP_SEGMENT on a socket that sends none.
+  'that refuses UDP_SEGMENT': (a: UdpSocket) => set(a.fd, SOL_SOCKET, SO_NO_CHECK, 1),
+  'without UDP_GRO': (_a: UdpSocket, b: UdpSocket) => set(b.fd, SOL_UDP, UDP_GRO, 0),
+}
+
+for (const [which, spoil] of Object.entries(kernels))
+  for (const family of [4, 6] as const)
+    udpCompliance(`the kernel ${which}, IPv4 by a socket of family ${family}`, () => {
+      const arena = new Arena(1 << 20)
+      const a = family === 4 ? openUdp(arena, { family, address: LOOPBACK }) : openUdp(arena, { family })
+      const b = openUdp(arena, { family })
+      spoil(a, b)
+      return {
+        arena,
+        a,
+        b,
+        atA: { address: LOOPBACK, port: a.port },
+        atB: { address: LOOPBACK, port: b.port },
+        // Loopback's MTU is 65,536, but a payload ends at what an IPv4 packet holds.
+        largest: 65_507,
+      }
+    })
+
+test('a socket carries its mark and keeps to its device', {
+  skip: process.getuid?.() !== 0 && 'needs root',
+}, () => {
+  const arena = new Arena(1 << 12)
+  const socket = openUdp(arena, { family: 4, mark: 0xfedc1234, device: 'lo' })
+  assert.equal(option(socket.fd, SO_MARK).readUInt32LE(), 0xfedc1234)
+  assert.equal(option(socket.fd, SO_BINDTODEVICE).toString('latin1', 0, 3), 'lo\0')
+  socket.close()
+})
 
 test('a multihomed socket tells which of its addresses was reached, and answers from it', () => {
   for (const family of [4, 6] as const) {

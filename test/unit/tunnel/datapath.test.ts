@@ -219,6 +219,41 @@ describe('datapath: sessions and paths', () => {
     assert.equal(a.datapath.resend(a.machine.slot, slot, highest - 3, 1000), 0, 'moved to the other path')
   })
 
+  test('an inner IPv6 packet of 1,280 bytes goes over a path of 1,280, fragmented outside; larger ones are told so', () => {
+    for (const form of ['godwit', 'stock'] as const) {
+      const pair = new DatapathPair(form, 1280, arenasAgain())
+      const { a, b } = pair
+      for (const end of [a, b]) for (const socket of end.sockets) socket.largest = 1252
+      pair.send(a, udp({ version: 6, payload: bytes(1280 - 48) }))
+      pair.receive(b)
+      assert.equal(b.tun.written.length, 1)
+      assert.equal(a.datapath.sender.fragmented, 1)
+      pair.send(a, udp({ version: 6, payload: bytes(1281 - 48) }))
+      const answer = a.tun.written[0]!.subarray(10)
+      assert.equal(answer[40], 2, 'packet too big')
+      assert.equal(new DataView(answer.buffer, answer.byteOffset).getUint32(44), 1280)
+      assert.deepEqual(
+        a.machine.events.filter((event) => event.startsWith('error')),
+        [],
+      )
+    }
+  })
+
+  test('what was sealed for a large path is sent again on a small one', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    const { a, b } = pair
+    const open = (end: typeof a, remote: typeof b) =>
+      end.datapath.open({ peer: 0, pathId: 2, socket: 1, remote: remote.at[1]!, mtu: 1280 })
+    const slot = open(a, b)
+    open(b, a)
+    a.sockets[1]!.largest = 1252
+    pair.network.filter = (from) => from.address[1] === 1
+    pair.send(a, udp({ version: 4, payload: bytes(1400) }))
+    assert.equal(a.datapath.resend(a.machine.slot, slot, -1, 1000), 1)
+    pair.receive(b)
+    assert.equal(b.tun.written.length, 1)
+  })
+
   test('what has arrived on a path is told for the session in use: counters of another mean nothing in it', () => {
     const pair = new DatapathPair('godwit', 1500, arenasAgain())
     const { a, b } = pair
