@@ -15,6 +15,7 @@ import type {
   Mechanism,
   Metric,
   Move,
+  MoveOptions,
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
@@ -306,7 +307,7 @@ export class MobileHostService implements Mechanism {
 
   // ---- moves and applications
 
-  async move(what: Selector, access: string): Promise<Move | undefined> {
+  async move(what: Selector, access: string, options: MoveOptions = {}): Promise<Move | undefined> {
     const text = formatSelector(what)
     let flows: readonly string[] | 'all' = 'all'
     if (what.kind === 'all') this.#moved = []
@@ -321,6 +322,7 @@ export class MobileHostService implements Mechanism {
       what: text,
       flows,
       access,
+      static: options.static === true,
     }))
     if (moved.error !== undefined)
       throw new GodwitError('ACCESS_DOWN', moved.error, { hint: '`godwit paths` shows what works' })

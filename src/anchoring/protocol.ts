@@ -102,6 +102,8 @@ export type Command =
       readonly what: string
       readonly flows: readonly string[] | 'all'
       readonly access: string
+      /** Packets must not move these flows at the anchor from now on. */
+      readonly static: boolean
     }
   | { readonly type: 'list'; readonly request: number; readonly limit: number }
   | { readonly type: 'wake' }

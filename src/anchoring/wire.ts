@@ -15,6 +15,8 @@ export const FrameType = {
   HANDOVER_RESPONSE: 67,
   SET_MODE_REQUEST: 68,
   SET_MODE_RESPONSE: 69,
+  TALLY_REQUEST: 70,
+  TALLY_RESPONSE: 71,
 } as const
 
 export const VERSION = 1
@@ -79,6 +81,14 @@ export type Signal =
       readonly static: boolean
       readonly flows: readonly FlowTuple[]
     }
+  | { readonly type: typeof FrameType.TALLY_REQUEST; readonly transaction: number }
+  | {
+      readonly type: typeof FrameType.TALLY_RESPONSE
+      readonly transaction: number
+      /** Data datagrams that the responder has sent to the requester, and received from it; modulo 2^32. */
+      readonly sent: number
+      readonly received: number
+    }
 
 /** Flows that fit a control payload of 1,200 bytes even if all are IPv6. */
 export const MOST_FLOWS = 30
@@ -89,6 +99,10 @@ export function byteLength(signal: Signal): number {
   switch (signal.type) {
     case FrameType.ASSOCIATION_REQUEST:
       return 5
+    case FrameType.TALLY_REQUEST:
+      return 4
+    case FrameType.TALLY_RESPONSE:
+      return 12
     case FrameType.ASSOCIATION_RESPONSE:
       return 5 + ADDRESS4 + ADDRESS6
     case FrameType.HANDOVER_REQUEST:
@@ -126,6 +140,12 @@ export function encode(signal: Signal): Uint8Array {
     case FrameType.SET_MODE_RESPONSE:
       out[4] = signal.status
       view.setUint16(5, signal.count)
+      break
+    case FrameType.TALLY_REQUEST:
+      break
+    case FrameType.TALLY_RESPONSE:
+      view.setUint32(4, signal.sent)
+      view.setUint32(8, signal.received)
       break
   }
   return out
@@ -168,6 +188,11 @@ export function decode(type: number, body: Uint8Array): Decoded<Signal> {
     case FrameType.SET_MODE_RESPONSE:
       if (body.length < 7) return malformed('response cut short')
       return decoded({ type, transaction, status: body[4]!, count: view.getUint16(5) })
+    case FrameType.TALLY_REQUEST:
+      return decoded({ type, transaction })
+    case FrameType.TALLY_RESPONSE:
+      if (body.length < 12) return malformed('tally cut short')
+      return decoded({ type, transaction, sent: view.getUint32(4), received: view.getUint32(8) })
     default:
       return malformed(`unknown frame type ${type}`)
   }

@@ -144,6 +144,9 @@ function defineHost(program: Command): void {
     examples: ['godwit move all wwan0', 'godwit move app:curl wlan0', 'godwit move to:203.0.113.0/24 eth0'],
     details:
       '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.',
+    options: [
+      new Option('--static', 'the anchor keeps these flows there whatever arrives, until the next move'),
+    ],
     run: async (what, access, options) => (await import('./commands/query.ts')).move(what, access, options),
   })
 }

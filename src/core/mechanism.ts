@@ -122,6 +122,11 @@ export interface Move {
   readonly note?: string
 }
 
+export interface MoveOptions {
+  /** UPMT's static mode: the far end must not move the flows by what arrives. Ended by the next move without it. */
+  readonly static?: boolean
+}
+
 /** One sample of /metrics. Name and help follow Prometheus: unit in the name, counters end in `_total`. */
 export interface Metric {
   readonly name: string
@@ -162,7 +167,7 @@ export interface Mechanism {
   peers(): readonly PeerStatus[]
   flows(): readonly FlowStatus[] | Promise<readonly FlowStatus[]>
   /** Hands over now. Undefined: nothing of `what` is mine. Rejects when the access does not exist or is down. */
-  move(what: Selector, access: string): Promise<Move | undefined>
+  move(what: Selector, access: string, options?: MoveOptions): Promise<Move | undefined>
   /**
    * The flow's own state that the records do not hold (policy that matched, PAFT row, alternatives with quality);
    * undefined when the flow is not known here.

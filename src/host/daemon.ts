@@ -13,6 +13,7 @@ import type {
   Mechanism,
   Metric,
   Move,
+  MoveOptions,
   PeerStatus,
 } from '../core/mechanism.ts'
 import { formatSelector, parseSelector } from '../core/selector.ts'
@@ -155,7 +156,7 @@ export class Daemon {
     return lists.flat()
   }
 
-  async move(what: string, access: string): Promise<Move> {
+  async move(what: string, access: string, options: MoveOptions = {}): Promise<Move> {
     const selector = parseSelector(what)
     if (!selector.ok) throw usageError(selector.reason)
     const known = this.#accesses()
@@ -170,7 +171,7 @@ export class Daemon {
     }
     let moved: Move | undefined
     for (const mechanism of this.#init.mechanisms) {
-      const answer = await mechanism.move(selector.value, access)
+      const answer = await mechanism.move(selector.value, access, options)
       if (answer === undefined) continue
       const notes = [moved?.note, answer.note].filter((note) => note !== undefined)
       moved = {
@@ -209,7 +210,10 @@ export class Daemon {
     return [
       get('/v1/status', () => this.status()),
       get('/v1/why', ({ query }) => this.why(query.flow ?? '')),
-      post('/v1/move', (request) => this.move(field(request, 'what'), field(request, 'access'))),
+      post('/v1/move', (request) => {
+        const options = { static: (request.body as { static?: unknown }).static === true }
+        return this.move(field(request, 'what'), field(request, 'access'), options)
+      }),
       post('/v1/run', (request) => {
         const policy = optional(request, 'policy')
         const access = optional(request, 'access')

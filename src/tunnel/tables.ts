@@ -38,6 +38,9 @@ export class PeerTable {
   traffic = new Uint8Array(16)
   /** Sessions installed so far, modulo EPOCHS. */
   epoch = new Uint16Array(16)
+  /** Datagrams with data, over all sessions, modulo 2^32: sealed for the peer, and received from it, each once. */
+  sentData = new Uint32Array(16)
+  receivedData = new Uint32Array(16)
   /** Peers whose `traffic` is not 0, `touchedCount` of them. */
   touched = new Int32Array(16)
   touchedCount = 0
@@ -59,6 +62,8 @@ export class PeerTable {
     this.newest = grown(this.newest, size)
     this.traffic = grown(this.traffic, size)
     this.epoch = grown(this.epoch, size)
+    this.sentData = grown(this.sentData, size)
+    this.receivedData = grown(this.receivedData, size)
     this.touched = grown(this.touched, size)
   }
 

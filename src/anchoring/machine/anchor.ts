@@ -5,21 +5,20 @@
  * association is an answer, not an allocation, and holds over restarts of either end.
  */
 import { formatAddress } from '../../core/address.ts'
-import { encodeFrames } from '../../tunnel/control.ts'
 import type { PathState, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
 import { usable } from '../../tunnel/machine/api.ts'
 import type { AnchorForwarder } from '../forwarders/anchor.ts'
 import type { Event, PeerReport, PeerSetup } from '../protocol.ts'
+import type { AnchorRequests, Tally } from '../signalling/api.ts'
+import { FrameAnswers } from '../signalling/frames-anchor.ts'
+import type { FlowTuple } from '../tables/flow-key.ts'
 import type { VipaPool } from '../tables/pool.ts'
 import type { TunnelTable } from '../tables/tunnels.ts'
-import { decode, encode, FrameType, type Signal, Status } from '../wire.ts'
 
 interface Host {
   readonly index: number
   readonly setup: PeerSetup
   established: boolean
-  /** Newest handover request carried out: repeated and late ones change nothing. */
-  lastTransaction: number
 }
 
 export interface AnchorMachineParts {
@@ -27,15 +26,19 @@ export interface AnchorMachineParts {
   readonly tunnels: TunnelTable
   readonly forwarder: AnchorForwarder
   readonly pool: VipaPool
+  /** Data exchanged with a host so far. */
+  readonly tally: (index: number) => Tally
 }
 
-export class AnchorMachine {
+export class AnchorMachine implements AnchorRequests {
   readonly #parts: AnchorMachineParts
   readonly #hosts = new Map<number, Host>()
   readonly #events: Event[] = []
+  readonly #answers: FrameAnswers
 
   constructor(parts: AnchorMachineParts) {
     this.#parts = parts
+    this.#answers = new FrameAnswers(parts.tunnel, this)
   }
 
   poll(): Event | undefined {
@@ -44,12 +47,13 @@ export class AnchorMachine {
 
   /** The host is known to the tunnel machine under `index`. */
   addHost(index: number, setup: PeerSetup): void {
-    this.#hosts.set(index, { index, setup, established: false, lastTransaction: 0 })
+    this.#hosts.set(index, { index, setup, established: false })
     this.#parts.forwarder.assign(index, setup.number ?? 0, setup.allowed)
   }
 
   removeHost(index: number): void {
     this.#hosts.delete(index)
+    this.#answers.forget(index)
     this.#parts.forwarder.revoke(index)
     for (const row of [...this.#parts.tunnels.rows()])
       if (row.peer === index) this.#parts.tunnels.close(row.localTid)
@@ -67,7 +71,7 @@ export class AnchorMachine {
         host.established = event.up
         break
       case 'hello':
-        if (event.restarted) host.lastTransaction = 0
+        if (event.restarted) this.#answers.forget(host.index)
         break
       case 'path':
         this.#pathChanged(event.path, event.path.state)
@@ -84,7 +88,7 @@ export class AnchorMachine {
         this.#closed(host, event.slot)
         break
       case 'frame':
-        this.#handleFrame(host, event.code, event.body, event.slot, event.counter, now)
+        this.#answers.handleFrame(host.index, event.code, event.body, event.slot, event.counter, now)
         break
       case 'key-offered':
         this.#events.push({ type: 'key-offered', name: host.setup.name, publicKey: event.publicKey })
@@ -139,81 +143,34 @@ export class AnchorMachine {
     return number === undefined ? {} : { v4: this.#parts.pool.v4(number), v6: this.#parts.pool.v6(number) }
   }
 
-  #handleFrame(host: Host, code: number, body: Uint8Array, slot: number, counter: number, now: number): void {
-    const signal = decode(code, body)
-    if (!signal.ok) return
-    const { value } = signal
-    switch (value.type) {
-      case FrameType.ASSOCIATION_REQUEST: {
-        const { v4, v6 } = this.#addresses(host)
-        this.#answer(
-          host,
-          {
-            type: FrameType.ASSOCIATION_RESPONSE,
-            transaction: value.transaction,
-            status: v4 === undefined ? Status.OVERLOAD : Status.OK,
-            v4: v4 ?? new Uint8Array(4),
-            v6: v6 ?? new Uint8Array(16),
-          },
-          slot,
-          now,
-        )
-        break
-      }
-      case FrameType.HANDOVER_REQUEST:
-        this.#handover(host, value, slot, counter, now)
-        break
-      case FrameType.SET_MODE_REQUEST: {
-        const count = this.#parts.forwarder.setStatic(host.index, value.static, value.flows)
-        this.#answer(
-          host,
-          { type: FrameType.SET_MODE_RESPONSE, transaction: value.transaction, status: Status.OK, count },
-          slot,
-          now,
-        )
-        break
-      }
-      default:
-        break
-    }
+  // ---- what hosts ask (signalling/api.ts)
+
+  associate(index: number): { v4: Uint8Array; v6: Uint8Array } | undefined {
+    const { v4, v6 } = this.#addresses(this.#hosts.get(index))
+    return v4 === undefined || v6 === undefined ? undefined : { v4, v6 }
   }
 
-  #handover(
-    host: Host,
-    request: Extract<Signal, { type: typeof FrameType.HANDOVER_REQUEST }>,
-    slot: number,
+  handOver(
+    index: number,
+    unTid: number,
+    flows: readonly FlowTuple[] | 'all',
     counter: number,
     now: number,
-  ): void {
+  ): number | undefined {
     const { tunnels, forwarder } = this.#parts
-    const row = tunnels.atUnTid(host.index, request.unTid)
-    let status: number = Status.OK
-    let count = 0
-    if (row === undefined || !tunnels.isUsable(row.localTid)) status = Status.UNKNOWN
-    else if (((request.transaction - host.lastTransaction) | 0) > 0) {
-      host.lastTransaction = request.transaction
-      count =
-        request.flows.length === 0
-          ? forwarder.bindAll(host.index, row.localTid, counter)
-          : forwarder.bind(host.index, row.localTid, request.flows, counter, now)
-    }
-    this.#answer(
-      host,
-      {
-        type: FrameType.HANDOVER_RESPONSE,
-        transaction: request.transaction,
-        status,
-        count: Math.min(count, 0xffff),
-      },
-      slot,
-      now,
-    )
+    const row = tunnels.atUnTid(index, unTid)
+    if (row === undefined || !tunnels.isUsable(row.localTid)) return undefined
+    return flows === 'all'
+      ? forwarder.bindAll(index, row.localTid, counter)
+      : forwarder.bind(index, row.localTid, flows, counter, now)
   }
 
-  #answer(host: Host, signal: Signal, slot: number, now: number): void {
-    const body = encodeFrames([{ type: 'mechanism', code: signal.type, body: encode(signal) }])
-    if (!this.#parts.tunnel.sendFrames(host.index, body, slot, now) && slot >= 0)
-      this.#parts.tunnel.sendFrames(host.index, body, -1, now)
+  setMode(index: number, isStatic: boolean, flows: readonly FlowTuple[]): number {
+    return this.#parts.forwarder.setStatic(index, isStatic, flows)
+  }
+
+  tally(index: number): Tally {
+    return this.#parts.tally(index)
   }
 
   *peerReports(): Generator<PeerReport> {

@@ -6,32 +6,28 @@
  * the same tunnel; `move` pins a copy of the policy to an access, so that the reasons stay the same for one flow and for
  * all. The first policy is the default, for flows not yet identified too.
  */
-import { type AccessPolicy, chooseAccess, type Health } from '../../access/policy.ts'
+import { type AccessPolicy, chooseAccess, type Health, worse } from '../../access/policy.ts'
 import { formatAddress } from '../../core/address.ts'
 import { TimerTable } from '../../core/timers.ts'
-import { encodeFrames } from '../../tunnel/control.ts'
-import type { PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
+import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
 import { type HostForwarder, REPORTED } from '../forwarders/host.ts'
 import type { AccessSetup, Event, Identified, PeerReport, PeerSetup, PolicySetup } from '../protocol.ts'
+import type { Signalling, SignallingEvents, Tally } from '../signalling/api.ts'
+import { FrameSignalling } from '../signalling/frames-host.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
 import type { Paft } from '../tables/paft.ts'
 import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
-import { decode, encode, FrameType, MOST_FLOWS, type Signal, Status, statusText } from '../wire.ts'
+import { MOST_FLOWS } from '../wire.ts'
+import { HandoverRecords } from './handovers.ts'
 
 /** Index of the first policy: those before it are the forwarder's. */
 export const FIRST_POLICY = REPORTED + 1
-const RETRY_MS = [500, 1000, 2000]
-const HANDOVER_TRIES = 6
-/** A refused host asks again after this long. */
-const REFUSED_RETRY_MS = 30_000
-/** How long after a handover its first packet is waited for. */
-const WATCH_MS = 10_000
 const MOST_POLICIES = 4096
 
 type Association =
   | { readonly name: 'none' }
-  | { readonly name: 'requested'; readonly transaction: number; readonly tries: number }
-  | { readonly name: 'refused'; readonly status: number }
+  | { readonly name: 'requested' }
+  | { readonly name: 'refused'; readonly reason: string }
   | { readonly name: 'associated'; readonly v4: Uint8Array | undefined; readonly v6: Uint8Array | undefined }
 
 interface Anchor {
@@ -39,8 +35,6 @@ interface Anchor {
   readonly setup: PeerSetup
   association: Association
   established: boolean
-  /** Handover request not yet answered. */
-  pending: { readonly signals: readonly Signal[]; readonly slot: number; tries: number } | undefined
 }
 
 interface HostPath {
@@ -67,12 +61,6 @@ interface Policy {
   reason: string
 }
 
-interface Watched {
-  readonly watch: object
-  readonly event: Omit<Extract<Event, { type: 'handover' }>, 'type' | 'gapMs' | 'lost'>
-  readonly until: number
-}
-
 export interface HostMachineParts {
   readonly tunnel: TunnelCommands
   readonly paft: Paft
@@ -80,9 +68,11 @@ export interface HostMachineParts {
   readonly forwarder: HostForwarder
   /** Milliseconds since the Unix epoch, for records. */
   readonly wall: () => number
+  /** Data exchanged with a peer so far. */
+  readonly tally: (peer: number) => Tally
 }
 
-export class HostMachine {
+export class HostMachine implements SignallingEvents {
   readonly #parts: HostMachineParts
   readonly #anchors = new Map<number, Anchor>()
   readonly #paths = new Map<number, HostPath>()
@@ -90,12 +80,21 @@ export class HostMachine {
   #policies: (Policy | undefined)[] = []
   readonly #pinned = new Map<string, number>()
   readonly #events: Event[] = []
-  readonly #timers = new TimerTable<string>()
-  #watched: Watched[] = []
-  #transaction = 0
+  readonly #timers = new TimerTable<'reconsider'>()
+  readonly #signalling: Signalling
+  readonly #records: HandoverRecords
+  /** Flows that packets must not move at their anchor, by id. */
+  readonly #static = new Set<string>()
 
   constructor(parts: HostMachineParts) {
     this.#parts = parts
+    this.#signalling = new FrameSignalling(parts.tunnel, this)
+    this.#records = new HandoverRecords({
+      forwarder: parts.forwarder,
+      signalling: this.#signalling,
+      tally: parts.tally,
+      emit: (event) => this.#events.push(event),
+    })
   }
 
   poll(): Event | undefined {
@@ -103,18 +102,16 @@ export class HostMachine {
   }
 
   nextTimeout(): number | undefined {
-    return this.#timers.next()
+    let next = this.#timers.next()
+    for (const other of [this.#signalling.nextTimeout(), this.#records.nextTimeout()])
+      if (other !== undefined && (next === undefined || other < next)) next = other
+    return next
   }
 
   handleTimeout(now: number): void {
-    for (let name = this.#timers.expire(now); name !== undefined; name = this.#timers.expire(now)) {
-      const [what, index] = name.split(':')
-      const anchor = this.#anchors.get(Number(index))
-      if (what === 'associate' && anchor !== undefined) this.#associate(anchor, now)
-      else if (what === 'handover' && anchor !== undefined) this.#sendHandover(anchor, now)
-      else if (what === 'reconsider') this.#reconsider(undefined, now)
-      else if (what === 'watch') this.#settleWatches(now)
-    }
+    this.#signalling.handleTimeout(now)
+    this.#records.handleTimeout(now)
+    if (this.#timers.expire(now) !== undefined) this.#reconsider(undefined, now)
   }
 
   // ---- commands
@@ -127,7 +124,6 @@ export class HostMachine {
       setup,
       association: known ? { name: 'associated', v4: setup.v4, v6: setup.v6 } : { name: 'none' },
       established: false,
-      pending: undefined,
     }
     this.#anchors.set(index, anchor)
     if (known) this.#parts.forwarder.associate(index, setup.v4, setup.v6)
@@ -144,18 +140,18 @@ export class HostMachine {
     this.#reconsider(`${name} is gone`, now)
   }
 
-  /** A path was opened at `slot`: access towards anchor. */
+  /** Opens a path over an access towards an anchor; returns its slot. */
   addPath(
-    slot: number,
     peer: number,
     access: string,
-    pathId: number,
+    config: PathConfig,
     localPort: number,
-    remote: { address: Uint8Array; port: number },
     now: number,
-  ): void {
+  ): number | undefined {
     const anchor = this.#anchors.get(peer)
-    if (anchor === undefined) return
+    if (anchor === undefined) return undefined
+    const { pathId, remote } = config
+    const slot = this.#signalling.setUpTunnel(peer, config, now)
     const { v4, v6 } =
       anchor.association.name === 'associated' ? anchor.association : { v4: undefined, v6: undefined }
     const row = this.#parts.tunnels.open({
@@ -179,6 +175,7 @@ export class HostMachine {
     })
     const view = this.#parts.tunnel.path(slot)
     if (view !== undefined) this.#pathChanged(view, now)
+    return slot
   }
 
   /** Paths of an access, to be closed. */
@@ -228,9 +225,16 @@ export class HostMachine {
 
   /**
    * Explicit handover by the user: pins these flows (or everything) to an access. Returns how many flows that is, or why
-   * it cannot be done.
+   * it cannot be done. `isStatic`: packets must not move them at the anchor from now on; moving them again without it
+   * ends that.
    */
-  move(what: string, ids: readonly string[] | 'all', access: string, now: number): number | string {
+  move(
+    what: string,
+    ids: readonly string[] | 'all',
+    access: string,
+    isStatic: boolean,
+    now: number,
+  ): number | string {
     const works = [...this.#paths.values()].some((path) => path.access === access && path.health !== 'down')
     if (!works) {
       const known = this.#accesses.get(access)
@@ -243,20 +247,27 @@ export class HostMachine {
     if (ids === 'all') {
       paft.settle()
       const count = paft.size
-      for (const policy of this.#policies) {
-        if (policy !== undefined) policy.rules = { ...policy.rules, pinned: access }
-      }
       for (let row = 0; row < paft.slots; row++) {
         if (!paft.occupied(row)) continue
         const policy = this.#policies[paft.policyAt(row)]
-        if (policy !== undefined && this.#policies.indexOf(policy) !== policy.base)
-          paft.setOwner(row, policy.base, paft.appAt(row))
+        if (policy !== undefined) paft.setOwner(row, policy.base, paft.appAt(row))
       }
+      this.#pinned.clear()
+      let end = FIRST_POLICY
+      while (this.#policies[end]?.base === end) end++
+      this.#policies.length = end // pinned copies stand behind
+      for (const policy of this.#policies)
+        if (policy !== undefined) policy.rules = { ...policy.rules, pinned: access }
+      this.#endStatic(now)
       this.#reconsider('moved by hand', now, 'all')
+      // Rows that had been pinned elsewhere follow, even where nothing was to be decided.
+      for (const [index, policy] of this.#policies.entries())
+        if (policy !== undefined) this.#rebind(index, policy.tid, now)
       return count
     }
     let count = 0
     const moved = new Map<Anchor, FlowTuple[]>()
+    const fixed = new Map<Anchor, FlowTuple[]>()
     let from = ''
     let target: Policy | undefined
     for (const id of ids) {
@@ -271,18 +282,22 @@ export class HostMachine {
       count++
       if (count === 1) this.#watch(what, row, paft.tidAt(row), policy, 'moved by hand', now)
       paft.setOwner(row, index, paft.appAt(row))
+      if (isStatic ? !this.#static.has(id) : this.#static.delete(id))
+        this.#collect(fixed, policy.tid, paft.tupleAt(row))
+      if (isStatic) this.#static.add(id)
       if (paft.tidAt(row) === policy.tid) continue
       paft.setTid(row, policy.tid)
       this.#collect(moved, policy.tid, paft.tupleAt(row))
     }
     for (const [anchor, tuples] of moved) this.#announce(anchor, tuples, now)
+    for (const [anchor, tuples] of fixed) this.#setMode(anchor, isStatic, tuples, now)
     if (target !== undefined)
       this.#events.push({
         type: 'decision',
         what,
         chosen: access,
         reason: 'moved by hand',
-        evidence: { from, flows: count, policy: target.setup.name },
+        evidence: { from, flows: count, policy: target.setup.name, static: isStatic },
       })
     return count
   }
@@ -297,6 +312,8 @@ export class HostMachine {
         anchor.established = event.up
         break
       case 'hello':
+        // Counts of an anchor that restarted begin anew.
+        if (event.restarted || anchor.association.name === 'none') this.#records.begin(anchor.index)
         if (event.restarted || anchor.association.name !== 'associated' || anchor.setup.kind === 'godwit')
           this.#associate(anchor, now)
         break
@@ -321,7 +338,7 @@ export class HostMachine {
         break
       }
       case 'frame':
-        this.#handleFrame(anchor, event.code, event.body, now)
+        this.#signalling.handleFrame(anchor.index, event.code, event.body, now)
         break
       default:
         break
@@ -346,58 +363,38 @@ export class HostMachine {
 
   #associate(anchor: Anchor, now: number): void {
     if (anchor.setup.kind === 'wireguard') return
-    const before = anchor.association
-    const tries = before.name === 'requested' ? before.tries + 1 : 0
-    const transaction = before.name === 'requested' ? before.transaction : ++this.#transaction
-    if (before.name !== 'associated') anchor.association = { name: 'requested', transaction, tries }
-    this.#send(anchor, { type: FrameType.ASSOCIATION_REQUEST, transaction }, -1, now)
-    if (anchor.association.name !== 'associated')
-      this.#timers.set(`associate:${anchor.index}`, now + RETRY_MS[Math.min(tries, 2)]!)
+    if (anchor.association.name !== 'associated') anchor.association = { name: 'requested' }
+    this.#signalling.associate(anchor.index, now)
   }
 
-  #handleFrame(anchor: Anchor, code: number, body: Uint8Array, now: number): void {
-    const signal = decode(code, body)
-    if (!signal.ok) return
-    switch (signal.value.type) {
-      case FrameType.ASSOCIATION_RESPONSE:
-        this.#associated(anchor, signal.value, now)
-        break
-      case FrameType.HANDOVER_RESPONSE: {
-        const { transaction } = signal.value
-        const pending = anchor.pending
-        if (pending === undefined) break
-        const left = pending.signals.filter(
-          (each) => !('transaction' in each) || each.transaction !== transaction,
-        )
-        anchor.pending = left.length === 0 ? undefined : { ...pending, signals: left }
-        if (left.length === 0) this.#timers.clear(`handover:${anchor.index}`)
-        break
-      }
-      default:
-        break
-    }
+  refused(index: number, reason: string): void {
+    const anchor = this.#anchors.get(index)
+    if (anchor === undefined) return
+    anchor.association = { name: 'refused', reason }
+    this.#log('warn', `${anchor.setup.name} refuses this host: ${reason}`)
   }
 
-  #associated(anchor: Anchor, answer: Signal, now: number): void {
-    if (answer.type !== FrameType.ASSOCIATION_RESPONSE) return
-    this.#timers.clear(`associate:${anchor.index}`)
-    const { name } = anchor.setup
-    if (answer.status !== Status.OK) {
-      anchor.association = { name: 'refused', status: answer.status }
-      this.#timers.set(`associate:${anchor.index}`, now + REFUSED_RETRY_MS)
-      this.#log('warn', `${name} refuses this host: ${statusText(answer.status)}`)
-      return
-    }
-    const v4 = answer.v4.some((byte) => byte !== 0) ? answer.v4 : undefined
-    const v6 = answer.v6.some((byte) => byte !== 0) ? answer.v6 : undefined
+  associated(index: number, v4: Uint8Array | undefined, v6: Uint8Array | undefined): void {
+    const anchor = this.#anchors.get(index)
+    if (anchor === undefined) return
     const first = anchor.association.name !== 'associated'
     anchor.association = { name: 'associated', v4, v6 }
-    this.#parts.forwarder.associate(anchor.index, v4, v6)
+    this.#parts.forwarder.associate(index, v4, v6)
     for (const path of this.#paths.values()) {
       if (path.anchor === anchor)
         this.#parts.tunnels.update(path.tid, { vipNat: { ...(v4 && { v4 }), ...(v6 && { v6 }) } })
     }
-    if (first) this.#log('info', `associated with ${name}: ${v4 ? formatAddress(v4) : 'no IPv4'}`)
+    if (first)
+      this.#log('info', `associated with ${anchor.setup.name}: ${v4 ? formatAddress(v4) : 'no IPv4'}`)
+  }
+
+  tallied(index: number, sent: number, far: Tally, now: number): void {
+    this.#records.tallied(index, sent, far, now)
+  }
+
+  /** Whether data flows; without, nothing is asked of anybody. */
+  setTraffic(flows: boolean, now: number): void {
+    this.#records.setTraffic(flows, now)
   }
 
   // ---- policies
@@ -424,7 +421,7 @@ export class HostMachine {
 
   /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
   #reconsider(cause: string | undefined, now: number, what?: string): void {
-    this.#timers.clear('reconsider:')
+    this.#timers.clear('reconsider')
     const flows = this.#flowsOfPolicies()
     for (const [index, policy] of this.#policies.entries()) {
       if (policy !== undefined) this.#decide(policy, index, flows[index]!, cause, now, what)
@@ -468,7 +465,7 @@ export class HostMachine {
     // Holding on to what is in use protects flows; without any, the best is taken at once.
     const current = flows > 0 ? policy.access : undefined
     const choice = chooseAccess(candidates, current, policy.rules, now)
-    if (choice.reconsiderAt !== undefined) this.#timers.setEarlier('reconsider:', choice.reconsiderAt)
+    if (choice.reconsiderAt !== undefined) this.#timers.setEarlier('reconsider', choice.reconsiderAt)
     const path =
       choice.access === undefined
         ? undefined
@@ -562,33 +559,30 @@ export class HostMachine {
         })(),
     )
     if (path === undefined) return
-    const signals: Signal[] = []
-    const list = flows === 'all' ? [] : flows.map((flow) => this.#asAnchorSees(flow, anchor))
-    let at = 0
-    do {
-      signals.push({
-        type: FrameType.HANDOVER_REQUEST,
-        transaction: ++this.#transaction,
-        unTid: path.pathId,
-        flows: list.slice(at, at + MOST_FLOWS),
-      })
-      at += MOST_FLOWS
-    } while (at < list.length)
-    anchor.pending = { signals, slot: path.slot, tries: 0 }
-    this.#sendHandover(anchor, now)
+    const seen = flows === 'all' ? flows : flows.map((flow) => this.#asAnchorSees(flow, anchor))
+    this.#signalling.handOver(anchor.index, { slot: path.slot, unTid: path.pathId }, seen, now)
+  }
+
+  /** Everything is moved: no flow is held any more. */
+  #endStatic(now: number): void {
+    const { paft } = this.#parts
+    const freed = new Map<Anchor, FlowTuple[]>()
+    for (const id of this.#static) {
+      const row = paft.findId(id)
+      if (row >= 0) this.#collect(freed, paft.tidAt(row), paft.tupleAt(row))
+    }
+    this.#static.clear()
+    for (const [anchor, tuples] of freed) this.#setMode(anchor, false, tuples, now)
+  }
+
+  #setMode(anchor: Anchor, isStatic: boolean, flows: readonly FlowTuple[], now: number): void {
+    if (anchor.setup.kind === 'wireguard' || anchor.association.name !== 'associated') return
+    const seen = flows.map((flow) => this.#asAnchorSees(flow, anchor))
+    this.#signalling.setMode(anchor.index, isStatic, seen, now)
   }
 
   #rowOf(flow: FlowTuple): number {
     return this.#parts.forwarder.rowOf(flow)
-  }
-
-  #sendHandover(anchor: Anchor, now: number): void {
-    const { pending } = anchor
-    if (pending === undefined) return
-    for (const signal of pending.signals) this.#send(anchor, signal, pending.slot, now)
-    pending.tries++
-    if (pending.tries >= HANDOVER_TRIES) anchor.pending = undefined
-    else this.#timers.set(`handover:${anchor.index}`, now + RETRY_MS[Math.min(pending.tries - 1, 2)]!)
   }
 
   /** With the VIpA as local address (D6). */
@@ -596,12 +590,6 @@ export class HostMachine {
     if (anchor.association.name !== 'associated') return flow
     const local = flow.local.length === 4 ? anchor.association.v4 : anchor.association.v6
     return local === undefined ? flow : { ...flow, local }
-  }
-
-  #send(anchor: Anchor, signal: Signal, slot: number, now: number): void {
-    const body = encodeFrames([{ type: 'mechanism', code: signal.type, body: encode(signal) }])
-    if (!this.#parts.tunnel.sendFrames(anchor.index, body, slot, now) && slot >= 0)
-      this.#parts.tunnel.sendFrames(anchor.index, body, -1, now)
   }
 
   // ---- records
@@ -616,25 +604,8 @@ export class HostMachine {
       to: to?.access ?? 'none',
       cause,
     }
-    if (to === undefined) {
-      this.#events.push({ type: 'handover', ...event, gapMs: null, lost: null })
-      return
-    }
-    const watch = this.#parts.forwarder.watch(row, to.anchor.index, from?.slot ?? -1, to.slot)
-    this.#watched.push({ watch, event, until: now + WATCH_MS })
-    this.#timers.setEarlier('watch:', now + 1000)
-  }
-
-  /** Handovers whose first packet has come, or is not waited for any longer. */
-  #settleWatches(now: number): void {
-    this.#watched = this.#watched.filter(({ watch, event, until }) => {
-      const gap = this.#parts.forwarder.gap(watch)
-      if (gap === undefined && now < until) return true
-      this.#parts.forwarder.unwatch(watch)
-      this.#events.push({ type: 'handover', ...event, gapMs: gap ?? null, lost: null })
-      return false
-    })
-    if (this.#watched.length > 0) this.#timers.set('watch:', now + 1000)
+    if (to === undefined) this.#records.waiting(event)
+    else this.#records.watch(event, row, to.anchor.index, from?.slot ?? -1, to.slot, now)
   }
 
   #log(level: 'warn' | 'info', message: string): void {
@@ -649,7 +620,7 @@ export class HostMachine {
       established,
       ...(association.name === 'associated' && association.v4 && { v4: association.v4 }),
       ...(association.name === 'associated' && association.v6 && { v6: association.v6 }),
-      ...(association.name === 'refused' && { refused: statusText(association.status) }),
+      ...(association.name === 'refused' && { refused: association.reason }),
     }))
   }
 
@@ -689,12 +660,6 @@ function healthOf(state: PathView['state']['name'], kind: PeerSetup['kind']): He
     default:
       return 'down'
   }
-}
-
-const RANK: Record<Health, number> = { up: 0, degrading: 1, suspect: 2, draining: 3, down: 4 }
-
-function worse(a: Health, b: Health): Health {
-  return RANK[a] >= RANK[b] ? a : b
 }
 
 function describe(path: HostPath, view: PathView): string {

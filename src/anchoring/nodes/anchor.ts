@@ -68,6 +68,7 @@ export class AnchorNode implements NodeParts {
       tunnels: this.#tunnels,
       forwarder: this.#forwarder,
       pool,
+      tally: this.#node.tally,
     })
     const socket = openUdp(this.#node.arena, { family: 6, port: setup.listenPort, multihomed: true })
     this.#node.engine.addSocket(socket)

@@ -89,6 +89,7 @@ export class HostNode implements NodeParts {
       tunnels,
       forwarder: this.#forwarder,
       wall: () => this.#node.clock.wall(),
+      tally: this.#node.tally,
     })
   }
 
@@ -126,7 +127,7 @@ export class HostNode implements NodeParts {
         this.#host.identify(command.flows, now)
         break
       case 'move': {
-        const moved = this.#host.move(command.what, command.flows, command.access, now)
+        const moved = this.#host.move(command.what, command.flows, command.access, command.static, now)
         this.#tell(
           typeof moved === 'number'
             ? { type: 'moved', request: command.request, flows: moved }
@@ -168,8 +169,13 @@ export class HostNode implements NodeParts {
   }
 
   noteData(now: number): void {
-    if (this.#flowsUntil === NEVER) this.#tell({ type: 'traffic', flows: true })
+    if (this.#flowsUntil === NEVER) this.#setTraffic(true, now)
     this.#flowsUntil = now + FLOWS_MS
+  }
+
+  #setTraffic(flows: boolean, now: number): void {
+    this.#tell({ type: 'traffic', flows })
+    this.#host.setTraffic(flows, now)
   }
 
   nextTimeout(): number | undefined {
@@ -180,7 +186,7 @@ export class HostNode implements NodeParts {
     this.#host.handleTimeout(now)
     if (now >= this.#flowsUntil) {
       this.#flowsUntil = NEVER
-      this.#tell({ type: 'traffic', flows: false })
+      this.#setTraffic(false, now)
     }
     if (now < this.#sweepAt) return
     this.#sweepAt = now + SWEEP_MS
@@ -292,12 +298,8 @@ export class HostNode implements NodeParts {
     const open = (machine.peer(peer.index)?.paths ?? []).filter((path) => path.socket === access.index)
     if (open.some(({ state }) => state.name !== 'closing')) return
     const pathId = this.#freePathId(peer.index)
-    const slot = machine.addPath(
-      peer.index,
-      { pathId, socket: access.index, remote, mtu: access.setup.mtu },
-      now,
-    )
-    this.#host.addPath(slot, peer.index, access.setup.name, pathId, access.port, remote, now)
+    const config = { pathId, socket: access.index, remote, mtu: access.setup.mtu }
+    this.#host.addPath(peer.index, access.setup.name, config, access.port, now)
     // Godwit anchors are greeted by the announcement of the path.
     if (peer.setup.kind === 'wireguard') machine.connect(peer.index, now)
   }

@@ -13,6 +13,7 @@ import type { TunnelEvent } from '../../tunnel/machine/api.ts'
 import { TunnelMachine } from '../../tunnel/machine/index.ts'
 import type { Forwarder, Machine } from '../../tunnel/seam.ts'
 import type { Command, Event } from '../protocol.ts'
+import type { Tally } from '../signalling/api.ts'
 
 /** How often counters and path qualities are told to the main thread. */
 const REPORT_MS = 1000
@@ -99,6 +100,12 @@ export class EngineNode {
       this.#reportAt = now + REPORT_MS
       this.#parts.report(now)
     }
+  }
+
+  /** Data exchanged with a peer so far. */
+  readonly tally = (peer: number): Tally => {
+    const { sentData, receivedData } = this.engine.datapath.peers
+    return { sent: sentData[peer] ?? 0, received: receivedData[peer] ?? 0 }
   }
 
   /** Reports at the end of this turn, whenever the last one was. */

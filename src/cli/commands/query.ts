@@ -154,8 +154,13 @@ function handoverLine(record: HandoverRecord): string {
   return `${showTime(record.at)}  ${record.what}: ${record.from} -> ${record.to} (${record.cause})${gap}${lost}`
 }
 
-export async function move(what: string, access: string, options: CommonOptions): Promise<void> {
-  const moved = await client(options).post<Move>('/v1/move', { what, access })
+export async function move(
+  what: string,
+  access: string,
+  options: CommonOptions & { readonly static?: boolean },
+): Promise<void> {
+  const body = { what, access, ...(options.static === true && { static: true }) }
+  const moved = await client(options).post<Move>('/v1/move', body)
   if (options.json) printJson({ what, access, ...moved })
   else printLines([`${count(moved.flows, 'flow')} moved to ${access}${moved.note ? `; ${moved.note}` : ''}`])
 }

@@ -332,6 +332,7 @@ export class Inbound {
       return
     }
     this.#peers.mark(peer, RECEIVED_DATA)
+    this.#peers.receivedData[peer] = this.#peers.receivedData[peer]! + 1
     if (!this.#forwarder.inbound(this.#u8, view, packet, length, partial, peer, slot, order, now)) {
       this.counts.refused++
       return

@@ -192,7 +192,9 @@ export class Sender {
     this.#count = 0
     if (this.#keep) {
       this.#ring.keep(slot, this.#at, bytes, this.#segment, this.#now)
-      this.#peers.mark(this.#paths.peer[slot]!, SENT_DATA)
+      const peer = this.#paths.peer[slot]!
+      this.#peers.mark(peer, SENT_DATA)
+      this.#peers.sentData[peer] = this.#peers.sentData[peer]! + count
     }
     const segment = count > 1 ? this.#segment : 0
     this.transmit(slot, this.#at, bytes, segment, count, this.#keep)

@@ -107,6 +107,23 @@ describe('a mobile host and its anchor', () => {
     await godwit('mh', 'move', 'all', 'acc1')
   })
 
+  test('UP-28, UP-31: a flow moved with --static stays where it was put; records tell what was lost', async () => {
+    const before = new Set((await status()).flows.map(({ id }) => id))
+    const done = download()
+    const curl = async () => (await status()).flows.find(({ app, id }) => app === 'curl' && !before.has(id))
+    await until('curl has a flow', async () => (await curl()) !== undefined)
+    // Losses are known from the second comparison of both ends on.
+    await delay(1500)
+    const { id } = (await curl())!
+    await godwit('mh', 'move', id, 'acc2', '--static')
+    assert.equal((await curl())?.access, 'acc2')
+    assert.equal(await done, whole)
+    const record = async () => (await status()).handovers.find(({ what, to }) => what === id && to === 'acc2')
+    await until('the handover is on record', async () => (await record()) !== undefined)
+    assert.equal((await record())?.lost_packets, 0)
+    await godwit('mh', 'move', 'all', 'acc1')
+  })
+
   test('a lost link moves its flows; each handover is on record with its cause', async () => {
     const done = download()
     await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))

@@ -58,6 +58,13 @@ const tuples = fc.array(
   { maxLength: 30 },
 )
 const signals: fc.Arbitrary<Signal> = fc.oneof(
+  fc.record({ type: fc.constant(FrameType.TALLY_REQUEST), transaction }),
+  fc.record({
+    type: fc.constant(FrameType.TALLY_RESPONSE),
+    transaction,
+    sent: fc.nat(0xffffffff),
+    received: fc.nat(0xffffffff),
+  }),
   fc.record({ type: fc.constant(FrameType.ASSOCIATION_REQUEST), transaction }),
   fc.record({
     type: fc.constant(FrameType.ASSOCIATION_RESPONSE),

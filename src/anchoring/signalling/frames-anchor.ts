@@ -1,0 +1,77 @@
+/** Signalling of an anchor as mechanism frames: reads what hosts ask, has it carried out, answers. */
+import { encodeFrames } from '../../tunnel/control.ts'
+import type { TunnelCommands } from '../../tunnel/machine/api.ts'
+import { decode, encode, FrameType, type Signal, Status } from '../wire.ts'
+import type { AnchorRequests } from './api.ts'
+
+export class FrameAnswers {
+  readonly #tunnel: TunnelCommands
+  readonly #requests: AnchorRequests
+  /** Of each host: the newest handover request carried out; repeated and late ones change nothing. */
+  readonly #newest = new Map<number, number>()
+
+  constructor(tunnel: TunnelCommands, requests: AnchorRequests) {
+    this.#tunnel = tunnel
+    this.#requests = requests
+  }
+
+  /** The host is gone, or begins to count anew. */
+  forget(host: number): void {
+    this.#newest.delete(host)
+  }
+
+  /** A mechanism frame of `host` came on `slot` in the datagram with this counter; answered on the same path. */
+  handleFrame(
+    host: number,
+    code: number,
+    body: Uint8Array,
+    slot: number,
+    counter: number,
+    now: number,
+  ): void {
+    const signal = decode(code, body)
+    const answer = signal.ok ? this.#answerTo(host, signal.value, counter, now) : undefined
+    if (answer === undefined) return
+    const frames = encodeFrames([{ type: 'mechanism', code: answer.type, body: encode(answer) }])
+    if (!this.#tunnel.sendFrames(host, frames, slot, now) && slot >= 0)
+      this.#tunnel.sendFrames(host, frames, -1, now)
+  }
+
+  #answerTo(host: number, signal: Signal, counter: number, now: number): Signal | undefined {
+    const { transaction } = signal
+    switch (signal.type) {
+      case FrameType.ASSOCIATION_REQUEST: {
+        const given = this.#requests.associate(host)
+        return {
+          type: FrameType.ASSOCIATION_RESPONSE,
+          transaction,
+          status: given === undefined ? Status.OVERLOAD : Status.OK,
+          v4: given?.v4 ?? new Uint8Array(4),
+          v6: given?.v6 ?? new Uint8Array(16),
+        }
+      }
+      case FrameType.HANDOVER_REQUEST: {
+        const { unTid, flows } = signal
+        let count: number | undefined = 0
+        if (((transaction - (this.#newest.get(host) ?? 0)) | 0) > 0) {
+          count = this.#requests.handOver(host, unTid, flows.length === 0 ? 'all' : flows, counter, now)
+          if (count !== undefined) this.#newest.set(host, transaction)
+        }
+        return {
+          type: FrameType.HANDOVER_RESPONSE,
+          transaction,
+          status: count === undefined ? Status.UNKNOWN : Status.OK,
+          count: Math.min(count ?? 0, 0xffff),
+        }
+      }
+      case FrameType.SET_MODE_REQUEST: {
+        const count = this.#requests.setMode(host, signal.static, signal.flows)
+        return { type: FrameType.SET_MODE_RESPONSE, transaction, status: Status.OK, count }
+      }
+      case FrameType.TALLY_REQUEST:
+        return { type: FrameType.TALLY_RESPONSE, transaction, ...this.#requests.tally(host) }
+      default:
+        return undefined
+    }
+  }
+}

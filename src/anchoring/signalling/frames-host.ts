@@ -1,0 +1,170 @@
+/** Signalling of a mobile host as mechanism frames of the tunnel: sent inside it, so authenticated and encrypted. */
+import { TimerTable } from '../../core/timers.ts'
+import { encodeFrames } from '../../tunnel/control.ts'
+import type { PathConfig, TunnelCommands } from '../../tunnel/machine/api.ts'
+import type { FlowTuple } from '../tables/flow-key.ts'
+import { decode, encode, FrameType, MOST_FLOWS, type Signal, Status, statusText } from '../wire.ts'
+import type { Signalling, SignallingEvents } from './api.ts'
+
+const RETRY_MS = [500, 1000, 2000]
+const MOST_TRIES = 6
+/** A refused host asks again after this long. */
+const REFUSED_RETRY_MS = 30_000
+
+/** Requests that go together, until all are answered. */
+interface Pending {
+  signals: readonly Signal[]
+  readonly slot: number
+  tries: number
+}
+
+/** Requests of one anchor by what they are about; a new one takes the place of the one before. */
+type Topic = 'associate' | 'handover' | 'mode'
+
+export class FrameSignalling implements Signalling {
+  readonly #tunnel: TunnelCommands
+  readonly #events: SignallingEvents
+  readonly #pending = new Map<string, Pending>()
+  readonly #timers = new TimerTable<string>()
+  /** Of each anchor: the tally asked for last. */
+  readonly #tallies = new Map<number, { readonly transaction: number; readonly sent: number }>()
+  #transaction = 0
+
+  constructor(tunnel: TunnelCommands, events: SignallingEvents) {
+    this.#tunnel = tunnel
+    this.#events = events
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#timers.next()
+  }
+
+  handleTimeout(now: number): void {
+    for (let key = this.#timers.expire(now); key !== undefined; key = this.#timers.expire(now)) {
+      const [topic, anchor] = key.split(':')
+      if (this.#pending.has(key)) this.#transmit(topic as Topic, Number(anchor), now)
+      else if (topic === 'associate') this.associate(Number(anchor), now)
+    }
+  }
+
+  associate(anchor: number, now: number): void {
+    const transaction = ++this.#transaction
+    this.#ask('associate', anchor, [{ type: FrameType.ASSOCIATION_REQUEST, transaction }], -1, now)
+  }
+
+  /** PATH_ANNOUNCE is the set-up request, PATH_ACCEPT the response that tells "your address, your port". */
+  setUpTunnel(anchor: number, tunnel: PathConfig, now: number): number {
+    return this.#tunnel.addPath(anchor, tunnel, now)
+  }
+
+  handOver(
+    anchor: number,
+    tunnel: { readonly slot: number; readonly unTid: number },
+    flows: readonly FlowTuple[] | 'all',
+    now: number,
+  ): void {
+    const signals = inParts(flows === 'all' ? [] : flows).map((part) => ({
+      type: FrameType.HANDOVER_REQUEST,
+      transaction: ++this.#transaction,
+      unTid: tunnel.unTid,
+      flows: part,
+    }))
+    this.#ask('handover', anchor, signals, tunnel.slot, now)
+  }
+
+  setMode(anchor: number, isStatic: boolean, flows: readonly FlowTuple[], now: number): void {
+    const signals = inParts(flows).map((part) => ({
+      type: FrameType.SET_MODE_REQUEST,
+      transaction: ++this.#transaction,
+      static: isStatic,
+      flows: part,
+    }))
+    this.#ask('mode', anchor, signals, -1, now)
+  }
+
+  tally(anchor: number, slot: number, sent: number, now: number): void {
+    const transaction = ++this.#transaction
+    this.#tallies.set(anchor, { transaction, sent })
+    this.#send(anchor, { type: FrameType.TALLY_REQUEST, transaction }, slot, now)
+  }
+
+  handleFrame(anchor: number, code: number, body: Uint8Array, now: number): void {
+    const signal = decode(code, body)
+    if (!signal.ok) return
+    const { value } = signal
+    switch (value.type) {
+      case FrameType.ASSOCIATION_RESPONSE: {
+        this.#answered('associate', anchor, value.transaction)
+        if (value.status === Status.OK)
+          this.#events.associated(anchor, addressOf(value.v4), addressOf(value.v6), now)
+        else {
+          this.#timers.set(`associate:${anchor}`, now + REFUSED_RETRY_MS)
+          this.#events.refused(anchor, statusText(value.status), now)
+        }
+        break
+      }
+      case FrameType.HANDOVER_RESPONSE:
+        this.#answered('handover', anchor, value.transaction)
+        break
+      case FrameType.SET_MODE_RESPONSE:
+        this.#answered('mode', anchor, value.transaction)
+        break
+      case FrameType.TALLY_RESPONSE: {
+        const asked = this.#tallies.get(anchor)
+        if (asked?.transaction !== value.transaction) break
+        this.#tallies.delete(anchor)
+        this.#events.tallied(anchor, asked.sent, { sent: value.sent, received: value.received }, now)
+        break
+      }
+      default:
+        break
+    }
+  }
+
+  #ask(topic: Topic, anchor: number, signals: readonly Signal[], slot: number, now: number): void {
+    this.#pending.set(`${topic}:${anchor}`, { signals, slot, tries: 0 })
+    this.#transmit(topic, anchor, now)
+  }
+
+  #transmit(topic: Topic, anchor: number, now: number): void {
+    const key = `${topic}:${anchor}`
+    const pending = this.#pending.get(key)
+    if (pending === undefined) return
+    for (const signal of pending.signals) this.#send(anchor, signal, pending.slot, now)
+    pending.tries++
+    // Without VIpA nothing works: that is asked for as long as there is an anchor.
+    if (pending.tries >= MOST_TRIES && topic !== 'associate') this.#pending.delete(key)
+    else this.#timers.set(key, now + RETRY_MS[Math.min(pending.tries - 1, RETRY_MS.length - 1)]!)
+  }
+
+  #answered(topic: Topic, anchor: number, transaction: number): void {
+    const key = `${topic}:${anchor}`
+    const pending = this.#pending.get(key)
+    if (pending === undefined) return
+    pending.signals = pending.signals.filter(
+      (signal) => !('transaction' in signal) || signal.transaction !== transaction,
+    )
+    if (pending.signals.length > 0) return
+    this.#pending.delete(key)
+    this.#timers.clear(key)
+  }
+
+  /** On the tunnel named, or on any that works. */
+  #send(anchor: number, signal: Signal, slot: number, now: number): void {
+    const body = encodeFrames([{ type: 'mechanism', code: signal.type, body: encode(signal) }])
+    if (!this.#tunnel.sendFrames(anchor, body, slot, now) && slot >= 0)
+      this.#tunnel.sendFrames(anchor, body, -1, now)
+  }
+}
+
+/** At least one part; an empty one stands for everything. */
+function inParts(flows: readonly FlowTuple[]): (readonly FlowTuple[])[] {
+  const parts: (readonly FlowTuple[])[] = [flows.slice(0, MOST_FLOWS)]
+  for (let at = MOST_FLOWS; at < flows.length; at += MOST_FLOWS) parts.push(flows.slice(at, at + MOST_FLOWS))
+  return parts
+}
+
+/** Zeros: none of that family. */
+function addressOf(bytes: Uint8Array): Uint8Array | undefined {
+  return bytes.some((byte) => byte !== 0) ? bytes : undefined
+}
