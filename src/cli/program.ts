@@ -190,6 +190,32 @@ function defineQueries(program: Command): void {
 }
 
 function defineDime(program: Command): void {
+  const router = group(program, 'router', 'the gateway of a site: many links, one road')
+  define(router, {
+    use: 'up',
+    summary: 'run this gateway; prints `ready` once traffic can flow',
+    examples: ['sudo godwit router up'],
+    without: ['json'],
+    run: async (options) => (await import('./commands/router.ts')).up(options),
+  })
+  define(router, {
+    use: 'down',
+    summary: 'remove what a killed router left in the kernel',
+    examples: ['sudo godwit router down'],
+    run: async (options) => (await import('./commands/router.ts')).down(options),
+  })
+  define(router, {
+    use: 'classes',
+    summary: 'traffic classes, their schedulers and the paths they take',
+    examples: ['godwit router classes', 'godwit router classes --json'],
+    run: async (options) => (await import('./commands/router.ts')).classes(options),
+  })
+  define(router, {
+    use: 'scheduler <class> <name>',
+    summary: 'give a class another scheduler, while traffic flows',
+    examples: ['godwit router scheduler rest duplicate'],
+    run: async (name, mode, options) => (await import('./commands/router.ts')).scheduler(name, mode, options),
+  })
   const dime = group(
     program,
     'dime',

@@ -48,7 +48,7 @@ export interface Why {
 }
 
 export interface DaemonInit {
-  readonly role: 'host' | 'anchor' | 'dime'
+  readonly role: 'host' | 'anchor' | 'dime' | 'router'
   readonly version: string
   readonly state: State
   readonly mechanisms: readonly Mechanism[]

@@ -7,6 +7,7 @@ import { parsePrefix } from '../core/address.ts'
 import type { Decoded } from '../core/result.ts'
 import { parseSelector, SELECTOR_FORMS } from '../core/selector.ts'
 import { decodeKey } from '../crypto/keys.ts'
+import { MODES, type Mode } from '../tunnel/schedulers.ts'
 
 /** A string that one of godwit's own parsers accepts; its reason is the message. */
 function text(parse: (text: string) => Decoded<unknown>, description: string) {
@@ -245,6 +246,83 @@ const dime = z
   })
   .describe('Address translation (DIME) with hosts that run godwit too.')
 
+const schedulerName = z.enum(MODES as readonly [Mode, ...Mode[]])
+
+const router = z
+  .strictObject({
+    listen_port: publicPort
+      .optional()
+      .describe('UDP port that mobile routers reach this gateway at. Absent on a mobile router.'),
+    accesses: z
+      .array(accessPattern)
+      .default([])
+      .describe('Interfaces that a mobile router may use, the most preferred first; patterns with `*`.'),
+    scheduler: schedulerName
+      .default('failover')
+      .describe('How packets take the paths, where no class says otherwise.'),
+    roaming: z
+      .enum(['eager', 'clinging'])
+      .default('clinging')
+      .describe(
+        '`eager`: radios move to a stronger access point early. `clinging`: only when theirs is weak.',
+      ),
+    networks: z
+      .array(z.string().min(1))
+      .default([])
+      .describe('Networks (SSIDs) that radios may use. Default: all that their supplicant knows.'),
+    site: z
+      .array(
+        z.strictObject({
+          name: name('What status calls the site.'),
+          public_key: key('Public key of its gateway, base64.'),
+          preshared_key: key('A secret shared with it, base64.').optional(),
+          endpoint: text(parseHostPort, 'Where its gateway is reached. Absent: it comes to us.').optional(),
+          subnets: z
+            .array(prefix('A subnet.'))
+            .min(1)
+            .describe('Subnets behind it: routed to it, and the only sources taken from it.'),
+          keepalive_s: z.int().min(0).max(65535).default(25).describe('Seconds between keepalives; 0: none.'),
+        }),
+      )
+      .min(1)
+      .describe('Sites on the other end.'),
+    class: z
+      .array(
+        z.strictObject({
+          name: name('What status and `router scheduler` call it.'),
+          match: z.array(selector).min(1).describe('port:, to: and proto: selectors; any of these.'),
+          scheduler: schedulerName.describe('How its packets take the paths.'),
+          copy_share: z
+            .number()
+            .min(0)
+            .max(1)
+            .default(0.05)
+            .describe('`budget`: the share of the bytes sent that may be copied.'),
+          unordered: z
+            .boolean()
+            .default(false)
+            .describe('Spread packets are delivered as they come: for what cannot wait.'),
+        }),
+      )
+      .default([])
+      .describe('Traffic classes. The first that matches decides.'),
+    radio: z
+      .array(
+        z.strictObject({
+          interface: z.string().min(1).max(15).describe('The access that it drives.'),
+          driver: z.enum(['wpa_supplicant']).default('wpa_supplicant').describe('How it is driven.'),
+          folder: z
+            .string()
+            .min(1)
+            .default('/run/wpa_supplicant')
+            .describe('Control sockets of wpa_supplicant.'),
+        }),
+      )
+      .default([])
+      .describe('Radios that the connection controller moves between access points.'),
+  })
+  .describe('Makes this machine the gateway of a site.')
+
 export const configSchema = z
   .strictObject({
     log: log.prefault({}),
@@ -255,6 +333,7 @@ export const configSchema = z
     access: z.record(accessPattern, access).default({}),
     policy: z.array(policy).default([]),
     anchor: anchor.optional(),
+    router: router.optional(),
     dime: dime.prefault({}),
   })
   .superRefine((value, context) => {

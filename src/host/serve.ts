@@ -14,11 +14,12 @@ import { composeDime, dimeKeyFile } from './dime.ts'
 import { mayChangeNetwork } from './doctor.ts'
 import { Log } from './log.ts'
 import { HostRecorder } from './recorder.ts'
-import { loadAnchorConfig, loadDimeConfig, loadHostConfig } from './setup.ts'
+import { composeRouter } from './router.ts'
+import { loadAnchorConfig, loadDimeConfig, loadHostConfig, loadRouterConfig } from './setup.ts'
 import type { State } from './state.ts'
 import { version } from './version.ts'
 
-export type Role = 'host' | 'anchor' | 'dime'
+export type Role = 'host' | 'anchor' | 'dime' | 'router'
 
 /** Runs until it is told to stop; resolves when everything it made is gone again. */
 export async function serve(role: Role, state: State): Promise<void> {
@@ -27,7 +28,9 @@ export async function serve(role: Role, state: State): Promise<void> {
       ? loadAnchorConfig(state)
       : role === 'dime'
         ? loadDimeConfig(state)
-        : loadHostConfig(state)
+        : role === 'router'
+          ? loadRouterConfig(state)
+          : loadHostConfig(state)
   needNetworkAdmin()
   if (role === 'anchor') needProgram('nft')
   state.lock()
@@ -37,7 +40,9 @@ export async function serve(role: Role, state: State): Promise<void> {
       ? composeAnchor(loadAnchorConfig(state), state, recorder)
       : role === 'dime'
         ? composeDime(config, state, recorder)
-        : composeHost(config, state, recorder)
+        : role === 'router'
+          ? composeRouter(loadRouterConfig(state), state, recorder)
+          : composeHost(config, state, recorder)
   const daemon = new Daemon({
     role,
     version: version(),
@@ -87,6 +92,16 @@ export async function cleanUpDime(state: State): Promise<void> {
   state.lock()
   const config = loadDimeConfig(state)
   const { mechanisms } = composeDime(config, state, new HostRecorder(new Log(config.log.level)))
+  for (const mechanism of mechanisms) await mechanism.cleanUp()
+  state.unlock()
+}
+
+/** The same for `godwit router up`. */
+export async function cleanUpRouter(state: State): Promise<void> {
+  needNetworkAdmin()
+  state.lock()
+  const config = loadRouterConfig(state)
+  const { mechanisms } = composeRouter(config, state, new HostRecorder(new Log(config.log.level)))
   for (const mechanism of mechanisms) await mechanism.cleanUp()
   state.unlock()
 }

@@ -30,6 +30,18 @@ export function loadAnchorConfig(state: State): AnchorConfig {
   })
 }
 
+/** A router's configuration, with `router` known to be there. */
+export type RouterConfig = Config & { readonly router: NonNullable<Config['router']> }
+
+export function loadRouterConfig(state: State): RouterConfig {
+  const config = loadConfig(state.configFile)
+  if (config.router !== undefined) return { ...config, router: config.router }
+  throw new GodwitError('NOT_A_ROUTER', `${state.configFile} has no [router]`, {
+    kind: 'usage',
+    hint: 'docs/configuration.md says what a router needs: [router] and a [[router.site]]',
+  })
+}
+
 /** The configuration of `godwit dime up`, which needs none. */
 export function loadDimeConfig(state: State): Config {
   if (existsSync(state.configFile)) return loadConfig(state.configFile)

@@ -1,114 +1,365 @@
 /**
- * Which of a peer's paths a packet takes. A scheduler is a pure function of what is known about the paths: the mechanism
- * calls it when a path's state changes (and, for those that want it, per packet) and writes the outcome into its tables.
- * The reason is what `why` prints.
+ * The flow controller's schedulers (Ohshima §II; digest OH-16 to OH-19): which of a peer's paths packets of one class take.
+ * In two steps. `planPaths` is a pure function of what is known about the paths, called when that changes; its reason is
+ * what `why` prints. `PacketScheduler` carries a plan out, packet by packet, on numbers only.
+ *
+ * One bad link never drags the bundle down: a path that loses clearly more than the best one is demoted. It then carries
+ * nothing that matters, but copies of some packets, by which it is measured; it is readmitted when it has lost next to
+ * nothing for READMIT_MS.
  */
 import type { PathState } from './machine/api.ts'
+import type { Spread } from './seam.ts'
 
-export interface Candidate {
+export type Mode = 'failover' | 'lowest-rtt' | 'round-robin' | 'weighted' | 'duplicate' | 'budget'
+export const MODES: readonly Mode[] = [
+  'failover',
+  'lowest-rtt',
+  'round-robin',
+  'weighted',
+  'duplicate',
+  'budget',
+]
+
+export interface PathFacts {
   readonly slot: number
+  /** Name of the access, for reasons. */
+  readonly name: string
   readonly state: PathState['name']
-  /** Lower is preferred; accesses have it by policy. */
+  /** Its radio is about to let go: traffic leaves it (OH-24). */
+  readonly draining: boolean
+  /** Lower is preferred. */
   readonly priority: number
   /** Smoothed, milliseconds; NaN while unknown. */
   readonly rttMs: number
+  /** 0 to 1. */
   readonly loss: number
-  /** Share of traffic for `weighted`; others ignore it. */
-  readonly weight?: number
+  /** Bytes per millisecond that the path is known to carry, for `weighted`; 0 while unknown. */
+  readonly rate: number
 }
 
-export interface Decision {
-  /** First the slot to send on, then those that get copies; empty when nothing is usable. */
-  readonly slots: readonly number[]
+export interface Plan {
+  /** Paths that carry packets, at least one of them each; empty: none is usable. */
+  readonly carriers: readonly { readonly slot: number; readonly weight: number }[]
+  /** Paths that get a copy of every packet. */
+  readonly copies: readonly number[]
+  /** Paths that get copies of some packets, so that they can be measured. */
+  readonly probes: readonly number[]
+  /** Where copies of packets at risk go (`budget`), -1 for none; and whether everything is at risk now. */
+  readonly refuge: number
+  readonly atRisk: boolean
+  /** Whether the receiver restores order. */
+  readonly ordered: boolean
   readonly reason: string
-  /** Ask again at this time even if nothing changes (a hold-down runs out). */
+  /** Plan again at this time even if nothing changes. */
   readonly until?: number
 }
 
-export interface SchedulerMemory {
-  /** The slot in use, -1 for none. */
+export interface PlanMemory {
   readonly current: number
-  /** When a better path than the current one became steadily usable; NaN when none is. */
+  /** Since when a path better than the current one has been well; NaN when none is. */
   readonly betterSince: number
+  /** Demoted paths: since when they have lost next to nothing, NaN while they lose. */
+  readonly demoted: ReadonlyMap<number, number>
+  /** When the current path became so. */
+  readonly since: number
 }
 
-export const NO_MEMORY: SchedulerMemory = { current: -1, betterSince: Number.NaN }
+export const NO_PLAN_MEMORY: PlanMemory = {
+  current: -1,
+  betterSince: Number.NaN,
+  demoted: new Map(),
+  since: Number.NEGATIVE_INFINITY,
+}
 
-/** `packet` counts packets of the flow or peer, for schedulers that spread. */
-export type Scheduler = (
-  paths: readonly Candidate[],
-  memory: SchedulerMemory,
+/** A preferred path must have been well for so long before traffic returns to it. */
+export const RETURN_MS = 3_000
+export const READMIT_MS = 1_000
+/** Demoted above this, and above four times the best path's loss and 2 %; readmitted below READMIT_LOSS. */
+const DEMOTE_LOSS = 0.05
+const READMIT_LOSS = 0.02
+/** `lowest-rtt` moves for this much less. */
+const RTT_SHARE = 0.8
+const RTT_LEAST = 2
+/** `budget`: above this loss packets are at risk; above LEAVE_LOSS the path is left for a better one. */
+const RISK_LOSS = 0.004
+const LEAVE_LOSS = 0.03
+/** What a path that has just become the current one carries is at risk for so long. */
+const FRESH_MS = 300
+
+const NOTHING: Plan = {
+  carriers: [],
+  copies: [],
+  probes: [],
+  refuge: -1,
+  atRisk: false,
+  ordered: false,
+  reason: 'no path is usable',
+}
+
+/** Every hysteresis there is stands in the constants above. */
+export function planPaths(
+  mode: Mode,
+  paths: readonly PathFacts[],
+  memory: PlanMemory,
   now: number,
-  packet?: number,
-) => { readonly decision: Decision; readonly memory: SchedulerMemory }
-
-/** How long a preferred path must have been well before traffic returns to it: no flapping between two accesses. */
-export const RETURN_HOLD_MS = 3000
-
-/** One fixed path; nothing when it is not usable. */
-export function single(slot: number): Scheduler {
-  return (paths) => {
-    const path = paths.find((candidate) => candidate.slot === slot)
-    const ok = path !== undefined && rank(path) < UNUSABLE
-    const reason = ok ? 'fixed path' : `fixed path is ${path?.state ?? 'absent'}`
+): { readonly plan: Plan; readonly memory: PlanMemory } {
+  const usable = paths.filter((path) => standing(path) < UNUSABLE)
+  if (usable.length === 0) return { plan: NOTHING, memory: { ...NO_PLAN_MEMORY, demoted: memory.demoted } }
+  const demoted = demote(usable, memory.demoted, now)
+  const rank = (path: PathFacts) => standing(path) + (demoted.has(path.slot) ? DEMOTED : 0)
+  const top = Math.min(...usable.map(rank))
+  // What has fallen silent carries nothing while something else works.
+  const good = usable.filter((path) => rank(path) === top)
+  const probes = usable.filter((path) => demoted.has(path.slot) && rank(path) > top).map(({ slot }) => slot)
+  const readmit = [...demoted.values()].reduce(
+    (at, since) => (Number.isNaN(since) ? at : Math.min(at, since + READMIT_MS)),
+    Number.POSITIVE_INFINITY,
+  )
+  const left = probes.length === 0 ? '' : `; ${names(usable, probes)} loses too much`
+  const finish = (plan: Omit<Plan, 'probes'>, next: PlanMemory) => {
+    const until = Math.min(plan.until ?? Number.POSITIVE_INFINITY, readmit)
+    const { until: _, ...rest } = plan
     return {
-      decision: { slots: ok ? [slot] : [], reason },
-      memory: { current: ok ? slot : -1, betterSince: Number.NaN },
+      plan: { ...rest, probes, reason: plan.reason + left, ...(Number.isFinite(until) && { until }) },
+      memory: { ...next, demoted },
+    }
+  }
+  const base = { copies: [], refuge: -1, atRisk: false, ordered: false }
+  switch (mode) {
+    case 'round-robin':
+    case 'weighted': {
+      const known = good.filter(({ rate }) => rate > 0)
+      const mean = known.reduce((sum, { rate }) => sum + rate, 0) / Math.max(1, known.length)
+      const carriers = good.map((path) => ({
+        slot: path.slot,
+        weight: mode === 'round-robin' || known.length === 0 ? 1 : path.rate > 0 ? path.rate : mean,
+      }))
+      const reason = `spread over ${names(good)}${mode === 'weighted' ? ' by measured rate' : ' in turn'}`
+      return finish({ ...base, carriers, ordered: carriers.length > 1, reason }, NO_PLAN_MEMORY)
+    }
+    case 'duplicate': {
+      // A path that loses much still saves what others lose.
+      const [first, ...others] = [...usable].sort((a, b) => rank(a) - rank(b) || a.priority - b.priority)
+      const copies = others.map(({ slot }) => slot)
+      const reason = `a copy on each of ${names(usable)}`
+      return { plan: { ...base, carriers: only(first!), copies, probes: [], reason }, memory: NO_PLAN_MEMORY }
+    }
+    default: {
+      const chosen = choose(mode, good, usable, memory, now)
+      const current = chosen.path
+      const since = current.slot === memory.current ? memory.since : now
+      const next = { ...memory, current: current.slot, since, betterSince: chosen.betterSince }
+      const plan = { ...base, carriers: only(current), reason: chosen.reason }
+      const until = chosen.until === undefined ? {} : { until: chosen.until }
+      if (mode !== 'budget') return finish({ ...plan, ...until }, next)
+      const refuge = [...usable]
+        .filter((path) => path !== current)
+        .sort((a, b) => rank(a) - rank(b) || a.loss - b.loss)[0]
+      const fresh = memory.current !== -1 && now - since < FRESH_MS
+      const atRisk =
+        standing(current) > 0 || current.state === 'degrading' || current.loss > RISK_LOSS || fresh
+      return finish({ ...plan, ...until, refuge: refuge?.slot ?? -1, atRisk }, next)
     }
   }
 }
 
-/**
- * The most preferred path that works. Leaves the current one at once when it turns suspect or worse and another is better;
- * returns to a preferred one only after it has worked for `holdMs`.
- */
-export function failover(holdMs: number = RETURN_HOLD_MS): Scheduler {
-  return (paths, memory, now) => {
-    const best = paths.reduce<Candidate | undefined>(
-      (a, b) => (a === undefined || better(b, a) ? b : a),
-      undefined,
-    )
-    if (best === undefined || rank(best) >= UNUSABLE)
-      return { decision: { slots: [], reason: 'no path is usable' }, memory: NO_MEMORY }
-    const current = paths.find((candidate) => candidate.slot === memory.current)
-    if (current === undefined || rank(current) >= UNUSABLE)
-      return take(best, current === undefined ? 'first usable path' : `current path is ${current.state}`)
-    if (best === current) return take(current, 'preferred path works')
-    if (rank(best) < rank(current)) return take(best, `current path is ${current.state}`)
-    const since = Number.isNaN(memory.betterSince) ? now : memory.betterSince
-    if (now - since >= holdMs) return take(best, `preferred path worked for ${Math.round(now - since)} ms`)
-    return {
-      decision: {
-        slots: [current.slot],
-        reason: 'preferred path is back, on probation',
-        until: since + holdMs,
-      },
-      memory: { current: current.slot, betterSince: since },
-    }
+/** The one path of `failover`, `lowest-rtt` and `budget`. */
+function choose(
+  mode: Mode,
+  good: readonly PathFacts[],
+  usable: readonly PathFacts[],
+  memory: PlanMemory,
+  now: number,
+): { path: PathFacts; reason: string; betterSince: number; until?: number } {
+  const value = (path: PathFacts) =>
+    mode === 'lowest-rtt' ? (Number.isNaN(path.rttMs) ? Number.MAX_VALUE : path.rttMs) : path.priority
+  let best = good.reduce((a, b) => (value(b) < value(a) ? b : a))
+  const current = good.find(({ slot }) => slot === memory.current)
+  const take = (path: PathFacts, reason: string) => ({ path, reason, betterSince: Number.NaN })
+  if (current === undefined) {
+    const old = usable.find(({ slot }) => slot === memory.current)
+    if (memory.current === -1) return take(best, `${best.name} is first`)
+    return take(best, old === undefined ? `the path before is gone` : `${old.name} is ${describe(old)}`)
+  }
+  if (mode === 'budget') {
+    const clean = good.reduce((a, b) => (b.loss < a.loss ? b : a))
+    if (current.loss > LEAVE_LOSS && clean.loss < current.loss / 3)
+      return take(clean, `${current.name} loses ${percent(current.loss)}`)
+    if (best.loss > LEAVE_LOSS) best = current
+  }
+  if (best === current) return take(current, `${current.name} works, and none is preferred to it`)
+  if (mode === 'lowest-rtt') {
+    const much = best.rttMs < current.rttMs * RTT_SHARE && best.rttMs < current.rttMs - RTT_LEAST
+    return much || Number.isNaN(current.rttMs)
+      ? take(best, `${best.name} answers in ${best.rttMs.toFixed(1)} ms`)
+      : take(current, `${best.name} is not faster by enough`)
+  }
+  if (value(best) === value(current)) return take(current, `${current.name} works`)
+  const since = Number.isNaN(memory.betterSince) ? now : memory.betterSince
+  if (now - since >= RETURN_MS) return take(best, `${best.name} is preferred and has been well for 3 s`)
+  return {
+    path: current,
+    reason: `${best.name} is preferred, but back only now`,
+    betterSince: since,
+    until: since + RETURN_MS,
   }
 }
 
-const UNUSABLE = 3
+/** Demoted paths, with since when each has been clean. */
+function demote(
+  usable: readonly PathFacts[],
+  before: ReadonlyMap<number, number>,
+  now: number,
+): ReadonlyMap<number, number> {
+  const best = Math.min(...usable.map(({ loss }) => loss))
+  const after = new Map<number, number>()
+  for (const { slot, loss } of usable) {
+    const was = before.get(slot)
+    if (was === undefined) {
+      if (loss > DEMOTE_LOSS && loss > 4 * best + 0.02) after.set(slot, Number.NaN)
+      continue
+    }
+    const clean = loss >= READMIT_LOSS ? Number.NaN : Number.isNaN(was) ? now : was
+    if (Number.isNaN(clean) || now - clean < READMIT_MS) after.set(slot, clean)
+  }
+  return after
+}
 
-function rank(path: Candidate): number {
+const UNUSABLE = 9
+const DEMOTED = 1
+
+/** 0 works, then what is better than nothing: draining, silent. */
+function standing(path: PathFacts): number {
   switch (path.state) {
     case 'up':
     case 'degrading':
-      return 1
+      return path.draining ? 2 : 0
     case 'suspect':
-      return 2
+      return 4
     default:
       return UNUSABLE
   }
 }
 
-function better(a: Candidate, b: Candidate): boolean {
-  return rank(a) === rank(b) ? a.priority < b.priority : rank(a) < rank(b)
+function describe(path: PathFacts): string {
+  if (path.draining) return 'being left'
+  if (path.state === 'suspect') return 'silent'
+  return `losing ${percent(path.loss)}`
 }
 
-function take(path: Candidate, reason: string) {
-  return {
-    decision: { slots: [path.slot], reason },
-    memory: { current: path.slot, betterSince: Number.NaN },
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`
+}
+
+function names(paths: readonly PathFacts[], slots?: readonly number[]): string {
+  return paths
+    .filter(({ slot }) => slots === undefined || slots.includes(slot))
+    .map(({ name }) => name)
+    .join(' and ')
+}
+
+function only(path: PathFacts): Plan['carriers'] {
+  return [{ slot: path.slot, weight: 1 }]
+}
+
+/** One in so many packets is copied to a path that has to prove itself; at most one each PROBE_MS then. */
+const PROBE_EVERY = 8
+const PROBE_MS = 4
+/** Copies saved up: at most what the cap allows over so many bytes sent. */
+const SAVED_OVER = 4 << 20
+const MOST_PATHS = 8
+
+/** Carries out a plan. `choose` costs a comparison per path and allocates nothing. */
+export class PacketScheduler {
+  #slots = new Int32Array(MOST_PATHS)
+  #weights = new Float64Array(MOST_PATHS)
+  /** What each carrier has been given, in units of its weight. */
+  #given = new Float64Array(MOST_PATHS)
+  #count = 0
+  #copies = new Int32Array(MOST_PATHS)
+  #copyCount = 0
+  #probes = new Int32Array(MOST_PATHS)
+  #probeCount = 0
+  #refuge = -1
+  #atRisk = false
+  #ordered = false
+  #byDatagrams = false
+  #credit = 0
+  #packets = 0
+  #probedAt = Number.NEGATIVE_INFINITY
+  readonly #cap: number
+  /** Bytes sent, and of them as copies under the cap. */
+  counts = { bytes: 0, copiedBytes: 0 }
+
+  /** `cap`: share of the bytes sent that `budget` may copy. */
+  constructor(cap = 0.05) {
+    this.#cap = cap
+  }
+
+  /** A change of plan keeps what each path was given relative to the others. */
+  follow(mode: Mode, plan: Plan): void {
+    this.#byDatagrams = mode === 'round-robin'
+    const before = new Map<number, number>()
+    let least = Number.POSITIVE_INFINITY
+    for (let i = 0; i < this.#count; i++) {
+      before.set(this.#slots[i]!, this.#given[i]!)
+      least = Math.min(least, this.#given[i]!)
+    }
+    this.#count = Math.min(plan.carriers.length, MOST_PATHS)
+    // Weights are relative: scaled, so that what was given stays comparable when rates change.
+    const sum = plan.carriers.reduce((total, { weight }) => total + weight, 0)
+    for (let i = 0; i < this.#count; i++) {
+      const { slot, weight } = plan.carriers[i]!
+      this.#slots[i] = slot
+      this.#weights[i] = weight / sum
+      this.#given[i] =
+        (before.get(slot) ?? (Number.isFinite(least) ? least : 0)) - (Number.isFinite(least) ? least : 0)
+    }
+    this.#copyCount = Math.min(plan.copies.length, MOST_PATHS)
+    for (let i = 0; i < this.#copyCount; i++) this.#copies[i] = plan.copies[i]!
+    this.#probeCount = Math.min(plan.probes.length, MOST_PATHS)
+    for (let i = 0; i < this.#probeCount; i++) this.#probes[i] = plan.probes[i]!
+    this.#refuge = plan.refuge
+    this.#atRisk = plan.atRisk
+    this.#ordered = plan.ordered
+  }
+
+  /** The slot for a packet of `bytes` that becomes `datagrams` datagrams, -1 for none; copies and order go to `spread`. */
+  choose(bytes: number, datagrams: number, tail: boolean, spread: Spread, now: number): number {
+    if (this.#count === 0) return -1
+    let best = 0
+    if (this.#count > 1) {
+      for (let i = 1; i < this.#count; i++) if (this.#given[i]! < this.#given[best]!) best = i
+      const cost = (this.#byDatagrams ? datagrams : bytes) / this.#weights[best]!
+      this.#given[best] = this.#given[best]! + cost
+    }
+    this.counts.bytes += bytes
+    spread.ordered = this.#ordered
+    spread.copies = this.#copyCount
+    for (let i = 0; i < this.#copyCount; i++) spread.copyTo[i] = this.#copies[i]!
+    if (this.#refuge >= 0) this.#insure(bytes, tail, spread)
+    if (this.#probeCount > 0) this.#probe(datagrams, spread, now)
+    return this.#slots[best]!
+  }
+
+  /** `budget`: a copy for what is at risk, while the cap allows. */
+  #insure(bytes: number, tail: boolean, spread: Spread): void {
+    this.#credit = Math.min(this.#credit + bytes * this.#cap, SAVED_OVER * this.#cap)
+    if (!(this.#atRisk || (tail && this.#credit > (SAVED_OVER * this.#cap) / 2)) || this.#credit < bytes)
+      return
+    this.#credit -= bytes
+    this.counts.copiedBytes += bytes
+    spread.copyTo[spread.copies++] = this.#refuge
+  }
+
+  #probe(datagrams: number, spread: Spread, now: number): void {
+    if (++this.#packets % PROBE_EVERY !== 0 || now - this.#probedAt < PROBE_MS * datagrams) return
+    this.#probedAt = now
+    for (let i = 0; i < this.#probeCount && spread.copies < MOST_PATHS; i++) {
+      const slot = this.#probes[i]!
+      let taken = false
+      for (let k = 0; k < spread.copies; k++) if (spread.copyTo[k] === slot) taken = true
+      if (!taken) spread.copyTo[spread.copies++] = slot
+    }
   }
 }

@@ -3,6 +3,7 @@
 import { openUdp } from '../../linux/udp.ts'
 import type { Engine } from '../../tunnel/engine.ts'
 import type { TunnelEvent } from '../../tunnel/machine/api.ts'
+import { allocate, EngineNode, type NodeParts, secretBytes } from '../../tunnel/node.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
@@ -11,7 +12,6 @@ import { Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { formatRemote } from './host.ts'
-import { allocate, EngineNode, type NodeParts, secretBytes } from './node.ts'
 
 const RING_BYTES = 16 << 20
 const SWEEP_MS = 500
@@ -21,9 +21,9 @@ const MOST_TUNNELS = 200_000
 /** Paths told to the main thread in one report. */
 const MOST_REPORTED = 2000
 
-export class AnchorNode implements NodeParts {
+export class AnchorNode implements NodeParts<Command> {
   readonly #tell: (event: Event) => void
-  readonly #node: EngineNode
+  readonly #node: EngineNode<Command>
   readonly #anchor: AnchorMachine
   readonly #paft: Paft
   readonly #tunnels: TunnelTable

@@ -4,6 +4,7 @@ import { formatAddress } from '../../core/address.ts'
 import { openUdp } from '../../linux/udp.ts'
 import type { Engine } from '../../tunnel/engine.ts'
 import { CloseReason, type TunnelEvent } from '../../tunnel/machine/api.ts'
+import { allocate, EngineNode, type NodeParts, secretBytes } from '../../tunnel/node.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
@@ -19,7 +20,6 @@ import type {
 } from '../protocol.ts'
 import { Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
-import { allocate, EngineNode, type NodeParts, secretBytes } from './node.ts'
 
 const RING_BYTES = 4 << 20
 const SWEEP_MS = 1000
@@ -37,10 +37,10 @@ interface AccessSocket {
   readonly port: number
 }
 
-export class HostNode implements NodeParts {
+export class HostNode implements NodeParts<Command> {
   readonly #setup: HostSetup
   readonly #tell: (event: Event) => void
-  readonly #node: EngineNode
+  readonly #node: EngineNode<Command>
   readonly #host: HostMachine
   readonly #paft: Paft
   readonly #forwarder: HostForwarder

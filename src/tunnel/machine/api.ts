@@ -26,6 +26,8 @@ export interface MachineInit {
   readonly loadThreshold?: number
   /** Largest outer IP packet ever probed for, bytes. Default 1500. */
   readonly maxMtu?: number
+  /** Measure paths in use this often (milliseconds) and tell of every measurement (`sample`). Default 200, no events. */
+  readonly measureInterval?: number
   /** No timestamp at or before this wall time is sent: `floor` of the last `timestamp-sent` before a restart. */
   readonly timestampFloor?: number
 }
@@ -228,6 +230,15 @@ export type TunnelEvent =
       readonly rttMs: number
       readonly rttVarMs: number
       readonly loss: number
+    }
+  /** One measurement, when MachineInit.measureInterval asks for them: its round trip, datagrams received over there. */
+  | {
+      readonly type: 'sample'
+      readonly peer: number
+      readonly slot: number
+      readonly rttMs: number
+      readonly loss: number
+      readonly received: number
     }
   | { readonly type: 'mtu'; readonly peer: number; readonly slot: number; readonly mtu: number }
   /** A mechanism frame (64–255). */

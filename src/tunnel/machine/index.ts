@@ -93,6 +93,7 @@ export class TunnelMachine implements TunnelCommands {
       },
       hello,
       init.maxMtu ?? 1500,
+      init.measureInterval,
     )
     this.#keys = new KeyReplacement({
       crypto: parts.crypto,

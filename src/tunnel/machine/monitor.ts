@@ -26,6 +26,8 @@ export interface MonitorTuning {
   readonly idleInterval: number
   /** While there is traffic, look this often whether it has come to the path. */
   readonly observeInterval: number
+  /** Even when data arrives all the time, the round trip and loss are measured this often; default MEASURE_INTERVAL. */
+  readonly measureInterval?: number
   /** Least silence for `suspect` and for `silent`. */
   readonly suspectFloor: number
   readonly silentFloor: number
@@ -55,7 +57,6 @@ export const ANCHOR_TUNING: MonitorTuning = {
 
 /** A path counts as in use for this long after data last went or came. */
 export const BUSY_HOLD = 1_000
-/** Even when data arrives all the time, the round trip and loss are measured this often. */
 const MEASURE_INTERVAL = 200
 /** A radio that slept may take this long to wake: verdicts after an idle time wait for it. */
 const WAKE_ALLOWANCE = 600
@@ -88,6 +89,9 @@ export class PathMonitor {
   #var = Number.NaN
   #minRtt = Number.POSITIVE_INFINITY
   #loss = Number.NaN
+
+  /** The last round trip as measured, milliseconds; NaN before the first. */
+  lastRtt = Number.NaN
 
   #sequence = 0
   readonly #probeSentAt = new Float64Array(RING).fill(-1)
@@ -162,6 +166,11 @@ export class PathMonitor {
     return this.loss < 0.02 && !(this.#srtt > 2 * this.#minRtt + 75)
   }
 
+  /** Whether the owner wants to hear of every measurement. */
+  get toldOf(): boolean {
+    return this.#tuning.measureInterval !== undefined
+  }
+
   busy(now: number): boolean {
     return now < this.#busyUntil
   }
@@ -232,7 +241,8 @@ export class PathMonitor {
   echoReceived(sequence: number, time: number, received: number, highest: number, now: number): void {
     if (time !== toMicros(this.#probeSentAt[sequence % RING]!)) return
     this.#lastEchoAt = now
-    this.rttSample(now - this.#probeSentAt[sequence % RING]!)
+    this.lastRtt = now - this.#probeSentAt[sequence % RING]!
+    this.rttSample(this.lastRtt)
     this.#measureLoss(this.#probeSent[sequence % RING]!, received, now)
     this.reportReceived(received, highest, now)
     this.#lastConfirmedAt = now
@@ -294,7 +304,7 @@ export class PathMonitor {
     let probeAt: number
     if (quick) {
       const quiet = this.#lastProbeAt + tuning.busyInterval
-      const measure = this.#lastEchoAt + MEASURE_INTERVAL
+      const measure = this.#lastEchoAt + (tuning.measureInterval ?? MEASURE_INTERVAL)
       // Nothing heard: ask. Nothing said: the other end needs to hear something too.
       const quietEnd = Math.min(this.#lastReceivedAt, counters.lastSentAt) + tuning.busyInterval
       probeAt = Math.max(quiet, Math.min(quietEnd, measure))

@@ -42,15 +42,23 @@ export class Multipath {
   readonly #host: MultipathHost
   readonly #hello: Frame
   readonly #maxMtu: number
+  readonly #measureInterval: number | undefined
   readonly #bySlot = new Map<number, Path>()
   readonly watch: PathWatch
   readonly #stock: StockWatch
 
-  constructor(parts: MachineComponents, host: MultipathHost, hello: Frame, maxMtu: number) {
+  constructor(
+    parts: MachineComponents,
+    host: MultipathHost,
+    hello: Frame,
+    maxMtu: number,
+    measureInterval?: number,
+  ) {
     this.#parts = parts
     this.#host = host
     this.#hello = hello
     this.#maxMtu = maxMtu
+    this.#measureInterval = measureInterval
     const owner = {
       emit: (event: TunnelEvent) => host.emit(event),
       send: (peer: Peer, path: Path, frames: readonly Frame[], now: number) =>
@@ -442,7 +450,17 @@ export class Multipath {
     const kept = keepEndpoint(remote)
     const limit = Math.min(mtuLimit, this.#maxMtu)
     const path = new Path(
-      { slot: -1, peer: peer.index, pathId, generation: 0, socket, remote: kept, local, mtuLimit: limit },
+      {
+        slot: -1,
+        peer: peer.index,
+        pathId,
+        generation: 0,
+        socket,
+        remote: kept,
+        local,
+        mtuLimit: limit,
+        measureInterval: this.#measureInterval,
+      },
       now,
     )
     path.slot = this.#parts.paths.open({

@@ -4,7 +4,7 @@
 import type { Endpoint } from '../seam.ts'
 import type { PathState, PathView } from './api.ts'
 import type { Cookie } from './cookies.ts'
-import { ANCHOR_TUNING, HOST_TUNING, PathMonitor } from './monitor.ts'
+import { ANCHOR_TUNING, HOST_TUNING, type MonitorTuning, PathMonitor } from './monitor.ts'
 import { MtuSearch } from './mtu.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
@@ -20,6 +20,8 @@ export interface PathInit {
   readonly local: boolean
   /** The interface's MTU, or what the peer announced. */
   readonly mtuLimit: number
+  /** See MachineInit. */
+  readonly measureInterval?: number | undefined
 }
 
 export class Path {
@@ -74,7 +76,10 @@ export class Path {
     this.remote = init.remote
     this.local = init.local
     this.mtuLimit = init.mtuLimit
-    this.monitor = new PathMonitor(init.local ? HOST_TUNING : ANCHOR_TUNING, now)
+    const tuning = init.local ? HOST_TUNING : ANCHOR_TUNING
+    const { measureInterval } = init
+    const own = measureInterval === undefined ? tuning : withMeasureInterval(tuning, measureInterval)
+    this.monitor = new PathMonitor(own, now)
     this.mtu = new MtuSearch(init.mtuLimit, now)
   }
 
@@ -112,6 +117,11 @@ export class Path {
       mtu: this.mtu.current,
     }
   }
+}
+
+/** Measured more often than it would be: the pause between probes is no longer than that either. */
+function withMeasureInterval(tuning: MonitorTuning, measureInterval: number): MonitorTuning {
+  return { ...tuning, measureInterval, busyInterval: Math.min(tuning.busyInterval, measureInterval) }
 }
 
 export function sameEndpoint(a: Endpoint, b: Endpoint): boolean {

@@ -45,6 +45,11 @@ export class PathWatch {
     const highest = reported(peer, session, frame.highestCounter)
     if (frame.type === 'echo') {
       path.monitor.echoReceived(frame.sequence, frame.time, frame.received, highest, now)
+      if (path.monitor.toldOf) {
+        const { lastRtt, loss } = path.monitor
+        const { received } = frame
+        this.#host.emit({ type: 'sample', peer: peer.index, slot: path.slot, rttMs: lastRtt, loss, received })
+      }
       return
     }
     path.monitor.reportReceived(frame.received, highest, now, frame.time)

@@ -1,19 +1,17 @@
 /**
- * What the engine workers of host and anchor have in common: building the datapath around a forwarder, and the loop that
+ * What engine workers of mechanisms have in common: building the datapath around a forwarder, and the loop that
  * runs engine, machines and commands in turn. The mechanism's timers join those of the tunnel machine.
  */
-import { nodeCrypto } from '../../crypto/node-crypto.ts'
-import { Arena } from '../../linux/arena.ts'
-import { RealClock, realRandom } from '../../linux/clock.ts'
-import type { Poller } from '../../linux/poller.ts'
-import { openTun } from '../../linux/tun.ts'
-import { Datapath } from '../../tunnel/datapath/datapath.ts'
-import { Engine } from '../../tunnel/engine.ts'
-import type { TunnelEvent } from '../../tunnel/machine/api.ts'
-import { TunnelMachine } from '../../tunnel/machine/index.ts'
-import type { Forwarder, Machine } from '../../tunnel/seam.ts'
-import type { Command, Event } from '../protocol.ts'
-import type { Tally } from '../signalling/api.ts'
+import { nodeCrypto } from '../crypto/node-crypto.ts'
+import { Arena } from '../linux/arena.ts'
+import { RealClock, realRandom } from '../linux/clock.ts'
+import type { Poller } from '../linux/poller.ts'
+import { openTun } from '../linux/tun.ts'
+import { Datapath } from './datapath/datapath.ts'
+import { Engine } from './engine.ts'
+import type { TunnelEvent } from './machine/api.ts'
+import { TunnelMachine } from './machine/index.ts'
+import type { Forwarder, Machine } from './seam.ts'
 
 /** How often counters and path qualities are told to the main thread. */
 const REPORT_MS = 1000
@@ -26,11 +24,21 @@ export interface NodeInit {
   readonly ringBytes: number
   readonly persistent: boolean
   readonly poller: Poller
-  readonly tell: (event: Event) => void
+  readonly tell: (event: LogLine) => void
+  /** Packets held at most while their order is restored (datapath/reorder.ts); absent: none. */
+  readonly reorderPackets?: number
+  /** Milliseconds between measurements of a path in use; with it every measurement is a `sample` event. */
+  readonly measureInterval?: number
+}
+
+export interface LogLine {
+  readonly type: 'log'
+  readonly level: 'warn' | 'info' | 'debug'
+  readonly message: string
 }
 
 /** The mechanism's part of the loop. */
-export interface NodeParts {
+export interface NodeParts<Command> {
   handleCommand(command: Command, now: number): void
   handleTunnelEvent(event: TunnelEvent, now: number): void
   /** Events, sweeps: after every turn of the engine. */
@@ -51,19 +59,19 @@ export function allocate(bytes: number): ArrayBuffer {
   return new Arena(Math.ceil(bytes / 4096) * 4096).buffer
 }
 
-export class EngineNode {
+export class EngineNode<Command extends { readonly type: string }> {
   readonly arena: Arena
   readonly engine: Engine
   readonly machine: TunnelMachine
   readonly clock = new RealClock()
-  readonly #parts: NodeParts
-  readonly #tell: (event: Event) => void
+  readonly #parts: NodeParts<Command>
+  readonly #tell: (event: LogLine) => void
   #reportAt = 0
 
-  constructor(init: NodeInit, parts: NodeParts) {
+  constructor(init: NodeInit, parts: NodeParts<Command>) {
     this.#parts = parts
     this.#tell = init.tell
-    this.arena = new Arena(Datapath.arenaBytes(init.ringBytes) + (1 << 20))
+    this.arena = new Arena(Datapath.arenaBytes(init.ringBytes, init.reorderPackets) + (1 << 20))
     const tun = openTun(this.arena, { name: init.device, persistent: init.persistent })
     let machine: TunnelMachine | undefined
     const words = new Uint8Array(4)
@@ -72,11 +80,16 @@ export class EngineNode {
       tun,
       forwarder: init.forwarder,
       ringBytes: init.ringBytes,
+      ...(init.reorderPackets !== undefined && { reorderPackets: init.reorderPackets }),
       random: () => new DataView(realRandom.fill(words).buffer).getUint32(0),
       machine: (seam) => {
         machine = new TunnelMachine(
           { ...seam, crypto: nodeCrypto, random: realRandom, wall: () => this.clock.wall() },
-          { privateKey: init.privateKey, interfaceMtu: init.mtu },
+          {
+            privateKey: init.privateKey,
+            interfaceMtu: init.mtu,
+            ...(init.measureInterval !== undefined && { measureInterval: init.measureInterval }),
+          },
         )
         return withTimers(machine, parts)
       },
@@ -103,7 +116,7 @@ export class EngineNode {
   }
 
   /** Data exchanged with a peer so far. */
-  readonly tally = (peer: number): Tally => {
+  readonly tally = (peer: number): { readonly sent: number; readonly received: number } => {
     const { sentData, receivedData } = this.engine.datapath.peers
     return { sent: sentData[peer] ?? 0, received: receivedData[peer] ?? 0 }
   }
@@ -128,7 +141,7 @@ export class EngineNode {
 }
 
 /** The tunnel machine with the mechanism's deadlines beside its own. */
-function withTimers(machine: TunnelMachine, parts: NodeParts): Machine {
+function withTimers(machine: TunnelMachine, parts: NodeParts<never>): Machine {
   return {
     handleHandshake: (bytes, from, socket, now) => machine.handleHandshake(bytes, from, socket, now),
     handleControl: (peer, localIndex, slot, pathId, from, socket, counter, body, now) =>

@@ -1,0 +1,388 @@
+/**
+ * A router's protocol core: what is known about the paths to each peer, the plan of each class, and telling the other end
+ * how the paths are to be used. Pure: the tunnel and the tables are given, time is an argument, what happened comes out of
+ * `poll`.
+ */
+import { encodeFrames } from '../tunnel/control.ts'
+import type { PathView, TunnelCommands, TunnelEvent } from '../tunnel/machine/api.ts'
+import { PathRate } from '../tunnel/rates.ts'
+import {
+  type Mode,
+  NO_PLAN_MEMORY,
+  type PathFacts,
+  type Plan,
+  type PlanMemory,
+  planPaths,
+} from '../tunnel/schedulers.ts'
+import type { RoutingForwarder } from './forwarder.ts'
+import type { ClassReport, ClassSetup, Event } from './protocol.ts'
+import { decodeAck, decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from './wire.ts'
+
+const USE_RETRY_MS = 100
+const USE_TRIES = 10
+/** After the other end has agreed, what it sent before is still under way for so long. */
+const FLIGHT_MS = 30
+/** Rates move shares: plans that only follow rates are made anew this often at most. */
+const REPLAN_MS = 50
+const LEAST_PRIORITY = 100
+
+interface RouterPath {
+  readonly slot: number
+  readonly pathId: number
+  readonly access: string
+  view: PathView
+  loss: number
+  draining: boolean
+  priority: number
+  readonly rate: PathRate
+}
+
+interface PlanState {
+  mode: Mode
+  plan: Plan | undefined
+  memory: PlanMemory
+}
+
+interface Peer {
+  readonly index: number
+  readonly name: string
+  /** This end names the paths, and says how they are to be used. */
+  readonly leads: boolean
+  readonly paths: Map<number, RouterPath>
+  plans: PlanState[]
+  replanAt: number
+  plannedAt: number
+  /** PATH_USE not yet acknowledged. */
+  sequence: number
+  unanswered: number
+  sendUseAt: number
+  drainedAt: number
+  established: boolean
+}
+
+export interface RouterMachineParts {
+  readonly tunnel: Pick<TunnelCommands, 'sendFrames'>
+  readonly forwarder: RoutingForwarder
+  /** What this end has sent on a slot so far. */
+  readonly sent: (slot: number) => { readonly sentBytes: number; readonly sentPackets: number }
+  /** A path is usable again: parked packets may go. */
+  readonly retryParked: () => void
+}
+
+const NEVER = Number.POSITIVE_INFINITY
+
+export class RouterMachine {
+  readonly #parts: RouterMachineParts
+  readonly #peers = new Map<number, Peer>()
+  readonly #events: Event[] = []
+  #classes: readonly ClassSetup[] = []
+  /** By access: what the owner said of it. */
+  readonly #accesses = new Map<string, { draining: boolean; priority: number }>()
+  #preferred: string | undefined
+
+  constructor(parts: RouterMachineParts) {
+    this.#parts = parts
+  }
+
+  poll(): Event | undefined {
+    return this.#events.shift()
+  }
+
+  nextTimeout(): number | undefined {
+    let at = NEVER
+    for (const peer of this.#peers.values()) at = Math.min(at, peer.replanAt, peer.sendUseAt, peer.drainedAt)
+    return at === NEVER ? undefined : at
+  }
+
+  handleTimeout(now: number): void {
+    for (const peer of this.#peers.values()) {
+      if (peer.replanAt <= now) this.#plan(peer, now, 'time')
+      if (peer.sendUseAt <= now) this.#sendUse(peer, now)
+      if (peer.drainedAt <= now) {
+        peer.drainedAt = NEVER
+        for (const path of peer.paths.values())
+          if (path.draining) this.#events.push({ type: 'drained', access: path.access })
+      }
+    }
+  }
+
+  addPeer(index: number, name: string, leads: boolean): void {
+    this.#peers.set(index, {
+      index,
+      name,
+      leads,
+      paths: new Map(),
+      plans: this.#freshPlans(),
+      replanAt: NEVER,
+      plannedAt: 0,
+      sequence: 0,
+      unanswered: 0,
+      sendUseAt: NEVER,
+      drainedAt: NEVER,
+      established: false,
+    })
+  }
+
+  setClasses(classes: readonly ClassSetup[], now: number): void {
+    this.#classes = classes
+    this.#parts.forwarder.setClasses(classes)
+    for (const peer of this.#peers.values()) {
+      peer.plans = this.#freshPlans()
+      this.#plan(peer, now, 'classes')
+    }
+  }
+
+  /** False when there is no such class. */
+  setMode(name: string, mode: Mode, now: number): boolean {
+    const index = this.#classes.findIndex((each) => each.name === name)
+    if (index < 0) return false
+    this.#classes = this.#classes.map((each, i) => (i === index ? { ...each, mode } : each))
+    for (const peer of this.#peers.values()) {
+      peer.plans[index] = { ...peer.plans[index]!, mode }
+      this.#plan(peer, now, 'changed by hand')
+    }
+    return true
+  }
+
+  /** A path of ours is open. */
+  addPath(view: PathView, access: string, now: number): void {
+    this.#seen(view, access)
+    const peer = this.#peers.get(view.peer)
+    if (peer !== undefined) this.#plan(peer, now, `path over ${access}`)
+  }
+
+  setAccess(name: string, priority: number, now: number): void {
+    const known = this.#accesses.get(name)
+    if (known?.priority === priority) return
+    this.#accesses.set(name, { draining: known?.draining ?? false, priority })
+    this.#applyUse(now)
+  }
+
+  setDraining(name: string, draining: boolean, now: number): void {
+    const known = this.#accesses.get(name) ?? { draining: false, priority: LEAST_PRIORITY }
+    this.#accesses.set(name, { ...known, draining })
+    this.#applyUse(now, draining ? `${name} is being left` : `${name} is back`)
+  }
+
+  /** By hand: this access before all others. */
+  prefer(access: string, now: number): void {
+    this.#preferred = access
+    for (const peer of this.#peers.values())
+      for (const plan of peer.plans) plan.memory = { ...plan.memory, current: -1 }
+    this.#applyUse(now, 'moved by hand')
+  }
+
+  accessOf(slot: number): string {
+    for (const peer of this.#peers.values()) {
+      const path = peer.paths.get(slot)
+      if (path !== undefined) return path.access
+    }
+    return ''
+  }
+
+  isDraining(slot: number): boolean {
+    for (const peer of this.#peers.values()) if (peer.paths.get(slot)?.draining === true) return true
+    return false
+  }
+
+  slotsOf(access: string): number[] {
+    return [...this.#peers.values()].flatMap((peer) =>
+      [...peer.paths.values()].filter((path) => path.access === access).map(({ slot }) => slot),
+    )
+  }
+
+  peerReports(): { readonly name: string; readonly established: boolean }[] {
+    return [...this.#peers.values()].map(({ name, established }) => ({ name, established }))
+  }
+
+  classReports(): ClassReport[] {
+    return [...this.#peers.values()].flatMap((peer) =>
+      this.#classes.map(({ name }, index) => {
+        const state = peer.plans[index]
+        const label = (slot: number) => peer.paths.get(slot)?.access ?? String(slot)
+        const counts = this.#parts.forwarder.scheduler(peer.index, index)?.counts
+        return {
+          peer: peer.name,
+          name,
+          mode: state?.mode ?? 'failover',
+          carriers: state?.plan?.carriers.map(({ slot }) => label(slot)) ?? [],
+          copies: state?.plan?.copies.map(label) ?? [],
+          reason: state?.plan?.reason ?? 'no path yet',
+          bytes: counts?.bytes ?? 0,
+          copiedBytes: counts?.copiedBytes ?? 0,
+        }
+      }),
+    )
+  }
+
+  handleTunnelEvent(event: TunnelEvent, now: number): void {
+    const peer = this.#peers.get(event.peer)
+    if (peer === undefined) return
+    switch (event.type) {
+      case 'session':
+        peer.established = event.up
+        break
+      case 'hello':
+        this.#useChanged(peer, now)
+        break
+      case 'path': {
+        const known = peer.paths.get(event.path.slot)
+        this.#seen(event.path, known?.access ?? `path ${event.path.pathId}`)
+        this.#plan(peer, now, `${this.accessOf(event.path.slot)} is ${event.path.state.name}`)
+        if (event.path.state.name === 'up') {
+          this.#useChanged(peer, now)
+          this.#parts.retryParked()
+        }
+        break
+      }
+      case 'path-closed':
+        peer.paths.delete(event.slot)
+        this.#plan(peer, now, 'a path has closed')
+        break
+      case 'sample': {
+        const path = peer.paths.get(event.slot)
+        if (path === undefined) break
+        const { sentBytes, sentPackets } = this.#parts.sent(event.slot)
+        path.rate.sample(event.rttMs, event.received, sentBytes, sentPackets, now)
+        const jump = Math.abs(path.loss - event.loss) > 0.003
+        path.loss = event.loss
+        path.view = {
+          ...path.view,
+          rttMs: Number.isNaN(path.view.rttMs) ? event.rttMs : 0.8 * path.view.rttMs + 0.2 * event.rttMs,
+        }
+        if (jump) this.#plan(peer, now, 'loss')
+        else peer.replanAt = Math.min(peer.replanAt, Math.max(now, peer.plannedAt + REPLAN_MS))
+        break
+      }
+      case 'frame':
+        if (event.code === PATH_USE) this.#heardUse(peer, event.body, now)
+        else if (event.code === PATH_USE_ACK && decodeAck(event.body) === peer.sequence) {
+          peer.sendUseAt = NEVER
+          peer.drainedAt = now + FLIGHT_MS
+        }
+        break
+      default:
+        break
+    }
+  }
+
+  #freshPlans(): PlanState[] {
+    return this.#classes.map(({ mode }) => ({ mode, plan: undefined, memory: NO_PLAN_MEMORY }))
+  }
+
+  #seen(view: PathView, access: string): void {
+    const peer = this.#peers.get(view.peer)
+    if (peer === undefined) return
+    const known = peer.paths.get(view.slot)
+    if (known !== undefined && known.pathId === view.pathId) {
+      known.view = view
+      return
+    }
+    const use = this.#accesses.get(access)
+    peer.paths.set(view.slot, {
+      slot: view.slot,
+      pathId: view.pathId,
+      access,
+      view,
+      loss: view.loss,
+      draining: use?.draining ?? false,
+      priority: this.#priority(access),
+      rate: new PathRate(),
+    })
+  }
+
+  #priority(access: string): number {
+    return access === this.#preferred ? 0 : (this.#accesses.get(access)?.priority ?? LEAST_PRIORITY)
+  }
+
+  #applyUse(now: number, cause = 'access'): void {
+    for (const peer of this.#peers.values()) {
+      for (const path of peer.paths.values()) {
+        if (!peer.leads) continue
+        path.draining = this.#accesses.get(path.access)?.draining ?? false
+        path.priority = this.#priority(path.access)
+      }
+      this.#plan(peer, now, cause)
+      this.#useChanged(peer, now)
+    }
+  }
+
+  /** The other end is told how the paths are to be used, until it has agreed. */
+  #useChanged(peer: Peer, now: number): void {
+    if (!peer.leads) return
+    peer.sequence = (peer.sequence + 1) >>> 0
+    peer.unanswered = 0
+    peer.drainedAt = NEVER
+    this.#sendUse(peer, now)
+  }
+
+  #sendUse(peer: Peer, now: number): void {
+    peer.sendUseAt = peer.unanswered++ < USE_TRIES ? now + USE_RETRY_MS : NEVER
+    const paths = [...peer.paths.values()].map(({ pathId, draining, priority }) => ({
+      pathId,
+      draining,
+      priority: Math.min(255, priority),
+    }))
+    const frame = { type: 'mechanism' as const, code: PATH_USE, body: encodePathUse(peer.sequence, paths) }
+    this.#parts.tunnel.sendFrames(peer.index, encodeFrames([frame]), -1, now)
+  }
+
+  #heardUse(peer: Peer, body: Uint8Array, now: number): void {
+    const use = decodePathUse(body)
+    if (!use.ok || peer.leads) return
+    const { sequence, paths } = use.value
+    for (const { pathId, draining, priority } of paths)
+      for (const path of peer.paths.values()) {
+        if (path.pathId !== pathId) continue
+        path.draining = draining
+        path.priority = priority
+      }
+    this.#plan(peer, now, 'the other end asks for it')
+    const frame = { type: 'mechanism' as const, code: PATH_USE_ACK, body: encodeAck(sequence) }
+    this.#parts.tunnel.sendFrames(peer.index, encodeFrames([frame]), -1, now)
+  }
+
+  #plan(peer: Peer, now: number, cause: string): void {
+    peer.replanAt = NEVER
+    peer.plannedAt = now
+    const facts: PathFacts[] = [...peer.paths.values()].map((path) => ({
+      slot: path.slot,
+      name: path.access,
+      state: path.view.state.name,
+      draining: path.draining,
+      priority: path.priority,
+      rttMs: path.view.rttMs,
+      loss: path.loss,
+      rate: path.rate.rate,
+    }))
+    for (const [index, state] of peer.plans.entries()) {
+      const { plan, memory } = planPaths(state.mode, facts, state.memory, now)
+      const before = state.plan
+      state.plan = plan
+      state.memory = memory
+      if (plan.until !== undefined) peer.replanAt = Math.min(peer.replanAt, Math.max(plan.until, now + 1))
+      this.#parts.forwarder.scheduler(peer.index, index)?.follow(state.mode, plan)
+      this.#tell(peer, index, before, plan, cause)
+    }
+  }
+
+  /** A decision is told when the paths in use changed, not when only shares did. */
+  #tell(peer: Peer, index: number, before: Plan | undefined, plan: Plan, cause: string): void {
+    const label = (slot: number) => peer.paths.get(slot)?.access ?? `path in slot ${slot}`
+    const list = (each: Plan | undefined) =>
+      each === undefined
+        ? ''
+        : [...each.carriers.map(({ slot }) => slot), ...each.copies].map(label).join('+')
+    const [from, to] = [list(before), list(plan)]
+    if (from === to) return
+    const what = this.#classes[index]!.name
+    const evidence: Record<string, string | number> = { peer: peer.name, cause, from }
+    for (const path of peer.paths.values()) {
+      evidence[`${path.access}.state`] = path.view.state.name
+      evidence[`${path.access}.loss`] = Math.round(path.loss * 1000) / 1000
+      evidence[`${path.access}.rtt_ms`] = Math.round(path.view.rttMs * 10) / 10
+    }
+    this.#events.push({ type: 'decision', what, chosen: to || 'none', reason: plan.reason, evidence })
+    if (from !== '' && to !== '') this.#events.push({ type: 'handover', what, from, to, cause })
+  }
+}

@@ -1,0 +1,255 @@
+/**
+ * The engine worker of a router, mobile or at home: a socket per access (mobile) or one that listens (home), a path over
+ * each access to each peer that has an address, and the forwarder that spreads classes over them.
+ */
+import { formatAddress } from '../core/address.ts'
+import { openUdp } from '../linux/udp.ts'
+import type { Engine } from '../tunnel/engine.ts'
+import type { TunnelEvent } from '../tunnel/machine/api.ts'
+import { EngineNode, type NodeParts } from '../tunnel/node.ts'
+import type { EngineHost } from '../tunnel/worker.ts'
+import { RoutingForwarder } from './forwarder.ts'
+import { RouterMachine } from './machine.ts'
+import type { AccessSetup, Command, Event, PathReport, RouterPeer, RouterSetup } from './protocol.ts'
+
+const RING_BYTES = 8 << 20
+/** Packets held while order is restored: 150 ms of 250 Mbit/s. */
+const REORDER_PACKETS = 3500
+const MEASURE_MS = 50
+const REPORT_MS = 250
+const MOST_PATHS = 255
+
+interface AccessSocket {
+  setup: AccessSetup
+  readonly index: number
+}
+
+export class RouterNode implements NodeParts<Command> {
+  readonly #setup: RouterSetup
+  readonly #tell: (event: Event) => void
+  readonly #node: EngineNode<Command>
+  readonly #router: RouterMachine
+  readonly #forwarder = new RoutingForwarder()
+  readonly #accesses = new Map<string, AccessSocket>()
+  readonly #peers = new Map<string, { readonly index: number; readonly setup: RouterPeer }>()
+  /** Sockets whose access went, closed when their last path is. */
+  readonly #dying: { readonly index: number; readonly slots: Set<number> }[] = []
+  #lastPathId = 0
+  #reportAt = 0
+
+  constructor(host: EngineHost) {
+    const setup = host.data as RouterSetup
+    this.#setup = setup
+    this.#tell = host.post as (event: Event) => void
+    this.#node = new EngineNode(
+      {
+        device: setup.device,
+        mtu: setup.mtu,
+        privateKey: setup.privateKey,
+        forwarder: this.#forwarder,
+        ringBytes: RING_BYTES,
+        persistent: true,
+        poller: host.poller,
+        tell: this.#tell,
+        reorderPackets: REORDER_PACKETS,
+        measureInterval: MEASURE_MS,
+      },
+      this,
+    )
+    const { datapath } = this.#node.engine
+    this.#router = new RouterMachine({
+      tunnel: this.#node.machine,
+      forwarder: this.#forwarder,
+      sent: (slot) => datapath.counters(slot),
+      retryParked: () => this.#node.engine.retryParked(),
+    })
+    if (setup.listenPort !== undefined)
+      this.#node.engine.addSocket(
+        openUdp(this.#node.arena, { family: 6, port: setup.listenPort, multihomed: true }),
+      )
+  }
+
+  get engine(): Engine {
+    return this.#node.engine
+  }
+
+  get onCommand(): (command: unknown) => void {
+    return this.#node.onCommand
+  }
+
+  handleCommand(command: Command, now: number): void {
+    switch (command.type) {
+      case 'add-peer':
+        this.#addPeer(command.peer, now)
+        break
+      case 'access':
+        this.#setAccess(command.access, now)
+        break
+      case 'access-gone':
+        this.#closeAccess(command.name, now)
+        break
+      case 'drain':
+        this.#router.setDraining(command.access, command.draining, now)
+        break
+      case 'classes':
+        this.#router.setClasses(command.classes, now)
+        break
+      case 'mode':
+        this.#router.setMode(command.name, command.mode, now)
+        break
+      case 'prefer':
+        this.#router.prefer(command.access, now)
+        break
+      case 'wake':
+        this.#node.machine.wake(now)
+        break
+    }
+  }
+
+  handleTunnelEvent(event: TunnelEvent, now: number): void {
+    this.#router.handleTunnelEvent(event, now)
+    if (event.type === 'path-closed') {
+      for (const dying of [...this.#dying]) {
+        dying.slots.delete(event.slot)
+        if (dying.slots.size > 0) continue
+        this.#node.engine.closeSocket(dying.index)
+        this.#dying.splice(this.#dying.indexOf(dying), 1)
+      }
+    }
+    if (event.type === 'handshake-failed')
+      this.#tell({ type: 'log', level: 'warn', message: `no session: ${event.reason}` })
+    if (event.type === 'path' || event.type === 'path-closed' || event.type === 'session')
+      this.#node.reportSoon()
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#router.nextTimeout()
+  }
+
+  handleTimeout(now: number): void {
+    this.#router.handleTimeout(now)
+  }
+
+  afterTurn(now: number): void {
+    for (let event = this.#router.poll(); event !== undefined; event = this.#router.poll()) this.#tell(event)
+    if (now < this.#reportAt) return
+    this.#reportAt = now + REPORT_MS
+    this.#node.reportSoon()
+  }
+
+  /** Nothing waits for data here. */
+  noteData(): void {}
+
+  report(_now: number): void {
+    const { datapath } = this.#node.engine
+    const paths: PathReport[] = []
+    for (const [name, { index }] of this.#peers) {
+      for (const view of this.#node.machine.peer(index)?.paths ?? []) {
+        const { sentBytes, receivedBytes, lastReceivedAt } = datapath.counters(view.slot)
+        const { address, port } = view.remote
+        const text = formatAddress(address)
+        paths.push({
+          peer: name,
+          id: view.pathId,
+          access: this.#router.accessOf(view.slot),
+          remote: address.length === 4 ? `${text}:${port}` : `[${text}]:${port}`,
+          state: view.state.name,
+          draining: this.#router.isDraining(view.slot),
+          rttMs: view.rttMs,
+          loss: view.loss,
+          mtu: view.mtu,
+          sentBytes,
+          receivedBytes,
+          lastReceivedAt,
+        })
+      }
+    }
+    const { reorder, inbound, sender } = datapath
+    this.#tell({
+      type: 'status',
+      peers: this.#router.peerReports(),
+      paths,
+      classes: this.#router.classReports(),
+      counters: {
+        ...this.#forwarder.counts,
+        copied: sender.copied,
+        duplicates: inbound.counts.replayed,
+        ordered: reorder?.counts.ordered ?? 0,
+        held: reorder?.counts.held ?? 0,
+        late: reorder?.counts.late ?? 0,
+        gaps_lost: reorder?.counts.lost ?? 0,
+        gaps_timed_out: reorder?.counts.timedOut ?? 0,
+        reorder_overflowed: reorder?.counts.overflowed ?? 0,
+      },
+    })
+  }
+
+  #addPeer(setup: RouterPeer, now: number): void {
+    const index = this.#node.machine.addPeer(
+      {
+        publicKey: setup.publicKey,
+        ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
+        ...(setup.keepalive > 0 && setup.remotes.length > 0 && { persistentKeepalive: setup.keepalive }),
+        dialect: setup.remotes.length > 0 ? 'godwit' : 'auto',
+        allowedIps: setup.subnets.map(({ address, length }) => ({ address, prefixLength: length })),
+      },
+      now,
+    )
+    this.#peers.set(setup.name, { index, setup })
+    this.#forwarder.addPeer(index, setup.subnets)
+    this.#router.addPeer(index, setup.name, setup.remotes.length > 0)
+    for (const access of this.#accesses.values()) this.#openPath(access, setup.name, now)
+  }
+
+  /** Sockets and paths exist exactly while the access is up. */
+  #setAccess(setup: AccessSetup, now: number): void {
+    const known = this.#accesses.get(setup.name)
+    if (known !== undefined && (!setup.up || known.setup.generation !== setup.generation))
+      this.#closeAccess(setup.name, now)
+    this.#router.setAccess(setup.name, setup.priority, now)
+    if (!setup.up) return
+    const open = this.#accesses.get(setup.name)
+    if (open !== undefined) {
+      if (open.setup.mtu !== setup.mtu)
+        for (const slot of this.#router.slotsOf(setup.name))
+          this.#node.machine.setInterfaceMtu(slot, setup.mtu, now)
+      open.setup = setup
+      return
+    }
+    const socket = openUdp(this.#node.arena, { family: 6, device: setup.name, mark: this.#setup.mark })
+    const access = { setup, index: this.#node.engine.addSocket(socket) }
+    this.#accesses.set(setup.name, access)
+    for (const name of this.#peers.keys()) this.#openPath(access, name, now)
+  }
+
+  #closeAccess(name: string, now: number): void {
+    const access = this.#accesses.get(name)
+    if (access === undefined) return
+    this.#accesses.delete(name)
+    const slots = new Set(this.#router.slotsOf(name))
+    if (slots.size === 0) this.#node.engine.closeSocket(access.index)
+    else this.#dying.push({ index: access.index, slots })
+    for (const slot of slots) this.#node.machine.removePath(slot, now)
+  }
+
+  #openPath(access: AccessSocket, name: string, now: number): void {
+    const peer = this.#peers.get(name)
+    const remote = peer?.setup.remotes.find(({ address }) =>
+      access.setup.families.includes(address.length === 4 ? 4 : 6),
+    )
+    if (peer === undefined || remote === undefined) return
+    const { machine } = this.#node
+    const pathId = this.#freePathId(peer.index)
+    const { mtu } = access.setup
+    const slot = machine.addPath(peer.index, { pathId, socket: access.index, remote, mtu }, now)
+    const view = machine.path(slot)
+    if (view !== undefined) this.#router.addPath(view, access.setup.name, now)
+  }
+
+  #freePathId(peer: number): number {
+    const used = new Set((this.#node.machine.peer(peer)?.paths ?? []).map(({ pathId }) => pathId))
+    do this.#lastPathId = this.#lastPathId >= MOST_PATHS ? 1 : this.#lastPathId + 1
+    while (used.has(this.#lastPathId))
+    return this.#lastPathId
+  }
+}

@@ -1,0 +1,130 @@
+/**
+ * What the daemon's main thread and a router's engine worker say to each other: commands one way, events the other, plain
+ * objects. Times are CLOCK_MONOTONIC milliseconds, the same in both threads.
+ */
+import type { Selector } from '../core/selector.ts'
+import type { PathState } from '../tunnel/machine/api.ts'
+import type { Mode } from '../tunnel/schedulers.ts'
+
+export interface PlainPrefix {
+  readonly address: Uint8Array
+  readonly length: number
+}
+
+export interface Remote {
+  readonly address: Uint8Array
+  readonly port: number
+}
+
+export interface RouterSetup {
+  readonly device: string
+  readonly mtu: number
+  readonly privateKey: Uint8Array
+  /** A gateway at home listens here; a mobile router has none. */
+  readonly listenPort?: number
+  /** Mark of the tunnel's own packets. */
+  readonly mark: number
+}
+
+/** A traffic class: what it is for, and the scheduler its packets take. The first that matches decides. */
+export interface ClassSetup {
+  readonly name: string
+  /** Any of these; empty: everything. */
+  readonly match: readonly Selector[]
+  readonly mode: Mode
+  /** Share of the bytes that `budget` may copy. */
+  readonly cap: number
+  /** Delivered as they come, even when spread: for what a late packet is worth nothing. */
+  readonly unordered: boolean
+}
+
+export interface RouterPeer {
+  readonly name: string
+  readonly publicKey: Uint8Array
+  readonly presharedKey?: Uint8Array
+  /** Seconds. */
+  readonly keepalive: number
+  /** Where it is reached; none: it comes to us. */
+  readonly remotes: readonly Remote[]
+  /** Subnets behind it: what is sent to it, and the only sources taken from it. */
+  readonly subnets: readonly PlainPrefix[]
+}
+
+export interface AccessSetup {
+  readonly name: string
+  readonly up: boolean
+  readonly families: readonly (4 | 6)[]
+  readonly mtu: number
+  /** Grows when sockets and paths over it must be made anew. */
+  readonly generation: number
+  /** Lower is preferred. */
+  readonly priority: number
+}
+
+export type Command =
+  | { readonly type: 'add-peer'; readonly peer: RouterPeer }
+  | { readonly type: 'access'; readonly access: AccessSetup }
+  | { readonly type: 'access-gone'; readonly name: string }
+  | { readonly type: 'drain'; readonly access: string; readonly draining: boolean }
+  | { readonly type: 'classes'; readonly classes: readonly ClassSetup[] }
+  /** Another scheduler for a class, while it runs. */
+  | { readonly type: 'mode'; readonly name: string; readonly mode: Mode }
+  /** Prefers an access before all others, for everything. */
+  | { readonly type: 'prefer'; readonly access: string }
+  | { readonly type: 'wake' }
+
+export interface PathReport {
+  readonly peer: string
+  readonly id: number
+  readonly access: string
+  readonly remote: string
+  readonly state: PathState['name']
+  readonly draining: boolean
+  /** NaN while unknown. */
+  readonly rttMs: number
+  readonly loss: number
+  readonly mtu: number
+  readonly sentBytes: number
+  readonly receivedBytes: number
+  readonly lastReceivedAt: number
+}
+
+export interface ClassReport {
+  readonly peer: string
+  readonly name: string
+  readonly mode: Mode
+  /** Accesses (or path ids) in use, and those that get copies. */
+  readonly carriers: readonly string[]
+  readonly copies: readonly string[]
+  readonly reason: string
+  readonly bytes: number
+  readonly copiedBytes: number
+}
+
+export type Evidence = Readonly<Record<string, string | number | boolean | null>>
+
+export type Event =
+  | { readonly type: 'log'; readonly level: 'warn' | 'info' | 'debug'; readonly message: string }
+  | {
+      readonly type: 'status'
+      readonly peers: readonly { readonly name: string; readonly established: boolean }[]
+      readonly paths: readonly PathReport[]
+      readonly classes: readonly ClassReport[]
+      readonly counters: Readonly<Record<string, number>>
+    }
+  | {
+      readonly type: 'decision'
+      readonly what: string
+      readonly chosen: string
+      readonly reason: string
+      readonly evidence: Evidence
+    }
+  | {
+      readonly type: 'handover'
+      readonly what: string
+      readonly from: string
+      readonly to: string
+      readonly cause: string
+    }
+  /** Nothing is sent over this access any more, by either end. */
+  | { readonly type: 'drained'; readonly access: string }

@@ -1,0 +1,396 @@
+/**
+ * A router on the main thread, mobile or at home: accesses and radios, routes, and the engine worker that carries the
+ * packets. Implements what the daemon asks of a mechanism. A traffic class towards a peer is what it shows as a flow.
+ */
+import { lookup } from 'node:dns/promises'
+import type { AccessMonitor } from '../access/index.ts'
+import { parseAddress } from '../core/address.ts'
+import { GodwitError, usageError } from '../core/errors.ts'
+import type {
+  AccessStatus,
+  ControlRoute,
+  DecisionRecord,
+  FlowStatus,
+  Mechanism,
+  Metric,
+  Move,
+  PeerStatus,
+  Recorder,
+} from '../core/mechanism.ts'
+import { matchesPattern } from '../core/pattern.ts'
+import type { Selector } from '../core/selector.ts'
+import { MODES, type Mode } from '../tunnel/schedulers.ts'
+import { EngineWorker } from '../tunnel/worker.ts'
+import type { RouterPlumbing } from './plumbing.ts'
+import type {
+  ClassReport,
+  ClassSetup,
+  Command,
+  Event,
+  PathReport,
+  PlainPrefix,
+  Remote,
+  RouterSetup,
+} from './protocol.ts'
+import type { RadioKeeper } from './radios.ts'
+
+export interface Site {
+  readonly name: string
+  readonly publicKey: Uint8Array
+  readonly presharedKey?: Uint8Array
+  readonly keepalive: number
+  /** Name or address; absent: it comes to us. */
+  readonly endpoint?: { readonly host: string; readonly port: number }
+  readonly subnets: readonly PlainPrefix[]
+}
+
+export interface RouterInit {
+  readonly device: string
+  readonly privateKey: Uint8Array
+  readonly listenPort?: number
+  /** MTU of the tunnel device; absent: the smallest that its paths carry. */
+  readonly mtu?: number
+  readonly mark: number
+  readonly sites: readonly Site[]
+  /** Patterns of interfaces, the most preferred first; empty for a gateway that only listens. */
+  readonly accesses: readonly string[]
+  readonly classes: readonly ClassSetup[]
+}
+
+export interface RouterComponents {
+  /** Absent when there are no accesses to watch. */
+  readonly monitor: AccessMonitor | undefined
+  readonly plumbing: RouterPlumbing
+  readonly radios: ((drain: (access: string, draining: boolean) => void) => RadioKeeper) | undefined
+  readonly recorder: Recorder
+  readonly wall: () => number
+  readonly close: () => void
+}
+
+const FIRST_MTU = 1400
+const LEAST_MTU = 1280
+/** Outer headers over IPv6, message 32 and tag. */
+const OVERHEAD = 48 + 16 + 16 + 2
+const START_MS = 20_000
+const RESOLVE_RETRY_MS = 2_000
+const USABLE: readonly string[] = ['up', 'degrading', 'suspect']
+
+export class RouterService implements Mechanism {
+  readonly name = 'routing'
+  readonly routes: readonly ControlRoute[]
+  readonly #init: RouterInit
+  readonly #parts: RouterComponents
+  readonly #retries = new Set<NodeJS.Timeout>()
+  #worker: EngineWorker | undefined
+  #radios: RadioKeeper | undefined
+  #unsubscribe: (() => void) | undefined
+  #paths: readonly PathReport[] = []
+  #classes: readonly ClassReport[] = []
+  #established = new Set<string>()
+  #counters: Readonly<Record<string, number>> = {}
+  #onReady: (() => void) | undefined
+  #stopping = false
+
+  constructor(parts: RouterComponents, init: RouterInit) {
+    this.#parts = parts
+    this.#init = init
+    this.routes = [
+      { method: 'GET', path: '/v1/router', handle: () => this.#view() },
+      { method: 'POST', path: '/v1/router/scheduler', handle: ({ body }) => this.#setScheduler(body) },
+    ]
+  }
+
+  async start(): Promise<void> {
+    const { device, privateKey, listenPort, mark, mtu, sites, classes } = this.#init
+    const setup: RouterSetup = {
+      device,
+      mtu: mtu ?? FIRST_MTU,
+      privateKey,
+      mark,
+      ...(listenPort !== undefined && { listenPort }),
+    }
+    this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
+      onEvent: (event) => this.#handle(event as Event),
+      onEnd: (error) => this.#ended(error),
+    })
+    try {
+      this.#post({ type: 'classes', classes })
+      for (const site of sites) await this.#addSite(site)
+      this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      this.#watchAccesses()
+      this.#radios = this.#parts.radios?.((access, draining) => {
+        this.#parts.monitor?.setDraining(access, draining)
+        this.#post({ type: 'drain', access, draining })
+      })
+      this.#radios?.start()
+      if (sites.some(({ endpoint }) => endpoint !== undefined)) await this.#untilReady()
+    } catch (error) {
+      await this.stop()
+      throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true
+    this.#radios?.stop()
+    this.#unsubscribe?.()
+    this.#parts.monitor?.stop()
+    for (const timer of this.#retries) clearTimeout(timer)
+    await this.#worker?.stop()
+    this.#worker = undefined
+    await this.cleanUp()
+    this.#parts.close()
+  }
+
+  async cleanUp(): Promise<void> {
+    this.#parts.plumbing.cleanUp()
+    this.#parts.monitor?.cleanUp()
+  }
+
+  accesses(): readonly AccessStatus[] {
+    const links = new Map((this.#radios?.links() ?? []).map((link) => [link.name, link]))
+    return (this.#parts.monitor?.accesses() ?? []).map((access) => {
+      const paths = this.#paths.filter((path) => path.access === access.name)
+      const link = links.get(access.name)
+      const radio =
+        link === undefined
+          ? {}
+          : { point: link.point ?? null, signal_dbm: finite(link.dbm), radio: link.state as string }
+      return {
+        name: access.name,
+        state: access.state,
+        addresses: access.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`),
+        rtt_ms: finite(Math.min(...paths.map(({ rttMs }) => rttMs))),
+        loss: paths.length === 0 ? null : Math.max(...paths.map(({ loss }) => loss)),
+        ...radio,
+      }
+    })
+  }
+
+  peers(): readonly PeerStatus[] {
+    return this.#init.sites.map((site) => {
+      const paths = this.#paths.filter((path) => path.peer === site.name)
+      const works = paths.some(({ state }) => USABLE.includes(state))
+      return {
+        name: site.name,
+        kind: 'router',
+        state: works ? 'up' : paths.length > 0 || this.#established.has(site.name) ? 'connecting' : 'down',
+        paths: paths.map((path) => ({
+          id: path.id,
+          access: path.access,
+          remote: path.remote,
+          state: path.draining && USABLE.includes(path.state) ? 'draining' : path.state,
+          rtt_ms: finite(path.rttMs),
+          loss: finite(path.loss),
+          sent_bytes: path.sentBytes,
+          received_bytes: path.receivedBytes,
+          mtu: path.mtu,
+        })),
+        public_key: Buffer.from(site.publicKey).toString('base64'),
+      }
+    })
+  }
+
+  /** Each class towards each peer. */
+  flows(): readonly FlowStatus[] {
+    return this.#classes.map((each) => ({
+      id: flowId(each),
+      proto: each.mode,
+      src: 'here',
+      dst: each.peer,
+      app: '',
+      mechanism: this.name,
+      peer: each.peer,
+      access: [...each.carriers, ...each.copies].join('+'),
+    }))
+  }
+
+  async move(what: Selector, access: string): Promise<Move | undefined> {
+    if (what.kind !== 'all') return undefined
+    const works = this.#paths.some((path) => path.access === access && USABLE.includes(path.state))
+    if (!works)
+      throw new GodwitError('ACCESS_DOWN', `nothing answers over ${access}`, {
+        hint: '`godwit paths` shows what works',
+      })
+    this.#post({ type: 'prefer', access })
+    return { flows: this.#classes.length, note: 'spreading classes keep their paths' }
+  }
+
+  why(id: string): readonly DecisionRecord[] | undefined {
+    const found = this.#classes.find((each) => flowId(each) === id)
+    if (found === undefined) return undefined
+    return [
+      {
+        at: this.#parts.wall(),
+        mechanism: this.name,
+        what: id,
+        chosen: [...found.carriers, ...found.copies].join('+') || 'none',
+        reason: found.reason,
+        evidence: { scheduler: found.mode, bytes: found.bytes, copied_bytes: found.copiedBytes },
+      },
+    ]
+  }
+
+  metrics(): readonly Metric[] {
+    return Object.entries(this.#counters).map(([name, value]) => ({
+      name: `godwit_routing_${name}_total`,
+      help: `Packets: ${name.replaceAll('_', ' ')}.`,
+      type: 'counter' as const,
+      value,
+    }))
+  }
+
+  #view(): object {
+    return {
+      classes: this.#classes.map(({ copiedBytes, ...rest }) => ({ ...rest, copied_bytes: copiedBytes })),
+      counters: this.#counters,
+      links: this.#radios?.links() ?? [],
+      controller: this.#radios?.counts ?? {},
+    }
+  }
+
+  #setScheduler(body: unknown): object {
+    const { name, scheduler } = (body ?? {}) as { name?: unknown; scheduler?: unknown }
+    const known = this.#init.classes.map((each) => each.name)
+    if (typeof name !== 'string' || !known.includes(name))
+      throw usageError(`there is no class ${String(name)}; there are ${known.join(', ')}`)
+    if (!MODES.includes(scheduler as Mode))
+      throw usageError(`there is no scheduler ${String(scheduler)}; there are ${MODES.join(', ')}`)
+    this.#post({ type: 'mode', name, mode: scheduler as Mode })
+    return { class: name, scheduler }
+  }
+
+  #watchAccesses(): void {
+    const { monitor } = this.#parts
+    if (monitor === undefined) return
+    this.#unsubscribe = monitor.subscribe((event) => {
+      if (event.type === 'woke') this.#post({ type: 'wake' })
+      else if (event.cause === 'removed') this.#post({ type: 'access-gone', name: event.access.name })
+      else this.#tellAccess(event.access.name)
+    })
+    monitor.start()
+    for (const { name } of monitor.accesses()) this.#tellAccess(name)
+  }
+
+  #tellAccess(name: string): void {
+    const access = this.#parts.monitor?.access(name)
+    const priority = this.#init.accesses.findIndex((pattern) => matchesPattern(pattern, name))
+    if (access === undefined || priority < 0) {
+      this.#post({ type: 'access-gone', name })
+      return
+    }
+    const { state, families, mtu, generation } = access
+    this.#post({
+      type: 'access',
+      access: { name, up: state !== 'down', families, mtu, generation, priority: priority + 1 },
+    })
+  }
+
+  async #addSite(site: Site): Promise<void> {
+    const { endpoint, ...rest } = site
+    const remotes = endpoint === undefined ? [] : await resolve(endpoint.host, endpoint.port)
+    if (endpoint !== undefined && remotes.length === 0) {
+      this.#parts.recorder.log('warn', `${site.name}: ${endpoint.host} has no address yet`)
+      const timer = setTimeout(() => {
+        this.#retries.delete(timer)
+        void this.#addSite(site)
+      }, RESOLVE_RETRY_MS)
+      this.#retries.add(timer)
+      return
+    }
+    this.#post({ type: 'add-peer', peer: { ...rest, remotes } })
+  }
+
+  #untilReady(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        this.#parts.recorder.log('warn', 'no gateway answers yet; trying on')
+        this.#onReady?.()
+      }, START_MS)
+      this.#onReady = () => {
+        clearTimeout(timer)
+        this.#onReady = undefined
+        resolve()
+      }
+    })
+  }
+
+  #handle(event: Event): void {
+    const { recorder, wall } = this.#parts
+    switch (event.type) {
+      case 'log':
+        recorder.log(event.level, event.message)
+        break
+      case 'status':
+        this.#paths = event.paths
+        this.#classes = event.classes
+        this.#counters = event.counters
+        this.#established = new Set(
+          event.peers.filter(({ established }) => established).map(({ name }) => name),
+        )
+        this.#followPaths()
+        break
+      case 'decision': {
+        const { what, chosen, reason, evidence } = event
+        recorder.decision({ at: wall(), mechanism: this.name, what, chosen, reason, evidence })
+        recorder.log('info', `${what}: ${chosen}: ${reason}`)
+        break
+      }
+      case 'handover': {
+        const { what, from, to, cause } = event
+        recorder.handover({ at: wall(), what, from, to, cause, gap_ms: null, lost_packets: null })
+        break
+      }
+      case 'drained':
+        this.#radios?.drained(event.access)
+    }
+  }
+
+  /** What paths say of accesses, for the radios and the device's MTU. */
+  #followPaths(): void {
+    const works = this.#paths.filter(({ state }) => USABLE.includes(state))
+    if (works.length > 0) this.#onReady?.()
+    if (this.#init.mtu === undefined && works.length > 0) {
+      const mtu = Math.max(LEAST_MTU, Math.min(...works.map((path) => path.mtu)) - OVERHEAD)
+      if (!this.#stopping) this.#parts.plumbing.setMtu(mtu)
+    }
+    if (this.#radios === undefined) return
+    for (const { name } of this.#radios.links()) {
+      const own = this.#paths.filter((path) => path.access === name)
+      const heardAt = Math.max(Number.NEGATIVE_INFINITY, ...own.map(({ lastReceivedAt }) => lastReceivedAt))
+      const alive = own.some(({ state }) => state === 'up' || state === 'degrading' || state === 'suspect')
+      this.#radios.evidence(name, alive, heardAt)
+    }
+  }
+
+  #ended(error: GodwitError | undefined): void {
+    if (this.#stopping) return
+    throw error ?? new GodwitError('ENGINE_ENDED', 'the packet engine ended by itself')
+  }
+
+  #post(command: Command): void {
+    this.#worker?.post(command)
+  }
+}
+
+function flowId(each: ClassReport): string {
+  return `${each.name}.${each.peer}`
+}
+
+function finite(value: number): number | null {
+  return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null
+}
+
+async function resolve(host: string, port: number): Promise<Remote[]> {
+  const literal = parseAddress(host)
+  if (literal.ok) return [{ address: literal.value, port }]
+  try {
+    const found = await lookup(host, { all: true })
+    return found.flatMap(({ address }) => {
+      const parsed = parseAddress(address)
+      return parsed.ok ? [{ address: parsed.value, port }] : []
+    })
+  } catch {
+    return []
+  }
+}
