@@ -151,7 +151,7 @@ export interface DatagramReport {
   readonly down: Arrivals
 }
 
-/** Datagrams both ways between gw-mh and `server`, one every `intervalMs` each way. */
+/** Datagrams both ways between the client (gw-mh unless said) and `server`, one every `intervalMs` each way. */
 export class DatagramFlow {
   readonly intervalMs: number
   readonly port: number
@@ -170,11 +170,12 @@ export class DatagramFlow {
     server: string,
     port: number,
     intervalMs = 5,
+    ends: { readonly client: string; readonly iface: string } = { client: 'mh', iface: 'wan' },
   ): Promise<DatagramFlow> {
     const { programs, spec } = context.lab
     const far = await programs.own(server, 'udp-flow', { role: 'server', port, intervalMs })
-    const host = addressOf(spec, server, 'wan')
-    const near = await programs.own('mh', 'udp-flow', { role: 'client', port, host, intervalMs })
+    const host = addressOf(spec, server, ends.iface)
+    const near = await programs.own(ends.client, 'udp-flow', { role: 'client', port, host, intervalMs })
     return new DatagramFlow(near, far, port, intervalMs)
   }
 

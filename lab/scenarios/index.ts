@@ -3,6 +3,9 @@ import type { Scenario } from '../scenario.ts'
 import { dimeHard } from './dime-hard.ts'
 import { dimeSockets } from './dime-sockets.ts'
 import { dimeSoft } from './dime-soft.ts'
+import { routerAggregate, routerBadLink } from './router-bulk.ts'
+import { routerBothGone, routerDuplicateCut, routerFailoverCut } from './router-cuts.ts'
+import { routerSeamless } from './router-roam.ts'
 import { upmtBlackhole } from './upmt-blackhole.ts'
 import { upmtBreakBeforeMake } from './upmt-break-before-make.ts'
 import { upmtMakeBeforeBreak } from './upmt-make-before-break.ts'
@@ -16,4 +19,10 @@ export const scenarios: readonly Scenario[] = [
   dimeSoft,
   dimeHard,
   dimeSockets,
+  routerSeamless,
+  routerDuplicateCut,
+  routerFailoverCut,
+  routerBothGone,
+  routerAggregate,
+  routerBadLink,
 ]

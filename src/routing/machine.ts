@@ -243,7 +243,7 @@ export class RouterMachine {
         const path = peer.paths.get(event.slot)
         if (path === undefined) break
         const { sentBytes, sentPackets } = this.#parts.sent(event.slot)
-        path.rate.sample(event.rttMs, event.received, sentBytes, sentPackets, now)
+        path.rate.sample(event.rttMs, event.loss, event.received, sentBytes, sentPackets, now)
         const jump = Math.abs(path.loss - event.loss) > 0.003
         path.loss = event.loss
         path.view = {
@@ -354,6 +354,8 @@ export class RouterMachine {
       rttMs: path.view.rttMs,
       loss: path.loss,
       rate: path.rate.rate,
+      queueMs: path.rate.queueMs,
+      delayMs: path.rate.delayMs,
     }))
     for (const [index, state] of peer.plans.entries()) {
       const { plan, memory } = planPaths(state.mode, facts, state.memory, now)

@@ -35,11 +35,23 @@ export interface PathFacts {
   readonly loss: number
   /** Bytes per millisecond that the path is known to carry, for `weighted`; 0 while unknown. */
   readonly rate: number
+  /** Best delay there, milliseconds; NaN while unknown. And what waits in its queue. */
+  readonly delayMs: number
+  readonly queueMs: number
+}
+
+export interface Carrier {
+  readonly slot: number
+  /** Bytes per millisecond, 0 while unknown; 1 where rates do not matter. */
+  readonly weight: number
+  /** Best delay there, milliseconds, and what waits on the way now. */
+  readonly delayMs: number
+  readonly queueMs: number
 }
 
 export interface Plan {
   /** Paths that carry packets, at least one of them each; empty: none is usable. */
-  readonly carriers: readonly { readonly slot: number; readonly weight: number }[]
+  readonly carriers: readonly Carrier[]
   /** Paths that get a copy of every packet. */
   readonly copies: readonly number[]
   /** Paths that get copies of some packets, so that they can be measured. */
@@ -128,13 +140,16 @@ export function planPaths(
   switch (mode) {
     case 'round-robin':
     case 'weighted': {
-      const known = good.filter(({ rate }) => rate > 0)
-      const mean = known.reduce((sum, { rate }) => sum + rate, 0) / Math.max(1, known.length)
       const carriers = good.map((path) => ({
         slot: path.slot,
-        weight: mode === 'round-robin' || known.length === 0 ? 1 : path.rate > 0 ? path.rate : mean,
+        weight: mode === 'round-robin' ? 1 : path.rate,
+        delayMs: path.delayMs,
+        queueMs: path.queueMs,
       }))
-      const reason = `spread over ${names(good)}${mode === 'weighted' ? ' by measured rate' : ' in turn'}`
+      const reason =
+        mode === 'round-robin'
+          ? `spread over ${names(good)} in turn`
+          : `each packet where it arrives first, of ${names(good)}, by measured rate and delay`
       return finish({ ...base, carriers, ordered: carriers.length > 1, reason }, NO_PLAN_MEMORY)
     }
     case 'duplicate': {
@@ -259,7 +274,7 @@ function names(paths: readonly PathFacts[], slots?: readonly number[]): string {
 }
 
 function only(path: PathFacts): Plan['carriers'] {
-  return [{ slot: path.slot, weight: 1 }]
+  return [{ slot: path.slot, weight: 1, delayMs: 0, queueMs: 0 }]
 }
 
 /** One in so many packets is copied to a path that has to prove itself; at most one each PROBE_MS then. */
@@ -268,13 +283,22 @@ const PROBE_MS = 4
 /** Copies saved up: at most what the cap allows over so many bytes sent. */
 const SAVED_OVER = 4 << 20
 const MOST_PATHS = 8
+/** Taken for a path's rate (bytes a millisecond) and delay until they are known. */
+const UNKNOWN_RATE = 12_500
+const UNKNOWN_DELAY = 50
+/** How much of the difference to the measured queue is taken over at each plan. */
+const TRUST = 0.3
 
 /** Carries out a plan. `choose` costs a comparison per path and allocates nothing. */
 export class PacketScheduler {
   #slots = new Int32Array(MOST_PATHS)
-  #weights = new Float64Array(MOST_PATHS)
-  /** What each carrier has been given, in units of its weight. */
-  #given = new Float64Array(MOST_PATHS)
+  /** Datagrams that each carrier has been given (`round-robin`). */
+  readonly #given = new Float64Array(MOST_PATHS)
+  /** Bytes per millisecond, delay there, and bytes that wait on the way, as far as known (`weighted`). */
+  readonly #rates = new Float64Array(MOST_PATHS)
+  readonly #delays = new Float64Array(MOST_PATHS)
+  readonly #backlogs = new Float64Array(MOST_PATHS)
+  #drainedAt = 0
   #count = 0
   #copies = new Int32Array(MOST_PATHS)
   #copyCount = 0
@@ -283,7 +307,7 @@ export class PacketScheduler {
   #refuge = -1
   #atRisk = false
   #ordered = false
-  #byDatagrams = false
+  #timed = false
   #credit = 0
   #packets = 0
   #probedAt = Number.NEGATIVE_INFINITY
@@ -296,24 +320,28 @@ export class PacketScheduler {
     this.#cap = cap
   }
 
-  /** A change of plan keeps what each path was given relative to the others. */
+  /** A change of plan keeps what each path was given relative to the others, and what waits. */
   follow(mode: Mode, plan: Plan): void {
-    this.#byDatagrams = mode === 'round-robin'
-    const before = new Map<number, number>()
+    this.#timed = mode === 'weighted'
+    const before = new Map<number, { given: number; backlog: number }>()
     let least = Number.POSITIVE_INFINITY
     for (let i = 0; i < this.#count; i++) {
-      before.set(this.#slots[i]!, this.#given[i]!)
+      before.set(this.#slots[i]!, { given: this.#given[i]!, backlog: this.#backlogs[i]! })
       least = Math.min(least, this.#given[i]!)
     }
+    if (!Number.isFinite(least)) least = 0
     this.#count = Math.min(plan.carriers.length, MOST_PATHS)
-    // Weights are relative: scaled, so that what was given stays comparable when rates change.
-    const sum = plan.carriers.reduce((total, { weight }) => total + weight, 0)
     for (let i = 0; i < this.#count; i++) {
-      const { slot, weight } = plan.carriers[i]!
+      const { slot, weight, delayMs, queueMs } = plan.carriers[i]!
+      const old = before.get(slot)
       this.#slots[i] = slot
-      this.#weights[i] = weight / sum
-      this.#given[i] =
-        (before.get(slot) ?? (Number.isFinite(least) ? least : 0)) - (Number.isFinite(least) ? least : 0)
+      this.#given[i] = (old?.given ?? least) - least
+      this.#rates[i] = weight > 0 ? weight : UNKNOWN_RATE
+      this.#delays[i] = Number.isNaN(delayMs) ? UNKNOWN_DELAY : delayMs
+      // The measured queue is one round trip old; the reckoned one drifts. Between them.
+      const measured = queueMs * this.#rates[i]!
+      this.#backlogs[i] =
+        old === undefined || weight === 0 ? 0 : old.backlog + (measured - old.backlog) * TRUST
     }
     this.#copyCount = Math.min(plan.copies.length, MOST_PATHS)
     for (let i = 0; i < this.#copyCount; i++) this.#copies[i] = plan.copies[i]!
@@ -327,12 +355,7 @@ export class PacketScheduler {
   /** The slot for a packet of `bytes` that becomes `datagrams` datagrams, -1 for none; copies and order go to `spread`. */
   choose(bytes: number, datagrams: number, tail: boolean, spread: Spread, now: number): number {
     if (this.#count === 0) return -1
-    let best = 0
-    if (this.#count > 1) {
-      for (let i = 1; i < this.#count; i++) if (this.#given[i]! < this.#given[best]!) best = i
-      const cost = (this.#byDatagrams ? datagrams : bytes) / this.#weights[best]!
-      this.#given[best] = this.#given[best]! + cost
-    }
+    const best = this.#count === 1 ? 0 : this.#timed ? this.#earliest(bytes, now) : this.#next(datagrams)
     this.counts.bytes += bytes
     spread.ordered = this.#ordered
     spread.copies = this.#copyCount
@@ -340,6 +363,32 @@ export class PacketScheduler {
     if (this.#refuge >= 0) this.#insure(bytes, tail, spread)
     if (this.#probeCount > 0) this.#probe(datagrams, spread, now)
     return this.#slots[best]!
+  }
+
+  #next(datagrams: number): number {
+    let best = 0
+    for (let i = 1; i < this.#count; i++) if (this.#given[i]! < this.#given[best]!) best = i
+    this.#given[best] = this.#given[best]! + datagrams
+    return best
+  }
+
+  /** The path on which it arrives first: delay, and what waits there, at the path's rate. */
+  #earliest(bytes: number, now: number): number {
+    const elapsed = Math.max(0, now - this.#drainedAt)
+    this.#drainedAt = now
+    let best = 0
+    let first = Number.POSITIVE_INFINITY
+    for (let i = 0; i < this.#count; i++) {
+      const rate = this.#rates[i]!
+      const backlog = Math.max(0, this.#backlogs[i]! - elapsed * rate)
+      this.#backlogs[i] = backlog
+      const at = this.#delays[i]! + (backlog + bytes) / rate
+      if (at >= first) continue
+      first = at
+      best = i
+    }
+    this.#backlogs[best] = this.#backlogs[best]! + bytes
+    return best
   }
 
   /** `budget`: a copy for what is at risk, while the cap allows. */

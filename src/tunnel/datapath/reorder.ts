@@ -19,7 +19,7 @@ import type { Merger } from './merge.ts'
 const WINDOW = 1 << 13
 const MASK = WINDOW - 1
 /** Milliseconds. */
-export const HOLD_MOST = 150
+export const HOLD_MOST = 200
 const HOLD_LEAST = 15
 /** A path that brought no such packet for so long is not waited for. */
 const IN_USE = 250

@@ -45,6 +45,9 @@ export const HELLO_RETRY = 250
 export const HELLO_TRIES = 6
 export const ANNOUNCE_RETRY = 150
 export const ANNOUNCE_RETRY_MAX = 5_000
+/** While no path works at all: this often, for half a minute. */
+export const ANNOUNCE_ALONE = 100
+export const ANNOUNCE_ALONE_TRIES = 300
 /** Unanswered announcements of every path after which the session itself is doubted. */
 export const ANNOUNCES_BEFORE_HANDSHAKE = 3
 export const CLOSE_RETRY = 100

@@ -212,6 +212,9 @@ export class PathMonitor {
     this.#unanswered = 0
     this.#firstUnansweredAt = Number.NaN
     this.#lastProbeAt = Number.NEGATIVE_INFINITY
+    // What was lost before says nothing of the path as it is now.
+    this.#loss = Number.NaN
+    this.#windowSent = Number.NaN
   }
 
   /** The other end counts anew (it restarted, or the session changed). */

@@ -174,8 +174,12 @@ export class Multipath {
     for (const close of peer.closes) frames.push(closeFrame(peer, close))
     if (path.tries === 0) path.announcedAt = now
     path.tries++
+    const alone = peer.godwit && path.tries < K.ANNOUNCE_ALONE_TRIES && peer.bestPath() === undefined
     path.announceAt =
-      now + Math.min(K.ANNOUNCE_RETRY * 2 ** Math.min(path.tries - 1, 10), K.ANNOUNCE_RETRY_MAX)
+      now +
+      (alone
+        ? K.ANNOUNCE_ALONE
+        : Math.min(K.ANNOUNCE_RETRY * 2 ** Math.min(path.tries - 1, 10), K.ANNOUNCE_RETRY_MAX))
     if (path.state.name === 'new' && peer.expectsGodwit)
       this.#setState(path, { name: 'validating', since: now, tries: path.tries })
     else if (path.state.name === 'validating') path.state = { ...path.state, tries: path.tries }

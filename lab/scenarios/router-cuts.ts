@@ -1,0 +1,176 @@
+/** The mobile router's links cut without warning: duplicated, with a spare one, and both at once (OH-16, OH-18, OH-22). */
+import type { FlowStatus } from '../../src/core/mechanism.ts'
+import { monotonicMs } from '../programs/program.ts'
+import { percentile, type Scenario, type ScenarioContext } from '../scenario.ts'
+import { figuresOf, longestGap } from '../traffic.ts'
+import {
+  ACCESSES,
+  drawDatagrams,
+  INTERVAL_MS,
+  LINKS,
+  lostWithin,
+  type Routers,
+  setUpRouters,
+  startDatagrams,
+  untilPaths,
+} from './router-kit.ts'
+
+const GONE_MS = 700
+const BACK_MS = 1200
+/** Lost packets are looked for in this time after a cut. */
+const WINDOW_MS = 1500
+
+function cutCount(context: ScenarioContext, quick: number): number {
+  return context.options.handovers ?? (context.options.full === true ? 100 : quick)
+}
+
+/** The access that carries the class now. */
+async function carrier({ mobile }: Routers): Promise<string> {
+  const { flows } = await mobile.json<{ flows: readonly FlowStatus[] }>('flows')
+  return flows[0]?.access.split('+')[0] ?? ACCESSES[0]
+}
+
+/** Cuts links without a word (`blackhole`: no event), again and again; returns when. */
+async function cuts(
+  context: ScenarioContext,
+  routers: Routers,
+  count: number,
+  which: () => Promise<string>,
+): Promise<number[]> {
+  const times: number[] = []
+  for (let index = 0; index < count; index++) {
+    const access = await which()
+    // At random moments of the packets' rhythm.
+    await context.sleep(((index * 7919) % 97) / 10)
+    const at = monotonicMs()
+    times.push(at)
+    if (count <= 20) context.mark(`${access} is cut`)
+    context.lab.setLink(access, { state: 'blackhole' })
+    await context.sleep(GONE_MS)
+    context.lab.setLink(access, { state: 'up' })
+    await untilPaths(context, routers)
+    await context.sleep(Math.max(0, at + GONE_MS + BACK_MS - monotonicMs()))
+  }
+  return times
+}
+
+export const routerDuplicateCut: Scenario = {
+  name: 'router-duplicate-cut',
+  summary: 'every packet on both links; one is cut without warning, again and again',
+  topology: 'router',
+  links: LINKS,
+  paper: { lost_packets_per_handover: '600 (same SSID), 3600 to 5900 (different SSIDs), stock OpenVPN' },
+  async run(context) {
+    const routers = await setUpRouters(context, { scheduler: 'duplicate' })
+    await untilPaths(context, routers)
+    const count = cutCount(context, 8)
+    context.start()
+    const flow = await startDatagrams(context)
+    await context.sleep(1000)
+    let next = 0
+    const times = await cuts(context, routers, count, async () => ACCESSES[next++ % 2]!)
+    const report = await flow.finish(context)
+    const [up, down] = [figuresOf(report.up), figuresOf(report.down)]
+    const lost = up.lost + down.lost
+    context.check('datagrams lost', lost === 0, lost, `0 in ${times.length} cuts`)
+    context.check(
+      'datagrams seen twice',
+      up.duplicated + down.duplicated === 0,
+      up.duplicated + down.duplicated,
+      '0',
+    )
+    context.metric('cuts', times.length)
+    context.metric('lost_packets', lost)
+    context.metric('reordered_packets', up.reordered + down.reordered)
+    drawDatagrams(context, 'Duplicated on two links, one cut without warning', report)
+  },
+}
+
+export const routerFailoverCut: Scenario = {
+  name: 'router-failover-cut',
+  summary: 'main and spare link; the one in use is cut without warning, again and again',
+  topology: 'router',
+  links: LINKS,
+  paper: { lost_packets_per_handover: '600 (same SSID), 3600 to 5900 (different SSIDs), stock OpenVPN' },
+  async run(context) {
+    const routers = await setUpRouters(context, { scheduler: 'failover' })
+    await untilPaths(context, routers)
+    const count = cutCount(context, 8)
+    context.start()
+    const flow = await startDatagrams(context)
+    await context.sleep(1500)
+    const times = await cuts(context, routers, count, () => carrier(routers))
+    const report = await flow.finish(context)
+    const each = (['up', 'down'] as const).map((way) =>
+      times.map((at) => lostWithin(report[way], at - 100, at + WINDOW_MS)),
+    )
+    const [up, down] = each.map((losses) => percentile(losses, 0.95)) as [number, number]
+    const gaps = times.flatMap((at) =>
+      [report.up, report.down].map((way) => longestGap(way, at, at + WINDOW_MS, INTERVAL_MS)),
+    )
+    context.check('lost to the server, p95', up <= 20, up, '≤ 20 packets')
+    context.check('lost to the terminal, p95', down <= 20, down, '≤ 20 packets')
+    context.metric('cuts', times.length)
+    context.metric('lost_packets_up', each[0]!)
+    context.metric('lost_packets_down', each[1]!)
+    context.metric('gap_ms_median', percentile(gaps, 0.5))
+    context.metric('gap_ms_p95', percentile(gaps, 0.95))
+    drawDatagrams(context, 'Main and spare link, the one in use cut without warning', report)
+  },
+}
+
+export const routerBothGone: Scenario = {
+  name: 'router-both-gone',
+  summary: 'both links vanish for a while, then one comes back',
+  topology: 'router',
+  links: LINKS,
+  paper: { lost_packets_per_handover: '600 (same SSID), 3600 to 5900 (different SSIDs), stock OpenVPN' },
+  async run(context) {
+    const routers = await setUpRouters(context, { scheduler: 'failover' })
+    await untilPaths(context, routers)
+    context.start()
+    const flow = await startDatagrams(context)
+    await context.sleep(1500)
+    const durations = context.options.full === true ? [500, 1000, 2000, 5000, 10_000] : [500, 2000]
+    const outages: { at: number; back: number }[] = []
+    for (const [index, ms] of durations.entries()) {
+      const at = monotonicMs()
+      context.mark(`both gone for ${ms / 1000} s`)
+      for (const access of ACCESSES) context.lab.setLink(access, { state: 'blackhole' })
+      await context.sleep(ms)
+      const access = ACCESSES[index % 2]!
+      context.mark(`${access} is back`)
+      outages.push({ at, back: monotonicMs() })
+      context.lab.setLink(access, { state: 'up' })
+      await context.sleep(1500)
+      for (const each of ACCESSES) context.lab.setLink(each, { state: 'up' })
+      await untilPaths(context, routers)
+      await context.sleep(1000)
+    }
+    const report = await flow.finish(context)
+    const late = outages.map(({ at, back }) =>
+      Math.max(...[report.up, report.down].map((way) => resumed(way.arrivals, at, back) - back)),
+    )
+    const allowed = ROUND_TRIP_MS + PROBE_MS
+    const worst = Math.max(...late)
+    context.check(
+      'first packet after a link is back',
+      worst <= allowed,
+      Math.round(worst),
+      `≤ ${allowed} ms: 1 RTT and one probe interval`,
+    )
+    context.metric('late_ms', late)
+    drawDatagrams(context, 'Both links gone, then one is back', report)
+  },
+}
+
+/** acc2, there and back, and what the emulator adds. */
+const ROUND_TRIP_MS = 35
+/** Pause between announcements of a path that is down. */
+const PROBE_MS = 150
+
+/** When the first packet came that had been sent after `back`, or after the outage began if that is none. */
+function resumed(arrivals: readonly (readonly [number, number])[], at: number, back: number): number {
+  const after = arrivals.find(([, time]) => time > Math.max(back, at))
+  return after?.[1] ?? Number.POSITIVE_INFINITY
+}

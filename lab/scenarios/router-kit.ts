@@ -1,0 +1,195 @@
+/** What the scenarios of the mobile router share: two gateways set up as a user would, traffic of terminals, figures. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { PathStatus } from '../../src/core/mechanism.ts'
+import { encodeKey, generatePrivateKey, publicKeyOf } from '../../src/crypto/keys.ts'
+import type { Program } from '../hosts.ts'
+import { PALETTE } from '../plot.ts'
+import { Godwit, type StatusReport } from '../product.ts'
+import { monotonicMs } from '../programs/program.ts'
+import type { ScenarioContext } from '../scenario.ts'
+import { addressOf } from '../topology.ts'
+import { type Arrivals, DatagramFlow, type DatagramReport } from '../traffic.ts'
+import type { LinkConditions } from '../types.ts'
+
+export const ACCESSES = ['acc1', 'acc2'] as const
+const PORT = 51_820
+const UDP_PORT = 5005
+/** One datagram every 5 ms, as in the paper. */
+export const INTERVAL_MS = 5
+/** One way, the access of a radio. */
+export const LINKS: Readonly<Record<string, Partial<LinkConditions>>> = {
+  acc1: { delayMs: 10 },
+  acc2: { delayMs: 15 },
+}
+const TERMINALS = '10.1.0.0/24", "fd00:1::/64'
+const SERVERS = '10.2.0.0/24", "fd00:2::/64'
+
+export interface Routers {
+  readonly mobile: Godwit
+  readonly home: Godwit
+  readonly daemon: Program
+}
+
+/** A key pair and a configuration on each gateway, then `godwit router up` on both. */
+export async function setUpRouters(
+  context: ScenarioContext,
+  options: { readonly scheduler: string; readonly more?: string; readonly radios?: string },
+): Promise<Routers> {
+  const home = new Godwit(context, 'hg')
+  const mobile = new Godwit(context, 'mr')
+  const keys: Record<string, string> = {}
+  for (const [name, router] of Object.entries({ home, mobile })) {
+    const key = generatePrivateKey()
+    writeFileSync(join(router.state, 'private.key'), `${encodeKey(key)}\n`, { mode: 0o600 })
+    keys[name] = encodeKey(publicKeyOf(key))
+  }
+  home.configure(`[router]
+listen_port = ${PORT}
+scheduler = "${options.scheduler}"
+
+[[router.site]]
+name = "bus"
+public_key = "${keys.mobile}"
+subnets = ["${TERMINALS}"]
+${options.more ?? ''}
+`)
+  mobile.configure(`[router]
+accesses = ["acc1", "acc2"]
+scheduler = "${options.scheduler}"
+
+[[router.site]]
+name = "home"
+public_key = "${keys.home}"
+endpoint = "${addressOf(context.lab.spec, 'hg', 'wan')}:${PORT}"
+subnets = ["${SERVERS}"]
+${options.more ?? ''}
+${options.radios ?? ''}
+`)
+  await home.daemon('router', 'up')
+  const daemon = await mobile.daemon('router', 'up')
+  return { mobile, home, daemon }
+}
+
+/** Waits until each of these accesses has a path that works; rejects after 15 seconds. */
+export async function untilPaths(
+  context: ScenarioContext,
+  { mobile }: Routers,
+  accesses: readonly string[] = ACCESSES,
+): Promise<readonly PathStatus[]> {
+  for (let attempt = 0; ; attempt++) {
+    const { peers } = await mobile.json<StatusReport>('status')
+    const paths = peers.flatMap((peer) => peer.paths)
+    const works = new Set(paths.filter(({ state }) => state === 'up').map(({ access }) => access))
+    if (accesses.every((access) => works.has(access))) return paths
+    if (attempt === 75) throw new Error(`no path over ${accesses.filter((a) => !works.has(a)).join(', ')}`)
+    await context.sleep(200)
+  }
+}
+
+/** The paper's measurement: datagrams between terminal and server. */
+export function startDatagrams(context: ScenarioContext): Promise<DatagramFlow> {
+  return DatagramFlow.start(context, 'srv', UDP_PORT, INTERVAL_MS, { client: 'term', iface: 'lan' })
+}
+
+export interface IperfOptions {
+  readonly seconds: number
+  readonly reverse?: boolean
+  /** Seconds before what counts: until TCP has found its rate. */
+  readonly omit?: number
+  readonly flows?: number
+}
+
+/** TCP from the terminal to the server with iperf3; Mbit/s received. */
+export async function tcpMbps(context: ScenarioContext, options: IperfOptions): Promise<number> {
+  const { programs, spec } = context.lab
+  const server = await programs.start('srv', 'iperf3', ['-s', '-1'])
+  try {
+    await context.sleep(300)
+    const args = [
+      '-c',
+      addressOf(spec, 'srv', 'lan'),
+      '-t',
+      String(options.seconds),
+      '-O',
+      String(options.omit ?? 2),
+      '-J',
+    ]
+    if (options.reverse === true) args.push('-R')
+    if (options.flows !== undefined) args.push('-P', String(options.flows))
+    const report = JSON.parse(await programs.run('term', 'iperf3', args)) as {
+      readonly end: { readonly sum_received: { readonly bits_per_second: number } }
+    }
+    return report.end.sum_received.bits_per_second / 1e6
+  } finally {
+    await server.stop()
+  }
+}
+
+/** Sequence numbers that never arrived, by when they were sent: the clock of the sender is that of its interval. */
+export function lostWithin(way: Arrivals, from: number, to: number): number {
+  const seen = new Map<number, number>(way.arrivals.map(([sequence, at]) => [sequence, at]))
+  // When something was sent follows from what arrived: the least of (arrival − sequence × interval) is the offset.
+  let origin = Number.POSITIVE_INFINITY
+  for (const [sequence, at] of seen) origin = Math.min(origin, at - sequence * INTERVAL_MS)
+  let lost = 0
+  for (let sequence = 0; sequence < way.sent; sequence++) {
+    const at = origin + sequence * INTERVAL_MS
+    if (at >= from && at < to && !seen.has(sequence)) lost++
+  }
+  return lost
+}
+
+/** One point a packet for the plot: lost ones per 100 ms. */
+export function lossOverTime(context: ScenarioContext, way: Arrivals): [number, number][] {
+  const points: [number, number][] = []
+  const end = monotonicMs()
+  for (let at = context.startedAt; at < end; at += 100)
+    points.push([context.seconds(at), lostWithin(way, at, at + 100)])
+  return points
+}
+
+/** Draws lost packets and the time between arrivals, both ways. */
+export function drawDatagrams(
+  context: ScenarioContext,
+  title: string,
+  report: DatagramReport,
+  extra: readonly { readonly unit: string; readonly series: readonly object[] }[] = [],
+): void {
+  const gaps = (way: Arrivals) =>
+    way.arrivals
+      .slice(1)
+      .map(([, at], index): [number, number] => [context.seconds(at), at - way.arrivals[index]![1]])
+  context.chart = {
+    title,
+    note: 'datagrams of the terminal every 5 ms, both ways; Ohshima et al., Figure 2',
+    marks: context.marks,
+    panels: [
+      ...(extra as never[]),
+      {
+        unit: 'lost / 100 ms',
+        series: [
+          {
+            name: 'to the server',
+            colour: PALETTE[0]!,
+            style: 'steps',
+            points: lossOverTime(context, report.up),
+          },
+          {
+            name: 'to the terminal',
+            colour: PALETTE[1]!,
+            style: 'steps',
+            points: lossOverTime(context, report.down),
+          },
+        ],
+      },
+      {
+        unit: 'ms between arrivals',
+        series: [
+          { name: 'at the server', colour: PALETTE[2]!, points: gaps(report.up) },
+          { name: 'at the terminal', colour: PALETTE[4]!, points: gaps(report.down) },
+        ],
+      },
+    ],
+  }
+}
