@@ -6,6 +6,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { usageError } from '../src/core/errors.ts'
 import { makeOut } from './bed.ts'
+import { dime } from './dime.ts'
 import type { Bench, BenchResult } from './harness.ts'
 import { paft } from './paft.ts'
 import { tunnelLatency } from './tunnel-latency.ts'
@@ -14,7 +15,7 @@ import { tunnelTcp } from './tunnel-tcp.ts'
 
 export type { BenchResult } from './harness.ts'
 
-const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft]
+const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft, dime]
 
 export interface BenchOptions {
   readonly out?: string

@@ -14,15 +14,15 @@ const SECONDS = 15
 const FIRST_EVENT_S = 5
 const SECOND_EVENT_S = 10
 const BIN_MS = 100
-const UDP_MBPS = 10
+const UDP_MBPS = 5
 
 /**
  * The two accesses of the mobile host, alike, so that goodput is bound by the links as in the paper. The queue is that of a
  * usual uplink: TCP may halve its window, which it does after an outage whatever moved it, and still fill the link.
  */
 export const LINKS: Readonly<Record<string, Partial<LinkConditions>>> = {
-  acc1: { rateMbps: 20, queueMs: 200 },
-  acc2: { rateMbps: 20, queueMs: 200 },
+  acc1: { rateMbps: 10, queueMs: 200 },
+  acc2: { rateMbps: 10, queueMs: 200 },
 }
 
 export type Handoff = 'none' | 'soft' | 'hard'

@@ -1,8 +1,7 @@
 /**
  * Starts TCP again after an outage. While nothing gets through, the kernel doubles its retransmission timer: after five
- * seconds it may wait another five although the path is back. So the newest segment of each connection (in an outage: the
- * retransmission of its oldest data) is kept, and sent at the moment the path is back; its acknowledgement makes the
- * kernel go on. Nothing else is kept: no queue builds up.
+ * seconds it may wait another five although the path is back. So the oldest unacknowledged segments of each connection
+ * are kept, at most an initial window, and sent at the moment the path is back; their acknowledgement makes the kernel go on.
  *
  * `Parking` is for the end that has lost its way out: packets from its addresses that no route takes end in a TUN device.
  * `SegmentWatch` is for the other end, whose packets leave as ever: a packet socket sees the retransmissions to addresses
@@ -51,6 +50,8 @@ const SO_ATTACH_FILTER = 26
 const ETH_P_ALL_BE = 0x0300
 /** Connections of which a segment is kept, at most; each costs one packet. */
 const MOST_FLOWS = 4096
+/** With how many segments a connection starts again: as many as a new one may start with (RFC 6928). */
+const RESTART_SEGMENTS = 10
 /** A retransmission is one segment; larger ones are bulk data of a flow that is well. */
 const MOST_BYTES = 9_000
 
@@ -64,10 +65,18 @@ export interface Segment {
   readonly destinationPort: number
 }
 
-/** The newest segment of each connection. */
-class Newest {
-  readonly #segments = new Map<string, Segment>()
+/**
+ * Kept segments by connection: of each the `most` lowest in sequence, the newest of equal ones. While nothing is
+ * acknowledged the lowest is the oldest data, which TCP sends again, and the others are what follows.
+ */
+class Kept {
+  readonly #flows = new Map<string, { readonly segment: Segment; readonly sequence: number }[]>()
   readonly #packet = new IpPacket()
+  readonly #most: number
+
+  constructor(most: number) {
+    this.#most = most
+  }
 
   /** Keeps the TCP segment at `at`; anything else is ignored. Copies. */
   keep(u8: Uint8Array, at: number, length: number): void {
@@ -75,28 +84,42 @@ class Newest {
     const p = this.#packet
     if (length > MOST_BYTES || !p.parse(view, at, length)) return
     if (p.protocol !== Protocol.TCP || p.isFragment || p.transportLength < 20) return
-    const bytes = u8.slice(at, at + p.length)
+    const sequence = view.getUint32(p.transportAt + 4)
     const source = u8.slice(p.srcAt, p.srcAt + p.addressLength)
     const destination = u8.slice(p.dstAt, p.dstAt + p.addressLength)
     const sourcePort = view.getUint16(p.transportAt)
     const destinationPort = view.getUint16(p.transportAt + 2)
-    completeTcp(bytes)
     const key = `${source.join()} ${sourcePort} ${destination.join()} ${destinationPort}`
-    this.#segments.delete(key)
-    if (this.#segments.size >= MOST_FLOWS) this.#segments.delete(this.#segments.keys().next().value!)
-    this.#segments.set(key, { bytes, source, destination, sourcePort, destinationPort })
+    const before = this.#flows.get(key) ?? []
+    const last = before.at(-1)
+    if (this.#most > 1 && before.length >= this.#most && last && after(sequence, last.sequence)) return
+    const bytes = u8.slice(at, at + p.length)
+    completeTcp(bytes)
+    const segment = { bytes, source, destination, sourcePort, destinationPort }
+    const others = this.#most === 1 ? [] : before.filter((each) => each.sequence !== sequence)
+    const flow = [...others, { segment, sequence }]
+      .sort((a, b) => (after(a.sequence, b.sequence) ? 1 : -1))
+      .slice(0, this.#most)
+    this.#flows.delete(key)
+    if (this.#flows.size >= MOST_FLOWS) this.#flows.delete(this.#flows.keys().next().value!)
+    this.#flows.set(key, flow)
   }
 
-  /** Takes out those that `wanted` accepts. */
+  /** Takes out those that `wanted` accepts, each connection's in order. */
   take(wanted: (segment: Segment) => boolean): Segment[] {
     const out: Segment[] = []
-    for (const [key, segment] of this.#segments) {
-      if (!wanted(segment)) continue
-      out.push(segment)
-      this.#segments.delete(key)
+    for (const [key, flow] of this.#flows) {
+      if (flow[0] === undefined || !wanted(flow[0].segment)) continue
+      for (const { segment } of flow) out.push(segment)
+      this.#flows.delete(key)
     }
     return out
   }
+}
+
+/** Whether sequence number `a` comes after `b`, modulo 2^32. */
+function after(a: number, b: number): boolean {
+  return ((a - b) | 0) > 0
 }
 
 /** Computes IP header and TCP checksum of a packet afresh, whatever stood there. */
@@ -156,13 +179,13 @@ export class RawSender {
   }
 }
 
-/** A TUN device that swallows what has no way out, and remembers the newest segment of each connection. */
+/** A TUN device that swallows what has no way out, and keeps the oldest segments of each connection. */
 export class Parking {
   readonly device: string
   readonly #tun: Tun
   readonly #arena = new Arena(128 << 10)
   readonly #at: number
-  readonly #newest = new Newest()
+  readonly #kept = new Kept(RESTART_SEGMENTS)
 
   constructor(device: string, rtnl: Rtnl, netns?: string) {
     this.device = device
@@ -177,13 +200,13 @@ export class Parking {
     for (;;) {
       const length = this.#tun.read(this.#at, TUN_BUFFER)
       if (length <= VNET_HEADER) return
-      this.#newest.keep(this.#arena.u8, this.#at + VNET_HEADER, length - VNET_HEADER)
+      this.#kept.keep(this.#arena.u8, this.#at + VNET_HEADER, length - VNET_HEADER)
     }
   }
 
   take(wanted: (segment: Segment) => boolean): Segment[] {
     this.#drain()
-    return this.#newest.take(wanted)
+    return this.#kept.take(wanted)
   }
 
   close(): void {
@@ -192,11 +215,11 @@ export class Parking {
   }
 }
 
-/** Sees the TCP segments that leave this host for the addresses under watch. */
+/** Sees the TCP segments that leave this host for the addresses under watch, and keeps the newest of each connection. */
 export class SegmentWatch {
   readonly #fd: number
   readonly #buffer = new Uint8Array(65_536)
-  readonly #newest = new Newest()
+  readonly #kept = new Kept(1)
   readonly #program = new Arena(4096)
   #watched = ''
 
@@ -269,13 +292,13 @@ export class SegmentWatch {
     for (;;) {
       const length = receive(this.#fd, this.#buffer, this.#buffer.length, MSG_DONTWAIT)
       if (length <= 0) return
-      this.#newest.keep(this.#buffer, 0, length)
+      this.#kept.keep(this.#buffer, 0, length)
     }
   }
 
   take(wanted: (segment: Segment) => boolean): Segment[] {
     this.#drain()
-    return this.#newest.take(wanted)
+    return this.#kept.take(wanted)
   }
 
   close(): void {

@@ -99,6 +99,9 @@ export class SimNetwork {
   readonly cut = new Set<string>()
   /** Rewrites source addresses, as a NAT does: inside → outside. */
   readonly nat = new Map<Ip, Ip>()
+  /** What a machine's work is done in, and what follows from changed tables: for measurements. */
+  measure: (host: SimHost, work: () => void) => void = (_, work) => work()
+  apply: (host: SimHost) => void = () => {}
   intercept: ((packet: Packet, message: IhmpMessage) => Packet | undefined) | undefined
 
   constructor(seed = 1) {
@@ -115,7 +118,8 @@ export class SimNetwork {
     for (const host of this.hosts)
       for (let out = host.machine.poll(); out !== undefined; out = host.machine.poll()) {
         if (out.kind === 'send') this.send(out.bytes, out.pair.local, out.pair.foreign, out.port)
-        else if (out.kind !== 'apply') host.events.push(out)
+        else if (out.kind === 'apply') this.apply(host)
+        else host.events.push(out)
       }
   }
 
@@ -152,7 +156,9 @@ export class SimNetwork {
     const to = [...this.nat].find(([, outside]) => outside === packet.to)?.[0] ?? packet.to
     if (this.cut.has(`${from} ${to}`) || this.cut.has(`${to} ${from}`)) return
     const host = this.hosts.find((h) => h.addresses.some((a) => a.ip === to))
-    host?.machine.handleMessage(packet.bytes, { local: to, foreign: from }, packet.port, this.now)
+    if (host === undefined) return
+    const pair = { local: to, foreign: from }
+    this.measure(host, () => host.machine.handleMessage(packet.bytes, pair, packet.port, this.now))
   }
 
   /** Types of the messages sent so far, for assertions and diagrams. */

@@ -1,0 +1,34 @@
+/** Many idle TCP connections: `server`, or `client ADDRESS COUNT`. Prints `ready`, and stays until it is ended. */
+import { connect, createServer } from 'node:net'
+
+const [, , role, address = '', count = '0'] = process.argv
+const FIRST_PORT = 7_000
+/** Connections per port: each needs an own port here. */
+const PER_PORT = 5_000
+
+if (role === 'server') {
+  let listening = 0
+  for (let i = 0; i < 4; i++)
+    createServer((socket) => socket.on('error', () => {})).listen(
+      { port: FIRST_PORT + i, backlog: 4096 },
+      () => {
+        if (++listening === 4) process.stdout.write('ready\n')
+      },
+    )
+} else {
+  let open = 0
+  let started = 0
+  const next = (): void => {
+    if (started >= Number(count)) return
+    const port = FIRST_PORT + Math.floor(started++ / PER_PORT)
+    const socket = connect({ port, host: address }, () => {
+      if (++open === Number(count)) process.stdout.write('ready\n')
+      next()
+    })
+    socket.on('error', (error) => {
+      process.stdout.write(`${error.message}\n`)
+      process.exit(1)
+    })
+  }
+  for (let i = 0; i < 200; i++) next()
+}
