@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { ControlClient } from '../src/host/client.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import { SockDiag } from '../src/linux/sockdiag.ts'
+import { KernelSysctls } from '../src/linux/sysctl.ts'
 import { StackTransKernel } from '../src/translation/kernel.ts'
 import { findFlows } from '../src/translation/sockets.ts'
 import { compile } from '../src/translation/tables.ts'
@@ -66,6 +67,8 @@ async function oneMove(context: BenchContext): Promise<{ before: number; after: 
   const bed = new Bed()
   const programs: Program[] = []
   const rtnl = new Rtnetlink(bed.a.netns)
+  // The second address is of the same subnet: it must stay when the first goes.
+  new KernelSysctls(bed.a.netns).set('net.ipv4.conf.all.promote_secondaries', 1)
   try {
     for (const host of [bed.b, bed.a]) {
       const state = bed.directory(host === bed.a ? 'a' : 'b')
