@@ -201,12 +201,8 @@ export class NfBatch {
       this.#string(2, map)
       const list = this.#nest(3)
       const stop = Math.min(count, start + perMessage)
-      for (let i = start; i < stop; i++) {
-        const element = this.#nest(1)
-        this.#data(1, elements, i * stride, keyLength)
-        if (dataLength > 0 && !remove) this.#data(2, elements, i * stride + keyLength, dataLength)
-        this.#unnest(element)
-      }
+      for (let i = start; i < stop; i++)
+        this.#element(elements, i * stride, keyLength, remove ? 0 : dataLength)
       this.#unnest(list)
       this.#end()
     }
@@ -394,6 +390,36 @@ export class NfBatch {
     const at = this.#attribute(1, length)
     for (let i = 0; i < length; i++) this.#buffer[at + i] = bytes[from + i]!
     this.#unnest(nest)
+  }
+
+  /** One element: key and, if it has any, data, each a value in a nest. About half a microsecond. */
+  #element(bytes: Uint8Array, at: number, keyLength: number, dataLength: number): void {
+    const keySize = (keyLength + 3) & ~3
+    const dataSize = (dataLength + 3) & ~3
+    const size = 12 + keySize + (dataLength > 0 ? 8 + dataSize : 0)
+    this.#reserve(size)
+    const view = this.#view
+    const buffer = this.#buffer
+    let p = this.#length
+    view.setUint16(p, size, true)
+    view.setUint16(p + 2, 1 | NESTED, true)
+    view.setUint16(p + 4, 8 + keySize, true)
+    view.setUint16(p + 6, 1 | NESTED, true)
+    view.setUint16(p + 8, 4 + keyLength, true)
+    view.setUint16(p + 10, 1, true)
+    p += 12
+    for (let i = 0; i < keySize; i++) buffer[p + i] = i < keyLength ? bytes[at + i]! : 0
+    p += keySize
+    if (dataLength > 0) {
+      view.setUint16(p, 8 + dataSize, true)
+      view.setUint16(p + 2, 2 | NESTED, true)
+      view.setUint16(p + 4, 4 + dataLength, true)
+      view.setUint16(p + 6, 1, true)
+      p += 8
+      for (let i = 0; i < dataSize; i++) buffer[p + i] = i < dataLength ? bytes[at + keyLength + i]! : 0
+      p += dataSize
+    }
+    this.#length = p
   }
 
   #nest(type: number): number {

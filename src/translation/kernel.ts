@@ -2,7 +2,7 @@
  * Keeps the kernel's maps equal to what the tables compile to. `apply` finds the differences to what it installed last, or
  * to what an earlier run left there, and sends them as one transaction: all flows switch at the same packet (DI-12).
  */
-import { concat, equal, toHex } from '../core/bytes.ts'
+import { concat, equal } from '../core/bytes.ts'
 import { KernelError } from '../linux/libc.ts'
 import { NfBatch } from '../linux/nf_tables.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
@@ -28,8 +28,14 @@ export interface Seen {
   readonly foreignPort: number
 }
 
-/** The elements of one map in the kernel: key in hexadecimal → key and data, one after the other. */
+/** The elements of one map in the kernel: text of the key → key and data, one after the other. */
 type Elements = Map<string, Uint8Array>
+
+interface EncodedFlow {
+  readonly hid: number
+  readonly out: { readonly key: string; readonly bytes: Uint8Array }
+  readonly in: { readonly key: string; readonly bytes: Uint8Array }
+}
 
 export interface KernelCounts {
   /** Elements in the maps now. */
@@ -48,6 +54,7 @@ export class StackTransKernel {
   /** Whether the chains for renumbered ports are there. */
   readonly #ports: Record<4 | 6, boolean> = { 4: false, 6: false }
   readonly #addresses = new Map<Ip, Uint8Array>()
+  readonly #flows = new WeakMap<SocketRow, EncodedFlow>()
   #transactions = 0
   #changes = 0
 
@@ -76,7 +83,7 @@ export class StackTransKernel {
           const bytes = new Uint8Array(width + (data?.length ?? 0))
           bytes.set(key)
           if (data !== undefined) bytes.set(data, width)
-          this.#installed[family][name].set(toHex(key), bytes)
+          this.#installed[family][name].set(textOf(bytes, width), bytes)
         }
       }
       if (!this.#watch || this.#translating[family]) continue
@@ -111,11 +118,11 @@ export class StackTransKernel {
       const come: Uint8Array[] = []
       for (const [key, bytes] of installed[name]) {
         const next = wanted[name].get(key)
-        if (next === undefined || !equal(next, bytes)) gone.push(bytes)
+        if (next === undefined || (next !== bytes && !equal(next, bytes))) gone.push(bytes)
       }
       for (const [key, bytes] of wanted[name]) {
         const before = installed[name].get(key)
-        if (before === undefined || !equal(before, bytes)) come.push(bytes)
+        if (before === undefined || (before !== bytes && !equal(before, bytes))) come.push(bytes)
       }
       changes += gone.length + come.length
       if (gone.length > 0)
@@ -185,9 +192,8 @@ export class StackTransKernel {
   #encode(family: 4 | 6, compiled: CompiledFamily): Record<MapName, Elements> {
     const out = emptyMaps()
     const put = (name: MapName, ...parts: readonly Uint8Array[]): void => {
-      const shape = mapShape(LAYOUT[family], name)
       const bytes = concat(...parts)
-      out[name].set(toHex(bytes.subarray(0, shape.key)), bytes)
+      out[name].set(textOf(bytes, mapShape(LAYOUT[family], name).key), bytes)
     }
     const pair = ({ local, foreign }: Pair): readonly Uint8Array[] => [
       this.#bytes(local),
@@ -197,26 +203,53 @@ export class StackTransKernel {
       this.#bytes(foreign),
       this.#bytes(local),
     ]
-    const tuple = (flow: SocketRow): readonly Uint8Array[] => [
-      ...pair(flow),
-      fields(flow.protocol, flow.localPort, flow.foreignPort),
+    const host = (flow: SocketRow, port: number): readonly Uint8Array[] => [
+      hostOrder(flow.hid),
+      fields(flow.protocol, port, flow.localPort),
     ]
-    for (const flow of compiled.out_flow.values()) put('out_flow', ...tuple(flow))
+    for (const flow of compiled.out_flow.values()) {
+      const { out: element } = this.#flow(family, flow)
+      out.out_flow.set(element.key, element.bytes)
+    }
+    for (const flow of compiled.in_flow.values()) {
+      const { in: element } = this.#flow(family, flow)
+      out.in_flow.set(element.key, element.bytes)
+    }
     for (const { bound, wire } of compiled.out_pair.values()) put('out_pair', ...pair(bound), ...pair(wire))
-    for (const { flow, wire } of compiled.out_one.values()) put('out_one', ...tuple(flow), ...pair(wire))
-    for (const { flow, port } of compiled.out_port.values()) put('out_port', ...tuple(flow), be16(port))
+    for (const { flow, wire } of compiled.out_one.values())
+      put('out_one', this.#flow(family, flow).out.bytes, ...pair(wire))
+    for (const { flow, port } of compiled.out_port.values())
+      put('out_port', this.#flow(family, flow).out.bytes, be16(port))
     for (const { pair: p, hid } of compiled.in_pair.values()) put('in_pair', ...reversed(p), hostOrder(hid))
-    for (const flow of compiled.in_flow.values())
-      put(
-        'in_flow',
-        hostOrder(flow.hid),
-        fields(flow.protocol, flow.foreignPort, flow.localPort),
-        ...reversed(flow),
-      )
     for (const p of compiled.in_wait.values()) put('in_wait', ...reversed(p))
     for (const { flow, port } of compiled.in_port.values())
-      put('in_port', hostOrder(flow.hid), fields(flow.protocol, port, flow.localPort), be16(flow.foreignPort))
+      put('in_port', ...host(flow, port), be16(flow.foreignPort))
     return out
+  }
+
+  /** The elements of one flow, which never change: made once. */
+  #flow(family: 4 | 6, flow: SocketRow): EncodedFlow {
+    const known = this.#flows.get(flow)
+    if (known?.hid === flow.hid) return known
+    const { width } = LAYOUT[family]
+    const local = this.#bytes(flow.local)
+    const foreign = this.#bytes(flow.foreign)
+    const out = new Uint8Array(2 * width + 12)
+    out.set(local)
+    out.set(foreign, width)
+    out.set(fields(flow.protocol, flow.localPort, flow.foreignPort), 2 * width)
+    const into = new Uint8Array(16 + 2 * width)
+    into.set(hostOrder(flow.hid))
+    into.set(fields(flow.protocol, flow.foreignPort, flow.localPort), 4)
+    into.set(foreign, 16)
+    into.set(local, 16 + width)
+    const encoded: EncodedFlow = {
+      hid: flow.hid,
+      out: { key: textOf(out, out.length), bytes: out },
+      in: { key: textOf(into, 16), bytes: into },
+    }
+    this.#flows.set(flow, encoded)
+    return encoded
   }
 
   #bytes(ip: Ip): Uint8Array {
@@ -232,6 +265,11 @@ export class StackTransKernel {
 
 function emptyMaps(): Record<MapName, Elements> {
   return Object.fromEntries(MAPS.map((name) => [name, new Map()])) as Record<MapName, Elements>
+}
+
+/** A key as a map key of JavaScript. */
+function textOf(bytes: Uint8Array, length: number): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, length).toString('latin1')
 }
 
 /** Protocol and two ports, each in a register of its own. */

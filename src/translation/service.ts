@@ -103,6 +103,7 @@ export class TranslationService {
   #timer: NodeJS.Timeout | undefined
   #scanTimer: NodeJS.Timeout | undefined
   #refreshing: NodeJS.Immediate | undefined
+  #pumping: NodeJS.Immediate | undefined
   #scannedAt = Number.NEGATIVE_INFINITY
   #scanCost = 0
   #raw: RawSender | undefined
@@ -173,6 +174,7 @@ export class TranslationService {
     clearTimeout(this.#scanTimer)
     clearTimeout(this.#saveTimer)
     clearImmediate(this.#refreshing)
+    clearImmediate(this.#pumping)
     for (const { socket } of this.#links.values()) socket.close()
     this.#links.clear()
     this.#raw?.close()
@@ -292,7 +294,7 @@ export class TranslationService {
       if (!this.#running) return
       const pair = { local: ip, foreign: from.address.replace(/%.*/, '') }
       this.machine.handleMessage(Uint8Array.from(bytes), pair, from.port, this.#clock.now())
-      this.#pump()
+      this.#pumpSoon()
     })
     socket.bind({ port: this.#options.port, address: ip, exclusive: true }, () => {
       link.ready = true
@@ -377,6 +379,14 @@ export class TranslationService {
   }
 
   // ------------------------------------------------------------------------------------------------- outputs
+
+  /** After all datagrams that are there: a hundred acknowledgements are one change of the kernel's maps. */
+  #pumpSoon(): void {
+    this.#pumping ??= setImmediate(() => {
+      this.#pumping = undefined
+      if (this.#running) this.#pump()
+    })
+  }
 
   /** Carries out what the machine asks for, kernel first, and sets the timer. */
   #pump(): void {

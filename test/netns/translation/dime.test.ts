@@ -217,7 +217,11 @@ test('`move`, `flows` and `why` speak of translated flows', async () => {
   await bed.daemon('m')
   await bed.greeted()
   bed.up(2, false)
-  await until('two pairs', async () => (await bed.status('m')).peers[0]?.paths.length === 2)
+  await until('a way over acc2', async () =>
+    (await bed.status('m')).peers.some((p) =>
+      p.paths.some((path) => path.access === 'acc2' && path.remote.startsWith('10.3.0.2')),
+    ),
+  )
   await bed.move('m', 'all', 'acc2')
   const [flow] = (await bed.status('m')).flows
   assert.equal(flow?.access, 'acc2')
