@@ -2,9 +2,8 @@
  * The mobile host on the main thread (UP-36, MMCE): accesses, routing, which application a flow belongs to, and the
  * engine worker that carries the packets. Implements what the daemon asks of a mechanism.
  */
-import { lookup } from 'node:dns/promises'
 import type { AccessMonitor } from '../access/index.ts'
-import { formatAddress, type Prefix, parseAddress } from '../core/address.ts'
+import { formatAddress, type Prefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
@@ -23,6 +22,7 @@ import { matchesPattern } from '../core/pattern.ts'
 import { formatSelector, matches, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
+import { type EndpointCache, Endpoints } from './endpoints.ts'
 import type { FlowOwner, FlowOwners } from './owners.ts'
 import { type HostPlumbing, marks } from './plumbing.ts'
 import type {
@@ -35,7 +35,6 @@ import type {
   PathReport,
   PeerReport,
   PolicySetup,
-  Remote,
 } from './protocol.ts'
 import type { FlowTuple } from './tables/flow-key.ts'
 
@@ -86,6 +85,8 @@ export interface MobileHostComponents {
   readonly owners: FlowOwners
   readonly cgroups: Cgroups | undefined
   readonly recorder: Recorder
+  /** Addresses of endpoints that are names, over restarts. */
+  readonly endpoints: EndpointCache
   /** Releases kernel handles at the end. */
   readonly close: () => void
 }
@@ -98,7 +99,8 @@ const FIRST_MTU = 1400
 /** How long `start` waits for an anchor to answer; after that the host is up and keeps trying. */
 const START_MS = 20_000
 const ANSWER_MS = 5000
-const RESOLVE_RETRY_MS = 2000
+/** Nothing of a peer has answered for so long: its name is resolved again, and then as often. */
+const RESOLVE_AGAIN_MS = 10_000
 
 /** What is remembered of a flow for display and moves. */
 interface Known {
@@ -129,11 +131,18 @@ export class MobileHostService implements Mechanism {
   #onReady: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
   #stopping = false
-  readonly #retries = new Set<NodeJS.Timeout>()
+  readonly #endpoints: Endpoints
+  /** Of each peer without a path that works: since when, or when its name was resolved last. */
+  readonly #silentSince = new Map<string, number>()
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
     this.#init = init
+    this.#endpoints = new Endpoints({
+      cache: parts.endpoints,
+      onRemotes: (name, remotes) => this.#post({ type: 'remotes', name, remotes }),
+      report: (message) => parts.recorder.log('warn', message),
+    })
   }
 
   async start(): Promise<void> {
@@ -163,7 +172,7 @@ export class MobileHostService implements Mechanism {
           ...(peer !== undefined && { peer }),
         })),
       })
-      for (const peer of this.#init.peers) await this.#addPeer(peer)
+      for (const peer of this.#init.peers) this.#addPeer(peer)
       this.#unsubscribe = this.#parts.monitor.subscribe((event) => {
         if (event.type === 'woke') this.#post({ type: 'wake' })
         else if (event.cause === 'removed') this.#post({ type: 'access-gone', name: event.access.name })
@@ -183,7 +192,7 @@ export class MobileHostService implements Mechanism {
     this.#stopping = true
     this.#unsubscribe?.()
     this.#parts.monitor.stop()
-    for (const timer of this.#retries) clearTimeout(timer)
+    this.#endpoints.stop()
     for (const { reject } of this.#pending.values())
       reject(new GodwitError('STOPPING', 'the daemon is stopping'))
     this.#pending.clear()
@@ -220,7 +229,7 @@ export class MobileHostService implements Mechanism {
     return this.#init.peers.map((peer) => {
       const report = this.#peers.find(({ name }) => name === peer.name)
       const paths = this.#paths.filter((path) => path.peer === peer.name)
-      const works = paths.some(({ state }) => state === 'up' || state === 'degrading' || state === 'suspect')
+      const works = paths.some(({ state }) => isUsable(state))
       const addresses = [report?.v4, report?.v6].filter((each) => each !== undefined).map(formatAddress)
       return {
         name: peer.name,
@@ -424,9 +433,7 @@ export class MobileHostService implements Mechanism {
     const works = new Set<string>()
     for (const { name } of this.#parts.monitor.accesses()) {
       const paths = this.#paths.filter(({ access }) => access === name)
-      const usable = paths.filter(
-        ({ state }) => state === 'up' || state === 'degrading' || state === 'suspect',
-      )
+      const usable = paths.filter(({ state }) => isUsable(state))
       if (usable.length > 0) works.add(name)
       const tried = paths.some(({ state }) => state === 'down')
       this.#parts.monitor.setQuality(name, {
@@ -436,8 +443,21 @@ export class MobileHostService implements Mechanism {
       })
     }
     this.#fitMtu()
+    this.#resolveSilent()
     if (works.size > 0 && this.#peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined))
       this.#onReady?.()
+  }
+
+  #resolveSilent(): void {
+    const now = performance.now()
+    for (const peer of this.#init.peers) {
+      const works = this.#paths.some((path) => path.peer === peer.name && isUsable(path.state))
+      if (works) this.#silentSince.delete(peer.name)
+      else if (now - (this.#silentSince.get(peer.name) ?? now) >= RESOLVE_AGAIN_MS) {
+        this.#silentSince.set(peer.name, now)
+        this.#endpoints.again(peer)
+      } else if (!this.#silentSince.has(peer.name)) this.#silentSince.set(peer.name, now)
+    }
   }
 
   /** UP-37: the virtual interface's MTU is what the narrowest path leaves. */
@@ -539,7 +559,7 @@ export class MobileHostService implements Mechanism {
     this.#post({ type: 'access', access: setup })
   }
 
-  async #addPeer(peer: HostPeer): Promise<void> {
+  #addPeer(peer: HostPeer): void {
     this.#post({
       type: 'add-peer',
       peer: {
@@ -557,23 +577,7 @@ export class MobileHostService implements Mechanism {
         ...(peer.kind === 'wireguard' && peer.v6 && { v6: peer.v6 }),
       },
     })
-    await this.#resolve(peer)
-  }
-
-  /** Addresses of a peer's endpoint; a name that does not resolve is tried again while the host runs. */
-  async #resolve(peer: HostPeer): Promise<void> {
-    try {
-      const remotes = await remotesOf(peer)
-      this.#post({ type: 'remotes', name: peer.name, remotes })
-    } catch (error) {
-      if (this.#stopping) return
-      this.#parts.recorder.log('warn', `${peer.host} has no address yet: ${(error as Error).message}`)
-      const timer = setTimeout(() => {
-        this.#retries.delete(timer)
-        void this.#resolve(peer)
-      }, RESOLVE_RETRY_MS)
-      this.#retries.add(timer)
-    }
+    this.#endpoints.start(peer)
   }
 
   #untilReady(): Promise<void> {
@@ -599,14 +603,8 @@ export class MobileHostService implements Mechanism {
   }
 }
 
-async function remotesOf(peer: HostPeer): Promise<Remote[]> {
-  const literal = parseAddress(peer.host)
-  if (literal.ok) return [{ address: literal.value, port: peer.port }]
-  const found = await lookup(peer.host, { all: true, order: 'verbatim' })
-  return found.flatMap(({ address }) => {
-    const parsed = parseAddress(address)
-    return parsed.ok ? [{ address: parsed.value, port: peer.port }] : []
-  })
+function isUsable(state: PathReport['state']): boolean {
+  return state === 'up' || state === 'degrading' || state === 'suspect'
 }
 
 function finite(value: number): number | null {

@@ -10,6 +10,7 @@ export {
   AnchorService,
   type KnownHost,
 } from './anchor-service.ts'
+export type { EndpointCache } from './endpoints.ts'
 export {
   type HostPeer,
   type HostPolicy,

@@ -25,6 +25,7 @@ import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import { SockDiag } from '../linux/sockdiag.ts'
 import { resolveBeside } from './config.ts'
 import { composeDime } from './dime.ts'
+import { RememberedEndpoints } from './endpoints.ts'
 import { HostStore } from './hosts.ts'
 import { poolAddresses } from './pool.ts'
 import type { HostRecorder } from './recorder.ts'
@@ -85,6 +86,7 @@ export function composeHost(config: Config, state: State, recorder: HostRecorder
       owners: new FlowOwners(sockets, new SocketOwners(), cgroups),
       cgroups,
       recorder,
+      endpoints: new RememberedEndpoints(state.file('endpoints.json')),
       close: () => {
         sockets.close()
         rtnl.close()

@@ -3,7 +3,7 @@
 import { formatAddress } from '../../core/address.ts'
 import { openUdp } from '../../linux/udp.ts'
 import type { Engine } from '../../tunnel/engine.ts'
-import { CloseReason, type TunnelEvent } from '../../tunnel/machine/api.ts'
+import { CloseReason, type TunnelEvent, usable } from '../../tunnel/machine/api.ts'
 import { allocate, EngineNode, type NodeParts, secretBytes } from '../../tunnel/node.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
@@ -29,12 +29,16 @@ const MOST_ROWS = 1 << 17
 const MOST_PATHS = 255
 /** Without data for this long nothing flows. */
 const FLOWS_MS = 1000
+/** A path that has not come up by then is tried over another address of its peer. */
+const OTHER_FAMILY_MS = 4000
 const NEVER = Number.POSITIVE_INFINITY
 
 interface AccessSocket {
   setup: AccessSetup
   readonly index: number
   readonly port: number
+  /** Of each peer whose path over it does not work: since when it has been tried with one address. */
+  readonly tryingSince: Map<string, number>
 }
 
 export class HostNode implements NodeParts<Command> {
@@ -110,6 +114,7 @@ export class HostNode implements NodeParts<Command> {
         const peer = this.#peers.get(command.name)
         if (peer === undefined) break
         peer.remotes = command.remotes
+        this.#leaveOldRemotes(command.name, now)
         for (const access of this.#accesses.values()) this.#openPath(access, command.name, now)
         break
       }
@@ -207,7 +212,8 @@ export class HostNode implements NodeParts<Command> {
     }
   }
 
-  report(_now: number): void {
+  report(now: number): void {
+    this.#tryOtherFamilies(now)
     const { datapath } = this.#node.engine
     const paths: PathReport[] = []
     for (const [name, { index }] of this.#peers) {
@@ -273,7 +279,8 @@ export class HostNode implements NodeParts<Command> {
       return
     }
     const socket = openUdp(this.#node.arena, { family: 6, device: setup.name, mark: this.#setup.mark })
-    const access = { setup, index: this.#node.engine.addSocket(socket), port: socket.port }
+    const index = this.#node.engine.addSocket(socket)
+    const access = { setup, index, port: socket.port, tryingSince: new Map<string, number>() }
     this.#accesses.set(setup.name, access)
     for (const name of this.#peers.keys()) this.#openPath(access, name, now)
   }
@@ -288,11 +295,40 @@ export class HostNode implements NodeParts<Command> {
     for (const slot of slots) this.#node.machine.removePath(slot, now)
   }
 
-  #openPath(access: AccessSocket, name: string, now: number): void {
+  /** Paths to addresses that the peer has no more go, unless they work. */
+  #leaveOldRemotes(name: string, now: number): void {
     const peer = this.#peers.get(name)
-    const remote = peer?.remotes.find(({ address }) =>
-      access.setup.families.includes(address.length === 4 ? 4 : 6),
-    )
+    if (peer === undefined) return
+    for (const path of this.#node.machine.peer(peer.index)?.paths ?? []) {
+      const known = peer.remotes.some(({ address }) => sameBytes(address, path.remote.address))
+      if (!known && !usable(path.state)) this.#node.machine.removePath(path.slot, now)
+    }
+  }
+
+  /** Where an access could take either family, a path that has not come up is tried over the other. */
+  #tryOtherFamilies(now: number): void {
+    for (const [name, peer] of this.#peers) {
+      for (const access of this.#accesses.values()) {
+        const remotes = eligible(peer.remotes, access)
+        if (remotes.length < 2) continue
+        const path = (this.#node.machine.peer(peer.index)?.paths ?? []).find(
+          ({ socket, state }) => socket === access.index && state.name !== 'closing',
+        )
+        if (path === undefined || usable(path.state)) access.tryingSince.delete(name)
+        else if (!access.tryingSince.has(name)) access.tryingSince.set(name, now)
+        else if (now - access.tryingSince.get(name)! >= OTHER_FAMILY_MS) {
+          access.tryingSince.set(name, now)
+          const at = remotes.findIndex(({ address }) => sameBytes(address, path.remote.address))
+          this.#node.machine.removePath(path.slot, now)
+          this.#openPath(access, name, now, remotes[(at + 1) % remotes.length])
+        }
+      }
+    }
+  }
+
+  #openPath(access: AccessSocket, name: string, now: number, chosen?: Remote): void {
+    const peer = this.#peers.get(name)
+    const remote = chosen ?? eligible(peer?.remotes ?? [], access)[0]
     if (peer === undefined || remote === undefined) return
     const { machine } = this.#node
     const open = (machine.peer(peer.index)?.paths ?? []).filter((path) => path.socket === access.index)
@@ -322,6 +358,17 @@ export class HostNode implements NodeParts<Command> {
     }
     this.#tell({ type: 'listed', request, flows, total: paft.size })
   }
+}
+
+/** Of each family that the access has, the peer's first address, in its order. */
+function eligible(remotes: readonly Remote[], access: AccessSocket): Remote[] {
+  return access.setup.families
+    .flatMap((family) => remotes.find(({ address }) => address.length === (family === 4 ? 4 : 16)) ?? [])
+    .sort((a, b) => remotes.indexOf(a) - remotes.indexOf(b))
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i])
 }
 
 export function formatRemote(remote: Remote): string {

@@ -1,0 +1,105 @@
+/**
+ * Where peers are reached. A name is resolved when the host starts and whenever nothing has answered for a while; what was
+ * found last is remembered over restarts and used at once, because a name server may be out of reach exactly then: behind
+ * a tunnel that waits for this daemon, or not yet there after a change of network.
+ */
+import { lookup } from 'node:dns/promises'
+import { formatAddress, parseAddress } from '../core/address.ts'
+import type { Remote } from './protocol.ts'
+
+/** What was resolved last, by host name; addresses as text, in order of preference. */
+export interface EndpointCache {
+  get(name: string): readonly string[]
+  set(name: string, addresses: readonly string[]): void
+}
+
+export interface EndpointsParts {
+  readonly cache: EndpointCache
+  /** Addresses of a name, as text. Default: the system's resolver. */
+  readonly resolve?: (name: string) => Promise<readonly string[]>
+  readonly onRemotes: (peer: string, remotes: readonly Remote[]) => void
+  readonly report: (message: string) => void
+}
+
+export interface Named {
+  readonly name: string
+  /** Name or address. */
+  readonly host: string
+  readonly port: number
+}
+
+const RETRY_MS = 2000
+
+export class Endpoints {
+  readonly #parts: EndpointsParts
+  /** Of each peer: what was told last. */
+  readonly #told = new Map<string, string>()
+  readonly #busy = new Set<string>()
+  readonly #timers = new Set<NodeJS.Timeout>()
+  #stopped = false
+
+  constructor(parts: EndpointsParts) {
+    this.#parts = parts
+  }
+
+  /** Tells the peer's addresses: remembered ones at once, else when they are resolved. Keeps trying while it must. */
+  start(peer: Named): void {
+    const literal = parseAddress(peer.host)
+    if (literal.ok) {
+      this.#parts.onRemotes(peer.name, [{ address: literal.value, port: peer.port }])
+      return
+    }
+    this.#tell(peer, this.#parts.cache.get(peer.host))
+    void this.#resolve(peer)
+  }
+
+  /** Nothing answers: the name may mean another machine by now. */
+  again(peer: Named): void {
+    if (!parseAddress(peer.host).ok) void this.#resolve(peer)
+  }
+
+  stop(): void {
+    this.#stopped = true
+    for (const timer of this.#timers) clearTimeout(timer)
+    this.#timers.clear()
+  }
+
+  async #resolve(peer: Named): Promise<void> {
+    if (this.#busy.has(peer.name)) return
+    this.#busy.add(peer.name)
+    try {
+      const found = await (this.#parts.resolve ?? resolveByName)(peer.host)
+      if (this.#stopped || found.length === 0) return
+      if (this.#tell(peer, found)) this.#parts.cache.set(peer.host, found)
+    } catch (error) {
+      if (this.#stopped) return
+      if (!this.#told.has(peer.name)) {
+        this.#parts.report(`${peer.host} has no address yet: ${(error as Error).message}`)
+        const timer = setTimeout(() => {
+          this.#timers.delete(timer)
+          void this.#resolve(peer)
+        }, RETRY_MS)
+        this.#timers.add(timer)
+      }
+    } finally {
+      this.#busy.delete(peer.name)
+    }
+  }
+
+  /** False when this was told already. */
+  #tell(peer: Named, addresses: readonly string[]): boolean {
+    const remotes = addresses.flatMap((text) => {
+      const parsed = parseAddress(text)
+      return parsed.ok ? [{ address: parsed.value, port: peer.port }] : []
+    })
+    const text = remotes.map(({ address }) => formatAddress(address)).join()
+    if (remotes.length === 0 || this.#told.get(peer.name) === text) return false
+    this.#told.set(peer.name, text)
+    this.#parts.onRemotes(peer.name, remotes)
+    return true
+  }
+}
+
+async function resolveByName(name: string): Promise<string[]> {
+  return (await lookup(name, { all: true, order: 'verbatim' })).map(({ address }) => address)
+}

@@ -1,0 +1,62 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Endpoints } from '../../../src/anchoring/endpoints.ts'
+import { formatAddress } from '../../../src/core/address.ts'
+
+const peer = { name: 'anchor', host: 'anchor.example', port: 51820 }
+
+function endpoints(remembered: readonly string[], answers: (readonly string[] | Error)[]) {
+  const told: string[] = []
+  const saved: string[] = []
+  const resolved: Promise<unknown>[] = []
+  const made = new Endpoints({
+    cache: { get: () => remembered, set: (name, addresses) => saved.push(`${name} ${addresses.join()}`) },
+    resolve: () => {
+      const answer = answers.shift()
+      const done = answer instanceof Error ? Promise.reject(answer) : Promise.resolve(answer ?? [])
+      resolved.push(done.catch(() => {}))
+      return done
+    },
+    onRemotes: (name, remotes) =>
+      told.push(`${name} ${remotes.map(({ address, port }) => `${formatAddress(address)} ${port}`).join()}`),
+    report: (message) => told.push(`report ${message}`),
+  })
+  const settled = async () => {
+    await Promise.all(resolved)
+    await new Promise(setImmediate)
+  }
+  return { made, told, saved, settled }
+}
+
+test('the address of the last run is used at once, also where the name does not resolve', async () => {
+  const { made, told, saved, settled } = endpoints(['192.0.2.7'], [new Error('EAI_AGAIN')])
+  made.start(peer)
+  assert.deepEqual(told, ['anchor 192.0.2.7 51820'])
+  await settled()
+  assert.deepEqual([told.length, saved.length], [1, 0])
+  made.stop()
+})
+
+test('what is resolved is remembered; the same again is not told twice, another is', async () => {
+  const { made, told, saved, settled } = endpoints(
+    [],
+    [['192.0.2.7'], ['192.0.2.7'], ['2001:db8::7', '192.0.2.8']],
+  )
+  made.start(peer)
+  await settled()
+  made.again(peer)
+  await settled()
+  assert.deepEqual(told, ['anchor 192.0.2.7 51820'])
+  made.again(peer)
+  await settled()
+  assert.equal(told.at(-1), 'anchor 2001:db8::7 51820,192.0.2.8 51820')
+  assert.deepEqual(saved, ['anchor.example 192.0.2.7', 'anchor.example 2001:db8::7,192.0.2.8'])
+  made.stop()
+})
+
+test('an address needs no resolver', () => {
+  const { made, told } = endpoints([], [])
+  made.start({ ...peer, host: '2001:db8::1' })
+  made.again({ ...peer, host: '2001:db8::1' })
+  assert.deepEqual(told, ['anchor 2001:db8::1 51820'])
+})
