@@ -5,7 +5,8 @@
  */
 import { ROUTE_PROTOCOL } from '../access/index.ts'
 import { formatPrefix, type Prefix } from '../core/address.ts'
-import type { Criterion, Selector } from '../core/selector.ts'
+import { type Criterion, formatSelector, type Selector } from '../core/selector.ts'
+import type { Cgroups } from '../linux/cgroup.ts'
 import type { Nftables } from '../linux/nft.ts'
 import { userId } from '../linux/proc.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
@@ -36,7 +37,7 @@ export interface HostPlumbingInit {
   readonly control: 'all' | 'selected'
   /** Traffic that is left alone. */
   readonly except: readonly Selector[]
-  /** In `selected` mode: what is put under control by user, port or destination. */
+  /** In `selected` mode: what is put under control by user, port, destination or control group. */
   readonly selected: readonly Selector[]
 }
 
@@ -44,8 +45,18 @@ export class HostPlumbing {
   readonly #rtnl: Rtnl
   readonly #sysctls: Sysctls
   readonly #init: HostPlumbingInit
+  readonly #cgroups: Cgroups | undefined
+  readonly #report: (message: string) => void
 
-  constructor(rtnl: Rtnl, sysctls: Sysctls, init: HostPlumbingInit) {
+  constructor(
+    rtnl: Rtnl,
+    sysctls: Sysctls,
+    cgroups: Cgroups | undefined,
+    init: HostPlumbingInit,
+    report: (message: string) => void = () => {},
+  ) {
+    this.#cgroups = cgroups
+    this.#report = report
     this.#rtnl = rtnl
     this.#sysctls = sysctls
     this.#init = init
@@ -62,6 +73,7 @@ export class HostPlumbing {
     this.#rtnl.replaceRoute({ ...common, to: 'default', source: source(fix4) })
     this.#rtnl.replaceRoute({ ...common, to: 'default6', source: source(fix6) })
     this.#setRules(this.#wantedRules())
+    this.#markGroups(marks(base).control)
   }
 
   setMtu(mtu: number): void {
@@ -71,8 +83,31 @@ export class HostPlumbing {
   /** Rules first, so that traffic takes the ordinary way at once; then the table and the interface. Repeatable. */
   cleanUp(): void {
     this.#setRules([])
+    this.#markGroups(0)
     this.#rtnl.flushRoutes({ table: this.#init.base })
     this.#rtnl.deleteLink(this.#init.device)
+  }
+
+  /** `cgroup:` selectors: sockets made in the group from now on carry the mark. Programs can only be marked that way. */
+  #markGroups(mark: number): void {
+    if (this.#init.control !== 'selected') return
+    for (const selector of this.#init.selected) {
+      if (selector.kind === 'cgroup') this.#markGroup(selector.path, mark)
+      else if (mark !== 0 && needsMark(selector))
+        this.#report(
+          `${formatSelector(selector)} chooses a policy, but puts nothing under control: routes cannot see programs; use cgroup:PATH, or start them with \`godwit run\``,
+        )
+    }
+  }
+
+  #markGroup(path: string, mark: number): void {
+    try {
+      if (this.#cgroups?.setMarkAt(path, mark) !== true && mark !== 0)
+        this.#report(`there is no control group ${path} now; its programs go the ordinary way`)
+    } catch (error) {
+      if (mark !== 0) throw error
+      this.#report(`control group ${path}: ${(error as Error).message}`)
+    }
   }
 
   #wantedRules(): RuleSpec[] {
@@ -165,6 +200,12 @@ function routable(selector: Selector, family: 4 | 6): Partial<RuleSpec>[] {
     }
   }
   return matches
+}
+
+/** Whether routing rules cannot say it. */
+function needsMark(selector: Selector): boolean {
+  const criteria = selector.kind === 'every' ? selector.of : [selector]
+  return criteria.some(({ kind }) => kind === 'app' || kind === 'cgroup')
 }
 
 function ruleKey(rule: RuleSpec): string {

@@ -170,7 +170,7 @@ const host = z
       .enum(['all', 'selected'])
       .default('all')
       .describe(
-        'Which traffic goes through godwit: `all`, or only what a policy matches or `godwit run` starts.',
+        'Which traffic goes through godwit: `all`, or only what `godwit run` starts and what a policy matches by user:, port:, to: or cgroup:. An app: alone then only chooses the policy.',
       ),
     except: z
       .array(selector)

@@ -19,25 +19,32 @@ const BPF_PROG_LOAD = 5
 const BPF_PROG_ATTACH = 8
 const BPF_PROG_DETACH = 9
 const BPF_PROG_GET_FD_BY_ID = 13
+const BPF_OBJ_GET_INFO_BY_FD = 15
 const BPF_PROG_QUERY = 16
 const PROG_TYPE_CGROUP_SOCK = 9
 const ATTACH_INET_SOCK_CREATE = 2
 /** Programs of others on the cgroup and above it run too. */
 const ALLOW_MULTI = 2
+/** What our programs are called: 15 bytes at most. */
+const NAME = 'godwit_mark'
 const EPERM = 1
 
 const NEEDS_BPF = { hint: 'run as root; in a container, grant CAP_BPF and CAP_NET_ADMIN' }
 
 /**
  * From now on sockets made in this cgroup (its directory) start with `mark`; 0 ends it. Replaces the programs that this
- * or an earlier process left on the directory without a gap.
+ * or an earlier process left on the directory without a gap; those of others stay.
  */
 export function setCgroupMark(cgroup: string, mark: number): void {
   const directory = openSync(cgroup, 'r')
   try {
     const old = query(directory, cgroup)
     if (mark !== 0) withProgram(load(mark), (program) => attach(directory, program, cgroup))
-    for (const id of old) withProgram(programById(id), (program) => detach(directory, program, cgroup))
+    for (const id of old) {
+      withProgram(programById(id), (program) => {
+        if (nameOf(program) === NAME) detach(directory, program, cgroup)
+      })
+    }
   } finally {
     closeSync(directory)
   }
@@ -94,7 +101,7 @@ function load(mark: number): number {
   view.setUint32(4, 4, true)
   memory.setUint64(8, base + code)
   memory.setUint64(16, base + LICENSE)
-  memory.u8.set(new TextEncoder().encode('godwit_mark'), 48)
+  memory.u8.set(new TextEncoder().encode(NAME), 48)
   view.setUint32(68, ATTACH_INET_SOCK_CREATE, true)
   return check(syscall(SYS_BPF, BPF_PROG_LOAD, base, 72), 'load an eBPF program', NEEDS_BPF)
 }
@@ -136,6 +143,20 @@ function programById(id: number): number {
   const memory = attributes()
   memory.view.setUint32(0, id, true)
   return check(syscall(SYS_BPF, BPF_PROG_GET_FD_BY_ID, memory.base, 16), `open program ${id}`, NEEDS_BPF)
+}
+
+/** From struct bpf_prog_info, where the name stands at 64. */
+function nameOf(program: number): string {
+  const memory = attributes()
+  const info = CODE
+  memory.u8.fill(0, info, info + 80)
+  // descriptor u32, length u32, info u64
+  memory.view.setUint32(0, program, true)
+  memory.view.setUint32(4, 80, true)
+  memory.setUint64(8, memory.base + info)
+  check(syscall(SYS_BPF, BPF_OBJ_GET_INFO_BY_FD, memory.base, 16), 'read about a program', NEEDS_BPF)
+  const name = memory.u8.subarray(info + 64, info + 80)
+  return new TextDecoder().decode(name.subarray(0, name.indexOf(0)))
 }
 
 const ATTRIBUTES_SIZE = 128

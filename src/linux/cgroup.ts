@@ -35,6 +35,8 @@ export interface Cgroups {
   add(name: string, pid: number): void
   /** Marks the sockets that are made in the group from now on; 0 ends it. */
   setMark(name: string, mark: number): void
+  /** The same for any group, by its path below the mount (`system.slice/x.service`); false when there is none. */
+  setMarkAt(path: string, mark: number): boolean
   /** Path below the mount of any group by its id (`user.slice/…`); undefined when unknown. */
   pathOf(id: number): string | undefined
   /** Removes the instance's directory once no group is in it. */
@@ -97,6 +99,13 @@ export class KernelCgroups implements Cgroups {
 
   setMark(name: string, mark: number): void {
     setCgroupMark(this.directory(name), mark)
+  }
+
+  setMarkAt(path: string, mark: number): boolean {
+    const directory = `${this.#mount}/${path}`
+    if (path.split('/').includes('..') || tryId(directory) === undefined) return false
+    setCgroupMark(directory, mark)
+    return true
   }
 
   pathOf(id: number): string | undefined {

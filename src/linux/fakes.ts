@@ -179,6 +179,12 @@ export class FakeCgroups implements Cgroups {
     this.#need(name).mark = mark
   }
 
+  setMarkAt(path: string, mark: number): boolean {
+    const group = this.#groups.get(path)
+    if (group !== undefined) group.mark = mark
+    return group !== undefined
+  }
+
   /** The mark that sockets made in the group get. */
   mark(name: string): number | undefined {
     return this.#groups.get(name)?.mark

@@ -139,6 +139,9 @@ test('UP-42: sockets made in a control group carry its mark and its id', async (
   t.after(() => child.kill())
   groups.add('app', process.pid)
   const { flow, end } = await connected('127.0.0.1', '127.0.0.1')
+  const path = groups.pathOf(id)!
+  assert.equal(groups.setMarkAt(path, 0xfedc1234), true, 'by its path, as selectors name it')
+  assert.equal(groups.setMarkAt(`${path}/none`, 1), false)
   groups.setMark('app', 0)
   const second = await connected('127.0.0.1', '127.0.0.1')
   const [marked, plain] = [diag.find(flow), diag.find(second.flow)]
