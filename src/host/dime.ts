@@ -6,8 +6,14 @@ import { formatPrefix, parsePrefix } from '../core/address.ts'
 import { toBase64 } from '../core/bytes.ts'
 import { usageError } from '../core/errors.ts'
 import { decodeKey } from '../crypto/keys.ts'
-import { generateOwnKey, ownKeyOf, readPrivateKeys, writePrivateKeys } from '../translation/keys.ts'
-import { type TranslationConfig, TranslationMechanism } from '../translation/mechanism.ts'
+import {
+  generateOwnKey,
+  ownKeyOf,
+  readPrivateKeys,
+  type TranslationConfig,
+  TranslationMechanism,
+  writePrivateKeys,
+} from '../translation/index.ts'
 import { ControlClient } from './client.ts'
 import type { Composition } from './compose.ts'
 import { resolveBeside } from './config.ts'
@@ -15,7 +21,7 @@ import type { HostRecorder } from './recorder.ts'
 import type { Config, DimeConfig } from './schema.ts'
 import type { State } from './state.ts'
 
-export type { HostView, SocketView } from '../translation/mechanism.ts'
+export type { HostView, SocketView } from '../translation/index.ts'
 
 /** `godwit dime up`: address translation alone, with nothing configured. */
 export function composeDime(config: Config, state: State, recorder: HostRecorder): Composition {
