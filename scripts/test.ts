@@ -13,7 +13,9 @@ import { run } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import type { GodwitError } from '../src/core/errors.ts'
+import { mayChangeNetwork } from '../src/host/doctor.ts'
 import { ensurePackages, type Program } from '../src/linux/packages.ts'
+import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 
 const TIERS = ['check', 'unit', 'sim', 'netns', 'long'] as const
 type TierName = (typeof TIERS)[number]
@@ -219,6 +221,14 @@ function report(outcomes: ReadonlyMap<TierName, Outcome>): boolean {
   return failed === 0
 }
 
+/** A network namespace that was just made (`unshare -n`, a user namespace) has its loopback down. */
+function loopbackUp(): void {
+  if (!mayChangeNetwork()) return
+  const rtnl = new Rtnetlink()
+  if (rtnl.link('lo')?.up === false) rtnl.setLink('lo', { up: true })
+  rtnl.close()
+}
+
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -237,6 +247,7 @@ async function main(): Promise<void> {
   )
   const missing = named.find((file) => !existsSync(file))
   if (missing !== undefined) throw new Error(`no such test file: ${missing}`)
+  loopbackUp()
   if (values.inner !== undefined) {
     const outcome = await runFiles(named, 1, TIMEOUT[values.inner as TierName])
     process.stdout.write(`\n${INNER}${JSON.stringify({ ...outcome, reasons: [...outcome.reasons] })}\n`)

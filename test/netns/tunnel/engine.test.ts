@@ -1,26 +1,28 @@
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { after, before, test } from 'node:test'
 import type { GodwitError } from '../../../src/core/errors.ts'
-import { createNamespace, deleteNamespace } from '../../../src/linux/netns.ts'
+import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
+import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { EngineWorker } from '../../../src/tunnel/worker.ts'
 import type { EngineEntryData } from '../../support/engine-entry.ts'
 
 const names = [`eng-a-${process.pid}`, `eng-b-${process.pid}`] as const
 const entry = new URL('../../support/engine-entry.js', import.meta.url)
-const ip = (...words: string[]) => execFileSync('ip', words)
+let rtnl: readonly [Rtnetlink, Rtnetlink]
 
 before(() => {
   for (const name of names) createNamespace(name)
-  ip('link', 'add', 'v0', 'netns', names[0], 'type', 'veth', 'peer', 'name', 'v0', 'netns', names[1])
-  names.forEach((name, i) => {
-    ip('-n', name, 'address', 'add', `10.99.0.${i + 1}/24`, 'dev', 'v0')
-    ip('-n', name, 'link', 'set', 'v0', 'up')
-    ip('-n', name, 'link', 'set', 'lo', 'up')
+  rtnl = [new Rtnetlink(names[0]), new Rtnetlink(names[1])]
+  rtnl[0].createLink({ kind: 'veth', name: 'v0', peer: { name: 'v0', netns: names[1] } })
+  rtnl.forEach((each, i) => {
+    each.addAddress('v0', `10.99.0.${i + 1}/24`)
+    each.setLink('v0', { up: true })
+    each.setLink('lo', { up: true })
   })
 })
 after(() => {
+  for (const each of rtnl) each.close()
   for (const name of names) deleteNamespace(name)
 })
 
@@ -53,9 +55,9 @@ async function startEngine(i: 0 | 1, form: EngineEntryData['form'], mtu: number)
     },
     onEnd: (error) => ended(error),
   })
-  ip('-n', names[i], 'address', 'add', `10.98.0.${i + 1}/24`, 'dev', 'gwt0')
-  ip('-n', names[i], 'address', 'add', `fd98::${i + 1}/64`, 'dev', 'gwt0', 'nodad')
-  ip('-n', names[i], 'link', 'set', 'gwt0', 'mtu', '1400', 'up')
+  rtnl[i].addAddress('gwt0', `10.98.0.${i + 1}/24`)
+  rtnl[i].addAddress('gwt0', `fd98::${i + 1}/64`, { noDad: true })
+  rtnl[i].setLink('gwt0', { mtu: 1400, up: true })
   const next = async () => {
     if (events.length === 0)
       await new Promise<void>((resolve) => {
@@ -89,11 +91,11 @@ for (const [form, mtu] of [
   test(`engines in two namespaces carry TCP unchanged, ${form}, path MTU ${mtu}`, async () => {
     const a = await startEngine(0, form, mtu)
     const b = await startEngine(1, form, mtu)
-    const server = spawn('ip', ['netns', 'exec', names[1], process.execPath, '-e', SERVER])
+    const server = spawnIn(names[1], process.execPath, ['-e', SERVER])
     try {
-      await once(server.stdout, 'data')
+      await once(server.stdout!, 'data')
       for (const target of ['10.98.0.2', 'fd98::2']) {
-        const client = spawn('ip', ['netns', 'exec', names[0], process.execPath, '-e', CLIENT, target], {
+        const client = spawnIn(names[0], process.execPath, ['-e', CLIENT, target], {
           stdio: 'inherit',
         })
         const [status] = await once(client, 'exit')
@@ -114,7 +116,7 @@ for (const [form, mtu] of [
 test('a second engine on the device, and the device taken away, are said', async () => {
   const a = await startEngine(0, 'godwit', 1500)
   await assert.rejects(startEngine(0, 'godwit', 1500), { code: 'TUN_BUSY' })
-  ip('-n', names[0], 'link', 'delete', 'gwt0')
+  rtnl[0].deleteLink('gwt0')
   const error = await a.end
   assert.match(String(error?.message), /gwt0 is gone/)
 })
