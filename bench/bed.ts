@@ -31,6 +31,8 @@ export interface Program {
   readonly pid: number
   /** Everything it wrote so far, both streams. */
   output(): string
+  /** To its standard input, when it was started with one. */
+  write(text: string): void
   stop(): Promise<void>
 }
 
@@ -75,9 +77,14 @@ export class Host {
   }
 
   /** Starts a program that stays. */
-  start(command: string, args: readonly string[], env: Record<string, string> = {}): Program {
+  start(
+    command: string,
+    args: readonly string[],
+    env: Record<string, string> = {},
+    input: 'ignore' | 'pipe' = 'ignore',
+  ): Program {
     const child = spawnIn(this.netns, command, args, {
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: [input, 'pipe', 'pipe'],
       env: { ...environment(), ...env },
     })
     this.#children.add(child)
@@ -94,6 +101,7 @@ export class Host {
     return {
       pid: child.pid ?? -1,
       output: () => output,
+      write: (text) => child.stdin?.write(text),
       stop: async () => {
         child.kill('SIGTERM')
         const killer = setTimeout(() => child.kill('SIGKILL'), 5_000)
@@ -177,9 +185,13 @@ export class Bed {
     return path
   }
 
-  /** Waits until `condition` holds, 15 s at most. */
-  async until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
-    const end = performance.now() + PATIENCE_MS
+  /** Waits until `condition` holds, 15 s at most unless told otherwise. */
+  async until(
+    condition: () => boolean | Promise<boolean>,
+    what: string,
+    patienceMs = PATIENCE_MS,
+  ): Promise<void> {
+    const end = performance.now() + patienceMs
     while (!(await condition())) {
       if (performance.now() > end) throw new GodwitError('BENCH_TIMEOUT', `waited in vain for ${what}`)
       await sleep(POLL_MS)

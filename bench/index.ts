@@ -8,6 +8,7 @@ import { usageError } from '../src/core/errors.ts'
 import { makeOut } from './bed.ts'
 import { dime } from './dime.ts'
 import type { Bench, BenchResult } from './harness.ts'
+import { memory } from './memory.ts'
 import { paft } from './paft.ts'
 import { tunnelLatency } from './tunnel-latency.ts'
 import { tunnelPps } from './tunnel-pps.ts'
@@ -15,7 +16,7 @@ import { tunnelTcp } from './tunnel-tcp.ts'
 
 export type { BenchResult } from './harness.ts'
 
-const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft, dime]
+const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft, dime, memory]
 
 export interface BenchOptions {
   readonly out?: string

@@ -107,7 +107,8 @@ export const controlCodec: Codec<readonly Frame[]> = {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
     const frames: Frame[] = []
     let next = at
-    while (next < end) {
+    // Type 0 is padding, of message 4: nothing comes behind it.
+    while (next < end && bytes[next] !== 0) {
       if (end - next < HEADER) return malformed('frame header cut short')
       const code = bytes[next]!
       const length = view.getUint16(next + 1)

@@ -1,6 +1,7 @@
 /**
  * The smallest datapath around a tunnel machine: node:dgram, one packet at a time, WireGuard's message 4 only. For
- * interoperation of the protocol machine with others; the engine has tests of its own.
+ * interoperation of the protocol machine with others, and for swarms of hosts in one process (with `features: 0`, which
+ * keeps to message 4); the engine has tests of its own.
  */
 
 import { randomInt } from 'node:crypto'
@@ -15,6 +16,7 @@ const NOTHING = new Uint8Array(0)
 
 interface Slot {
   readonly peer: number
+  readonly pathId: number
   readonly socket: number
   remote: Endpoint
   closed: boolean
@@ -51,8 +53,8 @@ export class PlainDriver {
     return performance.now()
   }
 
-  /** Opens a UDP socket on loopback and returns its index. */
-  async open(port = 0): Promise<number> {
+  /** Opens a UDP socket, on loopback unless told otherwise, and returns its index. */
+  async open(port = 0, local = '127.0.0.1'): Promise<number> {
     const socket = dgram.createSocket('udp4')
     const index = this.#sockets.push(socket) - 1
     socket.on('message', (message, info) => {
@@ -60,7 +62,7 @@ export class PlainDriver {
       this.#receive(new Uint8Array(message), { address, port: info.port }, index)
       this.settle()
     })
-    await new Promise<void>((resolve) => socket.bind(port, '127.0.0.1', resolve))
+    await new Promise<void>((resolve) => socket.bind(port, local, resolve))
     return index
   }
 
@@ -144,9 +146,13 @@ export class PlainDriver {
       entry.lastReceivedAt = now
       entry.receivedPackets++
     }
-    if (packet.length === 0) this.keepalives++
+    const control = packet.length > 1 && packet[0]! >> 4 === 0
+    if (control) {
+      const body = packet.subarray(2)
+      this.machine.handleControl(peer, localIndex, slot, packet[1]!, from, socket, counter, body, now)
+    } else if (packet.length === 0) this.keepalives++
     else this.packets.push(packet)
-    this.machine.noteTraffic(peer, false, packet.length > 0, true, now)
+    this.machine.noteTraffic(peer, false, !control && packet.length > 0, true, now)
   }
 
   #seal(entry: Slot, packet: Uint8Array): number {
@@ -188,9 +194,10 @@ export class PlainDriver {
         sent: (index) => this.#live.get(index)?.sent ?? 0,
       },
       paths: {
-        open: ({ peer, socket, remote }) =>
+        open: ({ peer, pathId, socket, remote }) =>
           this.#slots.push({
             peer,
+            pathId,
             socket,
             remote,
             closed: false,
@@ -217,7 +224,11 @@ export class PlainDriver {
           this.#send(bytes.slice(), to, socket)
           return 0
         },
-        control: (slot, body) => this.#seal(this.#slots[slot]!, body),
+        control: (slot, body) => {
+          const entry = this.#slots[slot]!
+          if (body.length === 0) return this.#seal(entry, body)
+          return this.#seal(entry, Uint8Array.of(1, entry.pathId, ...body))
+        },
       },
     }
   }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { controlCodec, encodeMtuProbe, type Frame } from '../../../src/tunnel/control.ts'
+import { controlCodec, encodeFrames, encodeMtuProbe, type Frame } from '../../../src/tunnel/control.ts'
 import { testCodec } from '../codec-suite.ts'
 
 const u8 = fc.integer({ min: 0, max: 0xff })
@@ -125,4 +125,14 @@ test('an MTU probe is padded to its size and read as one frame', () => {
     ok: true,
     value: [{ type: 'mtu-probe', pathId: 3, size: 1500 }],
   })
+})
+
+test('padding of message 4 behind the frames is ignored, whatever its length', () => {
+  const frames = encodeFrames([{ type: 'mtu-ack', pathId: 3, size: 1500 }])
+  for (let padding = 0; padding < 16; padding++) {
+    const padded = new Uint8Array(frames.length + padding)
+    padded.set(frames)
+    const read = controlCodec.decode(padded)
+    assert.ok(read.ok && read.value.length === 1, `${padding} bytes`)
+  }
 })
