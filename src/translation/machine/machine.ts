@@ -45,11 +45,11 @@ import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type O
 // Our choices; the paper gives no times.
 /** First repetition when nothing is known about the path; then twice the measured round trip. */
 const FIRST_INTERVAL_MS = 250
-const LEAST_INTERVAL_MS = 100
+const LEAST_INTERVAL_MS = 200
 const MOST_INTERVAL_MS = 2_000
 const TRIES = 6
-/** A potentially reachable address is given up sooner (DI-28): 250 + 500 ms without an answer. */
-const PROBE_TRIES = 2
+/** A potentially reachable address is given up sooner (DI-28): 250 + 500 + 1,000 ms without an answer. */
+const PROBE_TRIES = 3
 const HELLO_TRIES = 3
 /** A host that does not speak IHMP is asked again after this, doubled each time. */
 const HELLO_AGAIN_MS = 60_000
@@ -941,7 +941,10 @@ export class IhmpMachine {
       case Control.HANDOFF_UNREACHABLE: {
         if (message.newAddress === undefined) return
         const ip = ipOf(message.newAddress)
-        if (fresh(ip) && !host.row.active.has(ip)) host.row.unreachable.add(ip)
+        if (fresh(ip) && !host.row.active.has(ip)) {
+          host.row.unreachable.add(ip)
+          this.#probeCandidates(host, now) // perhaps it can be reached from here after all
+        }
         break
       }
     }
