@@ -22,6 +22,7 @@ const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url
 /** After one datagram: 300 back, numbered, one every 10 ms. */
 const TALKER = `const s=require('dgram').createSocket('udp4');s.on('message',(m,r)=>{let n=0;const t=setInterval(()=>{s.send(String(n),r.port,r.address);if(++n===300)clearInterval(t)},10)});s.bind(5006,()=>console.log('up'))`
 const LISTENER = `const s=require('dgram').createSocket('udp4');const got=new Set();s.on('message',(m)=>{if(got.size===0)console.log('first');got.add(String(m))});s.send('go',5006,process.argv[1]);setTimeout(()=>{console.log('got '+got.size);process.exit()},4500)`
+const WHO = `require('http').createServer((q,r)=>r.end(q.socket.remoteAddress.replace('::ffff:',''))).listen(8080,()=>console.log('up'))`
 const REFUSED = `const s=require('dgram').createSocket('udp4');s.connect(9,process.argv[1],()=>{s.on('error',(e)=>{console.log(e.code);process.exit()});setInterval(()=>s.send('x'),50)});setTimeout(()=>process.exit(1),4000)`
 
 interface Status {
@@ -110,6 +111,19 @@ test('UP-1, UP-13: one address on both accesses; a transfer at full speed is mov
     report.intervals.every(({ sum }) => sum.bytes > 0),
     'no half second without data',
   )
+})
+
+test('UP-9, UP-20, UP-32, UP-37, UP-39: the server sees the anchor, the program VIpA_fix; what is not under control goes as ever', async () => {
+  const far = await lab.programs.start('ch1', process.execPath, node(WHO))
+  await far.expect((line) => line === 'up', 5000)
+  const ask = (...args: string[]) =>
+    lab.programs.run('mh', 'curl', ['-s', '-4', '-w', ' %{local_ip}', ...args, `http://${server}:8080/`])
+  assert.equal(await ask(), `${addressOf(lab.spec, 'an', 'wan')} 198.19.0.1`)
+  // A socket bound to an access is left alone: it leaves by that access and its NAT.
+  assert.match(await ask('--interface', 'acc2'), /^203\.0\.113\.18 192\.168\.1\.100$/)
+  const mtu = lab.rtnl('mh').link('godwit0')!.mtu
+  assert.ok(mtu > 1300 && mtu <= 1500 - 28 - 34, `room for the tunnel's own headers: ${mtu}`)
+  await far.stop()
 })
 
 test('D12, UP-31: a flow that only comes down is moved; nothing of it is lost', async () => {
