@@ -197,8 +197,8 @@ export class Node {
   readonly sockets: Socket[]
   readonly privateKey: Uint8Array
   events: TunnelEvent[] = []
-  /** Data received: sequence number, time, path id. */
-  received: { sequence: number; at: number; pathId: number }[] = []
+  /** Data received: sequence number, time, path id, counter in its session. */
+  received: { sequence: number; at: number; pathId: number; counter: number }[] = []
   duplicates = 0
   resent = 0
   stopped = false
@@ -368,7 +368,7 @@ export class Node {
       )
     if (sealed.kind === 'data') {
       const sequence = new DataView(sealed.body.buffer, sealed.body.byteOffset).getUint32(0)
-      this.received.push({ sequence, at: now, pathId: sealed.pathId })
+      this.received.push({ sequence, at: now, pathId: sealed.pathId, counter: sealed.counter })
     }
     this.machine.noteTraffic(peer, false, sealed.kind === 'data', true, now)
   }

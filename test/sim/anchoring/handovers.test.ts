@@ -1,0 +1,272 @@
+/**
+ * The mobile host's and the anchor's protocol cores with their tables and forwarders, over lossy links, in virtual time:
+ * association, moves, losses of a link, a restart of the anchor. Packets are real; what carries them is the tunnel's own
+ * simulation.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { AnchorForwarder } from '../../../src/anchoring/forwarders/anchor.ts'
+import { HostForwarder } from '../../../src/anchoring/forwarders/host.ts'
+import { AnchorMachine } from '../../../src/anchoring/machine/anchor.ts'
+import { HostMachine } from '../../../src/anchoring/machine/host.ts'
+import type { AccessSetup, Event } from '../../../src/anchoring/protocol.ts'
+import { Paft } from '../../../src/anchoring/tables/paft.ts'
+import { VipaPool } from '../../../src/anchoring/tables/pool.ts'
+import { TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
+import { endpoint, Pair } from '../tunnel/harness.ts'
+
+const FIX4 = Uint8Array.of(198, 19, 0, 1)
+const FIX6 = new Uint8Array(16).fill(1)
+const SERVER = Uint8Array.of(203, 0, 113, 80)
+const secret = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8)
+const allocate = (bytes: number) => new ArrayBuffer(bytes)
+const STEP = 5
+
+/** A UDP packet of 28 bytes; checksum not computed. */
+function packet(from: Uint8Array, to: Uint8Array, fromPort: number, toPort: number): Uint8Array {
+  const bytes = new Uint8Array(28)
+  const view = new DataView(bytes.buffer)
+  bytes.set([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17])
+  bytes.set(from, 12)
+  bytes.set(to, 16)
+  view.setUint16(20, fromPort)
+  view.setUint16(22, toPort)
+  view.setUint16(24, 8)
+  return bytes
+}
+
+class Bed {
+  readonly pair: Pair
+  readonly host: HostMachine
+  anchor!: AnchorMachine
+  readonly hostForwarder: HostForwarder
+  #anchorForwarder!: AnchorForwarder
+  readonly events: Event[] = []
+  readonly #inFlight = new Map<number, Uint8Array>()
+  #sequence = 0
+  #hostEvents = 0
+  #anchorEvents = 0
+  #hostReceived = 0
+  #anchorReceived = 0
+  /** Data each end has sent and received: what tallies tell. */
+  readonly counts = { up: 0, upArrived: 0, down: 0, downArrived: 0 }
+  /** Access that each downlink packet came by, in order of arrival. */
+  readonly arrivals: { access: string; at: number }[] = []
+
+  constructor(loss = 0, seed = 1) {
+    this.pair = new Pair({
+      seed,
+      links: [
+        { delay: 10, loss },
+        { delay: 15, loss },
+      ],
+    })
+    const paft = new Paft({ allocate, rows: 16, limit: 1024 })
+    const tunnels = new TunnelTable()
+    this.hostForwarder = new HostForwarder({ paft, tunnels, fix4: FIX4, fix6: FIX6, secret })
+    this.host = new HostMachine({
+      tunnel: this.pair.host.machine,
+      paft,
+      tunnels,
+      forwarder: this.hostForwarder,
+      wall: () => this.pair.world.now,
+      tally: () => ({ sent: this.counts.up, received: this.counts.downArrived }),
+    })
+    this.startAnchor()
+    const { world } = this.pair
+    world.every(1, Number.POSITIVE_INFINITY, () => this.#turn(world.now))
+    this.host.setPolicies([{ name: 'default', prefer: ['acc1'], fallback: 'any', moveUp: false }], 0)
+    this.host.addAnchor(this.pair.anchorPeer, {
+      name: 'anchor',
+      kind: 'godwit',
+      publicKey: new Uint8Array(32),
+    })
+    this.host.setTraffic(true, 0)
+    for (const n of [1, 2]) this.openAccess(n)
+    world.run(1500)
+  }
+
+  startAnchor(): void {
+    const pool = new VipaPool({
+      v4: { address: Uint8Array.of(198, 18, 0, 0), prefix: 24 },
+      v6: { address: FIX6, prefix: 96 },
+    })
+    const tunnels = new TunnelTable()
+    this.#anchorForwarder = new AnchorForwarder({
+      paft: new Paft({ allocate, rows: 16, limit: 1024 }),
+      tunnels,
+      v4Base: pool.v4Base,
+      numbers: pool.last + 1,
+      v6Prefix: FIX6,
+      secret,
+    })
+    this.anchor = new AnchorMachine({
+      tunnel: this.pair.anchor.machine,
+      tunnels,
+      forwarder: this.#anchorForwarder,
+      pool,
+      tally: () => ({ sent: this.counts.down, received: this.counts.upArrived }),
+    })
+    this.anchor.addHost(this.pair.hostPeer, {
+      name: 'laptop',
+      kind: 'godwit',
+      publicKey: new Uint8Array(32),
+      number: 2,
+    })
+  }
+
+  openAccess(n: number): void {
+    const { now } = this.pair.world
+    const access: AccessSetup = {
+      name: `acc${n}`,
+      health: 'up',
+      since: now,
+      detail: '',
+      families: [4],
+      mtu: 1500,
+      use: 'normal',
+      cost: 0,
+      generation: 1,
+    }
+    this.host.setAccess(access, now)
+    const config = { pathId: n, socket: n - 1, remote: endpoint(100), mtu: 1500 }
+    this.pair.host.do(() => this.host.addPath(this.pair.anchorPeer, access.name, config, 5000 + n, now))
+  }
+
+  /** The link below has gone, by the kernel's word. */
+  loseAccess(n: number): void {
+    const { now } = this.pair.world
+    this.pair.links[n - 1]!.cut()
+    for (const slot of this.host.slotsOf(`acc${n}`))
+      this.pair.host.do((machine) => machine.removePath(slot, now))
+    this.host.removeAccess(`acc${n}`, now)
+  }
+
+  /** Packets every STEP ms for so long, from the host's port to the server and back. */
+  talk(port: number, ms: number, directions: readonly ('up' | 'down')[] = ['up', 'down']): void {
+    const { world } = this.pair
+    world.every(STEP, world.now + ms, () => {
+      if (directions.includes('up')) this.up(port)
+      if (directions.includes('down')) this.down(port)
+    })
+  }
+
+  up(port: number): void {
+    const bytes = packet(FIX4, SERVER, port, 80)
+    const { now } = this.pair.world
+    const slot = this.hostForwarder.outbound(bytes, viewOf(bytes), 0, 28, false, now)
+    if (slot >= 0 && this.#send(this.pair.host, slot, bytes)) this.counts.up++
+  }
+
+  down(port: number): void {
+    const bytes = packet(SERVER, Uint8Array.of(198, 18, 0, 2), 80, port)
+    const { now } = this.pair.world
+    const slot = this.#anchorForwarder.outbound(bytes, viewOf(bytes), 0, 28, false, now)
+    if (slot >= 0 && this.#send(this.pair.anchor, slot, bytes)) this.counts.down++
+  }
+
+  #send(node: Pair['host'], slot: number, bytes: Uint8Array): boolean {
+    this.#inFlight.set(this.#sequence, bytes)
+    return node.sendData(slot, this.#sequence++)
+  }
+
+  #turn(now: number): void {
+    const { host, anchor, hostPeer, anchorPeer } = this.pair
+    for (; this.#hostEvents < host.events.length; this.#hostEvents++)
+      host.do(() => this.host.handleTunnelEvent(host.events[this.#hostEvents]!, now))
+    for (; this.#anchorEvents < anchor.events.length; this.#anchorEvents++)
+      anchor.do(() => this.anchor.handleTunnelEvent(anchor.events[this.#anchorEvents]!, now))
+    for (; this.#anchorReceived < anchor.received.length; this.#anchorReceived++) {
+      const { sequence, pathId, counter } = anchor.received[this.#anchorReceived]!
+      const bytes = this.#inFlight.get(sequence)!
+      this.counts.upArrived++
+      const slot = this.pair.anchorSlot(pathId)
+      assert.ok(
+        this.#anchorForwarder.inbound(bytes, viewOf(bytes), 0, 28, false, hostPeer, slot, counter, now),
+      )
+    }
+    for (; this.#hostReceived < host.received.length; this.#hostReceived++) {
+      const { sequence, pathId, counter, at } = host.received[this.#hostReceived]!
+      const bytes = this.#inFlight.get(sequence)!.slice()
+      this.counts.downArrived++
+      this.arrivals.push({ access: `acc${pathId}`, at })
+      const slot = host.slots.findIndex((each) => each.pathId === pathId && !each.closed)
+      assert.ok(
+        this.hostForwarder.inbound(bytes, viewOf(bytes), 0, 28, false, anchorPeer, slot, counter, now),
+      )
+      assert.deepEqual([...bytes.subarray(16, 20)], [...FIX4], 'VIpA_fix again')
+    }
+    host.do(() => this.host.handleTimeout(now))
+    for (let event = this.host.poll(); event !== undefined; event = this.host.poll()) this.events.push(event)
+    const found = this.hostForwarder.takeNewFlows()
+    if (found.length > 0)
+      this.host.identify(
+        found.map((id) => ({ id, policy: 0, app: 0 })),
+        now,
+      )
+  }
+
+  handovers(): Extract<Event, { type: 'handover' }>[] {
+    return this.events.flatMap((event) => (event.type === 'handover' ? [event] : []))
+  }
+}
+
+const viewOf = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+
+for (const loss of [0, 0.03]) {
+  test(`UP-8, UP-29: associated, moved under traffic, the downlink follows (${100 * loss} % lost)`, () => {
+    const bed = new Bed(loss)
+    assert.deepEqual([...bed.host.peerReports()[0]!.v4!], [198, 18, 0, 2])
+    const { world } = bed.pair
+    bed.talk(4000, 6000)
+    world.run(2500)
+    assert.equal(bed.arrivals.at(-1)?.access, 'acc1')
+    const movedAt = world.now
+    assert.equal(bed.host.move('all', 'all', 'acc2', false, world.now), 1)
+    world.run(5000)
+    // One way up, one way down, and at most a few lost ones in between.
+    const late = bed.arrivals.filter(
+      ({ access, at }) => access === 'acc1' && at > movedAt + 30 + (loss > 0 ? 60 : 0),
+    )
+    assert.deepEqual(late, [])
+    const [record] = bed.handovers()
+    assert.equal(record?.to, 'acc2')
+    if (loss === 0) assert.equal(record?.lost, 0)
+    else assert.ok(record?.lost !== null && record!.lost > 0, 'what a lossy link loses is counted')
+  })
+}
+
+test('UP-31, D12: a flow that only comes down is moved by the request alone', () => {
+  const bed = new Bed()
+  const { world } = bed.pair
+  bed.up(4000)
+  world.run(100)
+  bed.talk(4000, 2000, ['down'])
+  world.run(500)
+  bed.host.move('all', 'all', 'acc2', false, world.now)
+  const movedAt = world.now
+  world.run(1000)
+  assert.deepEqual(
+    bed.arrivals.filter(({ access, at }) => access === 'acc1' && at > movedAt + 30),
+    [],
+  )
+  assert.equal(bed.arrivals.at(-1)?.access, 'acc2')
+})
+
+test('a lost link: traffic is on the other at once, nothing is lost, the record says so', () => {
+  const bed = new Bed()
+  const { world } = bed.pair
+  bed.talk(4000, 5000)
+  world.run(2500)
+  const lostAt = world.now
+  bed.loseAccess(1)
+  world.run(4000)
+  const first = bed.arrivals.find(({ access }) => access === 'acc2')
+  assert.ok(first && first.at <= lostAt + 2 * 15 + STEP + 2, `${first?.at} after ${lostAt}`)
+  assert.equal(bed.counts.up, bed.counts.upArrived)
+  assert.equal(bed.counts.down, bed.counts.downArrived)
+  assert.deepEqual(
+    bed.handovers().map(({ from, to, lost }) => [from, to, lost]),
+    [['acc1', 'acc2', 0]],
+  )
+})
