@@ -218,6 +218,8 @@ for (const loss of [0, 0.03]) {
     const bed = new Bed(loss)
     assert.deepEqual([...bed.host.peerReports()[0]!.v4!], [198, 18, 0, 2])
     const { world } = bed.pair
+    // Chosen by hand, it is not left for losing packets.
+    bed.host.move('all', 'all', 'acc1', false, world.now)
     bed.talk(4000, 6000)
     world.run(2500)
     assert.equal(bed.arrivals.at(-1)?.access, 'acc1')
@@ -229,10 +231,10 @@ for (const loss of [0, 0.03]) {
       ({ access, at }) => access === 'acc1' && at > movedAt + 30 + (loss > 0 ? 60 : 0),
     )
     assert.deepEqual(late, [])
-    const [record] = bed.handovers()
-    assert.equal(record?.to, 'acc2')
-    if (loss === 0) assert.equal(record?.lost, 0)
-    else assert.ok(record?.lost !== null && record!.lost > 0, 'what a lossy link loses is counted')
+    const record = bed.handovers().find(({ to }) => to === 'acc2')
+    assert.ok(record, 'on record')
+    if (loss === 0) assert.equal(record.lost, 0)
+    else assert.ok(record.lost !== null && record.lost > 0, 'what a lossy link loses is counted')
   })
 }
 
