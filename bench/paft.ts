@@ -1,100 +1,148 @@
 /**
- * PAFT lookups: nanoseconds each as the table grows from one row to a million, for flows hashed from packet bytes in
- * random order (the worst case for caches). The issue asks that a million rows cost at most twice a thousand.
+ * The PAFT as the datapath asks it, from one row to a million: `lookup` is packet bytes → key → row; `decision` is the whole
+ * of what the mobile host's forwarder does with a packet, the internal NAT included. `active`: the packets belong to at most
+ * 1,000 flows of the table, as traffic does; `uniform`: to 65,536 rows drawn from all of it, each its own cache line. The issue asks
+ * that a million rows cost at most twice a thousand; on the measured machine one access to memory that no cache holds
+ * costs as much as two look-ups.
  */
 import { randomBytes } from 'node:crypto'
+import { HostForwarder } from '../src/anchoring/forwarders/host.ts'
+import { FIRST_POLICY } from '../src/anchoring/machine/host.ts'
 import { FlowKey } from '../src/anchoring/tables/flow-key.ts'
 import { Paft } from '../src/anchoring/tables/paft.ts'
+import { TunnelTable } from '../src/anchoring/tables/tunnels.ts'
 import { Arena } from '../src/linux/arena.ts'
 import { type Bench, type BenchResult, machine, Recorder, round } from './harness.ts'
 
 const SIZES = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000]
-const LOOKUPS = 1_000_000
-const PACKET = 40
+const ACTIVE = 1_000
+const PACKETS = 1 << 16
+const CALLS = 500_000
+const HEADERS = 40
+const FIX4 = Uint8Array.of(198, 19, 0, 1)
+const FIX6 = Uint8Array.of(0xfd, 0x67, 0x6f, 0x64, 0x77, 0x69, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+const VIPA = Uint8Array.of(198, 18, 0, 2)
 
 export const paft: Bench = {
   name: 'paft',
-  summary: 'PAFT lookup from packet bytes, 1 to 1,000,000 rows',
+  summary: 'PAFT: the look-up and the whole forwarding decision, 1 to 1,000,000 rows',
 
   async run(context): Promise<BenchResult> {
     const recorder = new Recorder()
-    const tables = SIZES.map((rows) => filled(rows, context.seed))
+    const tables = SIZES.map((rows) => new Filled(rows, context.seed))
     for (let again = 0; again <= context.rounds; again++) {
       for (const table of tables) {
-        const ns = lookups(table)
-        if (again === 0) continue // the first pass compiles
-        recorder.add(`paft-${table.rows}`, 'godwit', 'ns', round(ns))
-        context.progress(`round ${again}: ${table.rows} rows: ${ns.toFixed(0)} ns a lookup`)
+        for (const pattern of ['active', 'uniform'] as const) {
+          const lookup = table.lookups(pattern)
+          const decision = table.decisions(pattern)
+          if (again === 0) continue // the first pass compiles
+          recorder.add(`lookup-${pattern}-${table.rows}`, 'godwit', 'ns', round(lookup))
+          recorder.add(`decision-${pattern}-${table.rows}`, 'godwit', 'ns', round(decision))
+          context.progress(
+            `${table.rows} rows, ${pattern}: look-up ${round(lookup)} ns, decision ${round(decision)} ns`,
+          )
+        }
       }
       context.signal.throwIfAborted()
     }
     const runs = recorder.runs()
-    const at = (rows: number) => runs.find((run) => run.name === `paft-${rows}`)!.median
-    return {
-      bench: this.name,
-      machine: machine(),
-      runs,
-      ratios: { 'paft-1000000/paft-1000': round(at(1_000_000) / at(1_000)) },
-      skipped: {},
-    }
+    const at = (name: string) => runs.find((run) => run.name === name)!.median
+    const ratios: Record<string, number> = {}
+    for (const what of ['lookup-active', 'lookup-uniform', 'decision-active', 'decision-uniform'])
+      ratios[`${what} 1000000/1000`] = round(at(`${what}-1000000`) / at(`${what}-1000`))
+    return { bench: this.name, machine: machine(), runs, ratios, skipped: {} }
   },
 }
 
-interface Filled {
+/** A table with that many flows, and packets of them. */
+class Filled {
   readonly rows: number
-  readonly table: Paft
-  readonly key: FlowKey
-  /** The packet headers of a random sample of rows, one after another, to be looked up in this order. */
-  readonly view: DataView
-  readonly packets: number
-}
+  readonly #paft: Paft
+  readonly #key: FlowKey
+  readonly #host: HostForwarder
+  readonly #packets: Record<'active' | 'uniform', Uint8Array>
 
-function filled(rows: number, seed: number): Filled {
-  const table = new Paft({ allocate: (bytes) => new Arena(bytes).buffer, rows: 1024, limit: 1 << 21 })
-  const key = new FlowKey(randomBytes(8))
-  // As many different packets as rows, up to what a second can look up: their headers are read from memory too.
-  const packets = Math.min(rows, 1 << 16)
-  const view = new DataView(new ArrayBuffer(packets * PACKET))
-  let state = seed | 1
-  const random = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) | 0
-    return state >>> 0
+  constructor(rows: number, seed: number) {
+    this.rows = rows
+    const secret = randomBytes(8)
+    this.#paft = new Paft({ allocate: (bytes) => new Arena(bytes).buffer, rows: 1024, limit: 1 << 21 })
+    this.#key = new FlowKey(secret)
+    const tunnels = new TunnelTable()
+    this.#host = new HostForwarder({ paft: this.#paft, tunnels, fix4: FIX4, fix6: FIX6, secret })
+    const { localTid } = tunnels.open({
+      slot: 0,
+      peer: 0,
+      localTun: { interface: 'acc1', index: 2000 },
+      remoteTun: { endPoint: '192.0.2.1', index: 51820 },
+      vipNat: { v4: VIPA },
+      unTid: 1,
+    })
+    this.#host.associate(0, VIPA, undefined)
+    this.#host.defaultTid = localTid
+    const scratch = new DataView(new ArrayBuffer(HEADERS))
+    for (let row = 0; row < rows; row++) {
+      writeHeaders(scratch, 0, row)
+      this.#key.read(scratch, 0, HEADERS, true)
+      this.#key.hash()
+      if (this.#paft.find(this.#key) < 0)
+        this.#paft.setOwner(this.#paft.insert(this.#key, localTid, 0, 0), FIRST_POLICY, 0)
+    }
+    this.#paft.settle()
+    this.#packets = { active: this.#draw(Math.min(rows, ACTIVE), seed), uniform: this.#draw(rows, seed) }
   }
-  const stride = Math.max(1, Math.floor(rows / packets))
-  const scratch = new DataView(new ArrayBuffer(PACKET))
-  for (let row = 0; row < rows; row++) {
-    header(scratch, 0, row)
-    key.read(scratch, 0, PACKET, true)
-    key.hash()
-    if (table.find(key) < 0) table.insert(key, 1, 0, 0)
+
+  /** Packet headers of flows drawn from `flows` that lie spread over the table. */
+  #draw(flows: number, seed: number): Uint8Array {
+    const bytes = new Uint8Array(PACKETS * HEADERS)
+    const view = new DataView(bytes.buffer)
+    const stride = Math.floor(this.rows / flows)
+    let state = seed | 1
+    for (let i = 0; i < PACKETS; i++) {
+      state = (Math.imul(state, 1664525) + 1013904223) | 0
+      writeHeaders(view, i * HEADERS, ((state >>> 8) % flows) * stride)
+    }
+    return bytes
   }
-  table.settle()
-  for (let i = 0; i < packets; i++) header(view, i * PACKET, (random() % packets) * stride)
-  return { rows, table, key, view, packets }
+
+  /** Nanoseconds per look-up. */
+  lookups(pattern: 'active' | 'uniform'): number {
+    const bytes = this.#packets[pattern]
+    const view = new DataView(bytes.buffer)
+    return each((at) => {
+      this.#key.read(view, at, HEADERS, true)
+      this.#key.hash()
+      return this.#paft.findLikely(this.#key) >= 0
+    })
+  }
+
+  /** Nanoseconds per forwarding decision. Works on a copy: the internal NAT rewrites the source. */
+  decisions(pattern: 'active' | 'uniform'): number {
+    const bytes = this.#packets[pattern].slice()
+    const view = new DataView(bytes.buffer)
+    return each((at) => {
+      view.setUint32(at + 12, 0xc6130001)
+      return this.#host.outbound(bytes, view, at, HEADERS, true, 0) === 0
+    })
+  }
 }
 
 /** A TCP packet's first 40 bytes, its flow chosen by `row`. */
-function header(view: DataView, at: number, row: number): void {
+function writeHeaders(view: DataView, at: number, row: number): void {
   view.setUint8(at, 0x45)
-  view.setUint16(at + 2, PACKET)
+  view.setUint16(at + 2, HEADERS)
   view.setUint8(at + 9, 6)
   view.setUint32(at + 12, 0xc6130001)
   view.setUint32(at + 16, 0xcb007100 + (row & 0xff))
   view.setUint16(at + 20, 1024 + ((row >>> 8) % 60_000))
   view.setUint16(at + 22, 80 + Math.floor(row / (256 * 60_000)))
+  view.setUint8(at + 32, 0x50)
 }
 
-function lookups({ table, key, view, packets }: Filled): number {
-  let found = 0
+function each(call: (at: number) => boolean): number {
+  let failed = 0
   const start = process.hrtime.bigint()
-  for (let i = 0, at = 0; i < LOOKUPS; i++) {
-    key.read(view, at, PACKET, true)
-    key.hash()
-    if (table.find(key) >= 0) found++
-    at += PACKET
-    if (at === packets * PACKET) at = 0
-  }
+  for (let i = 0; i < CALLS; i++) if (!call((i & (PACKETS - 1)) * HEADERS)) failed++
   const elapsed = Number(process.hrtime.bigint() - start)
-  if (found !== LOOKUPS) throw new Error(`${LOOKUPS - found} lookups missed`)
-  return elapsed / LOOKUPS
+  if (failed > 0) throw new Error(`${failed} packets found no row`)
+  return elapsed / CALLS
 }

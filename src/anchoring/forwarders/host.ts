@@ -14,8 +14,7 @@ import type { Paft } from '../tables/paft.ts'
 import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
 import { Rewrite, rewrite4, rewrite6 } from './nat.ts'
 
-/** Policies of rows whose application is not known yet: not reported, reported. The owner's policies begin after them. */
-export const UNIDENTIFIED = 0
+/** Policy of rows that are reported, their application not known yet; the owner's policies begin after it. */
 export const REPORTED = 1
 const MOST_REPORTS = 512
 
@@ -97,10 +96,11 @@ export class HostForwarder implements Forwarder {
     }
     key.hash()
     const paft = this.#paft
-    let row = paft.find(key)
+    // One cache line. Should a new flow be taken for another's, it shares that one's tunnel.
+    let row = paft.findLikely(key)
     if (row < 0) row = paft.insert(key, this.defaultTid, 0, now)
     else paft.touch(row, now)
-    if (paft.policyAt(row) === UNIDENTIFIED) this.#report(row)
+    if (!paft.isOwned(row)) this.#report(row)
     const tid = paft.tidAt(row)
     const slot = this.#tunnels.slotOf[tid]!
     if (slot < 0) return slot

@@ -5,7 +5,7 @@
  * 90 % full, so a million rows are 9 MB and a lookup among them costs little more than among a thousand (bench `paft`).
  *
  *   index   word 0  fingerprint, upper half
- *           word 1  local_tid (20 bits), time of last use in units of 8.192 s (12 bits); 0: empty
+ *           word 1  local_tid (20 bits), has an owner (1 bit), time of last use in units of 8.192 s (11 bits); 0: empty
  *   check   word 0  fingerprint, lower half: where the row belongs, and the proof that a match is one
  *           word 1  learn order: peer-wide order of the packet that last moved the row
  *   cold    the tuple, the application and the policy: for display and moves
@@ -20,7 +20,8 @@ const COLD_WORDS = 12
 /** Bit of cold word 0 beside version and protocol. */
 const STATIC = 1 << 16
 const TID_SHIFT = 12
-const AGE_MASK = 0xfff
+const OWNED = 0x800
+const AGE_MASK = 0x7ff
 const AGE_UNIT_MS = 8192
 /** Marks a slot of the old table that has moved; no row has this tid. */
 const MOVED = 0xfffff
@@ -201,7 +202,7 @@ export class Paft {
 
   setTid(at: number, tid: number): void {
     const index = this.#now.index
-    index[2 * at + 1] = (tid << TID_SHIFT) | (index[2 * at + 1]! & AGE_MASK)
+    index[2 * at + 1] = (tid << TID_SHIFT) | (index[2 * at + 1]! & (OWNED | AGE_MASK))
   }
 
   orderAt(at: number): number {
@@ -232,13 +233,13 @@ export class Paft {
     const index = this.#now.index
     const meta = index[2 * at + 1]!
     if (meta >>> TID_SHIFT === tid) {
-      if ((meta & AGE_MASK) !== age(now)) index[2 * at + 1] = (tid << TID_SHIFT) | age(now)
+      if ((meta & AGE_MASK) !== age(now)) index[2 * at + 1] = (meta & ~AGE_MASK) | age(now)
       return false
     }
     const check = this.#now.check
     if (((order - check[2 * at + 1]!) | 0) <= 0 || this.isStatic(at)) return false
     check[2 * at + 1] = order
-    index[2 * at + 1] = (tid << TID_SHIFT) | age(now)
+    index[2 * at + 1] = (tid << TID_SHIFT) | (meta & OWNED) | age(now)
     return true
   }
 
@@ -249,6 +250,12 @@ export class Paft {
   /** `policy` below 4,096 and `app` below 1,048,576: indices that the caller gives meaning to. */
   setOwner(at: number, policy: number, app: number): void {
     this.#now.cold[at * COLD_WORDS + 10] = (policy << 20) | app
+    this.#now.index[2 * at + 1]! |= OWNED
+  }
+
+  /** Whether the row was given an owner since it was made; reads the index only. */
+  isOwned(at: number): boolean {
+    return (this.#now.index[2 * at + 1]! & OWNED) !== 0
   }
 
   appAt(at: number): number {
