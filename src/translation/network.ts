@@ -14,6 +14,9 @@ const MAIN = 254
 /** After `main` and `default` (32766, 32767): only packets that no route takes come so far. */
 const PARK_PRIORITY = 32_800
 const EEXIST = 17
+/** From the base: the table of the parking device, and the priority of rules that hold packets back. */
+const PARK_TABLE = 63
+const HOLD_PRIORITY = 62
 
 /** Devices whose addresses are godwit's own, or local to this machine. */
 const NOT_ACCESSES = /^(godwit|gwan|gwpark|docker|br-|virbr)/
@@ -36,6 +39,7 @@ export class HostNetwork {
   readonly #identifiers = new Set<Ip>()
   #reserved = ''
   #parking: string | undefined
+  readonly #held = new Set<Ip>()
   #preferred = new Map<Ip, Ip | undefined>()
 
   constructor(rtnl: Rtnl, sysctls: Sysctls, options: NetworkOptions) {
@@ -197,7 +201,7 @@ export class HostNetwork {
   /** Sends what comes from identifiers and finds no route into `device`, or no longer. */
   park(device: string | undefined): void {
     this.#parking = device
-    const table = this.#options.base + 63
+    const table = this.#options.base + PARK_TABLE
     for (const family of [4, 6] as const)
       for (const rule of this.#rtnl.rules(family))
         if (rule.priority === PARK_PRIORITY && rule.table === table) this.#rtnl.deleteRule(rule)
@@ -210,6 +214,31 @@ export class HostNetwork {
       ignore(EEXIST, () =>
         this.#rtnl.addRule({ family: familyOf(ip), priority: PARK_PRIORITY, table, from: host(ip) }),
       )
+  }
+
+  /**
+   * Packets from these lost identifiers wait, even where another route would take them: with an address of elsewhere they
+   * must not leave (a NAT there would make strangers of them). Removed when the maps rewrite them.
+   */
+  hold(wanted: ReadonlySet<Ip>): void {
+    if (this.#parking === undefined) return
+    const { base } = this.#options
+    const rule = (ip: Ip) => ({
+      family: familyOf(ip),
+      priority: base + HOLD_PRIORITY,
+      table: base + PARK_TABLE,
+      from: host(ip),
+    })
+    for (const ip of [...this.#held]) {
+      if (wanted.has(ip)) continue
+      this.#rtnl.deleteRule(rule(ip))
+      this.#held.delete(ip)
+    }
+    for (const ip of wanted) {
+      if (this.#held.has(ip)) continue
+      ignore(EEXIST, () => this.#rtnl.addRule(rule(ip)))
+      this.#held.add(ip)
+    }
   }
 
   /** Local ports of translated flows that the kernel would otherwise give to new sockets (P1). */
@@ -229,8 +258,8 @@ export class HostNetwork {
     for (const family of [4, 6] as const)
       for (const rule of this.#rtnl.rules(family)) {
         const ours = rule.table !== undefined && rule.table >= base && rule.table < base + 64
-        if (ours && (rule.priority === rule.table || rule.priority === PARK_PRIORITY))
-          this.#rtnl.deleteRule(rule)
+        const priorities = [rule.table, PARK_PRIORITY, base + HOLD_PRIORITY]
+        if (ours && priorities.includes(rule.priority)) this.#rtnl.deleteRule(rule)
       }
     const tables = new Set(
       this.#rtnl
@@ -241,6 +270,7 @@ export class HostNetwork {
     for (const table of tables) this.#rtnl.flushRoutes({ table })
     for (const ip of [...identifiers]) this.#rtnl.deleteAddress('lo', host(ip))
     this.#tables.clear()
+    this.#held.clear()
     this.#identifiers.clear()
     this.#reserved = ''
     this.#sysctls.restore()

@@ -514,10 +514,26 @@ export class TranslationService {
         this.#init.recorder.log('warn', `no parking: ${(error as Error).message}`)
       }
     } else if (!wanted && this.#parking !== undefined) {
+      this.#network.hold(new Set())
       this.#network.park(undefined)
       this.#parking.close()
       this.#parking = undefined
     }
+    this.#network.hold(this.#unrouted())
+  }
+
+  /** Identifiers whose address is lost and of which some flow has no pair to go on yet. */
+  #unrouted(): Set<Ip> {
+    const out = new Set<Ip>()
+    for (const ip of this.#network.identifiers) if (!this.#own.has(ip)) out.add(ip)
+    if (out.size === 0) return out
+    const waiting = new Set<Ip>()
+    for (const flow of this.tables.sockets.values()) {
+      if (!out.has(flow.local) || waiting.has(flow.local)) continue
+      const current = this.tables.hosts.get(flow.hid)?.current[familyOf(flow.local)]
+      if (current === undefined || !this.#own.has(current.local)) waiting.add(flow.local)
+    }
+    return waiting
   }
 
   /**
