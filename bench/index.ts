@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { usageError } from '../src/core/errors.ts'
 import { makeOut } from './bed.ts'
 import { dime } from './dime.ts'
+import { handover } from './handover.ts'
 import type { Bench, BenchResult } from './harness.ts'
 import { memory } from './memory.ts'
 import { paft } from './paft.ts'
@@ -16,7 +17,7 @@ import { tunnelTcp } from './tunnel-tcp.ts'
 
 export type { BenchResult } from './harness.ts'
 
-const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft, dime, memory]
+const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft, dime, memory, handover]
 
 export interface BenchOptions {
   readonly out?: string
