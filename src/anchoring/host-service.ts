@@ -130,6 +130,7 @@ export class MobileHostService implements Mechanism {
   #counters: Readonly<Record<string, number>> = {}
   #onReady: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
+  #hurried = false
   #stopping = false
   readonly #endpoints: Endpoints
   /** Of each peer without a path that works: since when, or when its name was resolved last. */
@@ -186,6 +187,11 @@ export class MobileHostService implements Mechanism {
       await this.stop()
       throw error
     }
+  }
+
+  hurry(): void {
+    this.#hurried = true
+    this.#onReady?.()
   }
 
   async stop(): Promise<void> {
@@ -581,6 +587,7 @@ export class MobileHostService implements Mechanism {
   }
 
   #untilReady(): Promise<void> {
+    if (this.#hurried) return Promise.resolve()
     return new Promise((resolve) => {
       const timer = setTimeout(() => {
         this.#parts.recorder.log('warn', 'no anchor answers yet; trying on')

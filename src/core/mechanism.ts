@@ -159,6 +159,8 @@ export interface Mechanism {
    * on. Rejects after undoing what it had set up.
    */
   start(): Promise<void>
+  /** `start` need not wait for peers any longer: the daemon is about to stop. Absent: it waits for none. */
+  hurry?(): void
   /** Removes all kernel state. Never rejects for something that is already gone. Repeatable. */
   stop(): Promise<void>
   /** Removes what an earlier, killed run left in the kernel: `godwit down`. Never called while started. Repeatable. */

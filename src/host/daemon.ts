@@ -31,6 +31,8 @@ export interface Status {
   readonly version: string
   /** Milliseconds since the Unix epoch. */
   readonly started_at: number
+  /** False while mechanisms still start: an anchor has not answered yet. */
+  readonly ready: boolean
   readonly accesses: readonly AccessStatus[]
   readonly peers: readonly PeerStatus[]
   readonly flows: readonly FlowStatus[]
@@ -64,6 +66,7 @@ export class Daemon {
   readonly #applications: Applications
   readonly #startedAt = Date.now()
   readonly #started: Mechanism[] = []
+  #ready = false
   #stopping: Promise<void> | undefined
 
   constructor(init: DaemonInit) {
@@ -86,22 +89,28 @@ export class Daemon {
   }
 
   /**
-   * Resolves once every mechanism is up and the control socket answers. The state is locked by the caller. When
-   * something fails, all that had started is stopped again.
+   * Resolves once every mechanism is up; the control socket answers from the beginning, so that what is waited for can be
+   * seen. The state is locked by the caller. When something fails, all that had started is stopped again.
    */
   async start(): Promise<void> {
     try {
+      await this.#control.listen()
       for (const mechanism of this.#init.mechanisms) {
         await mechanism.start()
         this.#started.push(mechanism)
       }
       await this.#applications.start()
-      await this.#control.listen()
+      this.#ready = true
     } catch (error) {
       await this.stop()
       throw error
     }
     notifyManager('READY=1')
+  }
+
+  /** Makes a `start` that waits for peers resolve. */
+  hurry(): void {
+    for (const mechanism of this.#init.mechanisms) mechanism.hurry?.()
   }
 
   /** Repeatable; a mechanism that fails to stop does not keep the others from it. */
@@ -135,6 +144,7 @@ export class Daemon {
       pid: process.pid,
       version,
       started_at: this.#startedAt,
+      ready: this.#ready,
       accesses: this.#accesses(),
       peers: this.#init.mechanisms.flatMap((mechanism) => mechanism.peers()),
       flows: await this.#flows(),
@@ -152,8 +162,15 @@ export class Daemon {
   }
 
   async #flows(): Promise<FlowStatus[]> {
-    const lists = await Promise.all(this.#init.mechanisms.map((mechanism) => mechanism.flows()))
-    return lists.flat()
+    const lists = this.#init.mechanisms.map(async (mechanism) => {
+      try {
+        return await mechanism.flows()
+      } catch (error) {
+        if (this.#ready) throw error
+        return [] // it has not started yet
+      }
+    })
+    return (await Promise.all(lists)).flat()
   }
 
   async move(what: string, access: string, options: MoveOptions = {}): Promise<Move> {

@@ -51,10 +51,14 @@ export async function serve(role: Role, state: State): Promise<void> {
     instance: config.kernel.instance,
     routes,
   })
-  const stopped = untilStopped(recorder)
+  let stopping = false
+  const stopped = untilStopped(recorder).then(() => {
+    stopping = true
+    daemon.hurry()
+  })
   try {
     await daemon.start()
-    process.stdout.write('ready\n')
+    if (!stopping) process.stdout.write('ready\n')
     await stopped
   } finally {
     await daemon.stop()

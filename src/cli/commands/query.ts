@@ -72,7 +72,8 @@ export function peers(options: QueryOptions): Promise<void> {
 
 function overview(status: Status): string[] {
   const up = showDuration(Date.now() - status.started_at)
-  const lines = [`godwit ${status.version} ${status.role}, up for ${up} (process ${status.pid})`]
+  const waits = status.ready ? '' : ', not ready yet'
+  const lines = [`godwit ${status.version} ${status.role}, up for ${up} (process ${status.pid})${waits}`]
   if (status.accesses.length > 0) lines.push('', ...accessTable(status))
   lines.push('', ...peerTable(status.peers))
   const paths = status.peers.flatMap((peer) => peer.paths)
