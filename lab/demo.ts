@@ -4,7 +4,7 @@
  */
 import { observeScenario } from './run.ts'
 import { type Figures, type Observer, type Scenario, type TimelineEntry, timelineLine } from './scenario.ts'
-import type { LabOptions, ScenarioResult } from './types.ts'
+import type { Check, LabOptions, ScenarioResult } from './types.ts'
 
 /** Seconds of history in the bars; one bar each half second. */
 const BARS = 40
@@ -20,9 +20,18 @@ export async function showDemo(
   screen.write('godwit demo: two programs swap their access networks while they download.\n')
   screen.write('Building a mobile host, two access networks with NATs, an anchor and two servers …\n\n')
   const view = screen.isTTY ? new Picture(screen) : new Lines(screen)
-  const result = await observeScenario(scenario, options, view)
+  const measured = await observeScenario(scenario, options, view)
+  const result = { ...measured, passed: measured.checks.every((check) => check.ok || !isPromise(check)) }
   screen.write(`${verdict(result).join('\n')}\n`)
   return result
+}
+
+/**
+ * What a user was promised: every byte, each program on the access it was moved to, the rest left alone. How evenly the
+ * bytes came depends on what else the machine does; `godwit lab run` judges that too, the demo mentions it.
+ */
+function isPromise(check: Check): boolean {
+  return !/^(counters|total) of/.test(check.name)
 }
 
 /** What happened and a line of rates each second. */
@@ -121,8 +130,11 @@ function verdict(result: ScenarioResult): string[] {
     ...bytes.map(
       (check) => `${check.ok ? 'intact' : 'BROKEN'}: ${check.name.replace(/:.*/, '')} (${check.value})`,
     ),
-    `longest gap in the call: ${metrics.gap_ms ?? '?'} ms; packets lost: ${metrics.lost_packets ?? '?'}`,
-    ...failed.map((check) => `FAILED: ${check.name}: ${check.value}, wanted ${check.want}`),
+    `longest gap in the call: ${Math.round(Number(metrics.gap_ms ?? Number.NaN))} ms; packets lost: ${metrics.lost_packets ?? '?'}`,
+    ...failed.map(
+      (check) =>
+        `${isPromise(check) ? 'FAILED' : 'not as even as it should be (a busy machine?)'}: ${check.name}: ${check.value}, wanted ${check.want}`,
+    ),
     `plot: ${result.plot}`,
     result.passed
       ? `Both downloads changed networks and neither noticed. (seed ${result.seed})`
