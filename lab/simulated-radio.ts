@@ -34,8 +34,8 @@ const BREAK_DBM = -92
 const EAGER_BELOW_DBM = -68
 const EAGER_DB = 8
 const TICK_MS = 50
-/** A stock client that lost its network tries it again for so long before it looks for another one. */
-const CLING_MS = 8_000
+/** A stock client that lost its network looks for that one for so long before it takes another: scans of all channels. */
+const CLING_MS = 14_000
 
 type State =
   | { readonly name: 'idle'; readonly since: number }

@@ -5,6 +5,7 @@ import { dimeSockets } from './dime-sockets.ts'
 import { dimeSoft } from './dime-soft.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
 import { routerBothGone, routerDuplicateCut, routerFailoverCut } from './router-cuts.ts'
+import { routerPaper } from './router-paper.ts'
 import { routerSeamless } from './router-roam.ts'
 import { upmtBlackhole } from './upmt-blackhole.ts'
 import { upmtBreakBeforeMake } from './upmt-break-before-make.ts'
@@ -19,6 +20,7 @@ export const scenarios: readonly Scenario[] = [
   dimeSoft,
   dimeHard,
   dimeSockets,
+  routerPaper,
   routerSeamless,
   routerDuplicateCut,
   routerFailoverCut,

@@ -10,6 +10,8 @@ import { ACCESSES, drawDatagrams, setUpRouters, startDatagrams, untilPaths } fro
 
 const SPACING_M = 60
 const SPEED_MPS = 10
+/** From association to an address: a cached lease, a renewed one, one of another network. */
+const ADDRESS_MS = { none: 600, eager: 2000, clinging: 4000 }
 /** Handovers per access point passed: the two radios take turns. */
 const QUICK = 6
 
@@ -20,12 +22,13 @@ export function radiosAlongRow(
   roaming: 'none' | 'eager' | 'clinging',
   accesses: readonly string[],
   ssid: (index: number) => string,
+  speedMps = SPEED_MPS,
 ): { readonly radios: readonly SimulatedRadio[]; readonly folder: string; readonly seconds: number } {
   const folder = join(context.out, 'radios')
   mkdirSync(folder, { recursive: true })
   const names = Array.from({ length: count }, (_, index) => `ap${index + 1}`)
   const trace = driveBy(Object.fromEntries(names.map((name, index) => [name, (index + 0.3) * SPACING_M])), {
-    speedMps: SPEED_MPS,
+    speedMps,
     lengthM: (count - 0.5) * SPACING_M,
   })
   const radios = accesses.map(
@@ -38,13 +41,13 @@ export function radiosAlongRow(
         rateMbps: 30,
         scanMs: 300,
         associateMs: 400,
-        addressMs: roaming === 'none' ? 600 : 2000,
+        addressMs: ADDRESS_MS[roaming],
         roaming,
         setLink: (change) => context.lab.setLink(iface, change),
         onChange: (what, dbm) => context.note(`${what} (${dbm.toFixed(0)} dBm)`, true),
       }),
   )
-  return { radios, folder, seconds: ((count - 0.5) * SPACING_M) / SPEED_MPS }
+  return { radios, folder, seconds: ((count - 0.5) * SPACING_M) / speedMps }
 }
 
 /** Signal of each radio, 0 for none, drawn above −100 dBm. */

@@ -286,6 +286,8 @@ const MOST_PATHS = 8
 /** Taken for a path's rate (bytes a millisecond) and delay until they are known. */
 const UNKNOWN_RATE = 12_500
 const UNKNOWN_DELAY = 50
+/** A farther path is taken up before the queue of the nearer one is as long as the difference: queues are not endless. */
+const EARLY = 0.5
 /** How much of the difference to the measured queue is taken over at each plan. */
 const TRUST = 0.3
 
@@ -382,7 +384,7 @@ export class PacketScheduler {
       const rate = this.#rates[i]!
       const backlog = Math.max(0, this.#backlogs[i]! - elapsed * rate)
       this.#backlogs[i] = backlog
-      const at = this.#delays[i]! + (backlog + bytes) / rate
+      const at = this.#delays[i]! * EARLY + (backlog + bytes) / rate
       if (at >= first) continue
       first = at
       best = i

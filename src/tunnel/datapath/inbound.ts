@@ -243,10 +243,11 @@ export class Inbound {
     const slot = this.#path(i, peer, pathId, socket, counter, newest, now)
     if (slot >= 0) this.#countReceived(slot, length + HEADER + TAG, counter, now)
     const reorder = this.#reorder
-    if (reorder !== undefined && reorder.active !== 0 && ((flags & FLAG_ORDERED) === 0 || left === 0))
-      reorder.note(peer, this.#sessions.order[this.#session]!, counter, now)
+    const noting = reorder !== undefined && reorder.active !== 0
+    const session = this.#sessions.order[this.#session]!
     if ((flags & FLAG_CONTROL) !== 0) {
       this.counts.control++
+      if (noting) reorder.note(peer, session, counter, now)
       const from = this.#endpoint(i)
       const local = this.#index
       this.#machine().handleControl(
@@ -265,10 +266,15 @@ export class Inbound {
       if (this.#sessions.find(local) < 0) this.#session = UNKNOWN
       return
     }
-    if (left === 0) return
+    if (left === 0) {
+      if (noting) reorder.note(peer, session, counter, now)
+      return
+    }
     const order = this.#sessions.epoch[this.#session]! + counter
     const ordered = reorder !== undefined && (flags & FLAG_ORDERED) !== 0
     this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, ordered, peer, slot, order, counter, now)
+    // After the packet itself: those that its counter held up come behind it.
+    if (noting && !ordered) reorder.note(peer, session, counter, now)
   }
 
   #path(

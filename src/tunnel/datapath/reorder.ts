@@ -268,8 +268,10 @@ export class Reorder {
   /** Gaps that no path will fill are given up; then the deadline. */
   #check(peer: number, order: Order, now: number): void {
     while (order.held > 0 && this.#lost(peer, order, now)) {
+      // One counter at a time: what is behind it in the gap may still come.
       this.counts.lost++
-      this.#skip(order)
+      order.next++
+      this.#deliver(order)
     }
     if (order.held > 0) this.deadline = Math.min(this.deadline, order.gapSince + order.hold)
     else this.deadline = Math.min(this.deadline, order.lastOrdered + FORGOTTEN + 1)
