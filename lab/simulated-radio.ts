@@ -186,7 +186,8 @@ export class SimulatedRadio {
     }
     this.#options.onChange?.(`${this.#options.iface} leaves ${this.#state.point}: ${why}`, this.dbm)
     this.#state = { name: 'idle', since: monotonicMs() }
-    this.#link({ state: 'down' })
+    // Within its network a stock client keeps the carrier while it moves.
+    this.#link({ state: this.#options.roaming === 'eager' ? 'blackhole' : 'down' })
   }
 
   #tick(): void {

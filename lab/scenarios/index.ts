@@ -3,6 +3,7 @@ import type { Scenario } from '../scenario.ts'
 import { dimeHard } from './dime-hard.ts'
 import { dimeSockets } from './dime-sockets.ts'
 import { dimeSoft } from './dime-soft.ts'
+import { routerBudget } from './router-budget.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
 import { routerBothGone, routerDuplicateCut, routerFailoverCut } from './router-cuts.ts'
 import { routerPaper } from './router-paper.ts'
@@ -27,4 +28,5 @@ export const scenarios: readonly Scenario[] = [
   routerBothGone,
   routerAggregate,
   routerBadLink,
+  routerBudget,
 ]

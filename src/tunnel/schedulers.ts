@@ -92,11 +92,12 @@ const READMIT_LOSS = 0.02
 /** `lowest-rtt` moves for this much less. */
 const RTT_SHARE = 0.8
 const RTT_LEAST = 2
-/** `budget`: above this loss packets are at risk; above LEAVE_LOSS the path is left for a better one. */
+/** `budget`: above this loss packets are at risk. */
 const RISK_LOSS = 0.004
-const LEAVE_LOSS = 0.03
 /** What a path that has just become the current one carries is at risk for so long. */
 const FRESH_MS = 300
+/** `budget`: a radio that repeats itself shows in the round trip before it loses. */
+const RISK_DELAY_MS = 4
 
 const NOTHING: Plan = {
   carriers: [],
@@ -171,8 +172,7 @@ export function planPaths(
         .filter((path) => path !== current)
         .sort((a, b) => rank(a) - rank(b) || a.loss - b.loss)[0]
       const fresh = memory.current !== -1 && now - since < FRESH_MS
-      const atRisk =
-        standing(current) > 0 || current.state === 'degrading' || current.loss > RISK_LOSS || fresh
+      const atRisk = standing(current) > 0 || isAtRisk(current) || fresh
       return finish({ ...plan, ...until, refuge: refuge?.slot ?? -1, atRisk }, next)
     }
   }
@@ -197,10 +197,16 @@ function choose(
     return take(best, old === undefined ? `the path before is gone` : `${old.name} is ${describe(old)}`)
   }
   if (mode === 'budget') {
-    const clean = good.reduce((a, b) => (b.loss < a.loss ? b : a))
-    if (current.loss > LEAVE_LOSS && clean.loss < current.loss / 3)
-      return take(clean, `${current.name} loses ${percent(current.loss)}`)
-    if (best.loss > LEAVE_LOSS) best = current
+    // The copies cover the time until what is wrong is seen; then the path is left for one that is well.
+    const clean = good.find((path) => path !== current && !isAtRisk(path))
+    if (isAtRisk(current) && clean !== undefined)
+      return take(
+        clean,
+        current.loss > RISK_LOSS
+          ? `${current.name} loses ${percent(current.loss)}`
+          : `${current.name} slows down`,
+      )
+    if (isAtRisk(best)) best = current
   }
   if (best === current) return take(current, `${current.name} works, and none is preferred to it`)
   if (mode === 'lowest-rtt') {
@@ -218,6 +224,11 @@ function choose(
     betterSince: since,
     until: since + RETURN_MS,
   }
+}
+
+/** Packets on it may be lost soon: it has begun to lose, or its radio repeats itself. */
+function isAtRisk(path: PathFacts): boolean {
+  return path.state === 'degrading' || path.loss > RISK_LOSS || path.rttMs - 2 * path.delayMs > RISK_DELAY_MS
 }
 
 /** Demoted paths, with since when each has been clean. */
