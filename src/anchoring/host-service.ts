@@ -87,6 +87,8 @@ export interface MobileHostComponents {
   readonly recorder: Recorder
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
+  /** The newest timestamp of a handshake, over restarts: an anchor refuses what is not newer, and clocks go back. */
+  readonly timestamp: { get(): number | undefined; set(floor: number): void }
   /** Releases kernel handles at the end. */
   readonly close: () => void
 }
@@ -148,6 +150,7 @@ export class MobileHostService implements Mechanism {
 
   async start(): Promise<void> {
     const { device, fix4, fix6, privateKey, base, mtu } = this.#init
+    const floor = this.#parts.timestamp.get()
     const setup: HostSetup = {
       role: 'host',
       device,
@@ -156,6 +159,7 @@ export class MobileHostService implements Mechanism {
       fix4: fix4.address,
       fix6: fix6.address,
       mark: marks(base).bypass,
+      ...(floor !== undefined && { timestampFloor: floor }),
     }
     // Before there is an engine nothing here is ours to remove: the interface may be another daemon's.
     this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
@@ -419,6 +423,9 @@ export class MobileHostService implements Mechanism {
       case 'listed':
         this.#pending.get(event.request)?.resolve(event)
         this.#pending.delete(event.request)
+        break
+      case 'timestamp':
+        this.#parts.timestamp.set(event.floor)
         break
       case 'key-confirmed': {
         const peer = this.#init.peers.find(({ name }) => name === event.name)

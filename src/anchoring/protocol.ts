@@ -73,6 +73,8 @@ export interface HostSetup {
   readonly fix6: Uint8Array
   /** Mark of the tunnel's own packets. */
   readonly mark: number
+  /** Of the last run: handshakes are stamped later than this, whatever the clock says. */
+  readonly timestampFloor?: number
 }
 
 export interface AnchorSetup {
@@ -193,5 +195,7 @@ export type Event =
     }
   /** Anchor: a host offers its own key instead of its invitation's. */
   | { readonly type: 'key-offered'; readonly name: string; readonly publicKey: Uint8Array }
+  /** Mobile host: to be kept for the next run's `timestampFloor`. */
+  | { readonly type: 'timestamp'; readonly floor: number }
   /** Both ends: the new key is in use, the old one is worth nothing. */
   | { readonly type: 'key-confirmed'; readonly name: string; readonly publicKey: Uint8Array }

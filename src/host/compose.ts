@@ -33,6 +33,7 @@ import { type Config, type PeerConfig, parseHostPort } from './schema.ts'
 import { type AnchorConfig, invite, keyFileOf } from './setup.ts'
 import { readPrivateKey, type State } from './state.ts'
 import { RememberedSysctls } from './sysctls.ts'
+import { RememberedTimestamp } from './timestamp.ts'
 
 export interface Composition {
   /** In the order to start them. */
@@ -93,6 +94,7 @@ export function composeHost(config: Config, state: State, recorder: HostRecorder
       cgroups,
       recorder,
       endpoints: new RememberedEndpoints(state.file('endpoints.json')),
+      timestamp: new RememberedTimestamp(state.file('timestamp')),
       close: () => {
         sockets.close()
         rtnl.close()

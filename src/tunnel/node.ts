@@ -29,6 +29,8 @@ export interface NodeInit {
   readonly reorderPackets?: number
   /** Milliseconds between measurements of a path in use; with it every measurement is a `sample` event. */
   readonly measureInterval?: number
+  /** No handshake is stamped with this wall time or one before; see the event `timestamp-sent`. */
+  readonly timestampFloor?: number
 }
 
 export interface LogLine {
@@ -88,6 +90,7 @@ export class EngineNode<Command extends { readonly type: string }> {
           {
             privateKey: init.privateKey,
             interfaceMtu: init.mtu,
+            ...(init.timestampFloor !== undefined && { timestampFloor: init.timestampFloor }),
             ...(init.measureInterval !== undefined && { measureInterval: init.measureInterval }),
           },
         )
@@ -95,6 +98,12 @@ export class EngineNode<Command extends { readonly type: string }> {
       },
     })
     this.machine = machine!
+    if (datapath.aead.slow)
+      init.tell({
+        type: 'log',
+        level: 'warn',
+        message: 'no OpenSSL to call: packets are sealed at about a tenth of the speed; install libssl3',
+      })
     this.engine = new Engine({
       datapath,
       tun,

@@ -83,6 +83,7 @@ export class HostNode implements NodeParts<Command> {
         ringBytes: RING_BYTES,
         persistent: true,
         poller: host.poller,
+        ...(setup.timestampFloor !== undefined && { timestampFloor: setup.timestampFloor }),
         tell,
       },
       this,
@@ -154,7 +155,8 @@ export class HostNode implements NodeParts<Command> {
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#host.handleTunnelEvent(event, now)
     const nameOf = () => [...this.#peers].find(([, peer]) => peer.index === event.peer)?.[0] ?? ''
-    if (event.type === 'key-confirmed')
+    if (event.type === 'timestamp-sent') this.#tell({ type: 'timestamp', floor: event.floor })
+    else if (event.type === 'key-confirmed')
       this.#tell({ type: 'key-confirmed', name: nameOf(), publicKey: event.publicKey })
     else if (event.type === 'handshake-failed')
       this.#tell({ type: 'log', level: 'warn', message: `no session with ${nameOf()}: ${event.reason}` })
