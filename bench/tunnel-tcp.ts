@@ -4,6 +4,8 @@ import { compareSubjects } from './compare.ts'
 import type { Bench } from './harness.ts'
 
 const FLOWS = [1, 8]
+/** Seconds left out at the start, of every subject: windows grow, and a compiler compiles. */
+const WARM_UP_S = 2
 
 interface IperfReport {
   readonly end: { readonly sum_received: { readonly bits_per_second: number } }
@@ -14,7 +16,19 @@ export async function iperf(bed: Bed, target: string, flows: number, seconds: nu
   const server = bed.b.start('iperf3', ['-s', '-1', '-p', '5201'])
   try {
     await bed.until(() => bed.b.listens(5201), 'iperf3 to listen')
-    const args = ['-c', target, '-p', '5201', '-t', String(seconds), '-O', '1', '-P', String(flows), '-J']
+    const args = [
+      '-c',
+      target,
+      '-p',
+      '5201',
+      '-t',
+      String(seconds),
+      '-O',
+      String(WARM_UP_S),
+      '-P',
+      String(flows),
+      '-J',
+    ]
     const report = JSON.parse(await bed.a.run('iperf3', args)) as IperfReport
     return report.end.sum_received.bits_per_second / 1e6
   } finally {
