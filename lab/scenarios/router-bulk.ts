@@ -83,13 +83,13 @@ export const routerAggregate: Scenario = {
     const skewed = await compare(context, routers, 'weighted')
     const share = skewed.both / (skewed.alone[0] + skewed.alone[1])
     const better = Math.max(...skewed.alone)
-    // TCP takes longer than a quick run to fill both: the share of the sum is a figure, not a check.
-    const least = 0.97
+    // Not reached yet: one TCP flow does not fill the far link in the time it has (docs/benchmarks.md).
+    context.check('10 ms and 80 ms ÷ the sum of both', share >= 0.85, share.toFixed(2), '≥ 0.85')
     context.check(
       '10 ms and 80 ms ÷ the better alone',
-      skewed.both >= least * better,
+      skewed.both >= better,
       (skewed.both / better).toFixed(2),
-      `1, measured to ${least}`,
+      '≥ 1',
     )
     context.metric('equal_alone_mbps', equal.alone)
     context.metric('equal_both_mbps', equal.both)

@@ -1,6 +1,6 @@
 /**
  * The mobile host's and the anchor's protocol cores with their tables and forwarders, over lossy links, in virtual time:
- * association, moves, losses of a link, a restart of the anchor. Packets are real; what carries them is the tunnel's own
+ * association, moves, losses of a link. Packets are real; what carries them is the tunnel's own
  * simulation.
  */
 import assert from 'node:assert/strict'
