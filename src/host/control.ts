@@ -5,6 +5,7 @@
  */
 import { chmodSync, chownSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { dirname } from 'node:path'
 import { GodwitError } from '../core/errors.ts'
 import type { ControlRoute } from '../core/mechanism.ts'
 
@@ -60,7 +61,15 @@ export class ControlServer {
     })
     chmodSync(path, 0o660)
     const group = groupId('godwit')
-    if (group !== undefined && process.getuid?.() === 0) chownSync(path, 0, group)
+    if (group === undefined || process.getuid?.() !== 0) return
+    // The folder too (0750): who may not enter it cannot reach the socket.
+    for (const each of [path, dirname(path)]) {
+      try {
+        chownSync(each, 0, group)
+      } catch {
+        return // root of a user namespace that has no such group: root alone controls it
+      }
+    }
   }
 
   async close(): Promise<void> {
