@@ -38,7 +38,7 @@ export class HostNetwork {
   readonly #tables = new Map<Ip, { table: number; routes: string; rules: string }>()
   readonly #identifiers = new Set<Ip>()
   #reserved = ''
-  #parking: string | undefined
+  #parking: { readonly device: string; readonly key: string } | undefined
   readonly #held = new Set<Ip>()
   #preferred = new Map<Ip, Ip | undefined>()
 
@@ -167,12 +167,10 @@ export class HostNetwork {
    * wire, and answered to nobody's ARP (E-1, P4).
    */
   identify(wanted: ReadonlySet<Ip>, own: ReadonlySet<Ip>): void {
-    let changed = false
     for (const ip of [...this.#identifiers]) {
       if (wanted.has(ip)) continue
       this.#rtnl.deleteAddress('lo', host(ip))
       this.#identifiers.delete(ip)
-      changed = true
     }
     for (const ip of wanted) {
       if (familyOf(ip) === 4 && !own.has(ip)) {
@@ -183,10 +181,8 @@ export class HostNetwork {
       const options = familyOf(ip) === 6 ? { noDad: true, noPrefixRoute: true } : { noPrefixRoute: true }
       ignore(EEXIST, () => this.#rtnl.addAddress('lo', host(ip), options))
       this.#identifiers.add(ip)
-      changed = true
     }
     if (wanted.size === 0 && this.#reserved === '') this.#sysctls.restore()
-    if (changed && this.#parking !== undefined) this.park(this.#parking)
   }
 
   get identifiers(): ReadonlySet<Ip> {
@@ -198,26 +194,29 @@ export class HostNetwork {
     for (const ip of identifiers) this.#identifiers.add(ip)
   }
 
-  /** Sends what comes from identifiers and finds no route into `device`, or no longer. */
-  park(device: string | undefined): void {
-    this.#parking = device
+  /**
+   * Sends what comes from these addresses and finds no route into `device`; undefined: no longer. Identifiers, and own
+   * addresses on the wire: a packet that was rewritten and then finds no route would be an error to its application.
+   */
+  park(device: string | undefined, addresses: ReadonlySet<Ip> = new Set()): void {
+    const key = [...addresses].sort().join(' ')
+    if (device === this.#parking?.device && key === this.#parking?.key) return
     const table = this.#options.base + PARK_TABLE
+    const missing = new Set(device === undefined ? [] : addresses)
     for (const family of [4, 6] as const)
-      for (const rule of this.#rtnl.rules(family))
-        if (rule.priority === PARK_PRIORITY && rule.table === table) this.#rtnl.deleteRule(rule)
-    if (device === undefined) return
-    for (const family of [4, 6] as const) {
-      const to = family === 4 ? 'default' : 'default6'
-      ignore(EEXIST, () => this.#rtnl.replaceRoute({ to, dev: device, table }))
-    }
-    for (const ip of this.#identifiers)
-      ignore(EEXIST, () =>
-        this.#rtnl.addRule({ family: familyOf(ip), priority: PARK_PRIORITY, table, from: host(ip) }),
-      )
+      for (const rule of this.#rtnl.rules(family)) {
+        if (rule.priority !== PARK_PRIORITY || rule.table !== table) continue
+        if (!missing.delete(rule.from?.replace(/\/.*/, '') ?? '')) this.#rtnl.deleteRule(rule)
+      }
+    if (device !== undefined && device !== this.#parking?.device)
+      for (const to of ['default', 'default6']) this.#rtnl.replaceRoute({ to, dev: device, table })
+    for (const ip of missing)
+      this.#rtnl.addRule({ family: familyOf(ip), priority: PARK_PRIORITY, table, from: host(ip) })
+    this.#parking = device === undefined ? undefined : { device, key }
   }
 
   /**
-   * Packets from these lost identifiers wait, even where another route would take them: with an address of elsewhere they
+   * Packets from these lost addresses wait, even where another route would take them: with an address of elsewhere they
    * must not leave (a NAT there would make strangers of them). Removed when the maps rewrite them.
    */
   hold(wanted: ReadonlySet<Ip>): void {

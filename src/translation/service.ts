@@ -33,6 +33,7 @@ import {
   ipOf,
   isIdle,
   type Pair,
+  samePair,
   Tables,
 } from './tables.ts'
 
@@ -509,7 +510,6 @@ export class TranslationService {
     if (wanted && this.#parking === undefined) {
       try {
         this.#parking = new Parking(this.#parkingName, this.#rtnl, this.#init.netns)
-        this.#network.park(this.#parkingName)
       } catch (error) {
         this.#init.recorder.log('warn', `no parking: ${(error as Error).message}`)
       }
@@ -519,15 +519,28 @@ export class TranslationService {
       this.#parking.close()
       this.#parking = undefined
     }
+    if (this.#parking === undefined) return
+    const { identifiers: bound } = this.#network
+    this.#network.park(this.#parkingName, new Set([...bound, ...this.#wires()]))
     this.#network.hold(this.#unrouted())
   }
 
-  /** Identifiers whose address is lost and of which some flow has no pair to go on yet. */
+  /** Own addresses that packets of moved flows carry, or did last. */
+  *#wires(): Iterable<Ip> {
+    for (const { accepted, current } of this.tables.hosts.values()) {
+      if (accepted.size === 0) continue
+      if (current[4] !== undefined) yield current[4].local
+      if (current[6] !== undefined) yield current[6].local
+    }
+  }
+
+  /** Lost addresses, bound or on the wire, of which some flow has no pair to go on yet. */
   #unrouted(): Set<Ip> {
+    const waiting = new Set<Ip>()
+    for (const ip of this.#wires()) if (!this.#own.has(ip)) waiting.add(ip)
     const out = new Set<Ip>()
     for (const ip of this.#network.identifiers) if (!this.#own.has(ip)) out.add(ip)
-    if (out.size === 0) return out
-    const waiting = new Set<Ip>()
+    if (out.size === 0) return waiting
     for (const flow of this.tables.sockets.values()) {
       if (!out.has(flow.local) || waiting.has(flow.local)) continue
       const current = this.tables.hosts.get(flow.hid)?.current[familyOf(flow.local)]
@@ -543,14 +556,19 @@ export class TranslationService {
   #kick(hid: number): void {
     if (this.#parking === undefined && this.#watch === undefined) return
     const row = this.tables.hosts.get(hid)
-    const flows = new Set<string>()
+    const flows = new Map<string, Pair>()
     for (const flow of this.tables.flows(hid))
-      if (flow.protocol === 6) flows.add(`${flow.localPort} ${flow.foreignPort}`)
+      if (flow.protocol === 6) flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
     const wanted = (s: Segment): boolean => flows.has(`${s.sourcePort} ${s.destinationPort}`)
-    const segments = [...(this.#parking?.take(wanted) ?? [])]
-    for (const segment of this.#watch?.take(wanted) ?? []) {
+    const segments: Segment[] = []
+    for (const segment of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
       const pair = row?.current[segment.source.length === 4 ? 4 : 6]
-      if (pair !== undefined && ipOf(segment.destination) !== pair.foreign)
+      if (pair === undefined) continue
+      const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
+      // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
+      if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
+        segments.push(segment)
+      else if (!samePair(from, pair))
         segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
     }
     if (segments.length === 0) return

@@ -1,0 +1,46 @@
+/** Programs with connections, for tests of what becomes of these. */
+import type { ChildProcess } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { type Bed, until } from './bed.ts'
+
+const SESSION = fileURLToPath(new URL('../../../lab/programs/session.js', import.meta.url))
+
+/** Reads what a program prints; `wait` gives the first line that has `match`, whenever it comes. */
+export function lines(child: ChildProcess): { wait(match: string): Promise<string>; readonly text: string } {
+  let text = ''
+  child.stdout!.on('data', (bytes) => {
+    text += bytes
+  })
+  return {
+    get text() {
+      return text
+    },
+    wait: async (match) => {
+      let found = ''
+      await until(
+        `a line with ${match}`,
+        () => {
+          found = text.split('\n').find((line) => line.includes(match)) ?? ''
+          return found !== ''
+        },
+        60,
+      )
+      return found
+    },
+  }
+}
+
+/** A connection from m to c that says something all the time. */
+export async function chatter(bed: Bed, to = '10.3.0.2'): Promise<void> {
+  const start = async (name: 'm' | 'c', init: object): Promise<void> => {
+    const program = bed.spawn(
+      name,
+      process.execPath,
+      [SESSION, JSON.stringify({ port: 22, ...init })],
+      'pipe',
+    )
+    await lines(program).wait('ready')
+  }
+  await start('c', { role: 'server' })
+  await start('m', { role: 'client', host: to, intervalMs: 50 })
+}
