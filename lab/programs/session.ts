@@ -4,8 +4,9 @@
  *   {"role": "server", "port": 22}
  *   {"role": "client", "port": 22, "host": "192.0.2.2", "intervalMs": 100}
  *
- * The server prints `{"peer": ADDRESS}` for each connection. Stdin of the client: `report` prints `{"keys": N, "echoes": N, "worst_ms": …, "local": "ADDRESS:PORT", "broken": bool}`
- * and exits.
+ * The server prints `{"peer": ADDRESS}` for each connection. Stdin of the client: `report` prints `{"keys": N, "echoes": N,
+ * "worst_ms": …, "local": "ADDRESS:PORT", "broken": bool}` and exits; `finish` types no more, and reports when the last
+ * echo is there or the connection broken.
  */
 import { createServer, connect as openSocket } from 'node:net'
 import { argumentsOf, commands, monotonicMs, print } from './program.ts'
@@ -31,25 +32,28 @@ if (role === 'server') {
   let worst = 0
   let broken = false
   let local = ''
+  let typing: NodeJS.Timeout | undefined
+  let finishing = false
   const socket = openSocket({ port, host: host!, noDelay: true }, () => {
     local = `${socket.localAddress}:${socket.localPort}`
     print({ ready: true, local })
-    setInterval(() => {
+    typing = setInterval(() => {
       typed.push(monotonicMs())
       socket.write('k')
     }, intervalMs ?? 100)
   })
   socket.on('data', (echo) => {
     for (const _ of echo) worst = Math.max(worst, monotonicMs() - (typed[echoes++] ?? 0))
+    if (finishing && echoes >= typed.length) report()
   })
   socket.on('error', () => {
     broken = true
   })
   socket.on('close', () => {
     broken = true
+    if (finishing) report()
   })
-  commands((line) => {
-    if (line !== 'report') return
+  const report = (): void => {
     // A key typed just now is still under way: it counts when its echo is overdue.
     const overdue = typed.length > echoes ? monotonicMs() - typed[echoes]! : 0
     print({
@@ -60,5 +64,10 @@ if (role === 'server') {
       broken,
     })
     process.exit(0)
+  }
+  commands((line) => {
+    clearInterval(typing)
+    finishing = line === 'finish'
+    if (line === 'report' || (finishing && (broken || echoes >= typed.length))) report()
   })
 }

@@ -19,7 +19,7 @@ import { processInfo, SocketOwners, userName } from '../linux/proc.ts'
 import { FileKeyStore } from './keys.ts'
 import type { IhmpOptions } from './machine/types.ts'
 import { type FlowView, TranslationService } from './service.ts'
-import { bytesOf, familyOf, type Ip } from './tables.ts'
+import { bytesOf, familyOf, type Ip, type Pair } from './tables.ts'
 
 export interface TranslationConfig {
   readonly instance: string
@@ -46,7 +46,9 @@ export interface HostView {
   readonly key: string | null
   readonly state: string
   readonly detached: boolean
-  readonly current: readonly { readonly local: Ip; readonly foreign: Ip }[]
+  readonly current: readonly Pair[]
+  /** Pairs on which it has answered: those that flows can be moved to. */
+  readonly confirmed: readonly Pair[]
   readonly flows: number
   readonly rtt_ms: number | null
 }
@@ -285,6 +287,7 @@ export class TranslationMechanism implements Mechanism {
       state: host.state,
       detached: host.detachedAt !== undefined,
       current: [host.row.current[4], host.row.current[6]].filter((p) => p !== undefined),
+      confirmed: [...host.confirmed.values()].map((c) => c.pair),
       flows: service.tables.flows(host.row.hid).size,
       rtt_ms: host.rtt ?? null,
     }))

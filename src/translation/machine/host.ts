@@ -65,6 +65,10 @@ export interface Host {
   rtt: number | undefined
   /** Since when it has no flow. */
   idleSince: number | undefined
+  /** Pairs that were tried and did not answer. */
+  readonly silent: Map<string, Pair>
+  /** When those are probed again, and how long that was waited for. */
+  retry: { readonly at: number; readonly wait: number } | undefined
   helloAttempts: number
 }
 
@@ -124,6 +128,7 @@ export interface Request {
   /** Only sent if nothing has made it needless by its first time. */
   readonly deferred: boolean
   mostTries: number
+  /** How often it was sent. */
   tries: number
   interval: number
   nextAt: number

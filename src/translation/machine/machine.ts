@@ -61,6 +61,9 @@ const MOST_HALF_OPEN = 256
 /** Signatures verified for hosts not yet known, per second. */
 const HELLO_RATE = 200
 const MOST_ADDRESSES = 12
+/** A pair that did not answer is probed again after this, doubled each time: networks are mended. */
+const RETRY_MS = 5_000
+const RETRY_MOST_MS = 300_000
 
 type Body = Omit<Partial<IhmpMessage>, 'sequence' | 'counter' | 'hostId' | 'signature' | 'mac'> & {
   readonly control: Control
@@ -74,6 +77,8 @@ interface HalfOpen {
   readonly challenge: Uint8Array
   readonly cookie: Uint8Array
   readonly answer: Uint8Array
+  /** The own addresses that the answer names. */
+  readonly told: readonly Uint8Array[]
   tries: number
   nextAt: number
 }
@@ -153,10 +158,11 @@ export class IhmpMachine {
   handleRoutes(now: number): void {
     for (const request of this.#requests) {
       if (request.deferred || request.tries === 0) continue
-      request.tries--
+      request.mostTries++
       request.nextAt = now
       request.interval = FIRST_INTERVAL_MS
     }
+    for (const host of this.#hosts.values()) if (host.retry !== undefined) host.retry = { at: now, wait: 0 }
     this.handlePreferences(now)
   }
 
@@ -282,6 +288,7 @@ export class IhmpMachine {
     for (const host of this.#hosts.values()) {
       if (host.detachedAt !== undefined) next = Math.min(next, host.detachedAt + this.#options.holdMs)
       if (host.idleSince !== undefined) next = Math.min(next, host.idleSince + this.#options.idleMs)
+      if (host.retry !== undefined) next = Math.min(next, host.retry.at)
     }
     return next === Number.POSITIVE_INFINITY ? undefined : next
   }
@@ -317,6 +324,7 @@ export class IhmpMachine {
         this.#holdOver(host, now)
       else if (host.idleSince !== undefined && host.idleSince + this.#options.idleMs <= now)
         this.#forget(host)
+      else if (host.retry !== undefined && host.retry.at <= now) this.#retry(host, host.retry.wait, now)
     }
   }
 
@@ -346,6 +354,8 @@ export class IhmpMachine {
       detachedBy: 'loss',
       rtt: undefined,
       idleSince: undefined,
+      silent: new Map(),
+      retry: undefined,
       helloAttempts: 0,
     }
     this.#hosts.set(host.row.hid, host)
@@ -597,6 +607,7 @@ export class IhmpMachine {
       challenge,
       cookie,
       answer,
+      told: body.addresses ?? [],
       tries: 1,
       nextAt: now + 2 * FIRST_INTERVAL_MS,
     })
@@ -623,7 +634,7 @@ export class IhmpMachine {
     host.replay.accept(hello.counter)
     host.replay.accept(message.counter)
     host.ports.set(pair.foreign, half.port)
-    host = this.#established(host, hello, pair, hello.publicKey, secret, now)
+    host = this.#established(host, hello, pair, hello.publicKey, secret, half.told, now)
     const host_ = bytesOf(pair.foreign)
     const nat = (hello.options & Option.NS) !== 0 && !(hello.addresses ?? []).some((a) => equal(a, host_))
     if (nat) {
@@ -684,7 +695,15 @@ export class IhmpMachine {
       return
     }
     if (request.tries === 1) host.rtt = now - request.sentAt
-    host = this.#established(host, message, pair, message.publicKey, secret, now)
+    host = this.#established(
+      host,
+      message,
+      pair,
+      message.publicKey,
+      secret,
+      request.message.addresses ?? [],
+      now,
+    )
     this.#acknowledge(host, message, pair, port, { response: message.challenge! })
   }
 
@@ -702,12 +721,18 @@ export class IhmpMachine {
     pair: Pair,
     publicKey: Uint8Array | undefined,
     secret: Uint8Array | undefined,
+    told: readonly Uint8Array[],
     now: number,
   ): Host {
     let host = greeted
-    this.#cancel(host)
+    const shared = publicKey === undefined || host.ownKey === undefined ? secret : undefined
+    // Both may greet, and repeat it: what else is being told goes on, unless the peer can read it no more.
+    const readable = host.secret === undefined ? shared === undefined : shared && equal(host.secret, shared)
+    for (const request of [...this.#requests])
+      if (request.host === host && (!readable || request.message.control === Control.HELLO))
+        this.#requests.delete(request)
     host.row.key = publicKey
-    host.secret = publicKey === undefined || host.ownKey === undefined ? secret : undefined
+    host.secret = shared
     for (const bytes of message.addresses ?? []) {
       const ip = ipOf(bytes)
       if (ip === pair.foreign) continue
@@ -723,6 +748,10 @@ export class IhmpMachine {
           break
         }
     this.#probeCandidates(host, now)
+    // What has come since our half of the greeting was written.
+    const known = new Set(told.map(ipOf))
+    for (const ip of advertised([...this.#own.values()], pair, this.#options.advertise, MOST_ADDRESSES))
+      if (!known.has(ip)) this.#announce(host, this.#own.get(ip)!, now)
     return host
   }
 
@@ -733,9 +762,42 @@ export class IhmpMachine {
         if (classify(local, foreign) !== 'unreachable') this.#probe(host, { local: local.ip, foreign }, now)
   }
 
-  #probe(host: Host, pair: Pair, now: number, options = 0): void {
+  /** Probes the pairs that have not answered; while there are any, the next time comes later each time. */
+  #retry(host: Host, waited: number, now: number): void {
+    host.retry = undefined
+    if (host.state !== 'peer') return
+    const wait = Math.min(Math.max(RETRY_MS, 2 * waited), RETRY_MOST_MS)
+    for (const [key, pair] of host.silent) {
+      const { local, foreign } = pair
+      const wanted = host.row.active.has(foreign) || host.row.unreachable.has(foreign)
+      if (!wanted || !this.#own.has(local) || host.confirmed.has(key)) {
+        host.silent.delete(key)
+        continue
+      }
+      host.retry = { at: now + wait, wait }
+      if (this.#asks(host, pair)) continue
+      // An address that it has never reached is told, not only tried: it may turn out to be behind a NAT (DI-43).
+      if (host.row.local.has(local)) this.#probe(host, pair, now)
+      else this.#probe(host, pair, now, 0, { control: Control.ADDR_UP, newAddress: bytesOf(local) })
+    }
+  }
+
+  /** Whether something on this pair waits for its acknowledgement. */
+  #asks(host: Host, pair: Pair): boolean {
+    for (const request of this.#requests)
+      if (request.host === host && samePair(request.pair, pair)) return true
+    return false
+  }
+
+  #probe(
+    host: Host,
+    pair: Pair,
+    now: number,
+    options = 0,
+    body: Body = { control: Control.PATH_PROBE },
+  ): void {
     this.#accept(host, pair)
-    this.#request(host, pair, { control: Control.PATH_PROBE, options, challenge: this.#random(16) }, now, {
+    this.#request(host, pair, { ...body, options, challenge: this.#random(16) }, now, {
       tries: options === 0 ? PROBE_TRIES : TRIES,
       failed: (at) => this.#pathFailed(host, pair, at),
     })
@@ -1090,6 +1152,8 @@ export class IhmpMachine {
     const key = pairKey(pair)
     const confirmed = host.confirmed.delete(key)
     if (!this.#inUse(host, pair)) this.#expiring.push({ at: now + GRACE_MS, host, pair })
+    host.silent.set(key, pair)
+    host.retry ??= { at: now + RETRY_MS, wait: RETRY_MS }
     if (!confirmed) return
     if (![...host.confirmed.values()].some((c) => c.pair.foreign === pair.foreign)) {
       host.row.active.delete(pair.foreign)

@@ -159,6 +159,11 @@ export class Bed {
     return (await this.#client(name).get<{ sockets: SocketView[] }>('/v1/dime/sockets')).sockets
   }
 
+  /** Pairs of addresses on which a peer has answered: `own foreign`. */
+  async ways(name: Name): Promise<string[]> {
+    return (await this.hosts(name)).flatMap((h) => h.confirmed.map((p) => `${p.local} ${p.foreign}`))
+  }
+
   status(name: Name): Promise<Status> {
     return this.#client(name).get<Status>('/v1/status')
   }
@@ -202,7 +207,7 @@ export class Bed {
 export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
-  seconds = 10,
+  seconds = 60,
 ): Promise<void> {
   const end = Date.now() + seconds * 1000
   while (!(await condition())) {

@@ -38,12 +38,11 @@ function lines(child: ChildProcess): { wait(match: string): Promise<string> } {
 interface SessionReport {
   readonly keys: number
   readonly echoes: number
-  readonly worst_ms: number
   readonly broken: boolean
   readonly local: string
 }
 
-/** An echo session over TCP, a key every 20 ms; `report` ends it. */
+/** An echo session over TCP, a key every 20 ms; the function returned ends it when the last echo is there. */
 async function session(to: string): Promise<() => Promise<SessionReport>> {
   const server = bed.spawn(
     'c',
@@ -61,13 +60,17 @@ async function session(to: string): Promise<() => Promise<SessionReport>> {
   const out = lines(client)
   await out.wait('ready')
   return async () => {
-    client.stdin!.write('report\n')
+    client.stdin!.write('finish\n')
     return JSON.parse(await out.wait('echoes')) as SessionReport
   }
 }
 
+function echoed({ broken, echoes, keys }: SessionReport): void {
+  assert.ok(!broken && echoes === keys, `${echoes} of ${keys} echoed`)
+}
+
 test('DI-1, DI-2, DI-5, DI-28, DI-33: a connection older than the daemons survives a soft handoff', async () => {
-  const report = await session('10.3.0.2')
+  const finish = await session('10.3.0.2')
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
@@ -78,14 +81,12 @@ test('DI-1, DI-2, DI-5, DI-28, DI-33: a connection older than the daemons surviv
   await until('c has both addresses', async () =>
     (await bed.hosts('c')).some((h) => h.active.includes('10.2.0.2') && h.active.includes('10.1.0.2')),
   )
-  await pause(300)
+  await until('m has a way over acc2', async () => (await bed.ways('m')).includes('10.2.0.2 10.3.0.2'))
   bed.down(1)
-  await pause(1000)
-  const socket = (await bed.sockets('c')).find((s) => s.bound.startsWith('10.1.0.2:'))
-  assert.equal(socket?.wire, '10.2.0.2')
-  const { broken, echoes, keys, worst_ms } = await report()
-  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys} echoed`)
-  assert.ok(worst_ms < 2000, `worst ${worst_ms} ms`)
+  await until('c sends to acc2', async () =>
+    (await bed.sockets('c')).some((s) => s.bound.startsWith('10.1.0.2:') && s.wire === '10.2.0.2'),
+  )
+  echoed(await finish())
   await bed.end('m')
   await bed.end('c')
   assert.equal(bed.kernelState('c'), bed.before.c, 'nothing is left')
@@ -109,7 +110,7 @@ test('DI-35, DI-36, E-4: hard handoff under a download: every byte arrives, and 
   const done = new Promise<number | null>((resolve) => curl.on('exit', resolve))
   await bed.greeted()
   bed.down(1)
-  await pause(1500)
+  await until('m is detached', async () => (await bed.hosts('m')).some((h) => h.detached))
   bed.up(2)
   assert.equal(await done, 0)
   const sum = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
@@ -126,16 +127,15 @@ test('DI-35, DI-36, E-4: hard handoff under a download: every byte arrives, and 
 })
 
 test('DI-6: IPv6 as well', async () => {
-  const report = await session('fd00:3::2')
+  const finish = await session('fd00:3::2')
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
   bed.down(1)
-  await pause(300)
+  await until('m is detached', async () => (await bed.hosts('m')).some((h) => h.detached))
   bed.up(2)
-  await pause(1500)
-  const { broken, echoes, keys } = await report()
-  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys} echoed`)
+  await until('it moved', async () => (await bed.sockets('c')).some((s) => s.wire === 'fd00:2::2'))
+  echoed(await finish())
 })
 
 test('DI-6, DI-9a: UDP on unconnected sockets: the server sees one address throughout', async () => {
@@ -148,56 +148,54 @@ test('DI-6, DI-9a: UDP on unconnected sockets: the server sees one address throu
   const clientOut = lines(client)
   await bed.greeted()
   bed.up(2, false)
-  await pause(700)
+  await until('m has a way over acc2', async () => (await bed.ways('m')).includes('10.2.0.2 10.3.0.2'))
   bed.down(1)
-  await pause(1500)
-  client.stdin!.write('report\n')
+  for (const name of ['m', 'c'] as const)
+    await until(`${name} sends over acc2`, async () =>
+      (await bed.sockets(name)).some((s) => `${s.wire} ${s.wire_local}`.includes('10.2.0.2')),
+    )
+  client.stdin!.write('mark\n') // reported when something sent from now on has come back
+  const atClient = JSON.parse(await clientOut.wait('sources')) as { sources: string[] }
   server.stdin!.write('report\n')
-  const atClient = JSON.parse(await clientOut.wait('sources')) as {
-    sources: string[]
-    seen: number
-    sent: number
-  }
   const atServer = JSON.parse(await serverOut.wait('sources')) as { sources: string[] }
   assert.equal(atServer.sources.length, 1, atServer.sources.join())
   assert.deepEqual(atClient.sources, ['10.3.0.2:5005'])
-  assert.ok(atClient.sent - atClient.seen < 60, `${atClient.seen} of ${atClient.sent}`)
 })
 
 test('a daemon that is killed and started again adopts the maps: no packet is lost by it', async () => {
-  const report = await session('10.3.0.2')
+  const finish = await session('10.3.0.2')
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
   bed.up(2)
   bed.down(1)
   await until('it moved', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.2.0.2'))
-  await pause(300)
+  await until('c has followed', async () => (await bed.sockets('c')).some((s) => s.wire === '10.2.0.2'))
+  await pause(300) // both have written down what they know
   await bed.end('m', 'SIGKILL')
   await bed.end('c', 'SIGKILL')
-  const before = bed.run('m', 'nft', 'list', 'ruleset')
+  // Not `in_pair`: what the lost address had there ends within seconds.
+  const maps = (): string =>
+    ['out_pair', 'in_flow']
+      .map((name) => bed.run('m', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', name))
+      .join()
+  const before = maps()
   await pause(500)
+  assert.ok(before.includes('10.2.0.2') && maps() === before, 'they translate without a daemon')
   await bed.daemon('c')
   await bed.daemon('m')
-  assert.equal(
-    bed.run('m', 'nft', 'list', 'ruleset').replace(/expires [^ ,]+/g, ''),
-    before.replace(/expires [^ ,]+/g, ''),
-  )
-  await pause(500)
+  assert.equal(maps(), before)
   // It still is a peer: back to the first access.
   bed.up(1)
   bed.down(2)
   await until('it moved back', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.1.0.2'))
-  await pause(500)
-  const { broken, echoes, keys, worst_ms } = await report()
-  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys}`)
-  assert.ok(worst_ms < 1000, `worst ${worst_ms} ms`)
+  echoed(await finish())
   await bed.end('m')
   assert.equal(bed.kernelState('m'), bed.before.m)
 })
 
 test('DI-32: held, then an error to the application when there is no way back', async () => {
-  const report = await session('10.3.0.2')
+  const finish = await session('10.3.0.2')
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
@@ -206,13 +204,13 @@ test('DI-32: held, then an error to the application when there is no way back', 
   await bed.daemon('m', 'dime', 'up', '--config', join(bed.state('m'), 'short.toml'))
   await bed.greeted()
   bed.down(1)
-  await pause(2500)
-  const { broken } = await report()
+  await until('m has given up', async () => (await bed.hosts('m')).every((h) => h.flows === 0))
+  const { broken } = await finish()
   assert.ok(broken, 'the socket was aborted')
 })
 
 test('`move`, `flows` and `why` speak of translated flows', async () => {
-  const report = await session('10.3.0.2')
+  const finish = await session('10.3.0.2')
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
@@ -226,12 +224,9 @@ test('`move`, `flows` and `why` speak of translated flows', async () => {
   const [flow] = (await bed.status('m')).flows
   assert.equal(flow?.access, 'acc2')
   assert.equal(flow?.mechanism, 'translation')
-  await pause(300)
   await bed.move('m', flow!.id, 'acc1')
-  await pause(300)
   assert.equal((await bed.status('m')).flows[0]?.access, 'acc1')
-  const { broken, echoes, keys } = await report()
-  assert.ok(!broken && keys - echoes <= 2)
+  echoed(await finish())
 })
 
 test('ICMP errors that quote translated packets find their socket: path MTU, port unreachable', async () => {
@@ -268,19 +263,19 @@ test('ICMP errors that quote translated packets find their socket: path MTU, por
 })
 
 test('DI-42, Fig. 6: a connection moves behind a NAT that knows IHMP and renumbers its port', async () => {
-  const report = await session('10.3.0.2')
+  const finish = await session('10.3.0.2')
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
   await bed.daemon('r', 'dime', 'nat', 'lan2', 'lan3', '--ports', '50000-50100')
   bed.down(1)
-  await pause(200)
+  await until('m is detached', async () => (await bed.hosts('m')).some((h) => h.detached))
   bed.up(2)
   await until('c sends to the NAT', async () => (await bed.sockets('c')).some((s) => s.wire === '10.3.0.1'))
-  await pause(2500)
-  assert.ok(bed.run('c', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', 'in_port').includes('elements'))
-  const { broken, echoes, keys } = await report()
-  assert.ok(!broken && keys - echoes <= 2, `${echoes} of ${keys} echoed`)
+  await until('c knows the port', () =>
+    bed.run('c', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', 'in_port').includes('elements'),
+  )
+  echoed(await finish())
 })
 
 test('datagrams in fragments are translated whole', async () => {
@@ -299,7 +294,6 @@ test('datagrams in fragments are translated whole', async () => {
   bed.up(2)
   bed.down(1)
   await until('moved', async () => (await bed.sockets('c')).some((s) => s.wire === '10.2.0.2'))
-  await pause(200)
   client.stdin!.write('moved\n')
   await out.wait('whole')
 })

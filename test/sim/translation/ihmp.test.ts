@@ -101,6 +101,51 @@ test('DI-20, DI-37: lost datagrams are repeated until the peer knows', () => {
   }
 })
 
+test('DI-28: a link that appears at any moment gives a way, whatever is under way then', () => {
+  for (let at = 0; at < 400; at += 10) {
+    const net = new SimNetwork(at + 1)
+    const mh = net.host()
+    const ch = net.host()
+    mh.set(`${A}/24`)
+    ch.set(`${F}/24`)
+    mh.flow(A, 40000, F, 80)
+    ch.flow(F, 80, A, 40000) // both greet
+    net.run(at)
+    mh.preferred = A
+    mh.set(`${A}/24`, `${B}/24`)
+    net.run(net.now + 2 * net.delay - (at % 3)) // its route comes just before the acknowledgement, with it, or later
+    mh.machine.handleRoutes(net.now)
+    net.run(net.now + 20_000)
+    for (const [host, pair] of [
+      [mh, `${B} ${F}`],
+      [ch, `${F} ${B}`],
+    ] as const)
+      assert.ok(peerOf(host).confirmed.has(pair), `appeared at ${at} ms: ${pair}`)
+  }
+})
+
+test('a path that did not answer is asked again, less often each time, until it does', () => {
+  const { net, mh, ch } = pairOfHosts()
+  mh.preferred = A
+  net.cut.add(`${B} ${F}`)
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 3_600_000)
+  const mark = net.log.length
+  net.run(net.now + 3_600_000)
+  assert.ok(net.log.length - mark < 150, `${net.log.length - mark} messages in an hour`)
+  net.cut.clear()
+  net.run(net.now + 301_000)
+  assert.ok(peerOf(mh).confirmed.has(`${B} ${F}`) && peerOf(ch).confirmed.has(`${F} ${B}`))
+  net.cut.add(`${B} ${F}`)
+  mh.machine.handleSuspicion(peerOf(mh).row.hid, net.now)
+  net.run(net.now + 20_000)
+  assert.ok(!peerOf(mh).confirmed.has(`${B} ${F}`))
+  net.cut.clear()
+  mh.machine.handleRoutes(net.now)
+  net.run(net.now + 1_000)
+  assert.ok(peerOf(mh).confirmed.has(`${B} ${F}`), 'at once when routes change')
+})
+
 test('D3: both move within a second; one old address still works long enough', () => {
   const { net, mh, ch } = pairOfHosts()
   mh.preferred = B
