@@ -90,14 +90,24 @@ class KeyTable<T> {
 export class FileKeyStore implements KeyStore {
   readonly #privatePath: string
   readonly #publicPaths: readonly string[]
+  readonly #fault: (what: string) => void
   #own: KeyTable<OwnKey>
-  #known: { readonly stamp: string; readonly table: KeyTable<Uint8Array> } | undefined
+  #known: KeyTable<Uint8Array>
+  #stamp: string
   #checkedAt = Number.NEGATIVE_INFINITY
 
-  constructor(privatePath: string, publicPaths: readonly string[] = []) {
+  /** Throws CONFIG_INVALID. `fault` hears of a public file that is damaged later; what was known before stays. */
+  constructor(
+    privatePath: string,
+    publicPaths: readonly string[] = [],
+    fault: (what: string) => void = () => {},
+  ) {
     this.#privatePath = privatePath
     this.#publicPaths = publicPaths
+    this.#fault = fault
     this.#own = this.#readOwn()
+    this.#known = this.#readKnown()
+    this.#stamp = this.#stampNow()
   }
 
   own(local: Ip): OwnKey | undefined {
@@ -106,7 +116,7 @@ export class FileKeyStore implements KeyStore {
 
   known(foreign: Ip): Uint8Array | undefined {
     this.#refresh()
-    return this.#known?.table.find(foreign)
+    return this.#known.find(foreign)
   }
 
   /** Reads the private keys again, after `godwit dime key set`. */
@@ -123,16 +133,27 @@ export class FileKeyStore implements KeyStore {
     const now = Date.now()
     if (this.#publicPaths.length === 0 || now - this.#checkedAt < 1_000) return
     this.#checkedAt = now
-    const stamp = this.#publicPaths
-      .map((path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0)
-      .join()
-    if (stamp === this.#known?.stamp) return
+    const stamp = this.#stampNow()
+    if (stamp === this.#stamp) return
+    this.#stamp = stamp
+    try {
+      this.#known = this.#readKnown()
+    } catch (error) {
+      this.#fault((error as Error).message)
+    }
+  }
+
+  #stampNow(): string {
+    return this.#publicPaths.map((path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0).join()
+  }
+
+  #readKnown(): KeyTable<Uint8Array> {
     const lines = this.#publicPaths.flatMap((path) =>
       statSync(path, { throwIfNoEntry: false }) === undefined
         ? []
         : parseKeyFile(readFileSync(path, 'utf8'), path),
     )
-    this.#known = { stamp, table: new KeyTable(lines, (key) => key) }
+    return new KeyTable(lines, (key) => key)
   }
 }
 

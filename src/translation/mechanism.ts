@@ -89,7 +89,9 @@ export class TranslationMechanism implements Mechanism {
         ihmp: config.ihmp,
       },
       {
-        keys: new FileKeyStore(config.keyFile, config.knownKeys),
+        keys: new FileKeyStore(config.keyFile, config.knownKeys, (fault) =>
+          this.#recorder.log('warn', fault),
+        ),
         recorder: this.#recorder,
         ...(config.netns === undefined ? {} : { netns: config.netns }),
       },

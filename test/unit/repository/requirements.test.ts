@@ -1,29 +1,58 @@
-/** Every requirement of UPMT's central mode has a line in docs/requirements/upmt.md; every file and test it names exists. */
+/**
+ * Every requirement that godwit sets itself has a line in docs/requirements; every file and test that is named there exists.
+ */
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('../../../../', import.meta.url))
-const text = readFileSync(`${root}docs/requirements/upmt.md`, 'utf8')
-const row = /^\| (UP-\d+) \| .+? \| `([^`]+)` \| `([^`]+)`: (.+) \|$/gm
-const rows = [...text.matchAll(row)].map(([, id, where, file, name]) => ({
-  id: id!,
-  where: where!,
-  file: file!,
-  name: name!,
-}))
-const range = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, i) => `UP-${from + i}`)
+const range = (prefix: string, from: number, to: number): string[] =>
+  Array.from({ length: to - from + 1 }, (_, i) => `${prefix}-${from + i}`)
 
-test('the requirements of the central anchor mode are all there, each once', () => {
-  const wanted = [...range(1, 5), ...range(7, 13), ...range(19, 32), ...range(36, 42)]
+interface Row {
+  readonly id: string
+  readonly where: string
+  readonly file: string
+  readonly name: string
+}
+
+/** Rows `| id | what | \`file\` | \`test file\`: name |`. */
+function rowsOf(document: string): Row[] {
+  const text = readFileSync(`${root}docs/requirements/${document}`, 'utf8')
+  const row = /^\| (\S[^|]*?) \| .+? \| `([^`]+)` \| `([^`]+)`: (.+) \|$/gm
+  return [...text.matchAll(row)].map(([, id, where, file, name]) => ({
+    id: id!,
+    where: where!,
+    file: file!,
+    name: name!,
+  }))
+}
+
+const upmt = rowsOf('upmt.md')
+const dime = rowsOf('dime.md')
+
+test('UPMT: the requirements of the central anchor mode are all there, each once', () => {
+  const wanted = [...range('UP', 1, 5), ...range('UP', 7, 13), ...range('UP', 19, 32), ...range('UP', 36, 42)]
   assert.deepEqual(
-    rows.map(({ id }) => id),
+    upmt.map(({ id }) => id),
     wanted,
   )
 })
 
-for (const { id, where, file, name } of rows) {
+test('DIME: all requirements are there, each once, and the tables of the paper', () => {
+  const subsets = ['DI-9a', 'DI-9b', 'DI-9c', 'DI-9d']
+  const wanted = [...range('DI', 1, 9), ...subsets, ...range('DI', 10, 45)]
+  const ids = dime.map(({ id }) => id)
+  assert.deepEqual(
+    ids.filter((id) => id.startsWith('DI-')),
+    wanted,
+  )
+  assert.equal(new Set(ids).size, ids.length)
+  assert.equal(ids.filter((id) => id.startsWith('I: ')).length, 4)
+})
+
+for (const { id, where, file, name } of [...upmt, ...dime]) {
   test(`${id}: what shows it exists`, () => {
     assert.ok(existsSync(root + where), where)
     const names = [...readFileSync(root + file, 'utf8').matchAll(/test\(\s*(['"`])(.*?)\1/g)].map(

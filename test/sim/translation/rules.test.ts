@@ -1,0 +1,170 @@
+/** Rules of IHMP that need more than one host, or more than one address, to be seen (paper § III-B). */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { ownKeyOf } from '../../../src/translation/keys.ts'
+import { compile, isIdle } from '../../../src/translation/tables.ts'
+import { Control, ihmp, Option } from '../../../src/translation/wire.ts'
+import { type SimHost, SimNetwork } from './network.ts'
+
+const A = '10.1.0.2'
+const B = '10.2.0.2'
+const F = '10.3.0.2'
+const peerOf = (host: SimHost) => [...host.machine.hosts()][0]!
+
+function connected(net: SimNetwork, mobile: SimHost, local: string, other: SimHost, foreign: string): number {
+  const hid = mobile.flow(local, 40000, foreign, 80)
+  other.flow(foreign, 80, local, 40000)
+  net.run(net.now + 5_000)
+  return hid
+}
+
+test('DI-3, DI-15: the first packet of a flow makes the row and the HELLO; nobody but the two hosts hears of a move', () => {
+  const net = new SimNetwork()
+  const [mh, ch, third] = [net.host(), net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  third.set('10.9.0.9/24')
+  assert.equal(net.log.length, 0, 'without flows there is nothing to say')
+  connected(net, mh, A, ch, F)
+  assert.ok(net.types().includes(`HELLO ${A}>${F}`))
+  mh.preferred = B
+  mh.set(`${B}/24`)
+  net.run(net.now + 5_000)
+  assert.equal(peerOf(ch).row.current[4]?.foreign, B)
+  assert.ok(net.log.every((p) => [A, B, F].includes(p.from) && [A, B, F].includes(p.to)))
+})
+
+test('DI-11: what is sent is the same whatever number the row has', () => {
+  const sent = [0, 50].map((others) => {
+    const net = new SimNetwork(7)
+    const [mh, ch] = [net.host(), net.host()]
+    mh.key = ownKeyOf(new Uint8Array(32).fill(1))
+    ch.key = ownKeyOf(new Uint8Array(32).fill(2))
+    for (let i = 0; i < others; i++) mh.tables.addHost()
+    mh.set(`${A}/24`)
+    ch.set(`${F}/24`)
+    assert.equal(connected(net, mh, A, ch, F), others + 1)
+    mh.preferred = B
+    mh.set(`${B}/24`)
+    net.run(net.now + 5_000)
+    return net.log.map((p) => Buffer.from(p.bytes).toString('hex'))
+  })
+  assert.ok(sent[0]!.length > 5)
+  assert.deepEqual(sent[0], sent[1])
+})
+
+test('DI-7: a host without DIME is spoken to as ever: nothing is translated, nothing waits, HELLOs become rare', () => {
+  const net = new SimNetwork()
+  const mh = net.host()
+  mh.set(`${A}/24`)
+  const hid = mh.flow(A, 40000, F, 80)
+  net.run(3_600_000)
+  assert.equal(mh.machine.host(hid)?.state, 'plain')
+  assert.ok(isIdle(compile(mh.tables)))
+  assert.ok(net.log.length <= 3 * 7, `${net.log.length} messages in an hour`)
+})
+
+test('DI-31, DI-33: an own address is lost that only some hosts could use: each hears what concerns it', () => {
+  const net = new SimNetwork()
+  const [mh, near, far] = [net.host({ advertise: 'all' }), net.host(), net.host()]
+  mh.set('203.0.113.2/24', '192.168.1.2/24')
+  near.set('192.168.1.3/24')
+  far.set('198.51.100.2/24')
+  mh.preferred = undefined
+  const toNear = mh.flow('192.168.1.2', 40000, '192.168.1.3', 80)
+  near.flow('192.168.1.3', 80, '192.168.1.2', 40000)
+  const toFar = mh.flow('203.0.113.2', 40001, '198.51.100.2', 80)
+  far.flow('198.51.100.2', 80, '203.0.113.2', 40001)
+  // A private address reaches no public one.
+  net.cut.add('192.168.1.2 198.51.100.2').add('203.0.113.2 192.168.1.3')
+  net.run(20_000)
+  const mark = net.log.length
+  mh.set('203.0.113.2/24')
+  net.run(30_000)
+  assert.ok(
+    net.types(mark).includes('ADDR_DOWN_UNREACHABLE 203.0.113.2>198.51.100.2'),
+    net.types(mark).join(),
+  )
+  assert.equal(mh.machine.host(toFar)?.detachedAt, undefined, 'the other is reachable as before')
+  assert.ok(mh.machine.host(toNear)?.detachedAt !== undefined, 'its only address is lost')
+})
+
+test('DI-28, DI-36: a new address from which no answer comes was only potentially reachable: told as unreachable', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  connected(net, mh, A, ch, F)
+  mh.preferred = A
+  net.cut.add(`${B} ${F}`)
+  const mark = net.log.length
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 10_000)
+  const types = net.types(mark)
+  assert.equal(types.filter((t) => t === `ADDR_UP ${B}>${F}`).length, 3, 'as a probe, three times')
+  assert.ok(types.includes(`ADDR_UP_UNREACHABLE ${A}>${F}`))
+  assert.ok(peerOf(ch).row.unreachable.has(B) && !peerOf(ch).row.active.has(B))
+  assert.deepEqual(peerOf(mh).row.current[4], { local: A, foreign: F })
+})
+
+test('DI-18, DI-29, DI-34: the Host ID is always an address that the receiver knows by then, also over three moves', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  connected(net, mh, A, ch, F)
+  const known = new Set([A])
+  for (const ip of [B, '10.7.0.2', '10.8.0.2']) {
+    const mark = net.log.length
+    mh.preferred = ip
+    mh.set(`${ip}/24`)
+    net.run(net.now + 5_000)
+    for (const packet of net.log.slice(mark)) {
+      const decoded = ihmp.decode(packet.bytes)
+      if (!decoded.ok || packet.from !== ip || decoded.value.control === Control.ACK) continue
+      assert.ok(known.has(decoded.value.hostId.join('.')), decoded.value.hostId.join('.'))
+    }
+    known.add(ip)
+    assert.equal(peerOf(ch).row.current[4]?.foreign, ip)
+  }
+})
+
+test('DI-37, D5: OU says whether the lost address had been usable', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  connected(net, mh, A, ch, F)
+  mh.preferred = A
+  net.cut.add(`${B} ${F}`)
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 10_000)
+  const options = (mark: number): number[] =>
+    net.log.slice(mark).flatMap((p) => {
+      const m = ihmp.decode(p.bytes)
+      return m.ok && (m.value.control === Control.HANDOFF || m.value.control === Control.HANDOFF_UNREACHABLE)
+        ? [m.value.options & Option.OU]
+        : []
+    })
+  let mark = net.log.length
+  mh.set(`${A}/24`, '10.7.0.2/24') // B, which never worked, goes
+  net.run(net.now + 5_000)
+  assert.ok(options(mark).length > 0 && options(mark).every((o) => o === Option.OU))
+  mark = net.log.length
+  mh.preferred = '10.8.0.2'
+  mh.set('10.7.0.2/24', '10.8.0.2/24') // A, in use, goes
+  net.run(net.now + 5_000)
+  assert.ok(options(mark).length > 0 && options(mark).every((o) => o === 0))
+})
+
+test('D1: an address that is surely reachable is probed as well, and becomes Active', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set('203.0.113.2/24')
+  ch.set('198.51.100.2/24', '192.0.2.2/24')
+  ch.preferred = '198.51.100.2'
+  connected(net, mh, '203.0.113.2', ch, '198.51.100.2')
+  assert.ok(net.types().includes('PATH_PROBE 203.0.113.2>192.0.2.2'))
+  assert.deepEqual([...peerOf(mh).row.active].sort(), ['192.0.2.2', '198.51.100.2'])
+  assert.deepEqual(peerOf(mh).row.current[4]?.foreign, '198.51.100.2', 'data stays where it is')
+})
