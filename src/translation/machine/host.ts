@@ -65,6 +65,8 @@ export interface Host {
   rtt: number | undefined
   /** Since when it has no flow. */
   idleSince: number | undefined
+  /** What it was sent and has not acknowledged. */
+  readonly requests: Set<Request>
   /** Pairs that were tried and did not answer. */
   readonly silent: Map<string, Pair>
   /** When those are probed again, and how long that was waited for. */
@@ -133,7 +135,6 @@ export interface Request {
   interval: number
   nextAt: number
   sentAt: number
-  /** `proven`: the acknowledgement answered the challenge. */
-  readonly acknowledged: (ack: IhmpMessage, proven: boolean, now: number) => void
+  readonly acknowledged: (ack: IhmpMessage, now: number) => void
   readonly failed: (now: number) => void
 }

@@ -1,0 +1,396 @@
+/**
+ * HELLO, its answer and the third message (DI-22…24): two hosts learn each other's keys and addresses, and that both
+ * receive where they say. Nothing is believed of a HELLO before its sender has answered from the address it claims. Key
+ * change (DI-40), and one-to-one hosts behind NATs that do not know IHMP (DI-45).
+ */
+import { compare, concat, equal, equalConstantTime } from '../../core/bytes.ts'
+import { advertised } from '../policy.ts'
+import { bytesOf, type Ip, ipOf, type Pair, pairKey, samePair } from '../tables.ts'
+import { Control, type IhmpMessage, Option } from '../wire.ts'
+import type { Host } from './host.ts'
+import { type Body, FIRST_INTERVAL_MS, type Messages } from './messages.ts'
+import type { Movement } from './movement.ts'
+import type { Paths } from './paths.ts'
+import { type IhmpState, padded } from './state.ts'
+
+// Our choices; the paper gives no times.
+const HELLO_TRIES = 3
+/** A host that does not speak IHMP is asked again after this, doubled each time. */
+const HELLO_AGAIN_MS = 60_000
+const HELLO_AGAIN_MOST_MS = 3_600_000
+/** HELLOs that wait for their third message; each costs a few hundred bytes. */
+const MOST_HALF_OPEN = 256
+/** Signatures verified for hosts not yet known, per second. */
+const HELLO_RATE = 200
+const MOST_ADDRESSES = 12
+
+/** A HELLO that was answered and whose sender has not yet shown that it receives at its address. */
+interface HalfOpen {
+  readonly hello: IhmpMessage
+  readonly pair: Pair
+  readonly port: number
+  readonly challenge: Uint8Array
+  readonly cookie: Uint8Array
+  readonly answer: Uint8Array
+  /** The own addresses that the answer names. */
+  readonly told: readonly Uint8Array[]
+  tries: number
+  nextAt: number
+}
+
+/** What both ends have said when a greeting is complete. */
+interface Greeted {
+  /** The other end's half. */
+  readonly message: IhmpMessage
+  /** The own addresses that our half named. */
+  readonly told: readonly Uint8Array[]
+  /** Of both cookies. */
+  readonly secret: Uint8Array | undefined
+}
+
+export class Greeting {
+  readonly #state: IhmpState
+  readonly #messages: Messages
+  readonly #paths: Paths
+  readonly #movement: Movement
+  readonly #halfOpen = new Map<string, HalfOpen>()
+  #tokens = HELLO_RATE
+  #tokensAt = 0
+
+  constructor(state: IhmpState, messages: Messages, paths: Paths, movement: Movement) {
+    this.#state = state
+    this.#messages = messages
+    this.#paths = paths
+    this.#movement = movement
+  }
+
+  /** DI-22. Data is never delayed by it. */
+  greet(host: Host, now: number): void {
+    const { bound } = host
+    if (!this.#state.own.has(bound.local)) return
+    const challenge = this.#state.random(16)
+    const again = Math.min(HELLO_AGAIN_MS * 2 ** host.helloAttempts++, HELLO_AGAIN_MOST_MS)
+    const body: Body = {
+      control: Control.HELLO,
+      addresses: this.#advertised(bound).map(bytesOf),
+      ...(host.ownKey === undefined ? {} : { publicKey: host.ownKey.publicKey }),
+      challenge,
+      cookie: host.cookie,
+    }
+    this.#messages.request(host, bound, body, now, {
+      tries: HELLO_TRIES,
+      failed: (at) => {
+        if (host.state !== 'greeting' && host.state !== 'plain') return
+        this.#state.say(host, 'plain', 'it does not answer IHMP')
+        this.#greetLater(host, at + again)
+      },
+    })
+  }
+
+  #greetLater(host: Host, at: number): void {
+    this.#messages.later(host, at, (now) => this.greet(host, now))
+  }
+
+  /** A peer that has fallen silent is plain from now on, and greeted again after a while. */
+  lapse(host: Host, reason: string, now: number): void {
+    this.#messages.cancel(host)
+    this.#state.say(host, 'plain', reason)
+    this.#greetLater(host, now + HELLO_AGAIN_MS)
+  }
+
+  /** The address in use comes first. */
+  #advertised(pair: Pair): Ip[] {
+    return advertised([...this.#state.own.values()], pair, this.#state.options.advertise, MOST_ADDRESSES)
+  }
+
+  // ------------------------------------------------------------------------------------------------ responder
+
+  /** DI-23. */
+  handleHello(message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number, now: number): void {
+    const key = pairKey(pair)
+    const waiting = this.#halfOpen.get(key)
+    if (waiting !== undefined && waiting.hello.counter === message.counter) {
+      this.#messages.send(waiting.answer, pair, port)
+      return
+    }
+    if (!this.#allowed(now) || !this.#state.components.hasFlow(pair.local, pair.foreign)) return
+    if (message.challenge === undefined || message.cookie === undefined) return
+    const existing = this.#state.byActive(pair.foreign)
+    if (message.newKey !== undefined && existing?.row.key !== undefined) {
+      this.#handleRekey(existing, message, bytes, pair, port)
+      return
+    }
+    if (!this.#trusted(message, bytes, pair, existing, now)) return
+    const source = bytesOf(pair.foreign)
+    const behindNat = !names(message, source)
+    const aware = (message.options & Option.NS) !== 0
+    const forced = (message.options & Option.NF) !== 0
+    const ownKey = this.#state.components.keys.own(pair.local)
+    const cookie = existing?.cookie ?? this.#state.random(16)
+    const challenge = this.#state.random(16)
+    const told = this.#advertised(pair).map(bytesOf)
+    const answer = this.#messages.encode(
+      {
+        control: Control.HELLO_ACK,
+        options: (behindNat && !aware ? Option.ND : 0) | (forced ? Option.NF : 0),
+        sequence: message.sequence,
+        counter: this.#state.nextCounter(),
+        hostId: bytesOf(pair.local),
+        addresses: told,
+        receiver: message.hostId,
+        ...(ownKey === undefined ? {} : { publicKey: ownKey.publicKey }),
+        ...(behindNat ? { natPair: { nat: source, host: padded(message.hostId, source.length) } } : {}),
+        response: message.challenge,
+        challenge,
+        cookie,
+      },
+      ownKey,
+      ownKey === undefined ? secretOf(message.cookie, cookie) : undefined,
+    )
+    this.#messages.send(answer, pair, port)
+    if (forced) {
+      // One-to-one and fixed: no state is kept beyond the row, and no further IHMP (DI-45).
+      if (existing === undefined) return
+      this.#state.say(existing, 'forced', 'behind a NAT that does not know IHMP')
+      this.#messages.cancel(existing)
+      return
+    }
+    if (behindNat && !aware) return
+    if (this.#halfOpen.size >= MOST_HALF_OPEN) this.#halfOpen.delete(this.#halfOpen.keys().next().value!)
+    this.#halfOpen.set(key, {
+      hello: message,
+      pair,
+      port,
+      challenge,
+      cookie,
+      answer,
+      told,
+      tries: 1,
+      nextAt: now + 2 * FIRST_INTERVAL_MS,
+    })
+  }
+
+  /** Whether a HELLO's signature and key are those that must be expected of its sender; counts it if not. */
+  #trusted(
+    message: IhmpMessage,
+    bytes: Uint8Array,
+    pair: Pair,
+    existing: Host | undefined,
+    now: number,
+  ): boolean {
+    const fixed = this.#state.components.keys.known(pair.foreign) ?? existing?.row.key
+    if (message.publicKey === undefined) {
+      if (fixed === undefined && this.#state.options.unsigned === 'allow') return true
+    } else if (fixed !== undefined && !equal(fixed, message.publicKey)) {
+      // Another key at an address that a host has: perhaps it left without a word (P3). Ask it.
+      if (existing !== undefined) this.#paths.suspect(existing, now)
+    } else if (this.#messages.verifies(message.publicKey, message, bytes)) return true
+    this.#state.stats.unauthenticated++
+    return false
+  }
+
+  /** The third message: the sender receives at the address, so its row is made (DI-23) and its others are probed. */
+  complete(message: IhmpMessage, bytes: Uint8Array, pair: Pair, now: number): boolean {
+    const half = this.#halfOpen.get(pairKey(pair))
+    if (half === undefined || message.response === undefined) return false
+    if (!equalConstantTime(message.response, half.challenge)) return false
+    const { hello } = half
+    const secret = secretOf(hello.cookie!, half.cookie)
+    const genuine =
+      hello.publicKey !== undefined
+        ? this.#messages.verifies(hello.publicKey, message, bytes)
+        : this.#messages.macMatches(secret, message, bytes)
+    if (!genuine) {
+      this.#state.stats.unauthenticated++
+      return true
+    }
+    this.#halfOpen.delete(pairKey(pair))
+    let host = this.#state.byActive(pair.foreign) ?? this.#state.newHost(pair)
+    host.replay.accept(hello.counter)
+    host.replay.accept(message.counter)
+    host.ports.set(pair.foreign, half.port)
+    host = this.#established(host, pair, { message: hello, told: half.told, secret }, now)
+    if ((hello.options & Option.NS) !== 0 && !names(hello, bytesOf(pair.foreign))) {
+      host.nats.set(pair.foreign, ipOf(hello.hostId))
+      host.row.nats.add(pair.foreign)
+    }
+    return true
+  }
+
+  // ------------------------------------------------------------------------------------------------ initiator
+
+  /** DI-24. */
+  handleHelloAck(message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number, now: number): void {
+    const request = [...this.#state.requests].find(
+      (r) =>
+        r.message.control === Control.HELLO &&
+        samePair(r.pair, pair) &&
+        r.challenge !== undefined &&
+        message.response !== undefined &&
+        equalConstantTime(r.challenge, message.response),
+    )
+    if (request === undefined) {
+      this.#repeated(message, bytes, pair, port)
+      return
+    }
+    let { host } = request
+    const known = this.#state.components.keys.known(pair.foreign) ?? host.row.key
+    const secret = message.cookie === undefined ? undefined : secretOf(host.cookie, message.cookie)
+    const genuine =
+      message.publicKey !== undefined
+        ? (known === undefined || equal(known, message.publicKey)) &&
+          this.#messages.verifies(message.publicKey, message, bytes)
+        : known === undefined &&
+          this.#state.options.unsigned === 'allow' &&
+          secret !== undefined &&
+          this.#messages.macMatches(secret, message, bytes)
+    if (!genuine) {
+      this.#state.stats.unauthenticated++
+      return
+    }
+    this.#messages.drop(request)
+    this.#state.stats.exchanges++
+    host.ports.set(pair.foreign, port)
+    host.replay.accept(message.counter)
+    if ((message.options & Option.NF) !== 0) {
+      this.#state.say(host, 'forced', 'this host is behind a NAT that does not know IHMP')
+      return
+    }
+    if ((message.options & Option.ND) !== 0) {
+      // The association starts behind an unaware NAT: say so once, and leave it at that (DI-43, DI-45).
+      const body = { ...request.message, options: Option.NF, challenge: this.#state.random(16) }
+      this.#messages.request(host, pair, body, now, {
+        tries: HELLO_TRIES,
+        failed: () => this.#state.say(host, 'forced', 'behind a NAT'),
+      })
+      return
+    }
+    if (request.tries === 1) host.rtt = now - request.sentAt
+    host = this.#established(host, pair, { message, told: request.message.addresses ?? [], secret }, now)
+    this.#messages.acknowledge(host, message, pair, port, { response: message.challenge! })
+  }
+
+  /** Our third message was lost: the other end still asks. */
+  #repeated(message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number): void {
+    const host = this.#messages.authenticate(message, bytes)
+    if (host?.state !== 'peer' || message.challenge === undefined) return
+    if (host.replay.check(message.counter).kind === 'old') return
+    this.#messages.acknowledge(host, message, pair, port, { response: message.challenge })
+  }
+
+  // --------------------------------------------------------------------------------------------- both ends
+
+  #established(greeted: Host, pair: Pair, { message, told, secret }: Greeted, now: number): Host {
+    let host = greeted
+    const { publicKey } = message
+    const shared = publicKey === undefined || host.ownKey === undefined ? secret : undefined
+    // Both may greet, and repeat it: what else is being told goes on, unless the peer can read it no more.
+    const readable = host.secret === undefined ? shared === undefined : shared && equal(host.secret, shared)
+    this.#messages.cancel(host, (r) => !readable || r.message.control === Control.HELLO)
+    host.row.key = publicKey
+    host.secret = shared
+    for (const bytes of message.addresses ?? []) {
+      const ip = ipOf(bytes)
+      if (ip === pair.foreign) continue
+      this.#state.know(host, ip)
+      if (!host.row.active.has(ip)) host.row.unreachable.add(ip)
+    }
+    this.#state.say(host, 'peer', publicKey === undefined ? 'greeted without a key' : 'greeted, key pinned')
+    this.#paths.confirm(host, pair, now)
+    const other = publicKey === undefined ? undefined : this.#sameKey(host, publicKey)
+    if (other !== undefined) host = this.#merge(host, other, now)
+    this.#paths.probeCandidates(host, now)
+    // What has come since our half of the greeting was written.
+    const known = new Set(told.map(ipOf))
+    for (const ip of this.#advertised(pair))
+      if (!known.has(ip)) this.#movement.announce(host, this.#state.own.get(ip)!, now)
+    return host
+  }
+
+  #sameKey(host: Host, key: Uint8Array): Host | undefined {
+    for (const other of this.#state.hosts.values())
+      if (other !== host && other.state === 'peer' && other.row.key && equal(other.row.key, key)) return other
+    return undefined
+  }
+
+  /** Two rows are one host (the same key has answered for both): the older keeps its number. */
+  #merge(a: Host, b: Host, now: number): Host {
+    const [into, from] = a.row.hid < b.row.hid ? [a, b] : [b, a]
+    this.#state.components.tables.merge(from.row.hid, into.row.hid)
+    for (const [key, value] of from.confirmed) into.confirmed.set(key, value)
+    for (const ip of from.known) this.#state.know(into, ip)
+    for (const [ip, port] of from.ports) into.ports.set(ip, port)
+    into.replay.accept(from.replay.highest)
+    this.#state.forget(from)
+    this.#paths.choose(into, 'merge', now)
+    return into
+  }
+
+  // ---------------------------------------------------------------------------------------------------- keys
+
+  /** A new private key for all hosts (`godwit dime key set`): told under the old one (DI-40). */
+  rekey(now: number): void {
+    for (const host of this.#state.hosts.values()) {
+      const next = this.#state.components.keys.own(host.bound.local)
+      if (host.state !== 'peer' || host.ownKey === undefined || next === undefined) continue
+      if (equal(next.publicKey, host.ownKey.publicKey)) continue
+      const pair = this.#paths.any(host)
+      if (pair === undefined) continue
+      const challenge = this.#state.random(16)
+      const body = { control: Control.HELLO, newKey: next.publicKey, challenge, cookie: host.cookie }
+      this.#messages.request(host, pair, body, now, {
+        acknowledged: () => {
+          host.ownKey = next
+        },
+      })
+    }
+  }
+
+  #handleRekey(host: Host, message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number): void {
+    const fixed = this.#state.components.keys.known(pair.foreign)
+    const allowed = fixed === undefined || equal(fixed, message.newKey!)
+    if (!allowed || !this.#messages.verifies(host.row.key!, message, bytes)) {
+      this.#state.stats.unauthenticated++
+      return
+    }
+    if (!this.#messages.fresh(host, message, pair, port)) return
+    host.row.key = message.newKey
+    this.#messages.acknowledge(host, message, pair, port, {})
+  }
+
+  // --------------------------------------------------------------------------------------------------- limits
+
+  #allowed(now: number): boolean {
+    this.#tokens = Math.min(HELLO_RATE, this.#tokens + ((now - this.#tokensAt) * HELLO_RATE) / 1000)
+    this.#tokensAt = now
+    if (this.#tokens < 1) return false
+    this.#tokens--
+    return true
+  }
+
+  nextTimeout(): number {
+    let next = Number.POSITIVE_INFINITY
+    for (const { nextAt } of this.#halfOpen.values()) next = Math.min(next, nextAt)
+    return next
+  }
+
+  handleTimeout(now: number): void {
+    for (const [key, half] of this.#halfOpen) {
+      if (half.nextAt > now) continue
+      if (half.tries >= HELLO_TRIES) this.#halfOpen.delete(key)
+      else {
+        half.nextAt = now + FIRST_INTERVAL_MS * 2 ** half.tries++
+        this.#messages.send(half.answer, half.pair, half.port)
+      }
+    }
+  }
+}
+
+function names(message: IhmpMessage, address: Uint8Array): boolean {
+  return message.addresses?.some((a) => equal(a, address)) ?? false
+}
+
+/** The secret of two cookies, the same whoever greeted first. */
+function secretOf(a: Uint8Array, b: Uint8Array): Uint8Array {
+  return compare(a, b) < 0 ? concat(a, b) : concat(b, a)
+}

@@ -1,0 +1,252 @@
+/**
+ * News about addresses (paper § III-C, III-D): what this host tells when its own come and go (DI-28, DI-31…37), and what it
+ * makes of a peer's.
+ */
+import { equalConstantTime } from '../../core/bytes.ts'
+import { classify, type LocalAddress, type Reachability } from '../policy.ts'
+import { bytesOf, familyOf, type Ip, ipOf, type Pair, pairKey } from '../tables.ts'
+import { Control, type IhmpMessage, Option } from '../wire.ts'
+import type { Host } from './host.ts'
+import { type Messages, PROBE_TRIES, TRIES } from './messages.ts'
+import type { Paths } from './paths.ts'
+import { type IhmpState, padded } from './state.ts'
+
+export class Movement {
+  readonly #state: IhmpState
+  readonly #messages: Messages
+  readonly #paths: Paths
+
+  constructor(state: IhmpState, messages: Messages, paths: Paths) {
+    this.#state = state
+    this.#messages = messages
+    this.#paths = paths
+  }
+
+  // ---------------------------------------------------------------------------------------------------- own
+
+  /** Own addresses came and went; tells one peer. */
+  moved(host: Host, lost: readonly Ip[], gained: readonly LocalAddress[], now: number): void {
+    for (const ip of lost) {
+      if (ip === host.pinned) host.pinned = undefined
+      this.#paths.lose(host, (pair) => pair.local === ip, now)
+      host.lost.add(ip)
+    }
+    for (const { ip } of gained) host.lost.delete(ip)
+    this.#paths.choose(host, lost.length > 0 ? 'address lost' : 'address gained', now)
+    if (gained.length > 0) for (const local of gained) this.announce(host, local, now)
+    else if (host.detachedAt === undefined) this.#announceLoss(host, now)
+    else for (const local of this.#state.own.values()) this.announce(host, local, now)
+  }
+
+  /** ADDR_UP, or HANDOFF when addresses were lost, from the new address to where the peer is or may be. */
+  announce(host: Host, local: LocalAddress, now: number): void {
+    const detached = host.detachedAt !== undefined
+    const targets = new Map<Ip, Reachability>()
+    // While no pair works every address counts, Active or not: the peer may have moved as well (D3).
+    for (const ip of detached ? [...host.row.active, ...host.row.unreachable] : host.row.active)
+      targets.set(ip, classify(local, ip))
+    const reachable = [...targets].filter(
+      ([ip, r]) => r !== 'unreachable' || (detached && familyOf(ip) === familyOf(local.ip)),
+    )
+    if (reachable.length === 0) this.#announceUnreachable(host, local, now)
+    for (const [foreign, reachability] of reachable)
+      this.#announceOn(host, { local: local.ip, foreign }, reachability, now)
+  }
+
+  #announceOn(host: Host, pair: Pair, reachability: Reachability, now: number): void {
+    const detached = host.detachedAt !== undefined
+    const { local, foreign } = pair
+    const preferred = detached || this.#state.components.preferredLocal(foreign) === local
+    this.#paths.accept(host, pair)
+    if (preferred) host.announced = local
+    const lost = [...host.lost]
+    const body = {
+      control: lost.length > 0 ? Control.HANDOFF : Control.ADDR_UP,
+      options: (preferred ? Option.PF : 0) | oldUnreachable(host, lost),
+      newAddress: bytesOf(local),
+      ...(lost.length > 0 ? { lostAddresses: lost.map(bytesOf) } : {}),
+      challenge: this.#state.random(16),
+    }
+    this.#messages.request(host, pair, body, now, {
+      tries: detached ? Number.POSITIVE_INFINITY : reachability === 'potential' ? PROBE_TRIES : TRIES,
+      acknowledged: (ack) => {
+        for (const ip of lost) host.lost.delete(ip)
+        for (const ip of lost) host.row.local.delete(ip)
+        if ((ack.options & Option.ND) !== 0)
+          this.#state.say(host, 'peer', `${local} is behind a NAT that does not know IHMP`)
+      },
+      failed: (at) => {
+        this.#paths.failed(host, pair, at)
+        const own = this.#state.own.get(local)
+        if (own !== undefined && ![...host.confirmed.values()].some((c) => c.pair.local === local))
+          this.#announceUnreachable(host, own, at)
+      },
+    })
+  }
+
+  /** The peer cannot be reached from the new address; told through any pair that works (D4). */
+  #announceUnreachable(host: Host, local: LocalAddress, now: number): void {
+    const pair = this.#paths.any(host)
+    if (pair === undefined) return
+    const lost = [...host.lost]
+    const body = {
+      control: lost.length > 0 ? Control.HANDOFF_UNREACHABLE : Control.ADDR_UP_UNREACHABLE,
+      options: oldUnreachable(host, lost),
+      newAddress: bytesOf(local.ip),
+      ...(lost.length > 0 ? { lostAddresses: lost.map(bytesOf) } : {}),
+    }
+    this.#messages.request(host, pair, body, now, {
+      acknowledged: () => {
+        for (const ip of lost) host.lost.delete(ip)
+      },
+    })
+  }
+
+  /** DI-33: the peer could use the lost address, or could not. */
+  #announceLoss(host: Host, now: number): void {
+    const pair = this.#paths.any(host)
+    if (pair === undefined) return
+    for (const ip of host.lost) {
+      const body = {
+        control: host.row.local.has(ip) ? Control.ADDR_DOWN : Control.ADDR_DOWN_UNREACHABLE,
+        options: Option.PF,
+        lostAddresses: [bytesOf(ip)],
+      }
+      this.#messages.request(host, pair, body, now, {
+        acknowledged: () => {
+          host.lost.delete(ip)
+          host.row.local.delete(ip)
+        },
+      })
+      host.announced = pair.local
+    }
+  }
+
+  // --------------------------------------------------------------------------------------------------- a peer's
+
+  /** DI-30, DI-34, DI-36. */
+  handleUpdate(host: Host, message: IhmpMessage, pair: Pair, port: number, now: number): void {
+    const { control } = message
+    const told = message.newAddress
+    let options = 0
+    let usable = true
+    let natPair: IhmpMessage['natPair']
+    switch (control) {
+      case Control.ADDR_UP:
+      case Control.HANDOFF: {
+        if (told === undefined) return
+        if (ipOf(told) !== pair.foreign) {
+          natPair = { nat: bytesOf(pair.foreign), host: padded(told, bytesOf(pair.foreign).length) }
+          usable = (message.options & Option.NS) !== 0
+          this.#behindNat(host, message, ipOf(told), pair.foreign, usable)
+          if (!usable) options |= Option.ND
+        }
+        if (usable) this.#newer(host, pair.foreign, message)
+        break
+      }
+      case Control.ADDR_UP_UNREACHABLE:
+      case Control.HANDOFF_UNREACHABLE: {
+        if (told === undefined) return
+        const ip = ipOf(told)
+        if (this.#newer(host, ip, message) && !host.row.active.has(ip)) {
+          host.row.unreachable.add(ip)
+          this.#paths.probeCandidates(host, now) // perhaps it can be reached from here after all
+        }
+        break
+      }
+    }
+    for (const bytes of message.lostAddresses ?? []) {
+      const ip = ipOf(bytes)
+      if (this.#newer(host, ip, message)) this.#foreignLost(host, ip, now)
+    }
+    let challenge: Uint8Array | undefined
+    if (usable) {
+      this.#paths.accept(host, pair)
+      if (!host.row.active.has(pair.foreign)) host.row.unreachable.add(pair.foreign)
+      if (!host.confirmed.has(pairKey(pair))) {
+        challenge = host.challenges.get(pair.foreign) ?? this.#state.random(16)
+        host.challenges.set(pair.foreign, challenge)
+        this.#paths.proveLater(host, pair, now)
+      }
+      if ((message.options & Option.PF) !== 0) host.preferred = pair.foreign
+    }
+    this.#paths.choose(host, controlName(control), now)
+    this.#messages.acknowledge(host, message, pair, port, {
+      options,
+      ...(message.challenge === undefined ? {} : { response: message.challenge }),
+      ...(challenge === undefined ? {} : { challenge }),
+      ...(natPair === undefined ? {} : { natPair }),
+    })
+  }
+
+  /** Whether no later message has said anything about this address of the host's. */
+  #newer(host: Host, ip: Ip, message: IhmpMessage): boolean {
+    if ((host.addressCounters.get(ip) ?? 0) > message.counter) return false
+    host.addressCounters.set(ip, message.counter)
+    this.#state.know(host, ip)
+    return true
+  }
+
+  /** DI-41: its address is seen as the NAT's; DI-44: a flow cannot migrate into a NAT that does not know IHMP. */
+  #behindNat(host: Host, message: IhmpMessage, inside: Ip, nat: Ip, aware: boolean): void {
+    if (!aware) {
+      if (this.#newer(host, inside, message)) host.row.unreachable.add(inside)
+      return
+    }
+    host.nats.set(nat, inside)
+    host.row.nats.add(nat)
+    this.#state.know(host, inside) // it names itself by it
+  }
+
+  #foreignLost(host: Host, ip: Ip, now: number): void {
+    host.row.active.delete(ip)
+    host.row.unreachable.delete(ip)
+    host.challenges.delete(ip)
+    if (host.preferred === ip) host.preferred = undefined
+    this.#paths.lose(host, (pair) => pair.foreign === ip, now)
+    this.#messages.cancel(host, (request) => request.pair.foreign === ip)
+  }
+
+  handleAck(host: Host, message: IhmpMessage, pair: Pair, now: number): void {
+    const expected = host.challenges.get(pair.foreign)
+    if (
+      message.response !== undefined &&
+      expected !== undefined &&
+      equalConstantTime(message.response, expected)
+    ) {
+      host.challenges.delete(pair.foreign)
+      this.#paths.confirm(host, pair, now)
+    }
+    const request = this.#messages.acknowledgedBy(host, message, pair)
+    if (request !== undefined) {
+      this.#messages.drop(request)
+      this.#state.stats.exchanges++
+      if (request.tries === 1) {
+        const sample = now - request.sentAt
+        host.rtt = host.rtt === undefined ? sample : (7 * host.rtt + sample) / 8
+      }
+      const proven =
+        request.challenge !== undefined &&
+        message.response !== undefined &&
+        equalConstantTime(request.challenge, message.response) &&
+        request.pair.foreign === pair.foreign
+      request.acknowledged(message, now)
+      if ((proven && (message.options & Option.ND) === 0) || host.confirmed.has(pairKey(pair)))
+        this.#paths.confirm(host, pair, now)
+    }
+    if (message.challenge !== undefined)
+      this.#messages.acknowledge(host, message, pair, host.ports.get(pair.foreign) ?? 0, {
+        response: message.challenge,
+      })
+  }
+}
+
+/** OU: none of the lost addresses had been usable by the peer (DI-37, D5). */
+function oldUnreachable(host: Host, lost: readonly Ip[]): number {
+  return lost.length > 0 && lost.every((ip) => !host.row.local.has(ip)) ? Option.OU : 0
+}
+
+function controlName(control: Control): string {
+  const name = Object.entries(Control).find(([, value]) => value === control)?.[0] ?? ''
+  return name.toLowerCase().replaceAll('_', ' ')
+}

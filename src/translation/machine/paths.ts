@@ -1,0 +1,270 @@
+/**
+ * Pairs of addresses: which are accepted, which are confirmed, which one packets are sent on; probing (DI-26…28), silence
+ * (DI-16), detachment (D2).
+ *
+ * A pair is *accepted* (packets from there are this host's) as soon as an authenticated message came on it or is being
+ * sent on it, and *confirmed* (packets are sent there) only when the foreign host answered a challenge that was sent to it
+ * there. So inbound translation is in place at both ends before either sends, and no host can direct traffic to an
+ * address at which it does not receive.
+ */
+import { type Candidate, choosePair, classify, type LocalAddress } from '../policy.ts'
+import { bytesOf, familyOf, type Ip, type Pair, pairKey, type SocketRow, samePair } from '../tables.ts'
+import { Control, Option } from '../wire.ts'
+import type { Host } from './host.ts'
+import { type Body, type Messages, PROBE_TRIES, TRIES } from './messages.ts'
+import type { IhmpState } from './state.ts'
+
+/** Packets under way when an address was lost may still arrive on the pair. */
+const GRACE_MS = 10_000
+/** A pair that did not answer is probed again after this, doubled each time: networks are mended. */
+const RETRY_MS = 5_000
+const RETRY_MOST_MS = 300_000
+
+export class Paths {
+  readonly #state: IhmpState
+  readonly #messages: Messages
+  readonly #announce: (host: Host, local: LocalAddress, now: number) => void
+  readonly #expiring: { readonly at: number; readonly host: Host; readonly pair: Pair }[] = []
+
+  /** `announce` tells a host that has no other way about an own address (movement.ts). */
+  constructor(
+    state: IhmpState,
+    messages: Messages,
+    announce: (host: Host, local: LocalAddress, now: number) => void,
+  ) {
+    this.#state = state
+    this.#messages = messages
+    this.#announce = announce
+  }
+
+  // --------------------------------------------------------------------------------------- accepted, confirmed
+
+  accept(host: Host, pair: Pair): void {
+    const key = pairKey(pair)
+    if (host.row.accepted.has(key)) return
+    host.row.accepted.set(key, pair)
+    this.#state.know(host, pair.foreign)
+    // The same pair taken over from another host: its flows there cannot be told apart any more (P2).
+    for (const other of this.#state.byAddress(pair.foreign))
+      if (other !== host && !other.confirmed.has(key)) other.row.accepted.delete(key)
+    this.#state.changed()
+  }
+
+  /** The foreign host has shown that it receives on this pair (DI-24, DI-27). */
+  confirm(host: Host, pair: Pair, now: number): void {
+    this.accept(host, pair)
+    host.row.active.add(pair.foreign)
+    host.row.unreachable.delete(pair.foreign)
+    host.row.local.add(pair.local)
+    host.confirmed.set(pairKey(pair), { pair, at: now })
+    this.#messages.cancel(host, (request) => request.deferred && samePair(request.pair, pair))
+    this.choose(host, 'confirmed', now)
+  }
+
+  failed(host: Host, pair: Pair, now: number): void {
+    const key = pairKey(pair)
+    const confirmed = host.confirmed.delete(key)
+    if (!inUse(host, pair)) this.#expiring.push({ at: now + GRACE_MS, host, pair })
+    host.silent.set(key, pair)
+    host.retry ??= { at: now + RETRY_MS, wait: RETRY_MS }
+    if (!confirmed) return
+    if (![...host.confirmed.values()].some((c) => c.pair.foreign === pair.foreign)) {
+      host.row.active.delete(pair.foreign)
+      host.row.unreachable.add(pair.foreign)
+    }
+    this.choose(host, 'silent path', now)
+    if (host.detachedAt !== undefined)
+      for (const local of this.#state.own.values()) this.#announce(host, local, now)
+  }
+
+  /** One of the pair's addresses is lost: nothing is sent on it, and soon nothing accepted. */
+  lose(host: Host, lost: (pair: Pair) => boolean, now: number): void {
+    for (const [key, { pair }] of host.confirmed) if (lost(pair)) host.confirmed.delete(key)
+    for (const pair of host.row.accepted.values())
+      if (lost(pair)) this.#expiring.push({ at: now + GRACE_MS, host, pair })
+  }
+
+  // -------------------------------------------------------------------------------------------------- probing
+
+  /** DI-26: over the matching network only; those that are surely reachable as well, or they would never be Active (D1). */
+  probeCandidates(host: Host, now: number): void {
+    for (const foreign of host.row.unreachable)
+      for (const local of this.#state.own.values())
+        if (classify(local, foreign) !== 'unreachable') this.probe(host, { local: local.ip, foreign }, now)
+  }
+
+  probe(
+    host: Host,
+    pair: Pair,
+    now: number,
+    options = 0,
+    body: Body = { control: Control.PATH_PROBE },
+  ): void {
+    this.accept(host, pair)
+    this.#messages.request(host, pair, { ...body, options, challenge: this.#state.random(16) }, now, {
+      tries: options === 0 ? PROBE_TRIES : TRIES,
+      failed: (at) => this.failed(host, pair, at),
+    })
+  }
+
+  /** Should our challenge or its response be lost: probe, unless the pair has been confirmed by then. */
+  proveLater(host: Host, pair: Pair, now: number): void {
+    if (this.#messages.asks(host, pair, Control.PATH_PROBE)) return
+    const body = { control: Control.PATH_PROBE, challenge: this.#state.random(16) }
+    this.#messages.request(host, pair, body, now, {
+      deferred: true,
+      failed: (at) => this.failed(host, pair, at),
+    })
+  }
+
+  /** TCP repeats itself, or something else says that a path is silent: ask on every pair (DI-16). */
+  suspect(host: Host, now: number): void {
+    if (host.state !== 'peer' || this.#messages.pending(host)) return
+    for (const { pair } of host.confirmed.values()) {
+      if (!this.#state.own.has(pair.local)) continue
+      this.#messages.request(host, pair, { control: Control.PATH_PROBE }, now, {
+        tries: PROBE_TRIES + 1,
+        failed: (at) => this.failed(host, pair, at),
+      })
+    }
+  }
+
+  /** Probes the pairs that have not answered; while there are any, the next time comes later each time. */
+  #retry(host: Host, waited: number, now: number): void {
+    host.retry = undefined
+    if (host.state !== 'peer') return
+    const wait = Math.min(Math.max(RETRY_MS, 2 * waited), RETRY_MOST_MS)
+    for (const [key, pair] of host.silent) {
+      const { local, foreign } = pair
+      const wanted = host.row.active.has(foreign) || host.row.unreachable.has(foreign)
+      if (!wanted || !this.#state.own.has(local) || host.confirmed.has(key)) {
+        host.silent.delete(key)
+        continue
+      }
+      host.retry = { at: now + wait, wait }
+      if (this.#messages.asks(host, pair)) continue
+      // An address that it has never reached is told, not only tried: it may turn out to be behind a NAT (DI-43).
+      if (host.row.local.has(local)) this.probe(host, pair, now)
+      else this.probe(host, pair, now, 0, { control: Control.ADDR_UP, newAddress: bytesOf(local) })
+    }
+  }
+
+  /** A way out has appeared. */
+  hurry(now: number): void {
+    for (const host of this.#state.hosts.values())
+      if (host.retry !== undefined) host.retry = { at: now, wait: 0 }
+  }
+
+  // --------------------------------------------------------------------------------------------------- choice
+
+  /** A pair that works, the one in use if it does. */
+  any(host: Host): Pair | undefined {
+    const current = [host.row.current[4], host.row.current[6]].find((p) => p && this.#usable(host, p))
+    return current ?? this.#candidates(host)[0]?.pair
+  }
+
+  #candidates(host: Host): Candidate[] {
+    const out: Candidate[] = []
+    for (const { pair, at } of host.confirmed.values())
+      if (this.#state.own.has(pair.local) && host.row.active.has(pair.foreign))
+        out.push({ pair, confirmedAt: at })
+    return out
+  }
+
+  #usable(host: Host, pair: Pair): boolean {
+    return host.confirmed.has(pairKey(pair)) && this.#state.own.has(pair.local)
+  }
+
+  /** Settles which pair is sent on, and whether the host is detached (D2). */
+  choose(host: Host, cause: string, now: number): void {
+    const candidates = this.#candidates(host)
+    for (const family of [4, 6] as const) {
+      const current = host.row.current[family]
+      const choice = choosePair(
+        candidates.filter((c) => familyOf(c.pair.local) === family),
+        {
+          pinned: host.pinned,
+          foreign: host.preferred,
+          local: (foreign) => this.#state.components.preferredLocal(foreign),
+          current,
+        },
+      )
+      if (choice === undefined || samePair(choice.pair, current)) continue
+      host.row.current[family] = choice.pair
+      this.#state.changed()
+      this.#state.emit({
+        kind: 'handover',
+        hid: host.row.hid,
+        from: current,
+        to: choice.pair,
+        cause,
+        reason: choice.reason,
+      })
+      if (current !== undefined && choice.pair.local !== host.announced && cause !== 'address lost') {
+        host.announced = choice.pair.local
+        this.probe(host, choice.pair, now, Option.PF)
+      }
+    }
+    for (const [id, pair] of host.row.overrides)
+      if (!this.#usable(host, pair)) {
+        host.row.overrides.delete(id)
+        this.#state.changed()
+      }
+    const detached = candidates.length === 0
+    if (detached && host.detachedAt === undefined) {
+      host.detachedAt = now
+      host.detachedBy = cause === 'silent path' ? 'silence' : 'loss'
+      this.#state.say(host, 'peer', 'detached: no way to it')
+    } else if (!detached && host.detachedAt !== undefined) {
+      host.detachedAt = undefined
+      this.#messages.limit(host)
+      this.#state.say(host, 'peer', 'attached again')
+    }
+  }
+
+  /** Sends everything of a host, or one of its flows, from another own address. False: no confirmed pair has it. */
+  move(host: Host, local: Ip, flow: SocketRow | undefined, now: number): boolean {
+    const usable = this.#candidates(host).filter((c) => c.pair.local === local)
+    if (usable.length === 0) return false
+    if (flow !== undefined) {
+      const choice = choosePair(
+        usable.filter((c) => familyOf(c.pair.local) === familyOf(flow.local)),
+        {},
+      )
+      if (choice === undefined) return false
+      host.row.overrides.set(flow.id, choice.pair)
+      this.#state.changed()
+      return true
+    }
+    host.pinned = local
+    host.row.overrides.clear()
+    this.choose(host, 'command', now)
+    return true
+  }
+
+  // --------------------------------------------------------------------------------------------------- timers
+
+  nextTimeout(): number {
+    let next = Number.POSITIVE_INFINITY
+    for (const { at } of this.#expiring) next = Math.min(next, at)
+    for (const { retry } of this.#state.hosts.values())
+      if (retry !== undefined) next = Math.min(next, retry.at)
+    return next
+  }
+
+  handleTimeout(now: number): void {
+    for (let i = this.#expiring.length - 1; i >= 0; i--) {
+      const { at, host, pair } = this.#expiring[i]!
+      if (at > now) continue
+      this.#expiring.splice(i, 1)
+      if (host.confirmed.has(pairKey(pair)) || inUse(host, pair)) continue
+      if (host.row.accepted.delete(pairKey(pair))) this.#state.changed()
+    }
+    for (const host of this.#state.hosts.values())
+      if (host.retry !== undefined && host.retry.at <= now) this.#retry(host, host.retry.wait, now)
+  }
+}
+
+function inUse(host: Host, pair: Pair): boolean {
+  return samePair(host.row.current[4], pair) || samePair(host.row.current[6], pair)
+}

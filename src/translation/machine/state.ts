@@ -1,0 +1,232 @@
+/**
+ * What all procedures of IHMP share: the hosts with their indexes, the own addresses, what is being asked, and the outputs.
+ */
+import { concat } from '../../core/bytes.ts'
+import type { LocalAddress } from '../policy.ts'
+import { type HidRow, type Ip, type Pair, pairKey } from '../tables.ts'
+import { type Host, ReplayWindow, type Request } from './host.ts'
+import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type Output } from './types.ts'
+
+export class IhmpState {
+  readonly components: IhmpComponents
+  readonly options: IhmpOptions
+  readonly stats: IhmpStats = {
+    sent: 0,
+    received: 0,
+    malformed: 0,
+    unauthenticated: 0,
+    replayed: 0,
+    retransmitted: 0,
+    exchanges: 0,
+  }
+  /** By HID. */
+  readonly hosts = new Map<number, Host>()
+  /** Own addresses that can be used now. */
+  own: ReadonlyMap<Ip, LocalAddress> = new Map()
+  /** Every address this host ever had: a message addressed to one of them is for us. */
+  readonly mine = new Set<Ip>()
+  /** Pairs that flows were bound to before a restart, until the sockets have been read again: pair → HID. */
+  readonly restored = new Map<string, number>()
+  /** All messages that wait for their acknowledgement; each host has its own as well. */
+  readonly requests = new Set<Request>()
+  readonly #byAddress = new Map<Ip, Set<Host>>()
+  readonly #outputs: Output[] = []
+  #dirty = false
+  #counter = 0
+
+  constructor(components: IhmpComponents, options: Partial<IhmpOptions>) {
+    this.components = components
+    this.options = { ...DEFAULTS, ...options }
+  }
+
+  // -------------------------------------------------------------------------------------------------- outputs
+
+  /** The tables have changed: the kernel follows before anything else is carried out. */
+  changed(): void {
+    this.#dirty = true
+  }
+
+  emit(output: Output): void {
+    this.#outputs.push(output)
+  }
+
+  poll(): Output | undefined {
+    if (this.#dirty) {
+      this.#dirty = false
+      return { kind: 'apply' }
+    }
+    return this.#outputs.shift()
+  }
+
+  say(host: Host, state: Host['state'], reason: string): void {
+    host.state = state
+    this.emit({ kind: 'state', hid: host.row.hid, state, reason })
+  }
+
+  random(length: number): Uint8Array {
+    return this.components.random.fill(new Uint8Array(length))
+  }
+
+  /** Follows the wall clock in microseconds, and never goes back. */
+  nextCounter(): number {
+    this.#counter = Math.max(this.#counter + 1, Math.floor(this.components.wall() * 1000))
+    return this.#counter
+  }
+
+  // ---------------------------------------------------------------------------------------------------- hosts
+
+  newHost(bound: Pair, hid?: number, floor = 0): Host {
+    const host: Host = {
+      row: this.components.tables.addHost(hid),
+      state: 'greeting',
+      bound,
+      ownKey: this.components.keys.own(bound.local),
+      secret: undefined,
+      cookie: this.random(16),
+      sequence: new DataView(this.random(2).buffer).getUint16(0),
+      replay: new ReplayWindow(floor),
+      confirmed: new Map(),
+      known: new Set(),
+      ports: new Map(),
+      challenges: new Map(),
+      addressCounters: new Map(),
+      nats: new Map(),
+      lost: new Set(),
+      requests: new Set(),
+      announced: bound.local,
+      preferred: undefined,
+      pinned: undefined,
+      detachedAt: undefined,
+      detachedBy: 'loss',
+      rtt: undefined,
+      idleSince: undefined,
+      silent: new Map(),
+      retry: undefined,
+      helloAttempts: 0,
+    }
+    this.hosts.set(host.row.hid, host)
+    this.know(host, bound.foreign)
+    return host
+  }
+
+  /** The host names itself by `ip` from now on, or may. */
+  know(host: Host, ip: Ip): void {
+    host.known.add(ip)
+    let hosts = this.#byAddress.get(ip)
+    if (hosts === undefined) {
+      hosts = new Set()
+      this.#byAddress.set(ip, hosts)
+    }
+    hosts.add(host)
+  }
+
+  /** Hosts that were ever known by `ip`. */
+  byAddress(ip: Ip): Iterable<Host> {
+    return this.#byAddress.get(ip) ?? []
+  }
+
+  /** The host that is reachable at `ip` now (DI-9a); one that only was there is another host's matter (P3). */
+  byActive(ip: Ip): Host | undefined {
+    for (const host of this.byAddress(ip)) if (host.row.active.has(ip)) return host
+    return undefined
+  }
+
+  forget(host: Host): void {
+    this.hosts.delete(host.row.hid)
+    for (const ip of host.known) this.#byAddress.get(ip)?.delete(host)
+    for (const request of host.requests) this.requests.delete(request)
+    host.requests.clear()
+    this.components.tables.removeHost(host.row.hid)
+    this.changed()
+  }
+
+  /** The applications get an error. */
+  gone(host: Host, reason: string): void {
+    const sockets = [...this.components.tables.flows(host.row.hid)]
+    this.emit({ kind: 'gone', hid: host.row.hid, sockets, reason })
+    this.forget(host)
+  }
+
+  // ------------------------------------------------------------------------------------------------- restarts
+
+  /** Brings back what an earlier run knew about a peer. */
+  restore(saved: SavedHost): void {
+    const host = this.newHost(saved.bound, saved.hid, saved.floor)
+    host.state = 'peer'
+    host.row.key = saved.key
+    host.secret = saved.secret
+    host.preferred = saved.preferred
+    this.#counter = Math.max(this.#counter, saved.counter)
+    for (const ip of saved.known) this.know(host, ip)
+    for (const ip of saved.active) host.row.active.add(ip)
+    for (const ip of saved.unreachable) host.row.unreachable.add(ip)
+    for (const ip of saved.local) {
+      host.row.local.add(ip)
+      this.mine.add(ip)
+    }
+    for (const pair of saved.accepted) host.row.accepted.set(pairKey(pair), pair)
+    for (const pair of saved.confirmed) host.confirmed.set(pairKey(pair), { pair, at: 0 })
+    for (const pair of saved.current) host.row.current[pair.local.includes(':') ? 6 : 4] = pair
+    for (const ip of saved.lost) host.lost.add(ip)
+    for (const pair of saved.flows) this.restored.set(pairKey(pair), saved.hid)
+    this.changed()
+  }
+
+  save(): SavedHost[] {
+    return [...this.hosts.values()]
+      .filter((host) => host.state === 'peer')
+      .map((host) => ({
+        hid: host.row.hid,
+        bound: host.bound,
+        key: host.row.key,
+        secret: host.secret,
+        floor: host.replay.highest,
+        counter: this.#counter,
+        preferred: host.preferred,
+        known: [...host.known],
+        active: [...host.row.active],
+        unreachable: [...host.row.unreachable],
+        local: [...host.row.local],
+        accepted: [...host.row.accepted.values()],
+        confirmed: [...host.confirmed.values()].map((c) => c.pair),
+        current: [host.row.current[4], host.row.current[6]].filter((p) => p !== undefined),
+        lost: [...host.lost],
+        flows: this.#boundPairs(host),
+      }))
+  }
+
+  #boundPairs(host: Host): Pair[] {
+    const pairs = new Map<string, Pair>()
+    for (const { local, foreign } of this.components.tables.flows(host.row.hid))
+      pairs.set(pairKey({ local, foreign }), { local, foreign })
+    return [...pairs.values()]
+  }
+}
+
+/** What survives a restart of the daemon (`IhmpMachine.save`). */
+export interface SavedHost {
+  readonly hid: number
+  readonly bound: Pair
+  readonly key: HidRow['key']
+  readonly secret: Uint8Array | undefined
+  readonly floor: number
+  readonly counter: number
+  readonly preferred: Ip | undefined
+  readonly known: readonly Ip[]
+  readonly active: readonly Ip[]
+  readonly unreachable: readonly Ip[]
+  readonly local: readonly Ip[]
+  readonly accepted: readonly Pair[]
+  readonly confirmed: readonly Pair[]
+  readonly current: readonly Pair[]
+  readonly lost: readonly Ip[]
+  /** Pairs that its flows are bound to. */
+  readonly flows: readonly Pair[]
+}
+
+/** An address cut or filled to `length`, for the pair of a NAT between families, which there is none of today. */
+export function padded(bytes: Uint8Array, length: number): Uint8Array {
+  return bytes.length >= length
+    ? bytes.slice(0, length)
+    : concat(bytes, new Uint8Array(length - bytes.length))
+}
