@@ -17,7 +17,7 @@ import type { IhmpState } from './state.ts'
 /** Packets under way when an address was lost may still arrive on the pair. */
 const GRACE_MS = 10_000
 /** A pair that did not answer is probed again after this, doubled each time: networks are mended. */
-const RETRY_MS = 5_000
+const RETRY_MS = 15_000
 const RETRY_MOST_MS = 300_000
 
 export class Paths {
