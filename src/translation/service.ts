@@ -5,38 +5,24 @@
  * Order matters in one place: tables go to the kernel before any message that follows from them leaves, so that the other
  * end never answers on a pair that is not translated yet.
  */
-import { createSocket, type Socket } from 'node:dgram'
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { Parking, RawSender, readdressed, type Segment, SegmentWatch } from '../access/kick.ts'
-import { fromHex, toHex } from '../core/bytes.ts'
 import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { RealClock } from '../linux/clock.ts'
-import { inNamespace } from '../linux/netns.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
 import { StackTransKernel } from './kernel.ts'
 import { type FileKeyStore, nodeIhmpCrypto } from './keys.ts'
+import { IhmpLinks } from './links.ts'
 import { IhmpMachine } from './machine/machine.ts'
-import type { SavedHost } from './machine/state.ts'
 import type { IhmpOptions, Output } from './machine/types.ts'
 import { HostNetwork } from './network.ts'
+import { Outage } from './outage.ts'
+import { type SavedState, StateFile } from './saved.ts'
 import { type FoundFlow, findFlows } from './sockets.ts'
-import {
-  bytesOf,
-  compile,
-  familyOf,
-  type Ip,
-  identifiers,
-  ipOf,
-  isIdle,
-  type Pair,
-  samePair,
-  Tables,
-} from './tables.ts'
+import { compile, familyOf, type Ip, isIdle, type Pair, Tables } from './tables.ts'
 
 /** From the range for private use (RFC 6335 §6); the paper gives none. */
 export const IHMP_PORT = 55_404
@@ -49,10 +35,6 @@ const SCAN_MOST_MS = 10_000
 const SCAN_FRESH_MS = 100
 /** Below, the kernel gives no port to a socket by itself (net.ipv4.ip_local_port_range is 32768 or lower at its start). */
 const FIRST_EPHEMERAL = 1024
-/** What the other end gets to switch after it has heard from us. */
-const KICK_MS = 15
-/** What a kill may cost of the newest changes; a new run then compiles anew from the sockets. */
-const SAVE_MS = 20
 /** TCP has repeated itself this often: the path is in doubt. */
 const SUSPICIOUS_RETRANSMITS = 2
 
@@ -97,7 +79,9 @@ export class TranslationService {
   readonly #kernel: StackTransKernel
   readonly #sysctls: KernelSysctls
   readonly #network: HostNetwork
-  readonly #links = new Map<Ip, { socket: Socket; ready: boolean; waiting: (() => void)[] }>()
+  readonly #links: IhmpLinks
+  readonly #outage: Outage
+  readonly #state: StateFile
   readonly #found = new Map<string, FoundFlow>()
   readonly #stop = new AbortController()
   #own = new Set<Ip>()
@@ -108,10 +92,6 @@ export class TranslationService {
   #pumping: NodeJS.Immediate | undefined
   #scannedAt = Number.NEGATIVE_INFINITY
   #scanCost = 0
-  #raw: RawSender | undefined
-  #parking: Parking | undefined
-  #watch: SegmentWatch | undefined
-  #saveTimer: NodeJS.Timeout | undefined
   #running = false
 
   constructor(options: TranslationOptions, init: TranslationInit) {
@@ -125,9 +105,27 @@ export class TranslationService {
       watch: options.watchUdp,
       ...(init.netns === undefined ? {} : { netns: init.netns }),
     })
-    const saved = this.#readState()
-    this.#sysctls = new KernelSysctls(init.netns, saved?.sysctls ?? [])
+    this.#sysctls = new KernelSysctls(init.netns, this.#readState()?.sysctls ?? [])
     this.#network = new HostNetwork(this.#rtnl, this.#sysctls, options)
+    this.#outage = new Outage(this.tables, this.#network, this.#rtnl, {
+      device: `gwpark-${options.instance}`.slice(0, 15),
+      netns: init.netns,
+      warn: (text) => init.recorder.log('warn', text),
+    })
+    this.#links = new IhmpLinks({
+      port: options.port,
+      netns: init.netns,
+      message: (bytes, pair, port) => {
+        this.machine.handleMessage(bytes, pair, port, this.#clock.now())
+        this.#pumpSoon()
+      },
+      log: (text) => init.recorder.log('debug', text),
+    })
+    this.#state = new StateFile(options.stateFile, () => ({
+      hosts: this.machine.save(),
+      identifiers: [...this.#network.identifiers],
+      sysctls: [...this.#sysctls.saved],
+    }))
     this.machine = new IhmpMachine(
       {
         tables: this.tables,
@@ -158,7 +156,7 @@ export class TranslationService {
     const addresses = this.#network.addresses()
     this.#own = new Set(addresses.map((a) => a.ip))
     // Sockets before addresses: a restored host must have its flows when it hears what was lost meanwhile.
-    for (const { ip } of addresses) this.#openLink(ip)
+    this.#links.set(this.#own)
     this.#scan(
       now,
       addresses.map((a) => a.ip),
@@ -174,16 +172,13 @@ export class TranslationService {
     this.#stop.abort()
     clearTimeout(this.#timer)
     clearTimeout(this.#scanTimer)
-    clearTimeout(this.#saveTimer)
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)
-    for (const { socket } of this.#links.values()) socket.close()
-    this.#links.clear()
-    this.#raw?.close()
-    this.#watch?.close()
-    if (keep) this.#save()
+    this.#links.close()
+    this.#outage.stop()
+    if (keep) this.#state.save()
     else this.cleanUp()
-    this.#parking?.close()
+    this.#outage.close()
     this.#kernel.close()
     this.#sockets.close()
     this.#rtnl.close()
@@ -193,14 +188,9 @@ export class TranslationService {
   cleanUp(): void {
     const saved = this.#readState()
     this.#kernel.cleanUp()
-    this.#network.park(undefined)
+    this.#outage.cleanUp()
     this.#network.cleanUp([...this.#network.identifiers, ...(saved?.identifiers ?? [])])
-    this.#rtnl.deleteLink(this.#parkingName)
-    rmSync(this.#options.stateFile, { force: true })
-  }
-
-  get #parkingName(): string {
-    return `gwpark-${this.#options.instance}`.slice(0, 15)
+    this.#state.remove()
   }
 
   /** Figures for display and metrics. */
@@ -263,45 +253,12 @@ export class TranslationService {
     if (lost || gained) this.#scan(now, [...this.#own, ...own]) // applied below, with what follows from it
     this.#own = own
     this.#devices = new Map(addresses.map((a) => [a.ip, a.device]))
-    this.#identify()
+    this.#outage.identify(this.#own)
     const changed = this.#network.route(addresses, !isIdle(compile(this.tables)))
-    for (const [ip, { socket }] of this.#links)
-      if (!own.has(ip)) {
-        socket.close()
-        this.#links.delete(ip)
-      }
-    for (const ip of own) this.#openLink(ip)
+    this.#links.set(own)
     this.machine.handleLocal(addresses, now)
     if (changed) this.machine.handleRoutes(now)
     this.#pump()
-  }
-
-  #openLink(ip: Ip): void {
-    if (this.#links.has(ip)) return
-    const socket = inNamespace(this.#init.netns, () =>
-      createSocket({ type: familyOf(ip) === 4 ? 'udp4' : 'udp6', reuseAddr: false }),
-    )
-    const link = { socket, ready: false, waiting: [] as (() => void)[] }
-    this.#links.set(ip, link)
-    socket.on('error', (error) => {
-      if (this.#links.get(ip) !== link) return
-      this.#init.recorder.log('debug', `IHMP at ${ip}: ${error.message}`)
-      if (link.ready) return
-      this.#links.delete(ip)
-      socket.close()
-      // An address that cannot be bound yet comes again with its next event, or here.
-      setTimeout(() => this.#running && this.#own.has(ip) && this.#openLink(ip), 200).unref()
-    })
-    socket.on('message', (bytes, from) => {
-      if (!this.#running) return
-      const pair = { local: ip, foreign: from.address.replace(/%.*/, '') }
-      this.machine.handleMessage(Uint8Array.from(bytes), pair, from.port, this.#clock.now())
-      this.#pumpSoon()
-    })
-    socket.bind({ port: this.#options.port, address: ip, exclusive: true }, () => {
-      link.ready = true
-      for (const send of link.waiting.splice(0)) send()
-    })
   }
 
   // ------------------------------------------------------------------------------------------------- sockets
@@ -369,15 +326,13 @@ export class TranslationService {
         doubtful.add(hid)
         if (flow.retransmits >= SUSPICIOUS_RETRANSMITS) this.machine.handleSuspicion(hid, this.#clock.now())
       }
-    if (doubtful.size === 0 && this.#watch === undefined) return
-    this.#watch ??= new SegmentWatch(this.#init.netns)
     const addresses = new Set<Ip>()
     for (const hid of doubtful) {
       const row = this.tables.hosts.get(hid)
       for (const family of [4, 6] as const)
         if (row?.current[family]) addresses.add(row.current[family].foreign)
     }
-    this.#watch.watch([...addresses].map(bytesOf))
+    this.#outage.watch(addresses)
   }
 
   // ------------------------------------------------------------------------------------------------- outputs
@@ -412,16 +367,16 @@ export class TranslationService {
         this.#apply()
         return
       case 'send':
-        this.#transmit(out.bytes, out.pair, out.port)
+        this.#links.send(out.bytes, out.pair, out.port)
         return
       case 'state':
         recorder.log('debug', `host ${out.hid}: ${out.state}, ${out.reason}`)
-        this.#identify()
-        this.#saveSoon()
+        this.#outage.identify(this.#own)
+        this.#state.saveSoon()
         return
       case 'handover':
-        this.#saveSoon()
-        this.#kick(out.hid)
+        this.#state.saveSoon()
+        this.#outage.kick(out.hid, this.machine.host(out.hid)?.rtt)
         if (out.from !== undefined && this.#concernsFlows(out.hid, out.to)) this.#record(out)
         return
       case 'gone':
@@ -431,7 +386,7 @@ export class TranslationService {
           if (socket !== undefined) this.#sockets.destroy(socket)
           this.#found.delete(row.id)
         }
-        this.#saveSoon()
+        this.#state.saveSoon()
         return
     }
   }
@@ -473,7 +428,7 @@ export class TranslationService {
     // A connection that is younger than the last look belongs in the maps as well.
     if (!idle && now - this.#scannedAt > SCAN_FRESH_MS && this.#scan(now)) compiled = compile(this.tables)
     this.#kernel.apply(compiled)
-    this.#identify()
+    this.#outage.identify(this.#own)
     this.#network.route(
       [...this.#devices].map(([ip, device]) => ({ ip, device, prefixLength: 0 })),
       !idle,
@@ -483,149 +438,15 @@ export class TranslationService {
       for (const flow of compiled[family].out_flow.values())
         if (flow.localPort >= FIRST_EPHEMERAL) ports.add(flow.localPort)
     this.#network.reserve(ports)
-    this.#saveSoon()
-  }
-
-  #transmit(bytes: Uint8Array, pair: Pair, port: number): void {
-    const link = this.#links.get(pair.local)
-    if (link === undefined) return
-    const to = port === 0 ? this.#options.port : port
-    const send = (): void => {
-      link.socket.send(bytes, to, pair.foreign, (error) => {
-        if (error) this.#init.recorder.log('debug', `IHMP to ${pair.foreign}: ${error.message}`)
-      })
-    }
-    if (link.ready) send()
-    else link.waiting.push(send)
-  }
-
-  // --------------------------------------------------------------------------------------------------- outage
-
-  /**
-   * Keeps the identifiers of all flows, and behind them a device that takes their packets when no route does: an
-   * application that sends during an outage hears of no error, and TCP's newest segments are at hand afterwards.
-   */
-  #identify(): void {
-    this.#network.identify(identifiers(this.tables), this.#own)
-    const wanted = this.#network.identifiers.size > 0
-    if (wanted && this.#parking === undefined) {
-      try {
-        this.#parking = new Parking(this.#parkingName, this.#rtnl, this.#init.netns)
-      } catch (error) {
-        this.#init.recorder.log('warn', `no parking: ${(error as Error).message}`)
-      }
-    } else if (!wanted && this.#parking !== undefined) {
-      this.#network.hold(new Set())
-      this.#network.park(undefined)
-      this.#parking.close()
-      this.#parking = undefined
-    }
-    if (this.#parking === undefined) return
-    const { identifiers: bound } = this.#network
-    this.#network.park(this.#parkingName, new Set([...bound, ...this.#wires()]))
-    this.#network.hold(this.#unrouted())
-  }
-
-  /** Own addresses that packets of moved flows carry, or did last. */
-  *#wires(): Iterable<Ip> {
-    for (const { accepted, current } of this.tables.hosts.values()) {
-      if (accepted.size === 0) continue
-      if (current[4] !== undefined) yield current[4].local
-      if (current[6] !== undefined) yield current[6].local
-    }
-  }
-
-  /** Lost addresses, bound or on the wire, of which some flow has no pair to go on yet. */
-  #unrouted(): Set<Ip> {
-    const waiting = new Set<Ip>()
-    for (const ip of this.#wires()) if (!this.#own.has(ip)) waiting.add(ip)
-    const out = new Set<Ip>()
-    for (const ip of this.#network.identifiers) if (!this.#own.has(ip)) out.add(ip)
-    if (out.size === 0) return waiting
-    for (const flow of this.tables.sockets.values()) {
-      if (!out.has(flow.local) || waiting.has(flow.local)) continue
-      const current = this.tables.hosts.get(flow.hid)?.current[familyOf(flow.local)]
-      if (current === undefined || !this.#own.has(current.local)) waiting.add(flow.local)
-    }
-    return waiting
-  }
-
-  /**
-   * Sends the kept segments of a host's flows over the pair that works now; twice, because the host at the other end may
-   * not have switched when the first arrives, and its answer then goes astray. A segment too many does no harm.
-   */
-  #kick(hid: number): void {
-    if (this.#parking === undefined && this.#watch === undefined) return
-    const row = this.tables.hosts.get(hid)
-    const flows = new Map<string, Pair>()
-    for (const flow of this.tables.flows(hid))
-      if (flow.protocol === 6) flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
-    const wanted = (s: Segment): boolean => flows.has(`${s.sourcePort} ${s.destinationPort}`)
-    const segments: Segment[] = []
-    for (const segment of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
-      const pair = row?.current[segment.source.length === 4 ? 4 : 6]
-      if (pair === undefined) continue
-      const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
-      // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
-      if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
-        segments.push(segment)
-      else if (!samePair(from, pair))
-        segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
-    }
-    if (segments.length === 0) return
-    const rtt = this.machine.host(hid)?.rtt ?? 100
-    for (const delay of [KICK_MS, 2 * KICK_MS + rtt])
-      setTimeout(() => {
-        if (!this.#running) return
-        this.#raw ??= new RawSender(this.#init.netns)
-        for (const segment of segments) this.#raw.send(segment)
-      }, delay).unref()
-  }
-
-  // ---------------------------------------------------------------------------------------------------- state
-
-  #saveSoon(): void {
-    this.#saveTimer ??= setTimeout(() => {
-      this.#saveTimer = undefined
-      this.#save()
-    }, SAVE_MS)
-  }
-
-  #save(): void {
-    const state: SavedState = {
-      hosts: this.machine.save(),
-      identifiers: [...this.#network.identifiers],
-      sysctls: [...this.#sysctls.saved],
-    }
-    const temporary = `${this.#options.stateFile}.new`
-    writeFileSync(temporary, `${JSON.stringify(state, toJson)}\n`, { mode: 0o600 })
-    renameSync(temporary, this.#options.stateFile)
+    this.#state.saveSoon()
   }
 
   #readState(): SavedState | undefined {
-    if (!existsSync(this.#options.stateFile)) return undefined
     try {
-      return JSON.parse(readFileSync(this.#options.stateFile, 'utf8'), fromJson) as SavedState
+      return StateFile.read(this.#options.stateFile)
     } catch {
       this.#init.recorder.log('warn', `${this.#options.stateFile} is damaged; starting without it`)
       return undefined
     }
   }
-}
-
-interface SavedState {
-  readonly hosts: readonly SavedHost[]
-  readonly identifiers: readonly Ip[]
-  readonly sysctls: readonly (readonly [string, string])[]
-}
-
-function toJson(_: string, value: unknown): unknown {
-  return value instanceof Uint8Array ? { hex: toHex(value) } : value
-}
-
-function fromJson(_: string, value: unknown): unknown {
-  const hex = (value as { hex?: unknown } | null)?.hex
-  if (typeof hex !== 'string') return value
-  const bytes = fromHex(hex)
-  return bytes.ok ? bytes.value : value
 }

@@ -1,0 +1,83 @@
+/** The UDP sockets of IHMP, one for each own address: what arrives says by its socket at which address. */
+import { createSocket, type Socket } from 'node:dgram'
+import { inNamespace } from '../linux/netns.ts'
+import { familyOf, type Ip, type Pair } from './tables.ts'
+
+/** An address that cannot be bound yet is tried again after this. */
+const BIND_AGAIN_MS = 200
+
+interface Link {
+  readonly socket: Socket
+  ready: boolean
+  /** What to send when it is. */
+  readonly waiting: (() => void)[]
+}
+
+export interface LinksInit {
+  readonly port: number
+  readonly netns: string | undefined
+  /** Called after a datagram has arrived; the bytes are the callee's. */
+  readonly message: (bytes: Uint8Array, pair: Pair, port: number) => void
+  readonly log: (text: string) => void
+}
+
+export class IhmpLinks {
+  readonly #init: LinksInit
+  readonly #links = new Map<Ip, Link>()
+
+  constructor(init: LinksInit) {
+    this.#init = init
+  }
+
+  /** Opens sockets for these addresses and closes all others. */
+  set(own: ReadonlySet<Ip>): void {
+    for (const [ip, { socket }] of this.#links) {
+      if (own.has(ip)) continue
+      this.#links.delete(ip)
+      socket.close()
+    }
+    for (const ip of own) if (!this.#links.has(ip)) this.#open(ip)
+  }
+
+  close(): void {
+    this.set(new Set())
+  }
+
+  /** Nothing is sent from an address that is not there. */
+  send(bytes: Uint8Array, pair: Pair, port: number): void {
+    const link = this.#links.get(pair.local)
+    if (link === undefined) return
+    const send = (): void =>
+      link.socket.send(bytes, port === 0 ? this.#init.port : port, pair.foreign, (error) => {
+        if (error) this.#init.log(`IHMP to ${pair.foreign}: ${error.message}`)
+      })
+    if (link.ready) send()
+    else link.waiting.push(send)
+  }
+
+  #open(ip: Ip): void {
+    const socket = inNamespace(this.#init.netns, () =>
+      createSocket({ type: familyOf(ip) === 4 ? 'udp4' : 'udp6', reuseAddr: false }),
+    )
+    const link: Link = { socket, ready: false, waiting: [] }
+    this.#links.set(ip, link)
+    socket.on('error', (error) => {
+      if (this.#links.get(ip) !== link) return
+      this.#init.log(`IHMP at ${ip}: ${error.message}`)
+      if (link.ready) return
+      socket.close()
+      setTimeout(() => {
+        if (this.#links.get(ip) === link) this.#open(ip)
+      }, BIND_AGAIN_MS).unref()
+    })
+    socket.on('message', (bytes, from) => {
+      if (this.#links.get(ip) !== link) return
+      const pair = { local: ip, foreign: from.address.replace(/%.*/, '') }
+      this.#init.message(Uint8Array.from(bytes), pair, from.port)
+    })
+    socket.bind({ port: this.#init.port, address: ip, exclusive: true }, () => {
+      link.ready = true
+      for (const send of link.waiting.splice(0)) send()
+    })
+  }
+}

@@ -1,0 +1,145 @@
+/**
+ * What becomes of packets while there is no way for them. The addresses that sockets are bound to stay on this host as
+ * identifiers (E-1), and behind them is a device that takes the packets no route takes: an application that sends during
+ * an outage hears of no error, and TCP's oldest segments are at hand when a way is back.
+ */
+import { Parking, RawSender, readdressed, type Segment, SegmentWatch } from '../access/kick.ts'
+import type { Rtnl } from '../linux/rtnetlink/types.ts'
+import type { HostNetwork } from './network.ts'
+import { bytesOf, familyOf, type Ip, identifiers, ipOf, type Pair, samePair, type Tables } from './tables.ts'
+
+/** What the other end gets to switch after it has heard from us. */
+const KICK_MS = 15
+/** Taken for the round trip while it is not known. */
+const UNKNOWN_RTT_MS = 100
+
+export interface OutageInit {
+  /** Name of the parking device. */
+  readonly device: string
+  readonly netns: string | undefined
+  readonly warn: (text: string) => void
+}
+
+export class Outage {
+  readonly #tables: Tables
+  readonly #network: HostNetwork
+  readonly #rtnl: Rtnl
+  readonly #init: OutageInit
+  readonly #kicks = new Set<NodeJS.Timeout>()
+  #parking: Parking | undefined
+  #watch: SegmentWatch | undefined
+  #raw: RawSender | undefined
+
+  constructor(tables: Tables, network: HostNetwork, rtnl: Rtnl, init: OutageInit) {
+    this.#tables = tables
+    this.#network = network
+    this.#rtnl = rtnl
+    this.#init = init
+  }
+
+  /** The parking device stays: what it is for is removed by `cleanUp`. */
+  stop(): void {
+    for (const timer of this.#kicks) clearTimeout(timer)
+    this.#kicks.clear()
+    this.#raw?.close()
+    this.#watch?.close()
+    this.#raw = undefined
+    this.#watch = undefined
+  }
+
+  close(): void {
+    this.#parking?.close()
+    this.#parking = undefined
+  }
+
+  cleanUp(): void {
+    this.#network.park(undefined)
+    this.#rtnl.deleteLink(this.#init.device)
+  }
+
+  /** Keeps the identifiers of all flows and what stands behind them; `own`: the addresses that can be used now. */
+  identify(own: ReadonlySet<Ip>): void {
+    this.#network.identify(identifiers(this.#tables), own)
+    const wanted = this.#network.identifiers.size > 0
+    if (wanted && this.#parking === undefined) {
+      try {
+        this.#parking = new Parking(this.#init.device, this.#rtnl, this.#init.netns)
+      } catch (error) {
+        this.#init.warn(`no parking: ${(error as Error).message}`)
+      }
+    } else if (!wanted && this.#parking !== undefined) {
+      this.#network.hold(new Set())
+      this.#network.park(undefined)
+      this.close()
+    }
+    if (this.#parking === undefined) return
+    this.#network.park(this.#init.device, new Set([...this.#network.identifiers, ...this.#wires()]))
+    this.#network.hold(this.#unrouted(own))
+  }
+
+  /** Own addresses that packets of moved flows carry, or did last. */
+  *#wires(): Iterable<Ip> {
+    for (const { accepted, current } of this.#tables.hosts.values()) {
+      if (accepted.size === 0) continue
+      if (current[4] !== undefined) yield current[4].local
+      if (current[6] !== undefined) yield current[6].local
+    }
+  }
+
+  /** Lost addresses, bound or on the wire, of which some flow has no pair to go on yet. */
+  #unrouted(own: ReadonlySet<Ip>): Set<Ip> {
+    const waiting = new Set<Ip>()
+    for (const ip of this.#wires()) if (!own.has(ip)) waiting.add(ip)
+    const out = new Set<Ip>()
+    for (const ip of this.#network.identifiers) if (!own.has(ip)) out.add(ip)
+    if (out.size === 0) return waiting
+    for (const flow of this.#tables.sockets.values()) {
+      if (!out.has(flow.local) || waiting.has(flow.local)) continue
+      const current = this.#tables.hosts.get(flow.hid)?.current[familyOf(flow.local)]
+      if (current === undefined || !own.has(current.local)) waiting.add(flow.local)
+    }
+    return waiting
+  }
+
+  /** Watches the retransmissions that leave for these addresses, no others; nothing is watched before the first. */
+  watch(addresses: ReadonlySet<Ip>): void {
+    if (addresses.size === 0 && this.#watch === undefined) return
+    this.#watch ??= new SegmentWatch(this.#init.netns)
+    this.#watch.watch([...addresses].map(bytesOf))
+  }
+
+  /**
+   * Sends the kept segments of a host's flows over the pair that works now; twice, because the host at the other end may
+   * not have switched when the first arrives, and its answer then goes astray. A segment too many does no harm.
+   */
+  kick(hid: number, rtt: number = UNKNOWN_RTT_MS): void {
+    if (this.#parking === undefined && this.#watch === undefined) return
+    const row = this.#tables.hosts.get(hid)
+    const flows = new Map<string, Pair>()
+    for (const flow of this.#tables.flows(hid))
+      if (flow.protocol === 6) flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
+    const wanted = (s: Segment): boolean => flows.has(`${s.sourcePort} ${s.destinationPort}`)
+    const segments: Segment[] = []
+    for (const segment of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
+      const pair = row?.current[segment.source.length === 4 ? 4 : 6]
+      if (pair === undefined) continue
+      const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
+      // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
+      if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
+        segments.push(segment)
+      else if (!samePair(from, pair))
+        segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
+    }
+    if (segments.length === 0) return
+    for (const delay of [KICK_MS, 2 * KICK_MS + rtt]) this.#sendLater(segments, delay)
+  }
+
+  #sendLater(segments: readonly Segment[], delay: number): void {
+    const timer = setTimeout(() => {
+      this.#kicks.delete(timer)
+      this.#raw ??= new RawSender(this.#init.netns)
+      for (const segment of segments) this.#raw.send(segment)
+    }, delay).unref()
+    this.#kicks.add(timer)
+  }
+}

@@ -1,0 +1,65 @@
+/** What a restarted daemon reads back: its hosts, its identifiers, and the kernel settings that it found (D14). */
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { fromHex, toHex } from '../core/bytes.ts'
+import type { SavedHost } from './machine/state.ts'
+import type { Ip } from './tables.ts'
+
+/** What a kill may cost of the newest changes; a new run then compiles anew from the sockets. */
+const SAVE_MS = 20
+
+export interface SavedState {
+  readonly hosts: readonly SavedHost[]
+  readonly identifiers: readonly Ip[]
+  readonly sysctls: readonly (readonly [string, string])[]
+}
+
+export class StateFile {
+  readonly #path: string
+  readonly #current: () => SavedState
+  #timer: NodeJS.Timeout | undefined
+
+  /** `current` gives what is worth saving now. */
+  constructor(path: string, current: () => SavedState) {
+    this.#path = path
+    this.#current = current
+  }
+
+  /** Undefined when there is none; throws when it is damaged. */
+  static read(path: string): SavedState | undefined {
+    if (!existsSync(path)) return undefined
+    return JSON.parse(readFileSync(path, 'utf8'), fromJson) as SavedState
+  }
+
+  saveSoon(): void {
+    this.#timer ??= setTimeout(() => this.save(), SAVE_MS)
+  }
+
+  save(): void {
+    this.forgetSoon()
+    const temporary = `${this.#path}.new`
+    writeFileSync(temporary, `${JSON.stringify(this.#current(), toJson)}\n`, { mode: 0o600 })
+    renameSync(temporary, this.#path)
+  }
+
+  /** No saving that was begun happens any more. */
+  forgetSoon(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  remove(): void {
+    this.forgetSoon()
+    rmSync(this.#path, { force: true })
+  }
+}
+
+function toJson(_: string, value: unknown): unknown {
+  return value instanceof Uint8Array ? { hex: toHex(value) } : value
+}
+
+function fromJson(_: string, value: unknown): unknown {
+  const hex = (value as { hex?: unknown } | null)?.hex
+  if (typeof hex !== 'string') return value
+  const bytes = fromHex(hex)
+  return bytes.ok ? bytes.value : value
+}
