@@ -39,16 +39,27 @@ export function signalAt(trace: SignalTrace, point: string, at: number): number 
  */
 export function driveBy(
   points: Readonly<Record<string, number>>,
-  options: { readonly speedMps: number; readonly lengthM: number; readonly offsetM?: number },
+  options: {
+    /** Several: one after the other, each for `stretchM`, and again from the first. */
+    readonly speedMps: number | readonly number[]
+    readonly stretchM?: number
+    readonly lengthM: number
+    readonly offsetM?: number
+  },
 ): SignalTrace {
+  const speeds = typeof options.speedMps === 'number' ? [options.speedMps] : options.speedMps
   const samples: SignalSample[] = []
-  for (let at = 0; at * options.speedMps <= options.lengthM; at += 0.1) {
+  let metres = 0
+  for (let tenths = 0; metres <= options.lengthM; tenths++) {
     const signals: Record<string, number> = {}
     for (const [name, position] of Object.entries(points)) {
-      const distance = Math.hypot(at * options.speedMps - position, options.offsetM ?? 5)
-      signals[name] = Math.max(NO_SIGNAL_DBM, -30 - 30 * Math.log10(Math.max(1, distance)))
+      const distance = Math.hypot(metres - position, options.offsetM ?? 5)
+      // What cannot be heard need not be named.
+      const dbm = -30 - 30 * Math.log10(Math.max(1, distance))
+      if (dbm > NO_SIGNAL_DBM) signals[name] = dbm
     }
-    samples.push({ at: Math.round(at * 10) / 10, signals })
+    samples.push({ at: tenths / 10, signals })
+    metres += speeds[Math.floor(metres / (options.stretchM ?? Number.POSITIVE_INFINITY)) % speeds.length]! / 10
   }
   return { samples }
 }

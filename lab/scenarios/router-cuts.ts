@@ -15,8 +15,8 @@ import {
   untilPaths,
 } from './router-kit.ts'
 
-const GONE_MS = 700
-const BACK_MS = 1200
+const GONE_MS = 600
+const BACK_MS = 900
 /** Lost packets are looked for in this time after a cut. */
 const WINDOW_MS = 1500
 
@@ -131,21 +131,26 @@ export const routerBothGone: Scenario = {
     context.start()
     const flow = await startDatagrams(context)
     await context.sleep(1500)
-    const durations = context.options.full === true ? [500, 1000, 2000, 5000, 10_000] : [500, 2000]
+    const { handovers, full } = context.options
+    const durations = Array.from(
+      { length: handovers ?? (full === true ? 20 : 2) },
+      // At random moments of the rhythm in which paths are tried.
+      (_, index) => DURATIONS[index % DURATIONS.length]! + ((index * 7919) % 97),
+    )
     const outages: { at: number; back: number }[] = []
     for (const [index, ms] of durations.entries()) {
       const at = monotonicMs()
-      context.mark(`both gone for ${ms / 1000} s`)
+      context.note(`both gone for ${ms / 1000} s`, durations.length < 10)
       for (const access of ACCESSES) context.lab.setLink(access, { state: 'blackhole' })
       await context.sleep(ms)
       const access = ACCESSES[index % 2]!
-      context.mark(`${access} is back`)
+      context.note(`${access} is back`, durations.length < 10)
       outages.push({ at, back: monotonicMs() })
       context.lab.setLink(access, { state: 'up' })
-      await context.sleep(1500)
+      await context.sleep(1000)
       for (const each of ACCESSES) context.lab.setLink(each, { state: 'up' })
       await untilPaths(context, routers)
-      await context.sleep(1000)
+      await context.sleep(500)
     }
     const report = await flow.finish(context)
     const late = outages.map(({ at, back }) =>
@@ -159,15 +164,18 @@ export const routerBothGone: Scenario = {
       Math.round(worst),
       `≤ ${allowed} ms: 1 RTT and one probe interval`,
     )
+    context.metric('gone_ms', durations)
     context.metric('late_ms', late)
+    context.metric('late_ms_median', percentile(late, 0.5))
     drawDatagrams(context, 'Both links gone, then one is back', report)
   },
 }
 
+const DURATIONS = [2000, 500, 5000, 1000, 3000]
 /** acc2, there and back, and what the emulator adds. */
 const ROUND_TRIP_MS = 35
-/** Pause between announcements of a path that is down. */
-const PROBE_MS = 150
+/** Pause between announcements while no path works: ANNOUNCE_ALONE of the tunnel. */
+const PROBE_MS = 100
 
 /** When the first packet came that had been sent after `back`, or after the outage began if that is none. */
 function resumed(arrivals: readonly (readonly [number, number])[], at: number, back: number): number {

@@ -140,6 +140,17 @@ export function lostWithin(way: Arrivals, from: number, to: number): number {
   return lost
 }
 
+/** When each lost datagram was sent, in seconds on the scenario's clock; at most `most`, for the result's file. */
+export function lostAt(context: ScenarioContext, way: Arrivals, most = 200): number[] {
+  const seen = new Set(way.arrivals.map(([sequence]) => sequence))
+  let origin = Number.POSITIVE_INFINITY
+  for (const [sequence, at] of way.arrivals) origin = Math.min(origin, at - sequence * INTERVAL_MS)
+  const times: number[] = []
+  for (let sequence = 0; sequence < way.sent && times.length < most; sequence++)
+    if (!seen.has(sequence)) times.push(context.seconds(origin + sequence * INTERVAL_MS))
+  return times
+}
+
 /** One point a packet for the plot: lost ones per 100 ms. */
 export function lossOverTime(context: ScenarioContext, way: Arrivals): [number, number][] {
   const points: [number, number][] = []

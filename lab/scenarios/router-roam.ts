@@ -6,10 +6,12 @@ import { driveBy, NO_SIGNAL_DBM } from '../radio.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
 import { SimulatedRadio } from '../simulated-radio.ts'
 import { figuresOf } from '../traffic.ts'
-import { ACCESSES, drawDatagrams, setUpRouters, startDatagrams, untilPaths } from './router-kit.ts'
+import { ACCESSES, drawDatagrams, lostAt, setUpRouters, startDatagrams, untilPaths } from './router-kit.ts'
 
 const SPACING_M = 60
-const SPEED_MPS = 10
+/** Metres a second, each for STRETCH_M: a tram, a bus in town, a bus on its way. */
+const SPEEDS_MPS = [8, 12, 16, 20]
+const STRETCH_M = 4 * SPACING_M
 /** From association to an address: a cached lease, a renewed one, one of another network. */
 const ADDRESS_MS = { none: 600, eager: 2000, clinging: 4000 }
 /** Handovers per access point passed: the two radios take turns. */
@@ -22,13 +24,14 @@ export function radiosAlongRow(
   roaming: 'none' | 'eager' | 'clinging',
   accesses: readonly string[],
   ssid: (index: number) => string,
-  speedMps = SPEED_MPS,
+  speedMps: number | readonly number[] = SPEEDS_MPS,
 ): { readonly radios: readonly SimulatedRadio[]; readonly folder: string; readonly seconds: number } {
   const folder = join(context.out, 'radios')
   mkdirSync(folder, { recursive: true })
   const names = Array.from({ length: count }, (_, index) => `ap${index + 1}`)
   const trace = driveBy(Object.fromEntries(names.map((name, index) => [name, (index + 0.3) * SPACING_M])), {
     speedMps,
+    stretchM: STRETCH_M,
     lengthM: (count - 0.5) * SPACING_M,
   })
   const radios = accesses.map(
@@ -47,7 +50,7 @@ export function radiosAlongRow(
         onChange: (what, dbm) => context.note(`${what} (${dbm.toFixed(0)} dBm)`, true),
       }),
   )
-  return { radios, folder, seconds: ((count - 0.5) * SPACING_M) / speedMps }
+  return { radios, folder, seconds: trace.samples.at(-1)?.at ?? 0 }
 }
 
 /** Signal of each radio, 0 for none, drawn above −100 dBm. */
@@ -116,6 +119,8 @@ export const routerSeamless: Scenario = {
       context.check('last link let go', view.controller.violations === 0, view.controller.violations, 'never')
       context.metric('handovers', handovers)
       context.metric('lost_packets', lost)
+      context.metric('lost_up_at_s', lostAt(context, report.up))
+      context.metric('lost_down_at_s', lostAt(context, report.down))
       context.metric('reordered_packets', up.reordered + down.reordered)
       context.metric('controlled_moves', view.controller.moves)
       drawDatagrams(context, 'Two radios past a row of access points', report, [signals.panel()] as never)

@@ -26,6 +26,7 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
   const sysctls = new RememberedSysctls(state.file('sysctls.json'))
   const clock = new RealClock()
   const sites = router.site.map(siteOf)
+  const own = router.subnets.map((text) => must(parsePrefix(text)))
   const report = (message: string) => recorder.log('warn', message)
   const radios = router.radio.map(({ interface: name, folder }) => ({ name, folder }))
   const networks = router.networks.length === 0 ? {} : { networks: router.networks }
@@ -41,11 +42,12 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
       plumbing: new RouterPlumbing(rtnl, sysctls, {
         device,
         subnets: sites.flatMap(({ subnets }) => subnets),
+        own,
       }),
       radios:
         radios.length === 0
           ? undefined
-          : (drain) =>
+          : (use) =>
               new RadioKeeper(
                 {
                   radios: radios.map(
@@ -54,7 +56,7 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
                   recorder,
                   now: () => clock.now(),
                   wall: () => clock.wall(),
-                  drain,
+                  use,
                 },
                 { policy: router.roaming, ...networks },
               ),
@@ -67,6 +69,7 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
       privateKey: state.ensurePrivateKey(keyFileOf(state, config)),
       mark: MARK + kernel.base,
       sites,
+      own,
       accesses: router.accesses,
       classes: classesOf(config),
       ...(router.listen_port !== undefined && { listenPort: router.listen_port }),

@@ -257,6 +257,12 @@ const router = z
       .array(accessPattern)
       .default([])
       .describe('Interfaces that a mobile router may use, the most preferred first; patterns with `*`.'),
+    subnets: z
+      .array(prefix('A subnet.'))
+      .default([])
+      .describe(
+        'Subnets behind this gateway: the only sources it sends, and it answers with its address there. Default: not checked.',
+      ),
     scheduler: schedulerName
       .default('failover')
       .describe('How packets take the paths, where no class says otherwise.'),

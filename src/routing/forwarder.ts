@@ -1,7 +1,8 @@
 /**
- * Which path each packet of a site takes, and which sources a peer may use: the routing mechanism's say in the datapath.
+ * Which path each packet of a site takes, and which sources this site and a peer may use: the routing mechanism's say in
+ * the datapath.
  * A packet's destination names the peer (allowed IPs), its class the scheduler; per peer and class there is one
- * PacketScheduler. Per super-packet: one prefix look-up, one comparison per class, one per path.
+ * PacketScheduler. Per super-packet: two prefix look-ups, one comparison per class, one per path.
  */
 import { contains, LpmTable, type Prefix } from '../core/address.ts'
 import type { Criterion, Selector } from '../core/selector.ts'
@@ -26,13 +27,22 @@ interface Rule {
 
 export class RoutingForwarder implements Forwarder {
   readonly spread = new Spread()
-  counts = { unroutable: 0, spoofed: 0 }
+  /** `foreign`: of our own site, with a source that is not its own; `spoofed`: the same of a peer's. */
+  counts = { unroutable: 0, foreign: 0, spoofed: 0 }
+  readonly #own: LpmTable<true> | undefined
   readonly #routes = new LpmTable<number>()
   #rules: readonly Rule[] = []
   #unordered: readonly boolean[] = []
   /** By peer, then class. */
   readonly #schedulers: PacketScheduler[][] = []
   #classes: readonly ClassSetup[] = []
+
+  /** `own`: subnets of this site, the only sources it sends; empty: any. */
+  constructor(own: readonly PlainPrefix[] = []) {
+    if (own.length === 0) return
+    this.#own = new LpmTable()
+    for (const subnet of own) this.#own.insert(subnet, true)
+  }
 
   addPeer(peer: number, subnets: readonly PlainPrefix[]): void {
     for (const subnet of subnets) this.#routes.insert(subnet, peer)
@@ -68,6 +78,10 @@ export class RoutingForwarder implements Forwarder {
     const peer = this.#routes.lookup(bytes, at + (v4 ? 16 : 24), v4 ? 4 : 6)
     if (peer === undefined) {
       this.counts.unroutable++
+      return Verdict.DROP
+    }
+    if (this.#own !== undefined && this.#own.lookup(bytes, at + (v4 ? 12 : 8), v4 ? 4 : 6) === undefined) {
+      this.counts.foreign++
       return Verdict.DROP
     }
     const protocol = bytes[at + (v4 ? 9 : 6)]!

@@ -15,16 +15,17 @@ import {
   planPaths,
 } from '../tunnel/schedulers.ts'
 import type { RoutingForwarder } from './forwarder.ts'
-import type { ClassReport, ClassSetup, Event } from './protocol.ts'
+import type { AccessUse, ClassReport, ClassSetup, Event } from './protocol.ts'
 import { decodeAck, decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from './wire.ts'
 
 const USE_RETRY_MS = 100
 const USE_TRIES = 10
-/** After the other end has agreed, what it sent before is still under way for so long. */
+/** After the other end has agreed, what it sent before is still under way for so long, or a round trip if that is more. */
 const FLIGHT_MS = 30
 /** Rates move shares: plans that only follow rates are made anew this often at most. */
 const REPLAN_MS = 50
 const LEAST_PRIORITY = 100
+const IN_USE: AccessUse = { draining: false, fading: false }
 
 interface RouterPath {
   readonly slot: number
@@ -32,7 +33,7 @@ interface RouterPath {
   readonly access: string
   view: PathView
   loss: number
-  draining: boolean
+  use: AccessUse
   priority: number
   readonly rate: PathRate
 }
@@ -57,7 +58,12 @@ interface Peer {
   unanswered: number
   sendUseAt: number
   drainedAt: number
+  /** The other end uses the paths as it was told last, and nothing of before is under way. */
+  agreed: boolean
   established: boolean
+  carried: boolean
+  /** Since when no path to it is usable; NaN while one is, and until the first is. */
+  bareSince: number
 }
 
 export interface RouterMachineParts {
@@ -73,11 +79,13 @@ const NEVER = Number.POSITIVE_INFINITY
 
 export class RouterMachine {
   readonly #parts: RouterMachineParts
+  /** How often no path to a peer was usable though one had been, and for how long in all. */
+  readonly counts = { bare: 0, bareMs: 0 }
   readonly #peers = new Map<number, Peer>()
   readonly #events: Event[] = []
   #classes: readonly ClassSetup[] = []
   /** By access: what the owner said of it. */
-  readonly #accesses = new Map<string, { draining: boolean; priority: number }>()
+  readonly #accesses = new Map<string, { use: AccessUse; priority: number }>()
   #preferred: string | undefined
 
   constructor(parts: RouterMachineParts) {
@@ -100,8 +108,10 @@ export class RouterMachine {
       if (peer.sendUseAt <= now) this.#sendUse(peer, now)
       if (peer.drainedAt <= now) {
         peer.drainedAt = NEVER
+        peer.agreed = true
         for (const path of peer.paths.values())
-          if (path.draining) this.#events.push({ type: 'drained', access: path.access })
+          if (path.use.draining && this.#allAgree(path.access))
+            this.#events.push({ type: 'drained', access: path.access })
       }
     }
   }
@@ -119,7 +129,10 @@ export class RouterMachine {
       unanswered: 0,
       sendUseAt: NEVER,
       drainedAt: NEVER,
+      agreed: false,
       established: false,
+      carried: false,
+      bareSince: Number.NaN,
     })
   }
 
@@ -154,14 +167,15 @@ export class RouterMachine {
   setAccess(name: string, priority: number, now: number): void {
     const known = this.#accesses.get(name)
     if (known?.priority === priority) return
-    this.#accesses.set(name, { draining: known?.draining ?? false, priority })
+    this.#accesses.set(name, { use: known?.use ?? IN_USE, priority })
     this.#applyUse(now)
   }
 
-  setDraining(name: string, draining: boolean, now: number): void {
-    const known = this.#accesses.get(name) ?? { draining: false, priority: LEAST_PRIORITY }
-    this.#accesses.set(name, { ...known, draining })
-    this.#applyUse(now, draining ? `${name} is being left` : `${name} is back`)
+  setUse(name: string, use: AccessUse, now: number): void {
+    const priority = this.#accesses.get(name)?.priority ?? LEAST_PRIORITY
+    this.#accesses.set(name, { use, priority })
+    const what = use.draining ? 'is being left' : use.fading ? 'is fading' : 'is well'
+    this.#applyUse(now, `${name} ${what}`)
   }
 
   /** By hand: this access before all others. */
@@ -180,9 +194,12 @@ export class RouterMachine {
     return ''
   }
 
-  isDraining(slot: number): boolean {
-    for (const peer of this.#peers.values()) if (peer.paths.get(slot)?.draining === true) return true
-    return false
+  useOf(slot: number): AccessUse {
+    for (const peer of this.#peers.values()) {
+      const path = peer.paths.get(slot)
+      if (path !== undefined) return path.use
+    }
+    return IN_USE
   }
 
   slotsOf(access: string): number[] {
@@ -258,7 +275,7 @@ export class RouterMachine {
         if (event.code === PATH_USE) this.#heardUse(peer, event.body, now)
         else if (event.code === PATH_USE_ACK && decodeAck(event.body) === peer.sequence) {
           peer.sendUseAt = NEVER
-          peer.drainedAt = now + FLIGHT_MS
+          peer.drainedAt = now + flight(peer)
         }
         break
       default:
@@ -278,14 +295,13 @@ export class RouterMachine {
       known.view = view
       return
     }
-    const use = this.#accesses.get(access)
     peer.paths.set(view.slot, {
       slot: view.slot,
       pathId: view.pathId,
       access,
       view,
       loss: view.loss,
-      draining: use?.draining ?? false,
+      use: this.#accesses.get(access)?.use ?? IN_USE,
       priority: this.#priority(access),
       rate: new PathRate(),
     })
@@ -299,12 +315,21 @@ export class RouterMachine {
     for (const peer of this.#peers.values()) {
       for (const path of peer.paths.values()) {
         if (!peer.leads) continue
-        path.draining = this.#accesses.get(path.access)?.draining ?? false
+        path.use = this.#accesses.get(path.access)?.use ?? IN_USE
         path.priority = this.#priority(path.access)
       }
       this.#plan(peer, now, cause)
       this.#useChanged(peer, now)
     }
+  }
+
+  /** Nothing goes over an access any more when every peer reached over it has agreed. */
+  #allAgree(access: string): boolean {
+    for (const { leads, agreed, paths } of this.#peers.values()) {
+      if (!leads || agreed) continue
+      for (const path of paths.values()) if (path.access === access) return false
+    }
+    return true
   }
 
   /** The other end is told how the paths are to be used, until it has agreed. */
@@ -313,14 +338,15 @@ export class RouterMachine {
     peer.sequence = (peer.sequence + 1) >>> 0
     peer.unanswered = 0
     peer.drainedAt = NEVER
+    peer.agreed = false
     this.#sendUse(peer, now)
   }
 
   #sendUse(peer: Peer, now: number): void {
     peer.sendUseAt = peer.unanswered++ < USE_TRIES ? now + USE_RETRY_MS : NEVER
-    const paths = [...peer.paths.values()].map(({ pathId, draining, priority }) => ({
+    const paths = [...peer.paths.values()].map(({ pathId, use, priority }) => ({
       pathId,
-      draining,
+      ...use,
       priority: Math.min(255, priority),
     }))
     const frame = { type: 'mechanism' as const, code: PATH_USE, body: encodePathUse(peer.sequence, paths) }
@@ -331,10 +357,10 @@ export class RouterMachine {
     const use = decodePathUse(body)
     if (!use.ok || peer.leads) return
     const { sequence, paths } = use.value
-    for (const { pathId, draining, priority } of paths)
+    for (const { pathId, draining, fading, priority } of paths)
       for (const path of peer.paths.values()) {
         if (path.pathId !== pathId) continue
-        path.draining = draining
+        path.use = { draining, fading }
         path.priority = priority
       }
     this.#plan(peer, now, 'the other end asks for it')
@@ -349,7 +375,7 @@ export class RouterMachine {
       slot: path.slot,
       name: path.access,
       state: path.view.state.name,
-      draining: path.draining,
+      ...path.use,
       priority: path.priority,
       rttMs: path.view.rttMs,
       loss: path.loss,
@@ -366,6 +392,32 @@ export class RouterMachine {
       this.#parts.forwarder.scheduler(peer.index, index)?.follow(state.mode, plan)
       this.#tell(peer, index, before, plan, cause)
     }
+    this.#checkUsable(peer, now)
+  }
+
+  /** OH-22: at least one path is usable at every instant. When that does not hold it is said, and how long it lasted. */
+  #checkUsable(peer: Peer, now: number): void {
+    const { plan } = peer.plans[0] ?? {}
+    if (plan === undefined) return
+    const bare = plan.carriers.length === 0
+    if (!bare) peer.carried = true
+    if (bare === !Number.isNaN(peer.bareSince)) return
+    const paths = [...peer.paths.values()]
+    if (bare) {
+      if (!peer.carried) return // it has not come up yet
+      peer.bareSince = now
+      this.counts.bare++
+      const states = paths.map(({ access, view }) => `${access} is ${view.state.name}`).join(', ')
+      const reason = `nothing usable to ${peer.name}: ${states || 'no access'}`
+      this.#events.push({ type: 'decision', what: 'all', chosen: 'none', reason, evidence: { peer: peer.name } })
+      return
+    }
+    const ms = Math.round(now - peer.bareSince)
+    peer.bareSince = Number.NaN
+    this.counts.bareMs += ms
+    const chosen = paths.find(({ slot }) => slot === plan.carriers[0]!.slot)?.access ?? ''
+    const reason = `${peer.name} is reached again, after ${ms} ms without a usable path`
+    this.#events.push({ type: 'decision', what: 'all', chosen, reason, evidence: { peer: peer.name, ms } })
   }
 
   /** A decision is told when the paths in use changed, not when only shares did. */
@@ -377,7 +429,7 @@ export class RouterMachine {
         : [...each.carriers.map(({ slot }) => slot), ...each.copies].map(label).join('+')
     const [from, to] = [list(before), list(plan)]
     if (from === to) return
-    const what = this.#classes[index]!.name
+    const what = `${this.#classes[index]!.name}.${peer.name}`
     const evidence: Record<string, string | number> = { peer: peer.name, cause, from }
     for (const path of peer.paths.values()) {
       evidence[`${path.access}.state`] = path.view.state.name
@@ -387,4 +439,12 @@ export class RouterMachine {
     this.#events.push({ type: 'decision', what, chosen: to || 'none', reason: plan.reason, evidence })
     if (from !== '' && to !== '') this.#events.push({ type: 'handover', what, from, to, cause })
   }
+}
+
+/** How long what the other end has sent over paths that are being left may be under way. */
+function flight(peer: Peer): number {
+  let ms = FLIGHT_MS
+  for (const { use, view } of peer.paths.values())
+    if (use.draining && view.rttMs > ms) ms = view.rttMs
+  return ms
 }

@@ -29,7 +29,7 @@ export class RouterNode implements NodeParts<Command> {
   readonly #tell: (event: Event) => void
   readonly #node: EngineNode<Command>
   readonly #router: RouterMachine
-  readonly #forwarder = new RoutingForwarder()
+  readonly #forwarder: RoutingForwarder
   readonly #accesses = new Map<string, AccessSocket>()
   readonly #peers = new Map<string, { readonly index: number; readonly setup: RouterPeer }>()
   /** Sockets whose access went, closed when their last path is. */
@@ -40,6 +40,7 @@ export class RouterNode implements NodeParts<Command> {
   constructor(host: EngineHost) {
     const setup = host.data as RouterSetup
     this.#setup = setup
+    this.#forwarder = new RoutingForwarder(setup.own)
     this.#tell = host.post as (event: Event) => void
     this.#node = new EngineNode(
       {
@@ -88,8 +89,8 @@ export class RouterNode implements NodeParts<Command> {
       case 'access-gone':
         this.#closeAccess(command.name, now)
         break
-      case 'drain':
-        this.#router.setDraining(command.access, command.draining, now)
+      case 'use':
+        this.#router.setUse(command.access, command.use, now)
         break
       case 'classes':
         this.#router.setClasses(command.classes, now)
@@ -154,7 +155,7 @@ export class RouterNode implements NodeParts<Command> {
           access: this.#router.accessOf(view.slot),
           remote: address.length === 4 ? `${text}:${port}` : `[${text}]:${port}`,
           state: view.state.name,
-          draining: this.#router.isDraining(view.slot),
+          ...this.#router.useOf(view.slot),
           rttMs: view.rttMs,
           loss: view.loss,
           mtu: view.mtu,
@@ -172,6 +173,8 @@ export class RouterNode implements NodeParts<Command> {
       classes: this.#router.classReports(),
       counters: {
         ...this.#forwarder.counts,
+        without_path: this.#router.counts.bare,
+        without_path_ms: this.#router.counts.bareMs,
         copied: sender.copied,
         duplicates: inbound.counts.replayed,
         ordered: reorder?.counts.ordered ?? 0,

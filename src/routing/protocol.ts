@@ -24,6 +24,8 @@ export interface RouterSetup {
   readonly listenPort?: number
   /** Mark of the tunnel's own packets. */
   readonly mark: number
+  /** Subnets behind this gateway: the only sources it sends. Empty: any. */
+  readonly own: readonly PlainPrefix[]
 }
 
 /** A traffic class: what it is for, and the scheduler its packets take. The first that matches decides. */
@@ -61,11 +63,19 @@ export interface AccessSetup {
   readonly priority: number
 }
 
+/** What the connection controller asks of the flow controller (OH-37). */
+export interface AccessUse {
+  /** Nothing goes over it while anything else works: its radio is about to let go. */
+  readonly draining: boolean
+  /** Its signal falls, and another one's is clearly stronger. */
+  readonly fading: boolean
+}
+
 export type Command =
   | { readonly type: 'add-peer'; readonly peer: RouterPeer }
   | { readonly type: 'access'; readonly access: AccessSetup }
   | { readonly type: 'access-gone'; readonly name: string }
-  | { readonly type: 'drain'; readonly access: string; readonly draining: boolean }
+  | { readonly type: 'use'; readonly access: string; readonly use: AccessUse }
   | { readonly type: 'classes'; readonly classes: readonly ClassSetup[] }
   /** Another scheduler for a class, while it runs. */
   | { readonly type: 'mode'; readonly name: string; readonly mode: Mode }
@@ -80,6 +90,7 @@ export interface PathReport {
   readonly remote: string
   readonly state: PathState['name']
   readonly draining: boolean
+  readonly fading: boolean
   /** NaN while unknown. */
   readonly rttMs: number
   readonly loss: number

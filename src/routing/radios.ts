@@ -6,6 +6,7 @@ import {
   type Radio,
 } from '../access/radio/index.ts'
 import type { Recorder } from '../core/mechanism.ts'
+import type { AccessUse } from './protocol.ts'
 
 const TICK_MS = 100
 
@@ -15,14 +16,15 @@ export interface RadioKeeperParts {
   /** Monotonic milliseconds, the tunnel's. */
   readonly now: () => number
   readonly wall: () => number
-  /** Takes traffic off an access, or gives it back. */
-  readonly drain: (access: string, draining: boolean) => void
+  /** How traffic should use an access from now on. */
+  readonly use: (access: string, use: AccessUse) => void
 }
 
 export class RadioKeeper {
   readonly #parts: RadioKeeperParts
   readonly #controller: ConnectionController
   readonly #radios: ReadonlyMap<string, Radio>
+  readonly #uses = new Map<string, AccessUse>()
   #timer: NodeJS.Timeout | undefined
 
   constructor(parts: RadioKeeperParts, init: ControllerInit) {
@@ -69,6 +71,12 @@ export class RadioKeeper {
     return this.#controller.counts
   }
 
+  #use(access: string, change: Partial<AccessUse>): void {
+    const use = { draining: false, fading: false, ...this.#uses.get(access), ...change }
+    this.#uses.set(access, use)
+    this.#parts.use(access, use)
+  }
+
   #act(): void {
     for (let action = this.#controller.poll(); action !== undefined; action = this.#controller.poll()) {
       const radio = this.#radios.get(action.link)
@@ -83,7 +91,10 @@ export class RadioKeeper {
           radio?.release()
           break
         case 'drain':
-          this.#parts.drain(action.link, action.draining)
+          this.#use(action.link, { draining: action.draining })
+          break
+        case 'fade':
+          this.#use(action.link, { fading: action.fading })
           break
         case 'decision':
           this.#parts.recorder.decision({

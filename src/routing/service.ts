@@ -23,6 +23,7 @@ import { MODES, type Mode } from '../tunnel/schedulers.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import type { RouterPlumbing } from './plumbing.ts'
 import type {
+  AccessUse,
   ClassReport,
   ClassSetup,
   Command,
@@ -52,6 +53,8 @@ export interface RouterInit {
   readonly mtu?: number
   readonly mark: number
   readonly sites: readonly Site[]
+  /** Subnets behind this gateway; empty: not said. */
+  readonly own: readonly PlainPrefix[]
   /** Patterns of interfaces, the most preferred first; empty for a gateway that only listens. */
   readonly accesses: readonly string[]
   readonly classes: readonly ClassSetup[]
@@ -61,7 +64,7 @@ export interface RouterComponents {
   /** Absent when there are no accesses to watch. */
   readonly monitor: AccessMonitor | undefined
   readonly plumbing: RouterPlumbing
-  readonly radios: ((drain: (access: string, draining: boolean) => void) => RadioKeeper) | undefined
+  readonly radios: ((use: (access: string, use: AccessUse) => void) => RadioKeeper) | undefined
   readonly recorder: Recorder
   readonly wall: () => number
   readonly close: () => void
@@ -73,6 +76,9 @@ const LEAST_MTU = 1280
 const OVERHEAD = 48 + 16 + 16 + 2
 const START_MS = 20_000
 const RESOLVE_RETRY_MS = 2_000
+const SOURCE_RETRY_MS = 1_000
+/** Tries before it is said. */
+const SOURCE_TRIES = 5
 const USABLE: readonly string[] = ['up', 'degrading', 'suspect']
 
 export class RouterService implements Mechanism {
@@ -101,12 +107,13 @@ export class RouterService implements Mechanism {
   }
 
   async start(): Promise<void> {
-    const { device, privateKey, listenPort, mark, mtu, sites, classes } = this.#init
+    const { device, privateKey, listenPort, mark, mtu, sites, own, classes } = this.#init
     const setup: RouterSetup = {
       device,
       mtu: mtu ?? FIRST_MTU,
       privateKey,
       mark,
+      own,
       ...(listenPort !== undefined && { listenPort }),
     }
     this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
@@ -117,10 +124,11 @@ export class RouterService implements Mechanism {
       this.#post({ type: 'classes', classes })
       for (const site of sites) await this.#addSite(site)
       this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      this.#findSource()
       this.#watchAccesses()
-      this.#radios = this.#parts.radios?.((access, draining) => {
-        this.#parts.monitor?.setDraining(access, draining)
-        this.#post({ type: 'drain', access, draining })
+      this.#radios = this.#parts.radios?.((access, use) => {
+        this.#parts.monitor?.setDraining(access, use.draining)
+        this.#post({ type: 'use', access, use })
       })
       this.#radios?.start()
       if (sites.some(({ endpoint }) => endpoint !== undefined)) await this.#untilReady()
@@ -155,7 +163,11 @@ export class RouterService implements Mechanism {
       const radio =
         link === undefined
           ? {}
-          : { point: link.point ?? null, signal_dbm: finite(link.dbm), radio: link.state as string }
+          : {
+              point: link.point ?? null,
+              signal_dbm: finite(link.dbm),
+              radio: link.fading ? 'fading' : (link.state as string),
+            }
       return {
         name: access.name,
         state: access.state,
@@ -179,7 +191,7 @@ export class RouterService implements Mechanism {
           id: path.id,
           access: path.access,
           remote: path.remote,
-          state: path.draining && USABLE.includes(path.state) ? 'draining' : path.state,
+          state: stateOf(path),
           rtt_ms: finite(path.rttMs),
           loss: finite(path.loss),
           sent_bytes: path.sentBytes,
@@ -258,6 +270,24 @@ export class RouterService implements Mechanism {
       throw usageError(`there is no scheduler ${String(scheduler)}; there are ${MODES.join(', ')}`)
     this.#post({ type: 'mode', name, mode: scheduler as Mode })
     return { class: name, scheduler }
+  }
+
+  /** The LAN may get its address after us. */
+  #findSource(): void {
+    if (this.#parts.plumbing.missingSources().length === 0) return
+    let tries = 0
+    const timer = setInterval(() => {
+      if (!this.#stopping && !this.#parts.plumbing.findSources()) {
+        if (++tries !== SOURCE_TRIES) return
+        const missing = this.#parts.plumbing.missingSources().join(', ')
+        const reason = 'what this gateway itself says does not reach the other site'
+        this.#parts.recorder.log('warn', `no address of this machine is in ${missing} yet: ${reason}`)
+        return
+      }
+      clearInterval(timer)
+      this.#retries.delete(timer)
+    }, SOURCE_RETRY_MS)
+    this.#retries.add(timer)
   }
 
   #watchAccesses(): void {
@@ -371,6 +401,13 @@ export class RouterService implements Mechanism {
   #post(command: Command): void {
     this.#worker?.post(command)
   }
+}
+
+/** The state that `paths` shows: what the path itself is, then how it is used. */
+function stateOf({ state, draining, fading }: PathReport): string {
+  if (!USABLE.includes(state)) return state
+  if (draining) return 'draining'
+  return fading && state === 'up' ? 'fading' : state
 }
 
 function flowId(each: ClassReport): string {

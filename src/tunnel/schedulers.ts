@@ -27,6 +27,8 @@ export interface PathFacts {
   readonly state: PathState['name']
   /** Its radio is about to let go: traffic leaves it (OH-24). */
   readonly draining: boolean
+  /** Its signal falls and another one's is clearly stronger: not for what takes one path at a time (OH-18). */
+  readonly fading?: boolean
   /** Lower is preferred. */
   readonly priority: number
   /** Smoothed, milliseconds; NaN while unknown. */
@@ -188,7 +190,9 @@ function choose(
 ): { path: PathFacts; reason: string; betterSince: number; until?: number } {
   const value = (path: PathFacts) =>
     mode === 'lowest-rtt' ? (Number.isNaN(path.rttMs) ? Number.MAX_VALUE : path.rttMs) : path.priority
-  let best = good.reduce((a, b) => (value(b) < value(a) ? b : a))
+  const firm = good.filter(({ fading }) => fading !== true)
+  const pool = firm.length > 0 ? firm : good
+  let best = pool.reduce((a, b) => (value(b) < value(a) ? b : a))
   const current = good.find(({ slot }) => slot === memory.current)
   const take = (path: PathFacts, reason: string) => ({ path, reason, betterSince: Number.NaN })
   if (current === undefined) {
@@ -196,6 +200,7 @@ function choose(
     if (memory.current === -1) return take(best, `${best.name} is first`)
     return take(best, old === undefined ? `the path before is gone` : `${old.name} is ${describe(old)}`)
   }
+  if (current.fading === true && firm.length > 0) return take(best, `${current.name} is fading`)
   if (mode === 'budget') {
     // The copies cover the time until what is wrong is seen; then the path is left for one that is well.
     const clean = good.find((path) => path !== current && !isAtRisk(path))
@@ -228,7 +233,8 @@ function choose(
 
 /** Packets on it may be lost soon: it has begun to lose, or its radio repeats itself. */
 function isAtRisk(path: PathFacts): boolean {
-  return path.state === 'degrading' || path.loss > RISK_LOSS || path.rttMs - 2 * path.delayMs > RISK_DELAY_MS
+  if (path.state === 'degrading' || path.fading === true) return true
+  return path.loss > RISK_LOSS || path.rttMs - 2 * path.delayMs > RISK_DELAY_MS
 }
 
 /** Demoted paths, with since when each has been clean. */

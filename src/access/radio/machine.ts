@@ -6,6 +6,9 @@
  * the first is back, and is not itself being moved. It is checked where the action is made, after the traffic has left
  * and not before; `violations` counts how often that check would have been passed wrongly, and stays 0.
  *
+ * Traffic does not wait for a move (OH-18): a link whose signal falls is `fading` as soon as another one that works is
+ * clearly stronger, and what takes one link at a time leaves it then, well before it loses anything.
+ *
  * The order of a move (OH-24, OH-26): traffic is asked to leave (`drain`) → it has left, or DRAIN_MS passed → the
  * invariant holds still → `associate` → associated → something authenticated came back over it → `drain` off.
  */
@@ -13,6 +16,10 @@ import type { AccessPoint, RadioEvent } from './radio.ts'
 
 /** Below this a link is weak: it looks for a better point, dBm. */
 export const WEAK_DBM = -70
+/** Below this a link that is FADING_DB weaker than another is left by traffic, dBm; it is back SHIFT_DB above. */
+export const FADING_DBM = -67
+export const FADING_DB = 4
+const SHIFT_DB = 3
 /** Where its strength will be in HORIZON_MS; below this the link will not last. */
 export const FAILING_DBM = -80
 /** A link that is to carry everything alone while another moves is above this, and HORIZON_MS later above the next. */
@@ -24,9 +31,18 @@ export const HYSTERESIS_DB = 6
 export const FAINTEST_DBM = -86
 /** A point that another link uses counts for this much less: two links on one point fade together. */
 export const SHARED_DB = 12
-/** A point that failed lately counts for this much less. */
+/** A point that failed lately, or was left lately, counts for this much less. */
 export const FAILED_DB = 15
 const FAILED_FOR_MS = 30_000
+const LEFT_DB = 8
+const LEFT_FOR_MS = 6_000
+/** A clinging radio looks around from this much above WEAK_DBM on: two scans tell where each point is going. */
+const LOOK_DB = 8
+/** Trends of points are those between scans this far apart at most, and count for what a move takes. */
+const SCAN_TREND_MS = 5_000
+const AHEAD_MS = 600
+/** A point that comes nearer is not taken for more than this much stronger than it was heard. */
+const RISE_DB = 6
 
 /** A link that came up is not moved by choice for so long; for so long when it will not last. */
 export const DWELL_MS = 3_000
@@ -34,7 +50,7 @@ export const DWELL_FAILING_MS = 1_000
 /** How far ahead trends are looked at: about what a move takes. */
 export const HORIZON_MS = 2_000
 /** How long traffic may take to leave. */
-export const DRAIN_MS = 400
+export const DRAIN_MS = 1_000
 export const ASSOCIATE_MS = 10_000
 export const VALIDATE_MS = 8_000
 /** An associated link over which nothing comes is given up after this. */
@@ -46,8 +62,10 @@ const SCAN_FRESH_MS = 3_000
 const RETRY_MS = [200, 1_000, 2_000, 5_000, 10_000]
 /** Moves by choice: this many at once, one more each MOVE_REFILL_MS. */
 const MOVE_BURST = 6
-const MOVE_REFILL_MS = 2_000
+const MOVE_REFILL_MS = 1_000
 const TICK_MS = 100
+/** A trend counts for so long for traffic, which moves in one round trip. */
+const SOON_S = 0.5
 /** Time constant of the smoothed strength and of its trend. */
 const SMOOTH_MS = 400
 const TREND_MS = 1_200
@@ -79,6 +97,8 @@ export type ControllerAction =
   | { readonly type: 'release'; readonly link: string }
   /** Asks the flow controller to take traffic off a link, or says that it may come back. */
   | { readonly type: 'drain'; readonly link: string; readonly draining: boolean; readonly reason: string }
+  /** Another link is better for what takes one at a time, or that is over. */
+  | { readonly type: 'fade'; readonly link: string; readonly fading: boolean; readonly reason: string }
   | {
       readonly type: 'decision'
       readonly link: string
@@ -97,6 +117,13 @@ export interface LinkView {
   readonly dbm: number
   /** dB a second. */
   readonly trend: number
+  readonly fading: boolean
+}
+
+/** A point as a radio heard it last. */
+interface Heard extends AccessPoint {
+  /** dB a millisecond since the scan before. */
+  readonly slope: number
 }
 
 interface Link {
@@ -105,7 +132,7 @@ interface Link {
   dbm: number
   trend: number
   signalAt: number
-  points: readonly AccessPoint[]
+  points: readonly Heard[]
   scannedAt: number
   scanning: boolean
   scanAskedAt: number
@@ -114,7 +141,9 @@ interface Link {
   heardAt: number
   /** The tunnel's verdict. */
   works: boolean
+  fading: boolean
   readonly failedAt: Map<string, number>
+  readonly leftAt: Map<string, number>
   /** What was told last, so that the same decision is not told each tick. */
   told: string
 }
@@ -155,7 +184,9 @@ export class ConnectionController {
       tries: 0,
       heardAt: Number.NEGATIVE_INFINITY,
       works: false,
+      fading: false,
       failedAt: new Map(),
+      leftAt: new Map(),
       told: '',
     })
     this.#tickAt = now
@@ -173,6 +204,7 @@ export class ConnectionController {
       point: link.state.name === 'idle' ? undefined : link.state.point,
       dbm: link.dbm,
       trend: link.trend,
+      fading: link.fading,
     }))
   }
 
@@ -220,11 +252,7 @@ export class ConnectionController {
         this.#signal(link, event.dbm, now)
         break
       case 'points':
-        link.points = event.points.filter(
-          (point) => this.#networks === undefined || this.#networks.has(point.network),
-        )
-        link.scannedAt = now
-        link.scanning = false
+        this.#heard(link, event.points, now)
         break
       case 'associated':
         if (carries(link) && link.state.name !== 'idle' && link.state.point === event.point) break
@@ -242,6 +270,19 @@ export class ConnectionController {
         break
     }
     this.#assess(now)
+  }
+
+  #heard(link: Link, points: readonly AccessPoint[], now: number): void {
+    const elapsed = now - link.scannedAt
+    const before = new Map(link.points.map((point) => [point.id, point.dbm]))
+    const known = points.filter(({ network }) => this.#networks === undefined || this.#networks.has(network))
+    link.points = known.map((point) => {
+      const old = before.get(point.id)
+      const slope = old === undefined || elapsed > SCAN_TREND_MS ? 0 : (point.dbm - old) / Math.max(elapsed, 100)
+      return { ...point, slope }
+    })
+    link.scannedAt = now
+    link.scanning = false
   }
 
   #signal(link: Link, dbm: number, now: number): void {
@@ -291,6 +332,36 @@ export class ConnectionController {
     // The weakest first: of two that should move, it is the one to go.
     const order = [...this.#links.values()].sort((a, b) => strength(a) - strength(b))
     for (const link of order) this.#assessOne(link, now)
+    for (const link of order) this.#assessFading(link, now)
+  }
+
+  /** The strongest link that works is never fading, so that traffic always has where to go. */
+  #assessFading(link: Link, now: number): void {
+    const other = this.#strongest(link)
+    let fading = link.fading
+    if (other === undefined || link.state.name !== 'usable' || Number.isNaN(link.dbm)) fading = false
+    else if (fading) fading = link.dbm < Math.min(FADING_DBM + SHIFT_DB, other.dbm + 1)
+    else {
+      const soon = link.dbm + Math.min(0, link.trend) * SOON_S
+      fading = soon < FADING_DBM && other.dbm >= link.dbm + FADING_DB
+    }
+    if (fading === link.fading) return
+    link.fading = fading
+    const reason = fading
+      ? `${link.name} fades (${round(link.dbm)} dBm), ${other?.name} is stronger (${round(other?.dbm ?? 0)} dBm)`
+      : `${link.name} fades no more`
+    this.#actions.push({ type: 'fade', link: link.name, fading, reason })
+    this.#decide(link, fading ? other!.name : link.name, reason, now)
+  }
+
+  /** Of the other links that work and are not about to be moved. */
+  #strongest(link: Link): Link | undefined {
+    let best: Link | undefined
+    for (const other of this.#links.values()) {
+      if (other === link || other.state.name !== 'usable' || !other.works || Number.isNaN(other.dbm)) continue
+      if (best === undefined || other.dbm > best.dbm) best = other
+    }
+    return best
   }
 
   #assessOne(link: Link, now: number): void {
@@ -354,8 +425,8 @@ export class ConnectionController {
     if (Number.isNaN(link.dbm)) return
     const ahead = predicted(link)
     const weak = link.dbm < WEAK_DBM || ahead < FAILING_DBM
+    if (weak || link.dbm < WEAK_DBM + (this.#policy === 'clinging' ? LOOK_DB : 15)) this.#scan(link, now)
     if (!weak && this.#policy === 'clinging') return
-    if (weak || link.dbm < WEAK_DBM + 15) this.#scan(link, now)
     const best = this.#best(link, now)
     if (best === undefined || best.id === state.point) return
     const present =
@@ -406,6 +477,7 @@ export class ConnectionController {
 
   #associate(link: Link, point: AccessPoint, now: number): void {
     if (link.works && !this.#othersCarry(link)) this.counts.violations++
+    if (link.state.name !== 'idle') link.leftAt.set(link.state.point, now)
     link.works = false
     link.dbm = Number.NaN
     link.trend = 0
@@ -413,14 +485,19 @@ export class ConnectionController {
     this.#actions.push({ type: 'associate', link: link.name, point })
   }
 
-  /** Another link that can carry everything until this one is back; none while any other is on the move. */
+  /**
+   * Another link that can carry everything until this one is back; none while any other is on the move. When this one
+   * will not last itself, waiting saves nothing: one that is no weaker will do.
+   */
   #bearer(link: Link): Link | undefined {
+    const doomed = predicted(link) < LASTING_DBM
     let best: Link | undefined
     for (const other of this.#links.values()) {
       if (other === link) continue
       if (other.state.name === 'draining') return undefined
       if (other.state.name !== 'usable' || !other.works) continue
-      if (!(other.dbm >= BEARING_DBM && predicted(other) >= LASTING_DBM)) continue
+      const lasts = other.dbm >= BEARING_DBM && predicted(other) >= LASTING_DBM
+      if (!lasts && !(doomed && other.dbm >= link.dbm && other.dbm >= LASTING_DBM)) continue
       if (best === undefined || other.dbm > best.dbm) best = other
     }
     return best
@@ -433,26 +510,28 @@ export class ConnectionController {
     return false
   }
 
-  #best(link: Link, now: number): AccessPoint | undefined {
+  #best(link: Link, now: number): Heard | undefined {
     if (now - link.scannedAt > SCAN_FRESH_MS) return undefined
-    let best: AccessPoint | undefined
+    let best: Heard | undefined
     let most = FAINTEST_DBM
     for (const point of link.points) {
       const worth = this.#worth(link, point, now)
-      if (point.dbm < FAINTEST_DBM || (best !== undefined && worth <= most)) continue
+      if (expected(link, point, now) < FAINTEST_DBM || (best !== undefined && worth <= most)) continue
       best = point
       most = worth
     }
     return best
   }
 
-  #worth(link: Link, point: AccessPoint, now: number): number {
-    let worth = point.dbm
+  #worth(link: Link, point: Heard, now: number): number {
+    let worth = expected(link, point, now)
     for (const other of this.#links.values())
       if (other !== link && other.state.name !== 'idle' && pointOf(other.state) === point.id)
         worth -= SHARED_DB
     const failedAt = link.failedAt.get(point.id)
     if (failedAt !== undefined && now - failedAt < FAILED_FOR_MS) worth -= FAILED_DB
+    const leftAt = link.leftAt.get(point.id)
+    if (leftAt !== undefined && now - leftAt < LEFT_FOR_MS) worth -= LEFT_DB
     return worth
   }
 
@@ -505,6 +584,11 @@ function pointOf(state: Exclude<LinkState, { name: 'idle' }>): string {
 
 function predicted(link: Link): number {
   return link.dbm + (Math.min(0, link.trend) * HORIZON_MS) / 1000
+}
+
+/** Strength of a point when the radio would be there: what it was at the scan, and where it was going. */
+function expected(link: Link, point: Heard, now: number): number {
+  return point.dbm + Math.min(RISE_DB, point.slope * (now - link.scannedAt + AHEAD_MS))
 }
 
 function strength(link: Link): number {

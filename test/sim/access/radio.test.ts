@@ -38,7 +38,7 @@ const CUT_DBM = -90
 /** One drive; returns what the monitor saw. */
 function drive(seed: number, policy: RoamingPolicy, faults: Faults) {
   const random = generator(seed)
-  const speed = 2 + 13 * random()
+  const speed = 2 + 18 * random()
   const points = 12
   const end = ((points - 1) * SPACING_M * 1000) / speed
   const controller = new ConnectionController({ policy })
@@ -64,22 +64,31 @@ function drive(seed: number, policy: RoamingPolicy, faults: Faults) {
     takenWhileLast: 0,
     bareMs: 0,
     undrained: 0,
+    allFading: 0,
     violations: 0,
     sequence: [] as string[],
     allUpMs: 0,
   }
   let started = false
-  const draining = new Set<string>()
+  /** With when traffic will have left. */
+  const draining = new Map<string, number>()
+  const fading = new Set<string>()
   const act = () => {
     for (let action = controller.poll(); action !== undefined; action = controller.poll()) {
       if (action.type === 'decision') continue
+      if (action.type === 'fade') {
+        if (action.fading) fading.add(action.link)
+        else fading.delete(action.link)
+        report.sequence.push(`${Math.round(now)} fade ${action.link} ${action.reason}`)
+        continue
+      }
       const radio = radios.find(({ name }) => name === action.link)!
       const detail =
         action.type === 'drain' ? action.reason : action.type === 'associate' ? action.point.id : ''
       report.sequence.push(`${Math.round(now)} ${action.type} ${action.link} ${detail}`)
       if (action.type === 'scan') radio.scanAt = now + 100 + 400 * random()
       else if (action.type === 'drain') {
-        if (action.draining) draining.add(action.link)
+        if (action.draining) draining.set(action.link, now + 30 + 60 * random())
         else draining.delete(action.link)
       } else {
         if (radio.works) {
@@ -133,8 +142,11 @@ function drive(seed: number, policy: RoamingPolicy, faults: Faults) {
         controller.handleEvidence(radio.name, radio.works, radio.works ? now : -1, now)
       act()
     }
+    for (const [name, at] of draining) if (now >= at && now < at + 20) controller.handleDrained(name, now)
     controller.handleTimeout(now)
     act()
+    const told = controller.links().filter(({ state }) => state === 'usable')
+    if (told.length > 0 && told.every(({ name }) => fading.has(name))) report.allFading++
     const working = radios.filter(({ works }) => works).length
     if (working === 2) {
       started = true
@@ -159,6 +171,7 @@ describe('connection controller, simulated', () => {
         assert.equal(run.takenWhileLast, 0, where)
         assert.equal(run.violations, 0, where)
         assert.equal(run.undrained, 0, where)
+        assert.equal(run.allFading, 0, where)
         assert.equal(run.bareMs, 0, where)
         moves += run.moves
       }
@@ -173,6 +186,7 @@ describe('connection controller, simulated', () => {
         assert.equal(run.takenWhileLast, 0, where)
         assert.equal(run.violations, 0, where)
         assert.equal(run.undrained, 0, where)
+        assert.equal(run.allFading, 0, where)
         assert.ok(run.allUpMs > 0, where)
         moves += run.moves
       }
