@@ -59,7 +59,8 @@ export function driveBy(
       if (dbm > NO_SIGNAL_DBM) signals[name] = dbm
     }
     samples.push({ at: tenths / 10, signals })
-    metres += speeds[Math.floor(metres / (options.stretchM ?? Number.POSITIVE_INFINITY)) % speeds.length]! / 10
+    metres +=
+      speeds[Math.floor(metres / (options.stretchM ?? Number.POSITIVE_INFINITY)) % speeds.length]! / 10
   }
   return { samples }
 }

@@ -409,7 +409,13 @@ export class RouterMachine {
       this.counts.bare++
       const states = paths.map(({ access, view }) => `${access} is ${view.state.name}`).join(', ')
       const reason = `nothing usable to ${peer.name}: ${states || 'no access'}`
-      this.#events.push({ type: 'decision', what: 'all', chosen: 'none', reason, evidence: { peer: peer.name } })
+      this.#events.push({
+        type: 'decision',
+        what: 'all',
+        chosen: 'none',
+        reason,
+        evidence: { peer: peer.name },
+      })
       return
     }
     const ms = Math.round(now - peer.bareSince)
@@ -444,7 +450,6 @@ export class RouterMachine {
 /** How long what the other end has sent over paths that are being left may be under way. */
 function flight(peer: Peer): number {
   let ms = FLIGHT_MS
-  for (const { use, view } of peer.paths.values())
-    if (use.draining && view.rttMs > ms) ms = view.rttMs
+  for (const { use, view } of peer.paths.values()) if (use.draining && view.rttMs > ms) ms = view.rttMs
   return ms
 }

@@ -278,7 +278,8 @@ export class ConnectionController {
     const known = points.filter(({ network }) => this.#networks === undefined || this.#networks.has(network))
     link.points = known.map((point) => {
       const old = before.get(point.id)
-      const slope = old === undefined || elapsed > SCAN_TREND_MS ? 0 : (point.dbm - old) / Math.max(elapsed, 100)
+      const slope =
+        old === undefined || elapsed > SCAN_TREND_MS ? 0 : (point.dbm - old) / Math.max(elapsed, 100)
       return { ...point, slope }
     })
     link.scannedAt = now
