@@ -2,12 +2,13 @@
 import type { FlowStatus } from '../../src/core/mechanism.ts'
 import { monotonicMs } from '../programs/program.ts'
 import { percentile, type Scenario, type ScenarioContext } from '../scenario.ts'
-import { figuresOf, longestGap } from '../traffic.ts'
+import { type DatagramReport, figuresOf, longestGap } from '../traffic.ts'
 import {
   ACCESSES,
   drawDatagrams,
   INTERVAL_MS,
   LINKS,
+  lostAt,
   lostWithin,
   type Routers,
   setUpRouters,
@@ -19,6 +20,16 @@ const GONE_MS = 600
 const BACK_MS = 900
 /** Lost packets are looked for in this time after a cut. */
 const WINDOW_MS = 1500
+
+/** When what was lost had been sent, and the cuts, for the result's file. */
+function tellLosses(context: ScenarioContext, report: DatagramReport, times: readonly number[]): void {
+  context.metric('lost_up_at_s', lostAt(context, report.up))
+  context.metric('lost_down_at_s', lostAt(context, report.down))
+  context.metric(
+    'cut_at_s',
+    times.map((at) => context.seconds(at)),
+  )
+}
 
 function cutCount(context: ScenarioContext, quick: number): number {
   return context.options.handovers ?? (context.options.full === true ? 100 : quick)
@@ -82,6 +93,7 @@ export const routerDuplicateCut: Scenario = {
     context.metric('cuts', times.length)
     context.metric('lost_packets', lost)
     context.metric('reordered_packets', up.reordered + down.reordered)
+    tellLosses(context, report, times)
     drawDatagrams(context, 'Duplicated on two links, one cut without warning', report)
   },
 }
@@ -113,6 +125,7 @@ export const routerFailoverCut: Scenario = {
     context.metric('cuts', times.length)
     context.metric('lost_packets_up', each[0]!)
     context.metric('lost_packets_down', each[1]!)
+    tellLosses(context, report, times)
     context.metric('gap_ms_median', percentile(gaps, 0.5))
     context.metric('gap_ms_p95', percentile(gaps, 0.95))
     drawDatagrams(context, 'Main and spare link, the one in use cut without warning', report)

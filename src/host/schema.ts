@@ -92,7 +92,7 @@ const iface = z
       .min(1280)
       .max(65535)
       .optional()
-      .describe('MTU of the virtual interface, in bytes. Default: the smallest that its paths carry.'),
+      .describe('MTU of the virtual interface, in bytes. Default: what its paths carry.'),
   })
   .describe('The virtual interface and the key of this machine.')
 

@@ -80,7 +80,7 @@ export class RoutingForwarder implements Forwarder {
       this.counts.unroutable++
       return Verdict.DROP
     }
-    if (this.#own !== undefined && this.#own.lookup(bytes, at + (v4 ? 12 : 8), v4 ? 4 : 6) === undefined) {
+    if (!this.#mayLeave(bytes, at, v4, peer)) {
       this.counts.foreign++
       return Verdict.DROP
     }
@@ -97,6 +97,15 @@ export class RoutingForwarder implements Forwarder {
     if (slot < 0) return Verdict.PARK
     if (this.#unordered[index] === true) this.spread.ordered = false
     return slot
+  }
+
+  /** A source of our own site, or of another peer's, which was checked when it came. */
+  #mayLeave(bytes: Uint8Array, at: number, v4: boolean, peer: number): boolean {
+    if (this.#own === undefined) return true
+    const source = at + (v4 ? 12 : 8)
+    if (this.#own.lookup(bytes, source, v4 ? 4 : 6) !== undefined) return true
+    const of = this.#routes.lookup(bytes, source, v4 ? 4 : 6)
+    return of !== undefined && of !== peer
   }
 
   inbound(

@@ -79,6 +79,7 @@ export class RouterNode implements NodeParts<Command> {
   }
 
   handleCommand(command: Command, now: number): void {
+    this.#node.reportSoon()
     switch (command.type) {
       case 'add-peer':
         this.#addPeer(command.peer, now)

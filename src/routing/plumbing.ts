@@ -38,8 +38,8 @@ export class RouterPlumbing {
     this.#lookForSources()
     this.#route()
     this.#set(`net/ipv4/conf/${device}/rp_filter`, 2)
-    // From one site to another a packet leaves by the device it came from: nothing to redirect.
-    this.#set(`net/ipv4/conf/${device}/send_redirects`, 0)
+    // From one site to another a packet leaves by the device it came from: nothing to redirect. `all` would overrule it.
+    for (const scope of ['all', device]) this.#set(`net/ipv4/conf/${scope}/send_redirects`, 0)
     this.#set('net/ipv4/ip_forward', 1)
     if (subnets.some(({ address }) => address.length === 16)) this.#set('net/ipv6/conf/all/forwarding', 1)
   }

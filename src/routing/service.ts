@@ -49,7 +49,7 @@ export interface RouterInit {
   readonly device: string
   readonly privateKey: Uint8Array
   readonly listenPort?: number
-  /** MTU of the tunnel device; absent: the smallest that its paths carry. */
+  /** MTU of the tunnel device; absent: the largest that one of its paths carries. */
   readonly mtu?: number
   readonly mark: number
   readonly sites: readonly Site[]
@@ -72,8 +72,8 @@ export interface RouterComponents {
 
 const FIRST_MTU = 1400
 const LEAST_MTU = 1280
-/** Outer headers over IPv6, message 32 and tag. */
-const OVERHEAD = 48 + 16 + 16 + 2
+/** Outer headers, message 32 and tag, by the family of the path's remote. */
+const OVERHEAD = { 4: 28 + 16 + 16 + 2, 6: 48 + 16 + 16 + 2 } as const
 const START_MS = 20_000
 const RESOLVE_RETRY_MS = 2_000
 const SOURCE_RETRY_MS = 1_000
@@ -381,7 +381,9 @@ export class RouterService implements Mechanism {
     const works = this.#paths.filter(({ state }) => USABLE.includes(state))
     if (works.length > 0) this.#onReady?.()
     if (this.#init.mtu === undefined && works.length > 0) {
-      const mtu = Math.max(LEAST_MTU, Math.min(...works.map((path) => path.mtu)) - OVERHEAD)
+      // What the widest path takes. What is too large for the one that it goes over is cut or refused there, exactly.
+      const inner = works.map(({ mtu, remote }) => mtu - OVERHEAD[remote.startsWith('[') ? 6 : 4])
+      const mtu = Math.max(LEAST_MTU, ...inner)
       if (!this.#stopping) this.#parts.plumbing.setMtu(mtu)
     }
     if (this.#radios === undefined) return

@@ -46,7 +46,7 @@ const RISE_DB = 6
 
 /** A link that came up is not moved by choice for so long; for so long when it will not last. */
 export const DWELL_MS = 3_000
-export const DWELL_FAILING_MS = 1_000
+export const DWELL_FAILING_MS = 500
 /** How far ahead trends are looked at: about what a move takes. */
 export const HORIZON_MS = 2_000
 /** How long traffic may take to leave. */

@@ -100,6 +100,25 @@ describe('schedulers: plans', () => {
     assert.equal(plan.carriers[0]!.slot, 0)
   })
 
+  test('OH-18, OH-24: what takes one path leaves a fading one at once; the last one is kept; copies and spreads go on', () => {
+    const faded = [path(0, { fading: true }), path(1)]
+    for (const mode of ['failover', 'lowest-rtt', 'budget'] as const) {
+      const before = planPaths(mode, [path(0), path(1, { rttMs: 30 })], NO_PLAN_MEMORY, 0)
+      assert.equal(before.plan.carriers[0]!.slot, 0)
+      const { plan } = planPaths(mode, faded, before.memory, 10)
+      assert.equal(plan.carriers[0]!.slot, 1)
+      assert.match(plan.reason, /acc1 is fading/)
+      const all = [path(0, { fading: true }), path(1, { fading: true, rttMs: 30 })]
+      const kept = planPaths(mode, all, before.memory, 10).plan
+      assert.equal(kept.carriers[0]!.slot, 0)
+      assert.equal(kept.atRisk, mode === 'budget')
+    }
+    for (const mode of ['round-robin', 'weighted', 'duplicate'] as const) {
+      const { carriers, copies } = planPaths(mode, faded, NO_PLAN_MEMORY, 0).plan
+      assert.equal(carriers.length + copies.length, 2)
+    }
+  })
+
   test('OH-19: a path that loses much more than the best is demoted, probed, and readmitted when clean', () => {
     const lossy = [path(0), path(1, { loss: 0.2 })]
     let { plan, memory } = planPaths('round-robin', lossy, NO_PLAN_MEMORY, 0)

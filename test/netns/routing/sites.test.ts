@@ -1,0 +1,332 @@
+/**
+ * Sites joined by routers, seen from terminals that know nothing of it: every protocol, errors of ICMP, packets that are
+ * too large, forged sources, several routers at one gateway, classes, and what the operator is told.
+ */
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import type { Program } from '../../../lab/hosts.ts'
+import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { Nft } from '../../../src/linux/nft.ts'
+import { DEVICE, type RouterName, SERVER, Sites, TERMINAL_A, TERMINAL_B } from './bed.ts'
+
+usePrivateNames()
+
+/** Answers each datagram with the address it came from. */
+const ECHO = `
+  const { createSocket } = require('dgram')
+  const s = createSocket({ type: 'udp6' })
+  s.on('message', (m, from) => s.send(from.address, from.port, from.address))
+  s.bind(Number(process.argv[1]), () => console.log('up'))`
+/** Sends COUNT numbered datagrams to ADDRESS PORT, one every 5 ms; says how many answers came, the last with what it said. */
+const ASK = `
+  const [host, port, count] = process.argv.slice(1)
+  const s = require('dgram').createSocket(host.includes(':') ? 'udp6' : 'udp4')
+  let sent = 0, got = 0, seen = ''
+  s.on('message', (m) => { got++; seen = String(m) })
+  s.bind(() => {
+    const t = setInterval(() => {
+      if (sent < Number(count)) { s.send(String(sent++), Number(port), host); return }
+      clearInterval(t)
+      const end = () => { console.log(JSON.stringify({ sent, got, seen })); process.exit() }
+      setInterval(() => got >= sent && end(), 20)
+      setTimeout(end, 5000)
+    }, 5)
+  })`
+/** Serves two megabytes over HTTP; the answer's header names who asked. */
+const SERVE = `
+  require('http').createServer((q, r) => {
+    r.setHeader('x-seen', q.socket.remoteAddress.replace('::ffff:', ''))
+    r.end(Buffer.alloc(2e6, 'godwit'))
+  }).listen(80, '::', () => console.log('up'))`
+
+let sites: Sites
+const node = (code: string, ...args: string[]) => ['-e', code, ...args]
+
+async function serve(host: string, code: string, ...args: string[]): Promise<Program> {
+  const program = await sites.lab.programs.start(host, process.execPath, node(code, ...args))
+  await program.expect((line) => line === 'up', 30_000)
+  return program
+}
+
+async function ask(
+  host: string,
+  to: string,
+  port: number,
+  count: number,
+): Promise<{ sent: number; got: number; seen: string }> {
+  return JSON.parse(
+    await sites.lab.programs.run(host, process.execPath, node(ASK, to, String(port), String(count))),
+  )
+}
+
+const ping = (host: string, ...args: string[]) => sites.said(host, 'ping', '-n', '-W', '5', ...args)
+const deviceMtu = (name: RouterName) => sites.lab.rtnl(name).link(DEVICE)!.mtu
+
+async function counter(name: RouterName, which: string): Promise<number> {
+  return (await sites.view(name)).counters[which] ?? 0
+}
+
+before(async () => {
+  sites = await Sites.start()
+  await serve('srv', SERVE)
+  for (const port of ['5004', '5005']) await serve('srv', ECHO, port)
+})
+
+after(() => sites?.close())
+
+describe('terminals without software', () => {
+  for (const family of [4, 6] as const)
+    test(`OH-6, OH-7, OH-11: TCP, UDP and ping over IPv${family}; the server sees the terminal's own address`, async () => {
+      const host = family === 4 ? SERVER[4] : `[${SERVER[6]}]`
+      const got = await sites.lab.programs.run('ta', 'curl', [
+        ...['-s', '-g', '-o', '/dev/null', '--max-time', '60'],
+        ...['-w', '%{size_download} %header{x-seen}', `http://${host}/`],
+      ])
+      assert.equal(got, `2000000 ${TERMINAL_A[family]}`)
+      const asked = await ask('ta', SERVER[family], 5005, 20)
+      assert.equal(asked.got, asked.sent)
+      assert.equal(asked.seen.replace('::ffff:', ''), TERMINAL_A[family])
+      assert.match(await ping('ta', '-c', '2', '-i', '0.2', SERVER[family]), / 0% packet loss/)
+      assert.match(await ping('srv', '-c', '2', '-i', '0.2', TERMINAL_A[family]), / 0% packet loss/)
+    })
+
+  test('OH-7: errors of ICMP come through: time exceeded at the far gateway, port and host unreachable', async () => {
+    assert.match(
+      await ping('ta', '-c', '1', '-t', '1', SERVER[4]),
+      /From 10\.1\.0\.1 .*Time to live exceeded/,
+    )
+    assert.match(
+      await ping('ta', '-c', '1', '-t', '2', SERVER[4]),
+      /From 10\.2\.0\.1 .*Time to live exceeded/,
+    )
+    assert.match(await ping('ta', '-6', '-c', '1', '-t', '2', SERVER[6]), /From fd00:2::1 .*Hop limit/)
+    assert.match(await ping('ta', '-c', '1', '10.2.0.99'), /From 10\.2\.0\.1 .*Destination Host Unreachable/)
+    const refused = `const s=require('dgram').createSocket('udp4');s.connect(9,'${SERVER[4]}',()=>{s.on('error',(e)=>{console.log(e.code);process.exit()});setInterval(()=>s.send('x'),100)})`
+    const program = await sites.lab.programs.start('ta', process.execPath, node(refused))
+    await program.expect((line) => line === 'ECONNREFUSED', 30_000)
+  })
+})
+
+describe('packets that are too large', () => {
+  for (const [from, router, to] of [
+    ['ta', 'ma', SERVER],
+    ['srv', 'hg', TERMINAL_A],
+  ] as const)
+    test(`from ${from}: the gateway says how much fits, IPv4 and IPv6; without DF they arrive in pieces`, async () => {
+      const mtu = deviceMtu(router)
+      assert.ok(mtu >= 1280 && mtu < 1500, String(mtu))
+      const four = await ping(from, '-c', '1', '-M', 'do', '-s', String(mtu - 28 + 1), to[4])
+      assert.match(four, new RegExp(`Frag needed and DF set \\(mtu = ${mtu}\\)|mtu=${mtu}\\b`))
+      const six = await ping(from, '-6', '-c', '1', '-M', 'do', '-s', String(mtu - 48 + 1), to[6])
+      assert.match(six, new RegExp(`Packet too big: mtu=${mtu}\\b|mtu: ${mtu}\\b|mtu=${mtu}\\b`))
+      assert.match(await ping(from, '-c', '1', '-M', 'do', '-s', String(mtu - 28), to[4]), / 0% packet loss/)
+      assert.match(
+        await ping(from, '-6', '-c', '1', '-M', 'do', '-s', String(mtu - 48), to[6]),
+        / 0% packet loss/,
+      )
+      assert.match(await ping(from, '-c', '1', '-M', 'dont', '-s', '4000', to[4]), / 0% packet loss/)
+    })
+
+  test('TCP does without those errors: the segment size is lowered in passing, both ways', async () => {
+    const hosts = ['ta', 'srv'] as const
+    const drop = `table inet deaf {
+      chain in {
+        type filter hook input priority 0;
+        icmp type destination-unreachable drop
+        icmpv6 type packet-too-big drop
+      }
+    }`
+    for (const host of hosts) {
+      // What was learnt before goes.
+      for (const family of ['-4', '-6'])
+        await sites.lab.programs.run(host, 'ip', [family, 'route', 'flush', 'cache'])
+      new Nft(`gw-${host}`).run(drop)
+    }
+    try {
+      for (const host of [SERVER[4], `[${SERVER[6]}]`]) {
+        const args = ['-s', '-g', '-o', '/dev/null', '--max-time', '60', '-w', '%{size_download}']
+        assert.equal(await sites.lab.programs.run('ta', 'curl', [...args, `http://${host}/`]), '2000000')
+      }
+    } finally {
+      for (const host of hosts) new Nft(`gw-${host}`).deleteTable({ family: 'inet', name: 'deaf' })
+    }
+  })
+})
+
+describe('sources', () => {
+  test('a source that is not of the site ends at its own gateway when that knows the site, else at the far one', async () => {
+    for (const [terminal, router, end, name] of [
+      ['ta', 'ma', 'ma', 'foreign'],
+      ['tb', 'mb', 'hg', 'spoofed'],
+    ] as const) {
+      const forged = { 4: '10.2.0.77', 6: 'fd00:99::7' }
+      sites.lab.rtnl(terminal).addAddress('lo', `${forged[4]}/32`)
+      sites.lab.rtnl(terminal).addAddress('lo', `${forged[6]}/128`)
+      const before = await counter(end, name)
+      const seen = await heard('srv', async () => {
+        await ping(terminal, '-c', '2', '-i', '0.2', '-W', '0.5', '-I', forged[4], SERVER[4])
+        await ping(terminal, '-6', '-c', '2', '-i', '0.2', '-W', '0.5', '-I', forged[6], SERVER[6])
+        // What is allowed shows that the way is open.
+        assert.match(await ping(terminal, '-c', '1', SERVER[4]), / 0% packet loss/)
+      })
+      assert.deepEqual(seen, { forged: 0, allowed: 1 }, `${router}: pings that arrived`)
+      await sites.until('the counter', async () => (await counter(end, name)) >= before + 4)
+    }
+  })
+})
+
+/** Echo requests that a host gets while `work` runs: from forged sources, and others over IPv4. */
+async function heard(host: string, work: () => Promise<void>): Promise<{ forged: number; allowed: number }> {
+  const nft = new Nft(`gw-${host}`)
+  nft.run(`table inet ears {
+    chain in {
+      type filter hook input priority 0;
+      ip saddr 10.2.0.77 icmp type echo-request counter
+      ip6 saddr fd00:99::/64 icmpv6 type echo-request counter
+      icmp type echo-request counter
+    }
+  }`)
+  try {
+    await work()
+    const counters = (nft.listTable({ family: 'inet', name: 'ears' }) ?? []).flatMap(({ rule }) =>
+      ((rule?.expr ?? []) as { counter?: { packets: number } }[]).flatMap(
+        ({ counter }) => counter?.packets ?? [],
+      ),
+    )
+    const [four, six, all] = counters as [number, number, number]
+    return { forged: four + six, allowed: all - four }
+  } finally {
+    nft.deleteTable({ family: 'inet', name: 'ears' })
+  }
+}
+
+describe('several mobile routers at one gateway', () => {
+  test('terminals of one site reach those of the other through home', async () => {
+    for (const family of [4, 6] as const) {
+      const said = await ping('ta', '-c', '2', '-i', '0.2', TERMINAL_B[family])
+      assert.match(said, / 0% packet loss/)
+      assert.doesNotMatch(said, /Redirect/i)
+      assert.match(await ping('tb', '-c', '2', '-i', '0.2', TERMINAL_A[family]), / 0% packet loss/)
+    }
+    const echo = await serve('tb', ECHO, '5006')
+    const { sent, got, seen } = await ask('ta', TERMINAL_B[4], 5006, 20)
+    assert.deepEqual([got, seen.replace('::ffff:', '')], [sent, TERMINAL_A[4]])
+    await echo.stop()
+  })
+
+  test('one router fails and comes back; the other site notices nothing', async () => {
+    const flow = ask('ta', SERVER[4], 5005, 600)
+    await sites.down('mb', 'SIGKILL')
+    await sites.up('mb')
+    const { sent, got } = await flow
+    assert.equal(got, sent)
+    await sites.untilPaths('mb', ['acc1', 'acc2'])
+    await sites.until('the other site again', async () =>
+      / 0% packet loss/.test(await ping('ta', '-c', '1', '-W', '1', TERMINAL_B[4])),
+    )
+  })
+})
+
+describe('classes and schedulers', () => {
+  test('OH-16, OH-19: a class that cannot wait is duplicated while the rest is spread, and that is changed while it flows', async () => {
+    const copies = async () => [await counter('hg', 'duplicates'), await counter('ma', 'copied')] as const
+    const none = await copies()
+    await ask('ta', SERVER[4], 5005, 40)
+    const bulk = await copies()
+    assert.equal(bulk[1], none[1], 'the rest is sent once')
+    const voice = await ask('ta', SERVER[4], 5004, 40)
+    assert.equal(voice.got, voice.sent)
+    await sites.until('both copies of each', async () => {
+      const [duplicates, copied] = await copies()
+      return copied >= bulk[1] + 40 && duplicates > bulk[0]
+    })
+    const { classes } = await sites.view('ma')
+    const [first, rest] = [
+      classes.find(({ name }) => name === 'voice')!,
+      classes.find(({ name }) => name === 'rest')!,
+    ]
+    assert.deepEqual(
+      [first.mode, [...first.carriers, ...first.copies].sort()],
+      ['duplicate', ['acc1', 'acc2']],
+    )
+    assert.deepEqual([rest.mode, [...rest.carriers].sort(), rest.copies], ['weighted', ['acc1', 'acc2'], []])
+
+    const flow = ask('ta', SERVER[4], 5004, 800)
+    for (const mode of ['failover', 'round-robin', 'lowest-rtt', 'budget', 'weighted', 'duplicate']) {
+      assert.match(await sites.godwit('ma', 'router', 'scheduler', 'voice', mode), new RegExp(mode))
+      await sites.until(`voice by ${mode}`, async () =>
+        (await sites.view('ma')).classes.some((each) => each.name === 'voice' && each.mode === mode),
+      )
+    }
+    const { sent, got } = await flow
+    assert.equal(got, sent, 'nothing was lost by the changes')
+    await assert.rejects(
+      sites.godwit('ma', 'router', 'scheduler', 'voice', 'fastest'),
+      /no scheduler fastest/,
+    )
+    await assert.rejects(sites.godwit('ma', 'router', 'scheduler', 'video', 'failover'), /no class video/)
+  })
+})
+
+describe('what the operator sees', () => {
+  test('OH-39: status, paths, classes, move and why of a router', async () => {
+    await sites.godwit('ma', 'router', 'scheduler', 'rest', 'failover')
+    const { role, accesses, peers } = await sites.status('ma')
+    assert.equal(role, 'router')
+    assert.deepEqual(accesses.map(({ name }) => name).sort(), ['acc1', 'acc2'])
+    assert.deepEqual(
+      peers.map(({ name, kind, state }) => [name, kind, state]),
+      [['home', 'router', 'up']],
+    )
+    assert.match(await sites.godwit('ma', 'status'), /ACCESS[\s\S]*acc1[\s\S]*home/)
+    const paths = await sites.godwit('ma', 'paths')
+    for (const access of ['acc1', 'acc2']) assert.match(paths, new RegExp(`home .* ${access} .* up `))
+    assert.match(await sites.godwit('ma', 'router', 'classes'), /rest +home +failover +acc1/)
+    await sites.godwit('ma', 'move', 'all', 'acc2')
+    await sites.until('moved', async () =>
+      (await sites.view('ma')).classes.some(
+        (each) => each.name === 'rest' && each.carriers.join() === 'acc2',
+      ),
+    )
+    assert.match(await ping('ta', '-c', '1', SERVER[4]), / 0% packet loss/)
+    const why = await sites.godwit('ma', 'why', 'rest.home')
+    assert.match(why, /now:[\s\S]*acc2/)
+    assert.match(why, /on record:[\s\S]*moved by hand/)
+    await assert.rejects(sites.godwit('ma', 'move', 'all', 'acc9'), /there is no access acc9/)
+  })
+
+  test('OH-22: that no link was usable is noticed at once, said, and said again when it is over', async () => {
+    const before = await counter('ma', 'without_path')
+    // A silent link is found by traffic that is not answered.
+    const flow = await sites.lab.programs.start('ta', process.execPath, node(ASK, SERVER[4], '5005', '20000'))
+    for (const link of ['ma-acc1', 'ma-acc2']) sites.lab.setLink(link, { state: 'blackhole' })
+    await sites.untilPaths('ma', [])
+    assert.equal(await counter('ma', 'without_path'), before + 1)
+    assert.match(
+      await sites.godwit('ma', 'why', 'rest.home'),
+      /nothing usable to home: .*acc1 is down.*acc2 is down|nothing usable to home: .*acc2 is down.*acc1 is down/,
+    )
+    for (const link of ['ma-acc1', 'ma-acc2']) sites.lab.setLink(link, { state: 'up' })
+    await sites.untilPaths('ma', ['acc1', 'acc2'])
+    await flow.stop()
+    assert.match(
+      await sites.godwit('ma', 'why', 'rest.home'),
+      /home is reached again, after \d+ ms without a usable path/,
+    )
+    assert.match(await ping('ta', '-c', '1', SERVER[4]), / 0% packet loss/)
+  })
+
+  test('`router up` that was killed leaves nothing that `router down` does not remove', async () => {
+    await sites.down('mb', 'SIGKILL')
+    assert.ok(sites.lab.rtnl('mb').link(DEVICE) !== undefined, 'traffic waits for its restart')
+    assert.match(await sites.godwit('mb', 'router', 'down'), /nothing of godwit router is left/)
+    assert.equal(sites.lab.rtnl('mb').link(DEVICE), undefined)
+    assert.deepEqual(
+      sites.lab
+        .rtnl('mb')
+        .rules()
+        .filter(({ priority }) => priority >= 5200 && priority < 5300),
+      [],
+    )
+  })
+})

@@ -1,0 +1,192 @@
+/** A router's protocol core between a tunnel that is written down and the clock of the test. */
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
+import { RouterMachine } from '../../../src/routing/machine.ts'
+import type { Event } from '../../../src/routing/protocol.ts'
+import { decodePathUse, encodeAck, PATH_USE_ACK } from '../../../src/routing/wire.ts'
+import { controlCodec } from '../../../src/tunnel/control.ts'
+import type { PathState, PathView } from '../../../src/tunnel/machine/api.ts'
+import type { Mode } from '../../../src/tunnel/schedulers.ts'
+
+const RTT_MS = 20
+
+/** A mobile router with these sites, each reached over acc1 and acc2: slots 2n and 2n + 1. */
+class Bench {
+  readonly forwarder = new RoutingForwarder()
+  readonly machine: RouterMachine
+  /** PATH_USE that was sent, by peer. */
+  readonly asked = new Map<number, { sequence: number; paths: readonly object[] }[]>()
+  readonly #sites: readonly string[]
+  now = 1000
+
+  constructor(sites: readonly string[], mode: Mode = 'failover') {
+    this.#sites = sites
+    this.machine = new RouterMachine({
+      tunnel: {
+        sendFrames: (peer, body) => {
+          const frames = controlCodec.decode(body)
+          assert.ok(frames.ok)
+          for (const frame of frames.value) {
+            assert.equal(frame.type, 'mechanism')
+            const use = decodePathUse((frame as { body: Uint8Array }).body)
+            assert.ok(use.ok)
+            this.asked.set(peer, [...(this.asked.get(peer) ?? []), use.value])
+          }
+          return true
+        },
+      },
+      forwarder: this.forwarder,
+      sent: () => ({ sentBytes: 0, sentPackets: 0 }),
+      retryParked: () => {},
+    })
+    this.machine.setClasses([{ name: 'rest', match: [], mode, cap: 0.05, unordered: false }], this.now)
+    for (const [index, name] of ['acc1', 'acc2'].entries()) this.machine.setAccess(name, index + 1, this.now)
+    for (const [peer, name] of sites.entries()) {
+      this.forwarder.addPeer(peer, [])
+      this.machine.addPeer(peer, name, true)
+      for (const index of [0, 1]) {
+        const slot = 2 * peer + index
+        this.machine.addPath(this.view(slot, { name: 'new' }), `acc${index + 1}`, this.now)
+        this.state(slot, { name: 'up', since: this.now })
+      }
+    }
+    this.events()
+  }
+
+  view(slot: number, state: PathState): PathView {
+    return {
+      peer: slot >> 1,
+      slot,
+      pathId: (slot & 1) + 1,
+      generation: 1,
+      socket: 0,
+      remote: { address: new Uint8Array(4), port: 1 },
+      state,
+      rttMs: RTT_MS,
+      rttVarMs: 1,
+      loss: 0,
+      mtu: 1500,
+    }
+  }
+
+  state(slot: number, state: PathState): void {
+    const from = 'new' as const
+    const event = { type: 'path', peer: slot >> 1, path: this.view(slot, state), from } as const
+    this.machine.handleTunnelEvent(event, this.now)
+  }
+
+  down(slot: number): void {
+    this.state(slot, { name: 'down', since: this.now, reason: 1, evidence: { silentMs: 100 } } as never)
+  }
+
+  /** The peer agrees to what it was asked last. */
+  agree(peer: number): void {
+    const body = encodeAck(this.asked.get(peer)!.at(-1)!.sequence)
+    this.machine.handleTunnelEvent(
+      { type: 'frame', peer, slot: 2 * peer, code: PATH_USE_ACK, body } as never,
+      this.now,
+    )
+  }
+
+  pass(ms: number): void {
+    for (const end = this.now + ms; this.now < end; ) {
+      this.now = Math.min(end, this.machine.nextTimeout() ?? end)
+      this.machine.handleTimeout(this.now)
+      if (this.now < end && this.machine.nextTimeout() === this.now) this.now++
+    }
+  }
+
+  events(): Event[] {
+    const events: Event[] = []
+    for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll()) events.push(event)
+    return events
+  }
+
+  /** Accesses in use, by site. */
+  get carriers(): string[] {
+    return this.machine.classReports().map(({ carriers }) => carriers.join('+'))
+  }
+
+  get sites(): readonly string[] {
+    return this.#sites
+  }
+}
+
+const IN_USE = { draining: false, fading: false }
+
+describe('router machine', () => {
+  test('OH-24, OH-37: a fading access is left at once, and the other end is asked to follow until it agrees', () => {
+    const bench = new Bench(['home'])
+    assert.deepEqual(bench.carriers, ['acc1'])
+    const before = bench.asked.get(0)!.length
+    bench.machine.setUse('acc1', { draining: false, fading: true }, bench.now)
+    assert.deepEqual(bench.carriers, ['acc2'])
+    bench.pass(350)
+    const asked = bench.asked.get(0)!.slice(before)
+    assert.ok(asked.length >= 3, 'repeated')
+    for (const { paths } of asked)
+      assert.deepEqual(paths, [
+        { pathId: 1, draining: false, fading: true, priority: 1 },
+        { pathId: 2, draining: false, fading: false, priority: 2 },
+      ])
+    bench.agree(0)
+    const quiet = bench.asked.get(0)!.length
+    bench.pass(1000)
+    assert.equal(bench.asked.get(0)!.length, quiet)
+  })
+
+  test('OH-24: an access has been left when every gateway agreed and what was under way has arrived', () => {
+    const bench = new Bench(['home', 'depot'])
+    bench.machine.setUse('acc1', { draining: true, fading: false }, bench.now)
+    assert.deepEqual(bench.carriers, ['acc2', 'acc2'])
+    const drained = () => bench.events().filter(({ type }) => type === 'drained')
+    bench.agree(0)
+    bench.pass(60)
+    assert.deepEqual(drained(), [], 'the depot may still send there')
+    bench.agree(1)
+    assert.deepEqual(drained(), [], 'its last packets are under way')
+    bench.pass(60)
+    assert.deepEqual(drained(), [{ type: 'drained', access: 'acc1' }])
+    bench.machine.setUse('acc1', IN_USE, bench.now)
+    for (const peer of [0, 1]) bench.agree(peer)
+    bench.pass(60)
+    assert.deepEqual(drained(), [])
+  })
+
+  test('OH-22: that nothing was usable is counted, said with the states, and said again when it is over', () => {
+    const bench = new Bench(['home'])
+    const said = () =>
+      bench
+        .events()
+        .flatMap((event) => (event.type === 'decision' && event.what === 'all' ? [event.reason] : []))
+    bench.down(0)
+    assert.deepEqual(bench.carriers, ['acc2'])
+    assert.deepEqual(said(), [])
+    bench.down(1)
+    assert.deepEqual(said(), ['nothing usable to home: acc1 is down, acc2 is down'])
+    bench.pass(1234)
+    assert.deepEqual(said(), [], 'once')
+    bench.state(1, { name: 'up', since: bench.now })
+    assert.deepEqual(said(), ['home is reached again, after 1234 ms without a usable path'])
+    assert.deepEqual({ ...bench.machine.counts }, { bare: 1, bareMs: 1234 })
+  })
+
+  test('OH-22: before the first path is up nothing has been broken', () => {
+    const bench = new Bench([])
+    bench.machine.addPeer(0, 'home', true)
+    bench.machine.addPath(bench.view(0, { name: 'new' }), 'acc1', bench.now)
+    bench.down(0)
+    assert.equal(bench.machine.counts.bare, 0)
+  })
+
+  test('decisions and handovers are told by class and site, as flows are named', () => {
+    const bench = new Bench(['home'])
+    bench.down(0)
+    const told = bench.events().filter(({ type }) => type === 'decision' || type === 'handover')
+    assert.deepEqual(
+      told.map((event) => (event as { what: string }).what),
+      ['rest.home', 'rest.home'],
+    )
+  })
+})
