@@ -43,6 +43,7 @@ function translationConfig({ dime, kernel }: Config, state: State): TranslationC
     ihmp: {
       unsigned: dime.unsigned,
       advertise: dime.advertise,
+      crossing: dime.cross_families,
       holdMs: dime.hold_s * 1000,
       nats: natKeys(dime.nat_keys),
     },

@@ -229,6 +229,12 @@ const dime = z
       .enum(['refuse', 'allow'])
       .default('refuse')
       .describe('Hosts without a key: not moved, or moved under a secret that only the path knows.'),
+    cross_families: z
+      .boolean()
+      .default(true)
+      .describe(
+        'Carry IPv4 connections over IPv6 and the reverse while only the other works (experimental; Linux 6.6 or newer).',
+      ),
     watch_udp: z
       .boolean()
       .default(true)

@@ -15,12 +15,12 @@ const syscall = declare<(number: number, command: number, attributes: number, si
 )
 const SYS_BPF = process.arch === 'arm64' ? 280 : 321
 
-const BPF_PROG_LOAD = 5
-const BPF_PROG_ATTACH = 8
-const BPF_PROG_DETACH = 9
+export const BPF_PROG_LOAD = 5
+export const BPF_PROG_ATTACH = 8
+export const BPF_PROG_DETACH = 9
 const BPF_PROG_GET_FD_BY_ID = 13
 const BPF_OBJ_GET_INFO_BY_FD = 15
-const BPF_PROG_QUERY = 16
+export const BPF_PROG_QUERY = 16
 const PROG_TYPE_CGROUP_SOCK = 9
 const ATTACH_INET_SOCK_CREATE = 2
 /** Programs of others on the cgroup and above it run too. */
@@ -29,7 +29,12 @@ const ALLOW_MULTI = 2
 const NAME = 'godwit_mark'
 const EPERM = 1
 
-const NEEDS_BPF = { hint: 'run as root; in a container, grant CAP_BPF and CAP_NET_ADMIN' }
+export const NEEDS_BPF = { hint: 'run as root; in a container, grant CAP_BPF and CAP_NET_ADMIN' }
+
+/** bpf(2) with attributes at this address; negative when it failed. */
+export function bpf(command: number, attributes: number, size: number): number {
+  return syscall(SYS_BPF, command, attributes, size)
+}
 
 /**
  * From now on sockets made in this cgroup (its directory) start with `mark`; 0 ends it. Replaces the programs that this
@@ -60,7 +65,7 @@ export function cgroupPrograms(cgroup: string): number {
   }
 }
 
-function withProgram(program: number, work: (program: number) => void): void {
+export function withProgram(program: number, work: (program: number) => void): void {
   try {
     work(program)
   } finally {
@@ -103,17 +108,17 @@ function load(mark: number): number {
   memory.setUint64(16, base + LICENSE)
   memory.u8.set(new TextEncoder().encode(NAME), 48)
   view.setUint32(68, ATTACH_INET_SOCK_CREATE, true)
-  return check(syscall(SYS_BPF, BPF_PROG_LOAD, base, 72), 'load an eBPF program', NEEDS_BPF)
+  return check(bpf(BPF_PROG_LOAD, base, 72), 'load an eBPF program', NEEDS_BPF)
 }
 
 function attach(directory: number, program: number, cgroup: string): void {
   const { base } = attachment(directory, program, ALLOW_MULTI)
-  check(syscall(SYS_BPF, BPF_PROG_ATTACH, base, 16), `attach a program to ${cgroup}`, NEEDS_BPF)
+  check(bpf(BPF_PROG_ATTACH, base, 16), `attach a program to ${cgroup}`, NEEDS_BPF)
 }
 
 function detach(directory: number, program: number, cgroup: string): void {
   const { base } = attachment(directory, program, 0)
-  check(syscall(SYS_BPF, BPF_PROG_DETACH, base, 16), `detach a program from ${cgroup}`, NEEDS_BPF)
+  check(bpf(BPF_PROG_DETACH, base, 16), `detach a program from ${cgroup}`, NEEDS_BPF)
 }
 
 /** target u32, program u32, attach type u32, flags u32 */
@@ -135,18 +140,19 @@ function query(directory: number, cgroup: string): number[] {
   view.setUint32(4, ATTACH_INET_SOCK_CREATE, true)
   memory.setUint64(16, memory.base + CODE)
   view.setUint32(24, MAX_IDS, true)
-  check(syscall(SYS_BPF, BPF_PROG_QUERY, memory.base, 32), `list the programs of ${cgroup}`, NEEDS_BPF)
+  check(bpf(BPF_PROG_QUERY, memory.base, 32), `list the programs of ${cgroup}`, NEEDS_BPF)
   return Array.from({ length: view.getUint32(24, true) }, (_, i) => view.getUint32(CODE + 4 * i, true))
 }
 
-function programById(id: number): number {
+/** A descriptor of a loaded program. */
+export function programById(id: number): number {
   const memory = attributes()
   memory.view.setUint32(0, id, true)
-  return check(syscall(SYS_BPF, BPF_PROG_GET_FD_BY_ID, memory.base, 16), `open program ${id}`, NEEDS_BPF)
+  return check(bpf(BPF_PROG_GET_FD_BY_ID, memory.base, 16), `open program ${id}`, NEEDS_BPF)
 }
 
 /** From struct bpf_prog_info, where the name stands at 64. */
-function nameOf(program: number): string {
+export function nameOf(program: number): string {
   const memory = attributes()
   const info = CODE
   memory.u8.fill(0, info, info + 80)
@@ -154,7 +160,7 @@ function nameOf(program: number): string {
   memory.view.setUint32(0, program, true)
   memory.view.setUint32(4, 80, true)
   memory.setUint64(8, memory.base + info)
-  check(syscall(SYS_BPF, BPF_OBJ_GET_INFO_BY_FD, memory.base, 16), 'read about a program', NEEDS_BPF)
+  check(bpf(BPF_OBJ_GET_INFO_BY_FD, memory.base, 16), 'read about a program', NEEDS_BPF)
   const name = memory.u8.subarray(info + 64, info + 80)
   return new TextDecoder().decode(name.subarray(0, name.indexOf(0)))
 }

@@ -5,10 +5,10 @@
  */
 import { contains, type Prefix, parsePrefix } from '../core/address.ts'
 import { KernelError } from '../linux/libc.ts'
-import type { Link, Route, Rtnl } from '../linux/rtnetlink/types.ts'
+import type { Link, Route, Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import type { LocalAddress } from './policy.ts'
-import { bytesOf, familyOf, type Ip } from './tables.ts'
+import { bytesOf, familyOf, type Ip, type Pair, pairKey } from './tables.ts'
 
 const MAIN = 254
 /** After `main` and `default` (32766, 32767): only packets that no route takes come so far. */
@@ -17,6 +17,12 @@ const EEXIST = 17
 /** From the base: the table of the parking device, and the priority of rules that hold packets back. */
 const PARK_TABLE = 63
 const HOLD_PRIORITY = 62
+/** Tables for flows that go on in the other family; connected sockets find theirs before any other rule of ours. */
+const CROSS_TABLE = 61
+const CROSS_UDP_TABLE = 60
+const CROSS_UDP_PRIORITY = PARK_PRIORITY + 1
+/** What fits any IPv6 path (RFC 8200 §5) also when the header has become one of IPv6. */
+const CROSS_MTU = { 4: 1260, 6: 1280 } as const
 
 /** Devices whose addresses are godwit's own, or local to this machine. */
 const NOT_ACCESSES = /^(godwit|gwan|gwpark|docker|br-|virbr)/
@@ -41,6 +47,7 @@ export class HostNetwork {
   #parking: { readonly device: string; readonly key: string } | undefined
   readonly #held = new Set<Ip>()
   #preferred = new Map<Ip, Ip | undefined>()
+  #crossed = ''
 
   constructor(rtnl: Rtnl, sysctls: Sysctls, options: NetworkOptions) {
     this.#rtnl = rtnl
@@ -159,7 +166,7 @@ export class HostNetwork {
 
   #freeTable(): number {
     const used = new Set([...this.#tables.values()].map((t) => t.table))
-    for (let table = this.#options.base; ; table++) if (!used.has(table)) return table
+    for (let table = this.#options.base + 1; ; table++) if (!used.has(table)) return table
   }
 
   /**
@@ -240,6 +247,55 @@ export class HostNetwork {
     }
   }
 
+  /**
+   * Leads flows between these pairs into `device`, where they change their family. Unconnected UDP sockets get their
+   * source address from there too, where no other route gives them one.
+   */
+  cross(pairs: readonly Pair[], device: string): void {
+    const key = pairs.map(pairKey).sort().join(',')
+    if (key === this.#crossed) return
+    this.#crossed = key
+    const { base } = this.#options
+    for (const rule of this.#rtnl.rules())
+      if (rule.table === base + CROSS_TABLE || rule.table === base + CROSS_UDP_TABLE)
+        this.#rtnl.deleteRule(rule)
+    for (const table of [base + CROSS_TABLE, base + CROSS_UDP_TABLE]) this.#rtnl.flushRoutes({ table })
+    if (pairs.length === 0) return
+    for (const [to, mtu] of [
+      ['default', CROSS_MTU[4]],
+      ['default6', CROSS_MTU[6]],
+    ] as const)
+      this.#rtnl.replaceRoute({ to, dev: device, table: base + CROSS_TABLE, mtu })
+    for (const { local, foreign } of pairs) {
+      const family = familyOf(local)
+      const [from, to] = [host(local), host(foreign)]
+      for (const what of this.#translated())
+        ignore(EEXIST, () =>
+          this.#rtnl.addRule({ family, priority: base, table: base + CROSS_TABLE, from, to, ...what }),
+        )
+      const table = base + CROSS_UDP_TABLE
+      ignore(EEXIST, () =>
+        this.#rtnl.replaceRoute({ to, dev: device, table, source: local, mtu: CROSS_MTU[family] }),
+      )
+      ignore(EEXIST, () =>
+        this.#rtnl.addRule({ family, priority: CROSS_UDP_PRIORITY, table, to, protocol: 17 }),
+      )
+    }
+  }
+
+  /** What is translated: TCP, and UDP but IHMP, which goes by its own addresses. */
+  #translated(): Partial<RuleSpec>[] {
+    const { port } = this.#options
+    const udp: [number, number][] = [
+      [1, port - 1],
+      [port + 1, 65_534], // as far as rules go
+    ]
+    return [
+      { protocol: 6 },
+      ...udp.filter(([from, to]) => from <= to).map((sourcePorts) => ({ protocol: 17, sourcePorts })),
+    ]
+  }
+
   /** Local ports of translated flows that the kernel would otherwise give to new sockets (P1). */
   reserve(ports: ReadonlySet<number>): void {
     const key = 'net.ipv4.ip_local_reserved_ports'
@@ -257,7 +313,7 @@ export class HostNetwork {
     for (const family of [4, 6] as const)
       for (const rule of this.#rtnl.rules(family)) {
         const ours = rule.table !== undefined && rule.table >= base && rule.table < base + 64
-        const priorities = [rule.table, PARK_PRIORITY, base + HOLD_PRIORITY]
+        const priorities = [rule.table, PARK_PRIORITY, base + HOLD_PRIORITY, base, CROSS_UDP_PRIORITY]
         if (ours && priorities.includes(rule.priority)) this.#rtnl.deleteRule(rule)
       }
     const tables = new Set(
@@ -270,6 +326,7 @@ export class HostNetwork {
     for (const ip of [...identifiers]) this.#rtnl.deleteAddress('lo', host(ip))
     this.#tables.clear()
     this.#held.clear()
+    this.#crossed = ''
     this.#identifiers.clear()
     this.#reserved = ''
     this.#sysctls.restore()

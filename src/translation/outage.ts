@@ -57,6 +57,11 @@ export class Outage {
     this.#rtnl.deleteLink(this.#init.device)
   }
 
+  /** The device that takes what no route takes; there is one while there are identifiers. */
+  get device(): string | undefined {
+    return this.#parking?.device
+  }
+
   /** Keeps the identifiers of all flows and what stands behind them; `own`: the addresses that can be used now. */
   identify(own: ReadonlySet<Ip>): void {
     this.#network.identify(identifiers(this.#tables), own)
@@ -127,7 +132,7 @@ export class Outage {
       // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
       if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
         segments.push(segment)
-      else if (!samePair(from, pair))
+      else if (!samePair(from, pair) && familyOf(from.local) === familyOf(pair.local))
         segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
     }
     if (segments.length === 0) return

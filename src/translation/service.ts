@@ -13,6 +13,8 @@ import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
+import { tcxObstacle } from '../linux/tcx.ts'
+import { Crossing } from './crossing.ts'
 import { StackTransKernel } from './kernel.ts'
 import { type FileKeyStore, nodeIhmpCrypto } from './keys.ts'
 import { IhmpLinks } from './links.ts'
@@ -81,6 +83,7 @@ export class TranslationService {
   readonly #network: HostNetwork
   readonly #links: IhmpLinks
   readonly #outage: Outage
+  readonly #crossing: Crossing
   readonly #state: StateFile
   readonly #found = new Map<string, FoundFlow>()
   readonly #stop = new AbortController()
@@ -112,6 +115,10 @@ export class TranslationService {
       netns: init.netns,
       warn: (text) => init.recorder.log('warn', text),
     })
+    this.#crossing = new Crossing(this.#rtnl, this.#network, {
+      netns: init.netns,
+      warn: (text) => init.recorder.log('warn', text),
+    })
     this.#links = new IhmpLinks({
       port: options.port,
       netns: init.netns,
@@ -136,7 +143,7 @@ export class TranslationService {
         hasFlow: (local, foreign) => this.#hasFlow(local, foreign),
         preferredLocal: (foreign) => this.#network.preferredLocal(foreign),
       },
-      options.ihmp,
+      { ...options.ihmp, crossing: options.ihmp.crossing !== false && tcxObstacle() === undefined },
     )
   }
 
@@ -188,6 +195,7 @@ export class TranslationService {
   cleanUp(): void {
     const saved = this.#readState()
     this.#kernel.cleanUp()
+    this.#crossing.cleanUp()
     this.#outage.cleanUp()
     this.#network.cleanUp([...this.#network.identifiers, ...(saved?.identifiers ?? [])])
     this.#state.remove()
@@ -377,7 +385,7 @@ export class TranslationService {
       case 'handover':
         this.#state.saveSoon()
         this.#outage.kick(out.hid, this.machine.host(out.hid)?.rtt)
-        if (out.from !== undefined && this.#concernsFlows(out.hid, out.to)) this.#record(out)
+        if (out.from !== undefined && this.#hasFlows(out.hid, out.family)) this.#record(out)
         return
       case 'gone':
         recorder.log('warn', `host ${out.hid} is gone: ${out.reason}`)
@@ -392,8 +400,8 @@ export class TranslationService {
   }
 
   /** A host may have moved in a family in which no flow is. */
-  #concernsFlows(hid: number, pair: Pair): boolean {
-    for (const flow of this.tables.flows(hid)) if (familyOf(flow.local) === familyOf(pair.local)) return true
+  #hasFlows(hid: number, family: 4 | 6): boolean {
+    for (const flow of this.tables.flows(hid)) if (familyOf(flow.local) === family) return true
     return false
   }
 
@@ -429,6 +437,7 @@ export class TranslationService {
     if (!idle && now - this.#scannedAt > SCAN_FRESH_MS && this.#scan(now)) compiled = compile(this.tables)
     this.#kernel.apply(compiled)
     this.#outage.identify(this.#own)
+    this.#crossing.apply(compiled, this.#outage.device, this.#devices)
     this.#network.route(
       [...this.#devices].map(([ip, device]) => ({ ip, device, prefixLength: 0 })),
       !idle,

@@ -60,13 +60,15 @@ export interface HidRow {
   key: Uint8Array | undefined
   /** Pairs on which packets of this host are taken for its own: it has authenticated both ends of each. */
   readonly accepted: Map<string, Pair>
-  /** The pair to send on, per family. */
+  /** The pair to send on, per family of the flows: of that family, or of the other if none works. */
   readonly current: { 4?: Pair; 6?: Pair }
   /** Single flows that go another way (multipath: choose per flow), by flow id. */
   readonly overrides: Map<string, Pair>
   readonly ports: PortTranslation[]
   /** Its addresses that are those of NATs, which say what ports they gave. */
   readonly nats: Set<Ip>
+  /** Families whose flows this host takes from pairs of the other one, as `current` may send them there (DI-6). */
+  readonly crossed: Set<4 | 6>
 }
 
 /** A row of the socket table: a socket and one foreign address that it talks to. */
@@ -116,6 +118,7 @@ export class Tables {
       overrides: new Map(),
       ports: [],
       nats: new Set(),
+      crossed: new Set(),
     }
     this.hosts.set(hid, row)
     return row
@@ -166,6 +169,7 @@ export class Tables {
     for (const ip of old.local) row.local.add(ip)
     for (const [key, pair] of old.accepted) row.accepted.set(key, pair)
     for (const [id, pair] of old.overrides) row.overrides.set(id, pair)
+    for (const family of old.crossed) row.crossed.add(family)
     row.ports.push(...old.ports)
     this.removeHost(from)
   }
@@ -184,6 +188,13 @@ export interface CompiledFamily {
   readonly in_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
   /** Pairs with a NAT that has not named the ports of all flows yet. */
   readonly in_wait: Map<string, Pair>
+  /** Flows of this family on a pair of the other (crossing.ts): where their packets go, and as what they arrive. */
+  readonly cross_out: Map<string, Crossed>
+  readonly cross_in: Map<string, Crossed>
+}
+export interface Crossed {
+  readonly flow: SocketRow
+  readonly wire: Pair
 }
 export type Compiled = Readonly<Record<4 | 6, CompiledFamily>>
 
@@ -197,12 +208,16 @@ function emptyFamily(): CompiledFamily {
     in_flow: new Map(),
     in_port: new Map(),
     in_wait: new Map(),
+    cross_out: new Map(),
+    cross_in: new Map(),
   }
 }
 
 /** True when nothing has to be rewritten: no table is needed in the kernel. */
 export function isIdle(compiled: Compiled): boolean {
-  return [compiled[4], compiled[6]].every((f) => f.out_flow.size + f.out_one.size + f.in_pair.size === 0)
+  return [compiled[4], compiled[6]].every(
+    (f) => f.out_flow.size + f.out_one.size + f.in_pair.size + f.cross_in.size === 0,
+  )
 }
 
 /** What the kernel's maps hold for these tables. Cost: a few microseconds per flow of a host that has moved. */
@@ -221,9 +236,10 @@ function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void 
   const inKey = `${host.hid} ${flow.protocol} ${flow.foreignPort} ${flow.localPort}`
   // Two flows that differ only in addresses cannot both be told apart on one pair (P1); the first one keeps its place.
   if (!maps.in_flow.has(inKey)) maps.in_flow.set(inKey, flow)
+  if (host.crossed.has(familyOf(flow.local))) compileCrossing(maps, host, flow)
   const override = host.overrides.get(flow.id)
   const wire = override ?? host.current[familyOf(flow.local)]
-  if (wire === undefined) return
+  if (wire === undefined || familyOf(wire.local) !== familyOf(flow.local)) return
   const mapping = host.ports.find(
     (m) =>
       m.protocol === flow.protocol && m.foreignPort === flow.foreignPort && m.localPort === flow.localPort,
@@ -254,9 +270,21 @@ function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void 
     maps.out_pair.set(key, { bound: { local: flow.local, foreign: flow.foreign }, wire })
 }
 
+function compileCrossing(maps: CompiledFamily, host: HidRow, flow: SocketRow): void {
+  const family = familyOf(flow.local)
+  const wire = host.current[family]
+  if (wire !== undefined && familyOf(wire.local) !== family) maps.cross_out.set(flow.id, { flow, wire })
+  for (const pair of host.accepted.values()) {
+    if (familyOf(pair.local) === family || host.nats.has(pair.foreign)) continue
+    const key = `${pairKey(pair)} ${flow.protocol} ${flow.foreignPort} ${flow.localPort}`
+    if (!maps.cross_in.has(key)) maps.cross_in.set(key, { flow, wire: pair })
+  }
+}
+
 /** Whether packets of this host may travel on another pair than their sockets are bound to. */
 function hasMoved(host: HidRow, tables: Tables): boolean {
   if (host.accepted.size === 0) return false
+  if (host.crossed.size > 0) return true
   for (const flow of tables.flows(host.hid)) {
     const family = familyOf(flow.local)
     for (const pair of host.accepted.values())

@@ -44,7 +44,7 @@ export const Control = {
 } as const
 export type Control = (typeof Control)[keyof typeof Control]
 
-/** Options field (DI-21); PF is ours. */
+/** Options field (DI-21); PF and CF are ours. */
 export const Option = {
   /** OLDADDR_UNREACHABLE: the lost address had not been usable by the receiver. */
   OU: 0x0001,
@@ -56,6 +56,8 @@ export const Option = {
   NF: 0x0008,
   /** PREFERRED: from now on reach the sender at the source address of this message. */
   PF: 0x0010,
+  /** CROSS_FAMILY: flows of the other family may travel on this pair; in an acknowledgement: here too. */
+  CF: 0x0020,
 } as const
 
 /** Types of payload fields. */

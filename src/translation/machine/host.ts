@@ -72,6 +72,10 @@ export interface Host {
   /** When those are probed again, and how long that was waited for. */
   retry: { readonly at: number; readonly wait: number } | undefined
   helloAttempts: number
+  /** Families whose flows the peer has said that it takes from pairs of the other one. */
+  readonly crossable: Set<4 | 6>
+  /** When flows of a family that has pairs of its own again are no longer taken from others. */
+  readonly uncrossAt: Map<4 | 6, number>
 }
 
 /** Outcome of a counter: new, or seen before with the acknowledgement that was sent for it, or too old to say. */

@@ -170,6 +170,12 @@ export class Movement {
       }
       if ((message.options & Option.PF) !== 0) host.preferred = pair.foreign
     }
+    if ((message.options & Option.CF) !== 0 && this.#state.options.crossing) {
+      const family = familyOf(pair.local) === 4 ? 6 : 4
+      options |= Option.CF
+      host.crossable.add(family)
+      this.#paths.cross(host, family, now)
+    }
     this.#paths.choose(host, controlName(control), now)
     this.#messages.acknowledge(host, message, pair, port, {
       options,

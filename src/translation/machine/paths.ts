@@ -19,6 +19,8 @@ const GRACE_MS = 10_000
 /** A pair that did not answer is probed again after this, doubled each time: networks are mended. */
 const RETRY_MS = 15_000
 const RETRY_MOST_MS = 300_000
+/** The peer may still send on pairs of the other family for as long as it has not seen that the own one works. */
+const UNCROSS_MS = 60_000
 
 export class Paths {
   readonly #state: IhmpState
@@ -180,27 +182,26 @@ export class Paths {
     const candidates = this.#candidates(host)
     for (const family of [4, 6] as const) {
       const current = host.row.current[family]
-      const choice = choosePair(
-        candidates.filter((c) => familyOf(c.pair.local) === family),
-        {
-          pinned: host.pinned,
-          foreign: host.preferred,
-          local: (foreign) => this.#state.components.preferredLocal(foreign),
-          current,
-        },
-      )
+      const choice = choosePair(this.#of(family, host, candidates, now), {
+        pinned: host.pinned,
+        foreign: host.preferred,
+        local: (foreign) => this.#state.components.preferredLocal(foreign),
+        current,
+      })
       if (choice === undefined || samePair(choice.pair, current)) continue
       host.row.current[family] = choice.pair
       this.#state.changed()
       this.#state.emit({
         kind: 'handover',
         hid: host.row.hid,
+        family,
         from: current,
         to: choice.pair,
         cause,
         reason: choice.reason,
       })
-      if (current !== undefined && choice.pair.local !== host.announced && cause !== 'address lost') {
+      const own = familyOf(choice.pair.local) === family
+      if (own && current !== undefined && choice.pair.local !== host.announced && cause !== 'address lost') {
         host.announced = choice.pair.local
         this.probe(host, choice.pair, now, Option.PF)
       }
@@ -220,6 +221,61 @@ export class Paths {
       this.#messages.limit(host)
       this.#state.say(host, 'peer', 'attached again')
     }
+  }
+
+  /** Candidates for the flows of a family: its own pairs, or the other's once the peer has agreed to that (DI-6). */
+  #of(family: 4 | 6, host: Host, candidates: readonly Candidate[], now: number): readonly Candidate[] {
+    const own = candidates.filter((c) => familyOf(c.pair.local) === family)
+    if (own.length > 0) {
+      const current = host.row.current[family]
+      // Next time it is asked anew: the peer may have ended it by then.
+      if (current !== undefined && familyOf(current.local) !== family) host.crossable.delete(family)
+      if (host.row.crossed.has(family) && !host.uncrossAt.has(family))
+        host.uncrossAt.set(family, now + UNCROSS_MS)
+      return own
+    }
+    const others = candidates.filter((c) => !host.row.nats.has(c.pair.foreign))
+    if (!this.#state.options.crossing || others[0] === undefined || !this.#hasFlows(host, family)) return []
+    if (host.crossable.has(family)) return others
+    this.#askToCross(host, family, others[0].pair, now)
+    return []
+  }
+
+  #hasFlows(host: Host, family: 4 | 6): boolean {
+    for (const flow of this.#state.components.tables.flows(host.row.hid))
+      if (familyOf(flow.local) === family) return true
+    return false
+  }
+
+  #askToCross(host: Host, family: 4 | 6, pair: Pair, now: number): void {
+    for (const { message } of host.requests) if ((message.options & Option.CF) !== 0) return
+    this.cross(host, family, now)
+    const body = { control: Control.PATH_PROBE, options: Option.CF, challenge: this.#state.random(16) }
+    this.#messages.request(host, pair, body, now, {
+      acknowledged: (ack, at) => {
+        if ((ack.options & Option.CF) === 0) return
+        host.crossable.add(family)
+        this.choose(host, 'other family', at)
+      },
+      failed: (at) => this.failed(host, pair, at),
+    })
+  }
+
+  /** From now on packets of this family's flows are taken from pairs of the other. */
+  cross(host: Host, family: 4 | 6, now: number): void {
+    if (host.uncrossAt.has(family)) host.uncrossAt.set(family, now + UNCROSS_MS)
+    if (host.row.crossed.has(family)) return
+    host.row.crossed.add(family)
+    this.#state.changed()
+  }
+
+  /** The pairs of a family have worked again for a while. */
+  #uncross(host: Host, family: 4 | 6): void {
+    host.uncrossAt.delete(family)
+    if (!this.#candidates(host).some((c) => familyOf(c.pair.local) === family)) return
+    host.row.crossed.delete(family)
+    host.crossable.delete(family)
+    this.#state.changed()
   }
 
   /** Sends everything of a host, or one of its flows, from another own address. False: no confirmed pair has it. */
@@ -247,8 +303,10 @@ export class Paths {
   nextTimeout(): number {
     let next = Number.POSITIVE_INFINITY
     for (const { at } of this.#expiring) next = Math.min(next, at)
-    for (const { retry } of this.#state.hosts.values())
+    for (const { retry, uncrossAt } of this.#state.hosts.values()) {
       if (retry !== undefined) next = Math.min(next, retry.at)
+      for (const at of uncrossAt.values()) next = Math.min(next, at)
+    }
     return next
   }
 
@@ -260,8 +318,10 @@ export class Paths {
       if (host.confirmed.has(pairKey(pair)) || inUse(host, pair)) continue
       if (host.row.accepted.delete(pairKey(pair))) this.#state.changed()
     }
-    for (const host of this.#state.hosts.values())
+    for (const host of this.#state.hosts.values()) {
       if (host.retry !== undefined && host.retry.at <= now) this.#retry(host, host.retry.wait, now)
+      for (const [family, at] of host.uncrossAt) if (at <= now) this.#uncross(host, family)
+    }
   }
 }
 

@@ -3,7 +3,7 @@
  */
 import { concat } from '../../core/bytes.ts'
 import type { LocalAddress } from '../policy.ts'
-import { type HidRow, type Ip, type Pair, pairKey } from '../tables.ts'
+import { familyOf, type HidRow, type Ip, type Pair, pairKey } from '../tables.ts'
 import { type Host, ReplayWindow, type Request } from './host.ts'
 import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type Output } from './types.ts'
 
@@ -103,6 +103,8 @@ export class IhmpState {
       silent: new Map(),
       retry: undefined,
       helloAttempts: 0,
+      crossable: new Set(),
+      uncrossAt: new Map(),
     }
     this.hosts.set(host.row.hid, host)
     this.know(host, bound.foreign)
@@ -167,6 +169,7 @@ export class IhmpState {
     for (const pair of saved.accepted) host.row.accepted.set(pairKey(pair), pair)
     for (const pair of saved.confirmed) host.confirmed.set(pairKey(pair), { pair, at: 0 })
     for (const pair of saved.current) host.row.current[pair.local.includes(':') ? 6 : 4] = pair
+    for (const family of saved.crossed ?? []) host.row.crossed.add(family)
     for (const ip of saved.lost) host.lost.add(ip)
     for (const pair of saved.flows) this.restored.set(pairKey(pair), saved.hid)
     this.changed()
@@ -189,7 +192,12 @@ export class IhmpState {
         local: [...host.row.local],
         accepted: [...host.row.accepted.values()],
         confirmed: [...host.confirmed.values()].map((c) => c.pair),
-        current: [host.row.current[4], host.row.current[6]].filter((p) => p !== undefined),
+        // A pair of the other family is agreed on anew.
+        current: ([4, 6] as const).flatMap((family) => {
+          const pair = host.row.current[family]
+          return pair !== undefined && familyOf(pair.local) === family ? [pair] : []
+        }),
+        crossed: [...host.row.crossed],
         lost: [...host.lost],
         flows: this.#boundPairs(host),
       }))
@@ -219,6 +227,7 @@ export interface SavedHost {
   readonly accepted: readonly Pair[]
   readonly confirmed: readonly Pair[]
   readonly current: readonly Pair[]
+  readonly crossed?: readonly (4 | 6)[]
   readonly lost: readonly Ip[]
   /** Pairs that its flows are bound to. */
   readonly flows: readonly Pair[]

@@ -45,6 +45,8 @@ export interface IhmpOptions {
   readonly idleMs: number
   /** Which NATs may name port mappings: those with these keys, or any (DI-42). */
   readonly nats: readonly Uint8Array[] | 'any'
+  /** Whether this host can send packets of one family over pairs of the other (crossing.ts). */
+  readonly crossing: boolean
   /** Rows of the HID table at most. */
   readonly mostHosts: number
 }
@@ -55,6 +57,7 @@ export const DEFAULTS: IhmpOptions = {
   holdMs: 120_000,
   idleMs: 300_000,
   nats: [],
+  crossing: true,
   mostHosts: 10_000,
 }
 
@@ -72,6 +75,8 @@ export type Output =
   | {
       readonly kind: 'handover'
       readonly hid: number
+      /** Of the flows; `to` may be of the other one. */
+      readonly family: 4 | 6
       readonly from: Pair | undefined
       readonly to: Pair
       readonly cause: string

@@ -168,3 +168,52 @@ test('D1: an address that is surely reachable is probed as well, and becomes Act
   assert.deepEqual([...peerOf(mh).row.active].sort(), ['192.0.2.2', '198.51.100.2'])
   assert.deepEqual(peerOf(mh).row.current[4]?.foreign, '198.51.100.2', 'data stays where it is')
 })
+
+test('DI-6, D10: flows of one family go on over the other when the peer has agreed, and come back', () => {
+  const [A6, F6] = ['fd00:1::2', 'fd00:3::2']
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`, `${A6}/64`)
+  ch.set(`${F}/24`, `${F6}/64`)
+  connected(net, mh, A, ch, F)
+  for (const host of [mh, ch]) assert.ok(isIdle(compile(host.tables)), 'two families, and nothing is touched')
+  const mark = net.log.length
+  const at = net.now
+  mh.set(`${A6}/64`)
+  assert.equal(compile(mh.tables)[4].cross_out.size, 0, 'not before the other takes it')
+  assert.equal(compile(mh.tables)[4].cross_in.size, 1, 'but it is taken here')
+  net.run(at + 2 * net.delay)
+  assert.deepEqual(peerOf(mh).row.current[4], { local: A6, foreign: F6 })
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F6, foreign: A6 })
+  for (const host of [mh, ch]) {
+    const maps = compile(host.tables)[4]
+    assert.equal(maps.cross_out.size, 1)
+    assert.equal(maps.cross_in.size, 1)
+    assert.equal(maps.out_flow.size, 0)
+  }
+  assert.ok(net.types(mark).includes(`PATH_PROBE ${A6}>${F6}`))
+  assert.equal(mh.events.filter((e) => e.kind === 'handover' && e.family === 4).length, 2)
+  mh.set(`${B}/24`, `${A6}/64`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(mh).row.current[4], { local: B, foreign: F })
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
+  assert.equal(compile(ch.tables)[4].cross_in.size, 1, 'what is under way still arrives')
+  net.run(net.now + 120_000)
+  for (const host of [mh, ch]) assert.equal(compile(host.tables)[4].cross_in.size, 0)
+})
+
+test('DI-6: a peer that cannot carry one family over the other is not sent such packets', () => {
+  const [A6, F6] = ['fd00:1::2', 'fd00:3::2']
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host({ crossing: false })]
+  mh.set(`${A}/24`, `${A6}/64`)
+  ch.set(`${F}/24`, `${F6}/64`)
+  connected(net, mh, A, ch, F)
+  mh.set(`${A6}/64`)
+  net.run(net.now + 20_000)
+  assert.equal(compile(mh.tables)[4].cross_out.size, 0)
+  assert.equal(compile(ch.tables)[4].cross_in.size, 0)
+  mh.set(`${B}/24`, `${A6}/64`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
+})

@@ -1,0 +1,195 @@
+/** A handover between IPv4 and IPv6: connections of one family over an access that has only the other (Table III). */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { inNamespace } from '../../../src/linux/netns.ts'
+import { Tcx, tcxObstacle, tcxPrograms } from '../../../src/linux/tcx.ts'
+import { Bed, until } from './bed.ts'
+import { lines } from './flows.ts'
+
+const ECHO = fileURLToPath(new URL('./udp-echo.js', import.meta.url))
+const obstacle = tcxObstacle()
+const skip = obstacle === undefined ? false : `no eBPF programs on devices: ${obstacle}`
+
+let bed: Bed
+beforeEach(() => {
+  bed = new Bed()
+})
+afterEach(() => bed.close())
+
+/** Takes one family's address and default route from an access of m, or gives them back. */
+function family(n: 1 | 2, which: 4 | 6, up: boolean): void {
+  const { m } = bed.rtnl
+  const address = which === 4 ? `10.${n}.0.2/24` : `fd00:${n}::2/64`
+  const route = {
+    to: which === 4 ? 'default' : 'default6',
+    via: which === 4 ? `10.${n}.0.1` : `fd00:${n}::1`,
+    dev: `acc${n}`,
+    metric: 50 + n,
+  }
+  if (up) {
+    m.addAddress(`acc${n}`, address, which === 6 ? { noDad: true } : {})
+    m.replaceRoute(route)
+  } else {
+    m.deleteAddress(`acc${n}`, address)
+    m.deleteRoute(route)
+  }
+}
+
+const on = (wire: string, local: string): Promise<void> =>
+  until(
+    `both ends use ${local} and ${wire}`,
+    async () => {
+      const m = await bed.sockets('m')
+      const c = await bed.sockets('c')
+      return (
+        m.length > 0 &&
+        c.length > 0 &&
+        m.every((s) => s.wire_local === local && s.wire === wire) &&
+        c.every((s) => s.wire_local === wire && s.wire === local)
+      )
+    },
+    60,
+  )
+
+/** Programs on devices of a host. */
+function programs(name: 'm' | 'c'): number {
+  const links = bed.rtnl[name].links()
+  const on = (index: number): number =>
+    tcxPrograms(index, Tcx.INGRESS).length + tcxPrograms(index, Tcx.EGRESS).length
+  return inNamespace(bed.netns(name), () => links.reduce((sum, { index }) => sum + on(index), 0))
+}
+
+const active = (name: 'm' | 'c', address: string): Promise<void> =>
+  until(
+    `${name} knows a way to ${address}`,
+    async () => (await bed.hosts(name)).some((h) => h.active.includes(address)),
+    60,
+  )
+
+const V4 = { which: 4, first: '10.1.0.2', second: '10.2.0.2', server: '10.3.0.2' } as const
+const V6 = { which: 6, first: 'fd00:1::2', second: 'fd00:2::2', server: 'fd00:3::2' } as const
+
+/** Sends its file slowly, until it is told to hurry. */
+const SLOW_SERVER = `
+  const http = require('node:http'), content = Buffer.alloc(64 << 20, 'godwit ')
+  let hurry = false
+  process.stdin.on('data', () => { hurry = true })
+  http.createServer((_, out) => {
+    out.on('error', () => {})
+    let at = 0
+    const next = () => {
+      if (at >= content.length) return out.end()
+      const piece = content.subarray(at, (at += 1 << 16))
+      const full = !out.write(piece)
+      if (!hurry) setTimeout(next, 20)
+      else if (full) out.once('drain', next)
+      else setImmediate(next)
+    }
+    next()
+  }).listen(80, '::', () => console.log('ready'))`
+
+for (const [from, to] of [
+  [V4, V6],
+  [V6, V4],
+] as const)
+  test(`DI-6, D10: a download over IPv${from.which} goes on over accesses with IPv${to.which} alone, and comes back`, {
+    skip,
+  }, async () => {
+    const http = bed.spawn('c', process.execPath, ['-e', SLOW_SERVER], 'pipe')
+    await lines(http).wait('ready')
+    await bed.daemon('c')
+    await bed.daemon('m')
+    const target = join(bed.folder, 'copy')
+    const host = from.which === 6 ? `[${from.server}]` : from.server
+    const curl = bed.spawn('m', 'curl', ['-s', '-g', '-N', '-o', target, `http://${host}/`])
+    const done = once(curl, 'exit')
+    const size = (): number => (existsSync(target) ? statSync(target).size : 0)
+    const goesOn = async (): Promise<void> => {
+      const before = size()
+      await until('the download goes on', () => size() > before + (1 << 20), 60)
+    }
+    await bed.greeted()
+    await active('c', to.first)
+    await active('m', to.server)
+    assert.equal(programs('m') + programs('c'), 0, 'nothing has moved')
+
+    family(1, from.which, false)
+    await on(to.server, to.first)
+    await goesOn()
+    assert.ok(programs('m') > 0 && programs('c') > 0)
+    family(2, to.which, true)
+    await active('c', to.second)
+    family(1, to.which, false)
+    await on(to.server, to.second)
+    await goesOn()
+    family(1, from.which, true)
+    await on(from.server, from.first)
+    await goesOn()
+    assert.equal(curl.exitCode, null, 'it was not over by then')
+    http.stdin!.write('hurry\n')
+    assert.deepEqual((await done)[0], 0)
+    assert.ok(readFileSync(target).equals(Buffer.alloc(64 << 20, 'godwit ')))
+
+    family(2, to.which, false)
+    family(1, to.which, true)
+    await bed.end('m')
+    await bed.end('c')
+    assert.equal(bed.kernelState('m'), bed.before.m)
+    assert.equal(bed.kernelState('c'), bed.before.c)
+    assert.equal(programs('m') + programs('c'), 0)
+  })
+
+test('a daemon that is killed while flows are on the other family takes them up again', {
+  skip,
+}, async () => {
+  const http = bed.spawn('c', process.execPath, ['-e', SLOW_SERVER], 'pipe')
+  await lines(http).wait('ready')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  const target = join(bed.folder, 'copy')
+  const curl = bed.spawn('m', 'curl', ['-s', '-N', '-o', target, `http://${V4.server}/`])
+  const done = once(curl, 'exit')
+  await bed.greeted()
+  await active('c', V6.first)
+  await active('m', V6.server)
+  family(1, 4, false)
+  await on(V6.server, V6.first)
+  await bed.end('m', 'SIGKILL')
+  await bed.daemon('m')
+  await on(V6.server, V6.first)
+  http.stdin!.write('hurry\n')
+  assert.deepEqual((await done)[0], 0)
+  assert.ok(readFileSync(target).equals(Buffer.alloc(64 << 20, 'godwit ')))
+})
+
+test('DI-6, D10: UDP on unconnected sockets goes on over the other family; both ends see the address of before', {
+  skip,
+}, async () => {
+  const server = bed.spawn('c', process.execPath, [ECHO, 'server', '5005'], 'pipe')
+  const serverOut = lines(server)
+  await serverOut.wait('ready')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  const client = bed.spawn('m', process.execPath, [ECHO, 'client', '5005', '10.3.0.2'], 'pipe')
+  const clientOut = lines(client)
+  await bed.greeted()
+  await active('c', V6.first)
+  await active('m', V6.server)
+  family(1, 4, false)
+  await on(V6.server, V6.first)
+  const received = (): number =>
+    Number(/^Udp: (\d+)/m.exec(bed.run('c', 'cat', '/proc/net/snmp').replace(/^Udp: \D.*$/m, ''))?.[1])
+  const before = received()
+  await until('datagrams arrive', () => received() > before + 100, 60)
+  client.stdin!.write('report\n')
+  server.stdin!.write('report\n')
+  const atClient = JSON.parse(await clientOut.wait('sources')) as { sources: string[] }
+  const atServer = JSON.parse(await serverOut.wait('sources')) as { sources: string[] }
+  assert.equal(atServer.sources.length, 1, atServer.sources.join())
+  assert.ok(atServer.sources[0]!.startsWith(V4.first))
+  assert.deepEqual(atClient.sources, ['10.3.0.2:5005'])
+})

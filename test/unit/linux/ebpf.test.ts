@@ -1,0 +1,50 @@
+/** The assembler for eBPF, against instructions as RFC 9669 encodes them. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Ebpf, FRAME } from '../../../src/linux/ebpf.ts'
+import { crossingProgram } from '../../../src/translation/crossing-program.ts'
+import { dump } from '../codec-suite.ts'
+
+test('instructions are encoded as RFC 9669 says', () => {
+  const code = new Ebpf()
+    .move(6, 1)
+    .load(4, 0, 6, 16)
+    .jumpIf('eq', 0, 8, 'end')
+    .storeValue(2, FRAME, -4, 0x40)
+    .address(2, FRAME, -64)
+    .swap(0, 16)
+    .map(1, 7)
+    .call(1)
+    .label('end')
+    .set(0, -1)
+    .exit()
+    .finish()
+  assert.deepEqual(
+    code,
+    dump(`
+      bf 16 00 00 00 00 00 00    # r6 = r1
+      61 60 10 00 00 00 00 00    # r0 = *(u32 *)(r6 + 16)
+      15 00 07 00 08 00 00 00    # if r0 == 8 goto +7
+      6a 0a fc ff 40 00 00 00    # *(u16 *)(r10 - 4) = 64
+      bf a2 00 00 00 00 00 00    # r2 = r10
+      07 02 00 00 c0 ff ff ff    # r2 += -64
+      dc 00 00 00 10 00 00 00    # r0 = be16 r0
+      18 11 00 00 07 00 00 00    # r1 = map 7
+      00 00 00 00 00 00 00 00
+      85 00 00 00 01 00 00 00    # call 1
+      b7 00 00 00 ff ff ff ff    # r0 = -1
+      95 00 00 00 00 00 00 00    # exit
+    `),
+  )
+})
+
+test('a jump to nowhere is an error of whoever wrote it', () => {
+  assert.throws(() => new Ebpf().jump('nowhere').finish(), /nowhere/)
+})
+
+test('ADR 0021: programs of some hundred instructions, with and without Ethernet', () => {
+  for (const ethernet of [true, false]) {
+    const code = crossingProgram({ ethernet, from4: 3, from6: 4, into: 5 })
+    assert.ok(code.length % 8 === 0 && code.length / 8 < 300, `${code.length / 8}`)
+  }
+})
