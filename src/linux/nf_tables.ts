@@ -292,6 +292,10 @@ export class NfBatch {
       }),
     accept: () => this.#verdict(1),
     drop: () => this.#verdict(0),
+    resetTcp: () =>
+      this.#expression('reject', () => {
+        this.#u32(1, 1) // NFT_REJECT_TCP_RST
+      }),
     counter: () => this.#expression('counter', () => {}),
     masquerade: (ports) => {
       if (ports === undefined) {
@@ -465,6 +469,8 @@ export interface NfExpressions {
   /** Ends the evaluation of this base chain. */
   accept(): void
   drop(): void
+  /** Drops a TCP segment and answers it with a reset. */
+  resetTcp(): void
   masquerade(ports?: readonly [number, number]): void
 }
 

@@ -24,7 +24,7 @@ import { HostNetwork } from './network.ts'
 import { Outage } from './outage.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { type FoundFlow, findFlows } from './sockets.ts'
-import { compile, familyOf, type Ip, isIdle, type Pair, Tables } from './tables.ts'
+import { type Compiled, compile, familyOf, type Ip, isIdle, type Pair, Tables } from './tables.ts'
 
 /** From the range for private use (RFC 6335 §6); the paper gives none. */
 export const IHMP_PORT = 55_404
@@ -88,6 +88,8 @@ export class TranslationService {
   readonly #found = new Map<string, FoundFlow>()
   readonly #stop = new AbortController()
   #own = new Set<Ip>()
+  /** Flows that were told to have the ports of another. */
+  #twins: ReadonlySet<string> = new Set()
   #devices = new Map<Ip, string>()
   #timer: NodeJS.Timeout | undefined
   #scanTimer: NodeJS.Timeout | undefined
@@ -299,7 +301,14 @@ export class TranslationService {
     for (const [id, flow] of found) {
       const before = this.#found.get(id)
       this.#found.set(id, flow)
-      if (before !== undefined && this.tables.sockets.has(id)) continue
+      const known = before === undefined ? undefined : this.tables.sockets.get(id)
+      if (known !== undefined) {
+        if (known.opening === true && flow.opening !== true) {
+          known.opening = false
+          changed = true
+        }
+        continue
+      }
       const hid = this.machine.handleFlow({ local: flow.local, foreign: flow.foreign }, now)
       if (hid === undefined) continue
       const { socket: _, retransmits: __, ...row } = flow
@@ -447,7 +456,29 @@ export class TranslationService {
       for (const flow of compiled[family].out_flow.values())
         if (flow.localPort >= FIRST_EPHEMERAL) ports.add(flow.localPort)
     this.#network.reserve(ports)
+    this.#refuseTwins(compiled)
     this.#state.saveSoon()
+  }
+
+  /**
+   * The kernel gives no port of a moved flow away, but a program may ask for one by number (P1). What it sends to the same
+   * host and port would reach the earlier connection: it hears of an error at once instead of waiting for an answer.
+   */
+  #refuseTwins(compiled: Compiled): void {
+    const twins = new Set<string>()
+    for (const family of [4, 6] as const)
+      for (const { flow, first } of compiled[family].twins.values()) {
+        twins.add(flow.id)
+        if (this.#twins.has(flow.id)) continue
+        const socket = this.#found.get(flow.id)?.socket
+        const opening = socket?.state === 'syn-sent'
+        if (opening) this.#sockets.destroy(socket)
+        this.#init.recorder.log(
+          'warn',
+          `${flow.id} has the ports of ${first.id}, which has moved: ${opening ? 'refused' : 'packets for it go astray'}; use another port`,
+        )
+      }
+    this.#twins = twins
   }
 
   #readState(): SavedState | undefined {

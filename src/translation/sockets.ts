@@ -17,6 +17,8 @@ export interface FoundFlow {
   readonly foreignPort: number
   readonly inode: number
   readonly retransmits: number
+  /** Not answered yet. */
+  readonly opening?: boolean
   /** For `destroy` and for the name of the application. */
   readonly socket: SocketInfo | undefined
 }
@@ -91,6 +93,7 @@ export function findFlows(
         foreignPort: socket.remotePort,
         inode: socket.inode,
         retransmits: socket.retransmits,
+        opening: socket.state === 'syn-sent',
         socket,
       })
     }

@@ -32,6 +32,7 @@ const { NETWORK, TRANSPORT } = PayloadBase
 export const Protocol = { ICMP: 1, TCP: 6, UDP: 17, ICMPV6: 58 } as const
 
 const TCP_SYN = 0x02
+const TCP_ACK = 0x10
 
 /** Before connection tracking (-200) and its raw hook (-300). */
 const PRIORITY = -310
@@ -185,6 +186,22 @@ export function installTables(
     x.lookup('out_one', register32(0), register32(0))
     write(x)
     x.accept()
+  })
+  // A new connection with the ports of one that is on this pair now (P1): on the wire it would be that one.
+  batch.rule(family, table, 'out', (x) => {
+    isProtocol(x, Protocol.TCP)
+    x.loadPayload(TRANSPORT, 13, 1, register32(0))
+    x.bitwise(register32(0), Uint8Array.of(TCP_SYN | TCP_ACK), Uint8Array.of(0))
+    x.compare(register32(0), CompareOp.EQ, Uint8Array.of(TCP_SYN))
+    // What would answer it.
+    x.loadPayload(NETWORK, layout.source + width, width, register32(0))
+    x.loadPayload(NETWORK, layout.source, width, register32(words))
+    hostOf(x)
+    x.meta(MetaKey.L4PROTO, register32(1))
+    x.loadPayload(TRANSPORT, 2, 2, register32(2))
+    x.loadPayload(TRANSPORT, 0, 2, register32(3))
+    x.lookup('in_flow', register32(0), register32(0))
+    x.resetTcp()
   })
   batch.rule(family, table, 'in', (x) => {
     hostKey(x)

@@ -81,6 +81,8 @@ export interface SocketRow {
   readonly foreign: Ip
   readonly foreignPort: number
   hid: number
+  /** A TCP connection that has not been answered yet. */
+  opening?: boolean
   /** Inode of the socket, 0 when unknown (TIME-WAIT, unconnected UDP seen by its datagrams). */
   inode: number
 }
@@ -188,6 +190,8 @@ export interface CompiledFamily {
   readonly in_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
   /** Pairs with a NAT that has not named the ports of all flows yet. */
   readonly in_wait: Map<string, Pair>
+  /** Flows that cannot be told from an earlier one on the wire: same host, same ports (P1). Inbound, that one wins. */
+  readonly twins: Map<string, { readonly flow: SocketRow; readonly first: SocketRow }>
   /** Flows of this family on a pair of the other (crossing.ts): where their packets go, and as what they arrive. */
   readonly cross_out: Map<string, Crossed>
   readonly cross_in: Map<string, Crossed>
@@ -208,6 +212,7 @@ function emptyFamily(): CompiledFamily {
     in_flow: new Map(),
     in_port: new Map(),
     in_wait: new Map(),
+    twins: new Map(),
     cross_out: new Map(),
     cross_in: new Map(),
   }
@@ -227,15 +232,22 @@ export function compile(tables: Tables): Compiled {
     if (!hasMoved(host, tables)) continue
     for (const pair of host.accepted.values())
       compiled[familyOf(pair.local)].in_pair.set(pairKey(pair), { pair, hid: host.hid })
-    for (const flow of tables.flows(host.hid)) compileFlow(compiled[familyOf(flow.local)], host, flow)
+    const opening: SocketRow[] = []
+    for (const flow of tables.flows(host.hid))
+      if (flow.opening === true) opening.push(flow)
+      else compileFlow(compiled[familyOf(flow.local)], host, flow)
+    for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], host, flow)
   }
   return compiled
 }
 
 function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void {
   const inKey = `${host.hid} ${flow.protocol} ${flow.foreignPort} ${flow.localPort}`
-  // Two flows that differ only in addresses cannot both be told apart on one pair (P1); the first one keeps its place.
-  if (!maps.in_flow.has(inKey)) maps.in_flow.set(inKey, flow)
+  const first = maps.in_flow.get(inKey)
+  if (first !== undefined) maps.twins.set(flow.id, { flow, first })
+  // While it is opened and has not moved, it must not seem to be in the way of itself (stacktrans.ts).
+  else if (flow.opening !== true || !samePair(flow, host.current[familyOf(flow.local)]))
+    maps.in_flow.set(inKey, flow)
   if (host.crossed.has(familyOf(flow.local))) compileCrossing(maps, host, flow)
   const override = host.overrides.get(flow.id)
   const wire = override ?? host.current[familyOf(flow.local)]

@@ -92,6 +92,18 @@ test('P2: an address that two hosts had, one after the other: their flows stay a
   assert.deepEqual(maps.out_one.get(b.id)?.wire, young.current[4])
 })
 
+test('P1: a flow with the ports of one that has moved is found; inbound the earlier one stays what it was', () => {
+  const tables = new Tables()
+  const x = host(tables, ['203.0.113.8'], [HERE])
+  x.current[4] = { local: HERE, foreign: '203.0.113.8' }
+  const moved = socket(tables, x.hid, 4001, '203.0.113.8')
+  const fresh = socket(tables, x.hid, 4001, '203.0.113.8', HERE)
+  socket(tables, x.hid, 4002, '203.0.113.8', HERE)
+  const maps = compile(tables)[4]
+  assert.deepEqual([...maps.twins.values()], [{ flow: fresh, first: moved }])
+  assert.ok([...maps.in_flow.values()].includes(moved))
+})
+
 test('multipath: a single flow goes its own way (choose per flow)', () => {
   const tables = new Tables()
   const x = host(tables, ['203.0.113.8'], [ME, HERE])
