@@ -1,9 +1,9 @@
-/** Many idle TCP connections: `server`, or `client ADDRESS COUNT`. Prints `ready`, and stays until it is ended. */
+/** Many idle TCP connections: `server`, or `client ADDRESSES COUNT`. Prints `ready`, and stays until it is ended. */
 import { connect, createServer } from 'node:net'
 
-const [, , role, address = '', count = '0'] = process.argv
+const [, , role, list = '', count = '0'] = process.argv
 const FIRST_PORT = 7_000
-/** Connections per port: each needs an own port here. */
+/** Connections per address and port: each needs an own port here. */
 const PER_PORT = 5_000
 
 if (role === 'server') {
@@ -16,12 +16,14 @@ if (role === 'server') {
       },
     )
 } else {
+  const addresses = list.split(',')
   let open = 0
   let started = 0
   const next = (): void => {
     if (started >= Number(count)) return
-    const port = FIRST_PORT + Math.floor(started++ / PER_PORT)
-    const socket = connect({ port, host: address }, () => {
+    const host = addresses[started % addresses.length]!
+    const port = FIRST_PORT + Math.floor(started++ / (PER_PORT * addresses.length))
+    const socket = connect({ port, host }, () => {
       if (++open === Number(count)) process.stdout.write('ready\n')
       next()
     })

@@ -87,7 +87,7 @@ function fill(rows: number): () => void {
     { role: 'an', tables: tablesOf(rows, { bound: [FAR, BOUND], wire: [FAR, MOVED], ports: 'server' }) },
   ].map(({ role, tables }) => {
     const kernel = new StackTransKernel({ table: 'godwit_lab_dime', watch: false, netns: namespaceOf(role) })
-    kernel.apply(compile(tables))
+    kernel.apply([...tables.hosts.keys()].map((hid) => [hid, compile(tables, [hid])]))
     return kernel
   })
   return () => {

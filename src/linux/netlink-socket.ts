@@ -3,6 +3,7 @@
  * any network namespace and stays there. Replies are copies; buffers are shared by all sockets of a thread, as no
  * request is ever left half read.
  */
+import { viewOf } from '../core/bytes.ts'
 import { Arena } from './arena.ts'
 import { check, closeFd, declare, errno, KernelError } from './libc.ts'
 import {
@@ -15,6 +16,7 @@ import {
   NLMSG_ERROR,
   readError,
   readMessages,
+  visitMessages,
 } from './netlink.ts'
 import { inNamespace } from './netns.ts'
 
@@ -111,15 +113,27 @@ export class NetlinkSocket {
    * kernel's own message; `op` says what was being done.
    */
   request(message: NetlinkMessage, op: string): NetlinkReply[] {
-    return this.#exchange(message, NLM_F_ACK, op).replies
+    return this.#replies(message, NLM_F_ACK, op).replies
   }
 
   /** Sends a dump request and returns its messages, consistent: a dump that changed underway is made again. */
   dump(message: NetlinkMessage, op: string): NetlinkReply[] {
     for (let attempt = 1; ; attempt++) {
-      const { replies, interrupted } = this.#exchange(message, NLM_F_DUMP, op)
+      const { replies, interrupted } = this.#replies(message, NLM_F_DUMP, op)
       if (!interrupted || attempt === DUMP_ATTEMPTS) return replies
     }
+  }
+
+  /**
+   * A dump without copies, for long ones: each message is shown where it lies, for the duration of the call. It is not
+   * made again should it change underway.
+   */
+  visit(
+    message: NetlinkMessage,
+    op: string,
+    visit: (type: number, bytes: Buffer, at: number, length: number) => void,
+  ): void {
+    this.#exchange(message, NLM_F_DUMP, op, (type, _, bytes, at, length) => visit(type, bytes, at, length))
   }
 
   /** Joins a multicast group of this protocol; see `receive`. */
@@ -137,29 +151,48 @@ export class NetlinkSocket {
   /** The next datagram's messages without waiting; undefined when there is none. Throws ENOBUFS when some were lost. */
   receive(): NetlinkReply[] | undefined {
     const bytes = this.#read(MSG_DONTWAIT, 'read netlink events')
-    return bytes === undefined ? undefined : [...readMessages(bytes)]
+    return bytes === undefined ? undefined : readMessages(bytes)
   }
 
-  #exchange(message: NetlinkMessage, flags: number, op: string) {
+  #replies(message: NetlinkMessage, flags: number, op: string) {
+    const replies: NetlinkReply[] = []
+    const interrupted = this.#exchange(message, flags, op, (type, flags, bytes, at, length, sequence) => {
+      replies.push({ type, flags, sequence, body: new Uint8Array(bytes.subarray(at, at + length)) })
+    })
+    return { replies, interrupted }
+  }
+
+  /** Sends a request and visits its replies; true when the kernel says that they may be inconsistent. */
+  #exchange(
+    message: NetlinkMessage,
+    flags: number,
+    op: string,
+    visit: (type: number, flags: number, bytes: Buffer, at: number, length: number, sequence: number) => void,
+  ): boolean {
     const sequence = this.#sequence++ >>> 0
     this.#send(message.finish(sequence), flags, op)
-    const replies: NetlinkReply[] = []
     let interrupted = false
-    for (;;) {
+    let done = false
+    let failure: KernelError | undefined
+    while (!done) {
       const bytes = this.#read(0, op)
       if (bytes === undefined) throw new KernelError(op, ETIMEDOUT)
-      for (const reply of readMessages(bytes)) {
-        if (reply.sequence !== sequence) continue // of a request that timed out
-        if ((reply.flags & NLM_F_DUMP_INTR) !== 0) interrupted = true
-        if (reply.type === NLMSG_ERROR || reply.type === NLMSG_DONE) {
-          const { errno, message: text } = readError(reply)
-          if (errno === EINTR && reply.type === NLMSG_DONE) interrupted = true
-          else if (errno !== 0) throw new KernelError(op, errno, text === undefined ? {} : { kernel: text })
-          return { replies, interrupted }
+      visitMessages(bytes, viewOf(bytes), (type, flags, of, at, length) => {
+        if (of !== sequence || done) return // of a request that timed out
+        if ((flags & NLM_F_DUMP_INTR) !== 0) interrupted = true
+        if (type !== NLMSG_ERROR && type !== NLMSG_DONE) {
+          visit(type, flags, bytes, at, length, of)
+          return
         }
-        replies.push(reply)
-      }
+        done = true
+        const body = bytes.subarray(at, at + length)
+        const { errno, message: text } = readError({ type, flags, sequence, body })
+        if (errno === EINTR && type === NLMSG_DONE) interrupted = true
+        else if (errno !== 0) failure = new KernelError(op, errno, text === undefined ? {} : { kernel: text })
+      })
     }
+    if (failure !== undefined) throw failure
+    return interrupted
   }
 
   #send(bytes: Uint8Array, flags: number, op: string): void {
@@ -173,12 +206,12 @@ export class NetlinkSocket {
   }
 
   /** A view of the shared buffer, or undefined when nothing came (in time). */
-  #read(flags: number, op: string): Uint8Array | undefined {
+  #read(flags: number, op: string): Buffer | undefined {
     const { arena, receive: at } = buffers()
     for (;;) {
       const length = receive(this.fd, arena.base + at, RECEIVE_SIZE, flags | MSG_TRUNC)
       if (length > RECEIVE_SIZE) throw new KernelError(op, EMSGSIZE)
-      if (length >= 0) return arena.u8.subarray(at, at + length)
+      if (length >= 0) return Buffer.from(arena.u8.buffer, arena.u8.byteOffset + at, length)
       if (errno() === EAGAIN) return undefined
       if (errno() !== EINTR) throw new KernelError(op, errno())
     }

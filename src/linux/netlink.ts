@@ -171,21 +171,33 @@ export interface NetlinkReply {
   readonly body: Uint8Array
 }
 
-/** The messages in one datagram; their bodies are copies. Ends at the first malformed header. */
-export function* readMessages(bytes: Uint8Array): Generator<NetlinkReply> {
-  const view = viewOf(bytes)
+/** Called for each message; what follows its header lies at `at` in the datagram, `length` bytes. */
+export type VisitMessage = (type: number, flags: number, sequence: number, at: number, length: number) => void
+
+/** Visits the messages in one datagram. Ends at the first malformed header. Allocates nothing. */
+export function visitMessages(bytes: Uint8Array, view: DataView, visit: VisitMessage): void {
   let at = 0
   while (at + HEADER <= bytes.length) {
     const length = view.getUint32(at, true)
     if (length < HEADER || at + length > bytes.length) return
-    yield {
-      type: view.getUint16(at + 4, true),
-      flags: view.getUint16(at + 6, true),
-      sequence: view.getUint32(at + 8, true),
-      body: bytes.slice(at + HEADER, at + length),
-    }
+    visit(
+      view.getUint16(at + 4, true),
+      view.getUint16(at + 6, true),
+      view.getUint32(at + 8, true),
+      at + HEADER,
+      length - HEADER,
+    )
     at += (length + 3) & ~3
   }
+}
+
+/** The messages in one datagram; their bodies are copies. */
+export function readMessages(bytes: Uint8Array): NetlinkReply[] {
+  const replies: NetlinkReply[] = []
+  visitMessages(bytes, viewOf(bytes), (type, flags, sequence, at, length) => {
+    replies.push({ type, flags, sequence, body: bytes.slice(at, at + length) })
+  })
+  return replies
 }
 
 /** The attributes from `offset` to the end of `body`, by type; of repeated types the last one. */

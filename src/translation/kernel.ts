@@ -1,6 +1,7 @@
 /**
- * Keeps the kernel's maps equal to what the tables compile to. `apply` finds the differences to what it installed last, or
- * to what an earlier run left there, and sends them as one transaction: all flows switch at the same packet (DI-12).
+ * Keeps the kernel's maps equal to what the tables compile to. `apply` takes what has changed, host by host, finds the
+ * differences to what it installed for these hosts last, or to what an earlier run left there, and sends them as one
+ * transaction: all flows switch at the same packet (DI-12).
  */
 import { concat, equal } from '../core/bytes.ts'
 import { KernelError } from '../linux/libc.ts'
@@ -28,8 +29,15 @@ export interface Seen {
   readonly foreignPort: number
 }
 
-/** The elements of one map in the kernel: text of the key → key and data, one after the other. */
+/** Elements of one map: text of the key → key and data, one after the other. */
 type Elements = Map<string, Uint8Array>
+type Maps = Record<MapName, Elements>
+
+/** Several hosts may claim an element of these; the one with the highest number has it. Of the others each is one host's. */
+const SHARED: readonly MapName[] = ['in_pair', 'in_wait']
+
+/** What one transaction removes and adds. */
+type Changes = Record<MapName, { readonly gone: Uint8Array[]; readonly come: Uint8Array[] }>
 
 interface EncodedFlow {
   readonly hid: number
@@ -49,7 +57,13 @@ export class StackTransKernel {
   readonly #socket: NfSocket
   readonly #table: string
   readonly #watch: boolean
-  readonly #installed: Record<4 | 6, Record<MapName, Elements>> = { 4: emptyMaps(), 6: emptyMaps() }
+  /** What each host contributes, by HID. */
+  readonly #hosts: Record<4 | 6, Map<number, Maps>> = { 4: new Map(), 6: new Map() }
+  /** Of `SHARED`: map and key → what each claiming host would have there, by HID. */
+  readonly #claims: Record<4 | 6, Map<string, Map<number, Uint8Array>>> = { 4: new Map(), 6: new Map() }
+  /** What an earlier run left: part of some host's share, or to be removed. Until the first `apply`. */
+  readonly #found: Record<4 | 6, Maps> = { 4: emptyMaps(), 6: emptyMaps() }
+  readonly #elements: Record<4 | 6, number> = { 4: 0, 6: 0 }
   readonly #translating: Record<4 | 6, boolean> = { 4: false, 6: false }
   /** Whether the chains for renumbered ports are there. */
   readonly #ports: Record<4 | 6, boolean> = { 4: false, 6: false }
@@ -65,8 +79,7 @@ export class StackTransKernel {
   }
 
   get counts(): KernelCounts {
-    let elements = 0
-    for (const family of FAMILIES) for (const name of MAPS) elements += this.#installed[family][name].size
+    const elements = this.#elements[4] + this.#elements[6]
     return { elements, transactions: this.#transactions, changes: this.#changes }
   }
 
@@ -83,8 +96,9 @@ export class StackTransKernel {
           const bytes = new Uint8Array(width + (data?.length ?? 0))
           bytes.set(key)
           if (data !== undefined) bytes.set(data, width)
-          this.#installed[family][name].set(textOf(bytes, width), bytes)
+          this.#found[family][name].set(textOf(bytes, width), bytes)
         }
+        this.#elements[family] += found.length
       }
       if (!this.#watch || this.#translating[family]) continue
       const batch = new NfBatch()
@@ -93,50 +107,108 @@ export class StackTransKernel {
     }
   }
 
-  /** Makes the kernel translate as `compiled` says. Tables appear when they are first needed, and go when they are not. */
-  apply(compiled: Compiled): void {
-    for (const family of FAMILIES) this.#applyFamily(family, compiled[family])
+  /**
+   * Makes the kernel translate these hosts as their tables say (`compile` of each alone). The first call must name all
+   * hosts: what an earlier run left of others is removed. Tables appear when they are first needed, and go when they are
+   * not.
+   */
+  apply(hosts: readonly (readonly [hid: number, compiled: Compiled])[]): void {
+    for (const family of FAMILIES)
+      this.#applyFamily(
+        family,
+        hosts.map(([hid, compiled]) => [hid, this.#encode(family, compiled[family])]),
+      )
   }
 
-  #applyFamily(family: 4 | 6, compiled: CompiledFamily): void {
-    const layout = LAYOUT[family]
-    const wanted = this.#encode(family, compiled)
-    const empty = MAPS.every((name) => wanted[name].size === 0)
-    if (empty) {
+  #applyFamily(family: 4 | 6, hosts: readonly (readonly [number, Maps])[]): void {
+    const changes = this.#differences(family, hosts)
+    let count = 0
+    for (const name of MAPS) {
+      const { gone, come } = changes[name]
+      this.#elements[family] += come.length - gone.length
+      count += come.length + gone.length
+    }
+    if (count === 0) return
+    this.#changes += count
+    if (this.#elements[family] === 0) {
       this.#remove(family)
       return
     }
+    const layout = LAYOUT[family]
     const batch = new NfBatch(1, 1 << 16)
-    const installed = this.#installed[family]
-    const ports = wanted.out_port.size + wanted.in_wait.size > 0
+    const ports = changes.out_port.come.length + changes.in_wait.come.length > 0
     if (!this.#translating[family] || (ports && !this.#ports[family]))
       installTables(batch, layout, this.#table, { translate: true, watch: this.#watch, ports })
-    let changes = 0
-    for (const name of MAPS) {
-      const shape = mapShape(layout, name)
-      const gone: Uint8Array[] = []
-      const come: Uint8Array[] = []
-      for (const [key, bytes] of installed[name]) {
-        const next = wanted[name].get(key)
-        if (next === undefined || (next !== bytes && !equal(next, bytes))) gone.push(bytes)
+    // All removals first: a key may pass from one host to another.
+    for (const part of ['gone', 'come'] as const)
+      for (const name of MAPS) {
+        const elements = changes[name][part]
+        if (elements.length === 0) continue
+        const { key, data } = mapShape(layout, name)
+        batch.elements(layout.family, this.#table, name, packed(elements), key, data, part === 'gone')
       }
-      for (const [key, bytes] of wanted[name]) {
-        const before = installed[name].get(key)
-        if (before === undefined || (before !== bytes && !equal(before, bytes))) come.push(bytes)
-      }
-      changes += gone.length + come.length
-      if (gone.length > 0)
-        batch.elements(layout.family, this.#table, name, packed(gone), shape.key, shape.data, true)
-      if (come.length > 0)
-        batch.elements(layout.family, this.#table, name, packed(come), shape.key, shape.data)
-    }
-    if (changes === 0 && this.#translating[family]) return
     this.#socket.commit(batch, 'change the translation maps')
     this.#translating[family] = true
     this.#ports[family] ||= ports
-    this.#installed[family] = wanted
     this.#transactions++
-    this.#changes += changes
+  }
+
+  /** What has to change for these hosts to have what is wanted for them; remembers it as done. */
+  #differences(family: 4 | 6, hosts: readonly (readonly [number, Maps])[]): Changes {
+    const changes = Object.fromEntries(
+      MAPS.map((name) => [name, { gone: [], come: [] }]),
+    ) as unknown as Changes
+    const replace = (name: MapName, before: Uint8Array | undefined, after: Uint8Array | undefined): void => {
+      if (before === after || (before !== undefined && after !== undefined && equal(before, after))) return
+      if (before !== undefined) changes[name].gone.push(before)
+      if (after !== undefined) changes[name].come.push(after)
+    }
+    const found = this.#found[family]
+    const adopt = (name: MapName, key: string): Uint8Array | undefined => {
+      const left = found[name].get(key)
+      found[name].delete(key)
+      return left
+    }
+    /** Shared keys that may change hands, and what stood there before. */
+    const shared = new Map<string, readonly [name: MapName, before: Uint8Array | undefined]>()
+    for (const [hid, wanted] of hosts) {
+      const before = this.#hosts[family].get(hid) ?? NOTHING
+      for (const name of MAPS) {
+        if (SHARED.includes(name)) {
+          for (const key of new Set([...before[name].keys(), ...wanted[name].keys()])) {
+            const claim = `${name} ${key}`
+            const stood = this.#claimed(family, claim) ?? adopt(name, key)
+            if (!shared.has(claim)) shared.set(claim, [name, stood])
+            this.#claim(family, claim, hid, wanted[name].get(key))
+          }
+          continue
+        }
+        for (const [key, old] of before[name]) if (!wanted[name].has(key)) replace(name, old, undefined)
+        for (const [key, next] of wanted[name]) replace(name, before[name].get(key) ?? adopt(name, key), next)
+      }
+      if (MAPS.every((name) => wanted[name].size === 0)) this.#hosts[family].delete(hid)
+      else this.#hosts[family].set(hid, wanted)
+    }
+    for (const [claim, [name, before]] of shared) replace(name, before, this.#claimed(family, claim))
+    for (const name of MAPS) {
+      for (const bytes of found[name].values()) replace(name, bytes, undefined)
+      found[name].clear()
+    }
+    return changes
+  }
+
+  #claim(family: 4 | 6, claim: string, hid: number, bytes: Uint8Array | undefined): void {
+    const claims = this.#claims[family].get(claim) ?? new Map<number, Uint8Array>()
+    if (bytes === undefined) claims.delete(hid)
+    else claims.set(hid, bytes)
+    if (claims.size === 0) this.#claims[family].delete(claim)
+    else this.#claims[family].set(claim, claims)
+  }
+
+  /** What stands under a shared key. */
+  #claimed(family: 4 | 6, claim: string): Uint8Array | undefined {
+    const claims = this.#claims[family].get(claim)
+    return claims?.get(Math.max(...claims.keys()))
   }
 
   #remove(family: 4 | 6): void {
@@ -145,10 +217,17 @@ export class StackTransKernel {
     const batch = new NfBatch().deleteTable(number, this.#table)
     if (this.#watch) installTables(batch, LAYOUT[family], this.#table, { translate: false, watch: true })
     this.#socket.commit(batch, 'remove the translation maps')
+    this.#transactions++
+    this.#forget(family)
+  }
+
+  #forget(family: 4 | 6): void {
     this.#translating[family] = false
     this.#ports[family] = false
-    this.#installed[family] = emptyMaps()
-    this.#transactions++
+    this.#hosts[family].clear()
+    this.#claims[family].clear()
+    for (const name of MAPS) this.#found[family][name].clear()
+    this.#elements[family] = 0
   }
 
   /** UDP exchanges of the last minutes; nothing without the watch. */
@@ -179,8 +258,7 @@ export class StackTransKernel {
       } catch (error) {
         if (!(error instanceof KernelError) || error.errno !== ENOENT) throw error
       }
-      this.#translating[family] = false
-      this.#installed[family] = emptyMaps()
+      this.#forget(family)
     }
   }
 
@@ -189,7 +267,7 @@ export class StackTransKernel {
     this.#socket.close()
   }
 
-  #encode(family: 4 | 6, compiled: CompiledFamily): Record<MapName, Elements> {
+  #encode(family: 4 | 6, compiled: CompiledFamily): Maps {
     const out = emptyMaps()
     const put = (name: MapName, ...parts: readonly Uint8Array[]): void => {
       const bytes = concat(...parts)
@@ -263,9 +341,11 @@ export class StackTransKernel {
   }
 }
 
-function emptyMaps(): Record<MapName, Elements> {
-  return Object.fromEntries(MAPS.map((name) => [name, new Map()])) as Record<MapName, Elements>
+function emptyMaps(): Maps {
+  return Object.fromEntries(MAPS.map((name) => [name, new Map()])) as unknown as Maps
 }
+
+const NOTHING = emptyMaps()
 
 /** A key as a map key of JavaScript. */
 function textOf(bytes: Uint8Array, length: number): string {

@@ -23,8 +23,8 @@ import type { IhmpOptions, Output } from './machine/types.ts'
 import { HostNetwork } from './network.ts'
 import { Outage } from './outage.ts'
 import { type SavedState, StateFile } from './saved.ts'
-import { type FoundFlow, findFlows } from './sockets.ts'
-import { type Compiled, compile, familyOf, type Ip, isIdle, type Pair, Tables } from './tables.ts'
+import { FlowTable, type FoundFlow } from './sockets.ts'
+import { type Compiled, compile, familyOf, type Ip, type Pair, Tables } from './tables.ts'
 
 /** From the range for private use (RFC 6335 §6); the paper gives none. */
 export const IHMP_PORT = 55_404
@@ -33,8 +33,11 @@ export const IHMP_PORT = 55_404
 const SCAN_SHARE = 0.02
 const SCAN_LEAST_MS = 500
 const SCAN_MOST_MS = 10_000
-/** A burst of changes looks at the sockets once. */
+/** A burst of changes looks at the sockets once; where looking takes long, for longer: this many times what it took. */
 const SCAN_FRESH_MS = 100
+const SCAN_FRESH_TIMES = 10
+/** Ports are kept from new sockets this long after a change at the latest; there may be ten thousand to go through. */
+const RESERVE_MS = 200
 /** Below, the kernel gives no port to a socket by itself (net.ipv4.ip_local_port_range is 32768 or lower at its start). */
 const FIRST_EPHEMERAL = 1024
 /** TCP has repeated itself this often: the path is in doubt. */
@@ -85,16 +88,24 @@ export class TranslationService {
   readonly #outage: Outage
   readonly #crossing: Crossing
   readonly #state: StateFile
-  readonly #found = new Map<string, FoundFlow>()
+  readonly #flows: FlowTable
+  /** Local ports of translated flows, by HID. */
+  readonly #ports = new Map<number, readonly number[]>()
   readonly #stop = new AbortController()
   #own = new Set<Ip>()
-  /** Flows that were told to have the ports of another. */
-  #twins: ReadonlySet<string> = new Set()
+  /** Flows that were told to have the ports of another, by HID. */
+  readonly #twins = new Map<number, ReadonlySet<string>>()
+  /** Hosts with flows on pairs of the other family. */
+  readonly #crossed = new Set<number>()
+  /** Whether what an earlier run left of them has been dealt with. */
+  #crossingKnown = false
   #devices = new Map<Ip, string>()
   #timer: NodeJS.Timeout | undefined
   #scanTimer: NodeJS.Timeout | undefined
   #refreshing: NodeJS.Immediate | undefined
   #pumping: NodeJS.Immediate | undefined
+  #reserveTimer: NodeJS.Timeout | undefined
+  #translating = false
   #scannedAt = Number.NEGATIVE_INFINITY
   #scanCost = 0
   #running = false
@@ -110,6 +121,11 @@ export class TranslationService {
       watch: options.watchUdp,
       ...(init.netns === undefined ? {} : { netns: init.netns }),
     })
+    this.#flows = new FlowTable(
+      this.#sockets,
+      () => (options.watchUdp ? this.#kernel.seen() : []),
+      options.port,
+    )
     this.#sysctls = new KernelSysctls(init.netns, this.#readState()?.sysctls ?? [])
     this.#network = new HostNetwork(this.#rtnl, this.#sysctls, options)
     this.#outage = new Outage(this.tables, this.#network, this.#rtnl, {
@@ -143,6 +159,7 @@ export class TranslationService {
         keys: init.keys,
         wall: () => this.#clock.wall(),
         hasFlow: (local, foreign) => this.#hasFlow(local, foreign),
+        lookAtSockets: () => this.#scanUnlessFresh(),
         preferredLocal: (foreign) => this.#network.preferredLocal(foreign),
       },
       { ...options.ihmp, crossing: options.ihmp.crossing !== false && tcxObstacle() === undefined },
@@ -153,6 +170,7 @@ export class TranslationService {
   async start(): Promise<void> {
     this.#running = true
     this.#kernel.start()
+    this.#translating = this.#kernel.counts.elements > 0
     const saved = this.#readState()
     if (saved !== undefined) {
       this.#network.adopt(saved.identifiers)
@@ -181,6 +199,7 @@ export class TranslationService {
     this.#stop.abort()
     clearTimeout(this.#timer)
     clearTimeout(this.#scanTimer)
+    clearTimeout(this.#reserveTimer)
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)
     this.#links.close()
@@ -219,7 +238,7 @@ export class TranslationService {
 
   flows(): FlowView[] {
     const out: FlowView[] = []
-    for (const found of this.#found.values()) {
+    for (const found of this.#flows.all()) {
       const row = this.tables.sockets.get(found.id)
       if (row === undefined) continue
       const host = this.tables.hosts.get(row.hid)
@@ -264,7 +283,7 @@ export class TranslationService {
     this.#own = own
     this.#devices = new Map(addresses.map((a) => [a.ip, a.device]))
     this.#outage.identify(this.#own)
-    const changed = this.#network.route(addresses, !isIdle(compile(this.tables)))
+    const changed = this.#network.route(addresses, this.#translating)
     this.#links.set(own)
     this.machine.handleLocal(addresses, now)
     if (changed) this.machine.handleRoutes(now)
@@ -276,7 +295,7 @@ export class TranslationService {
   #scheduleScan(): void {
     const wait = Math.min(SCAN_MOST_MS, Math.max(SCAN_LEAST_MS, this.#scanCost / SCAN_SHARE))
     this.#scanTimer = setTimeout(() => {
-      if (this.#scan(this.#clock.now())) this.#apply()
+      this.#scan(this.#clock.now())
       this.#suspect()
       this.#pump()
       this.#scheduleScan()
@@ -284,28 +303,19 @@ export class TranslationService {
   }
 
   /** Brings the socket table up to date (DI-5, DI-9). */
-  #scan(now: number, own: Iterable<Ip> = this.#own): boolean {
+  #scan(now: number, own: Iterable<Ip> = this.#own): void {
     const startedAt = performance.now()
-    const mine = new Set([...own, ...this.#network.identifiers])
-    const seen = this.#options.watchUdp ? this.#kernel.seen() : []
-    const found = findFlows(this.#sockets, seen, mine, this.#options.port)
-    let changed = false
-    for (const id of [...this.#found.keys()]) {
-      if (found.has(id)) continue
+    for (const { id } of this.#flows.update(new Set([...own, ...this.#network.identifiers]))) {
       const hid = this.tables.sockets.get(id)?.hid
       this.tables.removeSocket(id)
-      this.#found.delete(id)
-      changed = true
       if (hid !== undefined && this.tables.flows(hid).size === 0) this.machine.handleIdle(hid, now)
     }
-    for (const [id, flow] of found) {
-      const before = this.#found.get(id)
-      this.#found.set(id, flow)
-      const known = before === undefined ? undefined : this.tables.sockets.get(id)
+    for (const flow of this.#flows.all()) {
+      const known = this.tables.sockets.get(flow.id)
       if (known !== undefined) {
         if (known.opening === true && flow.opening !== true) {
           known.opening = false
-          changed = true
+          this.tables.touch(known.hid)
         }
         continue
       }
@@ -313,30 +323,26 @@ export class TranslationService {
       if (hid === undefined) continue
       const { socket: _, retransmits: __, ...row } = flow
       this.tables.addSocket({ ...row, hid })
-      changed = true
     }
     this.#scannedAt = now
     this.#scanCost = performance.now() - startedAt
-    return changed
+  }
+
+  #scanUnlessFresh(): void {
+    const now = this.#clock.now()
+    if (now - this.#scannedAt >= Math.max(SCAN_FRESH_MS, SCAN_FRESH_TIMES * this.#scanCost)) this.#scan(now)
   }
 
   #hasFlow(local: Ip, foreign: Ip): boolean {
-    const has = (): boolean => {
-      for (const flow of this.#found.values())
-        if (flow.local === local && flow.foreign === foreign) return true
-      return false
-    }
-    if (has()) return true
-    const now = this.#clock.now()
-    if (now - this.#scannedAt < SCAN_FRESH_MS) return false
-    this.#scan(now)
-    return has()
+    if (this.#flows.has(local, foreign)) return true
+    this.#scanUnlessFresh()
+    return this.#flows.has(local, foreign)
   }
 
   /** Flows whose TCP repeats itself put their path in doubt, and have their retransmissions watched. */
   #suspect(): void {
     const doubtful = new Set<number>()
-    for (const flow of this.#found.values())
+    for (const flow of this.#flows.all())
       if (flow.retransmits > 0) {
         const hid = this.tables.sockets.get(flow.id)?.hid
         if (hid === undefined || this.machine.host(hid)?.state !== 'peer') continue
@@ -381,14 +387,13 @@ export class TranslationService {
     const { recorder } = this.#init
     switch (out.kind) {
       case 'apply':
-        this.#apply()
+        this.#apply(out.hids)
         return
       case 'send':
         this.#links.send(out.bytes, out.pair, out.port)
         return
       case 'state':
         recorder.log('debug', `host ${out.hid}: ${out.state}, ${out.reason}`)
-        this.#outage.identify(this.#own)
         this.#state.saveSoon()
         return
       case 'handover':
@@ -399,9 +404,9 @@ export class TranslationService {
       case 'gone':
         recorder.log('warn', `host ${out.hid} is gone: ${out.reason}`)
         for (const row of out.sockets) {
-          const socket = this.#found.get(row.id)?.socket
+          const socket = this.#flows.get(row.id)?.socket
           if (socket !== undefined) this.#sockets.destroy(socket)
-          this.#found.delete(row.id)
+          this.#flows.delete(row.id)
         }
         this.#state.saveSoon()
         return
@@ -438,25 +443,36 @@ export class TranslationService {
     })
   }
 
-  #apply(): void {
-    const now = this.#clock.now()
-    let compiled = compile(this.tables)
-    const idle = isIdle(compiled)
-    // A connection that is younger than the last look belongs in the maps as well.
-    if (!idle && now - this.#scannedAt > SCAN_FRESH_MS && this.#scan(now)) compiled = compile(this.tables)
+  /** The kernel translates these hosts as their tables say now. */
+  #apply(hids: readonly number[]): void {
+    const compiled = hids.map((hid) => [hid, compile(this.tables, [hid])] as const)
     this.#kernel.apply(compiled)
     this.#outage.identify(this.#own)
-    this.#crossing.apply(compiled, this.#outage.device, this.#devices)
-    this.#network.route(
-      [...this.#devices].map(([ip, device]) => ({ ip, device, prefixLength: 0 })),
-      !idle,
-    )
-    const ports = new Set<number>()
-    for (const family of [4, 6] as const)
-      for (const flow of compiled[family].out_flow.values())
-        if (flow.localPort >= FIRST_EPHEMERAL) ports.add(flow.localPort)
-    this.#network.reserve(ports)
-    this.#refuseTwins(compiled)
+    let crossing = !this.#crossingKnown
+    for (const [hid, families] of compiled) {
+      if (this.#crossed.delete(hid)) crossing = true
+      const { 4: four, 6: six } = families
+      const ports = [...four.out_flow.values(), ...six.out_flow.values()].map((f) => f.localPort)
+      if (ports.length > 0 || this.#ports.has(hid)) this.#reserveSoon()
+      if (ports.length > 0) this.#ports.set(hid, ports)
+      else this.#ports.delete(hid)
+      if (four.cross_in.size + six.cross_in.size + four.cross_out.size + six.cross_out.size > 0) {
+        this.#crossed.add(hid)
+        crossing = true
+      }
+      this.#refuseTwins(hid, families)
+    }
+    if (crossing)
+      this.#crossing.apply(compile(this.tables, this.#crossed), this.#outage.device, this.#devices)
+    this.#crossingKnown = true
+    const translating = this.#kernel.counts.elements > 0
+    if (translating !== this.#translating) {
+      this.#translating = translating
+      this.#network.route(
+        [...this.#devices].map(([ip, device]) => ({ ip, device, prefixLength: 0 })),
+        translating,
+      )
+    }
     this.#state.saveSoon()
   }
 
@@ -464,13 +480,14 @@ export class TranslationService {
    * The kernel gives no port of a moved flow away, but a program may ask for one by number (P1). What it sends to the same
    * host and port would reach the earlier connection: it hears of an error at once instead of waiting for an answer.
    */
-  #refuseTwins(compiled: Compiled): void {
+  #refuseTwins(hid: number, compiled: Compiled): void {
+    const before = this.#twins.get(hid)
     const twins = new Set<string>()
     for (const family of [4, 6] as const)
       for (const { flow, first } of compiled[family].twins.values()) {
         twins.add(flow.id)
-        if (this.#twins.has(flow.id)) continue
-        const socket = this.#found.get(flow.id)?.socket
+        if (before?.has(flow.id)) continue
+        const socket = this.#flows.get(flow.id)?.socket
         const opening = socket?.state === 'syn-sent'
         if (opening) this.#sockets.destroy(socket)
         this.#init.recorder.log(
@@ -478,7 +495,19 @@ export class TranslationService {
           `${flow.id} has the ports of ${first.id}, which has moved: ${opening ? 'refused' : 'packets for it go astray'}; use another port`,
         )
       }
-    this.#twins = twins
+    if (twins.size > 0) this.#twins.set(hid, twins)
+    else this.#twins.delete(hid)
+  }
+
+  #reserveSoon(): void {
+    this.#reserveTimer ??= setTimeout(() => {
+      this.#reserveTimer = undefined
+      const all = new Set<number>()
+      for (const ports of this.#ports.values())
+        for (const port of ports) if (port >= FIRST_EPHEMERAL) all.add(port)
+      this.#network.reserve(all)
+      this.#state.saveSoon() // what the setting was before
+    }, RESERVE_MS)
   }
 
   #readState(): SavedState | undefined {

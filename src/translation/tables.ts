@@ -100,10 +100,19 @@ export function flowId(
   )
 }
 
+/** The flows of one host, and on how many each pair of addresses is bound. */
+interface HostFlows {
+  readonly rows: Set<SocketRow>
+  readonly pairs: Map<string, { readonly pair: Pair; count: number }>
+}
+
 export class Tables {
   readonly hosts = new Map<number, HidRow>()
   readonly sockets = new Map<string, SocketRow>()
-  readonly #flowsOf = new Map<number, Set<SocketRow>>()
+  readonly #flowsOf = new Map<number, HostFlows>()
+  /** Hosts that have flows bound to a pair: more than one only if the foreign address changed hands (P2). */
+  readonly #boundTo = new Map<string, Set<number>>()
+  readonly #changed = new Set<number>()
   #next = 1
 
   /** A new row; the smallest numbers are used again last, so that stale kernel state cannot meet a new host. */
@@ -127,9 +136,10 @@ export class Tables {
   }
 
   removeHost(hid: number): void {
+    for (const row of [...this.flows(hid)]) this.removeSocket(row.id)
     this.hosts.delete(hid)
-    for (const row of this.flows(hid)) this.sockets.delete(row.id)
     this.#flowsOf.delete(hid)
+    this.touch(hid)
   }
 
   addSocket(row: SocketRow): void {
@@ -137,23 +147,71 @@ export class Tables {
     this.sockets.set(row.id, row)
     let flows = this.#flowsOf.get(row.hid)
     if (flows === undefined) {
-      flows = new Set()
+      flows = { rows: new Set(), pairs: new Map() }
       this.#flowsOf.set(row.hid, flows)
     }
-    flows.add(row)
+    flows.rows.add(row)
+    this.touch(row.hid)
+    const key = pairKey(row)
+    const bound = flows.pairs.get(key)
+    if (bound !== undefined) {
+      bound.count++
+      return
+    }
+    flows.pairs.set(key, { pair: { local: row.local, foreign: row.foreign }, count: 1 })
+    const hosts = this.#boundTo.get(key) ?? new Set()
+    this.#boundTo.set(key, hosts.add(row.hid))
+    for (const hid of hosts) this.touch(hid)
   }
 
   removeSocket(id: string): void {
     const row = this.sockets.get(id)
     if (row === undefined) return
     this.sockets.delete(id)
-    this.#flowsOf.get(row.hid)?.delete(row)
     this.hosts.get(row.hid)?.overrides.delete(id)
+    this.touch(row.hid)
+    const flows = this.#flowsOf.get(row.hid)
+    flows?.rows.delete(row)
+    const key = pairKey(row)
+    const bound = flows?.pairs.get(key)
+    if (bound === undefined || --bound.count > 0) return
+    flows?.pairs.delete(key)
+    const hosts = this.#boundTo.get(key)
+    hosts?.delete(row.hid)
+    for (const hid of hosts ?? []) this.touch(hid)
+    if (hosts?.size === 0) this.#boundTo.delete(key)
   }
 
   /** The flows of a host. */
   flows(hid: number): ReadonlySet<SocketRow> {
-    return this.#flowsOf.get(hid) ?? EMPTY
+    return this.#flowsOf.get(hid)?.rows ?? EMPTY
+  }
+
+  /** The pairs that flows of a host are bound to, each once. */
+  *bound(hid: number): Iterable<Pair> {
+    for (const { pair } of this.#flowsOf.get(hid)?.pairs.values() ?? []) yield pair
+  }
+
+  /** Whether flows of this host may share one entry for the pair that they are bound to: no host of lower number has any. */
+  owns(hid: number, key: string): boolean {
+    for (const other of this.#boundTo.get(key) ?? []) if (other < hid) return false
+    return true
+  }
+
+  /** What `compile` makes of this host may have changed. */
+  touch(hid: number): void {
+    this.#changed.add(hid)
+  }
+
+  get changed(): boolean {
+    return this.#changed.size > 0
+  }
+
+  /** The hosts touched since the last call. */
+  takeChanged(): number[] {
+    const changed = [...this.#changed]
+    this.#changed.clear()
+    return changed
   }
 
   /** Two rows turned out to be one host: everything of `from` becomes part of `into`. */
@@ -161,8 +219,9 @@ export class Tables {
     const old = this.hosts.get(from)
     const row = this.hosts.get(into)
     if (old === undefined || row === undefined || from === into) return
+    const overrides = [...old.overrides]
     for (const socket of [...this.flows(from)]) {
-      this.#flowsOf.get(from)?.delete(socket)
+      this.removeSocket(socket.id)
       socket.hid = into
       this.addSocket(socket)
     }
@@ -170,7 +229,7 @@ export class Tables {
     for (const ip of old.unreachable) if (!row.active.has(ip)) row.unreachable.add(ip)
     for (const ip of old.local) row.local.add(ip)
     for (const [key, pair] of old.accepted) row.accepted.set(key, pair)
-    for (const [id, pair] of old.overrides) row.overrides.set(id, pair)
+    for (const [id, pair] of overrides) row.overrides.set(id, pair)
     for (const family of old.crossed) row.crossed.add(family)
     row.ports.push(...old.ports)
     this.removeHost(from)
@@ -179,15 +238,15 @@ export class Tables {
 
 const EMPTY: ReadonlySet<SocketRow> = new Set()
 
-/** The elements of one family's maps, by the text of their key; see stacktrans.ts for what each map does. */
+/** The elements of one family's maps; see stacktrans.ts for what each map does. Keys are such that equal ones collide. */
 export interface CompiledFamily {
   readonly out_flow: Map<string, SocketRow>
   readonly out_pair: Map<string, { readonly bound: Pair; readonly wire: Pair }>
   readonly out_one: Map<string, { readonly flow: SocketRow; readonly wire: Pair }>
   readonly out_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
   readonly in_pair: Map<string, { readonly pair: Pair; readonly hid: number }>
-  readonly in_flow: Map<string, SocketRow>
-  readonly in_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
+  readonly in_flow: Map<number, SocketRow>
+  readonly in_port: Map<number, { readonly flow: SocketRow; readonly port: number }>
   /** Pairs with a NAT that has not named the ports of all flows yet. */
   readonly in_wait: Map<string, Pair>
   /** Flows that cannot be told from an earlier one on the wire: same host, same ports (P1). Inbound, that one wins. */
@@ -225,24 +284,28 @@ export function isIdle(compiled: Compiled): boolean {
   )
 }
 
-/** What the kernel's maps hold for these tables. Cost: a few microseconds per flow of a host that has moved. */
-export function compile(tables: Tables): Compiled {
+/**
+ * What the kernel's maps hold for these hosts, by default all. What a host contributes depends on its rows alone, and on
+ * which hosts share a bound pair (`owns`). Cost: a microsecond or two per flow of a host that has moved.
+ */
+export function compile(tables: Tables, hids: Iterable<number> = tables.hosts.keys()): Compiled {
   const compiled: Compiled = { 4: emptyFamily(), 6: emptyFamily() }
-  for (const host of tables.hosts.values()) {
-    if (!hasMoved(host, tables)) continue
+  for (const hid of hids) {
+    const host = tables.hosts.get(hid)
+    if (host === undefined || !hasMoved(host, tables)) continue
     for (const pair of host.accepted.values())
       compiled[familyOf(pair.local)].in_pair.set(pairKey(pair), { pair, hid: host.hid })
     const opening: SocketRow[] = []
     for (const flow of tables.flows(host.hid))
       if (flow.opening === true) opening.push(flow)
-      else compileFlow(compiled[familyOf(flow.local)], host, flow)
-    for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], host, flow)
+      else compileFlow(compiled[familyOf(flow.local)], tables, host, flow)
+    for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], tables, host, flow)
   }
   return compiled
 }
 
-function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void {
-  const inKey = `${host.hid} ${flow.protocol} ${flow.foreignPort} ${flow.localPort}`
+function compileFlow(maps: CompiledFamily, tables: Tables, host: HidRow, flow: SocketRow): void {
+  const inKey = inFlowKey(flow, flow.foreignPort)
   const first = maps.in_flow.get(inKey)
   if (first !== undefined) maps.twins.set(flow.id, { flow, first })
   // While it is opened and has not moved, it must not seem to be in the way of itself (stacktrans.ts).
@@ -252,33 +315,33 @@ function compileFlow(maps: CompiledFamily, host: HidRow, flow: SocketRow): void 
   const override = host.overrides.get(flow.id)
   const wire = override ?? host.current[familyOf(flow.local)]
   if (wire === undefined || familyOf(wire.local) !== familyOf(flow.local)) return
-  const mapping = host.ports.find(
-    (m) =>
-      m.protocol === flow.protocol && m.foreignPort === flow.foreignPort && m.localPort === flow.localPort,
-  )
-  if (mapping === undefined)
+  const mapping =
+    host.ports.length === 0
+      ? undefined
+      : host.ports.find(
+          (m) =>
+            m.protocol === flow.protocol &&
+            m.foreignPort === flow.foreignPort &&
+            m.localPort === flow.localPort,
+        )
+  if (mapping === undefined && host.nats.size > 0)
     for (const pair of host.accepted.values())
       if (host.nats.has(pair.foreign)) maps.in_wait.set(pairKey(pair), pair)
   if (mapping !== undefined && mapping.natPort !== flow.foreignPort) {
     maps.out_port.set(flow.id, { flow, port: mapping.natPort })
-    maps.in_port.set(`${host.hid} ${flow.protocol} ${mapping.natPort} ${flow.localPort}`, {
-      flow,
-      port: mapping.natPort,
-    })
+    maps.in_port.set(inFlowKey(flow, mapping.natPort), { flow, port: mapping.natPort })
     maps.out_one.set(flow.id, { flow, wire })
     return
   }
   // Sent to the NAT at the host's own port it would be the NAT's to answer, with a reset; better not at all.
   if (samePair(flow, wire) || (mapping === undefined && host.nats.has(wire.foreign))) return
   const key = pairKey(flow)
-  const shared = maps.out_pair.get(key)
-  // The same bound pair may have belonged to another host before (P2), which then has the entry.
-  if (override !== undefined || (shared !== undefined && !samePair(shared.wire, wire))) {
+  if (override !== undefined || !tables.owns(host.hid, key)) {
     maps.out_one.set(flow.id, { flow, wire })
     return
   }
   maps.out_flow.set(flow.id, flow)
-  if (shared === undefined)
+  if (!maps.out_pair.has(key))
     maps.out_pair.set(key, { bound: { local: flow.local, foreign: flow.foreign }, wire })
 }
 
@@ -293,16 +356,22 @@ function compileCrossing(maps: CompiledFamily, host: HidRow, flow: SocketRow): v
   }
 }
 
+/** HID, protocol and ports as one number: HIDs stay far below 2^20. */
+function inFlowKey(flow: SocketRow, foreignPort: number): number {
+  const protocol = flow.protocol === 6 ? 0 : 1
+  return ((flow.hid * 2 + protocol) * 65_536 + foreignPort) * 65_536 + flow.localPort
+}
+
 /** Whether packets of this host may travel on another pair than their sockets are bound to. */
 function hasMoved(host: HidRow, tables: Tables): boolean {
   if (host.accepted.size === 0) return false
   if (host.crossed.size > 0) return true
-  for (const flow of tables.flows(host.hid)) {
-    const family = familyOf(flow.local)
+  for (const bound of tables.bound(host.hid)) {
+    const family = familyOf(bound.local)
     for (const pair of host.accepted.values())
-      if (familyOf(pair.local) === family && !samePair(pair, flow)) return true
+      if (familyOf(pair.local) === family && !samePair(pair, bound)) return true
     const current = host.current[family]
-    if (current !== undefined && !samePair(current, flow)) return true
+    if (current !== undefined && !samePair(current, bound)) return true
   }
   return false
 }
@@ -313,7 +382,7 @@ function hasMoved(host: HidRow, tables: Tables): boolean {
  */
 export function identifiers(tables: Tables): Set<Ip> {
   const out = new Set<Ip>()
-  for (const row of tables.sockets.values())
-    if ((tables.hosts.get(row.hid)?.accepted.size ?? 0) > 0) out.add(row.local)
+  for (const { hid, accepted } of tables.hosts.values())
+    if (accepted.size > 0) for (const { local } of tables.bound(hid)) out.add(local)
   return out
 }

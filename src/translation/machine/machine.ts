@@ -105,7 +105,6 @@ export class IhmpMachine {
     const known = state.hosts.get(state.restored.get(pairKey(pair)) ?? 0) ?? state.byActive(pair.foreign)
     if (known !== undefined) {
       known.idleSince = undefined
-      if (known.state === 'peer' && known.row.accepted.size > 0) state.changed()
       return known.row.hid
     }
     if (state.hosts.size >= state.options.mostHosts) return undefined

@@ -126,6 +126,7 @@ export class Movement {
 
   /** DI-30, DI-34, DI-36. */
   handleUpdate(host: Host, message: IhmpMessage, pair: Pair, port: number, now: number): void {
+    this.#state.components.lookAtSockets()
     const { control } = message
     const told = message.newAddress
     let options = 0

@@ -34,6 +34,6 @@ export function handleNatEntry(
   )
   if (same >= 0) host.row.ports.splice(same, 1)
   host.row.ports.push(entry)
-  state.changed()
+  state.changed(host)
   messages.acknowledge(host, message, pair, port, {})
 }

@@ -48,8 +48,9 @@ export class Paths {
     this.#state.know(host, pair.foreign)
     // The same pair taken over from another host: its flows there cannot be told apart any more (P2).
     for (const other of this.#state.byAddress(pair.foreign))
-      if (other !== host && !other.confirmed.has(key)) other.row.accepted.delete(key)
-    this.#state.changed()
+      if (other !== host && !other.confirmed.has(key) && other.row.accepted.delete(key))
+        this.#state.changed(other)
+    this.#state.changed(host)
   }
 
   /** The foreign host has shown that it receives on this pair (DI-24, DI-27). */
@@ -190,7 +191,7 @@ export class Paths {
       })
       if (choice === undefined || samePair(choice.pair, current)) continue
       host.row.current[family] = choice.pair
-      this.#state.changed()
+      this.#state.changed(host)
       this.#state.emit({
         kind: 'handover',
         hid: host.row.hid,
@@ -209,7 +210,7 @@ export class Paths {
     for (const [id, pair] of host.row.overrides)
       if (!this.#usable(host, pair)) {
         host.row.overrides.delete(id)
-        this.#state.changed()
+        this.#state.changed(host)
       }
     const detached = candidates.length === 0
     if (detached && host.detachedAt === undefined) {
@@ -266,7 +267,7 @@ export class Paths {
     if (host.uncrossAt.has(family)) host.uncrossAt.set(family, now + UNCROSS_MS)
     if (host.row.crossed.has(family)) return
     host.row.crossed.add(family)
-    this.#state.changed()
+    this.#state.changed(host)
   }
 
   /** The pairs of a family have worked again for a while. */
@@ -275,7 +276,7 @@ export class Paths {
     if (!this.#candidates(host).some((c) => familyOf(c.pair.local) === family)) return
     host.row.crossed.delete(family)
     host.crossable.delete(family)
-    this.#state.changed()
+    this.#state.changed(host)
   }
 
   /** Sends everything of a host, or one of its flows, from another own address. False: no confirmed pair has it. */
@@ -289,7 +290,7 @@ export class Paths {
       )
       if (choice === undefined) return false
       host.row.overrides.set(flow.id, choice.pair)
-      this.#state.changed()
+      this.#state.changed(host)
       return true
     }
     host.pinned = local
@@ -316,7 +317,7 @@ export class Paths {
       if (at > now) continue
       this.#expiring.splice(i, 1)
       if (host.confirmed.has(pairKey(pair)) || inUse(host, pair)) continue
-      if (host.row.accepted.delete(pairKey(pair))) this.#state.changed()
+      if (host.row.accepted.delete(pairKey(pair))) this.#state.changed(host)
     }
     for (const host of this.#state.hosts.values()) {
       if (host.retry !== undefined && host.retry.at <= now) this.#retry(host, host.retry.wait, now)

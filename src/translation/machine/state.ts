@@ -31,7 +31,6 @@ export class IhmpState {
   readonly requests = new Set<Request>()
   readonly #byAddress = new Map<Ip, Set<Host>>()
   readonly #outputs: Output[] = []
-  #dirty = false
   #counter = 0
 
   constructor(components: IhmpComponents, options: Partial<IhmpOptions>) {
@@ -41,9 +40,9 @@ export class IhmpState {
 
   // -------------------------------------------------------------------------------------------------- outputs
 
-  /** The tables have changed: the kernel follows before anything else is carried out. */
-  changed(): void {
-    this.#dirty = true
+  /** What the kernel has to do for this host has changed; it follows before anything else is carried out. */
+  changed(host: Host): void {
+    this.components.tables.touch(host.row.hid)
   }
 
   emit(output: Output): void {
@@ -51,11 +50,8 @@ export class IhmpState {
   }
 
   poll(): Output | undefined {
-    if (this.#dirty) {
-      this.#dirty = false
-      return { kind: 'apply' }
-    }
-    return this.#outputs.shift()
+    const { tables } = this.components
+    return tables.changed ? { kind: 'apply', hids: tables.takeChanged() } : this.#outputs.shift()
   }
 
   say(host: Host, state: Host['state'], reason: string): void {
@@ -139,7 +135,6 @@ export class IhmpState {
     for (const request of host.requests) this.requests.delete(request)
     host.requests.clear()
     this.components.tables.removeHost(host.row.hid)
-    this.changed()
   }
 
   /** The applications get an error. */
@@ -172,7 +167,7 @@ export class IhmpState {
     for (const family of saved.crossed ?? []) host.row.crossed.add(family)
     for (const ip of saved.lost) host.lost.add(ip)
     for (const pair of saved.flows) this.restored.set(pairKey(pair), saved.hid)
-    this.changed()
+    this.changed(host)
   }
 
   save(): SavedHost[] {
@@ -199,15 +194,8 @@ export class IhmpState {
         }),
         crossed: [...host.row.crossed],
         lost: [...host.lost],
-        flows: this.#boundPairs(host),
+        flows: [...this.components.tables.bound(host.row.hid)],
       }))
-  }
-
-  #boundPairs(host: Host): Pair[] {
-    const pairs = new Map<string, Pair>()
-    for (const { local, foreign } of this.components.tables.flows(host.row.hid))
-      pairs.set(pairKey({ local, foreign }), { local, foreign })
-    return [...pairs.values()]
   }
 }
 

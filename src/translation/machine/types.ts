@@ -30,6 +30,8 @@ export interface IhmpComponents {
   wall(): number
   /** Whether a socket of this host talks to `foreign` from `local`: only then a HELLO from there is answered. */
   hasFlow(local: Ip, foreign: Ip): boolean
+  /** Brings the socket table up to date, unless it just was: a peer's move is about to be followed. */
+  lookAtSockets(): void
   /** The own address that this host's routes prefer towards `foreign`. */
   preferredLocal(foreign: Ip): Ip | undefined
 }
@@ -62,8 +64,8 @@ export const DEFAULTS: IhmpOptions = {
 }
 
 export type Output =
-  /** The tables have changed: the kernel must follow before anything else of this list is carried out. */
-  | { readonly kind: 'apply' }
+  /** What these hosts' tables compile to has changed: the kernel follows before anything else is carried out. */
+  | { readonly kind: 'apply'; readonly hids: readonly number[] }
   | {
       readonly kind: 'send'
       readonly bytes: Uint8Array

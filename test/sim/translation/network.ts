@@ -58,6 +58,7 @@ export class SimHost {
       keys: { own: () => this.key, known: (ip) => this.known.get(ip) },
       wall,
       hasFlow: (local, foreign) => this.flows.some((f) => f.local === local && f.foreign === foreign),
+      lookAtSockets: () => {},
       preferredLocal: (foreign) =>
         this.preferred ?? this.addresses.find((a) => a.ip.includes(':') === foreign.includes(':'))?.ip,
     }
@@ -99,9 +100,6 @@ export class SimNetwork {
   readonly cut = new Set<string>()
   /** Rewrites source addresses, as a NAT does: inside → outside. */
   readonly nat = new Map<Ip, Ip>()
-  /** What a machine's work is done in, and what follows from changed tables: for measurements. */
-  measure: (host: SimHost, work: () => void) => void = (_, work) => work()
-  apply: (host: SimHost) => void = () => {}
   intercept: ((packet: Packet, message: IhmpMessage) => Packet | undefined) | undefined
 
   constructor(seed = 1) {
@@ -118,8 +116,7 @@ export class SimNetwork {
     for (const host of this.hosts)
       for (let out = host.machine.poll(); out !== undefined; out = host.machine.poll()) {
         if (out.kind === 'send') this.send(out.bytes, out.pair.local, out.pair.foreign, out.port)
-        else if (out.kind === 'apply') this.apply(host)
-        else host.events.push(out)
+        else if (out.kind !== 'apply') host.events.push(out)
       }
   }
 
@@ -157,8 +154,7 @@ export class SimNetwork {
     if (this.cut.has(`${from} ${to}`) || this.cut.has(`${to} ${from}`)) return
     const host = this.hosts.find((h) => h.addresses.some((a) => a.ip === to))
     if (host === undefined) return
-    const pair = { local: to, foreign: from }
-    this.measure(host, () => host.machine.handleMessage(packet.bytes, pair, packet.port, this.now))
+    host.machine.handleMessage(packet.bytes, { local: to, foreign: from }, packet.port, this.now)
   }
 
   /** Types of the messages sent so far, for assertions and diagrams. */
