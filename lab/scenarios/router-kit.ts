@@ -80,7 +80,9 @@ export async function untilPaths(
   for (let attempt = 0; ; attempt++) {
     const { peers } = await mobile.json<StatusReport>('status')
     const paths = peers.flatMap((peer) => peer.paths)
-    const works = new Set(paths.filter(({ state }) => state === 'up').map(({ access }) => access))
+    const works = new Set(
+      paths.filter(({ state }) => state === 'up' || state === 'degrading').map(({ access }) => access),
+    )
     if (accesses.every((access) => works.has(access))) return paths
     if (attempt === 75) throw new Error(`no path over ${accesses.filter((a) => !works.has(a)).join(', ')}`)
     await context.sleep(200)

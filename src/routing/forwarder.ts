@@ -6,12 +6,17 @@
  */
 import { contains, LpmTable, type Prefix } from '../core/address.ts'
 import type { Criterion, Selector } from '../core/selector.ts'
-import { PacketScheduler } from '../tunnel/schedulers.ts'
+import { Lanes } from '../tunnel/lanes.ts'
+import { Kind, PacketScheduler } from '../tunnel/packet-scheduler.ts'
 import { type Forwarder, Spread, Verdict } from '../tunnel/seam.ts'
 import type { ClassSetup, PlainPrefix } from './protocol.ts'
 
 const TCP = 6
 const UDP = 17
+const ICMP = 1
+const ICMPV6 = 58
+const FIN = 1
+const RST = 4
 const PSH = 8
 /** A datagram's worth of a super-packet, for what is counted in datagrams. */
 const DATAGRAM = 1350
@@ -27,6 +32,8 @@ interface Rule {
 
 export class RoutingForwarder implements Forwarder {
   readonly spread = new Spread()
+  /** How far each path is given away, over all classes. */
+  readonly lanes = new Lanes()
   /** `foreign`: of our own site, with a source that is not its own; `spoofed`: the same of a peer's. */
   counts = { unroutable: 0, foreign: 0, spoofed: 0 }
   readonly #own: LpmTable<true> | undefined
@@ -46,7 +53,7 @@ export class RoutingForwarder implements Forwarder {
 
   addPeer(peer: number, subnets: readonly PlainPrefix[]): void {
     for (const subnet of subnets) this.#routes.insert(subnet, peer)
-    this.#schedulers[peer] = this.#classes.map(({ cap }) => new PacketScheduler(cap))
+    this.#schedulers[peer] = this.#classes.map(({ cap }) => new PacketScheduler(this.lanes, cap))
   }
 
   setClasses(classes: readonly ClassSetup[]): void {
@@ -59,7 +66,7 @@ export class RoutingForwarder implements Forwarder {
     this.#unordered = classes.map(({ unordered }) => unordered)
     for (const peer of this.#schedulers.keys())
       if (this.#schedulers[peer] !== undefined)
-        this.#schedulers[peer] = classes.map(({ cap }) => new PacketScheduler(cap))
+        this.#schedulers[peer] = classes.map(({ cap }) => new PacketScheduler(this.lanes, cap))
   }
 
   scheduler(peer: number, index: number): PacketScheduler | undefined {
@@ -92,9 +99,9 @@ export class RoutingForwarder implements Forwarder {
     const index = this.#classOf(bytes, at, v4, protocol, source, destination)
     const scheduler = this.#schedulers[peer]?.[index]
     if (scheduler === undefined) return Verdict.DROP
-    const tail = protocol === TCP && length > ip + 13 && (bytes[at + ip + 13]! & PSH) !== 0
-    const slot = scheduler.choose(length, Math.ceil(length / DATAGRAM), tail, this.spread, now)
-    if (slot < 0) return Verdict.PARK
+    const kind = kindOf(bytes, at + ip, protocol, length - ip)
+    const slot = scheduler.choose(length, Math.ceil(length / DATAGRAM), kind, this.spread, now)
+    if (slot < 0) return slot
     if (this.#unordered[index] === true) this.spread.ordered = false
     return slot
   }
@@ -145,6 +152,15 @@ export class RoutingForwarder implements Forwarder {
     }
     return this.#classes.length - 1
   }
+}
+
+/** Bits of Kind. `at`: of the transport header, `length` bytes are from there on. */
+function kindOf(bytes: Uint8Array, at: number, protocol: number, length: number): number {
+  if (protocol === ICMP || protocol === ICMPV6) return Kind.express
+  if (protocol !== TCP || length < 20) return 0
+  const flags = bytes[at + 13]!
+  if (length === (bytes[at + 12]! >> 4) * 4 && (flags & (FIN | RST)) === 0) return Kind.express
+  return (flags & PSH) === 0 ? 0 : Kind.tail
 }
 
 function touches(prefix: Prefix, bytes: Uint8Array, at: number, v4: boolean): boolean {

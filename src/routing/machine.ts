@@ -5,7 +5,7 @@
  */
 import { encodeFrames } from '../tunnel/control.ts'
 import type { PathView, TunnelCommands, TunnelEvent } from '../tunnel/machine/api.ts'
-import { PathRate } from '../tunnel/rates.ts'
+import { type ClockBase, PathRate } from '../tunnel/rates.ts'
 import {
   type Mode,
   NO_PLAN_MEMORY,
@@ -24,6 +24,8 @@ const USE_TRIES = 10
 const FLIGHT_MS = 30
 /** Rates move shares: plans that only follow rates are made anew this often at most. */
 const REPLAN_MS = 50
+/** Losses so soon after a queue was seen are an overflow, not a bad link. */
+const OVERFLOW_MS = 400
 const LEAST_PRIORITY = 100
 const IN_USE: AccessUse = { draining: false, fading: false }
 
@@ -50,6 +52,7 @@ interface Peer {
   /** This end names the paths, and says how they are to be used. */
   readonly leads: boolean
   readonly paths: Map<number, RouterPath>
+  readonly clock: ClockBase
   plans: PlanState[]
   replanAt: number
   plannedAt: number
@@ -69,8 +72,8 @@ interface Peer {
 export interface RouterMachineParts {
   readonly tunnel: Pick<TunnelCommands, 'sendFrames'>
   readonly forwarder: RoutingForwarder
-  /** What this end has sent on a slot so far. */
-  readonly sent: (slot: number) => { readonly sentBytes: number; readonly sentPackets: number }
+  /** What still waits for the one path goes on the other now. */
+  readonly redirect: (from: number, to: number) => void
   /** A path is usable again: parked packets may go. */
   readonly retryParked: () => void
 }
@@ -122,6 +125,7 @@ export class RouterMachine {
       name,
       leads,
       paths: new Map(),
+      clock: {},
       plans: this.#freshPlans(),
       replanAt: NEVER,
       plannedAt: 0,
@@ -222,7 +226,7 @@ export class RouterMachine {
           peer: peer.name,
           name,
           mode: state?.mode ?? 'failover',
-          carriers: state?.plan?.carriers.map(({ slot }) => label(slot)) ?? [],
+          carriers: state?.plan?.carriers.map(label) ?? [],
           copies: state?.plan?.copies.map(label) ?? [],
           reason: state?.plan?.reason ?? 'no path yet',
           bytes: counts?.bytes ?? 0,
@@ -259,8 +263,9 @@ export class RouterMachine {
       case 'sample': {
         const path = peer.paths.get(event.slot)
         if (path === undefined) break
-        const { sentBytes, sentPackets } = this.#parts.sent(event.slot)
-        path.rate.sample(event.rttMs, event.loss, event.received, sentBytes, sentPackets, now)
+        path.rate.sample(event, now)
+        const { rate, delayMs, queueMs, known } = path.rate
+        this.#parts.forwarder.lanes.set(event.slot, rate, delayMs + queueMs, known)
         const jump = Math.abs(path.loss - event.loss) > 0.003
         path.loss = event.loss
         path.view = {
@@ -295,6 +300,8 @@ export class RouterMachine {
       known.view = view
       return
     }
+    this.#parts.forwarder.lanes.set(view.slot, 0, Number.NaN, false)
+    this.#parts.forwarder.lanes.clear(view.slot)
     peer.paths.set(view.slot, {
       slot: view.slot,
       pathId: view.pathId,
@@ -303,7 +310,7 @@ export class RouterMachine {
       loss: view.loss,
       use: this.#accesses.get(access)?.use ?? IN_USE,
       priority: this.#priority(access),
-      rate: new PathRate(),
+      rate: new PathRate(peer.clock),
     })
   }
 
@@ -379,9 +386,8 @@ export class RouterMachine {
       priority: path.priority,
       rttMs: path.view.rttMs,
       loss: path.loss,
-      rate: path.rate.rate,
-      queueMs: path.rate.queueMs,
-      delayMs: path.rate.delayMs,
+      bestRttMs: path.rate.bestRttMs,
+      queued: now - path.rate.queuedAt < OVERFLOW_MS,
     }))
     for (const [index, state] of peer.plans.entries()) {
       const { plan, memory } = planPaths(state.mode, facts, state.memory, now)
@@ -393,6 +399,7 @@ export class RouterMachine {
       this.#tell(peer, index, before, plan, cause)
     }
     this.#checkUsable(peer, now)
+    this.#redirect(peer)
   }
 
   /** OH-22: at least one path is usable at every instant. When that does not hold it is said, and how long it lasted. */
@@ -421,18 +428,30 @@ export class RouterMachine {
     const ms = Math.round(now - peer.bareSince)
     peer.bareSince = Number.NaN
     this.counts.bareMs += ms
-    const chosen = paths.find(({ slot }) => slot === plan.carriers[0]!.slot)?.access ?? ''
+    const chosen = paths.find(({ slot }) => slot === plan.carriers[0])?.access ?? ''
     const reason = `${peer.name} is reached again, after ${ms} ms without a usable path`
     this.#events.push({ type: 'decision', what: 'all', chosen, reason, evidence: { peer: peer.name, ms } })
+  }
+
+  /** What waits for a path that nothing waits for any more goes at once, where traffic goes now. */
+  #redirect(peer: Peer): void {
+    const spread = peer.plans.flatMap(({ mode, plan }) =>
+      mode === 'weighted' && plan !== undefined && plan.carriers.length > 1 ? plan.carriers : [],
+    )
+    const target = peer.plans.find(({ plan }) => plan !== undefined && plan.carriers.length > 0)?.plan
+      ?.carriers[0]
+    for (const { slot } of peer.paths.values()) {
+      if (spread.includes(slot)) continue
+      this.#parts.redirect(slot, target ?? slot)
+      this.#parts.forwarder.lanes.clear(slot)
+    }
   }
 
   /** A decision is told when the paths in use changed, not when only shares did. */
   #tell(peer: Peer, index: number, before: Plan | undefined, plan: Plan, cause: string): void {
     const label = (slot: number) => peer.paths.get(slot)?.access ?? `path in slot ${slot}`
     const list = (each: Plan | undefined) =>
-      each === undefined
-        ? ''
-        : [...each.carriers.map(({ slot }) => slot), ...each.copies].map(label).join('+')
+      each === undefined ? '' : [...each.carriers, ...each.copies].map(label).join('+')
     const [from, to] = [list(before), list(plan)]
     if (from === to) return
     const what = `${this.#classes[index]!.name}.${peer.name}`

@@ -42,6 +42,7 @@ const BODY = {
   pathAnnounce: 7,
   pathAccept: 24,
   probe: 21,
+  echo: 29,
   pathClose: 14,
   pathClosed: 5,
   mtu: 3,
@@ -72,7 +73,14 @@ export type Frame =
       /** The source of the announcement as it arrived. */
       readonly observed: Endpoint
     }
-  | ({ readonly type: 'probe' | 'echo' } & ProbeBody)
+  | ({ readonly type: 'probe' } & ProbeBody)
+  | ({
+      readonly type: 'echo'
+      /** When the probe arrived, by the clock of the sender of this frame, µs, wraps; -1: not said. */
+      readonly arrivedAt: number
+      /** Bytes of datagrams it has received on the path so far, wraps; -1: not said. */
+      readonly receivedBytes: number
+    } & ProbeBody)
   | {
       readonly type: 'path-close'
       readonly pathId: number
@@ -162,8 +170,9 @@ function bodyLength(frame: Frame): number {
     case 'path-accept':
       return BODY.pathAccept
     case 'probe':
-    case 'echo':
       return BODY.probe
+    case 'echo':
+      return BODY.echo
     case 'path-close':
       return BODY.pathClose
     case 'path-closed':
@@ -225,6 +234,9 @@ function encodeFrame(out: Uint8Array, view: DataView, start: number, frame: Fram
       view.setUint32(at + 5, frame.time)
       view.setUint32(at + 9, frame.received)
       writeCounter(view, at + 13, frame.highestCounter)
+      if (frame.type === 'probe') break
+      view.setUint32(at + 21, frame.arrivedAt)
+      view.setUint32(at + 25, frame.receivedBytes)
       break
     case 'path-close':
       out[at] = frame.pathId
@@ -293,16 +305,24 @@ function decodeFrame(
       }
     }
     case FrameType.probe:
-    case FrameType.echo:
+    case FrameType.echo: {
       if (length < BODY.probe) return 'short'
-      return {
-        type: code === FrameType.probe ? 'probe' : 'echo',
+      const body = {
         pathId: bytes[at]!,
         sequence: view.getUint32(at + 1),
         time: view.getUint32(at + 5),
         received: view.getUint32(at + 9),
         highestCounter: readCounter(view, at + 13),
       }
+      if (code === FrameType.probe) return { type: 'probe', ...body }
+      const whole = length >= BODY.echo
+      return {
+        type: 'echo',
+        ...body,
+        arrivedAt: whole ? view.getUint32(at + 21) : -1,
+        receivedBytes: whole ? view.getUint32(at + 25) : -1,
+      }
+    }
     case FrameType.pathClose:
       if (length < BODY.pathClose) return 'short'
       return {

@@ -109,6 +109,7 @@ export class Engine {
       work = this.#read(now)
     } else this.counts.idle++
     datapath.releaseHeld(now)
+    datapath.sendDue(now)
     datapath.finishBatch(now)
     this.#timers(now)
     this.#onTurn?.(now)
@@ -173,7 +174,8 @@ export class Engine {
     const due = this.datapath.machine.nextTimeout()
     let wait = due === undefined ? LONGEST_SLEEP : due - now
     if (this.datapath.parking.size > 0) wait = Math.min(wait, PARKED_RETRY)
-    const { reorder } = this.datapath
+    const { reorder, sender } = this.datapath
+    wait = Math.min(wait, sender.pacer.deadline - now)
     if (reorder !== undefined && reorder.deadline - now < wait) return Math.max(0, reorder.deadline - now)
     if (wait >= LONGEST_SLEEP) return due === undefined ? POLL_FOREVER : LONGEST_SLEEP
     return Math.max(0, wait)

@@ -82,16 +82,16 @@ export class ReferenceEngine implements PacketEngine {
     const { counter, flags, pathId, packet } = opened
     if (this.#seen.has(counter)) {
       // A second copy: dropped, but its path has brought it.
-      if (pathId === 0) this.#brought(path, counter)
+      if (pathId === 0 && (flags & ORDERED) !== 0) this.#brought(path, counter)
       return []
     }
     this.#seen.add(counter)
-    this.#brought(path, counter)
     if ((flags & ORDERED) === 0) {
       if (this.#next === undefined || counter < this.#next) return [packet]
       this.#passed.add(counter)
       return [packet, ...this.#settle()]
     }
+    this.#brought(path, counter)
     this.#inUse.add(path)
     if (this.#next === undefined) this.#next = counter
     if (counter < this.#next) return [packet]

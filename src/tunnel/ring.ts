@@ -7,8 +7,11 @@
 import type { Arena } from '../linux/arena.ts'
 import { SEND_BYTES } from '../linux/udp.ts'
 
-const BATCHES = 16_384
+/** Batches remembered at most. */
+export const BATCHES = 16_384
 const ALIGN = 64
+/** In place of a slot: not sent yet. */
+const WAITING = -2
 
 export class ResendRing {
   readonly #start: number
@@ -22,6 +25,8 @@ export class ResendRing {
   readonly #bytes = new Int32Array(BATCHES)
   readonly #segment = new Uint16Array(BATCHES)
   readonly #sentAt = new Float64Array(BATCHES)
+  /** Called with the number of a batch that waits to be sent and must give way: send it now. */
+  onEvict: (batch: number) => void = () => {}
 
   /** `size` bytes of the arena; at least a few sends' worth. */
   constructor(arena: Arena, size: number) {
@@ -44,8 +49,8 @@ export class ResendRing {
     return from
   }
 
-  /** Keeps what was sealed at the last claim. */
-  keep(slot: number, at: number, bytes: number, segment: number, now: number): void {
+  /** Keeps what was sealed at the last claim; returns the number of the batch. */
+  keep(slot: number, at: number, bytes: number, segment: number, now: number): number {
     if (this.#count === BATCHES) this.#forgetOldest()
     const i = (this.#oldest + this.#count) & (BATCHES - 1)
     this.#count++
@@ -55,9 +60,33 @@ export class ResendRing {
     this.#segment[i] = segment
     this.#sentAt[i] = now
     this.#head = (at - this.#start + bytes + ALIGN - 1) & ~(ALIGN - 1)
+    return i
+  }
+
+  /** As `keep`, for a batch that waits: it counts as sent from `sent` on. */
+  keepWaiting(at: number, bytes: number, segment: number): number {
+    return this.keep(WAITING, at, bytes, segment, 0)
+  }
+
+  /** A batch that waited has been sent. */
+  sent(batch: number, slot: number, now: number): void {
+    this.#slot[batch] = slot
+    this.#sentAt[batch] = now
+  }
+
+  at(batch: number): number {
+    return this.#at[batch]!
+  }
+  bytes(batch: number): number {
+    return this.#bytes[batch]!
+  }
+  /** Size of its datagrams, the last may be shorter. */
+  segment(batch: number): number {
+    return this.#segment[batch]!
   }
 
   #forgetOldest(): void {
+    if (this.#slot[this.#oldest] === WAITING) this.onEvict(this.#oldest)
     this.#oldest = (this.#oldest + 1) & (BATCHES - 1)
     this.#count--
   }
@@ -71,12 +100,12 @@ export class ResendRing {
     to: number,
     since: number,
     now: number,
-    visit: (at: number, bytes: number, segment: number) => boolean,
+    visit: (at: number, bytes: number, segment: number, sentAt: number) => boolean,
   ): void {
     for (let n = 0; n < this.#count; n++) {
       const i = (this.#oldest + n) & (BATCHES - 1)
       if (this.#slot[i] !== from || this.#sentAt[i]! < since) continue
-      if (!visit(this.#at[i]!, this.#bytes[i]!, this.#segment[i]!)) continue
+      if (!visit(this.#at[i]!, this.#bytes[i]!, this.#segment[i]!, this.#sentAt[i]!)) continue
       this.#slot[i] = to
       this.#sentAt[i] = now
     }

@@ -1,14 +1,13 @@
 /**
  * The flow controller's schedulers (Ohshima §II; digest OH-16 to OH-19): which of a peer's paths packets of one class take.
  * In two steps. `planPaths` is a pure function of what is known about the paths, called when that changes; its reason is
- * what `why` prints. `PacketScheduler` carries a plan out, packet by packet, on numbers only.
+ * what `why` prints. packet-scheduler.ts carries a plan out, packet by packet, on numbers only.
  *
  * One bad link never drags the bundle down: a path that loses clearly more than the best one is demoted. It then carries
  * nothing that matters, but copies of some packets, by which it is measured; it is readmitted when it has lost next to
  * nothing for READMIT_MS.
  */
 import type { PathState } from './machine/api.ts'
-import type { Spread } from './seam.ts'
 
 export type Mode = 'failover' | 'lowest-rtt' | 'round-robin' | 'weighted' | 'duplicate' | 'budget'
 export const MODES: readonly Mode[] = [
@@ -31,29 +30,18 @@ export interface PathFacts {
   readonly fading?: boolean
   /** Lower is preferred. */
   readonly priority: number
-  /** Smoothed, milliseconds; NaN while unknown. */
+  /** Smoothed, and the least of late, milliseconds; NaN while unknown. */
   readonly rttMs: number
+  readonly bestRttMs: number
   /** 0 to 1. */
   readonly loss: number
-  /** Bytes per millisecond that the path is known to carry, for `weighted`; 0 while unknown. */
-  readonly rate: number
-  /** Best delay there, milliseconds; NaN while unknown. And what waits in its queue. */
-  readonly delayMs: number
-  readonly queueMs: number
-}
-
-export interface Carrier {
-  readonly slot: number
-  /** Bytes per millisecond, 0 while unknown; 1 where rates do not matter. */
-  readonly weight: number
-  /** Best delay there, milliseconds, and what waits on the way now. */
-  readonly delayMs: number
-  readonly queueMs: number
+  /** A queue that fills may be what loses. */
+  readonly queued: boolean
 }
 
 export interface Plan {
-  /** Paths that carry packets, at least one of them each; empty: none is usable. */
-  readonly carriers: readonly Carrier[]
+  /** Slots of paths that carry packets, each packet one of them; empty: none is usable. */
+  readonly carriers: readonly number[]
   /** Paths that get a copy of every packet. */
   readonly copies: readonly number[]
   /** Paths that get copies of some packets, so that they can be measured. */
@@ -143,12 +131,7 @@ export function planPaths(
   switch (mode) {
     case 'round-robin':
     case 'weighted': {
-      const carriers = good.map((path) => ({
-        slot: path.slot,
-        weight: mode === 'round-robin' ? 1 : path.rate,
-        delayMs: path.delayMs,
-        queueMs: path.queueMs,
-      }))
+      const carriers = good.map(({ slot }) => slot)
       const reason =
         mode === 'round-robin'
           ? `spread over ${names(good)} in turn`
@@ -160,14 +143,17 @@ export function planPaths(
       const [first, ...others] = [...usable].sort((a, b) => rank(a) - rank(b) || a.priority - b.priority)
       const copies = others.map(({ slot }) => slot)
       const reason = `a copy on each of ${names(usable)}`
-      return { plan: { ...base, carriers: only(first!), copies, probes: [], reason }, memory: NO_PLAN_MEMORY }
+      return {
+        plan: { ...base, carriers: [first!.slot], copies, probes: [], reason },
+        memory: NO_PLAN_MEMORY,
+      }
     }
     default: {
       const chosen = choose(mode, good, usable, memory, now)
       const current = chosen.path
       const since = current.slot === memory.current ? memory.since : now
       const next = { ...memory, current: current.slot, since, betterSince: chosen.betterSince }
-      const plan = { ...base, carriers: only(current), reason: chosen.reason }
+      const plan = { ...base, carriers: [current.slot], reason: chosen.reason }
       const until = chosen.until === undefined ? {} : { until: chosen.until }
       if (mode !== 'budget') return finish({ ...plan, ...until }, next)
       const refuge = [...usable]
@@ -234,7 +220,7 @@ function choose(
 /** Packets on it may be lost soon: it has begun to lose, or its radio repeats itself. */
 function isAtRisk(path: PathFacts): boolean {
   if (path.state === 'degrading' || path.fading === true) return true
-  return path.loss > RISK_LOSS || path.rttMs - 2 * path.delayMs > RISK_DELAY_MS
+  return path.loss > RISK_LOSS || path.rttMs - path.bestRttMs > RISK_DELAY_MS
 }
 
 /** Demoted paths, with since when each has been clean. */
@@ -245,10 +231,10 @@ function demote(
 ): ReadonlyMap<number, number> {
   const best = Math.min(...usable.map(({ loss }) => loss))
   const after = new Map<number, number>()
-  for (const { slot, loss } of usable) {
+  for (const { slot, loss, queued } of usable) {
     const was = before.get(slot)
     if (was === undefined) {
-      if (loss > DEMOTE_LOSS && loss > 4 * best + 0.02) after.set(slot, Number.NaN)
+      if (!queued && loss > DEMOTE_LOSS && loss > 4 * best + 0.02) after.set(slot, Number.NaN)
       continue
     }
     const clean = loss >= READMIT_LOSS ? Number.NaN : Number.isNaN(was) ? now : was
@@ -288,146 +274,4 @@ function names(paths: readonly PathFacts[], slots?: readonly number[]): string {
     .filter(({ slot }) => slots === undefined || slots.includes(slot))
     .map(({ name }) => name)
     .join(' and ')
-}
-
-function only(path: PathFacts): Plan['carriers'] {
-  return [{ slot: path.slot, weight: 1, delayMs: 0, queueMs: 0 }]
-}
-
-/** One in so many packets is copied to a path that has to prove itself; at most one each PROBE_MS then. */
-const PROBE_EVERY = 8
-const PROBE_MS = 4
-/** Copies saved up: at most what the cap allows over so many bytes sent. */
-const SAVED_OVER = 4 << 20
-const MOST_PATHS = 8
-/** Taken for a path's rate (bytes a millisecond) and delay until they are known. */
-const UNKNOWN_RATE = 12_500
-const UNKNOWN_DELAY = 50
-/** A farther path is taken up before the queue of the nearer one is as long as the difference: queues are not endless. */
-const EARLY = 0.5
-/** How much of the difference to the measured queue is taken over at each plan. */
-const TRUST = 0.3
-
-/** Carries out a plan. `choose` costs a comparison per path and allocates nothing. */
-export class PacketScheduler {
-  #slots = new Int32Array(MOST_PATHS)
-  /** Datagrams that each carrier has been given (`round-robin`). */
-  readonly #given = new Float64Array(MOST_PATHS)
-  /** Bytes per millisecond, delay there, and bytes that wait on the way, as far as known (`weighted`). */
-  readonly #rates = new Float64Array(MOST_PATHS)
-  readonly #delays = new Float64Array(MOST_PATHS)
-  readonly #backlogs = new Float64Array(MOST_PATHS)
-  #drainedAt = 0
-  #count = 0
-  #copies = new Int32Array(MOST_PATHS)
-  #copyCount = 0
-  #probes = new Int32Array(MOST_PATHS)
-  #probeCount = 0
-  #refuge = -1
-  #atRisk = false
-  #ordered = false
-  #timed = false
-  #credit = 0
-  #packets = 0
-  #probedAt = Number.NEGATIVE_INFINITY
-  readonly #cap: number
-  /** Bytes sent, and of them as copies under the cap. */
-  counts = { bytes: 0, copiedBytes: 0 }
-
-  /** `cap`: share of the bytes sent that `budget` may copy. */
-  constructor(cap = 0.05) {
-    this.#cap = cap
-  }
-
-  /** A change of plan keeps what each path was given relative to the others, and what waits. */
-  follow(mode: Mode, plan: Plan): void {
-    this.#timed = mode === 'weighted'
-    const before = new Map<number, { given: number; backlog: number }>()
-    let least = Number.POSITIVE_INFINITY
-    for (let i = 0; i < this.#count; i++) {
-      before.set(this.#slots[i]!, { given: this.#given[i]!, backlog: this.#backlogs[i]! })
-      least = Math.min(least, this.#given[i]!)
-    }
-    if (!Number.isFinite(least)) least = 0
-    this.#count = Math.min(plan.carriers.length, MOST_PATHS)
-    for (let i = 0; i < this.#count; i++) {
-      const { slot, weight, delayMs, queueMs } = plan.carriers[i]!
-      const old = before.get(slot)
-      this.#slots[i] = slot
-      this.#given[i] = (old?.given ?? least) - least
-      this.#rates[i] = weight > 0 ? weight : UNKNOWN_RATE
-      this.#delays[i] = Number.isNaN(delayMs) ? UNKNOWN_DELAY : delayMs
-      // The measured queue is one round trip old; the reckoned one drifts. Between them.
-      const measured = queueMs * this.#rates[i]!
-      this.#backlogs[i] =
-        old === undefined || weight === 0 ? 0 : old.backlog + (measured - old.backlog) * TRUST
-    }
-    this.#copyCount = Math.min(plan.copies.length, MOST_PATHS)
-    for (let i = 0; i < this.#copyCount; i++) this.#copies[i] = plan.copies[i]!
-    this.#probeCount = Math.min(plan.probes.length, MOST_PATHS)
-    for (let i = 0; i < this.#probeCount; i++) this.#probes[i] = plan.probes[i]!
-    this.#refuge = plan.refuge
-    this.#atRisk = plan.atRisk
-    this.#ordered = plan.ordered
-  }
-
-  /** The slot for a packet of `bytes` that becomes `datagrams` datagrams, -1 for none; copies and order go to `spread`. */
-  choose(bytes: number, datagrams: number, tail: boolean, spread: Spread, now: number): number {
-    if (this.#count === 0) return -1
-    const best = this.#count === 1 ? 0 : this.#timed ? this.#earliest(bytes, now) : this.#next(datagrams)
-    this.counts.bytes += bytes
-    spread.ordered = this.#ordered
-    spread.copies = this.#copyCount
-    for (let i = 0; i < this.#copyCount; i++) spread.copyTo[i] = this.#copies[i]!
-    if (this.#refuge >= 0) this.#insure(bytes, tail, spread)
-    if (this.#probeCount > 0) this.#probe(datagrams, spread, now)
-    return this.#slots[best]!
-  }
-
-  #next(datagrams: number): number {
-    let best = 0
-    for (let i = 1; i < this.#count; i++) if (this.#given[i]! < this.#given[best]!) best = i
-    this.#given[best] = this.#given[best]! + datagrams
-    return best
-  }
-
-  /** The path on which it arrives first: delay, and what waits there, at the path's rate. */
-  #earliest(bytes: number, now: number): number {
-    const elapsed = Math.max(0, now - this.#drainedAt)
-    this.#drainedAt = now
-    let best = 0
-    let first = Number.POSITIVE_INFINITY
-    for (let i = 0; i < this.#count; i++) {
-      const rate = this.#rates[i]!
-      const backlog = Math.max(0, this.#backlogs[i]! - elapsed * rate)
-      this.#backlogs[i] = backlog
-      const at = this.#delays[i]! * EARLY + (backlog + bytes) / rate
-      if (at >= first) continue
-      first = at
-      best = i
-    }
-    this.#backlogs[best] = this.#backlogs[best]! + bytes
-    return best
-  }
-
-  /** `budget`: a copy for what is at risk, while the cap allows. */
-  #insure(bytes: number, tail: boolean, spread: Spread): void {
-    this.#credit = Math.min(this.#credit + bytes * this.#cap, SAVED_OVER * this.#cap)
-    if (!(this.#atRisk || (tail && this.#credit > (SAVED_OVER * this.#cap) / 2)) || this.#credit < bytes)
-      return
-    this.#credit -= bytes
-    this.counts.copiedBytes += bytes
-    spread.copyTo[spread.copies++] = this.#refuge
-  }
-
-  #probe(datagrams: number, spread: Spread, now: number): void {
-    if (++this.#packets % PROBE_EVERY !== 0 || now - this.#probedAt < PROBE_MS * datagrams) return
-    this.#probedAt = now
-    for (let i = 0; i < this.#probeCount && spread.copies < MOST_PATHS; i++) {
-      const slot = this.#probes[i]!
-      let taken = false
-      for (let k = 0; k < spread.copies; k++) if (spread.copyTo[k] === slot) taken = true
-      if (!taken) spread.copyTo[spread.copies++] = slot
-    }
-  }
 }

@@ -159,6 +159,8 @@ export class Spread {
   copies = 0
   /** The receiver puts these packets in the order they were sealed in (docs/wire/tunnel.md, flag 0x04). */
   ordered = false
+  /** When the packet may leave, behind those of its path that wait already; 0: at once, before them. */
+  departAt = 0
 }
 
 /**

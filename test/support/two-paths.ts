@@ -68,8 +68,8 @@ export class TwoPaths {
     }
   }
 
-  /** Sends packet `n` on a path (0 or 1) and on others as copies. */
-  send(n: number, path: number, copies: readonly number[] = [], ordered = true): void {
+  /** Sends packet `n` on a path (0 or 1) and on others as copies; `departAt` as in `Spread`. */
+  send(n: number, path: number, copies: readonly number[] = [], ordered = true, departAt = 0): void {
     const { spread } = this.a.forwarder
     this.a.forwarder.slot = this.a.slots[path]!
     spread.copies = copies.length
@@ -77,6 +77,7 @@ export class TwoPaths {
       spread.copyTo[i] = this.a.slots[copy]!
     })
     spread.ordered = ordered
+    spread.departAt = departAt
     this.a.datapath.now = this.now
     this.a.tun.inject(withNumber(n))
     while (this.a.datapath.outbound.read(1, this.now) > 0);
@@ -97,6 +98,8 @@ export class TwoPaths {
 
   wait(ms: number): void {
     this.now += ms
+    this.a.datapath.now = this.now
+    this.a.datapath.sendDue(this.now)
     this.b.datapath.releaseHeld(this.now)
   }
 

@@ -43,6 +43,8 @@ const IPV6_UDP = 48
 /** Messages of one recvmmsg: enough for bursts of small datagrams, few enough that the buffers stay in the L2 cache. */
 const RECEIVE_MESSAGES = 4
 const ENODEV = 19
+/** On a path that things waited for, what was sent in these last milliseconds before it died is sent again in any case. */
+const MIXED_MS = 600
 
 export interface DatapathOptions {
   readonly arena: Arena
@@ -154,6 +156,17 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.inbound.flush()
   }
 
+  /** Sends what waited for its path and may leave now. */
+  sendDue(now: number): void {
+    this.sender.pacer.release(now)
+  }
+
+  /** What still waits for path `from` goes on `to` at once, if there is such a path; the receiver puts it in order. */
+  redirect(from: number, to: number): void {
+    this.sender.flush()
+    this.sender.pacer.redirect(from, this.paths.isOpen(to) ? to : from)
+  }
+
   // Sessions
 
   newIndex(): number {
@@ -241,6 +254,7 @@ export class Datapath implements Sessions, Paths, Transmit {
   close(slot: number): void {
     if (!this.paths.isOpen(slot)) return
     this.sender.flush()
+    this.sender.pacer.drop(slot)
     this.paths.unlink(slot)
     this.paths.detach(slot)
     this.paths.release(slot)
@@ -264,16 +278,19 @@ export class Datapath implements Sessions, Paths, Transmit {
   resend(from: number, to: number, afterCounter: number, withinMs: number): number {
     if (!this.paths.isOpen(to)) return 0
     this.sender.flush()
+    this.sender.pacer.redirect(from, to)
     const { view } = this.#arena
+    // What waited left behind datagrams with higher counters: the bound says nothing of the last of it.
+    const unbound = this.sender.pacer.mixed(from, this.#now - withinMs) ? this.#now - MIXED_MS : Infinity
     const session = this.peers.sending[this.paths.peer[to]!]!
     const remoteIndex = session < 0 ? 0 : this.sessions.remoteIndex[session]!
     // A counter above all that this session has sent speaks of the session before it: then nothing of this one arrived.
     const bound = session >= 0 && afterCounter < this.sessions.sendCounter[session]! ? afterCounter : -1
     let sent = 0
-    this.#ring.move(from, to, this.#now - withinMs, this.#now, (at, bytes, segment) => {
+    this.#ring.move(from, to, this.#now - withinMs, this.#now, (at, bytes, segment, sentAt) => {
       const size = segment === 0 ? bytes : segment
       let skip = 0
-      if (view.getUint32(at + 4, true) === remoteIndex)
+      if (sentAt < unbound && view.getUint32(at + 4, true) === remoteIndex)
         while (skip < bytes && counterAt(view, at + skip) <= bound) skip += size
       const left = bytes - skip
       if (left <= 0) return false

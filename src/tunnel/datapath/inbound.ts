@@ -210,6 +210,7 @@ export class Inbound {
     if (!this.#aead.open(context, low, high, at + HEADER, length) || this.#u8[at + HEADER + 1] !== 0) return
     this.counts.copies++
     this.#countReceived(slot, size, counter, now)
+    if ((this.#u8[at + HEADER]! & FLAG_ORDERED) !== 0) this.#reorder?.brought(slot, order, counter)
     this.#peers.mark(peer, RECEIVED_ANY)
   }
 

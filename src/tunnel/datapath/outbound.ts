@@ -141,6 +141,7 @@ export class Outbound {
     }
     const spread = this.#spread
     if (spread.copies !== 0 || this.#sender.copies !== 0) this.#sender.setCopies(spread.copyTo, spread.copies)
+    if (spread.departAt !== this.#sender.departure) this.#sender.setDeparture(spread.departAt)
     this.#cut(slot, peer, at, packet, length, partial)
   }
 

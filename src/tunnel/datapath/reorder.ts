@@ -4,8 +4,8 @@
  * behind a gap are copied and held, until
  *
  *  - the gap fills, or
- *  - every path that lately brought such packets has brought something newer than the gap: a path keeps the order, so
- *    what is missing was lost, and nothing is gained by waiting, or
+ *  - every path that lately brought such packets has brought a newer one than the gap: a path keeps their order, so what
+ *    is missing was lost, and nothing is gained by waiting, or
  *  - the hold time has passed: what gaps lately took to fill, half as much again; HOLD_MOST at most, or
  *  - there is no room.
  *
@@ -21,6 +21,8 @@ const MASK = WINDOW - 1
 /** Milliseconds. */
 export const HOLD_MOST = 200
 const HOLD_LEAST = 15
+/** What a gap once took counts less and less over about so long. */
+const FADES = 2_000
 /** A path that brought no such packet for so long is not waited for. */
 const IN_USE = 250
 /** A peer without such packets for so long is forgotten. */
@@ -47,6 +49,7 @@ class Order {
   lastOrdered = 0
   /** What gaps took to fill lately, milliseconds. */
   need = HOLD_MOST
+  neededAt = 0
 
   get hold(): number {
     return Math.min(HOLD_MOST, Math.max(HOLD_LEAST, 1.5 * this.need + 5))
@@ -76,6 +79,9 @@ export class Reorder {
   readonly #heldAt: Float64Array
   /** When a path last brought an ordered packet, by slot. */
   #lastOrdered = new Float64Array(16).fill(-NEVER)
+  /** The highest counter of those that it brought, and of which session. */
+  #highest = new Float64Array(16).fill(-1)
+  #sessionOf = new Float64Array(16).fill(-1)
 
   constructor(parts: {
     readonly arena: Arena
@@ -124,7 +130,7 @@ export class Reorder {
     this.counts.ordered++
     order.lastOrdered = now
     if (slot >= 0) {
-      if (slot >= this.#lastOrdered.length) this.#growSlots(slot)
+      this.brought(slot, session, counter)
       this.#lastOrdered[slot] = now
     }
     if (session > order.session) this.#restart(order, session)
@@ -145,6 +151,15 @@ export class Reorder {
       this.#advance(order, now)
     }
     this.#check(peer, order, now)
+  }
+
+  /** The path has brought such a packet, be it the second copy of one. */
+  brought(slot: number, session: number, counter: number): void {
+    if (slot >= this.#lastOrdered.length) this.#growSlots(slot)
+    const newer = session > this.#sessionOf[slot]!
+    if (newer) this.#sessionOf[slot] = session
+    if (newer || (session === this.#sessionOf[slot] && counter > this.#highest[slot]!))
+      this.#highest[slot] = counter
   }
 
   /** Releases what has waited long enough. */
@@ -229,7 +244,9 @@ export class Reorder {
     const { entries } = order
     if (order.held > 0) {
       const waited = now - order.gapSince
-      order.need = waited > order.need ? waited : order.need + (waited - order.need) * 0.02
+      if (waited > order.need) order.need = waited
+      else order.need -= (order.need - waited) * Math.min(1, (now - order.neededAt) / FADES)
+      order.neededAt = now
     }
     entries[order.next & MASK] = EMPTY
     order.next++
@@ -281,7 +298,7 @@ export class Reorder {
     const paths = this.#paths
     for (let slot = paths.firstOf(peer); slot >= 0; slot = paths.next[slot]!) {
       if (slot >= this.#lastOrdered.length || now - this.#lastOrdered[slot]! > IN_USE) continue
-      if (!paths.hasNewer(slot, order.session, order.next)) return false
+      if (this.#sessionOf[slot]! < order.session || this.#highest[slot]! < order.next) return false
     }
     return true
   }
@@ -289,8 +306,13 @@ export class Reorder {
   #growSlots(slot: number): void {
     let size = this.#lastOrdered.length
     while (size <= slot) size *= 2
-    const next = new Float64Array(size).fill(-NEVER)
-    next.set(this.#lastOrdered)
-    this.#lastOrdered = next
+    const wider = (old: Float64Array, fill: number) => {
+      const next = new Float64Array(size).fill(fill)
+      next.set(old)
+      return next
+    }
+    this.#lastOrdered = wider(this.#lastOrdered, -NEVER)
+    this.#highest = wider(this.#highest, -1)
+    this.#sessionOf = wider(this.#sessionOf, -1)
   }
 }

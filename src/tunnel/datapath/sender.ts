@@ -11,6 +11,7 @@ import { NAME_SIZE } from '../../linux/sockaddr.ts'
 import { SEND_BYTES, SEND_SEGMENTS, type UdpSocket } from '../../linux/udp.ts'
 import type { ResendRing } from '../ring.ts'
 import { type PathTable, type PeerTable, SENT_DATA, type SessionTable } from '../tables.ts'
+import { Pacer } from './pacer.ts'
 
 /** Header and tag of message 4 and message 32. */
 export const HEADER = 16
@@ -25,6 +26,8 @@ export const FLAG_PARTIAL = 2
 export const FLAG_ORDERED = 4
 
 const ENODEV = 19
+/** Packets that may leave within so many milliseconds of one another make one batch. */
+const TOGETHER_MS = 1
 
 /** Use of the four contexts of a session in `SessionTable.contexts`. */
 export const AES_SEAL = 0
@@ -66,6 +69,11 @@ export class Sender {
   readonly #copyTo = new Int32Array(8)
   #copies = 0
   #openCopies = 0
+  /** When what is sealed from now on may leave, and when the open batch may (`Spread.departAt`). */
+  #departAt = 0
+  #openDepartAt = 0
+  /** What waits for its path. */
+  readonly pacer: Pacer
   /** Sends that failed since the start; datagrams sent as copies, and those that had to be fragmented. */
   failed = 0
   copied = 0
@@ -92,6 +100,7 @@ export class Sender {
     this.#errors = parts.errors
     this.#name = parts.arena.reserve(NAME_SIZE)
     this.#local = parts.arena.reserve(16)
+    this.pacer = new Pacer(parts.ring, (slot, batch) => this.#transmitWaiting(slot, batch))
   }
 
   /** The batch's clock: once per batch is exact enough. */
@@ -145,6 +154,17 @@ export class Sender {
     return this.#copies
   }
 
+  /** From now on what is sealed may leave then; 0: at once, before what waits. Those that leave nearly together go as one. */
+  setDeparture(at: number): void {
+    if (at === this.#departAt) return
+    if (this.#slot >= 0 && (at === 0 || !(at - this.#openDepartAt < TOGETHER_MS))) this.flush()
+    this.#departAt = at
+  }
+
+  get departure(): number {
+    return this.#departAt
+  }
+
   #begin(slot: number, size: number): boolean {
     const peer = this.#paths.peer[slot]!
     const session = this.#peers.sending[peer]!
@@ -158,6 +178,7 @@ export class Sender {
     this.#segment = size
     this.#keep = true
     this.#openCopies = this.#copies
+    this.#openDepartAt = this.#departAt
     return true
   }
 
@@ -190,18 +211,29 @@ export class Sender {
     const count = this.#count
     this.#bytes = 0
     this.#count = 0
+    const segment = count > 1 ? this.#segment : 0
+    const waits = this.#keep && this.pacer.holds(slot, this.#openDepartAt, this.#now)
     if (this.#keep) {
-      this.#ring.keep(slot, this.#at, bytes, this.#segment, this.#now)
+      if (waits)
+        this.pacer.push(slot, this.#ring.keepWaiting(this.#at, bytes, this.#segment), this.#openDepartAt)
+      else this.#ring.keep(slot, this.#at, bytes, this.#segment, this.#now)
       const peer = this.#paths.peer[slot]!
       this.#peers.mark(peer, SENT_DATA)
       this.#peers.sentData[peer] = this.#peers.sentData[peer]! + count
     }
-    const segment = count > 1 ? this.#segment : 0
-    this.transmit(slot, this.#at, bytes, segment, count, this.#keep)
+    if (!waits) this.transmit(slot, this.#at, bytes, segment, count, this.#keep)
     for (let i = 0; i < this.#openCopies; i++) {
       this.copied += count
       this.transmit(this.#copyTo[i]!, this.#at, bytes, segment, count, this.#keep)
     }
+  }
+
+  #transmitWaiting(slot: number, batch: number): void {
+    const bytes = this.#ring.bytes(batch)
+    const segment = this.#ring.segment(batch)
+    const count = Math.ceil(bytes / segment)
+    this.#ring.sent(batch, slot, this.#now)
+    this.transmit(slot, this.#ring.at(batch), bytes, count > 1 ? segment : 0, count, true)
   }
 
   /** Seals one datagram that is not to be sent again, and sends it at once; returns its counter or -1. */

@@ -231,14 +231,21 @@ export type TunnelEvent =
       readonly rttVarMs: number
       readonly loss: number
     }
-  /** One measurement, when MachineInit.measureInterval asks for them: its round trip, datagrams received over there. */
+  /**
+   * One measurement, when MachineInit.measureInterval asks for them: its round trip and share lost; when the probe left by
+   * this end's clock and arrived by the other's (µs, wrap at 2^32); datagrams and bytes received over there by then
+   * (wrap at 2^32). -1 where the other end does not say.
+   */
   | {
       readonly type: 'sample'
       readonly peer: number
       readonly slot: number
       readonly rttMs: number
       readonly loss: number
+      readonly sentAt: number
+      readonly arrivedAt: number
       readonly received: number
+      readonly receivedBytes: number
     }
   | { readonly type: 'mtu'; readonly peer: number; readonly slot: number; readonly mtu: number }
   /** A mechanism frame (64–255). */

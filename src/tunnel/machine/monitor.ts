@@ -26,7 +26,7 @@ export interface MonitorTuning {
   readonly idleInterval: number
   /** While there is traffic, look this often whether it has come to the path. */
   readonly observeInterval: number
-  /** Even when data arrives all the time, the round trip and loss are measured this often; default MEASURE_INTERVAL. */
+  /** A path in use is measured this often, whatever arrives; absent: when no answer came for MEASURE_INTERVAL. */
   readonly measureInterval?: number
   /** Least silence for `suspect` and for `silent`. */
   readonly suspectFloor: number
@@ -307,10 +307,12 @@ export class PathMonitor {
     let probeAt: number
     if (quick) {
       const quiet = this.#lastProbeAt + tuning.busyInterval
-      const measure = this.#lastEchoAt + (tuning.measureInterval ?? MEASURE_INTERVAL)
+      const measure = this.#lastEchoAt + MEASURE_INTERVAL
       // Nothing heard: ask. Nothing said: the other end needs to hear something too.
       const quietEnd = Math.min(this.#lastReceivedAt, counters.lastSentAt) + tuning.busyInterval
       probeAt = Math.max(quiet, Math.min(quietEnd, measure))
+      if (tuning.measureInterval !== undefined)
+        probeAt = Math.min(probeAt, this.#lastProbeAt + tuning.measureInterval)
     } else if (this.#unanswered > 0) {
       probeAt = this.#firstUnansweredAt + this.#silentAfter(tuning.suspectFloor)
     } else {
@@ -319,7 +321,10 @@ export class PathMonitor {
     }
     const probe = now >= probeAt
     let nextAt = probe
-      ? now + (quick ? tuning.busyInterval : this.#silentAfter(tuning.suspectFloor))
+      ? now +
+        (quick
+          ? Math.min(tuning.busyInterval, tuning.measureInterval ?? tuning.busyInterval)
+          : this.#silentAfter(tuning.suspectFloor))
       : probeAt
     if (this.#unanswered > 0 || busy) {
       const since = this.#silentSince(busy)

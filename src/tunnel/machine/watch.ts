@@ -46,9 +46,18 @@ export class PathWatch {
     if (frame.type === 'echo') {
       path.monitor.echoReceived(frame.sequence, frame.time, frame.received, highest, now)
       if (path.monitor.toldOf) {
-        const { lastRtt, loss } = path.monitor
-        const { received } = frame
-        this.#host.emit({ type: 'sample', peer: peer.index, slot: path.slot, rttMs: lastRtt, loss, received })
+        const { time, arrivedAt, received, receivedBytes } = frame
+        this.#host.emit({
+          type: 'sample',
+          peer: peer.index,
+          slot: path.slot,
+          rttMs: path.monitor.lastRtt,
+          loss: path.monitor.loss,
+          sentAt: time,
+          arrivedAt,
+          received,
+          receivedBytes,
+        })
       }
       return
     }
@@ -60,6 +69,8 @@ export class PathWatch {
       type: 'echo',
       received: counters.receivedPackets >>> 0,
       highestCounter: counters.highestCounter,
+      arrivedAt: toMicros(now),
+      receivedBytes: counters.receivedBytes % 2 ** 32,
     }
     this.#host.send(peer, path, [echo], now)
   }

@@ -37,7 +37,7 @@ class Bench {
         },
       },
       forwarder: this.forwarder,
-      sent: () => ({ sentBytes: 0, sentPackets: 0 }),
+      redirect: () => {},
       retryParked: () => {},
     })
     this.machine.setClasses([{ name: 'rest', match: [], mode, cap: 0.05, unordered: false }], this.now)

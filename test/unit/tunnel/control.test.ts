@@ -26,7 +26,8 @@ const frame: fc.Arbitrary<Frame> = fc.oneof(
       port: u16,
     }),
   }),
-  fc.record({ type: fc.constantFrom('probe' as const, 'echo' as const), ...probe }),
+  fc.record({ type: fc.constant('probe' as const), ...probe }),
+  fc.record({ type: fc.constant('echo' as const), ...probe, arrivedAt: u32, receivedBytes: u32 }),
   fc.record({
     type: fc.constant('path-close' as const),
     pathId: u8,
@@ -91,6 +92,50 @@ testCodec('control frames (docs/wire/tunnel.md)', {
         ffffffffffffffff  # highest counter: none
       `,
       message: [{ type: 'probe', pathId: 2, sequence: 7, time: 1_000_000, received: 0, highestCounter: -1 }],
+    },
+    {
+      name: 'ECHO with when the probe arrived and the bytes received by then',
+      bytes: `
+        05 001d           # ECHO, 29 bytes
+        02 00000007       # path 2, sequence 7
+        000f4240          # the prober's time: one second, in µs
+        0000000a          # datagrams received
+        0000000000000009  # highest counter
+        fffffff0          # arrived 16 µs before this clock wraps
+        00003a98          # 15,000 bytes received
+      `,
+      message: [
+        {
+          type: 'echo',
+          pathId: 2,
+          sequence: 7,
+          time: 1_000_000,
+          received: 10,
+          highestCounter: 9,
+          arrivedAt: 0xfffffff0,
+          receivedBytes: 15_000,
+        },
+      ],
+    },
+    {
+      name: 'ECHO without them, of an earlier version',
+      only: 'decode',
+      bytes: `
+        05 0015
+        02 00000007 000f4240 0000000a 0000000000000009
+      `,
+      message: [
+        {
+          type: 'echo',
+          pathId: 2,
+          sequence: 7,
+          time: 1_000_000,
+          received: 10,
+          highestCounter: 9,
+          arrivedAt: -1,
+          receivedBytes: -1,
+        },
+      ],
     },
     {
       name: 'PATH_CLOSE with a counter beyond 32 bits',

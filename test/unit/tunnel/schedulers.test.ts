@@ -2,17 +2,18 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { Lanes } from '../../../src/tunnel/lanes.ts'
+import { Kind, MOST_WAIT, PacketScheduler } from '../../../src/tunnel/packet-scheduler.ts'
 import {
   MODES,
   NO_PLAN_MEMORY,
-  PacketScheduler,
   type PathFacts,
   type PlanMemory,
   planPaths,
   READMIT_MS,
   RETURN_MS,
 } from '../../../src/tunnel/schedulers.ts'
-import { Spread } from '../../../src/tunnel/seam.ts'
+import { Spread, Verdict } from '../../../src/tunnel/seam.ts'
 
 function path(slot: number, more: Partial<PathFacts> = {}): PathFacts {
   return {
@@ -22,10 +23,9 @@ function path(slot: number, more: Partial<PathFacts> = {}): PathFacts {
     draining: false,
     priority: slot + 1,
     rttMs: 20,
+    bestRttMs: 20,
     loss: 0,
-    rate: 0,
-    delayMs: 10,
-    queueMs: 0,
+    queued: false,
     ...more,
   }
 }
@@ -40,8 +40,7 @@ const anyPath = (slot: number) =>
       priority: fc.integer({ min: 1, max: 4 }),
       rttMs: fc.oneof(fc.double({ min: 1, max: 300, noNaN: true }), fc.constant(Number.NaN)),
       loss: fc.double({ min: 0, max: 1, noNaN: true }),
-      rate: fc.double({ min: 0, max: 1e5, noNaN: true }),
-      queueMs: fc.double({ min: 0, max: 200, noNaN: true }),
+      queued: fc.boolean(),
     })
     .map((facts) => path(slot, facts))
 
@@ -58,7 +57,7 @@ describe('schedulers: plans', () => {
             const result = planPaths(mode, paths, memory, index * 400)
             memory = result.memory
             const { plan } = result
-            const used = [...plan.carriers.map(({ slot }) => slot), ...plan.copies, ...plan.probes]
+            const used = [...plan.carriers, ...plan.copies, ...plan.probes]
             assert.equal(plan.carriers.length > 0, usable.length > 0)
             assert.ok(used.every((slot) => usable.some((each) => each.slot === slot)))
             assert.equal(new Set(used).size, used.length, 'no path twice')
@@ -66,7 +65,7 @@ describe('schedulers: plans', () => {
             // What has fallen silent carries nothing while something well is there (copies apart).
             const well = usable.some(({ state, draining }) => state !== 'suspect' && !draining)
             if (well && mode !== 'duplicate')
-              for (const { slot } of plan.carriers) assert.notEqual(paths[slot]!.state, 'suspect')
+              for (const slot of plan.carriers) assert.notEqual(paths[slot]!.state, 'suspect')
           }
         },
       ),
@@ -76,41 +75,35 @@ describe('schedulers: plans', () => {
   test('OH-24: a draining path carries nothing while another works, and everything when it is the last', () => {
     for (const mode of ['failover', 'lowest-rtt', 'round-robin', 'weighted', 'budget'] as const) {
       const both = planPaths(mode, [path(0, { draining: true }), path(1)], NO_PLAN_MEMORY, 0).plan
-      assert.deepEqual(
-        both.carriers.map(({ slot }) => slot),
-        [1],
-      )
+      assert.deepEqual(both.carriers, [1])
       const last = planPaths(mode, [path(0, { draining: true })], NO_PLAN_MEMORY, 0).plan
-      assert.deepEqual(
-        last.carriers.map(({ slot }) => slot),
-        [0],
-      )
+      assert.deepEqual(last.carriers, [0])
     }
   })
 
   test('OH-18: failover leaves at once, and returns after RETURN_MS', () => {
     let { plan, memory } = planPaths('failover', [path(0), path(1)], NO_PLAN_MEMORY, 0)
-    assert.equal(plan.carriers[0]!.slot, 0)
+    assert.equal(plan.carriers[0], 0)
     ;({ plan, memory } = planPaths('failover', [path(0, { state: 'suspect' }), path(1)], memory, 10))
-    assert.equal(plan.carriers[0]!.slot, 1)
+    assert.equal(plan.carriers[0], 1)
     ;({ plan, memory } = planPaths('failover', [path(0), path(1)], memory, 20))
-    assert.equal(plan.carriers[0]!.slot, 1)
+    assert.equal(plan.carriers[0], 1)
     assert.equal(plan.until, 20 + RETURN_MS)
     ;({ plan } = planPaths('failover', [path(0), path(1)], memory, 20 + RETURN_MS))
-    assert.equal(plan.carriers[0]!.slot, 0)
+    assert.equal(plan.carriers[0], 0)
   })
 
   test('OH-18, OH-24: what takes one path leaves a fading one at once; the last one is kept; copies and spreads go on', () => {
     const faded = [path(0, { fading: true }), path(1)]
     for (const mode of ['failover', 'lowest-rtt', 'budget'] as const) {
       const before = planPaths(mode, [path(0), path(1, { rttMs: 30 })], NO_PLAN_MEMORY, 0)
-      assert.equal(before.plan.carriers[0]!.slot, 0)
+      assert.equal(before.plan.carriers[0], 0)
       const { plan } = planPaths(mode, faded, before.memory, 10)
-      assert.equal(plan.carriers[0]!.slot, 1)
+      assert.equal(plan.carriers[0], 1)
       assert.match(plan.reason, /acc1 is fading/)
       const all = [path(0, { fading: true }), path(1, { fading: true, rttMs: 30 })]
       const kept = planPaths(mode, all, before.memory, 10).plan
-      assert.equal(kept.carriers[0]!.slot, 0)
+      assert.equal(kept.carriers[0], 0)
       assert.equal(kept.atRisk, mode === 'budget')
     }
     for (const mode of ['round-robin', 'weighted', 'duplicate'] as const) {
@@ -122,19 +115,13 @@ describe('schedulers: plans', () => {
   test('OH-19: a path that loses much more than the best is demoted, probed, and readmitted when clean', () => {
     const lossy = [path(0), path(1, { loss: 0.2 })]
     let { plan, memory } = planPaths('round-robin', lossy, NO_PLAN_MEMORY, 0)
-    assert.deepEqual(
-      plan.carriers.map(({ slot }) => slot),
-      [0],
-    )
+    assert.deepEqual(plan.carriers, [0])
     assert.deepEqual(plan.probes, [1])
     assert.match(plan.reason, /acc2 loses too much/)
     ;({ plan, memory } = planPaths('round-robin', [path(0), path(1, { loss: 0.01 })], memory, 100))
     assert.deepEqual(plan.probes, [1])
     ;({ plan } = planPaths('round-robin', [path(0), path(1, { loss: 0.01 })], memory, 100 + READMIT_MS))
-    assert.deepEqual(
-      plan.carriers.map(({ slot }) => slot),
-      [0, 1],
-    )
+    assert.deepEqual(plan.carriers, [0, 1])
     // What both lose alike is a queue that overflows, not a bad link.
     const both = planPaths(
       'round-robin',
@@ -150,28 +137,89 @@ describe('schedulers: packets', () => {
   const spread = new Spread()
 
   test('OH-17: round-robin gives every path as many datagrams', () => {
-    const scheduler = new PacketScheduler()
+    const scheduler = new PacketScheduler(new Lanes())
     scheduler.follow(
       'round-robin',
       planPaths('round-robin', [path(0), path(1), path(2)], NO_PLAN_MEMORY, 0).plan,
     )
     const given = [0, 0, 0]
-    for (let n = 0; n < 900; n++) given[scheduler.choose(1400, 1, false, spread, n)]!++
+    for (let n = 0; n < 900; n++) given[scheduler.choose(1400, 1, 0, spread, n)]!++
     assert.deepEqual(given, [300, 300, 300])
     assert.equal(spread.ordered, true)
   })
 
-  test('OH-17b: by rate, a path gets its share once all are full, and the nearest everything before that', () => {
-    const scheduler = new PacketScheduler()
-    const paths = [path(0, { rate: 6000, delayMs: 10 }), path(1, { rate: 2000, delayMs: 40 })]
+  /** Two paths of these rates (bytes a millisecond) and delays, spread by `weighted`. */
+  function weighted(rates: readonly number[], delays: readonly number[]) {
+    const lanes = new Lanes()
+    for (const slot of rates.keys()) lanes.set(slot, rates[slot]!, delays[slot]!)
+    const scheduler = new PacketScheduler(lanes)
+    const paths = rates.map((_, slot) => path(slot))
     scheduler.follow('weighted', planPaths('weighted', paths, NO_PLAN_MEMORY, 0).plan)
+    return { lanes, scheduler }
+  }
+
+  test('OH-17b: by rate, the near path gets everything it can carry, and each its share once all are full', () => {
+    const { scheduler } = weighted([6000, 2000], [10, 40])
     const bytes = [0, 0]
-    // 3000 bytes a millisecond fit the first alone.
-    for (let n = 0; n < 500; n++) bytes[scheduler.choose(3000, 3, false, spread, n)]! += 3000
+    for (let n = 0; n < 500; n++) bytes[scheduler.choose(3000, 3, 0, spread, n)]! += 3000
     assert.equal(bytes[1], 0)
     bytes.fill(0)
-    for (let n = 500; n < 1500; n++) bytes[scheduler.choose(9000, 7, false, spread, n)]! += 9000
-    assert.ok(Math.abs(bytes[0]! / bytes[1]! - 3) < 0.4, `${bytes}`)
+    let dropped = 0
+    for (let n = 500; n < 3500; n++) {
+      const slot = scheduler.choose(9000, 7, 0, spread, n)
+      if (slot >= 0) bytes[slot]! += 9000
+      else dropped++
+    }
+    assert.ok(Math.abs(bytes[0]! / bytes[1]! - 3) < 0.2, `${bytes}`)
+    assert.ok(dropped > 0)
+    assert.equal(scheduler.counts.dropped, dropped)
+  })
+
+  test('OH-17c: packets leave a path at its rate, and arrive in order whatever path they take', () => {
+    fc.assert(
+      fc.property(
+        fc.tuple(fc.integer({ min: 300, max: 20_000 }), fc.integer({ min: 300, max: 20_000 })),
+        fc.tuple(fc.integer({ min: 1, max: 60 }), fc.integer({ min: 1, max: 100 })),
+        fc.array(fc.tuple(fc.integer({ min: 0, max: 4 }), fc.integer({ min: 2000, max: 20_000 })), {
+          maxLength: 200,
+        }),
+        (rates, delays, packets) => {
+          const { lanes, scheduler } = weighted(rates, delays)
+          const leftAt = [0, 0]
+          let now = 1000
+          let latest = 0
+          for (const [pause, bytes] of packets) {
+            now += pause
+            const slot = scheduler.choose(bytes, 1, 0, spread, now)
+            if (slot < 0) {
+              assert.equal(slot, Verdict.DROP)
+              assert.ok(Math.min(...lanes.freeAt.subarray(0, 2)) > now + MOST_WAIT)
+              continue
+            }
+            assert.ok(spread.departAt >= Math.max(now, leftAt[slot]!))
+            leftAt[slot] = lanes.freeAt[slot]!
+            // No later than on the other path, had it taken that one; so never later than on one path alone.
+            const arrives = leftAt[slot]! + delays[slot]!
+            const other = 1 - slot
+            const instead = Math.max(now, lanes.freeAt[other]!) + bytes / rates[other]! + delays[other]!
+            assert.ok(arrives <= instead + 1)
+            // Out of order by the difference in size at most.
+            assert.ok(arrives >= latest - 20_000 / Math.min(...rates))
+            latest = Math.max(latest, arrives)
+          }
+        },
+      ),
+    )
+  })
+
+  test('OH-17d: acknowledgements go before what waits, on the nearest path, in no order', () => {
+    const { scheduler } = weighted([1000, 1000], [60, 10])
+    for (let n = 0; n < 8; n++) scheduler.choose(10_000, 7, 0, spread, 1000)
+    assert.ok(spread.departAt > 1000)
+    assert.equal(spread.ordered, true)
+    assert.equal(scheduler.choose(40, 1, Kind.express, spread, 1000), 1)
+    assert.equal(spread.departAt, 0)
+    assert.equal(spread.ordered, false)
   })
 
   test('OH-16b: budget copies only what is at risk, and never more than its share', () => {
@@ -180,7 +228,7 @@ describe('schedulers: packets', () => {
         fc.double({ min: 0, max: 0.3, noNaN: true }),
         fc.array(fc.boolean(), { maxLength: 60 }),
         (cap, risks) => {
-          const scheduler = new PacketScheduler(cap)
+          const scheduler = new PacketScheduler(new Lanes(), cap)
           let sent = 0
           let copied = 0
           for (const [index, risk] of risks.entries()) {
@@ -188,7 +236,7 @@ describe('schedulers: packets', () => {
             const memory = { ...NO_PLAN_MEMORY, current: 0 }
             scheduler.follow('budget', planPaths('budget', facts, memory, 1000 * index).plan)
             for (let n = 0; n < 20; n++) {
-              scheduler.choose(200, 1, false, spread, index)
+              scheduler.choose(200, 1, 0, spread, index)
               sent += 200
               if (spread.copies > 0) copied += 200
               if (!risk) assert.equal(spread.copies, 0)

@@ -107,4 +107,60 @@ describe('datapath: several paths at once', () => {
       Array.from({ length: count + 1 }, (_, n) => n),
     )
   })
+
+  test('OH-17c: what a path cannot carry yet waits in its line; what may not wait goes before it', () => {
+    const two = new TwoPaths()
+    const sent = () => two.lines.map(({ path }) => path)
+    const { deadline } = two.a.datapath.sender.pacer
+    assert.equal(deadline, Number.POSITIVE_INFINITY)
+    for (const [n, wait] of [0, 10, 20, 20].entries()) two.send(n, 0, [], true, two.now + wait)
+    two.send(4, 1, [], true, two.now)
+    two.send(5, 0, [], false)
+    assert.deepEqual(sent(), [0, 1, 0], 'the first, the one on the other path, the one that does not wait')
+    assert.equal(two.a.datapath.sender.pacer.deadline, two.now + 10)
+    two.wait(10)
+    assert.deepEqual(sent(), [0, 1, 0, 0])
+    two.wait(10)
+    assert.equal(two.lines.length, 6)
+    assert.equal(two.a.datapath.sender.pacer.deadline, Number.POSITIVE_INFINITY)
+    for (const line of two.lines) two.arrive(line)
+    // 5 came without order; the others in that of their sealing.
+    assert.deepEqual(
+      two.out().filter((n) => n !== 5),
+      [0, 1, 2, 3, 4],
+    )
+  })
+
+  test('OH-17c: what waits for a path that is left goes on another at once; what it had sent is sent again too', () => {
+    const two = new TwoPaths()
+    two.send(0, 0, [], true, two.now)
+    two.send(1, 0, [], true, two.now + 50)
+    two.send(2, 0, [], true, two.now + 90)
+    // Sealed last, sent second: its arrival says nothing of those that wait.
+    two.send(3, 0, [], false)
+    assert.equal(two.lines.length, 2)
+    two.wait(50)
+    assert.equal(two.lines.length, 3)
+    const [gone, kept] = two.a.slots as [number, number]
+    two.a.datapath.resend(gone, kept, 3, 3_000)
+    const moved = two.lines.slice(3)
+    assert.deepEqual(
+      moved.map(({ path }) => path),
+      moved.map(() => 1),
+    )
+    for (const line of moved) two.arrive(line)
+    assert.deepEqual([...two.out()].sort(), [0, 1, 2, 3])
+    two.wait(100)
+    assert.equal(two.lines.length, 3 + moved.length, 'nothing is sent twice')
+  })
+
+  test('OH-17c: waiting batches that the ring needs the room of are sent, not lost', () => {
+    const two = new TwoPaths()
+    const far = two.now + 1_000
+    const count = 40_000
+    for (let n = 0; n < count; n++) two.send(n, 0, [], false, far + n)
+    assert.ok(two.lines.length > 0, 'the oldest gave way')
+    two.wait(1_000 + count)
+    assert.equal(two.lines.length, count)
+  })
 })

@@ -1,0 +1,70 @@
+/**
+ * How far each path is given away, by slot, over all classes that use it. A path with a rate is a lane that carries one
+ * thing after the other: what is given to it now leaves when everything before it has. Written by plans, charged per packet;
+ * numbers only.
+ */
+
+/** Taken for a path's rate (bytes a millisecond) until it is known. */
+const UNKNOWN_RATE = 12_500
+/** A path whose delay is not known yet is the last to be taken. */
+const UNKNOWN_DELAY = 1e9
+
+/** What passes without waiting keeps others waiting for so many milliseconds at most. */
+const MOST_PASSED = 20
+
+export class Lanes {
+  /** Bytes a millisecond. */
+  rate = new Float64Array(16).fill(UNKNOWN_RATE)
+  /** How long a datagram takes there, queues included, milliseconds; only differences between paths of a peer mean something. */
+  delay = new Float64Array(16).fill(UNKNOWN_DELAY)
+  /** When what was given will have left. */
+  freeAt = new Float64Array(16)
+  /** 1: the rate is measured; 0: it is a first guess, and rather too low. */
+  known = new Uint8Array(16)
+
+  /** What is known of a path now; `rate` 0 and `delayMs` NaN: nothing. */
+  set(slot: number, rate: number, delayMs: number, known = true): void {
+    this.#ensure(slot)
+    this.known[slot] = known ? 1 : 0
+    this.rate[slot] = rate > 0 ? rate : UNKNOWN_RATE
+    this.delay[slot] = Number.isNaN(delayMs) ? UNKNOWN_DELAY : delayMs
+  }
+
+  /** Nothing waits for the path any more. */
+  clear(slot: number): void {
+    this.#ensure(slot)
+    this.freeAt[slot] = 0
+  }
+
+  /** Gives `bytes` to the path; returns when they leave. */
+  give(slot: number, bytes: number, now: number): number {
+    const leaves = Math.max(now, this.freeAt[slot]!)
+    this.freeAt[slot] = leaves + bytes / this.rate[slot]!
+    return leaves
+  }
+
+  /** As `give`, for what does not wait; the path may be less busy than it looks, which is forgotten soon. */
+  pass(slot: number, bytes: number, now: number): void {
+    this.freeAt[slot] = Math.min(
+      Math.max(now, this.freeAt[slot]!) + bytes / this.rate[slot]!,
+      Math.max(this.freeAt[slot]!, now + MOST_PASSED),
+    )
+  }
+
+  #ensure(slot: number): void {
+    if (slot < this.rate.length) return
+    let size = this.rate.length
+    while (size <= slot) size *= 2
+    const wider = (old: Float64Array, fill: number) => {
+      const next = new Float64Array(size).fill(fill)
+      next.set(old)
+      return next
+    }
+    this.rate = wider(this.rate, UNKNOWN_RATE)
+    this.delay = wider(this.delay, UNKNOWN_DELAY)
+    this.freeAt = wider(this.freeAt, 0)
+    const { known } = this
+    this.known = new Uint8Array(size)
+    this.known.set(known)
+  }
+}
