@@ -4,7 +4,7 @@ import { PALETTE } from '../plot.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
 import { type Routers, setUpRouters, tcpMbps, untilPaths } from './router-kit.ts'
 
-/** What the tunnel's headers leave of a line's rate for TCP's payload, near enough for ratios. */
+/** Each run lasts so long, after two seconds that are left out, in which TCP finds its rate. */
 const SECONDS = 8
 
 /** TCP over both links and over each alone, with the same scheduler and conditions. */
@@ -83,7 +83,6 @@ export const routerAggregate: Scenario = {
     const skewed = await compare(context, routers, 'weighted')
     const share = skewed.both / (skewed.alone[0] + skewed.alone[1])
     const better = Math.max(...skewed.alone)
-    // Not reached yet: one TCP flow does not fill the far link in the time it has (docs/benchmarks.md).
     context.check('10 ms and 80 ms ÷ the sum of both', share >= 0.85, share.toFixed(2), '≥ 0.85')
     context.check(
       '10 ms and 80 ms ÷ the better alone',
