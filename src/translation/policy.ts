@@ -57,12 +57,16 @@ export function advertised(
   what: 'scope' | 'all',
   most: number,
 ): Ip[] {
-  const scope = (ip: Ip): boolean => isPrivate(ip)
-  const wanted = own.filter(
-    (a) => a.ip === pair.local || what === 'all' || !scope(a.ip) || scope(pair.foreign),
-  )
+  const wanted = own.filter((a) => a.ip === pair.local || what === 'all' || inScope(a.ip, [pair.foreign]))
   const rest = wanted.map((a) => a.ip).filter((ip) => ip !== pair.local)
   return [pair.local, ...rest].slice(0, most)
+}
+
+/** Whether a host that is reachable at one of `foreign` may learn of this own address: a private one is for private paths. */
+export function inScope(own: Ip, foreign: Iterable<Ip>): boolean {
+  if (!isPrivate(own)) return true
+  for (const ip of foreign) if (isPrivate(ip)) return true
+  return false
 }
 
 function isPrivate(ip: Ip): boolean {

@@ -302,6 +302,7 @@ export class Greeting {
     this.#paths.probeCandidates(host, now)
     // What has come since our half of the greeting was written.
     const known = new Set(told.map(ipOf))
+    for (const ip of known) host.told.add(ip)
     for (const ip of this.#advertised(pair))
       if (!known.has(ip)) this.#movement.announce(host, this.#state.own.get(ip)!, now)
     return host

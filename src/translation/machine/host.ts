@@ -51,6 +51,10 @@ export interface Host {
   readonly nats: Map<Ip, Ip>
   /** Own addresses that it must still be told are lost. */
   readonly lost: Set<Ip>
+  /** Own addresses that it has acknowledged: what is not among them is told again (D14). */
+  readonly told: Set<Ip>
+  /** When it last seemed to have forgotten what it was told. */
+  forgotAt: number
   /** The own address that it last heard is the preferred one. */
   announced: Ip | undefined
   /** The address at which it wants to be reached. */

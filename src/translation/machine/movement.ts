@@ -3,13 +3,16 @@
  * makes of a peer's.
  */
 import { equalConstantTime } from '../../core/bytes.ts'
-import { classify, type LocalAddress, type Reachability } from '../policy.ts'
+import { classify, inScope, type LocalAddress, type Reachability } from '../policy.ts'
 import { bytesOf, familyOf, type Ip, ipOf, type Pair, pairKey } from '../tables.ts'
 import { Control, type IhmpMessage, Option } from '../wire.ts'
 import type { Host } from './host.ts'
 import { type Messages, PROBE_TRIES, TRIES } from './messages.ts'
 import type { Paths } from './paths.ts'
 import { type IhmpState, padded } from './state.ts'
+
+/** A peer that has started anew is told everything again, at most this often. */
+const FORGOT_MS = 60_000
 
 export class Movement {
   readonly #state: IhmpState
@@ -29,7 +32,7 @@ export class Movement {
     for (const ip of lost) {
       if (ip === host.pinned) host.pinned = undefined
       this.#paths.lose(host, (pair) => pair.local === ip, now)
-      host.lost.add(ip)
+      if (host.told.delete(ip) || this.#mayTell(host, ip)) host.lost.add(ip)
     }
     for (const { ip } of gained) host.lost.delete(ip)
     this.#paths.choose(host, lost.length > 0 ? 'address lost' : 'address gained', now)
@@ -70,6 +73,7 @@ export class Movement {
     this.#messages.request(host, pair, body, now, {
       tries: detached ? Number.POSITIVE_INFINITY : reachability === 'potential' ? PROBE_TRIES : TRIES,
       acknowledged: (ack) => {
+        host.told.add(local)
         for (const ip of lost) host.lost.delete(ip)
         for (const ip of lost) host.row.local.delete(ip)
         if ((ack.options & Option.ND) !== 0)
@@ -87,7 +91,7 @@ export class Movement {
   /** The peer cannot be reached from the new address; told through any pair that works (D4). */
   #announceUnreachable(host: Host, local: LocalAddress, now: number): void {
     const pair = this.#paths.any(host)
-    if (pair === undefined) return
+    if (pair === undefined || !this.#mayTell(host, local.ip)) return
     const lost = [...host.lost]
     const body = {
       control: lost.length > 0 ? Control.HANDOFF_UNREACHABLE : Control.ADDR_UP_UNREACHABLE,
@@ -97,9 +101,24 @@ export class Movement {
     }
     this.#messages.request(host, pair, body, now, {
       acknowledged: () => {
+        host.told.add(local.ip)
         for (const ip of lost) host.lost.delete(ip)
       },
+      failed: (at) => this.#paths.failed(host, pair, at),
     })
+  }
+
+  /** Whether the host may know of this address (`advertise`). */
+  #mayTell(host: Host, ip: Ip): boolean {
+    return this.#state.options.advertise === 'all' || inScope(ip, [host.bound.foreign, ...host.row.active])
+  }
+
+  /** Tells what a peer has not acknowledged, once nothing else is being told: messages may have been lost (D14). */
+  #resync(host: Host, now: number): void {
+    if (host.detachedAt !== undefined || this.#messages.pending(host)) return
+    if (host.lost.size > 0) this.#announceLoss(host, now)
+    for (const local of this.#state.own.values())
+      if (!host.told.has(local.ip) && this.#mayTell(host, local.ip)) this.announce(host, local, now)
   }
 
   /** DI-33: the peer could use the lost address, or could not. */
@@ -117,6 +136,7 @@ export class Movement {
           host.lost.delete(ip)
           host.row.local.delete(ip)
         },
+        failed: (at) => this.#paths.failed(host, pair, at),
       })
       host.announced = pair.local
     }
@@ -132,6 +152,7 @@ export class Movement {
     let options = 0
     let usable = true
     let natPair: IhmpMessage['natPair']
+    let forgot = false
     switch (control) {
       case Control.ADDR_UP:
       case Control.HANDOFF: {
@@ -141,6 +162,12 @@ export class Movement {
           usable = (message.options & Option.NS) !== 0
           this.#behindNat(host, message, ipOf(told), pair.foreign, usable)
           if (!usable) options |= Option.ND
+        }
+        // It tells what it had told before: it has started anew, perhaps from an older state.
+        if (host.confirmed.has(pairKey(pair)) && now - host.forgotAt >= FORGOT_MS) {
+          host.forgotAt = now
+          host.told.clear()
+          forgot = true
         }
         if (usable) this.#newer(host, pair.foreign, message)
         break
@@ -184,6 +211,7 @@ export class Movement {
       ...(challenge === undefined ? {} : { challenge }),
       ...(natPair === undefined ? {} : { natPair }),
     })
+    if (forgot) this.#resync(host, now)
   }
 
   /** Whether no later message has said anything about this address of the host's. */
@@ -245,6 +273,7 @@ export class Movement {
       this.#messages.acknowledge(host, message, pair, host.ports.get(pair.foreign) ?? 0, {
         response: message.challenge,
       })
+    if (request !== undefined) this.#resync(host, now)
   }
 }
 

@@ -88,6 +88,8 @@ export class IhmpState {
       addressCounters: new Map(),
       nats: new Map(),
       lost: new Set(),
+      told: new Set(),
+      forgotAt: Number.NEGATIVE_INFINITY,
       requests: new Set(),
       announced: bound.local,
       preferred: undefined,

@@ -217,3 +217,72 @@ test('DI-6: a peer that cannot carry one family over the other is not sent such 
   net.run(net.now + 5_000)
   assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
 })
+
+test('D14: what a peer has not acknowledged is told again when messages pass', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  connected(net, mh, A, ch, F)
+  mh.preferred = A
+  const strange = '192.168.7.2'
+  net.cut.add(`${strange} ${F}`)
+  net.intercept = (packet) => (packet.from === A ? undefined : packet)
+  mh.set(`${A}/24`, `${strange}/24`)
+  net.run(net.now + 40_000)
+  assert.ok(!peerOf(ch).row.unreachable.has(strange))
+  net.intercept = undefined
+  net.run(net.now + 60_000)
+  assert.ok(peerOf(ch).row.unreachable.has(strange))
+  net.intercept = (packet) => (packet.from === A ? undefined : packet)
+  mh.set(`${A}/24`)
+  net.run(net.now + 40_000)
+  assert.ok(peerOf(ch).row.unreachable.has(strange), 'it has not heard of the loss')
+  net.intercept = undefined
+  net.run(net.now + 60_000)
+  assert.ok(!peerOf(ch).row.unreachable.has(strange))
+  const mark = net.log.length
+  net.run(net.now + 600_000)
+  assert.deepEqual(net.types(mark), [], 'and then there is nothing to say')
+})
+
+test('D14: a peer that starts again from an older state is told everything again', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  connected(net, mh, A, ch, F)
+  const saved = ch.machine.save()
+  mh.preferred = A
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 5_000)
+  assert.ok(peerOf(ch).row.active.has(B))
+  const fresh = net.host()
+  fresh.key = ch.key
+  net.hosts.splice(net.hosts.indexOf(ch), 1)
+  for (const host of saved) fresh.machine.restore(host)
+  fresh.set(`${F}/24`)
+  fresh.flow(F, 80, A, 40000)
+  net.run(net.now + 10_000)
+  assert.ok(peerOf(fresh).row.active.has(B), [...peerOf(fresh).row.active].join())
+  const mark = net.log.length
+  net.run(net.now + 280_000)
+  assert.deepEqual(net.types(mark), [])
+})
+
+test('E-6: a host that is reached over public addresses hears nothing of private ones', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set('203.0.113.2/24')
+  ch.set('198.51.100.2/24')
+  mh.preferred = '203.0.113.2'
+  connected(net, mh, '203.0.113.2', ch, '198.51.100.2')
+  net.cut.add('192.168.7.2 198.51.100.2')
+  mh.set('203.0.113.2/24', '192.168.7.2/24')
+  net.run(net.now + 20_000)
+  mh.set('203.0.113.2/24')
+  net.run(net.now + 20_000)
+  const secret = Buffer.from([192, 168, 7, 2])
+  const arrived = net.log.filter((p) => p.from !== '192.168.7.2')
+  assert.ok(arrived.every((p) => !Buffer.from(p.bytes).includes(secret)))
+})
