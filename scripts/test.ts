@@ -31,6 +31,8 @@ const PROGRAMS: readonly Program[] = [
   'iperf3',
   'wg',
   'wireguard-go',
+  'dbus-daemon',
+  'python3-dbusmock',
 ]
 
 /** Installs what is missing. One package that cannot be had keeps the others from nobody: its tests will skip. */

@@ -1,6 +1,6 @@
 /** The router as the daemon handles it: its mechanism from the configuration. */
 import { AccessMonitor } from '../access/index.ts'
-import { SupplicantRadio } from '../access/radio/index.ts'
+import { openRadio } from '../access/radio/index.ts'
 import { parsePrefix } from '../core/address.ts'
 import { usageError } from '../core/errors.ts'
 import type { Decoded } from '../core/result.ts'
@@ -28,7 +28,6 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
   const sites = router.site.map(siteOf)
   const own = router.subnets.map((text) => must(parsePrefix(text)))
   const report = (message: string) => recorder.log('warn', message)
-  const radios = router.radio.map(({ interface: name, folder }) => ({ name, folder }))
   const networks = router.networks.length === 0 ? {} : { networks: router.networks }
   const service = new RouterService(
     {
@@ -45,13 +44,13 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
         own,
       }),
       radios:
-        radios.length === 0
+        router.radio.length === 0
           ? undefined
           : (use) =>
               new RadioKeeper(
                 {
-                  radios: radios.map(
-                    ({ name, folder }) => new SupplicantRadio(name, { folder, own: state.folder }),
+                  radios: router.radio.map(({ interface: name, apn, ...rest }) =>
+                    openRadio(name, { ...rest, own: state.folder, ...(apn !== undefined && { apn }) }),
                   ),
                   recorder,
                   now: () => clock.now(),

@@ -3,6 +3,7 @@
  * docs/configuration.md and docs/config.schema.json all come from here.
  */
 import * as z from 'zod'
+import { DRIVERS, SUPPLICANT_FOLDER } from '../access/radio/radio.ts'
 import { parsePrefix } from '../core/address.ts'
 import type { Decoded } from '../core/result.ts'
 import { parseSelector, SELECTOR_FORMS } from '../core/selector.ts'
@@ -281,7 +282,9 @@ const router = z
     networks: z
       .array(z.string().min(1))
       .default([])
-      .describe('Networks (SSIDs) that radios may use. Default: all that their supplicant knows.'),
+      .describe(
+        'Networks (SSIDs) that radios may use. Default: all that wpa_supplicant or NetworkManager has.',
+      ),
     site: z
       .array(
         z.strictObject({
@@ -322,12 +325,18 @@ const router = z
       .array(
         z.strictObject({
           interface: z.string().min(1).max(15).describe('The access that it drives.'),
-          driver: z.enum(['wpa_supplicant']).default('wpa_supplicant').describe('How it is driven.'),
-          folder: z
+          driver: z
+            .enum(DRIVERS)
+            .default('auto')
+            .describe(
+              'What it is driven through. `auto`: wpa_supplicant where its control socket is there, else NetworkManager or ModemManager, whichever has the interface.',
+            ),
+          folder: z.string().min(1).default(SUPPLICANT_FOLDER).describe('Control sockets of wpa_supplicant.'),
+          apn: z
             .string()
             .min(1)
-            .default('/run/wpa_supplicant')
-            .describe('Control sockets of wpa_supplicant.'),
+            .optional()
+            .describe('Access point name of a modem that NetworkManager does not look after.'),
         }),
       )
       .default([])

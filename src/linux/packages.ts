@@ -3,7 +3,7 @@
  * when all are there.
  */
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants } from 'node:fs'
+import { accessSync, constants, existsSync } from 'node:fs'
 import { missingError } from '../core/errors.ts'
 
 const PACKAGES = {
@@ -27,9 +27,16 @@ const PACKAGES = {
   nginx: 'nginx-light',
   openssl: 'openssl',
   socat: 'socat',
+  'dbus-daemon': 'dbus',
+  'python3-dbusmock': 'python3-dbusmock',
 } as const
 
 export type Program = keyof typeof PACKAGES
+
+/** Those that are no program of their own, by a file that shows them. */
+const LIBRARIES: Readonly<Record<string, string>> = {
+  'python3-dbusmock': '/usr/lib/python3/dist-packages/dbusmock/__init__.py',
+}
 
 /** System programs are often outside a user's PATH. */
 const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin']
@@ -39,6 +46,8 @@ const found = new Map<string, string>()
 export function findProgram(name: string): string | undefined {
   const known = found.get(name)
   if (known !== undefined) return known
+  const library = LIBRARIES[name]
+  if (library !== undefined) return existsSync(library) ? library : undefined
   const directories = (process.env.PATH ?? '').split(':').filter((each) => each.startsWith('/'))
   for (const directory of [...directories, ...SYSTEM_DIRECTORIES]) {
     const path = `${directory}/${name}`

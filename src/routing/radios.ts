@@ -5,6 +5,7 @@ import {
   type LinkView,
   type Radio,
 } from '../access/radio/index.ts'
+import type { GodwitError } from '../core/errors.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import type { AccessUse } from './protocol.ts'
 
@@ -37,6 +38,7 @@ export class RadioKeeper {
     for (const radio of this.#radios.values()) {
       this.#controller.addLink(radio.name, this.#parts.now())
       radio.subscribe((event) => {
+        if (event.type === 'trouble') this.#report(radio.name, event.error)
         this.#controller.handleRadio(radio.name, event, this.#parts.now())
         this.#act()
       })
@@ -75,6 +77,11 @@ export class RadioKeeper {
     const use = { draining: false, fading: false, ...this.#uses.get(access), ...change }
     this.#uses.set(access, use)
     this.#parts.use(access, use)
+  }
+
+  #report(name: string, { message, code, hint }: GodwitError): void {
+    const mend = hint === undefined ? '' : `; ${hint}`
+    this.#parts.recorder.log('warn', `${name}: ${message} (${code})${mend}`)
   }
 
   #act(): void {

@@ -1,7 +1,16 @@
 /**
  * What the connection controller sees of a radio: it can be told to scan, associate and let go, and it says what it
- * hears. Drivers are supplicant.ts (wpa_supplicant) and the lab's simulated radios; neither decides anything.
+ * hears. Drivers are supplicant.ts (wpa_supplicant), network-manager.ts and modem-manager.ts; auto.ts finds the right one.
+ * None decides anything. test/suites/radio.ts holds each of them to this.
  */
+import type { GodwitError } from '../../core/errors.ts'
+
+/** What a radio can be driven through; `auto` finds out. */
+export const DRIVERS = ['auto', 'wpa_supplicant', 'networkmanager', 'modemmanager'] as const
+export type Driver = (typeof DRIVERS)[number]
+
+/** Where wpa_supplicant keeps its control sockets when nobody says otherwise. */
+export const SUPPLICANT_FOLDER = '/run/wpa_supplicant'
 
 /** A place to associate with, as a scan found it. */
 export interface AccessPoint {
@@ -21,6 +30,8 @@ export type RadioEvent =
   /** It is associated with nothing any more. */
   | { readonly type: 'lost'; readonly reason: string }
   | { readonly type: 'failed'; readonly op: 'scan' | 'associate'; readonly reason: string }
+  /** The driver cannot work, and why; told when it begins and when the reason is another. It tries on by itself. */
+  | { readonly type: 'trouble'; readonly error: GodwitError }
 
 export interface Radio {
   /** The network interface it drives: the access's name. */

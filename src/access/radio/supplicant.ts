@@ -3,16 +3,16 @@
  * events in between. The networks and their secrets are those of the supplicant's configuration; a point is chosen by
  * fixing its BSSID, so that the supplicant does not roam by itself.
  */
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { GodwitError } from '../../core/errors.ts'
 import { UnixDatagram } from '../../linux/unix-datagram.ts'
-import type { AccessPoint, Radio, RadioEvent } from './radio.ts'
+import { type AccessPoint, type Radio, type RadioEvent, SUPPLICANT_FOLDER } from './radio.ts'
 import { readEvent, readFields, readNetworks, readScanResults } from './supplicant-text.ts'
 
-const DEFAULT_FOLDER = '/run/wpa_supplicant'
 const SIGNAL_EVERY_MS = 250
 const ANSWER_MS = 2_000
 /** Attaches anew when the supplicant was restarted. */
-const ATTACH_EVERY_MS = 5_000
+const ATTACH_EVERY_MS = 2_000
 
 interface Command {
   readonly text: string
@@ -31,17 +31,19 @@ export class SupplicantRadio implements Radio {
   readonly #attach: NodeJS.Timeout
   #running: Command | undefined
   #timeout: NodeJS.Timeout | undefined
-  #associated = false
+  #trouble: (RadioEvent & { type: 'trouble' }) | undefined
+  #associated: (RadioEvent & { type: 'associated' }) | undefined
   #releasing = false
+  #closed = false
 
   /** `folder` holds the supplicant's sockets; `own` is where this end's socket goes. Throws KernelError. */
   constructor(name: string, options: { readonly folder?: string; readonly own?: string } = {}) {
     this.name = name
-    this.#peer = join(options.folder ?? DEFAULT_FOLDER, name)
+    this.#peer = join(options.folder ?? SUPPLICANT_FOLDER, name)
     const own = join(options.own ?? '/tmp', `godwit-${process.pid}-${made++}-${name}`)
     this.#socket = new UnixDatagram(own, (text) => this.#receive(text))
     this.#poll = setInterval(() => this.#signal(), SIGNAL_EVERY_MS)
-    this.#attach = setInterval(() => this.#ask('ATTACH'), ATTACH_EVERY_MS)
+    this.#attach = setInterval(() => void this.#start(), ATTACH_EVERY_MS)
     void this.#start()
   }
 
@@ -67,21 +69,27 @@ export class SupplicantRadio implements Radio {
 
   subscribe(listener: (event: RadioEvent) => void): void {
     this.#listeners.push(listener)
+    if (this.#trouble !== undefined) listener(this.#trouble)
+    if (this.#associated !== undefined) listener(this.#associated)
   }
 
   close(): void {
+    this.#closed = true
     clearInterval(this.#poll)
     clearInterval(this.#attach)
     clearTimeout(this.#timeout)
     this.#socket.send('DETACH', this.#peer)
     this.#socket.close()
+    for (const { answered } of this.#queue.splice(0)) answered(undefined)
   }
 
+  /** Asks for events, and for what holds unless that is known. */
   async #start(): Promise<void> {
-    await this.#ask('ATTACH')
+    if ((await this.#ask('ATTACH')) !== 'OK' || this.#associated !== undefined) return
     const status = readFields((await this.#ask('STATUS')) ?? '')
     const bssid = status.get('bssid')
-    if (status.get('wpa_state') === 'COMPLETED' && bssid !== undefined) await this.#connected(bssid)
+    if (status.get('wpa_state') === 'COMPLETED' && bssid !== undefined && !this.#releasing)
+      await this.#connected(bssid)
   }
 
   async #associate(point: AccessPoint): Promise<string | undefined> {
@@ -99,12 +107,13 @@ export class SupplicantRadio implements Radio {
 
   async #connected(point: string): Promise<void> {
     const status = readFields((await this.#ask('STATUS')) ?? '')
-    this.#associated = true
-    this.#tell({ type: 'associated', point, network: status.get('ssid') ?? '' })
+    if (this.#associated?.point === point) return
+    this.#associated = { type: 'associated', point, network: status.get('ssid') ?? '' }
+    this.#tell(this.#associated)
   }
 
   #signal(): void {
-    if (!this.#associated || this.#running !== undefined) return
+    if (this.#associated === undefined || this.#running !== undefined) return
     void this.#ask('SIGNAL_POLL').then((answer) => {
       const dbm = Number(readFields(answer ?? '').get('RSSI') ?? Number.NaN)
       // 0 and -9999 are what drivers say when they do not know.
@@ -126,7 +135,7 @@ export class SupplicantRadio implements Radio {
     else if (event.type === 'connected') void this.#connected(event.point)
     else {
       if (event.type === 'lost') {
-        this.#associated = false
+        this.#associated = undefined
         if (this.#releasing) return
       }
       this.#tell(event)
@@ -134,6 +143,7 @@ export class SupplicantRadio implements Radio {
   }
 
   #tell(event: RadioEvent): void {
+    if (this.#closed) return
     for (const listener of this.#listeners) listener(event)
   }
 
@@ -145,7 +155,7 @@ export class SupplicantRadio implements Radio {
   }
 
   #next(): void {
-    if (this.#running !== undefined) return
+    if (this.#running !== undefined || this.#closed) return
     const command = this.#queue.shift()
     if (command === undefined) return
     this.#running = command
@@ -158,7 +168,20 @@ export class SupplicantRadio implements Radio {
     if (command === undefined) return
     clearTimeout(this.#timeout)
     this.#running = undefined
+    if (text === undefined) this.#silent()
+    else this.#trouble = undefined
     command.answered(text)
     this.#next()
+  }
+
+  #silent(): void {
+    if (this.#trouble !== undefined || this.#closed) return
+    if (this.#associated !== undefined) this.#tell({ type: 'lost', reason: 'wpa_supplicant does not answer' })
+    this.#associated = undefined
+    const error = new GodwitError('RADIO_DEVICE', `wpa_supplicant does not answer at ${this.#peer}`, {
+      hint: `systemctl start wpa_supplicant; its configuration needs ctrl_interface=${dirname(this.#peer)}`,
+    })
+    this.#trouble = { type: 'trouble', error }
+    this.#tell(this.#trouble)
   }
 }

@@ -33,7 +33,7 @@ test('docs/errors.md lists every code of the sources and no other', () => {
   for (const folderName of ['src', 'lab', 'bench']) {
     for (const name of readdirSync(join(root, folderName), { recursive: true, encoding: 'utf8' })) {
       if (!name.endsWith('.ts')) continue
-      for (const match of read(`${folderName}/${name}`).matchAll(/new GodwitError\(\s*'([A-Z_]+)'/g))
+      for (const match of read(`${folderName}/${name}`).matchAll(/new (?:Godwit|Bus)Error\(\s*'([A-Z_]+)'/g))
         codes.add(match[1]!)
     }
   }
