@@ -225,7 +225,9 @@ const dime = z
     advertise: z
       .enum(['scope', 'all'])
       .default('scope')
-      .describe('Own addresses that others are told: those of the scope of the path, or all.'),
+      .describe(
+        'Own addresses that others are told: those of the scope of the path, or all, those of a link (fe80::) too.',
+      ),
     unsigned: z
       .enum(['refuse', 'allow'])
       .default('refuse')

@@ -9,12 +9,15 @@
  * Elements, all in network order but the device:
  *   from4   source 4, destination 4, ports 4, protocol 1 + zero 3   →  source 16, destination 16, device u32, zero 4
  *   from6   source 16, destination 16, ports 4, protocol 1 + zero 3 →  source 4, destination 4, device u32, zero 4
+ *   same6   the same →  source 16, destination 16, device u32, zero 4: departing only, to addresses of a link (`fe80::…`),
+ *           to which no route look-up would lead without the device
  */
 import { Ebpf, FRAME, Helper, type Register } from '../linux/ebpf.ts'
 import { Verdict } from '../linux/tcx.ts'
 
 export const FROM4 = { key: 16, value: 40 } as const
 export const FROM6 = { key: 40, value: 16 } as const
+export const SAME6 = { key: 40, value: 40 } as const
 
 const ETHERNET = 14
 /** struct __sk_buff */
@@ -37,6 +40,7 @@ export function crossingProgram(options: {
   readonly ethernet: boolean
   readonly from4: number
   readonly from6: number
+  readonly same6: number
   /** Where arriving packets are received from; undefined for departing ones. */
   readonly into?: number
 }): Uint8Array {
@@ -63,7 +67,7 @@ export function crossingProgram(options: {
   code.load(1, 0, FRAME, OLD + 9)
   transport('four', 40)
   code.store(4, FRAME, OLD + 24, 0)
-  find(options.from4, OLD + 12)
+  find(options.from4, OLD + 12, 'next')
   // Traffic class from the type of service, no flow label.
   code
     .load(1, 0, FRAME, OLD + 1)
@@ -90,7 +94,7 @@ export function crossingProgram(options: {
   code.load(1, 0, FRAME, OLD + 6)
   transport('six', 20)
   code.store(4, FRAME, OLD + 44, 0)
-  find(options.from6, OLD + 8)
+  find(options.from6, OLD + 8, options.into === undefined ? 'same' : 'next')
   code.storeValue(1, FRAME, NEW, 0x45)
   code
     .load(4, 0, FRAME, OLD)
@@ -118,6 +122,16 @@ export function crossingProgram(options: {
   change(IPV4, 20)
   send(8, IPV4)
 
+  if (options.into === undefined) {
+    // --- IPv6 that stays IPv6: only its addresses change. `transport` counted on a header of 20.
+    code.label('same').alu('add', checksumAt, 20)
+    find(options.same6, OLD + 8, 'next')
+    for (let i = 0; i < 32; i += 8) code.load(8, 0, element, i).store(8, FRAME, NEW + i, 0)
+    differ(OLD + 8, 32, NEW, 32)
+    write(at + 8, 32)
+    send(32, IPV6)
+  }
+
   code.label('drop').set(0, Verdict.DROP).exit()
   return code.finish()
 
@@ -134,9 +148,9 @@ export function crossingProgram(options: {
     code.label(`${family}-known`)
   }
 
-  function find(map: number, key: number): void {
+  function find(map: number, key: number, missing: string): void {
     code.map(1, map).address(2, FRAME, key).call(Helper.map_lookup_elem)
-    code.jumpIf('eq', 0, 0, 'next').move(element, 0)
+    code.jumpIf('eq', 0, 0, missing).move(element, 0)
   }
 
   function differ(from: number, fromLength: number, to: number, toLength: number): void {
@@ -147,7 +161,12 @@ export function crossingProgram(options: {
   /** Past this point the packet is ours: what fails is dropped. */
   function change(type: number, header: number): void {
     code.move(1, skb).set(2, type).set(3, 0).call(Helper.skb_change_proto).jumpIf('ne', 0, 0, 'drop')
-    code.move(1, skb).set(2, at).address(3, FRAME, NEW).set(4, header).set(5, RECOMPUTE_CSUM)
+    write(at, header)
+  }
+
+  /** What stands in NEW into the packet, and the difference into the checksum of its transport. */
+  function write(offset: number, length: number): void {
+    code.move(1, skb).set(2, offset).address(3, FRAME, NEW).set(4, length).set(5, RECOMPUTE_CSUM)
     code.call(Helper.skb_store_bytes).jumpIf('ne', 0, 0, 'drop')
     // A UDP checksum of zero stays zero.
     code.set(5, PSEUDO_HDR).alu('or', 5, MARK_MANGLED_0)

@@ -19,7 +19,7 @@ import {
   Tcx,
   tcxPrograms,
 } from '../linux/tcx.ts'
-import { crossingProgram, FROM4, FROM6 } from './crossing-program.ts'
+import { crossingProgram, FROM4, FROM6, SAME6 } from './crossing-program.ts'
 import type { HostNetwork } from './network.ts'
 import { bytesOf, type Compiled, familyOf, type Ip, type Pair, pairKey } from './tables.ts'
 
@@ -27,11 +27,15 @@ const MOST_FLOWS = 131_072
 const OUT = 'godwit_crossout'
 const IN = 'godwit_crossin'
 
+/** By the family that a packet has before; `same`: IPv6 that stays IPv6. */
+type MapName = 4 | 6 | 'same'
+const MAPS: readonly MapName[] = [4, 6, 'same']
+
 type Elements = Map<string, { readonly key: Uint8Array; readonly value: Uint8Array }>
 
 interface Installed {
-  readonly maps: Readonly<Record<4 | 6, BpfMap>>
-  readonly elements: Record<4 | 6, Elements>
+  readonly maps: Readonly<Record<MapName, BpfMap>>
+  readonly elements: Record<MapName, Elements>
   readonly gate: number
   /** Accesses with the program, by index. */
   readonly accesses: Set<number>
@@ -108,8 +112,9 @@ export class Crossing {
     const maps = {
       4: createHash('godwit_from4', FROM4.key, FROM4.value, MOST_FLOWS),
       6: createHash('godwit_from6', FROM6.key, FROM6.value, MOST_FLOWS),
+      same: createHash('godwit_same6', SAME6.key, SAME6.value, MOST_FLOWS),
     }
-    const installed: Installed = { maps, elements: { 4: new Map(), 6: new Map() }, gate, accesses: new Set() }
+    const installed: Installed = { maps, elements: noElements(), gate, accesses: new Set() }
     this.#installed = installed
     this.#clean = false
     this.#attach(installed, gate, Tcx.EGRESS, { ethernet: false })
@@ -125,7 +130,7 @@ export class Crossing {
     how: { readonly ethernet: boolean; readonly into?: number },
   ): void {
     const name = where === Tcx.INGRESS ? IN : OUT
-    const code = crossingProgram({ ...how, from4: maps[4].fd, from6: maps[6].fd })
+    const code = crossingProgram({ ...how, from4: maps[4].fd, from6: maps[6].fd, same6: maps.same.fd })
     const program = loadProgram(name, code, where)
     try {
       inNamespace(this.#init.netns, () => {
@@ -162,27 +167,30 @@ export class Crossing {
 }
 
 function close({ maps }: Installed): void {
-  closeFd(maps[4].fd)
-  closeFd(maps[6].fd)
+  for (const map of MAPS) closeFd(maps[map].fd)
+}
+
+function noElements(): Record<MapName, Elements> {
+  return { 4: new Map(), 6: new Map(), same: new Map() }
 }
 
 /** Makes the maps hold what is wanted. */
-function fill(installed: Installed, wanted: Readonly<Record<4 | 6, Elements>>): void {
-  for (const family of [4, 6] as const) {
-    const map = installed.maps[family]
-    for (const [text, { key }] of installed.elements[family])
-      if (!wanted[family].has(text)) removeElement(map, key)
-    for (const [text, { key, value }] of wanted[family]) {
-      const before = installed.elements[family].get(text)
+function fill(installed: Installed, wanted: Readonly<Record<MapName, Elements>>): void {
+  for (const name of MAPS) {
+    const map = installed.maps[name]
+    for (const [text, { key }] of installed.elements[name])
+      if (!wanted[name].has(text)) removeElement(map, key)
+    for (const [text, { key, value }] of wanted[name]) {
+      const before = installed.elements[name].get(text)
       if (before === undefined || !equal(before.value, value)) putElement(map, key, value)
     }
-    installed.elements[family] = wanted[family]
+    installed.elements[name] = wanted[name]
   }
 }
 
 /** The elements of both maps; what a packet of a family becomes is looked up in the map of that family. */
-function encode(compiled: Compiled, device: (ip: Ip) => number): Record<4 | 6, Elements> {
-  const out: Record<4 | 6, Elements> = { 4: new Map(), 6: new Map() }
+function encode(compiled: Compiled, device: (ip: Ip) => number): Record<MapName, Elements> {
+  const out = noElements()
   const put = (
     from: readonly [Ip, Ip],
     ports: readonly [number, number],
@@ -199,7 +207,8 @@ function encode(compiled: Compiled, device: (ip: Ip) => number): Record<4 | 6, E
     const by = new Uint8Array(8)
     new DataView(by.buffer).setUint32(0, index, true)
     const value = concat(bytesOf(to[0]), bytesOf(to[1]), by)
-    out[familyOf(from[0])].set(Buffer.from(key).toString('latin1'), { key, value })
+    const family = familyOf(from[0])
+    out[familyOf(to[0]) === family ? 'same' : family].set(Buffer.from(key).toString('latin1'), { key, value })
   }
   for (const family of [4, 6] as const) {
     for (const { flow, wire } of compiled[family].cross_in.values())

@@ -1,7 +1,7 @@
 /** The UDP sockets of IHMP, one for each own address: what arrives says by its socket at which address. */
 import { createSocket, type Socket } from 'node:dgram'
 import { inNamespace } from '../linux/netns.ts'
-import { familyOf, type Ip, type Pair } from './tables.ts'
+import { familyOf, type Ip, isLinkLocal6, type Pair } from './tables.ts'
 
 /** An address that cannot be bound yet is tried again after this. */
 const BIND_AGAIN_MS = 200
@@ -29,18 +29,18 @@ export class IhmpLinks {
     this.#init = init
   }
 
-  /** Opens sockets for these addresses and closes all others. */
-  set(own: ReadonlySet<Ip>): void {
+  /** Opens sockets for these addresses (with their devices) and closes all others. */
+  set(own: ReadonlyMap<Ip, string>): void {
     for (const [ip, { socket }] of this.#links) {
       if (own.has(ip)) continue
       this.#links.delete(ip)
       socket.close()
     }
-    for (const ip of own) if (!this.#links.has(ip)) this.#open(ip)
+    for (const [ip, device] of own) if (!this.#links.has(ip)) this.#open(ip, device)
   }
 
   close(): void {
-    this.set(new Set())
+    this.set(new Map())
   }
 
   /** Nothing is sent from an address that is not there. */
@@ -55,7 +55,7 @@ export class IhmpLinks {
     else link.waiting.push(send)
   }
 
-  #open(ip: Ip): void {
+  #open(ip: Ip, device: string): void {
     const socket = inNamespace(this.#init.netns, () =>
       createSocket({ type: familyOf(ip) === 4 ? 'udp4' : 'udp6', reuseAddr: false }),
     )
@@ -67,7 +67,7 @@ export class IhmpLinks {
       if (link.ready) return
       socket.close()
       setTimeout(() => {
-        if (this.#links.get(ip) === link) this.#open(ip)
+        if (this.#links.get(ip) === link) this.#open(ip, device)
       }, BIND_AGAIN_MS).unref()
     })
     socket.on('message', (bytes, from) => {
@@ -75,7 +75,8 @@ export class IhmpLinks {
       const pair = { local: ip, foreign: from.address.replace(/%.*/, '') }
       this.#init.message(Uint8Array.from(bytes), pair, from.port)
     })
-    socket.bind({ port: this.#init.port, address: ip, exclusive: true }, () => {
+    const address = isLinkLocal6(ip) ? `${ip}%${device}` : ip
+    socket.bind({ port: this.#init.port, address, exclusive: true }, () => {
       link.ready = true
       for (const send of link.waiting.splice(0)) send()
     })

@@ -8,7 +8,7 @@ import { KernelError } from '../linux/libc.ts'
 import type { Link, Route, Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import type { LocalAddress } from './policy.ts'
-import { bytesOf, familyOf, type Ip, type Pair, pairKey } from './tables.ts'
+import { bytesOf, familyOf, type Ip, isLinkLocal6, type Pair, pairKey } from './tables.ts'
 
 const MAIN = 254
 /** After `main` and `default` (32766, 32767): only packets that no route takes come so far. */
@@ -34,6 +34,8 @@ export interface NetworkOptions {
   readonly port: number
   /** Devices to use; undefined: all that are up. */
   readonly devices?: readonly string[] | undefined
+  /** Whether `fe80::…` addresses are used too. */
+  readonly linkLocal?: boolean
 }
 
 export class HostNetwork {
@@ -66,7 +68,7 @@ export class HostNetwork {
     const out: LocalAddress[] = []
     for (const a of this.#rtnl.addresses()) {
       if (!usable.has(a.link) || a.tentative || a.deprecated) continue
-      if (a.scope === 'host' || (a.family === 6 && a.scope === 'link')) continue
+      if (a.scope === 'host' || (isLinkLocal6(a.address) && this.#options.linkLocal !== true)) continue
       out.push({ ip: a.address, prefixLength: a.prefixLength, device: a.link })
     }
     return out
@@ -80,6 +82,7 @@ export class HostNetwork {
 
   /** The own address that the routes prefer towards `foreign`; remembered until `routesChanged`. */
   preferredLocal(foreign: Ip): Ip | undefined {
+    if (isLinkLocal6(foreign)) return undefined
     if (this.#preferred.has(foreign)) return this.#preferred.get(foreign)
     const source = this.#rtnl.lookup({ to: foreign })?.source
     this.#preferred.set(foreign, source)
@@ -94,7 +97,8 @@ export class HostNetwork {
    * Makes packets from each address leave by its device: IHMP's always, all when `all` says that flows are translated.
    * True when the routes of an address changed.
    */
-  route(addresses: readonly LocalAddress[], all: boolean): boolean {
+  route(own: readonly LocalAddress[], all: boolean): boolean {
+    const addresses = own.filter((a) => !isLinkLocal6(a.ip))
     let changed = false
     const present = new Set(addresses.map((a) => a.ip))
     for (const [ip, entry] of this.#tables) {

@@ -22,6 +22,7 @@ import { IhmpMachine } from './machine/machine.ts'
 import type { IhmpOptions, Output } from './machine/types.ts'
 import { HostNetwork } from './network.ts'
 import { Outage } from './outage.ts'
+import type { LocalAddress } from './policy.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { FlowTable, type FoundFlow } from './sockets.ts'
 import { type Compiled, compile, familyOf, type Ip, type Pair, Tables } from './tables.ts'
@@ -127,7 +128,10 @@ export class TranslationService {
       options.port,
     )
     this.#sysctls = new KernelSysctls(init.netns, this.#readState()?.sysctls ?? [])
-    this.#network = new HostNetwork(this.#rtnl, this.#sysctls, options)
+    this.#network = new HostNetwork(this.#rtnl, this.#sysctls, {
+      ...options,
+      linkLocal: options.ihmp.advertise === 'all',
+    })
     this.#outage = new Outage(this.tables, this.#network, this.#rtnl, {
       device: `gwpark-${options.instance}`.slice(0, 15),
       netns: init.netns,
@@ -183,7 +187,7 @@ export class TranslationService {
     const addresses = this.#network.addresses()
     this.#own = new Set(addresses.map((a) => a.ip))
     // Sockets before addresses: a restored host must have its flows when it hears what was lost meanwhile.
-    this.#links.set(this.#own)
+    this.#links.set(devicesOf(addresses))
     this.#scan(
       now,
       addresses.map((a) => a.ip),
@@ -281,10 +285,10 @@ export class TranslationService {
     const gained = addresses.some((a) => !this.#own.has(a.ip))
     if (lost || gained) this.#scan(now, [...this.#own, ...own]) // applied below, with what follows from it
     this.#own = own
-    this.#devices = new Map(addresses.map((a) => [a.ip, a.device]))
+    this.#devices = devicesOf(addresses)
     this.#outage.identify(this.#own)
     const changed = this.#network.route(addresses, this.#translating)
-    this.#links.set(own)
+    this.#links.set(this.#devices)
     this.machine.handleLocal(addresses, now)
     if (changed) this.machine.handleRoutes(now)
     this.#pump()
@@ -518,4 +522,8 @@ export class TranslationService {
       return undefined
     }
   }
+}
+
+function devicesOf(addresses: readonly LocalAddress[]): Map<Ip, string> {
+  return new Map(addresses.map((a) => [a.ip, a.device]))
 }

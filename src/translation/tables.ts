@@ -29,6 +29,11 @@ export function familyOf(ip: Ip): 4 | 6 {
   return ip.includes(':') ? 6 : 4
 }
 
+/** An address that means something on one link only, so that a packet to it must be told its device: `fe80::…`. */
+export function isLinkLocal6(ip: Ip): boolean {
+  return ip.startsWith('fe8')
+}
+
 /** A way between the two hosts: an own address and one of the foreign host. */
 export interface Pair {
   readonly local: Ip
@@ -251,7 +256,10 @@ export interface CompiledFamily {
   readonly in_wait: Map<string, Pair>
   /** Flows that cannot be told from an earlier one on the wire: same host, same ports (P1). Inbound, that one wins. */
   readonly twins: Map<string, { readonly flow: SocketRow; readonly first: SocketRow }>
-  /** Flows of this family on a pair of the other (crossing.ts): where their packets go, and as what they arrive. */
+  /**
+   * Flows of this family on a pair of the other, or of a link (crossing.ts): where their packets go, and as what those
+   * of the other family arrive.
+   */
   readonly cross_out: Map<string, Crossed>
   readonly cross_in: Map<string, Crossed>
 }
@@ -315,6 +323,10 @@ function compileFlow(maps: CompiledFamily, tables: Tables, host: HidRow, flow: S
   const override = host.overrides.get(flow.id)
   const wire = override ?? host.current[familyOf(flow.local)]
   if (wire === undefined || familyOf(wire.local) !== familyOf(flow.local)) return
+  if (isLinkLocal6(wire.foreign)) {
+    maps.cross_out.set(flow.id, { flow, wire })
+    return
+  }
   const mapping =
     host.ports.length === 0
       ? undefined

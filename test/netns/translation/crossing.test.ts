@@ -1,7 +1,7 @@
 /** A handover between IPv4 and IPv6: connections of one family over an access that has only the other (Table III). */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -193,3 +193,78 @@ test('DI-6, D10: UDP on unconnected sockets goes on over the other family; both 
   assert.ok(atServer.sources[0]!.startsWith(V4.first))
   assert.deepEqual(atClient.sources, ['10.3.0.2:5005'])
 })
+
+test('DI-25, Table III: link-local addresses: flows of both families go on between hosts of one link that have nothing else', {
+  skip,
+}, async () => {
+  bed.rtnl.m.createLink({
+    kind: 'veth',
+    name: 'here',
+    index: 120,
+    peer: { name: 'there', index: 220, netns: bed.netns('c') },
+  })
+  bed.rtnl.m.setLink('here', { up: true })
+  bed.rtnl.c.setLink('there', { up: true })
+  const local = async (name: 'm' | 'c', link: string): Promise<string> => {
+    let found: string | undefined
+    await until(`${name} has an address of the link`, () => {
+      const all = bed.rtnl[name].addresses({ link })
+      found = all.find((a) => a.family === 6 && !a.tentative)?.address
+      return found !== undefined
+    })
+    return found!
+  }
+  const [here, there] = [await local('m', 'here'), await local('c', 'there')]
+  const http = bed.spawn('c', process.execPath, ['-e', SLOW_SERVER], 'pipe')
+  await lines(http).wait('ready')
+  for (const name of ['m', 'c'] as const) await bed.daemon(name, 'dime', 'up', '--config', everything(name))
+  const downloads = [V4.server, `[${V6.server}]`].map((host, i) => {
+    const target = join(bed.folder, `copy${i}`)
+    const curl = bed.spawn('m', 'curl', ['-s', '-g', '-N', '-o', target, `http://${host}/`])
+    return { target, done: once(curl, 'exit') }
+  })
+  await bed.greeted()
+  await active('c', here)
+  await active('m', there)
+  bed.down(1)
+  await on(there, here)
+  http.stdin!.write('hurry\n')
+  for (const { target, done } of downloads) {
+    assert.deepEqual((await done)[0], 0)
+    assert.ok(readFileSync(target).equals(Buffer.alloc(64 << 20, 'godwit ')))
+  }
+})
+
+test('DI-25, Table III: link-local addresses of IPv4', async () => {
+  bed.rtnl.m.createLink({
+    kind: 'veth',
+    name: 'here',
+    index: 120,
+    peer: { name: 'there', index: 220, netns: bed.netns('c') },
+  })
+  bed.rtnl.m.setLink('here', { up: true })
+  bed.rtnl.c.setLink('there', { up: true })
+  bed.rtnl.m.addAddress('here', '169.254.7.2/16')
+  bed.rtnl.c.addAddress('there', '169.254.9.3/16')
+  const http = bed.spawn('c', process.execPath, ['-e', SLOW_SERVER], 'pipe')
+  await lines(http).wait('ready')
+  for (const name of ['m', 'c'] as const) await bed.daemon(name)
+  const target = join(bed.folder, 'copy')
+  const curl = bed.spawn('m', 'curl', ['-s', '-N', '-o', target, `http://${V4.server}/`])
+  const done = once(curl, 'exit')
+  await bed.greeted()
+  await active('c', '169.254.7.2')
+  await active('m', '169.254.9.3')
+  bed.down(1)
+  await on('169.254.9.3', '169.254.7.2')
+  http.stdin!.write('hurry\n')
+  assert.deepEqual((await done)[0], 0)
+  assert.ok(readFileSync(target).equals(Buffer.alloc(64 << 20, 'godwit ')))
+})
+
+/** A configuration that tells others all addresses. */
+function everything(name: 'm' | 'c'): string {
+  const path = join(bed.folder, `${name}.toml`)
+  writeFileSync(path, '[log]\nlevel = "debug"\n\n[dime]\nadvertise = "all"\n')
+  return path
+}

@@ -44,7 +44,7 @@ test('a jump to nowhere is an error of whoever wrote it', () => {
 
 test('ADR 0021: programs of some hundred instructions, with and without Ethernet', () => {
   for (const ethernet of [true, false]) {
-    const code = crossingProgram({ ethernet, from4: 3, from6: 4, into: 5 })
+    const code = crossingProgram({ ethernet, from4: 3, from6: 4, same6: 6, into: 5 })
     assert.ok(code.length % 8 === 0 && code.length / 8 < 300, `${code.length / 8}`)
   }
 })
