@@ -120,8 +120,8 @@ export class Host {
     this.#kernel((rtnl) => rtnl.addAddress(link, address))
   }
 
-  addDefaultRoute(via: string, dev: string): void {
-    this.#kernel((rtnl) => rtnl.addRoute({ to: 'default', via, dev }))
+  addDefaultRoute(via: string, dev: string, metric = 0): void {
+    this.#kernel((rtnl) => rtnl.addRoute({ to: 'default', via, dev, metric }))
   }
 
   setUp(link: string, mtu: number): void {

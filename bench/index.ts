@@ -11,13 +11,23 @@ import { handover } from './handover.ts'
 import type { Bench, BenchResult } from './harness.ts'
 import { memory } from './memory.ts'
 import { paft } from './paft.ts'
+import { routerPaths } from './router-paths.ts'
 import { tunnelLatency } from './tunnel-latency.ts'
 import { tunnelPps } from './tunnel-pps.ts'
 import { tunnelTcp } from './tunnel-tcp.ts'
 
 export type { BenchResult } from './harness.ts'
 
-const benches: readonly Bench[] = [tunnelTcp, tunnelPps, tunnelLatency, paft, dime, memory, handover]
+const benches: readonly Bench[] = [
+  tunnelTcp,
+  tunnelPps,
+  tunnelLatency,
+  paft,
+  dime,
+  memory,
+  handover,
+  routerPaths,
+]
 
 export interface BenchOptions {
   readonly out?: string

@@ -11,8 +11,14 @@ interface IperfReport {
   readonly end: { readonly sum_received: { readonly bits_per_second: number } }
 }
 
-/** One iperf3 run from host a to `target` on host b; received Mbit/s. */
-export async function iperf(bed: Bed, target: string, flows: number, seconds: number): Promise<number> {
+/** One iperf3 run from host a (its address `source`) to `target` on host b; received Mbit/s. */
+export async function iperf(
+  bed: Bed,
+  target: string,
+  flows: number,
+  seconds: number,
+  source?: string,
+): Promise<number> {
   const server = bed.b.start('iperf3', ['-s', '-1', '-p', '5201'])
   try {
     await bed.until(() => bed.b.listens(5201), 'iperf3 to listen')
@@ -28,6 +34,7 @@ export async function iperf(bed: Bed, target: string, flows: number, seconds: nu
       '-P',
       String(flows),
       '-J',
+      ...(source === undefined ? [] : ['-B', source]),
     ]
     const report = JSON.parse(await bed.a.run('iperf3', args)) as IperfReport
     return report.end.sum_received.bits_per_second / 1e6

@@ -27,6 +27,11 @@ const SAVED_OVER = 4 << 20
 const MOST_PATHS = 8
 /** What a datagram of a cut super-packet adds: its own IP and TCP header, and the tunnel's. */
 const DATAGRAM_BYTES = 80
+/**
+ * A path is left for another one when this much longer would have passed there, or has been given to it: batches of one
+ * path are what a fast line lives by, and a slow one carries hardly a datagram in that time.
+ */
+const FLIGHT_MS = 1
 /** Milliseconds of waiting on the path that has least before it, and on any, beyond which packets are dropped. */
 export const MOST_WAIT = 100
 const MOST_WAIT_ON_ONE = 250
@@ -48,6 +53,9 @@ export class PacketScheduler {
   #atRisk = false
   #ordered = false
   #timed = false
+  /** The carrier that was taken last, and what it may be given before another's turn (`round-robin`). */
+  #current = 0
+  #flight = 0
   #credit = 0
   #packets = 0
   #probedAt = Number.NEGATIVE_INFINITY
@@ -71,6 +79,8 @@ export class PacketScheduler {
     }
     if (!Number.isFinite(least)) least = 0
     this.#count = fill(this.#slots, plan.carriers)
+    this.#current = 0
+    this.#flight = 0
     for (let i = 0; i < this.#count; i++) this.#given[i] = (before.get(this.#slots[i]!) ?? least) - least
     this.#copyCount = fill(this.#copies, plan.copies)
     this.#probeCount = fill(this.#probes, plan.probes)
@@ -101,7 +111,7 @@ export class PacketScheduler {
         return Verdict.DROP
       }
       spread.departAt = this.#lanes.give(slot, wire, now)
-    } else slot = this.#next(datagrams)
+    } else slot = this.#next(wire, datagrams)
     if (spread.departAt === 0) this.#lanes.pass(slot, wire, now)
     this.counts.bytes += bytes
     spread.copies = this.#copyCount
@@ -111,11 +121,16 @@ export class PacketScheduler {
     return slot
   }
 
-  #next(datagrams: number): number {
-    let best = 0
-    for (let i = 1; i < this.#count; i++) if (this.#given[i]! < this.#given[best]!) best = i
-    this.#given[best] = this.#given[best]! + datagrams
-    return this.#slots[best]!
+  #next(wire: number, datagrams: number): number {
+    if (this.#flight <= 0) {
+      let best = 0
+      for (let i = 1; i < this.#count; i++) if (this.#given[i]! < this.#given[best]!) best = i
+      this.#current = best
+      this.#flight = this.#lanes.rate[this.#slots[best]!]! * FLIGHT_MS
+    }
+    this.#flight -= wire
+    this.#given[this.#current] = this.#given[this.#current]! + datagrams
+    return this.#slots[this.#current]!
   }
 
   #nearest(): number {
@@ -128,7 +143,7 @@ export class PacketScheduler {
   /** The path on which it arrives first; Verdict.DROP when it would wait too long. */
   #earliest(bytes: number, now: number): number {
     const { rate, delay, freeAt, known } = this.#lanes
-    let best = -1
+    let best = 0
     let first = Number.POSITIVE_INFINITY
     let leavesBest = 0
     let free = Number.POSITIVE_INFINITY
@@ -138,15 +153,16 @@ export class PacketScheduler {
       const leaves = Math.max(now, freeAt[slot]!)
       if (leaves < free) free = leaves
       if (known[slot] === 0) patience = GUESSED
-      const at = leaves + bytes / rate[slot]! + delay[slot]!
+      const at = leaves + bytes / rate[slot]! + delay[slot]! - (i === this.#current ? FLIGHT_MS : 0)
       if (at >= first) continue
       first = at
-      best = slot
+      best = i
       leavesBest = leaves
     }
     if (free - now > MOST_WAIT * patience || leavesBest - now > MOST_WAIT_ON_ONE * patience)
       return Verdict.DROP
-    return best
+    this.#current = best
+    return this.#slots[best]!
   }
 
   /** `budget`: a copy for what is at risk, while the cap allows. */

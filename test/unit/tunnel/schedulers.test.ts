@@ -136,15 +136,25 @@ describe('schedulers: plans', () => {
 describe('schedulers: packets', () => {
   const spread = new Spread()
 
-  test('OH-17: round-robin gives every path as many datagrams', () => {
-    const scheduler = new PacketScheduler(new Lanes())
+  test('OH-17: round-robin gives every path as many datagrams, a millisecond of its rate at a time', () => {
+    const lanes = new Lanes()
+    for (const slot of [0, 1, 2]) lanes.set(slot, 6_000, 10)
+    const scheduler = new PacketScheduler(lanes)
     scheduler.follow(
       'round-robin',
       planPaths('round-robin', [path(0), path(1), path(2)], NO_PLAN_MEMORY, 0).plan,
     )
     const given = [0, 0, 0]
-    for (let n = 0; n < 900; n++) given[scheduler.choose(1400, 1, 0, spread, n)]!++
+    let changes = 0
+    for (let n = 0, before = -1; n < 900; n++) {
+      const slot = scheduler.choose(1400, 1, 0, spread, n)
+      given[slot]!++
+      if (slot !== before) changes++
+      before = slot
+      assert.ok(Math.max(...given) - Math.min(...given) <= 5, `${given}`)
+    }
     assert.deepEqual(given, [300, 300, 300])
+    assert.equal(changes, 180)
     assert.equal(spread.ordered, true)
   })
 
