@@ -133,6 +133,16 @@ export class Reorder {
       this.brought(slot, session, counter)
       this.#lastOrdered[slot] = now
     }
+    if (counter === order.next && order.held === 0 && session === order.session) {
+      // As nearly all are.
+      if (counter >= order.end) order.end = counter + 1
+      this.#merger.add(packet, length, partial)
+      order.next = counter + 1
+      if (order.end > order.next) this.#deliver(order)
+      const deadline = now + FORGOTTEN + 1
+      if (deadline < this.deadline) this.deadline = deadline
+      return
+    }
     if (session > order.session) this.#restart(order, session)
     if (session < order.session || counter < order.next) {
       // Given up too early, or sent again: better out of order than not at all.
