@@ -1,13 +1,16 @@
 /**
  * A simulated Wi-Fi radio behind the control socket of wpa_supplicant: programs under test drive it as they would a real
  * one. It hears access points along a signal trace, takes its time to scan, to associate and to get an address, and sets
- * what its link does. With a roaming policy of its own it behaves like a stock client (Ohshima §III-B).
+ * what its link does. With a roaming policy of its own it behaves like a stock client (Ohshima §III-B; stock-client.ts).
  */
 import { join } from 'node:path'
 import { UnixDatagram } from '../src/linux/unix-datagram.ts'
 import { monotonicMs } from './programs/program.ts'
 import { NO_SIGNAL_DBM, radioConditions, type SignalTrace, signalAt } from './radio.ts'
+import { LINGER_MS, LOOK_BELOW_DBM, LOOK_EVERY_MS, LOST_MS, roamingDb } from './stock-client.ts'
 import type { LinkConditions } from './types.ts'
+
+export type Roaming = 'none' | 'eager' | 'late' | 'clinging'
 
 export interface SimulatedRadioOptions {
   /** Folder of control sockets. */
@@ -22,25 +25,29 @@ export interface SimulatedRadioOptions {
   readonly associateMs: number
   /** From association to an address. */
   readonly addressMs: number
-  /** `none`: does as it is told. The others roam by themselves, as stock clients with one SSID or one per point do. */
-  readonly roaming: 'none' | 'eager' | 'clinging'
+  /**
+   * `none`: does as it is told. Stock clients: `eager` scans in the background while its point is weak and takes a stronger
+   * one, `late` looks for another point of its network when it has lost its own, `clinging` for another network only
+   * when it has waited for the one that it lost.
+   */
+  readonly roaming: Roaming
   readonly setLink: (change: Partial<LinkConditions>) => void
   readonly onChange?: (what: string, dbm: number) => void
 }
 
 /** Below this an association breaks. */
 const BREAK_DBM = -92
-/** A stock client looks for another point below these; the eager one takes one stronger by EAGER_DB. */
-const EAGER_BELOW_DBM = -68
-const EAGER_DB = 8
 const TICK_MS = 50
-/** A stock client that lost its network looks for that one for so long before it takes another: scans of all channels. */
-const CLING_MS = 14_000
 
 type State =
   | { readonly name: 'idle'; readonly since: number }
   | { readonly name: 'associating'; readonly point: string; readonly at: number }
-  | { readonly name: 'associated'; readonly point: string; readonly addressAt: number }
+  | {
+      readonly name: 'associated'
+      readonly point: string
+      readonly addressAt: number
+      readonly lostAt: number
+    }
 
 export class SimulatedRadio {
   readonly #options: SimulatedRadioOptions
@@ -52,6 +59,9 @@ export class SimulatedRadio {
   readonly #bssids: ReadonlyMap<string, string>
   #state: State = { name: 'idle', since: Number.NEGATIVE_INFINITY }
   #scanAt = Number.POSITIVE_INFINITY
+  /** A stock client's own scans, while it is associated: when the next one is due, and when one ends. */
+  #lookAt = Number.POSITIVE_INFINITY
+  #lookedAt = Number.POSITIVE_INFINITY
   #told = ''
   /** Associations that ended while the radio had an address. */
   changes = 0
@@ -187,7 +197,8 @@ export class SimulatedRadio {
     this.#options.onChange?.(`${this.#options.iface} leaves ${this.#state.point}: ${why}`, this.dbm)
     this.#state = { name: 'idle', since: monotonicMs() }
     // Within its network a stock client keeps the carrier while it moves.
-    this.#link({ state: this.#options.roaming === 'eager' ? 'blackhole' : 'down' })
+    const within = this.#options.roaming === 'eager' || this.#options.roaming === 'late'
+    this.#link({ state: within ? 'blackhole' : 'down' })
   }
 
   #tick(): void {
@@ -202,17 +213,33 @@ export class SimulatedRadio {
         this.#state = { name: 'idle', since: now }
         this.#event(`CTRL-EVENT-ASSOC-REJECT bssid=${this.#bssids.get(state.point)} status_code=1`)
       } else {
-        this.#state = { name: 'associated', point: state.point, addressAt: now + this.#options.addressMs }
+        this.#lookAt = now + LOOK_EVERY_MS
+        this.#lookedAt = Number.POSITIVE_INFINITY
+        this.#state = {
+          name: 'associated',
+          point: state.point,
+          addressAt: now + this.#options.addressMs,
+          lostAt: Number.POSITIVE_INFINITY,
+        }
         this.#event(
           `CTRL-EVENT-CONNECTED - Connection to ${this.#bssids.get(state.point)} completed [id=0 id_str=]`,
         )
         this.#options.onChange?.(`${this.#options.iface} associates with ${state.point}`, this.dbm)
       }
     } else if (state.name === 'associated') {
-      if (this.dbm < BREAK_DBM) this.#leave('out of range')
+      if (this.dbm < BREAK_DBM) this.#outOfRange(state, now)
+      else if (state.lostAt !== Number.POSITIVE_INFINITY)
+        this.#state = { ...state, lostAt: Number.POSITIVE_INFINITY }
       else if (now >= state.addressAt) this.#link(radioConditions(this.dbm, this.#options.rateMbps))
     }
     if (this.#options.roaming !== 'none') this.#roam(now)
+  }
+
+  /** Nothing is heard of the point any more; it takes a while to be sure. */
+  #outOfRange(state: State & { name: 'associated' }, now: number): void {
+    this.#link({ state: 'blackhole' })
+    if (state.lostAt === Number.POSITIVE_INFINITY) this.#state = { ...state, lostAt: now + LOST_MS }
+    else if (now >= state.lostAt) this.#leave('out of range')
   }
 
   /** What a stock client does by itself. */
@@ -221,10 +248,17 @@ export class SimulatedRadio {
     const state = this.#state
     const best = Object.keys(points).reduce((a, b) => (this.#strength(b) > this.#strength(a) ? b : a))
     if (state.name === 'associated') {
-      const better = this.#strength(best) > this.dbm + EAGER_DB
-      if (roaming === 'eager' && this.dbm < EAGER_BELOW_DBM && better) this.#associate(best)
+      if (roaming !== 'eager') return
+      if (this.dbm >= LOOK_BELOW_DBM) this.#lookAt = now
+      else if (now >= this.#lookAt) {
+        this.#lookAt = now + LOOK_EVERY_MS
+        this.#lookedAt = now + scanMs
+      }
+      if (now < this.#lookedAt) return
+      this.#lookedAt = Number.POSITIVE_INFINITY
+      if (this.#strength(best) >= this.dbm + roamingDb(this.dbm)) this.#associate(best)
     } else if (state.name === 'idle') {
-      const pause = roaming === 'clinging' ? CLING_MS + scanMs : scanMs
+      const pause = roaming === 'clinging' ? LINGER_MS + scanMs : scanMs
       if (now - state.since > pause && this.#strength(best) > BREAK_DBM) this.#associate(best)
     }
   }

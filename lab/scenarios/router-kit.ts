@@ -29,6 +29,7 @@ export interface Routers {
   readonly mobile: Godwit
   readonly home: Godwit
   readonly daemon: Program
+  readonly homeDaemon: Program
 }
 
 /** A key pair and a configuration on each gateway, then `godwit router up` on both. */
@@ -66,9 +67,9 @@ subnets = ["${SERVERS}"]
 ${options.more ?? ''}
 ${options.radios ?? ''}
 `)
-  await home.daemon('router', 'up')
+  const homeDaemon = await home.daemon('router', 'up')
   const daemon = await mobile.daemon('router', 'up')
-  return { mobile, home, daemon }
+  return { mobile, home, daemon, homeDaemon }
 }
 
 /** Waits until each of these accesses has a path that works; rejects after 15 seconds. */

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { PALETTE } from '../plot.ts'
 import { driveBy, NO_SIGNAL_DBM } from '../radio.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
-import { SimulatedRadio } from '../simulated-radio.ts'
+import { type Roaming, SimulatedRadio } from '../simulated-radio.ts'
 import { figuresOf } from '../traffic.ts'
 import { ACCESSES, drawDatagrams, lostAt, setUpRouters, startDatagrams, untilPaths } from './router-kit.ts'
 
@@ -12,19 +12,32 @@ const SPACING_M = 60
 /** Metres a second, each for STRETCH_M: a tram, a bus in town, a bus on its way. */
 const SPEEDS_MPS = [8, 12, 16, 20]
 const STRETCH_M = 4 * SPACING_M
-/** From association to an address: a cached lease, a renewed one, one of another network. */
-const ADDRESS_MS = { none: 600, eager: 2000, clinging: 4000 }
+/** What a radio takes that knows its channels and keeps its lease. */
+const QUICK_RADIO: RadioTimes = { scanMs: 300, associateMs: 400, addressMs: 600 }
 /** Handovers per access point passed: the two radios take turns. */
 const QUICK = 6
 
-/** Radios on both accesses along a row of `count` access points. */
+export interface RadioTimes {
+  readonly scanMs: number
+  readonly associateMs: number
+  /** From association to an address. */
+  readonly addressMs: number
+}
+
+export interface Row {
+  /** Access points, one each SPACING_M. */
+  readonly count: number
+  readonly ssid: (index: number) => string
+  readonly roaming: Roaming
+  readonly accesses: readonly string[]
+  readonly speedMps?: number | readonly number[]
+  readonly times?: RadioTimes
+}
+
+/** Radios along a row of access points. */
 export function radiosAlongRow(
   context: ScenarioContext,
-  count: number,
-  roaming: 'none' | 'eager' | 'clinging',
-  accesses: readonly string[],
-  ssid: (index: number) => string,
-  speedMps: number | readonly number[] = SPEEDS_MPS,
+  { count, ssid, roaming, accesses, speedMps = SPEEDS_MPS, times = QUICK_RADIO }: Row,
 ): { readonly radios: readonly SimulatedRadio[]; readonly folder: string; readonly seconds: number } {
   const folder = join(context.out, 'radios')
   mkdirSync(folder, { recursive: true })
@@ -42,15 +55,20 @@ export function radiosAlongRow(
         trace,
         points: Object.fromEntries(names.map((name, index) => [name, ssid(index)])),
         rateMbps: 30,
-        scanMs: 300,
-        associateMs: 400,
-        addressMs: ADDRESS_MS[roaming],
+        ...times,
         roaming,
         setLink: (change) => context.lab.setLink(iface, change),
         onChange: (what, dbm) => context.note(`${what} (${dbm.toFixed(0)} dBm)`, true),
       }),
   )
   return { radios, folder, seconds: trace.samples.at(-1)?.at ?? 0 }
+}
+
+/** The configuration of both radios, for `setUpRouters`. */
+export function radioConfig(folder: string): string {
+  return ACCESSES.map((iface) => `[[router.radio]]\ninterface = "${iface}"\nfolder = "${folder}"\n`).join(
+    '\n',
+  )
 }
 
 /** Signal of each radio, 0 for none, drawn above −100 dBm. */
@@ -86,13 +104,11 @@ export const routerSeamless: Scenario = {
   },
   async run(context) {
     const wanted = context.options.handovers ?? (context.options.full === true ? 100 : QUICK)
-    const { radios, folder, seconds } = radiosAlongRow(context, wanted + 3, 'none', ACCESSES, () => 'row')
+    const row: Row = { count: wanted + 3, ssid: () => 'row', roaming: 'none', accesses: ACCESSES }
+    const { radios, folder, seconds } = radiosAlongRow(context, row)
     const signals = watchSignals(context, radios)
     try {
-      const radioConfig = ACCESSES.map(
-        (iface) => `[[router.radio]]\ninterface = "${iface}"\nfolder = "${folder}"\n`,
-      ).join('\n')
-      const routers = await setUpRouters(context, { scheduler: 'failover', radios: radioConfig })
+      const routers = await setUpRouters(context, { scheduler: 'failover', radios: radioConfig(folder) })
       await untilPaths(context, routers)
       const before = radios.reduce((sum, { changes }) => sum + changes, 0)
       context.start()

@@ -68,7 +68,7 @@ const TICK_MS = 100
 const SOON_S = 0.5
 /** Time constant of the smoothed strength and of its trend. */
 const SMOOTH_MS = 400
-const TREND_MS = 1_200
+const TREND_MS = 800
 
 /**
  * `eager`: moves to a point that is stronger by HYSTERESIS_DB even while the present one is good (OH-34a: one SSID).
@@ -426,7 +426,8 @@ export class ConnectionController {
     if (Number.isNaN(link.dbm)) return
     const ahead = predicted(link)
     const weak = link.dbm < WEAK_DBM || ahead < FAILING_DBM
-    if (weak || link.dbm < WEAK_DBM + (this.#policy === 'clinging' ? LOOK_DB : 15)) this.#scan(link, now)
+    const look = WEAK_DBM + (this.#policy === 'clinging' ? LOOK_DB : 15)
+    if (link.dbm < look || ahead < WEAK_DBM) this.#scan(link, now)
     if (!weak && this.#policy === 'clinging') return
     const best = this.#best(link, now)
     if (best === undefined || best.id === state.point) return

@@ -114,7 +114,7 @@ test('topology dime: 60 ms across the switch, from either router', async () => {
   })
 })
 
-test('topology router: mobile router and home gateway reach one another over both radios', async () => {
+test('OH-15: topology router: mobile router and home gateway reach one another over both radios', async () => {
   await withLab('router', async (lab) => {
     for (const radio of ['acc1', 'acc2']) await ping(lab, 'mr', '-I', radio, '192.0.2.2')
     await ping(lab, 'term', '10.1.0.1')

@@ -163,7 +163,7 @@ function drive(seed: number, policy: RoamingPolicy, faults: Faults) {
 
 describe('connection controller, simulated', () => {
   for (const policy of ['eager', 'clinging'] as const) {
-    it(`OH-22, OH-24, OH-25: ${policy} along a row of access points, a link is there at every instant`, () => {
+    it(`OH-21, OH-22, OH-24, OH-25, OH-34: ${policy} along a row of access points, a link is there at every instant`, () => {
       let moves = 0
       for (let seed = 1; seed <= 150; seed++) {
         const run = drive(seed, policy, { refuse: 0, drop: 0 })

@@ -34,6 +34,23 @@ test('UP-2: accesses, policies and peers as the reference shows them', () => {
   assert.equal(result.config.policy[0]?.match.length, 2)
 })
 
+test('OH-40: a router: peer key, subnets, accesses, classes, radios', () => {
+  const lines = [
+    '[router]',
+    'accesses = ["wlan*", "wwan0"]',
+    'subnets = ["10.1.0.0/24"]',
+    'roaming = "eager"',
+  ]
+  const site = ['[[router.site]]', 'name = "home"', `public_key = "${KEY}"`, 'endpoint = "192.0.2.2:51820"']
+  const rest = ['[[router.class]]', 'name = "voice"', 'match = ["port:5004"]', 'scheduler = "duplicate"']
+  const result = parseConfig([...lines, ...site, 'subnets = ["10.2.0.0/24"]', ...rest].join('\n'))
+  assert.ok('config' in result, JSON.stringify(result))
+  const { router } = result.config
+  assert.deepEqual([router?.site[0]?.keepalive_s, router?.class[0]?.unordered], [25, false])
+  assert.deepEqual(faults(...lines, ...site, 'subnets = ["10.2.0.0/33"]').length, 1)
+  assert.deepEqual(faults(...lines).length, 1)
+})
+
 test('every fault is told with its line, where it is and what was meant', () => {
   assert.deepEqual(
     faults(

@@ -8,7 +8,7 @@ import { topologies } from '../../../lab/topologies/index.ts'
 import { namespaceOf } from '../../../lab/topology.ts'
 import { figuresOf, longestGap } from '../../../lab/traffic.ts'
 
-test('figures of a flow: lost, duplicated, out of order', () => {
+test('OH-32, OH-33, OH-36: figures of a flow: lost, duplicated, out of order', () => {
   const arrivals = [
     [0, 0],
     [1, 5],

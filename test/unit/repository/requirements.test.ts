@@ -31,6 +31,7 @@ function rowsOf(document: string): Row[] {
 
 const upmt = rowsOf('upmt.md')
 const dime = rowsOf('dime.md')
+const ohshima = rowsOf('ohshima.md')
 
 test('UPMT: the requirements of the central anchor mode are all there, each once', () => {
   const wanted = [...range('UP', 1, 5), ...range('UP', 7, 13), ...range('UP', 19, 32), ...range('UP', 36, 42)]
@@ -52,10 +53,18 @@ test('DIME: all requirements are there, each once, and the tables of the paper',
   assert.equal(ids.filter((id) => id.startsWith('I: ')).length, 4)
 })
 
-for (const { id, where, file, name } of [...upmt, ...dime]) {
+test('the mobile router: all requirements but the FPGA and the prototype of the authors', () => {
+  const parts = ['OH-16a', 'OH-16b', 'OH-17', 'OH-17a', 'OH-17b']
+  assert.deepEqual(
+    ohshima.map(({ id }) => id),
+    [...range('OH', 1, 13), ...range('OH', 15, 16), ...parts, ...range('OH', 18, 28), ...range('OH', 32, 40)],
+  )
+})
+
+for (const { id, where, file, name } of [...upmt, ...dime, ...ohshima]) {
   test(`${id}: what shows it exists`, () => {
     assert.ok(existsSync(root + where), where)
-    const names = [...readFileSync(root + file, 'utf8').matchAll(/test\(\s*(['"`])(.*?)\1/g)].map(
+    const names = [...readFileSync(root + file, 'utf8').matchAll(/\b(?:test|it)\(\s*(['"`])(.*?)\1/g)].map(
       (m) => m[2]!,
     )
     assert.ok(
