@@ -43,6 +43,8 @@ export function driveBy(
     /** Several: one after the other, each for `stretchM`, and again from the first. */
     readonly speedMps: number | readonly number[]
     readonly stretchM?: number
+    /** Before it starts, it stands for so long. */
+    readonly standS?: number
     readonly lengthM: number
     readonly offsetM?: number
   },
@@ -59,8 +61,9 @@ export function driveBy(
       if (dbm > NO_SIGNAL_DBM) signals[name] = dbm
     }
     samples.push({ at: tenths / 10, signals })
-    metres +=
-      speeds[Math.floor(metres / (options.stretchM ?? Number.POSITIVE_INFINITY)) % speeds.length]! / 10
+    if (tenths < 10 * (options.standS ?? 0)) continue
+    const stretch = Math.floor(metres / (options.stretchM ?? Number.POSITIVE_INFINITY))
+    metres += speeds[stretch % speeds.length]! / 10
   }
   return { samples }
 }

@@ -24,6 +24,9 @@ import { type Row, radioConfig, radiosAlongRow, watchSignals } from './router-ro
 
 const PORT = 1194
 const SPEED_MPS = 8
+const STAND_S = 12
+/** A datagram that comes later than this had waited somewhere: the outage is not over. */
+const STALE_MS = 500
 /** Points passed: for about three changes, and for two. */
 const DRIVES = { same: { points: 9 }, different: { points: 12 } }
 
@@ -84,6 +87,7 @@ function rowOf(policy: Policy): Omit<Row, 'roaming' | 'accesses'> {
   return {
     count: DRIVES[policy].points,
     speedMps: SPEED_MPS,
+    standS: STAND_S,
     ssid: (index) => (policy === 'same' ? 'row' : `row-${index + 1}`),
     times: {
       scanMs: SCAN_MS,
@@ -189,6 +193,8 @@ function outages(arrivals: readonly (readonly [number, number])[]): { losses: nu
   const last = arrivals.at(-1)?.[0] ?? 0
   let lost = 0
   let well = 0
+  let origin = Number.POSITIVE_INFINITY
+  for (const [sequence, at] of arrivals) origin = Math.min(origin, at - sequence * INTERVAL_MS)
   let before = arrivals[0]?.[1] ?? 0
   for (let sequence = arrivals[0]?.[0] ?? 0; sequence <= last; sequence++) {
     const at = seen.get(sequence)
@@ -197,7 +203,8 @@ function outages(arrivals: readonly (readonly [number, number])[]): { losses: nu
       well = 0
       continue
     }
-    // A few that get through in between end nothing.
+    // A few that get through in between end nothing, nor does what had been queued before.
+    if (at - (origin + sequence * INTERVAL_MS) > STALE_MS) continue
     if (++well < WELL) {
       if (lost === 0) before = at
       continue

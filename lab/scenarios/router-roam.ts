@@ -32,12 +32,14 @@ export interface Row {
   readonly accesses: readonly string[]
   readonly speedMps?: number | readonly number[]
   readonly times?: RadioTimes
+  /** Seconds at the first point, while everything starts. */
+  readonly standS?: number
 }
 
 /** Radios along a row of access points. */
 export function radiosAlongRow(
   context: ScenarioContext,
-  { count, ssid, roaming, accesses, speedMps = SPEEDS_MPS, times = QUICK_RADIO }: Row,
+  { count, ssid, roaming, accesses, speedMps = SPEEDS_MPS, times = QUICK_RADIO, standS = 0 }: Row,
 ): { readonly radios: readonly SimulatedRadio[]; readonly folder: string; readonly seconds: number } {
   const folder = join(context.out, 'radios')
   mkdirSync(folder, { recursive: true })
@@ -45,6 +47,7 @@ export function radiosAlongRow(
   const trace = driveBy(Object.fromEntries(names.map((name, index) => [name, (index + 0.3) * SPACING_M])), {
     speedMps,
     stretchM: STRETCH_M,
+    standS,
     lengthM: (count - 0.5) * SPACING_M,
   })
   const radios = accesses.map(
