@@ -192,6 +192,39 @@ function defineQueries(program: Command): void {
 function defineDime(program: Command): void {
   const router = group(program, 'router', 'the gateway of a site: many links, one road')
   define(router, {
+    use: 'init',
+    summary: "write a gateway's configuration and key; print its card",
+    examples: [
+      'sudo godwit router init --endpoint home.example.org:51820 --subnet 10.2.0.0/24',
+      'sudo godwit router init --access wlan0 --access "wwan*" --subnet 10.1.0.0/24',
+    ],
+    options: [
+      new Option('--subnet <prefix>', 'a subnet behind this gateway; again for more').argParser(collect),
+      new Option('--endpoint <host:port>', 'at home: where mobile routers reach this gateway'),
+      new Option('--access <interface>', 'mobile: a link it may use, the most preferred first').argParser(
+        collect,
+      ),
+    ],
+    run: async (options) => (await import('./commands/router.ts')).init(options),
+  })
+  define(router, {
+    use: 'card',
+    summary: 'one line that makes this gateway known to another; no secret',
+    examples: ['sudo godwit router card'],
+    run: async (options) => (await import('./commands/router.ts')).card(options),
+  })
+  define(router, {
+    use: 'add <name> <card>',
+    summary: "add another gateway by its card; the daemon's next start takes it",
+    examples: ['sudo godwit router add home godwit-site1.eyJ…'],
+    options: [
+      new Option('--via <prefix>', 'a subnet of a third site that is reached through this one').argParser(
+        collect,
+      ),
+    ],
+    run: async (name, text, options) => (await import('./commands/router.ts')).add(name, text, options),
+  })
+  define(router, {
     use: 'up',
     summary: 'run this gateway; prints `ready` once traffic can flow',
     examples: ['sudo godwit router up'],

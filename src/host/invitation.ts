@@ -33,24 +33,38 @@ export type Invitation = z.output<typeof content>
 const PREFIX = 'godwit1.'
 
 export function encodeInvitation(invitation: Invitation): string {
-  const body = PREFIX + Buffer.from(JSON.stringify(invitation)).toString('base64url')
+  return sealText(PREFIX, invitation)
+}
+
+/** One line of text that shows when it was cut or changed. */
+export function sealText(prefix: string, value: object): string {
+  const body = prefix + Buffer.from(JSON.stringify(value)).toString('base64url')
   return `${body}.${checksum(body)}`
 }
 
-export function decodeInvitation(text: string): Decoded<Invitation> {
+/** Reads such a line; `what` is what messages call it. */
+export function openText(prefix: string, text: string, what: string): Decoded<unknown> {
   const line = text.trim()
-  if (!line.startsWith(PREFIX)) return malformed(`an invitation starts with "${PREFIX}"`)
+  if (!line.startsWith(prefix)) return malformed(`${what} starts with "${prefix}"`)
   const dot = line.lastIndexOf('.')
   const body = line.slice(0, dot)
-  if (dot < PREFIX.length || checksum(body) !== line.slice(dot + 1)) {
-    return malformed('the invitation was cut short or changed on its way; copy the whole line')
+  if (dot < prefix.length || checksum(body) !== line.slice(dot + 1)) {
+    return malformed(`${what} was cut short or changed on its way; copy the whole line`)
   }
   try {
-    const json = Buffer.from(body.slice(PREFIX.length), 'base64url').toString()
-    return decoded(content.parse(JSON.parse(json)))
+    return decoded(JSON.parse(Buffer.from(body.slice(prefix.length), 'base64url').toString()))
   } catch {
-    return malformed('the invitation is of a version that this godwit does not know')
+    return malformed(`${what} cannot be read`)
   }
+}
+
+export function decodeInvitation(text: string): Decoded<Invitation> {
+  const opened = openText(PREFIX, text, 'an invitation')
+  if (!opened.ok) return opened
+  const parsed = content.safeParse(opened.value)
+  return parsed.success
+    ? decoded(parsed.data)
+    : malformed('the invitation is of a version that this godwit does not know')
 }
 
 function checksum(text: string): string {

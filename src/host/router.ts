@@ -2,7 +2,7 @@
 import { AccessMonitor } from '../access/index.ts'
 import { openRadio } from '../access/radio/index.ts'
 import { parsePrefix } from '../core/address.ts'
-import { usageError } from '../core/errors.ts'
+import { GodwitError, usageError } from '../core/errors.ts'
 import type { Decoded } from '../core/result.ts'
 import { parseSelector } from '../core/selector.ts'
 import { decodeKey } from '../crypto/keys.ts'
@@ -21,6 +21,11 @@ const MARK = 0x6780_0000
 
 export function composeRouter(config: RouterConfig, state: State, recorder: HostRecorder): Composition {
   const { router, kernel } = config
+  if (router.site.length === 0)
+    throw new GodwitError('NO_SITE', `${state.configFile} has no [[router.site]]`, {
+      kind: 'usage',
+      hint: 'godwit router add NAME CARD, with the card that `godwit router card` prints on the other gateway',
+    })
   const device = config.interface.name ?? 'gwrt0'
   const rtnl = new Rtnetlink()
   const sysctls = new RememberedSysctls(state.file('sysctls.json'))
@@ -71,11 +76,16 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
       own,
       accesses: router.accesses,
       classes: classesOf(config),
-      ...(router.listen_port !== undefined && { listenPort: router.listen_port }),
+      ...listenPort(router),
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
     },
   )
   return { mechanisms: [service], routes: [] }
+}
+
+function listenPort({ listen_port, endpoint }: RouterConfig['router']): { listenPort?: number } {
+  const port = listen_port ?? (endpoint === undefined ? undefined : must(parseHostPort(endpoint)).port)
+  return port === undefined ? {} : { listenPort: port }
 }
 
 function siteOf(site: RouterConfig['router']['site'][number]): Site {

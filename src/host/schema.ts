@@ -259,9 +259,15 @@ const schedulerName = z.enum(MODES as readonly [Mode, ...Mode[]])
 
 const router = z
   .strictObject({
+    endpoint: text(
+      parseHostPort,
+      'Where mobile routers reach this gateway, `HOST:PORT`; goes into its card.',
+    ).optional(),
     listen_port: publicPort
       .optional()
-      .describe('UDP port that mobile routers reach this gateway at. Absent on a mobile router.'),
+      .describe(
+        'UDP port to listen on. Default: the port of `endpoint`. A mobile router has neither, and listens nowhere.',
+      ),
     accesses: z
       .array(accessPattern)
       .default([])
@@ -301,8 +307,8 @@ const router = z
           keepalive_s: z.int().min(0).max(65535).default(25).describe('Seconds between keepalives; 0: none.'),
         }),
       )
-      .min(1)
-      .describe('Sites on the other end.'),
+      .default([])
+      .describe('Sites on the other end; `godwit router add` writes them.'),
     class: z
       .array(
         z.strictObject({

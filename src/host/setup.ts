@@ -38,7 +38,7 @@ export function loadRouterConfig(state: State): RouterConfig {
   if (config.router !== undefined) return { ...config, router: config.router }
   throw new GodwitError('NOT_A_ROUTER', `${state.configFile} has no [router]`, {
     kind: 'usage',
-    hint: 'docs/configuration.md says what a router needs: [router] and a [[router.site]]',
+    hint: 'make one: godwit router init --help',
   })
 }
 

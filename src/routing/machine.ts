@@ -206,9 +206,9 @@ export class RouterMachine {
     return IN_USE
   }
 
-  slotsOf(access: string): number[] {
+  pathsOf(access: string): { readonly slot: number; readonly pathId: number }[] {
     return [...this.#peers.values()].flatMap((peer) =>
-      [...peer.paths.values()].filter((path) => path.access === access).map(({ slot }) => slot),
+      [...peer.paths.values()].filter((path) => path.access === access),
     )
   }
 
@@ -248,6 +248,8 @@ export class RouterMachine {
         break
       case 'path': {
         const known = peer.paths.get(event.path.slot)
+        // Ours are known from `addPath` on; what is still told of the one before on the same slot is old.
+        if (peer.leads && known?.pathId !== event.path.pathId) break
         this.#seen(event.path, known?.access ?? `path ${event.path.pathId}`)
         this.#plan(peer, now, `${this.accessOf(event.path.slot)} is ${event.path.state.name}`)
         if (event.path.state.name === 'up') {
@@ -257,7 +259,8 @@ export class RouterMachine {
         break
       }
       case 'path-closed':
-        peer.paths.delete(event.slot)
+        // Its slot may have been given to another path meanwhile.
+        if (peer.paths.get(event.slot)?.pathId === event.pathId) peer.paths.delete(event.slot)
         this.#plan(peer, now, 'a path has closed')
         break
       case 'sample': {

@@ -34,7 +34,8 @@ export class RouterNode implements NodeParts<Command> {
   readonly #accesses = new Map<string, AccessSocket>()
   readonly #peers = new Map<string, { readonly index: number; readonly setup: RouterPeer }>()
   /** Sockets whose access went, closed when their last path is. */
-  readonly #dying: { readonly index: number; readonly slots: Set<number> }[] = []
+  /** Sockets of accesses that are gone, with the paths (slot/path id) that are still closing over them. */
+  readonly #dying: { readonly index: number; readonly paths: Set<string> }[] = []
   #lastPathId = 0
   #reportAt = 0
 
@@ -113,8 +114,8 @@ export class RouterNode implements NodeParts<Command> {
     this.#router.handleTunnelEvent(event, now)
     if (event.type === 'path-closed') {
       for (const dying of [...this.#dying]) {
-        dying.slots.delete(event.slot)
-        if (dying.slots.size > 0) continue
+        dying.paths.delete(`${event.slot}/${event.pathId}`)
+        if (dying.paths.size > 0) continue
         this.#node.engine.closeSocket(dying.index)
         this.#dying.splice(this.#dying.indexOf(dying), 1)
       }
@@ -216,7 +217,7 @@ export class RouterNode implements NodeParts<Command> {
     const open = this.#accesses.get(setup.name)
     if (open !== undefined) {
       if (open.setup.mtu !== setup.mtu)
-        for (const slot of this.#router.slotsOf(setup.name))
+        for (const { slot } of this.#router.pathsOf(setup.name))
           this.#node.machine.setInterfaceMtu(slot, setup.mtu, now)
       open.setup = setup
       return
@@ -231,10 +232,14 @@ export class RouterNode implements NodeParts<Command> {
     const access = this.#accesses.get(name)
     if (access === undefined) return
     this.#accesses.delete(name)
-    const slots = new Set(this.#router.slotsOf(name))
-    if (slots.size === 0) this.#node.engine.closeSocket(access.index)
-    else this.#dying.push({ index: access.index, slots })
-    for (const slot of slots) this.#node.machine.removePath(slot, now)
+    const paths = this.#router.pathsOf(name)
+    if (paths.length === 0) this.#node.engine.closeSocket(access.index)
+    else
+      this.#dying.push({
+        index: access.index,
+        paths: new Set(paths.map(({ slot, pathId }) => `${slot}/${pathId}`)),
+      })
+    for (const { slot } of paths) this.#node.machine.removePath(slot, now)
   }
 
   #openPath(access: AccessSocket, name: string, now: number): void {

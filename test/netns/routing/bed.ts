@@ -1,13 +1,13 @@
 /**
  * Two mobile routers and a gateway at home, with stock programs on the terminals behind them. The routers are set up as a
- * user would: keys, a configuration each, `godwit router up`.
+ * user would: `godwit router init`, `add` with the other's card, `up`.
  *
  *   ta ── ma ══ acc1, acc2 ══╗
  *                            net ── hg ── srv
  *   tb ── mb ══ acc1, acc2 ══╝
  */
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -15,7 +15,6 @@ import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
-import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import type { Status } from '../../../src/host/daemon.ts'
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
@@ -23,6 +22,7 @@ export const DEVICE = 'gwrt0'
 export const SERVER = { 4: '10.2.0.2', 6: 'fd00:2::2' } as const
 export const TERMINAL_A = { 4: '10.1.0.2', 6: 'fd00:1::2' } as const
 export const TERMINAL_B = { 4: '10.3.0.2', 6: 'fd00:3::2' } as const
+const PORT = 51820
 const HOME = { 4: '192.0.2.2', 6: '2001:db8:a::2' } as const
 export type RouterName = 'ma' | 'mb' | 'hg'
 export type TerminalName = 'ta' | 'tb' | 'srv'
@@ -104,8 +104,11 @@ const topology: TopologySpec = {
   ],
 }
 
-const list = (...numbers: number[]) =>
-  numbers.flatMap((number) => [`"10.${number}.0.0/24"`, `"fd00:${number}::/64"`]).join(', ')
+/** Options that name the subnets of a site. */
+const behind = (option: string, number: number) => [
+  ...[option, `10.${number}.0.0/24`],
+  ...[option, `fd00:${number}::/64`],
+]
 
 const CLASSES = `
 [[router.class]]
@@ -158,50 +161,31 @@ export class Sites {
   }
 
   async #setUp(): Promise<void> {
-    const keys = {} as Record<RouterName, string>
-    for (const name of ['ma', 'mb', 'hg'] as const) {
-      const key = generatePrivateKey()
-      mkdirSync(join(this.#folder, name), { mode: 0o700 })
-      writeFileSync(join(this.#folder, name, 'private.key'), `${encodeKey(key)}\n`, { mode: 0o600 })
-      keys[name] = encodeKey(publicKeyOf(key))
+    const accesses = ['--access', 'acc1', '--access', 'acc2']
+    const options: Record<RouterName, string[]> = {
+      hg: ['--endpoint', `${HOME[4]}:${PORT}`, ...behind('--subnet', 2)],
+      ma: [...accesses, ...behind('--subnet', 1)],
+      mb: [...accesses, ...behind('--subnet', 3)],
     }
-    const mobile = (home: string, own: string, others: string) => `[router]
-accesses = ["acc1", "acc2"]
-scheduler = "weighted"
-${own}
-[[router.site]]
-name = "home"
-public_key = "${keys.hg}"
-endpoint = "${home}:51820"
-subnets = [${others}]
-${CLASSES}`
-    this.#write('ma', mobile(HOME[4], `subnets = [${list(1)}]`, list(2, 3)))
-    this.#write('mb', mobile(`[${HOME[6]}]`, '', list(2, 1)))
-    this.#write(
-      'hg',
-      `[router]
-listen_port = 51820
-scheduler = "weighted"
-subnets = [${list(2)}]
-
-[[router.site]]
-name = "bus"
-public_key = "${keys.ma}"
-subnets = [${list(1)}]
-
-[[router.site]]
-name = "boat"
-public_key = "${keys.mb}"
-subnets = [${list(3)}]
-${CLASSES}`,
-    )
+    const cards = {} as Record<RouterName, string>
+    for (const name of ['hg', 'ma', 'mb'] as const)
+      cards[name] = (await this.json<{ card: string }>(name, 'router', 'init', ...options[name])).card
+    await this.godwit('hg', 'router', 'add', 'bus', cards.ma)
+    await this.godwit('hg', 'router', 'add', 'boat', cards.mb)
+    await this.godwit('ma', 'router', 'add', 'home', cards.hg, ...behind('--via', 3))
+    await this.godwit('mb', 'router', 'add', 'home', cards.hg, ...behind('--via', 1))
+    for (const name of ['hg', 'ma', 'mb'] as const)
+      this.#edit(name, (text) => `${text.replace('[router]', '[router]\nscheduler = "weighted"')}${CLASSES}`)
+    // One of them comes over IPv6, and does not look at the sources of its own site.
+    this.#edit('mb', (text) => text.replace(`"${HOME[4]}:`, `"[${HOME[6]}]:`).replace(/^subnets = .*$/m, ''))
     await this.up('hg')
     await Promise.all([this.up('ma'), this.up('mb')])
     for (const name of ['ma', 'mb'] as const) await this.untilPaths(name, ['acc1', 'acc2'])
   }
 
-  #write(name: RouterName, text: string): void {
-    writeFileSync(join(this.#folder, name, 'godwit.toml'), text)
+  #edit(name: RouterName, change: (text: string) => string): void {
+    const file = join(this.#folder, name, 'godwit.toml')
+    writeFileSync(file, change(readFileSync(file, 'utf8')))
   }
 
   async up(name: RouterName): Promise<void> {
