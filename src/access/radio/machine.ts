@@ -13,62 +13,45 @@
  * invariant holds still → `associate` → associated → something authenticated came back over it → `drain` off.
  */
 import type { AccessPoint, RadioEvent } from './radio.ts'
-
-/** Below this a link is weak: it looks for a better point, dBm. */
-export const WEAK_DBM = -70
-/** Below this a link that is FADING_DB weaker than another is left by traffic, dBm; it is back SHIFT_DB above. */
-export const FADING_DBM = -67
-export const FADING_DB = 4
-const SHIFT_DB = 3
-/** Where its strength will be in HORIZON_MS; below this the link will not last. */
-export const FAILING_DBM = -80
-/** A link that is to carry everything alone while another moves is above this, and HORIZON_MS later above the next. */
-export const BEARING_DBM = -82
-export const LASTING_DBM = -88
-/** A point must be this much stronger than the present one. */
-export const HYSTERESIS_DB = 6
-/** The weakest point worth associating with. */
-export const FAINTEST_DBM = -86
-/** A point that another link uses counts for this much less: two links on one point fade together. */
-export const SHARED_DB = 12
-/** A point that failed lately, or was left lately, counts for this much less. */
-export const FAILED_DB = 15
-const FAILED_FOR_MS = 30_000
-const LEFT_DB = 8
-const LEFT_FOR_MS = 6_000
-/** A clinging radio looks around from this much above WEAK_DBM on: two scans tell where each point is going. */
-const LOOK_DB = 8
-/** Trends of points are those between scans this far apart at most, and count for what a move takes. */
-const SCAN_TREND_MS = 5_000
-const AHEAD_MS = 600
-/** A point that comes nearer is not taken for more than this much stronger than it was heard. */
-const RISE_DB = 6
-
-/** A link that came up is not moved by choice for so long; for so long when it will not last. */
-export const DWELL_MS = 3_000
-export const DWELL_FAILING_MS = 500
-/** How far ahead trends are looked at: about what a move takes. */
-export const HORIZON_MS = 2_000
-/** How long traffic may take to leave. */
-export const DRAIN_MS = 1_000
-export const ASSOCIATE_MS = 10_000
-export const VALIDATE_MS = 8_000
-/** An associated link over which nothing comes is given up after this. */
-export const DEAD_MS = 1_500
-const SCAN_EVERY_MS = 1_000
-const SCAN_TIMEOUT_MS = 6_000
-/** Scans are taken into account for so long. */
-const SCAN_FRESH_MS = 3_000
-const RETRY_MS = [200, 1_000, 2_000, 5_000, 10_000]
-/** Moves by choice: this many at once, one more each MOVE_REFILL_MS. */
-const MOVE_BURST = 6
-const MOVE_REFILL_MS = 1_000
-const TICK_MS = 100
-/** A trend counts for so long for traffic, which moves in one round trip. */
-const SOON_S = 0.5
-/** Time constant of the smoothed strength and of its trend. */
-const SMOOTH_MS = 400
-const TREND_MS = 800
+import {
+  AHEAD_MS,
+  ASSOCIATE_MS,
+  BEARING_DBM,
+  DEAD_MS,
+  DRAIN_MS,
+  DWELL_FAILING_MS,
+  DWELL_MS,
+  FADING_DB,
+  FADING_DBM,
+  FAILED_DB,
+  FAILED_FOR_MS,
+  FAILING_DBM,
+  FAINTEST_DBM,
+  HORIZON_MARGIN,
+  HORIZON_MS,
+  HYSTERESIS_DB,
+  LASTING_DBM,
+  LEFT_DB,
+  LEFT_FOR_MS,
+  LOOK_DB,
+  MOST_HORIZON_MS,
+  MOVE_BURST,
+  MOVE_REFILL_MS,
+  RETRY_MS,
+  RISE_DB,
+  SCAN_EVERY_MS,
+  SCAN_FRESH_MS,
+  SCAN_TIMEOUT_MS,
+  SCAN_TREND_MS,
+  SHARED_DB,
+  SHIFT_DB,
+  SMOOTH_MS,
+  SOON_S,
+  TICK_MS,
+  TREND_MS,
+  VALIDATE_MS,
+  WEAK_DBM,
+} from './tuning.ts'
 
 /**
  * `eager`: moves to a point that is stronger by HYSTERESIS_DB even while the present one is good (OH-34a: one SSID).
@@ -142,6 +125,8 @@ interface Link {
   /** The tunnel's verdict. */
   works: boolean
   fading: boolean
+  /** When it was told to associate last; NaN when it came by itself. */
+  leftFor: number
   readonly failedAt: Map<string, number>
   readonly leftAt: Map<string, number>
   /** What was told last, so that the same decision is not told each tick. */
@@ -159,6 +144,8 @@ export class ConnectionController {
   readonly #actions: ControllerAction[] = []
   readonly #policy: RoamingPolicy
   readonly #networks: ReadonlySet<string> | undefined
+  /** How long moves take, from letting go to an answer end to end; smoothed. */
+  #moveMs = 0
   #tokens = MOVE_BURST
   #refilledAt = 0
   #tickAt = 0
@@ -185,6 +172,7 @@ export class ConnectionController {
       heardAt: Number.NEGATIVE_INFINITY,
       works: false,
       fading: false,
+      leftFor: Number.NaN,
       failedAt: new Map(),
       leftAt: new Map(),
       told: '',
@@ -321,6 +309,7 @@ export class ConnectionController {
     link.tries++
     link.dbm = Number.NaN
     link.trend = 0
+    link.leftFor = Number.NaN
     link.state = { name: 'idle', since: now, retryAt: now + pause }
   }
 
@@ -393,6 +382,9 @@ export class ConnectionController {
   }
 
   #validated(link: Link, point: string, now: number): void {
+    if (!Number.isNaN(link.leftFor))
+      this.#moveMs += (now - link.leftFor - this.#moveMs) * (this.#moveMs === 0 ? 1 : 0.3)
+    link.leftFor = Number.NaN
     link.state = { name: 'usable', since: now, point }
     link.tries = 0
     link.failedAt.delete(point)
@@ -424,7 +416,7 @@ export class ConnectionController {
   /** A link that works: is there reason to move it, and may it? */
   #consider(link: Link, state: LinkState & { name: 'usable' }, now: number): void {
     if (Number.isNaN(link.dbm)) return
-    const ahead = predicted(link)
+    const ahead = this.#predicted(link)
     const weak = link.dbm < WEAK_DBM || ahead < FAILING_DBM
     const look = WEAK_DBM + (this.#policy === 'clinging' ? LOOK_DB : 15)
     if (link.dbm < look || ahead < WEAK_DBM) this.#scan(link, now)
@@ -483,6 +475,7 @@ export class ConnectionController {
     link.works = false
     link.dbm = Number.NaN
     link.trend = 0
+    link.leftFor = now
     link.state = { name: 'associating', since: now, point: point.id }
     this.#actions.push({ type: 'associate', link: link.name, point })
   }
@@ -492,13 +485,13 @@ export class ConnectionController {
    * will not last itself, waiting saves nothing: one that is no weaker will do.
    */
   #bearer(link: Link): Link | undefined {
-    const doomed = predicted(link) < LASTING_DBM
+    const doomed = this.#predicted(link) < LASTING_DBM
     let best: Link | undefined
     for (const other of this.#links.values()) {
       if (other === link) continue
       if (other.state.name === 'draining') return undefined
       if (other.state.name !== 'usable' || !other.works) continue
-      const lasts = other.dbm >= BEARING_DBM && predicted(other) >= LASTING_DBM
+      const lasts = other.dbm >= BEARING_DBM && this.#predicted(other) >= LASTING_DBM
       if (!lasts && !(doomed && other.dbm >= link.dbm && other.dbm >= LASTING_DBM)) continue
       if (best === undefined || other.dbm > best.dbm) best = other
     }
@@ -510,6 +503,12 @@ export class ConnectionController {
       if (other !== link && other.state.name === 'usable' && other.works && other.dbm >= LASTING_DBM)
         return true
     return false
+  }
+
+  /** Strength when a move that began now would be over, if it goes on falling as it does. */
+  #predicted(link: Link): number {
+    const ahead = Math.min(MOST_HORIZON_MS, Math.max(HORIZON_MS, this.#moveMs * HORIZON_MARGIN))
+    return link.dbm + (Math.min(0, link.trend) * ahead) / 1000
   }
 
   #best(link: Link, now: number): Heard | undefined {
@@ -582,10 +581,6 @@ function carries(link: Link): boolean {
 /** The point that a link uses or is about to. */
 function pointOf(state: Exclude<LinkState, { name: 'idle' }>): string {
   return state.name === 'draining' ? state.target.id : state.point
-}
-
-function predicted(link: Link): number {
-  return link.dbm + (Math.min(0, link.trend) * HORIZON_MS) / 1000
 }
 
 /** Strength of a point when the radio would be there: what it was at the scan, and where it was going. */

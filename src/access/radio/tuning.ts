@@ -1,0 +1,63 @@
+/**
+ * When the connection controller acts: strengths in dBm, differences in dB, times in milliseconds. Our own choices; those
+ * of strength follow what 802.11 radios lose: little above -75 dBm, much below -85.
+ */
+
+/** Below this a link is weak: it looks for a better point, dBm. */
+export const WEAK_DBM = -70
+/** Below this a link that is FADING_DB weaker than another is left by traffic, dBm; it is back SHIFT_DB above. */
+export const FADING_DBM = -67
+export const FADING_DB = 4
+export const SHIFT_DB = 3
+/** Where its strength will be in HORIZON_MS; below this the link will not last. */
+export const FAILING_DBM = -80
+/** A link that is to carry everything alone while another moves is above this, and HORIZON_MS later above the next. */
+export const BEARING_DBM = -82
+export const LASTING_DBM = -88
+/** A point must be this much stronger than the present one. */
+export const HYSTERESIS_DB = 6
+/** The weakest point worth associating with. */
+export const FAINTEST_DBM = -86
+/** A point that another link uses counts for this much less: two links on one point fade together. */
+export const SHARED_DB = 12
+/** A point that failed lately, or was left lately, counts for this much less. */
+export const FAILED_DB = 15
+export const FAILED_FOR_MS = 30_000
+export const LEFT_DB = 8
+export const LEFT_FOR_MS = 6_000
+/** A clinging radio looks around from this much above WEAK_DBM on: two scans tell where each point is going. */
+export const LOOK_DB = 8
+/** Trends of points are those between scans this far apart at most, and count for what a move takes. */
+export const SCAN_TREND_MS = 5_000
+export const AHEAD_MS = 600
+/** A point that comes nearer is not taken for more than this much stronger than it was heard. */
+export const RISE_DB = 6
+
+/** A link that came up is not moved by choice for so long; for so long when it will not last. */
+export const DWELL_MS = 3_000
+export const DWELL_FAILING_MS = 500
+/** How far ahead trends are looked at: what a move takes, as far as known, within these. */
+export const HORIZON_MS = 2_000
+export const MOST_HORIZON_MS = 6_000
+/** A move takes this much longer now and then. */
+export const HORIZON_MARGIN = 1.2
+/** How long traffic may take to leave. */
+export const DRAIN_MS = 1_000
+export const ASSOCIATE_MS = 10_000
+export const VALIDATE_MS = 8_000
+/** An associated link over which nothing comes is given up after this. */
+export const DEAD_MS = 1_500
+export const SCAN_EVERY_MS = 1_000
+export const SCAN_TIMEOUT_MS = 6_000
+/** Scans are taken into account for so long. */
+export const SCAN_FRESH_MS = 3_000
+export const RETRY_MS = [200, 1_000, 2_000, 5_000, 10_000]
+/** Moves by choice: this many at once, one more each MOVE_REFILL_MS. */
+export const MOVE_BURST = 6
+export const MOVE_REFILL_MS = 1_000
+export const TICK_MS = 100
+/** A trend counts for so long for traffic, which moves in one round trip. */
+export const SOON_S = 0.5
+/** Time constant of the smoothed strength and of its trend. */
+export const SMOOTH_MS = 400
+export const TREND_MS = 800
