@@ -167,6 +167,7 @@ export const routerBothGone: Scenario = {
     }
     const report = await flow.finish(context)
     context.metric('gone_ms', durations)
+    context.metric('lost_packets', figuresOf(report.up).lost + figuresOf(report.down).lost)
     // What comes down may leave with the answer to the announcement; what goes up leaves when that has arrived.
     for (const [way, name, trips] of [
       ['down', 'at the terminal', 1],

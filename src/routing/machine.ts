@@ -409,7 +409,7 @@ export class RouterMachine {
   #checkUsable(peer: Peer, now: number): void {
     const { plan } = peer.plans[0] ?? {}
     if (plan === undefined) return
-    const bare = plan.carriers.length === 0
+    const bare = plan.carriers.length === 0 || plan.lastResort === true
     if (!bare) peer.carried = true
     if (bare === !Number.isNaN(peer.bareSince)) return
     const paths = [...peer.paths.values()]

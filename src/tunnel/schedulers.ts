@@ -51,6 +51,8 @@ export interface Plan {
   readonly atRisk: boolean
   /** Whether the receiver restores order. */
   readonly ordered: boolean
+  /** No path is usable: packets take one that is taken for dead, so that they are among what is sent again. */
+  readonly lastResort?: true
   readonly reason: string
   /** Plan again at this time even if nothing changes. */
   readonly until?: number
@@ -64,6 +66,8 @@ export interface PlanMemory {
   readonly demoted: ReadonlyMap<number, number>
   /** When the current path became so. */
   readonly since: number
+  /** Since when no path is usable; NaN while one is. */
+  readonly bareSince: number
 }
 
 export const NO_PLAN_MEMORY: PlanMemory = {
@@ -71,6 +75,7 @@ export const NO_PLAN_MEMORY: PlanMemory = {
   betterSince: Number.NaN,
   demoted: new Map(),
   since: Number.NEGATIVE_INFINITY,
+  bareSince: Number.NaN,
 }
 
 /** A preferred path must have been well for so long before traffic returns to it. */
@@ -79,6 +84,8 @@ export const READMIT_MS = 1_000
 /** Demoted above this, and above four times the best path's loss and 2 %; readmitted below READMIT_LOSS. */
 const DEMOTE_LOSS = 0.05
 const READMIT_LOSS = 0.02
+/** So long packets go on over a path that is taken for dead when there is no other; less than RESEND_WITHIN. */
+export const LAST_RESORT_MS = 2_000
 /** `lowest-rtt` moves for this much less. */
 const RTT_SHARE = 0.8
 const RTT_LEAST = 2
@@ -107,7 +114,7 @@ export function planPaths(
   now: number,
 ): { readonly plan: Plan; readonly memory: PlanMemory } {
   const usable = paths.filter((path) => standing(path) < UNUSABLE)
-  if (usable.length === 0) return { plan: NOTHING, memory: { ...NO_PLAN_MEMORY, demoted: memory.demoted } }
+  if (usable.length === 0) return lastResort(paths, memory, now)
   const demoted = demote(usable, memory.demoted, now)
   const rank = (path: PathFacts) => standing(path) + (demoted.has(path.slot) ? DEMOTED : 0)
   const top = Math.min(...usable.map(rank))
@@ -152,7 +159,13 @@ export function planPaths(
       const chosen = choose(mode, good, usable, memory, now)
       const current = chosen.path
       const since = current.slot === memory.current ? memory.since : now
-      const next = { ...memory, current: current.slot, since, betterSince: chosen.betterSince }
+      const next = {
+        ...memory,
+        current: current.slot,
+        since,
+        betterSince: chosen.betterSince,
+        bareSince: Number.NaN,
+      }
       const plan = { ...base, carriers: [current.slot], reason: chosen.reason }
       const until = chosen.until === undefined ? {} : { until: chosen.until }
       if (mode !== 'budget') return finish({ ...plan, ...until }, next)
@@ -164,6 +177,25 @@ export function planPaths(
       return finish({ ...plan, ...until, refuge: refuge?.slot ?? -1, atRisk }, next)
     }
   }
+}
+
+/**
+ * No path is usable. For a moment packets go on over the one that was used last: a verdict may be wrong, and what is lost is
+ * sent again when a path is back (RESEND_WITHIN of the tunnel). After that they are parked, the newest of each flow.
+ */
+function lastResort(
+  paths: readonly PathFacts[],
+  memory: PlanMemory,
+  now: number,
+): { readonly plan: Plan; readonly memory: PlanMemory } {
+  const bareSince = Number.isNaN(memory.bareSince) ? now : memory.bareSince
+  const next = { ...NO_PLAN_MEMORY, demoted: memory.demoted, current: memory.current, bareSince }
+  const dead = paths.filter(({ state }) => state === 'down').sort((a, b) => a.priority - b.priority)
+  const path = dead.find(({ slot }) => slot === memory.current) ?? dead[0]
+  if (path === undefined || now - bareSince >= LAST_RESORT_MS) return { plan: NOTHING, memory: next }
+  const reason = `${NOTHING.reason}; what ${path.name} does not carry is sent again`
+  const until = bareSince + LAST_RESORT_MS
+  return { plan: { ...NOTHING, carriers: [path.slot], lastResort: true, reason, until }, memory: next }
 }
 
 /** The one path of `failover`, `lowest-rtt` and `budget`. */

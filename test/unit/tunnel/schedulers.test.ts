@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import { Lanes } from '../../../src/tunnel/lanes.ts'
 import { Kind, MOST_WAIT, PacketScheduler } from '../../../src/tunnel/packet-scheduler.ts'
 import {
+  LAST_RESORT_MS,
   MODES,
   NO_PLAN_MEMORY,
   type PathFacts,
@@ -58,6 +59,14 @@ describe('schedulers: plans', () => {
             memory = result.memory
             const { plan } = result
             const used = [...plan.carriers, ...plan.copies, ...plan.probes]
+            if (plan.lastResort === true) {
+              assert.equal(usable.length, 0)
+              assert.deepEqual(
+                used.map((slot) => paths[slot]!.state),
+                ['down'],
+              )
+              continue
+            }
             assert.equal(plan.carriers.length > 0, usable.length > 0)
             assert.ok(used.every((slot) => usable.some((each) => each.slot === slot)))
             assert.equal(new Set(used).size, used.length, 'no path twice')
@@ -78,6 +87,24 @@ describe('schedulers: plans', () => {
       assert.deepEqual(both.carriers, [1])
       const last = planPaths(mode, [path(0, { draining: true })], NO_PLAN_MEMORY, 0).plan
       assert.deepEqual(last.carriers, [0])
+    }
+  })
+
+  test('OH-22: with no usable path packets take the last one for a moment, so that they are sent again, then none', () => {
+    for (const mode of MODES) {
+      const before = planPaths(mode, [path(0, { state: 'down' }), path(1)], NO_PLAN_MEMORY, 0)
+      const dead = [path(0, { state: 'down' }), path(1, { state: 'down' })]
+      const first = planPaths(mode, dead, before.memory, 100)
+      assert.equal(first.plan.lastResort, true)
+      assert.equal(first.plan.carriers.length, 1)
+      assert.equal(first.plan.until, 100 + LAST_RESORT_MS)
+      const later = planPaths(mode, dead, first.memory, 100 + LAST_RESORT_MS)
+      assert.deepEqual(later.plan.carriers, [])
+      const gone = planPaths(mode, [path(0, { state: 'validating' })], before.memory, 100)
+      assert.deepEqual(gone.plan.carriers, [], 'never had worked')
+      const back = planPaths(mode, [path(0), path(1, { state: 'down' })], later.memory, 5000)
+      assert.equal(back.plan.carriers[0], 0)
+      assert.equal(planPaths(mode, dead, back.memory, 6000).plan.lastResort, true, 'anew')
     }
   })
 
