@@ -12,6 +12,7 @@ import {
   bytesOf,
   type Compiled,
   type CompiledFamily,
+  familyOf,
   type Ip,
   ipOf,
   type Pair,
@@ -303,6 +304,11 @@ export class StackTransKernel {
     for (const { flow, port } of compiled.in_port.values())
       put('in_port', ...host(flow, port), be16(flow.foreignPort))
     return out
+  }
+
+  /** Makes the elements of a flow ahead of the move that needs them. */
+  prepare(flow: SocketRow): void {
+    this.#flow(familyOf(flow.local), flow)
   }
 
   /** The elements of one flow, which never change: made once. */

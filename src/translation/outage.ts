@@ -98,11 +98,11 @@ export class Outage {
     const out = new Set<Ip>()
     for (const ip of this.#network.identifiers) if (!own.has(ip)) out.add(ip)
     if (out.size === 0) return waiting
-    for (const flow of this.#tables.sockets.values()) {
-      if (!out.has(flow.local) || waiting.has(flow.local)) continue
-      const current = this.#tables.hosts.get(flow.hid)?.current[familyOf(flow.local)]
-      if (current === undefined || !own.has(current.local)) waiting.add(flow.local)
-    }
+    for (const { hid, current } of this.#tables.hosts.values())
+      for (const { local } of this.#tables.bound(hid)) {
+        const wire = current[familyOf(local)]
+        if (out.has(local) && (wire === undefined || !own.has(wire.local))) waiting.add(local)
+      }
     return waiting
   }
 

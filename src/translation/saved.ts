@@ -6,6 +6,8 @@ import type { Ip } from './tables.ts'
 
 /** What a kill may cost of the newest changes; a new run then compiles anew from the sockets. */
 const SAVE_MS = 20
+/** Saving takes at most this share of a CPU. */
+const SAVE_SHARE = 0.05
 
 export interface SavedState {
   readonly hosts: readonly SavedHost[]
@@ -17,6 +19,8 @@ export class StateFile {
   readonly #path: string
   readonly #current: () => SavedState
   #timer: NodeJS.Timeout | undefined
+  /** How long the last time took, milliseconds. */
+  #took = 0
 
   /** `current` gives what is worth saving now. */
   constructor(path: string, current: () => SavedState) {
@@ -31,14 +35,16 @@ export class StateFile {
   }
 
   saveSoon(): void {
-    this.#timer ??= setTimeout(() => this.save(), SAVE_MS)
+    this.#timer ??= setTimeout(() => this.save(), Math.max(SAVE_MS, this.#took / SAVE_SHARE))
   }
 
   save(): void {
     this.forgetSoon()
+    const from = performance.now()
     const temporary = `${this.#path}.new`
     writeFileSync(temporary, `${JSON.stringify(this.#current(), toJson)}\n`, { mode: 0o600 })
     renameSync(temporary, this.#path)
+    this.#took = performance.now() - from
   }
 
   /** No saving that was begun happens any more. */

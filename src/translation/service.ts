@@ -326,7 +326,9 @@ export class TranslationService {
       const hid = this.machine.handleFlow({ local: flow.local, foreign: flow.foreign }, now)
       if (hid === undefined) continue
       const { socket: _, retransmits: __, ...row } = flow
-      this.tables.addSocket({ ...row, hid })
+      const added = { ...row, hid }
+      this.tables.addSocket(added)
+      this.#kernel.prepare(added)
     }
     this.#scannedAt = now
     this.#scanCost = performance.now() - startedAt
