@@ -1,7 +1,12 @@
 /**
  * Starts TCP again after an outage. While nothing gets through, the kernel doubles its retransmission timer: after five
- * seconds it may wait another five although the path is back. So the oldest unacknowledged segments of each connection
- * are kept, at most an initial window, and sent at the moment the path is back; their acknowledgement makes the kernel go on.
+ * seconds it may wait another five although the path is back. So the segments that it sends meanwhile are kept, and sent
+ * at the moment the path is back; their acknowledgement makes the kernel go on.
+ *
+ * They were delayed and not lost. Of a bulk transfer they are sent with the timestamps that they had: the echo tells the
+ * sender that its timeouts were spurious (Eifel detection, RFC 3522), and it goes on with the window that it had (RFC
+ * 4015) instead of starting from one segment. Of a few segments the timestamps are brought up to date, so that the outage
+ * is not taken for a round-trip time.
  *
  * `Parking` is for the end that has lost its way out: packets from its addresses that no route takes end in a TUN device.
  * `SegmentWatch` is for the other end, whose packets leave as ever: a packet socket sees the retransmissions to addresses
@@ -48,10 +53,13 @@ const MSG_DONTWAIT = 0x40
 const SOL_SOCKET = 1
 const SO_ATTACH_FILTER = 26
 const ETH_P_ALL_BE = 0x0300
+/** Kind of the TCP option. */
+const TCP_TIMESTAMPS = 8
 /** Connections of which a segment is kept, at most; each costs one packet. */
 const MOST_FLOWS = 4096
-/** With how many segments a connection starts again: as many as a new one may start with (RFC 6928). */
-const RESTART_SEGMENTS = 10
+/** Segments of one connection that are kept, and bytes of all: what a window holds, of a few large ones. */
+const MOST_SEGMENTS = 512
+const MOST_KEPT_BYTES = 16 << 20
 /** A retransmission is one segment; larger ones are bulk data of a flow that is well. */
 const MOST_BYTES = 9_000
 
@@ -63,16 +71,20 @@ export interface Segment {
   readonly destination: Uint8Array
   readonly sourcePort: number
   readonly destinationPort: number
+  readonly sequence: number
+  /** When it was sent, milliseconds of `performance.now()`. */
+  readonly at: number
 }
 
 /**
- * Kept segments by connection: of each the `most` lowest in sequence, the newest of equal ones. While nothing is
- * acknowledged the lowest is the oldest data, which TCP sends again, and the others are what follows.
+ * Kept segments by connection, the first that was sent of each sequence number. When TCP sends one again all before it
+ * have arrived. With `most` 1 the newest segment takes the place of the one before.
  */
 class Kept {
-  readonly #flows = new Map<string, { readonly segment: Segment; readonly sequence: number }[]>()
+  readonly #flows = new Map<string, Map<number, Segment>>()
   readonly #packet = new IpPacket()
   readonly #most: number
+  #bytes = 0
 
   constructor(most: number) {
     this.#most = most
@@ -85,33 +97,57 @@ class Kept {
     if (length > MOST_BYTES || !p.parse(view, at, length)) return
     if (p.protocol !== Protocol.TCP || p.isFragment || p.transportLength < 20) return
     const sequence = view.getUint32(p.transportAt + 4)
-    const source = u8.slice(p.srcAt, p.srcAt + p.addressLength)
-    const destination = u8.slice(p.dstAt, p.dstAt + p.addressLength)
-    const sourcePort = view.getUint16(p.transportAt)
-    const destinationPort = view.getUint16(p.transportAt + 2)
-    const key = `${source.join()} ${sourcePort} ${destination.join()} ${destinationPort}`
-    const before = this.#flows.get(key) ?? []
-    const last = before.at(-1)
-    if (this.#most > 1 && before.length >= this.#most && last && after(sequence, last.sequence)) return
+    const key = String.fromCharCode(...u8.subarray(p.srcAt, p.srcAt + 2 * p.addressLength))
+    const flow = this.#flow(key + view.getUint32(p.transportAt))
+    if (this.#most === 1) for (const segment of flow.values()) this.#drop(flow, segment)
+    if (flow.has(sequence)) {
+      for (const segment of flow.values()) if (after(sequence, segment.sequence)) this.#drop(flow, segment)
+      return
+    }
+    if (flow.size >= this.#most || this.#bytes + p.length > MOST_KEPT_BYTES) return
     const bytes = u8.slice(at, at + p.length)
     completeTcp(bytes)
-    const segment = { bytes, source, destination, sourcePort, destinationPort }
-    const others = this.#most === 1 ? [] : before.filter((each) => each.sequence !== sequence)
-    const flow = [...others, { segment, sequence }]
-      .sort((a, b) => (after(a.sequence, b.sequence) ? 1 : -1))
-      .slice(0, this.#most)
-    this.#flows.delete(key)
-    if (this.#flows.size >= MOST_FLOWS) this.#flows.delete(this.#flows.keys().next().value!)
-    this.#flows.set(key, flow)
+    this.#bytes += bytes.length
+    flow.set(sequence, {
+      bytes,
+      source: u8.slice(p.srcAt, p.srcAt + p.addressLength),
+      destination: u8.slice(p.dstAt, p.dstAt + p.addressLength),
+      sourcePort: view.getUint16(p.transportAt),
+      destinationPort: view.getUint16(p.transportAt + 2),
+      sequence,
+      at: performance.now(),
+    })
   }
 
-  /** Takes out those that `wanted` accepts, each connection's in order. */
-  take(wanted: (segment: Segment) => boolean): Segment[] {
-    const out: Segment[] = []
+  #flow(key: string): Map<number, Segment> {
+    let flow = this.#flows.get(key)
+    if (flow === undefined) {
+      const [oldest] = this.#flows.keys()
+      if (oldest !== undefined && this.#flows.size >= MOST_FLOWS) this.#remove(oldest)
+      flow = new Map()
+      this.#flows.set(key, flow)
+    }
+    return flow
+  }
+
+  #drop(flow: Map<number, Segment>, segment: Segment): void {
+    flow.delete(segment.sequence)
+    this.#bytes -= segment.bytes.length
+  }
+
+  #remove(key: string): void {
+    for (const { bytes } of this.#flows.get(key)?.values() ?? []) this.#bytes -= bytes.length
+    this.#flows.delete(key)
+  }
+
+  /** Takes out the connections that `wanted` accepts, the segments of each in order. */
+  take(wanted: (segment: Segment) => boolean): Segment[][] {
+    const out: Segment[][] = []
     for (const [key, flow] of this.#flows) {
-      if (flow[0] === undefined || !wanted(flow[0].segment)) continue
-      for (const { segment } of flow) out.push(segment)
-      this.#flows.delete(key)
+      const segments = [...flow.values()].sort((a, b) => (after(a.sequence, b.sequence) ? 1 : -1))
+      if (segments[0] === undefined || !wanted(segments[0])) continue
+      out.push(segments)
+      this.#remove(key)
     }
     return out
   }
@@ -151,6 +187,28 @@ export function readdressed(segment: Segment, source: Uint8Array, destination: U
   return { ...segment, bytes, source, destination }
 }
 
+/**
+ * The segment with its timestamp (RFC 7323) brought to `now`, as if it were sent then; of a sender whose clock counts
+ * milliseconds, as Linux's does. One less, so that what the kernel sends next is not taken for older.
+ */
+export function restamped(segment: Segment, now = performance.now()): Segment {
+  const bytes = segment.bytes.slice()
+  const view = viewOf(bytes)
+  const p = new IpPacket()
+  if (!p.parse(view, 0, bytes.length)) return segment
+  const end = p.transportAt + 4 * (bytes[p.transportAt + 12]! >> 4)
+  const elapsed = Math.max(0, Math.floor(now - segment.at) - 1)
+  for (let at = p.transportAt + 20; at < end; ) {
+    const kind = bytes[at]!
+    const length = bytes[at + 1]!
+    if (kind === TCP_TIMESTAMPS && at + 10 <= end) view.setUint32(at + 2, view.getUint32(at + 2) + elapsed)
+    if (kind === 0 || (kind !== 1 && length < 2)) break
+    at += kind === 1 ? 1 : length
+  }
+  completeTcp(bytes)
+  return { ...segment, bytes, at: now }
+}
+
 /** Sends whole IP packets as if a local socket had: they pass the OUTPUT hook and are routed. */
 export class RawSender {
   readonly #v4: number
@@ -179,13 +237,13 @@ export class RawSender {
   }
 }
 
-/** A TUN device that swallows what has no way out, and keeps the oldest segments of each connection. */
+/** A TUN device that takes what has no way out, and keeps the segments of each connection. */
 export class Parking {
   readonly device: string
   readonly #tun: Tun
   readonly #arena = new Arena(128 << 10)
   readonly #at: number
-  readonly #kept = new Kept(RESTART_SEGMENTS)
+  readonly #kept = new Kept(MOST_SEGMENTS)
 
   constructor(device: string, rtnl: Rtnl, netns?: string) {
     this.device = device
@@ -204,7 +262,7 @@ export class Parking {
     }
   }
 
-  take(wanted: (segment: Segment) => boolean): Segment[] {
+  take(wanted: (segment: Segment) => boolean): Segment[][] {
     this.#drain()
     return this.#kept.take(wanted)
   }
@@ -296,7 +354,7 @@ export class SegmentWatch {
     }
   }
 
-  take(wanted: (segment: Segment) => boolean): Segment[] {
+  take(wanted: (segment: Segment) => boolean): Segment[][] {
     this.#drain()
     return this.#kept.take(wanted)
   }

@@ -80,6 +80,15 @@ export class HostNetwork {
     return !NOT_ACCESSES.test(name) && !(kind === 'tun' && mac === '') && kind !== 'bridge'
   }
 
+  /**
+   * Whether packets on this device leave at the pace of the round-trip time that TCP has measured (sch_fq): a sender that
+   * takes an outage for a round trip would be slow for long. `mq` is asked for what its queues are made of by default.
+   */
+  paces(device: string): boolean {
+    const queue = this.#rtnl.link(device)?.queue
+    return queue === 'fq' || (queue === 'mq' && this.#sysctls.get('net.core.default_qdisc') === 'fq')
+  }
+
   /** The own address that the routes prefer towards `foreign`; remembered until `routesChanged`. */
   preferredLocal(foreign: Ip): Ip | undefined {
     if (isLinkLocal6(foreign)) return undefined

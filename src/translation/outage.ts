@@ -3,13 +3,15 @@
  * identifiers (E-1), and behind them is a device that takes the packets no route takes: an application that sends during
  * an outage hears of no error, and TCP's oldest segments are at hand when a way is back.
  */
-import { Parking, RawSender, readdressed, type Segment, SegmentWatch } from '../access/kick.ts'
+import { Parking, RawSender, readdressed, restamped, type Segment, SegmentWatch } from '../access/kick.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import type { HostNetwork } from './network.ts'
 import { bytesOf, familyOf, type Ip, identifiers, ipOf, type Pair, samePair, type Tables } from './tables.ts'
 
 /** What the other end gets to switch after it has heard from us. */
 const KICK_MS = 15
+/** With how many segments a connection starts again at once: as many as a new one may start with (RFC 6928). */
+const RESTART_SEGMENTS = 10
 /** Taken for the round trip while it is not known. */
 const UNKNOWN_RTT_MS = 100
 
@@ -114,36 +116,46 @@ export class Outage {
   }
 
   /**
-   * Sends the kept segments of a host's flows over the pair that works now; twice, because the host at the other end may
-   * not have switched when the first arrives, and its answer then goes astray. A segment too many does no harm.
+   * Sends the kept segments of a host's flows over the pair that works now. The oldest of each is repeated, because the
+   * host at the other end may not have switched when the first arrives, and its answer then goes astray; a segment too
+   * many does no harm. More than a new connection may send at once are spread over a round trip, and sent as what was
+   * delayed; `device` is where all of it leaves.
    */
-  kick(hid: number, rtt: number = UNKNOWN_RTT_MS): void {
+  kick(hid: number, device: string, rtt: number = UNKNOWN_RTT_MS): void {
     if (this.#parking === undefined && this.#watch === undefined) return
     const row = this.#tables.hosts.get(hid)
+    const paced = this.#network.paces(device)
     const flows = new Map<string, Pair>()
     for (const flow of this.#tables.flows(hid))
       if (flow.protocol === 6) flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
     const wanted = (s: Segment): boolean => flows.has(`${s.sourcePort} ${s.destinationPort}`)
-    const segments: Segment[] = []
-    for (const segment of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
-      const pair = row?.current[segment.source.length === 4 ? 4 : 6]
-      if (pair === undefined) continue
-      const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
-      // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
-      if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
-        segments.push(segment)
-      else if (!samePair(from, pair) && familyOf(from.local) === familyOf(pair.local))
-        segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
+    for (const kept of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
+      const segments: Segment[] = []
+      for (const segment of kept) {
+        const pair = row?.current[segment.source.length === 4 ? 4 : 6]
+        if (pair === undefined) continue
+        const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
+        // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
+        if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
+          segments.push(segment)
+        else if (!samePair(from, pair) && familyOf(from.local) === familyOf(pair.local))
+          segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
+      }
+      const bulk = segments.length > RESTART_SEGMENTS && !paced
+      if (!bulk) segments.splice(RESTART_SEGMENTS)
+      for (let i = 0; i < segments.length; i += RESTART_SEGMENTS)
+        this.#sendLater(segments.slice(i, i + RESTART_SEGMENTS), (i / segments.length) * rtt, !bulk)
+      const head = segments.slice(0, 1)
+      for (const delay of [KICK_MS, 2 * KICK_MS + rtt]) this.#sendLater(head, delay, !bulk)
     }
-    if (segments.length === 0) return
-    for (const delay of [KICK_MS, 2 * KICK_MS + rtt]) this.#sendLater(segments, delay)
   }
 
-  #sendLater(segments: readonly Segment[], delay: number): void {
+  #sendLater(segments: readonly Segment[], delay: number, restamp: boolean): void {
+    if (segments.length === 0) return
     const timer = setTimeout(() => {
       this.#kicks.delete(timer)
       this.#raw ??= new RawSender(this.#init.netns)
-      for (const segment of segments) this.#raw.send(segment)
+      for (const segment of segments) this.#raw.send(restamp ? restamped(segment) : segment)
     }, delay).unref()
     this.#kicks.add(timer)
   }

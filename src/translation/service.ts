@@ -404,7 +404,7 @@ export class TranslationService {
         return
       case 'handover':
         this.#state.saveSoon()
-        this.#outage.kick(out.hid, this.machine.host(out.hid)?.rtt)
+        this.#kick(out.hid, out.to)
         if (out.from !== undefined && this.#hasFlows(out.hid, out.family)) this.#record(out)
         return
       case 'gone':
@@ -417,6 +417,11 @@ export class TranslationService {
         this.#state.saveSoon()
         return
     }
+  }
+
+  #kick(hid: number, { local }: Pair): void {
+    const device = this.#devices.get(local)
+    if (device !== undefined) this.#outage.kick(hid, device, this.machine.host(hid)?.rtt)
   }
 
   /** A host may have moved in a family in which no flow is. */

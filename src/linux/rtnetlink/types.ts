@@ -28,6 +28,8 @@ export interface Link {
   readonly master: number | undefined
   /** Largest super-packet the device takes from the stack, in bytes; undefined on old kernels. */
   readonly gsoMaxSize: number | undefined
+  /** Its queueing discipline: `noqueue`, `fq_codel`, `fq`, …; `mq` has one for each hardware queue. */
+  readonly queue?: string | undefined
   readonly rxBytes: number
   readonly txBytes: number
   readonly rxPackets: number
