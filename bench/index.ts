@@ -11,6 +11,7 @@ import { handover } from './handover.ts'
 import type { Bench, BenchResult } from './harness.ts'
 import { memory } from './memory.ts'
 import { paft } from './paft.ts'
+import { router } from './router.ts'
 import { routerPaths } from './router-paths.ts'
 import { tunnelLatency } from './tunnel-latency.ts'
 import { tunnelPps } from './tunnel-pps.ts'
@@ -27,6 +28,7 @@ const benches: readonly Bench[] = [
   memory,
   handover,
   routerPaths,
+  router,
 ]
 
 export interface BenchOptions {

@@ -419,7 +419,7 @@ export class ConnectionController {
     const ahead = this.#predicted(link)
     const weak = link.dbm < WEAK_DBM || ahead < FAILING_DBM
     const look = WEAK_DBM + (this.#policy === 'clinging' ? LOOK_DB : 15)
-    if (link.dbm < look || ahead < WEAK_DBM) this.#scan(link, now)
+    if (Math.min(link.dbm, ahead) < look) this.#scan(link, now)
     if (!weak && this.#policy === 'clinging') return
     const best = this.#best(link, now)
     if (best === undefined || best.id === state.point) return
