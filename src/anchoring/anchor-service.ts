@@ -16,9 +16,11 @@ import type {
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
+import type { PathReport } from '../tunnel/events.ts'
+import { pathStatus } from '../tunnel/reports.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
-import type { AnchorSetup, Command, Event, FlowReport, PathReport, PeerReport } from './protocol.ts'
+import type { AnchorSetup, Command, Event, FlowReport, PeerReport } from './protocol.ts'
 
 /** A host as the anchor's store has it. */
 export interface KnownHost {
@@ -156,17 +158,7 @@ export class AnchorService implements Mechanism {
         name: peer.name,
         kind: host?.kind === 'wireguard' ? 'wireguard' : 'host',
         state: peer.established ? 'up' : 'down',
-        paths: own.map((path) => ({
-          id: path.id,
-          access: this.#init.device,
-          remote: path.remote,
-          state: path.state,
-          rtt_ms: finite(path.rttMs),
-          loss: finite(path.loss),
-          sent_bytes: path.sentBytes,
-          received_bytes: path.receivedBytes,
-          mtu: path.mtu,
-        })),
+        paths: own.map((path) => ({ ...pathStatus(path), access: this.#init.device })),
         ...(host && { public_key: Buffer.from(host.publicKey).toString('base64') }),
         addresses: [peer.v4, peer.v6].filter((each) => each !== undefined).map(formatAddress),
       } satisfies PeerStatus
@@ -264,8 +256,4 @@ export class AnchorService implements Mechanism {
 
 function sameHost(a: KnownHost, b: KnownHost): boolean {
   return a.number === b.number && a.kind === b.kind && Buffer.from(a.publicKey).equals(b.publicKey)
-}
-
-function finite(value: number): number | null {
-  return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null
 }

@@ -5,7 +5,7 @@
  */
 import { lookup } from 'node:dns/promises'
 import { formatAddress, parseAddress } from '../core/address.ts'
-import type { Remote } from './protocol.ts'
+import type { Endpoint } from '../core/endpoint.ts'
 
 /** What was resolved last, by host name; addresses as text, in order of preference. */
 export interface EndpointCache {
@@ -17,7 +17,7 @@ export interface EndpointsParts {
   readonly cache: EndpointCache
   /** Addresses of a name, as text. Default: the system's resolver. */
   readonly resolve?: (name: string) => Promise<readonly string[]>
-  readonly onRemotes: (peer: string, remotes: readonly Remote[]) => void
+  readonly onRemotes: (peer: string, remotes: readonly Endpoint[]) => void
   readonly report: (message: string) => void
 }
 

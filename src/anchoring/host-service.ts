@@ -21,6 +21,8 @@ import type {
 import { matchesPattern } from '../core/pattern.ts'
 import { formatSelector, matches, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
+import type { PathReport } from '../tunnel/events.ts'
+import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import { type EndpointCache, Endpoints } from './endpoints.ts'
 import type { FlowOwner, FlowOwners } from './owners.ts'
@@ -32,7 +34,6 @@ import type {
   FlowReport,
   HostSetup,
   Identified,
-  PathReport,
   PeerReport,
   PolicySetup,
 } from './protocol.ts'
@@ -245,17 +246,7 @@ export class MobileHostService implements Mechanism {
         name: peer.name,
         kind: peer.kind,
         state: works && addresses.length > 0 ? 'up' : paths.length > 0 ? 'connecting' : 'down',
-        paths: paths.map((path) => ({
-          id: path.id,
-          access: path.access,
-          remote: path.remote,
-          state: path.state,
-          rtt_ms: finite(path.rttMs),
-          loss: finite(path.loss),
-          sent_bytes: path.sentBytes,
-          received_bytes: path.receivedBytes,
-          mtu: path.mtu,
-        })),
+        paths: paths.map(pathStatus),
         public_key: Buffer.from(peer.publicKey).toString('base64'),
         addresses,
         ...(report?.refused !== undefined && { refused: report.refused }),
@@ -615,12 +606,4 @@ export class MobileHostService implements Mechanism {
     // Nothing carries packets any more: whoever supervises us starts us anew, and the interface waits for that.
     throw error ?? new GodwitError('ENGINE_FAILED', 'the packet engine ended')
   }
-}
-
-function isUsable(state: PathReport['state']): boolean {
-  return state === 'up' || state === 'degrading' || state === 'suspect'
-}
-
-function finite(value: number): number | null {
-  return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null
 }

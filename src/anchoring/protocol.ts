@@ -3,19 +3,10 @@
  * plain objects through a MessagePort. Times are CLOCK_MONOTONIC milliseconds, the same in both threads.
  */
 import type { Health } from '../access/policy.ts'
-import type { PathState } from '../tunnel/machine/api.ts'
+import type { Prefix } from '../core/address.ts'
+import type { Endpoint } from '../core/endpoint.ts'
+import type { DecisionEvent, LogLine, PathReport, SocketSetup } from '../tunnel/events.ts'
 import type { FlowTuple } from './tables/flow-key.ts'
-
-export interface Remote {
-  readonly address: Uint8Array
-  readonly port: number
-}
-
-/** A prefix as two plain fields. */
-export interface PlainPrefix {
-  readonly address: Uint8Array
-  readonly length: number
-}
 
 /** A remote end: an anchor of a host, or a host of an anchor. `name` identifies it in both directions. */
 export interface PeerSetup {
@@ -32,13 +23,13 @@ export interface PeerSetup {
   /** Seconds. */
   readonly keepalive?: number
   /** Host: where the anchor is reached, in order of preference; one of each family at most is used. */
-  readonly remotes?: readonly Remote[]
+  readonly remotes?: readonly Endpoint[]
   /** Host: VIpAs known beforehand (a WireGuard server cannot tell them). */
   readonly v4?: Uint8Array
   readonly v6?: Uint8Array
   /** Anchor: the host's number in the pool, and what else it may send from. */
   readonly number?: number
-  readonly allowed?: readonly PlainPrefix[]
+  readonly allowed?: readonly Prefix[]
 }
 
 export interface PolicySetup {
@@ -51,17 +42,12 @@ export interface PolicySetup {
 }
 
 /** An access as the worker needs it. */
-export interface AccessSetup {
-  readonly name: string
+export interface AccessSetup extends SocketSetup {
   readonly health: Health
   readonly since: number
   readonly detail: string
-  readonly families: readonly (4 | 6)[]
-  readonly mtu: number
   readonly use: 'normal' | 'backup'
   readonly cost: number
-  /** Grows when sockets and paths over it must be made anew. */
-  readonly generation: number
 }
 
 export interface HostSetup {
@@ -83,14 +69,14 @@ export interface AnchorSetup {
   readonly mtu: number
   readonly privateKey: Uint8Array
   readonly listenPort: number
-  readonly pool4: PlainPrefix
-  readonly pool6: PlainPrefix
+  readonly pool4: Prefix
+  readonly pool6: Prefix
 }
 
 export type Command =
   | { readonly type: 'add-peer'; readonly peer: PeerSetup }
   | { readonly type: 'remove-peer'; readonly name: string }
-  | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Remote[] }
+  | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Endpoint[] }
   | { readonly type: 'accept-key'; readonly name: string; readonly publicKey: Uint8Array }
   | { readonly type: 'access'; readonly access: AccessSetup }
   | { readonly type: 'access-gone'; readonly name: string }
@@ -119,20 +105,6 @@ export interface Identified {
   readonly pin?: string
 }
 
-export interface PathReport {
-  readonly peer: string
-  readonly id: number
-  readonly access: string
-  readonly remote: string
-  readonly state: PathState['name']
-  /** NaN while unknown. */
-  readonly rttMs: number
-  readonly loss: number
-  readonly mtu: number
-  readonly sentBytes: number
-  readonly receivedBytes: number
-}
-
 export interface PeerReport {
   readonly name: string
   readonly established: boolean
@@ -151,10 +123,8 @@ export interface FlowReport {
   readonly access: string
 }
 
-export type Evidence = Readonly<Record<string, string | number | boolean | null>>
-
 export type Event =
-  | { readonly type: 'log'; readonly level: 'warn' | 'info' | 'debug'; readonly message: string }
+  | LogLine
   | {
       readonly type: 'status'
       readonly peers: readonly PeerReport[]
@@ -165,13 +135,7 @@ export type Event =
       readonly type: 'new-flows'
       readonly flows: readonly { readonly id: string; readonly flow: FlowTuple }[]
     }
-  | {
-      readonly type: 'decision'
-      readonly what: string
-      readonly chosen: string
-      readonly reason: string
-      readonly evidence: Evidence
-    }
+  | DecisionEvent
   | {
       readonly type: 'handover'
       readonly at: number

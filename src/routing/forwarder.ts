@@ -9,7 +9,7 @@ import type { Criterion, Selector } from '../core/selector.ts'
 import { Lanes } from '../tunnel/lanes.ts'
 import { Kind, PacketScheduler } from '../tunnel/packet-scheduler.ts'
 import { type Forwarder, Spread, Verdict } from '../tunnel/seam.ts'
-import type { ClassSetup, PlainPrefix } from './protocol.ts'
+import type { ClassSetup } from './protocol.ts'
 
 const TCP = 6
 const UDP = 17
@@ -45,13 +45,13 @@ export class RoutingForwarder implements Forwarder {
   #classes: readonly ClassSetup[] = []
 
   /** `own`: subnets of this site, the only sources it sends; empty: any. */
-  constructor(own: readonly PlainPrefix[] = []) {
+  constructor(own: readonly Prefix[] = []) {
     if (own.length === 0) return
     this.#own = new LpmTable()
     for (const subnet of own) this.#own.insert(subnet, true)
   }
 
-  addPeer(peer: number, subnets: readonly PlainPrefix[]): void {
+  addPeer(peer: number, subnets: readonly Prefix[]): void {
     for (const subnet of subnets) this.#routes.insert(subnet, peer)
     this.#schedulers[peer] = this.#classes.map(({ cap }) => new PacketScheduler(this.lanes, cap))
   }

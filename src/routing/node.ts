@@ -2,15 +2,16 @@
  * The engine worker of a router, mobile or at home: a socket per access (mobile) or one that listens (home), a path over
  * each access to each peer that has an address, and the forwarder that spreads classes over them.
  */
-import { formatAddress } from '../core/address.ts'
 import { openUdp } from '../linux/udp.ts'
+import { AccessSockets, type OpenAccess } from '../tunnel/access-sockets.ts'
 import type { Engine } from '../tunnel/engine.ts'
 import type { TunnelEvent } from '../tunnel/machine/api.ts'
 import { EngineNode, type NodeParts } from '../tunnel/node.ts'
+import { pathReports } from '../tunnel/reports.ts'
 import type { EngineHost } from '../tunnel/worker.ts'
 import { RoutingForwarder } from './forwarder.ts'
 import { RouterMachine } from './machine.ts'
-import type { AccessSetup, Command, Event, PathReport, RouterPeer, RouterSetup } from './protocol.ts'
+import type { AccessSetup, Command, Event, RouterPeer, RouterSetup } from './protocol.ts'
 
 const RING_BYTES = 8 << 20
 /** Packets held while order is restored: 150 ms of 250 Mbit/s. */
@@ -18,12 +19,6 @@ const REORDER_PACKETS = 3500
 /** Milliseconds between measurements of a path in use. */
 const MEASURE_MS = 25
 const REPORT_MS = 250
-const MOST_PATHS = 255
-
-interface AccessSocket {
-  setup: AccessSetup
-  readonly index: number
-}
 
 export class RouterNode implements NodeParts<Command> {
   readonly #setup: RouterSetup
@@ -31,12 +26,8 @@ export class RouterNode implements NodeParts<Command> {
   readonly #node: EngineNode<Command>
   readonly #router: RouterMachine
   readonly #forwarder: RoutingForwarder
-  readonly #accesses = new Map<string, AccessSocket>()
+  readonly #sockets: AccessSockets<AccessSetup>
   readonly #peers = new Map<string, { readonly index: number; readonly setup: RouterPeer }>()
-  /** Sockets whose access went, closed when their last path is. */
-  /** Sockets of accesses that are gone, with the paths (slot/path id) that are still closing over them. */
-  readonly #dying: { readonly index: number; readonly paths: Set<string> }[] = []
-  #lastPathId = 0
   #reportAt = 0
 
   constructor(host: EngineHost) {
@@ -66,6 +57,11 @@ export class RouterNode implements NodeParts<Command> {
       redirect: (from, to) => datapath.redirect(from, to),
       retryParked: () => this.#node.engine.retryParked(),
     })
+    this.#sockets = new AccessSockets({
+      node: this.#node,
+      mark: setup.mark,
+      pathsOf: (access) => this.#router.pathsOf(access),
+    })
     if (setup.listenPort !== undefined)
       this.#node.engine.addSocket(
         openUdp(this.#node.arena, { family: 6, port: setup.listenPort, multihomed: true }),
@@ -90,7 +86,7 @@ export class RouterNode implements NodeParts<Command> {
         this.#setAccess(command.access, now)
         break
       case 'access-gone':
-        this.#closeAccess(command.name, now)
+        this.#sockets.close(command.name, now)
         break
       case 'use':
         this.#router.setUse(command.access, command.use, now)
@@ -112,14 +108,7 @@ export class RouterNode implements NodeParts<Command> {
 
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#router.handleTunnelEvent(event, now)
-    if (event.type === 'path-closed') {
-      for (const dying of [...this.#dying]) {
-        dying.paths.delete(`${event.slot}/${event.pathId}`)
-        if (dying.paths.size > 0) continue
-        this.#node.engine.closeSocket(dying.index)
-        this.#dying.splice(this.#dying.indexOf(dying), 1)
-      }
-    }
+    if (event.type === 'path-closed') this.#sockets.pathClosed(event.slot, event.pathId)
     if (event.type === 'handshake-failed')
       this.#tell({ type: 'log', level: 'warn', message: `no session: ${event.reason}` })
     if (event.type === 'path' || event.type === 'path-closed' || event.type === 'session')
@@ -145,29 +134,13 @@ export class RouterNode implements NodeParts<Command> {
   noteData(): void {}
 
   report(_now: number): void {
-    const { datapath } = this.#node.engine
-    const paths: PathReport[] = []
-    for (const [name, { index }] of this.#peers) {
-      for (const view of this.#node.machine.peer(index)?.paths ?? []) {
-        const { sentBytes, receivedBytes, lastReceivedAt } = datapath.counters(view.slot)
-        const { address, port } = view.remote
-        const text = formatAddress(address)
-        paths.push({
-          peer: name,
-          id: view.pathId,
-          access: this.#router.accessOf(view.slot),
-          remote: address.length === 4 ? `${text}:${port}` : `[${text}]:${port}`,
-          state: view.state.name,
-          ...this.#router.useOf(view.slot),
-          rttMs: view.rttMs,
-          loss: view.loss,
-          mtu: view.mtu,
-          sentBytes,
-          receivedBytes,
-          lastReceivedAt,
-        })
-      }
-    }
+    const { machine, engine } = this.#node
+    const { datapath } = engine
+    const peers = [...this.#peers].map(([name, { index }]) => [name, index] as const)
+    const paths = pathReports({ machine, datapath, peers }, (slot) => ({
+      access: this.#router.accessOf(slot),
+      ...this.#router.useOf(slot),
+    }))
     const { reorder, inbound, sender } = datapath
     this.#tell({
       type: 'status',
@@ -204,62 +177,29 @@ export class RouterNode implements NodeParts<Command> {
     this.#peers.set(setup.name, { index, setup })
     this.#forwarder.addPeer(index, setup.subnets)
     this.#router.addPeer(index, setup.name, setup.remotes.length > 0)
-    for (const access of this.#accesses.values()) this.#openPath(access, setup.name, now)
+    for (const access of this.#sockets.all()) this.#openPath(access, setup.name, now)
   }
 
   /** Sockets and paths exist exactly while the access is up. */
   #setAccess(setup: AccessSetup, now: number): void {
-    const known = this.#accesses.get(setup.name)
-    if (known !== undefined && (!setup.up || known.setup.generation !== setup.generation))
-      this.#closeAccess(setup.name, now)
+    this.#sockets.closeStale(setup, setup.up, now)
     this.#router.setAccess(setup.name, setup.priority, now)
     if (!setup.up) return
-    const open = this.#accesses.get(setup.name)
-    if (open !== undefined) {
-      if (open.setup.mtu !== setup.mtu)
-        for (const { slot } of this.#router.pathsOf(setup.name))
-          this.#node.machine.setInterfaceMtu(slot, setup.mtu, now)
-      open.setup = setup
-      return
-    }
-    const socket = openUdp(this.#node.arena, { family: 6, device: setup.name, mark: this.#setup.mark })
-    const access = { setup, index: this.#node.engine.addSocket(socket) }
-    this.#accesses.set(setup.name, access)
-    for (const name of this.#peers.keys()) this.#openPath(access, name, now)
+    const opened = this.#sockets.open(setup, now)
+    if (opened !== undefined) for (const name of this.#peers.keys()) this.#openPath(opened, name, now)
   }
 
-  #closeAccess(name: string, now: number): void {
-    const access = this.#accesses.get(name)
-    if (access === undefined) return
-    this.#accesses.delete(name)
-    const paths = this.#router.pathsOf(name)
-    if (paths.length === 0) this.#node.engine.closeSocket(access.index)
-    else
-      this.#dying.push({
-        index: access.index,
-        paths: new Set(paths.map(({ slot, pathId }) => `${slot}/${pathId}`)),
-      })
-    for (const { slot } of paths) this.#node.machine.removePath(slot, now)
-  }
-
-  #openPath(access: AccessSocket, name: string, now: number): void {
+  #openPath(access: OpenAccess<AccessSetup>, name: string, now: number): void {
     const peer = this.#peers.get(name)
     const remote = peer?.setup.remotes.find(({ address }) =>
       access.setup.families.includes(address.length === 4 ? 4 : 6),
     )
     if (peer === undefined || remote === undefined) return
     const { machine } = this.#node
-    const pathId = this.#freePathId(peer.index)
+    const pathId = this.#sockets.freePathId(peer.index)
     const { mtu } = access.setup
     const slot = machine.addPath(peer.index, { pathId, socket: access.index, remote, mtu }, now)
     const view = machine.path(slot)
     if (view !== undefined) this.#router.addPath(view, access.setup.name, now)
-  }
-
-  #freePathId(peer: number): number {
-    const used = new Set((this.#node.machine.peer(peer)?.paths ?? []).map(({ pathId }) => pathId))
-    do this.#lastPathId = this.#lastPathId >= MOST_PATHS ? 1 : this.#lastPathId + 1
-    while (used.has(this.#lastPathId))
-    return this.#lastPathId
   }
 }

@@ -5,17 +5,16 @@
  * other site (ICMP: too big, time exceeded, unreachable) comes from a source that the other end takes.
  */
 import { ROUTE_PROTOCOL } from '../access/index.ts'
-import { contains, formatPrefix, parseAddress } from '../core/address.ts'
+import { contains, formatPrefix, type Prefix, parseAddress } from '../core/address.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
-import type { PlainPrefix } from './protocol.ts'
 
 export interface RouterPlumbingInit {
   readonly device: string
   /** Behind the peers. */
-  readonly subnets: readonly PlainPrefix[]
+  readonly subnets: readonly Prefix[]
   /** Behind this gateway; empty: not said. */
-  readonly own: readonly PlainPrefix[]
+  readonly own: readonly Prefix[]
 }
 
 export class RouterPlumbing {
@@ -98,7 +97,7 @@ export class RouterPlumbing {
   }
 }
 
-function destination(subnet: PlainPrefix): string {
+function destination(subnet: Prefix): string {
   if (subnet.length > 0) return formatPrefix(subnet)
   return subnet.address.length === 4 ? 'default' : 'default6'
 }

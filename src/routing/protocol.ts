@@ -2,19 +2,11 @@
  * What the daemon's main thread and a router's engine worker say to each other: commands one way, events the other, plain
  * objects. Times are CLOCK_MONOTONIC milliseconds, the same in both threads.
  */
+import type { Prefix } from '../core/address.ts'
+import type { Endpoint } from '../core/endpoint.ts'
 import type { Selector } from '../core/selector.ts'
-import type { PathState } from '../tunnel/machine/api.ts'
+import type { DecisionEvent, LogLine, PathReport, SocketSetup } from '../tunnel/events.ts'
 import type { Mode } from '../tunnel/schedulers.ts'
-
-export interface PlainPrefix {
-  readonly address: Uint8Array
-  readonly length: number
-}
-
-export interface Remote {
-  readonly address: Uint8Array
-  readonly port: number
-}
 
 export interface RouterSetup {
   readonly device: string
@@ -25,7 +17,7 @@ export interface RouterSetup {
   /** Mark of the tunnel's own packets. */
   readonly mark: number
   /** Subnets behind this gateway: the only sources it sends. Empty: any. */
-  readonly own: readonly PlainPrefix[]
+  readonly own: readonly Prefix[]
 }
 
 /** A traffic class: what it is for, and the scheduler its packets take. The first that matches decides. */
@@ -47,18 +39,13 @@ export interface RouterPeer {
   /** Seconds. */
   readonly keepalive: number
   /** Where it is reached; none: it comes to us. */
-  readonly remotes: readonly Remote[]
+  readonly remotes: readonly Endpoint[]
   /** Subnets behind it: what is sent to it, and the only sources taken from it. */
-  readonly subnets: readonly PlainPrefix[]
+  readonly subnets: readonly Prefix[]
 }
 
-export interface AccessSetup {
-  readonly name: string
+export interface AccessSetup extends SocketSetup {
   readonly up: boolean
-  readonly families: readonly (4 | 6)[]
-  readonly mtu: number
-  /** Grows when sockets and paths over it must be made anew. */
-  readonly generation: number
   /** Lower is preferred. */
   readonly priority: number
 }
@@ -83,22 +70,7 @@ export type Command =
   | { readonly type: 'prefer'; readonly access: string }
   | { readonly type: 'wake' }
 
-export interface PathReport {
-  readonly peer: string
-  readonly id: number
-  readonly access: string
-  readonly remote: string
-  readonly state: PathState['name']
-  readonly draining: boolean
-  readonly fading: boolean
-  /** NaN while unknown. */
-  readonly rttMs: number
-  readonly loss: number
-  readonly mtu: number
-  readonly sentBytes: number
-  readonly receivedBytes: number
-  readonly lastReceivedAt: number
-}
+export interface RoutedPath extends PathReport, AccessUse {}
 
 export interface ClassReport {
   readonly peer: string
@@ -112,24 +84,16 @@ export interface ClassReport {
   readonly copiedBytes: number
 }
 
-export type Evidence = Readonly<Record<string, string | number | boolean | null>>
-
 export type Event =
-  | { readonly type: 'log'; readonly level: 'warn' | 'info' | 'debug'; readonly message: string }
+  | LogLine
   | {
       readonly type: 'status'
       readonly peers: readonly { readonly name: string; readonly established: boolean }[]
-      readonly paths: readonly PathReport[]
+      readonly paths: readonly RoutedPath[]
       readonly classes: readonly ClassReport[]
       readonly counters: Readonly<Record<string, number>>
     }
-  | {
-      readonly type: 'decision'
-      readonly what: string
-      readonly chosen: string
-      readonly reason: string
-      readonly evidence: Evidence
-    }
+  | DecisionEvent
   | {
       readonly type: 'handover'
       readonly what: string

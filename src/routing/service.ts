@@ -4,7 +4,8 @@
  */
 import { lookup } from 'node:dns/promises'
 import type { AccessMonitor } from '../access/index.ts'
-import { parseAddress } from '../core/address.ts'
+import { type Prefix, parseAddress } from '../core/address.ts'
+import type { Endpoint } from '../core/endpoint.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import type {
   AccessStatus,
@@ -19,6 +20,7 @@ import type {
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
 import type { Selector } from '../core/selector.ts'
+import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
 import { MODES, type Mode } from '../tunnel/schedulers.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import type { RouterPlumbing } from './plumbing.ts'
@@ -28,9 +30,7 @@ import type {
   ClassSetup,
   Command,
   Event,
-  PathReport,
-  PlainPrefix,
-  Remote,
+  RoutedPath,
   RouterSetup,
 } from './protocol.ts'
 import type { RadioKeeper } from './radios.ts'
@@ -42,7 +42,7 @@ export interface Site {
   readonly keepalive: number
   /** Name or address; absent: it comes to us. */
   readonly endpoint?: { readonly host: string; readonly port: number }
-  readonly subnets: readonly PlainPrefix[]
+  readonly subnets: readonly Prefix[]
 }
 
 export interface RouterInit {
@@ -54,7 +54,7 @@ export interface RouterInit {
   readonly mark: number
   readonly sites: readonly Site[]
   /** Subnets behind this gateway; empty: not said. */
-  readonly own: readonly PlainPrefix[]
+  readonly own: readonly Prefix[]
   /** Patterns of interfaces, the most preferred first; empty for a gateway that only listens. */
   readonly accesses: readonly string[]
   readonly classes: readonly ClassSetup[]
@@ -79,7 +79,6 @@ const RESOLVE_RETRY_MS = 2_000
 const SOURCE_RETRY_MS = 1_000
 /** Tries before it is said. */
 const SOURCE_TRIES = 5
-const USABLE: readonly string[] = ['up', 'degrading', 'suspect']
 
 export class RouterService implements Mechanism {
   readonly name = 'routing'
@@ -90,7 +89,7 @@ export class RouterService implements Mechanism {
   #worker: EngineWorker | undefined
   #radios: RadioKeeper | undefined
   #unsubscribe: (() => void) | undefined
-  #paths: readonly PathReport[] = []
+  #paths: readonly RoutedPath[] = []
   #classes: readonly ClassReport[] = []
   #established = new Set<string>()
   #counters: Readonly<Record<string, number>> = {}
@@ -182,22 +181,12 @@ export class RouterService implements Mechanism {
   peers(): readonly PeerStatus[] {
     return this.#init.sites.map((site) => {
       const paths = this.#paths.filter((path) => path.peer === site.name)
-      const works = paths.some(({ state }) => USABLE.includes(state))
+      const works = paths.some(({ state }) => isUsable(state))
       return {
         name: site.name,
         kind: 'router',
         state: works ? 'up' : paths.length > 0 || this.#established.has(site.name) ? 'connecting' : 'down',
-        paths: paths.map((path) => ({
-          id: path.id,
-          access: path.access,
-          remote: path.remote,
-          state: stateOf(path),
-          rtt_ms: finite(path.rttMs),
-          loss: finite(path.loss),
-          sent_bytes: path.sentBytes,
-          received_bytes: path.receivedBytes,
-          mtu: path.mtu,
-        })),
+        paths: paths.map((path) => ({ ...pathStatus(path), state: stateOf(path) })),
         public_key: Buffer.from(site.publicKey).toString('base64'),
       }
     })
@@ -219,7 +208,7 @@ export class RouterService implements Mechanism {
 
   async move(what: Selector, access: string): Promise<Move | undefined> {
     if (what.kind !== 'all') return undefined
-    const works = this.#paths.some((path) => path.access === access && USABLE.includes(path.state))
+    const works = this.#paths.some((path) => path.access === access && isUsable(path.state))
     if (!works)
       throw new GodwitError('ACCESS_DOWN', `nothing answers over ${access}`, {
         hint: '`godwit paths` shows what works',
@@ -378,7 +367,7 @@ export class RouterService implements Mechanism {
 
   /** What paths say of accesses, for the radios and the device's MTU. */
   #followPaths(): void {
-    const works = this.#paths.filter(({ state }) => USABLE.includes(state))
+    const works = this.#paths.filter(({ state }) => isUsable(state))
     if (works.length > 0) this.#onReady?.()
     if (this.#init.mtu === undefined && works.length > 0) {
       // What the widest path takes. What is too large for the one that it goes over is cut or refused there, exactly.
@@ -390,7 +379,7 @@ export class RouterService implements Mechanism {
     for (const { name } of this.#radios.links()) {
       const own = this.#paths.filter((path) => path.access === name)
       const heardAt = Math.max(Number.NEGATIVE_INFINITY, ...own.map(({ lastReceivedAt }) => lastReceivedAt))
-      const alive = own.some(({ state }) => state === 'up' || state === 'degrading' || state === 'suspect')
+      const alive = own.some(({ state }) => isUsable(state))
       this.#radios.evidence(name, alive, heardAt)
     }
   }
@@ -406,8 +395,8 @@ export class RouterService implements Mechanism {
 }
 
 /** The state that `paths` shows: what the path itself is, then how it is used. */
-function stateOf({ state, draining, fading }: PathReport): string {
-  if (!USABLE.includes(state)) return state
+function stateOf({ state, draining, fading }: RoutedPath): string {
+  if (!isUsable(state)) return state
   if (draining) return 'draining'
   return fading && state === 'up' ? 'fading' : state
 }
@@ -416,11 +405,7 @@ function flowId(each: ClassReport): string {
   return `${each.name}.${each.peer}`
 }
 
-function finite(value: number): number | null {
-  return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null
-}
-
-async function resolve(host: string, port: number): Promise<Remote[]> {
+async function resolve(host: string, port: number): Promise<Endpoint[]> {
   const literal = parseAddress(host)
   if (literal.ok) return [{ address: literal.value, port }]
   try {

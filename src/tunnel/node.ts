@@ -9,6 +9,7 @@ import type { Poller } from '../linux/poller.ts'
 import { openTun } from '../linux/tun.ts'
 import { Datapath } from './datapath/datapath.ts'
 import { Engine } from './engine.ts'
+import type { LogLine } from './events.ts'
 import type { TunnelEvent } from './machine/api.ts'
 import { TunnelMachine } from './machine/index.ts'
 import type { Forwarder, Machine } from './seam.ts'
@@ -31,12 +32,6 @@ export interface NodeInit {
   readonly measureInterval?: number
   /** No handshake is stamped with this wall time or one before; see the event `timestamp-sent`. */
   readonly timestampFloor?: number
-}
-
-export interface LogLine {
-  readonly type: 'log'
-  readonly level: 'warn' | 'info' | 'debug'
-  readonly message: string
 }
 
 /** The mechanism's part of the loop. */

@@ -152,6 +152,9 @@ export class HostMachine implements SignallingEvents {
     if (anchor === undefined) return undefined
     const { pathId, remote } = config
     const slot = this.#signalling.setUpTunnel(peer, config, now)
+    // A slot that is free again may be given anew before its path is told to have closed.
+    const before = this.#paths.get(slot)
+    if (before !== undefined) this.#parts.tunnels.close(before.tid)
     const { v4, v6 } =
       anchor.association.name === 'associated' ? anchor.association : { v4: undefined, v6: undefined }
     const row = this.#parts.tunnels.open({
@@ -179,8 +182,8 @@ export class HostMachine implements SignallingEvents {
   }
 
   /** Paths of an access, to be closed. */
-  slotsOf(access: string): number[] {
-    return [...this.#paths.values()].filter((path) => path.access === access).map((path) => path.slot)
+  pathsOf(access: string): { readonly slot: number; readonly pathId: number }[] {
+    return [...this.#paths.values()].filter((path) => path.access === access)
   }
 
   /** Replaces the policies; rows keep theirs by index, pinned copies are dropped. */
@@ -330,7 +333,7 @@ export class HostMachine implements SignallingEvents {
       }
       case 'path-closed': {
         const path = this.#paths.get(event.slot)
-        if (path === undefined) break
+        if (path === undefined || path.pathId !== event.pathId) break
         this.#paths.delete(event.slot)
         this.#parts.tunnels.close(path.tid)
         this.#reconsider(`the path over ${path.access} has closed`, now)

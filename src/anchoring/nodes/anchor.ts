@@ -4,14 +4,14 @@ import { openUdp } from '../../linux/udp.ts'
 import type { Engine } from '../../tunnel/engine.ts'
 import type { TunnelEvent } from '../../tunnel/machine/api.ts'
 import { allocate, EngineNode, type NodeParts, secretBytes } from '../../tunnel/node.ts'
+import { pathReports } from '../../tunnel/reports.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
-import type { AnchorSetup, Command, Event, FlowReport, PathReport, PeerSetup } from '../protocol.ts'
+import type { AnchorSetup, Command, Event, FlowReport, PeerSetup } from '../protocol.ts'
 import { Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
-import { formatRemote } from './host.ts'
 
 const RING_BYTES = 16 << 20
 const SWEEP_MS = 500
@@ -132,26 +132,12 @@ export class AnchorNode implements NodeParts<Command> {
   }
 
   report(_now: number): void {
-    const { datapath } = this.#node.engine
-    const paths: PathReport[] = []
-    for (const [name, index] of this.#hosts) {
-      if (paths.length >= MOST_REPORTED) break
-      for (const view of this.#node.machine.peer(index)?.paths ?? []) {
-        const { sentBytes, receivedBytes } = datapath.counters(view.slot)
-        paths.push({
-          peer: name,
-          id: view.pathId,
-          access: '',
-          remote: formatRemote(view.remote),
-          state: view.state.name,
-          rttMs: view.rttMs,
-          loss: view.loss,
-          mtu: view.mtu,
-          sentBytes,
-          receivedBytes,
-        })
-      }
-    }
+    const { machine, engine } = this.#node
+    const paths = pathReports(
+      { machine, datapath: engine.datapath, peers: this.#hosts },
+      () => ({ access: '' }),
+      MOST_REPORTED,
+    )
     this.#tell({
       type: 'status',
       peers: [...this.#anchor.peerReports()],

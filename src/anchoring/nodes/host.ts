@@ -1,23 +1,16 @@
 /** The engine worker of a mobile host: sockets per access, paths to every anchor, the PAFT. */
 
-import { formatAddress } from '../../core/address.ts'
-import { openUdp } from '../../linux/udp.ts'
+import { equal } from '../../core/bytes.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import { AccessSockets, type OpenAccess } from '../../tunnel/access-sockets.ts'
 import type { Engine } from '../../tunnel/engine.ts'
 import { CloseReason, type TunnelEvent, usable } from '../../tunnel/machine/api.ts'
 import { allocate, EngineNode, type NodeParts, secretBytes } from '../../tunnel/node.ts'
+import { pathReports } from '../../tunnel/reports.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
-import type {
-  AccessSetup,
-  Command,
-  Event,
-  FlowReport,
-  HostSetup,
-  PathReport,
-  PeerSetup,
-  Remote,
-} from '../protocol.ts'
+import type { AccessSetup, Command, Event, FlowReport, HostSetup, PeerSetup } from '../protocol.ts'
 import { Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 
@@ -26,36 +19,25 @@ const SWEEP_MS = 1000
 const SWEEP_SLOTS = 4096
 const IDLE = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
 const MOST_ROWS = 1 << 17
-const MOST_PATHS = 255
 /** Without data for this long nothing flows. */
 const FLOWS_MS = 1000
 /** A path that has not come up by then is tried over another address of its peer. */
 const OTHER_FAMILY_MS = 4000
 const NEVER = Number.POSITIVE_INFINITY
 
-interface AccessSocket {
-  setup: AccessSetup
-  readonly index: number
-  readonly port: number
-  /** Of each peer whose path over it does not work: since when it has been tried with one address. */
-  readonly tryingSince: Map<string, number>
-}
-
 export class HostNode implements NodeParts<Command> {
-  readonly #setup: HostSetup
   readonly #tell: (event: Event) => void
   readonly #node: EngineNode<Command>
   readonly #host: HostMachine
   readonly #paft: Paft
   readonly #forwarder: HostForwarder
-  readonly #accesses = new Map<string, AccessSocket>()
+  readonly #sockets: AccessSockets<AccessSetup>
   readonly #peers = new Map<
     string,
-    { readonly index: number; remotes: readonly Remote[]; setup: PeerSetup }
+    { readonly index: number; remotes: readonly Endpoint[]; setup: PeerSetup }
   >()
-  /** Sockets whose access went, closed when their last path is. */
-  readonly #dying: { readonly index: number; readonly slots: Set<number> }[] = []
-  #lastPathId = 0
+  /** Of each peer whose path over an access does not work: since when it has been tried with one address. */
+  readonly #tryingSince = new WeakMap<OpenAccess<AccessSetup>, Map<string, number>>()
   #sweepAt = 0
   /** Until when data counts as flowing; NEVER: it does not. */
   #flowsUntil = NEVER
@@ -63,7 +45,6 @@ export class HostNode implements NodeParts<Command> {
   constructor(host: EngineHost) {
     const setup = host.data as HostSetup
     const tell = host.post as (event: Event) => void
-    this.#setup = setup
     this.#tell = tell
     this.#paft = new Paft({ allocate, rows: 1024, limit: MOST_ROWS })
     const tunnels = new TunnelTable()
@@ -88,6 +69,11 @@ export class HostNode implements NodeParts<Command> {
       },
       this,
     )
+    this.#sockets = new AccessSockets({
+      node: this.#node,
+      mark: setup.mark,
+      pathsOf: (access) => this.#host.pathsOf(access),
+    })
     this.#host = new HostMachine({
       tunnel: this.#node.machine,
       paft: this.#paft,
@@ -116,14 +102,14 @@ export class HostNode implements NodeParts<Command> {
         if (peer === undefined) break
         peer.remotes = command.remotes
         this.#leaveOldRemotes(command.name, now)
-        for (const access of this.#accesses.values()) this.#openPath(access, command.name, now)
+        for (const access of this.#sockets.all()) this.#openPath(access, command.name, now)
         break
       }
       case 'access':
         this.#setAccess(command.access, now)
         break
       case 'access-gone':
-        this.#closeAccess(command.name, now)
+        this.#sockets.close(command.name, now)
         this.#host.removeAccess(command.name, now)
         break
       case 'policies':
@@ -160,14 +146,8 @@ export class HostNode implements NodeParts<Command> {
       this.#tell({ type: 'key-confirmed', name: nameOf(), publicKey: event.publicKey })
     else if (event.type === 'handshake-failed')
       this.#tell({ type: 'log', level: 'warn', message: `no session with ${nameOf()}: ${event.reason}` })
-    else if (event.type === 'path-closed') {
-      for (const dying of [...this.#dying]) {
-        dying.slots.delete(event.slot)
-        if (dying.slots.size > 0) continue
-        this.#node.engine.closeSocket(dying.index)
-        this.#dying.splice(this.#dying.indexOf(dying), 1)
-      }
-    } else if (event.type === 'path') {
+    else if (event.type === 'path-closed') this.#sockets.pathClosed(event.slot, event.pathId)
+    else if (event.type === 'path') {
       const { state } = event.path
       if (state.name === 'down' && state.reason === CloseReason.error)
         this.#tell({ type: 'send-failed', access: this.#host.pathAccess(event.path.slot) ?? '' })
@@ -216,25 +196,11 @@ export class HostNode implements NodeParts<Command> {
 
   report(now: number): void {
     this.#tryOtherFamilies(now)
-    const { datapath } = this.#node.engine
-    const paths: PathReport[] = []
-    for (const [name, { index }] of this.#peers) {
-      for (const view of this.#node.machine.peer(index)?.paths ?? []) {
-        const { sentBytes, receivedBytes } = datapath.counters(view.slot)
-        paths.push({
-          peer: name,
-          id: view.pathId,
-          access: this.#host.pathAccess(view.slot) ?? '',
-          remote: formatRemote(view.remote),
-          state: view.state.name,
-          rttMs: view.rttMs,
-          loss: view.loss,
-          mtu: view.mtu,
-          sentBytes,
-          receivedBytes,
-        })
-      }
-    }
+    const { machine, engine } = this.#node
+    const peers = [...this.#peers].map(([name, { index }]) => [name, index] as const)
+    const paths = pathReports({ machine, datapath: engine.datapath, peers }, (slot) => ({
+      access: this.#host.pathAccess(slot) ?? '',
+    }))
     this.#tell({
       type: 'status',
       peers: this.#host.peerReports(),
@@ -262,39 +228,17 @@ export class HostNode implements NodeParts<Command> {
     )
     this.#peers.set(setup.name, { index, remotes: setup.remotes ?? [], setup })
     this.#host.addAnchor(index, setup)
-    for (const access of this.#accesses.values()) this.#openPath(access, setup.name, now)
+    for (const access of this.#sockets.all()) this.#openPath(access, setup.name, now)
   }
 
   /** Sockets and paths exist exactly while the access is not down; make-before-break is the policy's business. */
   #setAccess(setup: AccessSetup, now: number): void {
-    const known = this.#accesses.get(setup.name)
-    if (known !== undefined && (setup.health === 'down' || known.setup.generation !== setup.generation))
-      this.#closeAccess(setup.name, now)
+    const up = setup.health !== 'down'
+    this.#sockets.closeStale(setup, up, now)
     this.#host.setAccess(setup, now)
-    if (setup.health === 'down') return
-    const open = this.#accesses.get(setup.name)
-    if (open !== undefined) {
-      if (open.setup.mtu !== setup.mtu)
-        for (const slot of this.#host.slotsOf(setup.name))
-          this.#node.machine.setInterfaceMtu(slot, setup.mtu, now)
-      open.setup = setup
-      return
-    }
-    const socket = openUdp(this.#node.arena, { family: 6, device: setup.name, mark: this.#setup.mark })
-    const index = this.#node.engine.addSocket(socket)
-    const access = { setup, index, port: socket.port, tryingSince: new Map<string, number>() }
-    this.#accesses.set(setup.name, access)
-    for (const name of this.#peers.keys()) this.#openPath(access, name, now)
-  }
-
-  #closeAccess(name: string, now: number): void {
-    const access = this.#accesses.get(name)
-    if (access === undefined) return
-    this.#accesses.delete(name)
-    const slots = new Set(this.#host.slotsOf(name))
-    if (slots.size === 0) this.#node.engine.closeSocket(access.index)
-    else this.#dying.push({ index: access.index, slots })
-    for (const slot of slots) this.#node.machine.removePath(slot, now)
+    if (!up) return
+    const opened = this.#sockets.open(setup, now)
+    if (opened !== undefined) for (const name of this.#peers.keys()) this.#openPath(opened, name, now)
   }
 
   /** Paths to addresses that the peer has no more go, unless they work. */
@@ -302,7 +246,7 @@ export class HostNode implements NodeParts<Command> {
     const peer = this.#peers.get(name)
     if (peer === undefined) return
     for (const path of this.#node.machine.peer(peer.index)?.paths ?? []) {
-      const known = peer.remotes.some(({ address }) => sameBytes(address, path.remote.address))
+      const known = peer.remotes.some(({ address }) => equal(address, path.remote.address))
       if (!known && !usable(path.state)) this.#node.machine.removePath(path.slot, now)
     }
   }
@@ -310,17 +254,19 @@ export class HostNode implements NodeParts<Command> {
   /** Where an access could take either family, a path that has not come up is tried over the other. */
   #tryOtherFamilies(now: number): void {
     for (const [name, peer] of this.#peers) {
-      for (const access of this.#accesses.values()) {
+      for (const access of this.#sockets.all()) {
         const remotes = eligible(peer.remotes, access)
         if (remotes.length < 2) continue
         const path = (this.#node.machine.peer(peer.index)?.paths ?? []).find(
           ({ socket, state }) => socket === access.index && state.name !== 'closing',
         )
-        if (path === undefined || usable(path.state)) access.tryingSince.delete(name)
-        else if (!access.tryingSince.has(name)) access.tryingSince.set(name, now)
-        else if (now - access.tryingSince.get(name)! >= OTHER_FAMILY_MS) {
-          access.tryingSince.set(name, now)
-          const at = remotes.findIndex(({ address }) => sameBytes(address, path.remote.address))
+        const since = this.#tryingSince.get(access) ?? new Map<string, number>()
+        this.#tryingSince.set(access, since)
+        if (path === undefined || usable(path.state)) since.delete(name)
+        else if (!since.has(name)) since.set(name, now)
+        else if (now - since.get(name)! >= OTHER_FAMILY_MS) {
+          since.set(name, now)
+          const at = remotes.findIndex(({ address }) => equal(address, path.remote.address))
           this.#node.machine.removePath(path.slot, now)
           this.#openPath(access, name, now, remotes[(at + 1) % remotes.length])
         }
@@ -328,25 +274,18 @@ export class HostNode implements NodeParts<Command> {
     }
   }
 
-  #openPath(access: AccessSocket, name: string, now: number, chosen?: Remote): void {
+  #openPath(access: OpenAccess<AccessSetup>, name: string, now: number, chosen?: Endpoint): void {
     const peer = this.#peers.get(name)
     const remote = chosen ?? eligible(peer?.remotes ?? [], access)[0]
     if (peer === undefined || remote === undefined) return
     const { machine } = this.#node
     const open = (machine.peer(peer.index)?.paths ?? []).filter((path) => path.socket === access.index)
     if (open.some(({ state }) => state.name !== 'closing')) return
-    const pathId = this.#freePathId(peer.index)
+    const pathId = this.#sockets.freePathId(peer.index)
     const config = { pathId, socket: access.index, remote, mtu: access.setup.mtu }
     this.#host.addPath(peer.index, access.setup.name, config, access.port, now)
     // Godwit anchors are greeted by the announcement of the path.
     if (peer.setup.kind === 'wireguard') machine.connect(peer.index, now)
-  }
-
-  #freePathId(peer: number): number {
-    const used = new Set((this.#node.machine.peer(peer)?.paths ?? []).map(({ pathId }) => pathId))
-    do this.#lastPathId = this.#lastPathId >= MOST_PATHS ? 1 : this.#lastPathId + 1
-    while (used.has(this.#lastPathId))
-    return this.#lastPathId
   }
 
   #list(request: number, limit: number): void {
@@ -363,17 +302,8 @@ export class HostNode implements NodeParts<Command> {
 }
 
 /** Of each family that the access has, the peer's first address, in its order. */
-function eligible(remotes: readonly Remote[], access: AccessSocket): Remote[] {
+function eligible(remotes: readonly Endpoint[], access: OpenAccess<AccessSetup>): Endpoint[] {
   return access.setup.families
     .flatMap((family) => remotes.find(({ address }) => address.length === (family === 4 ? 4 : 16)) ?? [])
     .sort((a, b) => remotes.indexOf(a) - remotes.indexOf(b))
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i])
-}
-
-export function formatRemote(remote: Remote): string {
-  const address = formatAddress(remote.address)
-  return remote.address.length === 4 ? `${address}:${remote.port}` : `[${address}]:${remote.port}`
 }

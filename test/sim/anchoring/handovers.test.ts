@@ -137,7 +137,7 @@ class Bed {
   loseAccess(n: number): void {
     const { now } = this.pair.world
     this.pair.links[n - 1]!.cut()
-    for (const slot of this.host.slotsOf(`acc${n}`))
+    for (const { slot } of this.host.pathsOf(`acc${n}`))
       this.pair.host.do((machine) => machine.removePath(slot, now))
     this.host.removeAccess(`acc${n}`, now)
   }

@@ -1,0 +1,106 @@
+/**
+ * Sockets of a mobile end: one bound to each access that is up, opened anew when the access becomes another one, and
+ * closed once the last path over it is. Which paths there are is the mechanism's business.
+ */
+import type { Arena } from '../linux/arena.ts'
+import { openUdp } from '../linux/udp.ts'
+import type { Engine } from './engine.ts'
+import type { SocketSetup } from './events.ts'
+import type { TunnelMachine } from './machine/index.ts'
+
+/** Path ids are a byte; 0 stands for several (docs/wire/tunnel.md). */
+const MOST_PATHS = 255
+
+export interface OpenAccess<Setup extends SocketSetup> {
+  setup: Setup
+  /** The engine's number of the socket. */
+  readonly index: number
+  readonly port: number
+}
+
+/** A slot may have been given to another path already when it is told that the one before has closed. */
+export interface SocketPath {
+  readonly slot: number
+  readonly pathId: number
+}
+
+export interface AccessSocketsParts {
+  readonly node: { readonly arena: Arena; readonly engine: Engine; readonly machine: TunnelMachine }
+  /** Mark of the tunnel's own packets. */
+  readonly mark: number
+  /** Paths over an access. */
+  readonly pathsOf: (access: string) => readonly SocketPath[]
+}
+
+export class AccessSockets<Setup extends SocketSetup> {
+  readonly #parts: AccessSocketsParts
+  readonly #open = new Map<string, OpenAccess<Setup>>()
+  /** Those whose access went, with the paths that they wait for. */
+  readonly #dying: { readonly index: number; readonly paths: Set<string> }[] = []
+  #lastPathId = 0
+
+  constructor(parts: AccessSocketsParts) {
+    this.#parts = parts
+  }
+
+  all(): IterableIterator<OpenAccess<Setup>> {
+    return this.#open.values()
+  }
+
+  /** Closes the socket of an access that is not up any more, or is another one than it was. */
+  closeStale(setup: Setup, up: boolean, now: number): void {
+    const known = this.#open.get(setup.name)
+    if (known !== undefined && (!up || known.setup.generation !== setup.generation))
+      this.close(setup.name, now)
+  }
+
+  /** The access with a socket that was opened now; undefined when it had one: then its paths learn the MTU. */
+  open(setup: Setup, now: number): OpenAccess<Setup> | undefined {
+    const { node, mark, pathsOf } = this.#parts
+    const known = this.#open.get(setup.name)
+    if (known !== undefined) {
+      if (known.setup.mtu !== setup.mtu)
+        for (const { slot } of pathsOf(setup.name)) node.machine.setInterfaceMtu(slot, setup.mtu, now)
+      known.setup = setup
+      return undefined
+    }
+    const socket = openUdp(node.arena, { family: 6, device: setup.name, mark })
+    const access = { setup, index: node.engine.addSocket(socket), port: socket.port }
+    this.#open.set(setup.name, access)
+    return access
+  }
+
+  /** Removes the paths of an access; its socket goes with the last of them. */
+  close(name: string, now: number): void {
+    const { node, pathsOf } = this.#parts
+    const access = this.#open.get(name)
+    if (access === undefined) return
+    this.#open.delete(name)
+    const paths = pathsOf(name)
+    if (paths.length === 0) node.engine.closeSocket(access.index)
+    else this.#dying.push({ index: access.index, paths: new Set(paths.map(nameOf)) })
+    for (const { slot } of paths) node.machine.removePath(slot, now)
+  }
+
+  /** To be called for each path that has closed. */
+  pathClosed(slot: number, pathId: number): void {
+    for (const dying of [...this.#dying]) {
+      dying.paths.delete(nameOf({ slot, pathId }))
+      if (dying.paths.size > 0) continue
+      this.#parts.node.engine.closeSocket(dying.index)
+      this.#dying.splice(this.#dying.indexOf(dying), 1)
+    }
+  }
+
+  /** An id that no path of the peer has. */
+  freePathId(peer: number): number {
+    const used = new Set((this.#parts.node.machine.peer(peer)?.paths ?? []).map(({ pathId }) => pathId))
+    do this.#lastPathId = this.#lastPathId >= MOST_PATHS ? 1 : this.#lastPathId + 1
+    while (used.has(this.#lastPathId))
+    return this.#lastPathId
+  }
+}
+
+function nameOf({ slot, pathId }: SocketPath): string {
+  return `${slot}/${pathId}`
+}
