@@ -39,6 +39,7 @@ function translationConfig({ dime, kernel }: Config, state: State): TranslationC
     watchUdp: dime.watch_udp,
     keyFile: dimeKeyFile(state),
     knownKeys: dime.known_keys.map((path) => resolveBeside(state.configFile, path)),
+    names: dime.names,
     stateFile: state.file('dime.json'),
     ihmp: {
       unsigned: dime.unsigned,

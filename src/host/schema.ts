@@ -248,6 +248,13 @@ const dime = z
       .describe(
         'Files with the public keys of others, a line each: `ADDRESS/LENGTH KEY`. Read again when they change. Relative to the folder of this file.',
       ),
+    names: z
+      .array(z.string().min(1))
+      .max(16)
+      .default([])
+      .describe(
+        'Names (DNS) or addresses at which other hosts may be found when both have moved at once. Asked for only then.',
+      ),
     nat_keys: z
       .union([z.literal('any'), z.array(z.string())])
       .default([])

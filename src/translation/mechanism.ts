@@ -32,6 +32,8 @@ export interface TranslationConfig {
   /** Public keys of others. */
   readonly knownKeys: readonly string[]
   readonly stateFile: string
+  /** Where other hosts may be found when both have moved at once. */
+  readonly names: readonly string[]
   readonly ihmp: Partial<IhmpOptions>
   readonly netns?: string
 }
@@ -86,6 +88,7 @@ export class TranslationMechanism implements Mechanism {
         devices: config.interfaces,
         watchUdp: config.watchUdp,
         stateFile: config.stateFile,
+        names: config.names,
         ihmp: config.ihmp,
       },
       {

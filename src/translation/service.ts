@@ -5,6 +5,7 @@
  * Order matters in one place: tables go to the kernel before any message that follows from them leaves, so that the other
  * end never answers on a pair that is not translated yet.
  */
+import { lookup } from 'node:dns/promises'
 import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
@@ -41,6 +42,8 @@ const SCAN_FRESH_TIMES = 10
 const RESERVE_MS = 200
 /** Below, the kernel gives no port to a socket by itself (net.ipv4.ip_local_port_range is 32768 or lower at its start). */
 const FIRST_EPHEMERAL = 1024
+/** How often names are asked for. */
+const SEEK_MS = 5_000
 /** TCP has repeated itself this often: the path is in doubt. */
 const SUSPICIOUS_RETRANSMITS = 2
 
@@ -53,6 +56,8 @@ export interface TranslationOptions {
   readonly devices?: readonly string[] | undefined
   /** Remember peers of unconnected UDP sockets; costs a look-up per datagram. */
   readonly watchUdp: boolean
+  /** Names of other hosts, asked for while one of them has no way that works (D3). */
+  readonly names: readonly string[]
   /** File that a restarted daemon reads its hosts from. */
   readonly stateFile: string
   readonly ihmp: Partial<IhmpOptions>
@@ -103,6 +108,7 @@ export class TranslationService {
   #devices = new Map<Ip, string>()
   #timer: NodeJS.Timeout | undefined
   #scanTimer: NodeJS.Timeout | undefined
+  #seekTimer: NodeJS.Timeout | undefined
   #refreshing: NodeJS.Immediate | undefined
   #pumping: NodeJS.Immediate | undefined
   #reserveTimer: NodeJS.Timeout | undefined
@@ -194,6 +200,18 @@ export class TranslationService {
     )
     this.#refresh()
     this.#scheduleScan()
+    if (this.#options.names.length > 0) this.#seekTimer = setInterval(() => void this.#seek(), SEEK_MS)
+  }
+
+  /** Both ends may have moved at once: perhaps a name tells where the other is now. */
+  async #seek(): Promise<void> {
+    if (!this.machine.detached) return
+    const found = new Set<Ip>()
+    for (const name of this.#options.names)
+      for (const { address } of await lookup(name, { all: true }).catch(() => [])) found.add(address)
+    if (!this.#running || found.size === 0) return
+    this.machine.handleNames([...found], this.#clock.now())
+    this.#pump()
   }
 
   /** `keep`: leave the maps in the kernel, for a daemon that will be started again. */
@@ -203,6 +221,7 @@ export class TranslationService {
     this.#stop.abort()
     clearTimeout(this.#timer)
     clearTimeout(this.#scanTimer)
+    clearInterval(this.#seekTimer)
     clearTimeout(this.#reserveTimer)
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)

@@ -120,6 +120,18 @@ export class IhmpMachine {
     if (host !== undefined) host.idleSince ??= now
   }
 
+  /** Whether some host has no way that works. */
+  get detached(): boolean {
+    for (const host of this.#state.hosts.values()) if (host.detachedAt !== undefined) return true
+    return false
+  }
+
+  /** Addresses that belong to names of hosts: those without any way are asked for there (D3). */
+  handleNames(addresses: readonly Ip[], now: number): void {
+    for (const host of this.#state.hosts.values())
+      if (host.state === 'peer' && host.detachedAt !== undefined) this.#movement.seek(host, addresses, now)
+  }
+
   /** TCP repeats itself, or something else says that a path is silent: ask on every pair (DI-16). */
   handleSuspicion(hid: number, now: number): void {
     const host = this.host(hid)

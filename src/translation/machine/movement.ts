@@ -56,6 +56,22 @@ export class Movement {
       this.#announceOn(host, { local: local.ip, foreign }, reachability, now)
   }
 
+  /**
+   * Addresses at which a host without any way may be now, from elsewhere (D3): both may have moved at once. Whoever is
+   * there has to show with its key that it is the host.
+   */
+  seek(host: Host, addresses: readonly Ip[], now: number): void {
+    for (const foreign of addresses) {
+      const other = this.#state.byActive(foreign)
+      if (this.#state.own.has(foreign) || (other !== undefined && other !== host)) continue
+      for (const local of this.#state.own.values()) {
+        const pair = { local: local.ip, foreign }
+        if (familyOf(foreign) !== familyOf(local.ip) || this.#messages.asks(host, pair)) continue
+        this.#announceOn(host, pair, classify(local, foreign), now)
+      }
+    }
+  }
+
   #announceOn(host: Host, pair: Pair, reachability: Reachability, now: number): void {
     const detached = host.detachedAt !== undefined
     const { local, foreign } = pair

@@ -44,3 +44,10 @@ export async function chatter(bed: Bed, to = '10.3.0.2'): Promise<void> {
   await start('c', { role: 'server' })
   await start('m', { role: 'client', host: to, intervalMs: 50 })
 }
+
+/** A server that sends back what it gets on port 80 of c, and a client that says what it is told and what comes back. */
+export const ECHO_SERVER = `require('node:net').createServer((s) => { s.on('error', () => {}); s.pipe(s) }).listen(80, '::', () => console.log('ready'))`
+export const ECHO_CLIENT = `
+  const s = require('node:net').connect({ host: '10.3.0.2', port: 80, ...JSON.parse(process.argv[1]) }, () => console.log('ready ' + s.localPort))
+  s.on('data', (b) => console.log('echo ' + b)).on('error', (e) => console.log('error ' + e.code))
+  process.stdin.on('data', (b) => s.write(b))`

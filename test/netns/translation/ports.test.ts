@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
 import { Bed, until } from './bed.ts'
-import { lines } from './flows.ts'
+import { ECHO_CLIENT, ECHO_SERVER, lines } from './flows.ts'
 
 let bed: Bed
 beforeEach(() => {
@@ -10,18 +10,12 @@ beforeEach(() => {
 })
 afterEach(() => bed.close())
 
-const SERVER = `require('node:net').createServer((s) => { s.on('error', () => {}); s.pipe(s) }).listen(80, '::', () => console.log('ready'))`
-const CLIENT = `
-  const s = require('node:net').connect({ host: '10.3.0.2', port: 80, ...JSON.parse(process.argv[1]) }, () => console.log('ready ' + s.localPort))
-  s.on('data', (b) => console.log('echo ' + b)).on('error', (e) => console.log('error ' + e.code))
-  process.stdin.on('data', (b) => s.write(b))`
-
 test('P1: a connection that asks for the port of a moved one is refused at once, and that one goes on', async () => {
-  const server = bed.spawn('c', process.execPath, ['-e', SERVER], 'pipe')
+  const server = bed.spawn('c', process.execPath, ['-e', ECHO_SERVER], 'pipe')
   await lines(server).wait('ready')
   await bed.daemon('c')
   await bed.daemon('m')
-  const first = bed.spawn('m', process.execPath, ['-e', CLIENT, '{"localPort":45678}'], 'pipe')
+  const first = bed.spawn('m', process.execPath, ['-e', ECHO_CLIENT, '{"localPort":45678}'], 'pipe')
   const out = lines(first)
   await out.wait('ready 45678')
   await bed.greeted()
@@ -34,12 +28,12 @@ test('P1: a connection that asks for the port of a moved one is refused at once,
   const twin = bed.spawn(
     'm',
     process.execPath,
-    ['-e', CLIENT, '{"localPort":45678,"localAddress":"10.2.0.2"}'],
+    ['-e', ECHO_CLIENT, '{"localPort":45678,"localAddress":"10.2.0.2"}'],
     'pipe',
   )
   assert.match(await lines(twin).wait('error'), /ECONNREFUSED|ECONNABORTED/)
   assert.match(bed.run('m', 'nft', 'list', 'ruleset'), /reject with tcp reset/)
-  const other = bed.spawn('m', process.execPath, ['-e', CLIENT, '{"localAddress":"10.2.0.2"}'], 'pipe')
+  const other = bed.spawn('m', process.execPath, ['-e', ECHO_CLIENT, '{"localAddress":"10.2.0.2"}'], 'pipe')
   const otherOut = lines(other)
   await otherOut.wait('ready')
   for (const [program, answers] of [
@@ -52,10 +46,10 @@ test('P1: a connection that asks for the port of a moved one is refused at once,
 })
 
 test('DI-7: a host without godwit is spoken to as ever, and nothing is rewritten', async () => {
-  const server = bed.spawn('c', process.execPath, ['-e', SERVER], 'pipe')
+  const server = bed.spawn('c', process.execPath, ['-e', ECHO_SERVER], 'pipe')
   await lines(server).wait('ready')
   await bed.daemon('m')
-  const client = bed.spawn('m', process.execPath, ['-e', CLIENT, '{}'], 'pipe')
+  const client = bed.spawn('m', process.execPath, ['-e', ECHO_CLIENT, '{}'], 'pipe')
   const out = lines(client)
   await out.wait('ready')
   await until(

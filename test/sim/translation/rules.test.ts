@@ -286,3 +286,30 @@ test('E-6: a host that is reached over public addresses hears nothing of private
   const arrived = net.log.filter((p) => p.from !== '192.168.7.2')
   assert.ok(arrived.every((p) => !Buffer.from(p.bytes).includes(secret)))
 })
+
+test('D3: both lose their only address at once: one that learns of the other by a name finds it, and only it', () => {
+  const net = new SimNetwork()
+  const [mh, ch, stranger] = [net.host(), net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  stranger.set('10.9.0.9/24')
+  connected(net, mh, A, ch, F)
+  mh.preferred = B
+  mh.set(`${B}/24`)
+  ch.set('10.4.0.2/24')
+  net.run(net.now + 10_000)
+  assert.ok(mh.machine.detached && ch.machine.detached)
+  const mark = net.log.length
+  mh.machine.handleNames(['10.9.0.9', B], net.now)
+  net.run(net.now + 5_000)
+  assert.ok(mh.machine.detached, 'who has another key is not the host')
+  assert.ok(
+    net.log.slice(mark).every((p) => p.from !== '10.9.0.9'),
+    'and says nothing',
+  )
+  mh.machine.handleNames(['10.9.0.9', '10.4.0.2'], net.now)
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(mh).row.current[4], { local: B, foreign: '10.4.0.2' })
+  assert.deepEqual(peerOf(ch).row.current[4], { local: '10.4.0.2', foreign: B })
+  assert.ok(!mh.machine.detached && !ch.machine.detached)
+})
