@@ -224,6 +224,15 @@ test('DI-25, Table III: link-local addresses: flows of both families go on betwe
     return { target, done: once(curl, 'exit') }
   })
   await bed.greeted()
+  for (const name of ['m', 'c'] as const)
+    await until(
+      `${name} knows that both connections are with one host`,
+      async () => {
+        const hosts = await bed.hosts(name)
+        return hosts.length === 1 && hosts[0]!.flows === 2 && hosts[0]!.state === 'peer'
+      },
+      60,
+    )
   await active('c', here)
   await active('m', there)
   bed.down(1)
