@@ -70,6 +70,8 @@ export interface HostMachineParts {
   readonly wall: () => number
   /** Data exchanged with a peer so far. */
   readonly tally: (peer: number) => Tally
+  /** How the anchor is spoken to (UP-4); absent: control frames inside the tunnel. */
+  readonly signalling?: (events: SignallingEvents) => Signalling
 }
 
 export class HostMachine implements SignallingEvents {
@@ -88,7 +90,7 @@ export class HostMachine implements SignallingEvents {
 
   constructor(parts: HostMachineParts) {
     this.#parts = parts
-    this.#signalling = new FrameSignalling(parts.tunnel, this)
+    this.#signalling = parts.signalling?.(this) ?? new FrameSignalling(parts.tunnel, this)
     this.#records = new HandoverRecords({
       forwarder: parts.forwarder,
       signalling: this.#signalling,

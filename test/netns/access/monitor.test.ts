@@ -78,7 +78,7 @@ const way = (oif: string, to = FAR_AWAY) => {
   return route && `${route.dev} via ${route.via ?? 'link'} from ${route.source} table ${route.table}`
 }
 
-test('both accesses are found at once, each with routes of its own though their subnets are the same', () => {
+test('UP-38: both accesses are found at once, each with routes of its own though their subnets are the same', () => {
   monitor = start()
   assert.deepEqual(events, ['acc1 up: appeared', 'acc2 up: appeared'])
   assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')

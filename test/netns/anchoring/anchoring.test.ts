@@ -158,6 +158,28 @@ describe('a mobile host and its anchor', () => {
     await until('both paths up', bothPathsUp)
   })
 
+  test('UP-22: VIpA_fix is there while no anchor answers, and the same when one does', async () => {
+    for (const program of [host, anchor]) {
+      program.child.kill('SIGTERM')
+      await program.ended
+    }
+    const fixed = async () =>
+      (await lab.programs.run('mh', 'ip', ['-o', 'address', 'show'])).match(
+        /godwit0 .*?inet ([\d.]+\/\d+)/,
+      )?.[1]
+    assert.equal(await fixed(), undefined)
+    host = await lab.programs.start('mh', process.execPath, [GODWIT, 'up', '--state', state('mh')], {
+      log: join(folder, 'mh.log'),
+    })
+    const ready = host.expect((line) => line.trim() === 'ready', 60_000)
+    await until('VIpA_fix is set', async () => (await fixed()) === '198.19.0.1/32')
+    assert.ok((await status()).peers.every(({ state }) => state !== 'up'))
+    anchor = await daemon('an', 'anchor', 'up')
+    await ready
+    await until('both paths up', bothPathsUp)
+    assert.equal(await fixed(), '198.19.0.1/32')
+  })
+
   test('E-3 (2): what a host sends with an address that is not its VIpA ends at the anchor', async () => {
     // A stock client may send what it likes: here with the address of the first host.
     const config = await godwit('an', 'anchor', 'invite', '--wg', 'thief')

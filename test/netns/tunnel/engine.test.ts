@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { after, before, test } from 'node:test'
 import type { GodwitError } from '../../../src/core/errors.ts'
@@ -112,6 +113,22 @@ for (const [form, mtu] of [
     }
     assert.equal(await a.end, undefined)
   })
+
+test('UP-36: packets are carried while control stands still', async () => {
+  const a = await startEngine(0, 'godwit', 1500)
+  const b = await startEngine(1, 'godwit', 1500)
+  const server = spawnIn(names[1], process.execPath, ['-e', SERVER])
+  try {
+    await once(server.stdout!, 'data')
+    // This thread, which has both workers, waits in a system call until the 20 MB have arrived whole.
+    const args = ['netns', 'exec', names[0], process.execPath, '-e', CLIENT, '10.98.0.2']
+    assert.equal(spawnSync('ip', args, { stdio: 'inherit', timeout: 60_000 }).status, 0)
+  } finally {
+    server.kill()
+    await a.worker.stop()
+    await b.worker.stop()
+  }
+})
 
 test('a second engine on the device, and the device taken away, are said', async () => {
   const a = await startEngine(0, 'godwit', 1500)

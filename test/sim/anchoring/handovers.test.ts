@@ -10,6 +10,7 @@ import { HostForwarder } from '../../../src/anchoring/forwarders/host.ts'
 import { AnchorMachine } from '../../../src/anchoring/machine/anchor.ts'
 import { HostMachine } from '../../../src/anchoring/machine/host.ts'
 import type { AccessSetup, Event } from '../../../src/anchoring/protocol.ts'
+import type { Signalling, SignallingEvents } from '../../../src/anchoring/signalling/api.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { VipaPool } from '../../../src/anchoring/tables/pool.ts'
 import { TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
@@ -53,7 +54,7 @@ class Bed {
   /** Access that each downlink packet came by, in order of arrival. */
   readonly arrivals: { access: string; at: number }[] = []
 
-  constructor(loss = 0, seed = 1) {
+  constructor(loss = 0, seed = 1, signalling?: (bed: Bed, events: SignallingEvents) => Signalling) {
     this.pair = new Pair({
       seed,
       links: [
@@ -70,6 +71,7 @@ class Bed {
       tunnels,
       forwarder: this.hostForwarder,
       wall: () => this.pair.world.now,
+      ...(signalling !== undefined && { signalling: (events) => signalling(this, events) }),
       tally: () => ({ sent: this.counts.up, received: this.counts.downArrived }),
     })
     this.startAnchor()
@@ -214,7 +216,7 @@ class Bed {
 const viewOf = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
 
 for (const loss of [0, 0.03]) {
-  test(`UP-8, UP-29: associated, moved under traffic, the downlink follows (${100 * loss} % lost)`, () => {
+  test(`UP-8, UP-10, UP-29: associated, moved under traffic, the downlink follows (${100 * loss} % lost)`, () => {
     const bed = new Bed(loss)
     assert.deepEqual([...bed.host.peerReports()[0]!.v4!], [198, 18, 0, 2])
     const { world } = bed.pair
@@ -252,6 +254,41 @@ test('UP-31, D12: a flow that only comes down is moved by the request alone', ()
     bed.arrivals.filter(({ access, at }) => access === 'acc1' && at > movedAt + 30),
     [],
   )
+  assert.equal(bed.arrivals.at(-1)?.access, 'acc2')
+})
+
+/** Signalling outside the tunnel, as SIP would be: here both ends stand beside one another. */
+function beside(bed: Bed, events: SignallingEvents): Signalling {
+  const host = () => bed.pair.hostPeer
+  return {
+    associate: (anchor, now) => {
+      const { v4, v6 } = bed.anchor.associate(host())!
+      events.associated(anchor, v4, v6, now)
+    },
+    setUpTunnel: (anchor, tunnel, now) => bed.pair.host.machine.addPath(anchor, tunnel, now),
+    handOver: (_anchor, { unTid }, flows, now) =>
+      void bed.pair.anchor.do(() => bed.anchor.handOver(host(), unTid, flows, 1 << 20, now)),
+    setMode: (_anchor, isStatic, flows) => void bed.anchor.setMode(host(), isStatic, flows),
+    tally: (anchor, _slot, sent, now) => events.tallied(anchor, sent, bed.anchor.tally(host()), now),
+    handleFrame: () => assert.fail('nothing is signalled inside the tunnel'),
+    nextTimeout: () => undefined,
+    handleTimeout: () => {},
+  }
+}
+
+test('UP-4: data in the tunnel, signalling in another form beside it: association and handover as ever', () => {
+  const bed = new Bed(0, 1, beside)
+  const { world } = bed.pair
+  assert.deepEqual([...bed.host.peerReports()[0]!.v4!], [198, 18, 0, 2])
+  bed.up(4000)
+  world.run(100)
+  bed.talk(4000, 2000, ['down'])
+  world.run(500)
+  bed.host.move('all', 'all', 'acc2', false, world.now)
+  const movedAt = world.now
+  world.run(1000)
+  const late = bed.arrivals.filter(({ access, at }) => access === 'acc1' && at > movedAt + 30)
+  assert.deepEqual(late, [])
   assert.equal(bed.arrivals.at(-1)?.access, 'acc2')
 })
 

@@ -195,6 +195,100 @@ test('UP-26, Table 1: flow1 → tid1 (AN1, 5.0.0.1), flow2 → tid2 (AN2, 7.0.0.
   assert.equal(host.inbound(stray, viewOf(stray), 0, stray.length, false, 0, 0, 1, 0), false)
 })
 
+/** A host with two tunnels to one anchor, and a way to send flow after flow. */
+function twoTunnels() {
+  const paft = new Paft({ allocate })
+  const tunnels = new TunnelTable()
+  const host = new HostForwarder({ paft, tunnels, fix4: FIX4, fix6: FIX6, secret })
+  const open = (slot: number) =>
+    tunnels.open({
+      slot,
+      peer: 0,
+      localTun: { interface: `eth${slot}`, index: 2000 + slot },
+      remoteTun: { endPoint: 'AN', index: 1001 },
+      vipNat: {},
+      unTid: slot + 1,
+    }).localTid
+  const tids = [open(0), open(1)] as const
+  host.associate(0, vipa(2), undefined)
+  host.defaultTid = tids[0]
+  return { paft, tunnels, host, tids }
+}
+
+test('UP-25: what becomes of a tunnel is written in the Tunnel Table alone; rows of the PAFT name it and stay', () => {
+  const { paft, tunnels, host, tids } = twoTunnels()
+  const send = (port: number) => {
+    const bytes = packet(FIX4, CH, 6, tcp(port, 80))
+    return host.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  }
+  const ports = [4000, 4001, 4002]
+  for (const port of ports) assert.equal(send(port), 0)
+  const ids = host.takeNewFlows()
+  const rows = () => ids.map((id) => paft.tidAt(paft.findId(id)))
+  tunnels.setUsable(tids[0], false)
+  assert.deepEqual(ports.map(send), [Verdict.PARK, Verdict.PARK, Verdict.PARK])
+  tunnels.setUsable(tids[0], true)
+  tunnels.update(tids[0], { remoteTun: { endPoint: 'AN, by another address', index: 7 } })
+  assert.deepEqual(ports.map(send), [0, 0, 0])
+  assert.deepEqual(rows(), [tids[0], tids[0], tids[0]])
+  // The other way round: a row that is bound elsewhere changes nothing about either tunnel.
+  paft.setTid(paft.findId(ids[1]!), tids[1])
+  assert.deepEqual(ports.map(send), [0, 1, 0])
+  assert.equal(tunnels.size, 2)
+  tunnels.close(tids[0])
+  assert.deepEqual(ports.map(send), [Verdict.PARK, 1, Verdict.PARK])
+})
+
+/** How packets travel between two ends: around them, and out of it again. */
+interface TunnelType {
+  wrap(inner: Uint8Array): Uint8Array
+  unwrap(outer: Uint8Array): Uint8Array
+}
+
+/** IP/UDP, without the outer headers that the kernel makes. */
+const ipUdp: TunnelType = {
+  wrap: (inner) => Uint8Array.of(0x20, 0, 0, 0, ...inner),
+  unwrap: (outer) => outer.slice(4),
+}
+
+/** IP/GRE with a key (RFC 2784, RFC 2890 §2): flags K, version 0, protocol IPv4, the key. */
+const ipGre: TunnelType = {
+  wrap: (inner) => Uint8Array.of(0x20, 0, 0x08, 0, 0, 0, 0, 7, ...inner),
+  unwrap: (outer) => {
+    assert.deepEqual([...outer.subarray(0, 8)], [0x20, 0, 0x08, 0, 0, 0, 0, 7])
+    return outer.slice(8)
+  },
+}
+
+test('UP-27: a tunnel of another type, IP/GRE, stands beside one of IP/UDP; a flow moves between them', () => {
+  const { paft, host, tids } = twoTunnels()
+  const far = anchor()
+  far.forwarder.assign(1, 2)
+  const types = [ipUdp, ipGre]
+  for (const slot of [0, 1]) far.open(1, slot)
+  let counter = 0
+  /** Through the tunnel that the host chooses, and back through the one that the anchor does. */
+  const roundTrip = () => {
+    const request = packet(FIX4, CH, 6, tcp(4876, 80, [1, 2, 3]))
+    const up = host.outbound(request, viewOf(request), 0, request.length, false, 0)
+    const arrived = types[up]!.unwrap(types[up]!.wrap(request))
+    assert.ok(far.forwarder.inbound(arrived, viewOf(arrived), 0, arrived.length, false, 1, up, ++counter, 0))
+    assert.deepEqual(arrived, packet(vipa(2), CH, 6, tcp(4876, 80, [1, 2, 3])))
+    const answer = packet(CH, vipa(2), 6, tcp(80, 4876, [4, 5]))
+    const down = far.forwarder.outbound(answer, viewOf(answer), 0, answer.length, false, 0)
+    const back = types[down]!.unwrap(types[down]!.wrap(answer))
+    assert.ok(host.inbound(back, viewOf(back), 0, back.length, false, 0, down, counter, 0))
+    assert.deepEqual(back, packet(CH, FIX4, 6, tcp(80, 4876, [4, 5])))
+    return [up, down]
+  }
+  assert.deepEqual(roundTrip(), [0, 0])
+  const row = paft.findId(host.takeNewFlows()[0]!)
+  paft.setTid(row, tids[1])
+  assert.deepEqual(roundTrip(), [1, 1])
+  paft.setTid(row, tids[0])
+  assert.deepEqual(roundTrip(), [0, 0])
+})
+
 test('a blocked flow is dropped, one with no usable access waits, foreign sources are dropped', () => {
   const paft = new Paft({ allocate })
   const tunnels = new TunnelTable()
@@ -239,7 +333,7 @@ function anchor() {
 const vipa = (n: number) => Uint8Array.of(198, 18, 0, n)
 const vipa6 = (n: number) => Uint8Array.from([...V6, 0, 0, 0, n])
 
-test('UP-29, E-3: the anchor learns from newer packets of the same peer, and the downlink follows', () => {
+test('UP-5, UP-29, E-3: the anchor learns from newer packets of the same peer, and the downlink follows', () => {
   const { forwarder, open } = anchor()
   forwarder.assign(1, 2)
   forwarder.assign(2, 3)
@@ -273,6 +367,37 @@ test('UP-29, E-3: the anchor learns from newer packets of the same peer, and the
   // A flow never seen takes the host's newest tunnel; nobody's address is dropped.
   assert.equal(down(vipa(2), 9999), 10)
   assert.equal(down(vipa(9)), Verdict.DROP)
+})
+
+test('UP-11: the VIpA inside alone tells whose a packet is, on whatever tunnel it comes and goes', () => {
+  const { forwarder, tunnels, open } = anchor()
+  for (const [peer, slots] of [
+    [1, [10, 11]],
+    [2, [20, 21]],
+  ] as const) {
+    forwarder.assign(peer, peer + 1)
+    for (const slot of slots) open(peer, slot)
+  }
+  const up = (host: number, port: number, slot: number, peer = host) => {
+    const bytes = packet(vipa(host + 1), CH, 6, tcp(port, 80))
+    return forwarder.inbound(bytes, viewOf(bytes), 0, bytes.length, false, peer, slot, 1, 0)
+  }
+  const down = (host: number, port: number) => {
+    const bytes = packet(CH, vipa(host + 1), 6, tcp(80, port))
+    return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  }
+  // The same ports on both hosts, each host on both of its tunnels.
+  for (const [host, slots] of [
+    [1, [10, 11]],
+    [2, [20, 21]],
+  ] as const)
+    for (const [i, slot] of slots.entries()) assert.ok(up(host, 4000 + i, slot))
+  assert.deepEqual([down(1, 4000), down(1, 4001), down(2, 4000), down(2, 4001)], [10, 11, 20, 21])
+  // Where a tunnel ends outside is nobody's business here.
+  tunnels.update(tunnels.atSlot(20)!.localTid, { remoteTun: { endPoint: 'elsewhere', index: 9 } })
+  assert.ok(up(2, 4000, 20))
+  assert.equal(down(2, 4000), 20)
+  assert.equal(up(2, 4000, 10, 1), false, 'of another host')
 })
 
 test('a new session of the peer is newer than every packet of the one before', () => {

@@ -159,7 +159,7 @@ test('status has the keys of the contract; /metrics is Prometheus text', async (
   )
 })
 
-test('UP-1: move goes to every mechanism; what nobody knows and accesses that are not there are refused', async () => {
+test('UP-1, UP-41: move goes to every mechanism; what nobody knows and accesses that are not there are refused', async () => {
   await daemon.start()
   assert.deepEqual(await client.post('/v1/move', { what: 'app:curl', access: 'acc1' }), { flows: 2 })
   assert.ok(calls.includes('move app:curl acc1'))
