@@ -1,9 +1,10 @@
 /** An in-memory TUN device: `inject` what the kernel would send, look at `written`. One compliance suite with the real one. */
 import type { Arena } from './arena.ts'
-import type { Tun } from './tun.ts'
+import { type Tun, VNET_HEADER } from './tun.ts'
 
 const EAGAIN = 11
 const EBADF = 9
+const EINVAL = 22
 
 export class FakeTun implements Tun {
   readonly name: string
@@ -65,6 +66,8 @@ export class FakeTun implements Tun {
       this.failNext = 0
       return -number
     }
+    const version = (bytes[VNET_HEADER] ?? 0) >> 4
+    if (version !== 4 && version !== 6) return -EINVAL
     this.written.push(bytes)
     return bytes.length
   }
