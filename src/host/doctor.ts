@@ -4,8 +4,9 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { cgroupMount } from '../linux/cgroup.ts'
 import { findProgram, installHint, type Program } from '../linux/packages.ts'
+import { tcxObstacle } from '../linux/tcx.ts'
 
-export type Part = 'host' | 'anchor' | 'run' | 'demo' | 'bench' | 'tests'
+export type Part = 'host' | 'anchor' | 'dime' | 'run' | 'demo' | 'bench' | 'tests'
 
 export interface Finding {
   readonly name: string
@@ -29,6 +30,7 @@ export function examine(): Finding[] {
     tun(),
     userNamespaces(),
     cgroups(),
+    devicePrograms(),
     program('nft', ['anchor', 'demo', 'tests'], true),
     program('curl', ['demo', 'tests'], true),
     program('rsync', ['demo', 'tests'], true),
@@ -40,7 +42,7 @@ export function examine(): Finding[] {
   ]
 }
 
-const ALL: readonly Part[] = ['host', 'anchor', 'run', 'demo', 'bench', 'tests']
+const ALL: readonly Part[] = ['host', 'anchor', 'dime', 'run', 'demo', 'bench', 'tests']
 
 function node(): Finding {
   const ok = Number(process.versions.node.split('.')[0]) >= 20
@@ -126,6 +128,19 @@ function cgroups(): Finding {
     parts: ['run'],
     required: true,
     mend: 'sudo mkdir -p /sys/fs/cgroup/unified && sudo mount -t cgroup2 none /sys/fs/cgroup/unified',
+  }
+}
+
+/** What DIME carries connections of one family over the other with; without it they wait for their own. */
+function devicePrograms(): Finding {
+  const obstacle = tcxObstacle()
+  return {
+    name: 'eBPF on devices (Linux 6.6)',
+    ok: obstacle === undefined,
+    value: obstacle ?? 'usable',
+    parts: ['dime'],
+    required: false,
+    mend: 'a newer kernel, and sudo',
   }
 }
 
