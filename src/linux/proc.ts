@@ -4,6 +4,7 @@
  */
 import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { constants, setPriority } from 'node:os'
 import { findProgram } from './packages.ts'
 
 export interface ProcessInfo {
@@ -12,6 +13,14 @@ export interface ProcessInfo {
   readonly executable: string
   /** The kernel's name for it: 15 bytes of the program's name, or what it calls itself. */
   readonly command: string
+}
+
+/**
+ * Lets this thread be chosen before programs that compute, for short work that others wait for. Without the right to do so
+ * nothing happens.
+ */
+export function raisePriority(): void {
+  attempt(() => setPriority(0, constants.priority.PRIORITY_HIGH))
 }
 
 /** The process, or undefined when there is none (any more). */

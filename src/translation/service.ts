@@ -10,6 +10,7 @@ import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { RealClock } from '../linux/clock.ts'
+import { raisePriority } from '../linux/proc.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
@@ -179,6 +180,7 @@ export class TranslationService {
   /** Resolves when sockets and addresses have been read and every HELLO is on its way. */
   async start(): Promise<void> {
     this.#running = true
+    raisePriority()
     this.#kernel.start()
     this.#translating = this.#kernel.counts.elements > 0
     const saved = this.#readState()
