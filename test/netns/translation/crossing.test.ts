@@ -85,7 +85,7 @@ const SLOW_SERVER = `
       if (at >= content.length) return out.end()
       const piece = content.subarray(at, (at += 1 << 16))
       const full = !out.write(piece)
-      if (!hurry) setTimeout(next, 20)
+      if (!hurry) setTimeout(next, 100)
       else if (full) out.once('drain', next)
       else setImmediate(next)
     }
@@ -110,7 +110,7 @@ for (const [from, to] of [
     const size = (): number => (existsSync(target) ? statSync(target).size : 0)
     const goesOn = async (): Promise<void> => {
       const before = size()
-      await until('the download goes on', () => size() > before + (1 << 20), 60)
+      await until('the download goes on', () => size() > before + (1 << 18), 60)
     }
     await bed.greeted()
     await active('c', to.first)
