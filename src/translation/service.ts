@@ -5,7 +5,6 @@
  * Order matters in one place: tables go to the kernel before any message that follows from them leaves, so that the other
  * end never answers on a pair that is not translated yet.
  */
-import { lookup } from 'node:dns/promises'
 import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
@@ -26,6 +25,7 @@ import { HostNetwork } from './network.ts'
 import { Outage } from './outage.ts'
 import type { LocalAddress } from './policy.ts'
 import { type SavedState, StateFile } from './saved.ts'
+import { Seeker } from './seek.ts'
 import { FlowTable, type FoundFlow } from './sockets.ts'
 import { type Compiled, compile, familyOf, type Ip, type Pair, Tables } from './tables.ts'
 
@@ -43,8 +43,6 @@ const SCAN_FRESH_TIMES = 10
 const RESERVE_MS = 200
 /** Below, the kernel gives no port to a socket by itself (net.ipv4.ip_local_port_range is 32768 or lower at its start). */
 const FIRST_EPHEMERAL = 1024
-/** How often names are asked for. */
-const SEEK_MS = 5_000
 /** TCP has repeated itself this often: the path is in doubt. */
 const SUSPICIOUS_RETRANSMITS = 2
 
@@ -94,6 +92,7 @@ export class TranslationService {
   readonly #links: IhmpLinks
   readonly #outage: Outage
   readonly #crossing: Crossing
+  readonly #seeker: Seeker
   readonly #state: StateFile
   readonly #flows: FlowTable
   /** Local ports of translated flows, by HID. */
@@ -109,7 +108,6 @@ export class TranslationService {
   #devices = new Map<Ip, string>()
   #timer: NodeJS.Timeout | undefined
   #scanTimer: NodeJS.Timeout | undefined
-  #seekTimer: NodeJS.Timeout | undefined
   #refreshing: NodeJS.Immediate | undefined
   #pumping: NodeJS.Immediate | undefined
   #reserveTimer: NodeJS.Timeout | undefined
@@ -147,6 +145,14 @@ export class TranslationService {
     this.#crossing = new Crossing(this.#rtnl, this.#network, {
       netns: init.netns,
       warn: (text) => init.recorder.log('warn', text),
+    })
+    this.#seeker = new Seeker({
+      names: options.names,
+      needed: () => this.machine.detached,
+      found: (addresses) => {
+        this.machine.handleNames(addresses, this.#clock.now())
+        this.#pump()
+      },
     })
     this.#links = new IhmpLinks({
       port: options.port,
@@ -202,18 +208,7 @@ export class TranslationService {
     )
     this.#refresh()
     this.#scheduleScan()
-    if (this.#options.names.length > 0) this.#seekTimer = setInterval(() => void this.#seek(), SEEK_MS)
-  }
-
-  /** Both ends may have moved at once: perhaps a name tells where the other is now. */
-  async #seek(): Promise<void> {
-    if (!this.machine.detached) return
-    const found = new Set<Ip>()
-    for (const name of this.#options.names)
-      for (const { address } of await lookup(name, { all: true }).catch(() => [])) found.add(address)
-    if (!this.#running || found.size === 0) return
-    this.machine.handleNames([...found], this.#clock.now())
-    this.#pump()
+    this.#seeker.start()
   }
 
   /** `keep`: leave the maps in the kernel, for a daemon that will be started again. */
@@ -223,7 +218,7 @@ export class TranslationService {
     this.#stop.abort()
     clearTimeout(this.#timer)
     clearTimeout(this.#scanTimer)
-    clearInterval(this.#seekTimer)
+    this.#seeker.stop()
     clearTimeout(this.#reserveTimer)
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)
