@@ -6,8 +6,8 @@
 
 /** Taken for a path's rate (bytes a millisecond) until it is known. */
 const UNKNOWN_RATE = 12_500
-/** A path whose delay is not known yet is the last to be taken. */
-const UNKNOWN_DELAY = 1e9
+/** A path whose delay is not known yet is taken to be so much farther than another one, milliseconds. */
+const UNKNOWN_FARTHER = 50
 
 /** What passes without waiting keeps others waiting for so many milliseconds at most. */
 const MOST_PASSED = 20
@@ -15,8 +15,11 @@ const MOST_PASSED = 20
 export class Lanes {
   /** Bytes a millisecond. */
   rate = new Float64Array(16).fill(UNKNOWN_RATE)
-  /** How long a datagram takes there, queues included, milliseconds; only differences between paths of a peer mean something. */
-  delay = new Float64Array(16).fill(UNKNOWN_DELAY)
+  /**
+   * How long a datagram takes there, queues included, milliseconds; only differences between paths of a peer mean something.
+   * NaN: not known.
+   */
+  delay = new Float64Array(16).fill(Number.NaN)
   /** When what was given will have left. */
   freeAt = new Float64Array(16)
   /** 1: the rate is measured; 0: it is a first guess, and rather too low. */
@@ -27,7 +30,16 @@ export class Lanes {
     this.#ensure(slot)
     this.known[slot] = known ? 1 : 0
     this.rate[slot] = rate > 0 ? rate : UNKNOWN_RATE
-    this.delay[slot] = Number.isNaN(delayMs) ? UNKNOWN_DELAY : delayMs
+    this.delay[slot] = delayMs
+  }
+
+  /** The delay of a path among the first `count` of `slots`; where it is not known, a guess. */
+  delayAmong(slot: number, slots: Int32Array, count: number): number {
+    const known = this.delay[slot]!
+    if (!Number.isNaN(known)) return known
+    let least = Number.POSITIVE_INFINITY
+    for (let i = 0; i < count; i++) if (this.delay[slots[i]!]! < least) least = this.delay[slots[i]!]!
+    return least === Number.POSITIVE_INFINITY ? 0 : least + UNKNOWN_FARTHER
   }
 
   /** Nothing waits for the path any more. */
@@ -61,7 +73,7 @@ export class Lanes {
       return next
     }
     this.rate = wider(this.rate, UNKNOWN_RATE)
-    this.delay = wider(this.delay, UNKNOWN_DELAY)
+    this.delay = wider(this.delay, Number.NaN)
     this.freeAt = wider(this.freeAt, 0)
     const { known } = this
     this.known = new Uint8Array(size)

@@ -134,15 +134,20 @@ export class PacketScheduler {
   }
 
   #nearest(): number {
-    const { delay } = this.#lanes
     let best = this.#slots[0]!
-    for (let i = 1; i < this.#count; i++) if (delay[this.#slots[i]!]! < delay[best]!) best = this.#slots[i]!
+    let least = Number.POSITIVE_INFINITY
+    for (let i = 0; i < this.#count; i++) {
+      const delay = this.#lanes.delayAmong(this.#slots[i]!, this.#slots, this.#count)
+      if (delay >= least) continue
+      least = delay
+      best = this.#slots[i]!
+    }
     return best
   }
 
   /** The path on which it arrives first; Verdict.DROP when it would wait too long. */
   #earliest(bytes: number, now: number): number {
-    const { rate, delay, freeAt, known } = this.#lanes
+    const { rate, freeAt, known } = this.#lanes
     let best = 0
     let first = Number.POSITIVE_INFINITY
     let leavesBest = 0
@@ -153,7 +158,8 @@ export class PacketScheduler {
       const leaves = Math.max(now, freeAt[slot]!)
       if (leaves < free) free = leaves
       if (known[slot] === 0) patience = GUESSED
-      const at = leaves + bytes / rate[slot]! + delay[slot]! - (i === this.#current ? FLIGHT_MS : 0)
+      const delay = this.#lanes.delayAmong(slot, this.#slots, this.#count)
+      const at = leaves + bytes / rate[slot]! + delay - (i === this.#current ? FLIGHT_MS : 0)
       if (at >= first) continue
       first = at
       best = i

@@ -28,8 +28,8 @@ export interface RateSample {
 }
 
 /** A queue stands when a probe took longer than the best one by this, and this share of the round trip. */
-const QUEUE_MS = 6
-const QUEUE_SHARE = 0.06
+const QUEUE_MS = 10
+const QUEUE_SHARE = 0.03
 /** Above this the line drops what it has no room for. */
 const LOSS = 0.02
 /** Less between two looks says nothing of the line: probes, acknowledgements. Looks are joined until there is more. */

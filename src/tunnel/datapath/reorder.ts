@@ -20,9 +20,9 @@ const WINDOW = 1 << 13
 const MASK = WINDOW - 1
 /** Milliseconds. */
 export const HOLD_MOST = 200
-const HOLD_LEAST = 15
+const HOLD_LEAST = 50
 /** What a gap once took counts less and less over about so long. */
-const FADES = 2_000
+const FADES = 5_000
 /** A path that brought no such packet for so long is not waited for. */
 const IN_USE = 250
 /** A peer without such packets for so long is forgotten. */

@@ -58,6 +58,8 @@ export const ANCHOR_TUNING: MonitorTuning = {
 /** A path counts as in use for this long after data last went or came. */
 export const BUSY_HOLD = 1_000
 const MEASURE_INTERVAL = 200
+/** Where measurements are asked for, paths that carry nothing are measured so often too while others do. */
+const STANDBY_MEASURE = 1_000
 /** A radio that slept may take this long to wake: verdicts after an idle time wait for it. */
 const WAKE_ALLOWANCE = 600
 const IDLE_BEFORE_WAKE = 5_000
@@ -316,7 +318,11 @@ export class PathMonitor {
     } else if (this.#unanswered > 0) {
       probeAt = this.#firstUnansweredAt + this.#silentAfter(tuning.suspectFloor)
     } else {
-      const pause = peerBusy ? tuning.standbyInterval : tuning.idleInterval
+      const standby =
+        tuning.measureInterval === undefined
+          ? tuning.standbyInterval
+          : Math.min(tuning.standbyInterval, STANDBY_MEASURE)
+      const pause = peerBusy ? standby : tuning.idleInterval
       probeAt = Math.max(this.#lastProbeAt, this.#lastEchoAt) + pause
     }
     const probe = now >= probeAt

@@ -249,6 +249,14 @@ describe('schedulers: packets', () => {
     )
   })
 
+  test('OH-17b: a path whose delay is not known is tried once the other one is busy', () => {
+    const { scheduler } = weighted([1000, 1000], [10, Number.NaN])
+    const taken = Array.from({ length: 20 }, () => scheduler.choose(5_000, 4, 0, spread, 1000))
+    assert.equal(taken[0], 0)
+    assert.ok(taken.includes(1))
+    assert.equal(scheduler.choose(40, 1, Kind.express, spread, 1000), 0)
+  })
+
   test('OH-17d: acknowledgements go before what waits, on the nearest path, in no order', () => {
     const { scheduler } = weighted([1000, 1000], [60, 10])
     for (let n = 0; n < 8; n++) scheduler.choose(10_000, 7, 0, spread, 1000)
