@@ -31,7 +31,7 @@ const DATAGRAM_BYTES = 80
  * A path is left for another one when this much longer would have passed there, or has been given to it: batches of one
  * path are what a fast line lives by, and a slow one carries hardly a datagram in that time.
  */
-const FLIGHT_MS = 1
+export const FLIGHT_MS = 1
 /** Milliseconds of waiting on the path that has least before it, and on any, beyond which packets are dropped. */
 export const MOST_WAIT = 100
 const MOST_WAIT_ON_ONE = 250

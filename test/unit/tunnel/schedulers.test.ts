@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { Lanes } from '../../../src/tunnel/lanes.ts'
-import { Kind, MOST_WAIT, PacketScheduler } from '../../../src/tunnel/packet-scheduler.ts'
+import { FLIGHT_MS, Kind, MOST_WAIT, PacketScheduler } from '../../../src/tunnel/packet-scheduler.ts'
 import {
   LAST_RESORT_MS,
   MODES,
@@ -238,10 +238,11 @@ describe('schedulers: packets', () => {
             // No later than on the other path, had it taken that one; so never later than on one path alone.
             const arrives = leftAt[slot]! + delays[slot]!
             const other = 1 - slot
-            const instead = Math.max(now, lanes.freeAt[other]!) + bytes / rates[other]! + delays[other]!
-            assert.ok(arrives <= instead + 1)
-            // Out of order by the difference in size at most.
-            assert.ok(arrives >= latest - 20_000 / Math.min(...rates))
+            const instead =
+              Math.max(now, lanes.freeAt[other]!) + (bytes + 80) / rates[other]! + delays[other]!
+            assert.ok(arrives <= instead + FLIGHT_MS + 1e-6)
+            // Out of order by the difference in size at most, and what it takes to leave a path.
+            assert.ok(arrives >= latest - 20_080 / Math.min(...rates) - FLIGHT_MS - 1e-6)
             latest = Math.max(latest, arrives)
           }
         },
