@@ -18,9 +18,10 @@ import type {
 } from '../core/mechanism.ts'
 import type { PathReport } from '../tunnel/events.ts'
 import { pathStatus } from '../tunnel/reports.ts'
+import { Requests } from '../tunnel/requests.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
-import type { AnchorSetup, Command, Event, FlowReport, PeerReport } from './protocol.ts'
+import type { AnchorSetup, Command, Event, PeerReport } from './protocol.ts'
 
 /** A host as the anchor's store has it. */
 export interface KnownHost {
@@ -63,7 +64,6 @@ export interface AnchorComponents {
 
 const EXPIRY_CHECK_MS = 30_000
 const MOST_FLOWS_LISTED = 10_000
-const ANSWER_MS = 5000
 
 export class AnchorService implements Mechanism {
   readonly name = 'anchor'
@@ -75,8 +75,7 @@ export class AnchorService implements Mechanism {
   #paths: readonly PathReport[] = []
   #counters: Readonly<Record<string, number>> = {}
   readonly #served = new Map<string, KnownHost>()
-  readonly #lists = new Map<number, (flows: readonly FlowReport[]) => void>()
-  #request = 0
+  readonly #requests = new Requests<Extract<Event, { readonly type: 'listed' }>>()
   #expiry: NodeJS.Timeout | undefined
   #stopping = false
 
@@ -107,6 +106,7 @@ export class AnchorService implements Mechanism {
   async stop(): Promise<void> {
     this.#stopping = true
     clearInterval(this.#expiry)
+    this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
     await this.#worker?.stop()
     this.#worker = undefined
     await this.cleanUp()
@@ -167,18 +167,9 @@ export class AnchorService implements Mechanism {
 
   async flows(): Promise<readonly FlowStatus[]> {
     if (this.#worker === undefined) return []
-    const request = ++this.#request
-    const flows = await new Promise<readonly FlowReport[]>((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#lists.delete(request)
-        reject(new GodwitError('ENGINE_SILENT', 'the packet engine does not answer'))
-      }, ANSWER_MS)
-      this.#lists.set(request, (list) => {
-        clearTimeout(timer)
-        resolve(list)
-      })
-      this.#post({ type: 'list', request, limit: MOST_FLOWS_LISTED })
-    })
+    const { flows } = await this.#requests.ask((request) =>
+      this.#post({ type: 'list', request, limit: MOST_FLOWS_LISTED }),
+    )
     return flows.map(({ id, flow, peer, access }) => ({
       id,
       proto: protocolName(flow.protocol),
@@ -221,8 +212,7 @@ export class AnchorService implements Mechanism {
         this.#counters = event.counters
         break
       case 'listed':
-        this.#lists.get(event.request)?.(event.flows)
-        this.#lists.delete(event.request)
+        this.#requests.answered(event)
         break
       case 'key-offered':
         try {

@@ -19,25 +19,17 @@ import type {
   Recorder,
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
-import { formatSelector, matches, type Selector } from '../core/selector.ts'
+import { formatSelector, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import type { PathReport } from '../tunnel/events.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
+import { Requests } from '../tunnel/requests.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
+import { FlowApplications, type HostPolicy } from './applications.ts'
 import { type EndpointCache, Endpoints } from './endpoints.ts'
-import type { FlowOwner, FlowOwners } from './owners.ts'
+import type { FlowOwners } from './owners.ts'
 import { type HostPlumbing, marks } from './plumbing.ts'
-import type {
-  AccessSetup,
-  Command,
-  Event,
-  FlowReport,
-  HostSetup,
-  Identified,
-  PeerReport,
-  PolicySetup,
-} from './protocol.ts'
-import type { FlowTuple } from './tables/flow-key.ts'
+import type { AccessSetup, Command, Event, FlowReport, HostSetup, PeerReport } from './protocol.ts'
 
 export interface HostPeer {
   readonly name: string
@@ -53,11 +45,6 @@ export interface HostPeer {
   readonly v6?: Uint8Array
   /** The invitation's key, which ours is to replace; `replaced` is called when it has. */
   readonly invitation?: { readonly privateKey: Uint8Array; readonly replaced: () => void }
-}
-
-export interface HostPolicy extends PolicySetup {
-  /** Any of these; empty: only `godwit run --policy`. */
-  readonly match: readonly Selector[]
 }
 
 export interface AccessUse {
@@ -101,32 +88,17 @@ const LEAST_MTU = 1280
 const FIRST_MTU = 1400
 /** How long `start` waits for an anchor to answer; after that the host is up and keeps trying. */
 const START_MS = 20_000
-const ANSWER_MS = 5000
 /** Nothing of a peer has answered for so long: its name is resolved again, and then as often. */
 const RESOLVE_AGAIN_MS = 10_000
 
-/** What is remembered of a flow for display and moves. */
-interface Known {
-  readonly flow: FlowTuple
-  readonly owner: FlowOwner
-  readonly policy: number
-  readonly why: string
-  readonly at: number
-}
-
-type Pending = { readonly resolve: (event: Event) => void; readonly reject: (error: Error) => void }
+type Answer = Extract<Event, { readonly request: number }>
 
 export class MobileHostService implements Mechanism {
   readonly name = 'anchoring'
   readonly #init: MobileHostInit
   readonly #parts: MobileHostComponents
-  readonly #known = new Map<string, Known>()
-  readonly #apps: string[] = ['']
-  readonly #applications = new Map<string, Application>()
-  /** Applications moved by selector: new flows of theirs follow. Newest first. */
-  #moved: { readonly selector: Selector; readonly access: string }[] = []
-  readonly #pending = new Map<number, Pending>()
-  #request = 0
+  readonly #applications: FlowApplications
+  readonly #requests = new Requests<Answer>()
   #worker: EngineWorker | undefined
   #peers: readonly PeerReport[] = []
   #paths: readonly PathReport[] = []
@@ -142,6 +114,7 @@ export class MobileHostService implements Mechanism {
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
     this.#init = init
+    this.#applications = new FlowApplications(parts.owners, init.policies)
     this.#endpoints = new Endpoints({
       cache: parts.endpoints,
       onRemotes: (name, remotes) => this.#post({ type: 'remotes', name, remotes }),
@@ -204,9 +177,7 @@ export class MobileHostService implements Mechanism {
     this.#unsubscribe?.()
     this.#parts.monitor.stop()
     this.#endpoints.stop()
-    for (const { reject } of this.#pending.values())
-      reject(new GodwitError('STOPPING', 'the daemon is stopping'))
-    this.#pending.clear()
+    this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
     // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
     await this.cleanUp()
     await this.#worker?.stop()
@@ -265,8 +236,7 @@ export class MobileHostService implements Mechanism {
       living.add(report.id)
       return this.#status(report)
     })
-    if (listed.total <= MOST_FLOWS_LISTED)
-      for (const id of this.#known.keys()) if (!living.has(id)) this.#known.delete(id)
+    if (listed.total <= MOST_FLOWS_LISTED) this.#applications.keep(living)
     return flows
   }
 
@@ -277,7 +247,7 @@ export class MobileHostService implements Mechanism {
       proto: protocolName(flow.protocol),
       src: formatEndpoint(flow.local, flow.localPort),
       dst: formatEndpoint(flow.remote, flow.remotePort),
-      app: this.#apps[report.app] ?? '',
+      app: this.#applications.name(report.app),
       mechanism: this.name,
       peer: report.peer,
       access: report.access,
@@ -286,24 +256,8 @@ export class MobileHostService implements Mechanism {
   }
 
   why(id: string): readonly DecisionRecord[] | undefined {
-    const known = this.#known.get(id)
-    if (known === undefined) return undefined
-    const { owner, policy, why, at } = known
-    return [
-      {
-        at,
-        mechanism: this.name,
-        what: id,
-        chosen: `policy ${this.#init.policies[policy]?.name ?? ''}`,
-        reason: why,
-        evidence: {
-          executable: owner.facts.executable ?? null,
-          user: owner.facts.user ?? null,
-          cgroup: owner.facts.cgroup ?? null,
-          pid: owner.pid ?? null,
-        },
-      },
-    ]
+    const record = this.#applications.why(id, this.name)
+    return record === undefined ? undefined : [record]
   }
 
   metrics(): readonly Metric[] {
@@ -320,10 +274,10 @@ export class MobileHostService implements Mechanism {
   async move(what: Selector, access: string, options: MoveOptions = {}): Promise<Move | undefined> {
     const text = formatSelector(what)
     let flows: readonly string[] | 'all' = 'all'
-    if (what.kind === 'all') this.#moved = []
+    if (what.kind === 'all') this.#applications.followNone()
     else {
       await this.flows()
-      flows = [...this.#known].filter(([, { owner }]) => matches(what, owner.facts)).map(([id]) => id)
+      flows = this.#applications.select(what)
       if (flows.length === 0 && what.kind === 'flow') return undefined
     }
     const moved = await this.#ask('moved', (request) => ({
@@ -336,12 +290,7 @@ export class MobileHostService implements Mechanism {
     }))
     if (moved.error !== undefined)
       throw new GodwitError('ACCESS_DOWN', moved.error, { hint: '`godwit paths` shows what works' })
-    if (what.kind !== 'all' && what.kind !== 'flow') {
-      this.#moved = [
-        { selector: what, access },
-        ...this.#moved.filter(({ selector }) => formatSelector(selector) !== text),
-      ]
-    }
+    if (what.kind !== 'all' && what.kind !== 'flow') this.#applications.follow(what, access)
     return moved.flows > 0 || what.kind === 'all'
       ? { flows: moved.flows }
       : { flows: 0, note: `no flow of ${text} now; new ones will use ${access}` }
@@ -362,11 +311,11 @@ export class MobileHostService implements Mechanism {
       })
     }
     this.#parts.cgroups?.setMark(application.id, marks(this.#init.base).control)
-    this.#applications.set(application.id, application)
+    this.#applications.adopt(application)
   }
 
   async release(application: Application): Promise<void> {
-    this.#applications.delete(application.id)
+    this.#applications.release(application)
   }
 
   // ---- events of the worker
@@ -412,8 +361,7 @@ export class MobileHostService implements Mechanism {
         break
       case 'moved':
       case 'listed':
-        this.#pending.get(event.request)?.resolve(event)
-        this.#pending.delete(event.request)
+        this.#requests.answered(event)
         break
       case 'timestamp':
         this.#parts.timestamp.set(event.floor)
@@ -472,40 +420,7 @@ export class MobileHostService implements Mechanism {
   }
 
   #identify(flows: Extract<Event, { type: 'new-flows' }>['flows']): void {
-    const identified: Identified[] = []
-    for (const { id, flow } of flows) {
-      const owner = this.#parts.owners.find(id, flow)
-      const { policy, why, pin } = this.#policyFor(owner)
-      this.#known.set(id, { flow, owner, policy, why, at: Date.now() })
-      identified.push({ id, policy, app: this.#appIndex(owner.app), ...(pin !== undefined && { pin }) })
-    }
-    this.#post({ type: 'identify', flows: identified })
-  }
-
-  #policyFor(owner: FlowOwner): { policy: number; why: string; pin?: string } {
-    const { policies } = this.#init
-    const moved = this.#moved.find(({ selector }) => matches(selector, owner.facts))
-    const pin = moved === undefined ? {} : { pin: moved.access }
-    for (const application of this.#applications.values()) {
-      if (application.cgroupId !== owner.cgroupId) continue
-      const index = policies.findIndex(({ name }) => name === application.policy)
-      return {
-        policy: Math.max(0, index),
-        why: `started by godwit run (${application.id})`,
-        ...(application.access === undefined ? pin : { pin: application.access }),
-      }
-    }
-    for (const [index, { name, match }] of policies.entries()) {
-      const selector = match.find((each) => matches(each, owner.facts))
-      if (selector !== undefined)
-        return { policy: index, why: `${formatSelector(selector)} matches policy ${name}`, ...pin }
-    }
-    return { policy: 0, why: 'no policy matches; the default', ...pin }
-  }
-
-  #appIndex(app: string): number {
-    const known = this.#apps.indexOf(app)
-    return known >= 0 ? known : this.#apps.push(app) - 1
+    this.#post({ type: 'identify', flows: this.#applications.identify(flows, Date.now()) })
   }
 
   // ---- to the worker
@@ -514,30 +429,14 @@ export class MobileHostService implements Mechanism {
     this.#worker?.post(command)
   }
 
-  #ask<T extends 'moved' | 'listed'>(
+  #ask<T extends Answer['type']>(
     _answer: T,
     command: (request: number) => Command,
-  ): Promise<Extract<Event, { type: T }>> {
+  ): Promise<Extract<Answer, { type: T }>> {
     if (this.#worker === undefined)
       return Promise.reject(new GodwitError('STOPPING', 'the engine is not running'))
-    const request = ++this.#request
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#pending.delete(request)
-        reject(new GodwitError('ENGINE_SILENT', 'the packet engine does not answer'))
-      }, ANSWER_MS)
-      const settle = <A>(then: (value: A) => void) => {
-        return (value: A) => {
-          clearTimeout(timer)
-          then(value)
-        }
-      }
-      this.#pending.set(request, {
-        resolve: settle(resolve as (event: Event) => void),
-        reject: settle(reject),
-      })
-      this.#post(command(request))
-    })
+    const answer = this.#requests.ask((request) => this.#post(command(request)))
+    return answer as Promise<Extract<Answer, { type: T }>>
   }
 
   #tellAccess(name: string): void {

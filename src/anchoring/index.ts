@@ -3,6 +3,7 @@
  * through one of its tunnels to an anchor, which answers on the tunnel that the flow came by; changing the tunnel is the
  * handover. This folder knows tunnels and accesses only through their interfaces and never touches network managers' state.
  */
+
 export {
   type AnchorComponents,
   type AnchorHosts,
@@ -10,10 +11,10 @@ export {
   AnchorService,
   type KnownHost,
 } from './anchor-service.ts'
+export type { HostPolicy } from './applications.ts'
 export type { EndpointCache } from './endpoints.ts'
 export {
   type HostPeer,
-  type HostPolicy,
   type MobileHostComponents,
   type MobileHostInit,
   MobileHostService,

@@ -52,11 +52,11 @@ async function daemon(role: string, ...args: string[]): Promise<Program> {
 }
 
 async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let i = 0; i < 100; i++) {
+  for (let i = 0; i < 600; i++) {
     if (await holds()) return
     await delay(100)
   }
-  assert.fail(`not within ten seconds: ${what}`)
+  assert.fail(`not within a minute: ${what}`)
 }
 
 const bothPathsUp = async () =>

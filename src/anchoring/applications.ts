@@ -1,0 +1,136 @@
+/**
+ * Whose flows these are, on the main thread of a mobile host: which application each belongs to, the policy and access that
+ * follow from it, and what the user has done to applications by hand.
+ */
+import type { Application, DecisionRecord } from '../core/mechanism.ts'
+import { formatSelector, matches, type Selector } from '../core/selector.ts'
+import type { FlowOwner, FlowOwners } from './owners.ts'
+import type { Identified, PolicySetup } from './protocol.ts'
+import type { FlowTuple } from './tables/flow-key.ts'
+
+export interface HostPolicy extends PolicySetup {
+  /** Any of these; empty: only `godwit run --policy`. */
+  readonly match: readonly Selector[]
+}
+
+/** What is remembered of a flow for display and moves. */
+interface Known {
+  readonly owner: FlowOwner
+  readonly policy: number
+  readonly why: string
+  readonly at: number
+}
+
+interface Verdict {
+  readonly policy: number
+  readonly why: string
+  /** Access that the flow is pinned to. */
+  readonly pin?: string
+}
+
+export class FlowApplications {
+  readonly #owners: FlowOwners
+  readonly #policies: readonly HostPolicy[]
+  readonly #known = new Map<string, Known>()
+  readonly #names: string[] = ['']
+  readonly #started = new Map<string, Application>()
+  /** Applications moved by selector: new flows of theirs follow. Newest first. */
+  #moved: { readonly selector: Selector; readonly access: string }[] = []
+
+  /** The first policy is the default. */
+  constructor(owners: FlowOwners, policies: readonly HostPolicy[]) {
+    this.#owners = owners
+    this.#policies = policies
+  }
+
+  /** Finds out whose new flows are; `at` is milliseconds since the Unix epoch. */
+  identify(flows: readonly { readonly id: string; readonly flow: FlowTuple }[], at: number): Identified[] {
+    return flows.map(({ id, flow }) => {
+      const owner = this.#owners.find(id, flow)
+      const { policy, why, pin } = this.#verdict(owner)
+      this.#known.set(id, { owner, policy, why, at })
+      return { id, policy, app: this.#indexOf(owner.app), ...(pin !== undefined && { pin }) }
+    })
+  }
+
+  /** Forgets flows that are not among these. */
+  keep(living: ReadonlySet<string>): void {
+    for (const id of this.#known.keys()) if (!living.has(id)) this.#known.delete(id)
+  }
+
+  /** Ids of the flows that a selector means. */
+  select(what: Selector): string[] {
+    return [...this.#known].filter(([, { owner }]) => matches(what, owner.facts)).map(([id]) => id)
+  }
+
+  /** From now on new flows of the selector go over that access. */
+  follow(selector: Selector, access: string): void {
+    const text = formatSelector(selector)
+    const others = this.#moved.filter((each) => formatSelector(each.selector) !== text)
+    this.#moved = [{ selector, access }, ...others]
+  }
+
+  /** Everything was moved: no application goes its own way any more. */
+  followNone(): void {
+    this.#moved = []
+  }
+
+  /** A program that `godwit run` started. */
+  adopt(application: Application): void {
+    this.#started.set(application.id, application)
+  }
+
+  release(application: Application): void {
+    this.#started.delete(application.id)
+  }
+
+  /** The name that goes with `Identified.app`. */
+  name(app: number): string {
+    return this.#names[app] ?? ''
+  }
+
+  /** Why a flow has its policy. */
+  why(id: string, mechanism: string): DecisionRecord | undefined {
+    const known = this.#known.get(id)
+    if (known === undefined) return undefined
+    const { owner, policy, why, at } = known
+    return {
+      at,
+      mechanism,
+      what: id,
+      chosen: `policy ${this.#policies[policy]?.name ?? ''}`,
+      reason: why,
+      evidence: {
+        executable: owner.facts.executable ?? null,
+        user: owner.facts.user ?? null,
+        cgroup: owner.facts.cgroup ?? null,
+        pid: owner.pid ?? null,
+      },
+    }
+  }
+
+  #verdict(owner: FlowOwner): Verdict {
+    const moved = this.#moved.find(({ selector }) => matches(selector, owner.facts))
+    const pin = moved === undefined ? {} : { pin: moved.access }
+    for (const application of this.#started.values()) {
+      if (application.cgroupId !== owner.cgroupId) continue
+      const index = this.#policies.findIndex(({ name }) => name === application.policy)
+      return {
+        policy: Math.max(0, index),
+        why: `started by godwit run (${application.id})`,
+        ...(application.access === undefined ? pin : { pin: application.access }),
+      }
+    }
+    for (const [index, { name, match }] of this.#policies.entries()) {
+      const selector = match.find((each) => matches(each, owner.facts))
+      if (selector !== undefined)
+        return { policy: index, why: `${formatSelector(selector)} matches policy ${name}`, ...pin }
+    }
+    return { policy: 0, why: 'no policy matches; the default', ...pin }
+  }
+
+  #indexOf(app: string): number {
+    const known = this.#names.indexOf(app)
+    return known >= 0 ? known : this.#names.push(app) - 1
+  }
+}
