@@ -6,7 +6,7 @@
  * the same tunnel; `move` pins a copy of the policy to an access, so that the reasons stay the same for one flow and for
  * all. The first policy is the default, for flows not yet identified too.
  */
-import { type AccessPolicy, chooseAccess, type Health, worse } from '../../access/policy.ts'
+import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
 import { formatAddress } from '../../core/address.ts'
 import { TimerTable } from '../../core/timers.ts'
 import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
@@ -18,36 +18,13 @@ import type { FlowTuple } from '../tables/flow-key.ts'
 import type { Paft } from '../tables/paft.ts'
 import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
 import { MOST_FLOWS } from '../wire.ts'
+import { Announcements, type Collected } from './announcements.ts'
 import { HandoverRecords } from './handovers.ts'
+import { type Anchor, describe, type HostPath, healthOf } from './host-state.ts'
 
 /** Index of the first policy: those before it are the forwarder's. */
 export const FIRST_POLICY = REPORTED + 1
 const MOST_POLICIES = 4096
-
-type Association =
-  | { readonly name: 'none' }
-  | { readonly name: 'requested' }
-  | { readonly name: 'refused'; readonly reason: string }
-  | { readonly name: 'associated'; readonly v4: Uint8Array | undefined; readonly v6: Uint8Array | undefined }
-
-interface Anchor {
-  readonly index: number
-  readonly setup: PeerSetup
-  association: Association
-  established: boolean
-}
-
-interface HostPath {
-  readonly slot: number
-  readonly anchor: Anchor
-  readonly access: string
-  readonly pathId: number
-  readonly tid: number
-  health: Health
-  since: number
-  rttMs: number
-  loss: number
-}
 
 interface Policy {
   readonly setup: PolicySetup
@@ -85,12 +62,17 @@ export class HostMachine implements SignallingEvents {
   readonly #timers = new TimerTable<'reconsider'>()
   readonly #signalling: Signalling
   readonly #records: HandoverRecords
-  /** Flows that packets must not move at their anchor, by id. */
-  readonly #static = new Set<string>()
+  readonly #announcements: Announcements
 
   constructor(parts: HostMachineParts) {
     this.#parts = parts
     this.#signalling = parts.signalling?.(this) ?? new FrameSignalling(parts.tunnel, this)
+    this.#announcements = new Announcements({
+      paft: parts.paft,
+      forwarder: parts.forwarder,
+      signalling: this.#signalling,
+      pathAt: (tid) => this.#pathAt(tid),
+    })
     this.#records = new HandoverRecords({
       forwarder: parts.forwarder,
       signalling: this.#signalling,
@@ -212,7 +194,7 @@ export class HostMachine implements SignallingEvents {
   /** The main thread has found out whose flows these are. */
   identify(flows: readonly Identified[], now: number): void {
     const { paft } = this.#parts
-    const moved = new Map<Anchor, FlowTuple[]>()
+    const moved: Collected = new Map()
     for (const { id, policy, app, pin } of flows) {
       const row = paft.findId(id)
       if (row < 0) continue
@@ -223,9 +205,9 @@ export class HostMachine implements SignallingEvents {
       paft.setOwner(row, index, app)
       if (paft.tidAt(row) === chosen.tid) continue
       paft.setTid(row, chosen.tid)
-      this.#collect(moved, chosen.tid, paft.tupleAt(row))
+      this.#announcements.collect(moved, chosen.tid, paft.tupleAt(row))
     }
-    for (const [anchor, tuples] of moved) this.#announce(anchor, tuples, now)
+    this.#announcements.announceAll(moved, now)
   }
 
   /**
@@ -263,7 +245,7 @@ export class HostMachine implements SignallingEvents {
       this.#policies.length = end // pinned copies stand behind
       for (const policy of this.#policies)
         if (policy !== undefined) policy.rules = { ...policy.rules, pinned: access }
-      this.#endStatic(now)
+      this.#announcements.holdNone(now)
       this.#reconsider('moved by hand', now, 'all')
       // Rows that had been pinned elsewhere follow, even where nothing was to be decided.
       for (const [index, policy] of this.#policies.entries())
@@ -271,8 +253,8 @@ export class HostMachine implements SignallingEvents {
       return count
     }
     let count = 0
-    const moved = new Map<Anchor, FlowTuple[]>()
-    const fixed = new Map<Anchor, FlowTuple[]>()
+    const moved: Collected = new Map()
+    const fixed: Collected = new Map()
     let from = ''
     let target: Policy | undefined
     for (const id of ids) {
@@ -287,15 +269,14 @@ export class HostMachine implements SignallingEvents {
       count++
       if (count === 1) this.#watch(what, row, paft.tidAt(row), policy, 'moved by hand', now)
       paft.setOwner(row, index, paft.appAt(row))
-      if (isStatic ? !this.#static.has(id) : this.#static.delete(id))
-        this.#collect(fixed, policy.tid, paft.tupleAt(row))
-      if (isStatic) this.#static.add(id)
+      if (this.#announcements.hold(id, isStatic))
+        this.#announcements.collect(fixed, policy.tid, paft.tupleAt(row))
       if (paft.tidAt(row) === policy.tid) continue
       paft.setTid(row, policy.tid)
-      this.#collect(moved, policy.tid, paft.tupleAt(row))
+      this.#announcements.collect(moved, policy.tid, paft.tupleAt(row))
     }
-    for (const [anchor, tuples] of moved) this.#announce(anchor, tuples, now)
-    for (const [anchor, tuples] of fixed) this.#setMode(anchor, isStatic, tuples, now)
+    this.#announcements.announceAll(moved, now)
+    this.#announcements.setMode(fixed, isStatic, now)
     if (target !== undefined)
       this.#events.push({
         type: 'decision',
@@ -518,7 +499,7 @@ export class HostMachine implements SignallingEvents {
       } else if (paft.tidAt(row) !== tid) others++
     }
     // Nothing goes elsewhere: one frame says it all, and moves the anchor's default too.
-    if (anchor !== undefined) this.#announce(anchor, others === 0 ? 'all' : tuples, now, tid)
+    if (anchor !== undefined) this.#announcements.announce(anchor, others === 0 ? 'all' : tuples, now, tid)
     return rows
   }
 
@@ -539,62 +520,6 @@ export class HostMachine implements SignallingEvents {
 
   #accessOf(tid: number): string {
     return this.#pathAt(tid)?.access ?? 'none'
-  }
-
-  // ---- handover signalling (UP-31, D12)
-
-  #collect(into: Map<Anchor, FlowTuple[]>, tid: number, tuple: FlowTuple): void {
-    const anchor = this.#anchorAt(tid)
-    if (anchor === undefined) return
-    const list = into.get(anchor)
-    if (list === undefined) into.set(anchor, [tuple])
-    else list.push(tuple)
-  }
-
-  /** Tells the anchor, on the tunnel moved to, which flows are there now. */
-  #announce(anchor: Anchor, flows: readonly FlowTuple[] | 'all', now: number, tid?: number): void {
-    if (anchor.setup.kind === 'wireguard' || anchor.association.name !== 'associated') return
-    if (flows !== 'all' && flows.length === 0) return
-    const { paft } = this.#parts
-    const path = this.#pathAt(
-      tid ??
-        (() => {
-          const row = flows === 'all' ? -1 : this.#rowOf(flows[0]!)
-          return row < 0 ? NOWHERE : paft.tidAt(row)
-        })(),
-    )
-    if (path === undefined) return
-    const seen = flows === 'all' ? flows : flows.map((flow) => this.#asAnchorSees(flow, anchor))
-    this.#signalling.handOver(anchor.index, { slot: path.slot, unTid: path.pathId }, seen, now)
-  }
-
-  /** Everything is moved: no flow is held any more. */
-  #endStatic(now: number): void {
-    const { paft } = this.#parts
-    const freed = new Map<Anchor, FlowTuple[]>()
-    for (const id of this.#static) {
-      const row = paft.findId(id)
-      if (row >= 0) this.#collect(freed, paft.tidAt(row), paft.tupleAt(row))
-    }
-    this.#static.clear()
-    for (const [anchor, tuples] of freed) this.#setMode(anchor, false, tuples, now)
-  }
-
-  #setMode(anchor: Anchor, isStatic: boolean, flows: readonly FlowTuple[], now: number): void {
-    if (anchor.setup.kind === 'wireguard' || anchor.association.name !== 'associated') return
-    const seen = flows.map((flow) => this.#asAnchorSees(flow, anchor))
-    this.#signalling.setMode(anchor.index, isStatic, seen, now)
-  }
-
-  #rowOf(flow: FlowTuple): number {
-    return this.#parts.forwarder.rowOf(flow)
-  }
-
-  /** With the VIpA as local address (D6). */
-  #asAnchorSees(flow: FlowTuple, anchor: Anchor): FlowTuple {
-    if (anchor.association.name !== 'associated') return flow
-    const local = flow.local.length === 4 ? anchor.association.v4 : anchor.association.v6
-    return local === undefined ? flow : { ...flow, local }
   }
 
   // ---- records
@@ -651,25 +576,4 @@ export class HostMachine implements SignallingEvents {
       (path) => path.health !== 'down' && path.anchor.association.name === 'associated',
     )
   }
-}
-
-/** Towards a WireGuard server a path without a session may be used: the first packet asks for one. */
-function healthOf(state: PathView['state']['name'], kind: PeerSetup['kind']): Health {
-  switch (state) {
-    case 'new':
-      return kind === 'wireguard' ? 'up' : 'down'
-    case 'up':
-    case 'degrading':
-    case 'suspect':
-      return state
-    default:
-      return 'down'
-  }
-}
-
-function describe(path: HostPath, view: PathView): string {
-  const { state } = view
-  if (state.name === 'down' && state.evidence.silentMs >= 0)
-    return `the path over ${path.access} is silent for ${Math.round(state.evidence.silentMs)} ms`
-  return `the path over ${path.access} is ${state.name}`
 }

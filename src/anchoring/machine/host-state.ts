@@ -1,0 +1,53 @@
+/** What a mobile host's machine keeps of its anchors and of the paths to them. */
+import type { Health } from '../../access/policy.ts'
+import type { PathView } from '../../tunnel/machine/api.ts'
+import type { PeerSetup } from '../protocol.ts'
+
+type Association =
+  | { readonly name: 'none' }
+  | { readonly name: 'requested' }
+  | { readonly name: 'refused'; readonly reason: string }
+  | { readonly name: 'associated'; readonly v4: Uint8Array | undefined; readonly v6: Uint8Array | undefined }
+
+/** An anchor, as the mobile host knows it. */
+export interface Anchor {
+  readonly index: number
+  readonly setup: PeerSetup
+  association: Association
+  established: boolean
+}
+
+/** A path to an anchor over an access. */
+export interface HostPath {
+  readonly slot: number
+  readonly anchor: Anchor
+  readonly access: string
+  readonly pathId: number
+  readonly tid: number
+  health: Health
+  since: number
+  rttMs: number
+  loss: number
+}
+
+/** Towards a WireGuard server a path without a session may be used: the first packet asks for one. */
+export function healthOf(state: PathView['state']['name'], kind: PeerSetup['kind']): Health {
+  switch (state) {
+    case 'new':
+      return kind === 'wireguard' ? 'up' : 'down'
+    case 'up':
+    case 'degrading':
+    case 'suspect':
+      return state
+    default:
+      return 'down'
+  }
+}
+
+/** What has become of a path, in words. */
+export function describe(path: HostPath, view: PathView): string {
+  const { state } = view
+  if (state.name === 'down' && state.evidence.silentMs >= 0)
+    return `the path over ${path.access} is silent for ${Math.round(state.evidence.silentMs)} ms`
+  return `the path over ${path.access} is ${state.name}`
+}
