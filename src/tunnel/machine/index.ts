@@ -21,6 +21,7 @@ import type {
   TunnelCommands,
   TunnelEvent,
 } from './api.ts'
+import { acknowledgeClose } from './closes.ts'
 import * as K from './constants.ts'
 import { Handshakes } from './handshakes.ts'
 import { KeyReplacement } from './key-replacement.ts'
@@ -309,9 +310,7 @@ export class TunnelMachine implements TunnelCommands {
           break
         }
         case 'path-closed':
-          peer.closes = peer.closes.filter(
-            (close) => close.pathId !== frame.pathId || close.generation !== frame.generation,
-          )
+          acknowledgeClose(peer, frame.pathId, frame.generation)
           break
         case 'mtu-probe':
           answers.push({ type: 'mtu-ack', pathId: frame.pathId, size: frame.size })

@@ -11,9 +11,10 @@ import {
   type PathState,
   type TunnelEvent,
 } from './api.ts'
+import { Closes, openCloseFrames } from './closes.ts'
 import * as K from './constants.ts'
 import { keepEndpoint, Path, sameEndpoint } from './path.ts'
-import { Deadline, type OpenClose, type Peer, reported } from './peer.ts'
+import { Deadline, type Peer, reported } from './peer.ts'
 import { StockWatch } from './stock.ts'
 import { PathWatch } from './watch.ts'
 
@@ -46,6 +47,7 @@ export class Multipath {
   readonly #bySlot = new Map<number, Path>()
   readonly watch: PathWatch
   readonly #stock: StockWatch
+  readonly #closes: Closes
 
   constructor(
     parts: MachineComponents,
@@ -71,6 +73,7 @@ export class Multipath {
         this.#goDown(peer, path, reason, now, after),
     }
     this.watch = new PathWatch(parts, owner)
+    this.#closes = new Closes(parts.paths, owner.send)
     this.#stock = new StockWatch(parts, {
       setState: owner.setState,
       check: (peer, paths, now) => host.check(peer, paths, now),
@@ -171,7 +174,7 @@ export class Multipath {
     if (peer.helloSession !== peer.current.localIndex) frames.push(this.#hello)
     const { pathId, generation } = path
     frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
-    for (const close of peer.closes) frames.push(closeFrame(peer, close))
+    frames.push(...openCloseFrames(peer))
     if (path.tries === 0) path.announcedAt = now
     path.tries++
     const alone = peer.godwit && path.tries < K.ANNOUNCE_ALONE_TRIES && peer.bestPath() === undefined
@@ -407,7 +410,7 @@ export class Multipath {
       }
       if (path.mtuEnabled && path.usable && path.mtu.nextAt <= now) this.watch.probeMtu(peer, path, now)
     }
-    if (peer.deadlines[Deadline.close]! <= now) this.#sendCloses(peer, now)
+    if (peer.deadlines[Deadline.close]! <= now) this.#closes.sendDue(peer, now)
   }
 
   /** Traffic began between the two ends. */
@@ -514,7 +517,7 @@ export class Multipath {
     const evidence = path.monitor.evidence(now)
     this.#setState(path, { name: 'down', since: now, reason, evidence })
     path.assessAt = NEVER
-    if (reason !== CloseReason.remote) this.#queueClose(peer, path, reason, now)
+    if (reason !== CloseReason.remote) this.#closes.queue(peer, path, reason, now)
     this.#moveLost(peer, path, after)
     if (path.local) {
       path.generation = ++peer.generation
@@ -556,39 +559,10 @@ export class Multipath {
       this.#close(peer, path)
       return
     }
-    if (told) this.#queueClose(peer, path, reason, now)
+    if (told) this.#closes.queue(peer, path, reason, now)
     this.#moveLost(peer, path, path.monitor.remoteHighest)
     if (Number.isNaN(path.owedAfter)) this.#close(peer, path)
     else path.forgetAt = now + K.CLOSING_LINGER
-  }
-
-  #queueClose(peer: Peer, path: Path, reason: CloseReason, now: number): void {
-    if (!peer.godwit || path.pathId === 0) return
-    const { pathId, generation } = path
-    const { highestCounter } = this.#parts.paths.counters(path.slot)
-    peer.closes = peer.closes.filter((close) => close.pathId !== pathId)
-    const session = peer.current?.localIndex ?? -1
-    peer.closes.push({ pathId, generation, reason, highestCounter, session, tries: 0, at: now })
-    this.#sendCloses(peer, now)
-  }
-
-  #sendCloses(peer: Peer, now: number): void {
-    peer.deadlines[Deadline.close] = NEVER
-    const via = peer.bestPath()
-    if (via === undefined) return // goes out with the next announcement, or when a path is accepted
-    peer.closes = peer.closes.filter((close) => close.tries < K.CLOSE_TRIES)
-    let next = NEVER
-    const frames: Frame[] = []
-    for (const close of peer.closes) {
-      if (close.at <= now) {
-        frames.push(closeFrame(peer, close))
-        close.at = now + K.CLOSE_RETRY * 2 ** close.tries
-        close.tries++
-      }
-      next = Math.min(next, close.at)
-    }
-    peer.deadlines[Deadline.close] = next
-    if (frames.length > 0) this.send(peer, via, frames, now)
   }
 
   #moveLost(peer: Peer, path: Path, after: number): void {
@@ -628,16 +602,5 @@ export class Multipath {
     const from = path.state.name
     path.state = state
     this.#host.emit({ type: 'path', peer: path.peer, path: path.view(), from })
-  }
-}
-
-function closeFrame(peer: Peer, close: OpenClose): Frame {
-  const { pathId, generation, reason, session, highestCounter } = close
-  return {
-    type: 'path-close',
-    pathId,
-    generation,
-    reason,
-    highestCounter: reported(peer, session, highestCounter),
   }
 }
