@@ -48,7 +48,7 @@ export const dime: Bench = {
       const cost = await moveMany()
       recorder.add('dime-move-10000-connections', 'godwit', 'cpu-ms', round(cost.cpuMs))
       recorder.add('dime-move-100-hosts', 'godwit', 'exchanges', cost.exchanges)
-      recorder.add('dime-move-100-hosts', 'godwit', 'ms', Math.round(cost.movedMs))
+      recorder.add('dime-move-100-hosts-time', 'godwit', 'ms', Math.round(cost.movedMs))
       context.progress(
         `10,000 connections to 100 hosts: ${cost.cpuMs.toFixed(0)} ms of CPU, ${cost.exchanges} exchanges, all in ${cost.movedMs.toFixed(0)} ms`,
       )
@@ -122,7 +122,6 @@ async function moveMany(): Promise<{ cpuMs: number; exchanges: number; movedMs: 
     return program
   }
   try {
-    new KernelSysctls(bed.a.netns).set('net.ipv4.conf.all.promote_secondaries', 1)
     const addresses = Array.from({ length: HOSTS }, (_, i) => `10.91.${i}.2`)
     for (const address of addresses) rtnl.b.addAddress('eth0', `${address}/32`)
     const others = await start(bed.b, [program('dime-hosts'), addresses.join(), String(IHMP_PORT)], 'hosts')
@@ -141,8 +140,10 @@ async function moveMany(): Promise<{ cpuMs: number; exchanges: number; movedMs: 
     await sleep(SETTLE_MS)
     const cpu = cpuMs(daemon.pid)
     const at = performance.now()
-    rtnl.a.addAddress('eth0', `${SECOND}/24`)
+    // A hard handoff: with both for a moment it would be two changes, and two exchanges with each host.
     rtnl.a.deleteAddress('eth0', `${FIRST}/24`)
+    rtnl.a.addAddress('eth0', `${SECOND}/24`)
+    rtnl.a.replaceRoute({ to: 'default', via: bed.b.address, dev: 'eth0' })
     await bed.until(() => others.output().includes(`moved ${SECOND}`), 'the last host')
     const movedMs = performance.now() - at
     await sleep(SETTLE_MS)

@@ -4,7 +4,6 @@ import { LINKS, mean, measureHandoff } from './dime-handoff.ts'
 
 const SECONDS = 15
 const OUTAGE_S = 5
-/** TCP does not reach it yet: it loses half a second of ten to two round trips and slow start (docs/dime.md). */
 const SHARE = 0.97
 
 export const dimeHard: Scenario = {
