@@ -4,6 +4,7 @@ import { natRules } from '../../../lab/nat.ts'
 import { drawSvg } from '../../../lab/plot.ts'
 import { driveBy, NO_SIGNAL_DBM, radioConditions, signalAt } from '../../../lab/radio.ts'
 import { percentile } from '../../../lab/scenario.ts'
+import { LOST_MS, roamingDb, SCAN_MS } from '../../../lab/stock-client.ts'
 import { topologies } from '../../../lab/topologies/index.ts'
 import { namespaceOf } from '../../../lab/topology.ts'
 import { figuresOf, longestGap } from '../../../lab/traffic.ts'
@@ -48,6 +49,23 @@ test('OH-38: a drive past two access points fades one into the other; no signal 
   assert.deepEqual(radioConditions(NO_SIGNAL_DBM, 50), { state: 'down' })
   assert.equal(radioConditions(-50, 50).rateMbps, 50)
   assert.ok(radioConditions(-90, 50).loss! > 0)
+})
+
+test('OH-34: a drive stands first if it is told to, then takes its speeds in turn', () => {
+  const points = { a: 0, b: 40 }
+  const trace = driveBy(points, { speedMps: [10, 20], stretchM: 20, standS: 3, lengthM: 40 })
+  const strongest = (at: number) => signalAt(trace, 'a', at)
+  assert.equal(strongest(0), strongest(2.9))
+  // 20 m at 10 m/s, then 20 m at 20 m/s: halfway, both are as strong; at the end the second is as the first was.
+  assert.ok(Math.abs(signalAt(trace, 'a', 5) - signalAt(trace, 'b', 5)) < 1)
+  assert.ok(Math.abs(signalAt(trace, 'b', 6) - strongest(0)) < 1)
+  assert.ok(Math.abs((trace.samples.at(-1)?.at ?? 0) - 6) < 0.3)
+})
+
+test('a stock client takes as long as its sources say: about three seconds for a scan, two to know that it is alone', () => {
+  assert.ok(SCAN_MS > 2500 && SCAN_MS < 3000)
+  assert.ok(LOST_MS > 1600 && LOST_MS < 1800)
+  for (let dbm = -90; dbm < -60; dbm++) assert.ok(roamingDb(dbm + 1) >= roamingDb(dbm))
 })
 
 test('topologies: names are unique, links end at hosts that exist, addresses are used once a link', () => {
