@@ -9,6 +9,8 @@ const BIND_AGAIN_MS = 200
 interface Link {
   readonly socket: Socket
   ready: boolean
+  /** Could not be bound, and is closed; another takes its place soon. */
+  failed: boolean
   /** What to send when it is. */
   readonly waiting: (() => void)[]
 }
@@ -31,10 +33,10 @@ export class IhmpLinks {
 
   /** Opens sockets for these addresses (with their devices) and closes all others. */
   set(own: ReadonlyMap<Ip, string>): void {
-    for (const [ip, { socket }] of this.#links) {
+    for (const [ip, link] of this.#links) {
       if (own.has(ip)) continue
       this.#links.delete(ip)
-      socket.close()
+      if (!link.failed) link.socket.close()
     }
     for (const [ip, device] of own) if (!this.#links.has(ip)) this.#open(ip, device)
   }
@@ -59,12 +61,13 @@ export class IhmpLinks {
     const socket = inNamespace(this.#init.netns, () =>
       createSocket({ type: familyOf(ip) === 4 ? 'udp4' : 'udp6', reuseAddr: false }),
     )
-    const link: Link = { socket, ready: false, waiting: [] }
+    const link: Link = { socket, ready: false, failed: false, waiting: [] }
     this.#links.set(ip, link)
     socket.on('error', (error) => {
       if (this.#links.get(ip) !== link) return
       this.#init.log(`IHMP at ${ip}: ${error.message}`)
-      if (link.ready) return
+      if (link.ready || link.failed) return
+      link.failed = true
       socket.close()
       setTimeout(() => {
         if (this.#links.get(ip) === link) this.#open(ip, device)

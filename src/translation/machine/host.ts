@@ -78,8 +78,20 @@ export interface Host {
   helloAttempts: number
   /** Families whose flows the peer has said that it takes from pairs of the other one. */
   readonly crossable: Set<4 | 6>
+  /** Families that have had no pair of their own lately. */
+  readonly crossWaits: Map<4 | 6, CrossWait>
+  /** When the peer last asked for that: it has waited itself. */
+  crossAsked: number
   /** When flows of a family that has pairs of its own again are no longer taken from others. */
   readonly uncrossAt: Map<4 | 6, number>
+}
+
+/** Flows whose family has no pair of its own wait before they go over the other one. */
+export interface CrossWait {
+  /** Until then; undefined: no longer. */
+  readonly until: number | undefined
+  /** The device whose address was lost: over another one they go at once. Undefined: over none. */
+  readonly lost: string | undefined
 }
 
 /** Outcome of a counter: new, or seen before with the acknowledgement that was sent for it, or too old to say. */

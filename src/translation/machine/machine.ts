@@ -71,7 +71,10 @@ export class IhmpMachine {
     const lost = [...state.own.keys()].filter((ip) => !next.has(ip))
     const gained = addresses.filter((a) => !state.own.has(a.ip))
     state.own = next
-    for (const { ip } of addresses) state.mine.add(ip)
+    for (const { ip, device } of addresses) {
+      state.mine.add(ip)
+      state.devices.set(ip, device)
+    }
     if (lost.length === 0 && gained.length === 0) {
       this.handlePreferences(now)
       return

@@ -218,6 +218,8 @@ export class Movement {
       const family = familyOf(pair.local) === 4 ? 6 : 4
       options |= Option.CF
       host.crossable.add(family)
+      host.crossWaits.delete(family)
+      host.crossAsked = now
       this.#paths.cross(host, family, now)
     }
     this.#paths.choose(host, controlName(control), now)

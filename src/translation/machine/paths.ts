@@ -21,6 +21,8 @@ const RETRY_MS = 15_000
 const RETRY_MOST_MS = 300_000
 /** The peer may still send on pairs of the other family for as long as it has not seen that the own one works. */
 const UNCROSS_MS = 60_000
+/** The addresses of an access go, and come, one after the other: how long the other family is not yet the way out. */
+const CROSS_WAIT_MS = 300
 
 export class Paths {
   readonly #state: IhmpState
@@ -228,6 +230,7 @@ export class Paths {
   #of(family: 4 | 6, host: Host, candidates: readonly Candidate[], now: number): readonly Candidate[] {
     const own = candidates.filter((c) => familyOf(c.pair.local) === family)
     if (own.length > 0) {
+      host.crossWaits.delete(family)
       const current = host.row.current[family]
       // Next time it is asked anew: the peer may have ended it by then.
       if (current !== undefined && familyOf(current.local) !== family) host.crossable.delete(family)
@@ -235,11 +238,35 @@ export class Paths {
         host.uncrossAt.set(family, now + UNCROSS_MS)
       return own
     }
-    const others = candidates.filter((c) => !host.row.nats.has(c.pair.foreign))
-    if (!this.#state.options.crossing || others[0] === undefined || !this.#hasFlows(host, family)) return []
-    if (host.crossable.has(family)) return others
+    const others = this.#others(family, host, candidates, now)
+    if (others[0] === undefined || host.crossable.has(family)) return others
     this.#askToCross(host, family, others[0].pair, now)
     return []
+  }
+
+  /**
+   * Pairs of the other family that flows may go over now: at once those of another access than the one just lost, the
+   * others when the family has had no pair of its own for a while.
+   */
+  #others(family: 4 | 6, host: Host, candidates: readonly Candidate[], now: number): readonly Candidate[] {
+    const others = candidates.filter((c) => !host.row.nats.has(c.pair.foreign))
+    if (!this.#state.options.crossing || others.length === 0 || !this.#hasFlows(host, family)) {
+      host.crossWaits.delete(family)
+      return []
+    }
+    const { devices } = this.#state
+    let wait = host.crossWaits.get(family)
+    if (wait === undefined) {
+      const asked = now - host.crossAsked < CROSS_WAIT_MS
+      // A host without any way is being found again: in its own family perhaps a moment later.
+      const known = host.detachedAt === undefined ? host.row.current[family] : undefined
+      wait = { until: asked ? undefined : now + CROSS_WAIT_MS, lost: known && devices.get(known.local) }
+    }
+    if (wait.until !== undefined && wait.until <= now) wait = { ...wait, until: undefined }
+    host.crossWaits.set(family, wait)
+    const { until, lost } = wait
+    if (until === undefined) return others
+    return others.filter((c) => lost !== undefined && devices.get(c.pair.local) !== lost)
   }
 
   #hasFlows(host: Host, family: 4 | 6): boolean {
@@ -304,8 +331,9 @@ export class Paths {
   nextTimeout(): number {
     let next = Number.POSITIVE_INFINITY
     for (const { at } of this.#expiring) next = Math.min(next, at)
-    for (const { retry, uncrossAt } of this.#state.hosts.values()) {
+    for (const { retry, uncrossAt, crossWaits } of this.#state.hosts.values()) {
       if (retry !== undefined) next = Math.min(next, retry.at)
+      for (const { until } of crossWaits.values()) if (until !== undefined) next = Math.min(next, until)
       for (const at of uncrossAt.values()) next = Math.min(next, at)
     }
     return next
@@ -322,6 +350,8 @@ export class Paths {
     for (const host of this.#state.hosts.values()) {
       if (host.retry !== undefined && host.retry.at <= now) this.#retry(host, host.retry.wait, now)
       for (const [family, at] of host.uncrossAt) if (at <= now) this.#uncross(host, family)
+      for (const { until } of host.crossWaits.values())
+        if (until !== undefined && until <= now) this.choose(host, 'other family', now)
     }
   }
 }

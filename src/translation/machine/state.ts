@@ -25,6 +25,8 @@ export class IhmpState {
   own: ReadonlyMap<Ip, LocalAddress> = new Map()
   /** Every address this host ever had: a message addressed to one of them is for us. */
   readonly mine = new Set<Ip>()
+  /** The device on which an own address is, or was. */
+  readonly devices = new Map<Ip, string>()
   /** Pairs that flows were bound to before a restart, until the sockets have been read again: pair → HID. */
   readonly restored = new Map<string, number>()
   /** All messages that wait for their acknowledgement; each host has its own as well. */
@@ -102,6 +104,8 @@ export class IhmpState {
       retry: undefined,
       helloAttempts: 0,
       crossable: new Set(),
+      crossWaits: new Map(),
+      crossAsked: Number.NEGATIVE_INFINITY,
       uncrossAt: new Map(),
     }
     this.hosts.set(host.row.hid, host)
@@ -166,7 +170,10 @@ export class IhmpState {
     for (const pair of saved.accepted) host.row.accepted.set(pairKey(pair), pair)
     for (const pair of saved.confirmed) host.confirmed.set(pairKey(pair), { pair, at: 0 })
     for (const pair of saved.current) host.row.current[pair.local.includes(':') ? 6 : 4] = pair
-    for (const family of saved.crossed ?? []) host.row.crossed.add(family)
+    for (const family of saved.crossed ?? []) {
+      host.row.crossed.add(family)
+      host.crossWaits.set(family, { until: undefined, lost: undefined })
+    }
     for (const ip of saved.lost) host.lost.add(ip)
     for (const pair of saved.flows) this.restored.set(pairKey(pair), saved.hid)
     this.changed(host)

@@ -156,9 +156,12 @@ test('DI-16…18, DI-20, DI-22…24, DI-26, DI-28…30, DI-33…37: every messag
   bed.down(2)
   await until('m has no address', async () => (await bed.hosts('m')).every((h) => h.detached))
   bed.up(1)
-  const handoff = await seen('HANDOFF', (m) => m.from === M1)
+  // Not one of the time when nothing passed: a machine with much to do stays long enough there to be detached.
+  const handoff = await seen(
+    'HANDOFF',
+    (m) => m.from === M1 && m.message.addresses('LOST_ADDRESS').includes(M2),
+  )
   assert.equal(handoff.message.address('NEW_ADDRESS'), M1)
-  assert.ok(handoff.message.addresses('LOST_ADDRESS').includes(M2))
   assert.deepEqual(handoff.message.options, ['PF'])
   assert.ok([M1, M2].includes(handoff.message.hostId), handoff.message.hostId)
   await acknowledged(handoff)

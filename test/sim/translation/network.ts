@@ -65,11 +65,11 @@ export class SimHost {
     this.machine = new IhmpMachine(components, options)
   }
 
-  /** Sets the usable addresses, `10.1.0.2/24` each. */
+  /** Sets the usable addresses, `10.1.0.2/24` or `10.1.0.2/24@acc2` each. */
   set(...cidrs: string[]): void {
     this.addresses = cidrs.map((cidr) => {
-      const [ip = '', length = '24'] = cidr.split('/')
-      return { ip, prefixLength: Number(length), device: 'acc' }
+      const [ip = '', length = '24', device = 'acc'] = cidr.split(/[/@]/)
+      return { ip, prefixLength: Number(length), device }
     })
     this.machine.handleLocal(this.addresses, this.network.now)
     this.network.drain()

@@ -173,13 +173,13 @@ test('DI-6, D10: flows of one family go on over the other when the peer has agre
   const [A6, F6] = ['fd00:1::2', 'fd00:3::2']
   const net = new SimNetwork()
   const [mh, ch] = [net.host(), net.host()]
-  mh.set(`${A}/24`, `${A6}/64`)
+  mh.set(`${A}/24@acc1`, `${A6}/64@acc2`)
   ch.set(`${F}/24`, `${F6}/64`)
   connected(net, mh, A, ch, F)
   for (const host of [mh, ch]) assert.ok(isIdle(compile(host.tables)), 'two families, and nothing is touched')
   const mark = net.log.length
   const at = net.now
-  mh.set(`${A6}/64`)
+  mh.set(`${A6}/64@acc2`)
   assert.equal(compile(mh.tables)[4].cross_out.size, 0, 'not before the other takes it')
   assert.equal(compile(mh.tables)[4].cross_in.size, 1, 'but it is taken here')
   net.run(at + 2 * net.delay)
@@ -193,13 +193,51 @@ test('DI-6, D10: flows of one family go on over the other when the peer has agre
   }
   assert.ok(net.types(mark).includes(`PATH_PROBE ${A6}>${F6}`))
   assert.equal(mh.events.filter((e) => e.kind === 'handover' && e.family === 4).length, 2)
-  mh.set(`${B}/24`, `${A6}/64`)
+  mh.set(`${B}/24@acc1`, `${A6}/64@acc2`)
   net.run(net.now + 5_000)
   assert.deepEqual(peerOf(mh).row.current[4], { local: B, foreign: F })
   assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
   assert.equal(compile(ch.tables)[4].cross_in.size, 1, 'what is under way still arrives')
   net.run(net.now + 120_000)
   for (const host of [mh, ch]) assert.equal(compile(host.tables)[4].cross_in.size, 0)
+})
+
+test('DI-6: while the addresses of one access go or come one after the other, no flow changes its family', () => {
+  const [A6, B6, F6] = ['fd00:1::2', 'fd00:2::2', 'fd00:3::2']
+  const net = new SimNetwork()
+  net.delay = 5 // an answer is there before the next address event
+  const [mh, ch] = [net.host(), net.host()]
+  const crossings = () =>
+    [mh, ch].flatMap((h) =>
+      h.events.filter((e) => e.kind === 'handover' && e.family === 4 && e.to.local.includes(':')),
+    ).length
+  mh.set(`${A}/24@acc1`, `${A6}/64@acc1`)
+  ch.set(`${F}/24`, `${F6}/64`)
+  connected(net, mh, A, ch, F)
+  for (const [four, six, acc] of [
+    [B, B6, 'acc2'],
+    [A, A6, 'acc1'],
+  ] as const) {
+    const last = mh.addresses.filter((a) => a.ip.includes(':')).map((a) => `${a.ip}/64@${a.device}`)
+    mh.set(...last)
+    net.run(net.now + 50)
+    mh.set()
+    net.run(net.now + 5_000)
+    mh.set(`${six}/64@${acc}`)
+    net.run(net.now + 50)
+    mh.set(`${four}/24@${acc}`, `${six}/64@${acc}`)
+    net.run(net.now + 1_000)
+    assert.equal(crossings(), 0)
+    assert.deepEqual(peerOf(mh).row.current[4], { local: four, foreign: F })
+    assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: four })
+  }
+  // The access stays without an address of that family: then they do.
+  mh.set(`${A6}/64@acc1`)
+  net.run(net.now + 200)
+  assert.equal(crossings(), 0)
+  net.run(net.now + 200)
+  assert.deepEqual(peerOf(mh).row.current[4], { local: A6, foreign: F6 })
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F6, foreign: A6 })
 })
 
 test('DI-6: a peer that cannot carry one family over the other is not sent such packets', () => {
