@@ -319,14 +319,6 @@ function compileFlow(maps: CompiledFamily, tables: Tables, host: HidRow, flow: S
   // While it is opened and has not moved, it must not seem to be in the way of itself (stacktrans.ts).
   else if (flow.opening !== true || !samePair(flow, host.current[familyOf(flow.local)]))
     maps.in_flow.set(inKey, flow)
-  if (host.crossed.has(familyOf(flow.local))) compileCrossing(maps, host, flow)
-  const override = host.overrides.get(flow.id)
-  const wire = override ?? host.current[familyOf(flow.local)]
-  if (wire === undefined || familyOf(wire.local) !== familyOf(flow.local)) return
-  if (isLinkLocal6(wire.foreign)) {
-    maps.cross_out.set(flow.id, { flow, wire })
-    return
-  }
   const mapping =
     host.ports.length === 0
       ? undefined
@@ -336,12 +328,22 @@ function compileFlow(maps: CompiledFamily, tables: Tables, host: HidRow, flow: S
             m.foreignPort === flow.foreignPort &&
             m.localPort === flow.localPort,
         )
+  // Wherever the host is sent to by now, and if nowhere: its segments may come through the NAT before the NAT's word does.
   if (mapping === undefined && host.nats.size > 0)
     for (const pair of host.accepted.values())
       if (host.nats.has(pair.foreign)) maps.in_wait.set(pairKey(pair), pair)
-  if (mapping !== undefined && mapping.natPort !== flow.foreignPort) {
-    maps.out_port.set(flow.id, { flow, port: mapping.natPort })
-    maps.in_port.set(inFlowKey(flow, mapping.natPort), { flow, port: mapping.natPort })
+  const renumbered = mapping?.natPort !== flow.foreignPort ? mapping?.natPort : undefined
+  if (renumbered !== undefined) maps.in_port.set(inFlowKey(flow, renumbered), { flow, port: renumbered })
+  if (host.crossed.has(familyOf(flow.local))) compileCrossing(maps, host, flow)
+  const override = host.overrides.get(flow.id)
+  const wire = override ?? host.current[familyOf(flow.local)]
+  if (wire === undefined || familyOf(wire.local) !== familyOf(flow.local)) return
+  if (isLinkLocal6(wire.foreign)) {
+    maps.cross_out.set(flow.id, { flow, wire })
+    return
+  }
+  if (renumbered !== undefined) {
+    maps.out_port.set(flow.id, { flow, port: renumbered })
     maps.out_one.set(flow.id, { flow, wire })
     return
   }

@@ -45,7 +45,7 @@ async function startWireGuard(
   words: readonly string[],
 ): Promise<WireGuard> {
   const child = bed.start(netns, 'wireguard-go', ['-f', wg0])
-  for (let i = 0; i < 100 && spawnSync('wg', ['show', wg0]).status !== 0; i++) await delay(30)
+  for (let i = 0; i < 1000 && spawnSync('wg', ['show', wg0]).status !== 0; i++) await delay(30)
   const psk = file('psk', presharedKey)
   bed.run(netns, 'wg', [
     ...['set', wg0, 'private-key', file('key', key), 'listen-port', `${ANCHOR_PORT}`],
