@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs'
 import { missingError, usageError } from '../core/errors.ts'
 import { needProgram } from '../linux/packages.ts'
+import { optimizeLate } from '../linux/proc.ts'
 import { IhmpNat, readPrivateKeys } from '../translation/index.ts'
 import { composeAnchor, composeHost } from './compose.ts'
 import { loadConfig } from './config.ts'
@@ -34,6 +35,8 @@ export async function serve(role: Role, state: State): Promise<void> {
   if (role === 'anchor') needProgram('nft')
   state.lock()
   const recorder = new HostRecorder(new Log(config.log.level))
+  // Not beside a tunnel: its engine lives on optimized code.
+  if (role === 'dime') optimizeLate()
   const { mechanisms, routes } =
     role === 'anchor'
       ? composeAnchor(loadAnchorConfig(state), state, recorder)

@@ -9,7 +9,7 @@ import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { RealClock } from '../linux/clock.ts'
-import { optimizeLate, raisePriority } from '../linux/proc.ts'
+import { raisePriority } from '../linux/proc.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
@@ -187,7 +187,6 @@ export class TranslationService {
   async start(): Promise<void> {
     this.#running = true
     raisePriority()
-    optimizeLate()
     this.#kernel.start()
     this.#translating = this.#kernel.counts.elements > 0
     const saved = this.#readState()
