@@ -291,9 +291,7 @@ export class Greeting {
     host.secret = shared
     for (const bytes of message.addresses ?? []) {
       const ip = ipOf(bytes)
-      if (ip === pair.foreign) continue
-      this.#state.know(host, ip)
-      if (!host.row.active.has(ip)) host.row.unreachable.add(ip)
+      if (ip !== pair.foreign) this.#state.claims(host, ip)
     }
     this.#state.say(host, 'peer', publicKey === undefined ? 'greeted without a key' : 'greeted, key pinned')
     this.#paths.confirm(host, pair, now)

@@ -195,7 +195,7 @@ export class IhmpMachine {
       return
     }
     if (!this.#messages.fresh(host, message, pair, port)) return
-    host.ports.set(pair.foreign, port)
+    if (this.#state.know(host, pair.foreign)) host.ports.set(pair.foreign, port)
     if (acknowledges) this.#movement.handleAck(host, message, pair, now)
     else this.#movement.handleUpdate(host, message, pair, port, now)
   }

@@ -193,7 +193,7 @@ export class Movement {
         if (told === undefined) return
         const ip = ipOf(told)
         if (this.#newer(host, ip, message) && !host.row.active.has(ip)) {
-          host.row.unreachable.add(ip)
+          this.#state.claims(host, ip)
           this.#paths.probeCandidates(host, now) // perhaps it can be reached from here after all
         }
         break
@@ -204,9 +204,8 @@ export class Movement {
       if (this.#newer(host, ip, message)) this.#foreignLost(host, ip, now)
     }
     let challenge: Uint8Array | undefined
-    if (usable) {
-      this.#paths.accept(host, pair)
-      if (!host.row.active.has(pair.foreign)) host.row.unreachable.add(pair.foreign)
+    if (usable && this.#paths.accept(host, pair)) {
+      this.#state.claims(host, pair.foreign)
       if (!host.confirmed.has(pairKey(pair))) {
         challenge = host.challenges.get(pair.foreign) ?? this.#state.random(16)
         host.challenges.set(pair.foreign, challenge)
@@ -234,21 +233,21 @@ export class Movement {
 
   /** Whether no later message has said anything about this address of the host's. */
   #newer(host: Host, ip: Ip, message: IhmpMessage): boolean {
-    if ((host.addressCounters.get(ip) ?? 0) > message.counter) return false
+    if ((host.addressCounters.get(ip) ?? 0) > message.counter || !this.#state.know(host, ip)) return false
     host.addressCounters.set(ip, message.counter)
-    this.#state.know(host, ip)
     return true
   }
 
   /** DI-41: its address is seen as the NAT's; DI-44: a flow cannot migrate into a NAT that does not know IHMP. */
   #behindNat(host: Host, message: IhmpMessage, inside: Ip, nat: Ip, aware: boolean): void {
     if (!aware) {
-      if (this.#newer(host, inside, message)) host.row.unreachable.add(inside)
+      if (this.#newer(host, inside, message)) this.#state.claims(host, inside)
       return
     }
+    // It names itself by the one inside.
+    if (!this.#state.know(host, inside) || !this.#state.know(host, nat)) return
     host.nats.set(nat, inside)
     host.row.nats.add(nat)
-    this.#state.know(host, inside) // it names itself by it
   }
 
   #foreignLost(host: Host, ip: Ip, now: number): void {

@@ -43,21 +43,23 @@ export class Paths {
 
   // --------------------------------------------------------------------------------------- accepted, confirmed
 
-  accept(host: Host, pair: Pair): void {
+  /** False when the host has too many addresses already. */
+  accept(host: Host, pair: Pair): boolean {
     const key = pairKey(pair)
-    if (host.row.accepted.has(key)) return
+    if (host.row.accepted.has(key)) return true
+    if (!this.#state.know(host, pair.foreign)) return false
     host.row.accepted.set(key, pair)
-    this.#state.know(host, pair.foreign)
     // The same pair taken over from another host: its flows there cannot be told apart any more (P2).
     for (const other of this.#state.byAddress(pair.foreign))
       if (other !== host && !other.confirmed.has(key) && other.row.accepted.delete(key))
         this.#state.changed(other)
     this.#state.changed(host)
+    return true
   }
 
   /** The foreign host has shown that it receives on this pair (DI-24, DI-27). */
   confirm(host: Host, pair: Pair, now: number): void {
-    this.accept(host, pair)
+    if (!this.accept(host, pair)) return
     host.row.active.add(pair.foreign)
     host.row.unreachable.delete(pair.foreign)
     host.row.local.add(pair.local)
@@ -75,7 +77,7 @@ export class Paths {
     if (!confirmed) return
     if (![...host.confirmed.values()].some((c) => c.pair.foreign === pair.foreign)) {
       host.row.active.delete(pair.foreign)
-      host.row.unreachable.add(pair.foreign)
+      this.#state.claims(host, pair.foreign)
     }
     this.choose(host, 'silent path', now)
     if (host.detachedAt !== undefined)

@@ -7,6 +7,10 @@ import { familyOf, type HidRow, type Ip, type Pair, pairKey } from '../tables.ts
 import { type Host, ReplayWindow, type Request } from './host.ts'
 import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type Output } from './types.ts'
 
+/** Addresses that a host is known by, those that it had included; and of them those that may be its own and are tried. */
+export const MOST_KNOWN = 64
+export const MOST_UNREACHABLE = 16
+
 export class IhmpState {
   readonly components: IhmpComponents
   readonly options: IhmpOptions
@@ -113,8 +117,13 @@ export class IhmpState {
     return host
   }
 
-  /** The host names itself by `ip` from now on, or may. */
-  know(host: Host, ip: Ip): void {
+  /**
+   * The host names itself by `ip` from now on, or may. Of too many addresses one that it had gives way; false when it has
+   * none to give.
+   */
+  know(host: Host, ip: Ip): boolean {
+    if (host.known.has(ip)) return true
+    if (host.known.size >= MOST_KNOWN && !this.#makeRoom(host)) return false
     host.known.add(ip)
     let hosts = this.#byAddress.get(ip)
     if (hosts === undefined) {
@@ -122,6 +131,42 @@ export class IhmpState {
       this.#byAddress.set(ip, hosts)
     }
     hosts.add(host)
+    return true
+  }
+
+  /** The host says that it has this address, at which it has not answered. Of too many the first ones are forgotten. */
+  claims(host: Host, ip: Ip): void {
+    const { active, unreachable } = host.row
+    if (active.has(ip) || unreachable.has(ip) || !this.know(host, ip)) return
+    unreachable.add(ip)
+    if (unreachable.size > MOST_UNREACHABLE) unreachable.delete(unreachable.values().next().value!)
+  }
+
+  #makeRoom(host: Host): boolean {
+    const { active, unreachable } = host.row
+    const free = (ip: Ip): boolean => !active.has(ip) && ip !== host.bound.foreign
+    const old = [...host.known].find((ip) => free(ip) && !unreachable.has(ip)) ?? [...host.known].find(free)
+    if (old === undefined) return false
+    this.#unknow(host, old)
+    host.known.delete(old)
+    unreachable.delete(old)
+    host.addressCounters.delete(old)
+    host.ports.delete(old)
+    host.challenges.delete(old)
+    host.nats.delete(old)
+    host.row.nats.delete(old)
+    for (const [key, { foreign }] of host.row.accepted)
+      if (foreign === old) {
+        host.row.accepted.delete(key)
+        this.changed(host)
+      }
+    return true
+  }
+
+  #unknow(host: Host, ip: Ip): void {
+    const hosts = this.#byAddress.get(ip)
+    hosts?.delete(host)
+    if (hosts?.size === 0) this.#byAddress.delete(ip)
   }
 
   /** Hosts that were ever known by `ip`. */
@@ -137,7 +182,7 @@ export class IhmpState {
 
   forget(host: Host): void {
     this.hosts.delete(host.row.hid)
-    for (const ip of host.known) this.#byAddress.get(ip)?.delete(host)
+    for (const ip of host.known) this.#unknow(host, ip)
     for (const request of host.requests) this.requests.delete(request)
     host.requests.clear()
     this.components.tables.removeHost(host.row.hid)

@@ -246,6 +246,7 @@ test('spoofed HELLO: off the path nobody can pin a key or make a row', () => {
   server.machine.handleMessage(hello.bytes, { local: F, foreign: A }, 0, net.now)
   net.run(5_000)
   assert.equal([...server.machine.hosts()].length, 0)
+  assert.ok(net.types().filter((type) => type === `HELLO_ACK ${F}>${A}`).length <= 3)
 })
 
 test('a HELLO is answered only to who has a connection here (D9), and never amplified', () => {

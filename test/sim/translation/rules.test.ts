@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { ownKeyOf } from '../../../src/translation/keys.ts'
+import { MOST_KNOWN, MOST_UNREACHABLE } from '../../../src/translation/machine/state.ts'
 import { compile, isIdle } from '../../../src/translation/tables.ts'
 import { Control, ihmp, Option } from '../../../src/translation/wire.ts'
 import { type SimHost, SimNetwork } from './network.ts'
@@ -306,6 +307,41 @@ test('D14: a peer that starts again from an older state is told everything again
   const mark = net.log.length
   net.run(net.now + 280_000)
   assert.deepEqual(net.types(mark), [])
+})
+
+test('a peer with no end of addresses is believed of few, goes on, and no crowd of strangers is asked', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  const hid = connected(net, mh, A, ch, F)
+  mh.preferred = A
+  const many = Array.from({ length: 100 }, (_, i) => `10.20.${i}.2`)
+  mh.set(`${A}/24`, ...many.map((ip) => `${ip}/24`))
+  net.run(net.now + 20_000)
+  const { known, ports, addressCounters, row } = peerOf(ch)
+  for (const { size } of [known, ports, addressCounters, row.active]) assert.ok(size <= MOST_KNOWN, `${size}`)
+  assert.ok(row.accepted.size <= MOST_KNOWN)
+  assert.deepEqual(row.current[4], { local: F, foreign: A })
+  mh.preferred = B
+  mh.set(`${B}/24`)
+  net.run(net.now + 20_000)
+  assert.deepEqual(row.current[4], { local: F, foreign: B }, 'those that are lost make room')
+  // Now it only says so: nothing answers there.
+  for (const ip of many) net.cut.add(`${ip} ${F}`)
+  const mark = net.log.length
+  mh.set(`${B}/24`, ...many.map((ip) => `${ip}/24`))
+  net.run(net.now + 20_000)
+  assert.ok(row.unreachable.size <= MOST_UNREACHABLE, `${row.unreachable.size}`)
+  assert.ok(known.size <= MOST_KNOWN)
+  const asked = new Set(net.log.slice(mark).flatMap((p) => (p.from === F && p.to !== B ? [p.to] : [])))
+  assert.ok(asked.size > 0)
+  const wave = net.log.length
+  net.run(net.now + 3_600_000)
+  const later = new Set(net.log.slice(wave).flatMap((p) => (p.from === F && p.to !== B ? [p.to] : [])))
+  assert.ok(later.size <= MOST_UNREACHABLE, `${later.size}`)
+  assert.equal(mh.machine.host(hid)?.state, 'peer')
+  assert.deepEqual(row.current[4], { local: F, foreign: B })
 })
 
 test('E-6: a host that is reached over public addresses hears nothing of private ones', () => {
