@@ -20,12 +20,14 @@ export interface LinksInit {
   readonly netns: string | undefined
   /** Called after a datagram has arrived; the bytes are the callee's. */
   readonly message: (bytes: Uint8Array, pair: Pair, port: number) => void
-  readonly log: (text: string) => void
+  readonly log: (level: 'warn' | 'debug', text: string) => void
 }
 
 export class IhmpLinks {
   readonly #init: LinksInit
   readonly #links = new Map<Ip, Link>()
+  /** Addresses at which another program has the port. */
+  readonly #taken = new Set<Ip>()
 
   constructor(init: LinksInit) {
     this.#init = init
@@ -36,6 +38,7 @@ export class IhmpLinks {
     for (const [ip, link] of this.#links) {
       if (own.has(ip)) continue
       this.#links.delete(ip)
+      this.#taken.delete(ip)
       if (!link.failed) link.socket.close()
     }
     for (const [ip, device] of own) if (!this.#links.has(ip)) this.#open(ip, device)
@@ -51,7 +54,7 @@ export class IhmpLinks {
     if (link === undefined) return
     const send = (): void =>
       link.socket.send(bytes, port === 0 ? this.#init.port : port, pair.foreign, (error) => {
-        if (error) this.#init.log(`IHMP to ${pair.foreign}: ${error.message}`)
+        if (error) this.#init.log('debug', `IHMP to ${pair.foreign}: ${error.message}`)
       })
     if (link.ready) send()
     else link.waiting.push(send)
@@ -65,7 +68,13 @@ export class IhmpLinks {
     this.#links.set(ip, link)
     socket.on('error', (error) => {
       if (this.#links.get(ip) !== link) return
-      this.#init.log(`IHMP at ${ip}: ${error.message}`)
+      this.#init.log('debug', `IHMP at ${ip}: ${error.message}`)
+      if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE' && !this.#taken.has(ip)) {
+        this.#taken.add(ip)
+        const mend = 'stop it, or set [dime] port on all hosts'
+        const what = `another program has UDP port ${this.#init.port} at ${ip}: nothing moves there`
+        this.#init.log('warn', `${what}; ${mend}`)
+      }
       if (link.ready || link.failed) return
       link.failed = true
       socket.close()
@@ -81,6 +90,7 @@ export class IhmpLinks {
     const address = isLinkLocal6(ip) ? `${ip}%${device}` : ip
     socket.bind({ port: this.#init.port, address, exclusive: true }, () => {
       link.ready = true
+      this.#taken.delete(ip)
       for (const send of link.waiting.splice(0)) send()
     })
   }

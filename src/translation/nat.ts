@@ -53,7 +53,10 @@ const TRIES = 4
 const INTERVAL_MS = 250
 /** Connections remembered of hosts that have not spoken IHMP yet. */
 const MOST_MAPPINGS = 65_536
+/** Pairs remembered that speak IHMP. */
+const MOST_SPEAKERS = 65_536
 const ENOENT = 2
+const ENOBUFS = 105
 
 /** One connection through the NAT, by conntrack's tuples. */
 interface Connection {
@@ -67,7 +70,7 @@ export class IhmpNat {
   readonly #sysctls = new KernelSysctls()
   readonly #nf = new NfSocket()
   readonly #events = new NetlinkSocket(NETLINK_NETFILTER)
-  readonly #sockets = new Map<Ip, { socket: Socket; bound: Promise<void> }>()
+  readonly #sockets = new Map<Ip, { socket: Socket; bound: Promise<boolean> }>()
   /** Pairs `inside remote` that have exchanged IHMP through here. */
   readonly #speakers = new Set<string>()
   readonly #connections = new Map<string, Connection>()
@@ -99,6 +102,7 @@ export class IhmpNat {
     this.#events.close()
     for (const timer of this.#waiting.values()) clearTimeout(timer)
     for (const { socket } of this.#sockets.values()) socket.close()
+    this.#sockets.clear()
     this.#remove()
     this.#nf.close()
     this.#sysctls.restore()
@@ -158,11 +162,21 @@ export class IhmpNat {
   }
 
   #drain(): void {
-    for (let replies = this.#events.receive(); replies !== undefined; replies = this.#events.receive())
+    for (let replies = this.#receive(); replies !== undefined; replies = this.#receive())
       for (const reply of replies) {
         const connection = readConnection(reply)
         if (connection !== undefined) this.#opened(connection)
       }
+  }
+
+  /** Connections that came faster than they were read are not told to anybody, and cannot move. */
+  #receive(): NetlinkReply[] | undefined {
+    try {
+      return this.#events.receive()
+    } catch (error) {
+      if (!(error instanceof KernelError) || error.errno !== ENOBUFS) throw error
+      return []
+    }
   }
 
   #opened(connection: Connection): void {
@@ -170,6 +184,7 @@ export class IhmpNat {
     const pair = `${ipOf(mapping.host)} ${remote}`
     if (mapping.protocol === 17 && mapping.remotePort === this.#options.port) {
       if (this.#speakers.has(pair)) return
+      if (this.#speakers.size >= MOST_SPEAKERS) this.#speakers.delete(this.#speakers.values().next().value!)
       this.#speakers.add(pair)
       for (const known of this.#connections.values())
         if (`${ipOf(known.mapping.host)} ${known.remote}` === pair) this.#announce(known)
@@ -203,7 +218,8 @@ export class IhmpNat {
     const waiting = `${remote} ${message.sequence}`
     const send = async (tries: number): Promise<void> => {
       const { socket, bound } = this.#socketAt(ipOf(mapping.nat))
-      await bound
+      // False: the address went, or the NAT was stopped.
+      if (!(await bound) || this.#sockets.get(ipOf(mapping.nat))?.socket !== socket) return
       socket.send(bytes, this.#options.port, remote, () => {})
       if (tries >= TRIES) this.#waiting.delete(waiting)
       else
@@ -218,11 +234,10 @@ export class IhmpNat {
     )
   }
 
-  #socketAt(nat: Ip): { socket: Socket; bound: Promise<void> } {
+  #socketAt(nat: Ip): { socket: Socket; bound: Promise<boolean> } {
     const known = this.#sockets.get(nat)
     if (known !== undefined) return known
     const socket = createSocket('udp4')
-    socket.on('error', () => {})
     socket.on('message', (bytes, from) => {
       const decoded = ihmp.decode(bytes)
       if (!decoded.ok || decoded.value.control !== Control.ACK) return
@@ -231,7 +246,15 @@ export class IhmpNat {
       this.#waiting.delete(waiting)
     })
     // Not the port of IHMP: hosts behind this NAT are known by that one.
-    const bound = new Promise<void>((resolve) => socket.bind({ address: nat, port: 0 }, resolve))
+    const bound = new Promise<boolean>((resolve) => {
+      socket.on('error', () => {
+        if (this.#sockets.get(nat)?.socket !== socket) return
+        this.#sockets.delete(nat)
+        socket.close()
+        resolve(false)
+      })
+      socket.bind({ address: nat, port: 0 }, () => resolve(true))
+    })
     const entry = { socket, bound }
     this.#sockets.set(nat, entry)
     return entry

@@ -14,6 +14,8 @@ const MAIN = 254
 /** After `main` and `default` (32766, 32767): only packets that no route takes come so far. */
 const PARK_PRIORITY = 32_800
 const EEXIST = 17
+/** Own addresses with a table each, from the base on; the last ones of the 64 are for what follows. */
+const MOST_TABLES = 59
 /** From the base: the table of the parking device, and the priority of rules that hold packets back. */
 const PARK_TABLE = 63
 const HOLD_PRIORITY = 62
@@ -129,6 +131,7 @@ export class HostNetwork {
       const routeKey = JSON.stringify(routes.map((r) => [r.to, r.via, r.metric]))
       const entry = this.#tables.get(address.ip)
       const table = entry?.table ?? this.#freeTable()
+      if (table === undefined) continue // packets from it leave as the system's routes have it
       if (entry?.routes !== routeKey) {
         this.#fill(table, address, routes)
         changed = true
@@ -177,9 +180,11 @@ export class HostNetwork {
       if (rule.priority === table && rule.table === table) this.#rtnl.deleteRule(rule)
   }
 
-  #freeTable(): number {
+  #freeTable(): number | undefined {
     const used = new Set([...this.#tables.values()].map((t) => t.table))
-    for (let table = this.#options.base + 1; ; table++) if (!used.has(table)) return table
+    for (let i = 1; i <= MOST_TABLES; i++)
+      if (!used.has(this.#options.base + i)) return this.#options.base + i
+    return undefined
   }
 
   /**

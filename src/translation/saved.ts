@@ -8,6 +8,8 @@ import type { Ip } from './tables.ts'
 const SAVE_MS = 20
 /** Saving takes at most this share of a CPU. */
 const SAVE_SHARE = 0.05
+/** What could not be written is tried again after this. */
+const SAVE_AGAIN_MS = 10_000
 
 export interface SavedState {
   readonly hosts: readonly SavedHost[]
@@ -18,20 +20,26 @@ export interface SavedState {
 export class StateFile {
   readonly #path: string
   readonly #current: () => SavedState
+  readonly #fault: (what: string) => void
   #timer: NodeJS.Timeout | undefined
+  #failed = false
   /** How long the last time took, milliseconds. */
   #took = 0
 
-  /** `current` gives what is worth saving now. */
-  constructor(path: string, current: () => SavedState) {
+  /** `current` gives what is worth saving now. `fault` hears, once, why it cannot be: connections move all the same. */
+  constructor(path: string, current: () => SavedState, fault: (what: string) => void) {
     this.#path = path
     this.#current = current
+    this.#fault = fault
   }
 
   /** Undefined when there is none; throws when it is damaged. */
   static read(path: string): SavedState | undefined {
     if (!existsSync(path)) return undefined
-    return JSON.parse(readFileSync(path, 'utf8'), fromJson) as SavedState
+    const state = JSON.parse(readFileSync(path, 'utf8'), fromJson) as SavedState
+    for (const list of [state.hosts, state.identifiers, state.sysctls])
+      if (!Array.isArray(list)) throw new Error('damaged')
+    return state
   }
 
   saveSoon(): void {
@@ -42,8 +50,18 @@ export class StateFile {
     this.forgetSoon()
     const from = performance.now()
     const temporary = `${this.#path}.new`
-    writeFileSync(temporary, `${JSON.stringify(this.#current(), toJson)}\n`, { mode: 0o600 })
-    renameSync(temporary, this.#path)
+    try {
+      writeFileSync(temporary, `${JSON.stringify(this.#current(), toJson)}\n`, { mode: 0o600 })
+      renameSync(temporary, this.#path)
+      this.#failed = false
+    } catch (error) {
+      rmSync(temporary, { force: true })
+      const reason = (error as Error).message
+      if (!this.#failed)
+        this.#fault(`what a daemon started anew needs cannot be saved: ${reason}; tried again`)
+      this.#failed = true
+      this.#timer = setTimeout(() => this.save(), SAVE_AGAIN_MS).unref()
+    }
     this.#took = performance.now() - from
   }
 

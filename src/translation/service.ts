@@ -161,13 +161,14 @@ export class TranslationService {
         this.machine.handleMessage(bytes, pair, port, this.#clock.now())
         this.#pumpSoon()
       },
-      log: (text) => init.recorder.log('debug', text),
+      log: (level, text) => init.recorder.log(level, text),
     })
-    this.#state = new StateFile(options.stateFile, () => ({
+    const state = () => ({
       hosts: this.machine.save(),
       identifiers: [...this.#network.identifiers],
       sysctls: [...this.#sysctls.saved],
-    }))
+    })
+    this.#state = new StateFile(options.stateFile, state, (what) => init.recorder.log('warn', what))
     this.machine = new IhmpMachine(
       {
         tables: this.tables,
