@@ -21,12 +21,12 @@ import type {
 import { matchesPattern } from '../core/pattern.ts'
 import { formatSelector, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
+import { type EndpointCache, Endpoints } from '../tunnel/endpoints.ts'
 import type { PathReport } from '../tunnel/events.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
 import { Requests } from '../tunnel/requests.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
-import { type EndpointCache, Endpoints } from './endpoints.ts'
 import type { FlowOwners } from './owners.ts'
 import { type HostPlumbing, marks } from './plumbing.ts'
 import type { AccessSetup, Command, Event, FlowReport, HostSetup, PeerReport } from './protocol.ts'
@@ -88,8 +88,6 @@ const LEAST_MTU = 1280
 const FIRST_MTU = 1400
 /** How long `start` waits for an anchor to answer; after that the host is up and keeps trying. */
 const START_MS = 20_000
-/** Nothing of a peer has answered for so long: its name is resolved again, and then as often. */
-const RESOLVE_AGAIN_MS = 10_000
 
 type Answer = Extract<Event, { readonly request: number }>
 
@@ -108,8 +106,6 @@ export class MobileHostService implements Mechanism {
   #hurried = false
   #stopping = false
   readonly #endpoints: Endpoints
-  /** Of each peer without a path that works: since when, or when its name was resolved last. */
-  readonly #silentSince = new Map<string, number>()
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
@@ -395,21 +391,9 @@ export class MobileHostService implements Mechanism {
       })
     }
     this.#fitMtu()
-    this.#resolveSilent()
+    this.#endpoints.follow(this.#paths, performance.now())
     if (works.size > 0 && this.#peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined))
       this.#onReady?.()
-  }
-
-  #resolveSilent(): void {
-    const now = performance.now()
-    for (const peer of this.#init.peers) {
-      const works = this.#paths.some((path) => path.peer === peer.name && isUsable(path.state))
-      if (works) this.#silentSince.delete(peer.name)
-      else if (now - (this.#silentSince.get(peer.name) ?? now) >= RESOLVE_AGAIN_MS) {
-        this.#silentSince.set(peer.name, now)
-        this.#endpoints.again(peer)
-      } else if (!this.#silentSince.has(peer.name)) this.#silentSince.set(peer.name, now)
-    }
   }
 
   /** UP-37: the virtual interface's MTU is what the narrowest path leaves. */

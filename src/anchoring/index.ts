@@ -12,7 +12,6 @@ export {
   type KnownHost,
 } from './anchor-service.ts'
 export type { HostPolicy } from './applications.ts'
-export type { EndpointCache } from './endpoints.ts'
 export {
   type HostPeer,
   type MobileHostComponents,

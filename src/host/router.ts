@@ -10,11 +10,13 @@ import { RealClock } from '../linux/clock.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import { type ClassSetup, RadioKeeper, RouterPlumbing, RouterService, type Site } from '../routing/index.ts'
 import type { Composition } from './compose.ts'
+import { RememberedEndpoints } from './endpoints.ts'
 import type { HostRecorder } from './recorder.ts'
 import { type Config, parseHostPort } from './schema.ts'
 import { keyFileOf, type RouterConfig } from './setup.ts'
 import type { State } from './state.ts'
 import { RememberedSysctls } from './sysctls.ts'
+import { RememberedTimestamp } from './timestamp.ts'
 
 /** Marks of sockets of routers; those of hosts begin lower (anchoring/plumbing.ts). */
 const MARK = 0x6780_0000
@@ -66,6 +68,8 @@ export function composeRouter(config: RouterConfig, state: State, recorder: Host
               ),
       recorder,
       wall: () => clock.wall(),
+      endpoints: new RememberedEndpoints(state.file('endpoints.json')),
+      timestamp: new RememberedTimestamp(state.file('timestamp')),
       close: () => rtnl.close(),
     },
     {

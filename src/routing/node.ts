@@ -3,7 +3,8 @@
  * each access to each peer that has an address, and the forwarder that spreads classes over them.
  */
 import { openUdp } from '../linux/udp.ts'
-import { AccessSockets, type OpenAccess } from '../tunnel/access-sockets.ts'
+import { AccessPaths } from '../tunnel/access-paths.ts'
+import { AccessSockets } from '../tunnel/access-sockets.ts'
 import type { Engine } from '../tunnel/engine.ts'
 import type { TunnelEvent } from '../tunnel/machine/api.ts'
 import { EngineNode, type NodeParts } from '../tunnel/node.ts'
@@ -21,18 +22,18 @@ const MEASURE_MS = 25
 const REPORT_MS = 250
 
 export class RouterNode implements NodeParts<Command> {
-  readonly #setup: RouterSetup
   readonly #tell: (event: Event) => void
   readonly #node: EngineNode<Command>
   readonly #router: RouterMachine
   readonly #forwarder: RoutingForwarder
   readonly #sockets: AccessSockets<AccessSetup>
-  readonly #peers = new Map<string, { readonly index: number; readonly setup: RouterPeer }>()
+  readonly #paths: AccessPaths<AccessSetup>
+  /** Indices of peers by name. */
+  readonly #peers = new Map<string, number>()
   #reportAt = 0
 
   constructor(host: EngineHost) {
     const setup = host.data as RouterSetup
-    this.#setup = setup
     this.#forwarder = new RoutingForwarder(setup.own)
     this.#tell = host.post as (event: Event) => void
     this.#node = new EngineNode(
@@ -47,6 +48,7 @@ export class RouterNode implements NodeParts<Command> {
         tell: this.#tell,
         reorderPackets: REORDER_PACKETS,
         measureInterval: MEASURE_MS,
+        ...(setup.timestampFloor !== undefined && { timestampFloor: setup.timestampFloor }),
       },
       this,
     )
@@ -61,6 +63,15 @@ export class RouterNode implements NodeParts<Command> {
       node: this.#node,
       mark: setup.mark,
       pathsOf: (access) => this.#router.pathsOf(access),
+    })
+    const { machine } = this.#node
+    this.#paths = new AccessPaths({
+      machine,
+      sockets: this.#sockets,
+      open: (peer, access, config, now) => {
+        const view = machine.path(machine.addPath(peer, config, now))
+        if (view !== undefined) this.#router.addPath(view, access.setup.name, now)
+      },
     })
     if (setup.listenPort !== undefined)
       this.#node.engine.addSocket(
@@ -82,6 +93,11 @@ export class RouterNode implements NodeParts<Command> {
       case 'add-peer':
         this.#addPeer(command.peer, now)
         break
+      case 'remotes': {
+        const peer = this.#peers.get(command.name)
+        if (peer !== undefined) this.#paths.setRemotes(peer, command.remotes, now)
+        break
+      }
       case 'access':
         this.#setAccess(command.access, now)
         break
@@ -109,8 +125,11 @@ export class RouterNode implements NodeParts<Command> {
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#router.handleTunnelEvent(event, now)
     if (event.type === 'path-closed') this.#sockets.pathClosed(event.slot, event.pathId)
-    if (event.type === 'handshake-failed')
-      this.#tell({ type: 'log', level: 'warn', message: `no session: ${event.reason}` })
+    if (event.type === 'timestamp-sent') this.#tell({ type: 'timestamp', floor: event.floor })
+    if (event.type === 'handshake-failed') {
+      const name = [...this.#peers].find(([, index]) => index === event.peer)?.[0] ?? ''
+      this.#tell({ type: 'log', level: 'warn', message: `no session with ${name}: ${event.reason}` })
+    }
     if (event.type === 'path' || event.type === 'path-closed' || event.type === 'session')
       this.#node.reportSoon()
   }
@@ -133,11 +152,11 @@ export class RouterNode implements NodeParts<Command> {
   /** Nothing waits for data here. */
   noteData(): void {}
 
-  report(_now: number): void {
+  report(now: number): void {
+    this.#paths.tryOtherFamilies(now)
     const { machine, engine } = this.#node
     const { datapath } = engine
-    const peers = [...this.#peers].map(([name, { index }]) => [name, index] as const)
-    const paths = pathReports({ machine, datapath, peers }, (slot) => ({
+    const paths = pathReports({ machine, datapath, peers: this.#peers }, (slot) => ({
       access: this.#router.accessOf(slot),
       ...this.#router.useOf(slot),
     }))
@@ -168,16 +187,15 @@ export class RouterNode implements NodeParts<Command> {
       {
         publicKey: setup.publicKey,
         ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
-        ...(setup.keepalive > 0 && setup.remotes.length > 0 && { persistentKeepalive: setup.keepalive }),
-        dialect: setup.remotes.length > 0 ? 'godwit' : 'auto',
+        ...(setup.keepalive > 0 && setup.leads && { persistentKeepalive: setup.keepalive }),
+        dialect: setup.leads ? 'godwit' : 'auto',
         allowedIps: setup.subnets.map(({ address, length }) => ({ address, prefixLength: length })),
       },
       now,
     )
-    this.#peers.set(setup.name, { index, setup })
+    this.#peers.set(setup.name, index)
     this.#forwarder.addPeer(index, setup.subnets)
-    this.#router.addPeer(index, setup.name, setup.remotes.length > 0)
-    for (const access of this.#sockets.all()) this.#openPath(access, setup.name, now)
+    this.#router.addPeer(index, setup.name, setup.leads)
   }
 
   /** Sockets and paths exist exactly while the access is up. */
@@ -186,20 +204,6 @@ export class RouterNode implements NodeParts<Command> {
     this.#router.setAccess(setup.name, setup.priority, now)
     if (!setup.up) return
     const opened = this.#sockets.open(setup, now)
-    if (opened !== undefined) for (const name of this.#peers.keys()) this.#openPath(opened, name, now)
-  }
-
-  #openPath(access: OpenAccess<AccessSetup>, name: string, now: number): void {
-    const peer = this.#peers.get(name)
-    const remote = peer?.setup.remotes.find(({ address }) =>
-      access.setup.families.includes(address.length === 4 ? 4 : 6),
-    )
-    if (peer === undefined || remote === undefined) return
-    const { machine } = this.#node
-    const pathId = this.#sockets.freePathId(peer.index)
-    const { mtu } = access.setup
-    const slot = machine.addPath(peer.index, { pathId, socket: access.index, remote, mtu }, now)
-    const view = machine.path(slot)
-    if (view !== undefined) this.#router.addPath(view, access.setup.name, now)
+    if (opened !== undefined) this.#paths.accessOpened(opened, now)
   }
 }

@@ -18,6 +18,8 @@ export interface RouterSetup {
   readonly mark: number
   /** Subnets behind this gateway: the only sources it sends. Empty: any. */
   readonly own: readonly Prefix[]
+  /** No handshake is stamped with this wall time or one before; see the event `timestamp`. */
+  readonly timestampFloor?: number
 }
 
 /** A traffic class: what it is for, and the scheduler its packets take. The first that matches decides. */
@@ -38,8 +40,8 @@ export interface RouterPeer {
   readonly presharedKey?: Uint8Array
   /** Seconds. */
   readonly keepalive: number
-  /** Where it is reached; none: it comes to us. */
-  readonly remotes: readonly Endpoint[]
+  /** This end goes to it, at the addresses that `remotes` tells; else it comes to us. */
+  readonly leads: boolean
   /** Subnets behind it: what is sent to it, and the only sources taken from it. */
   readonly subnets: readonly Prefix[]
 }
@@ -60,6 +62,8 @@ export interface AccessUse {
 
 export type Command =
   | { readonly type: 'add-peer'; readonly peer: RouterPeer }
+  /** Where a peer is reached, the preferred address first. */
+  | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Endpoint[] }
   | { readonly type: 'access'; readonly access: AccessSetup }
   | { readonly type: 'access-gone'; readonly name: string }
   | { readonly type: 'use'; readonly access: string; readonly use: AccessUse }
@@ -101,5 +105,7 @@ export type Event =
       readonly to: string
       readonly cause: string
     }
+  /** To be kept for the next run's `timestampFloor`. */
+  | { readonly type: 'timestamp'; readonly floor: number }
   /** Nothing is sent over this access any more, by either end. */
   | { readonly type: 'drained'; readonly access: string }

@@ -2,10 +2,8 @@
  * A router on the main thread, mobile or at home: accesses and radios, routes, and the engine worker that carries the
  * packets. Implements what the daemon asks of a mechanism. A traffic class towards a peer is what it shows as a flow.
  */
-import { lookup } from 'node:dns/promises'
 import type { AccessMonitor } from '../access/index.ts'
-import { type Prefix, parseAddress } from '../core/address.ts'
-import type { Endpoint } from '../core/endpoint.ts'
+import type { Prefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import type {
   AccessStatus,
@@ -20,6 +18,7 @@ import type {
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
 import type { Selector } from '../core/selector.ts'
+import { type EndpointCache, Endpoints } from '../tunnel/endpoints.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
 import { MODES, type Mode } from '../tunnel/schedulers.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
@@ -67,6 +66,10 @@ export interface RouterComponents {
   readonly radios: ((use: (access: string, use: AccessUse) => void) => RadioKeeper) | undefined
   readonly recorder: Recorder
   readonly wall: () => number
+  /** Addresses of endpoints that are names, over restarts. */
+  readonly endpoints: EndpointCache
+  /** The newest timestamp of a handshake, over restarts: a peer refuses what is not newer, and clocks go back. */
+  readonly timestamp: { get(): number | undefined; set(floor: number): void }
   readonly close: () => void
 }
 
@@ -75,7 +78,6 @@ const LEAST_MTU = 1280
 /** Outer headers, message 32 and tag, by the family of the path's remote. */
 const OVERHEAD = { 4: 28 + 16 + 16 + 2, 6: 48 + 16 + 16 + 2 } as const
 const START_MS = 20_000
-const RESOLVE_RETRY_MS = 2_000
 const SOURCE_RETRY_MS = 1_000
 /** Tries before it is said. */
 const SOURCE_TRIES = 5
@@ -85,7 +87,8 @@ export class RouterService implements Mechanism {
   readonly routes: readonly ControlRoute[]
   readonly #init: RouterInit
   readonly #parts: RouterComponents
-  readonly #retries = new Set<NodeJS.Timeout>()
+  readonly #endpoints: Endpoints
+  #sourceTimer: NodeJS.Timeout | undefined
   #worker: EngineWorker | undefined
   #radios: RadioKeeper | undefined
   #unsubscribe: (() => void) | undefined
@@ -94,11 +97,17 @@ export class RouterService implements Mechanism {
   #established = new Set<string>()
   #counters: Readonly<Record<string, number>> = {}
   #onReady: (() => void) | undefined
+  #hurried = false
   #stopping = false
 
   constructor(parts: RouterComponents, init: RouterInit) {
     this.#parts = parts
     this.#init = init
+    this.#endpoints = new Endpoints({
+      cache: parts.endpoints,
+      onRemotes: (name, remotes) => this.#post({ type: 'remotes', name, remotes }),
+      report: (message) => parts.recorder.log('warn', message),
+    })
     this.routes = [
       { method: 'GET', path: '/v1/router', handle: () => this.#view() },
       { method: 'POST', path: '/v1/router/scheduler', handle: ({ body }) => this.#setScheduler(body) },
@@ -107,6 +116,7 @@ export class RouterService implements Mechanism {
 
   async start(): Promise<void> {
     const { device, privateKey, listenPort, mark, mtu, sites, own, classes } = this.#init
+    const floor = this.#parts.timestamp.get()
     const setup: RouterSetup = {
       device,
       mtu: mtu ?? FIRST_MTU,
@@ -114,6 +124,7 @@ export class RouterService implements Mechanism {
       mark,
       own,
       ...(listenPort !== undefined && { listenPort }),
+      ...(floor !== undefined && { timestampFloor: floor }),
     }
     this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
       onEvent: (event) => this.#handle(event as Event),
@@ -121,7 +132,7 @@ export class RouterService implements Mechanism {
     })
     try {
       this.#post({ type: 'classes', classes })
-      for (const site of sites) await this.#addSite(site)
+      for (const site of sites) this.#addSite(site)
       this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
       this.#findSource()
       this.#watchAccesses()
@@ -137,12 +148,18 @@ export class RouterService implements Mechanism {
     }
   }
 
+  hurry(): void {
+    this.#hurried = true
+    this.#onReady?.()
+  }
+
   async stop(): Promise<void> {
     this.#stopping = true
     this.#radios?.stop()
     this.#unsubscribe?.()
     this.#parts.monitor?.stop()
-    for (const timer of this.#retries) clearTimeout(timer)
+    this.#endpoints.stop()
+    clearInterval(this.#sourceTimer)
     await this.#worker?.stop()
     this.#worker = undefined
     await this.cleanUp()
@@ -265,18 +282,16 @@ export class RouterService implements Mechanism {
   #findSource(): void {
     if (this.#parts.plumbing.missingSources().length === 0) return
     let tries = 0
-    const timer = setInterval(() => {
-      if (!this.#stopping && !this.#parts.plumbing.findSources()) {
+    this.#sourceTimer = setInterval(() => {
+      if (!this.#parts.plumbing.findSources()) {
         if (++tries !== SOURCE_TRIES) return
         const missing = this.#parts.plumbing.missingSources().join(', ')
         const reason = 'what this gateway itself says does not reach the other site'
         this.#parts.recorder.log('warn', `no address of this machine is in ${missing} yet: ${reason}`)
         return
       }
-      clearInterval(timer)
-      this.#retries.delete(timer)
+      clearInterval(this.#sourceTimer)
     }, SOURCE_RETRY_MS)
-    this.#retries.add(timer)
   }
 
   #watchAccesses(): void {
@@ -305,22 +320,13 @@ export class RouterService implements Mechanism {
     })
   }
 
-  async #addSite(site: Site): Promise<void> {
-    const { endpoint, ...rest } = site
-    const remotes = endpoint === undefined ? [] : await resolve(endpoint.host, endpoint.port)
-    if (endpoint !== undefined && remotes.length === 0) {
-      this.#parts.recorder.log('warn', `${site.name}: ${endpoint.host} has no address yet`)
-      const timer = setTimeout(() => {
-        this.#retries.delete(timer)
-        void this.#addSite(site)
-      }, RESOLVE_RETRY_MS)
-      this.#retries.add(timer)
-      return
-    }
-    this.#post({ type: 'add-peer', peer: { ...rest, remotes } })
+  #addSite({ endpoint, ...site }: Site): void {
+    this.#post({ type: 'add-peer', peer: { ...site, leads: endpoint !== undefined } })
+    if (endpoint !== undefined) this.#endpoints.start({ name: site.name, ...endpoint })
   }
 
   #untilReady(): Promise<void> {
+    if (this.#hurried) return Promise.resolve()
     return new Promise((resolve) => {
       const timer = setTimeout(() => {
         this.#parts.recorder.log('warn', 'no gateway answers yet; trying on')
@@ -360,20 +366,25 @@ export class RouterService implements Mechanism {
         recorder.handover({ at: wall(), what, from, to, cause, gap_ms: null, lost_packets: null })
         break
       }
+      case 'timestamp':
+        this.#parts.timestamp.set(event.floor)
+        break
       case 'drained':
         this.#radios?.drained(event.access)
     }
   }
 
-  /** What paths say of accesses, for the radios and the device's MTU. */
+  /** What paths say: for the radios, the device's MTU, and whether a name is to be resolved again. */
   #followPaths(): void {
+    if (this.#stopping) return
+    this.#endpoints.follow(this.#paths, performance.now())
     const works = this.#paths.filter(({ state }) => isUsable(state))
     if (works.length > 0) this.#onReady?.()
     if (this.#init.mtu === undefined && works.length > 0) {
       // What the widest path takes. What is too large for the one that it goes over is cut or refused there, exactly.
       const inner = works.map(({ mtu, remote }) => mtu - OVERHEAD[remote.startsWith('[') ? 6 : 4])
       const mtu = Math.max(LEAST_MTU, ...inner)
-      if (!this.#stopping) this.#parts.plumbing.setMtu(mtu)
+      this.#parts.plumbing.setMtu(mtu)
     }
     if (this.#radios === undefined) return
     for (const { name } of this.#radios.links()) {
@@ -386,7 +397,7 @@ export class RouterService implements Mechanism {
 
   #ended(error: GodwitError | undefined): void {
     if (this.#stopping) return
-    throw error ?? new GodwitError('ENGINE_ENDED', 'the packet engine ended by itself')
+    throw error ?? new GodwitError('ENGINE_FAILED', 'the packet engine ended')
   }
 
   #post(command: Command): void {
@@ -403,18 +414,4 @@ function stateOf({ state, draining, fading }: RoutedPath): string {
 
 function flowId(each: ClassReport): string {
   return `${each.name}.${each.peer}`
-}
-
-async function resolve(host: string, port: number): Promise<Endpoint[]> {
-  const literal = parseAddress(host)
-  if (literal.ok) return [{ address: literal.value, port }]
-  try {
-    const found = await lookup(host, { all: true })
-    return found.flatMap(({ address }) => {
-      const parsed = parseAddress(address)
-      return parsed.ok ? [{ address: parsed.value, port }] : []
-    })
-  } catch {
-    return []
-  }
 }

@@ -1,10 +1,9 @@
 /** The engine worker of a mobile host: sockets per access, paths to every anchor, the PAFT. */
 
-import { equal } from '../../core/bytes.ts'
-import type { Endpoint } from '../../core/endpoint.ts'
-import { AccessSockets, type OpenAccess } from '../../tunnel/access-sockets.ts'
+import { AccessPaths } from '../../tunnel/access-paths.ts'
+import { AccessSockets } from '../../tunnel/access-sockets.ts'
 import type { Engine } from '../../tunnel/engine.ts'
-import { CloseReason, type TunnelEvent, usable } from '../../tunnel/machine/api.ts'
+import { CloseReason, type TunnelEvent } from '../../tunnel/machine/api.ts'
 import { allocate, EngineNode, type NodeParts, secretBytes } from '../../tunnel/node.ts'
 import { pathReports } from '../../tunnel/reports.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
@@ -21,8 +20,6 @@ const IDLE = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
 const MOST_ROWS = 1 << 17
 /** Without data for this long nothing flows. */
 const FLOWS_MS = 1000
-/** A path that has not come up by then is tried over another address of its peer. */
-const OTHER_FAMILY_MS = 4000
 const NEVER = Number.POSITIVE_INFINITY
 
 export class HostNode implements NodeParts<Command> {
@@ -32,12 +29,8 @@ export class HostNode implements NodeParts<Command> {
   readonly #paft: Paft
   readonly #forwarder: HostForwarder
   readonly #sockets: AccessSockets<AccessSetup>
-  readonly #peers = new Map<
-    string,
-    { readonly index: number; remotes: readonly Endpoint[]; setup: PeerSetup }
-  >()
-  /** Of each peer whose path over an access does not work: since when it has been tried with one address. */
-  readonly #tryingSince = new WeakMap<OpenAccess<AccessSetup>, Map<string, number>>()
+  readonly #paths: AccessPaths<AccessSetup>
+  readonly #peers = new Map<string, { readonly index: number; readonly setup: PeerSetup }>()
   #sweepAt = 0
   /** Until when data counts as flowing; NEVER: it does not. */
   #flowsUntil = NEVER
@@ -82,6 +75,16 @@ export class HostNode implements NodeParts<Command> {
       wall: () => this.#node.clock.wall(),
       tally: this.#node.tally,
     })
+    const { machine } = this.#node
+    this.#paths = new AccessPaths({
+      machine,
+      sockets: this.#sockets,
+      open: (peer, access, config, now) => {
+        this.#host.addPath(peer, access.setup.name, config, access.port, now)
+        // Godwit anchors are greeted by the announcement of the path.
+        if (this.#peerOf(peer)?.setup.kind === 'wireguard') machine.connect(peer, now)
+      },
+    })
   }
 
   get engine(): Engine {
@@ -99,10 +102,7 @@ export class HostNode implements NodeParts<Command> {
         break
       case 'remotes': {
         const peer = this.#peers.get(command.name)
-        if (peer === undefined) break
-        peer.remotes = command.remotes
-        this.#leaveOldRemotes(command.name, now)
-        for (const access of this.#sockets.all()) this.#openPath(access, command.name, now)
+        if (peer !== undefined) this.#paths.setRemotes(peer.index, command.remotes, now)
         break
       }
       case 'access':
@@ -140,7 +140,7 @@ export class HostNode implements NodeParts<Command> {
 
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#host.handleTunnelEvent(event, now)
-    const nameOf = () => [...this.#peers].find(([, peer]) => peer.index === event.peer)?.[0] ?? ''
+    const nameOf = () => this.#peerOf(event.peer)?.setup.name ?? ''
     if (event.type === 'timestamp-sent') this.#tell({ type: 'timestamp', floor: event.floor })
     else if (event.type === 'key-confirmed')
       this.#tell({ type: 'key-confirmed', name: nameOf(), publicKey: event.publicKey })
@@ -195,7 +195,7 @@ export class HostNode implements NodeParts<Command> {
   }
 
   report(now: number): void {
-    this.#tryOtherFamilies(now)
+    this.#paths.tryOtherFamilies(now)
     const { machine, engine } = this.#node
     const peers = [...this.#peers].map(([name, { index }]) => [name, index] as const)
     const paths = pathReports({ machine, datapath: engine.datapath, peers }, (slot) => ({
@@ -226,9 +226,9 @@ export class HostNode implements NodeParts<Command> {
       },
       now,
     )
-    this.#peers.set(setup.name, { index, remotes: setup.remotes ?? [], setup })
+    this.#peers.set(setup.name, { index, setup })
     this.#host.addAnchor(index, setup)
-    for (const access of this.#sockets.all()) this.#openPath(access, setup.name, now)
+    if (setup.remotes !== undefined) this.#paths.setRemotes(index, setup.remotes, now)
   }
 
   /** Sockets and paths exist exactly while the access is not down; make-before-break is the policy's business. */
@@ -238,54 +238,11 @@ export class HostNode implements NodeParts<Command> {
     this.#host.setAccess(setup, now)
     if (!up) return
     const opened = this.#sockets.open(setup, now)
-    if (opened !== undefined) for (const name of this.#peers.keys()) this.#openPath(opened, name, now)
+    if (opened !== undefined) this.#paths.accessOpened(opened, now)
   }
 
-  /** Paths to addresses that the peer has no more go, unless they work. */
-  #leaveOldRemotes(name: string, now: number): void {
-    const peer = this.#peers.get(name)
-    if (peer === undefined) return
-    for (const path of this.#node.machine.peer(peer.index)?.paths ?? []) {
-      const known = peer.remotes.some(({ address }) => equal(address, path.remote.address))
-      if (!known && !usable(path.state)) this.#node.machine.removePath(path.slot, now)
-    }
-  }
-
-  /** Where an access could take either family, a path that has not come up is tried over the other. */
-  #tryOtherFamilies(now: number): void {
-    for (const [name, peer] of this.#peers) {
-      for (const access of this.#sockets.all()) {
-        const remotes = eligible(peer.remotes, access)
-        if (remotes.length < 2) continue
-        const path = (this.#node.machine.peer(peer.index)?.paths ?? []).find(
-          ({ socket, state }) => socket === access.index && state.name !== 'closing',
-        )
-        const since = this.#tryingSince.get(access) ?? new Map<string, number>()
-        this.#tryingSince.set(access, since)
-        if (path === undefined || usable(path.state)) since.delete(name)
-        else if (!since.has(name)) since.set(name, now)
-        else if (now - since.get(name)! >= OTHER_FAMILY_MS) {
-          since.set(name, now)
-          const at = remotes.findIndex(({ address }) => equal(address, path.remote.address))
-          this.#node.machine.removePath(path.slot, now)
-          this.#openPath(access, name, now, remotes[(at + 1) % remotes.length])
-        }
-      }
-    }
-  }
-
-  #openPath(access: OpenAccess<AccessSetup>, name: string, now: number, chosen?: Endpoint): void {
-    const peer = this.#peers.get(name)
-    const remote = chosen ?? eligible(peer?.remotes ?? [], access)[0]
-    if (peer === undefined || remote === undefined) return
-    const { machine } = this.#node
-    const open = (machine.peer(peer.index)?.paths ?? []).filter((path) => path.socket === access.index)
-    if (open.some(({ state }) => state.name !== 'closing')) return
-    const pathId = this.#sockets.freePathId(peer.index)
-    const config = { pathId, socket: access.index, remote, mtu: access.setup.mtu }
-    this.#host.addPath(peer.index, access.setup.name, config, access.port, now)
-    // Godwit anchors are greeted by the announcement of the path.
-    if (peer.setup.kind === 'wireguard') machine.connect(peer.index, now)
+  #peerOf(index: number | undefined) {
+    return [...this.#peers.values()].find((peer) => peer.index === index)
   }
 
   #list(request: number, limit: number): void {
@@ -299,11 +256,4 @@ export class HostNode implements NodeParts<Command> {
     }
     this.#tell({ type: 'listed', request, flows, total: paft.size })
   }
-}
-
-/** Of each family that the access has, the peer's first address, in its order. */
-function eligible(remotes: readonly Endpoint[], access: OpenAccess<AccessSetup>): Endpoint[] {
-  return access.setup.families
-    .flatMap((family) => remotes.find(({ address }) => address.length === (family === 4 ? 4 : 16)) ?? [])
-    .sort((a, b) => remotes.indexOf(a) - remotes.indexOf(b))
 }

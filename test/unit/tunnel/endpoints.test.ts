@@ -1,9 +1,26 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Endpoints } from '../../../src/anchoring/endpoints.ts'
 import { formatAddress } from '../../../src/core/address.ts'
+import { Endpoints } from '../../../src/tunnel/endpoints.ts'
+import type { PathReport } from '../../../src/tunnel/events.ts'
 
 const peer = { name: 'anchor', host: 'anchor.example', port: 51820 }
+
+function path(state: PathReport['state']): PathReport {
+  return {
+    peer: peer.name,
+    id: 1,
+    access: 'wlan0',
+    remote: '192.0.2.7:51820',
+    state,
+    rttMs: 20,
+    loss: 0,
+    mtu: 1500,
+    sentBytes: 0,
+    receivedBytes: 0,
+    lastReceivedAt: 0,
+  }
+}
 
 function endpoints(remembered: readonly string[], answers: (readonly string[] | Error)[]) {
   const told: string[] = []
@@ -44,10 +61,14 @@ test('what is resolved is remembered; the same again is not told twice, another 
   )
   made.start(peer)
   await settled()
-  made.again(peer)
+  for (const now of [0, 5_000, 10_000]) made.follow([], now)
   await settled()
   assert.deepEqual(told, ['anchor 192.0.2.7 51820'])
-  made.again(peer)
+  made.follow([path('up')], 15_000)
+  for (const now of [20_000, 29_999]) made.follow([path('down')], now)
+  await settled()
+  assert.equal(saved.length, 1, 'it has been silent for less than ten seconds')
+  made.follow([path('down')], 30_000)
   await settled()
   assert.equal(told.at(-1), 'anchor 2001:db8::7 51820,192.0.2.8 51820')
   assert.deepEqual(saved, ['anchor.example 192.0.2.7', 'anchor.example 2001:db8::7,192.0.2.8'])
@@ -57,6 +78,6 @@ test('what is resolved is remembered; the same again is not told twice, another 
 test('an address needs no resolver', () => {
   const { made, told } = endpoints([], [])
   made.start({ ...peer, host: '2001:db8::1' })
-  made.again({ ...peer, host: '2001:db8::1' })
+  for (const now of [0, 10_000]) made.follow([], now)
   assert.deepEqual(told, ['anchor 2001:db8::1 51820'])
 })

@@ -6,6 +6,8 @@
 import { lookup } from 'node:dns/promises'
 import { formatAddress, parseAddress } from '../core/address.ts'
 import type { Endpoint } from '../core/endpoint.ts'
+import type { PathReport } from './events.ts'
+import { isUsable } from './reports.ts'
 
 /** What was resolved last, by host name; addresses as text, in order of preference. */
 export interface EndpointCache {
@@ -29,12 +31,17 @@ export interface Named {
 }
 
 const RETRY_MS = 2000
+/** Nothing of a peer has answered for so long: its name is resolved again, and then as often. */
+const RESOLVE_AGAIN_MS = 10_000
 
 export class Endpoints {
   readonly #parts: EndpointsParts
   /** Of each peer: what was told last. */
   readonly #told = new Map<string, string>()
   readonly #busy = new Set<string>()
+  readonly #peers: Named[] = []
+  /** Of each peer without a path that works: since when, or when its name was resolved last. */
+  readonly #silentSince = new Map<string, number>()
   readonly #timers = new Set<NodeJS.Timeout>()
   #stopped = false
 
@@ -49,13 +56,22 @@ export class Endpoints {
       this.#parts.onRemotes(peer.name, [{ address: literal.value, port: peer.port }])
       return
     }
+    this.#peers.push(peer)
     this.#tell(peer, this.#parts.cache.get(peer.host))
     void this.#resolve(peer)
   }
 
-  /** Nothing answers: the name may mean another machine by now. */
-  again(peer: Named): void {
-    if (!parseAddress(peer.host).ok) void this.#resolve(peer)
+  /** The paths as they are at `now`, milliseconds. Where nothing answers, the name may mean another machine by now. */
+  follow(paths: readonly PathReport[], now: number): void {
+    for (const peer of this.#peers) {
+      const { name } = peer
+      const works = paths.some((path) => path.peer === name && isUsable(path.state))
+      if (works) this.#silentSince.delete(name)
+      else if (now - (this.#silentSince.get(name) ?? now) >= RESOLVE_AGAIN_MS) {
+        this.#silentSince.set(name, now)
+        void this.#resolve(peer)
+      } else if (!this.#silentSince.has(name)) this.#silentSince.set(name, now)
+    }
   }
 
   stop(): void {
