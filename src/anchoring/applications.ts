@@ -21,6 +21,10 @@ interface Known {
   readonly at: number
 }
 
+/** Flows known before it is asked for the first time, and at the most: as many as the engine has rows. */
+const CROWD = 10_000
+const MOST_KNOWN = 1 << 17
+
 interface Verdict {
   readonly policy: number
   readonly why: string
@@ -36,6 +40,8 @@ export class FlowApplications {
   readonly #started = new Map<string, Application>()
   /** Applications moved by selector: new flows of theirs follow. Newest first. */
   #moved: { readonly selector: Selector; readonly access: string }[] = []
+  /** So many flows may be known before it is asked which of them live. */
+  #crowd = CROWD
 
   /** The first policy is the default. */
   constructor(owners: FlowOwners, policies: readonly HostPolicy[]) {
@@ -49,13 +55,22 @@ export class FlowApplications {
       const owner = this.#owners.find(id, flow)
       const { policy, why, pin } = this.#verdict(owner)
       this.#known.set(id, { owner, policy, why, at })
+      if (this.#known.size > MOST_KNOWN) this.#known.delete(this.#known.keys().next().value!)
       return { id, policy, app: this.#indexOf(owner.app), ...(pin !== undefined && { pin }) }
     })
+  }
+
+  /** Whether there may be many that ended, so that it is time for `keep`. Says so once as they grow. */
+  get crowded(): boolean {
+    if (this.#known.size <= this.#crowd) return false
+    this.#crowd = 2 * this.#known.size
+    return true
   }
 
   /** Forgets flows that are not among these. */
   keep(living: ReadonlySet<string>): void {
     for (const id of this.#known.keys()) if (!living.has(id)) this.#known.delete(id)
+    this.#crowd = Math.max(CROWD, 2 * this.#known.size)
   }
 
   /** Ids of the flows that a selector means. */

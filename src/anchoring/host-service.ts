@@ -405,6 +405,8 @@ export class MobileHostService implements Mechanism {
 
   #identify(flows: Extract<Event, { type: 'new-flows' }>['flows']): void {
     this.#post({ type: 'identify', flows: this.#applications.identify(flows, Date.now()) })
+    // Those that ended are forgotten when flows are listed; nobody may ask for that for months.
+    if (this.#applications.crowded) void this.flows().catch(() => {})
   }
 
   // ---- to the worker
