@@ -186,17 +186,24 @@ export class Daemon {
       const names = known.map(({ name }) => name).join(', ') || 'none'
       throw new GodwitError('NO_ACCESS', `there is no access ${access}`, { hint: `accesses: ${names}` })
     }
-    let moved: Move | undefined
+    let flows: number | undefined
+    let failure: GodwitError | undefined
+    const notes: string[] = []
     for (const mechanism of this.#init.mechanisms) {
-      const answer = await mechanism.move(selector.value, access, options)
-      if (answer === undefined) continue
-      const notes = [moved?.note, answer.note].filter((note) => note !== undefined)
-      moved = {
-        flows: (moved?.flows ?? 0) + answer.flows,
-        ...(notes.length > 0 ? { note: notes.join('; ') } : {}),
+      try {
+        const answer = await mechanism.move(selector.value, access, options)
+        if (answer === undefined) continue
+        flows = (flows ?? 0) + answer.flows
+        if (answer.note !== undefined) notes.push(answer.note)
+      } catch (error) {
+        if (!(error instanceof GodwitError)) throw error
+        failure ??= error
       }
     }
-    if (moved !== undefined) return moved
+    // What one mechanism could not move is a note when another has moved something.
+    if (failure !== undefined && (flows ?? 0) === 0) throw failure
+    if (failure !== undefined) notes.push(failure.message)
+    if (flows !== undefined) return { flows, ...(notes.length > 0 && { note: notes.join('; ') }) }
     const text = formatSelector(selector.value)
     const reason = selector.value.kind === 'flow' ? `there is no flow ${text}` : `nothing here is ${text}`
     throw new GodwitError('NO_FLOW', reason, {

@@ -32,6 +32,7 @@ class MemoryMechanism implements Mechanism {
   readonly name: string
   readonly calls: string[]
   failStart = false
+  failMove = false
 
   constructor(name: string, calls: string[]) {
     this.name = name
@@ -72,6 +73,7 @@ class MemoryMechanism implements Mechanism {
 
   async move(what: Selector, access: string): Promise<Move | undefined> {
     this.calls.push(`move ${formatSelector(what)} ${access}`)
+    if (this.failMove) throw new GodwitError('NO_PATH', `${this.name} does not reach it`)
     return formatSelector(what) === 'app:nobody' ? undefined : { flows: 1 }
   }
 
@@ -170,6 +172,17 @@ test('UP-1, UP-41: move goes to every mechanism; what nobody knows and accesses 
   })
   await assert.rejects(client.post('/v1/move', { what: 'port:x', access: 'acc1' }), { kind: 'usage' })
   await assert.rejects(client.post('/v1/move', {}), { kind: 'usage' })
+})
+
+test('what one mechanism cannot move is a note when another has moved something, else the error', async () => {
+  await daemon.start()
+  first.failMove = true
+  assert.deepEqual(await client.post('/v1/move', { what: 'all', access: 'acc1' }), {
+    flows: 1,
+    note: 'memory does not reach it',
+  })
+  second.failMove = true
+  await assert.rejects(client.post('/v1/move', { what: 'all', access: 'acc1' }), { code: 'NO_PATH' })
 })
 
 test('why gives what is now and every record about the flow, of whatever selector', async () => {
