@@ -133,7 +133,11 @@ export abstract class BusRadio implements Radio {
       if (!(await bus.present(this.#service))) this.trouble(absentError(this.#service))
     } catch (error) {
       this.trouble(asError(error))
-      if (this.#bus === undefined) this.#later()
+      // A connection that cannot be listened on is of no use.
+      this.#bus?.close()
+      this.#bus = undefined
+      this.#gone()
+      this.#later()
     }
   }
 

@@ -108,7 +108,12 @@ export class Bus {
     const text = address ?? process.env.DBUS_SYSTEM_BUS_ADDRESS ?? DEFAULT_ADDRESS
     const { socket, rest } = await authenticated(text)
     const bus = new Bus(socket, rest, ended)
-    await bus.call(BUS_OBJECT, 'Hello')
+    try {
+      await bus.call(BUS_OBJECT, 'Hello')
+    } catch (error) {
+      bus.close()
+      throw error
+    }
     return bus
   }
 
