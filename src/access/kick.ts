@@ -63,7 +63,7 @@ const MOST_KEPT_BYTES = 16 << 20
 /** A retransmission is one segment; larger ones are bulk data of a flow that is well. */
 const MOST_BYTES = 9_000
 
-/** A kept segment: a whole IP packet with complete checksums. */
+/** A kept segment: a whole IP packet, whose checksums may be incomplete. */
 export interface Segment {
   readonly bytes: Uint8Array
   /** Addresses as in the packet. */
@@ -106,7 +106,6 @@ class Kept {
     }
     if (flow.size >= this.#most || this.#bytes + p.length > MOST_KEPT_BYTES) return
     const bytes = u8.slice(at, at + p.length)
-    completeTcp(bytes)
     this.#bytes += bytes.length
     flow.set(sequence, {
       bytes,
@@ -158,8 +157,14 @@ function after(a: number, b: number): boolean {
   return ((a - b) | 0) > 0
 }
 
+/** The same segment, its checksums complete. */
+export function completed(segment: Segment): Segment {
+  completeTcp(segment.bytes)
+  return segment
+}
+
 /** Computes IP header and TCP checksum of a packet afresh, whatever stood there. */
-export function completeTcp(bytes: Uint8Array): void {
+function completeTcp(bytes: Uint8Array): void {
   const view = viewOf(bytes)
   const p = new IpPacket()
   if (!p.parse(view, 0, bytes.length)) return

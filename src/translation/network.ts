@@ -45,7 +45,7 @@ export class HostNetwork {
   readonly #sysctls: Sysctls
   readonly #options: NetworkOptions
   /** Own address → routing table number and what is in it. */
-  readonly #tables = new Map<Ip, { table: number; routes: string; rules: string }>()
+  readonly #tables = new Map<Ip, { table: number; routes: string; rules: string; filled: boolean }>()
   readonly #identifiers = new Set<Ip>()
   #reserved = ''
   #parking: { readonly device: string; readonly key: string } | undefined
@@ -114,8 +114,8 @@ export class HostNetwork {
     const present = new Set(addresses.map((a) => a.ip))
     for (const [ip, entry] of this.#tables) {
       if (present.has(ip)) continue
-      this.#unrule(ip, entry.table)
-      this.#rtnl.flushRoutes({ table: entry.table })
+      if (entry.rules !== 'none') this.#unrule(ip, entry.table)
+      if (entry.filled) this.#rtnl.flushRoutes({ table: entry.table })
       this.#tables.delete(ip)
     }
     const devices = (family: 4 | 6): number =>
@@ -132,17 +132,18 @@ export class HostNetwork {
       const entry = this.#tables.get(address.ip)
       const table = entry?.table ?? this.#freeTable()
       if (table === undefined) continue // packets from it leave as the system's routes have it
-      if (entry?.routes !== routeKey) {
-        this.#fill(table, address, routes)
-        changed = true
-      }
+      const before = entry?.rules ?? 'none'
       // With one device there is nothing to choose, and a rule would slow every route look-up of the host.
       const rules = !several[family] ? 'none' : all ? 'all' : 'ihmp'
-      if ((entry?.rules ?? 'none') !== rules) {
-        this.#unrule(address.ip, table)
+      const differ = entry?.routes !== routeKey
+      if (differ) changed = true
+      const fill = rules !== 'none' && (differ || before === 'none')
+      if (fill) this.#fill(table, address, routes)
+      if (before !== rules) {
+        if (before !== 'none' || entry === undefined) this.#unrule(address.ip, table)
         if (rules !== 'none') this.#rule(address.ip, table, all)
       }
-      this.#tables.set(address.ip, { table, routes: routeKey, rules })
+      this.#tables.set(address.ip, { table, routes: routeKey, rules, filled: fill || entry?.filled === true })
     }
     return changed
   }

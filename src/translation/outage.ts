@@ -3,7 +3,15 @@
  * identifiers (E-1), and behind them is a device that takes the packets no route takes: an application that sends during
  * an outage hears of no error, and TCP's oldest segments are at hand when a way is back.
  */
-import { Parking, RawSender, readdressed, restamped, type Segment, SegmentWatch } from '../access/kick.ts'
+import {
+  completed,
+  Parking,
+  RawSender,
+  readdressed,
+  restamped,
+  type Segment,
+  SegmentWatch,
+} from '../access/kick.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import type { HostNetwork } from './network.ts'
 import { bytesOf, familyOf, type Ip, identifiers, ipOf, type Pair, samePair, type Tables } from './tables.ts'
@@ -81,7 +89,12 @@ export class Outage {
     }
     if (this.#parking === undefined) return
     this.#network.park(this.#init.device, new Set([...this.#network.identifiers, ...this.#wires()]))
-    this.#network.hold(this.#unrouted(own))
+    this.hold(own)
+  }
+
+  /** Packets of flows that have no way wait from now on, those of others no longer. */
+  hold(own: ReadonlySet<Ip>): void {
+    if (this.#parking !== undefined) this.#network.hold(this.#unrouted(own))
   }
 
   /** Own addresses that packets of moved flows carry, or did last. */
@@ -152,11 +165,19 @@ export class Outage {
 
   #sendLater(segments: readonly Segment[], delay: number, restamp: boolean): void {
     if (segments.length === 0) return
+    if (delay === 0) {
+      this.#send(segments, restamp)
+      return
+    }
     const timer = setTimeout(() => {
       this.#kicks.delete(timer)
-      this.#raw ??= new RawSender(this.#init.netns)
-      for (const segment of segments) this.#raw.send(restamp ? restamped(segment) : segment)
+      this.#send(segments, restamp)
     }, delay).unref()
     this.#kicks.add(timer)
+  }
+
+  #send(segments: readonly Segment[], restamp: boolean): void {
+    this.#raw ??= new RawSender(this.#init.netns)
+    for (const segment of segments) this.#raw.send(restamp ? restamped(segment) : completed(segment))
   }
 }

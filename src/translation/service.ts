@@ -70,6 +70,9 @@ export interface TranslationInit {
   readonly random?: Random
 }
 
+/** What the machine says that concerns no kernel and no other host. */
+type Happened = Exclude<Output, { kind: 'apply' | 'send' }>
+
 /** What `godwit dime sockets` lists. */
 export interface FlowView {
   readonly found: FoundFlow
@@ -110,8 +113,11 @@ export class TranslationService {
   #scanTimer: NodeJS.Timeout | undefined
   #refreshing: NodeJS.Immediate | undefined
   #pumping: NodeJS.Immediate | undefined
+  #settling: NodeJS.Immediate | undefined
   #reserveTimer: NodeJS.Timeout | undefined
   #translating = false
+  /** Whether identifiers and what stands behind them have to be looked at, which nobody waits for. */
+  #unsettled = false
   #scannedAt = Number.NEGATIVE_INFINITY
   #scanCost = 0
   #running = false
@@ -223,6 +229,7 @@ export class TranslationService {
     clearTimeout(this.#reserveTimer)
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)
+    clearImmediate(this.#settling)
     this.#links.close()
     this.#outage.stop()
     if (keep) this.#state.save()
@@ -298,17 +305,18 @@ export class TranslationService {
     const addresses = this.#network.addresses()
     const own = new Set(addresses.map((a) => a.ip))
     this.#network.routesChanged()
-    const lost = [...this.#own].some((ip) => !own.has(ip))
-    const gained = addresses.some((a) => !this.#own.has(a.ip))
-    if (lost || gained) this.#scan(now, [...this.#own, ...own]) // applied below, with what follows from it
+    const moved = !sameSet(own, this.#own)
     this.#own = own
     this.#devices = devicesOf(addresses)
-    this.#outage.identify(this.#own)
+    this.#outage.hold(own)
     const changed = this.#network.route(addresses, this.#translating)
     this.#links.set(this.#devices)
     this.machine.handleLocal(addresses, now)
     if (changed) this.machine.handleRoutes(now)
+    this.#unsettled = true
     this.#pump()
+    // Flows that began a moment ago follow when the others have been told.
+    if (moved) setImmediate(() => this.#lookAgain())
   }
 
   // ------------------------------------------------------------------------------------------------- sockets
@@ -391,9 +399,16 @@ export class TranslationService {
     })
   }
 
-  /** Carries out what the machine asks for, kernel first, and sets the timer. */
+  /** Carries out what the machine asks for, kernel first, then messages; and sets the timer. */
   #pump(): void {
-    for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) this.#carryOut(out)
+    const later: Happened[] = []
+    for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll())
+      if (out.kind === 'apply') this.#apply(out.hids)
+      else if (out.kind === 'send') this.#links.send(out.bytes, out.pair, out.port)
+      else later.push(out)
+    for (const out of later) if (out.kind === 'handover') this.#kick(out.hid, out.to)
+    for (const out of later) this.#happened(out)
+    if (this.#unsettled) this.#settling ??= setImmediate(() => this.#settle())
     clearTimeout(this.#timer)
     const next = this.machine.nextTimeout()
     if (next === undefined) return
@@ -406,22 +421,29 @@ export class TranslationService {
     )
   }
 
-  #carryOut(out: Output): void {
+  /** What nobody waits for: identifiers, and what stands behind them. */
+  #settle(): void {
+    this.#settling = undefined
+    if (!this.#running || !this.#unsettled) return
+    this.#unsettled = false
+    this.#outage.identify(this.#own)
+  }
+
+  #lookAgain(): void {
+    if (!this.#running) return
+    this.#scanUnlessFresh()
+    this.#pump()
+  }
+
+  #happened(out: Happened): void {
     const { recorder } = this.#init
     switch (out.kind) {
-      case 'apply':
-        this.#apply(out.hids)
-        return
-      case 'send':
-        this.#links.send(out.bytes, out.pair, out.port)
-        return
       case 'state':
         recorder.log('debug', `host ${out.hid}: ${out.state}, ${out.reason}`)
         this.#state.saveSoon()
         return
       case 'handover':
         this.#state.saveSoon()
-        this.#kick(out.hid, out.to)
         if (out.from !== undefined && this.#hasFlows(out.hid, out.family)) this.#record(out)
         return
       case 'gone':
@@ -475,7 +497,8 @@ export class TranslationService {
   #apply(hids: readonly number[]): void {
     const compiled = hids.map((hid) => [hid, compile(this.tables, [hid])] as const)
     this.#kernel.apply(compiled)
-    this.#outage.identify(this.#own)
+    this.#outage.hold(this.#own)
+    this.#unsettled = true
     let crossing = !this.#crossingKnown
     for (const [hid, families] of compiled) {
       if (this.#crossed.delete(hid)) crossing = true
@@ -546,6 +569,12 @@ export class TranslationService {
       return undefined
     }
   }
+}
+
+function sameSet(a: ReadonlySet<Ip>, b: ReadonlySet<Ip>): boolean {
+  if (a.size !== b.size) return false
+  for (const ip of a) if (!b.has(ip)) return false
+  return true
 }
 
 function devicesOf(addresses: readonly LocalAddress[]): Map<Ip, string> {

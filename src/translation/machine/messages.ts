@@ -128,7 +128,7 @@ export class Messages {
   /** A way out has appeared: what waits for an answer is sent again at once. */
   hurry(now: number): void {
     for (const request of this.#state.requests) {
-      if (request.deferred || request.tries === 0) continue
+      if (request.deferred || request.tries === 0 || request.sentAt >= now) continue
       request.mostTries++
       request.nextAt = now
       request.interval = FIRST_INTERVAL_MS

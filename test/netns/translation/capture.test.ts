@@ -153,7 +153,8 @@ test('DI-16…18, DI-20, DI-22…24, DI-26, DI-28…30, DI-33…37: every messag
   assert.deepEqual(down.message.options, ['PF'], 'reach me here from now on')
   await acknowledged(down)
 
-  bed.down(2)
+  // Both families at once: of an address that goes alone the other family tells.
+  bed.rtnl.m.setLink('acc2', { up: false })
   await until('m has no address', async () => (await bed.hosts('m')).every((h) => h.detached))
   bed.up(1)
   // Not one of the time when nothing passed: a machine with much to do stays long enough there to be detached.
