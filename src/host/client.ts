@@ -62,7 +62,7 @@ export class ControlClient {
       case 'ECONNREFUSED':
         return new GodwitError('NOT_RUNNING', `no godwit runs here (nobody listens on ${this.socket})`, {
           cause: error,
-          hint: 'start it with `godwit up` or `godwit anchor up`; --state DIR if it has a state of its own',
+          hint: 'start it with `godwit up`, `anchor up`, `router up` or `dime up`; --state DIR if it has a state of its own',
         })
       case 'EACCES':
         return new GodwitError('NO_PERMISSION', `no permission for ${this.socket}`, {

@@ -142,7 +142,7 @@ export function loadConfig(file: string): Config {
   if (!existsSync(file)) {
     throw new GodwitError('CONFIG_MISSING', `there is no configuration ${file}`, {
       kind: 'usage',
-      hint: 'make one: `godwit join INVITATION` on a host, `godwit anchor init --endpoint HOST:PORT` on an anchor',
+      hint: 'make one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
     })
   }
   const result = parseConfig(readFileSync(file, 'utf8'))

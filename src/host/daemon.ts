@@ -22,6 +22,7 @@ import { Applications } from './applications.ts'
 import { ControlServer } from './control.ts'
 import { formatMetrics } from './metrics.ts'
 import type { HostRecorder } from './recorder.ts'
+import type { Role } from './setup.ts'
 import type { State } from './state.ts'
 
 /** What GET /v1/status answers and `status --json` prints. */
@@ -50,7 +51,7 @@ export interface Why {
 }
 
 export interface DaemonInit {
-  readonly role: 'host' | 'anchor' | 'dime' | 'router'
+  readonly role: Role
   readonly version: string
   readonly state: State
   readonly mechanisms: readonly Mechanism[]

@@ -6,7 +6,7 @@ import { cgroupMount } from '../linux/cgroup.ts'
 import { findProgram, installHint, type Program } from '../linux/packages.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
 
-export type Part = 'host' | 'anchor' | 'dime' | 'run' | 'demo' | 'bench' | 'tests'
+export type Part = 'host' | 'anchor' | 'router' | 'dime' | 'run' | 'demo' | 'bench' | 'tests'
 
 export interface Finding {
   readonly name: string
@@ -42,7 +42,7 @@ export function examine(): Finding[] {
   ]
 }
 
-const ALL: readonly Part[] = ['host', 'anchor', 'dime', 'run', 'demo', 'bench', 'tests']
+const ALL: readonly Part[] = ['host', 'anchor', 'router', 'dime', 'run', 'demo', 'bench', 'tests']
 
 function node(): Finding {
   const ok = Number(process.versions.node.split('.')[0]) >= 20
@@ -82,7 +82,7 @@ function capability(): Finding {
     name: 'right to change the network',
     ok,
     value: ok ? 'yes' : 'no, not as this user',
-    parts: ['host', 'anchor'],
+    parts: ['host', 'anchor', 'router', 'dime'],
     required: true,
     mend: 'run godwit with sudo',
   }
@@ -99,7 +99,7 @@ function tun(): Finding {
     name: '/dev/net/tun',
     ok: value === 'usable',
     value,
-    parts: ['host', 'anchor', 'demo', 'bench', 'tests'],
+    parts: ['host', 'anchor', 'router', 'dime', 'demo', 'bench', 'tests'],
     required: true,
     mend: 'sudo modprobe tun; in a container: --device /dev/net/tun',
   }

@@ -21,13 +21,17 @@ import { RememberedTimestamp } from './timestamp.ts'
 /** Marks of sockets of routers; those of hosts begin lower (anchoring/plumbing.ts). */
 const MARK = 0x6780_0000
 
+/** Throws NO_SITE for a gateway that knows no other. */
+export function needSite({ router }: RouterConfig, state: State): void {
+  if (router.site.length > 0) return
+  throw new GodwitError('NO_SITE', `${state.configFile} has no [[router.site]]`, {
+    kind: 'usage',
+    hint: 'godwit router add NAME CARD, with the card that `godwit router card` prints on the other gateway',
+  })
+}
+
 export function composeRouter(config: RouterConfig, state: State, recorder: HostRecorder): Composition {
   const { router, kernel } = config
-  if (router.site.length === 0)
-    throw new GodwitError('NO_SITE', `${state.configFile} has no [[router.site]]`, {
-      kind: 'usage',
-      hint: 'godwit router add NAME CARD, with the card that `godwit router card` prints on the other gateway',
-    })
   const device = config.interface.name ?? 'gwrt0'
   const rtnl = new Rtnetlink()
   const sysctls = new RememberedSysctls(state.file('sysctls.json'))

@@ -7,44 +7,36 @@ import { missingError, usageError } from '../core/errors.ts'
 import { needProgram } from '../linux/packages.ts'
 import { optimizeLate } from '../linux/proc.ts'
 import { IhmpNat, readPrivateKeys } from '../translation/index.ts'
-import { composeAnchor, composeHost } from './compose.ts'
+import { type Composition, composeAnchor, composeHost } from './compose.ts'
 import { loadConfig } from './config.ts'
 import { Daemon } from './daemon.ts'
 import { composeDime, dimeKeyFile } from './dime.ts'
 import { mayChangeNetwork } from './doctor.ts'
 import { Log } from './log.ts'
 import { HostRecorder } from './recorder.ts'
-import { composeRouter } from './router.ts'
-import { loadAnchorConfig, loadDimeConfig, loadHostConfig, loadRouterConfig } from './setup.ts'
+import { composeRouter, needSite } from './router.ts'
+import type { Config } from './schema.ts'
+import {
+  loadAnchorConfig,
+  loadDimeConfig,
+  loadHostConfig,
+  loadRouterConfig,
+  type Role,
+  roleOf,
+} from './setup.ts'
 import type { State } from './state.ts'
 import { version } from './version.ts'
 
-export type Role = 'host' | 'anchor' | 'dime' | 'router'
-
 /** Runs until it is told to stop; resolves when everything it made is gone again. */
 export async function serve(role: Role, state: State): Promise<void> {
-  const config =
-    role === 'anchor'
-      ? loadAnchorConfig(state)
-      : role === 'dime'
-        ? loadDimeConfig(state)
-        : role === 'router'
-          ? loadRouterConfig(state)
-          : loadHostConfig(state)
+  const { config, compose } = planOf(role, state)
   needNetworkAdmin()
   if (role === 'anchor') needProgram('nft')
   state.lock()
   const recorder = new HostRecorder(new Log(config.log.level))
   // Not beside a tunnel: its engine lives on optimized code.
   if (role === 'dime') optimizeLate()
-  const { mechanisms, routes } =
-    role === 'anchor'
-      ? composeAnchor(loadAnchorConfig(state), state, recorder)
-      : role === 'dime'
-        ? composeDime(config, state, recorder)
-        : role === 'router'
-          ? composeRouter(loadRouterConfig(state), state, recorder)
-          : composeHost(config, state, recorder)
+  const { mechanisms, routes } = compose(recorder)
   const daemon = new Daemon({
     role,
     version: version(),
@@ -69,47 +61,48 @@ export async function serve(role: Role, state: State): Promise<void> {
   }
 }
 
-/** Removes what a killed daemon left. Refuses while one runs. */
-export async function cleanUp(state: State): Promise<void> {
+/**
+ * Removes what a killed daemon left: that of the configuration, or of `role`. Returns whose it was. Refuses while one runs.
+ */
+export async function cleanUp(state: State, only?: Role): Promise<Role> {
   needNetworkAdmin()
   state.lock()
-  const config = loadConfig(state.configFile)
+  const role = only ?? roleOf(loadConfig(state.configFile))
+  const { config, compose } = planOf(role, state, false)
   const recorder = new HostRecorder(new Log(config.log.level))
-  const { mechanisms } =
-    config.anchor === undefined
-      ? composeHost(config, state, recorder)
-      : composeAnchor(loadAnchorConfig(state), state, recorder)
-  for (const mechanism of mechanisms) await mechanism.cleanUp()
-  const daemon = new Daemon({
-    role: config.anchor === undefined ? 'host' : 'anchor',
-    version: version(),
-    state,
-    mechanisms: [],
-    recorder,
-    instance: config.kernel.instance,
-  })
-  await daemon.stop()
+  for (const mechanism of compose(recorder).mechanisms) await mechanism.cleanUp()
+  // Cgroups, and the control socket.
+  const { instance } = config.kernel
+  await new Daemon({ role, version: version(), state, mechanisms: [], recorder, instance }).stop()
   state.unlock()
+  return role
 }
 
-/** The same for `godwit dime up`. */
-export async function cleanUpDime(state: State): Promise<void> {
-  needNetworkAdmin()
-  state.lock()
-  const config = loadDimeConfig(state)
-  const { mechanisms } = composeDime(config, state, new HostRecorder(new Log(config.log.level)))
-  for (const mechanism of mechanisms) await mechanism.cleanUp()
-  state.unlock()
-}
-
-/** The same for `godwit router up`. */
-export async function cleanUpRouter(state: State): Promise<void> {
-  needNetworkAdmin()
-  state.lock()
-  const config = loadRouterConfig(state)
-  const { mechanisms } = composeRouter(config, state, new HostRecorder(new Log(config.log.level)))
-  for (const mechanism of mechanisms) await mechanism.cleanUp()
-  state.unlock()
+/** The configuration of a role, and its daemon's mechanisms. `whole`: it must be enough to run. */
+function planOf(
+  role: Role,
+  state: State,
+  whole = true,
+): { config: Config; compose: (recorder: HostRecorder) => Composition } {
+  switch (role) {
+    case 'anchor': {
+      const config = loadAnchorConfig(state)
+      return { config, compose: (recorder) => composeAnchor(config, state, recorder) }
+    }
+    case 'router': {
+      const config = loadRouterConfig(state)
+      if (whole) needSite(config, state)
+      return { config, compose: (recorder) => composeRouter(config, state, recorder) }
+    }
+    case 'dime': {
+      const config = loadDimeConfig(state)
+      return { config, compose: (recorder) => composeDime(config, state, recorder) }
+    }
+    default: {
+      const config = whole ? loadHostConfig(state) : loadConfig(state.configFile)
+      return { config, compose: (recorder) => composeHost(config, state, recorder) }
+    }
+  }
 }
 
 /** `godwit dime nat`: no control socket, only the translation and its announcements. */

@@ -18,16 +18,27 @@ import { type Config, parseHostPort } from './schema.ts'
 import { readPrivateKey, type State, writeAtomic, writeSecret } from './state.ts'
 import { formatWgQuick, parseWgQuick } from './wg-quick.ts'
 
+export type Role = 'host' | 'anchor' | 'dime' | 'router'
+
+/** What a configuration makes of this machine. */
+export function roleOf({ anchor, router }: Config): 'anchor' | 'router' | 'host' {
+  return anchor !== undefined ? 'anchor' : router !== undefined ? 'router' : 'host'
+}
+
 /** An anchor's configuration, with `anchor` known to be there. */
 export type AnchorConfig = Config & { readonly anchor: NonNullable<Config['anchor']> }
 
 export function loadAnchorConfig(state: State): AnchorConfig {
   const config = loadConfig(state.configFile)
   if (config.anchor !== undefined) return { ...config, anchor: config.anchor }
-  throw new GodwitError('NOT_AN_ANCHOR', `${state.configFile} has no [anchor]: it is of a host`, {
-    kind: 'usage',
-    hint: 'godwit anchor init --endpoint HOST:PORT --state DIR, with a state of its own',
-  })
+  throw new GodwitError(
+    'NOT_AN_ANCHOR',
+    `${state.configFile} has no [anchor]: it is of a ${roleOf(config)}`,
+    {
+      kind: 'usage',
+      hint: 'godwit anchor init --endpoint HOST:PORT --state DIR, with a state of its own',
+    },
+  )
 }
 
 /** A router's configuration, with `router` known to be there. */
@@ -38,7 +49,7 @@ export function loadRouterConfig(state: State): RouterConfig {
   if (config.router !== undefined) return { ...config, router: config.router }
   throw new GodwitError('NOT_A_ROUTER', `${state.configFile} has no [router]`, {
     kind: 'usage',
-    hint: 'make one: godwit router init --help',
+    hint: 'godwit router init --state DIR …, with a state of its own',
   })
 }
 
@@ -52,10 +63,11 @@ export function loadDimeConfig(state: State): Config {
 
 export function loadHostConfig(state: State): Config {
   const config = loadConfig(state.configFile)
-  if (config.anchor !== undefined) {
-    throw new GodwitError('NOT_A_HOST', `${state.configFile} has an [anchor]: it is of an anchor`, {
+  const role = roleOf(config)
+  if (role !== 'host') {
+    throw new GodwitError('NOT_A_HOST', `${state.configFile} has [${role}]: it is of no host`, {
       kind: 'usage',
-      hint: 'start it with `godwit anchor up`; a host on the same machine needs a state of its own (--state DIR)',
+      hint: `start it with \`godwit ${role} up\`; a host on the same machine needs a state of its own (--state DIR)`,
     })
   }
   if (config.peer.length === 0) {
@@ -266,10 +278,11 @@ function usage(hint: string) {
 function readHostConfig(state: State): { text: string; config: Config | undefined } {
   if (!existsSync(state.configFile)) return { text: '', config: undefined }
   const config = loadConfig(state.configFile)
-  if (config.anchor !== undefined) {
+  const role = roleOf(config)
+  if (role !== 'host') {
     throw new GodwitError(
       'NOT_A_HOST',
-      `${state.configFile} is of an anchor`,
+      `${state.configFile} has [${role}]: it is of no host`,
       usage('give the host a state of its own with --state DIR'),
     )
   }

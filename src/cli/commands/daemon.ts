@@ -13,8 +13,7 @@ export function anchorUp(options: CommonOptions): Promise<void> {
 }
 
 export async function down(options: CommonOptions): Promise<void> {
-  const state = new State(options)
-  await cleanUp(state)
-  if (options.json) printJson({ clean: true })
-  else printLines(['nothing of godwit is left in the kernel'])
+  const role = await cleanUp(new State(options))
+  if (options.json) printJson({ clean: true, role })
+  else printLines([`nothing of godwit ${role} is left in the kernel`])
 }

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { ControlClient } from '../../host/client.ts'
 import { bindKey, type HostView, ownKeys, type SocketView } from '../../host/dime.ts'
-import { cleanUpDime, serve, serveNat } from '../../host/serve.ts'
+import { cleanUp, serve, serveNat } from '../../host/serve.ts'
 import { State } from '../../host/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, showMs, table } from '../output.ts'
@@ -12,7 +12,7 @@ export function up(options: CommonOptions): Promise<void> {
 }
 
 export async function down(options: CommonOptions): Promise<void> {
-  await cleanUpDime(new State(options))
+  await cleanUp(new State(options), 'dime')
   if (options.json) printJson({ clean: true })
   else printLines(['nothing of godwit dime is left in the kernel'])
 }

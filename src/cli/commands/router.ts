@@ -1,7 +1,7 @@
 /** `router …`: a gateway of a site, mobile or at home. */
 import { ControlClient } from '../../host/client.ts'
 import { addSite, initRouter, routerCard } from '../../host/router-setup.ts'
-import { cleanUpRouter, serve } from '../../host/serve.ts'
+import { cleanUp, serve } from '../../host/serve.ts'
 import { State } from '../../host/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, table } from '../output.ts'
@@ -60,7 +60,7 @@ export function up(options: CommonOptions): Promise<void> {
 }
 
 export async function down(options: CommonOptions): Promise<void> {
-  await cleanUpRouter(new State(options))
+  await cleanUp(new State(options), 'router')
   if (options.json) printJson({ clean: true })
   else printLines(['nothing of godwit router is left in the kernel'])
 }
