@@ -12,8 +12,8 @@ export const FRAME: Register = 10
 const SIZES = { 1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18 } as const
 export type Size = keyof typeof SIZES
 
-const ALU = { add: 0x00, sub: 0x10, or: 0x40, and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0 } as const
-const JUMPS = { eq: 0x15, ne: 0x55, gt: 0x25, signedLess: 0xc5 } as const
+const ALU = { add: 0x00, or: 0x40, and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0 } as const
+const JUMPS = { eq: 0x15, ne: 0x55 } as const
 
 export class Ebpf {
   readonly #code: { opcode: number; registers: number; offset: number | string; immediate: number }[] = []
@@ -74,10 +74,6 @@ export class Ebpf {
 
   storeValue(size: Size, to: Register, offset: number, value: number): this {
     return this.#put(0x62 | SIZES[size], to, 0, offset, value)
-  }
-
-  jump(label: string): this {
-    return this.#put(0x05, 0, 0, label, 0)
   }
 
   jumpIf(condition: keyof typeof JUMPS, register: Register, value: number, label: string): this {

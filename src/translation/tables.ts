@@ -111,6 +111,9 @@ interface HostFlows {
   readonly pairs: Map<string, { readonly pair: Pair; count: number }>
 }
 
+/** As many as `inFlowKey` can tell apart. */
+const MOST_HIDS = 2 ** 20 - 1
+
 export class Tables {
   readonly hosts = new Map<number, HidRow>()
   readonly sockets = new Map<string, SocketRow>()
@@ -120,9 +123,10 @@ export class Tables {
   readonly #changed = new Set<number>()
   #next = 1
 
-  /** A new row; the smallest numbers are used again last, so that stale kernel state cannot meet a new host. */
-  addHost(hid = this.#next): HidRow {
-    this.#next = Math.max(this.#next, hid + 1)
+  /** A new row; a number is used again as late as can be, so that stale kernel state cannot meet a new host. */
+  addHost(known?: number): HidRow {
+    const hid = known ?? this.#freeHid()
+    this.#next = known === undefined ? hid + 1 : Math.max(this.#next, hid + 1)
     const row: HidRow = {
       hid,
       active: new Set(),
@@ -138,6 +142,13 @@ export class Tables {
     }
     this.hosts.set(hid, row)
     return row
+  }
+
+  #freeHid(): number {
+    for (let hid = this.#next; ; hid++) {
+      if (hid > MOST_HIDS) hid = 1
+      if (!this.hosts.has(hid)) return hid
+    }
   }
 
   removeHost(hid: number): void {
@@ -370,7 +381,7 @@ function compileCrossing(maps: CompiledFamily, host: HidRow, flow: SocketRow): v
   }
 }
 
-/** HID, protocol and ports as one number: HIDs stay far below 2^20. */
+/** HID, protocol and ports as one number, below 2^53. */
 function inFlowKey(flow: SocketRow, foreignPort: number): number {
   const protocol = flow.protocol === 6 ? 0 : 1
   return ((flow.hid * 2 + protocol) * 65_536 + foreignPort) * 65_536 + flow.localPort

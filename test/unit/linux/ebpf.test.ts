@@ -39,7 +39,7 @@ test('instructions are encoded as RFC 9669 says', () => {
 })
 
 test('a jump to nowhere is an error of whoever wrote it', () => {
-  assert.throws(() => new Ebpf().jump('nowhere').finish(), /nowhere/)
+  assert.throws(() => new Ebpf().jumpIf('eq', 0, 0, 'nowhere').finish(), /nowhere/)
 })
 
 test('ADR 0021: programs of some hundred instructions, with and without Ethernet', () => {

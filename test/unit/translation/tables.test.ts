@@ -154,3 +154,12 @@ test('D13: the pair in use stays unless somebody wishes otherwise', () => {
   assert.equal(choosePair([a, b], { current: b.pair, local: () => HERE, pinned: ME })?.pair, a.pair)
   assert.equal(choosePair([], { current: a.pair }), undefined)
 })
+
+test('numbers of rows stay below what a key can hold: after the last comes the first that is free', () => {
+  const tables = new Tables()
+  const first = tables.addHost()
+  tables.addHost(2 ** 20 - 2)
+  assert.deepEqual([tables.addHost().hid, tables.addHost().hid], [2 ** 20 - 1, 2])
+  tables.removeHost(first.hid)
+  assert.equal(tables.addHost().hid, 3)
+})
