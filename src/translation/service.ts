@@ -499,6 +499,7 @@ export class TranslationService {
     this.#kernel.apply(compiled)
     this.#outage.hold(this.#own)
     this.#unsettled = true
+    const crossedBefore = this.#crossed.size
     let crossing = !this.#crossingKnown
     for (const [hid, families] of compiled) {
       if (this.#crossed.delete(hid)) crossing = true
@@ -513,8 +514,12 @@ export class TranslationService {
       }
       this.#refuseTwins(hid, families)
     }
-    if (crossing)
+    if (crossing) {
+      this.#outage.identify(this.#own) // its device takes what crosses
+      // A run that did not know of it would take the programs away, and the stack answer with resets.
+      if (this.#crossed.size > crossedBefore) this.#state.save()
       this.#crossing.apply(compile(this.tables, this.#crossed), this.#outage.device, this.#devices)
+    }
     this.#crossingKnown = true
     const translating = this.#kernel.counts.elements > 0
     if (translating !== this.#translating) {
