@@ -1,8 +1,9 @@
 /** sock_diag, control groups, eBPF marks and process look-up on real sockets on loopback. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import { after, test } from 'node:test'
 import { bpfObstacle, cgroupPrograms } from '../../../src/linux/bpf.ts'
@@ -152,6 +153,31 @@ test('UP-42: sockets made in a control group carry its mark and its id', async (
   groups.add('app', child.pid!)
   assert.equal(groups.remove('app'), true)
   assert.equal(groups.remove('app'), false)
+})
+
+test('the rights of the service units are enough to mark sockets, and to end it', (t) => {
+  if (mount === undefined) return t.skip('no control groups of version 2')
+  const obstacle = bpfObstacle()
+  if (obstacle !== undefined) return t.skip(`eBPF: ${obstacle}`)
+  const groups = new KernelCgroups(mount, `rights-${process.pid}`)
+  t.after(() => {
+    groups.remove('app')
+    groups.prune()
+  })
+  groups.create('app')
+  const module = JSON.stringify(new URL('../../../src/linux/bpf.js', import.meta.url).href)
+  const program = `
+    const { setCgroupMark } = await import(${module})
+    for (const mark of [1, 2, 0]) setCgroupMark(process.argv[1], mark)`
+  for (const name of ['godwit.service', 'godwit@.service']) {
+    const unit = readFileSync(new URL(`../../../../examples/systemd/${name}`, import.meta.url), 'utf8')
+    const rights = /^CapabilityBoundingSet=(.*)$/m.exec(unit)![1]!.toLowerCase().replaceAll('cap_', '+')
+    const args = [`--bounding-set=-all,${rights.replaceAll(' ', ',')}`, process.execPath]
+    args.push('--input-type=module', '-e', program, groups.directory('app'))
+    const { status, stderr } = spawnSync('setpriv', args, { encoding: 'utf8' })
+    assert.equal(status, 0, stderr)
+    assert.equal(cgroupPrograms(groups.directory('app')), 0)
+  }
 })
 
 if (mount !== undefined)
