@@ -8,10 +8,11 @@ import { pathReports } from '../../tunnel/reports.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
-import type { AnchorSetup, Command, Event, FlowReport, PeerSetup } from '../protocol.ts'
+import type { AnchorSetup, Command, Event, PeerSetup } from '../protocol.ts'
 import { Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
+import { listFlows } from './list.ts'
 
 const RING_BYTES = 16 << 20
 const SWEEP_MS = 500
@@ -100,9 +101,11 @@ export class AnchorNode implements NodeParts<Command> {
         if (index !== undefined) this.#node.machine.acceptKey(index, command.publicKey, now)
         break
       }
-      case 'list':
-        this.#list(command.request, command.limit)
+      case 'list': {
+        const listed = listFlows(this.#paft, command.limit, (row) => this.#whereabouts(row))
+        this.#tell({ type: 'listed', request: command.request, ...listed })
         break
+      }
       default:
         break
     }
@@ -166,24 +169,10 @@ export class AnchorNode implements NodeParts<Command> {
     this.#anchor.addHost(index, setup)
   }
 
-  #list(request: number, limit: number): void {
-    const paft = this.#paft
-    paft.settle()
-    const flows: FlowReport[] = []
-    for (let row = 0; row < paft.slots && flows.length < limit; row++) {
-      if (!paft.occupied(row)) continue
-      const { id, flow, localTid } = paft.rowAt(row)
-      const tunnel = this.#tunnels.get(localTid)
-      const peer = this.#anchor.nameOf(tunnel?.peer ?? -1) ?? ''
-      flows.push({
-        id,
-        flow,
-        app: 0,
-        policy: '',
-        peer,
-        access: tunnel === undefined ? '' : `path ${tunnel.unTid}`,
-      })
-    }
-    this.#tell({ type: 'listed', request, flows, total: paft.size })
+  /** The host of a row, and which of its paths. */
+  #whereabouts(row: number): { policy: string; peer: string; access: string } {
+    const tunnel = this.#tunnels.get(this.#paft.tidAt(row))
+    const peer = this.#anchor.nameOf(tunnel?.peer ?? -1) ?? ''
+    return { policy: '', peer, access: tunnel === undefined ? '' : `path ${tunnel.unTid}` }
   }
 }

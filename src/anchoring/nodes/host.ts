@@ -9,9 +9,10 @@ import { pathReports } from '../../tunnel/reports.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
-import type { AccessSetup, Command, Event, FlowReport, HostSetup, PeerSetup } from '../protocol.ts'
+import type { AccessSetup, Command, Event, HostSetup, PeerSetup } from '../protocol.ts'
 import { Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
+import { listFlows } from './list.ts'
 
 const RING_BYTES = 4 << 20
 const SWEEP_MS = 1000
@@ -127,9 +128,11 @@ export class HostNode implements NodeParts<Command> {
         )
         break
       }
-      case 'list':
-        this.#list(command.request, command.limit)
+      case 'list': {
+        const listed = listFlows(this.#paft, command.limit, (row) => this.#host.whereabouts(row))
+        this.#tell({ type: 'listed', request: command.request, ...listed })
         break
+      }
       case 'wake':
         this.#node.machine.wake(now)
         break
@@ -243,17 +246,5 @@ export class HostNode implements NodeParts<Command> {
 
   #peerOf(index: number | undefined) {
     return [...this.#peers.values()].find((peer) => peer.index === index)
-  }
-
-  #list(request: number, limit: number): void {
-    const paft = this.#paft
-    paft.settle()
-    const flows: FlowReport[] = []
-    for (let row = 0; row < paft.slots && flows.length < limit; row++) {
-      if (!paft.occupied(row)) continue
-      const { id, flow, app } = paft.rowAt(row)
-      flows.push({ id, flow, app, ...this.#host.whereabouts(row) })
-    }
-    this.#tell({ type: 'listed', request, flows, total: paft.size })
   }
 }

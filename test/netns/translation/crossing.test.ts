@@ -197,14 +197,7 @@ test('DI-6, D10: UDP on unconnected sockets goes on over the other family; both 
 test('DI-25, Table III: link-local addresses: flows of both families go on between hosts of one link that have nothing else', {
   skip,
 }, async () => {
-  bed.rtnl.m.createLink({
-    kind: 'veth',
-    name: 'here',
-    index: 120,
-    peer: { name: 'there', index: 220, netns: bed.netns('c') },
-  })
-  bed.rtnl.m.setLink('here', { up: true })
-  bed.rtnl.c.setLink('there', { up: true })
+  linkBoth()
   const local = async (name: 'm' | 'c', link: string): Promise<string> => {
     let found: string | undefined
     await until(`${name} has an address of the link`, () => {
@@ -245,14 +238,7 @@ test('DI-25, Table III: link-local addresses: flows of both families go on betwe
 })
 
 test('DI-25, Table III: link-local addresses of IPv4', async () => {
-  bed.rtnl.m.createLink({
-    kind: 'veth',
-    name: 'here',
-    index: 120,
-    peer: { name: 'there', index: 220, netns: bed.netns('c') },
-  })
-  bed.rtnl.m.setLink('here', { up: true })
-  bed.rtnl.c.setLink('there', { up: true })
+  linkBoth()
   bed.rtnl.m.addAddress('here', '169.254.7.2/16')
   bed.rtnl.c.addAddress('there', '169.254.9.3/16')
   const http = bed.spawn('c', process.execPath, ['-e', SLOW_SERVER], 'pipe')
@@ -270,6 +256,18 @@ test('DI-25, Table III: link-local addresses of IPv4', async () => {
   assert.deepEqual((await done)[0], 0)
   assert.ok(readFileSync(target).equals(Buffer.alloc(64 << 20, 'godwit ')))
 })
+
+/** A link between the two hosts without anything in between: `here` and `there`. */
+function linkBoth(): void {
+  bed.rtnl.m.createLink({
+    kind: 'veth',
+    name: 'here',
+    index: 120,
+    peer: { name: 'there', index: 220, netns: bed.netns('c') },
+  })
+  bed.rtnl.m.setLink('here', { up: true })
+  bed.rtnl.c.setLink('there', { up: true })
+}
 
 /** A configuration that tells others all addresses. */
 function everything(name: 'm' | 'c'): string {

@@ -3,28 +3,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { compile, isIdle } from '../../../src/translation/tables.ts'
 import { Control, ihmp, Option } from '../../../src/translation/wire.ts'
-import { type SimHost, SimNetwork } from './network.ts'
+import { A, B, F, pairOfHosts, peerOf, type SimHost, SimNetwork } from './network.ts'
 
-const A = '10.1.0.2'
-const B = '10.2.0.2'
-const F = '10.3.0.2'
 const G = '10.4.0.2'
-
-/** A mobile host at A and a correspondent at F with one connection, greeted. */
-function pairOfHosts(seed = 1, loss = 0): { net: SimNetwork; mh: SimHost; ch: SimHost; hid: number } {
-  const net = new SimNetwork(seed)
-  net.loss = loss
-  const mh = net.host()
-  const ch = net.host()
-  mh.set(`${A}/24`)
-  ch.set(`${F}/24`)
-  const hid = mh.flow(A, 40000, F, 80)
-  ch.flow(F, 80, A, 40000)
-  net.run(5_000)
-  return { net, mh, ch, hid }
-}
-
-const peerOf = (host: SimHost) => [...host.machine.hosts()][0]!
 
 test('DI-22…24: HELLO makes the rows of both ends symmetric, and nothing is translated', () => {
   const { mh, ch } = pairOfHosts()

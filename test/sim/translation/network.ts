@@ -167,3 +167,29 @@ export class SimNetwork {
     })
   }
 }
+
+/** Addresses of the tests: of a host that moves, and of the one that it talks with. */
+export const A = '10.1.0.2'
+export const B = '10.2.0.2'
+export const F = '10.3.0.2'
+
+/** The only host that this one knows, or the first. */
+export const peerOf = (host: SimHost) => [...host.machine.hosts()][0]!
+
+/** A connection between the two, greeted; its HID at `mobile`. */
+export function connected(net: SimNetwork, mobile: SimHost, local: Ip, other: SimHost, foreign: Ip): number {
+  const hid = mobile.flow(local, 40000, foreign, 80)
+  other.flow(foreign, 80, local, 40000)
+  net.run(net.now + 5_000)
+  return hid
+}
+
+/** A mobile host at A and a correspondent at F with one connection, greeted. */
+export function pairOfHosts(seed = 1, loss = 0): { net: SimNetwork; mh: SimHost; ch: SimHost; hid: number } {
+  const net = new SimNetwork(seed)
+  net.loss = loss
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  return { net, mh, ch, hid: connected(net, mh, A, ch, F) }
+}

@@ -5,19 +5,7 @@ import { ownKeyOf } from '../../../src/translation/keys.ts'
 import { MOST_KNOWN, MOST_UNREACHABLE } from '../../../src/translation/machine/state.ts'
 import { compile, isIdle } from '../../../src/translation/tables.ts'
 import { Control, ihmp, Option } from '../../../src/translation/wire.ts'
-import { type SimHost, SimNetwork } from './network.ts'
-
-const A = '10.1.0.2'
-const B = '10.2.0.2'
-const F = '10.3.0.2'
-const peerOf = (host: SimHost) => [...host.machine.hosts()][0]!
-
-function connected(net: SimNetwork, mobile: SimHost, local: string, other: SimHost, foreign: string): number {
-  const hid = mobile.flow(local, 40000, foreign, 80)
-  other.flow(foreign, 80, local, 40000)
-  net.run(net.now + 5_000)
-  return hid
-}
+import { A, B, connected, F, pairOfHosts, peerOf, SimNetwork } from './network.ts'
 
 test('DI-3, DI-15: the first packet of a flow makes the row and the HELLO; nobody but the two hosts hears of a move', () => {
   const net = new SimNetwork()
@@ -91,11 +79,7 @@ test('DI-31, DI-33: an own address is lost that only some hosts could use: each 
 })
 
 test('DI-28, DI-36: a new address from which no answer comes was only potentially reachable: told as unreachable', () => {
-  const net = new SimNetwork()
-  const [mh, ch] = [net.host(), net.host()]
-  mh.set(`${A}/24`)
-  ch.set(`${F}/24`)
-  connected(net, mh, A, ch, F)
+  const { net, mh, ch } = pairOfHosts()
   mh.preferred = A
   net.cut.add(`${B} ${F}`)
   const mark = net.log.length
@@ -109,11 +93,7 @@ test('DI-28, DI-36: a new address from which no answer comes was only potentiall
 })
 
 test('DI-18, DI-29, DI-34: the Host ID is always an address that the receiver knows by then, also over three moves', () => {
-  const net = new SimNetwork()
-  const [mh, ch] = [net.host(), net.host()]
-  mh.set(`${A}/24`)
-  ch.set(`${F}/24`)
-  connected(net, mh, A, ch, F)
+  const { net, mh, ch } = pairOfHosts()
   const known = new Set([A])
   for (const ip of [B, '10.7.0.2', '10.8.0.2']) {
     const mark = net.log.length
@@ -131,11 +111,7 @@ test('DI-18, DI-29, DI-34: the Host ID is always an address that the receiver kn
 })
 
 test('DI-37, D5: OU says whether the lost address had been usable', () => {
-  const net = new SimNetwork()
-  const [mh, ch] = [net.host(), net.host()]
-  mh.set(`${A}/24`)
-  ch.set(`${F}/24`)
-  connected(net, mh, A, ch, F)
+  const { net, mh } = pairOfHosts()
   mh.preferred = A
   net.cut.add(`${B} ${F}`)
   mh.set(`${A}/24`, `${B}/24`)
@@ -258,11 +234,7 @@ test('DI-6: a peer that cannot carry one family over the other is not sent such 
 })
 
 test('D14: what a peer has not acknowledged is told again when messages pass', () => {
-  const net = new SimNetwork()
-  const [mh, ch] = [net.host(), net.host()]
-  mh.set(`${A}/24`)
-  ch.set(`${F}/24`)
-  connected(net, mh, A, ch, F)
+  const { net, mh, ch } = pairOfHosts()
   mh.preferred = A
   const strange = '192.168.7.2'
   net.cut.add(`${strange} ${F}`)
@@ -286,11 +258,7 @@ test('D14: what a peer has not acknowledged is told again when messages pass', (
 })
 
 test('D14: a peer that starts again from an older state is told everything again', () => {
-  const net = new SimNetwork()
-  const [mh, ch] = [net.host(), net.host()]
-  mh.set(`${A}/24`)
-  ch.set(`${F}/24`)
-  connected(net, mh, A, ch, F)
+  const { net, mh, ch } = pairOfHosts()
   const saved = ch.machine.save()
   mh.preferred = A
   mh.set(`${A}/24`, `${B}/24`)
@@ -310,11 +278,7 @@ test('D14: a peer that starts again from an older state is told everything again
 })
 
 test('a peer with no end of addresses is believed of few, goes on, and no crowd of strangers is asked', () => {
-  const net = new SimNetwork()
-  const [mh, ch] = [net.host(), net.host()]
-  mh.set(`${A}/24`)
-  ch.set(`${F}/24`)
-  const hid = connected(net, mh, A, ch, F)
+  const { net, mh, ch, hid } = pairOfHosts()
   mh.preferred = A
   const many = Array.from({ length: 100 }, (_, i) => `10.20.${i}.2`)
   mh.set(`${A}/24`, ...many.map((ip) => `${ip}/24`))
