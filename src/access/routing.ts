@@ -7,6 +7,8 @@
  *   rule   5200+n   oif accN lookup 5201+n              (IPv4 and IPv6)
  *   table  5201+n   every unicast route of main over accN, then `unreachable default`
  *
+ * With it go two settings of each access: its reverse-path filter and how fast it finds its gateway's link address.
+ *
  * Declarative: `apply` reads what the kernel has, adopts what an earlier run left, and changes what differs.
  */
 import { KernelError } from '../linux/libc.ts'
@@ -16,6 +18,8 @@ import type { Access } from './machine.ts'
 
 /** rtm_protocol of routes that godwit makes: `g`. */
 export const ROUTE_PROTOCOL = 0x67
+/** The kernel asks for a gateway's link address again after this, milliseconds: whole ticks at every HZ. By itself a second. */
+const NEIGHBOUR_RETRY_MS = 200
 /** Accesses that there are tables for; rules of other purposes begin 30 above the base. */
 const SLOTS = 30
 /** Behind every route that anybody makes. */
@@ -79,6 +83,7 @@ export class AccessRouting {
           this.#attempt(`rule for ${access.name}`, () => this.#rtnl.addRule(rule))
       }
       this.#loosen(access.name)
+      this.#hasten(access.name)
     }
     for (const rule of rules)
       if (rule.table === undefined || !tables.has(rule.table) || !this.#isWanted(rule, desired))
@@ -195,6 +200,21 @@ export class AccessRouting {
       )
         sysctls.set(key, 2)
     })
+  }
+
+  /**
+   * On an access that has just come up the first thing sent is a question for the gateway's link address, and radios lose
+   * such things: nothing gets out before it is asked again.
+   */
+  #hasten(name: string): void {
+    const sysctls = this.#sysctls
+    if (sysctls === undefined) return
+    for (const family of ['ipv4', 'ipv6']) {
+      const key = `net/${family}/neigh/${name}/retrans_time_ms`
+      this.#attempt(key, () => {
+        if (Number(sysctls.get(key)) > NEIGHBOUR_RETRY_MS) sysctls.set(key, NEIGHBOUR_RETRY_MS)
+      })
+    }
   }
 
   /** The interface may go, or somebody be faster, at any moment: the next event brings the next `apply`. */

@@ -63,6 +63,8 @@ interface Peer {
   drainedAt: number
   /** The other end uses the paths as it was told last, and nothing of before is under way. */
   agreed: boolean
+  /** PATH_USE that was obeyed last; undefined before the first, and when the other end has restarted. */
+  obeyed: number | undefined
   established: boolean
   carried: boolean
   /** Since when no path to it is usable; NaN while one is, and until the first is. */
@@ -134,6 +136,7 @@ export class RouterMachine {
       sendUseAt: NEVER,
       drainedAt: NEVER,
       agreed: false,
+      obeyed: undefined,
       established: false,
       carried: false,
       bareSince: Number.NaN,
@@ -244,6 +247,7 @@ export class RouterMachine {
         peer.established = event.up
         break
       case 'hello':
+        if (event.restarted) peer.obeyed = undefined
         this.#useChanged(peer, now)
         break
       case 'path': {
@@ -367,6 +371,9 @@ export class RouterMachine {
     const use = decodePathUse(body)
     if (!use.ok || peer.leads) return
     const { sequence, paths } = use.value
+    // Two that were sent over different paths may overtake each other: the older one says nothing any more.
+    if (peer.obeyed !== undefined && (sequence - peer.obeyed) >> 0 < 0) return
+    peer.obeyed = sequence
     for (const { pathId, draining, fading, priority } of paths)
       for (const path of peer.paths.values()) {
         if (path.pathId !== pathId) continue

@@ -214,6 +214,21 @@ test('strict reverse-path filters, which would drop what comes back, are loosene
   assert.equal(filter('acc1'), '0')
 })
 
+test('a gateway that a radio did not hear asked for is asked for again soon, as long as godwit runs', () => {
+  const sysctls = new KernelSysctls(host)
+  const retries = (name: string) =>
+    ['ipv4', 'ipv6'].map((family) => sysctls.get(`net/${family}/neigh/${name}/retrans_time_ms`))
+  new KernelSysctls(host).set('net/ipv6/neigh/acc2/retrans_time_ms', 100)
+  const made = new AccessMonitor({ rtnl, clock: new RealClock(), sysctls })
+  made.start()
+  assert.deepEqual(retries('acc1'), ['200', '200'])
+  assert.deepEqual(retries('acc2'), ['200', '100'], 'never slower than it was')
+  assert.deepEqual(retries('docker0'), ['1000', '1000'], 'not of an interface that is no access')
+  made.stop()
+  made.cleanUp()
+  assert.deepEqual(retries('acc1'), ['1000', '1000'])
+})
+
 test('a sleep is noticed with the first event after it', async () => {
   const real = new RealClock()
   let suspended = 0

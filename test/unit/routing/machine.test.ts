@@ -4,10 +4,10 @@ import { describe, test } from 'node:test'
 import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import { RouterMachine } from '../../../src/routing/machine.ts'
 import type { Event } from '../../../src/routing/protocol.ts'
-import { decodePathUse, encodeAck, PATH_USE_ACK } from '../../../src/routing/wire.ts'
+import { decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from '../../../src/routing/wire.ts'
 import { controlCodec } from '../../../src/tunnel/control.ts'
 import type { PathState, PathView } from '../../../src/tunnel/machine/api.ts'
-import type { Mode } from '../../../src/tunnel/schedulers.ts'
+import { type Mode, RETURN_MS } from '../../../src/tunnel/schedulers.ts'
 
 const RTT_MS = 20
 
@@ -29,6 +29,7 @@ class Bench {
           assert.ok(frames.ok)
           for (const frame of frames.value) {
             assert.equal(frame.type, 'mechanism')
+            if ((frame as { code: number }).code !== PATH_USE) continue
             const use = decodePathUse((frame as { body: Uint8Array }).body)
             assert.ok(use.ok)
             this.asked.set(peer, [...(this.asked.get(peer) ?? []), use.value])
@@ -152,6 +153,30 @@ describe('router machine', () => {
     for (const peer of [0, 1]) bench.agree(peer)
     bench.pass(60)
     assert.deepEqual(drained(), [])
+  })
+
+  test('OH-37: of two orders that overtake each other the newer holds; a router that restarted counts anew', () => {
+    const bench = new Bench([])
+    bench.machine.addPeer(0, 'bus', false)
+    for (const slot of [0, 1]) bench.state(slot, { name: 'up', since: bench.now })
+    const order = (sequence: number, preferred: number) => {
+      const paths = [1, 2].map((pathId) => ({ pathId, ...IN_USE, priority: pathId === preferred ? 1 : 2 }))
+      const body = encodePathUse(sequence, paths)
+      bench.machine.handleTunnelEvent(
+        { type: 'frame', peer: 0, slot: 0, code: PATH_USE, body } as never,
+        bench.now,
+      )
+      bench.pass(RETURN_MS + 1)
+      return bench.carriers[0]
+    }
+    assert.equal(order(0xffff_ffff, 1), 'path 1')
+    assert.equal(order(0, 2), 'path 2')
+    assert.equal(order(0xffff_ffff, 1), 'path 2')
+    bench.machine.handleTunnelEvent(
+      { type: 'hello', peer: 0, features: 0, mtu: 1500, restarted: true },
+      bench.now,
+    )
+    assert.equal(order(1, 1), 'path 1')
   })
 
   test('OH-22: that nothing was usable is counted, said with the states, and said again when it is over', () => {
