@@ -13,8 +13,9 @@
  * invariant holds still → `associate` → associated → something authenticated came back over it → `drain` off.
  */
 import type { AccessPoint, RadioEvent } from './radio.ts'
+import { Signal } from './signal.ts'
+import { type Found, Survey } from './survey.ts'
 import {
-  AHEAD_MS,
   ASSOCIATE_MS,
   BEARING_DBM,
   DEAD_MS,
@@ -23,32 +24,20 @@ import {
   DWELL_MS,
   FADING_DB,
   FADING_DBM,
-  FAILED_DB,
-  FAILED_FOR_MS,
   FAILING_DBM,
-  FAINTEST_DBM,
   HORIZON_MARGIN,
   HORIZON_MS,
   HYSTERESIS_DB,
   LASTING_DBM,
-  LEFT_DB,
-  LEFT_FOR_MS,
   LOOK_DB,
   MOST_HORIZON_MS,
   MOVE_BURST,
   MOVE_REFILL_MS,
   RETRY_MS,
-  RISE_DB,
-  SCAN_EVERY_MS,
-  SCAN_FRESH_MS,
-  SCAN_TIMEOUT_MS,
-  SCAN_TREND_MS,
   SHARED_DB,
   SHIFT_DB,
-  SMOOTH_MS,
-  SOON_S,
+  SOON_MS,
   TICK_MS,
-  TREND_MS,
   VALIDATE_MS,
   WEAK_DBM,
 } from './tuning.ts'
@@ -103,22 +92,11 @@ export interface LinkView {
   readonly fading: boolean
 }
 
-/** A point as a radio heard it last. */
-interface Heard extends AccessPoint {
-  /** dB a millisecond since the scan before. */
-  readonly slope: number
-}
-
 interface Link {
   readonly name: string
   state: LinkState
-  dbm: number
-  trend: number
-  signalAt: number
-  points: readonly Heard[]
-  scannedAt: number
-  scanning: boolean
-  scanAskedAt: number
+  readonly signal: Signal
+  readonly survey: Survey
   tries: number
   /** Last time something authenticated came over it. */
   heardAt: number
@@ -127,8 +105,6 @@ interface Link {
   fading: boolean
   /** When it was told to associate last; NaN when it came by itself. */
   leftFor: number
-  readonly failedAt: Map<string, number>
-  readonly leftAt: Map<string, number>
   /** What was told last, so that the same decision is not told each tick. */
   told: string
 }
@@ -161,20 +137,13 @@ export class ConnectionController {
     this.#links.set(name, {
       name,
       state: { name: 'idle', since: now, retryAt: now },
-      dbm: Number.NaN,
-      trend: 0,
-      signalAt: now,
-      points: [],
-      scannedAt: Number.NEGATIVE_INFINITY,
-      scanning: false,
-      scanAskedAt: Number.NEGATIVE_INFINITY,
+      signal: new Signal(now),
+      survey: new Survey(this.#networks),
       tries: 0,
       heardAt: Number.NEGATIVE_INFINITY,
       works: false,
       fading: false,
       leftFor: Number.NaN,
-      failedAt: new Map(),
-      leftAt: new Map(),
       told: '',
     })
     this.#tickAt = now
@@ -190,8 +159,8 @@ export class ConnectionController {
       state: link.state.name,
       since: link.state.since,
       point: link.state.name === 'idle' ? undefined : link.state.point,
-      dbm: link.dbm,
-      trend: link.trend,
+      dbm: link.signal.dbm,
+      trend: link.signal.trend,
       fading: link.fading,
     }))
   }
@@ -237,15 +206,14 @@ export class ConnectionController {
     if (link === undefined) return
     switch (event.type) {
       case 'signal':
-        this.#signal(link, event.dbm, now)
+        link.signal.sample(event.dbm, now)
         break
       case 'points':
-        this.#heard(link, event.points, now)
+        link.survey.heard(event.points, now)
         break
       case 'associated':
         if (carries(link) && link.state.name !== 'idle' && link.state.point === event.point) break
-        link.dbm = Number.NaN
-        link.trend = 0
+        link.signal.forget()
         link.works = false
         link.state = { name: 'validating', since: now, point: event.point, until: now + VALIDATE_MS }
         break
@@ -253,39 +221,11 @@ export class ConnectionController {
         this.#lost(link, event.reason, now)
         break
       case 'failed':
-        if (event.op === 'scan') link.scanning = false
+        if (event.op === 'scan') link.survey.scanFailed()
         else this.#failed(link, event.reason, now)
         break
     }
     this.#assess(now)
-  }
-
-  #heard(link: Link, points: readonly AccessPoint[], now: number): void {
-    const elapsed = now - link.scannedAt
-    const before = new Map(link.points.map((point) => [point.id, point.dbm]))
-    const known = points.filter(({ network }) => this.#networks === undefined || this.#networks.has(network))
-    link.points = known.map((point) => {
-      const old = before.get(point.id)
-      const slope =
-        old === undefined || elapsed > SCAN_TREND_MS ? 0 : (point.dbm - old) / Math.max(elapsed, 100)
-      return { ...point, slope }
-    })
-    link.scannedAt = now
-    link.scanning = false
-  }
-
-  #signal(link: Link, dbm: number, now: number): void {
-    const elapsed = now - link.signalAt
-    link.signalAt = now
-    if (Number.isNaN(link.dbm)) {
-      link.dbm = dbm
-      return
-    }
-    const before = link.dbm
-    link.dbm += (dbm - before) * (1 - Math.exp(-elapsed / SMOOTH_MS))
-    if (elapsed <= 0) return
-    const slope = ((link.dbm - before) * 1000) / elapsed
-    link.trend += (slope - link.trend) * (1 - Math.exp(-elapsed / TREND_MS))
   }
 
   #lost(link: Link, reason: string, now: number): void {
@@ -299,7 +239,7 @@ export class ConnectionController {
 
   #failed(link: Link, reason: string, now: number): void {
     if (link.state.name === 'idle') return
-    link.failedAt.set(link.state.point, now)
+    link.survey.failed(link.state.point, now)
     this.#decide(link, 'scan', `${link.state.point} could not be used: ${reason}`, now)
     this.#idle(link, now)
   }
@@ -307,8 +247,8 @@ export class ConnectionController {
   #idle(link: Link, now: number): void {
     const pause = RETRY_MS[Math.min(link.tries, RETRY_MS.length - 1)]!
     link.tries++
-    link.dbm = Number.NaN
-    link.trend = 0
+    link.signal.forget()
+    link.works = false
     link.leftFor = Number.NaN
     link.state = { name: 'idle', since: now, retryAt: now + pause }
   }
@@ -320,7 +260,7 @@ export class ConnectionController {
       this.#refilledAt += refill * MOVE_REFILL_MS
     }
     // The weakest first: of two that should move, it is the one to go.
-    const order = [...this.#links.values()].sort((a, b) => strength(a) - strength(b))
+    const order = [...this.#links.values()].sort((a, b) => a.signal.strength - b.signal.strength)
     for (const link of order) this.#assessOne(link, now)
     for (const link of order) this.#assessFading(link, now)
   }
@@ -328,34 +268,32 @@ export class ConnectionController {
   /** The strongest link that works is never fading, so that traffic always has where to go. */
   #assessFading(link: Link, now: number): void {
     const other = this.#strongest(link)
+    const { dbm } = link.signal
     let fading = link.fading
-    if (other === undefined || link.state.name !== 'usable' || Number.isNaN(link.dbm)) fading = false
-    else if (fading) fading = link.dbm < Math.min(FADING_DBM + SHIFT_DB, other.dbm + 1)
-    else {
-      const soon = link.dbm + Math.min(0, link.trend) * SOON_S
-      fading = soon < FADING_DBM && other.dbm >= link.dbm + FADING_DB
-    }
+    if (other === undefined || link.state.name !== 'usable' || !link.signal.known) fading = false
+    else if (fading) fading = dbm < Math.min(FADING_DBM + SHIFT_DB, other.signal.dbm + 1)
+    else fading = link.signal.after(SOON_MS) < FADING_DBM && other.signal.dbm >= dbm + FADING_DB
     if (fading === link.fading) return
     link.fading = fading
-    const reason = fading
-      ? `${link.name} fades (${round(link.dbm)} dBm), ${other?.name} is stronger (${round(other?.dbm ?? 0)} dBm)`
-      : `${link.name} fades no more`
+    const reason =
+      fading && other !== undefined
+        ? `${link.name} fades (${round(dbm)} dBm), ${other.name} is stronger (${round(other.signal.dbm)} dBm)`
+        : `${link.name} fades no more`
     this.#actions.push({ type: 'fade', link: link.name, fading, reason })
-    this.#decide(link, fading ? other!.name : link.name, reason, now)
+    this.#decide(link, fading ? (other?.name ?? '') : link.name, reason, now)
   }
 
   /** Of the other links that work and are not about to be moved. */
   #strongest(link: Link): Link | undefined {
     let best: Link | undefined
     for (const other of this.#links.values()) {
-      if (other === link || other.state.name !== 'usable' || !other.works || Number.isNaN(other.dbm)) continue
-      if (best === undefined || other.dbm > best.dbm) best = other
+      if (other === link || other.state.name !== 'usable' || !other.works || !other.signal.known) continue
+      if (best === undefined || other.signal.dbm > best.signal.dbm) best = other
     }
     return best
   }
 
   #assessOne(link: Link, now: number): void {
-    if (link.scanning && now - link.scanAskedAt > SCAN_TIMEOUT_MS) link.scanning = false
     const { state } = link
     switch (state.name) {
       case 'idle':
@@ -387,14 +325,14 @@ export class ConnectionController {
     link.leftFor = Number.NaN
     link.state = { name: 'usable', since: now, point }
     link.tries = 0
-    link.failedAt.delete(point)
+    link.survey.worked(point)
     this.#drain(link, false, `${point} answers end to end`)
     this.#decide(link, point, 'answers end to end; traffic may use it', now)
   }
 
   /** It carries nothing: letting go of it takes nothing away. */
   #giveUp(link: Link, point: string, reason: string, now: number): void {
-    link.failedAt.set(point, now)
+    link.survey.failed(point, now)
     this.#decide(link, 'scan', `${point} given up: ${reason}`, now)
     this.#actions.push({ type: 'release', link: link.name })
     this.#idle(link, now)
@@ -404,6 +342,8 @@ export class ConnectionController {
   /** A link without association: find a point and take it (OH-28). */
   #revive(link: Link, retryAt: number, now: number): void {
     if (now < retryAt) return
+    // Its driver says that it has no association, and yet something comes over it: the last that works is left alone.
+    if (this.#stillCarries(link) && !this.#othersCarry(link)) return
     const best = this.#best(link, now)
     if (best === undefined) {
       this.#scan(link, now)
@@ -415,20 +355,19 @@ export class ConnectionController {
 
   /** A link that works: is there reason to move it, and may it? */
   #consider(link: Link, state: LinkState & { name: 'usable' }, now: number): void {
-    if (Number.isNaN(link.dbm)) return
+    if (!link.signal.known) return
+    const { dbm } = link.signal
     const ahead = this.#predicted(link)
-    const weak = link.dbm < WEAK_DBM || ahead < FAILING_DBM
+    const weak = dbm < WEAK_DBM || ahead < FAILING_DBM
     const look = WEAK_DBM + (this.#policy === 'clinging' ? LOOK_DB : 15)
-    if (Math.min(link.dbm, ahead) < look) this.#scan(link, now)
+    if (Math.min(dbm, ahead) < look) this.#scan(link, now)
     if (!weak && this.#policy === 'clinging') return
     const best = this.#best(link, now)
     if (best === undefined || best.id === state.point) return
-    const present =
-      Math.min(link.dbm, ahead + HYSTERESIS_DB) - (this.#shared(link, state.point) ? SHARED_DB : 0)
-    const gain = this.#worth(link, best, now) - present
-    if (gain < HYSTERESIS_DB) return
+    const present = Math.min(dbm, ahead + HYSTERESIS_DB) - (this.#taken(link, state.point) ? SHARED_DB : 0)
+    if (best.worth - present < HYSTERESIS_DB) return
     const why = weak
-      ? link.dbm < WEAK_DBM
+      ? dbm < WEAK_DBM
         ? `signal of ${state.point} is weak`
         : `signal of ${state.point} is falling`
       : `${best.id} is stronger`
@@ -448,11 +387,11 @@ export class ConnectionController {
     link.state = { name: 'draining', since: now, point: state.point, target: best, left: false }
     this.#drain(link, true, `${why}; moving to ${best.id}`)
     this.#decide(link, best.id, `${why}; traffic shifts to ${bearer.name} first`, now, {
-      dbm: round(link.dbm),
-      trend_db_s: round(link.trend),
+      dbm: round(dbm),
+      trend_db_s: round(link.signal.trend),
       target_dbm: best.dbm,
       bearer: bearer.name,
-      bearer_dbm: round(bearer.dbm),
+      bearer_dbm: round(bearer.signal.dbm),
     })
   }
 
@@ -470,11 +409,10 @@ export class ConnectionController {
   }
 
   #associate(link: Link, point: AccessPoint, now: number): void {
-    if (link.works && !this.#othersCarry(link)) this.counts.violations++
-    if (link.state.name !== 'idle') link.leftAt.set(link.state.point, now)
+    if (this.#stillCarries(link) && !this.#othersCarry(link)) this.counts.violations++
+    if (link.state.name !== 'idle') link.survey.left(link.state.point, now)
     link.works = false
-    link.dbm = Number.NaN
-    link.trend = 0
+    link.signal.forget()
     link.leftFor = now
     link.state = { name: 'associating', since: now, point: point.id }
     this.#actions.push({ type: 'associate', link: link.name, point })
@@ -491,62 +429,44 @@ export class ConnectionController {
       if (other === link) continue
       if (other.state.name === 'draining') return undefined
       if (other.state.name !== 'usable' || !other.works) continue
-      const lasts = other.dbm >= BEARING_DBM && this.#predicted(other) >= LASTING_DBM
-      if (!lasts && !(doomed && other.dbm >= link.dbm && other.dbm >= LASTING_DBM)) continue
-      if (best === undefined || other.dbm > best.dbm) best = other
+      const { dbm } = other.signal
+      const lasts = dbm >= BEARING_DBM && this.#predicted(other) >= LASTING_DBM
+      if (!lasts && !(doomed && dbm >= link.signal.dbm && dbm >= LASTING_DBM)) continue
+      if (best === undefined || dbm > best.signal.dbm) best = other
     }
     return best
   }
 
   #othersCarry(link: Link): boolean {
     for (const other of this.#links.values())
-      if (other !== link && other.state.name === 'usable' && other.works && other.dbm >= LASTING_DBM)
+      if (other !== link && other.state.name === 'usable' && other.works && other.signal.dbm >= LASTING_DBM)
         return true
     return false
   }
 
+  /** Of a link that is said to have no association only what has come since counts. */
+  #stillCarries({ works, heardAt, state }: Link): boolean {
+    return works && (state.name !== 'idle' || heardAt > state.since)
+  }
+
   /** Strength when a move that began now would be over, if it goes on falling as it does. */
   #predicted(link: Link): number {
-    const ahead = Math.min(MOST_HORIZON_MS, Math.max(HORIZON_MS, this.#moveMs * HORIZON_MARGIN))
-    return link.dbm + (Math.min(0, link.trend) * ahead) / 1000
+    return link.signal.after(Math.min(MOST_HORIZON_MS, Math.max(HORIZON_MS, this.#moveMs * HORIZON_MARGIN)))
   }
 
-  #best(link: Link, now: number): Heard | undefined {
-    if (now - link.scannedAt > SCAN_FRESH_MS) return undefined
-    let best: Heard | undefined
-    let most = FAINTEST_DBM
-    for (const point of link.points) {
-      const worth = this.#worth(link, point, now)
-      if (expected(link, point, now) < FAINTEST_DBM || (best !== undefined && worth <= most)) continue
-      best = point
-      most = worth
-    }
-    return best
+  #best(link: Link, now: number): Found | undefined {
+    return link.survey.best((point) => this.#taken(link, point), now)
   }
 
-  #worth(link: Link, point: Heard, now: number): number {
-    let worth = expected(link, point, now)
-    for (const other of this.#links.values())
-      if (other !== link && other.state.name !== 'idle' && pointOf(other.state) === point.id)
-        worth -= SHARED_DB
-    const failedAt = link.failedAt.get(point.id)
-    if (failedAt !== undefined && now - failedAt < FAILED_FOR_MS) worth -= FAILED_DB
-    const leftAt = link.leftAt.get(point.id)
-    if (leftAt !== undefined && now - leftAt < LEFT_FOR_MS) worth -= LEFT_DB
-    return worth
-  }
-
-  #shared(link: Link, point: string): boolean {
+  /** Whether another link uses this point, or is about to. */
+  #taken(link: Link, point: string): boolean {
     for (const other of this.#links.values())
       if (other !== link && other.state.name !== 'idle' && pointOf(other.state) === point) return true
     return false
   }
 
   #scan(link: Link, now: number): void {
-    if (link.scanning || now - link.scanAskedAt < SCAN_EVERY_MS) return
-    link.scanning = true
-    link.scanAskedAt = now
-    this.#actions.push({ type: 'scan', link: link.name })
+    if (link.survey.ask(now)) this.#actions.push({ type: 'scan', link: link.name })
   }
 
   #drain(link: Link, draining: boolean, reason: string): void {
@@ -563,7 +483,7 @@ export class ConnectionController {
     if (link.told === reason) return
     link.told = reason
     const usable = this.usable().join(' ')
-    const dbm = Number.isNaN(link.dbm) ? null : round(link.dbm)
+    const dbm = link.signal.known ? round(link.signal.dbm) : null
     this.#actions.push({
       type: 'decision',
       link: link.name,
@@ -581,15 +501,6 @@ function carries(link: Link): boolean {
 /** The point that a link uses or is about to. */
 function pointOf(state: Exclude<LinkState, { name: 'idle' }>): string {
   return state.name === 'draining' ? state.target.id : state.point
-}
-
-/** Strength of a point when the radio would be there: what it was at the scan, and where it was going. */
-function expected(link: Link, point: Heard, now: number): number {
-  return point.dbm + Math.min(RISE_DB, point.slope * (now - link.scannedAt + AHEAD_MS))
-}
-
-function strength(link: Link): number {
-  return Number.isNaN(link.dbm) ? Number.NEGATIVE_INFINITY : link.dbm
 }
 
 function round(value: number): number {

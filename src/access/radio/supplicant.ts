@@ -29,16 +29,29 @@ export class SupplicantRadio implements Radio {
   readonly #listeners: ((event: RadioEvent) => void)[] = []
   readonly #poll: NodeJS.Timeout
   readonly #attach: NodeJS.Timeout
+  readonly #answerMs: number
   #running: Command | undefined
   #timeout: NodeJS.Timeout | undefined
   #trouble: (RadioEvent & { type: 'trouble' }) | undefined
   #associated: (RadioEvent & { type: 'associated' }) | undefined
+  /** Answers that came too late may still come: they are not those of the commands since. */
+  #owed = 0
+  #skipped = false
+  /** Something may have been missed while it did not answer. */
+  #doubtful = false
   #releasing = false
   #closed = false
 
-  /** `folder` holds the supplicant's sockets; `own` is where this end's socket goes. Throws KernelError. */
-  constructor(name: string, options: { readonly folder?: string; readonly own?: string } = {}) {
+  /**
+   * `folder` holds the supplicant's sockets; `own` is where this end's socket goes; `answerMs` is how long an answer may
+   * take. Throws KernelError.
+   */
+  constructor(
+    name: string,
+    options: { readonly folder?: string; readonly own?: string; readonly answerMs?: number } = {},
+  ) {
     this.name = name
+    this.#answerMs = options.answerMs ?? ANSWER_MS
     this.#peer = join(options.folder ?? SUPPLICANT_FOLDER, name)
     const own = join(options.own ?? '/tmp', `godwit-${process.pid}-${made++}-${name}`)
     this.#socket = new UnixDatagram(own, (text) => this.#receive(text))
@@ -85,11 +98,14 @@ export class SupplicantRadio implements Radio {
 
   /** Asks for events, and for what holds unless that is known. */
   async #start(): Promise<void> {
-    if ((await this.#ask('ATTACH')) !== 'OK' || this.#associated !== undefined) return
-    const status = readFields((await this.#ask('STATUS')) ?? '')
-    const bssid = status.get('bssid')
-    if (status.get('wpa_state') === 'COMPLETED' && bssid !== undefined && !this.#releasing)
-      await this.#connected(bssid)
+    if ((await this.#ask('ATTACH')) !== 'OK' || (this.#associated !== undefined && !this.#doubtful)) return
+    const answer = await this.#ask('STATUS')
+    if (answer === undefined) return
+    this.#doubtful = false
+    const status = readFields(answer)
+    const bssid = status.get('wpa_state') === 'COMPLETED' ? status.get('bssid') : undefined
+    if (bssid === undefined) this.#lost('it has no association any more')
+    else if (!this.#releasing) await this.#connected(bssid)
   }
 
   async #associate(point: AccessPoint): Promise<string | undefined> {
@@ -159,12 +175,30 @@ export class SupplicantRadio implements Radio {
     const command = this.#queue.shift()
     if (command === undefined) return
     this.#running = command
-    this.#timeout = setTimeout(() => this.#answer(undefined), ANSWER_MS)
-    if (this.#socket.send(command.text, this.#peer) !== 0) this.#answer(undefined)
+    this.#skipped = false
+    this.#timeout = setTimeout(() => this.#late(), this.#answerMs)
+    if (this.#socket.send(command.text, this.#peer) === 0) return
+    // Nobody is there: it ended, and its association with it.
+    this.#owed = 0
+    this.#lost('wpa_supplicant has ended')
+    this.#answer(undefined)
+  }
+
+  /** It is slow or stands still. The association holds on without it; whether anything comes is for others to judge. */
+  #late(): void {
+    // Where an old answer was waited for in vain, another supplicant has taken its place.
+    this.#owed = this.#skipped ? 0 : this.#owed + 1
+    this.#doubtful = true
+    this.#answer(undefined)
   }
 
   #answer(text: string | undefined): void {
     const command = this.#running
+    if (text !== undefined && this.#owed > 0) {
+      this.#owed--
+      this.#skipped = true
+      return
+    }
     if (command === undefined) return
     clearTimeout(this.#timeout)
     this.#running = undefined
@@ -174,10 +208,14 @@ export class SupplicantRadio implements Radio {
     this.#next()
   }
 
+  #lost(reason: string): void {
+    if (this.#associated === undefined) return
+    this.#associated = undefined
+    this.#tell({ type: 'lost', reason })
+  }
+
   #silent(): void {
     if (this.#trouble !== undefined || this.#closed) return
-    if (this.#associated !== undefined) this.#tell({ type: 'lost', reason: 'wpa_supplicant does not answer' })
-    this.#associated = undefined
     const error = new GodwitError('RADIO_DEVICE', `wpa_supplicant does not answer at ${this.#peer}`, {
       hint: `systemctl start wpa_supplicant; its configuration needs ctrl_interface=${dirname(this.#peer)}`,
     })

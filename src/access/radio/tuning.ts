@@ -57,7 +57,7 @@ export const MOVE_BURST = 6
 export const MOVE_REFILL_MS = 1_000
 export const TICK_MS = 100
 /** A trend counts for so long for traffic, which moves in one round trip. */
-export const SOON_S = 0.5
+export const SOON_MS = 500
 /** Time constant of the smoothed strength and of its trend. */
 export const SMOOTH_MS = 400
 export const TREND_MS = 800

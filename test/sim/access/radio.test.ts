@@ -194,6 +194,35 @@ describe('connection controller, simulated', () => {
     })
   }
 
+  it('OH-25: the last link that brings something is left alone, whatever its driver says of the association', () => {
+    const controller = new ConnectionController()
+    const points = [{ id: 'ap1', network: 'row', dbm: -50 }]
+    const asked = () => {
+      const types: string[] = []
+      for (let action = controller.poll(); action !== undefined; action = controller.poll())
+        if (action.type !== 'decision') types.push(action.type)
+      return types
+    }
+    let now = 1000
+    controller.addLink('acc1', now)
+    controller.handleRadio('acc1', { type: 'associated', point: 'ap1', network: 'row' }, now)
+    controller.handleEvidence('acc1', true, now + 1, now + 1)
+    controller.handleRadio('acc1', { type: 'lost', reason: 'no idea' }, now + 2)
+    asked()
+    const pass = (ms: number, works: boolean) => {
+      for (const end = now + ms; now < end; now += 100) {
+        controller.handleRadio('acc1', { type: 'points', points }, now)
+        controller.handleEvidence('acc1', works, works ? now : -1, now)
+        controller.handleTimeout(now)
+      }
+    }
+    pass(5000, true)
+    assert.deepEqual(asked(), [])
+    pass(1000, false)
+    assert.deepEqual(asked(), ['associate'])
+    assert.equal(controller.counts.violations, 0)
+  })
+
   it('OH-24: the same seed gives the same drive', () => {
     const faults = { refuse: 0.1, drop: 0.0002 }
     assert.deepEqual(drive(7, 'eager', faults), drive(7, 'eager', faults))

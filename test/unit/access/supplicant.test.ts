@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { SupplicantRadio } from '../../../src/access/radio/supplicant.ts'
 import { readEvent, readScanResults } from '../../../src/access/radio/supplicant-text.ts'
 import { UnixDatagram } from '../../../src/linux/unix-datagram.ts'
-import { type RadioBed, radioCompliance } from '../../suites/radio.ts'
+import { Ear, type RadioBed, radioCompliance } from '../../suites/radio.ts'
 
 const POINTS = [
   { id: '02:00:00:00:00:01', network: 'row', dbm: -61 },
@@ -26,10 +26,27 @@ class StandIn implements RadioBed {
   #fixed = ''
   #dbm = POINTS[0]!.dbm
   #refuse = false
+  /** What it has not looked at yet, while it stands still. */
+  #unread: (() => void)[] | undefined
 
-  constructor() {
+  constructor(answerMs?: number) {
     this.#listen()
-    this.radio = new SupplicantRadio('wlan9', { folder: this.#folder, own: this.#folder })
+    this.radio = new SupplicantRadio('wlan9', {
+      folder: this.#folder,
+      own: this.#folder,
+      ...(answerMs !== undefined && { answerMs }),
+    })
+  }
+
+  /** It stands still, and goes on with what has come meanwhile. */
+  freeze(): void {
+    this.#unread = []
+  }
+
+  thaw(): void {
+    const unread = this.#unread ?? []
+    this.#unread = undefined
+    for (const work of unread) work()
   }
 
   setSignal(dbm: number): void {
@@ -63,13 +80,17 @@ class StandIn implements RadioBed {
   }
 
   #listen(): void {
-    const socket = new UnixDatagram(join(this.#folder, 'wlan9'), (text, from) => {
-      socket.send(this.#answer(text, from), from)
-      if (text === 'SCAN') this.#event('CTRL-EVENT-SCAN-RESULTS ')
-      if (text === 'DISCONNECT') this.drop()
-      if (/^(ROAM|SELECT_NETWORK)/.test(text)) this.#associate()
+    this.#socket = new UnixDatagram(join(this.#folder, 'wlan9'), (text, from) => {
+      if (this.#unread === undefined) this.#obey(text, from)
+      else this.#unread.push(() => this.#obey(text, from))
     })
-    this.#socket = socket
+  }
+
+  #obey(text: string, from: string): void {
+    this.#socket?.send(this.#answer(text, from), from)
+    if (text === 'SCAN') this.#event('CTRL-EVENT-SCAN-RESULTS ')
+    if (text === 'DISCONNECT') this.drop()
+    if (/^(ROAM|SELECT_NETWORK)/.test(text)) this.#associate()
   }
 
   #answer(text: string, from: string): string {
@@ -116,6 +137,27 @@ class StandIn implements RadioBed {
 }
 
 radioCompliance('wpa_supplicant', async () => new StandIn())
+
+test('OH-25: a wpa_supplicant that stands still has lost nothing; its late answers are not those of what was asked since', async () => {
+  const bed = new StandIn(50)
+  try {
+    const ear = new Ear(bed.radio)
+    await ear.next('associated')
+    bed.freeze()
+    await ear.next('trouble', undefined, ['lost'])
+    for (let i = 0; i < 2; i++) {
+      bed.radio.scan()
+      await ear.next('failed', ({ op }) => op === 'scan', ['lost'])
+    }
+    bed.thaw()
+    bed.setSignal(-66)
+    await ear.next('signal', ({ dbm }) => dbm === -66, ['lost'])
+    bed.radio.associate(POINTS[1]!)
+    await ear.next('associated', ({ point }) => point === POINTS[1]!.id, ['lost', 'failed'])
+  } finally {
+    await bed.close()
+  }
+})
 
 test('wpa_supplicant: reads nothing into what it does not know', () => {
   assert.equal(readEvent('<3>WPS-AP-AVAILABLE '), undefined)
