@@ -6,7 +6,7 @@ import { dimeSoft } from './dime-soft.ts'
 import { routerBudget } from './router-budget.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
 import { routerBothGone, routerDuplicateCut, routerFailoverCut } from './router-cuts.ts'
-import { routerPaper } from './router-paper.ts'
+import { routerPaper, routerPaperGodwit } from './router-paper.ts'
 import { routerSeamless } from './router-roam.ts'
 import { upmtBlackhole } from './upmt-blackhole.ts'
 import { upmtBreakBeforeMake } from './upmt-break-before-make.ts'
@@ -22,6 +22,7 @@ export const scenarios: readonly Scenario[] = [
   dimeHard,
   dimeSockets,
   routerPaper,
+  routerPaperGodwit,
   routerSeamless,
   routerDuplicateCut,
   routerFailoverCut,

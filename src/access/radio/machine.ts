@@ -362,9 +362,9 @@ export class ConnectionController {
     const look = WEAK_DBM + (this.#policy === 'clinging' ? LOOK_DB : 15)
     if (Math.min(dbm, ahead) < look) this.#scan(link, now)
     if (!weak && this.#policy === 'clinging') return
-    const best = this.#best(link, now)
-    if (best === undefined || best.id === state.point) return
-    const present = Math.min(dbm, ahead + HYSTERESIS_DB) - (this.#taken(link, state.point) ? SHARED_DB : 0)
+    const best = this.#best(link, now, state.point)
+    if (best === undefined) return
+    const present = Math.min(dbm, ahead) - (this.#taken(link, state.point) ? SHARED_DB : 0)
     if (best.worth - present < HYSTERESIS_DB) return
     const why = weak
       ? dbm < WEAK_DBM
@@ -454,8 +454,8 @@ export class ConnectionController {
     return link.signal.after(Math.min(MOST_HORIZON_MS, Math.max(HORIZON_MS, this.#moveMs * HORIZON_MARGIN)))
   }
 
-  #best(link: Link, now: number): Found | undefined {
-    return link.survey.best((point) => this.#taken(link, point), now)
+  #best(link: Link, now: number, except?: string): Found | undefined {
+    return link.survey.best((point) => this.#taken(link, point), now, except)
   }
 
   /** Whether another link uses this point, or is about to. */

@@ -64,7 +64,7 @@ const REASONS: Readonly<Record<number, string>> = {
 
 /** Settings with secrets, which a profile does not show unasked. */
 const SECRETIVE = ['802-11-wireless-security', '802-1x']
-const SIGNAL_EVERY_MS = 250
+const SIGNAL_EVERY_MS = 100
 
 type Settings = Map<string, Map<string, Variant>>
 

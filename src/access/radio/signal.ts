@@ -1,5 +1,5 @@
 /** The strength of the point that a radio uses: smoothed, where it is going, and where it will be. */
-import { SMOOTH_MS, TREND_MS } from './tuning.ts'
+import { DISTANCE_DB, SMOOTH_MS, TREND_MS } from './tuning.ts'
 
 export class Signal {
   /** dBm, smoothed; NaN while nothing is heard. */
@@ -41,8 +41,9 @@ export class Signal {
     this.trend = 0
   }
 
-  /** Strength in `ms`, if it goes on falling as it does. */
+  /** Strength in `ms`, if it goes on falling as it does: less and less, as of a point that is left behind. */
   after(ms: number): number {
-    return this.dbm + (Math.min(0, this.trend) * ms) / 1000
+    if (!(this.trend < 0)) return this.dbm
+    return this.dbm - DISTANCE_DB * Math.log(1 + (-this.trend * ms) / (1000 * DISTANCE_DB))
   }
 }

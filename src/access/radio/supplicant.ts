@@ -9,7 +9,7 @@ import { UnixDatagram } from '../../linux/unix-datagram.ts'
 import { type AccessPoint, type Radio, type RadioEvent, SUPPLICANT_FOLDER } from './radio.ts'
 import { readEvent, readFields, readNetworks, readScanResults } from './supplicant-text.ts'
 
-const SIGNAL_EVERY_MS = 250
+const SIGNAL_EVERY_MS = 100
 const ANSWER_MS = 2_000
 /** Attaches anew when the supplicant was restarted. */
 const ATTACH_EVERY_MS = 2_000

@@ -80,10 +80,11 @@ export class Survey {
   }
 
   /** The point worth most; none when nothing was heard lately, or nothing strong enough. `taken`: by another radio. */
-  best(taken: (point: string) => boolean, now: number): Found | undefined {
+  best(taken: (point: string) => boolean, now: number, except?: string): Found | undefined {
     if (now - this.#scannedAt > SCAN_FRESH_MS) return undefined
     let best: Found | undefined
     for (const point of this.#points) {
+      if (point.id === except) continue
       const dbm = this.#expected(point, now)
       const worth = dbm - this.#against(point.id, now) - (taken(point.id) ? SHARED_DB : 0)
       if (dbm >= FAINTEST_DBM && (best === undefined || worth > best.worth)) best = { ...point, worth }

@@ -59,5 +59,10 @@ export const TICK_MS = 100
 /** A trend counts for so long for traffic, which moves in one round trip. */
 export const SOON_MS = 500
 /** Time constant of the smoothed strength and of its trend. */
-export const SMOOTH_MS = 400
-export const TREND_MS = 800
+export const SMOOTH_MS = 250
+export const TREND_MS = 600
+/**
+ * Strength falls with the logarithm of distance, by 10 n dB a decade: n is 3 in streets and buildings. Of a point left behind
+ * in a straight line at a steady speed, a fall of s dB/s now is one of A ln(1 + s t / A) dB after t, with A = 10 n / ln 10.
+ */
+export const DISTANCE_DB = 30 / Math.LN10
