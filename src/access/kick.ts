@@ -139,6 +139,10 @@ class Kept {
     this.#flows.delete(key)
   }
 
+  get empty(): boolean {
+    return this.#flows.size === 0
+  }
+
   /** Takes out the connections that `wanted` accepts, the segments of each in order. */
   take(wanted: (segment: Segment) => boolean): Segment[][] {
     const out: Segment[][] = []
@@ -267,8 +271,13 @@ export class Parking {
     }
   }
 
-  take(wanted: (segment: Segment) => boolean): Segment[][] {
+  /** Whether there is anything to take. */
+  any(): boolean {
     this.#drain()
+    return !this.#kept.empty
+  }
+
+  take(wanted: (segment: Segment) => boolean): Segment[][] {
     return this.#kept.take(wanted)
   }
 
@@ -359,8 +368,13 @@ export class SegmentWatch {
     }
   }
 
-  take(wanted: (segment: Segment) => boolean): Segment[][] {
+  /** Whether there is anything to take. */
+  any(): boolean {
     this.#drain()
+    return !this.#kept.empty
+  }
+
+  take(wanted: (segment: Segment) => boolean): Segment[][] {
     return this.#kept.take(wanted)
   }
 

@@ -5,7 +5,7 @@
  */
 import { concat, equal } from '../core/bytes.ts'
 import { KernelError } from '../linux/libc.ts'
-import { NfBatch } from '../linux/nf_tables.ts'
+import { encodeElement, NfBatch } from '../linux/nf_tables.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
 import { installTables, LAYOUT, MAPS, type MapName, mapShape } from './stacktrans.ts'
 import {
@@ -30,7 +30,7 @@ export interface Seen {
   readonly foreignPort: number
 }
 
-/** Elements of one map: text of the key → key and data, one after the other. */
+/** Elements of one map: text of the key → key and data as `encodeElement` writes them. */
 type Elements = Map<string, Uint8Array>
 type Maps = Record<MapName, Elements>
 
@@ -42,6 +42,8 @@ type Changes = Record<MapName, { readonly gone: Uint8Array[]; readonly come: Uin
 
 interface EncodedFlow {
   readonly hid: number
+  /** The key of `out_flow`, `out_one` and `out_port`. */
+  readonly tuple: Uint8Array
   readonly out: { readonly key: string; readonly bytes: Uint8Array }
   readonly in: { readonly key: string; readonly bytes: Uint8Array }
 }
@@ -92,13 +94,8 @@ export class StackTransKernel {
         const found = this.#socket.dump(layout.family, this.#table, name)
         if (found === undefined) continue
         this.#translating[family] = true
-        const width = mapShape(layout, name).key
-        for (const { key, data } of found) {
-          const bytes = new Uint8Array(width + (data?.length ?? 0))
-          bytes.set(key)
-          if (data !== undefined) bytes.set(data, width)
-          this.#found[family][name].set(textOf(bytes, width), bytes)
-        }
+        for (const { key, data } of found)
+          this.#found[family][name].set(textOf(key), encodeElement(key, data))
         this.#elements[family] += found.length
       }
       if (!this.#watch || this.#translating[family]) continue
@@ -145,8 +142,8 @@ export class StackTransKernel {
       for (const name of MAPS) {
         const elements = changes[name][part]
         if (elements.length === 0) continue
-        const { key, data } = mapShape(layout, name)
-        batch.elements(layout.family, this.#table, name, packed(elements), key, data, part === 'gone')
+        const { key } = mapShape(layout, name)
+        batch.elements(layout.family, this.#table, name, elements, key, part === 'gone')
       }
     this.#socket.commit(batch, 'change the translation maps')
     this.#translating[family] = true
@@ -270,67 +267,50 @@ export class StackTransKernel {
 
   #encode(family: 4 | 6, compiled: CompiledFamily): Maps {
     const out = emptyMaps()
-    const put = (name: MapName, ...parts: readonly Uint8Array[]): void => {
-      const bytes = concat(...parts)
-      out[name].set(textOf(bytes, mapShape(LAYOUT[family], name).key), bytes)
+    const put = (name: MapName, key: Uint8Array, data?: Uint8Array): void => {
+      out[name].set(textOf(key), encodeElement(key, data))
     }
-    const pair = ({ local, foreign }: Pair): readonly Uint8Array[] => [
-      this.#bytes(local),
-      this.#bytes(foreign),
-    ]
-    const reversed = ({ local, foreign }: Pair): readonly Uint8Array[] => [
-      this.#bytes(foreign),
-      this.#bytes(local),
-    ]
-    const host = (flow: SocketRow, port: number): readonly Uint8Array[] => [
-      hostOrder(flow.hid),
-      fields(flow.protocol, port, flow.localPort),
-    ]
+    const pair = ({ local, foreign }: Pair): Uint8Array => concat(this.#bytes(local), this.#bytes(foreign))
+    const reversed = ({ local, foreign }: Pair): Uint8Array =>
+      concat(this.#bytes(foreign), this.#bytes(local))
     for (const flow of compiled.out_flow.values()) {
-      const { out: element } = this.#flow(family, flow)
+      const { out: element } = this.#flow(flow)
       out.out_flow.set(element.key, element.bytes)
     }
     for (const flow of compiled.in_flow.values()) {
-      const { in: element } = this.#flow(family, flow)
+      const { in: element } = this.#flow(flow)
       out.in_flow.set(element.key, element.bytes)
     }
-    for (const { bound, wire } of compiled.out_pair.values()) put('out_pair', ...pair(bound), ...pair(wire))
+    for (const { bound, wire } of compiled.out_pair.values()) put('out_pair', pair(bound), pair(wire))
     for (const { flow, wire } of compiled.out_one.values())
-      put('out_one', this.#flow(family, flow).out.bytes, ...pair(wire))
+      put('out_one', this.#flow(flow).tuple, pair(wire))
     for (const { flow, port } of compiled.out_port.values())
-      put('out_port', this.#flow(family, flow).out.bytes, be16(port))
-    for (const { pair: p, hid } of compiled.in_pair.values()) put('in_pair', ...reversed(p), hostOrder(hid))
-    for (const p of compiled.in_wait.values()) put('in_wait', ...reversed(p))
+      put('out_port', this.#flow(flow).tuple, be16(port))
+    for (const { pair: p, hid } of compiled.in_pair.values()) put('in_pair', reversed(p), hostOrder(hid))
+    for (const p of compiled.in_wait.values()) put('in_wait', reversed(p))
     for (const { flow, port } of compiled.in_port.values())
-      put('in_port', ...host(flow, port), be16(flow.foreignPort))
+      put('in_port', hostKey(flow, port), be16(flow.foreignPort))
     return out
   }
 
   /** Makes the elements of a flow ahead of the move that needs them. */
   prepare(flow: SocketRow): void {
-    this.#flow(familyOf(flow.local), flow)
+    this.#flow(flow)
   }
 
   /** The elements of one flow, which never change: made once. */
-  #flow(family: 4 | 6, flow: SocketRow): EncodedFlow {
+  #flow(flow: SocketRow): EncodedFlow {
     const known = this.#flows.get(flow)
     if (known?.hid === flow.hid) return known
-    const { width } = LAYOUT[family]
     const local = this.#bytes(flow.local)
     const foreign = this.#bytes(flow.foreign)
-    const out = new Uint8Array(2 * width + 12)
-    out.set(local)
-    out.set(foreign, width)
-    out.set(fields(flow.protocol, flow.localPort, flow.foreignPort), 2 * width)
-    const into = new Uint8Array(16 + 2 * width)
-    into.set(hostOrder(flow.hid))
-    into.set(fields(flow.protocol, flow.foreignPort, flow.localPort), 4)
-    into.set(foreign, 16)
-    into.set(local, 16 + width)
+    const tuple = concat(local, foreign, fields(flow.protocol, flow.localPort, flow.foreignPort))
+    const into = hostKey(flow, flow.foreignPort)
     const encoded: EncodedFlow = {
       hid: flow.hid,
-      out: { key: textOf(out, out.length), bytes: out },
-      in: { key: textOf(into, 16), bytes: into },
+      tuple,
+      out: { key: textOf(tuple), bytes: encodeElement(tuple) },
+      in: { key: textOf(into), bytes: encodeElement(into, concat(foreign, local)) },
     }
     this.#flows.set(flow, encoded)
     return encoded
@@ -354,8 +334,13 @@ function emptyMaps(): Maps {
 const NOTHING = emptyMaps()
 
 /** A key as a map key of JavaScript. */
-function textOf(bytes: Uint8Array, length: number): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, length).toString('latin1')
+function textOf(key: Uint8Array): string {
+  return Buffer.from(key.buffer, key.byteOffset, key.length).toString('latin1')
+}
+
+/** The key of `in_flow` and `in_port`. */
+function hostKey(flow: SocketRow, port: number): Uint8Array {
+  return concat(hostOrder(flow.hid), fields(flow.protocol, port, flow.localPort))
 }
 
 /** Protocol and two ports, each in a register of its own. */
@@ -370,12 +355,4 @@ function be16(value: number): Uint8Array {
 /** A number in the order of this machine (little-endian on all that godwit runs on). */
 function hostOrder(value: number): Uint8Array {
   return Uint8Array.of(value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24)
-}
-
-/** Elements one after the other; there may be a hundred thousand. */
-function packed(elements: readonly Uint8Array[]): Uint8Array {
-  const width = elements[0]?.length ?? 0
-  const out = new Uint8Array(width * elements.length)
-  for (let i = 0; i < elements.length; i++) out.set(elements[i]!, i * width)
-  return out
 }

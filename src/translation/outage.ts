@@ -135,7 +135,9 @@ export class Outage {
    * delayed; `device` is where all of it leaves.
    */
   kick(hid: number, device: string, rtt: number = UNKNOWN_RTT_MS): void {
-    if (this.#parking === undefined && this.#watch === undefined) return
+    const parked = this.#parking?.any() === true
+    const watched = this.#watch?.any() === true
+    if (!parked && !watched) return
     const row = this.#tables.hosts.get(hid)
     const paced = this.#network.paces(device)
     const flows = new Map<string, Pair>()

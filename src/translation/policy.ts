@@ -100,16 +100,18 @@ export function choosePair(
     readonly current?: Pair | undefined
   },
 ): Choice | undefined {
+  // Of one there is nothing to choose: the routes need not be asked.
+  const preferred = candidates.length > 1 ? wishes.local : undefined
   let best: { score: number; candidate: Candidate; reason: string } | undefined
   for (const candidate of candidates) {
     const { pair } = candidate
     let score = 0
-    let reason = 'the pair confirmed last'
+    let reason = candidates.length > 1 ? 'the pair confirmed last' : 'no other pair works'
     if (samePair(pair, wishes.current)) {
       score += 1
       reason = 'the pair in use still works'
     }
-    if (wishes.local?.(pair.foreign) === pair.local) {
+    if (preferred?.(pair.foreign) === pair.local) {
       score += 2
       reason = `the routes of this host prefer ${pair.local}`
     }
