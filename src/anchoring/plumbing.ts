@@ -35,6 +35,8 @@ export interface HostPlumbingInit {
   readonly fix4: Prefix
   readonly fix6: Prefix
   readonly control: 'all' | 'selected'
+  /** With `all`: what goes there; empty: everything. */
+  readonly destinations: readonly Prefix[]
   /** Traffic that is left alone. */
   readonly except: readonly Selector[]
   /** In `selected` mode: what is put under control by user, port, destination or control group. */
@@ -111,7 +113,7 @@ export class HostPlumbing {
   }
 
   #wantedRules(): RuleSpec[] {
-    const { base, control, except, selected } = this.#init
+    const { base, control, destinations, except, selected } = this.#init
     const rules: RuleSpec[] = []
     for (const family of FAMILIES) {
       rules.push({ family, priority: base + BYPASS, mark: marks(base).bypass, table: MAIN_TABLE })
@@ -123,7 +125,11 @@ export class HostPlumbing {
       }
       rules.push({ family, priority: base + LOCAL, table: MAIN_TABLE, suppressPrefixLength: 0 })
       priority = base + CONTROLLED
-      if (control === 'all') rules.push({ family, priority, table: base })
+      const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
+      const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)
+      if (control === 'all' && everywhere) rules.push({ family, priority, table: base })
+      else if (control === 'all')
+        for (const prefix of reached) rules.push({ to: formatPrefix(prefix), family, priority, table: base })
       else {
         rules.push({ family, priority, mark: marks(base).control, table: base })
         for (const selector of selected) {

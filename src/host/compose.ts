@@ -85,6 +85,11 @@ export function composeHost(config: Config, state: State, recorder: HostRecorder
           fix4,
           fix6,
           control: host.control,
+          destinations: config.peer.every(({ allowed_ips }) => allowed_ips?.length)
+            ? config.peer.flatMap(({ allowed_ips = [] }) =>
+                allowed_ips.map((text) => must(parsePrefix(text))),
+              )
+            : [],
           except: host.except.map(selectorOf),
           selected: policies.flatMap(({ match }) => match),
         },

@@ -107,7 +107,9 @@ export function addSite(
     throw usageError(`${state.configFile} has this site already: ${known.name}`, {
       hint: 'to change it, edit its [[router.site]]',
     })
-  if (endpoint === undefined && router.endpoint === undefined && router.listen_port === undefined)
+  // A gateway without accesses goes nowhere: others come to it.
+  const reached = router.accesses.length === 0 ? undefined : endpoint
+  if (reached === undefined && router.endpoint === undefined && router.listen_port === undefined)
     throw usageError('neither gateway can be reached by the other', {
       hint: 'one of the two needs an endpoint: godwit router init --endpoint HOST:PORT',
     })
@@ -121,8 +123,7 @@ export function addSite(
     '[[router.site]]',
     `name = ${tomlString(name)}`,
     `public_key = ${tomlString(public_key)}`,
-    // A gateway that others reach waits for a mobile router to come.
-    ...(endpoint === undefined ? [] : [`endpoint = ${tomlString(endpoint)}`]),
+    ...(reached === undefined ? [] : [`endpoint = ${tomlString(reached)}`]),
     `subnets = ${list(all)}`,
   ])
   return { site: name, subnets: all, config: state.configFile }

@@ -5,6 +5,7 @@
 import * as z from 'zod'
 import { DRIVERS, SUPPLICANT_FOLDER } from '../access/radio/radio.ts'
 import { parsePrefix } from '../core/address.ts'
+import { matchesAny } from '../core/pattern.ts'
 import type { Decoded } from '../core/result.ts'
 import { parseSelector, SELECTOR_FORMS } from '../core/selector.ts'
 import { decodeKey } from '../crypto/keys.ts'
@@ -138,7 +139,9 @@ const peer = z
     allowed_ips: z
       .array(prefix('A prefix.'))
       .optional()
-      .describe('Destinations reached through it. Default: all.'),
+      .describe(
+        'Destinations reached through it. Where every peer has such a list, only what goes there is put under control. Default: all.',
+      ),
     keepalive_s: z
       .int()
       .min(0)
@@ -373,8 +376,8 @@ export const configSchema = z
     dime: dime.prefault({}),
   })
   .superRefine((value, context) => {
-    unique(value.peer, 'peer', context)
-    unique(value.policy, 'policy', context)
+    unique(value.peer, 'peer', context, ['peer'])
+    unique(value.policy, 'policy', context, ['policy'])
     const peers = new Set(value.peer.map((entry) => entry.name))
     for (const [i, entry] of value.policy.entries()) {
       if (entry.peer !== undefined && !peers.has(entry.peer)) {
@@ -400,17 +403,58 @@ export const configSchema = z
         })
       }
     }
+    if (value.router !== undefined) checkRouter(value.router, context)
+    if (value.router !== undefined && value.anchor !== undefined) {
+      const message = 'this file is of an anchor already; give the router a state of its own (--state DIR)'
+      context.addIssue({ code: 'custom', path: ['router'], message })
+    }
   })
   .meta({ title: 'godwit.toml' })
 
-function unique(entries: readonly { name: string }[], table: string, context: z.RefinementCtx): void {
+/** What is right by itself but cannot work together. */
+function checkRouter(value: z.output<typeof router>, context: z.RefinementCtx): void {
+  const { accesses, subnets, site, radio } = value
+  const issue = (path: (string | number)[], message: string) =>
+    context.addIssue({ code: 'custom', path: ['router', ...path], message })
+  unique(site, 'site', context, ['router', 'site'])
+  unique(value.class, 'class', context, ['router', 'class'])
+  const behind = new Map(subnets.map((subnet) => [subnet, 'this gateway']))
+  for (const [i, entry] of site.entries()) {
+    if (entry.endpoint !== undefined && accesses.length === 0)
+      issue(['site', i, 'endpoint'], 'this gateway has no `accesses` to reach it over; without them it waits')
+    for (const [j, subnet] of entry.subnets.entries()) {
+      const other = behind.get(subnet)
+      if (other !== undefined) issue(['site', i, 'subnets', j], `${subnet} is behind ${other} already`)
+      behind.set(subnet, entry.name)
+    }
+  }
+  for (const [i, { name, match }] of value.class.entries()) {
+    if (name === 'rest') issue(['class', i, 'name'], '`rest` is what no class matches; `scheduler` is for it')
+    for (const [j, text] of match.entries())
+      if (!text.split('+').every((part) => /^(all$|(port|to|proto):)/.test(part)))
+        issue(['class', i, 'match', j], `"${text}": a gateway can tell only port:, to: and proto:`)
+  }
+  for (const [i, { interface: name }] of radio.entries()) {
+    if (!matchesAny(accesses, name))
+      issue(['radio', i, 'interface'], `${name} is none of \`accesses\`: nothing would go over it`)
+    if (radio.findIndex((each) => each.interface === name) < i)
+      issue(['radio', i, 'interface'], `a second radio is called "${name}"`)
+  }
+}
+
+function unique(
+  entries: readonly { name: string }[],
+  what: string,
+  context: z.RefinementCtx,
+  path: readonly string[],
+): void {
   const seen = new Set<string>()
   for (const [i, entry] of entries.entries()) {
     if (seen.has(entry.name)) {
       context.addIssue({
         code: 'custom',
-        path: [table, i, 'name'],
-        message: `a second ${table} is called "${entry.name}"`,
+        path: [...path, i, 'name'],
+        message: `a second ${what} is called "${entry.name}"`,
       })
     }
     seen.add(entry.name)

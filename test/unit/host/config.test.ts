@@ -50,6 +50,55 @@ test('OH-40: a router: peer key, subnets, accesses, classes, radios', () => {
   assert.deepEqual(faults(...lines, ...site, 'subnets = ["10.2.0.0/33"]').length, 1)
 })
 
+test('OH-40: what of a router cannot work together is told', () => {
+  const site = (name: string, ...more: string[]) => [
+    '[[router.site]]',
+    `name = "${name}"`,
+    `public_key = "${KEY}"`,
+    ...more,
+  ]
+  const class_ = (name: string, match: string) => [
+    ...['[[router.class]]', `name = "${name}"`],
+    ...[`match = ["${match}"]`, 'scheduler = "duplicate"'],
+  ]
+  assert.deepEqual(
+    faults(
+      '[router]',
+      'subnets = ["10.1.0.0/24"]',
+      ...site('home', 'subnets = ["10.1.0.0/24"]', 'endpoint = "home.example:51820"'),
+      ...site('home', 'subnets = ["10.2.0.0/24"]'),
+      ...site('far', 'subnets = ["10.2.0.0/24", "0.0.0.0/0"]'),
+    ),
+    [
+      '6 router.site[0].subnets[0]: 10.1.0.0/24 is behind this gateway already',
+      '7 router.site[0].endpoint: this gateway has no `accesses` to reach it over; without them it waits',
+      '9 router.site[1].name: a second site is called "home"',
+      '15 router.site[2].subnets[0]: 10.2.0.0/24 is behind home already',
+    ],
+  )
+  assert.deepEqual(
+    faults(
+      '[router]',
+      'accesses = ["wlan*"]',
+      ...class_('calls', 'app:linphone'),
+      ...class_('rest', 'proto:udp+port:5004'),
+      ...class_('bulk', 'all'),
+      ...['[[router.radio]]', 'interface = "wwan0"'],
+      ...['[[router.radio]]', 'interface = "wlan0"'],
+      ...['[[router.radio]]', 'interface = "wlan0"'],
+      '[anchor]',
+      'endpoint = "home.example:51820"',
+    ),
+    [
+      '1 router: this file is of an anchor already; give the router a state of its own (--state DIR)',
+      '5 router.class[0].match[0]: "app:linphone": a gateway can tell only port:, to: and proto:',
+      '8 router.class[1].name: `rest` is what no class matches; `scheduler` is for it',
+      '16 router.radio[0].interface: wwan0 is none of `accesses`: nothing would go over it',
+      '20 router.radio[2].interface: a second radio is called "wlan0"',
+    ],
+  )
+})
+
 test('every fault is told with its line, where it is and what was meant', () => {
   assert.deepEqual(
     faults(
