@@ -12,7 +12,6 @@ import {
   bytesOf,
   type Compiled,
   type CompiledFamily,
-  familyOf,
   type Ip,
   ipOf,
   type Pair,
@@ -114,7 +113,7 @@ export class StackTransKernel {
     for (const family of FAMILIES)
       this.#applyFamily(
         family,
-        hosts.map(([hid, compiled]) => [hid, this.#encode(family, compiled[family])]),
+        hosts.map(([hid, compiled]) => [hid, this.#encode(compiled[family])]),
       )
   }
 
@@ -265,7 +264,7 @@ export class StackTransKernel {
     this.#socket.close()
   }
 
-  #encode(family: 4 | 6, compiled: CompiledFamily): Maps {
+  #encode(compiled: CompiledFamily): Maps {
     const out = emptyMaps()
     const put = (name: MapName, key: Uint8Array, data?: Uint8Array): void => {
       out[name].set(textOf(key), encodeElement(key, data))
@@ -282,8 +281,7 @@ export class StackTransKernel {
       out.in_flow.set(element.key, element.bytes)
     }
     for (const { bound, wire } of compiled.out_pair.values()) put('out_pair', pair(bound), pair(wire))
-    for (const { flow, wire } of compiled.out_one.values())
-      put('out_one', this.#flow(flow).tuple, pair(wire))
+    for (const { flow, wire } of compiled.out_one.values()) put('out_one', this.#flow(flow).tuple, pair(wire))
     for (const { flow, port } of compiled.out_port.values())
       put('out_port', this.#flow(flow).tuple, be16(port))
     for (const { pair: p, hid } of compiled.in_pair.values()) put('in_pair', reversed(p), hostOrder(hid))
