@@ -9,6 +9,8 @@ interface Node {
   readonly items?: Node
   readonly additionalProperties?: Node | boolean
   readonly enum?: readonly string[]
+  readonly const?: string
+  readonly anyOf?: readonly Node[]
   readonly default?: unknown
   readonly minimum?: number
   readonly maximum?: number
@@ -24,7 +26,7 @@ export function configurationReference(): string {
 const HEAD = `# Configuration
 
 One TOML file describes one instance: \`godwit.toml\` in the folder that \`--state DIR\` names, or /etc/godwit/godwit.toml.
-\`godwit join\` and \`godwit anchor init\` write it; \`godwit config check\` says file, line and reason of what is wrong. Editors
+\`godwit join\`, \`godwit anchor init\` and \`godwit router init\` write it; \`godwit config check\` says file, line and reason of what is wrong. Editors
 that know JSON schemas find one in \`config.schema.json\`. It is read when the daemon starts. This page is made from the schema
 (\`npm run docs\`).
 
@@ -60,11 +62,16 @@ function section(name: string, node: Node): string[] {
     table = node.additionalProperties
   }
   const rows = Object.entries(table.properties ?? {}).map(([key, value]) => {
+    if (isTables(value)) return `| \`[[${name}.${key}]]\` | tables | | ${value.description ?? ''} |`
     const wanted =
       table.required?.includes(key) && value.default === undefined ? 'required' : showDefault(value)
     return `| \`${key}\` | ${showType(value)} | ${wanted} | ${value.description ?? ''} |`
   })
   const about = table.description ?? node.description ?? ''
+  // Tables within: each has a section of its own.
+  const inner = Object.entries(table.properties ?? {}).flatMap(([key, value]) =>
+    isTables(value) ? section(`${name}.${key}`, value) : [],
+  )
   return [
     `## ${title}`,
     '',
@@ -74,7 +81,12 @@ function section(name: string, node: Node): string[] {
     '| --- | --- | --- | --- |',
     ...rows,
     '',
+    ...inner,
   ]
+}
+
+function isTables({ type, items }: Node): boolean {
+  return type === 'array' && items?.properties !== undefined
 }
 
 function showDefault(node: Node): string {
@@ -82,6 +94,8 @@ function showDefault(node: Node): string {
 }
 
 function showType(node: Node): string {
+  if (node.anyOf) return node.anyOf.map(showType).join(' or ')
+  if (node.const !== undefined) return `\`"${node.const}"\``
   if (node.enum) return node.enum.map((value) => `\`"${value}"\``).join(' or ')
   if (node.type === 'array') return `list of ${node.items?.type ?? 'values'}s`
   if (node.type !== 'integer' && node.type !== 'number') return node.type ?? ''

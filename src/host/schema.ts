@@ -81,7 +81,9 @@ const iface = z
       .string()
       .regex(/^[^\s/*]{1,15}$/, 'at most 15 characters')
       .optional()
-      .describe('Name of the virtual interface. Default: godwit0 on a host, gwan0 on an anchor.'),
+      .describe(
+        'Name of the virtual interface. Default: godwit0 on a host, gwan0 on an anchor, gwrt0 on a router.',
+      ),
     private_key_file: z
       .string()
       .min(1)
