@@ -13,14 +13,24 @@ export function readScanResults(text: string): AccessPoint[] {
   return points
 }
 
-/** `LIST_NETWORKS`: a heading, then id, ssid, bssid, flags. SSID (in its escaped form) to id. */
-export function readNetworks(text: string): Map<string, number> {
-  const networks = new Map<string, number>()
-  for (const line of text.split('\n').slice(1)) {
-    const [id, ssid] = line.split('\t')
-    if (ssid !== undefined && /^\d+$/.test(id ?? '') && !networks.has(ssid)) networks.set(ssid, Number(id))
-  }
-  return networks
+export interface Network {
+  readonly id: number
+  readonly ssid: string
+  /** The access point that it is fixed to, or `any`. */
+  readonly bssid: string
+  readonly enabled: boolean
+}
+
+/** `LIST_NETWORKS`: id, SSID, BSSID and flags in columns. */
+export function readNetworks(text: string): Network[] {
+  return text
+    .split('\n')
+    .slice(1)
+    .flatMap((line) => {
+      const [id = '', ssid, bssid = 'any', flags = ''] = line.split('\t')
+      if (ssid === undefined || !/^\d+$/.test(id)) return []
+      return [{ id: Number(id), ssid, bssid: bssid || 'any', enabled: !flags.includes('[DISABLED]') }]
+    })
 }
 
 /** `STATUS`, `SIGNAL_POLL`: lines of name=value. */

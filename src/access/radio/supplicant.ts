@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { GodwitError } from '../../core/errors.ts'
 import { UnixDatagram } from '../../linux/unix-datagram.ts'
 import { type AccessPoint, type Radio, type RadioEvent, SUPPLICANT_FOLDER } from './radio.ts'
-import { readEvent, readFields, readNetworks, readScanResults } from './supplicant-text.ts'
+import { type Network, readEvent, readFields, readNetworks, readScanResults } from './supplicant-text.ts'
 
 const SIGNAL_EVERY_MS = 100
 const ANSWER_MS = 2_000
@@ -40,6 +40,9 @@ export class SupplicantRadio implements Radio {
   /** Something may have been missed while it did not answer. */
   #doubtful = false
   #releasing = false
+  /** Networks as they were before the first was selected, and what those had been fixed to that we fixed since. */
+  readonly #found: { networks: readonly Network[]; selected: boolean } = { networks: [], selected: false }
+  readonly #fixed = new Map<number, string>()
   #closed = false
 
   /**
@@ -87,13 +90,26 @@ export class SupplicantRadio implements Radio {
   }
 
   close(): void {
+    if (this.#closed) return
     this.#closed = true
     clearInterval(this.#poll)
     clearInterval(this.#attach)
     clearTimeout(this.#timeout)
+    this.#giveBack()
     this.#socket.send('DETACH', this.#peer)
     this.#socket.close()
     for (const { answered } of this.#queue.splice(0)) answered(undefined)
+  }
+
+  /** Its networks are again as they were, and it roams by itself. */
+  #giveBack(): void {
+    const send = (text: string) => this.#socket.send(text, this.#peer)
+    for (const [id, bssid] of this.#fixed) send(`SET_NETWORK ${id} bssid ${bssid}`)
+    const { networks, selected } = this.#found
+    // Selecting one disables all others.
+    if (selected && networks.every(({ enabled }) => enabled)) send('ENABLE_NETWORK all')
+    else if (selected) for (const { id, enabled } of networks) if (enabled) send(`ENABLE_NETWORK ${id}`)
+    if (this.#releasing) send('RECONNECT')
   }
 
   /** Asks for events, and for what holds unless that is known. */
@@ -110,13 +126,17 @@ export class SupplicantRadio implements Radio {
 
   async #associate(point: AccessPoint): Promise<string | undefined> {
     const networks = readNetworks((await this.#ask('LIST_NETWORKS')) ?? '')
-    const id = networks.get(point.network)
-    if (id === undefined) return `wpa_supplicant has no network ${point.network}`
+    const network = networks.find(({ ssid }) => ssid === point.network)
+    if (network === undefined) return `wpa_supplicant has no network ${point.network}`
+    const { id, bssid } = network
+    if (!this.#found.selected) this.#found.networks = networks
+    if (!this.#fixed.has(id)) this.#fixed.set(id, bssid)
     const status = readFields((await this.#ask('STATUS')) ?? '')
     const fixed = await this.#ask(`SET_NETWORK ${id} bssid ${point.id}`)
     if (fixed !== 'OK') return `SET_NETWORK: ${fixed ?? 'no answer'}`
     const same = status.get('wpa_state') === 'COMPLETED' && Number(status.get('id')) === id
     // Within a network the supplicant can move without letting go first (802.11r, cached keys).
+    if (!same) this.#found.selected = true
     const answer = await this.#ask(same ? `ROAM ${point.id}` : `SELECT_NETWORK ${id}`)
     return answer === 'OK' ? undefined : `${same ? 'ROAM' : 'SELECT_NETWORK'}: ${answer ?? 'no answer'}`
   }

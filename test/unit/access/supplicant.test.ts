@@ -26,6 +26,8 @@ class StandIn implements RadioBed {
   #fixed = ''
   #dbm = POINTS[0]!.dbm
   #refuse = false
+  /** What it was told, in order. */
+  readonly heard: string[] = []
   /** What it has not looked at yet, while it stands still. */
   #unread: (() => void)[] | undefined
 
@@ -87,6 +89,7 @@ class StandIn implements RadioBed {
   }
 
   #obey(text: string, from: string): void {
+    this.heard.push(text)
     this.#socket?.send(this.#answer(text, from), from)
     if (text === 'SCAN') this.#event('CTRL-EVENT-SCAN-RESULTS ')
     if (text === 'DISCONNECT') this.drop()
@@ -112,7 +115,7 @@ class StandIn implements RadioBed {
           '02:00:00:00:00:03\t5220\t-70\t[ESS]\t\n',
         ].join('\n')
       case 'LIST_NETWORKS':
-        return 'network id / ssid / bssid / flags\n0\trow\tany\t[CURRENT]\n'
+        return 'network id / ssid / bssid / flags\n0\trow\tany\t[CURRENT]\n1\thome\tany\t\n2\told\tany\t[DISABLED]\n'
       case 'SET_NETWORK':
         this.#fixed = rest[2]!
         return 'OK\n'
@@ -154,6 +157,35 @@ test('OH-25: a wpa_supplicant that stands still has lost nothing; its late answe
     await ear.next('signal', ({ dbm }) => dbm === -66, ['lost'])
     bed.radio.associate(POINTS[1]!)
     await ear.next('associated', ({ point }) => point === POINTS[1]!.id, ['lost', 'failed'])
+  } finally {
+    await bed.close()
+  }
+})
+
+test('wpa_supplicant gets its networks back as they were, and roams by itself again', async () => {
+  const bed = new StandIn()
+  const detached = async () => {
+    bed.radio.close()
+    while (bed.heard.at(-1) !== 'DETACH') await new Promise(setImmediate)
+  }
+  try {
+    const ear = new Ear(bed.radio)
+    await ear.next('associated')
+    bed.drop()
+    await ear.next('lost')
+    bed.radio.associate(POINTS[1]!)
+    await ear.next('associated')
+    bed.radio.release()
+    await detached()
+    assert.ok(bed.heard.includes(`SET_NETWORK 0 bssid ${POINTS[1]!.id}`))
+    const last = bed.heard.slice(bed.heard.lastIndexOf('SET_NETWORK 0 bssid any'))
+    assert.deepEqual(last, [
+      'SET_NETWORK 0 bssid any',
+      'ENABLE_NETWORK 0',
+      'ENABLE_NETWORK 1',
+      'RECONNECT',
+      'DETACH',
+    ])
   } finally {
     await bed.close()
   }
