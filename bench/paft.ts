@@ -7,7 +7,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { HostForwarder } from '../src/anchoring/forwarders/host.ts'
-import { FIRST_POLICY } from '../src/anchoring/machine/host.ts'
+import { FIRST_POLICY } from '../src/anchoring/machine/policies.ts'
 import { FlowKey } from '../src/anchoring/tables/flow-key.ts'
 import { Paft } from '../src/anchoring/tables/paft.ts'
 import { TunnelTable } from '../src/anchoring/tables/tunnels.ts'

@@ -2,41 +2,21 @@
  * The mobile host's protocol core: association with anchors, which tunnel every flow takes, and telling the anchor when
  * that changes. Pure: the tunnel machine and sockets are given, time is an argument, what happened comes out of `poll`.
  *
- * A *policy* says which access its flows use (access/policy.ts decides, with hysteresis). Flows of the same policy go by
- * the same tunnel; `move` pins a copy of the policy to an access, so that the reasons stay the same for one flow and for
- * all. The first policy is the default, for flows not yet identified too.
+ * Which access flows use is their policy's matter (policies.ts); what the anchor hears of it announcements.ts's, what is
+ * recorded of it handovers.ts's.
  */
-import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
 import { formatAddress } from '../../core/address.ts'
-import { TimerTable } from '../../core/timers.ts'
 import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
-import { type HostForwarder, REPORTED } from '../forwarders/host.ts'
+import type { HostForwarder } from '../forwarders/host.ts'
 import type { AccessSetup, Event, Identified, PeerReport, PeerSetup, PolicySetup } from '../protocol.ts'
 import type { Signalling, SignallingEvents, Tally } from '../signalling/api.ts'
 import { FrameSignalling } from '../signalling/frames-host.ts'
-import type { FlowTuple } from '../tables/flow-key.ts'
 import type { Paft } from '../tables/paft.ts'
-import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
-import { MOST_FLOWS } from '../wire.ts'
+import type { TunnelTable } from '../tables/tunnels.ts'
 import { Announcements, type Collected } from './announcements.ts'
 import { HandoverRecords } from './handovers.ts'
 import { type Anchor, describe, type HostPath, healthOf } from './host-state.ts'
-
-/** Index of the first policy: those before it are the forwarder's. */
-export const FIRST_POLICY = REPORTED + 1
-const MOST_POLICIES = 4096
-
-interface Policy {
-  readonly setup: PolicySetup
-  /** Name of the policy, and of the access it is pinned to. */
-  readonly label: string
-  rules: AccessPolicy
-  /** Index of the policy that it is a pinned copy of. */
-  readonly base: number
-  access: string | undefined
-  tid: number
-  reason: string
-}
+import { FIRST_POLICY, Policies, type Policy } from './policies.ts'
 
 export interface HostMachineParts {
   readonly tunnel: TunnelCommands
@@ -56,13 +36,11 @@ export class HostMachine implements SignallingEvents {
   readonly #anchors = new Map<number, Anchor>()
   readonly #paths = new Map<number, HostPath>()
   readonly #accesses = new Map<string, AccessSetup>()
-  #policies: (Policy | undefined)[] = []
-  readonly #pinned = new Map<string, number>()
   readonly #events: Event[] = []
-  readonly #timers = new TimerTable<'reconsider'>()
   readonly #signalling: Signalling
   readonly #records: HandoverRecords
   readonly #announcements: Announcements
+  readonly #policies: Policies
 
   constructor(parts: HostMachineParts) {
     this.#parts = parts
@@ -79,6 +57,17 @@ export class HostMachine implements SignallingEvents {
       tally: parts.tally,
       emit: (event) => this.#events.push(event),
     })
+    this.#policies = new Policies({
+      paft: parts.paft,
+      forwarder: parts.forwarder,
+      announcements: this.#announcements,
+      anchors: this.#anchors,
+      paths: this.#paths,
+      accesses: this.#accesses,
+      pathAt: (tid) => this.#pathAt(tid),
+      emit: (event) => this.#events.push(event),
+      watch: (what, oldTid, tid, cause, now) => this.#watch(what, -1, oldTid, tid, cause, now),
+    })
   }
 
   poll(): Event | undefined {
@@ -86,7 +75,7 @@ export class HostMachine implements SignallingEvents {
   }
 
   nextTimeout(): number | undefined {
-    let next = this.#timers.next()
+    let next = this.#policies.nextTimeout()
     for (const other of [this.#signalling.nextTimeout(), this.#records.nextTimeout()])
       if (other !== undefined && (next === undefined || other < next)) next = other
     return next
@@ -95,7 +84,7 @@ export class HostMachine implements SignallingEvents {
   handleTimeout(now: number): void {
     this.#signalling.handleTimeout(now)
     this.#records.handleTimeout(now)
-    if (this.#timers.expire(now) !== undefined) this.#reconsider(undefined, now)
+    this.#policies.handleTimeout(now)
   }
 
   // ---- commands
@@ -116,12 +105,12 @@ export class HostMachine implements SignallingEvents {
   /** Access states from the monitor; paths follow by `addPath`. */
   setAccess(access: AccessSetup, now: number): void {
     this.#accesses.set(access.name, access)
-    this.#reconsider(`${access.name}: ${access.detail}`, now)
+    this.#policies.reconsider(`${access.name}: ${access.detail}`, now)
   }
 
   removeAccess(name: string, now: number): void {
     this.#accesses.delete(name)
-    this.#reconsider(`${name} is gone`, now)
+    this.#policies.reconsider(`${name} is gone`, now)
   }
 
   /** Opens a path over an access towards an anchor; returns its slot. */
@@ -170,25 +159,8 @@ export class HostMachine implements SignallingEvents {
     return [...this.#paths.values()].filter((path) => path.access === access)
   }
 
-  /** Replaces the policies; rows keep theirs by index, pinned copies are dropped. */
   setPolicies(setups: readonly PolicySetup[], now: number): void {
-    const before = this.#policies
-    this.#policies = new Array(FIRST_POLICY)
-    this.#pinned.clear()
-    for (const setup of setups) {
-      const index = this.#policies.length
-      const old = before[index]
-      this.#policies.push({
-        setup,
-        label: setup.name,
-        rules: { prefer: setup.prefer, fallback: setup.fallback, moveUp: setup.moveUp },
-        base: index,
-        access: old?.access,
-        tid: old?.tid ?? NOWHERE,
-        reason: old?.reason ?? '',
-      })
-    }
-    this.#reconsider('the policies were read', now)
+    this.#policies.set(setups, now)
   }
 
   /** The main thread has found out whose flows these are. */
@@ -199,8 +171,8 @@ export class HostMachine implements SignallingEvents {
       const row = paft.findId(id)
       if (row < 0) continue
       let index = policy + FIRST_POLICY
-      if (pin !== undefined) index = this.#pinnedCopy(index, pin, now)
-      const chosen = this.#policies[index]
+      if (pin !== undefined) index = this.#policies.pinned(index, pin, now)
+      const chosen = this.#policies.get(index)
       if (chosen === undefined) continue
       paft.setOwner(row, index, app)
       if (paft.tidAt(row) === chosen.tid) continue
@@ -230,28 +202,8 @@ export class HostMachine implements SignallingEvents {
         ? `${access} is down (${known.detail})`
         : `${access} is up, but nothing answers over it`
     }
+    if (ids === 'all') return this.#policies.pinAll(access, now)
     const { paft } = this.#parts
-    if (ids === 'all') {
-      paft.settle()
-      const count = paft.size
-      for (let row = 0; row < paft.slots; row++) {
-        if (!paft.occupied(row)) continue
-        const policy = this.#policies[paft.policyAt(row)]
-        if (policy !== undefined) paft.setOwner(row, policy.base, paft.appAt(row))
-      }
-      this.#pinned.clear()
-      let end = FIRST_POLICY
-      while (this.#policies[end]?.base === end) end++
-      this.#policies.length = end // pinned copies stand behind
-      for (const policy of this.#policies)
-        if (policy !== undefined) policy.rules = { ...policy.rules, pinned: access }
-      this.#announcements.holdNone(now)
-      this.#reconsider('moved by hand', now, 'all')
-      // Rows that had been pinned elsewhere follow, even where nothing was to be decided.
-      for (const [index, policy] of this.#policies.entries())
-        if (policy !== undefined) this.#rebind(index, policy.tid, now)
-      return count
-    }
     let count = 0
     const moved: Collected = new Map()
     const fixed: Collected = new Map()
@@ -260,14 +212,14 @@ export class HostMachine implements SignallingEvents {
     for (const id of ids) {
       const row = paft.findId(id)
       if (row < 0) continue
-      const own = this.#policies[paft.policyAt(row)] ?? this.#policies[FIRST_POLICY]
+      const own = this.#policies.of(row)
       if (own === undefined) continue
-      const index = this.#pinnedCopy(own.base, access, now)
-      const policy = this.#policies[index]!
+      const index = this.#policies.pinned(own.base, access, now)
+      const policy = this.#policies.get(index)!
       from ||= this.#accessOf(paft.tidAt(row))
       target = policy
       count++
-      if (count === 1) this.#watch(what, row, paft.tidAt(row), policy, 'moved by hand', now)
+      if (count === 1) this.#watch(what, row, paft.tidAt(row), policy.tid, 'moved by hand', now)
       paft.setOwner(row, index, paft.appAt(row))
       if (this.#announcements.hold(id, isStatic))
         this.#announcements.collect(fixed, policy.tid, paft.tupleAt(row))
@@ -319,7 +271,7 @@ export class HostMachine implements SignallingEvents {
         if (path === undefined || path.pathId !== event.pathId) break
         this.#paths.delete(event.slot)
         this.#parts.tunnels.close(path.tid)
-        this.#reconsider(`the path over ${path.access} has closed`, now)
+        this.#policies.reconsider(`the path over ${path.access} has closed`, now)
         this.#parts.tunnels.release(this.#parts.tunnels.retire())
         break
       }
@@ -342,7 +294,7 @@ export class HostMachine implements SignallingEvents {
     path.since = now
     this.#parts.tunnels.setUsable(path.tid, health !== 'down')
     if (path.anchor.association.name === 'none' && health !== 'down') this.#associate(path.anchor, now)
-    this.#reconsider(describe(path, view), now)
+    this.#policies.reconsider(describe(path, view), now)
   }
 
   // ---- association (UP-8)
@@ -383,139 +335,9 @@ export class HostMachine implements SignallingEvents {
     this.#records.setTraffic(flows, now)
   }
 
-  // ---- policies
-
-  #pinnedCopy(base: number, access: string, now: number): number {
-    const key = `${base} ${access}`
-    const known = this.#pinned.get(key)
-    if (known !== undefined) return known
-    const policy = this.#policies[base]
-    if (policy === undefined || this.#policies.length >= MOST_POLICIES) return base
-    const index = this.#policies.length
-    const copy: Policy = {
-      ...policy,
-      label: `${policy.setup.name}, pinned to ${access}`,
-      rules: { ...policy.rules, pinned: access },
-      access: undefined,
-      tid: NOWHERE,
-    }
-    this.#policies.push(copy)
-    this.#pinned.set(key, index)
-    this.#decide(copy, index, 0, 'moved by hand', now)
-    return index
-  }
-
-  /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
-  #reconsider(cause: string | undefined, now: number, what?: string): void {
-    this.#timers.clear('reconsider')
-    const flows = this.#flowsOfPolicies()
-    for (const [index, policy] of this.#policies.entries()) {
-      if (policy !== undefined) this.#decide(policy, index, flows[index]!, cause, now, what)
-    }
-  }
-
-  /** Rows of each policy; those not identified yet are the default's. */
-  #flowsOfPolicies(): Int32Array {
-    const { paft } = this.#parts
-    const flows = new Int32Array(this.#policies.length)
-    paft.settle()
-    for (let row = 0; row < paft.slots; row++)
-      if (paft.occupied(row)) flows[Math.max(FIRST_POLICY, paft.policyAt(row))]!++
-    return flows
-  }
-
-  #decide(
-    policy: Policy,
-    index: number,
-    flows: number,
-    cause: string | undefined,
-    now: number,
-    what?: string,
-  ): void {
-    const anchor = this.#anchorOf(policy)
-    const candidates = [...this.#paths.values()]
-      .filter((path) => path.anchor === anchor)
-      .map((path) => {
-        const access = this.#accesses.get(path.access)
-        const health = access === undefined ? 'down' : worse(access.health, path.health)
-        return {
-          access: path.access,
-          health,
-          since: Math.max(path.since, access?.since ?? 0),
-          ...(access !== undefined && access.health !== 'up' && { detail: access.detail }),
-          rttMs: path.rttMs,
-          use: access?.use ?? 'normal',
-          cost: access?.cost ?? 0,
-        } as const
-      })
-    // Holding on to what is in use protects flows; without any, the best is taken at once.
-    const current = flows > 0 ? policy.access : undefined
-    const choice = chooseAccess(candidates, current, policy.rules, now)
-    if (choice.reconsiderAt !== undefined) this.#timers.setEarlier('reconsider', choice.reconsiderAt)
-    const path =
-      choice.access === undefined
-        ? undefined
-        : [...this.#paths.values()].find(
-            (each) => each.anchor === anchor && each.access === choice.access && each.health !== 'down',
-          )
-    const tid = path?.tid ?? NOWHERE
-    if (tid === policy.tid && choice.access === policy.access) return
-    const before = policy.access
-    const oldTid = policy.tid
-    policy.access = choice.access
-    policy.tid = tid
-    policy.reason = choice.reason
-    if (index === FIRST_POLICY) this.#parts.forwarder.defaultTid = tid
-    const rows = this.#rebind(index, tid, now)
-    this.#events.push({
-      type: 'decision',
-      what: `policy ${policy.label}`,
-      chosen: choice.access ?? 'none',
-      reason: choice.reason,
-      evidence: { ...choice.evidence, ...(cause !== undefined && { cause }), flows: rows },
-    })
-    const subject = what ?? (this.#policies.length === FIRST_POLICY + 1 ? 'all' : `policy ${policy.label}`)
-    if (before !== undefined && before !== choice.access && rows > 0)
-      this.#watch(subject, -1, oldTid, policy, cause ?? choice.reason, now)
-  }
-
-  /** Rows of a policy follow it to its tunnel. */
-  #rebind(index: number, tid: number, now: number): number {
-    const { paft } = this.#parts
-    paft.settle()
-    const tuples: FlowTuple[] = []
-    let rows = 0
-    let others = 0
-    const anchor = this.#anchorAt(tid)
-    for (let row = 0; row < paft.slots; row++) {
-      if (!paft.occupied(row)) continue
-      const policy = paft.policyAt(row)
-      if (policy === index || (policy < FIRST_POLICY && index === FIRST_POLICY)) {
-        rows++
-        if (paft.tidAt(row) !== tid) {
-          paft.setTid(row, tid)
-          if (anchor !== undefined && tuples.length <= MOST_FLOWS * 8) tuples.push(paft.tupleAt(row))
-        }
-      } else if (paft.tidAt(row) !== tid) others++
-    }
-    // Nothing goes elsewhere: one frame says it all, and moves the anchor's default too.
-    if (anchor !== undefined) this.#announcements.announce(anchor, others === 0 ? 'all' : tuples, now, tid)
-    return rows
-  }
-
-  #anchorOf(policy: Policy): Anchor | undefined {
-    for (const anchor of this.#anchors.values())
-      if (policy.setup.peer === undefined || anchor.setup.name === policy.setup.peer) return anchor
-    return undefined
-  }
-
   #pathAt(tid: number): HostPath | undefined {
     const row = this.#parts.tunnels.get(tid)
     return row === undefined ? undefined : this.#paths.get(row.slot)
-  }
-
-  #anchorAt(tid: number): Anchor | undefined {
-    return this.#pathAt(tid)?.anchor
   }
 
   #accessOf(tid: number): string {
@@ -524,8 +346,8 @@ export class HostMachine implements SignallingEvents {
 
   // ---- records
 
-  #watch(what: string, row: number, oldTid: number, policy: Policy, cause: string, now: number): void {
-    const to = this.#pathAt(policy.tid)
+  #watch(what: string, row: number, oldTid: number, tid: number, cause: string, now: number): void {
+    const to = this.#pathAt(tid)
     const from = this.#pathAt(oldTid)
     const event = {
       at: this.#parts.wall(),
@@ -558,7 +380,7 @@ export class HostMachine implements SignallingEvents {
   whereabouts(row: number): { policy: string; peer: string; access: string } {
     const { paft } = this.#parts
     const path = this.#pathAt(paft.tidAt(row))
-    const policy = this.#policies[paft.policyAt(row)] ?? this.#policies[FIRST_POLICY]
+    const policy = this.#policies.of(row)
     return {
       policy: policy?.label ?? '',
       peer: path?.anchor.setup.name ?? '',

@@ -1,0 +1,243 @@
+/**
+ * The policies of a mobile host: which access, and so which tunnel, the flows of each take now (access/policy.ts decides,
+ * with hysteresis). Flows of the same policy go by the same tunnel. A flow that was moved by hand has a copy of its policy
+ * that is pinned to an access, so that the reasons stay the same for one flow and for all. The first policy is the
+ * default, for flows not yet identified too.
+ */
+import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
+import { TimerTable } from '../../core/timers.ts'
+import { type HostForwarder, REPORTED } from '../forwarders/host.ts'
+import type { AccessSetup, Event, PolicySetup } from '../protocol.ts'
+import type { FlowTuple } from '../tables/flow-key.ts'
+import type { Paft } from '../tables/paft.ts'
+import { NOWHERE } from '../tables/tunnels.ts'
+import { MOST_FLOWS } from '../wire.ts'
+import type { Announcements } from './announcements.ts'
+import type { Anchor, HostPath } from './host-state.ts'
+
+/** Index of the first policy: those before it are the forwarder's. */
+export const FIRST_POLICY = REPORTED + 1
+const MOST_POLICIES = 4096
+
+export interface Policy {
+  readonly setup: PolicySetup
+  /** Name of the policy, and of the access it is pinned to. */
+  readonly label: string
+  rules: AccessPolicy
+  /** Index of the policy that it is a pinned copy of. */
+  readonly base: number
+  access: string | undefined
+  tid: number
+}
+
+export interface PoliciesParts {
+  readonly paft: Paft
+  readonly forwarder: HostForwarder
+  readonly announcements: Announcements
+  readonly anchors: ReadonlyMap<number, Anchor>
+  readonly paths: ReadonlyMap<number, HostPath>
+  readonly accesses: ReadonlyMap<string, AccessSetup>
+  /** The path behind a local_tid. */
+  readonly pathAt: (tid: number) => HostPath | undefined
+  readonly emit: (event: Event) => void
+  /** Flows went from one tunnel to another. */
+  readonly watch: (what: string, oldTid: number, tid: number, cause: string, now: number) => void
+}
+
+export class Policies {
+  readonly #parts: PoliciesParts
+  #policies: (Policy | undefined)[] = []
+  readonly #pinned = new Map<string, number>()
+  readonly #timers = new TimerTable<'reconsider'>()
+
+  constructor(parts: PoliciesParts) {
+    this.#parts = parts
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#timers.next()
+  }
+
+  handleTimeout(now: number): void {
+    if (this.#timers.expire(now) !== undefined) this.reconsider(undefined, now)
+  }
+
+  /** The policy with this index. */
+  get(index: number): Policy | undefined {
+    return this.#policies[index]
+  }
+
+  /** That of a row; of one not identified yet the default. */
+  of(row: number): Policy | undefined {
+    return this.#policies[this.#parts.paft.policyAt(row)] ?? this.#policies[FIRST_POLICY]
+  }
+
+  /** Replaces the policies; rows keep theirs by index, pinned copies are dropped. */
+  set(setups: readonly PolicySetup[], now: number): void {
+    const before = this.#policies
+    this.#policies = new Array(FIRST_POLICY)
+    this.#pinned.clear()
+    for (const setup of setups) {
+      const index = this.#policies.length
+      const old = before[index]
+      this.#policies.push({
+        setup,
+        label: setup.name,
+        rules: { prefer: setup.prefer, fallback: setup.fallback, moveUp: setup.moveUp },
+        base: index,
+        access: old?.access,
+        tid: old?.tid ?? NOWHERE,
+      })
+    }
+    this.reconsider('the policies were read', now)
+  }
+
+  /** The copy of a policy that is pinned to an access, made when there is none; its index. */
+  pinned(base: number, access: string, now: number): number {
+    const key = `${base} ${access}`
+    const known = this.#pinned.get(key)
+    if (known !== undefined) return known
+    const policy = this.#policies[base]
+    if (policy === undefined || this.#policies.length >= MOST_POLICIES) return base
+    const index = this.#policies.length
+    const copy: Policy = {
+      ...policy,
+      label: `${policy.setup.name}, pinned to ${access}`,
+      rules: { ...policy.rules, pinned: access },
+      access: undefined,
+      tid: NOWHERE,
+    }
+    this.#policies.push(copy)
+    this.#pinned.set(key, index)
+    this.#decide(copy, index, 0, 'moved by hand', now)
+    return index
+  }
+
+  /** Everything goes over this access from now on, whatever single flows were pinned to. Returns how many flows that is. */
+  pinAll(access: string, now: number): number {
+    const { paft, announcements } = this.#parts
+    paft.settle()
+    const count = paft.size
+    for (let row = 0; row < paft.slots; row++) {
+      if (!paft.occupied(row)) continue
+      const policy = this.#policies[paft.policyAt(row)]
+      if (policy !== undefined) paft.setOwner(row, policy.base, paft.appAt(row))
+    }
+    this.#pinned.clear()
+    let end = FIRST_POLICY
+    while (this.#policies[end]?.base === end) end++
+    this.#policies.length = end // pinned copies stand behind
+    for (const policy of this.#policies)
+      if (policy !== undefined) policy.rules = { ...policy.rules, pinned: access }
+    announcements.holdNone(now)
+    this.reconsider('moved by hand', now, 'all')
+    // Rows that had been pinned elsewhere follow, even where nothing was to be decided.
+    for (const [index, policy] of this.#policies.entries())
+      if (policy !== undefined) this.#rebind(index, policy.tid, now)
+    return count
+  }
+
+  /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
+  reconsider(cause: string | undefined, now: number, what?: string): void {
+    this.#timers.clear('reconsider')
+    const flows = this.#flowsOfPolicies()
+    for (const [index, policy] of this.#policies.entries()) {
+      if (policy !== undefined) this.#decide(policy, index, flows[index]!, cause, now, what)
+    }
+  }
+
+  /** Rows of each policy; those not identified yet are the default's. */
+  #flowsOfPolicies(): Int32Array {
+    const { paft } = this.#parts
+    const flows = new Int32Array(this.#policies.length)
+    paft.settle()
+    for (let row = 0; row < paft.slots; row++)
+      if (paft.occupied(row)) flows[Math.max(FIRST_POLICY, paft.policyAt(row))]!++
+    return flows
+  }
+
+  #decide(
+    policy: Policy,
+    index: number,
+    flows: number,
+    cause: string | undefined,
+    now: number,
+    what?: string,
+  ): void {
+    const { paths, accesses, forwarder, emit, watch } = this.#parts
+    const anchor = this.#anchorOf(policy)
+    const candidates = [...paths.values()]
+      .filter((path) => path.anchor === anchor)
+      .map((path) => {
+        const access = accesses.get(path.access)
+        const health = access === undefined ? 'down' : worse(access.health, path.health)
+        return {
+          access: path.access,
+          health,
+          since: Math.max(path.since, access?.since ?? 0),
+          ...(access !== undefined && access.health !== 'up' && { detail: access.detail }),
+          rttMs: path.rttMs,
+          use: access?.use ?? 'normal',
+          cost: access?.cost ?? 0,
+        } as const
+      })
+    // Holding on to what is in use protects flows; without any, the best is taken at once.
+    const current = flows > 0 ? policy.access : undefined
+    const choice = chooseAccess(candidates, current, policy.rules, now)
+    if (choice.reconsiderAt !== undefined) this.#timers.setEarlier('reconsider', choice.reconsiderAt)
+    const path =
+      choice.access === undefined
+        ? undefined
+        : [...paths.values()].find(
+            (each) => each.anchor === anchor && each.access === choice.access && each.health !== 'down',
+          )
+    const tid = path?.tid ?? NOWHERE
+    if (tid === policy.tid && choice.access === policy.access) return
+    const before = policy.access
+    const oldTid = policy.tid
+    policy.access = choice.access
+    policy.tid = tid
+    if (index === FIRST_POLICY) forwarder.defaultTid = tid
+    const rows = this.#rebind(index, tid, now)
+    emit({
+      type: 'decision',
+      what: `policy ${policy.label}`,
+      chosen: choice.access ?? 'none',
+      reason: choice.reason,
+      evidence: { ...choice.evidence, ...(cause !== undefined && { cause }), flows: rows },
+    })
+    const subject = what ?? (this.#policies.length === FIRST_POLICY + 1 ? 'all' : `policy ${policy.label}`)
+    if (before !== undefined && before !== choice.access && rows > 0)
+      watch(subject, oldTid, policy.tid, cause ?? choice.reason, now)
+  }
+
+  /** Rows of a policy follow it to its tunnel. */
+  #rebind(index: number, tid: number, now: number): number {
+    const { paft, announcements, pathAt } = this.#parts
+    paft.settle()
+    const tuples: FlowTuple[] = []
+    let rows = 0
+    let others = 0
+    const anchor = pathAt(tid)?.anchor
+    for (let row = 0; row < paft.slots; row++) {
+      if (!paft.occupied(row)) continue
+      const policy = paft.policyAt(row)
+      if (policy === index || (policy < FIRST_POLICY && index === FIRST_POLICY)) {
+        rows++
+        if (paft.tidAt(row) !== tid) {
+          paft.setTid(row, tid)
+          if (anchor !== undefined && tuples.length <= MOST_FLOWS * 8) tuples.push(paft.tupleAt(row))
+        }
+      } else if (paft.tidAt(row) !== tid) others++
+    }
+    // Nothing goes elsewhere: one frame says it all, and moves the anchor's default too.
+    if (anchor !== undefined) announcements.announce(anchor, others === 0 ? 'all' : tuples, now, tid)
+    return rows
+  }
+
+  #anchorOf(policy: Policy): Anchor | undefined {
+    for (const anchor of this.#parts.anchors.values())
+      if (policy.setup.peer === undefined || anchor.setup.name === policy.setup.peer) return anchor
+    return undefined
+  }
+}
