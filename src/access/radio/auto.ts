@@ -94,12 +94,14 @@ class FoundRadio implements Radio {
   async #look(): Promise<void> {
     const driver = await this.#which()
     if (this.#closed) return
-    if (driver === undefined) {
-      this.#tellTrouble()
+    try {
+      if (driver === undefined) throw this.#nothing()
+      this.#radio = openRadio(this.name, { ...this.#options, driver })
+    } catch (error) {
+      this.#tellTrouble(error as GodwitError)
       this.#timer = setTimeout(() => void this.#look(), LOOK_EVERY_MS)
       return
     }
-    this.#radio = openRadio(this.name, { ...this.#options, driver })
     for (const listener of this.#listeners) this.#radio.subscribe(listener)
   }
 
@@ -115,11 +117,14 @@ class FoundRadio implements Radio {
     }
   }
 
-  #tellTrouble(): void {
-    if (this.#trouble !== undefined) return
-    const error = new GodwitError('RADIO_DEVICE', `nothing drives ${this.name}`, {
+  #nothing(): GodwitError {
+    return new GodwitError('RADIO_DEVICE', `nothing drives ${this.name}`, {
       hint: `it needs wpa_supplicant with a control socket in ${this.#options.folder ?? SUPPLICANT_FOLDER}, NetworkManager or ModemManager`,
     })
+  }
+
+  #tellTrouble(error: GodwitError): void {
+    if (this.#trouble?.message === error.message) return
     this.#trouble = error
     for (const listener of this.#listeners) listener({ type: 'trouble', error })
   }

@@ -3,6 +3,7 @@
  * events in between. The networks and their secrets are those of the supplicant's configuration; a point is chosen by
  * fixing its BSSID, so that the supplicant does not roam by itself.
  */
+import { rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { GodwitError } from '../../core/errors.ts'
 import { UnixDatagram } from '../../linux/unix-datagram.ts'
@@ -46,8 +47,8 @@ export class SupplicantRadio implements Radio {
   #closed = false
 
   /**
-   * `folder` holds the supplicant's sockets; `own` is where this end's socket goes; `answerMs` is how long an answer may
-   * take. Throws KernelError.
+   * `folder` holds the supplicant's sockets; `own` is a folder of this daemon, for this end's socket; `answerMs` is how
+   * long an answer may take. Throws KernelError.
    */
   constructor(
     name: string,
@@ -56,7 +57,12 @@ export class SupplicantRadio implements Radio {
     this.name = name
     this.#answerMs = options.answerMs ?? ANSWER_MS
     this.#peer = join(options.folder ?? SUPPLICANT_FOLDER, name)
-    const own = join(options.own ?? '/tmp', `godwit-${process.pid}-${made++}-${name}`)
+    const own =
+      options.own === undefined
+        ? join('/tmp', `godwit-${process.pid}-${made++}-${name}`)
+        : join(options.own, `radio-${name}`)
+    // What a killed daemon left.
+    rmSync(own, { force: true })
     this.#socket = new UnixDatagram(own, (text) => this.#receive(text))
     this.#poll = setInterval(() => this.#signal(), SIGNAL_EVERY_MS)
     this.#attach = setInterval(() => void this.#start(), ATTACH_EVERY_MS)
