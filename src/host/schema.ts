@@ -69,7 +69,7 @@ const kernel = z
       .min(100)
       .max(30000)
       .default(5200)
-      .describe('First routing table and rule priority; the next 100 are used too.'),
+      .describe('First routing table and rule priority; the next 200 are used too.'),
   })
   .describe(
     'How kernel state is named and numbered. Only needed when two instances share a network namespace.',

@@ -252,7 +252,7 @@ export class RouterService implements Mechanism {
   metrics(): readonly Metric[] {
     return Object.entries(this.#counters).map(([name, value]) => ({
       name: `godwit_routing_${name}_total`,
-      help: `Packets: ${name.replaceAll('_', ' ')}.`,
+      help: `Since the start: ${name.replaceAll('_', ' ')}.`,
       type: 'counter' as const,
       value,
     }))
