@@ -259,7 +259,7 @@ export class RouterMachine {
         if (event.path.state.name === 'up') {
           this.#useChanged(peer, now)
           this.#parts.retryParked()
-        }
+        } else if (event.path.state.name === 'suspect') this.#useChanged(peer, now)
         break
       }
       case 'path-closed':
@@ -358,9 +358,11 @@ export class RouterMachine {
 
   #sendUse(peer: Peer, now: number): void {
     peer.sendUseAt = peer.unanswered++ < USE_TRIES ? now + USE_RETRY_MS : NEVER
-    const paths = [...peer.paths.values()].map(({ pathId, use, priority }) => ({
+    // What has fallen silent here may be dead: the other end need not wait until that is certain.
+    const paths = [...peer.paths.values()].map(({ pathId, use, priority, view }) => ({
       pathId,
-      ...use,
+      draining: use.draining || view.state.name === 'suspect',
+      fading: use.fading,
       priority: Math.min(255, priority),
     }))
     const frame = { type: 'mechanism' as const, code: PATH_USE, body: encodePathUse(peer.sequence, paths) }

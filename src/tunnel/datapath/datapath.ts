@@ -296,6 +296,8 @@ export class Datapath implements Sessions, Paths, Transmit {
       if (left <= 0) return false
       const count = Math.ceil(left / size)
       if (!this.sender.transmit(to, at + skip, left, count > 1 ? size : 0, count, true)) return false
+      // What had arrived is dropped over there without being counted: it is not to look like a loss of this path.
+      this.paths.sentPackets[to] = this.paths.sentPackets[to]! - count
       sent += count
       return true
     })

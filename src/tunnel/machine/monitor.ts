@@ -90,7 +90,7 @@ export class PathMonitor {
   #srtt = Number.NaN
   #var = Number.NaN
   #minRtt = Number.POSITIVE_INFINITY
-  #loss = Number.NaN
+  #loss = 0
 
   /** The last round trip as measured, milliseconds; NaN before the first. */
   lastRtt = Number.NaN
@@ -149,7 +149,7 @@ export class PathMonitor {
     return this.#var
   }
   get loss(): number {
-    return Number.isNaN(this.#loss) ? 0 : this.#loss
+    return this.#loss
   }
   /** Greatest counter the other end says it received on the path, -1 while unknown. */
   get remoteHighest(): number {
@@ -215,7 +215,7 @@ export class PathMonitor {
     this.#firstUnansweredAt = Number.NaN
     this.#lastProbeAt = Number.NEGATIVE_INFINITY
     // What was lost before says nothing of the path as it is now.
-    this.#loss = Number.NaN
+    this.#loss = 0
     this.#windowSent = Number.NaN
   }
 
@@ -442,7 +442,8 @@ export class PathMonitor {
     if (sentDelta < 20 && now - this.#windowAt < 5_000) return
     if (sentDelta < 1) return
     const sample = Math.min(1, Math.max(0, 1 - ((received - this.#windowReceived) >> 0) / sentDelta))
-    this.#loss = Number.isNaN(this.#loss) ? sample : 0.7 * this.#loss + 0.3 * sample
+    // A path is taken for good until it shows otherwise: of twenty the first is no judgement.
+    this.#loss = 0.7 * this.#loss + 0.3 * sample
     this.#windowSent = sent
     this.#windowReceived = received
     this.#windowAt = now

@@ -172,9 +172,10 @@ export class Multipath {
     }
     const frames: Frame[] = []
     if (peer.helloSession !== peer.current.localIndex) frames.push(this.#hello)
+    // What has ended first: the other end then knows whether it has anything but this path.
+    frames.push(...openCloseFrames(peer))
     const { pathId, generation } = path
     frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
-    frames.push(...openCloseFrames(peer))
     if (path.tries === 0) path.announcedAt = now
     path.tries++
     const alone = peer.godwit && path.tries < K.ANNOUNCE_ALONE_TRIES && peer.bestPath() === undefined
@@ -290,7 +291,9 @@ export class Multipath {
     path.generation = frame.generation
     path.announceSession = session
     path.announceCounter = counter
-    if (peer.doubted.has(frame.pathId)) this.#setState(path, { name: 'validating', since: now, tries: 0 })
+    // One that was silent has to show that it works both ways, unless there is nothing else.
+    const doubtful = peer.doubted.has(frame.pathId) && peer.bestPath() !== undefined
+    if (doubtful) this.#setState(path, { name: 'validating', since: now, tries: 0 })
     else this.#accept(peer, path, now)
     for (const old of [...peer.paths]) {
       if (old === path || old.local) continue
@@ -527,8 +530,20 @@ export class Multipath {
       path.assessAt = now + K.REVIVE_DELAY
       path.forgetAt = now + K.REMOTE_DOWN_LINGER
     }
-    if (peer.bestPath() === undefined && peer.dials) this.#host.connect(peer, now)
+    if (peer.bestPath() === undefined) {
+      this.#announceSoon(peer, now)
+      if (peer.dials) this.#host.connect(peer, now)
+    }
     this.#host.changed(peer)
+  }
+
+  /** No path works any more: those that were tried now and then, while one did, are tried at the quick pace. */
+  #announceSoon(peer: Peer, now: number): void {
+    for (const path of peer.paths) {
+      if (path.announceAt === NEVER || path.announceAt <= now + K.ANNOUNCE_ALONE) continue
+      path.tries = 0
+      path.announceAt = now
+    }
   }
 
   /** A stock peer's path is silent and another answers. */
@@ -561,6 +576,7 @@ export class Multipath {
     }
     if (told) this.#closes.queue(peer, path, reason, now)
     this.#moveLost(peer, path, path.monitor.remoteHighest)
+    if (peer.bestPath() === undefined) this.#announceSoon(peer, now)
     if (Number.isNaN(path.owedAfter)) this.#close(peer, path)
     else path.forgetAt = now + K.CLOSING_LINGER
   }

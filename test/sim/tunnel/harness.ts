@@ -476,6 +476,7 @@ export class Node {
             if (item.slot !== from || item.datagram.counter <= after) continue
             if (world.now - item.at > within) continue
             this.#emit(target, item.datagram)
+            target.sentPackets--
             count++
           }
           this.resent += count
