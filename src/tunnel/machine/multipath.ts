@@ -332,9 +332,9 @@ export class Multipath {
 
   /** A probe came on a path: whoever sent it has our answer to the announcement. */
   heardOn(peer: Peer, path: Path, now: number): void {
-    if (path.local || path.state.name !== 'validating') return
+    if (path.local) return
     peer.doubted.delete(path.pathId)
-    this.#accept(peer, path, now)
+    if (path.state.name === 'validating') this.#accept(peer, path, now)
   }
 
   /** PATH_CLOSE from the peer; `via` is the path it came on, `session` the local index of the one it came in. */

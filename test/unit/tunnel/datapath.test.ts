@@ -216,6 +216,11 @@ describe('datapath: sessions and paths', () => {
     assert.deepEqual(stream(b.tun.written, 0), data)
     assert.equal(b.datapath.inbound.counts.replayed, 3)
     assert.ok(again > 3)
+    assert.equal(
+      a.datapath.counters(slot).sentPackets,
+      0,
+      'what had arrived is not taken for a loss of this path',
+    )
     assert.equal(a.datapath.resend(a.machine.slot, slot, highest - 3, 1000), 0, 'moved to the other path')
   })
 
