@@ -9,7 +9,7 @@ import type { EngineHost } from '../../tunnel/worker.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
 import type { AnchorSetup, Command, Event, PeerSetup } from '../protocol.ts'
-import { Paft } from '../tables/paft.ts'
+import { IDLE, Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { listFlows } from './list.ts'
@@ -17,7 +17,6 @@ import { listFlows } from './list.ts'
 const RING_BYTES = 16 << 20
 const SWEEP_MS = 500
 const SWEEP_SLOTS = 16_384
-const IDLE = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
 const MOST_TUNNELS = 200_000
 /** Paths told to the main thread in one report. */
 const MOST_REPORTED = 2000

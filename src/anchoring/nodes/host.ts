@@ -10,14 +10,13 @@ import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
 import type { AccessSetup, Command, Event, HostSetup, PeerSetup } from '../protocol.ts'
-import { Paft } from '../tables/paft.ts'
+import { IDLE, Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { listFlows } from './list.ts'
 
 const RING_BYTES = 4 << 20
 const SWEEP_MS = 1000
 const SWEEP_SLOTS = 4096
-const IDLE = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
 const MOST_ROWS = 1 << 17
 /** Without data for this long nothing flows. */
 const FLOWS_MS = 1000

@@ -61,6 +61,9 @@ export interface IdleTimes {
   readonly other: number
 }
 
+/** Milliseconds: what RFC 5382 (TCP) asks of NATs; UDP and others as Linux's conntrack has them. */
+export const IDLE: IdleTimes = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
+
 /** The arrays of one table size. */
 class Store {
   /** A multiple of eight. */
