@@ -61,7 +61,7 @@ export interface IdleTimes {
   readonly other: number
 }
 
-/** Milliseconds: what RFC 5382 (TCP) asks of NATs; UDP and others as Linux's conntrack has them. */
+/** As of a NAT: for TCP the least that RFC 5382 (REQ-5) asks, for UDP more than the two minutes of RFC 4787 (REQ-5). */
 export const IDLE: IdleTimes = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
 
 /** The arrays of one table size. */
