@@ -56,7 +56,7 @@ export interface KernelCounts {
 }
 
 export class StackTransKernel {
-  readonly #socket: NfSocket
+  readonly #socket: Pick<NfSocket, 'commit' | 'dump' | 'close'>
   readonly #table: string
   readonly #watch: boolean
   /** What each host contributes, by HID. */
@@ -74,8 +74,11 @@ export class StackTransKernel {
   #transactions = 0
   #changes = 0
 
-  constructor(options: { readonly table: string; readonly watch: boolean; readonly netns?: string }) {
-    this.#socket = new NfSocket(options.netns)
+  constructor(
+    options: { readonly table: string; readonly watch: boolean; readonly netns?: string },
+    socket: Pick<NfSocket, 'commit' | 'dump' | 'close'> = new NfSocket(options.netns),
+  ) {
+    this.#socket = socket
     this.#table = options.table
     this.#watch = options.watch
   }

@@ -24,6 +24,7 @@ import type { IhmpOptions, Output } from './machine/types.ts'
 import { HostNetwork } from './network.ts'
 import { Outage } from './outage.ts'
 import type { LocalAddress } from './policy.ts'
+import { rehearse } from './rehearsal.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { Seeker } from './seek.ts'
 import { FlowTable, type FoundFlow } from './sockets.ts'
@@ -216,6 +217,7 @@ export class TranslationService {
     this.#refresh()
     this.#scheduleScan()
     this.#seeker.start()
+    setImmediate(() => rehearse(this.#clock, this.#init.random ?? nodeRandom))
   }
 
   /** `keep`: leave the maps in the kernel, for a daemon that will be started again. */
