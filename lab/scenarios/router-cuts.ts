@@ -20,6 +20,8 @@ const GONE_MS = 600
 const BACK_MS = 900
 /** Lost packets are looked for in this time after a cut. */
 const WINDOW_MS = 1500
+const QUICK = 8
+const PAPER = { lost_packets_per_handover: '600 (same SSID), 3600 to 5900 (different SSIDs), stock OpenVPN' }
 
 /** When what was lost had been sent, and the cuts, for the result's file. */
 function tellLosses(context: ScenarioContext, report: DatagramReport, times: readonly number[]): void {
@@ -31,26 +33,28 @@ function tellLosses(context: ScenarioContext, report: DatagramReport, times: rea
   )
 }
 
-function cutCount(context: ScenarioContext, quick: number): number {
-  return context.options.handovers ?? (context.options.full === true ? 100 : quick)
-}
-
 /** The access that carries the class now. */
 async function carrier({ mobile }: Routers): Promise<string> {
   const { flows } = await mobile.json<{ flows: readonly FlowStatus[] }>('flows')
   return flows[0]?.access.split('+')[0] ?? ACCESSES[0]
 }
 
-/** Cuts links without a word (`blackhole`: no event), again and again; returns when. */
-async function cuts(
+/** Datagrams both ways while links are cut without a word (`blackhole`: no event), again and again. */
+async function cutAgainAndAgain(
   context: ScenarioContext,
-  routers: Routers,
-  count: number,
-  which: () => Promise<string>,
-): Promise<number[]> {
+  scheduler: string,
+  which: (routers: Routers, index: number) => Promise<string>,
+): Promise<{ readonly report: DatagramReport; readonly times: readonly number[] }> {
+  const routers = await setUpRouters(context, { scheduler })
+  await untilPaths(context, routers)
+  const { handovers, full } = context.options
+  const count = handovers ?? (full === true ? 100 : QUICK)
+  context.start()
+  const flow = await startDatagrams(context)
+  await context.sleep(1500)
   const times: number[] = []
   for (let index = 0; index < count; index++) {
-    const access = await which()
+    const access = await which(routers, index)
     // At random moments of the packets' rhythm.
     await context.sleep(((index * 7919) % 97) / 10)
     const at = monotonicMs()
@@ -62,7 +66,7 @@ async function cuts(
     await untilPaths(context, routers)
     await context.sleep(Math.max(0, at + GONE_MS + BACK_MS - monotonicMs()))
   }
-  return times
+  return { report: await flow.finish(context), times }
 }
 
 export const routerDuplicateCut: Scenario = {
@@ -70,17 +74,13 @@ export const routerDuplicateCut: Scenario = {
   summary: 'every packet on both links; one is cut without warning, again and again',
   topology: 'router',
   links: LINKS,
-  paper: { lost_packets_per_handover: '600 (same SSID), 3600 to 5900 (different SSIDs), stock OpenVPN' },
+  paper: PAPER,
   async run(context) {
-    const routers = await setUpRouters(context, { scheduler: 'duplicate' })
-    await untilPaths(context, routers)
-    const count = cutCount(context, 8)
-    context.start()
-    const flow = await startDatagrams(context)
-    await context.sleep(1000)
-    let next = 0
-    const times = await cuts(context, routers, count, async () => ACCESSES[next++ % 2]!)
-    const report = await flow.finish(context)
+    const { report, times } = await cutAgainAndAgain(
+      context,
+      'duplicate',
+      async (_, index) => ACCESSES[index % 2]!,
+    )
     const [up, down] = [figuresOf(report.up), figuresOf(report.down)]
     const lost = up.lost + down.lost
     context.check('datagrams lost', lost === 0, lost, `0 in ${times.length} cuts`)
@@ -103,16 +103,9 @@ export const routerFailoverCut: Scenario = {
   summary: 'main and spare link; the one in use is cut without warning, again and again',
   topology: 'router',
   links: LINKS,
-  paper: { lost_packets_per_handover: '600 (same SSID), 3600 to 5900 (different SSIDs), stock OpenVPN' },
+  paper: PAPER,
   async run(context) {
-    const routers = await setUpRouters(context, { scheduler: 'failover' })
-    await untilPaths(context, routers)
-    const count = cutCount(context, 8)
-    context.start()
-    const flow = await startDatagrams(context)
-    await context.sleep(1500)
-    const times = await cuts(context, routers, count, () => carrier(routers))
-    const report = await flow.finish(context)
+    const { report, times } = await cutAgainAndAgain(context, 'failover', carrier)
     const each = (['up', 'down'] as const).map((way) =>
       times.map((at) => lostWithin(report[way], at - 100, at + WINDOW_MS)),
     )
@@ -137,7 +130,7 @@ export const routerBothGone: Scenario = {
   summary: 'both links vanish for a while, then one comes back',
   topology: 'router',
   links: LINKS,
-  paper: { lost_packets_per_handover: '600 (same SSID), 3600 to 5900 (different SSIDs), stock OpenVPN' },
+  paper: PAPER,
   async run(context) {
     const routers = await setUpRouters(context, { scheduler: 'failover' })
     await untilPaths(context, routers)

@@ -33,12 +33,14 @@ export class PrivateBus {
   readonly #folder: string
   readonly #daemon: ChildProcess
   readonly #services = new Set<ChildProcess>()
+  /** Of a test that failed half-way. */
+  readonly #atExit = () => this.#end()
 
   private constructor(folder: string, daemon: ChildProcess) {
     this.#folder = folder
     this.#daemon = daemon
     this.address = addressIn(folder)
-    process.once('exit', () => this.#end())
+    process.once('exit', this.#atExit)
   }
 
   /** `refused` is a method call that the bus lets nobody make, as its policy may: `INTERFACE.MEMBER`. */
@@ -111,10 +113,10 @@ export class PrivateBus {
 
   async close(): Promise<void> {
     for (const child of [...this.#services, this.#daemon]) await this.stop(child)
+    process.off('exit', this.#atExit)
     this.#end()
   }
 
-  /** Also of a test that failed half-way. */
   #end(): void {
     for (const child of [...this.#services, this.#daemon]) child.kill('SIGKILL')
     rmSync(this.#folder, { recursive: true, force: true })
