@@ -488,6 +488,7 @@ export class Multipath {
   #accept(peer: Peer, path: Path, now: number): void {
     path.forgetAt = NEVER
     path.monitor.restart(now)
+    if (!path.usable && peer.bestPath() === undefined) this.#announceSoon(peer, now)
     if (!path.usable) this.#setState(path, { name: 'up', since: now })
     path.assessAt = now
     if (!path.mtuEnabled) {
@@ -537,12 +538,12 @@ export class Multipath {
     this.#host.changed(peer)
   }
 
-  /** No path works any more: those that were tried now and then, while one did, are tried at the quick pace. */
+  /** The last path that worked has gone, or the first is back: the others are tried at the quick pace from now on. */
   #announceSoon(peer: Peer, now: number): void {
     for (const path of peer.paths) {
-      if (path.announceAt === NEVER || path.announceAt <= now + K.ANNOUNCE_ALONE) continue
+      if (path.announceAt === NEVER) continue
       path.tries = 0
-      path.announceAt = now
+      path.announceAt = Math.min(path.announceAt, now + K.ANNOUNCE_ALONE)
     }
   }
 

@@ -69,6 +69,9 @@ test('OH-22, OH-28: both links vanish, one comes back: packets follow within a r
         assert.ok(first - back <= allowed, `seed ${seed}: ${first - back} ms\n${told.join('\n')}`)
       }
       for (const link of links) link.mend()
+      const works = () => mobile.node.usable(gateways.homePeer).length
+      world.runUntil(() => works() === links.length, 1500)
+      assert.equal(works(), links.length, `seed ${seed}: the other one is not left for long`)
       world.run(4000)
     }
   }
