@@ -40,6 +40,8 @@ const SCAN_MOST_MS = 10_000
 /** A burst of changes looks at the sockets once; where looking takes long, for longer: this many times what it took. */
 const SCAN_FRESH_MS = 100
 const SCAN_FRESH_TIMES = 10
+/** After a move the sockets are looked at this much later. */
+const LOOK_AGAIN_MS = 50
 /** Ports are kept from new sockets this long after a change at the latest; there may be ten thousand to go through. */
 const RESERVE_MS = 200
 /** Below, the kernel gives no port to a socket by itself (net.ipv4.ip_local_port_range is 32768 or lower at its start). */
@@ -112,6 +114,7 @@ export class TranslationService {
   #devices = new Map<Ip, string>()
   #timer: NodeJS.Timeout | undefined
   #scanTimer: NodeJS.Timeout | undefined
+  #lookTimer: NodeJS.Timeout | undefined
   #refreshing: NodeJS.Immediate | undefined
   #pumping: NodeJS.Immediate | undefined
   #settling: NodeJS.Immediate | undefined
@@ -227,6 +230,7 @@ export class TranslationService {
     this.#stop.abort()
     clearTimeout(this.#timer)
     clearTimeout(this.#scanTimer)
+    clearTimeout(this.#lookTimer)
     this.#seeker.stop()
     clearTimeout(this.#reserveTimer)
     clearImmediate(this.#refreshing)
@@ -317,8 +321,8 @@ export class TranslationService {
     if (changed) this.machine.handleRoutes(now)
     this.#unsettled = true
     this.#pump()
-    // Flows that began a moment ago follow when the others have been told.
-    if (moved) setImmediate(() => this.#lookAgain())
+    // Flows that began a moment ago follow: a look while packets rush can take as long as the whole move.
+    if (moved) this.#lookTimer ??= setTimeout(() => this.#lookAgain(), LOOK_AGAIN_MS)
   }
 
   // ------------------------------------------------------------------------------------------------- sockets
@@ -432,7 +436,7 @@ export class TranslationService {
   }
 
   #lookAgain(): void {
-    if (!this.#running) return
+    this.#lookTimer = undefined
     this.#scanUnlessFresh()
     this.#pump()
   }
