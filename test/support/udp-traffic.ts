@@ -9,6 +9,8 @@ export interface TrafficResult {
   readonly sent: number
   readonly lost: number
   readonly duplicates: number
+  /** Whether the last one sent was answered: it goes on. */
+  readonly goesOn: boolean
   /** The longest pause between two answers, and when it began (CLOCK_MONOTONIC, ms). */
   readonly gapMs: number
   readonly gapAt: number
@@ -55,7 +57,8 @@ function send(address: string, port: number, interval: number, size: number): vo
   process.stdin.on('end', () => {
     clearInterval(timer)
     setTimeout(() => {
-      const result: TrafficResult = { sent, lost: sent - seen.size, duplicates, gapMs, gapAt }
+      const goesOn = seen.has(sent - 1)
+      const result: TrafficResult = { sent, lost: sent - seen.size, duplicates, goesOn, gapMs, gapAt }
       console.log(JSON.stringify(result))
       process.exit(0)
     }, LAST_ANSWERS_MS)
