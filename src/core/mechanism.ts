@@ -33,6 +33,11 @@ export interface PathStatus {
   readonly mtu?: number
 }
 
+/** Whether packets may take a path that is shown in this state. */
+export function takesPackets({ state }: PathStatus): boolean {
+  return ['up', 'degrading', 'suspect', 'fading', 'draining'].includes(state)
+}
+
 export interface PeerStatus {
   readonly name: string
   readonly kind: 'anchor' | 'host' | 'wireguard' | 'router' | 'node'

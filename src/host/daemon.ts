@@ -3,18 +3,19 @@
  * It knows no mechanism by name; `compose.ts` builds them from the configuration.
  */
 import { GodwitError, usageError } from '../core/errors.ts'
-import type {
-  AccessStatus,
-  ControlRequest,
-  ControlRoute,
-  DecisionRecord,
-  FlowStatus,
-  HandoverRecord,
-  Mechanism,
-  Metric,
-  Move,
-  MoveOptions,
-  PeerStatus,
+import {
+  type AccessStatus,
+  type ControlRequest,
+  type ControlRoute,
+  type DecisionRecord,
+  type FlowStatus,
+  type HandoverRecord,
+  type Mechanism,
+  type Metric,
+  type Move,
+  type MoveOptions,
+  type PeerStatus,
+  takesPackets,
 } from '../core/mechanism.ts'
 import { formatSelector, parseSelector } from '../core/selector.ts'
 import { notifyManager } from '../linux/notify.ts'
@@ -279,7 +280,7 @@ export class Daemon {
 
 function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Generator<Metric> {
   const labels = { peer: peer.name, access: path.access, path: String(path.id) }
-  const up = path.state === 'up' ? 1 : 0
+  const up = takesPackets(path) ? 1 : 0
   yield { name: 'godwit_path_up', help: 'Whether the path is usable.', type: 'gauge', labels, value: up }
   if (path.rtt_ms !== null) {
     const value = path.rtt_ms / 1000

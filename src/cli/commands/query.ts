@@ -1,5 +1,12 @@
 /** `status`, `paths`, `flows`, `peers`, `why`, `move`: questions to a daemon that runs. */
-import type { DecisionRecord, FlowStatus, HandoverRecord, Move, PeerStatus } from '../../core/mechanism.ts'
+import {
+  type DecisionRecord,
+  type FlowStatus,
+  type HandoverRecord,
+  type Move,
+  type PeerStatus,
+  takesPackets,
+} from '../../core/mechanism.ts'
 import { ControlClient } from '../../host/client.ts'
 import type { Status, Why } from '../../host/daemon.ts'
 import { State } from '../../host/state.ts'
@@ -103,7 +110,7 @@ function accessTable(status: Status): string[] {
 function peerTable(peers: readonly PeerStatus[]): string[] {
   if (peers.length === 0) return ['no peers']
   const rows = peers.map((peer) => {
-    const up = peer.paths.filter((path) => path.state === 'up').length
+    const up = peer.paths.filter(takesPackets).length
     return [
       peer.name,
       peer.kind,
