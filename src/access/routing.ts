@@ -211,9 +211,12 @@ export class AccessRouting {
     if (sysctls === undefined) return
     for (const family of ['ipv4', 'ipv6']) {
       const key = `net/${family}/neigh/${name}/retrans_time_ms`
-      this.#attempt(key, () => {
+      try {
         if (Number(sysctls.get(key)) > NEIGHBOUR_RETRY_MS) sysctls.set(key, NEIGHBOUR_RETRY_MS)
-      })
+      } catch (error) {
+        // Where settings cannot be written (a container) it goes without, only slower.
+        if (!(error instanceof KernelError)) throw error
+      }
     }
   }
 
