@@ -37,6 +37,7 @@ function translationConfig({ dime, kernel }: Config, state: State): TranslationC
     port: dime.port,
     interfaces: dime.interfaces,
     watchUdp: dime.watch_udp,
+    fastPath: dime.fast_path,
     keyFile: dimeKeyFile(state),
     knownKeys: dime.known_keys.map((path) => resolveBeside(state.configFile, path)),
     names: dime.names,

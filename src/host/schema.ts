@@ -243,6 +243,12 @@ const dime = z
       .describe(
         'Carry IPv4 connections over IPv6 and the reverse while only the other works (experimental; Linux 6.6 or newer).',
       ),
+    fast_path: z
+      .boolean()
+      .default(true)
+      .describe(
+        'Translate TCP over IPv4 on the devices instead of in nf_tables, where the kernel can (Linux 6.6 or newer) and reverse-path filters are not strict.',
+      ),
     watch_udp: z
       .boolean()
       .default(true)

@@ -12,7 +12,7 @@ export const FRAME: Register = 10
 const SIZES = { 1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18 } as const
 export type Size = keyof typeof SIZES
 
-const ALU = { add: 0x00, or: 0x40, and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0 } as const
+const ALU = { add: 0x00, sub: 0x10, or: 0x40, and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0 } as const
 const JUMPS = { eq: 0x15, ne: 0x55 } as const
 
 export class Ebpf {
@@ -114,6 +114,7 @@ export class Ebpf {
 export const Helper = {
   map_lookup_elem: 1,
   skb_store_bytes: 9,
+  l3_csum_replace: 10,
   l4_csum_replace: 11,
   redirect: 23,
   skb_load_bytes: 26,

@@ -19,6 +19,7 @@ import { check, closeFd, KernelError } from './libc.ts'
 const BPF_MAP_CREATE = 0
 const BPF_MAP_UPDATE_ELEM = 2
 const BPF_MAP_DELETE_ELEM = 3
+const BPF_MAP_UPDATE_BATCH = 26
 const MAP_TYPE_HASH = 1
 const NO_PREALLOC = 1
 const PROG_TYPE_SCHED_CLS = 3
@@ -94,6 +95,22 @@ export function removeElement(map: BpfMap, key: Uint8Array): void {
   memory.view.setUint32(0, map.fd, true)
   memory.setUint64(8, keyAt!)
   ignoreMissing(() => check(bpf(BPF_MAP_DELETE_ELEM, memory.base, 32), 'remove from an eBPF map'))
+}
+
+/** Adds many elements, or replaces their values: keys and values each one after the other. */
+export function putElements(map: BpfMap, keys: Uint8Array, values: Uint8Array): void {
+  const { keyLength, valueLength } = map
+  const most = Math.floor((memory.size - ATTRIBUTES - 16) / (keyLength + valueLength))
+  for (let at = 0; at * keyLength < keys.length; at += most) {
+    const some = keys.subarray(at * keyLength, (at + most) * keyLength)
+    const [keysAt, valuesAt] = attributes(some, values.subarray(at * valueLength, (at + most) * valueLength))
+    // where to begin u64, where it ended u64, keys u64, values u64, count u32, map u32, flags u64 twice
+    memory.setUint64(16, keysAt!)
+    memory.setUint64(24, valuesAt!)
+    memory.view.setUint32(32, some.length / keyLength, true)
+    memory.view.setUint32(36, map.fd, true)
+    check(bpf(BPF_MAP_UPDATE_BATCH, memory.base, 56), 'write into an eBPF map', NEEDS_BPF)
+  }
 }
 
 /** The descriptor of a program for devices; a refusal carries the last lines of the verifier. */

@@ -27,6 +27,7 @@ export interface TranslationConfig {
   readonly port: number
   readonly interfaces?: readonly string[] | undefined
   readonly watchUdp: boolean
+  readonly fastPath: boolean
   /** Own private keys (`godwit dime key set`). */
   readonly keyFile: string
   /** Public keys of others. */
@@ -87,6 +88,7 @@ export class TranslationMechanism implements Mechanism {
         port: config.port,
         devices: config.interfaces,
         watchUdp: config.watchUdp,
+        fastPath: config.fastPath,
         stateFile: config.stateFile,
         names: config.names,
         ihmp: config.ihmp,

@@ -51,6 +51,7 @@ export class HostNetwork {
   #parking: { readonly device: string; readonly key: string } | undefined
   readonly #held = new Set<Ip>()
   #preferred = new Map<Ip, Ip | undefined>()
+  #ways = new Map<string, string>()
   #crossed = ''
 
   constructor(rtnl: Rtnl, sysctls: Sysctls, options: NetworkOptions) {
@@ -102,6 +103,30 @@ export class HostNetwork {
 
   routesChanged(): void {
     this.#preferred = new Map()
+    this.#ways = new Map()
+  }
+
+  /** Whether the routes lead both pairs by one device to one neighbour; remembered until `routesChanged`. */
+  sameWay(a: Pair, b: Pair): boolean {
+    const way = this.#way(a)
+    return way !== '' && way === this.#way(b)
+  }
+
+  #way(pair: Pair): string {
+    const key = pairKey(pair)
+    let way = this.#ways.get(key)
+    if (way === undefined) {
+      const route = this.#rtnl.lookup({ to: pair.foreign, from: pair.local })
+      way = route === undefined ? '' : `${route.dev} ${route.via ?? pair.foreign}`
+      this.#ways.set(key, way)
+    }
+    return way
+  }
+
+  /** Whether a packet may arrive on this device though the way back to its source is another (rp_filter, RFC 3704 §2). */
+  isLoose(device: string): boolean {
+    const filter = (name: string): number => Number(this.#sysctls.get(`net/ipv4/conf/${name}/rp_filter`) ?? 0)
+    return Math.max(filter('all'), filter(device)) !== 1
   }
 
   /**

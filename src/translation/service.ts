@@ -9,6 +9,7 @@ import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { RealClock } from '../linux/clock.ts'
+import { KernelError } from '../linux/libc.ts'
 import { raisePriority } from '../linux/proc.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
@@ -16,6 +17,7 @@ import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
 import { Crossing } from './crossing.ts'
+import { FastPathDevices } from './fast-path.ts'
 import { StackTransKernel } from './kernel.ts'
 import { type FileKeyStore, nodeIhmpCrypto } from './keys.ts'
 import { IhmpLinks } from './links.ts'
@@ -28,7 +30,16 @@ import { rehearse } from './rehearsal.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { Seeker } from './seek.ts'
 import { FlowTable, type FoundFlow } from './sockets.ts'
-import { type Compiled, compile, familyOf, type Ip, type Pair, Tables } from './tables.ts'
+import {
+  type Compiled,
+  compile,
+  familyOf,
+  type Ip,
+  type Pair,
+  pairKey,
+  type SocketRow,
+  Tables,
+} from './tables.ts'
 
 /** From the range for private use (RFC 6335 §6); the paper gives none. */
 export const IHMP_PORT = 55_404
@@ -58,6 +69,8 @@ export interface TranslationOptions {
   readonly devices?: readonly string[] | undefined
   /** Remember peers of unconnected UDP sockets; costs a look-up per datagram. */
   readonly watchUdp: boolean
+  /** Translate TCP on the devices where the kernel can. */
+  readonly fastPath: boolean
   /** Names of other hosts, asked for while one of them has no way that works (D3). */
   readonly names: readonly string[]
   /** File that a restarted daemon reads its hosts from. */
@@ -75,6 +88,12 @@ export interface TranslationInit {
 
 /** What the machine says that concerns no kernel and no other host. */
 type Happened = Exclude<Output, { kind: 'apply' | 'send' }>
+
+interface FastWay {
+  readonly bound: Pair
+  readonly wire: Pair
+  readonly same: boolean
+}
 
 /** What `godwit dime sockets` lists. */
 export interface FlowView {
@@ -98,6 +117,12 @@ export class TranslationService {
   readonly #links: IhmpLinks
   readonly #outage: Outage
   readonly #crossing: Crossing
+  readonly #fastPath: FastPathDevices
+  /** Whether it is in use; never again once the kernel has refused it. */
+  #fast = false
+  #fastRefused: boolean
+  /** By HID: whether the routes led a bound pair and that on the wire the same way when it was compiled. */
+  readonly #fastWays = new Map<number, Map<string, FastWay>>()
   readonly #seeker: Seeker
   readonly #state: StateFile
   readonly #flows: FlowTable
@@ -156,6 +181,12 @@ export class TranslationService {
       netns: init.netns,
       warn: (text) => init.recorder.log('warn', text),
     })
+    this.#fastPath = new FastPathDevices(this.#rtnl, {
+      netns: init.netns,
+      isOwn: (ip) => this.#own.has(ip) || this.#network.identifiers.has(ip),
+    })
+    const obstacle = tcxObstacle()
+    this.#fastRefused = !options.fastPath || obstacle !== undefined
     this.#seeker = new Seeker({
       names: options.names,
       needed: () => this.machine.detached,
@@ -190,7 +221,7 @@ export class TranslationService {
         lookAtSockets: () => this.#scanUnlessFresh(),
         preferredLocal: (foreign) => this.#network.preferredLocal(foreign),
       },
-      { ...options.ihmp, crossing: options.ihmp.crossing !== false && tcxObstacle() === undefined },
+      { ...options.ihmp, crossing: options.ihmp.crossing !== false && obstacle === undefined },
     )
   }
 
@@ -251,6 +282,7 @@ export class TranslationService {
     const saved = this.#readState()
     this.#kernel.cleanUp()
     this.#crossing.cleanUp()
+    this.#fastPath.cleanUp()
     this.#outage.cleanUp()
     this.#network.cleanUp([...this.#network.identifiers, ...(saved?.identifiers ?? [])])
     this.#state.remove()
@@ -317,6 +349,7 @@ export class TranslationService {
     this.#outage.hold(own)
     const changed = this.#network.route(addresses, this.#translating)
     this.#links.set(this.#devices)
+    this.#fastPath.cover(this.#devices)
     this.machine.handleLocal(addresses, now)
     if (changed) this.machine.handleRoutes(now)
     this.#unsettled = true
@@ -433,6 +466,8 @@ export class TranslationService {
     if (!this.#running || !this.#unsettled) return
     this.#unsettled = false
     this.#outage.identify(this.#own)
+    this.#reroute()
+    if (this.tables.changed) this.#pump()
   }
 
   #lookAgain(): void {
@@ -501,8 +536,27 @@ export class TranslationService {
 
   /** The kernel translates these hosts as their tables say now. */
   #apply(hids: readonly number[]): void {
-    const compiled = hids.map((hid) => [hid, compile(this.tables, [hid])] as const)
-    this.#kernel.apply(compiled)
+    const fast = this.#wantsFastPath()
+    // All hosts change with it: connection tracking must see their packets in one form, leaving and arriving.
+    if (fast !== this.#fast) hids = [...new Set([...hids, ...this.tables.hosts.keys()])]
+    this.#fast = fast
+    const compiled = hids.map((hid) => {
+      this.#fastWays.delete(hid)
+      return [hid, compile(this.tables, [hid], (flow, wire) => this.#takesFastPath(hid, flow, wire))] as const
+    })
+    if (fast)
+      try {
+        this.#fastPath.add(compiled, this.#devices)
+      } catch (error) {
+        if (!(error instanceof KernelError)) throw error
+        this.#init.recorder.log('warn', `TCP is translated by nf_tables alone: ${error.message}`)
+        this.#fastRefused = true
+        this.#apply(hids)
+        return
+      }
+    else this.#fastPath.clear()
+    this.#kernel.apply(compiled, fast)
+    this.#fastPath.trim()
     this.#outage.hold(this.#own)
     this.#unsettled = true
     const crossedBefore = this.#crossed.size
@@ -510,7 +564,8 @@ export class TranslationService {
     for (const [hid, families] of compiled) {
       if (this.#crossed.delete(hid)) crossing = true
       const { 4: four, 6: six } = families
-      const ports = [...four.out_flow.values(), ...six.out_flow.values()].map((f) => f.localPort)
+      const moved = [four.out_flow, four.fast_flow, six.out_flow]
+      const ports = moved.flatMap((flows) => [...flows.values()].map((f) => f.localPort))
       if (ports.length > 0 || this.#ports.has(hid)) this.#reserveSoon()
       if (ports.length > 0) this.#ports.set(hid, ports)
       else this.#ports.delete(hid)
@@ -536,6 +591,35 @@ export class TranslationService {
       )
     }
     this.#state.saveSoon()
+  }
+
+  #wantsFastPath(): boolean {
+    return !this.#fastRefused && [...new Set(this.#devices.values())].every((d) => this.#network.isLoose(d))
+  }
+
+  /** Remembers what it answers, for `#reroute`. */
+  #takesFastPath(hid: number, flow: SocketRow, wire: Pair): boolean {
+    if (!this.#fast || flow.protocol !== 6 || familyOf(wire.local) === 6) return false
+    const ways = this.#fastWays.get(hid) ?? new Map()
+    this.#fastWays.set(hid, ways)
+    const key = `${pairKey(flow)} ${pairKey(wire)}`
+    let way = ways.get(key)
+    if (way === undefined) {
+      const { local, foreign } = flow
+      way = { bound: { local, foreign }, wire, same: this.#network.sameWay(flow, wire) }
+      ways.set(key, way)
+    }
+    return way.same
+  }
+
+  /** After a change of routes: flows that take another way out of the stack now, and filters that have become strict. */
+  #reroute(): void {
+    this.#network.routesChanged()
+    if (this.#fast !== this.#wantsFastPath() && this.#fastWays.size > 0)
+      for (const hid of this.#fastWays.keys()) this.tables.touch(hid)
+    for (const [hid, ways] of this.#fastWays)
+      for (const { bound, wire, same } of ways.values())
+        if (same !== this.#network.sameWay(bound, wire)) this.tables.touch(hid)
   }
 
   /**

@@ -258,6 +258,9 @@ const EMPTY: ReadonlySet<SocketRow> = new Set()
 export interface CompiledFamily {
   readonly out_flow: Map<string, SocketRow>
   readonly out_pair: Map<string, { readonly bound: Pair; readonly wire: Pair }>
+  /** The same for flows that are translated on the device by which they leave (fast-path.ts). */
+  readonly fast_flow: Map<string, SocketRow>
+  readonly fast_pair: Map<string, { readonly bound: Pair; readonly wire: Pair }>
   readonly out_one: Map<string, { readonly flow: SocketRow; readonly wire: Pair }>
   readonly out_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
   readonly in_pair: Map<string, { readonly pair: Pair; readonly hid: number }>
@@ -284,6 +287,8 @@ function emptyFamily(): CompiledFamily {
   return {
     out_flow: new Map(),
     out_pair: new Map(),
+    fast_flow: new Map(),
+    fast_pair: new Map(),
     out_one: new Map(),
     out_port: new Map(),
     in_pair: new Map(),
@@ -299,15 +304,22 @@ function emptyFamily(): CompiledFamily {
 /** True when nothing has to be rewritten: no table is needed in the kernel. */
 export function isIdle(compiled: Compiled): boolean {
   return [compiled[4], compiled[6]].every(
-    (f) => f.out_flow.size + f.out_one.size + f.in_pair.size + f.cross_in.size === 0,
+    (f) => f.out_flow.size + f.fast_flow.size + f.out_one.size + f.in_pair.size + f.cross_in.size === 0,
   )
 }
+
+/** Whether a flow may be translated where it leaves instead of before it is routed. */
+export type FastPath = (flow: SocketRow, wire: Pair) => boolean
 
 /**
  * What the kernel's maps hold for these hosts, by default all. What a host contributes depends on its rows alone, and on
  * which hosts share a bound pair (`owns`). Cost: a microsecond or two per flow of a host that has moved.
  */
-export function compile(tables: Tables, hids: Iterable<number> = tables.hosts.keys()): Compiled {
+export function compile(
+  tables: Tables,
+  hids: Iterable<number> = tables.hosts.keys(),
+  fast: FastPath = () => false,
+): Compiled {
   const compiled: Compiled = { 4: emptyFamily(), 6: emptyFamily() }
   for (const hid of hids) {
     const host = tables.hosts.get(hid)
@@ -317,13 +329,19 @@ export function compile(tables: Tables, hids: Iterable<number> = tables.hosts.ke
     const opening: SocketRow[] = []
     for (const flow of tables.flows(host.hid))
       if (flow.opening === true) opening.push(flow)
-      else compileFlow(compiled[familyOf(flow.local)], tables, host, flow)
-    for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], tables, host, flow)
+      else compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
+    for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
   }
   return compiled
 }
 
-function compileFlow(maps: CompiledFamily, tables: Tables, host: HidRow, flow: SocketRow): void {
+function compileFlow(
+  maps: CompiledFamily,
+  tables: Tables,
+  host: HidRow,
+  flow: SocketRow,
+  fast: FastPath,
+): void {
   const inKey = inFlowKey(flow, flow.foreignPort)
   const first = maps.in_flow.get(inKey)
   if (first !== undefined) maps.twins.set(flow.id, { flow, first })
@@ -365,9 +383,9 @@ function compileFlow(maps: CompiledFamily, tables: Tables, host: HidRow, flow: S
     maps.out_one.set(flow.id, { flow, wire })
     return
   }
-  maps.out_flow.set(flow.id, flow)
-  if (!maps.out_pair.has(key))
-    maps.out_pair.set(key, { bound: { local: flow.local, foreign: flow.foreign }, wire })
+  const [flows, pairs] = fast(flow, wire) ? [maps.fast_flow, maps.fast_pair] : [maps.out_flow, maps.out_pair]
+  flows.set(flow.id, flow)
+  if (!pairs.has(key)) pairs.set(key, { bound: { local: flow.local, foreign: flow.foreign }, wire })
 }
 
 function compileCrossing(maps: CompiledFamily, host: HidRow, flow: SocketRow): void {

@@ -11,9 +11,13 @@ import { fileURLToPath } from 'node:url'
 import { ControlClient } from '../../../src/host/client.ts'
 import type { Status } from '../../../src/host/daemon.ts'
 import type { HostView, SocketView } from '../../../src/host/dime.ts'
-import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
+import { createNamespace, deleteNamespace, inNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { Tcx, tcxObstacle, tcxPrograms } from '../../../src/linux/tcx.ts'
+
+/** Why there can be no eBPF programs on devices here. */
+export const NO_PROGRAMS = tcxObstacle()
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 
@@ -24,6 +28,8 @@ export class Bed {
   readonly rtnl: Record<Name, Rtnetlink>
   readonly #programs: ChildProcess[] = []
   readonly daemons = new Map<Name, ChildProcess>()
+  /** Lines for `[dime]` in the daemons' configuration. */
+  settings = 'nat_keys = "any"'
   /** Kernel state of each host before any daemon started. */
   readonly before: Record<'m' | 'c', string>
 
@@ -116,7 +122,7 @@ export class Bed {
   async daemon(name: Name, ...args: string[]): Promise<ChildProcess> {
     mkdirSync(this.state(name), { recursive: true, mode: 0o700 })
     const config = join(this.state(name), 'godwit.toml')
-    writeFileSync(config, '[log]\nlevel = "debug"\n\n[dime]\nnat_keys = "any"\n')
+    writeFileSync(config, `[log]\nlevel = "debug"\n\n[dime]\n${this.settings}\n`)
     const command = args.length > 0 ? args : ['dime', 'up']
     const daemon = this.spawn(
       name,
@@ -188,10 +194,20 @@ export class Bed {
       rules: this.rtnl[name].rules(),
       lo,
       links: this.rtnl[name].links().map((l) => l.name),
+      programs: this.programs(name),
       nft: this.run(name, 'nft', 'list', 'ruleset'),
       arp: sysctls.get('net.ipv4.conf.all.arp_ignore'),
       ports: sysctls.get('net.ipv4.ip_local_reserved_ports'),
     })
+  }
+
+  /** eBPF programs on the devices of a host; 0 where the kernel can have none. */
+  programs(name: 'm' | 'c'): number {
+    if (NO_PROGRAMS !== undefined) return 0
+    const links = this.rtnl[name].links()
+    const on = (index: number): number =>
+      tcxPrograms(index, Tcx.INGRESS).length + tcxPrograms(index, Tcx.EGRESS).length
+    return inNamespace(this.netns(name), () => links.reduce((sum, { index }) => sum + on(index), 0))
   }
 
   async close(): Promise<void> {

@@ -5,14 +5,11 @@ import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { inNamespace } from '../../../src/linux/netns.ts'
-import { Tcx, tcxObstacle, tcxPrograms } from '../../../src/linux/tcx.ts'
-import { Bed, until } from './bed.ts'
+import { Bed, NO_PROGRAMS, until } from './bed.ts'
 import { lines } from './flows.ts'
 
 const ECHO = fileURLToPath(new URL('./udp-echo.js', import.meta.url))
-const obstacle = tcxObstacle()
-const skip = obstacle === undefined ? false : `no eBPF programs on devices: ${obstacle}`
+const skip = NO_PROGRAMS === undefined ? false : `no eBPF programs on devices: ${NO_PROGRAMS}`
 
 let bed: Bed
 beforeEach(() => {
@@ -54,14 +51,6 @@ const on = (wire: string, local: string): Promise<void> =>
     },
     60,
   )
-
-/** Programs on devices of a host. */
-function programs(name: 'm' | 'c'): number {
-  const links = bed.rtnl[name].links()
-  const on = (index: number): number =>
-    tcxPrograms(index, Tcx.INGRESS).length + tcxPrograms(index, Tcx.EGRESS).length
-  return inNamespace(bed.netns(name), () => links.reduce((sum, { index }) => sum + on(index), 0))
-}
 
 const active = (name: 'm' | 'c', address: string): Promise<void> =>
   until(
@@ -115,12 +104,12 @@ for (const [from, to] of [
     await bed.greeted()
     await active('c', to.first)
     await active('m', to.server)
-    assert.equal(programs('m') + programs('c'), 0, 'nothing has moved')
+    assert.equal(bed.programs('m') + bed.programs('c'), 0, 'nothing has moved')
 
     family(1, from.which, false)
     await on(to.server, to.first)
     await goesOn()
-    assert.ok(programs('m') > 0 && programs('c') > 0)
+    assert.ok(bed.programs('m') > 0 && bed.programs('c') > 0)
     family(2, to.which, true)
     await active('c', to.second)
     family(1, to.which, false)
@@ -140,7 +129,7 @@ for (const [from, to] of [
     await bed.end('c')
     assert.equal(bed.kernelState('m'), bed.before.m)
     assert.equal(bed.kernelState('c'), bed.before.c)
-    assert.equal(programs('m') + programs('c'), 0)
+    assert.equal(bed.programs('m') + bed.programs('c'), 0)
   })
 
 test('a daemon that is killed while flows are on the other family takes them up again', {

@@ -1,12 +1,12 @@
 /** DIME between real hosts: kernel TCP and UDP, unmodified programs, addresses that come and go. */
 import assert from 'node:assert/strict'
-import type { ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { Bed, pause, until } from './bed.ts'
+import { Bed, NO_PROGRAMS, pause, until } from './bed.ts'
+import { echoed, lines, startSession } from './flows.ts'
 
 const PROGRAMS = new URL('../../../lab/programs/', import.meta.url)
 const program = (name: string): string => fileURLToPath(new URL(name, PROGRAMS))
@@ -18,56 +18,7 @@ beforeEach(() => {
 })
 afterEach(() => bed.close())
 
-function lines(child: ChildProcess): { wait(match: string): Promise<string> } {
-  let text = ''
-  child.stdout!.on('data', (bytes) => {
-    text += bytes
-  })
-  return {
-    wait: async (match) => {
-      let found = ''
-      await until(`a line with ${match}`, () => {
-        found = text.split('\n').find((line) => line.includes(match)) ?? ''
-        return found !== ''
-      })
-      return found
-    },
-  }
-}
-
-interface SessionReport {
-  readonly keys: number
-  readonly echoes: number
-  readonly broken: boolean
-  readonly local: string
-}
-
-/** An echo session over TCP, a key every 20 ms; the function returned ends it when the last echo is there. */
-async function session(to: string): Promise<() => Promise<SessionReport>> {
-  const server = bed.spawn(
-    'c',
-    process.execPath,
-    [program('session.js'), JSON.stringify({ role: 'server', port: 22 })],
-    'pipe',
-  )
-  await lines(server).wait('ready')
-  const client = bed.spawn(
-    'm',
-    process.execPath,
-    [program('session.js'), JSON.stringify({ role: 'client', port: 22, host: to, intervalMs: 20 })],
-    'pipe',
-  )
-  const out = lines(client)
-  await out.wait('ready')
-  return async () => {
-    client.stdin!.write('finish\n')
-    return JSON.parse(await out.wait('echoes')) as SessionReport
-  }
-}
-
-function echoed({ broken, echoes, keys }: SessionReport): void {
-  assert.ok(!broken && echoes === keys, `${echoes} of ${keys} echoed`)
-}
+const session = (to: string) => startSession(bed, to)
 
 test('DI-1, DI-2, DI-5, DI-28, DI-33: a connection older than the daemons survives a soft handoff', async () => {
   const finish = await session('10.3.0.2')
@@ -162,37 +113,46 @@ test('DI-6, DI-9a: UDP on unconnected sockets: the server sees one address throu
   assert.deepEqual(atClient.sources, ['10.3.0.2:5005'])
 })
 
-test('a daemon that is killed and started again adopts the maps: no packet is lost by it', async () => {
-  const finish = await session('10.3.0.2')
-  await bed.daemon('c')
-  await bed.daemon('m')
-  await bed.greeted()
-  bed.up(2)
-  bed.down(1)
-  await until('it moved', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.2.0.2'))
-  await until('c has followed', async () => (await bed.sockets('c')).some((s) => s.wire === '10.2.0.2'))
-  await pause(300) // both have written down what they know
-  await bed.end('m', 'SIGKILL')
-  await bed.end('c', 'SIGKILL')
-  // Not `in_pair`: what the lost address had there ends within seconds.
-  const maps = (): string =>
-    ['out_pair', 'in_flow']
-      .map((name) => bed.run('m', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', name))
-      .join()
-  const before = maps()
-  await pause(500)
-  assert.ok(before.includes('10.2.0.2') && maps() === before, 'they translate without a daemon')
-  await bed.daemon('c')
-  await bed.daemon('m')
-  assert.equal(maps(), before)
-  // It still is a peer: back to the first access.
-  bed.up(1)
-  bed.down(2)
-  await until('it moved back', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.1.0.2'))
-  echoed(await finish())
-  await bed.end('m')
-  assert.equal(bed.kernelState('m'), bed.before.m)
-})
+for (const settings of ['fast_path = true', 'fast_path = false'])
+  test(`a daemon that is killed and started again adopts the maps: no packet is lost by it (${settings})`, async () => {
+    bed.settings = settings
+    const finish = await session('10.3.0.2')
+    await bed.daemon('c')
+    await bed.daemon('m')
+    await bed.greeted()
+    bed.up(2)
+    bed.down(1)
+    await until('it moved', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.2.0.2'))
+    await until('c has followed', async () => (await bed.sockets('c')).some((s) => s.wire === '10.2.0.2'))
+    await pause(300) // both have written down what they know
+    const programs = bed.programs('m')
+    await bed.end('m', 'SIGKILL')
+    await bed.end('c', 'SIGKILL')
+    // Not `in_pair`: what the lost address had there ends within seconds.
+    const maps = (): string =>
+      ['out_pair', 'in_flow']
+        .map((name) => bed.run('m', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', name))
+        .join()
+    const before = maps()
+    await pause(500)
+    const kept =
+      settings.endsWith('true') && NO_PROGRAMS === undefined ? programs > 0 : before.includes('10.2.0.2')
+    assert.ok(kept && maps() === before, 'they translate without a daemon')
+    assert.equal(bed.programs('m'), programs)
+    await bed.daemon('c')
+    await bed.daemon('m')
+    assert.equal(maps(), before)
+    assert.equal(bed.programs('m'), programs)
+    // It still is a peer: back to the first access.
+    bed.up(1)
+    bed.down(2)
+    await until('it moved back', async () =>
+      (await bed.sockets('m')).some((s) => s.wire_local === '10.1.0.2'),
+    )
+    echoed(await finish())
+    await bed.end('m')
+    assert.equal(bed.kernelState('m'), bed.before.m)
+  })
 
 test('DI-32: held, then an error to the application when there is no way back', async () => {
   const finish = await session('10.3.0.2')

@@ -1,4 +1,5 @@
 /** Programs with connections, for tests of what becomes of these. */
+import assert from 'node:assert/strict'
 import type { ChildProcess } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { type Bed, until } from './bed.ts'
@@ -28,6 +29,38 @@ export function lines(child: ChildProcess): { wait(match: string): Promise<strin
       return found
     },
   }
+}
+
+export interface SessionReport {
+  readonly keys: number
+  readonly echoes: number
+  readonly broken: boolean
+  readonly local: string
+}
+
+/** An echo session over TCP, a key every 20 ms; the function returned ends it when the last echo is there. */
+export async function startSession(bed: Bed, to: string): Promise<() => Promise<SessionReport>> {
+  const start = async (name: 'm' | 'c', init: object): Promise<[ChildProcess, ReturnType<typeof lines>]> => {
+    const program = bed.spawn(
+      name,
+      process.execPath,
+      [SESSION, JSON.stringify({ port: 22, ...init })],
+      'pipe',
+    )
+    const out = lines(program)
+    await out.wait('ready')
+    return [program, out]
+  }
+  await start('c', { role: 'server' })
+  const [client, out] = await start('m', { role: 'client', host: to, intervalMs: 20 })
+  return async () => {
+    client.stdin!.write('finish\n')
+    return JSON.parse(await out.wait('echoes')) as SessionReport
+  }
+}
+
+export function echoed({ broken, echoes, keys }: SessionReport): void {
+  assert.ok(!broken && echoes === keys, `${echoes} of ${keys} echoed`)
 }
 
 /** A connection from m to c that says something all the time. */

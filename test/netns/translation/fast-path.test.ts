@@ -1,0 +1,93 @@
+/** TCP translated on the devices (fast-path.ts): when it is, when nf_tables does it, and what a firewall sees. */
+import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, test } from 'node:test'
+import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { Bed, NO_PROGRAMS, until } from './bed.ts'
+import { echoed, startSession } from './flows.ts'
+
+const skip = NO_PROGRAMS === undefined ? false : `no eBPF programs on devices: ${NO_PROGRAMS}`
+
+let bed: Bed
+beforeEach(() => {
+  bed = new Bed()
+})
+afterEach(() => bed.close())
+
+async function moveToSecond(): Promise<void> {
+  bed.up(2)
+  bed.down(1)
+  await until('m has moved', async () => (await bed.sockets('m')).some((s) => s.wire_local === '10.2.0.2'))
+  await until('c has followed', async () => (await bed.sockets('c')).some((s) => s.wire === '10.2.0.2'))
+}
+
+/** Flows that nf_tables rewrites when they leave. */
+const leaving = (): boolean =>
+  bed.run('m', 'nft', 'list', 'set', 'ip', 'godwit_main_dime', 'out_flow').includes('tcp')
+
+test('DI-8, DI-12: TCP is translated on the devices while the routes agree, and nothing of it is left', {
+  skip,
+}, async () => {
+  const finish = await startSession(bed, '10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  assert.equal(bed.programs('m') + bed.programs('c'), 0, 'nothing has moved')
+  await moveToSecond()
+  assert.ok(bed.programs('m') > 0 && bed.programs('c') > 0)
+  assert.ok(!leaving())
+  // A route that the address of the socket takes and that on the wire does not.
+  const { m } = bed.rtnl
+  const rule = { family: 4, priority: 77, table: 77, from: '10.1.0.2/32' } as const
+  m.addRule(rule)
+  m.addRoute({ to: 'default', via: '10.2.0.99', dev: 'acc2', table: 77 })
+  await until('nf_tables rewrites what leaves', leaving)
+  m.deleteRule(rule)
+  m.flushRoutes({ table: 77 })
+  await until('the devices do again', () => !leaving())
+  echoed(await finish())
+  for (const name of ['m', 'c'] as const) {
+    await bed.end(name)
+    assert.equal(bed.kernelState(name), bed.before[name])
+  }
+})
+
+test('strict reverse-path filters: nf_tables translates TCP too', async () => {
+  for (const [name, device] of [
+    ['m', 'acc2'],
+    ['c', 'wan'],
+  ] as const)
+    new KernelSysctls(bed.netns(name)).set(`net.ipv4.conf.${device}.rp_filter`, 1)
+  const finish = await startSession(bed, '10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  await moveToSecond()
+  assert.equal(bed.programs('m') + bed.programs('c'), 0)
+  assert.ok(leaving())
+  echoed(await finish())
+})
+
+test('a firewall that takes established connections alone takes one that has moved', { skip }, async () => {
+  const finish = await startSession(bed, '10.3.0.2')
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+  const rules = join(bed.folder, 'firewall')
+  writeFileSync(
+    rules,
+    `table ip firewall {
+      chain input {
+        type filter hook input priority 0; policy drop;
+        ct state invalid drop
+        ct state established,related accept
+        udp dport 55404 accept
+      }
+      chain output { type filter hook output priority 0; policy accept; ct state invalid drop; }
+    }\n`,
+  )
+  for (const name of ['m', 'c'] as const) bed.run(name, 'nft', '-f', rules)
+  await moveToSecond()
+  echoed(await finish())
+})
