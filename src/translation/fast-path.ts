@@ -8,8 +8,9 @@
  * that has moved. So nf_tables must rewrite what leaves after tracking has seen it, as it does while this is in use.
  * Not where reverse-path filters are strict: they would compare the addresses of the socket with the device.
  *
- * `add` comes before the transaction of nf_tables and `trim` after it: between them both know a flow that goes from one to
- * the other, which the second then does not find.
+ * To put a program on a device takes the kernel tens of milliseconds, more than a handover: `cover` and `uncover` are for
+ * afterwards, and nf_tables translates meanwhile. `add` comes before its transaction and `trim` after it: between them both
+ * know a flow that goes from one to the other, which the second then does not find.
  */
 import { concat, equal } from '../core/bytes.ts'
 import { closeFd, KernelError } from '../linux/libc.ts'
@@ -34,6 +35,7 @@ const MOST_ADDRESSES = 10_000
 const TCP = 6
 const NAME = { arriving: 'godwit_fastin', leaving: 'godwit_fastout' } as const
 const WAYS = ['arriving', 'leaving'] as const
+type Way = (typeof WAYS)[number]
 const WHERE = { arriving: Tcx.INGRESS, leaving: Tcx.EGRESS } as const
 const NAMES = Object.keys(FAST_MAPS) as FastMap[]
 
@@ -45,8 +47,10 @@ interface Element {
 }
 type Share = Readonly<Record<FastMap, ReadonlyMap<string, Element>>>
 
-interface Installed {
+interface Prepared {
   readonly maps: Readonly<Record<FastMap, BpfMap>>
+  /** Descriptors of the programs, by direction and whether the device has Ethernet headers. */
+  readonly programs: Map<string, number>
   /** Devices with the programs, by index. */
   readonly devices: Set<number>
 }
@@ -71,9 +75,9 @@ export class FastPathDevices {
     { readonly hid: number; readonly out: Element; readonly in: Element }
   >()
   readonly #addresses = new Map<Ip, Uint8Array>()
-  #installed: Installed | undefined
-  /** Whether no device has a program of ours: at first an earlier run may have left some. */
-  #clean = false
+  #prepared: Prepared | undefined
+  /** Whether programs that an earlier run left have been dealt with. */
+  #known = false
 
   constructor(rtnl: Rtnl, init: FastPathInit) {
     this.#rtnl = rtnl
@@ -88,13 +92,13 @@ export class FastPathDevices {
     hosts: readonly (readonly [hid: number, compiled: Compiled])[],
     devices: ReadonlyMap<Ip, string>,
   ): void {
-    const indexes = new Map<string, number>()
+    const indexes = new Map<Ip, number>()
     const device = (ip: Ip): number => {
-      const name = devices.get(ip) ?? ''
-      let index = indexes.get(name)
+      let index = indexes.get(ip)
       if (index === undefined) {
-        index = this.#rtnl.link(name)?.index ?? 0
-        indexes.set(name, index)
+        const name = devices.get(ip)
+        index = name === undefined ? 0 : (this.#rtnl.link(name)?.index ?? 0)
+        indexes.set(ip, index)
       }
       return index
     }
@@ -118,10 +122,9 @@ export class FastPathDevices {
       else this.#hosts.set(hid, wanted)
     }
     if (this.#hosts.size === 0) return
-    const { maps } = this.#install()
+    const { maps } = this.#prepare()
     // What is looked up last comes first.
     for (const name of NAMES.toReversed()) put(maps[name], come[name])
-    this.cover(devices)
   }
 
   #leave(name: FastMap, hid: number, element: Element): void {
@@ -134,7 +137,7 @@ export class FastPathDevices {
 
   /** Lets go of what nobody wants any more. */
   trim(): void {
-    const maps = this.#installed?.maps
+    const maps = this.#prepared?.maps
     for (const name of NAMES) {
       for (const [text, { key }] of this.#left[name]) {
         const claims = this.#claims[name].get(text)
@@ -145,7 +148,11 @@ export class FastPathDevices {
       }
       this.#left[name].clear()
     }
-    if (this.#hosts.size === 0) this.#remove()
+  }
+
+  /** Whether it has any flows. */
+  get used(): boolean {
+    return this.#hosts.size > 0
   }
 
   /** Forgets all flows; `trim` takes them out. */
@@ -155,62 +162,103 @@ export class FastPathDevices {
     this.#hosts.clear()
   }
 
-  /** Puts the programs on these devices, while there are flows. */
-  cover(devices: ReadonlyMap<Ip, string>): void {
-    const installed = this.#installed
-    if (installed === undefined) return
-    for (const name of new Set(devices.values())) {
-      const link = this.#rtnl.link(name)
-      if (link === undefined || installed.devices.has(link.index)) continue
-      for (const way of WAYS) this.#attach(installed, link.index, way, link.mac !== '')
-      installed.devices.add(link.index)
-    }
+  /**
+   * Makes maps and programs ahead of the move that needs them, which takes tens of milliseconds. Throws KernelError when the
+   * kernel refuses them.
+   */
+  prepare(): void {
+    const prepared = this.#prepare()
+    for (const way of WAYS) this.#program(prepared, way, true)
   }
 
-  #install(): Installed {
-    if (this.#installed !== undefined) return this.#installed
+  #prepare(): Prepared {
+    if (this.#prepared !== undefined) return this.#prepared
     const maps = perMap((name) =>
       createHash(`godwit_${name.replace('_', '')}`, FAST_MAPS[name].key, FAST_MAPS[name].value, MOST_FLOWS),
     )
-    this.#installed = { maps, devices: new Set() }
-    this.#clean = false
-    return this.#installed
+    this.#prepared = { maps, programs: new Map(), devices: new Set() }
+    return this.#prepared
+  }
+
+  #program({ maps, programs }: Prepared, way: Way, ethernet: boolean): number {
+    const kind = `${way} ${ethernet}`
+    let program = programs.get(kind)
+    if (program === undefined) {
+      const code = fastPathProgram({ way, ethernet, maps: perMap((name) => maps[name].fd) })
+      program = loadProgram(NAME[way], code, WHERE[way])
+      programs.set(kind, program)
+    }
+    return program
+  }
+
+  /** Whether the programs are on any device. */
+  get attached(): boolean {
+    return (this.#prepared?.devices.size ?? 0) > 0
+  }
+
+  covers(device: string): boolean {
+    const index = this.#rtnl.link(device)?.index
+    return index !== undefined && this.#prepared?.devices.has(index) === true
+  }
+
+  /** Puts the programs on these devices. True when one had none. */
+  cover(devices: Iterable<string>): boolean {
+    const prepared = this.#prepare()
+    const before = prepared.devices.size
+    for (const name of new Set(devices)) {
+      const link = this.#rtnl.link(name)
+      if (link === undefined || prepared.devices.has(link.index)) continue
+      for (const way of WAYS) this.#attach(link.index, way, this.#program(prepared, way, link.mac !== ''))
+      prepared.devices.add(link.index)
+    }
+    this.#forgetEarlier(prepared.devices)
+    return prepared.devices.size > before
+  }
+
+  /** Takes the programs off all devices. */
+  uncover(): void {
+    if (this.attached) this.cleanUp()
+    else this.#forgetEarlier(new Set())
+  }
+
+  #forgetEarlier(but: ReadonlySet<number>): void {
+    if (!this.#known) this.#detach(but)
+    this.#known = true
   }
 
   /** The new program is there before an old one goes. */
-  #attach({ maps }: Installed, index: number, way: keyof typeof NAME, ethernet: boolean): void {
-    const code = fastPathProgram({ way, ethernet, maps: perMap((name) => maps[name].fd) })
-    const program = loadProgram(NAME[way], code, WHERE[way])
-    try {
-      inNamespace(this.#init.netns, () => {
-        const before = tcxPrograms(index, WHERE[way])
-        attachTcx(index, WHERE[way], program)
-        detachTcx(index, WHERE[way], NAME[way], before)
-      })
-    } finally {
-      closeFd(program)
-    }
+  #attach(index: number, way: Way, program: number): void {
+    inNamespace(this.#init.netns, () => {
+      const before = tcxPrograms(index, WHERE[way])
+      attachTcx(index, WHERE[way], program)
+      detachTcx(index, WHERE[way], NAME[way], before)
+    })
   }
 
-  #remove(): void {
-    if (this.#clean) return
-    const before = this.#installed
-    this.#installed = undefined
-    this.cleanUp()
-    this.#clean = true
-    for (const name of NAMES) if (before !== undefined) closeFd(before.maps[name].fd)
+  /** Lets go of maps and programs; what is on devices stays there. */
+  close(): void {
+    const prepared = this.#prepared
+    this.#prepared = undefined
+    for (const fd of prepared?.programs.values() ?? []) closeFd(fd)
+    for (const { fd } of Object.values(prepared?.maps ?? {})) closeFd(fd)
   }
 
   /** Takes the programs off all devices, those of an earlier run too. */
   cleanUp(): void {
+    this.#detach(new Set())
+    this.#prepared?.devices.clear()
+  }
+
+  #detach(but: ReadonlySet<number>): void {
     for (const { index } of this.#rtnl.links())
-      inNamespace(this.#init.netns, () => {
-        try {
-          for (const way of WAYS) detachTcx(index, WHERE[way], NAME[way])
-        } catch (error) {
-          if (!(error instanceof KernelError)) throw error // a kernel without them, or a device that has just gone
-        }
-      })
+      if (!but.has(index))
+        inNamespace(this.#init.netns, () => {
+          try {
+            for (const way of WAYS) detachTcx(index, WHERE[way], NAME[way])
+          } catch (error) {
+            if (!(error instanceof KernelError)) throw error // a kernel without them, or a device that has just gone
+          }
+        })
   }
 
   /** What a host's flows become. One whose foreign address is now an own one the stack would take for forged. */

@@ -59,6 +59,8 @@ const RESERVE_MS = 200
 const FIRST_EPHEMERAL = 1024
 /** TCP has repeated itself this often: the path is in doubt. */
 const SUSPICIOUS_RETRANSMITS = 2
+/** After the last change, for what may take a while. */
+const COVER_MS = 300
 
 export interface TranslationOptions {
   /** Part of the names of kernel state. */
@@ -144,6 +146,7 @@ export class TranslationService {
   #pumping: NodeJS.Immediate | undefined
   #settling: NodeJS.Immediate | undefined
   #reserveTimer: NodeJS.Timeout | undefined
+  #covering: NodeJS.Timeout | undefined
   #translating = false
   /** Whether identifiers and what stands behind them have to be looked at, which nobody waits for. */
   #unsettled = false
@@ -251,7 +254,14 @@ export class TranslationService {
     this.#refresh()
     this.#scheduleScan()
     this.#seeker.start()
-    setImmediate(() => rehearse(this.#clock, this.#init.random ?? nodeRandom))
+    setImmediate(() => this.#getReady())
+  }
+
+  /** What the first move would otherwise wait for. */
+  #getReady(): void {
+    if (!this.#running) return
+    rehearse(this.#clock, this.#init.random ?? nodeRandom)
+    if (this.#wantsFastPath()) this.#tryFastPath(() => this.#fastPath.prepare())
   }
 
   /** `keep`: leave the maps in the kernel, for a daemon that will be started again. */
@@ -264,6 +274,7 @@ export class TranslationService {
     clearTimeout(this.#lookTimer)
     this.#seeker.stop()
     clearTimeout(this.#reserveTimer)
+    clearTimeout(this.#covering)
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)
     clearImmediate(this.#settling)
@@ -272,6 +283,7 @@ export class TranslationService {
     if (keep) this.#state.save()
     else this.cleanUp()
     this.#outage.close()
+    this.#fastPath.close()
     this.#kernel.close()
     this.#sockets.close()
     this.#rtnl.close()
@@ -349,7 +361,6 @@ export class TranslationService {
     this.#outage.hold(own)
     const changed = this.#network.route(addresses, this.#translating)
     this.#links.set(this.#devices)
-    this.#fastPath.cover(this.#devices)
     this.machine.handleLocal(addresses, now)
     if (changed) this.machine.handleRoutes(now)
     this.#unsettled = true
@@ -468,6 +479,7 @@ export class TranslationService {
     this.#outage.identify(this.#own)
     this.#reroute()
     if (this.tables.changed) this.#pump()
+    if (this.#translating) this.#coverSoon()
   }
 
   #lookAgain(): void {
@@ -536,7 +548,7 @@ export class TranslationService {
 
   /** The kernel translates these hosts as their tables say now. */
   #apply(hids: readonly number[]): void {
-    const fast = this.#wantsFastPath()
+    const fast = this.#fastPath.attached && this.#wantsFastPath()
     // All hosts change with it: connection tracking must see their packets in one form, leaving and arriving.
     if (fast !== this.#fast) hids = [...new Set([...hids, ...this.tables.hosts.keys()])]
     this.#fast = fast
@@ -544,19 +556,14 @@ export class TranslationService {
       this.#fastWays.delete(hid)
       return [hid, compile(this.tables, [hid], (flow, wire) => this.#takesFastPath(hid, flow, wire))] as const
     })
-    if (fast)
-      try {
-        this.#fastPath.add(compiled, this.#devices)
-      } catch (error) {
-        if (!(error instanceof KernelError)) throw error
-        this.#init.recorder.log('warn', `TCP is translated by nf_tables alone: ${error.message}`)
-        this.#fastRefused = true
-        this.#apply(hids)
-        return
-      }
-    else this.#fastPath.clear()
+    if (fast && !this.#tryFastPath(() => this.#fastPath.add(compiled, this.#devices))) {
+      this.#apply(hids)
+      return
+    }
+    if (!fast) this.#fastPath.clear()
     this.#kernel.apply(compiled, fast)
     this.#fastPath.trim()
+    this.#coverSoon()
     this.#outage.hold(this.#own)
     this.#unsettled = true
     const crossedBefore = this.#crossed.size
@@ -593,6 +600,33 @@ export class TranslationService {
     this.#state.saveSoon()
   }
 
+  /** What the fast path needs on devices, when nothing else is urgent: nf_tables translates meanwhile. */
+  #coverSoon(): void {
+    clearTimeout(this.#covering)
+    this.#covering = setTimeout(() => {
+      if (!this.#running) return
+      const wanted = this.#wantsFastPath() && this.#translating
+      if (!wanted) this.#fastPath.uncover()
+      else this.#tryFastPath(() => this.#fastPath.cover(this.#devices.values()))
+      if (this.#fast !== (wanted && this.#fastPath.attached))
+        for (const hid of this.tables.hosts.keys()) this.tables.touch(hid)
+      this.#reroute()
+      if (this.tables.changed) this.#pump()
+    }, COVER_MS).unref()
+  }
+
+  /** False, and never again, when the kernel refuses. */
+  #tryFastPath(action: () => void): boolean {
+    try {
+      action()
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+      this.#init.recorder.log('warn', `TCP is translated by nf_tables alone: ${error.message}`)
+      this.#fastRefused = true
+    }
+    return !this.#fastRefused
+  }
+
   #wantsFastPath(): boolean {
     return !this.#fastRefused && [...new Set(this.#devices.values())].every((d) => this.#network.isLoose(d))
   }
@@ -606,20 +640,24 @@ export class TranslationService {
     let way = ways.get(key)
     if (way === undefined) {
       const { local, foreign } = flow
-      way = { bound: { local, foreign }, wire, same: this.#network.sameWay(flow, wire) }
+      way = { bound: { local, foreign }, wire, same: this.#agree(flow, wire) }
       ways.set(key, way)
     }
     return way.same
   }
 
+  /** Whether packets of a bound pair come to the program that gives them the pair of the wire, and leave there as they should. */
+  #agree(bound: Pair, wire: Pair): boolean {
+    const device = this.#devices.get(wire.local)
+    return device !== undefined && this.#fastPath.covers(device) && this.#network.sameWay(bound, wire)
+  }
+
   /** After a change of routes: flows that take another way out of the stack now, and filters that have become strict. */
   #reroute(): void {
     this.#network.routesChanged()
-    if (this.#fast !== this.#wantsFastPath() && this.#fastWays.size > 0)
-      for (const hid of this.#fastWays.keys()) this.tables.touch(hid)
     for (const [hid, ways] of this.#fastWays)
       for (const { bound, wire, same } of ways.values())
-        if (same !== this.#network.sameWay(bound, wire)) this.tables.touch(hid)
+        if (same !== this.#agree(bound, wire)) this.tables.touch(hid)
   }
 
   /**

@@ -35,8 +35,8 @@ test('DI-8, DI-12: TCP is translated on the devices while the routes agree, and 
   await bed.greeted()
   assert.equal(bed.programs('m') + bed.programs('c'), 0, 'nothing has moved')
   await moveToSecond()
-  assert.ok(bed.programs('m') > 0 && bed.programs('c') > 0)
-  assert.ok(!leaving())
+  await until('programs on the devices', () => bed.programs('m') > 0 && bed.programs('c') > 0)
+  await until('nf_tables has nothing to rewrite', () => !leaving())
   // A route that the address of the socket takes and that on the wire does not.
   const { m } = bed.rtnl
   const rule = { family: 4, priority: 77, table: 77, from: '10.1.0.2/32' } as const
