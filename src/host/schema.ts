@@ -247,7 +247,7 @@ const dime = z
       .boolean()
       .default(true)
       .describe(
-        'Translate TCP over IPv4 on the devices instead of in nf_tables, where the kernel can (Linux 6.6 or newer) and reverse-path filters are not strict.',
+        'Translate TCP over IPv4 on the devices instead of in nf_tables: where the kernel can (Linux 6.6 or newer), reverse-path filters are not strict, and there are not more than a thousand connections.',
       ),
     watch_udp: z
       .boolean()
