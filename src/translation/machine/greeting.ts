@@ -4,6 +4,7 @@
  * change (DI-40), and one-to-one hosts behind NATs that do not know IHMP (DI-45).
  */
 import { compare, concat, equal, equalConstantTime } from '../../core/bytes.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import { advertised } from '../policy.ts'
 import { bytesOf, type Ip, ipOf, type Pair, pairKey, samePair } from '../tables.ts'
 import { Control, type IhmpMessage, Option } from '../wire.ts'
@@ -54,8 +55,7 @@ export class Greeting {
   readonly #paths: Paths
   readonly #movement: Movement
   readonly #halfOpen = new Map<string, HalfOpen>()
-  #tokens = HELLO_RATE
-  #tokensAt = 0
+  readonly #hellos = new TokenBucket(HELLO_RATE)
 
   constructor(state: IhmpState, messages: Messages, paths: Paths, movement: Movement) {
     this.#state = state
@@ -113,7 +113,7 @@ export class Greeting {
       this.#messages.send(waiting.answer, pair, port)
       return
     }
-    if (!this.#allowed(now) || !this.#state.components.hasFlow(pair.local, pair.foreign)) return
+    if (!this.#hellos.take(now) || !this.#state.components.hasFlow(pair.local, pair.foreign)) return
     if (message.challenge === undefined || message.cookie === undefined) return
     const existing = this.#state.byActive(pair.foreign)
     if (message.newKey !== undefined && existing?.row.key !== undefined) {
@@ -355,16 +355,6 @@ export class Greeting {
     if (!this.#messages.fresh(host, message, pair, port)) return
     host.row.key = message.newKey
     this.#messages.acknowledge(host, message, pair, port, {})
-  }
-
-  // --------------------------------------------------------------------------------------------------- limits
-
-  #allowed(now: number): boolean {
-    this.#tokens = Math.min(HELLO_RATE, this.#tokens + ((now - this.#tokensAt) * HELLO_RATE) / 1000)
-    this.#tokensAt = now
-    if (this.#tokens < 1) return false
-    this.#tokens--
-    return true
   }
 
   nextTimeout(): number {

@@ -9,6 +9,7 @@
 import type { LocalAddress } from '../policy.ts'
 import { type Ip, ipOf, type Pair, pairKey, type SocketRow } from '../tables.ts'
 import { Control, type IhmpMessage, ihmp, MAX_MESSAGE } from '../wire.ts'
+import { Forgeries } from './forgeries.ts'
 import { Greeting } from './greeting.ts'
 import type { Host } from './host.ts'
 import { Messages } from './messages.ts'
@@ -24,6 +25,7 @@ export class IhmpMachine {
   readonly #paths: Paths
   readonly #movement: Movement
   readonly #greeting: Greeting
+  readonly #forgeries = new Forgeries()
 
   constructor(components: IhmpComponents, options: Partial<IhmpOptions> = {}) {
     this.#state = new IhmpState(components, options)
@@ -177,7 +179,11 @@ export class IhmpMachine {
         this.#greeting.handleHelloAck(message, bytes, pair, port, now)
         return
       case Control.NAT_ENTRY:
-        handleNatEntry(this.#state, this.#messages, message, bytes, pair, port)
+        if (
+          !this.#forgeries.admits(pair.foreign, now) ||
+          !handleNatEntry(this.#state, this.#messages, message, bytes, pair, port)
+        )
+          this.#refuse(pair, now)
         return
       case Control.ROUTER_ACK:
         return
@@ -189,15 +195,24 @@ export class IhmpMachine {
   #handlePeer(message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number, now: number): void {
     const acknowledges = message.control === Control.ACK
     if (acknowledges && this.#greeting.complete(message, bytes, pair, now)) return
-    const host = this.#messages.authenticate(message, bytes)
+    const awaited = acknowledges && this.#messages.awaits(message)
+    const host =
+      awaited || this.#forgeries.admits(pair.foreign, now)
+        ? this.#messages.authenticate(message, bytes)
+        : undefined
     if (host === undefined) {
-      this.#state.stats.unauthenticated++
+      this.#refuse(pair, now)
       return
     }
     if (!this.#messages.fresh(host, message, pair, port)) return
     if (this.#state.know(host, pair.foreign)) host.ports.set(pair.foreign, port)
     if (acknowledges) this.#movement.handleAck(host, message, pair, now)
     else this.#movement.handleUpdate(host, message, pair, port, now)
+  }
+
+  #refuse({ foreign }: Pair, now: number): void {
+    this.#state.stats.unauthenticated++
+    this.#forgeries.failed(foreign, now)
   }
 
   // ---------------------------------------------------------------------------------------------------- outputs

@@ -211,6 +211,13 @@ export class Messages {
 
   // ------------------------------------------------------------------------------------------------- identity
 
+  /** Whether an acknowledgement has the number of a request to the host that it says it is from. */
+  awaits(message: IhmpMessage): boolean {
+    for (const host of this.#state.byAddress(ipOf(message.hostId)))
+      for (const request of host.requests) if (request.message.sequence === message.sequence) return true
+    return false
+  }
+
   /** The host that a message is from: its Host ID says who it claims to be, its authenticator whether it is. */
   authenticate(message: IhmpMessage, bytes: Uint8Array): Host | undefined {
     for (const host of this.#state.byAddress(ipOf(message.hostId))) {

@@ -5,6 +5,9 @@ import type { Messages } from './messages.ts'
 import type { IhmpState } from './state.ts'
 
 /** From a trusted NAT, about a host that has moved behind it. */
+/** Renumbered connections of one host; the oldest makes room. */
+const MOST_PORTS = 10_000
+
 export function handleNatEntry(
   state: IhmpState,
   messages: Messages,
@@ -12,16 +15,12 @@ export function handleNatEntry(
   bytes: Uint8Array,
   pair: Pair,
   port: number,
-): void {
+): boolean {
   const { mapping } = message
-  if (mapping === undefined) return
+  const host = mapping && state.byActive(ipOf(mapping.nat))
+  if (mapping === undefined || host === undefined || !host.nats.has(ipOf(mapping.nat))) return false
   const { nats } = state.options
-  const trusted = nats === 'any' || nats.some((key) => messages.verifies(key, message, bytes))
-  const host = state.byActive(ipOf(mapping.nat))
-  if (!trusted || host === undefined || !host.nats.has(ipOf(mapping.nat))) {
-    state.stats.unauthenticated++
-    return
-  }
+  if (nats !== 'any' && !nats.some((key) => messages.verifies(key, message, bytes))) return false
   const entry = {
     protocol: mapping.protocol,
     foreignPort: mapping.hostPort,
@@ -33,7 +32,9 @@ export function handleNatEntry(
       p.protocol === entry.protocol && p.foreignPort === entry.foreignPort && p.localPort === entry.localPort,
   )
   if (same >= 0) host.row.ports.splice(same, 1)
+  else if (host.row.ports.length >= MOST_PORTS) host.row.ports.shift()
   host.row.ports.push(entry)
   state.changed(host)
   messages.acknowledge(host, message, pair, port, {})
+  return true
 }

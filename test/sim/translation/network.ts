@@ -39,6 +39,8 @@ export class SimHost {
   known = new Map<Ip, Uint8Array>()
   preferred: Ip | undefined
   flows: Pair[] = []
+  /** Signatures checked. */
+  checked = 0
 
   constructor(
     network: SimNetwork,
@@ -54,7 +56,13 @@ export class SimHost {
           return out
         },
       },
-      crypto: nodeIhmpCrypto,
+      crypto: {
+        ...nodeIhmpCrypto,
+        verify: (key, bytes, signature) => {
+          this.checked++
+          return nodeIhmpCrypto.verify(key, bytes, signature)
+        },
+      },
       keys: { own: () => this.key, known: (ip) => this.known.get(ip) },
       wall,
       hasFlow: (local, foreign) => this.flows.some((f) => f.local === local && f.foreign === foreign),

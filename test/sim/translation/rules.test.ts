@@ -308,6 +308,26 @@ test('a peer with no end of addresses is believed of few, goes on, and no crowd 
   assert.deepEqual(row.current[4], { local: F, foreign: B })
 })
 
+test('forged messages cost a bounded number of signature checks, and moves of their victim are followed', () => {
+  const { net, mh, ch } = pairOfHosts()
+  const mark = net.log.length
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 5_000)
+  const update = net.log.slice(mark).find(({ to }) => to === F)!
+  ch.checked = 0
+  for (let i = 0; i < 5_000; i++) {
+    const forged = update.bytes.slice()
+    forged[forged.length - 1 - (i % 60)]! ^= 1 + (i % 255)
+    const source = i % 2 === 0 ? '10.66.0.6' : `10.67.${(i >> 8) & 255}.${i & 255}`
+    ch.machine.handleMessage(forged, { local: F, foreign: source }, 0, net.now + i / 5)
+  }
+  assert.ok(ch.checked > 0 && ch.checked <= 1_000, `${ch.checked} checks of 5,000 in a second`)
+  net.run(net.now + 2_000)
+  mh.set(`${B}/24`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
+})
+
 test('E-6: a host that is reached over public addresses hears nothing of private ones', () => {
   const net = new SimNetwork()
   const [mh, ch] = [net.host(), net.host()]
