@@ -4,10 +4,10 @@ import type { IhmpMessage } from '../wire.ts'
 import type { Messages } from './messages.ts'
 import type { IhmpState } from './state.ts'
 
-/** From a trusted NAT, about a host that has moved behind it. */
 /** Renumbered connections of one host; the oldest makes room. */
 const MOST_PORTS = 10_000
 
+/** From a trusted NAT, about a host that has moved behind it. False when it is neither. */
 export function handleNatEntry(
   state: IhmpState,
   messages: Messages,
