@@ -129,31 +129,33 @@ export class Outage {
   }
 
   /**
-   * Sends the kept segments of a host's flows over the pair that works now. The oldest of each is repeated, because the
-   * host at the other end may not have switched when the first arrives, and its answer then goes astray; a segment too
-   * many does no harm. More than a new connection may send at once are spread over a round trip, and sent as what was
-   * delayed; `device` is where all of it leaves.
+   * Sends the kept segments of a host's flows over the pair that works now, those of its family alone: from a raw socket
+   * they do not wait as their own socket's would, but leave with an address that a NAT takes for a stranger's. The
+   * oldest of each is repeated, because the host at the other end may not have switched when the first arrives, and its
+   * answer then goes astray; a segment too many does no harm. More than a new connection may send at once are spread
+   * over a round trip, and sent as what was delayed; `device` is where all of it leaves.
    */
-  kick(hid: number, device: string, rtt: number = UNKNOWN_RTT_MS): void {
+  kick(hid: number, pair: Pair, device: string, rtt: number = UNKNOWN_RTT_MS): void {
     const parked = this.#parking?.any() === true
     const watched = this.#watch?.any() === true
     if (!parked && !watched) return
-    const row = this.#tables.hosts.get(hid)
+    const family = familyOf(pair.local)
     const paced = this.#network.paces(device)
     const flows = new Map<string, Pair>()
     for (const flow of this.#tables.flows(hid))
-      if (flow.protocol === 6) flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
-    const wanted = (s: Segment): boolean => flows.has(`${s.sourcePort} ${s.destinationPort}`)
+      if (flow.protocol === 6 && familyOf(flow.local) === family)
+        flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
+    const width = family === 4 ? 4 : 16
+    const wanted = (s: Segment): boolean =>
+      s.source.length === width && flows.has(`${s.sourcePort} ${s.destinationPort}`)
     for (const kept of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
       const segments: Segment[] = []
       for (const segment of kept) {
-        const pair = row?.current[segment.source.length === 4 ? 4 : 6]
-        if (pair === undefined) continue
         const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
         // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
         if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
           segments.push(segment)
-        else if (!samePair(from, pair) && familyOf(from.local) === familyOf(pair.local))
+        else if (!samePair(from, pair))
           segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
       }
       const bulk = segments.length > RESTART_SEGMENTS && !paced

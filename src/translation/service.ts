@@ -458,7 +458,8 @@ export class TranslationService {
       if (out.kind === 'apply') this.#apply(out.hids)
       else if (out.kind === 'send') this.#links.send(out.bytes, out.pair, out.port)
       else later.push(out)
-    for (const out of later) if (out.kind === 'handover') this.#kick(out.hid, out.to)
+    for (const out of later)
+      if (out.kind === 'handover' && familyOf(out.to.local) === out.family) this.#kick(out.hid, out.to)
     for (const out of later) this.#happened(out)
     if (this.#unsettled) this.#settling ??= setImmediate(() => this.#settle())
     clearTimeout(this.#timer)
@@ -513,9 +514,9 @@ export class TranslationService {
     }
   }
 
-  #kick(hid: number, { local }: Pair): void {
-    const device = this.#devices.get(local)
-    if (device !== undefined) this.#outage.kick(hid, device, this.machine.host(hid)?.rtt)
+  #kick(hid: number, pair: Pair): void {
+    const device = this.#devices.get(pair.local)
+    if (device !== undefined) this.#outage.kick(hid, pair, device, this.machine.host(hid)?.rtt)
   }
 
   /** A host may have moved in a family in which no flow is. */

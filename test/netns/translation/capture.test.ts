@@ -193,7 +193,7 @@ test('DI-41, DI-42: on the wire: a NAT that knows IHMP sets NS and tells the map
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
-  await bed.daemon('r', 'dime', 'nat', 'lan2', 'lan3', '--ports', '50000-50100')
+  await bed.daemon('r', 'dime', 'nat', 'lan2', 'lan3', '--ports', '20000-20100')
   bed.down(1)
   await until('m has no address', async () => (await bed.hosts('m')).every((h) => h.detached))
   bed.up(2)

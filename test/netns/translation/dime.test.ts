@@ -227,7 +227,7 @@ test('DI-42, Fig. 6: a connection moves behind a NAT that knows IHMP and renumbe
   await bed.daemon('c')
   await bed.daemon('m')
   await bed.greeted()
-  await bed.daemon('r', 'dime', 'nat', 'lan2', 'lan3', '--ports', '50000-50100')
+  await bed.daemon('r', 'dime', 'nat', 'lan2', 'lan3', '--ports', '20000-20100')
   bed.down(1)
   await until('m is detached', async () => (await bed.hosts('m')).some((h) => h.detached))
   bed.up(2)
