@@ -247,7 +247,7 @@ const dime = z
       .boolean()
       .default(true)
       .describe(
-        'Translate TCP over IPv4 on the devices instead of in nf_tables: where the kernel can (Linux 6.6 or newer), reverse-path filters are not strict, and there are not more than a thousand connections.',
+        'Translate TCP over IPv4 on the devices instead of in nf_tables: where the kernel can (Linux 6.6 or newer), reverse-path filters are not strict, connections are not tracked, and there are at most a thousand of them.',
       ),
     watch_udp: z
       .boolean()

@@ -4,9 +4,8 @@
  * that leave are taken if the routes lead the addresses that the socket knows the same way as those on the wire;
  * else nf_tables rewrites them, and they are routed again.
  *
- * Above the devices everything sees the addresses of the socket, connection tracking too: a firewall knows a connection
- * that has moved. So nf_tables must rewrite what leaves after tracking has seen it, as it does while this is in use.
- * Not where reverse-path filters are strict: they would compare the addresses of the socket with the device.
+ * Not where reverse-path filters are strict: they would compare the addresses of the socket with the device. Nor where
+ * connections are tracked: tracking would see one that has moved in two forms, first that of nf_tables.
  *
  * To put a program on a device takes the kernel tens of milliseconds, more than a handover: `cover` and `uncover` are for
  * afterwards, and nf_tables translates meanwhile. `add` comes before its transaction and `trim` after it: between them both

@@ -67,8 +67,6 @@ export class StackTransKernel {
   readonly #found: Record<4 | 6, Maps> = { 4: emptyMaps(), 6: emptyMaps() }
   readonly #elements: Record<4 | 6, number> = { 4: 0, 6: 0 }
   readonly #translating: Record<4 | 6, boolean> = { 4: false, 6: false }
-  /** Whether the chains leave TCP to the devices; undefined: not known of what an earlier run left. */
-  readonly #fast: Record<4 | 6, boolean | undefined> = { 4: undefined, 6: undefined }
   /** Whether the chains for renumbered ports are there. */
   readonly #ports: Record<4 | 6, boolean> = { 4: false, 6: false }
   readonly #addresses = new Map<Ip, Uint8Array>()
@@ -112,18 +110,17 @@ export class StackTransKernel {
   /**
    * Makes the kernel translate these hosts as their tables say (`compile` of each alone). The first call must name all
    * hosts: what an earlier run left of others is removed. Tables appear when they are first needed, and go when they are
-   * not. `fast`: TCP over IPv4 is translated on the devices as far as possible.
+   * not.
    */
-  apply(hosts: readonly (readonly [hid: number, compiled: Compiled])[], fast = false): void {
+  apply(hosts: readonly (readonly [hid: number, compiled: Compiled])[]): void {
     for (const family of FAMILIES)
       this.#applyFamily(
         family,
         hosts.map(([hid, compiled]) => [hid, this.#encode(compiled[family])]),
-        fast && family === 4,
       )
   }
 
-  #applyFamily(family: 4 | 6, hosts: readonly (readonly [number, Maps])[], fast: boolean): void {
+  #applyFamily(family: 4 | 6, hosts: readonly (readonly [number, Maps])[]): void {
     const changes = this.#differences(family, hosts)
     let count = 0
     for (const name of MAPS) {
@@ -131,22 +128,17 @@ export class StackTransKernel {
       this.#elements[family] += come.length - gone.length
       count += come.length + gone.length
     }
+    if (count === 0) return
     this.#changes += count
     if (this.#elements[family] === 0) {
-      if (count > 0) this.#remove(family)
+      this.#remove(family)
       return
     }
-    if (count === 0 && this.#fast[family] === fast) return
     const layout = LAYOUT[family]
     const batch = new NfBatch(1, 1 << 16)
     const ports = changes.out_port.come.length + changes.in_wait.come.length > 0
-    if (!this.#translating[family] || this.#fast[family] !== fast || (ports && !this.#ports[family]))
-      installTables(batch, layout, this.#table, {
-        translate: true,
-        watch: this.#watch,
-        ports: ports || this.#ports[family],
-        fast,
-      })
+    if (!this.#translating[family] || (ports && !this.#ports[family]))
+      installTables(batch, layout, this.#table, { translate: true, watch: this.#watch, ports })
     // All removals first: a key may pass from one host to another.
     for (const part of ['gone', 'come'] as const)
       for (const name of MAPS) {
@@ -158,7 +150,6 @@ export class StackTransKernel {
     this.#socket.commit(batch, 'change the translation maps')
     this.#translating[family] = true
     this.#ports[family] ||= ports
-    this.#fast[family] = fast
     this.#transactions++
   }
 
@@ -233,7 +224,6 @@ export class StackTransKernel {
   #forget(family: 4 | 6): void {
     this.#translating[family] = false
     this.#ports[family] = false
-    this.#fast[family] = undefined
     this.#hosts[family].clear()
     this.#claims[family].clear()
     for (const name of MAPS) this.#found[family][name].clear()

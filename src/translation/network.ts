@@ -123,6 +123,11 @@ export class HostNetwork {
     return way
   }
 
+  /** Whether connection tracking follows connections here, as it does for most firewalls. */
+  isTracked(): boolean {
+    return (this.#sysctls.get('net.netfilter.nf_conntrack_count') ?? '0') !== '0'
+  }
+
   /** Whether a packet may arrive on this device though the way back to its source is another (rp_filter, RFC 3704 §2). */
   isLoose(device: string): boolean {
     const filter = (name: string): number => Number(this.#sysctls.get(`net/ipv4/conf/${name}/rp_filter`) ?? 0)

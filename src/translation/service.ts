@@ -379,6 +379,7 @@ export class TranslationService {
       this.#scan(this.#clock.now())
       this.#suspect()
       this.#pump()
+      if (this.#fast && !this.#wantsFastPath()) this.#coverSoon()
       this.#scheduleScan()
     }, wait)
   }
@@ -552,7 +553,7 @@ export class TranslationService {
   /** The kernel translates these hosts as their tables say now. */
   #apply(hids: readonly number[]): void {
     const fast = this.#fastPath.attached && this.#wantsFastPath()
-    // All hosts change with it: connection tracking must see their packets in one form, leaving and arriving.
+    // All hosts change with it.
     if (fast !== this.#fast) hids = [...new Set([...hids, ...this.tables.hosts.keys()])]
     this.#fast = fast
     const compiled = hids.map((hid) => {
@@ -564,7 +565,7 @@ export class TranslationService {
       return
     }
     if (!fast) this.#fastPath.clear()
-    this.#kernel.apply(compiled, fast)
+    this.#kernel.apply(compiled)
     this.#fastPath.trim()
     this.#coverSoon()
     this.#outage.hold(this.#own)
@@ -609,12 +610,12 @@ export class TranslationService {
     this.#covering = setTimeout(() => {
       if (!this.#running) return
       const wanted = this.#wantsFastPath() && this.#translating
-      if (!wanted) this.#fastPath.uncover()
-      else this.#tryFastPath(() => this.#fastPath.cover(this.#devices.values()))
+      if (wanted) this.#tryFastPath(() => this.#fastPath.cover(this.#devices.values()))
       if (this.#fast !== (wanted && this.#fastPath.attached))
         for (const hid of this.tables.hosts.keys()) this.tables.touch(hid)
       this.#reroute()
       if (this.tables.changed) this.#pump()
+      if (!wanted) this.#fastPath.uncover()
     }, COVER_MS).unref()
   }
 
@@ -632,7 +633,8 @@ export class TranslationService {
 
   #wantsFastPath(): boolean {
     if (this.tables.sockets.size > FAST_FLOWS * (this.#fast ? 2 : 1)) return false
-    return !this.#fastRefused && [...new Set(this.#devices.values())].every((d) => this.#network.isLoose(d))
+    if (this.#fastRefused || this.#network.isTracked()) return false
+    return [...new Set(this.#devices.values())].every((device) => this.#network.isLoose(device))
   }
 
   /** Remembers what it answers, for `#reroute`. */

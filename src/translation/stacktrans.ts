@@ -36,8 +36,6 @@ const TCP_ACK = 0x10
 
 /** Before connection tracking (-200) and its raw hook (-300). */
 const PRIORITY = -310
-/** With what packets that change their addresses are expected at (NF_IP_PRI_MANGLE). */
-const AFTER_TRACKING = -150
 
 /** The priority of a packet that has been translated on arrival (fast-path.ts), which nothing else reads there: "gdwt". */
 export const TRANSLATED = 0x67647774
@@ -135,13 +133,7 @@ export function installTables(
   batch: NfBatch,
   layout: FamilyLayout,
   table: string,
-  parts: {
-    readonly translate: boolean
-    readonly watch: boolean
-    readonly ports?: boolean
-    /** TCP is translated on the devices as far as they can (fast-path.ts). */
-    readonly fast?: boolean
-  },
+  parts: { readonly translate: boolean; readonly watch: boolean; readonly ports?: boolean },
 ): void {
   const { family, addressType: address, width } = layout
   batch.table(family, table)
@@ -167,10 +159,8 @@ export function installTables(
     batch.map(family, table, { name, keyType, keyLength: shape.key, ...data })
   }
   batch.chain(family, table, 'out', { type: 'route', hook: NfHook.OUTPUT, priority: PRIORITY })
-  batch.chain(family, table, 'out_tcp', { type: 'route', hook: NfHook.OUTPUT, priority: AFTER_TRACKING })
   batch.chain(family, table, 'in', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY })
-  for (const chain of ['out', 'out_tcp', 'in']) batch.flushChain(family, table, chain)
-  if (parts.fast !== true) batch.deleteChain(family, table, 'out_tcp')
+  batch.flushChain(family, table, 'out').flushChain(family, table, 'in')
 
   const words = width / 4
   const write = (x: NfExpressions): void =>
@@ -187,24 +177,41 @@ export function installTables(
   }
   const free = 2 * words + 3
 
-  if (parts.fast === true) {
-    batch.rule(family, table, 'out', (x) => {
-      isProtocol(x, Protocol.TCP)
-      x.accept()
-    })
-    batch.rule(family, table, 'in', (x) => {
-      x.meta(MetaKey.PRIORITY, register32(0))
-      x.compare(register32(0), CompareOp.EQ, TRANSLATED_BYTES)
-      x.accept()
-    })
-    batch.rule(family, table, 'out_tcp', (x) => {
-      x.meta(MetaKey.L4PROTO, register32(0))
-      x.compare(register32(0), CompareOp.NEQ, Uint8Array.of(Protocol.TCP))
-      x.accept()
-    })
-    rewriteOut('out_tcp')
-  }
-  rewriteOut('out')
+  batch.rule(family, table, 'out', (x) => {
+    tuple(x)
+    x.lookup('out_flow', register32(0))
+    loadPair(x, layout)
+    x.lookup('out_pair', register32(0), register32(0))
+    write(x)
+    x.accept()
+  })
+  batch.rule(family, table, 'out', (x) => {
+    tuple(x)
+    x.lookup('out_one', register32(0), register32(0))
+    write(x)
+    x.accept()
+  })
+  // A new connection with the ports of one that is on this pair now (P1): on the wire it would be that one.
+  batch.rule(family, table, 'out', (x) => {
+    isProtocol(x, Protocol.TCP)
+    x.loadPayload(TRANSPORT, 13, 1, register32(0))
+    x.bitwise(register32(0), Uint8Array.of(TCP_SYN | TCP_ACK), Uint8Array.of(0))
+    x.compare(register32(0), CompareOp.EQ, Uint8Array.of(TCP_SYN))
+    // What would answer it.
+    x.loadPayload(NETWORK, layout.source + width, width, register32(0))
+    x.loadPayload(NETWORK, layout.source, width, register32(words))
+    hostOf(x)
+    x.meta(MetaKey.L4PROTO, register32(1))
+    x.loadPayload(TRANSPORT, 2, 2, register32(2))
+    x.loadPayload(TRANSPORT, 0, 2, register32(3))
+    x.lookup('in_flow', register32(0), register32(0))
+    x.resetTcp()
+  })
+  batch.rule(family, table, 'in', (x) => {
+    x.meta(MetaKey.PRIORITY, register32(0))
+    x.compare(register32(0), CompareOp.EQ, TRANSLATED_BYTES)
+    x.accept()
+  })
   batch.rule(family, table, 'in', (x) => {
     hostKey(x)
     x.lookup('in_flow', register32(0), register32(0))
@@ -213,74 +220,38 @@ export function installTables(
   })
   quotedIn(batch, layout, table)
   quotedOut(batch, layout, table)
-  if (parts.ports === true) renumbered()
-
-  function rewriteOut(chain: string): void {
-    batch.rule(family, table, chain, (x) => {
+  if (!parts.ports) return
+  // Only when NATs have renumbered ports (DI-42): a look-up more for every packet.
+  batch.chain(family, table, 'out_ports', { type: 'route', hook: NfHook.OUTPUT, priority: PRIORITY - 1 })
+  batch.chain(family, table, 'in_ports', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY - 1 })
+  batch.chain(family, table, 'in_wait', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY + 2 })
+  for (const chain of ['out_ports', 'in_ports', 'in_wait']) batch.flushChain(family, table, chain)
+  // A segment whose renumbered port is not known yet would be answered with a reset: TCP sends it again.
+  batch.rule(family, table, 'in_wait', (x) => {
+    isProtocol(x, Protocol.TCP)
+    x.loadPayload(TRANSPORT, 13, 1, register32(0))
+    x.bitwise(register32(0), Uint8Array.of(TCP_SYN), Uint8Array.of(0))
+    x.compare(register32(0), CompareOp.EQ, Uint8Array.of(0))
+    loadPair(x, layout)
+    x.lookup('in_wait', register32(0))
+    x.drop()
+  })
+  for (const [protocol, checksum] of PORT_CHECKSUM) {
+    batch.rule(family, table, 'out_ports', (x) => {
+      isProtocol(x, protocol)
       tuple(x)
-      x.lookup('out_flow', register32(0))
-      loadPair(x, layout)
-      x.lookup('out_pair', register32(0), register32(0))
-      write(x)
-      x.accept()
-    })
-    batch.rule(family, table, chain, (x) => {
-      tuple(x)
+      x.lookup('out_port', register32(0), register32(free))
       x.lookup('out_one', register32(0), register32(0))
+      x.writePayload(TRANSPORT, 2, 2, register32(free), { offset: checksum })
       write(x)
       x.accept()
     })
-    // A new connection with the ports of one that is on this pair now (P1): on the wire it would be that one.
-    batch.rule(family, table, chain, (x) => {
-      isProtocol(x, Protocol.TCP)
-      x.loadPayload(TRANSPORT, 13, 1, register32(0))
-      x.bitwise(register32(0), Uint8Array.of(TCP_SYN | TCP_ACK), Uint8Array.of(0))
-      x.compare(register32(0), CompareOp.EQ, Uint8Array.of(TCP_SYN))
-      // What would answer it.
-      x.loadPayload(NETWORK, layout.source + width, width, register32(0))
-      x.loadPayload(NETWORK, layout.source, width, register32(words))
-      hostOf(x)
-      x.meta(MetaKey.L4PROTO, register32(1))
-      x.loadPayload(TRANSPORT, 2, 2, register32(2))
-      x.loadPayload(TRANSPORT, 0, 2, register32(3))
-      x.lookup('in_flow', register32(0), register32(0))
-      x.resetTcp()
+    batch.rule(family, table, 'in_ports', (x) => {
+      isProtocol(x, protocol)
+      hostKey(x)
+      x.lookup('in_port', register32(0), register32(0))
+      x.writePayload(TRANSPORT, 0, 2, register32(0), { offset: checksum })
     })
-  }
-
-  function renumbered(): void {
-    // Only when NATs have renumbered ports (DI-42): a look-up more for every packet.
-    batch.chain(family, table, 'out_ports', { type: 'route', hook: NfHook.OUTPUT, priority: PRIORITY - 1 })
-    batch.chain(family, table, 'in_ports', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY - 1 })
-    batch.chain(family, table, 'in_wait', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY + 2 })
-    for (const chain of ['out_ports', 'in_ports', 'in_wait']) batch.flushChain(family, table, chain)
-    // A segment whose renumbered port is not known yet would be answered with a reset: TCP sends it again.
-    batch.rule(family, table, 'in_wait', (x) => {
-      isProtocol(x, Protocol.TCP)
-      x.loadPayload(TRANSPORT, 13, 1, register32(0))
-      x.bitwise(register32(0), Uint8Array.of(TCP_SYN), Uint8Array.of(0))
-      x.compare(register32(0), CompareOp.EQ, Uint8Array.of(0))
-      loadPair(x, layout)
-      x.lookup('in_wait', register32(0))
-      x.drop()
-    })
-    for (const [protocol, checksum] of PORT_CHECKSUM) {
-      batch.rule(family, table, 'out_ports', (x) => {
-        isProtocol(x, protocol)
-        tuple(x)
-        x.lookup('out_port', register32(0), register32(free))
-        x.lookup('out_one', register32(0), register32(0))
-        x.writePayload(TRANSPORT, 2, 2, register32(free), { offset: checksum })
-        write(x)
-        x.accept()
-      })
-      batch.rule(family, table, 'in_ports', (x) => {
-        isProtocol(x, protocol)
-        hostKey(x)
-        x.lookup('in_port', register32(0), register32(0))
-        x.writePayload(TRANSPORT, 0, 2, register32(0), { offset: checksum })
-      })
-    }
   }
 
   /** HID of the wire pair, protocol and ports: the key of `in_flow`. */
