@@ -9,7 +9,6 @@ import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { RealClock } from '../linux/clock.ts'
-import { KernelError } from '../linux/libc.ts'
 import { raisePriority } from '../linux/proc.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
@@ -17,7 +16,8 @@ import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
 import { Crossing } from './crossing.ts'
-import { FastPathDevices } from './fast-path.ts'
+import { FastPath } from './fast-path.ts'
+import { FastPathDevices } from './fast-path-devices.ts'
 import { StackTransKernel } from './kernel.ts'
 import { type FileKeyStore, nodeIhmpCrypto } from './keys.ts'
 import { IhmpLinks } from './links.ts'
@@ -30,16 +30,7 @@ import { rehearse } from './rehearsal.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { Seeker } from './seek.ts'
 import { FlowTable, type FoundFlow } from './sockets.ts'
-import {
-  type Compiled,
-  compile,
-  familyOf,
-  type Ip,
-  type Pair,
-  pairKey,
-  type SocketRow,
-  Tables,
-} from './tables.ts'
+import { type Compiled, compile, familyOf, type Ip, type Pair, Tables } from './tables.ts'
 
 /** From the range for private use (RFC 6335 §6); the paper gives none. */
 export const IHMP_PORT = 55_404
@@ -59,10 +50,6 @@ const RESERVE_MS = 200
 const FIRST_EPHEMERAL = 1024
 /** TCP has repeated itself this often: the path is in doubt. */
 const SUSPICIOUS_RETRANSMITS = 2
-/** After the last change, for what may take a while. */
-const COVER_MS = 300
-/** Connections on the fast path: its elements cost 20 µs of CPU each, and are for those that carry much. Twice as many end it. */
-const FAST_FLOWS = 1_000
 
 export interface TranslationOptions {
   /** Part of the names of kernel state. */
@@ -93,12 +80,6 @@ export interface TranslationInit {
 /** What the machine says that concerns no kernel and no other host. */
 type Happened = Exclude<Output, { kind: 'apply' | 'send' }>
 
-interface FastWay {
-  readonly bound: Pair
-  readonly wire: Pair
-  readonly same: boolean
-}
-
 /** What `godwit dime sockets` lists. */
 export interface FlowView {
   readonly found: FoundFlow
@@ -121,12 +102,8 @@ export class TranslationService {
   readonly #links: IhmpLinks
   readonly #outage: Outage
   readonly #crossing: Crossing
-  readonly #fastPath: FastPathDevices
-  /** Whether it is in use; never again once the kernel has refused it. */
-  #fast = false
-  #fastRefused: boolean
-  /** By HID: whether the routes led a bound pair and that on the wire the same way when it was compiled. */
-  readonly #fastWays = new Map<number, Map<string, FastWay>>()
+  readonly #fastDevices: FastPathDevices
+  readonly #fastPath: FastPath
   readonly #seeker: Seeker
   readonly #state: StateFile
   readonly #flows: FlowTable
@@ -148,7 +125,6 @@ export class TranslationService {
   #pumping: NodeJS.Immediate | undefined
   #settling: NodeJS.Immediate | undefined
   #reserveTimer: NodeJS.Timeout | undefined
-  #covering: NodeJS.Timeout | undefined
   #translating = false
   /** Whether identifiers and what stands behind them have to be looked at, which nobody waits for. */
   #unsettled = false
@@ -186,12 +162,18 @@ export class TranslationService {
       netns: init.netns,
       warn: (text) => init.recorder.log('warn', text),
     })
-    this.#fastPath = new FastPathDevices(this.#rtnl, {
+    this.#fastDevices = new FastPathDevices(this.#rtnl, {
       netns: init.netns,
       isOwn: (ip) => this.#own.has(ip) || this.#network.identifiers.has(ip),
     })
     const obstacle = tcxObstacle()
-    this.#fastRefused = !options.fastPath || obstacle !== undefined
+    this.#fastPath = new FastPath(this.#fastDevices, this.#network, this.tables, {
+      allowed: options.fastPath && obstacle === undefined,
+      accesses: () => this.#devices,
+      translating: () => this.#translating,
+      changed: () => this.#pump(),
+      warn: (text) => init.recorder.log('warn', text),
+    })
     this.#seeker = new Seeker({
       names: options.names,
       needed: () => this.machine.detached,
@@ -263,7 +245,7 @@ export class TranslationService {
   #getReady(): void {
     if (!this.#running) return
     rehearse(this.#clock, this.#init.random ?? nodeRandom)
-    if (this.#wantsFastPath()) this.#tryFastPath(() => this.#fastPath.prepare())
+    this.#fastPath.prepare()
   }
 
   /** `keep`: leave the maps in the kernel, for a daemon that will be started again. */
@@ -276,7 +258,7 @@ export class TranslationService {
     clearTimeout(this.#lookTimer)
     this.#seeker.stop()
     clearTimeout(this.#reserveTimer)
-    clearTimeout(this.#covering)
+    this.#fastPath.stop()
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)
     clearImmediate(this.#settling)
@@ -285,7 +267,7 @@ export class TranslationService {
     if (keep) this.#state.save()
     else this.cleanUp()
     this.#outage.close()
-    this.#fastPath.close()
+    this.#fastDevices.close()
     this.#kernel.close()
     this.#sockets.close()
     this.#rtnl.close()
@@ -296,7 +278,7 @@ export class TranslationService {
     const saved = this.#readState()
     this.#kernel.cleanUp()
     this.#crossing.cleanUp()
-    this.#fastPath.cleanUp()
+    this.#fastDevices.cleanUp()
     this.#outage.cleanUp()
     this.#network.cleanUp([...this.#network.identifiers, ...(saved?.identifiers ?? [])])
     this.#state.remove()
@@ -379,7 +361,7 @@ export class TranslationService {
       this.#scan(this.#clock.now())
       this.#suspect()
       this.#pump()
-      if (this.#fast && !this.#wantsFastPath()) this.#coverSoon()
+      this.#fastPath.check()
       this.#scheduleScan()
     }, wait)
   }
@@ -481,9 +463,8 @@ export class TranslationService {
     if (!this.#running || !this.#unsettled) return
     this.#unsettled = false
     this.#outage.identify(this.#own)
-    this.#reroute()
-    if (this.tables.changed) this.#pump()
-    if (this.#translating) this.#coverSoon()
+    this.#fastPath.reroute()
+    if (this.#translating) this.#fastPath.coverSoon()
   }
 
   #lookAgain(): void {
@@ -552,22 +533,20 @@ export class TranslationService {
 
   /** The kernel translates these hosts as their tables say now. */
   #apply(hids: readonly number[]): void {
-    const fast = this.#fastPath.attached && this.#wantsFastPath()
-    // All hosts change with it.
-    if (fast !== this.#fast) hids = [...new Set([...hids, ...this.tables.hosts.keys()])]
-    this.#fast = fast
-    const compiled = hids.map((hid) => {
-      this.#fastWays.delete(hid)
-      return [hid, compile(this.tables, [hid], (flow, wire) => this.#takesFastPath(hid, flow, wire))] as const
+    const all = this.#fastPath.switches() ? new Set([...hids, ...this.tables.hosts.keys()]) : hids
+    const compiled = [...all].map((hid) => {
+      this.#fastPath.begin(hid)
+      return [
+        hid,
+        compile(this.tables, [hid], (flow, wire) => this.#fastPath.takes(hid, flow, wire)),
+      ] as const
     })
-    if (fast && !this.#tryFastPath(() => this.#fastPath.add(compiled, this.#devices))) {
+    if (!this.#fastPath.add(compiled)) {
       this.#apply(hids)
       return
     }
-    if (!fast) this.#fastPath.clear()
     this.#kernel.apply(compiled)
     this.#fastPath.trim()
-    this.#coverSoon()
     this.#outage.hold(this.#own)
     this.#unsettled = true
     const crossedBefore = this.#crossed.size
@@ -602,68 +581,6 @@ export class TranslationService {
       )
     }
     this.#state.saveSoon()
-  }
-
-  /** What the fast path needs on devices, when nothing else is urgent: nf_tables translates meanwhile. */
-  #coverSoon(): void {
-    clearTimeout(this.#covering)
-    this.#covering = setTimeout(() => {
-      if (!this.#running) return
-      const wanted = this.#wantsFastPath() && this.#translating
-      if (wanted) this.#tryFastPath(() => this.#fastPath.cover(this.#devices.values()))
-      if (this.#fast !== (wanted && this.#fastPath.attached))
-        for (const hid of this.tables.hosts.keys()) this.tables.touch(hid)
-      this.#reroute()
-      if (this.tables.changed) this.#pump()
-      if (!wanted) this.#fastPath.uncover()
-    }, COVER_MS).unref()
-  }
-
-  /** False, and never again, when the kernel refuses. */
-  #tryFastPath(action: () => void): boolean {
-    try {
-      action()
-    } catch (error) {
-      if (!(error instanceof KernelError)) throw error
-      this.#init.recorder.log('warn', `TCP is translated by nf_tables alone: ${error.message}`)
-      this.#fastRefused = true
-    }
-    return !this.#fastRefused
-  }
-
-  #wantsFastPath(): boolean {
-    if (this.tables.sockets.size > FAST_FLOWS * (this.#fast ? 2 : 1)) return false
-    if (this.#fastRefused || this.#network.isTracked()) return false
-    return [...new Set(this.#devices.values())].every((device) => this.#network.isLoose(device))
-  }
-
-  /** Remembers what it answers, for `#reroute`. */
-  #takesFastPath(hid: number, flow: SocketRow, wire: Pair): boolean {
-    if (!this.#fast || flow.protocol !== 6 || familyOf(wire.local) === 6) return false
-    const ways = this.#fastWays.get(hid) ?? new Map()
-    this.#fastWays.set(hid, ways)
-    const key = `${pairKey(flow)} ${pairKey(wire)}`
-    let way = ways.get(key)
-    if (way === undefined) {
-      const { local, foreign } = flow
-      way = { bound: { local, foreign }, wire, same: this.#agree(flow, wire) }
-      ways.set(key, way)
-    }
-    return way.same
-  }
-
-  /** Whether packets of a bound pair come to the program that gives them the pair of the wire, and leave there as they should. */
-  #agree(bound: Pair, wire: Pair): boolean {
-    const device = this.#devices.get(wire.local)
-    return device !== undefined && this.#fastPath.covers(device) && this.#network.sameWay(bound, wire)
-  }
-
-  /** After a change of routes: flows that take another way out of the stack now, and filters that have become strict. */
-  #reroute(): void {
-    this.#network.routesChanged()
-    for (const [hid, ways] of this.#fastWays)
-      for (const { bound, wire, same } of ways.values())
-        if (same !== this.#agree(bound, wire)) this.tables.touch(hid)
   }
 
   /**
