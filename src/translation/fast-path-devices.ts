@@ -26,11 +26,11 @@ import {
   Tcx,
   tcxPrograms,
 } from '../linux/tcx.ts'
+import { AddressBytes, hostOrder } from './elements.ts'
 import { FAST_MAPS, type FastMap, fastPathProgram } from './fast-path-program.ts'
-import { bytesOf, type Compiled, type CompiledFamily, type Ip, type SocketRow } from './tables.ts'
+import type { Compiled, CompiledFamily, Ip, SocketRow } from './tables.ts'
 
 const MOST_FLOWS = 131_072
-const MOST_ADDRESSES = 10_000
 const TCP = 6
 const NAME = { arriving: 'godwit_fastin', leaving: 'godwit_fastout' } as const
 const WAYS = ['arriving', 'leaving'] as const
@@ -73,7 +73,7 @@ export class FastPathDevices {
     SocketRow,
     { readonly hid: number; readonly out: Element; readonly in: Element }
   >()
-  readonly #addresses = new Map<Ip, Uint8Array>()
+  readonly #addresses = new AddressBytes()
   #prepared: Prepared | undefined
   /** Whether programs that an earlier run left have been dealt with. */
   #known = false
@@ -272,14 +272,14 @@ export class FastPathDevices {
         'fast_pair',
         element(
           this.#pair(bound.local, bound.foreign),
-          concat(this.#pair(wire.local, wire.foreign), number(device(wire.local))),
+          concat(this.#pair(wire.local, wire.foreign), hostOrder(device(wire.local))),
         ),
       )
     for (const flow of compiled.in_flow.values())
       if (flow.protocol === TCP && !this.#init.isOwn(flow.foreign)) add('in_flow', this.#flow(flow).in)
     if (out.in_flow.size === 0) return out
     for (const { pair } of compiled.in_pair.values())
-      add('in_pair', element(this.#pair(pair.foreign, pair.local), number(hid)))
+      add('in_pair', element(this.#pair(pair.foreign, pair.local), hostOrder(hid)))
     return out
   }
 
@@ -289,7 +289,7 @@ export class FastPathDevices {
     if (known?.hid === flow.hid) return known
     const { localPort, foreignPort } = flow
     const out = concat(this.#pair(flow.local, flow.foreign), ports(localPort, foreignPort))
-    const into = concat(number(flow.hid), ports(foreignPort, localPort))
+    const into = concat(hostOrder(flow.hid), ports(foreignPort, localPort))
     const made = {
       hid: flow.hid,
       out: element(out, NOTHING),
@@ -300,17 +300,7 @@ export class FastPathDevices {
   }
 
   #pair(source: Ip, destination: Ip): Uint8Array {
-    return concat(this.#bytes(source), this.#bytes(destination))
-  }
-
-  #bytes(ip: Ip): Uint8Array {
-    let bytes = this.#addresses.get(ip)
-    if (bytes === undefined) {
-      if (this.#addresses.size > MOST_ADDRESSES) this.#addresses.clear()
-      bytes = bytesOf(ip)
-      this.#addresses.set(ip, bytes)
-    }
-    return bytes
+    return concat(this.#addresses.of(source), this.#addresses.of(destination))
   }
 }
 
@@ -341,11 +331,4 @@ function put(map: BpfMap, elements: readonly Element[]): void {
 
 function ports(source: number, destination: number): Uint8Array {
   return Uint8Array.of(source >> 8, source & 0xff, destination >> 8, destination & 0xff)
-}
-
-/** In the order of this machine. */
-function number(value: number): Uint8Array {
-  const out = new Uint8Array(4)
-  new DataView(out.buffer).setUint32(0, value, true)
-  return out
 }

@@ -32,6 +32,13 @@ export interface FastPathInit {
   readonly warn: (text: string) => void
 }
 
+/** What it needs of the devices and of the network's configuration. */
+type Devices = Pick<
+  FastPathDevices,
+  'prepare' | 'attached' | 'add' | 'clear' | 'trim' | 'cover' | 'covers' | 'uncover'
+>
+type Network = Pick<HostNetwork, 'isTracked' | 'isLoose' | 'sameWay' | 'routesChanged'>
+
 interface Way {
   readonly bound: Pair
   readonly wire: Pair
@@ -39,8 +46,8 @@ interface Way {
 }
 
 export class FastPath {
-  readonly #devices: FastPathDevices
-  readonly #network: HostNetwork
+  readonly #devices: Devices
+  readonly #network: Network
   readonly #tables: Tables
   readonly #init: FastPathInit
   #active = false
@@ -50,7 +57,7 @@ export class FastPath {
   readonly #ways = new Map<number, Map<string, Way>>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(devices: FastPathDevices, network: HostNetwork, tables: Tables, init: FastPathInit) {
+  constructor(devices: Devices, network: Network, tables: Tables, init: FastPathInit) {
     this.#devices = devices
     this.#network = network
     this.#tables = tables

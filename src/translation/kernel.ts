@@ -7,16 +7,9 @@ import { concat, equal } from '../core/bytes.ts'
 import { KernelError } from '../linux/libc.ts'
 import { encodeElement, NfBatch } from '../linux/nf_tables.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
+import { AddressBytes, hostOrder } from './elements.ts'
 import { installTables, LAYOUT, MAPS, type MapName, mapShape } from './stacktrans.ts'
-import {
-  bytesOf,
-  type Compiled,
-  type CompiledFamily,
-  type Ip,
-  ipOf,
-  type Pair,
-  type SocketRow,
-} from './tables.ts'
+import { type Compiled, type CompiledFamily, type Ip, ipOf, type Pair, type SocketRow } from './tables.ts'
 
 const FAMILIES = [4, 6] as const
 const ENOENT = 2
@@ -69,7 +62,7 @@ export class StackTransKernel {
   readonly #translating: Record<4 | 6, boolean> = { 4: false, 6: false }
   /** Whether the chains for renumbered ports are there. */
   readonly #ports: Record<4 | 6, boolean> = { 4: false, 6: false }
-  readonly #addresses = new Map<Ip, Uint8Array>()
+  readonly #addresses = new AddressBytes()
   readonly #flows = new WeakMap<SocketRow, EncodedFlow>()
   #transactions = 0
   #changes = 0
@@ -272,9 +265,10 @@ export class StackTransKernel {
     const put = (name: MapName, key: Uint8Array, data?: Uint8Array): void => {
       out[name].set(textOf(key), encodeElement(key, data))
     }
-    const pair = ({ local, foreign }: Pair): Uint8Array => concat(this.#bytes(local), this.#bytes(foreign))
+    const pair = ({ local, foreign }: Pair): Uint8Array =>
+      concat(this.#addresses.of(local), this.#addresses.of(foreign))
     const reversed = ({ local, foreign }: Pair): Uint8Array =>
-      concat(this.#bytes(foreign), this.#bytes(local))
+      concat(this.#addresses.of(foreign), this.#addresses.of(local))
     for (const flow of compiled.out_flow.values()) {
       const { out: element } = this.#flow(flow)
       out.out_flow.set(element.key, element.bytes)
@@ -303,8 +297,8 @@ export class StackTransKernel {
   #flow(flow: SocketRow): EncodedFlow {
     const known = this.#flows.get(flow)
     if (known?.hid === flow.hid) return known
-    const local = this.#bytes(flow.local)
-    const foreign = this.#bytes(flow.foreign)
+    const local = this.#addresses.of(flow.local)
+    const foreign = this.#addresses.of(flow.foreign)
     const tuple = concat(local, foreign, fields(flow.protocol, flow.localPort, flow.foreignPort))
     const into = hostKey(flow, flow.foreignPort)
     const encoded: EncodedFlow = {
@@ -315,16 +309,6 @@ export class StackTransKernel {
     }
     this.#flows.set(flow, encoded)
     return encoded
-  }
-
-  #bytes(ip: Ip): Uint8Array {
-    let bytes = this.#addresses.get(ip)
-    if (bytes === undefined) {
-      if (this.#addresses.size > 10_000) this.#addresses.clear()
-      bytes = bytesOf(ip)
-      this.#addresses.set(ip, bytes)
-    }
-    return bytes
   }
 }
 
@@ -351,9 +335,4 @@ function fields(protocol: number, first: number, second: number): Uint8Array {
 
 function be16(value: number): Uint8Array {
   return Uint8Array.of(value >> 8, value & 0xff)
-}
-
-/** A number in the order of this machine (little-endian on all that godwit runs on). */
-function hostOrder(value: number): Uint8Array {
-  return Uint8Array.of(value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24)
 }
