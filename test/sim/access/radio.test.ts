@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { ConnectionController, type RoamingPolicy } from '../../../src/access/radio/machine.ts'
+import { DRAIN_MS } from '../../../src/access/radio/tuning.ts'
 
 /** Deterministic, 32 bits (mulberry32). */
 function generator(seed: number): () => number {
@@ -221,6 +222,74 @@ describe('connection controller, simulated', () => {
     pass(1000, false)
     assert.deepEqual(asked(), ['associate'])
     assert.equal(controller.counts.violations, 0)
+  })
+
+  /** A controller with two radios that work: acc1 at ap1 with `dbm`, acc2 at ap3; ap2 is in range of acc1. */
+  function twoRadios(policy: RoamingPolicy, dbm: number) {
+    const controller = new ConnectionController({ policy })
+    const seen = [
+      { id: 'ap1', network: 'row', dbm },
+      { id: 'ap2', network: 'row', dbm: -40 },
+      { id: 'ap3', network: 'row', dbm: -45 },
+    ]
+    const asked: string[] = []
+    let now = 1000
+    for (const [name, point] of [
+      ['acc1', 'ap1'],
+      ['acc2', 'ap3'],
+    ] as const) {
+      controller.addLink(name, now)
+      controller.handleRadio(name, { type: 'associated', point, network: 'row' }, now)
+    }
+    return {
+      asked,
+      controller,
+      get now() {
+        return now
+      },
+      pass(ms: number) {
+        for (const end = now + ms; now < end; now += 100) {
+          for (const [name, signal] of [
+            ['acc1', dbm],
+            ['acc2', -45],
+          ] as const) {
+            controller.handleRadio(name, { type: 'points', points: seen }, now)
+            controller.handleRadio(name, { type: 'signal', dbm: signal }, now)
+            controller.handleEvidence(name, true, now, now)
+          }
+          controller.handleTimeout(now)
+          for (let action = controller.poll(); action !== undefined; action = controller.poll())
+            if (action.type === 'associate') asked.push(`${action.link} ${action.point.id}`)
+            else if (action.type === 'drain' && action.draining) asked.push(`drain ${action.link}`)
+        }
+      },
+    }
+  }
+
+  it('OH-34: with a good signal an eager radio moves to a stronger point, a clinging one stays', () => {
+    const eager = twoRadios('eager', -60)
+    eager.pass(6000)
+    assert.deepEqual(eager.asked.slice(0, 2), ['drain acc1', 'acc1 ap2'])
+    const clinging = twoRadios('clinging', -60)
+    clinging.pass(6000)
+    assert.deepEqual(clinging.asked, [])
+    const weak = twoRadios('clinging', -75)
+    weak.pass(6000)
+    assert.deepEqual(weak.asked.slice(0, 2), ['drain acc1', 'acc1 ap2'])
+  })
+
+  it('OH-24: a radio leaves its point when its traffic has left it, or after DRAIN_MS, and no sooner', () => {
+    const told = twoRadios('clinging', -75)
+    while (told.asked.length === 0) told.pass(100)
+    told.pass(DRAIN_MS - 300)
+    assert.deepEqual(told.asked, ['drain acc1'], 'its traffic has not left')
+    told.controller.handleDrained('acc1', told.now)
+    told.pass(100)
+    assert.deepEqual(told.asked, ['drain acc1', 'acc1 ap2'])
+    const silent = twoRadios('clinging', -75)
+    while (silent.asked.length === 0) silent.pass(100)
+    silent.pass(DRAIN_MS + 200)
+    assert.deepEqual(silent.asked, ['drain acc1', 'acc1 ap2'])
   })
 
   it('OH-24: the same seed gives the same drive', () => {
