@@ -41,6 +41,7 @@ class Bed {
   readonly host: HostMachine
   anchor!: AnchorMachine
   readonly hostForwarder: HostForwarder
+  readonly paft: Paft
   #anchorForwarder!: AnchorForwarder
   readonly events: Event[] = []
   readonly #inFlight = new Map<number, Uint8Array>()
@@ -63,6 +64,7 @@ class Bed {
       ],
     })
     const paft = new Paft({ allocate, rows: 16, limit: 1024 })
+    this.paft = paft
     const tunnels = new TunnelTable()
     this.hostForwarder = new HostForwarder({ paft, tunnels, fix4: FIX4, fix6: FIX6, secret })
     this.host = new HostMachine({
@@ -158,6 +160,21 @@ class Bed {
     const { now } = this.pair.world
     const slot = this.hostForwarder.outbound(bytes, viewOf(bytes), 0, 28, false, now)
     if (slot >= 0 && this.#send(this.pair.host, slot, bytes)) this.counts.up++
+  }
+
+  /** The same over this access, whatever the host's tables say. */
+  upOver(access: string, port: number): void {
+    const [path] = this.host.pathsOf(access)
+    if (this.#send(this.pair.host, path!.slot, packet(Uint8Array.of(198, 18, 0, 2), SERVER, port, 80)))
+      this.counts.up++
+  }
+
+  /** The row of the flow from this port. */
+  flow(port: number): string {
+    const { paft } = this
+    for (let row = 0; row < paft.slots; row++)
+      if (paft.occupied(row) && paft.tupleAt(row).localPort === port) return paft.idAt(row)
+    assert.fail(`no flow from port ${port}`)
   }
 
   down(port: number): void {
@@ -256,6 +273,48 @@ test('UP-31, D12: a flow that only comes down is moved by the request alone', ()
   )
   assert.equal(bed.arrivals.at(-1)?.access, 'acc2')
 })
+
+test('UP-2: of two flows one is moved; the other stays, either way', () => {
+  const bed = new Bed()
+  const { world } = bed.pair
+  const accessOf = (port: number) => {
+    world.run(100)
+    const before = bed.arrivals.length
+    bed.up(port)
+    world.run(100)
+    bed.down(port)
+    world.run(100)
+    assert.equal(bed.arrivals.length, before + 1)
+    return bed.arrivals.at(-1)!.access
+  }
+  assert.deepEqual([accessOf(4000), accessOf(5000)], ['acc1', 'acc1'])
+  const { now } = world
+  assert.equal(bed.host.move('one', [bed.flow(4000)], 'acc2', false, now), 1)
+  assert.deepEqual([accessOf(4000), accessOf(5000)], ['acc2', 'acc1'])
+})
+
+for (const isStatic of [true, false])
+  test(`UP-28, UP-30: at the anchor a packet over another tunnel ${isStatic ? 'leaves a static flow where it is' : 'moves a flow'}`, () => {
+    const bed = new Bed()
+    const { world } = bed.pair
+    bed.up(4000)
+    world.run(100)
+    assert.equal(bed.host.move('one', [bed.flow(4000)], 'acc2', isStatic, world.now), 1)
+    world.run(200)
+    bed.upOver('acc1', 4000)
+    world.run(100)
+    bed.down(4000)
+    world.run(100)
+    assert.equal(bed.arrivals.at(-1)?.access, isStatic ? 'acc2' : 'acc1')
+    // A move without --static ends it.
+    assert.equal(bed.host.move('one', [bed.flow(4000)], 'acc2', false, world.now), 1)
+    world.run(200)
+    bed.upOver('acc1', 4000)
+    world.run(100)
+    bed.down(4000)
+    world.run(100)
+    assert.equal(bed.arrivals.at(-1)?.access, 'acc1')
+  })
 
 /** Signalling outside the tunnel, as SIP would be: here both ends stand beside one another. */
 function beside(bed: Bed, events: SignallingEvents): Signalling {
