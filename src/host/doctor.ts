@@ -5,6 +5,7 @@ import { release } from 'node:os'
 import { cgroupMount } from '../linux/cgroup.ts'
 import { findProgram, installHint, type Program } from '../linux/packages.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
+import { udpBatchObstacle } from '../linux/udp-probe.ts'
 
 export type Part = 'host' | 'anchor' | 'router' | 'dime' | 'run' | 'demo' | 'bench' | 'tests'
 
@@ -28,6 +29,7 @@ export function examine(): Finding[] {
     kernel(),
     capability(),
     tun(),
+    udpBatches(),
     userNamespaces(),
     cgroups(),
     devicePrograms(),
@@ -102,6 +104,24 @@ function tun(): Finding {
     parts: ['host', 'anchor', 'router', 'dime', 'demo', 'bench', 'tests'],
     required: true,
     mend: 'sudo modprobe tun; in a container: --device /dev/net/tun',
+  }
+}
+
+/** What the tunnel's throughput rests on; a device that refuses batches shows in the daemon's log and /metrics only. */
+function udpBatches(): Finding {
+  let obstacle: string | undefined
+  try {
+    obstacle = udpBatchObstacle()
+  } catch (error) {
+    obstacle = (error as Error).message
+  }
+  return {
+    name: 'UDP in batches (UDP_SEGMENT, UDP_GRO)',
+    ok: obstacle === undefined,
+    value: obstacle ?? 'usable',
+    parts: ['host', 'anchor', 'router'],
+    required: false,
+    mend: 'Linux 5.0 or newer',
   }
 }
 

@@ -50,10 +50,14 @@ export class Arena {
     this.view = new DataView(this.buffer)
   }
 
-  /** Reserves `length` bytes aligned to `align` (a power of two) and returns their offset. */
+  /** Reserves `length` zeroed bytes aligned to `align` (a power of two) and returns their offset. */
   reserve(length: number, align = 64): number {
     const again = this.#released.get(length)
-    if (align <= 64 && again !== undefined && again.length > 0) return again.pop()!
+    if (align <= 64 && again !== undefined && again.length > 0) {
+      const offset = again.pop()!
+      this.u8.fill(0, offset, offset + length)
+      return offset
+    }
     const offset = (this.#used + align - 1) & ~(align - 1)
     if (offset + length > this.size) throw new RangeError(`arena of ${this.size} bytes is full`)
     this.#used = offset + length
@@ -67,8 +71,9 @@ export class Arena {
     else list.push(offset)
   }
 
-  /** Forgets all reservations; whoever made them must be gone. */
+  /** Forgets all reservations and zeroes them; whoever made them must be gone. */
   reset(): void {
+    this.u8.fill(0, 0, this.#used)
     this.#used = 0
     this.#released.clear()
   }

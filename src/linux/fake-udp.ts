@@ -64,6 +64,9 @@ export class FakeUdp implements UdpSocket {
   readonly fd: number
   readonly family: 4 | 6
   readonly port: number
+  coalesces = true
+  split = 0
+  splitError = 0
   readonly queue: Message[] = []
   /** errno that sends fail with; 0: none. */
   failWith = 0

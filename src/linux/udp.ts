@@ -67,6 +67,9 @@ export const RECEIVE_BYTES = 65_536
 
 const CONTROL_BYTES = 128
 const MMSGHDR = 64
+/** sockaddr_in and sockaddr_in6. */
+const NAME4_SIZE = 16
+const NAME6_SIZE = 28
 /** What a socket keeps for sending: msghdr, iovec, control messages. */
 const SEND_AREA = 128 + CONTROL_BYTES
 
@@ -136,6 +139,11 @@ export interface UdpSocket {
   readonly family: 4 | 6
   /** The local port it is bound to. */
   readonly port: number
+  /** The kernel hands over datagrams of one size in one message (UDP_GRO). */
+  readonly coalesces: boolean
+  /** Batches that the kernel refused and that then went out datagram by datagram; errno of the last refusal, or 0. */
+  readonly split: number
+  readonly splitError: number
   /** Fills the batch with what has arrived; -EAGAIN when nothing has. */
   receive(batch: ReceiveBatch): number
   /**
@@ -168,14 +176,14 @@ export function openUdp(arena: Arena, options: UdpOptions): UdpSocket {
     if (options.mark !== undefined) must('SO_MARK', set(SOL_SOCKET, SO_MARK, options.mark))
     must('IP_MTU_DISCOVER', set(IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE))
     if (family === 6) must('IPV6_MTU_DISCOVER', set(IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE))
-    set(IPPROTO_UDP, UDP_GRO, 1)
+    const coalesces = set(IPPROTO_UDP, UDP_GRO, 1) === 0
     if (options.multihomed) {
       if (family === 4) must('IP_PKTINFO', set(IPPROTO_IP, IP_PKTINFO, 1))
       else must('IPV6_RECVPKTINFO', set(IPPROTO_IPV6, IPV6_RECVPKTINFO, 1))
     }
     if (set(SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES) < 0) set(SOL_SOCKET, SO_RCVBUF, BUFFER_BYTES)
     if (set(SOL_SOCKET, SO_SNDBUFFORCE, BUFFER_BYTES) < 0) set(SOL_SOCKET, SO_SNDBUF, BUFFER_BYTES)
-    return new KernelUdp(arena, fd, family, bindLocal(fd, options, op))
+    return new KernelUdp(arena, fd, family, bindLocal(fd, options, op), coalesces)
   } catch (error) {
     closeFd(fd)
     throw error
@@ -219,6 +227,9 @@ class KernelUdp implements UdpSocket {
   readonly fd: number
   readonly family: 4 | 6
   readonly port: number
+  readonly coalesces: boolean
+  split = 0
+  splitError = 0
   readonly #arena: Arena
   readonly #message: number
   readonly #iovec: number
@@ -226,10 +237,11 @@ class KernelUdp implements UdpSocket {
   /** The kernel or device segments; false after it refused (the datagrams then go out one by one). */
   #segmentation = true
 
-  constructor(arena: Arena, fd: number, family: 4 | 6, port: number) {
+  constructor(arena: Arena, fd: number, family: 4 | 6, port: number, coalesces: boolean) {
     this.fd = fd
     this.family = family
     this.port = port
+    this.coalesces = coalesces
     this.#arena = arena
     this.#message = arena.reserve(SEND_AREA)
     this.#iovec = this.#message + 64
@@ -237,7 +249,7 @@ class KernelUdp implements UdpSocket {
     arena.setUint64(this.#message + 16, arena.base + this.#iovec)
     arena.setUint64(this.#message + 24, 1)
     arena.setUint64(this.#message + 32, arena.base + this.#control)
-    arena.view.setUint32(this.#message + 8, family === 4 ? 16 : 28, true)
+    arena.setUint64(this.#message + 8, family === 4 ? NAME4_SIZE : NAME6_SIZE)
   }
 
   receive(batch: ReceiveBatch): number {
@@ -261,12 +273,16 @@ class KernelUdp implements UdpSocket {
     return n
   }
 
-  /** What the kernel overwrites in a header is set again before each receive. */
+  /**
+   * What the kernel overwrites in a header is set again before each receive. It fills 16 bytes of an IPv4 socket's names:
+   * the rest may be left from an IPv6 socket, and equal names are compared whole.
+   */
   #prepare(batch: ReceiveBatch, i: number): void {
-    const { view } = this.#arena
+    const arena = this.#arena
     const header = batch.headers + MMSGHDR * i
-    view.setUint32(header + 8, 28, true)
-    view.setUint32(header + 40, CONTROL_BYTES, true)
+    arena.view.setUint32(header + 8, NAME6_SIZE, true)
+    arena.setUint64(header + 40, CONTROL_BYTES)
+    if (this.family === 4) arena.u8.fill(0, batch.name[i]! + NAME4_SIZE, batch.name[i]! + NAME_SIZE)
   }
 
   #readControl(batch: ReceiveBatch, i: number, bytes: number): void {
@@ -298,12 +314,20 @@ class KernelUdp implements UdpSocket {
 
   send(nameAt: number, localAt: number, at: number, length: number, segment: number): number {
     if (segment === 0 || segment >= length) return this.#sendOne(nameAt, localAt, at, length, 0)
-    if (!this.#segmentation) return this.#sendEach(nameAt, localAt, at, length, segment)
+    if (!this.#segmentation) return this.#sendSplit(nameAt, localAt, at, length, segment)
     const result = this.#sendOne(nameAt, localAt, at, length, segment)
     // EIO: no checksum offload on the way out; EINVAL: a segment above the MTU, or a kernel without UDP_SEGMENT.
     if (result !== -EIO && result !== -EINVAL) return result
     if (result === -EIO) this.#segmentation = false
-    return this.#sendEach(nameAt, localAt, at, length, segment)
+    this.splitError = -result
+    return this.#sendSplit(nameAt, localAt, at, length, segment)
+  }
+
+  /** Counted when it works: datagrams that are too large by themselves are another matter. */
+  #sendSplit(nameAt: number, localAt: number, at: number, length: number, segment: number): number {
+    const result = this.#sendEach(nameAt, localAt, at, length, segment)
+    if (result === 0) this.split++
+    return result
   }
 
   sendFragmented(nameAt: number, localAt: number, at: number, length: number, segment: number): number {
@@ -328,31 +352,33 @@ class KernelUdp implements UdpSocket {
     return 0
   }
 
+  /** The control area is written anew each time, in other places with each combination: every length (size_t) whole. */
   #sendOne(nameAt: number, localAt: number, at: number, length: number, segment: number): number {
     const arena = this.#arena
     const { view } = arena
     const message = this.#message
     arena.setUint64(message, arena.base + nameAt)
     arena.setUint64(this.#iovec, arena.base + at)
-    view.setUint32(this.#iovec + 8, length, true)
+    arena.setUint64(this.#iovec + 8, length)
     let control = 0
     if (segment !== 0) {
       const cmsg = this.#control
-      view.setUint32(cmsg, 18, true)
+      arena.setUint64(cmsg, 18)
       view.setInt32(cmsg + 8, IPPROTO_UDP, true)
       view.setInt32(cmsg + 12, UDP_SEGMENT, true)
       view.setUint16(cmsg + 16, segment, true)
       control = 24
     }
     if (localAt !== 0) control += this.#writeLocal(this.#control + control, localAt)
-    view.setUint32(message + 40, control, true)
+    arena.setUint64(message + 40, control)
     return libcSendmsg(this.fd, arena.base + message, MSG_DONTWAIT) < 0 ? -errno() : 0
   }
 
   #writeLocal(cmsg: number, localAt: number): number {
-    const { view, u8 } = this.#arena
+    const arena = this.#arena
+    const { view, u8 } = arena
     if (this.family === 4) {
-      view.setUint32(cmsg, 28, true)
+      arena.setUint64(cmsg, 28)
       view.setInt32(cmsg + 8, IPPROTO_IP, true)
       view.setInt32(cmsg + 12, IP_PKTINFO, true)
       view.setUint32(cmsg + 16, 0, true)
@@ -360,7 +386,7 @@ class KernelUdp implements UdpSocket {
       view.setUint32(cmsg + 24, 0, true)
       return 32
     }
-    view.setUint32(cmsg, 36, true)
+    arena.setUint64(cmsg, 36)
     view.setInt32(cmsg + 8, IPPROTO_IPV6, true)
     view.setInt32(cmsg + 12, IPV6_PKTINFO, true)
     u8.copyWithin(cmsg + 16, localAt, localAt + 16)

@@ -178,6 +178,7 @@ export class RouterNode implements NodeParts<Command> {
         gaps_lost: reorder?.counts.lost ?? 0,
         gaps_timed_out: reorder?.counts.timedOut ?? 0,
         reorder_overflowed: reorder?.counts.overflowed ?? 0,
+        ...this.#node.fallbacks.counters(),
       },
     })
   }

@@ -42,8 +42,11 @@ export class Engine {
   #parkedAt = 0
   /** The last turn read every socket until it was empty. */
   #drained = true
-  /** Iterations of the loop, and waits among them that had nothing ready. */
-  counts = { turns: 0, idle: 0, receiveErrors: 0 }
+  /**
+   * Iterations of the loop, and waits among them that had nothing ready; sockets opened without UDP_GRO; batches that
+   * sockets closed since had to split.
+   */
+  counts = { turns: 0, idle: 0, receiveErrors: 0, withoutGro: 0, split: 0 }
 
   constructor(options: EngineOptions) {
     this.datapath = options.datapath
@@ -66,6 +69,7 @@ export class Engine {
     let index = sockets.indexOf(undefined)
     if (index < 0) index = sockets.length
     sockets[index] = socket
+    if (!socket.coalesces) this.counts.withoutGro++
     this.#poller.add(socket.fd, POLLIN)
     return index
   }
@@ -82,6 +86,7 @@ export class Engine {
     this.datapath.sender.flush()
     this.#poller.remove(socket.fd)
     this.datapath.sockets[index] = undefined
+    this.counts.split += socket.split
     socket.close()
   }
 

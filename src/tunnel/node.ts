@@ -10,6 +10,7 @@ import { openTun } from '../linux/tun.ts'
 import { Datapath } from './datapath/datapath.ts'
 import { Engine } from './engine.ts'
 import type { LogLine } from './events.ts'
+import { Fallbacks } from './fallbacks.ts'
 import type { TunnelEvent } from './machine/api.ts'
 import { TunnelMachine } from './machine/index.ts'
 import type { Forwarder, Machine } from './seam.ts'
@@ -60,6 +61,7 @@ export class EngineNode<Command extends { readonly type: string }> {
   readonly arena: Arena
   readonly engine: Engine
   readonly machine: TunnelMachine
+  readonly fallbacks: Fallbacks
   readonly clock = new RealClock()
   readonly #parts: NodeParts<Command>
   readonly #tell: (event: LogLine) => void
@@ -106,6 +108,7 @@ export class EngineNode<Command extends { readonly type: string }> {
       now: () => this.clock.now(),
       onTurn: (now) => this.#finishTurn(now),
     })
+    this.fallbacks = new Fallbacks(this.engine, init.tell)
   }
 
   /** Hands the tunnel's events on, then lets the mechanism finish its turn. */

@@ -150,6 +150,7 @@ export class AnchorNode implements NodeParts<Command> {
         spoofed: this.#forwarder.spoofed,
         unroutable: this.#forwarder.unroutable,
         learned: this.#forwarder.learned,
+        ...this.#node.fallbacks.counters(),
       },
     })
   }

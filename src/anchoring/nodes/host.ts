@@ -212,6 +212,7 @@ export class HostNode implements NodeParts<Command> {
         evicted: this.#paft.evicted,
         dropped: this.#forwarder.dropped,
         misaddressed: this.#forwarder.misaddressed,
+        ...this.#node.fallbacks.counters(),
       },
     })
   }

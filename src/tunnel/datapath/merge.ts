@@ -145,7 +145,7 @@ export class Merger {
   #append(payloadAt: number, payload: number): void {
     const iovec = this.#iovecs + 16 * this.#count
     this.#arena.setUint64(iovec, this.#arena.base + payloadAt)
-    this.#view.setUint32(iovec + 8, payload, true)
+    this.#arena.setUint64(iovec + 8, payload)
     this.#length += payload
     this.#count++
   }
@@ -237,7 +237,7 @@ export class Merger {
     view.setUint16(packet + ip + field, fold(pseudoSum(view, packet, this.#protocol, total - ip)))
     const first = this.#header + this.#segment
     this.#arena.setUint64(this.#iovecs, this.#arena.base + at)
-    view.setUint32(this.#iovecs + 8, VNET_HEADER + first, true)
+    this.#arena.setUint64(this.#iovecs + 8, VNET_HEADER + first)
     this.#wrote(
       this.#count > 1
         ? this.#tun.writev(this.#iovecs, this.#count)

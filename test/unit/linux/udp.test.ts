@@ -4,8 +4,9 @@ import { GodwitError } from '../../../src/core/errors.ts'
 import { Arena } from '../../../src/linux/arena.ts'
 import { FakeUdpNetwork } from '../../../src/linux/fake-udp.ts'
 import { declare } from '../../../src/linux/libc.ts'
-import { readAddress16, writeName } from '../../../src/linux/sockaddr.ts'
-import { openUdp, ReceiveBatch, type UdpSocket } from '../../../src/linux/udp.ts'
+import { readAddress16, writeAddress16, writeName } from '../../../src/linux/sockaddr.ts'
+import { EINVAL, EIO, openUdp, ReceiveBatch, type UdpSocket } from '../../../src/linux/udp.ts'
+import { udpBatchObstacle } from '../../../src/linux/udp-probe.ts'
 import { udpCompliance } from '../../suites/udp.ts'
 
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
@@ -103,6 +104,103 @@ test('a multihomed socket tells which of its addresses was reached, and answers 
     anchor.close()
     host.close()
   }
+})
+
+test('house 13: a batch from a chosen address is sent whole, whatever was sent before', () => {
+  for (const family of [4, 6] as const) {
+    const arena = new Arena(1 << 20)
+    const { u8, view } = arena
+    const batch = new ReceiveBatch(arena, 4)
+    // What the socket keeps for sending is memory that another owner left full.
+    const areas = Array.from({ length: 32 }, (_, n) => ({
+      at: arena.reserve(64 * n + 64),
+      length: 64 * n + 64,
+    }))
+    for (const { at, length } of areas) {
+      u8.fill(0xff, at, at + length)
+      arena.release(at, length)
+    }
+    const anchor = openUdp(arena, { family, multihomed: true })
+    const host = openUdp(arena, { family: 4, address: LOOPBACK })
+    const name = arena.reserve(32)
+    const local = arena.reserve(16)
+    const at = arena.reserve(4096)
+    writeName(u8, view, name, { address: LOOPBACK, port: host.port }, family)
+    // Control messages: none, address, size and address, size, in turn; each leaves its bytes to the next.
+    const reached = Uint8Array.of(127, 255, 254, 253)
+    writeAddress16(u8, local, reached)
+    for (const [localAt, segment] of [
+      [0, 0],
+      [local, 0],
+      [local, 100],
+      [0, 100],
+      [local, 0],
+      [local, 70],
+    ] as const) {
+      assert.equal(anchor.send(name, localAt, at, 350, segment), 0)
+      assert.equal(host.receive(batch), 1, `${segment} bytes, family ${family}: one message`)
+      assert.equal(batch.length[0], 350)
+      assert.equal(batch.segment[0], segment === 0 ? 350 : segment)
+      const source = u8.slice(batch.name[0]! + 4, batch.name[0]! + 8)
+      assert.deepEqual(source, localAt === 0 ? LOOPBACK : reached)
+    }
+    assert.equal(anchor.split, 0)
+    anchor.close()
+    host.close()
+  }
+})
+
+test('house 13: batches that the kernel refuses are counted, with its reason', () => {
+  const arena = new Arena(1 << 20)
+  const a = openUdp(arena, { family: 4, address: LOOPBACK })
+  const b = openUdp(arena, { family: 4, address: LOOPBACK })
+  set(a.fd, SOL_SOCKET, SO_NO_CHECK, 1)
+  const name = arena.reserve(32)
+  const at = arena.reserve(4096)
+  writeName(arena.u8, arena.view, name, { address: LOOPBACK, port: b.port }, 4)
+  assert.equal(a.send(name, 0, at, 300, 100), 0)
+  assert.equal(a.send(name, 0, at, 300, 0), 0)
+  assert.equal(a.send(name, 0, at, 300, 100), 0)
+  assert.equal(a.split, 2)
+  assert.ok(a.splitError === EINVAL || a.splitError === EIO, `errno ${a.splitError}`)
+  a.close()
+  b.close()
+})
+
+test('house 13: a name is whole in memory that held that of an IPv6 sender', () => {
+  const arena = new Arena(1 << 20)
+  const { u8, view } = arena
+  const batch = new ReceiveBatch(arena, 1)
+  const name = arena.reserve(32)
+  const at = arena.reserve(64)
+  const six = openUdp(arena, { family: 6 })
+  const four = openUdp(arena, { family: 4, address: LOOPBACK })
+  writeName(u8, view, name, { address: LOOPBACK, port: six.port }, 6)
+  assert.equal(six.send(name, 0, at, 10, 0), 0)
+  assert.equal(six.receive(batch), 1)
+  writeName(u8, view, name, { address: LOOPBACK, port: four.port }, 4)
+  assert.equal(four.send(name, 0, at, 10, 0), 0)
+  assert.equal(four.receive(batch), 1)
+  assert.deepEqual(u8.slice(batch.name[0]!, batch.name[0]! + 32), u8.slice(name, name + 32))
+  six.close()
+  four.close()
+})
+
+test('house 13: what is reserved is zeroed, released areas and a reset arena too', () => {
+  const arena = new Arena(1 << 12)
+  const at = arena.reserve(256)
+  arena.u8.fill(0xff, at, at + 256)
+  arena.release(at, 256)
+  assert.equal(arena.reserve(256), at)
+  assert.ok(arena.u8.subarray(at, at + 256).every((byte) => byte === 0))
+  arena.u8.fill(0xff, at, at + 256)
+  arena.reset()
+  assert.equal(arena.reserve(100), at)
+  assert.ok(arena.u8.subarray(at, at + 256).every((byte) => byte === 0))
+})
+
+test('house 13: this kernel sends and receives in batches, as doctor says', () => {
+  assert.equal(udpBatchObstacle(), undefined)
 })
 
 test('a port that is taken, and a device that is not there, are said', () => {
