@@ -2,9 +2,10 @@
  * Keys as people and files see them: WireGuard's base64 (32 bytes, 44 characters, one `=` at the end). And Ed25519
  * signatures for what must be provable to third parties.
  */
-import { createPrivateKey, createPublicKey, randomBytes, sign, verify } from 'node:crypto'
+import { createPublicKey, randomBytes, sign, verify } from 'node:crypto'
 import { type Decoded, decoded, malformed } from '../core/result.ts'
 import { nodeCrypto } from './node-crypto.ts'
+import { privateKeyObject, publicHalf } from './private-keys.ts'
 
 export const KEY_LENGTH = 32
 
@@ -40,13 +41,12 @@ export function decodeKey(text: string): Decoded<Uint8Array> {
 
 /** The Ed25519 public key of a seed of 32 bytes (RFC 8032 §5.1.5). */
 export function signingPublicKey(seed: Uint8Array): Uint8Array {
-  const { x } = createPublicKey(signingKey(seed) as never).export({ format: 'jwk' })
-  return new Uint8Array(Buffer.from(x as string, 'base64url'))
+  return publicHalf('Ed25519', seed)
 }
 
 /** An Ed25519 signature, 64 bytes. */
 export function signBytes(seed: Uint8Array, message: Uint8Array): Uint8Array {
-  return new Uint8Array(sign(null, message, signingKey(seed)))
+  return new Uint8Array(sign(null, message, privateKeyObject('Ed25519', seed)))
 }
 
 export function verifyBytes(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean {
@@ -58,10 +58,4 @@ export function verifyBytes(publicKey: Uint8Array, message: Uint8Array, signatur
   } catch {
     return false
   }
-}
-
-function signingKey(seed: Uint8Array) {
-  const d = Buffer.from(seed).toString('base64url')
-  const x = Buffer.alloc(KEY_LENGTH).toString('base64url')
-  return createPrivateKey({ key: { kty: 'OKP', crv: 'Ed25519', d, x }, format: 'jwk' })
 }

@@ -1,43 +1,37 @@
 /**
  * `TunnelCrypto` from what Node has (OpenSSL: X25519, BLAKE2s, HMAC, ChaCha20-Poly1305) and @noble for the rest (keyed
- * BLAKE2s, XChaCha20). Keys enter OpenSSL as JWK, which costs 5 to 25 µs; its DER decoder costs ten times that.
+ * BLAKE2s, XChaCha20). Public keys enter OpenSSL as JWK, which costs 5 to 12 µs; its DER decoder costs twice to ten times
+ * that.
  */
 import {
   createCipheriv,
   createDecipheriv,
   createHash,
   createHmac,
-  createPrivateKey,
   createPublicKey,
   diffieHellman,
-  type KeyObject,
   randomFillSync,
   timingSafeEqual,
 } from 'node:crypto'
 import { xchacha20poly1305 } from '@noble/ciphers/chacha.js'
 import { blake2s } from '@noble/hashes/blake2.js'
 import type { Random } from '../core/clock.ts'
+import { privateKeyObject, publicHalf } from './private-keys.ts'
 import type { TunnelCrypto } from './tunnel-crypto.ts'
 
-const KEY_LENGTH = 32
 const TAG_LENGTH = 16
 const AEAD = 'chacha20-poly1305'
-/** OpenSSL derives the public key itself; the JWK form only wants a member of the right length. */
-const PLACEHOLDER = base64url(new Uint8Array(KEY_LENGTH))
-
-const imported = new WeakMap<Uint8Array, KeyObject>()
 
 export const nodeCrypto: TunnelCrypto = {
   publicKey(privateKey) {
-    const { x } = createPublicKey(privateKeyObject(privateKey) as never).export({ format: 'jwk' })
-    return new Uint8Array(Buffer.from(x as string, 'base64url'))
+    return publicHalf('X25519', privateKey)
   },
 
   sharedSecret(privateKey, publicKey) {
     try {
       return new Uint8Array(
         diffieHellman({
-          privateKey: privateKeyObject(privateKey),
+          privateKey: privateKeyObject('X25519', privateKey),
           publicKey: createPublicKey({
             key: { kty: 'OKP', crv: 'X25519', x: base64url(publicKey) },
             format: 'jwk',
@@ -111,18 +105,6 @@ export const nodeRandom: Random = {
   fill(out) {
     return randomFillSync(out)
   },
-}
-
-function privateKeyObject(raw: Uint8Array): KeyObject {
-  let key = imported.get(raw)
-  if (key === undefined) {
-    key = createPrivateKey({
-      key: { kty: 'OKP', crv: 'X25519', d: base64url(raw), x: PLACEHOLDER },
-      format: 'jwk',
-    })
-    imported.set(raw, key)
-  }
-  return key
 }
 
 function nonceOf(counter: number): Uint8Array {

@@ -13,6 +13,7 @@ import {
   verifyBytes,
 } from '../../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
+import { privateKeyObject, publicHalf } from '../../../src/crypto/private-keys.ts'
 import { kdf } from '../../../src/crypto/tunnel-crypto.ts'
 
 function hex(text: string): Uint8Array {
@@ -133,4 +134,21 @@ test('keys in base64 are read as strictly as wg does', () => {
     `${text.slice(0, 42)}B=`,
   ])
     assert.equal(decodeKey(bad).ok, false, bad)
+})
+
+test('a private key alone is enough, also for a Node that checks the public half that comes with it (24 and later)', () => {
+  // RFC 7748 §6.1 and RFC 8032 §7.1 test 1: the same bytes as a key of either curve stay apart.
+  const raw = hex('77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a')
+  assert.equal(
+    toHex(publicHalf('X25519', raw)),
+    '8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a',
+  )
+  assert.equal(privateKeyObject('X25519', raw).asymmetricKeyType, 'x25519')
+  assert.equal(privateKeyObject('X25519', raw), privateKeyObject('X25519', raw), 'decoded once')
+  assert.equal(privateKeyObject('Ed25519', raw).asymmetricKeyType, 'ed25519')
+  const seed = hex('9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60')
+  assert.equal(
+    toHex(publicHalf('Ed25519', seed)),
+    'd75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a',
+  )
 })
