@@ -306,7 +306,7 @@ export class MobileHostService implements Mechanism {
         hint: `accesses: ${names.join(', ') || 'none'}`,
       })
     }
-    this.#parts.cgroups?.setMark(application.id, marks(this.#init.base).control)
+    this.#parts.cgroups?.setMark(application.cgroup, marks(this.#init.base).control)
     this.#applications.adopt(application)
   }
 

@@ -108,7 +108,7 @@ export type LogLevel = 'error' | 'warn' | 'info' | 'debug'
 
 /** A program that `godwit run` started, with a policy of its own. */
 export interface Application {
-  /** Chosen by the daemon, unique while it runs; the name of its cgroup below `godwit/<instance>` (linux/cgroup.ts). */
+  /** Chosen by the daemon, unique while it runs; the end of its cgroup's name (linux/cgroup.ts). */
   readonly id: string
   /** Absolute path of that directory; it and all children belong to the application. */
   readonly cgroup: string
@@ -141,19 +141,58 @@ export interface Metric {
   readonly value: number
 }
 
-/** A request of the control socket, parsed: `body` is the JSON object of a POST, else undefined. */
-export interface ControlRequest {
+/** Who has connected to the control socket, as the kernel says it (SO_PEERCRED). */
+export interface Caller {
+  /** User id when it connected, in the daemon's user namespace; 0 is root. */
+  readonly uid: number
+}
+
+/** A request of the control socket. `body` is what a POST brought, as its route's schema has checked it. */
+export interface ControlRequest<Body = undefined> {
   readonly path: string
   readonly query: Readonly<Record<string, string>>
-  readonly body: unknown
+  readonly body: Body
+  readonly caller: Caller
+}
+
+/** What checks a body; a schema of zod is one. */
+export interface BodySchema<Body> {
+  safeParse(
+    body: unknown,
+  ):
+    | { readonly success: true; readonly data: Body }
+    | { readonly success: false; readonly error: { readonly issues: readonly BodyIssue[] } }
+}
+
+export interface BodyIssue {
+  readonly path: readonly PropertyKey[]
+  readonly message: string
 }
 
 /** A route of the control socket that a mechanism adds: what the handler returns is sent as JSON. */
-export interface ControlRoute {
-  readonly method: 'GET' | 'POST'
-  /** e.g. `/v1/anchoring/invite`; no parameters in the path. */
+export type ControlRoute = GetRoute | PostRoute
+
+export interface GetRoute {
+  readonly method: 'GET'
+  /** e.g. `/v1/dime/hosts`; no parameters in the path. */
   readonly path: string
   handle(request: ControlRequest): unknown | Promise<unknown>
+}
+
+/** Made by `postRoute`, so that no handler sees a body that its schema has not checked. */
+export interface PostRoute {
+  readonly method: 'POST'
+  readonly path: string
+  readonly body: BodySchema<unknown>
+  handle(request: ControlRequest<unknown>): unknown | Promise<unknown>
+}
+
+export function postRoute<Body>(
+  path: string,
+  body: BodySchema<Body>,
+  handle: (request: ControlRequest<Body>) => unknown | Promise<unknown>,
+): PostRoute {
+  return { method: 'POST', path, body, handle: (request) => handle(request as ControlRequest<Body>) }
 }
 
 export interface Mechanism {

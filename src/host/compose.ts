@@ -1,5 +1,6 @@
 /** Builds the mechanisms that a configuration asks for: the one place where the daemon knows them by name. */
 import { existsSync, unlinkSync } from 'node:fs'
+import * as z from 'zod'
 import { AccessMonitor } from '../access/index.ts'
 import {
   AnchorPlumbing,
@@ -13,7 +14,7 @@ import {
 } from '../anchoring/index.ts'
 import { parseInterfaceAddress, parsePrefix } from '../core/address.ts'
 import { usageError } from '../core/errors.ts'
-import type { ControlRequest, ControlRoute, Mechanism } from '../core/mechanism.ts'
+import { type ControlRoute, type Mechanism, postRoute } from '../core/mechanism.ts'
 import type { Decoded } from '../core/result.ts'
 import { parseSelector, type Selector } from '../core/selector.ts'
 import { decodeKey, encodeKey } from '../crypto/keys.ts'
@@ -207,34 +208,22 @@ function knownHost(record: ReturnType<HostStore['list']>[number]): KnownHost {
   }
 }
 
+const INVITE = z.strictObject({ name: z.string().min(1), wg: z.boolean().optional() })
+const REMOVE = z.strictObject({ name: z.string().min(1) })
+
 /** What `godwit anchor invite` and `remove` ask a running anchor. */
 function hostRoutes(state: State, store: HostStore, refresh: () => void): ControlRoute[] {
-  const nameIn = (request: ControlRequest) => {
-    const { name } = (request.body ?? {}) as { name?: unknown }
-    if (typeof name !== 'string' || name === '') throw usageError('the request lacks `name`')
-    return name
-  }
   return [
-    {
-      method: 'POST',
-      path: '/v1/anchor/invite',
-      handle: (request) => {
-        const wg = (request.body as { wg?: unknown } | undefined)?.wg === true
-        const name = nameIn(request)
-        const { host, text } = invite(state, store, name, Date.now(), { wg })
-        refresh()
-        return { name, text, ...(host.expires === undefined ? {} : { expires: host.expires }) }
-      },
-    },
-    {
-      method: 'POST',
-      path: '/v1/anchor/remove',
-      handle: (request) => {
-        const { name } = store.remove(nameIn(request))
-        refresh()
-        return { removed: name }
-      },
-    },
+    postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg } }) => {
+      const { host, text } = invite(state, store, name, Date.now(), { wg: wg === true })
+      refresh()
+      return { name, text, ...(host.expires === undefined ? {} : { expires: host.expires }) }
+    }),
+    postRoute('/v1/anchor/remove', REMOVE, ({ body }) => {
+      const { name } = store.remove(body.name)
+      refresh()
+      return { removed: name }
+    }),
   ]
 }
 

@@ -1,13 +1,14 @@
 /**
- * The control socket: HTTP and JSON on a Unix socket, mode 0660 (owner, and the group `godwit` where there is one). Who
- * may write to it controls the daemon. Every answer is one JSON object; errors carry the code, message and hint of a
- * `GodwitError`.
+ * The control socket: HTTP and JSON on a Unix socket, mode 0660 (owner, and the group `godwit` where there is one). What
+ * members of the group can do is in docs/security.md; routes learn from the kernel which user calls. Bodies are checked by
+ * their route's schema. Every answer is one JSON object; errors carry the code, message and hint of a `GodwitError`.
  */
 import { chmodSync, chownSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { dirname } from 'node:path'
-import { GodwitError } from '../core/errors.ts'
-import type { ControlRoute } from '../core/mechanism.ts'
+import { GodwitError, usageError } from '../core/errors.ts'
+import type { BodySchema, ControlRoute } from '../core/mechanism.ts'
+import { peerUser } from '../linux/peer-credentials.ts'
 
 const MOST_BODY = 1 << 20
 /** sun_path of unix(7) is 108 bytes with its zero. */
@@ -81,7 +82,7 @@ export class ControlServer {
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
-      const url = new URL(request.url ?? '/', 'http://godwit')
+      const url = parseUrl(request.url ?? '/')
       if (request.method === 'GET' && url.pathname === '/metrics') {
         response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(this.#init.metrics())
         return
@@ -92,15 +93,36 @@ export class ControlServer {
           hint: 'is the daemon of the same version as the command?',
         })
       }
-      const body = route.method === 'POST' ? await readBody(request) : undefined
-      const query = Object.fromEntries(url.searchParams)
-      const answer = (await route.handle({ path: url.pathname, query, body })) ?? {}
-      send(response, 200, answer)
+      const caller = { uid: peerUser(request.socket) }
+      const common = { path: url.pathname, query: Object.fromEntries(url.searchParams), caller }
+      const answer =
+        route.method === 'GET'
+          ? await route.handle({ ...common, body: undefined })
+          : await route.handle({ ...common, body: checkBody(route.body, await readBody(request)) })
+      send(response, 200, answer ?? {})
     } catch (error) {
       if (!(error instanceof GodwitError)) this.#init.onFault(error)
       send(response, statusOf(error), { error: describeError(error) })
     }
   }
+}
+
+function parseUrl(text: string): URL {
+  try {
+    return new URL(text, 'http://godwit')
+  } catch {
+    throw usageError('the request names no path')
+  }
+}
+
+/** What the schema makes of it; names each thing that is wrong and where. */
+function checkBody(schema: BodySchema<unknown>, body: unknown): unknown {
+  const result = schema.safeParse(body)
+  if (result.success) return result.data
+  const faults = result.error.issues.map(({ path, message }) =>
+    path.length === 0 ? message : `\`${path.map(String).join('.')}\`: ${message}`,
+  )
+  throw usageError(`the request's body: ${faults.join('; ')}`)
 }
 
 /** An error as it goes over the socket. */

@@ -2,10 +2,10 @@
  * The daemon: starts its mechanisms in order, answers on the control socket by asking all of them, stops them in reverse.
  * It knows no mechanism by name; `compose.ts` builds them from the configuration.
  */
+import * as z from 'zod'
 import { GodwitError, usageError } from '../core/errors.ts'
 import {
   type AccessStatus,
-  type ControlRequest,
   type ControlRoute,
   type DecisionRecord,
   type FlowStatus,
@@ -15,6 +15,7 @@ import {
   type Move,
   type MoveOptions,
   type PeerStatus,
+  postRoute,
   takesPackets,
 } from '../core/mechanism.ts'
 import { formatSelector, parseSelector } from '../core/selector.ts'
@@ -25,6 +26,20 @@ import { formatMetrics } from './metrics.ts'
 import type { HostRecorder } from './recorder.ts'
 import type { Role } from './setup.ts'
 import type { State } from './state.ts'
+
+/** What POSTs bring. */
+const MOVE = z.strictObject({
+  what: z.string().min(1),
+  access: z.string().min(1),
+  static: z.boolean().optional(),
+})
+const RUN = z.strictObject({
+  pid: z.int().min(2),
+  command: z.string().min(1),
+  policy: z.string().min(1).optional(),
+  access: z.string().min(1).optional(),
+})
+const RUN_END = z.strictObject({ id: z.string().min(1) })
 
 /** What GET /v1/status answers and `status --json` prints. */
 export interface Status {
@@ -223,37 +238,26 @@ export class Daemon {
   }
 
   #routes(): ControlRoute[] {
-    const get = (path: string, handle: ControlRoute['handle']): ControlRoute => ({
-      method: 'GET',
-      path,
-      handle,
-    })
-    const post = (path: string, handle: ControlRoute['handle']): ControlRoute => ({
-      method: 'POST',
-      path,
-      handle,
-    })
     return [
-      get('/v1/status', () => this.status()),
-      get('/v1/why', ({ query }) => this.why(query.flow ?? '')),
-      post('/v1/move', (request) => {
-        const options = { static: (request.body as { static?: unknown }).static === true }
-        return this.move(field(request, 'what'), field(request, 'access'), options)
+      { method: 'GET', path: '/v1/status', handle: () => this.status() },
+      { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
+      postRoute('/v1/move', MOVE, ({ body }) =>
+        this.move(body.what, body.access, { static: body.static === true }),
+      ),
+      postRoute('/v1/run', RUN, ({ body, caller }) => {
+        const { pid, command, policy, access } = body
+        return this.#applications.adopt(
+          {
+            pid,
+            command,
+            ...(policy === undefined ? {} : { policy }),
+            ...(access === undefined ? {} : { access }),
+          },
+          caller,
+        )
       }),
-      post('/v1/run', (request) => {
-        const policy = optional(request, 'policy')
-        const access = optional(request, 'access')
-        return this.#applications.adopt({
-          pid: Number(field(request, 'pid')),
-          command: field(request, 'command'),
-          ...(policy === undefined ? {} : { policy }),
-          ...(access === undefined ? {} : { access }),
-        })
-      }),
-      post('/v1/run/end', async (request) => {
-        await this.#applications.end(field(request, 'id'))
-      }),
-      get('/v1/run', () => ({ applications: this.#applications.list() })),
+      postRoute('/v1/run/end', RUN_END, ({ body, caller }) => this.#applications.end(body.id, caller)),
+      { method: 'GET', path: '/v1/run', handle: () => ({ applications: this.#applications.list() }) },
     ]
   }
 
@@ -303,15 +307,4 @@ function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Gene
       value,
     }
   }
-}
-
-function field(request: ControlRequest, name: string): string {
-  const value = optional(request, name)
-  if (value === undefined || value === '') throw usageError(`the request lacks \`${name}\``)
-  return value
-}
-
-function optional(request: ControlRequest, name: string): string | undefined {
-  const value = (request.body as Record<string, unknown> | undefined)?.[name]
-  return value === undefined || value === null ? undefined : String(value)
 }

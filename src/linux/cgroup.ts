@@ -1,12 +1,18 @@
 /**
- * Control groups, version 2: godwit puts the programs it controls into groups of its own, `godwit/<instance>/<name>`,
- * recognises a flow's group by the id that sock_diag tells, and marks the sockets made in a group (bpf.ts).
+ * Control groups, version 2. godwit puts each program it controls into a group of its own, a child of the group in which
+ * it found the program: limits, and what ends the program's session or service, keep holding, and where it came from is
+ * one step up. A flow's group is recognised by the id that sock_diag reports; sockets made in a group are marked (bpf.ts).
  */
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { usageError } from '../core/errors.ts'
 import { setCgroupMark } from './bpf.ts'
 
-const ROOT = 'godwit'
+/** What the groups of any instance are called. */
+const OURS = /^godwit-.+-run-\d+-\d+$/
+const NAME = /^run-\d+-\d+$/
+const BUSY_RETRIES = 50
+const BUSY_MS = 10
 
 /**
  * Where the version 2 hierarchy is mounted (beside version 1 on hybrid systems); undefined when it is not. Of several
@@ -22,54 +28,62 @@ export function cgroupMount(mounts: string = readFileSync('/proc/self/mounts', '
   return paths.find((path) => path.startsWith('/sys/fs/cgroup')) ?? paths[0]
 }
 
-/** The groups of one instance, relative to `godwit/<instance>`. */
+/** The groups of one instance. A group is named by its directory. */
 export interface Cgroups {
-  /** Makes a group (repeatable) and returns its id, which sock_diag reports for sockets made in it. */
-  create(name: string): number
-  /** Processes in it go up to the instance's parent. False when there was none. */
-  remove(name: string): boolean
+  /**
+   * Makes the group `godwit-<instance>-<name>` below the one with this path (as /proc/PID/cgroup says it), or around that
+   * where it is one of godwit's. Throws when there is a group of that name.
+   */
+  createIn(path: string, name: string): Cgroup
+  /** Its processes go up to the group around it. False when there is no such group. */
+  remove(directory: string): boolean
+  /** Every group of this instance. */
   list(): string[]
-  /** Its id; undefined when there is no such group. */
-  id(name: string): number | undefined
+  /** Its id, which sock_diag reports for sockets made in it; undefined when there is no such group. */
+  id(directory: string): number | undefined
   /** Moves a process, with what it starts from then on, into a group. */
-  add(name: string, pid: number): void
+  add(directory: string, pid: number): void
   /** Marks the sockets that are made in the group from now on; 0 ends it. */
-  setMark(name: string, mark: number): void
+  setMark(directory: string, mark: number): void
   /** The same for any group, by its path below the mount (`system.slice/x.service`); false when there is none. */
   setMarkAt(path: string, mark: number): boolean
   /** Path below the mount of any group by its id (`user.slice/…`); undefined when unknown. */
   pathOf(id: number): string | undefined
-  /** Removes the instance's directory once no group is in it. */
-  prune(): void
+}
+
+export interface Cgroup {
+  readonly directory: string
+  readonly id: number
 }
 
 export class KernelCgroups implements Cgroups {
   readonly #mount: string
-  readonly #base: string
+  readonly #prefix: string
   readonly #paths = new Map<number, string>()
 
   /** `mount` as `cgroupMount` found it. */
   constructor(mount: string, instance: string) {
     this.#mount = mount
-    this.#base = `${mount}/${ROOT}/${checked(instance)}`
+    this.#prefix = `godwit-${checked(instance)}-`
   }
 
-  /** The directory of a group. */
-  directory(name: string): string {
-    return `${this.#base}/${checked(name)}`
+  createIn(path: string, name: string): Cgroup {
+    if (path.split('/').includes('..')) throw new Error(`${path} is outside of what is mounted here`)
+    let parent = join(this.#mount, path)
+    while (OURS.test(basename(parent))) parent = dirname(parent)
+    const directory = join(parent, `${this.#prefix}${checked(name)}`)
+    // Not one that somebody else made before, who could put processes into it.
+    mkdirSync(directory)
+    return { directory, id: idOf(directory) }
   }
 
-  create(name: string): number {
-    mkdirSync(this.directory(name), { recursive: true })
-    return idOf(this.directory(name))
-  }
-
-  remove(name: string): boolean {
-    const directory = this.directory(name)
-    if (this.id(name) === undefined) return false
+  remove(directory: string): boolean {
+    if (this.id(directory) === undefined) return false
     try {
-      for (const pid of pidsIn(directory)) move(pid, this.#mount)
-      retryBusy(() => rmdirSync(directory))
+      retryBusy(() => {
+        for (const pid of pidsIn(directory)) move(pid, dirname(directory))
+        rmdirSync(directory)
+      })
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error // somebody else was faster
     }
@@ -77,28 +91,35 @@ export class KernelCgroups implements Cgroups {
   }
 
   list(): string[] {
-    try {
-      const entries = readdirSync(this.#base, { withFileTypes: true })
-      return entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name)
-    } catch {
-      return []
-    }
+    const found: string[] = []
+    this.#walk('', (path) => {
+      const name = basename(path)
+      if (name.startsWith(this.#prefix) && NAME.test(name.slice(this.#prefix.length)))
+        found.push(this.#mount + path)
+    })
+    return found
   }
 
-  id(name: string): number | undefined {
-    try {
-      return idOf(this.directory(name))
-    } catch {
-      return undefined
-    }
+  id(directory: string): number | undefined {
+    return tryId(directory)
   }
 
-  add(name: string, pid: number): void {
-    writeFileSync(`${this.directory(name)}/cgroup.procs`, String(pid))
+  /** Process ids in the group itself. */
+  processes(directory: string): number[] {
+    return pidsIn(directory)
   }
 
-  setMark(name: string, mark: number): void {
-    setCgroupMark(this.directory(name), mark)
+  /** Moves a process, if there still is one, into any group by its path, as /proc/PID/cgroup says it. */
+  moveTo(path: string, pid: number): void {
+    move(pid, join(this.#mount, path))
+  }
+
+  add(directory: string, pid: number): void {
+    writeFileSync(join(directory, 'cgroup.procs'), String(pid))
+  }
+
+  setMark(directory: string, mark: number): void {
+    setCgroupMark(directory, mark)
   }
 
   setMarkAt(path: string, mark: number): boolean {
@@ -112,26 +133,26 @@ export class KernelCgroups implements Cgroups {
     const known = this.#paths.get(id)
     if (known !== undefined && tryId(`${this.#mount}${known}`) === id) return known.slice(1)
     this.#paths.clear()
-    this.#walk('')
+    this.#walk('', (path, found) => this.#paths.set(found, path))
     return this.#paths.get(id)?.slice(1)
   }
 
-  #walk(path: string): void {
+  /** Every group with its path below the mount (`''` for the root of it), those around others first. */
+  #walk(path: string, visit: (path: string, id: number) => void): void {
     const id = tryId(`${this.#mount}${path}`)
     if (id === undefined) return
-    this.#paths.set(id, path)
-    for (const entry of readdirSync(`${this.#mount}${path}`, { withFileTypes: true }))
-      if (entry.isDirectory()) this.#walk(`${path}/${entry.name}`)
+    visit(path, id)
+    for (const name of childrenOf(`${this.#mount}${path}`)) this.#walk(`${path}/${name}`, visit)
   }
+}
 
-  prune(): void {
-    for (const directory of [this.#base, `${this.#mount}/${ROOT}`]) {
-      try {
-        rmdirSync(directory)
-      } catch {
-        return // absent, or not empty
-      }
-    }
+/** Names of the groups in a group; none when it is gone. */
+function childrenOf(directory: string): string[] {
+  try {
+    const entries = readdirSync(directory, { withFileTypes: true })
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name)
+  } catch {
+    return []
   }
 }
 
@@ -154,26 +175,26 @@ function tryId(directory: string): number | undefined {
 }
 
 function pidsIn(directory: string): number[] {
-  return readFileSync(`${directory}/cgroup.procs`, 'utf8').split('\n').filter(Boolean).map(Number)
+  return readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number)
 }
 
 function move(pid: number, directory: string): void {
   try {
-    writeFileSync(`${directory}/cgroup.procs`, String(pid))
+    writeFileSync(join(directory, 'cgroup.procs'), String(pid))
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error // it ended meanwhile
   }
 }
 
-/** A group is busy for a moment after its last process has ended. */
+/** A group is busy for a moment after its last process has ended, and while processes fork faster than they are moved. */
 function retryBusy(work: () => void): void {
   for (let attempt = 0; ; attempt++) {
     try {
       work()
       return
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || attempt === 50) throw error
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10)
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || attempt === BUSY_RETRIES) throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_MS)
     }
   }
 }

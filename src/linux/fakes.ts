@@ -4,7 +4,6 @@
  */
 import { equal } from '../core/bytes.ts'
 import { GodwitError } from '../core/errors.ts'
-import type { Cgroups } from './cgroup.ts'
 import { KernelError } from './libc.ts'
 import type { Nftables, NftObject, NftSetName, NftTableName } from './nft.ts'
 import { type SocketFilter, type SocketFlow, type SocketInfo, type SocketTable, TCP } from './sockdiag.ts'
@@ -142,70 +141,6 @@ export class FakeSocketTable implements SocketTable {
   }
 
   close(): void {}
-}
-
-/** Control groups of one instance; processes are numbers in them. */
-export class FakeCgroups implements Cgroups {
-  readonly #groups = new Map<string, { id: number; mark: number; pids: Set<number> }>()
-  #nextId = 100
-
-  create(name: string): number {
-    const known = this.#groups.get(name)
-    if (known !== undefined) return known.id
-    const id = this.#nextId++
-    this.#groups.set(name, { id, mark: 0, pids: new Set() })
-    return id
-  }
-
-  remove(name: string): boolean {
-    return this.#groups.delete(name)
-  }
-
-  list(): string[] {
-    return [...this.#groups.keys()]
-  }
-
-  id(name: string): number | undefined {
-    return this.#groups.get(name)?.id
-  }
-
-  add(name: string, pid: number): void {
-    const group = this.#need(name)
-    for (const each of this.#groups.values()) each.pids.delete(pid)
-    group.pids.add(pid)
-  }
-
-  setMark(name: string, mark: number): void {
-    this.#need(name).mark = mark
-  }
-
-  setMarkAt(path: string, mark: number): boolean {
-    const group = this.#groups.get(path)
-    if (group !== undefined) group.mark = mark
-    return group !== undefined
-  }
-
-  /** The mark that sockets made in the group get. */
-  mark(name: string): number | undefined {
-    return this.#groups.get(name)?.mark
-  }
-
-  pids(name: string): number[] {
-    return [...(this.#groups.get(name)?.pids ?? [])]
-  }
-
-  pathOf(id: number): string | undefined {
-    for (const [name, group] of this.#groups) if (group.id === id) return `godwit/fake/${name}`
-    return undefined
-  }
-
-  prune(): void {}
-
-  #need(name: string) {
-    const group = this.#groups.get(name)
-    if (group === undefined) throw new KernelError(`use control group ${name}`, ENOENT)
-    return group
-  }
 }
 
 /** Settings as a map; a key that is not in it does not exist. */

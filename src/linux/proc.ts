@@ -3,7 +3,16 @@
  * outdated when it returns: processes come and go.
  */
 import { spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  constants as files,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+} from 'node:fs'
 import { constants, setPriority } from 'node:os'
 import { setFlagsFromString } from 'node:v8'
 import { findProgram } from './packages.ts'
@@ -40,6 +49,62 @@ export function processInfo(pid: number): ProcessInfo | undefined {
   if (command === undefined) return undefined
   const executable = attempt(() => readlinkSync(`/proc/${pid}/exe`)) ?? ''
   return { pid, executable: executable.replace(/ \(deleted\)$/, ''), command }
+}
+
+/**
+ * One process, not whichever has its number later: its folder in /proc, held open, is of that process alone. Close it.
+ */
+export class OpenProcess {
+  readonly pid: number
+  readonly #fd: number
+
+  private constructor(pid: number, fd: number) {
+    this.pid = pid
+    this.#fd = fd
+  }
+
+  /** Undefined when there is no such process. */
+  static open(pid: number): OpenProcess | undefined {
+    const fd = attempt(() => openSync(`/proc/${pid}`, files.O_RDONLY | files.O_DIRECTORY))
+    return fd === undefined ? undefined : new OpenProcess(pid, fd)
+  }
+
+  /**
+   * The only user whose rights the process has: real, effective, saved and file-system user id are one, and it has not
+   * gained rights from its program's file (then its folder belongs to root). Undefined otherwise, and when it has ended.
+   */
+  soleUser(): number | undefined {
+    const ids = /^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$/m
+      .exec(this.#read('status') ?? '')
+      ?.slice(1)
+      .map(Number)
+    const [uid] = ids ?? []
+    return ids?.every((id) => id === uid) && fstatSync(this.#fd).uid === uid ? uid : undefined
+  }
+
+  /** Process id of the one that started it, or has adopted it. */
+  parent(): number | undefined {
+    const [, pid] = /^PPid:\t(\d+)$/m.exec(this.#read('status') ?? '') ?? []
+    return pid === undefined ? undefined : Number(pid)
+  }
+
+  /** Path of its control group of version 2. */
+  cgroup(): string | undefined {
+    return /^0::(\/.*)$/m.exec(this.#read('cgroup') ?? '')?.[1]
+  }
+
+  /** False once it has ended and its parent has taken note: only then its number can be another's. */
+  exists(): boolean {
+    return this.#read('status') !== undefined
+  }
+
+  close(): void {
+    closeSync(this.#fd)
+  }
+
+  #read(name: string): string | undefined {
+    return attempt(() => readFileSync(`/proc/self/fd/${this.#fd}/${name}`, 'utf8'))
+  }
 }
 
 interface Holder {

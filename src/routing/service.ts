@@ -2,25 +2,27 @@
  * A router on the main thread, mobile or at home: accesses and radios, routes, and the engine worker that carries the
  * packets. Implements what the daemon asks of a mechanism. A traffic class towards a peer is what it shows as a flow.
  */
+import * as z from 'zod'
 import type { AccessMonitor } from '../access/index.ts'
 import type { Prefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
-import type {
-  AccessStatus,
-  ControlRoute,
-  DecisionRecord,
-  FlowStatus,
-  Mechanism,
-  Metric,
-  Move,
-  PeerStatus,
-  Recorder,
+import {
+  type AccessStatus,
+  type ControlRoute,
+  type DecisionRecord,
+  type FlowStatus,
+  type Mechanism,
+  type Metric,
+  type Move,
+  type PeerStatus,
+  postRoute,
+  type Recorder,
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
 import type { Selector } from '../core/selector.ts'
 import { type EndpointCache, Endpoints } from '../tunnel/endpoints.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
-import { MODES, type Mode } from '../tunnel/schedulers.ts'
+import { MODES } from '../tunnel/schedulers.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import type { RouterPlumbing } from './plumbing.ts'
 import type {
@@ -73,6 +75,7 @@ export interface RouterComponents {
   readonly close: () => void
 }
 
+const SCHEDULER = z.strictObject({ name: z.string().min(1), scheduler: z.string().min(1) })
 const FIRST_MTU = 1400
 const LEAST_MTU = 1280
 /** Outer headers, message 32 and tag, by the family of the path's remote. */
@@ -110,7 +113,7 @@ export class RouterService implements Mechanism {
     })
     this.routes = [
       { method: 'GET', path: '/v1/router', handle: () => this.#view() },
-      { method: 'POST', path: '/v1/router/scheduler', handle: ({ body }) => this.#setScheduler(body) },
+      postRoute('/v1/router/scheduler', SCHEDULER, ({ body }) => this.#setScheduler(body)),
     ]
   }
 
@@ -267,14 +270,13 @@ export class RouterService implements Mechanism {
     }
   }
 
-  #setScheduler(body: unknown): object {
-    const { name, scheduler } = (body ?? {}) as { name?: unknown; scheduler?: unknown }
+  #setScheduler({ name, scheduler }: z.output<typeof SCHEDULER>): object {
     const known = this.#init.classes.map((each) => each.name)
-    if (typeof name !== 'string' || !known.includes(name))
-      throw usageError(`there is no class ${String(name)}; there are ${known.join(', ')}`)
-    if (!MODES.includes(scheduler as Mode))
-      throw usageError(`there is no scheduler ${String(scheduler)}; there are ${MODES.join(', ')}`)
-    this.#post({ type: 'mode', name, mode: scheduler as Mode })
+    if (!known.includes(name)) throw usageError(`there is no class ${name}; there are ${known.join(', ')}`)
+    const mode = MODES.find((each) => each === scheduler)
+    if (mode === undefined)
+      throw usageError(`there is no scheduler ${scheduler}; there are ${MODES.join(', ')}`)
+    this.#post({ type: 'mode', name, mode })
     return { class: name, scheduler }
   }
 

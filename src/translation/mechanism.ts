@@ -1,18 +1,20 @@
 /** DIME as the daemon sees it: status, flows, moves and reasons (core/mechanism.ts). */
 
+import * as z from 'zod'
 import { toBase64 } from '../core/bytes.ts'
 import { GodwitError } from '../core/errors.ts'
 import { formatEndpoint } from '../core/flow.ts'
-import type {
-  AccessStatus,
-  ControlRoute,
-  DecisionRecord,
-  FlowStatus,
-  Mechanism,
-  Metric,
-  Move,
-  PeerStatus,
-  Recorder,
+import {
+  type AccessStatus,
+  type ControlRoute,
+  type DecisionRecord,
+  type FlowStatus,
+  type Mechanism,
+  type Metric,
+  type Move,
+  type PeerStatus,
+  postRoute,
+  type Recorder,
 } from '../core/mechanism.ts'
 import { formatSelector, matches, type Selector } from '../core/selector.ts'
 import { processInfo, SocketOwners, userName } from '../linux/proc.ts'
@@ -271,14 +273,7 @@ export class TranslationMechanism implements Mechanism {
     return [
       { method: 'GET', path: '/v1/dime/hosts', handle: () => ({ hosts: this.#hostViews() }) },
       { method: 'GET', path: '/v1/dime/sockets', handle: () => ({ sockets: this.#socketViews() }) },
-      {
-        method: 'POST',
-        path: '/v1/dime/rekey',
-        handle: () => {
-          this.#service?.rekey()
-          return {}
-        },
-      },
+      postRoute('/v1/dime/rekey', z.strictObject({}), () => this.#service?.rekey()),
     ]
   }
 

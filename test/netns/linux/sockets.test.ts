@@ -3,14 +3,25 @@ import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmdirSync,
+  rmSync,
+} from 'node:fs'
 import { type AddressInfo, connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { after, test } from 'node:test'
 import { bpfObstacle, cgroupPrograms } from '../../../src/linux/bpf.ts'
 import { cgroupMount, KernelCgroups } from '../../../src/linux/cgroup.ts'
-import { processInfo, SocketOwners, userId, userName } from '../../../src/linux/proc.ts'
+import { OpenProcess, processInfo, SocketOwners, userId, userName } from '../../../src/linux/proc.ts'
 import { SockDiag, TCP, UDP } from '../../../src/linux/sockdiag.ts'
-import { cgroupsCompliance } from '../../suites/cgroups.ts'
 
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 const mount = cgroupMount()
@@ -127,32 +138,116 @@ test('UP-42: sockets made in a control group carry its mark and its id', async (
   const obstacle = bpfObstacle()
   if (obstacle !== undefined) return t.skip(`eBPF: ${obstacle}`)
   const groups = new KernelCgroups(mount, `test-${process.pid}`)
-  t.after(() => {
-    groups.remove('app')
-    groups.prune()
-  })
-  const id = groups.create('app')
-  groups.setMark('app', 0x11)
-  groups.setMark('app', 0xfedc1234)
-  assert.equal(cgroupPrograms(groups.directory('app')), 1)
+  const before = OpenProcess.open(process.pid)!.cgroup()!
+  const { directory, id } = groups.createIn(before, 'run-1-1')
+  t.after(() => groups.remove(directory))
+  groups.setMark(directory, 0x11)
+  groups.setMark(directory, 0xfedc1234)
+  assert.equal(cgroupPrograms(directory), 1)
 
   const child = spawn('sleep', ['30'])
   t.after(() => child.kill())
-  groups.add('app', process.pid)
+  groups.add(directory, process.pid)
   const { flow, end } = await connected('127.0.0.1', '127.0.0.1')
   const path = groups.pathOf(id)!
   assert.equal(groups.setMarkAt(path, 0xfedc1234), true, 'by its path, as selectors name it')
   assert.equal(groups.setMarkAt(`${path}/none`, 1), false)
-  groups.setMark('app', 0)
+  groups.setMark(directory, 0)
   const second = await connected('127.0.0.1', '127.0.0.1')
   const [marked, plain] = [diag.find(flow), diag.find(second.flow)]
   end()
   second.end()
   assert.deepEqual([marked?.mark, marked?.cgroupId], [0xfedc1234, id])
   assert.deepEqual([plain?.mark ?? 0, plain?.cgroupId], [0, id])
-  groups.add('app', child.pid!)
-  assert.equal(groups.remove('app'), true)
-  assert.equal(groups.remove('app'), false)
+  groups.add(directory, child.pid!)
+  assert.deepEqual(groups.processes(directory).sort(), [process.pid, child.pid].sort())
+  assert.equal(groups.remove(directory), true)
+  assert.equal(groups.remove(directory), false)
+  for (const pid of [process.pid, child.pid!])
+    assert.equal(OpenProcess.open(pid)!.cgroup(), before, 'back in the group that it came from')
+})
+
+test('groups of an instance are below those of their programs, never inside one another, and found wherever they are', (t) => {
+  if (mount === undefined) return t.skip('no control groups of version 2')
+  const groups = new KernelCgroups(mount, `suite-${process.pid}`)
+  const other = new KernelCgroups(mount, `suite-${process.pid}-more`)
+  const session = `/session-${process.pid}`
+  mkdirSync(join(mount, session))
+  t.after(() => {
+    for (const each of [...groups.list(), ...other.list()]) groups.remove(each)
+    rmdirSync(join(mount, session))
+  })
+  const first = groups.createIn(session, 'run-1-1')
+  assert.equal(first.directory, join(mount, session, `godwit-suite-${process.pid}-run-1-1`))
+  const second = other.createIn(first.directory.slice(mount.length), 'run-1-1')
+  assert.equal(dirname(second.directory), join(mount, session))
+  assert.notEqual(first.id, second.id)
+  assert.deepEqual([groups.list(), other.list()], [[first.directory], [second.directory]])
+  assert.equal(groups.pathOf(first.id), first.directory.slice(mount.length + 1))
+  assert.equal(groups.id(first.directory), first.id)
+  assert.throws(() => groups.createIn(session, 'run-1-1'), { code: 'EEXIST' })
+  assert.throws(() => groups.createIn('/../elsewhere', 'run-1-2'), /outside/)
+  assert.throws(() => groups.createIn(session, '../x'), { kind: 'usage' })
+  assert.equal(groups.remove(first.directory), true)
+  assert.equal(groups.id(first.directory), undefined)
+  assert.equal(groups.pathOf(first.id), undefined)
+})
+
+test('a process that has ended is not mistaken for the next one with its number', () => {
+  const module = JSON.stringify(new URL('../../../src/linux/proc.js', import.meta.url).href)
+  const program = `
+    const { OpenProcess } = await import(${module})
+    const { spawn, spawnSync } = await import('node:child_process')
+    const { writeFileSync } = await import('node:fs')
+    const first = spawn('setpriv', ['--reuid', '65534', '--clear-groups', 'sleep', '60'])
+    await new Promise((done) => first.once('spawn', done))
+    const handle = OpenProcess.open(first.pid)
+    while (handle.soleUser() !== 65534) await new Promise(setImmediate)
+    const before = [handle.soleUser(), handle.parent() === process.pid, handle.exists()]
+    first.kill('SIGKILL')
+    await new Promise((done) => first.once('exit', done))
+    let second
+    for (let i = 0; i < 200 && second?.pid !== first.pid; i++) {
+      second?.kill('SIGKILL')
+      writeFileSync('/proc/sys/kernel/ns_last_pid', String(first.pid - 1))
+      second = spawn('sleep', ['60'])
+    }
+    const after = [handle.soleUser() ?? null, handle.cgroup() ?? null, handle.exists()]
+    const next = OpenProcess.open(second.pid)
+    console.log(JSON.stringify({ same: second.pid === first.pid, before, after, next: next.soleUser() }))
+    second.kill('SIGKILL')`
+  const { stdout, stderr, status } = spawnSync(
+    'unshare',
+    ['--pid', '--fork', '--mount-proc', process.execPath, '--input-type=module', '-e', program],
+    { encoding: 'utf8' },
+  )
+  assert.equal(status, 0, stderr)
+  assert.deepEqual(JSON.parse(stdout), {
+    same: true,
+    before: [65534, true, true],
+    after: [null, null, false],
+    next: 0,
+  })
+})
+
+test('a process that has rights besides those of its user has no sole user', (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'godwit-rights-'))
+  t.after(() => rmSync(folder, { recursive: true }))
+  chmodSync(folder, 0o755)
+  const sleep = join(folder, 'sleep')
+  copyFileSync(realpathSync('/bin/sleep'), sleep)
+  chmodSync(sleep, 0o4755)
+  const as = (...command: string[]) => {
+    const child = spawn('setpriv', ['--reuid', '65534', '--clear-groups', ...command])
+    t.after(() => child.kill('SIGKILL'))
+    for (;;) {
+      const handle = OpenProcess.open(child.pid!)!
+      if (readlinkSync(`/proc/${child.pid}/exe`).endsWith('sleep')) return handle
+      handle.close()
+    }
+  }
+  assert.equal(as('sleep', '60').soleUser(), 65534)
+  assert.equal(as(sleep, '60').soleUser(), undefined, 'started by the user, with the rights of root')
 })
 
 test('the rights of the service units are enough to mark sockets, and to end it', (t) => {
@@ -160,11 +255,8 @@ test('the rights of the service units are enough to mark sockets, and to end it'
   const obstacle = bpfObstacle()
   if (obstacle !== undefined) return t.skip(`eBPF: ${obstacle}`)
   const groups = new KernelCgroups(mount, `rights-${process.pid}`)
-  t.after(() => {
-    groups.remove('app')
-    groups.prune()
-  })
-  groups.create('app')
+  const { directory } = groups.createIn('/', 'run-1-1')
+  t.after(() => groups.remove(directory))
   const module = JSON.stringify(new URL('../../../src/linux/bpf.js', import.meta.url).href)
   const program = `
     const { setCgroupMark } = await import(${module})
@@ -173,15 +265,12 @@ test('the rights of the service units are enough to mark sockets, and to end it'
     const unit = readFileSync(new URL(`../../../../examples/systemd/${name}`, import.meta.url), 'utf8')
     const rights = /^CapabilityBoundingSet=(.*)$/m.exec(unit)![1]!.toLowerCase().replaceAll('cap_', '+')
     const args = [`--bounding-set=-all,${rights.replaceAll(' ', ',')}`, process.execPath]
-    args.push('--input-type=module', '-e', program, groups.directory('app'))
+    args.push('--input-type=module', '-e', program, directory)
     const { status, stderr } = spawnSync('setpriv', args, { encoding: 'utf8' })
     assert.equal(status, 0, stderr)
-    assert.equal(cgroupPrograms(groups.directory('app')), 0)
+    assert.equal(cgroupPrograms(directory), 0)
   }
 })
-
-if (mount !== undefined)
-  cgroupsCompliance('the kernel', () => new KernelCgroups(mount, `suite-${process.pid}`))
 
 test('users have names and ids', () => {
   assert.equal(userName(0), 'root')

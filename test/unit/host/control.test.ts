@@ -5,8 +5,9 @@ import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, afterEach, beforeEach, test } from 'node:test'
+import * as z from 'zod'
 import { GodwitError } from '../../../src/core/errors.ts'
-import type { FlowStatus, Mechanism, Move } from '../../../src/core/mechanism.ts'
+import { type FlowStatus, type Mechanism, type Move, postRoute } from '../../../src/core/mechanism.ts'
 import { formatSelector, type Selector } from '../../../src/core/selector.ts'
 import { ControlClient } from '../../../src/host/client.ts'
 import { Daemon, type Status, type Why } from '../../../src/host/daemon.ts'
@@ -107,13 +108,9 @@ beforeEach(() => {
     recorder,
     instance: `test-${process.pid}`,
     routes: [
-      {
-        method: 'POST',
-        path: '/v1/fault',
-        handle: () => {
-          throw new TypeError('a bug')
-        },
-      },
+      postRoute('/v1/fault', z.strictObject({}), () => {
+        throw new TypeError('a bug')
+      }),
     ],
   })
   client = new ControlClient(state.socket)

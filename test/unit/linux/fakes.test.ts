@@ -1,13 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { FakeCgroups, FakeNftables, FakeSocketTable, FakeSysctls } from '../../../src/linux/fakes.ts'
+import { FakeNftables, FakeSocketTable, FakeSysctls } from '../../../src/linux/fakes.ts'
 import { UDP } from '../../../src/linux/sockdiag.ts'
-import { cgroupsCompliance } from '../../suites/cgroups.ts'
 import { nftCompliance } from '../../suites/nftables.ts'
 import { sysctlsCompliance } from '../../suites/sysctls.ts'
 
 nftCompliance('the fake', () => new FakeNftables())
-cgroupsCompliance('the fake', () => new FakeCgroups())
 sysctlsCompliance('the fake', () => {
   const values = [
     ['net.ipv4.ip_forward', '0'],
