@@ -39,15 +39,32 @@ export const RESPONSE = {
 
 export const COOKIE_REPLY = { length: 64, receiver: 4, nonce: 8, cookie: 32 } as const
 
-export const TRANSPORT = { minLength: 32, receiver: 4, counter: 8, payload: 16, tag: 16 } as const
+/** Messages 4 and 32: bytes in front of the ciphertext, and of the tag at its end. */
+export const HEADER = 16
+export const TAG = 16
+/** Where their header has the receiver's index (4 bytes) and the counter (8 bytes). */
+export const RECEIVER = 4
+export const COUNTER = 8
 
-export const MULTIPATH = { minLength: 34, flags: 16, pathId: 17, body: 18 } as const
+export const TRANSPORT = {
+  minLength: HEADER + TAG,
+  receiver: RECEIVER,
+  counter: COUNTER,
+  payload: HEADER,
+  tag: TAG,
+} as const
 
-/** Flags of the inner header of message 32. */
-export const InnerFlag = { control: 1, partialChecksum: 2 } as const
+/** Flags and path id: the first bytes of the plaintext of message 32, and of control frames inside message 4. */
+export const INNER_HEADER = 2
+/** The plaintext is control frames, not a packet. */
+export const FLAG_CONTROL = 1
+/** The packet's TCP or UDP checksum is the sum of its pseudo-header; the receiver completes it. */
+export const FLAG_PARTIAL = 2
+/** The receiver restores the order of sealing. */
+export const FLAG_ORDERED = 4
 
-/** Bytes that message 32 adds to an inner packet: header, flags and path id, tag. */
-export const MULTIPATH_OVERHEAD = TRANSPORT.payload + 2 + TRANSPORT.tag
+/** Bytes that message 32 adds to an inner packet. */
+export const MULTIPATH_OVERHEAD = HEADER + INNER_HEADER + TAG
 
 /** Bytes of IP and UDP around a datagram. */
 export function outerOverhead(addressLength: number): number {
@@ -68,7 +85,7 @@ export function messageType(bytes: Uint8Array): number {
     case MessageType.transport:
       return type
     case MessageType.multipath:
-      return bytes.length >= MULTIPATH.minLength ? type : 0
+      return bytes.length >= MULTIPATH_OVERHEAD ? type : 0
     default:
       return 0
   }

@@ -32,14 +32,13 @@ import {
   SENT_DATA,
   SessionTable,
 } from '../tables.ts'
+import { COUNTER, FLAG_CONTROL, HEADER, INNER_HEADER, outerOverhead, RECEIVER, TAG } from '../wire.ts'
 import { Inbound } from './inbound.ts'
 import { Merger } from './merge.ts'
 import { Outbound } from './outbound.ts'
 import { Reorder } from './reorder.ts'
-import { FLAG_CONTROL, HEADER, INNER_HEADER, Sender, TAG } from './sender.ts'
+import { Sender } from './sender.ts'
 
-const IPV4_UDP = 28
-const IPV6_UDP = 48
 /** Messages of one recvmmsg: enough for bursts of small datagrams, few enough that the buffers stay in the L2 cache. */
 const RECEIVE_MESSAGES = 4
 const ENODEV = 19
@@ -290,7 +289,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.#ring.move(from, to, this.#now - withinMs, this.#now, (at, bytes, segment, sentAt) => {
       const size = segment === 0 ? bytes : segment
       let skip = 0
-      if (sentAt < unbound && view.getUint32(at + 4, true) === remoteIndex)
+      if (sentAt < unbound && view.getUint32(at + RECEIVER, true) === remoteIndex)
         while (skip < bytes && counterAt(view, at + skip) <= bound) skip += size
       const left = bytes - skip
       if (left <= 0) return false
@@ -322,7 +321,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     const ipv4 =
       (paths.remote[at]! & 0xffff) === 2 ||
       (paths.remote[at + 2] === 0 && paths.remote[at + 3] === 0 && paths.remote[at + 4] === 0xffff0000)
-    const outer = ipv4 ? IPV4_UDP : IPV6_UDP
+    const outer = outerOverhead(ipv4 ? 4 : 16)
     const inner = this.peers.godwit[paths.peer[slot]!] === 1 ? INNER_HEADER : 0
     paths.innerMtu[slot] = Math.max(0, paths.mtu[slot]! - outer - HEADER - TAG - inner)
   }
@@ -357,5 +356,5 @@ export class Datapath implements Sessions, Paths, Transmit {
 }
 
 function counterAt(view: DataView, at: number): number {
-  return view.getUint32(at + 12, true) * 4294967296 + view.getUint32(at + 8, true)
+  return view.getUint32(at + COUNTER + 4, true) * 4294967296 + view.getUint32(at + COUNTER, true)
 }

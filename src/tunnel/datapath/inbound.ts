@@ -10,23 +10,23 @@ import { readAddress16, readName } from '../../linux/sockaddr.ts'
 import type { ReceiveBatch, UdpSocket } from '../../linux/udp.ts'
 import type { Endpoint, Forwarder, SlowPath } from '../seam.ts'
 import { type PathTable, type PeerTable, RECEIVED_ANY, RECEIVED_DATA, type SessionTable } from '../tables.ts'
-import { ipHeaderLength, packetLength, plainTransport, TCP } from './headers.ts'
-import type { Merger } from './merge.ts'
-import type { Reorder } from './reorder.ts'
 import {
-  AES_OPEN,
-  CHACHA_OPEN,
+  COUNTER,
   FLAG_CONTROL,
   FLAG_ORDERED,
   FLAG_PARTIAL,
   HEADER,
   INNER_HEADER,
-  MESSAGE_MULTIPATH,
-  MESSAGE_TRANSPORT,
-  type Sender,
+  MessageType,
+  RECEIVER,
   TAG,
-} from './sender.ts'
+} from '../wire.ts'
+import { ipHeaderLength, packetLength, plainTransport, TCP } from './headers.ts'
+import type { Merger } from './merge.ts'
+import type { Reorder } from './reorder.ts'
+import { AES_OPEN, CHACHA_OPEN, type Sender } from './sender.ts'
 
+const { transport: TRANSPORT, multipath: MULTIPATH } = MessageType
 const UNKNOWN = -1
 /** The path of a message is not looked up yet. */
 const PENDING = -2
@@ -122,8 +122,8 @@ export class Inbound {
         continue
       }
       const type = this.#view.getUint32(at + offset, true)
-      if (type === MESSAGE_MULTIPATH || type === MESSAGE_TRANSPORT)
-        this.#transport(i, at + offset, size, type === MESSAGE_MULTIPATH, socket, now)
+      if (type === MULTIPATH || type === TRANSPORT)
+        this.#transport(i, at + offset, size, type === MULTIPATH, socket, now)
       else if (type >= 1 && type <= 3) {
         const from = this.#endpoint(i)
         this.#machine().handleHandshake(this.#u8.subarray(at + offset, at + offset + size), from, socket, now)
@@ -141,7 +141,7 @@ export class Inbound {
   #transport(i: number, at: number, size: number, multipath: boolean, socket: number, now: number): void {
     const view = this.#view
     const sessions = this.#sessions
-    const index = view.getUint32(at + 4, true)
+    const index = view.getUint32(at + RECEIVER, true)
     if (this.#session === UNKNOWN || index !== this.#index) {
       const found = sessions.find(index)
       if (found < 0) {
@@ -154,8 +154,8 @@ export class Inbound {
       this.#index = index
     }
     const session = this.#session
-    const low = view.getUint32(at + 8, true)
-    const high = view.getUint32(at + 12, true)
+    const low = view.getUint32(at + COUNTER, true)
+    const high = view.getUint32(at + COUNTER + 4, true)
     const counter = high === 0 ? low : high * 4294967296 + low
     if (high > 0x1fffff || !sessions.mayReceive(session, low, counter)) {
       this.counts.replayed++

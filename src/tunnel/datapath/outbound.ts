@@ -22,6 +22,7 @@ import {
 import type { Parking } from '../parking.ts'
 import { type Forwarder, type SlowPath, Spread, Verdict } from '../seam.ts'
 import type { PathTable, PeerTable } from '../tables.ts'
+import { FLAG_ORDERED, FLAG_PARTIAL, INNER_HEADER } from '../wire.ts'
 import { writeFragments } from './fragment.ts'
 import {
   ACK,
@@ -43,7 +44,7 @@ import {
   UDP,
   UDP_HEADER,
 } from './headers.ts'
-import { FLAG_ORDERED, FLAG_PARTIAL, INNER_HEADER, type Sender } from './sender.ts'
+import type { Sender } from './sender.ts'
 
 /** Room in front of the vnet header, so that what is written in front of a first header stays inside the buffer. */
 const MARGIN = 64

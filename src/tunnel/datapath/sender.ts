@@ -11,20 +11,10 @@ import { NAME_SIZE } from '../../linux/sockaddr.ts'
 import { SEND_BYTES, SEND_SEGMENTS, type UdpSocket } from '../../linux/udp.ts'
 import type { ResendRing } from '../ring.ts'
 import { type PathTable, type PeerTable, SENT_DATA, type SessionTable } from '../tables.ts'
+import { COUNTER, HEADER, INNER_HEADER, MessageType, RECEIVER, TAG } from '../wire.ts'
 import { Pacer } from './pacer.ts'
 
-/** Header and tag of message 4 and message 32. */
-export const HEADER = 16
-export const TAG = 16
-/** flags and path id, in front of the inner packet of message 32. */
-export const INNER_HEADER = 2
-export const MESSAGE_TRANSPORT = 4
-export const MESSAGE_MULTIPATH = 32
-export const FLAG_CONTROL = 1
-export const FLAG_PARTIAL = 2
-/** The receiver restores the order of sealing. */
-export const FLAG_ORDERED = 4
-
+const { transport: TRANSPORT, multipath: MULTIPATH } = MessageType
 const ENODEV = 19
 /** Packets that may leave within so many milliseconds of one another make one batch. */
 const TOGETHER_MS = 1
@@ -129,10 +119,10 @@ export class Sender {
     this.#sessions.sendCounter[this.#session] = counter + 1
     const low = counter >>> 0
     const high = counter > 0xffffffff ? Math.floor(counter / 4294967296) : 0
-    view.setUint32(at, this.#godwit ? MESSAGE_MULTIPATH : MESSAGE_TRANSPORT, true)
-    view.setUint32(at + 4, this.#remoteIndex, true)
-    view.setUint32(at + 8, low, true)
-    view.setUint32(at + 12, high, true)
+    view.setUint32(at, this.#godwit ? MULTIPATH : TRANSPORT, true)
+    view.setUint32(at + RECEIVER, this.#remoteIndex, true)
+    view.setUint32(at + COUNTER, low, true)
+    view.setUint32(at + COUNTER + 4, high, true)
     this.#aead.seal(this.#context, low, high, from, length, padding, at + HEADER)
     this.#bytes += size
     this.#count++
