@@ -3,8 +3,10 @@
  * `apply` makes the kernel hold exactly what is wanted, adopting what a killed daemon left; `cleanUp` removes all of it.
  * Tables and rules of the accesses themselves are AccessRouting's (access/routing.ts).
  */
+
 import { ROUTE_PROTOCOL } from '../access/index.ts'
 import { formatPrefix, type Prefix } from '../core/address.ts'
+import { Protocol } from '../core/ip.ts'
 import { type Criterion, formatSelector, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import type { Nftables } from '../linux/nft.ts'
@@ -19,8 +21,7 @@ const EXCEPTIONS = 31
 const LOCAL = 60
 const CONTROLLED = 70
 const END = 100
-const TCP = 6
-const UDP = 17
+const { TCP, UDP } = Protocol
 const FAMILIES = [4, 6] as const
 
 /** Marks of sockets: put under control, and left alone. Different for instances with different bases. */

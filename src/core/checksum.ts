@@ -97,14 +97,6 @@ export function updateAt(view: DataView, at: number, before: number, after: numb
 }
 
 /**
- * The same update for a *partial* checksum, which holds the folded, not complemented sum of the pseudo-header
- * (what a stack leaves to its card, and what a vnet_hdr with NEEDS_CSUM announces).
- */
-export function updatePartialAt(view: DataView, at: number, before: number, after: number): void {
-  view.setUint16(at, fold(view.getUint16(at) + (~fold(before) & 0xffff) + fold(after)))
-}
-
-/**
  * Completes a partial checksum: sums from `start` to the end of the packet, the field at `field` (absolute) holding the
  * pseudo-header's sum, and writes the result. A UDP result of zero is written as 0xffff (RFC 768), which is equivalent
  * for TCP as well.

@@ -1,5 +1,6 @@
 /**
- * ICMP for IPv4 (RFC 792, 1191) and IPv6 (RFC 4443): echo, and the errors that quote the packet they are about.
+ * ICMP for IPv4 (RFC 792, 1191) and IPv6 (RFC 4443) where it lies: echo, and the errors that quote the packet they are
+ * about.
  *
  *  0                   1                   2                   3
  *  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -13,126 +14,37 @@
  */
 import { kindOf } from './address.ts'
 import { viewOf } from './bytes.ts'
-import { addSum, checksum, finish, pseudoSumV6 } from './checksum.ts'
-import type { Codec } from './codec.ts'
-import { IpPacket, Protocol } from './ip.ts'
-import { IPV4, ipv4Codec } from './ipv4.ts'
-import { IPV6, ipv6Codec } from './ipv6.ts'
-import { type Decoded, decoded, malformed } from './result.ts'
+import { addSum, finish, pseudoSumV6 } from './checksum.ts'
+import {
+  addressLength,
+  destinationAt,
+  ipLength,
+  ipVersion,
+  isLaterFragment,
+  offsetIn,
+  Protocol,
+  protocolIn,
+  sourceAt,
+  transportOf,
+} from './ip.ts'
+import { IPV4, sealIpv4Header, writeIpv4 } from './ipv4.ts'
+import { IPV6, writeIpv6 } from './ipv6.ts'
 
+/** Offsets from the message's first byte. */
 export const ICMP = { TYPE: 0, CODE: 1, CHECKSUM: 2, REST: 4, BODY: 8, HEADER: 8 } as const
 
-export const Icmpv4Type = { ECHO_REPLY: 0, UNREACHABLE: 3, ECHO_REQUEST: 8, TIME_EXCEEDED: 11 } as const
-export const Icmpv6Type = {
-  UNREACHABLE: 1,
-  PACKET_TOO_BIG: 2,
-  TIME_EXCEEDED: 3,
-  ECHO_REQUEST: 128,
-  ECHO_REPLY: 129,
-} as const
+export const Icmpv4Type = { ECHO_REPLY: 0, UNREACHABLE: 3, ECHO_REQUEST: 8 } as const
+export const Icmpv6Type = { PACKET_TOO_BIG: 2, ECHO_REQUEST: 128, ECHO_REPLY: 129 } as const
 const FRAGMENTATION_NEEDED = 4
+/** Internetwork control (RFC 1812 §4.3.2.5). */
+const ERROR_CLASS = 0xc0
+const ERROR_TTL = 64
 
-export type IcmpMessage =
-  | {
-      readonly kind: 'echo-request' | 'echo-reply'
-      readonly identifier: number
-      readonly sequence: number
-      readonly payload: Uint8Array
-    }
-  /** Fragmentation needed (IPv4; an MTU of 0 comes from routers before RFC 1191) or packet too big (IPv6). */
-  | { readonly kind: 'too-big'; readonly mtu: number; readonly quoted: Uint8Array }
-  | { readonly kind: 'unreachable' | 'time-exceeded'; readonly code: number; readonly quoted: Uint8Array }
-  | {
-      readonly kind: 'other'
-      readonly type: number
-      readonly code: number
-      readonly rest: number
-      readonly body: Uint8Array
-    }
-
-/** Decoding checks the checksum, encoding computes it. */
-export const icmpv4Codec: Codec<IcmpMessage> = codecFor(4, 0)
-
-/** The checksum of ICMPv6 covers the addresses of its packet, so the codec is made for a pair of them. */
-export function icmpv6Codec(src: Uint8Array, dst: Uint8Array): Codec<IcmpMessage> {
-  return codecFor(6, addSum(viewOf(src), 0, 16) + addSum(viewOf(dst), 0, 16) + Protocol.ICMPV6)
-}
-
-function codecFor(version: 4 | 6, addresses: number): Codec<IcmpMessage> {
-  const sumBase = (length: number) => (version === 4 ? 0 : addresses + length)
-  return {
-    decode(bytes, at = 0, end = bytes.length): Decoded<IcmpMessage> {
-      if (end - at < ICMP.HEADER) return malformed('ICMP message cut short')
-      const view = viewOf(bytes)
-      if (checksum(view, at, end - at, sumBase(end - at)) !== 0) return malformed('ICMP checksum wrong')
-      return decoded(
-        meaning(
-          version,
-          view.getUint8(at + ICMP.TYPE),
-          view.getUint8(at + ICMP.CODE),
-          view.getUint32(at + ICMP.REST),
-          bytes.slice(at + ICMP.BODY, end),
-        ),
-      )
-    },
-
-    encode(message, out, at = 0): number {
-      const { type, code, rest, body } = wireForm(version, message)
-      const length = ICMP.HEADER + body.length
-      const view = viewOf(out)
-      out.set(body, at + ICMP.BODY)
-      view.setUint8(at + ICMP.TYPE, type)
-      view.setUint8(at + ICMP.CODE, code)
-      view.setUint16(at + ICMP.CHECKSUM, 0)
-      view.setUint32(at + ICMP.REST, rest)
-      view.setUint16(at + ICMP.CHECKSUM, checksum(view, at, length, sumBase(length)))
-      return at + length
-    },
-
-    byteLength(message): number {
-      return ICMP.HEADER + wireForm(version, message).body.length
-    },
-  }
-}
-
-function meaning(version: 4 | 6, type: number, code: number, rest: number, body: Uint8Array): IcmpMessage {
-  const types = version === 4 ? Icmpv4Type : Icmpv6Type
-  if (code === 0 && (type === types.ECHO_REQUEST || type === types.ECHO_REPLY)) {
-    const kind = type === types.ECHO_REQUEST ? 'echo-request' : 'echo-reply'
-    return { kind, identifier: rest >>> 16, sequence: rest & 0xffff, payload: body }
-  }
-  if (version === 4 && type === Icmpv4Type.UNREACHABLE && code === FRAGMENTATION_NEEDED && rest <= 0xffff)
-    return { kind: 'too-big', mtu: rest, quoted: body }
-  if (version === 6 && type === Icmpv6Type.PACKET_TOO_BIG && code === 0)
-    return { kind: 'too-big', mtu: rest, quoted: body }
-  if (rest === 0 && type === types.UNREACHABLE) return { kind: 'unreachable', code, quoted: body }
-  if (rest === 0 && type === types.TIME_EXCEEDED) return { kind: 'time-exceeded', code, quoted: body }
-  return { kind: 'other', type, code, rest, body }
-}
-
-function wireForm(
-  version: 4 | 6,
-  message: IcmpMessage,
-): { type: number; code: number; rest: number; body: Uint8Array } {
-  const types = version === 4 ? Icmpv4Type : Icmpv6Type
-  switch (message.kind) {
-    case 'echo-request':
-    case 'echo-reply': {
-      const type = message.kind === 'echo-request' ? types.ECHO_REQUEST : types.ECHO_REPLY
-      const rest = ((message.identifier << 16) | message.sequence) >>> 0
-      return { type, code: 0, rest, body: message.payload }
-    }
-    case 'too-big':
-      return version === 4
-        ? { type: types.UNREACHABLE, code: FRAGMENTATION_NEEDED, rest: message.mtu, body: message.quoted }
-        : { type: Icmpv6Type.PACKET_TOO_BIG, code: 0, rest: message.mtu, body: message.quoted }
-    case 'unreachable':
-      return { type: types.UNREACHABLE, code: message.code, rest: 0, body: message.quoted }
-    case 'time-exceeded':
-      return { type: types.TIME_EXCEEDED, code: message.code, rest: 0, body: message.quoted }
-    case 'other':
-      return message
-  }
+/** Echo request or reply: what has an identifier where others have ports. */
+export function isEcho(protocol: number, type: number): boolean {
+  return protocol === Protocol.ICMP
+    ? type === Icmpv4Type.ECHO_REQUEST || type === Icmpv4Type.ECHO_REPLY
+    : type === Icmpv6Type.ECHO_REQUEST || type === Icmpv6Type.ECHO_REPLY
 }
 
 /** Whether an ICMP message of this type reports on another packet and quotes it (RFC 1122 §3.2.2, RFC 4443 §2.1). */
@@ -146,8 +58,6 @@ const MAX_ERROR = { 4: 576, 6: 1280 } as const
 
 /** Room that `writeTooBig` may need. */
 export const TOO_BIG_MAX = MAX_ERROR[6]
-
-const offending = new IpPacket()
 
 /**
  * Writes at `out[outAt]` the whole IP packet that tells the sender of the packet at `at` that no more than `mtu` bytes
@@ -165,63 +75,40 @@ export function writeTooBig(
   from?: Uint8Array,
 ): number {
   const view = viewOf(bytes)
-  const packet = offending
-  if (!packet.parse(view, at, length) || packet.fragmentOffset !== 0) return 0
+  const whole = ipLength(view, at, length)
+  if (whole === 0) return 0
+  const transport = transportOf(view, at, whole)
+  if (transport < 0 || isLaterFragment(transport)) return 0
+  const protocol = protocolIn(transport)
+  const offset = offsetIn(transport)
   if (
-    (packet.protocol === Protocol.ICMP || packet.protocol === Protocol.ICMPV6) &&
-    (packet.transportLength < 1 || isIcmpError(packet.protocol, view.getUint8(packet.transportAt)))
+    (protocol === Protocol.ICMP || protocol === Protocol.ICMPV6) &&
+    (whole <= offset || isIcmpError(protocol, view.getUint8(at + offset)))
   )
     return 0
-  const sender = bytes.slice(packet.srcAt, packet.srcAt + packet.addressLength)
-  const target = bytes.slice(packet.dstAt, packet.dstAt + packet.addressLength)
+  const width = addressLength(view, at)
+  const sender = bytes.slice(sourceAt(view, at), sourceAt(view, at) + width)
+  const target = bytes.slice(destinationAt(view, at), destinationAt(view, at) + width)
   if (!isUnicast(sender) || !isUnicast(target)) return 0
 
-  const headerLength = packet.version === 4 ? IPV4.MIN_HEADER : IPV6.HEADER
-  const quotable = MAX_ERROR[packet.version] - headerLength - ICMP.HEADER
-  const quoted = Math.min(packet.length, quotable)
-  const icmpAt = outAt + headerLength
+  const v4 = ipVersion(view, at) === 4
+  const headerLength = v4 ? IPV4.MIN_HEADER : IPV6.HEADER
+  const quoted = Math.min(whole, MAX_ERROR[v4 ? 4 : 6] - headerLength - ICMP.HEADER)
   const icmpLength = ICMP.HEADER + quoted
-  const src = from ?? target
-  if (packet.version === 4)
-    ipv4Codec.encode(
-      {
-        trafficClass: 0xc0, // internetwork control, RFC 1812 §4.3.2.5
-        totalLength: headerLength + icmpLength,
-        identification: 0,
-        dontFragment: true,
-        moreFragments: false,
-        fragmentOffset: 0,
-        ttl: 64,
-        protocol: Protocol.ICMP,
-        src,
-        dst: sender,
-        options: new Uint8Array(0),
-      },
-      out,
-      outAt,
-    )
-  else
-    ipv6Codec.encode(
-      {
-        trafficClass: 0,
-        flowLabel: 0,
-        payloadLength: icmpLength,
-        nextHeader: Protocol.ICMPV6,
-        hopLimit: 64,
-        src,
-        dst: sender,
-      },
-      out,
-      outAt,
-    )
+  const icmp = outAt + headerLength
   const outView = viewOf(out)
-  out.set(bytes.subarray(at, at + quoted), icmpAt + ICMP.BODY)
-  outView.setUint8(icmpAt, packet.version === 4 ? Icmpv4Type.UNREACHABLE : Icmpv6Type.PACKET_TOO_BIG)
-  outView.setUint8(icmpAt + ICMP.CODE, packet.version === 4 ? FRAGMENTATION_NEEDED : 0)
-  outView.setUint16(icmpAt + ICMP.CHECKSUM, 0)
-  outView.setUint32(icmpAt + ICMP.REST, mtu)
-  const pseudo = packet.version === 4 ? 0 : pseudoSumV6(outView, outAt, Protocol.ICMPV6, icmpLength)
-  outView.setUint16(icmpAt + ICMP.CHECKSUM, finish(addSum(outView, icmpAt, icmpLength, pseudo)))
+  if (v4) writeIpv4(outView, outAt, headerLength + icmpLength, ERROR_CLASS, ERROR_TTL, Protocol.ICMP)
+  else writeIpv6(outView, outAt, icmpLength, ERROR_TTL, Protocol.ICMPV6)
+  out.set(from ?? target, sourceAt(outView, outAt))
+  out.set(sender, destinationAt(outView, outAt))
+  if (v4) sealIpv4Header(outView, outAt, headerLength)
+  out.set(bytes.subarray(at, at + quoted), icmp + ICMP.BODY)
+  outView.setUint8(icmp + ICMP.TYPE, v4 ? Icmpv4Type.UNREACHABLE : Icmpv6Type.PACKET_TOO_BIG)
+  outView.setUint8(icmp + ICMP.CODE, v4 ? FRAGMENTATION_NEEDED : 0)
+  outView.setUint16(icmp + ICMP.CHECKSUM, 0)
+  outView.setUint32(icmp + ICMP.REST, mtu)
+  const pseudo = v4 ? 0 : pseudoSumV6(outView, outAt, Protocol.ICMPV6, icmpLength)
+  outView.setUint16(icmp + ICMP.CHECKSUM, finish(addSum(outView, icmp, icmpLength, pseudo)))
   return headerLength + icmpLength
 }
 

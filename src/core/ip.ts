@@ -1,9 +1,12 @@
 /**
- * An IP packet of either version where it lies, read without allocation: where its addresses and its transport header
- * are, and whether it is a fragment.
+ * An IP packet of either version where it lies: functions over (view, at) that give numbers, so that nothing is allocated
+ * and hot loops stay free of objects. `at` is the first byte of the IP header.
+ *
+ * Three of them take any bytes: `ipLength`, `transportOf`, and `plainTransport` (transport.ts) after `ipLength`. The
+ * others read fields of a packet that one of those has accepted.
  */
 import { IPV4 } from './ipv4.ts'
-import { extensionLength, IPV6 } from './ipv6.ts'
+import { extensionLength, FRAGMENT_HEADER, IPV6, IPV6_FRAGMENT, MAX_EXTENSION_HEADERS } from './ipv6.ts'
 
 /** Protocol numbers (IANA). */
 export const Protocol = {
@@ -11,112 +14,148 @@ export const Protocol = {
   TCP: 6,
   UDP: 17,
   DCCP: 33,
-  FRAGMENT: 44,
+  ESP: 50,
   ICMPV6: 58,
   SCTP: 132,
   UDP_LITE: 136,
 } as const
 
-/** Headers past this count are an attack, not a packet (RFC 8504 §5.3 allows a limit). */
-const MAX_EXTENSION_HEADERS = 12
+const { TOTAL_LENGTH, FRAGMENT, IDENTIFICATION, PROTOCOL, MIN_HEADER, MORE_FRAGMENTS, FRAGMENT_OFFSET } = IPV4
+const SRC4 = IPV4.SRC
+const DST4 = IPV4.DST
+const { PAYLOAD_LENGTH, NEXT_HEADER } = IPV6
+const HEADER6 = IPV6.HEADER
+const SRC6 = IPV6.SRC
+const DST6 = IPV6.DST
+
+/** 4 or 6 of a packet; anything of other bytes. */
+export function ipVersion(view: DataView, at: number): number {
+  return view.getUint8(at) >> 4
+}
 
 /**
- * A cursor to be kept and reused: `parse` fills its fields. All offsets are absolute in the view. One packet costs about
- * 10 ns.
+ * The length of the IP packet at `at` of which `available` bytes are there; 0 when it is no whole IP packet. What lies
+ * behind (WireGuard's padding) is not part of it.
  */
-export class IpPacket {
-  /** 4 or 6. */
-  version: 4 | 6 = 4
-  /** First byte of the IP header. */
-  at = 0
-  /** Bytes from `at` to the end of the packet as its header says. */
-  length = 0
-  /** The transport protocol, after any IPv6 extension headers. */
-  protocol = 0
-  srcAt = 0
-  dstAt = 0
-  /** 4 or 16. */
-  addressLength = 4
-  transportAt = 0
-  /** Bytes from `transportAt` to the end; what is there is a transport header only if `fragmentOffset` is 0. */
-  transportLength = 0
-  /** In bytes. */
-  fragmentOffset = 0
-  /** Whether this is a fragment at all, first or later. */
-  isFragment = false
-  /** The identification that the fragments of one packet share; signed. */
-  fragmentId = 0
-
-  /**
-   * Reads the packet at `at` of which `length` bytes are there; false when it is no well-formed IP packet. `quoted`: the
-   * packet is the beginning of one (in an ICMP error) and may be cut after its headers.
-   */
-  parse(view: DataView, at: number, length: number, quoted = false): boolean {
-    if (length < IPV4.MIN_HEADER) return false
-    const first = view.getUint8(at)
-    if (first >> 4 === 4) return this.#parseV4(view, at, length, (first & 15) * 4, quoted)
-    return first >> 4 === 6 && this.#parseV6(view, at, length, quoted)
+export function ipLength(view: DataView, at: number, available: number): number {
+  if (available < MIN_HEADER) return 0
+  const first = view.getUint8(at)
+  if (first >> 4 === 4) {
+    const length = view.getUint16(at + TOTAL_LENGTH)
+    const header = (first & 15) << 2
+    return header >= MIN_HEADER && length >= header && length <= available ? length : 0
   }
+  if (first >> 4 !== 6 || available < HEADER6) return 0
+  const length = HEADER6 + view.getUint16(at + PAYLOAD_LENGTH)
+  return length <= available ? length : 0
+}
 
-  #parseV4(view: DataView, at: number, length: number, headerLength: number, quoted: boolean): boolean {
-    let total = view.getUint16(at + IPV4.TOTAL_LENGTH)
-    if (headerLength < IPV4.MIN_HEADER || total < headerLength) return false
-    if (total > length) {
-      if (!quoted || headerLength > length) return false
-      total = length
-    }
-    const fragment = view.getUint16(at + IPV4.FRAGMENT)
-    this.version = 4
-    this.at = at
-    this.length = total
-    this.protocol = view.getUint8(at + IPV4.PROTOCOL)
-    this.srcAt = at + IPV4.SRC
-    this.dstAt = at + IPV4.DST
-    this.addressLength = 4
-    this.transportAt = at + headerLength
-    this.transportLength = total - headerLength
-    this.fragmentOffset = (fragment & IPV4.FRAGMENT_OFFSET) * 8
-    this.isFragment = (fragment & (IPV4.FRAGMENT_OFFSET | IPV4.MORE_FRAGMENTS)) !== 0
-    this.fragmentId = view.getUint16(at + IPV4.IDENTIFICATION)
-    return true
-  }
+/** Writes the length of the whole packet, header included; leaves the IPv4 header checksum as it is. */
+export function setIpLength(view: DataView, at: number, length: number): void {
+  if (view.getUint8(at) >> 4 === 4) view.setUint16(at + TOTAL_LENGTH, length)
+  else view.setUint16(at + PAYLOAD_LENGTH, length - HEADER6)
+}
 
-  #parseV6(view: DataView, at: number, length: number, quoted: boolean): boolean {
-    if (length < IPV6.HEADER) return false
-    let total = IPV6.HEADER + view.getUint16(at + IPV6.PAYLOAD_LENGTH)
-    if (total > length) {
-      if (!quoted) return false
-      total = length
+/** Bytes of the IPv4 header with its options, or of the fixed IPv6 header. */
+export function ipHeaderLength(view: DataView, at: number): number {
+  const first = view.getUint8(at)
+  return first >> 4 === 4 ? (first & 15) << 2 : HEADER6
+}
+
+/** 4 or 16. */
+export function addressLength(view: DataView, at: number): number {
+  return view.getUint8(at) >> 4 === 4 ? 4 : 16
+}
+
+/** Where the source address lies, absolute. The destination follows it. */
+export function sourceAt(view: DataView, at: number): number {
+  return at + (view.getUint8(at) >> 4 === 4 ? SRC4 : SRC6)
+}
+
+export function destinationAt(view: DataView, at: number): number {
+  return at + (view.getUint8(at) >> 4 === 4 ? DST4 : DST6)
+}
+
+const PROTOCOL_SHIFT = 16
+const IS_FRAGMENT = 1 << 24
+const IS_LATER = 1 << 25
+const MALFORMED = -1
+
+/**
+ * What a packet carries, behind IPv4 options and IPv6 extension headers, as one number for the functions below; negative
+ * when the packet is malformed or cut short. `length` bytes of the packet are there; it need not be all of it (the quote
+ * in an ICMP error).
+ */
+export function transportOf(view: DataView, at: number, length: number): number {
+  if (length < MIN_HEADER) return MALFORMED
+  const first = view.getUint8(at)
+  if (first >> 4 !== 4) return first >> 4 === 6 ? transportOf6(view, at, length) : MALFORMED
+  const header = (first & 15) << 2
+  if (header < MIN_HEADER || header > length) return MALFORMED
+  const fragment = view.getUint16(at + FRAGMENT)
+  const found = header | (view.getUint8(at + PROTOCOL) << PROTOCOL_SHIFT)
+  if ((fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET)) === 0) return found
+  return found | IS_FRAGMENT | ((fragment & FRAGMENT_OFFSET) === 0 ? 0 : IS_LATER)
+}
+
+function transportOf6(view: DataView, at: number, length: number): number {
+  if (length < HEADER6) return MALFORMED
+  const end = at + length
+  let protocol = view.getUint8(at + NEXT_HEADER)
+  let next = at + HEADER6
+  let flags = 0
+  for (let i = 0; ; i++) {
+    const extension = extensionLength(view, protocol, next, end)
+    if (extension === 0) break
+    if (extension < 0 || i === MAX_EXTENSION_HEADERS) return MALFORMED
+    if (protocol === FRAGMENT_HEADER) {
+      const word = view.getUint16(next + IPV6_FRAGMENT.FRAGMENT)
+      // An atomic fragment (RFC 6946) is a whole packet.
+      if ((word & (IPV6_FRAGMENT.OFFSET | IPV6_FRAGMENT.MORE)) !== 0) flags |= IS_FRAGMENT
+      if ((word & IPV6_FRAGMENT.OFFSET) !== 0) flags |= IS_LATER
     }
-    const end = at + total
-    this.version = 6
-    this.at = at
-    this.length = total
-    this.srcAt = at + IPV6.SRC
-    this.dstAt = at + IPV6.DST
-    this.addressLength = 16
-    this.fragmentOffset = 0
-    this.isFragment = false
-    this.fragmentId = 0
-    let protocol = view.getUint8(at + IPV6.NEXT_HEADER)
-    let next = at + IPV6.HEADER
-    for (let i = 0; this.fragmentOffset === 0; i++) {
-      const extension = extensionLength(view, protocol, next, end)
-      if (extension === 0) break
-      if (extension < 0 || i === MAX_EXTENSION_HEADERS) return false
-      if (protocol === Protocol.FRAGMENT) {
-        const fragment = view.getUint16(next + 2)
-        this.fragmentOffset = fragment & 0xfff8
-        // An atomic fragment (RFC 6946) is a whole packet.
-        this.isFragment = (fragment & 0xfff9) !== 0
-        this.fragmentId = view.getInt32(next + 4)
-      }
-      protocol = view.getUint8(next)
-      next += extension
-    }
-    this.protocol = protocol
-    this.transportAt = next
-    this.transportLength = end - next
-    return true
+    protocol = view.getUint8(next)
+    next += extension
+    if ((flags & IS_LATER) !== 0) break // what follows is payload
   }
+  return (next - at) | (protocol << PROTOCOL_SHIFT) | flags
+}
+
+/**
+ * The protocol of the transport header. Of a later IPv6 fragment it is that of the first header of the fragmented part,
+ * which may be an extension header.
+ */
+export function protocolIn(transport: number): number {
+  return (transport >> PROTOCOL_SHIFT) & 0xff
+}
+
+/** Where the transport header lies, or the payload of a later fragment, in bytes from the start of the packet. */
+export function offsetIn(transport: number): number {
+  return transport & 0xffff
+}
+
+/** A part of a larger packet, the first or a later one. */
+export function isFragment(transport: number): boolean {
+  return (transport & IS_FRAGMENT) !== 0
+}
+
+/** A part that is not the first: there is no transport header in it. */
+export function isLaterFragment(transport: number): boolean {
+  return (transport & IS_LATER) !== 0
+}
+
+/** The identification that all fragments of one packet share, signed; 0 of an IPv6 packet without a fragment header. */
+export function fragmentId(view: DataView, at: number, length: number): number {
+  if (view.getUint8(at) >> 4 === 4) return view.getUint16(at + IDENTIFICATION)
+  const end = at + length
+  let protocol = view.getUint8(at + NEXT_HEADER)
+  let next = at + HEADER6
+  for (let i = 0; i < MAX_EXTENSION_HEADERS; i++) {
+    const extension = extensionLength(view, protocol, next, end)
+    if (extension <= 0) break
+    if (protocol === FRAGMENT_HEADER) return view.getInt32(next + IPV6_FRAGMENT.IDENTIFICATION)
+    protocol = view.getUint8(next)
+    next += extension
+  }
+  return 0
 }

@@ -1,5 +1,5 @@
 /**
- * The IPv6 header and the way past its extension headers (RFC 8200 §§3, 4).
+ * The IPv6 header where it lies, and the way past its extension headers (RFC 8200 §§3, 4).
  *
  *  0                   1                   2                   3
  *  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -16,11 +16,11 @@
  * +                  destination address (16 bytes)               +
  * |                                                               |
  * +---------------------------------------------------------------+
+ *
+ * The fragment header (§4.5): next header, 0, offset (13 bits, units of 8 bytes) · 0 · M, identification.
  */
-import { viewOf } from './bytes.ts'
-import type { Codec } from './codec.ts'
-import { type Decoded, decoded, malformed } from './result.ts'
 
+/** Offsets from the header's first byte. */
 export const IPV6 = {
   VERSION_CLASS_LABEL: 0,
   PAYLOAD_LENGTH: 4,
@@ -31,57 +31,24 @@ export const IPV6 = {
   HEADER: 40,
 } as const
 
-export interface Ipv6Header {
-  readonly trafficClass: number
-  readonly flowLabel: number
-  /** Extension headers and payload, bytes. */
-  readonly payloadLength: number
-  readonly nextHeader: number
-  readonly hopLimit: number
-  readonly src: Uint8Array
-  readonly dst: Uint8Array
-}
+/** Offsets from the fragment header's first byte, and the bits of FRAGMENT. */
+export const IPV6_FRAGMENT = {
+  FRAGMENT: 2,
+  IDENTIFICATION: 4,
+  /** In bytes. */
+  OFFSET: 0xfff8,
+  MORE: 1,
+} as const
 
-/** The fixed header; extension headers belong to the payload. Jumbograms (RFC 2675) are not decoded. */
-export const ipv6Codec: Codec<Ipv6Header> = {
-  decode(bytes, at = 0, end = bytes.length): Decoded<Ipv6Header> {
-    if (end - at < IPV6.HEADER) return malformed('IPv6 header cut short')
-    const view = viewOf(bytes)
-    const first = view.getUint32(at)
-    if (first >>> 28 !== 6) return malformed(`not IPv6 but version ${first >>> 28}`)
-    const payloadLength = view.getUint16(at + IPV6.PAYLOAD_LENGTH)
-    if (end - at < IPV6.HEADER + payloadLength) return malformed('IPv6 packet cut short')
-    return decoded({
-      trafficClass: (first >>> 20) & 0xff,
-      flowLabel: first & 0xfffff,
-      payloadLength,
-      nextHeader: view.getUint8(at + IPV6.NEXT_HEADER),
-      hopLimit: view.getUint8(at + IPV6.HOP_LIMIT),
-      src: bytes.slice(at + IPV6.SRC, at + IPV6.SRC + 16),
-      dst: bytes.slice(at + IPV6.DST, at + IPV6.DST + 16),
-    })
-  },
+/** The fragment header's number as a next header. */
+export const FRAGMENT_HEADER = 44
 
-  encode(header, out, at = 0): number {
-    const view = viewOf(out)
-    view.setUint8(at + IPV6.HEADER - 1, 0)
-    view.setUint32(at, (6 << 28) | (header.trafficClass << 20) | header.flowLabel)
-    view.setUint16(at + IPV6.PAYLOAD_LENGTH, header.payloadLength)
-    view.setUint8(at + IPV6.NEXT_HEADER, header.nextHeader)
-    view.setUint8(at + IPV6.HOP_LIMIT, header.hopLimit)
-    out.set(header.src, at + IPV6.SRC)
-    out.set(header.dst, at + IPV6.DST)
-    return at + IPV6.HEADER
-  },
-
-  byteLength(): number {
-    return IPV6.HEADER
-  },
-}
+/** Headers past this count are an attack, not a packet (RFC 8504 §5.3 allows a limit). */
+export const MAX_EXTENSION_HEADERS = 12
 
 /**
- * Length in bytes of the extension header of type `protocol` at `at`, 0 when `protocol` is no extension header that one
- * can step over, -1 when it runs past `end`.
+ * Length in bytes of the extension header of type `protocol` at `at`; 0 when `protocol` is none that one can step over,
+ * -1 when it runs past `end`.
  */
 export function extensionLength(view: DataView, protocol: number, at: number, end: number): number {
   let length: number
@@ -95,7 +62,7 @@ export function extensionLength(view: DataView, protocol: number, at: number, en
       if (end - at < 8) return -1
       length = 8 + view.getUint8(at + 1) * 8
       break
-    case 44: // fragment
+    case FRAGMENT_HEADER:
       length = 8
       break
     case 51: // authentication, RFC 4302 §2.2: counted in words of 4 bytes
@@ -106,4 +73,18 @@ export function extensionLength(view: DataView, protocol: number, at: number, en
       return 0
   }
   return end - at < length ? -1 : length
+}
+
+/** Writes the header but for the addresses; traffic class and flow label are 0. */
+export function writeIpv6(
+  view: DataView,
+  at: number,
+  payloadLength: number,
+  hopLimit: number,
+  nextHeader: number,
+): void {
+  view.setUint32(at, 0x60000000)
+  view.setUint16(at + IPV6.PAYLOAD_LENGTH, payloadLength)
+  view.setUint8(at + IPV6.NEXT_HEADER, nextHeader)
+  view.setUint8(at + IPV6.HOP_LIMIT, hopLimit)
 }

@@ -1,5 +1,5 @@
 /**
- * The UDP header (RFC 768).
+ * The UDP header where it lies (RFC 768).
  *
  *  0                   1                   2                   3
  *  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -8,47 +8,16 @@
  * +-------------------------------+-------------------------------+
  * |             length            |           checksum            |
  * +-------------------------------+-------------------------------+
+ *
+ * A checksum of 0 means that none was computed.
  */
-import { viewOf } from './bytes.ts'
-import type { Codec } from './codec.ts'
-import { type Decoded, decoded, malformed } from './result.ts'
 
+/** Offsets from the header's first byte. */
 export const UDP = { SRC_PORT: 0, DST_PORT: 2, LENGTH: 4, CHECKSUM: 6, HEADER: 8 } as const
 
-export interface UdpHeader {
-  readonly srcPort: number
-  readonly dstPort: number
-  /** Header and payload, bytes. */
-  readonly length: number
-  /** 0: none (IPv4 only). Not verified here: it needs the pseudo-header (checksum.ts). */
-  readonly checksum: number
-}
-
-export const udpCodec: Codec<UdpHeader> = {
-  decode(bytes, at = 0, end = bytes.length): Decoded<UdpHeader> {
-    if (end - at < UDP.HEADER) return malformed('UDP header cut short')
-    const view = viewOf(bytes)
-    const length = view.getUint16(at + UDP.LENGTH)
-    if (length < UDP.HEADER) return malformed('UDP length below 8')
-    if (end - at < length) return malformed('UDP datagram cut short')
-    return decoded({
-      srcPort: view.getUint16(at + UDP.SRC_PORT),
-      dstPort: view.getUint16(at + UDP.DST_PORT),
-      length,
-      checksum: view.getUint16(at + UDP.CHECKSUM),
-    })
-  },
-
-  encode(header, out, at = 0): number {
-    const view = viewOf(out)
-    view.setUint16(at + UDP.CHECKSUM, header.checksum)
-    view.setUint16(at + UDP.SRC_PORT, header.srcPort)
-    view.setUint16(at + UDP.DST_PORT, header.dstPort)
-    view.setUint16(at + UDP.LENGTH, header.length)
-    return at + UDP.HEADER
-  },
-
-  byteLength(): number {
-    return UDP.HEADER
-  },
+/** Header and payload as the header says, in bytes; 0 when the header or the datagram is cut short, or it says less than 8. */
+export function udpLength(view: DataView, udp: number, available: number): number {
+  if (available < UDP.HEADER) return 0
+  const length = view.getUint16(udp + UDP.LENGTH)
+  return length >= UDP.HEADER && length <= available ? length : 0
 }

@@ -10,12 +10,12 @@
 
 import { formatAddress, unmapped } from '../core/address.ts'
 import { viewOf } from '../core/bytes.ts'
+import { Protocol } from '../core/ip.ts'
 import { KernelError } from './libc.ts'
 import { Attributes, NetlinkMessage } from './netlink.ts'
 import { NETLINK_SOCK_DIAG, NetlinkSocket } from './netlink-socket.ts'
 
-export const TCP = 6
-export const UDP = 17
+export const { TCP, UDP } = Protocol
 export type SocketProtocol = typeof TCP | typeof UDP
 
 /** A flow as the host that owns the socket sees it; addresses of 4 or 16 bytes, both of one length. */

@@ -5,19 +5,26 @@
  * PacketScheduler. Per super-packet: two prefix look-ups, one comparison per class, one per path.
  */
 import { contains, LpmTable, type Prefix } from '../core/address.ts'
+import { FragmentPorts, NO_PORTS } from '../core/fragments.ts'
+import {
+  addressLength,
+  isFragment,
+  offsetIn,
+  Protocol,
+  protocolIn,
+  sourceAt,
+  transportOf,
+} from '../core/ip.ts'
 import type { Criterion, Selector } from '../core/selector.ts'
+import { TCP as TCP_AT, TcpFlag, tcpFlags, tcpHeaderLength } from '../core/tcp.ts'
 import { Lanes } from '../tunnel/lanes.ts'
 import { Kind, PacketScheduler } from '../tunnel/packet-scheduler.ts'
 import { type Forwarder, Spread, Verdict } from '../tunnel/seam.ts'
 import type { ClassSetup } from './protocol.ts'
 
-const TCP = 6
-const UDP = 17
-const ICMP = 1
-const ICMPV6 = 58
-const FIN = 1
-const RST = 4
-const PSH = 8
+const { TCP, UDP, ICMP, ICMPV6 } = Protocol
+const { FIN, RST, PSH } = TcpFlag
+const TCP_HEADER = TCP_AT.MIN_HEADER
 /** A datagram's worth of a super-packet, for what is counted in datagrams. */
 const DATAGRAM = 1350
 
@@ -43,6 +50,7 @@ export class RoutingForwarder implements Forwarder {
   /** By peer, then class. */
   readonly #schedulers: PacketScheduler[][] = []
   #classes: readonly ClassSetup[] = []
+  readonly #fragments = new FragmentPorts()
 
   /** `own`: subnets of this site, the only sources it sends; empty: any. */
   constructor(own: readonly Prefix[] = []) {
@@ -81,95 +89,104 @@ export class RoutingForwarder implements Forwarder {
     _partial: boolean,
     now: number,
   ): number {
-    const v4 = bytes[at]! >> 4 === 4
-    const peer = this.#routes.lookup(bytes, at + (v4 ? 16 : 24), v4 ? 4 : 6)
+    const transport = transportOf(view, at, length)
+    if (transport < 0) {
+      this.counts.unroutable++
+      return Verdict.DROP
+    }
+    const width = addressLength(view, at)
+    const source = sourceAt(view, at)
+    const peer = this.#routes.lookup(bytes, source + width, width === 4 ? 4 : 6)
     if (peer === undefined) {
       this.counts.unroutable++
       return Verdict.DROP
     }
-    if (!this.#mayLeave(bytes, at, v4, peer)) {
+    if (!this.#mayLeave(bytes, source, width, peer)) {
       this.counts.foreign++
       return Verdict.DROP
     }
-    const protocol = bytes[at + (v4 ? 9 : 6)]!
-    const ip = v4 ? (bytes[at]! & 15) * 4 : 40
-    const ports = (protocol === TCP || protocol === UDP) && length >= ip + 4
-    const source = ports ? view.getUint16(at + ip) : -1
-    const destination = ports ? view.getUint16(at + ip + 2) : -1
-    const index = this.#classOf(bytes, at, v4, protocol, source, destination)
+    const protocol = protocolIn(transport)
+    const ports = this.#portsOf(view, at, length, transport, now)
+    const index = this.#classOf(bytes, source, width, protocol, ports)
     const scheduler = this.#schedulers[peer]?.[index]
     if (scheduler === undefined) return Verdict.DROP
-    const kind = kindOf(bytes, at + ip, protocol, length - ip)
+    const kind = isFragment(transport) ? 0 : kindOf(view, at, length, transport)
     const slot = scheduler.choose(length, Math.ceil(length / DATAGRAM), kind, this.spread, now)
     if (slot < 0) return slot
     if (this.#unordered[index] === true) this.spread.ordered = false
     return slot
   }
 
+  /** Source port in the upper half, destination port in the lower; of a fragment those of the first; NO_PORTS for none. */
+  #portsOf(view: DataView, at: number, length: number, transport: number, now: number): number {
+    const protocol = protocolIn(transport)
+    const ports = protocol === TCP || protocol === UDP
+    if (isFragment(transport)) return this.#fragments.portsOf(view, at, length, transport, ports, now)
+    const offset = offsetIn(transport)
+    return ports && offset + 4 <= length ? view.getUint32(at + offset) : NO_PORTS
+  }
+
   /** A source of our own site, or of another peer's, which was checked when it came. */
-  #mayLeave(bytes: Uint8Array, at: number, v4: boolean, peer: number): boolean {
+  #mayLeave(bytes: Uint8Array, source: number, width: number, peer: number): boolean {
     if (this.#own === undefined) return true
-    const source = at + (v4 ? 12 : 8)
-    if (this.#own.lookup(bytes, source, v4 ? 4 : 6) !== undefined) return true
-    const of = this.#routes.lookup(bytes, source, v4 ? 4 : 6)
+    const family = width === 4 ? 4 : 6
+    if (this.#own.lookup(bytes, source, family) !== undefined) return true
+    const of = this.#routes.lookup(bytes, source, family)
     return of !== undefined && of !== peer
   }
 
   inbound(
     bytes: Uint8Array,
-    _view: DataView,
+    view: DataView,
     at: number,
     _length: number,
     _partial: boolean,
     peer: number,
   ): boolean {
-    const v4 = bytes[at]! >> 4 === 4
-    if (this.#routes.lookup(bytes, at + (v4 ? 12 : 8), v4 ? 4 : 6) === peer) return true
+    const family = addressLength(view, at) === 4 ? 4 : 6
+    if (this.#routes.lookup(bytes, sourceAt(view, at), family) === peer) return true
     this.counts.spoofed++
     return false
   }
 
   /** Both directions of a flow are of one class: ports and prefixes match at either end. */
-  #classOf(
-    bytes: Uint8Array,
-    at: number,
-    v4: boolean,
-    protocol: number,
-    source: number,
-    destination: number,
-  ): number {
+  #classOf(bytes: Uint8Array, source: number, width: number, protocol: number, ports: number): number {
+    const from = ports === NO_PORTS ? NO_PORTS : ports >>> 16
+    const to = ports === NO_PORTS ? NO_PORTS : ports & 0xffff
     for (let i = 0; i < this.#rules.length; i++) {
       const rule = this.#rules[i]!
       if (rule.protocol >= 0 && rule.protocol !== protocol) continue
       if (
         rule.firstPort >= 0 &&
-        !(destination >= rule.firstPort && destination <= rule.lastPort) &&
-        !(source >= rule.firstPort && source <= rule.lastPort)
+        !(to >= rule.firstPort && to <= rule.lastPort) &&
+        !(from >= rule.firstPort && from <= rule.lastPort)
       )
         continue
-      if (rule.prefix !== undefined && !touches(rule.prefix, bytes, at, v4)) continue
+      if (rule.prefix !== undefined && !touches(rule.prefix, bytes, source, width)) continue
       return rule.class
     }
     return this.#classes.length - 1
   }
 }
 
-/** Bits of Kind. `at`: of the transport header, `length` bytes are from there on. */
-function kindOf(bytes: Uint8Array, at: number, protocol: number, length: number): number {
+/** Bits of Kind, of a whole packet. */
+function kindOf(view: DataView, at: number, length: number, transport: number): number {
+  const protocol = protocolIn(transport)
   if (protocol === ICMP || protocol === ICMPV6) return Kind.express
-  if (protocol !== TCP || length < 20) return 0
-  const flags = bytes[at + 13]!
-  if (length === (bytes[at + 12]! >> 4) * 4 && (flags & (FIN | RST)) === 0) return Kind.express
+  const tcp = at + offsetIn(transport)
+  const rest = length - offsetIn(transport)
+  if (protocol !== TCP || rest < TCP_HEADER) return 0
+  const flags = tcpFlags(view, tcp)
+  if (rest === tcpHeaderLength(view, tcp) && (flags & (FIN | RST)) === 0) return Kind.express
   return (flags & PSH) === 0 ? 0 : Kind.tail
 }
 
-function touches(prefix: Prefix, bytes: Uint8Array, at: number, v4: boolean): boolean {
-  const size = v4 ? 4 : 16
-  if (prefix.address.length !== size) return false
-  const source = at + (v4 ? 12 : 8)
+/** Whether the source or the destination, `width` bytes each from `source` on, is in the prefix. */
+function touches(prefix: Prefix, bytes: Uint8Array, source: number, width: number): boolean {
+  if (prefix.address.length !== width) return false
   return (
-    contains(prefix, bytes.subarray(source, source + size)) ||
-    contains(prefix, bytes.subarray(source + size, source + 2 * size))
+    contains(prefix, bytes.subarray(source, source + width)) ||
+    contains(prefix, bytes.subarray(source + width, source + 2 * width))
   )
 }
 

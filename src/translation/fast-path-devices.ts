@@ -11,7 +11,9 @@
  * afterwards, and nf_tables translates meanwhile. `add` comes before its transaction and `trim` after it: between them both
  * know a flow that goes from one to the other, which the second then does not find.
  */
+
 import { concat, equal } from '../core/bytes.ts'
+import { Protocol } from '../core/ip.ts'
 import { closeFd, KernelError } from '../linux/libc.ts'
 import { inNamespace } from '../linux/netns.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
@@ -31,7 +33,7 @@ import { FAST_MAPS, type FastMap, fastPathProgram } from './fast-path-program.ts
 import type { Compiled, CompiledFamily, Ip, SocketRow } from './tables.ts'
 
 const MOST_FLOWS = 131_072
-const TCP = 6
+const { TCP } = Protocol
 const NAME = { arriving: 'godwit_fastin', leaving: 'godwit_fastout' } as const
 const WAYS = ['arriving', 'leaving'] as const
 type Way = (typeof WAYS)[number]

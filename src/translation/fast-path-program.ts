@@ -9,6 +9,7 @@
  *   in_pair    source 4, destination 4            →  HID u32
  *   in_flow    HID u32, ports 4                   →  source 4, destination 4
  */
+import { Protocol } from '../core/ip.ts'
 import { Ebpf, FRAME, Helper, type Register } from '../linux/ebpf.ts'
 import { Verdict } from '../linux/tcx.ts'
 import { TRANSLATED } from './stacktrans.ts'
@@ -28,7 +29,7 @@ const SKB_PRIORITY = 32
 const SKB_DEVICE = 40
 /** ETH_P_IP as it stands in memory, on a little-endian machine. */
 const IPV4 = 0x0008
-const TCP = 6
+const { TCP } = Protocol
 const HEADER = 20
 const PSEUDO_HDR = 0x10
 

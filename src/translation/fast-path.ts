@@ -2,6 +2,7 @@
  * Which flows take the fast path (fast-path-devices.ts), and when: TCP over IPv4 whose packets the routes lead the same
  * way whether they bear the addresses of the socket or those of the wire, on devices that have the programs.
  */
+import { Protocol } from '../core/ip.ts'
 import { KernelError } from '../linux/libc.ts'
 import type { FastPathDevices } from './fast-path-devices.ts'
 import type { HostNetwork } from './network.ts'
@@ -15,7 +16,7 @@ import {
   type Tables,
 } from './tables.ts'
 
-const TCP = 6
+const { TCP } = Protocol
 /** After the last change, for what may take a while. */
 const COVER_MS = 300
 /** Connections on the fast path: its elements cost 20 µs of CPU each, and are for those that carry much. Twice as many end it. */

@@ -3,16 +3,9 @@
  * identifiers (E-1), and behind them is a device that takes the packets no route takes: an application that sends during
  * an outage hears of no error, and TCP's oldest segments are at hand when a way is back.
  */
-import {
-  completed,
-  Parking,
-  RawSender,
-  readdressed,
-  restamped,
-  type Segment,
-  SegmentWatch,
-} from '../access/kick.ts'
+import { RawSender } from '../linux/raw-packets.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
+import { completed, ParkingDevice, readdressed, restamped, type Segment, SegmentWatch } from './kick.ts'
 import type { HostNetwork } from './network.ts'
 import { bytesOf, familyOf, type Ip, identifiers, ipOf, type Pair, samePair, type Tables } from './tables.ts'
 
@@ -36,7 +29,7 @@ export class Outage {
   readonly #rtnl: Rtnl
   readonly #init: OutageInit
   readonly #kicks = new Set<NodeJS.Timeout>()
-  #parking: Parking | undefined
+  #parking: ParkingDevice | undefined
   #watch: SegmentWatch | undefined
   #raw: RawSender | undefined
 
@@ -78,7 +71,7 @@ export class Outage {
     const wanted = this.#network.identifiers.size > 0
     if (wanted && this.#parking === undefined) {
       try {
-        this.#parking = new Parking(this.#init.device, this.#rtnl, this.#init.netns)
+        this.#parking = new ParkingDevice(this.#init.device, this.#rtnl, this.#init.netns)
       } catch (error) {
         this.#init.warn(`no parking: ${(error as Error).message}`)
       }
@@ -182,6 +175,9 @@ export class Outage {
 
   #send(segments: readonly Segment[], restamp: boolean): void {
     this.#raw ??= new RawSender(this.#init.netns)
-    for (const segment of segments) this.#raw.send(restamp ? restamped(segment) : completed(segment))
+    for (const segment of segments) {
+      const { bytes, destination } = restamp ? restamped(segment) : completed(segment)
+      this.#raw.send(bytes, destination) // what the kernel refuses is TCP's to repair
+    }
   }
 }

@@ -14,6 +14,8 @@
  * The error messages of ICMP quote a packet in wire form; the quoted header is rewritten too, so that path MTU discovery
  * and port unreachable find the right socket.
  */
+import { Protocol } from '../core/ip.ts'
+import { TcpFlag } from '../core/tcp.ts'
 import {
   CompareOp,
   concatType,
@@ -28,11 +30,6 @@ import {
 } from '../linux/nf_tables.ts'
 
 const { NETWORK, TRANSPORT } = PayloadBase
-
-export const Protocol = { ICMP: 1, TCP: 6, UDP: 17, ICMPV6: 58 } as const
-
-const TCP_SYN = 0x02
-const TCP_ACK = 0x10
 
 /** Before connection tracking (-200) and its raw hook (-300). */
 const PRIORITY = -310
@@ -195,8 +192,8 @@ export function installTables(
   batch.rule(family, table, 'out', (x) => {
     isProtocol(x, Protocol.TCP)
     x.loadPayload(TRANSPORT, 13, 1, register32(0))
-    x.bitwise(register32(0), Uint8Array.of(TCP_SYN | TCP_ACK), Uint8Array.of(0))
-    x.compare(register32(0), CompareOp.EQ, Uint8Array.of(TCP_SYN))
+    x.bitwise(register32(0), Uint8Array.of(TcpFlag.SYN | TcpFlag.ACK), Uint8Array.of(0))
+    x.compare(register32(0), CompareOp.EQ, Uint8Array.of(TcpFlag.SYN))
     // What would answer it.
     x.loadPayload(NETWORK, layout.source + width, width, register32(0))
     x.loadPayload(NETWORK, layout.source, width, register32(words))
@@ -230,7 +227,7 @@ export function installTables(
   batch.rule(family, table, 'in_wait', (x) => {
     isProtocol(x, Protocol.TCP)
     x.loadPayload(TRANSPORT, 13, 1, register32(0))
-    x.bitwise(register32(0), Uint8Array.of(TCP_SYN), Uint8Array.of(0))
+    x.bitwise(register32(0), Uint8Array.of(TcpFlag.SYN), Uint8Array.of(0))
     x.compare(register32(0), CompareOp.EQ, Uint8Array.of(0))
     loadPair(x, layout)
     x.lookup('in_wait', register32(0))

@@ -5,9 +5,21 @@
  * A circle of fixed places in packet memory, one per flow, the oldest flow gives way. Of a TCP super-packet the first
  * segments are kept, as many as fit: what the receiver needs first.
  */
+import {
+  addressLength,
+  ipHeaderLength,
+  isFragment,
+  offsetIn,
+  Protocol,
+  protocolIn,
+  setIpLength,
+  sourceAt,
+  transportOf,
+} from '../core/ip.ts'
+import { tcpHeaderLength } from '../core/tcp.ts'
+import { plainTransport } from '../core/transport.ts'
 import type { Arena } from '../linux/arena.ts'
 import { GSO_NONE, VNET_HEADER } from '../linux/tun.ts'
-import { ipHeaderLength, plainTransport, TCP, TCP_DATA_OFFSET, UDP } from './datapath/headers.ts'
 
 const PLACE = 2048
 
@@ -74,27 +86,27 @@ export class Parking {
     const packet = at + VNET_HEADER
     const gso = view.getUint16(at + 4, true)
     if (view.getUint8(at + 1) === GSO_NONE || gso === 0) return 0
-    if (plainTransport(view, packet, bytes - VNET_HEADER) !== TCP) return 0
+    if (plainTransport(view, packet, bytes - VNET_HEADER) !== Protocol.TCP) return 0
     const ip = ipHeaderLength(view, packet)
-    const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
+    const header = ip + tcpHeaderLength(view, packet + ip)
     const segments = Math.floor((PLACE - VNET_HEADER - header) / gso)
     if (segments === 0) return 0
     const length = header + segments * gso
-    if (view.getUint8(packet) >> 4 === 4) view.setUint16(packet + 2, length)
-    else view.setUint16(packet + 4, length - ip)
+    setIpLength(view, packet, length)
     return VNET_HEADER + length
   }
 
   #hash(packet: number, length: number): number {
     const view = this.#view
-    const v4 = view.getUint8(packet) >> 4 === 4
-    const from = packet + (v4 ? 12 : 8)
-    const protocol = view.getUint8(packet + (v4 ? 9 : 6))
-    let h = protocol
-    for (let i = from; i < from + (v4 ? 8 : 32); i += 4) h = mix(h, view.getUint32(i))
-    const transport = plainTransport(view, packet, length)
-    if (transport === TCP || transport === UDP)
-      h = mix(h, view.getUint32(packet + ipHeaderLength(view, packet)))
+    const transport = transportOf(view, packet, length)
+    if (transport < 0) return 0
+    const protocol = protocolIn(transport)
+    const from = sourceAt(view, packet)
+    let h: number = protocol
+    for (let i = 0; i < 2 * addressLength(view, packet); i += 4) h = mix(h, view.getUint32(from + i))
+    const offset = offsetIn(transport)
+    const ports = protocol === Protocol.TCP || protocol === Protocol.UDP
+    if (ports && !isFragment(transport) && offset + 4 <= length) h = mix(h, view.getUint32(packet + offset))
     return h >>> 0
   }
 }

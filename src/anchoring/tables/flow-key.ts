@@ -10,23 +10,26 @@
  * nothing (so all fragments, the first included, have one key).
  */
 
-export const Protocol = {
-  ICMP: 1,
-  TCP: 6,
-  UDP: 17,
-  DCCP: 33,
-  ESP: 50,
-  ICMPV6: 58,
-  SCTP: 132,
-  UDPLITE: 136,
-} as const
+import { ICMP, isEcho } from '../../core/icmp.ts'
+import {
+  ipVersion,
+  isFragment,
+  isLaterFragment,
+  offsetIn,
+  Protocol,
+  protocolIn,
+  transportOf,
+} from '../../core/ip.ts'
+import { IPV4 } from '../../core/ipv4.ts'
+import { IPV6 } from '../../core/ipv6.ts'
 
-/** Hop-by-hop, routing, destination options; fragment is handled apart (RFC 8200 §4.1). */
-const HOP_BY_HOP = 0
-const ROUTING = 43
-const FRAGMENT = 44
-const DESTINATION_OPTIONS = 60
-const MOST_EXTENSION_HEADERS = 8
+const SRC4 = IPV4.SRC
+const DST4 = IPV4.DST
+const SRC6 = IPV6.SRC
+const DST6 = IPV6.DST
+const { TCP, UDP, UDP_LITE, SCTP, DCCP, ICMP: ICMPV4, ICMPV6, ESP } = Protocol
+/** The shortest transport header that is looked at: UDP's, and an echo's. */
+const LEAST_HEADER = 8
 
 /** A flow in words, for tables and display. Addresses are 4 or 16 bytes. */
 export interface FlowTuple {
@@ -74,17 +77,15 @@ export class FlowKey {
    * correspondent. False when it is no IP packet or cut short. About 20 ns, without the hash.
    */
   read(view: DataView, at: number, length: number, localIsSource: boolean): boolean {
-    if (length < 20) return false
-    const first = view.getUint8(at)
-    if (first >>> 4 === 4) {
-      const header = (first & 15) << 2
-      if (header < 20 || header > length) return false
+    const found = transportOf(view, at, length)
+    if (found < 0) return false
+    this.protocol = protocolIn(found)
+    this.fragment = isFragment(found)
+    this.transport = isLaterFragment(found) ? 0 : offsetIn(found)
+    if (ipVersion(view, at) === 4) {
       this.version = 4
-      this.protocol = view.getUint8(at + 9)
-      this.fragment = (view.getUint16(at + 6) & 0x3fff) !== 0
-      this.transport = (view.getUint16(at + 6) & 0x1fff) === 0 ? header : 0
-      const source = view.getInt32(at + 12)
-      const destination = view.getInt32(at + 16)
+      const source = view.getInt32(at + SRC4)
+      const destination = view.getInt32(at + DST4)
       this.l0 = localIsSource ? source : destination
       this.r0 = localIsSource ? destination : source
       this.l1 = 0
@@ -93,11 +94,10 @@ export class FlowKey {
       this.r1 = 0
       this.r2 = 0
       this.r3 = 0
-    } else if (first >>> 4 === 6) {
-      if (length < 40) return false
+    } else {
       this.version = 6
-      const l = at + (localIsSource ? 8 : 24)
-      const r = at + (localIsSource ? 24 : 8)
+      const l = at + (localIsSource ? SRC6 : DST6)
+      const r = at + (localIsSource ? DST6 : SRC6)
       this.l0 = view.getInt32(l)
       this.l1 = view.getInt32(l + 4)
       this.l2 = view.getInt32(l + 8)
@@ -106,60 +106,29 @@ export class FlowKey {
       this.r1 = view.getInt32(r + 4)
       this.r2 = view.getInt32(r + 8)
       this.r3 = view.getInt32(r + 12)
-      if (!this.#walkExtensions(view, at, length)) return false
-    } else return false
+    }
     this.ports = this.#readPorts(view, at, length, localIsSource)
     return true
   }
 
-  #walkExtensions(view: DataView, at: number, length: number): boolean {
-    let next = view.getUint8(at + 6)
-    let offset = 40
-    this.fragment = false
-    this.transport = 0
-    for (let i = 0; i < MOST_EXTENSION_HEADERS; i++) {
-      if (next === FRAGMENT) {
-        if (offset + 8 > length) return false
-        next = view.getUint8(at + offset)
-        this.fragment = true
-        if ((view.getUint16(at + offset + 2) & 0xfff8) !== 0) {
-          this.protocol = next
-          return true
-        }
-        offset += 8
-      } else if (next === HOP_BY_HOP || next === ROUTING || next === DESTINATION_OPTIONS) {
-        if (offset + 8 > length) return false
-        next = view.getUint8(at + offset)
-        offset += (view.getUint8(at + offset + 1) + 1) << 3
-        if (offset > length) return false
-      } else {
-        this.protocol = next
-        this.transport = offset
-        return true
-      }
-    }
-    return false
-  }
-
   #readPorts(view: DataView, at: number, length: number, localIsSource: boolean): number {
     const transport = this.transport
-    if (this.fragment || transport === 0 || transport + 8 > length) return 0
+    if (this.fragment || transport + LEAST_HEADER > length) return 0
     switch (this.protocol) {
-      case Protocol.TCP:
-      case Protocol.UDP:
-      case Protocol.UDPLITE:
-      case Protocol.SCTP:
-      case Protocol.DCCP: {
+      case TCP:
+      case UDP:
+      case UDP_LITE:
+      case SCTP:
+      case DCCP: {
         const ports = view.getInt32(at + transport)
         return localIsSource ? ports : (ports << 16) | (ports >>> 16)
       }
-      case Protocol.ICMP:
-      case Protocol.ICMPV6: {
-        const type = view.getUint8(at + transport)
-        const echo = this.protocol === Protocol.ICMP ? type === 8 || type === 0 : type === 128 || type === 129
-        return echo ? view.getUint16(at + transport + 4) << 16 : 0
-      }
-      case Protocol.ESP:
+      case ICMPV4:
+      case ICMPV6:
+        return isEcho(this.protocol, view.getUint8(at + transport))
+          ? view.getUint16(at + transport + ICMP.REST) << 16
+          : 0
+      case ESP:
         return view.getInt32(at + transport)
       default:
         return 0

@@ -3,7 +3,9 @@
  * window, AEAD), shown to the forwarder and handed to the merger. Everything that is not data goes to the slow path.
  */
 
-import { clampMss } from '../../core/tcp.ts'
+import { ipHeaderLength, ipLength, Protocol } from '../../core/ip.ts'
+import { clampMss, TCP } from '../../core/tcp.ts'
+import { plainTransport } from '../../core/transport.ts'
 import type { Aead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { readAddress16, readName } from '../../linux/sockaddr.ts'
@@ -21,7 +23,6 @@ import {
   RECEIVER,
   TAG,
 } from '../wire.ts'
-import { ipHeaderLength, packetLength, plainTransport, TCP } from './headers.ts'
 import type { Merger } from './merge.ts'
 import type { Reorder } from './reorder.ts'
 import { AES_OPEN, CHACHA_OPEN, type Sender } from './sender.ts'
@@ -333,7 +334,7 @@ export class Inbound {
     now: number,
   ): void {
     const view = this.#view
-    const length = packetLength(view, packet, available)
+    const length = ipLength(view, packet, available)
     if (length === 0) {
       this.counts.malformed++
       return
@@ -354,8 +355,8 @@ export class Inbound {
 
   #clamp(packet: number, length: number, partial: boolean, slot: number): void {
     const view = this.#view
-    if (plainTransport(view, packet, length) !== TCP) return
+    if (plainTransport(view, packet, length) !== Protocol.TCP) return
     const ip = ipHeaderLength(view, packet)
-    clampMss(view, packet + ip, length - ip, this.#paths.innerMtu[slot]! - ip - 20, partial)
+    clampMss(view, packet + ip, length - ip, this.#paths.innerMtu[slot]! - ip - TCP.MIN_HEADER, partial)
   }
 }

@@ -7,27 +7,30 @@
  * plain data (ACK, PSH); all of one size, the last may be shorter; PSH ends the packet. UDP datagrams likewise, where the kernel
  * takes them so.
  */
-import { fold, pseudoSum } from '../../core/checksum.ts'
+import { ipHeaderLength, ipVersion, Protocol, setIpLength } from '../../core/ip.ts'
+import { IPV4, sealIpv4Header } from '../../core/ipv4.ts'
+import { IPV6 } from '../../core/ipv6.ts'
+import { TCP as TCP_AT, TcpFlag, tcpFlags, tcpHeaderLength, tcpSeq } from '../../core/tcp.ts'
+import { checksumHolds, plainTransport, writePartialChecksum } from '../../core/transport.ts'
+import { UDP as UDP_AT } from '../../core/udp.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, type Tun, VNET_HEADER, VNET_NEEDS_CSUM } from '../../linux/tun.ts'
-import {
-  ACK,
-  checksumHolds,
-  ipHeaderLength,
-  PSH,
-  plainTransport,
-  sealIpv4Header,
-  TCP,
-  TCP_ACK,
-  TCP_CHECKSUM,
-  TCP_DATA_OFFSET,
-  TCP_FLAGS,
-  TCP_SEQ,
-  UDP,
-  UDP_CHECKSUM,
-  UDP_HEADER,
-} from './headers.ts'
 
+const { TCP, UDP } = Protocol
+const { ACK, PSH } = TcpFlag
+const { FLAGS, DATA_OFFSET, WINDOW, URGENT, OPTIONS } = TCP_AT
+const TCP_ACK = TCP_AT.ACK
+const TCP_CHECKSUM = TCP_AT.CHECKSUM
+const UDP_LENGTH = UDP_AT.LENGTH
+const UDP_CHECKSUM = UDP_AT.CHECKSUM
+const UDP_HEADER = UDP_AT.HEADER
+/** Fragment bits, TTL and protocol. */
+const FRAGMENT4 = IPV4.FRAGMENT
+const ADDRESSES4 = IPV4.SRC
+/** Next header and hop limit. */
+const NEXT6 = IPV6.NEXT_HEADER
+const ADDRESSES6 = IPV6.SRC
+const HEADER6 = IPV6.HEADER
 const SEGMENTS = 128
 /** UDP_MAX_SEGMENTS of kernels before 6.9. */
 const DATAGRAMS = 64
@@ -48,7 +51,7 @@ export class Merger {
   #ip = 0
   #segment = 0
   #count = 0
-  #protocol = TCP
+  #protocol: number = TCP
   #nextSeq = 0
   #closed = false
   /** `down`: writes while the device was down, as before it is configured; `failed`: all other writes that failed. */
@@ -82,9 +85,9 @@ export class Merger {
       return
     }
     const ip = ipHeaderLength(view, packet)
-    const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
+    const header = ip + tcpHeaderLength(view, packet + ip)
     const payload = length - header
-    const flags = view.getUint8(packet + ip + TCP_FLAGS)
+    const flags = tcpFlags(view, packet + ip)
     if (
       payload === 0 ||
       (flags & ~PSH) !== ACK ||
@@ -94,11 +97,11 @@ export class Merger {
       this.#single(packet, length, partial, TCP)
       return
     }
-    const seq = view.getUint32(packet + ip + TCP_SEQ)
+    const seq = tcpSeq(view, packet + ip)
     if (this.#packet !== 0 && seq === this.#nextSeq && this.#fits(TCP, packet, ip, header, payload)) {
       this.#append(packet + header, payload)
       if ((flags & PSH) !== 0) {
-        this.#u8[this.#packet + ip + TCP_FLAGS] = flags
+        this.#u8[this.#packet + ip + FLAGS] = flags
         this.#closed = true
       } else this.#closed = payload < this.#segment || this.#count === SEGMENTS
     } else {
@@ -114,7 +117,7 @@ export class Merger {
     const ip = ipHeaderLength(view, packet)
     const header = ip + UDP_HEADER
     const payload = length - header
-    const whole = payload > 0 && view.getUint16(packet + ip + 4) === length - ip
+    const whole = payload > 0 && view.getUint16(packet + ip + UDP_LENGTH) === length - ip
     const checked =
       partial ||
       (view.getUint16(packet + ip + UDP_CHECKSUM) !== 0 &&
@@ -161,7 +164,7 @@ export class Merger {
     )
       return false
     const view = this.#view
-    const sameIp = view.getUint8(packet) >> 4 === 6 ? this.#sameIpv6(packet) : this.#sameIpv4(packet, ip)
+    const sameIp = ipVersion(view, packet) === 6 ? this.#sameIpv6(packet) : this.#sameIpv4(packet, ip)
     return sameIp && (protocol === TCP ? this.#sameTcp(packet, ip) : this.#samePorts(packet, ip))
   }
 
@@ -170,8 +173,9 @@ export class Merger {
     const view = this.#view
     const first = this.#packet
     if (view.getUint32(packet) !== view.getUint32(first)) return false
-    if (view.getUint16(packet + 6) !== view.getUint16(first + 6)) return false
-    for (let i = 8; i < 40; i += 4) if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
+    if (view.getUint16(packet + NEXT6) !== view.getUint16(first + NEXT6)) return false
+    for (let i = ADDRESSES6; i < HEADER6; i += 4)
+      if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
     return true
   }
 
@@ -183,8 +187,8 @@ export class Merger {
     const view = this.#view
     const first = this.#packet
     if (view.getUint16(packet) !== view.getUint16(first)) return false
-    if (view.getUint32(packet + 6) !== view.getUint32(first + 6)) return false
-    for (let i = 12; i < ip; i += 4)
+    if (view.getUint32(packet + FRAGMENT4) !== view.getUint32(first + FRAGMENT4)) return false
+    for (let i = ADDRESSES4; i < ip; i += 4)
       if (view.getUint32(packet + i) !== view.getUint32(first + i)) return false
     return true
   }
@@ -196,10 +200,10 @@ export class Merger {
     if (view.getUint32(a) !== view.getUint32(b)) return false
     if (view.getUint32(a + TCP_ACK) !== view.getUint32(b + TCP_ACK)) return false
     // Data offset and window; flags were looked at.
-    if (view.getUint8(a + TCP_DATA_OFFSET) !== view.getUint8(b + TCP_DATA_OFFSET)) return false
-    if (view.getUint16(a + 14) !== view.getUint16(b + 14)) return false
-    if (view.getUint16(a + 18) !== view.getUint16(b + 18)) return false
-    for (let i = 20; i < this.#header - ip; i += 4)
+    if (view.getUint8(a + DATA_OFFSET) !== view.getUint8(b + DATA_OFFSET)) return false
+    if (view.getUint16(a + WINDOW) !== view.getUint16(b + WINDOW)) return false
+    if (view.getUint16(a + URGENT) !== view.getUint16(b + URGENT)) return false
+    for (let i = OPTIONS; i < this.#header - ip; i += 4)
       if (view.getUint32(a + i) !== view.getUint32(b + i)) return false
     return true
   }
@@ -213,16 +217,13 @@ export class Merger {
     const ip = this.#ip
     const total = this.#length
     const at = packet - VNET_HEADER
-    const v6 = view.getUint8(packet) >> 4 === 6
+    const v6 = ipVersion(view, packet) === 6
     const udp = this.#protocol === UDP
     if (this.#count > 1) {
-      if (v6) view.setUint16(packet + 4, total - ip)
-      else {
-        view.setUint16(packet + 2, total)
-        sealIpv4Header(view, packet, ip)
-      }
+      setIpLength(view, packet, total)
+      if (!v6) sealIpv4Header(view, packet, ip)
       this.#u8[at] = VNET_NEEDS_CSUM
-      if (udp) view.setUint16(packet + ip + 4, total - ip)
+      if (udp) view.setUint16(packet + ip + UDP_LENGTH, total - ip)
       this.#u8[at + 1] = udp ? GSO_UDP_L4 : v6 ? GSO_TCPV6 : GSO_TCPV4
       view.setUint16(at + 2, this.#header, true)
       view.setUint16(at + 4, this.#segment, true)
@@ -232,9 +233,8 @@ export class Merger {
       view.setUint32(at + 2, 0)
     }
     view.setUint16(at + 6, ip, true)
-    const field = udp ? UDP_CHECKSUM : TCP_CHECKSUM
-    view.setUint16(at + 8, field, true)
-    view.setUint16(packet + ip + field, fold(pseudoSum(view, packet, this.#protocol, total - ip)))
+    view.setUint16(at + 8, udp ? UDP_CHECKSUM : TCP_CHECKSUM, true)
+    writePartialChecksum(view, packet, total, packet + ip, this.#protocol)
     const first = this.#header + this.#segment
     this.#arena.setUint64(this.#iovecs, this.#arena.base + at)
     this.#arena.setUint64(this.#iovecs + 8, VNET_HEADER + first)
@@ -253,11 +253,10 @@ export class Merger {
     view.setUint16(at + 8, 0)
     if (partial && protocol !== 0) {
       const ip = ipHeaderLength(view, packet)
-      const field = protocol === TCP ? TCP_CHECKSUM : UDP_CHECKSUM
       this.#u8[at] = VNET_NEEDS_CSUM
       view.setUint16(at + 6, ip, true)
-      view.setUint16(at + 8, field, true)
-      view.setUint16(packet + ip + field, fold(pseudoSum(view, packet, protocol, length - ip)))
+      view.setUint16(at + 8, protocol === TCP ? TCP_CHECKSUM : UDP_CHECKSUM, true)
+      writePartialChecksum(view, packet, length, packet + ip, protocol)
     }
     this.#wrote(this.#tun.write(at, VNET_HEADER + length))
   }

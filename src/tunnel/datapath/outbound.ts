@@ -7,7 +7,11 @@
  */
 import { addSum, complete, finish } from '../../core/checksum.ts'
 import { TOO_BIG_MAX, writeTooBig } from '../../core/icmp.ts'
-import { clampMss } from '../../core/tcp.ts'
+import { ipHeaderLength, ipLength, ipVersion, Protocol, setIpLength } from '../../core/ip.ts'
+import { IPV4, sealIpv4Header } from '../../core/ipv4.ts'
+import { clampMss, TCP as TCP_AT, TcpFlag, tcpFlags, tcpHeaderLength, tcpSeq } from '../../core/tcp.ts'
+import { checksumHolds, completeChecksum, plainTransport } from '../../core/transport.ts'
+import { UDP as UDP_AT } from '../../core/udp.ts'
 import type { Arena } from '../../linux/arena.ts'
 import {
   GSO_NONE,
@@ -24,27 +28,16 @@ import { type Forwarder, type SlowPath, Spread, Verdict } from '../seam.ts'
 import type { PathTable, PeerTable } from '../tables.ts'
 import { FLAG_ORDERED, FLAG_PARTIAL, INNER_HEADER } from '../wire.ts'
 import { writeFragments } from './fragment.ts'
-import {
-  ACK,
-  CWR,
-  checksumHolds,
-  completeChecksum,
-  FIN,
-  ipHeaderLength,
-  PSH,
-  packetLength,
-  plainTransport,
-  RST,
-  SYN,
-  sealIpv4Header,
-  TCP,
-  TCP_DATA_OFFSET,
-  TCP_FLAGS,
-  TCP_SEQ,
-  UDP,
-  UDP_HEADER,
-} from './headers.ts'
 import type { Sender } from './sender.ts'
+
+const { TCP, UDP } = Protocol
+const { FIN, SYN, RST, PSH, ACK, URG, CWR } = TcpFlag
+const { SEQ, FLAGS } = TCP_AT
+const TCP_HEADER = TCP_AT.MIN_HEADER
+const UDP_LENGTH = UDP_AT.LENGTH
+const UDP_HEADER = UDP_AT.HEADER
+const { TOTAL_LENGTH, IDENTIFICATION, FRAGMENT, DONT_FRAGMENT } = IPV4
+const HEADER_CHECKSUM = IPV4.CHECKSUM
 
 /** Room in front of the vnet header, so that what is written in front of a first header stays inside the buffer. */
 const MARGIN = 64
@@ -120,7 +113,7 @@ export class Outbound {
   handle(at: number, bytes: number, now: number): void {
     const view = this.#view
     const packet = at + VNET_HEADER
-    const length = packetLength(view, packet, bytes - VNET_HEADER)
+    const length = ipLength(view, packet, bytes - VNET_HEADER)
     this.counts.packets++
     if (length === 0) {
       this.counts.dropped++
@@ -193,8 +186,8 @@ export class Outbound {
     const protocol = plainTransport(view, packet, length)
     const ip = ipHeaderLength(view, packet)
     if (type === GSO_NONE || gso === 0) {
-      if (protocol === TCP && (view.getUint8(packet + ip + TCP_FLAGS) & SYN) !== 0)
-        clampMss(view, packet + ip, length - ip, this.#flowMtu(peer, innerMtu) - ip - 20, partial)
+      if (protocol === TCP && (tcpFlags(view, packet + ip) & SYN) !== 0)
+        clampMss(view, packet + ip, length - ip, this.#flowMtu(peer, innerMtu) - ip - TCP_HEADER, partial)
       if (length <= innerMtu) {
         this.#whole(slot, peer, at, packet, length, protocol, partial)
         return
@@ -206,7 +199,7 @@ export class Outbound {
       return
     }
     if ((type === GSO_TCPV4 || type === GSO_TCPV6) && protocol === TCP) {
-      const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
+      const header = ip + tcpHeaderLength(view, packet + ip)
       this.#segments(slot, peer, packet, length, ip, Math.min(innerMtu, header + gso))
     } else if (type === GSO_UDP_L4 && protocol === UDP) {
       if (ip + UDP_HEADER + gso <= this.#mostInner(packet, innerMtu))
@@ -217,14 +210,14 @@ export class Outbound {
 
   /** A TCP packet may be cut in two when it carries nothing that belongs to one segment, and its checksum is right. */
   #mayCut(packet: number, length: number, ip: number, partial: boolean): boolean {
-    const flags = this.#view.getUint8(packet + ip + TCP_FLAGS)
-    if ((flags & (SYN | RST | 0x20)) !== 0 || (flags & ACK) === 0) return false
+    const flags = tcpFlags(this.#view, packet + ip)
+    if ((flags & (SYN | RST | URG)) !== 0 || (flags & ACK) === 0) return false
     return partial || checksumHolds(this.#view, packet, length, packet + ip, TCP)
   }
 
   /** IPv6 lets no link carry less than 1,280 bytes (RFC 8200 §5): on a path of less the outer datagram is fragmented. */
   #mostInner(packet: number, innerMtu: number): number {
-    return this.#view.getUint8(packet) >> 4 === 6 ? Math.max(innerMtu, IPV6_LEAST_MTU) : innerMtu
+    return ipVersion(this.#view, packet) === 6 ? Math.max(innerMtu, IPV6_LEAST_MTU) : innerMtu
   }
 
   #oversized(
@@ -243,7 +236,7 @@ export class Outbound {
       this.#whole(slot, peer, at, packet, length, protocol, partial)
       return
     }
-    if (view.getUint8(packet) >> 4 !== 4 || (view.getUint16(packet + 6) & 0x4000) !== 0) {
+    if (ipVersion(view, packet) !== 4 || (view.getUint16(packet + FRAGMENT) & DONT_FRAGMENT) !== 0) {
       this.#tooBig(packet, length, innerMtu)
       return
     }
@@ -303,7 +296,7 @@ export class Outbound {
     const view = this.#view
     const u8 = this.#u8
     const godwit = this.#peers.godwit[peer] === 1
-    const header = ip + (view.getUint8(packet + ip + TCP_DATA_OFFSET) >> 4) * 4
+    const header = ip + tcpHeaderLength(view, packet + ip)
     const size = most - header
     if (size <= 0) {
       this.counts.dropped++
@@ -311,14 +304,15 @@ export class Outbound {
     }
     const template = this.#template
     u8.copyWithin(template, packet, packet + header)
-    const v4 = view.getUint8(packet) >> 4 === 4
-    const seq = view.getUint32(template + ip + TCP_SEQ)
-    const flags = view.getUint8(template + ip + TCP_FLAGS)
-    const id = v4 ? view.getUint16(template + 4) : 0
+    const v4 = ipVersion(view, packet) === 4
+    const seq = tcpSeq(view, template + ip)
+    const flags = tcpFlags(view, template + ip)
+    const id = v4 ? view.getUint16(template + IDENTIFICATION) : 0
     let ipSum = 0
     if (v4) {
-      view.setUint32(template + 2, 0)
-      view.setUint16(template + 10, 0)
+      view.setUint16(template + TOTAL_LENGTH, 0)
+      view.setUint16(template + IDENTIFICATION, 0)
+      view.setUint16(template + HEADER_CHECKSUM, 0)
       ipSum = addSum(view, template, ip)
     }
     let offset = header
@@ -327,17 +321,17 @@ export class Outbound {
       const at = packet + offset - header
       u8.copyWithin(at, template, template + header)
       const total = header + payload
+      setIpLength(view, at, total)
       if (v4) {
-        view.setUint16(at + 2, total)
-        view.setUint16(at + 4, (id + k) & 0xffff)
-        view.setUint16(at + 10, finish(ipSum + total + ((id + k) & 0xffff)))
-      } else view.setUint16(at + 4, total - ip)
-      view.setUint32(at + ip + TCP_SEQ, (seq + offset - header) >>> 0)
+        view.setUint16(at + IDENTIFICATION, (id + k) & 0xffff)
+        view.setUint16(at + HEADER_CHECKSUM, finish(ipSum + total + ((id + k) & 0xffff)))
+      }
+      view.setUint32(at + ip + SEQ, (seq + offset - header) >>> 0)
       offset += payload
       let own = flags
       if (offset < length) own &= ~(FIN | PSH)
       if (k > 0) own &= ~CWR
-      u8[at + ip + TCP_FLAGS] = own
+      u8[at + ip + FLAGS] = own
       if (!godwit) completeChecksum(view, at, total, at + ip, TCP)
       this.#datagram(slot, peer, at, total, true)
     }
@@ -351,20 +345,20 @@ export class Outbound {
     const header = ip + UDP_HEADER
     const template = this.#template
     u8.copyWithin(template, packet, packet + header)
-    const v4 = view.getUint8(packet) >> 4 === 4
-    const id = v4 ? view.getUint16(template + 4) : 0
+    const v4 = ipVersion(view, packet) === 4
+    const id = v4 ? view.getUint16(template + IDENTIFICATION) : 0
     let offset = header
     for (let k = 0; offset < length; k++) {
       const payload = Math.min(size, length - offset)
       const at = packet + offset - header
       u8.copyWithin(at, template, template + header)
       const total = header + payload
-      view.setUint16(at + ip + 4, total - ip)
+      view.setUint16(at + ip + UDP_LENGTH, total - ip)
+      setIpLength(view, at, total)
       if (v4) {
-        view.setUint16(at + 2, total)
-        view.setUint16(at + 4, (id + k) & 0xffff)
+        view.setUint16(at + IDENTIFICATION, (id + k) & 0xffff)
         sealIpv4Header(view, at, ip)
-      } else view.setUint16(at + 4, total - ip)
+      }
       offset += payload
       if (!godwit) completeChecksum(view, at, total, at + ip, UDP)
       this.#datagram(slot, peer, at, total, true)

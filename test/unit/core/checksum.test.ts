@@ -2,16 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { viewOf } from '../../../src/core/bytes.ts'
-import {
-  addSum,
-  checksum,
-  complete,
-  finish,
-  fold,
-  pseudoSum,
-  updateAt,
-  updatePartialAt,
-} from '../../../src/core/checksum.ts'
+import { addSum, checksum, complete, finish, fold, pseudoSum, updateAt } from '../../../src/core/checksum.ts'
 
 /** RFC 1071 read literally. */
 function plain(bytes: Uint8Array): number {
@@ -41,7 +32,7 @@ test('sums of any area agree with the plain loop', () => {
   assert.equal(fold(addSum(viewOf(ones), 0, ones.length)), 0xffff)
 })
 
-test('an incremental update equals a full one (RFC 1624), whole and partial', () => {
+test('an incremental update equals a full one (RFC 1624)', () => {
   fc.assert(
     fc.property(
       fc.uint8Array({ minLength: 24, maxLength: 64 }),
@@ -51,13 +42,9 @@ test('an incremental update equals a full one (RFC 1624), whole and partial', ()
         view.setUint16(0, 0)
         view.setUint16(0, checksum(view, 0, packet.length))
         const before = addSum(view, 8, 4)
-        const partial = new DataView(new ArrayBuffer(2))
-        partial.setUint16(0, fold(addSum(view, 4, 12)))
         packet.set(change, 8)
         updateAt(view, 0, before, addSum(view, 8, 4))
         assert.equal(checksum(view, 0, packet.length) % 0xffff, 0)
-        updatePartialAt(partial, 0, before, addSum(view, 8, 4))
-        assert.equal(partial.getUint16(0) % 0xffff, fold(addSum(view, 4, 12)) % 0xffff)
       },
     ),
   )

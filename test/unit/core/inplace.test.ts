@@ -6,10 +6,18 @@ import { parseAddress } from '../../../src/core/address.ts'
 import { concat, viewOf } from '../../../src/core/bytes.ts'
 import { checksum } from '../../../src/core/checksum.ts'
 import { encoded } from '../../../src/core/codec.ts'
-import { icmpv4Codec, icmpv6Codec, writeTooBig } from '../../../src/core/icmp.ts'
-import { ipv4Codec } from '../../../src/core/ipv4.ts'
-import { ipv6Codec } from '../../../src/core/ipv6.ts'
-import { clampMss, type TcpOption, tcpCodec } from '../../../src/core/tcp.ts'
+import { writeTooBig } from '../../../src/core/icmp.ts'
+import { clampMss } from '../../../src/core/tcp.ts'
+import {
+  icmpv4Codec,
+  icmpv6Codec,
+  ipv4Codec,
+  ipv6Codec,
+  mssOption,
+  NOP,
+  type Option,
+  tcpCodec,
+} from '../../support/header-codecs.ts'
 
 const ip = (text: string) => {
   const parsed = parseAddress(text)
@@ -17,7 +25,7 @@ const ip = (text: string) => {
   return parsed.value
 }
 
-function segment(flags: number, options: readonly TcpOption[]): Uint8Array {
+function segment(flags: number, options: readonly Option[]): Uint8Array {
   const header = {
     srcPort: 1,
     dstPort: 2,
@@ -38,15 +46,15 @@ test('the MSS of a SYN is lowered, never raised, and the checksum stays right at
   fc.assert(
     fc.property(fc.nat(3), fc.nat(65535), fc.nat(65535), fc.boolean(), (nops, mss, limit, partial) => {
       const before = segment(2, [
-        ...Array<TcpOption>(nops).fill({ kind: 'nop' }),
-        { kind: 'mss', mss },
-        { kind: 'sack-permitted' },
+        ...Array<Option>(nops).fill(NOP),
+        mssOption(mss),
+        { kind: 4, data: new Uint8Array(0) },
       ])
       const after = before.slice()
       assert.equal(clampMss(viewOf(after), 0, after.length, limit, partial), mss > limit)
       const decoded = tcpCodec.decode(after)
       assert.ok(decoded.ok)
-      assert.deepEqual(decoded.value.options[nops], { kind: 'mss', mss: Math.min(mss, limit) })
+      assert.deepEqual(decoded.value.options[nops], mssOption(Math.min(mss, limit)))
       if (partial) assert.deepEqual(after.slice(16, 18), before.slice(16, 18))
       else assert.equal(checksum(viewOf(after), 0, after.length), 0)
     }),
@@ -54,7 +62,7 @@ test('the MSS of a SYN is lowered, never raised, and the checksum stays right at
 })
 
 test('segments without SYN or MSS, and damaged options, are left alone', () => {
-  for (const bytes of [segment(16, [{ kind: 'mss', mss: 1460 }]), segment(2, [{ kind: 'nop' }])]) {
+  for (const bytes of [segment(16, [mssOption(1460)]), segment(2, [NOP])]) {
     const copy = bytes.slice()
     assert.equal(clampMss(viewOf(copy), 0, copy.length, 500, false), false)
     assert.deepEqual(copy, bytes)
@@ -75,9 +83,7 @@ function packet4(fields: { src?: string; dst?: string; protocol?: number; fragme
     trafficClass: 0,
     totalLength: 1420,
     identification: 1,
-    dontFragment: true,
-    moreFragments: false,
-    fragmentOffset: fields.fragmentOffset ?? 0,
+    fragment: 0x4000 | ((fields.fragmentOffset ?? 0) / 8),
     ttl: 64,
     protocol: fields.protocol ?? 17,
     src: ip(fields.src ?? '10.0.0.1'),
@@ -97,12 +103,11 @@ test('a packet that is too big is answered with the MTU and its beginning', () =
   assert.deepEqual([header4.value.src, header4.value.dst], [ip('192.0.2.9'), ip('10.0.0.1')])
   assert.deepEqual(icmpv4Codec.decode(out, 27, 7 + length4), {
     ok: true,
-    value: { kind: 'too-big', mtu: 1300, quoted: big4.slice(0, 548) },
+    value: { type: 3, code: 4, rest: 1300, body: big4.slice(0, 548) },
   })
 
   const header = {
-    trafficClass: 0,
-    flowLabel: 5,
+    first: 0x60000005,
     payloadLength: 1400,
     nextHeader: 17,
     hopLimit: 3,
@@ -115,7 +120,7 @@ test('a packet that is too big is answered with the MTU and its beginning', () =
   assert.equal(length6, 1280)
   assert.deepEqual(icmpv6Codec(from, ip('fd00::1')).decode(out, 40, length6), {
     ok: true,
-    value: { kind: 'too-big', mtu: 1300, quoted: big6.slice(0, 1232) },
+    value: { type: 2, code: 0, rest: 1300, body: big6.slice(0, 1232) },
   })
 })
 
