@@ -1,21 +1,23 @@
 /**
- * The bed of a benchmark: two hosts (network namespaces) joined by one veth link without limits, so that what is measured
- * is the tunnel and not a line. Names carry the process id; `close()` ends programs and removes both hosts.
+ * The bed of a benchmark: two hosts of the lab on links without limits (topologies.ts), so that what is measured is the
+ * tunnel and not a line. TCP is CUBIC at both ends, as everywhere in the lab. `close()` ends programs and removes it all.
  */
 import { type ChildProcess, execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Lab } from '../lab/build.ts'
+import { addressOf, namespaceOf, type TopologySpec } from '../lab/topology.ts'
 import { GodwitError } from '../src/core/errors.ts'
-import { createNamespace, deleteNamespace, spawnIn } from '../src/linux/netns.ts'
+import { spawnIn } from '../src/linux/netns.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
+import { wire } from './topologies.ts'
 
 const PATIENCE_MS = 15_000
 const POLL_MS = 50
 const LISTEN_STATE: Record<string, string> = { tcp: '0A', udp: '07' }
-let beds = 0
 
 /** Whether a command is installed. */
 export function have(command: string): boolean {
@@ -39,13 +41,19 @@ export interface Program {
 /** One host of the bed. */
 export class Host {
   readonly netns: string
-  /** Its IPv4 address on the link. */
+  /** Its IPv4 and IPv6 address on the link. */
   readonly address: string
+  readonly address6: string
   readonly #children = new Set<ChildProcess>()
 
-  constructor(netns: string, address: string) {
+  constructor(netns: string, address: string, address6: string) {
     this.netns = netns
     this.address = address
+    this.address6 = address6
+  }
+
+  addressOf(family: 4 | 6): string {
+    return family === 4 ? this.address : this.address6
   }
 
   /** Runs a program to its end; resolves with its standard output, rejects when it fails. */
@@ -159,29 +167,27 @@ export class Host {
 export class Bed {
   readonly a: Host
   readonly b: Host
-  readonly #directory = mkdtempSync(join(tmpdir(), 'godwit-bench-'))
+  readonly lab: Lab
+  /** Logs and states of daemons; removed with it. */
+  readonly out: string
 
-  constructor() {
-    const name = `gwbench${process.pid}-${++beds}`
-    this.a = new Host(`${name}a`, '10.90.0.1')
-    this.b = new Host(`${name}b`, '10.90.0.2')
-    for (const host of [this.a, this.b]) createNamespace(host.netns)
-    const rtnl = new Rtnetlink(this.a.netns)
-    rtnl.createLink({ kind: 'veth', name: 'eth0', peer: { name: 'eth0', netns: this.b.netns } })
-    rtnl.close()
-    for (const host of [this.a, this.b]) {
-      host.addAddress('eth0', `${host.address}/24`)
-      host.setUp('eth0', 1500)
-      host.setUp('lo', 65536)
-    }
-    // godwit takes an interface with a way out for an access.
-    this.a.addDefaultRoute(this.b.address, 'eth0')
+  private constructor(lab: Lab) {
+    this.lab = lab
+    this.out = lab.createScratch()
+    const host = (role: string) =>
+      new Host(namespaceOf(role), addressOf(lab.spec, role, 'eth0'), addressOf(lab.spec, role, 'eth0', 6))
+    this.a = host('mh')
+    this.b = host('an')
+  }
+
+  static async open(topology: TopologySpec = wire): Promise<Bed> {
+    return new Bed(await Lab.build(topology))
   }
 
   /** A directory of the bed's own, removed with it. */
   directory(name: string): string {
-    const path = join(this.#directory, name)
-    execFileSync('mkdir', ['-p', path])
+    const path = join(this.out, name)
+    mkdirSync(path, { recursive: true })
     return path
   }
 
@@ -212,16 +218,21 @@ export class Bed {
   }
 
   async close(): Promise<void> {
-    for (const host of [this.a, this.b]) {
-      await host.close()
-      deleteNamespace(host.netns)
-    }
-    rmSync(this.#directory, { recursive: true, force: true })
+    for (const host of [this.a, this.b]) await host.close()
+    await this.lab.close()
   }
 }
 
 function environment(): Record<string, string> {
   return { ...(process.env as Record<string, string>), PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
+}
+
+/** CPU time of all threads of a process so far, milliseconds; threads that ended are not counted. */
+export function cpuMs(pid: number): number {
+  let ns = 0
+  for (const thread of readdirSync(`/proc/${pid}/task`))
+    ns += Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0])
+  return ns / 1e6
 }
 
 /** Makes the output folder and answers its path. */

@@ -2,7 +2,6 @@
  * Address translation (DIME): throughput of a TCP flow after a handover beside the same flow before it, the time from an
  * address to the switch, and what one move of a host with 10,000 connections to 100 hosts costs.
  */
-import { readdirSync, readFileSync } from 'node:fs'
 import { getPriority, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -11,7 +10,7 @@ import { raisePriority } from '../src/linux/proc.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../src/linux/sysctl.ts'
 import { IHMP_PORT } from '../src/translation/service.ts'
-import { Bed, type Program } from './bed.ts'
+import { Bed, cpuMs, type Program } from './bed.ts'
 import { type Bench, type BenchContext, type BenchResult, machine, Recorder, round } from './harness.ts'
 
 const GODWIT = fileURLToPath(new URL('../src/cli/main.js', import.meta.url))
@@ -70,7 +69,7 @@ export const dime: Bench = {
 
 /** One TCP flow on a bare link, moved in its middle. The switch is its first packet from the new address, in a capture. */
 async function oneMove(context: BenchContext): Promise<{ before: number; after: number; switchMs: number }> {
-  const bed = new Bed()
+  const bed = await Bed.open()
   const programs: Program[] = []
   const rtnl = new Rtnetlink(bed.a.netns)
   // The second address is of the same subnet: it must stay when the first goes.
@@ -123,7 +122,7 @@ async function oneMove(context: BenchContext): Promise<{ before: number; after: 
  * of address until a second later, and messages acknowledged. The other hosts are protocol machines in one program.
  */
 async function moveMany(): Promise<{ cpuMs: number; exchanges: number; movedMs: number }> {
-  const bed = new Bed()
+  const bed = await Bed.open()
   const programs: Program[] = []
   const rtnl = { a: new Rtnetlink(bed.a.netns), b: new Rtnetlink(bed.b.netns) }
   const start = async (host: Bed['a'], args: readonly string[], what: string): Promise<Program> => {
@@ -165,12 +164,4 @@ async function moveMany(): Promise<{ cpuMs: number; exchanges: number; movedMs: 
     rtnl.b.close()
     await bed.close()
   }
-}
-
-/** CPU time of all threads of a process so far, milliseconds; threads that ended are not counted. */
-function cpuMs(pid: number): number {
-  let ns = 0
-  for (const thread of readdirSync(`/proc/${pid}/task`))
-    ns += Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0])
-  return ns / 1e6
 }

@@ -1,6 +1,6 @@
 /**
- * What every benchmark shares: samples, medians, ratios of the same run, and the JSON of contract.md. Machines are noisy,
- * so subjects are measured in turn, round by round, and what is quoted is the median and ours ÷ theirs of one run.
+ * What every benchmark shares: samples, medians, ratios of the same run, and the JSON of contract.md. Machines are noisy:
+ * subjects are measured in turn, round by round, and a ratio is the median of ours ÷ theirs of each round.
  */
 import { readFileSync } from 'node:fs'
 import os from 'node:os'
@@ -18,6 +18,8 @@ export interface Run {
 export interface BenchResult {
   readonly bench: string
   readonly machine: Machine
+  /** Of subjects whose version matters, as they print it. */
+  readonly versions?: Record<string, string>
   readonly runs: Run[]
   /** Ours ÷ theirs, of this run. */
   readonly ratios: Record<string, number>
@@ -97,17 +99,20 @@ export class Recorder {
     return [...this.#runs.values()].map((run) => ({ ...run, median: median(run.samples) }))
   }
 
-  /** `name godwit/other` → ratio of medians, for every name that `ours` and others have in common. */
+  /** `name ours/other` for every name that `ours` and others have in common. */
   ratios(ours: string): Record<string, number> {
     const ratios: Record<string, number> = {}
-    const runs = this.runs()
-    for (const mine of runs.filter((run) => run.subject === ours)) {
-      for (const theirs of runs) {
-        if (theirs.name !== mine.name || theirs.subject === ours) continue
-        ratios[`${mine.name} ${ours}/${theirs.subject}`] = round(mine.median / theirs.median)
-      }
-    }
+    for (const { name } of this.runs().filter((run) => run.subject === ours))
+      for (const other of this.runs().filter((run) => run.name === name && run.subject !== ours))
+        ratios[`${name} ${ours}/${other.subject}`] = this.ratio([name, ours], [name, other.subject])
     return ratios
+  }
+
+  /** Of two runs (name, subject): the median of what each round's samples give, as the machine differs between rounds. */
+  ratio(ours: readonly [string, string], theirs: readonly [string, string]): number {
+    const [mine = [], other = []] = [ours, theirs].map((key) => this.#runs.get(key.join('\0'))?.samples)
+    if (mine.length !== other.length) return round(median(mine) / median(other))
+    return round(median(mine.map((sample, i) => sample / other[i]!)))
   }
 }
 

@@ -15,12 +15,14 @@ import { router } from './router.ts'
 import { routerPaths } from './router-paths.ts'
 import { tunnelLatency } from './tunnel-latency.ts'
 import { tunnelPps } from './tunnel-pps.ts'
-import { tunnelTcp } from './tunnel-tcp.ts'
+import { tunnelNat, tunnelStock, tunnelTcp } from './tunnel-tcp.ts'
 
 export type { BenchResult } from './harness.ts'
 
 const benches: readonly Bench[] = [
   tunnelTcp,
+  tunnelNat,
+  tunnelStock,
   tunnelPps,
   tunnelLatency,
   paft,

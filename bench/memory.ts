@@ -45,7 +45,7 @@ export const memory: Bench = {
 
 /** Resident bytes of the anchor: without hosts, with all connected, with all flows. */
 async function once(): Promise<{ idle: number; connected: number; busy: number }> {
-  const bed = new Bed()
+  const bed = await Bed.open()
   try {
     const state = bed.directory('anchor')
     await bed.b.run(command, ['anchor', 'init', '--state', state, '--endpoint', `${bed.b.address}:${PORT}`])

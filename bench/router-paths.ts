@@ -1,20 +1,19 @@
 /**
- * What the packet engine loses by spreading one TCP flow over two paths, where no line is the limit: two routers on two bare
- * links, one path used (`failover`), then both (`round-robin`, `weighted`), in turn.
+ * One TCP flow between the sites of two routers on two links without limits, both ways: one path used (`failover`), then
+ * both (`round-robin`, `weighted`), in turn, beside the bare link. What a router costs, and what spreading a flow adds.
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../src/crypto/keys.ts'
-import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import { Bed, type Host } from './bed.ts'
-import { type Bench, type BenchResult, machine, Recorder, round } from './harness.ts'
+import { type Bench, type BenchResult, machine, Recorder } from './harness.ts'
+import { tcpThroughput } from './iperf.ts'
 import { command } from './subjects/godwit.ts'
-import { iperf } from './tunnel-tcp.ts'
+import { twoWires } from './topologies.ts'
 
 const PORT = 51_901
 const MODES = ['failover', 'round-robin', 'weighted'] as const
-/** The second link; the first is the bed's. */
-const SECOND = ['10.91.0.1', '10.91.0.2'] as const
+const BARE = 'veth'
 /** An address of each site, on the router itself. */
 const SITES = ['10.1.0.1', '10.2.0.1'] as const
 
@@ -24,48 +23,50 @@ interface Status {
 
 export const routerPaths: Bench = {
   name: 'router-paths',
-  summary: 'mobile router: one TCP flow over one path and over two, on links without limits',
+  summary: 'mobile router: one TCP flow both ways over one path and over two, on links without limits',
 
   async run(context): Promise<BenchResult> {
     const recorder = new Recorder()
-    const bed = new Bed()
+    const bed = await Bed.open(twoWires)
     try {
       const states = await setUp(bed)
       for (let again = 1; again <= context.rounds; again++) {
-        for (const mode of MODES) {
+        for (const mode of [...MODES, BARE]) {
           context.signal.throwIfAborted()
-          for (const [host, state] of states)
-            await host.run(command, ['router', 'scheduler', 'rest', mode, '--state', state])
-          const mbps = Math.round(await iperf(bed, SITES[1], 1, context.seconds, SITES[0]))
-          recorder.add('tcp-1', mode, 'mbps', mbps)
-          context.progress(`round ${again} of ${context.rounds}: ${mode}: ${mbps} mbps`)
+          if (mode !== BARE)
+            for (const [host, state] of states)
+              await host.run(command, ['router', 'scheduler', 'rest', mode, '--state', state])
+          const [target, source] = mode === BARE ? [bed.b.address, bed.a.address] : [SITES[1], SITES[0]]
+          for (const way of ['up', 'down'] as const) {
+            const mbps = await tcpThroughput(bed, target, { seconds: context.seconds, source, way })
+            recorder.add(`tcp-1-${way}`, mode, 'mbps', mbps)
+            context.progress(`round ${again} of ${context.rounds}: ${mode}, ${way}: ${mbps} mbps`)
+          }
         }
       }
     } finally {
       await bed.close()
     }
-    const runs = recorder.runs()
-    const of = (mode: string) => runs.find(({ subject }) => subject === mode)!.median
-    const ratios = Object.fromEntries(
-      MODES.slice(1).map((mode) => [`tcp-1 ${mode}/failover`, round(of(mode) / of('failover'))]),
-    )
-    return { bench: this.name, machine: machine(), runs, ratios, skipped: {} }
+    const ratios: Record<string, number> = {}
+    for (const [mode, other] of [
+      ...MODES.slice(1).map((mode) => [mode, MODES[0]]),
+      [MODES[0], BARE],
+    ] as const)
+      for (const way of ['up', 'down'])
+        ratios[`tcp-1-${way} ${mode}/${other}`] = recorder.ratio(
+          [`tcp-1-${way}`, mode!],
+          [`tcp-1-${way}`, other!],
+        )
+    return { bench: this.name, machine: machine(), runs: recorder.runs(), ratios, skipped: {} }
   },
 }
 
 /** Two routers with a path over each link; resolves when both work. */
 async function setUp(bed: Bed): Promise<readonly (readonly [Host, string])[]> {
   const hosts = [bed.a, bed.b] as const
-  const rtnl = new Rtnetlink(bed.a.netns)
-  rtnl.createLink({ kind: 'veth', name: 'eth1', peer: { name: 'eth1', netns: bed.b.netns } })
-  rtnl.close()
   for (const [index, host] of hosts.entries()) {
-    host.addAddress('eth1', `${SECOND[index]!}/24`)
     host.addAddress('lo', `${SITES[index]!}/32`)
-    host.setUp('eth1', 1500)
   }
-  // The far end is on the first link; by the second one it is reached through its other address.
-  bed.a.addDefaultRoute(SECOND[1], 'eth1', 200)
   const keys = hosts.map(() => generatePrivateKey())
   const states = hosts.map((host, index) => {
     const state = bed.directory(`router-${index}`)

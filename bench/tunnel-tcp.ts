@@ -1,56 +1,58 @@
-/** TCP through each tunnel, one flow and eight, beside the bare link: how much of the machine the tunnel leaves. */
-import type { Bed } from './bed.ts'
-import { compareSubjects } from './compare.ts'
-import type { Bench } from './harness.ts'
+/**
+ * TCP through real daemons, both ways, beside the bare link: how much of the machine a tunnel leaves. Three benches: on
+ * one wire; with a NAT between, over IPv4 and IPv6; and a stock WireGuard client at an anchor, beside the same client at a
+ * stock server.
+ */
+import { compareSubjects, type Measuring } from './compare.ts'
+import type { Bench, BenchContext } from './harness.ts'
+import { tcpThroughput } from './iperf.ts'
+import { main } from './subjects/index.ts'
+import { stockAtGodwit, stockAtStock } from './subjects/wireguard-go.ts'
+import { translated } from './topologies.ts'
 
-const FLOWS = [1, 8]
-/** Seconds left out at the start, of every subject: windows grow, and a compiler compiles. */
-const WARM_UP_S = 2
+const WAYS = ['up', 'down'] as const
 
-interface IperfReport {
-  readonly end: { readonly sum_received: { readonly bits_per_second: number } }
-}
-
-/** One iperf3 run from host a (its address `source`) to `target` on host b; received Mbit/s. */
-export async function iperf(
-  bed: Bed,
-  target: string,
-  flows: number,
-  seconds: number,
-  source?: string,
-): Promise<number> {
-  const server = bed.b.start('iperf3', ['-s', '-1', '-p', '5201'])
-  try {
-    await bed.until(() => bed.b.listens(5201), 'iperf3 to listen')
-    const args = [
-      '-c',
-      target,
-      '-p',
-      '5201',
-      '-t',
-      String(seconds),
-      '-O',
-      String(WARM_UP_S),
-      '-P',
-      String(flows),
-      '-J',
-      ...(source === undefined ? [] : ['-B', source]),
-    ]
-    const report = JSON.parse(await bed.a.run('iperf3', args)) as IperfReport
-    return report.end.sum_received.bits_per_second / 1e6
-  } finally {
-    await server.stop()
+/** One way after the other for each number of flows: `tcp-1-up`, `tcp-1-down`, … */
+function measure(context: BenchContext, flowNumbers: readonly number[]) {
+  return async ({ bed, running, record }: Measuring): Promise<void> => {
+    for (const flows of flowNumbers)
+      for (const way of WAYS) {
+        const mbps = await tcpThroughput(bed, running.target, { flows, seconds: context.seconds, way })
+        record(`tcp-${flows}-${way}`, 'mbps', mbps)
+      }
   }
 }
 
 export const tunnelTcp: Bench = {
   name: 'tunnel-tcp',
-  summary: 'TCP throughput, one and eight flows: godwit, bare veth, OpenVPN, wireguard-go, nebula',
-
+  summary: 'TCP both ways, one and eight flows: godwit, bare veth, wireguard-go, OpenVPN, nebula',
   run(context) {
-    return compareSubjects(this.name, context, async ({ bed, target, record }) => {
-      for (const flows of FLOWS)
-        record(`tcp-${flows}`, 'mbps', Math.round(await iperf(bed, target, flows, context.seconds)))
+    return compareSubjects(this.name, context, { measure: measure(context, [1, 8]), downByUp: true })
+  },
+}
+
+export const tunnelNat: Bench = {
+  name: 'tunnel-nat',
+  summary: 'TCP both ways with a NAT between, IPv4 and IPv6: godwit, bare veth, wireguard-go with offloads',
+  run(context) {
+    return compareSubjects(this.name, context, {
+      measure: measure(context, [1, 8]),
+      subjects: main,
+      topology: translated,
+      families: [4, 6],
+      downByUp: true,
+    })
+  },
+}
+
+export const tunnelStock: Bench = {
+  name: 'tunnel-stock',
+  summary: 'TCP both ways of a stock WireGuard client: at a godwit anchor, and at a stock server',
+  run(context) {
+    return compareSubjects(this.name, context, {
+      measure: measure(context, [1, 8]),
+      subjects: [stockAtGodwit, stockAtStock],
+      ours: stockAtGodwit.name,
     })
   },
 }

@@ -25,12 +25,12 @@ export interface StatusReport {
 
 /** One instance on one host. */
 export class Godwit {
-  readonly #context: ScenarioContext
+  readonly #context: Pick<ScenarioContext, 'lab' | 'out'>
   readonly #role: string
   readonly state: string
   readonly log: string
 
-  constructor(context: ScenarioContext, role: string) {
+  constructor(context: Pick<ScenarioContext, 'lab' | 'out'>, role: string) {
     this.#context = context
     this.#role = role
     this.state = join(context.out, `state-${role}`)

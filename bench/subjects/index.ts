@@ -4,17 +4,23 @@ import { nebula } from './nebula.ts'
 import { openvpn } from './openvpn.ts'
 import type { Subject } from './subject.ts'
 import { veth } from './veth.ts'
-import { wireguardGo } from './wireguard-go.ts'
+import { wireguardGo, wireguardGoOffloads } from './wireguard-go.ts'
 
 export const OURS = 'godwit'
 
-const all: readonly Subject[] = [godwit, veth, openvpn, wireguardGo, nebula]
+/** Those whose figures are quoted for every family and way. */
+export const main: readonly Subject[] = [godwit, veth, wireguardGoOffloads]
+
+export const all: readonly Subject[] = [...main, wireguardGo, openvpn, nebula]
 
 /** Subjects that are installed, and for the others the reason to print. */
-export function available(): { subjects: Subject[]; skipped: Record<string, string> } {
+export function available(wanted: readonly Subject[]): {
+  subjects: Subject[]
+  skipped: Record<string, string>
+} {
   const subjects: Subject[] = []
   const skipped: Record<string, string> = {}
-  for (const subject of all) {
+  for (const subject of wanted) {
     const reason = subject.missing()
     if (reason === undefined) subjects.push(subject)
     else skipped[subject.name] = reason

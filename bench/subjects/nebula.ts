@@ -9,6 +9,7 @@ const SERVER = '10.93.0.1'
 
 export const nebula: Subject = {
   name: 'nebula',
+  families: [4],
   missing: () =>
     have('nebula') && have('nebula-cert') ? undefined : 'nebula is not installed (apt-get install nebula)',
 

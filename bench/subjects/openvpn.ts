@@ -9,6 +9,7 @@ const SERVER = '10.91.0.1'
 
 export const openvpn: Subject = {
   name: 'openvpn',
+  families: [4],
   missing: () =>
     have('openvpn') && have('openssl')
       ? undefined

@@ -3,6 +3,7 @@ import type { Subject } from './subject.ts'
 
 export const veth: Subject = {
   name: 'veth',
+  families: [4, 6],
   missing: () => undefined,
-  start: async (bed) => ({ target: bed.b.address, stop: async () => {} }),
+  start: async (bed, family) => ({ target: bed.b.addressOf(family), stop: async () => {} }),
 }
