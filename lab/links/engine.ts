@@ -75,6 +75,8 @@ const FRAME = VNET_HEADER + ETHERNET + 4 + 65_535
 const QUEUE = 8 << 20
 const OVERTAKING_QUEUE = 1 << 20
 const READS_PER_TURN = 64
+/** A process that ends otherwise than by `close` waits for this thread, which cannot be interrupted while it waits. */
+const LONGEST_WAIT_MS = 1000
 const EBADFD = 77
 /** Later than this is a stall. */
 const STALL_MS = 10
@@ -165,7 +167,7 @@ class Engine {
     while (!this.#closed) {
       let due = Number.POSITIVE_INFINITY
       for (const direction of this.#directions) due = Math.min(due, direction.due())
-      this.#poller.wait(due === Number.POSITIVE_INFINITY ? -1 : Math.max(0, due - performance.now()))
+      this.#poller.wait(Math.min(LONGEST_WAIT_MS, Math.max(0, due - performance.now())))
       if (this.#poller.woken()) this.#drain()
       const now = performance.now()
       if (now - due > STALL_MS && this.#stalls.length < MOST_STALLS)
