@@ -1,8 +1,8 @@
 #!/bin/sh
 # npm test: sets the checkout up, then runs every tier that this machine can run (scripts/test.ts).
 #   --long         the long tier too
-#   --tier NAME    only check, unit, sim, netns or long (may be repeated)
-#   --no-install   do not install system packages; what needs them is skipped
+#   --tier NAME    only check, unit, sim, nodes, netns or long (may be repeated)
+#   --no-install   install no system packages and fetch no other Node.js; what needs them is skipped
 #   PATH…          only these test files, e.g. test/unit/host/config.test.ts
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)

@@ -2,10 +2,11 @@
  * Runs the tiers of the tests that this machine can run, and says at the end what ran, what was skipped and why. Exit
  * status: 0 nothing failed, 1 something did, 2 wrong call.
  *
- * check (formatting, lint, import directions, purity), unit and sim run side by side; netns needs root, or a kernel that
- * allows user namespaces, and runs alone, one file after the other; long only when asked for.
+ * check (formatting, lint, import directions, purity), unit and sim run side by side; nodes runs unit, sim and the demo on
+ * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs alone, one
+ * file after the other; long only when asked for.
  */
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
@@ -16,8 +17,12 @@ import type { GodwitError } from '../src/core/errors.ts'
 import { mayChangeNetwork } from '../src/host/doctor.ts'
 import { ensurePackages, type Program } from '../src/linux/packages.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
+import { userNamespaceObstacle } from '../src/linux/userns.ts'
+import { capture } from './capture.ts'
+import { fetchNodes, testOnNodes } from './nodes.ts'
+import { empty, failedOutcome, type Outcome, outcomesToJson, skip, skipped } from './outcome.ts'
 
-const TIERS = ['check', 'unit', 'sim', 'netns', 'long'] as const
+const TIERS = ['check', 'unit', 'sim', 'nodes', 'netns', 'long'] as const
 type TierName = (typeof TIERS)[number]
 
 /** Real programs against which godwit is tested. */
@@ -51,35 +56,6 @@ function installPrograms(): void {
   }
 }
 
-interface Failure {
-  readonly name: string
-  readonly file: string
-  readonly text: string
-}
-
-interface Outcome {
-  passed: number
-  failed: number
-  skipped: number
-  /** Why something was skipped, with how many tests. */
-  reasons: Map<string, number>
-  failures: Failure[]
-  milliseconds: number
-  /** What failed first and passed when its file ran once more, alone. */
-  unsteady: string[]
-}
-
-function empty(): Outcome {
-  return { passed: 0, failed: 0, skipped: 0, reasons: new Map(), failures: [], milliseconds: 0, unsteady: [] }
-}
-
-function skipped(reason: string): Outcome {
-  const outcome = empty()
-  outcome.skipped = 1
-  outcome.reasons.set(reason, 1)
-  return outcome
-}
-
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
 
 function testFiles(tier: TierName): string[] {
@@ -102,9 +78,7 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
     if (event.details.type === 'suite') return
     const reason = event.skip ?? event.todo
     if (reason !== undefined) {
-      outcome.skipped++
-      const text = typeof reason === 'string' ? reason : `${event.name} (no reason given)`
-      outcome.reasons.set(text, (outcome.reasons.get(text) ?? 0) + 1)
+      skip(outcome, typeof reason === 'string' ? reason : `${event.name} (no reason given)`)
     } else {
       outcome.passed++
     }
@@ -163,7 +137,7 @@ async function check(): Promise<Outcome> {
   ]
   const outcome = empty()
   for (const [name, args] of commands) {
-    const { status, text } = await capture(process.execPath, args)
+    const { status, text } = await capture(process.execPath, args, { cwd: root })
     if (status === 0) outcome.passed++
     else {
       outcome.failed++
@@ -172,21 +146,6 @@ async function check(): Promise<Outcome> {
   }
   outcome.milliseconds = performance.now() - started
   return outcome
-}
-
-function capture(command: string, args: readonly string[]): Promise<{ status: number; text: string }> {
-  return new Promise((done) => {
-    const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
-    let text = ''
-    child.stdout.on('data', (chunk: Buffer) => {
-      text += chunk.toString()
-    })
-    child.stderr.on('data', (chunk: Buffer) => {
-      text += chunk.toString()
-    })
-    child.on('error', (error) => done({ status: 1, text: error.message }))
-    child.on('close', (code) => done({ status: code ?? 1, text }))
-  })
 }
 
 /** With root here; else once more in a user namespace of its own; else the reason. */
@@ -200,20 +159,15 @@ async function privileged(tier: TierName, files: readonly string[], timeout: num
   }
   const names = files.map((file) => relative(root, file))
   const args = ['-Urnm', process.execPath, fileURLToPath(import.meta.url), '--inner', tier, ...names]
-  const { status, text } = await capture('unshare', args)
+  const { status, text } = await capture('unshare', args, { cwd: root })
   const line = text.split('\n').find((part) => part.startsWith(INNER))
-  if (line === undefined) {
-    const outcome = empty()
-    outcome.failed = 1
-    outcome.failures.push({ name: `${tier} in a user namespace (status ${status})`, file: '', text })
-    return outcome
-  }
+  if (line === undefined) return failedOutcome(`${tier} in a user namespace (status ${status})`, text)
   const parsed = JSON.parse(line.slice(INNER.length)) as Outcome & { reasons: [string, number][] }
   return { ...parsed, reasons: new Map(parsed.reasons) }
 }
 
 /** The longest that one test may take, in milliseconds. */
-const TIMEOUT: Readonly<Record<TierName, number>> = {
+const TIMEOUT: Readonly<Record<Exclude<TierName, 'nodes'>, number>> = {
   check: 120_000,
   unit: 120_000,
   sim: 240_000,
@@ -261,6 +215,13 @@ function loopbackUp(): void {
   rtnl.close()
 }
 
+/** Why the demo cannot run here, when it cannot. */
+function demoObstacle(): string | undefined {
+  if (process.getuid?.() === 0) return undefined
+  const obstacle = userNamespaceObstacle()
+  return obstacle && `needs root, or user namespaces: ${obstacle.reason}`
+}
+
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -281,7 +242,7 @@ async function main(): Promise<void> {
   if (missing !== undefined) throw new Error(`no such test file: ${missing}`)
   loopbackUp()
   if (values.inner !== undefined) {
-    const outcome = await runTwice(named, TIMEOUT[values.inner as TierName])
+    const outcome = await runTwice(named, TIMEOUT[values.inner as keyof typeof TIMEOUT])
     process.stdout.write(`\n${INNER}${JSON.stringify({ ...outcome, reasons: [...outcome.reasons] })}\n`)
     return
   }
@@ -289,12 +250,13 @@ async function main(): Promise<void> {
   if (unknown !== undefined) throw new Error(`no tier ${unknown}; there are ${TIERS.join(', ')}`)
   const wanted = (tier: TierName): boolean => {
     if (values.tier) return values.tier.includes(tier)
-    return named.length > 0 ? tier !== 'check' : tier !== 'long' || values.long
+    return named.length > 0 ? tier !== 'check' && tier !== 'nodes' : tier !== 'long' || values.long
   }
   const files = (tier: TierName): string[] =>
     testFiles(tier).filter((file) => named.length === 0 || named.includes(file))
 
-  if (!values['no-install'] && (wanted('netns') || wanted('long'))) installPrograms()
+  const binaries = wanted('nodes') ? fetchNodes(!values['no-install']) : undefined
+  if (!values['no-install'] && (wanted('nodes') || wanted('netns') || wanted('long'))) installPrograms()
 
   const outcomes = new Map<TierName, Outcome>()
   const cores = availableParallelism()
@@ -311,6 +273,8 @@ async function main(): Promise<void> {
       ? runFiles(files('sim'), cores, TIMEOUT.sim).then((outcome) => note('sim', outcome))
       : undefined,
   ])
+  if (binaries !== undefined)
+    note('nodes', await testOnNodes({ root, binaries, demoObstacle: demoObstacle() }))
   if (wanted('netns')) note('netns', await privileged('netns', files('netns'), TIMEOUT.netns))
   if (wanted('long')) note('long', await privileged('long', files('long'), TIMEOUT.long))
   else if (named.length === 0 && !values.tier && files('long').length > 0) {
@@ -319,8 +283,7 @@ async function main(): Promise<void> {
   process.exitCode = report(outcomes) ? 0 : 1
   // For those who read results by machine; the same numbers.
   if (process.env.GODWIT_TEST_JSON) {
-    const plain = [...outcomes].map(([tier, o]) => ({ tier, ...o, reasons: Object.fromEntries(o.reasons) }))
-    writeFileSync(process.env.GODWIT_TEST_JSON, JSON.stringify({ tiers: plain }, null, 2))
+    writeFileSync(process.env.GODWIT_TEST_JSON, outcomesToJson(outcomes))
   }
 }
 

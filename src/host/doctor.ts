@@ -46,12 +46,16 @@ export function examine(): Finding[] {
 
 const ALL: readonly Part[] = ['host', 'anchor', 'router', 'dime', 'run', 'demo', 'bench', 'tests']
 
-function node(): Finding {
-  const ok = Number(process.versions.node.split('.')[0]) >= 20
+/** The major versions of Node.js on which `npm test` runs the tests. package.json, README.md and scripts/setup.sh name them. */
+export const TESTED_NODES: readonly number[] = [20, 22, 24, 26]
+
+export function node(version: string = process.version): Finding {
+  const major = Number(/^v(\d+)/.exec(version)?.[1])
+  const listed = TESTED_NODES.join(', ')
   return {
-    name: 'Node.js 20 or newer',
-    ok,
-    value: process.version,
+    name: `Node.js ${TESTED_NODES[0]} or newer`,
+    ok: major >= TESTED_NODES[0]!,
+    value: TESTED_NODES.includes(major) ? version : `${version} (not tested; these are: ${listed})`,
     parts: ALL,
     required: true,
     mend: 'https://nodejs.org',

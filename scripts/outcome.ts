@@ -1,0 +1,59 @@
+/** What came of the tests of one tier. */
+export interface Failure {
+  readonly name: string
+  readonly file: string
+  readonly text: string
+}
+
+export interface Outcome {
+  passed: number
+  failed: number
+  skipped: number
+  /** Why something was skipped, with how many tests. */
+  reasons: Map<string, number>
+  failures: Failure[]
+  milliseconds: number
+  /** What failed first and passed when its file ran once more, alone. */
+  unsteady: string[]
+}
+
+export function empty(): Outcome {
+  return { passed: 0, failed: 0, skipped: 0, reasons: new Map(), failures: [], milliseconds: 0, unsteady: [] }
+}
+
+export function skipped(reason: string): Outcome {
+  const outcome = empty()
+  skip(outcome, reason)
+  return outcome
+}
+
+export function skip(outcome: Outcome, reason: string, count = 1): void {
+  outcome.skipped += count
+  outcome.reasons.set(reason, (outcome.reasons.get(reason) ?? 0) + count)
+}
+
+export function failedOutcome(name: string, text: string): Outcome {
+  return { ...empty(), failed: 1, failures: [{ name, file: '', text }] }
+}
+
+/** Adds `part` to `whole`; its failures and reasons are named as those of `label`. */
+export function addOutcome(whole: Outcome, part: Outcome, label: string): void {
+  whole.passed += part.passed
+  whole.failed += part.failed
+  for (const [reason, count] of part.reasons) skip(whole, `${label}: ${reason}`, count)
+  whole.failures.push(...part.failures.map((each) => ({ ...each, name: `${label}: ${each.name}` })))
+  whole.unsteady.push(...part.unsteady.map((each) => `${label}: ${each}`))
+}
+
+/** The results of several tiers as text, for those who read them by machine. */
+export function outcomesToJson(outcomes: Iterable<readonly [string, Outcome]>): string {
+  const plain = [...outcomes].map(([tier, o]) => ({ tier, ...o, reasons: Object.fromEntries(o.reasons) }))
+  return JSON.stringify({ tiers: plain }, null, 2)
+}
+
+export function outcomesFromJson(text: string): Map<string, Outcome> {
+  const { tiers } = JSON.parse(text) as { tiers: (Outcome & { tier: string; reasons: object })[] }
+  return new Map(
+    tiers.map(({ tier, ...o }) => [tier, { ...o, reasons: new Map(Object.entries(o.reasons)) } as Outcome]),
+  )
+}
