@@ -6,12 +6,15 @@ import { getPriority, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { ControlClient } from '../src/host/client.ts'
+import { usesPrograms } from '../src/linux/packages.ts'
 import { raisePriority } from '../src/linux/proc.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../src/linux/sysctl.ts'
 import { IHMP_PORT } from '../src/translation/service.ts'
 import { Bed, cpuMs, type Program } from './bed.ts'
 import { type Bench, type BenchContext, type BenchResult, machine, Recorder, round } from './harness.ts'
+
+usesPrograms('iperf3', 'tcpdump')
 
 const GODWIT = fileURLToPath(new URL('../src/cli/main.js', import.meta.url))
 const FIRST = '10.90.0.1'

@@ -1,6 +1,9 @@
 /** iperf3 between the hosts of a bed. */
 import { GodwitError } from '../src/core/errors.ts'
+import { usesPrograms } from '../src/linux/packages.ts'
 import type { Bed } from './bed.ts'
+
+usesPrograms('iperf3')
 
 const PORT = '5201'
 /** BBR goes by its model of the path, which any pause changes; and the two ends of a machine may default to different ones. */

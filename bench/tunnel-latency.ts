@@ -6,11 +6,14 @@
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import { GodwitError } from '../src/core/errors.ts'
+import { usesPrograms } from '../src/linux/packages.ts'
 import { type Bed, cpuMs } from './bed.ts'
 import { compareSubjects } from './compare.ts'
 import { type Bench, percentile, round } from './harness.ts'
 import { tcpThroughput } from './iperf.ts'
 import { twoWires } from './topologies.ts'
+
+usesPrograms('ping')
 
 const INTERVAL_S = 0.002
 const START_PINGS = 2000

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { missingError } from '../src/core/errors.ts'
 import { usePrivateNames } from '../src/linux/netns.ts'
-import { ensurePackages } from '../src/linux/packages.ts'
+import { ensurePackages, type Program } from '../src/linux/packages.ts'
 import { userNamespaceObstacle } from '../src/linux/userns.ts'
 
 /** Set in the command that runs again inside its user namespace: the user's id outside. */
@@ -11,16 +11,19 @@ export const INSIDE = 'GODWIT_LAB_INSIDE'
 const PRIVATE = 'GODWIT_LAB_PRIVATE'
 
 /**
- * Call it first. Installs the programs that are missing, saying so. As root: undefined, go on here. Otherwise the same
+ * Call it first. Installs the programs that are missing, those of a scenario too, saying so. As root: undefined, go on here. Otherwise the same
  * command runs again in a user namespace of its own; resolves with its exit status once it has ended. Rejects with kind
  * `missing` where the machine lacks a program or the kernel does not allow user namespaces.
  */
-export async function enterLab(what: 'topology' | 'scenario' = 'scenario'): Promise<number | undefined> {
+export async function enterLab(
+  what: 'topology' | 'scenario' = 'scenario',
+  programs: readonly Program[] = [],
+): Promise<number | undefined> {
   if (process.env[INSIDE] !== undefined) {
     usePrivateNames()
     return undefined
   }
-  ensurePackages(what === 'topology' ? ['nft'] : ['nft', 'curl', 'rsync'], {
+  ensurePackages(what === 'topology' ? ['nft'] : ['nft', 'curl', 'rsync', ...programs], {
     say: (line) => process.stderr.write(`godwit: ${line}\n`),
   })
   if (process.getuid?.() === 0) {

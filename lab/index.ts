@@ -5,6 +5,7 @@
  * It needs root, or a kernel that allows user namespaces: see `enterLab`.
  */
 import { usageError } from '../src/core/errors.ts'
+import type { Program } from '../src/linux/packages.ts'
 import { Lab } from './build.ts'
 import { serveLinks } from './remote.ts'
 import { observeScenario } from './run.ts'
@@ -67,6 +68,11 @@ export async function runDemo(
 ): Promise<ScenarioResult> {
   const { showDemo } = await import('./demo.ts')
   return showDemo(scenarioNamed('upmt-swap'), options, options.screen ?? process.stdout)
+}
+
+/** What a scenario starts beside curl and rsync: for `enterLab`. */
+export function programsOf(name: string): readonly Program[] {
+  return scenarioNamed(name).programs ?? []
 }
 
 function scenarioNamed(name: string): Scenario {

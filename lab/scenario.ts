@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Program as ExternalProgram } from '../src/linux/packages.ts'
 import type { Lab } from './build.ts'
 import { type Chart, drawSvg } from './plot.ts'
 import { monotonicMs } from './programs/program.ts'
@@ -13,6 +14,8 @@ export interface Scenario {
   readonly name: string
   readonly summary: string
   readonly topology: string
+  /** Installed before it runs, beside nft, curl and rsync. */
+  readonly programs?: readonly ExternalProgram[]
   /** Conditions of links by name; options of the run go over them. */
   readonly links?: Readonly<Record<string, Partial<LinkConditions>>>
   /** What the paper reports for this experiment. */

@@ -4,12 +4,15 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { usesPrograms } from '../src/linux/packages.ts'
 import { INSIDE } from './enter.ts'
 import type { Program } from './hosts.ts'
 import type { Stall } from './links/engine.ts'
 import { sha256, writePayload } from './payload.ts'
 import type { ScenarioContext } from './scenario.ts'
 import { addressOf } from './topology.ts'
+
+usesPrograms('curl', 'rsync')
 
 /** A file on its way to the mobile host. */
 export interface Transfer {

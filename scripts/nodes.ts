@@ -8,6 +8,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } 
 import { homedir, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { TESTED_NODES } from '../src/host/doctor.ts'
+import { usesPrograms } from '../src/linux/packages.ts'
 import { type Captured, type CaptureOptions, capture } from './capture.ts'
 import { addOutcome, empty, failedOutcome, type Outcome, outcomesFromJson, skip, skipped } from './outcome.ts'
 
@@ -20,6 +21,8 @@ export interface Fetching {
   readonly mayFetch: boolean
   run(command: string, args: readonly string[], options?: CaptureOptions): Promise<Captured>
 }
+
+usesPrograms('libatomic1')
 
 const FETCH_TIMEOUT_MS = 240_000
 const PROGRAM_TIMEOUT_MS = 600_000

@@ -15,38 +15,25 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import type { GodwitError } from '../src/core/errors.ts'
 import { mayChangeNetwork } from '../src/host/doctor.ts'
-import { ensurePackages, type Program } from '../src/linux/packages.ts'
+import { ensurePackages } from '../src/linux/packages.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import { userNamespaceObstacle } from '../src/linux/userns.ts'
 import { capture } from './capture.ts'
 import { fetchNodes, testOnNodes } from './nodes.ts'
 import { empty, failedOutcome, type Outcome, outcomesToJson, skip, skipped } from './outcome.ts'
+import { programsOfTests } from './programs.ts'
 
 const TIERS = ['check', 'unit', 'sim', 'nodes', 'netns', 'long'] as const
 type TierName = (typeof TIERS)[number]
 
-/** Real programs against which godwit is tested. */
-const PROGRAMS: readonly Program[] = [
-  'ip',
-  'ping',
-  'nft',
-  'curl',
-  'rsync',
-  'ssh',
-  'iperf3',
-  'wg',
-  'wireguard-go',
-  'dbus-daemon',
-  'python3-dbusmock',
-]
-
 /** Installs what is missing. One package that cannot be had keeps the others from nobody: its tests will skip. */
 function installPrograms(): void {
+  const programs = programsOfTests(root)
   const say = (line: string): void => void process.stderr.write(`test: ${line}\n`)
   try {
-    ensurePackages(PROGRAMS, { say })
+    ensurePackages(programs, { say })
   } catch {
-    for (const program of PROGRAMS) {
+    for (const program of programs) {
       try {
         ensurePackages([program], { say })
       } catch (error) {

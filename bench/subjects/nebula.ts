@@ -1,8 +1,11 @@
 /** nebula with a certificate authority made for the run; host b is the lighthouse. */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { usesPrograms } from '../../src/linux/packages.ts'
 import { have } from '../bed.ts'
 import type { Subject } from './subject.ts'
+
+usesPrograms('nebula', 'nebula-cert')
 
 const CLIENT = '10.93.0.2'
 const SERVER = '10.93.0.1'

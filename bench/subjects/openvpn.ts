@@ -1,8 +1,11 @@
 /** OpenVPN over UDP, AES-256-GCM, in user space, with certificates made for the run (its peer-fingerprint mode). */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { usesPrograms } from '../../src/linux/packages.ts'
 import { have } from '../bed.ts'
 import type { Subject } from './subject.ts'
+
+usesPrograms('openssl', 'openvpn')
 
 const CLIENT = '10.91.0.2'
 const SERVER = '10.91.0.1'

@@ -8,11 +8,13 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { GodwitError } from '../../src/core/errors.ts'
 import { parseWgQuick } from '../../src/host/wg-quick.ts'
-import { findProgram, installHint } from '../../src/linux/packages.ts'
+import { findProgram, installHint, usesPrograms } from '../../src/linux/packages.ts'
 import { Rtnetlink } from '../../src/linux/rtnetlink/index.ts'
 import { type Bed, type Host, have, type Program } from '../bed.ts'
 import { ANCHOR, startAnchor } from './godwit.ts'
 import type { Subject } from './subject.ts'
+
+usesPrograms('wg', 'wireguard-go')
 
 const SERVER = { 4: '10.92.0.1', 6: 'fd00:92::1' } as const
 const CLIENT = { 4: '10.92.0.2', 6: 'fd00:92::2' } as const

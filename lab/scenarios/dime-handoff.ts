@@ -4,11 +4,14 @@
  * are made with what `ip address` does. Goodput is what arrived in the fifteen seconds; beside it stands a run in which
  * nothing moves, so that the share an outage leaves is known.
  */
+import { usesPrograms } from '../../src/linux/packages.ts'
 import { Meter } from '../meter.ts'
 import { Godwit } from '../product.ts'
 import type { ScenarioContext } from '../scenario.ts'
 import { addressOf, namespaceOf } from '../topology.ts'
 import type { LinkConditions } from '../types.ts'
+
+export const PROGRAMS = usesPrograms('iperf3')
 
 const SECONDS = 15
 const FIRST_EVENT_S = 5

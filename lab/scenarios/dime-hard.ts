@@ -1,6 +1,6 @@
 /** DIME's hard handoff (Figure 8): five seconds without any address. What is possible is two thirds of the soft one. */
 import type { Scenario } from '../scenario.ts'
-import { LINKS, mean, measureHandoff } from './dime-handoff.ts'
+import { LINKS, mean, measureHandoff, PROGRAMS } from './dime-handoff.ts'
 
 const SECONDS = 15
 const OUTAGE_S = 5
@@ -10,6 +10,7 @@ export const dimeHard: Scenario = {
   name: 'dime-hard',
   summary: 'address translation, five seconds without an address (DIME, Figure 8)',
   topology: 'dime',
+  programs: PROGRAMS,
   links: LINKS,
   paper: {
     result: 'DIME "almost exactly" 2/3 of soft; MIPv6 clearly lower, HIP much lower',

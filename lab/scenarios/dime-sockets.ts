@@ -2,10 +2,13 @@
  * DIME's Figure 9, and on to 100,000 rows: how fast the mobile host sends UDP while the socket table holds rows of sockets
  * that are idle. Both hosts translate the flow under test, and both hold all the rows.
  */
+import { usesPrograms } from '../../src/linux/packages.ts'
 import { StackTransKernel } from '../../src/translation/kernel.ts'
 import { compile, flowId, type Ip, pairKey, Tables } from '../../src/translation/tables.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
 import { namespaceOf } from '../topology.ts'
+
+const PROGRAMS = usesPrograms('iperf3')
 
 const SIZES = [10, 100, 1_500, 10_000, 100_000]
 const SHARE = 0.9
@@ -22,6 +25,7 @@ export const dimeSockets: Scenario = {
   name: 'dime-sockets',
   summary: 'throughput with 10 to 100,000 rows in the socket table (DIME, Figure 9)',
   topology: 'pair',
+  programs: PROGRAMS,
   paper: {
     result: 'UDP, Raspberry Pi B+: flat to about 1,500 rows, then falls nearly linearly',
     flat_to_rows: 1500,

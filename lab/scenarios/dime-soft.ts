@@ -1,6 +1,6 @@
 /** DIME's soft handoff (Figure 8): the new address is there five seconds before the old one goes. */
 import type { Scenario } from '../scenario.ts'
-import { LINKS, mean, measureHandoff } from './dime-handoff.ts'
+import { LINKS, mean, measureHandoff, PROGRAMS } from './dime-handoff.ts'
 
 const SHARE = 0.95
 
@@ -8,6 +8,7 @@ export const dimeSoft: Scenario = {
   name: 'dime-soft',
   summary: 'address translation, new address five seconds before the old one goes (DIME, Figure 8)',
   topology: 'dime',
+  programs: PROGRAMS,
   links: LINKS,
   paper: { result: 'DIME, MIPv6 and HIP alike: as much as the links carry, no dip; UDP like TCP', runs: 10 },
   async run(context) {

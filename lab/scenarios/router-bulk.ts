@@ -2,7 +2,7 @@
 
 import { PALETTE } from '../plot.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
-import { type Routers, setUpRouters, tcpMbps, untilPaths } from './router-kit.ts'
+import { PROGRAMS, type Routers, setUpRouters, tcpMbps, untilPaths } from './router-kit.ts'
 
 /** Each run lasts so long, after two seconds that are left out, in which TCP finds its rate. */
 const SECONDS = 8
@@ -67,6 +67,7 @@ export const routerAggregate: Scenario = {
   summary:
     'one TCP flow over two links at once: two of 100 Mbit/s in turn, then 10 ms and 80 ms by measured rate',
   topology: 'router',
+  programs: PROGRAMS,
   links: { acc1: { delayMs: 5, rateMbps: 100 }, acc2: { delayMs: 5, rateMbps: 100 } },
   paper: { result: 'speed mode proposed, not measured' },
   async run(context) {
@@ -111,6 +112,7 @@ export const routerBadLink: Scenario = {
   name: 'router-bad-link',
   summary: 'one TCP flow over two links, one of which loses a fifth of its packets',
   topology: 'router',
+  programs: PROGRAMS,
   links: { acc1: { delayMs: 10, rateMbps: 50 }, acc2: { delayMs: 10, rateMbps: 50, loss: 0.2 } },
   paper: { result: 'not considered' },
   async run(context) {

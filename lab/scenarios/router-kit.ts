@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { PathStatus } from '../../src/core/mechanism.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../src/crypto/keys.ts'
+import { usesPrograms } from '../../src/linux/packages.ts'
 import type { Program } from '../hosts.ts'
 import { PALETTE } from '../plot.ts'
 import { Godwit, type StatusReport } from '../product.ts'
@@ -11,6 +12,8 @@ import type { ScenarioContext } from '../scenario.ts'
 import { addressOf } from '../topology.ts'
 import { type Arrivals, DatagramFlow, type DatagramReport } from '../traffic.ts'
 import type { LinkConditions } from '../types.ts'
+
+export const PROGRAMS = usesPrograms('iperf3')
 
 export const ACCESSES = ['acc1', 'acc2'] as const
 const PORT = 51_820

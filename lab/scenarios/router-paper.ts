@@ -5,6 +5,7 @@
  * Then godwit on the same road, with two radios of the same kind.
  */
 import { join } from 'node:path'
+import { usesPrograms } from '../../src/linux/packages.ts'
 import type { Program } from '../hosts.ts'
 import { monotonicMs } from '../programs/program.ts'
 import { percentile, type Scenario, type ScenarioContext } from '../scenario.ts'
@@ -22,6 +23,8 @@ import {
   untilPaths,
 } from './router-kit.ts'
 import { type Row, radioConfig, radiosAlongRow, watchSignals } from './router-roam.ts'
+
+const PROGRAMS = usesPrograms('openssl', 'openvpn', 'ping')
 
 const PORT = 1194
 const SPEED_MPS = 8
@@ -259,6 +262,7 @@ export const routerPaper: Scenario = {
   summary:
     'the paper’s measurement: OpenVPN with stock roaming, then godwit past the same points (6 minutes)',
   topology: 'router',
+  programs: PROGRAMS,
   paper: PAPER,
   async run(context) {
     context.start()
@@ -287,6 +291,7 @@ export const routerPaperGodwit: Scenario = {
   name: 'router-paper-godwit',
   summary: 'godwit’s part of router-paper alone; --handovers for longer rows (3 minutes without)',
   topology: 'router',
+  programs: PROGRAMS,
   paper: PAPER,
   async run(context) {
     context.start()

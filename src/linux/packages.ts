@@ -29,13 +29,42 @@ const PACKAGES = {
   socat: 'socat',
   'dbus-daemon': 'dbus',
   'python3-dbusmock': 'python3-dbusmock',
+  'nebula-cert': 'nebula',
+  'ssh-keygen': 'openssh-client',
+  zsh: 'zsh',
+  fish: 'fish',
+  git: 'git',
+  debootstrap: 'debootstrap',
+  'qemu-aarch64-static': 'qemu-user-static',
+  'libc6:arm64': 'libc6-arm64-cross',
+  'libstdc++6:arm64': 'libstdc++6-arm64-cross',
+  'libatomic1:arm64': 'libatomic1-arm64-cross',
+  libatomic1: 'libatomic1',
 } as const
 
 export type Program = keyof typeof PACKAGES
 
+/** Whether a package is known for it. */
+export function isKnownProgram(name: string): name is Program {
+  return Object.hasOwn(PACKAGES, name)
+}
+
+/**
+ * Says which programs the calling file starts. `npm test` reads these calls in test/, lab/ and scripts/ and installs what
+ * they name; a test fails on a file that starts a program without saying so.
+ */
+export function usesPrograms(...programs: Program[]): readonly Program[] {
+  return programs
+}
+
 /** Those that are no program of their own, by a file that shows them. */
 const LIBRARIES: Readonly<Record<string, string>> = {
   'python3-dbusmock': '/usr/lib/python3/dist-packages/dbusmock/__init__.py',
+  'libc6:arm64': '/usr/aarch64-linux-gnu/lib/libc.so.6',
+  'libstdc++6:arm64': '/usr/aarch64-linux-gnu/lib/libstdc++.so.6',
+  'libatomic1:arm64': '/usr/aarch64-linux-gnu/lib/libatomic.so.1',
+  // The Node.js 26 of npm's packages is linked with it.
+  libatomic1: `/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu/libatomic.so.1`,
 }
 
 /** System programs are often outside a user's PATH. */

@@ -12,7 +12,9 @@ import {
   type Value,
   type Variant,
 } from '../../src/linux/dbus/index.ts'
-import { findProgram } from '../../src/linux/packages.ts'
+import { findProgram, usesPrograms } from '../../src/linux/packages.ts'
+
+usesPrograms('dbus-daemon', 'python3-dbusmock')
 
 /** Debian's: the one that has Debian's modules. */
 const PYTHON = '/usr/bin/python3'

@@ -31,7 +31,7 @@ export async function list(options: CommonOptions): Promise<void> {
 
 export async function runOne(scenario: string, options: LabCommandOptions): Promise<void> {
   const lab = await load()
-  const elsewhere = await lab.enterLab('scenario')
+  const elsewhere = await lab.enterLab('scenario', lab.programsOf(scenario))
   if (elsewhere !== undefined) {
     process.exitCode = elsewhere
     return

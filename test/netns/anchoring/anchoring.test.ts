@@ -16,7 +16,10 @@ import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+
+usesPrograms('curl', 'ip', 'nft', 'ping', 'wg', 'wireguard-go')
 
 usePrivateNames()
 

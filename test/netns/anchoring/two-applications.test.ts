@@ -16,6 +16,9 @@ import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+
+usesPrograms('curl')
 
 usePrivateNames()
 

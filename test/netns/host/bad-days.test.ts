@@ -27,8 +27,10 @@ import type { Status } from '../../../src/host/daemon.ts'
 import { cgroupMount, KernelCgroups } from '../../../src/linux/cgroup.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { Nft } from '../../../src/linux/nft.ts'
-import { findProgram } from '../../../src/linux/packages.ts'
+import { findProgram, usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+
+usesPrograms('curl')
 
 usePrivateNames()
 

@@ -12,6 +12,9 @@ import {
   listNamespaces,
   usePrivateNames,
 } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+
+usesPrograms('ping')
 
 // The lab's names are fixed: the tests use them where nobody else sees them.
 usePrivateNames()

@@ -7,7 +7,10 @@ import { after, before, describe, test } from 'node:test'
 import type { Program } from '../../../lab/hosts.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { Nft } from '../../../src/linux/nft.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { DEVICE, type RouterName, SERVER, Sites, TERMINAL_A, TERMINAL_B } from './bed.ts'
+
+usesPrograms('curl', 'ip', 'ping')
 
 usePrivateNames()
 

@@ -12,9 +12,12 @@ import { ControlClient } from '../../../src/host/client.ts'
 import type { Status } from '../../../src/host/daemon.ts'
 import type { HostView, SocketView } from '../../../src/host/dime.ts'
 import { createNamespace, deleteNamespace, inNamespace, spawnIn } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { Tcx, tcxObstacle, tcxPrograms } from '../../../src/linux/tcx.ts'
+
+usesPrograms('ip', 'nft')
 
 /** Why there can be no eBPF programs on devices here. */
 export const NO_PROGRAMS = tcxObstacle()

@@ -5,8 +5,11 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, NO_PROGRAMS, pause, until } from './bed.ts'
 import { echoed, lines, startSession } from './flows.ts'
+
+usesPrograms('curl', 'nft')
 
 const PROGRAMS = new URL('../../../lab/programs/', import.meta.url)
 const program = (name: string): string => fileURLToPath(new URL(name, PROGRAMS))

@@ -1,9 +1,12 @@
 /** TCP translated on the devices (fast-path.ts): when it is, and when nf_tables does it. */
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { Bed, NO_PROGRAMS, until } from './bed.ts'
 import { echoed, startSession } from './flows.ts'
+
+usesPrograms('nft')
 
 const skip = NO_PROGRAMS === undefined ? false : `no eBPF programs on devices: ${NO_PROGRAMS}`
 

@@ -1,8 +1,11 @@
 /** Ports of moved connections (P1), and hosts without godwit. */
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, until } from './bed.ts'
 import { ECHO_CLIENT, ECHO_SERVER, lines } from './flows.ts'
+
+usesPrograms('nft')
 
 let bed: Bed
 beforeEach(() => {

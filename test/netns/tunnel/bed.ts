@@ -13,9 +13,12 @@ import { once } from 'node:events'
 import { parseAddress } from '../../../src/core/address.ts'
 import { generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import type { PathConfig, PeerConfig } from '../../../src/tunnel/machine/index.ts'
 import type { NodeCommand, NodeEvent, NodePeer, NodeReport, NodeSetup } from '../../support/tunnel-node.ts'
 import type { TrafficResult } from '../../support/udp-traffic.ts'
+
+usesPrograms('ip')
 
 const TRAFFIC = new URL('../../support/udp-traffic.js', import.meta.url).pathname
 const ECHO_PORT = 9007

@@ -4,9 +4,12 @@ import { once } from 'node:events'
 import { after, before, test } from 'node:test'
 import type { GodwitError } from '../../../src/core/errors.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { EngineWorker } from '../../../src/tunnel/worker.ts'
 import type { EngineEntryData } from '../../support/engine-entry.ts'
+
+usesPrograms('ip')
 
 const names = [`eng-a-${process.pid}`, `eng-b-${process.pid}`] as const
 const entry = new URL('../../support/engine-entry.js', import.meta.url)

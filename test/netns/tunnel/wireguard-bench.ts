@@ -11,7 +11,10 @@ import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { encodeKey, generatePresharedKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { echoRequest, isEchoReply, PlainDriver } from './plain-driver.ts'
+
+usesPrograms('ip', 'wg', 'wireguard-go')
 
 const INSIDE = 'GODWIT_TEST_INSIDE_NETNS'
 const loopback = Uint8Array.of(127, 0, 0, 1)

@@ -7,6 +7,9 @@ import { join, resolve } from 'node:path'
 import { after, test } from 'node:test'
 import { commandExamples, forEachCommand } from '../../../src/cli/definition.ts'
 import { buildProgram } from '../../../src/cli/program.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+
+usesPrograms('zsh', 'fish')
 
 const root = resolve(import.meta.dirname, '../../../..')
 const folder = mkdtempSync(join(tmpdir(), 'godwit-cli-'))
