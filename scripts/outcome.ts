@@ -13,12 +13,12 @@ export interface Outcome {
   reasons: Map<string, number>
   failures: Failure[]
   milliseconds: number
-  /** What failed first and passed when its file ran once more, alone. */
-  unsteady: string[]
+  /** What failed first and passed when its file ran once more, alone. It has failed. */
+  flaky: string[]
 }
 
 export function empty(): Outcome {
-  return { passed: 0, failed: 0, skipped: 0, reasons: new Map(), failures: [], milliseconds: 0, unsteady: [] }
+  return { passed: 0, failed: 0, skipped: 0, reasons: new Map(), failures: [], milliseconds: 0, flaky: [] }
 }
 
 export function skipped(reason: string): Outcome {
@@ -42,7 +42,7 @@ export function addOutcome(whole: Outcome, part: Outcome, label: string): void {
   whole.failed += part.failed
   for (const [reason, count] of part.reasons) skip(whole, `${label}: ${reason}`, count)
   whole.failures.push(...part.failures.map((each) => ({ ...each, name: `${label}: ${each.name}` })))
-  whole.unsteady.push(...part.unsteady.map((each) => `${label}: ${each}`))
+  whole.flaky.push(...part.flaky.map((each) => `${label}: ${each}`))
 }
 
 /** The results of several tiers as text, for those who read them by machine. */
@@ -56,4 +56,15 @@ export function outcomesFromJson(text: string): Map<string, Outcome> {
   return new Map(
     tiers.map(({ tier, ...o }) => [tier, { ...o, reasons: new Map(Object.entries(o.reasons)) } as Outcome]),
   )
+}
+
+/** A run and the second one of its failed files: the failures stay, and those that passed the second time are flaky. */
+export function withFlaky(first: Outcome, second: Outcome): Outcome {
+  const broken = (failure: Failure): boolean =>
+    second.failures.some(({ file, name }) => file === failure.file && name === failure.name)
+  return {
+    ...first,
+    flaky: first.failures.filter((failure) => !broken(failure)).map(({ name }) => name),
+    milliseconds: first.milliseconds + second.milliseconds,
+  }
 }

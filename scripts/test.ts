@@ -20,7 +20,7 @@ import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import { userNamespaceObstacle } from '../src/linux/userns.ts'
 import { capture } from './capture.ts'
 import { fetchNodes, testOnNodes } from './nodes.ts'
-import { empty, failedOutcome, type Outcome, outcomesToJson, skip, skipped } from './outcome.ts'
+import { empty, failedOutcome, type Outcome, outcomesToJson, skip, skipped, withFlaky } from './outcome.ts'
 import { programsOfTests } from './programs.ts'
 
 const TIERS = ['check', 'unit', 'sim', 'nodes', 'netns', 'long'] as const
@@ -89,8 +89,8 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
 }
 
 /**
- * Real packets on a machine that others use too: a file with a failure runs once more, alone. What passes then counts as
- * passed and is named as unsteady; what fails again has failed.
+ * Real packets on a machine that others use too: a file with a failure runs once more, alone, to tell what is flaky from what
+ * is broken. Both have failed; what passed the second time is named as flaky.
  */
 async function runTwice(files: readonly string[], timeout: number): Promise<Outcome> {
   const outcome = await runFiles(files, 1, timeout)
@@ -101,18 +101,7 @@ async function runTwice(files: readonly string[], timeout: number): Promise<Outc
       .map(({ name, text }) => `  ${name}: ${text.split('\n')[0]}\n`)
       .join('')}`,
   )
-  const second = await runFiles([...again], 1, timeout)
-  const unsteady = outcome.failures.filter(
-    ({ file, name }) => !second.failures.some((failure) => failure.file === file && failure.name === name),
-  )
-  return {
-    ...outcome,
-    passed: outcome.passed + unsteady.length,
-    failed: second.failed,
-    failures: second.failures,
-    unsteady: unsteady.map(({ name, file }) => `${name} (${relative(root, file)})`),
-    milliseconds: outcome.milliseconds + second.milliseconds,
-  }
+  return withFlaky(outcome, await runFiles([...again], 1, timeout))
 }
 
 /** Formatting, lint with import directions, and that protocol cores compile without Node's types. */
@@ -186,7 +175,7 @@ function report(outcomes: ReadonlyMap<TierName, Outcome>): boolean {
     omitted += outcome.skipped
     const columns = [outcome.passed, outcome.failed, outcome.skipped].map((n) => String(n).padStart(8))
     lines.push(`${tier.padEnd(7)}${columns.join('')} ${seconds(outcome.milliseconds).padStart(9)}`)
-    for (const name of outcome.unsteady) lines.push(`         failed once, passed alone: ${name}`)
+    for (const name of outcome.flaky) lines.push(`         FLAKY (failed, then passed alone): ${name}`)
     for (const [reason, count] of outcome.reasons) lines.push(`         skipped ${count}: ${reason}`)
   }
   lines.push('', `${passed} passed, ${failed} failed, ${omitted} skipped`)

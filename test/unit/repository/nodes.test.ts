@@ -7,7 +7,14 @@ import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import type { Captured } from '../../../scripts/capture.ts'
 import { type Fetching, nodeBinary, otherNodes } from '../../../scripts/nodes.ts'
-import { addOutcome, empty, outcomesFromJson, outcomesToJson, skip } from '../../../scripts/outcome.ts'
+import {
+  addOutcome,
+  empty,
+  outcomesFromJson,
+  outcomesToJson,
+  skip,
+  withFlaky,
+} from '../../../scripts/outcome.ts'
 import { node, TESTED_NODES } from '../../../src/host/doctor.ts'
 
 const root = fileURLToPath(new URL('../../../../', import.meta.url))
@@ -86,4 +93,17 @@ test('outcomes of another process keep their numbers and say whose they are', ()
   assert.deepEqual([whole.passed, whole.failed, whole.skipped], [3, 1, 2])
   assert.deepEqual([...whole.reasons], [['Node v24: needs fish', 2]])
   assert.equal(whole.failures[0]?.name, 'Node v24: a test')
+})
+
+test('a test that passed on the second try has failed, and is named as flaky; one that failed twice is broken', () => {
+  const failure = (name: string) => ({ name, file: 'a.test.js', text: 'wrong' })
+  const first = { ...empty(), passed: 5, failed: 2, failures: [failure('shaky'), failure('broken')] }
+  const second = { ...empty(), passed: 6, failed: 1, failures: [failure('broken')], milliseconds: 7 }
+  const whole = withFlaky(first, second)
+  assert.deepEqual([whole.passed, whole.failed, whole.milliseconds], [5, 2, 7])
+  assert.deepEqual(
+    whole.failures.map(({ name }) => name),
+    ['shaky', 'broken'],
+  )
+  assert.deepEqual(whole.flaky, ['shaky'])
 })
