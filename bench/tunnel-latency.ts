@@ -11,6 +11,7 @@ import { type Bed, cpuMs } from './bed.ts'
 import { compareSubjects } from './compare.ts'
 import { type Bench, percentile, round } from './harness.ts'
 import { tcpThroughput } from './iperf.ts'
+import { main } from './subjects/index.ts'
 import { twoWires } from './topologies.ts'
 
 usesPrograms('ping')
@@ -30,6 +31,7 @@ export const tunnelLatency: Bench = {
 
   run(context) {
     return compareSubjects(this.name, context, {
+      subjects: main,
       topology: twoWires,
       measure: async ({ bed, running, record }) => {
         const { target, pids } = running

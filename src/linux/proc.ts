@@ -40,6 +40,14 @@ export function raisePriority(): void {
  */
 export function optimizeLate(): void {
   setFlagsFromString('--interrupt-budget=2000000')
+  keepCode()
+}
+
+/**
+ * Keeps code that was parsed once, however long it does not run: the first packet after a quiet minute runs it again. For
+ * the whole process and all its threads.
+ */
+export function keepCode(): void {
   setFlagsFromString('--no-flush-bytecode')
 }
 

@@ -64,6 +64,12 @@ const ioctlNumber = declare<(fd: number, request: number, argument: number) => n
   'int ioctl(int fd, unsigned long request, size_t argument)',
 )
 
+const socketpair = declare<(family: number, type: number, protocol: number, fds: Buffer) => number>(
+  'int socketpair(int family, int type, int protocol, _Out_ uint8_t *fds)',
+)
+
+const AF_UNIX = 1
+const SOCK_DGRAM_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000
 const TUNSETIFF = 0x400454ca
 const TUNSETPERSIST = 0x400454cb
 const TUNSETOFFLOAD = 0x400454d0
@@ -105,6 +111,17 @@ export function openTun(arena: Arena, options: TunOptions): Tun {
     closeSync(fd)
     throw error
   }
+}
+
+/**
+ * Two ends that carry packets to one another as a TUN device does to the kernel, without a device: what one writes the
+ * other reads.
+ */
+export function openTunPair(arena: Arena): readonly [Tun, Tun] {
+  const fds = Buffer.alloc(8)
+  check(socketpair(AF_UNIX, SOCK_DGRAM_NONBLOCK_CLOEXEC, 0, fds), 'make a pair of sockets')
+  const end = (at: number) => new KernelTun(arena, fds.readInt32LE(at), 'pair', true)
+  return [end(0), end(4)]
 }
 
 function openDevice(op: string): number {

@@ -2,6 +2,7 @@
  * The engine worker of a router, mobile or at home: a socket per access (mobile) or one that listens (home), a path over
  * each access to each peer that has an address, and the forwarder that spreads classes over them.
  */
+
 import { openUdp } from '../linux/udp.ts'
 import { AccessPaths } from '../tunnel/access-paths.ts'
 import { AccessSockets } from '../tunnel/access-sockets.ts'
@@ -13,6 +14,7 @@ import type { EngineHost } from '../tunnel/worker.ts'
 import { RoutingForwarder } from './forwarder.ts'
 import { RouterMachine } from './machine.ts'
 import type { AccessSetup, Command, Event, RouterPeer, RouterSetup } from './protocol.ts'
+import { routerRehearsal } from './rehearsal.ts'
 
 const RING_BYTES = 8 << 20
 /** Packets held while order is restored: 150 ms of 250 Mbit/s. */
@@ -42,6 +44,7 @@ export class RouterNode implements NodeParts<Command> {
         mtu: setup.mtu,
         privateKey: setup.privateKey,
         forwarder: this.#forwarder,
+        rehearsal: routerRehearsal(),
         ringBytes: RING_BYTES,
         persistent: true,
         poller: host.poller,

@@ -6,6 +6,7 @@ import { nodeCrypto } from '../crypto/node-crypto.ts'
 import { Arena } from '../linux/arena.ts'
 import { RealClock, realRandom } from '../linux/clock.ts'
 import type { Poller } from '../linux/poller.ts'
+import { keepCode } from '../linux/proc.ts'
 import { openTun } from '../linux/tun.ts'
 import { Datapath } from './datapath/datapath.ts'
 import { Engine } from './engine.ts'
@@ -13,6 +14,7 @@ import type { LogLine } from './events.ts'
 import { Fallbacks } from './fallbacks.ts'
 import type { TunnelEvent } from './machine/api.ts'
 import { TunnelMachine } from './machine/index.ts'
+import { type Rehearsal, rehearse } from './rehearsal.ts'
 import type { Forwarder, Machine } from './seam.ts'
 
 /** How often counters and path qualities are told to the main thread. */
@@ -23,6 +25,8 @@ export interface NodeInit {
   readonly mtu: number
   readonly privateKey: Uint8Array
   readonly forwarder: Forwarder
+  /** A forwarder of the same class for the rehearsal. */
+  readonly rehearsal: Rehearsal
   readonly ringBytes: number
   readonly persistent: boolean
   readonly poller: Poller
@@ -71,6 +75,7 @@ export class EngineNode<Command extends { readonly type: string }> {
     this.#parts = parts
     this.#tell = init.tell
     this.arena = new Arena(Datapath.arenaBytes(init.ringBytes, init.reorderPackets) + (1 << 20))
+    this.#rehearse(init)
     const tun = openTun(this.arena, { name: init.device, persistent: init.persistent })
     let machine: TunnelMachine | undefined
     const words = new Uint8Array(4)
@@ -111,6 +116,27 @@ export class EngineNode<Command extends { readonly type: string }> {
     this.fallbacks = new Fallbacks(this.engine, init.tell)
   }
 
+  /** Before there is a device: packets that arrive meanwhile would wait. An engine works without; it starts slower. */
+  #rehearse(init: NodeInit): void {
+    keepCode()
+    try {
+      rehearse(
+        this.arena,
+        init.rehearsal,
+        (seam) => {
+          const machine = new TunnelMachine(
+            { ...seam, crypto: nodeCrypto, random: realRandom, wall: () => this.clock.wall() },
+            { privateKey: init.privateKey, interfaceMtu: init.mtu },
+          )
+          return { machine, driven: withTimers(machine, IDLE_PARTS) }
+        },
+        () => this.clock.now(),
+      )
+    } catch (error) {
+      init.tell({ type: 'log', level: 'debug', message: `no rehearsal: ${(error as Error).message}` })
+    }
+  }
+
   /** Hands the tunnel's events on, then lets the mechanism finish its turn. */
   #finishTurn(now: number): void {
     for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll())
@@ -147,8 +173,18 @@ export class EngineNode<Command extends { readonly type: string }> {
   }
 }
 
+/** Of a mechanism that has nothing to do yet. */
+const IDLE_PARTS = {
+  noteData: () => {},
+  nextTimeout: () => undefined,
+  handleTimeout: () => {},
+}
+
 /** The tunnel machine with the mechanism's deadlines beside its own. */
-function withTimers(machine: TunnelMachine, parts: NodeParts<never>): Machine {
+function withTimers(
+  machine: TunnelMachine,
+  parts: Pick<NodeParts<never>, 'noteData' | 'nextTimeout' | 'handleTimeout'>,
+): Machine {
   return {
     handleHandshake: (bytes, from, socket, now) => machine.handleHandshake(bytes, from, socket, now),
     handleControl: (peer, localIndex, slot, pathId, from, socket, counter, body, now) =>

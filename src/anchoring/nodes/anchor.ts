@@ -9,6 +9,7 @@ import type { EngineHost } from '../../tunnel/worker.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
 import type { AnchorSetup, Command, Event, PeerSetup } from '../protocol.ts'
+import { anchorRehearsal } from '../rehearsals.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
@@ -56,6 +57,7 @@ export class AnchorNode implements NodeParts<Command> {
         mtu: setup.mtu,
         privateKey: setup.privateKey,
         forwarder: this.#forwarder,
+        rehearsal: anchorRehearsal(),
         ringBytes: RING_BYTES,
         persistent: true,
         poller: host.poller,

@@ -10,6 +10,7 @@ import type { EngineHost } from '../../tunnel/worker.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
 import type { AccessSetup, Command, Event, HostSetup, PeerSetup } from '../protocol.ts'
+import { hostRehearsal } from '../rehearsals.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { listFlows } from './list.ts'
@@ -54,6 +55,7 @@ export class HostNode implements NodeParts<Command> {
         mtu: setup.mtu,
         privateKey: setup.privateKey,
         forwarder: this.#forwarder,
+        rehearsal: hostRehearsal(setup.fix4, setup.fix6),
         ringBytes: RING_BYTES,
         persistent: true,
         poller: host.poller,

@@ -1,6 +1,7 @@
 /**
- * One end of a tunnel with fixed keys, no handshake: `fixed-tunnel IFNAME END LPORT REMOTE RPORT [godwit|stock] [SECONDS]`.
- * What the datapath alone can do; run two in two namespaces, and iperf3 through them.
+ * A profile of the engine alone, not a benchmark of the product: one end of a tunnel with fixed keys, no handshake, no
+ * mechanism. `engine-profile IFNAME END LPORT REMOTE RPORT [godwit|stock] [SECONDS]`; run two in two namespaces, under
+ * --cpu-prof or perf, and iperf3 through them.
  */
 import { Arena } from '../src/linux/arena.ts'
 import { KernelPoller } from '../src/linux/poller.ts'
