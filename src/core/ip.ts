@@ -20,6 +20,7 @@ export const Protocol = {
   UDP_LITE: 136,
 } as const
 
+const { TCP, UDP } = Protocol
 const { TOTAL_LENGTH, FRAGMENT, IDENTIFICATION, PROTOCOL, MIN_HEADER, MORE_FRAGMENTS, FRAGMENT_OFFSET } = IPV4
 const SRC4 = IPV4.SRC
 const DST4 = IPV4.DST
@@ -100,8 +101,10 @@ export function transportOf(view: DataView, at: number, length: number): number 
 
 function transportOf6(view: DataView, at: number, length: number): number {
   if (length < HEADER6) return MALFORMED
-  const end = at + length
   let protocol = view.getUint8(at + NEXT_HEADER)
+  // As nearly all packets are.
+  if (protocol === TCP || protocol === UDP) return HEADER6 | (protocol << PROTOCOL_SHIFT)
+  const end = at + length
   let next = at + HEADER6
   let flags = 0
   for (let i = 0; ; i++) {

@@ -79,9 +79,12 @@ export class FlowKey {
   read(view: DataView, at: number, length: number, localIsSource: boolean): boolean {
     const found = transportOf(view, at, length)
     if (found < 0) return false
-    this.protocol = protocolIn(found)
-    this.fragment = isFragment(found)
-    this.transport = isLaterFragment(found) ? 0 : offsetIn(found)
+    const protocol = protocolIn(found)
+    const fragment = isFragment(found)
+    const offset = offsetIn(found)
+    this.protocol = protocol
+    this.fragment = fragment
+    this.transport = fragment && isLaterFragment(found) ? 0 : offset
     if (ipVersion(view, at) === 4) {
       this.version = 4
       const source = view.getInt32(at + SRC4)
@@ -107,32 +110,8 @@ export class FlowKey {
       this.r2 = view.getInt32(r + 8)
       this.r3 = view.getInt32(r + 12)
     }
-    this.ports = this.#readPorts(view, at, length, localIsSource)
+    this.ports = fragment ? 0 : readPorts(view, at + offset, length - offset, protocol, localIsSource)
     return true
-  }
-
-  #readPorts(view: DataView, at: number, length: number, localIsSource: boolean): number {
-    const transport = this.transport
-    if (this.fragment || transport + LEAST_HEADER > length) return 0
-    switch (this.protocol) {
-      case TCP:
-      case UDP:
-      case UDP_LITE:
-      case SCTP:
-      case DCCP: {
-        const ports = view.getInt32(at + transport)
-        return localIsSource ? ports : (ports << 16) | (ports >>> 16)
-      }
-      case ICMPV4:
-      case ICMPV6:
-        return isEcho(this.protocol, view.getUint8(at + transport))
-          ? view.getUint16(at + transport + ICMP.REST) << 16
-          : 0
-      case ESP:
-        return view.getInt32(at + transport)
-      default:
-        return 0
-    }
   }
 
   /** Takes the key from a tuple, for rows that signalling names. */
@@ -227,6 +206,34 @@ export class FlowKey {
       default:
         return this.r3
     }
+  }
+}
+
+/** What stands for the ports of the transport header at `at`, of which `length` bytes are there. */
+function readPorts(
+  view: DataView,
+  at: number,
+  length: number,
+  protocol: number,
+  localIsSource: boolean,
+): number {
+  if (length < LEAST_HEADER) return 0
+  switch (protocol) {
+    case TCP:
+    case UDP:
+    case UDP_LITE:
+    case SCTP:
+    case DCCP: {
+      const ports = view.getInt32(at)
+      return localIsSource ? ports : (ports << 16) | (ports >>> 16)
+    }
+    case ICMPV4:
+    case ICMPV6:
+      return isEcho(protocol, view.getUint8(at)) ? view.getUint16(at + ICMP.REST) << 16 : 0
+    case ESP:
+      return view.getInt32(at)
+    default:
+      return 0
   }
 }
 
