@@ -11,6 +11,7 @@
  *
  * Declarative: `apply` reads what the kernel has, adopts what an earlier run left, and changes what differs.
  */
+import { EEXIST, ENODEV } from '../core/errno.ts'
 import { KernelError } from '../linux/libc.ts'
 import type { Route, RouteSpec, Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
@@ -25,9 +26,6 @@ const SLOTS = 30
 /** Behind every route that anybody makes. */
 const LAST_METRIC = 0x7fffffff
 const FAMILIES = [4, 6] as const
-
-const EEXIST = 17
-const ENODEV = 19
 
 export interface AccessRoutes {
   readonly access: Access

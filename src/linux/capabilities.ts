@@ -3,8 +3,8 @@
  * Listings, skip reasons of tests and error messages all come from here.
  */
 import { accessSync, constants, readFileSync } from 'node:fs'
-import { bpfObstacle } from './bpf.ts'
 import { cgroupMount } from './cgroup.ts'
+import { bpfObstacle } from './cgroup-mark.ts'
 import { KernelError } from './libc.ts'
 import { createNamespace, deleteNamespace } from './netns.ts'
 import { nftVersion } from './nft.ts'

@@ -6,7 +6,7 @@
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { usageError } from '../core/errors.ts'
-import { setCgroupMark } from './bpf.ts'
+import { setCgroupMark } from './cgroup-mark.ts'
 
 /** What the groups of any instance are called. */
 const OURS = /^godwit-.+-run-\d+-\d+$/

@@ -1,10 +1,7 @@
 /** An in-memory TUN device: `inject` what the kernel would send, look at `written`. One compliance suite with the real one. */
+import { EAGAIN, EBADF, EINVAL } from '../core/errno.ts'
 import type { Arena } from './arena.ts'
 import { type Tun, VNET_HEADER } from './tun.ts'
-
-const EAGAIN = 11
-const EBADF = 9
-const EINVAL = 22
 
 export class FakeTun implements Tun {
   readonly name: string

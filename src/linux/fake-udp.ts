@@ -2,12 +2,13 @@
  * An in-memory UDP network: sockets bound to endpoints, delivery at once or held back, with loss, errors, segmentation
  * and coalescing as Linux does them. One compliance suite with the real sockets.
  */
+
 import type { Endpoint } from '../core/endpoint.ts'
+import { EAGAIN, EBADF, EMSGSIZE } from '../core/errno.ts'
 import type { Arena } from './arena.ts'
 import { readName, writeName } from './sockaddr.ts'
-import { EAGAIN, EMSGSIZE, type ReceiveBatch, type UdpSocket } from './udp.ts'
+import type { ReceiveBatch, UdpSocket } from './udp.ts'
 
-const EBADF = 9
 /** What an IPv4 packet holds. */
 const MOST = 65_507
 

@@ -2,14 +2,14 @@
  * Doubles in memory of what godwit asks of the kernel beside its network configuration (rtnetlink/fake.ts): packet
  * filter, sockets, control groups, settings. The suites in test/suites run on the double and on the real one.
  */
+
 import { equal } from '../core/bytes.ts'
+import { ENOENT } from '../core/errno.ts'
 import { GodwitError } from '../core/errors.ts'
 import { KernelError } from './libc.ts'
 import type { Nftables, NftObject, NftSetName, NftTableName } from './nft.ts'
 import { type SocketFilter, type SocketFlow, type SocketInfo, type SocketTable, TCP } from './sockdiag.ts'
 import type { Sysctls } from './sysctl.ts'
-
-const ENOENT = 2
 
 interface FakeTable {
   readonly name: NftTableName

@@ -3,7 +3,9 @@
  * any network namespace and stays there. Replies are copies; buffers are shared by all sockets of a thread, as no
  * request is ever left half read.
  */
+
 import { viewOf } from '../core/bytes.ts'
+import { EAGAIN, EINTR, EMSGSIZE, ETIMEDOUT } from '../core/errno.ts'
 import { Arena } from './arena.ts'
 import { check, closeFd, declare, errno, KernelError } from './libc.ts'
 import {
@@ -54,10 +56,6 @@ const NETLINK_EXT_ACK = 11
 const NETLINK_GET_STRICT_CHK = 12
 const MSG_DONTWAIT = 0x40
 const MSG_TRUNC = 0x20
-const EINTR = 4
-const EAGAIN = 11
-const EMSGSIZE = 90
-const ETIMEDOUT = 110
 
 /** The kernel fills at most 32 KiB per read of a dump; requests of ours are far smaller. */
 const RECEIVE_SIZE = 64 << 10

@@ -3,9 +3,11 @@
  * `inNamespace` moves the calling thread there, runs a synchronous function and moves it back, so that what the
  * function opens or starts stays there. Nothing here needs the `ip` program.
  */
+
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readdirSync, statSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { EINVAL } from '../core/errno.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { check, declare, errno, KernelError } from './libc.ts'
 
@@ -25,7 +27,6 @@ const MS_REC = 0x4000
 const MS_PRIVATE = 1 << 18
 const MS_SHARED = 1 << 20
 const MNT_DETACH = 2
-const EINVAL = 22
 
 /** Where `ip netns` looks. */
 export const NETNS_DIRECTORY = '/run/netns'

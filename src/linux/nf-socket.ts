@@ -1,6 +1,7 @@
 /** Sends nf_tables batches and reads maps back, over a netlink socket (see nf_tables.ts). */
 
 import { viewOf } from '../core/bytes.ts'
+import { EAGAIN, EINTR, ENOENT } from '../core/errno.ts'
 import type { GodwitError } from '../core/errors.ts'
 import { check, declare, errno, KernelError } from './libc.ts'
 import { NETLINK_NETFILTER, NetlinkSocket } from './netlink-socket.ts'
@@ -20,9 +21,6 @@ const SOL_SOCKET = 1
 const SO_SNDBUFFORCE = 32
 const SO_SNDBUF = 7
 const MSG_DONTWAIT = 0x40
-const EAGAIN = 11
-const EINTR = 4
-const ENOENT = 2
 const NLMSG_ERROR = 2
 const NLMSG_DONE = 3
 

@@ -2,6 +2,7 @@
  * Waiting for the kernel in a thread of one's own: poll(2) over a set of descriptors, with an eventfd through which any
  * other thread ends the wait. A worker that blocks here cannot be interrupted otherwise, not even by `terminate()`.
  */
+import { EINTR } from '../core/errno.ts'
 import { Arena } from './arena.ts'
 import { check, closeFd, declare, errno, KernelError } from './libc.ts'
 
@@ -21,7 +22,6 @@ export const POLLOUT = 4
 export const POLLERR = 8
 export const POLLHUP = 16
 const EFD_NONBLOCK_CLOEXEC = 0o4000 | 0o2000000
-const EINTR = 4
 const ENTRY = 8
 
 /** Ends the wait of the poller on this eventfd; from any thread. */

@@ -10,6 +10,7 @@
 
 import { formatAddress, unmapped } from '../core/address.ts'
 import { viewOf } from '../core/bytes.ts'
+import { ENOENT, EOPNOTSUPP } from '../core/errno.ts'
 import { Protocol } from '../core/ip.ts'
 import { KernelError } from './libc.ts'
 import { Attributes, NetlinkMessage } from './netlink.ts'
@@ -101,8 +102,6 @@ const VARYING_END = 64
 const INET_DIAG_MARK = 15
 const INET_DIAG_CGROUP_ID = 21
 const NO_COOKIE = 0xffffffffffffffffn
-const ENOENT = 2
-const EOPNOTSUPP = 95
 
 const STATES: readonly SocketState[] = [
   'close', // 0 is none

@@ -4,7 +4,9 @@
  *
  *   0 flags (1: checksum is partial)  1 gso type  2 header length u16  4 gso size u16  6 csum start u16  8 csum offset u16
  */
+
 import { closeSync, openSync } from 'node:fs'
+import { EBUSY, EINVAL, EPERM } from '../core/errno.ts'
 import { GodwitError, missingError } from '../core/errors.ts'
 import type { Arena } from './arena.ts'
 import { check, declare, errno, KernelError } from './libc.ts'
@@ -83,9 +85,6 @@ const OFFLOAD_CHECKSUM = 0x01
 const OFFLOAD_TCP = OFFLOAD_CHECKSUM | 0x02 | 0x04 | 0x08 // TSO4, TSO6, TSO with ECN
 const OFFLOAD_UDP = 0x20 | 0x40 // USO4, USO6
 const O_RDWR_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000
-const EPERM = 1
-const EBUSY = 16
-const EINVAL = 22
 
 /** Opens or makes the device and turns its offloads on. MISSING, TUN_BUSY, or a KernelError that says what to do. */
 export function openTun(arena: Arena, options: TunOptions): Tun {

@@ -3,6 +3,7 @@
  * Does not fragment unless told to (DF; the tunnel finds each path's MTU itself). On a multihomed host a socket can tell which of
  * its addresses a datagram reached, and answer from it (PKTINFO).
  */
+import { EINVAL, EIO } from '../core/errno.ts'
 import { GodwitError } from '../core/errors.ts'
 import type { Arena } from './arena.ts'
 import { closeFd, declare, errno, KernelError } from './libc.ts'
@@ -53,11 +54,6 @@ const UDP_SEGMENT = 103
 const UDP_GRO = 104
 const MSG_DONTWAIT = 0x40
 const BUFFER_BYTES = 8 << 20
-
-export const EAGAIN = 11
-export const EINVAL = 22
-export const EIO = 5
-export const EMSGSIZE = 90
 
 /** Most bytes and datagrams of one send: what fits an IPv6 or IPv4 packet, and the smallest kernel limit on segments. */
 export const SEND_BYTES = 65_480

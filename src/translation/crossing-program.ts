@@ -13,7 +13,7 @@
  *           to which no route look-up would lead without the device
  */
 import { Ebpf, FRAME, Helper, type Register } from '../linux/ebpf.ts'
-import { Verdict } from '../linux/tcx.ts'
+import { TcxAction } from '../linux/tcx.ts'
 
 export const FROM4 = { key: 16, value: 40 } as const
 export const FROM6 = { key: 40, value: 16 } as const
@@ -53,7 +53,7 @@ export function crossingProgram(options: {
 
   code.move(skb, 1)
   code.load(4, 0, skb, SKB_PROTOCOL).jumpIf('eq', 0, IPV4, 'four').jumpIf('eq', 0, IPV6, 'six')
-  code.label('next').set(0, Verdict.NEXT).exit()
+  code.label('next').set(0, TcxAction.NEXT).exit()
 
   // --- IPv4: version and length, no fragment, TCP or UDP; then its element
   code.label('four')
@@ -132,7 +132,7 @@ export function crossingProgram(options: {
     send(32, IPV6)
   }
 
-  code.label('drop').set(0, Verdict.DROP).exit()
+  code.label('drop').set(0, TcxAction.DROP).exit()
   return code.finish()
 
   /** The network header and the ports; too short is not ours. */

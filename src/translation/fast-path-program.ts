@@ -11,7 +11,7 @@
  */
 import { Protocol } from '../core/ip.ts'
 import { Ebpf, FRAME, Helper, type Register } from '../linux/ebpf.ts'
-import { Verdict } from '../linux/tcx.ts'
+import { TcxAction } from '../linux/tcx.ts'
 import { TRANSLATED } from './stacktrans.ts'
 
 export const FAST_MAPS = {
@@ -112,8 +112,8 @@ export function fastPathProgram(options: {
     code.aluRegister('sub', 2, 1).jumpIf('eq', 2, 0, 'next')
     code.set(2, 0).set(3, 0).set(4, 0).call(Helper.redirect_neigh).exit()
   }
-  code.label('next').set(0, Verdict.NEXT).exit()
-  code.label('drop').set(0, Verdict.DROP).exit()
+  code.label('next').set(0, TcxAction.NEXT).exit()
+  code.label('drop').set(0, TcxAction.DROP).exit()
   return code.finish()
 
   /** The element in r0. */

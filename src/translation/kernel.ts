@@ -3,7 +3,9 @@
  * differences to what it installed for these hosts last, or to what an earlier run left there, and sends them as one
  * transaction: all flows switch at the same packet (DI-12).
  */
+
 import { concat, equal } from '../core/bytes.ts'
+import { ENOENT } from '../core/errno.ts'
 import { KernelError } from '../linux/libc.ts'
 import { encodeElement, NfBatch } from '../linux/nf_tables.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
@@ -12,7 +14,6 @@ import { installTables, LAYOUT, MAPS, type MapName, mapShape } from './stacktran
 import { type Compiled, type CompiledFamily, type Ip, ipOf, type Pair, type SocketRow } from './tables.ts'
 
 const FAMILIES = [4, 6] as const
-const ENOENT = 2
 
 /** A UDP exchange that the watch has seen. */
 export interface Seen {

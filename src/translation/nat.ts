@@ -3,9 +3,11 @@
  * message that passes (in the kernel, no program sees them), and tells the host outside what it made of each connection
  * (NAT_ENTRY), so that connections can move behind it. IPv4.
  */
+
 import { createSocket, type Socket } from 'node:dgram'
 import { viewOf } from '../core/bytes.ts'
 import { encoded } from '../core/codec.ts'
+import { ENOBUFS, ENOENT } from '../core/errno.ts'
 import { KernelError } from '../linux/libc.ts'
 import { Attributes, type NetlinkReply } from '../linux/netlink.ts'
 import { NETLINK_NETFILTER, NetlinkSocket } from '../linux/netlink-socket.ts'
@@ -55,8 +57,6 @@ const INTERVAL_MS = 250
 const MOST_MAPPINGS = 65_536
 /** Pairs remembered that speak IHMP. */
 const MOST_SPEAKERS = 65_536
-const ENOENT = 2
-const ENOBUFS = 105
 
 /** One connection through the NAT, by conntrack's tuples. */
 interface Connection {

@@ -3,7 +3,9 @@
  * the loopback (E-1), rules that send a source address out of its own device, and the ports that new sockets must not
  * take (P1). Everything made here is found and removed by `cleanUp`.
  */
+
 import { contains, type Prefix, parsePrefix } from '../core/address.ts'
+import { EEXIST } from '../core/errno.ts'
 import { KernelError } from '../linux/libc.ts'
 import type { Link, Route, Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
@@ -13,7 +15,6 @@ import { bytesOf, familyOf, type Ip, isLinkLocal6, type Pair, pairKey } from './
 const MAIN = 254
 /** After `main` and `default` (32766, 32767): only packets that no route takes come so far. */
 const PARK_PRIORITY = 32_800
-const EEXIST = 17
 /** Own addresses with a table each, from the base on; the last ones of the 64 are for what follows. */
 const MOST_TABLES = 59
 /** From the base: the table of the parking device, and the priority of rules that hold packets back. */

@@ -3,11 +3,13 @@
  * reads each ready descriptor up to a bound, flushes, runs the machine's timers. Commands of other threads come by
  * MessagePort and the eventfd. No I/O error ends the loop; what cannot be mended is reported as fatal, with its reason.
  */
+
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
+import { EAGAIN } from '../core/errno.ts'
 import { KernelError } from '../linux/libc.ts'
 import { POLLERR, POLLHUP, POLLIN, type Poller } from '../linux/poller.ts'
 import type { Tun } from '../linux/tun.ts'
-import { EAGAIN, type UdpSocket } from '../linux/udp.ts'
+import type { UdpSocket } from '../linux/udp.ts'
 import type { Datapath } from './datapath/datapath.ts'
 
 /** Super-packets read from the TUN, and receives per socket, before the others get their turn. */

@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Endpoint } from '../../src/core/endpoint.ts'
+import { EAGAIN, EMSGSIZE } from '../../src/core/errno.ts'
 import type { Arena } from '../../src/linux/arena.ts'
 import { readName, writeName } from '../../src/linux/sockaddr.ts'
-import { EAGAIN, EMSGSIZE, ReceiveBatch, type UdpSocket } from '../../src/linux/udp.ts'
+import { ReceiveBatch, type UdpSocket } from '../../src/linux/udp.ts'
 
 export interface UdpBed {
   readonly arena: Arena

@@ -3,7 +3,9 @@
  * runs on both), and events are delivered before the call that causes them returns. Namespaces are instances that share
  * a `FakeNetwork`. Beside `Rtnl` it has `setCarrier`, `failNext` and `overrun`, to script what a kernel does by itself.
  */
+
 import { contains, formatAddress, formatPrefix, maskAddress, type Prefix } from '../../core/address.ts'
+import { EEXIST, ENETUNREACH, ENODEV, ENOENT } from '../../core/errno.ts'
 import { KernelError } from '../libc.ts'
 import { prefixOf, TABLE_MAIN } from './codec/index.ts'
 import type {
@@ -26,10 +28,6 @@ import type {
   WatchTopic,
 } from './types.ts'
 
-const ENOENT = 2
-const EEXIST = 17
-const ENODEV = 19
-const ENETUNREACH = 101
 const TABLE_LOCAL = 255
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] }

@@ -2,7 +2,18 @@
  * The kernel's network configuration over a netlink socket. The socket belongs to the namespace it was opened in, so an
  * instance works on that namespace from anywhere.
  */
+
 import { closeSync, openSync } from 'node:fs'
+import {
+  EACCES,
+  EADDRNOTAVAIL,
+  EHOSTUNREACH,
+  EINVAL,
+  ENETUNREACH,
+  ENODEV,
+  ENOENT,
+  ESRCH,
+} from '../../core/errno.ts'
 import { KernelError } from '../libc.ts'
 import { NetlinkMessage, type NetlinkReply, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../netlink.ts'
 import { NETLINK_ROUTE, NetlinkSocket } from '../netlink-socket.ts'
@@ -29,15 +40,6 @@ import type {
   WatchTopic,
 } from './types.ts'
 import { watchRtnetlink } from './watch.ts'
-
-const ENOENT = 2
-const ESRCH = 3
-const ENODEV = 19
-const EADDRNOTAVAIL = 99
-const ENETUNREACH = 101
-const EHOSTUNREACH = 113
-const EACCES = 13
-const EINVAL = 22
 
 export class Rtnetlink implements Rtnl {
   readonly #socket: NetlinkSocket

@@ -1,4 +1,5 @@
 /** rtnetlink's multicast groups as events on the main thread. */
+import { ENOBUFS } from '../../core/errno.ts'
 import { KernelError } from '../libc.ts'
 import type { NetlinkReply } from '../netlink.ts'
 import { NETLINK_ROUTE, NetlinkSocket } from '../netlink-socket.ts'
@@ -16,7 +17,6 @@ const GROUPS: Readonly<Record<WatchTopic, readonly number[]>> = {
 
 /** A host with thousands of routes may replace them all at once. */
 const RECEIVE_BUFFER = 1 << 20
-const ENOBUFS = 105
 
 /** Starts calling back; the returned function ends it. `links` are those of now. */
 export function watchRtnetlink(

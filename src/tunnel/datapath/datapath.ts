@@ -3,6 +3,7 @@
  * thread, no I/O of its own beyond the TUN and the sockets it is given. The engine calls `outbound`, `receive` and
  * `finishBatch`; the machine calls the seam at any time in between.
  */
+import { ENODEV } from '../../core/errno.ts'
 import { type Aead, loadAead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { NAME_SIZE, writeAddress16, writeName } from '../../linux/sockaddr.ts'
@@ -41,7 +42,6 @@ import { Sender } from './sender.ts'
 
 /** Messages of one recvmmsg: enough for bursts of small datagrams, few enough that the buffers stay in the L2 cache. */
 const RECEIVE_MESSAGES = 4
-const ENODEV = 19
 /** On a path that things waited for, what was sent in these last milliseconds before it died is sent again in any case. */
 const MIXED_MS = 600
 

@@ -7,6 +7,7 @@
  * plain data (ACK, PSH); all of one size, the last may be shorter; PSH ends the packet. UDP datagrams likewise, where the kernel
  * takes them so.
  */
+import { EIO } from '../../core/errno.ts'
 import { ipHeaderLength, ipVersion, Protocol, setIpLength } from '../../core/ip.ts'
 import { IPV4, sealIpv4Header } from '../../core/ipv4.ts'
 import { IPV6 } from '../../core/ipv6.ts'
@@ -36,7 +37,6 @@ const SEGMENTS = 128
 const DATAGRAMS = 64
 const MOST = 65_535
 /** What a write to a device that is down gets (drivers/net/tun.c). */
-const EIO = 5
 
 export class Merger {
   readonly #arena: Arena

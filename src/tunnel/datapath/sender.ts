@@ -5,6 +5,7 @@
  *
  * Per datagram: four FFI calls (~0.5 µs with AES), a dozen stores. Measured by bench/tunnel-tcp and tunnel-pps.
  */
+import { ENODEV } from '../../core/errno.ts'
 import type { Aead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { NAME_SIZE } from '../../linux/sockaddr.ts'
@@ -15,7 +16,6 @@ import { COUNTER, HEADER, INNER_HEADER, MessageType, RECEIVER, TAG } from '../wi
 import { Pacer } from './pacer.ts'
 
 const { transport: TRANSPORT, multipath: MULTIPATH } = MessageType
-const ENODEV = 19
 /** Packets that may leave within so many milliseconds of one another make one batch. */
 const TOGETHER_MS = 1
 

@@ -75,10 +75,10 @@ const UNKNOWN_RTT_FLOOR = 1_000
 const LEAST_PROBES = 3
 const RING = 64
 
-export type Verdict = 'fine' | 'suspect' | 'silent' | 'one-way'
+export type PathVerdict = 'fine' | 'suspect' | 'silent' | 'one-way'
 
 export interface Assessment {
-  readonly verdict: Verdict
+  readonly verdict: PathVerdict
   /** Send a probe now. */
   readonly probe: boolean
   /** When to ask again. */
@@ -372,7 +372,7 @@ export class PathMonitor {
     }
   }
 
-  #verdict(busy: boolean, sent: number, now: number): Verdict {
+  #verdict(busy: boolean, sent: number, now: number): PathVerdict {
     if (now < this.#graceUntil) return 'fine'
     const bySilence = this.#silenceVerdict(busy, now)
     if (bySilence === 'silent') return 'silent'
@@ -380,7 +380,7 @@ export class PathMonitor {
     return byReports === 'fine' ? bySilence : byReports
   }
 
-  #silenceVerdict(busy: boolean, now: number): Verdict {
+  #silenceVerdict(busy: boolean, now: number): PathVerdict {
     const since = this.#silentSince(busy)
     if (!Number.isNaN(since) && this.#unanswered > 0) {
       const silence = now - since
@@ -397,7 +397,7 @@ export class PathMonitor {
   }
 
   /** Whether the other end's reports show that what we send does not arrive. */
-  #reportVerdict(busy: boolean, sent: number, now: number): Verdict {
+  #reportVerdict(busy: boolean, sent: number, now: number): PathVerdict {
     if (!busy || Number.isNaN(this.#unconfirmedSince)) return 'fine'
     const enough = sent - this.#sentAtConfirmation >= UNCONFIRMED_DATAGRAMS
     if (enough && this.#staleReports > 0) {

@@ -2,6 +2,15 @@
  * Paths: opening, announcing, accepting, watching, giving up, closing, roaming (docs/wire/tunnel.md). One end of each path
  * opened it (`local`) and announces it; the other learns it. Towards stock peers a path is just an endpoint.
  */
+import {
+  EADDRNOTAVAIL,
+  EHOSTUNREACH,
+  EMSGSIZE,
+  ENETDOWN,
+  ENETUNREACH,
+  ENODEV,
+  ENXIO,
+} from '../../core/errno.ts'
 import { encodeFrames, Feature, type Frame } from '../control.ts'
 import type { Endpoint } from '../seam.ts'
 import {
@@ -19,9 +28,15 @@ import { StockWatch } from './stock.ts'
 import { PathWatch } from './watch.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
-const EMSGSIZE = 90
-/** ENETDOWN, ENETUNREACH, EHOSTUNREACH, ENODEV, ENXIO, EADDRNOTAVAIL, EINVAL of a vanished device: the way out is gone. */
-const FATAL_ERRORS: ReadonlySet<number> = new Set([100, 101, 113, 19, 6, 99])
+/** The way out is gone: a path on which sending fails so is down at once. */
+const FATAL_ERRORS: ReadonlySet<number> = new Set([
+  ENETDOWN,
+  ENETUNREACH,
+  EHOSTUNREACH,
+  ENODEV,
+  ENXIO,
+  EADDRNOTAVAIL,
+])
 
 /** What the paths need of the machine around them. */
 export interface MultipathHost {

@@ -2,6 +2,7 @@
  * Watching the paths between godwits: probes and echoes, the monitor's verdicts, the MTU search. What follows from a verdict
  * is the business of multipath.ts.
  */
+import { EMSGSIZE } from '../../core/errno.ts'
 import { encodeMtuProbe, Feature, type Frame } from '../control.ts'
 import { MULTIPATH_OVERHEAD, outerOverhead, TRANSPORT } from '../wire.ts'
 import { CloseReason, type MachineComponents, type PathState, type TunnelEvent } from './api.ts'
@@ -11,7 +12,6 @@ import type { Path } from './path.ts'
 import { type Peer, reported } from './peer.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
-const EMSGSIZE = 90
 
 /** What watching needs of the paths' owner. */
 export interface WatchHost {

@@ -18,8 +18,8 @@ import { type AddressInfo, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after, test } from 'node:test'
-import { bpfObstacle, cgroupPrograms } from '../../../src/linux/bpf.ts'
 import { cgroupMount, KernelCgroups } from '../../../src/linux/cgroup.ts'
+import { bpfObstacle, cgroupPrograms } from '../../../src/linux/cgroup-mark.ts'
 import { OpenProcess, processInfo, SocketOwners, userId, userName } from '../../../src/linux/proc.ts'
 import { SockDiag, TCP, UDP } from '../../../src/linux/sockdiag.ts'
 
@@ -257,7 +257,7 @@ test('the rights of the service units are enough to mark sockets, and to end it'
   const groups = new KernelCgroups(mount, `rights-${process.pid}`)
   const { directory } = groups.createIn('/', 'run-1-1')
   t.after(() => groups.remove(directory))
-  const module = JSON.stringify(new URL('../../../src/linux/bpf.js', import.meta.url).href)
+  const module = JSON.stringify(new URL('../../../src/linux/cgroup-mark.js', import.meta.url).href)
   const program = `
     const { setCgroupMark } = await import(${module})
     for (const mark of [1, 2, 0]) setCgroupMark(process.argv[1], mark)`

@@ -1,13 +1,14 @@
 /** The kernel's TUN device, in a namespace of its own. */
 import assert from 'node:assert/strict'
 import { after, before } from 'node:test'
+import { EAGAIN } from '../../../src/core/errno.ts'
 import { Arena } from '../../../src/linux/arena.ts'
 import { createNamespace, deleteNamespace, inNamespace } from '../../../src/linux/netns.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { writeName } from '../../../src/linux/sockaddr.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { openTun } from '../../../src/linux/tun.ts'
-import { EAGAIN, openUdp, ReceiveBatch } from '../../../src/linux/udp.ts'
+import { openUdp, ReceiveBatch } from '../../../src/linux/udp.ts'
 import { tunCompliance } from '../../suites/tun.ts'
 import { udpPacket } from '../../support/udp-packet.ts'
 

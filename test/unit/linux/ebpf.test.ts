@@ -1,6 +1,7 @@
-/** The assembler for eBPF, against instructions as RFC 9669 encodes them. */
+/** The assemblers for eBPF, against instructions as RFC 9669 encodes them, and for classic BPF. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { ClassicBpf } from '../../../src/linux/classic-bpf.ts'
 import { Ebpf, FRAME } from '../../../src/linux/ebpf.ts'
 import { crossingProgram } from '../../../src/translation/crossing-program.ts'
 import { dump } from '../codec-suite.ts'
@@ -47,4 +48,25 @@ test('ADR 0021: programs of some hundred instructions, with and without Ethernet
     const code = crossingProgram({ ethernet, from4: 3, from6: 4, same6: 6, into: 5 })
     assert.ok(code.length % 8 === 0 && code.length / 8 < 300, `${code.length / 8}`)
   }
+})
+
+test('the program that marks sockets: mark, store, allow', () => {
+  const code = new Ebpf().set(2, 0x80000005).store(4, 1, 16, 2).set(0, 1).exit().finish()
+  assert.deepEqual(
+    code,
+    dump(`
+      b7 02 00 00 05 00 00 80    # r2 = mark
+      63 21 10 00 00 00 00 00    # *(u32 *)(r1 + 16) = r2
+      b7 00 00 00 01 00 00 00    # r0 = 1
+      95 00 00 00 00 00 00 00    # exit
+    `),
+  )
+})
+
+test('classic BPF: forward jumps within reach only', () => {
+  assert.throws(() => new ClassicBpf().jumpIf('eq', 1, 'nowhere').finish(), /nowhere/)
+  assert.throws(() => new ClassicBpf().label('back').jump('back').finish(), /away/)
+  const far = new ClassicBpf().jumpIf('eq', 1, 'far')
+  for (let i = 0; i < 256; i++) far.return(0)
+  assert.throws(() => far.label('far').return(1).finish(), /256 instructions away/)
 })

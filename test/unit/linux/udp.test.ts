@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { EINVAL, EIO } from '../../../src/core/errno.ts'
 import { GodwitError } from '../../../src/core/errors.ts'
 import { Arena } from '../../../src/linux/arena.ts'
 import { FakeUdpNetwork } from '../../../src/linux/fake-udp.ts'
 import { declare } from '../../../src/linux/libc.ts'
 import { readAddress16, writeAddress16, writeName } from '../../../src/linux/sockaddr.ts'
-import { EINVAL, EIO, openUdp, ReceiveBatch, type UdpSocket } from '../../../src/linux/udp.ts'
+import { openUdp, ReceiveBatch, type UdpSocket } from '../../../src/linux/udp.ts'
 import { udpBatchObstacle } from '../../../src/linux/udp-probe.ts'
 import { udpCompliance } from '../../suites/udp.ts'
 

@@ -3,8 +3,9 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { HOLD_MOST } from '../../../src/tunnel/datapath/reorder.ts'
-import { ReferenceEngine } from '../../../src/tunnel/packet-engine.ts'
+
 import { fixedKeys } from '../../support/fixed-machine.ts'
+import { ReferenceEngine } from '../../support/reference-engine.ts'
 import { numbered, TwoPaths } from '../../support/two-paths.ts'
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')

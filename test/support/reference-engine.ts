@@ -2,7 +2,7 @@
  * What the packet engine does, packet by packet, in the plainest way: classify → assign or duplicate → seal → emit, and
  * back: open → replay window → order → deliver (digest OH-20, OH-14). It is the measure for faster engines, the batched one
  * of datapath/ and a hardware one (docs/packet-engine.md): given the same decisions they emit the same bytes and deliver
- * the same packets in the same order. Not used at run time.
+ * the same packets in the same order.
  */
 import { createCipheriv, createDecipheriv } from 'node:crypto'
 
