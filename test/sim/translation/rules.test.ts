@@ -97,6 +97,7 @@ test('DI-18, DI-29, DI-34: the Host ID is always an address that the receiver kn
   const known = new Set([A])
   for (const ip of [B, '10.7.0.2', '10.8.0.2']) {
     const mark = net.log.length
+    let checked = 0
     mh.preferred = ip
     mh.set(`${ip}/24`)
     net.run(net.now + 5_000)
@@ -104,7 +105,9 @@ test('DI-18, DI-29, DI-34: the Host ID is always an address that the receiver kn
       const decoded = ihmp.decode(packet.bytes)
       if (!decoded.ok || packet.from !== ip || decoded.value.control === Control.ACK) continue
       assert.ok(known.has(decoded.value.hostId.join('.')), decoded.value.hostId.join('.'))
+      checked++
     }
+    assert.ok(checked > 0, `the move to ${ip} was told`)
     known.add(ip)
     assert.equal(peerOf(ch).row.current[4]?.foreign, ip)
   }

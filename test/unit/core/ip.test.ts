@@ -169,13 +169,13 @@ test('RFC 1624: a field at any place of a segment is rewritten with its checksum
     ...{ srcPort: 1, dstPort: 2, seq: 3, ack: 4, flags: 16, window: 5, checksum: 0, urgent: 0 },
     options,
   }
+  const anyPlace = fc.nat(48).filter((place) => place < 15 || place > 17) // not the checksum itself
   fc.assert(
-    fc.property(fc.nat(48), fc.nat(0xffff), (place, value) => {
+    fc.property(anyPlace, fc.nat(0xffff), (place, value) => {
       const bytes = concat(new Uint8Array(tcpCodec.byteLength(header)), PAYLOAD)
       tcpCodec.encode(header, bytes)
       const view = viewOf(bytes)
       view.setUint16(16, checksum(view, 0, bytes.length))
-      if (place >= 15 && place <= 17) return
       setCovered16(view, 0, place, value)
       assert.equal(view.getUint16(place), value)
       assert.equal(checksum(view, 0, bytes.length) % 0xffff, 0)
