@@ -23,9 +23,16 @@ export class DatapathPair {
   readonly b: End
   now = 1000
 
-  constructor(form: TransportForm = 'godwit', mtu = 1500, arenas: readonly [Arena, Arena] = newArenas()) {
+  constructor(
+    form: TransportForm = 'godwit',
+    mtu = 1500,
+    arenas: readonly [Arena, Arena] = newArenas(),
+    /** Without: the caller opens sessions and paths. */
+    begin = true,
+  ) {
     this.a = this.#end(arenas[0], 1)
     this.b = this.#end(arenas[1], 2)
+    if (!begin) return
     this.a.machine.begin({ end: 0, form, remote: this.b.at[0]!, mtu, socket: 0 })
     this.b.machine.begin({ end: 1, form, remote: this.a.at[0]!, mtu, socket: 0 })
   }

@@ -339,7 +339,8 @@ export class Datapath implements Sessions, Paths, Transmit {
       local = this.#name + NAME_SIZE
       writeAddress16(u8, local, to.local)
     }
-    return -target.send(this.#name, local, this.#scratch, bytes.length, 0)
+    const result = target.send(this.#name, local, this.#scratch, bytes.length, 0)
+    return result < 0 ? -result : 0
   }
 
   control(slot: number, body: Uint8Array): number {

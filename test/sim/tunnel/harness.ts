@@ -235,7 +235,7 @@ export class Node {
         crypto: nodeCrypto,
         random: { fill: (out) => world.fill(out) },
         wall: () => world.wall,
-        ...this.#seam(),
+        ...this.seam(),
       },
       { privateKey: this.privateKey, ...this.#init, ...init },
     )
@@ -352,7 +352,8 @@ export class Node {
       entry.lastReceivedAt = now
       entry.receivedBytes += sealed.size
       entry.receivedPackets++
-      entry.highestCounter = Math.max(entry.highestCounter, sealed.counter)
+      if (this.#sending.get(peer) === session)
+        entry.highestCounter = Math.max(entry.highestCounter, sealed.counter)
     }
     if (sealed.kind === 'control')
       this.machine.handleControl(
@@ -409,7 +410,8 @@ export class Node {
     return 0
   }
 
-  #seam(): MachineSeam {
+  /** The double of the datapath, as the machine sees it. */
+  seam(): MachineSeam {
     const { world } = this
     return {
       sessions: {
@@ -477,6 +479,8 @@ export class Node {
             if (world.now - item.at > within) continue
             this.#emit(target, item.datagram)
             target.sentPackets--
+            item.slot = to
+            item.at = world.now
             count++
           }
           this.resent += count
