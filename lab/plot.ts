@@ -3,6 +3,7 @@
  * vertical lines at moments that matter, such as handovers.
  */
 import type { EChartsOption } from 'echarts'
+import { missingError } from '../src/core/errors.ts'
 
 export interface Series {
   readonly name: string
@@ -36,9 +37,9 @@ const RIGHT = 30
 /** Colours of the paper's Figure 5: the first access red, the second blue. */
 export const PALETTE = ['#c23531', '#2f6db5', '#2f9e5a', '#8a8f98', '#d9822b', '#7a52a5']
 
-/** Draws the chart. Loads the charting library on first use. */
+/** Draws the chart. Loads the charting library on first use; MISSING where it is not installed (ADR 0056). */
 export async function drawSvg(chart: Chart): Promise<string> {
-  const { init } = await import('echarts')
+  const { init } = await loadCharts()
   const height = TOP + chart.panels.length * (PANEL + GAP)
   const image = init(null, null, { renderer: 'svg', ssr: true, width: WIDTH, height })
   try {
@@ -46,6 +47,16 @@ export async function drawSvg(chart: Chart): Promise<string> {
     return image.renderToSVGString()
   } finally {
     image.dispose()
+  }
+}
+
+async function loadCharts(): Promise<typeof import('echarts')> {
+  try {
+    return await import('echarts')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error
+    const reason = 'plots are drawn by the package echarts, which is not installed'
+    throw missingError(reason, 'npm install -g echarts@6', { cause: error })
   }
 }
 

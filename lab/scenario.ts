@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { GodwitError } from '../src/core/errors.ts'
 import type { Program as ExternalProgram } from '../src/linux/packages.ts'
 import type { Lab } from './build.ts'
 import { type Chart, drawSvg } from './plot.ts'
@@ -138,9 +139,8 @@ export class ScenarioContext {
 
   /** Writes the files and returns the result. */
   async finish(scenario: Scenario): Promise<ScenarioResult> {
-    const plot = join(this.out, 'plot.svg')
     const timeline = join(this.out, 'timeline.txt')
-    writeFileSync(plot, await drawSvg(this.chart ?? { title: scenario.name, panels: [] }))
+    const plot = await this.#plot(scenario)
     writeFileSync(timeline, this.timeline.map((entry) => `${timelineLine(entry)}\n`).join(''))
     const result: ScenarioResult = {
       scenario: scenario.name,
@@ -154,6 +154,19 @@ export class ScenarioContext {
     }
     writeFileSync(join(this.out, 'result.json'), `${JSON.stringify(result, null, 2)}\n`)
     return result
+  }
+
+  /** Where the plot is; null, and noted, where nothing can draw it: the result holds without it. */
+  async #plot(scenario: Scenario): Promise<string | null> {
+    const file = join(this.out, 'plot.svg')
+    try {
+      writeFileSync(file, await drawSvg(this.chart ?? { title: scenario.name, panels: [] }))
+      return file
+    } catch (error) {
+      if (!(error instanceof GodwitError && error.kind === 'missing')) throw error
+      this.note(`no plot: ${error.message}; ${error.hint}`)
+      return null
+    }
   }
 }
 

@@ -57,8 +57,8 @@ export interface ScenarioResult {
   readonly metrics: Readonly<Record<string, number | readonly number[]>>
   /** The paper's figures for the same experiment, or what it reports in words. */
   readonly paper: Readonly<Record<string, string | number>>
-  /** Path of the SVG plot. */
-  readonly plot: string
+  /** Path of the SVG plot; null where nothing is installed that draws it. */
+  readonly plot: string | null
   /** Path of the timeline in text. */
   readonly timeline: string
   readonly seed: number

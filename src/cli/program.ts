@@ -98,14 +98,15 @@ function defineHost(program: Command): void {
     use: 'join [invitation]',
     summary: "take an anchor's invitation into this host's configuration",
     examples: [
-      'sudo godwit join godwit1.eyJob3N0I…',
+      'sudo godwit join -',
       'sudo godwit join - < invitation',
       'sudo godwit join --wg wg0.conf',
     ],
     options: [
       new Option('--wg <file>', 'a wg-quick configuration: a stock WireGuard server as a plain anchor'),
     ],
-    details: '`-` reads the invitation from standard input, so that it does not end up in the shell history.',
+    details:
+      '`-` reads the invitation, one line, from standard input. As an argument (godwit1.…) it works too, but then the secret is\nin the list of processes, the log of sudo and the history of the shell.',
     run: async (invitation, options) => (await import('./commands/host.ts')).join(invitation, options),
   })
   define(program, {

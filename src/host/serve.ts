@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs'
 import { missingError, usageError } from '../core/errors.ts'
 import { needProgram } from '../linux/packages.ts'
-import { optimizeLate } from '../linux/proc.ts'
+import { forbidCoreDumps, optimizeLate } from '../linux/proc.ts'
 import { IhmpNat, readPrivateKeys } from '../translation/index.ts'
 import { type Composition, composeAnchor, composeHost } from './compose.ts'
 import { loadConfig } from './config.ts'
@@ -29,6 +29,7 @@ import { version } from './version.ts'
 
 /** Runs until it is told to stop; resolves when everything it made is gone again. */
 export async function serve(role: Role, state: State): Promise<void> {
+  forbidCoreDumps()
   const { config, compose } = planOf(role, state)
   needNetworkAdmin()
   if (role === 'anchor') needProgram('nft')
@@ -115,6 +116,7 @@ export async function serveNat(
     readonly port?: number
   },
 ): Promise<void> {
+  forbidCoreDumps()
   needNetworkAdmin()
   state.lock()
   const config = loadDimeConfig(state)

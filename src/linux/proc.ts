@@ -15,6 +15,7 @@ import {
 } from 'node:fs'
 import { constants, setPriority } from 'node:os'
 import { setFlagsFromString } from 'node:v8'
+import { declare } from './libc.ts'
 import { findProgram } from './packages.ts'
 
 export interface ProcessInfo {
@@ -49,6 +50,23 @@ export function optimizeLate(): void {
  */
 export function keepCode(): void {
   setFlagsFromString('--no-flush-bytecode')
+}
+
+const setrlimit = declare<(resource: number, limits: Buffer) => number>(
+  'int setrlimit(int resource, void *limits)',
+)
+const RLIMIT_CORE = 4
+
+/**
+ * No core dump of this process and what it starts: keys are in its memory. One byte instead of none: the kernel then also
+ * starts no program that collects dumps (core(5)), which it does at 0. Without the right to raise a limit that is lower
+ * already, that one stays.
+ */
+export function forbidCoreDumps(): void {
+  const limits = Buffer.alloc(16)
+  limits.writeBigUInt64LE(1n, 0)
+  limits.writeBigUInt64LE(1n, 8)
+  setrlimit(RLIMIT_CORE, limits)
 }
 
 /** The process, or undefined when there is none (any more). */

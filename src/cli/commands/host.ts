@@ -1,5 +1,5 @@
 /** `join`. */
-import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
 import { usageError } from '../../core/errors.ts'
 import { join as joinAnchor, joinWireguard } from '../../host/setup.ts'
 import { State } from '../../host/state.ts'
@@ -13,13 +13,13 @@ export async function join(
   const state = new State(options)
   if ((invitation === undefined) === (options.wg === undefined)) {
     throw usageError('give an invitation or --wg FILE', {
-      hint: 'godwit anchor invite NAME, on the anchor, prints one',
+      hint: '`godwit anchor invite NAME`, on the anchor, prints one; `godwit join -` reads it from standard input',
     })
   }
   const joined =
     options.wg !== undefined
       ? joinWireguard(state, options.wg)
-      : joinAnchor(state, invitation === '-' ? readFileSync(0, 'utf8') : invitation!, Date.now())
+      : joinAnchor(state, invitation === '-' ? await firstLine() : invitation!, Date.now())
   if (options.json) {
     printJson(joined)
     return
@@ -29,4 +29,13 @@ export async function join(
     `joined ${joined.peer} as ${joined.addresses.join(', ')}; wrote ${joined.config}`,
     `next: sudo godwit up${flag}`,
   ])
+}
+
+/** What is pasted or piped in, up to the first line break. */
+async function firstLine(): Promise<string> {
+  if (process.stdin.isTTY) process.stderr.write('paste the invitation and press Enter: ')
+  for await (const line of createInterface({ input: process.stdin, terminal: false })) {
+    if (line.trim() !== '') return line
+  }
+  throw usageError('standard input holds no invitation')
 }

@@ -124,7 +124,7 @@ function finish(result: ScenarioResult, options: CommonOptions): void {
     printLines([
       ...table(['CHECK', 'WHAT', 'VALUE', 'WANTED'], rows),
       '',
-      `plot: ${result.plot}`,
+      `plot: ${result.plot ?? 'none; npm install -g echarts@6 draws it'}`,
       `${result.scenario} ${result.passed ? 'passed' : 'FAILED'} (seed ${result.seed})`,
     ])
   }

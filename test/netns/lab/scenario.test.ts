@@ -88,7 +88,7 @@ test('a scenario measures, checks, writes its files and leaves nothing', async (
   assert.equal(result.passed, true)
   assert.equal(result.seed, 5)
   assert.deepEqual(events, ['cut'])
-  assert.match(readFileSync(result.plot, 'utf8'), /^<svg/)
+  assert.match(readFileSync(result.plot!, 'utf8'), /^<svg/)
   assert.match(readFileSync(result.timeline, 'utf8'), /^ +\d\.\d{3} s {2}cut\n$/)
   assert.deepEqual(JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')), result)
   assert.deepEqual(listNamespaces(), [])

@@ -40,6 +40,22 @@ test('exit status 2: the call was wrong; one line says what and how to mend it',
   fails(2, /there is no configuration .*; make one: `godwit join/, 'up', '--state', join(folder, 'none'))
 })
 
+test('an invitation comes from standard input, up to the first line break; what is wrong with it is said', () => {
+  const state = join(folder, 'invited')
+  const anchor = join(folder, 'inviting')
+  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', anchor]).status, 0)
+  const invitation = godwit(['anchor', 'invite', 'laptop', '--state', anchor]).stdout
+  const empty = godwit(['join', '-', '--state', state], '\n \n')
+  assert.deepEqual([empty.status, empty.stderr], [2, 'godwit: standard input holds no invitation\n'])
+  assert.equal(godwit(['join', '-', '--state', state], 'godwit1.short\n').status, 2)
+  const joined = godwit(['join', '-', '--state', state], `\n${invitation}what comes after\n`)
+  assert.equal(joined.status, 0, joined.stderr)
+  assert.match(joined.stdout, /^joined anchor as /)
+  const help = godwit(['join', '--help']).stdout
+  assert.match(help, /sudo godwit join -$/m)
+  assert.match(help, /then the secret is\nin the list of processes/)
+})
+
 test('exit status 2: a malformed configuration is told with file, line, reason', () => {
   const file = join(folder, 'bad.toml')
   writeFileSync(file, '[log]\n\nlevel = "loud"\n')
