@@ -35,6 +35,8 @@ const PACKAGES = {
   fish: 'fish',
   git: 'git',
   debootstrap: 'debootstrap',
+  strace: 'strace',
+  'systemd-analyze': 'systemd',
   'qemu-aarch64-static': 'qemu-user-static',
   'libc6:arm64': 'libc6-arm64-cross',
   'libstdc++6:arm64': 'libstdc++6-arm64-cross',

@@ -261,7 +261,7 @@ test('the rights of the service units are enough to mark sockets, and to end it'
   const program = `
     const { setCgroupMark } = await import(${module})
     for (const mark of [1, 2, 0]) setCgroupMark(process.argv[1], mark)`
-  for (const name of ['godwit.service', 'godwit@.service']) {
+  for (const name of ['godwit.service', 'godwit@dime.service']) {
     const unit = readFileSync(new URL(`../../../../examples/systemd/${name}`, import.meta.url), 'utf8')
     const rights = /^CapabilityBoundingSet=(.*)$/m.exec(unit)![1]!.toLowerCase().replaceAll('cap_', '+')
     const args = [`--bounding-set=-all,${rights.replaceAll(' ', ',')}`, process.execPath]
