@@ -97,11 +97,7 @@ function defineHost(program: Command): void {
   define(program, {
     use: 'join [invitation]',
     summary: "take an anchor's invitation into this host's configuration",
-    examples: [
-      'sudo godwit join -',
-      'sudo godwit join - < invitation',
-      'sudo godwit join --wg wg0.conf',
-    ],
+    examples: ['sudo godwit join -', 'sudo godwit join - < invitation', 'sudo godwit join --wg wg0.conf'],
     options: [
       new Option('--wg <file>', 'a wg-quick configuration: a stock WireGuard server as a plain anchor'),
     ],

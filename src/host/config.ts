@@ -175,8 +175,3 @@ export function refuseExposed(file: string): void {
 export function resolveBeside(configFile: string, path: string): string {
   return resolve(dirname(configFile), path)
 }
-
-/** A TOML basic string. */
-export function tomlString(value: string): string {
-  return JSON.stringify(value).replace(/\u007f/g, '\\u007f')
-}

@@ -9,11 +9,12 @@ import * as z from 'zod'
 import { parsePrefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { decodeKey, encodeKey, publicKeyOf } from '../crypto/keys.ts'
-import { parseConfig, tomlString } from './config.ts'
+import { parseConfig } from './config.ts'
 import { openText, sealText } from './invitation.ts'
 import { parseHostPort } from './schema.ts'
 import { keyFileOf, loadRouterConfig } from './setup.ts'
 import { readPrivateKey, type State, writeSecret } from './state.ts'
+import { addTable, tomlString } from './toml.ts'
 
 const PREFIX = 'godwit-site1.'
 
@@ -54,14 +55,15 @@ export function initRouter(state: State, options: RouterInitOptions): { config: 
     })
   }
   state.ensurePrivateKey()
-  write(state, [
+  const lines = [
     '# A router of godwit. Every key: docs/configuration.md; check with: godwit config check',
     '',
     '[router]',
     ...(endpoint === undefined ? [] : [`endpoint = ${tomlString(endpoint)}`]),
     ...(accesses.length === 0 ? [] : [`accesses = ${list(accesses)}`]),
     `subnets = ${list(subnets)}`,
-  ])
+  ]
+  write(state, `${lines.join('\n')}\n`)
   return { config: state.configFile, card: routerCard(state) }
 }
 
@@ -118,19 +120,17 @@ export function addSite(
     if (!prefix.ok) throw usageError(`--via ${text}: ${prefix.reason}`)
   }
   const all = [...subnets, ...via]
-  write(state, [
-    readFileSync(state.configFile, 'utf8').replace(/\n*$/, '\n'),
-    '[[router.site]]',
-    `name = ${tomlString(name)}`,
-    `public_key = ${tomlString(public_key)}`,
-    ...(reached === undefined ? [] : [`endpoint = ${tomlString(reached)}`]),
-    `subnets = ${list(all)}`,
-  ])
+  const text = addTable(readFileSync(state.configFile, 'utf8'), ['router', 'site'], {
+    name,
+    public_key,
+    ...(reached === undefined ? {} : { endpoint: reached }),
+    subnets: all,
+  })
+  write(state, text)
   return { site: name, subnets: all, config: state.configFile }
 }
 
-function write(state: State, lines: readonly string[]): void {
-  const text = `${lines.join('\n')}\n`
+function write(state: State, text: string): void {
   const check = parseConfig(text)
   if ('faults' in check) {
     const { path, reason } = check.faults[0]!

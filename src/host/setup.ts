@@ -10,12 +10,13 @@ import {
   generatePrivateKey,
   publicKeyOf,
 } from '../crypto/keys.ts'
-import { loadConfig, parseConfig, resolveBeside, tomlString } from './config.ts'
+import { loadConfig, parseConfig, resolveBeside } from './config.ts'
 import type { HostStore } from './hosts.ts'
 import { decodeInvitation, encodeInvitation } from './invitation.ts'
 import { poolAddresses, poolSize } from './pool.ts'
 import { type Config, parseHostPort } from './schema.ts'
 import { readPrivateKey, type State, writeAtomic, writeSecret } from './state.ts'
+import { addTable, type TomlTable, tomlString } from './toml.ts'
 import { formatWgQuick, parseWgQuick } from './wg-quick.ts'
 
 export type Role = 'host' | 'anchor' | 'dime' | 'router'
@@ -213,14 +214,14 @@ export function join(state: State, text: string, now: number): Joined {
   const name = freeName(anchor, current.config)
   const keyFile = state.file(`${name}.invitation.key`)
   writeSecret(keyFile, `${private_key}\n`)
-  appendPeer(state, current.text, [
-    `name = ${tomlString(name)}`,
-    `endpoint = ${tomlString(endpoint)}`,
-    `public_key = ${tomlString(public_key)}`,
-    `preshared_key = ${tomlString(preshared_key)}`,
-    `addresses = ${tomlList(addresses)}`,
-    `invitation_key_file = ${tomlString(keyFile)}`,
-  ])
+  addPeer(state, current.text, {
+    name,
+    endpoint,
+    public_key,
+    preshared_key,
+    addresses,
+    invitation_key_file: keyFile,
+  })
   return { peer: name, config: state.configFile, addresses }
 }
 
@@ -241,16 +242,16 @@ export function joinWireguard(state: State, file: string): Joined {
   const name = freeName(basename(file).replace(/\.conf$/, ''), current.config)
   const addresses = parsed.value.addresses.map(hostAddress)
   const allowed = peer.allowedIps.map(networkPrefix)
-  appendPeer(state, current.text, [
-    `name = ${tomlString(name)}`,
-    'kind = "wireguard"',
-    `endpoint = ${tomlString(peer.endpoint)}`,
-    `public_key = ${tomlString(peer.publicKey)}`,
-    ...(peer.presharedKey === undefined ? [] : [`preshared_key = ${tomlString(peer.presharedKey)}`]),
-    `addresses = ${tomlList(addresses)}`,
-    ...(allowed.length === 0 ? [] : [`allowed_ips = ${tomlList(allowed)}`]),
-    `keepalive_s = ${peer.keepalive}`,
-  ])
+  addPeer(state, current.text, {
+    name,
+    kind: 'wireguard',
+    endpoint: peer.endpoint,
+    public_key: peer.publicKey,
+    ...(peer.presharedKey === undefined ? {} : { preshared_key: peer.presharedKey }),
+    addresses,
+    ...(allowed.length === 0 ? {} : { allowed_ips: allowed }),
+    keepalive_s: peer.keepalive,
+  })
   return { peer: name, config: state.configFile, addresses }
 }
 
@@ -299,20 +300,13 @@ function refuseKnown(state: State, config: Config | undefined, publicKey: string
   )
 }
 
-/** Adds a [[peer]] at the end, where it is right whatever stands before; comments stay. */
-function appendPeer(state: State, text: string, lines: readonly string[]): void {
-  const head =
-    text === ''
-      ? '# A host of godwit. Every key: docs/configuration.md; check with: godwit config check\n'
-      : text
-  const next = `${head.replace(/\n*$/, '\n')}\n[[peer]]\n${lines.join('\n')}\n`
+/** Adds a peer; what the user has written stays. */
+function addPeer(state: State, text: string, peer: TomlTable): void {
+  const head = '# A host of godwit. Every key: docs/configuration.md; check with: godwit config check\n'
+  const next = addTable(text === '' ? head : text, ['peer'], peer)
   const check = parseConfig(next)
   if ('faults' in check) throw new Error(`the configuration made here is wrong: ${check.faults[0]!.reason}`)
   writeSecret(state.configFile, next)
-}
-
-function tomlList(values: readonly string[]): string {
-  return `[${values.map(tomlString).join(', ')}]`
 }
 
 /** A name for the peer after its endpoint's host. */

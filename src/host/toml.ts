@@ -1,13 +1,16 @@
 /**
- * TOML with positions: smol-toml tells the line of a syntax error, but not where a value stands that is well formed and
- * wrong. This finds the line of each table and key, so that every complaint names one.
+ * TOML with positions, and edits that keep what a user wrote: comments, order and form. The parser gives a tree whose nodes
+ * say where they stand; one walk over it makes the values and the line of each (docs/adr/0055-toml-with-positions.md).
  */
-import { parse, TomlError } from 'smol-toml'
+import { isDeepStrictEqual } from 'node:util'
+import { type AST, ParseError, parseTOML } from 'toml-eslint-parser'
+
+type Path = readonly PropertyKey[]
 
 export interface TomlDocument {
   readonly value: Record<string, unknown>
   /** The 1-based line where a value stands, or the nearest table around it; 1 for the document itself. */
-  lineOf(path: readonly PropertyKey[]): number
+  lineOf(path: Path): number
 }
 
 /** A syntax error with its place. */
@@ -16,25 +19,15 @@ export interface TomlFault {
   readonly reason: string
 }
 
+export type TomlValue = string | number | boolean | readonly string[]
+export type TomlTable = Readonly<Record<string, TomlValue>>
+
 export function parseToml(text: string): TomlDocument | TomlFault {
-  let value: Record<string, unknown>
   try {
-    value = parse(text) as Record<string, unknown>
+    return new Tree(blocksOf(text))
   } catch (error) {
-    if (!(error instanceof TomlError)) throw error
-    const reason = error.message.split('\n')[0]!.replace(/^Invalid TOML document: /, '')
-    return { line: error.line, reason }
-  }
-  const lines = indexLines(text)
-  return {
-    value,
-    lineOf(path) {
-      for (let length = path.length; length > 0; length--) {
-        const line = lines.get(keyOf(path.slice(0, length)))
-        if (line !== undefined) return line
-      }
-      return 1
-    },
+    if (!(error instanceof ParseError)) throw error
+    return { line: error.lineNumber, reason: error.message }
   }
 }
 
@@ -42,100 +35,147 @@ export function isFault(result: TomlDocument | TomlFault): result is TomlFault {
   return 'reason' in result
 }
 
-function keyOf(path: readonly PropertyKey[]): string {
-  return path.map(String).join('\0')
-}
-
-const BARE_OR_QUOTED = /[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'/g
-
-function parseKeys(text: string): string[] {
-  return (text.match(BARE_OR_QUOTED) ?? []).map((part) => (/^["']/.test(part) ? part.slice(1, -1) : part))
+/** A TOML basic string. */
+export function tomlString(value: string): string {
+  return JSON.stringify(value).replace(/\u007f/g, '\\u007f')
 }
 
 /**
- * Line of each header and key. The text is known to be valid, so a scan by line is enough; lines inside a value that
- * goes over several are taken as belonging to its key.
+ * Adds a table at the end of an array of tables, e.g. `['peer']`: after the last one and what belongs to it, within the
+ * brackets where the array is written inline, at the end where there is none yet. All else stays, byte for byte. The text
+ * must be TOML.
  */
-function indexLines(text: string): Map<string, number> {
-  const lines = new Map<string, number>()
-  const counts = new Map<string, number>()
-  let table: PropertyKey[] = []
-  let open = new OpenValue()
-  for (const [index, line] of text.split('\n').entries()) {
-    if (!open.closed) {
-      open.scan(line)
-      continue
-    }
-    const header = /^\s*(\[\[?)\s*([^\]]+?)\s*\]/.exec(line)
-    if (header) {
-      table = resolveTable(parseKeys(header[2]!), header[1] === '[[', counts)
-      lines.set(keyOf(table), index + 1)
-      continue
-    }
-    const assignment = /^\s*((?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'|\s*\.\s*)+?)\s*=(.*)$/.exec(line)
-    if (!assignment) continue
-    const keys = parseKeys(assignment[1]!)
-    for (let length = 1; length <= keys.length; length++) {
-      const key = keyOf([...table, ...keys.slice(0, length)])
-      if (!lines.has(key)) lines.set(key, index + 1)
-    }
-    open = new OpenValue()
-    open.scan(assignment[2]!)
-  }
-  return lines
+export function addTable(text: string, path: readonly string[], table: TomlTable): string {
+  const blocks = blocksOf(text)
+  const before = new Tree(blocks)
+  const added = insert(text, blocks, before, path, table)
+  const after = new Tree(blocksOf(added))
+  arrayAt(before.value, path).push(table)
+  if (!isDeepStrictEqual(after.value, before.value))
+    throw new Error(`a table could not be added to ${path.join('.')}`)
+  return added
 }
 
-/** The path of a header: names of arrays of tables on the way are followed by the index of their newest table. */
-function resolveTable(keys: readonly string[], array: boolean, counts: Map<string, number>): PropertyKey[] {
-  const path: PropertyKey[] = []
-  for (const [i, key] of keys.entries()) {
-    path.push(key)
-    const name = keyOf(path)
-    if (array && i === keys.length - 1) counts.set(name, (counts.get(name) ?? -1) + 1)
-    const count = counts.get(name)
-    if (count !== undefined) path.push(count)
-  }
-  return path
+function blocksOf(text: string): AST.TOMLTopLevelTable['body'] {
+  return parseTOML(text, { tomlVersion: '1.0' }).body[0].body
 }
 
-/** Follows brackets and strings of one value over lines, until it is complete. */
-class OpenValue {
-  #depth = 0
-  #string: '"""' | "'''" | undefined
-  closed = true
+function insert(
+  text: string,
+  blocks: AST.TOMLTopLevelTable['body'],
+  tree: Tree,
+  path: readonly string[],
+  table: TomlTable,
+): string {
+  const pairs = Object.entries(table).map(([key, value]) => `${key} = ${format(value)}`)
+  const inline = tree.arrays.get(keyOf(path))
+  if (inline !== undefined) {
+    const last = inline.elements.at(-1)
+    const at = last === undefined ? inline.range[0] + 1 : last.range[1]
+    return `${text.slice(0, at)}${last === undefined ? '' : ', '}{ ${pairs.join(', ')} }${text.slice(at)}`
+  }
+  const mine = blocks.filter(
+    (block) => block.type === 'TOMLTable' && path.every((key, i) => block.resolvedKey[i] === key),
+  )
+  const array = mine.findLast(
+    (block) => typeof (block as AST.TOMLTable).resolvedKey[path.length] === 'number',
+  )
+  const lines = `[[${path.join('.')}]]\n${pairs.join('\n')}\n`
+  if (array === undefined) return `${text === '' ? '' : text.replace(/\n*$/, '\n\n')}${lines}`
+  // A comment on the last line is the last value's.
+  const end = text.indexOf('\n', array.range[1])
+  if (end < 0) return `${text}\n\n${lines}`
+  return `${text.slice(0, end + 1)}\n${lines}${text.slice(end + 1)}`
+}
 
-  scan(line: string): void {
-    let at = 0
-    while (at < line.length) {
-      if (this.#string !== undefined) {
-        const end = line.indexOf(this.#string, at)
-        if (end < 0) break
-        at = end + 3
-        this.#string = undefined
+function format(value: TomlValue): string {
+  if (typeof value === 'string') return tomlString(value)
+  return typeof value === 'object' ? `[${value.map(tomlString).join(', ')}]` : String(value)
+}
+
+function arrayAt(root: Record<string, unknown>, path: readonly string[]): unknown[] {
+  const table = path.slice(0, -1).reduce((at, key) => child(at, key, {}), root)
+  return child(table, path.at(-1)!, [] as unknown[])
+}
+
+/** What is at a key, made where there is nothing. `__proto__` is a key like others. */
+function child<T>(table: object, key: PropertyKey, empty: T): T {
+  if (!Object.hasOwn(table, key)) define(table, key, empty)
+  return (table as Record<PropertyKey, T>)[key]!
+}
+
+function define(table: object, key: PropertyKey, value: unknown): void {
+  Object.defineProperty(table, key, { value, enumerable: true, configurable: true, writable: true })
+}
+
+function keyOf(path: Path): string {
+  return path.map(String).join('\0')
+}
+
+/** Values, and the line of each table, key and entry of an array. The parser has refused what is defined twice. */
+class Tree implements TomlDocument {
+  readonly value: Record<string, unknown> = {}
+  /** Arrays that are written as values, by their path. */
+  readonly arrays = new Map<string, AST.TOMLArray>()
+  readonly #lines = new Map<string, number>()
+
+  constructor(blocks: AST.TOMLTopLevelTable['body']) {
+    for (const block of blocks) {
+      if (block.type === 'TOMLKeyValue') {
+        this.#addPair(this.value, [], block)
         continue
       }
-      const three = line.slice(at, at + 3)
-      if (three === '"""' || three === "'''") {
-        this.#string = three
-        at += 3
-        continue
-      }
-      const character = line[at]!
-      if (character === '#') break
-      if (character === '"' || character === "'") at = endOfString(line, at)
-      else if (character === '[' || character === '{') this.#depth++
-      else if (character === ']' || character === '}') this.#depth--
-      at++
+      const table = this.#open(this.value, [], block.resolvedKey, block)
+      for (const pair of block.body) this.#addPair(table, block.resolvedKey, pair)
     }
-    this.closed = this.#depth <= 0 && this.#string === undefined
   }
-}
 
-function endOfString(line: string, start: number): number {
-  const quote = line[start]!
-  for (let at = start + 1; at < line.length; at++) {
-    if (line[at] === '\\' && quote === '"') at++
-    else if (line[at] === quote) return at
+  lineOf(path: Path): number {
+    for (let length = path.length; length > 0; length--) {
+      const line = this.#lines.get(keyOf(path.slice(0, length)))
+      if (line !== undefined) return line
+    }
+    return 1
   }
-  return line.length
+
+  /** The table at `keys` below `table`, which is at `base`. */
+  #open(table: object, base: Path, keys: Path, node: AST.TOMLNode): Record<string, unknown> {
+    let at = table
+    for (const [i, key] of keys.entries()) {
+      this.#note([...base, ...keys.slice(0, i + 1)], node)
+      at = child<object>(at, key, typeof keys[i + 1] === 'number' ? [] : {})
+    }
+    return at as Record<string, unknown>
+  }
+
+  #addPair(table: object, base: Path, pair: AST.TOMLKeyValue): void {
+    const keys = pair.key.keys.map((key) => (key.type === 'TOMLBare' ? key.name : key.value))
+    const path = [...base, ...keys]
+    const holder = this.#open(table, base, keys.slice(0, -1), pair)
+    this.#note(path, pair)
+    define(holder, keys.at(-1)!, this.#valueOf(pair.value, path))
+  }
+
+  #valueOf(node: AST.TOMLContentNode, path: Path): unknown {
+    switch (node.type) {
+      case 'TOMLArray':
+        this.arrays.set(keyOf(path), node)
+        return node.elements.map((element, index) => {
+          this.#note([...path, index], element)
+          return this.#valueOf(element, [...path, index])
+        })
+      case 'TOMLInlineTable': {
+        const table = {}
+        for (const pair of node.body) this.#addPair(table, path, pair)
+        return table
+      }
+      default:
+        return node.value
+    }
+  }
+
+  #note(path: Path, node: AST.TOMLNode): void {
+    const key = keyOf(path)
+    if (!this.#lines.has(key)) this.#lines.set(key, node.loc.start.line)
+  }
 }
