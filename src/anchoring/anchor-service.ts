@@ -132,10 +132,19 @@ export class AnchorService implements Mechanism {
     for (const host of wanted.values()) {
       if (this.#served.has(host.name)) continue
       this.#served.set(host.name, host)
-      const { name, kind, publicKey, presharedKey, number, nextPublicKey } = host
+      const { name, kind, publicKey, presharedKey, number, nextPublicKey, expires } = host
+      const invited = expires !== undefined
       this.#post({
         type: 'add-peer',
-        peer: { name, kind, publicKey, presharedKey, number, ...(nextPublicKey && { nextPublicKey }) },
+        peer: {
+          name,
+          kind,
+          publicKey,
+          presharedKey,
+          number,
+          invited,
+          ...(nextPublicKey && { nextPublicKey }),
+        },
       })
     }
   }

@@ -18,6 +18,8 @@ export interface PeerSetup {
   readonly privateKey?: Uint8Array
   /** The key that is to replace it, and is safely stored. */
   readonly nextPrivateKey?: Uint8Array
+  /** Anchor: the key is an invitation's: good for association and for one fresh key, for no data. */
+  readonly invited?: boolean
   /** Anchor: the key that the host has offered and will use. */
   readonly nextPublicKey?: Uint8Array
   /** Seconds. */

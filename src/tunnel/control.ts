@@ -31,6 +31,8 @@ export const FrameType = {
   mtuAck: 9,
   keyReplace: 10,
   keyReplaced: 11,
+  pathChallenge: 12,
+  pathResponse: 13,
 } as const
 
 /** Frames from here on belong to the mechanism. */
@@ -47,7 +49,11 @@ const BODY = {
   pathClosed: 5,
   mtu: 3,
   key: 32,
+  token: 9,
 } as const
+
+/** Bytes of the token that PATH_CHALLENGE carries. */
+export const TOKEN_LENGTH = 8
 
 const HEADER = 3
 
@@ -93,6 +99,8 @@ export type Frame =
   /** `size`: the outer IP packet's; padded to it by `encodeMtuProbe`. */
   | { readonly type: 'mtu-probe' | 'mtu-ack'; readonly pathId: number; readonly size: number }
   | { readonly type: 'key-replace' | 'key-replaced'; readonly publicKey: Uint8Array }
+  /** `token`: TOKEN_LENGTH bytes, sent to one address; whoever sends them back receives there. */
+  | { readonly type: 'path-challenge' | 'path-response'; readonly pathId: number; readonly token: Uint8Array }
   | { readonly type: 'mechanism'; readonly code: number; readonly body: Uint8Array }
 
 interface ProbeBody {
@@ -183,6 +191,9 @@ function bodyLength(frame: Frame): number {
     case 'key-replace':
     case 'key-replaced':
       return BODY.key
+    case 'path-challenge':
+    case 'path-response':
+      return BODY.token
     case 'mechanism':
       return frame.body.length
   }
@@ -200,6 +211,8 @@ const CODE: Record<Exclude<Frame['type'], 'mechanism'>, number> = {
   'mtu-ack': FrameType.mtuAck,
   'key-replace': FrameType.keyReplace,
   'key-replaced': FrameType.keyReplaced,
+  'path-challenge': FrameType.pathChallenge,
+  'path-response': FrameType.pathResponse,
 }
 
 function encodeFrame(out: Uint8Array, view: DataView, start: number, frame: Frame): number {
@@ -256,6 +269,11 @@ function encodeFrame(out: Uint8Array, view: DataView, start: number, frame: Fram
     case 'key-replace':
     case 'key-replaced':
       out.set(frame.publicKey, at)
+      break
+    case 'path-challenge':
+    case 'path-response':
+      out[at] = frame.pathId
+      out.set(frame.token, at + 1)
       break
     case 'mechanism':
       out.set(frame.body, at)
@@ -349,6 +367,14 @@ function decodeFrame(
       return {
         type: code === FrameType.keyReplace ? 'key-replace' : 'key-replaced',
         publicKey: bytes.slice(at, at + BODY.key),
+      }
+    case FrameType.pathChallenge:
+    case FrameType.pathResponse:
+      if (length < BODY.token) return 'short'
+      return {
+        type: code === FrameType.pathChallenge ? 'path-challenge' : 'path-response',
+        pathId: bytes[at]!,
+        token: bytes.slice(at + 1, at + BODY.token),
       }
     default:
       return 'unknown'

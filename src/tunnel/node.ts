@@ -187,11 +187,10 @@ function withTimers(
 ): Machine {
   return {
     handleHandshake: (bytes, from, socket, now) => machine.handleHandshake(bytes, from, socket, now),
-    handleControl: (peer, localIndex, slot, pathId, from, socket, counter, body, now) =>
-      machine.handleControl(peer, localIndex, slot, pathId, from, socket, counter, body, now),
+    handleControl: (...control) => machine.handleControl(...control),
     handleFirstReceive: (peer, localIndex, now) => machine.handleFirstReceive(peer, localIndex, now),
-    handleRoaming: (peer, pathId, from, socket, counter, now) =>
-      machine.handleRoaming(peer, pathId, from, socket, counter, now),
+    handleRoaming: (peer, pathId, from, socket, bytes, now) =>
+      machine.handleRoaming(peer, pathId, from, socket, bytes, now),
     noteTraffic: (peer, sent, received, any, now) => {
       if (sent || received) parts.noteData(now)
       machine.noteTraffic(peer, sent, received, any, now)

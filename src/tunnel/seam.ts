@@ -59,6 +59,11 @@ export interface Transmit {
    * the peer has no session or the socket refused it.
    */
   control(slot: number, body: Uint8Array): number
+  /**
+   * The same to an address that is no path's remote: what asks it to prove itself, and nothing else. `pathId` stands in the
+   * inner header. False when it was not sent.
+   */
+  controlTo(peer: number, pathId: number, to: Endpoint, socket: number, body: Uint8Array): boolean
 }
 
 /** What the datapath counts per path; times in the machine's milliseconds, 0 for never. */
@@ -100,7 +105,8 @@ export interface SlowPath {
   handleHandshake(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void
   /**
    * An authenticated control payload. `slot` is the path it arrived on or -1 when its source is not a path's remote;
-   * `pathId` is the path it names (0: none).
+   * `pathId` is the path it names (0: none). `newest`: nothing newer of this peer has come, in any session, on any socket.
+   * `bytes` is the size of the outer IP packet.
    */
   handleControl(
     peer: number,
@@ -110,21 +116,24 @@ export interface SlowPath {
     from: Endpoint,
     socket: number,
     counter: number,
+    newest: boolean,
+    bytes: number,
     body: Uint8Array,
     now: number,
   ): void
   /** First authenticated datagram of a session: confirms the keys to a responder. */
   handleFirstReceive(peer: number, localIndex: number, now: number): void
   /**
-   * An authenticated datagram, the newest of its peer so far, came from an address that is no path's remote. `pathId` as
-   * it names itself. The machine may move that path's remote, or open a path for a stock peer. Returns the slot or -1.
+   * An authenticated datagram without control frames, the newest of its peer so far, came from an address that is no path's
+   * remote. `pathId` as it names itself, `bytes` the size of the outer IP packet. The machine asks that address to prove
+   * itself, or opens a path for a stock peer whose handshake has proven it. Returns the slot or -1.
    */
   handleRoaming(
     peer: number,
     pathId: number,
     from: Endpoint,
     socket: number,
-    counter: number,
+    bytes: number,
     now: number,
   ): number
   /** Once per batch and peer: data (not keepalives) were sent or received since the last call. Drives the timers. */

@@ -67,6 +67,8 @@ export class FixedMachine implements Machine {
     _from: Endpoint,
     _socket: number,
     counter: number,
+    _newest: boolean,
+    _bytes: number,
     body: Uint8Array,
   ): void {
     this.controls.push({ pathId, slot, counter, body: body.slice() })

@@ -42,11 +42,15 @@ export class AnchorForwarder implements Forwarder {
   #defaultTid = new Int32Array(64)
   /** Peer → newest order seen. */
   #newest = new Int32Array(64)
+  /** Peer → 1: neither sends nor gets data. */
+  #held = new Uint8Array(64)
   readonly #allowed = new LpmTable<number>()
   /** Packets whose inner source did not belong to the peer that sent them. */
   spoofed = 0
   /** Packets from the TUN to nobody. */
   unroutable = 0
+  /** Packets from or to hosts that have not replaced their invitation's key. */
+  held = 0
   /** Implicit handovers learned. */
   learned = 0
 
@@ -70,6 +74,12 @@ export class AnchorForwarder implements Forwarder {
     this.#numberOf[peer] = number
     if (number > 0) this.#peerOf[number] = peer
     for (const prefix of allowed) this.#allowed.insert(prefix, peer)
+  }
+
+  /** Whether nothing of a peer is let through, in either direction. */
+  hold(peer: number, held: boolean): void {
+    this.#room(peer)
+    this.#held[peer] = held ? 1 : 0
   }
 
   /** Takes everything from a peer. */
@@ -107,6 +117,10 @@ export class AnchorForwarder implements Forwarder {
       this.unroutable++
       return Verdict.DROP
     }
+    if (this.#held[peer] === 1) {
+      this.held++
+      return Verdict.DROP
+    }
     key.hash()
     const row = this.#paft.findLikely(key)
     if (row >= 0) {
@@ -136,6 +150,10 @@ export class AnchorForwarder implements Forwarder {
     const key = this.#key
     if (!key.read(view, at, length, true) || this.#owner(bytes, at + (key.version === 4 ? 12 : 8)) !== peer) {
       this.spoofed++
+      return false
+    }
+    if (this.#held[peer] === 1) {
+      this.held++
       return false
     }
     const tid = slot < 0 ? 0 : this.#tunnels.tidOf[slot]!
@@ -266,6 +284,9 @@ export class AnchorForwarder implements Forwarder {
     this.#numberOf = larger(this.#numberOf, length)
     this.#defaultTid = larger(this.#defaultTid, length)
     this.#newest = larger(this.#newest, length)
+    const held = new Uint8Array(length)
+    held.set(this.#held)
+    this.#held = held
   }
 }
 

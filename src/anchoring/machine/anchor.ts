@@ -14,11 +14,14 @@ import { FrameAnswers } from '../signalling/frames-anchor.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
 import type { VipaPool } from '../tables/pool.ts'
 import type { TunnelTable } from '../tables/tunnels.ts'
+import { FrameType } from '../wire.ts'
 
 interface Host {
   readonly index: number
   readonly setup: PeerSetup
   established: boolean
+  /** It has an invitation's key still, which anybody may hold who has seen it. */
+  invited: boolean
 }
 
 export interface AnchorMachineParts {
@@ -47,8 +50,10 @@ export class AnchorMachine implements AnchorRequests {
 
   /** The host is known to the tunnel machine under `index`. */
   addHost(index: number, setup: PeerSetup): void {
-    this.#hosts.set(index, { index, setup, established: false })
+    const invited = setup.invited === true
+    this.#hosts.set(index, { index, setup, established: false, invited })
     this.#parts.forwarder.assign(index, setup.number ?? 0, setup.allowed)
+    this.#parts.forwarder.hold(index, invited)
   }
 
   removeHost(index: number): void {
@@ -88,12 +93,15 @@ export class AnchorMachine implements AnchorRequests {
         this.#closed(host, event.slot)
         break
       case 'frame':
+        if (host.invited && event.code !== FrameType.ASSOCIATION_REQUEST) break
         this.#answers.handleFrame(host.index, event.code, event.body, event.slot, event.counter, now)
         break
       case 'key-offered':
         this.#events.push({ type: 'key-offered', name: host.setup.name, publicKey: event.publicKey })
         break
       case 'key-confirmed':
+        host.invited = false
+        this.#parts.forwarder.hold(host.index, false)
         this.#events.push({ type: 'key-confirmed', name: host.setup.name, publicKey: event.publicKey })
         break
       default:

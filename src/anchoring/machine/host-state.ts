@@ -15,6 +15,8 @@ export interface Anchor {
   readonly setup: PeerSetup
   association: Association
   established: boolean
+  /** It does not know this host by a key of its own yet, and lets no data through until then. */
+  joining: boolean
 }
 
 /** A path to an anchor over an access. */

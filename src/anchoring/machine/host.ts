@@ -97,6 +97,7 @@ export class HostMachine implements SignallingEvents {
       setup,
       association: known ? { name: 'associated', v4: setup.v4, v6: setup.v6 } : { name: 'none' },
       established: false,
+      joining: setup.nextPrivateKey !== undefined,
     }
     this.#anchors.set(index, anchor)
     if (known) this.#parts.forwarder.associate(index, setup.v4, setup.v6)
@@ -275,6 +276,11 @@ export class HostMachine implements SignallingEvents {
         this.#parts.tunnels.release(this.#parts.tunnels.retire())
         break
       }
+      case 'key-confirmed':
+        anchor.joining = false
+        if (anchor.association.name === 'associated')
+          this.#parts.forwarder.associate(anchor.index, anchor.association.v4, anchor.association.v6)
+        break
       case 'frame':
         this.#signalling.handleFrame(anchor.index, event.code, event.body, now)
         break
@@ -317,7 +323,8 @@ export class HostMachine implements SignallingEvents {
     if (anchor === undefined) return
     const first = anchor.association.name !== 'associated'
     anchor.association = { name: 'associated', v4, v6 }
-    this.#parts.forwarder.associate(index, v4, v6)
+    // Until then packets wait.
+    if (!anchor.joining) this.#parts.forwarder.associate(index, v4, v6)
     for (const path of this.#paths.values()) {
       if (path.anchor === anchor)
         this.#parts.tunnels.update(path.tid, { vipNat: { ...(v4 && { v4 }), ...(v6 && { v6 }) } })

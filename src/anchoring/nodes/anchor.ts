@@ -163,6 +163,7 @@ export class AnchorNode implements NodeParts<Command> {
         publicKey: setup.publicKey,
         ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
         ...(setup.nextPublicKey && { nextPublicKey: setup.nextPublicKey }),
+        ...(setup.invited && { invited: true }),
         dialect: setup.kind === 'wireguard' ? 'stock' : 'auto',
       },
       now,

@@ -354,6 +354,19 @@ export class Datapath implements Sessions, Paths, Transmit {
     const length = INNER_HEADER + body.length
     return this.sender.sealAlone(slot, this.#scratch, length, godwit ? 0 : -length & 15)
   }
+
+  controlTo(peer: number, pathId: number, to: Endpoint, socket: number, body: Uint8Array): boolean {
+    if (body.length > 512) return false
+    const { u8 } = this.#arena
+    const length = INNER_HEADER + body.length
+    u8[this.#scratch] = FLAG_CONTROL
+    u8[this.#scratch + 1] = pathId
+    u8.set(body, this.#scratch + INNER_HEADER)
+    const sealed = this.#scratch + 1024
+    const padding = this.peers.godwit[peer] === 1 ? 0 : -length & 15
+    const size = this.sender.sealApart(peer, this.#scratch, length, padding, sealed)
+    return size > 0 && this.handshake(u8.subarray(sealed, sealed + size), to, socket) === 0
+  }
 }
 
 function counterAt(view: DataView, at: number): number {

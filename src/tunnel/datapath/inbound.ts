@@ -20,6 +20,7 @@ import {
   HEADER,
   INNER_HEADER,
   MessageType,
+  outerOverhead,
   RECEIVER,
   TAG,
 } from '../wire.ts'
@@ -242,12 +243,13 @@ export class Inbound {
       body += INNER_HEADER
       left -= INNER_HEADER
     }
-    const slot = this.#path(i, peer, pathId, socket, counter, newest, now)
+    const control = (flags & FLAG_CONTROL) !== 0
+    const slot = this.#path(i, peer, pathId, socket, length + HEADER + TAG, newest, control, now)
     if (slot >= 0) this.#countReceived(slot, length + HEADER + TAG, counter, now)
     const reorder = this.#reorder
     const noting = reorder !== undefined && reorder.active !== 0
     const session = this.#sessions.order[this.#session]!
-    if ((flags & FLAG_CONTROL) !== 0) {
+    if (control) {
       this.counts.control++
       if (noting) reorder.note(peer, session, counter, now)
       const from = this.#endpoint(i)
@@ -255,11 +257,13 @@ export class Inbound {
       this.#machine().handleControl(
         peer,
         local,
-        slot,
+        this.#slot,
         pathId,
         from,
         socket,
         counter,
+        newest,
+        length + HEADER + TAG + outerOverhead(from.address.length),
         u8.subarray(body, body + left),
         now,
       )
@@ -279,23 +283,27 @@ export class Inbound {
     if (noting && !ordered) reorder.note(peer, session, counter, now)
   }
 
+  /** The path that a datagram counts for: the one of its source, else the one that it names. Sets `#slot` to the former. */
   #path(
     i: number,
     peer: number,
     pathId: number,
     socket: number,
-    counter: number,
+    size: number,
     newest: boolean,
+    control: boolean,
     now: number,
   ): number {
     if (this.#slot >= 0) return this.#slot
     const batch = this.#batch
     if (this.#slot === PENDING) {
       this.#slot = this.#paths.find(peer, socket, this.#u32, batch.name[i]! >>> 2)
-      if (this.#slot >= 0 && batch.local[i] !== 0) this.#rememberLocal(this.#slot, batch.local[i]!)
+      if (this.#slot >= 0 && newest && batch.local[i] !== 0) this.#rememberLocal(this.#slot, batch.local[i]!)
     }
-    if (this.#slot < 0 && newest) {
-      const slot = this.#machine().handleRoaming(peer, pathId, this.#endpoint(i), socket, counter, now)
+    if (this.#slot < 0 && newest && !control) {
+      const from = this.#endpoint(i)
+      const bytes = size + outerOverhead(from.address.length)
+      const slot = this.#machine().handleRoaming(peer, pathId, from, socket, bytes, now)
       this.#slot =
         slot >= 0 && this.#paths.find(peer, socket, this.#u32, batch.name[i]! >>> 2) === slot ? slot : UNKNOWN
       if (slot >= 0) return slot

@@ -240,6 +240,26 @@ export class Sender {
     return this.failed === failed ? counter : -1
   }
 
+  /** Seals one datagram for a peer, of no path, to `to`; returns its size, 0 when there is no session. */
+  sealApart(peer: number, from: number, length: number, padding: number, to: number): number {
+    const session = this.#peers.sending[peer] ?? -1
+    if (session < 0) return 0
+    this.flush()
+    const view = this.#view
+    const godwit = this.#peers.godwit[peer] === 1
+    const counter = this.#sessions.sendCounter[session]!
+    this.#sessions.sendCounter[session] = counter + 1
+    const low = counter >>> 0
+    const high = counter > 0xffffffff ? Math.floor(counter / 4294967296) : 0
+    view.setUint32(to, godwit ? MessageType.multipath : MessageType.transport, true)
+    view.setUint32(to + RECEIVER, this.#sessions.remoteIndex[session]!, true)
+    view.setUint32(to + COUNTER, low, true)
+    view.setUint32(to + COUNTER + 4, high, true)
+    const context = this.context(session, godwit ? AES_SEAL : CHACHA_SEAL)
+    this.#aead.seal(context, low, high, from, length, padding, to + HEADER)
+    return HEADER + length + padding + TAG
+  }
+
   /**
    * Sends sealed datagrams as they lie on a path; false when the socket refused. Those larger than the path carries are
    * fragmented when they are `data`: an inner IPv6 packet of up to 1,280 bytes, which nothing may ask to be smaller, or

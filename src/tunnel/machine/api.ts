@@ -59,6 +59,8 @@ export interface PeerConfig {
   readonly nextPrivateKey?: Uint8Array
   /** A KEY_REPLACE acknowledged but not yet used: the fresh public key (anchor). */
   readonly nextPublicKey?: Uint8Array
+  /** Anchor: its key came with an invitation, which several may hold; it is good for one fresh key and ends with that. */
+  readonly invited?: boolean
   /** Greatest timestamp accepted from this peer, 12 bytes, of `timestamp-accepted` before a restart. */
   readonly lastTimestamp?: Uint8Array
 }

@@ -41,6 +41,44 @@ export const DUPLICATES_MAX = 4096
 /** `handshake-failed` events a second at most, for refused messages. */
 export const REFUSALS_REPORTED = 10
 
+// Proof of an address (proofs.ts).
+/** RFC 9000 §8.1: at most so many times the bytes that came from an address are sent there before it is proven. */
+export const UNPROVEN_FACTOR = 3
+/** An unproven address is forgotten, and its token worth nothing, after this. */
+export const PROOF_LIFETIME = 5_000
+/** Unproven addresses of one peer at a time. */
+export const CANDIDATES_MAX = 8
+/** An unproven address is asked again this long after the last question at the earliest, when something comes from there. */
+export const PROOF_RETRY = 50
+/** A stock peer is asked by message 1, which costs a computation. */
+export const STOCK_PROOF_RETRY = 500
+/** The first datagrams of a session prove the address that its handshake was answered at, this long. */
+export const HANDSHAKE_PROOF = 10_000
+/** A proof is good for PROOF_EXPIRY; while data flows, a path's remote is asked again when its proof is PROOF_REFRESH old. */
+export const PROOF_REFRESH = 30_000
+export const PROOF_EXPIRY = 40_000
+/** What a proven address may be sent for its next proof. */
+export const PROOF_REFRESH_BYTES = 100
+/** A path that its peer opened and that was given up: look this often whether something comes from there again. */
+export const REVIVE_LOOK = 250
+/** Changes of a path's remote: at once so many, then one each so many milliseconds. Some NATs never keep a port. */
+export const MOVES_BURST = 3
+export const MOVES_INTERVAL = 5_000
+
+// What one peer may have.
+/** Paths that a peer opened, at a time; one more, and its own least useful one is closed. */
+export const PATHS_MAX = 16
+/** Paths that it may open anew: at once so many, then so many a second. */
+export const OPENS_BURST = 64
+export const OPENS_RATE = 10
+/** Control payloads of one peer that are looked at: at once so many, then so many a second. */
+export const CONTROL_BURST = 1_000
+export const CONTROL_RATE = 2_000
+/** A fresh key of a peer is taken this often at most (KEY_REPLACE). */
+export const KEY_INTERVAL = 60_000
+/** The owner has this long to store a key before it is asked again. */
+export const KEY_STORE_TIME = 10_000
+
 export const HELLO_RETRY = 250
 export const HELLO_TRIES = 6
 export const ANNOUNCE_RETRY = 150

@@ -20,7 +20,14 @@ import {
   type TransportKeys,
 } from './noise.ts'
 import { keepEndpoint, type Path, sameEndpoint } from './path.ts'
-import { Deadline, type KeyPair, type Peer, type Session } from './peer.ts'
+import {
+  type AnsweredAt,
+  Deadline,
+  type KeyPair,
+  type Peer,
+  type PendingHandshake,
+  type Session,
+} from './peer.ts'
 import { TimestampSource } from './timestamp.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
@@ -33,8 +40,8 @@ export interface HandshakeHost {
   emit(event: TunnelEvent): void
   /** A session may be used for sending from now on. */
   established(peer: Peer, session: Session, now: number): void
-  /** An authenticated message of a handshake came from there. */
-  heardFrom(peer: Peer, from: Endpoint, socket: number, now: number): void
+  /** An authenticated message of a handshake came from there; `proven`: it shows that the peer receives there. */
+  heardFrom(peer: Peer, from: Endpoint, socket: number, proven: boolean, now: number): void
   /** A handshake with these static keys is complete. */
   keysProven(peer: Peer, keys: KeyPair): void
   /** Deadlines of this peer may have come nearer. */
@@ -43,6 +50,7 @@ export interface HandshakeHost {
 
 interface Answered {
   readonly peer: Peer
+  readonly at: AnsweredAt
   readonly response: Uint8Array
   readonly until: number
   left: number
@@ -113,7 +121,16 @@ export class Handshakes {
   /** Sends the message 1 that is under way on one more path. */
   sendAlso(peer: Peer, path: Path, now: number): void {
     const pending = peer.handshake
-    if (pending !== undefined) this.#sendInitiation(peer, path, pending.message, pending.keys, now)
+    if (pending !== undefined) this.#sendInitiation(peer, path, pending, now)
+  }
+
+  /** A fresh message 1 to an address that a stock peer was heard from, once and nowhere else: its answer is the proof. */
+  ask(peer: Peer, remote: Endpoint, socket: number, now: number): void {
+    const pending = this.#create(peer, now)
+    if (pending === undefined) return
+    addMacs(this.#parts.crypto, pending.message, pending.keys.remote.mac1Key, undefined, now)
+    pending.sentTo.push({ remote: keepEndpoint(remote), socket })
+    this.#parts.transmit.handshake(pending.message, remote, socket)
   }
 
   /** `Deadline.retransmit` has come. */
@@ -186,6 +203,17 @@ export class Handshakes {
     for (const [key, answered] of this.#answered) if (answered.peer === peer) this.#answered.delete(key)
   }
 
+  /** Only the session in use stays. */
+  endOthers(peer: Peer): void {
+    for (const session of [peer.previous, peer.next]) {
+      if (session !== undefined) this.#unproven.delete(session.localIndex)
+      this.#remove(session)
+    }
+    peer.previous = undefined
+    peer.next = undefined
+    this.#armReject(peer)
+  }
+
   #attempt(peer: Peer, now: number, routes: readonly Path[] = this.#routes(peer)): void {
     if (routes.length === 0) {
       peer.attemptsSince = Number.NaN
@@ -203,6 +231,16 @@ export class Handshakes {
       peer.deadlines[Deadline.retransmit] = allowedAt
       return
     }
+    peer.lastSentAt = now
+    peer.deadlines[Deadline.retransmit] = now + pace
+    const pending = this.#create(peer, now)
+    peer.attempts++
+    if (pending === undefined) return
+    for (const path of routes) this.#sendInitiation(peer, path, pending, now)
+  }
+
+  /** Message 1, in the place of the one under way; undefined when the keys do not fit. */
+  #create(peer: Peer, now: number): PendingHandshake | undefined {
     const keys = keysForAttempt(peer)
     const { crypto, random, sessions } = this.#parts
     this.#dropPending(peer)
@@ -210,19 +248,16 @@ export class Handshakes {
     const ephemeral = random.fill(new Uint8Array(32))
     const timestamp = this.#timestamps.next(this.#parts.wall())
     const made = createInitiation(crypto, keys.own, keys.remote, ephemeral, index, timestamp)
-    peer.attempts++
-    peer.lastSentAt = now
-    peer.deadlines[Deadline.retransmit] = now + pace
     if (made === undefined) {
       sessions.remove(index)
-      return
+      return undefined
     }
     addMacs(crypto, made.message, keys.remote.mac1Key, undefined, now)
     const mac1 = made.message.slice(INITIATION.mac1, INITIATION.mac2)
-    peer.handshake = { state: made.state, keys, message: made.message, mac1 }
+    peer.handshake = { state: made.state, keys, message: made.message, mac1, sentTo: [] }
     this.#byIndex.set(index, peer)
     this.#host.emit({ type: 'timestamp-sent', peer: peer.index, floor: this.#timestamps.floor })
-    for (const path of routes) this.#sendInitiation(peer, path, made.message, keys, now)
+    return peer.handshake
   }
 
   /** A stock peer moves to wherever message 1 comes from: the first attempt keeps to the path in use. */
@@ -233,8 +268,11 @@ export class Handshakes {
     return path === undefined ? routesOf(peer) : [path]
   }
 
-  #sendInitiation(peer: Peer, path: Path, message: Uint8Array, keys: KeyPair, now: number): void {
+  #sendInitiation(peer: Peer, path: Path, pending: PendingHandshake, now: number): void {
+    const { message, keys, sentTo } = pending
     addMacs(this.#parts.crypto, message, keys.remote.mac1Key, path.cookie, now)
+    if (!sentTo.some((each) => isThere(each, path.remote, path.socket)))
+      sentTo.push({ remote: path.remote, socket: path.socket })
     const errno = this.#parts.transmit.handshake(message, path.remote, path.socket)
     if (errno > 0 && path.usable) path.failed(errno, now)
     peer.lastTraversal = now
@@ -263,7 +301,10 @@ export class Handshakes {
     const name = toHex(bytes.subarray(INITIATION.mac1, INITIATION.mac2))
     const known = this.#answered.get(name)
     if (known !== undefined && now < known.until) {
-      if (known.left-- > 0) transmit.handshake(known.response, from, socket)
+      if (known.left-- > 0) {
+        if (!isThere(known.at, from, socket)) known.at.alone = false
+        transmit.handshake(known.response, from, socket)
+      }
       return
     }
     if (!this.#admit(bytes, from, socket, own, now)) return
@@ -307,15 +348,19 @@ export class Handshakes {
     this.#remove(peer.next)
     this.#remove(peer.previous)
     peer.previous = undefined
-    peer.next = this.#install(peer, index, opened.senderIndex, false, made.keys, now)
+    const answered: AnsweredAt = { remote: keepEndpoint(from), socket, alone: true }
+    peer.next = {
+      ...this.#install(peer, index, opened.senderIndex, false, made.keys, now),
+      answered,
+    }
     this.#unproven.set(index, keys)
 
     addMacs(crypto, made.message, keys.remote.mac1Key, cookieFor(peer, from, socket), now)
     this.#forgetResponse(peer)
     peer.responseMac1 = { index, mac1: made.message.slice(RESPONSE.mac1, RESPONSE.mac2) }
     this.#byIndex.set(index, peer)
-    this.#remember(name, peer, made.message, now)
-    this.#host.heardFrom(peer, from, socket, now)
+    this.#remember(name, { peer, at: answered, response: made.message }, now)
+    this.#host.heardFrom(peer, from, socket, false, now)
     transmit.handshake(made.message, from, socket)
     peer.lastTraversal = now
     this.#host.changed(peer)
@@ -357,7 +402,9 @@ export class Handshakes {
     peer.current = session
     this.#armReject(peer)
     sessions.useForSending(index)
-    this.#host.heardFrom(peer, from, socket, now)
+    const [only] = pending.sentTo
+    const proven = pending.sentTo.length === 1 && only !== undefined && isThere(only, from, socket)
+    this.#host.heardFrom(peer, from, socket, proven, now)
     this.#established(peer, session, pending.keys, now)
   }
 
@@ -449,14 +496,13 @@ export class Handshakes {
     peer.responseMac1 = undefined
   }
 
-  #remember(name: string, peer: Peer, response: Uint8Array, now: number): void {
+  #remember(name: string, answer: Pick<Answered, 'peer' | 'at' | 'response'>, now: number): void {
     for (const [key, answered] of this.#answered) {
       if (now < answered.until && this.#answered.size < K.DUPLICATES_MAX) break
       this.#answered.delete(key)
     }
     this.#answered.set(name, {
-      peer,
-      response,
+      ...answer,
       until: now + K.DUPLICATE_LIFETIME,
       left: K.DUPLICATE_ANSWERS,
     })
@@ -488,6 +534,14 @@ function keysForAttempt(peer: Peer): KeyPair {
 /** A host whose part it is to be reachable does not give up after 90 seconds as WireGuard does. */
 function keepsTrying(peer: Peer): boolean {
   return peer.dials && (peer.expectsGodwit || (peer.config.persistentKeepalive ?? 0) > 0)
+}
+
+function isThere(
+  at: { readonly remote: Endpoint; readonly socket: number },
+  from: Endpoint,
+  socket: number,
+): boolean {
+  return at.socket === socket && sameEndpoint(at.remote, from)
 }
 
 function cookieFor(peer: Peer, from: Endpoint, socket: number) {

@@ -21,14 +21,14 @@ import type {
   TunnelCommands,
   TunnelEvent,
 } from './api.ts'
-import { acknowledgeClose } from './closes.ts'
 import * as K from './constants.ts'
+import { ControlFrames } from './control-frames.ts'
 import { Handshakes } from './handshakes.ts'
 import { KeyReplacement } from './key-replacement.ts'
 import { BUSY_HOLD } from './monitor.ts'
 import { Multipath } from './multipath.ts'
 import { type Identity, identity, remoteKey } from './noise.ts'
-import { keepEndpoint, type Path } from './path.ts'
+import type { Path } from './path.ts'
 import { Deadline, Peer } from './peer.ts'
 
 export * from './api.ts'
@@ -49,6 +49,7 @@ export class TunnelMachine implements TunnelCommands {
   readonly #handshakes: Handshakes
   readonly #multipath: Multipath
   readonly #keys: KeyReplacement
+  readonly #control: ControlFrames
 
   constructor(parts: MachineComponents, init: MachineInit) {
     this.#parts = parts
@@ -59,7 +60,8 @@ export class TunnelMachine implements TunnelCommands {
         identities: () => this.#identities.values(),
         peerByKey: (key) => this.#byKey.get(toHex(key)),
         emit: (event) => this.#emit(event),
-        heardFrom: (peer, from, socket, now) => this.#multipath.heardFrom(peer, from, socket, now),
+        heardFrom: (peer, from, socket, proven, now) =>
+          this.#multipath.heardFrom(peer, from, socket, proven, now),
         keysProven: (peer, keys) => this.#keys.proven(peer, keys),
         changed: (peer) => this.#schedule(peer),
         established: (peer, session, now) => {
@@ -84,6 +86,7 @@ export class TunnelMachine implements TunnelCommands {
         emit: (event) => this.#emit(event),
         connect: (peer, now) => this.#handshakes.connect(peer, now),
         check: (peer, paths, now) => this.#handshakes.check(peer, paths, now),
+        ask: (peer, remote, socket, now) => this.#handshakes.ask(peer, remote, socket, now),
         sendAlso: (peer, path, now) => {
           if (peer.handshake !== undefined) this.#handshakes.sendAlso(peer, path, now)
           else if (wantsSession(peer)) this.#handshakes.hurry(peer, now)
@@ -102,11 +105,17 @@ export class TunnelMachine implements TunnelCommands {
       reindex: (peer) => this.#reindex(peer),
       peerByKey: (key) => this.#byKey.get(toHex(key)),
       emit: (event) => this.#emit(event),
+      endOtherSessions: (peer) => this.#handshakes.endOthers(peer),
       hurry: (peer, now) => this.#handshakes.hurry(peer, now),
       send: (peer, frame, now) => {
         const path = peer.bestPath()
         return path !== undefined && this.#multipath.send(peer, path, [frame], now)
       },
+    })
+    this.#control = new ControlFrames({
+      multipath: this.#multipath,
+      keys: this.#keys,
+      emit: (event) => this.#emit(event),
     })
   }
 
@@ -261,77 +270,21 @@ export class TunnelMachine implements TunnelCommands {
     index: number,
     localIndex: number,
     slot: number,
-    _pathId: number,
+    pathId: number,
     from: Endpoint,
     socket: number,
     counter: number,
+    newest: boolean,
+    bytes: number,
     body: Uint8Array,
     now: number,
   ): void {
     const peer = this.#peers[index]
-    if (peer === undefined || peer.dialect === 'stock') return
-    const path = slot < 0 ? undefined : this.#multipath.bySlot(slot)
-    path?.monitor.noteControlReceived()
+    if (peer === undefined || peer.dialect === 'stock' || !peer.control.take(now)) return
     const frames = controlCodec.decode(body)
     if (!frames.ok) return
-    let via = path
-    let answerHello = false
-    const answers: Frame[] = []
-    for (const frame of frames.value) {
-      // Paths may be replaced while frames of one payload are read: what follows belongs to the new one.
-      if (via !== undefined && this.#multipath.bySlot(via.slot) !== via) via = undefined
-      switch (frame.type) {
-        case 'hello':
-          if (frame.version < CONTROL_VERSION) break
-          this.#multipath.heardHello(peer, frame, localIndex, now)
-          answerHello = isResponder(peer, localIndex)
-          break
-        case 'path-announce': {
-          const accepted = this.#multipath.heardAnnounce(peer, frame, from, socket, localIndex, counter, now)
-          if (accepted === undefined) break
-          via = accepted
-          const { pathId, generation } = frame
-          answers.push({ type: 'path-accept', pathId, generation, observed: keepEndpoint(from) })
-          break
-        }
-        case 'path-accept':
-          this.#multipath.heardAccept(peer, frame, now)
-          break
-        case 'probe':
-        case 'echo':
-          if (via === undefined || via.pathId !== frame.pathId) break
-          this.#multipath.heardOn(peer, via, now)
-          this.#multipath.watch.heardProbe(peer, via, frame, localIndex, now)
-          break
-        case 'path-close': {
-          this.#multipath.heardClose(peer, frame, via, localIndex, now)
-          const { pathId, generation } = frame
-          answers.push({ type: 'path-closed', pathId, generation })
-          break
-        }
-        case 'path-closed':
-          acknowledgeClose(peer, frame.pathId, frame.generation)
-          break
-        case 'mtu-probe':
-          answers.push({ type: 'mtu-ack', pathId: frame.pathId, size: frame.size })
-          break
-        case 'mtu-ack':
-          if (via !== undefined) this.#multipath.watch.heardMtuAck(peer, via, frame.size, now)
-          break
-        case 'key-replace':
-          this.#keys.offered(peer, frame.publicKey, now)
-          break
-        case 'key-replaced':
-          this.#keys.acknowledged(peer, frame.publicKey, now)
-          break
-        case 'mechanism': {
-          const { code, body: content } = frame
-          this.#emit({ type: 'frame', peer: index, slot: via?.slot ?? -1, counter, code, body: content })
-        }
-      }
-    }
-    if (answerHello) answers.unshift(this.#multipath.helloFrame())
-    if (via !== undefined && answers.length > 0) this.#multipath.send(peer, via, answers, now)
+    const source = { localIndex, slot, pathId, from, socket, counter, newest, bytes }
+    this.#control.handle(peer, source, frames.value, now)
     this.#schedule(peer)
   }
 
@@ -340,12 +293,12 @@ export class TunnelMachine implements TunnelCommands {
     pathId: number,
     from: Endpoint,
     socket: number,
-    _counter: number,
+    bytes: number,
     now: number,
   ): number {
     const peer = this.#peers[index]
     if (peer === undefined) return -1
-    const slot = this.#multipath.roam(peer, pathId, from, socket, now)
+    const slot = this.#multipath.roam(peer, pathId, from, socket, bytes, now)
     this.#schedule(peer)
     return slot
   }
@@ -514,12 +467,6 @@ export class TunnelMachine implements TunnelCommands {
     }
     for (const [name, each] of this.#identities) if (!used.has(each)) this.#identities.delete(name)
   }
-}
-
-function isResponder(peer: Peer, localIndex: number): boolean {
-  for (const session of [peer.current, peer.previous, peer.next])
-    if (session?.localIndex === localIndex) return !session.initiator
-  return false
 }
 
 /** Towards a godwit, and where keepalives are asked for, the session is kept up without waiting for data. */

@@ -6,7 +6,7 @@ import { GodwitError } from '../../core/errors.ts'
 import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 import type { Frame } from '../control.ts'
 import type { TunnelEvent } from './api.ts'
-import { KEY_RETRY } from './constants.ts'
+import { KEY_INTERVAL, KEY_RETRY, KEY_STORE_TIME } from './constants.ts'
 import { type Identity, remoteKey } from './noise.ts'
 import { Deadline, type KeyPair, type Peer } from './peer.ts'
 
@@ -22,6 +22,8 @@ export interface KeyHost {
   emit(event: TunnelEvent): void
   /** Sends a frame on the best path; false when there is none. */
   send(peer: Peer, frame: Frame, now: number): boolean
+  /** Only the session that was established last stays. */
+  endOtherSessions(peer: Peer): void
   /** New handshake now. */
   hurry(peer: Peer, now: number): void
 }
@@ -65,15 +67,25 @@ export class KeyReplacement {
     this.#host.hurry(peer, now)
   }
 
-  /** Anchor: a host offers a fresh key in an authenticated session. */
-  offered(peer: Peer, publicKey: Uint8Array, now: number): void {
+  /**
+   * Anchor: a host offers a fresh key in an authenticated session. Returns the acknowledgement when it is kept already. Else
+   * the owner is asked to store it: one key at a time, one a minute, a usable one, and for an invitation's key the first
+   * that was stored and no other, since whoever offered that one is who was invited.
+   */
+  offered(peer: Peer, publicKey: Uint8Array, now: number): Frame | undefined {
     const { crypto } = this.#host
-    const known = [peer.keys.remote, peer.nextRemote].some(
+    const isKnown = [peer.keys.remote, peer.nextRemote].some(
       (key) => key !== undefined && crypto.equal(key.publicKey, publicKey),
     )
-    if (known) this.#host.send(peer, { type: 'key-replaced', publicKey }, now)
-    else if (this.#host.peerByKey(publicKey) === undefined)
-      this.#host.emit({ type: 'key-offered', peer: peer.index, publicKey })
+    if (isKnown) return { type: 'key-replaced', publicKey }
+    if (peer.config.invited === true && peer.nextRemote !== undefined) return undefined
+    if (now - peer.keyStoredAt < KEY_INTERVAL || now - peer.keyOfferedAt < KEY_STORE_TIME) return undefined
+    if (this.#host.peerByKey(publicKey) !== undefined) return undefined
+    peer.keyOfferedAt = now
+    if (crypto.equal(peer.keys.own.publicKey, publicKey)) return undefined
+    if (remoteKey(crypto, peer.keys.own, publicKey) === undefined) return undefined
+    this.#host.emit({ type: 'key-offered', peer: peer.index, publicKey })
+    return undefined
   }
 
   /** Anchor: the fresh key is on disk. */
@@ -82,6 +94,7 @@ export class KeyReplacement {
     if (holder !== undefined && holder !== peer)
       throw new GodwitError('PEER_EXISTS', 'another peer has this public key')
     if (holder === undefined) this.expect(peer, publicKey)
+    peer.keyStoredAt = now
     this.#host.send(peer, { type: 'key-replaced', publicKey }, now)
   }
 
@@ -111,6 +124,9 @@ export class KeyReplacement {
     if (peer.nextRemote !== undefined && keys.remote === peer.nextRemote) {
       peer.keys = keys
       peer.nextRemote = undefined
+      // Others may hold the invitation: what was agreed with its key ends.
+      if (peer.config.invited === true) this.#host.endOtherSessions(peer)
+      peer.config = { ...peer.config, invited: false }
       this.#host.reindex(peer)
       this.#host.emit({ type: 'key-confirmed', peer: peer.index, publicKey: keys.remote.publicKey })
     }

@@ -1,6 +1,6 @@
 /**
  * Paths: opening, announcing, accepting, watching, giving up, closing, roaming (docs/wire/tunnel.md). One end of each path
- * opened it (`local`) and announces it; the other learns it. Towards stock peers a path is just an endpoint.
+ * opened it (`local`) and announces it; the other learns it once its address is proven (proofs.ts). Towards stock peers a path is just an endpoint.
  */
 import {
   EADDRNOTAVAIL,
@@ -22,8 +22,9 @@ import {
 } from './api.ts'
 import { Closes, openCloseFrames } from './closes.ts'
 import * as K from './constants.ts'
-import { keepEndpoint, Path, sameEndpoint } from './path.ts'
+import { keepEndpoint, Path, sameAddress, sameEndpoint } from './path.ts'
 import { Deadline, type Peer, reported } from './peer.ts'
+import { type Candidate, Proofs } from './proofs.ts'
 import { StockWatch } from './stock.ts'
 import { PathWatch } from './watch.ts'
 
@@ -43,6 +44,8 @@ export interface MultipathHost {
   emit(event: TunnelEvent): void
   /** A fresh message 1 over these paths now: who answers is there. */
   check(peer: Peer, paths: readonly Path[], now: number): void
+  /** A message 1 to this address alone: its answer proves it. */
+  ask(peer: Peer, remote: Endpoint, socket: number, now: number): void
   /** Handshake now, unless one is under way. */
   connect(peer: Peer, now: number): void
   /** The handshake under way should also try this path; false when none is. */
@@ -61,6 +64,7 @@ export class Multipath {
   readonly #measureInterval: number | undefined
   readonly #bySlot = new Map<number, Path>()
   readonly watch: PathWatch
+  readonly proofs: Proofs
   readonly #stock: StockWatch
   readonly #closes: Closes
 
@@ -83,11 +87,13 @@ export class Multipath {
       sendBody: (peer: Peer, path: Path, body: Uint8Array, now: number) =>
         this.sendBody(peer, path, body, now),
       setState: (path: Path, state: PathState) => this.#setState(path, state),
-      accept: (peer: Peer, path: Path, now: number) => this.#accept(peer, path, now),
+      askAgain: (peer: Peer, path: Path, bytes: number, now: number) =>
+        this.#askAgain(peer, path, bytes, now),
       goDown: (peer: Peer, path: Path, reason: CloseReason, now: number, after: number) =>
         this.#goDown(peer, path, reason, now, after),
     }
     this.watch = new PathWatch(parts, owner)
+    this.proofs = new Proofs(parts.transmit, parts.random)
     this.#closes = new Closes(parts.paths, owner.send)
     this.#stock = new StockWatch(parts, {
       setState: owner.setState,
@@ -144,6 +150,7 @@ export class Multipath {
   /** No session is left. */
   sessionLost(peer: Peer, now: number): void {
     peer.deadlines[Deadline.hello] = NEVER
+    peer.candidates = []
     for (const path of [...peer.paths]) {
       path.assessAt = NEVER
       path.announceAt = NEVER
@@ -235,10 +242,17 @@ export class Multipath {
     return peer.pathInUse((path) => this.#parts.paths.counters(path.slot).lastSentAt, except)
   }
 
-  /** The peer said HELLO in the session with this local index. Returns whether it had restarted. */
-  heardHello(peer: Peer, hello: Frame & { type: 'hello' }, localIndex: number, now: number): boolean {
+  /** The peer said HELLO in the session with this local index. False for one that was held back and says nothing any more. */
+  heardHello(
+    peer: Peer,
+    hello: Frame & { type: 'hello' },
+    localIndex: number,
+    newest: boolean,
+    now: number,
+  ): boolean {
     const features = (hello.features & (this.#hello as Frame & { type: 'hello' }).features) >>> 0
     const restarted = !Number.isNaN(peer.instance) && peer.instance !== hello.instance
+    if (restarted && !newest) return false
     const first = peer.helloSession !== localIndex
     const discovered = !peer.godwit
     peer.instance = hello.instance
@@ -249,7 +263,7 @@ export class Multipath {
     this.#parts.sessions.setForm(peer.index, (features & Feature.multipathAes) !== 0 ? 'godwit' : 'stock')
     if (restarted) {
       peer.generations.clear()
-      peer.doubted.clear()
+      peer.candidates = []
       peer.closes = []
     }
     if (restarted || discovered) {
@@ -268,7 +282,7 @@ export class Multipath {
     }
     if (first) this.#host.emit({ type: 'hello', peer: peer.index, features, mtu: hello.mtu, restarted })
     this.#host.changed(peer)
-    return restarted
+    return true
   }
 
   helloFrame(): Frame {
@@ -276,56 +290,113 @@ export class Multipath {
   }
 
   /**
-   * PATH_ANNOUNCE from the peer, in the datagram with this counter. Returns the path to accept it on, undefined to ignore.
+   * PATH_ANNOUNCE from the peer. Returns what is to be answered on: the path when it is known there, else the candidate that
+   * has to prove the address first; undefined to ignore it.
    */
   heardAnnounce(
     peer: Peer,
     frame: Frame & { type: 'path-announce' },
     from: Endpoint,
     socket: number,
-    session: number,
-    counter: number,
+    newest: boolean,
     now: number,
-  ): Path | undefined {
-    if (frame.pathId === 0) return undefined
-    const existing = peer.path(frame.pathId)
-    if (existing?.local === true) return undefined
-    const known = peer.generations.get(frame.pathId) ?? 0
-    if (frame.generation < known) return undefined
-    if (existing !== undefined && frame.generation === existing.generation && existing.socket === socket) {
-      if (existing.announceSession === session && counter < existing.announceCounter) return undefined
-      existing.announceSession = session
-      existing.announceCounter = counter
-      if (!sameEndpoint(existing.remote, from)) this.#move(peer, existing, from, now)
-      if (existing.state.name !== 'validating') this.#accept(peer, existing, now)
+  ): Path | Candidate | undefined {
+    const { pathId, generation, mtu } = frame
+    if (pathId === 0) return undefined
+    const existing = peer.path(pathId)
+    if (existing?.local === true || generation < (peer.generations.get(pathId) ?? 0)) return undefined
+    if (existing?.usable === true && generation === existing.generation && existing.socket === socket) {
+      if (!sameEndpoint(existing.remote, from))
+        return newest && existing.moves.has(now)
+          ? this.proofs.expect(peer, pathId, from, socket, undefined, now)
+          : undefined
+      this.#accept(peer, existing, now)
       return existing
     }
-    peer.generations.set(frame.pathId, frame.generation)
-    const limit = Math.min(this.#maxMtu, frame.mtu === 0 ? this.#maxMtu : frame.mtu)
-    const path = this.#open(peer, frame.pathId, socket, from, false, limit, now)
-    path.generation = frame.generation
-    path.announceSession = session
-    path.announceCounter = counter
-    // One that was silent has to show that it works both ways, unless there is nothing else.
-    const doubtful = peer.doubted.has(frame.pathId) && peer.bestPath() !== undefined
-    if (doubtful) this.#setState(path, { name: 'validating', since: now, tries: 0 })
-    else this.#accept(peer, path, now)
+    if (!peer.opens.has(now)) return undefined
+    const candidate = this.proofs.expect(peer, pathId, from, socket, { generation, mtu }, now)
+    // Nothing else works, and it received there just now: it is not kept waiting for another round trip.
+    const at = peer.bestPath() === undefined ? this.proofs.provenAt(peer, from, socket, now) : undefined
+    return at === undefined || !peer.opens.take(now) ? candidate : this.#learn(peer, candidate, at, now)
+  }
+
+  /** PATH_RESPONSE: an address has proven itself. Returns the path that has it from now on. */
+  heardResponse(
+    peer: Peer,
+    token: Uint8Array,
+    from: Endpoint,
+    socket: number,
+    newest: boolean,
+    now: number,
+  ): Path | undefined {
+    const proven = this.proofs.answered(peer, token, from, socket, now)
+    if (proven === undefined) return undefined
+    const path = peer.path(proven.pathId)
+    if (proven.announced !== undefined) {
+      const { generation } = proven.announced
+      if (path?.local === true || generation < (peer.generations.get(proven.pathId) ?? 0)) return undefined
+      return peer.opens.take(now) ? this.#learn(peer, proven, now, now) : undefined
+    }
+    if (path === undefined || path.socket !== proven.socket) return undefined
+    if (sameEndpoint(path.remote, proven.remote)) {
+      path.provenAt = now
+      if (!path.usable) this.#accept(peer, path, now)
+      return path
+    }
+    // A path that lives is moved by the newest word of its peer only.
+    if (!newest || !path.moves.take(now)) return undefined
+    this.#move(peer, path, proven.remote, now)
+    return path
+  }
+
+  /** A path of the peer's that was given up has brought something again, or its proof is old: asks for a fresh one. */
+  #askAgain(peer: Peer, path: Path, bytes: number, now: number): void {
+    if (!path.usable && now - path.provenAt < K.PROOF_EXPIRY && peer.bestPath() === undefined) {
+      this.#accept(peer, path, now)
+      return
+    }
+    const candidate = this.proofs.expect(peer, path.pathId, path.remote, path.socket, undefined, now)
+    this.ask(peer, candidate, [], bytes, now)
+  }
+
+  /** A path of the peer's, at an address that it has proven. Takes the place of what had its name before. */
+  #learn(peer: Peer, candidate: Candidate, provenAt: number, now: number): Path {
+    const { pathId, remote, socket, announced } = candidate
+    const { generation, mtu } = announced ?? { generation: 0, mtu: 0 }
+    this.proofs.forget(peer, candidate)
+    peer.generations.set(pathId, generation)
+    this.#makeRoom(peer, pathId, now)
+    const limit = Math.min(this.#maxMtu, mtu === 0 ? this.#maxMtu : mtu)
+    const path = this.#open(peer, pathId, socket, remote, false, limit, now)
+    path.generation = generation
+    path.provenAt = provenAt
+    this.#accept(peer, path, now)
     for (const old of [...peer.paths]) {
       if (old === path || old.local) continue
       if (old.pathId === 0) this.#close(peer, old)
-      else if (old.pathId === path.pathId && old.state.name !== 'closing') {
-        const target = path.usable ? path : peer.bestPath(old)
-        if (target !== undefined) this.#resend(old, target, old.monitor.remoteHighest)
+      else if (old.pathId === pathId && old.state.name !== 'closing') {
+        this.#resend(old, path, old.monitor.remoteHighest)
         this.#close(peer, old)
       }
     }
     return path
   }
 
-  /** PATH_ACCEPT: the path is up. */
-  heardAccept(peer: Peer, frame: Frame & { type: 'path-accept' }, now: number): void {
+  /** A peer that has all the paths it may have loses its own: one that does not work, else the one silent longest. */
+  #makeRoom(peer: Peer, pathId: number, now: number): void {
+    const own = peer.paths.filter((path) => !path.local && path.pathId !== pathId)
+    if (own.length < K.PATHS_MAX) return
+    const heardAt = (path: Path) =>
+      path.usable ? this.#parts.paths.counters(path.slot).lastReceivedAt : Number.NEGATIVE_INFINITY
+    const victim = own.reduce((a, b) => (heardAt(b) < heardAt(a) ? b : a))
+    if (victim.state.name !== 'closing') this.#closes.queue(peer, victim, CloseReason.removed, now)
+    this.#close(peer, victim)
+  }
+
+  /** PATH_ACCEPT: the path is up. Returns it if a probe is to show the other end that its answer has arrived. */
+  heardAccept(peer: Peer, frame: Frame & { type: 'path-accept' }, now: number): Path | undefined {
     const path = peer.path(frame.pathId)
-    if (path === undefined || !path.local || path.generation !== frame.generation) return
+    if (path === undefined || !path.local || path.generation !== frame.generation) return undefined
     const fresh = path.announceAt < NEVER
     path.announceAt = NEVER
     if (path.tries === 1) path.monitor.rttSample(now - path.announcedAt)
@@ -339,17 +410,9 @@ export class Multipath {
         address: frame.observed,
       })
     }
-    if (!path.usable || fresh) {
-      this.#accept(peer, path, now)
-      this.watch.probe(peer, path, now) // shows the other end that its answer arrived
-    }
-  }
-
-  /** A probe came on a path: whoever sent it has our answer to the announcement. */
-  heardOn(peer: Peer, path: Path, now: number): void {
-    if (path.local) return
-    peer.doubted.delete(path.pathId)
-    if (path.state.name === 'validating') this.#accept(peer, path, now)
+    if (path.usable && !fresh) return undefined
+    this.#accept(peer, path, now)
+    return path
   }
 
   /** PATH_CLOSE from the peer; `via` is the path it came on, `session` the local index of the one it came in. */
@@ -361,14 +424,18 @@ export class Multipath {
     now: number,
   ): void {
     const path = peer.path(frame.pathId)
+    if (path === undefined) {
+      // Given up before it was there: an announcement that was held back opens it no more.
+      const next = Math.max(frame.generation + 1, peer.generations.get(frame.pathId) ?? 0)
+      if (frame.pathId !== 0) peer.generations.set(frame.pathId, next)
+    }
     if (path === undefined || path === via || frame.generation < path.generation) return
     const after = reported(peer, session, frame.highestCounter)
     if (path.local) {
       if (frame.generation === path.generation) this.#goDown(peer, path, CloseReason.remote, now, after)
       return
     }
-    peer.generations.set(path.pathId, Math.max(frame.generation, path.generation))
-    if (frame.reason === CloseReason.silent) peer.doubted.add(path.pathId)
+    peer.generations.set(path.pathId, frame.generation + 1)
     const target = via?.usable === true ? via : peer.bestPath(path)
     this.#setState(path, { name: 'closing', since: now, reason: CloseReason.remote })
     if (target !== undefined) {
@@ -382,34 +449,76 @@ export class Multipath {
   }
 
   /** See `SlowPath.handleRoaming`. */
-  roam(peer: Peer, pathId: number, from: Endpoint, socket: number, now: number): number {
+  roam(peer: Peer, pathId: number, from: Endpoint, socket: number, bytes: number, now: number): number {
+    if (pathId === 0 && peer.expectsGodwit) return -1
+    if (pathId === 0 && provenByHandshake(peer, from, socket, now))
+      return this.#haveStock(peer, from, socket, now).slot
+    const candidate =
+      this.proofs.at(peer, from, socket, now) ?? this.#expectMove(peer, pathId, from, socket, now)
+    if (candidate !== undefined) this.ask(peer, candidate, [], bytes, now)
+    return -1
+  }
+
+  /** The candidate for a new remote of a path that is there, or of a stock peer; undefined when none is to be tried. */
+  #expectMove(
+    peer: Peer,
+    pathId: number,
+    from: Endpoint,
+    socket: number,
+    now: number,
+  ): Candidate | undefined {
     if (pathId !== 0) {
       const path = peer.path(pathId)
-      if (path === undefined || path.socket !== socket) return -1
-      this.#move(peer, path, from, now)
-      return path.slot
+      if (path === undefined || path.socket !== socket || !path.moves.has(now)) return undefined
     }
-    if (peer.expectsGodwit) return -1
+    return this.proofs.expect(peer, pathId, from, socket, undefined, now)
+  }
+
+  /** `bytes` have come from a candidate: sends it the answers and the question for its proof, as far as it may get them. */
+  ask(peer: Peer, candidate: Candidate, answers: readonly Frame[], bytes: number, now: number): void {
+    candidate.received += bytes
+    if (candidate.pathId !== 0) this.proofs.ask(peer, candidate, answers, now)
+    else if (now - peer.stockAskedAt >= K.STOCK_PROOF_RETRY && this.proofs.allowsInitiation(candidate)) {
+      peer.stockAskedAt = now
+      this.#host.ask(peer, candidate.remote, candidate.socket, now)
+    }
+  }
+
+  /** The source of a control payload is unknown: who has to prove it; undefined when it is not to be asked. */
+  candidateAt(
+    peer: Peer,
+    pathId: number,
+    from: Endpoint,
+    socket: number,
+    newest: boolean,
+    now: number,
+  ): Candidate | undefined {
+    const known = this.proofs.at(peer, from, socket, now)
+    if (known !== undefined || !newest || pathId === 0) return known
+    return this.#expectMove(peer, pathId, from, socket, now)
+  }
+
+  /** A stock peer, or one that has not said yet what it is, has proven that it receives there. */
+  #haveStock(peer: Peer, from: Endpoint, socket: number, now: number): Path {
+    peer.candidates = peer.candidates.filter((each) => each.pathId !== 0)
     const path = peer.paths.find((each) => each.socket === socket && each.state.name !== 'closing')
     if (path !== undefined) {
-      this.#move(peer, path, from, now)
-      return path.slot
+      if (!sameEndpoint(path.remote, from)) this.#move(peer, path, from, now)
+      return path
     }
     const opened = this.#open(peer, 0, socket, from, false, this.#maxMtu, now)
     if (peer.current !== undefined || peer.next !== undefined)
       this.#setState(opened, { name: 'up', since: now })
     for (const old of [...peer.paths]) if (old !== opened && old.pathId === 0) this.#close(peer, old)
-    return opened.slot
+    return opened
   }
 
-  /** A handshake message of a stock peer came from there: its endpoint is where it speaks from (paper §6.5). */
-  heardFrom(peer: Peer, from: Endpoint, socket: number, now: number): void {
+  /** A handshake message of a stock peer came from there: its endpoint is where it speaks from (paper §6.5), once proven. */
+  heardFrom(peer: Peer, from: Endpoint, socket: number, proven: boolean, now: number): void {
     if (peer.expectsGodwit) return
     const known = peer.paths.find((path) => path.socket === socket && sameEndpoint(path.remote, from))
-    const path = known ?? peer.paths.find((each) => each.socket === socket)
-    if (path === undefined) return
-    if (known === undefined) this.#move(peer, path, from, now)
-    this.#stock.answered(path, now)
+    if (known !== undefined) this.#stock.answered(known, now)
+    else if (proven) this.#stock.answered(this.#haveStock(peer, from, socket, now), now)
   }
 
   /** Everything of this peer's paths that is due. `late`: this end was held up so long. */
@@ -536,6 +645,7 @@ export class Multipath {
     const evidence = path.monitor.evidence(now)
     this.#setState(path, { name: 'down', since: now, reason, evidence })
     path.assessAt = NEVER
+    path.receivedBefore = this.#parts.paths.counters(path.slot).receivedBytes
     if (reason !== CloseReason.remote) this.#closes.queue(peer, path, reason, now)
     this.#moveLost(peer, path, after)
     if (path.local) {
@@ -609,12 +719,15 @@ export class Multipath {
   }
 
   #move(peer: Peer, path: Path, to: Endpoint, now: number): void {
+    const sameHost = sameAddress(path.remote, to)
+    path.provenAt = now
     path.remote = keepEndpoint(to)
     path.cookie = undefined
     this.#parts.paths.setRemote(path.slot, path.remote)
     this.#host.emit({ type: 'remote', peer: peer.index, slot: path.slot, remote: path.remote })
     if (peer.godwit && path.usable) {
-      path.mtu.restart(path.mtuLimit, now)
+      // Another port of the same NAT is no other way.
+      if (!sameHost) path.mtu.restart(path.mtuLimit, now)
       this.watch.probe(peer, path, now)
       this.#host.changed(peer)
     }
@@ -635,4 +748,13 @@ export class Multipath {
     path.state = state
     this.#host.emit({ type: 'path', peer: path.peer, path: path.view(), from })
   }
+}
+
+/** A fresh session of the peer's making was answered there and nowhere else: what comes in it from there is the proof. */
+function provenByHandshake(peer: Peer, from: Endpoint, socket: number, now: number): boolean {
+  const { current } = peer
+  const answered = current?.answered
+  if (current === undefined || answered === undefined || !answered.alone) return false
+  if (now - current.createdAt > K.HANDSHAKE_PROOF) return false
+  return answered.socket === socket && sameEndpoint(answered.remote, from)
 }

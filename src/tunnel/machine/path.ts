@@ -1,8 +1,10 @@
 /**
  * One path of a peer as the machine keeps it: its names, its state, what measures it and when it wants attention.
  */
+import { TokenBucket } from '../../core/token-bucket.ts'
 import type { Endpoint } from '../seam.ts'
 import type { PathState, PathView } from './api.ts'
+import { MOVES_BURST, MOVES_INTERVAL } from './constants.ts'
 import type { Cookie } from './cookies.ts'
 import { ANCHOR_TUNING, HOST_TUNING, type MonitorTuning, PathMonitor } from './monitor.ts'
 import { MtuSearch } from './mtu.ts'
@@ -43,9 +45,6 @@ export class Path {
   announceAt = NEVER
   tries = 0
   announcedAt = 0
-  /** Session and counter of the announcement that was acted on last, at the learning end. */
-  announceSession = -1
-  announceCounter = -1
   /** Monitor: when to assess; NEVER while it is not usable. */
   assessAt = NEVER
   /** Closing: when the slot is given back at the latest. Remote and down: when it is forgotten. */
@@ -62,6 +61,12 @@ export class Path {
     checks: 0,
     checkAt: 0,
   }
+  /** When the peer last showed that it receives at the remote; of interest where the peer opened the path. */
+  provenAt = 0
+  /** Bytes received on it until it was given up. */
+  receivedBefore = 0
+  /** Changes of its remote that may still be tried. */
+  readonly moves = new TokenBucket(1000 / MOVES_INTERVAL, MOVES_BURST)
   /** Time of the last `quality` event. */
   reportedAt = 0
   /** Counters above this are still to be sent again on another path; NaN when nothing is. */
@@ -125,7 +130,12 @@ function withMeasureInterval(tuning: MonitorTuning, measureInterval: number): Mo
 }
 
 export function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
-  if (a.port !== b.port || a.address.length !== b.address.length) return false
+  return a.port === b.port && sameAddress(a, b)
+}
+
+/** Whatever their ports. */
+export function sameAddress(a: Endpoint, b: Endpoint): boolean {
+  if (a.address.length !== b.address.length) return false
   if ((a.scope ?? 0) !== (b.scope ?? 0)) return false
   for (let i = 0; i < a.address.length; i++) if (a.address[i] !== b.address[i]) return false
   return true

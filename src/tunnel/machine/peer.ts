@@ -1,10 +1,14 @@
 /**
  * A peer as the machine keeps it: keys, sessions, deadlines and paths.
  */
+import { TokenBucket } from '../../core/token-bucket.ts'
 import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
+import type { Endpoint } from '../seam.ts'
 import type { AllowedIp, Dialect, PeerConfig, PeerView } from './api.ts'
+import * as K from './constants.ts'
 import { type HandshakeState, type Identity, type RemoteKey, ZERO_KEY } from './noise.ts'
 import type { Path } from './path.ts'
+import type { Candidate } from './proofs.ts'
 
 export interface Session {
   readonly localIndex: number
@@ -12,6 +16,15 @@ export interface Session {
   /** This end sent message 1. */
   readonly initiator: boolean
   readonly createdAt: number
+  /** Responder: where the handshake was answered. */
+  readonly answered?: AnsweredAt
+}
+
+/** Where message 2 of a session was sent. Alone there: whoever has the session's keys has received it there. */
+export interface AnsweredAt {
+  readonly remote: Endpoint
+  readonly socket: number
+  alone: boolean
 }
 
 /** Own and remote static key of one handshake. */
@@ -27,6 +40,8 @@ export interface PendingHandshake {
   readonly message: Uint8Array
   /** Cookies are sealed with it. */
   readonly mac1: Uint8Array
+  /** Where it was sent, each once. */
+  readonly sentTo: { readonly remote: Endpoint; readonly socket: number }[]
 }
 
 /** The deadlines of a peer; Infinity when not set. Indexes into `deadlines`. */
@@ -71,6 +86,9 @@ export class Peer {
   oldKeys: KeyPair | undefined
   /** Anchor: the peer's fresh key, accepted beside the old one. */
   nextRemote: RemoteKey | undefined
+  /** Anchor: when the owner was last asked to store a fresh key, and when it had stored one. */
+  keyOfferedAt = Number.NEGATIVE_INFINITY
+  keyStoredAt = Number.NEGATIVE_INFINITY
 
   previous: Session | undefined
   current: Session | undefined
@@ -107,10 +125,16 @@ export class Peer {
   readonly paths: Path[] = []
   /** Generation given last to a path this end announced. */
   generation = 0
-  /** Generations of the peer's paths, closed ones too. */
+  /** By path id: the least generation of the peer's paths that is not over. */
   readonly generations = new Map<number, number>()
-  /** Path ids that the peer gave up for silence: what it announces under them next has to prove both directions. */
-  readonly doubted = new Set<number>()
+  /** Addresses it was heard from that have not proven themselves (proofs.ts). */
+  candidates: Candidate[] = []
+  /** Addresses that it has proven lately, the newest first. */
+  proven: { readonly remote: Endpoint; readonly socket: number; readonly at: number }[] = []
+  readonly opens = new TokenBucket(K.OPENS_RATE, K.OPENS_BURST)
+  readonly control = new TokenBucket(K.CONTROL_RATE, K.CONTROL_BURST)
+  /** Last message 1 that asked a stock peer's address for its proof. */
+  stockAskedAt = Number.NEGATIVE_INFINITY
   closes: OpenClose[] = []
 
   constructor(index: number, config: PeerConfig, keys: KeyPair) {

@@ -19,8 +19,8 @@ export interface WatchHost {
   send(peer: Peer, path: Path, frames: readonly Frame[], now: number): boolean
   sendBody(peer: Peer, path: Path, body: Uint8Array, now: number): boolean
   setState(path: Path, state: PathState): void
-  /** The path is usable from now on. */
-  accept(peer: Peer, path: Path, now: number): void
+  /** The peer is to prove anew that it receives at the path's remote, from where so many bytes have come meanwhile. */
+  askAgain(peer: Peer, path: Path, bytes: number, now: number): void
   /** The path is dead; what was sent on it with counters above `after` is lost. */
   goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void
 }
@@ -34,14 +34,14 @@ export class PathWatch {
     this.#host = host
   }
 
-  /** `session`: the local index of the one that the frame came in. */
+  /** `session`: the local index of the one that the frame came in. Returns the answer to a probe. */
   heardProbe(
     peer: Peer,
     path: Path,
     frame: Frame & { type: 'probe' | 'echo' },
     session: number,
     now: number,
-  ): void {
+  ): Frame | undefined {
     const highest = reported(peer, session, frame.highestCounter)
     if (frame.type === 'echo') {
       path.monitor.echoReceived(frame.sequence, frame.time, frame.received, highest, now)
@@ -59,12 +59,12 @@ export class PathWatch {
           receivedBytes,
         })
       }
-      return
+      return undefined
     }
     path.monitor.reportReceived(frame.received, highest, now, frame.time)
     if (path.monitor.stalled && path.usable) path.assessAt = now
     const counters = this.#parts.paths.counters(path.slot)
-    const echo: Frame = {
+    return {
       ...frame,
       type: 'echo',
       received: counters.receivedPackets >>> 0,
@@ -72,7 +72,6 @@ export class PathWatch {
       arrivedAt: toMicros(now),
       receivedBytes: counters.receivedBytes % 2 ** 32,
     }
-    this.#host.send(peer, path, [echo], now)
   }
 
   heardMtuAck(peer: Peer, path: Path, size: number, now: number): void {
@@ -85,10 +84,19 @@ export class PathWatch {
     const counters = this.#parts.paths.counters(path.slot)
     if (!path.usable) {
       if (path.local || path.state.name !== 'down') return
-      // The peer's word that it lives is its traffic.
-      if (counters.lastReceivedAt > path.state.since) this.#host.accept(peer, path, now)
-      else path.assessAt = now + K.STATE_HOLD
+      // What arrives shows that the peer is back, an answer that it can be reached there.
+      const bytes = counters.receivedBytes - path.receivedBefore
+      if (bytes > 0) this.#host.askAgain(peer, path, bytes, now)
+      path.receivedBefore = counters.receivedBytes
+      path.assessAt = now + K.REVIVE_LOOK
       return
+    }
+    if (!path.local && now - path.provenAt > K.PROOF_REFRESH && now < peer.busyUntil) {
+      if (now - path.provenAt > K.PROOF_EXPIRY) {
+        this.#host.goDown(peer, path, CloseReason.silent, now, path.monitor.remoteHighest)
+        return
+      }
+      this.#host.askAgain(peer, path, K.PROOF_REFRESH_BYTES, now)
     }
     const { monitor } = path
     const result = monitor.assess(counters, now < peer.busyUntil, path.state.name === 'suspect', now)
@@ -131,9 +139,14 @@ export class PathWatch {
 
   /** Sends a probe now. */
   probe(peer: Peer, path: Path, now: number): void {
+    this.#host.send(peer, path, [this.probeFrame(path, now)], now)
+  }
+
+  /** A probe that leaves now. */
+  probeFrame(path: Path, now: number): Frame {
     const counters = this.#parts.paths.counters(path.slot)
     const sequence = path.monitor.probeSent(counters.sentPackets, now)
-    const probe: Frame = {
+    return {
       type: 'probe',
       pathId: path.pathId,
       sequence,
@@ -141,7 +154,6 @@ export class PathWatch {
       received: counters.receivedPackets >>> 0,
       highestCounter: counters.highestCounter,
     }
-    this.#host.send(peer, path, [probe], now)
   }
 
   /** The MTU search of a path wants attention. */

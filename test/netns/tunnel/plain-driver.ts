@@ -140,16 +140,20 @@ export class PlainDriver {
     let slot = this.#slots.findIndex(
       (each) => !each.closed && each.peer === peer && each.socket === socket && same(each.remote, from),
     )
-    if (slot < 0) slot = this.machine.handleRoaming(peer, 0, from, socket, counter, now)
+    const control = packet.length > 1 && packet[0]! >> 4 === 0
+    const exact = slot
+    const size = bytes.length + 28
+    if (slot < 0 && !control) slot = this.machine.handleRoaming(peer, 0, from, socket, size, now)
     const entry = this.#slots[slot]
     if (entry !== undefined) {
       entry.lastReceivedAt = now
       entry.receivedPackets++
     }
-    const control = packet.length > 1 && packet[0]! >> 4 === 0
     if (control) {
       const body = packet.subarray(2)
-      this.machine.handleControl(peer, localIndex, slot, packet[1]!, from, socket, counter, body, now)
+      const pathId = packet[1]!
+      const { machine } = this
+      machine.handleControl(peer, localIndex, exact, pathId, from, socket, counter, true, size, body, now)
     } else if (packet.length === 0) this.keepalives++
     else this.packets.push(packet)
     this.machine.noteTraffic(peer, false, !control && packet.length > 0, true, now)
@@ -223,6 +227,10 @@ export class PlainDriver {
         handshake: (bytes, to, socket) => {
           this.#send(bytes.slice(), to, socket)
           return 0
+        },
+        controlTo: (peer, pathId, remote, socket, body) => {
+          const entry = { ...this.#slots[0]!, peer, pathId, remote, socket, closed: false }
+          return this.#seal(entry, Uint8Array.of(1, pathId, ...body)) >= 0
         },
         control: (slot, body) => {
           const entry = this.#slots[slot]!

@@ -52,10 +52,21 @@ class Bed {
   #anchorReceived = 0
   /** Data each end has sent and received: what tallies tell. */
   readonly counts = { up: 0, upArrived: 0, down: 0, downArrived: 0 }
+  /** Uplink packets that the anchor let not through. */
+  refused = 0
   /** Access that each downlink packet came by, in order of arrival. */
   readonly arrivals: { access: string; at: number }[] = []
 
-  constructor(loss = 0, seed = 1, signalling?: (bed: Bed, events: SignallingEvents) => Signalling) {
+  /** The host has not replaced its invitation's key. */
+  readonly invited: boolean
+
+  constructor(
+    loss = 0,
+    seed = 1,
+    signalling?: (bed: Bed, events: SignallingEvents) => Signalling,
+    invited = false,
+  ) {
+    this.invited = invited
     this.pair = new Pair({
       seed,
       links: [
@@ -116,6 +127,7 @@ class Bed {
       kind: 'godwit',
       publicKey: new Uint8Array(32),
       number: 2,
+      ...(this.invited && { invited: true }),
     })
   }
 
@@ -200,9 +212,11 @@ class Bed {
       const bytes = this.#inFlight.get(sequence)!
       this.counts.upArrived++
       const slot = this.pair.anchorSlot(pathId)
-      assert.ok(
-        this.#anchorForwarder.inbound(bytes, viewOf(bytes), 0, 28, false, hostPeer, slot, counter, now),
+      const passed = this.#anchorForwarder.inbound(
+        ...([bytes, viewOf(bytes), 0, 28, false, hostPeer, slot, counter, now] as const),
       )
+      if (!passed) this.refused++
+      assert.ok(passed || this.invited)
     }
     for (; this.#hostReceived < host.received.length; this.#hostReceived++) {
       const { sequence, pathId, counter, at } = host.received[this.#hostReceived]!
@@ -256,6 +270,24 @@ for (const loss of [0, 0.03]) {
     else assert.ok(record.lost !== null && record.lost > 0, 'what a lossy link loses is counted')
   })
 }
+
+test('whoever holds an invitation gets an address and nothing else: no data either way, no handovers, no tallies', () => {
+  const bed = new Bed(0, 1, undefined, true)
+  const { world, anchor, hostPeer } = bed.pair
+  assert.deepEqual([...bed.host.peerReports()[0]!.v4!], [198, 18, 0, 2])
+  bed.talk(4000, 1000)
+  const before = anchor.slots[bed.pair.anchorSlot(1)]!.sentPackets
+  world.run(1500)
+  assert.equal(bed.refused, bed.counts.upArrived)
+  assert.ok(bed.refused > 100)
+  assert.deepEqual([bed.counts.down, bed.arrivals.length], [0, 0])
+  assert.ok(anchor.slots[bed.pair.anchorSlot(1)]!.sentPackets - before < 60, 'echoes only, no tallies')
+  const publicKey = new Uint8Array(32).fill(1)
+  bed.anchor.handleTunnelEvent({ type: 'key-confirmed', peer: hostPeer, publicKey }, world.now)
+  bed.up(4001)
+  world.run(50)
+  assert.equal(bed.refused, bed.counts.upArrived - 1, 'its own key opens the way')
+})
 
 test('UP-31, D12: a flow that only comes down is moved by the request alone', () => {
   const bed = new Bed()

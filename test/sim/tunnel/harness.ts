@@ -14,7 +14,7 @@ import {
 } from '../../../src/tunnel/machine/index.ts'
 import type { Endpoint, MachineSeam, SessionKeys, TransportForm } from '../../../src/tunnel/seam.ts'
 
-interface Sealed {
+export interface Sealed {
   readonly receiver: number
   readonly key: string
   readonly counter: number
@@ -23,7 +23,7 @@ interface Sealed {
   readonly body: Uint8Array
   readonly size: number
 }
-type Datagram = Uint8Array | Sealed
+export type Datagram = Uint8Array | Sealed
 
 /** One direction of a link. Times in milliseconds, rate in bytes per millisecond. */
 export interface Way {
@@ -181,7 +181,8 @@ interface Slot {
 interface Live extends SessionKeys {
   sent: number
   readonly seen: Set<number>
-  highest: number
+  /** Of installation. */
+  readonly order: number
 }
 
 export interface Socket {
@@ -206,6 +207,9 @@ export class Node {
   #live = new Map<number, Live>()
   #sending = new Map<number, Live>()
   forms = new Map<number, TransportForm>()
+  #installed = 0
+  /** Of each peer: order of the session and counter of the newest datagram that came. */
+  readonly #newest = new Map<number, readonly [number, number]>()
   #ring: { slot: number; at: number; datagram: Sealed }[] = []
   #init: Partial<MachineInit>
   /** Datagrams read only later: this node's thread is held up. */
@@ -226,6 +230,7 @@ export class Node {
     this.slots = []
     this.#live.clear()
     this.#sending.clear()
+    this.#newest.clear()
     this.#ring = []
     this.forms.clear()
     this.stopped = false
@@ -289,6 +294,22 @@ export class Node {
     return true
   }
 
+  /** Seals a payload of one's own making and sends it from `source`, whoever that is; undefined without a session. */
+  forge(
+    peer: number,
+    pathId: number,
+    kind: Sealed['kind'],
+    body: Uint8Array,
+    source: Endpoint,
+    to: Endpoint,
+  ): Sealed | undefined {
+    const session = this.#sending.get(peer)
+    if (session === undefined) return undefined
+    const sealed = this.#seal(session, { peer, pathId }, kind, body, body.length + 62)
+    this.world.deliver(this, source, to, new Link({ delay: 1 }).up, sealed)
+    return sealed
+  }
+
   last<T extends TunnelEvent['type']>(type: T): Extract<TunnelEvent, { type: T }> | undefined {
     return this.all(type).at(-1)
   }
@@ -333,9 +354,10 @@ export class Node {
     }
     const first = session.seen.size === 0
     session.seen.add(sealed.counter)
-    const newest = sealed.counter > session.highest
-    if (newest) session.highest = sealed.counter
     const { peer } = session
+    const [order, highest] = this.#newest.get(peer) ?? [0, -1]
+    const newest = session.order > order || (session.order === order && sealed.counter > highest)
+    if (newest) this.#newest.set(peer, [session.order, sealed.counter])
     if (first) this.machine.handleFirstReceive(peer, session.localIndex, now)
     let slot = this.slots.findIndex(
       (each) =>
@@ -345,8 +367,13 @@ export class Node {
         same(each.remote, from) &&
         (sealed.pathId === 0 || sealed.pathId === each.pathId),
     )
-    if (slot < 0 && newest)
-      slot = this.machine.handleRoaming(peer, sealed.pathId, from, socket, sealed.counter, now)
+    const exact = slot
+    if (slot < 0 && newest && sealed.kind !== 'control')
+      slot = this.machine.handleRoaming(peer, sealed.pathId, from, socket, sealed.size, now)
+    if (slot < 0 && sealed.pathId !== 0)
+      slot = this.slots.findIndex(
+        (each) => !each.closed && each.peer === peer && each.pathId === sealed.pathId,
+      )
     const entry = this.slots[slot]
     if (entry !== undefined) {
       entry.lastReceivedAt = now
@@ -359,11 +386,13 @@ export class Node {
       this.machine.handleControl(
         peer,
         session.localIndex,
-        slot,
+        exact,
         sealed.pathId,
         from,
         socket,
         sealed.counter,
+        newest,
+        sealed.size,
         sealed.body,
         now,
       )
@@ -379,7 +408,13 @@ export class Node {
       this.events.push(event)
   }
 
-  #seal(session: Live, entry: Slot, kind: Sealed['kind'], body: Uint8Array, size: number): Sealed {
+  #seal(
+    session: Live,
+    entry: Pick<Slot, 'peer' | 'pathId'>,
+    kind: Sealed['kind'],
+    body: Uint8Array,
+    size: number,
+  ): Sealed {
     const godwit = this.forms.get(entry.peer) === 'godwit'
     return {
       receiver: session.remoteIndex,
@@ -404,7 +439,10 @@ export class Node {
     const own = this.sockets[socket]!
     const source = own.endpoint
     if (own.link !== undefined) return world.deliver(this, source, to, own.link.up, datagram)
-    const link = world.nodes.flatMap((node) => node.sockets).find((each) => same(each.endpoint, to))?.link
+    // Whatever port a NAT has given it.
+    const link = world.nodes
+      .flatMap((node) => node.sockets)
+      .find((each) => equal(each.endpoint.address, to.address))?.link
     if (link !== undefined) return world.deliver(this, source, to, link.downlink, datagram)
     world.filter(datagram, source, to)
     return 0
@@ -423,7 +461,7 @@ export class Node {
             receiveKey: keys.receiveKey.slice(),
             sent: 0,
             seen: new Set(),
-            highest: -1,
+            order: ++this.#installed,
           })
         },
         useForSending: (index) => {
@@ -489,6 +527,13 @@ export class Node {
       },
       transmit: {
         handshake: (bytes, to, socket) => this.#transmit(socket, to, bytes),
+        controlTo: (peer, pathId, to, socket, body) => {
+          const session = this.#sending.get(peer)
+          if (session === undefined) return false
+          const entry = { peer, pathId }
+          this.#transmit(socket, to, this.#seal(session, entry, 'control', body.slice(), body.length + 62))
+          return true
+        },
         control: (slot, body) => {
           const entry = this.slots[slot]!
           const session = this.#sending.get(entry.peer)
