@@ -251,7 +251,7 @@ export class Sender {
     this.#sessions.sendCounter[session] = counter + 1
     const low = counter >>> 0
     const high = counter > 0xffffffff ? Math.floor(counter / 4294967296) : 0
-    view.setUint32(to, godwit ? MessageType.multipath : MessageType.transport, true)
+    view.setUint32(to, godwit ? MULTIPATH : TRANSPORT, true)
     view.setUint32(to + RECEIVER, this.#sessions.remoteIndex[session]!, true)
     view.setUint32(to + COUNTER, low, true)
     view.setUint32(to + COUNTER + 4, high, true)
