@@ -6,7 +6,7 @@
  * costs as much as two look-ups.
  */
 import { randomBytes } from 'node:crypto'
-import { HostForwarder } from '../src/anchoring/forwarders/host.ts'
+import { HostForwarder, REPORTED } from '../src/anchoring/forwarders/host.ts'
 import { FIRST_POLICY } from '../src/anchoring/machine/policies.ts'
 import { FlowKey } from '../src/anchoring/tables/flow-key.ts'
 import { Paft } from '../src/anchoring/tables/paft.ts'
@@ -79,13 +79,14 @@ class Filled {
     })
     this.#host.associate(0, VIPA, undefined)
     this.#host.defaultTid = localTid
+    this.#host.bind(FIRST_POLICY, localTid)
     const scratch = new DataView(new ArrayBuffer(HEADERS))
     for (let row = 0; row < rows; row++) {
       writeHeaders(scratch, 0, row)
       this.#key.read(scratch, 0, HEADERS, true)
       this.#key.hash()
       if (this.#paft.find(this.#key) < 0)
-        this.#paft.setOwner(this.#paft.insert(this.#key, localTid, 0, 0), FIRST_POLICY, 0)
+        this.#paft.setOwner(this.#paft.insert(this.#key, REPORTED, 0, 0), FIRST_POLICY, 0)
     }
     this.#paft.settle()
     this.#packets = { active: this.#draw(Math.min(rows, ACTIVE), seed), uniform: this.#draw(rows, seed) }

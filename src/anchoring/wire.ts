@@ -65,7 +65,9 @@ export type Signal =
       readonly transaction: number
       /** The tunnel to move to, as both ends call it. */
       readonly unTid: number
-      /** Empty: every flow of the association, and the default. */
+      /** What the host moves together; 0 is all that it has not named, `all` everything and what comes later. */
+      readonly group: number | 'all'
+      /** Flows that belong to the group from now on. */
       readonly flows: readonly FlowTuple[]
     }
   | {
@@ -90,6 +92,10 @@ export type Signal =
       readonly received: number
     }
 
+const EVERYTHING = 0xffff
+/** Groups that a host may name. */
+export const MOST_GROUP_NUMBERS = 4096
+
 /** Flows that fit a control payload of 1,200 bytes even if all are IPv6. */
 export const MOST_FLOWS = 30
 const ADDRESS4 = 4
@@ -106,6 +112,7 @@ export function byteLength(signal: Signal): number {
     case FrameType.ASSOCIATION_RESPONSE:
       return 5 + ADDRESS4 + ADDRESS6
     case FrameType.HANDOVER_REQUEST:
+      return 7 + flowsLength(signal.flows)
     case FrameType.SET_MODE_REQUEST:
       return 5 + flowsLength(signal.flows)
     case FrameType.HANDOVER_RESPONSE:
@@ -130,7 +137,8 @@ export function encode(signal: Signal): Uint8Array {
       break
     case FrameType.HANDOVER_REQUEST:
       out[4] = signal.unTid
-      putFlows(out, view, 5, signal.flows)
+      view.setUint16(5, signal.group === 'all' ? EVERYTHING : signal.group)
+      putFlows(out, view, 7, signal.flows)
       break
     case FrameType.SET_MODE_REQUEST:
       out[4] = signal.static ? 1 : 0
@@ -171,11 +179,13 @@ export function decode(type: number, body: Uint8Array): Decoded<Signal> {
         v6: body.slice(5 + ADDRESS4, 5 + ADDRESS4 + ADDRESS6),
       })
     case FrameType.HANDOVER_REQUEST: {
-      if (body.length < 5) return malformed('handover request cut short')
-      const flows = getFlows(body, view, 5)
-      return typeof flows === 'string'
-        ? malformed(flows)
-        : decoded({ type, transaction, unTid: body[4]!, flows })
+      if (body.length < 7) return malformed('handover request cut short')
+      const number = view.getUint16(5)
+      if (number !== EVERYTHING && number >= MOST_GROUP_NUMBERS) return malformed(`group ${number}`)
+      const flows = getFlows(body, view, 7)
+      if (typeof flows === 'string') return malformed(flows)
+      const group = number === EVERYTHING ? 'all' : number
+      return decoded({ type, transaction, unTid: body[4]!, group, flows })
     }
     case FrameType.SET_MODE_REQUEST: {
       if (body.length < 5) return malformed('set-handover-mode request cut short')

@@ -9,15 +9,27 @@
 import { LpmTable, type Prefix } from '../../core/address.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import { FlowKey, type FlowTuple } from '../tables/flow-key.ts'
-import { newer, orderOf, orderWithin, refreshed } from '../tables/order.ts'
+import { newer, orderLike, orderOf, orderWithin, refreshed } from '../tables/order.ts'
 import type { IdleTimes, Paft } from '../tables/paft.ts'
-import type { TunnelTable } from '../tables/tunnels.ts'
+import type { Groups } from '../tables/groups.ts'
+import { type TunnelTable, tidOf } from '../tables/tunnels.ts'
 
 const NOBODY = -1
+/** Rows of one host: those beyond take the place of its own. */
+const MOST_ROWS_OF_HOST = 1 << 17
+/** TCP: FIN, SYN, RST, and where the flags stand. */
+const TCP = 6
+const ENDS = 7
+const TCP_FLAGS = 13
+/** Group of a host's flows that it has not named (docs/wire/anchoring.md). */
+const UNNAMED = 0
 
 export interface AnchorForwarderInit {
   readonly paft: Paft
   readonly tunnels: TunnelTable
+  readonly groups: Groups
+  /** The most rows of one host; default an eighth of a million. */
+  readonly rowsOfHost?: number
   /** Network address of the IPv4 pool, as a number, and how many numbers it has (pool.ts). */
   readonly v4Base: number
   readonly numbers: number
@@ -29,6 +41,8 @@ export interface AnchorForwarderInit {
 export class AnchorForwarder implements Forwarder {
   readonly #paft: Paft
   readonly #tunnels: TunnelTable
+  readonly #groups: Groups
+  readonly #rowsOfHost: number
   readonly #base: number
   readonly #p0: number
   readonly #p1: number
@@ -57,6 +71,8 @@ export class AnchorForwarder implements Forwarder {
   constructor(init: AnchorForwarderInit) {
     this.#paft = init.paft
     this.#tunnels = init.tunnels
+    this.#groups = init.groups
+    this.#rowsOfHost = init.rowsOfHost ?? MOST_ROWS_OF_HOST
     this.#base = init.v4Base
     this.#peerOf = new Int32Array(init.numbers).fill(NOBODY)
     const six = new DataView(init.v6Prefix.buffer, init.v6Prefix.byteOffset, 12)
@@ -124,9 +140,10 @@ export class AnchorForwarder implements Forwarder {
     key.hash()
     const row = this.#paft.findLikely(key)
     if (row >= 0) {
-      const tid = this.#paft.tidAt(row)
-      if (this.#tunnels.peerOf[tid] === peer) {
-        const slot = this.#tunnels.slotOf[tid]!
+      const group = this.#paft.groupAt(row)
+      if (key.protocol === TCP) this.#noteFlags(view, at, length, row, false)
+      if (this.#groups.peerOf[group] === peer) {
+        const slot = this.#tunnels.slotOf[this.#groups.tunnelOf[group]!]!
         if (slot >= 0) {
           this.#paft.touch(row, now)
           return slot
@@ -156,8 +173,9 @@ export class AnchorForwarder implements Forwarder {
       this.held++
       return false
     }
-    const tid = slot < 0 ? 0 : this.#tunnels.tidOf[slot]!
-    if (!(tid > 0)) return true
+    const tid = tidOf(slot)
+    // A path that is not usable, or not proven yet, is no way back.
+    if (tid === 0 || this.#tunnels.slotOf[tid] !== slot) return true
     const order = orderOf(counter)
     if (newer(order, this.#newest[peer]!) || this.#defaultTid[peer] === 0) {
       this.#newest[peer] = order
@@ -166,37 +184,83 @@ export class AnchorForwarder implements Forwarder {
     key.hash()
     const paft = this.#paft
     const row = paft.findLikely(key)
-    if (row < 0) paft.insert(key, tid, order, now)
-    else if (paft.tidAt(row) === tid) paft.touch(row, now)
-    else this.#learn(row, tid, order, peer, now)
+    if (row < 0) this.#insert(peer, UNNAMED, tid, order, now)
+    else {
+      if (key.protocol === TCP) this.#noteFlags(view, at, length, row, true)
+      const group = paft.groupAt(row)
+      if (this.#groups.tunnelOf[group] === tid && this.#groups.peerOf[group] === peer) paft.touch(row, now)
+      else this.#learn(row, tid, order, peer, now)
+    }
     return true
   }
 
+  #noteFlags(view: DataView, at: number, length: number, row: number, local: boolean): void {
+    const { transport, fragment } = this.#key
+    if (fragment || transport + TCP_FLAGS >= length) return
+    const flags = view.getUint8(at + transport + TCP_FLAGS)
+    if ((flags & ENDS) !== 0 && this.#paft.matches(row, this.#key)) this.#paft.noteFlags(row, flags, local)
+  }
+
   /** The row says otherwise: makes sure it is the flow's, then learns. */
-  #learn(row: number, tid: number, order: number, peer: number, now: number): void {
+  #learn(likely: number, tid: number, order: number, peer: number, now: number): void {
     const paft = this.#paft
-    if (!paft.matches(row, this.#key)) {
-      const own = paft.find(this.#key)
-      if (own < 0) paft.insert(this.#key, tid, order, now)
-      else if (paft.learn(own, tid, order, now)) this.learned++
+    const groups = this.#groups
+    const row = paft.matches(likely, this.#key) ? likely : paft.find(this.#key)
+    if (row < 0) {
+      this.#insert(peer, UNNAMED, tid, order, now)
       return
     }
-    if (this.#tunnels.peerOf[paft.tidAt(row)] !== peer) {
-      // Left over from an earlier owner of the VIpA, or of a tunnel long gone.
-      paft.setTid(row, tid)
-      paft.setOrder(row, order)
-    } else if (paft.learn(row, tid, order, now)) this.learned++
+    const group = paft.groupAt(row)
+    if (groups.peerOf[group] !== peer) {
+      // Left over from an earlier owner of the VIpA.
+      this.#put(row, groups.home(peer, UNNAMED, tid), order, now)
+      return
+    }
+    if (groups.tunnelOf[group] === tid) {
+      paft.touch(row, now)
+      return
+    }
+    if (!newer(order, paft.orderAt(row)) || !newer(order, groups.order(group)) || paft.isStatic(row)) return
+    this.#put(row, groups.home(peer, groups.number(group), tid), order, now)
+    this.learned++
+  }
+
+  /** A row for the key at hand. A host that has all the rows it may have loses its own; a full table the fullest host. */
+  #insert(peer: number, number: number, tid: number, order: number, now: number): void {
+    const paft = this.#paft
+    const groups = this.#groups
+    if (groups.rowsOf(peer) >= this.#rowsOfHost) {
+      // Flows without a row take the default tunnel.
+      if (!paft.evict(now, (group) => groups.peerOf[group] === peer)) return
+    } else if (paft.full) paft.evict(now, undefined, (group) => groups.rowsOf(groups.peerOf[group]!))
+    paft.insert(this.#key, groups.home(peer, number, tid), order, now)
+  }
+
+  #put(row: number, group: number, order: number, now: number): void {
+    this.#paft.setGroup(row, group)
+    this.#paft.setOrder(row, order)
+    this.#paft.touch(row, now)
   }
 
   /**
-   * Explicit handover (UP-31, D12): these flows of `peer` go by `tid` from now on. Ordered by the counter of the
-   * request, so what is still under way on the old tunnel does not move them back. Flows whose local address is not
-   * the peer's are ignored. Static rows move too. Returns how many rows now say so.
+   * Explicit handover (UP-31, D12): the flows that the host calls `number` (or all of its own) go by `tid` from now on, and the
+   * flows named belong to them. Ordered by the counter of the request, so what is still under way on the old tunnel does not move
+   * them back, and a request that was overtaken moves nothing. Flows whose local address is not the peer's are ignored. Static rows move
+   * too. Returns how many rows now say so.
    */
-  bind(peer: number, tid: number, flows: readonly FlowTuple[], counter: number, now: number): number {
-    const paft = this.#paft
+  bind(
+    peer: number,
+    tid: number,
+    number: number | 'all',
+    flows: readonly FlowTuple[],
+    counter: number,
+    now: number,
+  ): number {
+    const late = orderLike(this.#newest[peer] ?? 0, counter)
+    const before = this.#groups.orderOf(peer, number === 'all' ? UNNAMED : number)
+    if (before !== undefined && newer(before, late)) return 0
     const order = this.#advance(peer, counter)
-    let count = 0
+    const paft = this.#paft
     for (const flow of flows) {
       this.#key.set(flow)
       if (this.#owner(flow.local, 0) !== peer) {
@@ -204,32 +268,13 @@ export class AnchorForwarder implements Forwarder {
         continue
       }
       this.#key.hash()
+      const name = number === 'all' ? UNNAMED : number
       const row = paft.find(this.#key)
-      if (row < 0) paft.insert(this.#key, tid, order, now)
-      else {
-        paft.setTid(row, tid)
-        paft.setOrder(row, order)
-        paft.touch(row, now)
-      }
-      count++
+      if (row < 0) this.#insert(peer, name, tid, order, now)
+      else this.#put(row, this.#groups.home(peer, name, tid), order, now)
     }
-    return count
-  }
-
-  /** Every row of the peer moves, and what comes later. */
-  bindAll(peer: number, tid: number, counter: number): number {
-    const paft = this.#paft
-    const order = this.#advance(peer, counter)
-    let count = 0
-    paft.settle()
-    for (let row = 0; row < paft.slots; row++) {
-      if (!paft.occupied(row) || this.#tunnels.peerOf[paft.tidAt(row)] !== peer) continue
-      paft.setTid(row, tid)
-      paft.setOrder(row, order)
-      count++
-    }
-    this.setDefaultTid(peer, tid)
-    return count
+    if (flows.length === 0 && (number === 'all' || number === UNNAMED)) this.setDefaultTid(peer, tid)
+    return this.#groups.move(peer, number, tid, order)
   }
 
   /** A frame with this counter has arrived. */
@@ -256,12 +301,21 @@ export class AnchorForwarder implements Forwarder {
 
   /** A part of the periodic sweep; true at the end of the table. Brings up orders too old to compare. */
   sweep(slots: number, idle: IdleTimes, now: number): boolean {
-    return this.#paft.sweep(slots, idle, now, (row) => {
-      const peer = this.#tunnels.peerOf[this.#paft.tidAt(row)] ?? NOBODY
+    const groups = this.#groups
+    const end = this.#paft.sweep(slots, idle, now, (row) => {
+      const group = this.#paft.groupAt(row)
+      const peer = groups.peerOf[group]!
       if (peer === NOBODY) return true
-      this.#paft.setOrder(row, refreshed(this.#paft.orderAt(row), this.#newest[peer]!))
+      const order = this.#paft.orderAt(row)
+      this.#paft.setOrder(
+        row,
+        refreshed(newer(groups.order(group), order) ? groups.order(group) : order, this.#newest[peer]!),
+      )
+      this.#paft.setGroup(row, groups.sameAs(group))
       return false
     })
+    if (end) groups.collect()
+    return end
   }
 
   /** The peer that owns the local address of the key read last, or -1; the same address stands at `bytes[place]`. */

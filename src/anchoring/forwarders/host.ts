@@ -14,8 +14,13 @@ import type { Paft } from '../tables/paft.ts'
 import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
 import { Rewrite, rewrite4, rewrite6 } from './nat.ts'
 
-/** Policy of rows that are reported, their application not known yet; the owner's policies begin after it. */
+/** Group of rows whose application is not known yet; those of the owner's policies begin after it. */
 export const REPORTED = 1
+export const MOST_POLICIES = 4096
+const TCP = 6
+const TCP_FLAGS = 13
+/** FIN, SYN, RST. */
+const ENDS = 7
 const MOST_REPORTS = 512
 
 export interface HostForwarderInit {
@@ -55,8 +60,8 @@ export class HostForwarder implements Forwarder {
   readonly #reports: string[] = []
   readonly #watches: Watch[] = []
   #lastArrival = new Float64Array(64)
-  /** The tunnel of flows without a row. */
-  defaultTid: number = NOWHERE
+  /** Group of the PAFT → its tunnel. */
+  readonly #tunnelOf = new Int32Array(MOST_POLICIES).fill(NOWHERE)
   /** Packets that were no flow of this host: other sources, no IP. */
   dropped = 0
   /** Arrived for an address that is not this association's VIpA. */
@@ -81,6 +86,26 @@ export class HostForwarder implements Forwarder {
     this.#in6[peer] = v6 && new Rewrite(v6, this.#fix6)
   }
 
+  /** The flows of a group take this tunnel from now on; `end`: so do those of groups from there on, which are nobody's now. */
+  bind(group: number, tid: number, end = MOST_POLICIES): void {
+    this.#tunnelOf[group] = tid
+    this.#tunnelOf.fill(tid, end)
+  }
+
+  /** The tunnel of flows that are not identified. */
+  get defaultTid(): number {
+    return this.#tunnelOf[REPORTED]!
+  }
+
+  set defaultTid(tid: number) {
+    this.#tunnelOf[REPORTED] = tid
+  }
+
+  /** The tunnel of a row's group. */
+  tidOf(row: number): number {
+    return this.#tunnelOf[this.#paft.groupAt(row)]!
+  }
+
   outbound(
     _bytes: Uint8Array,
     view: DataView,
@@ -98,10 +123,11 @@ export class HostForwarder implements Forwarder {
     const paft = this.#paft
     // One cache line. Should a new flow be taken for another's, it shares that one's tunnel.
     let row = paft.findLikely(key)
-    if (row < 0) row = paft.insert(key, this.defaultTid, 0, now)
+    if (row < 0) row = paft.insert(key, REPORTED, 0, now)
     else paft.touch(row, now)
+    if (key.protocol === TCP) this.#noteFlags(view, at, length, row, true)
     if (!paft.isOwned(row)) this.#report(row)
-    const tid = paft.tidAt(row)
+    const tid = this.#tunnelOf[paft.groupAt(row)]!
     const slot = this.#tunnels.slotOf[tid]!
     if (slot < 0) return slot
     const peer = this.#tunnels.peerOf[tid]!
@@ -161,7 +187,10 @@ export class HostForwarder implements Forwarder {
     }
     key.hash()
     const row = this.#paft.findLikely(key)
-    if (row >= 0) this.#paft.touch(row, now)
+    if (row >= 0) {
+      this.#paft.touch(row, now)
+      if (key.protocol === TCP) this.#noteFlags(view, at, length, row, false)
+    }
     if (slot >= 0) {
       if (this.#watches.length > 0) this.#observe(key, peer, slot, now)
       if (slot >= this.#lastArrival.length) this.#growArrivals(slot)
@@ -214,6 +243,13 @@ export class HostForwarder implements Forwarder {
   unwatch(watch: object): void {
     const at = this.#watches.indexOf(watch as Watch)
     if (at >= 0) this.#watches.splice(at, 1)
+  }
+
+  #noteFlags(view: DataView, at: number, length: number, row: number, local: boolean): void {
+    const { transport, fragment } = this.#key
+    if (fragment || transport + TCP_FLAGS >= length) return
+    const flags = view.getUint8(at + transport + TCP_FLAGS)
+    if ((flags & ENDS) !== 0 && this.#paft.matches(row, this.#key)) this.#paft.noteFlags(row, flags, local)
   }
 
   #fromHost(key: FlowKey): boolean {

@@ -12,6 +12,7 @@ import type { Event, PeerReport, PeerSetup } from '../protocol.ts'
 import type { AnchorRequests, Tally } from '../signalling/api.ts'
 import { FrameAnswers } from '../signalling/frames-anchor.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
+import type { Groups } from '../tables/groups.ts'
 import type { VipaPool } from '../tables/pool.ts'
 import type { TunnelTable } from '../tables/tunnels.ts'
 import { FrameType } from '../wire.ts'
@@ -27,6 +28,7 @@ interface Host {
 export interface AnchorMachineParts {
   readonly tunnel: TunnelCommands
   readonly tunnels: TunnelTable
+  readonly groups: Groups
   readonly forwarder: AnchorForwarder
   readonly pool: VipaPool
   /** Data exchanged with a host so far. */
@@ -58,8 +60,8 @@ export class AnchorMachine implements AnchorRequests {
 
   removeHost(index: number): void {
     this.#hosts.delete(index)
-    this.#answers.forget(index)
     this.#parts.forwarder.revoke(index)
+    this.#parts.groups.forget(index)
     for (const row of [...this.#parts.tunnels.rows()])
       if (row.peer === index) this.#parts.tunnels.close(row.localTid)
   }
@@ -74,9 +76,6 @@ export class AnchorMachine implements AnchorRequests {
     switch (event.type) {
       case 'session':
         host.established = event.up
-        break
-      case 'hello':
-        if (event.restarted) this.#answers.forget(host.index)
         break
       case 'path':
         this.#pathChanged(event.path, event.path.state)
@@ -133,6 +132,7 @@ export class AnchorMachine implements AnchorRequests {
     const row = tunnels.atSlot(slot)
     if (row === undefined) return
     tunnels.close(row.localTid)
+    this.#parts.groups.leave(host.index, row.localTid)
     if (this.#parts.forwarder.defaultTid(host.index) === row.localTid) this.#chooseDefault(host.index)
   }
 
@@ -161,16 +161,15 @@ export class AnchorMachine implements AnchorRequests {
   handOver(
     index: number,
     unTid: number,
-    flows: readonly FlowTuple[] | 'all',
+    group: number | 'all',
+    flows: readonly FlowTuple[],
     counter: number,
     now: number,
   ): number | undefined {
     const { tunnels, forwarder } = this.#parts
     const row = tunnels.atUnTid(index, unTid)
     if (row === undefined || !tunnels.isUsable(row.localTid)) return undefined
-    return flows === 'all'
-      ? forwarder.bindAll(index, row.localTid, counter)
-      : forwarder.bind(index, row.localTid, flows, counter, now)
+    return forwarder.bind(index, row.localTid, group, flows, counter, now)
   }
 
   setMode(index: number, isStatic: boolean, flows: readonly FlowTuple[]): number {

@@ -1,13 +1,16 @@
 /**
- * What a mobile host tells its anchors of its flows: on which tunnel they are now (UP-31, D12), and which of them packets
- * must not move (UP-28). WireGuard servers, and anchors that it is not associated with, are told nothing.
+ * What a mobile host tells its anchors of its flows: on which tunnel those of each policy are now, which flows have another
+ * policy than the default one (UP-31, D12), and which of them packets must not move (UP-28). WireGuard servers, and anchors
+ * that it is not associated with, are told nothing; an anchor that could not be told hears of all flows of a policy later.
  */
-import type { HostForwarder } from '../forwarders/host.ts'
+import { type HostForwarder, REPORTED } from '../forwarders/host.ts'
 import type { Signalling } from '../signalling/api.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
 import type { Paft } from '../tables/paft.ts'
-import { NOWHERE } from '../tables/tunnels.ts'
 import type { Anchor, HostPath } from './host-state.ts'
+
+/** The default policy's group; what anchors know without being told. */
+const DEFAULT = REPORTED + 1
 
 export interface AnnouncementsParts {
   readonly paft: Paft
@@ -24,6 +27,9 @@ export class Announcements {
   readonly #parts: AnnouncementsParts
   /** Flows that packets must not move at their anchor, by id. */
   readonly #static = new Set<string>()
+  /** Groups of which an anchor may not know all flows. */
+  readonly #untold = new Set<number>()
+  #staticUntold = false
 
   constructor(parts: AnnouncementsParts) {
     this.#parts = parts
@@ -38,17 +44,29 @@ export class Announcements {
     else list.push(tuple)
   }
 
-  announceAll(flows: Collected, now: number): void {
-    for (const [anchor, tuples] of flows) this.announce(anchor, tuples, now)
+  /** A group takes tunnel `tid` from now on: one request, however many flows it has. */
+  moved(group: number, tid: number, now: number): void {
+    this.#announce(group, this.#untold.has(group) ? this.#flowsOf(group) : [], tid, now)
   }
 
-  /** Tells the anchor, on the tunnel moved to, which flows are there now; `tid` absent: the tunnel of the first. */
-  announce(anchor: Anchor, flows: readonly FlowTuple[] | 'all', now: number, tid?: number): void {
-    if (!listens(anchor) || flows.length === 0) return
-    const path = this.#parts.pathAt(tid ?? this.#tidOf(flows))
-    if (path === undefined) return
-    const seen = flows === 'all' ? flows : flows.map((flow) => asAnchorSees(flow, anchor))
-    this.#parts.signalling.handOver(anchor.index, { slot: path.slot, unTid: path.pathId }, seen, now)
+  /** These flows are in a group now that takes tunnel `tid`. */
+  joined(group: number, flows: readonly FlowTuple[], tid: number, now: number): void {
+    this.#announce(group, this.#untold.has(group) ? this.#flowsOf(group) : flows, tid, now)
+  }
+
+  /** Says again what an anchor did not hear, if there is such. */
+  repeat(group: number, tid: number, now: number): void {
+    if (this.#untold.has(group)) this.#announce(group, this.#flowsOf(group), tid, now)
+    if (group === DEFAULT) this.#repeatStatic(now)
+  }
+
+  /** An anchor has lost what it knew. */
+  forgotten(): void {
+    const { paft } = this.#parts
+    paft.settle()
+    for (let row = 0; row < paft.slots; row++)
+      if (paft.occupied(row) && paft.groupAt(row) > DEFAULT) this.#untold.add(paft.groupAt(row))
+    this.#staticUntold = this.#static.size > 0
   }
 
   /** Remembers whether packets may move a flow; true when that is another answer than before. */
@@ -61,12 +79,7 @@ export class Announcements {
 
   /** Everything is moved: no flow is held any more. */
   holdNone(now: number): void {
-    const { paft } = this.#parts
-    const freed: Collected = new Map()
-    for (const id of this.#static) {
-      const row = paft.findId(id)
-      if (row >= 0) this.collect(freed, paft.tidAt(row), paft.tupleAt(row))
-    }
+    const freed = this.#staticFlows()
     this.#static.clear()
     this.setMode(freed, false, now)
   }
@@ -79,9 +92,42 @@ export class Announcements {
     }
   }
 
-  #tidOf(flows: readonly FlowTuple[] | 'all'): number {
-    const row = flows === 'all' ? -1 : this.#parts.forwarder.rowOf(flows[0]!)
-    return row < 0 ? NOWHERE : this.#parts.paft.tidAt(row)
+  #repeatStatic(now: number): void {
+    if (!this.#staticUntold) return
+    this.#staticUntold = false
+    this.setMode(this.#staticFlows(), true, now)
+  }
+
+  #staticFlows(): Collected {
+    const { paft, forwarder } = this.#parts
+    const flows: Collected = new Map()
+    for (const id of this.#static) {
+      const row = paft.findId(id)
+      if (row >= 0) this.collect(flows, forwarder.tidOf(row), paft.tupleAt(row))
+    }
+    return flows
+  }
+
+  #announce(group: number, flows: readonly FlowTuple[], tid: number, now: number): void {
+    const path = this.#parts.pathAt(tid)
+    const anchor = path?.anchor
+    if (path === undefined || anchor === undefined || !listens(anchor)) {
+      if (group !== DEFAULT && this.#parts.paft.rowsOf(group) > 0) this.#untold.add(group)
+      return
+    }
+    this.#untold.delete(group)
+    const seen = flows.map((flow) => asAnchorSees(flow, anchor))
+    const tunnel = { slot: path.slot, unTid: path.pathId }
+    this.#parts.signalling.handOver(anchor.index, tunnel, group - DEFAULT, seen, now)
+  }
+
+  #flowsOf(group: number): FlowTuple[] {
+    const { paft } = this.#parts
+    const flows: FlowTuple[] = []
+    paft.settle()
+    for (let row = 0; row < paft.slots; row++)
+      if (paft.occupied(row) && paft.groupAt(row) === group) flows.push(paft.tupleAt(row))
+    return flows
   }
 }
 

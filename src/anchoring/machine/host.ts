@@ -12,7 +12,8 @@ import type { AccessSetup, Event, Identified, PeerReport, PeerSetup, PolicySetup
 import type { Signalling, SignallingEvents, Tally } from '../signalling/api.ts'
 import { FrameSignalling } from '../signalling/frames-host.ts'
 import type { Paft } from '../tables/paft.ts'
-import type { TunnelTable } from '../tables/tunnels.ts'
+import type { FlowTuple } from '../tables/flow-key.ts'
+import { NOWHERE, type TunnelTable } from '../tables/tunnels.ts'
 import { Announcements, type Collected } from './announcements.ts'
 import { HandoverRecords } from './handovers.ts'
 import { type Anchor, describe, type HostPath, healthOf } from './host-state.ts'
@@ -126,9 +127,6 @@ export class HostMachine implements SignallingEvents {
     if (anchor === undefined) return undefined
     const { pathId, remote } = config
     const slot = this.#signalling.setUpTunnel(peer, config, now)
-    // A slot that is free again may be given anew before its path is told to have closed.
-    const before = this.#paths.get(slot)
-    if (before !== undefined) this.#parts.tunnels.close(before.tid)
     const { v4, v6 } =
       anchor.association.name === 'associated' ? anchor.association : { v4: undefined, v6: undefined }
     const row = this.#parts.tunnels.open({
@@ -167,7 +165,7 @@ export class HostMachine implements SignallingEvents {
   /** The main thread has found out whose flows these are. */
   identify(flows: readonly Identified[], now: number): void {
     const { paft } = this.#parts
-    const moved: Collected = new Map()
+    const moved = new Map<number, FlowTuple[]>()
     for (const { id, policy, app, pin } of flows) {
       const row = paft.findId(id)
       if (row < 0) continue
@@ -175,12 +173,13 @@ export class HostMachine implements SignallingEvents {
       if (pin !== undefined) index = this.#policies.pinned(index, pin, now)
       const chosen = this.#policies.get(index)
       if (chosen === undefined) continue
+      const before = paft.groupAt(row)
       paft.setOwner(row, index, app)
-      if (paft.tidAt(row) === chosen.tid) continue
-      paft.setTid(row, chosen.tid)
-      this.#announcements.collect(moved, chosen.tid, paft.tupleAt(row))
+      // What is not identified yet is the default policy's, here and at the anchor.
+      if (before === index || (before < FIRST_POLICY && index === FIRST_POLICY)) continue
+      collect(moved, index, paft.tupleAt(row))
     }
-    this.#announcements.announceAll(moved, now)
+    this.#announceJoined(moved, now)
   }
 
   /**
@@ -206,7 +205,7 @@ export class HostMachine implements SignallingEvents {
     if (ids === 'all') return this.#policies.pinAll(access, now)
     const { paft } = this.#parts
     let count = 0
-    const moved: Collected = new Map()
+    const moved = new Map<number, FlowTuple[]>()
     const fixed: Collected = new Map()
     let from = ''
     let target: Policy | undefined
@@ -217,18 +216,18 @@ export class HostMachine implements SignallingEvents {
       if (own === undefined) continue
       const index = this.#policies.pinned(own.base, access, now)
       const policy = this.#policies.get(index)!
-      from ||= this.#accessOf(paft.tidAt(row))
+      const tid = this.#parts.forwarder.tidOf(row)
+      from ||= this.#accessOf(tid)
       target = policy
       count++
-      if (count === 1) this.#watch(what, row, paft.tidAt(row), policy.tid, 'moved by hand', now)
+      if (count === 1) this.#watch(what, row, tid, policy.tid, 'moved by hand', now)
+      const before = paft.groupAt(row)
       paft.setOwner(row, index, paft.appAt(row))
       if (this.#announcements.hold(id, isStatic))
         this.#announcements.collect(fixed, policy.tid, paft.tupleAt(row))
-      if (paft.tidAt(row) === policy.tid) continue
-      paft.setTid(row, policy.tid)
-      this.#announcements.collect(moved, policy.tid, paft.tupleAt(row))
+      if (before !== index) collect(moved, index, paft.tupleAt(row))
     }
-    this.#announcements.announceAll(moved, now)
+    this.#announceJoined(moved, now)
     this.#announcements.setMode(fixed, isStatic, now)
     if (target !== undefined)
       this.#events.push({
@@ -239,6 +238,12 @@ export class HostMachine implements SignallingEvents {
         evidence: { from, flows: count, policy: target.setup.name, static: isStatic },
       })
     return count
+  }
+
+  /** Flows that have another policy now, by that. */
+  #announceJoined(flows: ReadonlyMap<number, readonly FlowTuple[]>, now: number): void {
+    for (const [index, tuples] of flows)
+      this.#announcements.joined(index, tuples, this.#policies.get(index)?.tid ?? NOWHERE, now)
   }
 
   // ---- from the tunnel
@@ -253,6 +258,7 @@ export class HostMachine implements SignallingEvents {
       case 'hello':
         // Counts of an anchor that restarted begin anew.
         if (event.restarted || anchor.association.name === 'none') this.#records.begin(anchor.index)
+        if (event.restarted) this.#announcements.forgotten()
         if (event.restarted || anchor.association.name !== 'associated' || anchor.setup.kind === 'godwit')
           this.#associate(anchor, now)
         break
@@ -269,11 +275,10 @@ export class HostMachine implements SignallingEvents {
       }
       case 'path-closed': {
         const path = this.#paths.get(event.slot)
-        if (path === undefined || path.pathId !== event.pathId) break
+        if (path === undefined) break
         this.#paths.delete(event.slot)
         this.#parts.tunnels.close(path.tid)
         this.#policies.reconsider(`the path over ${path.access} has closed`, now)
-        this.#parts.tunnels.release(this.#parts.tunnels.retire())
         break
       }
       case 'key-confirmed':
@@ -318,7 +323,7 @@ export class HostMachine implements SignallingEvents {
     this.#log('warn', `${anchor.setup.name} refuses this host: ${reason}`)
   }
 
-  associated(index: number, v4: Uint8Array | undefined, v6: Uint8Array | undefined): void {
+  associated(index: number, v4: Uint8Array | undefined, v6: Uint8Array | undefined, now: number): void {
     const anchor = this.#anchors.get(index)
     if (anchor === undefined) return
     const first = anchor.association.name !== 'associated'
@@ -329,6 +334,7 @@ export class HostMachine implements SignallingEvents {
       if (path.anchor === anchor)
         this.#parts.tunnels.update(path.tid, { vipNat: { ...(v4 && { v4 }), ...(v6 && { v6 }) } })
     }
+    this.#policies.announceUntold(now)
     if (first)
       this.#log('info', `associated with ${anchor.setup.name}: ${v4 ? formatAddress(v4) : 'no IPv4'}`)
   }
@@ -385,8 +391,7 @@ export class HostMachine implements SignallingEvents {
 
   /** Where a row is: names of its policy, peer and access. */
   whereabouts(row: number): { policy: string; peer: string; access: string } {
-    const { paft } = this.#parts
-    const path = this.#pathAt(paft.tidAt(row))
+    const path = this.#pathAt(this.#parts.forwarder.tidOf(row))
     const policy = this.#policies.of(row)
     return {
       policy: policy?.label ?? '',
@@ -405,4 +410,10 @@ export class HostMachine implements SignallingEvents {
       (path) => path.health !== 'down' && path.anchor.association.name === 'associated',
     )
   }
+}
+
+function collect(into: Map<number, FlowTuple[]>, group: number, tuple: FlowTuple): void {
+  const list = into.get(group)
+  if (list === undefined) into.set(group, [tuple])
+  else list.push(tuple)
 }

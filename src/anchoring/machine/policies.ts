@@ -1,28 +1,25 @@
 /**
  * The policies of a mobile host: which access, and so which tunnel, the flows of each take now (access/policy.ts decides,
- * with hysteresis). Flows of the same policy go by the same tunnel. A flow that was moved by hand has a copy of its policy
+ * with hysteresis). Flows of the same policy are a group of the PAFT and go by the same tunnel. A flow that was moved by hand has a copy of its policy
  * that is pinned to an access, so that the reasons stay the same for one flow and for all. The first policy is the
  * default, for flows not yet identified too.
  */
 import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
 import { TimerTable } from '../../core/timers.ts'
-import { type HostForwarder, REPORTED } from '../forwarders/host.ts'
+import { type HostForwarder, MOST_POLICIES, REPORTED } from '../forwarders/host.ts'
 import type { AccessSetup, Event, PolicySetup } from '../protocol.ts'
-import type { FlowTuple } from '../tables/flow-key.ts'
 import type { Paft } from '../tables/paft.ts'
 import { NOWHERE } from '../tables/tunnels.ts'
-import { MOST_FLOWS } from '../wire.ts'
 import type { Announcements } from './announcements.ts'
 import type { Anchor, HostPath } from './host-state.ts'
 
 /** Index of the first policy: those before it are the forwarder's. */
 export const FIRST_POLICY = REPORTED + 1
-const MOST_POLICIES = 4096
 
 export interface Policy {
   readonly setup: PolicySetup
   /** Name of the policy, and of the access it is pinned to. */
-  readonly label: string
+  label: string
   rules: AccessPolicy
   /** Index of the policy that it is a pinned copy of. */
   readonly base: number
@@ -69,7 +66,7 @@ export class Policies {
 
   /** That of a row; of one not identified yet the default. */
   of(row: number): Policy | undefined {
-    return this.#policies[this.#parts.paft.policyAt(row)] ?? this.#policies[FIRST_POLICY]
+    return this.#policies[this.#parts.paft.groupAt(row)] ?? this.#policies[FIRST_POLICY]
   }
 
   /** Replaces the policies; rows keep theirs by index, pinned copies are dropped. */
@@ -98,8 +95,9 @@ export class Policies {
     const known = this.#pinned.get(key)
     if (known !== undefined) return known
     const policy = this.#policies[base]
-    if (policy === undefined || this.#policies.length >= MOST_POLICIES) return base
-    const index = this.#policies.length
+    if (policy === undefined) return base
+    const index = this.#freeIndex()
+    if (index >= MOST_POLICIES) return base
     const copy: Policy = {
       ...policy,
       label: `${policy.setup.name}, pinned to ${access}`,
@@ -107,53 +105,55 @@ export class Policies {
       access: undefined,
       tid: NOWHERE,
     }
-    this.#policies.push(copy)
+    this.#policies[index] = copy
     this.#pinned.set(key, index)
     this.#decide(copy, index, 0, 'moved by hand', now)
     return index
   }
 
+  /** Index of a pinned copy that no flow has any more, else the next. */
+  #freeIndex(): number {
+    const used = new Set(this.#pinned.values())
+    const free = this.#policies.findIndex(
+      (policy, index) =>
+        policy !== undefined &&
+        policy.base !== index &&
+        !used.has(index) &&
+        this.#parts.paft.rowsOf(index) === 0,
+    )
+    return free < 0 ? this.#policies.length : free
+  }
+
   /** Everything goes over this access from now on, whatever single flows were pinned to. Returns how many flows that is. */
   pinAll(access: string, now: number): number {
-    const { paft, announcements } = this.#parts
-    paft.settle()
-    const count = paft.size
-    for (let row = 0; row < paft.slots; row++) {
-      if (!paft.occupied(row)) continue
-      const policy = this.#policies[paft.policyAt(row)]
-      if (policy !== undefined) paft.setOwner(row, policy.base, paft.appAt(row))
-    }
     this.#pinned.clear()
-    let end = FIRST_POLICY
-    while (this.#policies[end]?.base === end) end++
-    this.#policies.length = end // pinned copies stand behind
-    for (const policy of this.#policies)
-      if (policy !== undefined) policy.rules = { ...policy.rules, pinned: access }
-    announcements.holdNone(now)
+    for (const policy of this.#policies) {
+      if (policy === undefined) continue
+      policy.label = policy.setup.name
+      policy.rules = { ...policy.rules, pinned: access }
+    }
+    this.#parts.announcements.holdNone(now)
     this.reconsider('moved by hand', now, 'all')
-    // Rows that had been pinned elsewhere follow, even where nothing was to be decided.
-    for (const [index, policy] of this.#policies.entries())
-      if (policy !== undefined) this.#rebind(index, policy.tid, now)
-    return count
+    return this.#parts.paft.size
   }
 
   /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
   reconsider(cause: string | undefined, now: number, what?: string): void {
     this.#timers.clear('reconsider')
-    const flows = this.#flowsOfPolicies()
-    for (const [index, policy] of this.#policies.entries()) {
-      if (policy !== undefined) this.#decide(policy, index, flows[index]!, cause, now, what)
-    }
+    for (const [index, policy] of this.#policies.entries())
+      if (policy !== undefined) this.#decide(policy, index, this.#flowsOf(index), cause, now, what)
   }
 
-  /** Rows of each policy; those not identified yet are the default's. */
-  #flowsOfPolicies(): Int32Array {
+  /** An anchor listens from now on: it hears what it has not heard. */
+  announceUntold(now: number): void {
+    for (const [index, policy] of this.#policies.entries())
+      if (policy !== undefined) this.#parts.announcements.repeat(index, policy.tid, now)
+  }
+
+  /** Flows of a policy; those not identified yet are the default's. */
+  #flowsOf(index: number): number {
     const { paft } = this.#parts
-    const flows = new Int32Array(this.#policies.length)
-    paft.settle()
-    for (let row = 0; row < paft.slots; row++)
-      if (paft.occupied(row)) flows[Math.max(FIRST_POLICY, paft.policyAt(row))]!++
-    return flows
+    return paft.rowsOf(index) + (index === FIRST_POLICY ? paft.rowsOf(REPORTED) : 0)
   }
 
   #decide(
@@ -164,7 +164,7 @@ export class Policies {
     now: number,
     what?: string,
   ): void {
-    const { paths, accesses, forwarder, emit, watch } = this.#parts
+    const { paths, accesses, forwarder, announcements, emit, watch } = this.#parts
     const anchor = this.#anchorOf(policy)
     const candidates = [...paths.values()]
       .filter((path) => path.anchor === anchor)
@@ -197,8 +197,13 @@ export class Policies {
     const oldTid = policy.tid
     policy.access = choice.access
     policy.tid = tid
-    if (index === FIRST_POLICY) forwarder.defaultTid = tid
-    const rows = this.#rebind(index, tid, now)
+    forwarder.bind(index, tid)
+    if (index === FIRST_POLICY) {
+      forwarder.defaultTid = tid
+      forwarder.bind(index, tid, this.#policies.length)
+    }
+    const rows = flows
+    announcements.moved(index, tid, now)
     emit({
       type: 'decision',
       what: `policy ${policy.label}`,
@@ -209,30 +214,6 @@ export class Policies {
     const subject = what ?? (this.#policies.length === FIRST_POLICY + 1 ? 'all' : `policy ${policy.label}`)
     if (before !== undefined && before !== choice.access && rows > 0)
       watch(subject, oldTid, policy.tid, cause ?? choice.reason, now)
-  }
-
-  /** Rows of a policy follow it to its tunnel. */
-  #rebind(index: number, tid: number, now: number): number {
-    const { paft, announcements, pathAt } = this.#parts
-    paft.settle()
-    const tuples: FlowTuple[] = []
-    let rows = 0
-    let others = 0
-    const anchor = pathAt(tid)?.anchor
-    for (let row = 0; row < paft.slots; row++) {
-      if (!paft.occupied(row)) continue
-      const policy = paft.policyAt(row)
-      if (policy === index || (policy < FIRST_POLICY && index === FIRST_POLICY)) {
-        rows++
-        if (paft.tidAt(row) !== tid) {
-          paft.setTid(row, tid)
-          if (anchor !== undefined && tuples.length <= MOST_FLOWS * 8) tuples.push(paft.tupleAt(row))
-        }
-      } else if (paft.tidAt(row) !== tid) others++
-    }
-    // Nothing goes elsewhere: one frame says it all, and moves the anchor's default too.
-    if (anchor !== undefined) announcements.announce(anchor, others === 0 ? 'all' : tuples, now, tid)
-    return rows
   }
 
   #anchorOf(policy: Policy): Anchor | undefined {

@@ -12,13 +12,13 @@ import type { AnchorSetup, Command, Event, PeerSetup } from '../protocol.ts'
 import { anchorRehearsal } from '../rehearsals.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
+import { Groups } from '../tables/groups.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { listFlows } from './list.ts'
 
 const RING_BYTES = 16 << 20
 const SWEEP_MS = 500
 const SWEEP_SLOTS = 16_384
-const MOST_TUNNELS = 200_000
 /** Paths told to the main thread in one report. */
 const MOST_REPORTED = 2000
 
@@ -28,9 +28,9 @@ export class AnchorNode implements NodeParts<Command> {
   readonly #anchor: AnchorMachine
   readonly #paft: Paft
   readonly #tunnels: TunnelTable
+  readonly #groups: Groups
   readonly #forwarder: AnchorForwarder
   readonly #hosts = new Map<string, number>()
-  #retired: number[] = []
   #sweepAt = 0
 
   constructor(host: EngineHost) {
@@ -42,10 +42,12 @@ export class AnchorNode implements NodeParts<Command> {
       v6: { address: setup.pool6.address, prefix: setup.pool6.length },
     })
     this.#paft = new Paft({ allocate, rows: 1024, limit: 1 << 20 })
-    this.#tunnels = new TunnelTable(MOST_TUNNELS)
+    this.#tunnels = new TunnelTable()
+    this.#groups = new Groups(this.#paft)
     this.#forwarder = new AnchorForwarder({
       paft: this.#paft,
       tunnels: this.#tunnels,
+      groups: this.#groups,
       v4Base: pool.v4Base,
       numbers: pool.last + 1,
       v6Prefix: setup.pool6.address,
@@ -68,6 +70,7 @@ export class AnchorNode implements NodeParts<Command> {
     this.#anchor = new AnchorMachine({
       tunnel: this.#node.machine,
       tunnels: this.#tunnels,
+      groups: this.#groups,
       forwarder: this.#forwarder,
       pool,
       tally: this.#node.tally,
@@ -126,9 +129,7 @@ export class AnchorNode implements NodeParts<Command> {
   handleTimeout(now: number): void {
     if (now < this.#sweepAt) return
     this.#sweepAt = now + SWEEP_MS
-    if (!this.#forwarder.sweep(SWEEP_SLOTS, IDLE, now)) return
-    this.#tunnels.release(this.#retired)
-    this.#retired = this.#tunnels.retire()
+    this.#forwarder.sweep(SWEEP_SLOTS, IDLE, now)
   }
 
   afterTurn(_now: number): void {
@@ -174,8 +175,9 @@ export class AnchorNode implements NodeParts<Command> {
 
   /** The host of a row, and which of its paths. */
   #whereabouts(row: number): { policy: string; peer: string; access: string } {
-    const tunnel = this.#tunnels.get(this.#paft.tidAt(row))
-    const peer = this.#anchor.nameOf(tunnel?.peer ?? -1) ?? ''
+    const group = this.#paft.groupAt(row)
+    const tunnel = this.#tunnels.get(this.#groups.tunnelOf[group]!)
+    const peer = this.#anchor.nameOf(this.#groups.peerOf[group]!) ?? ''
     return { policy: '', peer, access: tunnel === undefined ? '' : `path ${tunnel.unTid}` }
   }
 }

@@ -23,13 +23,15 @@ export interface Signalling {
   /** Starts setting a tunnel up; that it works is an event of the tunnel machine. Returns its slot. */
   setUpTunnel(anchor: number, tunnel: PathConfig, now: number): number
   /**
-   * Explicit handover (UP-31, D12): these flows are on that tunnel now. Takes the place of an earlier request not yet
-   * answered. Flows are named as the anchor sees them (D6).
+   * Explicit handover (UP-31, D12): the flows of this group (or all) are on that tunnel now, and those named belong to the
+   * group. Takes the place of an earlier request for the group not yet answered, whose flows are named again. Flows are named as the anchor
+   * sees them (D6).
    */
   handOver(
     anchor: number,
     tunnel: { readonly slot: number; readonly unTid: number },
-    flows: readonly FlowTuple[] | 'all',
+    group: number | 'all',
+    flows: readonly FlowTuple[],
     now: number,
   ): void
   /** Forbids (or allows again) that packets move these flows at the anchor (UP-28). */
@@ -57,7 +59,8 @@ export interface AnchorRequests {
   handOver(
     host: number,
     unTid: number,
-    flows: readonly FlowTuple[] | 'all',
+    group: number | 'all',
+    flows: readonly FlowTuple[],
     counter: number,
     now: number,
   ): number | undefined

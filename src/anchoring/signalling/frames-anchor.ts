@@ -7,17 +7,10 @@ import type { AnchorRequests } from './api.ts'
 export class FrameAnswers {
   readonly #tunnel: TunnelCommands
   readonly #requests: AnchorRequests
-  /** Of each host: the newest handover request carried out; repeated and late ones change nothing. */
-  readonly #newest = new Map<number, number>()
 
   constructor(tunnel: TunnelCommands, requests: AnchorRequests) {
     this.#tunnel = tunnel
     this.#requests = requests
-  }
-
-  /** The host is gone, or begins to count anew. */
-  forget(host: number): void {
-    this.#newest.delete(host)
   }
 
   /** A mechanism frame of `host` came on `slot` in the datagram with this counter; answered on the same path. */
@@ -51,12 +44,8 @@ export class FrameAnswers {
         }
       }
       case FrameType.HANDOVER_REQUEST: {
-        const { unTid, flows } = signal
-        let count: number | undefined = 0
-        if (((transaction - (this.#newest.get(host) ?? 0)) | 0) > 0) {
-          count = this.#requests.handOver(host, unTid, flows.length === 0 ? 'all' : flows, counter, now)
-          if (count !== undefined) this.#newest.set(host, transaction)
-        }
+        const { unTid, group, flows } = signal
+        const count = this.#requests.handOver(host, unTid, group, flows, counter, now)
         return {
           type: FrameType.HANDOVER_RESPONSE,
           transaction,

@@ -18,8 +18,11 @@ interface Pending {
   tries: number
 }
 
-/** Requests of one anchor by what they are about; a new one takes the place of the one before. */
-type Topic = 'associate' | 'handover' | 'mode'
+/** Requests of one anchor by what they are about (of handovers: which group); a new one takes the place of the one before. */
+type Topic = 'associate' | `handover/${number | 'all'}` | 'mode'
+
+/** Parts of a request under way at once. */
+const MOST_PARTS = 64
 
 export class FrameSignalling implements Signalling {
   readonly #tunnel: TunnelCommands
@@ -60,16 +63,23 @@ export class FrameSignalling implements Signalling {
   handOver(
     anchor: number,
     tunnel: { readonly slot: number; readonly unTid: number },
-    flows: readonly FlowTuple[] | 'all',
+    group: number | 'all',
+    flows: readonly FlowTuple[],
     now: number,
   ): void {
-    const signals = inParts(flows === 'all' ? [] : flows).map((part) => ({
+    const topic: Topic = `handover/${group}`
+    // What the anchor may not have heard of the group's flows stands in the next request too.
+    const unheard = (this.#pending.get(`${topic}:${anchor}`)?.signals ?? []).flatMap((signal) =>
+      signal.type === FrameType.HANDOVER_REQUEST ? signal.flows : [],
+    )
+    const signals = inParts([...unheard, ...flows]).map((part) => ({
       type: FrameType.HANDOVER_REQUEST,
       transaction: ++this.#transaction,
       unTid: tunnel.unTid,
+      group,
       flows: part,
     }))
-    this.#ask('handover', anchor, signals, tunnel.slot, now)
+    this.#ask(topic, anchor, signals, tunnel.slot, now)
   }
 
   setMode(anchor: number, isStatic: boolean, flows: readonly FlowTuple[], now: number): void {
@@ -94,7 +104,7 @@ export class FrameSignalling implements Signalling {
     const { value } = signal
     switch (value.type) {
       case FrameType.ASSOCIATION_RESPONSE: {
-        this.#answered('associate', anchor, value.transaction)
+        this.#answered('associate', anchor, value.transaction, now)
         if (value.status === Status.OK)
           this.#events.associated(anchor, addressOf(value.v4), addressOf(value.v6), now)
         else {
@@ -104,10 +114,11 @@ export class FrameSignalling implements Signalling {
         break
       }
       case FrameType.HANDOVER_RESPONSE:
-        this.#answered('handover', anchor, value.transaction)
+        // Asked again where the anchor does not know the tunnel yet.
+        if (value.status !== Status.UNKNOWN) this.#handedOver(anchor, value.transaction, now)
         break
       case FrameType.SET_MODE_RESPONSE:
-        this.#answered('mode', anchor, value.transaction)
+        this.#answered('mode', anchor, value.transaction, now)
         break
       case FrameType.TALLY_RESPONSE: {
         const asked = this.#tallies.get(anchor)
@@ -130,20 +141,34 @@ export class FrameSignalling implements Signalling {
     const key = `${topic}:${anchor}`
     const pending = this.#pending.get(key)
     if (pending === undefined) return
-    for (const signal of pending.signals) this.#send(anchor, signal, pending.slot, now)
+    for (const signal of pending.signals.slice(0, MOST_PARTS)) this.#send(anchor, signal, pending.slot, now)
     pending.tries++
     // Without VIpA nothing works: that is asked for as long as there is an anchor.
     if (pending.tries >= MOST_TRIES && topic !== 'associate') this.#pending.delete(key)
     else this.#timers.set(key, now + RETRY_MS[Math.min(pending.tries - 1, RETRY_MS.length - 1)]!)
   }
 
-  #answered(topic: Topic, anchor: number, transaction: number): void {
+  #handedOver(anchor: number, transaction: number, now: number): void {
+    for (const [key, { signals }] of this.#pending) {
+      if (!key.startsWith('handover/') || !key.endsWith(`:${anchor}`)) continue
+      if (!signals.some((signal) => signal.transaction === transaction)) continue
+      this.#answered(key.slice(0, key.indexOf(':')) as Topic, anchor, transaction, now)
+      return
+    }
+  }
+
+  #answered(topic: Topic, anchor: number, transaction: number, now: number): void {
     const key = `${topic}:${anchor}`
     const pending = this.#pending.get(key)
     if (pending === undefined) return
-    pending.signals = pending.signals.filter(
-      (signal) => !('transaction' in signal) || signal.transaction !== transaction,
-    )
+    // One more of those that wait may go.
+    const at = pending.signals.findIndex((signal) => signal.transaction === transaction)
+    const next = pending.signals[MOST_PARTS]
+    if (at >= 0 && at < MOST_PARTS && next !== undefined) {
+      this.#send(anchor, next, pending.slot, now)
+      pending.tries = 1
+    }
+    pending.signals = pending.signals.filter((signal) => signal.transaction !== transaction)
     if (pending.signals.length > 0) return
     this.#pending.delete(key)
     this.#timers.clear(key)

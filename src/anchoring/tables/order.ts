@@ -16,9 +16,14 @@ export function orderOf(counter: number): number {
   return (Math.imul(epoch, EPOCH_STEP) + (counter - epoch * EPOCH)) | 0
 }
 
-/** The order of a counter of the session that `newest` belongs to; at least `newest`. */
+/** The order of a counter of the session that `newest` belongs to. */
+export function orderLike(newest: number, counter: number): number {
+  return ((newest & -EPOCH_STEP) + counter) | 0
+}
+
+/** The same; at least `newest`. */
 export function orderWithin(newest: number, counter: number): number {
-  const order = ((newest & -EPOCH_STEP) + counter) | 0
+  const order = orderLike(newest, counter)
   return newer(order, newest) ? order : newest
 }
 

@@ -1,14 +1,16 @@
 /**
- * The Per-Application Forwarding Table (UP-10, UP-23): flow → local_tid, on the mobile host and mirrored on the anchor.
+ * The Per-Application Forwarding Table (UP-10, UP-23): flow → local_tid, on the mobile host and mirrored on the anchor. A row
+ * names a group of flows, and the group its tunnel: a handover of any number of flows is one write (groups.ts; on the
+ * mobile host a group is a policy).
  *
  * Open addressing, three arrays with one index. A lookup reads the first only: eight slots to a cache line and up to
  * 90 % full, so a million rows are 9 MB and a lookup among them costs little more than among a thousand (bench `paft`).
  *
  *   index   word 0  fingerprint, upper half
- *           word 1  local_tid (20 bits), has an owner (1 bit), time of last use in units of 8.192 s (11 bits); 0: empty
+ *           word 1  group (20 bits), has an owner (1 bit), time of last use in units of 8.192 s (11 bits); 0: empty
  *   check   word 0  fingerprint, lower half: where the row belongs, and the proof that a match is one
  *           word 1  learn order: peer-wide order of the packet that last moved the row
- *   cold    the tuple, the application and the policy: for display and moves
+ *   cold    the tuple, the application, whether packets may move it and which ends have closed it
  *
  * Growth is incremental: a larger table is made, each later insertion moves a few slots, look-ups that hit the old one
  * move what they find. Rows idle for long are removed by `sweep`, a few slots at a time; at the limit, the least
@@ -17,29 +19,35 @@
 import { type FlowKey, type FlowTuple, tupleOf } from './flow-key.ts'
 
 const COLD_WORDS = 12
-/** Bit of cold word 0 beside version and protocol. */
+/** Bits of cold word 0 beside version and protocol. */
 const STATIC = 1 << 16
-const TID_SHIFT = 12
+const CLOSED_LOCALLY = 1 << 17
+const CLOSED_REMOTELY = 1 << 18
+const ENDED = CLOSED_LOCALLY | CLOSED_REMOTELY
+/** TCP's flags as they stand in its header. */
+const FIN = 1
+const SYN = 2
+const RST = 4
+const GROUP_SHIFT = 12
 const OWNED = 0x800
 const AGE_MASK = 0x7ff
 const AGE_UNIT_MS = 8192
-/** Marks a slot of the old table that has moved; no row has this tid. */
+/** Marks a slot of the old table that has moved; no row has this group. */
 const MOVED = 0xfffff
 /** Slots moved by each insertion while growing: the table doubles, so growth ends long before the next begins. */
 const MOVE_PER_INSERT = 16
 const EVICTION_SAMPLE = 16
 
-/** The largest local_tid. */
-export const MOST_TIDS = MOVED - 1
+/** Groups are below. */
+export const MOST_GROUP_IDS = MOVED
 
 /** Why a row is where it is: what `why` prints first. */
 export interface PaftRow {
   /** Stable as long as the table lives: 10 hex digits of the fingerprint. */
   readonly id: string
   readonly flow: FlowTuple
-  readonly localTid: number
+  readonly group: number
   readonly static: boolean
-  readonly policy: number
   readonly app: number
   /** Seconds since the table's clock began. */
   readonly createdAt: number
@@ -60,6 +68,11 @@ export interface IdleTimes {
   readonly udp: number
   readonly other: number
 }
+
+/** A TCP connection that both ends have closed, or one has reset, stays so long: for what comes late. */
+const ENDED_MS = 10_000
+/** Slots looked at, at most, for a row of the one who has to make room. */
+const OWN_SCAN = 2048
 
 /** As of a NAT: for TCP the least that RFC 5382 (REQ-5) asks, for UDP more than the two minutes of RFC 4787 (REQ-5). */
 export const IDLE: IdleTimes = { tcp: 7_440_000, udp: 180_000, other: 60_000 }
@@ -92,7 +105,7 @@ class Store {
     for (;;) {
       const meta = index[2 * at + 1]!
       if (meta === 0) return -1
-      if (index[2 * at] === high && meta >>> TID_SHIFT !== MOVED && (!verify || this.check[2 * at] === low))
+      if (index[2 * at] === high && meta >>> GROUP_SHIFT !== MOVED && (!verify || this.check[2 * at] === low))
         return at
       if (++at === end) at = 0
     }
@@ -122,6 +135,8 @@ export class Paft {
   #count = 0
   #sweepCursor = 0
   #evictCursor = 0
+  /** Group → its rows. */
+  #rows = new Int32Array(64)
   /** Rows that made room for new ones at the limit. */
   evicted = 0
 
@@ -164,15 +179,25 @@ export class Paft {
     return old < 0 ? -1 : this.#moveOne(this.#old, old)
   }
 
+  /** Rows of a group. */
+  rowsOf(group: number): number {
+    return this.#rows[group] ?? 0
+  }
+
+  get full(): boolean {
+    return this.#count >= this.#limit
+  }
+
   /** Makes a row; the key must not be in the table. Returns its index. */
-  insert(key: FlowKey, tid: number, order: number, now: number): number {
-    if (this.#count >= this.#limit) this.#evict(now)
+  insert(key: FlowKey, group: number, order: number, now: number): number {
+    if (this.#count >= this.#limit) this.evict(now)
     if (this.#old !== undefined) this.#move(this.#old, MOVE_PER_INSERT)
     else if (this.#count >= mostRows(this.slots)) this.#grow()
+    this.#countIn(group)
     const store = this.#now
     const at = store.free(key.low)
     store.index[2 * at] = key.high
-    store.index[2 * at + 1] = (tid << TID_SHIFT) | age(now)
+    store.index[2 * at + 1] = (group << GROUP_SHIFT) | age(now)
     store.check[2 * at] = key.low
     store.check[2 * at + 1] = order
     const cold = store.cold
@@ -193,8 +218,8 @@ export class Paft {
     return at
   }
 
-  tidAt(at: number): number {
-    return this.#now.index[2 * at + 1]! >>> TID_SHIFT
+  groupAt(at: number): number {
+    return this.#now.index[2 * at + 1]! >>> GROUP_SHIFT
   }
 
   /** Notes use of the row at `now` (milliseconds). */
@@ -203,9 +228,13 @@ export class Paft {
     index[2 * at + 1] = (index[2 * at + 1]! & ~AGE_MASK) | age(now)
   }
 
-  setTid(at: number, tid: number): void {
-    const index = this.#now.index
-    index[2 * at + 1] = (tid << TID_SHIFT) | (index[2 * at + 1]! & (OWNED | AGE_MASK))
+  setGroup(at: number, group: number): void {
+    const { index } = this.#now
+    const meta = index[2 * at + 1]!
+    if (meta >>> GROUP_SHIFT === group) return
+    this.#rows[meta >>> GROUP_SHIFT]!--
+    this.#countIn(group)
+    index[2 * at + 1] = (group << GROUP_SHIFT) | (meta & (OWNED | AGE_MASK))
   }
 
   orderAt(at: number): number {
@@ -228,31 +257,21 @@ export class Paft {
   }
 
   /**
-   * Implicit handover (UP-29): a packet of the flow came through tunnel `tid`. Newer packets move the row; an older one,
-   * late on the tunnel left behind, does not (E-3 (4)). `order` is serial arithmetic over 32 bits. It is stored only when
-   * the row moves: what was sent on the old tunnel is older than the first that came on the new. True when it moved.
+   * Notes that a packet of the row's connection has FIN, SYN or RST among its `flags`, from the local end or the remote one.
+   * A connection that is over leaves the table soon, one that begins anew with the same ports stays.
    */
-  learn(at: number, tid: number, order: number, now: number): boolean {
-    const index = this.#now.index
-    const meta = index[2 * at + 1]!
-    if (meta >>> TID_SHIFT === tid) {
-      if ((meta & AGE_MASK) !== age(now)) index[2 * at + 1] = (meta & ~AGE_MASK) | age(now)
-      return false
-    }
-    const check = this.#now.check
-    if (((order - check[2 * at + 1]!) | 0) <= 0 || this.isStatic(at)) return false
-    check[2 * at + 1] = order
-    index[2 * at + 1] = (tid << TID_SHIFT) | (meta & OWNED) | age(now)
-    return true
+  noteFlags(at: number, flags: number, local: boolean): void {
+    const cold = this.#now.cold
+    const c = at * COLD_WORDS
+    if ((flags & SYN) !== 0) cold[c] = cold[c]! & ~ENDED
+    if ((flags & RST) !== 0) cold[c] = cold[c]! | ENDED
+    else if ((flags & FIN) !== 0) cold[c] = cold[c]! | (local ? CLOSED_LOCALLY : CLOSED_REMOTELY)
   }
 
-  policyAt(at: number): number {
-    return this.#now.cold[at * COLD_WORDS + 10]! >>> 20
-  }
-
-  /** `policy` below 4,096 and `app` below 1,048,576: indices that the caller gives meaning to. */
-  setOwner(at: number, policy: number, app: number): void {
-    this.#now.cold[at * COLD_WORDS + 10] = (policy << 20) | app
+  /** `app` below 1,048,576: an index that the caller gives meaning to. */
+  setOwner(at: number, group: number, app: number): void {
+    this.setGroup(at, group)
+    this.#now.cold[at * COLD_WORDS + 10] = app
     this.#now.index[2 * at + 1]! |= OWNED
   }
 
@@ -262,7 +281,7 @@ export class Paft {
   }
 
   appAt(at: number): number {
-    return this.#now.cold[at * COLD_WORDS + 10]! & 0xfffff
+    return this.#now.cold[at * COLD_WORDS + 10]!
   }
 
   /** The row's flow; allocates. */
@@ -278,9 +297,8 @@ export class Paft {
     return {
       id: this.idAt(at),
       flow: this.tupleAt(at),
-      localTid: this.tidAt(at),
+      group: this.groupAt(at),
       static: this.isStatic(at),
-      policy: this.policyAt(at),
       app: this.appAt(at),
       createdAt: this.#now.cold[at * COLD_WORDS + 11]!,
     }
@@ -315,6 +333,7 @@ export class Paft {
 
   remove(at: number): void {
     const store = this.#now
+    this.#rows[this.groupAt(at)]!--
     const slots = store.slots
     let hole = at
     let next = at
@@ -345,8 +364,10 @@ export class Paft {
       }
       const meta = this.#now.index[2 * at + 1]!
       if (meta !== 0) {
-        const protocol = this.#now.cold[at * COLD_WORDS]! & 0xff
-        const most = protocol === 6 ? idle.tcp : protocol === 17 ? idle.udp : idle.other
+        const kind = this.#now.cold[at * COLD_WORDS]!
+        const protocol = kind & 0xff
+        const live = protocol === 6 ? idle.tcp : protocol === 17 ? idle.udp : idle.other
+        const most = (kind & ENDED) === ENDED ? ENDED_MS : live
         if (((age(now) - meta) & AGE_MASK) * AGE_UNIT_MS > most || drop?.(at) === true) {
           this.remove(at)
           continue // the slot may hold another row now
@@ -367,7 +388,7 @@ export class Paft {
   #moveOne(old: Store, from: number): number {
     const at = this.#now.free(old.check[2 * from]!)
     this.#now.copyFrom(old, from, at)
-    old.index[2 * from + 1] = MOVED << TID_SHIFT
+    old.index[2 * from + 1] = MOVED << GROUP_SHIFT
     return at
   }
 
@@ -375,30 +396,47 @@ export class Paft {
     const end = Math.min(this.#oldCursor + slots, old.slots)
     for (; this.#oldCursor < end; this.#oldCursor++) {
       const meta = old.index[2 * this.#oldCursor + 1]!
-      if (meta !== 0 && meta >>> TID_SHIFT !== MOVED) this.#moveOne(old, this.#oldCursor)
+      if (meta !== 0 && meta >>> GROUP_SHIFT !== MOVED) this.#moveOne(old, this.#oldCursor)
     }
     if (end === old.slots) this.#old = undefined
   }
 
-  #evict(now: number): void {
+  /**
+   * Makes room: of up to sixteen rows, the next ones of those whose group is `among`, the one with the greatest `weight` goes,
+   * of several the one used longest ago. False when no such row was found.
+   */
+  evict(now: number, among?: (group: number) => boolean, weight?: (group: number) => number): boolean {
     this.settle()
     let victim = -1
     let oldest = -1
-    for (let seen = 0, i = 0; seen < EVICTION_SAMPLE && i < this.slots; i++) {
+    let heaviest = -1
+    const scan = among === undefined ? this.slots : Math.min(OWN_SCAN, this.slots)
+    for (let seen = 0, i = 0; seen < EVICTION_SAMPLE && i < scan; i++) {
       const at = this.#evictCursor
       this.#evictCursor = at + 1 === this.slots ? 0 : at + 1
       const meta = this.#now.index[2 * at + 1]!
-      if (meta === 0) continue
+      if (meta === 0 || among?.(meta >>> GROUP_SHIFT) === false) continue
       seen++
+      const own = weight?.(meta >>> GROUP_SHIFT) ?? 0
       const idle = (age(now) - meta) & AGE_MASK
-      if (idle > oldest) {
-        oldest = idle
-        victim = at
-      }
+      if (own < heaviest || (own === heaviest && idle <= oldest)) continue
+      heaviest = own
+      oldest = idle
+      victim = at
     }
-    if (victim < 0) return
+    if (victim < 0) return false
     this.remove(victim)
     this.evicted++
+    return true
+  }
+
+  #countIn(group: number): void {
+    if (group >= this.#rows.length) {
+      const rows = new Int32Array(Math.max(group + 1, this.#rows.length * 2))
+      rows.set(this.#rows)
+      this.#rows = rows
+    }
+    this.#rows[group]!++
   }
 }
 

@@ -1,19 +1,23 @@
 /**
  * The Tunnel Table (UP-24): local_tid → local_tun, remote_tun, vip_nat, un_tid. A tunnel is one path of the multipath
- * tunnel: an access of the mobile host towards one anchor. `local_tid` names it in the PAFT; it is not reused before a
- * sweep of the PAFT has passed (`retire` … `release`), so a row of a closed tunnel never points into a new one.
+ * tunnel: an access of the mobile host towards one anchor. Its `local_tid` is a view of the path's slot in the datapath: it
+ * lives as long as that. Groups of flows name it (groups.ts), and are told when it closes.
  *
- * What the forwarders need for each packet stands in typed arrays: `slotOf`, `peerOf` by local_tid, `tidOf` by slot.
- * Two local_tids are no tunnels but verdicts: a row bound to BLOCKED is dropped, one bound to NOWHERE waits (parks).
+ * What the forwarders need for each packet stands in typed arrays: `slotOf`, `peerOf` by local_tid.
+ * Two local_tids are no tunnels but verdicts: a group bound to BLOCKED is dropped, one bound to NOWHERE waits (parks).
  */
-import { GodwitError } from '../../core/errors.ts'
 import { Verdict } from '../../tunnel/seam.ts'
-import { MOST_TIDS } from './paft.ts'
 
 /** local_tid of flows whose policy has run out of accesses and says `none`. */
 export const BLOCKED = 1
 /** local_tid of flows that wait until an access of their policy is usable. */
 export const NOWHERE = 2
+const FIRST_TUNNEL = NOWHERE + 1
+
+/** The local_tid of a slot. */
+export function tidOf(slot: number): number {
+  return slot < 0 ? 0 : slot + FIRST_TUNNEL
+}
 
 export interface TunnelRow {
   readonly localTid: number
@@ -35,38 +39,27 @@ export class TunnelTable {
   slotOf: Int32Array
   /** local_tid → peer. */
   peerOf: Int32Array
-  /** slot → local_tid, 0 when none. */
-  tidOf: Int32Array
   readonly #rows = new Map<number, TunnelRow>()
-  readonly #limit: number
-  #last = NOWHERE
-  #retired: number[] = []
-  readonly #quarantine = new Set<number>()
 
-  /** `limit`: the most local_tids, open and in quarantine. */
-  constructor(limit = 4096) {
-    this.#limit = Math.min(limit + NOWHERE, MOST_TIDS)
+  constructor() {
     this.slotOf = new Int32Array(64).fill(Verdict.PARK)
     this.slotOf[BLOCKED] = Verdict.DROP
     this.peerOf = new Int32Array(64).fill(-1)
-    this.tidOf = new Int32Array(64)
   }
 
   get size(): number {
     return this.#rows.size
   }
 
-  /** Opens a row with a fresh local_tid. */
+  /** Opens a row for a path. */
   open(row: Omit<TunnelRow, 'localTid'>): TunnelRow {
-    const localTid = this.#nextTid()
+    const localTid = tidOf(row.slot)
     const opened = { ...row, localTid }
     this.#rows.set(localTid, opened)
     this.slotOf = grown(this.slotOf, localTid, Verdict.PARK)
     this.peerOf = grown(this.peerOf, localTid, -1)
-    this.tidOf = grown(this.tidOf, row.slot, 0)
     this.slotOf[localTid] = row.slot
     this.peerOf[localTid] = row.peer
-    this.tidOf[row.slot] = localTid
     return opened
   }
 
@@ -85,7 +78,7 @@ export class TunnelTable {
 
   /** By the datapath's slot. */
   atSlot(slot: number): TunnelRow | undefined {
-    return slot < 0 ? undefined : this.#rows.get(this.tidOf[slot] ?? 0)
+    return this.#rows.get(tidOf(slot))
   }
 
   /** By the name both ends use, so that signalling may travel outside the tunnel it speaks of. */
@@ -108,42 +101,11 @@ export class TunnelTable {
     return (this.slotOf[localTid] ?? -1) >= 0
   }
 
-  /** Closes a tunnel. Its local_tid stays unused until `release` has been called after a full sweep of the PAFT. */
+  /** Closes a tunnel. */
   close(localTid: number): void {
-    const row = this.#rows.get(localTid)
-    if (row === undefined) return
-    this.#rows.delete(localTid)
+    if (!this.#rows.delete(localTid)) return
     this.slotOf[localTid] = Verdict.PARK
-    this.tidOf[row.slot] = 0
-    this.#retired.push(localTid)
-    this.#quarantine.add(localTid)
-  }
-
-  /** Call when a sweep begins; after the sweep has ended, `release` what this returned. */
-  retire(): number[] {
-    const retired = this.#retired
-    this.#retired = []
-    return retired
-  }
-
-  release(tids: readonly number[]): void {
-    for (const tid of tids) {
-      this.#quarantine.delete(tid)
-      this.peerOf[tid] = -1
-    }
-  }
-
-  #nextTid(): number {
-    const most = this.#limit - NOWHERE
-    if (this.#rows.size + this.#quarantine.size >= most) {
-      throw new GodwitError('TOO_MANY_TUNNELS', `more than ${most} tunnels`, {
-        hint: 'raise the limit or close tunnels',
-      })
-    }
-    do {
-      this.#last = this.#last >= this.#limit ? NOWHERE + 1 : this.#last + 1
-    } while (this.#rows.has(this.#last) || this.#quarantine.has(this.#last))
-    return this.#last
+    this.peerOf[localTid] = -1
   }
 }
 

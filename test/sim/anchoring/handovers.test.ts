@@ -11,6 +11,7 @@ import { AnchorMachine } from '../../../src/anchoring/machine/anchor.ts'
 import { HostMachine } from '../../../src/anchoring/machine/host.ts'
 import type { AccessSetup, Event } from '../../../src/anchoring/protocol.ts'
 import type { Signalling, SignallingEvents } from '../../../src/anchoring/signalling/api.ts'
+import { Groups } from '../../../src/anchoring/tables/groups.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { VipaPool } from '../../../src/anchoring/tables/pool.ts'
 import { TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
@@ -107,9 +108,12 @@ class Bed {
       v6: { address: FIX6, prefix: 96 },
     })
     const tunnels = new TunnelTable()
+    const paft = new Paft({ allocate, rows: 16, limit: 1024 })
+    const groups = new Groups(paft)
     this.#anchorForwarder = new AnchorForwarder({
-      paft: new Paft({ allocate, rows: 16, limit: 1024 }),
+      paft,
       tunnels,
+      groups,
       v4Base: pool.v4Base,
       numbers: pool.last + 1,
       v6Prefix: FIX6,
@@ -118,6 +122,7 @@ class Bed {
     this.anchor = new AnchorMachine({
       tunnel: this.pair.anchor.machine,
       tunnels,
+      groups,
       forwarder: this.#anchorForwarder,
       pool,
       tally: () => ({ sent: this.counts.down, received: this.counts.upArrived }),
@@ -357,8 +362,8 @@ function beside(bed: Bed, events: SignallingEvents): Signalling {
       events.associated(anchor, v4, v6, now)
     },
     setUpTunnel: (anchor, tunnel, now) => bed.pair.host.machine.addPath(anchor, tunnel, now),
-    handOver: (_anchor, { unTid }, flows, now) =>
-      void bed.pair.anchor.do(() => bed.anchor.handOver(host(), unTid, flows, 1 << 20, now)),
+    handOver: (_anchor, { unTid }, group, flows, now) =>
+      void bed.pair.anchor.do(() => bed.anchor.handOver(host(), unTid, group, flows, 1 << 20, now)),
     setMode: (_anchor, isStatic, flows) => void bed.anchor.setMode(host(), isStatic, flows),
     tally: (anchor, _slot, sent, now) => events.tallied(anchor, sent, bed.anchor.tally(host()), now),
     handleFrame: () => assert.fail('nothing is signalled inside the tunnel'),

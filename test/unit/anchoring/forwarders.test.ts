@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { AnchorForwarder } from '../../../src/anchoring/forwarders/anchor.ts'
 import { HostForwarder } from '../../../src/anchoring/forwarders/host.ts'
 import { Rewrite, rewrite4, rewrite6 } from '../../../src/anchoring/forwarders/nat.ts'
+import { Groups, MOST_GROUPS } from '../../../src/anchoring/tables/groups.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { BLOCKED, NOWHERE, TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
 import { checksum, pseudoSum } from '../../../src/core/checksum.ts'
@@ -178,7 +179,8 @@ test('UP-26, Table 1: flow1 → tid1 (AN1, 5.0.0.1), flow2 → tid2 (AN2, 7.0.0.
   assert.deepEqual(flow1.slice(12, 16), vipa1)
   send(packet(FIX4, CH, 6, tcp(4900, 21)))
   const [, second] = host.takeNewFlows()
-  paft.setTid(paft.findId(second!), tid2)
+  host.bind(5, tid2)
+  paft.setGroup(paft.findId(second!), 5)
   assert.equal(send(flow2), 1)
   assert.deepEqual(flow2.slice(12, 16), vipa2)
 
@@ -224,7 +226,7 @@ test('UP-25: what becomes of a tunnel is written in the Tunnel Table alone; rows
   const ports = [4000, 4001, 4002]
   for (const port of ports) assert.equal(send(port), 0)
   const ids = host.takeNewFlows()
-  const rows = () => ids.map((id) => paft.tidAt(paft.findId(id)))
+  const rows = () => ids.map((id) => host.tidOf(paft.findId(id)))
   tunnels.setUsable(tids[0], false)
   assert.deepEqual(ports.map(send), [Verdict.PARK, Verdict.PARK, Verdict.PARK])
   tunnels.setUsable(tids[0], true)
@@ -232,7 +234,8 @@ test('UP-25: what becomes of a tunnel is written in the Tunnel Table alone; rows
   assert.deepEqual(ports.map(send), [0, 0, 0])
   assert.deepEqual(rows(), [tids[0], tids[0], tids[0]])
   // The other way round: a row that is bound elsewhere changes nothing about either tunnel.
-  paft.setTid(paft.findId(ids[1]!), tids[1])
+  host.bind(5, tids[1])
+  paft.setGroup(paft.findId(ids[1]!), 5)
   assert.deepEqual(ports.map(send), [0, 1, 0])
   assert.equal(tunnels.size, 2)
   tunnels.close(tids[0])
@@ -283,9 +286,10 @@ test('UP-27: a tunnel of another type, IP/GRE, stands beside one of IP/UDP; a fl
   }
   assert.deepEqual(roundTrip(), [0, 0])
   const row = paft.findId(host.takeNewFlows()[0]!)
-  paft.setTid(row, tids[1])
+  host.bind(5, tids[1])
+  paft.setGroup(row, 5)
   assert.deepEqual(roundTrip(), [1, 1])
-  paft.setTid(row, tids[0])
+  host.bind(5, tids[0])
   assert.deepEqual(roundTrip(), [0, 0])
 })
 
@@ -299,7 +303,8 @@ test('a blocked flow is dropped, one with no usable access waits, foreign source
   }
   assert.equal(host.defaultTid, NOWHERE)
   assert.equal(send(FIX4), Verdict.PARK)
-  paft.setTid(paft.findId(host.takeNewFlows()[0]!), BLOCKED)
+  host.bind(5, BLOCKED)
+  paft.setGroup(paft.findId(host.takeNewFlows()[0]!), 5)
   assert.equal(send(FIX4), Verdict.DROP)
   assert.equal(send(CH), Verdict.DROP)
   assert.equal(paft.size, 1)
@@ -307,12 +312,15 @@ test('a blocked flow is dropped, one with no usable access waits, foreign source
 
 const V6 = Uint8Array.from([0xfd, 0x67, 0x6f, 0x64, 0x77, 0x69, 0, 1, 0, 0, 0, 0])
 
-function anchor() {
-  const paft = new Paft({ allocate })
+function anchor(rowsOfHost?: number, limit = 1 << 20) {
+  const paft = new Paft({ allocate, limit })
   const tunnels = new TunnelTable()
+  const groups = new Groups(paft)
   const forwarder = new AnchorForwarder({
     paft,
     tunnels,
+    groups,
+    ...(rowsOfHost !== undefined && { rowsOfHost }),
     v4Base: 0xc6120000,
     numbers: 65536,
     v6Prefix: V6,
@@ -327,7 +335,7 @@ function anchor() {
       vipNat: {},
       unTid: 0,
     }).localTid
-  return { paft, tunnels, forwarder, open }
+  return { paft, tunnels, groups, forwarder, open }
 }
 
 const vipa = (n: number) => Uint8Array.of(198, 18, 0, n)
@@ -432,15 +440,112 @@ test("UP-31, D12, E-8 (7): explicit handover moves the peer's flows only; a clos
     return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
   }
   forwarder.setDefaultTid(1, first)
-  assert.equal(forwarder.bind(1, second, [flow(vipa(2))], 50, 0), 1)
+  assert.equal(forwarder.bind(1, second, 0, [flow(vipa(2))], 50, 0), 1)
   assert.equal(down(), 11)
-  assert.equal(forwarder.bind(2, 0, [flow(vipa(2))], 50, 0), 0)
+  assert.equal(forwarder.bind(2, 0, 0, [flow(vipa(2))], 50, 0), 0)
   assert.equal(down(), 11)
   const late = packet(vipa(2), CH, 6, tcp(4876, 80))
   forwarder.inbound(late, viewOf(late), 0, late.length, false, 1, 10, 49, 0)
   assert.equal(down(), 11, 'sent before the request, arrived after it')
   tunnels.close(second)
   assert.equal(down(), 10)
+})
+
+/** Two paths of host 1 (VIpA 2) and one of host 2 (VIpA 3), and packets of any flow of theirs. */
+function hosts(rowsOfHost?: number, limit?: number) {
+  const parts = anchor(rowsOfHost, limit)
+  const { forwarder, open } = parts
+  forwarder.assign(1, 2)
+  forwarder.assign(2, 3)
+  const tids = [open(1, 10), open(1, 11), open(2, 20)] as const
+  let counter = 0
+  const up = (port: number, slot: number, order = ++counter, peer = slot < 20 ? 1 : 2, now = 0) => {
+    const bytes = packet(vipa(peer + 1), CH, 17, udp(port, 80))
+    return forwarder.inbound(bytes, viewOf(bytes), 0, bytes.length, false, peer, slot, order, now)
+  }
+  const down = (port: number, peer = 1) => {
+    const bytes = packet(CH, vipa(peer + 1), 17, udp(80, port))
+    return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
+  }
+  const flow = (port: number) => ({ protocol: 17, local: vipa(2), remote: CH, localPort: port, remotePort: 80 })
+  return { ...parts, tids, up, down, flow, next: () => ++counter }
+}
+
+test('UP-2, UP-31: a handover of a group is one write; flows that packets moved meanwhile are still of their group', () => {
+  const { forwarder, groups, tids, up, down, flow, next } = hosts()
+  const voice = Array.from({ length: 30 }, (_, n) => 4000 + n)
+  const rest = [5000, 5001]
+  for (const port of [...voice, ...rest]) up(port, 10)
+  assert.equal(forwarder.bind(1, tids[0], 7, voice.map(flow), next(), 0), 30)
+  up(4003, 11)
+  up(5001, 11)
+  assert.deepEqual([4000, 4003, 5000, 5001].map((port) => down(port)), [10, 11, 10, 11])
+  assert.equal(forwarder.bind(1, tids[1], 7, [], next(), 0), 30, 'named by its number alone')
+  assert.deepEqual([4000, 4003, 5000, 5001].map((port) => down(port)), [11, 11, 10, 11])
+  assert.equal(forwarder.bind(1, tids[0], 7, [], next(), 0), 30)
+  assert.deepEqual([4000, 4003, 5000, 5001].map((port) => down(port)), [10, 10, 10, 11])
+  assert.equal(forwarder.bind(1, tids[1], 'all', [], next(), 0), 32)
+  assert.deepEqual([4000, 4003, 5000, 5001, 9999].map((port) => down(port)), [11, 11, 11, 11, 11])
+  assert.equal(groups.rowsOf(1), 32)
+})
+
+test('E-3 (4): neither a packet nor a request that was overtaken undoes a handover; a static row waits for a request', () => {
+  const { paft, forwarder, tids, up, down, flow } = hosts()
+  up(4000, 10, 100)
+  forwarder.bind(1, tids[1], 0, [], 200, 0)
+  up(4000, 10, 150)
+  assert.equal(down(4000), 11, 'a packet sent before the request')
+  assert.equal(forwarder.bind(1, tids[0], 0, [], 180, 0), 0, 'a request sent before it')
+  assert.equal(down(4000), 11)
+  forwarder.setStatic(1, true, [flow(4000)])
+  up(4000, 10, 300)
+  assert.equal(down(4000), 11)
+  forwarder.bind(1, tids[0], 0, [], 400, 0)
+  assert.equal(down(4000), 10)
+  assert.equal(paft.size, 1)
+  // The order wraps at 2^31.
+  up(4001, 10, 2 ** 31 - 1)
+  up(4001, 11, 2 ** 31 + 1)
+  assert.equal(down(4001), 11)
+})
+
+test('a host that has all the rows it may have pays with its own; in a full table the fullest host pays', () => {
+  const few = hosts(100)
+  for (let port = 1; port <= 20; port++) few.up(port, 20)
+  for (let port = 1; port <= 5000; port++) few.up(port, 10)
+  assert.deepEqual([few.groups.rowsOf(1), few.groups.rowsOf(2)], [100, 20])
+  assert.equal(few.down(5000), 10)
+  const full = hosts(undefined, 300)
+  for (let port = 1; port <= 20; port++) full.up(port, 20)
+  for (let port = 1; port <= 5000; port++) full.up(port, 10)
+  assert.deepEqual([full.groups.rowsOf(1), full.groups.rowsOf(2)], [280, 20])
+  for (let port = 1000; port < 1020; port++) full.up(port, 20)
+  assert.equal(full.groups.rowsOf(2), 40, 'and the other one still finds room')
+})
+
+test('however many groups a host names, it has 64, and nothing is thrown', () => {
+  const { forwarder, groups, tids, up, flow, next } = hosts()
+  for (let n = 0; n < 1000; n++) {
+    up(1000 + n, 10)
+    forwarder.bind(1, tids[n % 2]!, 1 + n, [flow(1000 + n)], next(), 0)
+  }
+  assert.equal(groups.rowsOf(1), 1000)
+  assert.ok(groups.peerOf.filter((peer) => peer === 1).length <= MOST_GROUPS)
+})
+
+test('a host that is gone leaves no rows, and what it had is used again', () => {
+  const { paft, groups, forwarder, tunnels, open, up, tids } = hosts()
+  for (let round = 0; round < 200; round++) {
+    for (let port = 1; port <= 10; port++) up(port, 10, round * 100 + port)
+    groups.forget(1)
+    forwarder.revoke(1)
+    for (const tid of tids.slice(0, 2)) tunnels.close(tid)
+    while (!forwarder.sweep(1 << 12, { tcp: 1e9, udp: 1e9, other: 1e9 }, 0));
+    assert.equal(paft.size, 0)
+    forwarder.assign(1, 2)
+    for (const slot of [10, 11]) open(1, slot)
+  }
+  assert.ok(groups.tunnelOf.length <= 128, `${groups.tunnelOf.length}`)
 })
 
 test('stock WireGuard clients: what is in their allowed IPs may be a source and is routed to them', () => {

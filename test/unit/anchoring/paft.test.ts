@@ -28,42 +28,19 @@ function keyed(tuple: FlowTuple): FlowKey {
 test('UP-23: a row is found by its flow, keeps its tunnel and shows its tuple', () => {
   const paft = new Paft({ allocate })
   const at = paft.insert(keyed(flow(5)), 3, 100, 1000)
+  assert.equal(paft.groupAt(at), 3)
   paft.setOwner(at, 9, 77)
   const found = paft.find(keyed(flow(5)))
-  assert.equal(paft.tidAt(found), 3)
+  assert.equal(paft.groupAt(found), 9)
+  assert.deepEqual([paft.rowsOf(3), paft.rowsOf(9)], [0, 1])
   assert.equal(paft.find(keyed(flow(6))), -1)
   const row = paft.rowAt(found)
   assert.deepEqual(row.flow, flow(5))
-  assert.equal(row.policy, 9)
+  assert.equal(row.group, 9)
   assert.equal(row.app, 77)
   assert.equal(paft.findId(row.id), found)
   assert.equal(paft.findId(row.id.slice(0, 8)), found)
   assert.equal(paft.findId('zz'), -1)
-})
-
-test('UP-29, E-3 (4): only a newer packet moves a row, so a late one on the old tunnel does not flip it back', () => {
-  const paft = new Paft({ allocate })
-  const at = paft.insert(keyed(flow(1)), 1, 100, 0)
-  assert.equal(paft.learn(at, 2, 105, 0), true)
-  assert.equal(paft.learn(at, 1, 103, 0), false)
-  assert.equal(paft.tidAt(at), 2)
-  assert.equal(paft.learn(at, 1, 106, 0), true)
-  assert.equal(paft.tidAt(at), 1)
-})
-
-test('E-3 (4): the order wraps', () => {
-  const paft = new Paft({ allocate })
-  const at = paft.insert(keyed(flow(1)), 1, 0x7fffffff, 0)
-  assert.equal(paft.learn(at, 2, 0x80000001 | 0, 0), true)
-})
-
-test('UP-30: learning leaves a static row where it is', () => {
-  const paft = new Paft({ allocate })
-  const at = paft.insert(keyed(flow(1)), 1, 100, 0)
-  paft.setStatic(at, true)
-  assert.equal(paft.learn(at, 2, 105, 0), false)
-  assert.equal(paft.tidAt(at), 1)
-  assert.equal(paft.find(keyed(flow(1))), at)
 })
 
 test('the table agrees with a Map under any mix of insertions, removals and look-ups, through growth', () => {
@@ -75,7 +52,7 @@ test('the table agrees with a Map under any mix of insertions, removals and look
         const key = keyed(flow(n))
         const at = paft.find(key)
         assert.equal(at >= 0, model.has(n))
-        if (at >= 0) assert.equal(paft.tidAt(at), model.get(n))
+        if (at >= 0) assert.equal(paft.groupAt(at), model.get(n))
         if (what < 2 && at < 0) {
           paft.insert(key, (n % 100) + 1, n, 0)
           model.set(n, (n % 100) + 1)
@@ -94,6 +71,10 @@ test('the table agrees with a Map under any mix of insertions, removals and look
         assert.equal(paft.find(keyed(paft.tupleAt(at))), at)
       }
       assert.equal(seen, model.size)
+      for (let group = 1; group <= 100; group++) {
+        const rows = [...model.values()].filter((each) => each === group).length
+        assert.equal(paft.rowsOf(group), rows)
+      }
     }),
     { numRuns: 60 },
   )
@@ -102,7 +83,7 @@ test('the table agrees with a Map under any mix of insertions, removals and look
 test('a hundred thousand rows, grown from few, all found', () => {
   const paft = new Paft({ allocate, rows: 16 })
   for (let n = 0; n < 100_000; n++) paft.insert(keyed(flow(n)), 1 + (n % 1000), 0, 0)
-  for (let n = 0; n < 100_000; n++) assert.equal(paft.tidAt(paft.find(keyed(flow(n)))), 1 + (n % 1000))
+  for (let n = 0; n < 100_000; n++) assert.equal(paft.groupAt(paft.find(keyed(flow(n)))), 1 + (n % 1000))
 })
 
 test("rows idle for their protocol's time are swept, others stay", () => {
@@ -121,6 +102,36 @@ test('at its limit the table evicts a row long unused and holds', () => {
   assert.equal(paft.size, 1000)
   assert.equal(paft.evicted, 4000)
   assert.ok(paft.find(keyed(flow(4999))) >= 0)
+})
+
+test('a connection that both ends have closed, or one has reset, is over ten seconds later; half closed it stays', () => {
+  const [FIN, SYN, RST] = [1, 2, 4]
+  const cases: readonly (readonly [string, (paft: Paft, at: number) => void, boolean])[] = [
+    ['open', () => {}, true],
+    ['closed by one end', (paft, at) => paft.noteFlags(at, FIN, true), true],
+    ['closed by one end twice', (paft, at) => [1, 2].forEach(() => paft.noteFlags(at, FIN, false)), true],
+    ['closed by both', (paft, at) => [true, false].forEach((local) => paft.noteFlags(at, FIN, local)), false],
+    ['reset', (paft, at) => paft.noteFlags(at, RST, false), false],
+    ['begun anew', (paft, at) => [RST, SYN].forEach((flag) => paft.noteFlags(at, flag, true)), true],
+  ]
+  for (const [what, close, stays] of cases) {
+    const paft = new Paft({ allocate })
+    const at = paft.insert(keyed(flow(2)), 1, 0, 0)
+    close(paft, at)
+    paft.sweep(1 << 12, idle, 8_000)
+    assert.equal(paft.size, 1, `${what}: lingers`)
+    paft.sweep(1 << 12, idle, 20_000)
+    paft.sweep(1 << 12, idle, 25_000)
+    assert.equal(paft.size, stays ? 1 : 0, what)
+  }
+})
+
+test('whoever has to make room loses rows of its own, however few of all they are', () => {
+  const paft = new Paft({ allocate, rows: 16 })
+  for (let n = 0; n < 1000; n++) paft.insert(keyed(flow(n)), n % 50 === 0 ? 7 : 1, 0, n * 1000)
+  for (let n = 0; n < 20; n++) assert.ok(paft.evict(2_000_000, (group) => group === 7))
+  assert.deepEqual([paft.rowsOf(7), paft.rowsOf(1)], [0, 980])
+  assert.equal(paft.evict(2_000_000, (group) => group === 7), false)
 })
 
 function packet4(protocol: number, payload: number[], fragmentField = 0): Uint8Array {

@@ -13,12 +13,13 @@ const flow: FlowTuple = {
 }
 
 test('UP-31: the bytes of a handover request', () => {
-  const bytes = encode({ type: FrameType.HANDOVER_REQUEST, transaction: 0x01020304, unTid: 2, flows: [flow] })
+  const bytes = encode({ type: FrameType.HANDOVER_REQUEST, transaction: 0x01020304, unTid: 2, group: 0x0102, flows: [flow] })
   assert.deepEqual(
     [...bytes],
     [
       ...[1, 2, 3, 4], // transaction
       2, // path id
+      ...[1, 2], // group
       1, // one flow
       ...[4, 6], // IPv4, TCP
       ...[0x13, 0x0c, 0, 80], // ports 4876, 80
@@ -75,6 +76,7 @@ const signals: fc.Arbitrary<Signal> = fc.oneof(
   }),
   fc.record({
     type: fc.constant(FrameType.HANDOVER_REQUEST),
+    group: fc.oneof(fc.nat(4095), fc.constant('all' as const)),
     transaction,
     unTid: fc.nat(255),
     flows: tuples,
