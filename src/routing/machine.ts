@@ -209,7 +209,7 @@ export class RouterMachine {
     return IN_USE
   }
 
-  pathsOf(access: string): { readonly slot: number; readonly pathId: number }[] {
+  pathsOf(access: string): { readonly slot: number }[] {
     return [...this.#peers.values()].flatMap((peer) =>
       [...peer.paths.values()].filter((path) => path.access === access),
     )
@@ -252,8 +252,8 @@ export class RouterMachine {
         break
       case 'path': {
         const known = peer.paths.get(event.path.slot)
-        // Ours are known from `addPath` on; what is still told of the one before on the same slot is old.
-        if (peer.leads && known?.pathId !== event.path.pathId) break
+        // Ours are known from `addPath` on.
+        if (peer.leads && known === undefined) break
         this.#seen(event.path, known?.access ?? `path ${event.path.pathId}`)
         this.#plan(peer, now, `${this.accessOf(event.path.slot)} is ${event.path.state.name}`)
         if (event.path.state.name === 'up') {
@@ -263,8 +263,7 @@ export class RouterMachine {
         break
       }
       case 'path-closed':
-        // Its slot may have been given to another path meanwhile.
-        if (peer.paths.get(event.slot)?.pathId === event.pathId) peer.paths.delete(event.slot)
+        peer.paths.delete(event.slot)
         this.#plan(peer, now, 'a path has closed')
         break
       case 'sample': {
@@ -303,7 +302,7 @@ export class RouterMachine {
     const peer = this.#peers.get(view.peer)
     if (peer === undefined) return
     const known = peer.paths.get(view.slot)
-    if (known !== undefined && known.pathId === view.pathId) {
+    if (known !== undefined) {
       known.view = view
       return
     }

@@ -127,7 +127,7 @@ export class RouterNode implements NodeParts<Command> {
 
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#router.handleTunnelEvent(event, now)
-    if (event.type === 'path-closed') this.#sockets.pathClosed(event.slot, event.pathId)
+    if (event.type === 'path-closed') this.#sockets.pathClosed(event.slot)
     if (event.type === 'timestamp-sent') this.#tell({ type: 'timestamp', floor: event.floor })
     if (event.type === 'handshake-failed') {
       const name = [...this.#peers].find(([, index]) => index === event.peer)?.[0] ?? ''

@@ -18,10 +18,8 @@ export interface OpenAccess<Setup extends SocketSetup> {
   readonly port: number
 }
 
-/** A slot may have been given to another path already when it is told that the one before has closed. */
 export interface SocketPath {
   readonly slot: number
-  readonly pathId: number
 }
 
 export interface AccessSocketsParts {
@@ -36,7 +34,7 @@ export class AccessSockets<Setup extends SocketSetup> {
   readonly #parts: AccessSocketsParts
   readonly #open = new Map<string, OpenAccess<Setup>>()
   /** Those whose access went, with the paths that they wait for. */
-  readonly #dying: { readonly index: number; readonly paths: Set<string> }[] = []
+  readonly #dying: { readonly index: number; readonly paths: Set<number> }[] = []
   #lastPathId = 0
 
   constructor(parts: AccessSocketsParts) {
@@ -78,14 +76,14 @@ export class AccessSockets<Setup extends SocketSetup> {
     this.#open.delete(name)
     const paths = pathsOf(name)
     if (paths.length === 0) node.engine.closeSocket(access.index)
-    else this.#dying.push({ index: access.index, paths: new Set(paths.map(nameOf)) })
+    else this.#dying.push({ index: access.index, paths: new Set(paths.map(({ slot }) => slot)) })
     for (const { slot } of paths) node.machine.removePath(slot, now)
   }
 
   /** To be called for each path that has closed. */
-  pathClosed(slot: number, pathId: number): void {
+  pathClosed(slot: number): void {
     for (const dying of [...this.#dying]) {
-      dying.paths.delete(nameOf({ slot, pathId }))
+      dying.paths.delete(slot)
       if (dying.paths.size > 0) continue
       this.#parts.node.engine.closeSocket(dying.index)
       this.#dying.splice(this.#dying.indexOf(dying), 1)
@@ -99,8 +97,4 @@ export class AccessSockets<Setup extends SocketSetup> {
     while (used.has(this.#lastPathId))
     return this.#lastPathId
   }
-}
-
-function nameOf({ slot, pathId }: SocketPath): string {
-  return `${slot}/${pathId}`
 }

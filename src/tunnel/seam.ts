@@ -89,7 +89,10 @@ export interface Paths {
   setRemote(slot: number, remote: Endpoint): void
   /** The largest outer IP packet, in bytes, that this path is known to carry. */
   setMtu(slot: number, mtu: number): void
+  /** Nothing goes there any more. The slot stays taken until `release`. */
   close(slot: number): void
+  /** A closed slot may be given to another path: whoever knew it by its number has heard that it closed. */
+  release(slot: number): void
   counters(slot: number): PathCounters
   /**
    * Sends again, over `to`, every datagram sealed for `from` that the ring still holds, that was sent in the last

@@ -123,8 +123,12 @@ export class PathTable {
     return slot
   }
 
-  release(slot: number): void {
+  /** The slot belongs to nobody, and is not given away before `release`. */
+  vacate(slot: number): void {
     this.peer[slot] = NONE
+  }
+
+  release(slot: number): void {
     this.#free.push(slot)
   }
 

@@ -154,7 +154,7 @@ export class HostMachine implements SignallingEvents {
   }
 
   /** Paths of an access, to be closed. */
-  pathsOf(access: string): { readonly slot: number; readonly pathId: number }[] {
+  pathsOf(access: string): { readonly slot: number }[] {
     return [...this.#paths.values()].filter((path) => path.access === access)
   }
 

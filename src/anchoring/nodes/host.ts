@@ -150,7 +150,7 @@ export class HostNode implements NodeParts<Command> {
       this.#tell({ type: 'key-confirmed', name: nameOf(), publicKey: event.publicKey })
     else if (event.type === 'handshake-failed')
       this.#tell({ type: 'log', level: 'warn', message: `no session with ${nameOf()}: ${event.reason}` })
-    else if (event.type === 'path-closed') this.#sockets.pathClosed(event.slot, event.pathId)
+    else if (event.type === 'path-closed') this.#sockets.pathClosed(event.slot)
     else if (event.type === 'path') {
       const { state } = event.path
       if (state.name === 'down' && state.reason === CloseReason.error)

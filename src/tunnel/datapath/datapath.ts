@@ -256,6 +256,10 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.sender.pacer.drop(slot)
     this.paths.unlink(slot)
     this.paths.detach(slot)
+    this.paths.vacate(slot)
+  }
+
+  release(slot: number): void {
     this.paths.release(slot)
   }
 

@@ -212,7 +212,7 @@ export type TunnelEvent =
       readonly path: PathView
       readonly from: PathState['name']
     }
-  /** The slot is free again; forget it. */
+  /** Forget the slot: it is free again once the next event is polled. */
   | { readonly type: 'path-closed'; readonly peer: number; readonly slot: number; readonly pathId: number }
   /** Where the peer sees us on this path, behind whatever NAT. */
   | {

@@ -45,6 +45,8 @@ export class TunnelMachine implements TunnelCommands {
   readonly #byKey = new Map<string, Peer>()
   readonly #events: TunnelEvent[] = []
   #eventsRead = 0
+  /** Slot of the `path-closed` that was polled last, until the next poll. */
+  #closed = -1
   readonly #due = new DeadlineHeap()
   readonly #handshakes: Handshakes
   readonly #multipath: Multipath
@@ -247,10 +249,18 @@ export class TunnelMachine implements TunnelCommands {
   }
 
   poll(): TunnelEvent | undefined {
-    if (this.#eventsRead < this.#events.length) return this.#events[this.#eventsRead++]
-    this.#events.length = 0
-    this.#eventsRead = 0
-    return undefined
+    // The owner has dealt with the event before: nothing of its own names the slot any more.
+    if (this.#closed >= 0) this.#parts.paths.release(this.#closed)
+    this.#closed = -1
+    const event = this.#events[this.#eventsRead]
+    if (event === undefined) {
+      this.#events.length = 0
+      this.#eventsRead = 0
+    } else {
+      this.#eventsRead++
+      if (event.type === 'path-closed') this.#closed = event.slot
+    }
+    return event
   }
 
   // ---- the slow path

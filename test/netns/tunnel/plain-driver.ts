@@ -220,6 +220,7 @@ export class PlainDriver {
         close: (slot) => {
           this.#slots[slot]!.closed = true
         },
+        release: () => {},
         counters: (slot) => this.#slots[slot]!,
         resend: () => 0,
       },

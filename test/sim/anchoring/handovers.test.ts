@@ -53,6 +53,9 @@ class Bed {
   #anchorReceived = 0
   /** Data each end has sent and received: what tallies tell. */
   readonly counts = { up: 0, upArrived: 0, down: 0, downArrived: 0 }
+  /** Ids of the host's flows. */
+  readonly ids: string[] = []
+  #anchorPaft!: Paft
   /** Uplink packets that the anchor let not through. */
   refused = 0
   /** Access that each downlink packet came by, in order of arrival. */
@@ -109,6 +112,7 @@ class Bed {
     })
     const tunnels = new TunnelTable()
     const paft = new Paft({ allocate, rows: 16, limit: 1024 })
+    this.#anchorPaft = paft
     const groups = new Groups(paft)
     this.#anchorForwarder = new AnchorForwarder({
       paft,
@@ -237,11 +241,31 @@ class Bed {
     host.do(() => this.host.handleTimeout(now))
     for (let event = this.host.poll(); event !== undefined; event = this.host.poll()) this.events.push(event)
     const found = this.hostForwarder.takeNewFlows()
+    this.ids.push(...found)
     if (found.length > 0)
       this.host.identify(
         found.map((id) => ({ id, policy: 0, app: 0 })),
         now,
       )
+  }
+
+  /** The flows whose host's port is such are of this policy. */
+  identifyAs(policy: number, which: (port: number) => boolean): void {
+    const flows = this.ids.filter((id) => which(this.paft.tupleAt(this.paft.findId(id)).localPort))
+    this.host.identify(
+      flows.map((id) => ({ id, policy, app: 0 })),
+      this.pair.world.now,
+    )
+  }
+
+  /** Host's ports of flows that packets do not move at the anchor. */
+  anchorStatics(): number[] {
+    const paft = this.#anchorPaft
+    paft.settle()
+    const ports: number[] = []
+    for (let row = 0; row < paft.slots; row++)
+      if (paft.occupied(row) && paft.isStatic(row)) ports.push(paft.tupleAt(row).localPort)
+    return ports
   }
 
   handovers(): Extract<Event, { type: 'handover' }>[] {
@@ -352,6 +376,59 @@ for (const isStatic of [true, false])
     world.run(100)
     assert.equal(bed.arrivals.at(-1)?.access, 'acc1')
   })
+
+test('UP-31: of 400 flows that only come down none stays behind, and one message moves them all', () => {
+  const bed = new Bed()
+  const { world, host } = bed.pair
+  const policy = (name: string) => ({ name, prefer: ['acc1'], fallback: 'any', moveUp: false }) as const
+  bed.host.setPolicies([policy('default'), policy('video')], world.now)
+  for (let port = 4000; port < 4400; port++) bed.up(port)
+  bed.up(9000)
+  const rows = bed.pair.anchor
+  world.run(100)
+  assert.ok(rows.received.length >= 401)
+  // All but the last are the second policy's.
+  bed.identifyAs(1, (port) => port < 9000)
+  world.run(200)
+  let sent = 0
+  const sendFrames = host.machine.sendFrames.bind(host.machine)
+  host.machine.sendFrames = (...frames) => {
+    sent++
+    return sendFrames(...frames)
+  }
+  bed.host.setPolicies(
+    [policy('default'), { ...policy('video'), prefer: ['acc2'], fallback: 'none' }],
+    world.now,
+  )
+  world.run(100)
+  assert.ok(sent >= 1 && sent <= 3, `${sent} messages`)
+  const before = bed.arrivals.length
+  for (let port = 4000; port < 4400; port++) bed.down(port)
+  bed.down(9000)
+  world.run(100)
+  const by = bed.arrivals.slice(before).map(({ access }) => access)
+  assert.equal(by.filter((access) => access === 'acc2').length, 400)
+  assert.equal(by.filter((access) => access === 'acc1').length, 1)
+})
+
+test('UP-28: an anchor that restarted hears again which flows are of which group, and which packets must not move', () => {
+  const bed = new Bed()
+  const { world, anchor } = bed.pair
+  bed.up(4000)
+  world.run(100)
+  const [id] = bed.ids
+  assert.equal(bed.host.move(id!, [id!], 'acc2', true, world.now), 1)
+  world.run(500)
+  anchor.restart()
+  bed.pair.hostPeer = anchor.addPeer(bed.pair.host)
+  bed.startAnchor()
+  bed.talk(4000, 10_000, ['up'])
+  world.run(10_000)
+  bed.down(4000)
+  world.run(100)
+  assert.equal(bed.arrivals.at(-1)?.access, 'acc2')
+  assert.deepEqual(bed.anchorStatics(), [4000])
+})
 
 /** Signalling outside the tunnel, as SIP would be: here both ends stand beside one another. */
 function beside(bed: Bed, events: SignallingEvents): Signalling {

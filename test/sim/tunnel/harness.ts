@@ -204,6 +204,7 @@ export class Node {
   resent = 0
   stopped = false
   slots: Slot[] = []
+  #free: number[] = []
   #live = new Map<number, Live>()
   #sending = new Map<number, Live>()
   forms = new Map<number, TransportForm>()
@@ -228,6 +229,7 @@ export class Node {
   /** A new process: nothing but the key is left. */
   restart(init: Partial<MachineInit> = {}): void {
     this.slots = []
+    this.#free = []
     this.#live.clear()
     this.#sending.clear()
     this.#newest.clear()
@@ -482,7 +484,8 @@ export class Node {
       },
       paths: {
         open: ({ peer, pathId, socket, remote, mtu }) => {
-          this.slots.push({
+          const slot = this.#free.pop() ?? this.slots.length
+          this.slots[slot] = {
             peer,
             pathId,
             socket,
@@ -496,8 +499,9 @@ export class Node {
             receivedBytes: 0,
             receivedPackets: 0,
             highestCounter: -1,
-          })
-          return this.slots.length - 1
+          }
+          this.#ring = this.#ring.filter((sent) => sent.slot !== slot)
+          return slot
         },
         setRemote: (slot, remote) => {
           this.slots[slot]!.remote = remote
@@ -507,6 +511,9 @@ export class Node {
         },
         close: (slot) => {
           this.slots[slot]!.closed = true
+        },
+        release: (slot) => {
+          this.#free.push(slot)
         },
         counters: (slot) => this.slots[slot]!,
         resend: (from, to, after, within) => {

@@ -523,3 +523,19 @@ test('an access goes with a link event: a stock peer follows at once, nothing is
   assert.ok(gap(pair.host.received, at) <= 60, `${gap(pair.host.received, at)}`)
   assert.ok(down.sent - pair.host.received.length <= 8)
 })
+
+test('a slot names one path until its end has been polled: what is looked up by it is never another path’s', () => {
+  const pair = new Pair().connect()
+  const { machine } = pair.host
+  const now = pair.world.now
+  const config = { pathId: 9, socket: 0, remote: endpoint(100), mtu: 1500 }
+  const [first] = pair.slots as [number, number]
+  machine.removePath(first, now)
+  const second = machine.addPath(pair.anchorPeer, config, now)
+  assert.notEqual(second, first, 'nobody has heard yet that it closed')
+  const closed: number[] = []
+  for (let event = machine.poll(); event !== undefined; event = machine.poll())
+    if (event.type === 'path-closed') closed.push(event.slot)
+  assert.deepEqual(closed, [first])
+  assert.equal(machine.addPath(pair.anchorPeer, { ...config, pathId: 10, socket: 1 }, now), first)
+})

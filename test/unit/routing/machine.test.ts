@@ -205,16 +205,6 @@ describe('router machine', () => {
     assert.equal(bench.machine.counts.bare, 0)
   })
 
-  test('OH-2: a slot that was given to the next path of the access is not taken from it by the end of the one before', () => {
-    const bench = new Bench(['home'])
-    bench.machine.addPath({ ...bench.view(0, { name: 'new' }), pathId: 9 }, 'acc1', bench.now)
-    bench.state(0, { name: 'closing', since: bench.now, reason: 1 } as never)
-    bench.machine.handleTunnelEvent({ type: 'path-closed', peer: 0, slot: 0, pathId: 1 }, bench.now)
-    assert.equal(bench.machine.accessOf(0), 'acc1')
-    bench.machine.handleTunnelEvent({ type: 'path-closed', peer: 0, slot: 0, pathId: 9 }, bench.now)
-    assert.equal(bench.machine.accessOf(0), '')
-  })
-
   test('decisions and handovers are told by class and site, as flows are named', () => {
     const bench = new Bench(['home'])
     bench.down(0)
