@@ -6,9 +6,11 @@
  * costs as much as two look-ups.
  */
 import { randomBytes } from 'node:crypto'
+import { AnchorForwarder } from '../src/anchoring/forwarders/anchor.ts'
 import { HostForwarder, REPORTED } from '../src/anchoring/forwarders/host.ts'
 import { FIRST_POLICY } from '../src/anchoring/machine/policies.ts'
 import { FlowKey } from '../src/anchoring/tables/flow-key.ts'
+import { Groups } from '../src/anchoring/tables/groups.ts'
 import { Paft } from '../src/anchoring/tables/paft.ts'
 import { TunnelTable } from '../src/anchoring/tables/tunnels.ts'
 import { Arena } from '../src/linux/arena.ts'
@@ -16,6 +18,9 @@ import { type Bench, type BenchResult, machine, Recorder, round } from './harnes
 
 const SIZES = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000]
 const ACTIVE = 1_000
+/** Flows of one host that are moved together, and how often each measurement moves them. */
+const HANDOVERS = [64, 65_536]
+const MOVES = 20_000
 const PACKETS = 1 << 16
 const CALLS = 500_000
 const HEADERS = 40
@@ -45,13 +50,79 @@ export const paft: Bench = {
       }
       context.signal.throwIfAborted()
     }
+    for (const flows of HANDOVERS) {
+      const handover = new Handover(flows)
+      handover.ns() // compiles
+      for (let again = 0; again < context.rounds; again++)
+        recorder.add(`handover-${flows}`, 'godwit', 'ns', round(handover.ns()))
+      context.progress(`handover of ${flows} flows: ${round(handover.ns())} ns`)
+    }
     const runs = recorder.runs()
     const at = (name: string) => runs.find((run) => run.name === name)!.median
     const ratios: Record<string, number> = {}
     for (const what of ['lookup-active', 'lookup-uniform', 'decision-active', 'decision-uniform'])
       ratios[`${what} 1000000/1000`] = round(at(`${what}-1000000`) / at(`${what}-1000`))
+    ratios['handover 65536/64'] = round(at('handover-65536') / at('handover-64'))
     return { bench: this.name, machine: machine(), runs, ratios, skipped: {} }
   },
+}
+
+/** Everything of one host goes to the other of its tunnels: at the host and at the anchor, without the network between. */
+class Handover {
+  readonly #host: HostForwarder
+  readonly #anchor: AnchorForwarder
+  readonly #tids: readonly number[]
+  #counter = 0
+
+  constructor(flows: number) {
+    const secret = randomBytes(8)
+    const make = () => new Paft({ allocate: (bytes) => new Arena(bytes).buffer, rows: 1024, limit: 1 << 20 })
+    const [own, far] = [make(), make()]
+    const tunnels = new TunnelTable()
+    this.#tids = [0, 1].map(
+      (slot) =>
+        tunnels.open({
+          slot,
+          peer: 0,
+          localTun: { interface: `acc${slot}`, index: 2000 },
+          remoteTun: { endPoint: '192.0.2.1', index: 51820 },
+          vipNat: { v4: VIPA },
+          unTid: slot + 1,
+        }).localTid,
+    )
+    this.#host = new HostForwarder({ paft: own, tunnels, fix4: FIX4, fix6: FIX6, secret })
+    this.#anchor = new AnchorForwarder({
+      paft: far,
+      tunnels,
+      groups: new Groups(far),
+      v4Base: 0xc6120000,
+      numbers: 16,
+      v6Prefix: FIX6,
+      secret,
+    })
+    this.#anchor.assign(0, 2)
+    this.#host.associate(0, VIPA, undefined)
+    this.#host.defaultTid = this.#tids[0]!
+    const bytes = new Uint8Array(HEADERS)
+    const view = new DataView(bytes.buffer)
+    for (let row = 0; row < flows; row++) {
+      writeHeaders(view, 0, row)
+      this.#host.outbound(bytes, view, 0, HEADERS, true, 0)
+      this.#anchor.inbound(bytes, view, 0, HEADERS, true, 0, 0, ++this.#counter, 0)
+    }
+  }
+
+  /** Nanoseconds of one. */
+  ns(): number {
+    const start = process.hrtime.bigint()
+    for (let n = 0; n < MOVES; n++) {
+      const tid = this.#tids[n & 1]!
+      this.#host.defaultTid = tid
+      this.#host.bind(FIRST_POLICY, tid)
+      this.#anchor.bind(0, tid, 'all', [], ++this.#counter, 0)
+    }
+    return Number(process.hrtime.bigint() - start) / MOVES
+  }
 }
 
 /** A table with that many flows, and packets of them. */

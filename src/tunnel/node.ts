@@ -19,6 +19,8 @@ import type { Forwarder, Machine } from './seam.ts'
 
 /** How often counters and path qualities are told to the main thread. */
 const REPORT_MS = 1000
+/** Faults that are logged; all are counted. */
+const FAULTS_LOGGED = 20
 
 export interface NodeInit {
   readonly device: string
@@ -139,13 +141,28 @@ export class EngineNode<Command extends { readonly type: string }> {
 
   /** Hands the tunnel's events on, then lets the mechanism finish its turn. */
   #finishTurn(now: number): void {
-    for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll())
-      this.#parts.handleTunnelEvent(event, now)
+    for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll()) {
+      try {
+        this.#parts.handleTunnelEvent(event, now)
+      } catch (error) {
+        if (event.type !== 'peer-failed') this.machine.fault(event.peer, error, now)
+      }
+      if (event.type === 'peer-failed') this.#noteFault(event.peer, event.reason)
+    }
     this.#parts.afterTurn(now)
     if (now >= this.#reportAt) {
       this.#reportAt = now + REPORT_MS
       this.#parts.report(now)
     }
+  }
+
+  /** How often what a peer sent made something throw. */
+  faults = 0
+
+  #noteFault(peer: number, reason: string): void {
+    this.faults++
+    const message = `fault in what peer ${peer} sent, which is dropped: ${reason}`
+    if (this.faults <= FAULTS_LOGGED) this.#tell({ type: 'log', level: 'warn', message })
   }
 
   /** Data exchanged with a peer so far. */
@@ -191,6 +208,7 @@ function withTimers(
     handleFirstReceive: (peer, localIndex, now) => machine.handleFirstReceive(peer, localIndex, now),
     handleRoaming: (peer, pathId, from, socket, bytes, now) =>
       machine.handleRoaming(peer, pathId, from, socket, bytes, now),
+    fault: (peer, error, now) => machine.fault(peer, error, now),
     noteTraffic: (peer, sent, received, any, now) => {
       if (sent || received) parts.noteData(now)
       machine.noteTraffic(peer, sent, received, any, now)

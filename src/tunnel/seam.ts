@@ -143,6 +143,8 @@ export interface SlowPath {
   noteTraffic(peer: number, sentData: boolean, receivedData: boolean, receivedAny: boolean, now: number): void
   /** A packet for this peer found no session to seal it with. */
   wantSession(peer: number, now: number): void
+  /** What this peer sent (-1: nobody knows whose it is) made something here throw. It is dropped; the others go on. */
+  fault(peer: number, error: unknown, now: number): void
   /** sendmsg failed on this path with this errno. */
   pathError(slot: number, errno: number, now: number): void
 }

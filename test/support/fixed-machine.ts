@@ -80,6 +80,9 @@ export class FixedMachine implements Machine {
     this.events.push(`roaming ${peer} ${pathId} ${from.address.join('.')}:${from.port}`)
     return -1
   }
+  fault(peer: number, error: unknown): void {
+    this.events.push(`fault ${peer} ${(error as Error).message}`)
+  }
   noteTraffic(): void {}
   wantSession(peer: number): void {
     this.events.push(`want ${peer}`)

@@ -9,9 +9,9 @@
 import { LpmTable, type Prefix } from '../../core/address.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import { FlowKey, type FlowTuple } from '../tables/flow-key.ts'
+import type { Groups } from '../tables/groups.ts'
 import { newer, orderLike, orderOf, orderWithin, refreshed } from '../tables/order.ts'
 import type { IdleTimes, Paft } from '../tables/paft.ts'
-import type { Groups } from '../tables/groups.ts'
 import { type TunnelTable, tidOf } from '../tables/tunnels.ts'
 
 const NOBODY = -1

@@ -10,9 +10,9 @@ import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
 import type { AnchorSetup, Command, Event, PeerSetup } from '../protocol.ts'
 import { anchorRehearsal } from '../rehearsals.ts'
+import { Groups } from '../tables/groups.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
-import { Groups } from '../tables/groups.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { listFlows } from './list.ts'
 
@@ -152,7 +152,9 @@ export class AnchorNode implements NodeParts<Command> {
         evicted: this.#paft.evicted,
         spoofed: this.#forwarder.spoofed,
         unroutable: this.#forwarder.unroutable,
+        held: this.#forwarder.held,
         learned: this.#forwarder.learned,
+        faults: this.#node.faults,
         ...this.#node.fallbacks.counters(),
       },
     })

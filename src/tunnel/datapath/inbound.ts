@@ -95,7 +95,14 @@ export class Inbound {
   receive(socket: UdpSocket, socketIndex: number, now: number): number {
     const batch = this.#batch
     const n = socket.receive(batch)
-    for (let i = 0; i < n; i++) this.#message(i, socketIndex, now)
+    for (let i = 0; i < n; i++) {
+      try {
+        this.#message(i, socketIndex, now)
+      } catch (error) {
+        const session = this.#session
+        this.#machine().fault(session < 0 ? -1 : this.#sessions.peer[session]!, error, now)
+      }
+    }
     if (n > 0) this.flush()
     return n
   }

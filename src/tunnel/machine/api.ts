@@ -250,6 +250,8 @@ export type TunnelEvent =
       readonly receivedBytes: number
     }
   | { readonly type: 'mtu'; readonly peer: number; readonly slot: number; readonly mtu: number }
+  /** What this peer sent made something throw: a defect here. Its sessions have ended, and it is kept out for a while. -1: unknown whose. */
+  | { readonly type: 'peer-failed'; readonly peer: number; readonly reason: string }
   /** A mechanism frame (64–255). */
   | {
       readonly type: 'frame'

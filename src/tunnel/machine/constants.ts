@@ -74,6 +74,9 @@ export const OPENS_RATE = 10
 /** Control payloads of one peer that are looked at: at once so many, then so many a second. */
 export const CONTROL_BURST = 1_000
 export const CONTROL_RATE = 2_000
+/** A peer whose input made something throw may come back after this long, twice as long each time. */
+export const FAULT_BAR = 1_000
+export const FAULT_BAR_MAX = 600_000
 /** A fresh key of a peer is taken this often at most (KEY_REPLACE). */
 export const KEY_INTERVAL = 60_000
 /** The owner has this long to store a key before it is asked again. */

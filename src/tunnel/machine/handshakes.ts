@@ -328,7 +328,7 @@ export class Handshakes {
       this.#refuse(peer.index, 'replay', from, now)
       return
     }
-    if (now - peer.lastAcceptedAt < K.INITIATION_INTERVAL) {
+    if (now - peer.lastAcceptedAt < K.INITIATION_INTERVAL || now < peer.barredUntil) {
       this.#refuse(peer.index, 'rate', from, now)
       return
     }

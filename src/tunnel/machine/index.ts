@@ -313,6 +313,25 @@ export class TunnelMachine implements TunnelCommands {
     return slot
   }
 
+  fault(index: number, error: unknown, now: number): void {
+    const peer = this.#peers[index]
+    const reason = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    this.#emit({ type: 'peer-failed', peer: peer === undefined ? -1 : index, reason })
+    if (peer === undefined) return
+    peer.faults++
+    peer.barredUntil = now + Math.min(K.FAULT_BAR * 2 ** Math.min(peer.faults - 1, 10), K.FAULT_BAR_MAX)
+    try {
+      const had = peer.current !== undefined
+      this.#handshakes.clear(peer)
+      if (had) this.#sessionLost(peer, now)
+      this.#schedule(peer)
+    } catch {
+      // Not even that: it is gone for good.
+      this.#peers[index] = undefined
+      for (const name of peer.names) this.#byKey.delete(name)
+    }
+  }
+
   noteTraffic(
     index: number,
     sentData: boolean,
@@ -370,9 +389,13 @@ export class TunnelMachine implements TunnelCommands {
     for (let index = this.#due.expire(now); index >= 0; index = this.#due.expire(now)) {
       const peer = this.#peers[index]
       if (peer === undefined) continue
-      this.#expire(peer, now)
-      this.#multipath.tick(peer, now, late)
-      this.#schedule(peer, now)
+      try {
+        this.#expire(peer, now)
+        this.#multipath.tick(peer, now, late)
+        this.#schedule(peer, now)
+      } catch (error) {
+        this.fault(index, error, now)
+      }
     }
   }
 

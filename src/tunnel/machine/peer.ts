@@ -131,6 +131,9 @@ export class Peer {
   candidates: Candidate[] = []
   /** Addresses that it has proven lately, the newest first. */
   proven: { readonly remote: Endpoint; readonly socket: number; readonly at: number }[] = []
+  /** How often its input made something throw, and until when it gets no session. */
+  faults = 0
+  barredUntil = Number.NEGATIVE_INFINITY
   readonly opens = new TokenBucket(K.OPENS_RATE, K.OPENS_BURST)
   readonly control = new TokenBucket(K.CONTROL_RATE, K.CONTROL_BURST)
   /** Last message 1 that asked a stock peer's address for its proof. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { endpoint, Node, Pair, World } from './harness.ts'
+import { endpoint, Link, Node, Pair, World } from './harness.ts'
 
 /** Longest pause between arrivals after `from`. */
 function gap(received: readonly { at: number }[], from: number): number {
@@ -538,4 +538,44 @@ test('a slot names one path until its end has been polled: what is looked up by 
     if (event.type === 'path-closed') closed.push(event.slot)
   assert.deepEqual(closed, [first])
   assert.equal(machine.addPath(pair.anchorPeer, { ...config, pathId: 10, socket: 1 }, now), first)
+})
+
+test('a peer whose input makes something throw loses its session, others keep theirs, and it may come back later', () => {
+  const world = new World(5)
+  const link = () => ({ link: new Link() })
+  const hosts = [1, 2].map((n) => new Node(world, `host${n}`, [{ endpoint: endpoint(n), ...link() }]))
+  const anchor = new Node(world, 'anchor', [{ endpoint: endpoint(100) }])
+  const peers = hosts.map((host) => anchor.addPeer(host))
+  const config = { pathId: 1, socket: 0, remote: endpoint(100), mtu: 1500 }
+  const dialled = hosts.map((host) => host.addPeer(anchor, { dialect: 'godwit' }))
+  const slots = hosts.map((host, n) => host.addPath(dialled[n]!, config))
+  world.run(500)
+  const usable = () => peers.map((peer) => anchor.usable(peer).length)
+  assert.deepEqual(usable(), [1, 1])
+  // The sums of one peer's paths cannot be done any more: from a timer, and from what it sends.
+  const mine = anchor.slots.findIndex(({ peer }) => peer === peers[0])
+  const { lastReceivedAt } = anchor.slots[mine]!
+  Object.defineProperty(anchor.slots[mine]!, 'lastReceivedAt', {
+    get: () => {
+      throw new Error('injected')
+    },
+    set: () => {},
+    configurable: true,
+  })
+  for (let n = 0; n < 20; n++) {
+    for (const [i, host] of hosts.entries()) host.sendData(slots[i]!, n)
+    world.run(20)
+  }
+  const failed = anchor.all('peer-failed')
+  assert.equal(failed.length, 1)
+  assert.equal(failed[0]!.peer, peers[0])
+  assert.match(failed[0]!.reason, /injected/)
+  assert.deepEqual(usable(), [0, 1])
+  assert.equal(anchor.received.filter(({ pathId }) => pathId === 1).length >= 20, true)
+  Object.defineProperty(anchor.slots[mine]!, 'lastReceivedAt', { value: lastReceivedAt, writable: true })
+  world.every(50, world.now + 20_000, () => {
+    for (const [i, host] of hosts.entries()) host.sendData(slots[i]!, 99)
+  })
+  world.run(20_000)
+  assert.deepEqual(usable(), [1, 1])
 })

@@ -467,7 +467,13 @@ function hosts(rowsOfHost?: number, limit?: number) {
     const bytes = packet(CH, vipa(peer + 1), 17, udp(80, port))
     return forwarder.outbound(bytes, viewOf(bytes), 0, bytes.length, false, 0)
   }
-  const flow = (port: number) => ({ protocol: 17, local: vipa(2), remote: CH, localPort: port, remotePort: 80 })
+  const flow = (port: number) => ({
+    protocol: 17,
+    local: vipa(2),
+    remote: CH,
+    localPort: port,
+    remotePort: 80,
+  })
   return { ...parts, tids, up, down, flow, next: () => ++counter }
 }
 
@@ -479,13 +485,25 @@ test('UP-2, UP-31: a handover of a group is one write; flows that packets moved 
   assert.equal(forwarder.bind(1, tids[0], 7, voice.map(flow), next(), 0), 30)
   up(4003, 11)
   up(5001, 11)
-  assert.deepEqual([4000, 4003, 5000, 5001].map((port) => down(port)), [10, 11, 10, 11])
+  assert.deepEqual(
+    [4000, 4003, 5000, 5001].map((port) => down(port)),
+    [10, 11, 10, 11],
+  )
   assert.equal(forwarder.bind(1, tids[1], 7, [], next(), 0), 30, 'named by its number alone')
-  assert.deepEqual([4000, 4003, 5000, 5001].map((port) => down(port)), [11, 11, 10, 11])
+  assert.deepEqual(
+    [4000, 4003, 5000, 5001].map((port) => down(port)),
+    [11, 11, 10, 11],
+  )
   assert.equal(forwarder.bind(1, tids[0], 7, [], next(), 0), 30)
-  assert.deepEqual([4000, 4003, 5000, 5001].map((port) => down(port)), [10, 10, 10, 11])
+  assert.deepEqual(
+    [4000, 4003, 5000, 5001].map((port) => down(port)),
+    [10, 10, 10, 11],
+  )
   assert.equal(forwarder.bind(1, tids[1], 'all', [], next(), 0), 32)
-  assert.deepEqual([4000, 4003, 5000, 5001, 9999].map((port) => down(port)), [11, 11, 11, 11, 11])
+  assert.deepEqual(
+    [4000, 4003, 5000, 5001, 9999].map((port) => down(port)),
+    [11, 11, 11, 11, 11],
+  )
   assert.equal(groups.rowsOf(1), 32)
 })
 

@@ -106,13 +106,16 @@ test('at its limit the table evicts a row long unused and holds', () => {
 
 test('a connection that both ends have closed, or one has reset, is over ten seconds later; half closed it stays', () => {
   const [FIN, SYN, RST] = [1, 2, 4]
+  const flags = (paft: Paft, at: number, ...each: readonly (readonly [number, boolean])[]) => {
+    for (const [flag, local] of each) paft.noteFlags(at, flag, local)
+  }
   const cases: readonly (readonly [string, (paft: Paft, at: number) => void, boolean])[] = [
     ['open', () => {}, true],
     ['closed by one end', (paft, at) => paft.noteFlags(at, FIN, true), true],
-    ['closed by one end twice', (paft, at) => [1, 2].forEach(() => paft.noteFlags(at, FIN, false)), true],
-    ['closed by both', (paft, at) => [true, false].forEach((local) => paft.noteFlags(at, FIN, local)), false],
+    ['closed by one end twice', (paft, at) => flags(paft, at, [FIN, false], [FIN, false]), true],
+    ['closed by both', (paft, at) => flags(paft, at, [FIN, true], [FIN, false]), false],
     ['reset', (paft, at) => paft.noteFlags(at, RST, false), false],
-    ['begun anew', (paft, at) => [RST, SYN].forEach((flag) => paft.noteFlags(at, flag, true)), true],
+    ['begun anew', (paft, at) => flags(paft, at, [RST, true], [SYN, true]), true],
   ]
   for (const [what, close, stays] of cases) {
     const paft = new Paft({ allocate })
@@ -131,7 +134,10 @@ test('whoever has to make room loses rows of its own, however few of all they ar
   for (let n = 0; n < 1000; n++) paft.insert(keyed(flow(n)), n % 50 === 0 ? 7 : 1, 0, n * 1000)
   for (let n = 0; n < 20; n++) assert.ok(paft.evict(2_000_000, (group) => group === 7))
   assert.deepEqual([paft.rowsOf(7), paft.rowsOf(1)], [0, 980])
-  assert.equal(paft.evict(2_000_000, (group) => group === 7), false)
+  assert.equal(
+    paft.evict(2_000_000, (group) => group === 7),
+    false,
+  )
 })
 
 function packet4(protocol: number, payload: number[], fragmentField = 0): Uint8Array {

@@ -13,7 +13,13 @@ const flow: FlowTuple = {
 }
 
 test('UP-31: the bytes of a handover request', () => {
-  const bytes = encode({ type: FrameType.HANDOVER_REQUEST, transaction: 0x01020304, unTid: 2, group: 0x0102, flows: [flow] })
+  const bytes = encode({
+    type: FrameType.HANDOVER_REQUEST,
+    transaction: 0x01020304,
+    unTid: 2,
+    group: 0x0102,
+    flows: [flow],
+  })
   assert.deepEqual(
     [...bytes],
     [

@@ -305,6 +305,25 @@ describe('datapath: sessions and paths', () => {
     assert.equal(pair.b.tun.written.length, 2)
   })
 
+  test('what one datagram makes throw is reported with its peer; the next ones, and the thread, go on', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    const { forwarder, machine, tun } = pair.b
+    let calls = 0
+    forwarder.inbound = () => {
+      if (++calls === 2) throw new Error('injected')
+      return true
+    }
+    for (let n = 0; n < 3; n++) {
+      pair.send(pair.a, udp({ version: 4, payload: bytes(50 + n) }))
+      pair.receive(pair.b)
+    }
+    assert.deepEqual(
+      machine.events.filter((event) => event.startsWith('fault')),
+      ['fault 0 injected'],
+    )
+    assert.equal(tun.written.length, 2)
+  })
+
   test('control payloads reach the machine in both forms; keepalives are nothing', () => {
     for (const form of ['godwit', 'stock'] as const) {
       const pair = new DatapathPair(form, 1500, arenasAgain())
