@@ -1,0 +1,285 @@
+/**
+ * A mobile host that was invited and is hostile: it joins an anchor as godwit does, then sends what an anchor must withstand, as
+ * fast as it can, from its own address and with that of a victim as source. A program: `hostile-host.js INVITATION OWN VICTIM
+ * ANCHOR PORT SECONDS`; prints `joined`, then at the end one JSON object (`HostileReport`).
+ */
+import { createCipheriv, createDecipheriv, randomBytes, randomInt } from 'node:crypto'
+import { createSocket, type Socket } from 'node:dgram'
+import { once } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
+import { decodeKey, generatePrivateKey } from '../../src/crypto/keys.ts'
+import { nodeCrypto } from '../../src/crypto/node-crypto.ts'
+import { decodeInvitation } from '../../src/host/invitation.ts'
+import { controlCodec, encodeFrames, type Frame } from '../../src/tunnel/control.ts'
+import { addMacs } from '../../src/tunnel/machine/cookies.ts'
+import {
+  createInitiation,
+  type HandshakeState,
+  type Identity,
+  identity,
+  openResponse,
+  type RemoteKey,
+  remoteKey,
+  type TransportKeys,
+} from '../../src/tunnel/machine/noise.ts'
+import { TimestampSource } from '../../src/tunnel/machine/timestamp.ts'
+import { MessageType, RESPONSE, readIndex } from '../../src/tunnel/wire.ts'
+
+export interface HostileReport {
+  readonly datagrams: number
+  readonly bytes: number
+  /** Outer IP bytes sent with the victim's address as source, and received there. */
+  readonly asVictim: number
+  readonly toVictim: number
+  /** Messages of each kind of attack. */
+  readonly rounds: number
+}
+
+const UDP_AND_IP = 28
+
+class HostileHost {
+  readonly #own: Socket
+  readonly #victim: Socket
+  readonly #anchor: { readonly host: string; readonly port: number }
+  #identity: Identity
+  #remote: RemoteKey
+  readonly #publicKey: Uint8Array
+  readonly #psk: Uint8Array
+  readonly #timestamps = new TimestampSource(0)
+  #pending: { state: HandshakeState; done: () => void } | undefined
+  #keys: TransportKeys | undefined
+  #remoteIndex = 0
+  #counter = 0
+  #generation = 1
+  #vipa = new Uint8Array(4)
+  readonly #instance = randomInt(2 ** 31)
+  /** Frames that came and nobody has looked at yet. */
+  #frames: Frame[] = []
+  datagrams = 0
+  bytes = 0
+  asVictim = 0
+  toVictim = 0
+
+  constructor(invitation: string, own: Socket, victim: Socket, anchor: { host: string; port: number }) {
+    const decoded = decodeInvitation(invitation)
+    if (!decoded.ok) throw new Error(decoded.reason)
+    const { private_key, public_key, preshared_key } = decoded.value
+    this.#publicKey = keyOf(public_key)
+    this.#psk = keyOf(preshared_key)
+    this.#identity = identity(nodeCrypto, keyOf(private_key))
+    this.#remote = remoteKey(nodeCrypto, this.#identity, this.#publicKey)!
+    this.#own = own
+    this.#victim = victim
+    this.#anchor = anchor
+    own.on('message', (message) => this.#receive(message))
+    victim.on('message', (message) => {
+      this.toVictim += message.length + UDP_AND_IP
+    })
+  }
+
+  async join(): Promise<void> {
+    await this.#handshake()
+    await this.#enter()
+    const privateKey = generatePrivateKey()
+    const fresh = identity(nodeCrypto, privateKey)
+    await this.#until('its key is kept', 'key-replaced', () =>
+      this.#control([{ type: 'key-replace', publicKey: fresh.publicKey }], 1),
+    )
+    this.#identity = fresh
+    this.#remote = remoteKey(nodeCrypto, fresh, this.#publicKey)!
+    await this.#handshake()
+    await this.#enter()
+    const answer = await this.#until('an address', 'mechanism', () =>
+      this.#control([{ type: 'mechanism', code: 64, body: Uint8Array.of(0, 0, 0, 1, 1) }], 1),
+    )
+    if (answer.type === 'mechanism') this.#vipa = answer.body.slice(5, 9)
+  }
+
+  /** One round of everything. */
+  async attack(n: number): Promise<void> {
+    if (n % 400 === 399) await this.#handshake()
+    const many = Array.from({ length: 140 }, (_, i) => this.#announce(2 + i))
+    this.#control(many, 0, this.#victim)
+    this.#control([this.#announce(2 + (n % 200))], 2 + (n % 200), this.#victim)
+    this.#control([this.#announce(1)], 1, this.#victim)
+    this.#data(1 + (n % 60_000), 1, this.#victim)
+    const tallies = (i: number): Frame => ({ type: 'mechanism', code: 70, body: Uint8Array.of(0, 0, 0, i) })
+    this.#control(
+      Array.from({ length: 190 }, (_, i) => tallies(i)),
+      1,
+    )
+    this.#control(
+      Array.from({ length: 39 }, () => ({ type: 'key-replace' as const, publicKey: randomBytes(32) })),
+      1,
+    )
+    const pathId = 2 + (n % 250)
+    this.#control([this.#announce(pathId)], pathId)
+    for (let i = 0; i < 20; i++) this.#data(1 + ((n * 20 + i) % 60_000), 1)
+    const rubbish = randomBytes(randomInt(1, 200))
+    this.#send(this.#seal(1, randomInt(256), rubbish), this.#own)
+    this.#send(this.#seal(2, 1, randomBytes(randomInt(1, 200))), this.#own)
+    this.#send(randomBytes(randomInt(1, 1400)), this.#own)
+    const flood = randomBytes(148)
+    flood.fill(0, 0, 4)
+    flood[0] = MessageType.initiation
+    addMacs(nodeCrypto, flood, this.#remote.mac1Key, undefined, 0)
+    this.#send(flood, this.#victim)
+    this.#answerChallenges()
+  }
+
+  /** As a path over `own` is to be had, and this end known for a godwit. */
+  async #enter(): Promise<void> {
+    const hello: Frame = { type: 'hello', version: 1, features: 1, mtu: 1420, instance: this.#instance }
+    const announce = this.#announce(1)
+    await this.#until('a challenge', 'path-challenge', () => this.#control([hello, announce], 1))
+    this.#answerChallenges()
+    await delay(50)
+  }
+
+  #answerChallenges(): void {
+    for (const frame of this.#frames)
+      if (frame.type === 'path-challenge')
+        this.#control([{ type: 'path-response', pathId: frame.pathId, token: frame.token }], frame.pathId)
+    this.#frames = []
+  }
+
+  async #until(what: string, type: Frame['type'], ask: () => void): Promise<Frame> {
+    for (let tries = 0; tries < 100; tries++) {
+      if (tries % 10 === 0) ask()
+      await delay(20)
+      const found = this.#frames.find((frame) => frame.type === type)
+      if (found !== undefined) return found
+      if (type !== 'path-challenge') this.#answerChallenges()
+    }
+    throw new Error(`no answer: ${what}`)
+  }
+
+  #announce(pathId: number): Frame {
+    return { type: 'path-announce', pathId, generation: ++this.#generation, mtu: 9000 }
+  }
+
+  async #handshake(): Promise<void> {
+    for (let tries = 0; tries < 20; tries++) {
+      const stamp = this.#timestamps.next(Date.now())
+      const index = randomInt(2 ** 32)
+      const made = createInitiation(nodeCrypto, this.#identity, this.#remote, randomBytes(32), index, stamp)!
+      addMacs(nodeCrypto, made.message, this.#remote.mac1Key, undefined, 0)
+      const answered = new Promise<boolean>((resolve) => {
+        this.#pending = { state: made.state, done: () => resolve(true) }
+        setTimeout(() => resolve(false), 1000)
+      })
+      this.#send(made.message, this.#own)
+      if (await answered) return
+    }
+    throw new Error('no handshake')
+  }
+
+  #receive(message: Buffer): void {
+    const type = message[0]
+    if (type === MessageType.response && this.#pending !== undefined) {
+      const { state, done } = this.#pending
+      const keys = openResponse(nodeCrypto, state, this.#identity, this.#psk, message)
+      if (keys === undefined) return
+      this.#keys = keys
+      this.#remoteIndex = readIndex(message, RESPONSE.sender)
+      this.#counter = 0
+      this.#pending = undefined
+      done()
+    } else if (type === MessageType.multipath || type === MessageType.transport) {
+      const opened = this.#open(message)
+      if (opened === undefined || (opened[0]! & 1) === 0 || this.#frames.length > 1000) return
+      const frames = controlCodec.decode(opened.subarray(2))
+      if (frames.ok) this.#frames.push(...frames.value)
+    }
+  }
+
+  #open(message: Buffer): Uint8Array | undefined {
+    if (this.#keys === undefined) return undefined
+    const aes = message[0] === MessageType.multipath
+    const nonce = Buffer.concat([Buffer.alloc(4), message.subarray(8, 16)])
+    const key = aes ? this.#keys.receiveKeyAes : this.#keys.receiveKey
+    try {
+      const cipher = aes
+        ? createDecipheriv('aes-256-gcm', key, nonce)
+        : createDecipheriv('chacha20-poly1305', key, nonce, { authTagLength: 16 })
+      cipher.setAuthTag(message.subarray(message.length - 16))
+      return Buffer.concat([cipher.update(message.subarray(16, message.length - 16)), cipher.final()])
+    } catch {
+      return undefined
+    }
+  }
+
+  #seal(flags: number, pathId: number, body: Uint8Array): Uint8Array {
+    const header = Buffer.alloc(16)
+    header[0] = MessageType.multipath
+    header.writeUInt32LE(this.#remoteIndex, 4)
+    header.writeBigUInt64LE(BigInt(this.#counter++), 8)
+    const nonce = Buffer.concat([Buffer.alloc(4), header.subarray(8, 16)])
+    const cipher = createCipheriv('aes-256-gcm', this.#keys!.sendKeyAes, nonce)
+    const sealed = Buffer.concat([cipher.update(Buffer.from([flags, pathId, ...body])), cipher.final()])
+    return Buffer.concat([header, sealed, cipher.getAuthTag()])
+  }
+
+  #control(frames: readonly Frame[], pathId: number, through = this.#own): void {
+    this.#send(this.#seal(1, pathId, encodeFrames(frames)), through)
+  }
+
+  /** A UDP packet of a flow of its own. */
+  #data(port: number, pathId: number, through = this.#own): void {
+    const packet = Buffer.alloc(28)
+    packet[0] = 0x45
+    packet.writeUInt16BE(28, 2)
+    packet[8] = 64
+    packet[9] = 17
+    packet.set(this.#vipa, 12)
+    packet.set([203, 0, 113, 1 + (port % 200)], 16)
+    packet.writeUInt16BE(port, 20)
+    packet.writeUInt16BE(9, 22)
+    packet.writeUInt16BE(8, 24)
+    this.#send(this.#seal(2, pathId, packet), through)
+  }
+
+  #send(bytes: Uint8Array, through: Socket): void {
+    through.send(bytes, this.#anchor.port, this.#anchor.host)
+    this.datagrams++
+    this.bytes += bytes.length + UDP_AND_IP
+    if (through === this.#victim) this.asVictim += bytes.length + UDP_AND_IP
+  }
+}
+
+function keyOf(text: string): Uint8Array {
+  const key = decodeKey(text)
+  if (!key.ok) throw new Error(key.reason)
+  return key.value
+}
+
+async function bound(address: string): Promise<Socket> {
+  const socket = createSocket('udp4')
+  socket.on('error', () => {})
+  socket.bind({ address })
+  await once(socket, 'listening')
+  return socket
+}
+
+async function main(): Promise<void> {
+  const [invitation, own, victim, host, port, seconds] = process.argv.slice(2) as string[]
+  const sockets = [await bound(own!), await bound(victim!)] as const
+  const hostile = new HostileHost(invitation!, ...sockets, { host: host!, port: Number(port) })
+  await hostile.join()
+  console.log('joined')
+  await once(process.stdin, 'data')
+  const end = Date.now() + Number(seconds) * 1000
+  let rounds = 0
+  while (Date.now() < end) {
+    await hostile.attack(rounds++)
+    // Sockets are read, and their buffers leave, between rounds.
+    await delay(rounds % 4 === 0 ? 1 : 0)
+  }
+  await delay(500)
+  const { datagrams, bytes, asVictim, toVictim } = hostile
+  console.log(JSON.stringify({ datagrams, bytes, asVictim, toVictim, rounds } satisfies HostileReport))
+  process.exit(0)
+}
+
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) await main()
