@@ -2,6 +2,7 @@
 import type { Rehearsal } from '../tunnel/rehearsal.ts'
 import { AnchorForwarder } from './forwarders/anchor.ts'
 import { HostForwarder } from './forwarders/host.ts'
+import { Groups } from './tables/groups.ts'
 import { Paft } from './tables/paft.ts'
 import { TunnelTable } from './tables/tunnels.ts'
 
@@ -15,7 +16,7 @@ const VIPA6 = Uint8Array.of(...PREFIX6.subarray(0, 15), NUMBER)
 function tables() {
   return {
     paft: new Paft({ allocate: (bytes) => new ArrayBuffer(bytes), rows: 64, limit: 64 }),
-    tunnels: new TunnelTable(4),
+    tunnels: new TunnelTable(),
   }
 }
 
@@ -53,6 +54,7 @@ export function anchorRehearsal(): Rehearsal {
   const forwarder = new AnchorForwarder({
     paft,
     tunnels,
+    groups: new Groups(paft),
     v4Base: BASE,
     numbers: NUMBER + 1,
     v6Prefix: PREFIX6,
