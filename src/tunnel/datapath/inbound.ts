@@ -252,7 +252,8 @@ export class Inbound {
     }
     const control = (flags & FLAG_CONTROL) !== 0
     const slot = this.#path(i, peer, pathId, socket, length + HEADER + TAG, newest, control, now)
-    if (slot >= 0) this.#countReceived(slot, length + HEADER + TAG, counter, now)
+    // The bytes that a path counts came from its remote.
+    if (slot >= 0) this.#countReceived(slot, this.#slot === slot ? length + HEADER + TAG : 0, counter, now)
     const reorder = this.#reorder
     const noting = reorder !== undefined && reorder.active !== 0
     const session = this.#sessions.order[this.#session]!

@@ -137,7 +137,11 @@ export class ControlFrames {
       case 'echo': {
         if (via === undefined || via.pathId !== frame.pathId) break
         const echo = multipath.watch.heardProbe(peer, via, frame, localIndex, now)
-        if (echo !== undefined) answers.push(echo)
+        if (echo === undefined) break
+        answers.push(echo)
+        // So that the proof is fresh when data flows again.
+        const refresh = multipath.refresh(peer, via, now)
+        if (refresh !== undefined) answers.push(refresh)
         break
       }
       case 'path-close': {

@@ -339,7 +339,7 @@ export class Multipath {
     }
     if (path === undefined || path.socket !== proven.socket) return undefined
     if (sameEndpoint(path.remote, proven.remote)) {
-      path.provenAt = now
+      path.proven(now)
       if (!path.usable) this.#accept(peer, path, now)
       return path
     }
@@ -369,7 +369,7 @@ export class Multipath {
     const limit = Math.min(this.#maxMtu, mtu === 0 ? this.#maxMtu : mtu)
     const path = this.#open(peer, pathId, socket, remote, false, limit, now)
     path.generation = generation
-    path.provenAt = provenAt
+    path.proven(provenAt)
     this.#accept(peer, path, now)
     for (const old of [...peer.paths]) {
       if (old === path || old.local) continue
@@ -457,6 +457,14 @@ export class Multipath {
       this.proofs.at(peer, from, socket, now) ?? this.#expectMove(peer, pathId, from, socket, now)
     if (candidate !== undefined) this.ask(peer, candidate, [], bytes, now)
     return -1
+  }
+
+  /** The question for a fresh proof of a path's remote, undefined when it is not due yet. */
+  refresh(peer: Peer, path: Path, now: number): Frame | undefined {
+    if (path.local || path.pathId === 0 || now - path.provenAt <= K.PROOF_REFRESH) return undefined
+    const { pathId, remote, socket } = path
+    const { token } = this.proofs.expect(peer, pathId, remote, socket, undefined, now)
+    return { type: 'path-challenge', pathId, token }
   }
 
   /** The candidate for a new remote of a path that is there, or of a stock peer; undefined when none is to be tried. */
@@ -720,7 +728,7 @@ export class Multipath {
 
   #move(peer: Peer, path: Path, to: Endpoint, now: number): void {
     const sameHost = sameAddress(path.remote, to)
-    path.provenAt = now
+    path.proven(now)
     path.remote = keepEndpoint(to)
     path.cookie = undefined
     this.#parts.paths.setRemote(path.slot, path.remote)

@@ -63,6 +63,8 @@ export class Path {
   }
   /** When the peer last showed that it receives at the remote; of interest where the peer opened the path. */
   provenAt = 0
+  /** Since when it has been asked for a fresh proof while data flows; NaN: it has not. */
+  askedSince = Number.NaN
   /** Bytes received on it until it was given up. */
   receivedBefore = 0
   /** Changes of its remote that may still be tried. */
@@ -105,6 +107,12 @@ export class Path {
   failed(errno: number, now: number): void {
     this.error = errno
     this.#errorAt = now
+  }
+
+  /** The peer has shown at this time that it receives at the remote. */
+  proven(at: number): void {
+    this.provenAt = at
+    this.askedSince = Number.NaN
   }
 
   view(): PathView {

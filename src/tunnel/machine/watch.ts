@@ -81,6 +81,7 @@ export class PathWatch {
   /** `assessAt` of a path has come: acts on the monitor's verdict, probes when it asks for it. */
   assess(peer: Peer, path: Path, now: number): void {
     path.assessAt = NEVER
+    const { monitor } = path
     const counters = this.#parts.paths.counters(path.slot)
     if (!path.usable) {
       if (path.local || path.state.name !== 'down') return
@@ -92,13 +93,13 @@ export class PathWatch {
       return
     }
     if (!path.local && now - path.provenAt > K.PROOF_REFRESH && now < peer.busyUntil) {
-      if (now - path.provenAt > K.PROOF_EXPIRY) {
-        this.#host.goDown(peer, path, CloseReason.silent, now, path.monitor.remoteHighest)
+      if (Number.isNaN(path.askedSince)) path.askedSince = now
+      if (now - path.askedSince > K.PROOF_EXPIRY - K.PROOF_REFRESH) {
+        this.#host.goDown(peer, path, CloseReason.silent, now, monitor.remoteHighest)
         return
       }
       this.#host.askAgain(peer, path, K.PROOF_REFRESH_BYTES, now)
     }
-    const { monitor } = path
     const result = monitor.assess(counters, now < peer.busyUntil, path.state.name === 'suspect', now)
     path.assessAt = result.nextAt
     switch (result.verdict) {

@@ -379,7 +379,7 @@ export class Node {
     const entry = this.slots[slot]
     if (entry !== undefined) {
       entry.lastReceivedAt = now
-      entry.receivedBytes += sealed.size
+      if (exact >= 0) entry.receivedBytes += sealed.size
       entry.receivedPackets++
       if (this.#sending.get(peer) === session)
         entry.highestCounter = Math.max(entry.highestCounter, sealed.counter)

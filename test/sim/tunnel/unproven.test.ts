@@ -417,3 +417,24 @@ test('a peer has 16 paths at most, opened at a bounded rate, and pays for more w
   }
   assert.ok(opened >= 64 && opened <= 64 + 10 * 8 + 1, `${opened} in 7.2 s`)
 })
+
+test('a proof is renewed while a path lives, idle or not; without it nothing more is sent there after 50 s', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(90_000)
+  busy(pair)
+  pair.world.run(20_000)
+  assert.ok(!pair.anchor.states(1).includes('down'), 'a minute and a half of idling does no harm')
+  const path = () => pair.anchor.machine.peer(pair.hostPeer)!.paths[0]!
+  assert.equal(path().state.name, 'up')
+  // The host has left; somebody who has its keys goes on sending in its name, and answers no challenge.
+  pair.host.stopped = true
+  const liar = () =>
+    pair.host.forge(pair.anchorPeer, 1, 'data', new Uint8Array(4), pair.host.sockets[0]!.endpoint, ANCHOR)
+  pair.world.every(20, pair.world.now + 60_000, liar)
+  pair.world.run(50_000)
+  const before = pair.anchor.slots[path().slot]!.sentPackets
+  assert.notEqual(path().state.name, 'up')
+  pair.world.run(5000)
+  const after = pair.anchor.slots[path().slot]!.sentPackets
+  assert.ok(after - before < 30, `${after - before} datagrams in 5 s: challenges only`)
+})
