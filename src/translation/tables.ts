@@ -120,6 +120,8 @@ export class Tables {
   readonly #flowsOf = new Map<number, HostFlows>()
   /** Hosts that have flows bound to a pair: more than one only if the foreign address changed hands (P2). */
   readonly #boundTo = new Map<string, Set<number>>()
+  /** Pairs on which packets of one host arrive and to which flows of others are bound, with the hosts of the packets. */
+  readonly contested = new Map<string, Set<number>>()
   readonly #changed = new Set<number>()
   #next = 1
 
@@ -155,6 +157,8 @@ export class Tables {
     for (const row of [...this.flows(hid)]) this.removeSocket(row.id)
     this.hosts.delete(hid)
     this.#flowsOf.delete(hid)
+    for (const [key, hosts] of this.contested)
+      if (hosts.delete(hid) && hosts.size === 0) this.contested.delete(key)
     this.touch(hid)
   }
 
@@ -169,6 +173,7 @@ export class Tables {
     flows.rows.add(row)
     this.touch(row.hid)
     const key = pairKey(row)
+    for (const hid of this.contested.get(key) ?? []) this.touch(hid)
     const bound = flows.pairs.get(key)
     if (bound !== undefined) {
       bound.count++
@@ -178,6 +183,7 @@ export class Tables {
     const hosts = this.#boundTo.get(key) ?? new Set()
     this.#boundTo.set(key, hosts.add(row.hid))
     for (const hid of hosts) this.touch(hid)
+    for (const { hid, accepted } of this.hosts.values()) if (accepted.has(key)) this.touch(hid)
   }
 
   removeSocket(id: string): void {
@@ -189,6 +195,7 @@ export class Tables {
     const flows = this.#flowsOf.get(row.hid)
     flows?.rows.delete(row)
     const key = pairKey(row)
+    for (const hid of this.contested.get(key) ?? []) this.touch(hid)
     const bound = flows?.pairs.get(key)
     if (bound === undefined || --bound.count > 0) return
     flows?.pairs.delete(key)
@@ -212,6 +219,12 @@ export class Tables {
   owns(hid: number, key: string): boolean {
     for (const other of this.#boundTo.get(key) ?? []) if (other < hid) return false
     return true
+  }
+
+  /** Whether flows of another host are bound to this pair. */
+  isBoundToOther(hid: number, key: string): boolean {
+    for (const other of this.#boundTo.get(key) ?? []) if (other !== hid) return true
+    return false
   }
 
   /** What `compile` makes of this host may have changed. */
@@ -326,13 +339,37 @@ export function compile(
     if (host === undefined || !hasMoved(host, tables)) continue
     for (const pair of host.accepted.values())
       compiled[familyOf(pair.local)].in_pair.set(pairKey(pair), { pair, hid: host.hid })
+    const contested = contestedPairs(tables, host)
     const opening: SocketRow[] = []
     for (const flow of tables.flows(host.hid))
-      if (flow.opening === true) opening.push(flow)
+      if (contested.length > 0 && isAnothers(flow, contested, tables)) continue
+      else if (flow.opening === true) opening.push(flow)
       else compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
     for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
   }
   return compiled
+}
+
+/** Pairs of this host to which flows of others are bound. */
+function contestedPairs(tables: Tables, host: HidRow): Pair[] {
+  const out: Pair[] = []
+  for (const [key, pair] of host.accepted) {
+    if (!tables.isBoundToOther(host.hid, key)) continue
+    out.push(pair)
+    const hosts = tables.contested.get(key) ?? new Set()
+    tables.contested.set(key, hosts.add(host.hid))
+  }
+  return out
+}
+
+/** Whether on one of these pairs the flow would look like one of another host: that one is left alone. */
+function isAnothers(flow: SocketRow, pairs: readonly Pair[], tables: Tables): boolean {
+  for (const { local, foreign } of pairs) {
+    if (familyOf(local) !== familyOf(flow.local)) continue
+    const other = tables.sockets.get(flowId(flow.protocol, local, flow.localPort, foreign, flow.foreignPort))
+    if (other !== undefined && other.hid !== flow.hid) return true
+  }
+  return false
 }
 
 function compileFlow(

@@ -22,7 +22,7 @@
  * because NATs set that one on the way.
  */
 
-import { viewOf } from '../core/bytes.ts'
+import { concat, viewOf } from '../core/bytes.ts'
 import { type Codec, encoded } from '../core/codec.ts'
 import { type Decoded, decoded, malformed } from '../core/result.ts'
 
@@ -38,6 +38,8 @@ export const Control = {
   HANDOFF: 8,
   HANDOFF_UNREACHABLE: 9,
   NAT_ENTRY: 10,
+  /** The sender signs with another key from now on (DI-40); ours. */
+  KEY_CHANGE: 11,
   /** An acknowledgement by a router; only an IHMP-aware NAT sends it (D7). */
   ROUTER_ACK: 14,
   ACK: 15,
@@ -74,6 +76,7 @@ export const Field = {
   RECEIVER: 9,
   COOKIE: 10,
   NEW_KEY: 11,
+  KEY_PROOF: 12,
   MAC: 254,
   SIGNATURE: 255,
 } as const
@@ -112,6 +115,8 @@ export interface IhmpMessage {
   readonly publicKey?: Uint8Array
   /** The key that replaces the one this message is signed with. */
   readonly newKey?: Uint8Array
+  /** Signature by `newKey` (`keyChangeTranscript`), 64 bytes. */
+  readonly keyProof?: Uint8Array
   /** 16 bytes to be returned in `response` from the address under test. */
   readonly challenge?: Uint8Array
   readonly response?: Uint8Array
@@ -139,6 +144,7 @@ const CHALLENGE_LENGTH = 16
 const FIXED: Readonly<Record<number, number>> = {
   [Field.PUBLIC_KEY]: 32,
   [Field.NEW_KEY]: 32,
+  [Field.KEY_PROOF]: 64,
   [Field.CHALLENGE]: CHALLENGE_LENGTH,
   [Field.RESPONSE]: CHALLENGE_LENGTH,
   [Field.COOKIE]: 16,
@@ -226,6 +232,7 @@ const SINGLE: Readonly<
     | 'newAddress'
     | 'publicKey'
     | 'newKey'
+    | 'keyProof'
     | 'challenge'
     | 'response'
     | 'receiver'
@@ -237,6 +244,7 @@ const SINGLE: Readonly<
   [Field.NEW_ADDRESS]: 'newAddress',
   [Field.PUBLIC_KEY]: 'publicKey',
   [Field.NEW_KEY]: 'newKey',
+  [Field.KEY_PROOF]: 'keyProof',
   [Field.CHALLENGE]: 'challenge',
   [Field.RESPONSE]: 'response',
   [Field.RECEIVER]: 'receiver',
@@ -249,6 +257,7 @@ const SINGLE_ORDER = [
   Field.RECEIVER,
   Field.PUBLIC_KEY,
   Field.NEW_KEY,
+  Field.KEY_PROOF,
   Field.CHALLENGE,
   Field.RESPONSE,
   Field.COOKIE,
@@ -364,4 +373,19 @@ export function encodeMac(message: IhmpMessage, mac: (bytes: Uint8Array) => Uint
   const bytes = encoded(ihmp, { ...message, mac: new Uint8Array(32) })
   bytes.set(mac(covered(bytes, 32)), bytes.length - 32)
   return bytes
+}
+
+const KEY_CHANGE_LABEL = Uint8Array.from('godwit IHMP key change', (c) => c.charCodeAt(0))
+
+/**
+ * What the new key signs to show that its owner takes over from `oldKey`: `challenge` came from the receiver and
+ * `receiver` is an address of the receiver's, so the signature is fresh and worthless at any other host. 118 bytes for IPv4.
+ */
+export function keyChangeTranscript(
+  oldKey: Uint8Array,
+  newKey: Uint8Array,
+  receiver: Uint8Array,
+  challenge: Uint8Array,
+): Uint8Array {
+  return concat(KEY_CHANGE_LABEL, oldKey, newKey, challenge, receiver)
 }

@@ -1,7 +1,7 @@
 /**
  * HELLO, its answer and the third message (DI-22…24): two hosts learn each other's keys and addresses, and that both
- * receive where they say. Nothing is believed of a HELLO before its sender has answered from the address it claims. Key
- * change (DI-40), and one-to-one hosts behind NATs that do not know IHMP (DI-45).
+ * receive where they say. Nothing is believed of a HELLO before its sender has answered from the address it claims. Rows of
+ * one host are merged here, and hosts behind NATs that do not know IHMP stay one-to-one (DI-45).
  */
 import { compare, concat, equal, equalConstantTime } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
@@ -116,10 +116,6 @@ export class Greeting {
     if (!this.#hellos.take(now) || !this.#state.components.hasFlow(pair.local, pair.foreign)) return
     if (message.challenge === undefined || message.cookie === undefined) return
     const existing = this.#state.byActive(pair.foreign)
-    if (message.newKey !== undefined && existing?.row.key !== undefined) {
-      this.#handleRekey(existing, message, bytes, pair, port)
-      return
-    }
     if (!this.#trusted(message, bytes, pair, existing, now)) return
     const source = bytesOf(pair.foreign)
     const behindNat = !names(message, source)
@@ -295,8 +291,7 @@ export class Greeting {
     }
     this.#state.say(host, 'peer', publicKey === undefined ? 'greeted without a key' : 'greeted, key pinned')
     this.#paths.confirm(host, pair, now)
-    const other = publicKey === undefined ? undefined : this.#sameKey(host, publicKey)
-    if (other !== undefined) host = this.#merge(host, other, now)
+    host = this.unite(host, now)
     this.#paths.probeCandidates(host, now)
     // What has come since our half of the greeting was written.
     const known = new Set(told.map(ipOf))
@@ -304,6 +299,18 @@ export class Greeting {
     for (const ip of this.#advertised(pair))
       if (!known.has(ip)) this.#movement.announce(host, this.#state.own.get(ip)!, now)
     return host
+  }
+
+  /**
+   * Joins the host with another row that has the same key, unless one of their addresses is bound to another key. A key
+   * gets into a row only when it has signed something that the row's own addresses carried: here, or in keys.ts.
+   */
+  unite(host: Host, now: number): Host {
+    const other = host.row.key === undefined ? undefined : this.#sameKey(host, host.row.key)
+    if (other === undefined) return host
+    for (const ip of [...host.row.active, ...other.row.active])
+      if (!this.#state.mayBeAt(ip, host.row.key)) return host
+    return this.#merge(host, other, now)
   }
 
   #sameKey(host: Host, key: Uint8Array): Host | undefined {
@@ -323,38 +330,6 @@ export class Greeting {
     this.#state.forget(from)
     this.#paths.choose(into, 'merge', now)
     return into
-  }
-
-  // ---------------------------------------------------------------------------------------------------- keys
-
-  /** A new private key for all hosts (`godwit dime key set`): told under the old one (DI-40). */
-  rekey(now: number): void {
-    for (const host of this.#state.hosts.values()) {
-      const next = this.#state.components.keys.own(host.bound.local)
-      if (host.state !== 'peer' || host.ownKey === undefined || next === undefined) continue
-      if (equal(next.publicKey, host.ownKey.publicKey)) continue
-      const pair = this.#paths.any(host)
-      if (pair === undefined) continue
-      const challenge = this.#state.random(16)
-      const body = { control: Control.HELLO, newKey: next.publicKey, challenge, cookie: host.cookie }
-      this.#messages.request(host, pair, body, now, {
-        acknowledged: () => {
-          host.ownKey = next
-        },
-      })
-    }
-  }
-
-  #handleRekey(host: Host, message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number): void {
-    const fixed = this.#state.components.keys.known(pair.foreign)
-    const allowed = fixed === undefined || equal(fixed, message.newKey!)
-    if (!allowed || !this.#messages.verifies(host.row.key!, message, bytes)) {
-      this.#state.stats.unauthenticated++
-      return
-    }
-    if (!this.#messages.fresh(host, message, pair, port)) return
-    host.row.key = message.newKey
-    this.#messages.acknowledge(host, message, pair, port, {})
   }
 
   nextTimeout(): number {

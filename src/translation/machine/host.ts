@@ -31,6 +31,10 @@ export interface Host {
   readonly bound: Pair
   /** Signs for this host; undefined: messages carry MACs. */
   ownKey: OwnKey | undefined
+  /** The key before `row.key`: believed until the host has signed something with the new one. */
+  formerKey: Uint8Array | undefined
+  /** A key that the host has announced, and the challenge that it must sign with it. */
+  nextKey: { readonly key: Uint8Array; readonly challenge: Uint8Array } | undefined
   /** Shared secret of an association without keys. */
   secret: Uint8Array | undefined
   /** Half of that secret that is ours. */
@@ -144,7 +148,7 @@ export interface Request {
   readonly host: Host
   readonly pair: Pair
   readonly message: IhmpMessage
-  readonly bytes: Uint8Array
+  bytes: Uint8Array
   /** The challenge that the acknowledgement must answer for the pair to count as proven. */
   readonly challenge: Uint8Array | undefined
   /** Only sent if nothing has made it needless by its first time. */

@@ -2,7 +2,7 @@
  * IHMP, the Internet Host Mobility Protocol (paper § III-B…D), without I/O: local address events, new flows, datagrams and
  * time go in; datagrams, changes of the tables and what happened come out of `poll`. docs/wire/ihmp.md has the exchanges.
  *
- * Its procedures: greeting.ts (HELLO, keys), paths.ts (which pairs of addresses work, and which is used), movement.ts
+ * Its procedures: greeting.ts (HELLO), key-change.ts (KEY_CHANGE), paths.ts (which pairs of addresses work, and which is used), movement.ts
  * (news about addresses, either way), nat.ts (NAT_ENTRY). Whatever they send waits for its acknowledgement (messages.ts);
  * what stays unanswered says something about the path. What they share is in state.ts.
  */
@@ -12,6 +12,7 @@ import { Control, type IhmpMessage, ihmp, MAX_MESSAGE } from '../wire.ts'
 import { Forgeries } from './forgeries.ts'
 import { Greeting } from './greeting.ts'
 import type { Host } from './host.ts'
+import { KeyChange } from './key-change.ts'
 import { Messages } from './messages.ts'
 import { Movement } from './movement.ts'
 import { handleNatEntry } from './nat.ts'
@@ -25,6 +26,7 @@ export class IhmpMachine {
   readonly #paths: Paths
   readonly #movement: Movement
   readonly #greeting: Greeting
+  readonly #keyChange: KeyChange
   readonly #forgeries = new Forgeries()
 
   constructor(components: IhmpComponents, options: Partial<IhmpOptions> = {}) {
@@ -35,6 +37,7 @@ export class IhmpMachine {
     )
     this.#movement = new Movement(this.#state, this.#messages, this.#paths)
     this.#greeting = new Greeting(this.#state, this.#messages, this.#paths, this.#movement)
+    this.#keyChange = new KeyChange(this.#state, this.#messages, this.#paths, this.#greeting)
   }
 
   get stats(): IhmpStats {
@@ -87,6 +90,7 @@ export class IhmpMachine {
       this.#messages.cancel(host, (request) => !state.own.has(request.pair.local))
       const ungreeted = host.state === 'greeting' && !this.#messages.pending(host)
       if (ungreeted || (host.state === 'plain' && host.requests.size === 0)) this.#greeting.greet(host, now)
+      this.#keyChange.announce(host, now)
     }
   }
 
@@ -151,7 +155,7 @@ export class IhmpMachine {
 
   /** A new private key for all hosts (`godwit dime key set`): told under the old one (DI-40). */
   rekey(now: number): void {
-    this.#greeting.rekey(now)
+    for (const host of this.#state.hosts.values()) this.#keyChange.announce(host, now)
   }
 
   /**
@@ -204,10 +208,23 @@ export class IhmpMachine {
       this.#refuse(pair, now)
       return
     }
+    if (!this.#mayComeFrom(host, pair, now)) return
     if (!this.#messages.fresh(host, message, pair, port)) return
     if (this.#state.know(host, pair.foreign)) host.ports.set(pair.foreign, port)
-    if (acknowledges) this.#movement.handleAck(host, message, pair, now)
+    if (acknowledges) {
+      this.#movement.handleAck(host, message, pair, now)
+      this.#keyChange.announce(host, now)
+    } else if (message.control === Control.KEY_CHANGE) this.#keyChange.handle(host, message, pair, port, now)
     else this.#movement.handleUpdate(host, message, pair, port, now)
+  }
+
+  /** What comes from a place that is another's counts as not seen: it may be the host's when that one has left (P3). */
+  #mayComeFrom(host: Host, pair: Pair, now: number): boolean {
+    const owner = this.#paths.owner(host, pair)
+    if (owner !== undefined) this.#paths.suspect(owner, now)
+    if (owner === undefined && this.#state.mayBeAt(pair.foreign, host.row.key)) return true
+    this.#state.stats.unauthenticated++
+    return false
   }
 
   #refuse({ foreign }: Pair, now: number): void {

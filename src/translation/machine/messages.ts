@@ -48,7 +48,7 @@ export class Messages {
       sequence: host.sequence,
       counter: this.#state.nextCounter(),
       hostId: this.#hostId(host, pair),
-      receiver: bytesOf(host.nats.get(pair.foreign) ?? pair.foreign),
+      receiver: this.receiver(host, pair),
     }
     const interval =
       host.rtt === undefined
@@ -118,6 +118,12 @@ export class Messages {
     for (const { pair: p, message } of host.requests)
       if (samePair(p, pair) && (control === undefined || message.control === control)) return true
     return false
+  }
+
+  /** What waits for an answer is signed with the key that the host has now. */
+  resign(host: Host): void {
+    for (const request of host.requests)
+      if (request.bytes.length > 0) request.bytes = this.encode(request.message, host.ownKey, host.secret)
   }
 
   /** What was repeated without end while detached ends like anything else. */
@@ -202,6 +208,11 @@ export class Messages {
     return encodeMac(message, (bytes) => crypto.mac(secret ?? new Uint8Array(32), bytes))
   }
 
+  /** The address of the host, as it knows it itself, that a message on this pair is for. */
+  receiver(host: Host, pair: Pair): Uint8Array {
+    return bytesOf(host.nats.get(pair.foreign) ?? pair.foreign)
+  }
+
   /** An address that the peer already knows as ours (DI-18, DI-29). */
   #hostId(host: Host, pair: Pair): Uint8Array {
     const { local } = host.row
@@ -223,7 +234,11 @@ export class Messages {
     for (const host of this.#state.byAddress(ipOf(message.hostId))) {
       if (host.state !== 'peer') continue
       if (host.row.key !== undefined) {
-        if (this.verifies(host.row.key, message, bytes)) return host
+        if (this.verifies(host.row.key, message, bytes)) {
+          host.formerKey = undefined
+          return host
+        }
+        if (host.formerKey !== undefined && this.verifies(host.formerKey, message, bytes)) return host
       } else if (host.secret !== undefined && this.macMatches(host.secret, message, bytes)) return host
     }
     return undefined

@@ -76,7 +76,8 @@ export class Movement {
     const detached = host.detachedAt !== undefined
     const { local, foreign } = pair
     const preferred = detached || this.#state.components.preferredLocal(foreign) === local
-    this.#paths.accept(host, pair)
+    // In before out; but an address that the host has only named is its own when it has answered from there.
+    if (host.row.active.has(foreign)) this.#paths.accept(host, pair)
     if (preferred) host.announced = local
     const lost = [...host.lost]
     const body = {
@@ -286,7 +287,7 @@ export class Movement {
       if ((proven && (message.options & Option.ND) === 0) || host.confirmed.has(pairKey(pair)))
         this.#paths.confirm(host, pair, now)
     }
-    if (message.challenge !== undefined)
+    if (message.challenge !== undefined && request?.message.control !== Control.KEY_CHANGE)
       this.#messages.acknowledge(host, message, pair, host.ports.get(pair.foreign) ?? 0, {
         response: message.challenge,
       })

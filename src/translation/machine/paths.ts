@@ -2,8 +2,8 @@
  * Pairs of addresses: which are accepted, which are confirmed, which one packets are sent on; probing (DI-26…28), silence
  * (DI-16), detachment (D2).
  *
- * A pair is *accepted* (packets from there are this host's) as soon as an authenticated message came on it or is being
- * sent on it, and *confirmed* (packets are sent there) only when the foreign host answered a challenge that was sent to it
+ * A pair is *accepted* (packets from there are this host's) as soon as an authenticated message came on it, or is sent on it
+ * from a new own address to one where the host has answered before, and *confirmed* (packets are sent there) only when the foreign host answered a challenge that was sent to it
  * there. So inbound translation is in place at both ends before either sends, and no host can direct traffic to an
  * address at which it does not receive.
  */
@@ -43,23 +43,37 @@ export class Paths {
 
   // --------------------------------------------------------------------------------------- accepted, confirmed
 
-  /** False when the host has too many addresses already. */
-  accept(host: Host, pair: Pair): boolean {
+  /**
+   * Packets on this pair are the host's, since it has sent an authenticated message there. Where flows of another row are
+   * bound to the same pair that is so only when it has answered a challenge too (`confirm`). False: it may not be there, or
+   * has too many addresses already.
+   */
+  accept(host: Host, pair: Pair, confirmed = false): boolean {
+    const { components } = this.#state
     const key = pairKey(pair)
     if (host.row.accepted.has(key)) return true
+    if (!this.#state.mayBeAt(pair.foreign, host.row.key) || this.owner(host, pair) !== undefined) return false
     if (!this.#state.know(host, pair.foreign)) return false
+    if (!confirmed && components.tables.isBoundToOther(host.row.hid, key)) return true
     host.row.accepted.set(key, pair)
     // The same pair taken over from another host: its flows there cannot be told apart any more (P2).
     for (const other of this.#state.byAddress(pair.foreign))
-      if (other !== host && !other.confirmed.has(key) && other.row.accepted.delete(key))
-        this.#state.changed(other)
+      if (other !== host && other.row.accepted.delete(key)) this.#state.changed(other)
     this.#state.changed(host)
     return true
   }
 
+  /** Another host that has answered on this pair: the pair is its own until it answers there no more. */
+  owner(host: Host, pair: Pair): Host | undefined {
+    const key = pairKey(pair)
+    for (const other of this.#state.byAddress(pair.foreign))
+      if (other !== host && other.confirmed.has(key)) return other
+    return undefined
+  }
+
   /** The foreign host has shown that it receives on this pair (DI-24, DI-27). */
   confirm(host: Host, pair: Pair, now: number): void {
-    if (!this.accept(host, pair)) return
+    if (!this.accept(host, pair, true)) return
     host.row.active.add(pair.foreign)
     host.row.unreachable.delete(pair.foreign)
     host.row.local.add(pair.local)
@@ -107,7 +121,6 @@ export class Paths {
     options = 0,
     body: Body = { control: Control.PATH_PROBE },
   ): void {
-    this.accept(host, pair)
     this.#messages.request(host, pair, { ...body, options, challenge: this.#state.random(16) }, now, {
       tries: options === 0 ? PROBE_TRIES : TRIES,
       failed: (at) => this.failed(host, pair, at),

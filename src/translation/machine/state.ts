@@ -1,10 +1,10 @@
 /**
  * What all procedures of IHMP share: the hosts with their indexes, the own addresses, what is being asked, and the outputs.
  */
-import { concat } from '../../core/bytes.ts'
+import { concat, equal } from '../../core/bytes.ts'
 import type { LocalAddress } from '../policy.ts'
 import { familyOf, type HidRow, type Ip, type Pair, pairKey } from '../tables.ts'
-import { type Host, ReplayWindow, type Request } from './host.ts'
+import { type Host, type OwnKey, ReplayWindow, type Request } from './host.ts'
 import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type Output } from './types.ts'
 
 /** Addresses that a host is known by, those that it had included; and of them those that may be its own and are tried. */
@@ -83,6 +83,8 @@ export class IhmpState {
       state: 'greeting',
       bound,
       ownKey: this.components.keys.own(bound.local),
+      formerKey: undefined,
+      nextKey: undefined,
       secret: undefined,
       cookie: this.random(16),
       sequence: new DataView(this.random(2).buffer).getUint16(0),
@@ -169,6 +171,12 @@ export class IhmpState {
     if (hosts?.size === 0) this.#byAddress.delete(ip)
   }
 
+  /** Whether a host with this key may be at `ip`: configuration or a directory may bind the address to another (DI-39). */
+  mayBeAt(ip: Ip, key: Uint8Array | undefined): boolean {
+    const fixed = this.components.keys.known(ip)
+    return fixed === undefined || (key !== undefined && equal(fixed, key))
+  }
+
   /** Hosts that were ever known by `ip`. */
   byAddress(ip: Ip): Iterable<Host> {
     return this.#byAddress.get(ip) ?? []
@@ -202,6 +210,9 @@ export class IhmpState {
     const host = this.newHost(saved.bound, saved.hid, saved.floor)
     host.state = 'peer'
     host.row.key = saved.key
+    host.formerKey = saved.formerKey
+    // What the peer knows this host by: the key file may have changed while no daemon ran.
+    host.ownKey = saved.ownKey ?? host.ownKey
     host.secret = saved.secret
     host.preferred = saved.preferred
     this.#counter = Math.max(this.#counter, saved.counter)
@@ -231,6 +242,8 @@ export class IhmpState {
         hid: host.row.hid,
         bound: host.bound,
         key: host.row.key,
+        formerKey: host.formerKey,
+        ownKey: host.ownKey,
         secret: host.secret,
         floor: host.replay.highest,
         counter: this.#counter,
@@ -258,6 +271,9 @@ export interface SavedHost {
   readonly hid: number
   readonly bound: Pair
   readonly key: HidRow['key']
+  readonly formerKey?: Uint8Array | undefined
+  /** The key pair that the peer knows this host by. */
+  readonly ownKey?: OwnKey | undefined
   readonly secret: Uint8Array | undefined
   readonly floor: number
   readonly counter: number

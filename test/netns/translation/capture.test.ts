@@ -2,13 +2,15 @@
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { fileURLToPath } from 'node:url'
 import { Bed, until } from './bed.ts'
 import { Capture, type Captured, textOf } from './capture.ts'
-import { type Documented, decodeAsDocumented, documentedKinds, signedBy } from './documented.ts'
+import { type Documented, decodeAsDocumented, documentedKinds, signedBy, verified } from './documented.ts'
 import { chatter } from './flows.ts'
 
 usesPrograms('nft')
 
+const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 const PORT = 55_404
 const M1 = '10.1.0.2'
 const M2 = '10.2.0.2'
@@ -170,14 +172,38 @@ test('DI-16…18, DI-20, DI-22…24, DI-26, DI-28…30, DI-33…37: every messag
   assert.ok([M1, M2].includes(handoff.message.hostId), handoff.message.hostId)
   await acknowledged(handoff)
 
+  const args = [GODWIT, 'dime', 'key', 'set', '--new', '--json', '--state', bed.state('m')]
+  const set = JSON.parse(bed.run('m', process.execPath, ...args)) as { public_key: string }
+  const newKey = Buffer.from(set.public_key, 'base64')
+  const announced = await seen('KEY_CHANGE', (m) => m.message.one('KEY_PROOF') === undefined)
+  assert.deepEqual(announced.message.one('NEW_KEY'), newKey)
+  const asked = await acknowledged(announced)
+  const proven = await seen('KEY_CHANGE', (m) => m.message.one('KEY_PROOF') !== undefined)
+  assert.deepEqual(proven.message.one('RESPONSE'), asked.one('CHALLENGE'))
+  const transcript = Buffer.concat([
+    Buffer.from('godwit IHMP key change'),
+    keys.get(M1)!,
+    newKey,
+    proven.message.one('RESPONSE')!,
+    proven.message.one('RECEIVER')!,
+  ])
+  assert.ok(verified(newKey, transcript, proven.message.one('KEY_PROOF')!), 'the new key signs the challenge')
+  await acknowledged(proven)
+  await until('c has the new key', async () => (await bed.hosts('c')).some((h) => h.key === set.public_key))
+
   const kinds = new Set(capture.packets.map((p) => decodeAsDocumented(p.bytes).kind))
   const notHere = ['NAT_ENTRY', 'ROUTER_ACK']
   assert.deepEqual([...kinds].sort(), documentedKinds.filter((k) => !notHere.includes(k)).sort())
   const counters = new Map<string, bigint>()
   let sequence: number | undefined
+  let changing = false
   for (const packet of capture.packets) {
     const side = packet.from === C || packet.from === 'fd00:3::2' ? C : M1
-    assert.ok(signedBy(packet.bytes, keys.get(side)!), `${side} signs what it sends`)
+    changing ||= Buffer.compare(packet.bytes, proven.bytes) === 0
+    assert.ok(
+      signedBy(packet.bytes, keys.get(side)!) || (changing && side === M1 && signedBy(packet.bytes, newKey)),
+      `${side} signs what it sends`,
+    )
     const { counter, kind, sequence: next } = decodeAsDocumented(packet.bytes)
     counters.set(side, counter > (counters.get(side) ?? 0n) ? counter : counters.get(side)!)
     if (side === C || kind === 'ACK' || kind === 'HELLO_ACK') continue

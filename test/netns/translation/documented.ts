@@ -128,8 +128,11 @@ const SPKI_ED25519 = Buffer.from('302a300506032b6570032100', 'hex')
 export function signedBy(bytes: Uint8Array, key: Buffer): boolean {
   const covered = Buffer.from(bytes.subarray(0, bytes.length - 68))
   covered.writeUInt16BE(covered.readUInt16BE(4) & ~options.get('NS')!, 4)
+  return bytes[bytes.length - 68] === 255 && verified(key, covered, bytes.subarray(bytes.length - 64))
+}
+
+/** Whether the signature (Ed25519) of these bytes is by `key`. */
+export function verified(key: Buffer, bytes: Uint8Array, signature: Uint8Array): boolean {
   const publicKey = createPublicKey({ key: Buffer.concat([SPKI_ED25519, key]), format: 'der', type: 'spki' })
-  return (
-    bytes[bytes.length - 68] === 255 && verify(null, covered, publicKey, bytes.subarray(bytes.length - 64))
-  )
+  return verify(null, bytes, publicKey, signature)
 }

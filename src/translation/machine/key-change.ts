@@ -1,0 +1,123 @@
+/**
+ * Change of this host's key, and of a peer's (DI-40): KEY_CHANGE under the old key names the new one, its acknowledgement
+ * brings a challenge, and a second KEY_CHANGE carries a signature over that by the new key. So nobody can make a row his
+ * with a key that he only knows the public half of. Until the peer has acknowledged that, this host signs with the old key;
+ * until this host has signed something with the new key, the peer believes both.
+ */
+import { equal } from '../../core/bytes.ts'
+import type { Pair } from '../tables.ts'
+import { Control, type IhmpMessage, keyChangeTranscript } from '../wire.ts'
+import type { Greeting } from './greeting.ts'
+import type { Host, OwnKey } from './host.ts'
+import type { Messages } from './messages.ts'
+import type { Paths } from './paths.ts'
+import type { IhmpState } from './state.ts'
+
+/** A change that was not acknowledged is announced again after this; sooner if the peer answers anything else. */
+const AGAIN_MS = 30_000
+
+export class KeyChange {
+  readonly #state: IhmpState
+  readonly #messages: Messages
+  readonly #paths: Paths
+  readonly #greeting: Greeting
+
+  constructor(state: IhmpState, messages: Messages, paths: Paths, greeting: Greeting) {
+    this.#state = state
+    this.#messages = messages
+    this.#paths = paths
+    this.#greeting = greeting
+  }
+
+  // ---------------------------------------------------------------------------------------------------- own
+
+  /**
+   * Tells a peer that knows this host by another key than it has now. Called whenever that may be so: after the command,
+   * after a restart, when addresses have changed and when a peer has answered.
+   */
+  announce(host: Host, now: number): void {
+    const { ownKey } = host
+    if (host.state !== 'peer' || ownKey === undefined) return
+    const next = this.#state.components.keys.own(host.bound.local)
+    if (next === undefined || equal(next.publicKey, ownKey.publicKey)) return
+    for (const { message } of host.requests)
+      if (message.newKey !== undefined && equal(message.newKey, next.publicKey)) return
+    this.#messages.cancel(host, ({ message }) => message.control === Control.KEY_CHANGE)
+    const pair = this.#paths.any(host)
+    if (pair === undefined) return // once it has answered from somewhere
+    this.#ask(host, next, pair, {}, now)
+  }
+
+  #ask(host: Host, next: OwnKey, pair: Pair, proof: Partial<IhmpMessage>, now: number): void {
+    const body = { ...proof, control: Control.KEY_CHANGE, newKey: next.publicKey }
+    this.#messages.request(host, pair, body, now, {
+      acknowledged: (ack, at) => {
+        if (ack.challenge === undefined) this.#adopt(host, next, ack, pair)
+        else this.#prove(host, next, ack.challenge, pair, at)
+      },
+      failed: (at) => this.#messages.later(host, at + AGAIN_MS, (then) => this.announce(host, then)),
+    })
+  }
+
+  #prove(host: Host, next: OwnKey, challenge: Uint8Array, pair: Pair, now: number): void {
+    const { ownKey } = host
+    if (ownKey === undefined || !this.#state.own.has(pair.local)) return
+    const transcript = keyChangeTranscript(
+      ownKey.publicKey,
+      next.publicKey,
+      this.#messages.receiver(host, pair),
+      challenge,
+    )
+    const keyProof = this.#state.components.crypto.sign(next, transcript)
+    this.#ask(host, next, pair, { response: challenge, keyProof }, now)
+  }
+
+  #adopt(host: Host, next: OwnKey, ack: IhmpMessage, pair: Pair): void {
+    host.ownKey = next
+    this.#messages.resign(host)
+    // The first words under the new key: from now on the peer believes no other.
+    this.#messages.acknowledge(host, ack, pair, host.ports.get(pair.foreign) ?? 0, {})
+    this.#state.say(host, 'peer', 'knows the new key of this host')
+  }
+
+  // --------------------------------------------------------------------------------------------------- a peer's
+
+  handle(host: Host, message: IhmpMessage, pair: Pair, port: number, now: number): void {
+    const { newKey } = message
+    if (newKey === undefined || host.row.key === undefined) return
+    if (equal(newKey, host.row.key)) {
+      this.#messages.acknowledge(host, message, pair, port, {}) // it has not heard that it is known
+      return
+    }
+    if (![...host.row.active].every((ip) => this.#state.mayBeAt(ip, newKey))) {
+      this.#state.stats.unauthenticated++
+      return
+    }
+    if (message.keyProof === undefined) {
+      if (host.nextKey === undefined || !equal(host.nextKey.key, newKey))
+        host.nextKey = { key: newKey, challenge: this.#state.random(16) }
+      this.#messages.acknowledge(host, message, pair, port, { challenge: host.nextKey.challenge })
+      return
+    }
+    if (!this.#proven(host, newKey, message)) {
+      this.#state.stats.unauthenticated++
+      return
+    }
+    host.nextKey = undefined
+    host.formerKey = host.row.key
+    host.row.key = newKey
+    this.#messages.acknowledge(host, message, pair, port, {})
+    this.#state.say(host, 'peer', 'has another key')
+    this.#greeting.unite(host, now)
+  }
+
+  /** Whether the owner of the new key has signed our challenge, for us, as the successor of this row's key. */
+  #proven(host: Host, newKey: Uint8Array, { keyProof, receiver, response }: IhmpMessage): boolean {
+    const { nextKey } = host
+    if (nextKey === undefined || !equal(nextKey.key, newKey)) return false
+    if (keyProof === undefined || receiver === undefined || response === undefined) return false
+    if (!equal(response, nextKey.challenge)) return false
+    const transcript = keyChangeTranscript(host.row.key!, newKey, receiver, response)
+    return this.#state.components.crypto.verify(newKey, transcript, keyProof)
+  }
+}
