@@ -5,15 +5,25 @@
 import { createSocket, type Socket } from 'node:dgram'
 import { nodeRandom } from '../../src/crypto/node-crypto.ts'
 import { RealClock } from '../../src/linux/clock.ts'
+import { SockDiag } from '../../src/linux/sockdiag.ts'
+import { tcpStreams } from '../../src/linux/tcp-stream.ts'
 import { generateOwnKey, nodeIhmpCrypto } from '../../src/translation/keys.ts'
 import { IhmpMachine } from '../../src/translation/machine/machine.ts'
-import { Tables } from '../../src/translation/tables.ts'
+import { FlowTable } from '../../src/translation/sockets.ts'
+import { bytesOf, type SocketRow, Tables } from '../../src/translation/tables.ts'
 
 const addresses = (process.argv[2] ?? '').split(',')
 const port = Number(process.argv[3])
 const clock = new RealClock()
 const at = new Map<string, string>()
 let bound = 0
+const kernel = tcpStreams()
+const flows = new FlowTable(new SockDiag(), () => [], port)
+/** The connections of this process's servers, looked at by the first host that is told of some. */
+function connections(address: string) {
+  flows.update(new Set())
+  return [...flows.all()].filter((f) => f.local === address)
+}
 
 function changed(): void {
   const places = new Set(at.values())
@@ -23,14 +33,37 @@ function changed(): void {
 function host(address: string): void {
   const key = generateOwnKey()
   const socket: Socket = createSocket('udp4')
-  const machine = new IhmpMachine({
-    tables: new Tables(),
+  const tables = new Tables()
+  const look = (): void => {
+    for (const { socket: _, retransmits: __, ...flow } of connections(address)) {
+      if (tables.sockets.has(flow.id)) continue
+      const hid = machine.handleFlow(flow, clock.now())
+      if (hid === undefined) continue
+      const row: SocketRow = { ...flow, hid }
+      tables.addSocket(row)
+      machine.handleSocket(row, clock.now())
+    }
+  }
+  const machine: IhmpMachine = new IhmpMachine({
+    tables,
     random: nodeRandom,
     crypto: nodeIhmpCrypto,
     keys: { own: () => key, known: () => undefined },
     wall: () => clock.wall(),
     hasFlow: () => true,
-    lookAtSockets: () => {},
+    lookAtSockets: look,
+    streams:
+      kernel &&
+      ((rows) =>
+        kernel.find(
+          rows.map(({ local, localPort, foreign, foreignPort }) => ({
+            protocol: 6,
+            localAddress: bytesOf(local),
+            localPort,
+            remoteAddress: bytesOf(foreign),
+            remotePort: foreignPort,
+          })),
+        )),
     preferredLocal: () => address,
   })
   let timer: NodeJS.Timeout | undefined

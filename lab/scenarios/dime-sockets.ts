@@ -123,7 +123,17 @@ function tablesOf(
     const far = i === 0 ? SERVER_PORT : 10_000 + Math.floor(i / 60_000)
     const [localPort, foreignPort] = end.ports === 'client' ? [near, far] : [far, near]
     const id = flowId(17, local, localPort, foreign, foreignPort)
-    tables.addSocket({ id, protocol: 17, local, localPort, foreign, foreignPort, hid: host.hid, inode: i })
+    tables.addSocket({
+      id,
+      protocol: 17,
+      local,
+      localPort,
+      foreign,
+      foreignPort,
+      hid: host.hid,
+      inode: i,
+      taken: 'both',
+    })
   }
   return tables
 }

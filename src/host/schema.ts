@@ -216,7 +216,11 @@ const dime = z
       .describe(
         'Address translation beside the other mechanisms of `godwit up`. `godwit dime up` needs no such key.',
       ),
-    port: publicPort.default(55404).describe('UDP port of the signalling (IHMP); the same on all hosts.'),
+    port: publicPort
+      .default(1021)
+      .describe(
+        'UDP port of the signalling (IHMP); the same on all hosts. Other hosts believe one above 1023 only if they have this host’s key in their known_keys.',
+      ),
     interfaces: z
       .array(z.string().min(1))
       .optional()

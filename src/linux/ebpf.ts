@@ -121,5 +121,8 @@ export const Helper = {
   csum_diff: 28,
   skb_change_proto: 31,
   skb_change_head: 43,
+  sk_lookup_tcp: 84,
+  sk_release: 86,
+  tcp_sock: 96,
   redirect_neigh: 152,
 } as const

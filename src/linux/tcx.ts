@@ -22,6 +22,7 @@ import { check, closeFd, KernelError } from './libc.ts'
 const BPF_MAP_CREATE = 0
 const BPF_MAP_UPDATE_ELEM = 2
 const BPF_MAP_DELETE_ELEM = 3
+const BPF_PROG_TEST_RUN = 10
 const BPF_MAP_UPDATE_BATCH = 26
 const MAP_TYPE_HASH = 1
 const NO_PREALLOC = 1
@@ -101,6 +102,22 @@ export function putElements(map: BpfMap, keys: Uint8Array, values: Uint8Array): 
 /** The descriptor of a program for devices; a refusal carries the last lines of the verifier. */
 export function loadProgram(name: string, code: Uint8Array, where: Tcx): number {
   return load(name, code, PROG_TYPE_SCHED_CLS, where)
+}
+
+/** Runs a program once on a frame in this thread's network namespace, attached or not; what it wrote is in the frame then. */
+export function testRun(program: number, frame: Uint8Array): number {
+  const [frameAt] = attributes(frame)
+  const { view } = memory
+  // program u32, result u32, length in u32, length out u32, data in u64, data out u64
+  view.setUint32(0, program, true)
+  view.setUint32(8, frame.length, true)
+  view.setUint32(12, frame.length, true)
+  memory.setUint64(16, frameAt!)
+  memory.setUint64(24, frameAt!)
+  check(bpf(BPF_PROG_TEST_RUN, memory.base, 80), 'run an eBPF program', NEEDS_BPF)
+  const at = frameAt! - memory.base
+  frame.set(memory.u8.subarray(at, at + frame.length))
+  return view.getUint32(4, true)
 }
 
 /** Puts a program on a device of this thread's network namespace, after those that are there. */

@@ -130,6 +130,16 @@ export class IhmpNat {
       hook: NfHook.POSTROUTING,
       priority: 100,
     })
+    // IHMP keeps a privileged port, where its receivers want one.
+    batch.rule(family, this.#table, 'masquerade', (x) => {
+      device(x, MetaKey.IIFNAME, inside)
+      device(x, MetaKey.OIFNAME, outside)
+      x.meta(MetaKey.L4PROTO, register32(0))
+      x.compare(register32(0), CompareOp.EQ, Uint8Array.of(17))
+      x.loadPayload(PayloadBase.TRANSPORT, 0, 2, register32(0))
+      x.compare(register32(0), CompareOp.EQ, Uint8Array.of(port >> 8, port & 0xff))
+      x.masquerade()
+    })
     for (const protocol of [6, 17])
       batch.rule(family, this.#table, 'masquerade', (x) => {
         device(x, MetaKey.IIFNAME, inside) // in POSTROUTING since Linux 5.7

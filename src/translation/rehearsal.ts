@@ -63,7 +63,7 @@ function talk(actor: Actor, pair: Pair, ports: readonly [number, number], clock:
   const hid = actor.machine.handleFlow(pair, clock.now())!
   const [localPort, foreignPort] = ports
   const id = flowId(6, pair.local, localPort, pair.foreign, foreignPort)
-  actor.tables.addSocket({ ...pair, id, hid, protocol: 6, localPort, foreignPort, inode: 0 })
+  actor.tables.addSocket({ ...pair, id, hid, protocol: 6, localPort, foreignPort, inode: 0, taken: 'both' })
 }
 
 function at({ machine }: Actor, ip: Ip, clock: Clock): void {

@@ -12,8 +12,9 @@ import { RealClock } from '../linux/clock.ts'
 import { raisePriority } from '../linux/proc.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
-import { SockDiag, type SocketTable } from '../linux/sockdiag.ts'
+import { SockDiag, type SocketFlow, type SocketTable, TCP } from '../linux/sockdiag.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
+import { type TcpStreams, tcpStreams } from '../linux/tcp-stream.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
 import { Crossing } from './crossing.ts'
 import { FastPath } from './fast-path.ts'
@@ -22,7 +23,7 @@ import { StackTransKernel } from './kernel.ts'
 import { type FileKeyStore, nodeIhmpCrypto } from './keys.ts'
 import { IhmpLinks } from './links.ts'
 import { IhmpMachine } from './machine/machine.ts'
-import type { IhmpOptions, Output } from './machine/types.ts'
+import type { IhmpOptions, Output, StreamStart } from './machine/types.ts'
 import { HostNetwork } from './network.ts'
 import { Outage } from './outage.ts'
 import type { LocalAddress } from './policy.ts'
@@ -30,10 +31,19 @@ import { rehearse } from './rehearsal.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { Seeker } from './seek.ts'
 import { FlowTable, type FoundFlow } from './sockets.ts'
-import { type Compiled, compile, familyOf, type Ip, type Pair, Tables } from './tables.ts'
+import {
+  bytesOf,
+  type Compiled,
+  compile,
+  familyOf,
+  type Ip,
+  type Pair,
+  type SocketRow,
+  Tables,
+} from './tables.ts'
 
-/** From the range for private use (RFC 6335 §6); the paper gives none. */
-export const IHMP_PORT = 55_404
+/** For experiments (RFC 4727 §4.2.1; the paper gives none), and of those that no program without rights can send from. */
+export const IHMP_PORT = 1021
 
 /** Looking for new sockets costs at most this share of a CPU. */
 const SCAN_SHARE = 0.02
@@ -96,6 +106,8 @@ export class TranslationService {
   readonly #clock: Clock
   readonly #rtnl: Rtnl
   readonly #sockets: SocketTable
+  /** Undefined where the kernel does not tell sequence numbers. */
+  readonly #streams: TcpStreams | undefined
   readonly #kernel: StackTransKernel
   readonly #sysctls: KernelSysctls
   readonly #network: HostNetwork
@@ -138,6 +150,7 @@ export class TranslationService {
     this.#clock = init.clock ?? new RealClock()
     this.#rtnl = new Rtnetlink(init.netns)
     this.#sockets = new SockDiag(init.netns)
+    this.#streams = tcpStreams(init.netns)
     this.#kernel = new StackTransKernel({
       table: `godwit_${options.instance}_dime`.replaceAll('-', '_'),
       watch: options.watchUdp,
@@ -206,6 +219,7 @@ export class TranslationService {
         wall: () => this.#clock.wall(),
         hasFlow: (local, foreign) => this.#hasFlow(local, foreign),
         lookAtSockets: () => this.#scanUnlessFresh(),
+        streams: this.#streams && ((flows) => this.#startsOf(flows)),
         preferredLocal: (foreign) => this.#network.preferredLocal(foreign),
       },
       { ...options.ihmp, crossing: options.ihmp.crossing !== false && obstacle === undefined },
@@ -270,6 +284,7 @@ export class TranslationService {
     this.#fastDevices.close()
     this.#kernel.close()
     this.#sockets.close()
+    this.#streams?.close()
     this.#rtnl.close()
   }
 
@@ -380,14 +395,16 @@ export class TranslationService {
         if (known.opening === true && flow.opening !== true) {
           known.opening = false
           this.tables.touch(known.hid)
+          this.machine.handleSocket(known, now)
         }
         continue
       }
       const hid = this.machine.handleFlow({ local: flow.local, foreign: flow.foreign }, now)
       if (hid === undefined) continue
       const { socket: _, retransmits: __, ...row } = flow
-      const added = { ...row, hid }
+      const added: SocketRow = { ...row, hid }
       this.tables.addSocket(added)
+      this.machine.handleSocket(added, now)
       this.#kernel.prepare(added)
     }
     this.#scannedAt = now
@@ -397,6 +414,17 @@ export class TranslationService {
   #scanUnlessFresh(): void {
     const now = this.#clock.now()
     if (now - this.#scannedAt >= Math.max(SCAN_FRESH_MS, SCAN_FRESH_TIMES * this.#scanCost)) this.#scan(now)
+  }
+
+  #startsOf(flows: readonly SocketRow[]): readonly (StreamStart | undefined)[] {
+    const wanted: SocketFlow[] = flows.map(({ local, localPort, foreign, foreignPort }) => ({
+      protocol: TCP,
+      localAddress: bytesOf(local),
+      localPort,
+      remoteAddress: bytesOf(foreign),
+      remotePort: foreignPort,
+    }))
+    return this.#streams?.find(wanted) ?? []
   }
 
   #hasFlow(local: Ip, foreign: Ip): boolean {

@@ -88,6 +88,11 @@ export interface SocketRow {
   hid: number
   /** A TCP connection that has not been answered yet. */
   opening?: boolean
+  /**
+   * Whether the host has shown that it is the other end (machine/possession.ts): packets are taken in as the flow's, and
+   * sent as such. Undefined: it has not, and the flow is left alone.
+   */
+  taken?: 'in' | 'both' | undefined
   /** Inode of the socket, 0 when unknown (TIME-WAIT, unconnected UDP seen by its datagrams). */
   inode: number
 }
@@ -227,6 +232,13 @@ export class Tables {
     return false
   }
 
+  /** The flow is another host's, as it turns out. */
+  assign(flow: SocketRow, hid: number): void {
+    this.removeSocket(flow.id)
+    flow.hid = hid
+    this.addSocket(flow)
+  }
+
   /** What `compile` makes of this host may have changed. */
   touch(hid: number): void {
     this.#changed.add(hid)
@@ -342,7 +354,8 @@ export function compile(
     const contested = contestedPairs(tables, host)
     const opening: SocketRow[] = []
     for (const flow of tables.flows(host.hid))
-      if (contested.length > 0 && isAnothers(flow, contested, tables)) continue
+      if (flow.taken === undefined) continue
+      else if (contested.length > 0 && isAnothers(flow, contested, tables)) continue
       else if (flow.opening === true) opening.push(flow)
       else compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
     for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
@@ -401,6 +414,7 @@ function compileFlow(
   const renumbered = mapping?.natPort !== flow.foreignPort ? mapping?.natPort : undefined
   if (renumbered !== undefined) maps.in_port.set(inFlowKey(flow, renumbered), { flow, port: renumbered })
   if (host.crossed.has(familyOf(flow.local))) compileCrossing(maps, host, flow)
+  if (flow.taken !== 'both') return
   const override = host.overrides.get(flow.id)
   const wire = override ?? host.current[familyOf(flow.local)]
   if (wire === undefined || familyOf(wire.local) !== familyOf(flow.local)) return
@@ -428,7 +442,8 @@ function compileFlow(
 function compileCrossing(maps: CompiledFamily, host: HidRow, flow: SocketRow): void {
   const family = familyOf(flow.local)
   const wire = host.current[family]
-  if (wire !== undefined && familyOf(wire.local) !== family) maps.cross_out.set(flow.id, { flow, wire })
+  if (flow.taken === 'both' && wire !== undefined && familyOf(wire.local) !== family)
+    maps.cross_out.set(flow.id, { flow, wire })
   for (const pair of host.accepted.values()) {
     if (familyOf(pair.local) === family || host.nats.has(pair.foreign)) continue
     const key = `${pairKey(pair)} ${flow.protocol} ${flow.foreignPort} ${flow.localPort}`

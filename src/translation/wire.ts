@@ -40,6 +40,8 @@ export const Control = {
   NAT_ENTRY: 10,
   /** The sender signs with another key from now on (DI-40); ours. */
   KEY_CHANGE: 11,
+  /** The sender is an end of these connections; ours. */
+  FLOWS: 12,
   /** An acknowledgement by a router; only an IHMP-aware NAT sends it (D7). */
   ROUTER_ACK: 14,
   ACK: 15,
@@ -77,6 +79,8 @@ export const Field = {
   COOKIE: 10,
   NEW_KEY: 11,
   KEY_PROOF: 12,
+  FLOW_PAIR: 13,
+  FLOW_TAGS: 14,
   MAC: 254,
   SIGNATURE: 255,
 } as const
@@ -95,6 +99,19 @@ export interface PortMapping {
   readonly nat: Uint8Array
   readonly natPort: number
   readonly remotePort: number
+}
+
+/** The addresses that connections are bound to: the sender's and the receiver's. */
+export interface FlowPair {
+  readonly own: Uint8Array
+  readonly other: Uint8Array
+}
+
+/** A connection by its ports, the sender's first, with what only its ends can know (8 bytes; machine/possession.ts). */
+export interface FlowTag {
+  readonly ownPort: number
+  readonly otherPort: number
+  readonly tag: Uint8Array
 }
 
 export interface IhmpMessage {
@@ -117,6 +134,8 @@ export interface IhmpMessage {
   readonly newKey?: Uint8Array
   /** Signature by `newKey` (`keyChangeTranscript`), 64 bytes. */
   readonly keyProof?: Uint8Array
+  readonly flowPair?: FlowPair
+  readonly flowTags?: readonly FlowTag[]
   /** 16 bytes to be returned in `response` from the address under test. */
   readonly challenge?: Uint8Array
   readonly response?: Uint8Array
@@ -137,6 +156,9 @@ const COUNTER_AT = 8
 const HOST_ID_AT = 20
 /** Largest message: fits any IPv6 path (1,280) with its headers. */
 export const MAX_MESSAGE = 1200
+/** Most connections in one message. */
+export const MOST_FLOW_TAGS = 80
+const FLOW_TAG_LENGTH = 12
 const CONTROLS = new Set<number>(Object.values(Control))
 const CHALLENGE_LENGTH = 16
 
@@ -204,6 +226,16 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<IhmpMess
         if (size !== 8 && size !== 32) return malformed(`pair of ${size} bytes`)
         if (message.natPair !== undefined) return malformed('field twice')
         message.natPair = { nat: value.slice(0, size / 2), host: value.slice(size / 2) }
+        break
+      case Field.FLOW_PAIR:
+        if (size !== 8 && size !== 32) return malformed(`pair of ${size} bytes`)
+        if (message.flowPair !== undefined) return malformed('field twice')
+        message.flowPair = { own: value.slice(0, size / 2), other: value.slice(size / 2) }
+        break
+      case Field.FLOW_TAGS:
+        if (size % FLOW_TAG_LENGTH !== 0) return malformed(`flow tags of ${size} bytes`)
+        if (message.flowTags !== undefined) return malformed('field twice')
+        message.flowTags = decodeTags(value)
         break
       case Field.PORT_MAPPING: {
         const mapping = decodeMapping(value)
@@ -295,6 +327,8 @@ function encode(message: IhmpMessage, out: Uint8Array, at = 0): number {
   for (const address of message.lostAddresses ?? []) field(Field.LOST_ADDRESS, address)
   if (message.natPair !== undefined) field(Field.NAT_PAIR, message.natPair.nat, message.natPair.host)
   if (message.mapping !== undefined) field(Field.PORT_MAPPING, ...encodeMapping(message.mapping))
+  if (message.flowPair !== undefined) field(Field.FLOW_PAIR, message.flowPair.own, message.flowPair.other)
+  if (message.flowTags !== undefined) field(Field.FLOW_TAGS, ...message.flowTags.flatMap(encodeTag))
   for (const type of SINGLE_ORDER) {
     const value = message[SINGLE[type]!]
     if (value !== undefined) field(type, value)
@@ -310,6 +344,8 @@ function byteLength(message: IhmpMessage): number {
   for (const address of message.lostAddresses ?? []) length += 4 + address.length
   if (message.natPair !== undefined) length += 4 + message.natPair.nat.length + message.natPair.host.length
   if (message.mapping !== undefined) length += 4 + 8 + 2 * message.mapping.host.length
+  if (message.flowPair !== undefined) length += 4 + 2 * message.flowPair.own.length
+  if (message.flowTags !== undefined) length += 4 + FLOW_TAG_LENGTH * message.flowTags.length
   for (const type of SINGLE_ORDER) {
     const value = message[SINGLE[type]!]
     if (value !== undefined) length += 4 + value.length
@@ -342,6 +378,23 @@ function encodeMapping(mapping: PortMapping): readonly Uint8Array[] {
   view.setUint16(4, mapping.natPort)
   view.setUint16(6, mapping.remotePort)
   return [head, mapping.host, mapping.nat]
+}
+
+/** The sender's port, the receiver's, a tag of 8 bytes; again and again. */
+function decodeTags(value: Uint8Array): FlowTag[] {
+  const view = viewOf(value)
+  const tags: FlowTag[] = []
+  for (let at = 0; at < value.length; at += FLOW_TAG_LENGTH)
+    tags.push({
+      ownPort: view.getUint16(at),
+      otherPort: view.getUint16(at + 2),
+      tag: value.slice(at + 4, at + FLOW_TAG_LENGTH),
+    })
+  return tags
+}
+
+function encodeTag({ ownPort, otherPort, tag }: FlowTag): readonly Uint8Array[] {
+  return [Uint8Array.of(ownPort >> 8, ownPort & 255, otherPort >> 8, otherPort & 255), tag]
 }
 
 function isZero(bytes: Uint8Array, from: number, to: number): boolean {

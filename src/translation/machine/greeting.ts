@@ -12,6 +12,7 @@ import type { Host } from './host.ts'
 import { type Body, FIRST_INTERVAL_MS, type Messages } from './messages.ts'
 import type { Movement } from './movement.ts'
 import type { Paths } from './paths.ts'
+import type { Possession } from './possession.ts'
 import { type IhmpState, padded } from './state.ts'
 
 // Our choices; the paper gives no times.
@@ -24,6 +25,8 @@ const MOST_HALF_OPEN = 256
 /** Signatures verified for hosts not yet known, per second. */
 const HELLO_RATE = 200
 const MOST_ADDRESSES = 12
+/** Kernels give ports below to programs with rights only, unless they are told otherwise. */
+const UNPRIVILEGED = 1024
 
 /** A HELLO that was answered and whose sender has not yet shown that it receives at its address. */
 interface HalfOpen {
@@ -54,14 +57,22 @@ export class Greeting {
   readonly #messages: Messages
   readonly #paths: Paths
   readonly #movement: Movement
+  readonly #possession: Possession
   readonly #halfOpen = new Map<string, HalfOpen>()
   readonly #hellos = new TokenBucket(HELLO_RATE)
 
-  constructor(state: IhmpState, messages: Messages, paths: Paths, movement: Movement) {
+  constructor(
+    state: IhmpState,
+    messages: Messages,
+    paths: Paths,
+    movement: Movement,
+    possession: Possession,
+  ) {
     this.#state = state
     this.#messages = messages
     this.#paths = paths
     this.#movement = movement
+    this.#possession = possession
   }
 
   /** DI-22. Data is never delayed by it. */
@@ -116,7 +127,7 @@ export class Greeting {
     if (!this.#hellos.take(now) || !this.#state.components.hasFlow(pair.local, pair.foreign)) return
     if (message.challenge === undefined || message.cookie === undefined) return
     const existing = this.#state.byActive(pair.foreign)
-    if (!this.#trusted(message, bytes, pair, existing, now)) return
+    if (!this.#trusted(message, bytes, pair, port, existing, now)) return
     const source = bytesOf(pair.foreign)
     const behindNat = !names(message, source)
     const aware = (message.options & Option.NS) !== 0
@@ -171,9 +182,14 @@ export class Greeting {
     message: IhmpMessage,
     bytes: Uint8Array,
     pair: Pair,
+    port: number,
     existing: Host | undefined,
     now: number,
   ): boolean {
+    if (!this.#mayGreet(pair, port)) {
+      this.#state.stats.unauthenticated++
+      return false
+    }
     const fixed = this.#state.components.keys.known(pair.foreign) ?? existing?.row.key
     if (message.publicKey === undefined) {
       if (fixed === undefined && this.#state.options.unsigned === 'allow') return true
@@ -183,6 +199,11 @@ export class Greeting {
     } else if (this.#messages.verifies(message.publicKey, message, bytes)) return true
     this.#state.stats.unauthenticated++
     return false
+  }
+
+  /** Any program may send from an address: one whose key is not bound to it must have rights there. */
+  #mayGreet(pair: Pair, port: number): boolean {
+    return port < UNPRIVILEGED || this.#state.components.keys.known(pair.foreign) !== undefined
   }
 
   /** The third message: the sender receives at the address, so its row is made (DI-23) and its others are probed. */
@@ -205,6 +226,7 @@ export class Greeting {
     host.replay.accept(hello.counter)
     host.replay.accept(message.counter)
     host.ports.set(pair.foreign, half.port)
+    host.privileged = half.port < UNPRIVILEGED
     host = this.#established(host, pair, { message: hello, told: half.told, secret }, now)
     if ((hello.options & Option.NS) !== 0 && !names(hello, bytesOf(pair.foreign))) {
       host.nats.set(pair.foreign, ipOf(hello.hostId))
@@ -229,6 +251,10 @@ export class Greeting {
       this.#repeated(message, bytes, pair, port)
       return
     }
+    if (!this.#mayGreet(pair, port)) {
+      this.#state.stats.unauthenticated++
+      return
+    }
     let { host } = request
     const known = this.#state.components.keys.known(pair.foreign) ?? host.row.key
     const secret = message.cookie === undefined ? undefined : secretOf(host.cookie, message.cookie)
@@ -247,6 +273,7 @@ export class Greeting {
     this.#messages.drop(request)
     this.#state.stats.exchanges++
     host.ports.set(pair.foreign, port)
+    host.privileged = port < UNPRIVILEGED
     host.replay.accept(message.counter)
     if ((message.options & Option.NF) !== 0) {
       this.#state.say(host, 'forced', 'this host is behind a NAT that does not know IHMP')
@@ -292,6 +319,7 @@ export class Greeting {
     this.#state.say(host, 'peer', publicKey === undefined ? 'greeted without a key' : 'greeted, key pinned')
     this.#paths.confirm(host, pair, now)
     host = this.unite(host, now)
+    this.#possession.established(host, now)
     this.#paths.probeCandidates(host, now)
     // What has come since our half of the greeting was written.
     const known = new Set(told.map(ipOf))
@@ -327,6 +355,7 @@ export class Greeting {
     for (const ip of from.known) this.#state.know(into, ip)
     for (const [ip, port] of from.ports) into.ports.set(ip, port)
     into.replay.accept(from.replay.highest)
+    into.privileged &&= from.privileged
     this.#state.forget(from)
     this.#paths.choose(into, 'merge', now)
     return into

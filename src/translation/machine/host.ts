@@ -2,8 +2,9 @@
  * What IHMP keeps about one foreign host, beside its row of the HID table, and the replay window of its counter.
  */
 
-import type { HidRow, Ip, Pair } from '../tables.ts'
+import type { HidRow, Ip, Pair, SocketRow } from '../tables.ts'
 import type { IhmpMessage } from '../wire.ts'
+import type { Unproven } from './possession.ts'
 
 export interface OwnKey {
   /** Ed25519, 32 bytes each. */
@@ -35,6 +36,13 @@ export interface Host {
   formerKey: Uint8Array | undefined
   /** A key that the host has announced, and the challenge that it must sign with it. */
   nextKey: { readonly key: Uint8Array; readonly challenge: Uint8Array } | undefined
+  /** Whether it was greeted at a port that its kernel gives to no program without rights. */
+  privileged: boolean
+  /** TCP flows that are not proven yet (possession.ts), and when that is tried next. */
+  readonly unproven: Map<SocketRow, Unproven>
+  proveAt: number
+  /** Flows that it has proven, by the challenge that it must return for packets to be sent as theirs. */
+  readonly batches: Map<string, readonly SocketRow[]>
   /** Shared secret of an association without keys. */
   secret: Uint8Array | undefined
   /** Half of that secret that is ours. */

@@ -17,6 +17,7 @@ import { Messages } from './messages.ts'
 import { Movement } from './movement.ts'
 import { handleNatEntry } from './nat.ts'
 import { Paths } from './paths.ts'
+import { Possession } from './possession.ts'
 import { IhmpState, type SavedHost } from './state.ts'
 import type { IhmpComponents, IhmpOptions, IhmpStats, Output } from './types.ts'
 
@@ -27,6 +28,7 @@ export class IhmpMachine {
   readonly #movement: Movement
   readonly #greeting: Greeting
   readonly #keyChange: KeyChange
+  readonly #possession: Possession
   readonly #forgeries = new Forgeries()
 
   constructor(components: IhmpComponents, options: Partial<IhmpOptions> = {}) {
@@ -36,7 +38,8 @@ export class IhmpMachine {
       this.#movement.announce(host, local, now),
     )
     this.#movement = new Movement(this.#state, this.#messages, this.#paths)
-    this.#greeting = new Greeting(this.#state, this.#messages, this.#paths, this.#movement)
+    this.#possession = new Possession(this.#state, this.#messages, this.#paths)
+    this.#greeting = new Greeting(this.#state, this.#messages, this.#paths, this.#movement, this.#possession)
     this.#keyChange = new KeyChange(this.#state, this.#messages, this.#paths, this.#greeting)
   }
 
@@ -72,6 +75,7 @@ export class IhmpMachine {
   handleLocal(addresses: readonly LocalAddress[], now: number): void {
     const state = this.#state
     state.restored.clear()
+    state.restoredFlows.clear()
     const next = new Map(addresses.map((a) => [a.ip, a]))
     const lost = [...state.own.keys()].filter((ip) => !next.has(ip))
     const gained = addresses.filter((a) => !state.own.has(a.ip))
@@ -121,6 +125,11 @@ export class IhmpMachine {
     host.row.active.add(pair.foreign)
     this.#greeting.greet(host, now)
     return host.row.hid
+  }
+
+  /** The row of a flow is in the socket table, or its connection has been answered: may its host have it? */
+  handleSocket(flow: SocketRow, now: number): void {
+    this.#possession.handleSocket(flow, now)
   }
 
   /** The last flow of a host has ended. */
@@ -214,7 +223,10 @@ export class IhmpMachine {
     if (acknowledges) {
       this.#movement.handleAck(host, message, pair, now)
       this.#keyChange.announce(host, now)
+      if (message.response !== undefined) this.#possession.handleResponse(host, message.response)
+      this.#possession.wake(host, now)
     } else if (message.control === Control.KEY_CHANGE) this.#keyChange.handle(host, message, pair, port, now)
+    else if (message.control === Control.FLOWS) this.#possession.handle(host, message, pair, port)
     else this.#movement.handleUpdate(host, message, pair, port, now)
   }
 
@@ -242,7 +254,12 @@ export class IhmpMachine {
   /** When `handleTimeout` wants to be called; undefined: never. */
   nextTimeout(): number | undefined {
     const { holdMs, idleMs } = this.#state.options
-    let next = Math.min(this.#messages.nextTimeout(), this.#greeting.nextTimeout(), this.#paths.nextTimeout())
+    let next = Math.min(
+      this.#messages.nextTimeout(),
+      this.#greeting.nextTimeout(),
+      this.#paths.nextTimeout(),
+      this.#possession.nextTimeout(),
+    )
     for (const { detachedAt, idleSince } of this.#state.hosts.values()) {
       if (detachedAt !== undefined) next = Math.min(next, detachedAt + holdMs)
       if (idleSince !== undefined) next = Math.min(next, idleSince + idleMs)
@@ -254,6 +271,7 @@ export class IhmpMachine {
     this.#messages.handleTimeout(now)
     this.#greeting.handleTimeout(now)
     this.#paths.handleTimeout(now)
+    this.#possession.handleTimeout(now)
     const { holdMs, idleMs } = this.#state.options
     for (const host of [...this.#state.hosts.values()]) {
       if (host.detachedAt !== undefined && host.detachedAt + holdMs <= now) this.#holdOver(host, now)

@@ -33,6 +33,8 @@ export class IhmpState {
   readonly devices = new Map<Ip, string>()
   /** Pairs that flows were bound to before a restart, until the sockets have been read again: pair → HID. */
   readonly restored = new Map<string, number>()
+  /** Flows that had been proven before a restart. */
+  readonly restoredFlows = new Set<string>()
   /** All messages that wait for their acknowledgement; each host has its own as well. */
   readonly requests = new Set<Request>()
   readonly #byAddress = new Map<Ip, Set<Host>>()
@@ -85,6 +87,10 @@ export class IhmpState {
       ownKey: this.components.keys.own(bound.local),
       formerKey: undefined,
       nextKey: undefined,
+      privileged: false,
+      unproven: new Map(),
+      proveAt: Number.POSITIVE_INFINITY,
+      batches: new Map(),
       secret: undefined,
       cookie: this.random(16),
       sequence: new DataView(this.random(2).buffer).getUint16(0),
@@ -214,6 +220,8 @@ export class IhmpState {
     // What the peer knows this host by: the key file may have changed while no daemon ran.
     host.ownKey = saved.ownKey ?? host.ownKey
     host.secret = saved.secret
+    host.privileged = saved.privileged
+    for (const id of saved.taken) this.restoredFlows.add(id)
     host.preferred = saved.preferred
     this.#counter = Math.max(this.#counter, saved.counter)
     for (const ip of saved.known) this.know(host, ip)
@@ -245,6 +253,10 @@ export class IhmpState {
         formerKey: host.formerKey,
         ownKey: host.ownKey,
         secret: host.secret,
+        privileged: host.privileged,
+        taken: [...this.components.tables.flows(host.row.hid)].flatMap((f) =>
+          f.taken === 'both' ? [f.id] : [],
+        ),
         floor: host.replay.highest,
         counter: this.#counter,
         preferred: host.preferred,
@@ -275,6 +287,9 @@ export interface SavedHost {
   /** The key pair that the peer knows this host by. */
   readonly ownKey?: OwnKey | undefined
   readonly secret: Uint8Array | undefined
+  readonly privileged: boolean
+  /** Ids of the flows that it has proven to be its own. */
+  readonly taken: readonly string[]
   readonly floor: number
   readonly counter: number
   readonly preferred: Ip | undefined

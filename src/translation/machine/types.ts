@@ -21,6 +21,12 @@ export interface KeyStore {
   known(foreign: Ip): Uint8Array | undefined
 }
 
+/** Sequence numbers before the first byte of either direction of a TCP connection, as one end has them. */
+export interface StreamStart {
+  readonly sent: number
+  readonly received: number
+}
+
 export interface IhmpComponents {
   readonly tables: Tables
   readonly random: Random
@@ -32,6 +38,11 @@ export interface IhmpComponents {
   hasFlow(local: Ip, foreign: Ip): boolean
   /** Brings the socket table up to date, unless it just was: a peer's move is about to be followed. */
   lookAtSockets(): void
+  /**
+   * Where the streams of TCP connections begin, in their order; undefined for what is no connection any more. No function:
+   * the kernel does not tell.
+   */
+  readonly streams?: ((flows: readonly SocketRow[]) => readonly (StreamStart | undefined)[]) | undefined
   /** The own address that this host's routes prefer towards `foreign`. */
   preferredLocal(foreign: Ip): Ip | undefined
 }

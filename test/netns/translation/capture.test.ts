@@ -11,7 +11,7 @@ import { chatter } from './flows.ts'
 usesPrograms('nft')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
-const PORT = 55_404
+const PORT = 1021
 const M1 = '10.1.0.2'
 const M2 = '10.2.0.2'
 const C = '10.3.0.2'
@@ -94,6 +94,15 @@ test('DI-16…18, DI-20, DI-22…24, DI-26, DI-28…30, DI-33…37: every messag
   assert.ok(probe.from.startsWith('fd00:') && probe.to.startsWith('fd00:'), `${probe.from} → ${probe.to}`)
   assert.ok([M1, C].includes(probe.message.hostId), 'an address that is not known yet is no Host ID')
   await acknowledged(probe)
+
+  const flows = await seen('FLOWS')
+  assert.equal(flows.message.one('FLOW_TAGS')!.length, 12)
+  const shown = await acknowledged(flows)
+  assert.equal(shown.one('FLOW_TAGS')!.length, 12, 'each shows the other what only an end can know')
+  await seen(
+    'ACK',
+    (m) => m.from === flows.from && m.message.one('RESPONSE')?.equals(shown.one('CHALLENGE')!) === true,
+  )
 
   bed.up(2, false)
   const up = await seen('ADDR_UP', (m) => m.from === M2)

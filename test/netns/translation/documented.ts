@@ -39,12 +39,19 @@ for (const [control = '', name = '', , fields = ''] of tableRows('| control |'))
 }
 
 /** `| field | name | value |`: sizes are the numbers of bytes that the last column names. */
-const fields = new Map<number, { readonly name: string; readonly sizes: readonly number[] }>()
+const fields = new Map<
+  number,
+  { readonly name: string; readonly sizes: readonly number[]; readonly several: boolean }
+>()
 for (const [numbers = '', names = '', value = ''] of tableRows('| field |')) {
   const sizes = [...(/([\d or]+) bytes/.exec(value)?.[1] ?? '').matchAll(/\d+/g)].map((m) => Number(m[0]))
   assert.ok(sizes.length > 0, `the size of ${names}`)
   for (const [i, name] of names.split(', ').entries())
-    fields.set(Number(numbers.split(', ')[i]), { name: name.trim(), sizes })
+    fields.set(Number(numbers.split(', ')[i]), {
+      name: name.trim(),
+      sizes,
+      several: value.startsWith('per '),
+    })
 }
 
 /** `0001` OU, …: bits of the options field. */
@@ -98,7 +105,8 @@ export function decodeAsDocumented(bytes: Uint8Array): Documented {
     assert.ok(field !== undefined, `${kind.name}: field ${b[at]}`)
     assert.equal(b[at + 1], 0)
     const length = b.readUInt16BE(at + 2)
-    assert.ok(field.sizes.includes(length), `${field.name} of ${length} bytes`)
+    const fits = field.several ? length % field.sizes[0]! === 0 : field.sizes.includes(length)
+    assert.ok(fits, `${field.name} of ${length} bytes`)
     assert.ok(kind.allowed.includes(field.name), `${kind.name} with ${field.name}`)
     assert.notEqual(last, 'SIGNATURE')
     assert.notEqual(last, 'MAC')

@@ -405,8 +405,10 @@ test('DI-4: a host with 10,000 connections to 100 hosts moves with one exchange 
     const ch = net.host()
     const ip = `10.3.${i}.2`
     ch.set(`${ip}/24`)
-    ch.flows.push({ local: ip, foreign: A })
-    for (let j = 0; j < 100; j++) mh.flow(A, 20000 + i * 100 + j, ip, 80)
+    for (let j = 0; j < 100; j++) {
+      mh.flow(A, 20000 + i * 100 + j, ip, 80)
+      ch.flow(ip, 80, A, 20000 + i * 100 + j)
+    }
     others.push(ch)
   }
   net.run(5_000)
@@ -471,8 +473,8 @@ test('save and restore: a daemon that starts again moves on as if nothing had be
   net.hosts.splice(net.hosts.indexOf(mh), 1)
   for (const host of saved) fresh.machine.restore(host)
   fresh.preferred = B
-  fresh.set(`${B}/24`)
   assert.equal(fresh.flow(A, 40000, F, 80), saved[0]!.hid)
+  fresh.set(`${B}/24`)
   assert.deepEqual(compile(fresh.tables)[4].out_pair, compile(mh.tables)[4].out_pair)
   fresh.preferred = '10.7.0.2'
   fresh.set('10.7.0.2/24')

@@ -6,9 +6,14 @@
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import type { OwnKey } from '../../../src/translation/machine/host.ts'
 import { IhmpMachine } from '../../../src/translation/machine/machine.ts'
-import type { IhmpComponents, IhmpOptions, Output } from '../../../src/translation/machine/types.ts'
+import type {
+  IhmpComponents,
+  IhmpOptions,
+  Output,
+  StreamStart,
+} from '../../../src/translation/machine/types.ts'
 import type { LocalAddress } from '../../../src/translation/policy.ts'
-import { flowId, type Ip, type Pair, Tables } from '../../../src/translation/tables.ts'
+import { flowId, type Ip, type Pair, type SocketRow, Tables } from '../../../src/translation/tables.ts'
 import { Control, type IhmpMessage, ihmp } from '../../../src/translation/wire.ts'
 
 export function seededRandom(seed: number): () => number {
@@ -39,6 +44,8 @@ export class SimHost {
   known = new Map<Ip, Uint8Array>()
   preferred: Ip | undefined
   flows: Pair[] = []
+  /** What this host knows of its TCP connections instead of the truth. */
+  streams: ((flow: SocketRow) => StreamStart) | undefined
   /** Signatures checked. */
   checked = 0
 
@@ -67,6 +74,7 @@ export class SimHost {
       wall,
       hasFlow: (local, foreign) => this.flows.some((f) => f.local === local && f.foreign === foreign),
       lookAtSockets: () => {},
+      streams: (flows) => flows.map((flow) => this.streams?.(flow) ?? network.startOf(flow)),
       preferredLocal: (foreign) =>
         this.preferred ?? this.addresses.find((a) => a.ip.includes(':') === foreign.includes(':'))?.ip,
     }
@@ -88,7 +96,9 @@ export class SimHost {
     this.flows.push({ local, foreign })
     const hid = this.machine.handleFlow({ local, foreign }, this.network.now)!
     const id = flowId(6, local, localPort, foreign, foreignPort)
-    this.tables.addSocket({ id, protocol: 6, local, localPort, foreign, foreignPort, hid, inode: 1 })
+    const row: SocketRow = { id, protocol: 6, local, localPort, foreign, foreignPort, hid, inode: 1 }
+    this.tables.addSocket(row)
+    this.machine.handleSocket(row, this.network.now)
     this.network.drain()
     return hid
   }
@@ -112,6 +122,14 @@ export class SimNetwork {
 
   constructor(seed = 1) {
     this.random = seededRandom(seed)
+  }
+
+  /** Where the streams of a connection begin, as the end that opened it (with the higher port) and the other have it. */
+  startOf({ localPort, foreignPort }: SocketRow): StreamStart {
+    const [low, high] = [Math.min(localPort, foreignPort), Math.max(localPort, foreignPort)]
+    const [fromHigh, fromLow] = [(high * 2654435761) >>> 0, (low * 40503 + high * 65599) >>> 0]
+    if (localPort === high) return { sent: (fromHigh - 1) >>> 0, received: fromLow }
+    return { sent: fromLow, received: fromHigh }
   }
 
   host(options: Partial<IhmpOptions> = {}): SimHost {

@@ -55,6 +55,7 @@ function bed(t: { mock: { timers: { enable(o: { apis: 'setTimeout'[] }): void; t
       foreignPort: 80,
       hid,
       inode: 1,
+      taken: 'both' as const,
     }
     tables.addSocket(row)
     return row

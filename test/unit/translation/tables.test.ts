@@ -35,6 +35,7 @@ function socket(tables: Tables, hid: number, localPort: number, foreign: string,
     foreignPort: 80,
     hid,
     inode: 1,
+    taken: 'both' as const,
   }
   tables.addSocket(row)
   return row

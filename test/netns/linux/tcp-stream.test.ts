@@ -1,0 +1,48 @@
+/** Sequence numbers of TCP connections, as the kernel tells them to root. */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { connect, createServer, type Socket } from 'node:net'
+import { test } from 'node:test'
+import { parseAddress } from '../../../src/core/address.ts'
+import type { SocketFlow } from '../../../src/linux/sockdiag.ts'
+import { tcpStreams } from '../../../src/linux/tcp-stream.ts'
+
+const streams = tcpStreams()
+
+for (const host of ['127.0.0.1', '::1'])
+  test(`both ends of a connection (${host}) begin at the same two numbers, whatever has passed`, {
+    skip: streams === undefined && 'no eBPF programs here',
+  }, async () => {
+    const accepted: Socket[] = []
+    const server = createServer((socket) => accepted.push(socket.resume())).listen(0, host)
+    await once(server, 'listening')
+    const { port } = server.address() as { port: number }
+    const client = connect(port, host)
+    await once(client, 'connect')
+    const address = parseAddress(host)
+    assert.ok(address.ok)
+    const flow = (localPort: number, remotePort: number): SocketFlow => ({
+      protocol: 6,
+      localAddress: address.value,
+      localPort,
+      remoteAddress: address.value,
+      remotePort,
+    })
+    const ends = [flow(client.localPort!, port), flow(port, client.localPort!)]
+    const find = () => streams!.find([...ends, flow(1, 2), flow(2, port)])
+    const [opened, taken, none, listener] = find()
+    assert.equal(none, undefined)
+    assert.equal(listener, undefined, 'a listening socket is no connection')
+    assert.ok(opened !== undefined && taken !== undefined)
+    assert.equal(opened.received, taken.sent)
+    assert.equal((opened.sent + 1) >>> 0, taken.received, 'the SYN of the end that opened it')
+    assert.ok(opened.sent !== 0 && taken.sent !== 0)
+    client.write(Buffer.alloc(300_000))
+    await once(client, 'drain')
+    accepted[0]!.write('answer')
+    await once(client.resume(), 'data')
+    assert.deepEqual(find().slice(0, 2), [opened, taken])
+    client.destroy()
+    accepted[0]!.destroy()
+    server.close()
+  })
