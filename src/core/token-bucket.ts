@@ -27,4 +27,10 @@ export class TokenBucket {
     if (may) this.#tokens--
     return may
   }
+
+  /** Counts it as happened so many times, be it more than there was left: then it may not again until that is made up for. */
+  spend(count: number, now: number): void {
+    this.has(now)
+    this.#tokens -= count
+  }
 }

@@ -323,11 +323,11 @@ export class TranslationMechanism implements Mechanism {
       type: 'gauge',
       value,
     })
-    const refused = stats.malformed + stats.unauthenticated + stats.replayed
+    const refused = stats.malformed + stats.unauthenticated + stats.replayed + stats.excessive
     return [
       counter('messages_sent_total', 'IHMP messages sent.', stats.sent),
       counter('messages_received_total', 'IHMP messages received.', stats.received),
-      counter('messages_refused_total', 'Malformed, unauthenticated or replayed.', refused),
+      counter('messages_refused_total', 'Malformed, unauthenticated, replayed or too many.', refused),
       counter('exchanges_total', 'Messages that were acknowledged.', stats.exchanges),
       counter('map_transactions_total', 'Changes of the translation maps.', transactions),
       counter('map_changes_total', 'Elements added to or removed from the maps.', changes),

@@ -7,6 +7,7 @@
  */
 import type { Clock, Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
+import { TokenBucket } from '../core/token-bucket.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { RealClock } from '../linux/clock.ts'
 import { raisePriority } from '../linux/proc.ts'
@@ -52,6 +53,8 @@ const SCAN_MOST_MS = 10_000
 /** A burst of changes looks at the sockets once; where looking takes long, for longer: this many times what it took. */
 const SCAN_FRESH_MS = 100
 const SCAN_FRESH_TIMES = 10
+/** Of strangers' messages so many a second lead to a look; the next regular one sees what they are about, too. */
+const STRANGERS_RATE = 4
 /** After a move the sockets are looked at this much later. */
 const LOOK_AGAIN_MS = 50
 /** Ports are kept from new sockets this long after a change at the latest; there may be ten thousand to go through. */
@@ -116,6 +119,8 @@ export class TranslationService {
   readonly #crossing: Crossing
   readonly #fastDevices: FastPathDevices
   readonly #fastPath: FastPath
+  /** Looks at the sockets on behalf of who has none with this host as far as it knows. */
+  readonly #strangers = new TokenBucket(STRANGERS_RATE)
   readonly #seeker: Seeker
   readonly #state: StateFile
   readonly #flows: FlowTable
@@ -429,6 +434,7 @@ export class TranslationService {
 
   #hasFlow(local: Ip, foreign: Ip): boolean {
     if (this.#flows.has(local, foreign)) return true
+    if (!this.#strangers.take(this.#clock.now())) return false
     this.#scanUnlessFresh()
     return this.#flows.has(local, foreign)
   }

@@ -42,6 +42,7 @@ export class FlowTable {
   readonly #seen: () => readonly Seen[]
   readonly #port: number
   #flows = new Map<string, FoundFlow>()
+  #pairs: ReadonlySet<string> = new Set()
   /** What was made of a socket; the same object stands for the same socket (`SocketTable.sockets`). */
   readonly #made = new WeakMap<SocketInfo, FoundFlow>()
   readonly #texts = new Map<string, Ip>()
@@ -66,9 +67,9 @@ export class FlowTable {
     this.#flows.delete(id)
   }
 
+  /** Anybody may ask by a HELLO, as often as he likes. */
   has(local: Ip, foreign: Ip): boolean {
-    for (const flow of this.#flows.values()) if (flow.local === local && flow.foreign === foreign) return true
-    return false
+    return this.#pairs.has(`${local} ${foreign}`)
   }
 
   /**
@@ -101,6 +102,9 @@ export class FlowTable {
     const gone: FoundFlow[] = []
     for (const flow of this.#flows.values()) if (!found.has(flow.id)) gone.push(flow)
     this.#flows = found
+    const pairs = new Set<string>()
+    for (const { local, foreign } of found.values()) pairs.add(`${local} ${foreign}`)
+    this.#pairs = pairs
     return gone
   }
 

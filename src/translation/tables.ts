@@ -54,6 +54,8 @@ export interface PortTranslation {
   readonly foreignPort: number
   readonly natPort: number
   readonly localPort: number
+  /** Of the message that said so; the newest counts. */
+  readonly counter?: number
 }
 
 /** A row of the HID table, with what the kernel needs beside the paper's columns. */

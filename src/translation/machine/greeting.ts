@@ -13,7 +13,7 @@ import { type Body, FIRST_INTERVAL_MS, type Messages } from './messages.ts'
 import type { Movement } from './movement.ts'
 import type { Paths } from './paths.ts'
 import type { Possession } from './possession.ts'
-import { type IhmpState, padded } from './state.ts'
+import { type IhmpState, OVERHEAD, padded } from './state.ts'
 
 // Our choices; the paper gives no times.
 const HELLO_TRIES = 3
@@ -35,7 +35,12 @@ interface HalfOpen {
   readonly port: number
   readonly challenge: Uint8Array
   readonly cookie: Uint8Array
+  /** The HELLO as it came: only the same again is answered again. */
+  readonly bytes: Uint8Array
   readonly answer: Uint8Array
+  /** Bytes from the sender, and to it: of these there are never more than three times as many. */
+  came: number
+  sent: number
   /** The own addresses that the answer names. */
   readonly told: readonly Uint8Array[]
   tries: number
@@ -120,14 +125,16 @@ export class Greeting {
   handleHello(message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number, now: number): void {
     const key = pairKey(pair)
     const waiting = this.#halfOpen.get(key)
-    if (waiting !== undefined && waiting.hello.counter === message.counter) {
-      this.#messages.send(waiting.answer, pair, port)
+    if (waiting?.port === port && equal(waiting.bytes, bytes)) {
+      waiting.came += bytes.length + OVERHEAD
+      this.#answer(waiting)
       return
     }
-    if (!this.#hellos.take(now) || !this.#state.components.hasFlow(pair.local, pair.foreign)) return
-    if (message.challenge === undefined || message.cookie === undefined) return
+    if (message.challenge === undefined || message.cookie === undefined || !this.#mayGreet(pair, port)) return
+    if (message.publicKey === undefined && this.#state.options.unsigned !== 'allow') return
+    if (!this.#state.components.hasFlow(pair.local, pair.foreign) || !this.#hellos.take(now)) return
     const existing = this.#state.byActive(pair.foreign)
-    if (!this.#trusted(message, bytes, pair, port, existing, now)) return
+    if (!this.#trusted(message, bytes, pair, existing, now)) return
     const source = bytesOf(pair.foreign)
     const behindNat = !names(message, source)
     const aware = (message.options & Option.NS) !== 0
@@ -154,7 +161,21 @@ export class Greeting {
       ownKey,
       ownKey === undefined ? secretOf(message.cookie, cookie) : undefined,
     )
-    this.#messages.send(answer, pair, port)
+    const half: HalfOpen = {
+      hello: message,
+      pair,
+      port,
+      challenge,
+      cookie,
+      bytes,
+      answer,
+      came: bytes.length + OVERHEAD,
+      sent: 0,
+      told,
+      tries: 1,
+      nextAt: now + 2 * FIRST_INTERVAL_MS,
+    }
+    this.#answer(half)
     if (forced) {
       // One-to-one and fixed: no state is kept beyond the row, and no further IHMP (DI-45).
       if (existing === undefined) return
@@ -164,17 +185,15 @@ export class Greeting {
     }
     if (behindNat && !aware) return
     if (this.#halfOpen.size >= MOST_HALF_OPEN) this.#halfOpen.delete(this.#halfOpen.keys().next().value!)
-    this.#halfOpen.set(key, {
-      hello: message,
-      pair,
-      port,
-      challenge,
-      cookie,
-      answer,
-      told,
-      tries: 1,
-      nextAt: now + 2 * FIRST_INTERVAL_MS,
-    })
+    this.#halfOpen.set(key, half)
+  }
+
+  /** The address has proven nothing yet. */
+  #answer(half: HalfOpen): void {
+    const size = half.answer.length + OVERHEAD
+    if (half.sent + size > 3 * half.came) return
+    half.sent += size
+    this.#messages.send(half.answer, half.pair, half.port)
   }
 
   /** Whether a HELLO's signature and key are those that must be expected of its sender; counts it if not. */
@@ -182,14 +201,9 @@ export class Greeting {
     message: IhmpMessage,
     bytes: Uint8Array,
     pair: Pair,
-    port: number,
     existing: Host | undefined,
     now: number,
   ): boolean {
-    if (!this.#mayGreet(pair, port)) {
-      this.#state.stats.unauthenticated++
-      return false
-    }
     const fixed = this.#state.components.keys.known(pair.foreign) ?? existing?.row.key
     if (message.publicKey === undefined) {
       if (fixed === undefined && this.#state.options.unsigned === 'allow') return true
@@ -227,6 +241,7 @@ export class Greeting {
     host.replay.accept(message.counter)
     host.ports.set(pair.foreign, half.port)
     host.privileged = half.port < UNPRIVILEGED
+    this.#state.earn(host, half.came + bytes.length)
     host = this.#established(host, pair, { message: hello, told: half.told, secret }, now)
     if ((hello.options & Option.NS) !== 0 && !names(hello, bytesOf(pair.foreign))) {
       host.nats.set(pair.foreign, ipOf(hello.hostId))
@@ -289,6 +304,7 @@ export class Greeting {
       return
     }
     if (request.tries === 1) host.rtt = now - request.sentAt
+    this.#state.earn(host, bytes.length)
     host = this.#established(host, pair, { message, told: request.message.addresses ?? [], secret }, now)
     this.#messages.acknowledge(host, message, pair, port, { response: message.challenge! })
   }
@@ -353,6 +369,10 @@ export class Greeting {
     this.#state.components.tables.merge(from.row.hid, into.row.hid)
     for (const [key, value] of from.confirmed) into.confirmed.set(key, value)
     for (const ip of from.known) this.#state.know(into, ip)
+    for (const ip of from.answered) {
+      into.answered.add(ip)
+      this.#state.index(into, ip)
+    }
     for (const [ip, port] of from.ports) into.ports.set(ip, port)
     into.replay.accept(from.replay.highest)
     into.privileged &&= from.privileged
@@ -373,7 +393,7 @@ export class Greeting {
       if (half.tries >= HELLO_TRIES) this.#halfOpen.delete(key)
       else {
         half.nextAt = now + FIRST_INTERVAL_MS * 2 ** half.tries++
-        this.#messages.send(half.answer, half.pair, half.port)
+        this.#answer(half)
       }
     }
   }

@@ -2,6 +2,7 @@
  * What IHMP keeps about one foreign host, beside its row of the HID table, and the replay window of its counter.
  */
 
+import type { TokenBucket } from '../../core/token-bucket.ts'
 import type { HidRow, Ip, Pair, SocketRow } from '../tables.ts'
 import type { IhmpMessage } from '../wire.ts'
 import type { Unproven } from './possession.ts'
@@ -51,8 +52,17 @@ export interface Host {
   readonly replay: ReplayWindow
   /** Pairs on which the host has answered a challenge, with the time. */
   readonly confirmed: Map<string, Confirmed>
-  /** All addresses by which it was ever known: what a Host ID may be. */
+  /** All addresses that it has, had or claims. */
   readonly known: Set<Ip>
+  /** Those of them at which it has answered a challenge, and which it has not lost. */
+  readonly answered: Set<Ip>
+  /** Bytes that may be sent to addresses at which it has not: three for each that came from it, less what was sent. */
+  credit: number
+  /** When its claim to an address was last probed. */
+  readonly probedAt: Map<Ip, number>
+  /** Its messages that this host acts upon, and signature checks for them. */
+  readonly updates: TokenBucket
+  readonly checks: TokenBucket
   /** UDP port of its IHMP, by address; behind a NAT not the usual one. */
   readonly ports: Map<Ip, number>
   /** Challenges that wait for their response, by the address under test. */
@@ -61,6 +71,8 @@ export interface Host {
   readonly addressCounters: Map<Ip, number>
   /** Its own addresses behind NATs that know IHMP, by the NAT's address (DI-41). */
   readonly nats: Map<Ip, Ip>
+  /** What such a NAT has said, by the NAT's address. */
+  readonly natReplay: Map<Ip, ReplayWindow>
   /** Own addresses that it must still be told are lost. */
   readonly lost: Set<Ip>
   /** Own addresses that it has acknowledged: what is not among them is told again (D14). */
@@ -81,7 +93,7 @@ export interface Host {
   rtt: number | undefined
   /** Since when it has no flow. */
   idleSince: number | undefined
-  /** What it was sent and has not acknowledged. */
+  /** What it was sent and has not acknowledged; `MOST_REQUESTS`. */
   readonly requests: Set<Request>
   /** Pairs that were tried and did not answer. */
   readonly silent: Map<string, Pair>
@@ -114,14 +126,16 @@ export type Replay =
 
 const WINDOW = 64
 
-/** Remembers the last 64 counters of a key; what is below the window counts as replayed (DI-38, D8). */
+/** Remembers the last counters of a key, 64; what is below the window counts as replayed (DI-38, D8). */
 export class ReplayWindow {
   readonly #answers = new Map<number, Uint8Array | undefined>()
+  readonly #size: number
   #floor: number
 
   /** Counters up to `floor` are old: after a restart, the highest one accepted before it. */
-  constructor(floor = 0) {
+  constructor(floor = 0, size = WINDOW) {
     this.#floor = floor
+    this.#size = size
   }
 
   check(counter: number): Replay {
@@ -131,7 +145,7 @@ export class ReplayWindow {
 
   accept(counter: number): void {
     this.#answers.set(counter, undefined)
-    if (this.#answers.size <= WINDOW) return
+    if (this.#answers.size <= this.#size) return
     let lowest = Number.POSITIVE_INFINITY
     for (const seen of this.#answers.keys()) lowest = Math.min(lowest, seen)
     this.#answers.delete(lowest)
@@ -162,6 +176,8 @@ export interface Request {
   /** Only sent if nothing has made it needless by its first time. */
   readonly deferred: boolean
   mostTries: number
+  /** Acknowledgements that seemed to belong to it and were forged. */
+  forged: number
   /** How often it was sent. */
   tries: number
   interval: number

@@ -9,7 +9,7 @@
 import type { LocalAddress } from '../policy.ts'
 import { type Ip, ipOf, type Pair, pairKey, type SocketRow } from '../tables.ts'
 import { Control, type IhmpMessage, ihmp, MAX_MESSAGE } from '../wire.ts'
-import { Forgeries } from './forgeries.ts'
+import { Checks } from './checks.ts'
 import { Greeting } from './greeting.ts'
 import type { Host } from './host.ts'
 import { KeyChange } from './key-change.ts'
@@ -29,7 +29,7 @@ export class IhmpMachine {
   readonly #greeting: Greeting
   readonly #keyChange: KeyChange
   readonly #possession: Possession
-  readonly #forgeries = new Forgeries()
+  readonly #checks = new Checks()
 
   constructor(components: IhmpComponents, options: Partial<IhmpOptions> = {}) {
     this.#state = new IhmpState(components, options)
@@ -184,6 +184,26 @@ export class IhmpMachine {
       stats.unauthenticated++
       return
     }
+    const named = this.#state.candidates(ipOf(message.hostId))[0]
+    const awaiting = message.control === Control.ACK ? this.#messages.awaiting(message, pair) : undefined
+    if (awaiting === undefined && !this.#checks.admits(pair.foreign, named, now)) {
+      stats.unauthenticated++
+      return
+    }
+    const { checked, unauthenticated } = stats
+    this.#handle(message, bytes, pair, port, awaiting?.host, now)
+    if (awaiting !== undefined && stats.unauthenticated > unauthenticated) awaiting.forged++
+    if (awaiting === undefined) this.#checks.spent(pair.foreign, named, stats.checked - checked, now)
+  }
+
+  #handle(
+    message: IhmpMessage,
+    bytes: Uint8Array,
+    pair: Pair,
+    port: number,
+    asked: Host | undefined,
+    now: number,
+  ): void {
     switch (message.control) {
       case Control.HELLO:
         this.#greeting.handleHello(message, bytes, pair, port, now)
@@ -192,34 +212,38 @@ export class IhmpMachine {
         this.#greeting.handleHelloAck(message, bytes, pair, port, now)
         return
       case Control.NAT_ENTRY:
-        if (
-          !this.#forgeries.admits(pair.foreign, now) ||
-          !handleNatEntry(this.#state, this.#messages, message, bytes, pair, port)
-        )
-          this.#refuse(pair, now)
+        handleNatEntry(this.#state, this.#messages, message, bytes, pair, port)
         return
       case Control.ROUTER_ACK:
         return
       default:
-        this.#handlePeer(message, bytes, pair, port, now)
+        this.#handlePeer(message, bytes, pair, port, asked, now)
     }
   }
 
-  #handlePeer(message: IhmpMessage, bytes: Uint8Array, pair: Pair, port: number, now: number): void {
+  #handlePeer(
+    message: IhmpMessage,
+    bytes: Uint8Array,
+    pair: Pair,
+    port: number,
+    asked: Host | undefined,
+    now: number,
+  ): void {
     const acknowledges = message.control === Control.ACK
     if (acknowledges && this.#greeting.complete(message, bytes, pair, now)) return
-    const awaited = acknowledges && this.#messages.awaits(message)
-    const host =
-      awaited || this.#forgeries.admits(pair.foreign, now)
-        ? this.#messages.authenticate(message, bytes)
-        : undefined
+    const host = this.#messages.authenticate(message, bytes, asked)
     if (host === undefined) {
-      this.#refuse(pair, now)
+      this.#state.stats.unauthenticated++
       return
     }
+    this.#state.earn(host, bytes.length)
     if (!this.#mayComeFrom(host, pair, now)) return
+    if (!acknowledges && !host.updates.take(now)) {
+      this.#state.stats.excessive++ // as if it had been lost
+      return
+    }
     if (!this.#messages.fresh(host, message, pair, port)) return
-    if (this.#state.know(host, pair.foreign)) host.ports.set(pair.foreign, port)
+    if (this.#state.index(host, pair.foreign)) host.ports.set(pair.foreign, port)
     if (acknowledges) {
       this.#movement.handleAck(host, message, pair, now)
       this.#keyChange.announce(host, now)
@@ -237,11 +261,6 @@ export class IhmpMachine {
     if (owner === undefined && this.#state.mayBeAt(pair.foreign, host.row.key)) return true
     this.#state.stats.unauthenticated++
     return false
-  }
-
-  #refuse({ foreign }: Pair, now: number): void {
-    this.#state.stats.unauthenticated++
-    this.#forgeries.failed(foreign, now)
   }
 
   // ---------------------------------------------------------------------------------------------------- outputs

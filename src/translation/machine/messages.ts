@@ -3,7 +3,7 @@
  * what (DI-20, DI-38, D8).
  */
 import { equalConstantTime } from '../../core/bytes.ts'
-import { bytesOf, type Ip, ipOf, type Pair, samePair } from '../tables.ts'
+import { bytesOf, type Ip, ipOf, type Pair, pairKey, samePair } from '../tables.ts'
 import { Control, covered, encodeMac, encodeSigned, type IhmpMessage } from '../wire.ts'
 import type { Host, Request } from './host.ts'
 import type { IhmpState } from './state.ts'
@@ -16,6 +16,11 @@ const MOST_INTERVAL_MS = 2_000
 export const TRIES = 6
 /** A potentially reachable address is given up sooner (DI-28): 250 + 500 + 1,000 ms without an answer. */
 export const PROBE_TRIES = 3
+
+/** Messages to one host that wait at once; what more would be is not sent. */
+const MOST_REQUESTS = 256
+/** Forged acknowledgements of one message that are checked though its sender's share is used up. */
+const MOST_FORGED = 8
 
 /** What a procedure says of a message; the rest is filled in here. */
 export type Body = Omit<Partial<IhmpMessage>, 'sequence' | 'counter' | 'hostId' | 'signature' | 'mac'> & {
@@ -62,6 +67,7 @@ export class Messages {
       challenge: how.challenge ?? body.challenge,
       deferred: how.deferred ?? false,
       mostTries: how.tries ?? TRIES,
+      forged: 0,
       tries: 0,
       interval,
       nextAt: now + (how.deferred === true ? interval : 0),
@@ -83,6 +89,7 @@ export class Messages {
       challenge: undefined,
       deferred: true,
       mostTries: 0,
+      forged: 0,
       tries: 0,
       interval: 0,
       nextAt: at,
@@ -93,12 +100,16 @@ export class Messages {
   }
 
   #add(request: Request): void {
+    if (request.host.requests.size >= MOST_REQUESTS) return
     this.#state.requests.add(request)
     request.host.requests.add(request)
+    if (request.bytes.length > 0) this.#state.waiting.set(waitingKey(request.message, request.pair), request)
   }
 
   drop(request: Request): void {
     this.#state.requests.delete(request)
+    const key = waitingKey(request.message, request.pair)
+    if (this.#state.waiting.get(key) === request) this.#state.waiting.delete(key)
     request.host.requests.delete(request)
   }
 
@@ -173,7 +184,9 @@ export class Messages {
     request.sentAt = now
     request.nextAt = now + request.interval
     request.interval = Math.min(request.interval * 2, MOST_INTERVAL_MS)
-    this.send(request.bytes, request.pair, request.host.ports.get(request.pair.foreign) ?? 0)
+    const { bytes, host, pair } = request
+    if (this.#state.spend(host, pair.foreign, bytes.length))
+      this.send(bytes, pair, host.ports.get(pair.foreign) ?? 0)
   }
 
   // ------------------------------------------------------------------------------------------------ datagrams
@@ -193,7 +206,7 @@ export class Messages {
       host.secret,
     )
     host.replay.answer(message.counter, bytes)
-    this.send(bytes, pair, port)
+    if (this.#state.spend(host, pair.foreign, bytes.length)) this.send(bytes, pair, port)
   }
 
   send(bytes: Uint8Array, pair: Pair, port: number): void {
@@ -222,17 +235,20 @@ export class Messages {
 
   // ------------------------------------------------------------------------------------------------- identity
 
-  /** Whether an acknowledgement has the number of a request to the host that it says it is from. */
-  awaits(message: IhmpMessage): boolean {
-    for (const host of this.#state.byAddress(ipOf(message.hostId)))
-      for (const request of host.requests) if (request.message.sequence === message.sequence) return true
-    return false
+  /** The request that an acknowledgement seems to belong to, by its number and where it comes from. */
+  awaiting(message: IhmpMessage, pair: Pair): Request | undefined {
+    const request = this.#state.waiting.get(waitingKey(message, pair))
+    return request !== undefined && request.tries > 0 && request.forged < MOST_FORGED ? request : undefined
   }
 
-  /** The host that a message is from: its Host ID says who it claims to be, its authenticator whether it is. */
-  authenticate(message: IhmpMessage, bytes: Uint8Array): Host | undefined {
-    for (const host of this.#state.byAddress(ipOf(message.hostId))) {
-      if (host.state !== 'peer') continue
+  /**
+   * The host that a message is from: its Host ID says who it claims to be, its authenticator whether it is. An acknowledgement
+   * may be from whom it was asked of, whatever it calls itself.
+   */
+  authenticate(message: IhmpMessage, bytes: Uint8Array, asked?: Host): Host | undefined {
+    const candidates = this.#state.candidates(ipOf(message.hostId))
+    if (asked?.state === 'peer' && !candidates.includes(asked)) candidates.unshift(asked)
+    for (const host of candidates) {
       if (host.row.key !== undefined) {
         if (this.verifies(host.row.key, message, bytes)) {
           host.formerKey = undefined
@@ -255,11 +271,13 @@ export class Messages {
       return true
     }
     this.#state.stats.replayed++
-    if (replay.kind === 'duplicate' && replay.answer !== undefined) this.send(replay.answer, pair, port)
+    if (replay.kind === 'duplicate' && replay.answer !== undefined)
+      if (this.#state.spend(host, pair.foreign, replay.answer.length)) this.send(replay.answer, pair, port)
     return false
   }
 
   verifies(key: Uint8Array, message: IhmpMessage, bytes: Uint8Array): boolean {
+    if (message.signature !== undefined) this.#state.stats.checked++
     return (
       message.signature !== undefined &&
       this.#state.components.crypto.verify(key, covered(bytes, 64), message.signature)
@@ -272,4 +290,8 @@ export class Messages {
       equalConstantTime(this.#state.components.crypto.mac(secret, covered(bytes, 32)), message.mac)
     )
   }
+}
+
+function waitingKey(message: IhmpMessage, pair: Pair): string {
+  return `${message.sequence} ${pairKey(pair)}`
 }

@@ -77,7 +77,7 @@ export class Movement {
     const { local, foreign } = pair
     const preferred = detached || this.#state.components.preferredLocal(foreign) === local
     // In before out; but an address that the host has only named is its own when it has answered from there.
-    if (host.row.active.has(foreign)) this.#paths.accept(host, pair)
+    if (host.answered.has(foreign)) this.#paths.accept(host, pair)
     if (preferred) host.announced = local
     const lost = [...host.lost]
     const body = {
@@ -193,10 +193,9 @@ export class Movement {
       case Control.HANDOFF_UNREACHABLE: {
         if (told === undefined) return
         const ip = ipOf(told)
-        if (this.#newer(host, ip, message) && !host.row.active.has(ip)) {
-          this.#state.claims(host, ip)
-          this.#paths.probeCandidates(host, now) // perhaps it can be reached from here after all
-        }
+        // Perhaps it can be reached from here after all.
+        if (this.#newer(host, ip, message) && this.#state.claims(host, ip))
+          this.#paths.probeAddress(host, ip, now)
         break
       }
     }
@@ -247,6 +246,7 @@ export class Movement {
     }
     // It names itself by the one inside.
     if (!this.#state.know(host, inside) || !this.#state.know(host, nat)) return
+    this.#state.index(host, inside)
     host.nats.set(nat, inside)
     host.row.nats.add(nat)
   }
@@ -254,6 +254,7 @@ export class Movement {
   #foreignLost(host: Host, ip: Ip, now: number): void {
     host.row.active.delete(ip)
     host.row.unreachable.delete(ip)
+    host.answered.delete(ip)
     host.challenges.delete(ip)
     if (host.preferred === ip) host.preferred = undefined
     this.#paths.lose(host, (pair) => pair.foreign === ip, now)

@@ -28,7 +28,8 @@ export class Paths {
   readonly #state: IhmpState
   readonly #messages: Messages
   readonly #announce: (host: Host, local: LocalAddress, now: number) => void
-  readonly #expiring: { readonly at: number; readonly host: Host; readonly pair: Pair }[] = []
+  /** Pairs that are accepted for a while yet, by HID and pair. */
+  readonly #expiring = new Map<string, { readonly at: number; readonly host: Host; readonly pair: Pair }>()
 
   /** `announce` tells a host that has no other way about an own address (movement.ts). */
   constructor(
@@ -75,6 +76,8 @@ export class Paths {
   confirm(host: Host, pair: Pair, now: number): void {
     if (!this.accept(host, pair, true)) return
     host.row.active.add(pair.foreign)
+    host.answered.add(pair.foreign)
+    this.#state.index(host, pair.foreign)
     host.row.unreachable.delete(pair.foreign)
     host.row.local.add(pair.local)
     host.confirmed.set(pairKey(pair), { pair, at: now })
@@ -85,7 +88,7 @@ export class Paths {
   failed(host: Host, pair: Pair, now: number): void {
     const key = pairKey(pair)
     const confirmed = host.confirmed.delete(key)
-    if (!inUse(host, pair)) this.#expiring.push({ at: now + GRACE_MS, host, pair })
+    if (!inUse(host, pair)) this.#expire(host, pair, now)
     host.silent.set(key, pair)
     host.retry ??= { at: now + RETRY_MS, wait: RETRY_MS }
     if (!confirmed) return
@@ -101,17 +104,29 @@ export class Paths {
   /** One of the pair's addresses is lost: nothing is sent on it, and soon nothing accepted. */
   lose(host: Host, lost: (pair: Pair) => boolean, now: number): void {
     for (const [key, { pair }] of host.confirmed) if (lost(pair)) host.confirmed.delete(key)
-    for (const pair of host.row.accepted.values())
-      if (lost(pair)) this.#expiring.push({ at: now + GRACE_MS, host, pair })
+    for (const pair of host.row.accepted.values()) if (lost(pair)) this.#expire(host, pair, now)
+  }
+
+  #expire(host: Host, pair: Pair, now: number): void {
+    this.#expiring.set(`${host.row.hid} ${pairKey(pair)}`, { at: now + GRACE_MS, host, pair })
   }
 
   // -------------------------------------------------------------------------------------------------- probing
 
   /** DI-26: over the matching network only; those that are surely reachable as well, or they would never be Active (D1). */
   probeCandidates(host: Host, now: number): void {
-    for (const foreign of host.row.unreachable)
-      for (const local of this.#state.own.values())
-        if (classify(local, foreign) !== 'unreachable') this.probe(host, { local: local.ip, foreign }, now)
+    for (const foreign of host.row.unreachable) this.probeAddress(host, foreign, now)
+  }
+
+  /** Whether an address that the host has claimed can be reached from here; asked once in a while, whatever it says. */
+  probeAddress(host: Host, foreign: Ip, now: number): void {
+    if (now - (host.probedAt.get(foreign) ?? Number.NEGATIVE_INFINITY) < RETRY_MS) return
+    host.probedAt.set(foreign, now)
+    for (const local of this.#state.own.values()) {
+      const pair = { local: local.ip, foreign }
+      if (classify(local, foreign) !== 'unreachable' && !this.#messages.asks(host, pair))
+        this.probe(host, pair, now)
+    }
   }
 
   probe(
@@ -345,7 +360,7 @@ export class Paths {
 
   nextTimeout(): number {
     let next = Number.POSITIVE_INFINITY
-    for (const { at } of this.#expiring) next = Math.min(next, at)
+    for (const { at } of this.#expiring.values()) next = Math.min(next, at)
     for (const { retry, uncrossAt, crossWaits } of this.#state.hosts.values()) {
       if (retry !== undefined) next = Math.min(next, retry.at)
       for (const { until } of crossWaits.values()) if (until !== undefined) next = Math.min(next, until)
@@ -355,10 +370,9 @@ export class Paths {
   }
 
   handleTimeout(now: number): void {
-    for (let i = this.#expiring.length - 1; i >= 0; i--) {
-      const { at, host, pair } = this.#expiring[i]!
+    for (const [key, { at, host, pair }] of this.#expiring) {
       if (at > now) continue
-      this.#expiring.splice(i, 1)
+      this.#expiring.delete(key)
       if (host.confirmed.has(pairKey(pair)) || inUse(host, pair)) continue
       if (host.row.accepted.delete(pairKey(pair))) this.#state.changed(host)
     }

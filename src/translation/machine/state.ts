@@ -2,14 +2,29 @@
  * What all procedures of IHMP share: the hosts with their indexes, the own addresses, what is being asked, and the outputs.
  */
 import { concat, equal } from '../../core/bytes.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import type { LocalAddress } from '../policy.ts'
 import { familyOf, type HidRow, type Ip, type Pair, pairKey } from '../tables.ts'
+import { PER_HOST } from './checks.ts'
 import { type Host, type OwnKey, ReplayWindow, type Request } from './host.ts'
 import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type Output } from './types.ts'
 
 /** Addresses that a host is known by, those that it had included; and of them those that may be its own and are tried. */
 export const MOST_KNOWN = 64
 export const MOST_UNREACHABLE = 16
+
+/** Messages of one host that are acted upon, a second and at once; others it repeats. */
+const UPDATES_RATE = 20
+const UPDATES_AT_ONCE = 60
+/** Bytes to addresses at which a host has not answered, for each byte from it; and most that it can save up. */
+const CREDIT_TIMES = 3
+const MOST_CREDIT = 16_384
+/** A NAT's messages that may come out of their order: it may have thousands of connections to name at once. */
+export const NAT_WINDOW = 4096
+/** Headers of a datagram that are counted with it. */
+export const OVERHEAD = 28
+/** Candidates for the sender of a message that are checked. */
+const MOST_CANDIDATES = 8
 
 export class IhmpState {
   readonly components: IhmpComponents
@@ -19,6 +34,8 @@ export class IhmpState {
     received: 0,
     malformed: 0,
     unauthenticated: 0,
+    checked: 0,
+    excessive: 0,
     replayed: 0,
     retransmitted: 0,
     exchanges: 0,
@@ -37,6 +54,8 @@ export class IhmpState {
   readonly restoredFlows = new Set<string>()
   /** All messages that wait for their acknowledgement; each host has its own as well. */
   readonly requests = new Set<Request>()
+  /** Those that were sent, by number and pair. */
+  readonly waiting = new Map<string, Request>()
   readonly #byAddress = new Map<Ip, Set<Host>>()
   readonly #outputs: Output[] = []
   #counter = 0
@@ -97,10 +116,16 @@ export class IhmpState {
       replay: new ReplayWindow(floor),
       confirmed: new Map(),
       known: new Set(),
+      answered: new Set(),
+      credit: 0,
+      probedAt: new Map(),
+      updates: new TokenBucket(UPDATES_RATE, UPDATES_AT_ONCE),
+      checks: new TokenBucket(PER_HOST),
       ports: new Map(),
       challenges: new Map(),
       addressCounters: new Map(),
       nats: new Map(),
+      natReplay: new Map(),
       lost: new Set(),
       told: new Set(),
       forgotAt: Number.NEGATIVE_INFINITY,
@@ -121,7 +146,7 @@ export class IhmpState {
       uncrossAt: new Map(),
     }
     this.hosts.set(host.row.hid, host)
-    this.know(host, bound.foreign)
+    this.index(host, bound.foreign)
     return host
   }
 
@@ -133,6 +158,12 @@ export class IhmpState {
     if (host.known.has(ip)) return true
     if (host.known.size >= MOST_KNOWN && !this.#makeRoom(host)) return false
     host.known.add(ip)
+    return true
+  }
+
+  /** The host has signed something that came from `ip`: messages may name it by that address from now on. */
+  index(host: Host, ip: Ip): boolean {
+    if (!this.know(host, ip)) return false
     let hosts = this.#byAddress.get(ip)
     if (hosts === undefined) {
       hosts = new Set()
@@ -142,12 +173,32 @@ export class IhmpState {
     return true
   }
 
-  /** The host says that it has this address, at which it has not answered. Of too many the first ones are forgotten. */
-  claims(host: Host, ip: Ip): void {
+  // ------------------------------------------------------------------------------------------------ allowance
+
+  /** An authenticated message of so many bytes came from the host. */
+  earn(host: Host, length: number): void {
+    host.credit = Math.min(MOST_CREDIT, host.credit + CREDIT_TIMES * (length + OVERHEAD))
+  }
+
+  /** Whether so many bytes may be sent to an address of the host's; counts them if it has not answered there. */
+  spend(host: Host, ip: Ip, length: number): boolean {
+    // What a flow's application talks to is not of a peer's choosing.
+    if (host.state !== 'peer' || host.answered.has(ip)) return true
+    if (host.credit < length + OVERHEAD) return false
+    host.credit -= length + OVERHEAD
+    return true
+  }
+
+  /**
+   * The host says that it has this address, at which it has not answered. Of too many the first ones are forgotten. True when it
+   * had not said so before.
+   */
+  claims(host: Host, ip: Ip): boolean {
     const { active, unreachable } = host.row
-    if (active.has(ip) || unreachable.has(ip) || !this.know(host, ip)) return
+    if (active.has(ip) || unreachable.has(ip) || !this.know(host, ip)) return false
     unreachable.add(ip)
     if (unreachable.size > MOST_UNREACHABLE) unreachable.delete(unreachable.values().next().value!)
+    return true
   }
 
   #makeRoom(host: Host): boolean {
@@ -157,11 +208,14 @@ export class IhmpState {
     if (old === undefined) return false
     this.#unknow(host, old)
     host.known.delete(old)
+    host.answered.delete(old)
+    host.probedAt.delete(old)
     unreachable.delete(old)
     host.addressCounters.delete(old)
     host.ports.delete(old)
     host.challenges.delete(old)
     host.nats.delete(old)
+    host.natReplay.delete(old)
     host.row.nats.delete(old)
     for (const [key, { foreign }] of host.row.accepted)
       if (foreign === old) {
@@ -183,9 +237,18 @@ export class IhmpState {
     return fixed === undefined || (key !== undefined && equal(fixed, key))
   }
 
-  /** Hosts that were ever known by `ip`. */
+  /** Hosts that have sent something from `ip`, or have flows bound to it. */
   byAddress(ip: Ip): Iterable<Host> {
     return this.#byAddress.get(ip) ?? []
+  }
+
+  /** Peers that a message which names `ip` may be from: a few, those first that are there now. */
+  candidates(ip: Ip): Host[] {
+    const there: Host[] = []
+    const others: Host[] = []
+    for (const host of this.byAddress(ip))
+      if (host.state === 'peer') (host.row.active.has(ip) ? there : others).push(host)
+    return [...there, ...others.reverse()].slice(0, MOST_CANDIDATES)
   }
 
   /** The host that is reachable at `ip` now (DI-9a); one that only was there is another host's matter (P3). */
@@ -198,6 +261,7 @@ export class IhmpState {
     this.hosts.delete(host.row.hid)
     for (const ip of host.known) this.#unknow(host, ip)
     for (const request of host.requests) this.requests.delete(request)
+    for (const [key, request] of this.waiting) if (request.host === host) this.waiting.delete(key)
     host.requests.clear()
     this.components.tables.removeHost(host.row.hid)
   }
@@ -225,6 +289,9 @@ export class IhmpState {
     host.preferred = saved.preferred
     this.#counter = Math.max(this.#counter, saved.counter)
     for (const ip of saved.known) this.know(host, ip)
+    for (const ip of saved.indexed) this.index(host, ip)
+    for (const ip of saved.answered) host.answered.add(ip)
+    for (const [ip, floor] of saved.natFloors) host.natReplay.set(ip, new ReplayWindow(floor, NAT_WINDOW))
     for (const ip of saved.active) host.row.active.add(ip)
     for (const ip of saved.unreachable) host.row.unreachable.add(ip)
     for (const ip of saved.local) {
@@ -261,6 +328,9 @@ export class IhmpState {
         counter: this.#counter,
         preferred: host.preferred,
         known: [...host.known],
+        indexed: [...host.known].filter((ip) => this.#byAddress.get(ip)?.has(host)),
+        answered: [...host.answered],
+        natFloors: [...host.natReplay].map(([ip, replay]) => [ip, replay.highest] as const),
         active: [...host.row.active],
         unreachable: [...host.row.unreachable],
         local: [...host.row.local],
@@ -294,6 +364,11 @@ export interface SavedHost {
   readonly counter: number
   readonly preferred: Ip | undefined
   readonly known: readonly Ip[]
+  /** Those of them that messages may name it by. */
+  readonly indexed: readonly Ip[]
+  readonly answered: readonly Ip[]
+  /** Highest counter heard of the NATs that it is behind. */
+  readonly natFloors: readonly (readonly [Ip, number])[]
   readonly active: readonly Ip[]
   readonly unreachable: readonly Ip[]
   readonly local: readonly Ip[]

@@ -108,6 +108,10 @@ export interface IhmpStats {
   received: number
   malformed: number
   unauthenticated: number
+  /** Signatures checked. */
+  checked: number
+  /** Authentic, but more than a host may send. */
+  excessive: number
   replayed: number
   retransmitted: number
   /** Messages of ours that were acknowledged: signalling exchanges. */
