@@ -107,13 +107,6 @@ export class Greeting {
     this.#messages.later(host, at, (now) => this.greet(host, now))
   }
 
-  /** A peer that has fallen silent is plain from now on, and greeted again after a while. */
-  lapse(host: Host, reason: string, now: number): void {
-    this.#messages.cancel(host)
-    this.#state.say(host, 'plain', reason)
-    this.#greetLater(host, now + HELLO_AGAIN_MS)
-  }
-
   /** The address in use comes first. */
   #advertised(pair: Pair): Ip[] {
     return advertised([...this.#state.own.values()], pair, this.#state.options.advertise, MOST_ADDRESSES)

@@ -89,6 +89,8 @@ export interface Host {
   detachedAt: number | undefined
   /** Whether an end said that its address is lost, or the path only went silent. */
   detachedBy: 'loss' | 'silence'
+  /** It has been silent for longer than flows are held for it; it may sleep, and is believed when it speaks again. */
+  dormant: boolean
   /** Smoothed, milliseconds. */
   rtt: number | undefined
   /** Since when it has no flow. */

@@ -237,6 +237,7 @@ export class IhmpMachine {
       return
     }
     this.#state.earn(host, bytes.length)
+    host.dormant = false
     if (!this.#mayComeFrom(host, pair, now)) return
     if (!acknowledges && !host.updates.take(now)) {
       this.#state.stats.excessive++ // as if it had been lost
@@ -293,18 +294,20 @@ export class IhmpMachine {
     this.#possession.handleTimeout(now)
     const { holdMs, idleMs } = this.#state.options
     for (const host of [...this.#state.hosts.values()]) {
-      if (host.detachedAt !== undefined && host.detachedAt + holdMs <= now) this.#holdOver(host, now)
+      if (host.detachedAt !== undefined && host.detachedAt + holdMs <= now) this.#holdOver(host)
       else if (host.idleSince !== undefined && host.idleSince + idleMs <= now) this.#state.forget(host)
     }
   }
 
   /** An address was lost for good: the applications hear of it. Mere silence is for the transport to judge. */
-  #holdOver(host: Host, now: number): void {
+  #holdOver(host: Host): void {
     if (host.detachedBy === 'loss') {
       this.#state.gone(host, 'no way to it within the hold time')
       return
     }
     host.detachedAt = undefined
-    this.#greeting.lapse(host, 'it has stopped to answer IHMP', now)
+    host.dormant = true
+    this.#messages.cancel(host)
+    this.#state.say(host, 'peer', 'silent for long: it may sleep')
   }
 }

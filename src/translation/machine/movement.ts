@@ -36,6 +36,13 @@ export class Movement {
     }
     for (const { ip } of gained) host.lost.delete(ip)
     this.#paths.choose(host, lost.length > 0 ? 'address lost' : 'address gained', now)
+    // Of what it may not know it hears only if that works; of the loss at once (DI-37).
+    if (
+      host.detachedAt === undefined &&
+      gained.length > 0 &&
+      !gained.some(({ ip }) => this.#mayTell(host, ip))
+    )
+      this.#announceLoss(host, now)
     if (gained.length > 0) for (const local of gained) this.announce(host, local, now)
     else if (host.detachedAt === undefined) this.#announceLoss(host, now)
     else for (const local of this.#state.own.values()) this.announce(host, local, now)
@@ -108,7 +115,11 @@ export class Movement {
   /** The peer cannot be reached from the new address; told through any pair that works (D4). */
   #announceUnreachable(host: Host, local: LocalAddress, now: number): void {
     const pair = this.#paths.any(host)
-    if (pair === undefined || !this.#mayTell(host, local.ip)) return
+    if (pair === undefined) return
+    if (!this.#mayTell(host, local.ip)) {
+      this.#announceLoss(host, now) // what came is not for it to know, what went is (DI-37)
+      return
+    }
     const lost = [...host.lost]
     const body = {
       control: lost.length > 0 ? Control.HANDOFF_UNREACHABLE : Control.ADDR_UP_UNREACHABLE,
@@ -142,7 +153,9 @@ export class Movement {
   #announceLoss(host: Host, now: number): void {
     const pair = this.#paths.any(host)
     if (pair === undefined) return
+    const told = new Set([...host.requests].flatMap((r) => r.message.lostAddresses?.map(ipOf) ?? []))
     for (const ip of host.lost) {
+      if (told.has(ip)) continue
       const body = {
         control: host.row.local.has(ip) ? Control.ADDR_DOWN : Control.ADDR_DOWN_UNREACHABLE,
         options: Option.PF,

@@ -245,7 +245,7 @@ export class Paths {
         this.#state.changed(host)
       }
     const detached = candidates.length === 0
-    if (detached && host.detachedAt === undefined) {
+    if (detached && host.detachedAt === undefined && !host.dormant) {
       host.detachedAt = now
       host.detachedBy = cause === 'silent path' ? 'silence' : 'loss'
       this.#state.say(host, 'peer', 'detached: no way to it')

@@ -217,7 +217,7 @@ export class Possession {
     const tags: Uint8Array[] = []
     for (const { ownPort, otherPort, tag } of flowTags) {
       const flow = sockets.get(flowId(6, local, otherPort, foreign, ownPort))
-      if (flow === undefined || (flow.hid !== host.row.hid && flow.taken !== undefined)) continue
+      if (flow === undefined || this.#isAnothers(host, flow)) continue
       rows.push(flow)
       tags.push(tag)
     }
@@ -228,6 +228,12 @@ export class Possession {
       if (flow.hid !== host.row.hid) this.#state.components.tables.assign(flow, host.row.hid)
       return true
     })
+  }
+
+  /** Another row has proven it, and its host still answers somewhere. */
+  #isAnothers(host: Host, flow: SocketRow): boolean {
+    if (flow.hid === host.row.hid || flow.taken === undefined) return false
+    return (this.#state.hosts.get(flow.hid)?.confirmed.size ?? 0) > 0
   }
 
   /** The end that opened the connection sees what it has sent begin one earlier, with its SYN. */

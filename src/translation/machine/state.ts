@@ -135,6 +135,7 @@ export class IhmpState {
       pinned: undefined,
       detachedAt: undefined,
       detachedBy: 'loss',
+      dormant: false,
       rtt: undefined,
       idleSince: undefined,
       silent: new Map(),

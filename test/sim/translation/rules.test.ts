@@ -137,6 +137,23 @@ test('DI-37, D5: OU says whether the lost address had been usable', () => {
   assert.ok(options(mark).length > 0 && options(mark).every((o) => o === 0))
 })
 
+test('DI-37: a public address is lost and a private one gained in one event: the peer hears of the loss, and only of it', () => {
+  const [P, Q, C] = ['203.0.113.2', '203.0.114.2', '198.51.100.2']
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.preferred = P
+  mh.set(`${P}/24`, `${Q}/24`)
+  ch.set(`${C}/24`)
+  connected(net, mh, P, ch, C)
+  assert.equal(peerOf(ch).row.current[4]?.foreign, P)
+  net.cut.add(`192.168.7.2 ${C}`)
+  mh.preferred = Q
+  mh.set('192.168.7.2/24', `${Q}/24`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(ch).row.current[4], { local: C, foreign: Q })
+  assert.ok(!peerOf(ch).row.active.has(P) && !peerOf(ch).row.unreachable.has('192.168.7.2'))
+})
+
 test('D1: an address that is surely reachable is probed as well, and becomes Active', () => {
   const net = new SimNetwork()
   const [mh, ch] = [net.host(), net.host()]

@@ -1,0 +1,27 @@
+/**
+ * Ten minutes of a hostile peer and hostile strangers at full rate (10 Mbit/s of datagrams, which is more than the daemon takes in at
+ * that speed) beside ten honest connections. GODWIT_HOSTILE_SECONDS shortens it.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { attacked, HostileBed } from '../../netns/translation/hostile-hosts.ts'
+
+const SECONDS = Number(process.env.GODWIT_HOSTILE_SECONDS ?? 600)
+/** Datagrams a second, about 250 bytes each. */
+const RATE = 5_000
+
+test('ten minutes under attack: memory is bounded, honest connections have their throughput and their delay', async (t) => {
+  const bed = new HostileBed()
+  try {
+    const outcome = await attacked(bed, SECONDS, RATE)
+    t.diagnostic(JSON.stringify(outcome))
+    const { before, during, rss } = outcome
+    const share = during.bytes / SECONDS / (before.bytes / Math.min(SECONDS, 10))
+    assert.ok(share >= 0.8, `throughput ${share.toFixed(2)} of what it was`)
+    assert.ok(during.p99 <= 2 * before.p99, `p99 ${during.p99} ms, before ${before.p99} ms`)
+    assert.ok(rss.most < 1.5 * rss.before, `memory ${rss.most} of ${rss.before}`)
+    assert.ok(rss.after < 1.25 * rss.before, `memory afterwards ${rss.after} of ${rss.before}`)
+  } finally {
+    await bed.close()
+  }
+})
