@@ -324,7 +324,9 @@ export class TranslationService {
       const row = this.tables.sockets.get(found.id)
       if (row === undefined) continue
       const host = this.tables.hosts.get(row.hid)
-      const wire = host?.overrides.get(found.id) ?? host?.current[familyOf(found.local)] ?? found
+      const moves = row.taken === 'both'
+      const moved = moves ? (host?.overrides.get(found.id) ?? host?.current[familyOf(found.local)]) : undefined
+      const wire = moved ?? found
       out.push({ found, hid: row.hid, wire: { local: wire.local, foreign: wire.foreign } })
     }
     return out

@@ -95,6 +95,7 @@ export class IhmpMachine {
       const ungreeted = host.state === 'greeting' && !this.#messages.pending(host)
       if (ungreeted || (host.state === 'plain' && host.requests.size === 0)) this.#greeting.greet(host, now)
       this.#keyChange.announce(host, now)
+      this.#possession.again(host, now)
     }
   }
 

@@ -79,6 +79,12 @@ export class Possession {
     if (host.unproven.size > 0) host.proveAt = Math.min(host.proveAt, now + GATHER_MS)
   }
 
+  /** What was asked over a way that is gone is asked anew. */
+  again(host: Host, now: number): void {
+    for (const state of host.unproven.values()) if (state.tries > 0) state.nextAt = Math.min(state.nextAt, now)
+    this.wake(host, now)
+  }
+
   #needsNoProof(host: Host, flow: SocketRow): boolean {
     const { keys, streams } = this.#state.components
     if (keys.known(flow.foreign) !== undefined) return this.#state.mayBeAt(flow.foreign, host.row.key)
