@@ -325,7 +325,9 @@ export class TranslationService {
       if (row === undefined) continue
       const host = this.tables.hosts.get(row.hid)
       const moves = row.taken === 'both'
-      const moved = moves ? (host?.overrides.get(found.id) ?? host?.current[familyOf(found.local)]) : undefined
+      const moved = moves
+        ? (host?.overrides.get(found.id) ?? host?.current[familyOf(found.local)])
+        : undefined
       const wire = moved ?? found
       out.push({ found, hid: row.hid, wire: { local: wire.local, foreign: wire.foreign } })
     }

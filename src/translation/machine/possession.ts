@@ -81,7 +81,8 @@ export class Possession {
 
   /** What was asked over a way that is gone is asked anew. */
   again(host: Host, now: number): void {
-    for (const state of host.unproven.values()) if (state.tries > 0) state.nextAt = Math.min(state.nextAt, now)
+    for (const state of host.unproven.values())
+      if (state.tries > 0) state.nextAt = Math.min(state.nextAt, now)
     this.wake(host, now)
   }
 

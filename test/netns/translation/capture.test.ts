@@ -1,8 +1,8 @@
 /** What two daemons and a NAT put on the wire, field by field, as docs/wire/ihmp.md describes it. */
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
-import { usesPrograms } from '../../../src/linux/packages.ts'
 import { fileURLToPath } from 'node:url'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, until } from './bed.ts'
 import { Capture, type Captured, textOf } from './capture.ts'
 import { type Documented, decodeAsDocumented, documentedKinds, signedBy, verified } from './documented.ts'

@@ -12,8 +12,11 @@ import { fileURLToPath } from 'node:url'
 import { ControlClient } from '../../../src/host/client.ts'
 import type { HostView, SocketView } from '../../../src/host/dime.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { until } from './bed.ts'
 import { lines } from './flows.ts'
+
+usesPrograms('ip', 'nft')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 const ATTACKER = fileURLToPath(new URL('./hostile-host.js', import.meta.url))
