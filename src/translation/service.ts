@@ -408,7 +408,8 @@ export class TranslationService {
         }
         continue
       }
-      const hid = this.machine.handleFlow({ local: flow.local, foreign: flow.foreign }, now)
+      const heard = flow.socket === undefined // a datagram was seen, and by whom it came only its source says
+      const hid = this.machine.handleFlow({ local: flow.local, foreign: flow.foreign }, now, heard)
       if (hid === undefined) continue
       const { socket: _, retransmits: __, ...row } = flow
       const added: SocketRow = { ...row, hid }

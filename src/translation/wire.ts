@@ -42,6 +42,8 @@ export const Control = {
   KEY_CHANGE: 11,
   /** The sender is an end of these connections; ours. */
   FLOWS: 12,
+  /** The sender exchanges datagrams with the receiver, and asks for its HELLO; ours. */
+  SOLICIT: 13,
   /** An acknowledgement by a router; only an IHMP-aware NAT sends it (D7). */
   ROUTER_ACK: 14,
   ACK: 15,

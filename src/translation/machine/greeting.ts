@@ -4,10 +4,11 @@
  * one host are merged here, and hosts behind NATs that do not know IHMP stay one-to-one (DI-45).
  */
 import { compare, concat, equal, equalConstantTime } from '../../core/bytes.ts'
+import { encoded } from '../../core/codec.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { advertised } from '../policy.ts'
 import { bytesOf, type Ip, ipOf, type Pair, pairKey, samePair } from '../tables.ts'
-import { Control, type IhmpMessage, Option } from '../wire.ts'
+import { Control, type IhmpMessage, ihmp, Option } from '../wire.ts'
 import type { Host } from './host.ts'
 import { type Body, FIRST_INTERVAL_MS, type Messages } from './messages.ts'
 import type { Movement } from './movement.ts'
@@ -20,6 +21,10 @@ const HELLO_TRIES = 3
 /** A host that does not speak IHMP is asked again after this, doubled each time. */
 const HELLO_AGAIN_MS = 60_000
 const HELLO_AGAIN_MOST_MS = 3_600_000
+/** Hosts known by forgeable datagrams alone. */
+const MOST_HEARD = 2_000
+/** Longer than the kernel remembers a datagram. */
+const SOLICIT_AGAIN_MS = 200_000
 /** HELLOs that wait for their third message; each costs a few hundred bytes. */
 const MOST_HALF_OPEN = 256
 /** Signatures verified for hosts not yet known, per second. */
@@ -83,6 +88,7 @@ export class Greeting {
   /** DI-22. Data is never delayed by it. */
   greet(host: Host, now: number): void {
     const { bound } = host
+    host.heard = false
     if (!this.#state.own.has(bound.local)) return
     const challenge = this.#state.random(16)
     const again = Math.min(HELLO_AGAIN_MS * 2 ** host.helloAttempts++, HELLO_AGAIN_MOST_MS)
@@ -101,6 +107,57 @@ export class Greeting {
         this.#greetLater(host, at + again)
       },
     })
+  }
+
+  // -------------------------------------------------------------------------------------- hosts known by datagrams
+
+  /** Whether there is room for another. */
+  mayHear(): boolean {
+    let heard = 0
+    for (const host of this.#state.hosts.values()) if (host.heard) heard++
+    return heard < MOST_HEARD
+  }
+
+  /**
+   * Asks a host for its HELLO, in no more than three times the bytes of the smallest datagram. A HELLO of ours could go to
+   * somebody who has never sent any. Again only when what the kernel remembers of the datagrams must be of newer ones.
+   */
+  solicit(host: Host, now: number): void {
+    const { local, foreign } = host.bound
+    host.heard = true
+    if (this.#state.own.has(local)) {
+      const message: IhmpMessage = {
+        control: Control.SOLICIT,
+        options: 0,
+        sequence: 0,
+        counter: this.#state.nextCounter(),
+        hostId: bytesOf(local),
+        receiver: bytesOf(foreign),
+        flowPair: { own: bytesOf(local), other: bytesOf(foreign) },
+      }
+      this.#messages.send(encoded(ihmp, message), host.bound, 0)
+    }
+    const again = Math.min(SOLICIT_AGAIN_MS * 2 ** host.helloAttempts++, HELLO_AGAIN_MOST_MS)
+    this.#messages.later(host, now + again, (at) => {
+      if (host.heard && this.#state.components.tables.flows(host.row.hid).size > 0) this.solicit(host, at)
+    })
+  }
+
+  /** One HELLO, which names one address: the asker may be somebody else, and then it is at most three times what he sent. */
+  handleSolicit(length: number, pair: Pair, port: number, now: number): void {
+    const host = this.#state.byActive(pair.foreign)
+    if (host === undefined || !samePair(host.bound, pair) || !this.#mayGreet(pair, port)) return
+    const waits = host.state === 'greeting' || host.state === 'plain'
+    if (!waits || this.#messages.pending(host) || !this.#hellos.take(now)) return
+    const challenge = this.#state.random(16)
+    const body: Body = {
+      control: Control.HELLO,
+      addresses: [bytesOf(pair.local)],
+      ...(host.ownKey === undefined ? {} : { publicKey: host.ownKey.publicKey }),
+      challenge,
+      cookie: host.cookie,
+    }
+    this.#messages.request(host, pair, body, now, { tries: 1, most: 3 * (length + OVERHEAD) })
   }
 
   #greetLater(host: Host, at: number): void {
@@ -315,6 +372,7 @@ export class Greeting {
   #established(greeted: Host, pair: Pair, { message, told, secret }: Greeted, now: number): Host {
     let host = greeted
     const { publicKey } = message
+    host.heard = false
     const shared = publicKey === undefined || host.ownKey === undefined ? secret : undefined
     // Both may greet, and repeat it: what else is being told goes on, unless the peer can read it no more.
     const readable = host.secret === undefined ? shared === undefined : shared && equal(host.secret, shared)

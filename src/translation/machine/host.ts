@@ -102,6 +102,8 @@ export interface Host {
   /** When those are probed again, and how long that was waited for. */
   retry: { readonly at: number; readonly wait: number } | undefined
   helloAttempts: number
+  /** Known by datagrams alone, whose source anybody can forge: it is asked for a HELLO, and gets none of ours before. */
+  heard: boolean
   /** Families whose flows the peer has said that it takes from pairs of the other one. */
   readonly crossable: Set<4 | 6>
   /** Families that have had no pair of their own lately. */

@@ -92,6 +92,7 @@ export class IhmpMachine {
       if (host.state === 'peer') this.#movement.moved(host, lost, gained, now)
     for (const host of state.hosts.values()) {
       this.#messages.cancel(host, (request) => !state.own.has(request.pair.local))
+      if (host.heard) continue
       const ungreeted = host.state === 'greeting' && !this.#messages.pending(host)
       if (ungreeted || (host.state === 'plain' && host.requests.size === 0)) this.#greeting.greet(host, now)
       this.#keyChange.announce(host, now)
@@ -112,19 +113,25 @@ export class IhmpMachine {
     this.handlePreferences(now)
   }
 
-  /** A socket talks from `local` to `foreign`: the HID of the row, made when there is none (DI-9a, DI-15). */
-  handleFlow(pair: Pair, now: number): number | undefined {
+  /**
+   * A socket talks from `local` to `foreign`: the HID of the row, made when there is none (DI-9a, DI-15). `heard`: that is
+   * known by datagrams alone, which may have come from elsewhere. Undefined: there are too many rows already.
+   */
+  handleFlow(pair: Pair, now: number, heard = false): number | undefined {
     const state = this.#state
     state.mine.add(pair.local)
     const known = state.hosts.get(state.restored.get(pairKey(pair)) ?? 0) ?? state.byActive(pair.foreign)
     if (known !== undefined) {
       known.idleSince = undefined
+      if (known.heard && !heard) this.#greeting.greet(known, now)
       return known.row.hid
     }
     if (state.hosts.size >= state.options.mostHosts) return undefined
+    if (heard && !this.#greeting.mayHear()) return undefined
     const host = state.newHost(pair)
     host.row.active.add(pair.foreign)
-    this.#greeting.greet(host, now)
+    if (heard) this.#greeting.solicit(host, now)
+    else this.#greeting.greet(host, now)
     return host.row.hid
   }
 
@@ -214,6 +221,9 @@ export class IhmpMachine {
         return
       case Control.NAT_ENTRY:
         handleNatEntry(this.#state, this.#messages, message, bytes, pair, port)
+        return
+      case Control.SOLICIT:
+        this.#greeting.handleSolicit(bytes.length, pair, port, now)
         return
       case Control.ROUTER_ACK:
         return

@@ -6,7 +6,7 @@ import { equalConstantTime } from '../../core/bytes.ts'
 import { bytesOf, type Ip, ipOf, type Pair, pairKey, samePair } from '../tables.ts'
 import { Control, covered, encodeMac, encodeSigned, type IhmpMessage } from '../wire.ts'
 import type { Host, Request } from './host.ts'
-import type { IhmpState } from './state.ts'
+import { type IhmpState, OVERHEAD } from './state.ts'
 
 // Our choices; the paper gives no times.
 /** First repetition when nothing is known about the path; then twice the measured round trip. */
@@ -31,6 +31,8 @@ export interface RequestInit {
   readonly tries?: number
   readonly challenge?: Uint8Array
   readonly deferred?: boolean
+  /** Not sent at all if it has more bytes, headers included. */
+  readonly most?: number
   readonly acknowledged?: Request['acknowledged']
   readonly failed?: Request['failed']
 }
@@ -75,6 +77,7 @@ export class Messages {
       acknowledged: how.acknowledged ?? (() => {}),
       failed: how.failed ?? (() => {}),
     }
+    if (request.bytes.length + OVERHEAD > (how.most ?? Number.POSITIVE_INFINITY)) return
     this.#add(request)
     if (!request.deferred) this.#transmit(request, now)
   }

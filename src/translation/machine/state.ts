@@ -141,6 +141,7 @@ export class IhmpState {
       silent: new Map(),
       retry: undefined,
       helloAttempts: 0,
+      heard: false,
       crossable: new Set(),
       crossWaits: new Map(),
       crossAsked: Number.NEGATIVE_INFINITY,

@@ -91,6 +91,19 @@ export class SimHost {
     this.network.drain()
   }
 
+  /** An exchange of datagrams by unconnected sockets, which only the datagrams show. */
+  datagrams(local: Ip, localPort: number, foreign: Ip, foreignPort: number): number | undefined {
+    this.flows.push({ local, foreign })
+    const hid = this.machine.handleFlow({ local, foreign }, this.network.now, true)
+    if (hid === undefined) return undefined
+    const id = flowId(17, local, localPort, foreign, foreignPort)
+    const row: SocketRow = { id, protocol: 17, local, localPort, foreign, foreignPort, hid, inode: 0 }
+    this.tables.addSocket(row)
+    this.machine.handleSocket(row, this.network.now)
+    this.network.drain()
+    return hid
+  }
+
   /** A TCP connection as sock_diag would show it. */
   flow(local: Ip, localPort: number, foreign: Ip, foreignPort: number): number {
     this.flows.push({ local, foreign })
