@@ -66,6 +66,8 @@ export interface SocketView {
   readonly hid: number
   readonly wire: string
   readonly wire_local: string
+  /** Whether the other end has shown that it is its own: only then it is moved. */
+  readonly proven: boolean
 }
 
 export class TranslationMechanism implements Mechanism {
@@ -296,13 +298,14 @@ export class TranslationMechanism implements Mechanism {
   }
 
   #socketViews(): SocketView[] {
-    return (this.#service?.flows() ?? []).map(({ found, hid, wire }) => ({
+    return (this.#service?.flows() ?? []).map(({ found, hid, wire, proven }) => ({
       socket: `${found.protocol === 6 ? 'tcp' : 'udp'}:${found.inode}`,
       bound: formatEndpoint(bytesOf(found.foreign), found.foreignPort),
       bound_local: formatEndpoint(bytesOf(found.local), found.localPort),
       hid,
       wire: wire.foreign,
       wire_local: wire.local,
+      proven,
     }))
   }
 

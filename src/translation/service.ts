@@ -99,6 +99,8 @@ export interface FlowView {
   readonly hid: number
   /** The pair its packets travel on. */
   readonly wire: Pair
+  /** Whether both ends know that it is the host's, so that it can be moved. */
+  readonly proven: boolean
 }
 
 export class TranslationService {
@@ -329,7 +331,7 @@ export class TranslationService {
         ? (host?.overrides.get(found.id) ?? host?.current[familyOf(found.local)])
         : undefined
       const wire = moved ?? found
-      out.push({ found, hid: row.hid, wire: { local: wire.local, foreign: wire.foreign } })
+      out.push({ found, hid: row.hid, wire: { local: wire.local, foreign: wire.foreign }, proven: moves })
     }
     return out
   }

@@ -60,8 +60,9 @@ export interface Host {
   credit: number
   /** When its claim to an address was last probed. */
   readonly probedAt: Map<Ip, number>
-  /** Its messages that this host acts upon, and signature checks for them. */
+  /** Its messages that this host acts upon, those with proofs of flows apart, and signature checks for them. */
   readonly updates: TokenBucket
+  readonly proofs: TokenBucket
   readonly checks: TokenBucket
   /** UDP port of its IHMP, by address; behind a NAT not the usual one. */
   readonly ports: Map<Ip, number>

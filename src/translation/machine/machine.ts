@@ -249,11 +249,12 @@ export class IhmpMachine {
     }
     this.#state.earn(host, bytes.length)
     host.dormant = false
-    if (!this.#mayComeFrom(host, pair, now)) return
-    if (!acknowledges && !host.updates.take(now)) {
+    const share = message.control === Control.FLOWS ? host.proofs : host.updates
+    if (!acknowledges && !share.take(now)) {
       this.#state.stats.excessive++ // as if it had been lost
       return
     }
+    if (!this.#mayComeFrom(host, pair, now)) return
     if (!this.#messages.fresh(host, message, pair, port)) return
     if (this.#state.index(host, pair.foreign)) host.ports.set(pair.foreign, port)
     if (acknowledges) {

@@ -120,6 +120,7 @@ export class IhmpState {
       credit: 0,
       probedAt: new Map(),
       updates: new TokenBucket(UPDATES_RATE, UPDATES_AT_ONCE),
+      proofs: new TokenBucket(UPDATES_RATE, UPDATES_AT_ONCE),
       checks: new TokenBucket(PER_HOST),
       ports: new Map(),
       challenges: new Map(),

@@ -181,12 +181,13 @@ export class Bed {
     return this.#client(name).post('/v1/move', { what, access })
   }
 
-  /** Waits until both ends have greeted each other and know at least one flow. */
+  /** Waits until both ends have greeted each other and know at least one flow that can move. */
   async greeted(): Promise<void> {
     for (const name of ['m', 'c'] as const)
-      await until(`${name} knows its peer`, async () =>
-        (await this.hosts(name)).some((h) => h.state === 'peer' && h.flows > 0),
-      )
+      await until(`${name} knows its peer and a flow`, async () => {
+        const peers = (await this.hosts(name)).filter((h) => h.state === 'peer').map((h) => h.hid)
+        return (await this.sockets(name)).some((s) => s.proven && peers.includes(s.hid))
+      })
   }
 
   /** Everything godwit might change: rules, tables, addresses, nftables, settings. */
