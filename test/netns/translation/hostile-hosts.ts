@@ -13,6 +13,7 @@ import { ControlClient } from '../../../src/host/client.ts'
 import type { HostView, SocketView } from '../../../src/host/dime.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { until } from './bed.ts'
 import { lines } from './flows.ts'
 
@@ -35,7 +36,7 @@ const SERVER = `require('node:net').createServer((s) => { s.on('error', () => {}
 const CLIENT = `
 const net = require('node:net')
 const [to, n] = [process.argv[1], Number(process.argv[2])]
-let bytes = 0, delays = [], faults = 0, open = 0
+let bytes = 0, delays = [], faults = 0, open = 0, reports = 0
 for (let i = 0; i < n; i++) {
   const s = net.connect(80, to); s.setNoDelay()
   let seq = 0, next = 0, rest = Buffer.alloc(0); const sent = new Map()
@@ -43,7 +44,7 @@ for (let i = 0; i < n; i++) {
   s.on('data', (d) => { rest = Buffer.concat([rest, d]); while (rest.length >= 1024) { const k = rest.readUInt32BE(0); if (k !== next++ || rest[1023] !== 65 + i) faults++; delays.push(performance.now() - sent.get(k)); sent.delete(k); bytes += 1024; rest = rest.subarray(1024) } })
   s.on('error', (e) => { faults++; console.log('error ' + e.code) }); s.on('close', () => faults++)
 }
-process.stdin.on('data', () => { delays.sort((a, b) => a - b); console.log('report ' + JSON.stringify({ bytes, faults, p99: delays[Math.floor(delays.length * 0.99)] ?? 0, p50: delays[delays.length >> 1] ?? 0 })); bytes = 0; delays = [] })`
+process.stdin.on('data', () => { delays.sort((a, b) => a - b); console.log('report ' + ++reports + ' ' + JSON.stringify({ bytes, faults, p99: delays[Math.floor(delays.length * 0.99)] ?? 0, p50: delays[delays.length >> 1] ?? 0 })); bytes = 0; delays = [] })`
 
 export interface Report {
   readonly bytes: number
@@ -91,7 +92,10 @@ export class HostileBed {
     for (const forged of [ADDRESS.b, ADDRESS.p])
       ip('-n', this.netns('m'), 'addr', 'add', `${forged}/32`, 'dev', 'lo')
     for (let i = 1; i <= 8; i++) ip('-n', this.netns('m'), 'addr', 'add', `10.98.1.${i}/16`, 'dev', 'eth0')
-    execFileSync('ip', ['netns', 'exec', this.netns('m'), 'sysctl', '-qw', 'net.ipv4.conf.all.arp_ignore=1'])
+    // Nor does it take their place on the link: that is no attack on DIME.
+    const sysctls = new KernelSysctls(this.netns('m'))
+    sysctls.set('net.ipv4.conf.all.arp_ignore', 1)
+    sysctls.set('net.ipv4.conf.all.arp_announce', 2)
     const proven = `{ ${ADDRESS.m}, ${ADDRESS.p}, ${ELSEWHERE} }`
     const rules = `table ip meter {
       counter came {}
@@ -206,9 +210,13 @@ export async function attacked(bed: HostileBed, seconds: number, rate: number): 
       async () => (await bed.hosts('v')).filter((h) => h.state === 'peer').length === n,
     )
   await peers(1)
+  const asked = new Map<ChildProcess, number>()
   const report = async (program: ChildProcess, out: ReturnType<typeof lines>): Promise<Report> => {
+    const n = (asked.get(program) ?? 0) + 1
+    asked.set(program, n)
     program.stdin!.write('report\n')
-    return JSON.parse((await out.wait('report')).replace('report ', '')) as Report
+    const line = await out.wait(`report ${n} `)
+    return JSON.parse(line.slice(line.indexOf('{'))) as Report
   }
   await pause(2_000)
   await report(client, clientOut)
