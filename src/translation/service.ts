@@ -10,6 +10,7 @@ import type { Recorder } from '../core/mechanism.ts'
 import { TokenBucket } from '../core/token-bucket.ts'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { RealClock } from '../linux/clock.ts'
+import { KernelError } from '../linux/libc.ts'
 import { raisePriority } from '../linux/proc.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
@@ -402,7 +403,9 @@ export class TranslationService {
     }
     for (const flow of this.#flows.all()) {
       const known = this.tables.sockets.get(flow.id)
-      if (known !== undefined) {
+      const cookie = flow.socket?.cookie
+      // The kernel gives a connection that is over (TIME-WAIT) another cookie.
+      if (known !== undefined && (known.cookie === cookie || flow.socket?.state === 'time-wait')) {
         if (known.opening === true && flow.opening !== true) {
           known.opening = false
           this.tables.touch(known.hid)
@@ -410,11 +413,13 @@ export class TranslationService {
         }
         continue
       }
+      // Another connection with the ports of one that is gone: what that one's host has proven is nothing to it.
+      if (known !== undefined) this.tables.removeSocket(flow.id)
       const heard = flow.socket === undefined // a datagram was seen, and by whom it came only its source says
       const hid = this.machine.handleFlow({ local: flow.local, foreign: flow.foreign }, now, heard)
       if (hid === undefined) continue
       const { socket: _, retransmits: __, ...row } = flow
-      const added: SocketRow = { ...row, hid }
+      const added: SocketRow = { ...row, hid, ...(cookie === undefined ? {} : { cookie }) }
       this.tables.addSocket(added)
       this.machine.handleSocket(added, now)
       this.#kernel.prepare(added)
@@ -436,7 +441,13 @@ export class TranslationService {
       remoteAddress: bytesOf(foreign),
       remotePort: foreignPort,
     }))
-    return this.#streams?.find(wanted) ?? []
+    try {
+      return this.#streams?.find(wanted) ?? []
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+      this.#init.recorder.log('debug', error.message) // asked again, as after a lost message
+      return []
+    }
   }
 
   #hasFlow(local: Ip, foreign: Ip): boolean {

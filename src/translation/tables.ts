@@ -95,6 +95,8 @@ export interface SocketRow {
    * sent as such. Undefined: it has not, and the flow is left alone.
    */
   taken?: 'in' | 'both' | undefined
+  /** Names the socket for ever: one that comes later may have the same id. Undefined for datagrams that were only seen. */
+  readonly cookie?: bigint
   /** Inode of the socket, 0 when unknown (TIME-WAIT, unconnected UDP seen by its datagrams). */
   inode: number
 }

@@ -19,6 +19,8 @@ const GRACE_MS = 10_000
 /** A pair that did not answer is probed again after this, doubled each time: networks are mended. */
 const RETRY_MS = 15_000
 const RETRY_MOST_MS = 300_000
+/** Pairs of one host that are asked again; the oldest make room. */
+const MOST_SILENT = 256
 /** The peer may still send on pairs of the other family for as long as it has not seen that the own one works. */
 const UNCROSS_MS = 60_000
 /** The addresses of an access go, and come, one after the other: how long the other family is not yet the way out. */
@@ -90,6 +92,7 @@ export class Paths {
     const confirmed = host.confirmed.delete(key)
     if (!inUse(host, pair)) this.#expire(host, pair, now)
     host.silent.set(key, pair)
+    if (host.silent.size > MOST_SILENT) host.silent.delete(host.silent.keys().next().value!)
     host.retry ??= { at: now + RETRY_MS, wait: RETRY_MS }
     if (!confirmed) return
     if (![...host.confirmed.values()].some((c) => c.pair.foreign === pair.foreign)) {

@@ -18,7 +18,7 @@ import { Control, type FlowTag, type IhmpMessage, MOST_FLOW_TAGS } from '../wire
 import type { Host } from './host.ts'
 import type { Messages } from './messages.ts'
 import type { Paths } from './paths.ts'
-import type { IhmpState } from './state.ts'
+import { connectionId, type IhmpState } from './state.ts'
 import type { StreamStart } from './types.ts'
 
 // Our choices.
@@ -59,7 +59,10 @@ export class Possession {
   handleSocket(flow: SocketRow, now: number): void {
     const host = this.#state.hosts.get(flow.hid)
     if (host === undefined || flow.taken === 'both') return
-    if (this.#state.restoredFlows.has(flow.id) || (host.state === 'peer' && this.#needsNoProof(host, flow))) {
+    if (
+      this.#state.restoredFlows.has(connectionId(flow)) ||
+      (host.state === 'peer' && this.#needsNoProof(host, flow))
+    ) {
       this.#take(host, flow, 'both')
       return
     }

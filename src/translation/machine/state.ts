@@ -4,7 +4,7 @@
 import { concat, equal } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import type { LocalAddress } from '../policy.ts'
-import { familyOf, type HidRow, type Ip, type Pair, pairKey } from '../tables.ts'
+import { familyOf, type HidRow, type Ip, type Pair, pairKey, type SocketRow } from '../tables.ts'
 import { PER_HOST } from './checks.ts'
 import { type Host, type OwnKey, ReplayWindow, type Request } from './host.ts'
 import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type Output } from './types.ts'
@@ -325,7 +325,7 @@ export class IhmpState {
         secret: host.secret,
         privileged: host.privileged,
         taken: [...this.components.tables.flows(host.row.hid)].flatMap((f) =>
-          f.taken === 'both' ? [f.id] : [],
+          f.taken === 'both' ? [connectionId(f)] : [],
         ),
         floor: host.replay.highest,
         counter: this.#counter,
@@ -361,7 +361,7 @@ export interface SavedHost {
   readonly ownKey?: OwnKey | undefined
   readonly secret: Uint8Array | undefined
   readonly privileged: boolean
-  /** Ids of the flows that it has proven to be its own. */
+  /** The flows that it has proven to be its own (`connectionId`). */
   readonly taken: readonly string[]
   readonly floor: number
   readonly counter: number
@@ -382,6 +382,11 @@ export interface SavedHost {
   readonly lost: readonly Ip[]
   /** Pairs that its flows are bound to. */
   readonly flows: readonly Pair[]
+}
+
+/** The flow, and which socket of all that may have it in the course of time. */
+export function connectionId({ id, cookie }: SocketRow): string {
+  return `${id} ${cookie ?? ''}`
 }
 
 /** An address cut or filled to `length`, for the pair of a NAT between families, which there is none of today. */

@@ -105,11 +105,22 @@ export class SimHost {
   }
 
   /** A TCP connection as sock_diag would show it. */
-  flow(local: Ip, localPort: number, foreign: Ip, foreignPort: number): number {
+  flow(local: Ip, localPort: number, foreign: Ip, foreignPort: number, cookie?: bigint): number {
     this.flows.push({ local, foreign })
     const hid = this.machine.handleFlow({ local, foreign }, this.network.now)!
     const id = flowId(6, local, localPort, foreign, foreignPort)
-    const row: SocketRow = { id, protocol: 6, local, localPort, foreign, foreignPort, hid, inode: 1 }
+    const named = cookie === undefined ? {} : { cookie }
+    const row: SocketRow = {
+      id,
+      protocol: 6,
+      local,
+      localPort,
+      foreign,
+      foreignPort,
+      hid,
+      inode: 1,
+      ...named,
+    }
     this.tables.addSocket(row)
     this.machine.handleSocket(row, this.network.now)
     this.network.drain()

@@ -193,3 +193,24 @@ test('what was proven survives a restart; what was not does not become so', () =
     [40000],
   )
 })
+
+test('what was proven of a connection is nothing to a later one with its addresses and ports', () => {
+  const net = new SimNetwork(6)
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  mh.flow(A, 40000, F, 80, 1n)
+  ch.flow(F, 80, A, 40000, 2n)
+  net.run(5_000)
+  assert.equal(takenAt(ch, 40000), 'both')
+  for (const [cookie, taken] of [
+    [2n, 'both'],
+    [3n, undefined],
+  ] as const) {
+    const fresh = net.host()
+    fresh.key = ch.key
+    for (const saved of ch.machine.save()) fresh.machine.restore(saved)
+    fresh.flow(F, 80, A, 40000, cookie)
+    assert.equal(takenAt(fresh, 40000), taken)
+  }
+})
