@@ -106,18 +106,17 @@ export function loadProgram(name: string, code: Uint8Array, where: Tcx): number 
 
 /** Runs a program once on a frame in this thread's network namespace, attached or not; what it wrote is in the frame then. */
 export function testRun(program: number, frame: Uint8Array): number {
-  const [frameAt] = attributes(frame)
-  const { view } = memory
+  const call = attributes(frame)
+  const at = call.extra[0]!
   // program u32, result u32, length in u32, length out u32, data in u64, data out u64
-  view.setUint32(0, program, true)
-  view.setUint32(8, frame.length, true)
-  view.setUint32(12, frame.length, true)
-  memory.setUint64(16, frameAt!)
-  memory.setUint64(24, frameAt!)
-  check(bpf(BPF_PROG_TEST_RUN, memory.base, 80), 'run an eBPF program', NEEDS_BPF)
-  const at = frameAt! - memory.base
-  frame.set(memory.u8.subarray(at, at + frame.length))
-  return view.getUint32(4, true)
+  call.view.setUint32(0, program, true)
+  call.view.setUint32(8, frame.length, true)
+  call.view.setUint32(12, frame.length, true)
+  call.setUint64(16, at)
+  call.setUint64(24, at)
+  check(bpf(BPF_PROG_TEST_RUN, 80), 'run an eBPF program', NEEDS_BPF)
+  frame.set(call.at(at, frame.length))
+  return call.view.getUint32(4, true)
 }
 
 /** Puts a program on a device of this thread's network namespace, after those that are there. */
