@@ -10,6 +10,7 @@ import {
   type IhmpMessage,
   ihmp,
   MAX_MESSAGE,
+  MOST_FLOW_TAGS,
   Option,
 } from '../../../src/translation/wire.ts'
 import { dump, testCodec } from '../codec-suite.ts'
@@ -31,6 +32,9 @@ const mapping = fc.constantFrom(4, 16).chain((width) =>
   }),
 )
 const natPair = fc.constantFrom(4, 16).chain((width) => fc.record({ nat: bytes(width), host: bytes(width) }))
+const flowPair = fc
+  .constantFrom(4, 16)
+  .chain((width) => fc.record({ own: bytes(width), other: bytes(width) }))
 
 const arbitrary: fc.Arbitrary<IhmpMessage> = fc.record(
   {
@@ -46,6 +50,11 @@ const arbitrary: fc.Arbitrary<IhmpMessage> = fc.record(
     mapping,
     publicKey: bytes(32),
     newKey: bytes(32),
+    keyProof: bytes(64),
+    flowPair,
+    flowTags: fc.array(fc.record({ ownPort: fc.nat(65535), otherPort: fc.nat(65535), tag: bytes(8) }), {
+      maxLength: 5,
+    }),
     challenge: bytes(16),
     response: bytes(16),
     receiver: address,
@@ -151,6 +160,69 @@ testCodec<IhmpMessage>('IHMP (DI-17)', {
         },
       },
     },
+    {
+      name: 'FLOWS for two TCP connections',
+      bytes: `
+        49 48 01
+        0c                                         # control: FLOWS
+        00 00                                      # options: none
+        00 02
+        00 00 00 00 00 00 00 08
+        04 00 00 30
+        0a 01 00 02 00 00 00 00 00 00 00 00 00 00 00 00   # Host ID 10.1.0.2
+        0d 00 00 08  0a 01 00 02 0a 03 00 02       # FLOW_PAIR: the sender's address, the receiver's
+        0e 00 00 18                                # FLOW_TAGS
+          9c 40 00 50  01 02 03 04 05 06 07 08     # port 40000 of the sender, 80 of the receiver, tag
+          9c 41 01 bb  11 12 13 14 15 16 17 18     # 40001, 443, tag
+        09 00 00 04  0a 03 00 02                   # RECEIVER
+      `,
+      message: {
+        control: Control.FLOWS,
+        options: 0,
+        sequence: 2,
+        counter: 8,
+        hostId: ip('10.1.0.2'),
+        flowPair: { own: ip('10.1.0.2'), other: ip('10.3.0.2') },
+        flowTags: [
+          { ownPort: 40000, otherPort: 80, tag: run(8, 1) },
+          { ownPort: 40001, otherPort: 443, tag: run(8, 0x11) },
+        ],
+        receiver: ip('10.3.0.2'),
+      },
+    },
+    {
+      name: 'KEY_CHANGE, the second',
+      bytes: `
+        49 48 01
+        0b                                         # control: KEY_CHANGE
+        00 00 00 03
+        00 00 00 00 00 00 00 09
+        04 00 00 84
+        0a 01 00 02 00 00 00 00 00 00 00 00 00 00 00 00
+        09 00 00 04  0a 03 00 02                   # RECEIVER
+        0b 00 00 20                                # NEW_KEY
+          00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f
+          10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d 1e 1f
+        0c 00 00 40                                # KEY_PROOF
+          40 41 42 43 44 45 46 47 48 49 4a 4b 4c 4d 4e 4f
+          50 51 52 53 54 55 56 57 58 59 5a 5b 5c 5d 5e 5f
+          60 61 62 63 64 65 66 67 68 69 6a 6b 6c 6d 6e 6f
+          70 71 72 73 74 75 76 77 78 79 7a 7b 7c 7d 7e 7f
+        08 00 00 10                                # RESPONSE
+          a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 aa ab ac ad ae af
+      `,
+      message: {
+        control: Control.KEY_CHANGE,
+        options: 0,
+        sequence: 3,
+        counter: 9,
+        hostId: ip('10.1.0.2'),
+        receiver: ip('10.3.0.2'),
+        newKey: run(32, 0),
+        keyProof: run(64, 0x40),
+        response: run(16, 0xa0),
+      },
+    },
   ],
 })
 
@@ -211,4 +283,17 @@ test('IHMP: the largest message that godwit sends fits every path', () => {
     signature: run(64, 0),
   })
   assert.ok(length <= MAX_MESSAGE)
+  const flows = ihmp.byteLength({
+    control: Control.ACK,
+    options: 0,
+    sequence: 0,
+    counter: 0,
+    hostId: six,
+    receiver: six,
+    challenge: run(16, 0),
+    flowPair: { own: six, other: six },
+    flowTags: Array.from({ length: MOST_FLOW_TAGS }, () => ({ ownPort: 1, otherPort: 2, tag: run(8, 0) })),
+    signature: run(64, 0),
+  })
+  assert.ok(flows <= MAX_MESSAGE)
 })
