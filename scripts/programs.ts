@@ -14,7 +14,7 @@ const ESSENTIAL = new Set(
 )
 
 /** Words of the product's own commands and of test data that are programs too on some machines. */
-const WORDS = new Set(['duplicates', 'init'])
+const WORDS = new Set(['duplicates', 'init', 'last', 'route'])
 
 /** What a call such as `bed.run('m', 'nft', …)`, `spawnSync(…)` or `host.start(…)` starts: its first literal words. */
 const CALL =

@@ -2,6 +2,7 @@
  * DIME's Figure 9, and on to 100,000 rows: how fast the mobile host sends UDP while the socket table holds rows of sockets
  * that are idle. Both hosts translate the flow under test, and both hold all the rows.
  */
+import { NfSocket } from '../../src/linux/nf-socket.ts'
 import { usesPrograms } from '../../src/linux/packages.ts'
 import { StackTransKernel } from '../../src/translation/kernel.ts'
 import { compile, flowId, type Ip, pairKey, Tables } from '../../src/translation/tables.ts'
@@ -90,14 +91,15 @@ function fill(rows: number): () => void {
     { role: 'mh', tables: tablesOf(rows, { bound: [BOUND, FAR], wire: [MOVED, FAR], ports: 'client' }) },
     { role: 'an', tables: tablesOf(rows, { bound: [FAR, BOUND], wire: [FAR, MOVED], ports: 'server' }) },
   ].map(({ role, tables }) => {
-    const kernel = new StackTransKernel({ table: 'godwit_lab_dime', watch: false, netns: namespaceOf(role) })
+    const socket = new NfSocket(namespaceOf(role))
+    const kernel = new StackTransKernel({ table: 'godwit_lab_dime', watch: false }, socket)
     kernel.apply([...tables.hosts.keys()].map((hid) => [hid, compile(tables, [hid])]))
-    return kernel
+    return { kernel, socket }
   })
   return () => {
-    for (const kernel of kernels) {
+    for (const { kernel, socket } of kernels) {
       kernel.cleanUp()
-      kernel.close()
+      socket.close()
     }
   }
 }

@@ -1,5 +1,5 @@
 /** The mobile router's links cut without warning: duplicated, with a spare one, and both at once (OH-16, OH-18, OH-22). */
-import type { FlowStatus } from '../../src/core/mechanism.ts'
+import type { ClassStatus } from '../../src/core/mechanism.ts'
 import { monotonicMs } from '../programs/program.ts'
 import { percentile, type Scenario, type ScenarioContext } from '../scenario.ts'
 import { type DatagramReport, figuresOf, longestGap, stalledMs } from '../traffic.ts'
@@ -35,8 +35,8 @@ function tellLosses(context: ScenarioContext, report: DatagramReport, times: rea
 
 /** The access that carries the class now. */
 async function carrier({ mobile }: Routers): Promise<string> {
-  const { flows } = await mobile.json<{ flows: readonly FlowStatus[] }>('flows')
-  return flows[0]?.access.split('+')[0] ?? ACCESSES[0]
+  const { classes } = await mobile.json<{ classes: readonly ClassStatus[] }>('status')
+  return classes[0]?.access.split('+')[0] ?? ACCESSES[0]
 }
 
 /** Datagrams both ways while links are cut without a word (`blackhole`: no event), again and again. */

@@ -5,5 +5,5 @@
  */
 export * from './machine.ts'
 export * from './policy.ts'
-export { AccessRouting, ROUTE_PROTOCOL } from './routing.ts'
+export { AccessRouting } from './routing.ts'
 export * from './service.ts'

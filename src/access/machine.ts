@@ -140,6 +140,14 @@ export interface AccessInit {
   readonly ours?: readonly string[]
 }
 
+/** An interface that may carry traffic, an access or one that leads to its own link alone. */
+export interface UsableInterface {
+  readonly link: LinkFacts
+  readonly addresses: readonly AddressFacts[]
+  /** Has a way out. */
+  readonly isAccess: boolean
+}
+
 export interface AccessSnapshot<R extends RouteFacts = RouteFacts> {
   readonly links: readonly LinkFacts[]
   readonly addresses: readonly AddressFacts[]
@@ -274,6 +282,22 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
 
   access(name: string): Access | undefined {
     return this.#find(name)?.access
+  }
+
+  /**
+   * Interfaces that are set up and have a carrier, with all their addresses; none that is ours, never to be used or an
+   * inner side. A bridge counts when it has a way out.
+   */
+  usable(): UsableInterface[] {
+    const out: UsableInterface[] = []
+    for (const { link } of this.#interfaces.values()) {
+      if (!link.up || !link.carrier) continue
+      const isAccess = this.#gatewaysOf(link.name).length > 0
+      if (!this.#isAccess(link, isAccess || link.kind !== 'bridge')) continue
+      const addresses = [...this.#addresses.values()].filter(({ index }) => index === link.index)
+      out.push({ link, addresses, isAccess })
+    }
+    return out
   }
 
   quality(name: string): AccessQuality {

@@ -4,25 +4,25 @@
  * gateway of its own access though another is preferred, and two accesses may have the same subnet. `unreachable` ends the
  * search: without it an IPv6 socket with a fixed source would go on to the main table and leave by another access.
  *
- *   rule   5200+n   oif accN lookup 5201+n              (IPv4 and IPv6)
- *   table  5201+n   every unicast route of main over accN, then `unreachable default`
+ *   rule   base+n     oif accN lookup base+1+n          (IPv4 and IPv6)
+ *   table  base+1+n   every unicast route of main over accN, then `unreachable default`
  *
- * With it go two settings of each access: its reverse-path filter and how fast it finds its gateway's link address.
+ * Numbers and marks are the ledger's (linux/ledger.ts). With it go two settings of each access: its reverse-path filter and
+ * how fast it finds its gateway's link address.
  *
- * Declarative: `apply` reads what the kernel has, adopts what an earlier run left, and changes what differs.
+ * Declarative: `apply` reads what the kernel has, adopts what an earlier run left, and changes what differs; rules and
+ * routes of others stay, whatever their numbers.
  */
 import { EEXIST, ENODEV } from '../core/errno.ts'
+import { type Ledger, PROTOCOL, type Range } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
+import { clearTable, describeRule, type OnFault, setRoutes, setRules } from '../linux/own.ts'
 import type { Route, RouteSpec, Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import type { Access } from './machine.ts'
 
-/** rtm_protocol of routes that godwit makes: `g`. */
-export const ROUTE_PROTOCOL = 0x67
 /** The kernel asks for a gateway's link address again after this, milliseconds: whole ticks at every HZ. By itself a second. */
 const NEIGHBOUR_RETRY_MS = 200
-/** Accesses that there are tables for; rules of other purposes begin 30 above the base. */
-const SLOTS = 30
 /** Behind every route that anybody makes. */
 const LAST_METRIC = 0x7fffffff
 const FAMILIES = [4, 6] as const
@@ -36,21 +36,29 @@ export interface AccessRoutes {
 export class AccessRouting {
   readonly #rtnl: Rtnl
   readonly #sysctls: Sysctls | undefined
-  readonly #base: number
+  readonly #ledger: Ledger
+  /** Priority of the first rule; its table is one above. */
+  readonly #first: number
+  readonly #most: number
+  readonly #range: Range
   readonly #report: (message: string) => void
   /** Place of each interface name, kept while this object lives so that a device that returns finds its own. */
   readonly #slots = new Map<string, number>()
+  #desired: readonly AccessRoutes[] = []
   #adopted = false
 
-  /** `base`: first rule priority and one below the first table. `report` is told what could not be done. */
+  /** `report` is told what could not be done. */
   constructor(
     rtnl: Rtnl,
-    base: number,
+    ledger: Ledger,
     report: (message: string) => void = () => {},
     sysctls: Sysctls | undefined = undefined,
   ) {
     this.#rtnl = rtnl
-    this.#base = base
+    this.#ledger = ledger
+    this.#first = ledger.access.first
+    this.#most = ledger.access.slots
+    this.#range = [this.#first, this.#first + this.#most - 1]
     this.#report = report
     this.#sysctls = sysctls
   }
@@ -58,67 +66,62 @@ export class AccessRouting {
   /** The table of an access that has one. */
   table(name: string): number | undefined {
     const slot = this.#slots.get(name)
-    return slot === undefined ? undefined : this.#base + 1 + slot
+    return slot === undefined ? undefined : this.#first + 1 + slot
   }
 
   /** Makes the kernel hold exactly these. Throws KernelError only when rules or tables cannot be read. */
   apply(desired: readonly AccessRoutes[]): void {
-    const rules = this.#ownRules()
-    this.#adopt(rules)
+    this.#desired = desired
+    this.#apply()
+  }
+
+  /** Puts back what another program removed, and names it. */
+  restore(): string[] {
+    return this.#apply()
+  }
+
+  #apply(): string[] {
+    const present = this.#rtnl.rules()
+    const restored: string[] = []
+    this.#adopt(present.filter((rule) => this.#isOwn(rule)))
+    const wanted: RuleSpec[] = []
     const tables = new Set<number>()
-    for (const { access, routes } of desired) {
-      const slot = this.#slotOf(access.name, desired)
+    for (const { access, routes } of this.#desired) {
+      const slot = this.#slotOf(access.name)
       if (slot === undefined) {
-        this.#report(`${access.name}: no more than ${SLOTS} accesses have routing tables`)
+        this.#report(`${access.name}: no more than ${this.#most} accesses have routing tables`)
         continue
       }
-      tables.add(this.#base + 1 + slot)
+      const table = this.#first + 1 + slot
+      tables.add(table)
       // The table first: a rule that points to an empty one would let packets through to the main table.
-      this.#fill(this.#base + 1 + slot, routes)
-      for (const family of FAMILIES) {
-        const rule = this.#rule(family, access.name, slot)
-        if (!rules.some((each) => sameRule(each, rule)))
-          this.#attempt(`rule for ${access.name}`, () => this.#rtnl.addRule(rule))
-      }
+      for (const { to } of this.#fill(table, routes)) restored.push(`route ${to} of ${access.name}`)
+      for (const family of FAMILIES)
+        wanted.push({ family, priority: this.#first + slot, table, oif: access.name })
       this.#loosen(access.name)
       this.#hasten(access.name)
     }
-    for (const rule of rules)
-      if (rule.table === undefined || !tables.has(rule.table) || !this.#isWanted(rule, desired))
-        this.#attempt('remove rule', () => this.#rtnl.deleteRule(rule))
+    for (const rule of setRules(this.#rtnl, this.#ledger, this.#range, wanted, this.#onFault, present))
+      restored.push(describeRule(rule))
     for (const [name, slot] of this.#slots)
-      if (!tables.has(this.#base + 1 + slot) && !desired.some((each) => each.access.name === name))
-        this.#rtnl.flushRoutes({ table: this.#base + 1 + slot })
+      if (!tables.has(this.#first + 1 + slot) && !this.#desired.some((each) => each.access.name === name))
+        clearTable(this.#rtnl, this.#first + 1 + slot)
+    return restored
   }
 
   /** Removes all of it, also what an earlier run left. Repeatable. */
   cleanUp(): void {
-    for (const rule of this.#ownRules()) this.#rtnl.deleteRule(rule)
-    for (let slot = 0; slot < SLOTS; slot++) this.#rtnl.flushRoutes({ table: this.#base + 1 + slot })
+    setRules(this.#rtnl, this.#ledger, this.#range, [])
+    for (let slot = 0; slot < this.#most; slot++) clearTable(this.#rtnl, this.#first + 1 + slot)
     this.#sysctls?.restore()
     this.#slots.clear()
+    this.#desired = []
     this.#adopted = false
   }
 
-  #ownRules(): RuleSpec[] {
-    return this.#rtnl
-      .rules()
-      .filter(
-        (rule) =>
-          rule.priority >= this.#base &&
-          rule.priority < this.#base + SLOTS &&
-          rule.oif !== undefined &&
-          rule.table === rule.priority + 1,
-      )
-  }
-
-  #rule(family: 4 | 6, name: string, slot: number): RuleSpec {
-    return { family, priority: this.#base + slot, table: this.#base + 1 + slot, oif: name }
-  }
-
-  #isWanted(rule: RuleSpec, desired: readonly AccessRoutes[]): boolean {
-    return desired.some(
-      ({ access }) => access.name === rule.oif && this.#slots.get(access.name) === rule.priority - this.#base,
+  #isOwn(rule: RuleSpec): boolean {
+    return (
+      this.#ledger.ownsRule(rule, this.#range) && rule.oif !== undefined && rule.table === rule.priority + 1
     )
   }
 
@@ -128,7 +131,7 @@ export class AccessRouting {
     this.#adopted = true
     const taken = new Set(this.#slots.values())
     for (const rule of rules) {
-      const slot = rule.priority - this.#base
+      const slot = rule.priority - this.#first
       if (rule.oif === undefined || this.#slots.has(rule.oif) || taken.has(slot)) continue
       this.#slots.set(rule.oif, slot)
       taken.add(slot)
@@ -136,17 +139,17 @@ export class AccessRouting {
   }
 
   /** The slot of a name; a new one takes a free slot, or that of an interface that is not wanted any more. */
-  #slotOf(name: string, desired: readonly AccessRoutes[]): number | undefined {
+  #slotOf(name: string): number | undefined {
     const known = this.#slots.get(name)
     if (known !== undefined) return known
     const taken = new Set(this.#slots.values())
-    for (let slot = 0; slot < SLOTS; slot++)
+    for (let slot = 0; slot < this.#most; slot++)
       if (!taken.has(slot)) {
         this.#slots.set(name, slot)
         return slot
       }
     for (const [other, slot] of this.#slots) {
-      if (desired.some((each) => each.access.name === other)) continue
+      if (this.#desired.some((each) => each.access.name === other)) continue
       this.#slots.delete(other)
       this.#slots.set(name, slot)
       return slot
@@ -154,35 +157,18 @@ export class AccessRouting {
     return undefined
   }
 
-  #fill(table: number, routes: readonly Route[]): void {
+  #fill(table: number, routes: readonly Route[]): RouteSpec[] {
     const wanted = new Map<string, RouteSpec>()
     for (const family of FAMILIES) {
-      const last: RouteSpec = {
-        to: family === 4 ? 'default' : 'default6',
-        type: 'unreachable',
-        table,
-        metric: LAST_METRIC,
-        protocol: ROUTE_PROTOCOL,
-      }
-      wanted.set(routeKey({ ...last, family }), last)
+      const last = { to: family === 4 ? 'default' : 'default6', metric: LAST_METRIC } as const
+      wanted.set(routeKey({ ...last, family }), { ...last, type: 'unreachable', table })
     }
     for (const route of routes) {
       // Of several with the same prefix and metric the kernel would use one as well.
       const key = routeKey(route)
       if (!wanted.has(key)) wanted.set(key, copyInto(table, route))
     }
-    const present = this.#rtnl.routes({ table })
-    const kept = new Set<string>()
-    for (const route of present) {
-      const key = routeKey(route)
-      const want = wanted.get(key)
-      if (want !== undefined && !kept.has(key) && sameRoute(route, want)) kept.add(key)
-      else if (want === undefined) this.#attempt('remove route', () => this.#rtnl.deleteRoute(route))
-    }
-    for (const [key, route] of wanted) {
-      if (kept.has(key)) continue
-      this.#attempt(`route ${route.to} in table ${table}`, () => this.#rtnl.replaceRoute(route))
-    }
+    return setRoutes(this.#rtnl, table, [...wanted.values()], this.#onFault)
   }
 
   /** Strict reverse-path filtering drops what comes back over an access that the main table does not prefer. */
@@ -218,14 +204,18 @@ export class AccessRouting {
     }
   }
 
-  /** The interface may go, or somebody be faster, at any moment: the next event brings the next `apply`. */
   #attempt(what: string, work: () => unknown): void {
     try {
       work()
     } catch (error) {
       if (!(error instanceof KernelError)) throw error
-      if (error.errno !== EEXIST && error.errno !== ENODEV) this.#report(`${what}: ${error.message}`)
+      this.#onFault(what, error)
     }
+  }
+
+  /** The interface may go, or somebody be faster, at any moment: the next event brings the next `apply`. */
+  readonly #onFault: OnFault = (what, error) => {
+    if (error.errno !== EEXIST && error.errno !== ENODEV) this.#report(`${what}: ${error.message}`)
   }
 }
 
@@ -233,7 +223,7 @@ function copyInto(table: number, route: Route): RouteSpec {
   return {
     to: route.to,
     table,
-    protocol: ROUTE_PROTOCOL,
+    protocol: PROTOCOL,
     // The order of arrival does not matter then: the gateway need not be reachable by what is there already.
     ...(route.via !== undefined && { via: route.via, onlink: true }),
     ...(route.dev !== undefined && { dev: route.dev }),
@@ -245,23 +235,4 @@ function copyInto(table: number, route: Route): RouteSpec {
 
 function routeKey(route: RouteSpec & { readonly family: 4 | 6 }): string {
   return `${route.family} ${route.to} ${route.metric ?? 0}`
-}
-
-function sameRoute(route: Route, wanted: RouteSpec): boolean {
-  return (
-    route.type === (wanted.type ?? 'unicast') &&
-    route.via === wanted.via &&
-    (wanted.dev === undefined || route.dev === wanted.dev) &&
-    route.source === wanted.source &&
-    route.mtu === wanted.mtu
-  )
-}
-
-function sameRule(rule: RuleSpec, wanted: RuleSpec): boolean {
-  return (
-    rule.family === wanted.family &&
-    rule.priority === wanted.priority &&
-    rule.table === wanted.table &&
-    rule.oif === wanted.oif
-  )
 }

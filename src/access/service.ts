@@ -5,7 +5,10 @@
  * up is told when its routing table stands, so that a socket bound to it works at once.
  */
 import type { Clock } from '../core/clock.ts'
+import type { AccessStatus } from '../core/mechanism.ts'
 import { ClockWatch, type WatchedClock } from '../linux/clock.ts'
+import type { Guarded } from '../linux/guard.ts'
+import { Ledger } from '../linux/ledger.ts'
 import type { Route, Rtnl, RtnlEvent } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import {
@@ -15,6 +18,7 @@ import {
   AccessMachine,
   type AccessQuality,
   MAIN_TABLE,
+  type UsableInterface,
 } from './machine.ts'
 import { AccessRouting } from './routing.ts'
 
@@ -23,14 +27,20 @@ export interface AccessMonitorComponents {
   readonly clock: WatchedClock
   /** Without it reverse-path filters are left as they are. */
   readonly sysctls?: Sysctls
+  /** Puts back what another program takes away; the returned function ends it. Absent: nobody does. */
+  readonly protect?: (guarded: Guarded) => () => void
   /** Told what went wrong and was survived; one line. */
   readonly report?: (message: string) => void
 }
 
 export interface AccessMonitorInit extends AccessInit {
-  /** First rule priority; tables begin one above. Default 5200. Undefined routing: `false` leaves the kernel alone. */
-  readonly base?: number
-  readonly routing?: boolean
+  /** Numbers of rules and tables; absent: those of the default instance. */
+  readonly ledger?: Ledger
+  /**
+   * `false`: no rules and tables, the kernel is left alone; `on demand`: while somebody holds `useRouting`. Default: while
+   * it runs.
+   */
+  readonly routing?: boolean | 'on demand'
 }
 
 export type AccessListener = (event: AccessEvent) => void
@@ -55,6 +65,13 @@ export class AccessMonitor {
   readonly #routing: AccessRouting | undefined
   readonly #report: (message: string) => void
   readonly #listeners = new Set<AccessListener>()
+  readonly #protect: AccessMonitorComponents['protect']
+  #unprotect: (() => void) | undefined
+  readonly #watchers = new Set<() => void>()
+  readonly #details = new Map<string, object>()
+  #linkUsers = 0
+  /** Who wants rules and tables. */
+  #routers: number
   #running: AbortController | undefined
   #reread: NodeJS.Timeout | undefined
   #clockCheck: NodeJS.Timeout | undefined
@@ -65,9 +82,16 @@ export class AccessMonitor {
     this.#clock = components.clock
     this.#watch = new ClockWatch(components.clock)
     this.#report = components.report ?? (() => {})
+    this.#protect = components.protect
+    this.#routers = init.routing === 'on demand' ? 0 : 1
     this.#machine = new AccessMachine(init)
     if (init.routing !== false)
-      this.#routing = new AccessRouting(components.rtnl, init.base ?? 5200, this.#report, components.sysctls)
+      this.#routing = new AccessRouting(
+        components.rtnl,
+        init.ledger ?? new Ledger(),
+        this.#report,
+        components.sysctls,
+      )
   }
 
   /**
@@ -80,7 +104,7 @@ export class AccessMonitor {
     this.#running = running
     try {
       // Watching first: what changes while we read comes again as an event.
-      this.#rtnl.watch(['link', 'address', 'route', 'rule'], (event) => this.#handle(event), {
+      this.#rtnl.watch(['link', 'address', 'route'], (event) => this.#handle(event), {
         signal: running.signal,
       })
       this.#read()
@@ -88,12 +112,19 @@ export class AccessMonitor {
       this.stop()
       throw error
     }
+    this.#unprotect = this.#protect?.({
+      name: 'access networks',
+      devices: () => [],
+      restore: () => (this.#routers > 0 ? (this.#routing?.restore() ?? []) : []),
+    })
     this.#clockCheck = setInterval(() => this.#checkClock(), CLOCK_CHECK_MS)
     options.signal?.addEventListener('abort', () => this.stop(), { once: true, signal: running.signal })
   }
 
   /** Stops watching. Routing stays as it is, so that connections outlive the daemon; `cleanUp` removes it. */
   stop(): void {
+    this.#unprotect?.()
+    this.#unprotect = undefined
     this.#running?.abort()
     this.#running = undefined
     clearTimeout(this.#reread)
@@ -101,6 +132,68 @@ export class AccessMonitor {
     this.setTraffic(false)
     this.#reread = undefined
     this.#clockCheck = undefined
+  }
+
+  /** Rules and tables for sockets that are bound to an access, until the returned function is called. */
+  useRouting(): () => void {
+    this.#routers++
+    if (this.#running !== undefined) this.#attempt(() => this.#route())
+    let done = false
+    return () => {
+      if (done) return
+      done = true
+      if (--this.#routers === 0) this.#routing?.cleanUp()
+    }
+  }
+
+  /** Status shows interfaces that lead to their own link alone too, from now on until the returned function is called. */
+  useLinks(): () => void {
+    this.#linkUsers++
+    return () => this.#linkUsers--
+  }
+
+  /** Calls `listener` after anything changed in links, addresses or routes of main, accesses or not. */
+  watch(listener: () => void): () => void {
+    this.#watchers.add(listener)
+    return () => this.#watchers.delete(listener)
+  }
+
+  /** What can carry traffic now: accesses, and interfaces that lead to their own link alone. */
+  usable(): UsableInterface[] {
+    return this.#machine.usable()
+  }
+
+  /** More to show of an access (`status --json`), by whoever knows it: its radio, for instance. */
+  describe(name: string, details: object): void {
+    this.#details.set(name, details)
+  }
+
+  /** Accesses as status shows them. */
+  status(): AccessStatus[] {
+    const accesses: AccessStatus[] = this.#machine.accesses().map((access) => {
+      const { rttMs, loss } = this.#machine.quality(access.name)
+      return {
+        name: access.name,
+        state: access.state,
+        addresses: access.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`),
+        rtt_ms: Number.isFinite(rttMs) ? rttMs : null,
+        loss: Number.isFinite(loss) ? loss : null,
+        reason: access.reason,
+        ...this.#details.get(access.name),
+      }
+    })
+    return this.#linkUsers === 0 ? accesses : accesses.concat(this.#linksBeside(accesses))
+  }
+
+  #linksBeside(accesses: readonly AccessStatus[]): AccessStatus[] {
+    const known = new Set(accesses.map(({ name }) => name))
+    return this.#machine.usable().flatMap(({ link: { name }, addresses }) => {
+      const own = addresses.filter(({ scope, tentative }) => scope === 'global' && !tentative)
+      if (known.has(name) || own.length === 0) return []
+      const texts = own.map(({ address, prefixLength }) => `${address}/${prefixLength}`)
+      const reason = 'leads to its own link: no default route'
+      return [{ name, state: 'up' as const, addresses: texts, rtt_ms: null, loss: null, reason }]
+    })
   }
 
   /** Removes rules, tables and settings, also those of an earlier run. Repeatable. */
@@ -176,12 +269,10 @@ export class AccessMonitor {
     this.#checkClock()
     if (event.type === 'resync') {
       this.#attempt(() => this.#read())
-    } else if ('rule' in event) {
-      // Somebody may have removed ours.
-      if (event.type === 'rule-gone') this.#readSoon()
-    } else {
+    } else if (!('rule' in event)) {
       this.#machine.handleEvent(event, this.#clock.now())
       this.#attempt(() => this.#settle(false))
+      if (!('route' in event) || event.route.table === MAIN_TABLE) this.#changed()
       // Our own tables change because of us.
       if (!('route' in event) || event.route.table === MAIN_TABLE) this.#readSoon()
     }
@@ -202,6 +293,11 @@ export class AccessMonitor {
     }
     this.#machine.handleSnapshot(snapshot, this.#clock.now())
     this.#settle(true)
+    this.#changed()
+  }
+
+  #changed(): void {
+    for (const watcher of [...this.#watchers]) watcher()
   }
 
   /** Tells what the machine found; `always` brings routing up to date even when no access changed. */
@@ -220,6 +316,7 @@ export class AccessMonitor {
   }
 
   #route(): void {
+    if (this.#routers === 0) return
     this.#routing?.apply(
       this.#machine.accesses().map((access) => ({
         access,

@@ -6,16 +6,17 @@ import { formatAddress, type Prefix } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
-  AccessStatus,
   ControlRoute,
   DecisionRecord,
   FlowStatus,
   Mechanism,
   Metric,
   Move,
+  Offer,
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
+import type { Guarded } from '../linux/guard.ts'
 import type { PathReport } from '../tunnel/events.ts'
 import { pathStatus } from '../tunnel/reports.ts'
 import { Requests } from '../tunnel/requests.ts'
@@ -55,11 +56,12 @@ export interface AnchorInit {
 
 export interface AnchorComponents {
   readonly plumbing: AnchorPlumbing
+  /** Puts back what another program takes away; the returned function ends it. */
+  readonly protect: (guarded: Guarded) => () => void
   readonly hosts: AnchorHosts
   readonly recorder: Recorder
   readonly wall: () => number
   readonly routes?: readonly ControlRoute[]
-  readonly close: () => void
 }
 
 const EXPIRY_CHECK_MS = 30_000
@@ -67,6 +69,10 @@ const MOST_FLOWS_LISTED = 10_000
 
 export class AnchorService implements Mechanism {
   readonly name = 'anchor'
+  readonly follows = {
+    reason: 'an anchor follows its hosts and has no accesses itself',
+    hint: 'move on the host: godwit move WHAT ACCESS',
+  }
   readonly routes: readonly ControlRoute[]
   readonly #parts: AnchorComponents
   readonly #init: AnchorInit
@@ -77,6 +83,7 @@ export class AnchorService implements Mechanism {
   readonly #served = new Map<string, KnownHost>()
   readonly #requests = new Requests<Extract<Event, { readonly type: 'listed' }>>()
   #expiry: NodeJS.Timeout | undefined
+  #unprotect: (() => void) | undefined
   #stopping = false
 
   constructor(parts: AnchorComponents, init: AnchorInit) {
@@ -94,6 +101,11 @@ export class AnchorService implements Mechanism {
         onEnd: (error) => this.#ended(error),
       })
       this.#parts.plumbing.apply(mtu)
+      this.#unprotect = this.#parts.protect({
+        name: this.name,
+        devices: () => [device],
+        restore: () => this.#parts.plumbing.restore(),
+      })
       this.refresh()
       this.#expiry = setInterval(() => this.refresh(), EXPIRY_CHECK_MS)
     } catch (error) {
@@ -105,12 +117,12 @@ export class AnchorService implements Mechanism {
 
   async stop(): Promise<void> {
     this.#stopping = true
+    this.#unprotect?.()
     clearInterval(this.#expiry)
     this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
     await this.#worker?.stop()
     this.#worker = undefined
     await this.cleanUp()
-    this.#parts.close()
   }
 
   async cleanUp(): Promise<void> {
@@ -147,10 +159,6 @@ export class AnchorService implements Mechanism {
         },
       })
     }
-  }
-
-  accesses(): readonly AccessStatus[] {
-    return []
   }
 
   peers(): readonly PeerStatus[] {
@@ -194,6 +202,17 @@ export class AnchorService implements Mechanism {
   /** An anchor follows its hosts (UP-5). */
   async move(): Promise<Move | undefined> {
     return undefined
+  }
+
+  offer(): Offer {
+    return {
+      mechanism: this.name,
+      carries: false,
+      reason: 'an anchor carries what its hosts send, nothing of its own machine',
+      cost: { bytes: 0, rtt_ms: null },
+      survives: [],
+      needs: [],
+    }
   }
 
   why(): readonly DecisionRecord[] | undefined {

@@ -4,7 +4,7 @@
  */
 import type { Application, DecisionRecord } from '../core/mechanism.ts'
 import { formatSelector, matches, type Selector } from '../core/selector.ts'
-import type { FlowOwner, FlowOwners } from './owners.ts'
+import type { FlowOwner, FlowOwners } from '../linux/owners.ts'
 import type { Identified, PolicySetup } from './protocol.ts'
 import type { FlowTuple } from './tables/flow-key.ts'
 
@@ -112,6 +112,7 @@ export class FlowApplications {
     return {
       at,
       mechanism,
+      subject: { kind: 'flow', id },
       what: id,
       chosen: `policy ${this.#policies[policy]?.name ?? ''}`,
       reason: why,

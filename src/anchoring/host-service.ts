@@ -7,7 +7,6 @@ import { formatAddress, type Prefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
-  AccessStatus,
   Application,
   DecisionRecord,
   FlowStatus,
@@ -15,20 +14,24 @@ import type {
   Metric,
   Move,
   MoveOptions,
+  Offer,
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
-import { formatSelector, type Selector } from '../core/selector.ts'
+import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
+import { subjectOf } from '../core/subject.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
+import type { Guarded } from '../linux/guard.ts'
+import type { Ledger } from '../linux/ledger.ts'
+import type { FlowOwners } from '../linux/owners.ts'
 import { type EndpointCache, Endpoints } from '../tunnel/endpoints.ts'
 import type { PathReport } from '../tunnel/events.ts'
-import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
+import { isUsable, pathStatus } from '../tunnel/reports.ts'
 import { Requests } from '../tunnel/requests.ts'
 import { EngineWorker } from '../tunnel/worker.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
-import type { FlowOwners } from './owners.ts'
-import { type HostPlumbing, marks } from './plumbing.ts'
+import type { HostPlumbing } from './plumbing.ts'
 import type { AccessSetup, Command, Event, FlowReport, HostSetup, PeerReport } from './protocol.ts'
 
 export interface HostPeer {
@@ -55,7 +58,7 @@ export interface AccessUse {
 
 export interface MobileHostInit {
   readonly device: string
-  readonly base: number
+  readonly ledger: Ledger
   readonly privateKey: Uint8Array
   readonly fix4: Prefix
   readonly fix6: Prefix
@@ -70,6 +73,8 @@ export interface MobileHostInit {
 export interface MobileHostComponents {
   readonly monitor: AccessMonitor
   readonly plumbing: HostPlumbing
+  /** Puts back what another program takes away; the returned function ends it. */
+  readonly protect: (guarded: Guarded) => () => void
   readonly owners: FlowOwners
   readonly cgroups: Cgroups | undefined
   readonly recorder: Recorder
@@ -77,8 +82,6 @@ export interface MobileHostComponents {
   readonly endpoints: EndpointCache
   /** The newest timestamp of a handshake, over restarts: an anchor refuses what is not newer, and clocks go back. */
   readonly timestamp: { get(): number | undefined; set(floor: number): void }
-  /** Releases kernel handles at the end. */
-  readonly close: () => void
 }
 
 const MOST_FLOWS_LISTED = 10_000
@@ -93,6 +96,8 @@ type Answer = Extract<Event, { readonly request: number }>
 
 export class MobileHostService implements Mechanism {
   readonly name = 'anchoring'
+  /** UPMT's static mode: the anchor must not move the flows by what arrives, until the next move without it. */
+  readonly moveOptions = ['static']
   readonly #init: MobileHostInit
   readonly #parts: MobileHostComponents
   readonly #applications: FlowApplications
@@ -103,6 +108,8 @@ export class MobileHostService implements Mechanism {
   #counters: Readonly<Record<string, number>> = {}
   #onReady: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
+  #unprotect: (() => void) | undefined
+  #unroute: (() => void) | undefined
   #hurried = false
   #stopping = false
   readonly #endpoints: Endpoints
@@ -119,7 +126,7 @@ export class MobileHostService implements Mechanism {
   }
 
   async start(): Promise<void> {
-    const { device, fix4, fix6, privateKey, base, mtu } = this.#init
+    const { device, fix4, fix6, privateKey, ledger, mtu } = this.#init
     const floor = this.#parts.timestamp.get()
     const setup: HostSetup = {
       role: 'host',
@@ -128,7 +135,7 @@ export class MobileHostService implements Mechanism {
       privateKey,
       fix4: fix4.address,
       fix6: fix6.address,
-      mark: marks(base).bypass,
+      mark: ledger.anchoring.bypassMark,
       ...(floor !== undefined && { timestampFloor: floor }),
     }
     // Before there is an engine nothing here is ours to remove: the interface may be another daemon's.
@@ -154,8 +161,14 @@ export class MobileHostService implements Mechanism {
         else this.#tellAccess(event.access.name)
       })
       this.#parts.monitor.start()
+      this.#unroute = this.#parts.monitor.useRouting()
       for (const { name } of this.#parts.monitor.accesses()) this.#tellAccess(name)
       this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      this.#unprotect = this.#parts.protect({
+        name: this.name,
+        devices: () => [device],
+        restore: () => this.#parts.plumbing.restore(),
+      })
       await this.#untilReady()
     } catch (error) {
       await this.stop()
@@ -170,38 +183,23 @@ export class MobileHostService implements Mechanism {
 
   async stop(): Promise<void> {
     this.#stopping = true
+    this.#unprotect?.()
     this.#unsubscribe?.()
-    this.#parts.monitor.stop()
     this.#endpoints.stop()
     this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
     // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
     await this.cleanUp()
+    this.#unroute?.()
     await this.#worker?.stop()
     this.#worker = undefined
     this.#parts.plumbing.cleanUp()
-    this.#parts.close()
   }
 
   async cleanUp(): Promise<void> {
     this.#parts.plumbing.cleanUp()
-    this.#parts.monitor.cleanUp()
   }
 
   // ---- what is now
-
-  accesses(): readonly AccessStatus[] {
-    return this.#parts.monitor.accesses().map((access) => {
-      const quality = this.#parts.monitor.quality(access.name)
-      return {
-        name: access.name,
-        state: access.state,
-        addresses: access.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`),
-        rtt_ms: finite(quality.rttMs),
-        loss: finite(quality.loss),
-        reason: access.reason,
-      }
-    })
-  }
 
   peers(): readonly PeerStatus[] {
     return this.#init.peers.map((peer) => {
@@ -251,6 +249,29 @@ export class MobileHostService implements Mechanism {
     }
   }
 
+  offer(flow: FlowFacts): Offer {
+    const family = flow.dst?.length === 16 ? 6 : 4
+    const up = this.peers().filter(({ state }) => state === 'up')
+    const rtts = up.flatMap(({ paths }) => paths.flatMap(({ rtt_ms }) => rtt_ms ?? []))
+    const has = this.#peers.some(({ v4, v6 }) => (family === 6 ? v6 : v4) !== undefined)
+    const outside = this.#parts.plumbing.whyOutside(flow)
+    const obstacle =
+      outside ??
+      (up.length === 0
+        ? 'no anchor answers'
+        : has
+          ? undefined
+          : `no anchor has given this host an IPv${family} address`)
+    return {
+      mechanism: this.name,
+      carries: obstacle === undefined,
+      reason: obstacle ?? `${up.map(({ name }) => name).join(' and ')} carries it, over any access`,
+      cost: { bytes: OVERHEAD, rtt_ms: rtts.length === 0 ? null : Math.min(...rtts) },
+      survives: ['access', 'address', 'outage', 'restart'],
+      needs: [],
+    }
+  }
+
   why(id: string): readonly DecisionRecord[] | undefined {
     const record = this.#applications.why(id, this.name)
     return record === undefined ? undefined : [record]
@@ -279,7 +300,7 @@ export class MobileHostService implements Mechanism {
     const moved = await this.#ask('moved', (request) => ({
       type: 'move',
       request,
-      what: text,
+      subject: subjectOf(text),
       flows,
       access,
       static: options.static === true,
@@ -306,7 +327,7 @@ export class MobileHostService implements Mechanism {
         hint: `accesses: ${names.join(', ') || 'none'}`,
       })
     }
-    this.#parts.cgroups?.setMark(application.cgroup, marks(this.#init.base).control)
+    this.#parts.cgroups?.setMark(application.cgroup, this.#init.ledger.anchoring.control)
     this.#applications.adopt(application)
   }
 
@@ -338,7 +359,7 @@ export class MobileHostService implements Mechanism {
         recorder.decision({
           at: Date.now(),
           mechanism: this.name,
-          what: event.what,
+          subject: event.subject,
           chosen: event.chosen,
           reason: event.reason,
           evidence: event.evidence,
@@ -347,7 +368,7 @@ export class MobileHostService implements Mechanism {
       case 'handover':
         recorder.handover({
           at: event.at,
-          what: event.what,
+          subject: event.subject,
           from: event.from,
           to: event.to,
           cause: event.cause,

@@ -3,20 +3,4 @@
  * through one of its tunnels to an anchor, which answers on the tunnel that the flow came by; changing the tunnel is the
  * handover. This folder knows tunnels and accesses only through their interfaces and never touches network managers' state.
  */
-
-export {
-  type AnchorComponents,
-  type AnchorHosts,
-  type AnchorInit,
-  AnchorService,
-  type KnownHost,
-} from './anchor-service.ts'
-export type { HostPolicy } from './applications.ts'
-export {
-  type HostPeer,
-  type MobileHostComponents,
-  type MobileHostInit,
-  MobileHostService,
-} from './host-service.ts'
-export { FlowOwners } from './owners.ts'
-export { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
+export { anchorDescriptor, hostDescriptor } from './descriptor.ts'

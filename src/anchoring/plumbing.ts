@@ -3,36 +3,23 @@
  * `apply` makes the kernel hold exactly what is wanted, adopting what a killed daemon left; `cleanUp` removes all of it.
  * Tables and rules of the accesses themselves are AccessRouting's (access/routing.ts).
  */
-
-import { ROUTE_PROTOCOL } from '../access/index.ts'
-import { formatPrefix, type Prefix } from '../core/address.ts'
+import { contains, formatPrefix, type Prefix, parsePrefix } from '../core/address.ts'
 import { Protocol } from '../core/ip.ts'
-import { type Criterion, formatSelector, type Selector } from '../core/selector.ts'
+import { type Criterion, type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
+import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
 import type { Nftables } from '../linux/nft.ts'
+import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../linux/own.ts'
 import { userId } from '../linux/proc.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 
-const MAIN_TABLE = 254
-/** Offsets from the base of priorities. */
-const BYPASS = 30
-const EXCEPTIONS = 31
-const LOCAL = 60
-const CONTROLLED = 70
-const END = 100
 const { TCP, UDP } = Protocol
 const FAMILIES = [4, 6] as const
 
-/** Marks of sockets: put under control, and left alone. Different for instances with different bases. */
-export function marks(base: number): { control: number; bypass: number } {
-  return { control: 0x6700_0000 + base * 2, bypass: 0x6700_0001 + base * 2 }
-}
-
 export interface HostPlumbingInit {
   readonly device: string
-  /** First priority; also the number of the UPMT table. */
-  readonly base: number
+  readonly ledger: Ledger
   readonly fix4: Prefix
   readonly fix6: Prefix
   readonly control: 'all' | 'selected'
@@ -67,16 +54,57 @@ export class HostPlumbing {
 
   /** The virtual interface is there: addresses, UPMT table, then the rules that lead traffic to it. */
   apply(mtu: number): void {
-    const { device, base, fix4, fix6 } = this.#init
-    setUp(this.#rtnl, device, mtu, [formatPrefix(fix4), formatPrefix(fix6)])
+    this.#apply({ mtu })
+    this.#markGroups(this.#init.ledger.anchoring.control)
+  }
+
+  /** Puts back what another program removed, and names it. */
+  restore(): string[] {
+    return this.#apply({})
+  }
+
+  #apply(wanted: { readonly mtu?: number }): string[] {
+    const { device, ledger, fix4, fix6 } = this.#init
+    const addresses = [formatPrefix(fix4), formatPrefix(fix6)]
+    const restored = setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
     // What comes back is from anywhere, and main may know another way there.
     this.#trySysctl(`net/ipv4/conf/${device}/rp_filter`, 2)
+    const { table, rules } = ledger.anchoring
     const source = (prefix: Prefix) => formatPrefix(prefix).split('/')[0]!
-    const common = { table: base, dev: device, protocol: ROUTE_PROTOCOL }
-    this.#rtnl.replaceRoute({ ...common, to: 'default', source: source(fix4) })
-    this.#rtnl.replaceRoute({ ...common, to: 'default6', source: source(fix6) })
-    this.#setRules(this.#wantedRules())
-    this.#markGroups(marks(base).control)
+    const routes = setRoutes(this.#rtnl, table, [
+      { to: 'default', dev: device, source: source(fix4) },
+      { to: 'default6', dev: device, source: source(fix6) },
+    ])
+    for (const { to } of routes) restored.push(`route ${to} of ${device}`)
+    return restored.concat(setRules(this.#rtnl, ledger, rules, this.#wantedRules()).map(describeRule))
+  }
+
+  /** Why the rules do not lead a flow into the device; undefined: they do, or programs that are not known may be. */
+  whyOutside(flow: FlowFacts): string | undefined {
+    const { control, destinations, except, selected } = this.#init
+    const excepted = except.find((selector) => matches(selector, flow))
+    if (excepted !== undefined) return `${formatSelector(excepted)} is left alone ([host] except)`
+    const { dst } = flow
+    if (dst !== undefined && this.#hasRoute(dst)) return 'the main table has a route of its own there'
+    if (control === 'selected') {
+      if (selected.some((selector) => matches(selector, flow))) return undefined
+      return 'only what `godwit run` starts and policies select goes through an anchor ([host] control)'
+    }
+    if (destinations.length === 0 || dst === undefined) return undefined
+    const reached = destinations.some(
+      (prefix) => prefix.address.length === dst.length && contains(prefix, dst),
+    )
+    return reached ? undefined : 'no peer has it among its allowed_ips'
+  }
+
+  /** Whether the main table has a route to it that is more specific than its default. */
+  #hasRoute(dst: Uint8Array): boolean {
+    return this.#rtnl.routes({ table: MAIN_TABLE, family: dst.length === 4 ? 4 : 6 }).some(({ to, type }) => {
+      const prefix = to.startsWith('default') ? undefined : parsePrefix(to)
+      return (
+        prefix?.ok === true && type === 'unicast' && prefix.value.length > 0 && contains(prefix.value, dst)
+      )
+    })
   }
 
   setMtu(mtu: number): void {
@@ -85,10 +113,11 @@ export class HostPlumbing {
 
   /** Rules first, so that traffic takes the ordinary way at once; then the table and the interface. Repeatable. */
   cleanUp(): void {
-    this.#setRules([])
+    const { ledger, device } = this.#init
+    setRules(this.#rtnl, ledger, ledger.anchoring.rules, [])
     this.#markGroups(0)
-    this.#rtnl.flushRoutes({ table: this.#init.base })
-    this.#rtnl.deleteLink(this.#init.device)
+    clearTable(this.#rtnl, ledger.anchoring.table)
+    deleteDevice(this.#rtnl, ledger, device)
   }
 
   /** `cgroup:` selectors: sockets made in the group from now on carry the mark. Programs can only be marked that way. */
@@ -114,48 +143,36 @@ export class HostPlumbing {
   }
 
   #wantedRules(): RuleSpec[] {
-    const { base, control, destinations, except, selected } = this.#init
+    const { ledger, control, destinations, except, selected } = this.#init
+    const own = ledger.anchoring
+    const marked = (mark: number) => ({ mark, mask: MARK_MASK })
     const rules: RuleSpec[] = []
     for (const family of FAMILIES) {
-      rules.push({ family, priority: base + BYPASS, mark: marks(base).bypass, table: MAIN_TABLE })
-      let priority = base + EXCEPTIONS
+      rules.push({ family, priority: own.bypass, ...marked(own.bypassMark), table: MAIN_TABLE })
+      let [priority, last] = own.exceptions
       for (const selector of except) {
         for (const match of routable(selector, family))
           rules.push({ ...match, family, priority, table: MAIN_TABLE })
-        if (priority < base + LOCAL - 1) priority++
+        if (priority < last) priority++
       }
-      rules.push({ family, priority: base + LOCAL, table: MAIN_TABLE, suppressPrefixLength: 0 })
-      priority = base + CONTROLLED
+      rules.push({ family, priority: own.local, table: MAIN_TABLE, suppressPrefixLength: 0 })
+      ;[priority, last] = own.controlled
       const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
       const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)
-      if (control === 'all' && everywhere) rules.push({ family, priority, table: base })
+      if (control === 'all' && everywhere) rules.push({ family, priority, table: own.table })
       else if (control === 'all')
-        for (const prefix of reached) rules.push({ to: formatPrefix(prefix), family, priority, table: base })
+        for (const prefix of reached)
+          rules.push({ to: formatPrefix(prefix), family, priority, table: own.table })
       else {
-        rules.push({ family, priority, mark: marks(base).control, table: base })
+        rules.push({ family, priority, ...marked(own.control), table: own.table })
         for (const selector of selected) {
-          if (priority < base + END - 1) priority++
+          if (priority < last) priority++
           for (const match of routable(selector, family))
-            rules.push({ ...match, family, priority, table: base })
+            rules.push({ ...match, family, priority, table: own.table })
         }
       }
     }
     return rules
-  }
-
-  #setRules(wanted: readonly RuleSpec[]): void {
-    const { base } = this.#init
-    const present = this.#rtnl
-      .rules()
-      .filter(({ priority }) => priority >= base + BYPASS && priority < base + END)
-    const keys = new Set(wanted.map(ruleKey))
-    const kept = new Set<string>()
-    for (const rule of present) {
-      const key = ruleKey(rule)
-      if (keys.has(key) && !kept.has(key)) kept.add(key)
-      else this.#rtnl.deleteRule(rule)
-    }
-    for (const rule of wanted) if (!kept.has(ruleKey(rule))) this.#rtnl.addRule(rule)
   }
 
   #trySysctl(key: string, value: number): void {
@@ -215,36 +232,9 @@ function needsMark(selector: Selector): boolean {
   return criteria.some(({ kind }) => kind === 'app' || kind === 'cgroup')
 }
 
-function ruleKey(rule: RuleSpec): string {
-  const { family, priority, table, mark, uids, protocol, destinationPorts, to, suppressPrefixLength } = rule
-  return JSON.stringify([
-    family,
-    priority,
-    table,
-    mark ?? null,
-    uids ?? null,
-    protocol ?? null,
-    destinationPorts ?? null,
-    to ?? null,
-    suppressPrefixLength ?? null,
-  ])
-}
-
-function setUp(rtnl: Rtnl, device: string, mtu: number, addresses: readonly string[]): void {
-  const present = rtnl.addresses({ link: device })
-  const wanted = new Set(addresses)
-  for (const { address, prefixLength, scope } of present) {
-    const text = `${address}/${prefixLength}`
-    if (!wanted.delete(text) && scope !== 'link') rtnl.deleteAddress(device, text)
-  }
-  for (const address of wanted) rtnl.addAddress(device, address, { noDad: true })
-  rtnl.setLink(device, { mtu, up: true })
-}
-
 export interface AnchorPlumbingInit {
   readonly device: string
-  /** Part of the name of the nftables table. */
-  readonly instance: string
+  readonly ledger: Ledger
   /** The anchor's own addresses with the length of the pools: their routes lead to the device. */
   readonly own4: Prefix
   readonly own6: Prefix
@@ -269,23 +259,33 @@ export class AnchorPlumbing {
   }
 
   apply(mtu: number): void {
-    const { device, own4, own6 } = this.#init
-    setUp(this.#rtnl, device, mtu, [formatPrefix(own4), formatPrefix(own6)])
+    this.#setDevice({ mtu })
     this.#sysctls.set('net.ipv4.ip_forward', 1)
     if (this.#sysctls.get('net.ipv6.conf.all.forwarding') !== undefined)
       this.#sysctls.set('net.ipv6.conf.all.forwarding', 1)
     this.#nft.replaceTable(this.#table, this.#rules())
   }
 
+  /** Puts back what another program removed, and names it. */
+  restore(): string[] {
+    return this.#setDevice({})
+  }
+
+  #setDevice(wanted: { readonly mtu?: number }): string[] {
+    const { device, ledger, own4, own6 } = this.#init
+    const addresses = [formatPrefix(own4), formatPrefix(own6)]
+    return setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
+  }
+
   /** Repeatable. nft last: where it is missing, the rest goes all the same. */
   cleanUp(): void {
-    this.#rtnl.deleteLink(this.#init.device)
+    deleteDevice(this.#rtnl, this.#init.ledger, this.#init.device)
     this.#sysctls.restore()
     this.#nft.deleteTable(this.#table)
   }
 
   get #table() {
-    return { family: 'inet', name: `godwit_${this.#init.instance.replace(/[^A-Za-z0-9_]/g, '_')}` } as const
+    return { family: 'inet', name: this.#init.ledger.nftTable() } as const
   }
 
   /** UP-9, UP-32: ordinary masquerading of what leaves elsewhere; only the pool may come out of the device. */

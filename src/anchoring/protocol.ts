@@ -2,9 +2,11 @@
  * What the daemon's main thread and an anchoring engine worker say to each other: commands one way, events the other,
  * plain objects through a MessagePort. Times are CLOCK_MONOTONIC milliseconds, the same in both threads.
  */
+
 import type { Health } from '../access/policy.ts'
 import type { Prefix } from '../core/address.ts'
 import type { Endpoint } from '../core/endpoint.ts'
+import type { Subject } from '../core/subject.ts'
 import type { DecisionEvent, LogLine, PathReport, SocketSetup } from '../tunnel/events.ts'
 import type { FlowTuple } from './tables/flow-key.ts'
 
@@ -89,7 +91,7 @@ export type Command =
   | {
       readonly type: 'move'
       readonly request: number
-      readonly what: string
+      readonly subject: Subject
       readonly flows: readonly string[] | 'all'
       readonly access: string
       /** Packets must not move these flows at the anchor from now on. */
@@ -141,7 +143,7 @@ export type Event =
   | {
       readonly type: 'handover'
       readonly at: number
-      readonly what: string
+      readonly subject: Subject
       readonly from: string
       readonly to: string
       readonly cause: string

@@ -5,7 +5,8 @@
  *
  * Everything here is called on the daemon's main thread. Errors are `GodwitError`s (core/errors.ts).
  */
-import type { Selector } from './selector.ts'
+import type { FlowFacts, Selector } from './selector.ts'
+import type { Subject } from './subject.ts'
 
 /** An access network. `degrading` still carries traffic; `draining` only what has not moved away yet. */
 export interface AccessStatus {
@@ -16,6 +17,8 @@ export interface AccessStatus {
   readonly rtt_ms: number | null
   /** 0 to 1 over the last probes; null when not measured. */
   readonly loss: number | null
+  /** Why it is in this state. */
+  readonly reason?: string
 }
 
 /** One access towards one peer. */
@@ -67,11 +70,24 @@ export interface FlowStatus {
   readonly policy?: string
 }
 
+/** Of a router: a class of traffic towards a peer, and the paths that its packets take. */
+export interface ClassStatus {
+  /** `CLASS.PEER`; `why` takes it as it takes a flow. */
+  readonly id: string
+  readonly name: string
+  readonly peer: string
+  readonly mechanism: string
+  readonly scheduler: string
+  /** Accesses in use and those that get copies, joined by `+`. */
+  readonly access: string
+}
+
 /** A flow, a peer or everything moved from one path to another. */
 export interface HandoverRecord {
   /** Milliseconds since the Unix epoch. */
   readonly at: number
-  /** Flow id, selector or `all`. */
+  readonly subject: Subject
+  /** The subject as text: flow id, selector, `all` … */
   readonly what: string
   readonly from: string
   readonly to: string
@@ -86,7 +102,8 @@ export interface DecisionRecord {
   /** Milliseconds since the Unix epoch. */
   readonly at: number
   readonly mechanism: string
-  /** What it is about: a flow id, `app:…`, an access, `all`. */
+  readonly subject: Subject
+  /** The subject as text: a flow id, `app:…`, an access, `all`. */
   readonly what: string
   /** What was decided, e.g. `acc2`. */
   readonly chosen: string
@@ -98,8 +115,8 @@ export interface DecisionRecord {
 
 /** Where a mechanism tells what happened; given to it by the daemon. Bounded: the oldest records go. */
 export interface Recorder {
-  handover(record: HandoverRecord): void
-  decision(record: DecisionRecord): void
+  handover(record: Omit<HandoverRecord, 'what'>): void
+  decision(record: Omit<DecisionRecord, 'what'>): void
   /** One line for the log. `debug` is off unless asked for. */
   log(level: LogLevel, message: string): void
 }
@@ -127,9 +144,37 @@ export interface Move {
   readonly note?: string
 }
 
-export interface MoveOptions {
-  /** UPMT's static mode: the far end must not move the flows by what arrives. Ended by the next move without it. */
-  readonly static?: boolean
+/** What one mechanism knows beside the access (`Mechanism.moveOptions`), by name; others do not look at it. */
+export type MoveOptions = Readonly<Record<string, boolean>>
+
+/** What a flow may go through while it lives, and go on: what a planner has to know of a mechanism. */
+export type Survives =
+  /** Another access of this host, with another address. */
+  | 'access'
+  /** Another address on the same access. */
+  | 'address'
+  /** A time without any access. */
+  | 'outage'
+  /** The other end moves too, at the same time. */
+  | 'both'
+  /** The daemon is killed and started again. */
+  | 'restart'
+
+/** What a mechanism can do for a flow that begins now. */
+export interface Offer {
+  readonly mechanism: string
+  readonly carries: boolean
+  /** Why, or why not, in a sentence. */
+  readonly reason: string
+  readonly cost: {
+    /** Bytes that each packet grows by on the wire, at most. */
+    readonly bytes: number
+    /** Round trip (ms) of the way that the mechanism chooses, as measured; null: it chooses none, or none is measured. */
+    readonly rtt_ms: number | null
+  }
+  readonly survives: readonly Survives[]
+  /** What the other end has to have; empty: nothing. */
+  readonly needs: readonly string[]
 }
 
 /** One sample of /metrics. Name and help follow Prometheus: unit in the name, counters end in `_total`. */
@@ -209,9 +254,16 @@ export interface Mechanism {
   stop(): Promise<void>
   /** Removes what an earlier, killed run left in the kernel: `godwit down`. Never called while started. Repeatable. */
   cleanUp(): Promise<void>
-  accesses(): readonly AccessStatus[]
   peers(): readonly PeerStatus[]
   flows(): readonly FlowStatus[] | Promise<readonly FlowStatus[]>
+  /** Traffic classes that it shows and explains beside flows. */
+  classes?(): readonly ClassStatus[]
+  /** What it can do for a flow with these properties; what is not known of the flow is left out. */
+  offer(flow: FlowFacts): Offer
+  /** Names of the options of `move` that it knows. */
+  readonly moveOptions?: readonly string[]
+  /** Why it hands nothing over itself, as an anchor that follows its hosts; absent: it does. */
+  readonly follows?: { readonly reason: string; readonly hint: string }
   /** Hands over now. Undefined: nothing of `what` is mine. Rejects when the access does not exist or is down. */
   move(what: Selector, access: string, options?: MoveOptions): Promise<Move | undefined>
   /**

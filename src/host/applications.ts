@@ -4,6 +4,7 @@
  * that outlive the program keep its policy. Users other than root put only processes of their own under control
  * (docs/adr/0054-members-act-on-their-own-processes.md).
  */
+
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import * as z from 'zod'
@@ -11,7 +12,7 @@ import { GodwitError, missingError, usageError } from '../core/errors.ts'
 import type { Application, Caller, Mechanism, Recorder } from '../core/mechanism.ts'
 import { type Cgroup, cgroupMount, KernelCgroups } from '../linux/cgroup.ts'
 import { OpenProcess } from '../linux/proc.ts'
-import { writeAtomic } from './state.ts'
+import { writeAtomic } from '../mechanism/files.ts'
 
 /** How often ended programs are looked for whose `godwit run` did not say goodbye. */
 const SWEEP_MS = 5000

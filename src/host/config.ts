@@ -1,12 +1,16 @@
 /**
  * Reads and writes godwit.toml. What is wrong in it is said with file, line and how to mend it; all faults at once.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { existsSync, readFileSync } from 'node:fs'
 import type * as z from 'zod'
 import { GodwitError } from '../core/errors.ts'
+import type { MechanismDescriptor } from '../mechanism/descriptor.ts'
+import { refuseExposed } from '../mechanism/files.ts'
+import { MECHANISMS } from './mechanisms.ts'
 import { type Config, configSchema } from './schema.ts'
 import { isFault, parseToml, type TomlDocument } from './toml.ts'
+
+type List = readonly MechanismDescriptor[]
 
 export interface ConfigFault {
   readonly line: number
@@ -16,17 +20,21 @@ export interface ConfigFault {
 }
 
 /** Checks the text of a configuration; never throws on what it contains. */
-export function parseConfig(text: string): { config: Config } | { faults: readonly ConfigFault[] } {
+export function parseConfig(
+  text: string,
+  list: List = MECHANISMS,
+): { config: Config } | { faults: readonly ConfigFault[] } {
   const document = parseToml(text)
   if (isFault(document)) return { faults: [{ line: document.line, path: '', reason: document.reason }] }
-  const result = configSchema.safeParse(document.value)
+  const schema = configSchema(list)
+  const result = schema.safeParse(document.value)
   if (result.success) return { config: result.data }
-  const faults = result.error.issues.flatMap((issue) => explain(issue, document))
+  const faults = result.error.issues.flatMap((issue) => explain(issue, document, schema))
   return { faults: faults.sort((a, b) => a.line - b.line) }
 }
 
 /** One issue of the schema in words; unknown keys are told one by one, with what was probably meant. */
-function explain(issue: z.core.$ZodIssue, document: TomlDocument): ConfigFault[] {
+function explain(issue: z.core.$ZodIssue, document: TomlDocument, schema: unknown): ConfigFault[] {
   const fault = (path: readonly PropertyKey[], reason: string): ConfigFault => ({
     line: document.lineOf(path),
     path: showPath(path),
@@ -35,7 +43,7 @@ function explain(issue: z.core.$ZodIssue, document: TomlDocument): ConfigFault[]
   switch (issue.code) {
     case 'unrecognized_keys':
       return issue.keys.map((unknown) => {
-        const known = knownKeys(issue.path)
+        const known = knownKeys(issue.path, schema)
         const near = nearest(unknown, known)
         const hint = near ? `did you mean \`${near}\`?` : `known here: ${known.join(', ')}`
         return fault([...issue.path, unknown], `unknown key \`${unknown}\`; ${hint}`)
@@ -92,8 +100,8 @@ function article(type: string): string {
 }
 
 /** The keys that the schema knows at a place. */
-function knownKeys(path: readonly PropertyKey[]): string[] {
-  let schema: unknown = configSchema
+function knownKeys(path: readonly PropertyKey[], root: unknown): string[] {
+  let schema = root
   for (const part of path) {
     const definition = definitionOf(schema)
     if (definition.type === 'array') schema = definition.element
@@ -138,14 +146,14 @@ function edits(a: string, b: string): number {
 }
 
 /** Reads and checks a configuration. Throws `CONFIG_MISSING`, `CONFIG_INVALID`, `SECRET_EXPOSED` (all: usage). */
-export function loadConfig(file: string): Config {
+export function loadConfig(file: string, list: List = MECHANISMS): Config {
   if (!existsSync(file)) {
     throw new GodwitError('CONFIG_MISSING', `there is no configuration ${file}`, {
       kind: 'usage',
       hint: 'make one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
     })
   }
-  const result = parseConfig(readFileSync(file, 'utf8'))
+  const result = parseConfig(readFileSync(file, 'utf8'), list)
   if ('faults' in result) {
     const lines = result.faults.map(
       ({ line, path, reason }) => `${file}:${line}: ${path && `${path}: `}${reason}`,
@@ -156,22 +164,6 @@ export function loadConfig(file: string): Config {
     })
   }
   const { config } = result
-  if (config.peer.some((peer) => peer.preshared_key !== undefined)) refuseExposed(file)
+  if (list.some(({ holdsSecrets }) => holdsSecrets?.(config))) refuseExposed(file)
   return config
-}
-
-/** Throws `SECRET_EXPOSED` when others than the owner can read the file. */
-export function refuseExposed(file: string): void {
-  const { mode } = statSync(file)
-  if ((mode & 0o077) === 0) return
-  throw new GodwitError(
-    'SECRET_EXPOSED',
-    `${file} holds a secret and others can read it (mode ${(mode & 0o777).toString(8).padStart(4, '0')})`,
-    { kind: 'usage', hint: `chmod 600 ${file}` },
-  )
-}
-
-/** A path of the configuration, relative to the folder that the configuration stands in. */
-export function resolveBeside(configFile: string, path: string): string {
-  return resolve(dirname(configFile), path)
 }

@@ -1,11 +1,12 @@
 /**
  * The daemon: starts its mechanisms in order, answers on the control socket by asking all of them, stops them in reverse.
- * It knows no mechanism by name; `compose.ts` builds them from the configuration.
+ * It knows no mechanism by name; `serve.ts` composes those that the configuration asks for.
  */
 import * as z from 'zod'
 import { GodwitError, usageError } from '../core/errors.ts'
 import {
   type AccessStatus,
+  type ClassStatus,
   type ControlRoute,
   type DecisionRecord,
   type FlowStatus,
@@ -14,6 +15,7 @@ import {
   type Metric,
   type Move,
   type MoveOptions,
+  type Offer,
   type PeerStatus,
   postRoute,
   takesPackets,
@@ -23,16 +25,12 @@ import { notifyManager } from '../linux/notify.ts'
 import { Applications } from './applications.ts'
 import { ControlServer } from './control.ts'
 import { formatMetrics } from './metrics.ts'
-import type { HostRecorder } from './recorder.ts'
-import type { Role } from './setup.ts'
+import { facts, type HostRecorder } from './recorder.ts'
 import type { State } from './state.ts'
 
 /** What POSTs bring. */
-const MOVE = z.strictObject({
-  what: z.string().min(1),
-  access: z.string().min(1),
-  static: z.boolean().optional(),
-})
+/** Beside what and where: options of a mechanism (`Mechanism.moveOptions`). */
+const MOVE = z.object({ what: z.string().min(1), access: z.string().min(1) }).catchall(z.boolean())
 const RUN = z.strictObject({
   pid: z.int().min(2),
   command: z.string().min(1),
@@ -53,12 +51,18 @@ export interface Status {
   readonly accesses: readonly AccessStatus[]
   readonly peers: readonly PeerStatus[]
   readonly flows: readonly FlowStatus[]
+  /** Of a router. */
+  readonly classes: readonly ClassStatus[]
   readonly handovers: readonly HandoverRecord[]
 }
 
 /** What GET /v1/why answers. */
 export interface Why {
-  readonly flow: FlowStatus
+  /** The flow, or of a router the class. */
+  readonly flow?: FlowStatus
+  readonly class?: ClassStatus
+  /** What each mechanism could do for such a flow if it began now. */
+  readonly offers: readonly Offer[]
   /** What the mechanism says of the flow now. */
   readonly now: readonly DecisionRecord[]
   /** Decisions and handovers on record, oldest first. */
@@ -67,14 +71,19 @@ export interface Why {
 }
 
 export interface DaemonInit {
-  readonly role: Role
+  /** Of the mechanism that the command named. */
+  readonly role: string
   readonly version: string
   readonly state: State
   readonly mechanisms: readonly Mechanism[]
   readonly recorder: HostRecorder
+  /** What the access monitor sees. */
+  readonly accesses?: () => readonly AccessStatus[]
   /** Part of the names of cgroups; `kernel.instance` of the configuration. */
   readonly instance: string
   readonly routes?: readonly ControlRoute[]
+  /** What no single mechanism counts. */
+  readonly metrics?: () => readonly Metric[]
 }
 
 export class Daemon {
@@ -165,17 +174,17 @@ export class Daemon {
       accesses: this.#accesses(),
       peers: this.#init.mechanisms.flatMap((mechanism) => mechanism.peers()),
       flows: await this.#flows(),
+      classes: this.#classes(),
       handovers: recorder.handovers(),
     }
   }
 
-  /** Accesses by name; of two mechanisms that see the same access, the first knows its quality. */
-  #accesses(): AccessStatus[] {
-    const byName = new Map<string, AccessStatus>()
-    for (const access of this.#init.mechanisms.flatMap((mechanism) => mechanism.accesses())) {
-      if (!byName.has(access.name)) byName.set(access.name, access)
-    }
-    return [...byName.values()]
+  #accesses(): readonly AccessStatus[] {
+    return this.#init.accesses?.() ?? []
+  }
+
+  #classes(): ClassStatus[] {
+    return this.#init.mechanisms.flatMap((mechanism) => mechanism.classes?.() ?? [])
   }
 
   async #flows(): Promise<FlowStatus[]> {
@@ -194,15 +203,17 @@ export class Daemon {
     const selector = parseSelector(what)
     if (!selector.ok) throw usageError(selector.reason)
     const known = this.#accesses()
-    if (this.#init.role === 'anchor') {
-      throw new GodwitError('NO_ACCESS', 'an anchor follows its hosts and has no accesses itself', {
-        hint: 'move on the host: godwit move WHAT ACCESS',
-      })
-    }
+    const follower = this.#init.mechanisms[0]?.follows
+    if (follower !== undefined && this.#init.mechanisms.every(({ follows }) => follows !== undefined))
+      throw new GodwitError('NO_ACCESS', follower.reason, { hint: follower.hint })
     if (!known.some(({ name }) => name === access)) {
       const names = known.map(({ name }) => name).join(', ') || 'none'
       throw new GodwitError('NO_ACCESS', `there is no access ${access}`, { hint: `accesses: ${names}` })
     }
+    const unknown = Object.keys(options).find(
+      (option) => !this.#init.mechanisms.some(({ moveOptions }) => moveOptions?.includes(option)),
+    )
+    if (unknown !== undefined) throw usageError(`nothing that runs here knows the option ${unknown}`)
     let flows: number | undefined
     let failure: GodwitError | undefined
     const notes: string[] = []
@@ -229,21 +240,24 @@ export class Daemon {
   }
 
   async why(id: string): Promise<Why> {
+    const { mechanisms, recorder } = this.#init
+    const now = (name: string) => mechanisms.find((each) => each.name === name)?.why(id) ?? []
     const flow = (await this.#flows()).find((candidate) => candidate.id === id)
-    if (!flow) {
-      throw new GodwitError('NO_FLOW', `there is no flow ${id}`, { hint: '`godwit flows` lists them' })
+    if (flow !== undefined) {
+      const offers = mechanisms.map((mechanism) => mechanism.offer(facts(flow)))
+      return { flow, offers, now: now(flow.mechanism), ...recorder.about(flow) }
     }
-    const mechanism = this.#init.mechanisms.find(({ name }) => name === flow.mechanism)
-    return { flow, now: mechanism?.why(id) ?? [], ...this.#init.recorder.about(flow) }
+    const found = this.#classes().find((candidate) => candidate.id === id)
+    if (found !== undefined)
+      return { class: found, offers: [], now: now(found.mechanism), ...recorder.aboutClass(found) }
+    throw new GodwitError('NO_FLOW', `there is no flow ${id}`, { hint: '`godwit flows` lists them' })
   }
 
   #routes(): ControlRoute[] {
     return [
       { method: 'GET', path: '/v1/status', handle: () => this.status() },
       { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
-      postRoute('/v1/move', MOVE, ({ body }) =>
-        this.move(body.what, body.access, { static: body.static === true }),
-      ),
+      postRoute('/v1/move', MOVE, ({ body }) => this.move(body.what, body.access, optionsIn(body))),
       postRoute('/v1/run', RUN, ({ body, caller }) => {
         const { pid, command, policy, access } = body
         return this.#applications.adopt(
@@ -270,6 +284,7 @@ export class Daemon {
     const memory = process.memoryUsage.rss()
     yield { name: 'process_resident_memory_bytes', help: 'Resident memory.', type: 'gauge', value: memory }
     yield* recorder.metrics()
+    yield* this.#init.metrics?.() ?? []
     for (const access of this.#accesses()) {
       const value = access.state === 'down' ? 0 : 1
       const labels = { access: access.name }
@@ -307,4 +322,8 @@ function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Gene
       value,
     }
   }
+}
+
+function optionsIn(body: z.output<typeof MOVE>): MoveOptions {
+  return Object.fromEntries(Object.entries(body).flatMap(([key, on]) => (on === true ? [[key, true]] : [])))
 }

@@ -1,69 +1,23 @@
-/**
- * Address translation as the daemon and the command line handle it: its mechanism from the configuration, and its keys
- * (`godwit dime key`, the paper's `set_local_key`, DI-40).
- */
+/** The keys of address translation as the command line handles them (`godwit dime key`, the paper's `set_local_key`, DI-40). */
 import { formatPrefix, parsePrefix } from '../core/address.ts'
 import { toBase64 } from '../core/bytes.ts'
 import { usageError } from '../core/errors.ts'
 import { decodeKey } from '../crypto/keys.ts'
 import {
+  DIME_KEY_FILE,
   generateOwnKey,
   ownKeyOf,
   readPrivateKeys,
-  type TranslationConfig,
-  TranslationMechanism,
   writePrivateKeys,
 } from '../translation/index.ts'
 import { ControlClient } from './client.ts'
-import type { Composition } from './compose.ts'
-import { resolveBeside } from './config.ts'
-import type { HostRecorder } from './recorder.ts'
-import type { Config, DimeConfig } from './schema.ts'
 import type { State } from './state.ts'
 
 export type { HostView, SocketView } from '../translation/index.ts'
 
-/** `godwit dime up`: address translation alone, with nothing configured. */
-export function composeDime(config: Config, state: State, recorder: HostRecorder): Composition {
-  const mechanism = new TranslationMechanism(translationConfig(config, state), recorder)
-  return { mechanisms: [mechanism], routes: [] }
-}
-
-function translationConfig({ dime, kernel }: Config, state: State): TranslationConfig {
-  return {
-    instance: kernel.instance,
-    // The hundred after those of the other mechanisms.
-    base: kernel.base + 100,
-    port: dime.port,
-    interfaces: dime.interfaces,
-    watchUdp: dime.watch_udp,
-    fastPath: dime.fast_path,
-    keyFile: dimeKeyFile(state),
-    knownKeys: dime.known_keys.map((path) => resolveBeside(state.configFile, path)),
-    names: dime.names,
-    stateFile: state.file('dime.json'),
-    ihmp: {
-      unsigned: dime.unsigned,
-      advertise: dime.advertise,
-      crossing: dime.cross_families,
-      holdMs: dime.hold_s * 1000,
-      nats: natKeys(dime.nat_keys),
-    },
-  }
-}
-
 /** Where the private keys of address translation are (`godwit dime key`). */
 export function dimeKeyFile(state: State): string {
-  return state.file('dime.keys')
-}
-
-function natKeys(keys: DimeConfig['nat_keys']): Uint8Array[] | 'any' {
-  if (keys === 'any') return keys
-  return keys.map((text) => {
-    const key = decodeKey(text)
-    if (key.ok) return key.value
-    throw usageError(`nat_keys: ${key.reason}`)
-  })
+  return state.file(DIME_KEY_FILE)
 }
 
 export interface BoundKey {

@@ -1,39 +1,40 @@
 /** What this machine has and lacks for each part of godwit, with the way to get what is missing. */
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { release } from 'node:os'
 import { cgroupMount } from '../linux/cgroup.ts'
 import { findProgram, installHint, type Program } from '../linux/packages.ts'
-import { tcxObstacle } from '../linux/tcx.ts'
-import { udpBatchObstacle } from '../linux/udp-probe.ts'
-
-export type Part = 'host' | 'anchor' | 'router' | 'dime' | 'run' | 'demo' | 'bench' | 'tests'
+import { type Need, TUN } from '../mechanism/needs.ts'
+import { MECHANISMS } from './mechanisms.ts'
+import type { MechanismList } from './plan.ts'
 
 export interface Finding {
   readonly name: string
   readonly ok: boolean
   /** What was found. */
   readonly value: string
-  /** The parts that need it, or are better with it. */
-  readonly parts: readonly Part[]
+  /** The parts that need it, or are better with it: roles of mechanisms, `run`, `demo`, `bench`, `tests`. */
+  readonly parts: readonly string[]
   /** False: these parts work without it, with less. */
   readonly required: boolean
   /** How to get it, when it is not there. */
   readonly mend?: string
 }
 
+const REHEARSALS = ['demo', 'bench', 'tests']
+/** Parts beside the mechanisms, by what they need too. */
+const OTHERS: Readonly<Record<string, readonly string[]>> = { [TUN.name]: REHEARSALS, nft: ['demo', 'tests'] }
+
 /** Looks; changes nothing. */
-export function examine(): Finding[] {
+export function examine(list: MechanismList = MECHANISMS): Finding[] {
+  const roles = list.map(({ role }) => role)
+  const all = [...roles, 'run', ...REHEARSALS]
   return [
-    node(),
-    kernel(),
-    capability(),
-    tun(),
-    udpBatches(),
+    node(process.version, all),
+    kernel(all),
+    ...needsOf(list),
     userNamespaces(),
     cgroups(),
-    devicePrograms(),
-    program('nft', ['anchor', 'demo', 'tests'], true),
     program('curl', ['demo', 'tests'], true),
     program('rsync', ['demo', 'tests'], true),
     program('iperf3', ['tests'], false),
@@ -44,25 +45,41 @@ export function examine(): Finding[] {
   ]
 }
 
-const ALL: readonly Part[] = ['host', 'anchor', 'router', 'dime', 'run', 'demo', 'bench', 'tests']
+/** What the mechanisms need, each thing once, with everybody who needs it. */
+function needsOf(list: MechanismList): Finding[] {
+  const needs = new Map<string, { readonly need: Need; readonly roles: string[] }>()
+  for (const { role, needs: own } of list)
+    for (const need of own) {
+      const known = needs.get(need.name)
+      if (known === undefined) needs.set(need.name, { need, roles: [role] })
+      else known.roles.push(role)
+    }
+  return [...needs.values()].map(({ need, roles }) => ({
+    name: need.name,
+    ...need.look(),
+    parts: [...roles, ...(OTHERS[need.name] ?? [])],
+    required: need.required,
+    mend: need.mend,
+  }))
+}
 
 /** The major versions of Node.js on which `npm test` runs the tests. package.json, README.md and scripts/setup.sh name them. */
 export const TESTED_NODES: readonly number[] = [20, 22, 24, 26]
 
-export function node(version: string = process.version): Finding {
+export function node(version: string = process.version, parts: readonly string[] = []): Finding {
   const major = Number(/^v(\d+)/.exec(version)?.[1])
   const listed = TESTED_NODES.join(', ')
   return {
     name: `Node.js ${TESTED_NODES[0]} or newer`,
     ok: major >= TESTED_NODES[0]!,
     value: TESTED_NODES.includes(major) ? version : `${version} (not tested; these are: ${listed})`,
-    parts: ALL,
+    parts,
     required: true,
     mend: 'https://nodejs.org',
   }
 }
 
-function kernel(): Finding {
+function kernel(parts: readonly string[]): Finding {
   const [major = 0, minor = 0] = release().split('.').map(Number)
   // UDP_SEGMENT 4.18, UDP_GRO 5.0, TUN USO 6.2 (the last only makes UDP faster).
   const ok = major >= 5
@@ -70,62 +87,9 @@ function kernel(): Finding {
     name: 'Linux 5.0 or newer',
     ok,
     value: `${release()}${major > 6 || (major === 6 && minor >= 2) ? '' : ' (6.2 or newer is faster with UDP)'}`,
-    parts: ALL,
+    parts,
     required: true,
     mend: 'a newer kernel',
-  }
-}
-
-/** Whether this process may change the network: the capability CAP_NET_ADMIN. */
-export function mayChangeNetwork(): boolean {
-  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'
-  return ((BigInt(`0x${effective}`) >> 12n) & 1n) === 1n
-}
-
-function capability(): Finding {
-  const ok = mayChangeNetwork()
-  return {
-    name: 'right to change the network',
-    ok,
-    value: ok ? 'yes' : 'no, not as this user',
-    parts: ['host', 'anchor', 'router', 'dime'],
-    required: true,
-    mend: 'run godwit with sudo',
-  }
-}
-
-function tun(): Finding {
-  let value = 'usable'
-  try {
-    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK)
-  } catch (error) {
-    value = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'missing' : 'no permission'
-  }
-  return {
-    name: '/dev/net/tun',
-    ok: value === 'usable',
-    value,
-    parts: ['host', 'anchor', 'router', 'dime', 'demo', 'bench', 'tests'],
-    required: true,
-    mend: 'sudo modprobe tun; in a container: --device /dev/net/tun',
-  }
-}
-
-/** What the tunnel's throughput rests on; a device that refuses batches shows in the daemon's log and /metrics only. */
-function udpBatches(): Finding {
-  let obstacle: string | undefined
-  try {
-    obstacle = udpBatchObstacle()
-  } catch (error) {
-    obstacle = (error as Error).message
-  }
-  return {
-    name: 'UDP in batches (UDP_SEGMENT, UDP_GRO)',
-    ok: obstacle === undefined,
-    value: obstacle ?? 'usable',
-    parts: ['host', 'anchor', 'router'],
-    required: false,
-    mend: 'Linux 5.0 or newer',
   }
 }
 
@@ -155,20 +119,7 @@ function cgroups(): Finding {
   }
 }
 
-/** What DIME carries connections of one family over the other with; without it they wait for their own. */
-function devicePrograms(): Finding {
-  const obstacle = tcxObstacle()
-  return {
-    name: 'eBPF on devices (Linux 6.6)',
-    ok: obstacle === undefined,
-    value: obstacle ?? 'usable',
-    parts: ['dime'],
-    required: false,
-    mend: 'a newer kernel, and sudo',
-  }
-}
-
-function program(name: Program, parts: readonly Part[], required: boolean): Finding {
+function program(name: Program, parts: readonly string[], required: boolean): Finding {
   const path = findProgram(name)
   return {
     name,

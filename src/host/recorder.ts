@@ -6,6 +6,7 @@
 import { parseAddress } from '../core/address.ts'
 import { protocolNumber } from '../core/flow.ts'
 import type {
+  ClassStatus,
   DecisionRecord,
   FlowStatus,
   HandoverRecord,
@@ -13,7 +14,8 @@ import type {
   Metric,
   Recorder,
 } from '../core/mechanism.ts'
-import { type FlowFacts, matches, parseSelector } from '../core/selector.ts'
+import type { FlowFacts } from '../core/selector.ts'
+import { concerns, formatSubject, type Traffic } from '../core/subject.ts'
 import type { Log } from './log.ts'
 import { Ring } from './ring.ts'
 
@@ -35,7 +37,8 @@ export class HostRecorder implements Recorder {
     this.#log = log
   }
 
-  handover(record: HandoverRecord): void {
+  handover(told: Omit<HandoverRecord, 'what'>): void {
+    const record = { ...told, what: formatSubject(told.subject) }
     this.#handovers.add(record)
     this.#lost += record.lost_packets ?? 0
     if (record.gap_ms !== null) {
@@ -52,7 +55,8 @@ export class HostRecorder implements Recorder {
     )
   }
 
-  decision(record: DecisionRecord): void {
+  decision(told: Omit<DecisionRecord, 'what'>): void {
+    const record = { ...told, what: formatSubject(told.subject) }
     this.#decisions.add(record)
     this.#log.log('debug', `${record.mechanism}: ${record.what} -> ${record.chosen}: ${record.reason}`)
   }
@@ -66,20 +70,32 @@ export class HostRecorder implements Recorder {
     return [...this.#handovers]
   }
 
-  /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its policy and access, everything. */
+  /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its policy, access and peer, everything. */
   about(flow: FlowStatus): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
+    const { id, peer, access } = flow
     // Of a flow that was moved by hand: its policy, and that policy as it was before.
-    const { policy = '' } = flow
-    const policies = new Set([`policy ${policy}`, `policy ${policy.replace(/, pinned to .*/, '')}`])
-    const concerns = (what: string): boolean => {
-      if (what === flow.id || what === 'all' || what === flow.access) return true
-      if (policies.has(what)) return true
-      const selector = parseSelector(what)
-      return selector.ok && matches(selector.value, facts(flow))
-    }
+    const name = flow.policy?.replace(/, pinned to .*/, '')
+    return this.#concerning({
+      id,
+      peer,
+      access,
+      facts: facts(flow),
+      ...(name !== undefined && { policy: { name } }),
+    })
+  }
+
+  /** What concerns a traffic class of a router. */
+  aboutClass({ id, name, peer, access }: ClassStatus): {
+    decisions: DecisionRecord[]
+    handovers: HandoverRecord[]
+  } {
+    return this.#concerning({ id, peer, access, policy: { name, peer } })
+  }
+
+  #concerning(traffic: Traffic): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
     return {
-      decisions: [...this.#decisions].filter((record) => concerns(record.what)),
-      handovers: [...this.#handovers].filter((record) => concerns(record.what)),
+      decisions: [...this.#decisions].filter(({ subject }) => concerns(subject, traffic)),
+      handovers: [...this.#handovers].filter(({ subject }) => concerns(subject, traffic)),
     }
   }
 
@@ -120,7 +136,7 @@ export class HostRecorder implements Recorder {
 }
 
 /** What the status of a flow tells of it; users and cgroups are not in it. */
-function facts(flow: FlowStatus): FlowFacts {
+export function facts(flow: FlowStatus): FlowFacts {
   const colon = flow.dst.lastIndexOf(':')
   const dst = parseAddress(flow.dst.slice(0, colon).replace(/^\[|\]$/g, ''))
   return {

@@ -1,4 +1,6 @@
 /** docs/configuration.md, made from the schema. */
+import { MECHANISMS } from './mechanisms.ts'
+import type { MechanismList } from './plan.ts'
 import { jsonSchema } from './schema.ts'
 
 interface Node {
@@ -17,10 +19,15 @@ interface Node {
 }
 
 /** The text of docs/configuration.md. */
-export function configurationReference(): string {
-  const root = jsonSchema() as Node
+export function configurationReference(list: MechanismList = MECHANISMS): string {
+  const root = jsonSchema(list) as Node
   const sections = Object.entries(root.properties ?? {}).flatMap(([name, node]) => section(name, node))
-  return `${HEAD}\n${sections.join('\n')}\n`
+  const rows = list.map(({ role, sections: own, summary, needs }) => {
+    const keys = Object.keys(own).map((key) => `\`${key}\``)
+    const required = needs.filter((each) => each.required).map(({ name }) => name)
+    return `| ${role} | ${keys.join(', ')} | ${summary} | ${required.join(', ')} |`
+  })
+  return `${HEAD}\n${MECHANISM_HEAD}\n${rows.join('\n')}\n\n${sections.join('\n')}\n`
 }
 
 const HEAD = `# Configuration
@@ -50,6 +57,13 @@ public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 Selectors (\`match\`, \`except\`) are those of \`godwit move\`: \`app:NAME\`, \`port:N\` or \`port:N-M\`, \`user:NAME\`,
 \`to:ADDRESS/LENGTH\`, \`cgroup:PATH\`, \`proto:NAME\`; several that must all hold are joined by \`+\`.
 `
+
+const MECHANISM_HEAD = `## Mechanisms
+
+A file is the sum of its sections: each belongs to one mechanism, the others to all.
+
+| mechanism | sections | what it does | needs |
+| --- | --- | --- | --- |`
 
 function section(name: string, node: Node): string[] {
   let title = `[${name}]`

@@ -4,16 +4,18 @@
  *
  *   godwit-site1.BASE64URL(JSON).BASE64URL(first 6 bytes of SHA-256 of what stands before)
  */
+
 import { existsSync, readFileSync } from 'node:fs'
 import * as z from 'zod'
+import { openText, sealText } from '../anchoring/invitation.ts'
 import { parsePrefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { decodeKey, encodeKey, publicKeyOf } from '../crypto/keys.ts'
+import { readPrivateKey, writeSecret } from '../mechanism/files.ts'
+import { parseHostPort } from '../mechanism/schema.ts'
 import { parseConfig } from './config.ts'
-import { openText, sealText } from './invitation.ts'
-import { parseHostPort } from './schema.ts'
 import { keyFileOf, loadRouterConfig } from './setup.ts'
-import { readPrivateKey, type State, writeSecret } from './state.ts'
+import type { State } from './state.ts'
 import { addTable, tomlString } from './toml.ts'
 
 const PREFIX = 'godwit-site1.'

@@ -2,51 +2,48 @@
  * A daemon in the foreground, from its configuration to its end: `ready` on standard output, the log on standard error,
  * SIGINT and SIGTERM stop it. A second one ends it at once.
  */
-import { existsSync } from 'node:fs'
-import { missingError, usageError } from '../core/errors.ts'
-import { needProgram } from '../linux/packages.ts'
+import { usageError } from '../core/errors.ts'
+import { Ledger } from '../linux/ledger.ts'
 import { forbidCoreDumps, optimizeLate } from '../linux/proc.ts'
+import type { Rtnetlink } from '../linux/rtnetlink/index.ts'
+import type { MechanismDescriptor } from '../mechanism/descriptor.ts'
+import { NETWORK_ADMIN, TUN } from '../mechanism/needs.ts'
 import { IhmpNat, readPrivateKeys } from '../translation/index.ts'
-import { type Composition, composeAnchor, composeHost } from './compose.ts'
 import { loadConfig } from './config.ts'
 import { Daemon } from './daemon.ts'
-import { composeDime, dimeKeyFile } from './dime.ts'
-import { mayChangeNetwork } from './doctor.ts'
+import { dimeKeyFile } from './dime.ts'
+import { leftovers } from './leftovers.ts'
 import { Log } from './log.ts'
-import { HostRecorder } from './recorder.ts'
-import { composeRouter, needSite } from './router.ts'
-import type { Config } from './schema.ts'
+import { MECHANISMS } from './mechanisms.ts'
 import {
-  loadAnchorConfig,
-  loadDimeConfig,
-  loadHostConfig,
-  loadRouterConfig,
-  type Role,
-  roleOf,
-} from './setup.ts'
+  claimantOf,
+  descriptorOf,
+  loadConfigOf,
+  type MechanismList,
+  mechanismsFor,
+  mechanismsToClean,
+} from './plan.ts'
+import { HostRecorder } from './recorder.ts'
+import type { Config } from './schema.ts'
+import { DaemonServices } from './services.ts'
 import type { State } from './state.ts'
 import { version } from './version.ts'
 
-/** Runs until it is told to stop; resolves when everything it made is gone again. */
-export async function serve(role: Role, state: State): Promise<void> {
+/**
+ * Runs the mechanism that a command names, and those that the configuration has beside it, until it is told to stop; resolves
+ * when everything it made is gone again.
+ */
+export async function serve(role: string, state: State, list: MechanismList = MECHANISMS): Promise<void> {
   forbidCoreDumps()
-  const { config, compose } = planOf(role, state)
-  needNetworkAdmin()
-  if (role === 'anchor') needProgram('nft')
+  const descriptor = descriptorOf(role, list)
+  const config = loadConfigOf(descriptor, state, { whole: true, list })
+  const running = mechanismsFor(descriptor, config, list)
+  for (const { needs } of running) for (const need of needs) need.demand?.()
   state.lock()
   const recorder = new HostRecorder(new Log(config.log.level))
   // Not beside a tunnel: its engine lives on optimized code.
-  if (role === 'dime') optimizeLate()
-  const { mechanisms, routes } = compose(recorder)
-  const daemon = new Daemon({
-    role,
-    version: version(),
-    state,
-    mechanisms,
-    recorder,
-    instance: config.kernel.instance,
-    routes,
-  })
+  if (descriptor.alone) optimizeLate()
+  const { daemon, services } = composeDaemon(config, state, recorder, running)
   let stopping = false
   const stopped = untilStopped(recorder).then(() => {
     stopping = true
@@ -58,52 +55,67 @@ export async function serve(role: Role, state: State): Promise<void> {
     await stopped
   } finally {
     await daemon.stop()
+    services.close()
     state.unlock()
   }
 }
 
+/** A daemon of these mechanisms, the named one first, and the services that they share. */
+export function composeDaemon(
+  config: Config,
+  state: State,
+  recorder: HostRecorder,
+  running: readonly MechanismDescriptor[],
+): { daemon: Daemon; services: DaemonServices } {
+  const services = new DaemonServices(config, state, recorder, running)
+  const daemon = new Daemon({
+    role: running[0]!.role,
+    version: version(),
+    state,
+    mechanisms: running.map((each) => each.compose(config, services)),
+    recorder,
+    instance: config.kernel.instance,
+    accesses: () => services.accesses.status(),
+    metrics: () => services.metrics(),
+  })
+  return { daemon, services }
+}
+
 /**
- * Removes what a killed daemon left: that of the configuration, or of `role`. Returns whose it was. Refuses while one runs.
+ * Removes what a killed daemon left: that of the configuration, or of the mechanism with the role `only`, and of all that may
+ * have run beside it. Returns whose it was. Refuses while one runs.
  */
-export async function cleanUp(state: State, only?: Role): Promise<Role> {
-  needNetworkAdmin()
+export async function cleanUp(
+  state: State,
+  only?: string,
+  list: MechanismList = MECHANISMS,
+): Promise<string> {
+  NETWORK_ADMIN.demand?.()
+  TUN.demand?.()
   state.lock()
-  const role = only ?? roleOf(loadConfig(state.configFile))
-  const { config, compose } = planOf(role, state, false)
+  const descriptor =
+    only === undefined ? claimantOf(loadConfig(state.configFile, list), list) : descriptorOf(only, list)
+  const config = loadConfigOf(descriptor, state, { list })
   const recorder = new HostRecorder(new Log(config.log.level))
-  for (const mechanism of compose(recorder).mechanisms) await mechanism.cleanUp()
+  const left = mechanismsToClean(descriptor, config, list)
+  const services = new DaemonServices(config, state, recorder, left)
+  for (const each of left) await each.compose(config, services).cleanUp()
+  services.cleanUp()
+  nameLeftovers(services.rtnl, recorder)
+  services.close()
   // Cgroups, and the control socket.
+  const { role } = descriptor
   const { instance } = config.kernel
   await new Daemon({ role, version: version(), state, mechanisms: [], recorder, instance }).stop()
   state.unlock()
   return role
 }
 
-/** The configuration of a role, and its daemon's mechanisms. `whole`: it must be enough to run. */
-function planOf(
-  role: Role,
-  state: State,
-  whole = true,
-): { config: Config; compose: (recorder: HostRecorder) => Composition } {
-  switch (role) {
-    case 'anchor': {
-      const config = loadAnchorConfig(state)
-      return { config, compose: (recorder) => composeAnchor(config, state, recorder) }
-    }
-    case 'router': {
-      const config = loadRouterConfig(state)
-      if (whole) needSite(config, state)
-      return { config, compose: (recorder) => composeRouter(config, state, recorder) }
-    }
-    case 'dime': {
-      const config = loadDimeConfig(state)
-      return { config, compose: (recorder) => composeDime(config, state, recorder) }
-    }
-    default: {
-      const config = whole ? loadHostConfig(state) : loadConfig(state.configFile)
-      return { config, compose: (recorder) => composeHost(config, state, recorder) }
-    }
-  }
+function nameLeftovers(rtnl: Rtnetlink, recorder: HostRecorder): void {
+  const commands = leftovers(rtnl)
+  if (commands.length === 0) return
+  const which = 'rules and routes that look like those of an older godwit are left as they are'
+  recorder.log('warn', `${which}; to remove them: ${commands.join('; ')}`)
 }
 
 /** `godwit dime nat`: no control socket, only the translation and its announcements. */
@@ -117,12 +129,13 @@ export async function serveNat(
   },
 ): Promise<void> {
   forbidCoreDumps()
-  needNetworkAdmin()
+  NETWORK_ADMIN.demand?.()
+  TUN.demand?.()
   state.lock()
-  const config = loadDimeConfig(state)
+  const config = loadConfigOf(descriptorOf('dime'), state)
   const recorder = new HostRecorder(new Log(config.log.level))
   const nat = new IhmpNat({
-    instance: config.kernel.instance,
+    ledger: new Ledger(config.kernel),
     inside: options.inside,
     outside: options.outside,
     ports: parsePorts(options.ports),
@@ -178,20 +191,4 @@ function untilStopped(recorder: HostRecorder): Promise<void> {
     process.on('uncaughtException', fault)
     process.on('unhandledRejection', fault)
   })
-}
-
-/** Throws what is missing for interfaces, routes and rules to be made. */
-function needNetworkAdmin(): void {
-  if (!mayChangeNetwork()) {
-    throw missingError(
-      'the right to change the network (CAP_NET_ADMIN) is missing',
-      'run it as root: sudo godwit …',
-    )
-  }
-  if (!existsSync('/dev/net/tun')) {
-    throw missingError(
-      '/dev/net/tun does not exist',
-      'sudo modprobe tun; in a container: --device /dev/net/tun',
-    )
-  }
 }

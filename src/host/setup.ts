@@ -1,83 +1,39 @@
 /** What `anchor init`, `anchor invite` and `join` write: configuration, keys and the anchor's list of hosts. */
+
 import { existsSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
+import type { HostStore } from '../anchoring/hosts.ts'
+import { anchorDescriptor, hostDescriptor } from '../anchoring/index.ts'
+import { decodeInvitation } from '../anchoring/invitation.ts'
+import { type Invited, type InviteOptions, inviteHost, peerName } from '../anchoring/invite.ts'
+import { parseWgQuick } from '../anchoring/wg-quick.ts'
 import { formatAddress, maskAddress, parseInterfaceAddress, parsePrefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
-import {
-  decodeKey,
-  encodeKey,
-  generatePresharedKey,
-  generatePrivateKey,
-  publicKeyOf,
-} from '../crypto/keys.ts'
-import { loadConfig, parseConfig, resolveBeside } from './config.ts'
-import type { HostStore } from './hosts.ts'
-import { decodeInvitation, encodeInvitation } from './invitation.ts'
-import { poolAddresses, poolSize } from './pool.ts'
-import { type Config, parseHostPort } from './schema.ts'
-import { readPrivateKey, type State, writeAtomic, writeSecret } from './state.ts'
+import { decodeKey, encodeKey, publicKeyOf } from '../crypto/keys.ts'
+import { readPrivateKey, resolveBeside, writeAtomic, writeSecret } from '../mechanism/files.ts'
+import { parseHostPort } from '../mechanism/schema.ts'
+import { routerDescriptor } from '../routing/index.ts'
+import { loadConfig, parseConfig } from './config.ts'
+import { claimantOf, loadConfigOf } from './plan.ts'
+import type { Config } from './schema.ts'
+import type { State } from './state.ts'
 import { addTable, type TomlTable, tomlString } from './toml.ts'
-import { formatWgQuick, parseWgQuick } from './wg-quick.ts'
 
-export type Role = 'host' | 'anchor' | 'dime' | 'router'
-
-/** What a configuration makes of this machine. */
-export function roleOf({ anchor, router }: Config): 'anchor' | 'router' | 'host' {
-  return anchor !== undefined ? 'anchor' : router !== undefined ? 'router' : 'host'
-}
+export { type HostRecord, HostStore } from '../anchoring/hosts.ts'
+export { poolAddresses } from '../anchoring/pool-addresses.ts'
 
 /** An anchor's configuration, with `anchor` known to be there. */
 export type AnchorConfig = Config & { readonly anchor: NonNullable<Config['anchor']> }
 
 export function loadAnchorConfig(state: State): AnchorConfig {
-  const config = loadConfig(state.configFile)
-  if (config.anchor !== undefined) return { ...config, anchor: config.anchor }
-  throw new GodwitError(
-    'NOT_AN_ANCHOR',
-    `${state.configFile} has no [anchor]: it is of a ${roleOf(config)}`,
-    {
-      kind: 'usage',
-      hint: 'godwit anchor init --endpoint HOST:PORT --state DIR, with a state of its own',
-    },
-  )
+  return loadConfigOf(anchorDescriptor, state) as AnchorConfig
 }
 
 /** A router's configuration, with `router` known to be there. */
 export type RouterConfig = Config & { readonly router: NonNullable<Config['router']> }
 
 export function loadRouterConfig(state: State): RouterConfig {
-  const config = loadConfig(state.configFile)
-  if (config.router !== undefined) return { ...config, router: config.router }
-  throw new GodwitError('NOT_A_ROUTER', `${state.configFile} has no [router]`, {
-    kind: 'usage',
-    hint: 'godwit router init --state DIR …, with a state of its own',
-  })
-}
-
-/** The configuration of `godwit dime up`, which needs none. */
-export function loadDimeConfig(state: State): Config {
-  if (existsSync(state.configFile)) return loadConfig(state.configFile)
-  const parsed = parseConfig('')
-  if ('config' in parsed) return parsed.config
-  throw new GodwitError('INTERNAL', 'an empty configuration is not valid')
-}
-
-export function loadHostConfig(state: State): Config {
-  const config = loadConfig(state.configFile)
-  const role = roleOf(config)
-  if (role !== 'host') {
-    throw new GodwitError('NOT_A_HOST', `${state.configFile} has [${role}]: it is of no host`, {
-      kind: 'usage',
-      hint: `start it with \`godwit ${role} up\`; a host on the same machine needs a state of its own (--state DIR)`,
-    })
-  }
-  if (config.peer.length === 0) {
-    throw new GodwitError('NO_PEER', `${state.configFile} has no [[peer]]`, {
-      kind: 'usage',
-      hint: 'take an invitation: godwit join INVITATION',
-    })
-  }
-  return config
+  return loadConfigOf(routerDescriptor, state) as RouterConfig
 }
 
 /** The file that holds this machine's private key. */
@@ -108,77 +64,16 @@ export function initAnchor(state: State, endpoint: string): { config: string; pu
   return { config: state.configFile, public_key: encodeKey(publicKeyOf(key)) }
 }
 
-export interface InviteOptions {
-  /** A configuration of wg-quick for a stock client instead of an invitation. */
-  readonly wg?: boolean
-}
-
-/** Adds a host and returns what it needs to join: the text to hand over, and since when it is worthless. */
+/** Adds a host to the store of an anchor; see anchoring/invite.ts. */
 export function invite(
   state: State,
   store: HostStore,
   name: string,
   now: number,
   options: InviteOptions = {},
-): { host: ReturnType<HostStore['list']>[number]; text: string } {
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name)) {
-    throw usageError(`"${name}" is no name for a host`, { hint: 'letters, digits, ".", "_" and "-"' })
-  }
+): Invited {
   const config = loadAnchorConfig(state)
-  const { anchor } = config
-  const own = readPrivateKey(keyFileOf(state, config))
-  const privateKey = generatePrivateKey()
-  const preshared = encodeKey(generatePresharedKey())
-  const number = freeNumber(anchor, store, now)
-  const addresses = poolAddresses(anchor, number)
-  const expires = now + anchor.invitation_hours * 3_600_000
-  const host = {
-    name,
-    kind: options.wg ? ('wireguard' as const) : ('godwit' as const),
-    public_key: encodeKey(publicKeyOf(privateKey)),
-    preshared_key: preshared,
-    number,
-    ...(options.wg ? {} : { expires }),
-  }
-  store.add(host, now)
-  const publicKey = encodeKey(publicKeyOf(own))
-  const text = options.wg
-    ? formatWgQuick({
-        privateKey: encodeKey(privateKey),
-        addresses,
-        dns: [],
-        mtu: 1420,
-        peer: {
-          publicKey,
-          presharedKey: preshared,
-          endpoint: anchor.endpoint,
-          allowedIps: ['0.0.0.0/0', '::/0'],
-          keepalive: 25,
-        },
-      })
-    : encodeInvitation({
-        host: name,
-        anchor: peerName(anchor.endpoint),
-        endpoint: anchor.endpoint,
-        public_key: publicKey,
-        private_key: encodeKey(privateKey),
-        preshared_key: preshared,
-        addresses,
-        expires: Math.floor(expires / 1000),
-      })
-  return { host, text }
-}
-
-/** The lowest number that no host has; that of an expired invitation is free again. */
-function freeNumber(anchor: AnchorConfig['anchor'], store: HostStore, now: number): number {
-  const used = new Set(
-    store.list().flatMap(({ number, expires }) => (expires !== undefined && expires <= now ? [] : [number])),
-  )
-  const last = poolSize(anchor)
-  for (let number = 2; number <= last; number++) if (!used.has(number)) return number
-  throw new GodwitError('POOL_EXHAUSTED', `no address of ${anchor.pool4} is free`, {
-    hint: 'remove a host (godwit anchor remove NAME), or widen anchor.pool4',
-  })
+  return inviteHost(config.anchor, readPrivateKey(keyFileOf(state, config)), store, name, now, options)
 }
 
 /** What `join` tells. */
@@ -279,8 +174,8 @@ function usage(hint: string) {
 function readHostConfig(state: State): { text: string; config: Config | undefined } {
   if (!existsSync(state.configFile)) return { text: '', config: undefined }
   const config = loadConfig(state.configFile)
-  const role = roleOf(config)
-  if (role !== 'host') {
+  const { role } = claimantOf(config)
+  if (role !== hostDescriptor.role) {
     throw new GodwitError(
       'NOT_A_HOST',
       `${state.configFile} has [${role}]: it is of no host`,
@@ -307,18 +202,6 @@ function addPeer(state: State, text: string, peer: TomlTable): void {
   const check = parseConfig(next)
   if ('faults' in check) throw new Error(`the configuration made here is wrong: ${check.faults[0]!.reason}`)
   writeSecret(state.configFile, next)
-}
-
-/** A name for the peer after its endpoint's host. */
-function peerName(endpoint: string): string {
-  const parsed = parseHostPort(endpoint)
-  const host = parsed.ok ? parsed.value.host : 'anchor'
-  return (
-    host
-      .replace(/[^A-Za-z0-9._-]/g, '-')
-      .replace(/^[^A-Za-z0-9]+/, '')
-      .slice(0, 60) || 'anchor'
-  )
 }
 
 function freeName(wanted: string, config: Config | undefined): string {

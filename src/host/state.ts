@@ -2,23 +2,12 @@
  * Where an instance lives: its configuration, private key, store, lock and control socket. With `--state DIR` all of it
  * is in DIR; by default the configuration is in /etc/godwit and the rest in /var/lib/godwit.
  */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { existsSync, ftruncateSync, readFileSync, writeSync } from 'node:fs'
+import { join, resolve } from 'node:path'
 import { GodwitError } from '../core/errors.ts'
-import { decodeKey, encodeKey, generatePrivateKey } from '../crypto/keys.ts'
+import { encodeKey, generatePrivateKey } from '../crypto/keys.ts'
 import { tryLock, unlock } from '../linux/file-lock.ts'
-import { refuseExposed } from './config.ts'
+import { attempt, makeFolder, readPrivateKey, writeSecret } from '../mechanism/files.ts'
 
 export interface StateOptions {
   /** `--state DIR` */
@@ -91,106 +80,5 @@ export class State {
   ensurePrivateKey(path: string = this.keyFile): Uint8Array {
     if (!existsSync(path)) writeSecret(path, `${encodeKey(generatePrivateKey())}\n`)
     return readPrivateKey(path)
-  }
-}
-
-/** Reads a private key. Throws `KEY_MISSING`, `KEY_INVALID` or `SECRET_EXPOSED` (usage). */
-export function readPrivateKey(path: string): Uint8Array {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw ioError(`read ${path}`, error)
-    throw new GodwitError('KEY_MISSING', `there is no private key ${path}`, {
-      kind: 'usage',
-      hint: `godwit keygen > ${path}; chmod 600 ${path}`,
-    })
-  }
-  refuseExposed(path)
-  const key = decodeKey(text.trim())
-  if (key.ok) return key.value
-  throw new GodwitError('KEY_INVALID', `${path}: ${key.reason}`, {
-    kind: 'usage',
-    hint: 'godwit keygen makes one',
-  })
-}
-
-/** Writes a file that only its owner can read; atomic. */
-export function writeSecret(path: string, text: string): void {
-  writeAtomic(path, text, 0o600)
-}
-
-/**
- * Replaces a file as a whole: whoever reads it, also after a power cut, sees the old text or the new. A full disk leaves
- * the old one in place and throws `DISK_FULL`.
- */
-export function writeAtomic(path: string, text: string, mode = 0o644): void {
-  makeFolder(dirname(path))
-  const temporary = `${path}.${process.pid}.new`
-  attempt(`write ${path}`, () => {
-    rmSync(temporary, { force: true })
-    const fd = openSync(temporary, 'wx', mode)
-    try {
-      writeWhole(fd, Buffer.from(text))
-      fsyncSync(fd)
-    } catch (error) {
-      rmSync(temporary, { force: true })
-      throw error
-    } finally {
-      closeSync(fd)
-    }
-    renameSync(temporary, path)
-    const folder = openSync(dirname(path), 'r')
-    try {
-      fsyncSync(folder)
-    } finally {
-      closeSync(folder)
-    }
-  })
-}
-
-function writeWhole(fd: number, bytes: Uint8Array): void {
-  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at)
-}
-
-function makeFolder(path: string): void {
-  attempt(`make ${path}`, () => mkdirSync(path, { recursive: true, mode: 0o750 }))
-}
-
-function attempt<T>(op: string, action: () => T): T {
-  try {
-    return action()
-  } catch (error) {
-    throw ioError(op, error)
-  }
-}
-
-function ioError(op: string, error: unknown): unknown {
-  switch ((error as NodeJS.ErrnoException).code) {
-    case 'ENOSPC':
-    case 'EDQUOT':
-      return new GodwitError('DISK_FULL', `${op}: no space left`, {
-        op,
-        cause: error,
-        hint: 'free some space on that file system, then try again; nothing was changed',
-      })
-    case 'EACCES':
-    case 'EPERM':
-      return new GodwitError('NO_PERMISSION', `${op}: permission denied`, {
-        op,
-        cause: error,
-        hint: 'run it as root (sudo), or give it a folder of yours with --state DIR',
-      })
-    case 'EROFS':
-    case 'ENOTDIR':
-    case 'EISDIR':
-      return new GodwitError('STATE_UNUSABLE', `${op}: ${(error as Error).message}`, {
-        op,
-        cause: error,
-        kind: 'usage',
-        hint: 'give it another folder with --state DIR',
-      })
-    default:
-      return error
   }
 }

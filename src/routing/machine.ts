@@ -429,7 +429,7 @@ export class RouterMachine {
       const reason = `nothing usable to ${peer.name}: ${states || 'no access'}`
       this.#events.push({
         type: 'decision',
-        what: 'all',
+        subject: { kind: 'peer', name: peer.name },
         chosen: 'none',
         reason,
         evidence: { peer: peer.name },
@@ -441,7 +441,8 @@ export class RouterMachine {
     this.counts.bareMs += ms
     const chosen = paths.find(({ slot }) => slot === plan.carriers[0])?.access ?? ''
     const reason = `${peer.name} is reached again, after ${ms} ms without a usable path`
-    this.#events.push({ type: 'decision', what: 'all', chosen, reason, evidence: { peer: peer.name, ms } })
+    const subject = { kind: 'peer', name: peer.name } as const
+    this.#events.push({ type: 'decision', subject, chosen, reason, evidence: { peer: peer.name, ms } })
   }
 
   /** What waits for a path that nothing waits for any more goes at once, where traffic goes now. */
@@ -465,15 +466,15 @@ export class RouterMachine {
       each === undefined ? '' : [...each.carriers, ...each.copies].map(label).join('+')
     const [from, to] = [list(before), list(plan)]
     if (from === to) return
-    const what = `${this.#classes[index]!.name}.${peer.name}`
+    const subject = { kind: 'policy', name: this.#classes[index]!.name, peer: peer.name } as const
     const evidence: Record<string, string | number> = { peer: peer.name, cause, from }
     for (const path of peer.paths.values()) {
       evidence[`${path.access}.state`] = path.view.state.name
       evidence[`${path.access}.loss`] = Math.round(path.loss * 1000) / 1000
       evidence[`${path.access}.rtt_ms`] = Math.round(path.view.rttMs * 10) / 10
     }
-    this.#events.push({ type: 'decision', what, chosen: to || 'none', reason: plan.reason, evidence })
-    if (from !== '' && to !== '') this.#events.push({ type: 'handover', what, from, to, cause })
+    this.#events.push({ type: 'decision', subject, chosen: to || 'none', reason: plan.reason, evidence })
+    if (from !== '' && to !== '') this.#events.push({ type: 'handover', subject, from, to, cause })
   }
 }
 

@@ -1,16 +1,24 @@
 /**
  * What a router makes in the kernel: the tunnel device, routes to the subnets behind its peers, and forwarding.
  *
+ * The routes are in a table of their own, so that none of the main table is replaced: a hotspot may have home's prefix.
+ * Rules look up both tables as if they were one, and of two routes with the same prefix ours wins. For each length L of a
+ * subnet, the longest first:
+ *
+ *   lookup main, only routes longer than L · lookup ours, only routes of L or longer
+ *
  * The routes name an address of the gateway in its own subnets as source, so that what the gateway itself says to the
  * other site (ICMP: too big, time exceeded, unreachable) comes from a source that the other end takes.
  */
-import { ROUTE_PROTOCOL } from '../access/index.ts'
 import { contains, formatPrefix, type Prefix, parseAddress } from '../core/address.ts'
-import type { Rtnl } from '../linux/rtnetlink/types.ts'
+import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
+import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../linux/own.ts'
+import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 
 export interface RouterPlumbingInit {
   readonly device: string
+  readonly ledger: Ledger
   /** Behind the peers. */
   readonly subnets: readonly Prefix[]
   /** Behind this gateway; empty: not said. */
@@ -32,8 +40,8 @@ export class RouterPlumbing {
 
   /** The device is there: up, routes to the subnets, forwarding on. Repeatable. */
   apply(mtu: number): void {
-    const { device, subnets } = this.#init
-    this.#rtnl.setLink(device, { mtu, up: true })
+    const { device, ledger, subnets } = this.#init
+    setDevice(this.#rtnl, ledger, device, { mtu })
     this.#lookForSources()
     this.#route()
     this.#set(`net/ipv4/conf/${device}/rp_filter`, 2)
@@ -41,6 +49,12 @@ export class RouterPlumbing {
     for (const scope of ['all', device]) this.#set(`net/ipv4/conf/${scope}/send_redirects`, 0)
     this.#set('net/ipv4/ip_forward', 1)
     if (subnets.some(({ address }) => address.length === 16)) this.#set('net/ipv6/conf/all/forwarding', 1)
+  }
+
+  /** Puts back what another program removed, and names it. */
+  restore(): string[] {
+    const { device, ledger } = this.#init
+    return [...setDevice(this.#rtnl, ledger, device, {}), ...this.#route()]
   }
 
   /** Own subnets of a family in which this machine has no address (yet). */
@@ -60,9 +74,12 @@ export class RouterPlumbing {
     if (this.#rtnl.link(this.#init.device)?.mtu !== mtu) this.#rtnl.setLink(this.#init.device, { mtu })
   }
 
-  /** Routes go with the device. Repeatable. */
+  /** Repeatable. */
   cleanUp(): void {
-    this.#rtnl.deleteLink(this.#init.device)
+    const { device, ledger } = this.#init
+    setRules(this.#rtnl, ledger, ledger.routing.rules, [])
+    clearTable(this.#rtnl, ledger.routing.table)
+    deleteDevice(this.#rtnl, ledger, device)
     this.#sysctls.restore()
   }
 
@@ -79,17 +96,44 @@ export class RouterPlumbing {
     }
   }
 
-  #route(): void {
-    const { device, subnets } = this.#init
-    for (const subnet of subnets) {
+  #route(): string[] {
+    const { device, ledger, subnets } = this.#init
+    const { table, rules } = ledger.routing
+    const routes = subnets.map((subnet) => {
       const source = this.#sources.get(subnet.address.length)
-      this.#rtnl.replaceRoute({
-        to: destination(subnet),
-        dev: device,
-        protocol: ROUTE_PROTOCOL,
-        ...(source !== undefined && { source }),
-      })
+      return { to: destination(subnet), dev: device, ...(source !== undefined && { source }) }
+    })
+    // The table first: a rule without it would change nothing, but for a moment.
+    const set = setRoutes(this.#rtnl, table, routes).map(({ to }) => `route ${to} of ${device}`)
+    return set.concat(setRules(this.#rtnl, ledger, rules, this.#wantedRules()).map(describeRule))
+  }
+
+  /** Lengths beyond the room for them share the last pair of rules: there main's longer routes do not win. */
+  #wantedRules(): RuleSpec[] {
+    const { ledger, subnets } = this.#init
+    const { table, bypass, mark, rules } = ledger.routing
+    const out: RuleSpec[] = []
+    for (const family of [4, 6] as const) {
+      const own = subnets.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
+      if (own.length === 0) continue
+      // What carries the tunnels themselves never goes into one.
+      out.push({ family, priority: bypass, mark, mask: MARK_MASK, table: MAIN_TABLE })
+      const lengths = [...new Set(own.map(({ length }) => length))].sort((a, b) => b - a)
+      let priority = bypass + 1
+      for (const [i, length] of lengths.entries()) {
+        const last = priority + 3 > rules[1] || i === lengths.length - 1
+        out.push({ family, priority: priority++, table: MAIN_TABLE, suppressPrefixLength: length })
+        const shortest = last ? lengths.at(-1)! : length
+        out.push({
+          family,
+          priority: priority++,
+          table,
+          ...(shortest > 0 && { suppressPrefixLength: shortest - 1 }),
+        })
+        if (last) break
+      }
     }
+    return out
   }
 
   #set(key: string, value: number): void {

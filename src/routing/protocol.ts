@@ -5,6 +5,7 @@
 import type { Prefix } from '../core/address.ts'
 import type { Endpoint } from '../core/endpoint.ts'
 import type { Selector } from '../core/selector.ts'
+import type { Subject } from '../core/subject.ts'
 import type { DecisionEvent, LogLine, PathReport, SocketSetup } from '../tunnel/events.ts'
 import type { Mode } from '../tunnel/schedulers.ts'
 
@@ -100,7 +101,7 @@ export type Event =
   | DecisionEvent
   | {
       readonly type: 'handover'
-      readonly what: string
+      readonly subject: Subject
       readonly from: string
       readonly to: string
       readonly cause: string

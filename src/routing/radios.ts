@@ -107,7 +107,7 @@ export class RadioKeeper {
           this.#parts.recorder.decision({
             at: this.#parts.wall(),
             mechanism: 'routing',
-            what: action.link,
+            subject: { kind: 'access', name: action.link },
             chosen: action.chosen,
             reason: action.reason,
             evidence: action.evidence,

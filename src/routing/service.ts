@@ -1,25 +1,29 @@
 /**
  * A router on the main thread, mobile or at home: accesses and radios, routes, and the engine worker that carries the
- * packets. Implements what the daemon asks of a mechanism. A traffic class towards a peer is what it shows as a flow.
+ * packets. Implements what the daemon asks of a mechanism. It sees packets of terminals and no flows: what it shows and
+ * explains are traffic classes towards its peers.
  */
 import * as z from 'zod'
 import type { AccessMonitor } from '../access/index.ts'
-import type { Prefix } from '../core/address.ts'
+import { contains, type Prefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import {
-  type AccessStatus,
+  type ClassStatus,
   type ControlRoute,
   type DecisionRecord,
   type FlowStatus,
   type Mechanism,
   type Metric,
   type Move,
+  type Offer,
   type PeerStatus,
   postRoute,
   type Recorder,
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
-import type { Selector } from '../core/selector.ts'
+import type { FlowFacts, Selector } from '../core/selector.ts'
+import { formatSubject } from '../core/subject.ts'
+import type { Guarded } from '../linux/guard.ts'
 import { type EndpointCache, Endpoints } from '../tunnel/endpoints.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
 import { MODES } from '../tunnel/schedulers.ts'
@@ -46,6 +50,13 @@ export interface Site {
   readonly subnets: readonly Prefix[]
 }
 
+/** `backup`: only while nothing else works. Of accesses equally preferred the cheaper is taken. */
+export interface AccessLimit {
+  readonly pattern: string
+  readonly use: 'normal' | 'backup' | 'never'
+  readonly cost: number
+}
+
 export interface RouterInit {
   readonly device: string
   readonly privateKey: Uint8Array
@@ -58,6 +69,8 @@ export interface RouterInit {
   readonly own: readonly Prefix[]
   /** Patterns of interfaces, the most preferred first; empty for a gateway that only listens. */
   readonly accesses: readonly string[]
+  /** How accesses may be used, by pattern ([access.NAME]). */
+  readonly rules: readonly AccessLimit[]
   readonly classes: readonly ClassSetup[]
 }
 
@@ -65,6 +78,8 @@ export interface RouterComponents {
   /** Absent when there are no accesses to watch. */
   readonly monitor: AccessMonitor | undefined
   readonly plumbing: RouterPlumbing
+  /** Puts back what another program takes away; the returned function ends it. */
+  readonly protect: (guarded: Guarded) => () => void
   readonly radios: ((use: (access: string, use: AccessUse) => void) => RadioKeeper) | undefined
   readonly recorder: Recorder
   readonly wall: () => number
@@ -72,7 +87,6 @@ export interface RouterComponents {
   readonly endpoints: EndpointCache
   /** The newest timestamp of a handshake, over restarts: a peer refuses what is not newer, and clocks go back. */
   readonly timestamp: { get(): number | undefined; set(floor: number): void }
-  readonly close: () => void
 }
 
 const SCHEDULER = z.strictObject({ name: z.string().min(1), scheduler: z.string().min(1) })
@@ -95,6 +109,8 @@ export class RouterService implements Mechanism {
   #worker: EngineWorker | undefined
   #radios: RadioKeeper | undefined
   #unsubscribe: (() => void) | undefined
+  #unprotect: (() => void) | undefined
+  #unroute: (() => void) | undefined
   #paths: readonly RoutedPath[] = []
   #classes: readonly ClassReport[] = []
   #established = new Set<string>()
@@ -137,11 +153,16 @@ export class RouterService implements Mechanism {
       this.#post({ type: 'classes', classes })
       for (const site of sites) this.#addSite(site)
       this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      this.#unprotect = this.#parts.protect({
+        name: this.name,
+        devices: () => [device],
+        restore: () => this.#parts.plumbing.restore(),
+      })
       this.#findSource()
       this.#watchAccesses()
       this.#radios = this.#parts.radios?.((access, use) => {
         this.#parts.monitor?.setDraining(access, use.draining)
-        this.#post({ type: 'use', access, use })
+        this.#use(access, use)
       })
       this.#radios?.start()
       if (sites.some(({ endpoint }) => endpoint !== undefined)) await this.#untilReady()
@@ -158,44 +179,19 @@ export class RouterService implements Mechanism {
 
   async stop(): Promise<void> {
     this.#stopping = true
+    this.#unprotect?.()
     this.#radios?.stop()
     this.#unsubscribe?.()
-    this.#parts.monitor?.stop()
+    this.#unroute?.()
     this.#endpoints.stop()
     clearInterval(this.#sourceTimer)
     await this.#worker?.stop()
     this.#worker = undefined
     await this.cleanUp()
-    this.#parts.close()
   }
 
   async cleanUp(): Promise<void> {
     this.#parts.plumbing.cleanUp()
-    this.#parts.monitor?.cleanUp()
-  }
-
-  accesses(): readonly AccessStatus[] {
-    const links = new Map((this.#radios?.links() ?? []).map((link) => [link.name, link]))
-    return (this.#parts.monitor?.accesses() ?? []).map((access) => {
-      const paths = this.#paths.filter((path) => path.access === access.name)
-      const link = links.get(access.name)
-      const radio =
-        link === undefined
-          ? {}
-          : {
-              point: link.point ?? null,
-              signal_dbm: finite(link.dbm),
-              radio: link.fading ? 'fading' : (link.state as string),
-            }
-      return {
-        name: access.name,
-        state: access.state,
-        addresses: access.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`),
-        rtt_ms: finite(Math.min(...paths.map(({ rttMs }) => rttMs))),
-        loss: paths.length === 0 ? null : Math.max(...paths.map(({ loss }) => loss)),
-        ...radio,
-      }
-    })
   }
 
   peers(): readonly PeerStatus[] {
@@ -212,18 +208,44 @@ export class RouterService implements Mechanism {
     })
   }
 
-  /** Each class towards each peer. */
+  /** Terminals' flows are their own; a router sorts packets into classes. */
   flows(): readonly FlowStatus[] {
+    return []
+  }
+
+  /** Each class towards each peer. */
+  classes(): readonly ClassStatus[] {
     return this.#classes.map((each) => ({
-      id: flowId(each),
-      proto: each.mode,
-      src: 'here',
-      dst: each.peer,
-      app: '',
-      mechanism: this.name,
+      id: classId(each),
+      name: each.name,
       peer: each.peer,
+      mechanism: this.name,
+      scheduler: each.mode,
       access: [...each.carriers, ...each.copies].join('+'),
     }))
+  }
+
+  offer(flow: FlowFacts): Offer {
+    const { dst } = flow
+    const site = this.#init.sites.find(({ subnets }) =>
+      subnets.some((prefix) => dst?.length === prefix.address.length && contains(prefix, dst)),
+    )
+    const paths = this.#paths.filter((path) => path.peer === site?.name && isUsable(path.state))
+    const rtts = paths.map(({ rttMs }) => rttMs).filter(Number.isFinite)
+    const reason =
+      site === undefined
+        ? 'no site has the destination among its subnets'
+        : paths.length === 0
+          ? `nothing answers at ${site.name}`
+          : `${site.name} has the destination, over ${paths.map(({ access }) => access).join(' and ')}`
+    return {
+      mechanism: this.name,
+      carries: paths.length > 0,
+      reason,
+      cost: { bytes: OVERHEAD[6], rtt_ms: rtts.length === 0 ? null : Math.min(...rtts) },
+      survives: ['access', 'address', 'outage', 'restart'],
+      needs: ['a godwit router in front of the destination'],
+    }
   }
 
   async move(what: Selector, access: string): Promise<Move | undefined> {
@@ -238,12 +260,13 @@ export class RouterService implements Mechanism {
   }
 
   why(id: string): readonly DecisionRecord[] | undefined {
-    const found = this.#classes.find((each) => flowId(each) === id)
+    const found = this.#classes.find((each) => classId(each) === id)
     if (found === undefined) return undefined
     return [
       {
         at: this.#parts.wall(),
         mechanism: this.name,
+        subject: { kind: 'policy', name: found.name, peer: found.peer },
         what: id,
         chosen: [...found.carriers, ...found.copies].join('+') || 'none',
         reason: found.reason,
@@ -305,6 +328,7 @@ export class RouterService implements Mechanism {
       else this.#tellAccess(event.access.name)
     })
     monitor.start()
+    this.#unroute = monitor.useRouting()
     for (const { name } of monitor.accesses()) this.#tellAccess(name)
   }
 
@@ -316,10 +340,24 @@ export class RouterService implements Mechanism {
       return
     }
     const { state, families, mtu, generation } = access
+    // The list first, then the cost.
+    const costs = [...new Set(this.#init.rules.map(({ cost }) => cost).concat(0))].sort((a, b) => a - b)
+    const rank = priority * costs.length + costs.indexOf(this.#limit(name)?.cost ?? 0)
     this.#post({
       type: 'access',
-      access: { name, up: state !== 'down', families, mtu, generation, priority: priority + 1 },
+      access: { name, up: state !== 'down', families, mtu, generation, priority: rank + 1 },
     })
+    if (this.#limit(name)?.use === 'backup') this.#use(name, { draining: false, fading: false })
+  }
+
+  #limit(name: string): AccessLimit | undefined {
+    return this.#init.rules.find(({ pattern }) => matchesPattern(pattern, name))
+  }
+
+  /** A backup is used as one that is being left: nothing goes over it while anything else works. */
+  #use(access: string, use: AccessUse): void {
+    const draining = use.draining || this.#limit(access)?.use === 'backup'
+    this.#post({ type: 'use', access, use: { ...use, draining } })
   }
 
   #addSite({ endpoint, ...site }: Site): void {
@@ -356,16 +394,17 @@ export class RouterService implements Mechanism {
           event.peers.filter(({ established }) => established).map(({ name }) => name),
         )
         this.#followPaths()
+        this.#describeAccesses()
         break
       case 'decision': {
-        const { what, chosen, reason, evidence } = event
-        recorder.decision({ at: wall(), mechanism: this.name, what, chosen, reason, evidence })
-        recorder.log('info', `${what}: ${chosen}: ${reason}`)
+        const { subject, chosen, reason, evidence } = event
+        recorder.decision({ at: wall(), mechanism: this.name, subject, chosen, reason, evidence })
+        recorder.log('info', `${formatSubject(subject)}: ${chosen}: ${reason}`)
         break
       }
       case 'handover': {
-        const { what, from, to, cause } = event
-        recorder.handover({ at: wall(), what, from, to, cause, gap_ms: null, lost_packets: null })
+        const { subject, from, to, cause } = event
+        recorder.handover({ at: wall(), subject, from, to, cause, gap_ms: null, lost_packets: null })
         break
       }
       case 'timestamp':
@@ -373,6 +412,25 @@ export class RouterService implements Mechanism {
         break
       case 'drained':
         this.#radios?.drained(event.access)
+    }
+  }
+
+  /** What paths and radios say of the accesses, for status. */
+  #describeAccesses(): void {
+    const links = new Map((this.#radios?.links() ?? []).map((link) => [link.name, link]))
+    for (const { name } of this.#parts.monitor?.accesses() ?? []) {
+      const paths = this.#paths.filter((path) => path.access === name)
+      const link = links.get(name)
+      const radio = link && {
+        point: link.point ?? null,
+        signal_dbm: finite(link.dbm),
+        radio: link.fading ? 'fading' : (link.state as string),
+      }
+      this.#parts.monitor?.describe(name, {
+        rtt_ms: finite(Math.min(...paths.map(({ rttMs }) => rttMs))),
+        loss: paths.length === 0 ? null : Math.max(...paths.map(({ loss }) => loss)),
+        ...radio,
+      })
     }
   }
 
@@ -414,6 +472,6 @@ function stateOf({ state, draining, fading }: RoutedPath): string {
   return fading && state === 'up' ? 'fading' : state
 }
 
-function flowId(each: ClassReport): string {
+function classId(each: ClassReport): string {
   return `${each.name}.${each.peer}`
 }

@@ -11,8 +11,8 @@
  */
 import { Protocol } from '../core/ip.ts'
 import { Ebpf, FRAME, Helper, type Register } from '../linux/ebpf.ts'
+import { TRANSLATED } from '../linux/ledger.ts'
 import { TcxAction } from '../linux/tcx.ts'
-import { TRANSLATED } from './stacktrans.ts'
 
 export const FAST_MAPS = {
   fast_flow: { key: 12, value: 4 },

@@ -8,7 +8,7 @@ import { concat, equal } from '../core/bytes.ts'
 import { ENOENT } from '../core/errno.ts'
 import { KernelError } from '../linux/libc.ts'
 import { encodeElement, NfBatch } from '../linux/nf_tables.ts'
-import { NfSocket } from '../linux/nf-socket.ts'
+import type { NfSocket } from '../linux/nf-socket.ts'
 import { AddressBytes, hostOrder } from './elements.ts'
 import { installTables, LAYOUT, MAPS, type MapName, mapShape } from './stacktrans.ts'
 import { type Compiled, type CompiledFamily, type Ip, ipOf, type Pair, type SocketRow } from './tables.ts'
@@ -50,7 +50,7 @@ export interface KernelCounts {
 }
 
 export class StackTransKernel {
-  readonly #socket: Pick<NfSocket, 'commit' | 'dump' | 'close'>
+  readonly #socket: Pick<NfSocket, 'commit' | 'dump'>
   readonly #table: string
   readonly #watch: boolean
   /** What each host contributes, by HID. */
@@ -69,8 +69,8 @@ export class StackTransKernel {
   #changes = 0
 
   constructor(
-    options: { readonly table: string; readonly watch: boolean; readonly netns?: string },
-    socket: Pick<NfSocket, 'commit' | 'dump' | 'close'> = new NfSocket(options.netns),
+    options: { readonly table: string; readonly watch: boolean },
+    socket: Pick<NfSocket, 'commit' | 'dump'>,
   ) {
     this.#socket = socket
     this.#table = options.table
@@ -254,11 +254,6 @@ export class StackTransKernel {
       }
       this.#forget(family)
     }
-  }
-
-  /** Leaves everything in the kernel as it is. */
-  close(): void {
-    this.#socket.close()
   }
 
   #encode(compiled: CompiledFamily): Maps {

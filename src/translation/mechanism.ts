@@ -4,28 +4,27 @@ import * as z from 'zod'
 import { toBase64 } from '../core/bytes.ts'
 import { GodwitError } from '../core/errors.ts'
 import { formatEndpoint } from '../core/flow.ts'
+import { Protocol } from '../core/ip.ts'
 import {
-  type AccessStatus,
   type ControlRoute,
   type DecisionRecord,
   type FlowStatus,
   type Mechanism,
   type Metric,
   type Move,
+  type Offer,
   type PeerStatus,
   postRoute,
-  type Recorder,
 } from '../core/mechanism.ts'
-import { formatSelector, matches, type Selector } from '../core/selector.ts'
-import { processInfo, SocketOwners, userName } from '../linux/proc.ts'
+import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
+import { userName } from '../linux/proc.ts'
+import type { Services } from '../mechanism/services.ts'
 import { FileKeyStore } from './keys.ts'
 import type { IhmpOptions } from './machine/types.ts'
 import { type FlowView, TranslationService } from './service.ts'
-import { bytesOf, familyOf, type Ip, type Pair } from './tables.ts'
+import { bytesOf, familyOf, type Ip, ipOf, type Pair } from './tables.ts'
 
 export interface TranslationConfig {
-  readonly instance: string
-  readonly base: number
   readonly port: number
   readonly interfaces?: readonly string[] | undefined
   readonly watchUdp: boolean
@@ -38,7 +37,6 @@ export interface TranslationConfig {
   /** Where other hosts may be found when both have moved at once. */
   readonly names: readonly string[]
   readonly ihmp: Partial<IhmpOptions>
-  readonly netns?: string
 }
 
 /** What `godwit dime hosts --json` prints for a host; the columns of the HID table first. */
@@ -73,36 +71,23 @@ export interface SocketView {
 export class TranslationMechanism implements Mechanism {
   readonly name = 'translation'
   readonly #config: TranslationConfig
-  readonly #recorder: Recorder
-  readonly #owners = new SocketOwners()
+  readonly #services: Services
   readonly #names = new Map<number, string>()
   #service: TranslationService | undefined
 
-  constructor(config: TranslationConfig, recorder: Recorder) {
+  constructor(config: TranslationConfig, services: Services) {
     this.#config = config
-    this.#recorder = recorder
+    this.#services = services
   }
 
   #build(): TranslationService {
-    const { config } = { config: this.#config }
+    const { keyFile, knownKeys, interfaces, ...options } = this.#config
+    const { ledger, recorder } = this.#services
     return new TranslationService(
+      { ...options, devices: interfaces, ledger },
       {
-        instance: config.instance,
-        base: config.base,
-        port: config.port,
-        devices: config.interfaces,
-        watchUdp: config.watchUdp,
-        fastPath: config.fastPath,
-        stateFile: config.stateFile,
-        names: config.names,
-        ihmp: config.ihmp,
-      },
-      {
-        keys: new FileKeyStore(config.keyFile, config.knownKeys, (fault) =>
-          this.#recorder.log('warn', fault),
-        ),
-        recorder: this.#recorder,
-        ...(config.netns === undefined ? {} : { netns: config.netns }),
+        keys: new FileKeyStore(keyFile, knownKeys, (fault) => recorder.log('warn', fault)),
+        services: this.#services,
       },
     )
   }
@@ -126,19 +111,6 @@ export class TranslationMechanism implements Mechanism {
 
   async cleanUp(): Promise<void> {
     this.#build().cleanUp()
-  }
-
-  accesses(): readonly AccessStatus[] {
-    const byDevice = new Map<string, string[]>()
-    for (const [ip, device] of this.#service?.accesses ?? [])
-      byDevice.set(device, [...(byDevice.get(device) ?? []), ip])
-    return [...byDevice].map(([name, addresses]) => ({
-      name,
-      state: 'up',
-      addresses,
-      rtt_ms: null,
-      loss: null,
-    }))
   }
 
   peers(): readonly PeerStatus[] {
@@ -193,8 +165,7 @@ export class TranslationMechanism implements Mechanism {
     if (inode === 0) return ''
     const known = this.#names.get(inode)
     if (known !== undefined) return known
-    const pid = this.#owners.find(inode, uid)
-    const name = pid === undefined ? '' : (processInfo(pid)?.command ?? '')
+    const name = this.#services.owners.program(inode, uid)
     if (this.#names.size > 10_000) this.#names.clear()
     this.#names.set(inode, name)
     return name
@@ -243,6 +214,35 @@ export class TranslationMechanism implements Mechanism {
     })
   }
 
+  /** Nothing is added to a packet, and the way is the ordinary one. */
+  offer(flow: FlowFacts): Offer {
+    const { carries, reason, rtt } = this.#reach(flow)
+    return {
+      mechanism: this.name,
+      carries,
+      reason,
+      cost: { bytes: 0, rtt_ms: rtt ?? null },
+      survives: ['access', 'address', 'both', 'outage', 'restart'],
+      needs: ['godwit with DIME, at an address that can be reached'],
+    }
+  }
+
+  #reach({ proto, dst }: FlowFacts): { carries: boolean; reason: string; rtt?: number | undefined } {
+    const none = (reason: string) => ({ carries: false, reason })
+    if (this.#service === undefined) return none('it has not started')
+    if (proto !== undefined && proto !== Protocol.TCP && proto !== Protocol.UDP)
+      return none('only TCP and UDP are translated')
+    if (dst === undefined) return none('the destination is not known')
+    const ip = ipOf(dst)
+    for (const host of this.#service.machine.hosts()) {
+      if (!host.row.active.has(ip)) continue
+      if (host.state !== 'peer') return none(`the host at ${ip} has not answered as one that runs DIME`)
+      if (host.detachedAt !== undefined) return none(`${hostName(host.row.hid)} is out of reach now`)
+      return { carries: true, reason: `${hostName(host.row.hid)} runs DIME too`, rtt: host.rtt }
+    }
+    return none(`no host with DIME is known at ${ip}: it is asked when the first connection is there`)
+  }
+
   why(flowId: string): readonly DecisionRecord[] | undefined {
     const service = this.#service
     const view = this.#views().find((v) => v.found.id === flowId)
@@ -252,8 +252,9 @@ export class TranslationMechanism implements Mechanism {
     const moved = wire.local !== found.local || wire.foreign !== found.foreign
     return [
       {
-        at: Date.now(),
+        at: this.#services.clock.wall(),
         mechanism: this.name,
+        subject: { kind: 'flow', id: flowId },
         what: flowId,
         chosen: service.accesses.get(wire.local) ?? wire.local,
         reason: moved

@@ -8,6 +8,7 @@ import { createSocket, type Socket } from 'node:dgram'
 import { viewOf } from '../core/bytes.ts'
 import { encoded } from '../core/codec.ts'
 import { ENOBUFS, ENOENT } from '../core/errno.ts'
+import type { Ledger } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
 import { Attributes, type NetlinkReply } from '../linux/netlink.ts'
 import { NETLINK_NETFILTER, NetlinkSocket } from '../linux/netlink-socket.ts'
@@ -37,7 +38,7 @@ import {
 } from './wire.ts'
 
 export interface IhmpNatOptions {
-  readonly instance: string
+  readonly ledger: Ledger
   readonly inside: string
   readonly outside: string
   /** Ports on the outside; undefined: the host's own where it is free. */
@@ -81,7 +82,7 @@ export class IhmpNat {
 
   constructor(options: IhmpNatOptions) {
     this.#options = options
-    this.#table = `godwit_${options.instance}_nat`.replaceAll('-', '_')
+    this.#table = options.ledger.nftTable('nat')
   }
 
   start(): void {

@@ -3,36 +3,22 @@
  * the loopback (E-1), rules that send a source address out of its own device, and the ports that new sockets must not
  * take (P1). Everything made here is found and removed by `cleanUp`.
  */
-
+import type { UsableInterface } from '../access/index.ts'
 import { contains, type Prefix, parsePrefix } from '../core/address.ts'
 import { EEXIST } from '../core/errno.ts'
+import { type Ledger, MAIN_TABLE, PROTOCOL } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
-import type { Link, Route, Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
+import { addRule, clearTable, deleteRules, describeRule, setRoutes } from '../linux/own.ts'
+import type { Route, RouteSpec, Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import type { LocalAddress } from './policy.ts'
 import { bytesOf, familyOf, type Ip, isLinkLocal6, type Pair, pairKey } from './tables.ts'
 
-const MAIN = 254
-/** After `main` and `default` (32766, 32767): only packets that no route takes come so far. */
-const PARK_PRIORITY = 32_800
-/** Own addresses with a table each, from the base on; the last ones of the 64 are for what follows. */
-const MOST_TABLES = 59
-/** From the base: the table of the parking device, and the priority of rules that hold packets back. */
-const PARK_TABLE = 63
-const HOLD_PRIORITY = 62
-/** Tables for flows that go on in the other family; connected sockets find theirs before any other rule of ours. */
-const CROSS_TABLE = 61
-const CROSS_UDP_TABLE = 60
-const CROSS_UDP_PRIORITY = PARK_PRIORITY + 1
 /** What fits any IPv6 path (RFC 8200 §5) also when the header has become one of IPv6. */
 const CROSS_MTU = { 4: 1260, 6: 1280 } as const
 
-/** Devices whose addresses are godwit's own, or local to this machine. */
-const NOT_ACCESSES = /^(godwit|gwan|gwpark|docker|br-|virbr)/
-
 export interface NetworkOptions {
-  /** First routing table and rule priority; the next 64 are used. */
-  readonly base: number
+  readonly ledger: Ledger
   /** UDP port of IHMP. */
   readonly port: number
   /** Devices to use; undefined: all that are up. */
@@ -44,10 +30,15 @@ export interface NetworkOptions {
 export class HostNetwork {
   readonly #rtnl: Rtnl
   readonly #sysctls: Sysctls
+  readonly #usable: () => UsableInterface[]
   readonly #options: NetworkOptions
+  /** Our numbers. */
+  readonly #own: Ledger['translation']
   /** Own address → routing table number and what is in it. */
   readonly #tables = new Map<Ip, { table: number; routes: string; rules: string; filled: boolean }>()
   readonly #identifiers = new Set<Ip>()
+  readonly #rules = new Set<RuleSpec>()
+  readonly #routes = new Map<number, readonly RouteSpec[]>()
   #reserved = ''
   #parking: { readonly device: string; readonly key: string } | undefined
   readonly #held = new Set<Ip>()
@@ -55,33 +46,28 @@ export class HostNetwork {
   #ways = new Map<string, string>()
   #crossed = ''
 
-  constructor(rtnl: Rtnl, sysctls: Sysctls, options: NetworkOptions) {
+  /** `usable`: interfaces that may carry traffic now. */
+  constructor(rtnl: Rtnl, sysctls: Sysctls, usable: () => UsableInterface[], options: NetworkOptions) {
     this.#rtnl = rtnl
+    this.#usable = usable
     this.#sysctls = sysctls
     this.#options = options
+    this.#own = options.ledger.translation
   }
 
-  /** The own addresses that can be sent from now. Read afresh. */
+  /** The own addresses that can be sent from now, of what the access monitor lets be used. */
   addresses(): LocalAddress[] {
-    const usable = new Set(
-      this.#rtnl
-        .links()
-        .filter((l) => l.up && l.carrier && !l.loopback && this.#isAccess(l))
-        .map((l) => l.name),
-    )
+    const { devices, linkLocal } = this.#options
     const out: LocalAddress[] = []
-    for (const a of this.#rtnl.addresses()) {
-      if (!usable.has(a.link) || a.tentative || a.deprecated) continue
-      if (a.scope === 'host' || (isLinkLocal6(a.address) && this.#options.linkLocal !== true)) continue
-      out.push({ ip: a.address, prefixLength: a.prefixLength, device: a.link })
+    for (const { link, addresses } of this.#usable()) {
+      if (devices !== undefined && !devices.includes(link.name)) continue
+      for (const { address, prefixLength, scope, tentative, deprecated } of addresses) {
+        if (tentative || deprecated || scope === 'host') continue
+        if (isLinkLocal6(address) && linkLocal !== true) continue
+        out.push({ ip: address, prefixLength, device: link.name })
+      }
     }
     return out
-  }
-
-  #isAccess({ name, kind, mac }: Link): boolean {
-    if (this.#options.devices !== undefined) return this.#options.devices.includes(name)
-    // A TUN has no hardware address; a TAP may well be an access.
-    return !NOT_ACCESSES.test(name) && !(kind === 'tun' && mac === '') && kind !== 'bridge'
   }
 
   /**
@@ -146,14 +132,14 @@ export class HostNetwork {
     for (const [ip, entry] of this.#tables) {
       if (present.has(ip)) continue
       if (entry.rules !== 'none') this.#unrule(ip, entry.table)
-      if (entry.filled) this.#rtnl.flushRoutes({ table: entry.table })
+      if (entry.filled) this.#clear(entry.table)
       this.#tables.delete(ip)
     }
     const devices = (family: 4 | 6): number =>
       new Set(addresses.filter((a) => familyOf(a.ip) === family).map((a) => a.device)).size
     const several = { 4: devices(4) > 1, 6: devices(6) > 1 }
     if (addresses.length === 0) return changed
-    const main = this.#rtnl.routes({ table: MAIN })
+    const main = this.#rtnl.routes({ table: MAIN_TABLE })
     for (const address of addresses) {
       const family = familyOf(address.ip)
       const routes = main.filter(
@@ -180,42 +166,74 @@ export class HostNetwork {
   }
 
   #fill(table: number, address: LocalAddress, routes: readonly Route[]): void {
-    this.#rtnl.flushRoutes({ table })
     // The route to a gateway before the routes through it.
-    for (const r of [...routes].sort((a, b) => Number(a.via !== undefined) - Number(b.via !== undefined)))
-      try {
-        this.#rtnl.replaceRoute({
-          to: r.to,
-          ...(r.via === undefined ? {} : { via: r.via, onlink: true }),
-          ...(r.metric === undefined || r.metric === 0 ? {} : { metric: r.metric }),
-          ...(r.mtu === undefined ? {} : { mtu: r.mtu }),
-          dev: address.device,
-          table,
-          source: address.ip,
-        })
-      } catch (error) {
-        if (!(error instanceof KernelError)) throw error // an address or device that has just gone
-      }
+    const sorted = [...routes].sort((a, b) => Number(a.via !== undefined) - Number(b.via !== undefined))
+    const wanted = sorted.map((r) => ({
+      to: r.to,
+      ...(r.via === undefined ? {} : { via: r.via, onlink: true }),
+      ...(r.metric === undefined || r.metric === 0 ? {} : { metric: r.metric }),
+      ...(r.mtu === undefined ? {} : { mtu: r.mtu }),
+      dev: address.device,
+      source: address.ip,
+    }))
+    this.#setTable(table, wanted)
   }
 
   #rule(ip: Ip, table: number, all: boolean): void {
     const rule = { family: familyOf(ip), priority: table, table, from: host(ip) }
     const { port } = this.#options
-    ignore(EEXIST, () =>
-      this.#rtnl.addRule(all ? rule : { ...rule, protocol: 17, sourcePorts: [port, port] as const }),
-    )
+    this.#addRule(all ? rule : { ...rule, protocol: 17, sourcePorts: [port, port] })
   }
 
   #unrule(ip: Ip, table: number): void {
-    const family = familyOf(ip)
-    for (const rule of this.#rtnl.rules(family))
-      if (rule.priority === table && rule.table === table) this.#rtnl.deleteRule(rule)
+    this.#deleteRules((rule) => rule.priority === table && rule.table === table, familyOf(ip))
+  }
+
+  // ---- what is ours: remembered, so that it can be put back
+
+  #addRule(rule: RuleSpec): void {
+    addRule(this.#rtnl, rule)
+    this.#rules.add(rule)
+  }
+
+  /** Also what an earlier run left. */
+  #deleteRules(which: (rule: RuleSpec) => boolean, family?: 4 | 6): void {
+    deleteRules(this.#rtnl, which, family)
+    for (const rule of this.#rules)
+      if ((family === undefined || rule.family === family) && which(rule)) this.#rules.delete(rule)
+  }
+
+  /** An address or device that has just gone takes its routes along. */
+  #setTable(table: number, routes: readonly RouteSpec[]): void {
+    setRoutes(this.#rtnl, table, routes, () => {})
+    this.#routes.set(table, routes)
+  }
+
+  #clear(table: number): void {
+    clearTable(this.#rtnl, table)
+    this.#routes.delete(table)
+  }
+
+  /** Puts back what another program removed, and names it. */
+  restore(): string[] {
+    const restored: string[] = []
+    const there = new Set(this.#rtnl.addresses({ link: 'lo' }).map(({ address }) => address))
+    for (const ip of this.#identifiers) {
+      if (there.has(ip)) continue
+      this.#addIdentifier(ip)
+      restored.push(`address ${ip} of lo`)
+    }
+    for (const [table, routes] of this.#routes)
+      for (const { to } of setRoutes(this.#rtnl, table, routes, () => {}))
+        restored.push(`route ${to} in table ${table}`)
+    for (const rule of this.#rules) if (addRule(this.#rtnl, rule)) restored.push(describeRule(rule))
+    return restored
   }
 
   #freeTable(): number | undefined {
     const used = new Set([...this.#tables.values()].map((t) => t.table))
-    for (let i = 1; i <= MOST_TABLES; i++)
-      if (!used.has(this.#options.base + i)) return this.#options.base + i
+    const [first, last] = this.#own.own
+    for (let table = first; table <= last; table++) if (!used.has(table)) return table
     return undefined
   }
 
@@ -235,11 +253,15 @@ export class HostNetwork {
         this.#sysctls.set('net.ipv4.conf.all.arp_announce', 2)
       }
       if (this.#identifiers.has(ip)) continue
-      const options = familyOf(ip) === 6 ? { noDad: true, noPrefixRoute: true } : { noPrefixRoute: true }
-      ignore(EEXIST, () => this.#rtnl.addAddress('lo', host(ip), options))
+      this.#addIdentifier(ip)
       this.#identifiers.add(ip)
     }
     if (wanted.size === 0 && this.#reserved === '') this.#sysctls.restore()
+  }
+
+  #addIdentifier(ip: Ip): void {
+    const options = familyOf(ip) === 6 ? { noDad: true, noPrefixRoute: true } : { noPrefixRoute: true }
+    ignore(EEXIST, () => this.#rtnl.addAddress('lo', host(ip), options))
   }
 
   get identifiers(): ReadonlySet<Ip> {
@@ -258,17 +280,21 @@ export class HostNetwork {
   park(device: string | undefined, addresses: ReadonlySet<Ip> = new Set()): void {
     const key = [...addresses].sort().join(' ')
     if (device === this.#parking?.device && key === this.#parking?.key) return
-    const table = this.#options.base + PARK_TABLE
+    const { park: priority, parkTable: table } = this.#own
     const missing = new Set(device === undefined ? [] : addresses)
-    for (const family of [4, 6] as const)
-      for (const rule of this.#rtnl.rules(family)) {
-        if (rule.priority !== PARK_PRIORITY || rule.table !== table) continue
-        if (!missing.delete(rule.from?.replace(/\/.*/, '') ?? '')) this.#rtnl.deleteRule(rule)
-      }
-    if (device !== undefined && device !== this.#parking?.device)
-      for (const to of ['default', 'default6']) this.#rtnl.replaceRoute({ to, dev: device, table })
-    for (const ip of missing)
-      this.#rtnl.addRule({ family: familyOf(ip), priority: PARK_PRIORITY, table, from: host(ip) })
+    this.#deleteRules(
+      (rule) =>
+        rule.priority === priority &&
+        rule.table === table &&
+        !missing.delete(rule.from?.replace(/\/.*/, '') ?? ''),
+    )
+    if (device === undefined) this.#clear(table)
+    else if (device !== this.#parking?.device)
+      this.#setTable(
+        table,
+        ['default', 'default6'].map((to) => ({ to, dev: device })),
+      )
+    for (const ip of missing) this.#addRule({ family: familyOf(ip), priority, table, from: host(ip) })
     this.#parking = device === undefined ? undefined : { device, key }
   }
 
@@ -278,21 +304,18 @@ export class HostNetwork {
    */
   hold(wanted: ReadonlySet<Ip>): void {
     if (this.#parking === undefined) return
-    const { base } = this.#options
-    const rule = (ip: Ip) => ({
-      family: familyOf(ip),
-      priority: base + HOLD_PRIORITY,
-      table: base + PARK_TABLE,
-      from: host(ip),
-    })
+    const { hold: priority, parkTable: table } = this.#own
     for (const ip of [...this.#held]) {
       if (wanted.has(ip)) continue
-      this.#rtnl.deleteRule(rule(ip))
+      const rule = { family: familyOf(ip), priority, table, from: host(ip) }
+      this.#rtnl.deleteRule({ ...rule, origin: PROTOCOL })
+      for (const each of this.#rules)
+        if (each.priority === priority && each.from === rule.from) this.#rules.delete(each)
       this.#held.delete(ip)
     }
     for (const ip of wanted) {
       if (this.#held.has(ip)) continue
-      ignore(EEXIST, () => this.#rtnl.addRule(rule(ip)))
+      this.#addRule({ family: familyOf(ip), priority, table, from: host(ip) })
       this.#held.add(ip)
     }
   }
@@ -305,32 +328,24 @@ export class HostNetwork {
     const key = pairs.map(pairKey).sort().join(',')
     if (key === this.#crossed) return
     this.#crossed = key
-    const { base } = this.#options
-    for (const rule of this.#rtnl.rules())
-      if (rule.table === base + CROSS_TABLE || rule.table === base + CROSS_UDP_TABLE)
-        this.#rtnl.deleteRule(rule)
-    for (const table of [base + CROSS_TABLE, base + CROSS_UDP_TABLE]) this.#rtnl.flushRoutes({ table })
+    const { cross, crossTable, crossUdp, crossUdpTable } = this.#own
+    this.#deleteRules(({ table }) => table === crossTable || table === crossUdpTable)
+    for (const table of [crossTable, crossUdpTable]) this.#clear(table)
     if (pairs.length === 0) return
-    for (const [to, mtu] of [
-      ['default', CROSS_MTU[4]],
-      ['default6', CROSS_MTU[6]],
-    ] as const)
-      this.#rtnl.replaceRoute({ to, dev: device, table: base + CROSS_TABLE, mtu })
+    this.#setTable(crossTable, [
+      { to: 'default', dev: device, mtu: CROSS_MTU[4] },
+      { to: 'default6', dev: device, mtu: CROSS_MTU[6] },
+    ])
+    const udp = new Map<string, RouteSpec>()
     for (const { local, foreign } of pairs) {
       const family = familyOf(local)
       const [from, to] = [host(local), host(foreign)]
       for (const what of this.#translated())
-        ignore(EEXIST, () =>
-          this.#rtnl.addRule({ family, priority: base, table: base + CROSS_TABLE, from, to, ...what }),
-        )
-      const table = base + CROSS_UDP_TABLE
-      ignore(EEXIST, () =>
-        this.#rtnl.replaceRoute({ to, dev: device, table, source: local, mtu: CROSS_MTU[family] }),
-      )
-      ignore(EEXIST, () =>
-        this.#rtnl.addRule({ family, priority: CROSS_UDP_PRIORITY, table, to, protocol: 17 }),
-      )
+        this.#addRule({ family, priority: cross, table: crossTable, from, to, ...what })
+      udp.set(to, { to, dev: device, source: local, mtu: CROSS_MTU[family] })
+      this.#addRule({ family, priority: crossUdp, table: crossUdpTable, to, protocol: 17 })
     }
+    this.#setTable(crossUdpTable, [...udp.values()])
   }
 
   /** What is translated: TCP, and UDP but IHMP, which goes by its own addresses. */
@@ -359,20 +374,11 @@ export class HostNetwork {
 
   /** Removes all that this or an earlier run made. */
   cleanUp(identifiers: Iterable<Ip> = this.#identifiers): void {
-    const { base } = this.#options
-    for (const family of [4, 6] as const)
-      for (const rule of this.#rtnl.rules(family)) {
-        const ours = rule.table !== undefined && rule.table >= base && rule.table < base + 64
-        const priorities = [rule.table, PARK_PRIORITY, base + HOLD_PRIORITY, base, CROSS_UDP_PRIORITY]
-        if (ours && priorities.includes(rule.priority)) this.#rtnl.deleteRule(rule)
-      }
-    const tables = new Set(
-      this.#rtnl
-        .routes()
-        .map((r) => r.table)
-        .filter((t) => t >= base && t < base + 64),
-    )
-    for (const table of tables) this.#rtnl.flushRoutes({ table })
+    const [first, last] = this.#own.tables
+    this.#deleteRules(({ table = 0 }) => table >= first && table <= last)
+    for (const table of new Set(this.#rtnl.routes({ protocol: PROTOCOL }).map((route) => route.table)))
+      if (table >= first && table <= last) clearTable(this.#rtnl, table)
+    this.#routes.clear()
     for (const ip of [...identifiers]) this.#rtnl.deleteAddress('lo', host(ip))
     this.#tables.clear()
     this.#held.clear()

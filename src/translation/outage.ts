@@ -3,6 +3,8 @@
  * identifiers (E-1), and behind them is a device that takes the packets no route takes: an application that sends during
  * an outage hears of no error, and TCP's oldest segments are at hand when a way is back.
  */
+import type { Ledger } from '../linux/ledger.ts'
+import { deleteDevice, setDevice } from '../linux/own.ts'
 import { RawSender } from '../linux/raw-packets.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import { completed, ParkingDevice, readdressed, restamped, type Segment, SegmentWatch } from './kick.ts'
@@ -17,8 +19,7 @@ const RESTART_SEGMENTS = 10
 const UNKNOWN_RTT_MS = 100
 
 export interface OutageInit {
-  /** Name of the parking device. */
-  readonly device: string
+  readonly ledger: Ledger
   readonly netns: string | undefined
   readonly warn: (text: string) => void
 }
@@ -57,7 +58,7 @@ export class Outage {
 
   cleanUp(): void {
     this.#network.park(undefined)
-    this.#rtnl.deleteLink(this.#init.device)
+    deleteDevice(this.#rtnl, this.#init.ledger, this.#init.ledger.translation.device)
   }
 
   /** The device that takes what no route takes; there is one while there are identifiers. */
@@ -71,7 +72,9 @@ export class Outage {
     const wanted = this.#network.identifiers.size > 0
     if (wanted && this.#parking === undefined) {
       try {
-        this.#parking = new ParkingDevice(this.#init.device, this.#rtnl, this.#init.netns)
+        const { ledger, netns } = this.#init
+        this.#parking = new ParkingDevice(ledger.translation.device, this.#rtnl, netns)
+        setDevice(this.#rtnl, ledger, this.#parking.device, {})
       } catch (error) {
         this.#init.warn(`no parking: ${(error as Error).message}`)
       }
@@ -81,7 +84,7 @@ export class Outage {
       this.close()
     }
     if (this.#parking === undefined) return
-    this.#network.park(this.#init.device, new Set([...this.#network.identifiers, ...this.#wires()]))
+    this.#network.park(this.#parking.device, new Set([...this.#network.identifiers, ...this.#wires()]))
     this.hold(own)
   }
 

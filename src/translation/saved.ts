@@ -1,4 +1,4 @@
-/** What a restarted daemon reads back: its hosts, its identifiers, and the kernel settings that it found (D14). */
+/** What a restarted daemon reads back: its hosts and its identifiers (D14). */
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { fromHex, toHex } from '../core/bytes.ts'
 import type { SavedHost } from './machine/state.ts'
@@ -14,7 +14,6 @@ const SAVE_AGAIN_MS = 10_000
 export interface SavedState {
   readonly hosts: readonly SavedHost[]
   readonly identifiers: readonly Ip[]
-  readonly sysctls: readonly (readonly [string, string])[]
 }
 
 export class StateFile {
@@ -37,8 +36,7 @@ export class StateFile {
   static read(path: string): SavedState | undefined {
     if (!existsSync(path)) return undefined
     const state = JSON.parse(readFileSync(path, 'utf8'), fromJson) as SavedState
-    for (const list of [state.hosts, state.identifiers, state.sysctls])
-      if (!Array.isArray(list)) throw new Error('damaged')
+    for (const list of [state.hosts, state.identifiers]) if (!Array.isArray(list)) throw new Error('damaged')
     return state
   }
 

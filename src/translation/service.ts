@@ -5,19 +5,17 @@
  * Order matters in one place: tables go to the kernel before any message that follows from them leaves, so that the other
  * end never answers on a pair that is not translated yet.
  */
-import type { Clock, Random } from '../core/clock.ts'
-import type { Recorder } from '../core/mechanism.ts'
+import type { Clock } from '../core/clock.ts'
 import { TokenBucket } from '../core/token-bucket.ts'
-import { nodeRandom } from '../crypto/node-crypto.ts'
-import { RealClock } from '../linux/clock.ts'
+import type { Ledger } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
 import { raisePriority } from '../linux/proc.ts'
-import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
-import { SockDiag, type SocketFlow, type SocketTable, TCP } from '../linux/sockdiag.ts'
-import { KernelSysctls } from '../linux/sysctl.ts'
+import { type SocketFlow, type SocketTable, TCP } from '../linux/sockdiag.ts'
+import type { Sysctls } from '../linux/sysctl.ts'
 import { type TcpStreams, tcpStreams } from '../linux/tcp-stream.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
+import type { Services } from '../mechanism/services.ts'
 import { Crossing } from './crossing.ts'
 import { FastPath } from './fast-path.ts'
 import { FastPathDevices } from './fast-path-devices.ts'
@@ -66,10 +64,8 @@ const FIRST_EPHEMERAL = 1024
 const SUSPICIOUS_RETRANSMITS = 2
 
 export interface TranslationOptions {
-  /** Part of the names of kernel state. */
-  readonly instance: string
-  /** First routing table and rule priority; the next 64 are used. */
-  readonly base: number
+  /** Names and numbers of kernel state. */
+  readonly ledger: Ledger
   readonly port: number
   readonly devices?: readonly string[] | undefined
   /** Remember peers of unconnected UDP sockets; costs a look-up per datagram. */
@@ -85,10 +81,7 @@ export interface TranslationOptions {
 
 export interface TranslationInit {
   readonly keys: FileKeyStore
-  readonly recorder: Recorder
-  readonly netns?: string
-  readonly clock?: Clock
-  readonly random?: Random
+  readonly services: Services
 }
 
 /** What the machine says that concerns no kernel and no other host. */
@@ -115,7 +108,7 @@ export class TranslationService {
   /** Undefined where the kernel does not tell sequence numbers. */
   readonly #streams: TcpStreams | undefined
   readonly #kernel: StackTransKernel
-  readonly #sysctls: KernelSysctls
+  readonly #sysctls: Sysctls
   readonly #network: HostNetwork
   readonly #links: IhmpLinks
   readonly #outage: Outage
@@ -129,7 +122,6 @@ export class TranslationService {
   readonly #flows: FlowTable
   /** Local ports of translated flows, by HID. */
   readonly #ports = new Map<number, readonly number[]>()
-  readonly #stop = new AbortController()
   #own = new Set<Ip>()
   /** Flows that were told to have the ports of another, by HID. */
   readonly #twins = new Map<number, ReadonlySet<string>>()
@@ -151,40 +143,43 @@ export class TranslationService {
   #scannedAt = Number.NEGATIVE_INFINITY
   #scanCost = 0
   #running = false
+  /** Ends what was asked of the shared services. */
+  readonly #release: (() => void)[] = []
 
   constructor(options: TranslationOptions, init: TranslationInit) {
     this.#options = options
     this.#init = init
-    this.#clock = init.clock ?? new RealClock()
-    this.#rtnl = new Rtnetlink(init.netns)
-    this.#sockets = new SockDiag(init.netns)
-    this.#streams = tcpStreams(init.netns)
-    this.#kernel = new StackTransKernel({
-      table: `godwit_${options.instance}_dime`.replaceAll('-', '_'),
-      watch: options.watchUdp,
-      ...(init.netns === undefined ? {} : { netns: init.netns }),
-    })
+    const { services } = init
+    const { recorder } = services
+    this.#clock = services.clock
+    this.#rtnl = services.rtnl
+    this.#sockets = services.sockets
+    this.#streams = tcpStreams(undefined)
+    this.#kernel = new StackTransKernel(
+      { table: options.ledger.nftTable('dime'), watch: options.watchUdp },
+      services.nfTables,
+    )
     this.#flows = new FlowTable(
       this.#sockets,
       () => (options.watchUdp ? this.#kernel.seen() : []),
       options.port,
     )
-    this.#sysctls = new KernelSysctls(init.netns, this.#readState()?.sysctls ?? [])
-    this.#network = new HostNetwork(this.#rtnl, this.#sysctls, {
+    this.#sysctls = services.sysctls('translation')
+    this.#network = new HostNetwork(this.#rtnl, this.#sysctls, () => services.accesses.usable(), {
       ...options,
       linkLocal: options.ihmp.advertise === 'all',
     })
     this.#outage = new Outage(this.tables, this.#network, this.#rtnl, {
-      device: `gwpark-${options.instance}`.slice(0, 15),
-      netns: init.netns,
-      warn: (text) => init.recorder.log('warn', text),
+      ledger: options.ledger,
+      netns: undefined,
+      warn: (text) => recorder.log('warn', text),
     })
     this.#crossing = new Crossing(this.#rtnl, this.#network, {
-      netns: init.netns,
-      warn: (text) => init.recorder.log('warn', text),
+      netns: undefined,
+      warn: (text) => recorder.log('warn', text),
     })
     this.#fastDevices = new FastPathDevices(this.#rtnl, {
-      netns: init.netns,
+      netns: undefined,
       isOwn: (ip) => this.#own.has(ip) || this.#network.identifiers.has(ip),
     })
     const obstacle = tcxObstacle()
@@ -193,7 +188,7 @@ export class TranslationService {
       accesses: () => this.#devices,
       translating: () => this.#translating,
       changed: () => this.#pump(),
-      warn: (text) => init.recorder.log('warn', text),
+      warn: (text) => recorder.log('warn', text),
     })
     this.#seeker = new Seeker({
       names: options.names,
@@ -205,23 +200,22 @@ export class TranslationService {
     })
     this.#links = new IhmpLinks({
       port: options.port,
-      netns: init.netns,
+      netns: undefined,
       message: (bytes, pair, port) => {
         this.machine.handleMessage(bytes, pair, port, this.#clock.now())
         this.#pumpSoon()
       },
-      log: (level, text) => init.recorder.log(level, text),
+      log: (level, text) => recorder.log(level, text),
     })
     const state = () => ({
       hosts: this.machine.save(),
       identifiers: [...this.#network.identifiers],
-      sysctls: [...this.#sysctls.saved],
     })
-    this.#state = new StateFile(options.stateFile, state, (what) => init.recorder.log('warn', what))
+    this.#state = new StateFile(options.stateFile, state, (what) => recorder.log('warn', what))
     this.machine = new IhmpMachine(
       {
         tables: this.tables,
-        random: init.random ?? nodeRandom,
+        random: services.random,
         crypto: nodeIhmpCrypto,
         keys: init.keys,
         wall: () => this.#clock.wall(),
@@ -245,9 +239,12 @@ export class TranslationService {
       this.#network.adopt(saved.identifiers)
       for (const host of saved.hosts) this.machine.restore(host)
     }
-    this.#rtnl.watch(['link', 'address', 'route'], () => this.#refreshSoon(), {
-      signal: this.#stop.signal,
-    })
+    const { accesses, guard } = this.#init.services
+    accesses.start()
+    this.#release.push(
+      accesses.watch(() => this.#refreshSoon()),
+      accesses.useLinks(),
+    )
     const now = this.#clock.now()
     const addresses = this.#network.addresses()
     this.#own = new Set(addresses.map((a) => a.ip))
@@ -260,13 +257,21 @@ export class TranslationService {
     this.#refresh()
     this.#scheduleScan()
     this.#seeker.start()
+    this.#release.push(
+      guard.protect({
+        name: 'translation',
+        devices: () => [],
+        ownsAddress: (address, device) => device === 'lo' && this.#network.identifiers.has(address),
+        restore: () => this.#network.restore(),
+      }),
+    )
     setImmediate(() => this.#getReady())
   }
 
   /** What the first move would otherwise wait for. */
   #getReady(): void {
     if (!this.#running) return
-    rehearse(this.#clock, this.#init.random ?? nodeRandom)
+    rehearse(this.#clock, this.#init.services.random)
     this.#fastPath.prepare()
   }
 
@@ -274,7 +279,7 @@ export class TranslationService {
   stop(keep = false): void {
     if (!this.#running) return
     this.#running = false
-    this.#stop.abort()
+    for (const release of this.#release.splice(0)) release()
     clearTimeout(this.#timer)
     clearTimeout(this.#scanTimer)
     clearTimeout(this.#lookTimer)
@@ -290,10 +295,7 @@ export class TranslationService {
     else this.cleanUp()
     this.#outage.close()
     this.#fastDevices.close()
-    this.#kernel.close()
-    this.#sockets.close()
     this.#streams?.close()
-    this.#rtnl.close()
   }
 
   /** Leaves the kernel as it was before the first start. */
@@ -445,7 +447,7 @@ export class TranslationService {
       return this.#streams?.find(wanted) ?? []
     } catch (error) {
       if (!(error instanceof KernelError)) throw error
-      this.#init.recorder.log('debug', error.message) // asked again, as after a lost message
+      this.#init.services.recorder.log('debug', error.message) // asked again, as after a lost message
       return []
     }
   }
@@ -526,7 +528,7 @@ export class TranslationService {
   }
 
   #happened(out: Happened): void {
-    const { recorder } = this.#init
+    const { recorder } = this.#init.services
     switch (out.kind) {
       case 'state':
         recorder.log('debug', `host ${out.hid}: ${out.state}, ${out.reason}`)
@@ -560,13 +562,13 @@ export class TranslationService {
   }
 
   #record(out: Extract<Output, { kind: 'handover' }>): void {
-    const { recorder } = this.#init
+    const { recorder } = this.#init.services
     const name = (pair: Pair | undefined): string =>
       pair === undefined ? '' : (this.#devices.get(pair.local) ?? pair.local)
-    const what = `host:${out.hid}`
+    const subject = { kind: 'peer', name: `host${out.hid}` } as const
     recorder.handover({
       at: this.#clock.wall(),
-      what,
+      subject,
       from: name(out.from),
       to: name(out.to),
       cause: out.cause,
@@ -576,7 +578,7 @@ export class TranslationService {
     recorder.decision({
       at: this.#clock.wall(),
       mechanism: 'translation',
-      what,
+      subject,
       chosen: name(out.to),
       reason: out.reason,
       evidence: { local: out.to.local, foreign: out.to.foreign, cause: out.cause },
@@ -649,7 +651,7 @@ export class TranslationService {
         const socket = this.#flows.get(flow.id)?.socket
         const opening = socket?.state === 'syn-sent'
         if (opening) this.#sockets.destroy(socket)
-        this.#init.recorder.log(
+        this.#init.services.recorder.log(
           'warn',
           `${flow.id} has the ports of ${first.id}, which has moved: ${opening ? 'refused' : 'packets for it go astray'}; use another port`,
         )
@@ -673,7 +675,7 @@ export class TranslationService {
     try {
       return StateFile.read(this.#options.stateFile)
     } catch {
-      this.#init.recorder.log('warn', `${this.#options.stateFile} is damaged; starting without it`)
+      this.#init.services.recorder.log('warn', `${this.#options.stateFile} is damaged; starting without it`)
       return undefined
     }
   }

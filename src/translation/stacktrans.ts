@@ -16,6 +16,7 @@
  */
 import { Protocol } from '../core/ip.ts'
 import { TcpFlag } from '../core/tcp.ts'
+import { TRANSLATED } from '../linux/ledger.ts'
 import {
   CompareOp,
   concatType,
@@ -34,8 +35,6 @@ const { NETWORK, TRANSPORT } = PayloadBase
 /** Before connection tracking (-200) and its raw hook (-300). */
 const PRIORITY = -310
 
-/** The priority of a packet that has been translated on arrival (fast-path.ts), which nothing else reads there: "gdwt". */
-export const TRANSLATED = 0x67647774
 const TRANSLATED_BYTES = new Uint8Array(Uint32Array.of(TRANSLATED).buffer)
 
 /** How long a datagram of an unconnected socket is remembered, and how many (DI-9a for `sendto`). */

@@ -3,6 +3,7 @@
  * theirs (anchoring/protocol.ts, routing/protocol.ts).
  */
 import type { DecisionRecord } from '../core/mechanism.ts'
+import type { Subject } from '../core/subject.ts'
 import type { PathState } from './machine/api.ts'
 
 export interface LogLine {
@@ -31,7 +32,7 @@ export interface PathReport {
 
 export interface DecisionEvent {
   readonly type: 'decision'
-  readonly what: string
+  readonly subject: Subject
   readonly chosen: string
   readonly reason: string
   readonly evidence: Evidence

@@ -21,11 +21,11 @@ const TALLY_MS = 1000
 /** A comparison older than this says nothing about the time before a handover. */
 const TALLY_OLD_MS = 3000
 
-type Subject = Pick<Extract<Event, { type: 'handover' }>, 'at' | 'what' | 'from' | 'to' | 'cause'>
+type Handover = Pick<Extract<Event, { type: 'handover' }>, 'at' | 'subject' | 'from' | 'to' | 'cause'>
 
 interface Watched {
   readonly watch: object
-  readonly event: Subject
+  readonly event: Handover
   readonly anchor: number
   readonly slot: number
   /** Missing before it, both ways; undefined: unknown. */
@@ -82,12 +82,12 @@ export class HandoverRecords {
   }
 
   /** A handover to nowhere: packets wait. */
-  waiting(event: Subject): void {
+  waiting(event: Handover): void {
     this.#parts.emit({ type: 'handover', ...event, gapMs: null, lost: null })
   }
 
   /** A handover to the path at slot `to`; of the flow of `row`, or of all if it is -1. */
-  watch(event: Subject, row: number, anchor: number, from: number, to: number, now: number): void {
+  watch(event: Handover, row: number, anchor: number, from: number, to: number, now: number): void {
     const known = this.#known.get(anchor)
     this.#watched.push({
       watch: this.#parts.forwarder.watch(row, anchor, from, to),

@@ -5,7 +5,9 @@
  * Which access flows use is their policy's matter (policies.ts); what the anchor hears of it announcements.ts's, what is
  * recorded of it handovers.ts's.
  */
+
 import { formatAddress } from '../../core/address.ts'
+import type { Subject } from '../../core/subject.ts'
 import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
 import type { HostForwarder } from '../forwarders/host.ts'
 import type { AccessSetup, Event, Identified, PeerReport, PeerSetup, PolicySetup } from '../protocol.ts'
@@ -67,7 +69,7 @@ export class HostMachine implements SignallingEvents {
       accesses: this.#accesses,
       pathAt: (tid) => this.#pathAt(tid),
       emit: (event) => this.#events.push(event),
-      watch: (what, oldTid, tid, cause, now) => this.#watch(what, -1, oldTid, tid, cause, now),
+      watch: (subject, oldTid, tid, cause, now) => this.#watch(subject, -1, oldTid, tid, cause, now),
     })
   }
 
@@ -188,7 +190,7 @@ export class HostMachine implements SignallingEvents {
    * ends that.
    */
   move(
-    what: string,
+    subject: Subject,
     ids: readonly string[] | 'all',
     access: string,
     isStatic: boolean,
@@ -220,7 +222,7 @@ export class HostMachine implements SignallingEvents {
       from ||= this.#accessOf(tid)
       target = policy
       count++
-      if (count === 1) this.#watch(what, row, tid, policy.tid, 'moved by hand', now)
+      if (count === 1) this.#watch(subject, row, tid, policy.tid, 'moved by hand', now)
       const before = paft.groupAt(row)
       paft.setOwner(row, index, paft.appAt(row))
       if (this.#announcements.hold(id, isStatic))
@@ -232,7 +234,7 @@ export class HostMachine implements SignallingEvents {
     if (target !== undefined)
       this.#events.push({
         type: 'decision',
-        what,
+        subject,
         chosen: access,
         reason: 'moved by hand',
         evidence: { from, flows: count, policy: target.setup.name, static: isStatic },
@@ -359,12 +361,12 @@ export class HostMachine implements SignallingEvents {
 
   // ---- records
 
-  #watch(what: string, row: number, oldTid: number, tid: number, cause: string, now: number): void {
+  #watch(subject: Subject, row: number, oldTid: number, tid: number, cause: string, now: number): void {
     const to = this.#pathAt(tid)
     const from = this.#pathAt(oldTid)
     const event = {
       at: this.#parts.wall(),
-      what,
+      subject,
       from: from?.access ?? 'none',
       to: to?.access ?? 'none',
       cause,

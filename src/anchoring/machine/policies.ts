@@ -4,7 +4,9 @@
  * that is pinned to an access, so that the reasons stay the same for one flow and for all. The first policy is the
  * default, for flows not yet identified too.
  */
+
 import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
+import { EVERYTHING, type Subject } from '../../core/subject.ts'
 import { TimerTable } from '../../core/timers.ts'
 import { type HostForwarder, MOST_POLICIES, REPORTED } from '../forwarders/host.ts'
 import type { AccessSetup, Event, PolicySetup } from '../protocol.ts'
@@ -38,7 +40,7 @@ export interface PoliciesParts {
   readonly pathAt: (tid: number) => HostPath | undefined
   readonly emit: (event: Event) => void
   /** Flows went from one tunnel to another. */
-  readonly watch: (what: string, oldTid: number, tid: number, cause: string, now: number) => void
+  readonly watch: (subject: Subject, oldTid: number, tid: number, cause: string, now: number) => void
 }
 
 export class Policies {
@@ -133,15 +135,15 @@ export class Policies {
       policy.rules = { ...policy.rules, pinned: access }
     }
     this.#parts.announcements.holdNone(now)
-    this.reconsider('moved by hand', now, 'all')
+    this.reconsider('moved by hand', now, EVERYTHING)
     return this.#parts.paft.size
   }
 
   /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
-  reconsider(cause: string | undefined, now: number, what?: string): void {
+  reconsider(cause: string | undefined, now: number, subject?: Subject): void {
     this.#timers.clear('reconsider')
     for (const [index, policy] of this.#policies.entries())
-      if (policy !== undefined) this.#decide(policy, index, this.#flowsOf(index), cause, now, what)
+      if (policy !== undefined) this.#decide(policy, index, this.#flowsOf(index), cause, now, subject)
   }
 
   /** An anchor listens from now on: it hears what it has not heard. */
@@ -162,7 +164,7 @@ export class Policies {
     flows: number,
     cause: string | undefined,
     now: number,
-    what?: string,
+    subject?: Subject,
   ): void {
     const { paths, accesses, forwarder, announcements, emit, watch } = this.#parts
     const anchor = this.#anchorOf(policy)
@@ -206,19 +208,29 @@ export class Policies {
     announcements.moved(index, tid, now)
     emit({
       type: 'decision',
-      what: `policy ${policy.label}`,
+      subject: subjectOf(policy),
       chosen: choice.access ?? 'none',
       reason: choice.reason,
       evidence: { ...choice.evidence, ...(cause !== undefined && { cause }), flows: rows },
     })
-    const subject = what ?? (this.#policies.length === FIRST_POLICY + 1 ? 'all' : `policy ${policy.label}`)
+    const about = subject ?? (this.#policies.length === FIRST_POLICY + 1 ? EVERYTHING : subjectOf(policy))
     if (before !== undefined && before !== choice.access && rows > 0)
-      watch(subject, oldTid, policy.tid, cause ?? choice.reason, now)
+      watch(about, oldTid, policy.tid, cause ?? choice.reason, now)
   }
 
   #anchorOf(policy: Policy): Anchor | undefined {
     for (const anchor of this.#parts.anchors.values())
       if (policy.setup.peer === undefined || anchor.setup.name === policy.setup.peer) return anchor
     return undefined
+  }
+}
+
+/** A copy for flows that were moved by hand says where they are pinned. */
+function subjectOf({ setup, rules, label }: Policy): Subject {
+  const { name } = setup
+  return {
+    kind: 'policy',
+    name,
+    ...(label !== name && rules.pinned !== undefined && { pinned: rules.pinned }),
   }
 }

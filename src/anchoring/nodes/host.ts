@@ -121,7 +121,7 @@ export class HostNode implements NodeParts<Command> {
         this.#host.identify(command.flows, now)
         break
       case 'move': {
-        const moved = this.#host.move(command.what, command.flows, command.access, command.static, now)
+        const moved = this.#host.move(command.subject, command.flows, command.access, command.static, now)
         this.#tell(
           typeof moved === 'number'
             ? { type: 'moved', request: command.request, flows: moved }

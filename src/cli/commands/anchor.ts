@@ -1,8 +1,14 @@
 /** `anchor init`, `invite`, `hosts`, `remove`. A running anchor is asked; a stopped one's store is written. */
+
 import { ControlClient } from '../../host/client.ts'
-import { type HostRecord, HostStore } from '../../host/hosts.ts'
-import { poolAddresses } from '../../host/pool.ts'
-import { initAnchor, loadAnchorConfig, invite as makeInvitation } from '../../host/setup.ts'
+import {
+  type HostRecord,
+  HostStore,
+  initAnchor,
+  loadAnchorConfig,
+  invite as makeInvitation,
+  poolAddresses,
+} from '../../host/setup.ts'
 import { State } from '../../host/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, table } from '../output.ts'

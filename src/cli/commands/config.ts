@@ -1,8 +1,8 @@
 /** `config check` and `config schema`. */
 import { resolve } from 'node:path'
 import { loadConfig } from '../../host/config.ts'
+import { claimantOf } from '../../host/plan.ts'
 import { jsonSchema } from '../../host/schema.ts'
-import { roleOf } from '../../host/setup.ts'
 import { State } from '../../host/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines } from '../output.ts'
@@ -10,14 +10,10 @@ import { printJson, printLines } from '../output.ts'
 export async function check(file: string | undefined, options: CommonOptions): Promise<void> {
   const path = file === undefined ? new State(options).configFile : resolve(file)
   const config = loadConfig(path)
-  const role = roleOf(config)
-  const what = {
-    anchor: '',
-    host: `, ${config.peer.length} peers, ${config.policy.length} policies`,
-    router: `, ${config.router?.site.length} sites, ${config.router?.class.length} classes`,
-  }
+  const { role, describe } = claimantOf(config)
+  const what = describe === undefined ? '' : `, ${describe(config)}`
   if (options.json) printJson({ file: path, role, ok: true })
-  else printLines([`${path} is right: ${role}${what[role]}`])
+  else printLines([`${path} is right: ${role}${what}`])
 }
 
 export async function schema(): Promise<void> {

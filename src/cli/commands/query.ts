@@ -179,11 +179,7 @@ export async function why(flow: string, options: CommonOptions): Promise<void> {
     printJson(answer)
     return
   }
-  const { id, proto, src, dst, app, access, mechanism, peer } = answer.flow
-  const lines = [
-    `${id}: ${proto} ${src} -> ${dst}${app && ` of ${app}`}`,
-    `on ${access} by ${mechanism}, through ${peer}`,
-  ]
+  const lines = whyHead(answer)
   if (answer.now.length > 0) lines.push('', 'now:', ...answer.now.flatMap(decisionLines))
   const past = [
     ...answer.decisions.map((record) => ({ at: record.at, lines: decisionLines(record) })),
@@ -191,6 +187,23 @@ export async function why(flow: string, options: CommonOptions): Promise<void> {
   ].sort((a, b) => a.at - b.at)
   if (past.length > 0) lines.push('', 'on record:', ...past.flatMap((entry) => entry.lines))
   printLines(lines)
+}
+
+function whyHead({ flow, class: found, offers }: Why): string[] {
+  if (found !== undefined)
+    return [
+      `${found.id}: ${found.scheduler}`,
+      `on ${found.access} by ${found.mechanism}, through ${found.peer}`,
+    ]
+  if (flow === undefined) return []
+  const { id, proto, src, dst, app, access, mechanism, peer } = flow
+  return [
+    `${id}: ${proto} ${src} -> ${dst}${app && ` of ${app}`}`,
+    `on ${access} by ${mechanism}, through ${peer}`,
+    '',
+    'what could carry it:',
+    ...offers.map((each) => `  ${each.mechanism}: ${each.carries ? 'yes' : 'no'}, ${each.reason}`),
+  ]
 }
 
 function decisionLines(record: DecisionRecord): string[] {

@@ -29,6 +29,7 @@ import type {
 } from './types.ts'
 
 const TABLE_LOCAL = 255
+const PROTOCOL_KERNEL = 2
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] }
 
@@ -71,7 +72,7 @@ export class FakeRtnl implements Rtnl {
         [32766, TABLE_MAIN],
         ...(family === 4 ? [[32767, 253]] : []),
       ])
-        this.#rules.push({ family, priority: priority!, table: table! })
+        this.#rules.push({ family, priority: priority!, table: table!, origin: PROTOCOL_KERNEL })
   }
 
   // ---- what a test does to it
@@ -358,6 +359,7 @@ export class FakeRtnl implements Rtnl {
         matches(spec.via, each.via) &&
         matches(spec.dev, each.dev) &&
         matches(spec.type, each.type) &&
+        matches(spec.protocol, each.protocol) &&
         matches(spec.source, each.source),
     )
     if (route === undefined) return false
@@ -471,7 +473,8 @@ export class FakeRtnl implements Rtnl {
 
   addRule(rule: RuleSpec): void {
     this.#changing(`add rule ${rule.priority}`)
-    if (this.#findRule(rule) !== undefined) throw new KernelError(`add rule ${rule.priority}`, EEXIST)
+    const { origin: _, ...criteria } = rule
+    if (this.#findRule(criteria) !== undefined) throw new KernelError(`add rule ${rule.priority}`, EEXIST)
     this.#rules.push({ ...rule })
     this.#emit({ type: 'rule', rule })
   }
@@ -485,9 +488,12 @@ export class FakeRtnl implements Rtnl {
     return true
   }
 
-  #findRule(rule: RuleSpec): RuleSpec | undefined {
+  /** Who made it does not tell rules apart; a deletion that names a maker deletes no other's. */
+  #findRule({ origin, ...rule }: RuleSpec): RuleSpec | undefined {
     const key = ruleKey(rule)
-    return this.#rules.find((each) => ruleKey(each) === key)
+    return this.#rules.find(
+      ({ origin: maker, ...each }) => ruleKey(each) === key && (origin === undefined || origin === maker),
+    )
   }
 
   // ---- neighbours, queues, events

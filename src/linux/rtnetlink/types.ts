@@ -168,6 +168,8 @@ export interface RuleSpec {
   readonly iif?: string
   /** Inclusive. */
   readonly uids?: readonly [number, number]
+  /** Who made the rule (FRA_PROTOCOL): 2 the kernel, 3 `ip rule`; deleting with it deletes no other's. */
+  readonly origin?: number
   /** IP protocol number: 6 TCP, 17 UDP. */
   readonly protocol?: number
   /** Inclusive. */

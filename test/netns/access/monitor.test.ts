@@ -3,6 +3,8 @@ import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { AccessMonitor, type AccessMonitorInit } from '../../../src/access/index.ts'
 import { RealClock } from '../../../src/linux/clock.ts'
+import { KernelGuard } from '../../../src/linux/guard.ts'
+import { Ledger } from '../../../src/linux/ledger.ts'
 import { createNamespace, deleteNamespace } from '../../../src/linux/netns.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
@@ -47,10 +49,10 @@ function addDefault(i: number): void {
 
 function start(init: AccessMonitorInit = {}): AccessMonitor {
   events = []
-  const made = new AccessMonitor(
-    { rtnl, clock: new RealClock(), report: (message) => events.push(`report: ${message}`) },
-    init,
-  )
+  const report = (message: string) => events.push(`report: ${message}`)
+  const clock = new RealClock()
+  const guard = new KernelGuard({ rtnl, ledger: new Ledger(), clock, report })
+  const made = new AccessMonitor({ rtnl, clock, report, protect: (each) => guard.protect(each) }, init)
   made.subscribe((event) => {
     events.push(
       event.type === 'access' ? `${event.access.name} ${event.access.state}: ${event.cause}` : 'woke',
@@ -81,9 +83,9 @@ const way = (oif: string, to = FAR_AWAY) => {
 test('UP-38: both accesses are found at once, each with routes of its own though their subnets are the same', () => {
   monitor = start()
   assert.deepEqual(events, ['acc1 up: appeared', 'acc2 up: appeared'])
-  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')
-  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 5202')
-  assert.equal(way('acc2', '192.168.1.1'), 'acc2 via link from 192.168.1.8 table 5202')
+  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 6701')
+  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 6702')
+  assert.equal(way('acc2', '192.168.1.1'), 'acc2 via link from 192.168.1.8 table 6702')
   assert.equal(rtnl.lookup({ to: '2001:db8::1', oif: 'acc1' }), undefined)
   assert.deepEqual(
     rtnl
@@ -91,8 +93,8 @@ test('UP-38: both accesses are found at once, each with routes of its own though
       .filter((rule) => rule.oif !== undefined)
       .map((rule) => [rule.priority, rule.oif, rule.table]),
     [
-      [5200, 'acc1', 5201],
-      [5201, 'acc2', 5202],
+      [6700, 'acc1', 6701],
+      [6701, 'acc2', 6702],
     ],
   )
   assert.equal(rtnl.lookup({ to: FAR_AWAY })?.dev, 'acc1', 'what is not bound goes as before')
@@ -107,7 +109,7 @@ test('a lost carrier is told, and what is bound to it goes nowhere else', async 
   assert.equal(way('acc2')?.split(' ')[0], 'acc2')
   farRtnl[0]!.setLink('far', { up: true })
   await until('acc1 up', () => state('acc1') === 'up')
-  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')
+  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 6701')
 })
 
 test('under traffic a lost carrier is read from the link; nobody waits for the event', async () => {
@@ -133,7 +135,7 @@ test('a link set down loses its routes without a word from Linux; they come back
   await until('acc2 without a route', () => monitor!.access('acc2')?.reason === 'no default route')
   addDefault(1)
   await until('acc2 up', () => state('acc2') === 'up')
-  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 5202')
+  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 6702')
 })
 
 test('an address that goes takes its access down; the same one back brings it up as a new generation', async () => {
@@ -144,7 +146,7 @@ test('an address that goes takes its access down; the same one back brings it up
   if (!rtnl.routes({ table: 254, dev: 'acc2' }).some((route) => route.to === 'default')) addDefault(1)
   await until('acc2 up', () => state('acc2') === 'up')
   assert.ok(monitor!.access('acc2')!.generation > generation)
-  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 5202')
+  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 6702')
 })
 
 test('tables follow the main table, and rules that somebody removed come back', async () => {
@@ -153,41 +155,41 @@ test('tables follow the main table, and rules that somebody removed come back', 
     'the route',
     () =>
       way('acc2', '198.51.100.1') !== undefined &&
-      rtnl.routes({ table: 5202 }).some((route) => route.to === '198.51.100.0/24'),
+      rtnl.routes({ table: 6702 }).some((route) => route.to === '198.51.100.0/24'),
   )
   rtnl.deleteRoute({ to: '198.51.100.0/24', dev: 'acc2' })
-  await until('no route', () => !rtnl.routes({ table: 5202 }).some((route) => route.to === '198.51.100.0/24'))
-  assert.ok(rtnl.deleteRule({ family: 6, priority: 5200, table: 5201, oif: 'acc1' }))
-  await until('the rule', () => rtnl.rules(6).some((rule) => rule.priority === 5200))
+  await until('no route', () => !rtnl.routes({ table: 6702 }).some((route) => route.to === '198.51.100.0/24'))
+  assert.ok(rtnl.deleteRule({ family: 6, priority: 6700, table: 6701, oif: 'acc1' }))
+  await until('the rule', () => rtnl.rules(6).some((rule) => rule.priority === 6700))
 })
 
 test('IPv6: usable when duplicate address detection is done and a router is there', async () => {
   rtnl.addAddress('acc1', '2001:db8:1::7/64')
   rtnl.addRoute({ to: 'default6', via: 'fe80::1', dev: 'acc1' })
   await until('IPv6', () => monitor!.access('acc1')?.families.includes(6) === true)
-  assert.equal(rtnl.lookup({ to: '2001:db8:2::1', oif: 'acc1' })?.table, 5201)
+  assert.equal(rtnl.lookup({ to: '2001:db8:2::1', oif: 'acc1' })?.table, 6701)
 })
 
 test('an interface that is gone takes its rule and table along; one that comes back finds its own', async () => {
   rtnl.deleteLink('acc1')
   await until('acc1 gone', () => monitor!.access('acc1') === undefined)
   assert.deepEqual(
-    rtnl.rules().filter((rule) => rule.table === 5201),
+    rtnl.rules().filter((rule) => rule.table === 6701),
     [],
   )
-  assert.deepEqual(rtnl.routes({ table: 5201 }), [])
+  assert.deepEqual(rtnl.routes({ table: 6701 }), [])
   connect(0)
   await until('acc1 up', () => state('acc1') === 'up')
-  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 5201')
+  assert.equal(way('acc1'), 'acc1 via 192.168.1.1 from 192.168.1.7 table 6701')
 })
 
 test('a daemon that was killed finds what it left; cleanUp leaves nothing', () => {
   monitor!.stop()
-  rtnl.deleteRule({ family: 4, priority: 5200, table: 5201, oif: 'acc1' })
-  rtnl.deleteRule({ family: 6, priority: 5200, table: 5201, oif: 'acc1' })
+  rtnl.deleteRule({ family: 4, priority: 6700, table: 6701, oif: 'acc1' })
+  rtnl.deleteRule({ family: 6, priority: 6700, table: 6701, oif: 'acc1' })
   monitor = start({ never: ['acc1'] })
   assert.deepEqual(events, ['acc2 up: appeared'])
-  assert.equal(monitor.table('acc2'), 5202)
+  assert.equal(monitor.table('acc2'), 6702)
   monitor.stop()
   assert.notEqual(way('acc2'), undefined, 'connections outlive the daemon')
   const next = new AccessMonitor({ rtnl, clock: new RealClock() })
@@ -197,7 +199,7 @@ test('a daemon that was killed finds what it left; cleanUp leaves nothing', () =
     rtnl.rules().filter((rule) => rule.oif !== undefined),
     [],
   )
-  for (const table of [5201, 5202]) assert.deepEqual(rtnl.routes({ table }), [])
+  for (const table of [6701, 6702]) assert.deepEqual(rtnl.routes({ table }), [])
 })
 
 test('strict reverse-path filters, which would drop what comes back, are loosened and put back', () => {

@@ -15,6 +15,7 @@ import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
+import { PROTOCOL } from '../../../src/linux/ledger.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
@@ -210,11 +211,11 @@ describe('a mobile host and its anchor', () => {
     assert.deepEqual(await Promise.all([host.ended, anchor.ended]), [0, 0])
     const rtnl = lab.rtnl('mh')
     assert.deepEqual(
-      rtnl.rules().filter(({ priority }) => priority >= 5200 && priority < 5300),
+      rtnl.rules().filter(({ origin }) => origin === PROTOCOL),
       [],
     )
     assert.deepEqual(
-      rtnl.routes().filter(({ table }) => table >= 5200 && table < 5300),
+      rtnl.routes().filter(({ protocol }) => protocol === PROTOCOL),
       [],
     )
     assert.equal(rtnl.link('godwit0'), undefined)

@@ -47,11 +47,18 @@ const mechanism: Mechanism = {
   start: async () => {},
   stop: async () => {},
   cleanUp: async () => {},
-  accesses: () => [],
   peers: () => [],
   flows: () => [],
   move: async () => undefined,
   why: () => undefined,
+  offer: () => ({
+    mechanism: 'memory',
+    carries: false,
+    reason: '',
+    cost: { bytes: 0, rtt_ms: null },
+    survives: [],
+    needs: [],
+  }),
   adopt: async (application) => {
     adopted.push(application)
   },

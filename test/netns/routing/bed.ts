@@ -142,12 +142,12 @@ export class Sites {
     this.#folder = folder
   }
 
-  /** All three routers up, every path works. mb checks no sources of its own site: only the far end does. */
-  static async start(): Promise<Sites> {
+  /** All three routers up, every path works; `extra`: more lines of their configuration. mb checks no sources of its own site: only the far end does. */
+  static async start(extra: Partial<Record<RouterName, string>> = {}): Promise<Sites> {
     const folder = mkdtempSync(join(tmpdir(), 'godwit-sites-'))
     const sites = new Sites(await Lab.build(topology), folder)
     try {
-      await sites.#setUp()
+      await sites.#setUp(extra)
     } catch (error) {
       await sites.close()
       throw error
@@ -160,7 +160,7 @@ export class Sites {
     rmSync(this.#folder, { recursive: true, force: true })
   }
 
-  async #setUp(): Promise<void> {
+  async #setUp(extra: Partial<Record<RouterName, string>>): Promise<void> {
     const accesses = ['--access', 'acc1', '--access', 'acc2']
     const options: Record<RouterName, string[]> = {
       hg: ['--endpoint', `${HOME[4]}:${PORT}`, ...behind('--subnet', 2)],
@@ -178,6 +178,8 @@ export class Sites {
       this.#edit(name, (text) => `${text.replace('[router]', '[router]\nscheduler = "weighted"')}${CLASSES}`)
     // One of them comes over IPv6, and does not look at the sources of its own site.
     this.#edit('mb', (text) => text.replace(`"${HOME[4]}:`, `"[${HOME[6]}]:`).replace(/^subnets = .*$/m, ''))
+    for (const [name, lines] of Object.entries(extra))
+      this.#edit(name as RouterName, (text) => `${text}\n${lines}\n`)
     await this.up('hg')
     await Promise.all([this.up('ma'), this.up('mb')])
     for (const name of ['ma', 'mb'] as const) await this.untilPaths(name, ['acc1', 'acc2'])

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import type { Program } from '../../../lab/hosts.ts'
+import { PROTOCOL } from '../../../src/linux/ledger.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { Nft } from '../../../src/linux/nft.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -378,7 +379,7 @@ describe('what the operator sees', () => {
       sites.lab
         .rtnl('mb')
         .rules()
-        .filter(({ priority }) => priority >= 5200 && priority < 5300),
+        .filter(({ origin }) => origin === PROTOCOL),
       [],
     )
   })

@@ -15,6 +15,7 @@ import { Groups } from '../../../src/anchoring/tables/groups.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { VipaPool } from '../../../src/anchoring/tables/pool.ts'
 import { TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
+import { EVERYTHING } from '../../../src/core/subject.ts'
 import { endpoint, Pair } from '../tunnel/harness.ts'
 
 const FIX4 = Uint8Array.of(198, 19, 0, 1)
@@ -281,12 +282,12 @@ for (const loss of [0, 0.03]) {
     assert.deepEqual([...bed.host.peerReports()[0]!.v4!], [198, 18, 0, 2])
     const { world } = bed.pair
     // Chosen by hand, it is not left for losing packets.
-    bed.host.move('all', 'all', 'acc1', false, world.now)
+    bed.host.move(EVERYTHING, 'all', 'acc1', false, world.now)
     bed.talk(4000, 6000)
     world.run(2500)
     assert.equal(bed.arrivals.at(-1)?.access, 'acc1')
     const movedAt = world.now
-    assert.equal(bed.host.move('all', 'all', 'acc2', false, world.now), 1)
+    assert.equal(bed.host.move(EVERYTHING, 'all', 'acc2', false, world.now), 1)
     world.run(5000)
     // One way up, one way down, and at most a few lost ones in between.
     const late = bed.arrivals.filter(
@@ -325,7 +326,7 @@ test('UP-31, D12: a flow that only comes down is moved by the request alone', ()
   world.run(100)
   bed.talk(4000, 2000, ['down'])
   world.run(500)
-  bed.host.move('all', 'all', 'acc2', false, world.now)
+  bed.host.move(EVERYTHING, 'all', 'acc2', false, world.now)
   const movedAt = world.now
   world.run(1000)
   assert.deepEqual(
@@ -350,7 +351,7 @@ test('UP-2: of two flows one is moved; the other stays, either way', () => {
   }
   assert.deepEqual([accessOf(4000), accessOf(5000)], ['acc1', 'acc1'])
   const { now } = world
-  assert.equal(bed.host.move('one', [bed.flow(4000)], 'acc2', false, now), 1)
+  assert.equal(bed.host.move({ kind: 'flow', id: bed.flow(4000) }, [bed.flow(4000)], 'acc2', false, now), 1)
   assert.deepEqual([accessOf(4000), accessOf(5000)], ['acc2', 'acc1'])
 })
 
@@ -360,7 +361,10 @@ for (const isStatic of [true, false])
     const { world } = bed.pair
     bed.up(4000)
     world.run(100)
-    assert.equal(bed.host.move('one', [bed.flow(4000)], 'acc2', isStatic, world.now), 1)
+    assert.equal(
+      bed.host.move({ kind: 'flow', id: bed.flow(4000) }, [bed.flow(4000)], 'acc2', isStatic, world.now),
+      1,
+    )
     world.run(200)
     bed.upOver('acc1', 4000)
     world.run(100)
@@ -368,7 +372,10 @@ for (const isStatic of [true, false])
     world.run(100)
     assert.equal(bed.arrivals.at(-1)?.access, isStatic ? 'acc2' : 'acc1')
     // A move without --static ends it.
-    assert.equal(bed.host.move('one', [bed.flow(4000)], 'acc2', false, world.now), 1)
+    assert.equal(
+      bed.host.move({ kind: 'flow', id: bed.flow(4000) }, [bed.flow(4000)], 'acc2', false, world.now),
+      1,
+    )
     world.run(200)
     bed.upOver('acc1', 4000)
     world.run(100)
@@ -428,7 +435,7 @@ test('UP-28: an anchor that restarted hears again which flows are of which group
   bed.up(4000)
   world.run(100)
   const [id] = bed.ids
-  assert.equal(bed.host.move(id!, [id!], 'acc2', true, world.now), 1)
+  assert.equal(bed.host.move({ kind: 'flow', id: id! }, [id!], 'acc2', true, world.now), 1)
   world.run(500)
   anchor.restart()
   bed.pair.hostPeer = anchor.addPeer(bed.pair.host)
@@ -468,7 +475,7 @@ test('UP-4: data in the tunnel, signalling in another form beside it: associatio
   world.run(100)
   bed.talk(4000, 2000, ['down'])
   world.run(500)
-  bed.host.move('all', 'all', 'acc2', false, world.now)
+  bed.host.move(EVERYTHING, 'all', 'acc2', false, world.now)
   const movedAt = world.now
   world.run(1000)
   const late = bed.arrivals.filter(({ access, at }) => access === 'acc1' && at > movedAt + 30)

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { FlowApplications } from '../../../src/anchoring/applications.ts'
-import type { FlowOwners } from '../../../src/anchoring/owners.ts'
 import type { FlowTuple } from '../../../src/anchoring/tables/flow-key.ts'
 import { parseSelector } from '../../../src/core/selector.ts'
+import type { FlowOwners } from '../../../src/linux/owners.ts'
 
 const owners = {
   find: (id: string) => ({ facts: { id, proto: 6 }, cgroupId: undefined, app: 'curl', pid: 1 }),

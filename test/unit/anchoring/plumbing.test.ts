@@ -4,7 +4,9 @@ import { test } from 'node:test'
 import { HostPlumbing } from '../../../src/anchoring/plumbing.ts'
 import { parsePrefix } from '../../../src/core/address.ts'
 import { FakeSysctls } from '../../../src/linux/fakes.ts'
+import { Ledger, PROTOCOL } from '../../../src/linux/ledger.ts'
 import { FakeNetwork, FakeRtnl } from '../../../src/linux/rtnetlink/index.ts'
+import type { RuleSpec } from '../../../src/linux/rtnetlink/types.ts'
 
 function prefix(text: string) {
   const parsed = parsePrefix(text)
@@ -12,13 +14,14 @@ function prefix(text: string) {
   return parsed.value
 }
 
-/** Where rules lead to the UPMT table: `family destination`. */
-function controlled(...destinations: string[]): string[] {
+const ledger = new Ledger()
+
+function host(destinations: readonly string[] = []): { rtnl: FakeRtnl; plumbing: HostPlumbing } {
   const rtnl = new FakeRtnl(new FakeNetwork(), 'host')
   rtnl.createLink({ kind: 'dummy', name: 'godwit0' })
   const plumbing = new HostPlumbing(rtnl, new FakeSysctls([]), undefined, {
     device: 'godwit0',
-    base: 5200,
+    ledger,
     fix4: prefix('198.19.0.1/32'),
     fix6: prefix('fd67:6f64:7769::1/128'),
     control: 'all',
@@ -26,16 +29,79 @@ function controlled(...destinations: string[]): string[] {
     except: [],
     selected: [],
   })
+  return { rtnl, plumbing }
+}
+
+/** Where rules lead to the UPMT table: `family destination`. */
+function controlled(...destinations: string[]): string[] {
+  const { rtnl, plumbing } = host(destinations)
+  const before = rtnl.rules()
   plumbing.apply(1400)
   plumbing.apply(1400) // repeatable
-  const rules = rtnl.rules().filter(({ table }) => table === 5200)
+  const rules = rtnl.rules().filter(({ table }) => table === ledger.anchoring.table)
+  assert.ok(rules.every(({ origin }) => origin === PROTOCOL))
   plumbing.cleanUp()
-  assert.deepEqual(
-    rtnl.rules().filter(({ priority }) => priority >= 5200 && priority < 5300),
-    [],
-  )
+  assert.deepEqual(rtnl.rules(), before)
   return rules.map(({ family, to }) => `${family} ${to ?? 'all'}`).sort()
 }
+
+test('house point 3: rules of others stay whatever their priority, before, during and after', () => {
+  const { rtnl, plumbing } = host()
+  const { bypass, local, controlled, table } = ledger.anchoring
+  const foreign: RuleSpec[] = [
+    // Tailscale's, one by `ip rule` and one by a program that names no maker, in the middle of our numbers.
+    { family: 4, priority: 5210, mark: 0x80000, mask: 0xff0000, table: 254 },
+    { family: 4, priority: bypass, mark: 0x80000, mask: 0xff0000, table: 254, origin: 3 },
+    { family: 4, priority: local + 1, table: 52 },
+    { family: 6, priority: controlled[0], table: 52, origin: 4 },
+  ]
+  for (const rule of foreign) rtnl.addRule(rule)
+  rtnl.createLink({ kind: 'dummy', name: 'wan', up: true })
+  rtnl.addRoute({ to: '203.0.113.0/24', dev: 'wan', table: 52 })
+  rtnl.addRoute({ to: '203.0.113.0/24', dev: 'wan', table, protocol: 4 })
+  const others = () => [
+    rtnl.rules().filter(({ origin }) => origin !== PROTOCOL),
+    rtnl.routes().filter(({ protocol }) => protocol !== PROTOCOL && protocol !== 2),
+  ]
+  const before = others()
+  plumbing.apply(1400)
+  assert.deepEqual(others(), before)
+  plumbing.apply(1400)
+  assert.deepEqual(others(), before)
+  plumbing.cleanUp()
+  assert.deepEqual(others(), before)
+})
+
+test('house point 3: what another program removed is put back and named', () => {
+  const { rtnl, plumbing } = host()
+  plumbing.apply(1400)
+  const rules = rtnl.rules()
+  assert.deepEqual(plumbing.restore(), [])
+  const ours = rules.find(({ table, family }) => table === ledger.anchoring.table && family === 4)!
+  rtnl.deleteRule(ours)
+  rtnl.deleteAddress('godwit0', '198.19.0.1/32')
+  rtnl.flushRoutes({ table: ledger.anchoring.table })
+  rtnl.setLink('godwit0', { up: false })
+  assert.deepEqual(plumbing.restore(), [
+    'address 198.19.0.1/32 of godwit0',
+    'godwit0 (it was down)',
+    'route default of godwit0',
+    'route default6 of godwit0',
+    `IPv4 rule ${ours.priority} to table ${ledger.anchoring.table}`,
+  ])
+  assert.deepEqual(rtnl.rules(), rules)
+  assert.equal(rtnl.link('godwit0')?.up, true)
+  assert.deepEqual(plumbing.restore(), [])
+})
+
+test('a device of the same name that another program made is not deleted', () => {
+  const { rtnl, plumbing } = host()
+  plumbing.cleanUp() // no alias, and not a TUN
+  assert.notEqual(rtnl.link('godwit0'), undefined)
+  plumbing.apply(1400)
+  plumbing.cleanUp()
+  assert.equal(rtnl.link('godwit0'), undefined)
+})
 
 test('with destinations only what goes there is put under control, without all', () => {
   assert.deepEqual(controlled(), ['4 all', '6 all'])

@@ -20,7 +20,7 @@ function faults(...lines: string[]): string[] {
 test('an empty configuration is right, with every default', () => {
   const result = parseConfig('')
   assert.ok('config' in result)
-  assert.equal(result.config.kernel.base, 5200)
+  assert.equal(result.config.kernel.base, 6700)
   assert.equal(result.config.host.control, 'all')
 })
 

@@ -7,8 +7,15 @@ import { join } from 'node:path'
 import { after, afterEach, beforeEach, test } from 'node:test'
 import * as z from 'zod'
 import { GodwitError } from '../../../src/core/errors.ts'
-import { type FlowStatus, type Mechanism, type Move, postRoute } from '../../../src/core/mechanism.ts'
+import {
+  type FlowStatus,
+  type Mechanism,
+  type Move,
+  type Offer,
+  postRoute,
+} from '../../../src/core/mechanism.ts'
 import { formatSelector, type Selector } from '../../../src/core/selector.ts'
+import { EVERYTHING, type Subject, subjectOf } from '../../../src/core/subject.ts'
 import { ControlClient } from '../../../src/host/client.ts'
 import { Daemon, type Status, type Why } from '../../../src/host/daemon.ts'
 import { Log } from '../../../src/host/log.ts'
@@ -51,10 +58,6 @@ class MemoryMechanism implements Mechanism {
 
   async cleanUp() {}
 
-  accesses() {
-    return [{ name: 'acc1', state: 'up', addresses: ['192.0.2.1/24'], rtt_ms: 12, loss: 0 } as const]
-  }
-
   peers() {
     const path = {
       id: 1,
@@ -78,10 +81,19 @@ class MemoryMechanism implements Mechanism {
     return formatSelector(what) === 'app:nobody' ? undefined : { flows: 1 }
   }
 
+  offer(): Offer {
+    const cost = { bytes: 62, rtt_ms: 12 }
+    const survives = ['access'] as const
+    return { mechanism: this.name, carries: true, reason: 'it can', cost, survives, needs: [] }
+  }
+
   why() {
-    return [{ at: 1, mechanism: this.name, what: 'f1', chosen: 'acc1', reason: 'it is the only one' }]
+    const record = { at: 1, mechanism: this.name, what: 'f1', chosen: 'acc1', reason: 'it is the only one' }
+    return [{ ...record, subject: { kind: 'flow', id: 'f1' } as const }]
   }
 }
+
+const ACCESS = { name: 'acc1', state: 'up', addresses: ['192.0.2.1/24'], rtt_ms: 12, loss: 0 } as const
 
 let calls: string[] = []
 let lines: string[] = []
@@ -102,6 +114,7 @@ beforeEach(() => {
   second = new MemoryMechanism('second', calls)
   daemon = new Daemon({
     role: 'host',
+    accesses: () => [ACCESS],
     version: '1',
     state,
     mechanisms: [first, second],
@@ -136,7 +149,7 @@ test('status has the keys of the contract; /metrics is Prometheus text', async (
   await daemon.start()
   recorder.handover({
     at: 5,
-    what: 'all',
+    subject: EVERYTHING,
     from: 'acc1',
     to: 'acc2',
     cause: 'link down',
@@ -186,13 +199,27 @@ test('why gives what is now and every record about the flow, of whatever selecto
   await daemon.start()
   const base = { at: 1, mechanism: 'memory', chosen: 'acc1', reason: 'r' }
   for (const what of ['f1', 'f2', 'app:curl', 'app:wget', 'port:80', 'to:203.0.113.0/24', 'all']) {
-    recorder.decision({ ...base, what })
+    recorder.decision({ ...base, subject: subjectOf(what) })
   }
+  const tagged: Subject[] = [
+    { kind: 'peer', name: FLOW.peer },
+    { kind: 'peer', name: 'another' },
+    { kind: 'access', name: FLOW.access },
+    { kind: 'policy', name: 'rest', peer: FLOW.peer },
+  ]
+  for (const subject of tagged) recorder.decision({ ...base, subject })
   const why = await client.get<Why>('/v1/why', { flow: 'f1' })
   assert.equal(why.now[0]?.reason, 'it is the only one')
   assert.deepEqual(
     why.decisions.map(({ what }) => what),
-    ['f1', 'app:curl', 'port:80', 'to:203.0.113.0/24', 'all'],
+    ['f1', 'app:curl', 'port:80', 'to:203.0.113.0/24', 'all', FLOW.peer, FLOW.access],
+  )
+  assert.deepEqual(
+    why.offers.map(({ mechanism, carries }) => [mechanism, carries]),
+    [
+      ['memory', true],
+      ['second', true],
+    ],
   )
   await assert.rejects(client.get('/v1/why', { flow: 'f9' }), { code: 'NO_FLOW' })
 })

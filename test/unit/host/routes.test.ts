@@ -1,20 +1,21 @@
 /** Every route of every kind of daemon answers every JSON value: 400 and what was wrong, never 500, never a stack. */
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import fc from 'fast-check'
 import type { ControlRoute, Mechanism } from '../../../src/core/mechanism.ts'
-import { composeAnchor, composeHost } from '../../../src/host/compose.ts'
+import { loadConfig, parseConfig } from '../../../src/host/config.ts'
 import { Daemon } from '../../../src/host/daemon.ts'
-import { composeDime } from '../../../src/host/dime.ts'
 import { Log } from '../../../src/host/log.ts'
+import { MECHANISMS } from '../../../src/host/mechanisms.ts'
+import type { MechanismList } from '../../../src/host/plan.ts'
 import { HostRecorder } from '../../../src/host/recorder.ts'
-import { composeRouter } from '../../../src/host/router.ts'
 import { initRouter } from '../../../src/host/router-setup.ts'
-import { initAnchor, loadAnchorConfig, loadDimeConfig, loadRouterConfig } from '../../../src/host/setup.ts'
+import { DaemonServices } from '../../../src/host/services.ts'
+import { initAnchor } from '../../../src/host/setup.ts'
 import { State } from '../../../src/host/state.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-routes-'))
@@ -24,23 +25,22 @@ const state = new State({ state: join(folder, 'all') })
 let daemon: Daemon
 let routes: readonly ControlRoute[]
 
-/** The mechanisms of every role, composed and not started: their handlers are the real ones. */
+const open: DaemonServices[] = []
+
+/** The mechanisms of the list, composed and not started: their handlers are the real ones. */
 function everyMechanism(): readonly Mechanism[] {
-  const place = (name: string) => new State({ state: join(folder, name) })
-  const [anchor, router, dime, host] = ['anchor', 'router', 'dime', 'host'].map(place) as [
-    State,
-    State,
-    State,
-    State,
-  ]
-  initAnchor(anchor, 'anchor.example.org:51820')
-  initRouter(router, { subnets: ['10.2.0.0/24'], endpoint: 'home.example.org:51820', accesses: [] })
-  return [
-    composeAnchor(loadAnchorConfig(anchor), anchor, recorder),
-    composeRouter(loadRouterConfig(router), router, recorder),
-    composeDime(loadDimeConfig(dime), dime, recorder),
-    composeHost(loadDimeConfig(host), host, recorder),
-  ].flatMap(({ mechanisms }) => mechanisms)
+  const list: MechanismList = MECHANISMS
+  return list.map((descriptor) => {
+    const own = new State({ state: join(folder, descriptor.role) })
+    if (descriptor.role === 'anchor') initAnchor(own, 'anchor.example.org:51820')
+    else if (descriptor.role === 'router')
+      initRouter(own, { subnets: ['10.2.0.0/24'], endpoint: 'home.example.org:51820', accesses: [] })
+    const parsed = existsSync(own.configFile) ? { config: loadConfig(own.configFile) } : parseConfig('')
+    assert.ok('config' in parsed)
+    const services = new DaemonServices(parsed.config, own, recorder, [descriptor])
+    open.push(services)
+    return descriptor.compose(parsed.config, services)
+  })
 }
 
 before(async () => {
@@ -50,20 +50,30 @@ before(async () => {
     start: async () => {},
     stop: async () => {},
     cleanUp: async () => {},
-    accesses: () => [{ name: 'acc1', state: 'up', addresses: [], rtt_ms: null, loss: null }],
     peers: () => [],
     flows: () => [],
     move: async () => undefined,
     why: () => undefined,
+    offer: () => ({
+      mechanism: 'memory',
+      carries: false,
+      reason: '',
+      cost: { bytes: 0, rtt_ms: null },
+      survives: [],
+      needs: [],
+    }),
   }
   routes = mechanisms.flatMap((mechanism) => mechanism.routes ?? [])
   state.prepare()
   const instance = `routes-${process.pid}`
-  daemon = new Daemon({ role: 'host', version: '1', state, mechanisms: [idle], recorder, instance, routes })
+  const accesses = () => [{ name: 'acc1', state: 'up', addresses: [], rtt_ms: null, loss: null }] as const
+  const mechanism = { mechanisms: [idle], recorder, instance, routes, accesses }
+  daemon = new Daemon({ role: 'host', version: '1', state, ...mechanism })
   await daemon.start()
 })
 after(async () => {
   await daemon.stop()
+  for (const services of open) services.close()
   rmSync(folder, { recursive: true })
 })
 

@@ -4,20 +4,16 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import { after, test } from 'node:test'
+import { HostStore } from '../../../src/anchoring/hosts.ts'
+import { hostDescriptor } from '../../../src/anchoring/index.ts'
+import { decodeInvitation } from '../../../src/anchoring/invitation.ts'
+import { parseWgQuick } from '../../../src/anchoring/wg-quick.ts'
 import { decodeKey, encodeKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { loadConfig } from '../../../src/host/config.ts'
-import { HostStore } from '../../../src/host/hosts.ts'
-import { decodeInvitation } from '../../../src/host/invitation.ts'
-import {
-  initAnchor,
-  invite,
-  join,
-  joinWireguard,
-  loadAnchorConfig,
-  loadHostConfig,
-} from '../../../src/host/setup.ts'
-import { readPrivateKey, State } from '../../../src/host/state.ts'
-import { parseWgQuick } from '../../../src/host/wg-quick.ts'
+import { loadConfigOf } from '../../../src/host/plan.ts'
+import { initAnchor, invite, join, joinWireguard, loadAnchorConfig } from '../../../src/host/setup.ts'
+import { State } from '../../../src/host/state.ts'
+import { readPrivateKey } from '../../../src/mechanism/files.ts'
 
 const folder = mkdtempSync(joinPath(tmpdir(), 'godwit-setup-'))
 after(() => rmSync(folder, { recursive: true }))
@@ -32,13 +28,15 @@ function anchor(extra = ''): { state: State; store: HostStore } {
   return { state, store: new HostStore(state.file('hosts.json')) }
 }
 
+const hostConfig = (state: State) => loadConfigOf(hostDescriptor, state, { whole: true })
+
 test('UP-8: an invitation makes a host known and gives it its VIpA; the secrets are 0600', () => {
   const { state, store } = anchor()
   const { host, text } = invite(state, store, 'laptop', NOW)
   const mobile = fresh()
   const joined = join(mobile, text, NOW + 1000)
   assert.deepEqual(joined.addresses, ['198.18.0.2/32', 'fd67:6f64:7769:1::2/128'])
-  const [peer] = loadHostConfig(mobile).peer
+  const [peer] = hostConfig(mobile).peer
   assert.equal(peer?.public_key, encodeKey(publicKeyOf(readPrivateKey(state.keyFile))))
   assert.equal(peer?.preshared_key, host.preshared_key)
   // The host proves itself with the invitation's key, and has one of its own to replace it with.
@@ -113,7 +111,7 @@ test('a stock WireGuard client gets a wg-quick file, and a stock server is taken
   writeFileSync(file, text.replace('198.18.0.2/32', '198.18.0.2/24'))
   const mobile = fresh()
   assert.deepEqual(joinWireguard(mobile, file).addresses, ['198.18.0.2/32', 'fd67:6f64:7769:1::2/128'])
-  assert.equal(loadHostConfig(mobile).peer[0]?.kind, 'wireguard')
+  assert.equal(hostConfig(mobile).peer[0]?.kind, 'wireguard')
   assert.deepEqual(readPrivateKey(mobile.keyFile), key.value)
   const other = fresh()
   join(other, invited(anchor(), 'laptop'), NOW)
@@ -137,7 +135,7 @@ test('a wg-quick file that is malformed or runs commands is refused with line an
 
 test('roles are not mixed up: a host does not start as an anchor, nor is a state set up twice', () => {
   const { state } = anchor()
-  assert.throws(() => loadHostConfig(state), { code: 'NOT_A_HOST', kind: 'usage' })
+  assert.throws(() => hostConfig(state), { code: 'NOT_A_HOST', kind: 'usage' })
   assert.throws(() => initAnchor(state, 'a:1'), { code: 'CONFIG_EXISTS', kind: 'usage' })
   assert.throws(() => initAnchor(fresh(), 'nowhere'), { kind: 'usage' })
   const mobile = fresh()

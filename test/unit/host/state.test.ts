@@ -5,7 +5,8 @@ import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { readPrivateKey, State, writeAtomic } from '../../../src/host/state.ts'
+import { State } from '../../../src/host/state.ts'
+import { readPrivateKey, writeAtomic } from '../../../src/mechanism/files.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-state-'))
 after(() => rmSync(folder, { recursive: true }))

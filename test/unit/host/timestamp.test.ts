@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { RememberedTimestamp } from '../../../src/host/timestamp.ts'
+import { RememberedTimestamp } from '../../../src/mechanism/timestamp.ts'
 
 test('the newest timestamp is kept; a damaged file is none, an impossible place is survived', (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'godwit-timestamp-'))

@@ -35,6 +35,11 @@ test('imports against the direction are refused, along it they pass', () => {
     ['src/linux/x.ts', ['../tunnel/seam.ts', '../host/config.ts'], ['../core/errors.ts', 'node:fs']],
     ['src/tunnel/machine/x.ts', ['../../anchoring/index.ts', '../../access/index.ts'], ['../seam.ts']],
     ['src/anchoring/x.ts', ['../routing/index.ts', '../host/config.ts'], ['../tunnel/seam.ts']],
+    [
+      'src/mechanism/x.ts',
+      ['../anchoring/index.ts', '../host/config.ts'],
+      ['../access/index.ts', '../tunnel/seam.ts'],
+    ],
     ['src/host/x.ts', ['../cli/main.ts', '../../lab/index.ts'], ['../anchoring/index.ts']],
     [
       'src/cli/x.ts',

@@ -184,7 +184,9 @@ describe('router machine', () => {
     const said = () =>
       bench
         .events()
-        .flatMap((event) => (event.type === 'decision' && event.what === 'all' ? [event.reason] : []))
+        .flatMap((event) =>
+          event.type === 'decision' && event.subject.kind === 'peer' ? [event.reason] : [],
+        )
     bench.down(0)
     assert.deepEqual(bench.carriers, ['acc2'])
     assert.deepEqual(said(), [])
@@ -210,8 +212,11 @@ describe('router machine', () => {
     bench.down(0)
     const told = bench.events().filter(({ type }) => type === 'decision' || type === 'handover')
     assert.deepEqual(
-      told.map((event) => (event as { what: string }).what),
-      ['rest.home', 'rest.home'],
+      told.map((event) => ('subject' in event ? event.subject : undefined)),
+      [
+        { kind: 'policy', name: 'rest', peer: 'home' },
+        { kind: 'policy', name: 'rest', peer: 'home' },
+      ],
     )
   })
 })

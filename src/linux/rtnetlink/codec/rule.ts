@@ -17,6 +17,7 @@ const Fra = {
   MASK: 16,
   OIF: 17,
   UID_RANGE: 20,
+  PROTOCOL: 21,
   IP_PROTO: 22,
   SPORT_RANGE: 23,
   DPORT_RANGE: 24,
@@ -59,6 +60,7 @@ export function writeRule(message: NetlinkMessage, rule: RuleSpec): void {
     const [first, last] = rule.uids
     message.structure(Fra.UID_RANGE, () => message.u32(first).u32(last))
   }
+  if (rule.origin !== undefined) message.attributeU8(Fra.PROTOCOL, rule.origin)
   if (rule.protocol !== undefined) message.attributeU8(Fra.IP_PROTO, rule.protocol)
   writePorts(message, Fra.SPORT_RANGE, rule.sourcePorts)
   writePorts(message, Fra.DPORT_RANGE, rule.destinationPorts)
@@ -89,6 +91,7 @@ export function readRule(body: Uint8Array): RuleSpec | undefined {
   const oif = attributes.string(Fra.OIF)
   const iif = attributes.string(Fra.IIF)
   const uids = readPair(attributes.bytes(Fra.UID_RANGE), 4)
+  const origin = attributes.u8(Fra.PROTOCOL)
   const protocol = attributes.u8(Fra.IP_PROTO)
   const sourcePorts = readPair(attributes.bytes(Fra.SPORT_RANGE), 2)
   const destinationPorts = readPair(attributes.bytes(Fra.DPORT_RANGE), 2)
@@ -101,6 +104,7 @@ export function readRule(body: Uint8Array): RuleSpec | undefined {
     ...(oif !== undefined && { oif }),
     ...(iif !== undefined && { iif }),
     ...(uids !== undefined && { uids }),
+    ...(origin !== undefined && origin !== 0 && { origin }),
     ...(protocol !== undefined && protocol !== 0 && { protocol }),
     ...(sourcePorts !== undefined && { sourcePorts }),
     ...(destinationPorts !== undefined && { destinationPorts }),

@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto'
 import * as z from 'zod'
 import { type Decoded, decoded, malformed } from '../core/result.ts'
 import { decodeKey } from '../crypto/keys.ts'
-import { parseHostPort } from './schema.ts'
+import { parseHostPort } from '../mechanism/schema.ts'
 
 const key = z.string().refine((text) => decodeKey(text).ok)
 

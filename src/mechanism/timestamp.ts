@@ -1,6 +1,7 @@
 /** The wall time that the newest handshake was stamped with, kept in the state: the clock may be behind it after a restart. */
+
 import { readFileSync } from 'node:fs'
-import { writeAtomic } from './state.ts'
+import { writeAtomic } from './files.ts'
 
 export class RememberedTimestamp {
   readonly #file: string

@@ -2,7 +2,7 @@
 import { parseInterfaceAddress } from '../core/address.ts'
 import { type Decoded, decoded, malformed } from '../core/result.ts'
 import { decodeKey } from '../crypto/keys.ts'
-import { parseHostPort } from './schema.ts'
+import { parseHostPort } from '../mechanism/schema.ts'
 
 export interface WgQuick {
   readonly privateKey: string

@@ -1,8 +1,9 @@
 /** Addresses that endpoint names had last, kept in the state: a host may start where no name server can be reached. */
+
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
 import type { EndpointCache } from '../tunnel/endpoints.ts'
-import { writeAtomic } from './state.ts'
+import { writeAtomic } from './files.ts'
 
 const format = z.record(z.string(), z.array(z.string()))
 

@@ -1,8 +1,8 @@
 /** The numbers of an anchor's pool and the virtual addresses that follow from them: 1 is the anchor, hosts start at 2. */
 
-import { VipaPool } from '../anchoring/tables/pool.ts'
 import { formatAddress, type Prefix, parsePrefix } from '../core/address.ts'
 import { usageError } from '../core/errors.ts'
+import { VipaPool } from './tables/pool.ts'
 
 export interface Pools {
   readonly pool4: string

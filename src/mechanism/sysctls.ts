@@ -3,11 +3,12 @@
  * the next daemon, puts them back after a kill. What was remembered before a reboot, or for another network namespace, is
  * worth nothing.
  */
+
 import { readFileSync, rmSync } from 'node:fs'
 import * as z from 'zod'
 import { namespaceId } from '../linux/netns.ts'
 import { KernelSysctls, type Sysctls } from '../linux/sysctl.ts'
-import { writeAtomic } from './state.ts'
+import { writeAtomic } from './files.ts'
 
 const format = z.object({
   /** Identifies the boot and the network namespace. */
@@ -55,6 +56,57 @@ export class RememberedSysctls implements Sysctls {
       return file.where === this.#where ? file.saved : []
     } catch {
       return [] // none, or damaged: what was there before is not known
+    }
+  }
+}
+
+/**
+ * One store of settings for several owners. Each has a view; what it changed goes back to what was there before when no
+ * other owner has changed it too, else to what that one wants.
+ */
+export class SharedSysctls {
+  readonly #store: Sysctls
+  /** Per key what each owner wants, the newest last. */
+  readonly #wanted = new Map<string, Map<string, string>>()
+
+  constructor(store: Sysctls) {
+    this.#store = store
+  }
+
+  view(owner: string): Sysctls {
+    const store = this.#store
+    return {
+      get saved() {
+        return store.saved
+      },
+      get: (key) => store.get(key),
+      set: (key, value) => {
+        const before = store.get(key)
+        store.set(key, value)
+        // What was so already is not ours to put back, unless another owner made it so.
+        if (before === String(value) && !this.#wanted.has(key)) return
+        const owners = this.#wanted.get(key) ?? new Map<string, string>()
+        owners.delete(owner)
+        owners.set(owner, String(value))
+        this.#wanted.set(key, owners)
+      },
+      restore: () => this.#release(owner),
+    }
+  }
+
+  /** Everything goes back, also what an earlier run changed. */
+  restore(): void {
+    this.#wanted.clear()
+    this.#store.restore()
+  }
+
+  #release(owner: string): void {
+    for (const [key, owners] of this.#wanted) {
+      if (!owners.delete(owner)) continue
+      const next = [...owners.values()].at(-1)
+      const value = next ?? this.#store.saved.get(key)
+      if (value !== undefined && this.#store.get(key) !== undefined) this.#store.set(key, value)
+      if (owners.size === 0) this.#wanted.delete(key)
     }
   }
 }

@@ -1,9 +1,9 @@
 /** The hosts that an anchor knows, invited or joined: STATE/hosts.json, readable by its owner only (pre-shared keys). */
+
 import { existsSync, readFileSync } from 'node:fs'
 import * as z from 'zod'
 import { GodwitError, usageError } from '../core/errors.ts'
-import { refuseExposed } from './config.ts'
-import { writeSecret } from './state.ts'
+import { refuseExposed, writeSecret } from '../mechanism/files.ts'
 
 const record = z.object({
   name: z.string(),

@@ -3,10 +3,18 @@
  * executable that holds it. About 100 µs a flow, on the main thread; the flow's packets do not wait for it.
  */
 import type { FlowFacts } from '../core/selector.ts'
-import type { Cgroups } from '../linux/cgroup.ts'
-import { processInfo, type SocketOwners, userName } from '../linux/proc.ts'
-import { type SocketTable, TCP, UDP } from '../linux/sockdiag.ts'
-import type { FlowTuple } from './tables/flow-key.ts'
+import type { Cgroups } from './cgroup.ts'
+import { processInfo, type SocketOwners, userName } from './proc.ts'
+import { type SocketTable, TCP, UDP } from './sockdiag.ts'
+
+/** The ends of a flow, as its packets leave this host. */
+export interface FlowEnds {
+  readonly protocol: number
+  readonly local: Uint8Array
+  readonly remote: Uint8Array
+  readonly localPort: number
+  readonly remotePort: number
+}
 
 export interface FlowOwner {
   readonly facts: FlowFacts
@@ -27,8 +35,14 @@ export class FlowOwners {
     this.#cgroups = cgroups
   }
 
+  /** Name of the program that holds a socket; empty when it cannot be known. */
+  program(inode: number, uid: number | undefined): string {
+    const pid = this.#owners.find(inode, uid)
+    return pid === undefined ? '' : (processInfo(pid)?.command ?? '')
+  }
+
   /** What can be told of a flow now. A socket that is gone already leaves the facts of its packets. */
-  find(id: string, flow: FlowTuple): FlowOwner {
+  find(id: string, flow: FlowEnds): FlowOwner {
     const packet = { id, proto: flow.protocol, dst: flow.remote, dstPort: flow.remotePort }
     if (flow.protocol !== TCP && flow.protocol !== UDP)
       return { facts: packet, cgroupId: undefined, app: '', pid: undefined }

@@ -1,0 +1,252 @@
+/** Anchoring as the daemon composes it: a mobile host, and an anchor. */
+import { existsSync, unlinkSync } from 'node:fs'
+import * as z from 'zod'
+import { parseInterfaceAddress, parsePrefix } from '../core/address.ts'
+import { GodwitError } from '../core/errors.ts'
+import { type ControlRoute, postRoute } from '../core/mechanism.ts'
+import { decodeKey, encodeKey } from '../crypto/keys.ts'
+import { DEVICES } from '../linux/ledger.ts'
+import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
+import { readPrivateKey } from '../mechanism/files.ts'
+import { NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
+import type { Files, Services } from '../mechanism/services.ts'
+import { AnchorService, type KnownHost } from './anchor-service.ts'
+import type { HostPolicy } from './applications.ts'
+import { type AnchorSettings, anchorSections, checkHost, hostSections, type PeerConfig } from './config.ts'
+import { type HostPeer, MobileHostService } from './host-service.ts'
+import { type HostRecord, HostStore } from './hosts.ts'
+import { inviteHost } from './invite.ts'
+import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
+import { poolAddresses } from './pool-addresses.ts'
+
+type HostConfig = ConfigWith<typeof hostSections>
+type AnchorConfig = ConfigWith<typeof anchorSections>
+
+/** MTU of an anchor's interface: what the usual path leaves; paths say themselves what they carry. */
+const ANCHOR_MTU = 1420
+
+export const hostDescriptor: MechanismDescriptor<typeof hostSections> = {
+  name: 'anchoring',
+  role: 'host',
+  summary:
+    'A host that keeps its connections while it moves: encrypted tunnels to an anchor, by application.',
+  sections: hostSections,
+  check: checkHost,
+  claims: () => 'otherwise',
+  runsBeside: () => false,
+  holdsSecrets: ({ peer }) => peer.some(({ preshared_key }) => preshared_key !== undefined),
+  describe: ({ peer, policy }) => `${peer.length} peers, ${policy.length} policies`,
+  devices: (config) => [hostDevice(config)],
+  refusal: ({ peer }, { file, role }, whole) => {
+    if (!whole) return undefined
+    if (role !== 'host')
+      return new GodwitError('NOT_A_HOST', `${file} has [${role}]: it is of no host`, {
+        kind: 'usage',
+        hint: `start it with \`godwit ${role} up\`; a host on the same machine needs a state of its own (--state DIR)`,
+      })
+    if (peer.length > 0) return undefined
+    return new GodwitError('NO_PEER', `${file} has no [[peer]]`, {
+      kind: 'usage',
+      hint: 'take an invitation: godwit join INVITATION',
+    })
+  },
+  compose: composeHost,
+  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES],
+}
+
+function hostDevice(config: HostConfig): string {
+  return config.interface.name ?? DEVICES.host
+}
+
+function composeHost(config: HostConfig, services: Services): MobileHostService {
+  const { host } = config
+  const { ledger, rtnl, cgroups, recorder } = services
+  const device = hostDevice(config)
+  const fix4 = must(parsePrefix(host.address4))
+  const fix6 = must(parsePrefix(host.address6))
+  const policies: HostPolicy[] = [
+    { name: 'default', prefer: host.prefer, fallback: 'any', moveUp: true, match: [] },
+    ...config.policy.map((policy) => ({
+      name: policy.name,
+      prefer: policy.prefer,
+      fallback: policy.fallback,
+      moveUp: policy.move_up,
+      match: policy.match.map(selectorOf),
+      ...(policy.peer !== undefined && { peer: policy.peer }),
+    })),
+  ]
+  const plumbing = new HostPlumbing(
+    rtnl,
+    services.sysctls('anchoring'),
+    cgroups,
+    {
+      device,
+      ledger,
+      fix4,
+      fix6,
+      control: host.control,
+      destinations: config.peer.every(({ allowed_ips }) => allowed_ips?.length)
+        ? config.peer.flatMap(({ allowed_ips = [] }) => allowed_ips.map((text) => must(parsePrefix(text))))
+        : [],
+      except: host.except.map(selectorOf),
+      selected: policies.flatMap(({ match }) => match),
+    },
+    (message) => recorder.log('warn', message),
+  )
+  return new MobileHostService(
+    {
+      monitor: services.accesses,
+      plumbing,
+      protect: (guarded) => services.guard.protect(guarded),
+      owners: services.owners,
+      cgroups,
+      recorder,
+      endpoints: services.endpoints,
+      timestamp: services.timestamp,
+    },
+    {
+      device,
+      ledger,
+      privateKey: services.files.privateKey(),
+      fix4,
+      fix6,
+      ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
+      peers: config.peer.map((peer) => hostPeer(peer, services.files)),
+      policies,
+      accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
+    },
+  )
+}
+
+function hostPeer(peer: PeerConfig, files: Files): HostPeer {
+  const endpoint = must(parseHostPort(peer.endpoint))
+  const addresses = (peer.addresses ?? []).map((text) => must(parseInterfaceAddress(text)).address)
+  const v4 = addresses.find(({ length }) => length === 4)
+  const v6 = addresses.find(({ length }) => length === 16)
+  const file = peer.invitation_key_file === undefined ? undefined : files.resolve(peer.invitation_key_file)
+  return {
+    name: peer.name,
+    kind: peer.kind,
+    host: endpoint.host,
+    port: endpoint.port,
+    publicKey: must(decodeKey(peer.public_key)),
+    keepalive: peer.keepalive_s,
+    ...(peer.preshared_key !== undefined && { presharedKey: must(decodeKey(peer.preshared_key)) }),
+    ...(v4 && { v4 }),
+    ...(v6 && { v6 }),
+    // Once the anchor has taken our own key, the file is gone and the invitation worth nothing.
+    ...(file !== undefined &&
+      existsSync(file) && {
+        invitation: {
+          privateKey: readPrivateKey(file),
+          replaced: () => {
+            if (existsSync(file)) unlinkSync(file)
+          },
+        },
+      }),
+  }
+}
+
+export const anchorDescriptor: MechanismDescriptor<typeof anchorSections> = {
+  name: 'anchor',
+  role: 'anchor',
+  summary: 'The fixed point that mobile hosts go through.',
+  sections: anchorSections,
+  claims: ({ anchor }) => anchor !== undefined,
+  runsBeside: () => false,
+  devices: (config) => [anchorDevice(config)],
+  refusal: ({ anchor }, { file, role }) =>
+    anchor !== undefined
+      ? undefined
+      : new GodwitError('NOT_AN_ANCHOR', `${file} has no [anchor]: it is of a ${role}`, {
+          kind: 'usage',
+          hint: 'godwit anchor init --endpoint HOST:PORT --state DIR, with a state of its own',
+        }),
+  compose: composeAnchor,
+  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, programNeed('nft', true)],
+}
+
+function anchorDevice(config: AnchorConfig): string {
+  return config.interface.name ?? DEVICES.anchor
+}
+
+function composeAnchor(config: AnchorConfig, services: Services): AnchorService {
+  const anchor: AnchorSettings = config.anchor!
+  const device = anchorDevice(config)
+  const { ledger, files, recorder } = services
+  const store = new HostStore(files.file('hosts.json'))
+  const privateKey = files.privateKey()
+  const [own4, own6] = poolAddresses(anchor, 1).map((text) => must(parseInterfaceAddress(text)).address)
+  const pool4 = must(parsePrefix(anchor.pool4))
+  const pool6 = must(parsePrefix(anchor.pool6))
+  const service: AnchorService = new AnchorService(
+    {
+      plumbing: new AnchorPlumbing(services.rtnl, services.sysctls('anchor'), services.nftables, {
+        device,
+        ledger,
+        own4: { address: own4!, length: pool4.length },
+        own6: { address: own6!, length: pool6.length },
+        pool4,
+        pool6,
+        masquerade: anchor.masquerade,
+        ...(anchor.uplinks && { uplinks: anchor.uplinks }),
+      }),
+      protect: (guarded) => services.guard.protect(guarded),
+      hosts: {
+        list: () => store.list().map(knownHost),
+        offerKey: (name, key) => store.offerKey(name, encodeKey(key)),
+        confirmKey: (name, key) => store.confirmKey(name, encodeKey(key)),
+      },
+      recorder,
+      wall: () => services.clock.wall(),
+      routes: hostRoutes(anchor, privateKey, services, store, () => service.refresh()),
+    },
+    {
+      device,
+      mtu: config.interface.mtu ?? ANCHOR_MTU,
+      privateKey,
+      listenPort: anchor.listen_port ?? must(parseHostPort(anchor.endpoint)).port,
+      pool4,
+      pool6,
+    },
+  )
+  return service
+}
+
+function knownHost(record: HostRecord): KnownHost {
+  return {
+    name: record.name,
+    kind: record.kind,
+    publicKey: must(decodeKey(record.public_key)),
+    presharedKey: must(decodeKey(record.preshared_key)),
+    number: record.number,
+    ...(record.next_public_key !== undefined && { nextPublicKey: must(decodeKey(record.next_public_key)) }),
+    ...(record.expires !== undefined && { expires: record.expires }),
+  }
+}
+
+const INVITE = z.strictObject({ name: z.string().min(1), wg: z.boolean().optional() })
+const REMOVE = z.strictObject({ name: z.string().min(1) })
+
+/** What `godwit anchor invite` and `remove` ask a running anchor. */
+function hostRoutes(
+  anchor: AnchorSettings,
+  own: Uint8Array,
+  { clock }: Services,
+  store: HostStore,
+  refresh: () => void,
+): ControlRoute[] {
+  return [
+    postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg } }) => {
+      const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), { wg: wg === true })
+      refresh()
+      return { name, text, ...(host.expires === undefined ? {} : { expires: host.expires }) }
+    }),
+    postRoute('/v1/anchor/remove', REMOVE, ({ body }) => {
+      const { name } = store.remove(body.name)
+      refresh()
+      return { removed: name }
+    }),
+  ]
+}

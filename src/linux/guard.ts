@@ -1,0 +1,148 @@
+/**
+ * Puts back what another program takes away: a network manager that removes rules it does not know, a script that flushes
+ * an address or sets our device down. It watches the kernel's events of what the ledger says is ours and asks each owner
+ * to restore what it wants; the first time is logged, all are counted, and a program that does it again and again is
+ * answered at most ten times at once and then every ten seconds.
+ */
+import type { Clock } from '../core/clock.ts'
+import type { Ledger } from './ledger.ts'
+import type { Rtnl, RtnlEvent } from './rtnetlink/types.ts'
+
+export interface Guarded {
+  /** Whose it is, for the log. */
+  readonly name: string
+  /** Devices whose state and addresses are ours. */
+  devices(): readonly string[]
+  /** Whether an address of another device is ours; absent: none. */
+  ownsAddress?(address: string, device: string): boolean
+  /** Makes the kernel hold what is wanted and names what was missing. */
+  restore(): readonly string[]
+}
+
+/** A burst of removals is answered once, after this (ms). */
+const SETTLE_MS = 100
+/** Restorations at once; each is earned again after the interval (ms). */
+const BURST = 10
+const INTERVAL_MS = 10_000
+
+export interface GuardComponents {
+  readonly rtnl: Rtnl
+  readonly ledger: Ledger
+  readonly clock: Clock
+  /** One line for the log. */
+  readonly report: (message: string) => void
+}
+
+export class KernelGuard {
+  readonly #parts: GuardComponents
+  readonly #guarded = new Set<Guarded>()
+  readonly #reported = new Set<string>()
+  #watching: AbortController | undefined
+  #timer: NodeJS.Timeout | undefined
+  /** When restorations would all be earned again. */
+  #earnedAt = Number.NEGATIVE_INFINITY
+  #restored = 0
+
+  constructor(parts: GuardComponents) {
+    this.#parts = parts
+  }
+
+  /** Rules, routes, addresses and devices that were put back since the start. */
+  get restored(): number {
+    return this.#restored
+  }
+
+  /** Guards from now on; the returned function ends it, and must be called before anything is taken away on purpose. */
+  protect(guarded: Guarded): () => void {
+    this.#guarded.add(guarded)
+    this.#watch()
+    return () => {
+      this.#guarded.delete(guarded)
+      if (this.#guarded.size === 0) this.stop()
+    }
+  }
+
+  stop(): void {
+    this.#watching?.abort()
+    this.#watching = undefined
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  #watch(): void {
+    if (this.#watching !== undefined) return
+    const watching = new AbortController()
+    this.#watching = watching
+    this.#parts.rtnl.watch(
+      ['link', 'address', 'route', 'rule'],
+      (event) => {
+        if (this.#concerns(event)) this.#restoreSoon()
+      },
+      { signal: watching.signal },
+    )
+  }
+
+  #concerns(event: RtnlEvent): boolean {
+    const { ledger } = this.#parts
+    switch (event.type) {
+      case 'resync':
+        return true
+      case 'rule-gone':
+        return ledger.ownsRule(event.rule)
+      case 'route-gone':
+        return ledger.ownsRoute(event.route)
+      case 'address-gone': {
+        const { link, address } = event.address
+        return [...this.#guarded].some(
+          (each) => each.devices().includes(link) || each.ownsAddress?.(address, link) === true,
+        )
+      }
+      case 'link':
+        return !event.link.up && [...this.#guarded].some((each) => each.devices().includes(event.link.name))
+      default:
+        return false
+    }
+  }
+
+  #restoreSoon(): void {
+    const next = this.#earnedAt - (BURST - 1) * INTERVAL_MS - this.#parts.clock.now()
+    this.#timer ??= setTimeout(
+      () => {
+        this.#timer = undefined
+        this.#restore()
+      },
+      Math.max(SETTLE_MS, next),
+    )
+  }
+
+  #restore(): void {
+    let any = false
+    for (const guarded of this.#guarded) {
+      let restored: readonly string[]
+      try {
+        restored = guarded.restore()
+      } catch (error) {
+        this.#once(`${guarded.name} fault`, `${guarded.name}: cannot put back: ${(error as Error).message}`)
+        continue
+      }
+      if (restored.length === 0) continue
+      any = true
+      this.#restored += restored.length
+      const more = restored.length > 3 ? ` and ${restored.length - 3} more` : ''
+      const what = restored.slice(0, 3).join(', ') + more
+      const text = `another program removed ${what}; put back`
+      this.#once(guarded.name, `${guarded.name}: ${text}. From now on this is only counted (/metrics)`)
+    }
+    if (!any) return
+    const now = this.#parts.clock.now()
+    this.#earnedAt = Math.max(now, this.#earnedAt) + INTERVAL_MS
+    if (this.#earnedAt - now > (BURST - 1) * INTERVAL_MS)
+      this.#once('burst', `a program keeps removing what is ours; put back every ${INTERVAL_MS / 1000} s now`)
+  }
+
+  #once(key: string, message: string): void {
+    if (this.#reported.has(key)) return
+    this.#reported.add(key)
+    this.#parts.report(message)
+  }
+}

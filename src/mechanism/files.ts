@@ -1,0 +1,132 @@
+/** Files of an instance: written as a whole or not at all, secrets for their owner alone, faults in a user's words. */
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { GodwitError } from '../core/errors.ts'
+import { decodeKey } from '../crypto/keys.ts'
+
+/** Reads a private key. Throws `KEY_MISSING`, `KEY_INVALID` or `SECRET_EXPOSED` (usage). */
+export function readPrivateKey(path: string): Uint8Array {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw ioError(`read ${path}`, error)
+    throw new GodwitError('KEY_MISSING', `there is no private key ${path}`, {
+      kind: 'usage',
+      hint: `godwit keygen > ${path}; chmod 600 ${path}`,
+    })
+  }
+  refuseExposed(path)
+  const key = decodeKey(text.trim())
+  if (key.ok) return key.value
+  throw new GodwitError('KEY_INVALID', `${path}: ${key.reason}`, {
+    kind: 'usage',
+    hint: 'godwit keygen makes one',
+  })
+}
+
+/** Writes a file that only its owner can read; atomic. */
+export function writeSecret(path: string, text: string): void {
+  writeAtomic(path, text, 0o600)
+}
+
+/**
+ * Replaces a file as a whole: whoever reads it, also after a power cut, sees the old text or the new. A full disk leaves
+ * the old one in place and throws `DISK_FULL`.
+ */
+export function writeAtomic(path: string, text: string, mode = 0o644): void {
+  makeFolder(dirname(path))
+  const temporary = `${path}.${process.pid}.new`
+  attempt(`write ${path}`, () => {
+    rmSync(temporary, { force: true })
+    const fd = openSync(temporary, 'wx', mode)
+    try {
+      writeWhole(fd, Buffer.from(text))
+      fsyncSync(fd)
+    } catch (error) {
+      rmSync(temporary, { force: true })
+      throw error
+    } finally {
+      closeSync(fd)
+    }
+    renameSync(temporary, path)
+    const folder = openSync(dirname(path), 'r')
+    try {
+      fsyncSync(folder)
+    } finally {
+      closeSync(folder)
+    }
+  })
+}
+
+function writeWhole(fd: number, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at)
+}
+
+export function makeFolder(path: string): void {
+  attempt(`make ${path}`, () => mkdirSync(path, { recursive: true, mode: 0o750 }))
+}
+
+export function attempt<T>(op: string, action: () => T): T {
+  try {
+    return action()
+  } catch (error) {
+    throw ioError(op, error)
+  }
+}
+
+function ioError(op: string, error: unknown): unknown {
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return new GodwitError('DISK_FULL', `${op}: no space left`, {
+        op,
+        cause: error,
+        hint: 'free some space on that file system, then try again; nothing was changed',
+      })
+    case 'EACCES':
+    case 'EPERM':
+      return new GodwitError('NO_PERMISSION', `${op}: permission denied`, {
+        op,
+        cause: error,
+        hint: 'run it as root (sudo), or give it a folder of yours with --state DIR',
+      })
+    case 'EROFS':
+    case 'ENOTDIR':
+    case 'EISDIR':
+      return new GodwitError('STATE_UNUSABLE', `${op}: ${(error as Error).message}`, {
+        op,
+        cause: error,
+        kind: 'usage',
+        hint: 'give it another folder with --state DIR',
+      })
+    default:
+      return error
+  }
+}
+
+/** Throws `SECRET_EXPOSED` when others than the owner can read the file. */
+export function refuseExposed(file: string): void {
+  const { mode } = statSync(file)
+  if ((mode & 0o077) === 0) return
+  throw new GodwitError(
+    'SECRET_EXPOSED',
+    `${file} holds a secret and others can read it (mode ${(mode & 0o777).toString(8).padStart(4, '0')})`,
+    { kind: 'usage', hint: `chmod 600 ${file}` },
+  )
+}
+
+/** A path of the configuration, relative to the folder that the configuration stands in. */
+export function resolveBeside(configFile: string, path: string): string {
+  return resolve(dirname(configFile), path)
+}

@@ -1,0 +1,104 @@
+/** What mechanisms need of a machine: looked for by `doctor`, asked for before a daemon starts. */
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
+import { missingError } from '../core/errors.ts'
+import { findProgram, installHint, needProgram, type Program } from '../linux/packages.ts'
+import { tcxObstacle } from '../linux/tcx.ts'
+import { udpBatchObstacle } from '../linux/udp-probe.ts'
+
+export interface Need {
+  readonly name: string
+  /** False: it works without, with less. */
+  readonly required: boolean
+  /** Looks; changes nothing. */
+  look(): { readonly ok: boolean; readonly value: string }
+  /** How to get it. */
+  readonly mend: string
+  /** Throws when a daemon cannot start without it. */
+  demand?(): void
+}
+
+/** Whether this process may change the network: the capability CAP_NET_ADMIN. */
+export function mayChangeNetwork(): boolean {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'
+  return ((BigInt(`0x${effective}`) >> 12n) & 1n) === 1n
+}
+
+export const NETWORK_ADMIN: Need = {
+  name: 'right to change the network',
+  required: true,
+  look: () => {
+    const ok = mayChangeNetwork()
+    return { ok, value: ok ? 'yes' : 'no, not as this user' }
+  },
+  mend: 'run godwit with sudo',
+  demand: () => {
+    if (!mayChangeNetwork())
+      throw missingError(
+        'the right to change the network (CAP_NET_ADMIN) is missing',
+        'run it as root: sudo godwit …',
+      )
+  },
+}
+
+const MAKE_TUN = 'sudo modprobe tun; in a container: --device /dev/net/tun'
+
+export const TUN: Need = {
+  name: '/dev/net/tun',
+  required: true,
+  look: () => {
+    let value = 'usable'
+    try {
+      accessSync('/dev/net/tun', constants.R_OK | constants.W_OK)
+    } catch (error) {
+      value = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'missing' : 'no permission'
+    }
+    return { ok: value === 'usable', value }
+  },
+  mend: MAKE_TUN,
+  demand: () => {
+    if (!existsSync('/dev/net/tun')) throw missingError('/dev/net/tun does not exist', MAKE_TUN)
+  },
+}
+
+/** What the tunnel's throughput rests on; a device that refuses batches shows in the daemon's log and /metrics only. */
+export const UDP_BATCHES: Need = {
+  name: 'UDP in batches (UDP_SEGMENT, UDP_GRO)',
+  required: false,
+  look: () => {
+    let obstacle: string | undefined
+    try {
+      obstacle = udpBatchObstacle()
+    } catch (error) {
+      obstacle = (error as Error).message
+    }
+    return { ok: obstacle === undefined, value: obstacle ?? 'usable' }
+  },
+  mend: 'Linux 5.0 or newer',
+}
+
+/** What DIME carries connections of one family over the other with; without it they wait for their own. */
+export const DEVICE_PROGRAMS: Need = {
+  name: 'eBPF on devices (Linux 6.6)',
+  required: false,
+  look: () => {
+    const obstacle = tcxObstacle()
+    return { ok: obstacle === undefined, value: obstacle ?? 'usable' }
+  },
+  mend: 'a newer kernel, and sudo',
+}
+
+/** A program that is installed; asked for before a daemon starts when it is required. */
+export function programNeed(name: Program, required: boolean): Need {
+  return {
+    name,
+    required,
+    look: () => {
+      const path = findProgram(name)
+      return { ok: path !== undefined, value: path ?? 'not installed' }
+    },
+    mend: installHint([name]),
+    demand: () => {
+      if (required) needProgram(name)
+    },
+  }
+}

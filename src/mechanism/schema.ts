@@ -1,0 +1,76 @@
+/**
+ * What the sections of a configuration are made of. Each mechanism has its sections in its own folder (`config.ts`), those
+ * that all share are in host/schema.ts.
+ */
+import * as z from 'zod'
+import { parsePrefix } from '../core/address.ts'
+import { usageError } from '../core/errors.ts'
+import type { Decoded } from '../core/result.ts'
+import { parseSelector, SELECTOR_FORMS, type Selector } from '../core/selector.ts'
+import { decodeKey } from '../crypto/keys.ts'
+
+/** A string that one of godwit's own parsers accepts; its reason is the message. */
+export function text(parse: (text: string) => Decoded<unknown>, description: string) {
+  return z
+    .string()
+    .superRefine((value, context) => {
+      const result = parse(value)
+      if (!result.ok) context.addIssue({ code: 'custom', message: result.reason })
+    })
+    .describe(description)
+}
+
+/** `HOST:PORT`, `[IPv6]:PORT`. The host may be a name. */
+export function parseHostPort(value: string): Decoded<{ host: string; port: number }> {
+  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^\s:[\]]+)):(\d{1,5})$/.exec(value)
+  const port = Number(match?.[3])
+  if (!match || port < 1 || port > 65535) {
+    return {
+      ok: false,
+      reason: `"${value}" is not HOST:PORT, e.g. anchor.example.org:51820 or [2001:db8::1]:51820`,
+    }
+  }
+  return { ok: true, value: { host: match[1] ?? match[2]!, port } }
+}
+
+export const name = (what: string) =>
+  z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'a name is letters, digits, ".", "_" and "-", at most 63')
+    .describe(what)
+
+/** What an interface may be called, `*` standing for any characters. */
+export const accessPattern = z
+  .string()
+  .regex(/^[^\s/]{1,15}$/, 'an interface name, or a pattern with *, e.g. "wlan*"')
+export const key = (what: string) => text(decodeKey, what)
+export const prefix = (what: string) => text(parsePrefix, what)
+export const selector = text(parseSelector, `One of: ${SELECTOR_FORMS}.`)
+export const publicPort = z.int().min(1).max(65535)
+
+/** Reports what is wrong at a place of the configuration. */
+export type Issue = (path: readonly (string | number)[], message: string) => void
+
+/** No two entries have the same name. */
+export function unique(
+  entries: readonly { readonly name: string }[],
+  what: string,
+  issue: Issue,
+  path: readonly string[],
+): void {
+  const seen = new Set<string>()
+  for (const [i, { name: each }] of entries.entries()) {
+    if (seen.has(each)) issue([...path, i, 'name'], `a second ${what} is called "${each}"`)
+    seen.add(each)
+  }
+}
+
+/** What the schema has checked already. */
+export function must<T>(parsed: Decoded<T>): T {
+  if (parsed.ok) return parsed.value
+  throw usageError(parsed.reason)
+}
+
+export function selectorOf(given: string): Selector {
+  return must(parseSelector(given))
+}

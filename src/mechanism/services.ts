@@ -1,0 +1,64 @@
+/**
+ * What the daemon owns and hands to every mechanism: one of each, shared. Nobody else opens netlink sockets, reads
+ * accesses, changes settings or looks up owners of sockets. All of it is used on the main thread; the daemon closes it when
+ * every mechanism has stopped.
+ */
+import type { AccessMonitor } from '../access/index.ts'
+import type { Random } from '../core/clock.ts'
+import type { Recorder } from '../core/mechanism.ts'
+import type { Cgroups } from '../linux/cgroup.ts'
+import type { WatchedClock } from '../linux/clock.ts'
+import type { KernelGuard } from '../linux/guard.ts'
+import type { Ledger } from '../linux/ledger.ts'
+import type { NfSocket } from '../linux/nf-socket.ts'
+import type { Nftables } from '../linux/nft.ts'
+import type { FlowOwners } from '../linux/owners.ts'
+import type { Rtnl } from '../linux/rtnetlink/types.ts'
+import type { SocketTable } from '../linux/sockdiag.ts'
+import type { Sysctls } from '../linux/sysctl.ts'
+import type { EndpointCache } from '../tunnel/endpoints.ts'
+
+export interface Services {
+  /** Numbers and names of this instance in the kernel. */
+  readonly ledger: Ledger
+  readonly clock: WatchedClock
+  readonly random: Random
+  readonly recorder: Recorder
+  readonly rtnl: Rtnl
+  /** Puts back what another program takes away. */
+  readonly guard: KernelGuard
+  /** The access networks as `[access.NAME]` allows them. */
+  readonly accesses: AccessMonitor
+  /** sock_diag. */
+  readonly sockets: SocketTable
+  /** Which program a socket belongs to. */
+  readonly owners: FlowOwners
+  /** Undefined where cgroup version 2 is not mounted. */
+  readonly cgroups: Cgroups | undefined
+  /** Whole tables in nft's language. */
+  readonly nftables: Nftables
+  /** Elements by the thousand; see `NfBatch`. */
+  readonly nfTables: Pick<NfSocket, 'commit' | 'dump'>
+  /**
+   * Settings changed for `owner`. Its `restore` puts back what no other owner has changed too; what was there before the
+   * first change survives a crash.
+   */
+  sysctls(owner: string): Sysctls
+  /** Addresses of endpoints that are names, over restarts. */
+  readonly endpoints: EndpointCache
+  /** The newest timestamp of a handshake, over restarts. */
+  readonly timestamp: { get(): number | undefined; set(floor: number): void }
+  readonly files: Files
+}
+
+/** The files of this instance. */
+export interface Files {
+  /** The state's folder. */
+  readonly folder: string
+  /** A file in it. */
+  file(name: string): string
+  /** A path of the configuration, relative to where the configuration stands. */
+  resolve(path: string): string
+  /** The private key of this machine; made when there is none. */
+  privateKey(): Uint8Array
+}

@@ -1,0 +1,148 @@
+/** The section of a router: [router], with its sites, classes and radios. */
+import * as z from 'zod'
+import { DRIVERS, SUPPLICANT_FOLDER } from '../access/radio/radio.ts'
+import { matchesAny } from '../core/pattern.ts'
+import {
+  accessPattern,
+  type Issue,
+  key,
+  name,
+  parseHostPort,
+  prefix,
+  publicPort,
+  selector,
+  text,
+  unique,
+} from '../mechanism/schema.ts'
+import { MODES, type Mode } from '../tunnel/schedulers.ts'
+
+const schedulerName = z.enum(MODES as readonly [Mode, ...Mode[]])
+
+const router = z
+  .strictObject({
+    endpoint: text(
+      parseHostPort,
+      'Where mobile routers reach this gateway, `HOST:PORT`; goes into its card.',
+    ).optional(),
+    listen_port: publicPort
+      .optional()
+      .describe(
+        'UDP port to listen on. Default: the port of `endpoint`. A mobile router has neither, and listens nowhere.',
+      ),
+    accesses: z
+      .array(accessPattern)
+      .default([])
+      .describe('Interfaces that a mobile router may use, the most preferred first; patterns with `*`.'),
+    subnets: z
+      .array(prefix('A subnet.'))
+      .default([])
+      .describe(
+        'Subnets behind this gateway: the only sources it sends, and it answers with its address there. Default: not checked.',
+      ),
+    scheduler: schedulerName
+      .default('failover')
+      .describe('How packets take the paths, where no class says otherwise.'),
+    roaming: z
+      .enum(['eager', 'clinging'])
+      .default('clinging')
+      .describe(
+        '`eager`: radios move to a stronger access point early. `clinging`: only when theirs is weak.',
+      ),
+    networks: z
+      .array(z.string().min(1))
+      .default([])
+      .describe(
+        'Networks (SSIDs) that radios may use. Default: all that wpa_supplicant or NetworkManager has.',
+      ),
+    site: z
+      .array(
+        z.strictObject({
+          name: name('What status calls the site.'),
+          public_key: key('Public key of its gateway, base64.'),
+          preshared_key: key('A secret shared with it, base64.').optional(),
+          endpoint: text(parseHostPort, 'Where its gateway is reached. Absent: it comes to us.').optional(),
+          subnets: z
+            .array(prefix('A subnet.'))
+            .min(1)
+            .describe('Subnets behind it: routed to it, and the only sources taken from it.'),
+          keepalive_s: z.int().min(0).max(65535).default(25).describe('Seconds between keepalives; 0: none.'),
+        }),
+      )
+      .default([])
+      .describe('Sites on the other end; `godwit router add` writes them.'),
+    class: z
+      .array(
+        z.strictObject({
+          name: name('What status and `router scheduler` call it.'),
+          match: z.array(selector).min(1).describe('port:, to: and proto: selectors; any of these.'),
+          scheduler: schedulerName.describe('How its packets take the paths.'),
+          copy_share: z
+            .number()
+            .min(0)
+            .max(1)
+            .default(0.05)
+            .describe('`budget`: the share of the bytes sent that may be copied.'),
+          unordered: z
+            .boolean()
+            .default(false)
+            .describe('Spread packets are delivered as they come: for what cannot wait.'),
+        }),
+      )
+      .default([])
+      .describe('Traffic classes. The first that matches decides.'),
+    radio: z
+      .array(
+        z.strictObject({
+          interface: z.string().min(1).max(15).describe('The access that it drives.'),
+          driver: z
+            .enum(DRIVERS)
+            .default('auto')
+            .describe(
+              'What it is driven through. `auto`: wpa_supplicant where its control socket is there, else NetworkManager or ModemManager, whichever has the interface.',
+            ),
+          folder: z.string().min(1).default(SUPPLICANT_FOLDER).describe('Control sockets of wpa_supplicant.'),
+          apn: z
+            .string()
+            .min(1)
+            .optional()
+            .describe('Access point name of a modem that NetworkManager does not look after.'),
+        }),
+      )
+      .default([])
+      .describe('Radios that the connection controller moves between access points.'),
+  })
+  .describe('Makes this machine the gateway of a site.')
+
+export const routerSections = { router: router.optional() }
+
+export type RouterSettings = z.output<typeof router>
+
+/** What is right by itself but cannot work together. */
+export function checkRouter(value: RouterSettings, report: Issue): void {
+  const { accesses, subnets, site, radio } = value
+  const issue: Issue = (path, message) => report(['router', ...path], message)
+  unique(site, 'site', issue, ['site'])
+  unique(value.class, 'class', issue, ['class'])
+  const behind = new Map(subnets.map((subnet) => [subnet, 'this gateway']))
+  for (const [i, entry] of site.entries()) {
+    if (entry.endpoint !== undefined && accesses.length === 0)
+      issue(['site', i, 'endpoint'], 'this gateway has no `accesses` to reach it over; without them it waits')
+    for (const [j, subnet] of entry.subnets.entries()) {
+      const other = behind.get(subnet)
+      if (other !== undefined) issue(['site', i, 'subnets', j], `${subnet} is behind ${other} already`)
+      behind.set(subnet, entry.name)
+    }
+  }
+  for (const [i, { name, match }] of value.class.entries()) {
+    if (name === 'rest') issue(['class', i, 'name'], '`rest` is what no class matches; `scheduler` is for it')
+    for (const [j, text] of match.entries())
+      if (!text.split('+').every((part) => /^(all$|(port|to|proto):)/.test(part)))
+        issue(['class', i, 'match', j], `"${text}": a gateway can tell only port:, to: and proto:`)
+  }
+  for (const [i, { interface: name }] of radio.entries()) {
+    if (!matchesAny(accesses, name))
+      issue(['radio', i, 'interface'], `${name} is none of \`accesses\`: nothing would go over it`)
+    if (radio.findIndex((each) => each.interface === name) < i)
+      issue(['radio', i, 'interface'], `a second radio is called "${name}"`)
+  }
+}
