@@ -358,11 +358,17 @@ export function compile(
     const contested = contestedPairs(tables, host)
     const opening: SocketRow[] = []
     for (const flow of tables.flows(host.hid))
-      if (flow.taken === undefined) continue
+      if (flow.opening === true) opening.push(flow)
+      else if (flow.taken === undefined) continue
       else if (contested.length > 0 && isAnothers(flow, contested, tables)) continue
-      else if (flow.opening === true) opening.push(flow)
       else compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
-    for (const flow of opening) compileFlow(compiled[familyOf(flow.local)], tables, host, flow, fast)
+    for (const flow of opening) {
+      const maps = compiled[familyOf(flow.local)]
+      // Nobody has proven it yet, and its ports may be those of one that has moved.
+      const first = maps.in_flow.get(inFlowKey(flow, flow.foreignPort))
+      if (flow.taken !== undefined) compileFlow(maps, tables, host, flow, fast)
+      else if (first !== undefined) maps.twins.set(flow.id, { flow, first })
+    }
   }
   return compiled
 }

@@ -97,7 +97,7 @@ export class HostileBed {
     sysctls.set('net.ipv4.conf.all.arp_ignore', 1)
     sysctls.set('net.ipv4.conf.all.arp_announce', 2)
     const proven = `{ ${ADDRESS.m}, ${ADDRESS.p}, ${ELSEWHERE} }`
-    const rules = `table ip meter {
+    const rules = `table ip measured {
       counter came {}
       counter left {}
       chain i { type filter hook prerouting priority -400; udp dport ${PORT} ip saddr != { ${ADDRESS.p}, ${ELSEWHERE} } counter name came; }
@@ -154,7 +154,7 @@ export class HostileBed {
       'list',
       'counter',
       'ip',
-      'meter',
+      'measured',
       name,
     ])
     const { nftables } = JSON.parse(text.toString()) as {

@@ -26,7 +26,7 @@ function host(tables: Tables, active: string[], local: string[]): HidRow {
 }
 
 function socket(tables: Tables, hid: number, localPort: number, foreign: string, local = ME): SocketRow {
-  const row = {
+  const row: SocketRow = {
     id: flowId(6, local, localPort, foreign, 80),
     protocol: 6,
     local,
@@ -35,7 +35,7 @@ function socket(tables: Tables, hid: number, localPort: number, foreign: string,
     foreignPort: 80,
     hid,
     inode: 1,
-    taken: 'both' as const,
+    taken: 'both',
   }
   tables.addSocket(row)
   return row
@@ -103,6 +103,19 @@ test('P1: a flow with the ports of one that has moved is found; inbound the earl
   const maps = compile(tables)[4]
   assert.deepEqual([...maps.twins.values()], [{ flow: fresh, first: moved }])
   assert.ok([...maps.in_flow.values()].includes(moved))
+})
+
+test('P1: so is one that is still being opened, which nobody can have proven', () => {
+  const tables = new Tables()
+  const x = host(tables, ['203.0.113.8'], [HERE])
+  x.current[4] = { local: HERE, foreign: '203.0.113.8' }
+  const moved = socket(tables, x.hid, 4001, '203.0.113.8')
+  const fresh = socket(tables, x.hid, 4001, '203.0.113.8', HERE)
+  fresh.taken = undefined
+  fresh.opening = true
+  const maps = compile(tables)[4]
+  assert.deepEqual([...maps.twins.values()], [{ flow: fresh, first: moved }])
+  assert.equal(maps.in_flow.size, 1)
 })
 
 test('multipath: a single flow goes its own way (choose per flow)', () => {
