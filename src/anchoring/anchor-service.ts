@@ -3,7 +3,7 @@
  * list of hosts (invitations and their keys) belongs to the daemon and is given as `AnchorHosts`.
  */
 import { formatAddress, type Prefix } from '../core/address.ts'
-import { GodwitError } from '../core/errors.ts'
+import type { GodwitError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
   ControlRoute,
@@ -19,10 +19,9 @@ import type {
 import type { Guarded } from '../linux/guard.ts'
 import type { PathReport } from '../tunnel/events.ts'
 import { pathStatus } from '../tunnel/reports.ts'
-import { Requests } from '../tunnel/requests.ts'
-import { EngineWorker } from '../tunnel/worker.ts'
+import { deviceIsForeign, type OwnEvent, type StartEngine, TunnelHost } from '../tunnel/tunnel-host.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
-import type { AnchorSetup, Command, Event, PeerReport } from './protocol.ts'
+import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
 
 /** A host as the anchor's store has it. */
 export interface KnownHost {
@@ -62,6 +61,8 @@ export interface AnchorComponents {
   readonly recorder: Recorder
   readonly wall: () => number
   readonly routes?: readonly ControlRoute[]
+  /** Default: an engine in a worker thread. */
+  readonly startEngine?: StartEngine
 }
 
 const EXPIRY_CHECK_MS = 30_000
@@ -76,52 +77,47 @@ export class AnchorService implements Mechanism {
   readonly routes: readonly ControlRoute[]
   readonly #parts: AnchorComponents
   readonly #init: AnchorInit
-  #worker: EngineWorker | undefined
-  #peers: readonly PeerReport[] = []
-  #paths: readonly PathReport[] = []
-  #counters: Readonly<Record<string, number>> = {}
+  readonly #tunnel: TunnelHost<AnchorSetup, AnchorCommand, AnchorEvent, EngineStatus, AnchorAnswers>
   readonly #served = new Map<string, KnownHost>()
-  readonly #requests = new Requests<Extract<Event, { readonly type: 'listed' }>>()
   #expiry: NodeJS.Timeout | undefined
   #unprotect: (() => void) | undefined
-  #stopping = false
 
   constructor(parts: AnchorComponents, init: AnchorInit) {
     this.#parts = parts
     this.#init = init
     this.routes = parts.routes ?? []
+    this.#tunnel = new TunnelHost(parts, {
+      entry: new URL('./worker.js', import.meta.url),
+      setup: { role: 'anchor', ...init },
+      onEvent: (event) => this.#handle(event),
+    })
+  }
+
+  get failure(): Promise<GodwitError> {
+    return this.#tunnel.failure
   }
 
   async start(): Promise<void> {
-    const { device, mtu, privateKey, listenPort, pool4, pool6 } = this.#init
-    const setup: AnchorSetup = { role: 'anchor', device, mtu, privateKey, listenPort, pool4, pool6 }
     try {
-      this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
-        onEvent: (event) => this.#handle(event as Event),
-        onEnd: (error) => this.#ended(error),
-      })
-      this.#parts.plumbing.apply(mtu)
+      await this.#tunnel.start()
+      this.#parts.plumbing.apply(this.#init.mtu)
       this.#unprotect = this.#parts.protect({
         name: this.name,
-        devices: () => [device],
+        devices: () => [this.#init.device],
         restore: () => this.#parts.plumbing.restore(),
       })
       this.refresh()
       this.#expiry = setInterval(() => this.refresh(), EXPIRY_CHECK_MS)
     } catch (error) {
-      // Another daemon's interface is not ours to remove.
-      if (!(error instanceof GodwitError && error.code === 'TUN_BUSY')) await this.stop()
+      if (!deviceIsForeign(error)) await this.stop()
       throw error
     }
   }
 
   async stop(): Promise<void> {
-    this.#stopping = true
     this.#unprotect?.()
     clearInterval(this.#expiry)
-    this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
-    await this.#worker?.stop()
-    this.#worker = undefined
+    await this.#tunnel.stop()
     await this.cleanUp()
   }
 
@@ -139,36 +135,33 @@ export class AnchorService implements Mechanism {
       const host = wanted.get(name)
       if (host !== undefined && sameHost(host, served)) continue
       this.#served.delete(name)
-      this.#post({ type: 'remove-peer', name })
+      this.#tunnel.removePeer(name)
     }
     for (const host of wanted.values()) {
       if (this.#served.has(host.name)) continue
       this.#served.set(host.name, host)
       const { name, kind, publicKey, presharedKey, number, nextPublicKey, expires } = host
-      const invited = expires !== undefined
-      this.#post({
-        type: 'add-peer',
-        peer: {
-          name,
-          kind,
-          publicKey,
-          presharedKey,
-          number,
-          invited,
-          ...(nextPublicKey && { nextPublicKey }),
-        },
+      this.#tunnel.addPeer({
+        name,
+        kind,
+        publicKey,
+        presharedKey,
+        number,
+        invited: expires !== undefined,
+        ...(nextPublicKey && { nextPublicKey }),
       })
     }
   }
 
   peers(): readonly PeerStatus[] {
     const paths = new Map<string, PathReport[]>()
-    for (const path of this.#paths) {
+    const { status } = this.#tunnel
+    for (const path of status?.paths ?? []) {
       const list = paths.get(path.peer)
       if (list === undefined) paths.set(path.peer, [path])
       else list.push(path)
     }
-    return this.#peers.map((peer) => {
+    return (status?.peers ?? []).map((peer) => {
       const own = paths.get(peer.name) ?? []
       const host = this.#served.get(peer.name)
       return {
@@ -183,10 +176,7 @@ export class AnchorService implements Mechanism {
   }
 
   async flows(): Promise<readonly FlowStatus[]> {
-    if (this.#worker === undefined) return []
-    const { flows } = await this.#requests.ask((request) =>
-      this.#post({ type: 'list', request, limit: MOST_FLOWS_LISTED }),
-    )
+    const { flows } = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED })
     return flows.map(({ id, flow, peer, access }) => ({
       id,
       proto: protocolName(flow.protocol),
@@ -220,7 +210,7 @@ export class AnchorService implements Mechanism {
   }
 
   metrics(): readonly Metric[] {
-    return Object.entries(this.#counters).map(([name, value]) => ({
+    return Object.entries(this.#tunnel.status?.counters ?? {}).map(([name, value]) => ({
       name: name === 'flows' ? 'godwit_paft_rows' : `godwit_anchor_${name}_total`,
       help: name === 'flows' ? 'Rows of the PAFT.' : `Packets or rows: ${name}.`,
       type: name === 'flows' ? 'gauge' : 'counter',
@@ -228,47 +218,28 @@ export class AnchorService implements Mechanism {
     }))
   }
 
-  #handle(event: Event): void {
+  #handle(event: OwnEvent<AnchorEvent>): void {
     const { recorder, hosts } = this.#parts
-    switch (event.type) {
-      case 'log':
-        recorder.log(event.level, event.message)
-        break
-      case 'status':
-        this.#peers = event.peers
-        this.#paths = event.paths
-        this.#counters = event.counters
-        break
-      case 'listed':
-        this.#requests.answered(event)
-        break
-      case 'key-offered':
-        try {
-          hosts.offerKey(event.name, event.publicKey)
-          this.#post({ type: 'accept-key', name: event.name, publicKey: event.publicKey })
-        } catch (error) {
-          recorder.log('error', `the key of ${event.name} cannot be stored: ${(error as Error).message}`)
+    const { name, publicKey } = event
+    try {
+      switch (event.type) {
+        case 'key-offered':
+          hosts.offerKey(name, publicKey)
+          this.#tunnel.post({ type: 'accept-key', name, publicKey })
+          break
+        case 'key-confirmed': {
+          hosts.confirmKey(name, publicKey)
+          const host = hosts.list().find((each) => each.name === name)
+          if (host !== undefined) this.#served.set(name, host)
+          recorder.log('info', `${name} has joined`)
+          break
         }
-        break
-      case 'key-confirmed': {
-        hosts.confirmKey(event.name, event.publicKey)
-        const host = hosts.list().find(({ name }) => name === event.name)
-        if (host !== undefined) this.#served.set(event.name, host)
-        recorder.log('info', `${event.name} has joined`)
-        break
+        default:
+          event satisfies never
       }
-      default:
-        break
+    } catch (error) {
+      recorder.log('error', `the key of ${name} cannot be stored: ${(error as Error).message}`)
     }
-  }
-
-  #post(command: Command): void {
-    this.#worker?.post(command)
-  }
-
-  #ended(error: GodwitError | undefined): void {
-    this.#worker = undefined
-    if (!this.#stopping) throw error ?? new GodwitError('ENGINE_FAILED', 'the packet engine ended')
   }
 }
 

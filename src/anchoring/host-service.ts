@@ -25,14 +25,27 @@ import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import type { FlowOwners } from '../linux/owners.ts'
-import { type EndpointCache, Endpoints } from '../tunnel/endpoints.ts'
-import type { PathReport } from '../tunnel/events.ts'
+import type { EndpointCache } from '../tunnel/endpoints.ts'
+import { FIRST_MTU, MAX_OVERHEAD, narrowestMtu } from '../tunnel/inner-mtu.ts'
 import { isUsable, pathStatus } from '../tunnel/reports.ts'
-import { Requests } from '../tunnel/requests.ts'
-import { EngineWorker } from '../tunnel/worker.ts'
+import {
+  deviceIsForeign,
+  type OwnEvent,
+  type StartEngine,
+  type TimestampStore,
+  TunnelHost,
+} from '../tunnel/tunnel-host.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
 import type { HostPlumbing } from './plumbing.ts'
-import type { AccessSetup, Command, Event, FlowReport, HostSetup, PeerReport } from './protocol.ts'
+import type {
+  AccessSetup,
+  EngineStatus,
+  FlowReport,
+  HostAnswers,
+  HostCommand,
+  HostEvent,
+  HostSetup,
+} from './protocol.ts'
 
 export interface HostPeer {
   readonly name: string
@@ -80,19 +93,12 @@ export interface MobileHostComponents {
   readonly recorder: Recorder
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
-  /** The newest timestamp of a handshake, over restarts: an anchor refuses what is not newer, and clocks go back. */
-  readonly timestamp: { get(): number | undefined; set(floor: number): void }
+  readonly timestamp: TimestampStore
+  /** Default: an engine in a worker thread. */
+  readonly startEngine?: StartEngine
 }
 
 const MOST_FLOWS_LISTED = 10_000
-/** Outer headers, message 32 and tag over IPv6: what an inner packet has to leave free. */
-const OVERHEAD = 48 + 16 + 16 + 2
-const LEAST_MTU = 1280
-const FIRST_MTU = 1400
-/** How long `start` waits for an anchor to answer; after that the host is up and keeps trying. */
-const START_MS = 20_000
-
-type Answer = Extract<Event, { readonly request: number }>
 
 export class MobileHostService implements Mechanism {
   readonly name = 'anchoring'
@@ -101,50 +107,46 @@ export class MobileHostService implements Mechanism {
   readonly #init: MobileHostInit
   readonly #parts: MobileHostComponents
   readonly #applications: FlowApplications
-  readonly #requests = new Requests<Answer>()
-  #worker: EngineWorker | undefined
-  #peers: readonly PeerReport[] = []
-  #paths: readonly PathReport[] = []
-  #counters: Readonly<Record<string, number>> = {}
-  #onReady: (() => void) | undefined
-  #unsubscribe: (() => void) | undefined
+  readonly #tunnel: TunnelHost<HostSetup, HostCommand, HostEvent, EngineStatus, HostAnswers>
   #unprotect: (() => void) | undefined
   #unroute: (() => void) | undefined
-  #hurried = false
-  #stopping = false
-  readonly #endpoints: Endpoints
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
     this.#init = init
     this.#applications = new FlowApplications(parts.owners, init.policies)
-    this.#endpoints = new Endpoints({
-      cache: parts.endpoints,
-      onRemotes: (name, remotes) => this.#post({ type: 'remotes', name, remotes }),
-      report: (message) => parts.recorder.log('warn', message),
+    const { device, fix4, fix6, privateKey, ledger, mtu } = init
+    this.#tunnel = new TunnelHost(parts, {
+      entry: new URL('./worker.js', import.meta.url),
+      setup: {
+        role: 'host',
+        device,
+        mtu: mtu ?? FIRST_MTU,
+        privateKey,
+        fix4: fix4.address,
+        fix6: fix6.address,
+        mark: ledger.anchoring.bypassMark,
+      },
+      onEvent: (event) => this.#handle(event),
+      onStatus: (status) => this.#report(status),
+      works: ({ peers, paths }) =>
+        paths.some(({ state }) => isUsable(state)) &&
+        peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined),
+      // UP-37: the virtual interface's MTU is what the narrowest path leaves.
+      ...(mtu === undefined && {
+        mtu: { of: narrowestMtu, set: (fitting) => parts.plumbing.setMtu(fitting) },
+      }),
     })
   }
 
+  get failure(): Promise<GodwitError> {
+    return this.#tunnel.failure
+  }
+
   async start(): Promise<void> {
-    const { device, fix4, fix6, privateKey, ledger, mtu } = this.#init
-    const floor = this.#parts.timestamp.get()
-    const setup: HostSetup = {
-      role: 'host',
-      device,
-      mtu: mtu ?? FIRST_MTU,
-      privateKey,
-      fix4: fix4.address,
-      fix6: fix6.address,
-      mark: ledger.anchoring.bypassMark,
-      ...(floor !== undefined && { timestampFloor: floor }),
-    }
-    // Before there is an engine nothing here is ours to remove: the interface may be another daemon's.
-    this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
-      onEvent: (event) => this.#handle(event as Event),
-      onEnd: (error) => this.#ended(error),
-    })
     try {
-      this.#post({
+      await this.#tunnel.start()
+      this.#tunnel.post({
         type: 'policies',
         policies: this.#init.policies.map(({ name, prefer, fallback, moveUp, peer }) => ({
           name,
@@ -155,43 +157,33 @@ export class MobileHostService implements Mechanism {
         })),
       })
       for (const peer of this.#init.peers) this.#addPeer(peer)
-      this.#unsubscribe = this.#parts.monitor.subscribe((event) => {
-        if (event.type === 'woke') this.#post({ type: 'wake' })
-        else if (event.cause === 'removed') this.#post({ type: 'access-gone', name: event.access.name })
-        else this.#tellAccess(event.access.name)
-      })
       this.#parts.monitor.start()
       this.#unroute = this.#parts.monitor.useRouting()
-      for (const { name } of this.#parts.monitor.accesses()) this.#tellAccess(name)
-      this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      this.#tunnel.followAccesses(this.#parts.monitor, (name) => this.#accessSetup(name))
+      this.#parts.plumbing.apply(this.#init.mtu ?? FIRST_MTU)
       this.#unprotect = this.#parts.protect({
         name: this.name,
-        devices: () => [device],
+        devices: () => [this.#init.device],
         restore: () => this.#parts.plumbing.restore(),
       })
-      await this.#untilReady()
+      await this.#tunnel.untilReady('no anchor answers yet; trying on')
     } catch (error) {
-      await this.stop()
+      if (!deviceIsForeign(error)) await this.stop()
       throw error
     }
   }
 
   hurry(): void {
-    this.#hurried = true
-    this.#onReady?.()
+    this.#tunnel.hurry()
   }
 
   async stop(): Promise<void> {
-    this.#stopping = true
     this.#unprotect?.()
-    this.#unsubscribe?.()
-    this.#endpoints.stop()
-    this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
+    this.#tunnel.retire()
     // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
     await this.cleanUp()
     this.#unroute?.()
-    await this.#worker?.stop()
-    this.#worker = undefined
+    await this.#tunnel.stop()
     this.#parts.plumbing.cleanUp()
   }
 
@@ -203,8 +195,9 @@ export class MobileHostService implements Mechanism {
 
   peers(): readonly PeerStatus[] {
     return this.#init.peers.map((peer) => {
-      const report = this.#peers.find(({ name }) => name === peer.name)
-      const paths = this.#paths.filter((path) => path.peer === peer.name)
+      const { status } = this.#tunnel
+      const report = status?.peers.find(({ name }) => name === peer.name)
+      const paths = (status?.paths ?? []).filter((path) => path.peer === peer.name)
       const works = paths.some(({ state }) => isUsable(state))
       const addresses = [report?.v4, report?.v6].filter((each) => each !== undefined).map(formatAddress)
       return {
@@ -220,11 +213,7 @@ export class MobileHostService implements Mechanism {
   }
 
   async flows(): Promise<readonly FlowStatus[]> {
-    const listed = await this.#ask('listed', (request) => ({
-      type: 'list',
-      request,
-      limit: MOST_FLOWS_LISTED,
-    }))
+    const listed = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED })
     const living = new Set<string>()
     const flows = listed.flows.map((report) => {
       living.add(report.id)
@@ -253,7 +242,9 @@ export class MobileHostService implements Mechanism {
     const family = flow.dst?.length === 16 ? 6 : 4
     const up = this.peers().filter(({ state }) => state === 'up')
     const rtts = up.flatMap(({ paths }) => paths.flatMap(({ rtt_ms }) => rtt_ms ?? []))
-    const has = this.#peers.some(({ v4, v6 }) => (family === 6 ? v6 : v4) !== undefined)
+    const has = (this.#tunnel.status?.peers ?? []).some(
+      ({ v4, v6 }) => (family === 6 ? v6 : v4) !== undefined,
+    )
     const outside = this.#parts.plumbing.whyOutside(flow)
     const obstacle =
       outside ??
@@ -266,7 +257,7 @@ export class MobileHostService implements Mechanism {
       mechanism: this.name,
       carries: obstacle === undefined,
       reason: obstacle ?? `${up.map(({ name }) => name).join(' and ')} carries it, over any access`,
-      cost: { bytes: OVERHEAD, rtt_ms: rtts.length === 0 ? null : Math.min(...rtts) },
+      cost: { bytes: MAX_OVERHEAD, rtt_ms: rtts.length === 0 ? null : Math.min(...rtts) },
       survives: ['access', 'address', 'outage', 'restart'],
       needs: [],
     }
@@ -278,7 +269,7 @@ export class MobileHostService implements Mechanism {
   }
 
   metrics(): readonly Metric[] {
-    return Object.entries(this.#counters).map(([name, value]) => ({
+    return Object.entries(this.#tunnel.status?.counters ?? {}).map(([name, value]) => ({
       name: name === 'flows' ? 'godwit_paft_rows' : `godwit_anchoring_${name}_total`,
       help: name === 'flows' ? 'Rows of the PAFT.' : `Packets or rows: ${name}.`,
       type: name === 'flows' ? 'gauge' : 'counter',
@@ -297,16 +288,12 @@ export class MobileHostService implements Mechanism {
       flows = this.#applications.select(what)
       if (flows.length === 0 && what.kind === 'flow') return undefined
     }
-    const moved = await this.#ask('moved', (request) => ({
-      type: 'move',
-      request,
+    const moved = await this.#tunnel.ask('move', {
       subject: subjectOf(text),
       flows,
       access,
       static: options.static === true,
-    }))
-    if (moved.error !== undefined)
-      throw new GodwitError('ACCESS_DOWN', moved.error, { hint: '`godwit paths` shows what works' })
+    })
     if (what.kind !== 'all' && what.kind !== 'flow') this.#applications.follow(what, access)
     return moved.flows > 0 || what.kind === 'all'
       ? { flows: moved.flows }
@@ -335,25 +322,19 @@ export class MobileHostService implements Mechanism {
     this.#applications.release(application)
   }
 
-  // ---- events of the worker
+  // ---- events of the engine
 
-  #handle(event: Event): void {
-    const { recorder } = this.#parts
+  #handle(event: OwnEvent<HostEvent>): void {
+    const { recorder, monitor } = this.#parts
     switch (event.type) {
-      case 'log':
-        recorder.log(event.level, event.message)
-        break
-      case 'status':
-        this.#report(event)
-        break
       case 'new-flows':
         this.#identify(event.flows)
         break
       case 'traffic':
-        this.#parts.monitor.setTraffic(event.flows)
+        monitor.setTraffic(event.flows)
         break
       case 'send-failed':
-        this.#parts.monitor.checkCarriers()
+        monitor.checkCarriers()
         break
       case 'decision':
         recorder.decision({
@@ -376,87 +357,56 @@ export class MobileHostService implements Mechanism {
           lost_packets: event.lost,
         })
         break
-      case 'moved':
-      case 'listed':
-        this.#requests.answered(event)
+      case 'key-confirmed':
+        this.#keyConfirmed(event.name)
         break
-      case 'timestamp':
-        this.#parts.timestamp.set(event.floor)
-        break
-      case 'key-confirmed': {
-        const peer = this.#init.peers.find(({ name }) => name === event.name)
-        peer?.invitation?.replaced()
-        recorder.log('info', `${event.name} knows this host by its own key now`)
-        break
-      }
       default:
-        break
+        event satisfies never
     }
   }
 
-  #report(event: Extract<Event, { type: 'status' }>): void {
-    this.#peers = event.peers
-    this.#paths = event.paths
-    this.#counters = event.counters
-    if (this.#stopping) return
-    const works = new Set<string>()
+  #keyConfirmed(name: string): void {
+    const { recorder } = this.#parts
+    const peer = this.#init.peers.find((each) => each.name === name)
+    try {
+      peer?.invitation?.replaced()
+      recorder.log('info', `${name} knows this host by its own key now`)
+    } catch (error) {
+      // Worth nothing any more; the next run finds that out.
+      recorder.log('warn', `the invitation to ${name} cannot be removed: ${(error as Error).message}`)
+    }
+  }
+
+  /** What the paths over an access say of it. */
+  #report({ paths }: EngineStatus): void {
     for (const { name } of this.#parts.monitor.accesses()) {
-      const paths = this.#paths.filter(({ access }) => access === name)
-      const usable = paths.filter(({ state }) => isUsable(state))
-      if (usable.length > 0) works.add(name)
-      const tried = paths.some(({ state }) => state === 'down')
+      const own = paths.filter(({ access }) => access === name)
+      const usable = own.filter(({ state }) => isUsable(state))
+      const tried = own.some(({ state }) => state === 'down')
       this.#parts.monitor.setQuality(name, {
         rttMs: usable[0]?.rttMs ?? Number.NaN,
         loss: usable[0]?.loss ?? Number.NaN,
         working: usable.length > 0 ? true : tried ? false : undefined,
       })
     }
-    this.#fitMtu()
-    this.#endpoints.follow(this.#paths, performance.now())
-    if (works.size > 0 && this.#peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined))
-      this.#onReady?.()
   }
 
-  /** UP-37: the virtual interface's MTU is what the narrowest path leaves. */
-  #fitMtu(): void {
-    if (this.#init.mtu !== undefined || this.#paths.length === 0) return
-    const narrowest = Math.min(...this.#paths.map(({ mtu }) => mtu))
-    this.#parts.plumbing.setMtu(Math.max(LEAST_MTU, narrowest - OVERHEAD))
-  }
-
-  #identify(flows: Extract<Event, { type: 'new-flows' }>['flows']): void {
-    this.#post({ type: 'identify', flows: this.#applications.identify(flows, Date.now()) })
+  #identify(flows: Extract<HostEvent, { type: 'new-flows' }>['flows']): void {
+    this.#tunnel.post({ type: 'identify', flows: this.#applications.identify(flows, Date.now()) })
     // Those that ended are forgotten when flows are listed; nobody may ask for that for months.
     if (this.#applications.crowded) void this.flows().catch(() => {})
   }
 
-  // ---- to the worker
+  // ---- to the engine
 
-  #post(command: Command): void {
-    this.#worker?.post(command)
-  }
-
-  #ask<T extends Answer['type']>(
-    _answer: T,
-    command: (request: number) => Command,
-  ): Promise<Extract<Answer, { type: T }>> {
-    if (this.#worker === undefined)
-      return Promise.reject(new GodwitError('STOPPING', 'the engine is not running'))
-    const answer = this.#requests.ask((request) => this.#post(command(request)))
-    return answer as Promise<Extract<Answer, { type: T }>>
-  }
-
-  #tellAccess(name: string): void {
+  #accessSetup(name: string): AccessSetup | undefined {
     const access = this.#parts.monitor.access(name)
-    if (access === undefined) {
-      this.#post({ type: 'access-gone', name })
-      return
-    }
     const rule = this.#init.accesses.find(({ pattern }) => matchesPattern(pattern, name))
-    if (rule?.use === 'never') return
-    const setup: AccessSetup = {
+    if (access === undefined || rule?.use === 'never') return undefined
+    return {
       name,
-      // How well paths do is the worker's own knowledge, and newer.
+      up: access.state !== 'down',
+      // How well paths do is the engine's own knowledge, and newer.
       health: access.state === 'degrading' ? 'up' : access.state,
       since: access.since,
       detail: access.reason,
@@ -466,18 +416,15 @@ export class MobileHostService implements Mechanism {
       cost: rule?.cost ?? 0,
       generation: access.generation,
     }
-    this.#post({ type: 'access', access: setup })
   }
 
-  #addPeer(peer: HostPeer): void {
-    this.#post({
-      type: 'add-peer',
-      peer: {
+  #addPeer({ host, port, ...peer }: HostPeer): void {
+    this.#tunnel.addPeer(
+      {
         name: peer.name,
         kind: peer.kind === 'anchor' ? 'godwit' : 'wireguard',
         publicKey: peer.publicKey,
         keepalive: peer.keepalive,
-        remotes: [],
         ...(peer.presharedKey && { presharedKey: peer.presharedKey }),
         ...(peer.invitation && {
           privateKey: peer.invitation.privateKey,
@@ -486,30 +433,7 @@ export class MobileHostService implements Mechanism {
         ...(peer.kind === 'wireguard' && peer.v4 && { v4: peer.v4 }),
         ...(peer.kind === 'wireguard' && peer.v6 && { v6: peer.v6 }),
       },
-    })
-    this.#endpoints.start(peer)
-  }
-
-  #untilReady(): Promise<void> {
-    if (this.#hurried) return Promise.resolve()
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => {
-        this.#parts.recorder.log('warn', 'no anchor answers yet; trying on')
-        done()
-      }, START_MS)
-      const done = () => {
-        clearTimeout(timer)
-        this.#onReady = undefined
-        resolve()
-      }
-      this.#onReady = done
-    })
-  }
-
-  #ended(error: GodwitError | undefined): void {
-    this.#worker = undefined
-    if (this.#stopping) return
-    // Nothing carries packets any more: whoever supervises us starts us anew, and the interface waits for that.
-    throw error ?? new GodwitError('ENGINE_FAILED', 'the packet engine ended')
+      { host, port },
+    )
   }
 }

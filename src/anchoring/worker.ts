@@ -1,9 +1,10 @@
 /** Entry of the engine worker of anchoring; its data is a HostSetup or an AnchorSetup (protocol.ts). */
 import { serveEngine } from '../tunnel/worker.ts'
-import { AnchorNode } from './nodes/anchor.ts'
-import { HostNode } from './nodes/host.ts'
+import { AnchorEngine } from './engines/anchor.ts'
+import { HostEngine } from './engines/host.ts'
 import type { AnchorSetup, HostSetup } from './protocol.ts'
 
-serveEngine((host) =>
-  (host.data as HostSetup | AnchorSetup).role === 'host' ? new HostNode(host) : new AnchorNode(host),
-)
+serveEngine((host) => {
+  const { role } = host.data as HostSetup | AnchorSetup
+  return (role === 'host' ? new HostEngine(host) : new AnchorEngine(host)).tunnel
+})

@@ -5,6 +5,7 @@
  *
  * Everything here is called on the daemon's main thread. Errors are `GodwitError`s (core/errors.ts).
  */
+import type { GodwitError } from './errors.ts'
 import type { FlowFacts, Selector } from './selector.ts'
 import type { Subject } from './subject.ts'
 
@@ -248,6 +249,8 @@ export interface Mechanism {
    * on. Rejects after undoing what it had set up.
    */
   start(): Promise<void>
+  /** Resolves, with the reason, when the mechanism cannot go on: the daemon stops in order and ends with it. */
+  readonly failure?: Promise<GodwitError>
   /** `start` need not wait for peers any longer: the daemon is about to stop. Absent: it waits for none. */
   hurry?(): void
   /** Removes all kernel state. Never rejects for something that is already gone. Repeatable. */

@@ -134,6 +134,13 @@ export class Daemon {
     notifyManager('READY=1')
   }
 
+  /** Rejects when a mechanism cannot go on, with its reason; stop the daemon then. */
+  async untilFailure(): Promise<never> {
+    throw await Promise.race(
+      this.#init.mechanisms.map(({ failure }) => failure ?? new Promise<never>(() => {})),
+    )
+  }
+
   /** Makes a `start` that waits for peers resolve. */
   hurry(): void {
     for (const mechanism of this.#init.mechanisms) mechanism.hurry?.()

@@ -52,7 +52,7 @@ export async function serve(role: string, state: State, list: MechanismList = ME
   try {
     await daemon.start()
     if (!stopping) process.stdout.write('ready\n')
-    await stopped
+    await Promise.race([stopped, daemon.untilFailure()])
   } finally {
     await daemon.stop()
     services.close()

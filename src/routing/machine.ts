@@ -15,7 +15,7 @@ import {
   planPaths,
 } from '../tunnel/schedulers.ts'
 import type { RoutingForwarder } from './forwarder.ts'
-import type { AccessUse, ClassReport, ClassSetup, Event } from './protocol.ts'
+import type { AccessUse, ClassReport, ClassSetup, RouterEvent } from './protocol.ts'
 import { decodeAck, decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from './wire.ts'
 
 const USE_RETRY_MS = 100
@@ -87,7 +87,7 @@ export class RouterMachine {
   /** How often no path to a peer was usable though one had been, and for how long in all. */
   readonly counts = { bare: 0, bareMs: 0 }
   readonly #peers = new Map<number, Peer>()
-  readonly #events: Event[] = []
+  readonly #events: RouterEvent[] = []
   #classes: readonly ClassSetup[] = []
   /** By access: what the owner said of it. */
   readonly #accesses = new Map<string, { use: AccessUse; priority: number }>()
@@ -97,7 +97,7 @@ export class RouterMachine {
     this.#parts = parts
   }
 
-  poll(): Event | undefined {
+  poll(): RouterEvent | undefined {
     return this.#events.shift()
   }
 

@@ -1,26 +1,28 @@
 /**
- * What the daemon's main thread and a router's engine worker say to each other: commands one way, events the other, plain
- * objects. Times are CLOCK_MONOTONIC milliseconds, the same in both threads.
+ * What the daemon's main thread and a router's engine say to each other beside what all engines do (tunnel/events.ts).
  */
 import type { Prefix } from '../core/address.ts'
-import type { Endpoint } from '../core/endpoint.ts'
 import type { Selector } from '../core/selector.ts'
 import type { Subject } from '../core/subject.ts'
-import type { DecisionEvent, LogLine, PathReport, SocketSetup } from '../tunnel/events.ts'
+import type {
+  AddPeer,
+  CommonEvent,
+  DecisionEvent,
+  EngineSetup,
+  MobileCommand,
+  PathReport,
+  SocketSetup,
+  StatusEvent,
+} from '../tunnel/events.ts'
 import type { Mode } from '../tunnel/schedulers.ts'
 
-export interface RouterSetup {
-  readonly device: string
-  readonly mtu: number
-  readonly privateKey: Uint8Array
+export interface RouterSetup extends EngineSetup {
   /** A gateway at home listens here; a mobile router has none. */
   readonly listenPort?: number
   /** Mark of the tunnel's own packets. */
   readonly mark: number
   /** Subnets behind this gateway: the only sources it sends. Empty: any. */
   readonly own: readonly Prefix[]
-  /** No handshake is stamped with this wall time or one before; see the event `timestamp`. */
-  readonly timestampFloor?: number
 }
 
 /** A traffic class: what it is for, and the scheduler its packets take. The first that matches decides. */
@@ -48,7 +50,6 @@ export interface RouterPeer {
 }
 
 export interface AccessSetup extends SocketSetup {
-  readonly up: boolean
   /** Lower is preferred. */
   readonly priority: number
 }
@@ -61,19 +62,15 @@ export interface AccessUse {
   readonly fading: boolean
 }
 
-export type Command =
-  | { readonly type: 'add-peer'; readonly peer: RouterPeer }
-  /** Where a peer is reached, the preferred address first. */
-  | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Endpoint[] }
-  | { readonly type: 'access'; readonly access: AccessSetup }
-  | { readonly type: 'access-gone'; readonly name: string }
+export type RouterCommand =
+  | AddPeer<RouterPeer>
+  | MobileCommand<AccessSetup>
   | { readonly type: 'use'; readonly access: string; readonly use: AccessUse }
   | { readonly type: 'classes'; readonly classes: readonly ClassSetup[] }
   /** Another scheduler for a class, while it runs. */
   | { readonly type: 'mode'; readonly name: string; readonly mode: Mode }
   /** Prefers an access before all others, for everything. */
   | { readonly type: 'prefer'; readonly access: string }
-  | { readonly type: 'wake' }
 
 export interface RoutedPath extends PathReport, AccessUse {}
 
@@ -89,15 +86,14 @@ export interface ClassReport {
   readonly copiedBytes: number
 }
 
-export type Event =
-  | LogLine
-  | {
-      readonly type: 'status'
-      readonly peers: readonly { readonly name: string; readonly established: boolean }[]
-      readonly paths: readonly RoutedPath[]
-      readonly classes: readonly ClassReport[]
-      readonly counters: Readonly<Record<string, number>>
-    }
+export interface RouterStatus extends StatusEvent {
+  readonly peers: readonly { readonly name: string; readonly established: boolean }[]
+  readonly paths: readonly RoutedPath[]
+  readonly classes: readonly ClassReport[]
+}
+
+export type RouterEvent =
+  | CommonEvent<RouterStatus>
   | DecisionEvent
   | {
       readonly type: 'handover'
@@ -106,7 +102,5 @@ export type Event =
       readonly to: string
       readonly cause: string
     }
-  /** To be kept for the next run's `timestampFloor`. */
-  | { readonly type: 'timestamp'; readonly floor: number }
   /** Nothing is sent over this access any more, by either end. */
   | { readonly type: 'drained'; readonly access: string }

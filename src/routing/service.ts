@@ -24,19 +24,28 @@ import { matchesPattern } from '../core/pattern.ts'
 import type { FlowFacts, Selector } from '../core/selector.ts'
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
-import { type EndpointCache, Endpoints } from '../tunnel/endpoints.ts'
+import type { EndpointCache } from '../tunnel/endpoints.ts'
+import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/inner-mtu.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
 import { MODES } from '../tunnel/schedulers.ts'
-import { EngineWorker } from '../tunnel/worker.ts'
+import {
+  deviceIsForeign,
+  type OwnEvent,
+  type StartEngine,
+  type TimestampStore,
+  TunnelHost,
+} from '../tunnel/tunnel-host.ts'
 import type { RouterPlumbing } from './plumbing.ts'
 import type {
+  AccessSetup,
   AccessUse,
   ClassReport,
   ClassSetup,
-  Command,
-  Event,
   RoutedPath,
+  RouterCommand,
+  RouterEvent,
   RouterSetup,
+  RouterStatus,
 } from './protocol.ts'
 import type { RadioKeeper } from './radios.ts'
 
@@ -85,18 +94,14 @@ export interface RouterComponents {
   readonly wall: () => number
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
-  /** The newest timestamp of a handshake, over restarts: a peer refuses what is not newer, and clocks go back. */
-  readonly timestamp: { get(): number | undefined; set(floor: number): void }
+  readonly timestamp: TimestampStore
+  /** Default: an engine in a worker thread. */
+  readonly startEngine?: StartEngine
 }
 
 const SCHEDULER = z.strictObject({ name: z.string().min(1), scheduler: z.string().min(1) })
-const FIRST_MTU = 1400
-const LEAST_MTU = 1280
-/** Outer headers, message 32 and tag, by the family of the path's remote. */
-const OVERHEAD = { 4: 28 + 16 + 16 + 2, 6: 48 + 16 + 16 + 2 } as const
-const START_MS = 20_000
 const SOURCE_RETRY_MS = 1_000
-/** Tries before it is said. */
+/** Tries before it is logged. */
 const SOURCE_TRIES = 5
 
 export class RouterService implements Mechanism {
@@ -104,28 +109,38 @@ export class RouterService implements Mechanism {
   readonly routes: readonly ControlRoute[]
   readonly #init: RouterInit
   readonly #parts: RouterComponents
-  readonly #endpoints: Endpoints
+  readonly #tunnel: TunnelHost<RouterSetup, RouterCommand, RouterEvent, RouterStatus>
   #sourceTimer: NodeJS.Timeout | undefined
-  #worker: EngineWorker | undefined
   #radios: RadioKeeper | undefined
-  #unsubscribe: (() => void) | undefined
   #unprotect: (() => void) | undefined
   #unroute: (() => void) | undefined
-  #paths: readonly RoutedPath[] = []
-  #classes: readonly ClassReport[] = []
-  #established = new Set<string>()
-  #counters: Readonly<Record<string, number>> = {}
-  #onReady: (() => void) | undefined
-  #hurried = false
-  #stopping = false
 
   constructor(parts: RouterComponents, init: RouterInit) {
     this.#parts = parts
     this.#init = init
-    this.#endpoints = new Endpoints({
-      cache: parts.endpoints,
-      onRemotes: (name, remotes) => this.#post({ type: 'remotes', name, remotes }),
-      report: (message) => parts.recorder.log('warn', message),
+    const { device, privateKey, listenPort, mark, mtu, own } = init
+    this.#tunnel = new TunnelHost(parts, {
+      entry: new URL('./worker.js', import.meta.url),
+      setup: {
+        device,
+        mtu: mtu ?? FIRST_MTU,
+        privateKey,
+        mark,
+        own,
+        ...(listenPort !== undefined && { listenPort }),
+      },
+      onEvent: (event) => this.#handle(event),
+      onStatus: (status) => {
+        this.#tellRadios(status)
+        this.#describeAccesses()
+      },
+      works: ({ paths }) => paths.some(({ state }) => isUsable(state)),
+      ...(mtu === undefined && {
+        mtu: {
+          of: (paths) => widestMtu(paths.filter(({ state }) => isUsable(state))),
+          set: (fitting) => parts.plumbing.setMtu(fitting),
+        },
+      }),
     })
     this.routes = [
       { method: 'GET', path: '/v1/router', handle: () => this.#view() },
@@ -133,60 +148,60 @@ export class RouterService implements Mechanism {
     ]
   }
 
+  get failure(): Promise<GodwitError> {
+    return this.#tunnel.failure
+  }
+
   async start(): Promise<void> {
-    const { device, privateKey, listenPort, mark, mtu, sites, own, classes } = this.#init
-    const floor = this.#parts.timestamp.get()
-    const setup: RouterSetup = {
-      device,
-      mtu: mtu ?? FIRST_MTU,
-      privateKey,
-      mark,
-      own,
-      ...(listenPort !== undefined && { listenPort }),
-      ...(floor !== undefined && { timestampFloor: floor }),
-    }
-    this.#worker = await EngineWorker.start(new URL('./worker.js', import.meta.url), setup, {
-      onEvent: (event) => this.#handle(event as Event),
-      onEnd: (error) => this.#ended(error),
-    })
+    const { mtu, sites, classes } = this.#init
     try {
-      this.#post({ type: 'classes', classes })
-      for (const site of sites) this.#addSite(site)
+      await this.#tunnel.start()
+      this.#tunnel.post({ type: 'classes', classes })
+      for (const { endpoint, ...site } of sites)
+        this.#tunnel.addPeer({ ...site, leads: endpoint !== undefined }, endpoint)
       this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
       this.#unprotect = this.#parts.protect({
         name: this.name,
-        devices: () => [device],
+        devices: () => [this.#init.device],
         restore: () => this.#parts.plumbing.restore(),
       })
       this.#findSource()
-      this.#watchAccesses()
+      const { monitor } = this.#parts
+      if (monitor !== undefined) {
+        monitor.start()
+        this.#unroute = monitor.useRouting()
+        this.#tunnel.followAccesses(
+          monitor,
+          (name) => this.#accessSetup(monitor, name),
+          (name) => {
+            if (this.#limit(name)?.use === 'backup') this.#use(name, { draining: false, fading: false })
+          },
+        )
+      }
       this.#radios = this.#parts.radios?.((access, use) => {
-        this.#parts.monitor?.setDraining(access, use.draining)
+        monitor?.setDraining(access, use.draining)
         this.#use(access, use)
       })
       this.#radios?.start()
-      if (sites.some(({ endpoint }) => endpoint !== undefined)) await this.#untilReady()
+      if (sites.some(({ endpoint }) => endpoint !== undefined))
+        await this.#tunnel.untilReady('no gateway answers yet; trying on')
     } catch (error) {
-      await this.stop()
+      if (!deviceIsForeign(error)) await this.stop()
       throw error
     }
   }
 
   hurry(): void {
-    this.#hurried = true
-    this.#onReady?.()
+    this.#tunnel.hurry()
   }
 
   async stop(): Promise<void> {
-    this.#stopping = true
     this.#unprotect?.()
+    this.#tunnel.retire()
     this.#radios?.stop()
-    this.#unsubscribe?.()
     this.#unroute?.()
-    this.#endpoints.stop()
     clearInterval(this.#sourceTimer)
-    await this.#worker?.stop()
-    this.#worker = undefined
+    await this.#tunnel.stop()
     await this.cleanUp()
   }
 
@@ -195,13 +210,15 @@ export class RouterService implements Mechanism {
   }
 
   peers(): readonly PeerStatus[] {
+    const reports = this.#tunnel.status?.peers ?? []
+    const established = new Set(reports.filter((peer) => peer.established).map(({ name }) => name))
     return this.#init.sites.map((site) => {
       const paths = this.#paths.filter((path) => path.peer === site.name)
       const works = paths.some(({ state }) => isUsable(state))
       return {
         name: site.name,
         kind: 'router',
-        state: works ? 'up' : paths.length > 0 || this.#established.has(site.name) ? 'connecting' : 'down',
+        state: works ? 'up' : paths.length > 0 || established.has(site.name) ? 'connecting' : 'down',
         paths: paths.map((path) => ({ ...pathStatus(path), state: stateOf(path) })),
         public_key: Buffer.from(site.publicKey).toString('base64'),
       }
@@ -242,7 +259,7 @@ export class RouterService implements Mechanism {
       mechanism: this.name,
       carries: paths.length > 0,
       reason,
-      cost: { bytes: OVERHEAD[6], rtt_ms: rtts.length === 0 ? null : Math.min(...rtts) },
+      cost: { bytes: MAX_OVERHEAD, rtt_ms: rtts.length === 0 ? null : Math.min(...rtts) },
       survives: ['access', 'address', 'outage', 'restart'],
       needs: ['a godwit router in front of the destination'],
     }
@@ -255,7 +272,7 @@ export class RouterService implements Mechanism {
       throw new GodwitError('ACCESS_DOWN', `nothing answers over ${access}`, {
         hint: '`godwit paths` shows what works',
       })
-    this.#post({ type: 'prefer', access })
+    this.#tunnel.post({ type: 'prefer', access })
     return { flows: this.#classes.length, note: 'spreading classes keep their paths' }
   }
 
@@ -276,7 +293,7 @@ export class RouterService implements Mechanism {
   }
 
   metrics(): readonly Metric[] {
-    return Object.entries(this.#counters).map(([name, value]) => ({
+    return Object.entries(this.#tunnel.status?.counters ?? {}).map(([name, value]) => ({
       name: `godwit_routing_${name}_total`,
       help: `Since the start: ${name.replaceAll('_', ' ')}.`,
       type: 'counter' as const,
@@ -287,7 +304,7 @@ export class RouterService implements Mechanism {
   #view(): object {
     return {
       classes: this.#classes.map(({ copiedBytes, ...rest }) => ({ ...rest, copied_bytes: copiedBytes })),
-      counters: this.#counters,
+      counters: this.#tunnel.status?.counters ?? {},
       links: this.#radios?.links() ?? [],
       controller: this.#radios?.counts ?? {},
     }
@@ -299,7 +316,7 @@ export class RouterService implements Mechanism {
     const mode = MODES.find((each) => each === scheduler)
     if (mode === undefined)
       throw usageError(`there is no scheduler ${scheduler}; there are ${MODES.join(', ')}`)
-    this.#post({ type: 'mode', name, mode })
+    this.#tunnel.post({ type: 'mode', name, mode })
     return { class: name, scheduler }
   }
 
@@ -319,35 +336,15 @@ export class RouterService implements Mechanism {
     }, SOURCE_RETRY_MS)
   }
 
-  #watchAccesses(): void {
-    const { monitor } = this.#parts
-    if (monitor === undefined) return
-    this.#unsubscribe = monitor.subscribe((event) => {
-      if (event.type === 'woke') this.#post({ type: 'wake' })
-      else if (event.cause === 'removed') this.#post({ type: 'access-gone', name: event.access.name })
-      else this.#tellAccess(event.access.name)
-    })
-    monitor.start()
-    this.#unroute = monitor.useRouting()
-    for (const { name } of monitor.accesses()) this.#tellAccess(name)
-  }
-
-  #tellAccess(name: string): void {
-    const access = this.#parts.monitor?.access(name)
+  #accessSetup(monitor: AccessMonitor, name: string): AccessSetup | undefined {
+    const access = monitor.access(name)
     const priority = this.#init.accesses.findIndex((pattern) => matchesPattern(pattern, name))
-    if (access === undefined || priority < 0) {
-      this.#post({ type: 'access-gone', name })
-      return
-    }
+    if (access === undefined || priority < 0) return undefined
     const { state, families, mtu, generation } = access
     // The list first, then the cost.
     const costs = [...new Set(this.#init.rules.map(({ cost }) => cost).concat(0))].sort((a, b) => a - b)
     const rank = priority * costs.length + costs.indexOf(this.#limit(name)?.cost ?? 0)
-    this.#post({
-      type: 'access',
-      access: { name, up: state !== 'down', families, mtu, generation, priority: rank + 1 },
-    })
-    if (this.#limit(name)?.use === 'backup') this.#use(name, { draining: false, fading: false })
+    return { name, up: state !== 'down', families, mtu, generation, priority: rank + 1 }
   }
 
   #limit(name: string): AccessLimit | undefined {
@@ -357,45 +354,12 @@ export class RouterService implements Mechanism {
   /** A backup is used as one that is being left: nothing goes over it while anything else works. */
   #use(access: string, use: AccessUse): void {
     const draining = use.draining || this.#limit(access)?.use === 'backup'
-    this.#post({ type: 'use', access, use: { ...use, draining } })
+    this.#tunnel.post({ type: 'use', access, use: { ...use, draining } })
   }
 
-  #addSite({ endpoint, ...site }: Site): void {
-    this.#post({ type: 'add-peer', peer: { ...site, leads: endpoint !== undefined } })
-    if (endpoint !== undefined) this.#endpoints.start({ name: site.name, ...endpoint })
-  }
-
-  #untilReady(): Promise<void> {
-    if (this.#hurried) return Promise.resolve()
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => {
-        this.#parts.recorder.log('warn', 'no gateway answers yet; trying on')
-        this.#onReady?.()
-      }, START_MS)
-      this.#onReady = () => {
-        clearTimeout(timer)
-        this.#onReady = undefined
-        resolve()
-      }
-    })
-  }
-
-  #handle(event: Event): void {
+  #handle(event: OwnEvent<RouterEvent>): void {
     const { recorder, wall } = this.#parts
     switch (event.type) {
-      case 'log':
-        recorder.log(event.level, event.message)
-        break
-      case 'status':
-        this.#paths = event.paths
-        this.#classes = event.classes
-        this.#counters = event.counters
-        this.#established = new Set(
-          event.peers.filter(({ established }) => established).map(({ name }) => name),
-        )
-        this.#followPaths()
-        this.#describeAccesses()
-        break
       case 'decision': {
         const { subject, chosen, reason, evidence } = event
         recorder.decision({ at: wall(), mechanism: this.name, subject, chosen, reason, evidence })
@@ -407,11 +371,11 @@ export class RouterService implements Mechanism {
         recorder.handover({ at: wall(), subject, from, to, cause, gap_ms: null, lost_packets: null })
         break
       }
-      case 'timestamp':
-        this.#parts.timestamp.set(event.floor)
-        break
       case 'drained':
         this.#radios?.drained(event.access)
+        break
+      default:
+        event satisfies never
     }
   }
 
@@ -434,34 +398,23 @@ export class RouterService implements Mechanism {
     }
   }
 
-  /** What paths say: for the radios, the device's MTU, and whether a name is to be resolved again. */
-  #followPaths(): void {
-    if (this.#stopping) return
-    this.#endpoints.follow(this.#paths, performance.now())
-    const works = this.#paths.filter(({ state }) => isUsable(state))
-    if (works.length > 0) this.#onReady?.()
-    if (this.#init.mtu === undefined && works.length > 0) {
-      // What the widest path takes. What is too large for the one that it goes over is cut or refused there, exactly.
-      const inner = works.map(({ mtu, remote }) => mtu - OVERHEAD[remote.startsWith('[') ? 6 : 4])
-      const mtu = Math.max(LEAST_MTU, ...inner)
-      this.#parts.plumbing.setMtu(mtu)
-    }
+  /** What the paths say of the links below them. */
+  #tellRadios({ paths }: RouterStatus): void {
     if (this.#radios === undefined) return
     for (const { name } of this.#radios.links()) {
-      const own = this.#paths.filter((path) => path.access === name)
+      const own = paths.filter((path) => path.access === name)
       const heardAt = Math.max(Number.NEGATIVE_INFINITY, ...own.map(({ lastReceivedAt }) => lastReceivedAt))
       const alive = own.some(({ state }) => isUsable(state))
       this.#radios.evidence(name, alive, heardAt)
     }
   }
 
-  #ended(error: GodwitError | undefined): void {
-    if (this.#stopping) return
-    throw error ?? new GodwitError('ENGINE_FAILED', 'the packet engine ended')
+  get #paths(): readonly RoutedPath[] {
+    return this.#tunnel.status?.paths ?? []
   }
 
-  #post(command: Command): void {
-    this.#worker?.post(command)
+  get #classes(): readonly ClassReport[] {
+    return this.#tunnel.status?.classes ?? []
   }
 }
 

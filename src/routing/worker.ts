@@ -1,5 +1,5 @@
 /** Entry of a router's engine worker; its data is a RouterSetup (protocol.ts). */
 import { serveEngine } from '../tunnel/worker.ts'
-import { RouterNode } from './node.ts'
+import { RouterEngine } from './engine.ts'
 
-serveEngine((host) => new RouterNode(host))
+serveEngine((host) => new RouterEngine(host).tunnel)

@@ -38,8 +38,8 @@ export class Endpoints {
   readonly #parts: EndpointsParts
   /** Of each peer: what was told last. */
   readonly #told = new Map<string, string>()
-  readonly #busy = new Set<string>()
-  readonly #peers: Named[] = []
+  readonly #busy = new Set<Named>()
+  readonly #peers = new Map<string, Named>()
   /** Of each peer without a path that works: since when, or when its name was resolved last. */
   readonly #silentSince = new Map<string, number>()
   readonly #timers = new Set<NodeJS.Timeout>()
@@ -56,15 +56,14 @@ export class Endpoints {
       this.#parts.onRemotes(peer.name, [{ address: literal.value, port: peer.port }])
       return
     }
-    this.#peers.push(peer)
+    this.#peers.set(peer.name, peer)
     this.#tell(peer, this.#parts.cache.get(peer.host))
     void this.#resolve(peer)
   }
 
   /** The paths as they are at `now`, milliseconds. Where nothing answers, the name may mean another machine by now. */
   follow(paths: readonly PathReport[], now: number): void {
-    for (const peer of this.#peers) {
-      const { name } = peer
+    for (const [name, peer] of this.#peers) {
       const works = paths.some((path) => path.peer === name && isUsable(path.state))
       if (works) this.#silentSince.delete(name)
       else if (now - (this.#silentSince.get(name) ?? now) >= RESOLVE_AGAIN_MS) {
@@ -74,6 +73,13 @@ export class Endpoints {
     }
   }
 
+  /** The peer is gone: nothing of it is told any more. */
+  forget(name: string): void {
+    this.#peers.delete(name)
+    this.#told.delete(name)
+    this.#silentSince.delete(name)
+  }
+
   stop(): void {
     this.#stopped = true
     for (const timer of this.#timers) clearTimeout(timer)
@@ -81,25 +87,29 @@ export class Endpoints {
   }
 
   async #resolve(peer: Named): Promise<void> {
-    if (this.#busy.has(peer.name)) return
-    this.#busy.add(peer.name)
+    if (this.#busy.has(peer)) return
+    this.#busy.add(peer)
     try {
       const found = await (this.#parts.resolve ?? resolveByName)(peer.host)
-      if (this.#stopped || found.length === 0) return
+      if (!this.#wants(peer) || found.length === 0) return
       if (this.#tell(peer, found)) this.#parts.cache.set(peer.host, found)
     } catch (error) {
-      if (this.#stopped) return
+      if (!this.#wants(peer)) return
       if (!this.#told.has(peer.name)) {
         this.#parts.report(`${peer.host} has no address yet: ${(error as Error).message}`)
         const timer = setTimeout(() => {
           this.#timers.delete(timer)
-          void this.#resolve(peer)
+          if (this.#wants(peer)) void this.#resolve(peer)
         }, RETRY_MS)
         this.#timers.add(timer)
       }
     } finally {
-      this.#busy.delete(peer.name)
+      this.#busy.delete(peer)
     }
+  }
+
+  #wants(peer: Named): boolean {
+    return !this.#stopped && this.#peers.get(peer.name) === peer
   }
 
   /** False when this was told already. */

@@ -1,20 +1,25 @@
 /** Questions to an engine worker: numbered, answered by an event with that number, given up after a while. */
 import { GodwitError } from '../core/errors.ts'
+import type { AnswerEvent } from './events.ts'
+import { errorOf } from './outcome.ts'
 
 const ANSWER_MS = 5000
 
-interface Pending<Answer> {
+interface Pending {
   readonly timer: NodeJS.Timeout
-  readonly resolve: (answer: Answer) => void
+  readonly resolve: (answer: unknown) => void
   readonly reject: (error: GodwitError) => void
 }
 
-export class Requests<Answer extends { readonly request: number }> {
-  readonly #pending = new Map<number, Pending<Answer>>()
+export class Requests {
+  readonly #pending = new Map<number, Pending>()
   #last = 0
 
-  /** Sends what `post` makes of a new number; resolves to the answer. Rejects with ENGINE_SILENT, or as `end` says. */
-  ask(post: (request: number) => void): Promise<Answer> {
+  /**
+   * Sends what `post` makes of a new number; resolves to the answer. Rejects with the failure that the engine answers,
+   * with ENGINE_SILENT, or as `end` says.
+   */
+  ask(post: (request: number) => void): Promise<unknown> {
     const request = ++this.#last
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
@@ -26,8 +31,10 @@ export class Requests<Answer extends { readonly request: number }> {
     })
   }
 
-  answered(answer: Answer): void {
-    this.#settle(answer.request)?.resolve(answer)
+  answered({ request, outcome }: AnswerEvent): void {
+    const pending = this.#settle(request)
+    if (outcome.ok) pending?.resolve(outcome.value)
+    else pending?.reject(errorOf(outcome.failure))
   }
 
   /** No more answers come. */
@@ -35,7 +42,7 @@ export class Requests<Answer extends { readonly request: number }> {
     for (const request of [...this.#pending.keys()]) this.#settle(request)?.reject(error)
   }
 
-  #settle(request: number): Pending<Answer> | undefined {
+  #settle(request: number): Pending | undefined {
     const pending = this.#pending.get(request)
     this.#pending.delete(request)
     clearTimeout(pending?.timer)

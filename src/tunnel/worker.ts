@@ -7,6 +7,7 @@ import { isMainThread, parentPort, Worker, workerData } from 'node:worker_thread
 import { GodwitError } from '../core/errors.ts'
 import { KernelPoller, type Poller, wake } from '../linux/poller.ts'
 import type { Engine } from './engine.ts'
+import { errorOf, type Failure, failureOf } from './outcome.ts'
 
 /** What the two sides say to each other beside the mechanism's own messages. */
 type Envelope =
@@ -14,13 +15,9 @@ type Envelope =
   | { readonly godwit: 'failed'; readonly error: FailureReport }
   | { readonly godwit: 'event'; readonly event: unknown }
 
-interface FailureReport {
-  readonly code: string
-  readonly message: string
-  readonly op?: string | undefined
-  readonly hint?: string | undefined
-  readonly kind: GodwitError['kind']
-  readonly stack?: string | undefined
+/** A failure and where it was thrown. */
+interface FailureReport extends Failure {
+  readonly stack?: string
 }
 
 interface Command {
@@ -101,13 +98,8 @@ export class EngineWorker {
 }
 
 function revive(report: FailureReport): GodwitError {
-  const { code, message, op, hint, kind, stack } = report
-  const error = new GodwitError(code, message, {
-    kind,
-    ...(op === undefined ? {} : { op }),
-    ...(hint === undefined ? {} : { hint }),
-  })
-  if (stack !== undefined) error.stack = stack
+  const error = errorOf(report)
+  if (report.stack !== undefined) error.stack = report.stack
   return error
 }
 
@@ -148,10 +140,7 @@ export function serveEngine(
 }
 
 function report(error: unknown): FailureReport {
-  if (error instanceof GodwitError) {
-    const { code, message, op, hint, kind, stack } = error
-    return { code, message, op, hint, kind, stack }
-  }
-  const stack = error instanceof Error ? error.stack : undefined
-  return { code: 'ENGINE_FAILED', message: String(error), op: 'packet engine', kind: 'failed', stack }
+  const stack = error instanceof Error && error.stack !== undefined ? { stack: error.stack } : {}
+  if (error instanceof GodwitError) return { ...failureOf(error), ...stack }
+  return { code: 'ENGINE_FAILED', message: String(error), op: 'packet engine', kind: 'failed', ...stack }
 }

@@ -8,7 +8,7 @@ import { formatAddress } from '../../core/address.ts'
 import type { PathState, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
 import { usable } from '../../tunnel/machine/api.ts'
 import type { AnchorForwarder } from '../forwarders/anchor.ts'
-import type { Event, PeerReport, PeerSetup } from '../protocol.ts'
+import type { AnchorEvent, PeerReport, RemoteHost } from '../protocol.ts'
 import type { AnchorRequests, Tally } from '../signalling/api.ts'
 import { FrameAnswers } from '../signalling/frames-anchor.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
@@ -19,7 +19,7 @@ import { FrameType } from '../wire.ts'
 
 interface Host {
   readonly index: number
-  readonly setup: PeerSetup
+  readonly setup: RemoteHost
   established: boolean
   /** It has an invitation's key still, which anybody may hold who has seen it. */
   invited: boolean
@@ -38,7 +38,7 @@ export interface AnchorMachineParts {
 export class AnchorMachine implements AnchorRequests {
   readonly #parts: AnchorMachineParts
   readonly #hosts = new Map<number, Host>()
-  readonly #events: Event[] = []
+  readonly #events: AnchorEvent[] = []
   readonly #answers: FrameAnswers
 
   constructor(parts: AnchorMachineParts) {
@@ -46,15 +46,15 @@ export class AnchorMachine implements AnchorRequests {
     this.#answers = new FrameAnswers(parts.tunnel, this)
   }
 
-  poll(): Event | undefined {
+  poll(): AnchorEvent | undefined {
     return this.#events.shift()
   }
 
   /** The host is known to the tunnel machine under `index`. */
-  addHost(index: number, setup: PeerSetup): void {
+  addHost(index: number, setup: RemoteHost): void {
     const invited = setup.invited === true
     this.#hosts.set(index, { index, setup, established: false, invited })
-    this.#parts.forwarder.assign(index, setup.number ?? 0, setup.allowed)
+    this.#parts.forwarder.assign(index, setup.number, setup.allowed)
     this.#parts.forwarder.hold(index, invited)
   }
 

@@ -6,7 +6,7 @@
  */
 import { TimerTable } from '../../core/timers.ts'
 import type { HostForwarder } from '../forwarders/host.ts'
-import type { Event } from '../protocol.ts'
+import type { HostEvent } from '../protocol.ts'
 import type { Signalling, Tally } from '../signalling/api.ts'
 
 /** How long after a handover its first packet is waited for. */
@@ -21,7 +21,7 @@ const TALLY_MS = 1000
 /** A comparison older than this says nothing about the time before a handover. */
 const TALLY_OLD_MS = 3000
 
-type Handover = Pick<Extract<Event, { type: 'handover' }>, 'at' | 'subject' | 'from' | 'to' | 'cause'>
+type Handover = Pick<Extract<HostEvent, { type: 'handover' }>, 'at' | 'subject' | 'from' | 'to' | 'cause'>
 
 interface Watched {
   readonly watch: object
@@ -42,7 +42,7 @@ export interface HandoverRecordsParts {
   readonly signalling: Signalling
   /** What this end has counted towards an anchor. */
   readonly tally: (anchor: number) => Tally
-  readonly emit: (event: Event) => void
+  readonly emit: (event: HostEvent) => void
 }
 
 export class HandoverRecords {

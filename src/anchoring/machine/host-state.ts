@@ -1,7 +1,7 @@
 /** What a mobile host's machine keeps of its anchors and of the paths to them. */
 import type { Health } from '../../access/policy.ts'
 import type { PathView } from '../../tunnel/machine/api.ts'
-import type { PeerSetup } from '../protocol.ts'
+import type { RemoteAnchor } from '../protocol.ts'
 
 type Association =
   | { readonly name: 'none' }
@@ -12,7 +12,7 @@ type Association =
 /** An anchor, as the mobile host knows it. */
 export interface Anchor {
   readonly index: number
-  readonly setup: PeerSetup
+  readonly setup: RemoteAnchor
   association: Association
   established: boolean
   /** It does not know this host by a key of its own yet, and lets no data through until then. */
@@ -33,7 +33,7 @@ export interface HostPath {
 }
 
 /** Towards a WireGuard server a path without a session may be used: the first packet asks for one. */
-export function healthOf(state: PathView['state']['name'], kind: PeerSetup['kind']): Health {
+export function healthOf(state: PathView['state']['name'], kind: RemoteAnchor['kind']): Health {
   switch (state) {
     case 'new':
       return kind === 'wireguard' ? 'up' : 'down'

@@ -10,7 +10,14 @@ import { formatAddress } from '../../core/address.ts'
 import type { Subject } from '../../core/subject.ts'
 import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
 import type { HostForwarder } from '../forwarders/host.ts'
-import type { AccessSetup, Event, Identified, PeerReport, PeerSetup, PolicySetup } from '../protocol.ts'
+import type {
+  AccessSetup,
+  HostEvent,
+  Identified,
+  PeerReport,
+  PolicySetup,
+  RemoteAnchor,
+} from '../protocol.ts'
 import type { Signalling, SignallingEvents, Tally } from '../signalling/api.ts'
 import { FrameSignalling } from '../signalling/frames-host.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
@@ -39,7 +46,7 @@ export class HostMachine implements SignallingEvents {
   readonly #anchors = new Map<number, Anchor>()
   readonly #paths = new Map<number, HostPath>()
   readonly #accesses = new Map<string, AccessSetup>()
-  readonly #events: Event[] = []
+  readonly #events: HostEvent[] = []
   readonly #signalling: Signalling
   readonly #records: HandoverRecords
   readonly #announcements: Announcements
@@ -73,7 +80,7 @@ export class HostMachine implements SignallingEvents {
     })
   }
 
-  poll(): Event | undefined {
+  poll(): HostEvent | undefined {
     return this.#events.shift()
   }
 
@@ -93,7 +100,7 @@ export class HostMachine implements SignallingEvents {
   // ---- commands
 
   /** The peer is known to the tunnel machine under `index`. */
-  addAnchor(index: number, setup: PeerSetup): void {
+  addAnchor(index: number, setup: RemoteAnchor): void {
     const known = setup.v4 !== undefined || setup.v6 !== undefined
     const anchor: Anchor = {
       index,

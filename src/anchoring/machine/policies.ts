@@ -9,7 +9,7 @@ import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
 import { EVERYTHING, type Subject } from '../../core/subject.ts'
 import { TimerTable } from '../../core/timers.ts'
 import { type HostForwarder, MOST_POLICIES, REPORTED } from '../forwarders/host.ts'
-import type { AccessSetup, Event, PolicySetup } from '../protocol.ts'
+import type { AccessSetup, HostEvent, PolicySetup } from '../protocol.ts'
 import type { Paft } from '../tables/paft.ts'
 import { NOWHERE } from '../tables/tunnels.ts'
 import type { Announcements } from './announcements.ts'
@@ -38,7 +38,7 @@ export interface PoliciesParts {
   readonly accesses: ReadonlyMap<string, AccessSetup>
   /** The path behind a local_tid. */
   readonly pathAt: (tid: number) => HostPath | undefined
-  readonly emit: (event: Event) => void
+  readonly emit: (event: HostEvent) => void
   /** Flows went from one tunnel to another. */
   readonly watch: (subject: Subject, oldTid: number, tid: number, cause: string, now: number) => void
 }

@@ -9,7 +9,7 @@ import { AnchorForwarder } from '../../../src/anchoring/forwarders/anchor.ts'
 import { HostForwarder } from '../../../src/anchoring/forwarders/host.ts'
 import { AnchorMachine } from '../../../src/anchoring/machine/anchor.ts'
 import { HostMachine } from '../../../src/anchoring/machine/host.ts'
-import type { AccessSetup, Event } from '../../../src/anchoring/protocol.ts'
+import type { AccessSetup, HostEvent } from '../../../src/anchoring/protocol.ts'
 import type { Signalling, SignallingEvents } from '../../../src/anchoring/signalling/api.ts'
 import { Groups } from '../../../src/anchoring/tables/groups.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
@@ -45,7 +45,7 @@ class Bed {
   readonly hostForwarder: HostForwarder
   readonly paft: Paft
   #anchorForwarder!: AnchorForwarder
-  readonly events: Event[] = []
+  readonly events: HostEvent[] = []
   readonly #inFlight = new Map<number, Uint8Array>()
   #sequence = 0
   #hostEvents = 0
@@ -145,6 +145,7 @@ class Bed {
     const { now } = this.pair.world
     const access: AccessSetup = {
       name: `acc${n}`,
+      up: true,
       health: 'up',
       since: now,
       detail: '',
@@ -269,7 +270,7 @@ class Bed {
     return ports
   }
 
-  handovers(): Extract<Event, { type: 'handover' }>[] {
+  handovers(): Extract<HostEvent, { type: 'handover' }>[] {
     return this.events.flatMap((event) => (event.type === 'handover' ? [event] : []))
   }
 }

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { type Prefix, parsePrefix } from '../../../src/core/address.ts'
 import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import { RouterMachine } from '../../../src/routing/machine.ts'
-import type { Event } from '../../../src/routing/protocol.ts'
+import type { RouterEvent } from '../../../src/routing/protocol.ts'
 import type { TunnelEvent } from '../../../src/tunnel/machine/index.ts'
 import { endpoint, type Link, Node, type World } from '../tunnel/harness.ts'
 
@@ -73,14 +73,14 @@ export class Gateway {
   }
 
   /** What the tunnel told since, and what is due; tells what came of it. */
-  pump(now: number, hear: (event: TunnelEvent) => void = () => {}): Event[] {
+  pump(now: number, hear: (event: TunnelEvent) => void = () => {}): RouterEvent[] {
     for (; this.#heard < this.node.events.length; this.#heard++) {
       const event = this.node.events[this.#heard]!
       this.router.handleTunnelEvent(event, now)
       hear(event)
     }
     if ((this.router.nextTimeout() ?? Number.POSITIVE_INFINITY) <= now) this.router.handleTimeout(now)
-    const events: Event[] = []
+    const events: RouterEvent[] = []
     for (let event = this.router.poll(); event !== undefined; event = this.router.poll()) events.push(event)
     return events
   }

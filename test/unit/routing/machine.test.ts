@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import { RouterMachine } from '../../../src/routing/machine.ts'
-import type { Event } from '../../../src/routing/protocol.ts'
+import type { RouterEvent } from '../../../src/routing/protocol.ts'
 import { decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from '../../../src/routing/wire.ts'
 import { controlCodec } from '../../../src/tunnel/control.ts'
 import type { PathState, PathView } from '../../../src/tunnel/machine/api.ts'
@@ -98,8 +98,8 @@ class Bench {
     }
   }
 
-  events(): Event[] {
-    const events: Event[] = []
+  events(): RouterEvent[] {
+    const events: RouterEvent[] = []
     for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll()) events.push(event)
     return events
   }

@@ -47,7 +47,7 @@ class Bench {
 
   access(name: string, ...families: (4 | 6)[]): void {
     const index = this.accesses.length
-    const access = { setup: { name, families, mtu: 1500, generation: 1 }, index, port: 1 }
+    const access = { setup: { name, up: true, families, mtu: 1500, generation: 1 }, index, port: 1 }
     this.accesses.push(access)
     this.paths.accessOpened(access, 0)
   }

@@ -1,5 +1,5 @@
-/** The flows of a node's PAFT, as they are listed. */
-import type { FlowReport } from '../protocol.ts'
+/** The flows of an engine's PAFT, as they are listed. */
+import type { FlowList, FlowReport } from '../protocol.ts'
 import type { Paft } from '../tables/paft.ts'
 
 /** `limit` flows at most, each with what `more` says of its row; `total` is how many there are. */
@@ -7,7 +7,7 @@ export function listFlows(
   paft: Paft,
   limit: number,
   more: (row: number) => Omit<FlowReport, 'id' | 'flow' | 'app'>,
-): { readonly flows: FlowReport[]; readonly total: number } {
+): FlowList {
   paft.settle()
   const flows: FlowReport[] = []
   for (let row = 0; row < paft.slots && flows.length < limit; row++) {

@@ -1,14 +1,25 @@
-/** The engine worker of an anchor: one dual-stack socket, every host a peer, the mirrored PAFT. */
+/** The engine of an anchor: one dual-stack socket, every host a peer, the mirrored PAFT. */
 
-import { openUdp } from '../../linux/udp.ts'
-import type { Engine } from '../../tunnel/engine.ts'
 import type { TunnelEvent } from '../../tunnel/machine/api.ts'
-import { allocate, EngineNode, type NodeParts, secretBytes } from '../../tunnel/node.ts'
-import { pathReports } from '../../tunnel/reports.ts'
+import { answer, attempt, done, type Outcome } from '../../tunnel/outcome.ts'
+import {
+  allocate,
+  type EngineParts,
+  secretBytes,
+  TunnelEngine,
+  tunDevice,
+} from '../../tunnel/tunnel-engine.ts'
 import type { EngineHost } from '../../tunnel/worker.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
-import type { AnchorSetup, Command, Event, PeerSetup } from '../protocol.ts'
+import type {
+  AnchorAnswers,
+  AnchorCommand,
+  AnchorEvent,
+  AnchorSetup,
+  EngineStatus,
+  RemoteHost,
+} from '../protocol.ts'
 import { anchorRehearsal } from '../rehearsals.ts'
 import { Groups } from '../tables/groups.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
@@ -19,24 +30,20 @@ import { listFlows } from './list.ts'
 const RING_BYTES = 16 << 20
 const SWEEP_MS = 500
 const SWEEP_SLOTS = 16_384
-/** Paths told to the main thread in one report. */
+/** Most paths in one report to the main thread. */
 const MOST_REPORTED = 2000
 
-export class AnchorNode implements NodeParts<Command> {
-  readonly #tell: (event: Event) => void
-  readonly #node: EngineNode<Command>
+export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
+  readonly tunnel: TunnelEngine<AnchorCommand, AnchorEvent, RemoteHost, EngineStatus>
   readonly #anchor: AnchorMachine
   readonly #paft: Paft
   readonly #tunnels: TunnelTable
   readonly #groups: Groups
   readonly #forwarder: AnchorForwarder
-  readonly #hosts = new Map<string, number>()
   #sweepAt = 0
 
   constructor(host: EngineHost) {
     const setup = host.data as AnchorSetup
-    const tell = host.post as (event: Event) => void
-    this.#tell = tell
     const pool = new VipaPool({
       v4: { address: setup.pool4.address, prefix: setup.pool4.length },
       v6: { address: setup.pool6.address, prefix: setup.pool6.length },
@@ -53,71 +60,48 @@ export class AnchorNode implements NodeParts<Command> {
       v6Prefix: setup.pool6.address,
       secret: secretBytes(),
     })
-    this.#node = new EngineNode(
-      {
-        device: setup.device,
-        mtu: setup.mtu,
-        privateKey: setup.privateKey,
-        forwarder: this.#forwarder,
-        rehearsal: anchorRehearsal(),
-        ringBytes: RING_BYTES,
-        persistent: true,
-        poller: host.poller,
-        tell,
-      },
+    const source = tunDevice(setup)
+    this.tunnel = new TunnelEngine(
+      host,
+      { setup, source, forwarder: this.#forwarder, rehearsal: anchorRehearsal(), ringBytes: RING_BYTES },
       this,
     )
     this.#anchor = new AnchorMachine({
-      tunnel: this.#node.machine,
+      tunnel: this.tunnel.machine,
       tunnels: this.#tunnels,
       groups: this.#groups,
       forwarder: this.#forwarder,
       pool,
-      tally: this.#node.tally,
+      tally: this.tunnel.tally,
     })
-    const socket = openUdp(this.#node.arena, { family: 6, port: setup.listenPort, multihomed: true })
-    this.#node.engine.addSocket(socket)
+    this.tunnel.listen(setup.listenPort)
   }
 
-  get engine(): Engine {
-    return this.#node.engine
-  }
-
-  get onCommand(): (command: unknown) => void {
-    return this.#node.onCommand
-  }
-
-  handleCommand(command: Command, now: number): void {
+  handleCommand(command: AnchorCommand, now: number): Outcome {
     switch (command.type) {
       case 'add-peer':
-        this.#addHost(command.peer, now)
-        break
+        return this.#addHost(command.peer, now)
       case 'remove-peer': {
-        const index = this.#hosts.get(command.name)
-        if (index === undefined) break
-        this.#hosts.delete(command.name)
-        this.#anchor.removeHost(index)
-        this.#node.machine.removePeer(index, now)
-        break
+        const index = this.tunnel.removePeer(command.name, now)
+        if (index !== undefined) this.#anchor.removeHost(index)
+        return done
       }
       case 'accept-key': {
-        const index = this.#hosts.get(command.name)
-        if (index !== undefined) this.#node.machine.acceptKey(index, command.publicKey, now)
-        break
+        const index = this.tunnel.peers.get(command.name)
+        return index === undefined
+          ? done
+          : attempt(() => this.tunnel.machine.acceptKey(index, command.publicKey, now))
       }
-      case 'list': {
-        const listed = listFlows(this.#paft, command.limit, (row) => this.#whereabouts(row))
-        this.#tell({ type: 'listed', request: command.request, ...listed })
-        break
-      }
-      default:
-        break
+      case 'list':
+        return answer<AnchorAnswers['list']>(
+          listFlows(this.#paft, command.limit, (row) => this.#whereabouts(row)),
+        )
     }
   }
 
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#anchor.handleTunnelEvent(event, now)
-    if (event.type === 'session') this.#node.reportSoon()
+    if (event.type === 'session') this.tunnel.reportSoon()
   }
 
   noteData(): void {}
@@ -132,21 +116,16 @@ export class AnchorNode implements NodeParts<Command> {
     this.#forwarder.sweep(SWEEP_SLOTS, IDLE, now)
   }
 
-  afterTurn(_now: number): void {
-    for (let event = this.#anchor.poll(); event !== undefined; event = this.#anchor.poll()) this.#tell(event)
+  afterTurn(): void {
+    for (let event = this.#anchor.poll(); event !== undefined; event = this.#anchor.poll())
+      this.tunnel.emit(event)
   }
 
-  report(_now: number): void {
-    const { machine, engine } = this.#node
-    const paths = pathReports(
-      { machine, datapath: engine.datapath, peers: this.#hosts },
-      () => ({ access: '' }),
-      MOST_REPORTED,
-    )
-    this.#tell({
+  status(): EngineStatus {
+    return {
       type: 'status',
       peers: [...this.#anchor.peerReports()],
-      paths,
+      paths: this.tunnel.paths(() => ({ access: '' }), MOST_REPORTED),
       counters: {
         flows: this.#paft.size,
         evicted: this.#paft.evicted,
@@ -154,14 +133,13 @@ export class AnchorNode implements NodeParts<Command> {
         unroutable: this.#forwarder.unroutable,
         held: this.#forwarder.held,
         learned: this.#forwarder.learned,
-        faults: this.#node.faults,
-        ...this.#node.fallbacks.counters(),
       },
-    })
+    }
   }
 
-  #addHost(setup: PeerSetup, now: number): void {
-    const index = this.#node.machine.addPeer(
+  #addHost(setup: RemoteHost, now: number): Outcome {
+    const added = this.tunnel.addPeer(
+      setup,
       {
         publicKey: setup.publicKey,
         ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
@@ -171,8 +149,8 @@ export class AnchorNode implements NodeParts<Command> {
       },
       now,
     )
-    this.#hosts.set(setup.name, index)
-    this.#anchor.addHost(index, setup)
+    if (added.ok) this.#anchor.addHost(added.value, setup)
+    return added
   }
 
   /** The host of a row, and which of its paths. */

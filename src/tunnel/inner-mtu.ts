@@ -1,0 +1,28 @@
+/** MTU of a tunnel device, from what its paths carry. */
+import type { PathReport } from './events.ts'
+
+/** Until a path has said more. */
+export const FIRST_MTU = 1400
+/** IPv6 asks for no less. */
+const LEAST_MTU = 1280
+/** IP and UDP, by family; then message 32: its header, its tag and two bytes inside. */
+const OUTER = { 4: 20 + 8, 6: 40 + 8 } as const
+const MESSAGE_32 = 16 + 16 + 2
+
+/** Bytes that a packet grows by in the tunnel, at most. */
+export const MAX_OVERHEAD = OUTER[6] + MESSAGE_32
+
+type Measured = Pick<PathReport, 'mtu' | 'remote'>
+
+/** What passes over every path, also when one of them goes over to IPv6 (UP-37). */
+export function narrowestMtu(paths: readonly Measured[]): number | undefined {
+  if (paths.length === 0) return undefined
+  return Math.max(LEAST_MTU, Math.min(...paths.map(({ mtu }) => mtu)) - MAX_OVERHEAD)
+}
+
+/** What passes over the widest path. What is too large for the one that it takes is cut or refused there, exactly. */
+export function widestMtu(paths: readonly Measured[]): number | undefined {
+  if (paths.length === 0) return undefined
+  const inner = paths.map(({ mtu, remote }) => mtu - OUTER[remote.startsWith('[') ? 6 : 4] - MESSAGE_32)
+  return Math.max(LEAST_MTU, ...inner)
+}
