@@ -10,7 +10,7 @@ const folder = mkdtempSync(join(tmpdir(), 'godwit-disk-'))
 after(() => rmSync(folder, { recursive: true }))
 
 test('a full disk leaves the old file as it was, no litter, and an error that says so', () => {
-  const module = JSON.stringify(new URL('../../../src/host/state.js', import.meta.url).href)
+  const module = JSON.stringify(new URL('../../../src/mechanism/files.js', import.meta.url).href)
   const program = `
     const { writeAtomic } = await import(${module})
     const { readFileSync, readdirSync, writeFileSync } = await import('node:fs')

@@ -18,10 +18,11 @@ test('members of the group reach the control socket, others do not, and the key 
     groups,
     `${readFileSync('/etc/group', 'utf8').replace(/^godwit:.*\n/m, '')}godwit:x:${GROUP}:\n`,
   )
-  const module = (name: string) => JSON.stringify(new URL(`../../../src/host/${name}`, import.meta.url).href)
+  const module = (name: string) => JSON.stringify(new URL(`../../../src/${name}`, import.meta.url).href)
   const program = `
-    const { State, writeSecret } = await import(${module('state.js')})
-    const { ControlServer } = await import(${module('control.js')})
+    const { State } = await import(${module('host/state.js')})
+    const { writeSecret } = await import(${module('mechanism/files.js')})
+    const { ControlServer } = await import(${module('host/control.js')})
     const { spawnSync } = await import('node:child_process')
     const state = new State({ state: ${JSON.stringify(join(folder, 'state'))} })
     state.lock()
