@@ -13,7 +13,7 @@ export interface Outcome {
   reasons: Map<string, number>
   failures: Failure[]
   milliseconds: number
-  /** What failed first and passed when its file ran once more, alone. It has failed. */
+  /** What failed first and passed when its file ran once more, alone. */
   flaky: string[]
 }
 
@@ -58,13 +58,22 @@ export function outcomesFromJson(text: string): Map<string, Outcome> {
   )
 }
 
-/** A run and the second one of its failed files: the failures stay, and those that passed the second time are flaky. */
-export function withFlaky(first: Outcome, second: Outcome): Outcome {
+/**
+ * A run and the second one of its failed files. What passed the second time is flaky: a defect that is named, and that
+ * has failed when `strict`.
+ */
+export function withFlaky(first: Outcome, second: Outcome, strict: boolean): Outcome {
   const broken = (failure: Failure): boolean =>
     second.failures.some(({ file, name }) => file === failure.file && name === failure.name)
+  const flaky = first.failures.filter((failure) => !broken(failure))
   return {
     ...first,
-    flaky: first.failures.filter((failure) => !broken(failure)).map(({ name }) => name),
+    ...(!strict && {
+      passed: first.passed + flaky.length,
+      failed: second.failed,
+      failures: second.failures,
+    }),
+    flaky: flaky.map(({ name }) => name),
     milliseconds: first.milliseconds + second.milliseconds,
   }
 }

@@ -3,6 +3,7 @@
 #   --long         the long tier too
 #   --tier NAME    only check, unit, sim, nodes, netns or long (may be repeated)
 #   --no-install   install no system packages and fetch no other Node.js; what needs them is skipped
+#   --strict       what passes only on the second try has failed
 #   PATH…          only these test files, e.g. test/unit/host/config.test.ts
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)

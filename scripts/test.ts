@@ -90,7 +90,7 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
 
 /**
  * Real packets on a machine that others use too: a file with a failure runs once more, alone, to tell what is flaky from what
- * is broken. Both have failed; what passed the second time is named as flaky.
+ * is broken. What passed the second time is named as flaky, and has failed with --strict.
  */
 async function runTwice(files: readonly string[], timeout: number): Promise<Outcome> {
   const outcome = await runFiles(files, 1, timeout)
@@ -101,7 +101,7 @@ async function runTwice(files: readonly string[], timeout: number): Promise<Outc
       .map(({ name, text }) => `  ${name}: ${text.split('\n')[0]}\n`)
       .join('')}`,
   )
-  return withFlaky(outcome, await runFiles([...again], 1, timeout))
+  return withFlaky(outcome, await runFiles([...again], 1, timeout), process.argv.includes('--strict'))
 }
 
 /** Formatting, lint with import directions, and that protocol cores compile without Node's types. */
@@ -134,7 +134,15 @@ async function privileged(tier: TierName, files: readonly string[], timeout: num
     return skipped(`needs root, and user namespaces do not work here (${why}); run: sudo npm test`)
   }
   const names = files.map((file) => relative(root, file))
-  const args = ['-Urnm', process.execPath, fileURLToPath(import.meta.url), '--inner', tier, ...names]
+  const args = [
+    '-Urnm',
+    process.execPath,
+    fileURLToPath(import.meta.url),
+    '--inner',
+    tier,
+    ...(process.argv.includes('--strict') ? ['--strict'] : []),
+    ...names,
+  ]
   const { status, text } = await capture('unshare', args, { cwd: root })
   const line = text.split('\n').find((part) => part.startsWith(INNER))
   if (line === undefined) return failedOutcome(`${tier} in a user namespace (status ${status})`, text)
@@ -205,6 +213,7 @@ async function main(): Promise<void> {
       long: { type: 'boolean', default: false },
       tier: { type: 'string', multiple: true },
       'no-install': { type: 'boolean', default: false },
+      strict: { type: 'boolean', default: false },
       inner: { type: 'string' },
     },
   })

@@ -95,15 +95,21 @@ test('outcomes of another process keep their numbers and say whose they are', ()
   assert.equal(whole.failures[0]?.name, 'Node v24: a test')
 })
 
-test('a test that passed on the second try has failed, and is named as flaky; one that failed twice is broken', () => {
+test('a test that passed on the second try is named as flaky, and has failed when strict; one that failed twice is broken', () => {
   const failure = (name: string) => ({ name, file: 'a.test.js', text: 'wrong' })
   const first = { ...empty(), passed: 5, failed: 2, failures: [failure('shaky'), failure('broken')] }
   const second = { ...empty(), passed: 6, failed: 1, failures: [failure('broken')], milliseconds: 7 }
-  const whole = withFlaky(first, second)
+  const whole = withFlaky(first, second, true)
   assert.deepEqual([whole.passed, whole.failed, whole.milliseconds], [5, 2, 7])
   assert.deepEqual(
     whole.failures.map(({ name }) => name),
     ['shaky', 'broken'],
   )
   assert.deepEqual(whole.flaky, ['shaky'])
+  const lenient = withFlaky(first, second, false)
+  assert.deepEqual([lenient.passed, lenient.failed, lenient.flaky], [6, 1, ['shaky']])
+  assert.deepEqual(
+    lenient.failures.map(({ name }) => name),
+    ['broken'],
+  )
 })
