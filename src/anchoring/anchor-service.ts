@@ -38,10 +38,15 @@ export interface KnownHost {
 
 export interface AnchorHosts {
   list(): readonly KnownHost[]
-  /** Remembers the key that the host wants to be known by, beside the one it has. Throws when it cannot be stored. */
+  /**
+   * Remembers the key that the host wants to be known by, beside the one it has. Throws when it cannot be written: it counts
+   * all the same.
+   */
   offerKey(name: string, publicKey: Uint8Array): void
-  /** The offered key is in use: the old one is worth nothing, the invitation is redeemed. */
+  /** The offered key is in use: the old one is worth nothing, the invitation is redeemed. Throws as above. */
   confirmKey(name: string, publicKey: Uint8Array): void
+  /** Writes what could not be written. */
+  write(): void
 }
 
 export interface AnchorInit {
@@ -66,6 +71,8 @@ export interface AnchorComponents {
 }
 
 const EXPIRY_CHECK_MS = 30_000
+/** What could not be written is tried again after this. */
+const STORE_AGAIN_MS = 5_000
 const MOST_FLOWS_LISTED = 10_000
 
 export class AnchorService implements Mechanism {
@@ -80,6 +87,10 @@ export class AnchorService implements Mechanism {
   readonly #tunnel: TunnelHost<AnchorSetup, AnchorCommand, AnchorEvent, EngineStatus, AnchorAnswers>
   readonly #served = new Map<string, KnownHost>()
   #expiry: NodeJS.Timeout | undefined
+  /** Hosts whose own key is in memory alone. */
+  readonly #unwritten = new Set<string>()
+  #storing: NodeJS.Timeout | undefined
+  #ending = false
   #unprotect: (() => void) | undefined
 
   constructor(parts: AnchorComponents, init: AnchorInit) {
@@ -118,6 +129,8 @@ export class AnchorService implements Mechanism {
     this.#unprotect?.()
     clearInterval(this.#expiry)
     await this.#tunnel.stop()
+    this.#ending = true
+    this.#storeAgain()
     await this.cleanUp()
   }
 
@@ -136,6 +149,7 @@ export class AnchorService implements Mechanism {
       if (host !== undefined && sameHost(host, served)) continue
       this.#served.delete(name)
       this.#tunnel.removePeer(name)
+      this.#unwritten.delete(name)
     }
     for (const host of wanted.values()) {
       if (this.#served.has(host.name)) continue
@@ -221,24 +235,49 @@ export class AnchorService implements Mechanism {
   #handle(event: OwnEvent<AnchorEvent>): void {
     const { recorder, hosts } = this.#parts
     const { name, publicKey } = event
-    try {
-      switch (event.type) {
-        case 'key-offered':
-          hosts.offerKey(name, publicKey)
-          this.#tunnel.post({ type: 'accept-key', name, publicKey })
-          break
-        case 'key-confirmed': {
-          hosts.confirmKey(name, publicKey)
-          const host = hosts.list().find((each) => each.name === name)
-          if (host !== undefined) this.#served.set(name, host)
-          recorder.log('info', `${name} has joined`)
-          break
-        }
-        default:
-          event satisfies never
+    switch (event.type) {
+      case 'key-offered':
+        this.#store(name, () => hosts.offerKey(name, publicKey))
+        this.#tunnel.post({ type: 'accept-key', name, publicKey })
+        break
+      case 'key-confirmed': {
+        this.#store(name, () => hosts.confirmKey(name, publicKey))
+        const host = hosts.list().find((each) => each.name === name)
+        if (host !== undefined) this.#served.set(name, host)
+        recorder.log('info', `${name} has joined`)
+        break
       }
+      default:
+        event satisfies never
+    }
+  }
+
+  /** A full disk must not keep a host from its anchor. */
+  #store(name: string, change: () => void): void {
+    try {
+      change()
     } catch (error) {
-      recorder.log('error', `the key of ${name} cannot be stored: ${(error as Error).message}`)
+      if (!this.#unwritten.has(name))
+        this.#parts.recorder.log(
+          'error',
+          `the key of ${name} cannot be stored: ${(error as Error).message}; tried again, and forgotten if the anchor ends before`,
+        )
+      this.#unwritten.add(name)
+      this.#storing ??= setTimeout(() => this.#storeAgain(), STORE_AGAIN_MS)
+    }
+  }
+
+  #storeAgain(): void {
+    clearTimeout(this.#storing)
+    this.#storing = undefined
+    if (this.#unwritten.size === 0) return
+    try {
+      this.#parts.hosts.write()
+      for (const name of this.#unwritten) this.#parts.recorder.log('info', `the key of ${name} is stored`)
+      this.#unwritten.clear()
+    } catch {
+      // It was said already.
+      if (!this.#ending) this.#storing = setTimeout(() => this.#storeAgain(), STORE_AGAIN_MS)
     }
   }
 }

@@ -197,6 +197,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
         list: () => store.list().map(knownHost),
         offerKey: (name, key) => store.offerKey(name, encodeKey(key)),
         confirmKey: (name, key) => store.confirmKey(name, encodeKey(key)),
+        write: () => store.write(),
       },
       recorder,
       wall: () => services.clock.wall(),

@@ -26,6 +26,8 @@ export type HostRecord = z.output<typeof record>
 export class HostStore {
   readonly #file: string
   #hosts: HostRecord[] = []
+  /** A key that a host has by now is in memory alone. */
+  #unwritten = false
 
   constructor(path: string) {
     this.#file = path
@@ -68,14 +70,17 @@ export class HostStore {
     return host
   }
 
-  /** The host wants to be known by this key from now on; the old one stays good until `confirmKey`. */
+  /**
+   * The host wants to be known by this key from now on; the old one stays good until `confirmKey`. Both count in memory at
+   * once; they throw when they cannot be written, and `write` tries that again.
+   */
   offerKey(name: string, key: string): void {
-    this.#save(this.#hosts.map((host) => (host.name === name ? { ...host, next_public_key: key } : host)))
+    this.#keep(this.#hosts.map((host) => (host.name === name ? { ...host, next_public_key: key } : host)))
   }
 
   /** The host has joined: its own key takes the place of the invitation's, which is worth nothing from now on. */
   confirmKey(name: string, key: string): void {
-    this.#save(
+    this.#keep(
       this.#hosts.map((host) => {
         if (host.name !== name) return host
         const { expires: _, next_public_key: __, ...joined } = host
@@ -84,8 +89,20 @@ export class HostStore {
     )
   }
 
+  /** Writes what could not be written before. */
+  write(): void {
+    if (this.#unwritten) this.#save(this.#hosts)
+  }
+
+  #keep(hosts: HostRecord[]): void {
+    this.#hosts = hosts
+    this.#unwritten = true
+    this.#save(hosts)
+  }
+
   #save(hosts: HostRecord[]): void {
     writeSecret(this.#file, `${JSON.stringify({ version: 1, hosts }, null, 2)}\n`)
     this.#hosts = hosts
+    this.#unwritten = false
   }
 }

@@ -303,6 +303,6 @@ export interface TunnelCommands extends Machine {
   sendFrames(peer: number, body: Uint8Array, slot: number, now: number): boolean
   /** Host: be known to this peer by a fresh key. Keep `privateKey` safely first; events tell the rest. */
   replaceKey(peer: number, privateKey: Uint8Array, now: number): void
-  /** Anchor: `publicKey` of `key-offered` is on disk; acknowledge it and accept it beside the old one. */
+  /** Anchor: `publicKey` of `key-offered` is kept; acknowledge it and accept it beside the old one. */
   acceptKey(peer: number, publicKey: Uint8Array, now: number): void
 }

@@ -69,8 +69,8 @@ export class KeyReplacement {
 
   /**
    * Anchor: a host offers a fresh key in an authenticated session. Returns the acknowledgement when it is kept already. Else
-   * the owner is asked to store it: one key at a time, one a minute, a usable one, and for an invitation's key the first
-   * that was stored and no other, since whoever offered that one is who was invited.
+   * the owner is asked to keep it: one key at a time, one a minute, a usable one, and for an invitation's key the first
+   * that was taken and no other, since whoever offered that one is who was invited.
    */
   offered(peer: Peer, publicKey: Uint8Array, now: number): Frame | undefined {
     const { crypto } = this.#host
@@ -88,7 +88,7 @@ export class KeyReplacement {
     return undefined
   }
 
-  /** Anchor: the fresh key is on disk. */
+  /** Anchor: the owner keeps the fresh key. */
   accept(peer: Peer, publicKey: Uint8Array, now: number): void {
     const holder = this.#host.peerByKey(publicKey)
     if (holder !== undefined && holder !== peer)

@@ -1,6 +1,6 @@
 /** From `anchor init` to `join`: two state directories and the one line between them. */
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import { after, test } from 'node:test'
@@ -97,6 +97,30 @@ test('UP-19: the pool is never given twice; exhausted it is a refusal; an expire
   )
   assert.throws(() => invite(state, store, 'a', NOW), { kind: 'usage' })
   assert.deepEqual(new HostStore(state.file('hosts.json')).list(), store.list())
+})
+
+test('a key that cannot be written counts all the same, and is written when it can be; an invitation is refused', () => {
+  const { state, store } = anchor()
+  invite(state, store, 'laptop', NOW)
+  const key = encodeKey(new Uint8Array(32).fill(1))
+  const file = state.file('hosts.json')
+  const obstacle = `${file}.${process.pid}.new`
+  const before = readFileSync(file, 'utf8')
+  mkdirSync(obstacle)
+  assert.throws(() => store.offerKey('laptop', key))
+  assert.equal(store.list()[0]?.next_public_key, key)
+  assert.throws(() => store.confirmKey('laptop', key))
+  assert.throws(() => invite(state, store, 'phone', NOW))
+  assert.throws(() => store.write())
+  assert.equal(readFileSync(file, 'utf8'), before)
+  rmSync(obstacle, { recursive: true })
+  store.write()
+  const [host, ...others] = new HostStore(file).list()
+  assert.deepEqual([host?.public_key, host?.next_public_key, host?.expires], [key, undefined, undefined])
+  assert.deepEqual(others, [])
+  const written = statSync(file).ino
+  store.write()
+  assert.equal(statSync(file).ino, written, 'nothing to write, nothing written')
 })
 
 test('a stock WireGuard client gets a wg-quick file, and a stock server is taken from one', () => {
