@@ -1,0 +1,94 @@
+/** The anchor on the main thread, with an engine that only writes down what it is told. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { type AnchorHosts, AnchorService, type KnownHost } from '../../../src/anchoring/anchor-service.ts'
+import type { AnchorPlumbing } from '../../../src/anchoring/plumbing.ts'
+import type { AnchorEvent } from '../../../src/anchoring/protocol.ts'
+import { EngineWorker, type EngineWorkerEvents } from '../../../src/tunnel/worker.ts'
+
+const INVITATION = new Uint8Array(32).fill(1)
+const OWN = new Uint8Array(32).fill(2)
+
+test('a full disk keeps no host from its anchor: its key counts, that is said once, and it is written when it can be', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  const commands: unknown[] = []
+  const lines: string[] = []
+  let hear: (event: AnchorEvent) => void = () => {}
+  t.mock.method(EngineWorker, 'start', async (_: URL, __: unknown, { onEvent }: EngineWorkerEvents) => {
+    hear = onEvent
+    return { post: (command: unknown) => commands.push(command), stop: async () => {} }
+  })
+  let isFull = true
+  let tries = 0
+  let known: KnownHost = {
+    name: 'first',
+    kind: 'godwit',
+    publicKey: INVITATION,
+    presharedKey: new Uint8Array(32),
+    number: 2,
+    expires: 1_000,
+  }
+  const write = () => {
+    tries++
+    if (isFull) throw new Error('no space left')
+  }
+  const hosts: AnchorHosts = {
+    list: () => [known],
+    offerKey: (_, nextPublicKey) => {
+      known = { ...known, nextPublicKey }
+      write()
+    },
+    confirmKey: (_, publicKey) => {
+      const { nextPublicKey: __, expires: ___, ...joined } = known
+      known = { ...joined, publicKey }
+      write()
+    },
+    write,
+  }
+  const nothing = () => {}
+  const service = new AnchorService(
+    {
+      plumbing: { apply: nothing, restore: nothing, cleanUp: nothing } as unknown as AnchorPlumbing,
+      protect: () => nothing,
+      hosts,
+      recorder: {
+        log: (level, message) => lines.push(`${level} ${message}`),
+        handover: nothing,
+        decision: nothing,
+      },
+      wall: () => 0,
+    },
+    {
+      device: 'anchor0',
+      mtu: 1420,
+      privateKey: new Uint8Array(32),
+      listenPort: 51820,
+      pool4: { address: new Uint8Array(4), length: 8 },
+      pool6: { address: new Uint8Array(16), length: 64 },
+    },
+  )
+  await service.start()
+  commands.length = 0
+
+  hear({ type: 'key-offered', name: 'first', publicKey: OWN })
+  assert.deepEqual(commands, [{ type: 'accept-key', name: 'first', publicKey: OWN }])
+  hear({ type: 'key-confirmed', name: 'first', publicKey: OWN })
+  service.refresh()
+  assert.equal(commands.length, 1, 'it stays served')
+  assert.equal(tries, 2)
+  for (let n = 1; n <= 3; n++) {
+    t.mock.timers.tick(5_000)
+    assert.equal(tries, 2 + n, 'one try in five seconds')
+  }
+  assert.deepEqual(lines, [
+    'error the key of first cannot be stored: no space left; tried again, and forgotten if the anchor ends before',
+    'info first has joined',
+  ])
+
+  isFull = false
+  t.mock.timers.tick(5_000)
+  assert.deepEqual(lines.slice(2), ['info the key of first is stored'])
+  t.mock.timers.tick(60_000)
+  assert.equal(tries, 6, 'and then no more')
+  await service.stop()
+})
