@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { attacked, HostileBed } from '../../netns/translation/hostile-hosts.ts'
+import { attacked, followed, HostileBed } from '../../netns/translation/hostile-hosts.ts'
 
 const SECONDS = Number(process.env.GODWIT_HOSTILE_SECONDS ?? 600)
 /** Datagrams a second, about 250 bytes each. */
@@ -14,6 +14,7 @@ test('ten minutes under attack: memory is bounded, honest connections have their
   const bed = new HostileBed()
   try {
     const outcome = await attacked(bed, SECONDS, RATE)
+    await followed(bed)
     t.diagnostic(JSON.stringify(outcome))
     const { before, during, rss } = outcome
     const share = during.bytes / SECONDS / (before.bytes / Math.min(SECONDS, 10))
