@@ -5,7 +5,7 @@
 import { getPriority, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { ControlClient } from '../src/host/client.ts'
+import { ControlClient } from '../src/host/control/client.ts'
 import { usesPrograms } from '../src/linux/packages.ts'
 import { raisePriority } from '../src/linux/proc.ts'
 import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'

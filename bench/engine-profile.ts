@@ -8,7 +8,7 @@ import { KernelPoller } from '../src/linux/poller.ts'
 import { openTun } from '../src/linux/tun.ts'
 import { openUdp } from '../src/linux/udp.ts'
 import { Datapath } from '../src/tunnel/datapath/datapath.ts'
-import { Engine } from '../src/tunnel/engine.ts'
+import { Engine } from '../src/tunnel/engine/engine.ts'
 import { FixedMachine, OpenForwarder } from '../test/support/fixed-machine.ts'
 
 const [

@@ -4,8 +4,8 @@ import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { manualPage } from '../src/cli/manual.ts'
 import { buildProgram } from '../src/cli/program.ts'
-import { configurationReference } from '../src/host/reference.ts'
-import { jsonSchema } from '../src/host/schema.ts'
+import { configurationReference } from '../src/host/configuration/reference.ts'
+import { jsonSchema } from '../src/host/configuration/schema.ts'
 
 /** Every generated file with its text. */
 export function generatedFiles(): ReadonlyMap<string, string> {

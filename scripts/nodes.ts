@@ -7,7 +7,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { TESTED_NODES } from '../src/host/doctor.ts'
+import { TESTED_NODES } from '../src/host/daemon/doctor.ts'
 import { usesPrograms } from '../src/linux/packages.ts'
 import { type Captured, type CaptureOptions, capture } from './capture.ts'
 import { addOutcome, empty, failedOutcome, type Outcome, outcomesFromJson, skip, skipped } from './outcome.ts'

@@ -7,9 +7,9 @@ import { nodeRandom } from '../../src/crypto/node-crypto.ts'
 import { RealClock } from '../../src/linux/clock.ts'
 import { SockDiag } from '../../src/linux/sockdiag.ts'
 import { tcpStreams } from '../../src/linux/tcp-stream.ts'
+import { FlowTable } from '../../src/translation/kernel/sockets.ts'
 import { generateOwnKey, nodeIhmpCrypto } from '../../src/translation/keys.ts'
 import { IhmpMachine } from '../../src/translation/machine/machine.ts'
-import { FlowTable } from '../../src/translation/sockets.ts'
 import { bytesOf, type SocketRow, Tables } from '../../src/translation/tables.ts'
 
 const addresses = (process.argv[2] ?? '').split(',')

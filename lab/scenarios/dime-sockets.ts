@@ -4,7 +4,7 @@
  */
 import { NfSocket } from '../../src/linux/nf-socket.ts'
 import { usesPrograms } from '../../src/linux/packages.ts'
-import { StackTransKernel } from '../../src/translation/kernel.ts'
+import { StackTransKernel } from '../../src/translation/kernel/maps.ts'
 import { compile, flowId, type Ip, pairKey, Tables } from '../../src/translation/tables.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
 import { namespaceOf } from '../topology.ts'

@@ -17,9 +17,9 @@ import type {
   Recorder,
 } from '../core/mechanism.ts'
 import type { Guarded } from '../linux/guard.ts'
-import type { PathReport } from '../tunnel/events.ts'
-import { pathStatus } from '../tunnel/reports.ts'
-import { deviceIsForeign, type OwnEvent, type StartEngine, TunnelHost } from '../tunnel/tunnel-host.ts'
+import type { PathReport } from '../tunnel/engine/events.ts'
+import { pathStatus } from '../tunnel/engine/reports.ts'
+import { deviceIsForeign, type OwnEvent, type StartEngine, TunnelHost } from '../tunnel/engine/tunnel-host.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
 

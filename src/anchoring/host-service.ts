@@ -25,16 +25,16 @@ import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import type { FlowOwners } from '../linux/owners.ts'
-import type { EndpointCache } from '../tunnel/endpoints.ts'
-import { FIRST_MTU, MAX_OVERHEAD, narrowestMtu } from '../tunnel/inner-mtu.ts'
-import { isUsable, pathStatus } from '../tunnel/reports.ts'
+import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import { FIRST_MTU, MAX_OVERHEAD, narrowestMtu } from '../tunnel/engine/inner-mtu.ts'
+import { isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
   deviceIsForeign,
   type OwnEvent,
   type StartEngine,
   type TimestampStore,
   TunnelHost,
-} from '../tunnel/tunnel-host.ts'
+} from '../tunnel/engine/tunnel-host.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
 import type { HostPlumbing } from './plumbing.ts'
 import type {

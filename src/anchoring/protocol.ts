@@ -1,6 +1,6 @@
 /**
  * What the daemon's main thread and the engines of anchoring say to each other beside what all engines do
- * (tunnel/events.ts): a mobile host's engine and an anchor's have protocols of their own.
+ * (tunnel/engine/events.ts): a mobile host's engine and an anchor's have protocols of their own.
  */
 import type { Health } from '../access/policy.ts'
 import type { Prefix } from '../core/address.ts'
@@ -15,7 +15,7 @@ import type {
   RemovePeer,
   SocketSetup,
   StatusEvent,
-} from '../tunnel/events.ts'
+} from '../tunnel/engine/events.ts'
 import type { FlowTuple } from './tables/flow-key.ts'
 
 /** A remote end. `name` identifies it in both directions. */

@@ -1,5 +1,5 @@
-/** What the engines of a mobile host and of an anchor rehearse with (tunnel/rehearsal.ts): a forwarder with one peer. */
-import type { Rehearsal } from '../tunnel/rehearsal.ts'
+/** What the engines of a mobile host and of an anchor rehearse with (tunnel/engine/rehearsal.ts): a forwarder with one peer. */
+import type { Rehearsal } from '../tunnel/engine/rehearsal.ts'
 import { AnchorForwarder } from './forwarders/anchor.ts'
 import { HostForwarder } from './forwarders/host.ts'
 import { Groups } from './tables/groups.ts'

@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
-import type { EndpointCache } from '../tunnel/endpoints.ts'
+import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
 import { writeAtomic } from './files.ts'
 
 const format = z.record(z.string(), z.array(z.string()))

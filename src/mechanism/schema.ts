@@ -1,6 +1,6 @@
 /**
  * What the sections of a configuration are made of. Each mechanism has its sections in its own folder (`config.ts`), those
- * that all share are in host/schema.ts.
+ * that all share are in host/configuration/schema.ts.
  */
 import * as z from 'zod'
 import { parsePrefix } from '../core/address.ts'

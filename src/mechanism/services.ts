@@ -16,7 +16,7 @@ import type { FlowOwners } from '../linux/owners.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import type { SocketTable } from '../linux/sockdiag.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
-import type { EndpointCache } from '../tunnel/endpoints.ts'
+import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
 
 export interface Services {
   /** Numbers and names of this instance in the kernel. */

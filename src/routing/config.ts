@@ -14,7 +14,7 @@ import {
   text,
   unique,
 } from '../mechanism/schema.ts'
-import { MODES, type Mode } from '../tunnel/schedulers.ts'
+import { MODES, type Mode } from '../tunnel/scheduling/schedulers.ts'
 
 const schedulerName = z.enum(MODES as readonly [Mode, ...Mode[]])
 

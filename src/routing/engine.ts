@@ -2,11 +2,12 @@
  * The engine of a router, mobile or at home: a socket per access (mobile) or one that listens (home), a path over each
  * access to each peer that has an address, and the forwarder that spreads classes over them.
  */
-import type { TunnelEvent } from '../tunnel/machine/api.ts'
-import { MobileEnd } from '../tunnel/mobile-end.ts'
-import { done, type Outcome } from '../tunnel/outcome.ts'
-import { type EngineParts, TunnelEngine, tunDevice } from '../tunnel/tunnel-engine.ts'
-import type { EngineHost } from '../tunnel/worker.ts'
+
+import { MobileEnd } from '../tunnel/engine/mobile-end.ts'
+import { done, type Outcome } from '../tunnel/engine/outcome.ts'
+import { type EngineParts, TunnelEngine, tunDevice } from '../tunnel/engine/tunnel-engine.ts'
+import type { EngineHost } from '../tunnel/engine/worker.ts'
+import type { TunnelEvent } from '../tunnel/protocol/api.ts'
 import { RoutingForwarder } from './forwarder.ts'
 import { RouterMachine } from './machine.ts'
 import type {

@@ -17,8 +17,8 @@ import {
 } from '../core/ip.ts'
 import type { Criterion, Selector } from '../core/selector.ts'
 import { TCP as TCP_AT, TcpFlag, tcpFlags, tcpHeaderLength } from '../core/tcp.ts'
-import { Lanes } from '../tunnel/lanes.ts'
-import { Kind, PacketScheduler } from '../tunnel/packet-scheduler.ts'
+import { Lanes } from '../tunnel/scheduling/lanes.ts'
+import { Kind, PacketScheduler } from '../tunnel/scheduling/packet-scheduler.ts'
 import { type Forwarder, Spread, Verdict } from '../tunnel/seam.ts'
 import type { ClassSetup } from './protocol.ts'
 

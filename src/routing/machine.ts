@@ -3,9 +3,10 @@
  * how the paths are to be used. Pure: the tunnel and the tables are given, time is an argument, what happened comes out of
  * `poll`.
  */
-import { encodeFrames } from '../tunnel/control.ts'
-import type { PathView, TunnelCommands, TunnelEvent } from '../tunnel/machine/api.ts'
-import { type ClockBase, PathRate } from '../tunnel/rates.ts'
+
+import type { PathView, TunnelCommands, TunnelEvent } from '../tunnel/protocol/api.ts'
+import { encodeFrames } from '../tunnel/protocol/control.ts'
+import { type ClockBase, PathRate } from '../tunnel/scheduling/rates.ts'
 import {
   type Mode,
   NO_PLAN_MEMORY,
@@ -13,7 +14,7 @@ import {
   type Plan,
   type PlanMemory,
   planPaths,
-} from '../tunnel/schedulers.ts'
+} from '../tunnel/scheduling/schedulers.ts'
 import type { RoutingForwarder } from './forwarder.ts'
 import type { AccessUse, ClassReport, ClassSetup, RouterEvent } from './protocol.ts'
 import { decodeAck, decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from './wire.ts'

@@ -1,5 +1,5 @@
 /**
- * What the daemon's main thread and a router's engine say to each other beside what all engines do (tunnel/events.ts).
+ * What the daemon's main thread and a router's engine say to each other beside what all engines do (tunnel/engine/events.ts).
  */
 import type { Prefix } from '../core/address.ts'
 import type { Selector } from '../core/selector.ts'
@@ -13,8 +13,8 @@ import type {
   PathReport,
   SocketSetup,
   StatusEvent,
-} from '../tunnel/events.ts'
-import type { Mode } from '../tunnel/schedulers.ts'
+} from '../tunnel/engine/events.ts'
+import type { Mode } from '../tunnel/scheduling/schedulers.ts'
 
 export interface RouterSetup extends EngineSetup {
   /** A gateway at home listens here; a mobile router has none. */

@@ -1,5 +1,5 @@
-/** What a router's engine rehearses with (tunnel/rehearsal.ts): a forwarder with one class, and one peer with one path. */
-import type { Rehearsal } from '../tunnel/rehearsal.ts'
+/** What a router's engine rehearses with (tunnel/engine/rehearsal.ts): a forwarder with one class, and one peer with one path. */
+import type { Rehearsal } from '../tunnel/engine/rehearsal.ts'
 import { RoutingForwarder } from './forwarder.ts'
 
 const ADDRESS4 = Uint8Array.of(10, 0, 0, 1)

@@ -24,17 +24,17 @@ import { matchesPattern } from '../core/pattern.ts'
 import type { FlowFacts, Selector } from '../core/selector.ts'
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
-import type { EndpointCache } from '../tunnel/endpoints.ts'
-import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/inner-mtu.ts'
-import { finite, isUsable, pathStatus } from '../tunnel/reports.ts'
-import { MODES } from '../tunnel/schedulers.ts'
+import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/engine/inner-mtu.ts'
+import { finite, isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
   deviceIsForeign,
   type OwnEvent,
   type StartEngine,
   type TimestampStore,
   TunnelHost,
-} from '../tunnel/tunnel-host.ts'
+} from '../tunnel/engine/tunnel-host.ts'
+import { MODES } from '../tunnel/scheduling/schedulers.ts'
 import type { RouterPlumbing } from './plumbing.ts'
 import type {
   AccessSetup,

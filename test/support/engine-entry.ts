@@ -5,8 +5,8 @@ import { inNamespace } from '../../src/linux/netns.ts'
 import { openTun } from '../../src/linux/tun.ts'
 import { openUdp } from '../../src/linux/udp.ts'
 import { Datapath } from '../../src/tunnel/datapath/datapath.ts'
-import { Engine } from '../../src/tunnel/engine.ts'
-import { serveEngine } from '../../src/tunnel/worker.ts'
+import { Engine } from '../../src/tunnel/engine/engine.ts'
+import { serveEngine } from '../../src/tunnel/engine/worker.ts'
 import { FixedMachine, OpenForwarder } from './fixed-machine.ts'
 
 export interface EngineEntryData {

@@ -11,8 +11,8 @@ import { pathToFileURL } from 'node:url'
 import { decodeInvitation } from '../../src/anchoring/invitation.ts'
 import { decodeKey, generatePrivateKey } from '../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../src/crypto/node-crypto.ts'
-import { controlCodec, encodeFrames, type Frame } from '../../src/tunnel/control.ts'
-import { addMacs } from '../../src/tunnel/machine/cookies.ts'
+import { controlCodec, encodeFrames, type Frame } from '../../src/tunnel/protocol/control.ts'
+import { addMacs } from '../../src/tunnel/protocol/cookies.ts'
 import {
   createInitiation,
   type HandshakeState,
@@ -22,9 +22,9 @@ import {
   type RemoteKey,
   remoteKey,
   type TransportKeys,
-} from '../../src/tunnel/machine/noise.ts'
-import { TimestampSource } from '../../src/tunnel/machine/timestamp.ts'
-import { MessageType, RESPONSE, readIndex } from '../../src/tunnel/wire.ts'
+} from '../../src/tunnel/protocol/noise.ts'
+import { TimestampSource } from '../../src/tunnel/protocol/timestamp.ts'
+import { MessageType, RESPONSE, readIndex } from '../../src/tunnel/protocol/wire.ts'
 
 export interface HostileReport {
   readonly datagrams: number

@@ -10,7 +10,8 @@ import { RealClock, realRandom } from '../../src/linux/clock.ts'
 import { openTun } from '../../src/linux/tun.ts'
 import { openUdp } from '../../src/linux/udp.ts'
 import { Datapath } from '../../src/tunnel/datapath/datapath.ts'
-import { Engine } from '../../src/tunnel/engine.ts'
+import { Engine } from '../../src/tunnel/engine/engine.ts'
+import { EngineWorker, serveEngine } from '../../src/tunnel/engine/worker.ts'
 import {
   type PathConfig,
   type PeerConfig,
@@ -18,9 +19,8 @@ import {
   type TunnelEvent,
   TunnelMachine,
   usable,
-} from '../../src/tunnel/machine/index.ts'
+} from '../../src/tunnel/protocol/machine.ts'
 import { type Forwarder, Verdict } from '../../src/tunnel/seam.ts'
-import { EngineWorker, serveEngine } from '../../src/tunnel/worker.ts'
 
 export interface NodeSetup {
   readonly device: string

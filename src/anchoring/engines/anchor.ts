@@ -1,15 +1,15 @@
 /** The engine of an anchor: one dual-stack socket, every host a peer, the mirrored PAFT. */
 
-import type { TunnelEvent } from '../../tunnel/machine/api.ts'
-import { answer, attempt, done, type Outcome } from '../../tunnel/outcome.ts'
+import { answer, attempt, done, type Outcome } from '../../tunnel/engine/outcome.ts'
 import {
   allocate,
   type EngineParts,
   secretBytes,
   TunnelEngine,
   tunDevice,
-} from '../../tunnel/tunnel-engine.ts'
-import type { EngineHost } from '../../tunnel/worker.ts'
+} from '../../tunnel/engine/tunnel-engine.ts'
+import type { EngineHost } from '../../tunnel/engine/worker.ts'
+import type { TunnelEvent } from '../../tunnel/protocol/api.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'
 import type {

@@ -1,16 +1,16 @@
 /** The engine of a mobile host: sockets per access, paths to every anchor, the PAFT. */
 
-import { CloseReason, type TunnelEvent } from '../../tunnel/machine/api.ts'
-import { MobileEnd } from '../../tunnel/mobile-end.ts'
-import { answer, done, failed, type Outcome } from '../../tunnel/outcome.ts'
+import { MobileEnd } from '../../tunnel/engine/mobile-end.ts'
+import { answer, done, failed, type Outcome } from '../../tunnel/engine/outcome.ts'
 import {
   allocate,
   type EngineParts,
   secretBytes,
   TunnelEngine,
   tunDevice,
-} from '../../tunnel/tunnel-engine.ts'
-import type { EngineHost } from '../../tunnel/worker.ts'
+} from '../../tunnel/engine/tunnel-engine.ts'
+import type { EngineHost } from '../../tunnel/engine/worker.ts'
+import { CloseReason, type TunnelEvent } from '../../tunnel/protocol/api.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'
 import type {

@@ -5,8 +5,8 @@
  * association is an answer, not an allocation, and holds over restarts of either end.
  */
 import { formatAddress } from '../../core/address.ts'
-import type { PathState, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
-import { usable } from '../../tunnel/machine/api.ts'
+import type { PathState, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/protocol/api.ts'
+import { usable } from '../../tunnel/protocol/api.ts'
 import type { AnchorForwarder } from '../forwarders/anchor.ts'
 import type { AnchorEvent, PeerReport, RemoteHost } from '../protocol.ts'
 import type { AnchorRequests, Tally } from '../signalling/api.ts'

@@ -1,6 +1,6 @@
 /** What a mobile host's machine keeps of its anchors and of the paths to them. */
 import type { Health } from '../../access/policy.ts'
-import type { PathView } from '../../tunnel/machine/api.ts'
+import type { PathView } from '../../tunnel/protocol/api.ts'
 import type { RemoteAnchor } from '../protocol.ts'
 
 type Association =

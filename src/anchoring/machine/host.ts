@@ -8,7 +8,7 @@
 
 import { formatAddress } from '../../core/address.ts'
 import type { Subject } from '../../core/subject.ts'
-import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/machine/api.ts'
+import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/protocol/api.ts'
 import type { HostForwarder } from '../forwarders/host.ts'
 import type {
   AccessSetup,

@@ -6,7 +6,7 @@
  * Peers are called by their index in the tunnel machine, tunnels by the datapath's slot and by un_tid, the number that both
  * ends use. Times are the machine's milliseconds.
  */
-import type { PathConfig } from '../../tunnel/machine/api.ts'
+import type { PathConfig } from '../../tunnel/protocol/api.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
 
 /** Datagrams with data so far, over all tunnels and sessions between the two ends; both may wrap at 2^32. */

@@ -1,6 +1,7 @@
 /** Signalling of an anchor as mechanism frames: reads what hosts ask, has it carried out, answers. */
-import { encodeFrames } from '../../tunnel/control.ts'
-import type { TunnelCommands } from '../../tunnel/machine/api.ts'
+
+import type { TunnelCommands } from '../../tunnel/protocol/api.ts'
+import { encodeFrames } from '../../tunnel/protocol/control.ts'
 import { decode, encode, FrameType, type Signal, Status } from '../wire.ts'
 import type { AnchorRequests } from './api.ts'
 

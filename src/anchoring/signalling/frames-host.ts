@@ -1,7 +1,7 @@
 /** Signalling of a mobile host as mechanism frames of the tunnel: sent inside it, so authenticated and encrypted. */
 import { TimerTable } from '../../core/timers.ts'
-import { encodeFrames } from '../../tunnel/control.ts'
-import type { PathConfig, TunnelCommands } from '../../tunnel/machine/api.ts'
+import type { PathConfig, TunnelCommands } from '../../tunnel/protocol/api.ts'
+import { encodeFrames } from '../../tunnel/protocol/control.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
 import { decode, encode, FrameType, MOST_FLOWS, type Signal, Status, statusText } from '../wire.ts'
 import type { Signalling, SignallingEvents } from './api.ts'

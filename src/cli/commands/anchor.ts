@@ -1,6 +1,6 @@
 /** `anchor init`, `invite`, `hosts`, `remove`. A running anchor is asked; a stopped one's store is written. */
 
-import { ControlClient } from '../../host/client.ts'
+import { ControlClient } from '../../host/control/client.ts'
 import {
   type HostRecord,
   HostStore,
@@ -8,8 +8,8 @@ import {
   loadAnchorConfig,
   invite as makeInvitation,
   poolAddresses,
-} from '../../host/setup.ts'
-import { State } from '../../host/state.ts'
+} from '../../host/provisioning/anchoring.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, table } from '../output.ts'
 

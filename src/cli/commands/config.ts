@@ -1,9 +1,9 @@
 /** `config check` and `config schema`. */
 import { resolve } from 'node:path'
-import { loadConfig } from '../../host/config.ts'
-import { claimantOf } from '../../host/plan.ts'
-import { jsonSchema } from '../../host/schema.ts'
-import { State } from '../../host/state.ts'
+import { loadConfig } from '../../host/configuration/config.ts'
+import { claimantOf } from '../../host/configuration/plan.ts'
+import { jsonSchema } from '../../host/configuration/schema.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines } from '../output.ts'
 

@@ -1,6 +1,6 @@
 /** `up`, `anchor up`, `down`. */
-import { cleanUp, serve } from '../../host/serve.ts'
-import { State } from '../../host/state.ts'
+import { cleanUp, serve } from '../../host/daemon/serve.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines } from '../output.ts'
 

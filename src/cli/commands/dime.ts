@@ -1,9 +1,9 @@
 /** `dime …`: address translation between hosts that both run godwit. */
 import { readFileSync } from 'node:fs'
-import { ControlClient } from '../../host/client.ts'
-import { bindKey, type HostView, ownKeys, type SocketView } from '../../host/dime.ts'
-import { cleanUp, serve, serveNat } from '../../host/serve.ts'
-import { State } from '../../host/state.ts'
+import { ControlClient } from '../../host/control/client.ts'
+import { cleanUp, serve, serveNat } from '../../host/daemon/serve.ts'
+import { bindKey, type HostView, ownKeys, type SocketView } from '../../host/provisioning/translation.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, showMs, table } from '../output.ts'
 

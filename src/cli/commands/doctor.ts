@@ -1,5 +1,5 @@
 /** `doctor`. */
-import { examine } from '../../host/doctor.ts'
+import { examine } from '../../host/daemon/doctor.ts'
 import type { CommonOptions } from '../definition.ts'
 import { EXIT } from '../errors.ts'
 import { printJson, printLines, table } from '../output.ts'

@@ -1,8 +1,8 @@
 /** `join`. */
 import { createInterface } from 'node:readline'
 import { usageError } from '../../core/errors.ts'
-import { join as joinAnchor, joinWireguard } from '../../host/setup.ts'
-import { State } from '../../host/state.ts'
+import { join as joinAnchor, joinWireguard } from '../../host/provisioning/anchoring.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines } from '../output.ts'
 

@@ -7,9 +7,9 @@ import {
   type PeerStatus,
   takesPackets,
 } from '../../core/mechanism.ts'
-import { ControlClient } from '../../host/client.ts'
-import type { Status, Why } from '../../host/daemon.ts'
-import { State } from '../../host/state.ts'
+import { ControlClient } from '../../host/control/client.ts'
+import type { Status, Why } from '../../host/daemon/daemon.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import {
   printJson,

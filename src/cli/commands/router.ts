@@ -1,8 +1,8 @@
 /** `router …`: a gateway of a site, mobile or at home. */
-import { ControlClient } from '../../host/client.ts'
-import { addSite, initRouter, routerCard } from '../../host/router-setup.ts'
-import { cleanUp, serve } from '../../host/serve.ts'
-import { State } from '../../host/state.ts'
+import { ControlClient } from '../../host/control/client.ts'
+import { cleanUp, serve } from '../../host/daemon/serve.ts'
+import { addSite, initRouter, routerCard } from '../../host/provisioning/routing.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, table } from '../output.ts'
 

@@ -6,8 +6,8 @@
 import { spawn } from 'node:child_process'
 import { constants } from 'node:os'
 import { GodwitError } from '../../core/errors.ts'
-import { ControlClient } from '../../host/client.ts'
-import { State } from '../../host/state.ts'
+import { ControlClient } from '../../host/control/client.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 
 interface RunOptions extends CommonOptions {

@@ -9,8 +9,15 @@ import type { Arena } from '../../linux/arena.ts'
 import { NAME_SIZE, writeAddress16, writeName } from '../../linux/sockaddr.ts'
 import type { Tun } from '../../linux/tun.ts'
 import { ReceiveBatch, type UdpSocket } from '../../linux/udp.ts'
-import { Parking } from '../parking.ts'
-import { ResendRing } from '../ring.ts'
+import {
+  COUNTER,
+  FLAG_CONTROL,
+  HEADER,
+  INNER_HEADER,
+  outerOverhead,
+  RECEIVER,
+  TAG,
+} from '../protocol/wire.ts'
 import type {
   Endpoint,
   Forwarder,
@@ -23,6 +30,13 @@ import type {
   Transmit,
   TransportForm,
 } from '../seam.ts'
+import { Inbound } from './inbound.ts'
+import { Merger } from './merge.ts'
+import { Outbound } from './outbound.ts'
+import { Parking } from './parking.ts'
+import { Reorder } from './reorder.ts'
+import { ResendRing } from './ring.ts'
+import { Sender } from './sender.ts'
 import {
   EPOCH,
   EPOCHS,
@@ -32,13 +46,7 @@ import {
   RECEIVED_DATA,
   SENT_DATA,
   SessionTable,
-} from '../tables.ts'
-import { COUNTER, FLAG_CONTROL, HEADER, INNER_HEADER, outerOverhead, RECEIVER, TAG } from '../wire.ts'
-import { Inbound } from './inbound.ts'
-import { Merger } from './merge.ts'
-import { Outbound } from './outbound.ts'
-import { Reorder } from './reorder.ts'
-import { Sender } from './sender.ts'
+} from './tables.ts'
 
 /** Messages of one recvmmsg: enough for bursts of small datagrams, few enough that the buffers stay in the L2 cache. */
 const RECEIVE_MESSAGES = 4

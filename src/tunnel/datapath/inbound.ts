@@ -10,8 +10,6 @@ import type { Aead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { readAddress16, readName } from '../../linux/sockaddr.ts'
 import type { ReceiveBatch, UdpSocket } from '../../linux/udp.ts'
-import type { Endpoint, Forwarder, SlowPath } from '../seam.ts'
-import { type PathTable, type PeerTable, RECEIVED_ANY, RECEIVED_DATA, type SessionTable } from '../tables.ts'
 import {
   COUNTER,
   FLAG_CONTROL,
@@ -23,10 +21,12 @@ import {
   outerOverhead,
   RECEIVER,
   TAG,
-} from '../wire.ts'
+} from '../protocol/wire.ts'
+import type { Endpoint, Forwarder, SlowPath } from '../seam.ts'
 import type { Merger } from './merge.ts'
 import type { Reorder } from './reorder.ts'
 import { AES_OPEN, CHACHA_OPEN, type Sender } from './sender.ts'
+import { type PathTable, type PeerTable, RECEIVED_ANY, RECEIVED_DATA, type SessionTable } from './tables.ts'
 
 const { transport: TRANSPORT, multipath: MULTIPATH } = MessageType
 const UNKNOWN = -1

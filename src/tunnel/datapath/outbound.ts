@@ -23,12 +23,12 @@ import {
   VNET_HEADER,
   VNET_NEEDS_CSUM,
 } from '../../linux/tun.ts'
-import type { Parking } from '../parking.ts'
+import { FLAG_ORDERED, FLAG_PARTIAL, INNER_HEADER } from '../protocol/wire.ts'
 import { type Forwarder, type SlowPath, Spread, Verdict } from '../seam.ts'
-import type { PathTable, PeerTable } from '../tables.ts'
-import { FLAG_ORDERED, FLAG_PARTIAL, INNER_HEADER } from '../wire.ts'
 import { writeFragments } from './fragment.ts'
+import type { Parking } from './parking.ts'
 import type { Sender } from './sender.ts'
+import type { PathTable, PeerTable } from './tables.ts'
 
 const { TCP, UDP } = Protocol
 const { FIN, SYN, RST, PSH, ACK, URG, CWR } = TcpFlag

@@ -2,7 +2,7 @@
  * Sealed batches that wait in the resend ring until their path has room for them (`Spread.departAt`). One line for each
  * path, linked through the numbers of the ring's batches; nothing is copied. Empty, it costs a comparison per batch.
  */
-import { BATCHES, type ResendRing } from '../ring.ts'
+import { BATCHES, type ResendRing } from './ring.ts'
 
 /** What leaves within a millisecond leaves now: that is as fine as poll(2) waits. */
 const FINE_MS = 1

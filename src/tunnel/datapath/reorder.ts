@@ -12,8 +12,8 @@
  * Packets without the flag pass at once and are only noted, so that their counters are no gaps.
  */
 import type { Arena } from '../../linux/arena.ts'
-import type { PathTable } from '../tables.ts'
 import type { Merger } from './merge.ts'
+import type { PathTable } from './tables.ts'
 
 /** Counters looked ahead; a power of two. */
 const WINDOW = 1 << 13

@@ -10,10 +10,10 @@ import type { Aead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { NAME_SIZE } from '../../linux/sockaddr.ts'
 import { SEND_BYTES, SEND_SEGMENTS, type UdpSocket } from '../../linux/udp.ts'
-import type { ResendRing } from '../ring.ts'
-import { type PathTable, type PeerTable, SENT_DATA, type SessionTable } from '../tables.ts'
-import { COUNTER, HEADER, INNER_HEADER, MessageType, RECEIVER, TAG } from '../wire.ts'
+import { COUNTER, HEADER, INNER_HEADER, MessageType, RECEIVER, TAG } from '../protocol/wire.ts'
 import { Pacer } from './pacer.ts'
+import type { ResendRing } from './ring.ts'
+import { type PathTable, type PeerTable, SENT_DATA, type SessionTable } from './tables.ts'
 
 const { transport: TRANSPORT, multipath: MULTIPATH } = MessageType
 /** Packets that may leave within so many milliseconds of one another make one batch. */

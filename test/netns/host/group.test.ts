@@ -20,9 +20,9 @@ test('members of the group reach the control socket, others do not, and the key 
   )
   const module = (name: string) => JSON.stringify(new URL(`../../../src/${name}`, import.meta.url).href)
   const program = `
-    const { State } = await import(${module('host/state.js')})
+    const { State } = await import(${module('host/stores/state.js')})
     const { writeSecret } = await import(${module('mechanism/files.js')})
-    const { ControlServer } = await import(${module('host/control.js')})
+    const { ControlServer } = await import(${module('host/control/control.js')})
     const { spawnSync } = await import('node:child_process')
     const state = new State({ state: ${JSON.stringify(join(folder, 'state'))} })
     state.lock()

@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
-import type { Status } from '../../../src/host/daemon.ts'
+import type { Status } from '../../../src/host/daemon/daemon.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { findProgram, usesPrograms } from '../../../src/linux/packages.ts'
 

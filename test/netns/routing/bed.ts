@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
-import type { Status } from '../../../src/host/daemon.ts'
+import type { Status } from '../../../src/host/daemon/daemon.ts'
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 export const DEVICE = 'gwrt0'

@@ -14,7 +14,7 @@ import { parseAddress } from '../../../src/core/address.ts'
 import { generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import type { PathConfig, PeerConfig } from '../../../src/tunnel/machine/index.ts'
+import type { PathConfig, PeerConfig } from '../../../src/tunnel/protocol/machine.ts'
 import type { NodeCommand, NodeEvent, NodePeer, NodeReport, NodeSetup } from '../../support/tunnel-node.ts'
 import type { TrafficResult } from '../../support/udp-traffic.ts'
 

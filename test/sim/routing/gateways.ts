@@ -4,7 +4,7 @@ import { type Prefix, parsePrefix } from '../../../src/core/address.ts'
 import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import { RouterMachine } from '../../../src/routing/machine.ts'
 import type { RouterEvent } from '../../../src/routing/protocol.ts'
-import type { TunnelEvent } from '../../../src/tunnel/machine/index.ts'
+import type { TunnelEvent } from '../../../src/tunnel/protocol/machine.ts'
 import { endpoint, type Link, Node, type World } from '../tunnel/harness.ts'
 
 /** As the router's own: milliseconds between measurements of a path in use. */

@@ -11,7 +11,7 @@ import {
   type PeerConfig,
   type TunnelEvent,
   TunnelMachine,
-} from '../../../src/tunnel/machine/index.ts'
+} from '../../../src/tunnel/protocol/machine.ts'
 import type { Endpoint, MachineSeam, SessionKeys, TransportForm } from '../../../src/tunnel/seam.ts'
 
 export interface Sealed {

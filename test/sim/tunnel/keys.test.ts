@@ -1,7 +1,7 @@
 /** KEY_REPLACE under attack: what an anchor asks its owner to store, how often, and from whom (docs/wire/tunnel.md). */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { encodeFrames } from '../../../src/tunnel/control.ts'
+import { encodeFrames } from '../../../src/tunnel/protocol/control.ts'
 import { endpoint, Pair } from './harness.ts'
 
 const ANCHOR = endpoint(100)

@@ -1,5 +1,5 @@
 /** The double below the simulated machines keeps what the seam promises, as the datapath does. */
-import type { TunnelMachine } from '../../../src/tunnel/machine/index.ts'
+import type { TunnelMachine } from '../../../src/tunnel/protocol/machine.ts'
 import type { Endpoint } from '../../../src/tunnel/seam.ts'
 import { type SeamBed, type SeamEnd, seamCompliance } from '../../suites/seam.ts'
 import { FixedMachine } from '../../support/fixed-machine.ts'

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { equal } from '../../../src/core/bytes.ts'
-import { controlCodec, encodeFrames, type Frame } from '../../../src/tunnel/control.ts'
+import { controlCodec, encodeFrames, type Frame } from '../../../src/tunnel/protocol/control.ts'
 import type { Endpoint } from '../../../src/tunnel/seam.ts'
 import { type Datagram, endpoint, Link, Pair, type Way } from './harness.ts'
 

@@ -1,8 +1,8 @@
 /** The WireGuard protocol's own rules, between two machines that speak nothing else (paper: §5, §6). */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { PeerConfig } from '../../../src/tunnel/machine/index.ts'
-import { INITIATION, MessageType, RESPONSE } from '../../../src/tunnel/wire.ts'
+import type { PeerConfig } from '../../../src/tunnel/protocol/machine.ts'
+import { INITIATION, MessageType, RESPONSE } from '../../../src/tunnel/protocol/wire.ts'
 import { endpoint, Link, Node, World } from './harness.ts'
 
 class Stock {

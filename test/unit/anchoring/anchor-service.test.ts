@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { type AnchorHosts, AnchorService, type KnownHost } from '../../../src/anchoring/anchor-service.ts'
 import type { AnchorPlumbing } from '../../../src/anchoring/plumbing.ts'
 import type { AnchorEvent } from '../../../src/anchoring/protocol.ts'
-import { EngineWorker, type EngineWorkerEvents } from '../../../src/tunnel/worker.ts'
+import { EngineWorker, type EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
 
 const INVITATION = new Uint8Array(32).fill(1)
 const OWN = new Uint8Array(32).fill(2)

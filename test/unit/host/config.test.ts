@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import fc from 'fast-check'
 import { GodwitError } from '../../../src/core/errors.ts'
-import { loadConfig, parseConfig } from '../../../src/host/config.ts'
+import { loadConfig, parseConfig } from '../../../src/host/configuration/config.ts'
 
 const KEY = 'xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg='
 const folder = mkdtempSync(join(tmpdir(), 'godwit-config-'))

@@ -16,11 +16,11 @@ import {
 } from '../../../src/core/mechanism.ts'
 import { formatSelector, type Selector } from '../../../src/core/selector.ts'
 import { EVERYTHING, type Subject, subjectOf } from '../../../src/core/subject.ts'
-import { ControlClient } from '../../../src/host/client.ts'
-import { Daemon, type Status, type Why } from '../../../src/host/daemon.ts'
-import { Log } from '../../../src/host/log.ts'
-import { HostRecorder } from '../../../src/host/recorder.ts'
-import { State } from '../../../src/host/state.ts'
+import { ControlClient } from '../../../src/host/control/client.ts'
+import { Daemon, type Status, type Why } from '../../../src/host/daemon/daemon.ts'
+import { Log } from '../../../src/host/daemon/log.ts'
+import { HostRecorder } from '../../../src/host/stores/recorder.ts'
+import { State } from '../../../src/host/stores/state.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-control-'))
 after(() => rmSync(folder, { recursive: true }))

@@ -5,12 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import type { FlowFacts } from '../../../src/core/selector.ts'
-import { ControlClient } from '../../../src/host/client.ts'
-import { loadConfig, parseConfig } from '../../../src/host/config.ts'
-import type { Status } from '../../../src/host/daemon.ts'
-import { examine } from '../../../src/host/doctor.ts'
-import { Log } from '../../../src/host/log.ts'
-import { MECHANISMS } from '../../../src/host/mechanisms.ts'
+import { loadConfig, parseConfig } from '../../../src/host/configuration/config.ts'
 import {
   claimantOf,
   descriptorOf,
@@ -18,13 +13,18 @@ import {
   type MechanismList,
   mechanismsFor,
   mechanismsToClean,
-} from '../../../src/host/plan.ts'
-import { HostRecorder } from '../../../src/host/recorder.ts'
-import { configurationReference } from '../../../src/host/reference.ts'
-import { jsonSchema } from '../../../src/host/schema.ts'
-import { composeDaemon } from '../../../src/host/serve.ts'
-import { DaemonServices } from '../../../src/host/services.ts'
-import { State } from '../../../src/host/state.ts'
+} from '../../../src/host/configuration/plan.ts'
+import { configurationReference } from '../../../src/host/configuration/reference.ts'
+import { jsonSchema } from '../../../src/host/configuration/schema.ts'
+import { ControlClient } from '../../../src/host/control/client.ts'
+import type { Status } from '../../../src/host/daemon/daemon.ts'
+import { examine } from '../../../src/host/daemon/doctor.ts'
+import { Log } from '../../../src/host/daemon/log.ts'
+import { composeDaemon } from '../../../src/host/daemon/serve.ts'
+import { DaemonServices } from '../../../src/host/daemon/services.ts'
+import { MECHANISMS } from '../../../src/host/mechanisms.ts'
+import { HostRecorder } from '../../../src/host/stores/recorder.ts'
+import { State } from '../../../src/host/stores/state.ts'
 import { toyCalls, toyDescriptor } from '../../support/toy-mechanism.ts'
 
 /** The sixth mechanism by its one line. */

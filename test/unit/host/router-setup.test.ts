@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { GodwitError } from '../../../src/core/errors.ts'
-import { addSite, initRouter, routerCard } from '../../../src/host/router-setup.ts'
-import { loadRouterConfig } from '../../../src/host/setup.ts'
-import { State } from '../../../src/host/state.ts'
+import { loadRouterConfig } from '../../../src/host/provisioning/anchoring.ts'
+import { addSite, initRouter, routerCard } from '../../../src/host/provisioning/routing.ts'
+import { State } from '../../../src/host/stores/state.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-routers-'))
 after(() => rmSync(folder, { recursive: true }))

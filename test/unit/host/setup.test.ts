@@ -9,10 +9,16 @@ import { hostDescriptor } from '../../../src/anchoring/index.ts'
 import { decodeInvitation } from '../../../src/anchoring/invitation.ts'
 import { parseWgQuick } from '../../../src/anchoring/wg-quick.ts'
 import { decodeKey, encodeKey, publicKeyOf } from '../../../src/crypto/keys.ts'
-import { loadConfig } from '../../../src/host/config.ts'
-import { loadConfigOf } from '../../../src/host/plan.ts'
-import { initAnchor, invite, join, joinWireguard, loadAnchorConfig } from '../../../src/host/setup.ts'
-import { State } from '../../../src/host/state.ts'
+import { loadConfig } from '../../../src/host/configuration/config.ts'
+import { loadConfigOf } from '../../../src/host/configuration/plan.ts'
+import {
+  initAnchor,
+  invite,
+  join,
+  joinWireguard,
+  loadAnchorConfig,
+} from '../../../src/host/provisioning/anchoring.ts'
+import { State } from '../../../src/host/stores/state.ts'
 import { readPrivateKey } from '../../../src/mechanism/files.ts'
 
 const folder = mkdtempSync(joinPath(tmpdir(), 'godwit-setup-'))

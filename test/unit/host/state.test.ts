@@ -5,7 +5,7 @@ import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { State } from '../../../src/host/state.ts'
+import { State } from '../../../src/host/stores/state.ts'
 import { readPrivateKey, writeAtomic } from '../../../src/mechanism/files.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-state-'))
@@ -29,7 +29,7 @@ test('a private key is made once, 0600, and refused when others can read it', ()
 
 test('a second daemon on the same state is told so, until the first has ended, even when it was killed', async () => {
   const path = join(folder, 'locked')
-  const module = JSON.stringify(new URL('../../../src/host/state.js', import.meta.url).href)
+  const module = JSON.stringify(new URL('../../../src/host/stores/state.js', import.meta.url).href)
   const program = `const { State } = await import(${module})
     new State({ state: process.argv[1] }).lock()
     process.stdout.write('locked\\n')

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { addTable, isFault, parseToml } from '../../../src/host/toml.ts'
+import { addTable, isFault, parseToml } from '../../../src/host/configuration/toml.ts'
 
 function documentOf(...lines: string[]) {
   const document = parseToml(lines.join('\n'))

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { ClassicBpf } from '../../../src/linux/classic-bpf.ts'
 import { Ebpf, FRAME } from '../../../src/linux/ebpf.ts'
-import { crossingProgram } from '../../../src/translation/crossing-program.ts'
+import { crossingProgram } from '../../../src/translation/kernel/crossing-program.ts'
 import { dump } from '../codec-suite.ts'
 
 test('instructions are encoded as RFC 9669 says', () => {

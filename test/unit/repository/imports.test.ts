@@ -33,7 +33,7 @@ test('imports against the direction are refused, along it they pass', () => {
   const cases: [file: string, wrong: string[], right: string[]][] = [
     ['src/core/x.ts', ['../linux/libc.ts', '../crypto/keys.ts', 'node:fs'], ['./bytes.ts']],
     ['src/linux/x.ts', ['../tunnel/seam.ts', '../host/config.ts'], ['../core/errors.ts', 'node:fs']],
-    ['src/tunnel/machine/x.ts', ['../../anchoring/index.ts', '../../access/index.ts'], ['../seam.ts']],
+    ['src/tunnel/protocol/x.ts', ['../../anchoring/index.ts', '../../access/index.ts'], ['../seam.ts']],
     ['src/anchoring/x.ts', ['../routing/index.ts', '../host/config.ts'], ['../tunnel/seam.ts']],
     [
       'src/mechanism/x.ts',
@@ -59,7 +59,7 @@ test('time, randomness and globals are refused in protocol cores only', () => {
     'export const c = performance.now()',
     'export const d = Buffer.alloc(1)',
   ]
-  for (const file of ['src/core/y.ts', 'src/tunnel/machine/y.ts', 'src/anchoring/wire.ts']) {
+  for (const file of ['src/core/y.ts', 'src/tunnel/protocol/y.ts', 'src/anchoring/wire.ts']) {
     assert.equal(lint(file, lines).length, 4, file)
   }
   assert.deepEqual(lint('src/anchoring/service.ts', lines), [])

@@ -15,7 +15,7 @@ import {
   skip,
   withFlaky,
 } from '../../../scripts/outcome.ts'
-import { node, TESTED_NODES } from '../../../src/host/doctor.ts'
+import { node, TESTED_NODES } from '../../../src/host/daemon/doctor.ts'
 
 const root = fileURLToPath(new URL('../../../../', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'godwit-nodes-test-'))

@@ -5,7 +5,7 @@ import { parsePrefix } from '../../../src/core/address.ts'
 import { parseSelector } from '../../../src/core/selector.ts'
 import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import type { ClassSetup } from '../../../src/routing/protocol.ts'
-import type { Mode, Plan } from '../../../src/tunnel/schedulers.ts'
+import type { Mode, Plan } from '../../../src/tunnel/scheduling/schedulers.ts'
 import { udpPacket } from '../../support/udp-packet.ts'
 
 const FROM = { address: Uint8Array.of(10, 1, 0, 2), port: 40_000 }

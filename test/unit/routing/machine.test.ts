@@ -5,9 +5,9 @@ import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import { RouterMachine } from '../../../src/routing/machine.ts'
 import type { RouterEvent } from '../../../src/routing/protocol.ts'
 import { decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from '../../../src/routing/wire.ts'
-import { controlCodec } from '../../../src/tunnel/control.ts'
-import type { PathState, PathView } from '../../../src/tunnel/machine/api.ts'
-import { type Mode, RETURN_MS } from '../../../src/tunnel/schedulers.ts'
+import type { PathState, PathView } from '../../../src/tunnel/protocol/api.ts'
+import { controlCodec } from '../../../src/tunnel/protocol/control.ts'
+import { type Mode, RETURN_MS } from '../../../src/tunnel/scheduling/schedulers.ts'
 
 const RTT_MS = 20
 

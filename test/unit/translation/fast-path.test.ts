@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { KernelError } from '../../../src/linux/libc.ts'
-import { FastPath } from '../../../src/translation/fast-path.ts'
+import { FastPath } from '../../../src/translation/kernel/fast-path.ts'
 import { flowId, type SocketRow, Tables } from '../../../src/translation/tables.ts'
 
 const WIRE = { local: '10.2.0.2', foreign: '10.3.0.2' }

@@ -1,8 +1,8 @@
-/** Segments that start TCP again (translation/kick.ts). */
+/** Segments that start TCP again (translation/kernel/kick.ts). */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { VNET_HEADER } from '../../../src/linux/tun.ts'
-import { readdressed, restamped, type Segment, segmentFilter } from '../../../src/translation/kick.ts'
+import { readdressed, restamped, type Segment, segmentFilter } from '../../../src/translation/kernel/kick.ts'
 import { ipv4HeaderSum, tcp, transportSum } from '../../support/packets.ts'
 import { dump } from '../codec-suite.ts'
 

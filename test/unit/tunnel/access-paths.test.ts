@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { formatAddress, parseAddress } from '../../../src/core/address.ts'
 import type { Endpoint } from '../../../src/core/endpoint.ts'
-import { AccessPaths } from '../../../src/tunnel/access-paths.ts'
-import type { AccessSockets, OpenAccess } from '../../../src/tunnel/access-sockets.ts'
-import type { SocketSetup } from '../../../src/tunnel/events.ts'
-import type { TunnelMachine } from '../../../src/tunnel/machine/index.ts'
+import { AccessPaths } from '../../../src/tunnel/engine/access-paths.ts'
+import type { AccessSockets, OpenAccess } from '../../../src/tunnel/engine/access-sockets.ts'
+import type { SocketSetup } from '../../../src/tunnel/engine/events.ts'
+import type { TunnelMachine } from '../../../src/tunnel/protocol/machine.ts'
 
 const PEER = 3
 

@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { controlCodec, encodeFrames, encodeMtuProbe, type Frame } from '../../../src/tunnel/control.ts'
+import {
+  controlCodec,
+  encodeFrames,
+  encodeMtuProbe,
+  type Frame,
+} from '../../../src/tunnel/protocol/control.ts'
 import { testCodec } from '../codec-suite.ts'
 
 const u8 = fc.integer({ min: 0, max: 0xff })

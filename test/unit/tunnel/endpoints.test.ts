@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { formatAddress } from '../../../src/core/address.ts'
-import { Endpoints } from '../../../src/tunnel/endpoints.ts'
-import type { PathReport } from '../../../src/tunnel/events.ts'
+import { Endpoints } from '../../../src/tunnel/engine/endpoints.ts'
+import type { PathReport } from '../../../src/tunnel/engine/events.ts'
 
 const peer = { name: 'anchor', host: 'anchor.example', port: 51820 }
 

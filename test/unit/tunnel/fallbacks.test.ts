@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Poller } from '../../../src/linux/poller.ts'
-import { Engine } from '../../../src/tunnel/engine.ts'
-import { Fallbacks } from '../../../src/tunnel/fallbacks.ts'
+import { Engine } from '../../../src/tunnel/engine/engine.ts'
+import { Fallbacks } from '../../../src/tunnel/engine/fallbacks.ts'
 import { DatapathPair } from '../../support/datapath-pair.ts'
 
 const poller: Poller = {

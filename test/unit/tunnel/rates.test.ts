@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { PathRate } from '../../../src/tunnel/rates.ts'
+import { PathRate } from '../../../src/tunnel/scheduling/rates.ts'
 
 const LOOK = 25
 

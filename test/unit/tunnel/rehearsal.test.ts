@@ -4,7 +4,7 @@ import { anchorRehearsal, hostRehearsal } from '../../../src/anchoring/rehearsal
 import { Arena } from '../../../src/linux/arena.ts'
 import { routerRehearsal } from '../../../src/routing/rehearsal.ts'
 import { Datapath } from '../../../src/tunnel/datapath/datapath.ts'
-import { type Rehearsal, rehearse } from '../../../src/tunnel/rehearsal.ts'
+import { type Rehearsal, rehearse } from '../../../src/tunnel/engine/rehearsal.ts'
 import { FixedMachine } from '../../support/fixed-machine.ts'
 
 const FIX4 = Uint8Array.of(198, 19, 0, 1)

@@ -2,8 +2,13 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { Lanes } from '../../../src/tunnel/lanes.ts'
-import { FLIGHT_MS, Kind, MOST_WAIT, PacketScheduler } from '../../../src/tunnel/packet-scheduler.ts'
+import { Lanes } from '../../../src/tunnel/scheduling/lanes.ts'
+import {
+  FLIGHT_MS,
+  Kind,
+  MOST_WAIT,
+  PacketScheduler,
+} from '../../../src/tunnel/scheduling/packet-scheduler.ts'
 import {
   LAST_RESORT_MS,
   MODES,
@@ -13,7 +18,7 @@ import {
   planPaths,
   READMIT_MS,
   RETURN_MS,
-} from '../../../src/tunnel/schedulers.ts'
+} from '../../../src/tunnel/scheduling/schedulers.ts'
 import { Spread, Verdict } from '../../../src/tunnel/seam.ts'
 
 function path(slot: number, more: Partial<PathFacts> = {}): PathFacts {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { PathTable, SessionTable } from '../../../src/tunnel/tables.ts'
+import { PathTable, SessionTable } from '../../../src/tunnel/datapath/tables.ts'
 
 function live(): { table: SessionTable; slot: number } {
   const table = new SessionTable(() => 0x1234567)

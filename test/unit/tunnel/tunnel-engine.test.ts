@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { FakeTun } from '../../../src/linux/fake-tun.ts'
 import type { Poller } from '../../../src/linux/poller.ts'
-import type { StatusEvent } from '../../../src/tunnel/events.ts'
-import { answer, done, failed, type Outcome } from '../../../src/tunnel/outcome.ts'
+import type { StatusEvent } from '../../../src/tunnel/engine/events.ts'
+import { answer, done, failed, type Outcome } from '../../../src/tunnel/engine/outcome.ts'
+import { type EngineParts, TunnelEngine } from '../../../src/tunnel/engine/tunnel-engine.ts'
 import { Verdict } from '../../../src/tunnel/seam.ts'
-import { type EngineParts, TunnelEngine } from '../../../src/tunnel/tunnel-engine.ts'
 
 type Command =
   | { readonly type: 'works' | 'fails' | 'faults' }

@@ -12,11 +12,11 @@ import type {
   RemovePeer,
   SocketSetup,
   StatusEvent,
-} from '../../../src/tunnel/events.ts'
-import { narrowestMtu, widestMtu } from '../../../src/tunnel/inner-mtu.ts'
-import { answer, failed } from '../../../src/tunnel/outcome.ts'
-import { isUsable } from '../../../src/tunnel/reports.ts'
-import { type AccessSource, TunnelHost } from '../../../src/tunnel/tunnel-host.ts'
+} from '../../../src/tunnel/engine/events.ts'
+import { narrowestMtu, widestMtu } from '../../../src/tunnel/engine/inner-mtu.ts'
+import { answer, failed } from '../../../src/tunnel/engine/outcome.ts'
+import { isUsable } from '../../../src/tunnel/engine/reports.ts'
+import { type AccessSource, TunnelHost } from '../../../src/tunnel/engine/tunnel-host.ts'
 import { FakeEngine, recorderTo } from '../../support/fake-engine.ts'
 
 type Command =

@@ -1,0 +1,66 @@
+/** Which mechanisms a configuration and a command ask for: the sum of its sections, not a role. */
+import { existsSync } from 'node:fs'
+import { GodwitError } from '../../core/errors.ts'
+import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
+import { MECHANISMS } from '../mechanisms.ts'
+import type { State } from '../stores/state.ts'
+import { loadConfig, parseConfig } from './config.ts'
+import type { Config } from './schema.ts'
+
+export type MechanismList = readonly MechanismDescriptor[]
+
+/** The mechanism that a file is of before all others. */
+export function claimantOf(config: Config, list: MechanismList = MECHANISMS): MechanismDescriptor {
+  const claims = (wanted: true | 'otherwise') => list.find((each) => each.claims(config) === wanted)
+  const found = claims(true) ?? claims('otherwise')
+  if (found === undefined) throw new GodwitError('INTERNAL', 'no mechanism claims the configuration')
+  return found
+}
+
+/** The mechanism whose commands have this role. */
+export function descriptorOf(role: string, list: MechanismList = MECHANISMS): MechanismDescriptor {
+  const found = list.find((each) => each.role === role)
+  if (found === undefined) throw new GodwitError('INTERNAL', `there is no mechanism ${role}`)
+  return found
+}
+
+/** A configuration that this mechanism's own commands can use; `whole`: also to run. Throws the mechanism's refusal. */
+export function loadConfigOf(
+  descriptor: MechanismDescriptor,
+  state: State,
+  options: { readonly whole?: boolean; readonly list?: MechanismList } = {},
+): Config {
+  const { whole = false, list = MECHANISMS } = options
+  const config =
+    descriptor.needsNoFile && !existsSync(state.configFile) ? empty(list) : loadConfig(state.configFile, list)
+  const origin = { file: state.configFile, role: claimantOf(config, list).role }
+  const refusal = descriptor.refusal?.(config, origin, whole)
+  if (refusal !== undefined) throw refusal
+  return config
+}
+
+function empty(list: MechanismList): Config {
+  const parsed = parseConfig('', list)
+  if ('config' in parsed) return parsed.config
+  throw new GodwitError('INTERNAL', 'an empty configuration is not valid')
+}
+
+/** What a command runs: its own mechanism first, then those that the configuration has beside it. */
+export function mechanismsFor(
+  descriptor: MechanismDescriptor,
+  config: Config,
+  list: MechanismList = MECHANISMS,
+): MechanismDescriptor[] {
+  if (descriptor.alone) return [descriptor]
+  return [descriptor, ...list.filter((each) => each !== descriptor && each.runsBeside(config))]
+}
+
+/** What may have left something in the kernel: also what ran beside before the configuration was changed. */
+export function mechanismsToClean(
+  descriptor: MechanismDescriptor,
+  config: Config,
+  list: MechanismList = MECHANISMS,
+): MechanismDescriptor[] {
+  const beside = list.filter((each) => each !== descriptor && (each.needsNoFile || each.runsBeside(config)))
+  return [descriptor, ...beside]
+}

@@ -1,0 +1,119 @@
+/**
+ * The configuration's schema: what may stand in godwit.toml. The sections that all share are here; each mechanism brings its
+ * own (mechanisms.ts). Checks, docs/configuration.md and docs/config.schema.json all come from it.
+ */
+import * as z from 'zod'
+import { DEFAULT_BASE, SPAN } from '../../linux/ledger.ts'
+import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
+import { accessPattern, type Issue, name } from '../../mechanism/schema.ts'
+import { MECHANISMS } from '../mechanisms.ts'
+
+const log = z
+  .strictObject({
+    level: z
+      .enum(['error', 'warn', 'info', 'debug'])
+      .default('info')
+      .describe('The least important messages shown.'),
+  })
+  .describe('What goes to standard error.')
+
+const kernel = z
+  .strictObject({
+    instance: name(
+      'Part of the name of everything made in the kernel (tables, cgroups), so that several run side by side.',
+    ).default('main'),
+    base: z
+      .int()
+      .min(100)
+      .max(30000)
+      .default(DEFAULT_BASE)
+      .describe(`First routing table and rule priority; the next ${SPAN} are used too.`),
+  })
+  .describe(
+    'How kernel state is named and numbered. Only needed when two instances share a network namespace.',
+  )
+
+const iface = z
+  .strictObject({
+    name: z
+      .string()
+      .regex(/^[^\s/*]{1,15}$/, 'at most 15 characters')
+      .optional()
+      .describe(
+        'Name of the virtual interface. Default: godwit0 on a host, gwan0 on an anchor, gwrt0 on a router.',
+      ),
+    private_key_file: z
+      .string()
+      .min(1)
+      .optional()
+      .describe(
+        'File with the private key in base64, mode 0600. Default: private.key in the state directory. Relative to the folder of this file.',
+      ),
+    mtu: z
+      .int()
+      .min(1280)
+      .max(65535)
+      .optional()
+      .describe('MTU of the virtual interface, in bytes. Default: what its paths carry.'),
+  })
+  .describe('The virtual interface and the key of this machine.')
+
+const access = z
+  .strictObject({
+    use: z
+      .enum(['normal', 'backup', 'never'])
+      .default('normal')
+      .describe('`backup`: only when no other access is up. `never`: left alone, by every mechanism.'),
+    cost: z.number().min(0).default(0).describe('Of two accesses equally good the cheaper is taken.'),
+  })
+  .describe('How an access network may be used. The key is the interface, or a pattern such as "wwan*".')
+
+const shared = {
+  log: log.prefault({}),
+  kernel: kernel.prefault({}),
+  interface: iface.prefault({}),
+  access: z.record(accessPattern, access).default({}),
+}
+
+type List = readonly MechanismDescriptor[]
+type Union = (typeof MECHANISMS)[number]['sections']
+type All<T> = (T extends unknown ? (value: T) => void : never) extends (value: infer S) => void ? S : never
+/** The sections of every mechanism in the list. */
+type Sections = All<Union>
+
+const schemas = new Map<List, ReturnType<typeof build>>()
+
+/** The schema of a configuration with these mechanisms. */
+export function configSchema(list: List = MECHANISMS): ReturnType<typeof build> {
+  let schema = schemas.get(list)
+  if (schema === undefined) {
+    schema = build(list)
+    schemas.set(list, schema)
+  }
+  return schema
+}
+
+function build(list: List) {
+  const sections = Object.assign({}, ...list.map((each) => each.sections)) as Sections
+  return z
+    .strictObject({ ...shared, ...sections })
+    .superRefine((value, context) => {
+      const issue: Issue = (path, message) => context.addIssue({ code: 'custom', path: [...path], message })
+      for (const { check } of list) check?.(value, issue)
+      const [first, ...others] = list.filter((each) => each.claims(value) === true)
+      for (const { role, sections: own } of others)
+        issue(
+          Object.keys(own).slice(0, 1),
+          `this file is of an ${first!.role} already; give the ${role} a state of its own (--state DIR)`,
+        )
+    })
+    .meta({ title: 'godwit.toml' })
+}
+
+/** A configuration that has been checked, with defaults filled in. */
+export type Config = z.output<ReturnType<typeof build>>
+
+/** The JSON schema that editors use (docs/config.schema.json). */
+export function jsonSchema(list: List = MECHANISMS): object {
+  return z.toJSONSchema(configSchema(list), { io: 'input', target: 'draft-2020-12' })
+}

@@ -1,0 +1,336 @@
+/**
+ * The daemon: starts its mechanisms in order, answers on the control socket by asking all of them, stops them in reverse.
+ * It knows no mechanism by name; `serve.ts` composes those that the configuration asks for.
+ */
+import * as z from 'zod'
+import { GodwitError, usageError } from '../../core/errors.ts'
+import {
+  type AccessStatus,
+  type ClassStatus,
+  type ControlRoute,
+  type DecisionRecord,
+  type FlowStatus,
+  type HandoverRecord,
+  type Mechanism,
+  type Metric,
+  type Move,
+  type MoveOptions,
+  type Offer,
+  type PeerStatus,
+  postRoute,
+  takesPackets,
+} from '../../core/mechanism.ts'
+import { formatSelector, parseSelector } from '../../core/selector.ts'
+import { notifyManager } from '../../linux/notify.ts'
+import { ControlServer } from '../control/control.ts'
+import { formatMetrics } from '../control/metrics.ts'
+import { facts, type HostRecorder } from '../stores/recorder.ts'
+import type { State } from '../stores/state.ts'
+import { Applications } from './applications.ts'
+
+/** What POSTs bring. */
+/** Beside what and where: options of a mechanism (`Mechanism.moveOptions`). */
+const MOVE = z.object({ what: z.string().min(1), access: z.string().min(1) }).catchall(z.boolean())
+const RUN = z.strictObject({
+  pid: z.int().min(2),
+  command: z.string().min(1),
+  policy: z.string().min(1).optional(),
+  access: z.string().min(1).optional(),
+})
+const RUN_END = z.strictObject({ id: z.string().min(1) })
+
+/** What GET /v1/status answers and `status --json` prints. */
+export interface Status {
+  readonly role: string
+  readonly pid: number
+  readonly version: string
+  /** Milliseconds since the Unix epoch. */
+  readonly started_at: number
+  /** False while mechanisms still start: an anchor has not answered yet. */
+  readonly ready: boolean
+  readonly accesses: readonly AccessStatus[]
+  readonly peers: readonly PeerStatus[]
+  readonly flows: readonly FlowStatus[]
+  /** Of a router. */
+  readonly classes: readonly ClassStatus[]
+  readonly handovers: readonly HandoverRecord[]
+}
+
+/** What GET /v1/why answers. */
+export interface Why {
+  /** The flow, or of a router the class. */
+  readonly flow?: FlowStatus
+  readonly class?: ClassStatus
+  /** What each mechanism could do for such a flow if it began now. */
+  readonly offers: readonly Offer[]
+  /** What the mechanism says of the flow now. */
+  readonly now: readonly DecisionRecord[]
+  /** Decisions and handovers on record, oldest first. */
+  readonly decisions: readonly DecisionRecord[]
+  readonly handovers: readonly HandoverRecord[]
+}
+
+export interface DaemonInit {
+  /** Of the mechanism that the command named. */
+  readonly role: string
+  readonly version: string
+  readonly state: State
+  readonly mechanisms: readonly Mechanism[]
+  readonly recorder: HostRecorder
+  /** What the access monitor sees. */
+  readonly accesses?: () => readonly AccessStatus[]
+  /** Part of the names of cgroups; `kernel.instance` of the configuration. */
+  readonly instance: string
+  readonly routes?: readonly ControlRoute[]
+  /** What no single mechanism counts. */
+  readonly metrics?: () => readonly Metric[]
+}
+
+export class Daemon {
+  readonly #init: DaemonInit
+  readonly #control: ControlServer
+  readonly #applications: Applications
+  readonly #startedAt = Date.now()
+  readonly #started: Mechanism[] = []
+  #ready = false
+  #stopping: Promise<void> | undefined
+
+  constructor(init: DaemonInit) {
+    this.#init = init
+    this.#applications = new Applications({
+      instance: init.instance,
+      mechanisms: init.mechanisms,
+      recorder: init.recorder,
+      file: init.state.file('applications.json'),
+    })
+    this.#control = new ControlServer({
+      path: init.state.socket,
+      routes: [...this.#routes(), ...(init.routes ?? []), ...init.mechanisms.flatMap((m) => m.routes ?? [])],
+      metrics: () => formatMetrics(this.#metrics()),
+      onFault: (error) => {
+        const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+        init.recorder.log('error', `fault while answering on the control socket: ${text}`)
+      },
+    })
+  }
+
+  /**
+   * Resolves once every mechanism is up; the control socket answers from the beginning, so that what is waited for can be
+   * seen. The state is locked by the caller. When something fails, all that had started is stopped again.
+   */
+  async start(): Promise<void> {
+    try {
+      await this.#control.listen()
+      for (const mechanism of this.#init.mechanisms) {
+        await mechanism.start()
+        this.#started.push(mechanism)
+      }
+      await this.#applications.start()
+      this.#ready = true
+    } catch (error) {
+      await this.stop()
+      throw error
+    }
+    notifyManager('READY=1')
+  }
+
+  /** Rejects when a mechanism cannot go on, with its reason; stop the daemon then. */
+  async untilFailure(): Promise<never> {
+    throw await Promise.race(
+      this.#init.mechanisms.map(({ failure }) => failure ?? new Promise<never>(() => {})),
+    )
+  }
+
+  /** Makes a `start` that waits for peers resolve. */
+  hurry(): void {
+    for (const mechanism of this.#init.mechanisms) mechanism.hurry?.()
+  }
+
+  /** Repeatable; a mechanism that fails to stop does not keep the others from it. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop()
+    return this.#stopping
+  }
+
+  async #stop(): Promise<void> {
+    notifyManager('STOPPING=1')
+    const steps: [string, () => Promise<void>][] = [
+      ['the control socket', () => this.#control.close()],
+      ['applications', () => this.#applications.stop()],
+      ...this.#started
+        .reverse()
+        .map((mechanism): [string, () => Promise<void>] => [mechanism.name, () => mechanism.stop()]),
+    ]
+    for (const [name, stop] of steps) {
+      try {
+        await stop()
+      } catch (error) {
+        this.#init.recorder.log('error', `stopping ${name}: ${(error as Error).message}`)
+      }
+    }
+  }
+
+  async status(): Promise<Status> {
+    const { role, version, recorder } = this.#init
+    return {
+      role,
+      pid: process.pid,
+      version,
+      started_at: this.#startedAt,
+      ready: this.#ready,
+      accesses: this.#accesses(),
+      peers: this.#init.mechanisms.flatMap((mechanism) => mechanism.peers()),
+      flows: await this.#flows(),
+      classes: this.#classes(),
+      handovers: recorder.handovers(),
+    }
+  }
+
+  #accesses(): readonly AccessStatus[] {
+    return this.#init.accesses?.() ?? []
+  }
+
+  #classes(): ClassStatus[] {
+    return this.#init.mechanisms.flatMap((mechanism) => mechanism.classes?.() ?? [])
+  }
+
+  async #flows(): Promise<FlowStatus[]> {
+    const lists = this.#init.mechanisms.map(async (mechanism) => {
+      try {
+        return await mechanism.flows()
+      } catch (error) {
+        if (this.#ready) throw error
+        return [] // it has not started yet
+      }
+    })
+    return (await Promise.all(lists)).flat()
+  }
+
+  async move(what: string, access: string, options: MoveOptions = {}): Promise<Move> {
+    const selector = parseSelector(what)
+    if (!selector.ok) throw usageError(selector.reason)
+    const known = this.#accesses()
+    const follower = this.#init.mechanisms[0]?.follows
+    if (follower !== undefined && this.#init.mechanisms.every(({ follows }) => follows !== undefined))
+      throw new GodwitError('NO_ACCESS', follower.reason, { hint: follower.hint })
+    if (!known.some(({ name }) => name === access)) {
+      const names = known.map(({ name }) => name).join(', ') || 'none'
+      throw new GodwitError('NO_ACCESS', `there is no access ${access}`, { hint: `accesses: ${names}` })
+    }
+    const unknown = Object.keys(options).find(
+      (option) => !this.#init.mechanisms.some(({ moveOptions }) => moveOptions?.includes(option)),
+    )
+    if (unknown !== undefined) throw usageError(`nothing that runs here knows the option ${unknown}`)
+    let flows: number | undefined
+    let failure: GodwitError | undefined
+    const notes: string[] = []
+    for (const mechanism of this.#init.mechanisms) {
+      try {
+        const answer = await mechanism.move(selector.value, access, options)
+        if (answer === undefined) continue
+        flows = (flows ?? 0) + answer.flows
+        if (answer.note !== undefined) notes.push(answer.note)
+      } catch (error) {
+        if (!(error instanceof GodwitError)) throw error
+        failure ??= error
+      }
+    }
+    // What one mechanism could not move is a note when another has moved something.
+    if (failure !== undefined && (flows ?? 0) === 0) throw failure
+    if (failure !== undefined) notes.push(failure.message)
+    if (flows !== undefined) return { flows, ...(notes.length > 0 && { note: notes.join('; ') }) }
+    const text = formatSelector(selector.value)
+    const reason = selector.value.kind === 'flow' ? `there is no flow ${text}` : `nothing here is ${text}`
+    throw new GodwitError('NO_FLOW', reason, {
+      hint: '`godwit flows` lists what can be moved',
+    })
+  }
+
+  async why(id: string): Promise<Why> {
+    const { mechanisms, recorder } = this.#init
+    const now = (name: string) => mechanisms.find((each) => each.name === name)?.why(id) ?? []
+    const flow = (await this.#flows()).find((candidate) => candidate.id === id)
+    if (flow !== undefined) {
+      const offers = mechanisms.map((mechanism) => mechanism.offer(facts(flow)))
+      return { flow, offers, now: now(flow.mechanism), ...recorder.about(flow) }
+    }
+    const found = this.#classes().find((candidate) => candidate.id === id)
+    if (found !== undefined)
+      return { class: found, offers: [], now: now(found.mechanism), ...recorder.aboutClass(found) }
+    throw new GodwitError('NO_FLOW', `there is no flow ${id}`, { hint: '`godwit flows` lists them' })
+  }
+
+  #routes(): ControlRoute[] {
+    return [
+      { method: 'GET', path: '/v1/status', handle: () => this.status() },
+      { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
+      postRoute('/v1/move', MOVE, ({ body }) => this.move(body.what, body.access, optionsIn(body))),
+      postRoute('/v1/run', RUN, ({ body, caller }) => {
+        const { pid, command, policy, access } = body
+        return this.#applications.adopt(
+          {
+            pid,
+            command,
+            ...(policy === undefined ? {} : { policy }),
+            ...(access === undefined ? {} : { access }),
+          },
+          caller,
+        )
+      }),
+      postRoute('/v1/run/end', RUN_END, ({ body, caller }) => this.#applications.end(body.id, caller)),
+      { method: 'GET', path: '/v1/run', handle: () => ({ applications: this.#applications.list() }) },
+    ]
+  }
+
+  *#metrics(): Generator<Metric> {
+    const { mechanisms, recorder, version, role } = this.#init
+    const info = { version, role }
+    yield { name: 'godwit_info', help: 'This daemon.', type: 'gauge', labels: info, value: 1 }
+    const started = this.#startedAt / 1000
+    yield { name: 'godwit_start_time_seconds', help: 'Unix time of start.', type: 'gauge', value: started }
+    const memory = process.memoryUsage.rss()
+    yield { name: 'process_resident_memory_bytes', help: 'Resident memory.', type: 'gauge', value: memory }
+    yield* recorder.metrics()
+    yield* this.#init.metrics?.() ?? []
+    for (const access of this.#accesses()) {
+      const value = access.state === 'down' ? 0 : 1
+      const labels = { access: access.name }
+      yield { name: 'godwit_access_up', help: 'Whether the access is usable.', type: 'gauge', labels, value }
+    }
+    for (const peer of mechanisms.flatMap((mechanism) => mechanism.peers())) {
+      for (const path of peer.paths) yield* pathMetrics(peer, path)
+    }
+    for (const mechanism of mechanisms) yield* mechanism.metrics?.() ?? []
+  }
+}
+
+function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Generator<Metric> {
+  const labels = { peer: peer.name, access: path.access, path: String(path.id) }
+  const up = takesPackets(path) ? 1 : 0
+  yield { name: 'godwit_path_up', help: 'Whether the path is usable.', type: 'gauge', labels, value: up }
+  if (path.rtt_ms !== null) {
+    const value = path.rtt_ms / 1000
+    yield { name: 'godwit_path_rtt_seconds', help: 'Smoothed round trip.', type: 'gauge', labels, value }
+  }
+  if (path.loss !== null) {
+    yield { name: 'godwit_path_loss_ratio', help: 'Loss of probes.', type: 'gauge', labels, value: path.loss }
+  }
+  if (path.sent_bytes !== undefined) {
+    const value = path.sent_bytes
+    yield { name: 'godwit_path_sent_bytes_total', help: 'Bytes sent.', type: 'counter', labels, value }
+  }
+  if (path.received_bytes !== undefined) {
+    const value = path.received_bytes
+    yield {
+      name: 'godwit_path_received_bytes_total',
+      help: 'Bytes received.',
+      type: 'counter',
+      labels,
+      value,
+    }
+  }
+}
+
+function optionsIn(body: z.output<typeof MOVE>): MoveOptions {
+  return Object.fromEntries(Object.entries(body).flatMap(([key, on]) => (on === true ? [[key, true]] : [])))
+}

@@ -1,0 +1,194 @@
+/**
+ * A daemon in the foreground, from its configuration to its end: `ready` on standard output, the log on standard error,
+ * SIGINT and SIGTERM stop it. A second one ends it at once.
+ */
+import { usageError } from '../../core/errors.ts'
+import { Ledger } from '../../linux/ledger.ts'
+import { forbidCoreDumps, optimizeLate } from '../../linux/proc.ts'
+import type { Rtnetlink } from '../../linux/rtnetlink/index.ts'
+import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
+import { NETWORK_ADMIN, TUN } from '../../mechanism/needs.ts'
+import { IhmpNat, readPrivateKeys } from '../../translation/index.ts'
+import { loadConfig } from '../configuration/config.ts'
+import {
+  claimantOf,
+  descriptorOf,
+  loadConfigOf,
+  type MechanismList,
+  mechanismsFor,
+  mechanismsToClean,
+} from '../configuration/plan.ts'
+import type { Config } from '../configuration/schema.ts'
+import { MECHANISMS } from '../mechanisms.ts'
+import { dimeKeyFile } from '../provisioning/translation.ts'
+import { HostRecorder } from '../stores/recorder.ts'
+import type { State } from '../stores/state.ts'
+import { version } from '../version.ts'
+import { Daemon } from './daemon.ts'
+import { leftovers } from './leftovers.ts'
+import { Log } from './log.ts'
+import { DaemonServices } from './services.ts'
+
+/**
+ * Runs the mechanism that a command names, and those that the configuration has beside it, until it is told to stop; resolves
+ * when everything it made is gone again.
+ */
+export async function serve(role: string, state: State, list: MechanismList = MECHANISMS): Promise<void> {
+  forbidCoreDumps()
+  const descriptor = descriptorOf(role, list)
+  const config = loadConfigOf(descriptor, state, { whole: true, list })
+  const running = mechanismsFor(descriptor, config, list)
+  for (const { needs } of running) for (const need of needs) need.demand?.()
+  state.lock()
+  const recorder = new HostRecorder(new Log(config.log.level))
+  // Not beside a tunnel: its engine lives on optimized code.
+  if (descriptor.alone) optimizeLate()
+  const { daemon, services } = composeDaemon(config, state, recorder, running)
+  let stopping = false
+  const stopped = untilStopped(recorder).then(() => {
+    stopping = true
+    daemon.hurry()
+  })
+  try {
+    await daemon.start()
+    if (!stopping) process.stdout.write('ready\n')
+    await Promise.race([stopped, daemon.untilFailure()])
+  } finally {
+    await daemon.stop()
+    services.close()
+    state.unlock()
+  }
+}
+
+/** A daemon of these mechanisms, the named one first, and the services that they share. */
+export function composeDaemon(
+  config: Config,
+  state: State,
+  recorder: HostRecorder,
+  running: readonly MechanismDescriptor[],
+): { daemon: Daemon; services: DaemonServices } {
+  const services = new DaemonServices(config, state, recorder, running)
+  const daemon = new Daemon({
+    role: running[0]!.role,
+    version: version(),
+    state,
+    mechanisms: running.map((each) => each.compose(config, services)),
+    recorder,
+    instance: config.kernel.instance,
+    accesses: () => services.accesses.status(),
+    metrics: () => services.metrics(),
+  })
+  return { daemon, services }
+}
+
+/**
+ * Removes what a killed daemon left: that of the configuration, or of the mechanism with the role `only`, and of all that may
+ * have run beside it. Returns whose it was. Refuses while one runs.
+ */
+export async function cleanUp(
+  state: State,
+  only?: string,
+  list: MechanismList = MECHANISMS,
+): Promise<string> {
+  NETWORK_ADMIN.demand?.()
+  TUN.demand?.()
+  state.lock()
+  const descriptor =
+    only === undefined ? claimantOf(loadConfig(state.configFile, list), list) : descriptorOf(only, list)
+  const config = loadConfigOf(descriptor, state, { list })
+  const recorder = new HostRecorder(new Log(config.log.level))
+  const left = mechanismsToClean(descriptor, config, list)
+  const services = new DaemonServices(config, state, recorder, left)
+  for (const each of left) await each.compose(config, services).cleanUp()
+  services.cleanUp()
+  nameLeftovers(services.rtnl, recorder)
+  services.close()
+  // Cgroups, and the control socket.
+  const { role } = descriptor
+  const { instance } = config.kernel
+  await new Daemon({ role, version: version(), state, mechanisms: [], recorder, instance }).stop()
+  state.unlock()
+  return role
+}
+
+function nameLeftovers(rtnl: Rtnetlink, recorder: HostRecorder): void {
+  const commands = leftovers(rtnl)
+  if (commands.length === 0) return
+  const which = 'rules and routes that look like those of an older godwit are left as they are'
+  recorder.log('warn', `${which}; to remove them: ${commands.join('; ')}`)
+}
+
+/** `godwit dime nat`: no control socket, only the translation and its announcements. */
+export async function serveNat(
+  state: State,
+  options: {
+    readonly inside: string
+    readonly outside: string
+    readonly ports?: string
+    readonly port?: number
+  },
+): Promise<void> {
+  forbidCoreDumps()
+  NETWORK_ADMIN.demand?.()
+  TUN.demand?.()
+  state.lock()
+  const config = loadConfigOf(descriptorOf('dime'), state)
+  const recorder = new HostRecorder(new Log(config.log.level))
+  const nat = new IhmpNat({
+    ledger: new Ledger(config.kernel),
+    inside: options.inside,
+    outside: options.outside,
+    ports: parsePorts(options.ports),
+    port: options.port ?? config.dime.port,
+    key: readPrivateKeys(dimeKeyFile(state))[0]?.key,
+    log: (message) => recorder.log('info', message),
+  })
+  const stopped = untilStopped(recorder)
+  try {
+    nat.start()
+    process.stdout.write('ready\n')
+    await stopped
+  } finally {
+    nat.stop()
+    state.unlock()
+  }
+}
+
+function parsePorts(text: string | undefined): readonly [number, number] | undefined {
+  if (text === undefined) return undefined
+  const [, first, last] = /^(\d{1,5})-(\d{1,5})$/.exec(text)?.map(Number) ?? []
+  if (first === undefined || last === undefined || first < 1 || last > 65535 || first > last)
+    throw usageError(`--ports: "${text}" is not FIRST-LAST, e.g. 40000-49999`)
+  return [first, last]
+}
+
+/** Resolves with the first signal to stop. */
+function untilStopped(recorder: HostRecorder): Promise<void> {
+  return new Promise((done) => {
+    let asked = false
+    const stop = (signal: NodeJS.Signals): void => {
+      if (asked) process.exit(1)
+      asked = true
+      recorder.log('info', `${signal}: stopping`)
+      done()
+    }
+    process.on('SIGINT', stop)
+    process.on('SIGTERM', stop)
+    process.on('SIGHUP', () =>
+      recorder.log('warn', 'SIGHUP: the configuration is read at start only; restart to apply it'),
+    )
+    // What nobody caught: leave nothing behind, then fail.
+    const fault = (error: unknown): void => {
+      recorder.log(
+        'error',
+        `fault: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+      )
+      process.exitCode = 1
+      if (asked) process.exit(1)
+      asked = true
+      done()
+    }
+    process.on('uncaughtException', fault)
+    process.on('unhandledRejection', fault)
+  })
+}

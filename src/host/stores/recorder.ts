@@ -1,0 +1,149 @@
+/**
+ * Remembers every handover and decision with its evidence, in bounded memory, and tells them to the log. `godwit why`
+ * answers from here.
+ */
+
+import { parseAddress } from '../../core/address.ts'
+import { protocolNumber } from '../../core/flow.ts'
+import type {
+  ClassStatus,
+  DecisionRecord,
+  FlowStatus,
+  HandoverRecord,
+  LogLevel,
+  Metric,
+  Recorder,
+} from '../../core/mechanism.ts'
+import type { FlowFacts } from '../../core/selector.ts'
+import { concerns, formatSubject, type Traffic } from '../../core/subject.ts'
+import type { Log } from '../daemon/log.ts'
+import { Ring } from './ring.ts'
+
+const HANDOVERS = 1000
+const DECISIONS = 10_000
+/** Upper bounds of the gap's histogram, milliseconds. */
+const GAP_BUCKETS = [1, 5, 10, 25, 50, 100, 250, 500, 1000, 5000]
+
+export class HostRecorder implements Recorder {
+  readonly #handovers = new Ring<HandoverRecord>(HANDOVERS)
+  readonly #decisions = new Ring<DecisionRecord>(DECISIONS)
+  readonly #gaps = new Array<number>(GAP_BUCKETS.length).fill(0)
+  #gapCount = 0
+  #gapSum = 0
+  #lost = 0
+  readonly #log: Log
+
+  constructor(log: Log) {
+    this.#log = log
+  }
+
+  handover(told: Omit<HandoverRecord, 'what'>): void {
+    const record = { ...told, what: formatSubject(told.subject) }
+    this.#handovers.add(record)
+    this.#lost += record.lost_packets ?? 0
+    if (record.gap_ms !== null) {
+      this.#gapCount++
+      this.#gapSum += record.gap_ms
+      const bucket = GAP_BUCKETS.findIndex((bound) => record.gap_ms! <= bound)
+      if (bucket >= 0) this.#gaps[bucket]!++
+    }
+    const gap = record.gap_ms === null ? '' : `, gap ${record.gap_ms.toFixed(1)} ms`
+    const lost = record.lost_packets === null ? '' : `, lost ${record.lost_packets} packets`
+    this.#log.log(
+      'info',
+      `handover: ${record.what} ${record.from} -> ${record.to} (${record.cause})${gap}${lost}`,
+    )
+  }
+
+  decision(told: Omit<DecisionRecord, 'what'>): void {
+    const record = { ...told, what: formatSubject(told.subject) }
+    this.#decisions.add(record)
+    this.#log.log('debug', `${record.mechanism}: ${record.what} -> ${record.chosen}: ${record.reason}`)
+  }
+
+  log(level: LogLevel, message: string): void {
+    this.#log.log(level, message)
+  }
+
+  /** Oldest first. */
+  handovers(): HandoverRecord[] {
+    return [...this.#handovers]
+  }
+
+  /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its policy, access and peer, everything. */
+  about(flow: FlowStatus): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
+    const { id, peer, access } = flow
+    // Of a flow that was moved by hand: its policy, and that policy as it was before.
+    const name = flow.policy?.replace(/, pinned to .*/, '')
+    return this.#concerning({
+      id,
+      peer,
+      access,
+      facts: facts(flow),
+      ...(name !== undefined && { policy: { name } }),
+    })
+  }
+
+  /** What concerns a traffic class of a router. */
+  aboutClass({ id, name, peer, access }: ClassStatus): {
+    decisions: DecisionRecord[]
+    handovers: HandoverRecord[]
+  } {
+    return this.#concerning({ id, peer, access, policy: { name, peer } })
+  }
+
+  #concerning(traffic: Traffic): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
+    return {
+      decisions: [...this.#decisions].filter(({ subject }) => concerns(subject, traffic)),
+      handovers: [...this.#handovers].filter(({ subject }) => concerns(subject, traffic)),
+    }
+  }
+
+  metrics(): Metric[] {
+    const gap = 'godwit_handover_gap_seconds'
+    const help = 'Silence around a handover.'
+    let cumulative = 0
+    const buckets = GAP_BUCKETS.map((bound, i): Metric => {
+      cumulative += this.#gaps[i]!
+      return {
+        name: `${gap}_bucket`,
+        help,
+        type: 'counter',
+        labels: { le: String(bound / 1000) },
+        value: cumulative,
+      }
+    })
+    return [
+      { name: 'godwit_handovers_total', help: 'Handovers.', type: 'counter', value: this.#handovers.added },
+      {
+        name: 'godwit_decisions_total',
+        help: 'Path decisions.',
+        type: 'counter',
+        value: this.#decisions.added,
+      },
+      {
+        name: 'godwit_handover_lost_packets_total',
+        help: 'Packets lost in handovers.',
+        type: 'counter',
+        value: this.#lost,
+      },
+      ...buckets,
+      { name: `${gap}_bucket`, help, type: 'counter', labels: { le: '+Inf' }, value: this.#gapCount },
+      { name: `${gap}_sum`, help, type: 'counter', value: this.#gapSum / 1000 },
+      { name: `${gap}_count`, help, type: 'counter', value: this.#gapCount },
+    ]
+  }
+}
+
+/** What the status of a flow tells of it; users and cgroups are not in it. */
+export function facts(flow: FlowStatus): FlowFacts {
+  const colon = flow.dst.lastIndexOf(':')
+  const dst = parseAddress(flow.dst.slice(0, colon).replace(/^\[|\]$/g, ''))
+  return {
+    id: flow.id,
+    proto: protocolNumber(flow.proto),
+    dst: dst.ok ? dst.value : undefined,
+    dstPort: Number(flow.dst.slice(colon + 1)),
+    executable: flow.app === '' ? undefined : flow.app,
+  }
+}

@@ -1,0 +1,186 @@
+/**
+ * What becomes of packets while there is no way for them. The addresses that sockets are bound to stay on this host as
+ * identifiers (E-1), and behind them is a device that takes the packets no route takes: an application that sends during
+ * an outage hears of no error, and TCP's oldest segments are at hand when a way is back.
+ */
+import type { Ledger } from '../../linux/ledger.ts'
+import { deleteDevice, setDevice } from '../../linux/own.ts'
+import { RawSender } from '../../linux/raw-packets.ts'
+import type { Rtnl } from '../../linux/rtnetlink/types.ts'
+import type { HostNetwork } from '../network.ts'
+import { bytesOf, familyOf, type Ip, identifiers, ipOf, type Pair, samePair, type Tables } from '../tables.ts'
+import { completed, ParkingDevice, readdressed, restamped, type Segment, SegmentWatch } from './kick.ts'
+
+/** What the other end gets to switch after it has heard from us. */
+const KICK_MS = 15
+/** With how many segments a connection starts again at once: as many as a new one may start with (RFC 6928). */
+const RESTART_SEGMENTS = 10
+/** Taken for the round trip while it is not known. */
+const UNKNOWN_RTT_MS = 100
+
+export interface OutageInit {
+  readonly ledger: Ledger
+  readonly netns: string | undefined
+  readonly warn: (text: string) => void
+}
+
+export class Outage {
+  readonly #tables: Tables
+  readonly #network: HostNetwork
+  readonly #rtnl: Rtnl
+  readonly #init: OutageInit
+  readonly #kicks = new Set<NodeJS.Timeout>()
+  #parking: ParkingDevice | undefined
+  #watch: SegmentWatch | undefined
+  #raw: RawSender | undefined
+
+  constructor(tables: Tables, network: HostNetwork, rtnl: Rtnl, init: OutageInit) {
+    this.#tables = tables
+    this.#network = network
+    this.#rtnl = rtnl
+    this.#init = init
+  }
+
+  /** The parking device stays: what it is for is removed by `cleanUp`. */
+  stop(): void {
+    for (const timer of this.#kicks) clearTimeout(timer)
+    this.#kicks.clear()
+    this.#raw?.close()
+    this.#watch?.close()
+    this.#raw = undefined
+    this.#watch = undefined
+  }
+
+  close(): void {
+    this.#parking?.close()
+    this.#parking = undefined
+  }
+
+  cleanUp(): void {
+    this.#network.park(undefined)
+    deleteDevice(this.#rtnl, this.#init.ledger, this.#init.ledger.translation.device)
+  }
+
+  /** The device that takes what no route takes; there is one while there are identifiers. */
+  get device(): string | undefined {
+    return this.#parking?.device
+  }
+
+  /** Keeps the identifiers of all flows and what stands behind them; `own`: the addresses that can be used now. */
+  identify(own: ReadonlySet<Ip>): void {
+    this.#network.identify(identifiers(this.#tables), own)
+    const wanted = this.#network.identifiers.size > 0
+    if (wanted && this.#parking === undefined) {
+      try {
+        const { ledger, netns } = this.#init
+        this.#parking = new ParkingDevice(ledger.translation.device, this.#rtnl, netns)
+        setDevice(this.#rtnl, ledger, this.#parking.device, {})
+      } catch (error) {
+        this.#init.warn(`no parking: ${(error as Error).message}`)
+      }
+    } else if (!wanted && this.#parking !== undefined) {
+      this.#network.hold(new Set())
+      this.#network.park(undefined)
+      this.close()
+    }
+    if (this.#parking === undefined) return
+    this.#network.park(this.#parking.device, new Set([...this.#network.identifiers, ...this.#wires()]))
+    this.hold(own)
+  }
+
+  /** Packets of flows that have no way wait from now on, those of others no longer. */
+  hold(own: ReadonlySet<Ip>): void {
+    if (this.#parking !== undefined) this.#network.hold(this.#unrouted(own))
+  }
+
+  /** Own addresses that packets of moved flows carry, or did last. */
+  *#wires(): Iterable<Ip> {
+    for (const { accepted, current } of this.#tables.hosts.values()) {
+      if (accepted.size === 0) continue
+      if (current[4] !== undefined) yield current[4].local
+      if (current[6] !== undefined) yield current[6].local
+    }
+  }
+
+  /** Lost addresses, bound or on the wire, of which some flow has no pair to go on yet. */
+  #unrouted(own: ReadonlySet<Ip>): Set<Ip> {
+    const waiting = new Set<Ip>()
+    for (const ip of this.#wires()) if (!own.has(ip)) waiting.add(ip)
+    const out = new Set<Ip>()
+    for (const ip of this.#network.identifiers) if (!own.has(ip)) out.add(ip)
+    if (out.size === 0) return waiting
+    for (const { hid, current } of this.#tables.hosts.values())
+      for (const { local } of this.#tables.bound(hid)) {
+        const wire = current[familyOf(local)]
+        if (out.has(local) && (wire === undefined || !own.has(wire.local))) waiting.add(local)
+      }
+    return waiting
+  }
+
+  /** Watches the retransmissions that leave for these addresses, no others; nothing is watched before the first. */
+  watch(addresses: ReadonlySet<Ip>): void {
+    if (addresses.size === 0 && this.#watch === undefined) return
+    this.#watch ??= new SegmentWatch(this.#init.netns)
+    this.#watch.watch([...addresses].map(bytesOf))
+  }
+
+  /**
+   * Sends the kept segments of a host's flows over the pair that works now, those of its family alone: from a raw socket
+   * they do not wait as their own socket's would, but leave with an address that a NAT takes for a stranger's. The
+   * oldest of each is repeated, because the host at the other end may not have switched when the first arrives, and its
+   * answer then goes astray; a segment too many does no harm. More than a new connection may send at once are spread
+   * over a round trip, and sent as what was delayed; `device` is where all of it leaves.
+   */
+  kick(hid: number, pair: Pair, device: string, rtt: number = UNKNOWN_RTT_MS): void {
+    const parked = this.#parking?.any() === true
+    const watched = this.#watch?.any() === true
+    if (!parked && !watched) return
+    const family = familyOf(pair.local)
+    const paced = this.#network.paces(device)
+    const flows = new Map<string, Pair>()
+    for (const flow of this.#tables.flows(hid))
+      if (flow.protocol === 6 && familyOf(flow.local) === family)
+        flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
+    const width = family === 4 ? 4 : 16
+    const wanted = (s: Segment): boolean =>
+      s.source.length === width && flows.has(`${s.sourcePort} ${s.destinationPort}`)
+    for (const kept of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
+      const segments: Segment[] = []
+      for (const segment of kept) {
+        const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
+        // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
+        if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
+          segments.push(segment)
+        else if (!samePair(from, pair))
+          segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
+      }
+      const bulk = segments.length > RESTART_SEGMENTS && !paced
+      if (!bulk) segments.splice(RESTART_SEGMENTS)
+      for (let i = 0; i < segments.length; i += RESTART_SEGMENTS)
+        this.#sendLater(segments.slice(i, i + RESTART_SEGMENTS), (i / segments.length) * rtt, !bulk)
+      const head = segments.slice(0, 1)
+      for (const delay of [KICK_MS, 2 * KICK_MS + rtt]) this.#sendLater(head, delay, !bulk)
+    }
+  }
+
+  #sendLater(segments: readonly Segment[], delay: number, restamp: boolean): void {
+    if (segments.length === 0) return
+    if (delay === 0) {
+      this.#send(segments, restamp)
+      return
+    }
+    const timer = setTimeout(() => {
+      this.#kicks.delete(timer)
+      this.#send(segments, restamp)
+    }, delay).unref()
+    this.#kicks.add(timer)
+  }
+
+  #send(segments: readonly Segment[], restamp: boolean): void {
+    this.#raw ??= new RawSender(this.#init.netns)
+    for (const segment of segments) {
+      const { bytes, destination } = restamp ? restamped(segment) : completed(segment)
+      this.#raw.send(bytes, destination) // what the kernel refuses is TCP's to repair
+    }
+  }
+}

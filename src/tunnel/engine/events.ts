@@ -1,0 +1,113 @@
+/**
+ * What the main thread (tunnel-host.ts) and every tunnel engine (tunnel-engine.ts) say to each other alike: plain objects
+ * through a MessagePort, commands one way, events the other. The protocol of a mechanism (anchoring/protocol.ts,
+ * routing/protocol.ts) is a union of these, as far as its engine takes them, and its own. Times are CLOCK_MONOTONIC
+ * milliseconds, the same in both threads.
+ */
+import type { Endpoint } from '../../core/endpoint.ts'
+import type { DecisionRecord } from '../../core/mechanism.ts'
+import type { Subject } from '../../core/subject.ts'
+import type { PathState } from '../protocol/api.ts'
+import type { Outcome } from './outcome.ts'
+
+/** What every engine is built from; a mechanism adds its part. */
+export interface EngineSetup {
+  readonly device: string
+  /** MTU of the device. */
+  readonly mtu: number
+  readonly privateKey: Uint8Array
+  /** No handshake is stamped with this wall time or one before; see the event `timestamp`. */
+  readonly timestampFloor?: number
+}
+
+// ---- commands
+
+/** A command that wants an answer has a number; the event `answer` carries it back. */
+export interface Question {
+  readonly request: number
+}
+
+export interface AddPeer<Peer> {
+  readonly type: 'add-peer'
+  readonly peer: Peer
+}
+
+export interface RemovePeer {
+  readonly type: 'remove-peer'
+  readonly name: string
+}
+
+/** For a mobile end (mobile-end.ts): where its peers are reached, and the accesses that it reaches them over. */
+export type MobileCommand<Access extends SocketSetup> =
+  /** The preferred address first. */
+  | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Endpoint[] }
+  | { readonly type: 'access'; readonly access: Access }
+  | { readonly type: 'access-gone'; readonly name: string }
+  /** The machine slept. */
+  | { readonly type: 'wake' }
+
+/** An access as far as its socket is concerned. */
+export interface SocketSetup {
+  readonly name: string
+  /** Without it there is neither socket nor path. */
+  readonly up: boolean
+  readonly families: readonly (4 | 6)[]
+  readonly mtu: number
+  /** Grows when sockets and paths over it must be made anew. */
+  readonly generation: number
+}
+
+// ---- events
+
+/** Those that `TunnelHost` handles itself. */
+export type CommonEvent<Status extends StatusEvent> = LogLine | TimestampEvent | AnswerEvent | Status
+
+export interface LogLine {
+  readonly type: 'log'
+  readonly level: 'error' | 'warn' | 'info' | 'debug'
+  readonly message: string
+}
+
+/** To be kept for the next run's `timestampFloor`. */
+export interface TimestampEvent {
+  readonly type: 'timestamp'
+  readonly floor: number
+}
+
+export interface AnswerEvent extends Question {
+  readonly type: 'answer'
+  readonly outcome: Outcome
+}
+
+/** About once a second, and soon after something changed. */
+export interface StatusEvent {
+  readonly type: 'status'
+  readonly paths: readonly PathReport[]
+  readonly counters: Readonly<Record<string, number>>
+}
+
+export interface PathReport {
+  readonly peer: string
+  readonly id: number
+  readonly access: string
+  readonly remote: string
+  readonly state: PathState['name']
+  /** NaN while unknown. */
+  readonly rttMs: number
+  readonly loss: number
+  readonly mtu: number
+  readonly sentBytes: number
+  readonly receivedBytes: number
+  /** CLOCK_MONOTONIC milliseconds. */
+  readonly lastReceivedAt: number
+}
+
+export type Evidence = NonNullable<DecisionRecord['evidence']>
+
+export interface DecisionEvent {
+  readonly type: 'decision'
+  readonly subject: Subject
+  readonly chosen: string
+  readonly reason: string
+  readonly evidence: Evidence
+}

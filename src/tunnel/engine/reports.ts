@@ -1,0 +1,67 @@
+/** Paths as an engine worker reports them, and how that is shown. */
+import { formatEndpoint } from '../../core/flow.ts'
+import type { PeerStatus } from '../../core/mechanism.ts'
+import type { Datapath } from '../datapath/datapath.ts'
+import type { TunnelMachine } from '../protocol/machine.ts'
+import type { PathReport } from './events.ts'
+
+export interface ReportParts {
+  readonly machine: TunnelMachine
+  readonly datapath: Datapath
+  /** Names of peers and their indices. */
+  readonly peers: Iterable<readonly [string, number]>
+}
+
+/** The paths of all peers, each with what `more` adds to it, its access at least. Ends with the peer that makes `most`. */
+export function pathReports<More extends Pick<PathReport, 'access'>>(
+  { machine, datapath, peers }: ReportParts,
+  more: (slot: number) => More,
+  most = Number.POSITIVE_INFINITY,
+): (PathReport & More)[] {
+  const reports: (PathReport & More)[] = []
+  for (const [peer, index] of peers) {
+    if (reports.length >= most) break
+    for (const view of machine.peer(index)?.paths ?? []) {
+      const { sentBytes, receivedBytes, lastReceivedAt } = datapath.counters(view.slot)
+      reports.push({
+        peer,
+        id: view.pathId,
+        remote: formatEndpoint(view.remote.address, view.remote.port),
+        state: view.state.name,
+        rttMs: view.rttMs,
+        loss: view.loss,
+        mtu: view.mtu,
+        sentBytes,
+        receivedBytes,
+        lastReceivedAt,
+        ...more(view.slot),
+      })
+    }
+  }
+  return reports
+}
+
+/** Whether packets may take a path in that state. */
+export function isUsable(state: PathReport['state']): boolean {
+  return state === 'up' || state === 'degrading' || state === 'suspect'
+}
+
+/** A path as `status` and `paths` show it. */
+export function pathStatus(path: PathReport): PeerStatus['paths'][number] {
+  return {
+    id: path.id,
+    access: path.access,
+    remote: path.remote,
+    state: path.state,
+    rtt_ms: finite(path.rttMs),
+    loss: finite(path.loss),
+    sent_bytes: path.sentBytes,
+    received_bytes: path.receivedBytes,
+    mtu: path.mtu,
+  }
+}
+
+/** Rounded to thousandths; null for what is not known. */
+export function finite(value: number): number | null {
+  return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null
+}

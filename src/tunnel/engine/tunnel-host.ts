@@ -1,0 +1,307 @@
+/**
+ * One tunnel on the main thread, for every mechanism that has one: the engine worker from its start to its end, commands
+ * and questions to it, what it logs and remembers, where its peers are reached, the accesses it is told of, whether
+ * traffic can flow, the MTU of its device. The other end of its messages is TunnelEngine (tunnel-engine.ts). Devices,
+ * routes and rules are the mechanism's.
+ *
+ * A worker that ends although nobody asked it to is not started anew: nothing of its sessions is left, and what ended it
+ * may be lasting (the device is gone). Questions are refused, `failure` resolves, and the daemon stops in order and ends
+ * with that error; its supervisor starts it again.
+ */
+import { GodwitError } from '../../core/errors.ts'
+import type { Recorder } from '../../core/mechanism.ts'
+import { type EndpointCache, Endpoints, type Named } from './endpoints.ts'
+import type { AddPeer, CommonEvent, EngineSetup, Question, SocketSetup, StatusEvent } from './events.ts'
+import { Requests } from './requests.ts'
+import { EngineWorker, type EngineWorkerEvents } from './worker.ts'
+
+/** The newest timestamp of a handshake, over restarts: a peer refuses what is not newer, and clocks go back. */
+export interface TimestampStore {
+  get(): number | undefined
+  set(floor: number): void
+}
+
+/** A running engine; `EngineWorker` is one. */
+export interface EngineHandle {
+  post(command: unknown): void
+  stop(): Promise<void>
+}
+
+export interface TunnelHostParts {
+  readonly recorder: Recorder
+  /** Addresses of peers whose endpoints are names, over restarts. Absent for an end that goes to nobody. */
+  readonly endpoints?: EndpointCache
+  /** Absent for an end that begins no handshakes of its own. */
+  readonly timestamp?: TimestampStore
+  /** Default: `EngineWorker.start`. */
+  readonly startEngine?: StartEngine
+}
+
+export type StartEngine = (entry: URL, setup: unknown, events: EngineWorkerEvents) => Promise<EngineHandle>
+
+export interface TunnelHostInit<Setup extends EngineSetup, Event extends Typed, Status extends StatusEvent> {
+  /** Module of the worker; it calls `serveEngine`. */
+  readonly entry: URL
+  readonly setup: Omit<Setup, 'timestampFloor'>
+  /** Those that are the mechanism's own. */
+  readonly onEvent: (event: OwnEvent<Event>) => void
+  readonly onStatus?: (status: Status) => void
+  /** Whether traffic can flow, for `untilReady`. Absent: nobody waits. */
+  readonly works?: (status: Status) => boolean
+  /** Called with the MTU that follows from the paths. Absent: the device's MTU is fixed. */
+  readonly mtu?: {
+    readonly of: (paths: Status['paths']) => number | undefined
+    readonly set: (mtu: number) => void
+  }
+}
+
+interface Typed {
+  readonly type: string
+}
+
+/** Events that a mechanism handles itself. */
+export type OwnEvent<Event extends Typed> = Exclude<Event, { type: CommonEvent<StatusEvent>['type'] }>
+
+/** Where accesses are heard of; `AccessMonitor` is one. */
+export interface AccessSource {
+  subscribe(listener: (event: AccessNews) => void): () => void
+  accesses(): readonly { readonly name: string }[]
+}
+
+type AccessNews =
+  | { readonly type: 'woke' }
+  | { readonly type: 'access'; readonly access: { readonly name: string }; readonly cause: string }
+
+/** How long `untilReady` waits for a peer to answer; after that the tunnel is up and keeps trying. */
+const READY_MS = 20_000
+
+export class TunnelHost<
+  Setup extends EngineSetup,
+  Command extends Typed,
+  Event extends Typed,
+  Status extends StatusEvent,
+  /** What questions are answered with, by the type of the command. */
+  Answers extends object = object,
+> {
+  /** Resolves when the engine has ended although nobody asked it to. */
+  readonly failure: Promise<GodwitError>
+  readonly #parts: TunnelHostParts
+  readonly #init: TunnelHostInit<Setup, Event, Status>
+  readonly #endpoints: Endpoints | undefined
+  readonly #requests = new Requests()
+  /** Accesses that the engine knows of. */
+  readonly #accesses = new Set<string>()
+  #fail!: (error: GodwitError) => void
+  #engine: EngineHandle | undefined
+  #status: Status | undefined
+  #unsubscribe: (() => void) | undefined
+  /** Ends the wait for readiness; with the error that made it vain. */
+  #endWait: ((error?: GodwitError) => void) | undefined
+  #hurried = false
+  #stopping = false
+  #error: GodwitError | undefined
+
+  constructor(parts: TunnelHostParts, init: TunnelHostInit<Setup, Event, Status>) {
+    this.#parts = parts
+    this.#init = init
+    this.failure = new Promise((resolve) => {
+      this.#fail = resolve
+    })
+    const { endpoints: cache, recorder } = parts
+    this.#endpoints =
+      cache &&
+      new Endpoints({
+        cache,
+        onRemotes: (name, remotes) => this.#send({ type: 'remotes', name, remotes }),
+        report: (message) => recorder.log('warn', message),
+      })
+  }
+
+  /** Resolves when the engine is built and its device is there. Rejects with what prevented it. */
+  async start(): Promise<void> {
+    const { startEngine = EngineWorker.start, timestamp } = this.#parts
+    const floor = timestamp?.get()
+    const setup = { ...this.#init.setup, ...(floor !== undefined && { timestampFloor: floor }) }
+    this.#engine = await startEngine(this.#init.entry, setup, {
+      onEvent: (event) => this.#handle(event as Event | CommonEvent<Status>),
+      onEnd: (error) => this.#ended(error),
+    })
+  }
+
+  /** What the engine reported last. */
+  get status(): Status | undefined {
+    return this.#status
+  }
+
+  /** Nothing happens when no engine runs. */
+  post(command: Exclude<Command, Question>): void {
+    this.#send(command)
+  }
+
+  /** Resolves to the answer; rejects with the engine's failure, or when there is no engine. */
+  ask<T extends keyof Answers & string>(
+    type: T,
+    rest: Omit<Extract<Command, { type: T }>, 'type' | 'request'>,
+  ): Promise<Answers[T]> {
+    if (this.#engine === undefined) {
+      const stopped = new GodwitError('STOPPING', 'the packet engine is not running')
+      return Promise.reject(this.#error ?? stopped)
+    }
+    return this.#requests.ask((request) => this.#send({ type, request, ...rest })) as Promise<Answers[T]>
+  }
+
+  // ---- peers
+
+  /** Makes the peer known to the engine, and keeps its addresses told where it has an endpoint. */
+  addPeer<Peer extends { readonly name: string }>(
+    peer: Peer & (Command extends AddPeer<infer Known> ? Known : never),
+    endpoint?: Omit<Named, 'name'>,
+  ): void {
+    this.#send({ type: 'add-peer', peer })
+    if (endpoint !== undefined) this.#endpoints?.start({ name: peer.name, ...endpoint })
+  }
+
+  removePeer(name: string): void {
+    this.#endpoints?.forget(name)
+    this.#send({ type: 'remove-peer', name })
+  }
+
+  // ---- accesses
+
+  /**
+   * Tells the engine of every access that `setupOf` has a setup for, now and whenever it changes; `told` is called after
+   * each time.
+   */
+  followAccesses<Access extends SocketSetup>(
+    source: AccessSource,
+    setupOf: (
+      name: string,
+    ) => (Access & (Command extends { type: 'access'; access: infer A } ? A : never)) | undefined,
+    told?: (name: string) => void,
+  ): void {
+    const tell = (name: string) => {
+      const access = setupOf(name)
+      if (access === undefined) this.#accessGone(name)
+      else {
+        this.#accesses.add(name)
+        this.#send({ type: 'access', access })
+        told?.(name)
+      }
+    }
+    this.#unsubscribe = source.subscribe((event) => {
+      if (event.type === 'woke') this.#send({ type: 'wake' })
+      else if (event.cause === 'removed') this.#accessGone(event.access.name)
+      else tell(event.access.name)
+    })
+    for (const { name } of source.accesses()) tell(name)
+  }
+
+  #accessGone(name: string): void {
+    if (this.#accesses.delete(name)) this.#send({ type: 'access-gone', name })
+  }
+
+  // ---- readiness
+
+  /**
+   * Resolves when traffic can flow, after READY_MS at the latest (then `silent` is logged), and at `hurry`. Rejects when
+   * the engine ends.
+   */
+  untilReady(silent: string): Promise<void> {
+    if (this.#error !== undefined) return Promise.reject(this.#error)
+    if (this.#hurried || this.#works()) return Promise.resolve()
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#parts.recorder.log('warn', silent)
+        this.#endWait?.()
+      }, READY_MS)
+      this.#endWait = (error) => {
+        clearTimeout(timer)
+        this.#endWait = undefined
+        if (error === undefined) resolve()
+        else reject(error)
+      }
+    })
+  }
+
+  /** `untilReady` need not wait any longer. */
+  hurry(): void {
+    this.#hurried = true
+    this.#endWait?.()
+  }
+
+  #works(): boolean {
+    return this.#status !== undefined && this.#init.works?.(this.#status) === true
+  }
+
+  // ---- the end
+
+  /** No more events of accesses and names, no more questions; packets go on. The first step of `stop`. Repeatable. */
+  retire(): void {
+    this.#stopping = true
+    this.#unsubscribe?.()
+    this.#endpoints?.stop()
+    this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
+    this.#endWait?.()
+  }
+
+  /** Resolves when the engine's descriptors are closed. Repeatable, also without an engine. */
+  async stop(): Promise<void> {
+    this.retire()
+    const engine = this.#engine
+    this.#engine = undefined
+    await engine?.stop()
+  }
+
+  #ended(error: GodwitError | undefined): void {
+    this.#engine = undefined
+    if (this.#stopping) return
+    const { device } = this.#init.setup
+    this.#error = error ?? new GodwitError('ENGINE_FAILED', `the packet engine of ${device} ended`)
+    this.#endpoints?.stop()
+    this.#requests.end(this.#error)
+    this.#endWait?.(this.#error)
+    this.#fail(this.#error)
+  }
+
+  // ---- messages
+
+  #send(command: unknown): void {
+    this.#engine?.post(command)
+  }
+
+  #handle(event: Event | CommonEvent<Status>): void {
+    const common = event as CommonEvent<Status>
+    switch (common.type) {
+      case 'log':
+        this.#parts.recorder.log(common.level, common.message)
+        break
+      case 'timestamp':
+        this.#parts.timestamp?.set(common.floor)
+        break
+      case 'answer':
+        this.#requests.answered(common)
+        break
+      case 'status':
+        this.#report(common)
+        break
+      default:
+        this.#init.onEvent(event as OwnEvent<Event>)
+    }
+  }
+
+  #report(status: Status): void {
+    this.#status = status
+    if (this.#stopping) return
+    const { mtu, onStatus } = this.#init
+    this.#endpoints?.follow(status.paths, performance.now())
+    const fitting = mtu?.of(status.paths)
+    if (fitting !== undefined) mtu?.set(fitting)
+    onStatus?.(status)
+    if (this.#works()) this.#endWait?.()
+  }
+}
+
+/** Whether starting failed because the device is another daemon's: then nothing with its name is to be removed. */
+export function deviceIsForeign(error: unknown): boolean {
+  return error instanceof GodwitError && error.code === 'TUN_BUSY'
+}

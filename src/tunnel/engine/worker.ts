@@ -1,0 +1,146 @@
+/**
+ * The engine in its worker thread, both sides. The main thread starts an entry module with `EngineWorker.start`, posts
+ * commands (MessagePort, then the eventfd that ends the engine's poll) and gets events by callback. The entry module calls
+ * `serveEngine`, which runs until told to stop or until something that cannot be mended.
+ */
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { GodwitError } from '../../core/errors.ts'
+import { KernelPoller, type Poller, wake } from '../../linux/poller.ts'
+import type { Engine } from './engine.ts'
+import { errorOf, type Failure, failureOf } from './outcome.ts'
+
+/** What the two sides say to each other beside the mechanism's own messages. */
+type Envelope =
+  | { readonly godwit: 'ready'; readonly wakeFd: number }
+  | { readonly godwit: 'failed'; readonly error: FailureReport }
+  | { readonly godwit: 'event'; readonly event: unknown }
+
+/** A failure and where it was thrown. */
+interface FailureReport extends Failure {
+  readonly stack?: string
+}
+
+interface Command {
+  readonly stop?: true
+  readonly command?: unknown
+}
+
+export interface EngineWorkerEvents {
+  readonly onEvent: (event: unknown) => void
+  /** The engine ended; with the reason when nobody had asked it to. */
+  readonly onEnd: (error: GodwitError | undefined) => void
+}
+
+/** The main thread's handle on a running engine. */
+export class EngineWorker {
+  readonly #worker: Worker
+  readonly #wakeFd: number
+  readonly #ended: Promise<void>
+  #running = true
+
+  private constructor(worker: Worker, wakeFd: number, ended: Promise<void>) {
+    this.#worker = worker
+    this.#wakeFd = wakeFd
+    this.#ended = ended
+    void ended.then(() => {
+      this.#running = false
+    })
+  }
+
+  /**
+   * Starts `entry` (a module that calls `serveEngine`) with `data` (cloned), and waits until its engine is built. Rejects
+   * with the error that building it threw.
+   */
+  static start(entry: URL, data: unknown, events: EngineWorkerEvents): Promise<EngineWorker> {
+    return new Promise((resolve, reject) => {
+      const worker = new Worker(entry, { workerData: data, trackUnmanagedFds: false })
+      let failure: GodwitError | undefined
+      let started = false
+      let end: () => void
+      const ended = new Promise<void>((done) => {
+        end = done
+      })
+      worker.on('message', (message: Envelope) => {
+        if (message.godwit === 'ready') {
+          started = true
+          resolve(new EngineWorker(worker, message.wakeFd, ended))
+        } else if (message.godwit === 'failed') failure = revive(message.error)
+        else events.onEvent(message.event)
+      })
+      worker.on('error', (error) => {
+        failure ??= new GodwitError('ENGINE_FAILED', String(error), { op: 'packet engine', cause: error })
+      })
+      worker.on('exit', () => {
+        end()
+        if (started) events.onEnd(failure)
+        else
+          reject(failure ?? new GodwitError('ENGINE_FAILED', 'the packet engine ended before it was ready'))
+      })
+    })
+  }
+
+  /** Gives the engine a command (cloned); handled within microseconds. Nothing happens after it has ended. */
+  post(command: unknown): void {
+    this.#send({ command })
+  }
+
+  /** Ends the engine after the turn at hand; resolves when its descriptors are closed. */
+  async stop(): Promise<void> {
+    this.#send({ stop: true })
+    await this.#ended
+  }
+
+  #send(message: Command): void {
+    if (!this.#running) return
+    this.#worker.postMessage(message)
+    wake(this.#wakeFd)
+  }
+}
+
+function revive(report: FailureReport): GodwitError {
+  const error = errorOf(report)
+  if (report.stack !== undefined) error.stack = report.stack
+  return error
+}
+
+/** What an entry module builds its engine with. */
+export interface EngineHost {
+  readonly poller: Poller
+  /** `data` of `EngineWorker.start`. */
+  readonly data: unknown
+  /** Sends an event to the main thread; it is cloned. */
+  readonly post: (event: unknown) => void
+}
+
+/** Worker side: builds the engine, runs it, closes it. `onCommand` gets what the main thread posts. */
+export function serveEngine(
+  build: (host: EngineHost) => { readonly engine: Engine; readonly onCommand: (command: unknown) => void },
+): void {
+  const port = parentPort
+  if (isMainThread || port === null) throw new GodwitError('USAGE', 'serveEngine runs in a worker thread')
+  const say = (envelope: Envelope) => port.postMessage(envelope)
+  try {
+    const poller = new KernelPoller()
+    const host: EngineHost = { poller, data: workerData, post: (event) => say({ godwit: 'event', event }) }
+    const { engine, onCommand } = build(host)
+    engine.listen(port, (message) => {
+      const { stop, command } = message as Command
+      if (stop) engine.stop()
+      else onCommand(command)
+    })
+    say({ godwit: 'ready', wakeFd: poller.wakeFd })
+    try {
+      engine.run()
+    } finally {
+      engine.close()
+    }
+  } catch (error) {
+    say({ godwit: 'failed', error: report(error) })
+  }
+}
+
+function report(error: unknown): FailureReport {
+  const stack = error instanceof Error && error.stack !== undefined ? { stack: error.stack } : {}
+  if (error instanceof GodwitError) return { ...failureOf(error), ...stack }
+  return { code: 'ENGINE_FAILED', message: String(error), op: 'packet engine', kind: 'failed', ...stack }
+}

@@ -1,0 +1,768 @@
+/**
+ * Paths: opening, announcing, accepting, watching, giving up, closing, roaming (docs/wire/tunnel.md). One end of each path
+ * opened it (`local`) and announces it; the other learns it once its address is proven (proofs.ts). Towards stock peers a path is just an endpoint.
+ */
+import {
+  EADDRNOTAVAIL,
+  EHOSTUNREACH,
+  EMSGSIZE,
+  ENETDOWN,
+  ENETUNREACH,
+  ENODEV,
+  ENXIO,
+} from '../../core/errno.ts'
+import type { Endpoint } from '../seam.ts'
+import {
+  CloseReason,
+  type MachineComponents,
+  type PathConfig,
+  type PathState,
+  type TunnelEvent,
+} from './api.ts'
+import { Closes, openCloseFrames } from './closes.ts'
+import * as K from './constants.ts'
+import { encodeFrames, Feature, type Frame } from './control.ts'
+import { keepEndpoint, Path, sameAddress, sameEndpoint } from './path.ts'
+import { Deadline, type Peer, reported } from './peer.ts'
+import { type Candidate, Proofs } from './proofs.ts'
+import { StockWatch } from './stock.ts'
+import { PathWatch } from './watch.ts'
+
+const NEVER = Number.POSITIVE_INFINITY
+/** The way out is gone: a path on which sending fails so is down at once. */
+const FATAL_ERRORS: ReadonlySet<number> = new Set([
+  ENETDOWN,
+  ENETUNREACH,
+  EHOSTUNREACH,
+  ENODEV,
+  ENXIO,
+  EADDRNOTAVAIL,
+])
+
+/** What the paths need of the machine around them. */
+export interface MultipathHost {
+  emit(event: TunnelEvent): void
+  /** A fresh message 1 over these paths now: who answers is there. */
+  check(peer: Peer, paths: readonly Path[], now: number): void
+  /** A message 1 to this address alone: its answer proves it. */
+  ask(peer: Peer, remote: Endpoint, socket: number, now: number): void
+  /** Handshake now, unless one is under way. */
+  connect(peer: Peer, now: number): void
+  /** The handshake under way should also try this path; false when none is. */
+  sendAlso(peer: Peer, path: Path, now: number): void
+  /** Something was sealed and sent to this peer. */
+  sent(peer: Peer, now: number): void
+  /** Deadlines of this peer may have come nearer. */
+  changed(peer: Peer): void
+}
+
+export class Multipath {
+  readonly #parts: MachineComponents
+  readonly #host: MultipathHost
+  readonly #hello: Frame
+  readonly #maxMtu: number
+  readonly #measureInterval: number | undefined
+  readonly #bySlot = new Map<number, Path>()
+  readonly watch: PathWatch
+  readonly proofs: Proofs
+  readonly #stock: StockWatch
+  readonly #closes: Closes
+
+  constructor(
+    parts: MachineComponents,
+    host: MultipathHost,
+    hello: Frame,
+    maxMtu: number,
+    measureInterval?: number,
+  ) {
+    this.#parts = parts
+    this.#host = host
+    this.#hello = hello
+    this.#maxMtu = maxMtu
+    this.#measureInterval = measureInterval
+    const owner = {
+      emit: (event: TunnelEvent) => host.emit(event),
+      send: (peer: Peer, path: Path, frames: readonly Frame[], now: number) =>
+        this.send(peer, path, frames, now),
+      sendBody: (peer: Peer, path: Path, body: Uint8Array, now: number) =>
+        this.sendBody(peer, path, body, now),
+      setState: (path: Path, state: PathState) => this.#setState(path, state),
+      askAgain: (peer: Peer, path: Path, bytes: number, now: number) =>
+        this.#askAgain(peer, path, bytes, now),
+      goDown: (peer: Peer, path: Path, reason: CloseReason, now: number, after: number) =>
+        this.#goDown(peer, path, reason, now, after),
+    }
+    this.watch = new PathWatch(parts, owner)
+    this.proofs = new Proofs(parts.transmit, parts.random)
+    this.#closes = new Closes(parts.paths, owner.send)
+    this.#stock = new StockWatch(parts, {
+      setState: owner.setState,
+      check: (peer, paths, now) => host.check(peer, paths, now),
+      goDown: (peer, path, now) => this.#leaveStock(peer, path, now),
+    })
+  }
+
+  bySlot(slot: number): Path | undefined {
+    return this.#bySlot.get(slot)
+  }
+
+  /** Opens a path from this end; it comes up by itself. */
+  open(peer: Peer, config: PathConfig, now: number): Path {
+    const path = this.#open(peer, config.pathId, config.socket, config.remote, true, config.mtu, now)
+    path.generation = ++peer.generation
+    if (peer.current === undefined) {
+      this.#host.sendAlso(peer, path, now)
+      return path
+    }
+    if (peer.expectsGodwit) this.announce(peer, path, now)
+    else this.#setState(path, { name: 'up', since: now })
+    return path
+  }
+
+  /** The access below a path is gone, by the owner's word. */
+  remove(peer: Peer, path: Path, now: number): void {
+    if (path.state.name === 'closing') return
+    this.#beginClose(peer, path, CloseReason.removed, now)
+    this.#host.changed(peer)
+  }
+
+  /** A new session is in use. `initiator`: this end has to say HELLO. */
+  established(peer: Peer, initiator: boolean, now: number): void {
+    for (const path of peer.paths) {
+      path.monitor.forgetReports()
+      if (!Number.isNaN(path.owedAfter)) path.owedAfter = -1
+    }
+    if (!peer.expectsGodwit) {
+      for (const path of peer.paths)
+        if (path.state.name === 'new') this.#setState(path, { name: 'up', since: now })
+    }
+    if (peer.dialect === 'stock') {
+      const path = initiator ? this.#inUse(peer) : undefined
+      if (path !== undefined) this.keepalive(peer, path, now) // shows the responder that we have the keys
+    } else if (initiator) {
+      peer.helloTries = 0
+      this.sayHello(peer, now)
+    }
+    for (const path of peer.paths) if (path.usable && peer.godwit) path.assessAt = now
+    this.#host.changed(peer)
+  }
+
+  /** No session is left. */
+  sessionLost(peer: Peer, now: number): void {
+    peer.deadlines[Deadline.hello] = NEVER
+    peer.candidates = []
+    for (const path of [...peer.paths]) {
+      path.assessAt = NEVER
+      path.announceAt = NEVER
+      if (path.state.name === 'closing' || (!path.local && path.pathId !== 0)) this.#close(peer, path)
+      else if (path.state.name !== 'new') this.#setState(path, { name: 'new' })
+    }
+    if (peer.dials && peer.expectsGodwit) this.#host.connect(peer, now)
+  }
+
+  /** HELLO on every path that can carry it, with announcements of those that are not up (`Deadline.hello`). */
+  sayHello(peer: Peer, now: number): void {
+    peer.deadlines[Deadline.hello] = NEVER
+    if (peer.current === undefined || peer.helloSession === peer.current.localIndex) return
+    if (peer.helloTries >= K.HELLO_TRIES && peer.dialect === 'auto') {
+      // Whoever it was before: it does not speak godwit now.
+      peer.godwit = false
+      this.#parts.sessions.setForm(peer.index, 'stock')
+      for (const path of peer.paths) {
+        path.assessAt = NEVER
+        path.mtuEnabled = false
+      }
+      return
+    }
+    peer.deadlines[Deadline.hello] = now + K.HELLO_RETRY * 2 ** Math.min(peer.helloTries, 5)
+    peer.helloTries++
+    for (const path of peer.paths) {
+      if (path.state.name === 'closing') continue
+      if (path.local && (!peer.expectsGodwit || !path.usable)) {
+        // Those that are announced anyhow carry HELLO with them.
+        if (peer.helloTries === 1 || path.announceAt === NEVER) this.announce(peer, path, now)
+      } else if (path.usable) this.send(peer, path, [this.#hello], now)
+    }
+  }
+
+  /** Sends PATH_ANNOUNCE and arms its repetition. */
+  announce(peer: Peer, path: Path, now: number): void {
+    if (peer.current === undefined) {
+      path.announceAt = NEVER
+      this.#host.connect(peer, now)
+      return
+    }
+    const frames: Frame[] = []
+    if (peer.helloSession !== peer.current.localIndex) frames.push(this.#hello)
+    // What has ended first: the other end then knows whether it has anything but this path.
+    frames.push(...openCloseFrames(peer))
+    const { pathId, generation } = path
+    frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
+    if (path.tries === 0) path.announcedAt = now
+    path.tries++
+    const alone = peer.godwit && path.tries < K.ANNOUNCE_ALONE_TRIES && peer.bestPath() === undefined
+    path.announceAt =
+      now +
+      (alone
+        ? K.ANNOUNCE_ALONE
+        : Math.min(K.ANNOUNCE_RETRY * 2 ** Math.min(path.tries - 1, 10), K.ANNOUNCE_RETRY_MAX))
+    if (path.state.name === 'new' && peer.expectsGodwit)
+      this.#setState(path, { name: 'validating', since: now, tries: path.tries })
+    else if (path.state.name === 'validating') path.state = { ...path.state, tries: path.tries }
+    this.send(peer, path, frames, now)
+    if (path.tries > K.ANNOUNCES_BEFORE_HANDSHAKE && peer.bestPath() === undefined)
+      this.#host.connect(peer, now)
+    this.#host.changed(peer)
+  }
+
+  /** Seals frames for a path. False when there is no session or the socket refused. */
+  send(peer: Peer, path: Path, frames: readonly Frame[], now: number): boolean {
+    return this.sendBody(peer, path, encodeFrames(frames), now)
+  }
+
+  sendBody(peer: Peer, path: Path, body: Uint8Array, now: number): boolean {
+    if (this.#parts.transmit.control(path.slot, body) < 0) return false
+    path.monitor.noteControlSent()
+    path.stock.keepalives++
+    this.#host.sent(peer, now)
+    return true
+  }
+
+  keepalive(peer: Peer, path: Path, now: number): void {
+    this.sendBody(peer, path, new Uint8Array(0), now)
+  }
+
+  /** WireGuard's keepalive, on the path that carries the traffic. */
+  keepaliveInUse(peer: Peer, now: number): void {
+    const path = peer.godwit ? peer.bestPath() : this.#inUse(peer)
+    if (path !== undefined) this.keepalive(peer, path, now)
+  }
+
+  #inUse(peer: Peer, except?: Path): Path | undefined {
+    return peer.pathInUse((path) => this.#parts.paths.counters(path.slot).lastSentAt, except)
+  }
+
+  /** The peer said HELLO in the session with this local index. False for one that was held back and says nothing any more. */
+  heardHello(
+    peer: Peer,
+    hello: Frame & { type: 'hello' },
+    localIndex: number,
+    newest: boolean,
+    now: number,
+  ): boolean {
+    const features = (hello.features & (this.#hello as Frame & { type: 'hello' }).features) >>> 0
+    const restarted = !Number.isNaN(peer.instance) && peer.instance !== hello.instance
+    if (restarted && !newest) return false
+    const first = peer.helloSession !== localIndex
+    const discovered = !peer.godwit
+    peer.instance = hello.instance
+    peer.features = features
+    peer.godwit = true
+    peer.helloSession = localIndex
+    peer.deadlines[Deadline.hello] = NEVER
+    this.#parts.sessions.setForm(peer.index, (features & Feature.multipathAes) !== 0 ? 'godwit' : 'stock')
+    if (restarted) {
+      peer.generations.clear()
+      peer.candidates = []
+      peer.closes = []
+    }
+    if (restarted || discovered) {
+      for (const path of [...peer.paths]) {
+        if (!path.local) this.#close(peer, path)
+        else if (path.state.name === 'closing') this.#close(peer, path)
+        else if (path.usable || path.state.name === 'down') {
+          // What the peer knew of it is lost, or it knows paths only now.
+          if (restarted) path.tries = 0
+          this.#setState(path, { name: 'validating', since: now, tries: path.tries })
+          path.assessAt = NEVER
+          path.mtuEnabled = false
+          if (restarted || path.announceAt === NEVER) path.announceAt = now
+        }
+      }
+    }
+    if (first) this.#host.emit({ type: 'hello', peer: peer.index, features, mtu: hello.mtu, restarted })
+    this.#host.changed(peer)
+    return true
+  }
+
+  helloFrame(): Frame {
+    return this.#hello
+  }
+
+  /**
+   * PATH_ANNOUNCE from the peer. Returns what is to be answered on: the path when it is known there, else the candidate that
+   * has to prove the address first; undefined to ignore it.
+   */
+  heardAnnounce(
+    peer: Peer,
+    frame: Frame & { type: 'path-announce' },
+    from: Endpoint,
+    socket: number,
+    newest: boolean,
+    now: number,
+  ): Path | Candidate | undefined {
+    const { pathId, generation, mtu } = frame
+    if (pathId === 0) return undefined
+    const existing = peer.path(pathId)
+    if (existing?.local === true || generation < (peer.generations.get(pathId) ?? 0)) return undefined
+    if (existing?.usable === true && generation === existing.generation && existing.socket === socket) {
+      if (!sameEndpoint(existing.remote, from))
+        return newest && existing.moves.has(now)
+          ? this.proofs.expect(peer, pathId, from, socket, undefined, now)
+          : undefined
+      this.#accept(peer, existing, now)
+      return existing
+    }
+    if (!peer.opens.has(now)) return undefined
+    const candidate = this.proofs.expect(peer, pathId, from, socket, { generation, mtu }, now)
+    // Nothing else works, and it received there just now: it is not kept waiting for another round trip.
+    const at = peer.bestPath() === undefined ? this.proofs.provenAt(peer, from, socket, now) : undefined
+    return at === undefined || !peer.opens.take(now) ? candidate : this.#learn(peer, candidate, at, now)
+  }
+
+  /** PATH_RESPONSE: an address has proven itself. Returns the path that has it from now on. */
+  heardResponse(
+    peer: Peer,
+    token: Uint8Array,
+    from: Endpoint,
+    socket: number,
+    newest: boolean,
+    now: number,
+  ): Path | undefined {
+    const proven = this.proofs.answered(peer, token, from, socket, now)
+    if (proven === undefined) return undefined
+    const path = peer.path(proven.pathId)
+    if (proven.announced !== undefined) {
+      const { generation } = proven.announced
+      if (path?.local === true || generation < (peer.generations.get(proven.pathId) ?? 0)) return undefined
+      return peer.opens.take(now) ? this.#learn(peer, proven, now, now) : undefined
+    }
+    if (path === undefined || path.socket !== proven.socket) return undefined
+    if (sameEndpoint(path.remote, proven.remote)) {
+      path.proven(now)
+      if (!path.usable) this.#accept(peer, path, now)
+      return path
+    }
+    // A path that lives is moved by the newest word of its peer only.
+    if (!newest || !path.moves.take(now)) return undefined
+    this.#move(peer, path, proven.remote, now)
+    return path
+  }
+
+  /** A path of the peer's that was given up has brought something again, or its proof is old: asks for a fresh one. */
+  #askAgain(peer: Peer, path: Path, bytes: number, now: number): void {
+    if (!path.usable && now - path.provenAt < K.PROOF_EXPIRY && peer.bestPath() === undefined) {
+      this.#accept(peer, path, now)
+      return
+    }
+    const candidate = this.proofs.expect(peer, path.pathId, path.remote, path.socket, undefined, now)
+    this.ask(peer, candidate, [], bytes, now)
+  }
+
+  /** A path of the peer's, at an address that it has proven. Takes the place of what had its name before. */
+  #learn(peer: Peer, candidate: Candidate, provenAt: number, now: number): Path {
+    const { pathId, remote, socket, announced } = candidate
+    const { generation, mtu } = announced ?? { generation: 0, mtu: 0 }
+    this.proofs.forget(peer, candidate)
+    peer.generations.set(pathId, generation)
+    this.#makeRoom(peer, pathId, now)
+    const limit = Math.min(this.#maxMtu, mtu === 0 ? this.#maxMtu : mtu)
+    const path = this.#open(peer, pathId, socket, remote, false, limit, now)
+    path.generation = generation
+    path.proven(provenAt)
+    this.#accept(peer, path, now)
+    for (const old of [...peer.paths]) {
+      if (old === path || old.local) continue
+      if (old.pathId === 0) this.#close(peer, old)
+      else if (old.pathId === pathId && old.state.name !== 'closing') {
+        this.#resend(old, path, old.monitor.remoteHighest)
+        this.#close(peer, old)
+      }
+    }
+    return path
+  }
+
+  /** A peer that has all the paths it may have loses its own: one that does not work, else the one silent longest. */
+  #makeRoom(peer: Peer, pathId: number, now: number): void {
+    const own = peer.paths.filter((path) => !path.local && path.pathId !== pathId)
+    if (own.length < K.PATHS_MAX) return
+    const heardAt = (path: Path) =>
+      path.usable ? this.#parts.paths.counters(path.slot).lastReceivedAt : Number.NEGATIVE_INFINITY
+    const victim = own.reduce((a, b) => (heardAt(b) < heardAt(a) ? b : a))
+    if (victim.state.name !== 'closing') this.#closes.queue(peer, victim, CloseReason.removed, now)
+    this.#close(peer, victim)
+  }
+
+  /** PATH_ACCEPT: the path is up. Returns it if a probe is to show the other end that its answer has arrived. */
+  heardAccept(peer: Peer, frame: Frame & { type: 'path-accept' }, now: number): Path | undefined {
+    const path = peer.path(frame.pathId)
+    if (path === undefined || !path.local || path.generation !== frame.generation) return undefined
+    const fresh = path.announceAt < NEVER
+    path.announceAt = NEVER
+    if (path.tries === 1) path.monitor.rttSample(now - path.announcedAt)
+    path.tries = 0
+    if (fresh || !path.usable) {
+      this.#host.emit({
+        type: 'observed',
+        peer: peer.index,
+        slot: path.slot,
+        pathId: path.pathId,
+        address: frame.observed,
+      })
+    }
+    if (path.usable && !fresh) return undefined
+    this.#accept(peer, path, now)
+    return path
+  }
+
+  /** PATH_CLOSE from the peer; `via` is the path it came on, `session` the local index of the one it came in. */
+  heardClose(
+    peer: Peer,
+    frame: Frame & { type: 'path-close' },
+    via: Path | undefined,
+    session: number,
+    now: number,
+  ): void {
+    const path = peer.path(frame.pathId)
+    if (path === undefined) {
+      // Given up before it was there: an announcement that was held back opens it no more.
+      const next = Math.max(frame.generation + 1, peer.generations.get(frame.pathId) ?? 0)
+      if (frame.pathId !== 0) peer.generations.set(frame.pathId, next)
+    }
+    if (path === undefined || path === via || frame.generation < path.generation) return
+    const after = reported(peer, session, frame.highestCounter)
+    if (path.local) {
+      if (frame.generation === path.generation) this.#goDown(peer, path, CloseReason.remote, now, after)
+      return
+    }
+    peer.generations.set(path.pathId, frame.generation + 1)
+    const target = via?.usable === true ? via : peer.bestPath(path)
+    this.#setState(path, { name: 'closing', since: now, reason: CloseReason.remote })
+    if (target !== undefined) {
+      this.#resend(path, target, after)
+      this.#close(peer, path)
+    } else {
+      path.owedAfter = after
+      path.assessAt = NEVER
+      path.forgetAt = now + K.CLOSING_LINGER
+    }
+  }
+
+  /** See `SlowPath.handleRoaming`. */
+  roam(peer: Peer, pathId: number, from: Endpoint, socket: number, bytes: number, now: number): number {
+    if (pathId === 0 && peer.expectsGodwit) return -1
+    if (pathId === 0 && provenByHandshake(peer, from, socket, now))
+      return this.#haveStock(peer, from, socket, now).slot
+    const candidate =
+      this.proofs.at(peer, from, socket, now) ?? this.#expectMove(peer, pathId, from, socket, now)
+    if (candidate !== undefined) this.ask(peer, candidate, [], bytes, now)
+    return -1
+  }
+
+  /** The question for a fresh proof of a path's remote, undefined when it is not due yet. */
+  refresh(peer: Peer, path: Path, now: number): Frame | undefined {
+    if (path.local || path.pathId === 0 || now - path.provenAt <= K.PROOF_REFRESH) return undefined
+    const { pathId, remote, socket } = path
+    const { token } = this.proofs.expect(peer, pathId, remote, socket, undefined, now)
+    return { type: 'path-challenge', pathId, token }
+  }
+
+  /** The candidate for a new remote of a path that is there, or of a stock peer; undefined when none is to be tried. */
+  #expectMove(
+    peer: Peer,
+    pathId: number,
+    from: Endpoint,
+    socket: number,
+    now: number,
+  ): Candidate | undefined {
+    if (pathId !== 0) {
+      const path = peer.path(pathId)
+      if (path === undefined || path.socket !== socket || !path.moves.has(now)) return undefined
+    }
+    return this.proofs.expect(peer, pathId, from, socket, undefined, now)
+  }
+
+  /** `bytes` have come from a candidate: sends it the answers and the question for its proof, as far as it may get them. */
+  ask(peer: Peer, candidate: Candidate, answers: readonly Frame[], bytes: number, now: number): void {
+    candidate.received += bytes
+    if (candidate.pathId !== 0) this.proofs.ask(peer, candidate, answers, now)
+    else if (now - peer.stockAskedAt >= K.STOCK_PROOF_RETRY && this.proofs.allowsInitiation(candidate)) {
+      peer.stockAskedAt = now
+      this.#host.ask(peer, candidate.remote, candidate.socket, now)
+    }
+  }
+
+  /** The source of a control payload is unknown: who has to prove it; undefined when it is not to be asked. */
+  candidateAt(
+    peer: Peer,
+    pathId: number,
+    from: Endpoint,
+    socket: number,
+    newest: boolean,
+    now: number,
+  ): Candidate | undefined {
+    const known = this.proofs.at(peer, from, socket, now)
+    if (known !== undefined || !newest || pathId === 0) return known
+    return this.#expectMove(peer, pathId, from, socket, now)
+  }
+
+  /** A stock peer, or one that has not said yet what it is, has proven that it receives there. */
+  #haveStock(peer: Peer, from: Endpoint, socket: number, now: number): Path {
+    peer.candidates = peer.candidates.filter((each) => each.pathId !== 0)
+    const path = peer.paths.find((each) => each.socket === socket && each.state.name !== 'closing')
+    if (path !== undefined) {
+      if (!sameEndpoint(path.remote, from)) this.#move(peer, path, from, now)
+      return path
+    }
+    const opened = this.#open(peer, 0, socket, from, false, this.#maxMtu, now)
+    if (peer.current !== undefined || peer.next !== undefined)
+      this.#setState(opened, { name: 'up', since: now })
+    for (const old of [...peer.paths]) if (old !== opened && old.pathId === 0) this.#close(peer, old)
+    return opened
+  }
+
+  /** A handshake message of a stock peer came from there: its endpoint is where it speaks from (paper §6.5), once proven. */
+  heardFrom(peer: Peer, from: Endpoint, socket: number, proven: boolean, now: number): void {
+    if (peer.expectsGodwit) return
+    const known = peer.paths.find((path) => path.socket === socket && sameEndpoint(path.remote, from))
+    if (known !== undefined) this.#stock.answered(known, now)
+    else if (proven) this.#stock.answered(this.#haveStock(peer, from, socket, now), now)
+  }
+
+  /** Everything of this peer's paths that is due. `late`: this end was held up so long. */
+  tick(peer: Peer, now: number, late: number): void {
+    for (const path of [...peer.paths]) {
+      if (late > K.STALL) path.monitor.noteStall(now, late)
+      if (path.error !== 0) this.#handleError(peer, path, now)
+      if (path.forgetAt <= now) {
+        this.#close(peer, path)
+        continue
+      }
+      if (path.announceAt <= now) this.announce(peer, path, now)
+      if (path.assessAt <= now) {
+        if (peer.godwit) this.watch.assess(peer, path, now)
+        else this.#stock.assess(peer, path, now)
+      }
+      if (path.mtuEnabled && path.usable && path.mtu.nextAt <= now) this.watch.probeMtu(peer, path, now)
+    }
+    if (peer.deadlines[Deadline.close]! <= now) this.#closes.sendDue(peer, now)
+  }
+
+  /** Traffic began between the two ends. */
+  wakeUp(peer: Peer, now: number): void {
+    for (const path of peer.paths) if (path.usable && (peer.godwit || path.local)) path.assessAt = now
+  }
+
+  /** After sleep or a change of network: ask every path, announce those that are down. */
+  reviveAll(peer: Peer, now: number): void {
+    for (const path of peer.paths) {
+      if (!path.local || path.state.name === 'closing') continue
+      path.tries = 0
+      if (path.usable && peer.godwit) {
+        path.monitor.restart(now)
+        this.watch.probe(peer, path, now)
+        path.assessAt = now
+      } else if (!path.usable && peer.current !== undefined) path.announceAt = now
+    }
+    this.#host.changed(peer)
+  }
+
+  setInterfaceMtu(peer: Peer, path: Path, mtu: number, now: number): void {
+    path.mtuLimit = Math.min(mtu, this.#maxMtu)
+    const before = path.mtu.current
+    path.mtu.restart(path.mtuLimit, now)
+    if (path.mtu.current !== before) this.watch.publishMtu(peer, path)
+    this.#host.changed(peer)
+  }
+
+  /** Every path of the peer goes, without a word to it. */
+  closeAll(peer: Peer): void {
+    for (const path of [...peer.paths]) this.#close(peer, path)
+  }
+
+  #open(
+    peer: Peer,
+    pathId: number,
+    socket: number,
+    remote: Endpoint,
+    local: boolean,
+    mtuLimit: number,
+    now: number,
+  ): Path {
+    const kept = keepEndpoint(remote)
+    const limit = Math.min(mtuLimit, this.#maxMtu)
+    const path = new Path(
+      {
+        slot: -1,
+        peer: peer.index,
+        pathId,
+        generation: 0,
+        socket,
+        remote: kept,
+        local,
+        mtuLimit: limit,
+        measureInterval: this.#measureInterval,
+      },
+      now,
+    )
+    path.slot = this.#parts.paths.open({
+      peer: peer.index,
+      pathId,
+      socket,
+      remote: kept,
+      mtu: path.mtu.current,
+    })
+    peer.paths.push(path)
+    this.#bySlot.set(path.slot, path)
+    return path
+  }
+
+  #accept(peer: Peer, path: Path, now: number): void {
+    path.forgetAt = NEVER
+    path.monitor.restart(now)
+    if (!path.usable && peer.bestPath() === undefined) this.#announceSoon(peer, now)
+    if (!path.usable) this.#setState(path, { name: 'up', since: now })
+    path.assessAt = now
+    if (!path.mtuEnabled) {
+      path.mtuEnabled = true
+      path.mtu.restart(path.mtuLimit, now)
+    }
+    for (const other of [...peer.paths]) {
+      if (Number.isNaN(other.owedAfter)) continue
+      this.#resend(other, path, other.owedAfter)
+      if (other.state.name === 'closing') this.#close(peer, other)
+    }
+    if (peer.closes.length > 0) peer.deadlines[Deadline.close] = now
+    this.#host.changed(peer)
+  }
+
+  #handleError(peer: Peer, path: Path, now: number): void {
+    const errno = path.error
+    path.error = 0
+    if (errno === EMSGSIZE) {
+      const before = path.mtu.current
+      path.mtu.refused(now)
+      if (path.mtu.current !== before) this.watch.publishMtu(peer, path)
+    } else if (path.usable && FATAL_ERRORS.has(errno)) {
+      this.#goDown(peer, path, CloseReason.error, now, path.monitor.remoteHighest)
+    }
+  }
+
+  /** The path is taken for dead: traffic moves, the peer is told, what was lost is sent again, and it is tried anew. */
+  #goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void {
+    const evidence = path.monitor.evidence(now)
+    this.#setState(path, { name: 'down', since: now, reason, evidence })
+    path.assessAt = NEVER
+    path.receivedBefore = this.#parts.paths.counters(path.slot).receivedBytes
+    if (reason !== CloseReason.remote) this.#closes.queue(peer, path, reason, now)
+    this.#moveLost(peer, path, after)
+    if (path.local) {
+      path.generation = ++peer.generation
+      path.tries = 0
+      path.announceAt = now + (reason === CloseReason.remote ? 0 : K.REVIVE_DELAY)
+    } else {
+      path.assessAt = now + K.REVIVE_DELAY
+      path.forgetAt = now + K.REMOTE_DOWN_LINGER
+    }
+    if (peer.bestPath() === undefined) {
+      this.#announceSoon(peer, now)
+      if (peer.dials) this.#host.connect(peer, now)
+    }
+    this.#host.changed(peer)
+  }
+
+  /** The last path that worked has gone, or the first is back: the others are tried at the quick pace from now on. */
+  #announceSoon(peer: Peer, now: number): void {
+    for (const path of peer.paths) {
+      if (path.announceAt === NEVER) continue
+      path.tries = 0
+      path.announceAt = Math.min(path.announceAt, now + K.ANNOUNCE_ALONE)
+    }
+  }
+
+  /** A stock peer's path is silent and another answers. */
+  #leaveStock(peer: Peer, path: Path, now: number): void {
+    const evidence = path.monitor.evidence(now)
+    this.#setState(path, { name: 'down', since: now, reason: CloseReason.silent, evidence })
+    this.#turnStock(peer, path, now)
+    this.#host.changed(peer)
+  }
+
+  /** A stock peer sends where we last sent from: shows it another path at once, and sends again what this one owes. */
+  #turnStock(peer: Peer, path: Path, now: number): void {
+    const target = this.#inUse(peer, path)
+    if (target === undefined) return
+    this.keepalive(peer, target, now)
+    const { lastReceivedAt } = this.#parts.paths.counters(path.slot)
+    const within = Math.min(K.RESEND_WITHIN, now - lastReceivedAt + K.STOCK_RESEND_MARGIN)
+    this.#parts.paths.resend(path.slot, target.slot, -1, within)
+  }
+
+  #beginClose(peer: Peer, path: Path, reason: CloseReason, now: number): void {
+    const told = path.usable || path.state.name === 'validating'
+    this.#setState(path, { name: 'closing', since: now, reason })
+    path.assessAt = NEVER
+    path.announceAt = NEVER
+    if (peer.current === undefined || !peer.godwit) {
+      if (told && peer.current !== undefined) this.#turnStock(peer, path, now)
+      this.#close(peer, path)
+      return
+    }
+    if (told) this.#closes.queue(peer, path, reason, now)
+    this.#moveLost(peer, path, path.monitor.remoteHighest)
+    if (peer.bestPath() === undefined) this.#announceSoon(peer, now)
+    if (Number.isNaN(path.owedAfter)) this.#close(peer, path)
+    else path.forgetAt = now + K.CLOSING_LINGER
+  }
+
+  #moveLost(peer: Peer, path: Path, after: number): void {
+    const target = peer.bestPath(path)
+    if (target === undefined) path.owedAfter = after
+    else this.#resend(path, target, after)
+  }
+
+  #resend(from: Path, to: Path, after: number): void {
+    from.owedAfter = Number.NaN
+    this.#parts.paths.resend(from.slot, to.slot, after, K.RESEND_WITHIN)
+  }
+
+  #move(peer: Peer, path: Path, to: Endpoint, now: number): void {
+    const sameHost = sameAddress(path.remote, to)
+    path.proven(now)
+    path.remote = keepEndpoint(to)
+    path.cookie = undefined
+    this.#parts.paths.setRemote(path.slot, path.remote)
+    this.#host.emit({ type: 'remote', peer: peer.index, slot: path.slot, remote: path.remote })
+    if (peer.godwit && path.usable) {
+      // Another port of the same NAT is no other way.
+      if (!sameHost) path.mtu.restart(path.mtuLimit, now)
+      this.watch.probe(peer, path, now)
+      this.#host.changed(peer)
+    }
+  }
+
+  #close(peer: Peer, path: Path): void {
+    const at = peer.paths.indexOf(path)
+    if (at < 0) return
+    peer.paths.splice(at, 1)
+    this.#bySlot.delete(path.slot)
+    this.#parts.paths.close(path.slot)
+    const { slot, pathId } = path
+    this.#host.emit({ type: 'path-closed', peer: peer.index, slot, pathId })
+  }
+
+  #setState(path: Path, state: PathState): void {
+    const from = path.state.name
+    path.state = state
+    this.#host.emit({ type: 'path', peer: path.peer, path: path.view(), from })
+  }
+}
+
+/** A fresh session of the peer's making was answered there and nowhere else: what comes in it from there is the proof. */
+function provenByHandshake(peer: Peer, from: Endpoint, socket: number, now: number): boolean {
+  const { current } = peer
+  const answered = current?.answered
+  if (current === undefined || answered === undefined || !answered.alone) return false
+  if (now - current.createdAt > K.HANDSHAKE_PROOF) return false
+  return answered.socket === socket && sameEndpoint(answered.remote, from)
+}

@@ -1,0 +1,202 @@
+/**
+ * Carries out a plan (schedulers.ts) packet by packet: the path a packet takes, those that get copies, when it leaves.
+ *
+ * `weighted` gives each packet to the path on which it arrives first, counting what that path was given before. What a path
+ * cannot carry yet waits here, sealed in order, not in the network: nothing on the way overflows, packets arrive nearly in
+ * order, and a path that is far is used only once waiting for the near one takes longer. So it is never worse than the
+ * near one alone. What all paths together cannot carry is dropped once MOST_WAIT would be waited: the one queue that TCP
+ * inside finds and fills.
+ */
+
+import { type Spread, Verdict } from '../seam.ts'
+import type { Lanes } from './lanes.ts'
+import type { Mode, Plan } from './schedulers.ts'
+
+/** Bits of what `choose` wants to know of a packet. */
+export const Kind = {
+  /** The last of a burst. */
+  tail: 1,
+  /** Carries nothing that its flow must get in order (an acknowledgement): goes before what waits, on the nearest path. */
+  express: 2,
+} as const
+
+/** One in so many packets is copied to a path that has to prove itself; at most one each PROBE_MS then. */
+const PROBE_EVERY = 8
+const PROBE_MS = 4
+/** Copies saved up: at most what the cap allows over so many bytes sent. */
+const SAVED_OVER = 4 << 20
+const MOST_PATHS = 8
+/** What a datagram of a cut super-packet adds: its own IP and TCP header, and the tunnel's. */
+const DATAGRAM_BYTES = 80
+/**
+ * A path is left for another one when this much longer would have passed there, or has been given to it: batches of one
+ * path are what a fast line lives by, and a slow one carries hardly a datagram in that time.
+ */
+export const FLIGHT_MS = 1
+/** Milliseconds of waiting on the path that has least before it, and on any, beyond which packets are dropped. */
+export const MOST_WAIT = 100
+const MOST_WAIT_ON_ONE = 250
+/** While a rate is only guessed, more may wait. */
+const GUESSED = 2
+
+/** `choose` costs a comparison per path and allocates nothing. */
+export class PacketScheduler {
+  readonly #lanes: Lanes
+  readonly #slots = new Int32Array(MOST_PATHS)
+  /** Datagrams that each carrier has been given (`round-robin`). */
+  readonly #given = new Float64Array(MOST_PATHS)
+  #count = 0
+  readonly #copies = new Int32Array(MOST_PATHS)
+  #copyCount = 0
+  readonly #probes = new Int32Array(MOST_PATHS)
+  #probeCount = 0
+  #refuge = -1
+  #atRisk = false
+  #ordered = false
+  #timed = false
+  /** The carrier that was taken last, and what it may be given before another's turn (`round-robin`). */
+  #current = 0
+  #flight = 0
+  #credit = 0
+  #packets = 0
+  #probedAt = Number.NEGATIVE_INFINITY
+  readonly #cap: number
+  /** Bytes sent, and of them as copies under the cap; packets that no path had room for. */
+  counts = { bytes: 0, copiedBytes: 0, dropped: 0 }
+
+  /** `cap`: share of the bytes sent that `budget` may copy. */
+  constructor(lanes: Lanes, cap = 0.05) {
+    this.#lanes = lanes
+    this.#cap = cap
+  }
+
+  /** A change of plan keeps what each path was given relative to the others. */
+  follow(mode: Mode, plan: Plan): void {
+    const before = new Map<number, number>()
+    let least = Number.POSITIVE_INFINITY
+    for (let i = 0; i < this.#count; i++) {
+      before.set(this.#slots[i]!, this.#given[i]!)
+      least = Math.min(least, this.#given[i]!)
+    }
+    if (!Number.isFinite(least)) least = 0
+    this.#count = fill(this.#slots, plan.carriers)
+    this.#current = 0
+    this.#flight = 0
+    for (let i = 0; i < this.#count; i++) this.#given[i] = (before.get(this.#slots[i]!) ?? least) - least
+    this.#copyCount = fill(this.#copies, plan.copies)
+    this.#probeCount = fill(this.#probes, plan.probes)
+    this.#refuge = plan.refuge
+    this.#atRisk = plan.atRisk
+    this.#ordered = plan.ordered
+    this.#timed = mode === 'weighted' && this.#count > 1
+  }
+
+  /**
+   * The slot for a packet of `bytes` that becomes `datagrams` datagrams, or a Verdict; `kind` is bits of Kind. Copies, order
+   * and departure go to `spread`.
+   */
+  choose(bytes: number, datagrams: number, kind: number, spread: Spread, now: number): number {
+    spread.departAt = 0
+    if (this.#count === 0) return Verdict.PARK
+    const wire = bytes + datagrams * DATAGRAM_BYTES
+    let slot: number
+    spread.ordered = this.#ordered
+    if (this.#count === 1) slot = this.#slots[0]!
+    else if ((kind & Kind.express) !== 0) {
+      slot = this.#nearest()
+      spread.ordered = false
+    } else if (this.#timed) {
+      slot = this.#earliest(wire, now)
+      if (slot < 0) {
+        this.counts.dropped++
+        return Verdict.DROP
+      }
+      spread.departAt = this.#lanes.give(slot, wire, now)
+    } else slot = this.#next(wire, datagrams)
+    if (spread.departAt === 0) this.#lanes.pass(slot, wire, now)
+    this.counts.bytes += bytes
+    spread.copies = this.#copyCount
+    for (let i = 0; i < this.#copyCount; i++) spread.copyTo[i] = this.#copies[i]!
+    if (this.#refuge >= 0) this.#insure(bytes, (kind & Kind.tail) !== 0, spread)
+    if (this.#probeCount > 0) this.#probe(datagrams, spread, now)
+    return slot
+  }
+
+  #next(wire: number, datagrams: number): number {
+    if (this.#flight <= 0) {
+      let best = 0
+      for (let i = 1; i < this.#count; i++) if (this.#given[i]! < this.#given[best]!) best = i
+      this.#current = best
+      this.#flight = this.#lanes.rate[this.#slots[best]!]! * FLIGHT_MS
+    }
+    this.#flight -= wire
+    this.#given[this.#current] = this.#given[this.#current]! + datagrams
+    return this.#slots[this.#current]!
+  }
+
+  #nearest(): number {
+    let best = this.#slots[0]!
+    let least = Number.POSITIVE_INFINITY
+    for (let i = 0; i < this.#count; i++) {
+      const delay = this.#lanes.delayAmong(this.#slots[i]!, this.#slots, this.#count)
+      if (delay >= least) continue
+      least = delay
+      best = this.#slots[i]!
+    }
+    return best
+  }
+
+  /** The path on which it arrives first; Verdict.DROP when it would wait too long. */
+  #earliest(bytes: number, now: number): number {
+    const { rate, freeAt, known } = this.#lanes
+    let best = 0
+    let first = Number.POSITIVE_INFINITY
+    let leavesBest = 0
+    let free = Number.POSITIVE_INFINITY
+    let patience = 1
+    for (let i = 0; i < this.#count; i++) {
+      const slot = this.#slots[i]!
+      const leaves = Math.max(now, freeAt[slot]!)
+      if (leaves < free) free = leaves
+      if (known[slot] === 0) patience = GUESSED
+      const delay = this.#lanes.delayAmong(slot, this.#slots, this.#count)
+      const at = leaves + bytes / rate[slot]! + delay - (i === this.#current ? FLIGHT_MS : 0)
+      if (at >= first) continue
+      first = at
+      best = i
+      leavesBest = leaves
+    }
+    if (free - now > MOST_WAIT * patience || leavesBest - now > MOST_WAIT_ON_ONE * patience)
+      return Verdict.DROP
+    this.#current = best
+    return this.#slots[best]!
+  }
+
+  /** `budget`: a copy for what is at risk, while the cap allows. */
+  #insure(bytes: number, tail: boolean, spread: Spread): void {
+    this.#credit = Math.min(this.#credit + bytes * this.#cap, SAVED_OVER * this.#cap)
+    if (!(this.#atRisk || (tail && this.#credit > (SAVED_OVER * this.#cap) / 2)) || this.#credit < bytes)
+      return
+    this.#credit -= bytes
+    this.counts.copiedBytes += bytes
+    spread.copyTo[spread.copies++] = this.#refuge
+  }
+
+  #probe(datagrams: number, spread: Spread, now: number): void {
+    if (++this.#packets % PROBE_EVERY !== 0 || now - this.#probedAt < PROBE_MS * datagrams) return
+    this.#probedAt = now
+    for (let i = 0; i < this.#probeCount && spread.copies < MOST_PATHS; i++) {
+      const slot = this.#probes[i]!
+      let taken = false
+      for (let k = 0; k < spread.copies; k++) if (spread.copyTo[k] === slot) taken = true
+      if (!taken) spread.copyTo[spread.copies++] = slot
+    }
+  }
+}
+
+/** Writes as many slots as there is room for; returns how many. */
+function fill(to: Int32Array, slots: readonly number[]): number {
+  const count = Math.min(slots.length, MOST_PATHS)
+  for (let i = 0; i < count; i++) to[i] = slots[i]!
+  return count
+}
