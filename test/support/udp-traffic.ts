@@ -1,7 +1,7 @@
 /**
  * Numbered UDP datagrams through whatever is under test: `udp-traffic echo PORT`, and
  * `udp-traffic send ADDRESS PORT INTERVAL_MS [BYTES]`, which sends until its standard input ends, waits for the last
- * answers, and prints what became of them as JSON.
+ * answers, and prints what became of them as JSON; meanwhile, now and then, how many datagrams were answered.
  */
 import dgram from 'node:dgram'
 
@@ -17,6 +17,7 @@ export interface TrafficResult {
 }
 
 const LAST_ANSWERS_MS = 1500
+const REPORT_EVERY = 10
 const [, , mode, ...words] = process.argv
 
 function echo(port: number): void {
@@ -44,7 +45,7 @@ function send(address: string, port: number, interval: number, size: number): vo
       gapAt = last
     }
     last = at
-    if (seen.size === 1) console.log('ready')
+    if (seen.size % REPORT_EVERY === 1) console.log(`answers ${seen.size}`)
   })
   let due = now()
   const timer = setInterval(() => {

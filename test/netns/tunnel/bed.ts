@@ -21,6 +21,8 @@ import type { TrafficResult } from '../../support/udp-traffic.ts'
 usesPrograms('ip')
 
 const TRAFFIC = new URL('../../support/udp-traffic.js', import.meta.url).pathname
+/** How long `Traffic.more` waits for an answer, milliseconds. */
+const MORE_MS = 15_000
 const ECHO_PORT = 9007
 const PROGRAM = new URL('../../support/tunnel-node.js', import.meta.url).pathname
 export const ANCHOR_PORT = 51_820
@@ -142,13 +144,8 @@ export class Bed {
     await once(child.stdout!, 'data')
   }
 
-  /** Numbered datagrams to the echo server from now on; call the result to end them and learn what became of them. */
-  async traffic(
-    netns: string,
-    to: string,
-    intervalMs: number,
-    size = 100,
-  ): Promise<() => Promise<TrafficResult>> {
+  /** Numbered datagrams to the echo server from now on, once the first was answered. */
+  async traffic(netns: string, to: string, intervalMs: number, size = 100): Promise<Traffic> {
     const child = spawnIn(
       netns,
       process.execPath,
@@ -161,11 +158,21 @@ export class Bed {
       output += data
     })
     await Promise.race([once(child.stdout!, 'data'), once(child, 'exit')])
-    return async () => {
+    const word = 'answers '
+    const answered = () => Number.parseInt(output.slice(output.lastIndexOf(word) + word.length), 10)
+    const end = async () => {
       child.stdin!.end()
       await once(child, 'close')
       return JSON.parse(output.trim().split('\n').at(-1)!) as TrafficResult
     }
+    const more = async (count: number) => {
+      const wanted = answered() + count
+      while (answered() < wanted) {
+        assert.equal(child.exitCode, null, 'the traffic has ended')
+        await once(child.stdout!, 'data', { signal: AbortSignal.timeout(MORE_MS) })
+      }
+    }
+    return Object.assign(end, { more })
   }
 
   /** Ends what `start` and `echo` started. */
@@ -183,6 +190,13 @@ export class Bed {
     await this.stopPrograms()
     for (const name of [this.host, this.router, this.anchor]) deleteNamespace(name)
   }
+}
+
+/** Call it to end the datagrams and learn what became of them. */
+export interface Traffic {
+  (): Promise<TrafficResult>
+  /** Once so many more were answered; rejects when no answer comes for 15 s. */
+  more(count: number): Promise<void>
 }
 
 /** An engine in its own process. */
