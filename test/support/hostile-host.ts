@@ -1,11 +1,13 @@
 /**
  * A mobile host that was invited and is hostile: it joins an anchor as godwit does, then sends what an anchor must withstand, as
  * fast as it can, from its own address and with that of a victim as source. A program: `hostile-host.js INVITATION OWN VICTIM
- * ANCHOR PORT SECONDS`; prints `joined`, then at the end one JSON object (`HostileReport`).
+ * ANCHOR PORT`; prints `joined`; each line of its input is for how many seconds it shall attack, and is answered with one JSON
+ * object (`HostileReport`).
  */
 import { createCipheriv, createDecipheriv, randomBytes, randomInt } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
+import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { decodeInvitation } from '../../src/anchoring/invitation.ts'
@@ -96,9 +98,13 @@ class HostileHost {
     if (answer.type === 'mechanism') this.#vipa = answer.body.slice(5, 9)
   }
 
+  clear(): void {
+    this.datagrams = this.bytes = this.asVictim = this.toVictim = 0
+  }
+
   /** One round of everything. */
   async attack(n: number): Promise<void> {
-    if (n % 400 === 399) await this.#handshake()
+    if (n % 400 === 399) await this.#tryHandshake(100)
     const many = Array.from({ length: 140 }, (_, i) => this.#announce(2 + i))
     this.#control(many, 0, this.#victim)
     this.#control([this.#announce(2 + (n % 200))], 2 + (n % 200), this.#victim)
@@ -160,19 +166,21 @@ class HostileHost {
   }
 
   async #handshake(): Promise<void> {
-    for (let tries = 0; tries < 20; tries++) {
-      const stamp = this.#timestamps.next(Date.now())
-      const index = randomInt(2 ** 32)
-      const made = createInitiation(nodeCrypto, this.#identity, this.#remote, randomBytes(32), index, stamp)!
-      addMacs(nodeCrypto, made.message, this.#remote.mac1Key, undefined, 0)
-      const answered = new Promise<boolean>((resolve) => {
-        this.#pending = { state: made.state, done: () => resolve(true) }
-        setTimeout(() => resolve(false), 1000)
-      })
-      this.#send(made.message, this.#own)
-      if (await answered) return
-    }
+    for (let tries = 0; tries < 20; tries++) if (await this.#tryHandshake(1000)) return
     throw new Error('no handshake')
+  }
+
+  async #tryHandshake(patience: number): Promise<boolean> {
+    const stamp = this.#timestamps.next(Date.now())
+    const index = randomInt(2 ** 32)
+    const made = createInitiation(nodeCrypto, this.#identity, this.#remote, randomBytes(32), index, stamp)!
+    addMacs(nodeCrypto, made.message, this.#remote.mac1Key, undefined, 0)
+    const answered = new Promise<boolean>((resolve) => {
+      this.#pending = { state: made.state, done: () => resolve(true) }
+      setTimeout(() => resolve(false), patience)
+    })
+    this.#send(made.message, this.#own)
+    return answered
   }
 
   #receive(message: Buffer): void {
@@ -263,22 +271,26 @@ async function bound(address: string): Promise<Socket> {
 }
 
 async function main(): Promise<void> {
-  const [invitation, own, victim, host, port, seconds] = process.argv.slice(2) as string[]
+  const [invitation, own, victim, host, port] = process.argv.slice(2) as string[]
   const sockets = [await bound(own!), await bound(victim!)] as const
   const hostile = new HostileHost(invitation!, ...sockets, { host: host!, port: Number(port) })
   await hostile.join()
   console.log('joined')
-  await once(process.stdin, 'data')
-  const end = Date.now() + Number(seconds) * 1000
   let rounds = 0
-  while (Date.now() < end) {
-    await hostile.attack(rounds++)
-    // Sockets are read, and their buffers leave, between rounds.
-    await delay(rounds % 4 === 0 ? 1 : 0)
+  for await (const line of createInterface({ input: process.stdin })) {
+    const end = Date.now() + Number(line) * 1000
+    hostile.clear()
+    const first = rounds
+    while (Date.now() < end) {
+      await hostile.attack(rounds++)
+      // Sockets are read, and their buffers leave, between rounds.
+      await delay(rounds % 4 === 0 ? 1 : 0)
+    }
+    await delay(500)
+    const { datagrams, bytes, asVictim, toVictim } = hostile
+    const report: HostileReport = { datagrams, bytes, asVictim, toVictim, rounds: rounds - first }
+    console.log(JSON.stringify(report))
   }
-  await delay(500)
-  const { datagrams, bytes, asVictim, toVictim } = hostile
-  console.log(JSON.stringify({ datagrams, bytes, asVictim, toVictim, rounds } satisfies HostileReport))
   process.exit(0)
 }
 

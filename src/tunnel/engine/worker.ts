@@ -31,6 +31,12 @@ export interface EngineWorkerEvents {
   readonly onEnd: (error: GodwitError | undefined) => void
 }
 
+/**
+ * The young generation (two halves and what is moving) stays this small: the packet path makes next to no objects, and a flood
+ * of control messages would otherwise let it grow to 48 MB, which V8 keeps.
+ */
+const LIMITS = { maxYoungGenerationSizeMb: 12 }
+
 /** The main thread's handle on a running engine. */
 export class EngineWorker {
   readonly #worker: Worker
@@ -53,7 +59,7 @@ export class EngineWorker {
    */
   static start(entry: URL, data: unknown, events: EngineWorkerEvents): Promise<EngineWorker> {
     return new Promise((resolve, reject) => {
-      const worker = new Worker(entry, { workerData: data, trackUnmanagedFds: false })
+      const worker = new Worker(entry, { workerData: data, trackUnmanagedFds: false, resourceLimits: LIMITS })
       let failure: GodwitError | undefined
       let started = false
       let end: () => void
