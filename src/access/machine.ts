@@ -87,8 +87,8 @@ export interface Access {
   readonly families: readonly Family[]
   readonly mtu: number
   /**
-   * Grows whenever what a socket or path rests on may have changed: the interface came back, another address or gateway.
-   * A path over an older generation is to be announced again.
+   * Grows whenever what a socket or path rests on may have changed: the interface came back, another gateway, or another
+   * address that sockets prefer. A path over an older generation is to be announced again.
    */
   readonly generation: number
 }
@@ -103,6 +103,7 @@ export type AccessCause =
   | 'carrier lost'
   | 'address added'
   | 'address removed'
+  | 'address settled'
   | 'route added'
   | 'route removed'
   | 'quality'
@@ -160,6 +161,11 @@ export const MAIN_TABLE = 254
 /** Loss that makes an access degrading, and below which it is well again. */
 const DEGRADING_LOSS = 0.05
 const WELL_LOSS = 0.02
+/**
+ * An address that is not preferred any more is left after this (ms). Routers that announce an old prefix make its addresses
+ * preferred and deprecated again with each advertisement.
+ */
+export const SETTLE_MS = 2000
 
 /** Never an access unless named: inner sides of containers, virtual machines and tunnels. */
 const INNER_NAMES = ['docker*', 'br-*', 'virbr*', 'veth*', 'vnet*', 'cni*', 'cali*', 'flannel*', 'podman*']
@@ -187,9 +193,20 @@ interface Interface {
   generation: number
   /** What of it the generation stands for. */
   identity: string
+  /** The address that sockets use, by family, and since when another would be preferred. */
+  readonly sources: Record<Family, Source>
   access: Access | undefined
 }
 
+/** The address that sockets of a family use. */
+interface Source {
+  address: string | undefined
+  /** Since when another would be preferred; undefined: none would. */
+  staleSince: number | undefined
+}
+
+const FAMILIES = [4, 6] as const
+const NO_SOURCE: Source = { address: undefined, staleSince: undefined }
 const UNKNOWN: AccessQuality = { rttMs: Number.NaN, loss: Number.NaN, working: undefined }
 
 /** `R`: routes as the owner has them; `routes()` gives them back. */
@@ -264,6 +281,20 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return true
   }
 
+  /** When to call `handleTimeout`; undefined: not. */
+  nextTimeout(): number | undefined {
+    let next: number | undefined
+    for (const { sources } of this.#interfaces.values())
+      for (const { staleSince } of Object.values(sources))
+        if (staleSince !== undefined)
+          next = Math.min(next ?? Number.POSITIVE_INFINITY, staleSince + SETTLE_MS)
+    return next
+  }
+
+  handleTimeout(now: number): void {
+    for (const { link } of [...this.#interfaces.values()]) this.#review(link.index, 'address settled', now)
+  }
+
   handleWake(sleptMs: number, now: number): void {
     this.#events.push({ type: 'woke', sleptMs, at: now })
   }
@@ -300,6 +331,14 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return out
   }
 
+  /** Confirmed addresses of all interfaces but our own, that packets to elsewhere may be from. */
+  addresses(): AddressFacts[] {
+    return [...this.#addresses.values()].filter((address) => {
+      const link = this.#interfaces.get(address.index)?.link
+      return isSource(address) && link !== undefined && (link.loopback || !matchesAny(this.#ours, link.name))
+    })
+  }
+
   quality(name: string): AccessQuality {
     return this.#find(name)?.quality ?? UNKNOWN
   }
@@ -334,6 +373,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
         quality: UNKNOWN,
         generation: 0,
         identity: '',
+        sources: { 4: { ...NO_SOURCE }, 6: { ...NO_SOURCE } },
         access: undefined,
       })
       this.#review(link.index, 'appeared', now)
@@ -380,7 +420,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     known.chosen ||= this.#isAccess(link, gateways.length > 0)
     if (!known.chosen) return
     const addresses = this.#addressesOf(index)
-    const families = ([4, 6] as const).filter(
+    const families = FAMILIES.filter(
       (family) =>
         gateways.some((gateway) => gateway.family === family) &&
         addresses.some((address) => address.family === family),
@@ -392,7 +432,11 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
       known.degrading = false
     }
     const before = known.access
-    const identity = JSON.stringify([addresses, gateways, link.up && link.carrier])
+    const rests = FAMILIES.map((family) => [
+      sourceOf(known.sources[family], addresses, family, now),
+      gateways.find((gateway) => gateway.family === family)?.via,
+    ])
+    const identity = JSON.stringify([rests, families, link.up && link.carrier])
     if (identity !== known.identity) {
       known.identity = identity
       known.generation++
@@ -426,13 +470,8 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
 
   /** Those that may be a source towards the Internet; deprecated ones only after all others. */
   #addressesOf(index: number): AccessAddress[] {
-    const usable = [...this.#addresses.values()].filter(
-      (address) =>
-        address.index === index &&
-        !address.tentative &&
-        (address.scope === 'global' || address.scope === 'site'),
-    )
-    return usable
+    return [...this.#addresses.values()]
+      .filter((address) => address.index === index && isSource(address))
       .map(({ family, address, prefixLength, deprecated }) => ({ family, address, prefixLength, deprecated }))
       .sort((a, b) => Number(a.deprecated) - Number(b.deprecated))
   }
@@ -443,6 +482,29 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
       .map((route) => ({ family: route.family, via: route.via, metric: route.metric ?? 0 }))
       .sort((a, b) => a.metric - b.metric || a.family - b.family)
   }
+}
+
+/**
+ * The address that sockets use: the one they have while it is preferred, and for SETTLE_MS after. One that is gone is left at
+ * once.
+ */
+function sourceOf(
+  known: Source,
+  addresses: readonly AccessAddress[],
+  family: Family,
+  now: number,
+): string | undefined {
+  const own = addresses.filter((address) => address.family === family)
+  const current = own.find(({ address }) => address === known.address)
+  const best = own[0] // deprecated ones are last
+  if (current === undefined) known.address = best?.address
+  else if (current.deprecated && best?.deprecated === false) {
+    known.staleSince ??= now
+    if (now - known.staleSince < SETTLE_MS) return known.address
+    known.address = best.address
+  }
+  known.staleSince = undefined
+  return known.address
 }
 
 function judge(
@@ -469,8 +531,18 @@ function judge(
   return { state: 'up', reason: `has a carrier, an address and a way out for ${names}` }
 }
 
+function isSource({ tentative, scope }: AddressFacts): boolean {
+  return !tentative && (scope === 'global' || scope === 'site')
+}
+
 function differs(a: Access, b: Access): boolean {
-  return a.state !== b.state || a.reason !== b.reason || a.generation !== b.generation || a.mtu !== b.mtu
+  return (
+    a.state !== b.state ||
+    a.reason !== b.reason ||
+    a.generation !== b.generation ||
+    a.mtu !== b.mtu ||
+    JSON.stringify([a.addresses, a.gateways]) !== JSON.stringify([b.addresses, b.gateways])
+  )
 }
 
 function addressKey(address: AddressFacts): string {

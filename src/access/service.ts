@@ -43,6 +43,15 @@ export interface AccessMonitorInit extends AccessInit {
   readonly routing?: boolean | 'on demand'
 }
 
+/** An address of this host and where packets from it go. */
+export interface SourceAddress {
+  readonly family: 4 | 6
+  readonly address: string
+  readonly table: number
+  /** The access that has it. */
+  readonly access?: string
+}
+
 export type AccessListener = (event: AccessEvent) => void
 
 /** After a change, for what Linux changes without an event (IPv4 routes that go with an address), milliseconds. */
@@ -56,6 +65,8 @@ const CLOCK_CHECK_MS = 2000
 const CARRIER_CHECK_MS = 15
 /** Shorter sleeps are a stopped debugger or a busy machine. */
 const SLEPT_MS = 1000
+/** Every packet is compared with a rule for each. Accesses come first. */
+const MOST_SOURCES = 256
 
 export class AccessMonitor {
   readonly #rtnl: Rtnl
@@ -74,6 +85,7 @@ export class AccessMonitor {
   #routers: number
   #running: AbortController | undefined
   #reread: NodeJS.Timeout | undefined
+  #settling: NodeJS.Timeout | undefined
   #clockCheck: NodeJS.Timeout | undefined
   #carrierCheck: NodeJS.Timeout | undefined
 
@@ -128,6 +140,8 @@ export class AccessMonitor {
     this.#running?.abort()
     this.#running = undefined
     clearTimeout(this.#reread)
+    clearTimeout(this.#settling)
+    this.#settling = undefined
     clearInterval(this.#clockCheck)
     this.setTraffic(false)
     this.#reread = undefined
@@ -213,6 +227,23 @@ export class AccessMonitor {
 
   access(name: string): Access | undefined {
     return this.#machine.access(name)
+  }
+
+  /**
+   * Addresses of this host and the table that packets from each use: that of the access that has it, main for other
+   * interfaces, none for godwit's own. Of two accesses with one address the better one has it.
+   */
+  sources(): SourceAddress[] {
+    const out = new Map<string, SourceAddress>()
+    for (const access of this.#machine.accesses().sort(byPreference)) {
+      const table = this.table(access.name)
+      if (table === undefined) continue
+      for (const { family, address } of access.addresses)
+        if (!out.has(address)) out.set(address, { family, address, table, access: access.name })
+    }
+    for (const { family, address } of this.#machine.addresses())
+      if (!out.has(address)) out.set(address, { family, address, table: MAIN_TABLE })
+    return [...out.values()].slice(0, MOST_SOURCES)
   }
 
   /** What was last told by `setQuality`. */
@@ -312,7 +343,21 @@ export class AccessMonitor {
       if (always || bad.length > 0 || good.length > 0) this.#route()
     } finally {
       this.#emit(good)
+      this.#waitForTimeout()
     }
+  }
+
+  #waitForTimeout(): void {
+    const next = this.#machine.nextTimeout()
+    clearTimeout(this.#settling)
+    if (next === undefined || this.#running === undefined) return
+    this.#settling = setTimeout(
+      () => {
+        this.#machine.handleTimeout(this.#clock.now())
+        this.#attempt(() => this.#settle(false))
+      },
+      Math.max(0, next - this.#clock.now()),
+    )
   }
 
   #route(): void {
@@ -345,4 +390,12 @@ export class AccessMonitor {
       this.#readSoon()
     }
   }
+}
+
+/** Accesses that work first, of these the one that the main table prefers. */
+function byPreference(a: Access, b: Access): number {
+  const metric = ({ gateways }: Access) => gateways[0]?.metric ?? Number.POSITIVE_INFINITY
+  return (
+    Number(a.state === 'down') - Number(b.state === 'down') || metric(a) - metric(b) || a.ifindex - b.ifindex
+  )
 }

@@ -6,6 +6,7 @@ import {
   type AddressFacts,
   type LinkFacts,
   type RouteFacts,
+  SETTLE_MS,
 } from '../../../src/access/machine.ts'
 import { matchesPattern } from '../../../src/core/pattern.ts'
 
@@ -132,6 +133,57 @@ test('going down is told on the first event that implies it; the same address ba
   machine.handleEvent({ type: 'link-gone', link: link(2, 'eth0') }, 60)
   assert.deepEqual(drain(machine), ['eth0: up > down (removed; the interface is gone)'])
   assert.deepEqual(machine.accesses(), [])
+})
+
+test('a prefix that a router deprecates with every advertisement: one generation, when the other has settled', () => {
+  const machine = new AccessMachine()
+  const own = (text: string, deprecated: boolean, now: number) =>
+    machine.handleEvent({ type: 'address', address: address(2, text, { deprecated }) }, now)
+  const default6 = { family: 6, to: 'default6', via: 'fe80::1' } as const
+  machine.handleSnapshot(
+    { links: [link(2, 'eth0')], addresses: [address(2, '2001:db8:1::7')], routes: [route('eth0', default6)] },
+    0,
+  )
+  const generation = () => machine.access('eth0')!.generation
+  const first = generation()
+  own('2001:db8:2::7', false, 0)
+  assert.equal(machine.nextTimeout(), undefined)
+  for (let now = 1000; now < 20_000; now += 1000) {
+    own('2001:db8:1::7', true, now)
+    assert.equal(machine.nextTimeout(), now + SETTLE_MS)
+    own('2001:db8:1::7', false, now + 10)
+    assert.equal(machine.nextTimeout(), undefined)
+  }
+  assert.equal(generation(), first, 'a deprecated address stays in use until another has settled')
+  own('2001:db8:1::7', true, 20_000)
+  own('2001:db8:1::7', true, 21_000)
+  machine.handleTimeout(21_999)
+  assert.equal(generation(), first)
+  machine.handleTimeout(22_000)
+  assert.equal(generation(), first + 1)
+  assert.equal(machine.nextTimeout(), undefined)
+  for (let now = 23_000; now < 40_000; now += 1000) {
+    own('2001:db8:1::7', false, now)
+    own('2001:db8:1::7', true, now + 10)
+    machine.handleTimeout(now + 500)
+  }
+  assert.equal(generation(), first + 1, 'and the one in use now is kept too')
+  machine.handleEvent({ type: 'address-gone', address: address(2, '2001:db8:1::7') }, 40_000)
+  assert.equal(generation(), first + 1)
+  machine.handleEvent({ type: 'address-gone', address: address(2, '2001:db8:2::7') }, 40_000)
+  assert.ok(generation() > first + 1, 'what is gone is told at once')
+})
+
+test('a metric that changes, and an address beside the one in use, are no new generation', () => {
+  const machine = new AccessMachine()
+  const facts = { links: [link(2, 'eth0')], addresses: [address(2, '192.168.1.7')] }
+  machine.handleSnapshot({ ...facts, routes: [route('eth0', { metric: 20_100 })] }, 0)
+  const { generation } = machine.access('eth0')!
+  machine.handleSnapshot({ ...facts, routes: [route('eth0', { metric: 100 })] }, 1)
+  machine.handleEvent({ type: 'address', address: address(2, '192.168.1.8') }, 2)
+  assert.equal(machine.access('eth0')!.generation, generation)
+  machine.handleSnapshot({ ...facts, routes: [route('eth0', { via: '192.168.1.254' })] }, 3)
+  assert.equal(machine.access('eth0')!.generation, generation + 1)
 })
 
 test('quality and draining: loss with hysteresis, silence, and back', () => {
