@@ -77,9 +77,14 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
     })),
   ]
   const plumbing = new HostPlumbing(
-    rtnl,
-    services.sysctls('anchoring'),
-    cgroups,
+    {
+      rtnl,
+      sysctls: services.sysctls('anchoring'),
+      cgroups,
+      nfTables: services.nfTables,
+      sources: () => services.accesses.sources(),
+      report: (message) => recorder.log('warn', message),
+    },
     {
       device,
       ledger,
@@ -92,7 +97,6 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       except: host.except.map(selectorOf),
       selected: policies.flatMap(({ match }) => match),
     },
-    (message) => recorder.log('warn', message),
   )
   return new MobileHostService(
     {

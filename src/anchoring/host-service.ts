@@ -110,6 +110,7 @@ export class MobileHostService implements Mechanism {
   readonly #tunnel: TunnelHost<HostSetup, HostCommand, HostEvent, EngineStatus, HostAnswers>
   #unprotect: (() => void) | undefined
   #unroute: (() => void) | undefined
+  #unwatch: (() => void) | undefined
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
@@ -161,6 +162,7 @@ export class MobileHostService implements Mechanism {
       this.#unroute = this.#parts.monitor.useRouting()
       this.#tunnel.followAccesses(this.#parts.monitor, (name) => this.#accessSetup(name))
       this.#parts.plumbing.apply(this.#init.mtu ?? FIRST_MTU)
+      this.#unwatch = this.#parts.monitor.watch(() => this.#parts.plumbing.followAddresses())
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
@@ -179,6 +181,7 @@ export class MobileHostService implements Mechanism {
 
   async stop(): Promise<void> {
     this.#unprotect?.()
+    this.#unwatch?.()
     this.#tunnel.retire()
     // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
     await this.cleanUp()

@@ -4,31 +4,32 @@
  * Tables and rules of the accesses themselves are AccessRouting's (access/routing.ts).
  */
 import { contains, formatPrefix, type Prefix, parsePrefix } from '../core/address.ts'
-import { Protocol } from '../core/ip.ts'
-import { type Criterion, type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
+import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
-import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
+import { type Ledger, MAIN_TABLE } from '../linux/ledger.ts'
+import type { NfSocket } from '../linux/nf-socket.ts'
 import type { Nftables } from '../linux/nft.ts'
 import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../linux/own.ts'
-import { userId } from '../linux/proc.ts'
-import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
+import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
+import { ForwardedReplies } from './forwarded.ts'
+import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
 
-const { TCP, UDP } = Protocol
-const FAMILIES = [4, 6] as const
-
-export interface HostPlumbingInit {
+export interface HostPlumbingInit extends RulesInit {
   readonly device: string
-  readonly ledger: Ledger
   readonly fix4: Prefix
   readonly fix6: Prefix
-  readonly control: 'all' | 'selected'
-  /** With `all`: what goes there; empty: everything. */
-  readonly destinations: readonly Prefix[]
-  /** Traffic that is left alone. */
-  readonly except: readonly Selector[]
-  /** In `selected` mode: what is put under control by user, port, destination or control group. */
-  readonly selected: readonly Selector[]
+}
+
+export interface HostPlumbingComponents {
+  readonly rtnl: Rtnl
+  readonly sysctls: Sysctls
+  readonly cgroups: Cgroups | undefined
+  readonly nfTables: Pick<NfSocket, 'commit'>
+  /** Addresses of this host now, and where packets from them go. */
+  readonly sources: () => readonly Source[]
+  /** One line for the log. */
+  readonly report?: (message: string) => void
 }
 
 export class HostPlumbing {
@@ -38,18 +39,19 @@ export class HostPlumbing {
   readonly #cgroups: Cgroups | undefined
   readonly #report: (message: string) => void
 
-  constructor(
-    rtnl: Rtnl,
-    sysctls: Sysctls,
-    cgroups: Cgroups | undefined,
-    init: HostPlumbingInit,
-    report: (message: string) => void = () => {},
-  ) {
-    this.#cgroups = cgroups
-    this.#report = report
-    this.#rtnl = rtnl
-    this.#sysctls = sysctls
+  readonly #forwarded: ForwardedReplies
+  readonly #sources: () => readonly Source[]
+  /** The sources that the rules are made for; undefined: there are no rules. */
+  #applied: string | undefined
+
+  constructor(parts: HostPlumbingComponents, init: HostPlumbingInit) {
+    this.#cgroups = parts.cgroups
+    this.#report = parts.report ?? (() => {})
+    this.#rtnl = parts.rtnl
+    this.#sysctls = parts.sysctls
+    this.#sources = parts.sources
     this.#init = init
+    this.#forwarded = new ForwardedReplies(parts.nfTables, parts.sysctls, init.ledger, this.#report)
   }
 
   /** The virtual interface is there: addresses, UPMT table, then the rules that lead traffic to it. */
@@ -76,7 +78,22 @@ export class HostPlumbing {
       { to: 'default6', dev: device, source: source(fix6) },
     ])
     for (const { to } of routes) restored.push(`route ${to} of ${device}`)
-    return restored.concat(setRules(this.#rtnl, ledger, rules, this.#wantedRules()).map(describeRule))
+    const sources = this.#sources()
+    this.#applied = JSON.stringify(sources)
+    this.#forwarded.apply(sources)
+    const all = hostRules(this.#init, sources)
+    return restored.concat(setRules(this.#rtnl, ledger, rules, all).map(describeRule))
+  }
+
+  /** Links, addresses or routes have changed: packets with the addresses of now leave by their accesses. */
+  followAddresses(): void {
+    if (this.#applied === undefined) return
+    const sources = this.#sources()
+    this.#forwarded.apply(sources)
+    const text = JSON.stringify(sources)
+    if (text === this.#applied) return
+    this.#applied = text
+    setRules(this.#rtnl, this.#init.ledger, this.#init.ledger.anchoring.rules, hostRules(this.#init, sources))
   }
 
   /** Why the rules do not lead a flow into the device; undefined: they do, or programs that are not known may be. */
@@ -97,13 +114,13 @@ export class HostPlumbing {
     return reached ? undefined : 'no peer has it among its allowed_ips'
   }
 
-  /** Whether the main table has a route to it that is more specific than its default. */
+  /** Whether the main table has a route to it that is neither its default nor part of one. */
   #hasRoute(dst: Uint8Array): boolean {
-    return this.#rtnl.routes({ table: MAIN_TABLE, family: dst.length === 4 ? 4 : 6 }).some(({ to, type }) => {
+    const family = dst.length === 4 ? 4 : 6
+    return this.#rtnl.routes({ table: MAIN_TABLE, family }).some(({ to, type }) => {
       const prefix = to.startsWith('default') ? undefined : parsePrefix(to)
-      return (
-        prefix?.ok === true && type === 'unicast' && prefix.value.length > 0 && contains(prefix.value, dst)
-      )
+      if (prefix?.ok !== true || type !== 'unicast') return false
+      return prefix.value.length > WIDE[family] && contains(prefix.value, dst)
     })
   }
 
@@ -114,7 +131,9 @@ export class HostPlumbing {
   /** Rules first, so that traffic takes the ordinary way at once; then the table and the interface. Repeatable. */
   cleanUp(): void {
     const { ledger, device } = this.#init
+    this.#applied = undefined
     setRules(this.#rtnl, ledger, ledger.anchoring.rules, [])
+    this.#forwarded.cleanUp()
     this.#markGroups(0)
     clearTable(this.#rtnl, ledger.anchoring.table)
     deleteDevice(this.#rtnl, ledger, device)
@@ -142,88 +161,9 @@ export class HostPlumbing {
     }
   }
 
-  #wantedRules(): RuleSpec[] {
-    const { ledger, control, destinations, except, selected } = this.#init
-    const own = ledger.anchoring
-    const marked = (mark: number) => ({ mark, mask: MARK_MASK })
-    const rules: RuleSpec[] = []
-    for (const family of FAMILIES) {
-      rules.push({ family, priority: own.bypass, ...marked(own.bypassMark), table: MAIN_TABLE })
-      let [priority, last] = own.exceptions
-      for (const selector of except) {
-        for (const match of routable(selector, family))
-          rules.push({ ...match, family, priority, table: MAIN_TABLE })
-        if (priority < last) priority++
-      }
-      rules.push({ family, priority: own.local, table: MAIN_TABLE, suppressPrefixLength: 0 })
-      ;[priority, last] = own.controlled
-      const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
-      const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)
-      if (control === 'all' && everywhere) rules.push({ family, priority, table: own.table })
-      else if (control === 'all')
-        for (const prefix of reached)
-          rules.push({ to: formatPrefix(prefix), family, priority, table: own.table })
-      else {
-        rules.push({ family, priority, ...marked(own.control), table: own.table })
-        for (const selector of selected) {
-          if (priority < last) priority++
-          for (const match of routable(selector, family))
-            rules.push({ ...match, family, priority, table: own.table })
-        }
-      }
-    }
-    return rules
-  }
-
   #trySysctl(key: string, value: number): void {
     if (this.#sysctls.get(key) !== undefined) this.#sysctls.set(key, value)
   }
-}
-
-/** What a routing rule can match of a selector; nothing for programs and cgroups, which marks are for. */
-function routable(selector: Selector, family: 4 | 6): Partial<RuleSpec>[] {
-  const criteria: readonly Criterion[] =
-    selector.kind === 'every'
-      ? selector.of
-      : selector.kind === 'all' || selector.kind === 'flow'
-        ? []
-        : [selector]
-  let matches: Partial<RuleSpec>[] = criteria.length === 0 ? [] : [{}]
-  const narrow = (parts: Partial<RuleSpec>[]) => {
-    matches = matches.flatMap((match) => parts.map((part) => ({ ...match, ...part })))
-  }
-  for (const criterion of criteria) {
-    switch (criterion.kind) {
-      case 'user': {
-        const uid = userId(criterion.user)
-        narrow(uid === undefined ? [] : [{ uids: [uid, uid] }])
-        break
-      }
-      case 'port': {
-        const protocols = criteria.some(({ kind }) => kind === 'proto') ? [undefined] : [TCP, UDP]
-        narrow(
-          protocols.map((protocol) => ({
-            destinationPorts: [criterion.first, criterion.last],
-            ...(protocol !== undefined && { protocol }),
-          })),
-        )
-        break
-      }
-      case 'proto':
-        narrow([{ protocol: criterion.protocol }])
-        break
-      case 'to':
-        narrow(
-          criterion.prefix.address.length === (family === 4 ? 4 : 16)
-            ? [{ to: formatPrefix(criterion.prefix) }]
-            : [],
-        )
-        break
-      default:
-        return []
-    }
-  }
-  return matches
 }
 
 /** Whether routing rules cannot say it. */

@@ -37,6 +37,8 @@ export const MARK_MASK = 0xff00_00ff
 const CONTROL_MARK = 0x6700_0000
 const BYPASS_MARK = 0x4700_0000
 const ROUTER_MARK = 0x5700_0000
+/** Of access 0; each has the next. */
+const ACCESS_MARK = 0x8000_0000
 
 /** Priority (skb->priority) of a packet that was translated on arrival, which nothing else reads there: "gdwt". */
 export const TRANSLATED = 0x6764_7774
@@ -68,6 +70,11 @@ export class Ledger {
     return { first: this.base, slots: 30 }
   }
 
+  /** The mark of packets that are to leave by the access with this table. */
+  accessMark(table: number): number {
+    return this.#mark(ACCESS_MARK + (table - this.base - 1) * 0x100_0000)
+  }
+
   get anchoring() {
     const { base } = this
     return {
@@ -75,6 +82,11 @@ export class Ledger {
       bypass: base + 100,
       exceptions: [base + 101, base + 129] as Range,
       local: base + 130,
+      /** Multicast and broadcast. */
+      link: base + 131,
+      /** Packets with an address of an access, by source and, forwarded ones, by mark. */
+      sources: base + 132,
+      forwarded: base + 133,
       controlled: [base + 140, base + 169] as Range,
       /** All its rules. */
       rules: [base + 100, base + 169] as Range,

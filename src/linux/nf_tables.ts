@@ -61,7 +61,18 @@ const SET_EVAL = 0x20
 /** Where a payload expression counts from. */
 export const PayloadBase = { NETWORK: 1, TRANSPORT: 2 } as const
 /** Keys of the meta expression. */
-export const MetaKey = { PRIORITY: 2, IIFNAME: 6, OIFNAME: 7, L4PROTO: 16 } as const
+export const MetaKey = { PRIORITY: 2, MARK: 3, IIFNAME: 6, OIFNAME: 7, L4PROTO: 16 } as const
+/** Keys of the ct expression (connection tracking); the addresses with a direction, 0 the original one. */
+export const CtKey = {
+  STATE: 0,
+  DIRECTION: 1,
+  STATUS: 2,
+  MARK: 3,
+  SOURCE_V4: 19,
+  DESTINATION_V4: 20,
+  SOURCE_V6: 21,
+  DESTINATION_V6: 22,
+} as const
 export const CompareOp = { EQ: 0, NEQ: 1, LT: 2, LTE: 3, GT: 4, GTE: 5 } as const
 
 export interface MapDefinition {
@@ -260,6 +271,17 @@ export class NfBatch {
         this.#u32(2, key)
         this.#u32(3, register)
       }),
+    ct: (key, register, direction) =>
+      this.#expression('ct', () => {
+        this.#u32(1, register)
+        this.#u32(2, key)
+        if (direction !== undefined) this.#u8(3, direction)
+      }),
+    setCt: (key, register) =>
+      this.#expression('ct', () => {
+        this.#u32(2, key)
+        this.#u32(4, register)
+      }),
     lookup: (map, source, destination) =>
       this.#expression('lookup', () => {
         this.#string(1, map)
@@ -379,6 +401,11 @@ export class NfBatch {
     this.#view.setUint32(at + 4, value >>> 0)
   }
 
+  #u8(type: number, value: number): void {
+    const at = this.#attribute(type, 1)
+    this.#buffer[at] = value
+  }
+
   #string(type: number, text: string): void {
     const at = this.#attribute(type, text.length + 1)
     for (let i = 0; i < text.length; i++) this.#buffer[at + i] = text.charCodeAt(i)
@@ -469,6 +496,9 @@ export interface NfExpressions {
   ): void
   meta(key: number, register: number): void
   setMeta(key: number, register: number): void
+  /** What connection tracking knows of the packet's connection (`CtKey`). */
+  ct(key: number, register: number, direction?: 0 | 1): void
+  setCt(key: number, register: number): void
   lookup(map: string, source: number, destination?: number): void
   compare(register: number, op: number, value: Uint8Array): void
   bitwise(register: number, mask: Uint8Array, xor: Uint8Array): void

@@ -1,14 +1,11 @@
 /** Programs as everybody has them, unmodified, over handovers: ssh and iperf3 (curl is in dime.test.ts). */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
+import { makeSsh, sshSkip } from '../../support/ssh.ts'
 import { missing } from '../tunnel/bed.ts'
 import { Bed, until } from './bed.ts'
 import { lines } from './flows.ts'
-
-const PATH = `${process.env.PATH}:/usr/sbin:/sbin`
 
 let bed: Bed
 beforeEach(() => {
@@ -46,35 +43,12 @@ async function moveTwice(working: () => Promise<void>): Promise<void> {
   await working()
 }
 
-/** Why sshd would let nobody in here. */
-function sshSkip(): string | false {
-  const without = missing('sshd', 'ssh', 'ssh-keygen')
-  if (without !== undefined) return without
-  const users = Number(readFileSync('/proc/self/uid_map', 'utf8').trim().split(/\s+/)[2])
-  if (users < 65_536) return 'in a user namespace sshd cannot become another user'
-  const locked = /^root:!/m.test(readFileSync('/etc/shadow', 'utf8'))
-  return locked ? "root's account is locked: sshd without PAM refuses it" : false
-}
-
 test('DI-1, DI-4: a session of ssh goes on, in the shell that it began in', { skip: sshSkip() }, async () => {
-  const file = (name: string): string => join(bed.folder, name)
-  for (const key of ['host', 'user'])
-    bed.run('c', 'ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', file(key))
-  writeFileSync(
-    file('sshd_config'),
-    ['Port 22', `HostKey ${file('host')}`, `AuthorizedKeysFile ${file('user.pub')}`, 'PermitRootLogin yes']
-      .concat('StrictModes no', 'UsePAM no', 'PidFile none', 'PrintMotd no', 'PrintLastLog no', '')
-      .join('\n'),
-  )
-  chmodSync(bed.folder, 0o755)
-  // It wants an empty /run/sshd, which only its package's service makes: it gets a /run of its own.
-  const own = 'mount -t tmpfs none /run && mkdir /run/sshd && exec "$(command -v sshd)" -D -e -f "$0"'
-  const server = bed.spawn(
-    'c',
-    'env',
-    [`PATH=${PATH}`, 'unshare', '-m', 'sh', '-c', own, file('sshd_config')],
-    'pipe',
-  )
+  const {
+    server: [command, ...args],
+    client,
+  } = makeSsh(bed.folder)
+  const server = bed.spawn('c', command, args, 'pipe')
   let said = ''
   server.stderr!.on('data', (bytes) => {
     said += bytes
@@ -82,9 +56,7 @@ test('DI-1, DI-4: a session of ssh goes on, in the shell that it began in', { sk
   await until('sshd listens', () => said.includes('Server listening on 0.0.0.0'), 60)
   await bed.daemon('c')
   await bed.daemon('m')
-  const known = ['-o', 'StrictHostKeyChecking=no', '-o', `UserKnownHostsFile=${file('known')}`]
-  const options = ['-F', 'none', '-i', file('user'), ...known, '-o', 'BatchMode=yes', '-T']
-  const ssh = bed.spawn('m', 'ssh', [...options, 'root@10.3.0.2', 'sh'], 'pipe')
+  const ssh = bed.spawn('m', 'ssh', [...client, 'root@10.3.0.2', 'sh'], 'pipe')
   const ended = once(ssh, 'exit')
   const out = lines(ssh)
   ssh.stdin!.write('x=0; echo begun as $$; echo $SSH_CONNECTION\n')

@@ -1,7 +1,8 @@
 /** Which traffic a mobile host's rules lead to godwit. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { HostPlumbing } from '../../../src/anchoring/plumbing.ts'
+import { HostPlumbing, type HostPlumbingComponents } from '../../../src/anchoring/plumbing.ts'
+import type { Source } from '../../../src/anchoring/rules.ts'
 import { parsePrefix } from '../../../src/core/address.ts'
 import { FakeSysctls } from '../../../src/linux/fakes.ts'
 import { Ledger, PROTOCOL } from '../../../src/linux/ledger.ts'
@@ -16,19 +17,33 @@ function prefix(text: string) {
 
 const ledger = new Ledger()
 
-function host(destinations: readonly string[] = []): { rtnl: FakeRtnl; plumbing: HostPlumbing } {
+const parts = (rtnl: FakeRtnl): HostPlumbingComponents => ({
+  rtnl,
+  sysctls: new FakeSysctls([]),
+  cgroups: undefined,
+  nfTables: { commit: () => {} },
+  sources: () => [],
+})
+
+function host(
+  destinations: readonly string[] = [],
+  more: Partial<HostPlumbingComponents> = {},
+): { rtnl: FakeRtnl; plumbing: HostPlumbing } {
   const rtnl = new FakeRtnl(new FakeNetwork(), 'host')
   rtnl.createLink({ kind: 'dummy', name: 'godwit0' })
-  const plumbing = new HostPlumbing(rtnl, new FakeSysctls([]), undefined, {
-    device: 'godwit0',
-    ledger,
-    fix4: prefix('198.19.0.1/32'),
-    fix6: prefix('fd67:6f64:7769::1/128'),
-    control: 'all',
-    destinations: destinations.map(prefix),
-    except: [],
-    selected: [],
-  })
+  const plumbing = new HostPlumbing(
+    { ...parts(rtnl), ...more },
+    {
+      device: 'godwit0',
+      ledger,
+      fix4: prefix('198.19.0.1/32'),
+      fix6: prefix('fd67:6f64:7769::1/128'),
+      control: 'all',
+      destinations: destinations.map(prefix),
+      except: [],
+      selected: [],
+    },
+  )
   return { rtnl, plumbing }
 }
 
@@ -108,4 +123,63 @@ test('with destinations only what goes there is put under control, without all',
   assert.deepEqual(controlled('0.0.0.0/0', '::/0'), ['4 all', '6 all'])
   assert.deepEqual(controlled('10.0.0.0/8', '192.0.2.0/24'), ['4 10.0.0.0/8', '4 192.0.2.0/24'])
   assert.deepEqual(controlled('0.0.0.0/0', 'fd00::/8'), ['4 all', '6 fd00::/8'])
+})
+
+test('packets with an address leave by its access, without a source by the tunnel, what is for the link by main', () => {
+  let sources: Source[] = [
+    { family: 4, address: '192.168.1.100', table: 6701, access: 'acc1' },
+    { family: 4, address: '192.168.2.100', table: 6702, access: 'acc2' },
+    { family: 4, address: '10.99.0.2', table: 254 },
+  ]
+  const { rtnl, plumbing } = host([], { sources: () => sources })
+  for (const [name, table] of [
+    ['acc1', 6701],
+    ['acc2', 6702],
+  ] as const) {
+    rtnl.createLink({ kind: 'dummy', name, up: true })
+    rtnl.addRoute({ to: 'default', dev: name, table })
+    rtnl.addRoute({ to: 'default', dev: name, metric: table })
+  }
+  // OpenVPN's redirect-gateway def1, and a route that somebody means.
+  rtnl.createLink({ kind: 'dummy', name: 'tun0', up: true })
+  for (const to of ['0.0.0.0/1', '128.0.0.0/1', '10.0.0.0/8']) rtnl.addRoute({ to, dev: 'tun0' })
+  plumbing.apply(1400)
+  const way = (to: string, from?: string, mark?: number) =>
+    rtnl.lookup({ to, ...(from !== undefined && { from }), ...(mark !== undefined && { mark }) })?.dev
+  assert.equal(way('203.0.113.9'), 'godwit0')
+  assert.equal(way('203.0.113.9', '198.19.0.1'), 'godwit0')
+  assert.equal(way('203.0.113.9', '192.168.1.100'), 'acc1')
+  assert.equal(way('203.0.113.9', '192.168.2.100'), 'acc2')
+  assert.equal(way('203.0.113.9', '172.17.0.2', ledger.accessMark(6702) | 0x3f00), 'acc2')
+  assert.equal(way('10.1.2.3'), 'tun0')
+  assert.equal(way('10.1.2.3', '192.168.2.100'), 'tun0')
+  for (const to of ['203.0.113.9', '198.51.100.1'])
+    assert.equal(way(to, '10.99.0.2'), 'tun0', 'an address of no access: as without us')
+  rtnl.deleteLink('tun0')
+  for (const to of ['239.255.255.250', '224.0.0.251', '255.255.255.255']) assert.equal(way(to), 'acc1')
+  sources = sources.slice(1)
+  plumbing.followAddresses()
+  assert.equal(way('203.0.113.9', '192.168.1.100'), 'godwit0')
+  assert.equal(way('203.0.113.9', '192.168.2.100'), 'acc2')
+  plumbing.cleanUp()
+  sources = []
+  plumbing.followAddresses()
+  assert.ok(
+    rtnl.rules().every(({ origin }) => origin !== PROTOCOL),
+    'nothing after the end',
+  )
+})
+
+test('answers of forwarded connections are marked only where this host forwards', () => {
+  const sources: Source[] = [{ family: 4, address: '192.168.1.100', table: 6701, access: 'acc1' }]
+  const done: string[] = []
+  const sysctls = new FakeSysctls([['net.ipv4.ip_forward', '0']])
+  const nfTables = { commit: (_: unknown, what: string) => void done.push(what) }
+  const { plumbing } = host([], { sources: () => sources, sysctls, nfTables })
+  plumbing.apply(1400)
+  assert.deepEqual(done, [])
+  sysctls.set('net.ipv4.ip_forward', 1)
+  plumbing.followAddresses()
+  plumbing.followAddresses()
+  assert.deepEqual(done, ['mark the answers of forwarded connections'])
 })

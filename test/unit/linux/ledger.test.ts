@@ -43,8 +43,10 @@ test('the default numbers are of nobody else, after those of Tailscale and befor
 
 test('marks leave the bits of others alone and differ by purpose and instance', () => {
   const marks = [6700, 6700 + SPAN, 100, 30_000].flatMap((base) => {
-    const { anchoring, routing } = new Ledger({ base })
-    return [anchoring.control, anchoring.bypassMark, routing.mark]
+    const ledger = new Ledger({ base })
+    const { anchoring, routing, access } = ledger
+    const accesses = Array.from({ length: access.slots }, (_, n) => ledger.accessMark(access.first + 1 + n))
+    return [anchoring.control, anchoring.bypassMark, routing.mark, ...accesses]
   })
   assert.equal(new Set(marks).size, marks.length)
   for (const mark of marks) {
