@@ -2,10 +2,13 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { afterEach, beforeEach, test } from 'node:test'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { makeSsh, sshSkip } from '../../support/ssh.ts'
 import { missing } from '../tunnel/bed.ts'
 import { Bed, until } from './bed.ts'
 import { lines } from './flows.ts'
+
+usesPrograms('iperf3', 'ssh')
 
 let bed: Bed
 beforeEach(() => {

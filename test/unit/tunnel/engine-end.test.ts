@@ -48,7 +48,12 @@ function common() {
 const cases: Record<string, () => Case> = {
   'a mobile host': () => {
     const { engine, calls, parts } = common()
-    const monitor = quiet([], { accesses: () => [], subscribe: () => () => {}, useRouting: () => () => {} })
+    const monitor = quiet([], {
+      accesses: () => [],
+      subscribe: () => () => {},
+      useRouting: () => () => {},
+      watch: () => () => {},
+    })
     const components = { ...parts, monitor, owners: quiet([]), cgroups: undefined } as MobileHostComponents
     const mechanism = new MobileHostService(components, {
       device: 'godwit0',
