@@ -108,6 +108,10 @@ export class AnchorService implements Mechanism {
     return this.#tunnel.failure
   }
 
+  responds(): Promise<boolean> {
+    return this.#tunnel.responds()
+  }
+
   async start(): Promise<void> {
     try {
       await this.#tunnel.start()

@@ -89,6 +89,12 @@ const host = z
       .array(accessPattern)
       .default(['*'])
       .describe('Accesses in order of preference, for traffic that no policy matches.'),
+    on_crash: z
+      .enum(['wait', 'direct'])
+      .default('wait')
+      .describe(
+        'When the daemon is killed or crashes: `wait`: what is under control is held until it runs again, and its connections go on then. `direct`: the tunnel goes with the daemon, and new connections leave as if there were no godwit.',
+      ),
     address4: prefix('VIpA_fix: the IPv4 address that applications see.').default('198.19.0.1/32'),
     address6: prefix('VIpA_fix: the IPv6 address that applications see.').default('fd67:6f64:7769::1/128'),
   })

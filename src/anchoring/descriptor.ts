@@ -116,6 +116,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       fix4,
       fix6,
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
+      passing: config.host.on_crash === 'direct',
       peers: config.peer.map((peer) => hostPeer(peer, services.files)),
       policies,
       accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),

@@ -75,6 +75,8 @@ export interface MobileHostInit {
   readonly privateKey: Uint8Array
   readonly fix4: Prefix
   readonly fix6: Prefix
+  /** The virtual interface goes when the daemon is killed, and traffic takes the ordinary way. Default: it stays. */
+  readonly passing?: boolean
   /** MTU of the virtual interface; absent: the smallest that its paths carry. */
   readonly mtu?: number
   readonly peers: readonly HostPeer[]
@@ -116,7 +118,7 @@ export class MobileHostService implements Mechanism {
     this.#parts = parts
     this.#init = init
     this.#applications = new FlowApplications(parts.owners, init.policies)
-    const { device, fix4, fix6, privateKey, ledger, mtu } = init
+    const { device, fix4, fix6, privateKey, ledger, mtu, passing } = init
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: {
@@ -127,6 +129,7 @@ export class MobileHostService implements Mechanism {
         fix4: fix4.address,
         fix6: fix6.address,
         mark: ledger.anchoring.bypassMark,
+        ...(passing !== undefined && { passing }),
       },
       onEvent: (event) => this.#handle(event),
       onStatus: (status) => this.#report(status),
@@ -142,6 +145,10 @@ export class MobileHostService implements Mechanism {
 
   get failure(): Promise<GodwitError> {
     return this.#tunnel.failure
+  }
+
+  responds(): Promise<boolean> {
+    return this.#tunnel.responds()
   }
 
   async start(): Promise<void> {
@@ -168,15 +175,29 @@ export class MobileHostService implements Mechanism {
         devices: () => [this.#init.device],
         restore: () => this.#parts.plumbing.restore(),
       })
-      await this.#tunnel.untilReady('no anchor answers yet; trying on')
     } catch (error) {
       if (!deviceIsForeign(error)) await this.stop()
       throw error
     }
   }
 
-  hurry(): void {
-    this.#tunnel.hurry()
+  untilReady(): Promise<void> {
+    return this.#tunnel.untilReady()
+  }
+
+  waiting(): string {
+    const held = 'what would go through the tunnel is held until then'
+    const states = this.#parts.monitor.accesses()
+    const up = states.filter(({ name, state }) => state !== 'down' && this.#accessSetup(name) !== undefined)
+    if (up.length === 0) {
+      const why = states.map(({ name, reason }) => `${name}: ${reason ?? 'down'}`).join('; ')
+      return `no access network is up${why === '' ? '' : ` (${why})`}; ${held}`
+    }
+    const peers = this.peers().map(({ name, refused }) => {
+      const { host, port } = this.#init.peers.find((peer) => peer.name === name)!
+      return `${name} (${host}, port ${port})${refused === undefined ? '' : `: ${refused}`}`
+    })
+    return `waiting for an answer from ${peers.join(' or ')} over ${up.map(({ name }) => name).join(', ')}; ${held}`
   }
 
   async stop(): Promise<void> {

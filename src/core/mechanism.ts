@@ -245,14 +245,18 @@ export interface Mechanism {
   /** `anchoring`, `anchor`, `routing`, …: what `FlowStatus.mechanism` says. */
   readonly name: string
   /**
-   * Resolves once traffic can flow, or hosts can join. Takes over what a killed run left in the kernel, so that flows go
+   * Resolves once it runs and what it makes in the kernel stands. Takes over what a killed run left there, so that flows go
    * on. Rejects after undoing what it had set up.
    */
   start(): Promise<void>
+  /** Resolves, after `start`, once traffic can flow; rejects with `failure`. Absent: it waits for nobody. */
+  untilReady?(): Promise<void>
+  /** Until then: what is waited for and what becomes of the traffic meanwhile, in a sentence for the user. */
+  waiting?(): string
   /** Resolves, with the reason, when the mechanism cannot go on: the daemon stops in order and ends with it. */
   readonly failure?: Promise<GodwitError>
-  /** `start` need not wait for peers any longer: the daemon is about to stop. Absent: it waits for none. */
-  hurry?(): void
+  /** Whether its worker still works; the service manager starts the daemon anew otherwise. Absent: it has none. */
+  responds?(): Promise<boolean>
   /** Removes all kernel state. Never rejects for something that is already gone. Repeatable. */
   stop(): Promise<void>
   /** Removes what an earlier, killed run left in the kernel: `godwit down`. Never called while started. Repeatable. */

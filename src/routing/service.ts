@@ -152,6 +152,10 @@ export class RouterService implements Mechanism {
     return this.#tunnel.failure
   }
 
+  responds(): Promise<boolean> {
+    return this.#tunnel.responds()
+  }
+
   async start(): Promise<void> {
     const { mtu, sites, classes } = this.#init
     try {
@@ -183,16 +187,22 @@ export class RouterService implements Mechanism {
         this.#use(access, use)
       })
       this.#radios?.start()
-      if (sites.some(({ endpoint }) => endpoint !== undefined))
-        await this.#tunnel.untilReady('no gateway answers yet; trying on')
     } catch (error) {
       if (!deviceIsForeign(error)) await this.stop()
       throw error
     }
   }
 
-  hurry(): void {
-    this.#tunnel.hurry()
+  /** A gateway that is only called waits for nobody. */
+  async untilReady(): Promise<void> {
+    if (this.#init.sites.some(({ endpoint }) => endpoint !== undefined)) await this.#tunnel.untilReady()
+  }
+
+  waiting(): string {
+    const called = this.#init.sites.flatMap(({ name, endpoint }) =>
+      endpoint === undefined ? [] : `${name} (${endpoint.host}, port ${endpoint.port})`,
+    )
+    return `waiting for an answer from ${called.join(' or ')}; what is for their subnets is held until then`
   }
 
   async stop(): Promise<void> {

@@ -39,6 +39,10 @@ const RUN = z.strictObject({
 })
 const RUN_END = z.strictObject({ id: z.string().min(1) })
 
+/** What is waited for is said after so long, and again, where it has changed, each so long. */
+const SAID_AFTER_MS = 1_000
+const SAID_AGAIN_MS = 10_000
+
 /** What GET /v1/status answers and `status --json` prints. */
 export interface Status {
   readonly role: string
@@ -46,8 +50,10 @@ export interface Status {
   readonly version: string
   /** Milliseconds since the Unix epoch. */
   readonly started_at: number
-  /** False while mechanisms still start: an anchor has not answered yet. */
+  /** False while an anchor has not answered yet. */
   readonly ready: boolean
+  /** What is waited for until then. */
+  readonly waiting?: string
   readonly accesses: readonly AccessStatus[]
   readonly peers: readonly PeerStatus[]
   readonly flows: readonly FlowStatus[]
@@ -93,7 +99,10 @@ export class Daemon {
   readonly #startedAt = Date.now()
   readonly #started: Mechanism[] = []
   #ready = false
+  /** Mechanisms whose traffic cannot flow yet. */
+  readonly #waiting = new Set<Mechanism>()
   #stopping: Promise<void> | undefined
+  #watchdog: NodeJS.Timeout | undefined
 
   constructor(init: DaemonInit) {
     this.#init = init
@@ -115,7 +124,7 @@ export class Daemon {
   }
 
   /**
-   * Resolves once every mechanism is up; the control socket answers from the beginning, so that what is waited for can be
+   * Resolves once every mechanism runs; the control socket answers from the beginning, so that what is waited for can be
    * seen. The state is locked by the caller. When something fails, all that had started is stopped again.
    */
   async start(): Promise<void> {
@@ -126,12 +135,47 @@ export class Daemon {
         this.#started.push(mechanism)
       }
       await this.#applications.start()
-      this.#ready = true
     } catch (error) {
       await this.stop()
       throw error
     }
+    // What starts after it need not wait for a network that may not come today.
     notifyManager('READY=1')
+    this.#watchdog = keepWatchdog(this.#init.mechanisms)
+  }
+
+  /** Resolves once traffic can flow; says meanwhile what is waited for. Rejects when a mechanism cannot go on. */
+  async untilReady(): Promise<void> {
+    const waiting = this.#waiting
+    for (const mechanism of this.#init.mechanisms)
+      if (mechanism.untilReady !== undefined) waiting.add(mechanism)
+    let said = ''
+    const say = (): void => {
+      const text = this.#waitingText()
+      if (text === said || this.#stopping !== undefined) return
+      said = text
+      this.#init.recorder.log('warn', text)
+      notifyManager(`STATUS=${text.replace(/\s+/g, ' ')}`)
+    }
+    const first = setTimeout(say, SAID_AFTER_MS)
+    const again = setInterval(say, SAID_AGAIN_MS)
+    try {
+      await Promise.all(
+        [...waiting].map(async (mechanism) => {
+          await mechanism.untilReady?.()
+          waiting.delete(mechanism)
+        }),
+      )
+      this.#ready = true
+      notifyManager('STATUS=ready')
+    } finally {
+      clearTimeout(first)
+      clearInterval(again)
+    }
+  }
+
+  #waitingText(): string {
+    return [...this.#waiting].map((mechanism) => mechanism.waiting?.() ?? mechanism.name).join('; ')
   }
 
   /** Rejects when a mechanism cannot go on, with its reason; stop the daemon then. */
@@ -139,11 +183,6 @@ export class Daemon {
     throw await Promise.race(
       this.#init.mechanisms.map(({ failure }) => failure ?? new Promise<never>(() => {})),
     )
-  }
-
-  /** Makes a `start` that waits for peers resolve. */
-  hurry(): void {
-    for (const mechanism of this.#init.mechanisms) mechanism.hurry?.()
   }
 
   /** Repeatable; a mechanism that fails to stop does not keep the others from it. */
@@ -154,6 +193,7 @@ export class Daemon {
 
   async #stop(): Promise<void> {
     notifyManager('STOPPING=1')
+    clearInterval(this.#watchdog)
     const steps: [string, () => Promise<void>][] = [
       ['the control socket', () => this.#control.close()],
       ['applications', () => this.#applications.stop()],
@@ -178,6 +218,7 @@ export class Daemon {
       version,
       started_at: this.#startedAt,
       ready: this.#ready,
+      ...(this.#waiting.size > 0 && { waiting: this.#waitingText() }),
       accesses: this.#accesses(),
       peers: this.#init.mechanisms.flatMap((mechanism) => mechanism.peers()),
       flows: await this.#flows(),
@@ -302,6 +343,16 @@ export class Daemon {
     }
     for (const mechanism of mechanisms) yield* mechanism.metrics?.() ?? []
   }
+}
+
+/** Tells the service manager that the daemon works, as often as it wants to hear it (sd_watchdog_enabled(3)). */
+function keepWatchdog(mechanisms: readonly Mechanism[]): NodeJS.Timeout | undefined {
+  const within = Number(process.env.WATCHDOG_USEC) / 1000
+  if (!(within > 0)) return undefined
+  return setInterval(async () => {
+    const all = await Promise.all(mechanisms.map(async (mechanism) => (await mechanism.responds?.()) ?? true))
+    if (all.every(Boolean)) notifyManager('WATCHDOG=1')
+  }, within / 3)
 }
 
 function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Generator<Metric> {

@@ -44,14 +44,11 @@ export async function serve(role: string, state: State, list: MechanismList = ME
   // Not beside a tunnel: its engine lives on optimized code.
   if (descriptor.alone) optimizeLate()
   const { daemon, services } = composeDaemon(config, state, recorder, running)
-  let stopping = false
-  const stopped = untilStopped(recorder).then(() => {
-    stopping = true
-    daemon.hurry()
-  })
+  const stopped = untilStopped(recorder)
   try {
     await daemon.start()
-    if (!stopping) process.stdout.write('ready\n')
+    const ready = await Promise.race([daemon.untilReady().then(() => true), stopped])
+    if (ready === true) process.stdout.write('ready\n')
     await Promise.race([stopped, daemon.untilFailure()])
   } finally {
     await daemon.stop()

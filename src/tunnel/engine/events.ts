@@ -18,6 +18,8 @@ export interface EngineSetup {
   readonly privateKey: Uint8Array
   /** No handshake is stamped with this wall time or one before; see the event `timestamp`. */
   readonly timestampFloor?: number
+  /** The device goes with the process that ends without a word, and the routes into it with the device. Default: it stays. */
+  readonly passing?: boolean
 }
 
 // ---- commands
@@ -25,6 +27,11 @@ export interface EngineSetup {
 /** A command that wants an answer has a number; the event `answer` carries it back. */
 export interface Question {
   readonly request: number
+}
+
+/** Answered by every engine, to show that its loop goes round. */
+export interface Alive extends Question {
+  readonly type: 'alive'
 }
 
 export interface AddPeer<Peer> {

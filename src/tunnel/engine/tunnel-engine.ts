@@ -18,9 +18,17 @@ import type { PeerConfig, TunnelEvent } from '../protocol/api.ts'
 import { TunnelMachine } from '../protocol/machine.ts'
 import type { Forwarder, Machine } from '../seam.ts'
 import { Engine } from './engine.ts'
-import type { AnswerEvent, EngineSetup, LogLine, PathReport, StatusEvent, TimestampEvent } from './events.ts'
+import type {
+  Alive,
+  AnswerEvent,
+  EngineSetup,
+  LogLine,
+  PathReport,
+  StatusEvent,
+  TimestampEvent,
+} from './events.ts'
 import { Fallbacks } from './fallbacks.ts'
-import { attempt, failed, type Outcome } from './outcome.ts'
+import { attempt, done, failed, type Outcome } from './outcome.ts'
 import { type Rehearsal, rehearse } from './rehearsal.ts'
 import { pathReports } from './reports.ts'
 import type { EngineHost } from './worker.ts'
@@ -69,9 +77,9 @@ export function allocate(bytes: number): ArrayBuffer {
   return new Arena(Math.ceil(bytes / 4096) * 4096).buffer
 }
 
-/** The usual source. The device outlives a killed daemon: the next one finds its flows' addresses and routes. */
-export function tunDevice({ device }: EngineSetup): (arena: Arena) => Tun {
-  return (arena) => openTun(arena, { name: device, persistent: true })
+/** The usual source. The device outlives a killed daemon, as a rule: the next one finds its flows' addresses and routes. */
+export function tunDevice({ device, passing }: EngineSetup): (arena: Arena) => Tun {
+  return (arena) => openTun(arena, { name: device, persistent: passing !== true })
 }
 
 export class TunnelEngine<
@@ -205,8 +213,8 @@ export class TunnelEngine<
 
   /** Never fatal: whoever asked gets the failure as answer; that of a command without a number is logged. */
   readonly onCommand = (message: unknown): void => {
-    const command = message as Command & { readonly request?: number }
-    const outcome = this.#carryOut(command)
+    const command = message as (Command | Alive) & { readonly request?: number }
+    const outcome = command.type === 'alive' ? done : this.#carryOut(command as Command)
     if (command.request !== undefined) this.emit({ type: 'answer', request: command.request, outcome })
     else if (!outcome.ok)
       this.emit({ type: 'log', level: 'warn', message: `${command.type}: ${outcome.failure.message}` })

@@ -11,7 +11,15 @@
 import { GodwitError } from '../../core/errors.ts'
 import type { Recorder } from '../../core/mechanism.ts'
 import { type EndpointCache, Endpoints, type Named } from './endpoints.ts'
-import type { AddPeer, CommonEvent, EngineSetup, Question, SocketSetup, StatusEvent } from './events.ts'
+import type {
+  AddPeer,
+  Alive,
+  CommonEvent,
+  EngineSetup,
+  Question,
+  SocketSetup,
+  StatusEvent,
+} from './events.ts'
 import { Requests } from './requests.ts'
 import { EngineWorker, type EngineWorkerEvents } from './worker.ts'
 
@@ -72,9 +80,6 @@ type AccessNews =
   | { readonly type: 'woke' }
   | { readonly type: 'access'; readonly access: { readonly name: string }; readonly cause: string }
 
-/** How long `untilReady` waits for a peer to answer; after that the tunnel is up and keeps trying. */
-const READY_MS = 20_000
-
 export class TunnelHost<
   Setup extends EngineSetup,
   Command extends Typed,
@@ -97,7 +102,6 @@ export class TunnelHost<
   #unsubscribe: (() => void) | undefined
   /** Ends the wait for readiness; with the error that made it vain. */
   #endWait: ((error?: GodwitError) => void) | undefined
-  #hurried = false
   #stopping = false
   #error: GodwitError | undefined
 
@@ -148,6 +152,16 @@ export class TunnelHost<
       return Promise.reject(this.#error ?? stopped)
     }
     return this.#requests.ask((request) => this.#send({ type, request, ...rest })) as Promise<Answers[T]>
+  }
+
+  /** Whether the engine's loop goes round: it answers within seconds. */
+  async responds(): Promise<boolean> {
+    if (this.#engine === undefined) return false
+    const alive = this.#requests.ask((request) => this.#send({ type: 'alive', request } satisfies Alive))
+    return alive.then(
+      () => true,
+      () => this.#stopping,
+    )
   }
 
   // ---- peers
@@ -202,31 +216,17 @@ export class TunnelHost<
 
   // ---- readiness
 
-  /**
-   * Resolves when traffic can flow, after READY_MS at the latest (then `silent` is logged), and at `hurry`. Rejects when
-   * the engine ends.
-   */
-  untilReady(silent: string): Promise<void> {
+  /** Resolves when traffic can flow, and at `retire`. Rejects when the engine ends. */
+  untilReady(): Promise<void> {
     if (this.#error !== undefined) return Promise.reject(this.#error)
-    if (this.#hurried || this.#works()) return Promise.resolve()
+    if (this.#stopping || this.#works()) return Promise.resolve()
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#parts.recorder.log('warn', silent)
-        this.#endWait?.()
-      }, READY_MS)
       this.#endWait = (error) => {
-        clearTimeout(timer)
         this.#endWait = undefined
         if (error === undefined) resolve()
         else reject(error)
       }
     })
-  }
-
-  /** `untilReady` need not wait any longer. */
-  hurry(): void {
-    this.#hurried = true
-    this.#endWait?.()
   }
 
   #works(): boolean {

@@ -240,6 +240,65 @@ describe('what is missing is named, with the way to get it, and nothing is left 
   })
 })
 
+describe('an anchor that does not answer yet, and a daemon that must not hold the traffic', () => {
+  let host: Program
+  const direct = () =>
+    lab.programs.run('mh', 'curl', [
+      '-s',
+      '-o',
+      '/dev/null',
+      '-w',
+      '%{local_ip}',
+      '-r',
+      '0-9',
+      `http://${SERVER}/`,
+    ])
+
+  test('`up` says at once what it waits for and that traffic is held, and `ready` when the anchor answers', async () => {
+    host = await lab.programs.start('mh', process.execPath, words('mh', ['up']), {
+      log: join(folder, 'mh.log'),
+    })
+    const said = () => readFileSync(join(folder, 'mh.log'), 'utf8')
+    await until('it says so', () => /waiting for an answer from .* over acc1, acc2; .*held/.test(said()))
+    const { ready, waiting } = await status()
+    assert.equal(ready, false)
+    assert.match(waiting ?? '', /held/)
+    const anchor = await daemon('an', 'an', 'anchor', 'up')
+    await host.expect((line) => line.trim() === 'ready', 20_000)
+    assert.deepEqual([(await status()).ready, (await status()).waiting], [true, undefined])
+    await host.stop()
+    await anchor.stop()
+  })
+
+  test('killed: new connections are held by default; with on_crash = "direct" they leave as without godwit', async () => {
+    const anchor = await daemon('an', 'an', 'anchor', 'up')
+    const config = join(state('mh'), 'godwit.toml')
+    const text = readFileSync(config, 'utf8')
+    for (const [extra, local] of [
+      ['', undefined],
+      ['\n[host]\non_crash = "direct"\n', '10.1.0.2'],
+    ] as const) {
+      writeFileSync(config, text + extra)
+      host = await daemon('mh', 'mh', 'up')
+      assert.equal(await direct(), '198.19.0.1')
+      host.child.kill('SIGKILL')
+      await host.ended
+      const tried = await lab.programs.start('mh', 'curl', [
+        ...['-s', '-m', '2', '-o', '/dev/null', '-w', '%{local_ip}\n', '-r', '0-9', `http://${SERVER}/`],
+      ])
+      const from = await tried.line()
+      const ended = await tried.ended
+      if (local === undefined) assert.equal(ended, 28, 'it waits, and curl gives up')
+      else assert.equal(from, local)
+    }
+    writeFileSync(config, text)
+    await godwit('mh', 'down')
+    await anchor.stop()
+    await godwit('an', 'down')
+    assert.equal(kernelState(), untouched)
+  })
+})
+
 describe('daemons that are killed, interfaces that go, disks that fill up', () => {
   let anchor: Program
   let host: Program

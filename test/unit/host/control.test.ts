@@ -21,6 +21,7 @@ import { Daemon, type Status, type Why } from '../../../src/host/daemon/daemon.t
 import { Log } from '../../../src/host/daemon/log.ts'
 import { HostRecorder } from '../../../src/host/stores/recorder.ts'
 import { State } from '../../../src/host/stores/state.ts'
+import { UnixDatagram } from '../../../src/linux/unix-datagram.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-control-'))
 after(() => rmSync(folder, { recursive: true }))
@@ -41,6 +42,9 @@ class MemoryMechanism implements Mechanism {
   readonly calls: string[]
   failStart = false
   failMove = false
+  untilReady?: () => Promise<void>
+  waiting?: () => string
+  responds?: () => Promise<boolean>
 
   constructor(name: string, calls: string[]) {
     this.name = name
@@ -137,6 +141,59 @@ test('mechanisms start in order and stop in reverse; the socket is 0660 and repl
   await daemon.stop()
   assert.deepEqual(calls, ['start memory', 'start second', 'stop second', 'stop memory'])
   assert.throws(() => statSync(state.socket), { code: 'ENOENT' })
+})
+
+test('ready when traffic flows: what is waited for is said after a second, once, and is in status', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  let answered!: () => void
+  second.untilReady = () =>
+    new Promise<void>((resolve) => {
+      answered = resolve
+    })
+  second.waiting = () => 'waiting for home over wlan0'
+  await daemon.start()
+  const ready = daemon.untilReady()
+  t.mock.timers.tick(999)
+  assert.deepEqual(lines, [])
+  t.mock.timers.tick(60_000)
+  assert.deepEqual(lines, ['warn  waiting for home over wlan0\n'])
+  const { ready: isReady, waiting } = await daemon.status()
+  assert.deepEqual([isReady, waiting], [false, 'waiting for home over wlan0'])
+  answered()
+  await ready
+  const { ready: nowReady, waiting: nothing } = await daemon.status()
+  assert.deepEqual([nowReady, nothing], [true, undefined])
+})
+
+test('systemd hears that the daemon is ready, what it waits for, and, while its workers respond, that it lives', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  const heard: string[] = []
+  const manager = new UnixDatagram(join(folder, 'notify'), (text) => heard.push(text))
+  Object.assign(process.env, { NOTIFY_SOCKET: manager.path, WATCHDOG_USEC: '30000000' })
+  let responds = true
+  first.responds = async () => responds
+  second.untilReady = () => new Promise<void>(() => {})
+  second.waiting = () => 'waiting for home'
+  const hears = async (count: number) => {
+    while (heard.length < count) await new Promise(setImmediate)
+  }
+  try {
+    await daemon.start()
+    void daemon.untilReady()
+    t.mock.timers.tick(10_000)
+    await hears(3)
+    assert.deepEqual(heard, ['READY=1', 'STATUS=waiting for home', 'WATCHDOG=1'])
+    responds = false
+    t.mock.timers.tick(10_000)
+    for (let i = 0; i < 5; i++) await new Promise(setImmediate)
+    await daemon.stop()
+    await hears(4)
+    assert.equal(heard[3], 'STOPPING=1')
+  } finally {
+    delete process.env.NOTIFY_SOCKET
+    delete process.env.WATCHDOG_USEC
+    manager.close()
+  }
 })
 
 test('when one does not start, what had started is stopped and the reason is kept', async () => {

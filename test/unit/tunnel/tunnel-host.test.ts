@@ -160,35 +160,47 @@ test('UP-37: the MTU follows the paths; how is the mechanism’s choice', async 
   assert.equal(narrowestMtu([path({ mtu: 1300 })]), 1280, 'never below what IPv6 asks for')
 })
 
-test('ready: with the first path that works, when hurried, or after 20 seconds with a warning', async (t: TestContext) => {
-  t.mock.timers.enable({ apis: ['setTimeout'] })
+test('ready: with the first path that works, not before, and when the daemon is to stop', async () => {
   const working = await bench()
-  let done = working.host.untilReady('nobody answers')
+  let ready = false
+  const done = working.host.untilReady().then(() => {
+    ready = true
+  })
   working.engine.emit(status(path({ state: 'down' })))
+  await new Promise(setImmediate)
+  assert.equal(ready, false)
   working.engine.emit(status(path()))
   await done
-  await working.host.untilReady('nobody answers')
-  const hurried = await bench()
-  done = hurried.host.untilReady('nobody answers')
-  hurried.host.hurry()
-  await done
-  const silent = await bench()
-  done = silent.host.untilReady('nobody answers')
-  t.mock.timers.tick(19_999)
-  assert.deepEqual(silent.lines, [])
-  t.mock.timers.tick(1)
-  await done
-  assert.deepEqual(silent.lines, ['warn nobody answers'])
+  await working.host.untilReady()
+  const stopped = await bench()
+  const vain = stopped.host.untilReady()
+  stopped.host.retire()
+  await vain
+})
+
+test('an engine whose loop goes round responds; one that is silent for 5 s, or has ended, does not', async (t: TestContext) => {
+  const { host, engine } = await bench()
+  const asked = host.responds()
+  const { type, request } = engine.commands.at(-1) as Question & { type: string }
+  assert.equal(type, 'alive')
+  engine.emit({ type: 'answer', request, outcome: answer(undefined) })
+  assert.equal(await asked, true)
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  const silent = host.responds()
+  t.mock.timers.tick(5000)
+  assert.equal(await silent, false)
+  engine.end()
+  assert.equal(await host.responds(), false)
 })
 
 test('an engine that ends by itself: who waits is refused with its reason, and `failure` has it', async () => {
   const { host, engine } = await bench()
-  const waiting = host.untilReady('nobody answers')
+  const waiting = host.untilReady()
   const asked = host.ask('count', { what: 'a' })
   const reason = new GodwitError('EIO', 'interface gw0 is gone')
   engine.end(reason)
   assert.equal(await host.failure, reason)
-  for (const vain of [waiting, asked, host.ask('count', { what: 'b' }), host.untilReady('')])
+  for (const vain of [waiting, asked, host.ask('count', { what: 'b' }), host.untilReady()])
     await assert.rejects(vain, reason)
   host.post({ type: 'wake' })
   await host.stop()
