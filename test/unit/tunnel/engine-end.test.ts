@@ -126,17 +126,14 @@ for (const [who, build] of Object.entries(cases)) {
     assert.equal(engine.commands.length, posted)
   })
 
-  test(`${who}: the worker is killed while it starts: start is refused with the reason, what was made is gone`, async () => {
+  test(`${who}: the worker is killed before traffic flows: who waits for that is told the reason`, async () => {
     const { mechanism, engine, calls } = build()
-    const starting = mechanism.start()
-    await new Promise(setImmediate)
+    await mechanism.start()
+    const ready = mechanism.untilReady?.()
     engine.end(new GodwitError('ENODEV', 'interface is gone'))
-    // An anchor waits for nobody: its start is over by then.
-    if (mechanism.name === 'anchor') await starting
-    else {
-      await assert.rejects(starting, { code: 'ENODEV' })
-      assert.ok(calls.includes('cleanUp'))
-    }
+    if (ready !== undefined) await assert.rejects(ready, { code: 'ENODEV' })
+    await mechanism.stop()
+    assert.ok(calls.includes('cleanUp'))
     assert.equal((await mechanism.failure)?.code, 'ENODEV')
     await mechanism.stop()
   })
