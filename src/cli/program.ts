@@ -407,10 +407,15 @@ function defineHelpers(program: Command): void {
     run: async (options) => (await import('./commands/doctor.ts')).doctor(options),
   })
   define(program, {
-    use: 'completion <shell>',
+    use: 'completion <shell> [words...]',
     summary: 'print completions for bash, zsh or fish',
-    examples: ['godwit completion bash | sudo tee /etc/bash_completion.d/godwit'],
+    examples: [
+      'godwit completion bash | sudo tee /etc/bash_completion.d/godwit',
+      'godwit completion zsh | sudo tee /usr/local/share/zsh/site-functions/_godwit',
+      'godwit completion fish > ~/.config/fish/completions/godwit.fish',
+    ],
+    details: 'The scripts ask `godwit completion words -- WORDS…` what may come next.',
     without: ['state', 'json'],
-    run: async (shell) => (await import('./commands/completion.ts')).completion(shell, program),
+    run: async (shell, words) => (await import('./commands/completion.ts')).completion(shell, words, program),
   })
 }

@@ -33,6 +33,7 @@ const PACKAGES = {
   'ssh-keygen': 'openssh-client',
   zsh: 'zsh',
   fish: 'fish',
+  script: 'bsdutils',
   git: 'git',
   debootstrap: 'debootstrap',
   strace: 'strace',

@@ -1,98 +1,141 @@
-/** `completion`: scripts for bash, zsh and fish, made from the same definitions as the help. */
+/**
+ * `completion`: scripts for bash, zsh and fish. Each asks `godwit completion words -- WORDS…` at every TAB, which prints what may
+ * come next, a line each: the value, a tab, what it is. Nothing: the shell offers files.
+ */
 import type { Command } from 'commander'
 import { usageError } from '../../core/errors.ts'
-import { forEachCommand } from '../definition.ts'
+import { ControlClient } from '../../host/control/client.ts'
+import type { Status } from '../../host/daemon/daemon.ts'
+import { State } from '../../host/stores/state.ts'
+import { type Candidate, completion as next, type ValueKind } from '../complete.ts'
 
-interface Entry {
-  /** Words after `godwit`, e.g. `anchor invite`; empty for godwit itself. */
-  readonly path: string
-  readonly summary: string
-  readonly children: readonly { name: string; summary: string }[]
-  readonly options: readonly { long: string; summary: string }[]
-}
-
-function entries(program: Command): Entry[] {
-  const found: Entry[] = []
-  const add = (command: Command): void => {
-    const names: string[] = []
-    for (let at: Command | null = command; at?.parent; at = at.parent) names.unshift(at.name())
-    found.push({
-      path: names.join(' '),
-      summary: command.description(),
-      children: command.commands.map((child) => ({ name: child.name(), summary: child.description() })),
-      options: command.options.map((option) => ({ long: option.long ?? '', summary: option.description })),
-    })
-  }
-  add(program)
-  forEachCommand(program, add)
-  return found
-}
-
-export async function completion(shell: string, program: Command): Promise<void> {
-  const makers: Record<string, (list: Entry[]) => string> = { bash, zsh, fish }
-  const make = makers[shell]
-  if (!make) throw usageError(`no completion for ${shell}`, { hint: 'bash, zsh or fish' })
-  process.stdout.write(make(entries(program)))
-}
-
-/** The words typed so far that are commands; options are skipped. */
-function bash(list: Entry[]): string {
-  const cases = list.map(({ path, children, options }) => {
-    const words = [...children.map(({ name }) => name), ...options.map(({ long }) => long)]
-    return `    '${path}') words='${words.join(' ')}' ;;`
-  })
-  return `# bash completion for godwit
+const SHELLS: Readonly<Record<string, string>> = {
+  bash: `# bash completion for godwit
 _godwit() {
-  local word path= words= current=\${COMP_WORDS[COMP_CWORD]}
-  for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case $word in
-      --) COMPREPLY=(); return ;;
-      -*) ;;
-      *)
-        case " ${list
-          .map(({ path }) => path)
-          .filter((path) => path !== '')
-          .map((path) => path.replace(' ', '/'))
-          .join(' ')} " in
-          *" \${path:+$path/}$word "*) path=\${path:+$path/}$word ;;
-        esac ;;
-    esac
-  done
-  case \${path/\\// } in
-${cases.join('\n')}
-  esac
-  COMPREPLY=($(compgen -W "$words" -- "$current"))
+  local IFS=$' \\t\\n' typed="\${COMP_LINE:0:COMP_POINT}" words prefix
+  read -ra words <<< "$typed"
+  [[ "$typed" == *[[:space:]] ]] && words+=('')
+  local current="\${words[-1]}"
+  IFS=$'\\n'
+  COMPREPLY=($(compgen -W "$("\${words[0]/#\\~/$HOME}" completion words -- "\${words[@]:1}" 2>/dev/null | cut -f1)" -- "$current"))
+  # bash has split the word at its colons.
+  if [[ "$current" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then
+    prefix="\${current%"\${current##*:}"}"
+    COMPREPLY=("\${COMPREPLY[@]#"$prefix"}")
+  fi
 }
 complete -o default -F _godwit godwit
-`
+`,
+  zsh: `#compdef godwit
+_godwit() {
+  local line
+  local -a lines values
+  lines=("\${(@f)$(_call_program godwit "\${(q)words[1]}" completion words -- "\${(@q)words[2,CURRENT]}" 2>/dev/null)}")
+  if [[ -z "$lines[1]" ]]; then _files; return; fi
+  for line in "$lines[@]"; do values+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}"); done
+  _describe -t values godwit values
+}
+if [[ "$funcstack[1]" == _godwit ]]; then _godwit "$@"; else compdef _godwit godwit; fi
+`,
+  fish: `# fish completion for godwit
+function __godwit_next
+    set -l words (commandline -opc)
+    set -g __godwit_offered ($words[1] completion words -- $words[2..-1] (commandline -ct) 2>/dev/null)
+    test -n "$__godwit_offered[1]"
+end
+complete -c godwit -f -n __godwit_next -a '$__godwit_offered'
+`,
 }
 
-function zsh(list: Entry[]): string {
-  return `#compdef godwit
-autoload -U +X bashcompinit && bashcompinit
-${bash(list)}`
+export async function completion(shell: string, words: readonly string[], program: Command): Promise<void> {
+  if (shell === 'words') {
+    for (const { value, summary } of await offered(program, words))
+      process.stdout.write(`${value}\t${summary}\n`)
+    return
+  }
+  const script = Object.hasOwn(SHELLS, shell) ? SHELLS[shell] : undefined
+  if (script === undefined) throw usageError(`no completion for ${shell}`, { hint: 'bash, zsh or fish' })
+  process.stdout.write(script)
 }
 
-function fish(list: Entry[]): string {
-  const quote = (text: string): string => `'${text.replace(/\\/g, '\\\\').replace(/'/g, "\\'")}'`
-  const groups = list
-    .filter(({ path, children }) => path !== '' && children.length > 0)
-    .map(({ path }) => path)
-  const lines = list.flatMap(({ path, children, options }) => {
-    const words = path.split(' ').filter((word) => word !== '')
-    const seen = words.map((word) => `__fish_seen_subcommand_from ${word}`)
-    const names = children.map(({ name }) => name).join(' ')
-    const none = words.length === 0 ? '__fish_use_subcommand' : `not __fish_seen_subcommand_from ${names}`
-    const here = [...seen, ...(children.length > 0 ? [none] : [])].join('; and ')
-    return [
-      ...children.map(
-        ({ name, summary }) => `complete -c godwit -n ${quote(here)} -a ${name} -d ${quote(summary)}`,
-      ),
-      ...options.map(({ long, summary }) => {
-        const condition = here === '' ? '' : ` -n ${quote(here)}`
-        return `complete -c godwit${condition} -l ${long.replace(/^--/, '')} -d ${quote(summary)}`
-      }),
-    ]
-  })
-  return `# fish completion for godwit; groups: ${groups.join(', ')}\n${lines.join('\n')}\n`
+async function offered(program: Command, words: readonly string[]): Promise<Candidate[]> {
+  const { commands, value } = next(program, words)
+  const current = words.at(-1) ?? ''
+  const values = value === undefined ? [] : await valuesOf(value, words).catch(() => [])
+  // A tab or a newline would be another column or line of the answer.
+  return [...commands, ...values].filter(
+    (each) => each.value.startsWith(current) && !/[\t\n]/.test(each.value),
+  )
+}
+
+const plain = (values: readonly string[], summary: string): Candidate[] =>
+  [...new Set(values)].filter((value) => value !== '').map((value) => ({ value, summary }))
+
+/** Asks the daemon for what it knows; nobody answers: nothing. */
+async function valuesOf(kind: ValueKind, words: readonly string[]): Promise<Candidate[]> {
+  const at = words.indexOf('--state')
+  const options = at < 0 ? {} : { state: words[at + 1] ?? '' }
+  const status = () => new ControlClient(new State(options).socket).get<Status>('/v1/status')
+  switch (kind) {
+    case 'access':
+      return (await status()).accesses.map(({ name, state, addresses }) => ({
+        value: name,
+        summary: [state, ...addresses].join(' '),
+      }))
+    case 'flow':
+      return (await status()).flows.map(flowCandidate)
+    case 'what': {
+      const flows = await status().then(
+        (now) => now.flows,
+        () => [],
+      )
+      const applications = flows.flatMap(({ app }) => (app === '' ? [] : [`app:${app}`]))
+      return [
+        { value: 'all', summary: 'everything' },
+        ...plain(applications, 'an application'),
+        ...flows.map(flowCandidate),
+      ]
+    }
+    case 'class':
+      return plain(
+        (await status()).classes.map(({ name }) => name),
+        'a class of traffic',
+      )
+    case 'host':
+      return plain(
+        (await status()).peers.map(({ name }) => name),
+        'a host',
+      )
+    case 'policy': {
+      const { loadConfig } = await import('../../host/configuration/config.ts')
+      return plain(
+        loadConfig(new State(options).configFile).policy.map(({ name }) => name),
+        'a policy',
+      )
+    }
+    case 'scheduler': {
+      const { jsonSchema } = await import('../../host/configuration/schema.ts')
+      const schema = JSON.stringify(jsonSchema())
+      const found = /"scheduler":\{[^{}]*"enum":(\[[^\]]*\])/.exec(schema)
+      return plain(found === null ? [] : JSON.parse(found[1]!), 'a scheduler')
+    }
+    case 'scenario': {
+      const { scenarios } = await import('../../../lab/scenarios/index.ts')
+      return scenarios.map(({ name, summary }) => ({ value: name, summary }))
+    }
+    case 'topology': {
+      const { topologies } = await import('../../../lab/topologies/index.ts')
+      return topologies.map(({ name, summary }) => ({ value: name, summary }))
+    }
+    case 'bench': {
+      const { listBenches } = await import('../../../bench/index.ts')
+      return listBenches().map(({ name, summary }) => ({ value: name, summary }))
+    }
+    case 'shell':
+      return plain(Object.keys(SHELLS), 'a shell')
+  }
+}
+
+function flowCandidate({ id, app, dst, access }: Status['flows'][number]): Candidate {
+  return { value: id, summary: `${app || 'a flow'} to ${dst} on ${access || 'no access'}` }
 }

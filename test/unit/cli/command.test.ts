@@ -121,31 +121,6 @@ test('examples call commands and options that exist', () => {
   })
 })
 
-test('completions are right in the shells that are here', (t) => {
-  for (const shell of ['bash', 'zsh', 'fish']) {
-    const { status, stdout } = godwit(['completion', shell])
-    assert.equal(status, 0)
-    assert.match(stdout, /invite/)
-    const file = join(folder, `completion.${shell}`)
-    writeFileSync(file, stdout)
-    const checked = spawnSync(shell, ['-n', file], { encoding: 'utf8' })
-    if (checked.error) t.diagnostic(`${shell} is not here to read it`)
-    else assert.equal(checked.stderr, '', shell)
-  }
-  const complete = (line: string): string[] => {
-    const words = line.split(' ')
-    const script = `. ${join(folder, 'completion.bash')}
-      COMP_WORDS=(${words.map((word) => `'${word}'`).join(' ')}); COMP_CWORD=${words.length - 1}
-      _godwit; printf '%s\\n' "\${COMPREPLY[@]}"`
-    return spawnSync('bash', ['-c', script], { encoding: 'utf8' })
-      .stdout.split('\n')
-      .filter((word) => word !== '')
-  }
-  assert.deepEqual(complete('godwit anchor in'), ['init', 'invite'])
-  assert.deepEqual(complete('godwit stat'), ['status'])
-  assert.ok(complete('godwit anchor invite --').includes('--wg'))
-})
-
 test('bin/godwit works through symbolic links, and installed without its sources', () => {
   const installed = join(folder, 'lib/godwit')
   mkdirSync(join(installed, 'bin'), { recursive: true })
