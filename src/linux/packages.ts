@@ -36,6 +36,8 @@ const PACKAGES = {
   script: 'bsdutils',
   git: 'git',
   debootstrap: 'debootstrap',
+  lintian: 'lintian',
+  'dpkg-deb': 'dpkg',
   strace: 'strace',
   'systemd-analyze': 'systemd',
   'qemu-aarch64-static': 'qemu-user-static',

@@ -9,7 +9,7 @@ import type { Status } from '../../host/daemon/daemon.ts'
 import { State } from '../../host/stores/state.ts'
 import { type Candidate, completion as next, type ValueKind } from '../complete.ts'
 
-const SHELLS: Readonly<Record<string, string>> = {
+export const SHELLS: Readonly<Record<string, string>> = {
   bash: `# bash completion for godwit
 _godwit() {
   local IFS=$' \\t\\n' typed="\${COMP_LINE:0:COMP_POINT}" words prefix

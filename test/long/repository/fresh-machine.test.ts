@@ -6,7 +6,6 @@ import assert from 'node:assert/strict'
 import {
   chmodSync,
   copyFileSync,
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -22,6 +21,7 @@ import { capture } from '../../../scripts/capture.ts'
 import { nodeBinary } from '../../../scripts/nodes.ts'
 import { outcomesFromJson } from '../../../scripts/outcome.ts'
 import { findProgram, usesPrograms } from '../../../src/linux/packages.ts'
+import { enterRoot, makeDebian } from '../../support/debian.ts'
 
 const NEEDED = usesPrograms('debootstrap', 'git')
 const root = fileURLToPath(new URL('../../../../', import.meta.url))
@@ -31,20 +31,6 @@ after(() => rmSync(folder, { recursive: true, force: true }))
 
 /** What the commands are given: arguments of `npm test`, to try this test in less time. */
 const ARGS = process.env.GODWIT_FRESH_ARGS ?? ''
-
-/** Mounts that end with the namespace, the root being a mount point itself, then the commands in the new root. */
-const ENTER = `
-set -e
-mount --bind "$1" "$1"
-cd "$1"
-mount -t proc proc proc
-mount --rbind /sys sys
-mount --rbind /dev dev
-mount -t tmpfs tmpfs run
-mount -t tmpfs tmpfs tmp
-exec env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \\
-  chroot . /bin/sh -c "$2"
-`
 
 async function bash(script: string, ...args: string[]): Promise<string> {
   const { status, text } = await capture('bash', ['-c', script, 'bash', ...args])
@@ -80,18 +66,14 @@ for (const suite of ['bookworm', 'trixie']) {
     const node = await nodeBinary(22)
     if ('reason' in node) return t.skip(node.reason)
     const system = join(folder, suite)
-    const made = await capture(findProgram('debootstrap')!, ['--variant=minbase', suite, system])
-    if (made.status !== 0)
-      return t.skip(`debootstrap could not make ${suite}: ${made.text.trim().slice(-200)}`)
+    const made = await makeDebian(suite, system)
+    if (made !== undefined) return t.skip(made)
     copyFileSync(node.path, join(system, 'usr/local/bin/node'))
     chmodSync(join(system, 'usr/local/bin/node'), 0o755)
     await addNpm(system)
-    for (const name of ['/etc/resolv.conf', '/etc/hosts'])
-      if (existsSync(name)) cpSync(name, join(system, name), { dereference: true })
     await bash('git clone -q --no-hardlinks "$1" "$2"', root, join(system, 'root/godwit'))
 
-    const enter = (command: string) =>
-      capture('unshare', ['-m', '--propagation', 'private', 'sh', '-c', ENTER, 'sh', system, command])
+    const enter = (command: string) => enterRoot(system, command)
     const demo = await enter('cd /root/godwit && exec bin/godwit demo')
     assert.equal(demo.status, 0, demo.text.slice(-4000))
     const tests = await enter(`cd /root/godwit && GODWIT_TEST_JSON=/root/tests.json npm test -- ${ARGS}`)
