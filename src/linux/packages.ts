@@ -37,6 +37,8 @@ const PACKAGES = {
   git: 'git',
   debootstrap: 'debootstrap',
   lintian: 'lintian',
+  getent: 'libc-bin',
+  man: 'man-db',
   'dpkg-deb': 'dpkg',
   strace: 'strace',
   'systemd-analyze': 'systemd',

@@ -9,7 +9,7 @@ import { buildPackage } from '../../../scripts/deb.ts'
 import { findProgram, usesPrograms } from '../../../src/linux/packages.ts'
 import { enterRoot, makeDebian } from '../../support/debian.ts'
 
-const NEEDED = usesPrograms('debootstrap', 'lintian', 'dpkg-deb')
+const NEEDED = usesPrograms('debootstrap', 'lintian', 'dpkg-deb', 'getent', 'man')
 const root = fileURLToPath(new URL('../../../../', import.meta.url))
 const folder = mkdtempSync('/var/tmp/godwit-package-')
 after(() => rmSync(folder, { recursive: true, force: true }))
