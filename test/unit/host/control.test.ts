@@ -109,7 +109,7 @@ beforeEach(() => {
   lines = []
   state = new State({ state: join(folder, 's') })
   state.prepare()
-  recorder = new HostRecorder(new Log('info', (line) => lines.push(line), false))
+  recorder = new HostRecorder(new Log('info', { write: (line) => lines.push(line), stamp: false }))
   first = new MemoryMechanism('memory', calls)
   second = new MemoryMechanism('second', calls)
   daemon = new Daemon({
