@@ -186,16 +186,22 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
   const pool6 = must(parsePrefix(anchor.pool6))
   const service: AnchorService = new AnchorService(
     {
-      plumbing: new AnchorPlumbing(services.rtnl, services.sysctls('anchor'), services.nftables, {
-        device,
-        ledger,
-        own4: { address: own4!, length: pool4.length },
-        own6: { address: own6!, length: pool6.length },
-        pool4,
-        pool6,
-        masquerade: anchor.masquerade,
-        ...(anchor.uplinks && { uplinks: anchor.uplinks }),
-      }),
+      plumbing: new AnchorPlumbing(
+        services.rtnl,
+        services.sysctls('anchor'),
+        services.nftables,
+        {
+          device,
+          ledger,
+          own4: { address: own4!, length: pool4.length },
+          own6: { address: own6!, length: pool6.length },
+          pool4,
+          pool6,
+          masquerade: anchor.masquerade,
+          ...(anchor.uplinks && { uplinks: anchor.uplinks }),
+        },
+        (message) => recorder.log('warn', message),
+      ),
       protect: (guarded) => services.guard.protect(guarded),
       hosts: {
         list: () => store.list().map(knownHost),
