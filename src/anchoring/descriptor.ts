@@ -184,6 +184,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
   const [own4, own6] = poolAddresses(anchor, 1).map((text) => must(parseInterfaceAddress(text)).address)
   const pool4 = must(parsePrefix(anchor.pool4))
   const pool6 = must(parsePrefix(anchor.pool6))
+  const listenPort = anchor.listen_port ?? must(parseHostPort(anchor.endpoint)).port
   const service: AnchorService = new AnchorService(
     {
       plumbing: new AnchorPlumbing(
@@ -197,6 +198,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
           own6: { address: own6!, length: pool6.length },
           pool4,
           pool6,
+          port: listenPort,
           masquerade: anchor.masquerade,
           ...(anchor.uplinks && { uplinks: anchor.uplinks }),
         },
@@ -217,7 +219,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       device,
       mtu: config.interface.mtu ?? ANCHOR_MTU,
       privateKey,
-      listenPort: anchor.listen_port ?? must(parseHostPort(anchor.endpoint)).port,
+      listenPort,
       pool4,
       pool6,
     },

@@ -187,6 +187,8 @@ export interface AnchorPlumbingInit {
   readonly own6: Prefix
   readonly pool4: Prefix
   readonly pool6: Prefix
+  /** UDP port of the tunnel. */
+  readonly port: number
   readonly masquerade: boolean
   /** Interfaces that traffic of hosts may leave by; undefined: any. */
   readonly uplinks?: readonly string[]
@@ -257,10 +259,11 @@ export class AnchorPlumbing {
   /**
    * UP-9, UP-32: ordinary masquerading of what leaves elsewhere. The pool is behind the device and nowhere else: a neighbour on
    * another link that sends in its name is nobody's host. To hosts that are masqueraded nothing gets that begins outside,
-   * except where somebody's rule leads it there (DNAT).
+   * except where somebody's rule leads it there (DNAT). What "packet too big" says of the tunnel's own datagrams anybody may
+   * have made up, hosts inside too: the kernel would narrow its routes to whomever they name, and the tunnel finds out by itself.
    */
   #rules(counted: boolean): string {
-    const { device, pool4, pool6, masquerade, uplinks } = this.#init
+    const { device, pool4, pool6, port, masquerade, uplinks } = this.#init
     const four = formatPrefix(pool4)
     const six = formatPrefix(pool6)
     const own = `"${device}"`
@@ -280,7 +283,15 @@ export class AnchorPlumbing {
         lines.push(
           `  iifname ${own} ct state new add @${set} { ${source} ct count over ${MOST_CONNECTIONS} } drop`,
         )
-    lines.push('}')
+    lines.push(
+      '}',
+      'chain input {',
+      '  type filter hook input priority filter; policy accept;',
+      // Of the packet that is quoted: UDP, and its source port.
+      `  icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,224,16 ${port} drop`,
+      `  icmpv6 type packet-too-big @th,112,8 17 @th,384,16 ${port} drop`,
+      '}',
+    )
     if (masquerade) {
       lines.push(
         'chain postrouting {',
