@@ -24,8 +24,6 @@ const MOST_CONNECTIONS = 8_192
 
 export interface HostPlumbingInit extends RulesInit {
   readonly device: string
-  readonly fix4: Prefix
-  readonly fix6: Prefix
 }
 
 export interface HostPlumbingComponents {
@@ -223,9 +221,13 @@ export class AnchorPlumbing {
     this.#filter()
   }
 
-  /** Puts back what another program removed, and names it. */
+  /** Puts back what another program removed (`flush ruleset` takes everybody's tables), and names it. */
   restore(): string[] {
-    return this.#setDevice({})
+    const restored = this.#setDevice({})
+    const { family, name } = this.#table
+    if (this.#nft.tables().some((table) => table.family === family && table.name === name)) return restored
+    this.#nft.replaceTable(this.#table, this.#rules())
+    return [...restored, `table ${name}`]
   }
 
   #setDevice(wanted: { readonly mtu?: number }): string[] {

@@ -91,6 +91,37 @@ function defineAnchor(program: Command): void {
     examples: ['sudo godwit anchor remove laptop'],
     run: async (name, options) => (await import('./commands/anchor.ts')).remove(name, options),
   })
+  const protocols = [new Option('--tcp', 'only TCP'), new Option('--udp', 'only UDP')]
+  define(anchor, {
+    use: 'forward <port> <target>',
+    summary: 'lead a port of this anchor to a host, wherever that is',
+    examples: [
+      'sudo godwit anchor forward 8080 laptop:80',
+      'sudo godwit anchor forward 2222 laptop:22 --tcp',
+      'sudo godwit anchor forward 51000 laptop --udp',
+    ],
+    details:
+      "<target> is HOST:PORT with the name of a host (`godwit anchor hosts`), or HOST for the same port. TCP and UDP, over\nIPv4 and IPv6. It holds over restarts of either end; what runs, follows at once. The program on the host sees the\nclient's own address.",
+    options: [
+      ...protocols,
+      new Option('--replace', 'although a program of this machine listens on the port'),
+    ],
+    run: async (port, target, options) =>
+      (await import('./commands/anchor.ts')).forward(port, target, options),
+  })
+  define(anchor, {
+    use: 'forwards',
+    summary: 'list the ports that lead to hosts',
+    examples: ['godwit anchor forwards', 'godwit anchor forwards --json'],
+    run: async (options) => (await import('./commands/anchor.ts')).forwards(options),
+  })
+  define(anchor, {
+    use: 'unforward <port>',
+    summary: 'lead a port to nobody any more',
+    examples: ['sudo godwit anchor unforward 8080', 'sudo godwit anchor unforward 8080 --udp'],
+    options: protocols,
+    run: async (port, options) => (await import('./commands/anchor.ts')).unforward(port, options),
+  })
 }
 
 function defineHost(program: Command): void {

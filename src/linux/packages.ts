@@ -8,6 +8,10 @@ import { missingError } from '../core/errors.ts'
 
 const PACKAGES = {
   nft: 'nftables',
+  iptables: 'iptables',
+  'iptables-legacy': 'iptables',
+  ufw: 'ufw',
+  firewalld: 'firewalld',
   ip: 'iproute2',
   ss: 'iproute2',
   unshare: 'util-linux',

@@ -48,6 +48,14 @@ export const prefix = (what: string) => text(parsePrefix, what)
 export const selector = text(parseSelector, `One of: ${SELECTOR_FORMS}.`)
 export const publicPort = z.int().min(1).max(65535)
 
+/** What to do about packet filters of other programs that drop what is forwarded. */
+export const firewall = z
+  .enum(['open', 'leave'])
+  .default('open')
+  .describe(
+    "`open`: where another program's packet filter (Docker, ufw, firewalld) would drop what is forwarded, accepts for this device are put in, and taken out at the end. `leave`: it is only logged what drops.",
+  )
+
 /** Reports what is wrong at a place of the configuration. */
 export type Issue = (path: readonly (string | number)[], message: string) => void
 

@@ -4,6 +4,7 @@ import { DRIVERS, SUPPLICANT_FOLDER } from '../access/radio/radio.ts'
 import { matchesAny } from '../core/pattern.ts'
 import {
   accessPattern,
+  firewall,
   type Issue,
   key,
   name,
@@ -39,6 +40,7 @@ const router = z
       .describe(
         'Subnets behind this gateway: the only sources it sends, and it answers with its address there. Default: not checked.',
       ),
+    firewall,
     scheduler: schedulerName
       .default('failover')
       .describe('How packets take the paths, where no class says otherwise.'),

@@ -1,11 +1,12 @@
 /** A router as the daemon composes it. */
 import { openRadio } from '../access/radio/index.ts'
-import { parsePrefix } from '../core/address.ts'
+import { type Prefix, parsePrefix } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
 import { decodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
+import type { Accept } from '../linux/passage/chains.ts'
 import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
-import { NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import { forwardingNeed, NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
 import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Services } from '../mechanism/services.ts'
 import { checkRouter, type RouterSettings, routerSections } from './config.ts'
@@ -42,7 +43,13 @@ export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
     })
   },
   compose: composeRouter,
-  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES],
+  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, forwardingNeed(DEVICES.router, acceptsOf(DEVICES.router, []))],
+}
+
+/** What comes from other sites, and what this one sends. */
+function acceptsOf(device: string, own: readonly Prefix[]): readonly Accept[] {
+  if (own.length === 0) return [{ iif: device }, { oif: device }]
+  return [{ iif: device }, ...own.map((source) => ({ oif: device, source }))]
 }
 
 function routerDevice(config: RouterConfig): string {
@@ -65,6 +72,7 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
         subnets: sites.flatMap(({ subnets }) => subnets),
         own,
       }),
+      passage: services.passage(acceptsOf(device, own), router.firewall === 'open'),
       protect: (guarded) => services.guard.protect(guarded),
       radios:
         router.radio.length === 0

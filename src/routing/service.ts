@@ -24,6 +24,7 @@ import { matchesPattern } from '../core/pattern.ts'
 import type { FlowFacts, Selector } from '../core/selector.ts'
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
+import type { Passage } from '../linux/passage/passage.ts'
 import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
 import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/engine/reports.ts'
@@ -87,6 +88,8 @@ export interface RouterComponents {
   /** Absent when there are no accesses to watch. */
   readonly monitor: AccessMonitor | undefined
   readonly plumbing: RouterPlumbing
+  /** Past the packet filters of others. */
+  readonly passage: Pick<Passage, 'restore' | 'cleanUp' | 'watch'>
   /** Puts back what another program takes away; the returned function ends it. */
   readonly protect: (guarded: Guarded) => () => void
   readonly radios: ((use: (access: string, use: AccessUse) => void) => RadioKeeper) | undefined
@@ -154,16 +157,19 @@ export class RouterService implements Mechanism {
 
   async start(): Promise<void> {
     const { mtu, sites, classes } = this.#init
+    const { plumbing, passage } = this.#parts
     try {
       await this.#tunnel.start()
       this.#tunnel.post({ type: 'classes', classes })
       for (const { endpoint, ...site } of sites)
         this.#tunnel.addPeer({ ...site, leads: endpoint !== undefined }, endpoint)
-      this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      plumbing.apply(mtu ?? FIRST_MTU)
+      passage.restore()
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
-        restore: () => this.#parts.plumbing.restore(),
+        restore: () => [...plumbing.restore(), ...passage.restore()],
+        watch: (changed) => passage.watch(changed),
       })
       this.#findSource()
       const { monitor } = this.#parts
@@ -206,6 +212,7 @@ export class RouterService implements Mechanism {
   }
 
   async cleanUp(): Promise<void> {
+    this.#parts.passage.cleanUp()
     this.#parts.plumbing.cleanUp()
   }
 

@@ -10,6 +10,9 @@ import { Ledger, OUR_DEVICES } from '../../linux/ledger.ts'
 import { NfSocket } from '../../linux/nf-socket.ts'
 import { Nft } from '../../linux/nft.ts'
 import { FlowOwners } from '../../linux/owners.ts'
+import { findProgram } from '../../linux/packages.ts'
+import type { Accept } from '../../linux/passage/chains.ts'
+import { Passage } from '../../linux/passage/passage.ts'
 import { SocketOwners } from '../../linux/proc.ts'
 import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
 import { SockDiag } from '../../linux/sockdiag.ts'
@@ -74,6 +77,15 @@ export class DaemonServices implements Services {
   }
 
   readonly nftables = new Nft()
+
+  passage(accepts: readonly Accept[], change: boolean): Passage {
+    const nft = findProgram('nft') === undefined ? undefined : this.nftables
+    const { rtnl, ledger } = this
+    return new Passage(
+      { nft, rtnl, report: (line) => this.#warn(line) },
+      { comment: ledger.alias, accepts, change },
+    )
+  }
 
   get cgroups(): KernelCgroups | undefined {
     if (this.#cgroups === undefined) {

@@ -19,6 +19,8 @@ import type { Config } from '../configuration/schema.ts'
 import { addTable, type TomlTable, tomlString } from '../configuration/toml.ts'
 import type { State } from '../stores/state.ts'
 
+export { addForward } from '../../anchoring/descriptor.ts'
+export { type Forward, type ForwardProtocol, ForwardStore } from '../../anchoring/forwards.ts'
 export { type HostRecord, HostStore } from '../../anchoring/hosts.ts'
 export { poolAddresses } from '../../anchoring/pool-addresses.ts'
 

@@ -40,6 +40,8 @@ function common() {
       endpoints: { get: () => [], set: () => {} },
       timestamp: { get: () => undefined, set: () => {} },
       protect: () => () => {},
+      forwards: { apply: () => {}, restore: () => [], cleanUp: () => {} },
+      passage: { restore: () => [], cleanUp: () => {}, watch: () => () => {} },
       startEngine: engine.start,
     },
   }
