@@ -19,8 +19,15 @@ import type {
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
 import type { PathReport } from '../tunnel/engine/events.ts'
+import type { SeenStore } from '../tunnel/engine/greetings.ts'
 import { pathStatus } from '../tunnel/engine/reports.ts'
-import { deviceIsForeign, type OwnEvent, type StartEngine, TunnelHost } from '../tunnel/engine/tunnel-host.ts'
+import {
+  deviceIsForeign,
+  type OwnEvent,
+  type StartEngine,
+  type TimestampStore,
+  TunnelHost,
+} from '../tunnel/engine/tunnel-host.ts'
 import type { PortForwards } from './forwards.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
@@ -70,6 +77,10 @@ export interface AnchorComponents {
   readonly protect: (guarded: Guarded) => () => void
   readonly hosts: AnchorHosts
   readonly recorder: Recorder
+  /** Of the greetings at the start. */
+  readonly timestamp?: TimestampStore
+  /** Where hosts were last, over restarts. */
+  readonly seen?: SeenStore
   readonly wall: () => number
   readonly routes?: readonly ControlRoute[]
   /** Default: an engine in a worker thread. */

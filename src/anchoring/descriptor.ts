@@ -240,6 +240,8 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
         write: () => store.write(),
       },
       recorder,
+      timestamp: services.timestamp,
+      seen: services.seen,
       wall: () => services.clock.wall(),
       routes: [
         ...hostRoutes(anchor, privateKey, services, store, forwards, () => service.refresh()),

@@ -19,6 +19,7 @@ import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import type { SocketTable } from '../linux/sockdiag.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { SeenStore } from '../tunnel/engine/greetings.ts'
 
 export interface Services {
   /** Numbers and names of this instance in the kernel. */
@@ -52,6 +53,8 @@ export interface Services {
   readonly endpoints: EndpointCache
   /** The newest timestamp of a handshake, over restarts. */
   readonly timestamp: { get(): number | undefined; set(floor: number): void }
+  /** Where peers were last, over restarts. */
+  readonly seen: SeenStore
   readonly files: Files
 }
 

@@ -98,6 +98,7 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
       wall: () => clock.wall(),
       endpoints: services.endpoints,
       timestamp: services.timestamp,
+      seen: services.seen,
     },
     {
       device,

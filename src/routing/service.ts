@@ -26,6 +26,7 @@ import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
 import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { SeenStore } from '../tunnel/engine/greetings.ts'
 import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
@@ -98,6 +99,8 @@ export interface RouterComponents {
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
   readonly timestamp: TimestampStore
+  /** Where sites that come to us were last, over restarts. */
+  readonly seen?: SeenStore
   /** Default: an engine in a worker thread. */
   readonly startEngine?: StartEngine
 }

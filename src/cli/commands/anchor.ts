@@ -3,10 +3,10 @@
 import { usageError } from '../../core/errors.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import {
-  addForward,
   type Forward,
   type ForwardProtocol,
   ForwardStore,
+  forwardPort,
   type HostRecord,
   HostStore,
   initAnchor,
@@ -15,7 +15,6 @@ import {
   poolAddresses,
 } from '../../host/provisioning/anchoring.ts'
 import { State } from '../../host/stores/state.ts'
-import { SockDiag } from '../../linux/sockdiag.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, table } from '../output.ts'
 
@@ -114,19 +113,9 @@ export async function forward(
         '/v1/anchor/forward',
         request,
       )
-    : { forwards: forwardOffline(state, request) }
+    : { forwards: forwardPort(state, request) }
   if (options.json) printJson({ forwards })
   else printLines(forwards.map(describe))
-}
-
-function forwardOffline(state: State, request: Parameters<typeof addForward>[4]): readonly Forward[] {
-  const { anchor } = loadAnchorConfig(state)
-  const sockets = new SockDiag()
-  try {
-    return addForward(anchor, sockets, new HostStore(state.file('hosts.json')), forwardStore(state), request)
-  } finally {
-    sockets.close()
-  }
 }
 
 export async function forwards(options: CommonOptions): Promise<void> {

@@ -18,6 +18,7 @@ import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
 import { SockDiag } from '../../linux/sockdiag.ts'
 import type { Sysctls } from '../../linux/sysctl.ts'
 import { RememberedEndpoints } from '../../mechanism/endpoints.ts'
+import { RememberedSeen } from '../../mechanism/seen.ts'
 import type { Files, Services } from '../../mechanism/services.ts'
 import { RememberedSysctls, SharedSysctls } from '../../mechanism/sysctls.ts'
 import { RememberedTimestamp } from '../../mechanism/timestamp.ts'
@@ -145,6 +146,10 @@ export class DaemonServices implements Services {
 
   get timestamp(): RememberedTimestamp {
     return new RememberedTimestamp(this.#state.file('timestamp'))
+  }
+
+  get seen(): RememberedSeen {
+    return new RememberedSeen(this.#state.file('seen.json'))
   }
 
   metrics(): Metric[] {
