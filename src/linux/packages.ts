@@ -10,6 +10,8 @@ const PACKAGES = {
   nft: 'nftables',
   iptables: 'iptables',
   'iptables-legacy': 'iptables',
+  'iptables-legacy-save': 'iptables',
+  'ip6tables-legacy-save': 'iptables',
   ufw: 'ufw',
   firewalld: 'firewalld',
   ip: 'iproute2',

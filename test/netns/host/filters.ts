@@ -1,7 +1,8 @@
 /** Packet filters that people have, set up by the programs themselves: Docker's rules, ufw, firewalld, an own nft file. */
 import { usesPrograms } from '../../../src/linux/packages.ts'
 
-usesPrograms('dbus-daemon', 'firewalld', 'ip', 'iptables', 'iptables-legacy', 'nft', 'ufw')
+usesPrograms('dbus-daemon', 'firewalld', 'iptables', 'iptables-legacy', 'nft', 'ufw')
+usesPrograms('iptables-legacy-save', 'ip6tables-legacy-save')
 
 export interface PacketFilter {
   readonly name: string

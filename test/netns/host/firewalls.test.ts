@@ -17,7 +17,7 @@ import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { FILTERS, LIST_FILTERS } from './filters.ts'
 
-usesPrograms('curl', 'ip', 'nft')
+usesPrograms('curl', 'iptables', 'nft')
 usePrivateNames()
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
