@@ -33,6 +33,20 @@ export function parseHostPort(value: string): Decoded<{ host: string; port: numb
   return { ok: true, value: { host: match[1] ?? match[2]!, port } }
 }
 
+const UNITS: Readonly<Record<string, number>> = {
+  ...{ '': 1, B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 },
+  ...{ KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 },
+}
+
+/** `20GB`, `1.5 GiB`, `500000`. */
+export function parseBytes(value: string): Decoded<number> {
+  const [, number, unit] = /^(\d+(?:\.\d+)?) ?([A-Za-z]*)$/.exec(value) ?? []
+  const factor = UNITS[unit ?? '']
+  if (number === undefined || factor === undefined)
+    return { ok: false, reason: `"${value}" is no amount of bytes, e.g. 20GB or 500MiB` }
+  return { ok: true, value: Math.round(Number(number) * factor) }
+}
+
 export const name = (what: string) =>
   z
     .string()

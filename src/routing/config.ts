@@ -2,6 +2,7 @@
 import * as z from 'zod'
 import { DRIVERS, SUPPLICANT_FOLDER } from '../access/radio/radio.ts'
 import { matchesAny } from '../core/pattern.ts'
+import type { AccessRule } from '../mechanism/descriptor.ts'
 import {
   accessPattern,
   firewall,
@@ -84,6 +85,12 @@ const router = z
             .max(1)
             .default(0.05)
             .describe('`budget`: the share of the bytes sent that may be copied.'),
+          links: z
+            .array(accessPattern)
+            .default([])
+            .describe(
+              'Accesses of the mobile router that its packets may take, patterns with `*`; while none of them works they wait. At home the same names hold. Default: all.',
+            ),
           unordered: z
             .boolean()
             .default(false)
@@ -120,6 +127,23 @@ export const routerSections = { router: router.optional() }
 export type RouterSettings = z.output<typeof router>
 
 /** What is right by itself but cannot work together. */
+/** Keys of [access.NAME] that only a mobile router heeds. */
+export function checkAccessKeys(
+  access: Readonly<Record<string, AccessRule>>,
+  isRouter: boolean,
+  report: Issue,
+): void {
+  if (isRouter) return
+  const only = 'only a router ([router]) heeds it'
+  for (const [pattern, rule] of Object.entries(access)) {
+    if (rule.cap !== undefined) report(['access', pattern, 'cap'], only)
+    if (rule.weight !== 1) report(['access', pattern, 'weight'], only)
+    if (rule.metered) report(['access', pattern, 'metered'], only)
+    if (rule.probe_s !== 10) report(['access', pattern, 'probe_s'], only)
+    if (rule.cap_day !== 1) report(['access', pattern, 'cap_day'], only)
+  }
+}
+
 export function checkRouter(value: RouterSettings, report: Issue): void {
   const { accesses, subnets, site, radio } = value
   const issue: Issue = (path, message) => report(['router', ...path], message)

@@ -56,6 +56,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
       forwarder: this.#forwarder,
       redirect: (from, to) => engine.datapath.redirect(from, to),
       retryParked: () => engine.retryParked(),
+      setStandby: (slot, ms) => machine.setStandby(slot, ms),
     })
     this.#mobile = new MobileEnd({
       tunnel: this.tunnel,
@@ -78,6 +79,9 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
         return this.#addPeer(command.peer, now)
       case 'use':
         this.#router.setUse(command.access, command.use, now)
+        return done
+      case 'terms':
+        this.#router.setTerms(command.access, command.terms, now)
         return done
       case 'classes':
         this.#router.setClasses(command.classes, now)

@@ -50,6 +50,7 @@ import type {
   RouterStatus,
 } from './protocol.ts'
 import type { RadioKeeper } from './radios.ts'
+import type { LinkUsage } from './usage.ts'
 
 export interface Site {
   readonly name: string
@@ -66,6 +67,15 @@ export interface AccessLimit {
   readonly pattern: string
   readonly use: 'normal' | 'backup' | 'never'
   readonly cost: number
+  /** Share of `round-robin`, 1 to 15. */
+  readonly weight: number
+  /** Bytes a month; beyond, it is a backup. */
+  readonly cap?: number
+  /** Day of the month on which that begins. */
+  readonly capDay: number
+  readonly metered: boolean
+  /** Between probes of a metered or backup access that stands by. */
+  readonly standbyMs: number
 }
 
 export interface RouterInit {
@@ -101,10 +111,16 @@ export interface RouterComponents {
   readonly timestamp: TimestampStore
   /** Where sites that come to us were last, over restarts. */
   readonly seen?: SeenStore
+  /** What accesses with a cap have carried. */
+  readonly usage: Pick<LinkUsage, 'used' | 'update' | 'write'>
   /** Default: an engine in a worker thread. */
   readonly startEngine?: StartEngine
 }
 
+/** Between two looks at what capped accesses have carried. */
+const USAGE_MS = 5_000
+/** What they have carried is written this often at most. */
+const USAGE_WRITE_MS = 60_000
 const SCHEDULER = z.strictObject({ name: z.string().min(1), scheduler: z.string().min(1) })
 const SOURCE_RETRY_MS = 1_000
 /** Tries before it is logged. */
@@ -117,6 +133,9 @@ export class RouterService implements Mechanism {
   readonly #parts: RouterComponents
   readonly #tunnel: TunnelHost<RouterSetup, RouterCommand, RouterEvent, RouterStatus>
   #sourceTimer: NodeJS.Timeout | undefined
+  #usageTimer: NodeJS.Timeout | undefined
+  /** Accesses whose cap is reached. */
+  readonly #spent = new Set<string>()
   #radios: RadioKeeper | undefined
   #unprotect: (() => void) | undefined
   #unroute: (() => void) | undefined
@@ -182,14 +201,16 @@ export class RouterService implements Mechanism {
         this.#tunnel.followAccesses(
           monitor,
           (name) => this.#accessSetup(monitor, name),
-          (name) => {
-            if (this.#limit(name)?.use === 'backup') this.#use(name, { draining: false, fading: false })
-          },
+          (name) => this.#tellTerms(name),
         )
+        if (this.#init.rules.some(({ cap }) => cap !== undefined)) {
+          this.#countUsage()
+          this.#usageTimer = setInterval(() => this.#countUsage(), USAGE_MS)
+        }
       }
       this.#radios = this.#parts.radios?.((access, use) => {
         monitor?.setDraining(access, use.draining)
-        this.#use(access, use)
+        this.#tunnel.post({ type: 'use', access, use })
       })
       this.#radios?.start()
       if (sites.some(({ endpoint }) => endpoint !== undefined))
@@ -210,6 +231,8 @@ export class RouterService implements Mechanism {
     this.#radios?.stop()
     this.#unroute?.()
     clearInterval(this.#sourceTimer)
+    clearInterval(this.#usageTimer)
+    this.#parts.usage.write()
     await this.#tunnel.stop()
     await this.cleanUp()
   }
@@ -361,10 +384,36 @@ export class RouterService implements Mechanism {
     return this.#init.rules.find(({ pattern }) => matchesPattern(pattern, name))
   }
 
-  /** A backup is used as one that is being left: nothing goes over it while anything else works. */
-  #use(access: string, use: AccessUse): void {
-    const draining = use.draining || this.#limit(access)?.use === 'backup'
-    this.#tunnel.post({ type: 'use', access, use: { ...use, draining } })
+  /** A backup, or what has reached its cap, carries nothing while anything else works, and is probed seldom. */
+  #tellTerms(access: string): void {
+    const limit = this.#limit(access)
+    if (limit === undefined) return
+    const reserve = limit.use === 'backup' || this.#spent.has(access)
+    const terms = {
+      reserve,
+      weight: limit.weight,
+      ...((reserve || limit.metered || limit.cap !== undefined) && { standbyMs: limit.standbyMs }),
+    }
+    this.#tunnel.post({ type: 'terms', access, terms })
+  }
+
+  /** Accesses with a cap: beyond it they are backups, until the month ends. */
+  #countUsage(): void {
+    const { monitor, usage, recorder } = this.#parts
+    for (const { name } of monitor?.accesses() ?? []) {
+      const limit = this.#limit(name)
+      if (limit?.cap === undefined) continue
+      const spent = usage.update(name, limit.capDay) >= limit.cap
+      if (spent === this.#spent.has(name)) continue
+      if (spent) this.#spent.add(name)
+      else this.#spent.delete(name)
+      const text = spent
+        ? `${name} has carried its cap of ${limit.cap} bytes: from now on it is a backup, until day ${limit.capDay} of the month`
+        : `a new month of ${name} has begun: it is used again`
+      recorder.log('warn', text)
+      this.#tellTerms(name)
+    }
+    usage.write(USAGE_WRITE_MS)
   }
 
   #handle(event: OwnEvent<RouterEvent>): void {
@@ -400,7 +449,9 @@ export class RouterService implements Mechanism {
         signal_dbm: finite(link.dbm),
         radio: link.fading ? 'fading' : (link.state as string),
       }
+      const limit = this.#limit(name)
       this.#parts.monitor?.describe(name, {
+        ...(limit?.cap !== undefined && { cap_bytes: limit.cap, used_bytes: this.#parts.usage.used(name) }),
         rtt_ms: finite(Math.min(...paths.map(({ rttMs }) => rttMs))),
         loss: paths.length === 0 ? null : Math.max(...paths.map(({ loss }) => loss)),
         ...radio,

@@ -84,7 +84,8 @@ const cases: Record<string, () => Case> = {
   },
   'a router': () => {
     const { engine, calls, parts } = common()
-    const components = { ...parts, monitor: undefined, radios: undefined } as RouterComponents
+    const usage = { used: () => 0, update: () => 0, write: () => {} }
+    const components = { ...parts, usage, monitor: undefined, radios: undefined } as RouterComponents
     const site = { name: 'home', publicKey: key, keepalive: 0, subnets: [] }
     const mechanism = new RouterService(components, {
       device: 'gwrt0',
