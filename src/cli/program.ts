@@ -168,10 +168,15 @@ function defineHost(program: Command): void {
   run.passThroughOptions()
   define(program, {
     use: 'move <what> <access>',
-    summary: 'hand over now: an application, a flow, or `all`',
-    examples: ['godwit move all wwan0', 'godwit move app:curl wlan0', 'godwit move to:203.0.113.0/24 eth0'],
+    summary: 'hand over now: an application, a flow, a class of a router, or `all`',
+    examples: [
+      'godwit move all wwan0',
+      'godwit move app:curl wlan0',
+      'godwit move to:203.0.113.0/24 eth0',
+      'godwit move voice wwan0',
+    ],
     details:
-      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.',
+      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.\nOn a router: a class, by its name or by a selector of it.',
     options: [
       new Option('--static', 'the anchor keeps these flows there whatever arrives, until the next move'),
     ],

@@ -90,7 +90,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
         this.#router.setMode(command.name, command.mode, now)
         return done
       case 'prefer':
-        this.#router.prefer(command.access, now)
+        this.#router.prefer(command.access, now, command.classes)
         return done
       case 'remotes':
       case 'access':

@@ -19,6 +19,7 @@ import {
 import type { RoutingForwarder } from './forwarder.ts'
 import type { AccessUse, ClassReport, ClassSetup, LinkTerms, RouterEvent } from './protocol.ts'
 import {
+  CLASS_PATHS,
   decodeAck,
   decodePathNames,
   decodePathUse,
@@ -82,6 +83,8 @@ interface Peer {
   drainedAt: number
   /** The other end uses the paths as it was told last, and nothing of before is under way. */
   agreed: boolean
+  /** Classes for which the other end prefers a path: class → path id. */
+  preferred: ReadonlyMap<string, number>
   /** PATH_USE that was obeyed last; undefined before the first, and when the other end has restarted. */
   obeyed: number | undefined
   established: boolean
@@ -113,6 +116,10 @@ export class RouterMachine {
   /** By access: what the owner said of it. */
   readonly #accesses = new Map<string, { use: AccessUse; terms: LinkTerms; priority: number }>()
   #preferred: string | undefined
+  /** Class → the access that it was moved to by hand. */
+  readonly #preferredOf = new Map<string, string>()
+  /** A class was moved by itself since the start: the other end has to hear when that ends, too. */
+  #movedClasses = false
 
   constructor(parts: RouterMachineParts) {
     this.#parts = parts
@@ -157,6 +164,7 @@ export class RouterMachine {
       sendUseAt: NEVER,
       drainedAt: NEVER,
       agreed: false,
+      preferred: new Map(),
       obeyed: undefined,
       established: false,
       carried: false,
@@ -212,11 +220,19 @@ export class RouterMachine {
     this.#applyUse(now, `${name} ${what}`)
   }
 
-  /** By hand: this access before all others. */
-  prefer(access: string, now: number): void {
-    this.#preferred = access
+  /** By hand: this access before all others, for these classes or for everything. */
+  prefer(access: string, now: number, classes?: readonly string[]): void {
+    if (classes === undefined) {
+      this.#preferred = access
+      this.#preferredOf.clear()
+    } else {
+      this.#movedClasses = true
+      for (const name of classes) this.#preferredOf.set(name, access)
+    }
     for (const peer of this.#peers.values())
-      for (const plan of peer.plans) plan.memory = { ...plan.memory, current: -1 }
+      for (const [index, plan] of peer.plans.entries())
+        if (classes === undefined || classes.includes(this.#classes[index]!.name))
+          plan.memory = { ...plan.memory, current: -1 }
     this.#applyUse(now, 'moved by hand')
   }
 
@@ -312,6 +328,7 @@ export class RouterMachine {
       case 'frame':
         if (event.code === PATH_USE) this.#heardUse(peer, event.body, now)
         else if (event.code === PATH_NAMES) this.#heardNames(peer, event.body, now)
+        else if (event.code === CLASS_PATHS) this.#heardClassPaths(peer, event.body, now)
         else if (event.code === PATH_USE_ACK && decodeAck(event.body) === peer.sequence) {
           peer.sendUseAt = NEVER
           peer.drainedAt = now + flight(peer)
@@ -401,6 +418,11 @@ export class RouterMachine {
     }))
     const names = [...peer.paths.values()].map(({ pathId, link }) => ({ pathId, name: link }))
     this.#send(peer, PATH_NAMES, encodePathNames(names), now)
+    const moved = [...this.#preferredOf].flatMap(([name, access]) => {
+      const path = [...peer.paths.values()].find((each) => each.access === access)
+      return path === undefined ? [] : [{ pathId: path.pathId, name }]
+    })
+    if (this.#movedClasses) this.#send(peer, CLASS_PATHS, encodePathNames(moved), now)
     this.#send(peer, PATH_USE, encodePathUse(peer.sequence, paths), now)
   }
 
@@ -408,6 +430,26 @@ export class RouterMachine {
   #send(peer: Peer, code: number, body: Uint8Array, now: number): void {
     const frame = { type: 'mechanism' as const, code, body }
     this.#parts.tunnel.sendFrames(peer.index, encodeFrames([frame]), -1, now)
+  }
+
+  #heardClassPaths(peer: Peer, body: Uint8Array, now: number): void {
+    const paths = decodePathNames(body)
+    if (!paths.ok || peer.leads) return
+    // Of classes that are none here nothing is kept.
+    const known = paths.value.filter(({ name }) => this.#classes.some((each) => each.name === name))
+    const preferred = new Map(known.map(({ name, pathId }) => [name, pathId]))
+    for (const [index, { name }] of this.#classes.entries()) {
+      const state = peer.plans[index]
+      if (state !== undefined && preferred.get(name) !== peer.preferred.get(name))
+        state.memory = { ...state.memory, current: -1 }
+    }
+    peer.preferred = preferred
+    this.#plan(peer, now, 'the other end asks for it')
+  }
+
+  /** Whether the class was moved to this path by hand, here or at the other end. */
+  #isPreferred(peer: Peer, path: RouterPath, name: string): boolean {
+    return peer.leads ? this.#preferredOf.get(name) === path.access : peer.preferred.get(name) === path.pathId
   }
 
   #heardNames(peer: Peer, body: Uint8Array, now: number): void {
@@ -459,12 +501,14 @@ export class RouterMachine {
       bestRttMs: path.rate.bestRttMs,
       queued: now - path.rate.queuedAt < OVERFLOW_MS,
     }))
-    const allowed = this.#classes.map(({ links = [] }) => ({ slot }: PathFacts) => {
-      const { link } = peer.paths.get(slot)!
-      return links.length === 0 || link === '' || matchesAny(links, link)
-    })
+    const factsOf = ({ name, links = [] }: ClassSetup): PathFacts[] =>
+      facts.flatMap((each) => {
+        const path = peer.paths.get(each.slot)!
+        if (links.length > 0 && path.link !== '' && !matchesAny(links, path.link)) return []
+        return this.#isPreferred(peer, path, name) ? [{ ...each, priority: -1 }] : [each]
+      })
     for (const [index, state] of peer.plans.entries()) {
-      const { plan, memory } = planPaths(state.mode, facts.filter(allowed[index]!), state.memory, now)
+      const { plan, memory } = planPaths(state.mode, factsOf(this.#classes[index]!), state.memory, now)
       const before = state.plan
       state.plan = plan
       state.memory = memory

@@ -82,8 +82,8 @@ export type RouterCommand =
   | { readonly type: 'classes'; readonly classes: readonly ClassSetup[] }
   /** Another scheduler for a class, while it runs. */
   | { readonly type: 'mode'; readonly name: string; readonly mode: Mode }
-  /** Prefers an access before all others, for everything. */
-  | { readonly type: 'prefer'; readonly access: string }
+  /** Prefers an access before all others, for everything or for some classes. */
+  | { readonly type: 'prefer'; readonly access: string; readonly classes?: readonly string[] }
 
 export interface RoutedPath extends PathReport, AccessUse {}
 

@@ -5,7 +5,7 @@
  */
 import * as z from 'zod'
 import type { AccessMonitor } from '../access/index.ts'
-import { contains, type Prefix } from '../core/address.ts'
+import { contains, formatPrefix, overlaps, type Prefix, parsePrefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import {
   type ClassStatus,
@@ -21,7 +21,7 @@ import {
   type Recorder,
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
-import type { FlowFacts, Selector } from '../core/selector.ts'
+import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
@@ -36,7 +36,7 @@ import {
   type TimestampStore,
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
-import { MODES } from '../tunnel/scheduling/schedulers.ts'
+import { MODES, type Mode } from '../tunnel/scheduling/schedulers.ts'
 import type { RouterPlumbing } from './plumbing.ts'
 import type {
   AccessSetup,
@@ -121,6 +121,8 @@ export interface RouterComponents {
 const USAGE_MS = 5_000
 /** What they have carried is written this often at most. */
 const USAGE_WRITE_MS = 60_000
+/** Schedulers that use several paths at a time. */
+const SPREADING: readonly Mode[] = ['round-robin', 'weighted', 'duplicate']
 const SCHEDULER = z.strictObject({ name: z.string().min(1), scheduler: z.string().min(1) })
 const SOURCE_RETRY_MS = 1_000
 /** Tries before it is logged. */
@@ -136,6 +138,8 @@ export class RouterService implements Mechanism {
   #usageTimer: NodeJS.Timeout | undefined
   /** Accesses whose cap is reached. */
   readonly #spent = new Set<string>()
+  /** Networks that share a prefix with a site, as reported. */
+  readonly #overlaps = new Set<string>()
   #radios: RadioKeeper | undefined
   #unprotect: (() => void) | undefined
   #unroute: (() => void) | undefined
@@ -201,7 +205,10 @@ export class RouterService implements Mechanism {
         this.#tunnel.followAccesses(
           monitor,
           (name) => this.#accessSetup(monitor, name),
-          (name) => this.#tellTerms(name),
+          (name) => {
+            this.#tellTerms(name)
+            this.#noteOverlap(monitor, name)
+          },
         )
         if (this.#init.rules.some(({ cap }) => cap !== undefined)) {
           this.#countUsage()
@@ -299,14 +306,28 @@ export class RouterService implements Mechanism {
   }
 
   async move(what: Selector, access: string): Promise<Move | undefined> {
-    if (what.kind !== 'all') return undefined
+    const classes = what.kind === 'all' ? undefined : this.#classesOf(what)
+    if (classes?.length === 0) return undefined
     const works = this.#paths.some((path) => path.access === access && isUsable(path.state))
     if (!works)
       throw new GodwitError('ACCESS_DOWN', `nothing answers over ${access}`, {
         hint: '`godwit paths` shows what works',
       })
-    this.#tunnel.post({ type: 'prefer', access })
-    return { flows: this.#classes.length, note: 'spreading classes keep their paths' }
+    this.#tunnel.post({ type: 'prefer', access, ...(classes && { classes }) })
+    const moved = this.#classes.filter(({ name }) => classes === undefined || classes.includes(name))
+    const spread = moved.some(({ mode }) => SPREADING.includes(mode))
+    return { flows: moved.length, ...(spread && { note: 'spreading classes keep their paths' }) }
+  }
+
+  /** Names of the classes that are meant: by name, with or without a site, or by one of their selectors. */
+  #classesOf(what: Selector): string[] {
+    const text = formatSelector(what)
+    const named = this.#init.classes.filter(({ name, match }) =>
+      what.kind === 'flow'
+        ? what.id === name || this.#init.sites.some((site) => what.id === `${name}.${site.name}`)
+        : match.some((selector) => formatSelector(selector) === text),
+    )
+    return named.map(({ name }) => name)
   }
 
   why(id: string): readonly DecisionRecord[] | undefined {
@@ -395,6 +416,26 @@ export class RouterService implements Mechanism {
       ...((reserve || limit.metered || limit.cap !== undefined) && { standbyMs: limit.standbyMs }),
     }
     this.#tunnel.post({ type: 'terms', access, terms })
+  }
+
+  /** A network that has the prefix of a site (a hotspot with home's): both cannot be reached, and the site is. */
+  #noteOverlap(monitor: AccessMonitor, name: string): void {
+    for (const { address, prefixLength } of monitor.access(name)?.addresses ?? []) {
+      const parsed = parsePrefix(`${address}/${prefixLength}`)
+      if (!parsed.ok || parsed.value.length === 0) continue
+      for (const site of this.#init.sites)
+        for (const subnet of site.subnets) {
+          if (subnet.address.length !== parsed.value.address.length || !overlaps(subnet, parsed.value))
+            continue
+          const text = `${name} is in ${formatPrefix(parsed.value)}, and ${formatPrefix(subnet)} is behind ${site.name}`
+          if (this.#overlaps.has(text)) continue
+          this.#overlaps.add(text)
+          this.#parts.recorder.log(
+            'warn',
+            `${text}: packets for both go to ${site.name}; machines of that network are not reached, its way to the Internet is; to reach both, give one another prefix`,
+          )
+        }
+    }
   }
 
   /** Accesses with a cap: beyond it they are backups, until the month ends. */

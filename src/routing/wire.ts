@@ -6,12 +6,14 @@
  *                    seldom, 16–240: weight − 1), priority u8
  *   81 PATH_USE_ACK  sequence u32
  *   82 PATH_NAMES    for each path: path id u8, length u8, name of its access
+ *   83 CLASS_PATHS   for each class that has a path of its own: path id u8, length u8, name of the class
  */
 import { type Decoded, decoded, malformed } from '../core/result.ts'
 
 export const PATH_USE = 80
 export const PATH_USE_ACK = 81
 export const PATH_NAMES = 82
+export const CLASS_PATHS = 83
 const DRAINING = 1
 const FADING = 2
 const RESERVE = 4
@@ -34,13 +36,14 @@ export interface PathUse {
   readonly priority: number
 }
 
+/** The name of its access (PATH_NAMES), or of a class that is to take it (CLASS_PATHS). */
 export interface PathName {
   readonly pathId: number
   readonly name: string
 }
 
-/** What an interface may be called. */
-const NAME = /^[!-~]{1,15}$/
+/** What interfaces and classes may be called. */
+const NAME = /^[!-~]{1,63}$/
 
 export function encodePathUse(sequence: number, paths: readonly PathUse[]): Uint8Array {
   const bytes = new Uint8Array(4 + ENTRY * paths.length)
@@ -70,9 +73,9 @@ export function decodePathNames(body: Uint8Array): Decoded<readonly PathName[]> 
   for (let at = 0; at < body.length; ) {
     const length = body[at + 1] ?? 0
     const end = at + 2 + length
-    if (length === 0 || end > body.length) return malformed('PATH_NAMES of a wrong length')
+    if (length === 0 || end > body.length) return malformed('names of a wrong length')
     const name = String.fromCharCode(...body.subarray(at + 2, end))
-    if (!NAME.test(name)) return malformed('PATH_NAMES with what is no name')
+    if (!NAME.test(name)) return malformed('what is no name')
     names.push({ pathId: body[at]!, name })
     at = end
   }

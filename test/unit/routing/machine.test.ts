@@ -5,6 +5,7 @@ import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import { RouterMachine } from '../../../src/routing/machine.ts'
 import type { RouterEvent } from '../../../src/routing/protocol.ts'
 import {
+  CLASS_PATHS,
   decodePathUse,
   encodeAck,
   encodePathNames,
@@ -264,6 +265,38 @@ describe('router machine', () => {
     assert.equal(home.carriers[0], 'path 1')
     home.frame(PATH_NAMES, Uint8Array.of(1, 200))
     assert.equal(home.carriers[0], 'path 1', 'what is malformed says nothing')
+  })
+
+  test('issue 11: a class is moved by hand without the others, and the other end follows', () => {
+    const all = { match: [], mode: 'failover', cap: 0, unordered: false } as const
+    const classes = [
+      { ...all, name: 'voice' },
+      { ...all, name: 'rest' },
+    ]
+    const bench = new Bench(['home'])
+    bench.machine.setClasses(classes, bench.now)
+    bench.machine.prefer('acc2', bench.now, ['voice'])
+    assert.deepEqual(bench.carriers, ['acc2', 'acc1'])
+    bench.machine.prefer('acc1', bench.now)
+    assert.deepEqual(bench.carriers, ['acc1', 'acc1'])
+
+    const home = new Bench([])
+    home.machine.addPeer(0, 'bus', false)
+    home.machine.setClasses(classes, home.now)
+    for (const slot of [0, 1]) home.state(slot, { name: 'up', since: home.now })
+    const paths = [1, 2].map((pathId) => ({ pathId, ...IN_USE, ...FREE, priority: pathId }))
+    home.frame(PATH_USE, encodePathUse(1, paths))
+    home.frame(
+      CLASS_PATHS,
+      encodePathNames([
+        { pathId: 2, name: 'voice' },
+        { pathId: 2, name: 'unknown' },
+      ]),
+    )
+    assert.deepEqual(home.carriers, ['path 2', 'path 1'])
+    home.frame(CLASS_PATHS, encodePathNames([]))
+    home.pass(RETURN_MS + 1)
+    assert.equal(home.carriers[0], 'path 1')
   })
 
   test('OH-22: that nothing was usable is counted, said with the states, and said again when it is over', () => {
