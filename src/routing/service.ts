@@ -5,7 +5,7 @@
  */
 import * as z from 'zod'
 import type { AccessMonitor } from '../access/index.ts'
-import { contains, formatPrefix, overlaps, type Prefix, parsePrefix } from '../core/address.ts'
+import { contains, formatPrefix, maskAddress, overlaps, type Prefix, parseAddress } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import {
   type ClassStatus,
@@ -421,13 +421,13 @@ export class RouterService implements Mechanism {
   /** A network that has the prefix of a site (a hotspot with home's): both cannot be reached, and the site is. */
   #noteOverlap(monitor: AccessMonitor, name: string): void {
     for (const { address, prefixLength } of monitor.access(name)?.addresses ?? []) {
-      const parsed = parsePrefix(`${address}/${prefixLength}`)
-      if (!parsed.ok || parsed.value.length === 0) continue
+      const parsed = parseAddress(address)
+      if (!parsed.ok || prefixLength === 0) continue
+      const network = { address: maskAddress(parsed.value, prefixLength), length: prefixLength }
       for (const site of this.#init.sites)
         for (const subnet of site.subnets) {
-          if (subnet.address.length !== parsed.value.address.length || !overlaps(subnet, parsed.value))
-            continue
-          const text = `${name} is in ${formatPrefix(parsed.value)}, and ${formatPrefix(subnet)} is behind ${site.name}`
+          if (subnet.length === 0 || !overlaps(subnet, network)) continue
+          const text = `${name} is in ${formatPrefix(network)}, and ${formatPrefix(subnet)} is behind ${site.name}`
           if (this.#overlaps.has(text)) continue
           this.#overlaps.add(text)
           this.#parts.recorder.log(

@@ -98,7 +98,7 @@ describe('home, and links that cost', () => {
       async () => (await carriersAt('ma', 'rest', 'home')).join() === 'acc1,acc2',
     )
     await sites.until('the cap is reached', async () => {
-      await run('ta', 'sh', '-c', `head -c 3000000 /dev/zero | socat -u - TCP:${SERVER[4]}:7001`)
+      await run('ta', 'socat', '-u', 'OPEN:/dev/zero,readbytes=3000000', `TCP:${SERVER[4]}:7001`)
       return (await carriersAt('ma', 'rest', 'home')).join() === 'acc1'
     })
     assert.match(sites.log('ma'), /acc2 has carried its cap of 3000000 bytes/)
