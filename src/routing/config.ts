@@ -42,6 +42,12 @@ const router = z
         'Subnets behind this gateway: the only sources it sends, and it answers with its address there. Default: not checked.',
       ),
     firewall,
+    dscp: z
+      .enum(['carry', 'none'])
+      .default('carry')
+      .describe(
+        '`carry`: the packets of the tunnel have the service class (DSCP) of what they hold, so that modems and networks that heed it can. `none`: they have none.',
+      ),
     scheduler: schedulerName
       .default('failover')
       .describe('How packets take the paths, where no class says otherwise.'),
@@ -77,7 +83,7 @@ const router = z
       .array(
         z.strictObject({
           name: name('What status and `router scheduler` call it.'),
-          match: z.array(selector).min(1).describe('port:, to: and proto: selectors; any of these.'),
+          match: z.array(selector).min(1).describe('port:, to:, proto: and dscp: selectors; any of these.'),
           scheduler: schedulerName.describe('How its packets take the paths.'),
           copy_share: z
             .number()
@@ -162,8 +168,8 @@ export function checkRouter(value: RouterSettings, report: Issue): void {
   for (const [i, { name, match }] of value.class.entries()) {
     if (name === 'rest') issue(['class', i, 'name'], '`rest` is what no class matches; `scheduler` is for it')
     for (const [j, text] of match.entries())
-      if (!text.split('+').every((part) => /^(all$|(port|to|proto):)/.test(part)))
-        issue(['class', i, 'match', j], `"${text}": a gateway can tell only port:, to: and proto:`)
+      if (!text.split('+').every((part) => /^(all$|(port|to|proto|dscp):)/.test(part)))
+        issue(['class', i, 'match', j], `"${text}": a gateway can tell only port:, to:, proto: and dscp:`)
   }
   for (const [i, { interface: name }] of radio.entries()) {
     if (!matchesAny(accesses, name))

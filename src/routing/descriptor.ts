@@ -113,6 +113,7 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
       mark: ledger.routing.mark,
       sites,
       own,
+      carryDscp: router.dscp === 'carry',
       accesses: router.accesses,
       rules: Object.entries(config.access).map(accessLimit),
       classes: classesOf(router),

@@ -35,7 +35,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
 
   constructor(host: EngineHost) {
     const setup = host.data as RouterSetup
-    this.#forwarder = new RoutingForwarder(setup.own)
+    this.#forwarder = new RoutingForwarder(setup.own, setup.carryDscp)
     this.tunnel = new TunnelEngine(
       host,
       {

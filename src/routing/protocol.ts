@@ -23,6 +23,8 @@ export interface RouterSetup extends EngineSetup {
   readonly mark: number
   /** Subnets behind this gateway: the only sources it sends. Empty: any. */
   readonly own: readonly Prefix[]
+  /** Outer packets have the service class of the inner. */
+  readonly carryDscp?: boolean
 }
 
 /** A traffic class: what it is for, and the scheduler its packets take. The first that matches decides. */

@@ -90,6 +90,8 @@ export interface RouterInit {
   readonly own: readonly Prefix[]
   /** Patterns of interfaces, the most preferred first; empty for a gateway that only listens. */
   readonly accesses: readonly string[]
+  /** The tunnel's packets have the service class of what they hold. */
+  readonly carryDscp?: boolean
   /** How accesses may be used, by pattern ([access.NAME]). */
   readonly rules: readonly AccessLimit[]
   readonly classes: readonly ClassSetup[]
@@ -147,7 +149,7 @@ export class RouterService implements Mechanism {
   constructor(parts: RouterComponents, init: RouterInit) {
     this.#parts = parts
     this.#init = init
-    const { device, privateKey, listenPort, mark, mtu, own } = init
+    const { device, privateKey, listenPort, mark, mtu, own, carryDscp } = init
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: {
@@ -156,6 +158,7 @@ export class RouterService implements Mechanism {
         privateKey,
         mark,
         own,
+        ...(carryDscp !== undefined && { carryDscp }),
         ...(listenPort !== undefined && { listenPort }),
       },
       onEvent: (event) => this.#handle(event),

@@ -6,7 +6,7 @@ import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { DEVICE, SERVER, Sites, TERMINAL_A } from './bed.ts'
 
-usesPrograms('ip', 'iptables', 'nft', 'ping', 'socat')
+usesPrograms('ip', 'iptables', 'nft', 'ping', 'socat', 'tcpdump')
 usePrivateNames()
 
 const CAP = 3_000_000
@@ -127,6 +127,30 @@ describe('home, and links that cost', () => {
       async () => (await carriersAt('ma', 'rest', 'home')).join() === 'acc1',
     )
     await sink.stop()
+  })
+
+  test('issue 10 D9: on the way packets have the service class of what they hold, IPv4 and IPv6, without its ECN bits', async () => {
+    // The first mobile router goes to home over IPv4, the second over IPv6; EF with ECT(1) inside, 0xb9.
+    for (const [terminal, router, filter] of [
+      ['ta', 'ma', 'udp dst port 51820 and ip[1] = 0xb8'],
+      ['tb', 'mb', 'ip6 and ip6[6] = 17 and ip6[0:2] & 0x0ff0 = 0x0b80'],
+    ] as const) {
+      const capture = await sites.lab.programs.start(router, 'tcpdump', [
+        '-n',
+        '-l',
+        '-i',
+        'any',
+        '-c',
+        '5',
+        filter,
+      ])
+      let seen = ''
+      await sites.until(`${router} marks`, async () => {
+        await sites.said(terminal, 'ping', '-c', '5', '-i', '0.1', '-Q', '0xb9', SERVER[4])
+        seen = (await Promise.race([capture.ended.then(() => 'all five'), delay(200, '')])) || seen
+        return seen !== ''
+      })
+    }
   })
 
   test('issue 10 D6: a network with the prefix of home: its route stays, home is reached, and the log says so', async () => {
