@@ -17,9 +17,18 @@ import type {
   Recorder,
 } from '../core/mechanism.ts'
 import type { Guarded } from '../linux/guard.ts'
+import type { Passage } from '../linux/passage/passage.ts'
 import type { PathReport } from '../tunnel/engine/events.ts'
+import type { SeenStore } from '../tunnel/engine/greetings.ts'
 import { pathStatus } from '../tunnel/engine/reports.ts'
-import { deviceIsForeign, type OwnEvent, type StartEngine, TunnelHost } from '../tunnel/engine/tunnel-host.ts'
+import {
+  deviceIsForeign,
+  type OwnEvent,
+  type StartEngine,
+  type TimestampStore,
+  TunnelHost,
+} from '../tunnel/engine/tunnel-host.ts'
+import type { PortForwards } from './forwards.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
 
@@ -60,10 +69,18 @@ export interface AnchorInit {
 
 export interface AnchorComponents {
   readonly plumbing: AnchorPlumbing
+  /** Past the packet filters of others. */
+  readonly passage: Pick<Passage, 'restore' | 'cleanUp' | 'watch'>
+  /** Ports that lead to hosts. */
+  readonly forwards: Pick<PortForwards, 'apply' | 'restore' | 'cleanUp'>
   /** Puts back what another program takes away; the returned function ends it. */
   readonly protect: (guarded: Guarded) => () => void
   readonly hosts: AnchorHosts
   readonly recorder: Recorder
+  /** Of the greetings at the start. */
+  readonly timestamp?: TimestampStore
+  /** Where hosts were last, over restarts. */
+  readonly seen?: SeenStore
   readonly wall: () => number
   readonly routes?: readonly ControlRoute[]
   /** Default: an engine in a worker thread. */
@@ -115,11 +132,14 @@ export class AnchorService implements Mechanism {
   async start(): Promise<void> {
     try {
       await this.#tunnel.start()
-      this.#parts.plumbing.apply(this.#init.mtu)
+      const { plumbing, passage, forwards } = this.#parts
+      plumbing.apply(this.#init.mtu)
+      passage.restore()
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
-        restore: () => this.#parts.plumbing.restore(),
+        restore: () => [...plumbing.restore(), ...forwards.restore(), ...passage.restore()],
+        watch: (changed) => passage.watch(changed),
       })
       this.refresh()
       this.#expiry = setInterval(() => this.refresh(), EXPIRY_CHECK_MS)
@@ -139,10 +159,15 @@ export class AnchorService implements Mechanism {
   }
 
   async cleanUp(): Promise<void> {
+    this.#parts.passage.cleanUp()
+    this.#parts.forwards.cleanUp()
     this.#parts.plumbing.cleanUp()
   }
 
-  /** Serves exactly the hosts that the store has and whose invitation has not expired. Call it when the store changed. */
+  /**
+   * Serves exactly the hosts that the store has and whose invitation has not expired, and their ports. Call it when a store
+   * changed.
+   */
   refresh(): void {
     const now = this.#parts.wall()
     const wanted = new Map<string, KnownHost>()
@@ -169,6 +194,7 @@ export class AnchorService implements Mechanism {
         ...(nextPublicKey && { nextPublicKey }),
       })
     }
+    this.#parts.forwards.apply()
   }
 
   peers(): readonly PeerStatus[] {

@@ -2,6 +2,7 @@
 import * as z from 'zod'
 import {
   accessPattern,
+  firewall,
   type Issue,
   key,
   name,
@@ -24,6 +25,7 @@ const anchor = z
       .array(accessPattern)
       .optional()
       .describe('Interfaces that traffic of hosts may leave by. Default: any.'),
+    firewall,
     invitation_hours: z
       .number()
       .positive()

@@ -2,18 +2,21 @@
 import { existsSync, unlinkSync } from 'node:fs'
 import * as z from 'zod'
 import { parseInterfaceAddress, parsePrefix } from '../core/address.ts'
-import { GodwitError } from '../core/errors.ts'
+import { GodwitError, usageError } from '../core/errors.ts'
 import { type ControlRoute, postRoute } from '../core/mechanism.ts'
 import { decodeKey, encodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
+import type { Accept } from '../linux/passage/chains.ts'
+import type { SocketTable } from '../linux/sockdiag.ts'
 import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
 import { readPrivateKey } from '../mechanism/files.ts'
-import { NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import { forwardingNeed, NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
 import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Files, Services } from '../mechanism/services.ts'
 import { AnchorService, type KnownHost } from './anchor-service.ts'
 import type { HostPolicy } from './applications.ts'
 import { type AnchorSettings, anchorSections, checkHost, hostSections, type PeerConfig } from './config.ts'
+import { type Forward, ForwardStore, PortForwards, parseTarget, refuseTaken } from './forwards.ts'
 import { type HostPeer, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
@@ -169,7 +172,18 @@ export const anchorDescriptor: MechanismDescriptor<typeof anchorSections> = {
           hint: 'godwit anchor init --endpoint HOST:PORT --state DIR, with a state of its own',
         }),
   compose: composeAnchor,
-  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, programNeed('nft', true)],
+  needs: [
+    NETWORK_ADMIN,
+    TUN,
+    UDP_BATCHES,
+    programNeed('nft', true),
+    forwardingNeed(DEVICES.anchor, acceptsOf(DEVICES.anchor)),
+  ],
+}
+
+/** What hosts send, the answers, and what a forwarded port leads to them. */
+function acceptsOf(device: string): readonly Accept[] {
+  return [{ iif: device }, { oif: device, state: 'established' }, { oif: device, state: 'dnat' }]
 }
 
 function anchorDevice(config: AnchorConfig): string {
@@ -181,22 +195,44 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
   const device = anchorDevice(config)
   const { ledger, files, recorder } = services
   const store = new HostStore(files.file('hosts.json'))
+  const forwards = new ForwardStore(files.file('forwards.json'))
   const privateKey = files.privateKey()
   const [own4, own6] = poolAddresses(anchor, 1).map((text) => must(parseInterfaceAddress(text)).address)
   const pool4 = must(parsePrefix(anchor.pool4))
   const pool6 = must(parsePrefix(anchor.pool6))
+  const listenPort = listenPortOf(anchor)
   const service: AnchorService = new AnchorService(
     {
-      plumbing: new AnchorPlumbing(services.rtnl, services.sysctls('anchor'), services.nftables, {
+      plumbing: new AnchorPlumbing(
+        services.rtnl,
+        services.sysctls('anchor'),
+        services.nftables,
+        {
+          device,
+          ledger,
+          own4: { address: own4!, length: pool4.length },
+          own6: { address: own6!, length: pool6.length },
+          pool4,
+          pool6,
+          port: listenPort,
+          masquerade: anchor.masquerade,
+          ...(anchor.uplinks && { uplinks: anchor.uplinks }),
+        },
+        (message) => recorder.log('warn', message),
+      ),
+      forwards: new PortForwards({
+        nft: services.nftables,
+        table: { family: 'inet', name: ledger.nftTable('forwards') },
         device,
-        ledger,
-        own4: { address: own4!, length: pool4.length },
-        own6: { address: own6!, length: pool6.length },
-        pool4,
-        pool6,
-        masquerade: anchor.masquerade,
-        ...(anchor.uplinks && { uplinks: anchor.uplinks }),
+        store: forwards,
+        addressesOf: (name) => {
+          const host = store.list().find((each) => each.name === name)
+          if (host === undefined) return undefined
+          const [v4, v6] = poolAddresses(anchor, host.number).map((text) => text.split('/')[0]!)
+          return { v4: v4!, v6: v6! }
+        },
       }),
+      passage: services.passage(acceptsOf(device), anchor.firewall === 'open'),
       protect: (guarded) => services.guard.protect(guarded),
       hosts: {
         list: () => store.list().map(knownHost),
@@ -205,19 +241,29 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
         write: () => store.write(),
       },
       recorder,
+      timestamp: services.timestamp,
+      seen: services.seen,
       wall: () => services.clock.wall(),
-      routes: hostRoutes(anchor, privateKey, services, store, () => service.refresh()),
+      routes: [
+        ...hostRoutes(anchor, privateKey, services, store, forwards, () => service.refresh()),
+        ...forwardRoutes(anchor, services, store, forwards, () => service.refresh()),
+      ],
     },
     {
       device,
       mtu: config.interface.mtu ?? ANCHOR_MTU,
       privateKey,
-      listenPort: anchor.listen_port ?? must(parseHostPort(anchor.endpoint)).port,
+      listenPort,
       pool4,
       pool6,
     },
   )
   return service
+}
+
+/** The UDP port of the tunnels. */
+export function listenPortOf(anchor: AnchorSettings): number {
+  return anchor.listen_port ?? must(parseHostPort(anchor.endpoint)).port
 }
 
 function knownHost(record: HostRecord): KnownHost {
@@ -241,6 +287,7 @@ function hostRoutes(
   own: Uint8Array,
   { clock }: Services,
   store: HostStore,
+  forwards: ForwardStore,
   refresh: () => void,
 ): ControlRoute[] {
   return [
@@ -251,8 +298,57 @@ function hostRoutes(
     }),
     postRoute('/v1/anchor/remove', REMOVE, ({ body }) => {
       const { name } = store.remove(body.name)
+      forwards.removeHost(name)
       refresh()
       return { removed: name }
     }),
   ]
+}
+
+const PROTOCOL = z.enum(['tcp', 'udp']).optional()
+const PORT = z.int().min(1).max(65535)
+const FORWARD = z.strictObject({
+  port: PORT,
+  to: z.string(),
+  protocol: PROTOCOL,
+  replace: z.boolean().optional(),
+})
+const UNFORWARD = z.strictObject({ port: PORT, protocol: PROTOCOL })
+
+/** What `godwit anchor forward` and `unforward` ask a running anchor. */
+function forwardRoutes(
+  anchor: AnchorSettings,
+  services: Services,
+  hosts: HostStore,
+  forwards: ForwardStore,
+  refresh: () => void,
+): ControlRoute[] {
+  return [
+    postRoute('/v1/anchor/forward', FORWARD, ({ body }) => {
+      const added = addForward(anchor, services.sockets, hosts, forwards, body)
+      refresh()
+      return { forwards: added }
+    }),
+    postRoute('/v1/anchor/unforward', UNFORWARD, ({ body: { port, protocol } }) => {
+      const removed = forwards.remove(port, protocol)
+      refresh()
+      return { removed }
+    }),
+  ]
+}
+
+/** Leads a port to a host; the anchor's rules follow when it runs. */
+export function addForward(
+  anchor: AnchorSettings,
+  sockets: Pick<SocketTable, 'sockets'>,
+  hosts: HostStore,
+  forwards: ForwardStore,
+  { port, to, protocol, replace }: z.output<typeof FORWARD>,
+): readonly Forward[] {
+  const { host, hostPort } = parseTarget(to, port)
+  if (!hosts.list().some(({ name }) => name === host))
+    throw usageError(`there is no host ${host}`, { hint: '`godwit anchor hosts` lists them' })
+  const request = { port, host, hostPort, protocol }
+  if (replace !== true) refuseTaken(sockets, request)
+  return forwards.add(request, listenPortOf(anchor))
 }

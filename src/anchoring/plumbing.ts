@@ -4,6 +4,7 @@
  * Tables and rules of the accesses themselves are AccessRouting's (access/routing.ts).
  */
 import { contains, formatPrefix, type Prefix, parsePrefix } from '../core/address.ts'
+import { GodwitError } from '../core/errors.ts'
 import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import { type Ledger, MAIN_TABLE } from '../linux/ledger.ts'
@@ -15,10 +16,14 @@ import type { Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
 import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
 
+/**
+ * Connections of one host that an anchor's kernel follows at a time, of each family: its table is one for all, and of at least
+ * 65,536 on a machine with a gigabyte. Counting costs the kernel a walk over them each jiffy that brings new ones.
+ */
+const MOST_CONNECTIONS = 8_192
+
 export interface HostPlumbingInit extends RulesInit {
   readonly device: string
-  readonly fix4: Prefix
-  readonly fix6: Prefix
 }
 
 export interface HostPlumbingComponents {
@@ -180,6 +185,8 @@ export interface AnchorPlumbingInit {
   readonly own6: Prefix
   readonly pool4: Prefix
   readonly pool6: Prefix
+  /** UDP port of the tunnel. */
+  readonly port: number
   readonly masquerade: boolean
   /** Interfaces that traffic of hosts may leave by; undefined: any. */
   readonly uplinks?: readonly string[]
@@ -190,8 +197,16 @@ export class AnchorPlumbing {
   readonly #sysctls: Sysctls
   readonly #nft: Nftables
   readonly #init: AnchorPlumbingInit
+  readonly #report: (message: string) => void
 
-  constructor(rtnl: Rtnl, sysctls: Sysctls, nft: Nftables, init: AnchorPlumbingInit) {
+  constructor(
+    rtnl: Rtnl,
+    sysctls: Sysctls,
+    nft: Nftables,
+    init: AnchorPlumbingInit,
+    report: (message: string) => void = () => {},
+  ) {
+    this.#report = report
     this.#rtnl = rtnl
     this.#sysctls = sysctls
     this.#nft = nft
@@ -203,12 +218,16 @@ export class AnchorPlumbing {
     this.#sysctls.set('net.ipv4.ip_forward', 1)
     if (this.#sysctls.get('net.ipv6.conf.all.forwarding') !== undefined)
       this.#sysctls.set('net.ipv6.conf.all.forwarding', 1)
-    this.#nft.replaceTable(this.#table, this.#rules())
+    this.#filter()
   }
 
-  /** Puts back what another program removed, and names it. */
+  /** Puts back what another program removed (`flush ruleset` takes everybody's tables), and names it. */
   restore(): string[] {
-    return this.#setDevice({})
+    const restored = this.#setDevice({})
+    const { family, name } = this.#table
+    if (this.#nft.tables().some((table) => table.family === family && table.name === name)) return restored
+    this.#nft.replaceTable(this.#table, this.#rules())
+    return [...restored, `table ${name}`]
   }
 
   #setDevice(wanted: { readonly mtu?: number }): string[] {
@@ -228,12 +247,53 @@ export class AnchorPlumbing {
     return { family: 'inet', name: this.#init.ledger.nftTable() } as const
   }
 
-  /** UP-9, UP-32: ordinary masquerading of what leaves elsewhere; only the pool may come out of the device. */
-  #rules(): string {
-    const { device, pool4, pool6, masquerade, uplinks } = this.#init
+  #filter(): void {
+    try {
+      this.#nft.replaceTable(this.#table, this.#rules(true))
+    } catch (error) {
+      if (!(error instanceof GodwitError) || error.code !== 'NFT_FAILED') throw error
+      // Without nft_connlimit. What is wrong with the rest is said now.
+      this.#nft.replaceTable(this.#table, this.#rules(false))
+      this.#report('this kernel cannot count connections (nft_connlimit): a host may fill the table of all')
+    }
+  }
+
+  /**
+   * UP-9, UP-32: ordinary masquerading of what leaves elsewhere. The pool is behind the device and nowhere else: a neighbour on
+   * another link that sends in its name is nobody's host. To hosts that are masqueraded nothing gets that begins outside,
+   * except where somebody's rule leads it there (DNAT). What "packet too big" says of the tunnel's own datagrams anybody may
+   * have made up, hosts inside too: the kernel would narrow its routes to whomever they name, and the tunnel finds out by itself.
+   */
+  #rules(counted: boolean): string {
+    const { device, pool4, pool6, port, masquerade, uplinks } = this.#init
     const four = formatPrefix(pool4)
     const six = formatPrefix(pool6)
-    const lines: string[] = []
+    const own = `"${device}"`
+    const lines = [
+      'set connections4 { type ipv4_addr; size 65535; flags dynamic; }',
+      'set connections6 { type ipv6_addr; size 65535; flags dynamic; }',
+      'chain prerouting {',
+      '  type filter hook prerouting priority mangle; policy accept;',
+      `  iifname != { "lo", ${own} } ip saddr ${four} drop`,
+      `  iifname != { "lo", ${own} } ip6 saddr ${six} drop`,
+    ]
+    if (counted)
+      for (const [set, source] of [
+        ['connections4', 'ip saddr'],
+        ['connections6', 'ip6 saddr'],
+      ])
+        lines.push(
+          `  iifname ${own} ct state new add @${set} { ${source} ct count over ${MOST_CONNECTIONS} } drop`,
+        )
+    lines.push(
+      '}',
+      'chain input {',
+      '  type filter hook input priority filter; policy accept;',
+      // Of the packet that is quoted: UDP, and its source port.
+      `  icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,224,16 ${port} drop`,
+      `  icmpv6 type packet-too-big @th,112,8 17 @th,384,16 ${port} drop`,
+      '}',
+    )
     if (masquerade) {
       lines.push(
         'chain postrouting {',
@@ -244,6 +304,11 @@ export class AnchorPlumbing {
       )
     }
     lines.push('chain forward {', '  type filter hook forward priority filter; policy accept;')
+    if (masquerade)
+      lines.push(
+        `  iifname != ${own} oifname ${own} ct status dnat accept`,
+        `  iifname != ${own} oifname ${own} ct state new drop`,
+      )
     if (uplinks !== undefined) {
       const names = [device, ...uplinks].map((name) => `"${name}"`).join(', ')
       lines.push(`  iifname "${device}" oifname != { ${names} } drop`)

@@ -40,6 +40,9 @@ export interface Source {
 
 export interface RulesInit {
   readonly ledger: Ledger
+  /** VIpA_fix. */
+  readonly fix4: Prefix
+  readonly fix6: Prefix
   readonly control: 'all' | 'selected'
   /** With `all`: what goes there; empty: everything. */
   readonly destinations: readonly Prefix[]
@@ -76,6 +79,9 @@ export function hostRules(init: RulesInit, sources: readonly Source[]): RuleSpec
     ;[priority, last] = own.controlled
     const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
     const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)
+    // Answers of programs that were asked at the virtual address (forwarded ports of the anchor).
+    const from = formatPrefix(family === 4 ? init.fix4 : init.fix6)
+    if (control !== 'all' || !everywhere) rules.push({ from, family, priority, table: own.table })
     if (control === 'all' && everywhere) rules.push({ family, priority, table: own.table })
     else if (control === 'all')
       for (const prefix of reached)

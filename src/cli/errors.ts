@@ -1,6 +1,7 @@
 /** From an error to what a user reads and the exit status: 0 done, 1 failed, 2 wrong call, 3 something is missing. */
 import { CommanderError } from 'commander'
 import { GodwitError } from '../core/errors.ts'
+import { printableJson, printableLines } from '../core/printable.ts'
 
 export const EXIT = { failed: 1, usage: 2, missing: 3 } as const
 
@@ -10,12 +11,13 @@ export function report(error: unknown, options: { debug: boolean; json: boolean 
   if (error instanceof CommanderError && error.code === 'commander.help') return EXIT.usage // it has been shown
   const { code, message, hint, kind } = describe(error)
   const text = hint === undefined ? message : `${message}; ${hint}`
-  process.stderr.write(`godwit: ${text}\n`)
-  if (options.debug && error instanceof Error) process.stderr.write(`${error.stack}\n`)
+  process.stderr.write(`godwit: ${printableLines(text)}\n`)
+  if (options.debug && error instanceof Error) process.stderr.write(`${printableLines(error.stack ?? '')}\n`)
   if (options.debug && error instanceof Error && error.cause instanceof Error) {
-    process.stderr.write(`cause: ${error.cause.stack}\n`)
+    process.stderr.write(`cause: ${printableLines(error.cause.stack ?? '')}\n`)
   }
-  if (options.json) process.stdout.write(`${JSON.stringify({ error: { code, message, hint } })}\n`)
+  if (options.json)
+    process.stdout.write(`${printableJson(JSON.stringify({ error: { code, message, hint } }))}\n`)
   return EXIT[kind]
 }
 

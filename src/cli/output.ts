@@ -1,13 +1,17 @@
-/** How the command prints: one JSON object for programs, tables for people. */
+/**
+ * How the command prints: one JSON object for programs, tables for people. Names that others chose reach the terminal as text
+ * only (core/printable.ts).
+ */
+import { printable, printableJson } from '../core/printable.ts'
 
 /** One JSON object on one line, with numbers of any size. */
 export function printJson(value: unknown): void {
   const text = JSON.stringify(value, (_, entry) => (typeof entry === 'bigint' ? entry.toString() : entry))
-  process.stdout.write(`${text}\n`)
+  process.stdout.write(`${printableJson(text)}\n`)
 }
 
 export function printLines(lines: readonly string[]): void {
-  if (lines.length > 0) process.stdout.write(`${lines.join('\n')}\n`)
+  if (lines.length > 0) process.stdout.write(`${lines.map(printable).join('\n')}\n`)
 }
 
 /** Left-aligned columns, two spaces apart; numbers to the right. */

@@ -91,6 +91,37 @@ function defineAnchor(program: Command): void {
     examples: ['sudo godwit anchor remove laptop'],
     run: async (name, options) => (await import('./commands/anchor.ts')).remove(name, options),
   })
+  const protocols = [new Option('--tcp', 'only TCP'), new Option('--udp', 'only UDP')]
+  define(anchor, {
+    use: 'forward <port> <target>',
+    summary: 'lead a port of this anchor to a host, wherever that is',
+    examples: [
+      'sudo godwit anchor forward 8080 laptop:80',
+      'sudo godwit anchor forward 2222 laptop:22 --tcp',
+      'sudo godwit anchor forward 51000 laptop --udp',
+    ],
+    details:
+      "<target> is HOST:PORT with the name of a host (`godwit anchor hosts`), or HOST for the same port. TCP and UDP, over\nIPv4 and IPv6. It holds over restarts of either end; what runs, follows at once. The program on the host sees the\nclient's own address.",
+    options: [
+      ...protocols,
+      new Option('--replace', 'although a program of this machine listens on the port'),
+    ],
+    run: async (port, target, options) =>
+      (await import('./commands/anchor.ts')).forward(port, target, options),
+  })
+  define(anchor, {
+    use: 'forwards',
+    summary: 'list the ports that lead to hosts',
+    examples: ['godwit anchor forwards', 'godwit anchor forwards --json'],
+    run: async (options) => (await import('./commands/anchor.ts')).forwards(options),
+  })
+  define(anchor, {
+    use: 'unforward <port>',
+    summary: 'lead a port to nobody any more',
+    examples: ['sudo godwit anchor unforward 8080', 'sudo godwit anchor unforward 8080 --udp'],
+    options: protocols,
+    run: async (port, options) => (await import('./commands/anchor.ts')).unforward(port, options),
+  })
 }
 
 function defineHost(program: Command): void {
@@ -137,10 +168,15 @@ function defineHost(program: Command): void {
   run.passThroughOptions()
   define(program, {
     use: 'move <what> <access>',
-    summary: 'hand over now: an application, a flow, or `all`',
-    examples: ['godwit move all wwan0', 'godwit move app:curl wlan0', 'godwit move to:203.0.113.0/24 eth0'],
+    summary: 'hand over now: an application, a flow, a class of a router, or `all`',
+    examples: [
+      'godwit move all wwan0',
+      'godwit move app:curl wlan0',
+      'godwit move to:203.0.113.0/24 eth0',
+      'godwit move voice wwan0',
+    ],
     details:
-      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.',
+      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.\nOn a router: a class, by its name or by a selector of it.',
     options: [
       new Option('--static', 'the anchor keeps these flows there whatever arrives, until the next move'),
     ],

@@ -64,6 +64,12 @@ export function ipHeaderLength(view: DataView, at: number): number {
 }
 
 /** 4 or 16. */
+/** DSCP in the upper six bits, ECN in the lower two. */
+export function trafficClass(view: DataView, at: number): number {
+  if (ipVersion(view, at) === 4) return view.getUint8(at + IPV4.TRAFFIC_CLASS)
+  return (view.getUint16(at) >>> 4) & 0xff
+}
+
 export function addressLength(view: DataView, at: number): number {
   return view.getUint8(at) >> 4 === 4 ? 4 : 16
 }

@@ -28,9 +28,11 @@ export type Criterion =
   | { readonly kind: 'cgroup'; readonly path: string }
   /** Transport protocol, IANA number. */
   | { readonly kind: 'proto'; readonly protocol: number }
+  /** Service class in the packet's header (RFC 2474), 0 to 63: of a router's classes. */
+  | { readonly kind: 'dscp'; readonly dscp: number }
 
 export const SELECTOR_FORMS =
-  'all, a flow id, app:NAME, port:N or port:N-M, user:NAME, to:ADDRESS/LENGTH, cgroup:PATH, proto:NAME, or several joined by +'
+  'all, a flow id, app:NAME, port:N or port:N-M, user:NAME, to:ADDRESS/LENGTH, cgroup:PATH, proto:NAME, dscp:NAME or dscp:N, or several joined by +'
 
 /** What is known about a flow; a criterion about something unknown does not match. */
 export interface FlowFacts {
@@ -44,6 +46,14 @@ export interface FlowFacts {
   readonly user?: string | undefined
   /** Path below the cgroup v2 root. */
   readonly cgroup?: string | undefined
+}
+
+/** Names of service classes: IANA's DSCP registry (RFC 2474, 2597, 3246, 5865, 8622). */
+const DSCP: Readonly<Record<string, number>> = {
+  ...{ cs0: 0, cs1: 8, cs2: 16, cs3: 24, cs4: 32, cs5: 40, cs6: 48, cs7: 56 },
+  ...{ af11: 10, af12: 12, af13: 14, af21: 18, af22: 20, af23: 22 },
+  ...{ af31: 26, af32: 28, af33: 30, af41: 34, af42: 36, af43: 38 },
+  ...{ ef: 46, va: 44, le: 1 },
 }
 
 /** Whether the flow is one of those that the selector names. */
@@ -69,6 +79,8 @@ export function matches(selector: Selector, flow: FlowFacts): boolean {
     }
     case 'proto':
       return selector.protocol === flow.proto
+    case 'dscp':
+      return false // it is of packets, not of flows
   }
 }
 
@@ -83,7 +95,7 @@ export function parseSelector(text: string): Decoded<Selector> {
   if (text === 'all') return decoded({ kind: 'all' })
   if (/^[A-Za-z0-9._-]+$/.test(text)) return decoded({ kind: 'flow', id: text })
   // Program names may hold + and commas themselves: only those before another criterion separate.
-  const parts = text.split(/[+,](?=(?:app|port|user|to|cgroup|proto):)/)
+  const parts = text.split(/[+,](?=(?:app|port|user|to|cgroup|proto|dscp):)/)
   const of: Criterion[] = []
   for (const part of parts) {
     const criterion = parseCriterion(part)
@@ -124,6 +136,12 @@ function parseCriterion(text: string): Decoded<Criterion> {
         ? malformed(`"${text}": not a protocol; tcp, udp, icmp or a number`)
         : decoded({ kind, protocol })
     }
+    case 'dscp': {
+      const dscp = DSCP[value] ?? (/^\d{1,2}$/.test(value) ? Number(value) : 64)
+      return dscp < 64
+        ? decoded({ kind, dscp })
+        : malformed(`"${text}": not a service class; ef, af41, cs1 … or 0 to 63`)
+    }
     default:
       return malformed(`"${text}" is not one of: ${SELECTOR_FORMS}`)
   }
@@ -150,6 +168,8 @@ export function formatSelector(selector: Selector): string {
       return `cgroup:${selector.path}`
     case 'proto':
       return `proto:${protocolName(selector.protocol)}`
+    case 'dscp':
+      return `dscp:${Object.keys(DSCP).find((name) => DSCP[name] === selector.dscp) ?? selector.dscp}`
     case 'every':
       return selector.of.map(formatSelector).join('+')
   }

@@ -75,6 +75,7 @@ export class FakeUdp implements UdpSocket {
   largest = MOST
   /** Sends so far, i.e. system calls. */
   sends = 0
+  trafficClass = 0
   /** Sends that were allowed to fragment. */
   fragmented = 0
   readonly #network: FakeUdpNetwork

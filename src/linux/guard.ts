@@ -17,6 +17,8 @@ export interface Guarded {
   ownsAddress?(address: string, device: string): boolean
   /** Makes the kernel hold what is wanted and names what was missing. */
   restore(): readonly string[]
+  /** Watches for changes that rtnetlink does not tell; the returned function ends it. */
+  watch?(changed: () => void): () => void
 }
 
 /** A burst of removals is answered once, after this (ms). */
@@ -56,7 +58,9 @@ export class KernelGuard {
   protect(guarded: Guarded): () => void {
     this.#guarded.add(guarded)
     this.#watch()
+    const unwatch = guarded.watch?.(() => this.#restoreSoon())
     return () => {
+      unwatch?.()
       this.#guarded.delete(guarded)
       if (this.#guarded.size === 0) this.stop()
     }

@@ -126,7 +126,7 @@ export class Ledger {
   }
 
   /** Name of an nftables table; different for different instances and purposes. */
-  nftTable(purpose: '' | 'dime' | 'nat' = ''): string {
+  nftTable(purpose: '' | 'dime' | 'nat' | 'forwards' = ''): string {
     return `godwit_${escaped(this.instance)}${purpose === '' ? '' : `_${purpose}`}`
   }
 

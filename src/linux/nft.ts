@@ -47,6 +47,10 @@ export interface Nftables {
   deleteElements(set: NftSetName, elements: readonly string[]): boolean
 }
 
+/** How values are printed: `2` or `established`. */
+const BY_NUMBER = ['-j', '-n']
+const BY_NAME = ['-j', '-t']
+
 export class Nft implements Nftables {
   readonly #netns: string | undefined
 
@@ -85,6 +89,17 @@ export class Nft implements Nftables {
     return this.#json(['list', 'table', table.family, table.name], `list table ${table.name}`)
   }
 
+  /** Chains of all tables. */
+  chains(): NftObject[] {
+    return this.#json(['list', 'chains'], 'list chains', BY_NAME) ?? []
+  }
+
+  /** Chains and rules of a table, values by their names, without what its sets hold; none when it is gone. */
+  listRules(table: NftTableName): NftObject[] {
+    const { family, name } = table
+    return this.#json(['list', 'table', family, name], `list table ${name}`, BY_NAME) ?? []
+  }
+
   addElements(set: NftSetName, elements: readonly string[]): void {
     if (elements.length > 0) this.run(elementsScript('add', set, elements))
   }
@@ -98,8 +113,8 @@ export class Nft implements Nftables {
     throw failure(`delete elements of ${set.set}`, stderr, script)
   }
 
-  #json(args: string[], op: string): NftObject[] | undefined {
-    const { status, stdout, stderr } = this.#nft(['-j', '-n', ...args])
+  #json(args: string[], op: string, options: readonly string[] = BY_NUMBER): NftObject[] | undefined {
+    const { status, stdout, stderr } = this.#nft([...options, ...args])
     if (status !== 0) {
       if (stderr.includes('No such file or directory')) return undefined
       throw failure(op, stderr)

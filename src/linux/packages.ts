@@ -8,6 +8,12 @@ import { missingError } from '../core/errors.ts'
 
 const PACKAGES = {
   nft: 'nftables',
+  iptables: 'iptables',
+  'iptables-legacy': 'iptables',
+  'iptables-legacy-save': 'iptables',
+  'ip6tables-legacy-save': 'iptables',
+  ufw: 'ufw',
+  firewalld: 'firewalld',
   ip: 'iproute2',
   ss: 'iproute2',
   unshare: 'util-linux',

@@ -37,6 +37,7 @@ const SO_SNDBUFFORCE = 32
 const SO_RCVBUFFORCE = 33
 const SO_MARK = 36
 const IPPROTO_IP = 0
+const IP_TOS = 1
 const IP_PKTINFO = 8
 const IP_MTU_DISCOVER = 10
 const IPPROTO_IPV6 = 41
@@ -45,6 +46,7 @@ const IPV6_MTU = 24
 const IPV6_V6ONLY = 26
 const IPV6_RECVPKTINFO = 49
 const IPV6_PKTINFO = 50
+const IPV6_TCLASS = 67
 const PMTUDISC_DONT = 0
 const PMTUDISC_PROBE = 3
 /** RFC 8200 §5: every IPv6 path carries it. */
@@ -140,6 +142,8 @@ export interface UdpSocket {
   /** Batches that the kernel refused and that then went out datagram by datagram; errno of the last refusal, or 0. */
   readonly split: number
   readonly splitError: number
+  /** Traffic class (DSCP and ECN) of what is sent from now on. */
+  trafficClass: number
   /** Fills the batch with what has arrived; -EAGAIN when nothing has. */
   receive(batch: ReceiveBatch): number
   /**
@@ -224,6 +228,7 @@ class KernelUdp implements UdpSocket {
   readonly family: 4 | 6
   readonly port: number
   readonly coalesces: boolean
+  trafficClass = 0
   split = 0
   splitError = 0
   readonly #arena: Arena
@@ -365,9 +370,26 @@ class KernelUdp implements UdpSocket {
       view.setUint16(cmsg + 16, segment, true)
       control = 24
     }
+    if (this.trafficClass !== 0) control += this.#writeTrafficClass(this.#control + control)
     if (localAt !== 0) control += this.#writeLocal(this.#control + control, localAt)
     arena.setUint64(message + 40, control)
     return libcSendmsg(this.fd, arena.base + message, MSG_DONTWAIT) < 0 ? -errno() : 0
+  }
+
+  /** For both families: an IPv6 socket reads that of IPv4 where its packet is IPv4, and each leaves the other alone. */
+  #writeTrafficClass(cmsg: number): number {
+    this.#writeNumber(cmsg, IPPROTO_IP, IP_TOS)
+    if (this.family === 4) return 24
+    this.#writeNumber(cmsg + 24, IPPROTO_IPV6, IPV6_TCLASS)
+    return 48
+  }
+
+  #writeNumber(cmsg: number, level: number, type: number): void {
+    const { view } = this.#arena
+    this.#arena.setUint64(cmsg, 20)
+    view.setInt32(cmsg + 8, level, true)
+    view.setInt32(cmsg + 12, type, true)
+    view.setInt32(cmsg + 16, this.trafficClass, true)
   }
 
   #writeLocal(cmsg: number, localAt: number): number {

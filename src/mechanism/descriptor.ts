@@ -28,6 +28,11 @@ export interface SharedConfig {
 export interface AccessRule {
   readonly use: 'normal' | 'backup' | 'never'
   readonly cost: number
+  readonly weight: number
+  readonly cap?: string | undefined
+  readonly cap_day: number
+  readonly metered: boolean
+  readonly probe_s: number
 }
 
 /** A configuration as the mechanism with these sections sees it. */

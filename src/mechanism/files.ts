@@ -126,6 +126,23 @@ export function refuseExposed(file: string): void {
   )
 }
 
+/**
+ * Throws `STATE_EXPOSED` when another user can put files into the folder: links that lead what is written to elsewhere, or
+ * keys, a configuration and a control socket of their own. The own group may write.
+ */
+export function refuseForeign(folder: string): void {
+  const { uid, gid, mode } = attempt(`look at ${folder}`, () => statSync(folder))
+  const open = (mode & 0o002) !== 0 || ((mode & 0o020) !== 0 && gid !== process.getegid?.())
+  if (!open && (uid === 0 || uid === process.geteuid?.())) return
+  const [why, hint] = open
+    ? ['others can write to it', `chmod go-w ${folder}`]
+    : [`it belongs to user ${uid}`, `choose another --state DIR, or: sudo chown root ${folder}`]
+  throw new GodwitError('STATE_EXPOSED', `${folder} is not safe for keys and sockets: ${why}`, {
+    kind: 'usage',
+    hint,
+  })
+}
+
 /** A path of the configuration, relative to the folder that the configuration stands in. */
 export function resolveBeside(configFile: string, path: string): string {
   return resolve(dirname(configFile), path)

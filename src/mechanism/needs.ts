@@ -1,7 +1,11 @@
 /** What mechanisms need of a machine: looked for by `doctor`, asked for before a daemon starts. */
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { missingError } from '../core/errors.ts'
+import { Nft } from '../linux/nft.ts'
 import { findProgram, installHint, needProgram, type Program } from '../linux/packages.ts'
+import type { Accept } from '../linux/passage/chains.ts'
+import { Passage } from '../linux/passage/passage.ts'
+import { Rtnetlink } from '../linux/rtnetlink/index.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
 import { udpBatchObstacle } from '../linux/udp-probe.ts'
 
@@ -10,7 +14,7 @@ export interface Need {
   /** False: it works without, with less. */
   readonly required: boolean
   /** Looks; changes nothing. */
-  look(): { readonly ok: boolean; readonly value: string }
+  look(): { readonly ok: boolean; readonly value: string; readonly mend?: string }
   /** How to get it. */
   readonly mend: string
   /** Throws when a daemon cannot start without it. */
@@ -100,5 +104,33 @@ export function programNeed(name: Program, required: boolean): Need {
     demand: () => {
       if (required) needProgram(name)
     },
+  }
+}
+
+/** Whether the packet filters of other programs let through what this device is to forward. */
+export function forwardingNeed(device: string, accepts: readonly Accept[]): Need {
+  return {
+    name: `forwarding for ${device}`,
+    required: false,
+    look: () => {
+      if (!mayChangeNetwork())
+        return { ok: true, value: 'not looked at: packet filters are shown to root only' }
+      const rtnl = new Rtnetlink()
+      try {
+        const nft = findProgram('nft') === undefined ? undefined : new Nft()
+        const passage = new Passage(
+          { nft, rtnl, report: () => {} },
+          { comment: 'godwit', accepts, change: false },
+        )
+        const obstacles = passage.obstacles()
+        if (obstacles.length === 0) return { ok: true, value: 'no packet filter drops it' }
+        const value = obstacles.map(({ chain, because }) => `${chain} (${because}) drops it`).join('; ')
+        const mend = obstacles.map((each) => each.mend).join('; ')
+        return { ok: false, value, mend: `the daemon does it when it starts (key \`firewall\`), or: ${mend}` }
+      } finally {
+        rtnl.close()
+      }
+    },
+    mend: '',
   }
 }

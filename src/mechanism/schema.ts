@@ -33,6 +33,20 @@ export function parseHostPort(value: string): Decoded<{ host: string; port: numb
   return { ok: true, value: { host: match[1] ?? match[2]!, port } }
 }
 
+const UNITS: Readonly<Record<string, number>> = {
+  ...{ '': 1, B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 },
+  ...{ KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 },
+}
+
+/** `20GB`, `1.5 GiB`, `500000`. */
+export function parseBytes(value: string): Decoded<number> {
+  const [, number, unit] = /^(\d+(?:\.\d+)?) ?([A-Za-z]*)$/.exec(value) ?? []
+  const factor = UNITS[unit ?? '']
+  if (number === undefined || factor === undefined)
+    return { ok: false, reason: `"${value}" is no amount of bytes, e.g. 20GB or 500MiB` }
+  return { ok: true, value: Math.round(Number(number) * factor) }
+}
+
 export const name = (what: string) =>
   z
     .string()
@@ -47,6 +61,14 @@ export const key = (what: string) => text(decodeKey, what)
 export const prefix = (what: string) => text(parsePrefix, what)
 export const selector = text(parseSelector, `One of: ${SELECTOR_FORMS}.`)
 export const publicPort = z.int().min(1).max(65535)
+
+/** What to do about packet filters of other programs that drop what is forwarded. */
+export const firewall = z
+  .enum(['open', 'leave'])
+  .default('open')
+  .describe(
+    "`open`: where another program's packet filter (Docker, ufw, firewalld) would drop what is forwarded, accepts for this device are put in, and taken out at the end. `leave`: it is only logged what drops.",
+  )
 
 /** Reports what is wrong at a place of the configuration. */
 export type Issue = (path: readonly (string | number)[], message: string) => void

@@ -13,10 +13,13 @@ import type { Ledger } from '../linux/ledger.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
 import type { Nftables } from '../linux/nft.ts'
 import type { FlowOwners } from '../linux/owners.ts'
+import type { Accept } from '../linux/passage/chains.ts'
+import type { Passage } from '../linux/passage/passage.ts'
 import type { Rtnl } from '../linux/rtnetlink/types.ts'
 import type { SocketTable } from '../linux/sockdiag.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { SeenStore } from '../tunnel/engine/greetings.ts'
 
 export interface Services {
   /** Numbers and names of this instance in the kernel. */
@@ -37,6 +40,8 @@ export interface Services {
   readonly cgroups: Cgroups | undefined
   /** Whole tables in nft's language. */
   readonly nftables: Nftables
+  /** Lets packets pass where other programs' filters would drop them; `change` false: only says what drops. */
+  passage(accepts: readonly Accept[], change: boolean): Passage
   /** Elements by the thousand; see `NfBatch`. */
   readonly nfTables: Pick<NfSocket, 'commit' | 'dump'>
   /**
@@ -48,6 +53,8 @@ export interface Services {
   readonly endpoints: EndpointCache
   /** The newest timestamp of a handshake, over restarts. */
   readonly timestamp: { get(): number | undefined; set(floor: number): void }
+  /** Where peers were last, over restarts. */
+  readonly seen: SeenStore
   readonly files: Files
 }
 

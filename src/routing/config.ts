@@ -2,8 +2,10 @@
 import * as z from 'zod'
 import { DRIVERS, SUPPLICANT_FOLDER } from '../access/radio/radio.ts'
 import { matchesAny } from '../core/pattern.ts'
+import type { AccessRule } from '../mechanism/descriptor.ts'
 import {
   accessPattern,
+  firewall,
   type Issue,
   key,
   name,
@@ -38,6 +40,13 @@ const router = z
       .default([])
       .describe(
         'Subnets behind this gateway: the only sources it sends, and it answers with its address there. Default: not checked.',
+      ),
+    firewall,
+    dscp: z
+      .enum(['carry', 'none'])
+      .default('carry')
+      .describe(
+        '`carry`: the packets of the tunnel have the service class (DSCP) of what they hold, so that modems and networks that heed it can. `none`: they have none.',
       ),
     scheduler: schedulerName
       .default('failover')
@@ -74,7 +83,7 @@ const router = z
       .array(
         z.strictObject({
           name: name('What status and `router scheduler` call it.'),
-          match: z.array(selector).min(1).describe('port:, to: and proto: selectors; any of these.'),
+          match: z.array(selector).min(1).describe('port:, to:, proto: and dscp: selectors; any of these.'),
           scheduler: schedulerName.describe('How its packets take the paths.'),
           copy_share: z
             .number()
@@ -82,6 +91,12 @@ const router = z
             .max(1)
             .default(0.05)
             .describe('`budget`: the share of the bytes sent that may be copied.'),
+          links: z
+            .array(accessPattern)
+            .default([])
+            .describe(
+              'Accesses of the mobile router that its packets may take, patterns with `*`; while none of them works they wait. At home the same names hold. Default: all.',
+            ),
           unordered: z
             .boolean()
             .default(false)
@@ -118,6 +133,23 @@ export const routerSections = { router: router.optional() }
 export type RouterSettings = z.output<typeof router>
 
 /** What is right by itself but cannot work together. */
+/** Keys of [access.NAME] that only a mobile router heeds. */
+export function checkAccessKeys(
+  access: Readonly<Record<string, AccessRule>>,
+  isRouter: boolean,
+  report: Issue,
+): void {
+  if (isRouter) return
+  const only = 'only a router ([router]) heeds it'
+  for (const [pattern, rule] of Object.entries(access)) {
+    if (rule.cap !== undefined) report(['access', pattern, 'cap'], only)
+    if (rule.weight !== 1) report(['access', pattern, 'weight'], only)
+    if (rule.metered) report(['access', pattern, 'metered'], only)
+    if (rule.probe_s !== 10) report(['access', pattern, 'probe_s'], only)
+    if (rule.cap_day !== 1) report(['access', pattern, 'cap_day'], only)
+  }
+}
+
 export function checkRouter(value: RouterSettings, report: Issue): void {
   const { accesses, subnets, site, radio } = value
   const issue: Issue = (path, message) => report(['router', ...path], message)
@@ -136,8 +168,8 @@ export function checkRouter(value: RouterSettings, report: Issue): void {
   for (const [i, { name, match }] of value.class.entries()) {
     if (name === 'rest') issue(['class', i, 'name'], '`rest` is what no class matches; `scheduler` is for it')
     for (const [j, text] of match.entries())
-      if (!text.split('+').every((part) => /^(all$|(port|to|proto):)/.test(part)))
-        issue(['class', i, 'match', j], `"${text}": a gateway can tell only port:, to: and proto:`)
+      if (!text.split('+').every((part) => /^(all$|(port|to|proto|dscp):)/.test(part)))
+        issue(['class', i, 'match', j], `"${text}": a gateway can tell only port:, to:, proto: and dscp:`)
   }
   for (const [i, { interface: name }] of radio.entries()) {
     if (!matchesAny(accesses, name))

@@ -1,18 +1,20 @@
 /** A router as the daemon composes it. */
 import { openRadio } from '../access/radio/index.ts'
-import { parsePrefix } from '../core/address.ts'
+import { type Prefix, parsePrefix } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
 import { decodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
-import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
-import { NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
-import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
+import type { Accept } from '../linux/passage/chains.ts'
+import type { AccessRule, ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
+import { forwardingNeed, NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import { must, parseBytes, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Services } from '../mechanism/services.ts'
-import { checkRouter, type RouterSettings, routerSections } from './config.ts'
+import { checkAccessKeys, checkRouter, type RouterSettings, routerSections } from './config.ts'
 import { RouterPlumbing } from './plumbing.ts'
 import type { ClassSetup } from './protocol.ts'
 import { RadioKeeper } from './radios.ts'
-import { RouterService, type Site } from './service.ts'
+import { type AccessLimit, RouterService, type Site } from './service.ts'
+import { interfaceBytes, LinkUsage } from './usage.ts'
 
 type RouterConfig = ConfigWith<typeof routerSections>
 
@@ -21,7 +23,8 @@ export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
   role: 'router',
   summary: 'The gateway of a site, mobile or at home: one road over many links.',
   sections: routerSections,
-  check: ({ router }, issue) => {
+  check: ({ router, access }, issue) => {
+    checkAccessKeys(access, router !== undefined, issue)
     if (router !== undefined) checkRouter(router, issue)
   },
   claims: ({ router }) => router !== undefined,
@@ -42,7 +45,13 @@ export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
     })
   },
   compose: composeRouter,
-  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES],
+  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, forwardingNeed(DEVICES.router, acceptsOf(DEVICES.router, []))],
+}
+
+/** What comes from other sites, and what this one sends. */
+function acceptsOf(device: string, own: readonly Prefix[]): readonly Accept[] {
+  if (own.length === 0) return [{ iif: device }, { oif: device }]
+  return [{ iif: device }, ...own.map((source) => ({ oif: device, source }))]
 }
 
 function routerDevice(config: RouterConfig): string {
@@ -65,6 +74,7 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
         subnets: sites.flatMap(({ subnets }) => subnets),
         own,
       }),
+      passage: services.passage(acceptsOf(device, own), router.firewall === 'open'),
       protect: (guarded) => services.guard.protect(guarded),
       radios:
         router.radio.length === 0
@@ -90,6 +100,12 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
       wall: () => clock.wall(),
       endpoints: services.endpoints,
       timestamp: services.timestamp,
+      seen: services.seen,
+      usage: new LinkUsage({
+        file: services.files.file('usage.json'),
+        read: interfaceBytes,
+        wall: () => services.clock.wall(),
+      }),
     },
     {
       device,
@@ -97,13 +113,22 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
       mark: ledger.routing.mark,
       sites,
       own,
+      carryDscp: router.dscp === 'carry',
       accesses: router.accesses,
-      rules: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
+      rules: Object.entries(config.access).map(accessLimit),
       classes: classesOf(router),
       ...listenPort(router),
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
     },
   )
+}
+
+function accessLimit([pattern, rule]: readonly [string, AccessRule]): AccessLimit {
+  const { use, cost, weight, cap, cap_day, metered, probe_s } = rule
+  return {
+    ...{ pattern, use, cost, weight, metered, capDay: cap_day, standbyMs: 1000 * probe_s },
+    ...(cap !== undefined && { cap: must(parseBytes(cap)) }),
+  }
 }
 
 function listenPort({ listen_port, endpoint }: RouterSettings): { listenPort?: number } {
@@ -130,6 +155,7 @@ function classesOf(router: RouterSettings): ClassSetup[] {
     mode: each.scheduler,
     cap: each.copy_share,
     unordered: each.unordered,
+    links: each.links,
   }))
   if (classes.some(({ match }) => match.length === 0)) return classes
   const rest = router.scheduler

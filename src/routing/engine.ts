@@ -35,7 +35,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
 
   constructor(host: EngineHost) {
     const setup = host.data as RouterSetup
-    this.#forwarder = new RoutingForwarder(setup.own)
+    this.#forwarder = new RoutingForwarder(setup.own, setup.carryDscp)
     this.tunnel = new TunnelEngine(
       host,
       {
@@ -56,6 +56,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
       forwarder: this.#forwarder,
       redirect: (from, to) => engine.datapath.redirect(from, to),
       retryParked: () => engine.retryParked(),
+      setStandby: (slot, ms) => machine.setStandby(slot, ms),
     })
     this.#mobile = new MobileEnd({
       tunnel: this.tunnel,
@@ -79,6 +80,9 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
       case 'use':
         this.#router.setUse(command.access, command.use, now)
         return done
+      case 'terms':
+        this.#router.setTerms(command.access, command.terms, now)
+        return done
       case 'classes':
         this.#router.setClasses(command.classes, now)
         return done
@@ -86,7 +90,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
         this.#router.setMode(command.name, command.mode, now)
         return done
       case 'prefer':
-        this.#router.prefer(command.access, now)
+        this.#router.prefer(command.access, now, command.classes)
         return done
       case 'remotes':
       case 'access':

@@ -13,6 +13,7 @@ import {
   Protocol,
   protocolIn,
   sourceAt,
+  trafficClass,
   transportOf,
 } from '../core/ip.ts'
 import type { Criterion, Selector } from '../core/selector.ts'
@@ -35,6 +36,7 @@ interface Rule {
   readonly firstPort: number
   readonly lastPort: number
   readonly prefix: Prefix | undefined
+  readonly dscp: number
 }
 
 export class RoutingForwarder implements Forwarder {
@@ -52,8 +54,11 @@ export class RoutingForwarder implements Forwarder {
   #classes: readonly ClassSetup[] = []
   readonly #fragments = new FragmentPorts()
 
-  /** `own`: subnets of this site, the only sources it sends; empty: any. */
-  constructor(own: readonly Prefix[] = []) {
+  readonly #carryDscp: boolean
+
+  /** `own`: subnets of this site, the only sources it sends; empty: any. `carryDscp`: outer packets have that of the inner. */
+  constructor(own: readonly Prefix[] = [], carryDscp = false) {
+    this.#carryDscp = carryDscp
     if (own.length === 0) return
     this.#own = new LpmTable()
     for (const subnet of own) this.#own.insert(subnet, true)
@@ -107,7 +112,10 @@ export class RoutingForwarder implements Forwarder {
     }
     const protocol = protocolIn(transport)
     const ports = this.#portsOf(view, at, length, transport, now)
-    const index = this.#classOf(bytes, source, width, protocol, ports)
+    // ECN stays inside: outer packets are not ECN-capable, so nothing on the way marks what the far end would not see.
+    const dscp = trafficClass(view, at) >>> 2
+    this.spread.trafficClass = this.#carryDscp ? dscp << 2 : 0
+    const index = this.#classOf(bytes, source, width, protocol, ports, dscp)
     const scheduler = this.#schedulers[peer]?.[index]
     if (scheduler === undefined) return Verdict.DROP
     const kind = isFragment(transport) ? 0 : kindOf(view, at, length, transport)
@@ -150,12 +158,20 @@ export class RoutingForwarder implements Forwarder {
   }
 
   /** Both directions of a flow are of one class: ports and prefixes match at either end. */
-  #classOf(bytes: Uint8Array, source: number, width: number, protocol: number, ports: number): number {
+  #classOf(
+    bytes: Uint8Array,
+    source: number,
+    width: number,
+    protocol: number,
+    ports: number,
+    dscp: number,
+  ): number {
     const from = ports === NO_PORTS ? NO_PORTS : ports >>> 16
     const to = ports === NO_PORTS ? NO_PORTS : ports & 0xffff
     for (let i = 0; i < this.#rules.length; i++) {
       const rule = this.#rules[i]!
       if (rule.protocol >= 0 && rule.protocol !== protocol) continue
+      if (rule.dscp >= 0 && rule.dscp !== dscp) continue
       if (
         rule.firstPort >= 0 &&
         !(to >= rule.firstPort && to <= rule.lastPort) &&
@@ -199,11 +215,12 @@ function rulesOf(selector: Selector, index: number): Rule[] {
         : selector.kind === 'flow'
           ? []
           : [selector]
-  let rule: Rule = { class: index, protocol: -1, firstPort: -1, lastPort: -1, prefix: undefined }
+  let rule: Rule = { class: index, protocol: -1, firstPort: -1, lastPort: -1, prefix: undefined, dscp: -1 }
   for (const criterion of criteria) {
     if (criterion.kind === 'proto') rule = { ...rule, protocol: criterion.protocol }
     else if (criterion.kind === 'port')
       rule = { ...rule, firstPort: criterion.first, lastPort: criterion.last }
+    else if (criterion.kind === 'dscp') rule = { ...rule, dscp: criterion.dscp }
     else if (criterion.kind === 'to') rule = { ...rule, prefix: criterion.prefix }
     // What only a host knows of its own flows (app:, user:) says nothing about those of terminals.
     else return []

@@ -4,6 +4,7 @@
  * `poll`.
  */
 
+import { matchesAny } from '../core/pattern.ts'
 import type { PathView, TunnelCommands, TunnelEvent } from '../tunnel/protocol/api.ts'
 import { encodeFrames } from '../tunnel/protocol/control.ts'
 import { type ClockBase, PathRate } from '../tunnel/scheduling/rates.ts'
@@ -16,8 +17,19 @@ import {
   planPaths,
 } from '../tunnel/scheduling/schedulers.ts'
 import type { RoutingForwarder } from './forwarder.ts'
-import type { AccessUse, ClassReport, ClassSetup, RouterEvent } from './protocol.ts'
-import { decodeAck, decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from './wire.ts'
+import type { AccessUse, ClassReport, ClassSetup, LinkTerms, RouterEvent } from './protocol.ts'
+import {
+  CLASS_PATHS,
+  decodeAck,
+  decodePathNames,
+  decodePathUse,
+  encodeAck,
+  encodePathNames,
+  encodePathUse,
+  PATH_NAMES,
+  PATH_USE,
+  PATH_USE_ACK,
+} from './wire.ts'
 
 const USE_RETRY_MS = 100
 const USE_TRIES = 10
@@ -29,6 +41,10 @@ const REPLAN_MS = 50
 const OVERFLOW_MS = 400
 const LEAST_PRIORITY = 100
 const IN_USE: AccessUse = { draining: false, fading: false }
+const FREE: LinkTerms = { reserve: false, weight: 1 }
+const UNKNOWN_ACCESS = { use: IN_USE, terms: FREE, priority: LEAST_PRIORITY }
+/** The other end probes a path that is to be probed seldom: it probes this one by itself only this often. */
+const SELDOM_MS = 60_000
 
 interface RouterPath {
   readonly slot: number
@@ -37,7 +53,10 @@ interface RouterPath {
   view: PathView
   loss: number
   use: AccessUse
+  terms: LinkTerms
   priority: number
+  /** Name of the access below it at the end that opened it; empty until that is told. */
+  link: string
   readonly rate: PathRate
 }
 
@@ -64,6 +83,8 @@ interface Peer {
   drainedAt: number
   /** The other end uses the paths as it was told last, and nothing of before is under way. */
   agreed: boolean
+  /** Classes for which the other end prefers a path: class → path id. */
+  preferred: ReadonlyMap<string, number>
   /** PATH_USE that was obeyed last; undefined before the first, and when the other end has restarted. */
   obeyed: number | undefined
   established: boolean
@@ -79,6 +100,8 @@ export interface RouterMachineParts {
   readonly redirect: (from: number, to: number) => void
   /** A path is usable again: parked packets may go. */
   readonly retryParked: () => void
+  /** Milliseconds between probes of a path that stands by; undefined: as usual. */
+  readonly setStandby: (slot: number, ms: number | undefined) => void
 }
 
 const NEVER = Number.POSITIVE_INFINITY
@@ -91,8 +114,12 @@ export class RouterMachine {
   readonly #events: RouterEvent[] = []
   #classes: readonly ClassSetup[] = []
   /** By access: what the owner said of it. */
-  readonly #accesses = new Map<string, { use: AccessUse; priority: number }>()
+  readonly #accesses = new Map<string, { use: AccessUse; terms: LinkTerms; priority: number }>()
   #preferred: string | undefined
+  /** Class → the access that it was moved to by hand. */
+  readonly #preferredOf = new Map<string, string>()
+  /** A class was moved by itself since the start: the other end has to hear when that ends, too. */
+  #movedClasses = false
 
   constructor(parts: RouterMachineParts) {
     this.#parts = parts
@@ -137,6 +164,7 @@ export class RouterMachine {
       sendUseAt: NEVER,
       drainedAt: NEVER,
       agreed: false,
+      preferred: new Map(),
       obeyed: undefined,
       established: false,
       carried: false,
@@ -175,22 +203,36 @@ export class RouterMachine {
   setAccess(name: string, priority: number, now: number): void {
     const known = this.#accesses.get(name)
     if (known?.priority === priority) return
-    this.#accesses.set(name, { use: known?.use ?? IN_USE, priority })
+    this.#accesses.set(name, { ...UNKNOWN_ACCESS, ...known, priority })
     this.#applyUse(now)
   }
 
+  /** What an access may be used for. */
+  setTerms(name: string, terms: LinkTerms, now: number): void {
+    const known = this.#accesses.get(name)
+    this.#accesses.set(name, { ...UNKNOWN_ACCESS, ...known, terms })
+    this.#applyUse(now, `${name} ${terms.reserve ? 'is for when nothing else works' : 'may be used'}`)
+  }
+
   setUse(name: string, use: AccessUse, now: number): void {
-    const priority = this.#accesses.get(name)?.priority ?? LEAST_PRIORITY
-    this.#accesses.set(name, { use, priority })
+    this.#accesses.set(name, { ...UNKNOWN_ACCESS, ...this.#accesses.get(name), use })
     const what = use.draining ? 'is being left' : use.fading ? 'is fading' : 'is well'
     this.#applyUse(now, `${name} ${what}`)
   }
 
-  /** By hand: this access before all others. */
-  prefer(access: string, now: number): void {
-    this.#preferred = access
+  /** By hand: this access before all others, for these classes or for everything. */
+  prefer(access: string, now: number, classes?: readonly string[]): void {
+    if (classes === undefined) {
+      this.#preferred = access
+      this.#preferredOf.clear()
+    } else {
+      this.#movedClasses = true
+      for (const name of classes) this.#preferredOf.set(name, access)
+    }
     for (const peer of this.#peers.values())
-      for (const plan of peer.plans) plan.memory = { ...plan.memory, current: -1 }
+      for (const [index, plan] of peer.plans.entries())
+        if (classes === undefined || classes.includes(this.#classes[index]!.name))
+          plan.memory = { ...plan.memory, current: -1 }
     this.#applyUse(now, 'moved by hand')
   }
 
@@ -285,6 +327,8 @@ export class RouterMachine {
       }
       case 'frame':
         if (event.code === PATH_USE) this.#heardUse(peer, event.body, now)
+        else if (event.code === PATH_NAMES) this.#heardNames(peer, event.body, now)
+        else if (event.code === CLASS_PATHS) this.#heardClassPaths(peer, event.body, now)
         else if (event.code === PATH_USE_ACK && decodeAck(event.body) === peer.sequence) {
           peer.sendUseAt = NEVER
           peer.drainedAt = now + flight(peer)
@@ -316,7 +360,9 @@ export class RouterMachine {
       view,
       loss: view.loss,
       use: this.#accesses.get(access)?.use ?? IN_USE,
+      terms: this.#accesses.get(access)?.terms ?? FREE,
       priority: this.#priority(access),
+      link: peer.leads ? access : '',
       rate: new PathRate(peer.clock),
     })
   }
@@ -330,6 +376,8 @@ export class RouterMachine {
       for (const path of peer.paths.values()) {
         if (!peer.leads) continue
         path.use = this.#accesses.get(path.access)?.use ?? IN_USE
+        path.terms = this.#accesses.get(path.access)?.terms ?? FREE
+        this.#parts.setStandby(path.slot, path.terms.standbyMs)
         path.priority = this.#priority(path.access)
       }
       this.#plan(peer, now, cause)
@@ -359,14 +407,62 @@ export class RouterMachine {
   #sendUse(peer: Peer, now: number): void {
     peer.sendUseAt = peer.unanswered++ < USE_TRIES ? now + USE_RETRY_MS : NEVER
     // What has fallen silent here may be dead: the other end need not wait until that is certain.
-    const paths = [...peer.paths.values()].map(({ pathId, use, priority, view }) => ({
+    const paths = [...peer.paths.values()].map(({ pathId, use, terms, priority, view }) => ({
       pathId,
-      draining: use.draining || view.state.name === 'suspect',
+      draining: use.draining || terms.reserve || view.state.name === 'suspect',
       fading: use.fading,
+      reserve: terms.reserve,
+      seldom: terms.standbyMs !== undefined,
+      weight: terms.weight,
       priority: Math.min(255, priority),
     }))
-    const frame = { type: 'mechanism' as const, code: PATH_USE, body: encodePathUse(peer.sequence, paths) }
+    const names = [...peer.paths.values()].map(({ pathId, link }) => ({ pathId, name: link }))
+    this.#send(peer, PATH_NAMES, encodePathNames(names), now)
+    const moved = [...this.#preferredOf].flatMap(([name, access]) => {
+      const path = [...peer.paths.values()].find((each) => each.access === access)
+      return path === undefined ? [] : [{ pathId: path.pathId, name }]
+    })
+    if (this.#movedClasses) this.#send(peer, CLASS_PATHS, encodePathNames(moved), now)
+    this.#send(peer, PATH_USE, encodePathUse(peer.sequence, paths), now)
+  }
+
+  /** Alone in its datagram: only there a mechanism's frame counts. */
+  #send(peer: Peer, code: number, body: Uint8Array, now: number): void {
+    const frame = { type: 'mechanism' as const, code, body }
     this.#parts.tunnel.sendFrames(peer.index, encodeFrames([frame]), -1, now)
+  }
+
+  #heardClassPaths(peer: Peer, body: Uint8Array, now: number): void {
+    const paths = decodePathNames(body)
+    if (!paths.ok || peer.leads) return
+    // Of classes that are none here nothing is kept.
+    const known = paths.value.filter(({ name }) => this.#classes.some((each) => each.name === name))
+    const preferred = new Map(known.map(({ name, pathId }) => [name, pathId]))
+    for (const [index, { name }] of this.#classes.entries()) {
+      const state = peer.plans[index]
+      if (state !== undefined && preferred.get(name) !== peer.preferred.get(name))
+        state.memory = { ...state.memory, current: -1 }
+    }
+    peer.preferred = preferred
+    this.#plan(peer, now, 'the other end asks for it')
+  }
+
+  /** Whether the class was moved to this path by hand, here or at the other end. */
+  #isPreferred(peer: Peer, path: RouterPath, name: string): boolean {
+    return peer.leads ? this.#preferredOf.get(name) === path.access : peer.preferred.get(name) === path.pathId
+  }
+
+  #heardNames(peer: Peer, body: Uint8Array, now: number): void {
+    const names = decodePathNames(body)
+    if (!names.ok || peer.leads) return
+    let changed = false
+    for (const { pathId, name } of names.value)
+      for (const path of peer.paths.values()) {
+        if (path.pathId !== pathId || path.link === name) continue
+        path.link = name
+        changed = true
+      }
+    if (changed) this.#plan(peer, now, 'the other end names its links')
   }
 
   #heardUse(peer: Peer, body: Uint8Array, now: number): void {
@@ -376,15 +472,16 @@ export class RouterMachine {
     // Two that were sent over different paths may overtake each other: the older one says nothing any more.
     if (peer.obeyed !== undefined && (sequence - peer.obeyed) >> 0 < 0) return
     peer.obeyed = sequence
-    for (const { pathId, draining, fading, priority } of paths)
+    for (const { pathId, draining, fading, reserve, seldom, weight, priority } of paths)
       for (const path of peer.paths.values()) {
         if (path.pathId !== pathId) continue
         path.use = { draining, fading }
+        path.terms = { reserve, weight }
         path.priority = priority
+        this.#parts.setStandby(path.slot, seldom ? SELDOM_MS : undefined)
       }
     this.#plan(peer, now, 'the other end asks for it')
-    const frame = { type: 'mechanism' as const, code: PATH_USE_ACK, body: encodeAck(sequence) }
-    this.#parts.tunnel.sendFrames(peer.index, encodeFrames([frame]), -1, now)
+    this.#send(peer, PATH_USE_ACK, encodeAck(sequence), now)
   }
 
   #plan(peer: Peer, now: number, cause: string): void {
@@ -394,15 +491,24 @@ export class RouterMachine {
       slot: path.slot,
       name: path.access,
       state: path.view.state.name,
-      ...path.use,
+      draining: path.use.draining || path.terms.reserve,
+      fading: path.use.fading,
+      reserve: path.terms.reserve,
+      weight: path.terms.weight,
       priority: path.priority,
       rttMs: path.view.rttMs,
       loss: path.loss,
       bestRttMs: path.rate.bestRttMs,
       queued: now - path.rate.queuedAt < OVERFLOW_MS,
     }))
+    const factsOf = ({ name, links = [] }: ClassSetup): PathFacts[] =>
+      facts.flatMap((each) => {
+        const path = peer.paths.get(each.slot)!
+        if (links.length > 0 && path.link !== '' && !matchesAny(links, path.link)) return []
+        return this.#isPreferred(peer, path, name) ? [{ ...each, priority: -1 }] : [each]
+      })
     for (const [index, state] of peer.plans.entries()) {
-      const { plan, memory } = planPaths(state.mode, facts, state.memory, now)
+      const { plan, memory } = planPaths(state.mode, factsOf(this.#classes[index]!), state.memory, now)
       const before = state.plan
       state.plan = plan
       state.memory = memory
@@ -416,7 +522,8 @@ export class RouterMachine {
 
   /** OH-22: at least one path is usable at every instant. When that does not hold it is said, and how long it lasted. */
   #checkUsable(peer: Peer, now: number): void {
-    const { plan } = peer.plans[0] ?? {}
+    // A class that may not use all links says nothing of the others.
+    const { plan } = peer.plans.find((_, index) => (this.#classes[index]!.links ?? []).length === 0) ?? {}
     if (plan === undefined) return
     const bare = plan.carriers.length === 0 || plan.lastResort === true
     if (!bare) peer.carried = true

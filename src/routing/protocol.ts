@@ -23,6 +23,8 @@ export interface RouterSetup extends EngineSetup {
   readonly mark: number
   /** Subnets behind this gateway: the only sources it sends. Empty: any. */
   readonly own: readonly Prefix[]
+  /** Outer packets have the service class of the inner. */
+  readonly carryDscp?: boolean
 }
 
 /** A traffic class: what it is for, and the scheduler its packets take. The first that matches decides. */
@@ -35,6 +37,8 @@ export interface ClassSetup {
   readonly cap: number
   /** Delivered as they come, even when spread: for what a late packet is worth nothing. */
   readonly unordered: boolean
+  /** Patterns of the accesses that it may use; absent or empty: all. */
+  readonly links?: readonly string[]
 }
 
 export interface RouterPeer {
@@ -62,15 +66,26 @@ export interface AccessUse {
   readonly fading: boolean
 }
 
+/** What an access may be used for, beside what its radio says ([access.NAME]). */
+export interface LinkTerms {
+  /** Only while nothing else works: a backup, or its cap is reached. It gets no copies either. */
+  readonly reserve: boolean
+  /** Milliseconds between probes while it stands by; absent: as usual. */
+  readonly standbyMs?: number
+  /** 1 to 15: share of `round-robin`. */
+  readonly weight: number
+}
+
 export type RouterCommand =
   | AddPeer<RouterPeer>
   | MobileCommand<AccessSetup>
   | { readonly type: 'use'; readonly access: string; readonly use: AccessUse }
+  | { readonly type: 'terms'; readonly access: string; readonly terms: LinkTerms }
   | { readonly type: 'classes'; readonly classes: readonly ClassSetup[] }
   /** Another scheduler for a class, while it runs. */
   | { readonly type: 'mode'; readonly name: string; readonly mode: Mode }
-  /** Prefers an access before all others, for everything. */
-  | { readonly type: 'prefer'; readonly access: string }
+  /** Prefers an access before all others, for everything or for some classes. */
+  | { readonly type: 'prefer'; readonly access: string; readonly classes?: readonly string[] }
 
 export interface RoutedPath extends PathReport, AccessUse {}
 

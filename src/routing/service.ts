@@ -5,7 +5,7 @@
  */
 import * as z from 'zod'
 import type { AccessMonitor } from '../access/index.ts'
-import { contains, type Prefix } from '../core/address.ts'
+import { contains, formatPrefix, maskAddress, overlaps, type Prefix, parseAddress } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import {
   type ClassStatus,
@@ -21,10 +21,12 @@ import {
   type Recorder,
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
-import type { FlowFacts, Selector } from '../core/selector.ts'
+import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
+import type { Passage } from '../linux/passage/passage.ts'
 import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { SeenStore } from '../tunnel/engine/greetings.ts'
 import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
@@ -34,7 +36,7 @@ import {
   type TimestampStore,
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
-import { MODES } from '../tunnel/scheduling/schedulers.ts'
+import { MODES, type Mode } from '../tunnel/scheduling/schedulers.ts'
 import type { RouterPlumbing } from './plumbing.ts'
 import type {
   AccessSetup,
@@ -48,6 +50,7 @@ import type {
   RouterStatus,
 } from './protocol.ts'
 import type { RadioKeeper } from './radios.ts'
+import type { LinkUsage } from './usage.ts'
 
 export interface Site {
   readonly name: string
@@ -64,6 +67,15 @@ export interface AccessLimit {
   readonly pattern: string
   readonly use: 'normal' | 'backup' | 'never'
   readonly cost: number
+  /** Share of `round-robin`, 1 to 15. */
+  readonly weight: number
+  /** Bytes a month; beyond, it is a backup. */
+  readonly cap?: number
+  /** Day of the month on which that begins. */
+  readonly capDay: number
+  readonly metered: boolean
+  /** Between probes of a metered or backup access that stands by. */
+  readonly standbyMs: number
 }
 
 export interface RouterInit {
@@ -78,6 +90,8 @@ export interface RouterInit {
   readonly own: readonly Prefix[]
   /** Patterns of interfaces, the most preferred first; empty for a gateway that only listens. */
   readonly accesses: readonly string[]
+  /** The tunnel's packets have the service class of what they hold. */
+  readonly carryDscp?: boolean
   /** How accesses may be used, by pattern ([access.NAME]). */
   readonly rules: readonly AccessLimit[]
   readonly classes: readonly ClassSetup[]
@@ -87,6 +101,8 @@ export interface RouterComponents {
   /** Absent when there are no accesses to watch. */
   readonly monitor: AccessMonitor | undefined
   readonly plumbing: RouterPlumbing
+  /** Past the packet filters of others. */
+  readonly passage: Pick<Passage, 'restore' | 'cleanUp' | 'watch'>
   /** Puts back what another program takes away; the returned function ends it. */
   readonly protect: (guarded: Guarded) => () => void
   readonly radios: ((use: (access: string, use: AccessUse) => void) => RadioKeeper) | undefined
@@ -95,10 +111,20 @@ export interface RouterComponents {
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
   readonly timestamp: TimestampStore
+  /** Where sites that come to us were last, over restarts. */
+  readonly seen?: SeenStore
+  /** What accesses with a cap have carried. */
+  readonly usage: Pick<LinkUsage, 'used' | 'update' | 'write'>
   /** Default: an engine in a worker thread. */
   readonly startEngine?: StartEngine
 }
 
+/** Between two looks at what capped accesses have carried. */
+const USAGE_MS = 5_000
+/** What they have carried is written this often at most. */
+const USAGE_WRITE_MS = 60_000
+/** Schedulers that use several paths at a time. */
+const SPREADING: readonly Mode[] = ['round-robin', 'weighted', 'duplicate']
 const SCHEDULER = z.strictObject({ name: z.string().min(1), scheduler: z.string().min(1) })
 const SOURCE_RETRY_MS = 1_000
 /** Tries before it is logged. */
@@ -111,6 +137,11 @@ export class RouterService implements Mechanism {
   readonly #parts: RouterComponents
   readonly #tunnel: TunnelHost<RouterSetup, RouterCommand, RouterEvent, RouterStatus>
   #sourceTimer: NodeJS.Timeout | undefined
+  #usageTimer: NodeJS.Timeout | undefined
+  /** Accesses whose cap is reached. */
+  readonly #spent = new Set<string>()
+  /** Networks that share a prefix with a site, as reported. */
+  readonly #overlaps = new Set<string>()
   #radios: RadioKeeper | undefined
   #unprotect: (() => void) | undefined
   #unroute: (() => void) | undefined
@@ -118,7 +149,7 @@ export class RouterService implements Mechanism {
   constructor(parts: RouterComponents, init: RouterInit) {
     this.#parts = parts
     this.#init = init
-    const { device, privateKey, listenPort, mark, mtu, own } = init
+    const { device, privateKey, listenPort, mark, mtu, own, carryDscp } = init
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: {
@@ -127,6 +158,7 @@ export class RouterService implements Mechanism {
         privateKey,
         mark,
         own,
+        ...(carryDscp !== undefined && { carryDscp }),
         ...(listenPort !== undefined && { listenPort }),
       },
       onEvent: (event) => this.#handle(event),
@@ -158,16 +190,19 @@ export class RouterService implements Mechanism {
 
   async start(): Promise<void> {
     const { mtu, sites, classes } = this.#init
+    const { plumbing, passage } = this.#parts
     try {
       await this.#tunnel.start()
       this.#tunnel.post({ type: 'classes', classes })
       for (const { endpoint, ...site } of sites)
         this.#tunnel.addPeer({ ...site, leads: endpoint !== undefined }, endpoint)
-      this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
+      plumbing.apply(mtu ?? FIRST_MTU)
+      passage.restore()
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
-        restore: () => this.#parts.plumbing.restore(),
+        restore: () => [...plumbing.restore(), ...passage.restore()],
+        watch: (changed) => passage.watch(changed),
       })
       this.#findSource()
       const { monitor } = this.#parts
@@ -178,13 +213,18 @@ export class RouterService implements Mechanism {
           monitor,
           (name) => this.#accessSetup(monitor, name),
           (name) => {
-            if (this.#limit(name)?.use === 'backup') this.#use(name, { draining: false, fading: false })
+            this.#tellTerms(name)
+            this.#noteOverlap(monitor, name)
           },
         )
+        if (this.#init.rules.some(({ cap }) => cap !== undefined)) {
+          this.#countUsage()
+          this.#usageTimer = setInterval(() => this.#countUsage(), USAGE_MS)
+        }
       }
       this.#radios = this.#parts.radios?.((access, use) => {
         monitor?.setDraining(access, use.draining)
-        this.#use(access, use)
+        this.#tunnel.post({ type: 'use', access, use })
       })
       this.#radios?.start()
     } catch (error) {
@@ -211,11 +251,14 @@ export class RouterService implements Mechanism {
     this.#radios?.stop()
     this.#unroute?.()
     clearInterval(this.#sourceTimer)
+    clearInterval(this.#usageTimer)
+    this.#parts.usage.write()
     await this.#tunnel.stop()
     await this.cleanUp()
   }
 
   async cleanUp(): Promise<void> {
+    this.#parts.passage.cleanUp()
     this.#parts.plumbing.cleanUp()
   }
 
@@ -276,14 +319,28 @@ export class RouterService implements Mechanism {
   }
 
   async move(what: Selector, access: string): Promise<Move | undefined> {
-    if (what.kind !== 'all') return undefined
+    const classes = what.kind === 'all' ? undefined : this.#classesOf(what)
+    if (classes?.length === 0) return undefined
     const works = this.#paths.some((path) => path.access === access && isUsable(path.state))
     if (!works)
       throw new GodwitError('ACCESS_DOWN', `nothing answers over ${access}`, {
         hint: '`godwit paths` shows what works',
       })
-    this.#tunnel.post({ type: 'prefer', access })
-    return { flows: this.#classes.length, note: 'spreading classes keep their paths' }
+    this.#tunnel.post({ type: 'prefer', access, ...(classes && { classes }) })
+    const moved = this.#classes.filter(({ name }) => classes === undefined || classes.includes(name))
+    const spread = moved.some(({ mode }) => SPREADING.includes(mode))
+    return { flows: moved.length, ...(spread && { note: 'spreading classes keep their paths' }) }
+  }
+
+  /** Names of the classes that are meant: by name, with or without a site, or by one of their selectors. */
+  #classesOf(what: Selector): string[] {
+    const text = formatSelector(what)
+    const named = this.#init.classes.filter(({ name, match }) =>
+      what.kind === 'flow'
+        ? what.id === name || this.#init.sites.some((site) => what.id === `${name}.${site.name}`)
+        : match.some((selector) => formatSelector(selector) === text),
+    )
+    return named.map(({ name }) => name)
   }
 
   why(id: string): readonly DecisionRecord[] | undefined {
@@ -361,10 +418,56 @@ export class RouterService implements Mechanism {
     return this.#init.rules.find(({ pattern }) => matchesPattern(pattern, name))
   }
 
-  /** A backup is used as one that is being left: nothing goes over it while anything else works. */
-  #use(access: string, use: AccessUse): void {
-    const draining = use.draining || this.#limit(access)?.use === 'backup'
-    this.#tunnel.post({ type: 'use', access, use: { ...use, draining } })
+  /** A backup, or what has reached its cap, carries nothing while anything else works, and is probed seldom. */
+  #tellTerms(access: string): void {
+    const limit = this.#limit(access)
+    if (limit === undefined) return
+    const reserve = limit.use === 'backup' || this.#spent.has(access)
+    const terms = {
+      reserve,
+      weight: limit.weight,
+      ...((reserve || limit.metered || limit.cap !== undefined) && { standbyMs: limit.standbyMs }),
+    }
+    this.#tunnel.post({ type: 'terms', access, terms })
+  }
+
+  /** A network that has the prefix of a site (a hotspot with home's): both cannot be reached, and the site is. */
+  #noteOverlap(monitor: AccessMonitor, name: string): void {
+    for (const { address, prefixLength } of monitor.access(name)?.addresses ?? []) {
+      const parsed = parseAddress(address)
+      if (!parsed.ok || prefixLength === 0) continue
+      const network = { address: maskAddress(parsed.value, prefixLength), length: prefixLength }
+      for (const site of this.#init.sites)
+        for (const subnet of site.subnets) {
+          if (subnet.length === 0 || !overlaps(subnet, network)) continue
+          const text = `${name} is in ${formatPrefix(network)}, and ${formatPrefix(subnet)} is behind ${site.name}`
+          if (this.#overlaps.has(text)) continue
+          this.#overlaps.add(text)
+          this.#parts.recorder.log(
+            'warn',
+            `${text}: packets for both go to ${site.name}; machines of that network are not reached, its way to the Internet is; to reach both, give one another prefix`,
+          )
+        }
+    }
+  }
+
+  /** Accesses with a cap: beyond it they are backups, until the month ends. */
+  #countUsage(): void {
+    const { monitor, usage, recorder } = this.#parts
+    for (const { name } of monitor?.accesses() ?? []) {
+      const limit = this.#limit(name)
+      if (limit?.cap === undefined) continue
+      const spent = usage.update(name, limit.capDay) >= limit.cap
+      if (spent === this.#spent.has(name)) continue
+      if (spent) this.#spent.add(name)
+      else this.#spent.delete(name)
+      const text = spent
+        ? `${name} has carried its cap of ${limit.cap} bytes: from now on it is a backup, until day ${limit.capDay} of the month`
+        : `a new month of ${name} has begun: it is used again`
+      recorder.log('warn', text)
+      this.#tellTerms(name)
+    }
+    usage.write(USAGE_WRITE_MS)
   }
 
   #handle(event: OwnEvent<RouterEvent>): void {
@@ -400,7 +503,9 @@ export class RouterService implements Mechanism {
         signal_dbm: finite(link.dbm),
         radio: link.fading ? 'fading' : (link.state as string),
       }
+      const limit = this.#limit(name)
       this.#parts.monitor?.describe(name, {
+        ...(limit?.cap !== undefined && { cap_bytes: limit.cap, used_bytes: this.#parts.usage.used(name) }),
         rtt_ms: finite(Math.min(...paths.map(({ rttMs }) => rttMs))),
         loss: paths.length === 0 ? null : Math.max(...paths.map(({ loss }) => loss)),
         ...radio,

@@ -175,6 +175,8 @@ export class Spread {
   ordered = false
   /** When the packet may leave, behind those of its path that wait already; 0: at once, before them. */
   departAt = 0
+  /** DSCP of the outer packets, as it stands in the header (upper six bits). */
+  trafficClass = 0
 }
 
 /**

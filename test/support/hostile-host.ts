@@ -1,8 +1,8 @@
 /**
  * A mobile host that was invited and is hostile: it joins an anchor as godwit does, then sends what an anchor must withstand, as
  * fast as it can, from its own address and with that of a victim as source. A program: `hostile-host.js INVITATION OWN VICTIM
- * ANCHOR PORT`; prints `joined`; each line of its input is for how many seconds it shall attack, and is answered with one JSON
- * object (`HostileReport`).
+ * ANCHOR PORT`; prints `joined`; each line of its input is for how many seconds it shall attack, or `flows N` for nothing but one
+ * packet of each of N flows, and is answered with one JSON object (`HostileReport`).
  */
 import { createCipheriv, createDecipheriv, randomBytes, randomInt } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
@@ -27,6 +27,7 @@ import {
 } from '../../src/tunnel/protocol/noise.ts'
 import { TimestampSource } from '../../src/tunnel/protocol/timestamp.ts'
 import { MessageType, RESPONSE, readIndex } from '../../src/tunnel/protocol/wire.ts'
+import { udpPacket } from './udp-packet.ts'
 
 export interface HostileReport {
   readonly datagrams: number
@@ -134,6 +135,14 @@ class HostileHost {
     this.#answerChallenges()
   }
 
+  async openFlows(n: number): Promise<void> {
+    for (let i = 0; i < n; i++) {
+      this.#data(1 + (i % 60_000), 1)
+      // What the anchor has no room for yet would be lost.
+      if (i % 50 === 49) await delay(2)
+    }
+  }
+
   /** As a path over `own` is to be had, and this end known for a godwit. */
   async #enter(): Promise<void> {
     const hello: Frame = { type: 'hello', version: 1, features: 1, mtu: 1420, instance: this.#instance }
@@ -233,19 +242,11 @@ class HostileHost {
     this.#send(this.#seal(1, pathId, encodeFrames(frames)), through)
   }
 
-  /** A UDP packet of a flow of its own. */
+  /** A UDP packet of a flow of its own, as the anchor's kernel takes it. */
   #data(port: number, pathId: number, through = this.#own): void {
-    const packet = Buffer.alloc(28)
-    packet[0] = 0x45
-    packet.writeUInt16BE(28, 2)
-    packet[8] = 64
-    packet[9] = 17
-    packet.set(this.#vipa, 12)
-    packet.set([203, 0, 113, 1 + (port % 200)], 16)
-    packet.writeUInt16BE(port, 20)
-    packet.writeUInt16BE(9, 22)
-    packet.writeUInt16BE(8, 24)
-    this.#send(this.#seal(2, pathId, packet), through)
+    const to = { address: Uint8Array.of(203, 0, 113, 1 + (port % 200)), port: 9 }
+    const packet = udpPacket({ address: this.#vipa, port }, to, new Uint8Array(0))
+    this.#send(this.#seal(0, pathId, packet), through)
   }
 
   #send(bytes: Uint8Array, through: Socket): void {
@@ -281,6 +282,7 @@ async function main(): Promise<void> {
     const end = Date.now() + Number(line) * 1000
     hostile.clear()
     const first = rounds
+    if (line.startsWith('flows ')) await hostile.openFlows(Number(line.slice(6)))
     while (Date.now() < end) {
       await hostile.attack(rounds++)
       // Sockets are read, and their buffers leave, between rounds.

@@ -1,7 +1,12 @@
-/** `anchor init`, `invite`, `hosts`, `remove`. A running anchor is asked; a stopped one's store is written. */
+/** `anchor init`, `invite`, `hosts`, `remove`, `forward`, `forwards`, `unforward`. A running anchor is asked; a stopped one's store is written. */
 
+import { usageError } from '../../core/errors.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import {
+  type Forward,
+  type ForwardProtocol,
+  ForwardStore,
+  forwardPort,
   type HostRecord,
   HostStore,
   initAnchor,
@@ -82,7 +87,82 @@ function stateOf(host: HostRecord): string {
 export async function remove(name: string, options: CommonOptions): Promise<void> {
   const state = new State(options)
   if (state.busy()) await new ControlClient(state.socket).post('/v1/anchor/remove', { name })
-  else new HostStore(state.file('hosts.json')).remove(name)
+  else {
+    new HostStore(state.file('hosts.json')).remove(name)
+    forwardStore(state).removeHost(name)
+  }
   if (options.json) printJson({ removed: name })
   else printLines([`${name} is forgotten`])
+}
+
+interface ProtocolOptions extends CommonOptions {
+  readonly tcp?: boolean
+  readonly udp?: boolean
+}
+
+export async function forward(
+  port: string,
+  to: string,
+  options: ProtocolOptions & { readonly replace?: boolean },
+): Promise<void> {
+  const state = new State(options)
+  const replace = options.replace === true
+  const request = { port: portOf(port), to, replace, ...protocolOf(options) }
+  const { forwards } = state.busy()
+    ? await new ControlClient(state.socket).post<{ forwards: readonly Forward[] }>(
+        '/v1/anchor/forward',
+        request,
+      )
+    : { forwards: forwardPort(state, request) }
+  if (options.json) printJson({ forwards })
+  else printLines(forwards.map(describe))
+}
+
+export async function forwards(options: CommonOptions): Promise<void> {
+  const state = new State(options)
+  loadAnchorConfig(state)
+  const list = forwardStore(state).list()
+  if (options.json) printJson({ forwards: list })
+  else if (list.length === 0) printLines(['no forwarded ports: godwit anchor forward PORT HOST:PORT'])
+  else {
+    const rows = list.map(({ port, protocol, host, host_port }) => [
+      String(port),
+      protocol,
+      `${host}:${host_port}`,
+    ])
+    printLines(table(['PORT', 'PROTOCOL', 'LEADS TO'], rows))
+  }
+}
+
+export async function unforward(port: string, options: ProtocolOptions): Promise<void> {
+  const state = new State(options)
+  const request = { port: portOf(port), ...protocolOf(options) }
+  const { removed } = state.busy()
+    ? await new ControlClient(state.socket).post<{ removed: readonly Forward[] }>(
+        '/v1/anchor/unforward',
+        request,
+      )
+    : { removed: forwardStore(state).remove(request.port, request.protocol) }
+  if (options.json) printJson({ removed })
+  else printLines(removed.map((each) => `${describe(each)}: no longer`))
+}
+
+function describe({ port, protocol, host, host_port }: Forward): string {
+  return `${protocol} port ${port} leads to ${host}:${host_port}`
+}
+
+function forwardStore(state: State): ForwardStore {
+  return new ForwardStore(state.file('forwards.json'))
+}
+
+function portOf(text: string): number {
+  const port = Number(text)
+  if (Number.isInteger(port) && port >= 1 && port <= 65535) return port
+  throw usageError(`"${text}" is no port; ports are 1 to 65535`)
+}
+
+/** Both options are the same as none. */
+function protocolOf({ tcp, udp }: ProtocolOptions): { readonly protocol?: ForwardProtocol } {
+  if ((tcp === true) === (udp === true)) return {}
+  return { protocol: tcp === true ? 'tcp' : 'udp' }
 }

@@ -6,6 +6,7 @@
 import { spawn } from 'node:child_process'
 import { constants } from 'node:os'
 import { GodwitError } from '../../core/errors.ts'
+import { printable } from '../../core/printable.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
@@ -64,7 +65,9 @@ async function adopt(
     return (await daemon.post<{ id: string }>('/v1/run', { pid, command, access, policy })).id
   } catch (error) {
     if (!options.bestEffort || !(error instanceof GodwitError) || error.kind === 'usage') throw error
-    process.stderr.write(`godwit: ${error.message}; running ${command} under the general rules\n`)
+    process.stderr.write(
+      `godwit: ${printable(error.message)}; running ${printable(command)} under the general rules\n`,
+    )
     return undefined
   }
 }

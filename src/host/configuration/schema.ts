@@ -5,7 +5,7 @@
 import * as z from 'zod'
 import { DEFAULT_BASE, SPAN } from '../../linux/ledger.ts'
 import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
-import { accessPattern, type Issue, name } from '../../mechanism/schema.ts'
+import { accessPattern, type Issue, name, parseBytes, text } from '../../mechanism/schema.ts'
 import { MECHANISMS } from '../mechanisms.ts'
 
 const log = z
@@ -65,6 +65,27 @@ const access = z
       .default('normal')
       .describe('`backup`: only when no other access is up. `never`: left alone, by every mechanism.'),
     cost: z.number().min(0).default(0).describe('Of two accesses equally good the cheaper is taken.'),
+    weight: z
+      .int()
+      .min(1)
+      .max(15)
+      .default(1)
+      .describe('Of a router: its share of the packets of `round-robin`, in relation to the others.'),
+    cap: text(
+      parseBytes,
+      'Of a router: bytes a month in both directions, by the counters of the interface, e.g. `20GB`. Beyond, it is a backup.',
+    ).optional(),
+    cap_day: z.int().min(1).max(28).default(1).describe('Day on which the month of `cap` begins.'),
+    metered: z
+      .boolean()
+      .default(false)
+      .describe('Of a router: bytes cost. While it stands by it is probed every `probe_s`, as backups are.'),
+    probe_s: z
+      .int()
+      .min(1)
+      .max(3600)
+      .default(10)
+      .describe('Of a router: seconds between probes of a metered or backup access that stands by.'),
   })
   .describe('How an access network may be used. The key is the interface, or a pattern such as "wwan*".')
 

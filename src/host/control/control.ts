@@ -1,16 +1,19 @@
 /**
  * The control socket: HTTP and JSON on a Unix socket, mode 0660 (owner, and the group `godwit` where there is one). What
  * members of the group can do is in docs/security.md; routes learn from the kernel which user calls. Bodies are checked by
- * their route's schema. Every answer is one JSON object; errors carry the code, message and hint of a `GodwitError`.
+ * their route's schema, and a user has so many connections at once. Every answer is one JSON object; errors carry the code, message and hint of a `GodwitError`.
  */
 import { chmodSync, chownSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import type { BodySchema, ControlRoute } from '../../core/mechanism.ts'
 import { peerUser } from '../../linux/peer-credentials.ts'
 
 const MOST_BODY = 1 << 20
+/** Connections of one user at a time: each holds a descriptor, and a body while it comes. */
+const MOST_CONNECTIONS = 64
 /** sun_path of unix(7) is 108 bytes with its zero. */
 const MOST_PATH = 107
 
@@ -36,6 +39,8 @@ export class ControlServer {
   readonly #init: ControlInit
   readonly #server: Server
   readonly #routes: ReadonlyMap<string, ControlRoute>
+  /** By user. */
+  readonly #connections = new Map<number, number>()
 
   constructor(init: ControlInit) {
     this.#init = init
@@ -43,6 +48,7 @@ export class ControlServer {
     this.#server = createServer({ requestTimeout: 60_000 }, (request, response) => {
       void this.#answer(request, response)
     })
+    this.#server.on('connection', (socket) => this.#admit(socket))
   }
 
   /** The caller holds the state's lock, so a socket that is there is left from a daemon that has ended. */
@@ -78,6 +84,28 @@ export class ControlServer {
     this.#server.closeAllConnections()
     await new Promise<void>((done) => this.#server.close(() => done()))
     rmSync(this.#init.path, { force: true })
+  }
+
+  /** Nobody keeps the others out by what they leave open. */
+  #admit(socket: Socket): void {
+    let uid: number
+    try {
+      uid = peerUser(socket)
+    } catch {
+      socket.destroy()
+      return
+    }
+    const open = this.#connections.get(uid) ?? 0
+    if (open >= MOST_CONNECTIONS) {
+      socket.destroy()
+      return
+    }
+    this.#connections.set(uid, open + 1)
+    socket.once('close', () => {
+      const left = this.#connections.get(uid)! - 1
+      if (left > 0) this.#connections.set(uid, left)
+      else this.#connections.delete(uid)
+    })
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -56,10 +56,10 @@ function needsOf(list: MechanismList): Finding[] {
     }
   return [...needs.values()].map(({ need, roles }) => ({
     name: need.name,
+    mend: need.mend,
     ...need.look(),
     parts: [...roles, ...(OTHERS[need.name] ?? [])],
     required: need.required,
-    mend: need.mend,
   }))
 }
 

@@ -1,27 +1,77 @@
-/** The log: one line a message on standard error, `time level message`; the time is left out under the journal. */
+/**
+ * The log: one line a message on standard error, `time level message`; the time is left out under the journal. Peers and
+ * programs have a part in what is said and how often: their text can neither forge a line nor reach a terminal as a command,
+ * and whoever makes the daemon say something again and again does not fill the disk.
+ */
 import type { LogLevel } from '../../core/mechanism.ts'
+import { printable } from '../../core/printable.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 
 const ORDER: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 2, debug: 3 }
+/** Lines of one level: per second, and at once after a pause. Debug lines are not counted: who asks for them wants all. */
+const RATE = 10
+const BURST = 1_000
+/** Characters of a message. */
+const MOST_LENGTH = 4_096
+
+/** Lines of one level. */
+interface Share {
+  readonly lines: TokenBucket
+  /** Since the last that was written. */
+  leftOut: number
+}
+
+export interface LogInit {
+  readonly write?: (line: string) => void
+  /** Whether lines begin with the time; default: not under the journal. */
+  readonly stamp?: boolean
+  /** Milliseconds of a clock that does not go back. */
+  readonly now?: () => number
+}
 
 export class Log {
   readonly #level: number
   readonly #write: (line: string) => void
   readonly #stamp: boolean
+  readonly #now: () => number
+  readonly #shares: Readonly<Record<Exclude<LogLevel, 'debug'>, Share>> = {
+    error: share(),
+    warn: share(),
+    info: share(),
+  }
 
-  constructor(
-    level: LogLevel,
-    write: (line: string) => void = (line) => process.stderr.write(line),
-    stamp = process.env.JOURNAL_STREAM === undefined,
-  ) {
+  constructor(level: LogLevel, init: LogInit = {}) {
     this.#level = ORDER[level]
-    this.#write = write
-    this.#stamp = stamp
+    this.#write = init.write ?? ((line) => process.stderr.write(line))
+    this.#stamp = init.stamp ?? process.env.JOURNAL_STREAM === undefined
+    this.#now = init.now ?? (() => performance.now())
   }
 
   log(level: LogLevel, message: string): void {
     if (ORDER[level] > this.#level) return
-    const time = this.#stamp ? `${new Date().toISOString()} ` : ''
-    // A message must not be able to forge a line of its own: parts of it come from peers.
-    this.#write(`${time}${level.padEnd(5)} ${message.replace(/[\n\r]+/g, ' | ')}\n`)
+    if (level !== 'debug' && !this.#mayWrite(level)) return
+    this.#line(level, message)
   }
+
+  /** Each level has its own share: a flood of one hides nothing of another. */
+  #mayWrite(level: Exclude<LogLevel, 'debug'>): boolean {
+    const of = this.#shares[level]
+    if (!of.lines.take(this.#now())) {
+      of.leftOut++
+      return false
+    }
+    if (of.leftOut > 0) this.#line(level, `${of.leftOut} lines were left out: more than ${RATE} a second`)
+    of.leftOut = 0
+    return true
+  }
+
+  #line(level: LogLevel, message: string): void {
+    const time = this.#stamp ? `${new Date().toISOString()} ` : ''
+    const whole = message.length <= MOST_LENGTH ? message : `${message.slice(0, MOST_LENGTH)}…`
+    this.#write(`${time}${level.padEnd(5)} ${printable(whole.replace(/[\n\r]+/g, ' | '))}\n`)
+  }
+}
+
+function share(): Share {
+  return { lines: new TokenBucket(RATE, BURST), leftOut: 0 }
 }

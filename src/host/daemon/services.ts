@@ -10,11 +10,15 @@ import { Ledger, OUR_DEVICES } from '../../linux/ledger.ts'
 import { NfSocket } from '../../linux/nf-socket.ts'
 import { Nft } from '../../linux/nft.ts'
 import { FlowOwners } from '../../linux/owners.ts'
+import { findProgram } from '../../linux/packages.ts'
+import type { Accept } from '../../linux/passage/chains.ts'
+import { Passage } from '../../linux/passage/passage.ts'
 import { SocketOwners } from '../../linux/proc.ts'
 import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
 import { SockDiag } from '../../linux/sockdiag.ts'
 import type { Sysctls } from '../../linux/sysctl.ts'
 import { RememberedEndpoints } from '../../mechanism/endpoints.ts'
+import { RememberedSeen } from '../../mechanism/seen.ts'
 import type { Files, Services } from '../../mechanism/services.ts'
 import { RememberedSysctls, SharedSysctls } from '../../mechanism/sysctls.ts'
 import { RememberedTimestamp } from '../../mechanism/timestamp.ts'
@@ -75,6 +79,15 @@ export class DaemonServices implements Services {
 
   readonly nftables = new Nft()
 
+  passage(accepts: readonly Accept[], change: boolean): Passage {
+    const nft = findProgram('nft') === undefined ? undefined : this.nftables
+    const { rtnl, ledger } = this
+    return new Passage(
+      { nft, rtnl, report: (line) => this.#warn(line) },
+      { comment: ledger.alias, accepts, change },
+    )
+  }
+
   get cgroups(): KernelCgroups | undefined {
     if (this.#cgroups === undefined) {
       const mount = cgroupMount()
@@ -133,6 +146,10 @@ export class DaemonServices implements Services {
 
   get timestamp(): RememberedTimestamp {
     return new RememberedTimestamp(this.#state.file('timestamp'))
+  }
+
+  get seen(): RememberedSeen {
+    return new RememberedSeen(this.#state.file('seen.json'))
   }
 
   metrics(): Metric[] {

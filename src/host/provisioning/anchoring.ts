@@ -2,7 +2,9 @@
 
 import { existsSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
-import type { HostStore } from '../../anchoring/hosts.ts'
+import { addForward } from '../../anchoring/descriptor.ts'
+import { type Forward, ForwardStore } from '../../anchoring/forwards.ts'
+import { HostStore } from '../../anchoring/hosts.ts'
 import { anchorDescriptor, hostDescriptor } from '../../anchoring/index.ts'
 import { decodeInvitation } from '../../anchoring/invitation.ts'
 import { type Invited, type InviteOptions, inviteHost, peerName } from '../../anchoring/invite.ts'
@@ -10,6 +12,7 @@ import { parseWgQuick } from '../../anchoring/wg-quick.ts'
 import { formatAddress, maskAddress, parseInterfaceAddress, parsePrefix } from '../../core/address.ts'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import { decodeKey, encodeKey, publicKeyOf } from '../../crypto/keys.ts'
+import { SockDiag } from '../../linux/sockdiag.ts'
 import { readPrivateKey, resolveBeside, writeAtomic, writeSecret } from '../../mechanism/files.ts'
 import { parseHostPort } from '../../mechanism/schema.ts'
 import { routerDescriptor } from '../../routing/index.ts'
@@ -19,6 +22,7 @@ import type { Config } from '../configuration/schema.ts'
 import { addTable, type TomlTable, tomlString } from '../configuration/toml.ts'
 import type { State } from '../stores/state.ts'
 
+export { type Forward, type ForwardProtocol, ForwardStore } from '../../anchoring/forwards.ts'
 export { type HostRecord, HostStore } from '../../anchoring/hosts.ts'
 export { poolAddresses } from '../../anchoring/pool-addresses.ts'
 
@@ -227,4 +231,16 @@ function networkPrefix(text: string): string {
   if (!parsed.ok) throw usageError(parsed.reason)
   const { address, length } = parsed.value
   return `${formatAddress(maskAddress(address, length))}/${length}`
+}
+
+/** Leads a port of an anchor that does not run to a host. */
+export function forwardPort(state: State, request: Parameters<typeof addForward>[4]): readonly Forward[] {
+  const { anchor } = loadAnchorConfig(state)
+  const sockets = new SockDiag()
+  try {
+    const hosts = new HostStore(state.file('hosts.json'))
+    return addForward(anchor, sockets, hosts, new ForwardStore(state.file('forwards.json')), request)
+  } finally {
+    sockets.close()
+  }
 }

@@ -7,7 +7,7 @@ import { join, resolve } from 'node:path'
 import { GodwitError } from '../../core/errors.ts'
 import { encodeKey, generatePrivateKey } from '../../crypto/keys.ts'
 import { tryLock, unlock } from '../../linux/file-lock.ts'
-import { attempt, makeFolder, readPrivateKey, writeSecret } from '../../mechanism/files.ts'
+import { attempt, makeFolder, readPrivateKey, refuseForeign, writeSecret } from '../../mechanism/files.ts'
 
 export interface StateOptions {
   /** `--state DIR` */
@@ -36,9 +36,10 @@ export class State {
     return join(this.folder, name)
   }
 
-  /** Makes the state's folder, for its owner and group. */
+  /** Makes the state's folder, for its owner and group. Throws `STATE_EXPOSED` when it is another user's. */
   prepare(): void {
     makeFolder(this.folder)
+    refuseForeign(this.folder)
   }
 
   /** Makes this process the only daemon on this state, until it ends. Throws `STATE_BUSY`. */
@@ -78,6 +79,7 @@ export class State {
 
   /** The private key of this machine; made when there is none yet. */
   ensurePrivateKey(path: string = this.keyFile): Uint8Array {
+    this.prepare()
     if (!existsSync(path)) writeSecret(path, `${encodeKey(generatePrivateKey())}\n`)
     return readPrivateKey(path)
   }

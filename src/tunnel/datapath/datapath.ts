@@ -298,7 +298,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     // A counter above all that this session has sent speaks of the session before it: then nothing of this one arrived.
     const bound = session >= 0 && afterCounter < this.sessions.sendCounter[session]! ? afterCounter : -1
     let sent = 0
-    this.#ring.move(from, to, this.#now - withinMs, this.#now, (at, bytes, segment, sentAt) => {
+    this.#ring.move(from, to, this.#now - withinMs, this.#now, (at, bytes, segment, sentAt, trafficClass) => {
       const size = segment === 0 ? bytes : segment
       let skip = 0
       if (sentAt < unbound && view.getUint32(at + RECEIVER, true) === remoteIndex)
@@ -306,7 +306,8 @@ export class Datapath implements Sessions, Paths, Transmit {
       const left = bytes - skip
       if (left <= 0) return false
       const count = Math.ceil(left / size)
-      if (!this.sender.transmit(to, at + skip, left, count > 1 ? size : 0, count, true)) return false
+      const cut = count > 1 ? size : 0
+      if (!this.sender.transmit(to, at + skip, left, cut, count, true, trafficClass)) return false
       // What had arrived is dropped over there without being counted: it is not to look like a loss of this path.
       this.paths.sentPackets[to] = this.paths.sentPackets[to]! - count
       sent += count

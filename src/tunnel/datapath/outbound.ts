@@ -136,6 +136,7 @@ export class Outbound {
     const spread = this.#spread
     if (spread.copies !== 0 || this.#sender.copies !== 0) this.#sender.setCopies(spread.copyTo, spread.copies)
     if (spread.departAt !== this.#sender.departure) this.#sender.setDeparture(spread.departAt)
+    if (spread.trafficClass !== this.#sender.trafficClass) this.#sender.setTrafficClass(spread.trafficClass)
     this.#cut(slot, peer, at, packet, length, partial)
   }
 

@@ -294,23 +294,30 @@ export class Reorder {
 
   /** Gaps that no path will fill are given up; then the deadline. */
   #check(peer: number, order: Order, now: number): void {
-    while (order.held > 0 && this.#lost(peer, order, now)) {
-      // One counter at a time: what is behind it in the gap may still come.
-      this.counts.lost++
-      order.next++
-      this.#deliver(order)
+    if (order.held > 0) {
+      const end = Math.min(order.end, this.#lostBefore(peer, order, now))
+      // Counters from `end` on may still come. Whatever a peer's counters are, each place of the window is looked at once.
+      while (order.held > 0 && order.next < end) {
+        const from = order.next
+        while (order.next < end && order.entries[order.next & MASK] === EMPTY) order.next++
+        this.counts.lost += order.next - from
+        this.#deliver(order)
+      }
     }
     if (order.held > 0) this.deadline = Math.min(this.deadline, order.gapSince + order.hold)
     else this.deadline = Math.min(this.deadline, order.lastOrdered + FORGOTTEN + 1)
   }
 
-  #lost(peer: number, order: Order, now: number): boolean {
+  /** No counter below, from `next` on, can still come. */
+  #lostBefore(peer: number, order: Order, now: number): number {
     const paths = this.#paths
+    let before = NEVER
     for (let slot = paths.firstOf(peer); slot >= 0; slot = paths.next[slot]!) {
       if (slot >= this.#lastOrdered.length || now - this.#lastOrdered[slot]! > IN_USE) continue
-      if (this.#sessionOf[slot]! < order.session || this.#highest[slot]! < order.next) return false
+      if (this.#sessionOf[slot]! < order.session) return order.next
+      before = Math.min(before, this.#highest[slot]! + 1)
     }
-    return true
+    return before
   }
 
   #growSlots(slot: number): void {

@@ -24,6 +24,7 @@ export class ResendRing {
   readonly #at = new Int32Array(BATCHES)
   readonly #bytes = new Int32Array(BATCHES)
   readonly #segment = new Uint16Array(BATCHES)
+  readonly #class = new Uint8Array(BATCHES)
   readonly #sentAt = new Float64Array(BATCHES)
   /** Called with the number of a batch that waits to be sent and must give way: send it now. */
   onEvict: (batch: number) => void = () => {}
@@ -50,7 +51,7 @@ export class ResendRing {
   }
 
   /** Keeps what was sealed at the last claim; returns the number of the batch. */
-  keep(slot: number, at: number, bytes: number, segment: number, now: number): number {
+  keep(slot: number, at: number, bytes: number, segment: number, now: number, trafficClass = 0): number {
     if (this.#count === BATCHES) this.#forgetOldest()
     const i = (this.#oldest + this.#count) & (BATCHES - 1)
     this.#count++
@@ -58,14 +59,15 @@ export class ResendRing {
     this.#at[i] = at
     this.#bytes[i] = bytes
     this.#segment[i] = segment
+    this.#class[i] = trafficClass
     this.#sentAt[i] = now
     this.#head = (at - this.#start + bytes + ALIGN - 1) & ~(ALIGN - 1)
     return i
   }
 
   /** As `keep`, for a batch that waits: it counts as sent from `sent` on. */
-  keepWaiting(at: number, bytes: number, segment: number): number {
-    return this.keep(WAITING, at, bytes, segment, 0)
+  keepWaiting(at: number, bytes: number, segment: number, trafficClass = 0): number {
+    return this.keep(WAITING, at, bytes, segment, 0, trafficClass)
   }
 
   /** A batch that waited has been sent. */
@@ -84,6 +86,10 @@ export class ResendRing {
   segment(batch: number): number {
     return this.#segment[batch]!
   }
+  /** Of the outer packets. */
+  trafficClass(batch: number): number {
+    return this.#class[batch]!
+  }
 
   #forgetOldest(): void {
     if (this.#slot[this.#oldest] === WAITING) this.onEvict(this.#oldest)
@@ -100,12 +106,13 @@ export class ResendRing {
     to: number,
     since: number,
     now: number,
-    visit: (at: number, bytes: number, segment: number, sentAt: number) => boolean,
+    visit: (at: number, bytes: number, segment: number, sentAt: number, trafficClass: number) => boolean,
   ): void {
     for (let n = 0; n < this.#count; n++) {
       const i = (this.#oldest + n) & (BATCHES - 1)
       if (this.#slot[i] !== from || this.#sentAt[i]! < since) continue
-      if (!visit(this.#at[i]!, this.#bytes[i]!, this.#segment[i]!, this.#sentAt[i]!)) continue
+      if (!visit(this.#at[i]!, this.#bytes[i]!, this.#segment[i]!, this.#sentAt[i]!, this.#class[i]!))
+        continue
       this.#slot[i] = to
       this.#sentAt[i] = now
     }

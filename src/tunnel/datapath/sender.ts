@@ -62,6 +62,9 @@ export class Sender {
   /** When what is sealed from now on may leave, and when the open batch may (`Spread.departAt`). */
   #departAt = 0
   #openDepartAt = 0
+  /** Traffic class of the outer packets sealed from now on, and of the open batch. */
+  #class = 0
+  #openClass = 0
   /** What waits for its path. */
   readonly pacer: Pacer
   /** Sends that failed since the start; datagrams sent as copies, and those that had to be fragmented. */
@@ -151,6 +154,17 @@ export class Sender {
     this.#departAt = at
   }
 
+  /** From now on outer packets have this traffic class: a batch has one. */
+  setTrafficClass(value: number): void {
+    if (value === this.#class) return
+    this.flush()
+    this.#class = value
+  }
+
+  get trafficClass(): number {
+    return this.#class
+  }
+
   get departure(): number {
     return this.#departAt
   }
@@ -169,6 +183,7 @@ export class Sender {
     this.#keep = true
     this.#openCopies = this.#copies
     this.#openDepartAt = this.#departAt
+    this.#openClass = this.#class
     return true
   }
 
@@ -205,16 +220,20 @@ export class Sender {
     const waits = this.#keep && this.pacer.holds(slot, this.#openDepartAt, this.#now)
     if (this.#keep) {
       if (waits)
-        this.pacer.push(slot, this.#ring.keepWaiting(this.#at, bytes, this.#segment), this.#openDepartAt)
-      else this.#ring.keep(slot, this.#at, bytes, this.#segment, this.#now)
+        this.pacer.push(
+          slot,
+          this.#ring.keepWaiting(this.#at, bytes, this.#segment, this.#openClass),
+          this.#openDepartAt,
+        )
+      else this.#ring.keep(slot, this.#at, bytes, this.#segment, this.#now, this.#openClass)
       const peer = this.#paths.peer[slot]!
       this.#peers.mark(peer, SENT_DATA)
       this.#peers.sentData[peer] = this.#peers.sentData[peer]! + count
     }
-    if (!waits) this.transmit(slot, this.#at, bytes, segment, count, this.#keep)
+    if (!waits) this.transmit(slot, this.#at, bytes, segment, count, this.#keep, this.#openClass)
     for (let i = 0; i < this.#openCopies; i++) {
       this.copied += count
-      this.transmit(this.#copyTo[i]!, this.#at, bytes, segment, count, this.#keep)
+      this.transmit(this.#copyTo[i]!, this.#at, bytes, segment, count, this.#keep, this.#openClass)
     }
   }
 
@@ -223,7 +242,8 @@ export class Sender {
     const segment = this.#ring.segment(batch)
     const count = Math.ceil(bytes / segment)
     this.#ring.sent(batch, slot, this.#now)
-    this.transmit(slot, this.#ring.at(batch), bytes, count > 1 ? segment : 0, count, true)
+    const trafficClass = this.#ring.trafficClass(batch)
+    this.transmit(slot, this.#ring.at(batch), bytes, count > 1 ? segment : 0, count, true, trafficClass)
   }
 
   /** Seals one datagram that is not to be sent again, and sends it at once; returns its counter or -1. */
@@ -233,6 +253,7 @@ export class Sender {
     if (!this.#begin(slot, size)) return -1
     this.#keep = false
     this.#openCopies = 0
+    this.#openClass = 0
     const counter = this.#sessions.sendCounter[this.#session]!
     const failed = this.failed
     this.seal(slot, from, length, padding)
@@ -265,7 +286,15 @@ export class Sender {
    * fragmented when they are `data`: an inner IPv6 packet of up to 1,280 bytes, which nothing may ask to be smaller, or
    * what was sealed for a path that carried more. Control payloads that large are MTU probes.
    */
-  transmit(slot: number, at: number, bytes: number, segment: number, count: number, data: boolean): boolean {
+  transmit(
+    slot: number,
+    at: number,
+    bytes: number,
+    segment: number,
+    count: number,
+    data: boolean,
+    trafficClass = 0,
+  ): boolean {
     const paths = this.#paths
     const u32 = this.#arena.u32
     const name = this.#name >>> 2
@@ -278,6 +307,7 @@ export class Sender {
     const socket = this.#sockets[paths.socket[slot]!]
     const most = paths.innerMtu[slot]! + HEADER + TAG + INNER_HEADER * this.#peers.godwit[paths.peer[slot]!]!
     let result: number
+    if (socket !== undefined) socket.trafficClass = trafficClass
     if (socket === undefined) result = -ENODEV
     else if (data && (segment === 0 ? bytes : segment) > most) {
       this.fragmented += count

@@ -44,6 +44,13 @@ export interface RemovePeer {
   readonly name: string
 }
 
+/** Every engine carries it out: a handshake initiation to where the peer was last, unless there is a session. */
+export interface Greet {
+  readonly type: 'greet'
+  readonly name: string
+  readonly remote: Endpoint
+}
+
 /** For a mobile end (mobile-end.ts): where its peers are reached, and the accesses that it reaches them over. */
 export type MobileCommand<Access extends SocketSetup> =
   /** The preferred address first. */

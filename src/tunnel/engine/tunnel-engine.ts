@@ -22,6 +22,7 @@ import type {
   Alive,
   AnswerEvent,
   EngineSetup,
+  Greet,
   LogLine,
   PathReport,
   StatusEvent,
@@ -98,6 +99,8 @@ export class TunnelEngine<
   readonly #parts: EngineParts<Command, Status>
   readonly #reportMs: number
   readonly #fallbacks: Fallbacks
+  /** That peers come to; -1: none. */
+  #listening = -1
   #reportAt = 0
   /** How often what a peer sent made something throw. */
   #faults = 0
@@ -172,7 +175,8 @@ export class TunnelEngine<
 
   /** A socket that peers come to, on every address. Throws PORT_TAKEN. */
   listen(port: number): void {
-    this.engine.addSocket(openUdp(this.arena, { family: 6, port, multihomed: true }))
+    const socket = this.engine.addSocket(openUdp(this.arena, { family: 6, port, multihomed: true }))
+    if (this.#listening < 0) this.#listening = socket
   }
 
   /** Makes the peer known to the tunnel machine and by its name; answers with its index. */
@@ -222,6 +226,7 @@ export class TunnelEngine<
 
   #carryOut(command: Command): Outcome {
     try {
+      if (command.type === 'greet') return this.#greet(command as unknown as Greet)
       return this.#parts.handleCommand(command, this.clock.now())
     } catch (error) {
       // A fault of this program; the packets of everybody else go on.
@@ -229,6 +234,13 @@ export class TunnelEngine<
       this.emit({ type: 'log', level: 'error', message: `fault in ${command.type}: ${text}` })
       return failed('INTERNAL', `fault in ${command.type}: ${(error as Error).message}`)
     }
+  }
+
+  #greet({ name, remote }: Greet): Outcome {
+    const peer = this.peers.get(name)
+    if (peer !== undefined && this.#listening >= 0)
+      this.machine.greet(peer, remote, this.#listening, this.clock.now())
+    return done
   }
 
   /** Hands the tunnel's events on, then lets the mechanism finish its turn. */

@@ -20,6 +20,7 @@ import type {
   SocketSetup,
   StatusEvent,
 } from './events.ts'
+import { Greetings, type SeenStore } from './greetings.ts'
 import { Requests } from './requests.ts'
 import { EngineWorker, type EngineWorkerEvents } from './worker.ts'
 
@@ -41,6 +42,8 @@ export interface TunnelHostParts {
   readonly endpoints?: EndpointCache
   /** Absent for an end that begins no handshakes of its own. */
   readonly timestamp?: TimestampStore
+  /** Where peers that come to this end were last; needs `timestamp`. Absent: nobody is greeted. */
+  readonly seen?: SeenStore
   /** Default: `EngineWorker.start`. */
   readonly startEngine?: StartEngine
 }
@@ -93,6 +96,7 @@ export class TunnelHost<
   readonly #parts: TunnelHostParts
   readonly #init: TunnelHostInit<Setup, Event, Status>
   readonly #endpoints: Endpoints | undefined
+  readonly #greetings: Greetings | undefined
   readonly #requests = new Requests()
   /** Accesses that the engine knows of. */
   readonly #accesses = new Set<string>()
@@ -111,7 +115,10 @@ export class TunnelHost<
     this.failure = new Promise((resolve) => {
       this.#fail = resolve
     })
-    const { endpoints: cache, recorder } = parts
+    const { endpoints: cache, recorder, seen } = parts
+    this.#greetings =
+      seen &&
+      new Greetings({ store: seen, greet: (name, remote) => this.#send({ type: 'greet', name, remote }) })
     this.#endpoints =
       cache &&
       new Endpoints({
@@ -173,10 +180,12 @@ export class TunnelHost<
   ): void {
     this.#send({ type: 'add-peer', peer })
     if (endpoint !== undefined) this.#endpoints?.start({ name: peer.name, ...endpoint })
+    else this.#greetings?.start(peer.name)
   }
 
   removePeer(name: string): void {
     this.#endpoints?.forget(name)
+    this.#greetings?.forget(name)
     this.#send({ type: 'remove-peer', name })
   }
 
@@ -240,6 +249,7 @@ export class TunnelHost<
     this.#stopping = true
     this.#unsubscribe?.()
     this.#endpoints?.stop()
+    this.#greetings?.stop()
     this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
     this.#endWait?.()
   }
@@ -294,6 +304,7 @@ export class TunnelHost<
     if (this.#stopping) return
     const { mtu, onStatus } = this.#init
     this.#endpoints?.follow(status.paths, performance.now())
+    this.#greetings?.follow(status.paths)
     const fitting = mtu?.of(status.paths)
     if (fitting !== undefined) mtu?.set(fitting)
     onStatus?.(status)

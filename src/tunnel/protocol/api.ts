@@ -294,6 +294,10 @@ export interface TunnelCommands extends Machine {
   setInterfaceMtu(slot: number, mtu: number, now: number): void
   /** Handshake now, if none is under way. */
   connect(peer: number, now: number): void
+  /** Milliseconds between probes of a path while another carries the traffic; undefined: as usual. */
+  setStandby(slot: number, ms: number | undefined): void
+  /** Message 1 to an address that the peer proved in an earlier run; nothing where there is a session or a handshake. */
+  greet(peer: number, remote: Endpoint, socket: number, now: number): void
   /** The host slept or its networks changed: probe every path now, announce those that are down. */
   wake(now: number): void
   /**

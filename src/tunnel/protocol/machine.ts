@@ -220,6 +220,19 @@ export class TunnelMachine implements TunnelCommands {
     this.#schedule(peer)
   }
 
+  setStandby(slot: number, ms: number | undefined): void {
+    const found = this.#find(slot)
+    if (found === undefined || found.path.monitor.standbyMs === ms) return
+    found.path.monitor.standbyMs = ms
+  }
+
+  greet(index: number, remote: Endpoint, socket: number, now: number): void {
+    const peer = this.#peers[index]
+    if (peer === undefined || peer.current !== undefined || peer.next !== undefined) return
+    this.#handshakes.ask(peer, remote, socket, now)
+    this.#schedule(peer)
+  }
+
   wake(now: number): void {
     for (const peer of this.#peers) {
       if (peer === undefined || !peer.dials) continue

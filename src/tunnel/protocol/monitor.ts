@@ -87,6 +87,8 @@ export interface Assessment {
 
 export class PathMonitor {
   readonly #tuning: MonitorTuning
+  /** Milliseconds between probes while another path carries the traffic; undefined: the tuning's. */
+  standbyMs: number | undefined
   #srtt = Number.NaN
   #var = Number.NaN
   #minRtt = Number.POSITIVE_INFINITY
@@ -318,10 +320,11 @@ export class PathMonitor {
     } else if (this.#unanswered > 0) {
       probeAt = this.#firstUnansweredAt + this.#silentAfter(tuning.suspectFloor)
     } else {
-      const standby =
+      const usual =
         tuning.measureInterval === undefined
           ? tuning.standbyInterval
           : Math.min(tuning.standbyInterval, STANDBY_MEASURE)
+      const standby = this.standbyMs ?? usual
       const pause = peerBusy ? standby : tuning.idleInterval
       probeAt = Math.max(this.#lastProbeAt, this.#lastEchoAt) + pause
     }

@@ -45,6 +45,8 @@ export class PacketScheduler {
   readonly #slots = new Int32Array(MOST_PATHS)
   /** Datagrams that each carrier has been given (`round-robin`). */
   readonly #given = new Float64Array(MOST_PATHS)
+  /** What a datagram counts on each carrier: one over its weight. */
+  readonly #turn = new Float64Array(MOST_PATHS).fill(1)
   #count = 0
   readonly #copies = new Int32Array(MOST_PATHS)
   #copyCount = 0
@@ -80,6 +82,7 @@ export class PacketScheduler {
     }
     if (!Number.isFinite(least)) least = 0
     this.#count = fill(this.#slots, plan.carriers)
+    for (let i = 0; i < this.#count; i++) this.#turn[i] = 1 / (plan.weights?.[i] ?? 1)
     this.#current = 0
     this.#flight = 0
     for (let i = 0; i < this.#count; i++) this.#given[i] = (before.get(this.#slots[i]!) ?? least) - least
@@ -130,7 +133,7 @@ export class PacketScheduler {
       this.#flight = this.#lanes.rate[this.#slots[best]!]! * FLIGHT_MS
     }
     this.#flight -= wire
-    this.#given[this.#current] = this.#given[this.#current]! + datagrams
+    this.#given[this.#current] = this.#given[this.#current]! + datagrams * this.#turn[this.#current]!
     return this.#slots[this.#current]!
   }
 

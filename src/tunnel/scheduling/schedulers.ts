@@ -28,6 +28,10 @@ export interface PathFacts {
   readonly draining: boolean
   /** Its signal falls and another one's is clearly stronger: not for what takes one path at a time (OH-18). */
   readonly fading?: boolean
+  /** Only while nothing else works, and no copies before that: bytes cost there. */
+  readonly reserve?: boolean
+  /** Share of `round-robin`; default 1. */
+  readonly weight?: number
   /** Lower is preferred. */
   readonly priority: number
   /** Smoothed, and the least of late, milliseconds; NaN while unknown. */
@@ -42,6 +46,8 @@ export interface PathFacts {
 export interface Plan {
   /** Slots of paths that carry packets, each packet one of them; empty: none is usable. */
   readonly carriers: readonly number[]
+  /** Of `round-robin`: the share of each carrier; absent: all alike. */
+  readonly weights?: readonly number[]
   /** Paths that get a copy of every packet. */
   readonly copies: readonly number[]
   /** Paths that get copies of some packets, so that they can be measured. */
@@ -113,7 +119,10 @@ export function planPaths(
   memory: PlanMemory,
   now: number,
 ): { readonly plan: Plan; readonly memory: PlanMemory } {
-  const usable = paths.filter((path) => standing(path) < UNUSABLE)
+  const working = paths.filter((path) => standing(path) < UNUSABLE)
+  const free = working.filter((path) => path.reserve !== true && standing(path) < SILENT)
+  // A reserve is as if it were not there while anything else works.
+  const usable = free.length > 0 ? working.filter(({ reserve }) => reserve !== true) : working
   if (usable.length === 0) return lastResort(paths, memory, now)
   const demoted = demote(usable, memory.demoted, now)
   const rank = (path: PathFacts) => standing(path) + (demoted.has(path.slot) ? DEMOTED : 0)
@@ -143,7 +152,10 @@ export function planPaths(
         mode === 'round-robin'
           ? `spread over ${names(good)} in turn`
           : `each packet where it arrives first, of ${names(good)}, by measured rate and delay`
-      return finish({ ...base, carriers, ordered: carriers.length > 1, reason }, NO_PLAN_MEMORY)
+      const weights = good.map(({ weight = 1 }) => weight)
+      const weighed = mode === 'round-robin' && weights.some((weight) => weight !== weights[0])
+      const plan = { ...base, carriers, ...(weighed && { weights }), ordered: carriers.length > 1, reason }
+      return finish(plan, NO_PLAN_MEMORY)
     }
     case 'duplicate': {
       // A path that loses much still saves what others lose.
@@ -156,7 +168,7 @@ export function planPaths(
       }
     }
     default: {
-      const chosen = choose(mode, good, usable, memory, now)
+      const chosen = choose(mode, good, working, memory, now)
       const current = chosen.path
       const since = current.slot === memory.current ? memory.since : now
       const next = {
@@ -202,7 +214,7 @@ function lastResort(
 function choose(
   mode: Mode,
   good: readonly PathFacts[],
-  usable: readonly PathFacts[],
+  working: readonly PathFacts[],
   memory: PlanMemory,
   now: number,
 ): { path: PathFacts; reason: string; betterSince: number; until?: number } {
@@ -214,7 +226,7 @@ function choose(
   const current = good.find(({ slot }) => slot === memory.current)
   const take = (path: PathFacts, reason: string) => ({ path, reason, betterSince: Number.NaN })
   if (current === undefined) {
-    const old = usable.find(({ slot }) => slot === memory.current)
+    const old = working.find(({ slot }) => slot === memory.current)
     if (memory.current === -1) return take(best, `${best.name} is first`)
     return take(best, old === undefined ? `the path before is gone` : `${old.name} is ${describe(old)}`)
   }
@@ -275,6 +287,7 @@ function demote(
   return after
 }
 
+const SILENT = 4
 const UNUSABLE = 9
 const DEMOTED = 1
 
@@ -285,13 +298,14 @@ function standing(path: PathFacts): number {
     case 'degrading':
       return path.draining ? 2 : 0
     case 'suspect':
-      return 4
+      return SILENT
     default:
       return UNUSABLE
   }
 }
 
 function describe(path: PathFacts): string {
+  if (path.reserve === true) return 'for when nothing else works'
   if (path.draining) return 'being left'
   if (path.state === 'suspect') return 'silent'
   return `losing ${percent(path.loss)}`

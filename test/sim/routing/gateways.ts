@@ -49,6 +49,7 @@ export class Gateway {
       tunnel: { sendFrames: (...frames) => node.machine.sendFrames(...frames) },
       forwarder: this.#forwarder,
       redirect: () => {},
+      setStandby: (slot, ms) => node.machine.setStandby(slot, ms),
       retryParked: () => {
         const parked = this.#parked
         this.#parked = undefined

@@ -83,6 +83,32 @@ test('a half-open HELLO is answered again only to the same bytes from the same p
   assert.ok(sent <= 3 * (good.length + OVERHEAD), `${sent} bytes`)
 })
 
+test('strangers with a connection here and a key each: 200 HELLOs a second are answered, and no row is made', () => {
+  const net = new SimNetwork(5)
+  const v = net.host()
+  v.set(`${F}/24`)
+  const keys = [generateOwnKey(), generateOwnKey(), generateOwnKey()]
+  const mark = net.log.length
+  for (let i = 0; i < 2_000; i++) {
+    const stranger = `10.66.${i >> 8}.${i & 255}`
+    v.flows.push({ local: F, foreign: stranger })
+    const key = keys[i % keys.length]!
+    const hello = signed(key, {
+      control: Control.HELLO,
+      hostId: bytesOf(stranger),
+      addresses: [bytesOf(stranger)],
+      challenge: new Uint8Array(16).fill(1),
+      cookie: new Uint8Array(16).fill(2),
+      publicKey: key.publicKey,
+    })
+    v.machine.handleMessage(hello, { local: F, foreign: stranger }, 0, net.now + i / 2)
+  }
+  net.drain()
+  const answered = new Set(net.log.slice(mark).map(({ to }) => to))
+  assert.ok(answered.size >= 200 && answered.size <= 400, `${answered.size} of 2,000 in a second`)
+  assert.deepEqual([...v.machine.hosts()], [])
+})
+
 test('updates of one peer cost a bounded number of answers and probes, whatever their rate', () => {
   const { net, v, m } = peers()
   net.hosts.splice(net.hosts.indexOf(m), 1)

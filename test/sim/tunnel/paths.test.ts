@@ -236,6 +236,24 @@ test('the anchor restarts: the host notices, does a new handshake and announces 
   assert.ok(pair.anchor.received.length > count + 30, 'data flows again')
 })
 
+test('issue 10 D4: an end that restarts while nothing is said greets where its peer was: both paths within a second', () => {
+  const pair = new Pair().connect()
+  pair.world.run(30_000)
+  const [path] = pair.anchor.machine.peer(pair.hostPeer)!.paths
+  pair.anchor.restart({ timestampFloor: pair.world.wall })
+  pair.hostPeer = pair.anchor.addPeer(pair.host)
+  const at = pair.world.now
+  pair.anchor.machine.greet(pair.hostPeer, path!.remote, path!.socket, at)
+  pair.world.runUntil(() => pair.anchor.usable(pair.hostPeer).length === 2, 5000)
+  assert.ok(pair.world.now - at <= 1000, `${pair.world.now - at} ms`)
+  assert.equal(pair.host.last('hello')!.restarted, true)
+  const before = pair.host.received.length
+  pair.anchor.machine.greet(pair.hostPeer, endpoint(1), 0, pair.world.now)
+  pair.world.run(1000)
+  assert.equal(pair.anchor.machine.peer(pair.hostPeer)!.established, true, 'no effect on a session')
+  assert.ok(pair.host.received.length >= before)
+})
+
 test('the anchor restarts at once, before anything was missed: the host still finds out', () => {
   const pair = new Pair().connect()
   pair.world.run(3000)

@@ -49,6 +49,8 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
   const service = new AnchorService(
     {
       plumbing: { apply: nothing, restore: nothing, cleanUp: nothing } as unknown as AnchorPlumbing,
+      forwards: { apply: nothing, restore: () => [], cleanUp: nothing },
+      passage: { restore: () => [], cleanUp: nothing, watch: () => nothing },
       protect: () => nothing,
       hosts,
       recorder: {

@@ -57,7 +57,9 @@ function controlled(...destinations: string[]): string[] {
   assert.ok(rules.every(({ origin }) => origin === PROTOCOL))
   plumbing.cleanUp()
   assert.deepEqual(rtnl.rules(), before)
-  return rules.map(({ family, to }) => `${family} ${to ?? 'all'}`).sort()
+  // Answers from the virtual address go back through the tunnel in any case.
+  const others = rules.filter(({ from }) => from === undefined)
+  return others.map(({ family, to }) => `${family} ${to ?? 'all'}`).sort()
 }
 
 test('house point 3: rules of others stay whatever their priority, before, during and after', () => {

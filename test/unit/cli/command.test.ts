@@ -1,7 +1,9 @@
 /** The command as users and scripts meet it: exit statuses, one line of error, one object of JSON, help, completion. */
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { after, test } from 'node:test'
@@ -100,6 +102,48 @@ test('every command answers --help with an example, and every printing one knows
   assert.equal(help.status, 0)
   assert.match(help.stdout, /Examples:\n {2}godwit move all wwan0/)
   assert.match(help.stdout, /--json[\s\S]*--debug/)
+})
+
+test('names that others chose reach no terminal as commands: tables, JSON, errors (issue 8, point 12)', async () => {
+  const state = join(folder, 'hostile')
+  mkdirSync(state, { mode: 0o700 })
+  const name = '/tmp/\u001b]0;owned\u0007\u009b2J\u202excod'
+  const flow = {
+    id: 'f1',
+    proto: 'tcp',
+    src: 's',
+    dst: 'd',
+    app: name,
+    mechanism: 'm',
+    peer: 'p',
+    access: 'a',
+  }
+  const status = { flows: [flow], peers: [], accesses: [], handovers: [] }
+  const error = { code: 'NO_FLOW', message: `nothing is ${name}`, kind: 'failed' }
+  const server = createServer((request, response) => {
+    const known = request.url === '/v1/status'
+    response.writeHead(known ? 200 : 409).end(JSON.stringify(known ? status : { error }))
+  })
+  await new Promise<void>((done) => server.listen(join(state, 'control.sock'), done))
+  const output = async (...args: string[]): Promise<string> => {
+    const main = join(root, 'dist/src/cli/main.js')
+    const child = spawn(process.execPath, [main, ...args, '--state', state])
+    let text = ''
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (text += chunk))
+    await once(child, 'close')
+    return text
+  }
+  try {
+    const table = await output('flows')
+    assert.match(table, /\\x1b\]0;owned\\x07\\x9b2J\\u202excod/)
+    // The line for people, and the object for programs.
+    const refused = await output('move', 'app:x', 'a', '--json')
+    assert.match(refused, /godwit: nothing is \/tmp\/\\x1b/)
+    assert.match(refused, /"message":"nothing is \/tmp\/\\u001b/)
+    for (const text of [table, refused]) assert.match(text, /^[ -~\n]*$/)
+  } finally {
+    server.close()
+  }
 })
 
 test('examples call commands and options that exist', () => {

@@ -18,6 +18,9 @@ test('UP-2: selectors name everything, a flow, an application, ports, a user, a 
     'cgroup:user.slice/user-1000.slice',
     'proto:udp',
     'proto:200',
+    'dscp:ef',
+    'dscp:63',
+    'proto:udp+dscp:af41',
     'app:/usr/bin/g++',
     'app:g+++port:443+user:alice',
   ]
@@ -45,6 +48,8 @@ test('a selector that means nothing is refused with what was wrong', () => {
     'cgroup:../x',
     'colour:red',
     'proto:x',
+    'dscp:64',
+    'dscp:gold',
   ]) {
     const parsed = parseSelector(text)
     assert.ok(!parsed.ok, text)

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, afterEach, beforeEach, test } from 'node:test'
@@ -113,7 +114,7 @@ beforeEach(() => {
   lines = []
   state = new State({ state: join(folder, 's') })
   state.prepare()
-  recorder = new HostRecorder(new Log('info', (line) => lines.push(line), false))
+  recorder = new HostRecorder(new Log('info', { write: (line) => lines.push(line), stamp: false }))
   first = new MemoryMechanism('memory', calls)
   second = new MemoryMechanism('second', calls)
   daemon = new Daemon({
@@ -291,6 +292,29 @@ test('bad requests and our own faults are answered, and the daemon goes on', asy
   await assert.rejects(client.post('/v1/run', { pid: 1, command: 'x' }), { kind: 'usage' })
   await assert.rejects(client.post('/v1/run', { pid: 4711, command: 'x' }), { code: 'NO_APPLICATIONS' })
   assert.equal((await client.get<Status>('/v1/status')).role, 'host')
+})
+
+test('connections that a user leaves open take nobody a descriptor (issue 8, point 12)', async () => {
+  await daemon.start()
+  const sockets = Array.from({ length: 200 }, () => connect(state.socket))
+  const closed = sockets.map(
+    (socket) => new Promise((done) => socket.on('error', () => {}).on('close', done)),
+  )
+  await Promise.any(closed)
+  const refused = () => sockets.filter((socket) => socket.destroyed).length
+  while (refused() < 200 - 64) await Promise.any(closed.filter((_, i) => !sockets[i]!.destroyed))
+  assert.equal(refused(), 200 - 64)
+  for (const socket of sockets) socket.destroy()
+  await Promise.all(closed)
+  // What was let go counts no more.
+  for (;;)
+    if (
+      await client.get<Status>('/v1/status').then(
+        ({ role }) => role === 'host',
+        () => false,
+      )
+    )
+      break
 })
 
 test('without a daemon the client says so and how to start one', async () => {

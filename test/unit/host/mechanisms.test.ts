@@ -32,7 +32,7 @@ const SIX: MechanismList = [...MECHANISMS, toyDescriptor]
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-mechanisms-'))
 after(() => rmSync(folder, { recursive: true }))
-const recorder = new HostRecorder(new Log('error', () => {}, false))
+const recorder = new HostRecorder(new Log('error', { write: () => {} }))
 
 function stateWith(name: string, text: string): State {
   const state = new State({ state: join(folder, name) })

@@ -20,7 +20,7 @@ import { State } from '../../../src/host/stores/state.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-routes-'))
 const lines: string[] = []
-const recorder = new HostRecorder(new Log('info', (line) => lines.push(line), false))
+const recorder = new HostRecorder(new Log('info', { write: (line) => lines.push(line), stamp: false }))
 const state = new State({ state: join(folder, 'all') })
 let daemon: Daemon
 let routes: readonly ControlRoute[]

@@ -1,10 +1,23 @@
 /** Keys, locks and atomic files of a state directory; full disks and wrong permissions (issue: bad days). */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import type { GodwitError } from '../../../src/core/errors.ts'
 import { State } from '../../../src/host/stores/state.ts'
 import { readPrivateKey, writeAtomic } from '../../../src/mechanism/files.ts'
 
@@ -25,6 +38,36 @@ test('a private key is made once, 0600, and refused when others can read it', ()
   writeFileSync(join(folder, 'bad.key'), 'not a key\n', { mode: 0o600 })
   assert.throws(() => readPrivateKey(join(folder, 'bad.key')), { code: 'KEY_INVALID', kind: 'usage' })
   assert.throws(() => readPrivateKey(join(folder, 'no.key')), { code: 'KEY_MISSING', kind: 'usage' })
+})
+
+test('a folder that another user can write to is refused before anything in it is touched (issue 8, point 12)', (t) => {
+  const path = join(folder, 'open')
+  const target = join(folder, 'precious')
+  mkdirSync(path)
+  writeFileSync(target, 'precious')
+  symlinkSync(target, join(path, 'lock'))
+  const refused = (hint: RegExp) => {
+    const state = new State({ state: path })
+    for (const act of [() => state.lock(), () => state.ensurePrivateKey()])
+      assert.throws(
+        act,
+        (error: GodwitError) => error.code === 'STATE_EXPOSED' && hint.test(error.hint ?? ''),
+      )
+    assert.equal(readFileSync(target, 'utf8'), 'precious')
+    assert.ok(!existsSync(state.keyFile))
+  }
+  chmodSync(path, 0o757)
+  refused(/chmod go-w/)
+  if (process.getuid?.() !== 0) {
+    t.skip('folders of others need root')
+    return
+  }
+  chmodSync(path, 0o770)
+  chownSync(path, 0, 65_533)
+  refused(/chmod go-w/)
+  chmodSync(path, 0o755)
+  chownSync(path, 65_533, 0)
+  refused(/chown root/)
 })
 
 test('a second daemon on the same state is told so, until the first has ended, even when it was killed', async () => {

@@ -77,6 +77,44 @@ test('docs/testing.md names tests that are there', () => {
   }
 })
 
+test('each claim of docs/security.md and SECURITY.md names a test that is there (issue 8, point 12)', () => {
+  const quoted = /`([^`]+)`/g
+  let claims = 0
+  const named = (where: string, text: string) => {
+    let file: string | undefined
+    for (const [, words] of text.matchAll(quoted)) {
+      if (/^test\/\S+\.ts$/.test(words!)) file = read(words!).replaceAll('\\', '')
+      else if (/^test\/|^GODWIT_/.test(words!)) assert.fail(`${where}: ${words}`)
+      else {
+        assert.ok(file !== undefined, `${where}: no file before ${words}`)
+        for (const part of words!.split('…')) assert.ok(file.includes(part), `${where}: ${words}`)
+        claims++
+      }
+    }
+  }
+  const page = read('docs/security.md')
+  let shown = false
+  for (const line of page.split('\n')) {
+    if (!line.startsWith('|')) {
+      shown = false
+      continue
+    }
+    const cells = line.split('|').slice(1, -1)
+    const last = cells.at(-1)!.replace(/\(`GODWIT_[^)]*\)/, '')
+    if (last.trim() === 'shown by') shown = true
+    else if (shown && !/^ *-+ *$/.test(last)) {
+      assert.match(last, /`test\/\S+`: `/, `no test is named: ${line}`)
+      named(cells[0]!.trim(), last)
+    }
+  }
+  assert.ok(claims > 60, `${claims} claims`)
+  for (const text of [page, read('SECURITY.md')])
+    for (const [, found] of text.matchAll(
+      /((?:`test\/[^`]+\.ts`(?:: `[^`]+`(?:, `[^`]+`)*)?(?:[;,]\s+)?)+)/g,
+    ))
+      named('text', found!)
+})
+
 test('commands in the documents are commands with options that exist', () => {
   const program = buildProgram()
   const commands = documents.flatMap((document) =>

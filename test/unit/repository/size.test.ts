@@ -39,10 +39,12 @@ test('the package and what it needs take at most 20 MB', () => {
   const { files } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { files: string[] }
   assert.deepEqual(
     files.filter((name) => name.startsWith('!')),
-    ['!dist/test', '!dist/**/*.map'],
+    ['!dist/test', '!dist/**/*.map', '!dist/.*'],
   )
   const own = files.filter((name) => !name.startsWith('!')).map((name) => join(root, name))
-  const shipped = (path: string) => path !== join(root, 'dist/test') && !path.endsWith('.map')
+  const stamp = join(root, 'dist/.')
+  const shipped = (path: string) =>
+    path !== join(root, 'dist/test') && !path.endsWith('.map') && !path.startsWith(stamp)
   const packages = production()
   assert.ok(packages.includes('node_modules/koffi') && packages.includes('node_modules/zod'))
   assert.ok(!packages.some((path) => /echarts|zrender/.test(path)))

@@ -45,6 +45,37 @@ function router(classes: readonly ClassSetup[], mode: Mode, plan: Partial<Plan>,
 }
 
 describe('routing forwarder', () => {
+  test('issue 10 D9: a class by DSCP, over IPv4 and IPv6; outer packets have the DSCP of the inner, and no ECN', () => {
+    const classes = [trafficClass('voice', 'dscp:ef', {}), trafficClass('rest', 'all', {})]
+    const slotOf = (six: boolean, byte: number, carry: boolean) => {
+      const forwarder = new RoutingForwarder([], carry)
+      for (const text of ['0.0.0.0/0', '::/0']) {
+        const all = parsePrefix(text)
+        assert.ok(all.ok)
+        forwarder.addPeer(0, [all.value])
+      }
+      forwarder.setClasses(classes)
+      const plan = { copies: [], probes: [], refuge: -1, atRisk: false, ordered: false, reason: '' }
+      for (const index of [0, 1])
+        forwarder.scheduler(0, index)!.follow('failover', { ...plan, carriers: [index] })
+      const packet = six ? new Uint8Array(148) : udpPacket(FROM, { ...FROM, port: 9 }, new Uint8Array(100))
+      const view = new DataView(packet.buffer)
+      if (six) {
+        view.setUint16(0, 0x6000 | (byte << 4))
+        view.setUint16(4, 108)
+        packet.set([17, 64], 6)
+      } else packet[1] = byte
+      const slot = forwarder.outbound(packet, view, 0, packet.length, false, 1000)
+      return [slot, forwarder.spread.trafficClass]
+    }
+    for (const six of [false, true]) {
+      assert.deepEqual(slotOf(six, 0xb8, true), [0, 0xb8], 'EF')
+      assert.deepEqual(slotOf(six, 0xbb, true), [0, 0xb8], 'EF, congestion experienced')
+      assert.deepEqual(slotOf(six, 0x28, true), [1, 0x28], 'AF11')
+      assert.deepEqual(slotOf(six, 0xb8, false), [0, 0], 'not carried')
+    }
+  })
+
   for (const peerFirst of [true, false])
     test(`OH-16b: each class copies its own share of the bytes (peer ${peerFirst ? 'before' : 'after'} the classes)`, () => {
       const classes = [

@@ -4,7 +4,16 @@ import { describe, test } from 'node:test'
 import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import { RouterMachine } from '../../../src/routing/machine.ts'
 import type { RouterEvent } from '../../../src/routing/protocol.ts'
-import { decodePathUse, encodeAck, encodePathUse, PATH_USE, PATH_USE_ACK } from '../../../src/routing/wire.ts'
+import {
+  CLASS_PATHS,
+  decodePathUse,
+  encodeAck,
+  encodePathNames,
+  encodePathUse,
+  PATH_NAMES,
+  PATH_USE,
+  PATH_USE_ACK,
+} from '../../../src/routing/wire.ts'
 import type { PathState, PathView } from '../../../src/tunnel/protocol/api.ts'
 import { controlCodec } from '../../../src/tunnel/protocol/control.ts'
 import { type Mode, RETURN_MS } from '../../../src/tunnel/scheduling/schedulers.ts'
@@ -17,6 +26,7 @@ class Bench {
   readonly machine: RouterMachine
   /** PATH_USE that was sent, by peer. */
   readonly asked = new Map<number, { sequence: number; paths: readonly object[] }[]>()
+  readonly standby = new Map<number, number | undefined>()
   readonly #sites: readonly string[]
   now = 1000
 
@@ -40,6 +50,7 @@ class Bench {
       forwarder: this.forwarder,
       redirect: () => {},
       retryParked: () => {},
+      setStandby: (slot, ms) => this.standby.set(slot, ms),
     })
     this.machine.setClasses([{ name: 'rest', match: [], mode, cap: 0.05, unordered: false }], this.now)
     for (const [index, name] of ['acc1', 'acc2'].entries()) this.machine.setAccess(name, index + 1, this.now)
@@ -81,6 +92,11 @@ class Bench {
     this.state(slot, { name: 'down', since: this.now, reason: 1, evidence: { silentMs: 100 } } as never)
   }
 
+  /** A frame of the mechanism's from the first peer. */
+  frame(code: number, body: Uint8Array): void {
+    this.machine.handleTunnelEvent({ type: 'frame', peer: 0, slot: 0, code, body } as never, this.now)
+  }
+
   /** The peer agrees to what it was asked last. */
   agree(peer: number): void {
     const body = encodeAck(this.asked.get(peer)!.at(-1)!.sequence)
@@ -115,6 +131,7 @@ class Bench {
 }
 
 const IN_USE = { draining: false, fading: false }
+const FREE = { reserve: false, seldom: false, weight: 1 }
 
 describe('router machine', () => {
   test('OH-24, OH-37: a fading access is left at once, and the other end is asked to follow until it agrees', () => {
@@ -128,8 +145,8 @@ describe('router machine', () => {
     assert.ok(asked.length >= 3, 'repeated')
     for (const { paths } of asked)
       assert.deepEqual(paths, [
-        { pathId: 1, draining: false, fading: true, priority: 1 },
-        { pathId: 2, draining: false, fading: false, priority: 2 },
+        { pathId: 1, draining: false, fading: true, ...FREE, priority: 1 },
+        { pathId: 2, draining: false, fading: false, ...FREE, priority: 2 },
       ])
     bench.agree(0)
     const quiet = bench.asked.get(0)!.length
@@ -160,7 +177,10 @@ describe('router machine', () => {
     bench.machine.addPeer(0, 'bus', false)
     for (const slot of [0, 1]) bench.state(slot, { name: 'up', since: bench.now })
     const order = (sequence: number, preferred: number) => {
-      const paths = [1, 2].map((pathId) => ({ pathId, ...IN_USE, priority: pathId === preferred ? 1 : 2 }))
+      const paths = [1, 2].map((pathId) => ({
+        ...{ pathId, ...IN_USE, ...FREE },
+        priority: pathId === preferred ? 1 : 2,
+      }))
       const body = encodePathUse(sequence, paths)
       bench.machine.handleTunnelEvent(
         { type: 'frame', peer: 0, slot: 0, code: PATH_USE, body } as never,
@@ -177,6 +197,106 @@ describe('router machine', () => {
       bench.now,
     )
     assert.equal(order(1, 1), 'path 1')
+  })
+
+  test('issue 10 D1, D7: a reserve is left, the other end is told, and both probe it seldom', () => {
+    const bench = new Bench(['home'])
+    bench.machine.setTerms('acc1', { reserve: true, weight: 4, standbyMs: 10_000 }, bench.now)
+    assert.deepEqual(bench.carriers, ['acc2'])
+    assert.deepEqual(
+      [...bench.standby],
+      [
+        [0, 10_000],
+        [1, undefined],
+      ],
+    )
+    const [first] = bench.asked.get(0)!.at(-1)!.paths
+    assert.deepEqual(first, {
+      ...{ pathId: 1, draining: true, fading: false, reserve: true, seldom: true, weight: 4, priority: 1 },
+    })
+    bench.down(1)
+    assert.deepEqual(bench.carriers, ['acc1'])
+
+    const home = new Bench([])
+    home.machine.addPeer(0, 'bus', false)
+    for (const slot of [0, 1]) home.state(slot, { name: 'up', since: home.now })
+    const paths = [1, 2].map((pathId) => ({ pathId, ...IN_USE, ...FREE, priority: pathId }))
+    const use = encodePathUse(1, [{ ...paths[0]!, draining: true, reserve: true, seldom: true }, paths[1]!])
+    home.frame(PATH_USE, use)
+    assert.deepEqual(home.carriers, ['path 2'])
+    assert.deepEqual(
+      [...home.standby],
+      [
+        [0, 60_000],
+        [1, undefined],
+      ],
+    )
+  })
+
+  test('issue 11 OH-16b: a class keeps to the links that it names, at both ends, and waits while none of them works', () => {
+    const voice = {
+      name: 'voice',
+      match: [],
+      mode: 'failover',
+      cap: 0,
+      unordered: true,
+      links: ['acc2'],
+    } as const
+    const rest = { ...voice, name: 'rest', links: [] }
+    const bench = new Bench(['home'])
+    bench.machine.setClasses([voice, rest], bench.now)
+    assert.deepEqual(bench.carriers, ['acc2', 'acc1'])
+    bench.down(1)
+    bench.pass(3000)
+    assert.deepEqual(bench.carriers, ['', 'acc1'])
+    assert.equal(bench.machine.counts.bare, 0, 'home is reached all the same')
+
+    const home = new Bench([])
+    home.machine.addPeer(0, 'bus', false)
+    home.machine.setClasses([voice, rest], home.now)
+    for (const slot of [0, 1]) home.state(slot, { name: 'up', since: home.now })
+    assert.equal(home.carriers.length, 2)
+    assert.notEqual(home.carriers[0], '', 'before the names are told any link will do')
+    const names = [
+      { pathId: 1, name: 'acc2' },
+      { pathId: 2, name: 'acc1' },
+    ]
+    home.frame(PATH_NAMES, encodePathNames(names))
+    assert.equal(home.carriers[0], 'path 1')
+    home.frame(PATH_NAMES, Uint8Array.of(1, 200))
+    assert.equal(home.carriers[0], 'path 1', 'what is malformed says nothing')
+  })
+
+  test('issue 11: a class is moved by hand without the others, and the other end follows', () => {
+    const all = { match: [], mode: 'failover', cap: 0, unordered: false } as const
+    const classes = [
+      { ...all, name: 'voice' },
+      { ...all, name: 'rest' },
+    ]
+    const bench = new Bench(['home'])
+    bench.machine.setClasses(classes, bench.now)
+    bench.machine.prefer('acc2', bench.now, ['voice'])
+    assert.deepEqual(bench.carriers, ['acc2', 'acc1'])
+    bench.machine.prefer('acc1', bench.now)
+    assert.deepEqual(bench.carriers, ['acc1', 'acc1'])
+
+    const home = new Bench([])
+    home.machine.addPeer(0, 'bus', false)
+    home.machine.setClasses(classes, home.now)
+    for (const slot of [0, 1]) home.state(slot, { name: 'up', since: home.now })
+    const paths = [1, 2].map((pathId) => ({ pathId, ...IN_USE, ...FREE, priority: pathId }))
+    home.frame(PATH_USE, encodePathUse(1, paths))
+    home.frame(
+      CLASS_PATHS,
+      encodePathNames([
+        { pathId: 2, name: 'voice' },
+        { pathId: 2, name: 'unknown' },
+      ]),
+    )
+    assert.deepEqual(home.carriers, ['path 2', 'path 1'])
+    home.frame(CLASS_PATHS, encodePathNames([]))
+    home.pass(RETURN_MS + 1)
+    assert.equal(home.carriers[0], 'path 1')
   })
 
   test('OH-22: that nothing was usable is counted, said with the states, and said again when it is over', () => {

@@ -40,6 +40,8 @@ function common() {
       endpoints: { get: () => [], set: () => {} },
       timestamp: { get: () => undefined, set: () => {} },
       protect: () => () => {},
+      forwards: { apply: () => {}, restore: () => [], cleanUp: () => {} },
+      passage: { restore: () => [], cleanUp: () => {}, watch: () => () => {} },
       startEngine: engine.start,
     },
   }
@@ -82,7 +84,8 @@ const cases: Record<string, () => Case> = {
   },
   'a router': () => {
     const { engine, calls, parts } = common()
-    const components = { ...parts, monitor: undefined, radios: undefined } as RouterComponents
+    const usage = { used: () => 0, update: () => 0, write: () => {} }
+    const components = { ...parts, usage, monitor: undefined, radios: undefined } as RouterComponents
     const site = { name: 'home', publicKey: key, keepalive: 0, subnets: [] }
     const mechanism = new RouterService(components, {
       device: 'gwrt0',

@@ -165,6 +165,51 @@ describe('schedulers: plans', () => {
   })
 })
 
+describe('schedulers: what is kept in reserve', () => {
+  test('issue 10 D1: a reserve carries nothing, no copy and no probe, in any mode, while anything else works', () => {
+    for (const mode of MODES) {
+      const reserve = path(1, { reserve: true, draining: true, loss: 0.3, priority: 0 })
+      const { carriers, copies, probes, refuge } = planPaths(mode, [path(0), reserve], NO_PLAN_MEMORY, 0).plan
+      assert.deepEqual([carriers, copies, probes, refuge], [[0], [], [], -1], mode)
+      const silent = planPaths(mode, [path(0, { state: 'suspect' }), reserve], NO_PLAN_MEMORY, 0).plan
+      assert.ok([...silent.carriers, ...silent.copies].includes(1), `${mode}: the other has fallen silent`)
+    }
+  })
+
+  test('issue 10 D1: traffic leaves a reserve as soon as something else works, and `why` says so', () => {
+    const reserve = path(1, { reserve: true, draining: true })
+    const alone = planPaths('failover', [path(0, { state: 'down' }), reserve], NO_PLAN_MEMORY, 0)
+    assert.deepEqual(alone.plan.carriers, [1])
+    const back = planPaths('failover', [path(0), reserve], alone.memory, 100).plan
+    assert.deepEqual(back.carriers, [0])
+    assert.match(back.reason, /acc2 is for when nothing else works/)
+  })
+
+  test('issue 11 OH-19: weights share `round-robin` out; equal ones change nothing', () => {
+    const lanes = new Lanes()
+    const spread = new Spread()
+    for (const slot of [0, 1]) lanes.set(slot, 6_000, 10)
+    const scheduler = new PacketScheduler(lanes)
+    const { plan } = planPaths(
+      'round-robin',
+      [path(0, { weight: 3 }), path(1, { weight: 1 })],
+      NO_PLAN_MEMORY,
+      0,
+    )
+    assert.deepEqual(plan.weights, [3, 1])
+    scheduler.follow('round-robin', plan)
+    const given = [0, 0]
+    for (let i = 0; i < 40_000; i++) given[scheduler.choose(1000, 1, 0, spread, 0)]!++
+    assert.ok(Math.abs(given[0]! / given[1]! - 3) < 0.05, given.join())
+    const alike = [path(0, { weight: 5 }), path(1, { weight: 5 })]
+    assert.equal(planPaths('round-robin', alike, NO_PLAN_MEMORY, 0).plan.weights, undefined)
+    assert.equal(
+      planPaths('weighted', [path(0, { weight: 3 }), path(1)], NO_PLAN_MEMORY, 0).plan.weights,
+      undefined,
+    )
+  })
+})
+
 describe('schedulers: packets', () => {
   const spread = new Spread()
 
