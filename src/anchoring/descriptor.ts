@@ -107,6 +107,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       cgroups,
       recorder,
       endpoints: services.endpoints,
+      names: services.names,
       timestamp: services.timestamp,
     },
     {

@@ -25,7 +25,7 @@ import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import type { FlowOwners } from '../linux/owners.ts'
-import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { EndpointCache, EndpointResolver } from '../tunnel/engine/endpoints.ts'
 import { FIRST_MTU, MAX_OVERHEAD, narrowestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
@@ -93,6 +93,8 @@ export interface MobileHostComponents {
   readonly recorder: Recorder
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
+  /** Resolves them over each access. */
+  readonly names: EndpointResolver
   readonly timestamp: TimestampStore
   /** Default: an engine in a worker thread. */
   readonly startEngine?: StartEngine

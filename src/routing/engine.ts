@@ -124,7 +124,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
   noteData(): void {}
 
   status(now: number): RouterStatus {
-    this.#mobile.tryOtherFamilies(now)
+    this.#mobile.tryOtherEndpoints(now)
     const { reorder, inbound, sender } = this.tunnel.engine.datapath
     return {
       type: 'status',

@@ -24,7 +24,7 @@ import { matchesPattern } from '../core/pattern.ts'
 import type { FlowFacts, Selector } from '../core/selector.ts'
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
-import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { EndpointCache, EndpointResolver } from '../tunnel/engine/endpoints.ts'
 import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
@@ -94,6 +94,8 @@ export interface RouterComponents {
   readonly wall: () => number
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
+  /** Resolves them over each access. */
+  readonly names: EndpointResolver
   readonly timestamp: TimestampStore
   /** Default: an engine in a worker thread. */
   readonly startEngine?: StartEngine

@@ -175,7 +175,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
   }
 
   status(now: number): EngineStatus {
-    this.#mobile.tryOtherFamilies(now)
+    this.#mobile.tryOtherEndpoints(now)
     return {
       type: 'status',
       peers: this.#host.peerReports(),

@@ -1,17 +1,17 @@
 /**
  * Paths of a mobile end: one over each access that is up to each peer, towards an address of the peer that the access's
- * families reach. Addresses may come late and change; a path to one that the peer has no more goes, unless it works. Where
- * an access could take either family, a path that has not come up is tried over the other.
+ * families reach. Addresses may come late, change, and be others over each access; a path to one that the peer has no more
+ * goes, unless it works. Where there are several, a path that has not come up is tried towards the next.
  */
-import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { type PathConfig, usable } from '../protocol/api.ts'
 import type { TunnelMachine } from '../protocol/machine.ts'
+import { sameEndpoint } from '../protocol/path.ts'
 import type { AccessSockets, OpenAccess } from './access-sockets.ts'
 import type { SocketSetup } from './events.ts'
 
-/** A path that has not come up by then is tried over another address of its peer. */
-const OTHER_FAMILY_MS = 4000
+/** A path that has not come up by then is tried towards the next endpoint of its peer. */
+const NEXT_ENDPOINT_MS = 3000
 
 export interface AccessPathsParts<Setup extends SocketSetup> {
   readonly machine: TunnelMachine
@@ -20,10 +20,16 @@ export interface AccessPathsParts<Setup extends SocketSetup> {
   readonly open: (peer: number, access: OpenAccess<Setup>, config: PathConfig, now: number) => void
 }
 
+interface Remotes {
+  all: readonly Endpoint[]
+  /** By access. */
+  readonly over: Map<string, readonly Endpoint[]>
+}
+
 export class AccessPaths<Setup extends SocketSetup> {
   readonly #parts: AccessPathsParts<Setup>
-  /** Addresses of each peer, by its index. */
-  readonly #remotes = new Map<number, readonly Endpoint[]>()
+  /** Endpoints of each peer, by its index. */
+  readonly #remotes = new Map<number, Remotes>()
   /** Of each peer whose path over an access does not work: since when it has been tried with one address. */
   readonly #tryingSince = new WeakMap<OpenAccess<Setup>, Map<number, number>>()
 
@@ -31,15 +37,29 @@ export class AccessPaths<Setup extends SocketSetup> {
     this.#parts = parts
   }
 
-  /** Where the peer is reached, the preferred address first; all that it has. */
-  setRemotes(peer: number, remotes: readonly Endpoint[], now: number): void {
+  /**
+   * Where the peer is reached over an access, or over all that nothing is known for; the preferred endpoint first, all that
+   * it has.
+   */
+  setRemotes(peer: number, remotes: readonly Endpoint[], over: string | undefined, now: number): void {
     const { machine, sockets } = this.#parts
-    this.#remotes.set(peer, remotes)
-    for (const path of machine.peer(peer)?.paths ?? []) {
-      const known = remotes.some(({ address }) => equal(address, path.remote.address))
-      if (!known && !usable(path.state)) machine.removePath(path.slot, now)
+    const known = this.#remotes.get(peer) ?? { all: [], over: new Map() }
+    this.#remotes.set(peer, known)
+    if (over === undefined) known.all = remotes
+    else known.over.set(over, remotes)
+    for (const access of sockets.all()) {
+      const wanted = eligible(known, access)
+      for (const path of machine.peer(peer)?.paths ?? []) {
+        if (path.socket !== access.index || usable(path.state)) continue
+        if (!wanted.some((remote) => sameEndpoint(remote, path.remote))) machine.removePath(path.slot, now)
+      }
+      this.#open(peer, access, now)
     }
-    for (const access of sockets.all()) this.#open(peer, access, now)
+  }
+
+  /** What was known for it alone is of no use any more. */
+  accessGone(name: string): void {
+    for (const { over } of this.#remotes.values()) over.delete(name)
   }
 
   /** The access has a socket. */
@@ -48,7 +68,7 @@ export class AccessPaths<Setup extends SocketSetup> {
   }
 
   /** To be called about once a second. */
-  tryOtherFamilies(now: number): void {
+  tryOtherEndpoints(now: number): void {
     const { machine, sockets } = this.#parts
     for (const [peer, all] of this.#remotes) {
       for (const access of sockets.all()) {
@@ -61,9 +81,9 @@ export class AccessPaths<Setup extends SocketSetup> {
         this.#tryingSince.set(access, since)
         if (path === undefined || usable(path.state)) since.delete(peer)
         else if (!since.has(peer)) since.set(peer, now)
-        else if (now - since.get(peer)! >= OTHER_FAMILY_MS) {
+        else if (now - since.get(peer)! >= NEXT_ENDPOINT_MS) {
           since.set(peer, now)
-          const at = remotes.findIndex(({ address }) => equal(address, path.remote.address))
+          const at = remotes.findIndex((remote) => sameEndpoint(remote, path.remote))
           machine.removePath(path.slot, now)
           this.#open(peer, access, now, remotes[(at + 1) % remotes.length])
         }
@@ -73,7 +93,8 @@ export class AccessPaths<Setup extends SocketSetup> {
 
   #open(peer: number, access: OpenAccess<Setup>, now: number, chosen?: Endpoint): void {
     const { machine, sockets, open } = this.#parts
-    const remote = chosen ?? eligible(this.#remotes.get(peer) ?? [], access)[0]
+    const remotes = this.#remotes.get(peer)
+    const remote = chosen ?? (remotes && eligible(remotes, access)[0])
     if (remote === undefined) return
     const here = (machine.peer(peer)?.paths ?? []).filter((path) => path.socket === access.index)
     if (here.some(({ state }) => state.name !== 'closing')) return
@@ -82,9 +103,9 @@ export class AccessPaths<Setup extends SocketSetup> {
   }
 }
 
-/** Of each family that the access has, the peer's first address, in its order. */
-function eligible(remotes: readonly Endpoint[], access: OpenAccess<SocketSetup>): Endpoint[] {
-  return access.setup.families
-    .flatMap((family) => remotes.find(({ address }) => address.length === (family === 4 ? 4 : 16)) ?? [])
-    .sort((a, b) => remotes.indexOf(a) - remotes.indexOf(b))
+/** The peer's endpoints that the access can reach by its families, in their order. */
+function eligible(remotes: Remotes, { setup }: OpenAccess<SocketSetup>): readonly Endpoint[] {
+  return (remotes.over.get(setup.name) ?? remotes.all).filter(({ address }) =>
+    setup.families.includes(address.length === 4 ? 4 : 6),
+  )
 }

@@ -39,8 +39,13 @@ export interface RemovePeer {
 
 /** For a mobile end (mobile-end.ts): where its peers are reached, and the accesses that it reaches them over. */
 export type MobileCommand<Access extends SocketSetup> =
-  /** The preferred address first. */
-  | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Endpoint[] }
+  /** The preferred endpoint first; over this access, or over all that nothing is known for. */
+  | {
+      readonly type: 'remotes'
+      readonly name: string
+      readonly remotes: readonly Endpoint[]
+      readonly access?: string
+    }
   | { readonly type: 'access'; readonly access: Access }
   | { readonly type: 'access-gone'; readonly name: string }
   /** The machine slept. */

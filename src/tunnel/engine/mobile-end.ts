@@ -38,13 +38,14 @@ export class MobileEnd<Access extends SocketSetup> {
     switch (command.type) {
       case 'remotes': {
         const peer = this.#parts.tunnel.peers.get(command.name)
-        if (peer !== undefined) this.#paths.setRemotes(peer, command.remotes, now)
+        if (peer !== undefined) this.#paths.setRemotes(peer, command.remotes, command.access, now)
         return done
       }
       case 'access':
         return this.#setAccess(command.access, now)
       case 'access-gone':
         this.#sockets.close(command.name, now)
+        this.#paths.accessGone(command.name)
         this.#parts.onAccessGone(command.name, now)
         return done
       case 'wake':
@@ -59,8 +60,8 @@ export class MobileEnd<Access extends SocketSetup> {
   }
 
   /** To be called about once a second. */
-  tryOtherFamilies(now: number): void {
-    this.#paths.tryOtherFamilies(now)
+  tryOtherEndpoints(now: number): void {
+    this.#paths.tryOtherEndpoints(now)
   }
 
   /** Sockets and paths exist exactly while the access is up. */

@@ -10,7 +10,7 @@
  */
 import { GodwitError } from '../../core/errors.ts'
 import type { Recorder } from '../../core/mechanism.ts'
-import { type EndpointCache, Endpoints, type Named } from './endpoints.ts'
+import { type EndpointCache, type EndpointResolver, Endpoints, type Named } from './endpoints.ts'
 import type { AddPeer, CommonEvent, EngineSetup, Question, SocketSetup, StatusEvent } from './events.ts'
 import { Requests } from './requests.ts'
 import { EngineWorker, type EngineWorkerEvents } from './worker.ts'
@@ -31,6 +31,8 @@ export interface TunnelHostParts {
   readonly recorder: Recorder
   /** Addresses of peers whose endpoints are names, over restarts. Absent for an end that goes to nobody. */
   readonly endpoints?: EndpointCache
+  /** What resolves them over each access; goes with `endpoints`. */
+  readonly names?: EndpointResolver
   /** Absent for an end that begins no handshakes of its own. */
   readonly timestamp?: TimestampStore
   /** Default: `EngineWorker.start`. */
@@ -107,12 +109,13 @@ export class TunnelHost<
     this.failure = new Promise((resolve) => {
       this.#fail = resolve
     })
-    const { endpoints: cache, recorder } = parts
-    this.#endpoints =
-      cache &&
-      new Endpoints({
+    const { endpoints: cache, names: resolver, recorder } = parts
+    if (cache !== undefined && resolver !== undefined)
+      this.#endpoints = new Endpoints({
         cache,
-        onRemotes: (name, remotes) => this.#send({ type: 'remotes', name, remotes }),
+        resolver,
+        onRemotes: (name, remotes, access) =>
+          this.#send({ type: 'remotes', name, remotes, ...(access !== undefined && { access }) }),
         report: (message) => recorder.log('warn', message),
       })
   }
@@ -185,19 +188,24 @@ export class TunnelHost<
       else {
         this.#accesses.add(name)
         this.#send({ type: 'access', access })
+        this.#endpoints?.setAccess(access)
         told?.(name)
       }
     }
     this.#unsubscribe = source.subscribe((event) => {
-      if (event.type === 'woke') this.#send({ type: 'wake' })
-      else if (event.cause === 'removed') this.#accessGone(event.access.name)
+      if (event.type === 'woke') {
+        this.#send({ type: 'wake' })
+        this.#endpoints?.wake()
+      } else if (event.cause === 'removed') this.#accessGone(event.access.name)
       else tell(event.access.name)
     })
     for (const { name } of source.accesses()) tell(name)
   }
 
   #accessGone(name: string): void {
-    if (this.#accesses.delete(name)) this.#send({ type: 'access-gone', name })
+    if (!this.#accesses.delete(name)) return
+    this.#send({ type: 'access-gone', name })
+    this.#endpoints?.removeAccess(name)
   }
 
   // ---- readiness

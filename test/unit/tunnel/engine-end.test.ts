@@ -38,6 +38,7 @@ function common() {
       recorder: recorderTo([]),
       wall: () => 0,
       endpoints: { get: () => [], set: () => {} },
+      names: { resolve: async () => ({ addresses: [], synthesised: [], validMs: 0 }) },
       timestamp: { get: () => undefined, set: () => {} },
       protect: () => () => {},
       startEngine: engine.start,

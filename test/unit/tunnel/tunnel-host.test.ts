@@ -58,6 +58,7 @@ async function bench(floor?: number) {
     {
       recorder: recorderTo(lines),
       endpoints: { get: () => [], set: () => {} },
+      names: { resolve: async () => ({ addresses: [], synthesised: [], validMs: 0 }) },
       timestamp: { get: () => floor, set: (value) => floors.push(value) },
       startEngine: engine.start,
     },
