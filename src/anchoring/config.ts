@@ -1,5 +1,6 @@
 /** The sections of a mobile host ([host], [[peer]], [[policy]]) and of an anchor ([anchor]). */
 import * as z from 'zod'
+import { parseAddress } from '../core/address.ts'
 import {
   accessPattern,
   type Issue,
@@ -85,6 +86,19 @@ const host = z
       .array(selector)
       .default([])
       .describe('Traffic that is left alone: user:, port: and to: selectors.'),
+    dns: z
+      .array(text(parseAddress, 'An address.'))
+      .max(8)
+      .default([])
+      .describe(
+        'Name servers to use instead of those that the networks name; they are asked through the tunnel. Empty: those of the networks, past the tunnel where only their own network reaches them.',
+      ),
+    dns_by: z
+      .enum(['auto', 'resolved', 'resolvconf', 'none'])
+      .default('auto')
+      .describe(
+        "Who tells the host's programs of `dns`: systemd-resolved, resolvconf, or nobody. `auto`: whichever is here. It is given back at the end.",
+      ),
     prefer: z
       .array(accessPattern)
       .default(['*'])

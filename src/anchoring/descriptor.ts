@@ -6,6 +6,7 @@ import { GodwitError } from '../core/errors.ts'
 import { type ControlRoute, postRoute } from '../core/mechanism.ts'
 import { decodeKey, encodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
+import { SystemDns } from '../linux/system-dns.ts'
 import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
 import { readPrivateKey } from '../mechanism/files.ts'
 import { NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
@@ -17,6 +18,7 @@ import { type AnchorSettings, anchorSections, checkHost, hostSections, type Peer
 import { type HostPeer, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
+import { NameServers } from './name-servers.ts'
 import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
 import { poolAddresses } from './pool-addresses.ts'
 
@@ -98,10 +100,22 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       selected: policies.flatMap(({ match }) => match),
     },
   )
+  const nameServers = new NameServers(
+    {
+      servers: services.names.servers,
+      ask: services.names.ask,
+      monitor: services.accesses,
+      dns: new SystemDns(device),
+      report: (level, message) => recorder.log(level, message),
+      lead: (ways) => plumbing.leadNameServers(ways),
+    },
+    { dns: host.dns, keeper: host.dns_by, table: ledger.anchoring.table, all: host.control === 'all' },
+  )
   return new MobileHostService(
     {
       monitor: services.accesses,
       plumbing,
+      nameServers,
       protect: (guarded) => services.guard.protect(guarded),
       owners: services.owners,
       cgroups,

@@ -36,6 +36,7 @@ import {
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
+import type { NameServers } from './name-servers.ts'
 import type { HostPlumbing } from './plumbing.ts'
 import type {
   AccessSetup,
@@ -86,6 +87,7 @@ export interface MobileHostInit {
 export interface MobileHostComponents {
   readonly monitor: AccessMonitor
   readonly plumbing: HostPlumbing
+  readonly nameServers: NameServers
   /** Puts back what another program takes away; the returned function ends it. */
   readonly protect: (guarded: Guarded) => () => void
   readonly owners: FlowOwners
@@ -165,6 +167,7 @@ export class MobileHostService implements Mechanism {
       this.#tunnel.followAccesses(this.#parts.monitor, (name) => this.#accessSetup(name))
       this.#parts.plumbing.apply(this.#init.mtu ?? FIRST_MTU)
       this.#unwatch = this.#parts.monitor.watch(() => this.#parts.plumbing.followAddresses())
+      this.#parts.nameServers.start()
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
@@ -184,6 +187,7 @@ export class MobileHostService implements Mechanism {
   async stop(): Promise<void> {
     this.#unprotect?.()
     this.#unwatch?.()
+    this.#parts.nameServers.stop()
     this.#tunnel.retire()
     // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
     await this.cleanUp()
@@ -193,6 +197,7 @@ export class MobileHostService implements Mechanism {
   }
 
   async cleanUp(): Promise<void> {
+    this.#parts.nameServers.cleanUp()
     this.#parts.plumbing.cleanUp()
   }
 
@@ -384,6 +389,7 @@ export class MobileHostService implements Mechanism {
 
   /** What the paths over an access say of it. */
   #report({ paths }: EngineStatus): void {
+    if (paths.some(({ state }) => isUsable(state))) this.#parts.nameServers.tunnelReady()
     for (const { name } of this.#parts.monitor.accesses()) {
       const own = paths.filter(({ access }) => access === name)
       const usable = own.filter(({ state }) => isUsable(state))

@@ -10,10 +10,11 @@ import { type Ledger, MAIN_TABLE } from '../linux/ledger.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
 import type { Nftables } from '../linux/nft.ts'
 import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../linux/own.ts'
-import type { Rtnl } from '../linux/rtnetlink/types.ts'
+import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
 import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
+import type { NameServerWay } from './name-servers.ts'
 
 export interface HostPlumbingInit extends RulesInit {
   readonly device: string
@@ -38,6 +39,7 @@ export class HostPlumbing {
   readonly #init: HostPlumbingInit
   readonly #cgroups: Cgroups | undefined
   readonly #report: (message: string) => void
+  #nameServers: readonly NameServerWay[] = []
 
   readonly #forwarded: ForwardedReplies
   readonly #sources: () => readonly Source[]
@@ -65,13 +67,25 @@ export class HostPlumbing {
     return this.#apply({})
   }
 
+  /** These name servers are reached by these tables from now on, and no others are led anywhere. */
+  leadNameServers(ways: readonly NameServerWay[]): void {
+    this.#nameServers = ways
+    if (this.#applied !== undefined) this.#setRules(this.#sources())
+  }
+
+  #setRules(sources: readonly Source[]): RuleSpec[] {
+    const { ledger } = this.#init
+    const all = hostRules(this.#init, sources, this.#nameServers)
+    return setRules(this.#rtnl, ledger, ledger.anchoring.rules, all)
+  }
+
   #apply(wanted: { readonly mtu?: number }): string[] {
     const { device, ledger, fix4, fix6 } = this.#init
     const addresses = [formatPrefix(fix4), formatPrefix(fix6)]
     const restored = setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
     // What comes back is from anywhere, and main may know another way there.
     this.#trySysctl(`net/ipv4/conf/${device}/rp_filter`, 2)
-    const { table, rules } = ledger.anchoring
+    const { table } = ledger.anchoring
     const source = (prefix: Prefix) => formatPrefix(prefix).split('/')[0]!
     const routes = setRoutes(this.#rtnl, table, [
       { to: 'default', dev: device, source: source(fix4) },
@@ -81,8 +95,7 @@ export class HostPlumbing {
     const sources = this.#sources()
     this.#applied = JSON.stringify(sources)
     this.#forwarded.apply(sources)
-    const all = hostRules(this.#init, sources)
-    return restored.concat(setRules(this.#rtnl, ledger, rules, all).map(describeRule))
+    return restored.concat(this.#setRules(sources).map(describeRule))
   }
 
   /** Links, addresses or routes have changed: packets with the addresses of now leave by their accesses. */
@@ -93,7 +106,7 @@ export class HostPlumbing {
     const text = JSON.stringify(sources)
     if (text === this.#applied) return
     this.#applied = text
-    setRules(this.#rtnl, this.#init.ledger, this.#init.ledger.anchoring.rules, hostRules(this.#init, sources))
+    this.#setRules(sources)
   }
 
   /** Why the rules do not lead a flow into the device; undefined: they do, or programs that are not known may be. */
@@ -132,6 +145,7 @@ export class HostPlumbing {
   cleanUp(): void {
     const { ledger, device } = this.#init
     this.#applied = undefined
+    this.#nameServers = []
     setRules(this.#rtnl, ledger, ledger.anchoring.rules, [])
     this.#forwarded.cleanUp()
     this.#markGroups(0)

@@ -24,6 +24,8 @@ const PACKAGES = {
   tcpdump: 'tcpdump',
   ping: 'iputils-ping',
   dnsmasq: 'dnsmasq-base',
+  tayga: 'tayga',
+  tinyproxy: 'tinyproxy',
   nginx: 'nginx-light',
   openssl: 'openssl',
   socat: 'socat',

@@ -46,7 +46,8 @@ const PREFIX_MS = 600_000
 
 export class AccessResolver {
   readonly #parts: AccessResolverParts
-  readonly #ask: AskServer
+  /** Asks one name server. */
+  readonly ask: AskServer
   /** NAT64 prefixes by access. */
   readonly #prefixes = new Map<
     string,
@@ -55,7 +56,11 @@ export class AccessResolver {
 
   constructor(parts: AccessResolverParts) {
     this.#parts = parts
-    this.#ask = parts.ask ?? serverAsker(parts.random, parts.mark)
+    this.ask = parts.ask ?? serverAsker(parts.random, parts.mark)
+  }
+
+  get servers(): SystemServers {
+    return this.#parts.servers
   }
 
   /**
@@ -98,7 +103,7 @@ export class AccessResolver {
     }
     const types = ['AAAA', 'A'] as const
     const answers = await Promise.allSettled(
-      types.map((type) => askFirst(this.#ask, servers, host, type, access.name)),
+      types.map((type) => askFirst(this.ask, servers, host, type, access.name)),
     )
     const good = answers.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
     const bad = answers.find((each) => each.status === 'rejected')
@@ -116,7 +121,7 @@ export class AccessResolver {
     const servers = this.serversOf(access)
     if (servers.length === 0) return []
     try {
-      const { addresses } = await askFirst(this.#ask, servers, IPV4ONLY, 'AAAA', access.name)
+      const { addresses } = await askFirst(this.ask, servers, IPV4ONLY, 'AAAA', access.name)
       const prefixes = prefixesIn(addresses)
       this.#prefixes.set(access.name, { generation: access.generation, until: now + PREFIX_MS, prefixes })
       return prefixes

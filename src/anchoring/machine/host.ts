@@ -178,7 +178,7 @@ export class HostMachine implements SignallingEvents {
     for (const { id, policy, app, pin } of flows) {
       const row = paft.findId(id)
       if (row < 0) continue
-      let index = policy + FIRST_POLICY
+      let index = this.#policies.active(policy + FIRST_POLICY)
       if (pin !== undefined) index = this.#policies.pinned(index, pin, now)
       const chosen = this.#policies.get(index)
       if (chosen === undefined) continue
@@ -221,16 +221,16 @@ export class HostMachine implements SignallingEvents {
     for (const id of ids) {
       const row = paft.findId(id)
       if (row < 0) continue
-      const own = this.#policies.of(row)
-      if (own === undefined) continue
-      const index = this.#policies.pinned(own.base, access, now)
-      const policy = this.#policies.get(index)!
+      const before = paft.groupAt(row)
+      const own = this.#policies.get(before) === undefined ? this.#policies.active(FIRST_POLICY) : before
+      const index = this.#policies.pinned(own, access, now)
+      const policy = this.#policies.get(index)
+      if (policy === undefined) continue
       const tid = this.#parts.forwarder.tidOf(row)
       from ||= this.#accessOf(tid)
       target = policy
       count++
       if (count === 1) this.#watch(subject, row, tid, policy.tid, 'moved by hand', now)
-      const before = paft.groupAt(row)
       paft.setOwner(row, index, paft.appAt(row))
       if (this.#announcements.hold(id, isStatic))
         this.#announcements.collect(fixed, policy.tid, paft.tupleAt(row))

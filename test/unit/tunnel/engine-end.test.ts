@@ -55,7 +55,8 @@ const cases: Record<string, () => Case> = {
       useRouting: () => () => {},
       watch: () => () => {},
     })
-    const components = { ...parts, monitor, owners: quiet([]), cgroups: undefined } as MobileHostComponents
+    const quietly = { monitor, owners: quiet([]), nameServers: quiet([]), cgroups: undefined }
+    const components = { ...parts, ...quietly } as MobileHostComponents
     const mechanism = new MobileHostService(components, {
       device: 'godwit0',
       ledger: new Ledger(),
