@@ -47,14 +47,19 @@ export class AccessPaths<Setup extends SocketSetup> {
     this.#remotes.set(peer, known)
     if (over === undefined) known.all = remotes
     else known.over.set(over, remotes)
+    let moved = false
     for (const access of sockets.all()) {
       const wanted = eligible(known, access)
       for (const path of machine.peer(peer)?.paths ?? []) {
-        if (path.socket !== access.index || usable(path.state)) continue
-        if (!wanted.some((remote) => sameEndpoint(remote, path.remote))) machine.removePath(path.slot, now)
+        if (path.socket !== access.index) continue
+        if (wanted.some((remote) => sameEndpoint(remote, path.remote))) continue
+        if (usable(path.state)) moved ||= wanted.length > 0
+        else machine.removePath(path.slot, now)
       }
       this.#open(peer, access, now)
     }
+    // Whoever is no longer named may be gone: an idle path would find that out much later.
+    if (moved) machine.wake(now)
   }
 
   /** What was known for it alone is of no use any more. */

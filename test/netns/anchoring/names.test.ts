@@ -91,7 +91,11 @@ async function until(what: string, holds: () => Promise<boolean>): Promise<void>
     }
     await delay(100)
   }
-  assert.fail(`not within twenty seconds: ${what} ${last ?? ''} ${host.errors}`)
+  const known = JSON.stringify(await paths().catch(String))
+  console.error(await run('mh', 'sh', '-c', 'ip -6 a; ip -6 route; ip -6 route show table 6702; ip rule; ping -c 1 -W 1 -I acc2 2001:db8:2:ff::2; ping -c1 -W1 -I acc2 2001:db8:64::c000:212; true'))
+  console.error(await run('nat2', 'sh', '-c', 'ip -6 route; ip route; ip a; sysctl net.ipv6.conf.all.forwarding net.ipv4.ip_forward; true'))
+  console.error(readFileSync(path('tayga.log'), 'utf8'))
+  assert.fail(`not within twenty seconds: ${what} ${last ?? ''} ${known} ${host.errors}`)
 }
 
 const pathUp = (access: string, remote: string) => async () =>
@@ -176,7 +180,7 @@ test('issue 10, A2: an access with IPv6 and NAT64 that comes while IPv4 works ha
 
 test('issue 10, A2: an endpoint that is an IPv4 address is reached behind NAT64 too', async () => {
   await host.stop()
-  const file = path('mh', 'config.toml')
+  const file = path('mh', 'godwit.toml')
   const config = readFileSync(file, 'utf8')
   writeFileSync(file, config.replace(`"${NAME}:51820"`, `"${addressOf(lab.spec, 'an2', 'wan')}:51820"`))
   assert.notEqual(readFileSync(file, 'utf8'), config)

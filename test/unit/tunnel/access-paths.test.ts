@@ -22,6 +22,7 @@ class Bench {
   readonly accesses: OpenAccess<SocketSetup>[] = []
   readonly paths: AccessPaths<SocketSetup>
   #slots = 0
+  woken = 0
 
   constructor() {
     const machine = {
@@ -30,6 +31,7 @@ class Bench {
         const at = this.open.findIndex((path) => path.slot === slot)
         this.open.splice(at, 1)
       },
+      wake: () => this.woken++,
     } as unknown as TunnelMachine
     const sockets = {
       all: () => this.accesses.values(),
@@ -83,6 +85,7 @@ test('a path to an address that the peer has no more is replaced, unless it work
   bench.open[1]!.state.name = 'up'
   bench.remotes(10_000, '192.0.2.9')
   assert.deepEqual(bench.list.sort(), ['0 192.0.2.9', '1 192.0.2.1'])
+  assert.equal(bench.woken, 1, 'the one that works is asked whether it still does')
 })
 
 test('a path that does not come up is tried towards the next address, over the other family too, to and fro', () => {
