@@ -53,7 +53,8 @@ export interface AnchorInit {
   readonly device: string
   readonly mtu: number
   readonly privateKey: Uint8Array
-  readonly listenPort: number
+  /** Those after the first are done without where another program has them. */
+  readonly listenPorts: readonly number[]
   readonly pool4: Prefix
   readonly pool6: Prefix
 }

@@ -17,7 +17,19 @@ import {
 const anchor = z
   .strictObject({
     endpoint: text(parseHostPort, 'Where hosts reach this anchor, `HOST:PORT`; goes into invitations.'),
-    listen_port: publicPort.optional().describe('UDP port to listen on. Default: the port of `endpoint`.'),
+    alternatives: z
+      .array(text(parseHostPort, 'An endpoint, `HOST:PORT`.'))
+      .max(8)
+      .default([])
+      .describe(
+        'Other endpoints that lead to this anchor, for networks that block the first: hosts try them in turn, e.g. ports 443 and 53. They go into invitations.',
+      ),
+    listen_port: z
+      .union([publicPort, z.array(publicPort).min(1).max(9)])
+      .optional()
+      .describe(
+        'UDP port or ports to listen on; another than in `endpoint` where a NAT forwards to this machine. Default: those of `endpoint` and `alternatives`.',
+      ),
     pool4: prefix('Virtual IPv4 addresses given to hosts.').default('198.18.0.0/16'),
     pool6: prefix('Virtual IPv6 addresses given to hosts.').default('fd67:6f64:7769:1::/64'),
     masquerade: z.boolean().default(true).describe('Traffic of hosts leaves with an address of this anchor.'),
@@ -42,6 +54,11 @@ const peer = z
       .default('anchor')
       .describe('`anchor`: a godwit anchor. `wireguard`: a stock WireGuard server, used as a plain anchor.'),
     endpoint: text(parseHostPort, 'Where it is reached, `HOST:PORT`.'),
+    alternatives: z
+      .array(text(parseHostPort, 'An endpoint, `HOST:PORT`.'))
+      .max(8)
+      .default([])
+      .describe('Other endpoints of it, tried in turn over an access where `endpoint` does not answer.'),
     public_key: key('Its public key, base64.'),
     preshared_key: key(
       'A secret shared with it, base64. Then this file must not be readable by others.',

@@ -139,7 +139,6 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
 }
 
 function hostPeer(peer: PeerConfig, files: Files): HostPeer {
-  const endpoint = must(parseHostPort(peer.endpoint))
   const addresses = (peer.addresses ?? []).map((text) => must(parseInterfaceAddress(text)).address)
   const v4 = addresses.find(({ length }) => length === 4)
   const v6 = addresses.find(({ length }) => length === 16)
@@ -147,8 +146,7 @@ function hostPeer(peer: PeerConfig, files: Files): HostPeer {
   return {
     name: peer.name,
     kind: peer.kind,
-    host: endpoint.host,
-    port: endpoint.port,
+    endpoints: [peer.endpoint, ...peer.alternatives].map((text) => must(parseHostPort(text))),
     publicKey: must(decodeKey(peer.public_key)),
     keepalive: peer.keepalive_s,
     ...(peer.preshared_key !== undefined && { presharedKey: must(decodeKey(peer.preshared_key)) }),
@@ -226,12 +224,18 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       device,
       mtu: config.interface.mtu ?? ANCHOR_MTU,
       privateKey,
-      listenPort: anchor.listen_port ?? must(parseHostPort(anchor.endpoint)).port,
+      listenPorts: listenPorts(anchor),
       pool4,
       pool6,
     },
   )
   return service
+}
+
+/** The first is the one that it cannot do without. */
+function listenPorts({ endpoint, alternatives, listen_port }: AnchorSettings): number[] {
+  const ports = listen_port ?? [endpoint, ...alternatives].map((text) => must(parseHostPort(text)).port)
+  return [...new Set([ports].flat())]
 }
 
 function knownHost(record: HostRecord): KnownHost {

@@ -25,7 +25,7 @@ import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import type { FlowOwners } from '../linux/owners.ts'
-import type { EndpointCache, EndpointResolver } from '../tunnel/engine/endpoints.ts'
+import type { EndpointCache, EndpointResolver, HostPort } from '../tunnel/engine/endpoints.ts'
 import { FIRST_MTU, MAX_OVERHEAD, narrowestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
@@ -51,9 +51,8 @@ import type {
 export interface HostPeer {
   readonly name: string
   readonly kind: 'anchor' | 'wireguard'
-  /** Name or address. */
-  readonly host: string
-  readonly port: number
+  /** In the order in which they are tried. */
+  readonly endpoints: readonly HostPort[]
   readonly publicKey: Uint8Array
   readonly presharedKey?: Uint8Array
   readonly keepalive: number
@@ -429,7 +428,7 @@ export class MobileHostService implements Mechanism {
     }
   }
 
-  #addPeer({ host, port, ...peer }: HostPeer): void {
+  #addPeer({ endpoints, ...peer }: HostPeer): void {
     this.#tunnel.addPeer(
       {
         name: peer.name,
@@ -444,7 +443,7 @@ export class MobileHostService implements Mechanism {
         ...(peer.kind === 'wireguard' && peer.v4 && { v4: peer.v4 }),
         ...(peer.kind === 'wireguard' && peer.v6 && { v6: peer.v6 }),
       },
-      { host, port },
+      endpoints,
     )
   }
 }

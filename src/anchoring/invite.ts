@@ -64,6 +64,7 @@ export function inviteHost(
         host: name,
         anchor: peerName(anchor.endpoint),
         endpoint: anchor.endpoint,
+        ...(anchor.alternatives.length > 0 && { alternatives: anchor.alternatives }),
         public_key: publicKey,
         private_key: encodeKey(privateKey),
         preshared_key: preshared,

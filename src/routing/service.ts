@@ -160,7 +160,7 @@ export class RouterService implements Mechanism {
       await this.#tunnel.start()
       this.#tunnel.post({ type: 'classes', classes })
       for (const { endpoint, ...site } of sites)
-        this.#tunnel.addPeer({ ...site, leads: endpoint !== undefined }, endpoint)
+        this.#tunnel.addPeer({ ...site, leads: endpoint !== undefined }, endpoint ? [endpoint] : [])
       this.#parts.plumbing.apply(mtu ?? FIRST_MTU)
       this.#unprotect = this.#parts.protect({
         name: this.name,

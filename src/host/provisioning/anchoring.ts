@@ -92,7 +92,8 @@ export function join(state: State, text: string, now: number): Joined {
       invitation.reason,
       usage('ask for it again: godwit anchor invite NAME'),
     )
-  const { endpoint, public_key, private_key, preshared_key, addresses, expires, anchor } = invitation.value
+  const { endpoint, alternatives, public_key, private_key, preshared_key, addresses, expires, anchor } =
+    invitation.value
   if (expires * 1000 < now) {
     const since = new Date(expires * 1000).toISOString()
     throw new GodwitError(
@@ -112,6 +113,7 @@ export function join(state: State, text: string, now: number): Joined {
   addPeer(state, current.text, {
     name,
     endpoint,
+    ...(alternatives && { alternatives }),
     public_key,
     preshared_key,
     addresses,

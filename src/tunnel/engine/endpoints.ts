@@ -40,11 +40,16 @@ export interface EndpointsParts {
   readonly now?: () => number
 }
 
-export interface Named {
-  readonly name: string
-  /** Name or address. */
+/** A way to a peer: a name or an address, and a UDP port. */
+export interface HostPort {
   readonly host: string
   readonly port: number
+}
+
+export interface Named {
+  readonly name: string
+  /** In the order in which they are tried. */
+  readonly endpoints: readonly HostPort[]
 }
 
 /** An access as far as names are concerned. */
@@ -68,6 +73,7 @@ const NEVER = Number.POSITIVE_INFINITY
 /** One name over one access. */
 interface Question {
   readonly peer: Named
+  readonly host: string
   readonly access: string
   askAt: number
   busy: boolean
@@ -80,15 +86,20 @@ interface Question {
   round: number
 }
 
+interface Known {
+  readonly addresses: Map<string, readonly string[]>
+  reported: string
+}
+
 export class Endpoints {
   readonly #parts: EndpointsParts
   readonly #now: () => number
   readonly #peers = new Map<string, Named>()
   readonly #accesses = new Map<string, NamingAccess>()
-  /** By peer and access. */
-  readonly #questions = new Map<string, Map<string, Question>>()
-  /** Of each peer, by access ('' for all): what was reported last. */
-  readonly #reported = new Map<string, Map<string, string>>()
+  /** By peer; each access has one for each name. */
+  readonly #questions = new Map<string, Question[]>()
+  /** Of each peer, by access ('' for all): addresses by name, and what was reported last. */
+  readonly #known = new Map<string, Map<string, Known>>()
   #timer: NodeJS.Timeout | undefined
   #stopped = false
 
@@ -100,19 +111,19 @@ export class Endpoints {
   /** Reports the peer's addresses: remembered ones at once, others when they are found. */
   start(peer: Named): void {
     this.#peers.set(peer.name, peer)
-    this.#reported.set(peer.name, new Map())
-    this.#questions.set(peer.name, new Map())
-    const literal = parseAddress(peer.host)
-    this.#report(peer, literal.ok ? [peer.host] : this.#parts.cache.get(peer.host))
+    this.#known.set(peer.name, new Map())
+    this.#questions.set(peer.name, [])
+    for (const host of hostsOf(peer))
+      this.#note(peer, host, isAddress(host) ? [host] : this.#parts.cache.get(host))
     for (const access of this.#accesses.values()) this.#ask(peer, access)
     this.#arm()
   }
 
   /** The peer is gone: nothing of it is reported any more. */
   forget(name: string): void {
-    for (const question of this.#questions.get(name)?.values() ?? []) question.round++
+    for (const question of this.#questions.get(name) ?? []) question.round++
     this.#peers.delete(name)
-    this.#reported.delete(name)
+    this.#known.delete(name)
     this.#questions.delete(name)
   }
 
@@ -131,11 +142,9 @@ export class Endpoints {
 
   removeAccess(name: string): void {
     this.#accesses.delete(name)
-    for (const [peer, questions] of this.#questions) {
-      const question = questions.get(name)
-      if (question !== undefined) question.round++
-      questions.delete(name)
-      this.#reported.get(peer)?.delete(name)
+    for (const peer of this.#peers.values()) {
+      this.#drop(peer, ({ access }) => access === name)
+      this.#known.get(peer.name)?.delete(name)
     }
   }
 
@@ -171,34 +180,42 @@ export class Endpoints {
   }
 
   *#all(): Iterable<Question> {
-    for (const questions of this.#questions.values()) yield* questions.values()
+    for (const questions of this.#questions.values()) yield* questions
+  }
+
+  /** Answers to these questions are no longer wanted. */
+  #drop(peer: Named, which: (question: Question) => boolean): void {
+    const questions = this.#questions.get(peer.name) ?? []
+    for (const question of questions) if (which(question)) question.round++
+    this.#questions.set(
+      peer.name,
+      questions.filter((question) => !which(question)),
+    )
   }
 
   #ask(peer: Named, access: NamingAccess): void {
-    const questions = this.#questions.get(peer.name)
-    if (questions === undefined) return
-    const literal = parseAddress(peer.host)
-    // An address needs no name server, unless the access cannot reach its family: NAT64 may.
-    const settled = literal.ok && access.families.includes(literal.value.length === 4 ? 4 : 6)
-    const known = questions.get(access.name)
-    if (!access.up || settled) {
-      if (known !== undefined) known.round++
-      questions.delete(access.name)
-      return
-    }
     const now = this.#now()
-    if (known !== undefined) this.#soon(known, now)
-    else
-      questions.set(access.name, {
-        peer,
-        access: access.name,
-        askAt: now,
-        busy: false,
-        pause: PAUSE_MS,
-        retryAt: NEVER,
-        failed: false,
-        round: 0,
-      })
+    for (const host of hostsOf(peer)) {
+      const literal = parseAddress(host)
+      // An address needs no name server, unless the access cannot reach its family: NAT64 may.
+      const settled = literal.ok && access.families.includes(literal.value.length === 4 ? 4 : 6)
+      const isIt = (question: Question) => question.host === host && question.access === access.name
+      const known = this.#questions.get(peer.name)?.find(isIt)
+      if (!access.up || settled) this.#drop(peer, isIt)
+      else if (known !== undefined) this.#soon(known, now)
+      else
+        this.#questions.get(peer.name)?.push({
+          peer,
+          host,
+          access: access.name,
+          askAt: now,
+          busy: false,
+          pause: PAUSE_MS,
+          retryAt: NEVER,
+          failed: false,
+          round: 0,
+        })
+    }
   }
 
   /** Whatever is under way comes too late: it was asked of another network. */
@@ -226,22 +243,23 @@ export class Endpoints {
   }
 
   async #resolve(question: Question): Promise<void> {
-    const { peer, access } = question
+    const { peer, host, access } = question
     const round = ++question.round
     const wanted = () => !this.#stopped && question.round === round
     question.busy = true
     try {
-      const found = await this.#parts.resolver.resolve(peer.host, access)
+      const found = await this.#parts.resolver.resolve(host, access)
       if (!wanted()) return
       const { addresses, synthesised, validMs } = found
-      if (this.#report(peer, [...addresses, ...synthesised], access)) question.pause = PAUSE_MS
-      if (this.#leads(peer, access) && this.#report(peer, addresses)) this.#remember(peer.host, addresses)
+      if (this.#note(peer, host, [...addresses, ...synthesised], access)) question.pause = PAUSE_MS
+      if (this.#leads(peer, host, access) && this.#note(peer, host, addresses) && !isAddress(host))
+        this.#parts.cache.set(host, addresses)
       question.failed = false
       question.askAt = this.#now() + Math.min(Math.max(validMs, LEAST_MS), MOST_MS)
     } catch (error) {
       if (!wanted()) return
-      if (!question.failed && this.#reported.get(peer.name)?.size === 0)
-        this.#parts.report(`${peer.host} has no address over ${access} yet: ${(error as Error).message}`)
+      if (!question.failed && this.#known.get(peer.name)?.size === 0)
+        this.#parts.report(`${host} has no address over ${access} yet: ${(error as Error).message}`)
       question.failed = true
       question.askAt = this.#now() + question.pause
       question.pause = longer(question.pause)
@@ -251,28 +269,43 @@ export class Endpoints {
   }
 
   /** Whether this access's answer is the one that others fall back on: the first that has one. */
-  #leads(peer: Named, access: string): boolean {
-    const reported = this.#reported.get(peer.name)
-    return [...this.#accesses.keys()].find((each) => reported?.has(each)) === access
+  #leads(peer: Named, host: string, access: string): boolean {
+    const known = this.#known.get(peer.name)
+    return [...this.#accesses.keys()].find((each) => known?.get(each)?.addresses.has(host)) === access
   }
 
-  #remember(host: string, addresses: readonly string[]): void {
-    if (!parseAddress(host).ok) this.#parts.cache.set(host, addresses)
-  }
-
-  /** False when this was reported already. */
-  #report(peer: Named, addresses: readonly string[], access?: string): boolean {
-    const remotes = addresses.flatMap((text) => {
-      const parsed = parseAddress(text)
-      return parsed.ok ? [{ address: parsed.value, port: peer.port }] : []
-    })
-    const text = remotes.map(({ address }) => formatAddress(address)).join()
-    const reported = this.#reported.get(peer.name)
-    if (remotes.length === 0 || reported === undefined || reported.get(access ?? '') === text) return false
-    reported.set(access ?? '', text)
+  /** These are the addresses of one of the peer's names. False when that was reported already. */
+  #note(peer: Named, host: string, addresses: readonly string[], access?: string): boolean {
+    const all = this.#known.get(peer.name)
+    if (all === undefined || addresses.length === 0) return false
+    const known = all.get(access ?? '') ?? { addresses: new Map(), reported: '' }
+    all.set(access ?? '', known)
+    known.addresses.set(host, addresses)
+    const remotes = peer.endpoints.flatMap((endpoint) =>
+      remotesOf(endpoint, known.addresses, all.get('')?.addresses),
+    )
+    const text = remotes.map(({ address, port }) => `${formatAddress(address)} ${port}`).join()
+    if (known.reported === text) return false
+    known.reported = text
     this.#parts.onRemotes(peer.name, remotes, access)
     return true
   }
+}
+
+function hostsOf({ endpoints }: Named): ReadonlySet<string> {
+  return new Set(endpoints.map(({ host }) => host))
+}
+
+function isAddress(host: string): boolean {
+  return parseAddress(host).ok
+}
+
+function remotesOf({ host, port }: HostPort, ...known: (Known['addresses'] | undefined)[]): Endpoint[] {
+  const texts = known.find((addresses) => addresses?.has(host))?.get(host) ?? [host]
+  return texts.flatMap((text) => {
+    const parsed = parseAddress(text)
+    return parsed.ok ? [{ address: parsed.value, port }] : []
+  })
 }
 
 function longer(pause: number): number {

@@ -10,7 +10,7 @@
  */
 import { GodwitError } from '../../core/errors.ts'
 import type { Recorder } from '../../core/mechanism.ts'
-import { type EndpointCache, type EndpointResolver, Endpoints, type Named } from './endpoints.ts'
+import { type EndpointCache, type EndpointResolver, Endpoints, type HostPort } from './endpoints.ts'
 import type { AddPeer, CommonEvent, EngineSetup, Question, SocketSetup, StatusEvent } from './events.ts'
 import { Requests } from './requests.ts'
 import { EngineWorker, type EngineWorkerEvents } from './worker.ts'
@@ -155,13 +155,13 @@ export class TunnelHost<
 
   // ---- peers
 
-  /** Makes the peer known to the engine, and keeps its addresses told where it has an endpoint. */
+  /** Makes the peer known to the engine, and keeps its addresses told where it has endpoints. */
   addPeer<Peer extends { readonly name: string }>(
     peer: Peer & (Command extends AddPeer<infer Known> ? Known : never),
-    endpoint?: Omit<Named, 'name'>,
+    endpoints: readonly HostPort[] = [],
   ): void {
     this.#send({ type: 'add-peer', peer })
-    if (endpoint !== undefined) this.#endpoints?.start({ name: peer.name, ...endpoint })
+    if (endpoints.length > 0) this.#endpoints?.start({ name: peer.name, endpoints })
   }
 
   removePeer(name: string): void {

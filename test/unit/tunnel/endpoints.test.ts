@@ -5,7 +5,7 @@ import { formatAddress } from '../../../src/core/address.ts'
 import { Endpoints } from '../../../src/tunnel/engine/endpoints.ts'
 import type { PathReport } from '../../../src/tunnel/engine/events.ts'
 
-const peer = { name: 'anchor', host: 'anchor.example', port: 51820 }
+const peer = { name: 'anchor', endpoints: [{ host: 'anchor.example', port: 51820 }] }
 const wlan = { name: 'wlan0', up: true, families: [4, 6], generation: 1 } as const
 const wwan = { name: 'wwan0', up: true, families: [6], generation: 1 } as const
 
@@ -50,7 +50,9 @@ function bench(answer: (host: string, access: string) => Answer | undefined, rem
       },
     },
     onRemotes: (_name, remotes, access = '*') =>
-      told.push(`${access} ${remotes.map(({ address }) => formatAddress(address)).join()}`),
+      told.push(
+        `${access} ${remotes.map(({ address, port }) => `${formatAddress(address)}${port === 51820 ? '' : ` ${port}`}`).join()}`,
+      ),
     report: (message) => reports.push(message),
     now: () => now,
   })
@@ -144,7 +146,7 @@ test('an IPv4 address is asked of the resolver only where the access has IPv6 al
   }))
   made.setAccess(wlan)
   made.setAccess(wwan)
-  made.start({ ...peer, host: '192.0.2.1' })
+  made.start({ ...peer, endpoints: [{ host: '192.0.2.1', port: 51820 }] })
   await settled()
   assert.deepEqual(asked, ['0 wwan0'])
   assert.deepEqual(told, ['* 192.0.2.1', 'wwan0 192.0.2.1,64:ff9b::c000:201'])
@@ -170,5 +172,29 @@ test('a name that has no address is reported once, and asked for until it has on
   made.forget(peer.name)
   await settled()
   assert.equal(told.length, 2)
+  end()
+})
+
+test('issue 10, B3: several endpoints: each name is asked for once, its addresses are tried with each of its ports, in order', async () => {
+  const { made, asked, told, settled, end } = bench((host) =>
+    host === 'anchor.example' ? { addresses: ['2001:db8::7', '192.0.2.7'] } : { addresses: ['198.51.100.9'] },
+  )
+  made.setAccess(wlan)
+  made.start({
+    name: 'anchor',
+    endpoints: [
+      { host: 'anchor.example', port: 51820 },
+      { host: 'anchor.example', port: 443 },
+      { host: 'other.example', port: 53 },
+      { host: '203.0.113.5', port: 53 },
+    ],
+  })
+  await settled()
+  assert.deepEqual(asked, ['0 wlan0', '0 wlan0'])
+  assert.equal(
+    told.filter((each) => each.startsWith('wlan0')).at(-1),
+    'wlan0 2001:db8::7,192.0.2.7,2001:db8::7 443,192.0.2.7 443,198.51.100.9 53,203.0.113.5 53',
+  )
+  assert.ok(told.includes('* 203.0.113.5 53'), 'an address is there at once')
   end()
 })

@@ -76,7 +76,7 @@ const cases: Record<string, () => Case> = {
       device: 'gwan0',
       mtu: 1420,
       privateKey: key,
-      listenPort: 51820,
+      listenPorts: [51820],
       pool4: prefix(198, 18, 0, 0),
       pool6: prefix(...new Array<number>(16).fill(0)),
     })
