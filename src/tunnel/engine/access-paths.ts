@@ -78,20 +78,23 @@ export class AccessPaths<Setup extends SocketSetup> {
     for (const [peer, all] of this.#remotes) {
       for (const access of sockets.all()) {
         const remotes = eligible(all, access)
-        if (remotes.length < 2) continue
+        if (remotes.length === 0) continue
         const path = (machine.peer(peer)?.paths ?? []).find(
           ({ socket, state }) => socket === access.index && state.name !== 'closing',
         )
         const since = this.#tryingSince.get(access) ?? new Map<number, number>()
         this.#tryingSince.set(access, since)
-        if (path === undefined || usable(path.state)) since.delete(peer)
-        else if (!since.has(peer)) since.set(peer, now)
-        else if (now - since.get(peer)! >= NEXT_ENDPOINT_MS) {
-          since.set(peer, now)
-          const at = remotes.findIndex((remote) => sameEndpoint(remote, path.remote))
-          machine.removePath(path.slot, now)
-          this.#open(peer, access, now, remotes[(at + 1) % remotes.length])
+        if (path === undefined || usable(path.state)) {
+          since.delete(peer)
+          continue
         }
+        const at = remotes.findIndex((remote) => sameEndpoint(remote, path.remote))
+        if (!since.has(peer)) since.set(peer, now)
+        // One that worked when its address was no longer named is replaced at once.
+        if (at >= 0 && (remotes.length < 2 || now - since.get(peer)! < NEXT_ENDPOINT_MS)) continue
+        since.set(peer, now)
+        machine.removePath(path.slot, now)
+        this.#open(peer, access, now, remotes[(at + 1) % remotes.length])
       }
     }
   }

@@ -92,9 +92,6 @@ async function until(what: string, holds: () => Promise<boolean>): Promise<void>
     await delay(100)
   }
   const known = JSON.stringify(await paths().catch(String))
-  console.error(await run('mh', 'sh', '-c', 'ip -6 a; ip -6 route; ip -6 route show table 6702; ip rule; ping -c 1 -W 1 -I acc2 2001:db8:2:ff::2; ping -c1 -W1 -I acc2 2001:db8:64::c000:212; true'))
-  console.error(await run('nat2', 'sh', '-c', 'ip -6 route; ip route; ip a; sysctl net.ipv6.conf.all.forwarding net.ipv4.ip_forward; true'))
-  console.error(readFileSync(path('tayga.log'), 'utf8'))
   assert.fail(`not within twenty seconds: ${what} ${last ?? ''} ${known} ${host.errors}`)
 }
 

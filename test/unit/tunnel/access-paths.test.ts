@@ -86,6 +86,11 @@ test('a path to an address that the peer has no more is replaced, unless it work
   bench.remotes(10_000, '192.0.2.9')
   assert.deepEqual(bench.list.sort(), ['0 192.0.2.9', '1 192.0.2.1'])
   assert.equal(bench.woken, 1, 'the one that works is asked whether it still does')
+  bench.paths.tryOtherEndpoints(11_000)
+  assert.ok(bench.list.includes('1 192.0.2.1'))
+  bench.open.find(({ socket }) => socket === 1)!.state.name = 'down'
+  bench.paths.tryOtherEndpoints(12_000)
+  assert.deepEqual(bench.list.sort(), ['0 192.0.2.9', '1 192.0.2.9'], 'it does not: the new address is tried')
 })
 
 test('a path that does not come up is tried towards the next address, over the other family too, to and fro', () => {
