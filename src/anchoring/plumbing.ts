@@ -13,8 +13,8 @@ import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules 
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
-import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
 import type { NameServerWay } from './name-servers.ts'
+import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
 
 export interface HostPlumbingInit extends RulesInit {
   readonly device: string

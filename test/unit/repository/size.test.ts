@@ -39,10 +39,13 @@ test('the package and what it needs take at most 20 MB', () => {
   const { files } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { files: string[] }
   assert.deepEqual(
     files.filter((name) => name.startsWith('!')),
-    ['!dist/test', '!dist/**/*.map'],
+    ['!dist/test', '!dist/**/*.map', '!dist/**/*.d.ts'],
   )
-  const own = files.filter((name) => !name.startsWith('!')).map((name) => join(root, name))
-  const shipped = (path: string) => path !== join(root, 'dist/test') && !path.endsWith('.map')
+  const own = files
+    .filter((name) => !name.startsWith('!') && !name.startsWith('dist/'))
+    .map((name) => join(root, name))
+  const shipped = (path: string) =>
+    path !== join(root, 'dist/test') && !path.endsWith('.map') && !path.endsWith('.d.ts')
   const packages = production()
   assert.ok(packages.includes('node_modules/koffi') && packages.includes('node_modules/zod'))
   assert.ok(!packages.some((path) => /echarts|zrender/.test(path)))
