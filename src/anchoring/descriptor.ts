@@ -12,9 +12,18 @@ import { readPrivateKey } from '../mechanism/files.ts'
 import { NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
 import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Files, Services } from '../mechanism/services.ts'
+import type { CarrierServerInit } from '../tunnel/carrier/server.ts'
 import { AnchorService, type KnownHost } from './anchor-service.ts'
 import type { HostPolicy } from './applications.ts'
-import { type AnchorSettings, anchorSections, checkHost, hostSections, type PeerConfig } from './config.ts'
+import { certificateOf, certificatePin } from './certificate.ts'
+import {
+  type AnchorSettings,
+  anchorSections,
+  checkHost,
+  hostSections,
+  type PeerConfig,
+  parseProxy,
+} from './config.ts'
 import { type HostPeer, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
@@ -132,6 +141,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       fix6,
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
       peers: config.peer.map((peer) => hostPeer(peer, services.files)),
+      ...(host.proxy !== undefined && { proxy: must(parseProxy(host.proxy)) }),
       policies,
       accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },
@@ -146,6 +156,12 @@ function hostPeer(peer: PeerConfig, files: Files): HostPeer {
   return {
     name: peer.name,
     kind: peer.kind,
+    ...(peer.websocket !== undefined && {
+      websocket: {
+        url: peer.websocket,
+        ...(peer.websocket_pin !== undefined && { pin: peer.websocket_pin }),
+      },
+    }),
     endpoints: [peer.endpoint, ...peer.alternatives].map((text) => must(parseHostPort(text))),
     publicKey: must(decodeKey(peer.public_key)),
     keepalive: peer.keepalive_s,
@@ -197,6 +213,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
   const [own4, own6] = poolAddresses(anchor, 1).map((text) => must(parseInterfaceAddress(text)).address)
   const pool4 = must(parsePrefix(anchor.pool4))
   const pool6 = must(parsePrefix(anchor.pool6))
+  const { websocket } = anchor
   const service: AnchorService = new AnchorService(
     {
       plumbing: new AnchorPlumbing(services.rtnl, services.sysctls('anchor'), services.nftables, {
@@ -225,11 +242,22 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       mtu: config.interface.mtu ?? ANCHOR_MTU,
       privateKey,
       listenPorts: listenPorts(anchor),
+      ...(websocket && { websocket: () => webSocketServer(websocket, listenPorts(anchor)[0]!, files) }),
       pool4,
       pool6,
     },
   )
   return service
+}
+
+function webSocketServer(
+  settings: NonNullable<AnchorSettings['websocket']>,
+  enginePort: number,
+  files: Files,
+): CarrierServerInit {
+  const { host, port } = must(parseHostPort(settings.listen))
+  const { tls } = certificateOf(settings, files)
+  return { host, port, path: new URL(settings.url).pathname, ...(tls && { tls }), enginePort }
 }
 
 /** The first is the one that it cannot do without. */
@@ -257,13 +285,16 @@ const REMOVE = z.strictObject({ name: z.string().min(1) })
 function hostRoutes(
   anchor: AnchorSettings,
   own: Uint8Array,
-  { clock }: Services,
+  { clock, files }: Services,
   store: HostStore,
   refresh: () => void,
 ): ControlRoute[] {
   return [
     postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg } }) => {
-      const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), { wg: wg === true })
+      const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), {
+        wg: wg === true,
+        ...(anchor.websocket && certificatePin(anchor.websocket, files)),
+      })
       refresh()
       return { name, text, ...(host.expires === undefined ? {} : { expires: host.expires }) }
     }),

@@ -25,6 +25,7 @@ import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import type { FlowOwners } from '../linux/owners.ts'
+import type { CarriedPeer, HttpProxy } from '../tunnel/carrier/carriers.ts'
 import type { EndpointCache, EndpointResolver, HostPort } from '../tunnel/engine/endpoints.ts'
 import { FIRST_MTU, MAX_OVERHEAD, narrowestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { isUsable, pathStatus } from '../tunnel/engine/reports.ts'
@@ -53,6 +54,8 @@ export interface HostPeer {
   readonly kind: 'anchor' | 'wireguard'
   /** In the order in which they are tried. */
   readonly endpoints: readonly HostPort[]
+  /** Where it takes WebSockets. */
+  readonly websocket?: Omit<CarriedPeer, 'name'>
   readonly publicKey: Uint8Array
   readonly presharedKey?: Uint8Array
   readonly keepalive: number
@@ -78,6 +81,8 @@ export interface MobileHostInit {
   /** MTU of the virtual interface; absent: the smallest that its paths carry. */
   readonly mtu?: number
   readonly peers: readonly HostPeer[]
+  /** For WebSockets. */
+  readonly proxy?: HttpProxy
   /** The first is the default. */
   readonly policies: readonly HostPolicy[]
   readonly accesses: readonly AccessUse[]
@@ -119,7 +124,9 @@ export class MobileHostService implements Mechanism {
     this.#parts = parts
     this.#init = init
     this.#applications = new FlowApplications(parts.owners, init.policies)
-    const { device, fix4, fix6, privateKey, ledger, mtu } = init
+    const { device, fix4, fix6, privateKey, ledger, mtu, peers, proxy } = init
+    const carried = peers.flatMap(({ name, websocket }) => (websocket ? [{ name, ...websocket }] : []))
+    const mark = ledger.anchoring.bypassMark
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: {
@@ -129,13 +136,14 @@ export class MobileHostService implements Mechanism {
         privateKey,
         fix4: fix4.address,
         fix6: fix6.address,
-        mark: ledger.anchoring.bypassMark,
+        mark,
       },
       onEvent: (event) => this.#handle(event),
       onStatus: (status) => this.#report(status),
       works: ({ peers, paths }) =>
         paths.some(({ state }) => isUsable(state)) &&
         peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined),
+      ...(carried.length > 0 && { carriers: { peers: carried, mark, ...(proxy && { proxy }) } }),
       // UP-37: the virtual interface's MTU is what the narrowest path leaves.
       ...(mtu === undefined && {
         mtu: { of: narrowestMtu, set: (fitting) => parts.plumbing.setMtu(fitting) },
@@ -213,7 +221,11 @@ export class MobileHostService implements Mechanism {
         name: peer.name,
         kind: peer.kind,
         state: works && addresses.length > 0 ? 'up' : paths.length > 0 ? 'connecting' : 'down',
-        paths: paths.map(pathStatus),
+        paths: paths.map((path) =>
+          path.carrier === undefined || peer.websocket === undefined
+            ? pathStatus(path)
+            : { ...pathStatus(path), remote: peer.websocket.url },
+        ),
         public_key: Buffer.from(peer.publicKey).toString('base64'),
         addresses,
         ...(report?.refused !== undefined && { refused: report.refused }),

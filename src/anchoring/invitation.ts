@@ -22,6 +22,9 @@ const content = z.object({
   endpoint,
   /** Tried in turn where the first does not answer. */
   alternatives: z.array(endpoint).max(8).optional(),
+  /** Where it takes WebSockets, and the SHA-256 of its certificate (base64) if hosts are to take no other. */
+  websocket: z.string().optional(),
+  websocket_pin: z.string().optional(),
   public_key: key,
   /** Of the invitation, to be replaced. */
   private_key: key,

@@ -25,7 +25,6 @@ const PACKAGES = {
   ping: 'iputils-ping',
   dnsmasq: 'dnsmasq-base',
   tayga: 'tayga',
-  tinyproxy: 'tinyproxy',
   nginx: 'nginx-light',
   openssl: 'openssl',
   socat: 'socat',

@@ -92,6 +92,8 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
       case 'access':
       case 'access-gone':
       case 'wake':
+      case 'carrier':
+      case 'carrier-port':
         return this.#mobile.handleCommand(command, now)
     }
   }

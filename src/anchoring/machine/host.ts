@@ -6,7 +6,7 @@
  * recorded of it handovers.ts's.
  */
 
-import { formatAddress } from '../../core/address.ts'
+import { formatAddress, kindOf } from '../../core/address.ts'
 import type { Subject } from '../../core/subject.ts'
 import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/protocol/api.ts'
 import type { HostForwarder } from '../forwarders/host.ts'
@@ -156,6 +156,7 @@ export class HostMachine implements SignallingEvents {
       since: now,
       rttMs: Number.NaN,
       loss: Number.NaN,
+      carried: isLoopback(remote.address),
     })
     const view = this.#parts.tunnel.path(slot)
     if (view !== undefined) this.#pathChanged(view, now)
@@ -413,12 +414,20 @@ export class HostMachine implements SignallingEvents {
     return this.#paths.get(slot)?.access
   }
 
+  pathIsCarried(slot: number): boolean {
+    return this.#paths.get(slot)?.carried === true
+  }
+
   /** Whether associated with an anchor and a path to it works: traffic flows. */
   get ready(): boolean {
     return [...this.#paths.values()].some(
       (path) => path.health !== 'down' && path.anchor.association.name === 'associated',
     )
   }
+}
+
+function isLoopback(address: Uint8Array): boolean {
+  return kindOf(address) === 'loopback'
 }
 
 function collect(into: Map<number, FlowTuple[]>, group: number, tuple: FlowTuple): void {

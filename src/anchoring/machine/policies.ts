@@ -235,9 +235,8 @@ export class Policies {
   ): void {
     const { paths, accesses, forwarder, announcements, emit, watch } = this.#parts
     const anchor = this.#anchorOf(policy)
-    const candidates = [...paths.values()]
-      .filter((path) => path.anchor === anchor)
-      .map((path) => {
+    const candidates = bestOfEach([...paths.values()].filter((path) => path.anchor === anchor)).map(
+      (path) => {
         const access = accesses.get(path.access)
         const health = access === undefined ? 'down' : worse(access.health, path.health)
         return {
@@ -249,7 +248,8 @@ export class Policies {
           use: access?.use ?? 'normal',
           cost: access?.cost ?? 0,
         } as const
-      })
+      },
+    )
     // Holding on to what is in use protects flows; without any, the best is taken at once.
     const current = flows > 0 ? policy.access : undefined
     const choice = chooseAccess(candidates, current, policy.rules, now)
@@ -257,8 +257,8 @@ export class Policies {
     const path =
       choice.access === undefined
         ? undefined
-        : [...paths.values()].find(
-            (each) => each.anchor === anchor && each.access === choice.access && each.health !== 'down',
+        : bestOfEach([...paths.values()].filter((each) => each.anchor === anchor)).find(
+            (each) => each.access === choice.access && each.health !== 'down',
           )
     const tid = path?.tid ?? NOWHERE
     if (tid === policy.tid && choice.access === policy.access) return
@@ -286,6 +286,20 @@ export class Policies {
       if (policy.peer === undefined || anchor.setup.name === policy.peer) return anchor
     return undefined
   }
+}
+
+/** One path for each access: by UDP if that works. */
+function bestOfEach(paths: readonly HostPath[]): HostPath[] {
+  const best = new Map<string, HostPath>()
+  for (const path of paths) {
+    const known = best.get(path.access)
+    if (known === undefined || rank(path) < rank(known)) best.set(path.access, path)
+  }
+  return [...best.values()]
+}
+
+function rank({ carried, health }: HostPath): number {
+  return (health === 'down' ? 2 : 0) + (carried ? 1 : 0)
 }
 
 /** A copy for flows that were moved by hand says where they are pinned. */

@@ -12,6 +12,11 @@ import type { SocketSetup } from './events.ts'
 
 /** A path that has not come up by then is tried towards the next endpoint of its peer. */
 const NEXT_ENDPOINT_MS = 3000
+/** The same while something else than UDP carries the access's traffic. */
+const NEXT_WHEN_CARRIED_MS = 10_000
+/** Loopback takes all that the tunnel may send. */
+const CARRIED_MTU = 1500
+const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 
 export interface AccessPathsParts<Setup extends SocketSetup> {
   readonly machine: TunnelMachine
@@ -30,6 +35,8 @@ export class AccessPaths<Setup extends SocketSetup> {
   readonly #parts: AccessPathsParts<Setup>
   /** Endpoints of each peer, by its index. */
   readonly #remotes = new Map<number, Remotes>()
+  /** By peer and access: the port on loopback. */
+  readonly #carriers = new Map<string, number>()
   /** Of each peer whose path over an access does not work: since when it has been tried with one address. */
   readonly #tryingSince = new WeakMap<OpenAccess<Setup>, Map<number, number>>()
 
@@ -65,6 +72,7 @@ export class AccessPaths<Setup extends SocketSetup> {
   /** What was known for it alone is of no use any more. */
   accessGone(name: string): void {
     for (const { over } of this.#remotes.values()) over.delete(name)
+    for (const key of this.#carriers.keys()) if (key.endsWith(` ${name}`)) this.#carriers.delete(key)
   }
 
   /** The access has a socket. */
@@ -91,12 +99,34 @@ export class AccessPaths<Setup extends SocketSetup> {
         const at = remotes.findIndex((remote) => sameEndpoint(remote, path.remote))
         if (!since.has(peer)) since.set(peer, now)
         // One that worked when its address was no longer named is replaced at once.
-        if (at >= 0 && (remotes.length < 2 || now - since.get(peer)! < NEXT_ENDPOINT_MS)) continue
+        if (at >= 0 && (remotes.length < 2 || now - since.get(peer)! < this.#patience(peer, access))) continue
         since.set(peer, now)
         machine.removePath(path.slot, now)
         this.#open(peer, access, now, remotes[(at + 1) % remotes.length])
       }
     }
+  }
+
+  /** A path over the access goes by this port of 127.0.0.1 from now on, beside what goes by UDP; undefined: none does. */
+  setCarrier(peer: number, name: string, port: number | undefined, now: number): void {
+    const { machine, sockets, open } = this.#parts
+    const key = `${peer} ${name}`
+    const known = this.#carriers.get(key)
+    this.#carriers.delete(key)
+    for (const path of machine.peer(peer)?.paths ?? [])
+      if (known !== undefined && isCarried(path.remote) && path.remote.port === known)
+        machine.removePath(path.slot, now)
+    const access = [...sockets.all()].find(({ setup }) => setup.name === name)
+    const socket = sockets.loopback()
+    if (port === undefined || access === undefined || !socket.ok) return
+    this.#carriers.set(key, port)
+    const remote = { address: LOOPBACK, port }
+    const config = { pathId: sockets.freePathId(peer), socket: socket.value.index, remote, mtu: CARRIED_MTU }
+    open(peer, access, config, now)
+  }
+
+  #patience(peer: number, { setup }: OpenAccess<Setup>): number {
+    return this.#carriers.has(`${peer} ${setup.name}`) ? NEXT_WHEN_CARRIED_MS : NEXT_ENDPOINT_MS
   }
 
   #open(peer: number, access: OpenAccess<Setup>, now: number, chosen?: Endpoint): void {
@@ -109,6 +139,11 @@ export class AccessPaths<Setup extends SocketSetup> {
     const pathId = sockets.freePathId(peer)
     open(peer, access, { pathId, socket: access.index, remote, mtu: access.setup.mtu }, now)
   }
+}
+
+/** Whether a path goes by something else than UDP, which is on this machine. */
+export function isCarried({ address }: Endpoint): boolean {
+  return address.length === 4 && address[0] === 127
 }
 
 /** The peer's endpoints that the access can reach by its families, in their order. */

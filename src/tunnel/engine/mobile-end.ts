@@ -7,7 +7,7 @@
 import { AccessPaths, type AccessPathsParts } from './access-paths.ts'
 import { AccessSockets, type AccessSocketsParts } from './access-sockets.ts'
 import type { MobileCommand, SocketSetup } from './events.ts'
-import { done, type Outcome } from './outcome.ts'
+import { answer, done, type Outcome } from './outcome.ts'
 
 export interface MobileEndParts<Access extends SocketSetup> {
   readonly tunnel: AccessSocketsParts['tunnel'] & {
@@ -48,6 +48,15 @@ export class MobileEnd<Access extends SocketSetup> {
         this.#paths.accessGone(command.name)
         this.#parts.onAccessGone(command.name, now)
         return done
+      case 'carrier': {
+        const peer = this.#parts.tunnel.peers.get(command.name)
+        if (peer !== undefined) this.#paths.setCarrier(peer, command.access, command.port, now)
+        return done
+      }
+      case 'carrier-port': {
+        const opened = this.#sockets.loopback()
+        return opened.ok ? answer(opened.value.port) : opened
+      }
       case 'wake':
         this.#parts.tunnel.machine.wake(now)
         return done

@@ -10,6 +10,7 @@
  */
 import { GodwitError } from '../../core/errors.ts'
 import type { Recorder } from '../../core/mechanism.ts'
+import { Carriers, type CarriersInit } from '../carrier/carriers.ts'
 import { type EndpointCache, type EndpointResolver, Endpoints, type HostPort } from './endpoints.ts'
 import type { AddPeer, CommonEvent, EngineSetup, Question, SocketSetup, StatusEvent } from './events.ts'
 import { Requests } from './requests.ts'
@@ -50,6 +51,8 @@ export interface TunnelHostInit<Setup extends EngineSetup, Event extends Typed, 
   readonly onStatus?: (status: Status) => void
   /** Whether traffic can flow, for `untilReady`. Absent: nobody waits. */
   readonly works?: (status: Status) => boolean
+  /** Peers that are gone to by WebSocket where UDP is blocked. */
+  readonly carriers?: CarriersInit
   /** Called with the MTU that follows from the paths. Absent: the device's MTU is fixed. */
   readonly mtu?: {
     readonly of: (paths: Status['paths']) => number | undefined
@@ -90,6 +93,7 @@ export class TunnelHost<
   readonly #parts: TunnelHostParts
   readonly #init: TunnelHostInit<Setup, Event, Status>
   readonly #endpoints: Endpoints | undefined
+  readonly #carriers: Carriers | undefined
   readonly #requests = new Requests()
   /** Accesses that the engine knows of. */
   readonly #accesses = new Set<string>()
@@ -118,6 +122,18 @@ export class TunnelHost<
           this.#send({ type: 'remotes', name, remotes, ...(access !== undefined && { access }) }),
         report: (message) => recorder.log('warn', message),
       })
+    if (init.carriers !== undefined && resolver !== undefined)
+      this.#carriers = new Carriers(
+        {
+          resolver,
+          enginePort: async () =>
+            (await this.#requests.ask((request) => this.#send({ type: 'carrier-port', request }))) as number,
+          setCarrier: (name, access, port) =>
+            this.#send({ type: 'carrier', name, access, ...(port !== undefined && { port }) }),
+          report: (level, message) => recorder.log(level, message),
+        },
+        init.carriers,
+      )
   }
 
   /** Resolves when the engine is built and its device is there. Rejects with what prevented it. */
@@ -189,6 +205,7 @@ export class TunnelHost<
         this.#accesses.add(name)
         this.#send({ type: 'access', access })
         this.#endpoints?.setAccess(access)
+        this.#carriers?.setAccess(access)
         told?.(name)
       }
     }
@@ -206,6 +223,7 @@ export class TunnelHost<
     if (!this.#accesses.delete(name)) return
     this.#send({ type: 'access-gone', name })
     this.#endpoints?.removeAccess(name)
+    this.#carriers?.removeAccess(name)
   }
 
   // ---- readiness
@@ -258,6 +276,7 @@ export class TunnelHost<
     const engine = this.#engine
     this.#engine = undefined
     await engine?.stop()
+    await this.#carriers?.stop()
   }
 
   #ended(error: GodwitError | undefined): void {
@@ -301,7 +320,9 @@ export class TunnelHost<
     this.#status = status
     if (this.#stopping) return
     const { mtu, onStatus } = this.#init
-    this.#endpoints?.follow(status.paths, performance.now())
+    const now = performance.now()
+    this.#endpoints?.follow(status.paths, now)
+    this.#carriers?.follow(status.paths, now)
     const fitting = mtu?.of(status.paths)
     if (fitting !== undefined) mtu?.set(fitting)
     onStatus?.(status)

@@ -33,7 +33,7 @@ let lab: Lab
 let folder: string
 let host: Program
 let anchor: Program
-let names: Program[]
+let names: Program[] = []
 
 const path = (...parts: string[]) => join(folder, ...parts)
 const run = (role: string, program: string, ...args: string[]) => lab.programs.run(role, program, args)
@@ -102,7 +102,8 @@ before(async () => {
   folder = mkdtempSync(join(tmpdir(), 'godwit-names-'))
   lab = await Lab.build(topologyNamed('upmt'))
   for (const role of ['an', 'an2']) await run(role, 'ip', 'link', 'set', 'lo', 'up')
-  writeFileSync(path('hosts'), '')
+  // Before they run: a signal that comes too early would end them.
+  setRecord(addressOf(lab.spec, 'an', 'wan'))
   writeFileSync(path('resolv.conf'), `nameserver ${RESOLVER1}\noptions timeout:2\n`)
   mkdirSync(path('run', 'systemd', 'netif', 'links'), { recursive: true })
   const acc2 = lab.rtnl('mh').link('acc2')!.index

@@ -42,6 +42,7 @@ function bed(...peers: (string | undefined)[]) {
       since: 0,
       rttMs: 10,
       loss: 0,
+      carried: false,
     })
   }
   const access: AccessSetup = {

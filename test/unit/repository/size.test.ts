@@ -41,11 +41,8 @@ test('the package and what it needs take at most 20 MB', () => {
     files.filter((name) => name.startsWith('!')),
     ['!dist/test', '!dist/**/*.map', '!dist/**/*.d.ts'],
   )
-  const own = files
-    .filter((name) => !name.startsWith('!') && !name.startsWith('dist/'))
-    .map((name) => join(root, name))
-  const shipped = (path: string) =>
-    path !== join(root, 'dist/test') && !path.endsWith('.map') && !path.endsWith('.d.ts')
+  const own = files.filter((name) => !name.startsWith('!') && !name.startsWith('dist/')).map((name) => join(root, name))
+  const shipped = (path: string) => path !== join(root, 'dist/test') && !path.endsWith('.map') && !path.endsWith('.d.ts')
   const packages = production()
   assert.ok(packages.includes('node_modules/koffi') && packages.includes('node_modules/zod'))
   assert.ok(!packages.some((path) => /echarts|zrender/.test(path)))
