@@ -18,6 +18,8 @@ import type {
 } from '../core/mechanism.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
+import { CarrierListener } from '../tunnel/carrier/listener.ts'
+import type { CarrierServerInit } from '../tunnel/carrier/server.ts'
 import type { PathReport } from '../tunnel/engine/events.ts'
 import type { SeenStore } from '../tunnel/engine/greetings.ts'
 import { pathStatus } from '../tunnel/engine/reports.ts'
@@ -62,9 +64,12 @@ export interface AnchorInit {
   readonly device: string
   readonly mtu: number
   readonly privateKey: Uint8Array
-  readonly listenPort: number
+  /** Those after the first are done without where another program has them. */
+  readonly listenPorts: readonly number[]
   readonly pool4: Prefix
   readonly pool6: Prefix
+  /** Takes hosts by WebSocket too. */
+  readonly websocket?: () => CarrierServerInit
 }
 
 export interface AnchorComponents {
@@ -102,6 +107,7 @@ export class AnchorService implements Mechanism {
   readonly #parts: AnchorComponents
   readonly #init: AnchorInit
   readonly #tunnel: TunnelHost<AnchorSetup, AnchorCommand, AnchorEvent, EngineStatus, AnchorAnswers>
+  #carriers: CarrierListener | undefined
   readonly #served = new Map<string, KnownHost>()
   #expiry: NodeJS.Timeout | undefined
   /** Hosts whose own key is in memory alone. */
@@ -114,10 +120,12 @@ export class AnchorService implements Mechanism {
     this.#parts = parts
     this.#init = init
     this.routes = parts.routes ?? []
+    const { websocket: _, ...setup } = init
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
-      setup: { role: 'anchor', ...init },
+      setup: { role: 'anchor', ...setup },
       onEvent: (event) => this.#handle(event),
+      onStatus: ({ paths }) => this.#carriers?.follow(paths),
     })
   }
 
@@ -142,6 +150,7 @@ export class AnchorService implements Mechanism {
         watch: (changed) => passage.watch(changed),
       })
       this.refresh()
+      await this.#takeWebSockets()
       this.#expiry = setInterval(() => this.refresh(), EXPIRY_CHECK_MS)
     } catch (error) {
       if (!deviceIsForeign(error)) await this.stop()
@@ -149,10 +158,20 @@ export class AnchorService implements Mechanism {
     }
   }
 
+  async #takeWebSockets(): Promise<void> {
+    const { websocket } = this.#init
+    if (websocket === undefined) return
+    const { recorder } = this.#parts
+    const report = (level: 'info' | 'warn', message: string) => recorder.log(level, message)
+    this.#carriers = new CarrierListener({ report }, websocket())
+    await this.#carriers.start()
+  }
+
   async stop(): Promise<void> {
     this.#unprotect?.()
     clearInterval(this.#expiry)
     await this.#tunnel.stop()
+    await this.#carriers?.stop()
     this.#ending = true
     this.#storeAgain()
     await this.cleanUp()

@@ -1,5 +1,7 @@
 /** The sections of a mobile host ([host], [[peer]], [[policy]]) and of an anchor ([anchor]). */
 import * as z from 'zod'
+import { parseAddress } from '../core/address.ts'
+import { type Decoded, decoded, malformed } from '../core/result.ts'
 import {
   accessPattern,
   firewall,
@@ -14,10 +16,52 @@ import {
   unique,
 } from '../mechanism/schema.ts'
 
+const webSocketUrl = text(parseWebSocketUrl, 'Where it is reached, `wss://HOST[:PORT]/PATH`.')
+
+const webSocket = z
+  .strictObject({
+    url: webSocketUrl.describe(
+      'Where hosts reach it, `wss://HOST[:PORT]/PATH`; goes into invitations. Behind a web server: of that.',
+    ),
+    listen: text(parseHostPort, 'Address and TCP port to listen on.')
+      .default('[::]:443')
+      .describe('Address and TCP port to listen on. `127.0.0.1:PORT` behind a web server on this machine.'),
+    plain: z
+      .boolean()
+      .default(false)
+      .describe('A web server before it does TLS: it passes the path of `url` on to `listen` as plain HTTP.'),
+    certificate: z
+      .string()
+      .min(1)
+      .optional()
+      .describe('File of the certificate, PEM. Default: one of its own, which invitations pin.'),
+    key: z.string().min(1).optional().describe("File of the certificate's private key, PEM."),
+    pin: z
+      .boolean()
+      .optional()
+      .describe(
+        'Invitations pin the certificate: hosts take no other. Default: only where it is its own. Without it hosts check it as a browser does.',
+      ),
+  })
+  .describe('Takes hosts by WebSocket where a network lets no UDP through.')
+
 const anchor = z
   .strictObject({
     endpoint: text(parseHostPort, 'Where hosts reach this anchor, `HOST:PORT`; goes into invitations.'),
-    listen_port: publicPort.optional().describe('UDP port to listen on. Default: the port of `endpoint`.'),
+    alternatives: z
+      .array(text(parseHostPort, 'An endpoint, `HOST:PORT`.'))
+      .max(8)
+      .default([])
+      .describe(
+        'Other endpoints that lead to this anchor, for networks that block the first: hosts try them in turn, e.g. ports 443 and 53. They go into invitations.',
+      ),
+    listen_port: z
+      .union([publicPort, z.array(publicPort).min(1).max(9)])
+      .optional()
+      .describe(
+        'UDP port or ports to listen on; another than in `endpoint` where a NAT forwards to this machine. Default: those of `endpoint` and `alternatives`.',
+      ),
+    websocket: webSocket.optional(),
     pool4: prefix('Virtual IPv4 addresses given to hosts.').default('198.18.0.0/16'),
     pool6: prefix('Virtual IPv6 addresses given to hosts.').default('fd67:6f64:7769:1::/64'),
     masquerade: z.boolean().default(true).describe('Traffic of hosts leaves with an address of this anchor.'),
@@ -43,6 +87,21 @@ const peer = z
       .default('anchor')
       .describe('`anchor`: a godwit anchor. `wireguard`: a stock WireGuard server, used as a plain anchor.'),
     endpoint: text(parseHostPort, 'Where it is reached, `HOST:PORT`.'),
+    alternatives: z
+      .array(text(parseHostPort, 'An endpoint, `HOST:PORT`.'))
+      .max(8)
+      .default([])
+      .describe('Other endpoints of it, tried in turn over an access where `endpoint` does not answer.'),
+    websocket: webSocketUrl
+      .optional()
+      .describe(
+        'Where it takes WebSockets, `wss://HOST[:PORT]/PATH`: the way over accesses that let no UDP through.',
+      ),
+    websocket_pin: z
+      .string()
+      .regex(/^[A-Za-z0-9+/]{43}=$/, 'SHA-256 of a certificate, base64')
+      .optional()
+      .describe('SHA-256 of its certificate, base64. Default: it must be of a known authority.'),
     public_key: key('Its public key, base64.'),
     preshared_key: key(
       'A secret shared with it, base64. Then this file must not be readable by others.',
@@ -87,6 +146,24 @@ const host = z
       .array(selector)
       .default([])
       .describe('Traffic that is left alone: user:, port: and to: selectors.'),
+    dns: z
+      .array(text(parseAddress, 'An address.'))
+      .max(8)
+      .default([])
+      .describe(
+        'Name servers to use instead of those that the networks name; they are asked through the tunnel. Empty: those of the networks, past the tunnel where only their own network reaches them.',
+      ),
+    dns_by: z
+      .enum(['auto', 'resolved', 'resolvconf', 'none'])
+      .default('auto')
+      .describe(
+        "Who tells the host's programs of `dns`: systemd-resolved, resolvconf, or nobody. `auto`: whichever is here. It is given back at the end.",
+      ),
+    proxy: text(parseProxy, 'A proxy.')
+      .optional()
+      .describe(
+        'HTTP proxy for WebSockets, `http://[USER:PASSWORD@]HOST:PORT`; they are tried through it and directly in turn.',
+      ),
     prefer: z
       .array(accessPattern)
       .default(['*'])
@@ -118,6 +195,26 @@ const policy = z
     peer: name('Peer to go through. Default: the first.').optional(),
   })
   .describe('Which accesses an application may use. The first policy that matches decides.')
+
+function parseWebSocketUrl(value: string): Decoded<URL> {
+  if (!URL.canParse(value)) return malformed(`"${value}" is no URL`)
+  const url = new URL(value)
+  return url.protocol === 'wss:' && url.search === '' && url.hash === '' && url.username === ''
+    ? decoded(url)
+    : malformed(`"${value}" is not wss://HOST[:PORT]/PATH`)
+}
+
+/** `http://[USER:PASSWORD@]HOST:PORT`. */
+export function parseProxy(value: string): Decoded<{ host: string; port: number; authorization?: string }> {
+  const url = URL.canParse(value) ? new URL(value) : undefined
+  if (url?.protocol !== 'http:' || url.hostname === '')
+    return malformed(`"${value}" is not http://[USER:PASSWORD@]HOST:PORT`)
+  const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
+  const port = Number(url.port) || 80
+  if (url.username === '') return decoded({ host, port })
+  const secret = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`
+  return decoded({ host, port, authorization: `Basic ${Buffer.from(secret).toString('base64')}` })
+}
 
 export const hostSections = {
   host: host.prefault({}),

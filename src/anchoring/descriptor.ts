@@ -8,18 +8,29 @@ import { decodeKey, encodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
 import type { Accept } from '../linux/passage/chains.ts'
 import type { SocketTable } from '../linux/sockdiag.ts'
+import { SystemDns } from '../linux/system-dns.ts'
 import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
 import { readPrivateKey } from '../mechanism/files.ts'
 import { forwardingNeed, NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
 import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Files, Services } from '../mechanism/services.ts'
+import type { CarrierServerInit } from '../tunnel/carrier/server.ts'
 import { AnchorService, type KnownHost } from './anchor-service.ts'
 import type { HostPolicy } from './applications.ts'
-import { type AnchorSettings, anchorSections, checkHost, hostSections, type PeerConfig } from './config.ts'
+import { certificateOf, certificatePin } from './certificate.ts'
+import {
+  type AnchorSettings,
+  anchorSections,
+  checkHost,
+  hostSections,
+  type PeerConfig,
+  parseProxy,
+} from './config.ts'
 import { type Forward, ForwardStore, PortForwards, parseTarget, refuseTaken } from './forwards.ts'
 import { type HostPeer, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
+import { NameServers } from './name-servers.ts'
 import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
 import { poolAddresses } from './pool-addresses.ts'
 
@@ -101,15 +112,28 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       selected: policies.flatMap(({ match }) => match),
     },
   )
+  const nameServers = new NameServers(
+    {
+      servers: services.names.servers,
+      ask: services.names.ask,
+      monitor: services.accesses,
+      dns: new SystemDns(device),
+      report: (level, message) => recorder.log(level, message),
+      lead: (ways) => plumbing.leadNameServers(ways),
+    },
+    { dns: host.dns, keeper: host.dns_by, table: ledger.anchoring.table, all: host.control === 'all' },
+  )
   return new MobileHostService(
     {
       monitor: services.accesses,
       plumbing,
+      nameServers,
       protect: (guarded) => services.guard.protect(guarded),
       owners: services.owners,
       cgroups,
       recorder,
       endpoints: services.endpoints,
+      names: services.names,
       timestamp: services.timestamp,
     },
     {
@@ -121,6 +145,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
       passing: config.host.on_crash === 'direct',
       peers: config.peer.map((peer) => hostPeer(peer, services.files)),
+      ...(host.proxy !== undefined && { proxy: must(parseProxy(host.proxy)) }),
       policies,
       accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },
@@ -128,7 +153,6 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
 }
 
 function hostPeer(peer: PeerConfig, files: Files): HostPeer {
-  const endpoint = must(parseHostPort(peer.endpoint))
   const addresses = (peer.addresses ?? []).map((text) => must(parseInterfaceAddress(text)).address)
   const v4 = addresses.find(({ length }) => length === 4)
   const v6 = addresses.find(({ length }) => length === 16)
@@ -136,8 +160,13 @@ function hostPeer(peer: PeerConfig, files: Files): HostPeer {
   return {
     name: peer.name,
     kind: peer.kind,
-    host: endpoint.host,
-    port: endpoint.port,
+    ...(peer.websocket !== undefined && {
+      websocket: {
+        url: peer.websocket,
+        ...(peer.websocket_pin !== undefined && { pin: peer.websocket_pin }),
+      },
+    }),
+    endpoints: [peer.endpoint, ...peer.alternatives].map((text) => must(parseHostPort(text))),
     publicKey: must(decodeKey(peer.public_key)),
     keepalive: peer.keepalive_s,
     ...(peer.preshared_key !== undefined && { presharedKey: must(decodeKey(peer.preshared_key)) }),
@@ -200,7 +229,8 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
   const [own4, own6] = poolAddresses(anchor, 1).map((text) => must(parseInterfaceAddress(text)).address)
   const pool4 = must(parsePrefix(anchor.pool4))
   const pool6 = must(parsePrefix(anchor.pool6))
-  const listenPort = listenPortOf(anchor)
+  const ports = listenPorts(anchor)
+  const { websocket } = anchor
   const service: AnchorService = new AnchorService(
     {
       plumbing: new AnchorPlumbing(
@@ -214,7 +244,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
           own6: { address: own6!, length: pool6.length },
           pool4,
           pool6,
-          port: listenPort,
+          ports,
           masquerade: anchor.masquerade,
           ...(anchor.uplinks && { uplinks: anchor.uplinks }),
         },
@@ -253,7 +283,8 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       device,
       mtu: config.interface.mtu ?? ANCHOR_MTU,
       privateKey,
-      listenPort,
+      listenPorts: ports,
+      ...(websocket && { websocket: () => webSocketServer(websocket, ports[0]!, files) }),
       pool4,
       pool6,
     },
@@ -261,9 +292,20 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
   return service
 }
 
-/** The UDP port of the tunnels. */
-export function listenPortOf(anchor: AnchorSettings): number {
-  return anchor.listen_port ?? must(parseHostPort(anchor.endpoint)).port
+function webSocketServer(
+  settings: NonNullable<AnchorSettings['websocket']>,
+  enginePort: number,
+  files: Files,
+): CarrierServerInit {
+  const { host, port } = must(parseHostPort(settings.listen))
+  const { tls } = certificateOf(settings, files)
+  return { host, port, path: new URL(settings.url).pathname, ...(tls && { tls }), enginePort }
+}
+
+/** The first is the one that it cannot do without. */
+export function listenPorts({ endpoint, alternatives, listen_port }: AnchorSettings): number[] {
+  const ports = listen_port ?? [endpoint, ...alternatives].map((text) => must(parseHostPort(text)).port)
+  return [...new Set([ports].flat())]
 }
 
 function knownHost(record: HostRecord): KnownHost {
@@ -285,14 +327,17 @@ const REMOVE = z.strictObject({ name: z.string().min(1) })
 function hostRoutes(
   anchor: AnchorSettings,
   own: Uint8Array,
-  { clock }: Services,
+  { clock, files }: Services,
   store: HostStore,
   forwards: ForwardStore,
   refresh: () => void,
 ): ControlRoute[] {
   return [
     postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg } }) => {
-      const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), { wg: wg === true })
+      const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), {
+        wg: wg === true,
+        ...(anchor.websocket && certificatePin(anchor.websocket, files)),
+      })
       refresh()
       return { name, text, ...(host.expires === undefined ? {} : { expires: host.expires }) }
     }),
@@ -350,5 +395,5 @@ export function addForward(
     throw usageError(`there is no host ${host}`, { hint: '`godwit anchor hosts` lists them' })
   const request = { port, host, hostPort, protocol }
   if (replace !== true) refuseTaken(sockets, request)
-  return forwards.add(request, listenPortOf(anchor))
+  return forwards.add(request, listenPorts(anchor))
 }

@@ -61,10 +61,10 @@ export class ForwardStore {
     }
   }
 
-  /** Adds or changes; returns what leads to the host now. `own`: the UDP port that the anchor itself listens on. */
-  add({ port, host, hostPort, protocol }: ForwardRequest, own: number): readonly Forward[] {
+  /** Adds or changes; returns what leads to the host now. `own`: the UDP ports that the anchor itself listens on. */
+  add({ port, host, hostPort, protocol }: ForwardRequest, own: readonly number[]): readonly Forward[] {
     const protocols = protocol === undefined ? PROTOCOLS : [protocol]
-    if (port === own && protocols.includes('udp'))
+    if (own.includes(port) && protocols.includes('udp'))
       throw usageError(`UDP port ${port} is the anchor's own`, { hint: 'add --tcp, or take another port' })
     const added = protocols.map((each) => ({ protocol: each, port, host, host_port: hostPort }))
     const kept = this.list().filter((each) => !added.some((one) => samePort(one, each)))

@@ -25,7 +25,8 @@ import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import type { FlowOwners } from '../linux/owners.ts'
-import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { CarriedPeer, HttpProxy } from '../tunnel/carrier/carriers.ts'
+import type { EndpointCache, EndpointResolver, HostPort } from '../tunnel/engine/endpoints.ts'
 import { FIRST_MTU, MAX_OVERHEAD, narrowestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
@@ -36,6 +37,7 @@ import {
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
+import type { NameServers } from './name-servers.ts'
 import type { HostPlumbing } from './plumbing.ts'
 import type {
   AccessSetup,
@@ -50,9 +52,10 @@ import type {
 export interface HostPeer {
   readonly name: string
   readonly kind: 'anchor' | 'wireguard'
-  /** Name or address. */
-  readonly host: string
-  readonly port: number
+  /** In the order in which they are tried. */
+  readonly endpoints: readonly HostPort[]
+  /** Where it takes WebSockets. */
+  readonly websocket?: Omit<CarriedPeer, 'name'>
   readonly publicKey: Uint8Array
   readonly presharedKey?: Uint8Array
   readonly keepalive: number
@@ -80,6 +83,8 @@ export interface MobileHostInit {
   /** MTU of the virtual interface; absent: the smallest that its paths carry. */
   readonly mtu?: number
   readonly peers: readonly HostPeer[]
+  /** For WebSockets. */
+  readonly proxy?: HttpProxy
   /** The first is the default. */
   readonly policies: readonly HostPolicy[]
   readonly accesses: readonly AccessUse[]
@@ -88,6 +93,7 @@ export interface MobileHostInit {
 export interface MobileHostComponents {
   readonly monitor: AccessMonitor
   readonly plumbing: HostPlumbing
+  readonly nameServers: NameServers
   /** Puts back what another program takes away; the returned function ends it. */
   readonly protect: (guarded: Guarded) => () => void
   readonly owners: FlowOwners
@@ -95,6 +101,8 @@ export interface MobileHostComponents {
   readonly recorder: Recorder
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
+  /** Resolves them over each access. */
+  readonly names: EndpointResolver
   readonly timestamp: TimestampStore
   /** Default: an engine in a worker thread. */
   readonly startEngine?: StartEngine
@@ -118,7 +126,9 @@ export class MobileHostService implements Mechanism {
     this.#parts = parts
     this.#init = init
     this.#applications = new FlowApplications(parts.owners, init.policies)
-    const { device, fix4, fix6, privateKey, ledger, mtu, passing } = init
+    const { device, fix4, fix6, privateKey, ledger, mtu, passing, peers, proxy } = init
+    const carried = peers.flatMap(({ name, websocket }) => (websocket ? [{ name, ...websocket }] : []))
+    const mark = ledger.anchoring.bypassMark
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: {
@@ -128,7 +138,7 @@ export class MobileHostService implements Mechanism {
         privateKey,
         fix4: fix4.address,
         fix6: fix6.address,
-        mark: ledger.anchoring.bypassMark,
+        mark,
         ...(passing !== undefined && { passing }),
       },
       onEvent: (event) => this.#handle(event),
@@ -136,6 +146,7 @@ export class MobileHostService implements Mechanism {
       works: ({ peers, paths }) =>
         paths.some(({ state }) => isUsable(state)) &&
         peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined),
+      ...(carried.length > 0 && { carriers: { peers: carried, mark, ...(proxy && { proxy }) } }),
       // UP-37: the virtual interface's MTU is what the narrowest path leaves.
       ...(mtu === undefined && {
         mtu: { of: narrowestMtu, set: (fitting) => parts.plumbing.setMtu(fitting) },
@@ -170,6 +181,7 @@ export class MobileHostService implements Mechanism {
       this.#tunnel.followAccesses(this.#parts.monitor, (name) => this.#accessSetup(name))
       this.#parts.plumbing.apply(this.#init.mtu ?? FIRST_MTU)
       this.#unwatch = this.#parts.monitor.watch(() => this.#parts.plumbing.followAddresses())
+      this.#parts.nameServers.start()
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
@@ -194,8 +206,9 @@ export class MobileHostService implements Mechanism {
       return `no access network is up${why === '' ? '' : ` (${why})`}; ${held}`
     }
     const peers = this.peers().map(({ name, refused }) => {
-      const { host, port } = this.#init.peers.find((peer) => peer.name === name)!
-      return `${name} (${host}, port ${port})${refused === undefined ? '' : `: ${refused}`}`
+      const { endpoints } = this.#init.peers.find((peer) => peer.name === name)!
+      const where = endpoints.map(({ host, port }) => `${host}, port ${port}`).join('; ')
+      return `${name} (${where})${refused === undefined ? '' : `: ${refused}`}`
     })
     return `waiting for an answer from ${peers.join(' or ')} over ${up.map(({ name }) => name).join(', ')}; ${held}`
   }
@@ -203,6 +216,7 @@ export class MobileHostService implements Mechanism {
   async stop(): Promise<void> {
     this.#unprotect?.()
     this.#unwatch?.()
+    this.#parts.nameServers.stop()
     this.#tunnel.retire()
     // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
     await this.cleanUp()
@@ -212,6 +226,7 @@ export class MobileHostService implements Mechanism {
   }
 
   async cleanUp(): Promise<void> {
+    this.#parts.nameServers.cleanUp()
     this.#parts.plumbing.cleanUp()
   }
 
@@ -228,7 +243,11 @@ export class MobileHostService implements Mechanism {
         name: peer.name,
         kind: peer.kind,
         state: works && addresses.length > 0 ? 'up' : paths.length > 0 ? 'connecting' : 'down',
-        paths: paths.map(pathStatus),
+        paths: paths.map((path) =>
+          path.carrier === undefined || peer.websocket === undefined
+            ? pathStatus(path)
+            : { ...pathStatus(path), remote: peer.websocket.url },
+        ),
         public_key: Buffer.from(peer.publicKey).toString('base64'),
         addresses,
         ...(report?.refused !== undefined && { refused: report.refused }),
@@ -403,6 +422,7 @@ export class MobileHostService implements Mechanism {
 
   /** What the paths over an access say of it. */
   #report({ paths }: EngineStatus): void {
+    if (paths.some(({ state }) => isUsable(state))) this.#parts.nameServers.tunnelReady()
     for (const { name } of this.#parts.monitor.accesses()) {
       const own = paths.filter(({ access }) => access === name)
       const usable = own.filter(({ state }) => isUsable(state))
@@ -442,7 +462,7 @@ export class MobileHostService implements Mechanism {
     }
   }
 
-  #addPeer({ host, port, ...peer }: HostPeer): void {
+  #addPeer({ endpoints, ...peer }: HostPeer): void {
     this.#tunnel.addPeer(
       {
         name: peer.name,
@@ -457,7 +477,7 @@ export class MobileHostService implements Mechanism {
         ...(peer.kind === 'wireguard' && peer.v4 && { v4: peer.v4 }),
         ...(peer.kind === 'wireguard' && peer.v6 && { v6: peer.v6 }),
       },
-      { host, port },
+      endpoints,
     )
   }
 }

@@ -12,12 +12,19 @@ import { parseHostPort } from '../mechanism/schema.ts'
 
 const key = z.string().refine((text) => decodeKey(text).ok)
 
+const endpoint = z.string().refine((text) => parseHostPort(text).ok)
+
 const content = z.object({
   /** What the anchor calls the host. */
   host: z.string(),
   /** What the host may call the anchor. */
   anchor: z.string(),
-  endpoint: z.string().refine((text) => parseHostPort(text).ok),
+  endpoint,
+  /** Tried in turn where the first does not answer. */
+  alternatives: z.array(endpoint).max(8).optional(),
+  /** Where it takes WebSockets, and the SHA-256 of its certificate (base64) if hosts are to take no other. */
+  websocket: z.string().optional(),
+  websocket_pin: z.string().optional(),
   public_key: key,
   /** Of the invitation, to be replaced. */
   private_key: key,

@@ -11,6 +11,8 @@ import { formatWgQuick } from './wg-quick.ts'
 export interface InviteOptions {
   /** A configuration of wg-quick for a stock client instead of an invitation. */
   readonly wg?: boolean
+  /** Of the certificate that hosts are to take over WebSockets. */
+  readonly pin?: string
 }
 
 export interface Invited {
@@ -64,6 +66,9 @@ export function inviteHost(
         host: name,
         anchor: peerName(anchor.endpoint),
         endpoint: anchor.endpoint,
+        ...(anchor.alternatives.length > 0 && { alternatives: anchor.alternatives }),
+        ...(anchor.websocket && { websocket: anchor.websocket.url }),
+        ...(options.pin !== undefined && { websocket_pin: options.pin }),
         public_key: publicKey,
         private_key: encodeKey(privateKey),
         preshared_key: preshared,

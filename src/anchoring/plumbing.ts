@@ -11,9 +11,10 @@ import { type Ledger, MAIN_TABLE } from '../linux/ledger.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
 import type { Nftables } from '../linux/nft.ts'
 import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../linux/own.ts'
-import type { Rtnl } from '../linux/rtnetlink/types.ts'
+import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
+import type { NameServerWay } from './name-servers.ts'
 import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
 
 /**
@@ -43,6 +44,7 @@ export class HostPlumbing {
   readonly #init: HostPlumbingInit
   readonly #cgroups: Cgroups | undefined
   readonly #report: (message: string) => void
+  #nameServers: readonly NameServerWay[] = []
 
   readonly #forwarded: ForwardedReplies
   readonly #sources: () => readonly Source[]
@@ -70,13 +72,25 @@ export class HostPlumbing {
     return this.#apply({})
   }
 
+  /** These name servers are reached by these tables from now on, and no others are led anywhere. */
+  leadNameServers(ways: readonly NameServerWay[]): void {
+    this.#nameServers = ways
+    if (this.#applied !== undefined) this.#setRules(this.#sources())
+  }
+
+  #setRules(sources: readonly Source[]): RuleSpec[] {
+    const { ledger } = this.#init
+    const all = hostRules(this.#init, sources, this.#nameServers)
+    return setRules(this.#rtnl, ledger, ledger.anchoring.rules, all)
+  }
+
   #apply(wanted: { readonly mtu?: number }): string[] {
     const { device, ledger, fix4, fix6 } = this.#init
     const addresses = [formatPrefix(fix4), formatPrefix(fix6)]
     const restored = setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
     // What comes back is from anywhere, and main may know another way there.
     this.#trySysctl(`net/ipv4/conf/${device}/rp_filter`, 2)
-    const { table, rules } = ledger.anchoring
+    const { table } = ledger.anchoring
     const source = (prefix: Prefix) => formatPrefix(prefix).split('/')[0]!
     const routes = setRoutes(this.#rtnl, table, [
       { to: 'default', dev: device, source: source(fix4) },
@@ -86,8 +100,7 @@ export class HostPlumbing {
     const sources = this.#sources()
     this.#applied = JSON.stringify(sources)
     this.#forwarded.apply(sources)
-    const all = hostRules(this.#init, sources)
-    return restored.concat(setRules(this.#rtnl, ledger, rules, all).map(describeRule))
+    return restored.concat(this.#setRules(sources).map(describeRule))
   }
 
   /** Links, addresses or routes have changed: packets with the addresses of now leave by their accesses. */
@@ -98,7 +111,7 @@ export class HostPlumbing {
     const text = JSON.stringify(sources)
     if (text === this.#applied) return
     this.#applied = text
-    setRules(this.#rtnl, this.#init.ledger, this.#init.ledger.anchoring.rules, hostRules(this.#init, sources))
+    this.#setRules(sources)
   }
 
   /** Why the rules do not lead a flow into the device; undefined: they do, or programs that are not known may be. */
@@ -137,6 +150,7 @@ export class HostPlumbing {
   cleanUp(): void {
     const { ledger, device } = this.#init
     this.#applied = undefined
+    this.#nameServers = []
     setRules(this.#rtnl, ledger, ledger.anchoring.rules, [])
     this.#forwarded.cleanUp()
     this.#markGroups(0)
@@ -185,8 +199,8 @@ export interface AnchorPlumbingInit {
   readonly own6: Prefix
   readonly pool4: Prefix
   readonly pool6: Prefix
-  /** UDP port of the tunnel. */
-  readonly port: number
+  /** UDP ports of the tunnels. */
+  readonly ports: readonly number[]
   readonly masquerade: boolean
   /** Interfaces that traffic of hosts may leave by; undefined: any. */
   readonly uplinks?: readonly string[]
@@ -265,7 +279,7 @@ export class AnchorPlumbing {
    * have made up, hosts inside too: the kernel would narrow its routes to whomever they name, and the tunnel finds out by itself.
    */
   #rules(counted: boolean): string {
-    const { device, pool4, pool6, port, masquerade, uplinks } = this.#init
+    const { device, pool4, pool6, ports, masquerade, uplinks } = this.#init
     const four = formatPrefix(pool4)
     const six = formatPrefix(pool6)
     const own = `"${device}"`
@@ -290,8 +304,8 @@ export class AnchorPlumbing {
       'chain input {',
       '  type filter hook input priority filter; policy accept;',
       // Of the packet that is quoted: UDP, and its source port.
-      `  icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,224,16 ${port} drop`,
-      `  icmpv6 type packet-too-big @th,112,8 17 @th,384,16 ${port} drop`,
+      `  icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,224,16 { ${ports.join(', ')} } drop`,
+      `  icmpv6 type packet-too-big @th,112,8 17 @th,384,16 { ${ports.join(', ')} } drop`,
       '}',
     )
     if (masquerade) {

@@ -78,7 +78,8 @@ export interface HostSetup extends EngineSetup {
 
 export interface AnchorSetup extends EngineSetup {
   readonly role: 'anchor'
-  readonly listenPort: number
+  /** Those after the first are done without where another program has them. */
+  readonly listenPorts: readonly number[]
   readonly pool4: Prefix
   readonly pool6: Prefix
 }

@@ -7,6 +7,7 @@
  *   link         multicast and broadcast: main
  *   sources      packets that already have an address of this host: the table of its access, else main
  *   forwarded    answers to connections that came in by an access and were forwarded: the table of the access
+ *   nameServers  name servers that one access reaches: its table; those of [host] dns: the tunnel
  *   controlled   the rest, or what was selected of it: the tunnel
  */
 import { formatPrefix, type Prefix } from '../core/address.ts'
@@ -15,6 +16,7 @@ import type { Criterion, Selector } from '../core/selector.ts'
 import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
 import { userId } from '../linux/proc.ts'
 import type { RuleSpec } from '../linux/rtnetlink/types.ts'
+import type { NameServerWay } from './name-servers.ts'
 
 const { TCP, UDP } = Protocol
 const FAMILIES = [4, 6] as const
@@ -52,7 +54,11 @@ export interface RulesInit {
   readonly selected: readonly Selector[]
 }
 
-export function hostRules(init: RulesInit, sources: readonly Source[]): RuleSpec[] {
+export function hostRules(
+  init: RulesInit,
+  sources: readonly Source[],
+  nameServers: readonly NameServerWay[] = [],
+): RuleSpec[] {
   const { ledger, control, destinations, except, selected } = init
   const own = ledger.anchoring
   const marked = (mark: number) => ({ mark, mask: MARK_MASK })
@@ -76,6 +82,8 @@ export function hostRules(init: RulesInit, sources: readonly Source[]): RuleSpec
     for (const table of new Set(sources.map((source) => source.table)))
       if (table !== MAIN_TABLE)
         rules.push({ ...marked(ledger.accessMark(table)), family, priority: own.forwarded, table })
+    for (const { to, table } of nameServers)
+      if (to.includes(':') === (family === 6)) rules.push({ to, family, priority: own.nameServers, table })
     ;[priority, last] = own.controlled
     const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
     const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)

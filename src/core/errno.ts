@@ -21,3 +21,4 @@ export const ENETUNREACH = 101
 export const ENOBUFS = 105
 export const ETIMEDOUT = 110
 export const EHOSTUNREACH = 113
+export const EINPROGRESS = 115

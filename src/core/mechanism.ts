@@ -35,6 +35,9 @@ export interface PathStatus {
   readonly sent_bytes?: number
   readonly received_bytes?: number
   readonly mtu?: number
+  /** What carries it, if not UDP, and what that costs. */
+  readonly carrier?: 'websocket'
+  readonly cost?: string
 }
 
 /** Whether packets may take a path that is shown in this state. */

@@ -30,6 +30,7 @@ const PACKAGES = {
   tcpdump: 'tcpdump',
   ping: 'iputils-ping',
   dnsmasq: 'dnsmasq-base',
+  tayga: 'tayga',
   nginx: 'nginx-light',
   openssl: 'openssl',
   socat: 'socat',

@@ -9,7 +9,7 @@ import type { Arena } from './arena.ts'
 import { closeFd, declare, errno, KernelError } from './libc.ts'
 import { AF_INET, AF_INET6, NAME_SIZE } from './sockaddr.ts'
 
-const libcSocket = declare<(domain: number, type: number, protocol: number) => number>(
+export const libcSocket = declare<(domain: number, type: number, protocol: number) => number>(
   'int socket(int domain, int type, int protocol)',
 )
 const libcBind = declare<(fd: number, name: Buffer, length: number) => number>(
@@ -29,13 +29,13 @@ const libcRecvmmsg = declare<
 >('int recvmmsg(int fd, size_t messages, unsigned int count, int flags, size_t timeout)')
 
 const SOCK_DGRAM_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000
-const SOL_SOCKET = 1
+export const SOL_SOCKET = 1
 const SO_SNDBUF = 7
 const SO_RCVBUF = 8
 const SO_BINDTODEVICE = 25
 const SO_SNDBUFFORCE = 32
 const SO_RCVBUFFORCE = 33
-const SO_MARK = 36
+export const SO_MARK = 36
 const IPPROTO_IP = 0
 const IP_TOS = 1
 const IP_PKTINFO = 8
@@ -190,13 +190,13 @@ export function openUdp(arena: Arena, options: UdpOptions): UdpSocket {
   }
 }
 
-function setOption(fd: number, level: number, option: number, value: number): number {
+export function setOption(fd: number, level: number, option: number, value: number): number {
   const bytes = Buffer.alloc(4)
   bytes.writeInt32LE(value | 0)
   return setsockopt(fd, level, option, bytes, 4)
 }
 
-function bindToDevice(fd: number, device: string): number {
+export function bindToDevice(fd: number, device: string): number {
   const name = Buffer.from(`${device}\0`)
   return setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, name.length)
 }

@@ -4,6 +4,7 @@
  * every mechanism has stopped.
  */
 import type { AccessMonitor } from '../access/index.ts'
+import type { AccessResolver } from '../access/names/index.ts'
 import type { Random } from '../core/clock.ts'
 import type { Recorder } from '../core/mechanism.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
@@ -51,6 +52,8 @@ export interface Services {
   sysctls(owner: string): Sysctls
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
+  /** Resolves names over an access, past every tunnel. */
+  readonly names: AccessResolver
   /** The newest timestamp of a handshake, over restarts. */
   readonly timestamp: { get(): number | undefined; set(floor: number): void }
   /** Where peers were last, over restarts. */

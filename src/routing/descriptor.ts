@@ -99,6 +99,7 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
       recorder,
       wall: () => clock.wall(),
       endpoints: services.endpoints,
+      names: services.names,
       timestamp: services.timestamp,
       seen: services.seen,
       usage: new LinkUsage({

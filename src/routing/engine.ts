@@ -96,6 +96,8 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
       case 'access':
       case 'access-gone':
       case 'wake':
+      case 'carrier':
+      case 'carrier-port':
         return this.#mobile.handleCommand(command, now)
     }
   }
@@ -128,7 +130,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
   noteData(): void {}
 
   status(now: number): RouterStatus {
-    this.#mobile.tryOtherFamilies(now)
+    this.#mobile.tryOtherEndpoints(now)
     const { reorder, inbound, sender } = this.tunnel.engine.datapath
     return {
       type: 'status',

@@ -25,7 +25,7 @@ import { type FlowFacts, formatSelector, type Selector } from '../core/selector.
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
-import type { EndpointCache } from '../tunnel/engine/endpoints.ts'
+import type { EndpointCache, EndpointResolver } from '../tunnel/engine/endpoints.ts'
 import type { SeenStore } from '../tunnel/engine/greetings.ts'
 import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/engine/reports.ts'
@@ -110,6 +110,8 @@ export interface RouterComponents {
   readonly wall: () => number
   /** Addresses of endpoints that are names, over restarts. */
   readonly endpoints: EndpointCache
+  /** Resolves them over each access. */
+  readonly names: EndpointResolver
   readonly timestamp: TimestampStore
   /** Where sites that come to us were last, over restarts. */
   readonly seen?: SeenStore
@@ -195,7 +197,7 @@ export class RouterService implements Mechanism {
       await this.#tunnel.start()
       this.#tunnel.post({ type: 'classes', classes })
       for (const { endpoint, ...site } of sites)
-        this.#tunnel.addPeer({ ...site, leads: endpoint !== undefined }, endpoint)
+        this.#tunnel.addPeer({ ...site, leads: endpoint !== undefined }, endpoint ? [endpoint] : [])
       plumbing.apply(mtu ?? FIRST_MTU)
       passage.restore()
       this.#unprotect = this.#parts.protect({

@@ -74,7 +74,14 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
       pool,
       tally: this.tunnel.tally,
     })
-    this.tunnel.listen(setup.listenPort)
+    const [first, ...others] = setup.listenPorts
+    this.tunnel.listen(first!)
+    for (const port of others) this.#listenAlso(port)
+  }
+
+  #listenAlso(port: number): void {
+    const opened = attempt(() => this.tunnel.listen(port))
+    if (!opened.ok) this.tunnel.emit({ type: 'log', level: 'warn', message: opened.failure.message })
   }
 
   handleCommand(command: AnchorCommand, now: number): Outcome {

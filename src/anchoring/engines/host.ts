@@ -111,6 +111,8 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       case 'access':
       case 'access-gone':
       case 'wake':
+      case 'carrier':
+      case 'carrier-port':
         return this.#mobile.handleCommand(command, now)
     }
   }
@@ -175,11 +177,14 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
   }
 
   status(now: number): EngineStatus {
-    this.#mobile.tryOtherFamilies(now)
+    this.#mobile.tryOtherEndpoints(now)
     return {
       type: 'status',
       peers: this.#host.peerReports(),
-      paths: this.tunnel.paths((slot) => ({ access: this.#host.pathAccess(slot) ?? '' })),
+      paths: this.tunnel.paths((slot) => ({
+        access: this.#host.pathAccess(slot) ?? '',
+        ...(this.#host.pathIsCarried(slot) && { carrier: 'websocket' as const }),
+      })),
       counters: {
         flows: this.#paft.size,
         evicted: this.#paft.evicted,

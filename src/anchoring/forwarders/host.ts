@@ -86,9 +86,14 @@ export class HostForwarder implements Forwarder {
     this.#in6[peer] = v6 && new Rewrite(v6, this.#fix6)
   }
 
-  /** The flows of a group take this tunnel from now on; `end`: so do those of groups from there on, which are nobody's now. */
-  bind(group: number, tid: number, end = MOST_POLICIES): void {
+  /** The flows of a group take this tunnel from now on. */
+  bind(group: number, tid: number): void {
     this.#tunnelOf[group] = tid
+  }
+
+  /** Flows that are not identified take this tunnel, and those of groups from `end` on, which are nobody's now. */
+  bindOthers(tid: number, end: number): void {
+    this.defaultTid = tid
     this.#tunnelOf.fill(tid, end)
   }
 

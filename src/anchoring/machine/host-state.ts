@@ -30,6 +30,8 @@ export interface HostPath {
   since: number
   rttMs: number
   loss: number
+  /** Something else than UDP carries it, which costs more: it is for accesses without a path by UDP. */
+  readonly carried: boolean
 }
 
 /** Towards a WireGuard server a path without a session may be used: the first packet asks for one. */

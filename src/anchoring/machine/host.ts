@@ -6,7 +6,7 @@
  * recorded of it handovers.ts's.
  */
 
-import { formatAddress } from '../../core/address.ts'
+import { formatAddress, kindOf } from '../../core/address.ts'
 import type { Subject } from '../../core/subject.ts'
 import type { PathConfig, PathView, TunnelCommands, TunnelEvent } from '../../tunnel/protocol/api.ts'
 import type { HostForwarder } from '../forwarders/host.ts'
@@ -156,6 +156,7 @@ export class HostMachine implements SignallingEvents {
       since: now,
       rttMs: Number.NaN,
       loss: Number.NaN,
+      carried: isLoopback(remote.address),
     })
     const view = this.#parts.tunnel.path(slot)
     if (view !== undefined) this.#pathChanged(view, now)
@@ -178,7 +179,7 @@ export class HostMachine implements SignallingEvents {
     for (const { id, policy, app, pin } of flows) {
       const row = paft.findId(id)
       if (row < 0) continue
-      let index = policy + FIRST_POLICY
+      let index = this.#policies.active(policy + FIRST_POLICY)
       if (pin !== undefined) index = this.#policies.pinned(index, pin, now)
       const chosen = this.#policies.get(index)
       if (chosen === undefined) continue
@@ -221,16 +222,16 @@ export class HostMachine implements SignallingEvents {
     for (const id of ids) {
       const row = paft.findId(id)
       if (row < 0) continue
-      const own = this.#policies.of(row)
-      if (own === undefined) continue
-      const index = this.#policies.pinned(own.base, access, now)
-      const policy = this.#policies.get(index)!
+      const before = paft.groupAt(row)
+      const own = this.#policies.get(before) === undefined ? this.#policies.active(FIRST_POLICY) : before
+      const index = this.#policies.pinned(own, access, now)
+      const policy = this.#policies.get(index)
+      if (policy === undefined) continue
       const tid = this.#parts.forwarder.tidOf(row)
       from ||= this.#accessOf(tid)
       target = policy
       count++
       if (count === 1) this.#watch(subject, row, tid, policy.tid, 'moved by hand', now)
-      const before = paft.groupAt(row)
       paft.setOwner(row, index, paft.appAt(row))
       if (this.#announcements.hold(id, isStatic))
         this.#announcements.collect(fixed, policy.tid, paft.tupleAt(row))
@@ -413,12 +414,20 @@ export class HostMachine implements SignallingEvents {
     return this.#paths.get(slot)?.access
   }
 
+  pathIsCarried(slot: number): boolean {
+    return this.#paths.get(slot)?.carried === true
+  }
+
   /** Whether associated with an anchor and a path to it works: traffic flows. */
   get ready(): boolean {
     return [...this.#paths.values()].some(
       (path) => path.health !== 'down' && path.anchor.association.name === 'associated',
     )
   }
+}
+
+function isLoopback(address: Uint8Array): boolean {
+  return kindOf(address) === 'loopback'
 }
 
 function collect(into: Map<number, FlowTuple[]>, group: number, tuple: FlowTuple): void {

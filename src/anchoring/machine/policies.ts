@@ -1,8 +1,11 @@
 /**
  * The policies of a mobile host: which access, and so which tunnel, the flows of each take now (access/policy.ts decides,
- * with hysteresis). Flows of the same policy are a group of the PAFT and go by the same tunnel. A flow that was moved by hand has a copy of its policy
- * that is pinned to an access, so that the reasons stay the same for one flow and for all. The first policy is the
- * default, for flows not yet identified too.
+ * with hysteresis). Flows of the same policy are a group of the PAFT and go by the same tunnel. A flow that was moved by
+ * hand has a copy of its policy that is pinned to an access, so that the reasons stay the same for one flow and for all.
+ * The first policy is the default, for flows not yet identified too.
+ *
+ * A flow stays with the anchor it began at, whose address its other end knows. New flows of a policy that names no peer go
+ * to the first anchor that is up: a copy of the policy for each anchor beside the first takes them.
  */
 
 import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
@@ -23,8 +26,10 @@ export interface Policy {
   /** Name of the policy, and of the access it is pinned to. */
   label: string
   rules: AccessPolicy
-  /** Index of the policy that it is a pinned copy of. */
+  /** Index of the policy that it is a copy of, pinned or for another anchor. */
   readonly base: number
+  /** The peer's name; undefined: the first that there is. */
+  readonly peer: string | undefined
   access: string | undefined
   tid: number
 }
@@ -47,6 +52,10 @@ export class Policies {
   readonly #parts: PoliciesParts
   #policies: (Policy | undefined)[] = []
   readonly #pinned = new Map<string, number>()
+  /** By policy: its copies for other anchors than its first. */
+  readonly #elsewhere = new Map<number, Map<string, number>>()
+  /** By policy: the copy that new flows take, if not the policy itself. */
+  readonly #active = new Map<number, number>()
   readonly #timers = new TimerTable<'reconsider'>()
 
   constructor(parts: PoliciesParts) {
@@ -68,7 +77,12 @@ export class Policies {
 
   /** That of a row; of one not identified yet the default. */
   of(row: number): Policy | undefined {
-    return this.#policies[this.#parts.paft.groupAt(row)] ?? this.#policies[FIRST_POLICY]
+    return this.#policies[this.#parts.paft.groupAt(row)] ?? this.#policies[this.active(FIRST_POLICY)]
+  }
+
+  /** Index of the policy or its copy that new flows of the policy `base` take. */
+  active(base: number): number {
+    return this.#active.get(base) ?? base
   }
 
   /** Replaces the policies; rows keep theirs by index, pinned copies are dropped. */
@@ -76,6 +90,8 @@ export class Policies {
     const before = this.#policies
     this.#policies = new Array(FIRST_POLICY)
     this.#pinned.clear()
+    this.#elsewhere.clear()
+    this.#active.clear()
     for (const setup of setups) {
       const index = this.#policies.length
       const old = before[index]
@@ -84,6 +100,7 @@ export class Policies {
         label: setup.name,
         rules: { prefer: setup.prefer, fallback: setup.fallback, moveUp: setup.moveUp },
         base: index,
+        peer: setup.peer,
         access: old?.access,
         tid: old?.tid ?? NOWHERE,
       })
@@ -91,31 +108,71 @@ export class Policies {
     this.reconsider('the policies were read', now)
   }
 
-  /** The copy of a policy that is pinned to an access, made when there is none; its index. */
-  pinned(base: number, access: string, now: number): number {
-    const key = `${base} ${access}`
+  /** The copy of the policy at `of` that is pinned to an access, made when there is none; its index. */
+  pinned(of: number, access: string, now: number): number {
+    const policy = this.#policies[of]
+    if (policy === undefined) return of
+    const key = `${policy.base} ${policy.peer ?? ''} ${access}`
     const known = this.#pinned.get(key)
     if (known !== undefined) return known
-    const policy = this.#policies[base]
-    if (policy === undefined) return base
-    const index = this.#freeIndex()
-    if (index >= MOST_POLICIES) return base
-    const copy: Policy = {
-      ...policy,
+    const index = this.#copy(policy, {
       label: `${policy.setup.name}, pinned to ${access}`,
       rules: { ...policy.rules, pinned: access },
-      access: undefined,
-      tid: NOWHERE,
-    }
-    this.#policies[index] = copy
+    })
+    if (index === undefined) return of
     this.#pinned.set(key, index)
-    this.#decide(copy, index, 0, 'moved by hand', now)
+    this.#decide(this.#policies[index]!, index, 0, 'moved by hand', now)
     return index
+  }
+
+  #copy(policy: Policy, changes: Partial<Policy>): number | undefined {
+    const index = this.#freeIndex()
+    if (index >= MOST_POLICIES) return undefined
+    this.#policies[index] = { ...policy, ...changes, access: undefined, tid: NOWHERE }
+    this.#parts.forwarder.bind(index, NOWHERE)
+    return index
+  }
+
+  /** Sends new flows of a policy to the first anchor that is up; without one they stay where they were. */
+  #chooseAnchor(base: number, policy: Policy): void {
+    const { anchors } = this.#parts
+    if (policy.peer !== undefined || anchors.size < 2) return
+    const [first] = anchors.values()
+    const up = [...anchors.values()].find((anchor) => this.#isUp(anchor))
+    if (up === undefined) return
+    const before = this.active(base)
+    if (up === first) this.#active.delete(base)
+    else {
+      const name = up.setup.name
+      const copies = this.#elsewhere.get(base) ?? new Map<string, number>()
+      this.#elsewhere.set(base, copies)
+      const index =
+        copies.get(name) ?? this.#copy(policy, { label: `${policy.setup.name}, by ${name}`, peer: name })
+      if (index === undefined) return
+      copies.set(name, index)
+      this.#active.set(base, index)
+    }
+    if (before === this.active(base)) return
+    this.#parts.emit({
+      type: 'decision',
+      subject: subjectOf(policy),
+      chosen: up.setup.name,
+      reason: `${up.setup.name} is the first anchor that is up: new flows go through it`,
+      evidence: { flows: this.#parts.paft.rowsOf(before) },
+    })
+  }
+
+  #isUp(anchor: Anchor): boolean {
+    if (anchor.association.name !== 'associated' || anchor.joining) return false
+    return [...this.#parts.paths.values()].some((path) => path.anchor === anchor && path.health !== 'down')
   }
 
   /** Index of a pinned copy that no flow has any more, else the next. */
   #freeIndex(): number {
-    const used = new Set(this.#pinned.values())
+    const used = new Set([
+      ...this.#pinned.values(),
+      ...[...this.#elsewhere.values()].flatMap((copies) => [...copies.values()]),
+    ])
     const free = this.#policies.findIndex(
       (policy, index) =>
         policy !== undefined &&
@@ -142,8 +199,18 @@ export class Policies {
   /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
   reconsider(cause: string | undefined, now: number, subject?: Subject): void {
     this.#timers.clear('reconsider')
+    for (const [index, policy] of [...this.#policies.entries()])
+      if (policy?.base === index) this.#chooseAnchor(index, policy)
     for (const [index, policy] of this.#policies.entries())
       if (policy !== undefined) this.#decide(policy, index, this.#flowsOf(index), cause, now, subject)
+    this.#bindDefault()
+  }
+
+  /** Flows that are not identified, or of no group, take the default policy's tunnel. */
+  #bindDefault(): void {
+    const { forwarder } = this.#parts
+    const policy = this.#policies[this.active(FIRST_POLICY)]
+    if (policy !== undefined) forwarder.bindOthers(policy.tid, this.#policies.length)
   }
 
   /** An anchor listens from now on: it hears what it has not heard. */
@@ -155,7 +222,7 @@ export class Policies {
   /** Flows of a policy; those not identified yet are the default's. */
   #flowsOf(index: number): number {
     const { paft } = this.#parts
-    return paft.rowsOf(index) + (index === FIRST_POLICY ? paft.rowsOf(REPORTED) : 0)
+    return paft.rowsOf(index) + (index === this.active(FIRST_POLICY) ? paft.rowsOf(REPORTED) : 0)
   }
 
   #decide(
@@ -168,9 +235,8 @@ export class Policies {
   ): void {
     const { paths, accesses, forwarder, announcements, emit, watch } = this.#parts
     const anchor = this.#anchorOf(policy)
-    const candidates = [...paths.values()]
-      .filter((path) => path.anchor === anchor)
-      .map((path) => {
+    const candidates = bestOfEach([...paths.values()].filter((path) => path.anchor === anchor)).map(
+      (path) => {
         const access = accesses.get(path.access)
         const health = access === undefined ? 'down' : worse(access.health, path.health)
         return {
@@ -182,7 +248,8 @@ export class Policies {
           use: access?.use ?? 'normal',
           cost: access?.cost ?? 0,
         } as const
-      })
+      },
+    )
     // Holding on to what is in use protects flows; without any, the best is taken at once.
     const current = flows > 0 ? policy.access : undefined
     const choice = chooseAccess(candidates, current, policy.rules, now)
@@ -190,8 +257,8 @@ export class Policies {
     const path =
       choice.access === undefined
         ? undefined
-        : [...paths.values()].find(
-            (each) => each.anchor === anchor && each.access === choice.access && each.health !== 'down',
+        : bestOfEach([...paths.values()].filter((each) => each.anchor === anchor)).find(
+            (each) => each.access === choice.access && each.health !== 'down',
           )
     const tid = path?.tid ?? NOWHERE
     if (tid === policy.tid && choice.access === policy.access) return
@@ -200,10 +267,6 @@ export class Policies {
     policy.access = choice.access
     policy.tid = tid
     forwarder.bind(index, tid)
-    if (index === FIRST_POLICY) {
-      forwarder.defaultTid = tid
-      forwarder.bind(index, tid, this.#policies.length)
-    }
     const rows = flows
     announcements.moved(index, tid, now)
     emit({
@@ -220,9 +283,23 @@ export class Policies {
 
   #anchorOf(policy: Policy): Anchor | undefined {
     for (const anchor of this.#parts.anchors.values())
-      if (policy.setup.peer === undefined || anchor.setup.name === policy.setup.peer) return anchor
+      if (policy.peer === undefined || anchor.setup.name === policy.peer) return anchor
     return undefined
   }
+}
+
+/** One path for each access: by UDP if that works. */
+function bestOfEach(paths: readonly HostPath[]): HostPath[] {
+  const best = new Map<string, HostPath>()
+  for (const path of paths) {
+    const known = best.get(path.access)
+    if (known === undefined || rank(path) < rank(known)) best.set(path.access, path)
+  }
+  return [...best.values()]
+}
+
+function rank({ carried, health }: HostPath): number {
+  return (health === 'down' ? 2 : 0) + (carried ? 1 : 0)
 }
 
 /** A copy for flows that were moved by hand says where they are pinned. */

@@ -1,6 +1,7 @@
 /** The services that a daemon owns (mechanism/services.ts), each made when the first mechanism asks for it. */
 import { dirname, resolve } from 'node:path'
 import { AccessMonitor } from '../../access/index.ts'
+import { AccessResolver, SystemServers } from '../../access/names/index.ts'
 import type { Metric, Recorder } from '../../core/mechanism.ts'
 import { nodeRandom } from '../../crypto/node-crypto.ts'
 import { cgroupMount, KernelCgroups } from '../../linux/cgroup.ts'
@@ -39,6 +40,7 @@ export class DaemonServices implements Services {
   #sockets: SockDiag | undefined
   #nfTables: NfSocket | undefined
   #accesses: AccessMonitor | undefined
+  #names: AccessResolver | undefined
   #guard: KernelGuard | undefined
   #owners: FlowOwners | undefined
   #sysctls: SharedSysctls | undefined
@@ -142,6 +144,17 @@ export class DaemonServices implements Services {
 
   get endpoints(): RememberedEndpoints {
     return new RememberedEndpoints(this.#state.file('endpoints.json'))
+  }
+
+  get names(): AccessResolver {
+    this.#names ??= new AccessResolver({
+      servers: new SystemServers(),
+      access: (name) => this.accesses.access(name),
+      clock: this.clock,
+      random: this.random,
+      mark: this.ledger.anchoring.bypassMark,
+    })
+    return this.#names
   }
 
   get timestamp(): RememberedTimestamp {

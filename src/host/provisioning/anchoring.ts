@@ -2,6 +2,7 @@
 
 import { existsSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
+import { certificatePin } from '../../anchoring/certificate.ts'
 import { addForward } from '../../anchoring/descriptor.ts'
 import { type Forward, ForwardStore } from '../../anchoring/forwards.ts'
 import { HostStore } from '../../anchoring/hosts.ts'
@@ -77,7 +78,16 @@ export function invite(
   options: InviteOptions = {},
 ): Invited {
   const config = loadAnchorConfig(state)
-  return inviteHost(config.anchor, readPrivateKey(keyFileOf(state, config)), store, name, now, options)
+  const { websocket } = config.anchor
+  const files = {
+    file: (each: string) => state.file(each),
+    resolve: (path: string) => resolveBeside(state.configFile, path),
+  }
+  const pin = websocket === undefined ? {} : certificatePin(websocket, files)
+  return inviteHost(config.anchor, readPrivateKey(keyFileOf(state, config)), store, name, now, {
+    ...options,
+    ...pin,
+  })
 }
 
 /** What `join` tells. */
@@ -96,7 +106,18 @@ export function join(state: State, text: string, now: number): Joined {
       invitation.reason,
       usage('ask for it again: godwit anchor invite NAME'),
     )
-  const { endpoint, public_key, private_key, preshared_key, addresses, expires, anchor } = invitation.value
+  const {
+    endpoint,
+    alternatives,
+    websocket,
+    websocket_pin,
+    public_key,
+    private_key,
+    preshared_key,
+    addresses,
+    expires,
+    anchor,
+  } = invitation.value
   if (expires * 1000 < now) {
     const since = new Date(expires * 1000).toISOString()
     throw new GodwitError(
@@ -116,6 +137,9 @@ export function join(state: State, text: string, now: number): Joined {
   addPeer(state, current.text, {
     name,
     endpoint,
+    ...(alternatives && { alternatives }),
+    ...(websocket && { websocket }),
+    ...(websocket_pin && { websocket_pin }),
     public_key,
     preshared_key,
     addresses,

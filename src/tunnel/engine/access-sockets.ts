@@ -11,6 +11,7 @@ import { answer, attempt, type Outcome } from './outcome.ts'
 
 /** Path ids are a byte; 0 stands for several (docs/wire/tunnel.md). */
 const MOST_PATHS = 255
+const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 
 export interface OpenAccess<Setup extends SocketSetup> {
   setup: Setup
@@ -36,6 +37,7 @@ export class AccessSockets<Setup extends SocketSetup> {
   readonly #open = new Map<string, OpenAccess<Setup>>()
   /** Those whose access went, with the paths that they wait for. */
   readonly #dying: { readonly index: number; readonly paths: Set<number> }[] = []
+  #loopback: { readonly index: number; readonly port: number } | undefined
   #lastPathId = 0
 
   constructor(parts: AccessSocketsParts) {
@@ -68,6 +70,16 @@ export class AccessSockets<Setup extends SocketSetup> {
     const access = { setup, index: tunnel.engine.addSocket(socket.value), port: socket.value.port }
     this.#open.set(setup.name, access)
     return answer(access)
+  }
+
+  /** The socket of paths that something else than UDP carries: it reaches this machine alone. Opened when it is first asked for. */
+  loopback(): Outcome<{ readonly index: number; readonly port: number }> {
+    if (this.#loopback !== undefined) return answer(this.#loopback)
+    const { arena, engine } = this.#parts.tunnel
+    const socket = attempt(() => openUdp(arena, { family: 4, address: LOOPBACK }))
+    if (!socket.ok) return socket
+    this.#loopback = { index: engine.addSocket(socket.value), port: socket.value.port }
+    return answer(this.#loopback)
   }
 
   /** Removes the paths of an access; its socket goes with the last of them. */

@@ -1,9 +1,11 @@
 /**
- * Where peers are reached. A name is resolved when the host starts and whenever nothing has answered for a while; what was
- * found last is remembered over restarts and used at once, because a name server may be out of reach exactly then: behind
- * a tunnel that waits for this daemon, or not yet there after a change of network.
+ * Where peers are reached: over each access, what its own name servers say (access/names). A name is asked for when the
+ * daemon starts, when an access comes or becomes another one, when nothing of the peer answers over the access, when the
+ * answer's time has run out, and after sleep. What was found last is remembered over restarts and used at once, because a
+ * name server may be out of reach exactly then.
+ *
+ * An answer only says where to try. A path that works stays where it is; the handshake proves whoever answers.
  */
-import { lookup } from 'node:dns/promises'
 import { formatAddress, parseAddress } from '../../core/address.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import type { PathReport } from './events.ts'
@@ -15,117 +17,297 @@ export interface EndpointCache {
   set(name: string, addresses: readonly string[]): void
 }
 
-export interface EndpointsParts {
-  readonly cache: EndpointCache
-  /** Addresses of a name, as text. Default: the system's resolver. */
-  readonly resolve?: (name: string) => Promise<readonly string[]>
-  readonly onRemotes: (peer: string, remotes: readonly Endpoint[]) => void
-  readonly report: (message: string) => void
+/** Resolves names over an access; `AccessResolver` is one. */
+export interface EndpointResolver {
+  resolve(
+    host: string,
+    access: string,
+  ): Promise<{
+    readonly addresses: readonly string[]
+    /** Good over this access alone. */
+    readonly synthesised: readonly string[]
+    readonly validMs: number
+  }>
 }
 
-export interface Named {
-  readonly name: string
-  /** Name or address. */
+export interface EndpointsParts {
+  readonly cache: EndpointCache
+  readonly resolver: EndpointResolver
+  /** `access` is absent for what holds where nothing is known for an access itself. */
+  readonly onRemotes: (peer: string, remotes: readonly Endpoint[], access?: string) => void
+  readonly report: (message: string) => void
+  /** Monotonic milliseconds. Default: performance.now. */
+  readonly now?: () => number
+}
+
+/** A way to a peer: a name or an address, and a UDP port. */
+export interface HostPort {
   readonly host: string
   readonly port: number
 }
 
-const RETRY_MS = 2000
-/** Nothing of a peer has answered for so long: its name is resolved again, and then as often. */
-const RESOLVE_AGAIN_MS = 10_000
+export interface Named {
+  readonly name: string
+  /** In the order in which they are tried. */
+  readonly endpoints: readonly HostPort[]
+}
+
+/** An access as far as names are concerned. */
+export interface NamingAccess {
+  readonly name: string
+  readonly up: boolean
+  readonly families: readonly (4 | 6)[]
+  readonly generation: number
+}
+
+/** Nothing of a peer has answered over an access for so long (ms): its name may mean another machine by now. */
+const SILENT_MS = 2000
+/** First and longest pause between two questions that bring nothing new. */
+const PAUSE_MS = 2000
+const LONGEST_PAUSE_MS = 30_000
+/** An answer is asked for again after its time, within these bounds. */
+const LEAST_MS = 10_000
+const MOST_MS = 3_600_000
+const NEVER = Number.POSITIVE_INFINITY
+
+/** One name over one access. */
+interface Question {
+  readonly peer: Named
+  readonly host: string
+  readonly access: string
+  askAt: number
+  busy: boolean
+  pause: number
+  /** Asked again then if no path to the peer over the access works. */
+  retryAt: number
+  /** That it has no answer was reported. */
+  failed: boolean
+  /** Grows when an answer under way is no longer wanted. */
+  round: number
+}
+
+interface Known {
+  readonly addresses: Map<string, readonly string[]>
+  reported: string
+}
 
 export class Endpoints {
   readonly #parts: EndpointsParts
-  /** Of each peer: what was told last. */
-  readonly #told = new Map<string, string>()
-  readonly #busy = new Set<Named>()
+  readonly #now: () => number
   readonly #peers = new Map<string, Named>()
-  /** Of each peer without a path that works: since when, or when its name was resolved last. */
-  readonly #silentSince = new Map<string, number>()
-  readonly #timers = new Set<NodeJS.Timeout>()
+  readonly #accesses = new Map<string, NamingAccess>()
+  /** By peer; each access has one for each name. */
+  readonly #questions = new Map<string, Question[]>()
+  /** Of each peer, by access ('' for all): addresses by name, and what was reported last. */
+  readonly #known = new Map<string, Map<string, Known>>()
+  #timer: NodeJS.Timeout | undefined
   #stopped = false
 
   constructor(parts: EndpointsParts) {
     this.#parts = parts
+    this.#now = parts.now ?? (() => performance.now())
   }
 
-  /** Tells the peer's addresses: remembered ones at once, else when they are resolved. Keeps trying while it must. */
+  /** Reports the peer's addresses: remembered ones at once, others when they are found. */
   start(peer: Named): void {
-    const literal = parseAddress(peer.host)
-    if (literal.ok) {
-      this.#parts.onRemotes(peer.name, [{ address: literal.value, port: peer.port }])
-      return
-    }
     this.#peers.set(peer.name, peer)
-    this.#tell(peer, this.#parts.cache.get(peer.host))
-    void this.#resolve(peer)
+    this.#known.set(peer.name, new Map())
+    this.#questions.set(peer.name, [])
+    for (const host of hostsOf(peer))
+      this.#note(peer, host, isAddress(host) ? [host] : this.#parts.cache.get(host))
+    for (const access of this.#accesses.values()) this.#ask(peer, access)
+    this.#arm()
   }
 
-  /** The paths as they are at `now`, milliseconds. Where nothing answers, the name may mean another machine by now. */
-  follow(paths: readonly PathReport[], now: number): void {
-    for (const [name, peer] of this.#peers) {
-      const works = paths.some((path) => path.peer === name && isUsable(path.state))
-      if (works) this.#silentSince.delete(name)
-      else if (now - (this.#silentSince.get(name) ?? now) >= RESOLVE_AGAIN_MS) {
-        this.#silentSince.set(name, now)
-        void this.#resolve(peer)
-      } else if (!this.#silentSince.has(name)) this.#silentSince.set(name, now)
+  /** The peer is gone: nothing of it is reported any more. */
+  forget(name: string): void {
+    for (const question of this.#questions.get(name) ?? []) question.round++
+    this.#peers.delete(name)
+    this.#known.delete(name)
+    this.#questions.delete(name)
+  }
+
+  /** An access is there, or has changed. */
+  setAccess(access: NamingAccess): void {
+    const known = this.#accesses.get(access.name)
+    this.#accesses.set(access.name, access)
+    const same =
+      known?.up === access.up &&
+      known.generation === access.generation &&
+      known.families.join() === access.families.join()
+    if (same || this.#stopped) return
+    for (const peer of this.#peers.values()) this.#ask(peer, access)
+    this.#arm()
+  }
+
+  removeAccess(name: string): void {
+    this.#accesses.delete(name)
+    for (const peer of this.#peers.values()) {
+      this.#drop(peer, ({ access }) => access === name)
+      this.#known.get(peer.name)?.delete(name)
     }
   }
 
-  /** The peer is gone: nothing of it is told any more. */
-  forget(name: string): void {
-    this.#peers.delete(name)
-    this.#told.delete(name)
-    this.#silentSince.delete(name)
+  /** The machine slept: answers are older than the clock says. */
+  wake(): void {
+    for (const question of this.#all()) this.#soon(question, this.#now())
+    this.#arm()
+  }
+
+  /** The paths as they are at `now`, milliseconds. */
+  follow(paths: readonly PathReport[], now: number): void {
+    for (const question of this.#all()) {
+      const { peer, access } = question
+      const works = paths.some(
+        (path) => path.peer === peer.name && path.access === access && isUsable(path.state),
+      )
+      if (works) {
+        question.retryAt = NEVER
+        question.pause = PAUSE_MS
+      } else if (question.retryAt === NEVER) question.retryAt = now + SILENT_MS
+      else if (now >= question.retryAt && !question.busy) {
+        question.askAt = now
+        question.retryAt = now + question.pause
+        question.pause = longer(question.pause)
+      }
+    }
+    this.#arm()
   }
 
   stop(): void {
     this.#stopped = true
-    for (const timer of this.#timers) clearTimeout(timer)
-    this.#timers.clear()
+    clearTimeout(this.#timer)
   }
 
-  async #resolve(peer: Named): Promise<void> {
-    if (this.#busy.has(peer)) return
-    this.#busy.add(peer)
-    try {
-      const found = await (this.#parts.resolve ?? resolveByName)(peer.host)
-      if (!this.#wants(peer) || found.length === 0) return
-      if (this.#tell(peer, found)) this.#parts.cache.set(peer.host, found)
-    } catch (error) {
-      if (!this.#wants(peer)) return
-      if (!this.#told.has(peer.name)) {
-        this.#parts.report(`${peer.host} has no address yet: ${(error as Error).message}`)
-        const timer = setTimeout(() => {
-          this.#timers.delete(timer)
-          if (this.#wants(peer)) void this.#resolve(peer)
-        }, RETRY_MS)
-        this.#timers.add(timer)
-      }
-    } finally {
-      this.#busy.delete(peer)
+  *#all(): Iterable<Question> {
+    for (const questions of this.#questions.values()) yield* questions
+  }
+
+  /** Answers to these questions are no longer wanted. */
+  #drop(peer: Named, which: (question: Question) => boolean): void {
+    const questions = this.#questions.get(peer.name) ?? []
+    for (const question of questions) if (which(question)) question.round++
+    this.#questions.set(
+      peer.name,
+      questions.filter((question) => !which(question)),
+    )
+  }
+
+  #ask(peer: Named, access: NamingAccess): void {
+    const now = this.#now()
+    for (const host of hostsOf(peer)) {
+      const literal = parseAddress(host)
+      // An address needs no name server, unless the access cannot reach its family: NAT64 may.
+      const settled = literal.ok && access.families.includes(literal.value.length === 4 ? 4 : 6)
+      const isIt = (question: Question) => question.host === host && question.access === access.name
+      const known = this.#questions.get(peer.name)?.find(isIt)
+      if (!access.up || settled) this.#drop(peer, isIt)
+      else if (known !== undefined) this.#soon(known, now)
+      else
+        this.#questions.get(peer.name)?.push({
+          peer,
+          host,
+          access: access.name,
+          askAt: now,
+          busy: false,
+          pause: PAUSE_MS,
+          retryAt: NEVER,
+          failed: false,
+          round: 0,
+        })
     }
   }
 
-  #wants(peer: Named): boolean {
-    return !this.#stopped && this.#peers.get(peer.name) === peer
+  /** Whatever is under way comes too late: it was asked of another network. */
+  #soon(question: Question, now: number): void {
+    question.round++
+    question.busy = false
+    question.askAt = now
+    question.pause = PAUSE_MS
+    question.retryAt = NEVER
+    question.failed = false
   }
 
-  /** False when this was told already. */
-  #tell(peer: Named, addresses: readonly string[]): boolean {
-    const remotes = addresses.flatMap((text) => {
-      const parsed = parseAddress(text)
-      return parsed.ok ? [{ address: parsed.value, port: peer.port }] : []
-    })
-    const text = remotes.map(({ address }) => formatAddress(address)).join()
-    if (remotes.length === 0 || this.#told.get(peer.name) === text) return false
-    this.#told.set(peer.name, text)
-    this.#parts.onRemotes(peer.name, remotes)
+  /** Asks what is due, and sets the timer for what is not. */
+  #arm(): void {
+    clearTimeout(this.#timer)
+    if (this.#stopped) return
+    const now = this.#now()
+    let next = NEVER
+    for (const question of this.#all()) {
+      if (question.busy) continue
+      if (question.askAt <= now) void this.#resolve(question)
+      else next = Math.min(next, question.askAt)
+    }
+    if (next < NEVER) this.#timer = setTimeout(() => this.#arm(), Math.ceil(next - now))
+  }
+
+  async #resolve(question: Question): Promise<void> {
+    const { peer, host, access } = question
+    const round = ++question.round
+    const wanted = () => !this.#stopped && question.round === round
+    question.busy = true
+    try {
+      const found = await this.#parts.resolver.resolve(host, access)
+      if (!wanted()) return
+      const { addresses, synthesised, validMs } = found
+      if (this.#note(peer, host, [...addresses, ...synthesised], access)) question.pause = PAUSE_MS
+      if (this.#leads(peer, host, access) && this.#note(peer, host, addresses) && !isAddress(host))
+        this.#parts.cache.set(host, addresses)
+      question.failed = false
+      question.askAt = this.#now() + Math.min(Math.max(validMs, LEAST_MS), MOST_MS)
+    } catch (error) {
+      if (!wanted()) return
+      if (!question.failed && this.#known.get(peer.name)?.size === 0)
+        this.#parts.report(`${host} has no address over ${access} yet: ${(error as Error).message}`)
+      question.failed = true
+      question.askAt = this.#now() + question.pause
+      question.pause = longer(question.pause)
+    }
+    question.busy = false
+    this.#arm()
+  }
+
+  /** Whether this access's answer is the one that others fall back on: the first that has one. */
+  #leads(peer: Named, host: string, access: string): boolean {
+    const known = this.#known.get(peer.name)
+    return [...this.#accesses.keys()].find((each) => known?.get(each)?.addresses.has(host)) === access
+  }
+
+  /** These are the addresses of one of the peer's names. False when that was reported already. */
+  #note(peer: Named, host: string, addresses: readonly string[], access?: string): boolean {
+    const all = this.#known.get(peer.name)
+    if (all === undefined || addresses.length === 0) return false
+    const known = all.get(access ?? '') ?? { addresses: new Map(), reported: '' }
+    all.set(access ?? '', known)
+    known.addresses.set(host, addresses)
+    const remotes = peer.endpoints.flatMap((endpoint) =>
+      remotesOf(endpoint, known.addresses, all.get('')?.addresses),
+    )
+    const text = remotes.map(({ address, port }) => `${formatAddress(address)} ${port}`).join()
+    if (known.reported === text) return false
+    known.reported = text
+    this.#parts.onRemotes(peer.name, remotes, access)
     return true
   }
 }
 
-async function resolveByName(name: string): Promise<string[]> {
-  return (await lookup(name, { all: true, order: 'verbatim' })).map(({ address }) => address)
+function hostsOf({ endpoints }: Named): ReadonlySet<string> {
+  return new Set(endpoints.map(({ host }) => host))
+}
+
+function isAddress(host: string): boolean {
+  return parseAddress(host).ok
+}
+
+function remotesOf({ host, port }: HostPort, ...known: (Known['addresses'] | undefined)[]): Endpoint[] {
+  const texts = known.find((addresses) => addresses?.has(host))?.get(host) ?? [host]
+  return texts.flatMap((text) => {
+    const parsed = parseAddress(text)
+    return parsed.ok ? [{ address: parsed.value, port }] : []
+  })
+}
+
+function longer(pause: number): number {
+  return Math.min(2 * pause, LONGEST_PAUSE_MS)
 }

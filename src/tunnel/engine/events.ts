@@ -53,10 +53,19 @@ export interface Greet {
 
 /** For a mobile end (mobile-end.ts): where its peers are reached, and the accesses that it reaches them over. */
 export type MobileCommand<Access extends SocketSetup> =
-  /** The preferred address first. */
-  | { readonly type: 'remotes'; readonly name: string; readonly remotes: readonly Endpoint[] }
+  /** The preferred endpoint first; over this access, or over all that nothing is known for. */
+  | {
+      readonly type: 'remotes'
+      readonly name: string
+      readonly remotes: readonly Endpoint[]
+      readonly access?: string
+    }
   | { readonly type: 'access'; readonly access: Access }
   | { readonly type: 'access-gone'; readonly name: string }
+  /** A path over the access by a WebSocket that is reached at this port of 127.0.0.1 (tunnel/carrier); absent: no more. */
+  | { readonly type: 'carrier'; readonly name: string; readonly access: string; readonly port?: number }
+  /** Asks for the port on loopback that such paths come from. */
+  | (Question & { readonly type: 'carrier-port' })
   /** The machine slept. */
   | { readonly type: 'wake' }
 
@@ -114,6 +123,12 @@ export interface PathReport {
   readonly receivedBytes: number
   /** CLOCK_MONOTONIC milliseconds. */
   readonly lastReceivedAt: number
+  /** What carries it, if not UDP. */
+  readonly carrier?: 'websocket'
+}
+
+export interface MobileAnswers {
+  readonly 'carrier-port': number
 }
 
 export type Evidence = NonNullable<DecisionRecord['evidence']>

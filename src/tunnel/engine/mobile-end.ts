@@ -7,7 +7,7 @@
 import { AccessPaths, type AccessPathsParts } from './access-paths.ts'
 import { AccessSockets, type AccessSocketsParts } from './access-sockets.ts'
 import type { MobileCommand, SocketSetup } from './events.ts'
-import { done, type Outcome } from './outcome.ts'
+import { answer, done, type Outcome } from './outcome.ts'
 
 export interface MobileEndParts<Access extends SocketSetup> {
   readonly tunnel: AccessSocketsParts['tunnel'] & {
@@ -38,15 +38,25 @@ export class MobileEnd<Access extends SocketSetup> {
     switch (command.type) {
       case 'remotes': {
         const peer = this.#parts.tunnel.peers.get(command.name)
-        if (peer !== undefined) this.#paths.setRemotes(peer, command.remotes, now)
+        if (peer !== undefined) this.#paths.setRemotes(peer, command.remotes, command.access, now)
         return done
       }
       case 'access':
         return this.#setAccess(command.access, now)
       case 'access-gone':
         this.#sockets.close(command.name, now)
+        this.#paths.accessGone(command.name)
         this.#parts.onAccessGone(command.name, now)
         return done
+      case 'carrier': {
+        const peer = this.#parts.tunnel.peers.get(command.name)
+        if (peer !== undefined) this.#paths.setCarrier(peer, command.access, command.port, now)
+        return done
+      }
+      case 'carrier-port': {
+        const opened = this.#sockets.loopback()
+        return opened.ok ? answer(opened.value.port) : opened
+      }
       case 'wake':
         this.#parts.tunnel.machine.wake(now)
         return done
@@ -59,8 +69,8 @@ export class MobileEnd<Access extends SocketSetup> {
   }
 
   /** To be called about once a second. */
-  tryOtherFamilies(now: number): void {
-    this.#paths.tryOtherFamilies(now)
+  tryOtherEndpoints(now: number): void {
+    this.#paths.tryOtherEndpoints(now)
   }
 
   /** Sockets and paths exist exactly while the access is up. */

@@ -46,6 +46,10 @@ export function isUsable(state: PathReport['state']): boolean {
   return state === 'up' || state === 'degrading' || state === 'suspect'
 }
 
+/** For people: what a path by WebSocket costs against one by UDP. */
+const CARRIER_COST =
+  'UDP is blocked: about 50 bytes more a packet, and a lost packet holds up those behind it'
+
 /** A path as `status` and `paths` show it. */
 export function pathStatus(path: PathReport): PeerStatus['paths'][number] {
   return {
@@ -58,6 +62,7 @@ export function pathStatus(path: PathReport): PeerStatus['paths'][number] {
     sent_bytes: path.sentBytes,
     received_bytes: path.receivedBytes,
     mtu: path.mtu,
+    ...(path.carrier !== undefined && { carrier: path.carrier, cost: CARRIER_COST }),
   }
 }
 

@@ -10,7 +10,8 @@
  */
 import { GodwitError } from '../../core/errors.ts'
 import type { Recorder } from '../../core/mechanism.ts'
-import { type EndpointCache, Endpoints, type Named } from './endpoints.ts'
+import { Carriers, type CarriersInit } from '../carrier/carriers.ts'
+import { type EndpointCache, type EndpointResolver, Endpoints, type HostPort } from './endpoints.ts'
 import type {
   AddPeer,
   Alive,
@@ -40,6 +41,8 @@ export interface TunnelHostParts {
   readonly recorder: Recorder
   /** Addresses of peers whose endpoints are names, over restarts. Absent for an end that goes to nobody. */
   readonly endpoints?: EndpointCache
+  /** What resolves them over each access; goes with `endpoints`. */
+  readonly names?: EndpointResolver
   /** Absent for an end that begins no handshakes of its own. */
   readonly timestamp?: TimestampStore
   /** Where peers that come to this end were last; needs `timestamp`. Absent: nobody is greeted. */
@@ -59,6 +62,8 @@ export interface TunnelHostInit<Setup extends EngineSetup, Event extends Typed, 
   readonly onStatus?: (status: Status) => void
   /** Whether traffic can flow, for `untilReady`. Absent: nobody waits. */
   readonly works?: (status: Status) => boolean
+  /** Peers that are gone to by WebSocket where UDP is blocked. */
+  readonly carriers?: CarriersInit
   /** Called with the MTU that follows from the paths. Absent: the device's MTU is fixed. */
   readonly mtu?: {
     readonly of: (paths: Status['paths']) => number | undefined
@@ -97,6 +102,7 @@ export class TunnelHost<
   readonly #init: TunnelHostInit<Setup, Event, Status>
   readonly #endpoints: Endpoints | undefined
   readonly #greetings: Greetings | undefined
+  readonly #carriers: Carriers | undefined
   readonly #requests = new Requests()
   /** Accesses that the engine knows of. */
   readonly #accesses = new Set<string>()
@@ -115,17 +121,32 @@ export class TunnelHost<
     this.failure = new Promise((resolve) => {
       this.#fail = resolve
     })
-    const { endpoints: cache, recorder, seen } = parts
-    this.#greetings =
-      seen &&
-      new Greetings({ store: seen, greet: (name, remote) => this.#send({ type: 'greet', name, remote }) })
-    this.#endpoints =
-      cache &&
-      new Endpoints({
+    const { endpoints: cache, names: resolver, recorder, seen } = parts
+    if (seen !== undefined)
+      this.#greetings = new Greetings({
+        store: seen,
+        greet: (name, remote) => this.#send({ type: 'greet', name, remote }),
+      })
+    if (cache !== undefined && resolver !== undefined)
+      this.#endpoints = new Endpoints({
         cache,
-        onRemotes: (name, remotes) => this.#send({ type: 'remotes', name, remotes }),
+        resolver,
+        onRemotes: (name, remotes, access) =>
+          this.#send({ type: 'remotes', name, remotes, ...(access !== undefined && { access }) }),
         report: (message) => recorder.log('warn', message),
       })
+    if (init.carriers !== undefined && resolver !== undefined)
+      this.#carriers = new Carriers(
+        {
+          resolver,
+          enginePort: async () =>
+            (await this.#requests.ask((request) => this.#send({ type: 'carrier-port', request }))) as number,
+          setCarrier: (name, access, port) =>
+            this.#send({ type: 'carrier', name, access, ...(port !== undefined && { port }) }),
+          report: (level, message) => recorder.log(level, message),
+        },
+        init.carriers,
+      )
   }
 
   /** Resolves when the engine is built and its device is there. Rejects with what prevented it. */
@@ -173,13 +194,13 @@ export class TunnelHost<
 
   // ---- peers
 
-  /** Makes the peer known to the engine, and keeps its addresses told where it has an endpoint. */
+  /** Makes the peer known to the engine, and keeps its addresses told where it has endpoints. */
   addPeer<Peer extends { readonly name: string }>(
     peer: Peer & (Command extends AddPeer<infer Known> ? Known : never),
-    endpoint?: Omit<Named, 'name'>,
+    endpoints: readonly HostPort[] = [],
   ): void {
     this.#send({ type: 'add-peer', peer })
-    if (endpoint !== undefined) this.#endpoints?.start({ name: peer.name, ...endpoint })
+    if (endpoints.length > 0) this.#endpoints?.start({ name: peer.name, endpoints })
     else this.#greetings?.start(peer.name)
   }
 
@@ -208,19 +229,26 @@ export class TunnelHost<
       else {
         this.#accesses.add(name)
         this.#send({ type: 'access', access })
+        this.#endpoints?.setAccess(access)
+        this.#carriers?.setAccess(access)
         told?.(name)
       }
     }
     this.#unsubscribe = source.subscribe((event) => {
-      if (event.type === 'woke') this.#send({ type: 'wake' })
-      else if (event.cause === 'removed') this.#accessGone(event.access.name)
+      if (event.type === 'woke') {
+        this.#send({ type: 'wake' })
+        this.#endpoints?.wake()
+      } else if (event.cause === 'removed') this.#accessGone(event.access.name)
       else tell(event.access.name)
     })
     for (const { name } of source.accesses()) tell(name)
   }
 
   #accessGone(name: string): void {
-    if (this.#accesses.delete(name)) this.#send({ type: 'access-gone', name })
+    if (!this.#accesses.delete(name)) return
+    this.#send({ type: 'access-gone', name })
+    this.#endpoints?.removeAccess(name)
+    this.#carriers?.removeAccess(name)
   }
 
   // ---- readiness
@@ -260,6 +288,7 @@ export class TunnelHost<
     const engine = this.#engine
     this.#engine = undefined
     await engine?.stop()
+    await this.#carriers?.stop()
   }
 
   #ended(error: GodwitError | undefined): void {
@@ -303,8 +332,10 @@ export class TunnelHost<
     this.#status = status
     if (this.#stopping) return
     const { mtu, onStatus } = this.#init
-    this.#endpoints?.follow(status.paths, performance.now())
+    const now = performance.now()
+    this.#endpoints?.follow(status.paths, now)
     this.#greetings?.follow(status.paths)
+    this.#carriers?.follow(status.paths, now)
     const fitting = mtu?.of(status.paths)
     if (fitting !== undefined) mtu?.set(fitting)
     onStatus?.(status)

@@ -296,7 +296,7 @@ test('make before break: a NAT rebinding is followed one round trip after the fi
   assert.equal(ledger.data, 0)
 })
 
-test('roaming is limited: a NAT with another port for every datagram costs an idle pair next to nothing', () => {
+test('issue 10, A9: roaming is limited: a NAT with another port for every datagram costs an idle pair next to nothing', () => {
   const pair = new Pair().connect([0])
   let port = 5000
   let bytes = 0

@@ -64,7 +64,7 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
       device: 'anchor0',
       mtu: 1420,
       privateKey: new Uint8Array(32),
-      listenPort: 51820,
+      listenPorts: [51820],
       pool4: { address: new Uint8Array(4), length: 8 },
       pool6: { address: new Uint8Array(16), length: 64 },
     },

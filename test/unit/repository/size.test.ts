@@ -39,12 +39,14 @@ test('the package and what it needs take at most 20 MB', () => {
   const { files } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { files: string[] }
   assert.deepEqual(
     files.filter((name) => name.startsWith('!')),
-    ['!dist/test', '!dist/**/*.map', '!dist/.*'],
+    ['!dist/test', '!dist/**/*.map', '!dist/.*', '!dist/**/*.d.ts'],
   )
-  const own = files.filter((name) => !name.startsWith('!')).map((name) => join(root, name))
+  const own = files
+    .filter((name) => !name.startsWith('!') && !name.startsWith('dist/'))
+    .map((name) => join(root, name))
   const stamp = join(root, 'dist/.')
   const shipped = (path: string) =>
-    path !== join(root, 'dist/test') && !path.endsWith('.map') && !path.startsWith(stamp)
+    path !== join(root, 'dist/test') && !/\.(map|d\.ts)$/.test(path) && !path.startsWith(stamp)
   const packages = production()
   assert.ok(packages.includes('node_modules/koffi') && packages.includes('node_modules/zod'))
   assert.ok(!packages.some((path) => /echarts|zrender/.test(path)))

@@ -22,6 +22,7 @@ class Bench {
   readonly accesses: OpenAccess<SocketSetup>[] = []
   readonly paths: AccessPaths<SocketSetup>
   #slots = 0
+  woken = 0
 
   constructor() {
     const machine = {
@@ -30,6 +31,7 @@ class Bench {
         const at = this.open.findIndex((path) => path.slot === slot)
         this.open.splice(at, 1)
       },
+      wake: () => this.woken++,
     } as unknown as TunnelMachine
     const sockets = {
       all: () => this.accesses.values(),
@@ -53,7 +55,11 @@ class Bench {
   }
 
   remotes(now: number, ...texts: string[]): void {
-    this.paths.setRemotes(PEER, texts.map(endpoint), now)
+    this.paths.setRemotes(PEER, texts.map(endpoint), undefined, now)
+  }
+
+  remotesOver(access: string, now: number, ...texts: string[]): void {
+    this.paths.setRemotes(PEER, texts.map(endpoint), access, now)
   }
 
   get list(): string[] {
@@ -79,23 +85,44 @@ test('a path to an address that the peer has no more is replaced, unless it work
   bench.open[1]!.state.name = 'up'
   bench.remotes(10_000, '192.0.2.9')
   assert.deepEqual(bench.list.sort(), ['0 192.0.2.9', '1 192.0.2.1'])
+  assert.equal(bench.woken, 1, 'the one that works is asked whether it still does')
+  bench.paths.tryOtherEndpoints(11_000)
+  assert.ok(bench.list.includes('1 192.0.2.1'))
+  bench.open.find(({ socket }) => socket === 1)!.state.name = 'down'
+  bench.paths.tryOtherEndpoints(12_000)
+  assert.deepEqual(bench.list.sort(), ['0 192.0.2.9', '1 192.0.2.9'], 'it does not: the new address is tried')
 })
 
-test('a path that does not come up is tried over the other family, to and fro', () => {
+test('a path that does not come up is tried towards the next address, over the other family too, to and fro', () => {
   const bench = new Bench()
   bench.access('wlan0', 4, 6)
   bench.access('wwan0', 4)
-  bench.remotes(0, '2001:db8::1', '192.0.2.1')
+  bench.remotes(0, '2001:db8::1', '192.0.2.1', '192.0.2.2')
   const seen: string[] = []
   for (let now = 0; now <= 9_000; now += 1_000) {
-    bench.paths.tryOtherFamilies(now)
+    bench.paths.tryOtherEndpoints(now)
     seen.push(bench.list.find((path) => path.startsWith('0'))!)
   }
-  assert.equal(seen[3], '0 2001:db8::1')
-  assert.equal(seen[4], '0 192.0.2.1')
-  assert.equal(seen[8], '0 2001:db8::1')
-  assert.ok(bench.list.includes('1 192.0.2.1'), 'one that has no other stays')
+  assert.deepEqual(
+    [2, 3, 6, 9].map((second) => seen[second]),
+    ['0 2001:db8::1', '0 192.0.2.1', '0 192.0.2.2', '0 2001:db8::1'],
+  )
   bench.open.find(({ socket }) => socket === 0)!.state.name = 'up'
-  for (let now = 10_000; now <= 20_000; now += 1_000) bench.paths.tryOtherFamilies(now)
+  for (let now = 10_000; now <= 20_000; now += 1_000) bench.paths.tryOtherEndpoints(now)
   assert.ok(bench.list.includes('0 2001:db8::1'))
+})
+
+test('issue 10, A2: an access has endpoints of its own; one that has none takes what is known for all', () => {
+  const bench = new Bench()
+  bench.access('wlan0', 4)
+  bench.access('wwan0', 6)
+  bench.remotes(0, '192.0.2.1')
+  assert.deepEqual(bench.list, ['0 192.0.2.1'])
+  bench.remotesOver('wwan0', 0, '192.0.2.1', '64:ff9b::c000:201')
+  assert.deepEqual(bench.list, ['0 192.0.2.1', '1 64:ff9b::c000:201'])
+  bench.remotesOver('wwan0', 0, '64:ff9b::c000:209')
+  assert.deepEqual(bench.list, ['0 192.0.2.1', '1 64:ff9b::c000:209'])
+  bench.paths.accessGone('wwan0')
+  bench.remotes(0, '192.0.2.1')
+  assert.deepEqual(bench.list, ['0 192.0.2.1'], 'the next network there is another one')
 })

@@ -38,6 +38,7 @@ function common() {
       recorder: recorderTo([]),
       wall: () => 0,
       endpoints: { get: () => [], set: () => {} },
+      names: { resolve: async () => ({ addresses: [], synthesised: [], validMs: 0 }) },
       timestamp: { get: () => undefined, set: () => {} },
       protect: () => () => {},
       forwards: { apply: () => {}, restore: () => [], cleanUp: () => {} },
@@ -56,7 +57,8 @@ const cases: Record<string, () => Case> = {
       useRouting: () => () => {},
       watch: () => () => {},
     })
-    const components = { ...parts, monitor, owners: quiet([]), cgroups: undefined } as MobileHostComponents
+    const quietly = { monitor, owners: quiet([]), nameServers: quiet([]), cgroups: undefined }
+    const components = { ...parts, ...quietly } as MobileHostComponents
     const mechanism = new MobileHostService(components, {
       device: 'godwit0',
       ledger: new Ledger(),
@@ -76,7 +78,7 @@ const cases: Record<string, () => Case> = {
       device: 'gwan0',
       mtu: 1420,
       privateKey: key,
-      listenPort: 51820,
+      listenPorts: [51820],
       pool4: prefix(198, 18, 0, 0),
       pool6: prefix(...new Array<number>(16).fill(0)),
     })

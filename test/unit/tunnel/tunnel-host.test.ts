@@ -58,6 +58,7 @@ async function bench(floor?: number) {
     {
       recorder: recorderTo(lines),
       endpoints: { get: () => [], set: () => {} },
+      names: { resolve: async () => ({ addresses: [], synthesised: [], validMs: 0 }) },
       timestamp: { get: () => floor, set: (value) => floors.push(value) },
       startEngine: engine.start,
     },
@@ -106,7 +107,7 @@ test('a question is answered by its number, with a value or with the failure and
 
 test('peers come and go: a literal endpoint is told at once, a peer that is gone no more', async () => {
   const { host, engine } = await bench()
-  host.addPeer({ name: 'far' }, { host: '192.0.2.7', port: 51820 })
+  host.addPeer({ name: 'far' }, [{ host: '192.0.2.7', port: 51820 }])
   host.addPeer({ name: 'silent' })
   host.removePeer('far')
   assert.deepEqual(engine.commands, [

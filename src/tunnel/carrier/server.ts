@@ -1,0 +1,231 @@
+/**
+ * The anchor's end of tunnels over WebSockets. Whoever connects is a stranger until the engine has a path to the port that
+ * its datagrams come from: strangers are few, few of them from one place, may send little, and have little time.
+ */
+import { createServer as createPlain, type IncomingMessage, type Server } from 'node:http'
+import { createServer as createSecure } from 'node:https'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { type WebSocket, WebSocketServer } from 'ws'
+import { GodwitError } from '../../core/errors.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
+import { Bridge, MOST_BYTES } from './bridge.ts'
+
+export interface CarrierServerInit {
+  readonly host: string
+  readonly port: number
+  readonly path: string
+  /** PEM; absent: a web server before it does TLS. */
+  readonly tls?: { readonly cert: string; readonly key: string }
+  /** Of the engine, on loopback. */
+  readonly enginePort: number
+}
+
+export interface CarrierLimits {
+  readonly connections: number
+  readonly strangers: number
+  readonly strangersOfSource: number
+  /** New connections a second, in all. */
+  readonly rate: number
+  readonly strangerMs: number
+  /** Bytes a second that a stranger may send, and at once. */
+  readonly strangerRate: number
+  readonly strangerBurst: number
+}
+
+export const LIMITS: CarrierLimits = {
+  connections: 4096,
+  strangers: 256,
+  strangersOfSource: 16,
+  rate: 100,
+  strangerMs: 15_000,
+  strangerRate: 64 * 1024,
+  strangerBurst: 256 * 1024,
+}
+
+const REQUEST_MS = 10_000
+const MOST_HEADER = 8192
+const CHECK_MS = 1000
+/** Control messages of WebSockets (pings) count as so many bytes. */
+const PING_BYTES = 1024
+
+interface Connection {
+  readonly source: string
+  readonly bucket: TokenBucket
+  bridge: Bridge | undefined
+  readonly socket: WebSocket
+  /** Since when it is a stranger; undefined: it is none. */
+  strangeSince: number | undefined
+}
+
+export class CarrierServer {
+  readonly #init: CarrierServerInit
+  readonly #limits: CarrierLimits
+  readonly #now: () => number
+  readonly #server: Server
+  readonly #sockets: WebSocketServer
+  readonly #rate: TokenBucket
+  readonly #connections = new Set<Connection>()
+  readonly #timer: NodeJS.Timeout
+  /** Connections that were not let in, or were ended as strangers. */
+  refused = 0
+
+  constructor(init: CarrierServerInit, limits = LIMITS, now: () => number = () => performance.now()) {
+    this.#init = init
+    this.#limits = limits
+    this.#now = now
+    this.#rate = new TokenBucket(limits.rate, 2 * limits.rate)
+    const options = {
+      maxHeaderSize: MOST_HEADER,
+      headersTimeout: REQUEST_MS,
+      requestTimeout: REQUEST_MS,
+      keepAliveTimeout: 1,
+      connectionsCheckingInterval: CHECK_MS,
+    }
+    this.#server = init.tls
+      ? createSecure({ ...options, ...init.tls, handshakeTimeout: REQUEST_MS, ALPNProtocols: ['http/1.1'] })
+      : createPlain(options)
+    this.#server.maxConnections = limits.connections
+    this.#sockets = new WebSocketServer({
+      noServer: true,
+      perMessageDeflate: false,
+      maxPayload: MOST_BYTES,
+      clientTracking: false,
+    })
+    this.#server.on('connection', (socket: Socket) => {
+      socket.on('error', () => {})
+      if (this.#rate.take(this.#now())) return
+      this.refused++
+      socket.destroy()
+    })
+    this.#server.on('tlsClientError', (_error, socket: Socket) => socket.destroy())
+    this.#server.on('clientError', (_error, socket) => socket.destroy())
+    this.#server.on('request', (_request, response) => {
+      response.writeHead(404, { connection: 'close' }).end()
+    })
+    this.#server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))
+    this.#timer = setInterval(() => this.#endStrangers(), CHECK_MS)
+  }
+
+  /** Resolves to the port when it listens. Rejects with PORT_TAKEN, or the system's error. */
+  listen(): Promise<number> {
+    const { host, port } = this.#init
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', (error: NodeJS.ErrnoException) =>
+        reject(
+          error.code === 'EADDRINUSE'
+            ? new GodwitError('PORT_TAKEN', `TCP port ${port} is in use by another process`, {
+                hint: `find it with: ss -tlpn 'sport = :${port}'`,
+              })
+            : error,
+        ),
+      )
+      this.#server.listen(port, host, () => {
+        const address = this.#server.address()
+        resolve(typeof address === 'object' && address !== null ? address.port : port)
+      })
+    })
+  }
+
+  /** Ports on loopback that peers of the engine have paths to. */
+  setProven(ports: ReadonlySet<number>): void {
+    const now = this.#now()
+    for (const connection of this.#connections) {
+      const port = connection.bridge?.port
+      if (port !== undefined && ports.has(port)) connection.strangeSince = undefined
+      else connection.strangeSince ??= now
+    }
+  }
+
+  get size(): number {
+    return this.#connections.size
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer)
+    for (const connection of this.#connections) this.#end(connection, 'the anchor stops')
+    this.#server.closeAllConnections()
+    await new Promise((resolve) => this.#server.close(resolve))
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on('error', () => {})
+    const source = this.#sourceOf(request)
+    const strangers = [...this.#connections].filter(({ strangeSince }) => strangeSince !== undefined)
+    const { strangers: most, strangersOfSource } = this.#limits
+    const path = request.url?.split('?')[0]
+    if (path !== this.#init.path) {
+      socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n')
+      return
+    }
+    if (
+      strangers.length >= most ||
+      strangers.filter((each) => each.source === source).length >= strangersOfSource
+    ) {
+      this.refused++
+      socket.end('HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n')
+      return
+    }
+    this.#sockets.handleUpgrade(request, socket, head, (websocket) => this.#accept(websocket, source))
+  }
+
+  #accept(socket: WebSocket, source: string): void {
+    const { strangerRate, strangerBurst } = this.#limits
+    const connection: Connection = {
+      source,
+      bucket: new TokenBucket(strangerRate, strangerBurst),
+      bridge: undefined,
+      socket,
+      strangeSince: this.#now(),
+    }
+    this.#connections.add(connection)
+    socket.on('error', () => {})
+    socket.on('close', () => this.#connections.delete(connection))
+    socket.on('ping', () => this.#allow(connection, PING_BYTES))
+    Bridge.open(socket, this.#init.enginePort, {
+      onMessage: (bytes) => this.#allow(connection, bytes),
+      onClose: () => this.#connections.delete(connection),
+    }).then(
+      (bridge) => {
+        connection.bridge = bridge
+        if (!this.#connections.has(connection)) bridge.close('gone')
+      },
+      () => socket.terminate(),
+    )
+  }
+
+  /** Whether the connection may go on; a stranger that sends too much is ended. */
+  #allow(connection: Connection, bytes: number): boolean {
+    if (connection.strangeSince === undefined) return true
+    const now = this.#now()
+    if (!connection.bucket.has(now)) {
+      this.#end(connection, 'a stranger that sends too much')
+      return false
+    }
+    connection.bucket.spend(bytes, now)
+    return true
+  }
+
+  #endStrangers(): void {
+    const since = this.#now() - this.#limits.strangerMs
+    for (const connection of this.#connections)
+      if (connection.strangeSince !== undefined && connection.strangeSince <= since)
+        this.#end(connection, 'still a stranger')
+  }
+
+  #end(connection: Connection, reason: string): void {
+    this.refused++
+    this.#connections.delete(connection)
+    connection.bridge?.close(reason)
+    connection.socket.terminate()
+  }
+
+  /** Where it comes from; behind a web server on this machine, as that says. IPv6 by /64. */
+  #sourceOf(request: IncomingMessage): string {
+    const address = request.socket.remoteAddress ?? ''
+    const forwarded = request.headers['x-forwarded-for']
+    const isLocal = /^(::ffff:)?127\.|^::1$/.test(address)
+    const said = isLocal && typeof forwarded === 'string' ? forwarded.split(',').at(-1)!.trim() : address
+    return said.includes('.') ? said : said.split(':').slice(0, 4).join(':')
+  }
+}

@@ -1,0 +1,48 @@
+/** The main thread's handle on the thread of WebSockets (worker.ts). */
+import { Worker } from 'node:worker_threads'
+import { GodwitError } from '../../core/errors.ts'
+import type { CarrierCommand, CarrierEvent, CarrierRole } from './worker.ts'
+
+export interface CarrierThread {
+  post(command: CarrierCommand): void
+  /** Resolves when it has ended. Repeatable. */
+  stop(): Promise<void>
+}
+
+/** `onEnd` is called once, with the reason when nobody asked for the end. */
+export type StartCarrierThread = (
+  role: CarrierRole,
+  onEvent: (event: CarrierEvent) => void,
+  onEnd: (error: Error | undefined) => void,
+) => CarrierThread
+
+const STOP_MS = 3000
+
+export const startCarrierThread: StartCarrierThread = (role, onEvent, onEnd) => {
+  const worker = new Worker(new URL('./worker.js', import.meta.url), {
+    workerData: role,
+    trackUnmanagedFds: false,
+  })
+  let failure: Error | undefined
+  const ended = new Promise<void>((resolve) => {
+    worker.on('error', (error) => {
+      failure = new GodwitError('CARRIER_FAILED', `the thread of WebSockets: ${String(error)}`, {
+        cause: error,
+      })
+    })
+    worker.on('exit', () => {
+      resolve()
+      onEnd(failure)
+    })
+  })
+  worker.on('message', onEvent)
+  return {
+    post: (command) => worker.postMessage(command),
+    stop: async () => {
+      worker.postMessage({ type: 'stop' } satisfies CarrierCommand)
+      const timer = setTimeout(() => void worker.terminate(), STOP_MS)
+      await ended
+      clearTimeout(timer)
+    },
+  }
+}

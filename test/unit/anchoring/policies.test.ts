@@ -1,0 +1,138 @@
+/** Which anchor new flows take, and that those that are there stay. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { HostForwarder, REPORTED } from '../../../src/anchoring/forwarders/host.ts'
+import type { Anchor, HostPath } from '../../../src/anchoring/machine/host-state.ts'
+import { FIRST_POLICY, Policies, type PoliciesParts } from '../../../src/anchoring/machine/policies.ts'
+import type { AccessSetup, HostEvent } from '../../../src/anchoring/protocol.ts'
+import { Paft } from '../../../src/anchoring/tables/paft.ts'
+import { NOWHERE, TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
+
+const allocate = (bytes: number) => new ArrayBuffer(bytes)
+
+/** Two anchors, each with a path over the one access: tunnel 1 leads to the first, tunnel 2 to the second. */
+function bed(...peers: (string | undefined)[]) {
+  const paft = new Paft({ allocate, rows: 16, limit: 1024 })
+  const tunnels = new TunnelTable()
+  const forwarder = new HostForwarder({
+    paft,
+    tunnels,
+    fix4: Uint8Array.of(198, 19, 0, 1),
+    fix6: new Uint8Array(16),
+    secret: new Uint8Array(8),
+  })
+  const anchors = new Map<number, Anchor>()
+  const paths = new Map<number, HostPath>()
+  for (const [index, name] of ['one', 'two'].entries()) {
+    const anchor: Anchor = {
+      index,
+      setup: { name, kind: 'godwit', publicKey: new Uint8Array(32) },
+      association: { name: 'associated', v4: undefined, v6: undefined },
+      established: true,
+      joining: false,
+    }
+    anchors.set(index, anchor)
+    paths.set(index, {
+      slot: index,
+      anchor,
+      access: 'wlan0',
+      pathId: 1,
+      tid: index + 1,
+      health: 'up',
+      since: 0,
+      rttMs: 10,
+      loss: 0,
+      carried: false,
+    })
+  }
+  const access: AccessSetup = {
+    name: 'wlan0',
+    up: true,
+    health: 'up',
+    since: 0,
+    detail: '',
+    families: [4],
+    mtu: 1500,
+    use: 'normal',
+    cost: 0,
+    generation: 1,
+  }
+  const events: HostEvent[] = []
+  const announcements = { moved: () => {}, joined: () => {}, repeat: () => {}, holdNone: () => {} }
+  const policies = new Policies({
+    paft,
+    forwarder,
+    announcements: announcements as unknown as PoliciesParts['announcements'],
+    anchors,
+    paths,
+    accesses: new Map([['wlan0', access]]),
+    pathAt: (tid) => [...paths.values()].find((path) => path.tid === tid),
+    emit: (event) => events.push(event),
+    watch: () => {},
+  })
+  const setups = peers.map((peer, i) => ({
+    name: `p${i}`,
+    prefer: ['*'],
+    fallback: 'any' as const,
+    moveUp: true,
+    ...(peer !== undefined && { peer }),
+  }))
+  policies.set(setups, 0)
+  const set = (index: number, health: 'up' | 'down') => {
+    paths.get(index)!.health = health
+    policies.reconsider('test', 1000)
+  }
+  /** The tunnel that new flows of a policy take. */
+  const tunnelOf = (policy: number) => policies.get(policies.active(FIRST_POLICY + policy))!.tid
+  return { policies, forwarder, anchors, paths, events, set, tunnelOf }
+}
+
+test('issue 10, A8: the first anchor dies: new flows go to the first that is up, at once, and back; those that are there stay', () => {
+  const { policies, forwarder, set, tunnelOf, events } = bed(undefined)
+  assert.deepEqual([tunnelOf(0), forwarder.defaultTid], [1, 1])
+  set(0, 'down')
+  assert.deepEqual([tunnelOf(0), forwarder.defaultTid], [2, 2], 'flows that are not identified yet too')
+  assert.equal(policies.get(FIRST_POLICY)!.tid, NOWHERE, 'flows of the first anchor wait for it')
+  const copy = policies.active(FIRST_POLICY)
+  assert.ok(
+    events.some((event) => event.type === 'decision' && event.chosen === 'two'),
+    'it is on record',
+  )
+  set(0, 'up')
+  assert.deepEqual([tunnelOf(0), forwarder.defaultTid], [1, 1])
+  assert.equal(policies.get(copy)!.tid, 2, 'flows that began at the second stay there')
+  set(0, 'down')
+  assert.equal(policies.active(FIRST_POLICY), copy, 'one copy, however often')
+  set(1, 'down')
+  assert.equal(forwarder.defaultTid, NOWHERE)
+})
+
+test('issue 10, A8: a policy that names its anchor waits for it; others do not', () => {
+  const { set, tunnelOf, forwarder } = bed(undefined, 'one', 'two')
+  set(0, 'down')
+  assert.deepEqual([tunnelOf(0), tunnelOf(1), tunnelOf(2)], [2, NOWHERE, 2])
+  assert.equal(forwarder.defaultTid, 2)
+  assert.equal(REPORTED, FIRST_POLICY - 1)
+})
+
+test('issue 10, A8: an anchor that has not taken this host yet is not up', () => {
+  const { anchors, policies, tunnelOf } = bed(undefined)
+  anchors.get(0)!.joining = true
+  policies.reconsider('test', 1000)
+  assert.equal(tunnelOf(0), 2)
+  anchors.get(0)!.joining = false
+  anchors.get(1)!.association = { name: 'refused', reason: 'test' }
+  policies.reconsider('test', 2000)
+  assert.equal(tunnelOf(0), 1)
+})
+
+test('a flow pinned by hand keeps its anchor', () => {
+  const { policies, set } = bed(undefined)
+  set(0, 'down')
+  const pinned = policies.pinned(policies.active(FIRST_POLICY), 'wlan0', 1000)
+  set(0, 'up')
+  assert.equal(policies.get(pinned)!.tid, 2)
+  const other = policies.pinned(FIRST_POLICY, 'wlan0', 1000)
+  assert.notEqual(other, pinned)
+  assert.equal(policies.get(other)!.tid, 1)
+})
