@@ -24,6 +24,8 @@ const PACKAGES = {
   tcpdump: 'tcpdump',
   ping: 'iputils-ping',
   dnsmasq: 'dnsmasq-base',
+  radvd: 'radvd',
+  'wg-quick': 'wireguard-tools',
   nginx: 'nginx-light',
   openssl: 'openssl',
   socat: 'socat',
