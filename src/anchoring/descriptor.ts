@@ -13,12 +13,20 @@ import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Files, Services } from '../mechanism/services.ts'
 import { AnchorService, type KnownHost } from './anchor-service.ts'
 import type { HostPolicy } from './applications.ts'
-import { type AnchorSettings, anchorSections, checkHost, hostSections, type PeerConfig } from './config.ts'
+import {
+  type AnchorSettings,
+  anchorSections,
+  checkHost,
+  exceptions,
+  hostSections,
+  type PeerConfig,
+} from './config.ts'
 import { type HostPeer, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
 import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
 import { poolAddresses } from './pool-addresses.ts'
+import { formatTrust, isTrusted, parseTrust, type Trust } from './trust.ts'
 
 type HostConfig = ConfigWith<typeof hostSections>
 type AnchorConfig = ConfigWith<typeof anchorSections>
@@ -76,6 +84,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       ...(policy.peer !== undefined && { peer: policy.peer }),
     })),
   ]
+  const trusted = host.trusted.map((text) => must(parseTrust(text)))
   const plumbing = new HostPlumbing(
     {
       rtnl,
@@ -83,6 +92,8 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       cgroups,
       nfTables: services.nfTables,
       sources: () => services.accesses.sources(),
+      mainRoutes: () => services.accesses.mainRoutes(),
+      whyResting: () => whyResting(trusted, services),
       report: (message) => recorder.log('warn', message),
     },
     {
@@ -94,7 +105,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       destinations: config.peer.every(({ allowed_ips }) => allowed_ips?.length)
         ? config.peer.flatMap(({ allowed_ips = [] }) => allowed_ips.map((text) => must(parsePrefix(text))))
         : [],
-      except: host.except.map(selectorOf),
+      except: host.except.flatMap(exceptions),
       selected: policies.flatMap(({ match }) => match),
     },
   )
@@ -118,9 +129,19 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
       peers: config.peer.map((peer) => hostPeer(peer, services.files)),
       policies,
+      captivePortal: host.captive_portal,
       accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },
   )
+}
+
+/** Why the tunnel rests now: the access that main prefers is on a network that is trusted. */
+function whyResting(trusted: readonly Trust[], { accesses, rtnl }: Services): string | undefined {
+  if (trusted.length === 0) return undefined
+  const preferred = accesses.preferred()
+  if (preferred === undefined) return undefined
+  const found = trusted.find((trust) => isTrusted(trust, preferred, () => rtnl.neighbours(preferred.name)))
+  return found && `${preferred.name} is on a trusted network (${formatTrust(found)})`
 }
 
 function hostPeer(peer: PeerConfig, files: Files): HostPeer {

@@ -7,6 +7,7 @@
  *   link         multicast and broadcast: main
  *   sources      packets that already have an address of this host: the table of its access, else main
  *   forwarded    answers to connections that came in by an access and were forwarded: the table of the access
+ *   portal       what signs in at a captive portal, while nothing else works: the table of its access
  *   controlled   the rest, or what was selected of it: the tunnel
  */
 import { formatPrefix, type Prefix } from '../core/address.ts'
@@ -15,9 +16,11 @@ import type { Criterion, Selector } from '../core/selector.ts'
 import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
 import { userId } from '../linux/proc.ts'
 import type { RuleSpec } from '../linux/rtnetlink/types.ts'
+import type { Passage } from './portal.ts'
 
 const { TCP, UDP } = Protocol
 const FAMILIES = [4, 6] as const
+const HTTP = [80, 80] as const
 
 /**
  * Routes with a prefix of this length or shorter stand for a default route, whoever made them: OpenVPN's `redirect-gateway
@@ -47,9 +50,21 @@ export interface RulesInit {
   readonly except: readonly Selector[]
   /** In `selected` mode: what is put under control by user, port, destination or control group. */
   readonly selected: readonly Selector[]
+  /** VIpA_fix of both families. */
+  readonly fix4: Prefix
+  readonly fix6: Prefix
 }
 
-export function hostRules(init: RulesInit, sources: readonly Source[]): RuleSpec[] {
+export interface Network {
+  /** Addresses of this host. */
+  readonly sources: readonly Source[]
+  /** Only what is in the tunnel already stays there. */
+  readonly resting: boolean
+  /** What signs in at a captive portal. */
+  readonly passages: readonly Passage[]
+}
+
+export function hostRules(init: RulesInit, { sources, resting, passages }: Network): RuleSpec[] {
   const { ledger, control, destinations, except, selected } = init
   const own = ledger.anchoring
   const marked = (mark: number) => ({ mark, mask: MARK_MASK })
@@ -73,10 +88,21 @@ export function hostRules(init: RulesInit, sources: readonly Source[]): RuleSpec
     for (const table of new Set(sources.map((source) => source.table)))
       if (table !== MAIN_TABLE)
         rules.push({ ...marked(ledger.accessMark(table)), family, priority: own.forwarded, table })
+    for (const { table, to } of family === 4 ? passages : []) {
+      const what = to === undefined ? { protocol: TCP, destinationPorts: HTTP } : { to: `${to}/32` }
+      rules.push({ ...what, family, priority: own.portal, table })
+    }
     ;[priority, last] = own.controlled
     const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
     const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)
-    if (control === 'all' && everywhere) rules.push({ family, priority, table: own.table })
+    if (resting)
+      rules.push({
+        from: formatPrefix(family === 4 ? init.fix4 : init.fix6),
+        family,
+        priority,
+        table: own.table,
+      })
+    else if (control === 'all' && everywhere) rules.push({ family, priority, table: own.table })
     else if (control === 'all')
       for (const prefix of reached)
         rules.push({ to: formatPrefix(prefix), family, priority, table: own.table })

@@ -87,6 +87,8 @@ export class Ledger {
       /** Packets with an address of an access, by source and, forwarded ones, by mark. */
       sources: base + 132,
       forwarded: base + 133,
+      /** What signs in at a captive portal. */
+      portal: base + 134,
       controlled: [base + 140, base + 169] as Range,
       /** All its rules. */
       rules: [base + 100, base + 169] as Range,
