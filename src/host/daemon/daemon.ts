@@ -285,13 +285,14 @@ export class Daemon {
       { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
       postRoute('/v1/move', MOVE, ({ body }) => this.move(body.what, body.access, optionsIn(body))),
       postRoute('/v1/run', RUN, ({ body, caller }) => {
-        const { pid, command, policy, access } = body
+        const { pid, command, policy, access, direct } = body
         return this.#applications.adopt(
           {
             pid,
             command,
             ...(policy === undefined ? {} : { policy }),
             ...(access === undefined ? {} : { access }),
+            ...(direct === undefined ? {} : { direct }),
           },
           caller,
         )

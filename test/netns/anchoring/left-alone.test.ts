@@ -14,7 +14,7 @@ usePrivateNames()
 /** A private address behind the first access, beyond its subnet. */
 const PRIVATE = '10.55.0.1'
 /** Asks over one connection, once for each line. */
-const ASK = `const a=new (require('http').Agent)({keepAlive:true,maxSockets:1});require('readline').createInterface({input:process.stdin}).on('line',()=>require('http').get({host:process.argv[1],agent:a},r=>{let t='';r.on('data',d=>t+=d);r.on('end',()=>console.log(t,r.socket.localPort))}))`
+const ASK = `const a=new (require('http').Agent)({keepAlive:true,maxSockets:1});require('readline').createInterface({input:process.stdin}).on('line',()=>require('http').get({host:process.argv[1],agent:a},r=>{let t='';const p=r.socket.localPort;r.on('data',d=>t+=d);r.on('end',()=>console.log(t,p))}))`
 
 const mount = cgroupMount()
 const group = `godwit-test-${process.pid}`
