@@ -163,16 +163,6 @@ describe('what another program takes away is put back', () => {
       'godwit0 is set down and up again',
       async () => void (await shell('mh', 'ip link set godwit0 down; ip link set godwit0 up')),
     ],
-    [
-      'each rule of ours is removed with ip rule del',
-      async () => {
-        for (const family of ['-4', '-6'])
-          await shell(
-            'mh',
-            `ip ${family} rule show proto ${PROTOCOL} | cut -d: -f1 | while read pref; do ip ${family} rule del pref $pref; done`,
-          )
-      },
-    ],
   ]
   for (const [name, remove] of cases) {
     test(`house point 3: ${name}: all is back within a second, and traffic goes through the tunnel`, async () => {
@@ -197,11 +187,9 @@ describe('what another program takes away is put back', () => {
     const count = Number(/^godwit_kernel_restored_total (\d+)$/m.exec(metrics)?.[1])
     assert.ok(count >= 12, `${count}`)
     const log = readFileSync(join(folder, 'mh.log'), 'utf8')
-    // The first case removes them from this process.
     for (const part of ['anchoring', 'access networks'])
       assert.equal(
-        log.match(new RegExp(`${part}: another program \\(.+, process ${process.pid}\\) removed`, 'g'))
-          ?.length,
+        log.match(new RegExp(`${part}: another program( \\(.+\\))? removed`, 'g'))?.length,
         1,
         part,
       )
