@@ -149,11 +149,21 @@ export interface UsableInterface {
   readonly isAccess: boolean
 }
 
+/** An interface that is no access. */
+export interface UnusedInterface {
+  readonly name: string
+  readonly reason: string
+  /** With their prefix lengths. */
+  readonly addresses: readonly string[]
+}
+
 export interface AccessSnapshot<R extends RouteFacts = RouteFacts> {
   readonly links: readonly LinkFacts[]
   readonly addresses: readonly AddressFacts[]
-  /** Both families; other tables than main are ignored. */
+  /** Both families, one for each next hop; of other tables than main and `tables` they are ignored. */
   readonly routes: readonly R[]
+  /** Tables beside main that rules lead to by the source or the interface. */
+  readonly tables?: ReadonlySet<number>
 }
 
 /** The routing table that network managers write to (rtnetlink(7)). */
@@ -217,6 +227,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
   readonly #interfaces = new Map<number, Interface>()
   readonly #addresses = new Map<string, AddressFacts>()
   readonly #routes = new Map<string, R>()
+  #tables: ReadonlySet<number> = new Set([MAIN_TABLE])
   readonly #events: AccessEvent[] = []
 
   constructor(init: AccessInit = {}) {
@@ -233,8 +244,9 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     this.#addresses.clear()
     this.#routes.clear()
     for (const address of snapshot.addresses) this.#addresses.set(addressKey(address), address)
+    this.#tables = new Set([MAIN_TABLE, ...(snapshot.tables ?? [])])
     for (const route of snapshot.routes)
-      if (route.table === MAIN_TABLE) this.#routes.set(routeKey(route), route)
+      if (this.#tables.has(route.table)) this.#routes.set(routeKey(route), route)
     for (const link of snapshot.links) this.#setLink(link, now)
   }
 
@@ -343,9 +355,30 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return this.#find(name)?.quality ?? UNKNOWN
   }
 
-  /** The unicast routes of the main table over an interface. */
+  /** The unicast routes over an interface, those of the main table first. */
   routes(name: string): R[] {
-    return [...this.#routes.values()].filter((route) => route.dev === name && route.type === 'unicast')
+    return [...this.#routes.values()]
+      .filter((route) => route.dev === name && route.type === 'unicast')
+      .sort((a, b) => Number(a.table !== MAIN_TABLE) - Number(b.table !== MAIN_TABLE))
+  }
+
+  mainRoutes(): R[] {
+    return [...this.#routes.values()].filter(({ table }) => table === MAIN_TABLE)
+  }
+
+  /** Whether routes of this table count. */
+  follows(table: number): boolean {
+    return this.#tables.has(table)
+  }
+
+  /** Interfaces that are set up and no accesses, and why. */
+  unused(): UnusedInterface[] {
+    return [...this.#interfaces.values()].flatMap(({ link, access }) => {
+      if (access !== undefined || !link.up || link.loopback || matchesAny(this.#ours, link.name)) return []
+      const reason = this.#whyNoAccess(link, this.#gatewaysOf(link.name).length > 0)
+      const addresses = this.#addressesOf(link.index).map((each) => `${each.address}/${each.prefixLength}`)
+      return reason === undefined ? [] : [{ name: link.name, reason, addresses }]
+    })
   }
 
   #find(name: string): Interface | undefined {
@@ -354,7 +387,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
   }
 
   #setRoute(route: R, present: boolean, now: number): void {
-    if (route.table !== MAIN_TABLE || route.dev === undefined) return
+    if (!this.#tables.has(route.table) || route.dev === undefined) return
     if (present) this.#routes.set(routeKey(route), route)
     else this.#routes.delete(routeKey(route))
     const index = this.#find(route.dev)?.link.index
@@ -459,13 +492,20 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
   }
 
   #isAccess(link: LinkFacts, hasGateway: boolean): boolean {
-    if (link.loopback || matchesAny(this.#ours, link.name) || matchesAny(this.#never, link.name)) return false
-    if (matchesAny(this.#named, link.name)) return true
-    if (matchesAny(INNER_NAMES, link.name)) return false
+    return this.#whyNoAccess(link, hasGateway) === undefined
+  }
+
+  #whyNoAccess(link: LinkFacts, hasGateway: boolean): string | undefined {
+    if (link.loopback || matchesAny(this.#ours, link.name)) return "godwit's own"
+    if (matchesAny(this.#never, link.name)) return 'left alone: [access] use = "never"'
+    if (matchesAny(this.#named, link.name)) return undefined
+    const mend = `; [access."${link.name}"] makes it one`
+    if (matchesAny(INNER_NAMES, link.name)) return `the inner side of containers or virtual machines${mend}`
     // A TAP device has a hardware address: an Ethernet of a hypervisor or an emulator, not a tunnel.
     const isTap = link.kind === 'tun' && link.mac !== undefined && link.mac !== ''
-    if (link.kind !== undefined && INNER_KINDS.has(link.kind) && !isTap) return false
-    return hasGateway
+    if (link.kind !== undefined && INNER_KINDS.has(link.kind) && !isTap)
+      return `a device of kind ${link.kind}, not a network of its own${mend}`
+    return hasGateway ? undefined : 'leads to its own link: no default route'
   }
 
   /** Those that may be a source towards the Internet; deprecated ones only after all others. */
@@ -550,5 +590,5 @@ function addressKey(address: AddressFacts): string {
 }
 
 function routeKey(route: RouteFacts): string {
-  return `${route.family} ${route.to} ${route.metric ?? 0} ${route.dev ?? ''} ${route.via ?? ''} ${route.type}`
+  return `${route.table} ${route.family} ${route.to} ${route.metric ?? 0} ${route.dev ?? ''} ${route.via ?? ''} ${route.type}`
 }

@@ -4,12 +4,13 @@
  * The order of things is what handovers rest on. That an access is gone is told before anything else is done; that one is
  * up is told when its routing table stands, so that a socket bound to it works at once.
  */
+import { contains, parseAddress, parsePrefix } from '../core/address.ts'
 import type { Clock } from '../core/clock.ts'
 import type { AccessStatus } from '../core/mechanism.ts'
 import { ClockWatch, type WatchedClock } from '../linux/clock.ts'
 import type { Guarded } from '../linux/guard.ts'
-import { Ledger } from '../linux/ledger.ts'
-import type { Route, Rtnl, RtnlEvent } from '../linux/rtnetlink/types.ts'
+import { Ledger, PROTOCOL } from '../linux/ledger.ts'
+import type { Address, Route, Rtnl, RtnlEvent, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import {
   type Access,
@@ -18,6 +19,7 @@ import {
   AccessMachine,
   type AccessQuality,
   MAIN_TABLE,
+  type UnusedInterface,
   type UsableInterface,
 } from './machine.ts'
 import { AccessRouting } from './routing.ts'
@@ -65,6 +67,8 @@ const CLOCK_CHECK_MS = 2000
 const CARRIER_CHECK_MS = 15
 /** Shorter sleeps are a stopped debugger or a busy machine. */
 const SLEPT_MS = 1000
+/** Tables of others that are read with each change. */
+const MOST_TABLES = 16
 /** Every packet is compared with a rule for each. Accesses come first. */
 const MOST_SOURCES = 256
 
@@ -116,7 +120,7 @@ export class AccessMonitor {
     this.#running = running
     try {
       // Watching first: what changes while we read comes again as an event.
-      this.#rtnl.watch(['link', 'address', 'route'], (event) => this.#handle(event), {
+      this.#rtnl.watch(['link', 'address', 'route', 'rule'], (event) => this.#handle(event), {
         signal: running.signal,
       })
       this.#read()
@@ -199,6 +203,11 @@ export class AccessMonitor {
     return this.#linkUsers === 0 ? accesses : accesses.concat(this.#linksBeside(accesses))
   }
 
+  /** Interfaces that are no accesses, and why. */
+  unused(): UnusedInterface[] {
+    return this.#machine.unused()
+  }
+
   #linksBeside(accesses: readonly AccessStatus[]): AccessStatus[] {
     const known = new Set(accesses.map(({ name }) => name))
     return this.#machine.usable().flatMap(({ link: { name }, addresses }) => {
@@ -244,6 +253,19 @@ export class AccessMonitor {
     for (const { family, address } of this.#machine.addresses())
       if (!out.has(address)) out.set(address, { family, address, table: MAIN_TABLE })
     return [...out.values()].slice(0, MOST_SOURCES)
+  }
+
+  /** The access that the main table prefers now. */
+  preferred(): Access | undefined {
+    return this.#machine
+      .accesses()
+      .filter(({ state }) => state !== 'down')
+      .sort(byPreference)[0]
+  }
+
+  /** Routes of the main table, one for each next hop. */
+  mainRoutes(): Route[] {
+    return this.#machine.mainRoutes()
   }
 
   /** What was last told by `setQuality`. */
@@ -300,13 +322,21 @@ export class AccessMonitor {
     this.#checkClock()
     if (event.type === 'resync') {
       this.#attempt(() => this.#read())
-    } else if (!('rule' in event)) {
-      this.#machine.handleEvent(event, this.#clock.now())
-      this.#attempt(() => this.#settle(false))
-      if (!('route' in event) || event.route.table === MAIN_TABLE) this.#changed()
-      // Our own tables change because of us.
-      if (!('route' in event) || event.route.table === MAIN_TABLE) this.#readSoon()
+      return
     }
+    if ('rule' in event) {
+      if (event.rule.origin !== PROTOCOL) this.#readSoon()
+      return
+    }
+    const now = this.#clock.now()
+    if ('route' in event) {
+      for (const route of eachHop(event.route)) this.#machine.handleEvent({ type: event.type, route }, now)
+    } else this.#machine.handleEvent(event, now)
+    this.#attempt(() => this.#settle(false))
+    // Our own tables change because of us.
+    if ('route' in event && !this.#machine.follows(event.route.table)) return
+    this.#changed()
+    this.#readSoon()
   }
 
   #readSoon(): void {
@@ -317,10 +347,13 @@ export class AccessMonitor {
   }
 
   #read(): void {
+    const addresses = this.#rtnl.addresses()
+    const tables = tablesBySource(this.#rtnl.rules(), addresses)
     const snapshot = {
       links: this.#rtnl.links(),
-      addresses: this.#rtnl.addresses(),
-      routes: this.#rtnl.routes({ table: MAIN_TABLE }),
+      addresses,
+      tables,
+      routes: [MAIN_TABLE, ...tables].flatMap((table) => this.#rtnl.routes({ table }).flatMap(eachHop)),
     }
     this.#machine.handleSnapshot(snapshot, this.#clock.now())
     this.#settle(true)
@@ -397,5 +430,38 @@ function byPreference(a: Access, b: Access): number {
   const metric = ({ gateways }: Access) => gateways[0]?.metric ?? Number.POSITIVE_INFINITY
   return (
     Number(a.state === 'down') - Number(b.state === 'down') || metric(a) - metric(b) || a.ifindex - b.ifindex
+  )
+}
+
+/** A route over several interfaces is one over each. */
+function eachHop({ hops, ...route }: Route): Route[] {
+  if (hops === undefined) return [route]
+  const { via: _, dev: __, ...rest } = route
+  return hops.map((hop) => ({ ...rest, ...hop }))
+}
+
+/** Tables that other programs lead to by one of this host's addresses, or by the interface: a second uplink's default route. */
+function tablesBySource(rules: readonly RuleSpec[], addresses: readonly Address[]): Set<number> {
+  const tables = new Set<number>()
+  for (const { table, origin, from, oif, mark, iif, uids, to, invert } of rules) {
+    if (table === undefined || table === 0 || table === MAIN_TABLE || origin === PROTOCOL) continue
+    if (mark !== undefined || iif !== undefined || uids !== undefined || to !== undefined || invert === true)
+      continue
+    if (oif === undefined && (from === undefined || !addresses.some((each) => isWithin(each.address, from))))
+      continue
+    if (tables.size < MOST_TABLES) tables.add(table)
+  }
+  return tables
+}
+
+function isWithin(address: string, prefix: string): boolean {
+  const inner = parseAddress(address)
+  const outer = parsePrefix(prefix)
+  return (
+    inner.ok &&
+    outer.ok &&
+    inner.value.length === outer.value.address.length &&
+    outer.value.length > 0 &&
+    contains(outer.value, inner.value)
   )
 }

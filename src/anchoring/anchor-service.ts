@@ -116,6 +116,8 @@ export class AnchorService implements Mechanism {
   #ending = false
   #unprotect: (() => void) | undefined
 
+  #flowsLeftOut = 0
+
   constructor(parts: AnchorComponents, init: AnchorInit) {
     this.#parts = parts
     this.#init = init
@@ -238,8 +240,13 @@ export class AnchorService implements Mechanism {
     })
   }
 
+  get flowsLeftOut(): number {
+    return this.#flowsLeftOut
+  }
+
   async flows(): Promise<readonly FlowStatus[]> {
-    const { flows } = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED })
+    const { flows, total } = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED })
+    this.#flowsLeftOut = total - flows.length
     return flows.map(({ id, flow, peer, access }) => ({
       id,
       proto: protocolName(flow.protocol),

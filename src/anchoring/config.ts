@@ -2,6 +2,7 @@
 import * as z from 'zod'
 import { parseAddress } from '../core/address.ts'
 import { type Decoded, decoded, malformed } from '../core/result.ts'
+import type { Selector } from '../core/selector.ts'
 import {
   accessPattern,
   firewall,
@@ -12,9 +13,11 @@ import {
   prefix,
   publicPort,
   selector,
+  selectorOf,
   text,
   unique,
 } from '../mechanism/schema.ts'
+import { parseTrust } from './trust.ts'
 
 const webSocketUrl = text(parseWebSocketUrl, 'Where it is reached, `wss://HOST[:PORT]/PATH`.')
 
@@ -145,7 +148,9 @@ const host = z
     except: z
       .array(selector)
       .default([])
-      .describe('Traffic that is left alone: user:, port: and to: selectors.'),
+      .describe(
+        'Traffic that is left alone, as without godwit: user:, port:, proto:, to: and cgroup: selectors, and `private` for all private and link-local networks (also fd…: not those of an anchor then). Programs: cgroup:, or `godwit run --direct`.',
+      ),
     dns: z
       .array(text(parseAddress, 'An address.'))
       .max(8)
@@ -163,6 +168,18 @@ const host = z
       .optional()
       .describe(
         'HTTP proxy for WebSockets, `http://[USER:PASSWORD@]HOST:PORT`; they are tried through it and directly in turn.',
+      ),
+    trusted: z
+      .array(text(parseTrust, 'A trusted network.'))
+      .default([])
+      .describe(
+        'Networks at which the tunnel rests: `subnet:ADDRESS/LENGTH`, `gateway:ADDRESS` or `gateway:MAC`, several that must all hold joined by +. While the access that this machine prefers is on one, what is opened goes directly; what is open stays in the tunnel.',
+      ),
+    captive_portal: z
+      .boolean()
+      .default(true)
+      .describe(
+        "Looks for a captive portal on an access over which no anchor answers, by asking the anchor's address for a page. While nothing gets through, the portal's address and port 80 go past the tunnel, so that a browser can sign in.",
       ),
     prefer: z
       .array(accessPattern)
@@ -216,6 +233,34 @@ export function parseProxy(value: string): Decoded<{ host: string; port: number;
   return decoded({ host, port, authorization: `Basic ${Buffer.from(secret).toString('base64')}` })
 }
 
+/** RFC 1918, 3927, 4193 and 4291. */
+const PRIVATE_NETWORKS = [
+  '10.0.0.0/8',
+  '172.16.0.0/12',
+  '192.168.0.0/16',
+  '169.254.0.0/16',
+  'fc00::/7',
+  'fe80::/10',
+] as const
+
+/** What an entry of `except` stands for. */
+export function exceptions(entry: string): Selector[] {
+  return entry === 'private' ? PRIVATE_NETWORKS.map((net) => selectorOf(`to:${net}`)) : [selectorOf(entry)]
+}
+
+function whyNotExcept(entry: string): string | undefined {
+  if (entry === 'private') return undefined
+  const chosen = selectorOf(entry)
+  const criteria = chosen.kind === 'every' ? chosen.of : [chosen]
+  if (criteria.some(({ kind }) => kind === 'app'))
+    return 'routes cannot see programs; start it with `godwit run --direct`, or name its control group (cgroup:PATH)'
+  if (criteria.some(({ kind }) => kind === 'all' || kind === 'flow'))
+    return 'only user:, port:, proto:, to:, cgroup: and `private` can be left alone'
+  if (criteria.length > 1 && criteria.some(({ kind }) => kind === 'cgroup'))
+    return 'cgroup: stands alone here: its sockets are marked before they have a destination'
+  return undefined
+}
+
 export const hostSections = {
   host: host.prefault({}),
   peer: z.array(peer).default([]),
@@ -242,7 +287,8 @@ export function checkHost(value: HostConfig, issue: Issue): void {
   for (const [i, entry] of value.peer.entries())
     if (entry.kind === 'wireguard' && !entry.addresses?.length)
       issue(['peer', i], 'a wireguard peer needs `addresses`: what its server lets this host use')
-  for (const [i, entry] of value.host.except.entries())
-    if (!/^(user|port|to):/.test(entry))
-      issue(['host', 'except', i], `"${entry}": only user:, port: and to: can be left alone`)
+  for (const [i, entry] of value.host.except.entries()) {
+    const fault = whyNotExcept(entry)
+    if (fault !== undefined) issue(['host', 'except', i], `"${entry}": ${fault}`)
+  }
 }

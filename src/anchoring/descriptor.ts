@@ -22,6 +22,7 @@ import {
   type AnchorSettings,
   anchorSections,
   checkHost,
+  exceptions,
   hostSections,
   type PeerConfig,
   parseProxy,
@@ -33,6 +34,7 @@ import { inviteHost } from './invite.ts'
 import { NameServers } from './name-servers.ts'
 import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
 import { poolAddresses } from './pool-addresses.ts'
+import { formatTrust, isTrusted, parseTrust, type Trust } from './trust.ts'
 
 type HostConfig = ConfigWith<typeof hostSections>
 type AnchorConfig = ConfigWith<typeof anchorSections>
@@ -90,6 +92,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       ...(policy.peer !== undefined && { peer: policy.peer }),
     })),
   ]
+  const trusted = host.trusted.map((text) => must(parseTrust(text)))
   const plumbing = new HostPlumbing(
     {
       rtnl,
@@ -97,6 +100,8 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       cgroups,
       nfTables: services.nfTables,
       sources: () => services.accesses.sources(),
+      mainRoutes: () => services.accesses.mainRoutes(),
+      whyResting: () => whyResting(trusted, services),
       report: (message) => recorder.log('warn', message),
     },
     {
@@ -108,7 +113,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       destinations: config.peer.every(({ allowed_ips }) => allowed_ips?.length)
         ? config.peer.flatMap(({ allowed_ips = [] }) => allowed_ips.map((text) => must(parsePrefix(text))))
         : [],
-      except: host.except.map(selectorOf),
+      except: host.except.flatMap(exceptions),
       selected: policies.flatMap(({ match }) => match),
     },
   )
@@ -147,9 +152,19 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       peers: config.peer.map((peer) => hostPeer(peer, services.files)),
       ...(host.proxy !== undefined && { proxy: must(parseProxy(host.proxy)) }),
       policies,
+      captivePortal: host.captive_portal,
       accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },
   )
+}
+
+/** Why the tunnel rests now: the access that main prefers is on a network that is trusted. */
+function whyResting(trusted: readonly Trust[], { accesses, rtnl }: Services): string | undefined {
+  if (trusted.length === 0) return undefined
+  const preferred = accesses.preferred()
+  if (preferred === undefined) return undefined
+  const found = trusted.find((trust) => isTrusted(trust, preferred, () => rtnl.neighbours(preferred.name)))
+  return found && `${preferred.name} is on a trusted network (${formatTrust(found)})`
 }
 
 function hostPeer(peer: PeerConfig, files: Files): HostPeer {

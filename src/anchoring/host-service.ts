@@ -39,6 +39,7 @@ import {
 import { FlowApplications, type HostPolicy } from './applications.ts'
 import type { NameServers } from './name-servers.ts'
 import type { HostPlumbing } from './plumbing.ts'
+import { PortalWatch } from './portal.ts'
 import type {
   AccessSetup,
   EngineStatus,
@@ -88,6 +89,8 @@ export interface MobileHostInit {
   /** The first is the default. */
   readonly policies: readonly HostPolicy[]
   readonly accesses: readonly AccessUse[]
+  /** Looks for captive portals. Default: no. */
+  readonly captivePortal?: boolean
 }
 
 export interface MobileHostComponents {
@@ -121,6 +124,8 @@ export class MobileHostService implements Mechanism {
   #unprotect: (() => void) | undefined
   #unroute: (() => void) | undefined
   #unwatch: (() => void) | undefined
+  #flowsLeftOut = 0
+  #portals: PortalWatch | undefined
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
@@ -180,13 +185,14 @@ export class MobileHostService implements Mechanism {
       this.#unroute = this.#parts.monitor.useRouting()
       this.#tunnel.followAccesses(this.#parts.monitor, (name) => this.#accessSetup(name))
       this.#parts.plumbing.apply(this.#init.mtu ?? FIRST_MTU)
-      this.#unwatch = this.#parts.monitor.watch(() => this.#parts.plumbing.followAddresses())
+      this.#unwatch = this.#parts.monitor.watch(() => this.#parts.plumbing.followNetwork())
       this.#parts.nameServers.start()
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
         restore: () => this.#parts.plumbing.restore(),
       })
+      if (this.#init.captivePortal === true) this.#portals = this.#watchPortals()
     } catch (error) {
       if (!deviceIsForeign(error)) await this.stop()
       throw error
@@ -217,6 +223,8 @@ export class MobileHostService implements Mechanism {
     this.#unprotect?.()
     this.#unwatch?.()
     this.#parts.nameServers.stop()
+    this.#portals?.stop()
+    this.#portals = undefined
     this.#tunnel.retire()
     // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
     await this.cleanUp()
@@ -255,8 +263,13 @@ export class MobileHostService implements Mechanism {
     })
   }
 
+  get flowsLeftOut(): number {
+    return this.#flowsLeftOut
+  }
+
   async flows(): Promise<readonly FlowStatus[]> {
     const listed = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED })
+    this.#flowsLeftOut = listed.total - listed.flows.length
     const living = new Set<string>()
     const flows = listed.flows.map((report) => {
       living.add(report.id)
@@ -357,8 +370,16 @@ export class MobileHostService implements Mechanism {
         hint: `accesses: ${names.join(', ') || 'none'}`,
       })
     }
-    this.#parts.cgroups?.setMark(application.cgroup, this.#init.ledger.anchoring.control)
-    this.#applications.adopt(application)
+    this.#parts.cgroups?.setMark(application.cgroup, this.#markOf(application))
+    if (application.direct !== true) this.#applications.adopt(application)
+  }
+
+  /** Past the tunnel its sockets go by main, or by the access that was asked for. */
+  #markOf({ direct, access }: Application): number {
+    const { ledger } = this.#init
+    if (direct !== true) return ledger.anchoring.control
+    const table = access === undefined ? undefined : this.#parts.monitor.table(access)
+    return table === undefined ? ledger.anchoring.bypassMark : ledger.accessMark(table)
   }
 
   async release(application: Application): Promise<void> {
@@ -420,9 +441,37 @@ export class MobileHostService implements Mechanism {
     }
   }
 
+  #watchPortals(): PortalWatch {
+    const { monitor, plumbing, recorder } = this.#parts
+    return new PortalWatch({
+      anchors: this.#init.peers.flatMap(({ endpoints }) => endpoints.map(({ host }) => host)),
+      now: () => performance.now(),
+      pass: (passages) => plumbing.setPassages(passages),
+      report: (access, url) => {
+        monitor.describe(access, url === undefined ? {} : { portal: url })
+        const sign = `a captive portal answers in place of the anchor: sign in at ${url} with a browser`
+        recorder.log('warn', `${access}: ${url === undefined ? 'no captive portal any more' : sign}`)
+      },
+    })
+  }
+
+  /** Accesses over which no anchor answers may be behind a portal. */
+  #lookForPortals(paths: EngineStatus['paths']): void {
+    const { monitor } = this.#parts
+    const works = (name: string) => paths.some(({ access, state }) => access === name && isUsable(state))
+    const silent = monitor.accesses().flatMap(({ name, state, addresses }) => {
+      const address = addresses.find(({ family }) => family === 4)?.address
+      const table = monitor.table(name)
+      if (state === 'down' || works(name) || address === undefined || table === undefined) return []
+      return [{ name, address, table }]
+    })
+    this.#portals?.update(silent, !paths.some(({ state }) => isUsable(state)))
+  }
+
   /** What the paths over an access say of it. */
   #report({ paths }: EngineStatus): void {
     if (paths.some(({ state }) => isUsable(state))) this.#parts.nameServers.tunnelReady()
+    this.#lookForPortals(paths)
     for (const { name } of this.#parts.monitor.accesses()) {
       const own = paths.filter(({ access }) => access === name)
       const usable = own.filter(({ state }) => isUsable(state))

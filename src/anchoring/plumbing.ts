@@ -15,7 +15,9 @@ import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
 import type { NameServerWay } from './name-servers.ts'
+import type { Passage } from './portal.ts'
 import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
+import { type MainRoute, wideRoutes } from './wide-routes.ts'
 
 /**
  * Connections of one host that an anchor's kernel follows at a time, of each family: its table is one for all, and of at least
@@ -34,6 +36,10 @@ export interface HostPlumbingComponents {
   readonly nfTables: Pick<NfSocket, 'commit'>
   /** Addresses of this host now, and where packets from them go. */
   readonly sources: () => readonly Source[]
+  /** Routes of the main table. */
+  readonly mainRoutes: () => readonly MainRoute[]
+  /** Why the tunnel rests now; undefined: it does not. */
+  readonly whyResting: () => string | undefined
   /** One line for the log. */
   readonly report?: (message: string) => void
 }
@@ -48,6 +54,11 @@ export class HostPlumbing {
 
   readonly #forwarded: ForwardedReplies
   readonly #sources: () => readonly Source[]
+  readonly #mainRoutes: () => readonly MainRoute[]
+  readonly #whyResting: () => string | undefined
+  #resting: string | undefined
+  #passages: readonly Passage[] = []
+  readonly #wide = new Set<string>()
   /** The sources that the rules are made for; undefined: there are no rules. */
   #applied: string | undefined
 
@@ -57,6 +68,8 @@ export class HostPlumbing {
     this.#rtnl = parts.rtnl
     this.#sysctls = parts.sysctls
     this.#sources = parts.sources
+    this.#mainRoutes = parts.mainRoutes
+    this.#whyResting = parts.whyResting
     this.#init = init
     this.#forwarded = new ForwardedReplies(parts.nfTables, parts.sysctls, init.ledger, this.#report)
   }
@@ -64,7 +77,8 @@ export class HostPlumbing {
   /** The virtual interface is there: addresses, UPMT table, then the rules that lead traffic to it. */
   apply(mtu: number): void {
     this.#apply({ mtu })
-    this.#markGroups(this.#init.ledger.anchoring.control)
+    this.#markGroups(true)
+    this.#reportWideRoutes()
   }
 
   /** Puts back what another program removed, and names it. */
@@ -75,13 +89,7 @@ export class HostPlumbing {
   /** These name servers are reached by these tables from now on, and no others are led anywhere. */
   leadNameServers(ways: readonly NameServerWay[]): void {
     this.#nameServers = ways
-    if (this.#applied !== undefined) this.#setRules(this.#sources())
-  }
-
-  #setRules(sources: readonly Source[]): RuleSpec[] {
-    const { ledger } = this.#init
-    const all = hostRules(this.#init, sources, this.#nameServers)
-    return setRules(this.#rtnl, ledger, ledger.anchoring.rules, all)
+    if (this.#applied !== undefined) this.#setRules()
   }
 
   #apply(wanted: { readonly mtu?: number }): string[] {
@@ -97,21 +105,55 @@ export class HostPlumbing {
       { to: 'default6', dev: device, source: source(fix6) },
     ])
     for (const { to } of routes) restored.push(`route ${to} of ${device}`)
+    return restored.concat(this.#setRules().map(describeRule))
+  }
+
+  #setRules(): RuleSpec[] {
+    const { ledger } = this.#init
     const sources = this.#sources()
-    this.#applied = JSON.stringify(sources)
+    const resting = this.#whyResting()
+    if (resting !== this.#resting)
+      this.#report(
+        resting === undefined
+          ? 'the tunnel rests no more'
+          : `the tunnel rests: ${resting}; what is opened goes directly`,
+      )
+    this.#resting = resting
     this.#forwarded.apply(sources)
-    return restored.concat(this.#setRules(sources).map(describeRule))
+    this.#applied = JSON.stringify(sources)
+    const rules = hostRules(this.#init, {
+      sources,
+      resting: resting !== undefined,
+      passages: this.#passages,
+      nameServers: this.#nameServers,
+    })
+    return setRules(this.#rtnl, ledger, ledger.anchoring.rules, rules)
   }
 
   /** Links, addresses or routes have changed: packets with the addresses of now leave by their accesses. */
-  followAddresses(): void {
+  followNetwork(): void {
     if (this.#applied === undefined) return
+    this.#reportWideRoutes()
     const sources = this.#sources()
-    this.#forwarded.apply(sources)
-    const text = JSON.stringify(sources)
-    if (text === this.#applied) return
-    this.#applied = text
-    this.#setRules(sources)
+    if (JSON.stringify(sources) === this.#applied && this.#whyResting() === this.#resting)
+      this.#forwarded.apply(sources)
+    else this.#setRules()
+  }
+
+  /** What may pass by an access to sign in at a captive portal, in place of what could before. */
+  setPassages(passages: readonly Passage[]): void {
+    this.#passages = passages
+    if (this.#applied !== undefined) this.#setRules()
+  }
+
+  /** Once as long as they are there. */
+  #reportWideRoutes(): void {
+    const now = wideRoutes(this.#mainRoutes())
+    for (const key of this.#wide) if (!now.has(key)) this.#wide.delete(key)
+    for (const [key, text] of now) {
+      if (!this.#wide.has(key)) this.#report(text)
+      this.#wide.add(key)
+    }
   }
 
   /** Why the rules do not lead a flow into the device; undefined: they do, or programs that are not known may be. */
@@ -119,6 +161,7 @@ export class HostPlumbing {
     const { control, destinations, except, selected } = this.#init
     const excepted = except.find((selector) => matches(selector, flow))
     if (excepted !== undefined) return `${formatSelector(excepted)} is left alone ([host] except)`
+    if (this.#resting !== undefined) return `the tunnel rests: ${this.#resting}`
     const { dst } = flow
     if (dst !== undefined && this.#hasRoute(dst)) return 'the main table has a route of its own there'
     if (control === 'selected') {
@@ -153,17 +196,20 @@ export class HostPlumbing {
     this.#nameServers = []
     setRules(this.#rtnl, ledger, ledger.anchoring.rules, [])
     this.#forwarded.cleanUp()
-    this.#markGroups(0)
+    this.#markGroups(false)
     clearTable(this.#rtnl, ledger.anchoring.table)
     deleteDevice(this.#rtnl, ledger, device)
   }
 
   /** `cgroup:` selectors: sockets made in the group from now on carry the mark. Programs can only be marked that way. */
-  #markGroups(mark: number): void {
+  #markGroups(on: boolean): void {
+    const { control, bypassMark } = this.#init.ledger.anchoring
+    for (const selector of this.#init.except)
+      if (selector.kind === 'cgroup') this.#markGroup(selector.path, on ? bypassMark : 0)
     if (this.#init.control !== 'selected') return
     for (const selector of this.#init.selected) {
-      if (selector.kind === 'cgroup') this.#markGroup(selector.path, mark)
-      else if (mark !== 0 && needsMark(selector))
+      if (selector.kind === 'cgroup') this.#markGroup(selector.path, on ? control : 0)
+      else if (on && needsMark(selector))
         this.#report(
           `${formatSelector(selector)} chooses a policy, but puts nothing under control: routes cannot see programs; use cgroup:PATH, or start them with \`godwit run\``,
         )

@@ -8,6 +8,7 @@
  *   sources      packets that already have an address of this host: the table of its access, else main
  *   forwarded    answers to connections that came in by an access and were forwarded: the table of the access
  *   nameServers  name servers that one access reaches: its table; those of [host] dns: the tunnel
+ *   portal       what signs in at a captive portal, while nothing else works: the table of its access
  *   controlled   the rest, or what was selected of it: the tunnel
  */
 import { formatPrefix, type Prefix } from '../core/address.ts'
@@ -17,9 +18,11 @@ import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
 import { userId } from '../linux/proc.ts'
 import type { RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { NameServerWay } from './name-servers.ts'
+import type { Passage } from './portal.ts'
 
 const { TCP, UDP } = Protocol
 const FAMILIES = [4, 6] as const
+const HTTP = [80, 80] as const
 
 /**
  * Routes with a prefix of this length or shorter stand for a default route, whoever made them: OpenVPN's `redirect-gateway
@@ -54,10 +57,19 @@ export interface RulesInit {
   readonly selected: readonly Selector[]
 }
 
+export interface Network {
+  /** Addresses of this host. */
+  readonly sources: readonly Source[]
+  /** Only what is in the tunnel already stays there. */
+  readonly resting: boolean
+  /** What signs in at a captive portal. */
+  readonly passages: readonly Passage[]
+  readonly nameServers?: readonly NameServerWay[]
+}
+
 export function hostRules(
   init: RulesInit,
-  sources: readonly Source[],
-  nameServers: readonly NameServerWay[] = [],
+  { sources, resting, passages, nameServers = [] }: Network,
 ): RuleSpec[] {
   const { ledger, control, destinations, except, selected } = init
   const own = ledger.anchoring
@@ -84,12 +96,17 @@ export function hostRules(
         rules.push({ ...marked(ledger.accessMark(table)), family, priority: own.forwarded, table })
     for (const { to, table } of nameServers)
       if (to.includes(':') === (family === 6)) rules.push({ to, family, priority: own.nameServers, table })
+    for (const { table, to } of family === 4 ? passages : []) {
+      const what = to === undefined ? { protocol: TCP, destinationPorts: HTTP } : { to: `${to}/32` }
+      rules.push({ ...what, family, priority: own.portal, table })
+    }
     ;[priority, last] = own.controlled
     const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
     const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)
-    // Answers of programs that were asked at the virtual address (forwarded ports of the anchor).
+    // Answers of programs that were asked at the virtual address (forwarded ports of the anchor), and what is in the tunnel already.
     const from = formatPrefix(family === 4 ? init.fix4 : init.fix6)
-    if (control !== 'all' || !everywhere) rules.push({ from, family, priority, table: own.table })
+    if (resting || control !== 'all' || !everywhere) rules.push({ from, family, priority, table: own.table })
+    if (resting) continue
     if (control === 'all' && everywhere) rules.push({ family, priority, table: own.table })
     else if (control === 'all')
       for (const prefix of reached)

@@ -155,11 +155,13 @@ function defineHost(program: Command): void {
     examples: [
       'godwit run -- ssh server.example.org',
       'godwit run --access wwan0 -- curl -O https://example.org/big',
+      'godwit run --direct -- firefox',
     ],
     without: ['json'],
     options: [
       new Option('--access <name>', 'the access that its connections take'),
       new Option('--policy <name>', 'a policy of the configuration'),
+      new Option('--direct', 'past the tunnel, as without godwit; with --access over that access'),
       new Option('--best-effort', 'where it cannot be controlled by itself, run it under the general rules'),
     ],
     details: 'Its exit status is passed on, and signals are passed to it.',

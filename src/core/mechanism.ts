@@ -139,6 +139,8 @@ export interface Application {
   readonly access?: string
   /** Name of a policy of the configuration. Absent: the default one. */
   readonly policy?: string
+  /** Past all mechanisms, as without godwit; with `access` over that access. */
+  readonly direct?: boolean
 }
 
 export interface Move {
@@ -266,6 +268,8 @@ export interface Mechanism {
   cleanUp(): Promise<void>
   peers(): readonly PeerStatus[]
   flows(): readonly FlowStatus[] | Promise<readonly FlowStatus[]>
+  /** How many there are besides, that the last `flows()` left out because lists are cut. Absent: none. */
+  readonly flowsLeftOut?: number
   /** Traffic classes that it shows and explains beside flows. */
   classes?(): readonly ClassStatus[]
   /** What it can do for a flow with these properties; what is not known of the flow is left out. */

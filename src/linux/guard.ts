@@ -6,6 +6,7 @@
  */
 import type { Clock } from '../core/clock.ts'
 import type { Ledger } from './ledger.ts'
+import { processInfo } from './proc.ts'
 import type { Rtnl, RtnlEvent } from './rtnetlink/types.ts'
 
 export interface Guarded {
@@ -27,12 +28,17 @@ const SETTLE_MS = 100
 const BURST = 10
 const INTERVAL_MS = 10_000
 
+/** More than this are not named at once. */
+const MOST_CULPRITS = 4
+
 export interface GuardComponents {
   readonly rtnl: Rtnl
   readonly ledger: Ledger
   readonly clock: Clock
   /** One line for the log. */
   readonly report: (message: string) => void
+  /** Name of a running process, or undefined. */
+  readonly nameOf?: (pid: number) => string | undefined
 }
 
 export class KernelGuard {
@@ -44,6 +50,8 @@ export class KernelGuard {
   /** When restorations would all be earned again. */
   #earnedAt = Number.NEGATIVE_INFINITY
   #restored = 0
+  /** Who took something away since the last restoration. */
+  readonly #culprits = new Set<string>()
 
   constructor(parts: GuardComponents) {
     this.#parts = parts
@@ -80,7 +88,9 @@ export class KernelGuard {
     this.#parts.rtnl.watch(
       ['link', 'address', 'route', 'rule'],
       (event) => {
-        if (this.#concerns(event)) this.#restoreSoon()
+        if (!this.#concerns(event)) return
+        this.#noteCulprit(event)
+        this.#restoreSoon()
       },
       { signal: watching.signal },
     )
@@ -108,6 +118,14 @@ export class KernelGuard {
     }
   }
 
+  /** At once: a command may have ended before its event is read. */
+  #noteCulprit({ by }: RtnlEvent): void {
+    const pid = by === undefined ? undefined : processOfPort(by)
+    if (pid === undefined || pid === process.pid || this.#culprits.size >= MOST_CULPRITS) return
+    const name = (this.#parts.nameOf ?? nameOf)(pid)
+    this.#culprits.add(name === undefined ? `process ${pid}, which has ended` : `${name}, process ${pid}`)
+  }
+
   #restoreSoon(): void {
     const next = this.#earnedAt - (BURST - 1) * INTERVAL_MS - this.#parts.clock.now()
     this.#timer ??= setTimeout(
@@ -121,6 +139,9 @@ export class KernelGuard {
 
   #restore(): void {
     let any = false
+    const culprits = [...this.#culprits].join('; ')
+    const who = culprits === '' ? 'another program' : `another program (${culprits})`
+    this.#culprits.clear()
     for (const guarded of this.#guarded) {
       let restored: readonly string[]
       try {
@@ -134,7 +155,7 @@ export class KernelGuard {
       this.#restored += restored.length
       const more = restored.length > 3 ? ` and ${restored.length - 3} more` : ''
       const what = restored.slice(0, 3).join(', ') + more
-      const text = `another program removed ${what}; put back`
+      const text = `${who} removed ${what}; put back`
       this.#once(guarded.name, `${guarded.name}: ${text}. From now on this is only counted (/metrics)`)
     }
     if (!any) return
@@ -149,4 +170,17 @@ export class KernelGuard {
     this.#reported.add(key)
     this.#parts.report(message)
   }
+}
+
+/**
+ * The process behind a netlink port. The kernel gives the first socket of a process its id and others negative numbers;
+ * libnl puts a counter above bit 22.
+ */
+export function processOfPort(port: number): number | undefined {
+  const pid = port & 0x3f_ffff
+  return port >= 0x8000_0000 || pid === 0 ? undefined : pid
+}
+
+function nameOf(pid: number): string | undefined {
+  return processInfo(pid)?.command
 }

@@ -87,6 +87,8 @@ export class Ledger {
       /** Packets with an address of an access, by source and, forwarded ones, by mark. */
       sources: base + 132,
       forwarded: base + 133,
+      /** What signs in at a captive portal. */
+      portal: base + 134,
       /** Name servers that one access reaches, or the tunnel ([host] dns). */
       nameServers: base + 135,
       controlled: [base + 140, base + 169] as Range,

@@ -169,6 +169,8 @@ export interface NetlinkReply {
   readonly flags: number
   readonly sequence: number
   readonly body: Uint8Array
+  /** Of an event: the port of the socket that asked for the change; 0: the kernel did it. */
+  readonly port?: number
 }
 
 /** Called for each message; what follows its header lies at `at` in the datagram, `length` bytes. */
@@ -194,8 +196,10 @@ export function visitMessages(bytes: Uint8Array, view: DataView, visit: VisitMes
 /** The messages in one datagram; their bodies are copies. */
 export function readMessages(bytes: Uint8Array): NetlinkReply[] {
   const replies: NetlinkReply[] = []
-  visitMessages(bytes, viewOf(bytes), (type, flags, sequence, at, length) => {
-    replies.push({ type, flags, sequence, body: bytes.slice(at, at + length) })
+  const view = viewOf(bytes)
+  visitMessages(bytes, view, (type, flags, sequence, at, length) => {
+    const port = view.getUint32(at - 4, true)
+    replies.push({ type, flags, sequence, body: bytes.slice(at, at + length), port })
   })
   return replies
 }

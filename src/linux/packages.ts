@@ -31,6 +31,8 @@ const PACKAGES = {
   ping: 'iputils-ping',
   dnsmasq: 'dnsmasq-base',
   tayga: 'tayga',
+  radvd: 'radvd',
+  'wg-quick': 'wireguard-tools',
   nginx: 'nginx-light',
   openssl: 'openssl',
   socat: 'socat',

@@ -64,8 +64,8 @@ export function paths(options: QueryOptions): Promise<void> {
 export function flows(options: QueryOptions): Promise<void> {
   return show(
     options,
-    (value) => ({ flows: value.flows }),
-    (value) => flowTable(value.flows),
+    (value) => ({ flows: value.flows, flows_left_out: value.flows_left_out }),
+    (value) => [...flowTable(value.flows), ...leftOut(value)],
   )
 }
 
@@ -82,16 +82,22 @@ function overview(status: Status): string[] {
   const waits = status.ready ? '' : ', not ready yet'
   const lines = [`godwit ${status.version} ${status.role}, up for ${up} (process ${status.pid})${waits}`]
   if (status.accesses.length > 0) lines.push('', ...accessTable(status))
+  for (const { name, reason } of status.unused) lines.push(`${name} is not used: ${reason}`)
   lines.push('', ...peerTable(status.peers))
   const paths = status.peers.flatMap((peer) => peer.paths)
   if (paths.length > 0) lines.push('', ...pathTable(status.peers))
   const perAccess = new Map<string, number>()
   for (const { access } of status.flows) perAccess.set(access, (perAccess.get(access) ?? 0) + 1)
   const split = [...perAccess].map(([access, flows]) => `${flows} on ${access || 'no access'}`).join(', ')
-  lines.push('', `${count(status.flows.length, 'flow')}${split && `: ${split}`}`)
+  lines.push('', `${count(status.flows.length, 'flow')}${split && `: ${split}`}`, ...leftOut(status))
   if (status.handovers.length === 0) return [...lines, 'no handovers yet']
   lines.push(`${count(status.handovers.length, 'handover')}, the last:`)
   return [...lines, ...status.handovers.slice(-LAST).map((record) => `  ${handoverLine(record)}`)]
+}
+
+function leftOut({ flows, flows_left_out }: Status): string[] {
+  if (flows_left_out === 0) return []
+  return [`${count(flows_left_out, 'more flow')} not listed: lists are cut at ${flows.length}`]
 }
 
 function count(number: number, word: string): string {

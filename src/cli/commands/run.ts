@@ -5,7 +5,7 @@
  */
 import { spawn } from 'node:child_process'
 import { constants } from 'node:os'
-import { GodwitError } from '../../core/errors.ts'
+import { GodwitError, usageError } from '../../core/errors.ts'
 import { printable } from '../../core/printable.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import { State } from '../../host/stores/state.ts'
@@ -14,6 +14,7 @@ import type { CommonOptions } from '../definition.ts'
 interface RunOptions extends CommonOptions {
   readonly access?: string
   readonly policy?: string
+  readonly direct?: boolean
   readonly bestEffort?: boolean
 }
 
@@ -60,9 +61,11 @@ async function adopt(
   command: string,
   options: RunOptions,
 ): Promise<string | undefined> {
-  const { access, policy } = options
+  const { access, policy, direct } = options
+  if (direct === true && policy !== undefined)
+    throw usageError('--direct and --policy exclude each other: past godwit no policy holds')
   try {
-    return (await daemon.post<{ id: string }>('/v1/run', { pid, command, access, policy })).id
+    return (await daemon.post<{ id: string }>('/v1/run', { pid, command, access, policy, direct })).id
   } catch (error) {
     if (!options.bestEffort || !(error instanceof GodwitError) || error.kind === 'usage') throw error
     process.stderr.write(

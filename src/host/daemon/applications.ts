@@ -26,6 +26,7 @@ const RUNNING = z.object({
   cgroupId: z.number(),
   access: z.string().optional(),
   policy: z.string().optional(),
+  direct: z.boolean().optional(),
   uid: z.int(),
 })
 type Running = Application & { readonly uid: number }
@@ -35,6 +36,7 @@ export interface ApplicationRequest {
   readonly command: string
   readonly access?: string
   readonly policy?: string
+  readonly direct?: boolean
 }
 
 export interface ApplicationsInit {
@@ -110,7 +112,7 @@ export class Applications {
     target: OpenProcess,
     able: readonly Mechanism[],
   ): Promise<{ id: string; cgroup: string }> {
-    const { pid, command, access, policy } = request
+    const { pid, command, access, policy, direct } = request
     needOwn(target, caller)
     const id = `run-${process.pid}-${++this.#count}`
     const { cgroups, group } = this.#makeGroup(target, id)
@@ -120,6 +122,7 @@ export class Applications {
       cgroupId: group.id,
       ...(access === undefined ? {} : { access }),
       ...(policy === undefined ? {} : { policy }),
+      ...(direct === undefined ? {} : { direct }),
       uid: caller.uid,
     }
     try {
@@ -199,10 +202,11 @@ export class Applications {
       const list = z.array(RUNNING).parse(JSON.parse(readFileSync(this.#file, 'utf8')))
       return list
         .filter(({ cgroup, cgroupId }) => this.#cgroups?.id(cgroup) === cgroupId)
-        .map(({ access, policy, ...rest }) => ({
+        .map(({ access, policy, direct, ...rest }) => ({
           ...rest,
           ...(access === undefined ? {} : { access }),
           ...(policy === undefined ? {} : { policy }),
+          ...(direct === undefined ? {} : { direct }),
         }))
     } catch {
       return []

@@ -3,6 +3,7 @@
  * It knows no mechanism by name; `serve.ts` composes those that the configuration asks for.
  */
 import * as z from 'zod'
+import type { UnusedInterface } from '../../access/index.ts'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import {
   type AccessStatus,
@@ -35,6 +36,7 @@ const RUN = z.strictObject({
   pid: z.int().min(2),
   command: z.string().min(1),
   policy: z.string().min(1).optional(),
+  direct: z.boolean().optional(),
   access: z.string().min(1).optional(),
 })
 const RUN_END = z.strictObject({ id: z.string().min(1) })
@@ -55,8 +57,12 @@ export interface Status {
   /** What is waited for until then. */
   readonly waiting?: string
   readonly accesses: readonly AccessStatus[]
+  /** Interfaces that are no accesses, and why. */
+  readonly unused: readonly UnusedInterface[]
   readonly peers: readonly PeerStatus[]
   readonly flows: readonly FlowStatus[]
+  /** How many there are besides: lists are cut. */
+  readonly flows_left_out: number
   /** Of a router. */
   readonly classes: readonly ClassStatus[]
   readonly handovers: readonly HandoverRecord[]
@@ -85,6 +91,7 @@ export interface DaemonInit {
   readonly recorder: HostRecorder
   /** What the access monitor sees. */
   readonly accesses?: () => readonly AccessStatus[]
+  readonly unused?: () => readonly UnusedInterface[]
   /** Part of the names of cgroups; `kernel.instance` of the configuration. */
   readonly instance: string
   readonly routes?: readonly ControlRoute[]
@@ -212,6 +219,7 @@ export class Daemon {
 
   async status(): Promise<Status> {
     const { role, version, recorder } = this.#init
+    const flows = await this.#flows()
     return {
       role,
       pid: process.pid,
@@ -220,8 +228,10 @@ export class Daemon {
       ready: this.#ready,
       ...(this.#waiting.size > 0 && { waiting: this.#waitingText() }),
       accesses: this.#accesses(),
+      unused: this.#init.unused?.() ?? [],
       peers: this.#init.mechanisms.flatMap((mechanism) => mechanism.peers()),
-      flows: await this.#flows(),
+      flows,
+      flows_left_out: this.#flowsLeftOut,
       classes: this.#classes(),
       handovers: recorder.handovers(),
     }
@@ -245,6 +255,10 @@ export class Daemon {
       }
     })
     return (await Promise.all(lists)).flat()
+  }
+
+  get #flowsLeftOut(): number {
+    return this.#init.mechanisms.reduce((sum, { flowsLeftOut }) => sum + (flowsLeftOut ?? 0), 0)
   }
 
   async move(what: string, access: string, options: MoveOptions = {}): Promise<Move> {
@@ -298,7 +312,12 @@ export class Daemon {
     const found = this.#classes().find((candidate) => candidate.id === id)
     if (found !== undefined)
       return { class: found, offers: [], now: now(found.mechanism), ...recorder.aboutClass(found) }
-    throw new GodwitError('NO_FLOW', `there is no flow ${id}`, { hint: '`godwit flows` lists them' })
+    const cut = this.#flowsLeftOut
+    const hint =
+      cut === 0
+        ? '`godwit flows` lists them'
+        : `${cut} flows are not in the lists, which are cut: it may be one of these`
+    throw new GodwitError('NO_FLOW', `there is no flow ${id}`, { hint })
   }
 
   #routes(): ControlRoute[] {
@@ -307,13 +326,14 @@ export class Daemon {
       { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
       postRoute('/v1/move', MOVE, ({ body }) => this.move(body.what, body.access, optionsIn(body))),
       postRoute('/v1/run', RUN, ({ body, caller }) => {
-        const { pid, command, policy, access } = body
+        const { pid, command, policy, access, direct } = body
         return this.#applications.adopt(
           {
             pid,
             command,
             ...(policy === undefined ? {} : { policy }),
             ...(access === undefined ? {} : { access }),
+            ...(direct === undefined ? {} : { direct }),
           },
           caller,
         )

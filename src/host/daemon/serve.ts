@@ -73,6 +73,7 @@ export function composeDaemon(
     recorder,
     instance: config.kernel.instance,
     accesses: () => services.accesses.status(),
+    unused: () => services.accesses.unused(),
     metrics: () => services.metrics(),
   })
   return { daemon, services }

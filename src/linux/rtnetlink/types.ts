@@ -132,6 +132,13 @@ export interface Route extends RouteSpec {
   readonly protocol: number
   /** The link is down, or has lost its carrier. */
   readonly dead: boolean
+  /** All next hops where there are several; `via` and `dev` are those of the first. */
+  readonly hops?: readonly NextHop[]
+}
+
+export interface NextHop {
+  readonly via?: string
+  readonly dev?: string
 }
 
 export interface RouteFilter {
@@ -211,7 +218,12 @@ export type Qdisc =
       readonly limit?: number
     }
 
-export type RtnlEvent =
+export type RtnlEvent = RtnlChange & {
+  /** Netlink port of who asked for the change: mostly the process id (`processOfPort`). Absent: the kernel, or not known. */
+  readonly by?: number
+}
+
+export type RtnlChange =
   | { readonly type: 'link' | 'link-gone'; readonly link: Link }
   | { readonly type: 'address' | 'address-gone'; readonly address: Address }
   | { readonly type: 'route' | 'route-gone'; readonly route: Route }

@@ -6,7 +6,7 @@ import { NETLINK_ROUTE, NetlinkSocket } from '../netlink-socket.ts'
 import { onReadable, stopReadable } from '../readable.ts'
 import * as codec from './codec/index.ts'
 import { Group, Message } from './codec/index.ts'
-import type { Link, RtnlEvent, WatchTopic } from './types.ts'
+import type { Link, RtnlChange, RtnlEvent, WatchTopic } from './types.ts'
 
 const GROUPS: Readonly<Record<WatchTopic, readonly number[]>> = {
   link: [],
@@ -39,7 +39,8 @@ export function watchRtnetlink(
     const event = readEvent(reply, names)
     if (event === undefined) return
     if (event.type === 'link') known.set(event.link.index, event.link.name)
-    if (wantsLinks || (event.type !== 'link' && event.type !== 'link-gone')) callback(event)
+    if (!wantsLinks && (event.type === 'link' || event.type === 'link-gone')) return
+    callback(reply.port === undefined || reply.port === 0 ? event : { ...event, by: reply.port })
   }
   const drain = () => {
     while (open) {
@@ -74,7 +75,7 @@ export function watchRtnetlink(
   }
 }
 
-function readEvent(reply: NetlinkReply, names: codec.Names): RtnlEvent | undefined {
+function readEvent(reply: NetlinkReply, names: codec.Names): RtnlChange | undefined {
   switch (reply.type) {
     case Message.NEWLINK:
     case Message.DELLINK: {

@@ -1,13 +1,17 @@
 /** AccessMonitor on real interfaces: two accesses with the same private subnet and the same gateway address. */
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { after, before, test } from 'node:test'
 import { AccessMonitor, type AccessMonitorInit } from '../../../src/access/index.ts'
 import { RealClock } from '../../../src/linux/clock.ts'
 import { KernelGuard } from '../../../src/linux/guard.ts'
 import { Ledger } from '../../../src/linux/ledger.ts'
 import { createNamespace, deleteNamespace } from '../../../src/linux/netns.ts'
+import { needProgram, usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+
+usesPrograms('ip')
 
 const host = `access-${process.pid}`
 const far = [`access-f1-${process.pid}`, `access-f2-${process.pid}`] as const
@@ -229,6 +233,71 @@ test('a gateway that a radio did not hear asked for is asked for again soon, as 
   made.stop()
   made.cleanUp()
   assert.deepEqual(retries('acc1'), ['1000', '1000'])
+})
+
+test('default routes as people have them: several next hops of one, and one in a table that rules lead to by source', async () => {
+  const ip = (...args: string[]) => execFileSync(needProgram('ip'), ['-n', host, ...args])
+  for (const i of [0, 1]) rtnl.deleteRoute({ to: 'default', dev: `acc${i + 1}` })
+  const gateways = (name: string) =>
+    monitor!.access(name)?.gateways.map(({ via, metric }) => `${via} ${metric}`)
+  monitor = start()
+  assert.deepEqual(monitor.accesses(), [])
+  const hops = ['acc1', 'acc2'].flatMap((dev) => ['nexthop', 'via', '192.168.1.1', 'dev', dev])
+  ip('route', 'add', 'default', 'metric', '50', ...hops)
+  await until('both are accesses', () => state('acc1') === 'up' && state('acc2') === 'up')
+  for (const name of ['acc1', 'acc2']) {
+    assert.deepEqual(gateways(name), ['192.168.1.1 50'])
+    assert.match(way(name)!, new RegExp(`^${name} via 192.168.1.1 .* table 670[12]$`))
+  }
+  ip('route', 'del', 'default', 'metric', '50')
+  await until('neither has a way out', () => state('acc1') === 'down' && state('acc2') === 'down')
+
+  ip('route', 'add', 'default', 'via', '192.168.1.1', 'dev', 'acc2', 'table', '200')
+  ip('rule', 'add', 'from', '192.168.1.8', 'lookup', '200')
+  await until('the second uplink is an access', () => state('acc2') === 'up')
+  assert.deepEqual(gateways('acc2'), ['192.168.1.1 0'])
+  assert.equal(way('acc2'), 'acc2 via 192.168.1.1 from 192.168.1.8 table 6702')
+  assert.equal(state('acc1'), 'down')
+  assert.deepEqual(
+    monitor.sources().filter(({ access }) => access === 'acc2'),
+    [{ family: 4, address: '192.168.1.8', table: 6702, access: 'acc2' }],
+  )
+  ip('rule', 'del', 'from', '192.168.1.8')
+  await until('the table is nobody’s any more', () => state('acc2') === 'down')
+  ip('route', 'flush', 'table', '200')
+  for (const i of [0, 1]) addDefault(i)
+  await until('all is as before', () => state('acc1') === 'up' && state('acc2') === 'up')
+  monitor.stop()
+  monitor.cleanUp()
+})
+
+test('an interface that is not used is listed with its reason', () => {
+  rtnl.createLink({ kind: 'bridge', name: 'lan0', up: true })
+  rtnl.addAddress('lan0', '10.77.0.1/24')
+  monitor = start({ never: ['acc2'] })
+  assert.deepEqual(monitor.unused(), [
+    {
+      name: 'docker0',
+      reason: 'the inner side of containers or virtual machines; [access."docker0"] makes it one',
+      addresses: [],
+    },
+    {
+      name: 'lan0',
+      reason: 'leads to its own link: no default route',
+      addresses: ['10.77.0.1/24'],
+    },
+    { name: 'acc2', reason: 'left alone: [access] use = "never"', addresses: ['192.168.1.8/24'] },
+  ])
+  assert.deepEqual(
+    monitor
+      .sources()
+      .map(({ address, table }) => `${address} ${table}`)
+      .sort(),
+    ['192.168.1.7 6701', '192.168.1.8 254', '10.77.0.1 254'].sort(),
+  )
+  monitor.stop()
+  monitor.cleanUp()
+  rtnl.deleteLink('lan0')
 })
 
 test('a sleep is noticed with the first event after it', async () => {

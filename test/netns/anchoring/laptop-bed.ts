@@ -84,6 +84,12 @@ export class LaptopBed {
     return this.run(role, process.execPath, GODWIT, ...args, '--state', this.state(role))
   }
 
+  /** `godwit run OPTIONS -- COMMAND` on the laptop. */
+  godwitRun(options: readonly string[], ...command: string[]): Promise<string> {
+    const args = ['run', ...options, '--state', this.state('mh'), '--', ...command]
+    return this.run('mh', process.execPath, GODWIT, ...args)
+  }
+
   run(role: string, command: string, ...args: string[]): Promise<string> {
     return this.lab.programs.run(role, command, args)
   }

@@ -20,7 +20,7 @@ usePrivateNames()
 const CONTAINER = `
   ip link add docker0 type bridge && ip address add 172.17.0.1/16 dev docker0 && ip link set docker0 up
   ip link add veth0 type veth peer name eth0 netns CONTAINER && ip link set veth0 master docker0 up
-  sysctl -qw net.ipv4.ip_forward=1
+  echo 1 > /proc/sys/net/ipv4/ip_forward
   nft -f - <<'END'
   table ip nat {
     chain DOCKER { iifname "docker0" return; tcp dport 8081 dnat to 172.17.0.2:80; }
@@ -38,6 +38,20 @@ const FIREWALLD = `
       meta nfproto ipv6 fib saddr . mark . iif oif missing counter drop
       meta nfproto ipv4 fib saddr . mark . iif oif missing counter drop
     }
+  }`
+
+/** ufw's default (deny incoming, allow outgoing), with the laptop's own ports let in: before.rules, as iptables would say it. */
+const UFW = `
+  table inet ufw {
+    chain INPUT {
+      type filter hook input priority filter; policy drop;
+      iif lo accept
+      ct state related,established accept
+      ct state invalid drop
+      meta l4proto { icmp, ipv6-icmp } accept
+      tcp dport { 22, 8080 } accept
+    }
+    chain OUTPUT { type filter hook output priority filter; policy accept; ct state new,established accept; }
   }`
 
 /** Prints what it gets on a port, whoever it was for: of SSDP's group, of mDNS's, of everybody. */
@@ -62,7 +76,7 @@ before(async () => {
     'ip address add 172.17.0.2/16 dev eth0; ip link set eth0 up; ip route add default via 172.17.0.1',
   )
   await bed.web('container', 'container', 80)
-  await bed.shell('mh', `nft '${FIREWALLD}'`)
+  for (const rules of [FIREWALLD, UFW]) await bed.shell('mh', `nft '${rules}'`)
   if (sshSkip() === false) session = await logIn()
   await bed.up()
 })
@@ -82,7 +96,7 @@ async function logIn(): Promise<Program> {
   return ssh
 }
 
-test('firewalld drops what no route leads back to: tunnels over IPv6 come up all the same, one over each access', async () => {
+test('firewalld drops what no route leads back to, and ufw what nobody asked for: tunnels over IPv6 come up all the same, one over each access', async () => {
   const { peers } = await bed.status()
   assert.deepEqual(peers[0]!.paths.map(({ access, state }) => [access, state]).sort(), [
     ['acc1', 'up'],

@@ -159,6 +159,10 @@ describe('what another program takes away is put back', () => {
       async () => void (await run('mh', 'ip', 'address', 'flush', 'dev', 'godwit0')),
     ],
     ['godwit0 is set down', async () => void (await run('mh', 'ip', 'link', 'set', 'godwit0', 'down'))],
+    [
+      'godwit0 is set down and up again',
+      async () => void (await shell('mh', 'ip link set godwit0 down; ip link set godwit0 up')),
+    ],
   ]
   for (const [name, remove] of cases) {
     test(`house point 3: ${name}: all is back within a second, and traffic goes through the tunnel`, async () => {
@@ -184,7 +188,11 @@ describe('what another program takes away is put back', () => {
     assert.ok(count >= 12, `${count}`)
     const log = readFileSync(join(folder, 'mh.log'), 'utf8')
     for (const part of ['anchoring', 'access networks'])
-      assert.equal(log.split(`${part}: another program removed`).length, 2, part)
+      assert.equal(
+        log.match(new RegExp(`${part}: another program( \\(.+\\))? removed`, 'g'))?.length,
+        1,
+        part,
+      )
   })
 })
 

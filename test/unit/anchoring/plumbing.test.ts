@@ -1,9 +1,17 @@
 /** Which traffic a mobile host's rules lead to godwit. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { HostPlumbing, type HostPlumbingComponents } from '../../../src/anchoring/plumbing.ts'
+import { checkHost, exceptions, type HostConfig } from '../../../src/anchoring/config.ts'
+import {
+  HostPlumbing,
+  type HostPlumbingComponents,
+  type HostPlumbingInit,
+} from '../../../src/anchoring/plumbing.ts'
 import type { Source } from '../../../src/anchoring/rules.ts'
+import type { MainRoute } from '../../../src/anchoring/wide-routes.ts'
 import { parsePrefix } from '../../../src/core/address.ts'
+import { formatSelector } from '../../../src/core/selector.ts'
+import type { Cgroups } from '../../../src/linux/cgroup.ts'
 import { FakeSysctls } from '../../../src/linux/fakes.ts'
 import { Ledger, PROTOCOL } from '../../../src/linux/ledger.ts'
 import { FakeNetwork, FakeRtnl } from '../../../src/linux/rtnetlink/index.ts'
@@ -23,7 +31,20 @@ const parts = (rtnl: FakeRtnl): HostPlumbingComponents => ({
   cgroups: undefined,
   nfTables: { commit: () => {} },
   sources: () => [],
+  mainRoutes: () => [],
+  whyResting: () => undefined,
 })
+
+const INIT: HostPlumbingInit = {
+  device: 'godwit0',
+  ledger,
+  fix4: prefix('198.19.0.1/32'),
+  fix6: prefix('fd67:6f64:7769::1/128'),
+  control: 'all',
+  destinations: [],
+  except: [],
+  selected: [],
+}
 
 function host(
   destinations: readonly string[] = [],
@@ -160,12 +181,12 @@ test('packets with an address leave by its access, without a source by the tunne
   rtnl.deleteLink('tun0')
   for (const to of ['239.255.255.250', '224.0.0.251', '255.255.255.255']) assert.equal(way(to), 'acc1')
   sources = sources.slice(1)
-  plumbing.followAddresses()
+  plumbing.followNetwork()
   assert.equal(way('203.0.113.9', '192.168.1.100'), 'godwit0')
   assert.equal(way('203.0.113.9', '192.168.2.100'), 'acc2')
   plumbing.cleanUp()
   sources = []
-  plumbing.followAddresses()
+  plumbing.followNetwork()
   assert.ok(
     rtnl.rules().every(({ origin }) => origin !== PROTOCOL),
     'nothing after the end',
@@ -181,7 +202,104 @@ test('answers of forwarded connections are marked only where this host forwards'
   plumbing.apply(1400)
   assert.deepEqual(done, [])
   sysctls.set('net.ipv4.ip_forward', 1)
-  plumbing.followAddresses()
-  plumbing.followAddresses()
+  plumbing.followNetwork()
+  plumbing.followNetwork()
   assert.deepEqual(done, ['mark the answers of forwarded connections'])
+})
+
+test('half-default routes and many routes that take much past the tunnel are reported once, while they are there', () => {
+  const said: string[] = []
+  let mainRoutes = [
+    { family: 4, to: 'default', type: 'unicast', dev: 'acc1' },
+    { family: 4, to: '10.0.0.0/8', type: 'unicast', dev: 'tun1' },
+  ] as MainRoute[]
+  const { plumbing } = host([], { mainRoutes: () => mainRoutes, report: (text) => said.push(text) })
+  plumbing.apply(1400)
+  assert.deepEqual(said, [])
+  const before = mainRoutes
+  const halves = ['0.0.0.0/1', '128.0.0.0/1'].map(
+    (to) => ({ family: 4, to, type: 'unicast', dev: 'tun0' }) as const,
+  )
+  const pieces = Array.from({ length: 64 }, (_, n) => ({
+    family: 4 as const,
+    to: `${n + 64}.0.0.0/8`,
+    type: 'unicast',
+    dev: 'acc1',
+  }))
+  mainRoutes = [...before, ...halves, ...pieces]
+  plumbing.followNetwork()
+  plumbing.followNetwork()
+  assert.equal(said.length, 2)
+  assert.match(said[0]!, /^tun0 has routes in place of a default route \(0\.0\.0\.0\/1, 128\.0\.0\.0\/1\)/)
+  assert.match(said[1]!, /^routes over acc1 take 25 % of all IPv4 addresses past the tunnel/)
+  mainRoutes = before
+  plumbing.followNetwork()
+  mainRoutes = [...before, ...halves]
+  plumbing.followNetwork()
+  assert.equal(said.length, 3)
+})
+
+test('at a trusted network the tunnel rests: what is opened goes directly, what is in it stays', () => {
+  let resting: string | undefined = 'acc1 is on a trusted network'
+  const said: string[] = []
+  const { rtnl, plumbing } = host([], { whyResting: () => resting, report: (text) => said.push(text) })
+  rtnl.createLink({ kind: 'dummy', name: 'acc1', up: true })
+  rtnl.addRoute({ to: 'default', dev: 'acc1' })
+  plumbing.apply(1400)
+  const way = (from?: string) => rtnl.lookup({ to: '203.0.113.9', ...(from !== undefined && { from }) })?.dev
+  assert.equal(way(), 'acc1')
+  assert.equal(way('198.19.0.1'), 'godwit0')
+  assert.match(plumbing.whyOutside({})!, /^the tunnel rests/)
+  resting = undefined
+  plumbing.followNetwork()
+  assert.equal(way(), 'godwit0')
+  assert.deepEqual(said, [
+    'the tunnel rests: acc1 is on a trusted network; what is opened goes directly',
+    'the tunnel rests no more',
+  ])
+  assert.equal(plumbing.whyOutside({}), undefined)
+})
+
+test('control groups that are left alone are marked past the tunnel, and no more at the end', () => {
+  const marks: string[] = []
+  const setMarkAt = (path: string, mark: number) => {
+    marks.push(`${path} ${mark}`)
+    return true
+  }
+  const rtnl = new FakeRtnl(new FakeNetwork(), 'host')
+  rtnl.createLink({ kind: 'dummy', name: 'godwit0' })
+  const cgroups = { setMarkAt } as unknown as Cgroups
+  const plumbing = new HostPlumbing(
+    { ...parts(rtnl), cgroups },
+    { ...INIT, except: exceptions('cgroup:system.slice/backup.service') },
+  )
+  plumbing.apply(1400)
+  plumbing.cleanUp()
+  assert.deepEqual(marks, [
+    `system.slice/backup.service ${ledger.anchoring.bypassMark}`,
+    'system.slice/backup.service 0',
+  ])
+})
+
+test('`private` stands for all private networks; `app:` and what cannot be are refused', () => {
+  assert.deepEqual(exceptions('private').map(formatSelector), [
+    'to:10.0.0.0/8',
+    'to:172.16.0.0/12',
+    'to:192.168.0.0/16',
+    'to:169.254.0.0/16',
+    'to:fc00::/7',
+    'to:fe80::/10',
+  ])
+  const faults = (...except: string[]) => {
+    const found: string[] = []
+    checkHost({ host: { except }, peer: [], policy: [] } as unknown as HostConfig, (_, text) =>
+      found.push(text),
+    )
+    return found
+  }
+  assert.deepEqual(
+    faults('private', 'user:alice+port:22', 'to:10.0.0.0/8', 'cgroup:a.slice', 'proto:icmp'),
+    [],
+  )
+  assert.equal(faults('app:firefox', 'user:alice+app:ssh', 'all', 'f12', 'cgroup:a.slice+port:22').length, 5)
 })

@@ -138,7 +138,7 @@ test('what is missing is told at its table, what is wrong between tables at its 
     '4 policy[0].peer: there is no peer "nobody"',
   ])
   assert.deepEqual(faults('[host]', 'except = [', '  "port:22",', '  "app:ssh",', ']'), [
-    '4 host.except[1]: "app:ssh": only user:, port: and to: can be left alone',
+    '4 host.except[1]: "app:ssh": routes cannot see programs; start it with `godwit run --direct`, or name its control group (cgroup:PATH)',
   ])
 })
 

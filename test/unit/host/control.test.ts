@@ -135,6 +135,17 @@ beforeEach(() => {
 })
 afterEach(() => daemon.stop())
 
+test('a list that is cut says how many it leaves out, and `why` that the flow may be one of these', async () => {
+  await daemon.start()
+  assert.equal((await client.get<Status>('/v1/status')).flows_left_out, 0)
+  Object.assign(first, { flowsLeftOut: 2300 })
+  Object.assign(second, { flowsLeftOut: 45 })
+  assert.equal((await client.get<Status>('/v1/status')).flows_left_out, 2345)
+  await assert.rejects(client.get('/v1/why', { flow: 'f9' }), ({ hint }: GodwitError) =>
+    /^2345 flows are not in the lists/.test(hint ?? ''),
+  )
+})
+
 test('mechanisms start in order and stop in reverse; the socket is 0660 and replaces one that was left', async () => {
   writeFileSync(state.socket, '')
   await daemon.start()

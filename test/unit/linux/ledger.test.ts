@@ -5,6 +5,7 @@ import { KernelGuard } from '../../../src/linux/guard.ts'
 import { Ledger, MARK_MASK, PROTOCOL, type Range, SPAN } from '../../../src/linux/ledger.ts'
 import { addRule, deleteDevice, setRoutes, setRules } from '../../../src/linux/own.ts'
 import { FakeNetwork, FakeRtnl } from '../../../src/linux/rtnetlink/index.ts'
+import type { RtnlEvent } from '../../../src/linux/rtnetlink/types.ts'
 
 /** Priorities or tables that other programs take by themselves. */
 const NEIGHBOURS: Record<string, Range> = {
@@ -122,6 +123,46 @@ test('a route of another program with the same prefix and metric in our table is
     rtnl.routes({ table: 6731 }).map(({ dev }) => dev),
     ['d1'],
   )
+})
+
+test('the guard names who removed something, when that can be known', () => {
+  mock.timers.enable({ apis: ['setTimeout'] })
+  try {
+    const log: string[] = []
+    let tell: (event: RtnlEvent) => void = () => {}
+    const watch = (_: unknown, callback: typeof tell) => {
+      tell = callback
+    }
+    const rtnl = { watch } as unknown as FakeRtnl
+    const ledger = new Ledger()
+    const nameOf = (pid: number) => (pid === 812 ? 'NetworkManager' : undefined)
+    const clock = { now: () => 0, wall: () => 0 }
+    const guard = new KernelGuard({ rtnl, ledger, clock, report: (line) => log.push(line), nameOf })
+    const protect = (name: string) => guard.protect({ name, devices: () => [], restore: () => ['rule 6840'] })
+    const rule = { family: 4, priority: 6840, origin: PROTOCOL } as const
+    const pass = (name: string, ...by: number[]) => {
+      const release = protect(name)
+      for (const port of by) tell({ type: 'rule-gone', rule, by: port })
+      if (by.length === 0) tell({ type: 'rule-gone', rule })
+      mock.timers.tick(10_000)
+      release()
+      return log.at(-1)!.replace(/; put back.*/, '')
+    }
+    assert.equal(pass('a', 812), 'a: another program (NetworkManager, process 812) removed rule 6840')
+    assert.equal(
+      pass('b', 812 + (3 << 22), 99),
+      'b: another program (NetworkManager, process 812; process 99, which has ended) removed rule 6840',
+    )
+    assert.equal(
+      pass('c', 0xffff_f000),
+      'c: another program removed rule 6840',
+      'a second socket says nothing',
+    )
+    assert.equal(pass('d', process.pid), 'd: another program removed rule 6840', 'our own follow-up')
+    assert.equal(pass('e'), 'e: another program removed rule 6840')
+  } finally {
+    mock.timers.reset()
+  }
 })
 
 test('a device is deleted by its alias, or by a name that only we give', () => {

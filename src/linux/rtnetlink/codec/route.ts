@@ -3,7 +3,7 @@ import { formatAddress } from '../../../core/address.ts'
 import { viewOf } from '../../../core/bytes.ts'
 import { usageError } from '../../../core/errors.ts'
 import { Attributes, type NetlinkMessage } from '../../netlink.ts'
-import type { Route, RouteSpec, RouteType } from '../types.ts'
+import type { NextHop, Route, RouteSpec, RouteType } from '../types.ts'
 import {
   AF_INET,
   AF_INET6,
@@ -170,14 +170,8 @@ export function readRoute(body: Uint8Array, names: Names, cached = false): Route
   const flags = viewOf(body).getUint32(8, true)
   if (type === undefined || (!cached && (flags & RTM_F_CLONED) !== 0)) return undefined
   const attributes = new Attributes(body, 12)
-  // Of several next hops the first stands for the route: rtnexthop length u16, flags u8, hops u8, index u32.
-  const hops = attributes.bytes(Rta.MULTIPATH)
-  const hop = hops !== undefined && hops.length >= 8 ? hops : undefined
-  const hopLength = hop === undefined ? 0 : viewOf(hop).getUint16(0, true)
-  const where = hop === undefined ? attributes : new Attributes(hop.subarray(0, hopLength), 8)
-  const oif = hop === undefined ? attributes.u32(Rta.OIF) : viewOf(hop).getUint32(4, true)
-  const foreign = where.bytes(Rta.VIA)
-  const gateway = where.bytes(Rta.GATEWAY) ?? (foreign?.length === 18 ? foreign.subarray(2) : undefined)
+  const hops = readHops(attributes.bytes(Rta.MULTIPATH), names)
+  const hop = hops[0] ?? nextHop(attributes, attributes.u32(Rta.OIF), names)
   const metric = attributes.u32(Rta.PRIORITY)
   const source = attributes.bytes(Rta.PREFSRC)
   const mtu = attributes.nested(Rta.METRICS)?.u32(RTAX_MTU)
@@ -188,11 +182,34 @@ export function readRoute(body: Uint8Array, names: Names, cached = false): Route
     type,
     protocol: body[5]!,
     dead: (flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN)) !== 0,
-    ...(gateway !== undefined && { via: formatAddress(gateway) }),
-    ...(oif !== undefined && oif !== 0 && { dev: names.name(oif) }),
+    ...hop,
     ...(metric !== undefined && metric !== 0 && { metric }),
     ...(source !== undefined && { source: formatAddress(source) }),
     ...((flags & RTNH_F_ONLINK) !== 0 && { onlink: true }),
     ...(mtu !== undefined && { mtu }),
+    ...(hops.length > 1 && { hops }),
+  }
+}
+
+/** RTA_MULTIPATH, rtnexthop each: length u16, flags u8, hops u8, index u32, attributes. */
+function readHops(bytes: Uint8Array | undefined, names: Names): NextHop[] {
+  const out: NextHop[] = []
+  for (let at = 0; bytes !== undefined && at + 8 <= bytes.length; ) {
+    const view = viewOf(bytes)
+    const length = view.getUint16(at, true)
+    if (length < 8 || at + length > bytes.length) break
+    const attributes = new Attributes(bytes.subarray(at, at + length), 8)
+    out.push(nextHop(attributes, view.getUint32(at + 4, true), names))
+    at += (length + 3) & ~3
+  }
+  return out
+}
+
+function nextHop(attributes: Attributes, oif: number | undefined, names: Names): NextHop {
+  const foreign = attributes.bytes(Rta.VIA)
+  const gateway = attributes.bytes(Rta.GATEWAY) ?? (foreign?.length === 18 ? foreign.subarray(2) : undefined)
+  return {
+    ...(gateway !== undefined && { via: formatAddress(gateway) }),
+    ...(oif !== undefined && oif !== 0 && { dev: names.name(oif) }),
   }
 }
