@@ -35,6 +35,7 @@ export function buildProgram(): Command {
   defineHost(program)
   defineQueries(program)
   defineDime(program)
+  defineMptcp(program)
   defineLab(program)
   defineHelpers(program)
   forEachCommand(program, (command) => command.exitOverride().configureOutput({ outputError: () => {} }))
@@ -341,6 +342,51 @@ function defineDime(program: Command): void {
     ],
     run: async (inside, outside, options) =>
       (await import('./commands/dime.ts')).nat(inside, outside, options),
+  })
+}
+
+function defineMptcp(program: Command): void {
+  const mptcp = group(program, 'mptcp', 'plain TCP here, Multipath TCP on the wire')
+  define(mptcp, {
+    use: 'up',
+    summary: 'run the proxy by itself; prints `ready` once new connections are translated',
+    examples: ['sudo godwit mptcp up'],
+    without: ['json'],
+    run: async (options) => (await import('./commands/mptcp.ts')).up(options),
+  })
+  define(mptcp, {
+    use: 'down',
+    summary: 'remove what a killed proxy left in the kernel',
+    examples: ['sudo godwit mptcp down'],
+    run: async (options) => (await import('./commands/mptcp.ts')).down(options),
+  })
+  define(mptcp, {
+    use: 'connections',
+    summary: 'connections that are translated, with their subflows; `*` carries the data',
+    examples: ['godwit mptcp connections', 'godwit mptcp connections --json'],
+    run: async (options) => (await import('./commands/mptcp.ts')).connections(options),
+  })
+  define(mptcp, {
+    use: 'handover <connection> <access>',
+    summary: 'data of a connection go over the subflow of this access from now on',
+    examples: ['sudo godwit mptcp handover m0 wlan0'],
+    run: async (connection, access, options) =>
+      (await import('./commands/mptcp.ts')).handover(connection, access, options),
+  })
+  const subflow = group(mptcp, 'subflow', 'subflows by hand')
+  define(subflow, {
+    use: 'add <connection> <access>',
+    summary: 'begin a subflow of a connection on an access',
+    examples: ['sudo godwit mptcp subflow add m0 wwan0'],
+    run: async (connection, access, options) =>
+      (await import('./commands/mptcp.ts')).addSubflow(connection, access, options),
+  })
+  define(subflow, {
+    use: 'remove <connection> <subflow>',
+    summary: 'close a subflow of a connection; another carries its data',
+    examples: ['sudo godwit mptcp subflow remove m0 1'],
+    run: async (connection, id, options) =>
+      (await import('./commands/mptcp.ts')).removeSubflow(connection, integer(id), options),
   })
 }
 

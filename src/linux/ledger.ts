@@ -11,6 +11,7 @@
  *   +30  … +99   a router's subnets                         table +31
  *   +100 … +169  a mobile host's own rules (anchoring)      table +0
  *   +200 … +263  address translation (DIME)                 tables +201 … +263
+ *   +270 … +299  sources of MPTCP subflows               (queue +270)
  *   after `main` and `default`: 32768 + base + offset
  *
  * Why 6700: Tailscale has 5210–5270 (1310–1370 on OpenWrt) and has to be asked before us; mwan3 1001–3254; the kernel's
@@ -39,6 +40,7 @@ const BYPASS_MARK = 0x4700_0000
 const ROUTER_MARK = 0x5700_0000
 /** Of access 0; each has the next. */
 const ACCESS_MARK = 0x8000_0000
+const MPTCP_MARK = 0x3700_0000
 
 /** Priority (skb->priority) of a packet that was translated on arrival, which nothing else reads there: "gdwt". */
 export const TRANSLATED = 0x6764_7774
@@ -116,6 +118,20 @@ export class Ledger {
       crossUdp: AFTER_DEFAULT + first + 1,
       /** The device that takes what no route takes. */
       device: this.#deviceName('gwpark-'),
+    }
+  }
+
+  get mptcp() {
+    const first = this.base + 270
+    return {
+      /** Rules that send what has an access's address by that access. */
+      rules: [first, first + 29] as Range,
+      /** Name of its nftables table. */
+      table: `${this.nftTable()}_mptcp`,
+      /** The queue of packets. */
+      queue: first,
+      /** Of packets that the proxy sends itself. */
+      mark: this.#mark(MPTCP_MARK),
     }
   }
 

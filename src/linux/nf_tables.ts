@@ -315,6 +315,31 @@ export class NfBatch {
         this.#u32(1, 1) // NFT_REJECT_TCP_RST
       }),
     counter: () => this.#expression('counter', () => {}),
+    tcpOption: (kind, register) =>
+      this.#expression('exthdr', () => {
+        this.#u32(1, register)
+        this.#bytes(2, Uint8Array.of(kind))
+        this.#u32(3, 0)
+        this.#u32(4, 1)
+        this.#u32(5, 1) // NFT_EXTHDR_F_PRESENT
+        this.#u32(6, 1) // NFT_EXTHDR_OP_TCPOPT
+      }),
+    queue: (number, { bypass, target }) => {
+      if (!target) {
+        this.#expression('queue', () => {
+          this.#bytes(1, be16(number))
+          this.#bytes(2, be16(1))
+          this.#bytes(3, be16(bypass ? 1 : 0))
+        })
+        return
+      }
+      this.#expression('target', () => {
+        this.#string(1, 'NFQUEUE')
+        this.#u32(2, 3)
+        // struct xt_NFQ_info_v3, in the host's order
+        this.#bytes(3, Uint8Array.of(number & 0xff, number >> 8, 1, 0, bypass ? 1 : 0, 0, 0, 0))
+      })
+    },
     masquerade: (ports) => {
       if (ports === undefined) {
         this.#expression('masq', () => {})
@@ -410,6 +435,11 @@ export class NfBatch {
     const at = this.#attribute(type, text.length + 1)
     for (let i = 0; i < text.length; i++) this.#buffer[at + i] = text.charCodeAt(i)
     this.#buffer[at + text.length] = 0
+  }
+
+  #bytes(type: number, bytes: Uint8Array): void {
+    const at = this.#attribute(type, bytes.length)
+    this.#buffer.set(bytes, at)
   }
 
   #data(type: number, bytes: Uint8Array, from: number, length: number): void {
@@ -511,6 +541,13 @@ export interface NfExpressions {
   /** Drops a TCP segment and answers it with a reset. */
   resetTcp(): void
   masquerade(ports?: readonly [number, number]): void
+  /** 1 where the TCP header has an option of this kind, else 0; packets that are no TCP end the rule. */
+  tcpOption(kind: number, register: number): void
+  /**
+   * Hands the packet to a queue of user space. `bypass`: it passes when nobody reads the queue, instead of being dropped.
+   * `target`: by the target of iptables, where the kernel lacks the expression.
+   */
+  queue(number: number, options: { readonly bypass: boolean; readonly target: boolean }): void
 }
 
 /** The request that dumps a map; answers are read by `readElements`. */

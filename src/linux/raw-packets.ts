@@ -35,6 +35,8 @@ const IPPROTO_RAW = 255
 const MSG_DONTWAIT = 0x40
 const SOL_SOCKET = 1
 const SO_ATTACH_FILTER = 26
+const SO_MARK = 36
+const SO_BINDTODEVICE = 25
 const ETH_P_ALL_BE = 0x0300
 /** Bytes of a filter: 512 instructions. */
 const FILTER_BYTES = 4096
@@ -44,8 +46,18 @@ export class RawSender {
   readonly #v4: number
   readonly #v6: number
 
-  constructor(netns?: string) {
-    const open = (family: number): number => socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+  /** `mark`: of the packets; `device`: the interface that they leave by, whatever the routing says. */
+  constructor(netns?: string, { mark, device }: { readonly mark?: number; readonly device?: string } = {}) {
+    const open = (family: number): number => {
+      const fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+      if (fd < 0) return fd
+      if (mark !== undefined) setWord(fd, SO_MARK, mark)
+      if (device !== undefined) {
+        const name = new TextEncoder().encode(`${device}\0`)
+        check(setOption(fd, SOL_SOCKET, SO_BINDTODEVICE, name, name.length), `bind a raw socket to ${device}`)
+      }
+      return fd
+    }
     this.#v4 = inNamespace(netns, () => check(open(AF_INET), 'open a raw socket'))
     this.#v6 = inNamespace(netns, () => open(AF_INET6))
   }
@@ -64,6 +76,12 @@ export class RawSender {
     closeFd(this.#v4)
     if (this.#v6 >= 0) closeFd(this.#v6)
   }
+}
+
+function setWord(fd: number, name: number, value: number): void {
+  const bytes = new Uint8Array(4)
+  viewOf(bytes).setUint32(0, value, true)
+  check(setOption(fd, SOL_SOCKET, name, bytes, 4), 'set up a raw socket')
 }
 
 /** Hands the packets on all devices that pass the filter to `take`, from their IP header on. */

@@ -3,10 +3,9 @@
  * commands (MessagePort, then the eventfd that ends the engine's poll) and gets events by callback. The entry module calls
  * `serveEngine`, which runs until told to stop or until something that cannot be mended.
  */
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { isMainThread, type MessagePort, parentPort, Worker, workerData } from 'node:worker_threads'
 import { GodwitError } from '../../core/errors.ts'
 import { KernelPoller, type Poller, wake } from '../../linux/poller.ts'
-import type { Engine } from './engine.ts'
 import { errorOf, type Failure, failureOf } from './outcome.ts'
 
 /** What the two sides say to each other beside the mechanism's own messages. */
@@ -109,6 +108,15 @@ function revive(report: FailureReport): GodwitError {
   return error
 }
 
+/** What runs in the worker: an Engine (engine.ts), or the loop of a mechanism without a tunnel. */
+export interface WorkerLoop {
+  /** From now on messages on `port` are handled in the turn after the poller was woken. */
+  listen(port: MessagePort, onMessage: (message: unknown) => void): void
+  run(): void
+  stop(): void
+  close(): void
+}
+
 /** What an entry module builds its engine with. */
 export interface EngineHost {
   readonly poller: Poller
@@ -120,7 +128,10 @@ export interface EngineHost {
 
 /** Worker side: builds the engine, runs it, closes it. `onCommand` gets what the main thread posts. */
 export function serveEngine(
-  build: (host: EngineHost) => { readonly engine: Engine; readonly onCommand: (command: unknown) => void },
+  build: (host: EngineHost) => {
+    readonly engine: WorkerLoop
+    readonly onCommand: (command: unknown) => void
+  },
 ): void {
   const port = parentPort
   if (isMainThread || port === null) throw new GodwitError('USAGE', 'serveEngine runs in a worker thread')

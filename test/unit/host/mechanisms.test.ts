@@ -96,7 +96,7 @@ test('a toy sixth mechanism runs, alone and beside others, and is in status, rou
   const clean = mechanismsToClean(claimantOf(config, SIX), config, SIX)
   assert.deepEqual(
     clean.map((each) => each.role),
-    ['host', 'dime', 'toy'],
+    ['host', 'dime', 'mptcp', 'toy'],
   )
   await clean.at(-1)!.compose(config, services).cleanUp()
   assert.deepEqual(toyCalls.splice(0), ['cleanUp toys 7'])

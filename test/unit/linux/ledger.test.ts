@@ -20,7 +20,7 @@ const NEIGHBOURS: Record<string, Range> = {
 }
 
 test('the default numbers are of nobody else, after those of Tailscale and before main', () => {
-  const { base, access, anchoring, routing, translation } = new Ledger()
+  const { base, access, anchoring, routing, translation, mptcp } = new Ledger()
   for (const [name, [first, last]] of Object.entries(NEIGHBOURS))
     assert.ok(base + SPAN <= first || base > last, name)
   assert.ok(base > 5270, 'the table of Tailscale is asked first')
@@ -29,6 +29,7 @@ test('the default numbers are of nobody else, after those of Tailscale and befor
     ['routing', routing.rules],
     ['anchoring', anchoring.rules],
     ['translation', translation.tables],
+    ['mptcp', mptcp.rules],
   ]
   let before = base - 1
   for (const [name, [first, last]] of ranges) {
@@ -45,9 +46,9 @@ test('the default numbers are of nobody else, after those of Tailscale and befor
 test('marks leave the bits of others alone and differ by purpose and instance', () => {
   const marks = [6700, 6700 + SPAN, 100, 30_000].flatMap((base) => {
     const ledger = new Ledger({ base })
-    const { anchoring, routing, access } = ledger
+    const { anchoring, routing, access, mptcp } = ledger
     const accesses = Array.from({ length: access.slots }, (_, n) => ledger.accessMark(access.first + 1 + n))
-    return [anchoring.control, anchoring.bypassMark, routing.mark, ...accesses]
+    return [anchoring.control, anchoring.bypassMark, routing.mark, mptcp.mark, ...accesses]
   })
   assert.equal(new Set(marks).size, marks.length)
   for (const mark of marks) {

@@ -1,0 +1,245 @@
+/**
+ * The data path: one thread that reads the packet queue, asks the machine, and gives verdicts. A packet that becomes one other
+ * packet is replaced in its verdict, super-packets whole; everything beside goes through raw sockets.
+ *
+ * A super-packet costs one read and one write of the netlink socket; its payload is neither copied nor, on its way out,
+ * looked at here.
+ */
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
+import { equal } from '../core/bytes.ts'
+import { checksum, pseudoSum } from '../core/checksum.ts'
+import { offsetIn, Protocol, transportOf } from '../core/ip.ts'
+import { Arena } from '../linux/arena.ts'
+import { KernelError } from '../linux/libc.ts'
+import { MAX_REPLACEMENT, NfHookNumber, NfQueue } from '../linux/nfqueue.ts'
+import { POLLIN, type Poller } from '../linux/poller.ts'
+import { RawSender } from '../linux/raw-packets.ts'
+import type { MptcpMachine } from './machine/machine.ts'
+import { type OutSegment, payloadLength, Segment } from './machine/segment.ts'
+import type { MachineEvent } from './machine/types.ts'
+import { packetOf, sealTcp, writeHeaders } from './packets.ts'
+
+/** Packets that are read before timers get their turn. */
+const READS = 64
+const ARENA = 1 << 20
+const LONGEST_SLEEP = 60_000
+
+export interface EngineOptions {
+  readonly machine: MptcpMachine
+  readonly poller: Poller
+  readonly queue: number
+  readonly mark: number
+  /** Monotonic milliseconds. */
+  readonly now: () => number
+  /** Packets of a tuple are to be queued from now on, or no longer: done when it returns. */
+  readonly watch: (event: Extract<MachineEvent, { type: 'watch' }>) => void
+  readonly onEvent: (event: Exclude<MachineEvent, { type: 'watch' }>) => void
+}
+
+export class MptcpEngine {
+  readonly machine: MptcpMachine
+  readonly #poller: Poller
+  readonly #arena = new Arena(ARENA)
+  readonly #queue: NfQueue
+  readonly #mark: number
+  readonly #now: () => number
+  readonly #watch: EngineOptions['watch']
+  readonly #onEvent: EngineOptions['onEvent']
+  readonly #segment = new Segment()
+  readonly #raw: RawSender
+  readonly #rawBy = new Map<string, RawSender>()
+  /** Names of accesses by the index of their interface. */
+  #accesses = new Map<number, string>()
+  #port: MessagePort | undefined
+  #onMessage: ((message: unknown) => void) | undefined
+  #stopping = false
+  readonly counts = { packets: 0, damaged: 0, unsent: 0 }
+
+  constructor(options: EngineOptions) {
+    this.machine = options.machine
+    this.#poller = options.poller
+    this.#mark = options.mark
+    this.#now = options.now
+    this.#watch = options.watch
+    this.#onEvent = options.onEvent
+    this.#raw = new RawSender(undefined, { mark: options.mark })
+    this.#queue = new NfQueue(this.#arena, options.queue)
+    this.#poller.add(this.#queue.fd, POLLIN)
+  }
+
+  get queueCounts() {
+    return { overruns: this.#queue.overruns, refused: this.#queue.refused }
+  }
+
+  listen(port: MessagePort, onMessage: (message: unknown) => void): void {
+    this.#port = port
+    this.#onMessage = onMessage
+  }
+
+  /** Interfaces of the accesses: forged packets of a subflow leave by its own. */
+  setInterfaces(accesses: readonly { readonly name: string; readonly index: number }[]): void {
+    this.#accesses = new Map(accesses.map(({ name, index }) => [index, name]))
+    // An interface that came back is another one to a socket that is bound to it.
+    for (const sender of this.#rawBy.values()) sender.close()
+    this.#rawBy.clear()
+  }
+
+  run(): void {
+    while (!this.#stopping) this.turn()
+  }
+
+  stop(): void {
+    this.#stopping = true
+  }
+
+  turn(): void {
+    const due = this.machine.nextTimeout()
+    const wait = due === undefined ? LONGEST_SLEEP : Math.max(0, Math.min(LONGEST_SLEEP, due - this.#now()))
+    const ready = this.#poller.wait(wait)
+    if (ready > 0) {
+      if (this.#poller.woken()) this.#drain()
+      if ((this.#poller.ready(this.#queue.fd) & POLLIN) !== 0)
+        for (let i = 0; i < READS && this.#queue.read(); i++) this.#handle(this.#now())
+    }
+    const now = this.#now()
+    if ((this.machine.nextTimeout() ?? Number.POSITIVE_INFINITY) <= now) this.machine.handleTimeout(now)
+    this.flush()
+  }
+
+  /** Sends what the machine wants sent beside an answer to a packet, and tells its events. */
+  flush(): void {
+    this.#events()
+    for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) this.#send(out)
+  }
+
+  #drain(): void {
+    if (this.#port === undefined) return
+    for (;;) {
+      const next = receiveMessageOnPort(this.#port)
+      if (next === undefined) return
+      this.#onMessage?.(next.message)
+    }
+  }
+
+  #events(): void {
+    for (let event = this.machine.pollEvent(); event !== undefined; event = this.machine.pollEvent())
+      if (event.type === 'watch') this.#watch(event)
+      else this.#onEvent(event)
+  }
+
+  #handle(now: number): void {
+    const queue = this.#queue
+    const { packet } = queue
+    const { view, u8 } = this.#arena
+    this.counts.packets++
+    const outgoing = packet.hook === NfHookNumber.OUTPUT
+    const segment = this.#segment
+    if (!segment.read(view, u8, packet.at, packet.length, outgoing)) {
+      queue.accept()
+      return
+    }
+    if (!outgoing && packet.unverified && !this.#verify()) {
+      this.counts.damaged++
+      queue.drop()
+      return
+    }
+    const access = this.#accesses.get(packet.inDevice)
+    const ours = outgoing
+      ? this.machine.handleOutgoing(segment, now)
+      : this.machine.handleIncoming(segment, access, now)
+    this.#events()
+    let decided = false
+    for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) {
+      if (ours && !decided && this.#canReplace(out, outgoing)) {
+        if (!outgoing && this.#isSame(out)) queue.accept()
+        else this.#replace(out, outgoing)
+        decided = true
+      } else this.#send(out)
+    }
+    if (decided) return
+    if (ours) queue.drop()
+    else queue.accept()
+  }
+
+  #verify(): boolean {
+    const { at, length } = this.#queue.packet
+    const { view } = this.#arena
+    const tcp = offsetIn(transportOf(view, at, length))
+    return checksum(view, at + tcp, length - tcp, pseudoSum(view, at, Protocol.TCP, length - tcp)) === 0
+  }
+
+  /** A super-packet stays one only whole: of a part the kernel could not make segments. */
+  #canReplace(out: OutSegment, outgoing: boolean): boolean {
+    if ((out.to === 'wire') !== outgoing || out.payload instanceof Uint8Array) return false
+    const length = payloadLength(out)
+    if (length + 100 > MAX_REPLACEMENT) return false
+    if (this.#queue.packet.super) return length === this.#segment.payloadLength
+    // The segment at hand may be a super-packet's equal in size without being one.
+    return true
+  }
+
+  /**
+   * On the first subflow, until data have gone another way, what arrives needs no change: both sides count alike, and a plain
+   * TCP skips the option. The packet then keeps its pages; a replaced one takes twice the memory of the socket.
+   */
+  #isSame(out: OutSegment): boolean {
+    const segment = this.#segment
+    return (
+      out.seq === segment.seq &&
+      out.ack === segment.ack &&
+      out.flags === segment.flags &&
+      out.window === segment.window &&
+      out.options.length === 0 &&
+      segment.sack.length === 0 &&
+      payloadLength(out) === segment.payloadLength &&
+      out.tuple.localPort === segment.tuple.localPort &&
+      equal(out.tuple.local, segment.tuple.local)
+    )
+  }
+
+  #replace(out: OutSegment, outgoing: boolean): void {
+    const queue = this.#queue
+    const { packet } = queue
+    const { view, u8 } = this.#arena
+    const at = queue.headersAt
+    const length = payloadLength(out)
+    const headers = writeHeaders(view, u8, at, out, length, packet.at)
+    const payloadAt =
+      out.payload === undefined || out.payload instanceof Uint8Array ? packet.at : out.payload.at
+    // Segments of what leaves this host get their checksums as they are cut.
+    if (!(outgoing && packet.super)) sealTcp(view, at, headers, view, payloadAt, length)
+    queue.replace(headers, payloadAt, length)
+  }
+
+  #send(out: OutSegment): void {
+    const destination = out.to === 'wire' ? out.tuple.remote : out.tuple.local
+    const length = payloadLength(out)
+    const most = out.to === 'wire' ? out.segmentSize : 60_000
+    const sender = this.#senderFor(out)
+    for (let skip = 0; skip === 0 || skip < length; skip += most)
+      if (!sender.send(packetOf(out, this.#arena.u8, skip, most), destination)) this.counts.unsent++
+  }
+
+  #senderFor({ access }: OutSegment): RawSender {
+    if (access === undefined) return this.#raw
+    const known = this.#rawBy.get(access)
+    if (known !== undefined) return known
+    try {
+      const sender = new RawSender(undefined, { mark: this.#mark, device: access })
+      this.#rawBy.set(access, sender)
+      return sender
+    } catch (error) {
+      // The interface is gone; what is sent by it is lost, and its subflows soon too.
+      if (!(error instanceof KernelError)) throw error
+      return this.#raw
+    }
+  }
+
+  close(): void {
+    this.#poller.remove(this.#queue.fd)
+    this.#queue.close()
+    this.#raw.close()
+    for (const sender of this.#rawBy.values()) sender.close()
+    this.#poller.close()
+  }
+}

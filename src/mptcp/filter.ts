@@ -1,0 +1,174 @@
+/**
+ * The rules that hand packets to the proxy (nf_tables, one table a family, named by the ledger).
+ *
+ *   output, before connection tracking: what the proxy sends itself passes · packets of translated connections are queued and
+ *       wait for a daemon that restarts · SYNs without MPTCP and answers to SYNs are queued, and pass when there is no daemon
+ *   input: the same, by the addresses of subflows; SYNs with MPTCP are queued
+ *
+ * Only SYNs of plain connections are ever seen, so that these run at the kernel's speed and outlive the daemon.
+ */
+import { EBUSY, ENOENT, EOPNOTSUPP } from '../core/errno.ts'
+import { Protocol } from '../core/ip.ts'
+import { TCP, TcpFlag } from '../core/tcp.ts'
+import type { Ledger } from '../linux/ledger.ts'
+import { KernelError } from '../linux/libc.ts'
+import {
+  CompareOp,
+  concatType,
+  encodeElement,
+  MetaKey,
+  NfBatch,
+  type NfExpressions,
+  NfFamily,
+  NfHook,
+  NfType,
+  PayloadBase,
+  register32,
+} from '../linux/nf_tables.ts'
+import type { NfSocket } from '../linux/nf-socket.ts'
+import type { Tuple } from './machine/segment.ts'
+import { MPTCP_KIND } from './wire.ts'
+
+/** Before connection tracking (-200): it sees what is on the wire. */
+const BEFORE_TRACKING = -310
+const FAMILIES = [
+  { family: NfFamily.IPV4, size: 4, source: 12, type: NfType.ipv4_addr },
+  { family: NfFamily.IPV6, size: 16, source: 8, type: NfType.ipv6_addr },
+] as const
+type Family = (typeof FAMILIES)[number]
+const { SYN, ACK, RST, FIN } = TcpFlag
+
+export class Filter {
+  readonly #sockets: Pick<NfSocket, 'commit'>
+  readonly #table: string
+  readonly #queue: number
+  readonly #mark: number
+
+  constructor(sockets: Pick<NfSocket, 'commit'>, ledger: Ledger) {
+    this.#sockets = sockets
+    this.#table = ledger.mptcp.table
+    this.#queue = ledger.mptcp.queue
+    this.#mark = ledger.mptcp.mark
+  }
+
+  /** Makes the tables, without any connection in them. */
+  install(): void {
+    for (const family of FAMILIES) {
+      this.#remove(family)
+      try {
+        this.#sockets.commit(this.#rules(family, false), 'set up the rules of MPTCP')
+      } catch (error) {
+        // A kernel without the expression has the target of iptables.
+        if (!(error instanceof KernelError) || ![ENOENT, EOPNOTSUPP].includes(error.errno)) throw error
+        this.#sockets.commit(this.#rules(family, true), 'set up the rules of MPTCP')
+      }
+    }
+  }
+
+  remove(): void {
+    for (const family of FAMILIES) this.#remove(family)
+  }
+
+  #remove({ family }: Family): void {
+    try {
+      this.#sockets.commit(new NfBatch().deleteTable(family, this.#table), 'remove the rules of MPTCP')
+    } catch (error) {
+      if (!(error instanceof KernelError) || error.errno !== ENOENT) throw error
+    }
+  }
+
+  /** Hands packets of a tuple over, or no longer. `local`: what this host's TCP sends; `wire`: what arrives. */
+  watch(side: 'local' | 'wire', { local, localPort, remote, remotePort }: Tuple, on: boolean): void {
+    const family = FAMILIES[local.length === 4 ? 0 : 1]
+    const key = new Uint8Array(2 * family.size + 8)
+    const view = new DataView(key.buffer)
+    key.set(side === 'local' ? local : remote)
+    key.set(side === 'local' ? remote : local, family.size)
+    view.setUint16(2 * family.size, side === 'local' ? localPort : remotePort)
+    view.setUint16(2 * family.size + 4, side === 'local' ? remotePort : localPort)
+    const batch = new NfBatch()
+    batch.elements(family.family, this.#table, side, [encodeElement(key)], key.length, !on)
+    try {
+      this.#sockets.commit(batch, `${on ? 'watch' : 'forget'} a connection`)
+    } catch (error) {
+      if (on || !(error instanceof KernelError) || (error.errno !== ENOENT && error.errno !== EBUSY))
+        throw error
+    }
+  }
+
+  #rules(family: Family, target: boolean): NfBatch {
+    const { family: number, size, type } = family
+    const table = this.#table
+    const batch = new NfBatch()
+    batch.table(number, table)
+    for (const name of ['local', 'wire'])
+      batch.map(number, table, {
+        name,
+        keyType: concatType(type, type, NfType.inet_service, NfType.inet_service),
+        keyLength: 2 * size + 8,
+      })
+    const queue = (bypass: boolean) => (e: NfExpressions) => e.queue(this.#queue, { bypass, target })
+    for (const [name, hook, device, set] of [
+      ['output', NfHook.OUTPUT, MetaKey.OIFNAME, 'local'],
+      ['input', NfHook.INPUT, MetaKey.IIFNAME, 'wire'],
+    ] as const) {
+      batch.chain(number, table, name, { type: 'filter', hook, priority: BEFORE_TRACKING })
+      const rule = (build: (e: NfExpressions) => void) => batch.rule(number, table, name, build)
+      rule((e) => {
+        e.meta(device, register32(0))
+        e.compare(register32(0), CompareOp.EQ, interfaceName('lo'))
+        e.accept()
+      })
+      rule((e) => {
+        e.meta(MetaKey.MARK, register32(0))
+        e.compare(register32(0), CompareOp.EQ, hostWord(this.#mark))
+        e.accept()
+      })
+      rule((e) => {
+        tcpOnly(e)
+        e.loadPayload(PayloadBase.NETWORK, family.source, 2 * size, register32(0))
+        const ports = (2 * size) / 4
+        e.loadPayload(PayloadBase.TRANSPORT, TCP.SRC_PORT, 2, register32(ports))
+        e.loadPayload(PayloadBase.TRANSPORT, TCP.DST_PORT, 2, register32(ports + 1))
+        e.lookup(set, register32(0))
+        queue(false)(e)
+      })
+      rule((e) => {
+        flags(e, SYN)
+        option(e, name === 'input')
+        queue(true)(e)
+      })
+    }
+    return batch
+  }
+}
+
+function tcpOnly(e: NfExpressions): void {
+  e.meta(MetaKey.L4PROTO, register32(0))
+  e.compare(register32(0), CompareOp.EQ, Uint8Array.of(Protocol.TCP))
+}
+
+/** Of SYN, ACK, RST and FIN exactly these are set. */
+function flags(e: NfExpressions, wanted: number): void {
+  tcpOnly(e)
+  e.loadPayload(PayloadBase.TRANSPORT, TCP.FLAGS, 1, register32(0))
+  e.bitwise(register32(0), Uint8Array.of(SYN | ACK | RST | FIN), Uint8Array.of(0))
+  e.compare(register32(0), CompareOp.EQ, Uint8Array.of(wanted))
+}
+
+function option(e: NfExpressions, present: boolean): void {
+  e.tcpOption(MPTCP_KIND, register32(0))
+  e.compare(register32(0), CompareOp.EQ, Uint8Array.of(present ? 1 : 0))
+}
+
+function interfaceName(name: string): Uint8Array {
+  const bytes = new Uint8Array(16)
+  for (let i = 0; i < name.length; i++) bytes[i] = name.charCodeAt(i)
+  return bytes
+}
+
+function hostWord(value: number): Uint8Array {
+  const bytes = new Uint8Array(4)
+  new DataView(bytes.buffer).setUint32(0, value, true)
+  return bytes
+}

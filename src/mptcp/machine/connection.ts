@@ -1,0 +1,281 @@
+/**
+ * One connection (paper §3.1): what is known of both ends, and its subflows. Data offsets count from the initial sequence
+ * number of the TCP connection that the application has: TSN, DSN and, on the first subflow, SSN are one number plus a constant,
+ * so that a connection that falls back to plain TCP needs nobody between its ends.
+ *
+ *   CLOSED ── SYN out, MP_CAPABLE added ──► syn-sent ── SYN/ACK with MP_CAPABLE ──► pre-established ── DSS in ──► established
+ *   CLOSED ── SYN in, MP_CAPABLE taken off ──► syn-received ── third ACK with both keys ──► established
+ *   established ── DATA_FINs acknowledged both ways, subflows closed by FINs of their own ──► closed
+ *   any ── RST of the local TCP (MP_FASTCLOSE), MP_FASTCLOSE of the peer ──► closed
+ *   syn-sent, syn-received, pre-established ── the other end or the path speaks no MPTCP ──► forgotten
+ */
+import { TCP, TcpFlag } from '../../core/tcp.ts'
+import type { Block } from '../tables.ts'
+import type { MptcpOption } from '../wire.ts'
+import type { Key } from './keys.ts'
+import { type OutSegment, payloadLength, type Segment, type SynOptions, type Tuple } from './segment.ts'
+import { dsnAt, offsetOf, sequenceAt } from './sequence.ts'
+import type { Subflow } from './subflow.ts'
+import type { Host } from './types.ts'
+
+const { ACK, FIN, RST, PSH } = TcpFlag
+
+export type ConnectionState =
+  | 'syn-sent'
+  | 'syn-received'
+  | 'pre-established'
+  | 'established'
+  | 'closing'
+  | 'closed'
+
+/** Bytes that a data packet of ours grows by: a DSS with 64-bit numbers, padded. */
+export const DSS_ROOM = 28
+/**
+ * What arrives on a further subflow is replaced on its way to the local TCP, and takes twice the memory that the kernel reckons
+ * with there (engine.ts): the peer is offered half the window.
+ */
+const REPLACED = 1
+/** Newest payload kept of each connection to start it again after a break. */
+const HELD_MAX = 1400
+
+export class Connection {
+  readonly id: number
+  readonly host: Host
+  /** The connection as the local TCP has it. */
+  readonly tuple: Tuple
+  readonly key: string
+  readonly role: 'client' | 'server'
+  state: ConnectionState
+  localKey: Key
+  remoteKey: Key | undefined
+  /** Initial sequence numbers of the local TCP and, as it knows it, of the peer. */
+  tcpIsn: number
+  peerIsn = 0
+  localSyn: SynOptions = { mss: 0, scale: -1, sackPermitted: false }
+  remoteSyn: SynOptions = { mss: 0, scale: -1, sackPermitted: false }
+  /** The MSS that the local TCP was told. */
+  segmentSize = 536
+  synsSent = 0
+  /** The peer has shown that it has both keys. */
+  confirmed = false
+  /** It has sent a DATA_ACK: until then it may fall back. */
+  answered = false
+  /** The peer forbade joins to the address of the first subflow. */
+  noJoin = false
+  /** The next new byte of the local TCP, and what the peer acknowledged. */
+  sndMax = 1
+  dataUna = 1
+  /** What the local TCP acknowledged, and after the highest byte that it was given. */
+  tan = 1
+  rcvMax = 1
+  /** Windows as last announced, unscaled: of the local TCP, and of the peer in bytes. */
+  window = 0
+  remoteWindow = 0
+  finLocal = -1
+  finRemote = -1
+  readonly subflows: Subflow[] = []
+  #nextSubflow = 0
+  #nextAddressId = 1
+  /** Where new data go; undefined while nothing works. */
+  active: Subflow | undefined
+  /** The newest payload that went out: sent again on a new subflow, it makes the local TCP go on at once. */
+  held: { readonly bytes: Uint8Array; dsn: number; length: number } | undefined
+  /** Addresses that the peer announced, by id. */
+  readonly announced = new Map<number, { readonly address: Uint8Array; readonly port: number }>()
+  /** Options that are sent again until `repeatAt` has passed thrice. */
+  repeat: MptcpOption[] = []
+  repeatAt = Number.POSITIVE_INFINITY
+  repeats = 0
+  /** Since when no subflow works. */
+  strandedAt = Number.POSITIVE_INFINITY
+  /** It ended by FINs. */
+  closedInOrder = false
+  /** The local TCP asked for an answer (keep-alive, window probe). */
+  probing = false
+  usedAt: number
+  /** When it was last tried to have a subflow on each access. */
+  joinTriedAt = Number.NEGATIVE_INFINITY
+
+  constructor(init: {
+    readonly id: number
+    readonly host: Host
+    readonly tuple: Tuple
+    readonly key: string
+    readonly role: 'client' | 'server'
+    readonly localKey: Key
+    readonly tcpIsn: number
+    readonly now: number
+  }) {
+    this.id = init.id
+    this.host = init.host
+    this.tuple = init.tuple
+    this.key = init.key
+    this.role = init.role
+    this.state = init.role === 'client' ? 'syn-sent' : 'syn-received'
+    this.localKey = init.localKey
+    this.tcpIsn = init.tcpIsn
+    this.usedAt = init.now
+  }
+
+  nextSubflowId(): number {
+    return this.#nextSubflow++
+  }
+
+  /** An id for a local address, none that a subflow of ours still has. */
+  nextAddressId(): number {
+    for (;;) {
+      const id = this.#nextAddressId
+      this.#nextAddressId = id === 255 ? 1 : id + 1
+      if (!this.subflows.some((each) => each.addressId === id && each.state !== 'dead')) return id
+    }
+  }
+
+  /** Forgets dead subflows but the first and the newest. */
+  dropDead(): void {
+    const last = this.subflows.length - 1
+    for (let i = last - 1; i > 0; i--) if (this.subflows[i]!.state === 'dead') this.subflows.splice(i, 1)
+  }
+
+  get first(): Subflow | undefined {
+    return this.subflows.find(({ id }) => id === 0)
+  }
+
+  /** The local TCP takes selective acknowledgements. */
+  get sacks(): boolean {
+    return this.localSyn.sackPermitted && this.remoteSyn.sackPermitted
+  }
+
+  /** Data of the local TCP that the peer has not acknowledged. */
+  get outstanding(): boolean {
+    return this.sndMax > this.dataUna || (this.finLocal >= 0 && this.dataUna <= this.finLocal)
+  }
+
+  /** Both ends have said that they are done, and heard that the other knows. */
+  get done(): boolean {
+    return (
+      this.finLocal >= 0 && this.dataUna > this.finLocal && this.finRemote >= 0 && this.tan > this.finRemote
+    )
+  }
+
+  /** Offset of a sequence number of the local TCP, and of its acknowledgement. */
+  offsetOfSeq(seq: number): number {
+    return offsetOf(seq, this.tcpIsn, this.sndMax)
+  }
+
+  offsetOfAck(ack: number): number {
+    return offsetOf(ack, this.peerIsn, this.tan)
+  }
+
+  /** Keeps a copy of the end of what goes out. */
+  hold(segment: Segment, dsn: number, length: number): void {
+    const size = Math.min(length, HELD_MAX)
+    this.held ??= { bytes: new Uint8Array(HELD_MAX), dsn: 0, length: 0 }
+    this.held.dsn = dsn + length - size
+    this.held.length = size
+    const end = segment.payloadAt + segment.payloadLength
+    this.held.bytes.set(segment.bytes.subarray(end - size, end))
+  }
+
+  /** A DSS with what the local TCP has acknowledged; undefined while the peer's key is not known. */
+  dataAck(): Extract<MptcpOption, { type: 'dss' }> | undefined {
+    if (this.remoteKey === undefined) return undefined
+    return { type: 'dss', dataFin: false, ack: dsnAt(this.remoteKey, this.tan) }
+  }
+
+  /** Sends a segment on a subflow, with the acknowledgement that is due there. */
+  toWire(
+    subflow: Subflow,
+    fields: {
+      readonly at?: number
+      readonly flags?: number
+      readonly options: readonly MptcpOption[]
+      readonly payload?: OutSegment['payload']
+      readonly sack?: readonly Block[]
+    },
+  ): void {
+    const { writer } = this.host
+    for (const option of fields.options) writer.mptcp(option)
+    if (fields.sack !== undefined && subflow.sackPermitted)
+      writer.sack(fields.sack, (offset) => subflow.ackAt(offset))
+    const segment: OutSegment = {
+      to: 'wire',
+      tuple: subflow.tuple,
+      seq: subflow.seqAt(fields.at ?? subflow.next),
+      ack: subflow.ackAt(subflow.acked),
+      flags: fields.flags ?? ACK,
+      window: subflow.id === 0 ? this.window : this.window >> REPLACED,
+      options: writer.finish(),
+      payload: fields.payload,
+      access: subflow.access,
+      segmentSize: this.segmentSize,
+    }
+    subflow.sentBytes += payloadLength(segment)
+    this.host.emit(segment)
+  }
+
+  /** An acknowledgement of the proxy's own on a subflow. */
+  ackOn(subflow: Subflow, ...more: readonly MptcpOption[]): void {
+    const dss = this.dataAck()
+    this.toWire(subflow, { options: dss === undefined ? more : [dss, ...more], sack: subflow.above })
+  }
+
+  /** Tells the peer that the local TCP has no more data: on every subflow when `everywhere`. */
+  sendDataFin(everywhere: boolean): void {
+    if (this.finLocal < 0 || this.remoteKey === undefined) return
+    const dss: MptcpOption = {
+      type: 'dss',
+      dataFin: true,
+      ack: dsnAt(this.remoteKey, this.tan),
+      map: { dsn: dsnAt(this.localKey, this.finLocal), ssn: 0, length: 1 },
+    }
+    const subflows = everywhere ? this.subflows.filter(({ usable }) => usable) : [this.active]
+    for (const subflow of subflows) if (subflow !== undefined) this.toWire(subflow, { options: [dss] })
+  }
+
+  /** Hands the local TCP a segment; `dsn` is where it begins. */
+  toLocal(
+    dsn: number,
+    fields: {
+      readonly flags?: number
+      readonly payload?: OutSegment['payload']
+      readonly sack?: readonly Block[]
+      readonly options?: Uint8Array
+    } = {},
+  ): void {
+    const { writer } = this.host
+    if (fields.sack !== undefined && this.sacks)
+      writer.sack(fields.sack, (offset) => sequenceAt(this.tcpIsn, offset))
+    const scale = Math.max(0, this.remoteSyn.scale)
+    this.host.emit({
+      to: 'local',
+      tuple: this.tuple,
+      seq: sequenceAt(this.peerIsn, dsn),
+      ack: sequenceAt(this.tcpIsn, this.dataUna),
+      flags: fields.flags ?? ACK,
+      window: Math.min(0xffff, this.remoteWindow >> scale),
+      options: fields.options ?? writer.finish(),
+      payload: fields.payload,
+      access: undefined,
+      segmentSize: 0xffff,
+    })
+  }
+
+  finToLocal(): void {
+    this.toLocal(this.finRemote, { flags: ACK | FIN })
+  }
+
+  resetLocal(): void {
+    this.toLocal(Math.max(this.tan, 1), { flags: ACK | RST })
+  }
+
+  /** The flags of a segment that are handed on: what belongs to one side is not. */
+  static passedFlags(flags: number): number {
+    return ACK | (flags & (PSH | TcpFlag.ECE | TcpFlag.CWR))
+  }
+}
+
+/** The MSS that the local TCP is told: its data packets grow by a DSS and still have to fit every access. */
+export function clampedMss(mss: number, mtu: number, family: 4 | 16): number {
+  const headers = TCP.MIN_HEADER + (family === 4 ? 20 : 40)
+  return Math.max(88, Math.min(mss > 0 ? mss : 536, mtu - headers) - DSS_ROOM)
+}

@@ -1,0 +1,222 @@
+/** From the peer to the local TCP (paper §3.3 and §3.4): payload through the RECV table, acknowledgements from the DATA_ACK. */
+import { equalConstantTime } from '../../core/bytes.ts'
+import { TcpFlag } from '../../core/tcp.ts'
+import { acknowledged, type Block, project } from '../tables.ts'
+import type { DssOption } from '../wire.ts'
+import { ResetReason } from '../wire.ts'
+import { Connection } from './connection.ts'
+import { addAddrHmac } from './keys.ts'
+import { finishReceiving } from './outgoing.ts'
+import type { Segment } from './segment.ts'
+import { offsetOf, offsetOfDsn } from './sequence.ts'
+import type { Subflow } from './subflow.ts'
+
+const { FIN } = TcpFlag
+/** The largest window that TCP has (RFC 7323 §2.3): what lies farther ahead is no honest mapping. */
+const MAX_WINDOW = 1 << 30
+const WORD = 4294967296
+/** Announced addresses that are remembered. */
+const MAX_ANNOUNCED = 8
+
+/** What a segment of the peer asks of the connection beside being forwarded. */
+export type Request =
+  | { readonly type: 'fastclose' }
+  | { readonly type: 'remove'; readonly ids: readonly number[] }
+  | { readonly type: 'priority' }
+  | { readonly type: 'distrust'; readonly reason: number }
+  | { readonly type: 'fin' }
+
+/** A segment of a subflow that is active or closing, no SYN and no RST. Returns what else is to be done. */
+export function forwardIncoming(
+  connection: Connection,
+  subflow: Subflow,
+  segment: Segment,
+  now: number,
+): readonly Request[] {
+  const requests: Request[] = []
+  const acked = subflow.offsetOfAck(segment.ack)
+  const advanced = acked > subflow.una
+  if (!subflow.acknowledge(acked, now)) {
+    connection.host.counts.lies++
+    return requests
+  }
+  subflow.hear(now)
+  const before = { una: connection.dataUna, window: connection.remoteWindow }
+  const dss = segment.option('dss')
+  let finNow = false
+  if (dss !== undefined) {
+    if (!takeDataAck(connection, dss)) connection.host.counts.lies++
+    const taken = takeMap(connection, subflow, dss)
+    if (taken === 'lie') {
+      connection.host.counts.lies++
+      return [{ type: 'distrust', reason: ResetReason.MPTCP }]
+    }
+    finNow = taken === 'fin'
+  }
+  const capable = segment.option('capable')
+  if (capable?.dataLength !== undefined && subflow.id === 0) subflow.recv.add(1, 1, capable.dataLength)
+  const signalled = takeSignals(connection, subflow, segment, requests)
+  takeWindow(connection, subflow, segment, dss !== undefined || segment.payloadLength > 0)
+
+  const sack = sackBlocks(connection, subflow, segment, acked)
+  const start = subflow.offsetOfSeq(segment.seq)
+  const end = start + segment.payloadLength
+  let forwarded = false
+  if (segment.payloadLength > 0) {
+    if (end <= subflow.acked) connection.ackOn(subflow)
+    else forwarded = forwardPayload(connection, subflow, segment, start, end, sack, now)
+  }
+  if (finNow) {
+    if (connection.tan > connection.finRemote) connection.ackOn(subflow)
+    else {
+      connection.finToLocal()
+      forwarded = true
+    }
+  }
+  if ((segment.flags & FIN) !== 0 && end <= subflow.high && subflow.finReceived < 0) {
+    subflow.finReceived = end
+    finishReceiving(subflow)
+    if (subflow.acked > end) connection.ackOn(subflow)
+    requests.push({ type: 'fin' })
+  } else if ((segment.flags & FIN) !== 0 && subflow.finReceived >= 0) connection.ackOn(subflow)
+  if (forwarded) return requests
+  const news = connection.dataUna > before.una || connection.remoteWindow !== before.window || sack.length > 0
+  // A duplicate that signals nothing is one that the local TCP counts, unless it is the subflow's alone.
+  const duplicate = !advanced && !signalled && segment.payloadLength === 0 && (segment.flags & FIN) === 0
+  if (news || (duplicate && (connection.probing || connection.outstanding))) {
+    connection.probing = false
+    connection.toLocal(connection.rcvMax, { sack })
+  }
+  return requests
+}
+
+/** False when it acknowledges what was never sent. */
+function takeDataAck(connection: Connection, { ack }: DssOption): boolean {
+  if (ack === undefined) return true
+  const offset = offsetOfDsn(connection.localKey, ack, connection.dataUna)
+  const most = connection.finLocal >= 0 ? connection.finLocal + 1 : connection.sndMax
+  if (offset === undefined || offset > most) return false
+  connection.confirmed = true
+  connection.answered = true
+  if (offset > connection.dataUna) {
+    connection.dataUna = offset
+    for (const subflow of connection.subflows) subflow.send.acknowledge(offset)
+  }
+  return true
+}
+
+function takeMap(
+  connection: Connection,
+  subflow: Subflow,
+  { map, dataFin }: DssOption,
+): 'none' | 'fin' | 'lie' {
+  if (map === undefined || connection.remoteKey === undefined) return 'none'
+  const dsn = offsetOfDsn(connection.remoteKey, map.dsn, connection.rcvMax)
+  const length = map.length - (dataFin ? 1 : 0)
+  if (dsn === undefined || dsn < 1 || length < 0 || dsn + length > connection.tan + MAX_WINDOW) return 'lie'
+  if (length > 0) {
+    const ssn = subflow.high + ((map.ssn - (subflow.high % WORD)) | 0)
+    if (ssn < 1 || ssn > subflow.high + MAX_WINDOW) return 'lie'
+    if (ssn + length > subflow.acked && !subflow.recv.add(ssn, dsn, length)) return 'lie'
+  }
+  if (!dataFin) return 'none'
+  if (connection.finRemote >= 0 && connection.finRemote !== dsn + length) return 'lie'
+  connection.finRemote = dsn + length
+  return 'fin'
+}
+
+/** Windows are relative to the DATA_ACK and shared by all subflows. */
+function takeWindow(connection: Connection, subflow: Subflow, segment: Segment, current: boolean): void {
+  if (current) connection.remoteWindow = segment.window * 2 ** subflow.remoteScale
+}
+
+function takeSignals(
+  connection: Connection,
+  subflow: Subflow,
+  segment: Segment,
+  requests: Request[],
+): boolean {
+  let any = false
+  for (const option of segment.mptcp) {
+    if (option.type === 'dss') continue
+    any = true
+    if (option.type === 'prio') {
+      subflow.remoteBackup = option.backup
+      requests.push({ type: 'priority' })
+    } else if (option.type === 'remove-addr') requests.push({ type: 'remove', ids: option.ids })
+    else if (option.type === 'fastclose') {
+      if (equalConstantTime(option.key, connection.localKey.bytes)) requests.push({ type: 'fastclose' })
+      else connection.host.counts.lies++
+    } else if (option.type === 'add-addr' && !option.echo && connection.remoteKey !== undefined) {
+      const port = option.port ?? 0
+      const { remoteKey, localKey, host, announced } = connection
+      const want = addAddrHmac(host.sha, remoteKey.bytes, localKey.bytes, option.id, option.address, port)
+      if (option.hmac === undefined || !equalConstantTime(want, option.hmac)) {
+        host.counts.lies++
+        continue
+      }
+      connection.confirmed = true
+      connection.answered = true
+      if (announced.has(option.id) || announced.size < MAX_ANNOUNCED)
+        announced.set(option.id, { address: option.address, port })
+      const { hmac: _, ...echo } = option
+      connection.toWire(subflow, { options: [{ ...echo, echo: true }] })
+    }
+  }
+  return any
+}
+
+/** What the subflow's acknowledgement says of data beyond the DATA_ACK (paper §3.5). */
+function sackBlocks(connection: Connection, subflow: Subflow, segment: Segment, acked: number): Block[] {
+  const { runs } = subflow.send
+  if (runs.length === 0 || !connection.sacks) return []
+  const blocks: Block[] = [{ left: 0, right: acked }]
+  for (let i = 0; i + 1 < segment.sack.length; i += 2) {
+    const left = offsetOf(segment.sack[i]!, subflow.localIsn, acked)
+    const right = offsetOf(segment.sack[i + 1]!, subflow.localIsn, acked)
+    if (left < right && right <= subflow.next) blocks.push({ left, right })
+  }
+  const { above } = acknowledged(project(runs, blocks, 'dsn'), connection.dataUna)
+  return above
+}
+
+/** True when something of it went to the local TCP. */
+function forwardPayload(
+  connection: Connection,
+  subflow: Subflow,
+  segment: Segment,
+  start: number,
+  end: number,
+  sack: readonly Block[],
+  now: number,
+): boolean {
+  let any = false
+  let at = start
+  while (at < end) {
+    const run = subflow.recv.atSsn(at)
+    if (run === undefined) {
+      // Before the oldest mapping it is old; without one the peer sends it again.
+      if (at < subflow.acked) {
+        at = subflow.acked
+        continue
+      }
+      connection.host.counts.unmapped++
+      break
+    }
+    const length = Math.min(end, run.ssn + run.length) - at
+    const dsn = run.dsn + (at - run.ssn)
+    connection.rcvMax = Math.max(connection.rcvMax, dsn + length)
+    subflow.high = Math.max(subflow.high, at + length)
+    connection.toLocal(dsn, {
+      flags: Connection.passedFlags(segment.flags),
+      payload: { at: segment.payloadAt + (at - start), length },
+      sack,
+    })
+    any = true
+    at += length
+  }
+  subflow.receivedBytes += at - start
+  subflow.burst = now - subflow.dataAt < 1000 ? subflow.burst + 1 : 1
+  subflow.dataAt = now
+  return any
+}

@@ -1,0 +1,298 @@
+/** Which subflow carries data, when another does, and what keeps a connection going when none works (paper §5.3, §5.4). */
+import { equal } from '../../core/bytes.ts'
+import { TcpFlag } from '../../core/tcp.ts'
+import type { MptcpOption } from '../wire.ts'
+import type { Connection } from './connection.ts'
+import { beginJoin, closeSubflow, retry } from './joins.ts'
+import { placeOf, sendMapped } from './outgoing.ts'
+import type { Subflow } from './subflow.ts'
+import type { AccessInfo } from './types.ts'
+
+/** A burst of this many packets that stops is asked after, this long (ms) after its last packet. */
+const BURST = 8
+const PROBE_AFTER = 60
+/** The kernel answers one probe in half a second. */
+const PROBE_GAP = 600
+/** How long a connection without any subflow is kept (ms); the kernel keeps its side as long. */
+const STRANDED = 60_000
+/** Between attempts to have a subflow on every access (ms). */
+const JOIN_GAP = 2000
+const REPEATS = 3
+const REPEAT_LEAST = 200
+
+/** What the machine does for a connection: it knows the tables of all. */
+export interface Registry {
+  add(connection: Connection, subflow: Subflow): void
+  remove(subflow: Subflow): void
+  taken(key: string): boolean
+  /** The connection is over: the local TCP is reset when it does not know yet. */
+  end(connection: Connection, reason: string, reset: boolean): void
+}
+
+/** The subflow to use: of those that work one that neither end calls backup, on an access that is none, the earliest. */
+export function bestSubflow(connection: Connection, but?: Subflow): Subflow | undefined {
+  const { accesses } = connection.host
+  const rank = (subflow: Subflow) => {
+    const place = accesses.findIndex(({ name }) => name === subflow.access)
+    return (accesses[place]?.backup ? 4 : 0) + (subflow.remoteBackup ? 2 : 0) + (place < 0 ? 1 : 0)
+  }
+  let best: Subflow | undefined
+  for (const each of connection.subflows)
+    if (each !== but && each.usable && (best === undefined || rank(each) < rank(best))) best = each
+  return best
+}
+
+/** Data go over `to` from now on. `asked`: the peer wants it so, and need not be told. */
+export function switchTo(
+  connection: Connection,
+  to: Subflow,
+  cause: string,
+  now: number,
+  asked = false,
+): void {
+  const { active: from, host } = connection
+  if (from === to || !to.usable) return
+  const was = from ?? connection.subflows.findLast(({ state }) => state === 'dead')
+  connection.active = to
+  connection.strandedAt = Number.POSITIVE_INFINITY
+  const broken = from === undefined || !from.usable
+  if (!broken && !asked) {
+    from.backup = true
+    connection.ackOn(from, { type: 'prio', backup: true })
+  }
+  if (to.backup && !asked) {
+    to.backup = false
+    connection.repeat = [
+      ...connection.repeat.filter(({ type }) => type !== 'prio'),
+      { type: 'prio', backup: false },
+    ]
+  }
+  signal(connection, now)
+  if (broken) kick(connection, now)
+  host.counts.handovers++
+  const last = Math.max(was?.heardAt ?? Number.NEGATIVE_INFINITY)
+  host.tell({
+    type: 'moved',
+    connection: connection.id,
+    from: was?.access ?? '',
+    to: to.access ?? '',
+    cause,
+    gap: broken && Number.isFinite(last) ? now - last : Number.NaN,
+  })
+}
+
+/** Sends what the peer has to be told on the active subflow, and again a few times: nobody acknowledges it. */
+function signal(connection: Connection, now: number): void {
+  connection.repeats = 0
+  repeatSignal(connection, now)
+}
+
+export function repeatSignal(connection: Connection, now: number): void {
+  const { active, repeat } = connection
+  connection.repeatAt = Number.POSITIVE_INFINITY
+  if (active === undefined || repeat.length === 0) return
+  connection.ackOn(active, ...repeat)
+  if (++connection.repeats >= REPEATS) connection.repeat = []
+  else connection.repeatAt = now + Math.max(REPEAT_LEAST, Number.isNaN(active.srtt) ? 0 : 2 * active.srtt)
+}
+
+/**
+ * After a break the local TCP waits for its timer, doubled a few times. Its newest payload on the new subflow brings an
+ * acknowledgement at once, and that makes it send what was lost.
+ */
+function kick(connection: Connection, now: number): void {
+  const { held, active } = connection
+  if (active === undefined) return
+  const end = held === undefined ? 0 : held.dsn + held.length
+  if (held !== undefined && end > connection.dataUna) {
+    let at = Math.max(held.dsn, connection.dataUna)
+    while (at < end) {
+      const place = placeOf(connection, at, end, now)
+      if (place === undefined) break
+      const from = at - held.dsn
+      const bytes = held.bytes.slice(from, from + place.length)
+      sendMapped(connection, place.subflow, place.run, at, bytes, TcpFlag.ACK | TcpFlag.PSH)
+      at += place.length
+    }
+  }
+  connection.sendDataFin(false)
+}
+
+/** A subflow does not work any more. `announce`: the peer is told not to use it. */
+export function loseSubflow(
+  connection: Connection,
+  subflow: Subflow,
+  cause: string,
+  announce: boolean,
+  registry: Registry,
+  now: number,
+): void {
+  if (subflow.state === 'dead') return
+  const known = subflow.alive
+  subflow.state = 'dead'
+  subflow.retryAt = Number.POSITIVE_INFINITY
+  registry.remove(subflow)
+  if (announce && known) announceRemoval(connection, subflow)
+  if (connection.active !== subflow) {
+    if (announce && known) signal(connection, now)
+    return
+  }
+  connection.active = undefined
+  const next = bestSubflow(connection)
+  if (next !== undefined) switchTo(connection, next, cause, now)
+  else if (connection.state !== 'closing') {
+    connection.strandedAt = now
+    connection.joinTriedAt = Number.NEGATIVE_INFINITY
+  }
+  ensureSubflows(connection, registry, now)
+}
+
+function announceRemoval(connection: Connection, subflow: Subflow): void {
+  const before = connection.repeat.find(({ type }) => type === 'remove-addr')
+  const ids = before?.type === 'remove-addr' ? before.ids : []
+  const option: MptcpOption = { type: 'remove-addr', ids: [...ids, subflow.addressId].slice(-4) }
+  connection.repeat = [...connection.repeat.filter((each) => each !== before), option]
+}
+
+/** Begins subflows on accesses that have none: on all of them, or on any while none works. */
+export function ensureSubflows(connection: Connection, registry: Registry, now: number): void {
+  const { host, role, tuple } = connection
+  if (role !== 'client' || connection.state !== 'established' || !connection.confirmed || connection.noJoin)
+    return
+  if (!host.init.standby && connection.active !== undefined) return
+  if (now - connection.joinTriedAt < JOIN_GAP) return
+  connection.joinTriedAt = now
+  for (const access of host.accesses) {
+    if (connection.subflows.some((each) => each.access === access.name && each.state !== 'dead')) continue
+    startJoin(connection, access, connection.active !== undefined, registry, now, tuple.remote.length)
+  }
+}
+
+function startJoin(
+  connection: Connection,
+  access: AccessInfo,
+  backup: boolean,
+  registry: Registry,
+  now: number,
+  family: number,
+): Subflow | undefined {
+  const address = access.addresses.find(({ length }) => length === family)
+  const living = connection.subflows.filter(({ state }) => state !== 'dead').length
+  if (address === undefined || living >= connection.host.init.subflows) return undefined
+  const subflow = beginJoin(connection, access, address, backup, now, (key) => registry.taken(key))
+  if (subflow === undefined) return undefined
+  connection.subflows.push(subflow)
+  connection.host.counts.joins++
+  registry.add(connection, subflow)
+  return subflow
+}
+
+/** By hand: a subflow from this access. Undefined when there is no place or no address for one. */
+export function addSubflow(
+  connection: Connection,
+  name: string,
+  registry: Registry,
+  now: number,
+): Subflow | undefined {
+  const access = connection.host.accesses.find((each) => each.name === name)
+  if (access === undefined || connection.state !== 'established' || !connection.confirmed) return undefined
+  return startJoin(connection, access, true, registry, now, connection.tuple.remote.length)
+}
+
+/** Subflows on accesses that are gone are lost; then each access that is there gets one. */
+export function accessesChanged(connection: Connection, registry: Registry, now: number): void {
+  const { accesses } = connection.host
+  const works = (subflow: Subflow) =>
+    accesses.some(
+      ({ name, addresses }) =>
+        name === subflow.access && addresses.some((each) => equal(each, subflow.tuple.local)),
+    )
+  for (const subflow of [...connection.subflows])
+    if (subflow.state !== 'dead' && subflow.access !== undefined && !works(subflow))
+      loseSubflow(connection, subflow, `${subflow.access} does not work any more`, true, registry, now)
+  connection.joinTriedAt = Number.NEGATIVE_INFINITY
+  ensureSubflows(connection, registry, now)
+  preferNormal(connection, now)
+}
+
+/** An access that is only a backup is left as soon as another works. */
+export function preferNormal(connection: Connection, now: number): void {
+  const { active, host } = connection
+  const backup = (subflow: Subflow) =>
+    host.accesses.find(({ name }) => name === subflow.access)?.backup === true
+  if (active === undefined || !backup(active)) return
+  const best = bestSubflow(connection)
+  if (best !== undefined && !backup(best)) switchTo(connection, best, `${active.access} is a backup`, now)
+}
+
+/** Whether there is anything to change to. */
+function hasAlternative(connection: Connection, subflow: Subflow): boolean {
+  return (
+    connection.subflows.some((each) => each !== subflow && each.usable) ||
+    connection.host.accesses.some(({ name }) => name !== subflow.access)
+  )
+}
+
+/** When it has to be looked at whether the active subflow still works; Infinity while nothing is expected. */
+function suspicionAt(connection: Connection): { readonly at: number; readonly act: 'probe' | 'give up' } {
+  const { active } = connection
+  const never = { at: Number.POSITIVE_INFINITY, act: 'probe' } as const
+  if (active === undefined || !active.usable || !connection.confirmed || !hasAlternative(connection, active))
+    return never
+  if (Number.isFinite(active.askedAt)) return { at: active.askedAt + active.patience, act: 'give up' }
+  if (active.burst < BURST || active.heardAt !== active.dataAt) return never
+  return { at: Math.max(active.dataAt + PROBE_AFTER, active.probedAt + PROBE_GAP), act: 'probe' }
+}
+
+export function nextDeadline(connection: Connection): number {
+  let at = Math.min(connection.repeatAt, connection.strandedAt + STRANDED, suspicionAt(connection).at)
+  for (const { retryAt, state } of connection.subflows) if (state !== 'dead') at = Math.min(at, retryAt)
+  if (connection.state === 'established' && connection.active === undefined)
+    at = Math.min(at, connection.joinTriedAt + JOIN_GAP)
+  return at
+}
+
+export function handleDeadline(connection: Connection, registry: Registry, now: number): void {
+  if (connection.strandedAt + STRANDED <= now) {
+    registry.end(connection, 'no subflow for a minute', true)
+    return
+  }
+  if (connection.repeatAt <= now) repeatSignal(connection, now)
+  for (const subflow of [...connection.subflows]) {
+    if (subflow.state === 'dead' || subflow.retryAt > now) continue
+    if (retry(connection, subflow, now)) continue
+    loseSubflow(connection, subflow, 'its handshake was not answered', false, registry, now)
+  }
+  const suspicion = suspicionAt(connection)
+  if (suspicion.at <= now) suspect(connection, suspicion.act, registry, now)
+  if (connection.active === undefined) ensureSubflows(connection, registry, now)
+}
+
+function suspect(connection: Connection, act: 'probe' | 'give up', registry: Registry, now: number): void {
+  const active = connection.active!
+  if (act === 'probe') {
+    active.probedAt = now
+    active.ask(now)
+    active.burst = 0
+    const dss = connection.dataAck()
+    connection.toWire(active, { at: active.next - 1, options: dss === undefined ? [] : [dss] })
+    return
+  }
+  if (bestSubflow(connection, active) !== undefined) {
+    connection.host.counts.blackHoles++
+    loseSubflow(connection, active, `${active.access} does not answer`, true, registry, now)
+    return
+  }
+  // Nothing ready: begin one elsewhere, and look again when it is there or has failed.
+  active.askedAt = now
+  for (const access of connection.host.accesses)
+    if (!connection.subflows.some((each) => each.access === access.name && each.state !== 'dead'))
+      startJoin(connection, access, true, registry, now, connection.tuple.remote.length)
+}
+
+/** Every subflow is closed in order: both ends are done. */
+export function closeAll(connection: Connection, now: number): void {
+  if (connection.state === 'closing') return
+  connection.state = 'closing'
+  for (const subflow of connection.subflows) closeSubflow(connection, subflow, now)
+}

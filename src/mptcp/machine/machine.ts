@@ -1,0 +1,667 @@
+/**
+ * The proxy's protocol core, without I/O: packets in, packets and events out. `handleOutgoing` and `handleIncoming` say
+ * whether a packet is the proxy's business; if not, it goes on as it is. What is to be sent then waits in `poll`, what
+ * happened in `pollEvent`; events come first, since they say which packets to watch for.
+ *
+ * Strangers are bounded: a SYN of theirs takes one of `perSource` places, a join one of HALF_OPEN a connection and only with a
+ * token of ours, and the tables have limits of their own.
+ */
+import { equalConstantTime } from '../../core/bytes.ts'
+import type { Random } from '../../core/clock.ts'
+import { DeadlineHeap } from '../../core/deadlines.ts'
+import { TcpFlag } from '../../core/tcp.ts'
+import { type CapableOption, MPTCP_VERSION, type MptcpOption, ResetReason } from '../wire.ts'
+import { type Connection, clampedMss } from './connection.ts'
+import { forwardIncoming, type Request } from './incoming.ts'
+import {
+  acceptJoin,
+  activate,
+  closeSubflow,
+  handleJoinAck,
+  handleJoinReply,
+  isClosed,
+  resetSubflow,
+  sendSynAck,
+} from './joins.ts'
+import { keyOf, type Sha256 } from './keys.ts'
+import {
+  accessesChanged,
+  addSubflow,
+  bestSubflow,
+  closeAll,
+  ensureSubflows,
+  handleDeadline,
+  loseSubflow,
+  nextDeadline,
+  preferNormal,
+  type Registry,
+  switchTo,
+} from './lifecycle.ts'
+import { forwardOutgoing } from './outgoing.ts'
+import { Register } from './register.ts'
+import { OptionWriter, type OutSegment, type Segment, type SynOptions } from './segment.ts'
+import type { Subflow } from './subflow.ts'
+import {
+  type AccessInfo,
+  DEFAULT_INIT,
+  type Host,
+  type MachineEvent,
+  type MptcpInit,
+  newCounts,
+} from './types.ts'
+
+const { ACK, FIN, RST, SYN } = TcpFlag
+/** SYNs that carry the option; then the path is taken for one that drops it. */
+const CAPABLE_SYNS = 2
+/** Joins of strangers that wait for their third packet, per connection. */
+const HALF_OPEN = 4
+/** How long a closed connection answers what comes late, and how long an idle one is kept (ms). */
+const LINGER = 3000
+const IDLE = 24 * 3_600_000
+/** How long the answer to a SYN may take. */
+const OPENING = 130_000
+const SMALLEST_MTU = 1280
+/** Silence (ms) after which a subflow may lose its place to a new one. */
+const SILENT = 3000
+
+export interface MachineComponents {
+  readonly sha: Sha256
+  readonly random: Random
+}
+
+export class MptcpMachine {
+  readonly #host: Host
+  readonly #register: Register
+  readonly #registry: Registry
+  readonly #deadlines = new DeadlineHeap()
+  readonly #out: OutSegment[] = []
+  #outAt = 0
+  readonly #events: MachineEvent[] = []
+  readonly #sha: Sha256
+
+  constructor({ sha, random }: MachineComponents, init: Partial<MptcpInit> = {}) {
+    this.#sha = sha
+    this.#host = {
+      sha,
+      random,
+      init: { ...DEFAULT_INIT, ...init },
+      writer: new OptionWriter(),
+      accesses: [],
+      counts: newCounts(),
+      emit: (segment) => this.#out.push(segment),
+      tell: (event) => this.#events.push(event),
+    }
+    const register = new Register(this.#host)
+    this.#register = register
+    this.#registry = {
+      add: (connection, subflow) => register.add(connection, subflow),
+      remove: (subflow) => register.remove(subflow),
+      taken: (key) => register.taken(key),
+      end: (connection, reason, reset) => this.#end(connection, reason, reset),
+    }
+  }
+
+  get counts() {
+    return this.#host.counts
+  }
+
+  get connections(): readonly Connection[] {
+    return this.#register.all
+  }
+
+  connection(id: number): Connection | undefined {
+    return this.#register.byId(id)
+  }
+
+  /** The next packet to send; undefined when there is none. */
+  poll(): OutSegment | undefined {
+    if (this.#outAt < this.#out.length) return this.#out[this.#outAt++]
+    this.#out.length = 0
+    this.#outAt = 0
+    return undefined
+  }
+
+  pollEvent(): MachineEvent | undefined {
+    return this.#events.shift()
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#deadlines.next()
+  }
+
+  handleTimeout(now: number): void {
+    for (let id = this.#deadlines.expire(now); id >= 0; id = this.#deadlines.expire(now)) {
+      const connection = this.#register.byId(id)
+      if (connection === undefined) continue
+      if (this.#isOver(connection, now)) {
+        this.#forget(connection)
+        continue
+      }
+      if (connection.state === 'established' || connection.state === 'closing')
+        handleDeadline(connection, this.#registry, now)
+      this.#sweep(connection, now)
+      this.#settle(connection, now)
+    }
+  }
+
+  #isOver({ state, usedAt }: Connection, now: number): boolean {
+    if (state === 'closed') return usedAt + LINGER <= now
+    const opening = state === 'syn-sent' || state === 'syn-received'
+    return usedAt + (opening ? OPENING : IDLE) <= now
+  }
+
+  /** The accesses that work, best first. Those that are not named do not. */
+  setAccesses(accesses: readonly AccessInfo[], now: number): void {
+    this.#host.accesses = accesses
+    for (const connection of this.connections) {
+      if (connection.state !== 'established') continue
+      accessesChanged(connection, this.#registry, now)
+      this.#settle(connection, now)
+    }
+  }
+
+  /** By hand: data of a connection go over this access. False when it has no subflow there that works. */
+  handover(id: number, access: string, now: number): boolean {
+    const connection = this.#register.byId(id)
+    const subflow = connection?.subflows.find((each) => each.access === access && each.usable)
+    if (connection === undefined || subflow === undefined) return false
+    switchTo(connection, subflow, 'asked for', now)
+    this.#settle(connection, now)
+    return true
+  }
+
+  /** By hand: one more subflow. False when there is no room, no address of the family, or no such access. */
+  addSubflow(id: number, access: string, now: number): boolean {
+    const connection = this.#register.byId(id)
+    if (connection === undefined) return false
+    const added = addSubflow(connection, access, this.#registry, now)
+    this.#settle(connection, now)
+    return added !== undefined
+  }
+
+  /** By hand: a subflow is closed in order; the peer is told. False when there is none, or it is the only one. */
+  removeSubflow(id: number, subflowId: number, now: number): boolean {
+    const connection = this.#register.byId(id)
+    const subflow = connection?.subflows.find((each) => each.id === subflowId && each.usable)
+    if (connection === undefined || subflow === undefined) return false
+    const other = connection.subflows.find((each) => each !== subflow && each.usable)
+    if (other === undefined) return false
+    if (connection.active === subflow)
+      switchTo(connection, bestSubflow(connection, subflow) ?? other, 'asked for', now)
+    closeSubflow(connection, subflow, now)
+    this.#settle(connection, now)
+    return true
+  }
+
+  /** A packet that this host's TCP sends. True: it is the proxy's. */
+  handleOutgoing(segment: Segment, now: number): boolean {
+    const connection = this.#register.byLocal(segment.key)
+    const opening = (segment.flags & (SYN | ACK | RST | FIN)) === SYN
+    if (opening && (connection === undefined || connection.tcpIsn !== segment.seq)) {
+      if (connection !== undefined) this.#forget(connection)
+      return this.#open(segment, now)
+    }
+    if (connection === undefined) return false
+    connection.usedAt = now
+    if (connection.state === 'closed') return true
+    if ((segment.flags & SYN) !== 0) {
+      const ours = opening ? this.#sendSyn(connection, segment) : this.#answer(connection, segment)
+      this.#settle(connection, now)
+      return ours
+    }
+    if ((segment.flags & RST) !== 0) return this.#resetByLocal(connection, now)
+    if (connection.remoteKey === undefined) {
+      // The answer to a SYN is under way: nothing is translated yet.
+      return false
+    }
+    forwardOutgoing(connection, segment, now)
+    if (connection.done) closeAll(connection, now)
+    this.#sweep(connection, now)
+    this.#settle(connection, now)
+    return true
+  }
+
+  /** A packet for this host. True: it is the proxy's. */
+  handleIncoming(segment: Segment, access: string | undefined, now: number): boolean {
+    const found = this.#register.byWire(segment.key)
+    if (found === undefined) return this.#stranger(segment, access, now)
+    const { connection, subflow } = found
+    const opening = (segment.flags & (SYN | ACK | RST)) === SYN
+    if (opening && connection.state === 'closed') {
+      this.#forget(connection)
+      return this.#stranger(segment, access, now)
+    }
+    connection.usedAt = now
+    if (connection.state === 'closed') {
+      // A FIN that comes again has not heard that it is known; after a reset all is answered by one.
+      if (connection.closedInOrder) {
+        if ((segment.flags & FIN) !== 0) connection.ackOn(subflow)
+      } else if ((segment.flags & RST) === 0) resetSubflow(connection, subflow)
+      return true
+    }
+    const ours = this.#incoming(connection, subflow, segment, now)
+    this.#settle(connection, now)
+    return ours
+  }
+
+  #incoming(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
+    const { flags } = segment
+    if ((flags & RST) !== 0) return this.#resetByPeer(connection, subflow, segment, now)
+    if ((flags & SYN) !== 0) return this.#handshake(connection, subflow, segment, now)
+    if (subflow.state === 'syn-received') {
+      if (subflow.id === 0) return this.#thirdAck(connection, subflow, segment, now)
+      if (!handleJoinAck(connection, subflow, segment, now)) {
+        this.counts.joinsRefused++
+        this.#lose(connection, subflow, 'its third packet does not know the keys', now)
+        return true
+      }
+      this.#joined(connection, subflow, now)
+      if (segment.payloadLength === 0) return true
+    }
+    if (subflow.state === 'syn-sent') {
+      // Before the SYN/ACK has come: nothing can be made of it.
+      return connection.state !== 'syn-sent' || subflow.id !== 0
+    }
+    if (subflow.state === 'joined') {
+      if (segment.option('dss') === undefined && segment.payloadLength === 0) return true
+      activate(subflow, now)
+      this.#joined(connection, subflow, now)
+    }
+    if (!subflow.alive) return true
+    if (!connection.answered && subflow.id === 0 && this.#fellBack(subflow, segment)) {
+      this.#fallBack(connection)
+      return false
+    }
+    for (const request of forwardIncoming(connection, subflow, segment, now))
+      this.#serve(connection, subflow, request, now)
+    if (connection.state === 'pre-established' && connection.confirmed) this.#established(connection, now)
+    if (connection.done) closeAll(connection, now)
+    this.#sweep(connection, now)
+    return true
+  }
+
+  /** Whether the peer answers data of ours, or sends its own, without any MPTCP option (RFC 8684 §3.7). */
+  #fellBack(subflow: Subflow, segment: Segment): boolean {
+    if (segment.mptcp.length > 0) return false
+    return segment.payloadLength > 0 || subflow.offsetOfAck(segment.ack) > 1
+  }
+
+  #serve(connection: Connection, subflow: Subflow, request: Request, now: number): void {
+    switch (request.type) {
+      case 'fastclose':
+        for (const each of connection.subflows) if (each.alive) resetSubflow(connection, each)
+        this.#end(connection, 'the peer closed it at once', true)
+        break
+      case 'remove':
+        for (const each of [...connection.subflows])
+          if (each.alive && request.ids.includes(each.remoteAddressId)) {
+            resetSubflow(connection, each)
+            loseSubflow(connection, each, 'the peer gave up its address', false, this.#registry, now)
+          }
+        break
+      case 'priority': {
+        const best = bestSubflow(connection)
+        if (connection.active?.remoteBackup === true && best !== undefined)
+          switchTo(connection, best, 'the peer prefers it', now, true)
+        break
+      }
+      case 'distrust':
+        resetSubflow(connection, subflow, { type: 'reset', transient: false, reason: request.reason })
+        this.counts.resets++
+        this.#lose(connection, subflow, 'the peer contradicted itself', now)
+        break
+      case 'fin':
+        if (!connection.done && connection.active === subflow) {
+          const other = bestSubflow(connection, subflow)
+          if (other !== undefined) switchTo(connection, other, 'the peer closed the subflow', now)
+        }
+        closeSubflow(connection, subflow, now)
+        break
+    }
+  }
+
+  #lose(connection: Connection, subflow: Subflow, cause: string, now: number): void {
+    loseSubflow(connection, subflow, cause, false, this.#registry, now)
+    if (connection.state === 'pre-established') this.#end(connection, cause, true)
+  }
+
+  /** Subflows whose FINs are acknowledged are gone; a connection without any that is done is over. */
+  #sweep(connection: Connection, now: number): void {
+    for (const subflow of connection.subflows)
+      if (subflow.state === 'closing' && isClosed(subflow))
+        loseSubflow(connection, subflow, 'closed', false, this.#registry, now)
+    if (connection.state === 'closing' && connection.subflows.every(({ state }) => state === 'dead'))
+      this.#end(connection, 'closed', false)
+  }
+
+  /** The proxy ends: what it translates cannot go on without it, and both ends hear of it. */
+  resetAll(now: number): void {
+    for (const connection of this.connections) {
+      if (connection.state === 'closed') continue
+      this.#resetByLocal(connection, now)
+      connection.resetLocal()
+    }
+  }
+
+  // Opening, this host first.
+
+  #open(segment: Segment, now: number): boolean {
+    const { init } = this.#host
+    if (segment.mptcp.length > 0 || segment.authenticated || segment.payloadLength > 0) return false
+    if (init.ports !== undefined && !init.ports.includes(segment.tuple.remotePort)) return false
+    const connection = this.#register.create('client', segment, now)
+    if (connection === undefined) return false
+    connection.localSyn = synOptions(segment)
+    const ours = this.#sendSyn(connection, segment)
+    this.#settle(connection, now)
+    return ours
+  }
+
+  #sendSyn(connection: Connection, segment: Segment): boolean {
+    if (connection.synsSent++ >= CAPABLE_SYNS) {
+      this.#fallBack(connection)
+      return false
+    }
+    const options = this.#host.writer
+      .syn(connection.localSyn)
+      .mptcp({ ...CAPABLE })
+      .finish()
+    this.#emitSyn(connection, segment, 'wire', options)
+    return true
+  }
+
+  #emitSyn(connection: Connection, segment: Segment, to: 'wire' | 'local', options: Uint8Array): void {
+    this.#host.emit({
+      to,
+      tuple: connection.tuple,
+      seq: segment.seq,
+      ack: segment.ack,
+      flags: segment.flags,
+      window: segment.window,
+      options,
+      payload: undefined,
+      access: to === 'wire' ? connection.first?.access : undefined,
+      segmentSize: connection.segmentSize,
+    })
+  }
+
+  /** The SYN/ACK of the first subflow, or of a join of ours. */
+  #handshake(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
+    const answer = (segment.flags & ACK) !== 0
+    if (subflow.id > 0) {
+      if (subflow.state === 'syn-received' && !answer) sendSynAck(connection, subflow, now)
+      else if (
+        subflow.state === 'syn-sent' &&
+        answer &&
+        !handleJoinReply(connection, subflow, segment, now)
+      ) {
+        this.counts.joinsRefused++
+        resetSubflow(connection, subflow, { type: 'reset', transient: false, reason: ResetReason.MPTCP })
+        this.#lose(connection, subflow, 'the answer to its SYN does not know the keys', now)
+      }
+      return true
+    }
+    if (!answer) {
+      if (connection.state !== 'syn-received') return false
+      if (segment.option('capable') === undefined) {
+        this.#fallBack(connection)
+        return false
+      }
+      this.#passSyn(connection, segment)
+      return true
+    }
+    if (connection.role !== 'client') return true
+    // A challenge ACK or a SYN/ACK that came twice: the local TCP answers, and the peer hears that again.
+    if (connection.state === 'established') {
+      connection.ackOn(subflow)
+      return true
+    }
+    const capable = segment.option('capable')
+    if (!usable(capable) || capable.key === undefined || capable.checksum) {
+      this.#fallBack(connection)
+      return false
+    }
+    connection.remoteKey = keyOf(this.#sha, capable.key)
+    connection.noJoin = capable.noJoin
+    connection.peerIsn = segment.seq
+    connection.remoteSyn = synOptions(segment)
+    connection.remoteWindow = segment.window
+    connection.state = 'pre-established'
+    subflow.state = 'active'
+    subflow.remoteIsn = segment.seq
+    subflow.remoteScale = Math.max(0, segment.scale)
+    subflow.sackPermitted = connection.localSyn.sackPermitted && segment.sackPermitted
+    if (connection.synsSent === 1) subflow.sample(now - subflow.heardAt)
+    subflow.hear(now)
+    connection.active = subflow
+    this.#emitSyn(connection, segment, 'local', this.#synForLocal(connection, segment))
+    return true
+  }
+
+  /** What the local TCP is offered: no timestamps, since each subflow has a clock of its own, and room for a DSS. */
+  #synForLocal(connection: Connection, segment: Segment): Uint8Array {
+    const mtu = Math.min(1500, ...this.#host.accesses.map((each) => Math.max(each.mtu, SMALLEST_MTU)))
+    const family = connection.tuple.remote.length === 4 ? 4 : 16
+    connection.segmentSize = clampedMss(segment.mss, mtu, family)
+    return this.#host.writer.syn({ ...synOptions(segment), mss: connection.segmentSize }).finish()
+  }
+
+  #established(connection: Connection, now: number): void {
+    connection.state = 'established'
+    this.counts.established++
+    this.#host.tell({ type: 'established', connection: connection.id })
+    ensureSubflows(connection, this.#registry, now)
+  }
+
+  // Opening, the peer first.
+
+  #stranger(segment: Segment, access: string | undefined, now: number): boolean {
+    if ((segment.flags & (SYN | ACK | RST | FIN)) !== SYN) return false
+    const join = segment.option('join')
+    if (join !== undefined) return this.#join(segment, join, access, now)
+    if (!this.#host.init.serve || segment.authenticated || segment.payloadLength > 0) return false
+    if (!usable(segment.option('capable')) || segment.option('capable')?.checksum) return false
+    const connection = this.#register.create('server', segment, now)
+    if (connection === undefined) return false
+    connection.remoteSyn = synOptions(segment)
+    connection.peerIsn = segment.seq
+    const first = connection.first!
+    first.state = 'syn-received'
+    first.remoteIsn = segment.seq
+    this.#passSyn(connection, segment)
+    this.#settle(connection, now)
+    return true
+  }
+
+  #passSyn(connection: Connection, segment: Segment): void {
+    this.#emitSyn(connection, segment, 'local', this.#synForLocal(connection, segment))
+  }
+
+  /** The SYN/ACK of this host. One that speaks MPTCP itself needs no proxy. */
+  #answer(connection: Connection, segment: Segment): boolean {
+    if (segment.mptcp.length > 0 || segment.authenticated || connection.role !== 'server') {
+      this.#forget(connection)
+      return false
+    }
+    connection.tcpIsn = segment.seq
+    connection.localSyn = synOptions(segment)
+    connection.window = segment.window
+    const first = connection.first!
+    first.localIsn = segment.seq
+    first.sackPermitted = connection.remoteSyn.sackPermitted && segment.sackPermitted
+    first.remoteScale = Math.max(0, connection.remoteSyn.scale)
+    const options = this.#host.writer
+      .syn(connection.localSyn)
+      .mptcp({ ...CAPABLE, key: connection.localKey.bytes })
+      .finish()
+    this.#emitSyn(connection, segment, 'wire', options)
+    return true
+  }
+
+  /** The third ACK, or the first data: both keys, or the peer has fallen back. */
+  #thirdAck(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
+    const capable = segment.option('capable')
+    if (capable?.key === undefined || capable.peerKey === undefined) {
+      // One that overtook the keys comes again; without any option the peer, or the path, speaks no MPTCP.
+      if (segment.mptcp.length > 0) return true
+      this.#fallBack(connection)
+      return false
+    }
+    if (!equalConstantTime(capable.peerKey, connection.localKey.bytes)) {
+      this.counts.lies++
+      this.#fallBack(connection)
+      return false
+    }
+    connection.remoteKey = keyOf(this.#sha, capable.key)
+    connection.confirmed = true
+    subflow.state = 'active'
+    connection.active = subflow
+    connection.remoteWindow = segment.window * 2 ** subflow.remoteScale
+    this.#established(connection, now)
+    for (const request of forwardIncoming(connection, subflow, segment, now))
+      this.#serve(connection, subflow, request, now)
+    // The listener waits for this acknowledgement, though it says nothing new.
+    if (segment.payloadLength === 0) connection.toLocal(1)
+    return true
+  }
+
+  #join(
+    segment: Segment,
+    join: Extract<MptcpOption, { type: 'join' }>,
+    access: string | undefined,
+    now: number,
+  ): boolean {
+    // A token that is not ours may be the kernel's.
+    const connection = this.#register.byToken(join.token)
+    if (connection === undefined) return false
+    this.#makeRoom(connection, now)
+    const living = connection.subflows.filter(({ state }) => state !== 'dead')
+    const waiting = living.filter(({ state }) => state === 'syn-received').length
+    if (
+      connection.state !== 'established' ||
+      segment.tuple.localPort !== connection.tuple.localPort ||
+      living.length >= this.#host.init.subflows ||
+      waiting >= HALF_OPEN
+    ) {
+      this.counts.joinsRefused++
+      return true
+    }
+    const subflow = acceptJoin(connection, segment, join, access, now)
+    connection.subflows.push(subflow)
+    this.#registry.add(connection, subflow)
+    this.#settle(connection, now)
+    return true
+  }
+
+  /** Where there is no room for a join, the subflow that was silent for the longest time makes it: its end may be long gone. */
+  #makeRoom(connection: Connection, now: number): void {
+    const living = connection.subflows.filter(({ state }) => state !== 'dead')
+    if (living.length < this.#host.init.subflows) return
+    const others = living.filter((each) => each !== connection.active)
+    const oldest = others.reduce<Subflow | undefined>(
+      (best, each) => (best === undefined || each.heardAt < best.heardAt ? each : best),
+      undefined,
+    )
+    if (oldest !== undefined && now - oldest.heardAt > SILENT)
+      loseSubflow(connection, oldest, 'another needs its place', false, this.#registry, now)
+  }
+
+  #joined(connection: Connection, subflow: Subflow, now: number): void {
+    this.counts.joins++
+    if (connection.active === undefined) switchTo(connection, subflow, 'no other works', now)
+    else preferNormal(connection, now)
+  }
+
+  // Ends.
+
+  #resetByLocal(connection: Connection, now: number): boolean {
+    if (connection.remoteKey === undefined || !connection.confirmed) {
+      this.#forget(connection)
+      return false
+    }
+    const fastclose: MptcpOption = { type: 'fastclose', key: connection.remoteKey.bytes }
+    for (const subflow of connection.subflows)
+      if (subflow.alive)
+        resetSubflow(connection, subflow, connection.active === subflow ? fastclose : undefined)
+    this.#end(connection, 'this host reset it', false)
+    this.#settle(connection, now)
+    return true
+  }
+
+  /** A reset counts when its sequence number is one that is due (RFC 5961 §3.2). */
+  #resetByPeer(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
+    if (connection.remoteKey === undefined) {
+      this.#forget(connection)
+      return false
+    }
+    if (subflow.state === 'syn-sent') {
+      if ((segment.flags & ACK) === 0 || subflow.offsetOfAck(segment.ack) !== 1) return true
+    } else {
+      const offset = subflow.offsetOfSeq(segment.seq)
+      if (offset < subflow.acked || offset > subflow.high) {
+        if (subflow.alive) connection.ackOn(subflow)
+        return true
+      }
+    }
+    if (connection.state === 'pre-established') {
+      this.#forget(connection)
+      return false
+    }
+    const fastclose = segment.option('fastclose')
+    const others = connection.subflows.some((each) => each !== subflow && each.state !== 'dead')
+    const known = fastclose !== undefined && equalConstantTime(fastclose.key, connection.localKey.bytes)
+    if (known || (subflow.state === 'syn-sent' && !others)) this.#end(connection, 'the peer reset it', true)
+    else if (connection.state === 'closing' && !others) this.#end(connection, 'closed', false)
+    else loseSubflow(connection, subflow, 'the peer reset the subflow', false, this.#registry, now)
+    return true
+  }
+
+  /** Plain TCP from now on; both ends count alike already, so nobody is needed between them. */
+  #fallBack(connection: Connection): void {
+    this.counts.fallbacks++
+    this.#forget(connection)
+  }
+
+  #end(connection: Connection, reason: string, reset: boolean): void {
+    if (connection.state === 'closed') return
+    if (reset) connection.resetLocal()
+    connection.closedInOrder = connection.state === 'closing'
+    connection.state = 'closed'
+    connection.active = undefined
+    connection.held = undefined
+    this.#host.tell({ type: 'ended', connection: connection.id, reason })
+  }
+
+  #forget(connection: Connection): void {
+    if (this.#register.forget(connection)) this.#deadlines.set(connection.id, Number.POSITIVE_INFINITY)
+  }
+
+  #settle(connection: Connection, now: number): void {
+    if (this.#register.byId(connection.id) !== connection) return
+    const { state, usedAt } = connection
+    const own =
+      state === 'closed'
+        ? usedAt + LINGER
+        : usedAt + (state === 'syn-sent' || state === 'syn-received' ? OPENING : IDLE)
+    const next = state === 'established' || state === 'closing' ? nextDeadline(connection) : own
+    this.#deadlines.set(connection.id, Math.max(now, Math.min(own, next)))
+  }
+}
+
+const CAPABLE: CapableOption = {
+  type: 'capable',
+  version: MPTCP_VERSION,
+  checksum: false,
+  extension: false,
+  noJoin: false,
+  sha256: true,
+}
+
+/** Whether the option is of a kind that this host speaks (RFC 8684 §3.1). */
+function usable(capable: CapableOption | undefined): capable is CapableOption {
+  return capable !== undefined && capable.version >= 1 && capable.sha256 && !capable.extension
+}
+
+function synOptions({ mss, scale, sackPermitted }: Segment): SynOptions {
+  return { mss, scale, sackPermitted }
+}

@@ -1,0 +1,130 @@
+/** Every connection and subflow, by what a packet names them with; and the limits. */
+import { equal } from '../../core/bytes.ts'
+import { Connection } from './connection.ts'
+import { makeKey } from './keys.ts'
+import type { Segment } from './segment.ts'
+import { Subflow } from './subflow.ts'
+import type { Host } from './types.ts'
+
+export interface FoundSubflow {
+  readonly connection: Connection
+  readonly subflow: Subflow
+}
+
+export class Register {
+  readonly #host: Host
+  readonly #byLocal = new Map<string, Connection>()
+  readonly #byWire = new Map<string, FoundSubflow>()
+  readonly #byToken = new Map<number, Connection>()
+  readonly #connections: (Connection | undefined)[] = []
+  readonly #free: number[] = []
+  readonly #perSource = new Map<string, number>()
+
+  constructor(host: Host) {
+    this.#host = host
+  }
+
+  get all(): readonly Connection[] {
+    return this.#connections.filter((each) => each !== undefined)
+  }
+
+  byId(id: number): Connection | undefined {
+    return this.#connections[id]
+  }
+
+  byLocal(key: string): Connection | undefined {
+    return this.#byLocal.get(key)
+  }
+
+  byWire(key: string): FoundSubflow | undefined {
+    return this.#byWire.get(key)
+  }
+
+  byToken(token: number): Connection | undefined {
+    return this.#byToken.get(token)
+  }
+
+  taken(key: string): boolean {
+    return this.#byWire.has(key) || this.#byLocal.has(key)
+  }
+
+  add(connection: Connection, subflow: Subflow): void {
+    connection.dropDead()
+    this.#byWire.set(subflow.key, { connection, subflow })
+    this.#host.tell({ type: 'watch', on: true, side: 'wire', tuple: subflow.tuple })
+  }
+
+  /** The first subflow stays: it has the addresses of the connection, and what comes late must not reach the local TCP. */
+  remove(subflow: Subflow): void {
+    if (subflow.id > 0) this.#forgetSubflow(subflow)
+  }
+
+  #forgetSubflow(subflow: Subflow): void {
+    if (this.#byWire.get(subflow.key)?.subflow !== subflow) return
+    this.#byWire.delete(subflow.key)
+    this.#host.tell({ type: 'watch', on: false, side: 'wire', tuple: subflow.tuple })
+  }
+
+  /** A connection that begins with this SYN; undefined when there is no room. */
+  create(role: 'client' | 'server', segment: Segment, now: number): Connection | undefined {
+    const { init, counts, sha, random } = this.#host
+    const source = role === 'server' ? segment.tuple.remote.join('.') : ''
+    const ofSource = this.#perSource.get(source) ?? 0
+    const full = this.#byLocal.size >= init.connections || (role === 'server' && ofSource >= init.perSource)
+    if (full || this.#byLocal.has(segment.key)) {
+      counts.refused++
+      return undefined
+    }
+    const id = this.#free.pop() ?? this.#connections.length
+    const localKey = makeKey(sha, random, (token) => this.#byToken.has(token))
+    const { tuple, key } = segment
+    const tcpIsn = role === 'client' ? segment.seq : 0
+    const connection = new Connection({ id, host: this.#host, tuple, key, role, localKey, tcpIsn, now })
+    this.#connections[id] = connection
+    this.#byLocal.set(key, connection)
+    this.#byToken.set(localKey.token, connection)
+    if (role === 'server') this.#perSource.set(source, ofSource + 1)
+    this.#host.tell({ type: 'watch', on: true, side: 'local', tuple })
+    this.#addFirst(connection, now)
+    return connection
+  }
+
+  #addFirst(connection: Connection, now: number): void {
+    const { tuple, key, tcpIsn } = connection
+    const access = this.#host.accesses.find(({ addresses }) =>
+      addresses.some((each) => equal(each, tuple.local)),
+    )
+    const subflow = new Subflow({
+      id: connection.nextSubflowId(),
+      tuple,
+      key,
+      addressId: 0,
+      access: access?.name,
+      state: 'syn-sent',
+      localIsn: tcpIsn,
+      backup: false,
+      now,
+    })
+    connection.subflows.push(subflow)
+    this.add(connection, subflow)
+  }
+
+  /** False when it was forgotten before. */
+  forget(connection: Connection): boolean {
+    const { id, key, tuple, localKey, role, subflows } = connection
+    if (this.#connections[id] !== connection) return false
+    this.#connections[id] = undefined
+    this.#free.push(id)
+    this.#byLocal.delete(key)
+    this.#byToken.delete(localKey.token)
+    if (role === 'server') {
+      const source = tuple.remote.join('.')
+      const left = (this.#perSource.get(source) ?? 1) - 1
+      if (left === 0) this.#perSource.delete(source)
+      else this.#perSource.set(source, left)
+    }
+    this.#host.tell({ type: 'watch', on: false, side: 'local', tuple })
+    for (const subflow of subflows) this.#forgetSubflow(subflow)
+    return true
+  }
+}

@@ -1,0 +1,175 @@
+/**
+ * One subflow (paper §3.2): a TCP connection on the wire with sequence numbers of its own. All numbers are offsets from
+ * the initial sequence numbers: 0 is the SYN.
+ *
+ *   syn-sent ── SYN/ACK, HMAC right ──► joined ── fourth packet ──► active ── FIN sent ──► closing ──► dead
+ *   syn-received ── third ACK, HMAC right ───────────────────────► active
+ *
+ * The first subflow is `active` as soon as its connection is established.
+ */
+import { type Block, RecvTable, SendTable } from '../tables.ts'
+import type { Tuple } from './segment.ts'
+import { offsetOf, sequenceAt } from './sequence.ts'
+
+/** Silence (ms) beside one and a half round trips after which a subflow with data under way is given up. */
+const PATIENCE = 100
+/** The round trip (ms) that is assumed while none is measured. */
+const UNKNOWN_RTT = 200
+
+export type SubflowState = 'syn-sent' | 'syn-received' | 'joined' | 'active' | 'closing' | 'dead'
+
+export class Subflow {
+  /** Numbered from 0 within its connection. */
+  readonly id: number
+  readonly tuple: Tuple
+  readonly key: string
+  /** Of the local address, as the peer was told; 0 is that of the first subflow. */
+  readonly addressId: number
+  remoteAddressId = 0
+  readonly access: string | undefined
+  state: SubflowState
+  localIsn: number
+  remoteIsn = 0
+  /** The next byte to send, and the first that the peer has not acknowledged. */
+  next = 1
+  una = 1
+  readonly send = new SendTable()
+  /** After the highest byte that came and was mapped. */
+  high = 1
+  /** What was last acknowledged to the peer. */
+  acked = 1
+  readonly recv = new RecvTable()
+  /** Blocks beyond `acked` that the local TCP has, from its last acknowledgement. */
+  above: readonly Block[] = []
+  sackPermitted = false
+  /** Shift of the windows that the peer announces here; 0 without the option. */
+  remoteScale = 0
+  /** What we told the peer, and what it told us. */
+  backup: boolean
+  remoteBackup = false
+  localNonce = 0
+  remoteNonce = 0
+  /** Smoothed round trip (ms); NaN while not measured. */
+  srtt = Number.NaN
+  #sampleEnd = 0
+  #sampleAt = 0
+  /** When something last came. */
+  heardAt: number
+  /** When something was first sent, after that, that the peer has to answer; Infinity when nothing was. */
+  askedAt = Number.POSITIVE_INFINITY
+  /** When payload last came, and whether a probe asked since why none comes. */
+  dataAt = Number.NEGATIVE_INFINITY
+  probedAt = Number.NEGATIVE_INFINITY
+  /** Packets with payload that came within the last second or so. */
+  burst = 0
+  /** Offsets of the FINs; -1 while there is none. */
+  finSent = -1
+  finReceived = -1
+  /** What is sent again until answered. */
+  retryAt = Number.POSITIVE_INFINITY
+  tries = 0
+  sentBytes = 0
+  receivedBytes = 0
+
+  constructor(init: {
+    readonly id: number
+    readonly tuple: Tuple
+    readonly key: string
+    readonly addressId: number
+    readonly access: string | undefined
+    readonly state: SubflowState
+    readonly localIsn: number
+    readonly backup: boolean
+    readonly now: number
+  }) {
+    this.id = init.id
+    this.tuple = init.tuple
+    this.key = init.key
+    this.addressId = init.addressId
+    this.access = init.access
+    this.state = init.state
+    this.localIsn = init.localIsn
+    this.backup = init.backup
+    this.heardAt = init.now
+  }
+
+  /** Data may be sent on it. */
+  get usable(): boolean {
+    return this.state === 'active' && this.finSent < 0
+  }
+
+  /** Something may still be acknowledged on it. */
+  get alive(): boolean {
+    return this.state === 'active' || this.state === 'closing'
+  }
+
+  get outstanding(): boolean {
+    return this.next > this.una
+  }
+
+  /** How long it may be silent (ms) while an answer is due. */
+  get patience(): number {
+    return PATIENCE + 1.5 * (Number.isNaN(this.srtt) ? UNKNOWN_RTT : this.srtt)
+  }
+
+  isSilent(now: number): boolean {
+    return now > this.askedAt + this.patience
+  }
+
+  hear(now: number): void {
+    this.heardAt = now
+    this.askedAt = Number.POSITIVE_INFINITY
+  }
+
+  ask(now: number): void {
+    if (this.askedAt === Number.POSITIVE_INFINITY) this.askedAt = now
+  }
+
+  seqAt(offset: number): number {
+    return sequenceAt(this.localIsn, offset)
+  }
+
+  ackAt(offset: number): number {
+    return sequenceAt(this.remoteIsn, offset)
+  }
+
+  offsetOfSeq(seq: number): number {
+    return offsetOf(seq, this.remoteIsn, this.high)
+  }
+
+  offsetOfAck(ack: number): number {
+    return offsetOf(ack, this.localIsn, this.una)
+  }
+
+  /** `length` new bytes from `dsn` get the next offsets. */
+  allocate(dsn: number, length: number, now: number) {
+    const run = this.send.append(this.next, dsn, length)
+    this.next += length
+    if (this.#sampleEnd === 0) {
+      this.#sampleEnd = this.next
+      this.#sampleAt = now
+    }
+    return run
+  }
+
+  /** The peer acknowledged up to `offset`; false when it cannot have it. */
+  acknowledge(offset: number, now: number): boolean {
+    if (offset > this.next) return false
+    if (offset <= this.una) return true
+    this.una = offset
+    if (this.#sampleEnd > 0 && offset >= this.#sampleEnd) {
+      this.sample(now - this.#sampleAt)
+      this.#sampleEnd = 0
+    }
+    return true
+  }
+
+  sample(rtt: number): void {
+    this.srtt = Number.isNaN(this.srtt) ? rtt : 0.875 * this.srtt + 0.125 * rtt
+  }
+
+  /** Something is sent a second time: its acknowledgement measures nothing (Karn). */
+  spoilSample(): void {
+    this.#sampleEnd = 0
+  }
+}

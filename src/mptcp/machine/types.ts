@@ -1,0 +1,97 @@
+/** What the machine is given, and what it says. */
+import type { Random } from '../../core/clock.ts'
+import type { Sha256 } from './keys.ts'
+import type { OptionWriter, OutSegment, Tuple } from './segment.ts'
+
+/** An access as the machine sees it: where subflows can begin. */
+export interface AccessInfo {
+  readonly name: string
+  readonly addresses: readonly Uint8Array[]
+  readonly mtu: number
+  /** Carries data only while no other works. */
+  readonly backup: boolean
+}
+
+export interface MptcpInit {
+  /** Most connections; further ones stay plain TCP. */
+  readonly connections: number
+  /** Most connections of one remote address that this host did not open. */
+  readonly perSource: number
+  /** Most subflows of a connection. */
+  readonly subflows: number
+  /** Keep a subflow ready on every access. */
+  readonly standby: boolean
+  /** Offer MPTCP to connections that others open. */
+  readonly serve: boolean
+  /** Remote ports of connections to translate; undefined: all. */
+  readonly ports: readonly number[] | undefined
+}
+
+export const DEFAULT_INIT: MptcpInit = {
+  connections: 4096,
+  perSource: 256,
+  subflows: 8,
+  standby: true,
+  serve: true,
+  ports: undefined,
+}
+
+export type MachineEvent =
+  /** Packets of this tuple are to be handed to the machine from now on, or no longer. */
+  | { readonly type: 'watch'; readonly on: boolean; readonly side: 'local' | 'wire'; readonly tuple: Tuple }
+  | { readonly type: 'established'; readonly connection: number }
+  | {
+      readonly type: 'moved'
+      readonly connection: number
+      readonly from: string
+      readonly to: string
+      readonly cause: string
+      /** From the last data on the old subflow to the switch; NaN when nothing was under way. */
+      readonly gap: number
+    }
+  | { readonly type: 'ended'; readonly connection: number; readonly reason: string }
+
+/** What connections share with their machine. */
+export interface Host {
+  readonly sha: Sha256
+  readonly random: Random
+  readonly init: MptcpInit
+  readonly writer: OptionWriter
+  /** The accesses that work, best first. */
+  accesses: readonly AccessInfo[]
+  readonly counts: Counts
+  emit(segment: OutSegment): void
+  tell(event: MachineEvent): void
+}
+
+/** Counted since the start; all of them are metrics. */
+export interface Counts {
+  established: number
+  fallbacks: number
+  joins: number
+  joinsRefused: number
+  handovers: number
+  blackHoles: number
+  resets: number
+  /** Mappings and acknowledgements that contradict what is known. */
+  lies: number
+  /** Payload without a mapping. */
+  unmapped: number
+  /** Connections that stayed plain for want of room. */
+  refused: number
+}
+
+export function newCounts(): Counts {
+  return {
+    established: 0,
+    fallbacks: 0,
+    joins: 0,
+    joinsRefused: 0,
+    handovers: 0,
+    blackHoles: 0,
+    resets: 0,
+    lies: 0,
+    unmapped: 0,
+    refused: 0,
+  }
+}

@@ -1,0 +1,28 @@
+/** What the proxy needs of a machine beside the right to change the network. */
+
+import { NetlinkMessage } from '../linux/netlink.ts'
+import { NETLINK_NETFILTER, NetlinkSocket } from '../linux/netlink-socket.ts'
+import type { Need } from '../mechanism/needs.ts'
+
+/** Asks for the configuration of a queue that nobody has: a kernel without queues does not know the request. */
+export const PACKET_QUEUE: Need = {
+  name: 'packet queues (NFQUEUE)',
+  required: true,
+  look: () => {
+    let value = 'usable'
+    try {
+      const socket = new NetlinkSocket(NETLINK_NETFILTER)
+      try {
+        // Unbinding a queue that was never bound does nothing.
+        const command = new NetlinkMessage((3 << 8) | 2).u8(0).u8(0).be16(0xffff)
+        socket.request(command.attribute(1, Uint8Array.of(2, 0, 0, 0)), 'look for packet queues')
+      } finally {
+        socket.close()
+      }
+    } catch (error) {
+      value = (error as Error).message
+    }
+    return { ok: value === 'usable', value }
+  },
+  mend: 'a kernel with CONFIG_NETFILTER_NETLINK_QUEUE, and sudo',
+}

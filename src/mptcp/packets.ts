@@ -1,0 +1,85 @@
+/** Segments of the machine as IP packets. */
+import { addSum, finish, pseudoSum } from '../core/checksum.ts'
+import { destinationAt, ipHeaderLength, Protocol, setIpLength, sourceAt } from '../core/ip.ts'
+import { IPV4, sealIpv4Header, writeIpv4 } from '../core/ipv4.ts'
+import { IPV6, writeIpv6 } from '../core/ipv6.ts'
+import { TCP } from '../core/tcp.ts'
+import type { OutSegment } from './machine/segment.ts'
+
+const HOP_LIMIT = 64
+
+/**
+ * Writes the IP and TCP headers of a segment at `at`, its checksum without that of the payload (`sealTcp`), and returns their
+ * length. `like`: a packet whose traffic class and hop limit it gets; -1: none. `skip`: bytes of its payload before.
+ */
+export function writeHeaders(
+  view: DataView,
+  bytes: Uint8Array,
+  at: number,
+  segment: OutSegment,
+  payloadLength: number,
+  like = -1,
+  skip = 0,
+): number {
+  const { tuple, to, options } = segment
+  const four = tuple.local.length === 4
+  const ip = four ? IPV4.MIN_HEADER : IPV6.HEADER
+  const header = TCP.MIN_HEADER + options.length
+  const total = ip + header + payloadLength
+  if (like >= 0) bytes.copyWithin(at, like, like + ip)
+  if (four) {
+    if (like < 0) writeIpv4(view, at, total, 0, HOP_LIMIT, Protocol.TCP)
+    else view.setUint8(at, 0x45)
+  } else if (like < 0) writeIpv6(view, at, total - ip, HOP_LIMIT, Protocol.TCP)
+  else view.setUint8(at + IPV6.NEXT_HEADER, Protocol.TCP)
+  setIpLength(view, at, total)
+  const [source, destination] = to === 'wire' ? [tuple.local, tuple.remote] : [tuple.remote, tuple.local]
+  bytes.set(source, sourceAt(view, at))
+  bytes.set(destination, destinationAt(view, at))
+  if (four) sealIpv4Header(view, at, ip)
+  const tcp = at + ip
+  view.setUint16(tcp + TCP.SRC_PORT, to === 'wire' ? tuple.localPort : tuple.remotePort)
+  view.setUint16(tcp + TCP.DST_PORT, to === 'wire' ? tuple.remotePort : tuple.localPort)
+  view.setUint32(tcp + TCP.SEQ, (segment.seq + skip) >>> 0)
+  view.setUint32(tcp + TCP.ACK, segment.ack)
+  view.setUint8(tcp + TCP.DATA_OFFSET, (header >> 2) << 4)
+  view.setUint8(tcp + TCP.FLAGS, segment.flags)
+  view.setUint16(tcp + TCP.WINDOW, segment.window)
+  view.setUint16(tcp + TCP.CHECKSUM, 0)
+  view.setUint16(tcp + TCP.URGENT, 0)
+  bytes.set(options, tcp + TCP.MIN_HEADER)
+  return ip + header
+}
+
+/** Writes the checksum of a TCP header at `tcp` in the packet at `ip`; the payload lies elsewhere. */
+export function sealTcp(
+  view: DataView,
+  ip: number,
+  headers: number,
+  payload: DataView,
+  payloadAt: number,
+  payloadLength: number,
+): void {
+  const tcp = ip + ipHeaderLength(view, ip)
+  const header = ip + headers - tcp
+  let sum = pseudoSum(view, ip, Protocol.TCP, header + payloadLength)
+  sum = addSum(view, tcp, header, sum)
+  sum = addSum(payload, payloadAt, payloadLength, sum)
+  view.setUint16(tcp + TCP.CHECKSUM, finish(sum))
+}
+
+/** A whole packet; `source` is where a payload that is named by its place lies. */
+export function packetOf(segment: OutSegment, source: Uint8Array, skip = 0, most = 0xffff): Uint8Array {
+  const { payload } = segment
+  const length = Math.min(most, (payload?.length ?? 0) - skip)
+  const out = new Uint8Array(IPV6.HEADER + TCP.MAX_HEADER + length)
+  const view = new DataView(out.buffer)
+  const headers = writeHeaders(view, out, 0, segment, length, -1, skip)
+  if (payload !== undefined && length > 0) {
+    const bytes = payload instanceof Uint8Array ? payload : source
+    const at = (payload instanceof Uint8Array ? 0 : payload.at) + skip
+    out.set(bytes.subarray(at, at + length), headers)
+  }
+  sealTcp(view, 0, headers, view, headers, length)
+  return out.subarray(0, headers + length)
+}

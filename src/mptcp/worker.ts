@@ -1,0 +1,76 @@
+/** Entry of the data path's worker; its data is an MptcpSetup (protocol.ts). */
+import { performance } from 'node:perf_hooks'
+import { nodeRandom } from '../crypto/node-crypto.ts'
+import { nodeSha256 } from '../crypto/sha256.ts'
+import { Ledger } from '../linux/ledger.ts'
+import { NfSocket } from '../linux/nf-socket.ts'
+import { serveEngine } from '../tunnel/engine/worker.ts'
+import { MptcpEngine } from './engine.ts'
+import { Filter } from './filter.ts'
+import { MptcpMachine } from './machine/machine.ts'
+import type { MptcpCommand, MptcpSetup, MptcpWorkerEvent, WorkerAccess } from './protocol.ts'
+import { reportOf } from './report.ts'
+
+serveEngine(({ data, poller, post }) => {
+  const { ledger: names, init, accesses } = data as MptcpSetup
+  const ledger = new Ledger(names)
+  const sockets = new NfSocket()
+  const filter = new Filter(sockets, ledger)
+  const machine = new MptcpMachine({ sha: nodeSha256, random: nodeRandom }, init)
+  const tell = (event: MptcpWorkerEvent) => post(event)
+  const engine = new MptcpEngine({
+    machine,
+    poller,
+    queue: ledger.mptcp.queue,
+    mark: ledger.mptcp.mark,
+    now: () => performance.now(),
+    watch: ({ side, tuple, on }) => filter.watch(side, tuple, on),
+    onEvent: tell,
+  })
+  const setAccesses = (list: readonly WorkerAccess[]) => {
+    engine.setInterfaces(list)
+    machine.setAccesses(list, performance.now())
+  }
+  const onCommand = (message: unknown) => {
+    const command = message as MptcpCommand
+    const now = performance.now()
+    const answer = (request: number, done: boolean) => tell({ type: 'answer', request, done })
+    switch (command.type) {
+      case 'accesses':
+        setAccesses(command.accesses)
+        break
+      case 'report':
+        tell({ type: 'report', request: command.request, report: reportOf(engine) })
+        break
+      case 'handover':
+        answer(command.request, machine.handover(command.connection, command.access, now))
+        break
+      case 'add':
+        answer(command.request, machine.addSubflow(command.connection, command.access, now))
+        break
+      case 'remove':
+        answer(command.request, machine.removeSubflow(command.connection, command.subflow, now))
+        break
+    }
+    engine.flush()
+  }
+  setAccesses(accesses)
+  filter.install()
+  return {
+    engine: {
+      listen: (port, onMessage) => engine.listen(port, onMessage),
+      run: () => engine.run(),
+      stop: () => {
+        machine.resetAll(performance.now())
+        engine.flush()
+        engine.stop()
+      },
+      close: () => {
+        filter.remove()
+        sockets.close()
+        engine.close()
+      },
+    },
+    onCommand,
+  }
+})

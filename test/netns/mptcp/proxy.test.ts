@@ -1,0 +1,209 @@
+/**
+ * The proxy in front of unmodified programs, against the kernel's own MPTCP: transfers go from one access to the other, by
+ * break, by silence and by hand, and what the server's kernel got was never wrong.
+ */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { Bed, until } from './bed.ts'
+import { digestOf, pieces } from './server.ts'
+import { login, sshSkip } from './ssh.ts'
+
+usesPrograms('curl', 'mptcpize', 'nft', 'ss')
+
+const BYTES = 16_000_000
+/** So slow that there is time for a move. */
+const RATE = '6M'
+let bed: Bed
+/** What the kernel held before the daemon. */
+let untouched: string
+
+before(async () => {
+  bed = new Bed()
+  untouched = bed.kernelState()
+  await bed.serve()
+  await bed.daemon('m')
+  writeFileSync(join(bed.folder, 'body'), Buffer.concat([...pieces(BYTES)]))
+})
+
+after(async () => {
+  await bed.close()
+})
+
+/** Begins a transfer of curl; the answer is the SHA-256 of what arrived at the other end. */
+function transfer(direction: 'get' | 'put', host = '10.3.0.2', port = 80): Promise<string> {
+  const url = `http://${host}:${port}/${BYTES}`
+  const args = [
+    '-sg',
+    '--limit-rate',
+    RATE,
+    ...(direction === 'put' ? ['-T', join(bed.folder, 'body')] : []),
+    url,
+  ]
+  const curl = bed.spawn('m', 'curl', ...args)
+  const hash = createHash('sha256')
+  let text = ''
+  curl.stdout!.on('data', (bytes: Buffer) => {
+    hash.update(bytes)
+    if (text.length < 100) text += bytes
+  })
+  return once(curl, 'close').then(([status]) => {
+    assert.equal(status, 0, `curl ended with ${status}`)
+    return direction === 'get' ? hash.digest('hex') : text
+  })
+}
+
+async function ended(): Promise<void> {
+  await until('the connection is closed', async () => (await bed.connections()).length === 0)
+}
+
+for (const direction of ['get', 'put'] as const)
+  for (const host of ['10.3.0.2', '[fd00:3::2]'])
+    test(`MP-10, MP-56: curl ${direction} over ${host} goes on when its access loses its address`, async () => {
+      const digest = transfer(direction, host)
+      const { active, subflows } = await bed.underWay(2_000_000)
+      assert.equal(subflows.find(({ id }) => id === active)!.access, 'acc1')
+      bed.down(1)
+      await until('the other access carries it', async () => {
+        const [now] = await bed.connections()
+        return now === undefined || now.subflows.find(({ id }) => id === now.active)?.access === 'acc2'
+      })
+      assert.equal(await digest, digestOf(BYTES))
+      await ended()
+      bed.up(1)
+      await until('acc1 is back', async () =>
+        (await bed.status()).accesses.every(({ state }) => state === 'up'),
+      )
+      bed.noFaults()
+    })
+
+for (const direction of ['get', 'put'] as const)
+  test(`curl ${direction} goes on when its access goes silent`, async () => {
+    const digest = transfer(direction)
+    const { active, subflows } = await bed.underWay(2_000_000)
+    assert.equal(subflows.find(({ id }) => id === active)!.access, 'acc1')
+    bed.silence(1, true)
+    try {
+      assert.equal(await digest, digestOf(BYTES))
+      const handover = (await bed.status()).handovers.at(-1)
+      assert.match(handover!.cause, /acc1 does not answer/)
+      await ended()
+    } finally {
+      bed.silence(1, false)
+    }
+    bed.noFaults()
+  })
+
+for (const direction of ['get', 'put'] as const)
+  test(`MP-53, MP-55: curl ${direction} is handed over by hand, back and forth`, async () => {
+    const digest = transfer(direction)
+    const { id } = await bed.underWay(1_000_000)
+    for (const access of ['acc2', 'acc1', 'acc2']) {
+      await bed.post('/v1/mptcp/handover', { connection: id, access })
+      const carried = async () => {
+        const now = (await bed.connections()).find((each) => each.id === id)
+        const subflow = now?.subflows.find((each) => each.id === now.active)
+        assert.equal(subflow?.access, access)
+        return subflow.sent_bytes + subflow.received_bytes
+      }
+      const before = await carried()
+      await until(`${access} carries more`, async () => (await carried()) > before + 100_000)
+    }
+    assert.equal(await digest, digestOf(BYTES))
+    await ended()
+    bed.noFaults()
+  })
+
+test('MP-22: a server without MPTCP is served by plain TCP, and nothing is left of the attempt', async () => {
+  assert.equal(await transfer('get', '10.3.0.2', 81), digestOf(BYTES))
+  assert.deepEqual(await bed.connections(), [])
+  assert.doesNotMatch(bed.run('m', 'nft', 'list', 'ruleset'), /elements.* 81 /)
+})
+
+test('a program that speaks MPTCP itself is left alone', async () => {
+  const before = bed.counters().get('MPTcpExtMPCapableSYNRX')!
+  const out = bed.run('m', 'mptcpize', 'run', 'curl', '-s', `http://10.3.0.2/${1000}`)
+  assert.equal(out.length > 0, true)
+  assert.equal(bed.counters().get('MPTcpExtMPCapableSYNRX'), before + 1)
+  assert.deepEqual(await bed.connections(), [])
+})
+
+test('P18: a program that is killed resets the connection at the server too', async () => {
+  const curl = bed.spawn('m', 'curl', '-sg', '--limit-rate', '500K', `http://10.3.0.2/${BYTES}`)
+  await bed.underWay(200_000)
+  curl.kill('SIGKILL')
+  await ended()
+  await until(
+    'the server has no connection',
+    () => !/ESTAB/.test(bed.run('c', 'ss', '-tnH', 'sport', '=', ':80')),
+  )
+  bed.noFaults()
+})
+
+test('MP-8: between two proxies neither program nor kernel speaks MPTCP, and a transfer moves', async () => {
+  await bed.daemon('c')
+  for (const direction of ['get', 'put'] as const) {
+    const digest = transfer(direction, '10.3.0.2', 81)
+    const { id } = await bed.underWay(2_000_000)
+    assert.deepEqual(
+      (await bed.connections('c')).filter(({ state }) => state === 'established').map(({ role }) => role),
+      ['server'],
+    )
+    await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
+    bed.down(2)
+    await until('the first access carries it', async () => {
+      const now = (await bed.connections()).find((each) => each.id === id)
+      return now === undefined || now.subflows.find((each) => each.id === now.active)?.access === 'acc1'
+    })
+    assert.equal(await digest, digestOf(BYTES))
+    bed.up(2)
+    await ended()
+  }
+  await bed.end('c')
+})
+
+test('a session of ssh goes on, in the shell that it began in', { skip: sshSkip() }, async () => {
+  const { ssh, say, hear } = await login(bed)
+  say('echo begun as $$')
+  const shell = (await hear(/begun as \d+\n/)).match(/\d+/)![0]
+  await bed.underWay(100)
+  for (const n of [1, 2] as const) {
+    bed.down(n)
+    say(`echo now in $$ after ${n}`)
+    await hear(new RegExp(`in ${shell} after ${n}\n`))
+    bed.up(n)
+    await bed.underWay(100)
+  }
+  say('i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i; done; echo all')
+  const numbers = [...(await hear(/all\n$/)).matchAll(/^line (\d+)$/gm)].map((match) => Number(match[1]))
+  assert.deepEqual(
+    numbers,
+    Array.from({ length: 20_000 }, (_, i) => i + 1),
+  )
+  const end = once(ssh, 'exit')
+  say('exit 7')
+  assert.deepEqual((await end)[0], 7, 'its end is an ordinary one')
+  await ended()
+  bed.noFaults()
+})
+
+test('plain connections go on without the daemon, and new ones are plain; a new daemon cleans up and serves', async () => {
+  const plain = transfer('get', '10.3.0.2', 81)
+  await until('curl reads', () => /ESTAB/.test(bed.run('m', 'ss', '-tnH', 'dport', '=', ':81')))
+  await bed.end('m', 'SIGKILL')
+  assert.equal(await transfer('get', '10.3.0.2', 80), digestOf(BYTES))
+  assert.equal(await plain, digestOf(BYTES))
+  await bed.daemon('m')
+  const again = transfer('get')
+  await bed.underWay(1_000_000)
+  assert.equal(await again, digestOf(BYTES))
+})
+
+test('the daemon takes its rules and addresses away', async () => {
+  await bed.end('m')
+  assert.equal(bed.kernelState(), untouched)
+})

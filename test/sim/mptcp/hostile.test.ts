@@ -1,0 +1,192 @@
+/** What strangers and a lying peer can do: forged joins, resets and mappings, guessed tokens, floods of SYNs (P15). */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { TcpFlag } from '../../../src/core/tcp.ts'
+import type { Connection } from '../../../src/mptcp/machine/connection.ts'
+import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
+import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
+import { RecvTable } from '../../../src/mptcp/tables.ts'
+import { Pair } from './network.ts'
+import { forge } from './packets.ts'
+
+const { SYN, ACK, RST } = TcpFlag
+
+/** A transfer that is under way, with a subflow that stands by. */
+function underWay(bytes: readonly [number, number] = [5_000_000, 5_000_000]): Pair {
+  const pair = new Pair({ seed: 7, bytes })
+  pair.client.tcp!.connect(0)
+  assert.ok(pair.run(() => pair.now > 400))
+  return pair
+}
+
+const connection = (pair: Pair, end: 'client' | 'server' = 'client'): Connection =>
+  pair[end].machine.connections[0]!
+
+function from(port: number, host = 9): Tuple {
+  return {
+    local: Uint8Array.of(10, 9, 0, 2),
+    localPort: 80,
+    remote: Uint8Array.of(10, 1, 0, host),
+    remotePort: port,
+  }
+}
+
+function completes(pair: Pair): void {
+  assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+  assert.equal(pair.problem, '')
+}
+
+test('a join with a token that nobody has is not the proxy’s; one with a right token but no keys gets nowhere', () => {
+  const pair = underWay()
+  const server = connection(pair, 'server')
+  for (let i = 0; i < 1000; i++) {
+    const join = { type: 'join', backup: false, id: 5, token: (i * 7919) >>> 0, nonce: i } as const
+    pair.server.in(forge({ tuple: from(1000 + i), seq: i, flags: SYN, options: [join] }))
+  }
+  assert.equal(server.subflows.length, 2)
+  const token = server.localKey.token
+  for (let i = 0; i < 1000; i++) {
+    const join = { type: 'join', backup: false, id: 5, token, nonce: i } as const
+    pair.server.in(forge({ tuple: from(2000 + i), seq: i, flags: SYN, options: [join] }))
+  }
+  assert.equal(
+    server.subflows.filter(({ state }) => state === 'syn-received').length,
+    4,
+    'half-open ones are bounded',
+  )
+  const victim = server.subflows.find(({ state }) => state === 'syn-received')!
+  const guess = { type: 'join-ack', hmac: new Uint8Array(20) } as const
+  pair.server.in(
+    forge({ tuple: victim.tuple, seq: victim.remoteIsn + 1, ack: victim.localIsn + 1, options: [guess] }),
+  )
+  assert.equal(victim.state, 'dead')
+  completes(pair)
+})
+
+test('MP-17, RFC 5961: a reset counts only at the place that is due, and MP_FASTCLOSE only with the key', () => {
+  const pair = underWay()
+  const client = connection(pair)
+  const subflow = client.active!
+  for (const offset of [-5_000_000, 1_000_000, 40_000_000])
+    pair.client.in(
+      forge({ tuple: subflow.tuple, seq: (subflow.ackAt(subflow.high) + offset) >>> 0, flags: RST }),
+    )
+  assert.equal(subflow.state, 'active')
+  const close = { type: 'fastclose', key: new Uint8Array(8) } as const
+  const due = { tuple: subflow.tuple, seq: subflow.ackAt(subflow.high), ack: subflow.seqAt(subflow.next) }
+  pair.client.in(forge({ ...due, options: [close] }))
+  assert.equal(client.state, 'established')
+  assert.equal(pair.client.machine.counts.lies, 1)
+  completes(pair)
+})
+
+test('a mapping that contradicts another, or lies beyond every window, ends its subflow and not the connection', () => {
+  for (const lie of ['overlap', 'beyond', 'upper half'] as const) {
+    const pair = underWay()
+    const client = connection(pair)
+    const subflow = client.active!
+    const run = subflow.recv.runs.at(-1)!
+    const dsn = dsnAt(client.remoteKey!, lie === 'beyond' ? client.tan + 2 ** 31 : run.dsn + 5)
+    const map = {
+      dsn: lie === 'upper half' ? { high: (dsn.high ^ 1) >>> 0, low: dsn.low } : dsn,
+      ssn: run.ssn + run.length - 1,
+      length: 100,
+    }
+    pair.client.in(
+      forge({
+        tuple: subflow.tuple,
+        seq: subflow.ackAt(subflow.high),
+        ack: subflow.seqAt(subflow.next),
+        options: [{ type: 'dss', dataFin: false, map }],
+      }),
+    )
+    pair.client.flush()
+    assert.equal(subflow.state, 'dead', lie)
+    assert.equal(pair.client.machine.counts.resets, 1)
+    completes(pair)
+  }
+})
+
+test('an acknowledgement of data that were never sent changes nothing', () => {
+  const pair = underWay()
+  const client = connection(pair)
+  const subflow = client.active!
+  const before = client.dataUna
+  const ack = dsnAt(client.localKey, client.sndMax + 1000)
+  pair.client.in(
+    forge({
+      tuple: subflow.tuple,
+      seq: subflow.ackAt(subflow.high),
+      ack: subflow.seqAt(subflow.next),
+      options: [{ type: 'dss', dataFin: false, ack }],
+    }),
+  )
+  assert.equal(client.dataUna, before)
+  completes(pair)
+})
+
+test('a peer that announces ever more mappings and addresses fills no memory', () => {
+  const pair = underWay()
+  const client = connection(pair)
+  const subflow = client.active!
+  const { acked } = subflow
+  for (let i = 0; i < 2000 && subflow.state === 'active'; i++)
+    pair.client.in(
+      forge({
+        tuple: subflow.tuple,
+        seq: subflow.ackAt(subflow.high),
+        ack: subflow.seqAt(subflow.next),
+        options: [
+          {
+            type: 'dss',
+            dataFin: false,
+            map: {
+              dsn: dsnAt(client.remoteKey!, client.tan + 1_000_000 + 100 * ((i * 37) % 2000)),
+              ssn: acked + 1_000_000 + 100 * i,
+              length: 10,
+            },
+          },
+        ],
+      }),
+    )
+  assert.ok(subflow.recv.runs.length <= RecvTable.LIMIT)
+  assert.ok(client.announced.size <= 8)
+  completes(pair)
+})
+
+test('SYNs with MP_CAPABLE take at most the places of their source; later ones stay plain and are answered', () => {
+  const pair = new Pair({ seed: 8, bytes: [100_000, 100_000], init: { connections: 64, perSource: 8 } })
+  const capable = {
+    type: 'capable',
+    version: 1,
+    checksum: false,
+    extension: false,
+    noJoin: false,
+    sha256: true,
+  } as const
+  for (let i = 0; i < 10_000; i++)
+    pair.server.in(forge({ tuple: from(1024 + (i % 60_000), i % 3), seq: i, flags: SYN, options: [capable] }))
+  assert.ok(pair.server.machine.connections.length <= 3 * 8)
+  assert.ok(pair.server.machine.counts.refused > 9000)
+  // A host that opens its own connection is still served.
+  pair.client.tcp!.connect(pair.now)
+  completes(pair)
+})
+
+test('any bytes in the options, and any flags, leave the machine running and the transfer whole', () => {
+  const pair = underWay([1_000_000, 1_000_000])
+  const subflow = connection(pair).active!
+  for (let i = 0; i < 20_000; i++) {
+    const packet = forge({
+      tuple: pair.random() < 0.5 ? subflow.tuple : pair.tuple,
+      seq: Math.floor(pair.random() * 4294967296),
+      ack: Math.floor(pair.random() * 4294967296),
+      // No RST at a right place, no SYN: those are tested by themselves.
+      flags: ACK,
+      options: [{ type: 'fail', dsn: { high: 0, low: 0 } }],
+    })
+    for (let at = 40; at < packet.length; at++) packet[at] = Math.floor(pair.random() * 256)
+    pair.client.in(packet)
+  }
+  completes(pair)
+})

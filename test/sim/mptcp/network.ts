@@ -1,0 +1,275 @@
+/** Two hosts, each a TCP behind a proxy, and a network of several paths between them, in virtual time. */
+import { nodeSha256 } from '../../../src/crypto/sha256.ts'
+import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
+import { type OutSegment, payloadLength, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
+import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
+import { packetOf } from '../../../src/mptcp/packets.ts'
+import { TcpModel } from './tcp-model.ts'
+
+/** mulberry32. */
+export function seeded(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
+  }
+}
+
+export interface PathConditions {
+  delay: number
+  jitter: number
+  loss: number
+  /** What is sent while it is false is lost, without a word. */
+  works: boolean
+}
+
+export interface PairInit {
+  readonly seed: number
+  readonly bytes: readonly [client: number, server: number]
+  readonly sack?: boolean
+  readonly paths?: number
+  readonly conditions?: Partial<PathConditions>
+  readonly init?: Partial<MptcpInit>
+  /** What becomes of a packet on the wire. */
+  readonly middlebox?: (packet: Uint8Array, path: number, toServer: boolean) => readonly Uint8Array[]
+}
+
+const PORT = 80
+const SERVER = Uint8Array.of(10, 9, 0, 2)
+const MTU = 1500
+
+export class Host {
+  readonly machine: MptcpMachine
+  readonly events: MachineEvent[] = []
+  tcp: TcpModel | undefined
+  readonly #segment = new Segment()
+  readonly #name: 'client' | 'server'
+  readonly #pair: Pair
+
+  constructor(pair: Pair, name: 'client' | 'server', random: () => number, init: Partial<MptcpInit>) {
+    this.#pair = pair
+    this.#name = name
+    const fill = (out: Uint8Array) => out.map(() => Math.floor(random() * 256))
+    this.machine = new MptcpMachine(
+      {
+        sha: nodeSha256,
+        random: {
+          fill: (out) => {
+            out.set(fill(out))
+            return out
+          },
+        },
+      },
+      init,
+    )
+  }
+
+  /** What the TCP sends. */
+  out(packet: Uint8Array): void {
+    const ours = this.machine.handleOutgoing(this.#read(packet, true), this.#pair.now)
+    if (!ours) this.#pair.wire(packet, this.#name)
+    this.flush(packet)
+  }
+
+  /** What the wire brings. */
+  in(packet: Uint8Array): void {
+    const segment = this.#read(packet, false)
+    const ours = this.machine.handleIncoming(segment, undefined, this.#pair.now)
+    if (!ours) this.#pair.toTcp(this.#name, packet)
+    this.flush(packet)
+  }
+
+  #read(packet: Uint8Array, outgoing: boolean): Segment {
+    const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+    if (!this.#segment.read(view, packet, 0, packet.length, outgoing)) throw new Error('no TCP')
+    return this.#segment
+  }
+
+  flush(source: Uint8Array = new Uint8Array(0)): void {
+    for (let event = this.machine.pollEvent(); event !== undefined; event = this.machine.pollEvent())
+      this.events.push(event)
+    for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) this.#send(out, source)
+  }
+
+  #send(out: OutSegment, source: Uint8Array): void {
+    const length = payloadLength(out)
+    for (let skip = 0; skip === 0 || skip < length; skip += out.segmentSize) {
+      const packet = packetOf(out, source, skip, out.segmentSize).slice()
+      if (out.to === 'local') this.#pair.toTcp(this.#name, packet)
+      else this.#pair.wire(packet, this.#name)
+    }
+  }
+}
+
+export class Pair {
+  now = 0
+  readonly random: () => number
+  readonly client: Host
+  readonly server: Host
+  readonly paths: PathConditions[] = []
+  readonly #init: PairInit
+  readonly #queue: { at: number; order: number; work: () => void }[] = []
+  #order = 0
+  readonly tuple: Tuple
+  /** What an observer on the paths objects to (MP-4). */
+  readonly observer = new Observer()
+  usable: Set<number>
+
+  constructor(init: PairInit) {
+    this.#init = init
+    this.random = seeded(init.seed)
+    const count = init.paths ?? 2
+    for (let i = 0; i < count; i++)
+      this.paths.push({ delay: 15, jitter: 0, loss: 0, works: true, ...init.conditions })
+    this.client = new Host(this, 'client', this.random, { ...init.init })
+    this.server = new Host(this, 'server', this.random, { ...init.init })
+    this.tuple = { local: addressOf(0), localPort: 40_000, remote: SERVER, remotePort: PORT }
+    this.usable = new Set(this.paths.keys())
+    this.setAccesses(this.usable)
+    this.server.machine.setAccesses([{ name: 'eth0', addresses: [SERVER], mtu: MTU, backup: false }], 0)
+    const isn = () => Math.floor(this.random() * 4294967296)
+    const sack = init.sack ?? true
+    const [client, server] = init.bytes
+    const common = { sack, mss: 1460 }
+    this.client.tcp = new TcpModel({
+      ...common,
+      tuple: this.tuple,
+      isn: isn(),
+      bytes: client,
+      stream: 1,
+      peerStream: 2,
+      emit: (packet) => this.client.out(packet),
+    })
+    this.server.tcp = new TcpModel({
+      ...common,
+      tuple: { local: SERVER, localPort: PORT, remote: addressOf(0), remotePort: 40_000 },
+      isn: isn(),
+      bytes: server,
+      stream: 2,
+      peerStream: 1,
+      emit: (packet) => this.server.out(packet),
+    })
+  }
+
+  /** The client's accesses that work, as its monitor says. */
+  setAccesses(usable: ReadonlySet<number>): void {
+    this.usable = new Set(usable)
+    const accesses: AccessInfo[] = [...usable]
+      .sort()
+      .map((i) => ({ name: `acc${i + 1}`, addresses: [addressOf(i)], mtu: MTU, backup: false }))
+    this.client.machine.setAccesses(accesses, this.now)
+    this.client.flush()
+  }
+
+  at(at: number, work: () => void): void {
+    this.#queue.push({ at, order: this.#order++, work })
+  }
+
+  toTcp(name: 'client' | 'server', packet: Uint8Array): void {
+    const copy = packet.slice()
+    this.at(this.now, () => this[name].tcp!.handle(copy, this.now))
+  }
+
+  wire(packet: Uint8Array, from: 'client' | 'server'): void {
+    const toServer = from === 'client'
+    const address = toServer ? packet.subarray(12, 16) : packet.subarray(16, 20)
+    const path = address[1]! - 1
+    const conditions = this.paths[path]
+    if (conditions === undefined) return
+    const passed = this.#init.middlebox?.(packet, path, toServer) ?? [packet]
+    for (const each of passed) this.#carry(each, conditions, toServer)
+  }
+
+  #carry(packet: Uint8Array, conditions: PathConditions, toServer: boolean): void {
+    this.observer.sent(packet, toServer)
+    if (!conditions.works || this.random() < conditions.loss) return
+    const copy = packet.slice()
+    this.at(this.now + conditions.delay + this.random() * conditions.jitter, () => {
+      if (conditions.works) this[toServer ? 'server' : 'client'].in(copy)
+    })
+  }
+
+  /** Runs until `until` holds; false when the time is over first. */
+  run(until: () => boolean, limit = 600_000): boolean {
+    const end = this.now + limit
+    while (!until()) {
+      const timers = [
+        this.client.tcp!.timeout,
+        this.server.tcp!.timeout,
+        this.client.machine.nextTimeout() ?? Number.POSITIVE_INFINITY,
+        this.server.machine.nextTimeout() ?? Number.POSITIVE_INFINITY,
+      ]
+      let first = -1
+      for (let i = 0; i < this.#queue.length; i++) {
+        const a = this.#queue[i]!
+        const b = this.#queue[first]
+        if (b === undefined || a.at < b.at || (a.at === b.at && a.order < b.order)) first = i
+      }
+      const next = Math.min(...timers)
+      const event = this.#queue[first]
+      if (event !== undefined && event.at <= next) {
+        this.#queue.splice(first, 1)
+        this.now = Math.max(this.now, event.at)
+        if (this.now > end) return false
+        event.work()
+        continue
+      }
+      if (next === Number.POSITIVE_INFINITY || next > end) return false
+      this.now = Math.max(this.now, next)
+      for (const host of [this.client, this.server]) {
+        host.tcp!.handleTimeout(this.now)
+        if ((host.machine.nextTimeout() ?? Number.POSITIVE_INFINITY) <= this.now) {
+          host.machine.handleTimeout(this.now)
+          host.flush()
+        }
+      }
+    }
+    return true
+  }
+
+  get done(): boolean {
+    return this.client.tcp!.done && this.server.tcp!.done
+  }
+
+  get problem(): string {
+    return this.client.tcp!.problem || this.server.tcp!.problem || this.observer.problem
+  }
+}
+
+export function addressOf(path: number): Uint8Array {
+  return Uint8Array.of(10, path + 1, 0, 2)
+}
+
+/** What a firewall on the path would object to (MP-4): acknowledgements of what did not pass there. */
+class Observer {
+  problem = ''
+  readonly #flows = new Map<string, { isn: number; sent: number }>()
+  readonly #segment = new Segment()
+
+  sent(packet: Uint8Array, toServer: boolean): void {
+    const { segment, key } = this.#read(packet, toServer)
+    const flow = this.#flows.get(key)
+    if ((segment.flags & 2) !== 0) {
+      if (flow === undefined || flow.isn !== segment.seq) this.#flows.set(key, { isn: segment.seq, sent: 1 })
+      return
+    }
+    if (flow === undefined) return
+    const from = (segment.seq - flow.isn) >>> 0
+    const end = from + segment.payloadLength + (segment.flags & 1)
+    if (from > flow.sent) this.problem ||= `a gap on ${key}: ${from} after ${flow.sent}`
+    flow.sent = Math.max(flow.sent, end)
+    const back = this.#flows.get(`${segment.key}${toServer ? '<' : '>'}`)
+    if (back !== undefined && (segment.flags & 16) !== 0 && (segment.flags & 4) === 0) {
+      const ack = (segment.ack - back.isn) >>> 0
+      if (ack > back.sent) this.problem ||= `acknowledges ${ack} on ${key}, where ${back.sent} passed`
+    }
+  }
+
+  #read(packet: Uint8Array, toServer: boolean): { segment: Segment; key: string } {
+    const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+    this.#segment.read(view, packet, 0, packet.length, toServer)
+    return { segment: this.#segment, key: `${this.#segment.key}${toServer ? '>' : '<'}` }
+  }
+}

@@ -1,0 +1,41 @@
+/** Packets of somebody who writes them by hand. */
+import { TcpFlag } from '../../../src/core/tcp.ts'
+import { OptionWriter, type OutSegment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
+import { packetOf } from '../../../src/mptcp/packets.ts'
+import type { MptcpOption } from '../../../src/mptcp/wire.ts'
+
+export interface Forged {
+  /** As the receiver sees it. */
+  readonly tuple: Tuple
+  readonly seq: number
+  readonly ack?: number
+  readonly flags?: number
+  readonly options?: readonly MptcpOption[]
+  readonly payload?: Uint8Array
+}
+
+export function forge({
+  tuple,
+  seq,
+  ack = 0,
+  flags = TcpFlag.ACK,
+  options = [],
+  payload,
+}: Forged): Uint8Array {
+  const writer = new OptionWriter()
+  if ((flags & TcpFlag.SYN) !== 0) writer.syn({ mss: 1460, scale: 7, sackPermitted: true })
+  for (const option of options) writer.mptcp(option)
+  const segment: OutSegment = {
+    to: 'local',
+    tuple,
+    seq,
+    ack,
+    flags,
+    window: 1000,
+    options: writer.finish(),
+    payload,
+    access: undefined,
+    segmentSize: 0xffff,
+  }
+  return packetOf(segment, new Uint8Array(0)).slice()
+}

@@ -1,0 +1,110 @@
+/** Proxy against proxy in virtual time: handshake, data both ways, handovers of every kind, closing. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Pair } from './network.ts'
+import { randomHandovers } from './random-handovers.ts'
+
+function finish(pair: Pair): void {
+  const ok = pair.run(() => pair.done || pair.problem !== '')
+  assert.equal(pair.problem, '')
+  const { client, server } = pair
+  assert.ok(
+    ok,
+    `at ${pair.now.toFixed(0)} ms: ${client.tcp!.acknowledged} up, ${client.tcp!.received} down, ${client.tcp!.state}/${server.tcp!.state}`,
+  )
+}
+
+test('MP-8, MP-15, MP-16: both ends speak plain TCP, and MPTCP is between them; it closes in order', () => {
+  const pair = new Pair({ seed: 1, bytes: [200_000, 300_000] })
+  pair.client.tcp!.connect(0)
+  finish(pair)
+  assert.equal(pair.client.machine.counts.established, 1)
+  assert.equal(pair.server.machine.counts.established, 1)
+  assert.equal(pair.client.machine.counts.joins > 0, true, 'a subflow stood by on the other access')
+  pair.run(() => false, 20_000)
+  assert.equal(pair.client.machine.connections.length, 0, 'nothing is left of it')
+  assert.equal(pair.server.machine.connections.length, 0)
+})
+
+for (const sack of [true, false])
+  test(`MP-55: 100 seamless handovers in one transfer lose nothing and stop nothing${sack ? '' : ', without SACK'}`, () => {
+    const pair = new Pair({ seed: 2, bytes: [6_000_000, 6_000_000], sack })
+    pair.client.tcp!.connect(0)
+    let moved = 0
+    let longest = 0
+    let last = 0
+    let received = 0
+    for (let i = 0; i < 100; i++)
+      pair.at(200 + 18 * i, () => {
+        const name = `acc${1 + ((i + 1) % 2)}`
+        if (pair.client.machine.handover(0, name, pair.now)) moved++
+        pair.client.flush()
+      })
+    pair.run(() => {
+      if (pair.client.tcp!.received > received) {
+        if (received > 0 && pair.client.tcp!.received < 6_000_000)
+          longest = Math.max(longest, pair.now - last)
+        received = pair.client.tcp!.received
+        last = pair.now
+      }
+      return pair.done || pair.problem !== ''
+    })
+    assert.equal(pair.problem, '')
+    assert.ok(pair.done)
+    assert.equal(moved, 100)
+    assert.equal(pair.client.tcp!.retransmissions + pair.server.tcp!.retransmissions, 0)
+    assert.ok(longest <= 60, `${longest} ms without data, of a round trip of 30`)
+  })
+
+for (const sack of [true, false])
+  test(`MP-56: a break loses nothing, and data go on soon after it${sack ? '' : ', without SACK'}`, () => {
+    for (const [up, down] of [
+      [3_000_000, 0],
+      [0, 3_000_000],
+      [3_000_000, 3_000_000],
+    ] as const) {
+      const pair = new Pair({ seed: 3, bytes: [up, down], sack, init: { standby: false } })
+      pair.client.tcp!.connect(0)
+      const progress: number[] = []
+      let total = 0
+      pair.at(300, () => {
+        pair.paths[0]!.works = false
+        pair.setAccesses(new Set([1]))
+      })
+      const seen = () => pair.client.tcp!.received + pair.server.tcp!.received
+      pair.run(() => {
+        if (seen() > total) {
+          total = seen()
+          progress.push(pair.now)
+        }
+        return pair.done || pair.problem !== ''
+      })
+      assert.equal(pair.problem, '')
+      assert.ok(pair.done, `${pair.client.tcp!.state} ${pair.server.tcp!.state}`)
+      let gap = 0
+      for (let i = 1; i < progress.length; i++)
+        if (progress[i]! > 300 && progress[i - 1]! < 1000)
+          gap = Math.max(gap, progress[i]! - progress[i - 1]!)
+      assert.ok(gap < (sack ? 250 : 1000), `${up}/${down}: ${gap} ms`)
+    }
+  })
+
+test('an access that goes silent is left though nobody says that it is gone', () => {
+  for (const bytes of [
+    [3_000_000, 0],
+    [0, 3_000_000],
+  ] as const) {
+    const pair = new Pair({ seed: 4, bytes })
+    pair.client.tcp!.connect(0)
+    pair.at(300, () => {
+      pair.paths[0]!.works = false
+    })
+    finish(pair)
+    assert.equal(pair.client.machine.counts.blackHoles + pair.server.machine.counts.blackHoles, 1)
+    assert.ok(pair.now < 2500, `${bytes}: ${pair.now} ms`)
+  }
+})
+
+test('60 random handovers with loss, reordering, breaks and black holes change, lose and reorder nothing', () => {
+  randomHandovers(60, 1)
+})

@@ -1,0 +1,290 @@
+/**
+ * A TCP of one connection in virtual time, as far as the proxy can tell it from a real one: handshake, cumulative and selective
+ * acknowledgements, retransmission by what was sent later and by timer, FIN both ways. Its stream is a function of the offset, so
+ * that every byte that arrives is checked where it arrives.
+ */
+import { TcpFlag } from '../../../src/core/tcp.ts'
+import {
+  OptionWriter,
+  type OutSegment,
+  Segment,
+  type Tuple,
+  tupleKey,
+} from '../../../src/mptcp/machine/segment.ts'
+import { offsetOf, sequenceAt } from '../../../src/mptcp/machine/sequence.ts'
+import { packetOf } from '../../../src/mptcp/packets.ts'
+
+const { SYN, ACK, FIN, RST, PSH } = TcpFlag
+const RTO = 200
+const MAX_RTO = 4000
+const REORDER = 8
+const SCALE = 7
+const FLIGHT = 64
+
+interface Sent {
+  readonly start: number
+  readonly end: number
+  sentAt: number
+  sacked: boolean
+}
+
+/** The byte of a stream at an offset. */
+export function byteAt(stream: number, offset: number): number {
+  return (Math.imul(offset + 1, 2654435761) >>> 24) ^ (stream & 0xff)
+}
+
+export interface TcpInit {
+  readonly tuple: Tuple
+  readonly isn: number
+  readonly sack: boolean
+  /** Bytes to send. */
+  readonly bytes: number
+  /** Names the streams: own, and that of the peer. */
+  readonly stream: number
+  readonly peerStream: number
+  readonly mss: number
+  /** A whole IP packet. */
+  readonly emit: (packet: Uint8Array) => void
+}
+
+export class TcpModel {
+  readonly #init: TcpInit
+  readonly #writer = new OptionWriter()
+  readonly #segment = new Segment()
+  state: 'closed' | 'syn-sent' | 'syn-received' | 'established' | 'reset' = 'closed'
+  #peerIsn = 0
+  #mss = 0
+  #sack = false
+  #una = 1
+  #next = 1
+  #sent: Sent[] = []
+  #window = 65_535
+  #peerScale = 0
+  #rto = RTO
+  #timer = Number.POSITIVE_INFINITY
+  #received = 1
+  #blocks: { left: number; right: number }[] = []
+  #finPeer = -1
+  #dups = 0
+  problem = ''
+  retransmissions = 0
+
+  constructor(init: TcpInit) {
+    this.#init = init
+    this.#mss = init.mss
+  }
+
+  get acknowledged(): number {
+    return this.#una - 1
+  }
+
+  get received(): number {
+    return this.#received - 1
+  }
+
+  /** Everything is sent and acknowledged, FIN included, and the peer's FIN has come. */
+  get done(): boolean {
+    return this.#una === this.#init.bytes + 2 && this.#finPeer >= 0 && this.#received > this.#finPeer
+  }
+
+  get timeout(): number {
+    return this.#timer
+  }
+
+  connect(now: number): void {
+    this.state = 'syn-sent'
+    this.#syn(SYN)
+    this.#timer = now + this.#rto
+  }
+
+  #syn(flags: number): void {
+    const options = this.#writer
+      .syn({ mss: this.#init.mss, scale: SCALE, sackPermitted: this.#init.sack })
+      .finish()
+    this.#emit(0, flags, options)
+  }
+
+  #emit(offset: number, flags: number, options: Uint8Array, payload?: Uint8Array): void {
+    const { tuple, isn } = this.#init
+    const segment: OutSegment = {
+      to: 'wire',
+      tuple,
+      seq: sequenceAt(isn, offset),
+      ack: (flags & ACK) === 0 ? 0 : sequenceAt(this.#peerIsn, this.#received),
+      flags,
+      window: (flags & SYN) !== 0 ? 65_535 : (1 << 20) >> SCALE,
+      options,
+      payload,
+      access: undefined,
+      segmentSize: 0xffff,
+    }
+    this.#init.emit(packetOf(segment, new Uint8Array(0)))
+  }
+
+  #ack(flags: number = ACK, offset = this.#next, payload?: Uint8Array): void {
+    if (this.#sack)
+      this.#writer.sack(
+        this.#blocks.slice(0, 3).map(({ left, right }) => ({ left, right })),
+        (edge) => sequenceAt(this.#peerIsn, edge),
+      )
+    this.#emit(offset, flags, this.#writer.finish(), payload)
+  }
+
+  handle(packet: Uint8Array, now: number): void {
+    const segment = this.#segment
+    const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+    if (!segment.read(view, packet, 0, packet.length, false)) throw new Error('no TCP')
+    // Of a subflow that is gone: this host has no such connection.
+    if (segment.key !== tupleKey(this.#init.tuple)) return
+    if ((segment.flags & RST) !== 0) {
+      this.state = 'reset'
+      this.#timer = Number.POSITIVE_INFINITY
+      return
+    }
+    if ((segment.flags & SYN) !== 0) {
+      this.#handshake(segment, now)
+      return
+    }
+    // After a fallback it may be there on a SYN/ACK, which is to be ignored.
+    if (segment.mptcp.length > 0) this.problem ||= 'an MPTCP option reached the TCP'
+    if (this.state === 'syn-received') this.state = 'established'
+    if (this.state !== 'established') return
+    this.#window = segment.window << this.#peerScale
+    this.#takeAck(segment, now)
+    this.#takeData(segment)
+    this.push(now)
+  }
+
+  #handshake(segment: Segment, now: number): void {
+    const answer = (segment.flags & ACK) !== 0
+    if (answer && this.state === 'established') {
+      this.#ack()
+      return
+    }
+    if (!answer && this.state === 'established') return
+    this.#peerIsn = segment.seq
+    this.#mss = Math.min(this.#init.mss, segment.mss)
+    this.#sack = this.#init.sack && segment.sackPermitted
+    this.#peerScale = Math.max(0, segment.scale)
+    this.#window = segment.window
+    if (answer) {
+      this.state = 'established'
+      this.#rto = RTO
+      this.#timer = Number.POSITIVE_INFINITY
+      this.#ack()
+      this.push(now)
+    } else {
+      this.state = 'syn-received'
+      this.#syn(SYN | ACK)
+      this.#timer = now + this.#rto
+    }
+  }
+
+  #takeAck(segment: Segment, now: number): void {
+    const ack = offsetOf(segment.ack, this.#init.isn, this.#una)
+    if (ack > this.#next) {
+      this.problem ||= `acknowledges ${ack}, of which only ${this.#next} were sent`
+      return
+    }
+    let newest = Number.NEGATIVE_INFINITY
+    const edges: number[] = segment.sack.map((edge) => offsetOf(edge, this.#init.isn, this.#una))
+    for (const each of this.#sent) {
+      let hit = each.end <= ack
+      for (let i = 0; i + 1 < edges.length; i += 2)
+        hit ||= each.start >= edges[i]! && each.end <= edges[i + 1]!
+      if (hit && !each.sacked) {
+        each.sacked = true
+        newest = Math.max(newest, each.sentAt)
+      }
+    }
+    if (ack > this.#una) {
+      this.#una = ack
+      this.#rto = RTO
+      this.#dups = 0
+      this.#sent = this.#sent.filter(({ end }) => end > ack)
+      this.#timer = this.#sent.length > 0 ? now + this.#rto : Number.POSITIVE_INFINITY
+    } else if (!this.#sack && segment.payloadLength === 0 && ++this.#dups === 3 && this.#sent.length > 0)
+      this.#resend(this.#sent[0]!, now)
+    for (const each of this.#sent) if (!each.sacked && each.sentAt < newest - REORDER) this.#resend(each, now)
+  }
+
+  #takeData(segment: Segment): void {
+    const start = offsetOf(segment.seq, this.#peerIsn, this.#received)
+    const end = start + segment.payloadLength
+    for (let i = 0; i < segment.payloadLength; i++)
+      if (segment.bytes[segment.payloadAt + i] !== byteAt(this.#init.peerStream, start + i)) {
+        this.problem ||= `byte ${start + i} is wrong`
+        break
+      }
+    if ((segment.flags & FIN) !== 0) {
+      if (this.#finPeer >= 0 && this.#finPeer !== end) this.problem ||= 'two FINs at different places'
+      this.#finPeer = end
+    }
+    if (segment.payloadLength > 0 || (segment.flags & FIN) !== 0) {
+      if (end > this.#received) this.#blocks.unshift({ left: Math.max(start, this.#received), right: end })
+      this.#merge()
+      if (this.#finPeer === this.#received) this.#received++
+      this.#ack()
+    } else if (end < this.#received) this.#ack() // a probe
+  }
+
+  #merge(): void {
+    const sorted = [...this.#blocks].sort((a, b) => a.left - b.left)
+    const out: { left: number; right: number }[] = []
+    for (const { left, right } of sorted) {
+      if (left <= this.#received) {
+        this.#received = Math.max(this.#received, right)
+        continue
+      }
+      const last = out.at(-1)
+      if (last !== undefined && left <= last.right) last.right = Math.max(last.right, right)
+      else out.push({ left, right })
+    }
+    this.#blocks = out.reverse()
+  }
+
+  /** Sends what window and stream allow. */
+  push(now: number): void {
+    if (this.state !== 'established') return
+    const { bytes } = this.#init
+    while (this.#sent.length < FLIGHT && this.#next <= bytes + 1) {
+      const start = this.#next
+      const length = Math.min(this.#mss, bytes + 1 - start, this.#una + this.#window - start)
+      if (length <= 0 && start <= bytes) break
+      const each = { start, end: start <= bytes ? start + length : start + 1, sentAt: now, sacked: false }
+      this.#next = each.end
+      this.#sent.push(each)
+      this.#transmit(each)
+      if (this.#timer === Number.POSITIVE_INFINITY) this.#timer = now + this.#rto
+    }
+  }
+
+  #transmit({ start, end }: Sent): void {
+    const { bytes, stream } = this.#init
+    if (start > bytes) {
+      this.#ack(ACK | FIN, start)
+      return
+    }
+    const payload = new Uint8Array(end - start)
+    for (let i = 0; i < payload.length; i++) payload[i] = byteAt(stream, start + i)
+    this.#ack(ACK | PSH, start, payload)
+  }
+
+  #resend(each: Sent, now: number): void {
+    this.retransmissions++
+    each.sentAt = now
+    this.#transmit(each)
+  }
+
+  handleTimeout(now: number): void {
+    if (now < this.#timer) return
+    this.#rto = Math.min(MAX_RTO, this.#rto * 2)
+    this.#timer = now + this.#rto
+    if (this.state === 'syn-sent') this.#syn(SYN)
+    else if (this.state === 'syn-received') this.#syn(SYN | ACK)
+    else if (this.#sent.length > 0) {
+      for (const each of this.#sent) each.sacked = false
+      this.#resend(this.#sent[0]!, now)
+    } else this.#timer = Number.POSITIVE_INFINITY
+  }
+}
