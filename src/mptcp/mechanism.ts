@@ -185,7 +185,7 @@ export class MptcpMechanism implements Mechanism {
       }))
   }
 
-  #rule(name: string): AccessRule {
+  #rule(name: string): Pick<AccessRule, 'use' | 'cost'> {
     return (
       this.#settings.rules.find(({ pattern }) => matchesPattern(pattern, name)) ?? { use: 'normal', cost: 0 }
     )
