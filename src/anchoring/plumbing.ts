@@ -226,7 +226,7 @@ export class AnchorPlumbing {
     const restored = this.#setDevice({})
     const { family, name } = this.#table
     if (this.#nft.tables().some((table) => table.family === family && table.name === name)) return restored
-    this.#nft.replaceTable(this.#table, this.#rules())
+    this.#filter()
     return [...restored, `table ${name}`]
   }
 
