@@ -92,9 +92,10 @@ const DEMOTE_LOSS = 0.05
 const READMIT_LOSS = 0.02
 /** So long packets go on over a path that is taken for dead when there is no other; less than RESEND_WITHIN. */
 export const LAST_RESORT_MS = 2_000
-/** `lowest-rtt` moves for this much less. */
+/** `lowest-rtt` moves to a path whose round trip without queues has been less by this share, and by this much, for FASTER_MS. */
 const RTT_SHARE = 0.8
 const RTT_LEAST = 2
+export const FASTER_MS = 2_000
 /** `budget`: above this loss packets are at risk. */
 const RISK_LOSS = 0.004
 /** What a path that has just become the current one carries is at risk for so long. */
@@ -219,7 +220,7 @@ function choose(
   now: number,
 ): { path: PathFacts; reason: string; betterSince: number; until?: number } {
   const value = (path: PathFacts) =>
-    mode === 'lowest-rtt' ? (Number.isNaN(path.rttMs) ? Number.MAX_VALUE : path.rttMs) : path.priority
+    mode === 'lowest-rtt' ? (Number.isNaN(path.bestRttMs) ? Number.MAX_VALUE : path.bestRttMs) : path.priority
   const firm = good.filter(({ fading }) => fading !== true)
   const pool = firm.length > 0 ? firm : good
   let best = pool.reduce((a, b) => (value(b) < value(a) ? b : a))
@@ -244,21 +245,27 @@ function choose(
     if (isAtRisk(best)) best = current
   }
   if (best === current) return take(current, `${current.name} works, and none is preferred to it`)
+  const since = Number.isNaN(memory.betterSince) ? now : memory.betterSince
+  const wait = (reason: string, dwell: number) => ({
+    path: current,
+    reason,
+    betterSince: since,
+    until: since + dwell,
+  })
   if (mode === 'lowest-rtt') {
-    const much = best.rttMs < current.rttMs * RTT_SHARE && best.rttMs < current.rttMs - RTT_LEAST
-    return much || Number.isNaN(current.rttMs)
-      ? take(best, `${best.name} answers in ${best.rttMs.toFixed(1)} ms`)
-      : take(current, `${best.name} is not faster by enough`)
+    // Queues, our own above all, come and go: what counts is the round trip without them.
+    const [less, more] = [best.bestRttMs, current.bestRttMs]
+    if (Number.isNaN(more)) return take(best, `${best.name} answers in ${less.toFixed(1)} ms`)
+    if (!(less < more * RTT_SHARE && less < more - RTT_LEAST))
+      return take(current, `${best.name} is not faster by enough`)
+    return now - since >= FASTER_MS
+      ? take(best, `${best.name} answers in ${less.toFixed(1)} ms, ${current.name} in ${more.toFixed(1)} ms`)
+      : wait(`${best.name} is faster, but only of late`, FASTER_MS)
   }
   if (value(best) === value(current)) return take(current, `${current.name} works`)
-  const since = Number.isNaN(memory.betterSince) ? now : memory.betterSince
-  if (now - since >= RETURN_MS) return take(best, `${best.name} is preferred and has been well for 3 s`)
-  return {
-    path: current,
-    reason: `${best.name} is preferred, but back only now`,
-    betterSince: since,
-    until: since + RETURN_MS,
-  }
+  return now - since >= RETURN_MS
+    ? take(best, `${best.name} is preferred and has been well for 3 s`)
+    : wait(`${best.name} is preferred, but back only now`, RETURN_MS)
 }
 
 /** Packets on it may be lost soon: it has begun to lose, or its radio repeats itself. */

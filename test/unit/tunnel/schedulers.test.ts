@@ -10,6 +10,7 @@ import {
   PacketScheduler,
 } from '../../../src/tunnel/scheduling/packet-scheduler.ts'
 import {
+  FASTER_MS,
   LAST_RESORT_MS,
   MODES,
   NO_PLAN_MEMORY,
@@ -123,6 +124,26 @@ describe('schedulers: plans', () => {
     assert.equal(plan.until, 20 + RETURN_MS)
     ;({ plan } = planPaths('failover', [path(0), path(1)], memory, 20 + RETURN_MS))
     assert.equal(plan.carriers[0], 0)
+  })
+
+  test('router point 2, OH-19: lowest-rtt follows the round trip without queues, once it has been less for FASTER_MS', () => {
+    const own = (queue: number) => [
+      path(0, { bestRttMs: 20, rttMs: 20 + queue }),
+      path(1, { bestRttMs: 60, rttMs: 60 }),
+    ]
+    let { plan, memory } = planPaths('lowest-rtt', own(0), NO_PLAN_MEMORY, 0)
+    for (let now = 0; now < 20_000; now += 100) {
+      // Its own traffic fills it: 1.6 s of queue come and go.
+      ;({ plan, memory } = planPaths('lowest-rtt', own(now % 1000 < 500 ? 1600 : 0), memory, now))
+      assert.deepEqual(plan.carriers, [0])
+    }
+    const nearer = [path(0, { bestRttMs: 20 }), path(1, { bestRttMs: 10 })]
+    let movedAt = -1
+    for (let now = 20_000; now < 26_000 && movedAt < 0; now += 100) {
+      ;({ plan, memory } = planPaths('lowest-rtt', nearer, memory, now))
+      if (plan.carriers[0] === 1) movedAt = now
+    }
+    assert.equal(movedAt, 20_000 + FASTER_MS)
   })
 
   test('OH-18, OH-24: what takes one path leaves a fading one at once; the last one is kept; copies and spreads go on', () => {
