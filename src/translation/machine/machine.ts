@@ -88,10 +88,12 @@ export class IhmpMachine {
       this.handlePreferences(now)
       return
     }
+    // What was asked from a lost address counts as not told when the loss is.
+    for (const host of state.hosts.values())
+      this.#messages.cancel(host, (request) => !state.own.has(request.pair.local))
     for (const host of state.hosts.values())
       if (host.state === 'peer') this.#movement.moved(host, lost, gained, now)
     for (const host of state.hosts.values()) {
-      this.#messages.cancel(host, (request) => !state.own.has(request.pair.local))
       if (host.heard) continue
       const ungreeted = host.state === 'greeting' && !this.#messages.pending(host)
       if (ungreeted || (host.state === 'plain' && host.requests.size === 0)) this.#greeting.greet(host, now)
@@ -300,7 +302,7 @@ export class IhmpMachine {
   }
 
   handleTimeout(now: number): void {
-    this.#messages.handleTimeout(now)
+    for (const host of this.#messages.handleTimeout(now)) this.#movement.resync(host, now)
     this.#greeting.handleTimeout(now)
     this.#paths.handleTimeout(now)
     this.#possession.handleTimeout(now)

@@ -169,17 +169,21 @@ export class Messages {
     return next
   }
 
-  handleTimeout(now: number): void {
+  /** Repeats what is due; returns the hosts to whom something was given up. */
+  handleTimeout(now: number): Set<Host> {
+    const silent = new Set<Host>()
     for (const request of [...this.#state.requests]) {
       if (request.nextAt > now || !this.#state.requests.has(request)) continue
       if (request.tries >= request.mostTries) {
         this.drop(request)
         request.failed(now)
+        silent.add(request.host)
       } else {
         if (request.tries > 0) this.#state.stats.retransmitted++
         this.#transmit(request, now)
       }
     }
+    return silent
   }
 
   #transmit(request: Request, now: number): void {

@@ -142,8 +142,8 @@ export class Movement {
   }
 
   /** Tells what a peer has not acknowledged, once nothing else is being told: messages may have been lost (D14). */
-  #resync(host: Host, now: number): void {
-    if (host.detachedAt !== undefined || this.#messages.pending(host)) return
+  resync(host: Host, now: number): void {
+    if (host.state !== 'peer' || host.detachedAt !== undefined || this.#messages.pending(host)) return
     if (host.lost.size > 0) this.#announceLoss(host, now)
     for (const local of this.#state.own.values())
       if (!host.told.has(local.ip) && this.#mayTell(host, local.ip)) this.announce(host, local, now)
@@ -241,7 +241,7 @@ export class Movement {
       ...(challenge === undefined ? {} : { challenge }),
       ...(natPair === undefined ? {} : { natPair }),
     })
-    if (forgot) this.#resync(host, now)
+    if (forgot || message.lostAddresses !== undefined) this.resync(host, now)
   }
 
   /** Whether no later message has said anything about this address of the host's. */
@@ -305,7 +305,7 @@ export class Movement {
       this.#messages.acknowledge(host, message, pair, host.ports.get(pair.foreign) ?? 0, {
         response: message.challenge,
       })
-    if (request !== undefined) this.#resync(host, now)
+    if (request !== undefined) this.resync(host, now)
   }
 }
 

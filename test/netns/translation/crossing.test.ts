@@ -187,7 +187,7 @@ test('DI-6, D10: UDP on unconnected sockets goes on over the other family; both 
 })
 
 test('DI-25, Table III: link-local addresses: flows of both families go on between hosts of one link that have nothing else', {
-  skip: 'known fault: since flows are proven one by one, two flows of both families do not both move to link-local addresses (README, Limits)',
+  skip,
 }, async () => {
   linkBoth()
   const local = async (name: 'm' | 'c', link: string): Promise<string> => {

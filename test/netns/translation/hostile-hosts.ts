@@ -96,6 +96,8 @@ export class HostileBed {
     const sysctls = new KernelSysctls(this.netns('m'))
     sysctls.set('net.ipv4.conf.all.arp_ignore', 1)
     sysctls.set('net.ipv4.conf.all.arp_announce', 2)
+    // Without it the kernel takes p's second address of the network away together with the first (`move`).
+    new KernelSysctls(this.netns('p')).set('net.ipv4.conf.all.promote_secondaries', 1)
     const proven = `{ ${ADDRESS.m}, ${ADDRESS.p}, ${ELSEWHERE} }`
     const rules = `table ip measured {
       counter came {}
@@ -167,6 +169,7 @@ export class HostileBed {
     const n = this.netns('p')
     execFileSync('ip', ['-n', n, 'addr', 'add', `${ELSEWHERE}/16`, 'dev', 'eth0'])
     execFileSync('ip', ['-n', n, 'addr', 'del', `${ADDRESS.p}/16`, 'dev', 'eth0'])
+    assert.ok(execFileSync('ip', ['-n', n, 'addr', 'show', 'eth0']).includes(ELSEWHERE), 'p is there')
   }
 
   async close(): Promise<void> {

@@ -242,6 +242,14 @@ test('NAT_ENTRY: an older word about a connection, or a repeated one, changes no
   const [first, second, late, third] = [entry(1000), entry(2000), entry(2500), entry(3000)]
   assert.deepEqual(say(first), [1000])
   assert.deepEqual(say(second, '198.51.100.1'), [1000], 'not from the NAT')
+  const forged = signed(m.key!, {
+    control: Control.NAT_ENTRY,
+    options: Option.NS,
+    counter: at++,
+    hostId: bytesOf(N),
+    mapping: { protocol: 6, host: bytesOf(B), hostPort: 40001, nat: bytesOf(N), natPort: 9, remotePort: 80 },
+  })
+  assert.deepEqual(say(forged), [1000], 'signed with a key that no trusted NAT has')
   assert.deepEqual(say(second), [2000])
   assert.deepEqual(say(first), [2000], 'replayed')
   assert.deepEqual(say(third), [3000])

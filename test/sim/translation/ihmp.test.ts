@@ -247,10 +247,11 @@ test('a HELLO is answered only to who has a connection here (D9), and never ampl
 })
 
 test('unsigned peers: refused by default; by configuration they move under the secret of their HELLO', () => {
-  for (const unsigned of ['refuse', 'allow'] as const) {
+  for (const unsigned of [undefined, 'refuse', 'allow'] as const) {
     const net = new SimNetwork()
-    const mh = net.host({ unsigned })
-    const ch = net.host({ unsigned })
+    const options = unsigned === undefined ? {} : { unsigned }
+    const mh = net.host(options)
+    const ch = net.host(options)
     mh.key = undefined
     ch.key = undefined
     mh.set(`${A}/24`)
