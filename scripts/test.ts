@@ -3,7 +3,7 @@
  * status: 0 nothing failed, 1 something did, 2 wrong call.
  *
  * check (formatting, lint, import directions, purity), unit and sim run side by side; nodes runs unit, sim and the demo on
- * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs alone, one
+ * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs apart, one
  * file after the other; long only when asked for.
  */
 import { spawnSync } from 'node:child_process'
@@ -20,7 +20,16 @@ import { userNamespaceObstacle } from '../src/linux/userns.ts'
 import { mayChangeNetwork } from '../src/mechanism/needs.ts'
 import { capture } from './capture.ts'
 import { fetchNodes, testOnNodes } from './nodes.ts'
-import { empty, failedOutcome, type Outcome, outcomesToJson, skip, skipped, withFlaky } from './outcome.ts'
+import {
+  both,
+  empty,
+  failedOutcome,
+  type Outcome,
+  outcomesToJson,
+  skip,
+  skipped,
+  withFlaky,
+} from './outcome.ts'
 import { programsOfTests } from './programs.ts'
 
 const TIERS = ['check', 'unit', 'sim', 'nodes', 'netns', 'long'] as const
@@ -88,12 +97,28 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
   return outcome
 }
 
+/** Files of netns that run two at a time: their namespaces are their own, and they mostly wait. */
+function bearsCompany(file: string): boolean {
+  const name = relative(join(root, 'dist/test/netns'), file)
+  return (
+    name.startsWith('anchoring/') || /^host\/(bad-days|coexistence|engine-end|together|units)\./.test(name)
+  )
+}
+
 /**
  * Real packets on a machine that others use too: a file with a failure runs once more, alone, to tell what is flaky from what
  * is broken. What passed the second time is named as flaky, and has failed with --strict.
  */
 async function runTwice(files: readonly string[], timeout: number): Promise<Outcome> {
-  const outcome = await runFiles(files, 1, timeout)
+  const beside = files.filter(bearsCompany)
+  const outcome = both(
+    await runFiles(beside, 2, timeout),
+    await runFiles(
+      files.filter((file) => !beside.includes(file)),
+      1,
+      timeout,
+    ),
+  )
   const again = new Set(outcome.failures.map(({ file }) => file))
   if (again.size === 0 || again.has('')) return outcome
   process.stderr.write(
