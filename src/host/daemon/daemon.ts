@@ -44,6 +44,8 @@ const RUN_END = z.strictObject({ id: z.string().min(1) })
 /** What is waited for is said after so long, and again, where it has changed, each so long. */
 const SAID_AFTER_MS = 1_000
 const SAID_AGAIN_MS = 10_000
+/** How long the start of one mechanism waits for the peers of the one before. */
+const SETTLED_MS = 20_000
 
 /** What GET /v1/status answers and `status --json` prints. */
 export interface Status {
@@ -132,14 +134,20 @@ export class Daemon {
 
   /**
    * Resolves once every mechanism runs; the control socket answers from the beginning, so that what is waited for can be
-   * seen. The state is locked by the caller. When something fails, all that had started is stopped again.
+   * seen. The state is locked by the caller. When something fails, all that had started is stopped again,
+   * and so is what starts while `stop` is called.
    */
   async start(): Promise<void> {
     try {
       await this.#control.listen()
-      for (const mechanism of this.#init.mechanisms) {
+      const { mechanisms } = this.#init
+      for (const [i, mechanism] of mechanisms.entries()) {
         await mechanism.start()
+        if (this.#stopping !== undefined) return await mechanism.stop()
         this.#started.push(mechanism)
+        // What starts after it finds the ways that it makes, unless nobody answers.
+        if (i + 1 < mechanisms.length) await this.#settled(mechanism)
+        if (this.#stopping !== undefined) return
       }
       await this.#applications.start()
     } catch (error) {
@@ -179,6 +187,15 @@ export class Daemon {
       clearTimeout(first)
       clearInterval(again)
     }
+  }
+
+  async #settled(mechanism: Mechanism): Promise<void> {
+    if (mechanism.untilReady === undefined) return
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, SETTLED_MS)
+    })
+    await Promise.race([mechanism.untilReady(), late]).finally(() => clearTimeout(timer))
   }
 
   #waitingText(): string {

@@ -45,13 +45,14 @@ export async function serve(role: string, state: State, list: MechanismList = ME
   if (descriptor.alone) optimizeLate()
   const { daemon, services } = composeDaemon(config, state, recorder, running)
   const stopped = untilStopped(recorder)
+  const started = daemon.start()
   try {
-    await daemon.start()
-    const ready = await Promise.race([daemon.untilReady().then(() => true), stopped])
+    const ready = await Promise.race([started.then(() => daemon.untilReady()).then(() => true), stopped])
     if (ready === true) process.stdout.write('ready\n')
     await Promise.race([stopped, daemon.untilFailure()])
   } finally {
     await daemon.stop()
+    await started.catch(() => {})
     services.close()
     state.unlock()
   }
