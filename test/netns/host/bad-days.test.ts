@@ -383,7 +383,7 @@ describe('an anchor that is full', () => {
 
   before(async () => {
     mkdirSync(state('small'))
-    const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'none', state('small')])
+    const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k,mode=700', 'none', state('small')])
     assert.equal(mounted.status, 0, String(mounted.stderr))
     await lab.programs.run('an', process.execPath, words('small', INIT))
     // Two addresses: the anchor's own and one for a host.

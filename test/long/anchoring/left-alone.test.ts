@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test'
 import { cgroupMount } from '../../../src/linux/cgroup.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { ANCHOR, INSIDE, LaptopBed, OUTSIDE, SERVER, until } from './laptop-bed.ts'
+import { ANCHOR, INSIDE, LaptopBed, OUTSIDE, SERVER, until } from '../../netns/anchoring/laptop-bed.ts'
 
 usesPrograms('curl', 'ip')
 usePrivateNames()

@@ -10,8 +10,8 @@ import { after, before, test } from 'node:test'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { kernelState, NEIGHBOURS } from '../host/neighbours.ts'
-import { ANCHOR, LaptopBed, until } from './laptop-bed.ts'
+import { ANCHOR, LaptopBed, until } from '../../netns/anchoring/laptop-bed.ts'
+import { kernelState, NEIGHBOURS } from '../../netns/host/neighbours.ts'
 
 usesPrograms('curl', 'ip', 'nft', 'openvpn', 'wg', 'wg-quick', 'wireguard-go')
 usePrivateNames()

@@ -4,7 +4,7 @@ import { after, before, test } from 'node:test'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { ANCHOR, INSIDE, LaptopBed, SERVER, until } from './laptop-bed.ts'
+import { ANCHOR, INSIDE, LaptopBed, SERVER, until } from '../../netns/anchoring/laptop-bed.ts'
 
 usesPrograms('curl', 'ip', 'nft')
 usePrivateNames()

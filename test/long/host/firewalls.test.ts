@@ -15,7 +15,7 @@ import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { FILTERS, LIST_FILTERS } from './filters.ts'
+import { FILTERS, LIST_FILTERS } from '../../netns/host/filters.ts'
 
 usesPrograms('curl', 'iptables', 'nft')
 usePrivateNames()

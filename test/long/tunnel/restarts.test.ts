@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { missing, TUN, type TunnelNode } from './bed.ts'
-import { Engines } from './engines.ts'
+import { missing, TUN, type TunnelNode } from '../../netns/tunnel/bed.ts'
+import { Engines } from '../../netns/tunnel/engines.ts'
 
 const skip = missing() ?? false
 const engines = new Engines('r', skip)
