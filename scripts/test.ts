@@ -99,10 +99,7 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
 
 /** Files of netns that run two at a time: their namespaces are their own, and they mostly wait. */
 function bearsCompany(file: string): boolean {
-  const name = relative(join(root, 'dist/test/netns'), file)
-  return (
-    name.startsWith('anchoring/') || /^host\/(bad-days|coexistence|engine-end|together|units)\./.test(name)
-  )
+  return relative(join(root, 'dist/test/netns'), file).startsWith('anchoring/')
 }
 
 /**

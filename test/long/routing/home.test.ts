@@ -4,7 +4,7 @@ import { after, before, describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { DEVICE, SERVER, Sites, TERMINAL_A } from './bed.ts'
+import { DEVICE, SERVER, Sites, TERMINAL_A } from '../../netns/routing/bed.ts'
 
 usesPrograms('ip', 'iptables', 'nft', 'ping', 'socat', 'tcpdump')
 usePrivateNames()
