@@ -6,12 +6,12 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { Bed, NO_PROGRAMS, until } from './bed.ts'
-import { lines } from './flows.ts'
+import { Bed, NO_PROGRAMS, until } from '../../netns/translation/bed.ts'
+import { lines } from '../../netns/translation/flows.ts'
 
 usesPrograms('curl')
 
-const ECHO = fileURLToPath(new URL('./udp-echo.js', import.meta.url))
+const ECHO = fileURLToPath(new URL('../../netns/translation/udp-echo.js', import.meta.url))
 const skip = NO_PROGRAMS === undefined ? false : `no eBPF programs on devices: ${NO_PROGRAMS}`
 
 let bed: Bed
