@@ -10,15 +10,12 @@
  *   /run/NetworkManager/resolv.conf         all that NetworkManager knows
  *   /etc/resolv.conf                        the host's, whatever wrote it
  *
- * They are small, and read anew each time: a lease changes without a word. What NetworkManager keeps for itself comes by
- * D-Bus (`LinkServers`).
+ * They are small, and read anew each time: a lease changes without a word. What NetworkManager keeps of one link is not in files,
+ * and not read (ADR 0080).
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { formatAddress, parseAddress } from '../../core/address.ts'
-
-/** Of one access, from elsewhere than files; addresses as text. */
-export type LinkServers = (link: Link) => readonly string[]
 
 export interface Link {
   readonly name: string
@@ -38,12 +35,10 @@ const MOST_SERVERS = 8
 
 export class SystemServers {
   readonly #root: string
-  readonly #more: LinkServers
 
   /** `root`: where the system's files are, for tests. */
-  constructor(more: LinkServers = () => [], root = '/') {
+  constructor(root = '/') {
     this.#root = root
-    this.#more = more
   }
 
   /** Those that the access's own network named. */
@@ -59,7 +54,6 @@ export class SystemServers {
       ...this.#list('var/lib/dhcp')
         .filter((file) => /^dhclient.*\.leases$/.test(file))
         .flatMap((file) => leased(this.#read(join('var/lib/dhcp', file)), name)),
-      ...this.#more(link),
     ]
     return usable(found)
   }

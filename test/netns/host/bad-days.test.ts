@@ -270,6 +270,17 @@ describe('an anchor that does not answer yet, and a daemon that must not hold th
     await anchor.stop()
   })
 
+  test('issue 10, A11: `run --direct` starts a program past the tunnel, with the address of its access', async () => {
+    const anchor = await daemon('an', 'an', 'anchor', 'up')
+    host = await daemon('mh', 'mh', 'up')
+    const curl = ['curl', '-s', '-o', '/dev/null', '-w', '%{local_ip}', '-r', '0-9', `http://${SERVER}/`]
+    assert.equal(await direct(), '198.19.0.1')
+    const command = [GODWIT, 'run', '--direct', '--state', state('mh'), '--', ...curl]
+    assert.equal((await lab.programs.run('mh', process.execPath, command)).trim(), '10.1.0.2')
+    await host.stop()
+    await anchor.stop()
+  })
+
   test('killed: new connections are held by default; with on_crash = "direct" they leave as without godwit', async () => {
     const anchor = await daemon('an', 'an', 'anchor', 'up')
     const config = join(state('mh'), 'godwit.toml')

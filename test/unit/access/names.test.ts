@@ -145,7 +145,7 @@ test('issue 10, A2: name servers of an access are in what its network manager ke
       'lease {\n interface "usb0";\n option domain-name-servers 203.0.113.2, 203.0.113.3;\n}\n',
     'etc/hosts': '127.0.0.1 localhost\n192.0.2.99 home.example Home # mine\n',
   })
-  const servers = new SystemServers(() => [], root)
+  const servers = new SystemServers(root)
   const of = (name: string, ifindex: number) => servers.of({ name, ifindex })
   assert.deepEqual(of('wlan0', 3), ['192.0.2.53', '192.0.2.54'])
   assert.deepEqual(of('wwan0', 4), ['10.1.1.1', 'fe80::1'])
@@ -189,7 +189,7 @@ test('issue 10, A2: over an access with IPv6 alone IPv4 addresses are synthesise
   const asked: string[] = []
   let lookedUp = 0
   const resolver = new AccessResolver({
-    servers: new SystemServers(() => [], root),
+    servers: new SystemServers(root),
     access: (name) => ({ name, ifindex: 2, families: name === 'wwan0' ? [6] : [4, 6], generation: 1 }),
     clock: { now: () => 0 },
     random: { fill: (out) => out },
