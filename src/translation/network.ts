@@ -45,6 +45,8 @@ export class HostNetwork {
   #preferred = new Map<Ip, Ip | undefined>()
   #ways = new Map<string, string>()
   #crossed = ''
+  #present: ReadonlySet<Ip> = new Set()
+  #devices: ReadonlyMap<Ip, string> = new Map()
 
   /** `usable`: interfaces that may carry traffic now. */
   constructor(rtnl: Rtnl, sysctls: Sysctls, usable: () => UsableInterface[], options: NetworkOptions) {
@@ -55,8 +57,26 @@ export class HostNetwork {
     this.#own = options.ledger.translation
   }
 
-  /** The own addresses that can be sent from now, of what the access monitor lets be used. */
-  addresses(): LocalAddress[] {
+  /** Own addresses as `refresh` has found them. */
+  get own(): ReadonlySet<Ip> {
+    return this.#present
+  }
+
+  /** The same with their devices. */
+  get devices(): ReadonlyMap<Ip, string> {
+    return this.#devices
+  }
+
+  /** Looks which own addresses can be sent from now, and remembers them. */
+  refresh(): LocalAddress[] {
+    const addresses = this.#addresses()
+    this.#present = new Set(addresses.map((a) => a.ip))
+    this.#devices = new Map(addresses.map((a) => [a.ip, a.device]))
+    return addresses
+  }
+
+  /** Of what the access monitor lets be used. */
+  #addresses(): LocalAddress[] {
     const { devices, linkLocal } = this.#options
     const out: LocalAddress[] = []
     for (const { link, addresses } of this.#usable()) {
@@ -125,8 +145,10 @@ export class HostNetwork {
    * Makes packets from each address leave by its device: IHMP's always, all when `all` says that flows are translated.
    * True when the routes of an address changed.
    */
-  route(own: readonly LocalAddress[], all: boolean): boolean {
-    const addresses = own.filter((a) => !isLinkLocal6(a.ip))
+  route(all: boolean): boolean {
+    const addresses = [...this.#devices]
+      .map(([ip, device]) => ({ ip, device }))
+      .filter((a) => !isLinkLocal6(a.ip))
     let changed = false
     const present = new Set(addresses.map((a) => a.ip))
     for (const [ip, entry] of this.#tables) {
@@ -165,7 +187,11 @@ export class HostNetwork {
     return changed
   }
 
-  #fill(table: number, address: LocalAddress, routes: readonly Route[]): void {
+  #fill(
+    table: number,
+    address: { readonly ip: Ip; readonly device: string },
+    routes: readonly Route[],
+  ): void {
     // The route to a gateway before the routes through it.
     const sorted = [...routes].sort((a, b) => Number(a.via !== undefined) - Number(b.via !== undefined))
     const wanted = sorted.map((r) => ({
