@@ -16,6 +16,7 @@ import type {
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
+import { encodeKey } from '../crypto/keys.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
 import { CarrierListener } from '../tunnel/carrier/listener.ts'
@@ -33,6 +34,7 @@ import {
 import type { PortForwards } from './forwards.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
+import { Status } from './wire.ts'
 
 /** A host as the anchor's store has it. */
 export interface KnownHost {
@@ -47,8 +49,18 @@ export interface KnownHost {
   readonly expires?: number
 }
 
+/** A key that was a host's or an invitation's. */
+export interface GoneHost {
+  readonly name: string
+  readonly publicKey: Uint8Array
+  readonly presharedKey: Uint8Array
+  readonly why: 'used' | 'expired' | 'removed'
+}
+
 export interface AnchorHosts {
   list(): readonly KnownHost[]
+  /** Whoever has such a key is told why it is worth nothing, and gets nothing else. */
+  gone(): readonly GoneHost[]
   /**
    * Remembers the key that the host wants to be known by, beside the one it has. Throws when it cannot be written: it counts
    * all the same.
@@ -109,6 +121,8 @@ export class AnchorService implements Mechanism {
   readonly #tunnel: TunnelHost<AnchorSetup, AnchorCommand, AnchorEvent, EngineStatus, AnchorAnswers>
   #carriers: CarrierListener | undefined
   readonly #served = new Map<string, KnownHost>()
+  /** Keys of before that the engine knows, by what it calls them. */
+  readonly #refused = new Set<string>()
   #expiry: NodeJS.Timeout | undefined
   /** Hosts whose own key is in memory alone. */
   readonly #unwritten = new Set<string>()
@@ -192,8 +206,10 @@ export class AnchorService implements Mechanism {
   refresh(): void {
     const now = this.#parts.wall()
     const wanted = new Map<string, KnownHost>()
+    const gone: GoneHost[] = [...this.#parts.hosts.gone()]
     for (const host of this.#parts.hosts.list())
       if (host.expires === undefined || host.expires > now) wanted.set(host.name, host)
+      else gone.push({ ...host, why: 'expired' })
     for (const [name, served] of this.#served) {
       const host = wanted.get(name)
       if (host !== undefined && sameHost(host, served)) continue
@@ -215,7 +231,31 @@ export class AnchorService implements Mechanism {
         ...(nextPublicKey && { nextPublicKey }),
       })
     }
+    this.#refuse(gone)
     this.#parts.forwards.apply()
+  }
+
+  #refuse(gone: readonly GoneHost[]): void {
+    // Names of hosts have no colon.
+    const wanted = new Map(gone.map((each) => [`${each.why}:${encodeKey(each.publicKey)}`, each]))
+    for (const id of [...this.#refused])
+      if (!wanted.has(id)) {
+        this.#refused.delete(id)
+        this.#tunnel.removePeer(id)
+      }
+    for (const [id, { name, why, publicKey, presharedKey }] of wanted) {
+      if (this.#refused.has(id)) continue
+      this.#refused.add(id)
+      this.#tunnel.addPeer({
+        name: id,
+        calls: name,
+        kind: 'godwit',
+        publicKey,
+        presharedKey,
+        number: 0,
+        refused: { used: Status.USED, expired: Status.EXPIRED, removed: Status.REMOVED }[why],
+      })
+    }
   }
 
   peers(): readonly PeerStatus[] {
@@ -300,6 +340,7 @@ export class AnchorService implements Mechanism {
         this.#store(name, () => hosts.confirmKey(name, publicKey))
         const host = hosts.list().find((each) => each.name === name)
         if (host !== undefined) this.#served.set(name, host)
+        this.refresh()
         recorder.log('info', `${name} has joined`)
         break
       }

@@ -281,6 +281,13 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       protect: (guarded) => services.guard.protect(guarded),
       hosts: {
         list: () => store.list().map(knownHost),
+        gone: () =>
+          store.gone().map(({ name, why, public_key, preshared_key }) => ({
+            name,
+            why,
+            publicKey: must(decodeKey(public_key)),
+            presharedKey: must(decodeKey(preshared_key)),
+          })),
         offerKey: (name, key) => store.offerKey(name, encodeKey(key)),
         confirmKey: (name, key) => store.confirmKey(name, encodeKey(key)),
         write: () => store.write(),

@@ -17,7 +17,9 @@ import type {
   Offer,
   PeerStatus,
   Recorder,
+  WayStatus,
 } from '../core/mechanism.ts'
+import { takesPackets } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
 import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
 import { subjectOf } from '../core/subject.ts'
@@ -112,6 +114,8 @@ export interface MobileHostComponents {
 }
 
 const MOST_FLOWS_LISTED = 10_000
+/** How long answers to probes are waited for; a status comes once a second. */
+const PING_MS = 1500
 
 export class MobileHostService implements Mechanism {
   readonly name = 'anchoring'
@@ -261,6 +265,39 @@ export class MobileHostService implements Mechanism {
         ...(report?.refused !== undefined && { refused: report.refused }),
       } satisfies PeerStatus
     })
+  }
+
+  /** Every path is probed, and what they say a moment later is told; so is why there is none. */
+  async ping(): Promise<readonly WayStatus[]> {
+    this.#tunnel.post({ type: 'wake' })
+    await new Promise((done) => setTimeout(done, PING_MS))
+    const accesses = this.#parts.monitor
+      .accesses()
+      .filter(({ name }) => this.#accessSetup(name) !== undefined)
+    return this.peers().flatMap((peer) =>
+      accesses.flatMap(({ name, state, reason }): WayStatus[] => {
+        const { endpoints } = this.#init.peers.find((each) => each.name === peer.name)!
+        const [{ host, port }] = endpoints as [HostPort]
+        const base = { peer: peer.name, access: name, rtt_ms: null, mtu: null, ok: false }
+        const configured = { ...base, remote: `${host}:${port}` }
+        if (state === 'down') return [{ ...configured, reason: `down: ${reason}` }]
+        const paths = peer.paths.filter(({ access }) => access === name)
+        if (paths.length === 0)
+          return [{ ...configured, reason: `no address of ${host} is known over ${name}` }]
+        return paths.map((path) => {
+          const ok = takesPackets(path) && peer.refused === undefined
+          const { remote, rtt_ms, mtu = null } = path
+          return ok
+            ? { ...base, ok, remote, rtt_ms, mtu }
+            : {
+                ...base,
+                remote,
+                reason:
+                  peer.refused ?? `no answer: UDP port ${port} is blocked on the way, or the anchor is down`,
+              }
+        })
+      }),
+    )
   }
 
   get flowsLeftOut(): number {

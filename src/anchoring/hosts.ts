@@ -19,13 +19,30 @@ const record = z.object({
   /** Milliseconds since the Unix epoch; absent once the host has joined. */
   expires: z.number().optional(),
 })
-const file = z.object({ version: z.literal(1), hosts: z.array(record) })
+/** A key that was good once. Who still holds it is told why it is not any more. */
+const gone = z.object({
+  name: z.string(),
+  why: z.enum(['used', 'expired', 'removed']),
+  public_key: z.string(),
+  preshared_key: z.string(),
+})
+const file = z.object({
+  version: z.literal(1),
+  hosts: z.array(record),
+  gone: z.array(gone).default([]),
+})
+
+/** Keys of before that are kept: each is a peer of the engine. */
+const MAX_GONE = 256
 
 export type HostRecord = z.output<typeof record>
+export type GoneRecord = z.output<typeof gone>
 
 export class HostStore {
   readonly #file: string
   #hosts: HostRecord[] = []
+  /** Oldest first. */
+  #gone: GoneRecord[] = []
   /** A key that a host has by now is in memory alone. */
   #unwritten = false
 
@@ -34,7 +51,9 @@ export class HostStore {
     if (!existsSync(path)) return
     refuseExposed(path)
     try {
-      this.#hosts = file.parse(JSON.parse(readFileSync(path, 'utf8'))).hosts
+      const { hosts, gone } = file.parse(JSON.parse(readFileSync(path, 'utf8')))
+      this.#hosts = hosts
+      this.#gone = gone
     } catch (error) {
       throw new GodwitError(
         'STORE_INVALID',
@@ -52,6 +71,11 @@ export class HostStore {
     return this.#hosts
   }
 
+  /** Keys that are worth nothing any more, oldest first. */
+  gone(): readonly GoneRecord[] {
+    return this.#gone
+  }
+
   /** Adds a host; expired invitations of before go. Throws when the name is taken by a host that has joined. */
   add(host: HostRecord, now: number): void {
     const kept = this.#hosts.filter(({ expires }) => expires === undefined || expires > now)
@@ -60,13 +84,19 @@ export class HostStore {
         hint: `choose another name, or remove it: godwit anchor remove ${host.name}`,
       })
     }
-    this.#save([...kept, host])
+    const expired = this.#hosts.filter((each) => !kept.includes(each))
+    this.#save([...kept, host], this.#goneWith('expired', expired))
   }
 
   remove(name: string): HostRecord {
     const host = this.#hosts.find((candidate) => candidate.name === name)
     if (!host) throw usageError(`there is no host ${name}`, { hint: '`godwit anchor hosts` lists them' })
-    this.#save(this.#hosts.filter((candidate) => candidate !== host))
+    const keys =
+      host.next_public_key === undefined ? [host] : [host, { ...host, public_key: host.next_public_key }]
+    this.#save(
+      this.#hosts.filter((candidate) => candidate !== host),
+      this.#goneWith('removed', keys),
+    )
     return host
   }
 
@@ -80,6 +110,8 @@ export class HostStore {
 
   /** The host has joined: its own key takes the place of the invitation's, which is worth nothing from now on. */
   confirmKey(name: string, key: string): void {
+    const invited = this.#hosts.filter((host) => host.name === name && host.expires !== undefined)
+    this.#gone = this.#goneWith('used', invited)
     this.#keep(
       this.#hosts.map((host) => {
         if (host.name !== name) return host
@@ -94,15 +126,24 @@ export class HostStore {
     if (this.#unwritten) this.#save(this.#hosts)
   }
 
+  #goneWith(why: GoneRecord['why'], hosts: readonly HostRecord[]): GoneRecord[] {
+    // A stock client speaks no control frames, so it cannot be told.
+    const added = hosts
+      .filter(({ kind }) => kind === 'godwit')
+      .map(({ name, public_key, preshared_key }) => ({ name, why, public_key, preshared_key }))
+    return [...this.#gone, ...added].slice(-MAX_GONE)
+  }
+
   #keep(hosts: HostRecord[]): void {
     this.#hosts = hosts
     this.#unwritten = true
     this.#save(hosts)
   }
 
-  #save(hosts: HostRecord[]): void {
-    writeSecret(this.#file, `${JSON.stringify({ version: 1, hosts }, null, 2)}\n`)
+  #save(hosts: HostRecord[], gone: GoneRecord[] = this.#gone): void {
+    writeSecret(this.#file, `${JSON.stringify({ version: 1, hosts, gone }, null, 2)}\n`)
     this.#hosts = hosts
+    this.#gone = gone
     this.#unwritten = false
   }
 }

@@ -43,6 +43,10 @@ export interface RemoteAnchor extends PeerSetup {
 export interface RemoteHost extends PeerSetup {
   /** The key is an invitation's: good for association and for one fresh key, for no data. */
   readonly invited?: boolean
+  /** It is no host any more: a `Status` of the wire that says why. Gets no data and no address. */
+  readonly refused?: number
+  /** The name of that host, for the log. */
+  readonly calls?: string
   /** The key that the host has offered and will use. */
   readonly nextPublicKey?: Uint8Array
   /** Its number in the pool, and what else it may send from. */

@@ -29,23 +29,30 @@ export const Status = {
   EXPIRED: 3,
   UNKNOWN: 4,
   UNSUPPORTED: 5,
+  USED: 6,
+  REMOVED: 7,
 } as const
 export type Status = (typeof Status)[keyof typeof Status]
 
+/** What a refusal means to the user of the host. */
 export function statusText(status: number): string {
   switch (status) {
     case Status.OK:
       return 'ok'
     case Status.OVERLOAD:
-      return 'overload'
+      return 'the anchor has no free address for this host'
     case Status.BAD_USER:
-      return 'bad user'
+      return 'the anchor does not accept this host'
     case Status.EXPIRED:
-      return 'expired'
+      return 'the invitation has expired'
     case Status.UNKNOWN:
       return 'unknown'
     case Status.UNSUPPORTED:
-      return 'unsupported'
+      return 'the anchor does not support this version'
+    case Status.USED:
+      return 'the invitation has been used already'
+    case Status.REMOVED:
+      return 'the anchor has removed this host'
     default:
       return `status ${status}`
   }

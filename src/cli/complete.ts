@@ -31,6 +31,7 @@ const ARGUMENTS: Readonly<Record<string, ValueKind>> = {
   class: 'class',
   'scheduler name': 'scheduler',
   'remove name': 'host',
+  peer: 'host',
   'bench names': 'bench',
 }
 const OPTIONS: Readonly<Record<string, ValueKind>> = { '--access': 'access', '--policy': 'policy' }

@@ -138,6 +138,19 @@ function defineHost(program: Command): void {
     run: async (invitation, options) => (await import('./commands/host.ts')).join(invitation, options),
   })
   define(program, {
+    use: 'leave [peer]',
+    summary: 'undo `join`: forget an anchor, and its keys',
+    examples: ['sudo godwit leave', 'sudo godwit leave anchor.example.org'],
+    run: async (peer, options) => (await import('./commands/host.ts')).leave(peer, options),
+  })
+  define(program, {
+    use: 'ping [peer]',
+    summary: 'test the way to each anchor over each access: port, round trip, MTU',
+    examples: ['sudo godwit ping', 'sudo godwit ping anchor.example.org --json'],
+    details: 'Works while godwit runs and while it does not. Exit status 0: a way works.',
+    run: async (peer, options) => (await import('./commands/host.ts')).ping(peer, options),
+  })
+  define(program, {
     use: 'up',
     summary: 'run the host daemon in the foreground; prints `ready` once traffic can flow',
     examples: ['sudo godwit up', 'sudo godwit up --state /srv/godwit-test'],
@@ -485,9 +498,8 @@ function defineHelpers(program: Command): void {
   })
   define(program, {
     use: 'doctor',
-    summary: 'what this machine has and lacks for each part of godwit',
-    examples: ['godwit doctor'],
-    without: ['state'],
+    summary: 'what this machine has and lacks for each part of godwit, and the ways to its anchors',
+    examples: ['godwit doctor', 'sudo godwit doctor'],
     run: async (options) => (await import('./commands/doctor.ts')).doctor(options),
   })
   define(program, {

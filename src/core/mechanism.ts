@@ -58,6 +58,20 @@ export interface PeerStatus {
   readonly refused?: string
 }
 
+/** A way to a peer over an access, as `godwit ping` tries it. */
+export interface WayStatus {
+  readonly peer: string
+  readonly access: string
+  /** `address:port`, or the endpoint as configured. */
+  readonly remote: string
+  readonly ok: boolean
+  readonly rtt_ms: number | null
+  /** Largest IP packet known to pass. */
+  readonly mtu: number | null
+  /** Why it does not work. */
+  readonly reason?: string
+}
+
 export interface FlowStatus {
   /** Unique on this host while the flow lives; stays when the flow moves. No spaces, not `all`, no colon. */
   readonly id: string
@@ -267,6 +281,8 @@ export interface Mechanism {
   /** Removes what an earlier, killed run left in the kernel: `godwit down`. Never called while started. Repeatable. */
   cleanUp(): Promise<void>
   peers(): readonly PeerStatus[]
+  /** Tries the way to each peer over each access now. Absent: it has none. */
+  ping?(): Promise<readonly WayStatus[]>
   flows(): readonly FlowStatus[] | Promise<readonly FlowStatus[]>
   /** How many there are besides, that the last `flows()` left out because lists are cut. Absent: none. */
   readonly flowsLeftOut?: number

@@ -8,7 +8,7 @@ import { formatAddress } from '../core/address.ts'
 import { EINPROGRESS } from '../core/errno.ts'
 import { closeFd, declare, errno, KernelError } from './libc.ts'
 import { AF_INET, AF_INET6 } from './sockaddr.ts'
-import { bindToDevice, libcSocket, SO_MARK, SOL_SOCKET, setOption } from './udp.ts'
+import { bindToDevice, forbidFragments, libcSocket, SO_MARK, SOL_SOCKET, setOption } from './udp.ts'
 
 const libcConnect = declare<(fd: number, name: Buffer, length: number) => number>(
   'int connect(int fd, uint8_t *name, int length)',
@@ -23,6 +23,8 @@ export interface BoundOptions {
   readonly device?: string
   /** SO_MARK. */
   readonly mark?: number
+  /** Datagrams are never cut into fragments, whatever is known of the path: too large ones are lost or EMSGSIZE. */
+  readonly wholeDatagrams?: boolean
 }
 
 export interface Destination {
@@ -56,11 +58,12 @@ export function connectTcp({ address, port }: Destination, options: BoundOptions
   return new Socket({ fd })
 }
 
-function open(family: number, type: number, { device, mark }: BoundOptions): number {
+function open(family: number, type: number, { device, mark, wholeDatagrams }: BoundOptions): number {
   const fd = libcSocket(family, type | NONBLOCK_CLOEXEC, 0)
   if (fd < 0) throw new KernelError('open a socket', errno())
   if (device !== undefined && bindToDevice(fd, device) < 0) throw failed(`bind to ${device}`, fd)
   if (mark !== undefined && setOption(fd, SOL_SOCKET, SO_MARK, mark) < 0) throw failed('SO_MARK', fd)
+  if (wholeDatagrams === true && forbidFragments(fd, family) < 0) throw failed('IP_MTU_DISCOVER', fd)
   return fd
 }
 

@@ -57,6 +57,12 @@ const UDP_GRO = 104
 const MSG_DONTWAIT = 0x40
 const BUFFER_BYTES = 8 << 20
 
+/** Don't Fragment on every datagram, also beyond what the kernel knows of the path. Below 0: errno says why not. */
+export function forbidFragments(fd: number, family: number): number {
+  const four = setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
+  return family === AF_INET6 ? setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE) : four
+}
+
 /** Most bytes and datagrams of one send: what fits an IPv6 or IPv4 packet, and the smallest kernel limit on segments. */
 export const SEND_BYTES = 65_480
 export const SEND_SEGMENTS = 64

@@ -152,6 +152,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
         ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
         ...(setup.nextPublicKey && { nextPublicKey: setup.nextPublicKey }),
         ...(setup.invited && { invited: true }),
+        ...(setup.refused !== undefined && { spent: true }),
         dialect: setup.kind === 'wireguard' ? 'stock' : 'auto',
       },
       now,

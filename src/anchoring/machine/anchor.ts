@@ -15,7 +15,7 @@ import type { FlowTuple } from '../tables/flow-key.ts'
 import type { Groups } from '../tables/groups.ts'
 import type { VipaPool } from '../tables/pool.ts'
 import type { TunnelTable } from '../tables/tunnels.ts'
-import { FrameType } from '../wire.ts'
+import { FrameType, Status, statusText } from '../wire.ts'
 
 interface Host {
   readonly index: number
@@ -23,6 +23,8 @@ interface Host {
   established: boolean
   /** It has an invitation's key still, which anybody may hold who has seen it. */
   invited: boolean
+  /** The log has its refusal, once a run. */
+  toldRefusal?: boolean
 }
 
 export interface AnchorMachineParts {
@@ -52,7 +54,7 @@ export class AnchorMachine implements AnchorRequests {
 
   /** The host is known to the tunnel machine under `index`. */
   addHost(index: number, setup: RemoteHost): void {
-    const invited = setup.invited === true
+    const invited = setup.invited === true || setup.refused !== undefined
     this.#hosts.set(index, { index, setup, established: false, invited })
     this.#parts.forwarder.assign(index, setup.number, setup.allowed)
     this.#parts.forwarder.hold(index, invited)
@@ -148,14 +150,28 @@ export class AnchorMachine implements AnchorRequests {
 
   #addresses(host: Host | undefined): { v4?: Uint8Array; v6?: Uint8Array } {
     const number = host?.setup.number
-    return number === undefined ? {} : { v4: this.#parts.pool.v4(number), v6: this.#parts.pool.v6(number) }
+    return number === undefined || host?.setup.refused !== undefined
+      ? {}
+      : { v4: this.#parts.pool.v4(number), v6: this.#parts.pool.v6(number) }
   }
 
   // ---- what hosts ask (signalling/api.ts)
 
-  associate(index: number): { v4: Uint8Array; v6: Uint8Array } | undefined {
-    const { v4, v6 } = this.#addresses(this.#hosts.get(index))
-    return v4 === undefined || v6 === undefined ? undefined : { v4, v6 }
+  associate(index: number): { v4: Uint8Array; v6: Uint8Array } | number {
+    const host = this.#hosts.get(index)
+    const refused = host?.setup.refused
+    if (host !== undefined && refused !== undefined) {
+      if (!host.toldRefusal)
+        this.#events.push({
+          type: 'log',
+          level: 'warn',
+          message: `a host that was invited as ${host.setup.calls ?? host.setup.name} is refused: ${statusText(refused)}`,
+        })
+      host.toldRefusal = true
+      return refused
+    }
+    const { v4, v6 } = this.#addresses(host)
+    return v4 === undefined || v6 === undefined ? Status.OVERLOAD : { v4, v6 }
   }
 
   handOver(
@@ -182,6 +198,7 @@ export class AnchorMachine implements AnchorRequests {
 
   *peerReports(): Generator<PeerReport> {
     for (const host of this.#hosts.values()) {
+      if (host.setup.refused !== undefined) continue
       const { v4, v6 } = this.#addresses(host)
       yield {
         name: host.setup.name,

@@ -330,7 +330,10 @@ export class HostMachine implements SignallingEvents {
     const anchor = this.#anchors.get(index)
     if (anchor === undefined) return
     anchor.association = { name: 'refused', reason }
-    this.#log('warn', `${anchor.setup.name} refuses this host: ${reason}`)
+    this.#log(
+      'warn',
+      `${anchor.setup.name} refuses this host: ${reason}; ask there for another invitation (godwit anchor invite NAME), then godwit leave and join`,
+    )
   }
 
   associated(index: number, v4: Uint8Array | undefined, v6: Uint8Array | undefined, now: number): void {

@@ -53,8 +53,8 @@ export interface SignallingEvents {
 
 /** The anchor's side: what hosts may ask of it. Each returns what the answer says. */
 export interface AnchorRequests {
-  /** Undefined: the pool has no address for this host. */
-  associate(host: number): { readonly v4: Uint8Array; readonly v6: Uint8Array } | undefined
+  /** A number: the status that says why this host gets no address. */
+  associate(host: number): { readonly v4: Uint8Array; readonly v6: Uint8Array } | number
   /** Rows changed; undefined when there is no such tunnel. `counter` orders the request among the host's packets. */
   handOver(
     host: number,

@@ -39,9 +39,9 @@ export class FrameAnswers {
         return {
           type: FrameType.ASSOCIATION_RESPONSE,
           transaction,
-          status: given === undefined ? Status.OVERLOAD : Status.OK,
-          v4: given?.v4 ?? new Uint8Array(4),
-          v6: given?.v6 ?? new Uint8Array(16),
+          ...(typeof given === 'number'
+            ? { status: given, v4: new Uint8Array(4), v6: new Uint8Array(16) }
+            : { status: Status.OK, ...given }),
         }
       }
       case FrameType.HANDOVER_REQUEST: {

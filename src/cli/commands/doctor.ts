@@ -1,11 +1,17 @@
 /** `doctor`. */
-import { examine } from '../../host/daemon/doctor.ts'
+import { existsSync } from 'node:fs'
+import type { WayStatus } from '../../core/mechanism.ts'
+import { loadConfig } from '../../host/configuration/config.ts'
+import { ControlClient } from '../../host/control/client.ts'
+import { examine, type Finding } from '../../host/daemon/doctor.ts'
+import { mayTry, tryWays } from '../../host/provisioning/ways.ts'
+import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { EXIT } from '../errors.ts'
-import { printJson, printLines, table } from '../output.ts'
+import { printJson, printLines, showMs, table } from '../output.ts'
 
 export async function doctor(options: CommonOptions): Promise<void> {
-  const findings = examine()
+  const findings = [...examine(), ...(await waysOf(new State(options)))]
   const lacking = findings.filter(({ ok, required }) => required && !ok)
   if (options.json) printJson({ ok: lacking.length === 0, findings })
   else {
@@ -20,4 +26,35 @@ export async function doctor(options: CommonOptions): Promise<void> {
     ])
   }
   if (lacking.length > 0) process.exitCode = EXIT.missing
+}
+
+/** The way to each anchor over each access; nothing where this is no host that has joined one, or for who may not try. */
+async function waysOf(state: State): Promise<Finding[]> {
+  try {
+    if (state.busy())
+      return (await new ControlClient(state.socket).get<{ ways: WayStatus[] }>('/v1/ping')).ways.map(finding)
+    if (!mayTry() || !existsSync(state.configFile)) return []
+    const config = loadConfig(state.configFile)
+    return config.peer.length === 0 ? [] : (await tryWays(state, config)).map(finding)
+  } catch (error) {
+    const mend = 'godwit config check; sudo godwit ping'
+    return [
+      {
+        name: 'ways to anchors',
+        ok: false,
+        value: (error as Error).message,
+        parts: ['host'],
+        required: false,
+        mend,
+      },
+    ]
+  }
+}
+
+function finding({ peer, access, remote, ok, rtt_ms, mtu, reason }: WayStatus): Finding {
+  const value = ok
+    ? `${showMs(rtt_ms)}${mtu === null ? '' : `, packets of ${mtu} bytes pass`}`
+    : (reason ?? 'fails')
+  const mend = `let UDP to ${remote} pass; is the anchor up?`
+  return { name: `${peer} over ${access}`, ok, value, parts: ['host'], required: false, mend }
 }

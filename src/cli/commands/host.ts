@@ -1,10 +1,21 @@
-/** `join`. */
+/** `join`, `leave`, `ping`. */
 import { createInterface } from 'node:readline'
-import { usageError } from '../../core/errors.ts'
-import { join as joinAnchor, joinWireguard } from '../../host/provisioning/anchoring.ts'
+import { GodwitError, usageError } from '../../core/errors.ts'
+import type { WayStatus } from '../../core/mechanism.ts'
+import { printable } from '../../core/printable.ts'
+import { descriptorOf, loadConfigOf } from '../../host/configuration/plan.ts'
+import { ControlClient } from '../../host/control/client.ts'
+import {
+  type Joined,
+  join as joinAnchor,
+  joinWireguard,
+  leave as leaveAnchor,
+} from '../../host/provisioning/anchoring.ts'
+import { checkInvitation, tryWays } from '../../host/provisioning/ways.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
-import { printJson, printLines } from '../output.ts'
+import { EXIT } from '../errors.ts'
+import { printJson, printLines, showMs, table } from '../output.ts'
 
 export async function join(
   invitation: string | undefined,
@@ -16,19 +27,71 @@ export async function join(
       hint: '`godwit anchor invite NAME`, on the anchor, prints one; `godwit join -` reads it from standard input',
     })
   }
-  const joined =
-    options.wg !== undefined
-      ? joinWireguard(state, options.wg)
-      : joinAnchor(state, invitation === '-' ? await firstLine() : invitation!, Date.now())
+  let doubt: string | undefined
+  let joined: Joined
+  if (options.wg !== undefined) joined = joinWireguard(state, options.wg)
+  else {
+    const text = invitation === '-' ? await firstLine() : invitation!
+    doubt = await checkInvitation(text)
+    joined = joinAnchor(state, text, Date.now())
+  }
   if (options.json) {
-    printJson(joined)
+    printJson({ ...joined, ...(doubt !== undefined && { warning: doubt }) })
     return
   }
+  if (doubt !== undefined) process.stderr.write(`godwit: ${printable(doubt)}\n`)
   const flag = options.state === undefined ? '' : ` --state ${options.state}`
   printLines([
     `joined ${joined.peer} as ${joined.addresses.join(', ')}; wrote ${joined.config}`,
     `next: sudo godwit up${flag}`,
   ])
+}
+
+export async function leave(name: string | undefined, options: CommonOptions): Promise<void> {
+  const state = new State(options)
+  if (state.busy())
+    throw new GodwitError('STATE_BUSY', `godwit runs on ${state.folder}`, {
+      hint: 'stop it first (Ctrl-C, or sudo systemctl stop godwit), then leave',
+    })
+  const left = leaveAnchor(state, name)
+  if (options.json) printJson(left)
+  else
+    printLines([
+      `left ${left.peer}; ${left.removed ? `removed ${left.config} and the host's key` : `changed ${left.config}`}`,
+      'the anchor still knows this host; there: sudo godwit anchor remove NAME',
+    ])
+}
+
+export async function ping(peer: string | undefined, options: CommonOptions): Promise<void> {
+  const state = new State(options)
+  let ways: readonly WayStatus[]
+  if (state.busy())
+    ways = (await new ControlClient(state.socket).get<{ ways: readonly WayStatus[] }>('/v1/ping')).ways
+  else ways = await tryWays(state, loadConfigOf(descriptorOf('host'), state, { whole: true }))
+  const found = peer === undefined ? ways : ways.filter((way) => way.peer === peer)
+  if (peer !== undefined && found.length === 0) {
+    const names = [...new Set(ways.map((way) => way.peer))].join(', ')
+    throw usageError(`there is no way to ${peer}`, { hint: `peers: ${names || 'none'}` })
+  }
+  if (options.json) printJson({ ways: found })
+  else if (found.length === 0) printLines(['no access network: nothing has an address and a default route'])
+  else printLines(wayTable(found))
+  if (!found.some(({ ok }) => ok)) process.exitCode = EXIT.failed
+}
+
+function wayTable(ways: readonly WayStatus[]): string[] {
+  const rows = ways.map(({ peer, access, remote, ok, rtt_ms, mtu }) => [
+    peer,
+    access,
+    remote,
+    ok ? 'works' : 'fails',
+    showMs(rtt_ms),
+    mtu === null ? '-' : String(mtu),
+  ])
+  const failures = ways.flatMap(({ access, remote, reason }) =>
+    reason === undefined ? [] : [`${access} to ${remote}: ${reason}`],
+  )
+  return [...table(['PEER', 'ACCESS', 'REMOTE', 'STATE', 'RTT', 'MTU'], rows), ...failures]
 }
 
 /** What is pasted or piped in, up to the first line break. */

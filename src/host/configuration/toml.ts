@@ -60,6 +60,32 @@ function blocksOf(text: string): AST.TOMLTopLevelTable['body'] {
   return parseTOML(text, { tomlVersion: '1.0' }).body[0].body
 }
 
+/** The text without the entry `index` of the array of tables at `path`; comments above it stay. */
+export function removeTable(text: string, path: readonly string[], index: number): string {
+  const blocks = blocksOf(text)
+  const mine = blocks.filter(
+    (block): block is AST.TOMLTable =>
+      block.type === 'TOMLTable' &&
+      path.every((key, i) => block.resolvedKey[i] === key) &&
+      block.resolvedKey[path.length] === index,
+  )
+  if (mine.length > 0)
+    return mine
+      .reverse()
+      .reduce(
+        (rest, { range }) => `${rest.slice(0, range[0])}${rest.slice(range[1]).replace(/^\n+/, '')}`,
+        text,
+      )
+      .replace(/\n+$/, '\n')
+  const inline = new Tree(blocks).arrays.get(keyOf(path))
+  const element = inline?.elements[index]
+  if (inline === undefined || element === undefined) return text
+  const next = inline.elements[index + 1]
+  const before = inline.elements[index - 1]
+  const from = next === undefined && before !== undefined ? before.range[1] : element.range[0]
+  return text.slice(0, from) + text.slice(next?.range[0] ?? element.range[1])
+}
+
 function insert(
   text: string,
   blocks: AST.TOMLTopLevelTable['body'],

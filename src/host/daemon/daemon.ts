@@ -20,6 +20,7 @@ import {
   type PeerStatus,
   postRoute,
   takesPackets,
+  type WayStatus,
 } from '../../core/mechanism.ts'
 import { formatSelector, parseSelector } from '../../core/selector.ts'
 import { notifyManager } from '../../linux/notify.ts'
@@ -318,6 +319,11 @@ export class Daemon {
     })
   }
 
+  async ping(): Promise<{ readonly ways: readonly WayStatus[] }> {
+    const ways = this.#init.mechanisms.map((mechanism) => mechanism.ping?.() ?? [])
+    return { ways: (await Promise.all(ways)).flat() }
+  }
+
   async why(id: string): Promise<Why> {
     const { mechanisms, recorder } = this.#init
     const now = (name: string) => mechanisms.find((each) => each.name === name)?.why(id) ?? []
@@ -340,6 +346,7 @@ export class Daemon {
   #routes(): ControlRoute[] {
     return [
       { method: 'GET', path: '/v1/status', handle: () => this.status() },
+      { method: 'GET', path: '/v1/ping', handle: () => this.ping() },
       { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
       postRoute('/v1/move', MOVE, ({ body }) => this.move(body.what, body.access, optionsIn(body))),
       postRoute('/v1/run', RUN, ({ body, caller }) => {

@@ -1,6 +1,6 @@
 /** What `anchor init`, `anchor invite` and `join` write: configuration, keys and the anchor's list of hosts. */
 
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { basename } from 'node:path'
 import { certificatePin } from '../../anchoring/certificate.ts'
 import { addForward } from '../../anchoring/descriptor.ts'
@@ -20,7 +20,7 @@ import { routerDescriptor } from '../../routing/index.ts'
 import { loadConfig, parseConfig } from '../configuration/config.ts'
 import { claimantOf, loadConfigOf } from '../configuration/plan.ts'
 import type { Config } from '../configuration/schema.ts'
-import { addTable, type TomlTable, tomlString } from '../configuration/toml.ts'
+import { addTable, removeTable, type TomlTable, tomlString } from '../configuration/toml.ts'
 import type { State } from '../stores/state.ts'
 
 export { type Forward, type ForwardProtocol, ForwardStore } from '../../anchoring/forwards.ts'
@@ -146,6 +146,38 @@ export function join(state: State, text: string, now: number): Joined {
     invitation_key_file: keyFile,
   })
   return { peer: name, config: state.configFile, addresses }
+}
+
+/** What `leave` undid. */
+export interface Left {
+  readonly peer: string
+  readonly config: string
+  /** The configuration had nothing else and is gone, the host's key with it. */
+  readonly removed: boolean
+}
+
+/** Undoes `join`: the peer goes, its invitation's key too, and with the last peer what `join` had made. */
+export function leave(state: State, name: string | undefined): Left {
+  const config = loadConfigOf(hostDescriptor, state, { whole: true })
+  const names = config.peer.map((peer) => peer.name)
+  if (name === undefined && names.length > 1)
+    throw usageError('this host has joined several anchors: say which', {
+      hint: `they are: ${names.join(', ')}`,
+    })
+  const index = name === undefined ? 0 : names.indexOf(name)
+  const peer = config.peer[index]
+  if (peer === undefined)
+    throw usageError(`${state.configFile} has no peer ${name}`, { hint: `peers: ${names.join(', ')}` })
+  const text = removeTable(readFileSync(state.configFile, 'utf8'), ['peer'], index)
+  const rest = text.replace(/^\s*(#.*)?$/gm, '').trim()
+  if (peer.invitation_key_file !== undefined)
+    rmSync(resolveBeside(state.configFile, peer.invitation_key_file), { force: true })
+  const removed = rest === ''
+  if (removed) {
+    rmSync(state.configFile)
+    rmSync(state.keyFile, { force: true })
+  } else writeSecret(state.configFile, text)
+  return { peer: peer.name, config: state.configFile, removed }
 }
 
 /** Takes a configuration of wg-quick: the WireGuard server becomes a plain anchor. */

@@ -61,6 +61,11 @@ export interface PeerConfig {
   readonly nextPublicKey?: Uint8Array
   /** Anchor: its key came with an invitation, which several may hold; it is good for one fresh key and ends with that. */
   readonly invited?: boolean
+  /**
+   * Anchor: a key that is worth nothing any more and whose holder is to hear why. It may offer no key; one that another peer has
+   * by now is acknowledged, so that a host that missed it goes on with that.
+   */
+  readonly spent?: boolean
   /** Greatest timestamp accepted from this peer, 12 bytes, of `timestamp-accepted` before a restart. */
   readonly lastTimestamp?: Uint8Array
 }

@@ -78,6 +78,8 @@ export class KeyReplacement {
       (key) => key !== undefined && crypto.equal(key.publicKey, publicKey),
     )
     if (isKnown) return { type: 'key-replaced', publicKey }
+    if (peer.config.spent === true)
+      return this.#host.peerByKey(publicKey) === undefined ? undefined : { type: 'key-replaced', publicKey }
     if (peer.config.invited === true && peer.nextRemote !== undefined) return undefined
     if (now - peer.keyStoredAt < KEY_INTERVAL || now - peer.keyOfferedAt < KEY_STORE_TIME) return undefined
     if (this.#host.peerByKey(publicKey) !== undefined) return undefined

@@ -454,8 +454,8 @@ function beside(bed: Bed, events: SignallingEvents): Signalling {
   const host = () => bed.pair.hostPeer
   return {
     associate: (anchor, now) => {
-      const { v4, v6 } = bed.anchor.associate(host())!
-      events.associated(anchor, v4, v6, now)
+      const given = bed.anchor.associate(host())
+      if (typeof given === 'object') events.associated(anchor, given.v4, given.v6, now)
     },
     setUpTunnel: (anchor, tunnel, now) => bed.pair.host.machine.addPath(anchor, tunnel, now),
     handOver: (_anchor, { unTid }, group, flows, now) =>

@@ -34,6 +34,7 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
   }
   const hosts: AnchorHosts = {
     list: () => [known],
+    gone: () => [],
     offerKey: (_, nextPublicKey) => {
       known = { ...known, nextPublicKey }
       write()

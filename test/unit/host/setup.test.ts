@@ -16,6 +16,7 @@ import {
   invite,
   join,
   joinWireguard,
+  leave,
   loadAnchorConfig,
 } from '../../../src/host/provisioning/anchoring.ts'
 import { State } from '../../../src/host/stores/state.ts'
@@ -178,4 +179,48 @@ test('a damaged store is told, not taken for an empty one', () => {
   const file = joinPath(folder, 'hosts.json')
   writeFileSync(file, '{"version":1,"hosts":[{}]}', { mode: 0o600 })
   assert.throws(() => new HostStore(file), { code: 'STORE_INVALID', kind: 'usage' })
+})
+
+test('leave undoes join: the file is as it was, or gone with the keys (issue 14, point 2)', () => {
+  const mobile = fresh()
+  join(mobile, invited(anchor(), 'laptop'), NOW)
+  const first = readFileSync(mobile.configFile, 'utf8')
+  join(mobile, invited(anchor(), 'laptop'), NOW)
+  assert.throws(() => leave(mobile, undefined), { code: 'USAGE', message: /several anchors/ })
+  assert.throws(() => leave(mobile, 'nobody'), { code: 'USAGE', hint: 'peers: anchor, anchor-2' })
+  assert.deepEqual(leave(mobile, 'anchor-2'), { peer: 'anchor-2', config: mobile.configFile, removed: false })
+  assert.equal(readFileSync(mobile.configFile, 'utf8'), first)
+  assert.ok(!existsSync(mobile.file('anchor-2.invitation.key')))
+  assert.equal(leave(mobile, undefined).removed, true)
+  for (const file of [mobile.configFile, mobile.keyFile, mobile.file('anchor.invitation.key')])
+    assert.ok(!existsSync(file), file)
+  assert.throws(() => leave(mobile, undefined), { kind: 'usage' })
+})
+
+test('an anchor remembers why a key is worth nothing: used, expired, removed; not without end (issue 14, point 2)', () => {
+  const { state, store } = anchor()
+  const first = invite(state, store, 'a', NOW)
+  store.offerKey('a', encodeKey(publicKeyOf(new Uint8Array(32).fill(7))))
+  store.confirmKey('a', encodeKey(publicKeyOf(new Uint8Array(32).fill(7))))
+  invite(state, store, 'b', NOW)
+  invite(state, store, 'c', NOW + 48 * 3_600_000) // b has expired by then
+  store.remove('a')
+  const again = new HostStore(state.file('hosts.json'))
+  assert.deepEqual(
+    again.gone().map(({ name, why }) => [name, why]),
+    [
+      ['a', 'used'],
+      ['b', 'expired'],
+      ['a', 'removed'],
+    ],
+  )
+  assert.equal(again.gone()[0]!.public_key, first.host.public_key)
+  invite(state, store, 'phone', NOW + 48 * 3_600_000, { wg: true })
+  store.remove('phone')
+  assert.equal(store.gone().length, 3, 'a stock client could not hear it')
+  for (let i = 0; i < 260; i++) {
+    invite(state, store, 'again', NOW + 48 * 3_600_000)
+    store.remove('again')
+  }
+  assert.equal(store.gone().length, 256)
 })

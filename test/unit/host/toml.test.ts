@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { addTable, isFault, parseToml } from '../../../src/host/configuration/toml.ts'
+import { addTable, isFault, parseToml, removeTable } from '../../../src/host/configuration/toml.ts'
 
 function documentOf(...lines: string[]) {
   const document = parseToml(lines.join('\n'))
@@ -110,4 +110,19 @@ test('whatever strings are added, they are read back, and again with another aft
     }),
     { numRuns: 200 },
   )
+})
+
+test('an entry of an array of tables goes with what belongs to it; what was written around it stays (issue 14, point 2)', () => {
+  const text =
+    '# mine\n[host]\n# b\nprefer = ["a"]\n\n[[peer]]\nname = "x"\n\n[[peer]]\nname = "y" # why\n\n[log]\nlevel = "warn"\n'
+  assert.equal(removeTable(text, ['peer'], 0), text.replace('[[peer]]\nname = "x"\n\n', ''))
+  const none = removeTable(removeTable(text, ['peer'], 0), ['peer'], 0)
+  assert.deepEqual(documentOf(none).value, { host: { prefer: ['a'] }, log: { level: 'warn' } })
+  assert.match(none, /# mine\n[\s\S]*# b\n/)
+  assert.equal(
+    removeTable('a = 1\npeer = [{ n = 1 }, { n = 2 }, { n = 3 }]\n', ['peer'], 1),
+    'a = 1\npeer = [{ n = 1 }, { n = 3 }]\n',
+  )
+  assert.equal(removeTable('peer = [{ n = 1 }, { n = 2 }]\n', ['peer'], 1), 'peer = [{ n = 1 }]\n')
+  assert.equal(removeTable('peer = [{ n = 1 }]\n', ['peer'], 0), 'peer = []\n')
 })

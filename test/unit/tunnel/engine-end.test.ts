@@ -73,7 +73,7 @@ const cases: Record<string, () => Case> = {
   },
   'an anchor': () => {
     const { engine, calls, parts } = common()
-    const components = { ...parts, hosts: quiet([], { list: () => [] }) } as AnchorComponents
+    const components = { ...parts, hosts: quiet([], { list: () => [], gone: () => [] }) } as AnchorComponents
     const mechanism = new AnchorService(components, {
       device: 'gwan0',
       mtu: 1420,

@@ -1,0 +1,158 @@
+/** The way to each anchor over each access, tried from outside in without a daemon: for `godwit ping`, `doctor` and `join`. */
+import { lookup } from 'node:dns/promises'
+import { existsSync } from 'node:fs'
+import { AccessMonitor } from '../../access/index.ts'
+import { decodeInvitation } from '../../anchoring/invitation.ts'
+import { type Door, type Knock, knock } from '../../anchoring/knock.ts'
+import { Status, statusText } from '../../anchoring/wire.ts'
+import { parseAddress } from '../../core/address.ts'
+import { GodwitError } from '../../core/errors.ts'
+import { formatEndpoint } from '../../core/flow.ts'
+import type { WayStatus } from '../../core/mechanism.ts'
+import { matchesPattern } from '../../core/pattern.ts'
+import { decodeKey } from '../../crypto/keys.ts'
+import { RealClock } from '../../linux/clock.ts'
+import { OUR_DEVICES } from '../../linux/ledger.ts'
+import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
+import { readPrivateKey, resolveBeside } from '../../mechanism/files.ts'
+import { mayChangeNetwork } from '../../mechanism/needs.ts'
+import { must, parseHostPort } from '../../mechanism/schema.ts'
+import { RememberedTimestamp } from '../../mechanism/timestamp.ts'
+import type { Config } from '../configuration/schema.ts'
+import type { State } from '../stores/state.ts'
+import { keyFileOf } from './anchoring.ts'
+
+/** An answer to `join` that comes later than this is no reason to wait (ms). */
+const JOIN_PATIENCE_MS = 2000
+
+type Peer = Config['peer'][number]
+
+/** Whether this process may bind sockets to accesses. */
+export const mayTry = mayChangeNetwork
+
+/** Tries every peer over every access; each takes a few seconds at most, peers side by side. */
+export async function tryWays(state: State, config: Config): Promise<WayStatus[]> {
+  const never = Object.entries(config.access).flatMap(([pattern, { use }]) =>
+    use === 'never' ? [pattern] : [],
+  )
+  const accesses = listAccesses().filter(
+    ({ name }) => !never.some((pattern) => matchesPattern(pattern, name)),
+  )
+  const tried = config.peer.map(async (peer) => {
+    // One after the other: the anchor keeps one session of a host beside the one before.
+    const ways: WayStatus[] = []
+    for (const { name, down } of accesses) {
+      const { endpoint, alternatives } = peer
+      const none = { peer: peer.name, access: name, remote: endpoint, ok: false, rtt_ms: null, mtu: null }
+      if (down !== undefined) ways.push({ ...none, reason: down })
+      else
+        for (const each of [endpoint, ...alternatives])
+          ways.push(await tryWay(state, config, peer, name, each))
+    }
+    return ways
+  })
+  return (await Promise.all(tried)).flat()
+}
+
+async function tryWay(
+  state: State,
+  config: Config,
+  peer: Peer,
+  access: string,
+  endpoint: string,
+): Promise<WayStatus> {
+  const { host, port } = must(parseHostPort(endpoint))
+  const base = { peer: peer.name, access, remote: endpoint, ok: false, rtt_ms: null, mtu: null }
+  const address = await addressOf(host)
+  if (typeof address === 'string') return { ...base, reason: address }
+  const invitation = peer.invitation_key_file && resolveBeside(state.configFile, peer.invitation_key_file)
+  const keyFile = invitation && existsSync(invitation) ? invitation : keyFileOf(state, config)
+  const floor = new RememberedTimestamp(state.file('timestamp')).get()
+  const found = await knock({
+    privateKey: readPrivateKey(keyFile),
+    publicKey: must(decodeKey(peer.public_key)),
+    ...(peer.preshared_key !== undefined && { presharedKey: must(decodeKey(peer.preshared_key)) }),
+    remote: { address, port },
+    device: access,
+    ...(floor !== undefined && { floor }),
+    stock: peer.kind === 'wireguard',
+  })
+  const remote = formatEndpoint(address, port)
+  return { ...base, remote, ...describe(found, peer.kind === 'wireguard', port) }
+}
+
+function describe(found: Knock, stock: boolean, port: number): Omit<WayStatus, 'peer' | 'access' | 'remote'> {
+  const none = { ok: false, rtt_ms: null, mtu: null }
+  switch (found.kind) {
+    case 'silent':
+      return {
+        ...none,
+        reason: `no answer: UDP port ${port} is blocked on the way, the anchor is down, or it does not know this host`,
+      }
+    case 'unreachable':
+      return { ...none, reason: found.reason }
+    case 'answered': {
+      const { rttMs, status, mtu } = found
+      const rtt_ms = Math.round(rttMs * 10) / 10
+      const refused = status === undefined || status === Status.OK ? undefined : statusText(status)
+      const silent = status === undefined && !stock ? 'answers, but gives this host no address' : undefined
+      const reason = refused ?? silent
+      return { ok: reason === undefined, rtt_ms, mtu: mtu ?? null, ...(reason !== undefined && { reason }) }
+    }
+  }
+}
+
+/** An address for a host's name, or why there is none. */
+async function addressOf(host: string): Promise<Uint8Array | string> {
+  const literal = parseAddress(host)
+  if (literal.ok) return literal.value
+  try {
+    const { address } = await lookup(host)
+    const parsed = parseAddress(address)
+    return parsed.ok ? parsed.value : parsed.reason
+  } catch (error) {
+    return `the name ${host} has no address here (${(error as NodeJS.ErrnoException).code})`
+  }
+}
+
+function listAccesses(): { name: string; down: string | undefined }[] {
+  const rtnl = new Rtnetlink()
+  const monitor = new AccessMonitor({ rtnl, clock: new RealClock() }, { routing: false, ours: OUR_DEVICES })
+  try {
+    monitor.start()
+    return monitor
+      .accesses()
+      .map(({ name, state, reason }) => ({ name, down: state === 'down' ? `down: ${reason}` : undefined }))
+  } finally {
+    monitor.stop()
+    rtnl.close()
+  }
+}
+
+/**
+ * Asks the anchor whether an invitation is still good. Throws INVITATION_USED where it says no; returns what to tell the user
+ * where it does not answer in two seconds, undefined where it says yes.
+ */
+export async function checkInvitation(text: string): Promise<string | undefined> {
+  const invitation = decodeInvitation(text)
+  if (!invitation.ok) return undefined // `join` says what is wrong with it
+  const { endpoint, private_key, public_key, preshared_key } = invitation.value
+  const { host, port } = must(parseHostPort(endpoint))
+  const address = await addressOf(host)
+  if (typeof address === 'string') return address
+  const door: Door = {
+    privateKey: must(decodeKey(private_key)),
+    publicKey: must(decodeKey(public_key)),
+    presharedKey: must(decodeKey(preshared_key)),
+    remote: { address, port },
+  }
+  const found = await knock(door, JOIN_PATIENCE_MS)
+  if (found.kind !== 'answered')
+    return `the anchor at ${endpoint} does not answer now; godwit ping tests the way to it`
+  const { status } = found
+  if (status === undefined || status === Status.OK) return undefined
+  throw new GodwitError('INVITATION_REFUSED', statusText(status), {
+    kind: 'usage',
+    hint: 'ask for another one: godwit anchor invite NAME',
+  })
+}
