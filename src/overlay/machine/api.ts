@@ -1,0 +1,150 @@
+/**
+ * The seams of the overlay: what each machine takes and gives. Machines are pure; `now` is monotonic milliseconds, `wall`
+ * milliseconds since 1970. After every call the owner drains `poll()` and re-reads `nextTimeout()`.
+ */
+import type { Random } from '../../core/clock.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
+import type { RouteKind } from '../tables.ts'
+import type { Lease } from '../wire/lease.ts'
+import type { Route } from '../wire/message.ts'
+
+/** Primitives that machines are given. */
+export interface OverlayCrypto extends TunnelCrypto {
+  /** Ed25519. */
+  sign(seed: Uint8Array, message: Uint8Array): Uint8Array
+  verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean
+}
+
+export interface MachineComponents {
+  readonly crypto: OverlayCrypto
+  readonly random: Random
+  /** Milliseconds since 1970; may jump. */
+  readonly wall: () => number
+}
+
+/** A datagram to send. `socket` is the index of the owner's socket. */
+export interface Send {
+  readonly type: 'send'
+  readonly socket: number
+  readonly to: Endpoint
+  readonly bytes: Uint8Array
+}
+
+/** A step of the paper's procedures, for `godwit overlay trace`. */
+export interface Step {
+  readonly type: 'step'
+  readonly at: number
+  readonly from: string
+  readonly to: string
+  readonly what: string
+}
+
+/** A UDP socket of the node's tunnel engine: one for each access and family. */
+export interface NodeSocket {
+  readonly socket: number
+  readonly access: string
+  /** Addresses of the interface that this socket sends from, no link-local ones. */
+  readonly addresses: readonly Uint8Array[]
+  readonly port: number
+  /** Lower is preferred: signalling goes over the first that reaches the coordinator. */
+  readonly priority: number
+}
+
+/** What login gave, kept by the node (`POST /v1/login`). */
+export interface Credentials {
+  /** Full name of this node. */
+  readonly name: string
+  readonly keyId: Uint8Array
+  readonly key: Uint8Array
+  /** Full name of the coordinator, for the log; its addresses come by `setCoordinator`. */
+  readonly coordinator: string
+  /** Ed25519 key of the own zone. */
+  readonly zoneKey: Uint8Array
+}
+
+export interface NodeMachineInit {
+  readonly credentials: Credentials
+  /** X25519 public key of this node, 32 bytes. */
+  readonly publicKey: Uint8Array
+  /** The last lease, encoded, over restarts. */
+  readonly lease?: Uint8Array
+}
+
+/** What the owner does next. */
+export type NodeOutput =
+  | Send
+  | Step
+  /** Keep the lease; put its addresses on the virtual interface. Comes again when something changed. */
+  | {
+      readonly type: 'registered'
+      readonly lease: Lease
+      readonly encoded: Uint8Array
+      /** Where the coordinator sees us. */
+      readonly observed: Endpoint
+      /** Connect there with `token`; absent: there is none. */
+      readonly notification?: { readonly host: string; readonly port: number; readonly token: Uint8Array }
+    }
+  /** The coordinator does not answer on any socket; names can not be resolved until `registered` comes again. */
+  | { readonly type: 'unregistered'; readonly reason: string }
+  /** A tunnel table row was made or renewed: make the peer known to the tunnel with these keys. */
+  | {
+      readonly type: 'direction'
+      readonly peer: string
+      readonly lease: Lease
+      readonly pairKey: Uint8Array
+      readonly leads: boolean
+      readonly route: Route
+      /** False: the peer asked. */
+      readonly asked: boolean
+    }
+  /**
+   * This way to the peer works. `open`: this end opens a tunnel path there; else the peer does, and a path may come from there.
+   * Repeated when the remote end of a way changes.
+   */
+  | {
+      readonly type: 'way'
+      readonly peer: string
+      readonly kind: RouteKind
+      readonly socket: number
+      readonly remote: Endpoint
+      readonly open: boolean
+    }
+  /** The way ended: its socket is gone, or the relay forgot the channel. Paths that fail are the tunnel's own verdict. */
+  | {
+      readonly type: 'way-gone'
+      readonly peer: string
+      readonly socket: number
+      readonly remote: Endpoint
+    }
+  /** The direction was refused, or no way was found in time. Absent packets may be answered with ICMP unreachable. */
+  | { readonly type: 'refused'; readonly peer: string; readonly reason: string; readonly status: number }
+  | { readonly type: 'log'; readonly level: 'warn' | 'debug'; readonly message: string }
+
+/**
+ * NT-32: the negotiation module, and what the handover module (NT-33) tells it. Implemented by machine/node.ts, which lives in
+ * the engine worker beside the tunnel machine.
+ */
+export interface NodeMachineApi {
+  /** All sockets that there are now; registers anew, binds relays anew, checks candidates anew. */
+  setSockets(sockets: readonly NodeSocket[], now: number): void
+  /** Addresses of the coordinator, best first; both families if there are. */
+  setCoordinator(endpoints: readonly Endpoint[], now: number): void
+  /** A datagram of the tunnel's socket whose first byte is 0x4e. */
+  handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void
+  /** A datagram that the notification server brought. */
+  handleNotification(bytes: Uint8Array, now: number): void
+  /** Whether the notification server is connected: no keep-alive to the coordinator is needed then. */
+  setNotified(connected: boolean, now: number): void
+  /** NT-29: wants a tunnel to this name. `direction` or `refused` follows; asking again while it is under way changes nothing. */
+  resolve(name: string, now: number): void
+  /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */
+  noteNoPath(peer: string, now: number): void
+  /** The host slept, or its networks changed in a way that sockets do not show. */
+  wake(now: number): void
+  /** Forgets the peer. */
+  forget(peer: string, now: number): void
+  poll(): NodeOutput | undefined
+  nextTimeout(): number | undefined
+  handleTimeout(now: number): void
+}
