@@ -25,10 +25,7 @@ export interface NodeRecord {
   /** Login key and its id, of the last login. */
   readonly keyId: Uint8Array
   readonly key: Uint8Array
-  /** Virtual addresses; absent until the first registration. */
-  readonly v6?: Uint8Array
-  readonly v4?: Uint8Array
-  /** The last lease, encoded. */
+  /** The last lease, encoded; absent until the first registration. */
   readonly lease?: Uint8Array
 }
 

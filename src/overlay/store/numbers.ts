@@ -1,0 +1,83 @@
+/**
+ * Numbers of nodes, from which their virtual addresses follow. Each is given out once, also after an older copy of the database
+ * was put back: a file beside it says up to where numbers may have been given out, in blocks, and is written before the first number
+ * of a block is used. A database that does not know the last block starts behind it.
+ */
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { GodwitError } from '../../core/errors.ts'
+
+const BLOCK = 256
+
+export class Numbers {
+  readonly #file: string
+  #next: number
+  #reserved: number
+
+  /** `next` and `reserved` as the database has them; both 1 for a new one. */
+  constructor(file: string, next: number, reserved: number) {
+    this.#file = file
+    const kept = readReserved(file)
+    this.#next = kept !== undefined && kept > reserved ? kept : next
+    this.#reserved = Math.max(kept ?? 1, reserved)
+  }
+
+  get next(): number {
+    return this.#next
+  }
+
+  get reserved(): number {
+    return this.#reserved
+  }
+
+  take(): number {
+    const number = this.#next
+    this.note(number)
+    return number
+  }
+
+  /** The number is a node's: none up to it is given out any more. */
+  note(number: number): void {
+    if (number >= this.#reserved) this.#reserve(number + BLOCK)
+    this.#next = Math.max(this.#next, number + 1)
+  }
+
+  #reserve(reserved: number): void {
+    writeDurably(this.#file, `${reserved}\n`)
+    this.#reserved = reserved
+  }
+}
+
+function readReserved(file: string): number | undefined {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+  if (!/^[1-9][0-9]{0,14}\n$/.test(text))
+    throw new GodwitError('STORE_FAILED', `${file} does not hold a number`, {
+      hint: 'write into it a number above that of every node',
+    })
+  return Number(text)
+}
+
+/** The file has the new content after a power cut, or the old one; when this returns, the new one. */
+export function writeDurably(file: string, text: string): void {
+  const fresh = `${file}.new`
+  const fd = openSync(fresh, 'w', 0o600)
+  try {
+    writeSync(fd, text)
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+  renameSync(fresh, file)
+  const folder = openSync(dirname(file), 'r')
+  try {
+    fsyncSync(folder)
+  } finally {
+    closeSync(folder)
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * SQLite as the store uses it: Node's own where it has one (22.13 and newer), else libsql, which comes prebuilt from npm. Both
+ * are synchronous. Write-ahead log, and fsync at every commit: what was committed survives a power cut.
+ */
+import { createRequire } from 'node:module'
+import { GodwitError, missingError } from '../../core/errors.ts'
+
+export type Value = string | number | bigint | null | Uint8Array
+export type Row = Readonly<Record<string, unknown>>
+
+export interface Statement {
+  run(...values: Value[]): unknown
+  get(...values: Value[]): unknown
+  all(...values: Value[]): unknown[]
+}
+
+export interface Database {
+  exec(sql: string): void
+  prepare(sql: string): Statement
+  close(): void
+}
+
+export interface Driver {
+  readonly name: string
+  open(file: string): Database
+}
+
+const requireModule = createRequire(import.meta.url)
+
+/** Node's warning that its SQLite may change is for programmers. */
+function quietly<T>(load: () => T): T {
+  const { emitWarning } = process
+  process.emitWarning = () => {}
+  try {
+    return load()
+  } finally {
+    process.emitWarning = emitWarning
+  }
+}
+
+type Class<T> = new (file: string) => T
+
+interface LibsqlStatement {
+  run(values: Value[]): unknown
+  get(values: Value[]): unknown
+  all(values: Value[]): unknown[]
+}
+
+interface LibsqlDatabase extends Omit<Database, 'prepare'> {
+  prepare(sql: string): LibsqlStatement
+}
+
+/** libsql takes a single byte array for a list of values: it always gets a list. */
+function openLibsql(Libsql: Class<LibsqlDatabase>, file: string): Database {
+  const database = new Libsql(file)
+  return {
+    exec: (sql) => database.exec(sql),
+    close: () => database.close(),
+    prepare(sql) {
+      const statement = database.prepare(sql)
+      return {
+        run: (...values) => statement.run(values),
+        get: (...values) => statement.get(values),
+        all: (...values) => statement.all(values),
+      }
+    },
+  }
+}
+
+/** The module, if this machine has it. */
+function find<T>(name: string): T | undefined {
+  try {
+    return quietly(() => requireModule(name)) as T
+  } catch {
+    return undefined
+  }
+}
+
+/** The drivers that this machine has, the preferred one first. */
+export function drivers(): readonly Driver[] {
+  const own = find<{ readonly DatabaseSync: Class<Database> }>('node:sqlite')
+  const libsql = find<Class<LibsqlDatabase>>('libsql')
+  return [
+    ...(own === undefined
+      ? []
+      : [{ name: 'node:sqlite', open: (file: string) => new own.DatabaseSync(file) }]),
+    ...(libsql === undefined ? [] : [{ name: 'libsql', open: (file: string) => openLibsql(libsql, file) }]),
+  ]
+}
+
+export function openDatabase(file: string, driver: Driver | undefined = drivers()[0]): Database {
+  if (driver === undefined)
+    throw missingError('this Node.js has no SQLite, and libsql is not installed', 'npm install libsql')
+  let database: Database | undefined
+  try {
+    database = driver.open(file)
+    // The answer of a pragma is a row: exec of libsql does not take it.
+    const mode = database.prepare('PRAGMA journal_mode = WAL').get() as { journal_mode?: string } | undefined
+    if (mode?.journal_mode !== 'wal') throw new Error('the file system has no shared memory for its log')
+    database.exec('PRAGMA synchronous = FULL')
+    database.exec('PRAGMA foreign_keys = ON')
+    database.exec('PRAGMA busy_timeout = 5000')
+    return database
+  } catch (error) {
+    database?.close()
+    throw new GodwitError('STORE_FAILED', `${file}: ${(error as Error).message}`, {
+      op: 'open',
+      hint: 'is it a database of godwit, on a local file system, that this user may write?',
+      cause: error,
+    })
+  }
+}

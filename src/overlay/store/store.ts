@@ -1,0 +1,296 @@
+/**
+ * Durable state: accounts, nodes with their keys and address leases, who may ask for whom, keys of foreign zones (NT-10, NT-13,
+ * NT-16). Writes join one transaction; `commit` writes them to the disk. Whoever answers a request commits first, once for a batch
+ * of requests (group commit), so what was acknowledged survives a kill and a power cut.
+ */
+import type { NodeRecord } from '../tables.ts'
+import { Numbers } from './numbers.ts'
+import { type Database, type Driver, openDatabase, type Statement } from './sqlite.ts'
+
+export interface Account {
+  readonly name: string
+  readonly salt: Uint8Array
+  readonly hash: Uint8Array
+  readonly disabled: boolean
+  /** Seconds since 1970. */
+  readonly created: number
+}
+
+/** What the coordinator's machine asks of durable state; all of it answers at once. */
+export interface Directory {
+  nodeByName(name: string): NodeRecord | undefined
+  nodeByKeyId(keyId: Uint8Array): NodeRecord | undefined
+  /** The node of a login: made, or its keys replaced. False when the name is another account's. */
+  putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean
+  /** A number that no node has or had. */
+  takeNumber(): number
+  /** Keeps the node's number, unless another node has it. */
+  setNumber(name: string, number: number): boolean
+  numberOf(name: string): number | undefined
+  setLease(name: string, lease: Uint8Array): void
+  /** A serial for a lease, greater than all before. */
+  takeSerial(): number
+  /** Patterns of names that may ask for this node: full names and `*.zone`; undefined: the zone's rule holds. */
+  accessOf(name: string): readonly string[] | undefined
+  /** The keys of a foreign zone as first seen. */
+  zoneKeys(zone: string): ZoneKeys | undefined
+  pinZone(zone: string, keys: ZoneKeys): void
+}
+
+export interface ZoneKeys {
+  /** X25519 and Ed25519, 32 bytes each. */
+  readonly coordinator: Uint8Array
+  readonly zone: Uint8Array
+}
+
+const SCHEMA = `
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS accounts (
+  name TEXT PRIMARY KEY, salt BLOB NOT NULL, hash BLOB NOT NULL, disabled INTEGER NOT NULL, created INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS nodes (
+  name TEXT PRIMARY KEY, account TEXT NOT NULL REFERENCES accounts(name) ON DELETE CASCADE, public_key BLOB NOT NULL,
+  key_id BLOB NOT NULL UNIQUE, key BLOB NOT NULL, number INTEGER UNIQUE, lease BLOB
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS nodes_of_account ON nodes (account);
+CREATE TABLE IF NOT EXISTS access (
+  node TEXT NOT NULL, pattern TEXT NOT NULL, PRIMARY KEY (node, pattern)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS zones (
+  name TEXT PRIMARY KEY, coordinator BLOB NOT NULL, zone BLOB NOT NULL, seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+`
+
+const STATEMENTS = {
+  meta: 'SELECT value FROM meta WHERE key = ?',
+  setMeta: 'INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value',
+  account: 'SELECT * FROM accounts WHERE name = ?',
+  accounts: 'SELECT * FROM accounts ORDER BY name',
+  putAccount:
+    'INSERT INTO accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET salt = excluded.salt, hash = excluded.hash, disabled = excluded.disabled',
+  removeAccount: 'DELETE FROM accounts WHERE name = ?',
+  node: 'SELECT * FROM nodes WHERE name = ?',
+  nodeByKeyId: 'SELECT * FROM nodes WHERE key_id = ?',
+  nodesOf: 'SELECT * FROM nodes WHERE account = ? ORDER BY name',
+  putNode:
+    'INSERT INTO nodes (name, account, public_key, key_id, key) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET public_key = excluded.public_key, key_id = excluded.key_id, key = excluded.key',
+  holder: 'SELECT name FROM nodes WHERE number = ?',
+  setNumber: 'UPDATE nodes SET number = ? WHERE name = ?',
+  setLease: 'UPDATE nodes SET lease = ? WHERE name = ?',
+  access: 'SELECT pattern FROM access WHERE node = ? ORDER BY pattern',
+  addAccess: 'INSERT OR IGNORE INTO access VALUES (?, ?)',
+  clearAccess: 'DELETE FROM access WHERE node = ?',
+  zone: 'SELECT * FROM zones WHERE name = ?',
+  pinZone: 'INSERT OR IGNORE INTO zones VALUES (?, ?, ?, ?)',
+  unpinZone: 'DELETE FROM zones WHERE name = ?',
+} as const
+
+interface NodeRow {
+  readonly name: string
+  readonly account: string
+  readonly public_key: Uint8Array
+  readonly key_id: Uint8Array
+  readonly key: Uint8Array
+  readonly number: number | null
+  readonly lease: Uint8Array | null
+}
+
+export interface StoreInit {
+  /** The database; `FILE.numbers` stands beside it. */
+  readonly file: string
+  readonly driver?: Driver
+  /** Seconds since 1970. */
+  readonly wall?: () => number
+}
+
+export class Store implements Directory {
+  readonly #database: Database
+  readonly #statements: { readonly [Name in keyof typeof STATEMENTS]: Statement }
+  readonly #numbers: Numbers
+  readonly #wall: () => number
+  #serial: number
+  #open = false
+
+  constructor({ file, driver, wall = () => Math.floor(Date.now() / 1000) }: StoreInit) {
+    this.#wall = wall
+    this.#database = openDatabase(file, driver)
+    for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
+    this.#statements = Object.fromEntries(
+      Object.entries(STATEMENTS).map(([name, sql]) => [name, this.#database.prepare(sql)]),
+    ) as never
+    this.#numbers = new Numbers(
+      `${file}.numbers`,
+      this.#meta('next_number') ?? 1,
+      this.#meta('reserved') ?? 1,
+    )
+    this.#serial = this.#meta('serial') ?? 0
+  }
+
+  /** Writes what has changed to the disk; returns when it is there. */
+  commit(): void {
+    if (!this.#open) return
+    const { setMeta } = this.#statements
+    setMeta.run('next_number', this.#numbers.next)
+    setMeta.run('reserved', this.#numbers.reserved)
+    setMeta.run('serial', this.#serial)
+    this.#database.exec('COMMIT')
+    this.#open = false
+  }
+
+  /** Whether something waits for `commit`. */
+  get dirty(): boolean {
+    return this.#open
+  }
+
+  close(): void {
+    this.commit()
+    this.#database.close()
+  }
+
+  account(name: string): Account | undefined {
+    const row = this.#statements.account.get(name) as AccountRow | undefined | null
+    return row == null ? undefined : accountOf(row)
+  }
+
+  accounts(): readonly Account[] {
+    return (this.#statements.accounts.all() as AccountRow[]).map(accountOf)
+  }
+
+  putAccount(account: Omit<Account, 'created'>): void {
+    this.#begin()
+    const { name, salt, hash, disabled } = account
+    this.#statements.putAccount.run(name, salt, hash, disabled ? 1 : 0, this.#wall())
+  }
+
+  /** Its nodes go with it; their addresses are never given out again. */
+  removeAccount(name: string): boolean {
+    if (this.account(name) === undefined) return false
+    this.#begin()
+    for (const node of this.nodesOf(name)) this.#statements.clearAccess.run(node.name)
+    this.#statements.removeAccount.run(name)
+    return true
+  }
+
+  nodesOf(account: string): readonly NodeRecord[] {
+    return (this.#statements.nodesOf.all(account) as NodeRow[]).map(nodeOf)
+  }
+
+  nodeByName(name: string): NodeRecord | undefined {
+    const row = this.#nodeRow(name)
+    return row && nodeOf(row)
+  }
+
+  nodeByKeyId(keyId: Uint8Array): NodeRecord | undefined {
+    const row = this.#statements.nodeByKeyId.get(keyId) as NodeRow | undefined | null
+    return row == null ? undefined : nodeOf(row)
+  }
+
+  putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean {
+    const there = this.#nodeRow(node.name)
+    if (there !== undefined && there.account !== node.account) return false
+    this.#begin()
+    this.#statements.putNode.run(node.name, node.account, node.publicKey, node.keyId, node.key)
+    return true
+  }
+
+  takeNumber(): number {
+    this.#begin()
+    return this.#numbers.take()
+  }
+
+  setNumber(name: string, number: number): boolean {
+    const holder = this.#statements.holder.get(number) as { name: string } | undefined | null
+    if (holder != null && holder.name !== name) return false
+    this.#begin()
+    this.#numbers.note(number)
+    this.#statements.setNumber.run(number, name)
+    return true
+  }
+
+  numberOf(name: string): number | undefined {
+    return this.#nodeRow(name)?.number ?? undefined
+  }
+
+  setLease(name: string, lease: Uint8Array): void {
+    this.#begin()
+    this.#statements.setLease.run(lease, name)
+  }
+
+  takeSerial(): number {
+    this.#begin()
+    return ++this.#serial
+  }
+
+  accessOf(name: string): readonly string[] | undefined {
+    const rows = this.#statements.access.all(name) as { pattern: string }[]
+    return rows.length === 0 ? undefined : rows.map(({ pattern }) => pattern)
+  }
+
+  /** Undefined: the zone's rule holds again. */
+  setAccess(name: string, patterns: readonly string[] | undefined): void {
+    this.#begin()
+    this.#statements.clearAccess.run(name)
+    for (const pattern of patterns ?? []) this.#statements.addAccess.run(name, pattern)
+  }
+
+  zoneKeys(zone: string): ZoneKeys | undefined {
+    const row = this.#statements.zone.get(zone) as
+      | { coordinator: Uint8Array; zone: Uint8Array }
+      | undefined
+      | null
+    return row == null ? undefined : { coordinator: own(row.coordinator), zone: own(row.zone) }
+  }
+
+  pinZone(zone: string, keys: ZoneKeys): void {
+    this.#begin()
+    this.#statements.pinZone.run(zone, keys.coordinator, keys.zone, this.#wall())
+  }
+
+  unpinZone(zone: string): void {
+    this.#begin()
+    this.#statements.unpinZone.run(zone)
+  }
+
+  #begin(): void {
+    if (this.#open) return
+    this.#database.exec('BEGIN IMMEDIATE')
+    this.#open = true
+  }
+
+  #meta(key: string): number | undefined {
+    const row = this.#statements.meta.get(key) as { value: number } | undefined | null
+    return row == null ? undefined : row.value
+  }
+
+  #nodeRow(name: string): NodeRow | undefined {
+    return (this.#statements.node.get(name) as NodeRow | undefined | null) ?? undefined
+  }
+}
+
+interface AccountRow {
+  readonly name: string
+  readonly salt: Uint8Array
+  readonly hash: Uint8Array
+  readonly disabled: number
+  readonly created: number
+}
+
+function accountOf({ name, salt, hash, disabled, created }: AccountRow): Account {
+  return { name, salt: own(salt), hash: own(hash), disabled: disabled !== 0, created }
+}
+
+function nodeOf(row: NodeRow): NodeRecord {
+  return {
+    name: row.name,
+    account: row.account,
+    publicKey: own(row.public_key),
+    keyId: own(row.key_id),
+    key: own(row.key),
+    ...(row.lease !== null && { lease: own(row.lease) }),
+  }
+}
+
+/** Drivers differ in what a blob is. */
+function own(blob: Uint8Array): Uint8Array {
+  return new Uint8Array(blob)
+}

@@ -1,0 +1,106 @@
+/** The durable store of the overlay's servers: accounts, keys and address leases (NT-10, NT-13, NT-16). */
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { after, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { drivers } from '../../../src/overlay/store/sqlite.ts'
+import { Store } from '../../../src/overlay/store/store.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'godwit-store-'))
+after(() => rmSync(folder, { recursive: true }))
+const bytes = (length: number, first: number) => new Uint8Array(length).fill(first)
+const keys = (n: number) => ({ publicKey: bytes(32, n), keyId: bytes(16, n), key: bytes(32, n) })
+const account = (name: string) => ({ name, salt: bytes(16, 1), hash: bytes(32, 2), disabled: false })
+
+test('there is a driver on every supported Node.js', () => {
+  assert.ok(drivers().length > 0)
+})
+
+for (const driver of drivers()) {
+  test(`${driver.name}: accounts, nodes, access lists and pinned zones are as they were after a restart`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}.db`)
+    const store = new Store({ file, driver, wall: () => 1000 })
+    store.putAccount(account('alice'))
+    store.putAccount(account('bob'))
+    assert.ok(store.putNode({ name: 'phone.example', account: 'alice', ...keys(3) }))
+    assert.equal(store.putNode({ name: 'phone.example', account: 'bob', ...keys(4) }), false)
+    const number = store.takeNumber()
+    assert.ok(store.setNumber('phone.example', number))
+    assert.ok(store.putNode({ name: 'pc.example', account: 'bob', ...keys(5) }))
+    assert.equal(store.setNumber('pc.example', number), false, 'a number of another node')
+    store.setLease('phone.example', bytes(100, 7))
+    store.setAccess('phone.example', ['pc.example', '*.example'])
+    store.pinZone('other.example', { coordinator: bytes(32, 8), zone: bytes(32, 9) })
+    store.pinZone('other.example', { coordinator: bytes(32, 1), zone: bytes(32, 1) })
+    assert.equal(store.takeSerial(), 1)
+    assert.ok(store.dirty)
+    store.commit()
+    assert.equal(store.dirty, false)
+    store.close()
+
+    const again = new Store({ file, driver })
+    assert.deepEqual(
+      again.accounts().map(({ name }) => name),
+      ['alice', 'bob'],
+    )
+    assert.equal(again.account('alice')?.created, 1000)
+    assert.equal(again.account('nobody'), undefined)
+    const node = again.nodeByKeyId(bytes(16, 3))
+    assert.deepEqual(node, again.nodeByName('phone.example'))
+    assert.deepEqual(node, {
+      name: 'phone.example',
+      account: 'alice',
+      ...keys(3),
+      lease: bytes(100, 7),
+    })
+    assert.equal(again.numberOf('phone.example'), number)
+    assert.equal(again.takeNumber(), number + 1)
+    assert.equal(again.takeSerial(), 2)
+    assert.deepEqual(again.accessOf('phone.example'), ['*.example', 'pc.example'])
+    assert.equal(again.accessOf('pc.example'), undefined)
+    assert.deepEqual(again.zoneKeys('other.example')?.zone, bytes(32, 9), 'the first pin stays')
+    assert.ok(again.removeAccount('alice'))
+    assert.equal(again.nodeByName('phone.example'), undefined)
+    assert.equal(again.accessOf('phone.example'), undefined)
+    assert.equal(again.removeAccount('alice'), false)
+    again.close()
+  })
+
+  test(`NT-16: ${driver.name}: no number is given out twice, even when an older database is put back`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-old.db`)
+    let store = new Store({ file, driver })
+    store.takeNumber()
+    store.close()
+    copyFileSync(file, `${file}.backup`)
+    store = new Store({ file, driver })
+    let last = 0
+    for (let i = 0; i < 1000; i++) last = store.takeNumber()
+    store.close()
+    copyFileSync(`${file}.numbers`, `${file}.backup.numbers`)
+    store = new Store({ file: `${file}.backup`, driver })
+    assert.ok(store.takeNumber() > last)
+    store.close()
+  })
+}
+
+test('what was acknowledged survives kill -9', { timeout: 60_000 }, async () => {
+  const file = join(folder, 'killed.db')
+  const entry = fileURLToPath(new URL('../../support/overlay-writer.js', import.meta.url))
+  let acknowledged = 0
+  for (let run = 0; run < 5; run++) {
+    const child = spawn(process.execPath, [entry, file], { stdio: ['ignore', 'pipe', 'inherit'] })
+    let lines = 0
+    for await (const line of createInterface({ input: child.stdout })) {
+      acknowledged = Math.max(acknowledged, Number(line))
+      if (++lines === 20 + run) child.kill('SIGKILL')
+    }
+    const store = new Store({ file })
+    for (let number = 1; number <= acknowledged; number++)
+      assert.equal(store.numberOf(`n${number}.example`), number, `of ${acknowledged} in run ${run}`)
+    store.close()
+  }
+})
