@@ -1,0 +1,104 @@
+/**
+ * A node's side of a channel at a relay (RELAY_BIND, docs/wire/overlay.md): the relay sends to the address that was bound
+ * last. Bound again from another socket after a move. The counter is the wall clock at least, so that a node that restarts
+ * is not older than itself.
+ */
+import { Kind, MAC, type RelayBind } from '../wire/datagram.ts'
+import type { RelaySide } from '../wire/message.ts'
+import type { MachineComponents } from './api.ts'
+import { encoded } from './asker.ts'
+
+const FIRST_PAUSE = 150
+const TRIES = 6
+const TOKEN = 16
+const NEVER = Number.POSITIVE_INFINITY
+
+export type BindingState = 'binding' | 'bound' | 'failed'
+
+export interface BindingParts extends MachineComponents {
+  readonly side: RelaySide
+  readonly send: (socket: number, bytes: Uint8Array) => void
+  readonly onBound: (socket: number, now: number) => void
+  /** The relay does not answer, or does not know the channel. */
+  readonly onFailed: (now: number) => void
+}
+
+export class Binding {
+  readonly #parts: BindingParts
+  #socket = -1
+  #counter = 0
+  #token = new Uint8Array(TOKEN)
+  #tries = 0
+  #at = NEVER
+  #state: BindingState = 'failed'
+
+  constructor(parts: BindingParts) {
+    this.#parts = parts
+  }
+
+  get side(): RelaySide {
+    return this.#parts.side
+  }
+
+  get socket(): number {
+    return this.#socket
+  }
+
+  get state(): BindingState {
+    return this.#state
+  }
+
+  /** Binds from this socket from now on. */
+  bind(socket: number, now: number): void {
+    this.#socket = socket
+    this.#counter = Math.max(this.#counter + 1, Math.floor(this.#parts.wall()))
+    this.#token = new Uint8Array(TOKEN)
+    this.#tries = 0
+    this.#state = 'binding'
+    this.#send(now)
+  }
+
+  handle(bound: RelayBind, socket: number, now: number): void {
+    const { crypto, side } = this.#parts
+    if (this.#state !== 'binding' || socket !== this.#socket || bound.counter !== this.#counter) return
+    const bytes = encoded(bound)
+    const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
+    if (!crypto.equal(mac, bound.mac)) return
+    if (bound.side === 2) {
+      this.#token = bound.token.slice()
+      this.#send(now)
+    } else if (bound.side === 1) {
+      this.#state = 'bound'
+      this.#at = NEVER
+      this.#parts.onBound(socket, now)
+    }
+  }
+
+  nextTimeout(): number {
+    return this.#at
+  }
+
+  handleTimeout(now: number): void {
+    if (this.#at > now) return
+    if (this.#tries < TRIES) {
+      this.#send(now)
+      return
+    }
+    this.#at = NEVER
+    this.#state = 'failed'
+    this.#parts.onFailed(now)
+  }
+
+  #send(now: number): void {
+    const { crypto, side, send } = this.#parts
+    this.#at = now + FIRST_PAUSE * 2 ** this.#tries
+    this.#tries++
+    const head = {
+      ...{ kind: Kind.RELAY_BIND, channel: side.channel, side: side.side },
+      ...{ counter: this.#counter, token: this.#token },
+    }
+    const blank = encoded({ ...head, mac: new Uint8Array(MAC) })
+    const mac = crypto.mac(side.key, blank.subarray(0, blank.length - MAC))
+    send(this.#socket, encoded({ ...head, mac }))
+  }
+}

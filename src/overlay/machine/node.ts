@@ -1,0 +1,520 @@
+/**
+ * The node: all its signalling (NT-32, paper §3.4). It registers where its datagrams reach the coordinator, asks for
+ * directions, carries out those that come, and begins again where its networks change (NT-33, Fig. 7). Sockets, tunnel and
+ * kernel are the owner's; this machine holds the tunnel table.
+ *
+ * Nothing that a stranger sends gets past a look-up and one MAC: sessions are by index, CHECKs by the tag of a pair,
+ * RELAY_BOUNDs by their channel.
+ */
+import { compare, equal, toHex } from '../../core/bytes.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import type { TunnelRow } from '../tables.ts'
+import { datagramCodec, Kind } from '../wire/datagram.ts'
+import { checkLease, type Lease } from '../wire/lease.ts'
+import { isFullName, type Message, nameOfType, Route, Status, Type, Want } from '../wire/message.ts'
+import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
+import { Asker, type Way } from './asker.ts'
+import { Pair, reaches } from './pair.ts'
+
+/** A request is given up then (ms): repeated after 250 ms, doubling, five times. */
+const REQUEST_MS = 12_000
+/** A registration that nobody answers is asked for again after (ms). */
+const REGISTER_AGAIN = 5_000
+/** Peers at most; a direction for one more displaces the one directed longest ago. */
+const MAX_PAIRS = 1024
+/** Names sought at a time. */
+const MAX_SOUGHT = 256
+/** How long a name is sought before the answer that there is none (ms). */
+const SEEK_MS = 10_000
+/** Between two directions asked for because a peer has no path (ms), doubling to the longest. */
+const NO_PATH_PAUSE = 1_000
+const NO_PATH_LONGEST = 30_000
+/** Host candidates told. */
+const MAX_HOSTS = 14
+/** Requests with long answers are this long (bytes): an answer is no more than three times its request. */
+const PADDED = 420
+const NEVER = Number.POSITIVE_INFINITY
+
+const REASONS: Readonly<Record<number, string>> = {
+  [Status.UNKNOWN_NAME]: 'there is no node of this name',
+  [Status.NOT_ALLOWED]: 'not allowed to reach it',
+  [Status.NOT_REGISTERED]: 'it is not online',
+  [Status.TOO_MANY]: 'too many requests',
+  [Status.NO_RELAY]: 'no relay is to be had, and no direct route',
+  [Status.LEASE_REFUSED]: 'the lease was refused',
+  [Status.UNREACHED]: 'its coordinator does not answer',
+}
+
+/** For people: what a status says. */
+export function reasonOf(status: number): string {
+  return REASONS[status] ?? `status ${status}`
+}
+
+interface Sought {
+  readonly since: number
+  asked: boolean
+}
+
+export class NodeMachine implements NodeMachineApi {
+  readonly #parts: MachineComponents
+  readonly #init: NodeMachineInit
+  readonly #asker: Asker
+  readonly #pairs = new Map<string, Pair>()
+  /** By tag in hexadecimal. */
+  readonly #byTag = new Map<string, Pair>()
+  readonly #sought = new Map<string, Sought>()
+  /** Peers without a path: when a direction may be asked for again, and the pause after it. */
+  readonly #noPath = new Map<string, { at: number; pause: number }>()
+  /** Keys of foreign zones, by zone: the first that was seen. */
+  readonly #zones = new Map<string, Uint8Array>()
+  readonly #outputs: NodeOutput[] = []
+  #outputsRead = 0
+  #sockets: readonly NodeSocket[] = []
+  #coordinator: readonly Endpoint[] = []
+  #lease: Uint8Array | undefined
+  #registered = false
+  #registering = false
+  /** Peers are directed anew once the registration under way is done: this node moved. */
+  #moved = false
+  #registerAt = NEVER
+  #keepAliveAt = NEVER
+  #keepAliveMs = 0
+  #notified = false
+
+  constructor(parts: MachineComponents, init: NodeMachineInit) {
+    this.#parts = parts
+    this.#init = init
+    this.#lease = init.lease
+    const { keyId, key } = init.credentials
+    this.#asker = new Asker({
+      ...{ crypto: parts.crypto, random: parts.random, wall: parts.wall },
+      identity: { type: 'key', id: keyId },
+      key,
+      send: (bytes, { socket, to }) => this.#emit({ type: 'send', socket, to, bytes }),
+      onMessage: (message, way, now) => this.#message(message, way, now),
+      // A session that replaces one says that the coordinator has forgotten us, or will soon.
+      onOpened: (type, now) => {
+        if (type !== Type.REGISTRATION_REQUEST && !this.#registering) this.#register(now)
+      },
+      onSilence: (now) => this.#unregister('the coordinator does not answer', now),
+    })
+  }
+
+  get #own(): string {
+    return this.#init.credentials.name
+  }
+
+  /** The tunnel table. */
+  rows(): TunnelRow[] {
+    return [...this.#pairs.values()].map(({ row }) => row)
+  }
+
+  // ---- what the owner tells
+
+  setSockets(sockets: readonly NodeSocket[], now: number): void {
+    const sorted = [...sockets].sort((a, b) => a.priority - b.priority)
+    if (describe(sorted) === describe(this.#sockets)) return
+    const there = new Set(sorted.map(({ socket }) => socket))
+    const gone = new Set(this.#sockets.map(({ socket }) => socket).filter((socket) => !there.has(socket)))
+    this.#sockets = sorted
+    this.#setWays(now)
+    for (const pair of this.#pairs.values()) pair.setSockets(sorted, gone, now)
+    this.#moved ||= this.#pairs.size > 0
+    this.#register(now)
+  }
+
+  setCoordinator(endpoints: readonly Endpoint[], now: number): void {
+    const text = (list: readonly Endpoint[]) =>
+      list.map(({ address, port }) => `${toHex(address)} ${port}`).join()
+    if (text(endpoints) === text(this.#coordinator)) return
+    this.#coordinator = endpoints
+    this.#setWays(now)
+    if (!this.#registered) this.#register(now)
+  }
+
+  handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void {
+    const datagram = datagramCodec.decode(bytes)
+    if (!datagram.ok) return
+    const { value } = datagram
+    switch (value.kind) {
+      case Kind.CHECK:
+        this.#byTag.get(toHex(value.tag))?.handleCheck(value, from, socket, now)
+        break
+      case Kind.RELAY_BOUND:
+        for (const pair of this.#pairs.values())
+          if (pair.hasChannel(value.channel)) pair.handleBound(value, socket, now)
+        break
+      case Kind.SESSION_RESPONSE:
+      case Kind.OPENED:
+      case Kind.SEALED:
+      case Kind.SESSION_UNKNOWN:
+        this.#asker.handle(value, { socket, to: from }, now)
+        break
+      default:
+    }
+  }
+
+  handleNotification(bytes: Uint8Array, now: number): void {
+    const way = this.#asker.way
+    const datagram = datagramCodec.decode(bytes)
+    if (!datagram.ok || way === undefined) return
+    this.#step('notification', this.#own, Type.NOTIFICATION, now)
+    this.#asker.handle(datagram.value, way, now)
+  }
+
+  setNotified(connected: boolean, now: number): void {
+    this.#notified = connected
+    this.#armKeepAlive(now)
+  }
+
+  resolve(name: string, now: number): void {
+    if (!isFullName(name) || name === this.#own) {
+      this.#refuse(name, Status.UNKNOWN_NAME, 'not a full name of another node')
+      return
+    }
+    if (this.#sought.has(name)) return
+    if (this.#sought.size >= MAX_SOUGHT) {
+      this.#refuse(name, Status.TOO_MANY, 'too many names are being sought')
+      return
+    }
+    const sought = { since: now, asked: false }
+    this.#sought.set(name, sought)
+    if (this.#registered) this.#seek(name, sought, undefined, now)
+  }
+
+  noteNoPath(peer: string, now: number): void {
+    const pair = this.#pairs.get(peer)
+    if (pair === undefined) return
+    const known = this.#noPath.get(peer)
+    if (known !== undefined && now < known.at) return
+    const pause = known === undefined ? NO_PATH_PAUSE : Math.min(2 * known.pause, NO_PATH_LONGEST)
+    this.#noPath.set(peer, { at: now + pause, pause })
+    pair.retry(now)
+    if (!this.#registered || this.#sought.has(peer)) return
+    const sought = { since: now, asked: false }
+    this.#sought.set(peer, sought)
+    this.#seek(peer, sought, pair.route === Route.RELAY ? undefined : Want.RELAY, now)
+  }
+
+  /** The tunnel has a path to the peer again. */
+  notePath(peer: string): void {
+    this.#noPath.delete(peer)
+  }
+
+  wake(now: number): void {
+    this.#moved ||= this.#pairs.size > 0
+    for (const pair of this.#pairs.values()) pair.retry(now)
+    this.#register(now)
+  }
+
+  forget(peer: string, _now: number): void {
+    const pair = this.#pairs.get(peer)
+    if (pair === undefined) return
+    pair.close()
+    this.#pairs.delete(peer)
+    this.#byTag.delete(toHex(pair.checks.tag))
+    this.#noPath.delete(peer)
+  }
+
+  poll(): NodeOutput | undefined {
+    const output = this.#outputs[this.#outputsRead]
+    if (output === undefined) {
+      this.#outputs.length = 0
+      this.#outputsRead = 0
+    } else this.#outputsRead++
+    return output
+  }
+
+  nextTimeout(): number | undefined {
+    let at = Math.min(this.#asker.nextTimeout() ?? NEVER, this.#registerAt, this.#keepAliveAt)
+    for (const pair of this.#pairs.values()) at = Math.min(at, pair.nextTimeout())
+    for (const { since } of this.#sought.values()) at = Math.min(at, since + SEEK_MS)
+    return at === NEVER ? undefined : at
+  }
+
+  handleTimeout(now: number): void {
+    this.#asker.handleTimeout(now)
+    for (const pair of this.#pairs.values()) {
+      if (pair.nextTimeout() <= now) pair.handleTimeout(now)
+      if (!pair.relayFailed) continue
+      pair.relayFailed = false
+      if (pair.row.ways.length === 0) this.noteNoPath(pair.peer, now)
+    }
+    for (const [name, sought] of [...this.#sought])
+      if (sought.since + SEEK_MS <= now) {
+        const reason = this.#registered ? 'the coordinator did not direct us there' : 'not registered'
+        this.#refuse(name, Status.UNREACHED, reason)
+      }
+    if (this.#registerAt <= now) this.#register(now)
+    if (this.#keepAliveAt <= now) this.#keepAlive(now)
+  }
+
+  // ---- registration (Fig. 4 steps 9–13, Fig. 7 steps 3–10)
+
+  #setWays(now: number): void {
+    const ways: Way[] = []
+    for (const socket of this.#sockets)
+      for (const to of this.#coordinator) if (reaches(socket, to)) ways.push({ socket: socket.socket, to })
+    this.#asker.setWays(ways, now)
+  }
+
+  #register(now: number, echo?: Uint8Array): void {
+    this.#registerAt = NEVER
+    if (this.#asker.way === undefined) return
+    this.#asker.drop(({ type }) => type === Type.REGISTRATION_REQUEST)
+    this.#registering = true
+    const hosts = this.#sockets.flatMap(({ addresses, port }) =>
+      addresses.map((address) => ({ kind: 'host' as const, endpoint: { address, port } })),
+    )
+    this.#step(this.#own, this.#dc, Type.REGISTRATION_REQUEST, now)
+    this.#asker.request(
+      {
+        type: Type.REGISTRATION_REQUEST,
+        candidates: hosts.slice(0, MAX_HOSTS),
+        ...(this.#lease !== undefined && { lease: this.#lease }),
+        ...(echo !== undefined && { echo }),
+        padding: PADDED,
+      },
+      REQUEST_MS,
+      (answer, way, at) => this.#registrationAnswered(answer, way, echo !== undefined, at),
+      now,
+    )
+  }
+
+  #registrationAnswered(
+    answer: Message | undefined,
+    way: Way | undefined,
+    echoed: boolean,
+    now: number,
+  ): void {
+    this.#registering = false
+    if (answer === undefined || way === undefined) {
+      this.#unregister('the coordinator does not answer', now)
+      this.#registerAt = now + REGISTER_AGAIN
+      return
+    }
+    this.#step(this.#dc, this.#own, Type.REGISTRATION_RESPONSE, now)
+    const status = answer.status ?? Status.DONE
+    if (status === Status.PROVE_ADDRESS && answer.challenge !== undefined && !echoed) {
+      this.#register(now, answer.challenge)
+      return
+    }
+    const lease = answer.lease && this.#ownLease(answer.lease)
+    if (status !== Status.DONE || lease === undefined || answer.lease === undefined) {
+      // A lease that is refused is of no use any more: the next registration asks for another one.
+      if (status === Status.LEASE_REFUSED) this.#lease = undefined
+      const reason = status === Status.DONE ? 'its lease is not ours' : reasonOf(status)
+      this.#unregister(`the coordinator refuses: ${reason}`, now)
+      this.#registerAt = now + REGISTER_AGAIN
+      return
+    }
+    if (answer.challenge !== undefined) this.#echo(answer.challenge, now)
+    this.#lease = answer.lease
+    this.#registered = true
+    this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
+    this.#keepAliveMs = 1000 * (answer.keepAlive ?? 0)
+    this.#armKeepAlive(now)
+    this.#emit({
+      type: 'registered',
+      lease,
+      encoded: answer.lease,
+      observed: answer.observed ?? way.to,
+      ...(answer.notificationServer !== undefined &&
+        answer.token !== undefined && {
+          notification: { ...answer.notificationServer, token: answer.token },
+        }),
+    })
+    this.#afterRegistration(now)
+  }
+
+  #afterRegistration(now: number): void {
+    for (const [name, sought] of this.#sought) if (!sought.asked) this.#seek(name, sought, undefined, now)
+    if (!this.#moved) return
+    this.#moved = false
+    for (const pair of this.#pairs.values()) {
+      if (this.#sought.has(pair.peer) || this.#sought.size >= MAX_SOUGHT) continue
+      const sought = { since: now, asked: false }
+      this.#sought.set(pair.peer, sought)
+      this.#seek(pair.peer, sought, pair.wantsChannel ? Want.ANOTHER_CHANNEL : undefined, now)
+    }
+  }
+
+  /** The lease, if it says what this node is. */
+  #ownLease(bytes: Uint8Array): Lease | undefined {
+    const { crypto, wall } = this.#parts
+    const { credentials, publicKey } = this.#init
+    const lease = checkLease(bytes, credentials.zoneKey, wall(), (key, text, signature) =>
+      crypto.verify(key, text, signature),
+    )
+    if (!lease.ok || lease.value.name !== this.#own || !equal(lease.value.publicKey, publicKey))
+      return undefined
+    return lease.value
+  }
+
+  /** Returns a challenge from where it came to: the coordinator then takes this address for ours. */
+  #echo(echo: Uint8Array, now: number): void {
+    this.#step(this.#own, this.#dc, Type.KEEP_ALIVE, now)
+    this.#asker.request({ type: Type.KEEP_ALIVE, echo }, REQUEST_MS, () => {}, now)
+  }
+
+  #keepAlive(now: number): void {
+    this.#step(this.#own, this.#dc, Type.KEEP_ALIVE, now)
+    this.#armKeepAlive(now)
+    this.#asker.request(
+      { type: Type.KEEP_ALIVE },
+      Math.min(REQUEST_MS, Math.max(1000, this.#keepAliveMs)),
+      (answer, _way, at) => {
+        if (answer === undefined && this.#registered && !this.#registering) this.#register(at)
+        // The NAT in front of us gave us another mapping: the coordinator has to prove it.
+        if (answer?.challenge !== undefined) this.#echo(answer.challenge, at)
+      },
+      now,
+    )
+  }
+
+  #armKeepAlive(now: number): void {
+    const wanted = this.#registered && this.#keepAliveMs > 0 && !this.#notified
+    this.#keepAliveAt = wanted ? now + this.#keepAliveMs : NEVER
+  }
+
+  #unregister(reason: string, now: number): void {
+    if (this.#registered) this.#registerAt = Math.min(this.#registerAt, now + REGISTER_AGAIN)
+    this.#registered = false
+    this.#keepAliveAt = NEVER
+    this.#emit({ type: 'unregistered', reason })
+  }
+
+  // ---- directions (Fig. 5, Fig. 7 from step 11 on)
+
+  #seek(name: string, sought: Sought, want: number | undefined, now: number): void {
+    sought.asked = true
+    this.#step(this.#own, this.#dc, Type.DIRECTION_REQUEST, now)
+    this.#asker.request(
+      {
+        type: Type.DIRECTION_REQUEST,
+        name,
+        ...(want !== undefined && { want }),
+        padding: PADDED,
+      },
+      SEEK_MS,
+      (answer, _way, at) => {
+        // Directed: the request was dropped. Else the refusal, or nothing.
+        if (answer === undefined || !this.#sought.has(name)) return
+        this.#step(this.#dc, this.#own, Type.DIRECTION_RESPONSE, at)
+        const status = answer.status ?? Status.UNREACHED
+        if (status === Status.DONE) return
+        if (status === Status.NOT_REGISTERED && this.#registered) this.#register(at)
+        this.#refuse(name, status, reasonOf(status))
+      },
+      now,
+    )
+  }
+
+  #refuse(peer: string, status: number, reason: string): void {
+    this.#sought.delete(peer)
+    this.#emit({ type: 'refused', peer, reason, status })
+  }
+
+  #message(message: Message, way: Way, now: number): void {
+    this.#step(this.#dc, this.#own, message.type, now)
+    if (message.type !== Type.ROUTE_DIRECTION) return
+    const status = this.#directed(message, now)
+    this.#step(this.#own, this.#dc, Type.ROUTE_DIRECTION_ACK, now)
+    const { transaction } = message
+    this.#asker.tell({ type: Type.ROUTE_DIRECTION_ACK, transaction, status }, way)
+  }
+
+  #directed(message: Message, now: number): Status {
+    const { name, pairKey, candidates = [], relays = [] } = message
+    const route = Object.values(Route).find((each) => each === message.route)
+    if (name === undefined || name === this.#own || pairKey === undefined || route === undefined)
+      return Status.NOT_ALLOWED
+    const lease = message.lease && this.#peerLease(name, message.lease, message.zoneKey)
+    if (lease === undefined) {
+      this.#log('warn', `a direction to ${name} came with a lease that its zone has not signed; not followed`)
+      return Status.LEASE_REFUSED
+    }
+    const asked = this.#sought.delete(name)
+    this.#asker.drop((each) => each.type === Type.DIRECTION_REQUEST && each.name === name)
+    const leads = compare(this.#init.publicKey, lease.publicKey) < 0
+    const direction = { lease, route, candidates, relays }
+    let pair = this.#pairs.get(name)
+    if (pair?.transaction === message.transaction) return Status.DONE
+    if (pair !== undefined && !equal(pair.row.publicKey, lease.publicKey))
+      this.#log('warn', `${name} has another key than before: it logged in anew, or somebody else did`)
+    if (pair === undefined || !equal(pair.pairKey, pairKey) || pair.leads !== leads) {
+      if (pair !== undefined) this.forget(name, now)
+      else if (this.#pairs.size >= MAX_PAIRS) this.#forgetOldest(now)
+      pair = new Pair(
+        {
+          ...{ crypto: this.#parts.crypto, random: this.#parts.random, wall: this.#parts.wall },
+          peer: name,
+          own: this.#own,
+          emit: (output) => this.#emit(output),
+          step: (from, to, what, at) => this.#step(from, to, what, at),
+        },
+        direction,
+        { pairKey, leads },
+        now,
+      )
+      this.#pairs.set(name, pair)
+      this.#byTag.set(toHex(pair.checks.tag), pair)
+    }
+    pair.transaction = message.transaction
+    this.#emit({ type: 'direction', peer: name, lease, pairKey, leads, route, asked })
+    pair.direct(direction, this.#sockets, now)
+    return Status.DONE
+  }
+
+  /** The lease of a peer, signed by the key of its zone: ours, or the one that was seen first. */
+  #peerLease(name: string, bytes: Uint8Array, zoneKey: Uint8Array | undefined): Lease | undefined {
+    const { crypto, wall } = this.#parts
+    const zone = zoneOf(name)
+    const own = zone === zoneOf(this.#own)
+    const pinned = own ? this.#init.credentials.zoneKey : (this.#zones.get(zone) ?? zoneKey)
+    if (pinned === undefined) return undefined
+    const lease = checkLease(bytes, pinned, wall(), (key, text, signature) =>
+      crypto.verify(key, text, signature),
+    )
+    if (!lease.ok || lease.value.name !== name) return undefined
+    if (!own) this.#zones.set(zone, pinned)
+    return lease.value
+  }
+
+  #forgetOldest(now: number): void {
+    let oldest: Pair | undefined
+    for (const pair of this.#pairs.values())
+      if (oldest === undefined || pair.row.directedAt < oldest.row.directedAt) oldest = pair
+    if (oldest !== undefined) this.forget(oldest.peer, now)
+  }
+
+  // ---- outputs
+
+  get #dc(): string {
+    return this.#init.credentials.coordinator
+  }
+
+  #step(from: string, to: string, what: number | string, now: number): void {
+    const text = typeof what === 'number' ? nameOfType(what) : what
+    this.#emit({ type: 'step', at: now, from, to, what: text })
+  }
+
+  #log(level: 'warn' | 'debug', message: string): void {
+    this.#emit({ type: 'log', level, message })
+  }
+
+  #emit(output: NodeOutput): void {
+    this.#outputs.push(output)
+  }
+}
+
+/** What follows the first label. */
+function zoneOf(name: string): string {
+  return name.slice(name.indexOf('.') + 1)
+}
+
+function describe(sockets: readonly NodeSocket[]): string {
+  return sockets
+    .map(({ socket, addresses, port, priority }) => [socket, port, priority, ...addresses.map(toHex)].join())
+    .join(';')
+}

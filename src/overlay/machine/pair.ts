@@ -1,0 +1,269 @@
+/**
+ * One peer of a node: the row of the tunnel table (NT-35) and what finds its ways: bindings at the relay, tunnel requests to
+ * its candidates, and what becomes of both when this end's sockets change. Ways go to the tunnel, which proves and watches
+ * them itself.
+ */
+
+import { kindOf } from '../../core/address.ts'
+import { equal } from '../../core/bytes.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import { type RouteKind, sameEndpoint, type TunnelRow, type TunnelWay } from '../tables.ts'
+import type { Check, RelayBind } from '../wire/datagram.ts'
+import type { Lease } from '../wire/lease.ts'
+import type { Candidate, RelaySide, Route } from '../wire/message.ts'
+import type { MachineComponents, NodeOutput, NodeSocket } from './api.ts'
+import { Binding } from './binding.ts'
+import { Checks, type Target } from './checks.ts'
+
+/** Ways kept of a peer; the oldest gives way. */
+const MAX_WAYS = 8
+/** Channels of a pair at a time: the one in use and the one that a handover asked for. */
+const MAX_CHANNELS = 2
+const NEVER = Number.POSITIVE_INFINITY
+
+export interface PairParts extends MachineComponents {
+  readonly peer: string
+  readonly emit: (output: NodeOutput) => void
+  readonly step: (from: string, to: string, what: number | string, now: number) => void
+  /** This node's name. */
+  readonly own: string
+}
+
+export interface PairDirection {
+  readonly lease: Lease
+  readonly route: Route
+  readonly candidates: readonly Candidate[]
+  readonly relays: readonly RelaySide[]
+}
+
+export class Pair {
+  readonly peer: string
+  readonly checks: Checks
+  readonly leads: boolean
+  readonly pairKey: Uint8Array
+  /** Transaction of the direction followed last: it is repeated until its answer has arrived. */
+  transaction: number | undefined
+  /** The relay no longer answers: a fresh direction is wanted. */
+  relayFailed = false
+  /** A better socket is there beside the one that the relay is bound to. */
+  wantsChannel = false
+  readonly #parts: PairParts
+  readonly #bindings = new Map<number, Binding>()
+  #direction: PairDirection
+  #sockets: readonly NodeSocket[] = []
+  #ways: TunnelWay[] = []
+  #moved = false
+  #directedAt: number
+
+  constructor(
+    parts: PairParts,
+    direction: PairDirection,
+    keys: { readonly pairKey: Uint8Array; readonly leads: boolean },
+    now: number,
+  ) {
+    this.#parts = parts
+    this.peer = parts.peer
+    this.pairKey = keys.pairKey
+    this.leads = keys.leads
+    this.#direction = direction
+    this.#directedAt = now
+    this.checks = new Checks({
+      crypto: parts.crypto,
+      random: parts.random,
+      ...keys,
+      send: (socket, to, bytes) => parts.emit({ type: 'send', socket, to, bytes }),
+      onAnswer: ({ socket, remote }, _observed, at) => this.#answered(socket, remote, at),
+      onStep: (incoming, type, at) =>
+        incoming ? parts.step(this.peer, parts.own, type, at) : parts.step(parts.own, this.peer, type, at),
+    })
+  }
+
+  get row(): TunnelRow {
+    const { lease, route, candidates, relays } = this.#direction
+    return {
+      peer: this.peer,
+      publicKey: lease.publicKey,
+      v6: lease.v6,
+      ...(lease.v4 !== undefined && { v4: lease.v4 }),
+      pairKey: this.pairKey,
+      leads: this.leads,
+      route,
+      candidates,
+      ...(relays[0] !== undefined && { relay: relays[0] }),
+      ways: this.#ways,
+      directedAt: this.#directedAt,
+    }
+  }
+
+  get route(): Route {
+    return this.#direction.route
+  }
+
+  /** A direction for this pair: its relay is bound, its candidates are asked. */
+  direct(direction: PairDirection, sockets: readonly NodeSocket[], now: number): void {
+    this.#direction = direction
+    this.#directedAt = now
+    this.#sockets = sockets
+    this.relayFailed = false
+    for (const side of direction.relays) this.#bind(side, now)
+    this.#ask(now)
+  }
+
+  /** Sockets as they are now; `gone` are those that were there before. */
+  setSockets(sockets: readonly NodeSocket[], gone: ReadonlySet<number>, now: number): void {
+    const before = new Set(this.#sockets.map(({ socket }) => socket))
+    const fresh = sockets.filter(({ socket }) => !before.has(socket))
+    this.#sockets = sockets
+    this.#moved ||= gone.size > 0 || fresh.length > 0
+    // Where the peer is does not change with us: it is tried from the new socket at once.
+    const remotes = this.#ways.filter(({ kind }) => kind !== 'relay')
+    for (const way of [...this.#ways]) if (gone.has(way.socket)) this.#lose(way)
+    for (const { kind, remote } of remotes)
+      for (const socket of fresh)
+        if (reaches(socket, remote)) this.#have({ kind, socket: socket.socket, remote }, true)
+    for (const socket of gone) this.checks.dropSocket(socket)
+    for (const binding of this.#bindings.values()) {
+      const best = this.#socketFor(binding.side.endpoint)
+      if (best === undefined || best.socket === binding.socket) continue
+      if (gone.has(binding.socket) || binding.state === 'failed') binding.bind(best.socket, now)
+      else if (fresh.includes(best)) this.wantsChannel = true
+    }
+    this.#ask(now)
+  }
+
+  handleCheck(check: Check, from: Endpoint, socket: number, now: number): void {
+    this.checks.handle(check, from, socket, now)
+  }
+
+  handleBound(bound: RelayBind, socket: number, now: number): void {
+    this.#bindings.get(bound.channel)?.handle(bound, socket, now)
+  }
+
+  hasChannel(channel: number): boolean {
+    return this.#bindings.has(channel)
+  }
+
+  /** The tunnel's paths are dead: everything is tried anew while a direction is on its way. */
+  retry(now: number): void {
+    for (const binding of this.#bindings.values()) {
+      const best = this.#socketFor(binding.side.endpoint)
+      if (best !== undefined && binding.state !== 'binding') binding.bind(best.socket, now)
+    }
+    this.#ask(now)
+  }
+
+  /** Ends every way. */
+  close(): void {
+    for (const way of [...this.#ways]) this.#lose(way)
+  }
+
+  nextTimeout(): number {
+    let at = this.checks.nextTimeout()
+    for (const binding of this.#bindings.values()) at = Math.min(at, binding.nextTimeout())
+    return at
+  }
+
+  handleTimeout(now: number): void {
+    this.checks.handleTimeout(now)
+    for (const binding of [...this.#bindings.values()])
+      if (binding.nextTimeout() < NEVER) binding.handleTimeout(now)
+  }
+
+  // ---- relay
+
+  #bind(side: RelaySide, now: number): void {
+    const known = this.#bindings.get(side.channel)
+    const socket = this.#socketFor(side.endpoint)
+    if (known !== undefined && equal(known.side.key, side.key)) {
+      if (socket !== undefined && known.state === 'failed') known.bind(socket.socket, now)
+      return
+    }
+    if (known !== undefined) this.#dropChannel(side.channel)
+    while (this.#bindings.size >= MAX_CHANNELS) this.#dropChannel([...this.#bindings.keys()][0]!)
+    const binding = new Binding({
+      crypto: this.#parts.crypto,
+      random: this.#parts.random,
+      wall: this.#parts.wall,
+      side,
+      send: (from, bytes) => this.#parts.emit({ type: 'send', socket: from, to: side.endpoint, bytes }),
+      onBound: (from, at) => {
+        this.#parts.step('relay', this.#parts.own, 'RELAY_BOUND', at)
+        this.#loseRelay(side.endpoint, from)
+        this.#have({ kind: 'relay', socket: from, remote: side.endpoint }, this.leads || this.#moved)
+      },
+      onFailed: () => {
+        this.relayFailed = true
+        this.#loseRelay(side.endpoint)
+      },
+    })
+    this.#bindings.set(side.channel, binding)
+    if (socket === undefined) return
+    this.#parts.step(this.#parts.own, 'relay', 'RELAY_BIND', now)
+    binding.bind(socket.socket, now)
+    this.wantsChannel = false
+  }
+
+  #dropChannel(channel: number): void {
+    const binding = this.#bindings.get(channel)
+    this.#bindings.delete(channel)
+    if (binding !== undefined) this.#loseRelay(binding.side.endpoint)
+  }
+
+  #loseRelay(endpoint: Endpoint, except?: number): void {
+    for (const way of [...this.#ways])
+      if (way.kind === 'relay' && way.socket !== except && sameEndpoint(way.remote, endpoint)) this.#lose(way)
+  }
+
+  // ---- candidates
+
+  /** Fig. 8: requests to all that the peer may be reached at, over every socket. */
+  #ask(now: number): void {
+    const targets: Target[] = []
+    for (const { endpoint } of this.#direction.candidates)
+      for (const socket of this.#sockets)
+        if (reaches(socket, endpoint)) targets.push({ socket: socket.socket, remote: endpoint })
+    this.checks.ask(targets, now)
+  }
+
+  #answered(socket: number, remote: Endpoint, _now: number): void {
+    const kind = isLocal(remote) ? 'lan' : 'direct'
+    const same = this.#ways.some(
+      (way) => way.kind === kind && way.socket === socket && this.checks.answered(way),
+    )
+    // Another address of the same machine over the same socket brings nothing.
+    if (!same) this.#have({ kind, socket, remote }, this.leads)
+  }
+
+  #have(way: TunnelWay, open: boolean): void {
+    const known = this.#ways.some(
+      (each) => each.socket === way.socket && sameEndpoint(each.remote, way.remote),
+    )
+    if (!known) {
+      if (this.#ways.length >= MAX_WAYS) this.#lose(this.#ways[0]!)
+      this.#ways.push(way)
+    }
+    this.#parts.emit({ type: 'way', peer: this.peer, ...way, open })
+  }
+
+  #lose(way: TunnelWay): void {
+    this.#ways = this.#ways.filter((each) => each !== way)
+    this.#parts.emit({ type: 'way-gone', peer: this.peer, socket: way.socket, remote: way.remote })
+  }
+
+  #socketFor(remote: Endpoint): NodeSocket | undefined {
+    return this.#sockets.find((socket) => reaches(socket, remote))
+  }
+}
+
+/** Whether the socket has an address of the family. */
+export function reaches({ addresses }: NodeSocket, { address }: Endpoint): boolean {
+  return addresses.some(({ length }) => length === address.length)
+}
+
+/** Addresses that mean something in a local network alone. */
+export function isLocal({ address }: Endpoint): boolean {
+  const kind = kindOf(address)
+  return kind === 'private' || kind === 'unique-local' || kind === 'link-local'
+}
+
+export type { RouteKind }

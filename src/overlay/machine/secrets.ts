@@ -1,0 +1,51 @@
+/**
+ * What is derived from the keys that two ends hold (docs/wire/overlay.md, Datagrams): keys of MACs by their label, keys of a
+ * sealed session, tag and keys of the CHECKs of a pair. KDF is HKDF over BLAKE2s with the held key as chaining key.
+ */
+import { concat } from '../../core/bytes.ts'
+import { kdf, type TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
+
+export type MacLabel = 'request' | 'response'
+
+/** Counters of CHECKs begin at a random number of this many bits, times 2^16. */
+const START_BITS = 37
+
+export function macKey(crypto: TunnelCrypto, key: Uint8Array, label: MacLabel): Uint8Array {
+  return kdf(crypto, key, ascii(label), 1)[0]
+}
+
+/** The session of salts a and b: what the asker seals with, and what the answerer seals with. */
+export function sessionKeys(
+  crypto: TunnelCrypto,
+  key: Uint8Array,
+  saltA: Uint8Array,
+  saltB: Uint8Array,
+): { readonly asker: Uint8Array; readonly answerer: Uint8Array } {
+  const [asker, answerer] = kdf(crypto, key, concat(saltA, saltB), 2)
+  return { asker, answerer }
+}
+
+export interface CheckKeys {
+  /** 8 bytes: which pair. */
+  readonly tag: Uint8Array
+  /** What the leader of the pair seals with, and what the other does. */
+  readonly leader: Uint8Array
+  readonly follower: Uint8Array
+}
+
+export function checkKeys(crypto: TunnelCrypto, pairKey: Uint8Array): CheckKeys {
+  const [tag, leader, follower] = kdf(crypto, pairKey, ascii('check'), 3)
+  return { tag: tag.slice(0, 8), leader, follower }
+}
+
+/** Where the counter of a sender of CHECKs begins: below 2^53, and never where it began before. */
+export function firstCheckCounter(random: { fill(out: Uint8Array): Uint8Array }): number {
+  const bytes = random.fill(new Uint8Array(5))
+  let number = 0
+  for (const byte of bytes) number = number * 256 + byte
+  return (number % 2 ** START_BITS) * 2 ** 16
+}
+
+function ascii(text: string): Uint8Array {
+  return Uint8Array.from(text, (character) => character.charCodeAt(0))
+}

@@ -1,0 +1,251 @@
+/**
+ * Nodes of the overlay on a virtual network with a virtual clock: every node machine is the real one, servers are those of
+ * test/support, NATs map and filter as they are told. Delays are one way; nothing is random but the machines' own.
+ */
+
+import { parseAddress } from '../../../src/core/address.ts'
+import type { Endpoint } from '../../../src/core/endpoint.ts'
+import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
+import type { NodeOutput, NodeSocket } from '../../../src/overlay/machine/api.ts'
+import { NodeMachine } from '../../../src/overlay/machine/node.ts'
+import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
+import { endpointKey } from '../../../src/overlay/tables.ts'
+import { StubCoordinator } from '../../support/overlay-coordinator.ts'
+
+export function at(text: string): Endpoint {
+  const [, host, port] = /^\[?(.*?)\]?:(\d+)$/.exec(text)!
+  const address = parseAddress(host!)
+  if (!address.ok) throw new Error(text)
+  return { address: address.value, port: Number(port) }
+}
+
+/** How a NAT maps and filters (RFC 4787). */
+export type NatKind = 'port-restricted' | 'full-cone' | 'symmetric'
+
+export class Nat {
+  readonly kind: NatKind
+  readonly outside: string
+  #next = 40_000
+  /** By inside endpoint (and destination, if symmetric): the outside port. */
+  readonly #maps = new Map<string, { port: number; inside: string; sent: Set<string> }>()
+
+  constructor(kind: NatKind, outside: string) {
+    this.kind = kind
+    this.outside = outside
+  }
+
+  out(inside: string, to: string): string {
+    const key = this.kind === 'symmetric' ? `${inside} ${to}` : inside
+    const map = this.#maps.get(key) ?? { port: this.#next++, inside, sent: new Set<string>() }
+    this.#maps.set(key, map)
+    map.sent.add(to)
+    return `${this.outside}:${map.port}`
+  }
+
+  in(from: string, port: number): string | undefined {
+    const map = [...this.#maps.values()].find((each) => each.port === port)
+    if (map === undefined || (this.kind !== 'full-cone' && !map.sent.has(from))) return undefined
+    return map.inside
+  }
+}
+
+export interface SimSocket {
+  readonly socket: number
+  readonly address: string
+  readonly nat?: Nat
+  readonly port: number
+  down: boolean
+}
+
+export class SimNode {
+  readonly name: string
+  readonly machine: NodeMachine
+  readonly outputs: NodeOutput[] = []
+  readonly sockets: SimSocket[] = []
+  readonly publicKey: Uint8Array
+  readonly #net: Network
+
+  constructor(net: Network, name: string, seed: number) {
+    this.#net = net
+    this.name = name
+    this.publicKey = nodeCrypto.publicKey(new Uint8Array(32).fill(seed))
+    const account = net.server.add(name, this.publicKey)
+    this.machine = new NodeMachine(
+      {
+        crypto: overlayCrypto,
+        random: { fill: (out) => net.fill(out) },
+        wall: () => net.wall + net.now,
+      },
+      { credentials: account.credentials, publicKey: this.publicKey },
+    )
+    net.nodes.push(this)
+    this.machine.setCoordinator([at('192.0.2.1:6741')], net.now)
+  }
+
+  /** All sockets that it has from now on. */
+  use(...sockets: readonly Omit<SimSocket, 'down'>[]): void {
+    this.sockets.length = 0
+    this.sockets.push(...sockets.map((socket) => ({ ...socket, down: false })))
+    const all: NodeSocket[] = sockets.map(({ socket, address, port }, i) => ({
+      socket,
+      access: `acc${socket}`,
+      addresses: [at(`${address}:1`).address],
+      port,
+      priority: i,
+    }))
+    this.machine.setSockets(all, this.#net.now)
+    this.drain()
+  }
+
+  resolve(name: string): void {
+    this.machine.resolve(name, this.#net.now)
+    this.drain()
+  }
+
+  drain(): void {
+    for (let output = this.machine.poll(); output !== undefined; output = this.machine.poll()) {
+      this.outputs.push(output)
+      if (output.type === 'send') this.#net.send(this, output.socket, output.to, output.bytes)
+    }
+  }
+
+  of<T extends NodeOutput['type']>(type: T): Extract<NodeOutput, { type: T }>[] {
+    return this.outputs.filter((output) => output.type === type) as Extract<NodeOutput, { type: T }>[]
+  }
+
+  /** Kinds of the ways that stand, in order. */
+  ways(): string[] {
+    return this.machine.rows().flatMap(({ ways }) => ways.map(({ kind }) => kind))
+  }
+}
+
+export class Network {
+  now = 1000
+  wall = Date.UTC(2026, 0, 1)
+  delay = 10
+  readonly nodes: SimNode[] = []
+  readonly server: StubCoordinator
+  serverDown = false
+  relayDown = false
+  /** Sees every datagram of nodes; false drops it. */
+  filter: (from: string, to: string, bytes: Uint8Array) => boolean = () => true
+  sentBytes = new Map<string, number>()
+  #seed: number
+  #queue: { at: number; run: () => void }[] = []
+
+  constructor(seed = 1) {
+    this.#seed = seed
+    const ports = Array.from({ length: 9 }, (_, i) => at(`192.0.2.2:${7000 + i}`))
+    this.server = new StubCoordinator({
+      wall: () => this.wall + this.now,
+      relayPorts: ports,
+      send: (port, to, bytes) => {
+        if (port === 0 ? this.serverDown : this.relayDown) return
+        this.deliver(port === 0 ? '192.0.2.1:6741' : `192.0.2.2:${7000 + port}`, to, bytes)
+      },
+    })
+  }
+
+  fill(out: Uint8Array): Uint8Array {
+    for (let i = 0; i < out.length; i++) {
+      this.#seed = (Math.imul(this.#seed, 1664525) + 1013904223) >>> 0
+      out[i] = this.#seed >>> 24
+    }
+    return out
+  }
+
+  node(name: string): SimNode {
+    return new SimNode(this, `${name}.test.example`, this.nodes.length + 1)
+  }
+
+  send(node: SimNode, socket: number, to: Endpoint, bytes: Uint8Array): void {
+    const found = node.sockets.find((each) => each.socket === socket)
+    if (found === undefined || found.down) return
+    const inside = `${found.address}:${found.port}`
+    const target = text(to)
+    // In the same network nothing is translated.
+    const local = this.nodes.some((each) =>
+      each.sockets.some(
+        (other) =>
+          other.nat === found.nat && other.nat !== undefined && `${other.address}:${other.port}` === target,
+      ),
+    )
+    const source = found.nat === undefined || local ? inside : found.nat.out(inside, target)
+    if (!this.filter(source, target, bytes)) return
+    this.sentBytes.set(target, (this.sentBytes.get(target) ?? 0) + bytes.length)
+    this.deliver(source, to, bytes, local ? found.nat : undefined)
+  }
+
+  deliver(source: string, to: Endpoint, bytes: Uint8Array, within?: Nat): void {
+    const target = text(to)
+    const copy = bytes.slice()
+    this.#queue.push({ at: this.now + this.delay, run: () => this.#arrive(source, target, copy, within) })
+  }
+
+  #arrive(source: string, target: string, bytes: Uint8Array, within: Nat | undefined): void {
+    const from = at(source)
+    const [, host, port] = /^(.*):(\d+)$/.exec(target)!
+    if (host === '192.0.2.1') {
+      if (!this.serverDown) this.server.receive(0, bytes, from)
+      return
+    }
+    if (host === '192.0.2.2') {
+      if (!this.relayDown) this.server.receive(Number(port) - 7000, bytes, from)
+      return
+    }
+    for (const node of this.nodes)
+      for (const socket of node.sockets) {
+        const own = `${socket.address}:${socket.port}`
+        const reached =
+          within !== undefined
+            ? socket.nat === within && own === target
+            : socket.nat === undefined
+              ? own === target
+              : socket.nat.outside === host && socket.nat.in(source, Number(port)) === own
+        if (!reached || socket.down) continue
+        node.machine.handleDatagram(bytes, from, socket.socket, this.now)
+        node.drain()
+        return
+      }
+  }
+
+  run(ms: number): void {
+    const end = this.now + ms
+    for (let steps = 0; ; steps++) {
+      if (steps > 500_000) throw new Error('the simulation does not come to rest')
+      let next = Number.POSITIVE_INFINITY
+      for (const { at: due } of this.#queue) next = Math.min(next, due)
+      let node: SimNode | undefined
+      for (const each of this.nodes) {
+        const due = each.machine.nextTimeout()
+        if (due !== undefined && due < next) {
+          next = due
+          node = each
+        }
+      }
+      if (next > end) break
+      this.now = Math.max(this.now, next)
+      if (node !== undefined) {
+        node.machine.handleTimeout(this.now)
+        node.drain()
+      } else {
+        const index = this.#queue.findIndex(({ at: due }) => due === next)
+        const [item] = this.#queue.splice(index, 1)
+        item!.run()
+      }
+    }
+    this.now = end
+  }
+
+  until(condition: () => boolean, limit = 20_000): void {
+    const end = this.now + limit
+    while (!condition()) {
+      if (this.now >= end) throw new Error('it does not come about')
+      this.run(1)
+    }
+  }
+}
+
+export function text({ address, port }: Endpoint): string {
+  return address.length === 4 ? `${address.join('.')}:${port}` : endpointKey({ address, port })
+}

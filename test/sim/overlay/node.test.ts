@@ -1,0 +1,332 @@
+/** The overlay's node on a virtual network: signalling, routes, moves, and what strangers send. */
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { SIGN, VERSION } from '../../../src/overlay/wire/datagram.ts'
+import { Status, Type } from '../../../src/overlay/wire/message.ts'
+import { at, Nat, type NatKind, Network, type SimNode, text } from './network.ts'
+
+/** Two nodes, each behind a NAT of this kind or none, registered. */
+function pair(kindA: NatKind | undefined, kindB: NatKind | undefined, sameInside = false) {
+  const net = new Network()
+  const a = net.node('alice')
+  const b = net.node('bob')
+  const place = (node: SimNode, kind: NatKind | undefined, n: number) =>
+    kind === undefined
+      ? { socket: 0, address: `198.51.100.${n}`, port: 5000 + n }
+      : {
+          ...{ socket: 0, address: sameInside ? '192.168.1.10' : `192.168.${n}.10`, port: 5000 },
+          nat: new Nat(kind, `203.0.113.${n}`),
+        }
+  a.use(place(a, kindA, 1))
+  b.use(place(b, kindB, 2))
+  net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0)
+  return { net, a, b }
+}
+
+const openWays = (node: SimNode) => node.of('way').map(({ kind, remote }) => `${kind} ${text(remote)}`)
+
+describe('NT-39 registration', () => {
+  it('takes two round trips from the first socket on, and gives the lease', () => {
+    const net = new Network()
+    const a = net.node('alice')
+    a.use({ socket: 0, address: '198.51.100.1', port: 5000 })
+    const began = net.now
+    net.until(() => a.of('registered').length > 0)
+    assert.equal(net.now - began, 40)
+    const [registered] = a.of('registered')
+    assert.equal(registered!.lease.name, 'alice.test.example')
+    assert.equal(text(registered!.observed), '198.51.100.1:5000')
+  })
+
+  it('goes on over the next socket where the first reaches nobody', () => {
+    const net = new Network()
+    const a = net.node('alice')
+    net.filter = (from) => !from.startsWith('198.51.100.1:')
+    a.use(
+      { socket: 0, address: '198.51.100.1', port: 5000 },
+      { socket: 1, address: '198.51.100.9', port: 5001 },
+    )
+    net.until(() => a.of('registered').length > 0, 1000)
+    assert.equal(text(a.of('registered')[0]!.observed), '198.51.100.9:5001')
+  })
+
+  it('comes back by itself after the coordinator restarted, and after it was away', () => {
+    const { net, a } = pair(undefined, undefined)
+    net.server.restart()
+    net.until(() => net.server.located.has(a.name), 60_000)
+    net.serverDown = true
+    net.run(60_000)
+    assert.equal(a.of('unregistered').length, 1)
+    net.serverDown = false
+    const before = a.of('registered').length
+    net.until(() => a.of('registered').length > before, 31_000)
+  })
+
+  it('an address is proven anew after a move: the coordinator tells nobody before', () => {
+    const { net, a } = pair(undefined, undefined)
+    a.use({ socket: 1, address: '198.51.100.77', port: 5001 })
+    net.until(() => net.server.located.get(a.name)?.observed.address[3] === 77)
+    assert.equal(net.server.located.get(a.name)?.proven, false)
+    net.until(() => net.server.located.get(a.name)?.proven === true)
+  })
+
+  it('keeps the mapping of its NAT alive as often as the coordinator says, unless it is notified', () => {
+    const { net, a } = pair('port-restricted', undefined)
+    const heard = () => net.server.heard.filter((line) => line === `${a.name} ${Type.KEEP_ALIVE}`).length
+    const before = heard()
+    net.run(101_000)
+    assert.equal(heard() - before, 5)
+    a.machine.setNotified(true, net.now)
+    net.run(100_000)
+    assert.equal(heard() - before, 5)
+  })
+})
+
+describe('NT-40, NT-45 … NT-48 ways to a peer', () => {
+  const cases: readonly [NatKind | undefined, NatKind | undefined, boolean][] = [
+    [undefined, undefined, true],
+    [undefined, 'port-restricted', true],
+    ['port-restricted', undefined, true],
+    ['port-restricted', 'port-restricted', true],
+    ['full-cone', 'symmetric', true],
+    [undefined, 'symmetric', true],
+    ['symmetric', 'symmetric', false],
+    ['port-restricted', 'symmetric', false],
+  ]
+  for (const [kindA, kindB, direct] of cases)
+    it(`${kindA ?? 'public'} and ${kindB ?? 'public'}: by the relay${direct ? ', then direct' : ' alone'}`, () => {
+      const { net, a, b } = pair(kindA, kindB)
+      a.resolve(b.name)
+      net.until(() => a.ways().includes('relay') && b.ways().includes('relay'), 500)
+      net.run(5_000)
+      for (const node of [a, b]) assert.equal(node.ways().includes('direct'), direct)
+      // One end opens what connects them first.
+      const openers = [a, b].map((node) => node.of('way').some(({ open }) => open))
+      assert.deepEqual(openers.filter(Boolean).length, 1)
+      assert.equal(a.of('direction')[0]!.leads, !b.of('direction')[0]!.leads)
+      assert.equal(a.of('direction')[0]!.asked, true)
+      assert.equal(b.of('direction')[0]!.asked, false)
+    })
+
+  it('the relayed way is there one round trip after the direction', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted')
+    const began = net.now
+    a.resolve(b.name)
+    net.until(() => a.ways().includes('relay'))
+    assert.ok(net.now - began <= 6 * net.delay, `${net.now - began} ms`)
+  })
+
+  it('NT-47: both nodes with the same private address and port do not take themselves for the other', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted', true)
+    a.resolve(b.name)
+    net.run(5_000)
+    for (const node of [a, b]) assert.ok(openWays(node).every((way) => !way.includes('192.168.1.10')))
+    assert.ok(a.ways().includes('direct'))
+  })
+
+  it('two nodes of one local network find each other there', () => {
+    const net = new Network()
+    const nat = new Nat('port-restricted', '203.0.113.1')
+    const a = net.node('alice')
+    const b = net.node('bob')
+    a.use({ socket: 0, address: '192.168.1.10', port: 5000, nat })
+    b.use({ socket: 0, address: '192.168.1.11', port: 5000, nat })
+    net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0)
+    a.resolve(b.name)
+    net.until(() => a.ways().includes('lan') && b.ways().includes('lan'), 1_000)
+  })
+
+  it('a name is refused with the reason, and one that nobody answers for after ten seconds', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    a.resolve('nobody.test.example')
+    net.until(() => a.of('refused').length === 1)
+    assert.equal(a.of('refused')[0]!.status, Status.UNKNOWN_NAME)
+    net.serverDown = true
+    a.resolve(b.name)
+    net.until(() => a.of('refused').length === 2, 11_000)
+  })
+
+  it('names asked for before the registration are directed after it', () => {
+    const net = new Network()
+    const a = net.node('alice')
+    const b = net.node('bob')
+    b.use({ socket: 0, address: '198.51.100.2', port: 5002 })
+    net.run(100)
+    a.resolve(b.name)
+    a.use({ socket: 0, address: '198.51.100.1', port: 5001 })
+    net.until(() => a.of('direction').length === 1, 500)
+  })
+})
+
+describe('NT-43, NT-44 moves', () => {
+  it('one end moves: the relay is bound anew at once, the direct way tried, a direction asked for', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted')
+    a.resolve(b.name)
+    net.run(5_000)
+    const directions = b.of('direction').length
+    a.outputs.length = 0
+    const moved = net.now
+    a.use({ socket: 1, address: '10.0.0.5', port: 5100, nat: new Nat('port-restricted', '203.0.113.99') })
+    assert.ok(a.of('way').some(({ kind, socket, open }) => kind === 'direct' && socket === 1 && open))
+    net.until(() => a.of('way').some(({ kind, socket }) => kind === 'relay' && socket === 1))
+    // From an address that is not proven yet: two round trips to the relay.
+    assert.ok(net.now - moved <= 4 * net.delay, `${net.now - moved} ms`)
+    net.until(() => b.of('direction').length > directions, 1_000)
+    net.run(3_000)
+    assert.ok(
+      b.of('way').some(({ kind, remote }) => kind === 'direct' && text(remote).startsWith('203.0.113.99')),
+    )
+    assert.deepEqual([...new Set(a.of('way-gone').map(({ socket }) => socket))], [0])
+  })
+
+  it('both ends move at the same time and find each other', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted')
+    a.resolve(b.name)
+    net.run(5_000)
+    a.outputs.length = 0
+    b.outputs.length = 0
+    a.use({ socket: 1, address: '10.0.0.5', port: 5100, nat: new Nat('port-restricted', '203.0.113.98') })
+    b.use({ socket: 1, address: '10.0.0.6', port: 5100, nat: new Nat('port-restricted', '203.0.113.99') })
+    net.run(5_000)
+    for (const [node, other] of [
+      [a, '203.0.113.99'],
+      [b, '203.0.113.98'],
+    ] as const) {
+      assert.ok(node.of('way').some(({ kind, socket }) => kind === 'relay' && socket === 1))
+      assert.ok(
+        node.of('way').some(({ kind, remote }) => kind === 'direct' && text(remote).startsWith(other)),
+      )
+    }
+  })
+
+  it('a better network beside the old one: another channel, and the old one stays', () => {
+    const { net, a, b } = pair('port-restricted', 'symmetric')
+    a.resolve(b.name)
+    net.run(5_000)
+    const [old] = a.sockets
+    a.outputs.length = 0
+    a.use(
+      { socket: 1, address: '10.0.0.5', port: 5100, nat: new Nat('port-restricted', '203.0.113.98') },
+      old!,
+    )
+    net.run(3_000)
+    const relays = a.of('way').filter(({ kind }) => kind === 'relay')
+    assert.deepEqual([...new Set(relays.map(({ socket }) => socket))], [1])
+    assert.equal(a.of('way-gone').filter(({ socket }) => socket === 0).length, 0)
+    assert.equal(net.server.channels.length, 2)
+  })
+
+  it('all servers gone: what stands is not taken down, and moves still rebind the relay', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted')
+    a.resolve(b.name)
+    net.run(5_000)
+    net.serverDown = true
+    net.relayDown = true
+    net.run(120_000)
+    for (const node of [a, b]) {
+      assert.equal(node.of('way-gone').length, 0)
+      assert.ok(node.ways().includes('direct'))
+    }
+  })
+
+  it('a peer without a path is directed anew, by a relay, at growing pauses', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    net.server.useRelay = false
+    a.resolve(b.name)
+    net.run(1_000)
+    assert.deepEqual(a.ways(), ['direct'])
+    net.server.useRelay = true
+    for (let i = 0; i < 60; i++) {
+      a.machine.noteNoPath(b.name, net.now)
+      a.drain()
+      net.run(100)
+    }
+    assert.ok(a.ways().includes('relay'))
+    const asked = net.server.heard.filter((line) => line === `${a.name} ${Type.DIRECTION_REQUEST}`)
+    assert.ok(asked.length <= 5, `${asked.length}`)
+  })
+})
+
+describe('nothing unproven', () => {
+  it('forged, replayed and random datagrams change nothing and get nothing', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    const captured: Uint8Array[] = []
+    net.filter = (_from, _to, bytes) => {
+      captured.push(bytes.slice())
+      return true
+    }
+    a.resolve(b.name)
+    net.run(3_000)
+    const outputs = a.outputs.length
+    const before = JSON.stringify(a.machine.rows().map(({ ways }) => ways.length))
+    const random = new Uint8Array(100)
+    for (let i = 0; i < 2_000; i++) {
+      net.fill(random)
+      random.set([SIGN, VERSION, 1 + (i % 9), 0])
+      a.machine.handleDatagram(random.slice(0, 8 + (i % 92)), at('203.0.113.66:1'), 0, net.now)
+    }
+    a.drain()
+    assert.equal(a.outputs.length, outputs)
+    // What a node sent, sent back to it, from elsewhere.
+    net.filter = () => true
+    net.sentBytes.clear()
+    for (const bytes of captured) a.machine.handleDatagram(bytes, at('203.0.113.66:1'), 0, net.now)
+    a.drain()
+    net.run(3_000)
+    const received = captured.reduce((sum, { length }) => sum + length, 0)
+    assert.ok((net.sentBytes.get('203.0.113.66:1') ?? 0) <= 3 * received)
+    assert.equal(JSON.stringify(a.machine.rows().map(({ ways }) => ways.length)), before)
+  })
+
+  it('captured tunnel requests from another address bring at most three times their bytes and no way', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    const captured: Uint8Array[] = []
+    net.filter = (from, _to, bytes) => {
+      if (from.startsWith('198.51.100.2:') && bytes[2] === 7) captured.push(bytes.slice())
+      return true
+    }
+    a.resolve(b.name)
+    net.run(3_000)
+    assert.ok(captured.length > 0)
+    net.sentBytes.clear()
+    let received = 0
+    for (let i = 0; i < 500; i++) {
+      const bytes = captured[i % captured.length]!
+      received += bytes.length
+      a.machine.handleDatagram(bytes, at('203.0.113.66:1'), 0, net.now)
+      a.drain()
+      net.run(10)
+    }
+    const sent = net.sentBytes.get('203.0.113.66:1') ?? 0
+    assert.ok(sent > 0 && sent <= 3 * received, `${sent} for ${received}`)
+    assert.ok(a.of('way').every(({ remote }) => !text(remote).startsWith('203.0.113.66')))
+  })
+
+  it('a candidate that never answers gets few datagrams', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    net.server.located.get(b.name)!.hosts = [{ kind: 'host', endpoint: at('203.0.113.200:9') }]
+    net.sentBytes.clear()
+    a.resolve(b.name)
+    net.run(60_000)
+    assert.ok((net.sentBytes.get('203.0.113.200:9') ?? 0) <= 6 * 64)
+  })
+
+  it('a direction whose lease is of another key, name or zone is not followed', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    const lease = net.server.lease.bind(net.server)
+    net.server.lease = (node) => {
+      const bytes = lease(node)
+      if (node.credentials.name === b.name) bytes[30] = bytes[30]! ^ 1
+      return bytes
+    }
+    a.resolve(b.name)
+    net.run(3_000)
+    assert.equal(a.of('direction').length, 0)
+    net.server.lease = (node) =>
+      lease(node.credentials.name === b.name ? net.server.nodes.get(a.name)! : node)
+    a.machine.forget(b.name, net.now)
+    a.resolve(b.name)
+    net.run(3_000)
+    assert.equal(a.of('direction').length, 0)
+  })
+})
