@@ -1,0 +1,217 @@
+/**
+ * The answering end of sealed sessions (docs/wire/overlay.md). A SESSION_REQUEST is answered without keeping anything; an OPEN
+ * with the salt of that answer proves its source address and makes the session. At most two sessions an identity, and a
+ * captured OPEN makes none.
+ */
+import { concat, toHex } from '../../core/bytes.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import {
+  type Datagram,
+  type Identity,
+  identityBytes,
+  Kind,
+  MAC,
+  type Open,
+  type Sealed,
+  type SessionRequest,
+} from '../wire/datagram.ts'
+import { type Message, messageCodec } from '../wire/message.ts'
+import type { MachineComponents } from './api.ts'
+import { encoded, encodedMessage } from './asker.ts'
+import { CounterWindow } from './counters.ts'
+import { macKey, sessionKeys } from './secrets.ts'
+
+/** A salt is good for one to two of these (ms). */
+const SECRET_MS = 60_000
+/** OPENs of an identity remembered as long as their salts are good; more are refused until then. */
+const MAX_OPENS = 16
+const MAX_SESSION_MS = 24 * 3_600_000
+
+export interface AnswerSession {
+  /** Ours, named by SEALED. */
+  readonly index: number
+  /** Of the asker. */
+  readonly asker: number
+  /** Whose it is: what `keyOf` gave for its identity. */
+  readonly owner: string
+  readonly openedAt: number
+}
+
+interface Session extends AnswerSession {
+  readonly sendKey: Uint8Array
+  readonly receiveKey: Uint8Array
+  readonly received: CounterWindow
+  counter: number
+}
+
+interface Owner {
+  /** The newest last; two at most. */
+  readonly sessions: Session[]
+  /** By salt a: when it was opened, and its session's index. */
+  readonly opens: Map<string, { readonly at: number; readonly index: number }>
+}
+
+/** Who asks and the key that both hold. */
+export interface Holder {
+  readonly owner: string
+  readonly key: Uint8Array
+}
+
+export interface AnswererParts extends MachineComponents {
+  /** Undefined: nobody known; such a datagram gets no answer. */
+  readonly holderOf: (identity: Identity, now: number) => Holder | undefined
+  readonly send: (bytes: Uint8Array, to: Endpoint, socket: number) => void
+  /** `proven`: the message came in an OPEN, whose source has answered. */
+  readonly onMessage: (
+    session: AnswerSession,
+    message: Message,
+    from: Endpoint,
+    socket: number,
+    proven: boolean,
+    now: number,
+  ) => void
+}
+
+export class Answerer {
+  readonly #parts: AnswererParts
+  readonly #sessions = new Map<number, Session>()
+  readonly #owners = new Map<string, Owner>()
+  #secret: Uint8Array
+  #before: Uint8Array
+  #secretAt = Number.NEGATIVE_INFINITY
+
+  constructor(parts: AnswererParts) {
+    this.#parts = parts
+    this.#secret = this.#fresh()
+    this.#before = this.#secret
+  }
+
+  get size(): number {
+    return this.#sessions.size
+  }
+
+  handle(datagram: Datagram, from: Endpoint, socket: number, now: number): void {
+    this.#turnSecret(now)
+    if (datagram.kind === Kind.SESSION_REQUEST) this.#request(datagram, from, socket, now)
+    else if (datagram.kind === Kind.OPEN) this.#open(datagram, from, socket, now)
+    else if (datagram.kind === Kind.SEALED) this.#sealed(datagram, from, socket, now)
+  }
+
+  /** Seals it for the session's asker; undefined when the session is gone. */
+  seal(index: number, message: Message, opened = false): Uint8Array | undefined {
+    const session = this.#sessions.get(index)
+    if (session === undefined) return undefined
+    const counter = session.counter++
+    const head = opened
+      ? { kind: Kind.OPENED, index: session.asker, counter, answerer: session.index }
+      : { kind: Kind.SEALED, index: session.asker, counter }
+    const ad = encoded({ ...head, sealed: new Uint8Array(0) })
+    const sealed = this.#parts.crypto.seal(session.sendKey, counter, encodedMessage(message), ad)
+    return encoded({ ...head, sealed })
+  }
+
+  /** Ends all its sessions: its key was replaced or withdrawn. */
+  drop(owner: string): void {
+    for (const { index } of this.#owners.get(owner)?.sessions ?? []) this.#sessions.delete(index)
+    this.#owners.delete(owner)
+  }
+
+  #request(request: SessionRequest, from: Endpoint, socket: number, now: number): void {
+    const { crypto, holderOf, send } = this.#parts
+    const holder = holderOf(request.identity, now)
+    if (holder === undefined) return
+    const bytes = encoded(request)
+    const mac = crypto.mac(macKey(crypto, holder.key, 'request'), bytes.subarray(0, bytes.length - MAC))
+    if (!crypto.equal(mac, request.mac)) return
+    const salt = this.#salt(this.#secret, request.identity, request.salt, from)
+    const head = { kind: Kind.SESSION_RESPONSE, index: request.index, salt, mac: new Uint8Array(MAC) }
+    const blank = encoded(head)
+    const answer = crypto.mac(
+      macKey(crypto, holder.key, 'response'),
+      concat(blank.subarray(0, blank.length - MAC), request.salt),
+    )
+    send(encoded({ ...head, mac: answer }), from, socket)
+  }
+
+  #open(open: Open, from: Endpoint, socket: number, now: number): void {
+    const { crypto, holderOf, onMessage } = this.#parts
+    const mine = [this.#secret, this.#before].some((secret) =>
+      crypto.equal(this.#salt(secret, open.identity, open.saltA, from), open.saltB),
+    )
+    if (!mine) return
+    const holder = holderOf(open.identity, now)
+    if (holder === undefined) return
+    const keys = sessionKeys(crypto, holder.key, open.saltA, open.saltB)
+    const ad = encoded({ ...open, sealed: new Uint8Array(0) })
+    const plain = crypto.open(keys.asker, open.counter, open.sealed, ad)
+    if (plain === undefined) return
+    const message = messageCodec.decode(plain)
+    if (!message.ok) return
+    const session = this.#sessionOf(open, holder.owner, keys, now)
+    if (session !== undefined) onMessage(session, message.value, from, socket, true, now)
+  }
+
+  /** The session of this OPEN: made at the first of its salt, the same at repetitions. */
+  #sessionOf(
+    open: Open,
+    name: string,
+    keys: { readonly asker: Uint8Array; readonly answerer: Uint8Array },
+    now: number,
+  ): Session | undefined {
+    const owner: Owner = this.#owners.get(name) ?? { sessions: [], opens: new Map() }
+    this.#owners.set(name, owner)
+    const salt = toHex(open.saltA)
+    const known = owner.opens.get(salt)
+    if (known !== undefined) return this.#sessions.get(known.index)
+    for (const [each, { at }] of owner.opens) if (at + 2 * SECRET_MS < now) owner.opens.delete(each)
+    if (owner.opens.size >= MAX_OPENS) return undefined
+    let index = this.#number()
+    while (this.#sessions.has(index)) index = this.#number()
+    const session: Session = {
+      ...{ index, asker: open.index, owner: name, openedAt: now, counter: 0 },
+      ...{ sendKey: keys.answerer, receiveKey: keys.asker, received: new CounterWindow() },
+    }
+    session.received.take(open.counter)
+    owner.opens.set(salt, { at: now, index })
+    owner.sessions.push(session)
+    this.#sessions.set(index, session)
+    if (owner.sessions.length > 2) this.#sessions.delete(owner.sessions.shift()!.index)
+    return session
+  }
+
+  #sealed(sealed: Sealed, from: Endpoint, socket: number, now: number): void {
+    const { crypto, onMessage, send } = this.#parts
+    const session = this.#sessions.get(sealed.index)
+    if (session === undefined || now - session.openedAt > MAX_SESSION_MS) {
+      // A hint of 8 bytes, shorter than what asked for it.
+      send(encoded({ kind: Kind.SESSION_UNKNOWN, index: sealed.index }), from, socket)
+      return
+    }
+    const ad = encoded({ ...sealed, sealed: new Uint8Array(0) })
+    const plain = crypto.open(session.receiveKey, sealed.counter, sealed.sealed, ad)
+    if (plain === undefined || !session.received.take(sealed.counter)) return
+    const message = messageCodec.decode(plain)
+    if (message.ok) onMessage(session, message.value, from, socket, false, now)
+  }
+
+  #salt(secret: Uint8Array, identity: Identity, saltA: Uint8Array, { address, port }: Endpoint): Uint8Array {
+    const who = concat(identityBytes(identity), saltA, address, Uint8Array.of(port >> 8, port & 255))
+    return this.#parts.crypto.mac(secret, this.#parts.crypto.hash(who))
+  }
+
+  #turnSecret(now: number): void {
+    if (now - this.#secretAt < SECRET_MS) return
+    this.#before = this.#secret
+    this.#secret = this.#fresh()
+    this.#secretAt = now
+  }
+
+  #fresh(): Uint8Array {
+    return this.#parts.random.fill(new Uint8Array(32))
+  }
+
+  #number(): number {
+    const bytes = this.#parts.random.fill(new Uint8Array(4))
+    return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
+  }
+}

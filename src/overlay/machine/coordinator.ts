@@ -1,0 +1,543 @@
+/**
+ * The direction coordinator (NT-15 … NT-20, paper §2.2, Figs. 4–8): registrations and their locations, the choice of routes, and
+ * directions to both nodes. Sans-I/O. Durable state is the directory's: whoever drives this machine commits it before it sends
+ * what `poll` gives.
+ *
+ * Nothing unproven: a location counts once its address has answered, in OPEN or by an echo; data goes to proven locations
+ * only, and an answer is never longer than three times what asked for it.
+ */
+import { compare, concat } from '../../core/bytes.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
+import { kdf } from '../../crypto/tunnel-crypto.ts'
+import { LoadMeter, SourceLimiter } from '../../tunnel/protocol/limiter.ts'
+import { type Location, type NodeRecord, sameEndpoint } from '../tables.ts'
+import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datagram.ts'
+import {
+  type Candidate,
+  type Message,
+  nameOfType,
+  type RelaySide,
+  Route,
+  type SideOrder,
+  Status,
+  Type,
+  Want,
+} from '../wire/message.ts'
+import { Answerer, type AnswerSession, type Holder } from './answerer.ts'
+import type { MachineComponents, Send, Step } from './api.ts'
+import type { Directory } from './directory.ts'
+import { Leases, type ZoneInit } from './leases.ts'
+import { chooseRoute } from './route.ts'
+
+export interface CoordinatorInit extends ZoneInit {
+  /** X25519 private key of this coordinator: pair keys are derived from it. */
+  readonly coordinatorKey: Uint8Array
+  /** Whether relays may be ordered. */
+  readonly relays: boolean
+  /** Who may ask for a node that has no access list: anybody of the zone, or the nodes of its account. */
+  readonly openTo: 'zone' | 'account'
+  /** Seconds between keep-alives of nodes behind NATs. */
+  readonly keepAlive?: number
+  /** Emit steps for `godwit overlay trace`. */
+  readonly trace?: boolean
+}
+
+/** NT-25: asks a relay server for a channel; `handleRelayAck` brings the answer. */
+export interface RelayOrder {
+  readonly type: 'relay-order'
+  readonly id: number
+  readonly pair: Uint8Array
+  /** A second channel, for a soft handover. */
+  readonly another: boolean
+  readonly sides: readonly [SideOrder, SideOrder]
+}
+
+export type CoordinatorOutput = Send | Step | RelayOrder
+
+const KEEP_ALIVE_SECONDS = 20
+const LIFETIME_SECONDS = 600
+/** A location that has been silent for so many keep-alives hears nothing any more. */
+const MISSED = 4
+/** Repetitions of a direction: after 250 ms, doubling. */
+const FIRST_PAUSE = 250
+const TRIES = 6
+/** An order that a relay does not answer (ms). */
+const ORDER_MS = 1000
+/** Messages a second of one node, and directions. */
+const NODE_RATE = 20
+const NODE_BURST = 60
+const DIRECTION_RATE = 10
+const DIRECTION_BURST = 300
+/** Directions under way of one node, and of all. */
+const MAX_DIRECTIONS_OF_NODE = 256
+const MAX_DIRECTIONS = 100_000
+const MAX_LOCATIONS = 2_000_000
+/** SESSION_REQUESTs and OPENs a second beyond which sources are limited one by one. */
+const LOAD = 2000
+const MAX_FACTOR = 3
+
+interface Node extends Location {
+  readonly socket: number
+  readonly messages: TokenBucket
+  readonly directions: TokenBucket
+  /** Directions that it asked for and that are under way. */
+  asked: number
+}
+
+/** A direction to one node, repeated until acknowledged. */
+interface Directed {
+  readonly to: string
+  readonly by: string
+  readonly message: Message
+  tries: number
+  at: number
+}
+
+interface Ordered {
+  readonly mn: string
+  readonly cn: string
+  readonly until: number
+}
+
+export class Coordinator {
+  readonly #parts: MachineComponents
+  readonly #directory: Directory
+  readonly #init: CoordinatorInit
+  readonly #leases: Leases
+  readonly #answerer: Answerer
+  readonly #pairSecret: Uint8Array
+  readonly #challengeKey: Uint8Array
+  /** In the order of their last registration. */
+  readonly #nodes = new Map<string, Node>()
+  readonly #directed = new Map<number, Directed>()
+  readonly #orders = new Map<number, Ordered>()
+  readonly #load = new LoadMeter(LOAD)
+  readonly #sources = new SourceLimiter()
+  readonly #outputs: CoordinatorOutput[] = []
+  #outputsRead = 0
+  readonly #counts = { registrations: 0, directions: 0, refused: 0, limited: 0, malformed: 0 }
+
+  constructor(parts: MachineComponents, directory: Directory, init: CoordinatorInit) {
+    this.#parts = parts
+    this.#directory = directory
+    this.#init = init
+    this.#leases = new Leases(parts, directory, init)
+    const { crypto, random } = parts
+    const own = crypto.sharedSecret(init.coordinatorKey, crypto.publicKey(init.coordinatorKey))
+    this.#pairSecret = own ?? init.coordinatorKey
+    this.#challengeKey = random.fill(new Uint8Array(32))
+    this.#answerer = new Answerer({
+      ...{ crypto, random, wall: parts.wall },
+      holderOf: (identity) => this.#holderOf(identity),
+      send: (bytes, to, socket) => this.#emit({ type: 'send', socket, to, bytes }),
+      onMessage: (session, message, from, socket, proven, now) =>
+        this.#message(session, message, from, socket, proven, now),
+    })
+  }
+
+  /** Registered nodes, and what was counted since the start. */
+  get counts(): Readonly<Record<string, number>> {
+    return {
+      ...this.#counts,
+      nodes: this.#nodes.size,
+      sessions: this.#answerer.size,
+      directing: this.#directed.size,
+    }
+  }
+
+  location(name: string): Location | undefined {
+    return this.#nodes.get(name)
+  }
+
+  handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void {
+    const datagram = datagramCodec.decode(bytes)
+    if (!datagram.ok) {
+      this.#counts.malformed++
+      return
+    }
+    const { value } = datagram
+    if (isCostly(value) && this.#load.count(now) && !this.#sources.allow(from, now)) {
+      this.#counts.limited++
+      return
+    }
+    this.#length = bytes.length
+    this.#answerer.handle(value, from, socket, now)
+  }
+
+  /** Bytes of the datagram at hand: its answer is at most three times that. */
+  #length = 0
+
+  /** The node logged in anew, or was removed: what its old key could do ends. */
+  forget(name: string): void {
+    this.#answerer.drop(name)
+    this.#nodes.delete(name)
+  }
+
+  handleRelayAck(id: number, sides: readonly [RelaySide, RelaySide] | undefined, now: number): void {
+    const order = this.#orders.get(id)
+    if (order === undefined) return
+    this.#orders.delete(id)
+    if (this.#init.trace === true) this.#step('relay', this.#dc, Type.RELAY_ORDER_ACK, now)
+    if (sides === undefined) this.#directBoth(order.mn, order.cn, Route.CHECK, Route.CHECK, undefined, now)
+    else this.#directBoth(order.mn, order.cn, Route.RELAY, Route.RELAY, sides, now)
+  }
+
+  poll(): CoordinatorOutput | undefined {
+    const output = this.#outputs[this.#outputsRead]
+    if (output === undefined) {
+      this.#outputs.length = 0
+      this.#outputsRead = 0
+    } else this.#outputsRead++
+    return output
+  }
+
+  nextTimeout(): number | undefined {
+    let at = Number.POSITIVE_INFINITY
+    for (const directed of this.#directed.values()) at = Math.min(at, directed.at)
+    for (const { until } of this.#orders.values()) at = Math.min(at, until)
+    const [oldest] = this.#nodes.values()
+    if (oldest !== undefined) at = Math.min(at, oldest.expiresAt)
+    return at === Number.POSITIVE_INFINITY ? undefined : at
+  }
+
+  handleTimeout(now: number): void {
+    for (const [transaction, directed] of this.#directed)
+      if (directed.at <= now) this.#sendDirection(transaction, directed, now)
+    for (const [id, { until }] of this.#orders) if (until <= now) this.handleRelayAck(id, undefined, now)
+    for (const [name, { expiresAt }] of this.#nodes) {
+      if (expiresAt > now) break
+      this.#nodes.delete(name)
+    }
+  }
+
+  // ---- sessions
+
+  #holderOf(identity: Identity): Holder | undefined {
+    if (identity.type !== 'key') return undefined
+    const node = this.#directory.nodeByKeyId(identity.id)
+    return node && { owner: node.name, key: node.key }
+  }
+
+  #message(
+    session: AnswerSession,
+    message: Message,
+    from: Endpoint,
+    socket: number,
+    proven: boolean,
+    now: number,
+  ): void {
+    const known = this.#nodes.get(session.owner)
+    if (known !== undefined && !known.messages.take(now)) {
+      this.#counts.limited++
+      return
+    }
+    if (this.#init.trace === true) this.#step(session.owner, this.#dc, message.type, now)
+    const reply: Reply = (answer, opened = proven) => {
+      const bytes = this.#answerer.seal(session.index, answer, opened)
+      if (bytes === undefined || bytes.length > MAX_FACTOR * this.#length) return
+      if (this.#init.trace === true) this.#step(this.#dc, session.owner, answer.type, now)
+      this.#emit({ type: 'send', socket, to: from, bytes })
+    }
+    const source = { session, from, socket, proven: proven || this.#echoed(session, message, from) }
+    switch (message.type) {
+      case Type.REGISTRATION_REQUEST:
+        this.#register(source, message, reply, now)
+        break
+      case Type.KEEP_ALIVE:
+        this.#keepAlive(source, message, reply, now)
+        break
+      case Type.DIRECTION_REQUEST:
+        this.#direct(session.owner, message, reply, now)
+        break
+      case Type.ROUTE_DIRECTION_ACK:
+        this.#acknowledged(session.owner, message.transaction)
+        break
+      default:
+    }
+  }
+
+  /** What this address has to return: nobody else can know it. */
+  #challenge({ owner }: AnswerSession, { address, port }: Endpoint): Uint8Array {
+    const who = concat(ascii(owner), address, Uint8Array.of(port >> 8, port & 255))
+    return this.#parts.crypto.mac(this.#challengeKey, who).slice(0, 8)
+  }
+
+  #echoed(session: AnswerSession, { echo }: Message, from: Endpoint): boolean {
+    return echo !== undefined && this.#parts.crypto.equal(echo, this.#challenge(session, from))
+  }
+
+  // ---- registration (Fig. 4 steps 9 and 12, Fig. 7 steps 3 and 6)
+
+  #register(source: Source, message: Message, reply: Reply, now: number): void {
+    const { session, from } = source
+    const { transaction } = message
+    const type = Type.REGISTRATION_RESPONSE
+    const node = this.#directory.nodeByName(session.owner)
+    if (node === undefined) return
+    const known = this.#nodes.get(session.owner)
+    if (known === undefined && this.#nodes.size >= MAX_LOCATIONS) {
+      reply({ type, transaction, status: Status.TOO_MANY })
+      return
+    }
+    const isProven = source.proven || (known !== undefined && sameEndpoint(known.observed, from))
+    if (isProven) this.#locate(source, message.candidates ?? [], known, now)
+    this.#counts.registrations++
+    reply({
+      ...{ type, transaction, status: Status.DONE },
+      lease: this.#leases.leaseOf(node, message.lease),
+      observed: from,
+      lifetime: LIFETIME_SECONDS,
+      keepAlive: this.#keepAliveSeconds,
+      ...(!isProven && { challenge: this.#challenge(session, from) }),
+    })
+    if (!isProven) this.#pending(session.owner, message.candidates ?? [])
+  }
+
+  /** Candidates of a registration whose address has not answered yet; with the echo they count. */
+  readonly #candidates = new Map<string, readonly Candidate[]>()
+
+  #pending(name: string, candidates: readonly Candidate[]): void {
+    this.#candidates.delete(name)
+    if (this.#candidates.size >= 4096) this.#candidates.delete(this.#candidates.keys().next().value!)
+    this.#candidates.set(name, candidates)
+  }
+
+  #locate(source: Source, hosts: readonly Candidate[], known: Node | undefined, now: number): void {
+    const { session, from, socket } = source
+    this.#nodes.delete(session.owner) // to the end: the order is by last registration
+    this.#nodes.set(session.owner, {
+      ...{ name: session.owner, hosts, observed: from, proven: true, session: session.index, socket },
+      ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now },
+      messages: known?.messages ?? new TokenBucket(NODE_RATE, NODE_BURST),
+      directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
+      asked: known?.asked ?? 0,
+    })
+    this.#candidates.delete(session.owner)
+  }
+
+  #keepAlive(source: Source, { transaction }: Message, reply: Reply, now: number): void {
+    const { session, from, proven } = source
+    const known = this.#nodes.get(session.owner)
+    const isHere = known !== undefined && sameEndpoint(known.observed, from)
+    if (proven && !isHere) {
+      const hosts = this.#candidates.get(session.owner) ?? known?.hosts
+      if (hosts !== undefined) this.#locate(source, hosts, known, now)
+    } else if (isHere && known !== undefined)
+      this.#nodes.set(session.owner, { ...known, heardAt: now, session: session.index })
+    const answer = { type: Type.KEEP_ALIVE_ACK, transaction, observed: from }
+    reply(isHere || proven ? answer : { ...answer, challenge: this.#challenge(session, from) })
+  }
+
+  get #keepAliveSeconds(): number {
+    return this.#init.keepAlive ?? KEEP_ALIVE_SECONDS
+  }
+
+  /** The node, if datagrams to its location still reach it. */
+  #reachable(name: string, now: number): Node | undefined {
+    const node = this.#nodes.get(name)
+    if (node === undefined || node.expiresAt <= now) return undefined
+    return now - node.heardAt > 1000 * MISSED * this.#keepAliveSeconds ? undefined : node
+  }
+
+  // ---- directions (Fig. 5, Fig. 7 from step 11 on)
+
+  #direct(mnName: string, message: Message, reply: Reply, now: number): void {
+    const { name, transaction } = message
+    const refuse = (status: Status) => {
+      this.#counts.refused++
+      reply({ type: Type.DIRECTION_RESPONSE, transaction, status })
+    }
+    const mn = this.#reachable(mnName, now)
+    if (mn === undefined) {
+      refuse(Status.NOT_REGISTERED)
+      return
+    }
+    if (name === undefined || name === mnName) {
+      refuse(Status.UNKNOWN_NAME)
+      return
+    }
+    // Repeated while it is under way: the directions are repeated by themselves.
+    if (this.#isUnderWay(mnName, name)) return
+    const busy = this.#directed.size + this.#orders.size >= MAX_DIRECTIONS
+    if (busy || mn.asked >= MAX_DIRECTIONS_OF_NODE || !mn.directions.take(now)) {
+      refuse(Status.TOO_MANY)
+      return
+    }
+    const status = this.#mayAsk(mnName, name)
+    const cn = this.#reachable(name, now)
+    if (status !== Status.DONE || cn === undefined) {
+      refuse(status === Status.DONE ? Status.NOT_REGISTERED : status)
+      return
+    }
+    this.#counts.directions++
+    const choice = chooseRoute(mn, cn, message.want === Want.RELAY || message.want === Want.ANOTHER_CHANNEL)
+    if (choice.relay && this.#init.relays) this.#order(mn, cn, message.want === Want.ANOTHER_CHANNEL, now)
+    else {
+      const [a, b] = choice.relay ? [Route.CHECK, Route.CHECK] : [choice.mn, choice.cn]
+      this.#directBoth(mnName, name, a, b, undefined, now)
+    }
+  }
+
+  #isUnderWay(mn: string, cn: string): boolean {
+    for (const order of this.#orders.values()) if (order.mn === mn && order.cn === cn) return true
+    if ((this.#nodes.get(mn)?.asked ?? 0) === 0) return false
+    for (const { to, by, message } of this.#directed.values())
+      if (by === mn && to === mn && message.name === cn) return true
+    return false
+  }
+
+  /** D10: who may ask for whom. */
+  #mayAsk(mn: string, name: string): Status {
+    if (zoneOf(name) !== this.#init.zone) return Status.UNREACHED
+    const target = this.#directory.nodeByName(name)
+    const asker = this.#directory.nodeByName(mn)
+    if (target === undefined || asker === undefined) return Status.UNKNOWN_NAME
+    if (target.account === asker.account) return Status.DONE
+    const patterns = this.#directory.accessOf(name)
+    if (patterns === undefined) return this.#init.openTo === 'zone' ? Status.DONE : Status.NOT_ALLOWED
+    const allowed = patterns.some(
+      (pattern) => pattern === mn || (pattern.startsWith('*.') && zoneOf(mn) === pattern.slice(2)),
+    )
+    return allowed ? Status.DONE : Status.NOT_ALLOWED
+  }
+
+  #order(mn: Node, cn: Node, another: boolean, now: number): void {
+    const a = this.#directory.nodeByName(mn.name)
+    const b = this.#directory.nodeByName(cn.name)
+    if (a === undefined || b === undefined) return
+    let id = this.#number()
+    while (this.#orders.has(id)) id = this.#number()
+    this.#orders.set(id, { mn: mn.name, cn: cn.name, until: now + ORDER_MS })
+    if (this.#init.trace === true) this.#step(this.#dc, 'relay', Type.RELAY_ORDER, now)
+    this.#emit({
+      ...{ type: 'relay-order', id, another },
+      pair: this.#parts.crypto.hash(sorted(a, b)),
+      sides: [this.#side(mn, a), this.#side(cn, b)],
+    })
+  }
+
+  #side({ observed }: Node, { publicKey }: NodeRecord): SideOrder {
+    return { proven: observed, node: new DataView(publicKey.buffer, publicKey.byteOffset).getBigUint64(0) }
+  }
+
+  /** Both nodes are told of each other; `sides` are the relay's for the one that asked and for the other. */
+  #directBoth(
+    mnName: string,
+    cnName: string,
+    mnRoute: Route,
+    cnRoute: Route,
+    sides: readonly [RelaySide, RelaySide] | undefined,
+    now: number,
+  ): void {
+    const mn = this.#nodes.get(mnName)
+    const cn = this.#nodes.get(cnName)
+    const a = this.#directory.nodeByName(mnName)
+    const b = this.#directory.nodeByName(cnName)
+    if (mn === undefined || cn === undefined || a === undefined || b === undefined) return
+    const pairKey = kdf(this.#parts.crypto, this.#pairSecret, concat(ascii('pair'), sorted(a, b)), 1)[0]
+    this.#tell(cn, mn, a, cnRoute, pairKey, sides?.[1], mn, now)
+    this.#tell(mn, cn, b, mnRoute, pairKey, sides?.[0], mn, now)
+  }
+
+  /** ROUTE_DIRECTION to `to`, about the peer. */
+  #tell(
+    to: Node,
+    peer: Node,
+    record: NodeRecord,
+    route: Route,
+    pairKey: Uint8Array,
+    relay: RelaySide | undefined,
+    asker: Node,
+    now: number,
+  ): void {
+    let transaction = this.#number()
+    while (this.#directed.has(transaction)) transaction = this.#number()
+    const directed: Directed = {
+      ...{ to: to.name, by: asker.name, tries: 0, at: now },
+      message: {
+        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name: peer.name, pairKey },
+        lease: this.#leases.leaseOf(record, undefined),
+        candidates: [...peer.hosts.slice(0, 14), { kind: 'reflexive', endpoint: peer.observed }],
+        ...(relay !== undefined && { relays: [relay] }),
+      },
+    }
+    this.#directed.set(transaction, directed)
+    asker.asked++
+    this.#sendDirection(transaction, directed, now)
+  }
+
+  #sendDirection(transaction: number, directed: Directed, now: number): void {
+    const node = this.#nodes.get(directed.to)
+    if (node === undefined || directed.tries >= TRIES) {
+      this.#endDirection(transaction, directed)
+      return
+    }
+    directed.at = now + FIRST_PAUSE * 2 ** directed.tries
+    directed.tries++
+    const bytes = this.#answerer.seal(node.session, directed.message)
+    if (bytes === undefined) return
+    if (this.#init.trace === true) this.#step(this.#dc, node.name, Type.ROUTE_DIRECTION, now)
+    this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })
+  }
+
+  #acknowledged(name: string, transaction: number): void {
+    const directed = this.#directed.get(transaction)
+    if (directed !== undefined && directed.to === name) this.#endDirection(transaction, directed)
+  }
+
+  #endDirection(transaction: number, directed: Directed): void {
+    this.#directed.delete(transaction)
+    const asker = this.#nodes.get(directed.by)
+    if (asker !== undefined && asker.asked > 0) asker.asked--
+  }
+
+  // ---- outputs
+
+  get #dc(): string {
+    return `dc.${this.#init.zone}`
+  }
+
+  #step(from: string, to: string, type: number, at: number): void {
+    this.#emit({ type: 'step', at, from, to, what: nameOfType(type) })
+  }
+
+  #number(): number {
+    const bytes = this.#parts.random.fill(new Uint8Array(4))
+    return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
+  }
+
+  #emit(output: CoordinatorOutput): void {
+    this.#outputs.push(output)
+  }
+}
+
+interface Source {
+  readonly session: AnswerSession
+  readonly from: Endpoint
+  readonly socket: number
+  /** It has answered from there: in OPEN, or by this message's echo. */
+  readonly proven: boolean
+}
+
+type Reply = (message: Message, opened?: boolean) => void
+
+/** What costs more than a look-up and one decryption under a session's key. */
+function isCostly({ kind }: Datagram): boolean {
+  return kind === Kind.SESSION_REQUEST || kind === Kind.OPEN
+}
+
+/** Both node keys, the smaller first. */
+function sorted(a: NodeRecord, b: NodeRecord): Uint8Array {
+  const [first, second] =
+    compare(a.publicKey, b.publicKey) < 0 ? [a.publicKey, b.publicKey] : [b.publicKey, a.publicKey]
+  return concat(first, second)
+}
+
+export function zoneOf(name: string): string {
+  return name.slice(name.indexOf('.') + 1)
+}
+
+function ascii(text: string): Uint8Array {
+  return Uint8Array.from(text, (character) => character.charCodeAt(0))
+}

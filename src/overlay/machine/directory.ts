@@ -1,0 +1,29 @@
+/** Durable state as the coordinator's machine sees it (store/store.ts keeps it). */
+import type { NodeRecord } from '../tables.ts'
+
+/** What the coordinator's machine asks of durable state; all of it answers at once. */
+export interface Directory {
+  nodeByName(name: string): NodeRecord | undefined
+  nodeByKeyId(keyId: Uint8Array): NodeRecord | undefined
+  /** The node of a login: made, or its keys replaced. False when the name is another account's. */
+  putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean
+  /** A number that no node has or had. */
+  takeNumber(): number
+  /** Keeps the node's number, unless another node has it. */
+  setNumber(name: string, number: number): boolean
+  numberOf(name: string): number | undefined
+  setLease(name: string, lease: Uint8Array): void
+  /** A serial for a lease, greater than all before. */
+  takeSerial(): number
+  /** Patterns of names that may ask for this node: full names and `*.zone`; undefined: the zone's rule holds. */
+  accessOf(name: string): readonly string[] | undefined
+  /** The keys of a foreign zone as first seen. */
+  zoneKeys(zone: string): ZoneKeys | undefined
+  pinZone(zone: string, keys: ZoneKeys): void
+}
+
+export interface ZoneKeys {
+  /** X25519 and Ed25519, 32 bytes each. */
+  readonly coordinator: Uint8Array
+  readonly zone: Uint8Array
+}

@@ -1,0 +1,267 @@
+/**
+ * The relay (NT-24, NT-25, paper §2.4): channels ordered by the coordinator, the addresses bound to their sides, limits and expiry.
+ * Sans-I/O: the worker forwards by what `find` gives, and hands datagrams that begin with `N` to `handleBind`.
+ *
+ * A side sends to an address that the coordinator has proven, or that returned a token; nothing else of a stranger's
+ * makes an entry or an answer.
+ */
+import type { Endpoint } from '../../core/endpoint.ts'
+import { endpointKey, sameEndpoint } from '../tables.ts'
+import { datagramCodec, Kind, MAC, type RelayBind } from '../wire/datagram.ts'
+import type { RelaySide, SideOrder } from '../wire/message.ts'
+import type { MachineComponents } from './api.ts'
+import { encoded } from './asker.ts'
+
+export interface RelayInit {
+  /** Addresses that nodes reach the relay at: of either family, one at least. */
+  readonly addresses: readonly Uint8Array[]
+  /** UDP ports that it listens on; an index into this list names one. */
+  readonly ports: readonly number[]
+  readonly maxChannels?: number
+}
+
+/** Channels that a node, and a pair, may have. A node has a port for each. */
+const MAX_OF_PAIR = 2
+const MAX_CHANNELS = 10_000
+/** A channel without traffic ends (ms). A tunnel's probes are traffic. */
+const IDLE_MS = 180_000
+const SWEEP_MS = 10_000
+const TOKEN = 16
+const BOUND = 1
+const PROVE = 2
+
+export interface Side {
+  /** Index of the port that its node sends to. */
+  readonly port: number
+  readonly key: Uint8Array
+  readonly node: bigint
+  /** The other side of its channel. */
+  other?: Side
+  /** What the coordinator has proven. */
+  proven: Endpoint | undefined
+  bound: Endpoint | undefined
+  /** Of the RELAY_BIND that bound it; 0: the coordinator's word did. */
+  counter: number
+  /** What came from its node. */
+  packets: number
+  bytes: number
+}
+
+export interface Channel {
+  readonly id: number
+  readonly pair: string
+  readonly sides: readonly [Side, Side]
+  usedAt: number
+  /** Packets of both sides at the last sweep. */
+  seen: number
+}
+
+export interface Target {
+  readonly from: Side
+  readonly to: Side
+}
+
+export class Relay {
+  readonly #parts: MachineComponents
+  readonly #init: RelayInit
+  readonly #secret: Uint8Array
+  readonly #channels = new Map<number, Channel>()
+  /** Oldest first. */
+  readonly #byPair = new Map<string, Channel[]>()
+  readonly #byNode = new Map<bigint, Set<number>>()
+  readonly #bySource = new Map<string, Target>()
+  /** Called when the address bound to a side changes; absent: the owner asks `find` each time. */
+  onBinding: (port: number, source: Endpoint, target: Target | undefined) => void = () => {}
+  #next = 0
+  #sweepAt = 0
+
+  constructor(parts: MachineComponents, init: RelayInit) {
+    this.#parts = parts
+    this.#init = init
+    this.#secret = parts.random.fill(new Uint8Array(32))
+  }
+
+  get channels(): Iterable<Channel> {
+    return this.#channels.values()
+  }
+
+  /** Steps 17 and 18: a channel for the pair, the one that there is unless `another` is wanted. Undefined: none is to be had. */
+  order(
+    pair: string,
+    another: boolean,
+    sides: readonly [SideOrder, SideOrder],
+    now: number,
+  ): readonly [RelaySide, RelaySide] | undefined {
+    const there = this.#byPair.get(pair) ?? []
+    const known = there.at(-1)
+    if (known !== undefined && (!another || there.length >= MAX_OF_PAIR)) {
+      // The one that asks may be the second of the first order.
+      const turned = known.sides[0].node !== sides[0].node
+      const [a, b] = turned ? [known.sides[1], known.sides[0]] : known.sides
+      known.usedAt = now
+      this.#prove(a, sides[0].proven)
+      this.#prove(b, sides[1].proven)
+      return [this.#told(known, a), this.#told(known, b)]
+    }
+    if (this.#channels.size >= (this.#init.maxChannels ?? MAX_CHANNELS)) return undefined
+    const first = this.#freePort(sides[0].node, -1)
+    const second = this.#freePort(sides[1].node, first)
+    if (first < 0 || second < 0) return undefined
+    let id = this.#number()
+    while (this.#channels.has(id)) id = this.#number()
+    const side = (order: SideOrder, port: number): Side => ({
+      ...{ port, key: this.#parts.random.fill(new Uint8Array(32)), node: order.node },
+      ...{ proven: undefined, bound: undefined, counter: 0, packets: 0, bytes: 0 },
+    })
+    const channel: Channel = {
+      ...{ id, pair, usedAt: now, seen: 0 },
+      sides: [side(sides[0], first), side(sides[1], second)],
+    }
+    const [a, b] = channel.sides
+    a.other = b
+    b.other = a
+    this.#channels.set(id, channel)
+    this.#byPair.set(pair, [...there, channel])
+    for (const each of channel.sides) {
+      const ports = this.#byNode.get(each.node) ?? new Set()
+      this.#byNode.set(each.node, ports.add(each.port))
+    }
+    this.#prove(channel.sides[0], sides[0].proven)
+    this.#prove(channel.sides[1], sides[1].proven)
+    return [this.#told(channel, channel.sides[0]), this.#told(channel, channel.sides[1])]
+  }
+
+  /** Where a datagram that came to this port from this source goes on. */
+  find(port: number, source: Endpoint): Target | undefined {
+    return this.#bySource.get(sourceKey(port, source))
+  }
+
+  /** RELAY_BIND; the answer goes back to where it came from. */
+  handleBind(bytes: Uint8Array, port: number, from: Endpoint, now: number): Uint8Array | undefined {
+    const datagram = datagramCodec.decode(bytes)
+    if (!datagram.ok || datagram.value.kind !== Kind.RELAY_BIND) return undefined
+    const bind = datagram.value
+    const channel = this.#channels.get(bind.channel)
+    const side = channel?.sides[bind.side]
+    if (channel === undefined || side === undefined || side.port !== port) return undefined
+    const { crypto } = this.#parts
+    const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
+    if (!crypto.equal(mac, bind.mac)) return undefined
+    const isRepeated =
+      bind.counter === side.counter && side.bound !== undefined && sameEndpoint(side.bound, from)
+    if (bind.counter <= side.counter && !isRepeated) return undefined
+    const token = this.#token(bind, from)
+    const isProven =
+      isRepeated ||
+      (side.proven !== undefined && sameEndpoint(side.proven, from)) ||
+      crypto.equal(token, bind.token)
+    if (!isProven) return this.#answer(side, bind, PROVE, token)
+    side.counter = bind.counter
+    channel.usedAt = now
+    this.#bind(side, from)
+    return this.#answer(side, bind, BOUND, new Uint8Array(TOKEN))
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#channels.size === 0 ? undefined : this.#sweepAt
+  }
+
+  handleTimeout(now: number): void {
+    if (now < this.#sweepAt) return
+    this.#sweepAt = now + SWEEP_MS
+    for (const channel of this.#channels.values()) {
+      const [a, b] = channel.sides
+      if (a.packets + b.packets !== channel.seen) channel.usedAt = now
+      channel.seen = a.packets + b.packets
+      if (now - channel.usedAt >= IDLE_MS) this.#end(channel)
+    }
+  }
+
+  #end(channel: Channel): void {
+    this.#channels.delete(channel.id)
+    const left = (this.#byPair.get(channel.pair) ?? []).filter((each) => each !== channel)
+    if (left.length === 0) this.#byPair.delete(channel.pair)
+    else this.#byPair.set(channel.pair, left)
+    for (const side of channel.sides) {
+      this.#unbind(side)
+      const ports = this.#byNode.get(side.node)
+      ports?.delete(side.port)
+      if (ports?.size === 0) this.#byNode.delete(side.node)
+    }
+  }
+
+  /** The coordinator's word counts until the node itself has bound an address. */
+  #prove(side: Side, proven: Endpoint | undefined): void {
+    side.proven = proven
+    if (proven !== undefined && side.counter === 0) this.#bind(side, proven)
+  }
+
+  #bind(side: Side, to: Endpoint): void {
+    if (side.bound !== undefined && sameEndpoint(side.bound, to)) return
+    this.#unbind(side)
+    const key = sourceKey(side.port, to)
+    // The address was another side's before: whoever binds it now has it.
+    const before = this.#bySource.get(key)
+    if (before !== undefined) before.from.bound = undefined
+    const target = { from: side, to: side.other! }
+    side.bound = to
+    this.#bySource.set(key, target)
+    this.onBinding(side.port, to, target)
+  }
+
+  #unbind(side: Side): void {
+    if (side.bound === undefined) return
+    this.#bySource.delete(sourceKey(side.port, side.bound))
+    this.onBinding(side.port, side.bound, undefined)
+    side.bound = undefined
+  }
+
+  /** A port that no other channel of this node uses: (port, source) names the side. */
+  #freePort(node: bigint, not: number): number {
+    const used = this.#byNode.get(node)
+    const { length } = this.#init.ports
+    for (let i = 0; i < length; i++) {
+      const port = (this.#next + i) % length
+      if (port === not || used?.has(port) === true) continue
+      this.#next = (port + 1) % length
+      return port
+    }
+    return -1
+  }
+
+  #told(channel: Channel, side: Side): RelaySide {
+    const { addresses, ports } = this.#init
+    const family = side.proven?.address.length
+    const address = addresses.find(({ length }) => length === family) ?? addresses[0]!
+    return {
+      channel: channel.id,
+      side: side === channel.sides[0] ? 0 : 1,
+      endpoint: { address, port: ports[side.port]! },
+      key: side.key,
+    }
+  }
+
+  #token({ channel, side }: RelayBind, from: Endpoint): Uint8Array {
+    const what = `${channel} ${side} ${endpointKey(from)}`
+    return this.#parts.crypto.mac(
+      this.#secret,
+      Uint8Array.from(what, (character) => character.charCodeAt(0)),
+    )
+  }
+
+  #answer(side: Side, { channel, counter }: RelayBind, state: number, token: Uint8Array): Uint8Array {
+    const head = { kind: Kind.RELAY_BOUND, channel, side: state, counter, token }
+    const blank = encoded({ ...head, mac: new Uint8Array(MAC) })
+    const mac = this.#parts.crypto.mac(side.key, blank.subarray(0, blank.length - MAC))
+    return encoded({ ...head, mac })
+  }
+
+  #number(): number {
+    const bytes = this.#parts.random.fill(new Uint8Array(4))
+    return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
+  }
+}
+
+function sourceKey(port: number, source: Endpoint): string {
+  return `${port} ${endpointKey(source)}`
+}
