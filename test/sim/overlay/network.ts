@@ -6,7 +6,7 @@
 import { parseAddress } from '../../../src/core/address.ts'
 import type { Endpoint } from '../../../src/core/endpoint.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
-import type { NodeOutput, NodeSocket } from '../../../src/overlay/machine/api.ts'
+import type { Credentials, NodeOutput, NodeSocket } from '../../../src/overlay/machine/api.ts'
 import { NodeMachine } from '../../../src/overlay/machine/node.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { endpointKey } from '../../../src/overlay/tables.ts'
@@ -49,6 +49,22 @@ export class Nat {
   }
 }
 
+/** What stands at 192.0.2.1 (port index 0) and 192.0.2.2 (the others). */
+export interface SimServer {
+  add(name: string, publicKey: Uint8Array): { readonly credentials: Credentials }
+  receive(port: number, bytes: Uint8Array, from: Endpoint): void
+  nextTimeout?(): number | undefined
+  handleTimeout?(now: number): void
+}
+
+export interface SimServerParts {
+  readonly send: (port: number, to: Endpoint, bytes: Uint8Array) => void
+  readonly wall: () => number
+  readonly now: () => number
+  readonly fill: (out: Uint8Array) => Uint8Array
+  readonly relayPorts: readonly Endpoint[]
+}
+
 export interface SimSocket {
   readonly socket: number
   readonly address: string
@@ -69,7 +85,7 @@ export class SimNode {
     this.#net = net
     this.name = name
     this.publicKey = nodeCrypto.publicKey(new Uint8Array(32).fill(seed))
-    const account = net.server.add(name, this.publicKey)
+    const account = net.servers.add(name, this.publicKey)
     this.machine = new NodeMachine(
       {
         crypto: overlayCrypto,
@@ -124,7 +140,10 @@ export class Network {
   wall = Date.UTC(2026, 0, 1)
   delay = 10
   readonly nodes: SimNode[] = []
+  /** The server of tests that need one as small as can be. */
   readonly server: StubCoordinator
+  /** The one that nodes speak to. */
+  readonly servers: SimServer
   serverDown = false
   relayDown = false
   /** Sees every datagram of nodes; false drops it. */
@@ -133,17 +152,20 @@ export class Network {
   #seed: number
   #queue: { at: number; run: () => void }[] = []
 
-  constructor(seed = 1) {
+  constructor(seed = 1, build?: (parts: SimServerParts) => SimServer) {
     this.#seed = seed
-    const ports = Array.from({ length: 9 }, (_, i) => at(`192.0.2.2:${7000 + i}`))
-    this.server = new StubCoordinator({
+    const parts = {
+      now: () => this.now,
       wall: () => this.wall + this.now,
-      relayPorts: ports,
-      send: (port, to, bytes) => {
+      fill: (out: Uint8Array) => this.fill(out),
+      relayPorts: Array.from({ length: 9 }, (_, i) => at(`192.0.2.2:${7000 + i}`)),
+      send: (port: number, to: Endpoint, bytes: Uint8Array) => {
         if (port === 0 ? this.serverDown : this.relayDown) return
         this.deliver(port === 0 ? '192.0.2.1:6741' : `192.0.2.2:${7000 + port}`, to, bytes)
       },
-    })
+    }
+    this.server = new StubCoordinator(parts)
+    this.servers = build?.(parts) ?? this.server
   }
 
   fill(out: Uint8Array): Uint8Array {
@@ -186,11 +208,11 @@ export class Network {
     const from = at(source)
     const [, host, port] = /^(.*):(\d+)$/.exec(target)!
     if (host === '192.0.2.1') {
-      if (!this.serverDown) this.server.receive(0, bytes, from)
+      if (!this.serverDown) this.servers.receive(0, bytes, from)
       return
     }
     if (host === '192.0.2.2') {
-      if (!this.relayDown) this.server.receive(Number(port) - 7000, bytes, from)
+      if (!this.relayDown) this.servers.receive(Number(port) - 7000, bytes, from)
       return
     }
     for (const node of this.nodes)
@@ -223,9 +245,13 @@ export class Network {
           node = each
         }
       }
+      const served = this.servers.nextTimeout?.() ?? Number.POSITIVE_INFINITY
+      const serves = served < next
+      if (serves) next = served
       if (next > end) break
       this.now = Math.max(this.now, next)
-      if (node !== undefined) {
+      if (serves) this.servers.handleTimeout?.(this.now)
+      else if (node !== undefined) {
         node.machine.handleTimeout(this.now)
         node.drain()
       } else {

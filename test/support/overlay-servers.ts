@@ -1,0 +1,162 @@
+/** The coordinator's and the relay's machines as one server on a virtual network, with a store in memory. */
+import { toHex } from '../../src/core/bytes.ts'
+import type { Endpoint } from '../../src/core/endpoint.ts'
+import { signingPublicKey } from '../../src/crypto/keys.ts'
+import type { MachineComponents } from '../../src/overlay/machine/api.ts'
+import { Coordinator, type CoordinatorInit } from '../../src/overlay/machine/coordinator.ts'
+import type { Directory, ZoneKeys } from '../../src/overlay/machine/directory.ts'
+import { Relay } from '../../src/overlay/machine/relay.ts'
+import { overlayCrypto } from '../../src/overlay/node/crypto.ts'
+import type { NodeRecord } from '../../src/overlay/tables.ts'
+import type { SimServer, SimServerParts } from '../sim/overlay/network.ts'
+
+export class MemoryDirectory implements Directory {
+  readonly nodes = new Map<string, NodeRecord>()
+  readonly numbers = new Map<string, number>()
+  readonly access = new Map<string, readonly string[]>()
+  #next = 1
+  #serial = 0
+
+  nodeByName(name: string): NodeRecord | undefined {
+    return this.nodes.get(name)
+  }
+
+  nodeByKeyId(keyId: Uint8Array): NodeRecord | undefined {
+    return [...this.nodes.values()].find((node) => toHex(node.keyId) === toHex(keyId))
+  }
+
+  putNode(node: NodeRecord): boolean {
+    this.nodes.set(node.name, { ...this.nodes.get(node.name), ...node })
+    return true
+  }
+
+  takeNumber(): number {
+    return this.#next++
+  }
+
+  setNumber(name: string, number: number): boolean {
+    for (const [other, taken] of this.numbers) if (taken === number && other !== name) return false
+    this.numbers.set(name, number)
+    this.#next = Math.max(this.#next, number + 1)
+    return true
+  }
+
+  numberOf(name: string): number | undefined {
+    return this.numbers.get(name)
+  }
+
+  setLease(name: string, lease: Uint8Array): void {
+    this.nodes.set(name, { ...this.nodes.get(name)!, lease })
+  }
+
+  takeSerial(): number {
+    return ++this.#serial
+  }
+
+  accessOf(name: string): readonly string[] | undefined {
+    return this.access.get(name)
+  }
+
+  zoneKeys(): ZoneKeys | undefined {
+    return undefined
+  }
+
+  pinZone(): void {}
+}
+
+const SEED = new Uint8Array(32).fill(5)
+export const ZONE: CoordinatorInit = {
+  zone: 'test.example',
+  zoneSeed: SEED,
+  zoneKey: signingPublicKey(SEED),
+  prefix6: Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 1),
+  block4: { address: Uint8Array.of(100, 96, 0, 0), length: 16 },
+  coordinatorKey: new Uint8Array(32).fill(9),
+  relays: true,
+  openTo: 'zone',
+  trace: true,
+}
+
+export class MachineServers implements SimServer {
+  directory = new MemoryDirectory()
+  coordinator: Coordinator
+  relay: Relay
+  relayAnswers = true
+  /** Of all datagrams of the coordinator, in order: `from to STEP`. */
+  readonly steps: string[] = []
+  readonly #parts: SimServerParts
+  readonly #init: Partial<CoordinatorInit>
+  #count = 0
+
+  constructor(parts: SimServerParts, init: Partial<CoordinatorInit> = {}) {
+    this.#parts = parts
+    this.#init = init
+    this.coordinator = new Coordinator(this.#components, this.directory, { ...ZONE, ...init })
+    this.relay = new Relay(this.#components, {
+      addresses: [parts.relayPorts[0]!.address],
+      // Index 0 of the network's ports is the coordinator's.
+      ports: parts.relayPorts.slice(1).map(({ port }) => port),
+    })
+  }
+
+  get #components(): MachineComponents {
+    const { wall, fill } = this.#parts
+    return { crypto: overlayCrypto, wall, random: { fill } }
+  }
+
+  /** The coordinator starts anew with the same store. */
+  restart(): void {
+    this.coordinator = new Coordinator(this.#components, this.directory, { ...ZONE, ...this.#init })
+  }
+
+  add(name: string, publicKey: Uint8Array) {
+    const n = ++this.#count
+    const keyId = new Uint8Array(16).fill(n)
+    const key = new Uint8Array(32).fill(100 + n)
+    this.directory.putNode({ name, account: `account${n}`, publicKey, keyId, key })
+    return { credentials: { name, keyId, key, coordinator: 'dc.test.example', zoneKey: ZONE.zoneKey } }
+  }
+
+  receive(port: number, bytes: Uint8Array, from: Endpoint): void {
+    const now = this.#parts.now()
+    if (port === 0) {
+      this.coordinator.handleDatagram(bytes, from, 0, now)
+      this.#drain(now)
+      return
+    }
+    if (bytes[0] === 0x4e) {
+      const answer = this.relay.handleBind(bytes, port - 1, from, now)
+      if (answer !== undefined) this.#parts.send(port, from, answer)
+      return
+    }
+    const target = this.relay.find(port - 1, from)
+    if (target?.to.bound === undefined) return
+    target.from.packets++
+    this.#parts.send(target.to.port + 1, target.to.bound, bytes)
+  }
+
+  nextTimeout(): number | undefined {
+    const a = this.coordinator.nextTimeout()
+    const b = this.relay.nextTimeout()
+    return a === undefined ? b : b === undefined ? a : Math.min(a, b)
+  }
+
+  handleTimeout(now: number): void {
+    this.coordinator.handleTimeout(now)
+    this.relay.handleTimeout(now)
+    this.#drain(now)
+  }
+
+  #drain(now: number): void {
+    for (let output = this.coordinator.poll(); output !== undefined; output = this.coordinator.poll()) {
+      if (output.type === 'send') this.#parts.send(0, output.to, output.bytes)
+      else if (output.type === 'step') this.steps.push(`${output.from} ${output.to} ${output.what}`)
+      else if (this.relayAnswers)
+        this.coordinator.handleRelayAck(
+          output.id,
+          this.relay.order(toHex(output.pair), output.another, output.sides, now),
+          now,
+        )
+    }
+  }
+}
