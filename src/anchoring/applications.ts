@@ -85,6 +85,31 @@ export class FlowApplications {
     this.#moved = [{ selector, access }, ...others]
   }
 
+  /** What new flows follow by hand, newest first. */
+  followed(): readonly { readonly what: string; readonly access: string }[] {
+    return this.#moved.map(({ selector, access }) => ({ what: formatSelector(selector), access }))
+  }
+
+  /** New flows of the selector go by their policies again. Returns whether that changes anything. */
+  unfollow(selector: Selector): boolean {
+    const text = formatSelector(selector)
+    const others = this.#moved.filter((each) => formatSelector(each.selector) !== text)
+    const changed = others.length < this.#moved.length
+    this.#moved = others
+    return changed
+  }
+
+  /** Of these flows those of programs that `godwit run --access` started, by that access. */
+  started(ids: Iterable<string>): Map<string, string[]> {
+    const out = new Map<string, string[]>()
+    for (const id of ids) {
+      const cgroup = this.#known.get(id)?.owner.cgroupId
+      const access = [...this.#started.values()].find(({ cgroupId }) => cgroupId === cgroup)?.access
+      if (access !== undefined) out.set(access, [...(out.get(access) ?? []), id])
+    }
+    return out
+  }
+
   /** Everything was moved: no application goes its own way any more. */
   followNone(): void {
     this.#moved = []

@@ -16,6 +16,7 @@ import type {
   MoveOptions,
   Offer,
   PeerStatus,
+  Pin,
   Recorder,
   WayStatus,
 } from '../core/mechanism.ts'
@@ -129,6 +130,8 @@ export class MobileHostService implements Mechanism {
   #unroute: (() => void) | undefined
   #unwatch: (() => void) | undefined
   #flowsLeftOut = 0
+  /** The access that everything was moved to by hand. */
+  #all: string | undefined
   #portals: PortalWatch | undefined
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
@@ -328,6 +331,7 @@ export class MobileHostService implements Mechanism {
       peer: report.peer,
       access: report.access,
       policy: report.policy,
+      ...(report.pinned !== undefined && { pinned: report.pinned }),
     }
   }
 
@@ -375,8 +379,10 @@ export class MobileHostService implements Mechanism {
   async move(what: Selector, access: string, options: MoveOptions = {}): Promise<Move | undefined> {
     const text = formatSelector(what)
     let flows: readonly string[] | 'all' = 'all'
-    if (what.kind === 'all') this.#applications.followNone()
-    else {
+    if (what.kind === 'all') {
+      this.#applications.followNone()
+      this.#all = access
+    } else {
       await this.flows()
       flows = this.#applications.select(what)
       if (flows.length === 0 && what.kind === 'flow') return undefined
@@ -390,7 +396,39 @@ export class MobileHostService implements Mechanism {
     if (what.kind !== 'all' && what.kind !== 'flow') this.#applications.follow(what, access)
     return moved.flows > 0 || what.kind === 'all'
       ? { flows: moved.flows }
-      : { flows: 0, note: `no flow of ${text} now; new ones will use ${access}` }
+      : { flows: 0, note: `no flow matches ${text} now; those that begin from now on will use ${access}` }
+  }
+
+  async giveBack(what: Selector): Promise<Move | undefined> {
+    const listed = await this.flows()
+    let ids: readonly string[] = listed.map(({ id }) => id)
+    let changed = false
+    if (what.kind === 'all') {
+      changed = this.#all !== undefined || this.#applications.followed().length > 0
+      this.#applications.followNone()
+      this.#all = undefined
+    } else {
+      ids = this.#applications.select(what)
+      if (ids.length === 0 && what.kind === 'flow') return undefined
+      changed = this.#applications.unfollow(what)
+    }
+    const back = {
+      subject: subjectOf(formatSelector(what)),
+      flows: what.kind === 'all' ? 'all' : ids,
+      static: false,
+    } as const
+    const moved = await this.#tunnel.ask('move', back)
+    // What `godwit run --access` asked for is no move by hand.
+    for (const [access, flows] of this.#applications.started(ids))
+      await this.#tunnel.ask('move', { ...back, flows, access })
+    if (what.kind !== 'all' && moved.flows === 0 && !changed && this.#all !== undefined)
+      return { flows: 0, note: `everything is on ${this.#all} by hand: godwit move all auto` }
+    return { flows: moved.flows }
+  }
+
+  pins(): readonly Pin[] {
+    const all = this.#all === undefined ? [] : [{ what: 'all', access: this.#all }]
+    return [...this.#applications.followed(), ...all]
   }
 
   async adopt(application: Application): Promise<void> {
@@ -448,12 +486,21 @@ export class MobileHostService implements Mechanism {
         })
         break
       case 'handover':
-        recorder.handover({
-          at: event.at,
-          subject: event.subject,
-          from: event.from,
-          to: event.to,
-          cause: event.cause,
+        recorder.handover(
+          {
+            at: event.at,
+            subject: event.subject,
+            from: event.from,
+            to: event.to,
+            cause: event.cause,
+            gap_ms: null,
+            lost_packets: null,
+          },
+          event.key,
+        )
+        break
+      case 'handover-measured':
+        recorder.measured?.(event.key, {
           gap_ms: event.gapMs === null ? null : Math.round(event.gapMs * 10) / 10,
           lost_packets: event.lost,
         })

@@ -114,7 +114,8 @@ interface MoveFlows extends Question {
   readonly type: 'move'
   readonly subject: Subject
   readonly flows: readonly string[] | 'all'
-  readonly access: string
+  /** Absent: they are given back to their policies. */
+  readonly access?: string
   /** Packets must not move these flows at the anchor from now on. */
   readonly static: boolean
 }
@@ -159,6 +160,7 @@ export interface FlowReport {
   readonly policy: string
   readonly peer: string
   readonly access: string
+  readonly pinned?: string
 }
 
 /** Of an engine of either kind. */
@@ -180,6 +182,12 @@ export type HostEvent =
       readonly from: string
       readonly to: string
       readonly cause: string
+      /** Its result comes as `handover-measured` with this key; absent: there is none to come. */
+      readonly key?: number
+    }
+  | {
+      readonly type: 'handover-measured'
+      readonly key: number
       readonly gapMs: number | null
       readonly lost: number | null
     }

@@ -13,6 +13,8 @@ export type ValueKind =
   | 'class'
   | 'flow'
   | 'host'
+  /** Where something is moved to: an access, or `auto`. */
+  | 'place'
   | 'policy'
   | 'scenario'
   | 'scheduler'
@@ -23,6 +25,7 @@ export type ValueKind =
 /** By the name of the argument; where one name means different things, after the command. */
 const ARGUMENTS: Readonly<Record<string, ValueKind>> = {
   access: 'access',
+  'move access': 'place',
   flow: 'flow',
   what: 'what',
   scenario: 'scenario',

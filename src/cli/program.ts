@@ -12,6 +12,14 @@ function integer(text: string): number {
   return value
 }
 
+/** Milliseconds of `90s`, `30m`, `2h`, `1d`. */
+function duration(text: string): number {
+  const [, number, unit] = /^(\d{1,6})(s|m|h|d)$/.exec(text) ?? []
+  const ms = Number(number) * ({ s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit ?? ''] ?? Number.NaN)
+  if (ms >= 1000 && ms < 2 ** 31) return ms
+  throw new InvalidArgumentError('a time is wanted: 90s, 30m, 2h; 24d at most.')
+}
+
 function positive(text: string): number {
   const value = Number(text)
   if (!(value > 0)) throw new InvalidArgumentError('a number above 0 is wanted.')
@@ -184,16 +192,19 @@ function defineHost(program: Command): void {
   run.passThroughOptions()
   define(program, {
     use: 'move <what> <access>',
-    summary: 'hand over now: an application, a flow, a class of a router, or `all`',
+    summary: 'hand over now: an application, a flow, a class of a router, or `all`; `auto` gives it back',
     examples: [
       'godwit move all wwan0',
       'godwit move app:curl wlan0',
+      'godwit move app:curl auto',
+      'godwit move all wwan0 --for 1h',
       'godwit move to:203.0.113.0/24 eth0',
       'godwit move voice wwan0',
     ],
     details:
-      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.\nOn a router: a class, by its name or by a selector of it.',
+      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.\n<access> is an interface, or `auto`: what was moved by hand goes where its policy says again.\nOn a router: a class, by its name or by a selector of it.',
     options: [
+      new Option('--for <time>', 'give it back after this time: 90s, 30m, 2h, 1d').argParser(duration),
       new Option('--static', 'the anchor keeps these flows there whatever arrives, until the next move'),
     ],
     run: async (what, access, options) => (await import('./commands/query.ts')).move(what, access, options),

@@ -86,6 +86,17 @@ export interface FlowStatus {
   readonly access: string
   /** The policy that it is under, with what was done to it by hand. */
   readonly policy?: string
+  /** The access that it was moved to by hand. */
+  readonly pinned?: string
+}
+
+/** Traffic that was moved by hand and stays so until it is given back (`move WHAT auto`). */
+export interface Pin {
+  /** `all`, or a selector: flows that begin later follow too. */
+  readonly what: string
+  readonly access: string
+  /** When it is given back by itself, milliseconds since the Unix epoch. */
+  readonly until?: number
 }
 
 /** Of a router: a class of traffic towards a peer, and the paths that its packets take. */
@@ -133,7 +144,10 @@ export interface DecisionRecord {
 
 /** Where a mechanism tells what happened; given to it by the daemon. Bounded: the oldest records go. */
 export interface Recorder {
-  handover(record: Omit<HandoverRecord, 'what'>): void
+  /** At the moment it happens. `key`: what is not known yet comes by a call of `measured` with the same key. */
+  handover(record: Omit<HandoverRecord, 'what'>, key?: number): void
+  /** Completes the record of that key; forgotten when that is gone. */
+  measured?(key: number, result: Pick<HandoverRecord, 'gap_ms' | 'lost_packets'>): void
   decision(record: Omit<DecisionRecord, 'what'>): void
   /** One line for the log. `debug` is off unless asked for. */
   log(level: LogLevel, message: string): void
@@ -294,6 +308,10 @@ export interface Mechanism {
   readonly moveOptions?: readonly string[]
   /** Why it hands nothing over itself, as an anchor that follows its hosts; absent: it does. */
   readonly follows?: { readonly reason: string; readonly hint: string }
+  /** Gives back to the policy what was moved by hand. Undefined: nothing of `what` is mine. Absent: nothing is kept by hand. */
+  giveBack?(what: Selector): Promise<Move | undefined>
+  /** What is kept by hand now, but single flows. */
+  pins?(): readonly Pin[]
   /** Hands over now. Undefined: nothing of `what` is mine. Rejects when the access does not exist or is down. */
   move(what: Selector, access: string, options?: MoveOptions): Promise<Move | undefined>
   /**

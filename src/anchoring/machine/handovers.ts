@@ -1,5 +1,5 @@
 /**
- * Records of handovers: how long nothing came (gap), and what was lost. The gap is the forwarder's: from the last packet
+ * Records of handovers, each at once; and what is measured of it later: how long nothing came (gap), and what was lost. The gap is the forwarder's: from the last packet
  * elsewhere to the first on the new path. Losses are told from tallies: while traffic flows, host and anchor compare once
  * a second what one has sent with what the other has received. What is missing more after a handover than before it, in
  * both directions, is lost; so are packets that a full queue on the way has dropped meanwhile. Null is what nobody knows.
@@ -25,7 +25,7 @@ type Handover = Pick<Extract<HostEvent, { type: 'handover' }>, 'at' | 'subject' 
 
 interface Watched {
   readonly watch: object
-  readonly event: Handover
+  readonly key: number
   readonly anchor: number
   readonly slot: number
   /** Missing before it, both ways; undefined: unknown. */
@@ -49,6 +49,7 @@ export class HandoverRecords {
   readonly #parts: HandoverRecordsParts
   readonly #timers = new TimerTable<'look' | 'tally'>()
   #watched: Watched[] = []
+  #key = 0
   /** Anchors whose tallies are kept, with the last comparison. */
   readonly #known = new Map<number, { missing: number; at: number } | undefined>()
 
@@ -83,15 +84,17 @@ export class HandoverRecords {
 
   /** A handover to nowhere: packets wait. */
   waiting(event: Handover): void {
-    this.#parts.emit({ type: 'handover', ...event, gapMs: null, lost: null })
+    this.#parts.emit({ type: 'handover', ...event })
   }
 
   /** A handover to the path at slot `to`; of the flow of `row`, or of all if it is -1. */
   watch(event: Handover, row: number, anchor: number, from: number, to: number, now: number): void {
     const known = this.#known.get(anchor)
+    const key = ++this.#key
+    this.#parts.emit({ type: 'handover', ...event, key })
     this.#watched.push({
       watch: this.#parts.forwarder.watch(row, anchor, from, to),
-      event,
+      key,
       anchor,
       slot: to,
       missing: known !== undefined && now - known.at <= TALLY_OLD_MS ? known.missing : undefined,
@@ -135,7 +138,7 @@ export class HandoverRecords {
   #finish(watched: Watched, lost: number | null): void {
     this.#watched = this.#watched.filter((each) => each !== watched)
     this.#parts.forwarder.unwatch(watched.watch)
-    this.#parts.emit({ type: 'handover', ...watched.event, gapMs: watched.gap ?? null, lost })
+    this.#parts.emit({ type: 'handover-measured', key: watched.key, gapMs: watched.gap ?? null, lost })
   }
 
   #ask(anchor: number, slot: number, now: number): void {

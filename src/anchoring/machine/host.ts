@@ -193,19 +193,21 @@ export class HostMachine implements SignallingEvents {
   }
 
   /**
-   * Explicit handover by the user: pins these flows (or everything) to an access. Returns how many flows that is, or why
-   * it cannot be done. `isStatic`: packets must not move them at the anchor from now on; moving them again without it
+   * Explicit handover by the user: pins these flows (or everything) to an access, or gives them back to their policies
+   * (undefined). Returns how many flows that is, or why it cannot be done. `isStatic`: packets must not move them at the anchor from now on; moving them again without it
    * ends that.
    */
   move(
     subject: Subject,
     ids: readonly string[] | 'all',
-    access: string,
+    access: string | undefined,
     isStatic: boolean,
     now: number,
   ): number | string {
-    const works = [...this.#paths.values()].some((path) => path.access === access && path.health !== 'down')
-    if (!works) {
+    const works =
+      access === undefined ||
+      [...this.#paths.values()].some((path) => path.access === access && path.health !== 'down')
+    if (!works && access !== undefined) {
       const known = this.#accesses.get(access)
       if (known === undefined) return `there is no access ${access}`
       return known.health === 'down'
@@ -219,19 +221,21 @@ export class HostMachine implements SignallingEvents {
     const fixed: Collected = new Map()
     let from = ''
     let target: Policy | undefined
+    const cause = access === undefined ? 'given back to the policy' : 'moved by hand'
     for (const id of ids) {
       const row = paft.findId(id)
       if (row < 0) continue
       const before = paft.groupAt(row)
       const own = this.#policies.get(before) === undefined ? this.#policies.active(FIRST_POLICY) : before
-      const index = this.#policies.pinned(own, access, now)
+      const index =
+        access === undefined ? this.#policies.unpinned(own) : this.#policies.pinned(own, access, now)
       const policy = this.#policies.get(index)
-      if (policy === undefined) continue
+      if (policy === undefined || (access === undefined && index === own)) continue
       const tid = this.#parts.forwarder.tidOf(row)
       from ||= this.#accessOf(tid)
       target = policy
       count++
-      if (count === 1) this.#watch(subject, row, tid, policy.tid, 'moved by hand', now)
+      if (count === 1 && tid !== policy.tid) this.#watch(subject, row, tid, policy.tid, cause, now)
       paft.setOwner(row, index, paft.appAt(row))
       if (this.#announcements.hold(id, isStatic))
         this.#announcements.collect(fixed, policy.tid, paft.tupleAt(row))
@@ -243,8 +247,8 @@ export class HostMachine implements SignallingEvents {
       this.#events.push({
         type: 'decision',
         subject,
-        chosen: access,
-        reason: 'moved by hand',
+        chosen: access ?? target.access ?? 'none',
+        reason: cause,
         evidence: { from, flows: count, policy: target.setup.name, static: isStatic },
       })
     return count
@@ -403,11 +407,12 @@ export class HostMachine implements SignallingEvents {
   }
 
   /** Where a row is: names of its policy, peer and access. */
-  whereabouts(row: number): { policy: string; peer: string; access: string } {
+  whereabouts(row: number): { policy: string; peer: string; access: string; pinned?: string } {
     const path = this.#pathAt(this.#parts.forwarder.tidOf(row))
     const policy = this.#policies.of(row)
     return {
       policy: policy?.label ?? '',
+      ...(policy?.rules.pinned !== undefined && { pinned: policy.rules.pinned }),
       peer: path?.anchor.setup.name ?? '',
       access: path?.access ?? '',
     }

@@ -183,16 +183,29 @@ export class Policies {
     return free < 0 ? this.#policies.length : free
   }
 
-  /** Everything goes over this access from now on, whatever single flows were pinned to. Returns how many flows that is. */
-  pinAll(access: string, now: number): number {
+  /** What a flow of the policy at `index` has when nothing is pinned: the same policy, at the same anchor. */
+  unpinned(index: number): number {
+    const policy = this.#policies[index]
+    if (policy === undefined || policy.rules.pinned === undefined || policy.base === index) return index
+    const elsewhere =
+      policy.peer === undefined ? undefined : this.#elsewhere.get(policy.base)?.get(policy.peer)
+    return elsewhere ?? policy.base
+  }
+
+  /**
+   * Everything goes over this access from now on, whatever single flows were pinned to; undefined: every policy decides by
+   * itself again. Returns how many flows that is.
+   */
+  pinAll(access: string | undefined, now: number): number {
     this.#pinned.clear()
     for (const policy of this.#policies) {
       if (policy === undefined) continue
       policy.label = policy.setup.name
-      policy.rules = { ...policy.rules, pinned: access }
+      const { pinned: _, ...rules } = policy.rules
+      policy.rules = access === undefined ? rules : { ...rules, pinned: access }
     }
     this.#parts.announcements.holdNone(now)
-    this.reconsider('moved by hand', now, EVERYTHING)
+    this.reconsider(access === undefined ? 'given back to the policy' : 'moved by hand', now, EVERYTHING)
     return this.#parts.paft.size
   }
 
@@ -201,8 +214,9 @@ export class Policies {
     this.#timers.clear('reconsider')
     for (const [index, policy] of [...this.#policies.entries()])
       if (policy?.base === index) this.#chooseAnchor(index, policy)
+    const told = new Set<string>()
     for (const [index, policy] of this.#policies.entries())
-      if (policy !== undefined) this.#decide(policy, index, this.#flowsOf(index), cause, now, subject)
+      if (policy !== undefined) this.#decide(policy, index, this.#flowsOf(index), cause, now, subject, told)
     this.#bindDefault()
   }
 
@@ -232,6 +246,8 @@ export class Policies {
     cause: string | undefined,
     now: number,
     subject?: Subject,
+    /** Moves of everything that are recorded: policies that make the same one are one record. */
+    told = new Set<string>(),
   ): void {
     const { paths, accesses, forwarder, announcements, emit, watch } = this.#parts
     const anchor = this.#anchorOf(policy)
@@ -277,8 +293,11 @@ export class Policies {
       evidence: { ...choice.evidence, ...(cause !== undefined && { cause }), flows: rows },
     })
     const about = subject ?? (this.#policies.length === FIRST_POLICY + 1 ? EVERYTHING : subjectOf(policy))
-    if (before !== undefined && before !== choice.access && rows > 0)
-      watch(about, oldTid, policy.tid, cause ?? choice.reason, now)
+    if (before === undefined || before === choice.access || rows === 0) return
+    const move = `${oldTid} ${policy.tid}`
+    if (about === EVERYTHING && told.has(move)) return
+    told.add(move)
+    watch(about, oldTid, policy.tid, cause ?? choice.reason, now)
   }
 
   #anchorOf(policy: Policy): Anchor | undefined {

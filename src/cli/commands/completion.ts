@@ -77,6 +77,11 @@ async function valuesOf(kind: ValueKind, words: readonly string[]): Promise<Cand
   const options = at < 0 ? {} : { state: words[at + 1] ?? '' }
   const status = () => new ControlClient(new State(options).socket).get<Status>('/v1/status')
   switch (kind) {
+    case 'place':
+      return [
+        ...(await valuesOf('access', words)),
+        { value: 'auto', summary: 'where the policy says: undoes a move by hand' },
+      ]
     case 'access':
       return (await status()).accesses.map(({ name, state, addresses }) => ({
         value: name,

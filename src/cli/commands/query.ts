@@ -5,6 +5,7 @@ import {
   type HandoverRecord,
   type Move,
   type PeerStatus,
+  type Pin,
   takesPackets,
 } from '../../core/mechanism.ts'
 import { ControlClient } from '../../host/control/client.ts'
@@ -90,9 +91,15 @@ function overview(status: Status): string[] {
   for (const { access } of status.flows) perAccess.set(access, (perAccess.get(access) ?? 0) + 1)
   const split = [...perAccess].map(([access, flows]) => `${flows} on ${access || 'no access'}`).join(', ')
   lines.push('', `${count(status.flows.length, 'flow')}${split && `: ${split}`}`, ...leftOut(status))
+  for (const pin of status.pins ?? []) lines.push(pinLine(pin))
   if (status.handovers.length === 0) return [...lines, 'no handovers yet']
   lines.push(`${count(status.handovers.length, 'handover')}, the last:`)
   return [...lines, ...status.handovers.slice(-LAST).map((record) => `  ${handoverLine(record)}`)]
+}
+
+function pinLine({ what, access, until }: Pin): string {
+  const rest = until === undefined ? '' : `for another ${showDuration(until - Date.now())}, `
+  return `${what} is on ${access} by hand, ${rest}until: godwit move ${what} auto`
 }
 
 function leftOut({ flows, flows_left_out }: Status): string[] {
@@ -157,7 +164,7 @@ function flowTable(flows: readonly FlowStatus[]): string[] {
     flow.app || '-',
     flow.mechanism,
     flow.peer,
-    flow.access || '-',
+    flow.pinned === undefined ? flow.access || '-' : `${flow.access || '-'} (by hand)`,
   ])
   return table(['FLOW', 'PROTO', 'SOURCE', 'DESTINATION', 'APP', 'MECHANISM', 'PEER', 'ACCESS'], rows)
 }
@@ -171,12 +178,24 @@ function handoverLine(record: HandoverRecord): string {
 export async function move(
   what: string,
   access: string,
-  options: CommonOptions & { readonly static?: boolean },
+  options: CommonOptions & { readonly static?: boolean; readonly for?: number },
 ): Promise<void> {
-  const body = { what, access, ...(options.static === true && { static: true }) }
+  const body = {
+    what,
+    access,
+    ...(options.static === true && { static: true }),
+    ...(options.for !== undefined && { for_ms: options.for }),
+  }
   const moved = await client(options).post<Move>('/v1/move', body)
   if (options.json) printJson({ what, access, ...moved })
-  else printLines([`${count(moved.flows, 'flow')} moved to ${access}${moved.note ? `; ${moved.note}` : ''}`])
+  else printLines([moveLine(moved, access, options.for)])
+}
+
+function moveLine({ flows, note }: Move, access: string, forMs: number | undefined): string {
+  const time = forMs === undefined ? '' : `, for ${showDuration(forMs)}`
+  if (flows === 0 && note !== undefined) return `${note}${time}`
+  const done = access === 'auto' ? 'given back to the policy' : `moved to ${access}${time}`
+  return `${count(flows, 'flow')} ${done}${note === undefined ? '' : `; ${note}`}`
 }
 
 export async function why(flow: string, options: CommonOptions): Promise<void> {

@@ -18,11 +18,12 @@ import {
   type MoveOptions,
   type Offer,
   type PeerStatus,
+  type Pin,
   postRoute,
   takesPackets,
   type WayStatus,
 } from '../../core/mechanism.ts'
-import { formatSelector, parseSelector } from '../../core/selector.ts'
+import { formatSelector, parseSelector, type Selector } from '../../core/selector.ts'
 import { notifyManager } from '../../linux/notify.ts'
 import { ControlServer } from '../control/control.ts'
 import { formatMetrics } from '../control/metrics.ts'
@@ -30,9 +31,23 @@ import { facts, type HostRecorder } from '../stores/recorder.ts'
 import type { State } from '../stores/state.ts'
 import { Applications } from './applications.ts'
 
+/** The longest time that setTimeout takes: 24 days. */
+const MOST_HELD_MS = 2 ** 31 - 1
+/** Moves that are given back by themselves, at once. */
+const MOST_TIMED = 256
+/** `move WHAT auto`; no interface has this name. */
+const AUTO = 'auto'
+
 /** What POSTs bring. */
 /** Beside what and where: options of a mechanism (`Mechanism.moveOptions`). */
-const MOVE = z.object({ what: z.string().min(1), access: z.string().min(1) }).catchall(z.boolean())
+const MOVE = z
+  .object({
+    what: z.string().min(1),
+    access: z.string().min(1),
+    /** Given back after so long. */
+    for_ms: z.int().min(1000).max(MOST_HELD_MS).optional(),
+  })
+  .catchall(z.boolean())
 const RUN = z.strictObject({
   pid: z.int().min(2),
   command: z.string().min(1),
@@ -69,6 +84,8 @@ export interface Status {
   /** Of a router. */
   readonly classes: readonly ClassStatus[]
   readonly handovers: readonly HandoverRecord[]
+  /** What was moved by hand and stays so until it is given back. */
+  readonly pins: readonly Pin[]
 }
 
 /** What GET /v1/why answers. */
@@ -113,6 +130,8 @@ export class Daemon {
   readonly #waiting = new Set<Mechanism>()
   #stopping: Promise<void> | undefined
   #watchdog: NodeJS.Timeout | undefined
+  /** Moves that are given back by themselves, by what was moved. */
+  readonly #timed = new Map<string, { readonly timer: NodeJS.Timeout; readonly until: number }>()
 
   constructor(init: DaemonInit) {
     this.#init = init
@@ -219,6 +238,7 @@ export class Daemon {
   async #stop(): Promise<void> {
     notifyManager('STOPPING=1')
     clearInterval(this.#watchdog)
+    for (const { timer } of this.#timed.values()) clearTimeout(timer)
     const steps: [string, () => Promise<void>][] = [
       ['the control socket', () => this.#control.close()],
       ['applications', () => this.#applications.stop()],
@@ -252,6 +272,7 @@ export class Daemon {
       flows_left_out: this.#flowsLeftOut,
       classes: this.#classes(),
       handovers: recorder.handovers(),
+      pins: this.#pins(),
     }
   }
 
@@ -279,9 +300,60 @@ export class Daemon {
     return this.#init.mechanisms.reduce((sum, { flowsLeftOut }) => sum + (flowsLeftOut ?? 0), 0)
   }
 
-  async move(what: string, access: string, options: MoveOptions = {}): Promise<Move> {
+  #pins(): Pin[] {
+    return this.#init.mechanisms
+      .flatMap((mechanism) => mechanism.pins?.() ?? [])
+      .map((pin) => {
+        const until = this.#timed.get(pin.what)?.until
+        return { ...pin, ...(until !== undefined && { until }) }
+      })
+  }
+
+  /** `forMs`: given back to the policy after so long. */
+  async move(what: string, access: string, options: MoveOptions = {}, forMs?: number): Promise<Move> {
     const selector = parseSelector(what)
     if (!selector.ok) throw usageError(selector.reason)
+    const text = formatSelector(selector.value)
+    if (access === AUTO && forMs !== undefined)
+      throw usageError('--for belongs to an access: auto has no end')
+    if (forMs !== undefined && !this.#timed.has(text) && this.#timed.size >= MOST_TIMED)
+      throw new GodwitError('TOO_MANY', `${MOST_TIMED} moves for a time are under way`, {
+        hint: 'give some back: godwit move WHAT auto',
+      })
+    const moved =
+      access === AUTO
+        ? await this.#giveBack(selector.value)
+        : await this.#move(selector.value, access, options)
+    clearTimeout(this.#timed.get(text)?.timer)
+    this.#timed.delete(text)
+    if (forMs !== undefined) this.#giveBackLater(text, selector.value, forMs)
+    return moved
+  }
+
+  #giveBackLater(text: string, what: Selector, forMs: number): void {
+    const timer = setTimeout(() => {
+      this.#timed.delete(text)
+      this.#init.recorder.log('info', `${text} is given back to its policy: its time is over`)
+      this.#giveBack(what).catch(() => {}) // flows that have ended
+    }, forMs)
+    this.#timed.set(text, { timer, until: Date.now() + forMs })
+  }
+
+  async #giveBack(what: Selector): Promise<Move> {
+    const able = this.#init.mechanisms.filter(({ giveBack }) => giveBack !== undefined)
+    if (able.length === 0)
+      throw usageError('nothing that runs here keeps flows where they were moved by hand', {
+        hint: 'move them again: godwit move WHAT ACCESS',
+      })
+    const answers = await Promise.all(able.map((mechanism) => mechanism.giveBack?.(what)))
+    const mine = answers.filter((answer) => answer !== undefined)
+    if (mine.length === 0) throw noFlow(what)
+    const notes = mine.flatMap(({ note }) => note ?? [])
+    const flows = mine.reduce((sum, each) => sum + each.flows, 0)
+    return { flows, ...(notes.length > 0 && { note: notes.join('; ') }) }
+  }
+
+  async #move(what: Selector, access: string, options: MoveOptions): Promise<Move> {
     const known = this.#accesses()
     const follower = this.#init.mechanisms[0]?.follows
     if (follower !== undefined && this.#init.mechanisms.every(({ follows }) => follows !== undefined))
@@ -299,7 +371,7 @@ export class Daemon {
     const notes: string[] = []
     for (const mechanism of this.#init.mechanisms) {
       try {
-        const answer = await mechanism.move(selector.value, access, options)
+        const answer = await mechanism.move(what, access, options)
         if (answer === undefined) continue
         flows = (flows ?? 0) + answer.flows
         if (answer.note !== undefined) notes.push(answer.note)
@@ -312,11 +384,7 @@ export class Daemon {
     if (failure !== undefined && (flows ?? 0) === 0) throw failure
     if (failure !== undefined) notes.push(failure.message)
     if (flows !== undefined) return { flows, ...(notes.length > 0 && { note: notes.join('; ') }) }
-    const text = formatSelector(selector.value)
-    const reason = selector.value.kind === 'flow' ? `there is no flow ${text}` : `nothing here is ${text}`
-    throw new GodwitError('NO_FLOW', reason, {
-      hint: '`godwit flows` lists what can be moved',
-    })
+    throw noFlow(what)
   }
 
   async ping(): Promise<{ readonly ways: readonly WayStatus[] }> {
@@ -348,7 +416,9 @@ export class Daemon {
       { method: 'GET', path: '/v1/status', handle: () => this.status() },
       { method: 'GET', path: '/v1/ping', handle: () => this.ping() },
       { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
-      postRoute('/v1/move', MOVE, ({ body }) => this.move(body.what, body.access, optionsIn(body))),
+      postRoute('/v1/move', MOVE, ({ body }) =>
+        this.move(body.what, body.access, optionsIn(body), body.for_ms),
+      ),
       postRoute('/v1/run', RUN, ({ body, caller }) => {
         const { pid, command, policy, access, direct } = body
         return this.#applications.adopt(
@@ -424,6 +494,12 @@ function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Gene
       value,
     }
   }
+}
+
+function noFlow(what: Selector): GodwitError {
+  const text = formatSelector(what)
+  const reason = what.kind === 'flow' ? `there is no flow ${text}` : `nothing here is ${text}`
+  return new GodwitError('NO_FLOW', reason, { hint: '`godwit flows` lists what can be moved' })
 }
 
 function optionsIn(body: z.output<typeof MOVE>): MoveOptions {

@@ -26,6 +26,8 @@ const GAP_BUCKETS = [1, 5, 10, 25, 50, 100, 250, 500, 1000, 5000]
 
 export class HostRecorder implements Recorder {
   readonly #handovers = new Ring<HandoverRecord>(HANDOVERS)
+  /** Records whose gap and loss are being measured, by key. */
+  readonly #pending = new Map<number, HandoverRecord>()
   readonly #decisions = new Ring<DecisionRecord>(DECISIONS)
   readonly #gaps = new Array<number>(GAP_BUCKETS.length).fill(0)
   #gapCount = 0
@@ -37,22 +39,34 @@ export class HostRecorder implements Recorder {
     this.#log = log
   }
 
-  handover(told: Omit<HandoverRecord, 'what'>): void {
+  handover(told: Omit<HandoverRecord, 'what'>, key?: number): void {
     const record = { ...told, what: formatSubject(told.subject) }
     this.#handovers.add(record)
-    this.#lost += record.lost_packets ?? 0
-    if (record.gap_ms !== null) {
-      this.#gapCount++
-      this.#gapSum += record.gap_ms
-      const bucket = GAP_BUCKETS.findIndex((bound) => record.gap_ms! <= bound)
-      if (bucket >= 0) this.#gaps[bucket]!++
-    }
-    const gap = record.gap_ms === null ? '' : `, gap ${record.gap_ms.toFixed(1)} ms`
-    const lost = record.lost_packets === null ? '' : `, lost ${record.lost_packets} packets`
-    this.#log.log(
-      'info',
-      `handover: ${record.what} ${record.from} -> ${record.to} (${record.cause})${gap}${lost}`,
-    )
+    this.#count(record)
+    const { what, from, to, cause } = record
+    this.#log.log('info', `handover: ${what} ${from} -> ${to} (${cause})${showResult(record)}`)
+    if (key === undefined) return
+    this.#pending.set(key, record)
+    if (this.#pending.size > HANDOVERS) this.#pending.delete(this.#pending.keys().next().value!)
+  }
+
+  measured(key: number, result: Pick<HandoverRecord, 'gap_ms' | 'lost_packets'>): void {
+    const record = this.#pending.get(key)
+    if (record === undefined) return
+    this.#pending.delete(key)
+    Object.assign(record, result)
+    this.#count(result)
+    const shown = showResult(result)
+    if (shown !== '') this.#log.log('info', `handover of ${record.what} to ${record.to}${shown}`)
+  }
+
+  #count({ gap_ms, lost_packets }: Pick<HandoverRecord, 'gap_ms' | 'lost_packets'>): void {
+    this.#lost += lost_packets ?? 0
+    if (gap_ms === null) return
+    this.#gapCount++
+    this.#gapSum += gap_ms
+    const bucket = GAP_BUCKETS.findIndex((bound) => gap_ms <= bound)
+    if (bucket >= 0) this.#gaps[bucket]!++
   }
 
   decision(told: Omit<DecisionRecord, 'what'>): void {
@@ -133,6 +147,11 @@ export class HostRecorder implements Recorder {
       { name: `${gap}_count`, help, type: 'counter', value: this.#gapCount },
     ]
   }
+}
+
+function showResult({ gap_ms, lost_packets }: Pick<HandoverRecord, 'gap_ms' | 'lost_packets'>): string {
+  const gap = gap_ms === null ? '' : `, gap ${gap_ms.toFixed(1)} ms`
+  return lost_packets === null ? gap : `${gap}, lost ${lost_packets} packets`
 }
 
 /** What the status of a flow tells of it; users and cgroups are not in it. */

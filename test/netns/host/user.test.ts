@@ -14,6 +14,7 @@ import type { Program } from '../../../lab/hosts.ts'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import type { WayStatus } from '../../../src/core/mechanism.ts'
+import type { Status } from '../../../src/host/daemon/daemon.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 
 usePrivateNames()
@@ -29,6 +30,8 @@ const state = (role: string) => join(folder, role)
 const words = (name: string, args: readonly string[]) => [GODWIT, ...args, '--state', state(name)]
 const godwit = (role: string, ...args: string[]) =>
   lab.programs.run(role, process.execPath, words(role, args))
+
+const status = async () => JSON.parse(await godwit('mh', 'status', '--json')) as Status
 
 async function daemon(role: string, ...args: string[]): Promise<Program> {
   const log = join(folder, `${role}.log`)
@@ -124,6 +127,46 @@ test('point 2: a used and a removed invitation are told apart: by join, and in t
   const said = readFileSync(join(folder, 'an.log'), 'utf8')
   assert.match(said, /invited as laptop is refused: the invitation has been used already/)
   assert.match(said, /invited as phone is refused: the anchor has removed this host/)
+})
+
+test('point 4: moved by hand, shown, given back by hand and by time; a selector that waits says so', async () => {
+  const server = `${addressOf(lab.spec, 'ch1', 'wan')}`
+  const serve =
+    "require('net').createServer((s)=>s.on('data',(d)=>s.write(d))).listen(80,'::',()=>console.log('up'))"
+  const talk =
+    "const s=require('net').connect(80,process.argv[1]);setInterval(()=>s.write('x'),50);s.once('data',()=>console.log('talks'))"
+  const remote = await lab.programs.start('ch1', process.execPath, ['-e', serve])
+  await remote.expect((line) => line === 'up', 10_000)
+  const client = await lab.programs.start('mh', process.execPath, ['-e', talk, server])
+  await client.expect((line) => line === 'talks', 10_000)
+  const flow = async () =>
+    (await status()).flows.find(({ app, dst }) => app === 'node' && dst.endsWith(':80'))
+  await until('it is known whose it is', async () => (await flow()) !== undefined)
+  const by = (await flow())!.access
+  const other = by === 'acc1' ? 'acc2' : 'acc1'
+  assert.equal(await godwit('mh', 'move', 'port:80', other), `1 flow moved to ${other}`)
+  assert.deepEqual([(await flow())!.access, (await flow())!.pinned], [other, other])
+  const { pins, handovers } = await status()
+  assert.deepEqual(pins, [{ what: 'port:80', access: other }])
+  assert.deepEqual([handovers.at(-1)!.to, handovers.at(-1)!.cause], [other, 'moved by hand'])
+  assert.match(await godwit('mh', 'flows'), new RegExp(`${other} \\(by hand\\)`))
+  assert.match(
+    await godwit('mh', 'status'),
+    new RegExp(`port:80 is on ${other} by hand, until: godwit move port:80 auto`),
+  )
+  assert.equal(await godwit('mh', 'move', 'port:80', 'auto'), '1 flow given back to the policy')
+  assert.equal((await flow())!.pinned, undefined)
+  assert.deepEqual((await status()).pins, [])
+  assert.match(
+    await godwit('mh', 'move', 'app:nobody', other, '--for', '1h'),
+    /^no flow matches app:nobody now; those that begin from now on will use acc\d, for 1 h 0 min$/m,
+  )
+  await godwit('mh', 'move', 'all', other, '--for', '1s')
+  assert.equal((await flow())!.access, other)
+  await until('its time is over', async () => (await status()).pins.every(({ what }) => what !== 'all'))
+  assert.equal((await flow())!.pinned, undefined)
+  await client.stop()
+  await remote.stop()
 })
 
 test('point 2: leave undoes join, not while the daemon runs', async () => {

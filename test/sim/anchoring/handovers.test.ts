@@ -270,8 +270,14 @@ class Bed {
     return ports
   }
 
-  handovers(): Extract<HostEvent, { type: 'handover' }>[] {
-    return this.events.flatMap((event) => (event.type === 'handover' ? [event] : []))
+  /** With what was measured of each; undefined: not yet. */
+  handovers() {
+    const measured = this.events.flatMap((event) => (event.type === 'handover-measured' ? [event] : []))
+    return this.events.flatMap((event) => {
+      if (event.type !== 'handover') return []
+      const { gapMs, lost } = measured.find(({ key }) => key === event.key) ?? {}
+      return [{ ...event, gapMs, lost }]
+    })
   }
 }
 
@@ -298,7 +304,7 @@ for (const loss of [0, 0.03]) {
     const record = bed.handovers().find(({ to }) => to === 'acc2')
     assert.ok(record, 'on record')
     if (loss === 0) assert.equal(record.lost, 0)
-    else assert.ok(record.lost !== null && record.lost > 0, 'what a lossy link loses is counted')
+    else assert.ok(typeof record.lost === 'number' && record.lost > 0, 'what a lossy link loses is counted')
   })
 }
 
@@ -500,4 +506,47 @@ test('a lost link: traffic is on the other at once, nothing is lost, the record 
     bed.handovers().map(({ from, to, lost }) => [from, to, lost]),
     [['acc1', 'acc2', 0]],
   )
+})
+
+test('issue 14, point 4: moves are on record at once and once, whatever policies there are; given back, the policy decides', () => {
+  const bed = new Bed()
+  const { world } = bed.pair
+  const policy = (name: string) => ({ name, prefer: ['acc1'], fallback: 'any' as const, moveUp: true })
+  bed.host.setPolicies([policy('default'), policy('bulk')], world.now)
+  bed.talk(4000, 9000)
+  bed.talk(4001, 9000)
+  world.run(1000)
+  bed.identifyAs(0, (port) => port === 4000)
+  bed.identifyAs(1, (port) => port === 4001)
+  world.run(3000)
+  const before = bed.handovers().length
+  assert.equal(bed.host.move(EVERYTHING, 'all', 'acc2', false, world.now), 2)
+  world.run(STEP)
+  const [record, ...more] = bed.handovers().slice(before)
+  assert.deepEqual(
+    [record?.from, record?.to, record?.cause, record?.lost],
+    ['acc1', 'acc2', 'moved by hand', undefined],
+  )
+  assert.deepEqual(more, [])
+  world.run(1500)
+  assert.equal(bed.handovers()[before]?.lost, 0, 'what was measured is added to it')
+
+  assert.equal(bed.host.move(EVERYTHING, 'all', undefined, false, world.now), 2)
+  world.run(4000)
+  assert.deepEqual(
+    bed
+      .handovers()
+      .slice(before + 1)
+      .map(({ from, to, subject }) => [from, to, subject.kind]),
+    [['acc2', 'acc1', 'all']],
+  )
+  // One flow by hand and back.
+  const [id] = bed.ids
+  const one = { kind: 'flow', id: id! } as const
+  const row = () => bed.host.whereabouts(bed.paft.findId(id!))
+  assert.equal(bed.host.move(one, [id!], 'acc2', true, world.now), 1)
+  assert.deepEqual([row().access, row().pinned], ['acc2', 'acc2'])
+  assert.equal(bed.host.move(one, [id!], undefined, false, world.now), 1)
+  assert.deepEqual([row().access, row().pinned], ['acc1', undefined])
+  assert.equal(bed.host.move(one, [id!], undefined, false, world.now), 0, 'nothing is left to give back')
 })

@@ -39,7 +39,7 @@ test('what may come next: commands, options that are not there yet, the kind of 
     return value ?? commands.map((each) => each.value)
   }
   assert.ok((next('') as string[]).includes('anchor'))
-  assert.deepEqual(next('move', 'all', ''), 'access')
+  assert.deepEqual(next('move', 'all', ''), 'place')
   assert.deepEqual(next('move', '--json', ''), 'what')
   assert.deepEqual(next('run', '--access', ''), 'access')
   assert.deepEqual(next('run', '--access', 'wlan0', '--policy', ''), 'policy')
