@@ -14,6 +14,9 @@ import { loadProgram, Tcx, testRun } from './tcx.ts'
 export interface TcpStream {
   readonly sent: number
   readonly received: number
+  /** Now: the first number that the other end has not acknowledged, and the next that it is to send. */
+  readonly unacknowledged: number
+  readonly expected: number
 }
 
 /** The sequence numbers of connections of one namespace. */
@@ -138,9 +141,13 @@ export class KernelTcpStreams implements TcpStreams {
     return flows.map((_, i) => {
       const at = HEADER + SLOT * i
       if (!STATES.has(view.getUint32(at + 24, true))) return undefined
+      const expected = view.getUint32(at + 16, true)
+      const unacknowledged = view.getUint32(at + 20, true)
       return {
-        received: (view.getUint32(at + 16, true) - view.getUint32(at, true)) >>> 0,
-        sent: (view.getUint32(at + 20, true) - view.getUint32(at + 8, true)) >>> 0,
+        received: (expected - view.getUint32(at, true)) >>> 0,
+        sent: (unacknowledged - view.getUint32(at + 8, true)) >>> 0,
+        unacknowledged,
+        expected,
       }
     })
   }

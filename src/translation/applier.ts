@@ -62,6 +62,7 @@ export class Applier {
       ledger,
       netns: undefined,
       warn: this.#warn,
+      streams: (flows) => scanner.streamsOf(flows),
     })
     this.#fastPath = new FastPath(kernel.fastDevices, kernel.network, tables, {
       allowed: init.fastPath && kernel.obstacle === undefined,

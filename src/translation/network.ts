@@ -82,9 +82,9 @@ export class HostNetwork {
     for (const { link, addresses } of this.#usable()) {
       if (devices !== undefined && !devices.includes(link.name)) continue
       for (const { address, prefixLength, scope, tentative, deprecated } of addresses) {
-        if (tentative || deprecated || scope === 'host') continue
+        if (tentative || scope === 'host') continue
         if (isLinkLocal6(address) && linkLocal !== true) continue
-        out.push({ ip: address, prefixLength, device: link.name })
+        out.push({ ip: address, prefixLength, device: link.name, ...(deprecated ? { deprecated } : {}) })
       }
     }
     return out

@@ -11,6 +11,8 @@ export interface LocalAddress {
   /** Length of its subnet's prefix. */
   readonly prefixLength: number
   readonly device: string
+  /** It may be used, and should not where another one works (RFC 4862 §5.5.4). */
+  readonly deprecated?: boolean
 }
 
 export type Reachability = 'reachable' | 'unreachable' | 'potential'
@@ -57,7 +59,10 @@ export function advertised(
   what: 'scope' | 'all',
   most: number,
 ): Ip[] {
-  const wanted = own.filter((a) => a.ip === pair.local || what === 'all' || inScope(a.ip, [pair.foreign]))
+  const wanted = own.filter(
+    (a) =>
+      a.ip === pair.local || (a.deprecated !== true && (what === 'all' || inScope(a.ip, [pair.foreign]))),
+  )
   const rest = wanted.map((a) => a.ip).filter((ip) => ip !== pair.local)
   return [pair.local, ...rest].slice(0, most)
 }
@@ -74,11 +79,16 @@ function isPrivate(ip: Ip): boolean {
   return kind === 'private' || kind === 'shared' || kind === 'unique-local' || kind === 'link-local'
 }
 
+/** More than all wishes together. */
+const DEPRECATED = 16
+
 /** A pair that could be sent on. */
 export interface Candidate {
   readonly pair: Pair
   /** Milliseconds; when the foreign end last answered on it. */
   readonly confirmedAt: number
+  /** Of its own address. */
+  readonly deprecated?: boolean | undefined
 }
 
 export interface Choice {
@@ -87,7 +97,7 @@ export interface Choice {
 }
 
 /**
- * Which pair to send on (D13). What the user asked for, then where the foreign host wants to be reached, then what this
+ * Which pair to send on (D13). A deprecated own address only where there is no other. What the user asked for, then where the foreign host wants to be reached, then what this
  * host's own routes prefer, then the pair in use; among equals the one confirmed last. There is no hysteresis to tune: a
  * pair in use loses only to a stated wish or when it is no longer a candidate.
  */
@@ -123,6 +133,7 @@ export function choosePair(
       score += 8
       reason = `moved to ${pair.local} by hand`
     }
+    if (candidate.deprecated === true) score -= DEPRECATED
     if (
       best === undefined ||
       score > best.score ||

@@ -309,7 +309,11 @@ export class TranslationService {
       else if (out.kind === 'send') this.#links.send(out.bytes, out.pair, out.port)
       else later.push(out)
     for (const out of later)
-      if (out.kind === 'handover' && familyOf(out.to.local) === out.family) this.#kick(out.hid, out.to)
+      if (out.kind === 'resumed') this.#kick(out.hid, out.pair)
+      else if (out.kind === 'handover' && familyOf(out.to.local) === out.family) {
+        this.#kick(out.hid, out.to)
+        if (out.from !== undefined) this.#applier.outage.show(out.hid, out.family)
+      }
     for (const out of later) this.#happened(out)
     this.#applier.settleSoon()
     clearTimeout(this.#timer)
@@ -334,6 +338,8 @@ export class TranslationService {
       case 'handover':
         this.#state.saveSoon()
         if (out.from !== undefined && this.#hasFlows(out.hid, out.family)) this.#record(out)
+        return
+      case 'resumed':
         return
       case 'gone':
         recorder.log('warn', `host ${out.hid} is gone: ${out.reason}`)

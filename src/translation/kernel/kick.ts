@@ -27,7 +27,16 @@ import {
 } from '../../core/ip.ts'
 import { IPV4, sealIpv4Header } from '../../core/ipv4.ts'
 import { IPV6 } from '../../core/ipv6.ts'
-import { checkedTcpHeaderLength, findOption, seqAfter, TCP, TcpOption, tcpSeq } from '../../core/tcp.ts'
+import {
+  checkedTcpHeaderLength,
+  findOption,
+  seqAfter,
+  TCP,
+  TcpFlag,
+  TcpOption,
+  tcpFlags,
+  tcpSeq,
+} from '../../core/tcp.ts'
 import { completeChecksum } from '../../core/transport.ts'
 import { Arena } from '../../linux/arena.ts'
 import { Ancillary, ClassicBpf } from '../../linux/classic-bpf.ts'
@@ -60,15 +69,18 @@ export interface Segment {
   readonly sourcePort: number
   readonly destinationPort: number
   readonly sequence: number
+  /** Whether it takes up no sequence numbers: it only acknowledges. */
+  readonly empty: boolean
   /** When it was sent, milliseconds of `performance.now()`. */
   readonly at: number
 }
 
 /**
  * Kept segments by connection, the first that was sent of each sequence number. When TCP sends one again all before it
- * have arrived. With `most` 1 the newest segment takes the place of the one before.
+ * have arrived. With `most` 1 the newest segment takes the place of the one before. What takes up no sequence numbers is no
+ * repetition and takes nothing's place: it is kept while there is nothing else. A reset ends the connection.
  */
-class Kept {
+export class KeptSegments {
   readonly #flows = new Map<string, Map<number, Segment>>()
   readonly #most: number
   #bytes = 0
@@ -85,13 +97,24 @@ class Kept {
     const found = transportOf(view, at, whole)
     if (found < 0 || protocolIn(found) !== Protocol.TCP || isFragment(found)) return
     const tcp = at + offsetIn(found)
-    if (checkedTcpHeaderLength(view, tcp, whole - offsetIn(found)) === 0) return
+    const header = checkedTcpHeaderLength(view, tcp, whole - offsetIn(found))
+    if (header === 0) return
+    const flags = tcpFlags(view, tcp)
     const sequence = tcpSeq(view, tcp)
     const source = sourceAt(view, at)
     const destination = source + addressLength(view, at)
     const end = destination + addressLength(view, at)
-    const flow = this.#flow(String.fromCharCode(...u8.subarray(source, end)) + view.getUint32(tcp))
-    if (this.#most === 1) for (const segment of flow.values()) this.#drop(flow, segment)
+    const key = String.fromCharCode(...u8.subarray(source, end)) + view.getUint32(tcp)
+    if ((flags & TcpFlag.RST) !== 0) {
+      this.#remove(key)
+      return
+    }
+    const empty = whole === offsetIn(found) + header && (flags & (TcpFlag.SYN | TcpFlag.FIN)) === 0
+    const flow = this.#flow(key)
+    for (const segment of flow.values()) {
+      if (empty && !segment.empty) return
+      if (segment.empty || this.#most === 1) this.#drop(flow, segment)
+    }
     if (flow.has(sequence)) {
       for (const segment of flow.values()) if (seqAfter(sequence, segment.sequence)) this.#drop(flow, segment)
       return
@@ -105,6 +128,7 @@ class Kept {
       sourcePort: view.getUint16(tcp + TCP.SRC_PORT),
       destinationPort: view.getUint16(tcp + TCP.DST_PORT),
       sequence,
+      empty,
       at: performance.now(),
     })
   }
@@ -196,7 +220,7 @@ export class ParkingDevice {
   readonly #tun: Tun
   readonly #arena = new Arena(128 << 10)
   readonly #at: number
-  readonly #kept = new Kept(MOST_SEGMENTS)
+  readonly #kept = new KeptSegments(MOST_SEGMENTS)
 
   constructor(device: string, rtnl: Rtnl, netns?: string) {
     this.device = device
@@ -234,7 +258,7 @@ export class ParkingDevice {
 /** Sees the TCP segments that leave this host for the addresses under watch, and keeps the newest of each connection. */
 export class SegmentWatch {
   readonly #socket: PacketSocket
-  readonly #kept = new Kept(1)
+  readonly #kept = new KeptSegments(1)
   #watched = ''
 
   constructor(netns?: string) {

@@ -7,8 +7,20 @@ import type { Ledger } from '../../linux/ledger.ts'
 import { deleteDevice, setDevice } from '../../linux/own.ts'
 import { RawSender } from '../../linux/raw-packets.ts'
 import type { Rtnl } from '../../linux/rtnetlink/types.ts'
+import type { TcpStream } from '../../linux/tcp-stream.ts'
 import type { HostNetwork } from '../network.ts'
-import { bytesOf, familyOf, type Ip, identifiers, ipOf, type Pair, samePair, type Tables } from '../tables.ts'
+import {
+  bytesOf,
+  familyOf,
+  type Ip,
+  identifiers,
+  ipOf,
+  type Pair,
+  type SocketRow,
+  samePair,
+  type Tables,
+} from '../tables.ts'
+import { keepAlive } from './keep-alive.ts'
 import { completed, ParkingDevice, readdressed, restamped, type Segment, SegmentWatch } from './kick.ts'
 
 /** What the other end gets to switch after it has heard from us. */
@@ -17,11 +29,16 @@ const KICK_MS = 15
 const RESTART_SEGMENTS = 10
 /** Taken for the round trip while it is not known. */
 const UNKNOWN_RTT_MS = 100
+/** Keep-alives that leave at once, and the pause before the next ones, milliseconds: ten thousand take four tenths of a second. */
+const SHOWN_AT_ONCE = 256
+const SHOW_PAUSE_MS = 10
 
 export interface OutageInit {
   readonly ledger: Ledger
   readonly netns: string | undefined
   readonly warn: (text: string) => void
+  /** Answered TCP connections as they are now, in the order of the flows; undefined for those that are over. No array: unknown. */
+  readonly streams: (flows: readonly SocketRow[]) => readonly (TcpStream | undefined)[] | undefined
 }
 
 export class Outage {
@@ -128,7 +145,7 @@ export class Outage {
    * Sends the kept segments of a host's flows over the pair that works now, those of its family alone: from a raw socket
    * they do not wait as their own socket's would, but leave with an address that a NAT takes for a stranger's. The
    * oldest of each is repeated, because the host at the other end may not have switched when the first arrives, and its
-   * answer then goes astray; a segment too many does no harm. More than a new connection may send at once are spread
+   * answer then goes astray; a segment too many does no harm. Connections that are over are left alone. More than a new connection may send at once are spread
    * over a round trip, and sent as what was delayed; `device` is where all of it leaves.
    */
   kick(hid: number, pair: Pair, device: string, rtt: number = UNKNOWN_RTT_MS): void {
@@ -137,23 +154,24 @@ export class Outage {
     if (!parked && !watched) return
     const family = familyOf(pair.local)
     const paced = this.#network.paces(device)
-    const flows = new Map<string, Pair>()
-    for (const flow of this.#tables.flows(hid))
-      if (flow.protocol === 6 && familyOf(flow.local) === family)
-        flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
+    const flows = new Map<string, SocketRow>()
+    for (const flow of this.#connections(hid, family))
+      flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
     const width = family === 4 ? 4 : 16
     const wanted = (s: Segment): boolean =>
       s.source.length === width && flows.has(`${s.sourcePort} ${s.destinationPort}`)
-    for (const kept of [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]) {
-      const segments: Segment[] = []
-      for (const segment of kept) {
+    const all = [...(this.#parking?.take(wanted) ?? []), ...(this.#watch?.take(wanted) ?? [])]
+    const flowOf = (s: Segment): SocketRow => flows.get(`${s.sourcePort} ${s.destinationPort}`)!
+    const streams = this.#init.streams(all.map(([first]) => flowOf(first!)))
+    for (const [i, kept] of all.entries()) {
+      const over = streams?.[i] === undefined && flowOf(kept[0]!).opening !== true
+      if (streams !== undefined && over) continue
+      const segments = kept.map((segment) => {
         const from = { local: ipOf(segment.source), foreign: ipOf(segment.destination) }
         // As its socket sent it the kernel rewrites it; one caught after that is rewritten here.
-        if (samePair(from, flows.get(`${segment.sourcePort} ${segment.destinationPort}`)))
-          segments.push(segment)
-        else if (!samePair(from, pair))
-          segments.push(readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign)))
-      }
+        const ready = samePair(from, flowOf(segment)) || samePair(from, pair)
+        return ready ? segment : readdressed(segment, bytesOf(pair.local), bytesOf(pair.foreign))
+      })
       const bulk = segments.length > RESTART_SEGMENTS && !paced
       if (!bulk) segments.splice(RESTART_SEGMENTS)
       for (let i = 0; i < segments.length; i += RESTART_SEGMENTS)
@@ -163,15 +181,41 @@ export class Outage {
     }
   }
 
+  /**
+   * Each TCP connection of a host that is on another pair than before sends one segment there, so that firewalls on the way know
+   * it whichever end speaks next.
+   */
+  show(hid: number, family: 4 | 6): void {
+    const flows = this.#connections(hid, family).filter((flow) => flow.taken === 'both')
+    for (let i = 0; i < flows.length; i += SHOWN_AT_ONCE)
+      this.#later((i / SHOWN_AT_ONCE) * SHOW_PAUSE_MS, () => this.#show(flows.slice(i, i + SHOWN_AT_ONCE)))
+  }
+
+  #show(flows: readonly SocketRow[]): void {
+    this.#raw ??= new RawSender(this.#init.netns)
+    const streams = this.#init.streams(flows)
+    for (const [i, flow] of flows.entries()) {
+      const stream = streams?.[i]
+      if (stream !== undefined) this.#raw.send(keepAlive(flow, stream), bytesOf(flow.foreign))
+    }
+  }
+
+  #connections(hid: number, family: 4 | 6): SocketRow[] {
+    return [...this.#tables.flows(hid)].filter((f) => f.protocol === 6 && familyOf(f.local) === family)
+  }
+
   #sendLater(segments: readonly Segment[], delay: number, restamp: boolean): void {
-    if (segments.length === 0) return
+    if (segments.length > 0) this.#later(delay, () => this.#send(segments, restamp))
+  }
+
+  #later(delay: number, action: () => void): void {
     if (delay === 0) {
-      this.#send(segments, restamp)
+      action()
       return
     }
     const timer = setTimeout(() => {
       this.#kicks.delete(timer)
-      this.#send(segments, restamp)
+      action()
     }, delay).unref()
     this.#kicks.add(timer)
   }

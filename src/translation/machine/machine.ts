@@ -112,6 +112,9 @@ export class IhmpMachine {
   handleRoutes(now: number): void {
     this.#messages.hurry(now)
     this.#paths.hurry(now)
+    for (const host of this.#state.hosts.values())
+      if (host.detachedAt !== undefined)
+        for (const ip of this.#state.own.keys()) this.#paths.returned(host, ip)
     this.handlePreferences(now)
   }
 

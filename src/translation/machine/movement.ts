@@ -34,7 +34,10 @@ export class Movement {
       this.#paths.lose(host, (pair) => pair.local === ip, now)
       if (host.told.delete(ip) || this.#mayTell(host, ip)) host.lost.add(ip)
     }
-    for (const { ip } of gained) host.lost.delete(ip)
+    for (const { ip } of gained) {
+      host.lost.delete(ip)
+      this.#paths.returned(host, ip)
+    }
     this.#paths.choose(host, lost.length > 0 ? 'address lost' : 'address gained', now)
     // Of what it may not know it hears only if that works; of the loss at once (DI-37).
     if (
@@ -138,6 +141,7 @@ export class Movement {
 
   /** Whether the host may know of this address (`advertise`). */
   #mayTell(host: Host, ip: Ip): boolean {
+    if (this.#state.own.get(ip)?.deprecated === true) return false
     return this.#state.options.advertise === 'all' || inScope(ip, [host.bound.foreign, ...host.row.active])
   }
 
@@ -194,6 +198,7 @@ export class Movement {
           if (!usable) options |= Option.ND
         }
         // It tells what it had told before: it has started anew, perhaps from an older state.
+        if (host.confirmed.has(pairKey(pair))) this.#paths.resumed(host, pair)
         if (host.confirmed.has(pairKey(pair)) && now - host.forgotAt >= FORGOT_MS) {
           host.forgotAt = now
           host.told.clear()

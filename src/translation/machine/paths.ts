@@ -82,9 +82,21 @@ export class Paths {
     this.#state.index(host, pair.foreign)
     host.row.unreachable.delete(pair.foreign)
     host.row.local.add(pair.local)
+    const worked = host.confirmed.has(pairKey(pair))
     host.confirmed.set(pairKey(pair), { pair, at: now })
+    if (!worked) this.resumed(host, pair)
     this.#messages.cancel(host, (request) => request.deferred && samePair(request.pair, pair))
     this.choose(host, 'confirmed', now)
+  }
+
+  /** The host can be reached on this pair again, perhaps: what its flows have waited with need not wait for TCP's timers. */
+  resumed(host: Host, pair: Pair): void {
+    if (inUse(host, pair)) this.#state.emit({ kind: 'resumed', hid: host.row.hid, pair })
+  }
+
+  /** An own address is there again. */
+  returned(host: Host, ip: Ip): void {
+    for (const pair of Object.values(host.row.current)) if (pair.local === ip) this.resumed(host, pair)
   }
 
   failed(host: Host, pair: Pair, now: number): void {
@@ -203,9 +215,11 @@ export class Paths {
 
   #candidates(host: Host): Candidate[] {
     const out: Candidate[] = []
-    for (const { pair, at } of host.confirmed.values())
-      if (this.#state.own.has(pair.local) && host.row.active.has(pair.foreign))
-        out.push({ pair, confirmedAt: at })
+    for (const { pair, at } of host.confirmed.values()) {
+      const own = this.#state.own.get(pair.local)
+      if (own !== undefined && host.row.active.has(pair.foreign))
+        out.push({ pair, confirmedAt: at, deprecated: own.deprecated })
+    }
     return out
   }
 

@@ -95,6 +95,8 @@ export type Output =
       readonly cause: string
       readonly reason: string
     }
+  /** A pair that flows were on works again, or may: its address is back, or the peer is. Nothing has changed in the tables. */
+  | { readonly kind: 'resumed'; readonly hid: number; readonly pair: Pair }
   /** Its hold time is over: the applications get an error (DI-32). */
   | {
       readonly kind: 'gone'

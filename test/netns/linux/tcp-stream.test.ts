@@ -42,7 +42,13 @@ for (const host of ['127.0.0.1', '::1'])
     await new Promise((done) => client.write(Buffer.alloc(300_000), done))
     accepted[0]!.write('answer')
     await answer
-    assert.deepEqual(find().slice(0, 2), [opened, taken])
+    const later = find().slice(0, 2)
+    assert.deepEqual(
+      later.map((s) => [s?.sent, s?.received]),
+      [opened, taken].map((s) => [s.sent, s.received]),
+    )
+    assert.equal((later[0]!.unacknowledged - opened.sent - 1) >>> 0, 300_000)
+    assert.equal((later[0]!.expected - opened.expected) >>> 0, 'answer'.length)
     client.destroy()
     accepted[0]!.destroy()
     server.close()

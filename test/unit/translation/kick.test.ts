@@ -2,7 +2,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { VNET_HEADER } from '../../../src/linux/tun.ts'
-import { readdressed, restamped, type Segment, segmentFilter } from '../../../src/translation/kernel/kick.ts'
+import { keepAlive } from '../../../src/translation/kernel/keep-alive.ts'
+import {
+  KeptSegments,
+  readdressed,
+  restamped,
+  type Segment,
+  segmentFilter,
+} from '../../../src/translation/kernel/kick.ts'
+import { flowId } from '../../../src/translation/tables.ts'
 import { ipv4HeaderSum, tcp, transportSum } from '../../support/packets.ts'
 import { dump } from '../codec-suite.ts'
 
@@ -17,6 +25,7 @@ function segment(version: 4 | 6, timestamps: boolean): Segment {
     sourcePort: 40_000,
     destinationPort: 80,
     sequence: 5,
+    empty: false,
     at: 1_000,
   }
 }
@@ -80,4 +89,67 @@ test('the filter of the watch, as classic BPF: outgoing, small, TCP, to one of t
   // As many as are watched at once: every jump reaches its place.
   const many = segmentFilter(Array.from({ length: 200 }, (_, i) => Uint8Array.of(10, 0, 0, i)))
   assert.equal(many.length / 8, 14 + 100 + 2)
+})
+
+/** The sequence numbers that are kept after these segments. */
+function kept(most: number, ...segments: { seq: number; bytes?: number; flags?: number }[]): number[] {
+  const all = new KeptSegments(most)
+  for (const { seq, bytes = 0, flags = 0x10 } of segments) {
+    const packet = tcp({ version: 4, payload: new Uint8Array(bytes), seq, flags }).slice(VNET_HEADER)
+    all.keep(packet, 0, packet.length)
+  }
+  return all.take(() => true).flatMap((flow) => flow.map((s) => s.sequence))
+}
+
+test('issue 10, C 5: a segment without payload is no repetition: what is kept stays', () => {
+  const data = [
+    { seq: 100, bytes: 50 },
+    { seq: 150, bytes: 50 },
+  ]
+  assert.deepEqual(kept(512, ...data, { seq: 200 }, { seq: 200 }), [100, 150])
+  assert.deepEqual(kept(1, data[1]!, { seq: 200 }, { seq: 200 }), [150])
+  assert.deepEqual(kept(512, { seq: 100 }, { seq: 100 }), [100], 'of acknowledgements alone the newest')
+  assert.deepEqual(kept(512, { seq: 100 }, ...data), [100, 150])
+  assert.deepEqual(kept(512, ...data, data[1]!), [150], 'what is repeated has all before it arrived')
+  assert.deepEqual(
+    kept(512, ...data, { seq: 200, flags: 0x11 }),
+    [100, 150, 200],
+    'a FIN is no mere acknowledgement',
+  )
+})
+
+test('issue 10, C 5: a connection that was reset is not kept', () => {
+  assert.deepEqual(kept(512, { seq: 100, bytes: 50 }, { seq: 150, flags: 0x14 }), [])
+})
+
+test('issue 10, C 3: a keep-alive (RFC 9293 §3.8.4) bears the numbers of its connection and lies outside the window', () => {
+  const stream = { sent: 0, received: 0, unacknowledged: 0x1000, expected: 0xfffffff0 }
+  const flow = (local: string, foreign: string) => ({
+    id: flowId(6, local, 40_000, foreign, 80),
+    protocol: 6 as const,
+    local,
+    localPort: 40_000,
+    foreign,
+    foreignPort: 80,
+    hid: 1,
+    inode: 1,
+  })
+  const v4 = keepAlive(flow('192.0.2.1', '198.51.100.7'), stream)
+  assert.equal(ipv4HeaderSum(v4), 0xffff)
+  assert.equal(transportSum(v4), 0xffff)
+  assert.deepEqual(
+    v4.slice(12, 36),
+    dump(`
+      c0 00 02 01                # 192.0.2.1
+      c6 33 64 07                # 198.51.100.7
+      9c 40 00 50                # ports
+      00 00 0f ff                # one before what is not acknowledged
+      ff ff ff f0                # what is expected
+      50 10 02 00                # ACK alone
+    `),
+  )
+  assert.equal(v4.length, 40)
+  const v6 = keepAlive(flow('2001:db8::1', '2001:db8::2'), stream)
+  assert.equal(transportSum(v6), 0xffff)
+  assert.equal(v6.length, 60)
 })
