@@ -306,8 +306,9 @@ function readTuple(bytes: Uint8Array | undefined) {
   if (ip === undefined || proto === undefined) return undefined
   const addresses = new Attributes(ip)
   const ports = new Attributes(proto)
-  const source = addresses.bytes(1)
-  const destination = addresses.bytes(2)
+  // Copies: the event lies in the buffer that the next one overwrites, and a mapping is told later.
+  const source = copied(addresses.bytes(1))
+  const destination = copied(addresses.bytes(2))
   const sourcePort = ports.bytes(2)
   const destinationPort = ports.bytes(3)
   if (source?.length !== 4 || destination?.length !== 4) return undefined
@@ -319,4 +320,8 @@ function readTuple(bytes: Uint8Array | undefined) {
     sourcePort: viewOf(sourcePort).getUint16(0),
     destinationPort: viewOf(destinationPort).getUint16(0),
   }
+}
+
+function copied(bytes: Uint8Array | undefined): Uint8Array | undefined {
+  return bytes && new Uint8Array(bytes)
 }

@@ -172,7 +172,8 @@ export class Paths {
     if (host.state !== 'peer' || this.#messages.pending(host)) return
     for (const { pair } of host.confirmed.values()) {
       if (!this.#state.own.has(pair.local)) continue
-      this.#messages.request(host, pair, { control: Control.PATH_PROBE }, now, {
+      const body = { control: Control.PATH_PROBE, challenge: this.#state.random(16) }
+      this.#messages.request(host, pair, body, now, {
         tries: PROBE_TRIES + 1,
         failed: (at) => this.failed(host, pair, at),
       })

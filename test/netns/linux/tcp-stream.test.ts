@@ -38,8 +38,9 @@ for (const host of ['127.0.0.1', '::1'])
     assert.equal(opened.received, taken.sent)
     assert.equal((opened.sent + 1) >>> 0, taken.received, 'the SYN of the end that opened it')
     assert.ok(opened.sent !== 0 && taken.sent !== 0)
+    client.write(Buffer.alloc(300_000))
+    for (let read = 0; read < 300_000; ) read += (await once(accepted[0]!, 'data'))[0].length
     const answer = once(client, 'data')
-    await new Promise((done) => client.write(Buffer.alloc(300_000), done))
     accepted[0]!.write('answer')
     await answer
     const later = find().slice(0, 2)

@@ -50,3 +50,16 @@ test('DI-38, D8: what a host asked for earlier does not come true again when it 
   assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
   assert.equal(ch.machine.stats.replayed, replayed + 1)
 })
+
+test('DI-16, DI-27: whoever doubts a path asks with a challenge, so that only an answer from there confirms it', () => {
+  const { net, mh } = pairOfHosts()
+  net.run(net.now + 30_000)
+  const before = net.log.length
+  mh.machine.handleSuspicion(peerOf(mh).row.hid, net.now)
+  net.run(net.now + 1_000)
+  const probes = net.log.slice(before).flatMap(({ bytes }) => {
+    const m = ihmp.decode(bytes)
+    return m.ok && m.value.control === Control.PATH_PROBE ? [m.value.challenge?.length] : []
+  })
+  assert.deepEqual(probes, [16])
+})
