@@ -5,6 +5,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { version } from '../host/version.ts'
 import { define, forEachCommand, group } from './definition.ts'
+import { defineOverlayServers } from './overlay-servers.ts'
 
 function integer(text: string): number {
   const value = Number(text)
@@ -44,6 +45,7 @@ export function buildProgram(): Command {
   defineQueries(program)
   defineDime(program)
   defineMptcp(program)
+  defineOverlayServers(program)
   defineLab(program)
   defineHelpers(program)
   forEachCommand(program, (command) => command.exitOverride().configureOutput({ outputError: () => {} }))

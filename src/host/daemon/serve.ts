@@ -162,7 +162,7 @@ function parsePorts(text: string | undefined): readonly [number, number] | undef
 }
 
 /** Resolves with the first signal to stop. */
-function untilStopped(recorder: HostRecorder): Promise<void> {
+export function untilStopped(recorder: HostRecorder): Promise<void> {
   return new Promise((done) => {
     let asked = false
     const stop = (signal: NodeJS.Signals): void => {

@@ -72,6 +72,8 @@ export class Relay {
   readonly #bySource = new Map<string, Target>()
   /** Called when the address bound to a side changes; absent: the owner asks `find` each time. */
   onBinding: (port: number, source: Endpoint, target: Target | undefined) => void = () => {}
+  /** Called when a side has ended. */
+  onEnd: (side: Side) => void = () => {}
   #next = 0
   #sweepAt = 0
 
@@ -187,6 +189,7 @@ export class Relay {
       const ports = this.#byNode.get(side.node)
       ports?.delete(side.port)
       if (ports?.size === 0) this.#byNode.delete(side.node)
+      this.onEnd(side)
     }
   }
 

@@ -84,6 +84,8 @@ export class Store implements Directory {
   readonly #wall: () => number
   #serial: number
   #open = false
+  /** Numbers or serials were taken: by the coordinator's store alone, others of the same file leave them as they are. */
+  #counted = false
 
   constructor({ file, driver, wall = () => Math.floor(Date.now() / 1000) }: StoreInit) {
     this.#wall = wall
@@ -103,12 +105,15 @@ export class Store implements Directory {
   /** Writes what has changed to the disk; returns when it is there. */
   commit(): void {
     if (!this.#open) return
-    const { setMeta } = this.#statements
-    setMeta.run('next_number', this.#numbers.next)
-    setMeta.run('reserved', this.#numbers.reserved)
-    setMeta.run('serial', this.#serial)
+    if (this.#counted) {
+      const { setMeta } = this.#statements
+      setMeta.run('next_number', this.#numbers.next)
+      setMeta.run('reserved', this.#numbers.reserved)
+      setMeta.run('serial', this.#serial)
+    }
     this.#database.exec('COMMIT')
     this.#open = false
+    this.#counted = false
   }
 
   /** Whether something waits for `commit`. */
@@ -169,6 +174,7 @@ export class Store implements Directory {
 
   takeNumber(): number {
     this.#begin()
+    this.#counted = true
     return this.#numbers.take()
   }
 
@@ -176,6 +182,7 @@ export class Store implements Directory {
     const holder = this.#statements.holder.get(number) as { name: string } | undefined | null
     if (holder != null && holder.name !== name) return false
     this.#begin()
+    this.#counted = true
     this.#numbers.note(number)
     this.#statements.setNumber.run(number, name)
     return true
@@ -192,6 +199,7 @@ export class Store implements Directory {
 
   takeSerial(): number {
     this.#begin()
+    this.#counted = true
     return ++this.#serial
   }
 

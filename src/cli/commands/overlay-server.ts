@@ -1,0 +1,92 @@
+/** `overlay init`, `serve`, `account …`, `allow`: the servers of a zone. */
+import { usageError } from '../../core/errors.ts'
+import {
+  addAccount,
+  type InitOptions,
+  initOverlay,
+  listAccounts,
+  ROLES,
+  type Role,
+  removeAccount,
+  setAccess,
+} from '../../host/provisioning/overlay-server.ts'
+import { State } from '../../host/stores/state.ts'
+import type { CommonOptions } from '../definition.ts'
+import { printJson, printLines, table } from '../output.ts'
+
+export async function init(options: CommonOptions & InitOptions): Promise<void> {
+  const state = new State(options)
+  const settings = await initOverlay(state, options)
+  if (options.json) {
+    const { zone, host, port, addresses, prefix6, block4 } = settings
+    printJson({ zone, host, port, addresses, prefix6, block4 })
+    return
+  }
+  const flag = options.state === undefined ? '' : ` --state ${options.state}`
+  const { zone, addresses } = settings
+  printLines([
+    `wrote the settings of ${zone}; nodes get addresses of ${settings.prefix6}${settings.block4 === null ? '' : ` and ${settings.block4}`}`,
+    ...(settings.dns_port === 0
+      ? []
+      : [`in the zone above, delegate it: ${zone}. NS dc.${zone}. and dc.${zone}. ${addresses.join(' ')}`]),
+    `next: sudo godwit overlay serve${flag}, and for each person: sudo godwit overlay account add${flag} NAME`,
+  ])
+}
+
+export async function serve(options: CommonOptions & { readonly roles?: string }): Promise<void> {
+  const roles = (options.roles ?? ROLES.join()).split(',')
+  const wrong = roles.find((role) => !(ROLES as readonly string[]).includes(role))
+  if (wrong !== undefined || !roles.includes('dc'))
+    throw usageError(`--roles: "${options.roles}" is not a list of ${ROLES.join(', ')} with dc in it`)
+  const { serveOverlay } = await import('../../host/daemon/serve-overlay.ts')
+  await serveOverlay(new State(options), roles as Role[])
+}
+
+export async function account(
+  name: string,
+  options: CommonOptions & { readonly passwordStdin?: boolean; readonly replace?: boolean },
+): Promise<void> {
+  const password = options.passwordStdin === true ? await firstLine() : undefined
+  const added = await addAccount(new State(options), name, { password, replace: options.replace })
+  if (options.json) {
+    printJson(added)
+    return
+  }
+  printLines([
+    ...(added.password === undefined ? [] : [`password: ${added.password}`]),
+    `on the node: sudo godwit overlay login ${name} --server ${added.server} --pin ${added.pin} --name NODE`,
+  ])
+}
+
+async function firstLine(): Promise<string> {
+  const parts: Buffer[] = []
+  for await (const part of process.stdin) parts.push(part as Buffer)
+  return Buffer.concat(parts).toString().split('\n')[0]!
+}
+
+export function accounts(options: CommonOptions): void {
+  const list = listAccounts(new State(options))
+  if (options.json) printJson({ accounts: list })
+  else if (list.length === 0) printLines(['no accounts yet: godwit overlay account add NAME'])
+  else {
+    const rows = list.map((each) => [each.account, each.created.slice(0, 10), each.nodes.join(' ')])
+    printLines(table(['ACCOUNT', 'SINCE', 'NODES'], rows))
+  }
+}
+
+export function remove(name: string, options: CommonOptions): void {
+  removeAccount(new State(options), name)
+  if (options.json) printJson({ removed: name })
+  else printLines([`${name} and its nodes are forgotten; their addresses are given to nobody else`])
+}
+
+export function allow(node: string, patterns: readonly string[], options: CommonOptions): void {
+  const allowed = setAccess(new State(options), node, patterns)
+  if (options.json) printJson({ node, allowed })
+  else
+    printLines([
+      allowed.length === 0
+        ? `${node}: whoever the zone lets`
+        : `${node}: nodes of its account, and ${allowed.join(', ')}`,
+    ])
+}

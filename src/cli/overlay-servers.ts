@@ -1,0 +1,87 @@
+/** `godwit overlay init`, `serve`, `account …` and `allow`: definitions of the servers' commands. */
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { define, group } from './definition.ts'
+
+function portOrNone(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 0 || value > 65_535)
+    throw new InvalidArgumentError('a port is wanted, or 0.')
+  return value
+}
+
+function collect(text: string, before: string[] | undefined): string[] {
+  return [...(before ?? []), text]
+}
+
+/** Adds them to the group of the node's commands, or makes it. */
+export function defineOverlayServers(program: Command): void {
+  const overlay =
+    program.commands.find((command) => command.name() === 'overlay') ??
+    group(program, 'overlay', 'an overlay: nodes reached by name behind any NAT, and its servers')
+  define(overlay, {
+    use: 'init',
+    summary: "write the settings of a zone's servers, with fresh keys",
+    examples: [
+      'sudo godwit overlay init --zone home.example.org --endpoint overlay.example.org',
+      'sudo godwit overlay init --zone lab.example --endpoint 203.0.113.10 --dns-port 0 --closed',
+    ],
+    details:
+      'Nodes reach UDP and TCP port 6741 of the endpoint, and UDP ports 6742 to 6805 where it relays. Resolvers reach port 53,\nonce the zone above delegates to this server.',
+    options: [
+      new Option('--zone <name>', 'zone that the names of nodes are in').makeOptionMandatory(),
+      new Option('--endpoint <host[:port]>', 'where nodes reach this server').makeOptionMandatory(),
+      new Option(
+        '--address <address>',
+        'an address of it, IPv4 or IPv6; default: what the endpoint resolves to',
+      ).argParser(collect),
+      new Option('--ipv4 <block>', 'block of virtual IPv4 addresses, or `none` (default: 100.100.0.0/16)'),
+      new Option('--dns-port <port>', 'port of the name server; 0: none (default: 53)').argParser(portOrNone),
+      new Option(
+        '--closed',
+        'only nodes of one account may ask for each other, unless `overlay allow` says more',
+      ),
+    ],
+    run: async (options) => (await import('./commands/overlay-server.ts')).init(options),
+  })
+  define(overlay, {
+    use: 'serve',
+    summary: "run a zone's servers in the foreground; prints `ready` once nodes can log in",
+    examples: ['sudo godwit overlay serve', 'sudo godwit overlay serve --roles as,dc'],
+    details:
+      'Roles: as, the account server; dc, the coordinator with its name server; rs, the relay. All run in this process; dc must be\namong them.',
+    without: ['json'],
+    options: [new Option('--roles <list>', 'what it does (default: as,dc,rs)')],
+    run: async (options) => (await import('./commands/overlay-server.ts')).serve(options),
+  })
+  define(overlay, {
+    use: 'allow <node> [names...]',
+    summary: 'say who may ask for a node: names of nodes, or *.ZONE; none: whoever the zone lets',
+    examples: ['sudo godwit overlay allow nas laptop phone', 'sudo godwit overlay allow nas'],
+    details: 'Nodes of the same account always may. What is said holds at once.',
+    run: async (node, names, options) =>
+      (await import('./commands/overlay-server.ts')).allow(node, names, options),
+  })
+  const account = group(overlay, 'account', 'the accounts of a zone')
+  define(account, {
+    use: 'add <name>',
+    summary: 'add an account and print how its nodes log in',
+    examples: ['sudo godwit overlay account add carol', 'sudo godwit overlay account add carol --replace'],
+    options: [
+      new Option('--password-stdin', 'read the password from standard input; default: one is made'),
+      new Option('--replace', 'give an account that is there another password'),
+    ],
+    run: async (name, options) => (await import('./commands/overlay-server.ts')).account(name, options),
+  })
+  define(account, {
+    use: 'list',
+    summary: 'list accounts and their nodes',
+    examples: ['sudo godwit overlay account list'],
+    run: async (options) => (await import('./commands/overlay-server.ts')).accounts(options),
+  })
+  define(account, {
+    use: 'remove <name>',
+    summary: 'remove an account and its nodes',
+    examples: ['sudo godwit overlay account remove carol'],
+    run: async (name, options) => (await import('./commands/overlay-server.ts')).remove(name, options),
+  })
+}

@@ -1,0 +1,188 @@
+/** What the commands of the overlay's servers do: a zone's settings, and its accounts, beside servers that run or not. */
+import { randomBytes } from 'node:crypto'
+import { lookup } from 'node:dns/promises'
+import { existsSync } from 'node:fs'
+import { formatAddress, kindOf, parseAddress, parsePrefix } from '../../core/address.ts'
+import { GodwitError, usageError } from '../../core/errors.ts'
+import { parseHostPort } from '../../mechanism/schema.ts'
+import {
+  certificatePin,
+  DATABASE_FILE,
+  DEFAULT_PORT,
+  hashPassword,
+  hostPort,
+  newSettings,
+  readSettings,
+  SETTINGS_FILE,
+  type ServerSettings,
+  Store,
+  writeSettings,
+} from '../../overlay/servers/index.ts'
+
+export { ROLES, type Role } from '../../overlay/servers/index.ts'
+
+import type { State } from '../stores/state.ts'
+
+export interface InitOptions {
+  readonly zone: string
+  /** HOST or HOST:PORT. */
+  readonly endpoint: string
+  readonly address?: readonly string[]
+  readonly ipv4?: string
+  readonly dnsPort?: number
+  readonly closed?: boolean
+}
+
+/** Inside the block of carriers, where private networks are not. */
+const DEFAULT_BLOCK4 = '100.100.0.0/16'
+
+/** Writes the settings of a zone's servers, with fresh keys. Throws SERVER_EXISTS. */
+export async function initOverlay(state: State, options: InitOptions): Promise<ServerSettings> {
+  const file = state.file(SETTINGS_FILE)
+  if (existsSync(file))
+    throw new GodwitError('SERVER_EXISTS', `${file} is there already`, {
+      kind: 'usage',
+      hint: 'its keys are what nodes trust; remove it only if this zone shall begin anew',
+    })
+  const { host, port } = endpointOf(options.endpoint)
+  const addresses = await addressesOf(host, options.address)
+  const block4 = options.ipv4 === 'none' ? null : (options.ipv4 ?? DEFAULT_BLOCK4)
+  const prefix = block4 === null ? undefined : parsePrefix(block4)
+  if (prefix !== undefined && (!prefix.ok || prefix.value.address.length !== 4 || prefix.value.length > 30))
+    throw usageError(`--ipv4: "${block4}" is no IPv4 block, e.g. ${DEFAULT_BLOCK4}; \`none\` for none`)
+  const zone = options.zone.toLowerCase().replace(/\.$/, '')
+  state.prepare()
+  const settings = newSettings({
+    ...{ zone, host, port, addresses, block4 },
+    dnsPort: options.dnsPort ?? 53,
+    openTo: options.closed === true ? 'account' : 'zone',
+  })
+  try {
+    writeSettings(file, settings)
+  } catch (error) {
+    if (error instanceof GodwitError) throw error
+    throw usageError(`--zone: "${options.zone}" is no name for a zone, e.g. home.example.org`)
+  }
+  return settings
+}
+
+function endpointOf(text: string): { readonly host: string; readonly port: number } {
+  const bare = text.replace(/^\[(.*)\]$/, '$1')
+  const address = parseAddress(bare)
+  if (address.ok) return { host: formatAddress(address.value), port: DEFAULT_PORT }
+  const parsed = parseHostPort(text.includes(':') ? text : `${text}:${DEFAULT_PORT}`)
+  if (!parsed.ok) throw usageError(`--endpoint: ${parsed.reason}`)
+  return parsed.value
+}
+
+/** Addresses that nodes reach the relay at. */
+async function addressesOf(host: string, given: readonly string[] = []): Promise<string[]> {
+  const texts = given.length > 0 ? given : parseAddress(host).ok ? [host] : await resolved(host)
+  return texts.map((text) => {
+    const address = parseAddress(text)
+    if (!address.ok) throw usageError(`--address: ${address.reason}`)
+    if (['unspecified', 'multicast', 'broadcast', 'link-local'].includes(kindOf(address.value)))
+      throw usageError(`--address: ${text} is no address that nodes can reach`)
+    return formatAddress(address.value)
+  })
+}
+
+async function resolved(host: string): Promise<string[]> {
+  try {
+    return (await lookup(host, { all: true })).map(({ address }) => address)
+  } catch (error) {
+    throw usageError(`--endpoint: ${host} does not resolve (${(error as Error).message})`, {
+      hint: 'give the addresses that nodes reach it at with --address',
+    })
+  }
+}
+
+const ACCOUNT = /^[a-z0-9][a-z0-9._-]{0,62}$/
+
+/** Opens the store of settings that are there. */
+function withStore<T>(state: State, use: (store: Store, settings: ServerSettings) => T): T {
+  const settings = readSettings(state.file(SETTINGS_FILE))
+  const store = new Store({ file: state.file(DATABASE_FILE) })
+  try {
+    return use(store, settings)
+  } finally {
+    store.close()
+  }
+}
+
+export interface AddedAccount {
+  readonly account: string
+  /** Present when it was made here. */
+  readonly password?: string
+  readonly server: string
+  readonly pin: string
+}
+
+/** Adds an account, or gives an existing one another password with `replace`. Throws ACCOUNT_EXISTS. */
+export async function addAccount(
+  state: State,
+  name: string,
+  options: { readonly password?: string | undefined; readonly replace?: boolean | undefined },
+): Promise<AddedAccount> {
+  if (!ACCOUNT.test(name))
+    throw usageError(`"${name}" is no name for an account: letters, digits, ".", "_" and "-"`)
+  const password = options.password ?? randomBytes(15).toString('base64url')
+  if (password.length < 8) throw usageError('the password is shorter than 8 characters')
+  const hashed = await hashPassword(password)
+  return withStore(state, (store, settings) => {
+    if (store.account(name) !== undefined && options.replace !== true)
+      throw new GodwitError('ACCOUNT_EXISTS', `there is an account ${name} already`, {
+        kind: 'usage',
+        hint: '--replace gives it another password',
+      })
+    store.putAccount({ name, ...hashed, disabled: false })
+    return {
+      account: name,
+      ...(options.password === undefined && { password }),
+      server: `https://${hostPort(settings)}`,
+      pin: certificatePin(settings, (file) => state.file(file)),
+    }
+  })
+}
+
+export interface ListedAccount {
+  readonly account: string
+  readonly created: string
+  readonly nodes: readonly string[]
+}
+
+export function listAccounts(state: State): readonly ListedAccount[] {
+  return withStore(state, (store) =>
+    store.accounts().map(({ name, created }) => ({
+      account: name,
+      created: new Date(created * 1000).toISOString(),
+      nodes: store.nodesOf(name).map((node) => node.name),
+    })),
+  )
+}
+
+/** Its nodes can do nothing from now on but what their tunnels do among themselves. Throws ACCOUNT_UNKNOWN. */
+export function removeAccount(state: State, name: string): void {
+  withStore(state, (store) => {
+    if (!store.removeAccount(name))
+      throw new GodwitError('ACCOUNT_UNKNOWN', `there is no account ${name}`, {
+        kind: 'usage',
+        hint: 'godwit overlay account list',
+      })
+  })
+}
+
+/** Who may ask for a node; no patterns: the zone's rule. Returns what holds. Throws NODE_UNKNOWN. */
+export function setAccess(state: State, node: string, patterns: readonly string[]): readonly string[] {
+  return withStore(state, (store, settings) => {
+    const name = node.includes('.') ? node : `${node}.${settings.zone}`
+    if (store.nodeByName(name) === undefined)
+      throw new GodwitError('NODE_UNKNOWN', `there is no node ${name}`, {
+        kind: 'usage',
+        hint: 'godwit overlay account list',
+      })
+    const full = patterns.map((pattern) => (pattern.includes('.') ? pattern : `${pattern}.${settings.zone}`))
+    store.setAccess(name, full.length === 0 ? undefined : full)
+    return full
+  })
+}

@@ -1,0 +1,99 @@
+/**
+ * The coordinator in its worker thread: its machine on a UDP socket, with the store. A turn's requests are carried out, then
+ * committed together, then answered: what a node was told survives a power cut.
+ */
+
+import { toHex } from '../../core/bytes.ts'
+import { RealClock, realRandom } from '../../linux/clock.ts'
+import type { ReceiveBatch } from '../../linux/udp.ts'
+import type { EngineHost } from '../../tunnel/engine/worker.ts'
+import { Coordinator } from '../machine/coordinator.ts'
+import { overlayCrypto } from '../node/crypto.ts'
+import { Store } from '../store/store.ts'
+import type { CoordinatorCommand, CoordinatorEvent, CoordinatorSetup } from './protocol.ts'
+import { UdpLoop, type UdpLoopOwner } from './udp-loop.ts'
+
+/** Faults that are logged; all are counted. */
+const FAULTS_LOGGED = 20
+
+export class CoordinatorLoop implements UdpLoopOwner {
+  readonly engine: UdpLoop
+  readonly #machine: Coordinator
+  readonly #store: Store
+  readonly #post: (event: CoordinatorEvent) => void
+  readonly #now: () => number
+  #faults = 0
+
+  constructor(host: EngineHost) {
+    const setup = host.data as CoordinatorSetup
+    const clock = new RealClock()
+    this.#now = () => clock.now()
+    this.#post = host.post
+    this.#store = new Store({ file: setup.database })
+    this.#machine = new Coordinator(
+      { crypto: overlayCrypto, random: realRandom, wall: () => clock.wall() },
+      this.#store,
+      setup.init,
+    )
+    this.engine = new UdpLoop(host.poller, this.#now)
+    this.engine.drive(this)
+    this.engine.open(setup.port)
+  }
+
+  readonly onCommand = (message: unknown): void => {
+    const command = message as CoordinatorCommand
+    if (command.type === 'relay-ack') this.#machine.handleRelayAck(command.id, command.sides, this.#now())
+    else if (command.type === 'forget') this.#machine.forget(command.name)
+    else this.#post({ type: 'report', counts: { ...this.#machine.counts, faults: this.#faults } })
+  }
+
+  onMessage(socket: number, batch: ReceiveBatch, i: number, now: number): void {
+    const at = batch.at[i]!
+    const length = batch.length[i]!
+    const segment = Math.max(1, batch.segment[i]!)
+    const from = this.engine.sourceOf(batch, i)
+    for (let done = 0; done < length; done += segment) {
+      const bytes = this.engine.arena.u8.slice(at + done, at + Math.min(length, done + segment))
+      try {
+        this.#machine.handleDatagram(bytes, from, socket, now)
+      } catch (error) {
+        // A fault of this program in what one peer sent: that datagram is dropped, the others go on.
+        this.#fault(error)
+      }
+    }
+  }
+
+  finishTurn(): void {
+    try {
+      this.#store.commit()
+    } catch (error) {
+      // Nothing that rests on it may be answered.
+      this.#fault(error)
+      while (this.#machine.poll() !== undefined);
+      return
+    }
+    for (let output = this.#machine.poll(); output !== undefined; output = this.#machine.poll()) {
+      if (output.type === 'send') this.engine.send(output.socket, output.to, output.bytes)
+      else if (output.type === 'step') this.#post(output)
+      else {
+        const { id, another, sides } = output
+        this.#post({ type: 'relay-order', id, pair: toHex(output.pair), another, sides })
+      }
+    }
+  }
+
+  nextTimeout(): number | undefined {
+    return this.#machine.nextTimeout()
+  }
+
+  handleTimeout(now: number): void {
+    this.#machine.handleTimeout(now)
+  }
+
+  #fault(error: unknown): void {
+    this.#faults++
+    if (this.#faults > FAULTS_LOGGED) return
+    const message = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    this.#post({ type: 'log', level: 'error', message: `fault in the coordinator: ${message}` })
+  }
+}

@@ -1,0 +1,106 @@
+/** The coordinator's name server: UDP and TCP (RFC 7766) around zone.ts. */
+import { createSocket, type Socket as UdpSocket } from 'node:dgram'
+import { createServer, type Server, type Socket } from 'node:net'
+import { GodwitError } from '../../core/errors.ts'
+import { answerQuery, type ZoneData } from './zone.ts'
+
+const MAX_CONNECTIONS = 200
+const IDLE_MS = 5_000
+/** Queries on one connection that are answered before it has read the answers. */
+const MAX_UNREAD = 65_536
+
+export class NameServer {
+  readonly #port: number
+  readonly #data: () => ZoneData
+  readonly #fault: (error: unknown) => void
+  readonly #udp: UdpSocket
+  readonly #tcp: Server
+  readonly #connections = new Set<Socket>()
+
+  constructor(port: number, data: () => ZoneData, fault: (error: unknown) => void) {
+    this.#port = port
+    this.#data = data
+    this.#fault = fault
+    this.#udp = createSocket({ type: 'udp6', ipv6Only: false })
+    this.#udp.on('message', (query, { address, port: to }) => {
+      const answer = this.#answer(query, 'udp')
+      // What the kernel refuses is lost, as any datagram may be.
+      if (answer !== undefined) this.#udp.send(answer, to, address, () => {})
+    })
+    this.#tcp = createServer((socket) => this.#accept(socket))
+    this.#tcp.maxConnections = MAX_CONNECTIONS
+  }
+
+  /** Rejects with PORT_TAKEN. */
+  async start(): Promise<void> {
+    const bound = (what: string) => (resolve: () => void, reject: (error: unknown) => void) => {
+      const failed = (error: NodeJS.ErrnoException): void =>
+        reject(
+          error.code === 'EADDRINUSE'
+            ? new GodwitError('PORT_TAKEN', `${what} port ${this.#port} is in use by another process`, {
+                hint: 'another name server runs here: stop it, or choose another port with --dns-port',
+              })
+            : error,
+        )
+      if (what === 'UDP') {
+        this.#udp.once('error', failed)
+        this.#udp.bind(this.#port, '::', () => {
+          this.#udp.off('error', failed)
+          this.#udp.on('error', this.#fault)
+          resolve()
+        })
+      } else {
+        this.#tcp.once('error', failed)
+        this.#tcp.listen(this.#port, '::', () => {
+          this.#tcp.off('error', failed)
+          this.#tcp.on('error', this.#fault)
+          resolve()
+        })
+      }
+    }
+    await new Promise<void>(bound('UDP'))
+    await new Promise<void>(bound('TCP'))
+  }
+
+  async stop(): Promise<void> {
+    for (const socket of this.#connections) socket.destroy()
+    await Promise.all([
+      new Promise<void>((resolve) => this.#udp.close(resolve)),
+      new Promise<void>((resolve) => this.#tcp.close(() => resolve())),
+    ])
+  }
+
+  #answer(query: Uint8Array, transport: 'udp' | 'tcp'): Uint8Array | undefined {
+    try {
+      return answerQuery(query, this.#data(), transport)
+    } catch (error) {
+      this.#fault(error)
+      return undefined
+    }
+  }
+
+  #accept(socket: Socket): void {
+    this.#connections.add(socket)
+    let kept = Buffer.alloc(0)
+    socket.setTimeout(IDLE_MS, () => socket.destroy())
+    socket.on('error', () => socket.destroy())
+    socket.on('close', () => this.#connections.delete(socket))
+    socket.on('data', (bytes) => {
+      kept = Buffer.concat([kept, bytes])
+      while (kept.length >= 2) {
+        const length = kept.readUInt16BE(0)
+        if (kept.length < 2 + length) break
+        const answer = this.#answer(kept.subarray(2, 2 + length), 'tcp')
+        kept = kept.subarray(2 + length)
+        if (answer === undefined || socket.writableLength > MAX_UNREAD) {
+          socket.destroy()
+          return
+        }
+        const framed = Buffer.alloc(2 + answer.length)
+        framed.writeUInt16BE(answer.length, 0)
+        framed.set(answer, 2)
+        socket.write(framed)
+      }
+    })
+  }
+}

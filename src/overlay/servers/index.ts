@@ -1,0 +1,16 @@
+/** The overlay's servers, for whoever runs and administers them. */
+
+export { Store } from '../store/store.ts'
+export { LABEL } from './account.ts'
+export { hashPassword } from './passwords.ts'
+export { certificatePin, hostPort, OverlayServers, ROLES, type Role } from './servers.ts'
+export {
+  DATABASE_FILE,
+  DEFAULT_PORT,
+  type NewServer,
+  newSettings,
+  readSettings,
+  SETTINGS_FILE,
+  type ServerSettings,
+  writeSettings,
+} from './settings.ts'

@@ -1,0 +1,59 @@
+/** What the main thread and the workers of the servers say to each other. */
+import type { CoordinatorInit } from '../machine/coordinator.ts'
+import type { RelaySide, SideOrder } from '../wire/message.ts'
+
+export interface CoordinatorSetup {
+  readonly port: number
+  /** The store's database. */
+  readonly database: string
+  readonly init: CoordinatorInit
+}
+
+export type CoordinatorCommand =
+  | {
+      readonly type: 'relay-ack'
+      readonly id: number
+      readonly sides: readonly [RelaySide, RelaySide] | undefined
+    }
+  /** The node logged in anew, or was removed. */
+  | { readonly type: 'forget'; readonly name: string }
+  | { readonly type: 'report' }
+
+export type CoordinatorEvent =
+  | RelayOrderEvent
+  | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }
+  | {
+      readonly type: 'step'
+      readonly at: number
+      readonly from: string
+      readonly to: string
+      readonly what: string
+    }
+  | { readonly type: 'log'; readonly level: 'error' | 'warn'; readonly message: string }
+
+export interface RelayOrderEvent {
+  readonly type: 'relay-order'
+  readonly id: number
+  /** Hexadecimal. */
+  readonly pair: string
+  readonly another: boolean
+  readonly sides: readonly [SideOrder, SideOrder]
+}
+
+export interface RelaySetup {
+  readonly ports: readonly number[]
+  readonly addresses: readonly Uint8Array[]
+  readonly maxChannels?: number
+  /** Bytes a second that each side of a channel may send; 0: no limit. */
+  readonly rate: number
+}
+
+export type RelayCommand = RelayOrderEvent | { readonly type: 'report' }
+
+export type RelayEvent =
+  | {
+      readonly type: 'relay-ack'
+      readonly id: number
+      readonly sides: readonly [RelaySide, RelaySide] | undefined
+    }
+  | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }

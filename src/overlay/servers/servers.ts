@@ -1,0 +1,203 @@
+/**
+ * The servers of a zone in one process (paper §2): account server, direction coordinator with its name server, and relay. The
+ * coordinator and the relay have a thread each; what they say to each other goes through here.
+ */
+import { X509Certificate } from 'node:crypto'
+import { parseAddress, parsePrefix } from '../../core/address.ts'
+import type { GodwitError } from '../../core/errors.ts'
+import { signingPublicKey } from '../../crypto/keys.ts'
+import { nodeCrypto } from '../../crypto/node-crypto.ts'
+import { RealClock } from '../../linux/clock.ts'
+import { ensureCertificate, readCertificate } from '../../mechanism/certificate.ts'
+import { must } from '../../mechanism/schema.ts'
+import { pinOf } from '../../tunnel/carrier/client.ts'
+import { EngineWorker } from '../../tunnel/engine/worker.ts'
+import { Store } from '../store/store.ts'
+import { leaseCodec } from '../wire/lease.ts'
+import { AccountServer } from './account.ts'
+import { NameServer } from './dns.ts'
+import type {
+  CoordinatorCommand,
+  CoordinatorEvent,
+  CoordinatorSetup,
+  RelayCommand,
+  RelayEvent,
+  RelaySetup,
+} from './protocol.ts'
+import { CERTIFICATE_FILES, DATABASE_FILE, keyOf, type ServerSettings } from './settings.ts'
+import type { ZoneData } from './zone.ts'
+
+export type Role = 'as' | 'dc' | 'rs'
+export const ROLES: readonly Role[] = ['as', 'dc', 'rs']
+
+export interface ServersInit {
+  readonly settings: ServerSettings
+  readonly roles: readonly Role[]
+  /** A file of the state. */
+  readonly file: (name: string) => string
+  readonly log: (level: 'error' | 'warn' | 'info', message: string) => void
+}
+
+export class OverlayServers {
+  readonly #init: ServersInit
+  readonly #clock = new RealClock()
+  #store: Store | undefined
+  #coordinator: EngineWorker | undefined
+  #relay: EngineWorker | undefined
+  #accounts: AccountServer | undefined
+  #names: NameServer | undefined
+  #failed: (error: GodwitError) => void = () => {}
+  /** Resolves when a part has ended that cannot be started again. */
+  readonly failure: Promise<GodwitError>
+
+  constructor(init: ServersInit) {
+    this.#init = init
+    this.failure = new Promise((resolve) => {
+      this.#failed = resolve
+    })
+  }
+
+  /** Resolves once nodes can log in and register. Rejects after undoing what it had begun. */
+  async start(): Promise<void> {
+    try {
+      await this.#start()
+    } catch (error) {
+      await this.stop()
+      throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    await this.#accounts?.stop()
+    await this.#names?.stop()
+    await this.#coordinator?.stop()
+    await this.#relay?.stop()
+    this.#store?.close()
+    this.#accounts = undefined
+    this.#names = undefined
+    this.#coordinator = undefined
+    this.#relay = undefined
+    this.#store = undefined
+  }
+
+  async #start(): Promise<void> {
+    const { settings, roles, file, log } = this.#init
+    const zoneSeed = keyOf(settings.zone_seed)
+    const zoneKey = signingPublicKey(zoneSeed)
+    const coordinatorKey = keyOf(settings.coordinator_key)
+    const store = new Store({ file: file(DATABASE_FILE) })
+    this.#store = store
+    const onEnd = (error: GodwitError | undefined) => {
+      if (error !== undefined) this.#failed(error)
+    }
+    if (roles.includes('rs')) {
+      const [first, last] = settings.relay_ports
+      const setup: RelaySetup = {
+        ports: Array.from({ length: last - first + 1 }, (_, i) => first + i),
+        addresses: settings.addresses.map((text) => must(parseAddress(text))),
+        rate: (settings.relay_mbps * 1e6) / 8,
+      }
+      const onEvent = (event: unknown) => this.#onRelay(event as RelayEvent)
+      this.#relay = await EngineWorker.start(new URL('./relay-worker.js', import.meta.url), setup, {
+        onEvent,
+        onEnd,
+      })
+    }
+    const block4 = settings.block4 === null ? undefined : must(parsePrefix(settings.block4))
+    const setup: CoordinatorSetup = {
+      port: settings.port,
+      database: file(DATABASE_FILE),
+      init: {
+        ...{ zone: settings.zone, zoneSeed, zoneKey, coordinatorKey },
+        prefix6: must(parsePrefix(settings.prefix6)).address.slice(0, 8),
+        ...(block4 !== undefined && { block4 }),
+        relays: roles.includes('rs'),
+        openTo: settings.open_to,
+      },
+    }
+    this.#coordinator = await EngineWorker.start(new URL('./coordinator-worker.js', import.meta.url), setup, {
+      onEvent: (event) => this.#onCoordinator(event as CoordinatorEvent),
+      onEnd,
+    })
+    if (settings.dns_port !== 0) {
+      const data: ZoneData = {
+        zone: settings.zone,
+        addresses: settings.addresses.map((text) => must(parseAddress(text))),
+        port: settings.port,
+        coordinatorKey: nodeCrypto.publicKey(coordinatorKey),
+        zoneKey,
+        serial: Math.floor(this.#clock.wall() / 1000),
+        nodeOf: (name) => virtualAddresses(store, name),
+      }
+      this.#names = new NameServer(
+        settings.dns_port,
+        () => data,
+        (error) => log('error', `name server: ${(error as Error).message}`),
+      )
+      await this.#names.start()
+    }
+    if (!roles.includes('as')) return
+    const tls = certificateOf(settings, file)
+    this.#accounts = new AccountServer({
+      ...{ store, tls, port: settings.port, zone: settings.zone, zoneKey },
+      coordinator: hostPort(settings),
+      onLogin: (name) => {
+        log('info', `${name} logged in`)
+        this.#toCoordinator({ type: 'forget', name })
+      },
+      now: () => this.#clock.now(),
+      log: (message) => log('error', message),
+    })
+    await this.#accounts.start()
+  }
+
+  #onCoordinator(event: CoordinatorEvent): void {
+    switch (event.type) {
+      case 'relay-order':
+        this.#toRelay(event)
+        break
+      case 'log':
+        this.#init.log(event.level, event.message)
+        break
+      default:
+    }
+  }
+
+  #onRelay(event: RelayEvent): void {
+    if (event.type === 'relay-ack') this.#toCoordinator(event)
+  }
+
+  #toCoordinator(command: CoordinatorCommand): void {
+    this.#coordinator?.post(command)
+  }
+
+  #toRelay(command: RelayCommand): void {
+    this.#relay?.post(command)
+  }
+}
+
+/** What the last lease of the node says. */
+function virtualAddresses(store: Store, name: string): readonly Uint8Array[] | undefined {
+  const node = store.nodeByName(name)
+  if (node === undefined) return undefined
+  const lease = node.lease && leaseCodec.decode(node.lease)
+  if (lease?.ok !== true) return []
+  const { v6, v4 } = lease.value
+  return v4 === undefined ? [v6] : [v6, v4]
+}
+
+export function hostPort({ host, port }: Pick<ServerSettings, 'host' | 'port'>): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+}
+
+function certificateOf(settings: ServerSettings, file: (name: string) => string) {
+  const cert = file(CERTIFICATE_FILES.cert)
+  const key = file(CERTIFICATE_FILES.key)
+  ensureCertificate(cert, key, settings.host)
+  return readCertificate(cert, key, 'certificate of the account server')
+}
+
+/** What nodes pin (`--pin`): SHA-256 of the certificate, base64. Made if it is not there yet. */
+export function certificatePin(settings: ServerSettings, file: (name: string) => string): string {
+  return pinOf(new X509Certificate(certificateOf(settings, file).cert).raw)
+}

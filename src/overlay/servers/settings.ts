@@ -1,0 +1,114 @@
+/**
+ * What a server of the overlay is: its zone, where it is reached, its blocks of addresses and its keys. One file in the state's
+ * folder, written by `godwit overlay init`; a secret.
+ */
+import { randomBytes } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import * as z from 'zod'
+import { parseAddress, parsePrefix } from '../../core/address.ts'
+import { GodwitError } from '../../core/errors.ts'
+import { decodeKey, encodeKey, generatePrivateKey } from '../../crypto/keys.ts'
+import { refuseExposed, writeSecret } from '../../mechanism/files.ts'
+import { must } from '../../mechanism/schema.ts'
+import { isFullName } from '../wire/message.ts'
+
+export const SETTINGS_FILE = 'overlay-server.json'
+export const DATABASE_FILE = 'overlay.db'
+export const CERTIFICATE_FILES = { cert: 'overlay-server.crt', key: 'overlay-server.key' } as const
+export const DEFAULT_PORT = 6741
+/** Ports of relays: a node has one for each peer that it reaches over this relay. */
+const RELAY_PORTS = 64
+
+const port = z.int().min(1).max(65_535)
+const key = z.string().refine((text) => decodeKey(text).ok)
+const address = z.string().refine((text) => parseAddress(text).ok)
+const settings = z.strictObject({
+  version: z.literal(1),
+  zone: z.string().refine(isFullName),
+  /** Name or address where nodes reach it. */
+  host: z.string().min(1),
+  /** UDP: signalling; TCP: logins over HTTPS. */
+  port,
+  /** UDP and TCP; 0: another name server answers for the zone. */
+  dns_port: z.int().min(0).max(65_535),
+  relay_ports: z.tuple([port, port]),
+  /** Mbit/s that each end of a relayed pair may send; 0: no limit. */
+  relay_mbps: z.number().min(0),
+  addresses: z.array(address).min(1),
+  /** A /64. */
+  prefix6: z.string().refine((text) => parsePrefix(text).ok && text.endsWith('::/64')),
+  /** Null: nodes have IPv6 only. */
+  block4: z
+    .string()
+    .refine((text) => parsePrefix(text).ok && !text.includes(':'))
+    .nullable(),
+  open_to: z.enum(['zone', 'account']),
+  zone_seed: key,
+  coordinator_key: key,
+})
+
+export type ServerSettings = z.output<typeof settings>
+
+export interface NewServer {
+  readonly zone: string
+  readonly host: string
+  readonly port: number
+  readonly addresses: readonly string[]
+  readonly block4: string | null
+  readonly dnsPort: number
+  readonly openTo: 'zone' | 'account'
+}
+
+export function newSettings(server: NewServer): ServerSettings {
+  // RFC 4193 §3.2.1: forty random bits, so that networks that meet later do not clash.
+  const global = randomBytes(5).toString('hex')
+  return {
+    version: 1,
+    zone: server.zone,
+    ...{ host: server.host, port: server.port, dns_port: server.dnsPort },
+    relay_ports: [server.port + 1, server.port + RELAY_PORTS],
+    relay_mbps: 0,
+    addresses: [...server.addresses],
+    prefix6: `${groups(`fd${global}0001`)}::/64`,
+    block4: server.block4,
+    open_to: server.openTo,
+    zone_seed: encodeKey(randomBytes(32)),
+    coordinator_key: encodeKey(generatePrivateKey()),
+  }
+}
+
+function groups(hex: string): string {
+  return (hex.match(/.{4}/g) ?? []).map((group) => group.replace(/^0+(?=.)/, '')).join(':')
+}
+
+/** Throws NOT_SET_UP, SETTINGS_INVALID, SECRET_EXPOSED (usage). */
+export function readSettings(path: string): ServerSettings {
+  if (!existsSync(path))
+    throw new GodwitError('NOT_SET_UP', `there is no ${path}`, {
+      kind: 'usage',
+      hint: 'godwit overlay init --zone ZONE --endpoint HOST',
+    })
+  refuseExposed(path)
+  let value: unknown
+  try {
+    value = JSON.parse(readFileSync(path, 'utf8'))
+  } catch {
+    value = undefined
+  }
+  const parsed = settings.safeParse(value)
+  if (parsed.success) return parsed.data
+  const [issue] = parsed.error.issues
+  throw new GodwitError('SETTINGS_INVALID', `${path}: ${issue?.path.join('.') || 'it'} is not valid`, {
+    kind: 'usage',
+    hint: 'put back a copy, or correct it: docs/overlay.md',
+  })
+}
+
+export function writeSettings(path: string, value: ServerSettings): void {
+  writeSecret(path, `${JSON.stringify(settings.parse(value), undefined, 2)}\n`)
+}
+
+/** A key of the settings; they have been checked. */
+export function keyOf(text: string): Uint8Array {
+  return must(decodeKey(text))
+}
