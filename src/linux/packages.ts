@@ -33,6 +33,8 @@ const PACKAGES = {
   tcpdump: 'tcpdump',
   ping: 'iputils-ping',
   dnsmasq: 'dnsmasq-base',
+  dig: 'bind9-dnsutils',
+  unbound: 'unbound',
   tayga: 'tayga',
   radvd: 'radvd',
   'wg-quick': 'wireguard-tools',

@@ -301,7 +301,7 @@ describe('attackers', () => {
   })
 })
 
-it('NT-42: the steps of tunnel construction, by the paper’s names and in its order', () => {
+it('NT-43: the steps of relayed construction (Fig. 7), by the paper’s names and in its order', () => {
   const { net, servers, a, b } = pair('port-restricted', 'port-restricted')
   servers.steps.length = 0
   a.resolve(b.name)
