@@ -76,6 +76,7 @@ const MAX_LOCATIONS = 2_000_000
 /** SESSION_REQUESTs and OPENs a second beyond which sources are limited one by one. */
 const LOAD = 2000
 const MAX_FACTOR = 3
+const NEVER = Number.POSITIVE_INFINITY
 
 interface Node extends Location {
   readonly socket: number
@@ -112,6 +113,10 @@ export class Coordinator {
   readonly #nodes = new Map<string, Node>()
   readonly #directed = new Map<number, Directed>()
   readonly #orders = new Map<number, Ordered>()
+  /** `mn cn` of directions that were asked for and that MN has not acknowledged. */
+  readonly #underWay = new Set<string>()
+  /** No direction or order is due before. */
+  #dueAt = NEVER
   readonly #load = new LoadMeter(LOAD)
   readonly #sources = new SourceLimiter()
   readonly #outputs: CoordinatorOutput[] = []
@@ -193,18 +198,21 @@ export class Coordinator {
   }
 
   nextTimeout(): number | undefined {
-    let at = Number.POSITIVE_INFINITY
-    for (const directed of this.#directed.values()) at = Math.min(at, directed.at)
-    for (const { until } of this.#orders.values()) at = Math.min(at, until)
     const [oldest] = this.#nodes.values()
-    if (oldest !== undefined) at = Math.min(at, oldest.expiresAt)
-    return at === Number.POSITIVE_INFINITY ? undefined : at
+    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER)
+    return at === NEVER ? undefined : at
   }
 
   handleTimeout(now: number): void {
-    for (const [transaction, directed] of this.#directed)
-      if (directed.at <= now) this.#sendDirection(transaction, directed, now)
-    for (const [id, { until }] of this.#orders) if (until <= now) this.handleRelayAck(id, undefined, now)
+    if (this.#dueAt <= now) {
+      this.#dueAt = NEVER
+      for (const [transaction, directed] of this.#directed)
+        if (directed.at <= now) this.#sendDirection(transaction, directed, now)
+        else this.#dueAt = Math.min(this.#dueAt, directed.at)
+      for (const [id, { until }] of this.#orders)
+        if (until <= now) this.handleRelayAck(id, undefined, now)
+        else this.#dueAt = Math.min(this.#dueAt, until)
+    }
     for (const [name, { expiresAt }] of this.#nodes) {
       if (expiresAt > now) break
       this.#nodes.delete(name)
@@ -358,7 +366,7 @@ export class Coordinator {
       return
     }
     // Repeated while it is under way: the directions are repeated by themselves.
-    if (this.#isUnderWay(mnName, name)) return
+    if (this.#underWay.has(`${mnName} ${name}`)) return
     const busy = this.#directed.size + this.#orders.size >= MAX_DIRECTIONS
     if (busy || mn.asked >= MAX_DIRECTIONS_OF_NODE || !mn.directions.take(now)) {
       refuse(Status.TOO_MANY)
@@ -371,20 +379,13 @@ export class Coordinator {
       return
     }
     this.#counts.directions++
+    this.#underWay.add(`${mnName} ${name}`)
     const choice = chooseRoute(mn, cn, message.want === Want.RELAY || message.want === Want.ANOTHER_CHANNEL)
     if (choice.relay && this.#init.relays) this.#order(mn, cn, message.want === Want.ANOTHER_CHANNEL, now)
     else {
       const [a, b] = choice.relay ? [Route.CHECK, Route.CHECK] : [choice.mn, choice.cn]
       this.#directBoth(mnName, name, a, b, undefined, now)
     }
-  }
-
-  #isUnderWay(mn: string, cn: string): boolean {
-    for (const order of this.#orders.values()) if (order.mn === mn && order.cn === cn) return true
-    if ((this.#nodes.get(mn)?.asked ?? 0) === 0) return false
-    for (const { to, by, message } of this.#directed.values())
-      if (by === mn && to === mn && message.name === cn) return true
-    return false
   }
 
   /** D10: who may ask for whom. */
@@ -405,10 +406,14 @@ export class Coordinator {
   #order(mn: Node, cn: Node, another: boolean, now: number): void {
     const a = this.#directory.nodeByName(mn.name)
     const b = this.#directory.nodeByName(cn.name)
-    if (a === undefined || b === undefined) return
+    if (a === undefined || b === undefined) {
+      this.#underWay.delete(`${mn.name} ${cn.name}`)
+      return
+    }
     let id = this.#number()
     while (this.#orders.has(id)) id = this.#number()
     this.#orders.set(id, { mn: mn.name, cn: cn.name, until: now + ORDER_MS })
+    this.#dueAt = Math.min(this.#dueAt, now + ORDER_MS)
     if (this.#init.trace === true) this.#step(this.#dc, 'relay', Type.RELAY_ORDER, now)
     this.#emit({
       ...{ type: 'relay-order', id, another },
@@ -434,7 +439,10 @@ export class Coordinator {
     const cn = this.#nodes.get(cnName)
     const a = this.#directory.nodeByName(mnName)
     const b = this.#directory.nodeByName(cnName)
-    if (mn === undefined || cn === undefined || a === undefined || b === undefined) return
+    if (mn === undefined || cn === undefined || a === undefined || b === undefined) {
+      this.#underWay.delete(`${mnName} ${cnName}`)
+      return
+    }
     const pairKey = kdf(this.#parts.crypto, this.#pairSecret, concat(ascii('pair'), sorted(a, b)), 1)[0]
     this.#tell(cn, mn, a, cnRoute, pairKey, sides?.[1], mn, now)
     this.#tell(mn, cn, b, mnRoute, pairKey, sides?.[0], mn, now)
@@ -475,6 +483,7 @@ export class Coordinator {
     }
     directed.at = now + FIRST_PAUSE * 2 ** directed.tries
     directed.tries++
+    this.#dueAt = Math.min(this.#dueAt, directed.at)
     const bytes = this.#answerer.seal(node.session, directed.message)
     if (bytes === undefined) return
     if (this.#init.trace === true) this.#step(this.#dc, node.name, Type.ROUTE_DIRECTION, now)
@@ -488,6 +497,7 @@ export class Coordinator {
 
   #endDirection(transaction: number, directed: Directed): void {
     this.#directed.delete(transaction)
+    if (directed.to === directed.by) this.#underWay.delete(`${directed.by} ${directed.message.name}`)
     const asker = this.#nodes.get(directed.by)
     if (asker !== undefined && asker.asked > 0) asker.asked--
   }

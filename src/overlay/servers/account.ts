@@ -129,6 +129,7 @@ export class AccountServer {
     if (!(await checkPassword(account, password)))
       throw new Refusal(401, 'UNAUTHORIZED', 'wrong account or password')
     const full = `${node}.${zone}`
+    store.refresh()
     if (RESERVED.includes(node) || !isFullName(full))
       throw new Refusal(403, 'NAME_TAKEN', `${node} is not for nodes`)
     const nodes = store.nodesOf(name)

@@ -4,6 +4,7 @@
  */
 
 import { toHex } from '../../core/bytes.ts'
+import type { Random } from '../../core/clock.ts'
 import { RealClock, realRandom } from '../../linux/clock.ts'
 import type { ReceiveBatch } from '../../linux/udp.ts'
 import type { EngineHost } from '../../tunnel/engine/worker.ts'
@@ -31,7 +32,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
     this.#post = host.post
     this.#store = new Store({ file: setup.database })
     this.#machine = new Coordinator(
-      { crypto: overlayCrypto, random: realRandom, wall: () => clock.wall() },
+      { crypto: overlayCrypto, random: pooled(realRandom), wall: () => clock.wall() },
       this.#store,
       setup.init,
     )
@@ -45,6 +46,10 @@ export class CoordinatorLoop implements UdpLoopOwner {
     if (command.type === 'relay-ack') this.#machine.handleRelayAck(command.id, command.sides, this.#now())
     else if (command.type === 'forget') this.#machine.forget(command.name)
     else this.#post({ type: 'report', counts: { ...this.#machine.counts, faults: this.#faults } })
+  }
+
+  beginTurn(): void {
+    this.#store.refresh()
   }
 
   onMessage(socket: number, batch: ReceiveBatch, i: number, now: number): void {
@@ -95,5 +100,24 @@ export class CoordinatorLoop implements UdpLoopOwner {
     if (this.#faults > FAULTS_LOGGED) return
     const message = error instanceof Error ? (error.stack ?? error.message) : String(error)
     this.#post({ type: 'log', level: 'error', message: `fault in the coordinator: ${message}` })
+  }
+}
+
+/** Random bytes drawn from the operating system by the page: a call for four bytes costs as much as one for thousands. */
+function pooled(random: Random): Random {
+  const pool = new Uint8Array(4096)
+  let left = 0
+  return {
+    fill(out) {
+      if (out.length > 64) return random.fill(out)
+      if (left < out.length) {
+        random.fill(pool)
+        left = pool.length
+      }
+      out.set(pool.subarray(left - out.length, left))
+      pool.fill(0, left - out.length, left)
+      left -= out.length
+      return out
+    },
   }
 }

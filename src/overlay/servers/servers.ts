@@ -127,7 +127,10 @@ export class OverlayServers {
         coordinatorKey: nodeCrypto.publicKey(coordinatorKey),
         zoneKey,
         serial: Math.floor(this.#clock.wall() / 1000),
-        nodeOf: (name) => virtualAddresses(store, name),
+        nodeOf: (name) => {
+          store.refresh()
+          return virtualAddresses(store, name)
+        },
       }
       this.#names = new NameServer(
         settings.dns_port,

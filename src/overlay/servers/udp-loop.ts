@@ -16,6 +16,8 @@ const RECEIVES = 4
 const LONGEST_SLEEP = 60_000
 
 export interface UdpLoopOwner {
+  /** Before what a turn brings. */
+  beginTurn?(): void
   /** Message `i` of the batch came to socket `socket`. */
   onMessage(socket: number, batch: ReceiveBatch, i: number, now: number): void
   onCommand(command: unknown, now: number): void
@@ -108,6 +110,7 @@ export class UdpLoop {
     const ready = this.#poller.wait(wait)
     const now = this.#now()
     if (ready > 0) {
+      owner.beginTurn?.()
       if (this.#poller.woken()) this.#drain()
       for (let i = 0; i < this.sockets.length; i++)
         if (this.#poller.ready(this.sockets[i]!.fd) !== 0) this.#receive(i, now)

@@ -369,7 +369,17 @@ function text(value: Uint8Array): string | undefined {
   return String.fromCharCode(...value)
 }
 
-function fieldsOf(message: Message): readonly (readonly [number, Uint8Array])[] {
+type Fields = readonly (readonly [number, Uint8Array])[]
+
+/** `byteLength` and `encode` follow each other: the fields of the last message are made once. */
+let last: { readonly message: Message; readonly fields: Fields } | undefined
+
+function fieldsOf(message: Message): Fields {
+  if (last?.message !== message) last = { message, fields: makeFields(message) }
+  return last.fields
+}
+
+function makeFields(message: Message): Fields {
   const fields: (readonly [number, Uint8Array])[] = []
   if (message.name !== undefined) fields.push([Field.NAME, ascii(message.name)])
   if (message.nodeName !== undefined) fields.push([Field.NODE_NAME, ascii(message.nodeName)])

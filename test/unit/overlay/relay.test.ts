@@ -1,0 +1,171 @@
+/** The relay's channels (NT-24, NT-25): ports, families, bindings and their proofs, limits, expiry. */
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import type { Endpoint } from '../../../src/core/endpoint.ts'
+import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
+import { encoded } from '../../../src/overlay/machine/asker.ts'
+import { Relay } from '../../../src/overlay/machine/relay.ts'
+import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
+import { datagramCodec, Kind, MAC, type RelayBind } from '../../../src/overlay/wire/datagram.ts'
+import type { RelaySide } from '../../../src/overlay/wire/message.ts'
+
+const V4 = Uint8Array.of(192, 0, 2, 2)
+const V6 = Uint8Array.of(0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2)
+const PORTS = [7000, 7001, 7002, 7003]
+const v4 = (last: number, port = 5000): Endpoint => ({ address: Uint8Array.of(198, 51, 100, last), port })
+const v6 = (last: number): Endpoint => ({
+  address: V6.map((byte, i) => (i === 15 ? last : byte)),
+  port: 5000,
+})
+
+function relay(more: { maxChannels?: number } = {}) {
+  return new Relay(
+    { crypto: overlayCrypto, random: nodeRandom, wall: () => 0 },
+    { addresses: [V4, V6], ports: PORTS, ...more },
+  )
+}
+
+function bind(side: RelaySide, counter: number, token: Uint8Array = new Uint8Array(16)): Uint8Array {
+  const head = { kind: Kind.RELAY_BIND, channel: side.channel, side: side.side, counter, token }
+  const blank = encoded({ ...head, mac: new Uint8Array(MAC) })
+  return encoded({ ...head, mac: overlayCrypto.mac(side.key, blank.subarray(0, blank.length - MAC)) })
+}
+
+/** What the relay says to a binding: 1 bound, 2 prove; undefined: nothing. */
+function answer(bytes: Uint8Array | undefined): RelayBind | undefined {
+  if (bytes === undefined) return undefined
+  const decoded = datagramCodec.decode(bytes)
+  assert.ok(decoded.ok && decoded.value.kind === Kind.RELAY_BOUND)
+  return decoded.value
+}
+
+const indexOf = (side: RelaySide) => PORTS.indexOf(side.endpoint.port)
+
+describe('channels', () => {
+  it('each side sends to a port of its own, in its own family; proven addresses are bound at once', () => {
+    const machine = relay()
+    const sides = machine.order(
+      'ab',
+      false,
+      [
+        { node: 1n, proven: v4(1) },
+        { node: 2n, proven: v6(9) },
+      ],
+      0,
+    )!
+    assert.deepEqual(sides[0].endpoint.address, V4)
+    assert.deepEqual(sides[1].endpoint.address, V6)
+    assert.notEqual(sides[0].endpoint.port, sides[1].endpoint.port)
+    const there = machine.find(indexOf(sides[0]), v4(1))!
+    assert.deepEqual([there.to.bound, there.to.port], [v6(9), indexOf(sides[1])])
+    assert.deepEqual(machine.find(indexOf(sides[1]), v6(9))!.to.bound, v4(1))
+    assert.equal(machine.find(indexOf(sides[1]), v4(1)), undefined, 'at the other side’s port')
+    assert.equal(machine.find(indexOf(sides[0]), v4(1, 5001)), undefined, 'from another port')
+  })
+
+  it('a pair asked for again has the same channel, whoever asks; another is given once more', () => {
+    const machine = relay()
+    const first = machine.order('ab', false, [{ node: 1n }, { node: 2n }], 0)!
+    const turned = machine.order('ab', false, [{ node: 2n }, { node: 1n }], 0)!
+    assert.deepEqual([turned[1].key, turned[1].side], [first[0].key, first[0].side])
+    const second = machine.order('ab', true, [{ node: 1n }, { node: 2n }], 0)!
+    assert.notEqual(second[0].channel, first[0].channel)
+    assert.notEqual(second[0].endpoint.port, first[0].endpoint.port)
+    const third = machine.order('ab', true, [{ node: 1n }, { node: 2n }], 0)!
+    assert.equal(third[0].channel, second[0].channel)
+  })
+
+  it('a node has a channel for each port; all have a limit', () => {
+    const machine = relay()
+    for (let i = 0; i < PORTS.length; i++)
+      assert.ok(machine.order(`p${i}`, false, [{ node: 1n }, { node: BigInt(10 + i) }], 0))
+    assert.equal(machine.order('one more', false, [{ node: 1n }, { node: 99n }], 0), undefined)
+    assert.ok(machine.order('others', false, [{ node: 98n }, { node: 99n }], 0))
+    const small = relay({ maxChannels: 1 })
+    assert.ok(small.order('ab', false, [{ node: 1n }, { node: 2n }], 0))
+    assert.equal(small.order('cd', false, [{ node: 3n }, { node: 4n }], 0), undefined)
+  })
+
+  it('ends after three minutes without a packet, and its ports are free again', () => {
+    const machine = relay()
+    const ended: number[] = []
+    machine.onEnd = ({ port }) => ended.push(port)
+    const sides = machine.order(
+      'ab',
+      false,
+      [
+        { node: 1n, proven: v4(1) },
+        { node: 2n, proven: v4(2) },
+      ],
+      0,
+    )!
+    machine.find(indexOf(sides[0]), v4(1))!.from.packets++
+    machine.handleTimeout(170_000)
+    machine.handleTimeout(340_000)
+    assert.ok(machine.find(indexOf(sides[0]), v4(1)))
+    machine.handleTimeout(360_000)
+    assert.equal(machine.find(indexOf(sides[0]), v4(1)), undefined)
+    assert.equal(ended.length, 2)
+    assert.equal(machine.nextTimeout(), undefined)
+  })
+})
+
+describe('RELAY_BIND', () => {
+  it('from an address that is not proven: a token of the same size, and with it the binding', () => {
+    const machine = relay()
+    const [side] = machine.order(
+      'ab',
+      false,
+      [
+        { node: 1n, proven: v4(1) },
+        { node: 2n, proven: v4(2) },
+      ],
+      0,
+    )!
+    const port = indexOf(side)
+    const asked = bind(side, 1)
+    const reply = machine.handleBind(asked, port, v4(7), 0)
+    assert.ok(reply!.length <= asked.length)
+    const prove = answer(reply)!
+    assert.equal(prove.side, 2)
+    assert.equal(machine.find(port, v4(7)), undefined)
+    assert.equal(
+      answer(machine.handleBind(bind(side, 1, prove.token), port, v4(8), 0))!.side,
+      2,
+      'of another address',
+    )
+    assert.equal(answer(machine.handleBind(bind(side, 1, prove.token), port, v4(7), 0))!.side, 1)
+    assert.ok(machine.find(port, v4(7)))
+    assert.equal(machine.find(port, v4(1)), undefined, 'the old address')
+    assert.equal(answer(machine.handleBind(bind(side, 1, prove.token), port, v4(7), 0))!.side, 1, 'repeated')
+  })
+
+  it('older counters, other keys, other ports and unknown channels get nothing', () => {
+    const machine = relay()
+    const [side, other] = machine.order('ab', false, [{ node: 1n, proven: v4(1) }, { node: 2n }], 0)!
+    const port = indexOf(side)
+    assert.equal(answer(machine.handleBind(bind(side, 5), port, v4(1), 0))!.side, 1)
+    assert.equal(machine.handleBind(bind(side, 4), port, v4(1), 0), undefined)
+    assert.equal(machine.handleBind(bind(side, 5), port, v4(9), 0), undefined)
+    assert.equal(machine.handleBind(bind({ ...side, key: other.key }, 6), port, v4(1), 0), undefined)
+    assert.equal(machine.handleBind(bind(side, 6), indexOf(other), v4(1), 0), undefined)
+    assert.equal(
+      machine.handleBind(bind({ ...side, channel: side.channel ^ 1 }, 6), port, v4(1), 0),
+      undefined,
+    )
+  })
+
+  it('what the node has bound stays when the coordinator says an older address again', () => {
+    const machine = relay()
+    const orders = [
+      { node: 1n, proven: v4(1) },
+      { node: 2n, proven: v4(2) },
+    ] as const
+    const [side] = machine.order('ab', false, orders, 0)!
+    const port = indexOf(side)
+    const { token } = answer(machine.handleBind(bind(side, 1), port, v4(7), 0))!
+    machine.handleBind(bind(side, 1, token), port, v4(7), 0)
+    machine.order('ab', false, orders, 0)
+    assert.ok(machine.find(port, v4(7)))
+  })
+})
