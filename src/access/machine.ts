@@ -371,11 +371,14 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return this.#tables.has(table)
   }
 
-  /** Interfaces that are set up and no accesses, and why. */
+  /** Interfaces that are no accesses, and why: those that are set up, and devices of a network that are not. */
   unused(): UnusedInterface[] {
     return [...this.#interfaces.values()].flatMap(({ link, access }) => {
-      if (access !== undefined || !link.up || link.loopback || matchesAny(this.#ours, link.name)) return []
-      const reason = this.#whyNoAccess(link, this.#gatewaysOf(link.name).length > 0)
+      if (access !== undefined || link.loopback || matchesAny(this.#ours, link.name)) return []
+      const isDevice = link.kind === undefined && !matchesAny(INNER_NAMES, link.name)
+      if (!link.up && !isDevice) return []
+      const reason =
+        whyDown(link, isDevice) ?? this.#whyNoAccess(link, this.#gatewaysOf(link.name).length > 0)
       const addresses = this.#addressesOf(link.index).map((each) => `${each.address}/${each.prefixLength}`)
       return reason === undefined ? [] : [{ name: link.name, reason, addresses }]
     })
@@ -545,6 +548,11 @@ function sourceOf(
   }
   known.staleSince = undefined
   return known.address
+}
+
+function whyDown({ up, carrier }: LinkFacts, isDevice: boolean): string | undefined {
+  if (!isDevice) return undefined
+  return up ? (carrier ? undefined : 'down: no carrier') : 'down: the interface is set down'
 }
 
 function judge(

@@ -4,6 +4,7 @@ import * as z from 'zod'
 import { parseInterfaceAddress, parsePrefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { type ControlRoute, postRoute } from '../core/mechanism.ts'
+import { withArticle } from '../core/words.ts'
 import { decodeKey, encodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
 import type { Accept } from '../linux/passage/chains.ts'
@@ -57,10 +58,14 @@ export const hostDescriptor: MechanismDescriptor<typeof hostSections> = {
   refusal: ({ peer }, { file, role }, whole) => {
     if (!whole) return undefined
     if (role !== 'host')
-      return new GodwitError('NOT_A_HOST', `${file} has [${role}]: it is of no host`, {
-        kind: 'usage',
-        hint: `start it with \`godwit ${role} up\`; a host on the same machine needs a state of its own (--state DIR)`,
-      })
+      return new GodwitError(
+        'NOT_A_HOST',
+        `this is ${withArticle(role)}, not a host (${file} has [${role}])`,
+        {
+          kind: 'usage',
+          hint: `start it with \`godwit ${role} up\`; a host on the same machine needs a state of its own (--state DIR)`,
+        },
+      )
     if (peer.length > 0) return undefined
     return new GodwitError('NO_PEER', `${file} has no [[peer]]`, {
       kind: 'usage',
@@ -211,10 +216,14 @@ export const anchorDescriptor: MechanismDescriptor<typeof anchorSections> = {
   refusal: ({ anchor }, { file, role }) =>
     anchor !== undefined
       ? undefined
-      : new GodwitError('NOT_AN_ANCHOR', `${file} has no [anchor]: it is of a ${role}`, {
-          kind: 'usage',
-          hint: 'godwit anchor init --endpoint HOST:PORT --state DIR, with a state of its own',
-        }),
+      : new GodwitError(
+          'NOT_AN_ANCHOR',
+          `this is ${withArticle(role)}, not an anchor (${file} has no [anchor])`,
+          {
+            kind: 'usage',
+            hint: 'run it on the anchor; to make one here too: godwit anchor init --endpoint HOST:PORT --state DIR',
+          },
+        ),
   compose: composeAnchor,
   needs: [
     NETWORK_ADMIN,

@@ -14,6 +14,47 @@ export function printLines(lines: readonly string[]): void {
   if (lines.length > 0) process.stdout.write(`${lines.map(printable).join('\n')}\n`)
 }
 
+/** What fits a line of the terminal; without one, anything. */
+export function terminalWidth(): number {
+  return (process.stdout.isTTY && process.stdout.columns) || Number.POSITIVE_INFINITY
+}
+
+/**
+ * A table no wider than the terminal: columns go in the order of `drop`, then the longest cells of `shorten` are cut. Without a
+ * terminal all of it.
+ */
+export function fitTable(
+  head: readonly string[],
+  rows: readonly (readonly string[])[],
+  fit: { readonly drop?: readonly string[]; readonly shorten?: readonly string[]; readonly width?: number },
+): string[] {
+  const { drop = [], shorten = [], width = terminalWidth() } = fit
+  let kept = head.map((_, i) => i)
+  const cells = [head, ...rows].map((row) => [...row])
+  const widthOf = (i: number) => Math.max(...cells.map((row) => row[i]?.length ?? 0))
+  const total = () => kept.reduce((sum, i) => sum + widthOf(i) + 2, -2)
+  for (const name of drop) if (total() > width) kept = kept.filter((i) => head[i] !== name)
+  for (const name of shorten) {
+    const i = head.indexOf(name)
+    const limit = Math.max(head[i]?.length ?? 0, 8, widthOf(i) - Math.max(0, total() - width))
+    for (const row of cells) if ((row[i]?.length ?? 0) > limit) row[i] = `${row[i]!.slice(0, limit - 1)}…`
+  }
+  const [first, ...rest] = cells.map((row) => kept.map((i) => row[i] ?? ''))
+  return table(first!, rest)
+}
+
+/** Lines of words no longer than the terminal is wide; those after the first are indented. */
+export function wrap(text: string, indent: string, width: number = terminalWidth()): string[] {
+  const lines: string[] = []
+  for (const word of text.split(/(?<=\S) (?=\S)/)) {
+    const last = lines.at(-1)
+    if (last !== undefined && last.length + 1 + word.length <= width)
+      lines[lines.length - 1] = `${last} ${word}`
+    else lines.push(last === undefined ? word : `${indent}${word}`)
+  }
+  return lines
+}
+
 /** Left-aligned columns, two spaces apart; numbers to the right. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)))

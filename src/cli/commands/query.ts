@@ -13,6 +13,7 @@ import type { Status, Why } from '../../host/daemon/daemon.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import {
+  fitTable,
   printJson,
   printLines,
   showBytes,
@@ -20,7 +21,7 @@ import {
   showLoss,
   showMs,
   showTime,
-  table,
+  wrap,
 } from '../output.ts'
 
 interface QueryOptions extends CommonOptions {
@@ -83,7 +84,8 @@ function overview(status: Status): string[] {
   const waits = status.ready ? '' : ', not ready yet'
   const lines = [`godwit ${status.version} ${status.role}, up for ${up} (process ${status.pid})${waits}`]
   if (status.accesses.length > 0) lines.push('', ...accessTable(status))
-  for (const { name, reason } of status.unused) lines.push(`${name} is not used: ${reason}`)
+  for (const { name, reason } of status.unused)
+    lines.push(reason.startsWith('down: ') ? `${name} ${reason}` : `${name} is not used: ${reason}`)
   lines.push('', ...peerTable(status.peers))
   const paths = status.peers.flatMap((peer) => peer.paths)
   if (paths.length > 0) lines.push('', ...pathTable(status.peers))
@@ -117,7 +119,11 @@ function accessTable(status: Status): string[] {
     const addresses = access.addresses.join(' ') || '-'
     return [access.name, access.state, addresses, showMs(access.rtt_ms), showLoss(access.loss), String(flows)]
   })
-  return table(['ACCESS', 'STATE', 'ADDRESSES', 'RTT', 'LOSS', 'FLOWS'], rows)
+  const reasons = status.accesses.flatMap(({ name, state, reason }) =>
+    state === 'up' || reason === undefined ? [] : [`${name} ${state}: ${reason}`],
+  )
+  const head = ['ACCESS', 'STATE', 'ADDRESSES', 'RTT', 'LOSS', 'FLOWS']
+  return [...fitTable(head, rows, { shorten: ['ADDRESSES'] }), ...reasons]
 }
 
 function peerTable(peers: readonly PeerStatus[]): string[] {
@@ -127,12 +133,16 @@ function peerTable(peers: readonly PeerStatus[]): string[] {
     return [
       peer.name,
       peer.kind,
-      peer.refused === undefined ? peer.state : `refused: ${peer.refused}`,
+      peer.refused === undefined ? peer.state : 'refused',
       `${up} of ${peer.paths.length} up`,
       peer.addresses?.join(' ') ?? '-',
     ]
   })
-  return table(['PEER', 'KIND', 'STATE', 'PATHS', 'VIRTUAL ADDRESSES'], rows)
+  const refusals = peers.flatMap(({ name, refused }) =>
+    refused === undefined ? [] : [`${name} refuses this host: ${refused}`],
+  )
+  const fit = { drop: ['KIND'], shorten: ['VIRTUAL ADDRESSES', 'PEER'] }
+  return [...fitTable(['PEER', 'KIND', 'STATE', 'PATHS', 'VIRTUAL ADDRESSES'], rows, fit), ...refusals]
 }
 
 function pathTable(peers: readonly PeerStatus[]): string[] {
@@ -151,7 +161,8 @@ function pathTable(peers: readonly PeerStatus[]): string[] {
     ]),
   )
   if (rows.length === 0) return ['no paths']
-  return table(['PEER', 'PATH', 'ACCESS', 'REMOTE', 'STATE', 'RTT', 'LOSS', 'SENT', 'RECEIVED', 'MTU'], rows)
+  const head = ['PEER', 'PATH', 'ACCESS', 'REMOTE', 'STATE', 'RTT', 'LOSS', 'SENT', 'RECEIVED', 'MTU']
+  return fitTable(head, rows, { drop: ['MTU', 'PATH', 'SENT', 'RECEIVED'], shorten: ['PEER', 'REMOTE'] })
 }
 
 function flowTable(flows: readonly FlowStatus[]): string[] {
@@ -166,7 +177,8 @@ function flowTable(flows: readonly FlowStatus[]): string[] {
     flow.peer,
     flow.pinned === undefined ? flow.access || '-' : `${flow.access || '-'} (by hand)`,
   ])
-  return table(['FLOW', 'PROTO', 'SOURCE', 'DESTINATION', 'APP', 'MECHANISM', 'PEER', 'ACCESS'], rows)
+  const head = ['FLOW', 'PROTO', 'SOURCE', 'DESTINATION', 'APP', 'MECHANISM', 'PEER', 'ACCESS']
+  return fitTable(head, rows, { drop: ['MECHANISM', 'PEER', 'SOURCE'], shorten: ['DESTINATION', 'APP'] })
 }
 
 function handoverLine(record: HandoverRecord): string {
@@ -214,7 +226,7 @@ export async function why(flow: string, options: CommonOptions): Promise<void> {
   printLines(lines)
 }
 
-function whyHead({ flow, class: found, offers }: Why): string[] {
+function whyHead({ flow, class: found, access: on, offers, decisions }: Why): string[] {
   if (found !== undefined)
     return [
       `${found.id}: ${found.scheduler}`,
@@ -222,21 +234,51 @@ function whyHead({ flow, class: found, offers }: Why): string[] {
     ]
   if (flow === undefined) return []
   const { id, proto, src, dst, app, access, mechanism, peer } = flow
+  const last = decisions.findLast(({ chosen }) => chosen === access)
   return [
     `${id}: ${proto} ${src} -> ${dst}${app && ` of ${app}`}`,
-    `on ${access} by ${mechanism}, through ${peer}`,
+    `on ${access || 'no access'} by ${mechanism}, through ${peer || 'nobody'}`,
+    ...(last === undefined ? [] : wrap(`because: ${last.reason}`, '  ')),
+    ...(on?.reason === undefined ? [] : wrap(`${on.name} is ${on.state}: ${on.reason}`, '  ')),
     '',
     'what could carry it:',
-    ...offers.map((each) => `  ${each.mechanism}: ${each.carries ? 'yes' : 'no'}, ${each.reason}`),
+    ...offers.flatMap((each) =>
+      wrap(`  ${each.mechanism}: ${each.carries ? 'yes' : 'no'}, ${each.reason}`, '    '),
+    ),
   ]
 }
 
 function decisionLines(record: DecisionRecord): string[] {
-  const evidence = Object.entries(record.evidence ?? {}).map(
-    ([key, value]) => `${key} ${value === '' ? '-' : (value ?? 'unknown')}`,
-  )
+  const evidence = evidenceParts(record.evidence ?? {})
   return [
-    `  ${showTime(record.at)}  ${record.what}: ${record.chosen}, because ${record.reason}`,
-    ...(evidence.length > 0 ? [`                evidence: ${evidence.join(', ')}`] : []),
+    ...wrap(`  ${showTime(record.at)}  ${record.what}: ${record.chosen}, because ${record.reason}`, '    '),
+    ...(evidence.length > 0 ? wrap(`    evidence: ${evidence.join('; ')}`, '      ') : []),
   ]
+}
+
+/** What is known of each access in a few words with units, then the rest. */
+export function evidenceParts(evidence: NonNullable<DecisionRecord['evidence']>): string[] {
+  const parts: string[] = []
+  for (const [key, value] of Object.entries(evidence)) {
+    const [, access, field] = /^(.+)\.(health|for_ms|rtt_ms)$/.exec(key) ?? []
+    if (access === undefined) parts.push(`${words(key)} ${valueText(key, value)}`)
+    else if (field === 'health') {
+      const since = Number(evidence[`${access}.for_ms`] ?? Number.NaN)
+      const rtt = evidence[`${access}.rtt_ms`]
+      const lasting = Number.isNaN(since) ? '' : ` for ${since < 1000 ? `${since} ms` : showDuration(since)}`
+      parts.push(
+        `${access} ${String(value)}${lasting}${typeof rtt === 'number' ? `, round trip ${showMs(rtt)}` : ''}`,
+      )
+    }
+  }
+  return parts
+}
+
+const words = (key: string): string => key.replace(/_ms$/, '').replaceAll('_', ' ')
+
+function valueText(key: string, value: string | number | boolean | null): string {
+  if (value === null) return 'unknown'
+  if (key.endsWith('_ms') && typeof value === 'number') return showMs(value)
+  if (typeof value === 'boolean') return value ? 'yes' : 'no'
+  return value === '' ? '-' : String(value)
 }

@@ -9,6 +9,7 @@ import type { Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import type { BodySchema, ControlRoute } from '../../core/mechanism.ts'
+import { withArticle } from '../../core/words.ts'
 import { peerUser } from '../../linux/peer-credentials.ts'
 
 const MOST_BODY = 1 << 20
@@ -22,6 +23,9 @@ export interface ControlInit {
   readonly routes: readonly ControlRoute[]
   /** The text of GET /metrics. */
   readonly metrics: () => string
+  /** Role of the daemon, and the roles whose requests have paths of their own. */
+  readonly role: string
+  readonly roles: readonly string[]
   /** A failure that is not the caller's: a fault of ours. */
   readonly onFault: (error: unknown) => void
 }
@@ -108,6 +112,22 @@ export class ControlServer {
     })
   }
 
+  #noRoute(what: string, wanted: string): GodwitError {
+    const { role, roles } = this.#init
+    if (wanted !== role && roles.includes(wanted))
+      return new GodwitError(
+        'WRONG_ROLE',
+        `the godwit that runs here is ${withArticle(role)}, not ${withArticle(wanted)}`,
+        {
+          kind: 'usage',
+          hint: `run it where the ${wanted} is, or name its state: --state DIR`,
+        },
+      )
+    return new GodwitError('NO_ROUTE', `nothing at ${what}`, {
+      hint: 'is the daemon of the same version as the command?',
+    })
+  }
+
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
       const url = parseUrl(request.url ?? '/')
@@ -117,9 +137,7 @@ export class ControlServer {
       }
       const route = this.#routes.get(`${request.method} ${url.pathname}`)
       if (!route) {
-        throw new GodwitError('NO_ROUTE', `nothing at ${request.method} ${url.pathname}`, {
-          hint: 'is the daemon of the same version as the command?',
-        })
+        throw this.#noRoute(`${request.method} ${url.pathname}`, url.pathname.split('/')[2] ?? '')
       }
       const caller = { uid: peerUser(request.socket) }
       const common = { path: url.pathname, query: Object.fromEntries(url.searchParams), caller }

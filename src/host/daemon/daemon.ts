@@ -93,6 +93,8 @@ export interface Why {
   /** The flow, or of a router the class. */
   readonly flow?: FlowStatus
   readonly class?: ClassStatus
+  /** The access that the flow is on. */
+  readonly access?: AccessStatus
   /** What each mechanism could do for such a flow if it began now. */
   readonly offers: readonly Offer[]
   /** What the mechanism says of the flow now. */
@@ -105,6 +107,8 @@ export interface Why {
 export interface DaemonInit {
   /** Of the mechanism that the command named. */
   readonly role: string
+  /** All there are. */
+  readonly roles?: readonly string[]
   readonly version: string
   readonly state: State
   readonly mechanisms: readonly Mechanism[]
@@ -145,6 +149,8 @@ export class Daemon {
       path: init.state.socket,
       routes: [...this.#routes(), ...(init.routes ?? []), ...init.mechanisms.flatMap((m) => m.routes ?? [])],
       metrics: () => formatMetrics(this.#metrics()),
+      role: init.role,
+      roles: init.roles ?? [],
       onFault: (error) => {
         const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
         init.recorder.log('error', `fault while answering on the control socket: ${text}`)
@@ -397,8 +403,9 @@ export class Daemon {
     const now = (name: string) => mechanisms.find((each) => each.name === name)?.why(id) ?? []
     const flow = (await this.#flows()).find((candidate) => candidate.id === id)
     if (flow !== undefined) {
+      const access = this.#accesses().find(({ name }) => name === flow.access)
       const offers = mechanisms.map((mechanism) => mechanism.offer(facts(flow)))
-      return { flow, offers, now: now(flow.mechanism), ...recorder.about(flow) }
+      return { flow, ...(access && { access }), offers, now: now(flow.mechanism), ...recorder.about(flow) }
     }
     const found = this.#classes().find((candidate) => candidate.id === id)
     if (found !== undefined)

@@ -68,6 +68,7 @@ export function composeDaemon(
   const services = new DaemonServices(config, state, recorder, running)
   const daemon = new Daemon({
     role: running[0]!.role,
+    roles: MECHANISMS.map(({ role }) => role),
     version: version(),
     state,
     mechanisms: running.map((each) => each.compose(config, services)),

@@ -12,6 +12,7 @@ import { type Invited, type InviteOptions, inviteHost, peerName } from '../../an
 import { parseWgQuick } from '../../anchoring/wg-quick.ts'
 import { formatAddress, maskAddress, parseInterfaceAddress, parsePrefix } from '../../core/address.ts'
 import { GodwitError, usageError } from '../../core/errors.ts'
+import { withArticle } from '../../core/words.ts'
 import { decodeKey, encodeKey, publicKeyOf } from '../../crypto/keys.ts'
 import { SockDiag } from '../../linux/sockdiag.ts'
 import { readPrivateKey, resolveBeside, writeAtomic, writeSecret } from '../../mechanism/files.ts'
@@ -238,7 +239,7 @@ function readHostConfig(state: State): { text: string; config: Config | undefine
   if (role !== hostDescriptor.role) {
     throw new GodwitError(
       'NOT_A_HOST',
-      `${state.configFile} has [${role}]: it is of no host`,
+      `this is ${withArticle(role)}, not a host (${state.configFile} has [${role}])`,
       usage('give the host a state of its own with --state DIR'),
     )
   }

@@ -245,3 +245,14 @@ test('patterns', () => {
   ] as const)
     assert.equal(matchesPattern(pattern, name), expected, `${pattern} ${name}`)
 })
+
+test('a device without carrier, or set down, is shown with its reason, also when it never was an access (issue 14, point 5)', () => {
+  const machine = new AccessMachine()
+  machine.handleEvent({ type: 'link', link: link(2, 'eth0', { carrier: false }) }, 1)
+  machine.handleEvent({ type: 'link', link: link(3, 'wlan0', { up: false, carrier: false }) }, 1)
+  machine.handleEvent({ type: 'link', link: link(4, 'docker0', { up: false, kind: 'bridge' }) }, 1)
+  assert.deepEqual(
+    machine.unused().map(({ name, reason }) => `${name} ${reason}`),
+    ['eth0 down: no carrier', 'wlan0 down: the interface is set down'],
+  )
+})

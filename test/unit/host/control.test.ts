@@ -119,6 +119,7 @@ beforeEach(() => {
   second = new MemoryMechanism('second', calls)
   daemon = new Daemon({
     role: 'host',
+    roles: ['host', 'anchor'],
     accesses: () => [ACCESS],
     version: '1',
     state,
@@ -336,6 +337,46 @@ test('without a daemon the client says so and how to start one', async () => {
     code: 'SOCKET_PATH',
     kind: 'usage',
   })
+})
+
+test('a command for another role is told which one runs here (issue 14, point 5)', async () => {
+  await daemon.start()
+  await assert.rejects(client.post('/v1/anchor/invite', { name: 'x' }), {
+    code: 'WRONG_ROLE',
+    kind: 'usage',
+    message: 'the godwit that runs here is a host, not an anchor',
+    hint: 'run it where the anchor is, or name its state: --state DIR',
+  })
+  await assert.rejects(client.post('/v1/other/thing'), { code: 'NO_ROUTE' })
+})
+
+test('a move for a time is given back; where nothing is kept by hand that is said (issue 14, point 4)', async (t) => {
+  await daemon.start()
+  await assert.rejects(client.post('/v1/move', { what: 'all', access: 'auto' }), {
+    kind: 'usage',
+    message: /keeps flows/,
+  })
+  const back: string[] = []
+  Object.assign(first, {
+    giveBack: async (what: Selector) => {
+      back.push(formatSelector(what))
+      return { flows: 2 }
+    },
+    pins: () => [{ what: 'app:x', access: 'acc1' }],
+  })
+  t.mock.timers.enable({ apis: ['setTimeout', 'Date'] })
+  await daemon.move('app:x', 'acc1', {}, 60_000)
+  assert.deepEqual((await daemon.status()).pins, [{ what: 'app:x', access: 'acc1', until: 60_000 }])
+  await daemon.move('app:x', 'acc1', {}, 90_000)
+  t.mock.timers.tick(60_000)
+  assert.deepEqual(back, [], 'a later move counts')
+  t.mock.timers.tick(30_000)
+  assert.deepEqual(back, ['app:x'])
+  assert.equal((await daemon.status()).pins[0]?.until, undefined)
+  await daemon.move('app:x', 'acc1', {}, 60_000)
+  assert.deepEqual(await daemon.move('app:x', 'auto'), { flows: 2 })
+  t.mock.timers.tick(60_000)
+  assert.deepEqual(back, ['app:x', 'app:x'], 'given back by hand, not again by time')
 })
 
 test('a message of a peer cannot forge a line of the log', () => {
