@@ -28,7 +28,7 @@ export interface Candidate {
   readonly detail?: string
   /** Smoothed, milliseconds; NaN while unknown. */
   readonly rttMs: number
-  /** `backup`: only when no other works. Default `normal`. */
+  /** `backup`: only when no other works, for policies whose `prefer` does not name it. Default `normal`. */
   readonly use?: 'normal' | 'backup'
   /** Of two that the policy holds equal the cheaper is taken. Default 0. */
   readonly cost?: number
@@ -107,7 +107,7 @@ export function chooseAccess(
       : choice(using, `${best.access} has been well for too short a time to leave ${using.access}`, at)
   }
   if (!better || using.access === policy.pinned) return choice(using, whyStay(using, policy))
-  if (!policy.moveUp && using.use !== 'backup')
+  if (!policy.moveUp && !isBackup(using, policy))
     return choice(using, `works, and the policy does not move back to ${best.access}`)
   const at = best.since + DWELL_MS
   return now >= at
@@ -135,10 +135,16 @@ function listed(candidate: Candidate, policy: AccessPolicy): number {
   return place < 0 ? policy.prefer.length : place
 }
 
+/** A backup that the policy names is none for it. */
+function isBackup(candidate: Candidate, policy: AccessPolicy): boolean {
+  const named = policy.prefer[listed(candidate, policy)]
+  return candidate.use === 'backup' && (named === undefined || /^\*+$/.test(named))
+}
+
 /** What the policy wants, as one number: pinned, then normal by list and cost, then backup. Smaller is better. */
 function preference(candidate: Candidate, policy: AccessPolicy): number {
   if (candidate.access === policy.pinned) return -1
-  const backup = candidate.use === 'backup' ? policy.prefer.length + 1 : 0
+  const backup = isBackup(candidate, policy) ? policy.prefer.length + 1 : 0
   const cost = candidate.cost ?? 0
   return backup + listed(candidate, policy) + cost / (1 + cost)
 }

@@ -3,7 +3,7 @@
  * `apply` makes the kernel hold exactly what is wanted, adopting what a killed daemon left; `cleanUp` removes all of it.
  * Tables and rules of the accesses themselves are AccessRouting's (access/routing.ts).
  */
-import { contains, formatPrefix, type Prefix, parsePrefix } from '../core/address.ts'
+import { contains, formatPrefix, overlaps, type Prefix, parsePrefix } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
 import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
@@ -274,11 +274,27 @@ export class AnchorPlumbing {
   }
 
   apply(mtu: number): void {
+    this.#nameOverlaps()
     this.#setDevice({ mtu })
     this.#sysctls.set('net.ipv4.ip_forward', 1)
     if (this.#sysctls.get('net.ipv6.conf.all.forwarding') !== undefined)
       this.#sysctls.set('net.ipv6.conf.all.forwarding', 1)
     this.#filter()
+  }
+
+  /** A network of this machine in the pool: one of the two gets the other's packets. */
+  #nameOverlaps(): void {
+    const { pool4, pool6, device } = this.#init
+    for (const { to, dev } of this.#rtnl.routes({ table: MAIN_TABLE })) {
+      const prefix = parsePrefix(to)
+      if (!prefix.ok || dev === undefined || dev === device || dev === 'lo') continue
+      const pool = prefix.value.address.length === 4 ? pool4 : pool6
+      if (!overlaps(pool, prefix.value)) continue
+      const key = pool === pool4 ? 'pool4' : 'pool6'
+      this.#report(
+        `${key} (${formatPrefix(pool)}) overlaps ${to} of ${dev}: addresses there are not reached; choose another range, ${key} under [anchor], before hosts join`,
+      )
+    }
   }
 
   /** Puts back what another program removed (`flush ruleset` takes everybody's tables), and names it. */

@@ -21,6 +21,21 @@ export function report(error: unknown, options: { debug: boolean; json: boolean 
   return EXIT[kind]
 }
 
+/** What to do about errors of the system that reach this place. */
+const MENDS: Readonly<Record<string, string>> = {
+  EACCES: 'run it as root (sudo)',
+  EPERM: 'run it as root (sudo)',
+  ENOSPC: 'free some space on that file system',
+  EDQUOT: 'free some space on that file system',
+  EROFS: 'choose a place that can be written to',
+  EMFILE: 'close programs, or raise the limit: ulimit -n',
+}
+
+/** `ENOSPC: no space left on device, write` as people say it: `no space left on device`. */
+export function reasonOf({ message }: Error): string {
+  return message.replace(/^E[A-Z0-9]+: /, '').replace(/, \w+( '.*')?$/, '')
+}
+
 function describe(error: unknown): Pick<GodwitError, 'code' | 'message' | 'hint' | 'kind'> {
   if (error instanceof GodwitError) return error
   if (error instanceof CommanderError) {
@@ -30,7 +45,14 @@ function describe(error: unknown): Pick<GodwitError, 'code' | 'message' | 'hint'
   const message = error instanceof Error ? error.message : String(error)
   const system = (error as NodeJS.ErrnoException)?.code
   if (typeof system === 'string' && /^E[A-Z0-9]+$/.test(system)) {
-    return { code: system, message, hint: undefined, kind: 'failed' }
+    const { path } = error as NodeJS.ErrnoException
+    const where = path === undefined ? '' : `${path}: `
+    return {
+      code: system,
+      message: `${where}${reasonOf(error as Error)}`,
+      hint: MENDS[system],
+      kind: 'failed',
+    }
   }
   const hint = 'a fault of godwit; run it again with --debug and report what it prints'
   return { code: 'INTERNAL', message, hint, kind: 'failed' }

@@ -1,17 +1,27 @@
 /** The entry point of the command: parses, runs, and turns every error into one line and an exit status. */
-import { ownArguments } from './arguments.ts'
-import { report } from './errors.ts'
+import { GodwitError } from '../core/errors.ts'
+import { arrange, ownArguments } from './arguments.ts'
+import { reasonOf, report } from './errors.ts'
 import { buildProgram } from './program.ts'
+
+const own = ownArguments(process.argv.slice(2))
+const debug = own.includes('--debug')
 
 // A reader that has seen enough (`| head`) is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0)
-  throw error
+  const failure = new GodwitError('OUTPUT_FAILED', `standard output cannot be written: ${reasonOf(error)}`, {
+    cause: error,
+    hint: 'send it to a place with room',
+  })
+  process.exit(report(failure, { debug, json: false }))
 })
+// Nobody may read what goes wrong.
+process.stderr.on('error', () => {})
 
-const own = ownArguments(process.argv.slice(2))
 try {
-  await buildProgram().parseAsync(process.argv)
+  const program = buildProgram()
+  await program.parseAsync(arrange(program, process.argv.slice(2)), { from: 'user' })
 } catch (error) {
-  process.exitCode = report(error, { debug: own.includes('--debug'), json: own.includes('--json') })
+  process.exitCode = report(error, { debug, json: own.includes('--json') })
 }

@@ -1,6 +1,7 @@
 /** Files of an instance: written as a whole or not at all, secrets for their owner alone, faults in a user's words. */
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -74,7 +75,13 @@ function writeWhole(fd: number, bytes: Uint8Array): void {
 }
 
 export function makeFolder(path: string): void {
-  attempt(`make ${path}`, () => mkdirSync(path, { recursive: true, mode: 0o750 }))
+  attempt(`make ${path}`, () => {
+    // Not `recursive`: Node.js tries for ever where the file system makes none, as /proc.
+    const missing: string[] = []
+    for (let at = resolve(path); !existsSync(at); at = dirname(at)) missing.unshift(at)
+    for (const each of missing) mkdirSync(each, { mode: 0o750 })
+    if (!statSync(path).isDirectory()) throw Object.assign(new Error('no folder'), { code: 'ENOTDIR' })
+  })
 }
 
 export function attempt<T>(op: string, action: () => T): T {
@@ -83,6 +90,16 @@ export function attempt<T>(op: string, action: () => T): T {
   } catch (error) {
     throw ioError(op, error)
   }
+}
+
+const UNUSABLE: Readonly<Record<string, string>> = {
+  ENOENT: 'nothing can be made there',
+  EEXIST: 'a link that leads nowhere is in the way',
+  EROFS: 'the file system is read-only',
+  ENOTDIR: 'a part of the path is a file, not a folder',
+  EISDIR: 'it is a folder, not a file',
+  ELOOP: 'links lead in a circle',
+  ENAMETOOLONG: 'the path is too long',
 }
 
 function ioError(op: string, error: unknown): unknown {
@@ -101,14 +118,18 @@ function ioError(op: string, error: unknown): unknown {
         cause: error,
         hint: 'run it as root (sudo), or give it a folder of yours with --state DIR',
       })
+    case 'ENOENT':
+    case 'EEXIST':
     case 'EROFS':
     case 'ENOTDIR':
     case 'EISDIR':
-      return new GodwitError('STATE_UNUSABLE', `${op}: ${(error as Error).message}`, {
+    case 'ELOOP':
+    case 'ENAMETOOLONG':
+      return new GodwitError('STATE_UNUSABLE', `${op}: ${UNUSABLE[(error as NodeJS.ErrnoException).code!]}`, {
         op,
         cause: error,
         kind: 'usage',
-        hint: 'give it another folder with --state DIR',
+        hint: 'give it another place with --state DIR or --config FILE',
       })
     default:
       return error

@@ -1,5 +1,6 @@
 /** `demo` and `lab …`: hand over to lab/, which is loaded here and nowhere else. */
 import type { LabOptions, ScenarioResult } from '../../../lab/types.ts'
+import { GodwitError } from '../../core/errors.ts'
 import type { CommonOptions } from '../definition.ts'
 import { EXIT } from '../errors.ts'
 import { printJson, printLines, table } from '../output.ts'
@@ -102,7 +103,8 @@ function labOptions(lab: Lab, options: LabCommandOptions, signal: AbortSignal): 
 /** Runs with a signal that SIGINT, SIGTERM and SIGHUP abort, so that everything is removed before the end. */
 async function withSignals<T>(action: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController()
-  const stop = (): void => controller.abort(new Error('stopped'))
+  const stop = (signal: NodeJS.Signals): void =>
+    controller.abort(new GodwitError('STOPPED', `stopped by ${signal}; what the lab had built is removed`))
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
   for (const signal of signals) process.on(signal, stop)
   try {

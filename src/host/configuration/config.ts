@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import type * as z from 'zod'
 import { GodwitError } from '../../core/errors.ts'
 import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
-import { refuseExposed } from '../../mechanism/files.ts'
+import { attempt, refuseExposed } from '../../mechanism/files.ts'
 import { MECHANISMS } from '../mechanisms.ts'
 import { type Config, configSchema } from './schema.ts'
 import { isFault, parseToml, type TomlDocument } from './toml.ts'
@@ -153,7 +153,10 @@ export function loadConfig(file: string, list: List = MECHANISMS): Config {
       hint: 'make one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
     })
   }
-  const result = parseConfig(readFileSync(file, 'utf8'), list)
+  const result = parseConfig(
+    attempt(`read ${file}`, () => readFileSync(file, 'utf8')),
+    list,
+  )
   if ('faults' in result) {
     const lines = result.faults.map(
       ({ line, path, reason }) => `${file}:${line}: ${path && `${path}: `}${reason}`,

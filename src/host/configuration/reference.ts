@@ -37,7 +37,8 @@ One TOML file describes one instance: \`godwit.toml\` in the folder that \`--sta
 that know JSON schemas find one in \`config.schema.json\`. It is read when the daemon starts. This page is made from the schema
 (\`npm run docs\`).
 
-A laptop with two accesses, mobile data only as a backup, and calls that prefer it:
+A laptop with two accesses: mobile data is a backup for everything but calls, which prefer it. (An access that a policy
+names in \`prefer\` is no backup for that policy.)
 
 \`\`\`toml
 [access."wwan*"]

@@ -63,7 +63,9 @@ const access = z
     use: z
       .enum(['normal', 'backup', 'never'])
       .default('normal')
-      .describe('`backup`: only when no other access is up. `never`: left alone, by every mechanism.'),
+      .describe(
+        '`backup`: only when no other access is up, except for policies whose `prefer` names it. `never`: left alone, by every mechanism.',
+      ),
     cost: z.number().min(0).default(0).describe('Of two accesses equally good the cheaper is taken.'),
     weight: z
       .int()

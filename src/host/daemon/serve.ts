@@ -5,7 +5,7 @@
 import { usageError } from '../../core/errors.ts'
 import { Ledger } from '../../linux/ledger.ts'
 import { forbidCoreDumps, optimizeLate } from '../../linux/proc.ts'
-import type { Rtnetlink } from '../../linux/rtnetlink/index.ts'
+import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
 import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
 import { NETWORK_ADMIN, TUN } from '../../mechanism/needs.ts'
 import { IhmpNat, readPrivateKeys } from '../../translation/index.ts'
@@ -131,6 +131,7 @@ export async function serveNat(
   forbidCoreDumps()
   NETWORK_ADMIN.demand?.()
   TUN.demand?.()
+  refuseUnknownInterfaces(options.inside, options.outside)
   state.lock()
   const config = loadConfigOf(descriptorOf('dime'), state)
   const recorder = new HostRecorder(new Log(config.log.level))
@@ -152,6 +153,16 @@ export async function serveNat(
     nat.stop()
     state.unlock()
   }
+}
+
+function refuseUnknownInterfaces(inside: string, outside: string): void {
+  const rtnl = new Rtnetlink()
+  const names = rtnl.links().map(({ name }) => name)
+  rtnl.close()
+  for (const wanted of [inside, outside])
+    if (!names.includes(wanted))
+      throw usageError(`there is no interface ${wanted}`, { hint: `interfaces: ${names.join(', ')}` })
+  if (inside === outside) throw usageError('the inside and the outside are two interfaces')
 }
 
 function parsePorts(text: string | undefined): readonly [number, number] | undefined {

@@ -15,7 +15,7 @@ import { GodwitError, usageError } from '../../core/errors.ts'
 import { withArticle } from '../../core/words.ts'
 import { decodeKey, encodeKey, publicKeyOf } from '../../crypto/keys.ts'
 import { SockDiag } from '../../linux/sockdiag.ts'
-import { readPrivateKey, resolveBeside, writeAtomic, writeSecret } from '../../mechanism/files.ts'
+import { attempt, readPrivateKey, resolveBeside, writeAtomic, writeSecret } from '../../mechanism/files.ts'
 import { parseHostPort } from '../../mechanism/schema.ts'
 import { routerDescriptor } from '../../routing/index.ts'
 import { loadConfig, parseConfig } from '../configuration/config.ts'
@@ -183,12 +183,9 @@ export function leave(state: State, name: string | undefined): Left {
 
 /** Takes a configuration of wg-quick: the WireGuard server becomes a plain anchor. */
 export function joinWireguard(state: State, file: string): Joined {
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    throw usageError(`cannot read ${file}: ${(error as Error).message}`)
-  }
+  if (!existsSync(file))
+    throw usageError(`there is no file ${file}`, { hint: 'give the path of a wg-quick configuration' })
+  const text = attempt(`read ${file}`, () => readFileSync(file, 'utf8'))
   const parsed = parseWgQuick(text)
   if (!parsed.ok) throw new GodwitError('WG_INVALID', `${file}: ${parsed.reason}`, usage('see wg-quick(8)'))
   const { privateKey, peer } = parsed.value

@@ -255,3 +255,21 @@ test('OH-22: a choice works if any allowed access does, is stable, and does not 
     { numRuns: 3000 },
   )
 })
+
+test('a backup that a policy names in `prefer` is none for it; a bare `*` names nothing (issue 14, point 3)', () => {
+  const at = (access: string, use: 'normal' | 'backup'): Candidate => ({
+    access,
+    use,
+    health: 'up',
+    since: 0,
+    rttMs: 10,
+  })
+  const both = [at('wwan0', 'backup'), at('wlan0', 'normal')]
+  const choose = (prefer: string[], current?: string) =>
+    chooseAccess(both, current, { prefer, fallback: 'any', moveUp: false }, 60_000).access
+  assert.equal(choose(['wwan*', 'wlan*']), 'wwan0')
+  assert.equal(choose(['wwan*', 'wlan*'], 'wwan0'), 'wwan0')
+  assert.equal(choose(['wlan*']), 'wlan0')
+  assert.equal(choose(['*']), 'wlan0')
+  assert.equal(choose([]), 'wlan0')
+})

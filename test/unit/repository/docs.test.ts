@@ -6,7 +6,10 @@ import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { after, test } from 'node:test'
 import { generatedFiles } from '../../../scripts/docs.ts'
+import { chooseAccess } from '../../../src/access/policy.ts'
 import { buildProgram } from '../../../src/cli/program.ts'
+import { matchesPattern } from '../../../src/core/pattern.ts'
+import { parseConfig } from '../../../src/host/configuration/config.ts'
 
 const root = resolve(import.meta.dirname, '../../../..')
 const read = (name: string): string => readFileSync(join(root, name), 'utf8')
@@ -161,4 +164,61 @@ test("the README's way from an anchor to a laptop works as it is written, up to 
   assert.match(invitation, /^godwit1\.\S+\n$/)
   call('join -', 'laptop', invitation)
   assert.match(call('anchor invite --wg', 'anchor'), /^\[Interface\]\n/)
+})
+
+/** The TOML examples of the documents, with the file that each is in. */
+function tomlExamples(): { document: string; text: string }[] {
+  return documents.flatMap((document) =>
+    [...read(document).matchAll(/```toml\n([\s\S]*?)```/g)].map((match) => ({ document, text: match[1]! })),
+  )
+}
+
+/** What a section needs beside what an example shows of it. */
+const REST: Readonly<Record<string, string>> = {
+  anchor: '[anchor]\nendpoint = "a.example:51820"\n',
+  router: '[router]\naccesses = ["wlan0", "wwan0"]\nsubnets = ["10.1.0.0/24"]\n',
+}
+
+test('issue 14, point 3: every configuration in the documents is one that godwit takes', () => {
+  const examples = tomlExamples()
+  assert.ok(examples.length >= 8, `${examples.length} examples`)
+  for (const { document, text } of examples) {
+    const role = /^\[+anchor/m.test(text)
+      ? 'anchor'
+      : /^\[+router/m.test(text) || /router/.test(document)
+        ? 'router'
+        : ''
+    const rest = REST[role] ?? ''
+    const whole = text.includes('[anchor]')
+      ? text.replace('[anchor]\n', rest)
+      : text.includes('[router]')
+        ? text
+        : rest + text
+    const parsed = parseConfig(/^(\w+ = )/.test(text) ? `[host]\n${text}` : whole)
+    assert.ok('config' in parsed, `${document}:\n${text}\n${JSON.stringify(parsed)}`)
+  }
+})
+
+test('issue 14, point 3: the first example of docs/configuration.md does what its sentence says', () => {
+  const page = read('docs/configuration.md')
+  assert.match(page, /mobile data is a backup for everything but calls, which prefer it/)
+  const first = tomlExamples().find(({ document }) => document === 'docs/configuration.md')!
+  const parsed = parseConfig(first.text)
+  assert.ok('config' in parsed)
+  const { access, policy, host } = parsed.config
+  const candidates = ['wlan0', 'wwan0'].map((name) => ({
+    access: name,
+    health: 'up' as const,
+    since: 0,
+    rttMs: 10,
+    use: Object.entries(access).some(
+      ([pattern, { use }]) => use === 'backup' && matchesPattern(pattern, name),
+    )
+      ? ('backup' as const)
+      : ('normal' as const),
+  }))
+  const taken = (prefer: readonly string[]) =>
+    chooseAccess(candidates, undefined, { prefer, fallback: 'any', moveUp: true }, 60_000).access
+  assert.equal(taken(policy.find(({ name }) => name === 'calls')!.prefer), 'wwan0')
+  assert.equal(taken(host.prefer), 'wlan0')
 })
