@@ -66,7 +66,13 @@ export class AccountServer {
   constructor(init: AccountServerInit) {
     this.#init = init
     this.#server = createServer(
-      { ...init.tls, minVersion: 'TLSv1.2', requestTimeout: REQUEST_MS, headersTimeout: REQUEST_MS },
+      {
+        ...init.tls,
+        minVersion: 'TLSv1.2',
+        requestTimeout: REQUEST_MS,
+        headersTimeout: REQUEST_MS,
+        handshakeTimeout: REQUEST_MS,
+      },
       (request, response) => {
         void this.#handle(request, response)
       },

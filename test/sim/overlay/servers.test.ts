@@ -301,6 +301,43 @@ describe('attackers', () => {
   })
 })
 
+it('networks that lose a third of all datagrams: nodes register, find each other by relay and directly, and after a move', () => {
+  for (let seed = 1; seed <= 10; seed++) {
+    const { net } = world({}, seed)
+    let state = seed
+    const isLost = () => {
+      state = (Math.imul(state, 1103515245) + 12345) >>> 0
+      return state >>> 16 < 0x10000 / 3
+    }
+    net.filter = () => !isLost()
+    const { deliver } = net
+    net.deliver = function (source, to, bytes, within) {
+      // What the servers send; datagrams of nodes pass the filter.
+      if (source.startsWith('192.0.2.') && isLost()) return
+      deliver.call(this, source, to, bytes, within)
+    }
+    const a = net.node('alice')
+    const b = net.node('bob')
+    place(a, 'port-restricted', 1)
+    place(b, 'port-restricted', 2)
+    net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0, 60_000)
+    const found = () => hasWay(a, 'direct') && hasWay(b, 'direct')
+    for (let tries = 0; tries < 5 && !found(); tries++) {
+      a.resolve(b.name)
+      net.run(12_000)
+    }
+    assert.ok(found(), `seed ${seed}`)
+    a.use({ socket: 1, address: '192.168.7.10', port: 5001, nat: new Nat('port-restricted', '203.0.113.7') })
+    const there = () => a.of('way').some((way) => way.kind === 'direct' && way.socket === 1)
+    for (let tries = 0; tries < 5 && !there(); tries++) {
+      net.run(15_000)
+      a.machine.noteNoPath(b.name, net.now)
+      a.drain()
+    }
+    assert.ok(there(), `after a move, seed ${seed}`)
+  }
+})
+
 it('NT-43: the steps of relayed construction (Fig. 7), by the paper’s names and in its order', () => {
   const { net, servers, a, b } = pair('port-restricted', 'port-restricted')
   servers.steps.length = 0
