@@ -95,6 +95,8 @@ export class Store implements Directory {
   readonly #byName = new Map<string, NodeRow>()
   readonly #byKeyId = new Map<string, NodeRow>()
   #version = -1
+  /** The number that `takeNumber` gave last, until it is a node's. */
+  #taken = -1
 
   constructor({ file, driver, wall = () => Math.floor(Date.now() / 1000) }: StoreInit) {
     this.#wall = wall
@@ -120,7 +122,12 @@ export class Store implements Directory {
       setMeta.run('reserved', this.#numbers.reserved)
       setMeta.run('serial', this.#serial)
     }
-    this.#database.exec('COMMIT')
+    try {
+      this.#database.exec('COMMIT')
+    } catch (error) {
+      this.#forgetNodes()
+      throw error
+    }
     this.#open = false
     this.#counted = false
   }
@@ -143,6 +150,11 @@ export class Store implements Directory {
     const row = this.#byName.get(name)
     this.#byName.delete(name)
     if (row !== undefined) this.#byKeyId.delete(toHex(row.key_id))
+  }
+
+  #change(name: string, change: Partial<NodeRow>): void {
+    const row = this.#byName.get(name)
+    if (row !== undefined) this.#keep({ ...row, ...change })
   }
 
   #keep(row: NodeRow): NodeRow {
@@ -215,17 +227,22 @@ export class Store implements Directory {
   takeNumber(): number {
     this.#begin()
     this.#counted = true
-    return this.#numbers.take()
+    this.#taken = this.#numbers.take()
+    return this.#taken
   }
 
   setNumber(name: string, number: number): boolean {
-    const holder = this.#statements.holder.get(number) as { name: string } | undefined | null
-    if (holder != null && holder.name !== name) return false
+    // One that was taken just now is nobody's.
+    if (number !== this.#taken) {
+      const holder = this.#statements.holder.get(number) as { name: string } | undefined | null
+      if (holder != null && holder.name !== name) return false
+    }
+    this.#taken = -1
     this.#begin()
     this.#counted = true
     this.#numbers.note(number)
-    this.#forgetNode(name)
     this.#statements.setNumber.run(number, name)
+    this.#change(name, { number })
     return true
   }
 
@@ -235,8 +252,8 @@ export class Store implements Directory {
 
   setLease(name: string, lease: Uint8Array): void {
     this.#begin()
-    this.#forgetNode(name)
     this.#statements.setLease.run(lease, name)
+    this.#change(name, { lease })
   }
 
   takeSerial(): number {
