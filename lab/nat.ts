@@ -5,6 +5,9 @@
  *   port-restricted       one mapping per inside port, only answers come in; what Linux masquerading does
  *   symmetric             a new outside port for every destination; only answers come in
  *
+ * What comes in unasked is dropped, also where it is for the translator itself: an entry of its would take the port that
+ * masquerading keeps, and every mapping to that address would get another.
+ *
  * IPv6 is routed, with the filter of a home router: outbound, and answers.
  */
 
@@ -46,6 +49,10 @@ export function natRules(nat: NatSpec): string {
     type filter hook forward priority filter; policy accept;${learn}
     iifname ${out} ct state new ct status & dnat == 0 drop
     iifname ${out} ct state invalid drop
+  }
+  chain self {
+    type filter hook input priority filter; policy accept;
+    iifname ${out} meta l4proto 17 ct state new drop
   }
   chain translate {
     type nat hook postrouting priority srcnat; policy accept;

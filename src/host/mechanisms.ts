@@ -1,6 +1,7 @@
 /** Every mechanism, a line each: the one place where the daemon knows them by name. */
 import { anchorDescriptor, hostDescriptor } from '../anchoring/index.ts'
 import { mptcpDescriptor } from '../mptcp/index.ts'
+import { overlayDescriptor } from '../overlay/index.ts'
 import { routerDescriptor } from '../routing/index.ts'
 import { dimeDescriptor } from '../translation/index.ts'
 
@@ -10,4 +11,5 @@ export const MECHANISMS = [
   hostDescriptor,
   dimeDescriptor,
   mptcpDescriptor,
+  overlayDescriptor,
 ] as const

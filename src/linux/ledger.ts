@@ -8,7 +8,8 @@
  * Rule priorities, from the base (default 6700); tables have the same numbers:
  *
  *   +0   … +29   access n: `oif accN lookup +1+n`           tables +1 … +30
- *   +30  … +99   a router's subnets                         table +31
+ *   +30  … +95   a router's subnets                         table +31
+ *   +96  … +99   peers of the overlay                       table +196
  *   +100 … +169  a mobile host's own rules (anchoring)      table +0
  *   +200 … +263  address translation (DIME)                 tables +201 … +263
  *   +270 … +299  sources of MPTCP subflows               (queue +270)
@@ -40,15 +41,16 @@ const BYPASS_MARK = 0x4700_0000
 const ROUTER_MARK = 0x5700_0000
 /** Of access 0; each has the next. */
 const ACCESS_MARK = 0x8000_0000
+const NODE_MARK = 0x2700_0000
 const MPTCP_MARK = 0x3700_0000
 
 /** Priority (skb->priority) of a packet that was translated on arrival, which nothing else reads there: "gdwt". */
 export const TRANSLATED = 0x6764_7774
 
 /** Names that devices have unless the configuration names them. */
-export const DEVICES = { host: 'godwit0', anchor: 'gwan0', router: 'gwrt0' } as const
+export const DEVICES = { host: 'godwit0', anchor: 'gwan0', router: 'gwrt0', node: 'gwov0' } as const
 /** Devices of any instance are never access networks. */
-export const OUR_DEVICES: readonly string[] = ['godwit*', 'gwan*', 'gwrt*', 'gwpark-*']
+export const OUR_DEVICES: readonly string[] = ['godwit*', 'gwan*', 'gwrt*', 'gwov*', 'gwpark-*']
 
 /** First and last of a range of numbers. */
 export type Range = readonly [first: number, last: number]
@@ -140,8 +142,19 @@ export class Ledger {
     return {
       table: first + 1,
       bypass: first,
-      rules: [first, first + 69] as Range,
+      rules: [first, first + 65] as Range,
       mark: this.#mark(ROUTER_MARK),
+    }
+  }
+
+  get overlay() {
+    const first = this.base + 96
+    return {
+      table: this.base + 196,
+      bypass: first,
+      peers: first + 1,
+      rules: [first, first + 3] as Range,
+      mark: this.#mark(NODE_MARK),
     }
   }
 

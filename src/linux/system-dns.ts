@@ -26,18 +26,24 @@ export class SystemDns {
     this.#device = device
   }
 
-  /** Every name is asked of these from now on. Throws DNS_NOT_SET. */
-  set(keeper: DnsKeeper, servers: readonly string[]): void {
+  /**
+   * Every name is asked of these from now on, or where that can be said those of `domains`. False: all are asked there,
+   * though only the domains were meant. Throws DNS_NOT_SET.
+   */
+  set(keeper: DnsKeeper, servers: readonly string[], domains?: readonly string[]): boolean {
     const device = this.#device
     if (keeper === 'resolved') {
       run('resolvectl', ['dns', device, ...servers])
-      run('resolvectl', ['domain', device, '~.'])
-      run('resolvectl', ['default-route', device, 'true'])
-    } else if (keeper === 'resolvconf') {
+      run('resolvectl', ['domain', device, ...(domains ?? ['.']).map((domain) => `~${domain}`)])
+      run('resolvectl', ['default-route', device, String(domains === undefined)])
+      return true
+    }
+    if (keeper === 'resolvconf') {
       const lines = servers.map((server) => `nameserver ${server}\n`).join('')
       // First of all (-m 0), and alone (-x) where it can; the name puts it first where order goes by names.
       run('resolvconf', ['-a', this.#record, '-m', '0', '-x'], lines)
     }
+    return domains === undefined
   }
 
   /** As it was before. Repeatable, also after a run that was killed. */

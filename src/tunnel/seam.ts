@@ -106,6 +106,8 @@ export interface Paths {
 export interface SlowPath {
   /** WireGuard messages 1, 2, 3 (nothing verified yet). */
   handleHandshake(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void
+  /** A datagram that is no message of the tunnel: signalling of a mechanism. Absent: dropped. */
+  handleOther?(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void
   /**
    * An authenticated control payload. `slot` is the path it arrived on or -1 when its source is not a path's remote;
    * `pathId` is the path it names (0: none). `newest`: nothing newer of this peer has come, in any session, on any socket.

@@ -127,7 +127,7 @@ export class Inbound {
       const size = Math.min(segment, length - offset)
       this.counts.datagrams++
       if (size < HEADER + TAG) {
-        this.counts.malformed++
+        this.#other(i, at + offset, size, socket, now)
         continue
       }
       const type = this.#view.getUint32(at + offset, true)
@@ -137,8 +137,15 @@ export class Inbound {
         const from = this.#endpoint(i)
         this.#machine().handleHandshake(this.#u8.subarray(at + offset, at + offset + size), from, socket, now)
         this.#session = UNKNOWN
-      } else this.counts.malformed++
+      } else this.#other(i, at + offset, size, socket, now)
     }
+  }
+
+  /** Not the tunnel's. What it may be, the machine's owner knows. */
+  #other(i: number, at: number, size: number, socket: number, now: number): void {
+    const machine = this.#machine()
+    if (machine.handleOther === undefined) this.counts.malformed++
+    else machine.handleOther(this.#u8.subarray(at, at + size), this.#endpoint(i), socket, now)
   }
 
   #endpoint(i: number): Endpoint {

@@ -10,7 +10,7 @@ import type { SocketSetup } from './events.ts'
 import { answer, attempt, type Outcome } from './outcome.ts'
 
 /** Path ids are a byte; 0 stands for several (docs/wire/tunnel.md). */
-const MOST_PATHS = 255
+const ALL_IDS = [1, 255] as const
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 
 export interface OpenAccess<Setup extends SocketSetup> {
@@ -104,10 +104,11 @@ export class AccessSockets<Setup extends SocketSetup> {
     }
   }
 
-  /** An id that no path of the peer has. */
-  freePathId(peer: number): number {
+  /** An id that no path of the peer has, of those that this end may give. */
+  freePathId(peer: number, [first, last]: readonly [number, number] = ALL_IDS): number {
     const used = new Set((this.#parts.tunnel.machine.peer(peer)?.paths ?? []).map(({ pathId }) => pathId))
-    do this.#lastPathId = this.#lastPathId >= MOST_PATHS ? 1 : this.#lastPathId + 1
+    const next = (id: number) => (id < first || id >= last ? first : id + 1)
+    do this.#lastPathId = next(this.#lastPathId)
     while (used.has(this.#lastPathId))
     return this.#lastPathId
   }

@@ -16,7 +16,7 @@ import { openUdp } from '../../linux/udp.ts'
 import { Datapath } from '../datapath/datapath.ts'
 import type { PeerConfig, TunnelEvent } from '../protocol/api.ts'
 import { TunnelMachine } from '../protocol/machine.ts'
-import type { Forwarder, Machine } from '../seam.ts'
+import type { Endpoint, Forwarder, Machine } from '../seam.ts'
 import { Engine } from './engine.ts'
 import type {
   Alive,
@@ -63,6 +63,8 @@ export interface EngineParts<Command, Status> {
   afterTurn(now: number): void
   /** Data was sent or received: once a batch and peer. */
   noteData(now: number): void
+  /** A datagram that is no message of the tunnel; see `SlowPath`. The bytes are valid during the call. */
+  handleOther?(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void
   nextTimeout(): number | undefined
   handleTimeout(now: number): void
   /** The event `status`; the engine adds counters of its own. */
@@ -318,9 +320,12 @@ const IDLE_PARTS = {
 /** The tunnel machine with the mechanism's deadlines beside its own. */
 function withTimers(
   machine: TunnelMachine,
-  parts: Pick<EngineParts<never, unknown>, 'noteData' | 'nextTimeout' | 'handleTimeout'>,
+  parts: Pick<EngineParts<never, unknown>, 'noteData' | 'handleOther' | 'nextTimeout' | 'handleTimeout'>,
 ): Machine {
   return {
+    ...(parts.handleOther !== undefined && {
+      handleOther: (bytes, from, socket, now) => parts.handleOther?.(bytes, from, socket, now),
+    }),
     handleHandshake: (bytes, from, socket, now) => machine.handleHandshake(bytes, from, socket, now),
     handleControl: (...control) => machine.handleControl(...control),
     handleFirstReceive: (peer, localIndex, now) => machine.handleFirstReceive(peer, localIndex, now),

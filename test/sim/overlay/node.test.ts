@@ -10,15 +10,15 @@ function pair(kindA: NatKind | undefined, kindB: NatKind | undefined, sameInside
   const net = new Network()
   const a = net.node('alice')
   const b = net.node('bob')
-  const place = (node: SimNode, kind: NatKind | undefined, n: number) =>
+  const place = (kind: NatKind | undefined, n: number) =>
     kind === undefined
       ? { socket: 0, address: `198.51.100.${n}`, port: 5000 + n }
       : {
           ...{ socket: 0, address: sameInside ? '192.168.1.10' : `192.168.${n}.10`, port: 5000 },
           nat: new Nat(kind, `203.0.113.${n}`),
         }
-  a.use(place(a, kindA, 1))
-  b.use(place(b, kindB, 2))
+  a.use(place(kindA, 1))
+  b.use(place(kindB, 2))
   net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0)
   return { net, a, b }
 }

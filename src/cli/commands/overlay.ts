@@ -1,0 +1,73 @@
+/** `overlay …`: a node of an overlay. */
+import { ControlClient } from '../../host/control/client.ts'
+import { cleanUp, serve } from '../../host/daemon/serve.ts'
+import { conversation, type OverlayView, type TraceStep } from '../../host/provisioning/overlay.ts'
+import { State } from '../../host/stores/state.ts'
+import type { CommonOptions } from '../definition.ts'
+import { printJson, printLines, table } from '../output.ts'
+
+function client(options: CommonOptions): ControlClient {
+  return new ControlClient(new State(options).socket)
+}
+
+export function up(options: CommonOptions): Promise<void> {
+  return serve('overlay', new State(options))
+}
+
+export async function down(options: CommonOptions): Promise<void> {
+  await cleanUp(new State(options), 'overlay')
+  if (options.json) printJson({ clean: true })
+  else printLines(['nothing of godwit overlay is left in the kernel'])
+}
+
+interface Resolved {
+  readonly name: string
+  readonly addresses: readonly string[]
+  readonly way: string | null
+  readonly access: string | null
+}
+
+export async function resolve(name: string, options: CommonOptions): Promise<void> {
+  const answer = await client(options).post<Resolved>('/v1/overlay/resolve', { name })
+  if (options.json) {
+    printJson(answer)
+    return
+  }
+  const way = answer.way === null ? 'no way has answered yet' : `${answer.way} over ${answer.access}`
+  printLines([`${answer.name}  ${answer.addresses.join('  ')}  (${way})`])
+}
+
+export async function peers(options: CommonOptions): Promise<void> {
+  const view = await client(options).get<OverlayView>('/v1/overlay')
+  if (options.json) {
+    printJson(view)
+    return
+  }
+  const state = view.registered ? 'registered' : `not registered: ${view.trouble ?? 'no answer yet'}`
+  const rows = view.peers.map((peer) => [
+    peer.name,
+    peer.addresses.join(' '),
+    peer.way ?? '-',
+    peer.access ?? '-',
+    peer.reason,
+  ])
+  printLines([
+    `${view.name}  ${view.addresses.join('  ')}  at ${view.coordinator}, ${state}`,
+    '',
+    ...(rows.length === 0
+      ? ['no peers yet']
+      : table(['PEER', 'VIRTUAL ADDRESSES', 'WAY', 'ACCESS', 'WHY'], rows)),
+  ])
+}
+
+export async function trace(options: CommonOptions): Promise<void> {
+  const { steps } = await client(options).get<{ steps: TraceStep[] }>('/v1/overlay/trace')
+  if (options.json) printJson({ steps })
+  else printLines(steps.length === 0 ? ['no signalling yet'] : conversation(steps))
+}
+
+export async function forget(name: string, options: CommonOptions): Promise<void> {
+  const answer = await client(options).post<{ forgotten: string }>('/v1/overlay/forget', { name })
+  if (options.json) printJson(answer)
+  else printLines([`${answer.forgotten} is forgotten until it is asked for again`])
+}

@@ -1,0 +1,102 @@
+/** A node of the overlay as the daemon composes it. */
+import { SystemServers } from '../access/names/index.ts'
+import { GodwitError } from '../core/errors.ts'
+import { DEVICES } from '../linux/ledger.ts'
+import { SystemDns } from '../linux/system-dns.ts'
+import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
+import { NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import { must, parseHostPort } from '../mechanism/schema.ts'
+import type { Services } from '../mechanism/services.ts'
+import { overlaySections } from './config.ts'
+import {
+  credentialsOf,
+  keyIn,
+  LEASE_FILE,
+  LOGIN_FILE,
+  PEERS_FILE,
+  readLease,
+  readLogin,
+  readPeers,
+  writeLease,
+  writePeers,
+} from './node/login.ts'
+import { NodeNames } from './node/names.ts'
+import { NodePlumbing } from './node/plumbing.ts'
+import { ResolvConf } from './node/resolv-conf.ts'
+import { NodeService } from './node/service.ts'
+
+type OverlayConfig = ConfigWith<typeof overlaySections>
+
+export const overlayDescriptor: MechanismDescriptor<typeof overlaySections> = {
+  name: 'overlay',
+  role: 'overlay',
+  summary: 'A node of an overlay: reached by its name behind any NAT, over tunnels from end to end.',
+  sections: overlaySections,
+  claims: () => false,
+  runsBeside: ({ overlay }) => overlay !== undefined,
+  describe: () => 'a node',
+  accesses: ({ overlay }) => overlay?.accesses.filter((each) => each !== '*') ?? [],
+  devices: () => [DEVICES.node],
+  refusal: ({ overlay }, { file }) =>
+    overlay !== undefined
+      ? undefined
+      : new GodwitError('NOT_LOGGED_IN', `${file} has no [overlay]`, {
+          kind: 'usage',
+          hint: 'godwit overlay login ACCOUNT',
+        }),
+  compose: composeNode,
+  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES],
+}
+
+function composeNode(config: OverlayConfig, services: Services): NodeService {
+  const { ledger, recorder, files, clock } = services
+  const login = readLogin(files.file(LOGIN_FILE))
+  if (login === undefined)
+    throw new GodwitError('NOT_LOGGED_IN', `there is no ${files.file(LOGIN_FILE)}`, {
+      kind: 'usage',
+      hint: 'godwit overlay login ACCOUNT',
+    })
+  const device = DEVICES.node
+  const credentials = credentialsOf(login)
+  const lease = readLease(files.file(LEASE_FILE))
+  return new NodeService(
+    {
+      monitor: services.accesses,
+      plumbing: new NodePlumbing(services.rtnl, services.sysctls('overlay'), { device, ledger }),
+      localNames: ({ lookup }) =>
+        new NodeNames(
+          {
+            ...{ lookup, recorder },
+            servers: new SystemServers(),
+            system: new SystemDns(device),
+            file: new ResolvConf(ledger.alias),
+          },
+          {
+            keeper: config.overlay?.dns ?? 'auto',
+            zone: login.name.slice(login.name.indexOf('.') + 1),
+          },
+        ),
+      protect: (guarded) => services.guard.protect(guarded),
+      recorder,
+      wall: () => clock.wall(),
+      endpoints: services.endpoints,
+      names: services.names,
+      timestamp: services.timestamp,
+      sockets: services.sockets,
+      owners: services.owners,
+      keepLease: (bytes) => writeLease(files.file(LEASE_FILE), bytes),
+      keepPeers: (peers) => writePeers(files.file(PEERS_FILE), peers),
+    },
+    {
+      device,
+      privateKey: keyIn(login.private_key),
+      credentials,
+      coordinator: must(parseHostPort(login.coordinator)),
+      known: readPeers(files.file(PEERS_FILE)),
+      mark: ledger.overlay.mark,
+      accesses: config.overlay?.accesses ?? ['*'],
+      ...(lease !== undefined && { lease }),
+      ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
+    },
+  )
+}

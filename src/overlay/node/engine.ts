@@ -1,0 +1,500 @@
+/**
+ * The engine of a node: a socket per access, the node machine's signalling and the tunnel's packets through the same sockets
+ * (what a NAT maps is the socket), a path for each way that works, and the choice among them. The tunnel proves and watches
+ * paths; here they are opened, compared and closed.
+ */
+import { formatAddress } from '../../core/address.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import { formatEndpoint } from '../../core/flow.ts'
+import { publicKeyOf } from '../../crypto/keys.ts'
+import { realRandom } from '../../linux/clock.ts'
+import { AccessSockets } from '../../tunnel/engine/access-sockets.ts'
+import { done, type Outcome } from '../../tunnel/engine/outcome.ts'
+import { type EngineParts, TunnelEngine, tunDevice } from '../../tunnel/engine/tunnel-engine.ts'
+import type { EngineHost } from '../../tunnel/engine/worker.ts'
+import { type PathView, type TunnelEvent, usable } from '../../tunnel/protocol/api.ts'
+import { Verdict } from '../../tunnel/seam.ts'
+import type { NodeOutput, NodeSocket, Step } from '../machine/api.ts'
+import { NodeMachine } from '../machine/node.ts'
+import { isLocal } from '../machine/pair.ts'
+import { endpointKey, type RouteKind, sameEndpoint } from '../tables.ts'
+import { overlayCrypto } from './crypto.ts'
+import { OverlayForwarder } from './forwarder.ts'
+import type {
+  NodeAccess,
+  NodeCommand,
+  NodeEvent,
+  NodePeer,
+  NodeSetup,
+  NodeStatus,
+  OverlayPath,
+} from './protocol.ts'
+
+const RING_BYTES = 8 << 20
+const REPORT_MS = 500
+/** Path ids of the leader of a pair and of the other (docs/wire/overlay.md). */
+const LEADER_IDS = [1, 127] as const
+const FOLLOWER_IDS = [128, 254] as const
+/** Paths this end keeps to one peer. */
+const MAX_PATHS = 6
+/** A path that has been dead for so long while another works is closed (ms). */
+const DEAD_MS = 30_000
+/** Between probes of a path that stands by (ms): a NAT's mapping lives longer. */
+const STANDBY_MS = 10_000
+/** Without a path for so long although packets are for it, a peer is directed anew (ms). */
+const NO_PATH_MS = 400
+/** Packets count as wanting a path for so long (ms). */
+const WANTED_MS = 60_000
+/** Packets for a peer that was refused are dropped for so long (ms). */
+const REFUSED_MS = 5_000
+const NEVER = Number.POSITIVE_INFINITY
+const RANKS: Readonly<Record<RouteKind, number>> = { lan: 0, direct: 1, relay: 2 }
+
+interface Known extends NodePeer {
+  readonly publicKey: Uint8Array
+  readonly leads: boolean
+  readonly pairKey: Uint8Array
+  /** Ports of relays that it is reached through. */
+  readonly relays: Set<string>
+  slot: number
+  reason: string
+  /** Without a path since. */
+  since: number
+}
+
+export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
+  readonly tunnel: TunnelEngine<NodeCommand, NodeEvent, Known, NodeStatus>
+  readonly #forwarder = new OverlayForwarder()
+  readonly #sockets: AccessSockets<NodeAccess>
+  readonly #node: NodeMachine
+  readonly #own: string
+  #steps: Step[] = []
+  #preferred: string | undefined
+  /** Peers whose paths have changed in this turn. */
+  readonly #changed = new Set<number>()
+  #lookAt = NEVER
+
+  constructor(host: EngineHost) {
+    const setup = host.data as NodeSetup
+    this.#own = setup.credentials.name
+    this.tunnel = new TunnelEngine(
+      host,
+      {
+        setup,
+        source: tunDevice(setup),
+        forwarder: this.#forwarder,
+        ringBytes: RING_BYTES,
+        reportMs: REPORT_MS,
+      },
+      this,
+    )
+    this.#sockets = new AccessSockets({
+      tunnel: this.tunnel,
+      mark: setup.mark,
+      pathsOf: (access) => this.#pathsOver(access),
+    })
+    const { clock } = this.tunnel
+    this.#node = new NodeMachine(
+      { crypto: overlayCrypto, random: realRandom, wall: () => clock.wall() },
+      {
+        credentials: setup.credentials,
+        publicKey: publicKeyOf(setup.privateKey),
+        ...(setup.lease !== undefined && { lease: setup.lease }),
+      },
+    )
+  }
+
+  handleCommand(command: NodeCommand, now: number): Outcome {
+    this.tunnel.reportSoon()
+    switch (command.type) {
+      case 'access':
+        return this.#setAccess(command.access, now)
+      case 'access-gone':
+        this.#sockets.close(command.name, now)
+        this.#tellSockets(now)
+        return done
+      case 'wake':
+        this.tunnel.machine.wake(now)
+        this.#node.wake(now)
+        return done
+      case 'coordinator':
+        this.#node.setCoordinator(command.endpoints, now)
+        return done
+      case 'known':
+        for (const peer of command.peers)
+          if (this.tunnel.peers.get(peer.name) === undefined) this.#forwarder.addDormant(peer)
+        return done
+      case 'resolve':
+        this.#forwarder.refuse(command.name, 0)
+        this.#node.resolve(command.name, now)
+        return done
+      case 'forget':
+        this.#forget(command.name, now)
+        return done
+      case 'prefer':
+        this.#preferred = command.access
+        for (const [, index] of this.tunnel.peers.indices()) this.#changed.add(index)
+        return done
+      case 'notified':
+        this.#node.setNotified(command.connected, now)
+        return done
+      case 'notification':
+        this.#node.handleNotification(command.bytes, now)
+        return done
+    }
+  }
+
+  handleOther(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void {
+    this.#node.handleDatagram(bytes, from, socket, now)
+  }
+
+  handleTunnelEvent(event: TunnelEvent, now: number): void {
+    switch (event.type) {
+      case 'path':
+      case 'remote':
+      case 'quality':
+        this.#changed.add(event.peer)
+        break
+      case 'path-closed':
+        this.#sockets.pathClosed(event.slot)
+        this.#changed.add(event.peer)
+        break
+      case 'session':
+        this.tunnel.reportSoon()
+        break
+      case 'handshake-failed':
+        this.#log('debug', `no session with ${this.tunnel.peers.nameOf(event.peer)}: ${event.reason}`)
+        break
+      default:
+    }
+    if (event.type === 'path') this.#settle(event.peer, now)
+  }
+
+  noteData(): void {}
+
+  nextTimeout(): number | undefined {
+    const at = Math.min(this.#node.nextTimeout() ?? NEVER, this.#lookAt)
+    return at === NEVER ? undefined : at
+  }
+
+  handleTimeout(now: number): void {
+    this.#node.handleTimeout(now)
+  }
+
+  afterTurn(now: number): void {
+    for (const name of this.#forwarder.wanted) this.#node.resolve(name, now)
+    this.#forwarder.wanted.clear()
+    for (let output = this.#node.poll(); output !== undefined; output = this.#node.poll())
+      this.#carryOut(output, now)
+    for (const peer of this.#changed) this.#choose(peer, now)
+    this.#changed.clear()
+    if (this.#lookAt <= now) this.#look(now)
+    if (this.#steps.length > 0) {
+      this.tunnel.emit({ type: 'steps', steps: this.#steps })
+      this.#steps = []
+    }
+  }
+
+  status(now: number): NodeStatus {
+    this.#look(now)
+    const { machine, peers } = this.tunnel
+    return {
+      type: 'status',
+      paths: this.tunnel.paths((slot) => this.#describe(slot)),
+      peers: [...peers.indices()].map(([, index]) => {
+        const { name, v6, v4, publicKey, slot, reason } = peers.at(index)!
+        const path = machine.path(slot)
+        return {
+          ...{ name, v6, publicKey, reason },
+          ...(v4 !== undefined && { v4 }),
+          established: machine.peer(index)?.established === true,
+          ...(path !== undefined && { access: this.#accessOf(path.socket), kind: this.#kindOf(index, path) }),
+        }
+      }),
+      counters: { ...this.#forwarder.counts },
+    }
+  }
+
+  // ---- accesses
+
+  #setAccess(access: NodeAccess, now: number): Outcome {
+    this.#sockets.closeStale(access, now)
+    const opened = access.up ? this.#sockets.open(access, now) : done
+    this.#tellSockets(now)
+    return opened
+  }
+
+  #tellSockets(now: number): void {
+    const sockets: NodeSocket[] = [...this.#sockets.all()].map(({ index, port, setup }) => ({
+      socket: index,
+      port,
+      access: setup.name,
+      addresses: setup.addresses,
+      priority: setup.priority,
+    }))
+    this.#node.setSockets(sockets, now)
+  }
+
+  #accessOf(socket: number): string {
+    for (const { index, setup } of this.#sockets.all()) if (index === socket) return setup.name
+    return ''
+  }
+
+  #priorityOf(socket: number): number {
+    for (const { index, setup } of this.#sockets.all())
+      if (index === socket) return setup.name === this.#preferred ? -1 : setup.priority
+    return Number.MAX_SAFE_INTEGER
+  }
+
+  #pathsOver(access: string): PathView[] {
+    const socket = [...this.#sockets.all()].find(({ setup }) => setup.name === access)?.index
+    return [...this.tunnel.peers.indices()].flatMap(([, index]) =>
+      (this.tunnel.machine.peer(index)?.paths ?? []).filter((path) => path.socket === socket),
+    )
+  }
+
+  // ---- what the node machine wants done
+
+  #carryOut(output: NodeOutput, now: number): void {
+    switch (output.type) {
+      case 'send':
+        this.tunnel.engine.datapath.handshake(output.bytes, output.to, output.socket)
+        break
+      case 'step':
+        this.#steps.push(output)
+        break
+      case 'registered': {
+        const { lease, encoded, observed, notification } = output
+        const { v6, v4 } = lease
+        this.#forwarder.setOwn(v4 === undefined ? [v6] : [v6, v4])
+        this.tunnel.emit({
+          ...{ type: 'registered', v6, encoded, until: 1000 * lease.notAfter },
+          ...(v4 !== undefined && { v4 }),
+          observed: formatEndpoint(observed.address, observed.port),
+          ...(notification !== undefined && { notification }),
+        })
+        break
+      }
+      case 'unregistered':
+        this.tunnel.emit(output)
+        break
+      case 'refused':
+        this.#forwarder.refuse(output.peer, now + REFUSED_MS)
+        this.tunnel.emit({
+          type: 'refused',
+          name: output.peer,
+          reason: output.reason,
+          status: output.status,
+        })
+        break
+      case 'direction':
+        this.#direct(output, now)
+        break
+      case 'way':
+        this.#way(output, now)
+        break
+      case 'way-gone':
+        for (const { slot, socket, remote } of this.#pathsOf(this.tunnel.peers.get(output.peer)))
+          if (socket === output.socket && sameEndpoint(remote, output.remote))
+            this.tunnel.machine.removePath(slot, now)
+        break
+      case 'log':
+        this.#log(output.level, output.message)
+    }
+  }
+
+  #direct(output: Extract<NodeOutput, { type: 'direction' }>, now: number): void {
+    const { machine, peers } = this.tunnel
+    const { peer: name, lease, pairKey, leads, asked } = output
+    const { publicKey, v6, v4 } = lease
+    const known = peers.at(peers.get(name) ?? -1)
+    const same = known !== undefined && endsMeet(known, { publicKey, v6, pairKey })
+    if (known !== undefined && !same) this.#removePeer(name, now)
+    if (!same) {
+      const peer: Known = {
+        ...{ name, publicKey, v6, leads, pairKey, relays: new Set<string>() },
+        ...(v4 !== undefined && { v4 }),
+        ...{ slot: Verdict.PARK, reason: 'no way has answered yet', since: now },
+      }
+      const added = this.tunnel.addPeer(
+        peer,
+        {
+          publicKey,
+          presharedKey: pairKey,
+          dialect: 'godwit',
+          allowedIps: [
+            { address: v6, prefixLength: 128 },
+            ...(v4 === undefined ? [] : [{ address: v4, prefixLength: 32 }]),
+          ],
+        },
+        now,
+      )
+      if (!added.ok) {
+        this.#log('warn', `${name} cannot be a peer: ${added.failure.message}`)
+        return
+      }
+      this.#forwarder.addPeer(added.value, peer)
+    }
+    const index = peers.get(name)!
+    peers.at(index)!.since = now
+    this.#lookAt = Math.min(this.#lookAt, now + NO_PATH_MS)
+    for (const { slot, state } of machine.peer(index)?.paths ?? [])
+      if (!usable(state)) machine.setStandby(slot, undefined)
+    this.tunnel.emit({ type: 'directed', peer: { name, v6, ...(v4 !== undefined && { v4 }) }, asked })
+  }
+
+  #way({ peer: name, kind, socket, remote, open }: Extract<NodeOutput, { type: 'way' }>, now: number): void {
+    const index = this.tunnel.peers.get(name)
+    const peer = this.tunnel.peers.at(index ?? -1)
+    if (index === undefined || peer === undefined) return
+    if (kind === 'relay') peer.relays.add(endpointKey(remote))
+    this.#changed.add(index)
+    const paths = this.#pathsOf(index)
+    const there = paths.some((path) => path.socket === socket && sameEndpoint(path.remote, remote))
+    if (!open || there || paths.length >= MAX_PATHS) return
+    const access = [...this.#sockets.all()].find((each) => each.index === socket)
+    if (access === undefined) return
+    const ids = peer.leads ? LEADER_IDS : FOLLOWER_IDS
+    const pathId = this.#sockets.freePathId(index, ids)
+    this.tunnel.machine.addPath(index, { pathId, socket, remote, mtu: access.setup.mtu }, now)
+  }
+
+  #forget(name: string, now: number): void {
+    this.#node.forget(name, now)
+    this.#removePeer(name, now)
+  }
+
+  #removePeer(name: string, now: number): void {
+    const known = this.tunnel.peers.at(this.tunnel.peers.get(name) ?? -1)
+    if (known === undefined) return
+    this.#forwarder.removePeer(known)
+    this.tunnel.removePeer(name, now)
+  }
+
+  // ---- paths
+
+  #pathsOf(index: number | undefined): PathView[] {
+    const view = index === undefined ? undefined : this.tunnel.machine.peer(index)
+    return (view?.paths ?? []).filter(({ state }) => state.name !== 'closing')
+  }
+
+  #kindOf(index: number, { remote }: PathView): RouteKind {
+    if (this.tunnel.peers.at(index)?.relays.has(endpointKey(remote)) === true) return 'relay'
+    return isLocal(remote) ? 'lan' : 'direct'
+  }
+
+  /** Of two paths between the same two sockets one is enough: the one that works, else the leader's. */
+  #settle(index: number, now: number): void {
+    const peer = this.tunnel.peers.at(index)
+    if (peer === undefined) return
+    const paths = this.#pathsOf(index)
+    for (const own of paths) {
+      if (!isOwn(own, peer.leads)) continue
+      const twin = paths.find(
+        (other) =>
+          !isOwn(other, peer.leads) && other.socket === own.socket && sameEndpoint(other.remote, own.remote),
+      )
+      if (twin === undefined || !usable(twin.state)) continue
+      if (!peer.leads || !usable(own.state)) this.tunnel.machine.removePath(own.slot, now)
+    }
+  }
+
+  /** The path that packets for the peer take from now on. */
+  #choose(index: number, now: number): void {
+    const peer = this.tunnel.peers.at(index)
+    if (peer === undefined) return
+    const { machine } = this.tunnel
+    const working = this.#pathsOf(index).filter(({ state }) => usable(state))
+    const rank = (path: PathView) => [
+      path.state.name === 'suspect' ? 1 : 0,
+      RANKS[this.#kindOf(index, path)],
+      this.#priorityOf(path.socket),
+    ]
+    let best: PathView | undefined
+    for (const path of working) {
+      const order = best === undefined ? -1 : compareRanks(rank(path), rank(best))
+      if (order < 0 || (order === 0 && path.slot === peer.slot)) best = path
+    }
+    for (const path of working) machine.setStandby(path.slot, path === best ? undefined : STANDBY_MS)
+    if (best !== undefined) this.#node.notePath(peer.name)
+    else if (peer.slot >= 0) peer.since = now
+    const slot = best?.slot ?? Verdict.PARK
+    if (slot === peer.slot) return
+    const from = machine.path(peer.slot)
+    const to = best === undefined ? 'none' : this.#wayText(index, best)
+    peer.reason = best === undefined ? 'no way works' : reasonFor(this.#kindOf(index, best), working.length)
+    const before = peer.slot >= 0 && from !== undefined ? this.#wayText(index, from) : 'none'
+    peer.slot = slot
+    this.#forwarder.setSlot(index, slot)
+    if (slot >= 0) this.tunnel.engine.retryParked()
+    else this.#lookAt = Math.min(this.#lookAt, now + NO_PATH_MS)
+    this.tunnel.reportSoon()
+    this.tunnel.emit({ type: 'handover', peer: peer.name, from: before, to, cause: peer.reason })
+  }
+
+  #wayText(index: number, path: PathView): string {
+    return `${this.#accessOf(path.socket) || 'gone'} (${this.#kindOf(index, path)})`
+  }
+
+  /** Peers without a path that packets are for, and paths that have been dead for long beside one that works. */
+  #look(now: number): void {
+    this.#lookAt = NEVER
+    const { machine, peers } = this.tunnel
+    for (const [name, index] of peers.indices()) {
+      const peer = peers.at(index)!
+      if (peer.slot >= 0) {
+        for (const path of this.#pathsOf(index)) {
+          const { state } = path
+          const since = 'since' in state ? state.since : Number.NaN
+          if (isOwn(path, peer.leads) && state.name === 'down' && now - since > DEAD_MS)
+            machine.removePath(path.slot, now)
+        }
+      } else if (now - Math.max(peer.since, 0) >= NO_PATH_MS) {
+        const wanted = now - this.#forwarder.usedAt(index) < WANTED_MS || now - peer.since < WANTED_MS
+        if (wanted) this.#node.noteNoPath(name, now)
+      } else this.#lookAt = Math.min(this.#lookAt, peer.since + NO_PATH_MS)
+    }
+    for (let output = this.#node.poll(); output !== undefined; output = this.#node.poll())
+      this.#carryOut(output, now)
+  }
+
+  #describe(slot: number): Pick<OverlayPath, 'access' | 'kind' | 'used'> {
+    const path = this.tunnel.machine.path(slot)
+    if (path === undefined) return { access: '', kind: 'direct', used: false }
+    return {
+      access: this.#accessOf(path.socket),
+      kind: this.#kindOf(path.peer, path),
+      used: this.#forwarder.slot(path.peer) === slot,
+    }
+  }
+
+  #log(level: 'warn' | 'debug', message: string): void {
+    this.tunnel.emit({ type: 'log', level, message })
+  }
+}
+
+/** Whether this end opened it. */
+function isOwn({ pathId }: PathView, leads: boolean): boolean {
+  return leads === pathId <= LEADER_IDS[1]
+}
+
+function endsMeet(
+  known: Pick<Known, 'publicKey' | 'v6' | 'pairKey'>,
+  now: Pick<Known, 'publicKey' | 'v6' | 'pairKey'>,
+): boolean {
+  return (
+    overlayCrypto.equal(known.publicKey, now.publicKey) &&
+    overlayCrypto.equal(known.pairKey, now.pairKey) &&
+    formatAddress(known.v6) === formatAddress(now.v6)
+  )
+}
+
+function compareRanks(a: readonly number[], b: readonly number[]): number {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i]! - b[i]!
+  return 0
+}
+
+function reasonFor(kind: RouteKind, working: number): string {
+  if (kind === 'relay') return working === 1 ? 'only the relay is reached' : 'no direct way works'
+  return kind === 'lan' ? 'the peer is in the same local network' : 'a direct way works'
+}

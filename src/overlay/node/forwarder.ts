@@ -1,0 +1,128 @@
+/**
+ * Which path a packet between virtual addresses takes: the tunnel table (NT-35) as the datapath asks it. A destination names
+ * the peer; the engine says which of its paths is in use. Peers of earlier runs have addresses here and no tunnel yet: a packet
+ * for one waits, and its name is asked for.
+ */
+import { LpmTable } from '../../core/address.ts'
+import { addressLength, sourceAt, transportOf } from '../../core/ip.ts'
+import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
+import type { NodePeer } from './protocol.ts'
+
+export class OverlayForwarder implements Forwarder {
+  /** `foreign`: with a source that is not this node's; `spoofed`: the same of a peer's, or not for this node. */
+  counts = { unroutable: 0, foreign: 0, spoofed: 0 }
+  /** Names of peers without a tunnel that packets are for. */
+  readonly wanted = new Set<string>()
+  readonly #own = new LpmTable<true>()
+  #ownPrefixes: readonly Uint8Array[] = []
+  /** Peers by address: index in the tunnel; below zero, -1 minus the index in `#dormant`. */
+  readonly #peers = new LpmTable<number>()
+  readonly #dormant: { readonly name: string; refusedUntil: number }[] = []
+  readonly #slots: number[] = []
+  /** When a packet was last meant for the peer. */
+  readonly #usedAt: number[] = []
+
+  /** The virtual addresses of this node. */
+  setOwn(addresses: readonly Uint8Array[]): void {
+    for (const address of this.#ownPrefixes) this.#own.remove(whole(address))
+    for (const address of addresses) this.#own.insert(whole(address), true)
+    this.#ownPrefixes = addresses
+  }
+
+  addDormant(peer: NodePeer): void {
+    const index = -1 - (this.#dormant.push({ name: peer.name, refusedUntil: 0 }) - 1)
+    for (const address of addressesOf(peer)) this.#peers.insert(whole(address), index)
+  }
+
+  /** No direction came: packets for it are dropped until then, and do not ask for another. */
+  refuse(name: string, until: number): void {
+    for (const peer of this.#dormant) if (peer.name === name) peer.refusedUntil = until
+  }
+
+  addPeer(index: number, peer: NodePeer): void {
+    for (const address of addressesOf(peer)) this.#peers.insert(whole(address), index)
+    this.#slots[index] = Verdict.PARK
+    this.#usedAt[index] = Number.NEGATIVE_INFINITY
+  }
+
+  removePeer(peer: NodePeer): void {
+    for (const address of addressesOf(peer)) this.#peers.remove(whole(address))
+  }
+
+  /** The path that packets for the peer take; PARK: none works. */
+  setSlot(index: number, slot: number): void {
+    this.#slots[index] = slot
+  }
+
+  slot(index: number): number {
+    return this.#slots[index] ?? Verdict.PARK
+  }
+
+  usedAt(index: number): number {
+    return this.#usedAt[index] ?? Number.NEGATIVE_INFINITY
+  }
+
+  outbound(
+    bytes: Uint8Array,
+    view: DataView,
+    at: number,
+    length: number,
+    _partial: boolean,
+    now: number,
+  ): number {
+    if (transportOf(view, at, length) < 0) {
+      this.counts.unroutable++
+      return Verdict.DROP
+    }
+    const width = addressLength(view, at)
+    const family = width === 4 ? 4 : 6
+    const source = sourceAt(view, at)
+    const peer = this.#peers.lookup(bytes, source + width, family)
+    if (peer === undefined) {
+      this.counts.unroutable++
+      return Verdict.DROP
+    }
+    if (this.#own.lookup(bytes, source, family) === undefined) {
+      this.counts.foreign++
+      return Verdict.DROP
+    }
+    if (peer < 0) return this.#want(-1 - peer, now)
+    this.#usedAt[peer] = now
+    return this.#slots[peer]!
+  }
+
+  inbound(
+    bytes: Uint8Array,
+    view: DataView,
+    at: number,
+    _length: number,
+    _partial: boolean,
+    peer: number,
+  ): boolean {
+    const width = addressLength(view, at)
+    const family = width === 4 ? 4 : 6
+    const source = sourceAt(view, at)
+    if (
+      this.#peers.lookup(bytes, source, family) === peer &&
+      this.#own.lookup(bytes, source + width, family) !== undefined
+    )
+      return true
+    this.counts.spoofed++
+    return false
+  }
+
+  #want(index: number, now: number): number {
+    const peer = this.#dormant[index]!
+    if (now < peer.refusedUntil) return Verdict.DROP
+    this.wanted.add(peer.name)
+    return Verdict.PARK
+  }
+}
+
+export function addressesOf({ v6, v4 }: NodePeer): readonly Uint8Array[] {
+  return v4 === undefined ? [v6] : [v6, v4]
+}
+
+function whole(address: Uint8Array): { readonly address: Uint8Array; readonly length: number } {
+  return { address, length: 8 * address.length }
+}

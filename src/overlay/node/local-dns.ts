@@ -1,0 +1,232 @@
+/**
+ * The overlay's names for the programs of this machine: a name server on the node's own virtual address. A question for a name
+ * of the zone asks for a direction and is answered with the node's virtual addresses (Fig. 5 steps 1–2); any other
+ * question goes on to the servers that this machine had, as it stands. Only this machine can ask: nobody else has a route to
+ * the address.
+ */
+import { createSocket, type Socket } from 'node:dgram'
+import { createConnection, createServer, type Server, type Socket as Stream } from 'node:net'
+import { type Answer, AUTHORITATIVE_ANSWER, decode, encode, type Packet } from 'dns-packet'
+import { formatAddress } from '../../core/address.ts'
+import type { NodePeer } from './protocol.ts'
+
+const PORT = 53
+/** Seconds: addresses do not change, nodes come and go. */
+const TTL = 10
+/** Questions that wait for an answer at a time. */
+const MAX_WAITING = 512
+const FORWARD_MS = 4_000
+const IDLE_MS = 10_000
+const MAX_STREAMS = 64
+const HEADER = 12
+const NXDOMAIN = 3
+const SERVFAIL = 2
+
+export interface LocalDnsParts {
+  /** Undefined: there is no such node. Rejects when it cannot be known now. */
+  readonly lookup: (name: string) => Promise<NodePeer | undefined>
+  /** Whether a name is one of the overlay's. */
+  readonly covers: (name: string) => boolean
+  /** Who is asked for all others, as text. */
+  readonly upstream: () => readonly string[]
+  readonly report: (message: string) => void
+}
+
+type Reply = (bytes: Uint8Array) => void
+
+export class LocalDns {
+  readonly #parts: LocalDnsParts
+  readonly #sockets: Socket[] = []
+  readonly #servers: Server[] = []
+  readonly #streams = new Set<Stream>()
+  #waiting = 0
+  #bound = ''
+
+  constructor(parts: LocalDnsParts) {
+    this.#parts = parts
+  }
+
+  /** Listens on these addresses of this machine and no others. */
+  async listen(addresses: readonly string[]): Promise<void> {
+    if (this.#bound === addresses.join()) return
+    this.stop()
+    this.#bound = addresses.join()
+    for (const address of addresses) {
+      try {
+        await this.#listenOn(address)
+      } catch (error) {
+        this.#parts.report(`names of the overlay are not served on ${address}: ${(error as Error).message}`)
+      }
+    }
+  }
+
+  stop(): void {
+    for (const socket of this.#sockets.splice(0)) socket.close()
+    for (const server of this.#servers.splice(0)) server.close()
+    for (const stream of this.#streams) stream.destroy()
+    this.#bound = ''
+  }
+
+  async #listenOn(address: string): Promise<void> {
+    const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4')
+    socket.on('error', (error) => this.#parts.report(`name server on ${address}: ${error.message}`))
+    socket.on('message', (bytes, from) => {
+      this.#answer(bytes, false, (answer) => {
+        if (this.#sockets.includes(socket)) socket.send(answer, from.port, from.address)
+      })
+    })
+    await new Promise<void>((resolve, reject) => {
+      socket.once('error', reject)
+      socket.bind(PORT, address, resolve)
+    })
+    this.#sockets.push(socket)
+    const server = createServer((stream) => this.#serve(stream))
+    server.on('error', (error) => this.#parts.report(`name server on ${address}: ${error.message}`))
+    server.maxConnections = MAX_STREAMS
+    server.listen(PORT, address)
+    this.#servers.push(server)
+  }
+
+  #serve(stream: Stream): void {
+    this.#streams.add(stream)
+    stream.setTimeout(IDLE_MS, () => stream.destroy())
+    stream.on('error', () => stream.destroy())
+    stream.on('close', () => this.#streams.delete(stream))
+    readFrames(stream, (bytes) =>
+      this.#answer(bytes, true, (answer) => {
+        if (!stream.destroyed) stream.write(framed(answer))
+      }),
+    )
+  }
+
+  #answer(bytes: Uint8Array, stream: boolean, reply: Reply): void {
+    const question = questionIn(bytes)
+    if (question === undefined || this.#waiting >= MAX_WAITING) return
+    this.#waiting++
+    const work = this.#parts.covers(question.name)
+      ? this.#own(question).then(reply)
+      : this.#forward(bytes, question, stream).then(reply)
+    void work.catch(() => reply(failure(question))).finally(() => this.#waiting--)
+  }
+
+  async #own(question: Question): Promise<Uint8Array> {
+    let peer: NodePeer | undefined
+    try {
+      peer = await this.#parts.lookup(question.name)
+    } catch {
+      return failure(question)
+    }
+    if (peer === undefined) return response(question, NXDOMAIN, [])
+    const address = question.type === 'AAAA' ? peer.v6 : question.type === 'A' ? peer.v4 : undefined
+    if (address === undefined) return response(question, 0, [])
+    const data = formatAddress(address)
+    const type = question.type as 'A' | 'AAAA'
+    return response(question, 0, [{ type, name: question.asked, ttl: TTL, data }])
+  }
+
+  /** The question as it stands to the servers in turn; the first answer counts. */
+  async #forward(bytes: Uint8Array, question: Question, stream: boolean): Promise<Uint8Array> {
+    for (const server of this.#parts.upstream()) {
+      const answer = await (stream ? overTcp(server, bytes) : overUdp(server, bytes)).catch(() => undefined)
+      if (answer !== undefined) return answer
+    }
+    return failure(question)
+  }
+}
+
+interface Question {
+  readonly id: number
+  /** As it was asked, and in lower case without the last dot. */
+  readonly asked: string
+  readonly name: string
+  readonly type: string
+  readonly desired: boolean
+}
+
+/** The one question of a query; undefined for anything else. */
+function questionIn(bytes: Uint8Array): Question | undefined {
+  if (bytes.length < HEADER || (bytes[2]! & 0xf8) !== 0) return undefined
+  try {
+    const { id = 0, questions = [] } = decode(Buffer.from(bytes))
+    const [question, ...more] = questions
+    if (question === undefined || more.length > 0) return undefined
+    const name = question.name.toLowerCase().replace(/\.$/, '')
+    return { id, asked: question.name, name, type: question.type, desired: (bytes[2]! & 1) !== 0 }
+  } catch {
+    return undefined
+  }
+}
+
+function response(question: Question, code: number, answers: Answer[]): Uint8Array {
+  const packet: Packet = {
+    type: 'response',
+    id: question.id,
+    flags:
+      (code === 0 || code === NXDOMAIN ? AUTHORITATIVE_ANSWER : 0) | (question.desired ? 0x180 : 0x80) | code,
+    questions: [{ type: question.type as 'A', name: question.asked }],
+    answers,
+  }
+  return encode(packet)
+}
+
+function failure(question: Question): Uint8Array {
+  return response(question, SERVFAIL, [])
+}
+
+function overUdp(server: string, bytes: Uint8Array): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    const socket = createSocket(server.includes(':') ? 'udp6' : 'udp4')
+    const timer = setTimeout(() => end(new Error('no answer')), FORWARD_MS)
+    const end = (error?: Error, answer?: Uint8Array): void => {
+      clearTimeout(timer)
+      socket.close()
+      if (answer === undefined) reject(error)
+      else resolve(answer)
+    }
+    socket.once('error', (error) => end(error))
+    socket.once('connect', () => socket.send(bytes))
+    socket.on('message', (answer) => {
+      if (answer[0] === bytes[0] && answer[1] === bytes[1]) end(undefined, answer)
+    })
+    socket.connect(PORT, server)
+  })
+}
+
+function overTcp(server: string, bytes: Uint8Array): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    const stream = createConnection({ host: server, port: PORT, timeout: FORWARD_MS })
+    const fail = (): void => {
+      stream.destroy()
+      reject(new Error('no answer'))
+    }
+    stream.on('error', fail)
+    stream.on('timeout', fail)
+    stream.on('close', fail)
+    stream.on('connect', () => stream.write(framed(bytes)))
+    readFrames(stream, (answer) => {
+      resolve(answer)
+      stream.destroy()
+    })
+  })
+}
+
+/** Messages of a stream: two bytes of length each (RFC 7766). */
+function readFrames(stream: Stream, onFrame: (bytes: Uint8Array) => void): void {
+  let left = Buffer.alloc(0)
+  stream.on('data', (data: Buffer) => {
+    left = Buffer.concat([left, data])
+    while (left.length >= 2 && left.length >= 2 + left.readUInt16BE(0)) {
+      const end = 2 + left.readUInt16BE(0)
+      onFrame(Uint8Array.from(left.subarray(2, end)))
+      left = left.subarray(end)
+    }
+  })
+}
+
+function framed(bytes: Uint8Array): Uint8Array {
+  const out = new Uint8Array(2 + bytes.length)
+  out[0] = bytes.length >> 8
+  out[1] = bytes.length & 255
+  out.set(bytes, 2)
+  return out
+}

@@ -1,0 +1,117 @@
+/**
+ * What login gave, kept in the state's folder for the daemon: the name, the key shared with the coordinator, where that is,
+ * the zone's key; and this node's own key, which never leaves it. Beside it what the daemon remembers: its lease and the
+ * peers it has met.
+ */
+import { existsSync, readFileSync } from 'node:fs'
+import * as z from 'zod'
+import { formatAddress, parseAddress } from '../../core/address.ts'
+import { GodwitError } from '../../core/errors.ts'
+import { decodeKey, encodeKey } from '../../crypto/keys.ts'
+import { refuseExposed, writeAtomic, writeSecret } from '../../mechanism/files.ts'
+import { parseHostPort } from '../../mechanism/schema.ts'
+import type { Credentials } from '../machine/api.ts'
+import { isFullName } from '../wire/message.ts'
+import type { NodePeer } from './protocol.ts'
+
+export const LOGIN_FILE = 'overlay-login.json'
+export const LEASE_FILE = 'overlay-lease'
+export const PEERS_FILE = 'overlay-peers.json'
+/** The coordinator's port (docs/wire/overlay.md). */
+export const COORDINATOR_PORT = 6741
+/** Peers remembered; those met last are kept. */
+const MAX_PEERS = 1024
+
+const key = z.string().refine((text) => decodeKey(text).ok)
+const login = z.object({
+  version: z.literal(1),
+  name: z.string().refine(isFullName),
+  /** Base64, 16 bytes. */
+  key_id: z.string().refine((text) => Buffer.from(text, 'base64').length === 16),
+  key,
+  /** HOST:PORT. */
+  coordinator: z.string().refine((text) => parseHostPort(text).ok),
+  zone_key: key,
+  private_key: key,
+  /** Where it logged in. */
+  server: z.string(),
+  account: z.string(),
+})
+
+export type Login = z.output<typeof login>
+
+/** Undefined when there is none. Throws LOGIN_INVALID, SECRET_EXPOSED (usage). */
+export function readLogin(path: string): Login | undefined {
+  if (!existsSync(path)) return undefined
+  refuseExposed(path)
+  try {
+    return login.parse(JSON.parse(readFileSync(path, 'utf8')))
+  } catch (error) {
+    throw new GodwitError('LOGIN_INVALID', `${path} is damaged: ${(error as Error).message.split('\n')[0]}`, {
+      kind: 'usage',
+      cause: error,
+      hint: 'log in again: godwit overlay login ACCOUNT',
+    })
+  }
+}
+
+export function writeLogin(path: string, value: Login): void {
+  writeSecret(path, `${JSON.stringify(login.parse(value), undefined, 2)}\n`)
+}
+
+export function credentialsOf(value: Login): Credentials {
+  return {
+    name: value.name,
+    keyId: new Uint8Array(Buffer.from(value.key_id, 'base64')),
+    key: keyIn(value.key),
+    coordinator: value.coordinator,
+    zoneKey: keyIn(value.zone_key),
+  }
+}
+
+export function keyIn(text: string): Uint8Array {
+  const decoded = decodeKey(text)
+  if (!decoded.ok) throw new GodwitError('KEY_INVALID', decoded.reason, { kind: 'usage' })
+  return decoded.value
+}
+
+export function keyText(bytes: Uint8Array): string {
+  return encodeKey(bytes)
+}
+
+export function readLease(path: string): Uint8Array | undefined {
+  if (!existsSync(path)) return undefined
+  const bytes = new Uint8Array(Buffer.from(readFileSync(path, 'utf8').trim(), 'base64'))
+  return bytes.length === 0 ? undefined : bytes
+}
+
+export function writeLease(path: string, lease: Uint8Array): void {
+  writeAtomic(path, `${Buffer.from(lease).toString('base64')}\n`, 0o600)
+}
+
+const peers = z.array(z.object({ name: z.string(), v6: z.string(), v4: z.string().optional() }))
+
+/** Peers met, the last first; a file that cannot be read is none. */
+export function readPeers(path: string): NodePeer[] {
+  if (!existsSync(path)) return []
+  try {
+    return peers.parse(JSON.parse(readFileSync(path, 'utf8'))).flatMap(({ name, v6, v4 }) => {
+      const six = parseAddress(v6)
+      const four = v4 === undefined ? undefined : parseAddress(v4)
+      if (!six.ok || six.value.length !== 16 || !isFullName(name)) return []
+      return [
+        { name, v6: six.value, ...(four?.ok === true && four.value.length === 4 && { v4: four.value }) },
+      ]
+    })
+  } catch {
+    return []
+  }
+}
+
+export function writePeers(path: string, list: readonly NodePeer[]): void {
+  const rows = list.slice(0, MAX_PEERS).map(({ name, v6, v4 }) => ({
+    ...{ name, v6: formatAddress(v6) },
+    ...(v4 !== undefined && { v4: formatAddress(v4) }),
+  }))
+  writeAtomic(path, `${JSON.stringify(rows, undefined, 2)}\n`, 0o600)
+}

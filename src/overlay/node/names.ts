@@ -1,0 +1,111 @@
+/**
+ * How the programs of this machine come to the overlay's names: the local name server, and whoever keeps this machine's name
+ * servers is told of it. systemd-resolved asks here for the zone alone; the others ask here for everything, and what is not the
+ * overlay's goes on to the servers that they had.
+ */
+import type { SystemServers } from '../../access/names/index.ts'
+import type { Recorder } from '../../core/mechanism.ts'
+import { type DnsKeeper, dnsKeeper, type SystemDns } from '../../linux/system-dns.ts'
+import { LocalDns, type LocalDnsParts } from './local-dns.ts'
+import type { ResolvConf } from './resolv-conf.ts'
+
+export type NamesKeeper = DnsKeeper | 'file'
+
+export interface NodeNamesParts {
+  readonly lookup: LocalDnsParts['lookup']
+  readonly servers: SystemServers
+  readonly system: SystemDns
+  readonly file: ResolvConf
+  readonly recorder: Recorder
+}
+
+export interface NodeNamesInit {
+  readonly keeper: NamesKeeper | 'auto'
+  /** What names of the overlay end in. */
+  readonly zone: string
+}
+
+/** The keeper writes its file anew when the networks change (ms). */
+const LOOK_MS = 5_000
+
+export class NodeNames {
+  readonly #parts: NodeNamesParts
+  readonly #init: NodeNamesInit
+  readonly #dns: LocalDns
+  #keeper: NamesKeeper = 'none'
+  #address: string | undefined
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(parts: NodeNamesParts, init: NodeNamesInit) {
+    this.#parts = parts
+    this.#init = init
+    const suffix = `.${init.zone}`
+    this.#dns = new LocalDns({
+      lookup: parts.lookup,
+      covers: (name) => name.endsWith(suffix) && !name.startsWith('_'),
+      upstream: () => this.#upstream(),
+      report: (message) => parts.recorder.log('warn', message),
+    })
+  }
+
+  /** The node has these virtual addresses. Never rejects: names are a convenience. */
+  async start(addresses: readonly string[]): Promise<void> {
+    const [address] = addresses
+    if (address === undefined) return
+    const { recorder } = this.#parts
+    await this.#dns.listen(addresses)
+    this.#address = address
+    const found = dnsKeeper()
+    this.#keeper = this.#init.keeper === 'auto' ? (found === 'none' ? 'file' : found) : this.#init.keeper
+    try {
+      this.#tell(address)
+    } catch (error) {
+      recorder.log(
+        'warn',
+        `names: ${(error as Error).message}; ask ${address} for names that end in ${this.#init.zone}`,
+      )
+      this.#keeper = 'none'
+    }
+    if (this.#keeper === 'file') this.#timer = setInterval(() => this.#look(address), LOOK_MS)
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer)
+    this.#dns.stop()
+    this.#address = undefined
+  }
+
+  /** As it was before. Repeatable, also after a run that was killed. */
+  cleanUp(): void {
+    try {
+      this.#parts.system.giveBack()
+      this.#parts.file.giveBack()
+    } catch (error) {
+      this.#parts.recorder.log('warn', `names: ${(error as Error).message}`)
+    }
+  }
+
+  view(): object {
+    return { server: this.#address ?? null, keeper: this.#keeper, zone: this.#init.zone }
+  }
+
+  #tell(address: string): void {
+    if (this.#keeper === 'file') this.#parts.file.set(address)
+    else if (this.#keeper !== 'none') this.#parts.system.set(this.#keeper, [address], [this.#init.zone])
+  }
+
+  #look(address: string): void {
+    try {
+      if (this.#parts.file.set(address))
+        this.#parts.recorder.log('info', 'another program wrote /etc/resolv.conf; our line is in it again')
+    } catch (error) {
+      this.#parts.recorder.log('debug', `names: ${(error as Error).message}`)
+    }
+  }
+
+  /** The servers that this machine has beside us. */
+  #upstream(): readonly string[] {
+    const known = this.#keeper === 'file' ? this.#parts.file.others() : this.#parts.servers.host().servers
+    return known.filter((server) => server !== this.#address)
+  }
+}

@@ -1,0 +1,55 @@
+/**
+ * A line in /etc/resolv.conf where nobody keeps that file: this daemon first, with a line above that says so. Both go at the
+ * end; what else is in the file stays as it is. It is written in place, because it may be mounted by itself.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+
+const MAX_BYTES = 65_536
+
+export class ResolvConf {
+  readonly #path: string
+  readonly #mark: string
+
+  /** `owner`: whose line it is (Ledger.alias). */
+  constructor(owner: string, path = '/etc/resolv.conf') {
+    this.#path = path
+    this.#mark = `# ${owner}: names of the overlay; taken out when the daemon ends`
+  }
+
+  /** The name servers that the file names beside ours. */
+  others(): string[] {
+    return this.#lines().flatMap((line) => /^nameserver\s+(\S+)/.exec(line)?.[1] ?? [])
+  }
+
+  /** Every name is asked of this server first. Returns whether the file had to be changed. */
+  set(server: string): boolean {
+    const before = this.#read()
+    const after = [this.#mark, `nameserver ${server}`, ...this.#lines()].join('\n')
+    if (before === `${after}\n`) return false
+    writeFileSync(this.#path, `${after}\n`)
+    return true
+  }
+
+  /** Repeatable, also after a run that was killed. */
+  giveBack(): void {
+    if (!this.#read().includes(this.#mark)) return
+    writeFileSync(
+      this.#path,
+      this.#lines()
+        .map((line) => `${line}\n`)
+        .join(''),
+    )
+  }
+
+  /** All lines that are not ours. */
+  #lines(): string[] {
+    const lines = this.#read().split('\n')
+    if (lines.at(-1) === '') lines.pop()
+    return lines.filter((line, i) => line !== this.#mark && lines[i - 1] !== this.#mark)
+  }
+
+  #read(): string {
+    if (!existsSync(this.#path)) return ''
+    return readFileSync(this.#path, 'utf8').slice(0, MAX_BYTES)
+  }
+}

@@ -1,0 +1,227 @@
+/**
+ * Two nodes of the overlay, each with two accesses behind NATs of their own, and a public server. Both inside networks have the
+ * same prefix and the nodes the same address (Fig. 9).
+ *
+ *   alice ══ acc1 ── na1 ─┐               ┌─ nb1 ── acc1 ══ bob
+ *         ══ acc2 ── na2 ─┤── net ── srv  ├─ nb2 ── acc2 ══
+ */
+import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { Lab } from '../../../lab/build.ts'
+import type { Program } from '../../../lab/hosts.ts'
+import type { NatKind } from '../../../lab/nat.ts'
+import type { TopologySpec } from '../../../lab/topology.ts'
+import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
+import type { Status } from '../../../src/host/daemon/daemon.ts'
+import type { OverlayView } from '../../../src/host/provisioning/overlay.ts'
+
+const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
+const SERVER = fileURLToPath(new URL('../../support/overlay-server.js', import.meta.url))
+export const ZONE = 'test.example'
+const SRV = '192.0.2.2'
+
+export type NodeName = 'alice' | 'bob'
+export const NODES: readonly NodeName[] = ['alice', 'bob']
+
+const INSIDE = ['192.168.1', '10.9.0'] as const
+
+function network(node: NodeName, access: number, outside: number, emulated: boolean): TopologySpec['links'] {
+  const nat = `n${node[0]}${access}`
+  const inside = INSIDE[access - 1]!
+  return [
+    {
+      name: `${node}-acc${access}`,
+      emulated,
+      ends: [
+        { host: node, iface: `acc${access}`, addresses: [`${inside}.10/24`] },
+        { host: nat, iface: 'in', addresses: [`${inside}.1/24`] },
+      ],
+    },
+    {
+      name: nat,
+      ends: [
+        { host: nat, iface: 'out', addresses: [`198.51.100.${outside + 1}/30`] },
+        { host: 'net', iface: nat, addresses: [`198.51.100.${outside + 2}/30`] },
+      ],
+    },
+  ]
+}
+
+function topology(kinds: Readonly<Record<string, NatKind>>): TopologySpec {
+  const nat = (name: string, outside: number) => ({
+    forward: true,
+    nat: { kind: kinds[name] ?? ('port-restricted' as const), outside: 'out' },
+    routes: [{ to: 'default', via: `198.51.100.${outside + 2}` }],
+  })
+  const both = {
+    routes: INSIDE.map((inside, i) => ({
+      to: 'default',
+      via: `${inside}.1`,
+      dev: `acc${i + 1}`,
+      metric: 100 * (i + 1),
+    })),
+  }
+  return {
+    name: 'overlay',
+    summary: 'two nodes behind two NATs each, and a public server',
+    hosts: {
+      ...{ alice: both, bob: both },
+      ...{ na1: nat('na1', 0), na2: nat('na2', 4), nb1: nat('nb1', 8), nb2: nat('nb2', 12) },
+      net: { forward: true },
+      srv: { routes: [{ to: 'default', via: '192.0.2.1' }] },
+    },
+    links: [
+      ...network('alice', 1, 0, true),
+      ...network('alice', 2, 4, true),
+      ...network('bob', 1, 8, true),
+      ...network('bob', 2, 12, true),
+      {
+        name: 'srv',
+        ends: [
+          { host: 'net', iface: 'srv', addresses: ['192.0.2.1/28'] },
+          { host: 'srv', iface: 'wan', addresses: [`${SRV}/28`] },
+        ],
+      },
+    ],
+  }
+}
+
+export class OverlayBed {
+  readonly lab: Lab
+  readonly folder: string
+  server!: Program
+  readonly #daemons = new Map<NodeName, Program>()
+
+  private constructor(lab: Lab, folder: string) {
+    this.lab = lab
+    this.folder = folder
+  }
+
+  /** Servers up, both nodes logged in. `down`: accesses that are not there at first. */
+  static async start(
+    kinds: Readonly<Record<string, NatKind>> = {},
+    down: readonly (readonly [NodeName, string])[] = [],
+  ): Promise<OverlayBed> {
+    const folder = mkdtempSync(join(tmpdir(), 'godwit-overlay-'))
+    const bed = new OverlayBed(await Lab.build(topology(kinds)), folder)
+    try {
+      for (const [node, access] of down) await bed.setLink(node, access, false)
+      await bed.#serve()
+      for (const name of NODES) await bed.up(name)
+    } catch (error) {
+      await bed.close()
+      throw error
+    }
+    return bed
+  }
+
+  async close(): Promise<void> {
+    await this.lab.close()
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+
+  async #serve(): Promise<void> {
+    const keys = NODES.map(() => generatePrivateKey())
+    const nodes = NODES.map((name, i) => ({
+      name: `${name}.${ZONE}`,
+      publicKey: encodeKey(publicKeyOf(keys[i]!)),
+    }))
+    const argument = JSON.stringify({ address: SRV, nodes })
+    this.server = await this.lab.programs.start('srv', process.execPath, [SERVER, argument], { input: true })
+    const line = await this.server.line()
+    const logins = JSON.parse(line ?? 'null') as object[]
+    for (const [i, name] of NODES.entries()) {
+      const state = join(this.folder, name)
+      mkdirSync(state, { mode: 0o750 })
+      const login = { ...logins[i], private_key: encodeKey(keys[i]!) }
+      writeFileSync(join(state, 'overlay-login.json'), JSON.stringify(login), { mode: 0o600 })
+      writeFileSync(
+        join(state, 'godwit.toml'),
+        `[overlay]\naccesses = ["acc1", "acc2"]\ndns = "file"\n[log]\nlevel = "debug"\n`,
+      )
+      writeFileSync(join(state, 'resolv.conf'), 'nameserver 192.0.2.53\n')
+    }
+  }
+
+  /** Words that run a command with the node's own /etc/resolv.conf. */
+  withNames(node: NodeName, ...words: readonly string[]): [string, string[]] {
+    const mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    return ['unshare', ['-m', 'sh', '-c', mount, join(this.folder, node, 'resolv.conf'), ...words]]
+  }
+
+  async up(name: NodeName): Promise<void> {
+    const words = this.withNames(
+      name,
+      process.execPath,
+      GODWIT,
+      'overlay',
+      'up',
+      '--state',
+      join(this.folder, name),
+    )
+    const program = await this.lab.programs.start(name, ...words, { log: join(this.folder, `${name}.log`) })
+    this.#daemons.set(name, program)
+    await program.expect((line) => line.trim() === 'ready', 30_000)
+  }
+
+  async down(name: NodeName, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    const program = this.#daemons.get(name)!
+    program.signal(signal)
+    await program.ended
+  }
+
+  log(name: NodeName): string {
+    return readFileSync(join(this.folder, `${name}.log`), 'utf8')
+  }
+
+  godwit(name: NodeName, ...args: string[]): Promise<string> {
+    return this.lab.programs.run(name, process.execPath, [
+      GODWIT,
+      ...args,
+      '--state',
+      join(this.folder, name),
+    ])
+  }
+
+  async view(name: NodeName): Promise<OverlayView> {
+    return JSON.parse(await this.godwit(name, 'overlay', 'peers', '--json')) as OverlayView
+  }
+
+  async status(name: NodeName): Promise<Status> {
+    return JSON.parse(await this.godwit(name, 'status', '--json')) as Status
+  }
+
+  /** The way to the other node, as packets take it. */
+  async way(name: NodeName): Promise<string> {
+    const [peer] = (await this.view(name)).peers
+    return `${peer?.way ?? 'none'} ${peer?.access ?? ''}`.trim()
+  }
+
+  untilWay(name: NodeName, wanted: string): Promise<void> {
+    return this.until(`${name} uses ${wanted}`, async () => (await this.way(name)) === wanted)
+  }
+
+  async setLink(node: NodeName, access: string, up: boolean): Promise<void> {
+    await this.lab.programs.run(node, 'ip', ['link', 'set', access, up ? 'up' : 'down'])
+    if (!up) return
+    // The kernel drops an interface's IPv4 routes with it.
+    const i = Number(access.slice(3))
+    const via = `${INSIDE[i - 1]}.1`
+    await this.lab.programs.run(node, 'ip', [
+      ...['route', 'replace', 'default', 'via', via, 'dev', access, 'metric', String(100 * i)],
+    ])
+  }
+
+  async until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
+    for (let i = 0; i < 120; i++) {
+      if (await holds()) return
+      await delay(250)
+    }
+    const logs = [...this.#daemons.keys()].map((name) => `${name}:\n${this.log(name).slice(-3000)}`)
+    assert.fail(`not within half a minute: ${what}\n${logs.join('\n')}`)
+  }
+}
