@@ -67,7 +67,6 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
   readonly #forwarder = new OverlayForwarder()
   readonly #sockets: AccessSockets<NodeAccess>
   readonly #node: NodeMachine
-  readonly #own: string
   #steps: Step[] = []
   #preferred: string | undefined
   /** Peers whose paths have changed in this turn. */
@@ -76,7 +75,6 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
 
   constructor(host: EngineHost) {
     const setup = host.data as NodeSetup
-    this.#own = setup.credentials.name
     this.tunnel = new TunnelEngine(
       host,
       {

@@ -1,23 +1,105 @@
 /** Nodes of the overlay on the real kernel: names, ways, moves, and servers that die. */
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
-import { OverlayBed } from './bed.ts'
+import type { Program } from '../../../lab/hosts.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { makeSsh, sshSkip } from '../../support/ssh.ts'
+import { type NodeName, OverlayBed } from './bed.ts'
+
+usesPrograms('curl', 'ping', 'unshare')
 
 describe('two nodes behind two NATs each', () => {
   let bed: OverlayBed
+  let web: Program
   before(async () => {
-    bed = await OverlayBed.start()
+    bed = await OverlayBed.start({}, [
+      ['alice', 'acc2'],
+      ['bob', 'acc2'],
+    ])
+    web = await bed.lab.programs.own('bob', 'http-server', { root: bed.folder, port: 8080 })
   })
   after(async () => {
     await bed?.close()
   })
+
+  /** From the name on: what a user types. */
+  const curl = (path: string) =>
+    bed.lab.programs.start(
+      'alice',
+      ...bed.withNames('alice', 'sh', '-c', `curl -sS http://bob.test.example:8080/${path} | sha256sum`),
+    )
 
   it('NT-29: a name is resolved to virtual addresses, and packets go from end to end', async () => {
     const text = await bed.godwit('alice', 'overlay', 'resolve', 'bob')
     assert.match(text, /bob\.test\.example {2}fd67:/)
     const address = /fd67:\S+/.exec(text)![0]
     await bed.lab.programs.run('alice', 'ping', ['-c', '3', '-i', '0.2', '-W', '2', address])
+    await bed.lab.programs.run('bob', 'ping', ['-c', '1', '-W', '2', '100.100.0.1'])
+  })
+
+  it('NT-47, NT-48: both have the same private address, and leave the relay for the direct way', async () => {
+    for (const name of ['alice', 'bob'] as const) await bed.untilWay(name, 'direct acc1')
+  })
+
+  it('ssh by name', { skip: sshSkip() }, async () => {
+    const { server, client } = makeSsh(bed.lab.createScratch())
+    const [command, ...args] = server
+    const sshd = await bed.lab.programs.start('bob', command, args)
+    await bed.until('sshd listens', () => sshd.errors.includes('Server listening on 0.0.0.0'))
+    const words = ['ssh', ...client, 'root@bob.test.example', 'echo $SSH_CONNECTION']
+    const said = await bed.lab.programs.run('alice', ...bed.withNames('alice', ...words))
+    assert.match(said, /^fd67:\S+ \d+ fd67:\S+ 22$/)
+    await sshd.stop()
+  })
+
+  it('NT-43, NT-44: a transfer goes on when one end moves, when both do, and without any server; it ends intact', async () => {
+    const download = await curl('stream')
+    const moved = async (name: NodeName, to: string, from: string) => {
+      await bed.setLink(name, to, true)
+      await bed.setLink(name, from, false)
+    }
+    const received = async () => {
+      const { peers } = await bed.status('alice')
+      return peers[0]!.paths.reduce((sum, path) => sum + (path.received_bytes ?? 0), 0)
+    }
+    const flows = async (what: string) => {
+      const before = await received()
+      await bed.until(`bytes arrive ${what}`, async () => {
+        const now = await received()
+        return now > before + 1_000_000 || now < before / 2
+      })
+    }
+    await flows('at first')
+    await moved('alice', 'acc2', 'acc1')
+    await bed.untilWay('alice', 'direct acc2')
+    await flows('after alice moved')
+    await Promise.all([moved('alice', 'acc1', 'acc2'), moved('bob', 'acc2', 'acc1')])
     await bed.untilWay('alice', 'direct acc1')
-    await bed.untilWay('bob', 'direct acc1')
+    await bed.untilWay('bob', 'direct acc2')
+    await flows('after both moved')
+    await bed.server.stop()
+    await flows('without servers')
+    web.tell('end')
+    const { sha256, bytes } = JSON.parse((await web.line()) ?? 'null') as { sha256: string; bytes: number }
+    assert.ok(bytes > 4_000_000)
+    assert.equal((await download.line())?.split(' ')[0], sha256)
+  })
+
+  it('trace shows the conversation, status the way', async () => {
+    const trace = await bed.godwit('alice', 'overlay', 'trace')
+    for (const word of ['REGISTRATION_REQUEST', 'DIRECTION_REQUEST', 'ROUTE_DIRECTION', 'TUNNEL_RESPONSE'])
+      assert.match(trace, new RegExp(word))
+    const { peers } = await bed.status('alice')
+    assert.equal(peers[0]!.kind, 'node')
+    assert.equal(peers[0]!.state, 'up')
+  })
+
+  it('leaves nothing behind', async () => {
+    await bed.down('alice')
+    assert.equal(readFileSync(join(bed.folder, 'alice', 'resolv.conf'), 'utf8'), 'nameserver 192.0.2.53\n')
+    assert.doesNotMatch(await bed.lab.programs.run('alice', 'ip', ['-6', 'rule']), /67\d\d:/)
+    assert.doesNotMatch(await bed.lab.programs.run('alice', 'ip', ['link']), /gwov0/)
   })
 })
