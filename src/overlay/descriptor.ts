@@ -13,6 +13,7 @@ import {
   keyIn,
   LEASE_FILE,
   LOGIN_FILE,
+  type Login,
   PEERS_FILE,
   readLease,
   readLogin,
@@ -24,6 +25,21 @@ import { NodeNames } from './node/names.ts'
 import { NodePlumbing } from './node/plumbing.ts'
 import { ResolvConf } from './node/resolv-conf.ts'
 import { NodeService } from './node/service.ts'
+
+const LOG_IN = 'log in first: godwit overlay login ACCOUNT --server URL'
+const NO_KEY = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='
+/** In the place of a login: what is composed with it only cleans up. */
+const NOBODY: Login = {
+  version: 1,
+  name: 'nobody.invalid',
+  key_id: 'AAAAAAAAAAAAAAAAAAAAAA==',
+  key: NO_KEY,
+  coordinator: 'invalid:1',
+  zone_key: NO_KEY,
+  private_key: NO_KEY,
+  server: '',
+  account: '',
+}
 
 type OverlayConfig = ConfigWith<typeof overlaySections>
 
@@ -40,22 +56,19 @@ export const overlayDescriptor: MechanismDescriptor<typeof overlaySections> = {
   refusal: ({ overlay }, { file }) =>
     overlay !== undefined
       ? undefined
-      : new GodwitError('NOT_LOGGED_IN', `${file} has no [overlay]`, {
-          kind: 'usage',
-          hint: 'godwit overlay login ACCOUNT',
-        }),
+      : new GodwitError('NOT_LOGGED_IN', `${file} has no [overlay]`, { kind: 'usage', hint: LOG_IN }),
   compose: composeNode,
   needs: [NETWORK_ADMIN, TUN, UDP_BATCHES],
 }
 
+function notLoggedIn(file: string): GodwitError {
+  return new GodwitError('NOT_LOGGED_IN', `there is no ${file}`, { kind: 'usage', hint: LOG_IN })
+}
+
 function composeNode(config: OverlayConfig, services: Services): NodeService {
   const { ledger, recorder, files, clock } = services
-  const login = readLogin(files.file(LOGIN_FILE))
-  if (login === undefined)
-    throw new GodwitError('NOT_LOGGED_IN', `there is no ${files.file(LOGIN_FILE)}`, {
-      kind: 'usage',
-      hint: 'godwit overlay login ACCOUNT',
-    })
+  const known = readLogin(files.file(LOGIN_FILE))
+  const login = known ?? NOBODY
   const device = DEVICES.node
   const credentials = credentialsOf(login)
   const lease = readLease(files.file(LEASE_FILE))
@@ -95,6 +108,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       known: readPeers(files.file(PEERS_FILE)),
       mark: ledger.overlay.mark,
       accesses: config.overlay?.accesses ?? ['*'],
+      ...(known === undefined && { missing: notLoggedIn(files.file(LOGIN_FILE)) }),
       ...(lease !== undefined && { lease }),
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),
     },

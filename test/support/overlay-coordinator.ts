@@ -71,6 +71,8 @@ export class StubCoordinator {
   /** Relay endpoints by side's port index, and whether directions name a relay. */
   readonly relayPorts: readonly Endpoint[]
   useRelay = true
+  /** Says SESSION_UNKNOWN. */
+  hints = true
   /** What DIRECTION_REQUESTs are answered with instead. */
   refuseWith: Status | undefined
   readonly #secret = nodeRandom.fill(new Uint8Array(32))
@@ -179,7 +181,7 @@ export class StubCoordinator {
     } else if (value.kind === Kind.SEALED) {
       const session = this.#sessions.get(value.index)
       if (session === undefined) {
-        this.#send(0, from, encoded({ kind: Kind.SESSION_UNKNOWN, index: value.index }))
+        if (this.hints) this.#send(0, from, encoded({ kind: Kind.SESSION_UNKNOWN, index: value.index }))
         return
       }
       const ad = encoded({ ...value, sealed: new Uint8Array(0) })

@@ -45,6 +45,8 @@ export interface AskerParts extends MachineComponents {
 /** First pause before a repetition, then doubling (ms). */
 const FIRST_PAUSE = 250
 const TRIES = 6
+/** So many without a word of the coordinator bring a new session. */
+const SILENT_TRIES = 3
 /** Longest pause between two requests for a session (ms). */
 const LONGEST_PAUSE = 30_000
 /** The next session is opened then (ms); the wire document ends it after 24 hours. */
@@ -81,6 +83,7 @@ interface Live {
 
 interface Request {
   readonly message: Message
+  readonly since: number
   readonly until: number
   readonly done: Answered
   tries: number
@@ -103,6 +106,7 @@ export class Asker {
   /** The one before, whose late messages still count. */
   #previous: Live | undefined
   #silenceTold = false
+  #heardAt = Number.NEGATIVE_INFINITY
   #unknownAt = Number.NEGATIVE_INFINITY
 
   constructor(parts: AskerParts) {
@@ -142,7 +146,8 @@ export class Asker {
     }
     let transaction = this.#number()
     while (this.#requests.has(transaction)) transaction = this.#number()
-    const request = { message: { ...message, transaction }, until: now + ms, done, tries: 0, at: now }
+    const whole = { ...message, transaction }
+    const request = { message: whole, since: now, until: now + ms, done, tries: 0, at: now }
     this.#requests.set(transaction, request)
     if (this.#live === undefined) this.#begin(now)
     else this.#transmit(request, now)
@@ -198,8 +203,8 @@ export class Asker {
         this.#requests.delete(transaction)
         request.done(undefined, undefined, now)
       } else if (this.#live !== undefined && request.at <= now) {
-        // Nothing came back in all tries: it may have forgotten this session, and the way for its hint may be shut.
-        if (request.tries >= TRIES) this.#begin(now)
+        // Nothing comes back: it may have forgotten this session, and its hint may be lost.
+        if (request.tries >= SILENT_TRIES && this.#heardAt < request.since) this.#begin(now)
         this.#transmit(request, now)
       }
     }
@@ -300,7 +305,7 @@ export class Asker {
       openedAt: now,
       counter: 1,
     }
-    this.#heard(way)
+    this.#heard(way, now)
     const waiting = [...this.#requests.values()]
     this.#message(plain, way, now)
     this.#parts.onOpened(open.first.type, now)
@@ -318,12 +323,13 @@ export class Asker {
     const ad = encoded({ ...sealed, sealed: new Uint8Array(0) })
     const plain = this.#parts.crypto.open(session.receiveKey, sealed.counter, sealed.sealed, ad)
     if (plain === undefined || !session.received.take(sealed.counter)) return
-    this.#heard(way)
+    this.#heard(way, now)
     this.#message(plain, way, now)
   }
 
-  #heard(way: Way): void {
+  #heard(way: Way, now: number): void {
     this.#silenceTold = false
+    this.#heardAt = now
     const at = this.#ways.findIndex((each) => each.socket === way.socket && sameEndpoint(each.to, way.to))
     if (at >= 0) this.#first = at
   }

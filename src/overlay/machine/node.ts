@@ -24,6 +24,8 @@ const REGISTER_AGAIN = 5_000
 const MAX_PAIRS = 1024
 /** Names sought at a time. */
 const MAX_SOUGHT = 256
+/** Foreign zones whose keys are pinned. */
+const MAX_ZONES = 4096
 /** How long a name is sought before the answer that there is none (ms). */
 const SEEK_MS = 10_000
 /** Between two directions asked for because a peer has no path (ms), doubling to the longest. */
@@ -73,6 +75,8 @@ export class NodeMachine implements NodeMachineApi {
   #coordinator: readonly Endpoint[] = []
   #lease: Uint8Array | undefined
   #registered = false
+  /** Why not, as it was reported. */
+  #trouble: string | undefined
   #registering = false
   /** Peers are directed anew once the registration under way is done: this node moved. */
   #moved = false
@@ -311,6 +315,7 @@ export class NodeMachine implements NodeMachineApi {
     if (answer.challenge !== undefined) this.#echo(answer.challenge, now)
     this.#lease = answer.lease
     this.#registered = true
+    this.#trouble = undefined
     this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
     this.#keepAliveMs = 1000 * (answer.keepAlive ?? 0)
     this.#armKeepAlive(now)
@@ -381,6 +386,8 @@ export class NodeMachine implements NodeMachineApi {
     if (this.#registered) this.#registerAt = Math.min(this.#registerAt, now + REGISTER_AGAIN)
     this.#registered = false
     this.#keepAliveAt = NEVER
+    if (this.#trouble === reason) return
+    this.#trouble = reason
     this.#emit({ type: 'unregistered', reason })
   }
 
@@ -477,7 +484,7 @@ export class NodeMachine implements NodeMachineApi {
       crypto.verify(key, text, signature),
     )
     if (!lease.ok || lease.value.name !== name) return undefined
-    if (!own) this.#zones.set(zone, pinned)
+    if (!own && this.#zones.size < MAX_ZONES) this.#zones.set(zone, pinned)
     return lease.value
   }
 

@@ -59,6 +59,8 @@ import type {
 } from './protocol.ts'
 
 export interface NodeInit {
+  /** Why it cannot start: nobody has logged in. It can still clean up. */
+  readonly missing?: GodwitError
   readonly device: string
   readonly privateKey: Uint8Array
   readonly credentials: Credentials
@@ -126,6 +128,7 @@ export class NodeService implements Mechanism {
   readonly #refused = new Map<string, string>()
   readonly #steps: (Step & { readonly wall: number })[] = []
   #registered: Registered | undefined
+  #running = false
   #trouble: string | undefined
   #preferred: string | undefined
   #untilRegistered: (() => void)[] = []
@@ -179,8 +182,10 @@ export class NodeService implements Mechanism {
   async start(): Promise<void> {
     const { plumbing, monitor, protect } = this.#parts
     const { mtu, coordinator } = this.#init
+    if (this.#init.missing !== undefined) throw this.#init.missing
     try {
       await this.#tunnel.start()
+      this.#running = true
       this.#tunnel.post({ type: 'known', peers: [...this.#known.values()] })
       plumbing.apply(mtu ?? FIRST_MTU)
       plumbing.setPeers([...this.#known.values()].flatMap(addressesOf))
@@ -221,6 +226,7 @@ export class NodeService implements Mechanism {
   }
 
   async stop(): Promise<void> {
+    this.#running = false
     this.#unprotect?.()
     this.#tunnel.retire()
     this.#endpoints.stop()
@@ -255,6 +261,7 @@ export class NodeService implements Mechanism {
     const established = this.#reports.some((peer) => peer.name === name && peer.access !== undefined)
     const known = this.#known.get(name)
     if (established && known !== undefined) return Promise.resolve(known)
+    if (!this.#running) return Promise.reject(new GodwitError('STOPPING', 'the node is not running'))
     return new Promise((resolve, reject) => {
       const entry = { resolve, reject }
       const timer = setTimeout(() => {

@@ -18,6 +18,9 @@ import type { TopologySpec } from '../../../lab/topology.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { OverlayView } from '../../../src/host/provisioning/overlay.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+
+usesPrograms('ip', 'unshare')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 const SERVER = fileURLToPath(new URL('../../support/overlay-server.js', import.meta.url))

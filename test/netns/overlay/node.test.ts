@@ -8,7 +8,7 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { makeSsh, sshSkip } from '../../support/ssh.ts'
 import { type NodeName, OverlayBed } from './bed.ts'
 
-usesPrograms('curl', 'ping', 'unshare')
+usesPrograms('curl', 'ip', 'ping', 'unshare')
 
 describe('two nodes behind two NATs each', () => {
   let bed: OverlayBed

@@ -62,6 +62,13 @@ describe('NT-39 registration', () => {
     net.until(() => a.of('registered').length > before, 31_000)
   })
 
+  it('is there again within seconds when the coordinator forgot everything and does not say so', () => {
+    const { net, a } = pair(undefined, undefined)
+    net.server.hints = false
+    net.server.restart()
+    net.until(() => net.server.located.has(a.name), 25_000)
+  })
+
   it('an address is proven anew after a move: the coordinator tells nobody before', () => {
     const { net, a } = pair(undefined, undefined)
     a.use({ socket: 1, address: '198.51.100.77', port: 5001 })
