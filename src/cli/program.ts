@@ -420,6 +420,24 @@ function defineMptcp(program: Command): void {
 function defineOverlay(program: Command): void {
   const overlay = group(program, 'overlay', 'be a node of an overlay: reached by name behind any NAT')
   define(overlay, {
+    use: 'login <account>',
+    summary: 'log in at an account server; the password is read from the terminal or standard input',
+    examples: [
+      'sudo godwit overlay login carol --server https://overlay.example.org --name laptop',
+      'sudo godwit overlay login carol',
+    ],
+    details: 'Logged in anew, a node keeps its key, its name and its addresses, and needs no --server.',
+    options: [
+      new Option('--server <url>', 'the account server'),
+      new Option(
+        '--pin <sha256>',
+        'its certificate (base64 of its SHA-256), where no known authority signed it',
+      ),
+      new Option('--name <label>', 'what this node is called; default: the name of this machine'),
+    ],
+    run: async (account, options) => (await import('./commands/overlay.ts')).login(account, options),
+  })
+  define(overlay, {
     use: 'up',
     summary: 'run a node in the foreground; prints `ready` once its coordinator knows where it is',
     examples: ['sudo godwit overlay up'],

@@ -1,11 +1,12 @@
 /**
- * The stub coordinator and relay (overlay-coordinator.ts) on real sockets, as a program of its own. Its argument: its address
+ * The machines of coordinator and relay (overlay-servers.ts) on real sockets, with a store in memory, as a program of its own. Its argument: its address
  * and the nodes with their public keys in base64. Prints one line with what each node's login would have given, then `ready`.
  */
 import { createSocket } from 'node:dgram'
 import { argumentsOf, commands, print } from '../../lab/programs/program.ts'
 import { formatAddress, parseAddress } from '../../src/core/address.ts'
-import { StubCoordinator } from './overlay-coordinator.ts'
+import { nodeRandom } from '../../src/crypto/node-crypto.ts'
+import { MachineServers } from './overlay-servers.ts'
 
 interface Arguments {
   readonly address: string
@@ -21,11 +22,14 @@ const bytesOf = (text: string) => {
   return parsed.value
 }
 const sockets = Array.from({ length: RELAY_PORTS + 1 }, () => createSocket('udp4'))
-const server = new StubCoordinator({
+const server = new MachineServers({
+  now: () => performance.now(),
   wall: () => Date.now(),
+  fill: (out) => nodeRandom.fill(out),
   relayPorts: sockets.map((_, i) => ({ address: bytesOf(address), port: PORT + 10 + i })),
   send: (port, to, bytes) => sockets[port]!.send(bytes, to.port, formatAddress(to.address)),
 })
+setInterval(() => server.handleTimeout(performance.now()), 50)
 for (const [i, socket] of sockets.entries()) {
   socket.on('message', (bytes, from) =>
     server.receive(i, new Uint8Array(bytes), { address: bytesOf(from.address), port: from.port }),

@@ -1,13 +1,60 @@
 /** `overlay …`: a node of an overlay. */
+import { usageError } from '../../core/errors.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import { cleanUp, serve } from '../../host/daemon/serve.ts'
-import { conversation, type OverlayView, type TraceStep } from '../../host/provisioning/overlay.ts'
+import {
+  conversation,
+  type LoginOptions,
+  loginNode,
+  type OverlayView,
+  type TraceStep,
+} from '../../host/provisioning/overlay.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, table } from '../output.ts'
 
 function client(options: CommonOptions): ControlClient {
   return new ControlClient(new State(options).socket)
+}
+
+export async function login(account: string, options: CommonOptions & LoginOptions): Promise<void> {
+  const state = new State(options)
+  const done = await loginNode(state, account, await password(), options)
+  if (options.json) {
+    printJson({ name: done.name, config: done.config })
+    return
+  }
+  const flag = options.state === undefined ? '' : ` --state ${options.state}`
+  const next = done.busy
+    ? `restart \`godwit overlay up${flag}\` to use it`
+    : `next: sudo godwit overlay up${flag}`
+  printLines([`this machine is ${done.name}`, next])
+}
+
+/** One line of standard input; what is typed is not shown. */
+async function password(): Promise<string> {
+  const { stdin, stderr } = process
+  if (stdin.isTTY) {
+    stderr.write('password: ')
+    stdin.setRawMode(true)
+  }
+  try {
+    let text = ''
+    for await (const part of stdin) {
+      for (const character of String(part)) {
+        if (character === '\n' || character === '\r') return text
+        if (character === '\u0003') throw usageError('no password was given')
+        text = character === '\u007f' ? text.slice(0, -1) : text + character
+      }
+    }
+    if (text === '') throw usageError('standard input holds no password')
+    return text
+  } finally {
+    if (stdin.isTTY) {
+      stdin.setRawMode(false)
+      stderr.write('\n')
+    }
+  }
 }
 
 export function up(options: CommonOptions): Promise<void> {

@@ -1,4 +1,57 @@
-/** What the commands of the overlay show: its peers, and the conversation of a node as a sequence diagram. */
+/** What the commands of the overlay do and show: login, peers, and the conversation of a node as a sequence diagram. */
+import { existsSync, readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { GodwitError, usageError } from '../../core/errors.ts'
+import { generatePrivateKey } from '../../crypto/keys.ts'
+import { writeAtomic } from '../../mechanism/files.ts'
+import { keyIn, LEASE_FILE, LOGIN_FILE, logIn, readLogin, writeLogin } from '../../overlay/index.ts'
+import { parseConfig } from '../configuration/config.ts'
+import type { State } from '../stores/state.ts'
+
+export interface LoginOptions {
+  readonly server?: string
+  readonly pin?: string
+  readonly name?: string
+}
+
+/**
+ * Logs in and writes what the daemon needs: the login, and [overlay] where the configuration has none. Logged in anew, a node
+ * keeps its key, and so its name and addresses.
+ */
+export async function loginNode(
+  state: State,
+  account: string,
+  password: string,
+  options: LoginOptions,
+): Promise<{ readonly name: string; readonly config: string; readonly busy: boolean }> {
+  state.prepare()
+  const file = state.file(LOGIN_FILE)
+  const known = readLogin(file)
+  const server = options.server ?? known?.server
+  if (server === undefined || !/^https:\/\/[^/?#]+\/?$/.test(server))
+    throw usageError('--server: the account server is missing, e.g. --server https://overlay.example.org')
+  const node = (options.name ?? known?.name.split('.')[0] ?? hostname().split('.')[0] ?? '').toLowerCase()
+  if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(node))
+    throw usageError(`--name: "${node}" is no name for a node: letters, digits and "-"`)
+  const config = existsSync(state.configFile) ? readFileSync(state.configFile, 'utf8') : ''
+  const parsed = parseConfig(config)
+  if ('faults' in parsed)
+    throw new GodwitError('CONFIG_INVALID', `${state.configFile} is not valid`, {
+      kind: 'usage',
+      hint: 'godwit config check says what is wrong',
+    })
+  const login = await logIn({
+    ...{ server, account, password, node },
+    ...(options.pin !== undefined && { pin: options.pin }),
+    privateKey: known === undefined ? generatePrivateKey() : keyIn(known.private_key),
+  })
+  writeLogin(file, login)
+  if (known !== undefined && known.name !== login.name && existsSync(state.file(LEASE_FILE)))
+    writeAtomic(state.file(LEASE_FILE), '\n', 0o600)
+  if (parsed.config.overlay === undefined)
+    writeAtomic(state.configFile, `${config === '' ? '' : `${config.trimEnd()}\n\n`}[overlay]\n`, 0o600)
+  return { name: login.name, config: state.configFile, busy: state.busy() }
+}
 
 /** What GET /v1/overlay answers. */
 export interface OverlayView {

@@ -347,9 +347,14 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (index === undefined || peer === undefined) return
     if (kind === 'relay') peer.relays.add(endpointKey(remote))
     this.#changed.add(index)
+    if (!open) return
+    // It works now: what is dead there begins anew, with a new name.
+    for (const path of this.#pathsOf(index))
+      if (path.socket === socket && sameEndpoint(path.remote, remote) && !this.#keeps(path, peer.leads))
+        this.tunnel.machine.removePath(path.slot, now)
     const paths = this.#pathsOf(index)
     const there = paths.some((path) => path.socket === socket && sameEndpoint(path.remote, remote))
-    if (!open || there || paths.length >= MAX_PATHS) return
+    if (there || paths.length >= MAX_PATHS) return
     const access = [...this.#sockets.all()].find((each) => each.index === socket)
     if (access === undefined) return
     const ids = peer.leads ? LEADER_IDS : FOLLOWER_IDS
@@ -379,6 +384,11 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
   #kindOf(index: number, { remote }: PathView): RouteKind {
     if (this.tunnel.peers.at(index)?.relays.has(endpointKey(remote)) === true) return 'relay'
     return isLocal(remote) ? 'lan' : 'direct'
+  }
+
+  /** Whether a path is good enough not to be opened again: it works, or this end is about to find out. */
+  #keeps(path: PathView, leads: boolean): boolean {
+    return usable(path.state) || (isOwn(path, leads) && path.state.name !== 'down')
   }
 
   /** Of two paths between the same two sockets one is enough: the one that works, else the leader's. */

@@ -36,7 +36,8 @@ describe('two nodes behind two NATs each', () => {
     assert.match(text, /bob\.test\.example {2}fd67:/)
     const address = /fd67:\S+/.exec(text)![0]
     await bed.lab.programs.run('alice', 'ping', ['-c', '3', '-i', '0.2', '-W', '2', address])
-    await bed.lab.programs.run('bob', 'ping', ['-c', '1', '-W', '2', '100.100.0.1'])
+    const four = (await bed.view('alice')).addresses.find((each) => each.includes('.'))!
+    await bed.lab.programs.run('bob', 'ping', ['-c', '1', '-W', '2', four])
   })
 
   it('NT-47, NT-48: both have the same private address, and leave the relay for the direct way', async () => {
@@ -101,5 +102,71 @@ describe('two nodes behind two NATs each', () => {
     assert.equal(readFileSync(join(bed.folder, 'alice', 'resolv.conf'), 'utf8'), 'nameserver 192.0.2.53\n')
     assert.doesNotMatch(await bed.lab.programs.run('alice', 'ip', ['-6', 'rule']), /67\d\d:/)
     assert.doesNotMatch(await bed.lab.programs.run('alice', 'ip', ['link']), /gwov0/)
+  })
+})
+
+describe('a node behind a symmetric NAT and one behind a port-restricted one', () => {
+  let bed: OverlayBed
+  before(async () => {
+    bed = await OverlayBed.start({ nb1: 'symmetric', nb2: 'symmetric' }, [
+      ['alice', 'acc2'],
+      ['bob', 'acc2'],
+    ])
+  })
+  after(async () => {
+    await bed?.close()
+  })
+
+  const pinging = (address: string) =>
+    bed.until('bob answers', () =>
+      bed.lab.programs.run('alice', 'ping', ['-c', '1', '-W', '1', address]).then(
+        () => true,
+        () => false,
+      ),
+    )
+
+  it('NT-46: they reach each other by the relay, which stays', async () => {
+    await bed.godwit('alice', 'overlay', 'resolve', 'bob')
+    await bed.untilWay('alice', 'relay acc1')
+    await bed.untilWay('bob', 'relay acc1')
+  })
+
+  it('the one behind the symmetric NAT moves: the relay is bound anew', async () => {
+    const bob = (await bed.view('alice')).peers[0]!.addresses[0]!
+    await bed.setLink('bob', 'acc2', true)
+    await bed.setLink('bob', 'acc1', false)
+    await bed.untilWay('bob', 'relay acc2')
+    await pinging(bob)
+  })
+
+  it('a node that is killed and starts again is reached under the same address, also from what ran before', async () => {
+    const bob = (await bed.view('alice')).peers[0]!.addresses[0]!
+    await bed.down('bob', 'SIGKILL')
+    await bed.up('bob')
+    await pinging(bob)
+    assert.deepEqual((await bed.view('bob')).addresses[0], bob)
+  })
+
+  it('both start again: a packet to the address alone finds the peer', async () => {
+    const bob = (await bed.view('alice')).peers[0]!.addresses[0]!
+    await bed.down('alice')
+    await bed.down('bob')
+    await bed.up('bob')
+    await bed.up('alice')
+    await pinging(bob)
+  })
+
+  it('the coordinator forgets where everybody is: what stands goes on, and new names are found again', async () => {
+    const bob = (await bed.view('alice')).peers[0]!.addresses[0]!
+    bed.server.tell('restart')
+    await bed.lab.programs.run('alice', 'ping', ['-c', '5', '-i', '0.2', '-W', '1', bob])
+    await bed.godwit('alice', 'overlay', 'forget', 'bob')
+    await bed.until('bob is found again', () =>
+      bed.godwit('alice', 'overlay', 'resolve', 'bob').then(
+        () => true,
+        () => false,
+      ),
+    )
+    await pinging(bob)
   })
 })

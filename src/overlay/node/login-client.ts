@@ -1,0 +1,110 @@
+/**
+ * Logs in at an account server (NT-28, Fig. 4 steps 2–8; docs/wire/overlay.md, Account server): HTTPS with the server's
+ * certificate checked as a browser would, or pinned. What the server says is checked before it is kept.
+ */
+import { request } from 'node:https'
+import type { TLSSocket } from 'node:tls'
+import * as z from 'zod'
+import { GodwitError } from '../../core/errors.ts'
+import { encodeKey, publicKeyOf } from '../../crypto/keys.ts'
+import { pinOf } from '../../tunnel/carrier/client.ts'
+import type { Login } from './login.ts'
+
+export interface LoginRequest {
+  /** `https://HOST[:PORT]`. */
+  readonly server: string
+  /** SHA-256 of the certificate, base64; absent: it must be of a known authority. */
+  readonly pin?: string
+  readonly account: string
+  readonly password: string
+  /** First label of the name that this node wants. */
+  readonly node: string
+  readonly privateKey: Uint8Array
+}
+
+const ANSWER_MS = 15_000
+const MAX_ANSWER = 16_384
+
+const granted = z.object({
+  name: z.string(),
+  key_id: z.string(),
+  key: z.string(),
+  coordinator: z.string(),
+  zone_key: z.string(),
+})
+const refusal = z.object({ error: z.object({ message: z.string().max(200) }) })
+
+/** Rejects with LOGIN_REFUSED, LOGIN_FAILED. */
+export async function logIn(asked: LoginRequest): Promise<Login> {
+  const { account, password, node, privateKey, server } = asked
+  const body = { account, password, node, public_key: encodeKey(publicKeyOf(privateKey)) }
+  const { status, text } = await post(new URL('/v1/login', server), asked.pin, JSON.stringify(body))
+  const value = jsonIn(text)
+  if (status !== 200) {
+    const said = refusal.safeParse(value)
+    const reason = said.success ? said.data.error.message : `it answers with status ${status}`
+    throw new GodwitError('LOGIN_REFUSED', `${server}: ${reason}`, {
+      hint:
+        status === 429 ? 'wait a minute, then try again' : 'check account, password and the name of the node',
+    })
+  }
+  const parsed = granted.safeParse(value)
+  if (!parsed.success)
+    throw new GodwitError('LOGIN_FAILED', `${server} answers with something else than a login`)
+  return { version: 1, ...parsed.data, private_key: encodeKey(privateKey), server, account }
+}
+
+function jsonIn(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+function post(
+  url: URL,
+  pin: string | undefined,
+  body: string,
+): Promise<{ readonly status: number; readonly text: string }> {
+  return new Promise((resolve, reject) => {
+    const fail = (reason: string): void => {
+      call.destroy()
+      reject(new GodwitError('LOGIN_FAILED', `${url.origin}: ${reason}`))
+    }
+    const call = request(
+      url,
+      {
+        method: 'POST',
+        timeout: ANSWER_MS,
+        agent: false,
+        rejectUnauthorized: pin === undefined,
+        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
+      },
+      (answer) => {
+        const parts: Buffer[] = []
+        let length = 0
+        answer.on('data', (part: Buffer) => {
+          length += part.length
+          if (length > MAX_ANSWER) fail('the answer is too long')
+          else parts.push(part)
+        })
+        answer.on('end', () =>
+          resolve({ status: answer.statusCode ?? 0, text: Buffer.concat(parts).toString() }),
+        )
+        answer.on('error', (error) => fail(error.message))
+      },
+    )
+    call.on('error', (error) => fail(error.message))
+    call.on('timeout', () => fail('no answer'))
+    // The password is written once the server has shown its certificate.
+    call.on('socket', (socket) =>
+      socket.once('secureConnect', () => {
+        const shown = (socket as TLSSocket).getPeerCertificate().raw
+        if (pin !== undefined && (shown === undefined || pinOf(shown) !== pin))
+          fail('another certificate than --pin says; nothing was sent')
+        else call.end(body)
+      }),
+    )
+  })
+}
