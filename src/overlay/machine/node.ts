@@ -20,6 +20,8 @@ import { Pair, reaches } from './pair.ts'
 const REQUEST_MS = 12_000
 /** A registration that nobody answers is asked for again after (ms). */
 const REGISTER_AGAIN = 5_000
+/** An echo is given up then (ms). */
+const ECHO_MS = 4_000
 /** Peers at most; a direction for one more displaces the one directed longest ago. */
 const MAX_PAIRS = 1024
 /** Names sought at a time. */
@@ -183,7 +185,7 @@ export class NodeMachine implements NodeMachineApi {
     }
     const sought = { since: now, asked: false }
     this.#sought.set(name, sought)
-    if (this.#registered) this.#seek(name, sought, undefined, now)
+    if (this.#located) this.#seek(name, sought, undefined, now)
   }
 
   noteNoPath(peer: string, now: number): void {
@@ -194,7 +196,7 @@ export class NodeMachine implements NodeMachineApi {
     const pause = known === undefined ? NO_PATH_PAUSE : Math.min(2 * known.pause, NO_PATH_LONGEST)
     this.#noPath.set(peer, { at: now + pause, pause })
     pair.retry(now)
-    if (!this.#registered || this.#sought.has(peer)) return
+    if (!this.#located || this.#sought.has(peer)) return
     const sought = { since: now, asked: false }
     this.#sought.set(peer, sought)
     this.#seek(peer, sought, pair.route === Route.RELAY ? undefined : Want.RELAY, now)
@@ -251,6 +253,11 @@ export class NodeMachine implements NodeMachineApi {
       }
     if (this.#registerAt <= now) this.#register(now)
     if (this.#keepAliveAt <= now) this.#keepAlive(now)
+  }
+
+  /** The coordinator knows where this node is now: what it directs reaches us. */
+  get #located(): boolean {
+    return this.#registered && !this.#registering && !this.#moved
   }
 
   // ---- registration (Fig. 4 steps 9–13, Fig. 7 steps 3–10)
@@ -312,7 +319,6 @@ export class NodeMachine implements NodeMachineApi {
       this.#registerAt = now + REGISTER_AGAIN
       return
     }
-    if (answer.challenge !== undefined) this.#echo(answer.challenge, now)
     this.#lease = answer.lease
     this.#registered = true
     this.#trouble = undefined
@@ -329,7 +335,9 @@ export class NodeMachine implements NodeMachineApi {
           notification: { ...answer.notificationServer, token: answer.token },
         }),
     })
-    this.#afterRegistration(now)
+    // Until it has proven this address the coordinator directs peers to the one before.
+    if (answer.challenge === undefined) this.#afterRegistration(now)
+    else this.#echo(answer.challenge, now, (at) => this.#afterRegistration(at))
   }
 
   #afterRegistration(now: number): void {
@@ -337,7 +345,8 @@ export class NodeMachine implements NodeMachineApi {
     if (!this.#moved) return
     this.#moved = false
     for (const pair of this.#pairs.values()) {
-      if (this.#sought.has(pair.peer) || this.#sought.size >= MAX_SOUGHT) continue
+      if (this.#sought.size >= MAX_SOUGHT) break
+      this.#asker.drop(({ type, name }) => type === Type.DIRECTION_REQUEST && name === pair.peer)
       const sought = { since: now, asked: false }
       this.#sought.set(pair.peer, sought)
       this.#seek(pair.peer, sought, pair.wantsChannel ? Want.ANOTHER_CHANNEL : undefined, now)
@@ -357,9 +366,9 @@ export class NodeMachine implements NodeMachineApi {
   }
 
   /** Returns a challenge from where it came to: the coordinator then takes this address for ours. */
-  #echo(echo: Uint8Array, now: number): void {
+  #echo(echo: Uint8Array, now: number, then: (now: number) => void = () => {}): void {
     this.#step(this.#own, this.#dc, Type.KEEP_ALIVE, now)
-    this.#asker.request({ type: Type.KEEP_ALIVE, echo }, REQUEST_MS, () => {}, now)
+    this.#asker.request({ type: Type.KEEP_ALIVE, echo }, ECHO_MS, (_answer, _way, at) => then(at), now)
   }
 
   #keepAlive(now: number): void {

@@ -15,7 +15,6 @@ import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import type { NatKind } from '../../../lab/nat.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
-import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { OverlayView } from '../../../src/host/provisioning/overlay.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -23,9 +22,14 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 usesPrograms('ip', 'unshare')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
-const SERVER = fileURLToPath(new URL('../../support/overlay-server.js', import.meta.url))
 export const ZONE = 'test.example'
 const SRV = '192.0.2.2'
+const CONFIGURATION = `[overlay]
+accesses = ["acc1", "acc2"]
+dns = "file"
+[log]
+level = "debug"
+`
 
 export type NodeName = 'alice' | 'bob'
 export const NODES: readonly NodeName[] = ['alice', 'bob']
@@ -127,27 +131,36 @@ export class OverlayBed {
     rmSync(this.folder, { recursive: true, force: true })
   }
 
+  /** As a user would: `overlay init`, `serve`, `account add`; on the nodes `login` with what that prints. */
   async #serve(): Promise<void> {
-    const keys = NODES.map(() => generatePrivateKey())
-    const nodes = NODES.map((name, i) => ({
-      name: `${name}.${ZONE}`,
-      publicKey: encodeKey(publicKeyOf(keys[i]!)),
-    }))
-    const argument = JSON.stringify({ address: SRV, nodes })
-    this.server = await this.lab.programs.start('srv', process.execPath, [SERVER, argument], { input: true })
-    const line = await this.server.line()
-    const logins = JSON.parse(line ?? 'null') as object[]
-    for (const [i, name] of NODES.entries()) {
+    const init = ['overlay', 'init', '--zone', ZONE, '--endpoint', SRV, '--dns-port', '0']
+    await this.#command('srv', ...init)
+    await this.serve()
+    const added = await this.#command('srv', 'overlay', 'account', 'add', 'carol', '--json')
+    const { password, server, pin } = JSON.parse(added) as Record<string, string>
+    for (const name of NODES) {
       const state = join(this.folder, name)
       mkdirSync(state, { mode: 0o750 })
-      const login = { ...logins[i], private_key: encodeKey(keys[i]!) }
-      writeFileSync(join(state, 'overlay-login.json'), JSON.stringify(login), { mode: 0o600 })
-      writeFileSync(
-        join(state, 'godwit.toml'),
-        `[overlay]\naccesses = ["acc1", "acc2"]\ndns = "file"\n[log]\nlevel = "debug"\n`,
-      )
+      writeFileSync(join(state, 'godwit.toml'), CONFIGURATION)
       writeFileSync(join(state, 'resolv.conf'), 'nameserver 192.0.2.53\n')
+      const words = ['overlay', 'login', 'carol', '--server', server!, '--pin', pin!, '--name', name]
+      const typed = 'printf "%s\\n" "$0" | exec "$@"'
+      const all = ['-c', typed, password!, process.execPath, GODWIT, ...words, '--state', state]
+      await this.lab.programs.run(name, 'sh', all)
     }
+  }
+
+  /** The zone's servers, in one process. */
+  async serve(): Promise<void> {
+    const words = [GODWIT, 'overlay', 'serve', '--state', join(this.folder, 'srv')]
+    const log = join(this.folder, 'srv.log')
+    this.server = await this.lab.programs.start('srv', process.execPath, words, { log })
+    await this.server.expect((line) => line.trim() === 'ready', 30_000)
+  }
+
+  #command(host: string, ...args: string[]): Promise<string> {
+    const state = ['--state', join(this.folder, host)]
+    return this.lab.programs.run(host, process.execPath, [GODWIT, ...args, ...state])
   }
 
   /** Words that run a command with the node's own /etc/resolv.conf. */
@@ -182,12 +195,7 @@ export class OverlayBed {
   }
 
   godwit(name: NodeName, ...args: string[]): Promise<string> {
-    return this.lab.programs.run(name, process.execPath, [
-      GODWIT,
-      ...args,
-      '--state',
-      join(this.folder, name),
-    ])
+    return this.#command(name, ...args)
   }
 
   async view(name: NodeName): Promise<OverlayView> {

@@ -1,0 +1,67 @@
+/** `godwit overlay login`, `up`, `resolve`, `peers` …: definitions of the node's commands. */
+import { type Command, Option } from 'commander'
+import { define, group } from './definition.ts'
+
+/** Makes the group; the servers' commands are added to it. */
+export function defineOverlay(program: Command): void {
+  const overlay = group(
+    program,
+    'overlay',
+    'an overlay: nodes reached by name behind any NAT, and its servers',
+  )
+  define(overlay, {
+    use: 'login <account>',
+    summary: 'log in at an account server; the password is read from the terminal or standard input',
+    examples: [
+      'sudo godwit overlay login carol --server https://overlay.example.org --name laptop',
+      'sudo godwit overlay login carol',
+    ],
+    details: 'Logged in anew, a node keeps its key, its name and its addresses, and needs no --server.',
+    options: [
+      new Option('--server <url>', 'the account server'),
+      new Option(
+        '--pin <sha256>',
+        'its certificate (base64 of its SHA-256), where no known authority signed it',
+      ),
+      new Option('--name <label>', 'what this node is called; default: the name of this machine'),
+    ],
+    run: async (account, options) => (await import('./commands/overlay.ts')).login(account, options),
+  })
+  define(overlay, {
+    use: 'up',
+    summary: 'run a node in the foreground; prints `ready` once its coordinator knows where it is',
+    examples: ['sudo godwit overlay up'],
+    without: ['json'],
+    run: async (options) => (await import('./commands/overlay.ts')).up(options),
+  })
+  define(overlay, {
+    use: 'down',
+    summary: 'remove what a killed node left: interface, routes, rules, its line in resolv.conf',
+    examples: ['sudo godwit overlay down'],
+    run: async (options) => (await import('./commands/overlay.ts')).down(options),
+  })
+  define(overlay, {
+    use: 'resolve <name>',
+    summary: 'build the tunnel to a node; prints its virtual addresses and the way',
+    examples: ['godwit overlay resolve laptop', 'godwit overlay resolve laptop.home.example.org --json'],
+    run: async (name, options) => (await import('./commands/overlay.ts')).resolve(name, options),
+  })
+  define(overlay, {
+    use: 'peers',
+    summary: 'this node, and the nodes that it has met: addresses, way, access, and why',
+    examples: ['godwit overlay peers'],
+    run: async (options) => (await import('./commands/overlay.ts')).peers(options),
+  })
+  define(overlay, {
+    use: 'trace',
+    summary: 'print the signalling of this node as a sequence diagram',
+    examples: ['godwit overlay trace', 'godwit overlay trace --json'],
+    run: async (options) => (await import('./commands/overlay.ts')).trace(options),
+  })
+  define(overlay, {
+    use: 'forget <name>',
+    summary: 'forget a peer and its tunnel until it is asked for again',
+    examples: ['godwit overlay forget laptop'],
+    run: async (name, options) => (await import('./commands/overlay.ts')).forget(name, options),
+  })
+}
