@@ -30,6 +30,8 @@ export interface LocalDnsParts {
   /** Who is asked for all others, as text. */
   readonly upstream: () => readonly string[]
   readonly report: (message: string) => void
+  /** Of this server and those that it asks. Default: 53. */
+  readonly port?: number
 }
 
 type Reply = (bytes: Uint8Array) => void
@@ -41,9 +43,11 @@ export class LocalDns {
   readonly #streams = new Set<Stream>()
   #waiting = 0
   #bound = ''
+  readonly #port: number
 
   constructor(parts: LocalDnsParts) {
     this.#parts = parts
+    this.#port = parts.port ?? PORT
   }
 
   /** Listens on these addresses of this machine and no others. */
@@ -77,13 +81,13 @@ export class LocalDns {
     })
     await new Promise<void>((resolve, reject) => {
       socket.once('error', reject)
-      socket.bind(PORT, address, resolve)
+      socket.bind(this.#port, address, resolve)
     })
     this.#sockets.push(socket)
     const server = createServer((stream) => this.#serve(stream))
     server.on('error', (error) => this.#parts.report(`name server on ${address}: ${error.message}`))
     server.maxConnections = MAX_STREAMS
-    server.listen(PORT, address)
+    server.listen(this.#port, address)
     this.#servers.push(server)
   }
 
@@ -127,7 +131,10 @@ export class LocalDns {
   /** The question as it stands to the servers in turn; the first answer counts. */
   async #forward(bytes: Uint8Array, question: Question, stream: boolean): Promise<Uint8Array> {
     for (const server of this.#parts.upstream()) {
-      const answer = await (stream ? overTcp(server, bytes) : overUdp(server, bytes)).catch(() => undefined)
+      const answer = await (stream
+        ? overTcp(server, this.#port, bytes)
+        : overUdp(server, this.#port, bytes)
+      ).catch(() => undefined)
       if (answer !== undefined) return answer
     }
     return failure(question)
@@ -173,7 +180,7 @@ function failure(question: Question): Uint8Array {
   return response(question, SERVFAIL, [])
 }
 
-function overUdp(server: string, bytes: Uint8Array): Promise<Uint8Array> {
+function overUdp(server: string, port: number, bytes: Uint8Array): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
     const socket = createSocket(server.includes(':') ? 'udp6' : 'udp4')
     const timer = setTimeout(() => end(new Error('no answer')), FORWARD_MS)
@@ -188,13 +195,13 @@ function overUdp(server: string, bytes: Uint8Array): Promise<Uint8Array> {
     socket.on('message', (answer) => {
       if (answer[0] === bytes[0] && answer[1] === bytes[1]) end(undefined, answer)
     })
-    socket.connect(PORT, server)
+    socket.connect(port, server)
   })
 }
 
-function overTcp(server: string, bytes: Uint8Array): Promise<Uint8Array> {
+function overTcp(server: string, port: number, bytes: Uint8Array): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
-    const stream = createConnection({ host: server, port: PORT, timeout: FORWARD_MS })
+    const stream = createConnection({ host: server, port, timeout: FORWARD_MS })
     const fail = (): void => {
       stream.destroy()
       reject(new Error('no answer'))

@@ -156,11 +156,11 @@ describe('a node behind a symmetric NAT and one behind a port-restricted one', (
     await pinging(bob)
   })
 
-  it('the servers start again: what stands goes on, and names are found again', async () => {
+  it('the servers start again, and with them the relay: the pair is directed anew, and names are found', async () => {
     const bob = (await bed.view('alice')).peers[0]!.addresses[0]!
     await bed.server.stop()
     await bed.serve()
-    await bed.lab.programs.run('alice', 'ping', ['-c', '5', '-i', '0.2', '-W', '1', bob])
+    await pinging(bob)
     await bed.godwit('alice', 'overlay', 'forget', 'bob')
     await bed.until('bob is found again', () =>
       bed.godwit('alice', 'overlay', 'resolve', 'bob').then(
