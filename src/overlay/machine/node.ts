@@ -33,6 +33,9 @@ const SEEK_MS = 10_000
 /** Between two directions asked for because a peer has no path (ms), doubling to the longest. */
 const NO_PATH_PAUSE = 1_000
 const NO_PATH_LONGEST = 30_000
+/** Between two directions that look for a direct way while packets go by the relay (ms), doubling to the longest. */
+const OPTIMISE_PAUSE = 2_000
+const OPTIMISE_LONGEST = 60_000
 /** Host candidates told. */
 const MAX_HOSTS = 14
 /** Requests with long answers are this long (bytes): an answer is no more than three times its request. */
@@ -69,6 +72,8 @@ export class NodeMachine implements NodeMachineApi {
   readonly #sought = new Map<string, Sought>()
   /** Peers without a path: when a direction may be asked for again, and the pause after it. */
   readonly #noPath = new Map<string, { at: number; pause: number }>()
+  /** The same of peers whose packets go by the relay. */
+  readonly #relayed = new Map<string, { readonly at: number; readonly pause: number }>()
   /** Keys of foreign zones, by zone: the first that was seen. */
   readonly #zones = new Map<string, Uint8Array>()
   readonly #outputs: NodeOutput[] = []
@@ -203,8 +208,25 @@ export class NodeMachine implements NodeMachineApi {
   }
 
   /** The tunnel has a path to the peer again. */
-  notePath(peer: string): void {
+  notePath(peer: string, relayed: boolean): void {
     this.#noPath.delete(peer)
+    if (!relayed) this.#relayed.delete(peer)
+  }
+
+  /**
+   * Packets are going by the relay. NATs and networks change, and tunnel requests may have missed each other: now and then both
+   * nodes are directed anew and ask all candidates again (Fig. 8).
+   */
+  noteRelayed(peer: string, now: number): void {
+    if (!this.#pairs.has(peer)) return
+    const known = this.#relayed.get(peer) ?? { at: now + OPTIMISE_PAUSE, pause: OPTIMISE_PAUSE }
+    this.#relayed.set(peer, known)
+    if (now < known.at || !this.#located || this.#sought.has(peer)) return
+    const pause = Math.min(2 * known.pause, OPTIMISE_LONGEST)
+    this.#relayed.set(peer, { at: now + pause, pause })
+    const sought = { since: now, asked: false }
+    this.#sought.set(peer, sought)
+    this.#seek(peer, sought, undefined, now)
   }
 
   wake(now: number): void {
@@ -220,6 +242,7 @@ export class NodeMachine implements NodeMachineApi {
     this.#pairs.delete(peer)
     this.#byTag.delete(toHex(pair.checks.tag))
     this.#noPath.delete(peer)
+    this.#relayed.delete(peer)
   }
 
   poll(): NodeOutput | undefined {

@@ -424,7 +424,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       if (order < 0 || (order === 0 && path.slot === peer.slot)) best = path
     }
     for (const path of working) machine.setStandby(path.slot, path === best ? undefined : STANDBY_MS)
-    if (best !== undefined) this.#node.notePath(peer.name)
+    if (best !== undefined) this.#node.notePath(peer.name, this.#kindOf(index, best) === 'relay')
     else if (peer.slot >= 0) peer.since = now
     const slot = best?.slot ?? Verdict.PARK
     if (slot === peer.slot) return
@@ -457,6 +457,10 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
           if (isOwn(path, peer.leads) && state.name === 'down' && now - since > DEAD_MS)
             machine.removePath(path.slot, now)
         }
+        const used = machine.path(peer.slot)
+        const relayed = used !== undefined && this.#kindOf(index, used) === 'relay'
+        if (relayed && peer.leads && now - this.#forwarder.usedAt(index) < WANTED_MS)
+          this.#node.noteRelayed(name, now)
       } else if (now - Math.max(peer.since, 0) >= NO_PATH_MS) {
         const wanted = now - this.#forwarder.usedAt(index) < WANTED_MS || now - peer.since < WANTED_MS
         if (wanted) this.#node.noteNoPath(name, now)

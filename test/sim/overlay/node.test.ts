@@ -236,6 +236,32 @@ describe('NT-43, NT-44 moves', () => {
     }
   })
 
+  it('NT-47: tunnel requests that all missed are sent again while packets go by the relay, at growing pauses', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted')
+    net.filter = (_from, _to, bytes) => bytes[2] !== 7
+    a.resolve(b.name)
+    net.run(5_000)
+    assert.ok(!a.ways().includes('direct'))
+    net.filter = () => true
+    const leader = a.of('direction')[0]!.leads ? a : b
+    const follower = leader === a ? b : a
+    for (let i = 0; i < 50 && !a.ways().includes('direct'); i++) {
+      leader.machine.noteRelayed(follower.name, net.now)
+      leader.drain()
+      net.run(100)
+    }
+    for (const node of [a, b]) assert.ok(node.ways().includes('direct'))
+    const directed = () =>
+      net.server.heard.filter((line) => line === `${leader.name} ${Type.DIRECTION_REQUEST}`)
+    const before = directed().length
+    for (let i = 0; i < 600; i++) {
+      leader.machine.noteRelayed(follower.name, net.now)
+      leader.drain()
+      net.run(100)
+    }
+    assert.ok(directed().length - before <= 5)
+  })
+
   it('a peer without a path is directed anew, by a relay, at growing pauses', () => {
     const { net, a, b } = pair(undefined, undefined)
     net.server.useRelay = false
