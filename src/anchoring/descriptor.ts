@@ -1,7 +1,7 @@
 /** Anchoring as the daemon composes it: a mobile host, and an anchor. */
 import { existsSync, unlinkSync } from 'node:fs'
 import * as z from 'zod'
-import { parseInterfaceAddress, parsePrefix } from '../core/address.ts'
+import { parseAddress, parseInterfaceAddress, parsePrefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { type ControlRoute, postRoute } from '../core/mechanism.ts'
 import { withArticle } from '../core/words.ts'
@@ -351,7 +351,14 @@ function knownHost(record: HostRecord): KnownHost {
   }
 }
 
-const INVITE = z.strictObject({ name: z.string().min(1), wg: z.boolean().optional() })
+const INVITE = z.strictObject({
+  name: z.string().min(1),
+  wg: z.boolean().optional(),
+  dns: z
+    .array(z.string().refine((text) => parseAddress(text).ok, 'an address'))
+    .max(8)
+    .optional(),
+})
 const REMOVE = z.strictObject({ name: z.string().min(1) })
 
 /** What `godwit anchor invite` and `remove` ask a running anchor. */
@@ -364,9 +371,10 @@ function hostRoutes(
   refresh: () => void,
 ): ControlRoute[] {
   return [
-    postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg } }) => {
+    postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg, dns } }) => {
       const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), {
         wg: wg === true,
+        ...(dns && { dns }),
         ...(anchor.websocket && certificatePin(anchor.websocket, files)),
       })
       refresh()

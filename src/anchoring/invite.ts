@@ -11,6 +11,8 @@ import { formatWgQuick } from './wg-quick.ts'
 export interface InviteOptions {
   /** A configuration of wg-quick for a stock client instead of an invitation. */
   readonly wg?: boolean
+  /** Name servers that a stock client is to use. */
+  readonly dns?: readonly string[]
   /** Of the certificate that hosts are to take over WebSockets. */
   readonly pin?: string
 }
@@ -52,7 +54,7 @@ export function inviteHost(
     ? formatWgQuick({
         privateKey: encodeKey(privateKey),
         addresses,
-        dns: [],
+        dns: options.dns ?? [],
         mtu: 1420,
         peer: {
           publicKey,

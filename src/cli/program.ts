@@ -88,8 +88,17 @@ function defineAnchor(program: Command): void {
   define(anchor, {
     use: 'invite <name>',
     summary: 'print an invitation for one host: one line, a secret, for one use',
-    examples: ['sudo godwit anchor invite laptop', 'sudo godwit anchor invite --wg phone > phone.conf'],
-    options: [new Option('--wg', 'a wg-quick configuration for a stock WireGuard client instead')],
+    examples: [
+      'sudo godwit anchor invite laptop',
+      'sudo godwit anchor invite --wg phone --out phone.conf --dns 9.9.9.9',
+    ],
+    options: [
+      new Option('--wg', 'a wg-quick configuration for a stock WireGuard client instead'),
+      new Option('--out <file>', 'write it to a file that only its owner can read'),
+      new Option('--dns <address>', 'with --wg: a name server for that client; again for more').argParser(
+        collect,
+      ),
+    ],
     run: async (name, options) => (await import('./commands/anchor.ts')).invite(name, options),
   })
   define(anchor, {

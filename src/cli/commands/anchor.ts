@@ -1,5 +1,7 @@
 /** `anchor init`, `invite`, `hosts`, `remove`, `forward`, `forwards`, `unforward`. A running anchor is asked; a stopped one's store is written. */
 
+import { existsSync } from 'node:fs'
+import { parseAddress } from '../../core/address.ts'
 import { usageError } from '../../core/errors.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import {
@@ -13,6 +15,7 @@ import {
   loadAnchorConfig,
   invite as makeInvitation,
   poolAddresses,
+  writeInvitation,
 } from '../../host/provisioning/anchoring.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
@@ -40,13 +43,32 @@ export interface Invited {
 
 export async function invite(
   name: string,
-  options: CommonOptions & { readonly wg?: boolean },
+  options: CommonOptions & {
+    readonly wg?: boolean
+    readonly out?: string
+    readonly dns?: readonly string[]
+  },
 ): Promise<void> {
   const state = new State(options)
   const wg = options.wg === true
+  const { out, dns } = options
+  if (dns !== undefined && !wg)
+    throw usageError('--dns belongs to --wg', {
+      hint: 'a host of godwit has [host] dns in its own configuration',
+    })
+  for (const each of dns ?? []) if (!parseAddress(each).ok) throw usageError(`--dns ${each}: not an address`)
+  if (out !== undefined && existsSync(out))
+    throw usageError(`${out} exists already`, { hint: 'name another file, or remove it first' })
+  const request = { name, wg, ...(dns && { dns }) }
   const answer = state.busy()
-    ? await new ControlClient(state.socket).post<Invited>('/v1/anchor/invite', { name, wg })
-    : offline(state, name, wg)
+    ? await new ControlClient(state.socket).post<Invited>('/v1/anchor/invite', request)
+    : offline(state, request)
+  if (out !== undefined) {
+    writeInvitation(out, answer.text)
+    if (options.json) printJson({ name, file: out })
+    else printLines([`wrote ${out}, readable by its owner alone; remove it when ${name} has it`])
+    return
+  }
   if (options.json) {
     const expires = answer.expires === undefined ? {} : { expires: new Date(answer.expires).toISOString() }
     printJson({ name, ...(wg ? { wg_quick: answer.text } : { invitation: answer.text }), ...expires })
@@ -55,9 +77,12 @@ export async function invite(
   }
 }
 
-function offline(state: State, name: string, wg: boolean): Invited {
+function offline(
+  state: State,
+  { name, ...what }: { readonly name: string; readonly wg: boolean; readonly dns?: readonly string[] },
+): Invited {
   const store = new HostStore(state.file('hosts.json'))
-  const { host, text } = makeInvitation(state, store, name, Date.now(), { wg })
+  const { host, text } = makeInvitation(state, store, name, Date.now(), what)
   return { name, text, ...(host.expires === undefined ? {} : { expires: host.expires }) }
 }
 

@@ -91,6 +91,11 @@ export function invite(
   })
 }
 
+/** Keeps an invitation in a file that only its owner can read. */
+export function writeInvitation(file: string, text: string): void {
+  writeSecret(file, text.endsWith('\n') ? text : `${text}\n`)
+}
+
 /** What `join` tells. */
 export interface Joined {
   readonly peer: string

@@ -2,7 +2,16 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -56,6 +65,43 @@ test('an invitation comes from standard input, up to the first line break; what 
   const help = godwit(['join', '--help']).stdout
   assert.match(help, /sudo godwit join -$/m)
   assert.match(help, /then the secret is\nin the list of processes/)
+})
+
+test('an invitation goes to a file for its owner alone, with name servers for a stock client (issue 14, point 8)', () => {
+  const state = join(folder, 'out')
+  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state]).status, 0)
+  const file = join(folder, 'phone.conf')
+  const wg = [
+    'anchor',
+    'invite',
+    'phone',
+    '--wg',
+    '--dns',
+    '9.9.9.9',
+    '--dns',
+    '2620:fe::fe',
+    '--state',
+    state,
+  ]
+  const made = godwit([...wg, '--out', file])
+  assert.equal(made.status, 0, made.stderr)
+  assert.equal(statSync(file).mode & 0o777, 0o600)
+  assert.match(readFileSync(file, 'utf8'), /^DNS = 9\.9\.9\.9, 2620:fe::fe$/m)
+  assert.doesNotMatch(made.stdout, /PrivateKey/)
+  fails(
+    2,
+    /phone\.conf exists already; name another file/,
+    'anchor',
+    'invite',
+    'b',
+    '--out',
+    file,
+    '--state',
+    state,
+  )
+  fails(2, /--dns belongs to --wg/, 'anchor', 'invite', 'b', '--dns', '9.9.9.9', '--state', state)
+  assert.match(godwit(['anchor', 'hosts', '--state', state]).stdout, /^phone /m)
+  assert.doesNotMatch(godwit(['anchor', 'hosts', '--state', state]).stdout, /^b /m)
 })
 
 test('exit status 2: a malformed configuration is told with file, line, reason', () => {

@@ -154,6 +154,7 @@ test("the README's way from an anchor to a laptop works as it is written, up to 
     const args = line.replace('sudo bin/godwit ', '').replace(/ >.*/, '').split(' ')
     const result = spawnSync(process.execPath, [main, ...args, '--state', join(folder, state)], {
       encoding: 'utf8',
+      cwd: folder,
       input,
     })
     assert.equal(result.status, 0, `${line}: ${result.stderr}`)
@@ -163,7 +164,8 @@ test("the README's way from an anchor to a laptop works as it is written, up to 
   const invitation = call('anchor invite laptop', 'anchor')
   assert.match(invitation, /^godwit1\.\S+\n$/)
   call('join -', 'laptop', invitation)
-  assert.match(call('anchor invite --wg', 'anchor'), /^\[Interface\]\n/)
+  call('anchor invite --wg', 'anchor')
+  assert.match(readFileSync(join(folder, 'phone.conf'), 'utf8'), /^\[Interface\]\n/)
 })
 
 /** The TOML examples of the documents, with the file that each is in. */
