@@ -35,7 +35,7 @@ function pair(kindA: NatKind | undefined, kindB: NatKind | undefined, init = {},
 const hasWay = (node: SimNode, kind: string) => node.ways().includes(kind)
 
 describe('NT-39, NT-16: registration', () => {
-  it('two round trips; the lease is the zone’s; addresses differ and stay', () => {
+  it('NT-39, NT-16: two round trips; the lease is the zone’s; addresses differ and stay', () => {
     const { net, servers, a, b } = pair(undefined, 'port-restricted')
     const first = a.of('registered')[0]!
     assert.ok(checkLease(first.encoded, ZONE.zoneKey, net.wall + net.now, overlayCrypto.verify).ok)
@@ -106,7 +106,7 @@ describe('NT-40, NT-43, NT-45: directions', () => {
     ['symmetric', 'port-restricted', 'relay'],
   ]
   for (const [kindA, kindB, best] of cases)
-    it(`${kindA ?? 'global'} to ${kindB ?? 'global'}: ${best}`, () => {
+    it(`NT-45: ${kindA ?? 'global'} to ${kindB ?? 'global'}: ${best}`, () => {
       const { net, a, b } = pair(kindA, kindB)
       a.resolve(b.name)
       net.until(() => hasWay(a, best) && hasWay(b, best))

@@ -33,6 +33,7 @@ const upmt = rowsOf('upmt.md')
 const dime = rowsOf('dime.md')
 const ohshima = rowsOf('ohshima.md')
 const mptcp = rowsOf('mptcp.md')
+const ntmobile = rowsOf('ntmobile.md')
 
 test('UPMT: the requirements of the central anchor mode are all there, each once', () => {
   const wanted = [...range('UP', 1, 5), ...range('UP', 7, 13), ...range('UP', 19, 32), ...range('UP', 36, 42)]
@@ -69,7 +70,16 @@ test('the MPTCP proxy: all requirements but those that are not met yet (the rout
   )
 })
 
-for (const { id, where, file, name } of [...upmt, ...dime, ...ohshima, ...mptcp]) {
+test('NTMobile: every requirement is met somewhere, or named among what is not there', () => {
+  const text = readFileSync(`${root}docs/requirements/ntmobile.md`, 'utf8')
+  const missing = text.slice(text.indexOf('## Not there'))
+  const met = ntmobile.map(({ id }) => id)
+  assert.equal(new Set(met).size, met.length)
+  for (const id of range('NT', 1, 52))
+    assert.ok(met.includes(id) || new RegExp(`\\b${id}\\b`).test(missing), id)
+})
+
+for (const { id, where, file, name } of [...upmt, ...dime, ...ohshima, ...mptcp, ...ntmobile]) {
   test(`${id}: what shows it exists`, () => {
     assert.ok(existsSync(root + where), where)
     const names = [...readFileSync(root + file, 'utf8').matchAll(/\b(?:test|it)\(\s*(['"`])(.*?)\1/g)].map(
