@@ -2,10 +2,12 @@
  * Makes the kernel follow the tables: maps, programs, identifiers, what stands behind them, and the ports that new sockets must
  * not take. Nothing here decides.
  */
+import { KernelConnTracker } from '../linux/conntrack.ts'
 import type { Services } from '../mechanism/services.ts'
 import { FastPath } from './kernel/fast-path.ts'
 import type { KernelHandles } from './kernel/handles.ts'
 import { Outage } from './kernel/outage.ts'
+import { Trackers } from './kernel/trackers.ts'
 import type { Scanner } from './scanner.ts'
 import { type Compiled, compile, type Ip, type Tables } from './tables.ts'
 
@@ -31,6 +33,7 @@ export class Applier {
   readonly #init: ApplierInit
   readonly #warn: (text: string) => void
   readonly #fastPath: FastPath
+  readonly #trackers: Trackers
   /** Local ports of translated flows, by HID. */
   readonly #ports = new Map<number, readonly number[]>()
   /** Flows that were told to have the ports of another, by HID. */
@@ -64,6 +67,7 @@ export class Applier {
       warn: this.#warn,
       streams: (flows) => scanner.streamsOf(flows),
     })
+    this.#trackers = new Trackers(tables, kernel.network, () => new KernelConnTracker(), this.#warn)
     this.#fastPath = new FastPath(kernel.fastDevices, kernel.network, tables, {
       allowed: init.fastPath && kernel.obstacle === undefined,
       accesses: () => kernel.network.devices,
@@ -89,6 +93,7 @@ export class Applier {
     clearTimeout(this.#reserveTimer)
     clearImmediate(this.#settling)
     this.#fastPath.stop()
+    this.#trackers.stop()
     this.outage.stop()
   }
 
@@ -136,7 +141,9 @@ export class Applier {
       return
     }
     const { maps, network } = this.#kernel
+    this.#trackers.before(hids)
     maps.apply(compiled)
+    this.#trackers.after()
     this.#fastPath.trim()
     this.outage.hold(network.own)
     this.#unsettled = true

@@ -1,0 +1,78 @@
+/**
+ * Entries of the kernel's connection tracking (nf_conntrack), removed by ctnetlink (linux/netfilter/nfnetlink_conntrack.h). An
+ * entry says what a firewall lets pass as known; without one the next packet of a TCP connection begins a new one.
+ */
+import { ENOENT } from '../core/errno.ts'
+import { KernelError } from './libc.ts'
+import { NetlinkMessage } from './netlink.ts'
+import { NETLINK_NETFILTER, NetlinkSocket } from './netlink-socket.ts'
+import type { SocketFlow } from './sockdiag.ts'
+
+const NFNL_SUBSYS_CTNETLINK = 1
+const IPCTNL_MSG_CT_DELETE = 2
+const AF = { 4: 2, 16: 10 } as const
+
+const Ctnl = {
+  TUPLE_ORIG: 1,
+  TUPLE_IP: 1,
+  TUPLE_PROTO: 2,
+  PROTO_NUM: 1,
+  PROTO_SRC_PORT: 2,
+  PROTO_DST_PORT: 3,
+} as const
+/** Source, destination. */
+const IP_ATTRIBUTES = { 4: [1, 2], 16: [3, 4] } as const
+
+/** What is asked of it; `linux/conntrack.ts` has the real one. */
+export interface ConnTracker {
+  /** Forgets a connection, whichever end began it; false: there was none. */
+  forget(flow: SocketFlow): boolean
+  close(): void
+}
+
+export class KernelConnTracker implements ConnTracker {
+  readonly #socket: NetlinkSocket
+
+  constructor(netns?: string) {
+    this.#socket = new NetlinkSocket(NETLINK_NETFILTER, netns)
+  }
+
+  /** Throws KernelError where the kernel has no ctnetlink, or does not let this process use it. */
+  forget(flow: SocketFlow): boolean {
+    try {
+      this.#socket.request(deletion(flow), 'forget a tracked connection')
+      return true
+    } catch (error) {
+      if (error instanceof KernelError && error.errno === ENOENT) return false
+      throw error
+    }
+  }
+
+  close(): void {
+    this.#socket.close()
+  }
+}
+
+/** The kernel finds an entry by its tuple of either direction. */
+export function deletion({
+  protocol,
+  localAddress,
+  localPort,
+  remoteAddress,
+  remotePort,
+}: SocketFlow): NetlinkMessage {
+  const width = localAddress.length === 4 ? 4 : 16
+  const [source, destination] = IP_ATTRIBUTES[width]
+  const message = new NetlinkMessage((NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE)
+  message.u8(AF[width]).u8(0).be16(0) // struct nfgenmsg
+  return message.nested(Ctnl.TUPLE_ORIG, () => {
+    message.nested(Ctnl.TUPLE_IP, () => {
+      message.attribute(source, localAddress).attribute(destination, remoteAddress)
+    })
+    message.nested(Ctnl.TUPLE_PROTO, () => {
+      message.attributeU8(Ctnl.PROTO_NUM, protocol)
+      message.structure(Ctnl.PROTO_SRC_PORT, () => message.be16(localPort))
+      message.structure(Ctnl.PROTO_DST_PORT, () => message.be16(remotePort))
+    })
+  })
+}
