@@ -1,0 +1,156 @@
+/** DIME in the networks that people have (issue 10, C): addresses that come back, firewalls, Docker, temporary addresses. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { afterEach, beforeEach, test } from 'node:test'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { Bed, pause, until } from './bed.ts'
+import { Counted, serve } from './counted.ts'
+import { Published } from './published.ts'
+
+usesPrograms('ip', 'nft', 'iptables')
+
+let bed: Bed
+beforeEach(() => {
+  bed = new Bed()
+})
+afterEach(() => bed.close())
+
+/** What OpenWrt, firewalld and ufw have in common; `open`: what may begin from outside, beside IHMP. */
+function firewall(name: 'm' | 'c', open: string): void {
+  const rules = `table inet firewall {
+    chain input {
+      type filter hook input priority filter; policy drop
+      iif lo accept
+      ct state invalid drop
+      ct state established,related accept
+      meta l4proto { icmp, icmpv6 } accept
+      udp dport 1021 accept
+      ${open}
+    }
+    chain output { type filter hook output priority filter; ct state invalid drop; }
+  }`
+  execFileSync('ip', ['netns', 'exec', bed.netns(name), 'nft', '-f', '-'], { input: rules })
+}
+
+/** Both ends send on m's address of access n. */
+async function on(n: 1 | 2): Promise<void> {
+  const local = `10.${n}.0.2`
+  await until(`both ends use ${local}`, async () => {
+    const m = (await bed.sockets('m')).filter((s) => s.proven)
+    const c = (await bed.sockets('c')).filter((s) => s.proven)
+    return (
+      m.length > 0 &&
+      c.length > 0 &&
+      m.every((s) => s.wire_local === local) &&
+      c.every((s) => s.wire === local)
+    )
+  })
+}
+
+async function daemons(): Promise<void> {
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await bed.greeted()
+}
+
+/** From one access to the other, with nothing in between. */
+async function hop(from: 1 | 2, to: 1 | 2): Promise<void> {
+  bed.down(from)
+  await until('m is detached', async () => (await bed.hosts('m')).some((h) => h.detached))
+  bed.up(to)
+  await on(to)
+}
+
+test('the same address comes back: both directions go on at once, long before TCP asks again', async () => {
+  await serve(bed, 80)
+  await serve(bed, 81, 'ticks')
+  const echo = await Counted.open(bed, 'm', '10.3.0.2', 80)
+  const ticks = await Counted.open(bed, 'm', '10.3.0.2', 81)
+  await daemons()
+  await echo.echo('at first')
+  bed.down(1)
+  await until('m is detached', async () => (await bed.hosts('m')).some((h) => h.detached))
+  echo.send(1)
+  // TCP asks again after 0.2, 0.6, 1.4, 3.0, 6.2 and 12.6 s.
+  await pause(7_000)
+  bed.up(1)
+  await Promise.all([echo.echoed('after the outage', 3), ticks.more('after the outage', 3)])
+})
+
+test('firewalls at both ends that drop what is invalid: connections move away, back, and away again', async () => {
+  firewall('m', '')
+  firewall('c', 'tcp dport 80 accept')
+  await serve(bed, 80)
+  const echo = await Counted.open(bed, 'm', '10.3.0.2', 80)
+  await daemons()
+  await echo.echo('at first', 50_000)
+  await hop(1, 2)
+  await echo.echo('moved', 1_000_000)
+  await hop(2, 1)
+  await echo.echo('moved back', 1_000_000)
+  await hop(1, 2)
+  await echo.echo('away again', 1_000_000)
+  assert.ok(echo.lives)
+})
+
+test('a connection that only receives goes on behind a firewall that lets in what is known alone', async () => {
+  firewall('m', '')
+  await serve(bed, 81, 'ticks')
+  const ticks = await Counted.open(bed, 'm', '10.3.0.2', 81)
+  await daemons()
+  await hop(1, 2)
+  await ticks.more('moved')
+})
+
+test('a deprecated address of IPv6 stays in use until a preferred one works', async () => {
+  await serve(bed, 80)
+  const echo = await Counted.open(bed, 'm', 'fd00:3::2', 80)
+  await daemons()
+  const deprecate = (address: string): string =>
+    bed.run('m', 'ip', 'addr', 'change', address, 'dev', 'acc1', 'preferred_lft', '0', 'valid_lft', '600')
+  const wires = async (): Promise<string[]> => (await bed.sockets('m')).map((s) => s.wire_local)
+  deprecate('fd00:1::2/64')
+  await pause(1_000)
+  await echo.echo('deprecated')
+  assert.deepEqual(await wires(), ['fd00:1::2'])
+  bed.rtnl.m.addAddress('acc1', 'fd00:1::99/64', { noDad: true })
+  await until('m is on the preferred one', async () => (await wires()).every((ip) => ip === 'fd00:1::99'))
+  await echo.echo('on the preferred one')
+  const { handovers } = await bed.status('m')
+  assert.deepEqual(
+    handovers.map((h) => h.cause),
+    ['confirmed'],
+    'it has left an address that worked',
+  )
+})
+
+for (const at of ['m', 'c'] as const)
+  test(`Docker at ${at === 'm' ? 'the host that moves' : 'the other host'}: connections to a published port go on where they are`, async () => {
+    const published = new Published(bed.netns(at))
+    try {
+      await published.serve()
+      await serve(bed, 80)
+      const own = await Counted.open(bed, 'm', '10.3.0.2', 80)
+      const container =
+        at === 'c'
+          ? await Counted.open(bed, 'm', '10.3.0.2', Published.PORT)
+          : await Counted.open(bed, 'c', '10.1.0.2', Published.PORT)
+      await daemons()
+      await container.echo('before')
+      bed.up(2)
+      await until('m has a way over acc2', async () => (await bed.ways('m')).includes('10.2.0.2 10.3.0.2'))
+      await bed.move('m', 'all', 'acc2')
+      await on(2)
+      await own.echo('moved', 10_000)
+      await container.echo('its host has moved', 10_000)
+      bed.down(1)
+      await own.echo('the first access is gone', 10_000)
+      container.send(1)
+      await pause(1_500)
+      assert.ok(container.lives, 'it waits, as without godwit')
+      bed.up(1, false)
+      await container.echoed('its address is back')
+    } finally {
+      published.close()
+    }
+  })
