@@ -1,8 +1,11 @@
 /** A container with a published port, as Docker makes one: bridge, namespace, and rules of iptables as it writes them. */
 import { type ChildProcess, execFileSync } from 'node:child_process'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { lines } from './flows.ts'
+
+usesPrograms('ip')
 
 const SERVER = `require('node:net').createServer((s) => { s.on('error', () => {}); s.pipe(s) }).listen(80, () => console.log('ready'))`
 const CONTAINER = '172.17.0.2'
