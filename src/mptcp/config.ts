@@ -25,6 +25,12 @@ const mptcp = z
       .describe(
         'Keep a subflow ready on every access, so that a handover takes no round trip. Without, one is begun when it is needed.',
       ),
+    multipath: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Let peers send over all accesses at once: their subflows are not announced as backups, but for accesses with `use = "backup"`. What this host sends still goes over one.',
+      ),
     connections: z
       .int()
       .min(1)

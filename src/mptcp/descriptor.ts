@@ -29,6 +29,7 @@ function composeMptcp(
       perSource: Math.max(1, mptcp.connections >> 4),
       subflows: mptcp.subflows,
       standby: mptcp.standby,
+      multipath: mptcp.multipath,
       serve: mptcp.serve,
       ports: mptcp.ports,
       rules: Object.entries(access).map(([pattern, rule]) => ({ pattern, ...rule })),

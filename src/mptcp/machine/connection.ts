@@ -37,6 +37,8 @@ export const DSS_ROOM = 28
 const REPLACED = 1
 /** Newest payload kept of each connection to start it again after a break. */
 const HELD_MAX = 1400
+/** First wait (ms) before a join is tried again that nobody answered: the access may work by then, and nothing would say so. */
+export const REJOIN = 10_000
 
 export class Connection {
   readonly id: number
@@ -95,6 +97,9 @@ export class Connection {
   usedAt: number
   /** When it was last tried to have a subflow on each access. */
   joinTriedAt = Number.NEGATIVE_INFINITY
+  /** After a join that was not answered: when the next one is tried, and how long after the one that fails then (ms). */
+  rejoinAt = Number.POSITIVE_INFINITY
+  rejoinAfter = REJOIN
 
   constructor(init: {
     readonly id: number

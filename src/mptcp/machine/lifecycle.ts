@@ -2,7 +2,7 @@
 import { equal } from '../../core/bytes.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import type { MptcpOption } from '../wire.ts'
-import type { Connection } from './connection.ts'
+import { type Connection, REJOIN } from './connection.ts'
 import { beginJoin, closeSubflow, retry } from './joins.ts'
 import { placeOf, sendMapped } from './outgoing.ts'
 import type { Subflow } from './subflow.ts'
@@ -17,6 +17,8 @@ const PROBE_GAP = 600
 const STRANDED = 60_000
 /** Between attempts to have a subflow on every access (ms). */
 const JOIN_GAP = 2000
+/** Longest wait (ms) before a join is tried again that nobody answered. */
+const REJOIN_LONGEST = 640_000
 const REPEATS = 3
 const REPEAT_LEAST = 200
 
@@ -178,8 +180,11 @@ function startJoin(
 ): Subflow | undefined {
   const address = access.addresses.find(({ length }) => length === family)
   const living = connection.subflows.filter(({ state }) => state !== 'dead').length
-  if (address === undefined || living >= connection.host.init.subflows) return undefined
-  const subflow = beginJoin(connection, access, address, backup, now, (key) => registry.taken(key))
+  const { init } = connection.host
+  if (address === undefined || living >= init.subflows) return undefined
+  // Without the flag a native peer sends over it at once, as it likes.
+  const flagged = access.backup || (backup && !init.multipath)
+  const subflow = beginJoin(connection, access, address, flagged, now, (key) => registry.taken(key))
   if (subflow === undefined) return undefined
   connection.subflows.push(subflow)
   connection.host.counts.joins++
@@ -211,6 +216,8 @@ export function accessesChanged(connection: Connection, registry: Registry, now:
     if (subflow.state !== 'dead' && subflow.access !== undefined && !works(subflow))
       loseSubflow(connection, subflow, `${subflow.access} does not work any more`, true, registry, now)
   connection.joinTriedAt = Number.NEGATIVE_INFINITY
+  connection.rejoinAt = Number.POSITIVE_INFINITY
+  connection.rejoinAfter = REJOIN
   ensureSubflows(connection, registry, now)
   preferNormal(connection, now)
 }
@@ -245,7 +252,8 @@ function suspicionAt(connection: Connection): { readonly at: number; readonly ac
 }
 
 export function nextDeadline(connection: Connection): number {
-  let at = Math.min(connection.repeatAt, connection.strandedAt + STRANDED, suspicionAt(connection).at)
+  const { repeatAt, rejoinAt, strandedAt } = connection
+  let at = Math.min(repeatAt, rejoinAt, strandedAt + STRANDED, suspicionAt(connection).at)
   for (const { retryAt, state } of connection.subflows) if (state !== 'dead') at = Math.min(at, retryAt)
   if (connection.state === 'established' && connection.active === undefined)
     at = Math.min(at, connection.joinTriedAt + JOIN_GAP)
@@ -261,7 +269,15 @@ export function handleDeadline(connection: Connection, registry: Registry, now: 
   for (const subflow of [...connection.subflows]) {
     if (subflow.state === 'dead' || subflow.retryAt > now) continue
     if (retry(connection, subflow, now)) continue
+    if (subflow.state === 'syn-sent') {
+      connection.rejoinAt = now + connection.rejoinAfter
+      connection.rejoinAfter = Math.min(REJOIN_LONGEST, 2 * connection.rejoinAfter)
+    }
     loseSubflow(connection, subflow, 'its handshake was not answered', false, registry, now)
+  }
+  if (connection.rejoinAt <= now) {
+    connection.rejoinAt = Number.POSITIVE_INFINITY
+    ensureSubflows(connection, registry, now)
   }
   const suspicion = suspicionAt(connection)
   if (suspicion.at <= now) suspect(connection, suspicion.act, registry, now)

@@ -264,6 +264,8 @@ export class MptcpMachine {
     }
     if (subflow.state === 'joined') {
       if (segment.option('dss') === undefined && segment.payloadLength === 0) return true
+      // The SYN may have been sent several times; the third ACK is measured by itself.
+      if (subflow.tries === 1) subflow.sample(now - subflow.heardAt)
       activate(subflow, now)
       this.#joined(connection, subflow, now)
     }

@@ -21,6 +21,8 @@ export interface MptcpInit {
   readonly subflows: number
   /** Keep a subflow ready on every access. */
   readonly standby: boolean
+  /** Peers may send over all subflows at once: none is announced as a backup. */
+  readonly multipath: boolean
   /** Offer MPTCP to connections that others open. */
   readonly serve: boolean
   /** Remote ports of connections to translate; undefined: all. */
@@ -32,6 +34,7 @@ export const DEFAULT_INIT: MptcpInit = {
   perSource: 256,
   subflows: 8,
   standby: true,
+  multipath: false,
   serve: true,
   ports: undefined,
 }

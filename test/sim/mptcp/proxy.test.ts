@@ -108,3 +108,30 @@ test('an access that goes silent is left though nobody says that it is gone', ()
 test('60 random handovers with loss, reordering, breaks and black holes change, lose and reorder nothing', () => {
   randomHandovers(60, 1)
 })
+
+test('an access that was silent when a join was tried gets its subflow once it works, though nothing says that it does', () => {
+  const pair = new Pair({ seed: 11, bytes: [100_000, 100_000_000] })
+  pair.paths[1]!.works = false
+  pair.client.tcp!.connect(0)
+  const standby = () =>
+    pair.client.machine.connections[0]?.subflows.some(
+      ({ access, state }) => access === 'acc2' && state === 'active',
+    ) ?? false
+  pair.at(20_000, () => {
+    pair.paths[1]!.works = true
+  })
+  assert.ok(pair.run(standby, 60_000), 'a subflow on acc2')
+  assert.ok(pair.now > 20_000)
+})
+
+test('the round trip of a subflow is known after its handshake, though its first SYN was lost', () => {
+  const pair = new Pair({ seed: 12, bytes: [10_000, 10_000_000] })
+  pair.paths[1]!.works = false
+  pair.client.tcp!.connect(0)
+  pair.at(150, () => {
+    pair.paths[1]!.works = true
+  })
+  const standby = () => pair.client.machine.connections[0]?.subflows.find(({ id }) => id === 1)
+  assert.ok(pair.run(() => standby()?.state === 'active', 5000))
+  assert.equal(Math.round(standby()!.srtt), 30)
+})
