@@ -20,6 +20,8 @@ export interface ProgramOptions {
   readonly name?: string
   /** A pipe on stdin, for `tell`. Otherwise it reads nothing: servers take a pipe for inetd's. */
   readonly input?: boolean
+  /** Of the lab's own programs: a command that starts it, e.g. `mptcpize run`. */
+  readonly through?: readonly string[]
 }
 
 /** A program that runs, or has run, on a host. */
@@ -177,7 +179,9 @@ export class Programs {
   /** Starts one of the lab's own programs and waits until it is ready. */
   async own(role: string, name: string, argument: object, options: ProgramOptions = {}): Promise<Program> {
     const path = fileURLToPath(new URL(`./programs/${name}.js`, import.meta.url))
-    const program = await this.start(role, process.execPath, [path, JSON.stringify(argument)], {
+    const line = [...(options.through ?? []), process.execPath, path, JSON.stringify(argument)]
+    const [command, ...args] = line
+    const program = await this.start(role, command!, args, {
       name,
       ...options,
       input: true,

@@ -74,12 +74,23 @@ export class EndlessDownload {
     this.#received = received
   }
 
-  static async start(context: ScenarioContext, server: string): Promise<EndlessDownload> {
+  /** `through`: commands that start the server and curl, e.g. `mptcpize run`. */
+  static async start(
+    context: ScenarioContext,
+    server: string,
+    through: { readonly server: readonly string[]; readonly client: readonly string[] } = {
+      server: [],
+      client: [],
+    },
+  ): Promise<EndlessDownload> {
     const { programs, spec } = context.lab
-    const far = await programs.own(server, 'http-server', { root: context.scratch, port: 80 })
+    const argument = { root: context.scratch, port: 80 }
+    const far = await programs.own(server, 'http-server', argument, { through: through.server })
     const received = join(context.scratch, `stream-${server}.bin`)
     const url = `http://${addressOf(spec, server, 'wan')}/stream`
-    const near = await programs.start('mh', 'curl', ['--silent', '--show-error', '--output', received, url])
+    const curl = ['curl', '--silent', '--show-error', '--output', received, url]
+    const [command, ...args] = [...through.client, ...curl]
+    const near = await programs.start('mh', command!, args)
     return new EndlessDownload(far, near, received)
   }
 
@@ -91,6 +102,7 @@ export class EndlessDownload {
       bytes: number
     }
     const status = await this.#client.ended
+    await this.#server.stop()
     const arrived = await sha256(this.#received)
     const ok = status === 0 && arrived === sent.sha256
     const value = ok

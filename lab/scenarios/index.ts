@@ -3,6 +3,9 @@ import type { Scenario } from '../scenario.ts'
 import { dimeHard } from './dime-hard.ts'
 import { dimeSockets } from './dime-sockets.ts'
 import { dimeSoft } from './dime-soft.ts'
+import { mptcpBlackhole } from './mptcp-blackhole.ts'
+import { mptcpMultipath } from './mptcp-multipath.ts'
+import { mptcpSeamless } from './mptcp-seamless.ts'
 import { routerBudget } from './router-budget.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
 import { routerBothGone, routerDuplicateCut, routerFailoverCut } from './router-cuts.ts'
@@ -21,6 +24,9 @@ export const scenarios: readonly Scenario[] = [
   dimeSoft,
   dimeHard,
   dimeSockets,
+  mptcpSeamless,
+  mptcpBlackhole,
+  mptcpMultipath,
   routerPaper,
   routerPaperGodwit,
   routerSeamless,

@@ -2,6 +2,7 @@
 import { usageError } from '../../src/core/errors.ts'
 import type { TopologySpec } from '../topology.ts'
 import { dime } from './dime.ts'
+import { mptcp } from './mptcp.ts'
 import { pair } from './pair.ts'
 import { router } from './router.ts'
 import { upmt } from './upmt.ts'
@@ -34,6 +35,7 @@ export const topologies: readonly TopologySpec[] = [
   }),
   pair,
   dime,
+  mptcp,
   router,
 ]
 

@@ -1,0 +1,238 @@
+/**
+ * What the scenarios of the MPTCP proxy share: a download under one pair of ends after the other, what the data level did on
+ * the wire, the gap of each handover, and the plot of the paper's Figures 8 to 10: data sequence numbers that arrive at the
+ * mobile host and data acknowledgements that leave it, by access, against time.
+ */
+import { join } from 'node:path'
+import type { ConnectionView } from '../../src/host/provisioning/mptcp.ts'
+import { usesPrograms } from '../../src/linux/packages.ts'
+import { KernelSysctls } from '../../src/linux/sysctl.ts'
+import { advances, DataCapture, type DataTrace, type TracePoint } from '../data-trace.ts'
+import type { Program } from '../hosts.ts'
+import type { Stall } from '../links/engine.ts'
+import { Meter } from '../meter.ts'
+import { PALETTE, type Panel } from '../plot.ts'
+import { Godwit } from '../product.ts'
+import { monotonicMs } from '../programs/program.ts'
+import { percentile, type ScenarioContext } from '../scenario.ts'
+import { addressOf, namespaceOf } from '../topology.ts'
+import { EndlessDownload, longestSilence, stalledMs } from '../traffic.ts'
+
+export const PROGRAMS = usesPrograms('ip', 'mptcpize', 'tcpdump')
+
+/** Who speaks Multipath TCP at the mobile host, and who at the correspondent. */
+export type Ends = 'proxy-proxy' | 'proxy-kernel' | 'kernel-kernel'
+
+/** Seconds of the plot before the first handover, and after it. */
+const BEFORE_S = 0.5
+const AFTER_S = 1.5
+const PORT = 80
+/** Of what the kernel's path manager may use. */
+const SUBFLOWS = '8'
+const PATIENCE_MS = 15_000
+/** Before the first handover: windows have grown, and the first losses of a queue are over. */
+const START_MS = 3000
+/** A handover's gap is looked for this long (ms) after it. */
+const WINDOW_MS = 1500
+/** What the correspondent sends at most: below what the links carry, so that no queue or drop of theirs is measured. */
+const SERVER_MBPS = 20
+/** Packets in 100 ms that make an access the one that carries the download. */
+const CARRIES = 20
+
+export interface Handover {
+  /** When it was asked for or happened (monotonic ms), and until when a silence belongs to it. */
+  readonly at: number
+  readonly until: number
+}
+
+export interface Outcome {
+  readonly ends: Ends
+  readonly trace: DataTrace
+  readonly handovers: readonly Handover[]
+  /** Of each handover the longest time without new data acknowledged, less the machine's own stalls (ms). */
+  readonly gaps: readonly number[]
+}
+
+/** A download that runs, and what to do with it. */
+export class Download {
+  readonly context: ScenarioContext
+  readonly ends: Ends
+  readonly mobile: Godwit
+  readonly meter: Meter
+
+  constructor(context: ScenarioContext, ends: Ends, mobile: Godwit, meter: Meter) {
+    this.context = context
+    this.ends = ends
+    this.mobile = mobile
+    this.meter = meter
+  }
+
+  /** The proxy's connection that carries it. */
+  async connection(): Promise<ConnectionView> {
+    const { connections } = await this.mobile.json<{ connections: ConnectionView[] }>('mptcp', 'connections')
+    const found = connections.find(({ state }) => state === 'established')
+    if (found === undefined) throw new Error('the download is not translated')
+    return found
+  }
+
+  /** Which access brings the data now. */
+  carrier(): string {
+    const now = monotonicMs()
+    const [first, second] = ['acc1', 'acc2'].map((access) => this.#packets(access, now - 300, now))
+    return second! > first! ? 'acc2' : 'acc1'
+  }
+
+  #packets(access: string, from: number, to: number): number {
+    return this.meter.bins(access, 'rxPackets', from, to, to - from).reduce((sum, each) => sum + each, 0)
+  }
+
+  /** Waits until an access brings the download. */
+  async carriedBy(access: string): Promise<void> {
+    await this.#until(`${access} carries the download`, () => {
+      const now = monotonicMs()
+      return this.#packets(access, now - 100, now) >= CARRIES
+    })
+  }
+
+  /** Waits until something has arrived over an access since now: a subflow works there. */
+  async heardFrom(access: string): Promise<void> {
+    const before = this.meter.latest(access).rxPackets
+    await this.#until(`something comes over ${access}`, () => this.meter.latest(access).rxPackets > before)
+    await this.context.sleep(300)
+  }
+
+  async #until(what: string, condition: () => boolean): Promise<void> {
+    const end = monotonicMs() + PATIENCE_MS
+    while (!condition()) {
+      if (monotonicMs() > end) throw new Error(`${this.ends}: waited in vain until ${what}`)
+      await this.context.sleep(20)
+    }
+  }
+}
+
+export interface DownloadOptions {
+  readonly ends: Ends
+  /** Keys of `[mptcp]` at the mobile host. */
+  readonly settings?: string
+  readonly sack?: boolean
+  /** The kernel's own second subflow carries data only when the first does not. Default: true. */
+  readonly backup?: boolean
+  /** The correspondent sends as fast as the links carry. */
+  readonly unlimited?: boolean
+  work(download: Download): Promise<readonly Handover[]>
+}
+
+/** Downloads under a pair of ends while `work` makes its handovers, checks every byte, and judges. */
+export async function downloadOver(context: ScenarioContext, options: DownloadOptions): Promise<Outcome> {
+  const { ends, sack = true } = options
+  const { lab } = context
+  for (const role of ['mh', 'ch1'])
+    new KernelSysctls(namespaceOf(role)).set('net.ipv4.tcp_sack', sack ? 1 : 0)
+  if (options.unlimited !== true)
+    lab
+      .rtnl('ch1')
+      .setQdisc('wan', { kind: 'tbf', rate: SERVER_MBPS * 1e6, burst: 16 << 10, limit: 512 << 10 })
+  const mobile = new Godwit(context, 'mh')
+  const meter = new Meter(namespaceOf('mh'), 10)
+  const daemons: Program[] = []
+  try {
+    await pathManagers(context, ends, options.backup ?? true)
+    if (ends !== 'kernel-kernel') {
+      mobile.configure(`[mptcp]\n${options.settings ?? ''}\n`)
+      daemons.push(await mobile.daemon('mptcp', 'up'))
+    }
+    if (ends === 'proxy-proxy') daemons.push(await new Godwit(context, 'ch1').daemon('mptcp', 'up'))
+    const capture = await DataCapture.start(context, 'mh', PORT, join(context.scratch, `${ends}.pcap`))
+    const native = ['mptcpize', 'run']
+    const download = await EndlessDownload.start(context, 'ch1', {
+      server: ends === 'proxy-proxy' ? [] : native,
+      client: ends === 'kernel-kernel' ? native : [],
+    })
+    context.note(`${ends}: download started`)
+    await context.sleep(START_MS)
+    const handovers = await options.work(new Download(context, ends, mobile, meter))
+    await context.sleep(500)
+    const { ok, value } = await download.finish()
+    context.check(`${ends}: every byte as sent`, ok, value, 'the sha256 of what the server sent')
+    const trace = await capture.finish()
+    return { ends, trace, handovers, gaps: gapsOf(trace, handovers, await lab.links.stalls()) }
+  } finally {
+    meter.stop()
+    for (const daemon of daemons) await daemon.stop()
+  }
+}
+
+/** What the kernel needs for subflows: room for them, and at the mobile host the address of the second. */
+async function pathManagers(context: ScenarioContext, ends: Ends, backup: boolean): Promise<void> {
+  const { programs, spec } = context.lab
+  for (const role of ['mh', 'ch1'])
+    await programs.run(role, 'ip', ['mptcp', 'limits', 'set', 'subflow', SUBFLOWS])
+  await programs.run('mh', 'ip', ['mptcp', 'endpoint', 'flush'])
+  if (ends !== 'kernel-kernel') return
+  const second = ['dev', 'acc2', 'subflow', ...(backup ? ['backup'] : [])]
+  await programs.run('mh', 'ip', ['mptcp', 'endpoint', 'add', addressOf(spec, 'mh', 'acc2'), ...second])
+}
+
+function gapsOf(trace: DataTrace, handovers: readonly Handover[], stalls: readonly Stall[]): number[] {
+  const arrivals = advances(trace).map((at, index): [number, number] => [index, at])
+  return handovers.map(({ at, until }) => {
+    const silence = longestSilence({ sent: arrivals.length, arrivals }, at, until, 0)
+    return Math.max(0, silence.ms - stalledMs(silence, stalls))
+  })
+}
+
+/** Until when a silence belongs to a handover at `at`. */
+export function handoverAt(at: number): Handover {
+  return { at, until: at + WINDOW_MS }
+}
+
+/** The figures of one outcome, under its name. Returns the 95th percentile of the gaps. */
+export function report(context: ScenarioContext, name: string, { gaps, handovers }: Outcome): number {
+  const p95 = percentile(gaps, 0.95)
+  context.metric(`${name}_handovers`, handovers.length)
+  context.metric(`${name}_gap_ms`, gaps)
+  context.metric(`${name}_gap_median_ms`, percentile(gaps, 0.5))
+  context.metric(`${name}_gap_p95_ms`, p95)
+  context.metric(`${name}_gap_worst_ms`, Math.max(...gaps))
+  return p95
+}
+
+/** As the paper's figures: a panel for each outcome, from shortly before its first handover. */
+export function draw(
+  context: ScenarioContext,
+  title: string,
+  mark: string | undefined,
+  outcomes: readonly { readonly name: string; readonly outcome: Outcome }[],
+): void {
+  context.chart = {
+    title,
+    note: `at the mobile host: data sequence numbers that arrive, data acknowledgements that leave; ${outcomes.map(({ name }) => name).join(' · ')}`,
+    marks: mark === undefined ? [] : [{ at: BEFORE_S, label: mark }],
+    panels: outcomes.map(({ name, outcome }) => panelOf(name, outcome)),
+  }
+}
+
+function panelOf(name: string, { trace, handovers }: Outcome): Panel {
+  const from = (handovers[0]?.at ?? trace.data[0]?.at ?? 0) - BEFORE_S * 1000
+  const to = from + (BEFORE_S + AFTER_S) * 1000
+  const shown = (points: readonly TracePoint[]) => points.filter(({ at }) => at >= from && at < to)
+  const [data, acks] = [shown(trace.data), shown(trace.acks)]
+  const least = [...data, ...acks].reduce(
+    (lowest, { offset }) => Math.min(lowest, offset),
+    Number.POSITIVE_INFINITY,
+  )
+  const series = (points: readonly TracePoint[], access: string) =>
+    points
+      .filter((point) => point.access === access)
+      .map(({ at, offset }): [number, number] => [(at - from) / 1000, (offset - least) / 1e6])
+  const [red, blue, green, , orange] = PALETTE
+  return {
+    unit: `MB, ${name}`,
+    series: [
+      { name: 'DSN acc1', colour: red!, style: 'dots', points: series(data, 'acc1') },
+      { name: 'DSN acc2', colour: blue!, style: 'dots', points: series(data, 'acc2') },
+      { name: 'DAN acc1', colour: orange!, style: 'dots', points: series(acks, 'acc1') },
+      { name: 'DAN acc2', colour: green!, style: 'dots', points: series(acks, 'acc2') },
+    ],
+  }
+}

@@ -1,0 +1,32 @@
+/** Takes the access away that carries the download, again and again, and gives it back in between. */
+import { monotonicMs } from '../programs/program.ts'
+import { type Download, type Handover, handoverAt } from './mptcp-kit.ts'
+
+/** The kernel reports carriers once a second: changes that follow closer would be measured with its delay. */
+const GONE_MS = 1600
+const BACK_MS = 1200
+
+export async function loseCarrier(
+  download: Download,
+  count: number,
+  state: 'down' | 'blackhole',
+  /** A subflow is expected on the access when it is back. */
+  standby: boolean,
+): Promise<Handover[]> {
+  const { context, ends } = download
+  const handovers: Handover[] = []
+  for (let index = 0; index < count; index++) {
+    const access = download.carrier()
+    const at = monotonicMs()
+    context.lab.setLink(access, { state })
+    context.note(`${ends}: ${access} ${state === 'down' ? 'loses its link' : 'swallows everything'}`)
+    handovers.push(handoverAt(at))
+    await context.sleep(GONE_MS)
+    await download.carriedBy(access === 'acc1' ? 'acc2' : 'acc1')
+    const back = standby ? download.heardFrom(access) : undefined
+    context.lab.setLink(access, { state: 'up' })
+    await back
+    await context.sleep(BACK_MS)
+  }
+  return handovers
+}
