@@ -21,9 +21,15 @@ import { type MainRoute, wideRoutes } from './wide-routes.ts'
 
 /**
  * Connections of one host that an anchor's kernel follows at a time, of each family: its table is one for all, and of at least
- * 65,536 on a machine with a gigabyte. Counting costs the kernel a walk over them each jiffy that brings new ones.
+ * 65,536 on a machine with a gigabyte. Counting is a walk over all that were counted, 150 ns each: so one of so many new
+ * connections is, and stands for the others.
  */
 const MOST_CONNECTIONS = 8_192
+const COUNTED_ONE_OF = 32
+const FAMILIES = [
+  [4, 'ip saddr'],
+  [6, 'ip6 saddr'],
+] as const
 
 export interface HostPlumbingInit extends RulesInit {
   readonly device: string
@@ -328,9 +334,11 @@ export class AnchorPlumbing {
       this.#nft.replaceTable(this.#table, this.#rules(true))
     } catch (error) {
       if (!(error instanceof GodwitError) || error.code !== 'NFT_FAILED') throw error
-      // Without nft_connlimit. What is wrong with the rest is said now.
+      // Without nft_connlimit or nft_numgen. What is wrong with the rest is said now.
       this.#nft.replaceTable(this.#table, this.#rules(false))
-      this.#report('this kernel cannot count connections (nft_connlimit): a host may fill the table of all')
+      this.#report(
+        'this kernel cannot count connections (nft_connlimit, nft_numgen): a host may fill the table of all',
+      )
     }
   }
 
@@ -348,19 +356,27 @@ export class AnchorPlumbing {
     const lines = [
       'set connections4 { type ipv4_addr; size 65535; flags dynamic; }',
       'set connections6 { type ipv6_addr; size 65535; flags dynamic; }',
+      'set full4 { type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }',
+      'set full6 { type ipv6_addr; size 65535; flags dynamic,timeout; timeout 1m; }',
       'chain prerouting {',
       '  type filter hook prerouting priority mangle; policy accept;',
       `  iifname != { "lo", ${own} } ip saddr ${four} drop`,
       `  iifname != { "lo", ${own} } ip6 saddr ${six} drop`,
     ]
+    // Not every packet of a flow that nobody answers, which stays "new".
+    const isNew = `  iifname ${own} ct state new ct status & confirmed == 0`
     if (counted)
-      for (const [set, source] of [
-        ['connections4', 'ip saddr'],
-        ['connections6', 'ip6 saddr'],
-      ])
-        lines.push(
-          `  iifname ${own} ct state new add @${set} { ${source} ct count over ${MOST_CONNECTIONS} } drop`,
-        )
+      lines.push(
+        `${isNew} numgen random mod ${COUNTED_ONE_OF} 0 jump count`,
+        `${isNew} ip saddr @full4 drop`,
+        `${isNew} ip6 saddr @full6 drop`,
+        '}',
+        'chain count {',
+        ...FAMILIES.flatMap(([family, source]) => [
+          `  add @connections${family} { ${source} ct count over ${MOST_CONNECTIONS / COUNTED_ONE_OF} } update @full${family} { ${source} } drop`,
+          `  delete @full${family} { ${source} }`,
+        ]),
+      )
     lines.push(
       '}',
       'chain input {',

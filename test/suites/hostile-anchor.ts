@@ -24,6 +24,8 @@ const FLOWS = 10
 const RATE = 200_000
 const BASELINE_S = 10
 const ECHO_PORT = 7007
+/** Connections of one host that the anchor's kernel follows, of which one of 32 is counted. */
+const MOST_CONNECTIONS = 1.3 * 8_192
 const SERVER = `const b=Buffer.alloc(65536,7);require('http').createServer((q,r)=>{const n=+q.url.slice(1);r.setHeader('content-length',n);let s=0;const w=()=>{while(s<n){const k=Math.min(b.length,n-s);s+=k;if(!r.write(b.subarray(0,k))){r.once('drain',w);return}}r.end()};w()}).listen(80,'::',()=>console.log('up'));const u=require('dgram').createSocket('udp4');u.on('message',(m,f)=>u.send(m,f.port,f.address));u.bind(${ECHO_PORT})`
 /** Round trips of a datagram each 10 ms; prints the 99th percentile in milliseconds when its input ends. */
 const PING = `const u=require('dgram').createSocket('udp4');const[,a,p]=process.argv;const at=[];const trips=[];let n=0;const now=()=>Number(process.hrtime.bigint())/1e6;u.on('message',m=>trips.push(now()-at[m.readUInt32BE(0)]));setInterval(()=>{const m=Buffer.alloc(64);m.writeUInt32BE(n,0);at[n++]=now();u.send(m,+p,a)},10);process.stdin.on('end',()=>{trips.sort((a,b)=>a-b);console.log(JSON.stringify({sent:n,got:trips.length,p99:trips[Math.floor(trips.length*.99)]}));process.exit(0)});process.stdin.resume()`
@@ -36,6 +38,8 @@ export interface HostileOutcome extends HostileReport {
   readonly p99Before: number
   readonly p99: number
   readonly flowsDone: number
+  /** In the table of the anchor's kernel, at the end of the attack. */
+  readonly connections: number
 }
 
 /** Attacks for that long; returns what was measured. Throws when the anchor or a flow did not live through it. */
@@ -139,6 +143,9 @@ export async function attackAnchor(seconds: number): Promise<HostileOutcome> {
     rssMost = 0
     const { report, ...during } = await attacked(seconds)
     assert.equal(anchor.child.exitCode, null, 'the daemon lives')
+    const connections = Number(
+      await lab.programs.run('an', 'cat', ['/proc/sys/net/netfilter/nf_conntrack_count']),
+    )
     await delay(Math.min(60, seconds) * 500)
     return {
       ...report,
@@ -149,6 +156,7 @@ export async function attackAnchor(seconds: number): Promise<HostileOutcome> {
       p99Before: before.p99,
       p99: during.p99,
       flowsDone: during.flowsDone,
+      connections,
     }
   } finally {
     await lab.close()
@@ -161,6 +169,7 @@ export function holds(outcome: HostileOutcome): void {
   assert.equal(outcome.flowsDone, FLOWS, 'no connection was touched')
   assert.ok(outcome.toVictim <= 3 * outcome.asVictim, `${outcome.toVictim} bytes for ${outcome.asVictim}`)
   assert.ok(outcome.rssMost < 1.5 * outcome.rssBefore, `${outcome.rssMost} kB of ${outcome.rssBefore}`)
+  assert.ok(outcome.connections <= MOST_CONNECTIONS, `${outcome.connections} connections in the kernel`)
   // What stays is V8's: compiled code, and a heap that an idle thread does not collect.
   assert.ok(outcome.rssAfter < 1.35 * outcome.rssBefore, `${outcome.rssAfter} kB afterwards`)
   assert.ok(outcome.throughput >= 0.8, `throughput × ${outcome.throughput}`)

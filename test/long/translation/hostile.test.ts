@@ -16,10 +16,15 @@ test('ten minutes under attack: memory is bounded, honest connections have their
     const outcome = await attacked(bed, SECONDS, RATE)
     await followed(bed)
     t.diagnostic(JSON.stringify(outcome))
-    const { before, during, rss } = outcome
+    const { before, bystander, during, rss } = outcome
     const share = during.bytes / SECONDS / (before.bytes / Math.min(SECONDS, 10))
     assert.ok(share >= 0.8, `throughput ${share.toFixed(2)} of what it was`)
-    assert.ok(during.p99 <= 2 * before.p99, `p99 ${during.p99} ms, before ${before.p99} ms`)
+    // The attacker takes one of the machine's cores as well: a connection that is not the daemon's shows what that alone costs.
+    const alone = Math.max(before.p99, bystander.p99)
+    assert.ok(
+      during.p99 <= 2 * alone,
+      `p99 ${during.p99} ms, ${before.p99} before, bystander ${bystander.p99}`,
+    )
     assert.ok(rss.most < 1.5 * rss.before, `memory ${rss.most} of ${rss.before}`)
     assert.ok(rss.after < 1.25 * rss.before, `memory afterwards ${rss.after} of ${rss.before}`)
   } finally {
