@@ -34,6 +34,7 @@ import {
 import type { PortForwards } from './forwards.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
+import { history } from './report.ts'
 import { Status } from './wire.ts'
 
 /** A host as the anchor's store has it. */
@@ -284,19 +285,23 @@ export class AnchorService implements Mechanism {
     return this.#flowsLeftOut
   }
 
-  async flows(): Promise<readonly FlowStatus[]> {
-    const { flows, total } = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED })
+  async flows(watched = false): Promise<readonly FlowStatus[]> {
+    const { flows, total } = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED, watched })
     this.#flowsLeftOut = total - flows.length
-    return flows.map(({ id, flow, peer, access }) => ({
-      id,
-      proto: protocolName(flow.protocol),
-      src: formatEndpoint(flow.local, flow.localPort),
-      dst: formatEndpoint(flow.remote, flow.remotePort),
-      app: '',
-      mechanism: this.name,
-      peer,
-      access,
-    }))
+    return flows.map((report) => {
+      const { id, flow, peer, access } = report
+      return {
+        id,
+        proto: protocolName(flow.protocol),
+        src: formatEndpoint(flow.local, flow.localPort),
+        dst: formatEndpoint(flow.remote, flow.remotePort),
+        app: '',
+        mechanism: this.name,
+        peer,
+        access,
+        ...history(report),
+      }
+    })
   }
 
   /** An anchor follows its hosts (UP-5). */

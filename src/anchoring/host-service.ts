@@ -52,6 +52,7 @@ import type {
   HostEvent,
   HostSetup,
 } from './protocol.ts'
+import { history } from './report.ts'
 
 export interface HostPeer {
   readonly name: string
@@ -307,8 +308,8 @@ export class MobileHostService implements Mechanism {
     return this.#flowsLeftOut
   }
 
-  async flows(): Promise<readonly FlowStatus[]> {
-    const listed = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED })
+  async flows(watched = false): Promise<readonly FlowStatus[]> {
+    const listed = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED, watched })
     this.#flowsLeftOut = listed.total - listed.flows.length
     const living = new Set<string>()
     const flows = listed.flows.map((report) => {
@@ -331,6 +332,7 @@ export class MobileHostService implements Mechanism {
       peer: report.peer,
       access: report.access,
       policy: report.policy,
+      ...history(report),
       ...(report.pinned !== undefined && { pinned: report.pinned }),
     }
   }

@@ -89,9 +89,11 @@ export interface AnchorSetup extends EngineSetup {
 }
 
 /** The rows of the PAFT, `limit` at most. */
-interface ListFlows extends Question {
+export interface ListFlows extends Question {
   readonly type: 'list'
   readonly limit: number
+  /** Somebody watches: what each sends and receives is counted from now on, until nobody has asked for a while. */
+  readonly watched: boolean
 }
 
 export interface FlowList {
@@ -157,6 +159,10 @@ export interface FlowReport {
   readonly id: string
   readonly flow: FlowTuple
   readonly app: number
+  /** When its row was made, milliseconds since the Unix epoch. */
+  readonly since: number
+  /** Bytes of its packets since they are counted; absent: they are not. */
+  readonly bytes?: { readonly sent: number; readonly received: number }
   readonly policy: string
   readonly peer: string
   readonly access: string

@@ -255,6 +255,19 @@ function defineQueries(program: Command): void {
     run: async (options) => (await import('./commands/query.ts')).peers(options),
   })
   define(program, {
+    use: 'top',
+    summary: 'accesses and flows, live: rates, round trips, losses, ages, last gaps',
+    examples: ['godwit top', 'godwit top --flows', 'godwit top --json --count 1'],
+    details:
+      'Keys: q quits, f shows single flows or programs, s sorts by rate, age or name, space pauses, the arrows scroll. Without a\nterminal it prints a table each time; with --json an object, a line each. A program whose flows have moved shows the longest\nof their last gaps; `?`: not measured. `>`: at least so old. DOWN and UP of an access are all that its interface carries.',
+    options: [
+      new Option('--interval <seconds>', 'how often (default: 1)').argParser(positive),
+      new Option('--count <number>', 'end after so many').argParser(positive),
+      new Option('--flows', 'single flows instead of programs'),
+    ],
+    run: async (options) => (await import('./commands/top.ts')).top(options),
+  })
+  define(program, {
     use: 'why <flow>',
     summary: 'which decisions put the flow where it is, with their evidence',
     examples: ['godwit why f12'],

@@ -20,6 +20,9 @@ export interface AccessStatus {
   readonly loss: number | null
   /** Why it is in this state. */
   readonly reason?: string
+  /** All that its interface has sent and received, in bytes. */
+  readonly sent_bytes?: number
+  readonly received_bytes?: number
 }
 
 /** One access towards one peer. */
@@ -88,6 +91,11 @@ export interface FlowStatus {
   readonly policy?: string
   /** The access that it was moved to by hand. */
   readonly pinned?: string
+  /** When it was first seen, milliseconds since the Unix epoch. */
+  readonly since?: number
+  /** Bytes since some moment, which stays the same while somebody watches; absent: not counted. */
+  readonly sent_bytes?: number
+  readonly received_bytes?: number
 }
 
 /** Traffic that was moved by hand and stays so until it is given back (`move WHAT auto`). */
@@ -297,7 +305,8 @@ export interface Mechanism {
   peers(): readonly PeerStatus[]
   /** Tries the way to each peer over each access now. Absent: it has none. */
   ping?(): Promise<readonly WayStatus[]>
-  flows(): readonly FlowStatus[] | Promise<readonly FlowStatus[]>
+  /** `watched`: bytes are counted from now on, for some seconds. */
+  flows(watched?: boolean): readonly FlowStatus[] | Promise<readonly FlowStatus[]>
   /** How many there are besides, that the last `flows()` left out because lists are cut. Absent: none. */
   readonly flowsLeftOut?: number
   /** Traffic classes that it shows and explains beside flows. */

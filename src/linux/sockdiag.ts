@@ -70,6 +70,15 @@ export interface SocketInfo {
   readonly cookie: bigint
 }
 
+export interface SocketTraffic {
+  readonly localAddress: Uint8Array
+  readonly localPort: number
+  readonly remoteAddress: Uint8Array
+  readonly remotePort: number
+  readonly sent: number
+  readonly received: number
+}
+
 export interface SocketFilter {
   readonly protocols?: readonly SocketProtocol[]
   readonly families?: readonly (4 | 6)[]
@@ -99,6 +108,10 @@ const MESSAGE_SIZE = 72
 /** Timer and queues, which are not read here. */
 const VARYING = 52
 const VARYING_END = 64
+const INET_DIAG_INFO = 2
+/** tcpi_bytes_acked and tcpi_bytes_received of struct tcp_info. */
+const ACKED = 120
+const RECEIVED = 128
 const INET_DIAG_MARK = 15
 const INET_DIAG_CGROUP_ID = 21
 const NO_COOKIE = 0xffffffffffffffffn
@@ -182,6 +195,29 @@ export class SockDiag implements SocketTable {
     return out
   }
 
+  /** Calls `visit` for each TCP connection with the bytes that its other end has acknowledged, and those received. */
+  eachTraffic(visit: (traffic: SocketTraffic) => void): void {
+    const states = DEFAULT_STATES & ~(1 << STATES.indexOf('syn-sent'))
+    for (const family of [AF_INET, AF_INET6]) {
+      const message = new NetlinkMessage(SOCK_DIAG_BY_FAMILY)
+      writeRequest(message, { ...ANY, family, protocol: TCP, states, extensions: 1 << (INET_DIAG_INFO - 1) })
+      this.#socket.visit(message, 'list connections', (type, bytes, at, length) => {
+        if (type !== SOCK_DIAG_BY_FAMILY) return
+        const body = bytes.subarray(at, at + length)
+        const socket = readSocket(body, TCP)
+        const info =
+          length < MESSAGE_SIZE ? undefined : new Attributes(body, MESSAGE_SIZE).bytes(INET_DIAG_INFO)
+        if (socket === undefined || info === undefined || info.length < RECEIVED + 8) return
+        const view = viewOf(info)
+        visit({
+          ...socket,
+          sent: Number(view.getBigUint64(ACKED, true)),
+          received: Number(view.getBigUint64(RECEIVED, true)),
+        })
+      })
+    }
+  }
+
   /** About 1 µs for a socket that was there before: dumps of ten thousand are made while a host moves. */
   #list(message: NetlinkMessage, protocol: SocketProtocol, what: string, out: SocketInfo[]): void {
     const before = this.#seen.get(what)
@@ -228,6 +264,8 @@ interface Request {
   readonly family: number
   readonly protocol: number
   readonly states: number
+  /** One bit for each attribute that is asked for. */
+  readonly extensions?: number
   readonly sourcePort: number
   readonly destinationPort: number
   readonly source: Uint8Array
@@ -250,7 +288,7 @@ function writeRequest(message: NetlinkMessage, request: Request): void {
   message
     .u8(request.family)
     .u8(request.protocol)
-    .u8(0)
+    .u8(request.extensions ?? 0)
     .u8(0)
     .u32(request.states)
     .be16(request.sourcePort)

@@ -25,7 +25,7 @@ import { Groups } from '../tables/groups.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
-import { listFlows } from './list.ts'
+import { FlowLister } from './list.ts'
 
 const RING_BYTES = 16 << 20
 const SWEEP_MS = 500
@@ -40,6 +40,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
   readonly #tunnels: TunnelTable
   readonly #groups: Groups
   readonly #forwarder: AnchorForwarder
+  readonly #lister: FlowLister
   #sweepAt = 0
 
   constructor(host: EngineHost) {
@@ -66,6 +67,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
       { setup, source, forwarder: this.#forwarder, rehearsal: anchorRehearsal(), ringBytes: RING_BYTES },
       this,
     )
+    this.#lister = new FlowLister(this.#paft, () => this.tunnel.clock.wall())
     this.#anchor = new AnchorMachine({
       tunnel: this.tunnel.machine,
       tunnels: this.#tunnels,
@@ -100,9 +102,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
           : attempt(() => this.tunnel.machine.acceptKey(index, command.publicKey, now))
       }
       case 'list':
-        return answer<AnchorAnswers['list']>(
-          listFlows(this.#paft, command.limit, (row) => this.#whereabouts(row)),
-        )
+        return answer<AnchorAnswers['list']>(this.#lister.list(command, now, (row) => this.#whereabouts(row)))
     }
   }
 
@@ -121,6 +121,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
     if (now < this.#sweepAt) return
     this.#sweepAt = now + SWEEP_MS
     this.#forwarder.sweep(SWEEP_SLOTS, IDLE, now)
+    this.#lister.rest(now)
   }
 
   afterTurn(): void {

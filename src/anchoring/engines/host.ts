@@ -25,7 +25,7 @@ import type {
 import { hostRehearsal } from '../rehearsals.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
-import { listFlows } from './list.ts'
+import { FlowLister } from './list.ts'
 
 const RING_BYTES = 4 << 20
 const SWEEP_MS = 1000
@@ -41,6 +41,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
   readonly #host: HostMachine
   readonly #paft: Paft
   readonly #forwarder: HostForwarder
+  readonly #lister: FlowLister
   #sweepAt = 0
   /** Until when data counts as flowing; NEVER: it does not. */
   #flowsUntil = NEVER
@@ -63,6 +64,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       { setup, source, forwarder: this.#forwarder, rehearsal, ringBytes: RING_BYTES },
       this,
     )
+    this.#lister = new FlowLister(this.#paft, () => this.tunnel.clock.wall())
     const { machine, peers } = this.tunnel
     this.#host = new HostMachine({
       tunnel: machine,
@@ -105,7 +107,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       }
       case 'list':
         return answer<HostAnswers['list']>(
-          listFlows(this.#paft, command.limit, (row) => this.#host.whereabouts(row)),
+          this.#lister.list(command, now, (row) => this.#host.whereabouts(row)),
         )
       case 'remotes':
       case 'access':
@@ -160,6 +162,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
     if (now < this.#sweepAt) return
     this.#sweepAt = now + SWEEP_MS
     this.#paft.sweep(SWEEP_SLOTS, IDLE, now)
+    this.#lister.rest(now)
   }
 
   afterTurn(_now: number): void {

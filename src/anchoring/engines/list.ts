@@ -1,19 +1,47 @@
 /** The flows of an engine's PAFT, as they are listed. */
-import type { FlowList, FlowReport } from '../protocol.ts'
+import type { FlowList, FlowReport, ListFlows } from '../protocol.ts'
 import type { Paft } from '../tables/paft.ts'
 
-/** `limit` flows at most, each with what `more` says of its row; `total` is how many there are. */
-export function listFlows(
-  paft: Paft,
-  limit: number,
-  more: (row: number) => Omit<FlowReport, 'id' | 'flow' | 'app'>,
-): FlowList {
-  paft.settle()
-  const flows: FlowReport[] = []
-  for (let row = 0; row < paft.slots && flows.length < limit; row++) {
-    if (!paft.occupied(row)) continue
-    const { id, flow, app } = paft.rowAt(row)
-    flows.push({ id, flow, app, ...more(row) })
+/** How long bytes are counted after the last question of somebody who watches. */
+const WATCHED_MS = 10_000
+
+export class FlowLister {
+  readonly #paft: Paft
+  readonly #wall: () => number
+  #watchedUntil = 0
+
+  /** `wall`: milliseconds since the Unix epoch. */
+  constructor(paft: Paft, wall: () => number) {
+    this.#paft = paft
+    this.#wall = wall
   }
-  return { flows, total: paft.size }
+
+  /** `limit` flows at most, each with what `more` says of its row; `total` is how many there are. */
+  list(
+    { limit, watched }: Pick<ListFlows, 'limit' | 'watched'>,
+    now: number,
+    more: (row: number) => Pick<FlowReport, 'policy' | 'peer' | 'access' | 'pinned'>,
+  ): FlowList {
+    const paft = this.#paft
+    if (watched) {
+      this.#watchedUntil = now + WATCHED_MS
+      paft.counting = true
+    }
+    paft.settle()
+    const epoch = this.#wall() - now
+    const flows: FlowReport[] = []
+    for (let row = 0; row < paft.slots && flows.length < limit; row++) {
+      if (!paft.occupied(row)) continue
+      const { id, flow, app, createdAt } = paft.rowAt(row)
+      const bytes = paft.bytesAt(row)
+      const since = Math.round(epoch + createdAt * 1000)
+      flows.push({ id, flow, app, since, ...(bytes && { bytes }), ...more(row) })
+    }
+    return { flows, total: paft.size }
+  }
+
+  /** Stops counting when nobody watches any more; for a timer. */
+  rest(now: number): void {
+    if (now > this.#watchedUntil) this.#paft.counting = false
+  }
 }

@@ -141,6 +141,7 @@ export class AnchorForwarder implements Forwarder {
     const row = this.#paft.findLikely(key)
     if (row >= 0) {
       const group = this.#paft.groupAt(row)
+      if (this.#paft.counting) this.#paft.count(row, 1, length)
       if (key.protocol === TCP) this.#noteFlags(view, at, length, row, false)
       if (this.#groups.peerOf[group] === peer) {
         const slot = this.#tunnels.slotOf[this.#groups.tunnelOf[group]!]!
@@ -186,6 +187,7 @@ export class AnchorForwarder implements Forwarder {
     const row = paft.findLikely(key)
     if (row < 0) this.#insert(peer, UNNAMED, tid, order, now)
     else {
+      if (paft.counting) paft.count(row, 0, length)
       if (key.protocol === TCP) this.#noteFlags(view, at, length, row, true)
       const group = paft.groupAt(row)
       if (this.#groups.tunnelOf[group] === tid && this.#groups.peerOf[group] === peer) paft.touch(row, now)

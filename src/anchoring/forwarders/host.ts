@@ -130,6 +130,7 @@ export class HostForwarder implements Forwarder {
     let row = paft.findLikely(key)
     if (row < 0) row = paft.insert(key, REPORTED, 0, now)
     else paft.touch(row, now)
+    if (paft.counting) paft.count(row, 0, length)
     if (key.protocol === TCP) this.#noteFlags(view, at, length, row, true)
     if (!paft.isOwned(row)) this.#report(row)
     const tid = this.#tunnelOf[paft.groupAt(row)]!
@@ -194,6 +195,7 @@ export class HostForwarder implements Forwarder {
     const row = this.#paft.findLikely(key)
     if (row >= 0) {
       this.#paft.touch(row, now)
+      if (this.#paft.counting) this.#paft.count(row, 1, length)
       if (key.protocol === TCP) this.#noteFlags(view, at, length, row, false)
     }
     if (slot >= 0) {

@@ -84,6 +84,8 @@ class Store {
   readonly index: Int32Array
   readonly check: Int32Array
   readonly cold: Int32Array
+  /** Bytes sent and received of each row, while they are counted. */
+  bytes: Float64Array | undefined
 
   constructor(slots: number, allocate: (bytes: number) => ArrayBuffer) {
     this.slots = slots
@@ -123,6 +125,9 @@ class Store {
     this.check[2 * to] = other.check[2 * from]!
     this.check[2 * to + 1] = other.check[2 * from + 1]!
     for (let i = 0; i < COLD_WORDS; i++) this.cold[to * COLD_WORDS + i] = other.cold[from * COLD_WORDS + i]!
+    if (this.bytes === undefined) return
+    this.bytes[2 * to] = other.bytes?.[2 * from] ?? 0
+    this.bytes[2 * to + 1] = other.bytes?.[2 * from + 1] ?? 0
   }
 }
 
@@ -139,6 +144,7 @@ export class Paft {
   #rows = new Int32Array(64)
   /** Rows that made room for new ones at the limit. */
   evicted = 0
+  #counting = false
 
   constructor(init: PaftInit) {
     this.#allocate = init.allocate
@@ -214,8 +220,32 @@ export class Paft {
     cold[c + 9] = key.r3
     cold[c + 10] = 0
     cold[c + 11] = now / 1000
+    store.bytes?.fill(0, 2 * at, 2 * at + 2)
     this.#count++
     return at
+  }
+
+  /** Whether `count` counts: somebody watches. Nothing is allocated, and nothing costs, while nobody does. */
+  get counting(): boolean {
+    return this.#counting
+  }
+
+  set counting(on: boolean) {
+    if (on === this.#counting) return
+    this.#counting = on
+    for (const store of [this.#now, this.#old])
+      if (store !== undefined) store.bytes = on ? new Float64Array(2 * store.slots) : undefined
+  }
+
+  /** Adds to what a row has sent (`way` 0) or received (1); only while `counting`. */
+  count(at: number, way: 0 | 1, bytes: number): void {
+    this.#now.bytes![2 * at + way]! += bytes
+  }
+
+  /** What a row has sent and received since they are counted, in bytes; undefined while they are not. */
+  bytesAt(at: number): { readonly sent: number; readonly received: number } | undefined {
+    const { bytes } = this.#now
+    return bytes && { sent: bytes[2 * at]!, received: bytes[2 * at + 1]! }
   }
 
   groupAt(at: number): number {
@@ -382,6 +412,7 @@ export class Paft {
     this.#old = this.#now
     this.#oldCursor = 0
     this.#now = new Store(this.slots * 2, this.#allocate)
+    if (this.#counting) this.#now.bytes = new Float64Array(2 * this.#now.slots)
     this.#sweepCursor = 0
   }
 

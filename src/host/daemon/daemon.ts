@@ -115,6 +115,11 @@ export interface DaemonInit {
   readonly recorder: HostRecorder
   /** What the access monitor sees. */
   readonly accesses?: () => readonly AccessStatus[]
+  /** Adds what the kernel has counted, for those who watch. */
+  readonly counters?: {
+    readonly accesses: (accesses: readonly AccessStatus[]) => readonly AccessStatus[]
+    readonly flows: (flows: readonly FlowStatus[]) => readonly FlowStatus[]
+  }
   readonly unused?: () => readonly UnusedInterface[]
   /** Part of the names of cgroups; `kernel.instance` of the configuration. */
   readonly instance: string
@@ -261,9 +266,11 @@ export class Daemon {
     }
   }
 
-  async status(): Promise<Status> {
-    const { role, version, recorder } = this.#init
-    const flows = await this.#flows()
+  /** `watched`: with what accesses and flows have carried; bytes of flows are counted from then on, for some seconds. */
+  async status(watched = false): Promise<Status> {
+    const { role, version, recorder, counters } = this.#init
+    const flows = await this.#flows(watched)
+    const accesses = this.#accesses()
     return {
       role,
       pid: process.pid,
@@ -271,10 +278,10 @@ export class Daemon {
       started_at: this.#startedAt,
       ready: this.#ready,
       ...(this.#waiting.size > 0 && { waiting: this.#waitingText() }),
-      accesses: this.#accesses(),
+      accesses: watched && counters ? counters.accesses(accesses) : accesses,
       unused: this.#init.unused?.() ?? [],
       peers: this.#init.mechanisms.flatMap((mechanism) => mechanism.peers()),
-      flows,
+      flows: watched && counters ? counters.flows(flows) : flows,
       flows_left_out: this.#flowsLeftOut,
       classes: this.#classes(),
       handovers: recorder.handovers(),
@@ -290,10 +297,10 @@ export class Daemon {
     return this.#init.mechanisms.flatMap((mechanism) => mechanism.classes?.() ?? [])
   }
 
-  async #flows(): Promise<FlowStatus[]> {
+  async #flows(watched = false): Promise<FlowStatus[]> {
     const lists = this.#init.mechanisms.map(async (mechanism) => {
       try {
-        return await mechanism.flows()
+        return await mechanism.flows(watched)
       } catch (error) {
         if (this.#ready) throw error
         return [] // it has not started yet
@@ -420,7 +427,7 @@ export class Daemon {
 
   #routes(): ControlRoute[] {
     return [
-      { method: 'GET', path: '/v1/status', handle: () => this.status() },
+      { method: 'GET', path: '/v1/status', handle: ({ query }) => this.status(query.watched === '1') },
       { method: 'GET', path: '/v1/ping', handle: () => this.ping() },
       { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
       postRoute('/v1/move', MOVE, ({ body }) =>

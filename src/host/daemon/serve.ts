@@ -28,6 +28,7 @@ import { Daemon } from './daemon.ts'
 import { leftovers } from './leftovers.ts'
 import { Log } from './log.ts'
 import { DaemonServices } from './services.ts'
+import { withLinkCounters, withSocketCounters } from './traffic.ts'
 
 /**
  * Runs the mechanism that a command names, and those that the configuration has beside it, until it is told to stop; resolves
@@ -75,6 +76,10 @@ export function composeDaemon(
     recorder,
     instance: config.kernel.instance,
     accesses: () => services.accesses.status(),
+    counters: {
+      accesses: (accesses) => withLinkCounters(accesses, services.rtnl),
+      flows: (flows) => withSocketCounters(flows, services.sockets),
+    },
     unused: () => services.accesses.unused(),
     metrics: () => services.metrics(),
   })

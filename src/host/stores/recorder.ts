@@ -86,16 +86,7 @@ export class HostRecorder implements Recorder {
 
   /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its policy, access and peer, everything. */
   about(flow: FlowStatus): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
-    const { id, peer, access } = flow
-    // Of a flow that was moved by hand: its policy, and that policy as it was before.
-    const name = flow.policy?.replace(/, pinned to .*/, '')
-    return this.#concerning({
-      id,
-      peer,
-      access,
-      facts: facts(flow),
-      ...(name !== undefined && { policy: { name } }),
-    })
+    return this.#concerning(trafficOf(flow))
   }
 
   /** What concerns a traffic class of a router. */
@@ -152,6 +143,14 @@ export class HostRecorder implements Recorder {
 function showResult({ gap_ms, lost_packets }: Pick<HandoverRecord, 'gap_ms' | 'lost_packets'>): string {
   const gap = gap_ms === null ? '' : `, gap ${gap_ms.toFixed(1)} ms`
   return lost_packets === null ? gap : `${gap}, lost ${lost_packets} packets`
+}
+
+/** What finds the records about a flow. */
+export function trafficOf(flow: FlowStatus): Traffic {
+  const { id, peer, access } = flow
+  // Of a flow that was moved by hand: its policy, and that policy as it was before.
+  const name = flow.policy?.replace(/, pinned to .*/, '')
+  return { id, peer, access, facts: facts(flow), ...(name !== undefined && { policy: { name } }) }
 }
 
 /** What the status of a flow tells of it; users and cgroups are not in it. */

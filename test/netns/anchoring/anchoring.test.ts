@@ -34,6 +34,23 @@ interface Status {
   readonly handovers: readonly HandoverRecord[]
 }
 
+interface Rates {
+  readonly sent_mbps: number | null
+  readonly received_mbps: number | null
+}
+
+/** A line of `top --json`. */
+interface Top {
+  readonly accesses: readonly ({ readonly name: string } & Rates)[]
+  readonly peers: readonly ({ readonly name: string } & Rates)[]
+  readonly applications: readonly ({
+    readonly app: string
+    readonly since: number
+    readonly last_gap_ms: number | null
+  } & Rates)[]
+  readonly flows: readonly Rates[]
+}
+
 let lab: Lab
 let folder: string
 let anchor: Program
@@ -108,6 +125,30 @@ describe('a mobile host and its anchor', () => {
       )
       assert.equal(await done, whole)
     }
+    await godwit('mh', 'move', 'all', 'acc1')
+  })
+
+  test('`godwit top` at both ends: rates of an access, a program and a host while they flow (issue 14, point 9)', async () => {
+    const done = download(4, '3M')
+    await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+    await godwit('mh', 'move', 'app:curl', 'acc2')
+    const top = async (role: string) => {
+      const text = await godwit(role, 'top', '--json', '--interval', '0.5', '--count', '3')
+      return JSON.parse(text.trimEnd().split('\n').at(-1)!) as Top
+    }
+    const atHost = await top('mh')
+    const program = atHost.applications.find(({ app }) => app === 'curl')
+    const access = atHost.accesses.find(({ name }) => name === 'acc2')
+    assert.ok(program!.received_mbps! > 5 && program!.received_mbps! < 100, JSON.stringify(program))
+    assert.ok(access!.received_mbps! > 5 && access!.sent_mbps! < program!.received_mbps!)
+    assert.ok(program!.last_gap_ms !== undefined && program!.since < Date.now())
+    const atAnchor = await top('an')
+    const host = atAnchor.peers.find(({ name }) => name === 'laptop')
+    // What the anchor sends is what the host receives.
+    assert.ok(host!.sent_mbps! > 5, JSON.stringify(host))
+    assert.ok(atAnchor.flows.some(({ received_mbps }) => (received_mbps ?? 0) > 5))
+    assert.equal(await done, whole)
+    await godwit('mh', 'move', 'all', 'auto')
     await godwit('mh', 'move', 'all', 'acc1')
   })
 

@@ -133,6 +133,27 @@ test('a dump shows connections and listeners as asked, and a connection can be a
   end()
 })
 
+test('what a TCP connection has sent and received is counted by the kernel, at both ends (issue 14, point 9)', async () => {
+  const { client, server, flow, end } = await connected('127.0.0.1', '127.0.0.1')
+  const at = (port: number) => {
+    const found: (readonly [number, number])[] = []
+    diag.eachTraffic(({ localPort, remotePort, sent, received }) => {
+      if (localPort === port && [flow.localPort, flow.remotePort].includes(remotePort))
+        found.push([sent, received])
+    })
+    return found
+  }
+  client.write(Buffer.alloc(5000))
+  const received = () => at(flow.remotePort)[0]?.[1] === 5000
+  while (!received()) await new Promise((done) => setTimeout(done, 5))
+  assert.equal(at(flow.remotePort).length, 1)
+  // tcp_info counts the SYN too on some kernels.
+  const [[sent, back]] = at(flow.localPort) as [readonly [number, number]]
+  assert.ok((sent === 5000 || sent === 5001) && back === 0, `${sent} ${back}`)
+  server.close()
+  end()
+})
+
 test('UP-42: sockets made in a control group carry its mark and its id', async (t) => {
   if (mount === undefined) return t.skip('no control groups of version 2')
   const obstacle = bpfObstacle()

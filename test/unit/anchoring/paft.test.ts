@@ -43,6 +43,27 @@ test('UP-23: a row is found by its flow, keeps its tunnel and shows its tuple', 
   assert.equal(paft.findId('zz'), -1)
 })
 
+test('bytes are counted while somebody watches, and stay with their rows as the table grows and shrinks (issue 14, point 9)', () => {
+  const paft = new Paft({ allocate, rows: 16 })
+  paft.insert(keyed(flow(0)), 1, 0, 0)
+  assert.equal(paft.counting, false)
+  assert.equal(paft.bytesAt(paft.find(keyed(flow(0)))), undefined)
+  paft.counting = true
+  paft.count(paft.find(keyed(flow(0))), 0, 100)
+  for (let n = 1; n < 400; n++) paft.count(paft.insert(keyed(flow(n)), 1, 0, 0), 1, n)
+  paft.settle()
+  for (let n = 0; n < 200; n++) paft.remove(paft.find(keyed(flow(n * 2 + 1))))
+  for (let n = 0; n < 400; n += 2)
+    assert.deepEqual(
+      paft.bytesAt(paft.find(keyed(flow(n)))),
+      n === 0 ? { sent: 100, received: 0 } : { sent: 0, received: n },
+    )
+  // A row in the place of one that has gone begins at nothing.
+  assert.deepEqual(paft.bytesAt(paft.insert(keyed(flow(1)), 1, 0, 0)), { sent: 0, received: 0 })
+  paft.counting = false
+  assert.equal(paft.bytesAt(paft.find(keyed(flow(0)))), undefined)
+})
+
 test('the table agrees with a Map under any mix of insertions, removals and look-ups, through growth', () => {
   fc.assert(
     fc.property(fc.array(fc.tuple(fc.nat(2), fc.nat(600)), { maxLength: 1500 }), (steps) => {
