@@ -158,7 +158,9 @@ export class Outbound {
   }
 
   #refuse(verdict: number, at: number, bytes: number, packet: number, length: number): void {
-    if (verdict === Verdict.PARK) this.#park(at, bytes, packet, Math.min(length, ORIGINAL))
+    // The path has closed, and its forwarder is about to hear of it: the packet is not lost for that.
+    const closed = verdict >= 0
+    if (verdict === Verdict.PARK || closed) this.#park(at, bytes, packet, Math.min(length, ORIGINAL))
     else if (verdict === Verdict.TOO_BIG) this.#tooBig(packet, length, 1280)
     else this.counts.dropped++
   }

@@ -28,7 +28,10 @@ export interface EngineOptions {
   readonly poller: Poller
   /** Monotonic milliseconds. */
   readonly now: () => number
-  /** Called at the end of each turn, timers included: the owner drains its machine's events here. */
+  /**
+   * Called at the end of each turn, timers included, and after commands, before packets are read: the owner drains its
+   * machine's events here, so that no packet is given to a path that a command has closed.
+   */
   readonly onTurn?: (now: number) => void
 }
 
@@ -112,7 +115,7 @@ export class Engine {
     let work = false
     this.#drained = true
     if (ready > 0) {
-      if (this.#poller.woken()) this.#drain()
+      if (this.#poller.woken() && this.#drain()) this.#onTurn?.(now)
       work = this.#read(now)
     } else this.counts.idle++
     datapath.releaseHeld(now)
@@ -155,11 +158,12 @@ export class Engine {
     return true
   }
 
-  #drain(): void {
-    if (this.#port === undefined) return
-    for (;;) {
+  /** Handles the messages that wait; returns whether there were any. */
+  #drain(): boolean {
+    if (this.#port === undefined) return false
+    for (let any = false; ; any = true) {
       const next = receiveMessageOnPort(this.#port)
-      if (next === undefined) return
+      if (next === undefined) return any
       this.#onMessage?.(next.message)
     }
   }
