@@ -133,6 +133,17 @@ export class OpenProcess {
   }
 }
 
+/** Inodes of the sockets that this process holds, all its threads. About 2 µs for each of its descriptors. */
+export function ownSockets(): Set<number> {
+  const inodes = new Set<number>()
+  for (const fd of attempt(() => readdirSync('/proc/self/fd')) ?? []) {
+    const target = attempt(() => readlinkSync(`/proc/self/fd/${fd}`))
+    const [, inode] = /^socket:\[(\d+)\]$/.exec(target ?? '') ?? []
+    if (inode !== undefined) inodes.add(Number(inode))
+  }
+  return inodes
+}
+
 interface Holder {
   readonly pid: number
   readonly fd: string

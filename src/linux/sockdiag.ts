@@ -135,7 +135,7 @@ const DEFAULT_STATES = 0x1fff & ~((1 << 10) | (1 << 6))
 
 export class SockDiag implements SocketTable {
   readonly #socket: NetlinkSocket
-  /** What the last dump of a protocol and family showed, by the bytes that it was read from. */
+  /** What the last dump of a protocol, family and states showed, by the bytes that it was read from. */
   readonly #seen = new Map<string, Map<string, SocketInfo>>()
 
   /** Looks at the sockets of a namespace (name or path), or of the thread's own. */
@@ -189,7 +189,7 @@ export class SockDiag implements SocketTable {
       for (const family of filter.families ?? [4, 6]) {
         const message = new NetlinkMessage(SOCK_DIAG_BY_FAMILY)
         writeRequest(message, { ...ANY, family: family === 4 ? AF_INET : AF_INET6, protocol, states })
-        this.#list(message, protocol, `${protocol} ${family}`, out)
+        this.#list(message, protocol, `${protocol} ${family} ${states}`, out)
       }
     }
     return out

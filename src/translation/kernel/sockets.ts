@@ -3,6 +3,7 @@
  * included (DI-5), and the peers of unconnected UDP sockets by the datagrams that the watch has seen (DI-9a).
  */
 import { kindOf } from '../../core/address.ts'
+import { ownSockets } from '../../linux/proc.ts'
 import type { SocketInfo, SocketState, SocketTable } from '../../linux/sockdiag.ts'
 import { bytesOf, flowId, type Ip, ipOf } from '../tables.ts'
 import type { Seen } from './maps.ts'
@@ -24,6 +25,8 @@ export interface FoundFlow {
 }
 
 const MOST_REMEMBERED = 10_000
+/** What was made of a socket of this process. */
+const OURS = 'ours'
 
 const CONNECTED: readonly SocketState[] = [
   'established',
@@ -41,18 +44,30 @@ export class FlowTable {
   readonly #sockets: SocketTable
   readonly #seen: () => readonly Seen[]
   readonly #port: number
+  readonly #held: () => ReadonlySet<number>
   #flows = new Map<string, FoundFlow>()
   #pairs: ReadonlySet<string> = new Set()
   /** What was made of a socket; the same object stands for the same socket (`SocketTable.sockets`). */
-  readonly #made = new WeakMap<SocketInfo, FoundFlow>()
+  readonly #made = new WeakMap<SocketInfo, FoundFlow | typeof OURS>()
+  /** Exchanges of datagrams by this process's own sockets, as long as they are seen. */
+  #ours: ReadonlySet<string> = new Set()
   readonly #texts = new Map<string, Ip>()
   readonly #foreign = new Map<Ip, boolean>()
 
-  /** `seen`: who has exchanged datagrams with whom. `port`: of IHMP itself, whose flows are none. */
-  constructor(sockets: SocketTable, seen: () => readonly Seen[], port: number) {
+  /**
+   * `seen`: who has exchanged datagrams with whom. `port`: of IHMP itself, whose flows are none. `held`: inodes of this
+   * process's sockets, which are none either: a tunnel whose outer packets were translated would see its paths cross.
+   */
+  constructor(
+    sockets: SocketTable,
+    seen: () => readonly Seen[],
+    port: number,
+    held: () => ReadonlySet<number> = ownSockets,
+  ) {
     this.#sockets = sockets
     this.#seen = seen
     this.#port = port
+    this.#held = held
   }
 
   get(id: string): FoundFlow | undefined {
@@ -78,12 +93,15 @@ export class FlowTable {
    */
   update(own: ReadonlySet<Ip>): FoundFlow[] {
     const found = new Map<string, FoundFlow>()
+    const held = once(this.#held)
+    const heldPorts = once(() => this.#portsOf(held()))
+    const ours = new Set<string>()
     for (const protocol of [6, 17] as const)
       for (const socket of this.#sockets.sockets({
         protocols: [protocol],
         states: protocol === 6 ? CONNECTED : ['established'],
       })) {
-        const flow = this.#flowOf(socket, protocol)
+        const flow = this.#flowOf(socket, protocol, held)
         if (flow !== undefined && !own.has(flow.foreign)) found.set(flow.id, flow)
       }
     for (const each of this.#seen()) {
@@ -92,6 +110,10 @@ export class FlowTable {
       const id = flowId(17, each.local, each.localPort, each.foreign, each.foreignPort)
       if (found.has(id)) continue
       const before = this.#flows.get(id)
+      if (this.#ours.has(id) || (before === undefined && heldPorts().has(each.localPort))) {
+        ours.add(id)
+        continue
+      }
       found.set(
         id,
         before?.inode === 0
@@ -102,20 +124,31 @@ export class FlowTable {
     const gone: FoundFlow[] = []
     for (const flow of this.#flows.values()) if (!found.has(flow.id)) gone.push(flow)
     this.#flows = found
+    this.#ours = ours
     const pairs = new Set<string>()
     for (const { local, foreign } of found.values()) pairs.add(`${local} ${foreign}`)
     this.#pairs = pairs
     return gone
   }
 
-  /** Undefined for one that is not connected to another host. */
-  #flowOf(socket: SocketInfo, protocol: 6 | 17): FoundFlow | undefined {
+  /** Ports of this process's UDP sockets that are not connected: their exchanges show no inode. */
+  #portsOf(held: ReadonlySet<number>): Set<number> {
+    const sockets = this.#sockets.sockets({ protocols: [17], states: ['close'] })
+    return new Set(sockets.filter(({ inode }) => held.has(inode)).map(({ localPort }) => localPort))
+  }
+
+  /** Undefined for one that is not connected to another host, or is this process's own. */
+  #flowOf(socket: SocketInfo, protocol: 6 | 17, held: () => ReadonlySet<number>): FoundFlow | undefined {
     const known = this.#made.get(socket)
-    if (known !== undefined) return known
+    if (known !== undefined) return known === OURS ? undefined : known
     if (socket.remotePort === 0) return undefined
     const local = this.#text(socket.localAddress)
     const foreign = this.#text(socket.remoteAddress)
     if (!this.#canBeForeign(foreign) || !this.#canBeForeign(local)) return undefined
+    if (socket.inode !== 0 && held().has(socket.inode)) {
+      this.#made.set(socket, OURS)
+      return undefined
+    }
     const flow: FoundFlow = {
       id: flowId(protocol, local, socket.localPort, foreign, socket.remotePort),
       protocol,
@@ -154,5 +187,14 @@ export class FlowTable {
       this.#foreign.set(ip, answer)
     }
     return answer
+  }
+}
+
+/** Works a value out when it is first asked for. */
+function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined
+  return () => {
+    made ??= { value: make() }
+    return made.value
   }
 }

@@ -108,6 +108,11 @@ test('a router that is a DIME host: sites are joined, and its own connections ar
       flows.every(({ mechanism }) => mechanism === 'translation'),
       'classes are no flows',
     )
+    // What DIME moves are the programs' flows, never the tunnel's own.
+    assert.deepEqual(
+      flows.map(({ proto }) => proto),
+      ['tcp'],
+    )
     assert.ok(classes.some(({ id }) => id === 'rest.home'))
     assert.deepEqual([...new Set(peers.map(({ kind }) => kind))].sort(), ['host', 'router'])
     await sites.down('ma', 'SIGKILL')

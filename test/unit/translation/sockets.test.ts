@@ -1,0 +1,49 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { FakeSocketTable } from '../../../src/linux/fakes.ts'
+import type { SocketProtocol } from '../../../src/linux/sockdiag.ts'
+import type { Seen } from '../../../src/translation/kernel/maps.ts'
+import { FlowTable } from '../../../src/translation/kernel/sockets.ts'
+import { ipOf } from '../../../src/translation/tables.ts'
+
+const HERE = Uint8Array.of(192, 0, 2, 1)
+const THERE = Uint8Array.of(198, 51, 100, 1)
+const NOBODY = new Uint8Array(4)
+const IHMP_PORT = 3463
+
+function socket(protocol: SocketProtocol, inode: number, localPort: number, remotePort: number) {
+  const ends = { localAddress: HERE, localPort, remoteAddress: THERE, remotePort }
+  if (remotePort !== 0) return { protocol, inode, ...ends }
+  return { protocol, inode, ...ends, remoteAddress: NOBODY, state: 'close' as const }
+}
+
+const seen = (localPort: number, foreignPort: number): Seen => ({
+  local: ipOf(HERE),
+  localPort,
+  foreign: ipOf(THERE),
+  foreignPort,
+})
+
+test("house 1: this process's own sockets are no flows: those of a tunnel beside DIME stay on their access", () => {
+  const table = new FakeSocketTable()
+  const exchanges = [seen(40_000, 51_820), seen(5004, 5004)]
+  table.add(socket(6, 1, 5000, 443)) // a tunnel by WebSocket
+  table.add(socket(6, 2, 5001, 22))
+  const tunnel = table.add(socket(17, 3, 40_000, 0))
+  table.add(socket(17, 4, 5004, 0))
+  const flows = new FlowTable(
+    table,
+    () => exchanges,
+    IHMP_PORT,
+    () => new Set([1, 3]),
+  )
+  const ports = () => [...flows.all()].map(({ localPort }) => localPort).sort()
+  for (let look = 0; look < 2; look++) {
+    flows.update(new Set([ipOf(HERE)]))
+    assert.deepEqual(ports(), [5001, 5004])
+  }
+  // The tunnel closes its socket; what was seen of it is remembered longer.
+  table.remove(tunnel)
+  flows.update(new Set([ipOf(HERE)]))
+  assert.deepEqual(ports(), [5001, 5004])
+})
