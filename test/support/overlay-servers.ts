@@ -154,7 +154,7 @@ export class MachineServers implements SimServer {
       else if (this.relayAnswers)
         this.coordinator.handleRelayAck(
           output.id,
-          this.relay.order(toHex(output.pair), output.another, output.sides, now),
+          this.relay.order({ ...output, pair: toHex(output.pair) }, now),
           now,
         )
     }

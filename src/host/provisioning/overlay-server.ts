@@ -11,6 +11,7 @@ import {
   DEFAULT_PORT,
   hashPassword,
   hostPort,
+  isBlock,
   newSettings,
   readSettings,
   SETTINGS_FILE,
@@ -50,6 +51,10 @@ export async function initOverlay(state: State, options: InitOptions): Promise<S
   const prefix = block4 === null ? undefined : parsePrefix(block4)
   if (prefix !== undefined && (!prefix.ok || prefix.value.address.length !== 4 || prefix.value.length > 30))
     throw usageError(`--ipv4: "${block4}" is no IPv4 block, e.g. ${DEFAULT_BLOCK4}; \`none\` for none`)
+  if (block4 !== null && !isBlock(block4))
+    throw usageError(`--ipv4: ${block4} is not private: nodes take no addresses of the Internet`, {
+      hint: `choose a block of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, e.g. ${DEFAULT_BLOCK4}`,
+    })
   const zone = options.zone.toLowerCase().replace(/\.$/, '')
   state.prepare()
   const settings = newSettings({

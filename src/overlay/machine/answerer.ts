@@ -5,6 +5,7 @@
  */
 import { concat, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import {
   type Datagram,
   type Identity,
@@ -25,6 +26,9 @@ import { macKey, sessionKeys } from './secrets.ts'
 const SECRET_MS = 60_000
 /** OPENs of an identity remembered as long as their salts are good; more are refused until then. */
 const MAX_OPENS = 16
+/** Messages a second of one owner, and at once. */
+const OWNER_RATE = 20
+const OWNER_BURST = 60
 const MAX_SESSION_MS = 24 * 3_600_000
 
 export interface AnswerSession {
@@ -35,7 +39,12 @@ export interface AnswerSession {
   /** Whose it is: what `keyOf` gave for its identity. */
   readonly owner: string
   readonly openedAt: number
+  /** Messages of its owner, whatever session they come in. */
+  readonly messages: TokenBucket
 }
+
+/** How a message came: in the OPEN that made its session, whose source has answered; in a repetition of that; or sealed. */
+export type Arrival = 'opened' | 'again' | 'sealed'
 
 interface Session extends AnswerSession {
   readonly sendKey: Uint8Array
@@ -47,7 +56,8 @@ interface Session extends AnswerSession {
 interface Owner {
   /** The newest last; two at most. */
   readonly sessions: Session[]
-  /** By salt a: when it was opened, and its session's index. */
+  readonly messages: TokenBucket
+  /** By both salts: when it was opened, and its session's index. */
   readonly opens: Map<string, { readonly at: number; readonly index: number }>
 }
 
@@ -61,13 +71,12 @@ export interface AnswererParts extends MachineComponents {
   /** Undefined: nobody known; such a datagram gets no answer. */
   readonly holderOf: (identity: Identity, now: number) => Holder | undefined
   readonly send: (bytes: Uint8Array, to: Endpoint, socket: number) => void
-  /** `proven`: the message came in an OPEN, whose source has answered. */
+  /** `counter`: of the message in its session, 0 in an OPEN. */
   readonly onMessage: (
     session: AnswerSession,
     message: Message,
-    from: Endpoint,
-    socket: number,
-    proven: boolean,
+    source: { readonly from: Endpoint; readonly socket: number },
+    arrival: { readonly how: Arrival; readonly counter: number },
     now: number,
   ) => void
 }
@@ -147,8 +156,10 @@ export class Answerer {
     if (plain === undefined) return
     const message = messageCodec.decode(plain)
     if (!message.ok) return
+    const how = this.#owners.get(holder.owner)?.opens.has(saltsOf(open)) === true ? 'again' : 'opened'
     const session = this.#sessionOf(open, holder.owner, keys, now)
-    if (session !== undefined) onMessage(session, message.value, from, socket, true, now)
+    if (session === undefined) return
+    onMessage(session, message.value, { from, socket }, { how, counter: 0 }, now)
   }
 
   /** The session of this OPEN: made at the first of its salt, the same at repetitions. */
@@ -158,9 +169,12 @@ export class Answerer {
     keys: { readonly asker: Uint8Array; readonly answerer: Uint8Array },
     now: number,
   ): Session | undefined {
-    const owner: Owner = this.#owners.get(name) ?? { sessions: [], opens: new Map() }
+    const owner: Owner = this.#owners.get(name) ?? {
+      ...{ sessions: [], opens: new Map() },
+      messages: new TokenBucket(OWNER_RATE, OWNER_BURST),
+    }
     this.#owners.set(name, owner)
-    const salt = toHex(open.saltA)
+    const salt = saltsOf(open)
     const known = owner.opens.get(salt)
     if (known !== undefined) return this.#sessions.get(known.index)
     for (const [each, { at }] of owner.opens) if (at + 2 * SECRET_MS < now) owner.opens.delete(each)
@@ -169,6 +183,7 @@ export class Answerer {
     while (this.#sessions.has(index)) index = this.#number()
     const session: Session = {
       ...{ index, asker: open.index, owner: name, openedAt: now, counter: 0 },
+      messages: owner.messages,
       ...{ sendKey: keys.answerer, receiveKey: keys.asker, received: new CounterWindow() },
     }
     session.received.take(open.counter)
@@ -191,7 +206,8 @@ export class Answerer {
     const plain = crypto.open(session.receiveKey, sealed.counter, sealed.sealed, ad)
     if (plain === undefined || !session.received.take(sealed.counter)) return
     const message = messageCodec.decode(plain)
-    if (message.ok) onMessage(session, message.value, from, socket, false, now)
+    if (!message.ok) return
+    onMessage(session, message.value, { from, socket }, { how: 'sealed', counter: sealed.counter }, now)
   }
 
   #salt(secret: Uint8Array, identity: Identity, saltA: Uint8Array, { address, port }: Endpoint): Uint8Array {
@@ -214,4 +230,8 @@ export class Answerer {
     const bytes = this.#parts.random.fill(new Uint8Array(4))
     return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
   }
+}
+
+function saltsOf({ saltA, saltB }: Open): string {
+  return toHex(saltA) + toHex(saltB)
 }

@@ -117,6 +117,8 @@ export type NodeOutput =
       readonly socket: number
       readonly remote: Endpoint
     }
+  /** The peer is no longer in the tunnel table: another took its place, or its key has another name now. */
+  | { readonly type: 'forgotten'; readonly peer: string }
   /** The direction was refused, or no way was found in time. Absent packets may be answered with ICMP unreachable. */
   | { readonly type: 'refused'; readonly peer: string; readonly reason: string; readonly status: number }
   | { readonly type: 'log'; readonly level: 'warn' | 'debug'; readonly message: string }

@@ -56,8 +56,9 @@ const MAX_REQUESTS = 512
 const NEVER = Number.POSITIVE_INFINITY
 
 interface Pending {
-  readonly index: number
-  readonly saltA: Uint8Array
+  /** Fresh with every SESSION_REQUEST that follows an OPEN: that one may have made a session. */
+  index: number
+  saltA: Uint8Array
   tries: number
   at: number
   /** After SESSION_RESPONSE. */
@@ -131,6 +132,7 @@ export class Asker {
     if (this.#pending !== undefined) {
       this.#pending.at = now
       this.#pending.tries = 0
+      if (this.#pending.open !== undefined) this.#startOver(this.#pending)
     }
     for (const request of this.#requests.values()) {
       request.at = Math.min(request.at, now)
@@ -236,7 +238,7 @@ export class Asker {
       this.#parts.send(open.bytes, open.way)
       return
     }
-    delete pending.open
+    if (open !== undefined) this.#startOver(pending)
     const way = this.#ways[(this.#first + pending.tries) % Math.max(1, this.#ways.length)]
     pending.tries++
     pending.at = now + Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** Math.min(pending.tries - 1, 10))
@@ -244,6 +246,12 @@ export class Asker {
     if (pending.tries < TRIES || this.#silenceTold) return
     this.#silenceTold = true
     this.#parts.onSilence(now)
+  }
+
+  #startOver(pending: Pending): void {
+    delete pending.open
+    pending.index = this.#number()
+    pending.saltA = this.#parts.random.fill(new Uint8Array(SALT))
   }
 
   #sessionRequest({ index, saltA }: Pending): Uint8Array {

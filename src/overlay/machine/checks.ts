@@ -11,7 +11,7 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
 import { type Check, Kind } from '../wire/datagram.ts'
-import { type Message, messageCodec, Type } from '../wire/message.ts'
+import { LEAST_DIRECTION, type Message, messageCodec, Type } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded, encodedMessage } from './asker.ts'
 import { checkKeys, firstCheckCounter } from './secrets.ts'
@@ -23,6 +23,8 @@ const TRIES = PAUSES.length + 1
 const ASK_BACK = 40
 /** Places asked at a time: 16 candidates over 4 sockets. */
 const MAX_TARGETS = 64
+/** Bytes to places that have not answered, each time that all are asked: three times what a direction's request has at least. */
+const UNPROVEN_BYTES = 3 * LEAST_DIRECTION
 /** Answers a second, and at once. */
 const ANSWER_RATE = 20
 const ANSWER_BURST = 100
@@ -59,6 +61,8 @@ export class Checks {
   readonly #sendKey: Uint8Array
   readonly #receiveKey: Uint8Array
   #counter: number
+  /** Bytes that may still go to places that have not answered. */
+  #left = 0
 
   constructor(parts: ChecksParts) {
     const { crypto, random, pairKey, leads } = parts
@@ -76,6 +80,7 @@ export class Checks {
 
   /** Asks these, from the beginning; others that are being asked are left. */
   ask(targets: readonly Target[], now: number): void {
+    this.#left = UNPROVEN_BYTES
     for (const [key, asked] of this.#asked)
       if (!targets.some((target) => keyOf(target) === key) && !(asked.tries < TRIES)) this.#asked.delete(key)
     for (const target of targets) this.#start(target, TRIES, now)
@@ -113,7 +118,7 @@ export class Checks {
 
   #start(target: Target, tries: number, now: number): void {
     const key = keyOf(target)
-    if (this.#asked.size >= MAX_TARGETS && !this.#asked.has(key)) return
+    if (this.#asked.size >= MAX_TARGETS && !this.#asked.has(key) && !this.#displace()) return
     const bytes = this.#parts.random.fill(new Uint8Array(4))
     const transaction = new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
     const asked = {
@@ -124,11 +129,20 @@ export class Checks {
       answeredAt: Number.NaN,
     }
     this.#asked.set(key, asked)
-    this.#request(asked, now)
+    this.#request(asked, now, tries === 1)
   }
 
-  #request(asked: Asked, now: number): void {
-    if (asked.tries >= TRIES) {
+  /** One that has been asked in vain gives way. */
+  #displace(): boolean {
+    for (const [key, { tries, answeredAt }] of this.#asked)
+      if (tries >= TRIES && Number.isNaN(answeredAt)) return this.#asked.delete(key)
+    return false
+  }
+
+  /** `free`: it is asked back for what came from there. */
+  #request(asked: Asked, now: number, free = false): void {
+    if (asked.tries >= TRIES || (!free && this.#left <= 0)) {
+      asked.tries = TRIES
       asked.at = NEVER
       return
     }
@@ -136,7 +150,12 @@ export class Checks {
     asked.tries++
     asked.sentAt = now
     this.#parts.onStep(false, Type.TUNNEL_REQUEST, now)
-    this.#send({ type: Type.TUNNEL_REQUEST, transaction: asked.transaction }, asked.socket, asked.remote)
+    const length = this.#send(
+      { type: Type.TUNNEL_REQUEST, transaction: asked.transaction },
+      asked.socket,
+      asked.remote,
+    )
+    if (!free) this.#left -= length
   }
 
   #requested({ transaction }: Message, from: Endpoint, socket: number, now: number): void {
@@ -149,7 +168,8 @@ export class Checks {
     // It can be heard from there; whether it hears there is asked back, once for each of its requests.
     if (known === undefined || known.tries >= TRIES) {
       if (known === undefined || Number.isNaN(known.answeredAt)) this.#start({ socket, remote: from }, 1, now)
-    } else if (Number.isNaN(known.answeredAt) && now - known.sentAt >= ASK_BACK) this.#request(known, now)
+    } else if (Number.isNaN(known.answeredAt) && now - known.sentAt >= ASK_BACK)
+      this.#request(known, now, true)
   }
 
   #responded({ transaction, observed }: Message, from: Endpoint, socket: number, now: number): void {
@@ -165,11 +185,14 @@ export class Checks {
     this.#parts.onAnswer(asked, observed, now)
   }
 
-  #send(message: Message, socket: number, to: Endpoint): void {
+  /** Returns the bytes of the datagram. */
+  #send(message: Message, socket: number, to: Endpoint): number {
     const head = { kind: Kind.CHECK, tag: this.#tag, counter: this.#counter++ }
     const ad = encoded({ ...head, sealed: new Uint8Array(0) })
     const sealed = this.#parts.crypto.seal(this.#sendKey, head.counter, encodedMessage(message), ad)
-    this.#parts.send(socket, to, encoded({ ...head, sealed }))
+    const bytes = encoded({ ...head, sealed })
+    this.#parts.send(socket, to, bytes)
+    return bytes.length
   }
 }
 

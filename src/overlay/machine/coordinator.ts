@@ -6,7 +6,7 @@
  * Nothing unproven: a location counts once its address has answered, in OPEN or by an echo; data goes to proven locations
  * only, and an answer is never longer than three times what asked for it.
  */
-import { compare, concat } from '../../core/bytes.ts'
+import { compare, concat, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
@@ -15,6 +15,7 @@ import { type Location, type NodeRecord, sameEndpoint } from '../tables.ts'
 import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datagram.ts'
 import {
   type Candidate,
+  LEAST_DIRECTION,
   type Message,
   nameOfType,
   type RelaySide,
@@ -24,7 +25,7 @@ import {
   Type,
   Want,
 } from '../wire/message.ts'
-import { Answerer, type AnswerSession, type Holder } from './answerer.ts'
+import { Answerer, type AnswerSession, type Arrival, type Holder } from './answerer.ts'
 import type { MachineComponents, Send, Step } from './api.ts'
 import type { Directory } from './directory.ts'
 import { Leases, type ZoneInit } from './leases.ts'
@@ -50,6 +51,8 @@ export interface RelayOrder {
   readonly pair: Uint8Array
   /** A second channel, for a soft handover. */
   readonly another: boolean
+  /** Account of the node that asked: whose share of the relay it is. */
+  readonly account: string
   readonly sides: readonly [SideOrder, SideOrder]
 }
 
@@ -62,11 +65,11 @@ const MISSED = 4
 /** Repetitions of a direction: after 250 ms, doubling. */
 const FIRST_PAUSE = 250
 const TRIES = 6
+/** Between two looks at what is under way (ms): a look is at all. */
+const LOOK_MS = 20
 /** An order that a relay does not answer (ms). */
 const ORDER_MS = 1000
-/** Messages a second of one node, and directions. */
-const NODE_RATE = 20
-const NODE_BURST = 60
+/** Directions a second that a node may ask for, and at once. */
 const DIRECTION_RATE = 10
 const DIRECTION_BURST = 300
 /** Directions under way of one node, and of all. */
@@ -80,10 +83,17 @@ const NEVER = Number.POSITIVE_INFINITY
 
 interface Node extends Location {
   readonly socket: number
-  readonly messages: TokenBucket
+  /** Since when its session is, and the counter of the message that it was located by: what is older locates nobody. */
+  readonly openedAt: number
+  readonly counter: number
   readonly directions: TokenBucket
   /** Directions that it asked for and that are under way. */
   asked: number
+  /** Directions to it were not acknowledged: it gets none until its address has answered again. */
+  silent: boolean
+  /** When its address answered a challenge, and when it acknowledged a direction. */
+  readonly provenAt: number
+  acknowledgedAt: number
 }
 
 /** A direction to one node, repeated until acknowledged. */
@@ -91,6 +101,7 @@ interface Directed {
   readonly to: string
   readonly by: string
   readonly message: Message
+  readonly since: number
   tries: number
   at: number
 }
@@ -136,8 +147,8 @@ export class Coordinator {
       ...{ crypto, random, wall: parts.wall },
       holderOf: (identity) => this.#holderOf(identity),
       send: (bytes, to, socket) => this.#emit({ type: 'send', socket, to, bytes }),
-      onMessage: (session, message, from, socket, proven, now) =>
-        this.#message(session, message, from, socket, proven, now),
+      onMessage: (session, message, source, arrival, now) =>
+        this.#message(session, message, source, arrival, now),
     })
   }
 
@@ -212,6 +223,7 @@ export class Coordinator {
       for (const [id, { until }] of this.#orders)
         if (until <= now) this.handleRelayAck(id, undefined, now)
         else this.#dueAt = Math.min(this.#dueAt, until)
+      this.#dueAt = Math.max(this.#dueAt, now + LOOK_MS)
     }
     for (const [name, { expiresAt }] of this.#nodes) {
       if (expiresAt > now) break
@@ -230,24 +242,28 @@ export class Coordinator {
   #message(
     session: AnswerSession,
     message: Message,
-    from: Endpoint,
-    socket: number,
-    proven: boolean,
+    { from, socket }: Pick<Source, 'from' | 'socket'>,
+    { how, counter }: { readonly how: Arrival; readonly counter: number },
     now: number,
   ): void {
-    const known = this.#nodes.get(session.owner)
-    if (known !== undefined && !known.messages.take(now)) {
+    if (!session.messages.take(now)) {
       this.#counts.limited++
       return
     }
     if (this.#init.trace === true) this.#step(session.owner, this.#dc, message.type, now)
-    const reply: Reply = (answer, opened = proven) => {
-      const bytes = this.#answerer.seal(session.index, answer, opened)
+    const reply: Reply = (answer) => {
+      const bytes = this.#answerer.seal(session.index, answer, how !== 'sealed')
       if (bytes === undefined || bytes.length > MAX_FACTOR * this.#length) return
       if (this.#init.trace === true) this.#step(this.#dc, session.owner, answer.type, now)
       this.#emit({ type: 'send', socket, to: from, bytes })
     }
-    const source = { session, from, socket, proven: proven || this.#echoed(session, message, from) }
+    const known = this.#nodes.get(session.owner)
+    const isNewest =
+      known === undefined ||
+      session.openedAt > known.openedAt ||
+      (session.index === known.session && counter > known.counter)
+    const answered = how === 'opened' || this.#echoed(session, message, from, now)
+    const source = { session, counter, from, socket, isNewest, proven: answered && isNewest }
     switch (message.type) {
       case Type.REGISTRATION_REQUEST:
         this.#register(source, message, reply, now)
@@ -256,23 +272,28 @@ export class Coordinator {
         this.#keepAlive(source, message, reply, now)
         break
       case Type.DIRECTION_REQUEST:
-        this.#direct(session.owner, message, reply, now)
+        if (this.#length >= LEAST_DIRECTION) this.#direct(session.owner, message, reply, now)
         break
       case Type.ROUTE_DIRECTION_ACK:
-        this.#acknowledged(session.owner, message.transaction)
+        this.#acknowledged(session.owner, message.transaction, now)
         break
       default:
     }
   }
 
-  /** What this address has to return: nobody else can know it. */
-  #challenge({ owner }: AnswerSession, { address, port }: Endpoint): Uint8Array {
-    const who = concat(ascii(owner), address, Uint8Array.of(port >> 8, port & 255))
+  /** What this address has to return within a minute or two: nobody else can know it. */
+  #challenge(session: AnswerSession, from: Endpoint, now: number, minute = minuteOf(now)): Uint8Array {
+    const { address, port } = from
+    const end = Uint8Array.of(port >> 8, port & 255)
+    const who = concat(ascii(`${minute} ${session.owner} `), address, end)
     return this.#parts.crypto.mac(this.#challengeKey, who).slice(0, 8)
   }
 
-  #echoed(session: AnswerSession, { echo }: Message, from: Endpoint): boolean {
-    return echo !== undefined && this.#parts.crypto.equal(echo, this.#challenge(session, from))
+  #echoed(session: AnswerSession, { echo }: Message, from: Endpoint, now: number): boolean {
+    if (echo === undefined) return false
+    return [0, 1].some((ago) =>
+      this.#parts.crypto.equal(echo, this.#challenge(session, from, now, minuteOf(now) - ago)),
+    )
   }
 
   // ---- registration (Fig. 4 steps 9 and 12, Fig. 7 steps 3 and 6)
@@ -288,8 +309,9 @@ export class Coordinator {
       reply({ type, transaction, status: Status.TOO_MANY })
       return
     }
-    const isProven = source.proven || (known !== undefined && sameEndpoint(known.observed, from))
-    if (isProven) this.#locate(source, message.candidates ?? [], known, now)
+    const isHere = known !== undefined && sameEndpoint(known.observed, from)
+    const isProven = source.proven || (isHere && !known.silent)
+    if (isProven && source.isNewest) this.#locate(source, message.candidates ?? [], known, now)
     this.#counts.registrations++
     reply({
       ...{ type, transaction, status: Status.DONE },
@@ -297,9 +319,9 @@ export class Coordinator {
       observed: from,
       lifetime: LIFETIME_SECONDS,
       keepAlive: this.#keepAliveSeconds,
-      ...(!isProven && { challenge: this.#challenge(session, from) }),
+      ...(!isProven && { challenge: this.#challenge(session, from, now) }),
     })
-    if (!isProven) this.#pending(session.owner, message.candidates ?? [])
+    if (!isProven && source.isNewest) this.#pending(session.owner, message.candidates ?? [])
   }
 
   /** Candidates of a registration whose address has not answered yet; with the echo they count. */
@@ -316,8 +338,10 @@ export class Coordinator {
     this.#nodes.delete(session.owner) // to the end: the order is by last registration
     this.#nodes.set(session.owner, {
       ...{ name: session.owner, hosts, observed: from, proven: true, session: session.index, socket },
-      ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now },
-      messages: known?.messages ?? new TokenBucket(NODE_RATE, NODE_BURST),
+      ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now, silent: false },
+      provenAt: source.proven ? now : (known?.provenAt ?? now),
+      acknowledgedAt: known?.acknowledgedAt ?? Number.NEGATIVE_INFINITY,
+      ...{ openedAt: session.openedAt, counter: source.counter },
       directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
       asked: known?.asked ?? 0,
     })
@@ -325,16 +349,18 @@ export class Coordinator {
   }
 
   #keepAlive(source: Source, { transaction }: Message, reply: Reply, now: number): void {
-    const { session, from, proven } = source
+    const { session, counter, from, proven, isNewest } = source
     const known = this.#nodes.get(session.owner)
-    const isHere = known !== undefined && sameEndpoint(known.observed, from)
+    const isHere = known !== undefined && sameEndpoint(known.observed, from) && !known.silent
     if (proven && !isHere) {
       const hosts = this.#candidates.get(session.owner) ?? known?.hosts
       if (hosts !== undefined) this.#locate(source, hosts, known, now)
-    } else if (isHere && known !== undefined)
-      this.#nodes.set(session.owner, { ...known, heardAt: now, session: session.index })
+    } else if (isHere && isNewest) {
+      const { index, openedAt } = session
+      this.#nodes.set(session.owner, { ...known, heardAt: now, session: index, openedAt, counter })
+    }
     const answer = { type: Type.KEEP_ALIVE_ACK, transaction, observed: from }
-    reply(isHere || proven ? answer : { ...answer, challenge: this.#challenge(session, from) })
+    reply(isHere || proven ? answer : { ...answer, challenge: this.#challenge(session, from, now) })
   }
 
   get #keepAliveSeconds(): number {
@@ -344,7 +370,7 @@ export class Coordinator {
   /** The node, if datagrams to its location still reach it. */
   #reachable(name: string, now: number): Node | undefined {
     const node = this.#nodes.get(name)
-    if (node === undefined || node.expiresAt <= now) return undefined
+    if (node === undefined || node.silent || node.expiresAt <= now) return undefined
     return now - node.heardAt > 1000 * MISSED * this.#keepAliveSeconds ? undefined : node
   }
 
@@ -416,14 +442,16 @@ export class Coordinator {
     this.#dueAt = Math.min(this.#dueAt, now + ORDER_MS)
     if (this.#init.trace === true) this.#step(this.#dc, 'relay', Type.RELAY_ORDER, now)
     this.#emit({
-      ...{ type: 'relay-order', id, another },
-      pair: this.#parts.crypto.hash(sorted(a, b)),
-      sides: [this.#side(mn, a), this.#side(cn, b)],
+      ...{ type: 'relay-order', id, another, account: a.account },
+      pair: this.#parts.crypto.hash(pairOf(a, b)),
+      sides: [this.#side(mn), this.#side(cn)],
     })
   }
 
-  #side({ observed }: Node, { publicKey }: NodeRecord): SideOrder {
-    return { proven: observed, node: new DataView(publicKey.buffer, publicKey.byteOffset).getBigUint64(0) }
+  /** The number that a relay knows a node by follows from its name: nobody chooses that of another. */
+  #side({ observed, name }: Node): SideOrder {
+    const hash = this.#parts.crypto.hash(ascii(name))
+    return { proven: observed, node: viewOf(hash).getBigUint64(0) }
   }
 
   /** Both nodes are told of each other; `sides` are the relay's for the one that asked and for the other. */
@@ -443,7 +471,7 @@ export class Coordinator {
       this.#underWay.delete(`${mnName} ${cnName}`)
       return
     }
-    const pairKey = kdf(this.#parts.crypto, this.#pairSecret, concat(ascii('pair'), sorted(a, b)), 1)[0]
+    const pairKey = kdf(this.#parts.crypto, this.#pairSecret, concat(ascii('pair'), pairOf(a, b)), 1)[0]
     this.#tell(cn, mn, a, cnRoute, pairKey, sides?.[1], mn, now)
     this.#tell(mn, cn, b, mnRoute, pairKey, sides?.[0], mn, now)
   }
@@ -462,7 +490,7 @@ export class Coordinator {
     let transaction = this.#number()
     while (this.#directed.has(transaction)) transaction = this.#number()
     const directed: Directed = {
-      ...{ to: to.name, by: asker.name, tries: 0, at: now },
+      ...{ to: to.name, by: asker.name, since: now, tries: 0, at: now },
       message: {
         ...{ type: Type.ROUTE_DIRECTION, transaction, route, name: peer.name, pairKey },
         lease: this.#leases.leaseOf(record, undefined),
@@ -477,7 +505,9 @@ export class Coordinator {
 
   #sendDirection(transaction: number, directed: Directed, now: number): void {
     const node = this.#nodes.get(directed.to)
-    if (node === undefined || directed.tries >= TRIES) {
+    if (node !== undefined && directed.tries >= TRIES)
+      node.silent = Math.max(node.acknowledgedAt, node.provenAt) < directed.since
+    if (node === undefined || node.silent || directed.tries >= TRIES) {
       this.#endDirection(transaction, directed)
       return
     }
@@ -490,9 +520,12 @@ export class Coordinator {
     this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })
   }
 
-  #acknowledged(name: string, transaction: number): void {
+  #acknowledged(name: string, transaction: number, now: number): void {
     const directed = this.#directed.get(transaction)
-    if (directed !== undefined && directed.to === name) this.#endDirection(transaction, directed)
+    if (directed === undefined || directed.to !== name) return
+    const node = this.#nodes.get(name)
+    if (node !== undefined) node.acknowledgedAt = now
+    this.#endDirection(transaction, directed)
   }
 
   #endDirection(transaction: number, directed: Directed): void {
@@ -524,24 +557,34 @@ export class Coordinator {
 
 interface Source {
   readonly session: AnswerSession
+  readonly counter: number
   readonly from: Endpoint
   readonly socket: number
-  /** It has answered from there: in OPEN, or by this message's echo. */
+  /** Nothing newer of this node has located it. */
+  readonly isNewest: boolean
+  /** It has answered from there: in OPEN, or by this message's echo; and is the newest. */
   readonly proven: boolean
 }
 
-type Reply = (message: Message, opened?: boolean) => void
+type Reply = (message: Message) => void
+
+/** Challenges are good for one to two of these (ms). */
+const CHALLENGE_MS = 60_000
+
+function minuteOf(now: number): number {
+  return Math.floor(now / CHALLENGE_MS)
+}
 
 /** What costs more than a look-up and one decryption under a session's key. */
 function isCostly({ kind }: Datagram): boolean {
   return kind === Kind.SESSION_REQUEST || kind === Kind.OPEN
 }
 
-/** Both node keys, the smaller first. */
-function sorted(a: NodeRecord, b: NodeRecord): Uint8Array {
-  const [first, second] =
-    compare(a.publicKey, b.publicKey) < 0 ? [a.publicKey, b.publicKey] : [b.publicKey, a.publicKey]
-  return concat(first, second)
+/** Names and keys of both nodes, the smaller key first. A pair is of names: who shows another's key is another pair. */
+function pairOf(a: NodeRecord, b: NodeRecord): Uint8Array {
+  const [first, second] = compare(a.publicKey, b.publicKey) < 0 ? [a, b] : [b, a]
+  const end = Uint8Array.of(0)
+  return concat(first.publicKey, ascii(first.name), end, second.publicKey, ascii(second.name), end)
 }
 
 export function zoneOf(name: string): string {

@@ -5,7 +5,10 @@ import type { NodeRecord } from '../tables.ts'
 export interface Directory {
   nodeByName(name: string): NodeRecord | undefined
   nodeByKeyId(keyId: Uint8Array): NodeRecord | undefined
-  /** The node of a login: made, or its keys replaced. False when the name is another account's. */
+  /**
+   * The node of a login: made, or its keys replaced. False when the name, or the public key, is that of a node of another
+   * account. A key has one name: a node of the same account that had it under another is removed.
+   */
   putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean
   /** A number that no node has or had. */
   takeNumber(): number

@@ -8,13 +8,24 @@
  */
 import { compare, equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import type { TunnelRow } from '../tables.ts'
 import { datagramCodec, Kind } from '../wire/datagram.ts'
 import { checkLease, type Lease } from '../wire/lease.ts'
-import { isFullName, type Message, nameOfType, Route, Status, Type, Want } from '../wire/message.ts'
+import {
+  isFullName,
+  LEAST_DIRECTION,
+  type Message,
+  nameOfType,
+  Route,
+  Status,
+  Type,
+  Want,
+} from '../wire/message.ts'
 import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
 import { Asker, type Way } from './asker.ts'
 import { Pair, reaches } from './pair.ts'
+import { hasVirtualAddresses } from './virtual.ts'
 
 /** A request is given up then (ms): repeated after 250 ms, doubling, five times. */
 const REQUEST_MS = 12_000
@@ -36,9 +47,14 @@ const NO_PATH_LONGEST = 30_000
 /** Between two directions that look for a direct way while packets go by the relay (ms), doubling to the longest. */
 const OPTIMISE_PAUSE = 2_000
 const OPTIMISE_LONGEST = 60_000
+/** Bytes of an IPv6 address that are the coordinator's. */
+const PREFIX6 = 8
+/** Directions a second of new peers that this node did not ask for, and at once: each costs routes and a file. */
+const UNASKED_RATE = 20
+const UNASKED_BURST = 256
 /** Host candidates told. */
 const MAX_HOSTS = 14
-/** Requests with long answers are this long (bytes): an answer is no more than three times its request. */
+/** Padding of a registration (bytes): an answer is no more than three times its request. */
 const PADDED = 420
 const NEVER = Number.POSITIVE_INFINITY
 
@@ -74,6 +90,7 @@ export class NodeMachine implements NodeMachineApi {
   readonly #noPath = new Map<string, { at: number; pause: number }>()
   /** The same of peers whose packets go by the relay. */
   readonly #relayed = new Map<string, { readonly at: number; readonly pause: number }>()
+  readonly #unasked = new TokenBucket(UNASKED_RATE, UNASKED_BURST)
   /** Keys of foreign zones, by zone: the first that was seen. */
   readonly #zones = new Map<string, Uint8Array>()
   readonly #outputs: NodeOutput[] = []
@@ -81,6 +98,8 @@ export class NodeMachine implements NodeMachineApi {
   #sockets: readonly NodeSocket[] = []
   #coordinator: readonly Endpoint[] = []
   #lease: Uint8Array | undefined
+  /** Of the last lease that came. */
+  #addresses: Pick<Lease, 'v6' | 'v4'> | undefined
   #registered = false
   /** Why not, as it was reported. */
   #trouble: string | undefined
@@ -243,6 +262,7 @@ export class NodeMachine implements NodeMachineApi {
     this.#byTag.delete(toHex(pair.checks.tag))
     this.#noPath.delete(peer)
     this.#relayed.delete(peer)
+    this.#emit({ type: 'forgotten', peer })
   }
 
   poll(): NodeOutput | undefined {
@@ -343,6 +363,7 @@ export class NodeMachine implements NodeMachineApi {
       return
     }
     this.#lease = answer.lease
+    this.#addresses = lease
     this.#registered = true
     this.#trouble = undefined
     this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
@@ -385,7 +406,7 @@ export class NodeMachine implements NodeMachineApi {
     )
     if (!lease.ok || lease.value.name !== this.#own || !equal(lease.value.publicKey, publicKey))
       return undefined
-    return lease.value
+    return hasVirtualAddresses(lease.value) ? lease.value : undefined
   }
 
   /** Returns a challenge from where it came to: the coordinator then takes this address for ours. */
@@ -433,7 +454,7 @@ export class NodeMachine implements NodeMachineApi {
         type: Type.DIRECTION_REQUEST,
         name,
         ...(want !== undefined && { want }),
-        padding: PADDED,
+        padding: LEAST_DIRECTION,
       },
       SEEK_MS,
       (answer, _way, at) => {
@@ -473,12 +494,20 @@ export class NodeMachine implements NodeMachineApi {
       this.#log('warn', `a direction to ${name} came with a lease that its zone has not signed; not followed`)
       return Status.LEASE_REFUSED
     }
-    const asked = this.#sought.delete(name)
-    this.#asker.drop((each) => each.type === Type.DIRECTION_REQUEST && each.name === name)
-    const leads = compare(this.#init.publicKey, lease.publicKey) < 0
-    const direction = { lease, route, candidates, relays }
     let pair = this.#pairs.get(name)
     if (pair?.transaction === message.transaction) return Status.DONE
+    if (!this.#sought.has(name) && pair === undefined && !this.#unasked.take(now)) return Status.TOO_MANY
+    if (this.#collides(lease)) {
+      this.#log('warn', `a direction to ${name} came with an address that is another's; not followed`)
+      return Status.LEASE_REFUSED
+    }
+    const asked = this.#sought.delete(name)
+    this.#asker.drop((each) => each.type === Type.DIRECTION_REQUEST && each.name === name)
+    // A key has one name: its node was given another.
+    for (const other of this.#pairs.values())
+      if (other.peer !== name && equal(other.row.publicKey, lease.publicKey)) this.forget(other.peer, now)
+    const leads = compare(this.#init.publicKey, lease.publicKey) < 0
+    const direction = { lease, route, candidates, relays }
     if (pair !== undefined && !equal(pair.row.publicKey, lease.publicKey))
       this.#log('warn', `${name} has another key than before: it logged in anew, or somebody else did`)
     if (pair === undefined || !equal(pair.pairKey, pairKey) || pair.leads !== leads) {
@@ -501,8 +530,17 @@ export class NodeMachine implements NodeMachineApi {
     }
     pair.transaction = message.transaction
     this.#emit({ type: 'direction', peer: name, lease, pairKey, leads, route, asked })
-    pair.direct(direction, this.#sockets, now)
+    pair.direct(direction, this.#sockets, asked, now)
     return Status.DONE
+  }
+
+  /** Whether one of its virtual addresses is this node's, or that of a peer with another key. */
+  #collides({ publicKey, v6, v4 }: Lease): boolean {
+    const isOf = (other: Pick<Lease, 'v6' | 'v4'>) =>
+      equal(other.v6, v6) || (v4 !== undefined && other.v4 !== undefined && equal(other.v4, v4))
+    if (this.#addresses !== undefined && isOf(this.#addresses)) return true
+    for (const { row } of this.#pairs.values()) if (isOf(row) && !equal(row.publicKey, publicKey)) return true
+    return false
   }
 
   /** The lease of a peer, signed by the key of its zone: ours, or the one that was seen first. */
@@ -515,7 +553,10 @@ export class NodeMachine implements NodeMachineApi {
     const lease = checkLease(bytes, pinned, wall(), (key, text, signature) =>
       crypto.verify(key, text, signature),
     )
-    if (!lease.ok || lease.value.name !== name) return undefined
+    if (!lease.ok || lease.value.name !== name || !hasVirtualAddresses(lease.value)) return undefined
+    const ours = this.#addresses
+    if (ours !== undefined && own !== equal(lease.value.v6.slice(0, PREFIX6), ours.v6.slice(0, PREFIX6)))
+      return undefined
     if (!own && this.#zones.size < MAX_ZONES) this.#zones.set(zone, pinned)
     return lease.value
   }

@@ -7,6 +7,7 @@
 import { kindOf } from '../../core/address.ts'
 import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import { type RouteKind, sameEndpoint, type TunnelRow, type TunnelWay } from '../tables.ts'
 import type { Check, RelayBind } from '../wire/datagram.ts'
 import type { Lease } from '../wire/lease.ts'
@@ -14,11 +15,15 @@ import type { Candidate, RelaySide, Route } from '../wire/message.ts'
 import type { MachineComponents, NodeOutput, NodeSocket } from './api.ts'
 import { Binding } from './binding.ts'
 import { Checks, type Target } from './checks.ts'
+import { mayBeHost } from './virtual.ts'
 
 /** Ways kept of a peer; the oldest gives way. */
 const MAX_WAYS = 8
 /** Channels of a pair at a time: the one in use and the one that a handover asked for. */
 const MAX_CHANNELS = 2
+/** Directions a second that nobody here asked for and after which candidates are asked, and at once. */
+const UNASKED_RATE = 0.5
+const UNASKED_BURST = 5
 const NEVER = Number.POSITIVE_INFINITY
 
 export interface PairParts extends MachineComponents {
@@ -54,6 +59,7 @@ export class Pair {
   #ways: TunnelWay[] = []
   #moved = false
   #directedAt: number
+  readonly #unasked = new TokenBucket(UNASKED_RATE, UNASKED_BURST)
 
   constructor(
     parts: PairParts,
@@ -99,14 +105,17 @@ export class Pair {
     return this.#direction.route
   }
 
-  /** A direction for this pair: its relay is bound, its candidates are asked. */
-  direct(direction: PairDirection, sockets: readonly NodeSocket[], now: number): void {
+  /**
+   * A direction for this pair: its relay is bound, its candidates are asked. Who directs this node again and again unasked
+   * has them asked no more often than the bucket says.
+   */
+  direct(direction: PairDirection, sockets: readonly NodeSocket[], asked: boolean, now: number): void {
     this.#direction = direction
     this.#directedAt = now
     this.#sockets = sockets
     this.relayFailed = false
-    for (const side of direction.relays) this.#bind(side, now)
-    this.#ask(now)
+    for (const side of direction.relays) if (mayBeHost(side.endpoint)) this.#bind(side, now)
+    if (asked || this.#unasked.take(now)) this.#ask(now)
   }
 
   /** Sockets as they are now; `gone` are those that were there before. */
@@ -219,9 +228,10 @@ export class Pair {
   /** Fig. 8: requests to all that the peer may be reached at, over every socket. */
   #ask(now: number): void {
     const targets: Target[] = []
-    for (const { endpoint } of this.#direction.candidates)
+    for (const { endpoint } of this.#direction.candidates.filter((each) => mayBeHost(each.endpoint)))
       for (const socket of this.#sockets)
-        if (reaches(socket, endpoint)) targets.push({ socket: socket.socket, remote: endpoint })
+        if (reaches(socket, endpoint) && !isOwn(socket, endpoint))
+          targets.push({ socket: socket.socket, remote: endpoint })
     this.checks.ask(targets, now)
   }
 
@@ -258,6 +268,10 @@ export class Pair {
 /** Whether the socket has an address of the family. */
 export function reaches({ addresses }: NodeSocket, { address }: Endpoint): boolean {
   return addresses.some(({ length }) => length === address.length)
+}
+
+function isOwn({ addresses }: NodeSocket, { address }: Endpoint): boolean {
+  return addresses.some((own) => equal(own, address))
 }
 
 /** Addresses that mean something in a local network alone. */

@@ -3,7 +3,7 @@
  * Sans-I/O: the worker forwards by what `find` gives, and hands datagrams that begin with `N` to `handleBind`.
  *
  * A side sends to an address that the coordinator has proven, or that returned a token; nothing else of a stranger's
- * makes an entry or an answer.
+ * makes an entry or an answer. Where there are no more channels, or ports of a node, whose account has most pays.
  */
 import type { Endpoint } from '../../core/endpoint.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
@@ -50,10 +50,21 @@ export interface Side {
 export interface Channel {
   readonly id: number
   readonly pair: string
+  /** Of the node that asked for it. */
+  readonly account: string
   readonly sides: readonly [Side, Side]
   usedAt: number
   /** Packets of both sides at the last sweep. */
   seen: number
+}
+
+/** What the coordinator orders; sides are those of the node that asked and of the other. */
+export interface Order {
+  readonly pair: string
+  readonly another: boolean
+  /** Of the node that asked. */
+  readonly account: string
+  readonly sides: readonly [SideOrder, SideOrder]
 }
 
 export interface Target {
@@ -68,7 +79,8 @@ export class Relay {
   readonly #channels = new Map<number, Channel>()
   /** Oldest first. */
   readonly #byPair = new Map<string, Channel[]>()
-  readonly #byNode = new Map<bigint, Set<number>>()
+  /** By port. */
+  readonly #byNode = new Map<bigint, Map<number, Channel>>()
   readonly #bySource = new Map<string, Target>()
   /** Called when the address bound to a side changes; absent: the owner asks `find` each time. */
   onBinding: (port: number, source: Endpoint, target: Target | undefined) => void = () => {}
@@ -88,12 +100,7 @@ export class Relay {
   }
 
   /** Steps 17 and 18: a channel for the pair, the one that there is unless `another` is wanted. Undefined: none is to be had. */
-  order(
-    pair: string,
-    another: boolean,
-    sides: readonly [SideOrder, SideOrder],
-    now: number,
-  ): readonly [RelaySide, RelaySide] | undefined {
+  order({ pair, another, account, sides }: Order, now: number): readonly [RelaySide, RelaySide] | undefined {
     const there = this.#byPair.get(pair) ?? []
     const known = there.at(-1)
     if (known !== undefined && (!another || there.length >= MAX_OF_PAIR)) {
@@ -105,9 +112,14 @@ export class Relay {
       this.#prove(b, sides[1].proven)
       return [this.#told(known, a), this.#told(known, b)]
     }
-    if (this.#channels.size >= (this.#init.maxChannels ?? MAX_CHANNELS)) return undefined
-    const first = this.#freePort(sides[0].node, -1)
-    const second = this.#freePort(sides[1].node, first)
+    const most = this.#init.maxChannels ?? MAX_CHANNELS
+    if (this.#channels.size >= most && !this.#displace(this.#channels, account)) return undefined
+    for (const { node } of sides) {
+      const there = this.#byNode.get(node)
+      if (there !== undefined && there.size >= this.#init.ports.length && !this.#displace(there, account))
+        return undefined
+    }
+    const [first, second] = this.#freePorts(sides[0].node, sides[1].node)
     if (first < 0 || second < 0) return undefined
     let id = this.#number()
     while (this.#channels.has(id)) id = this.#number()
@@ -116,7 +128,7 @@ export class Relay {
       ...{ proven: undefined, bound: undefined, counter: 0, packets: 0, bytes: 0 },
     })
     const channel: Channel = {
-      ...{ id, pair, usedAt: now, seen: 0 },
+      ...{ id, pair, account, usedAt: now, seen: 0 },
       sides: [side(sides[0], first), side(sides[1], second)],
     }
     const [a, b] = channel.sides
@@ -125,8 +137,8 @@ export class Relay {
     this.#channels.set(id, channel)
     this.#byPair.set(pair, [...there, channel])
     for (const each of channel.sides) {
-      const ports = this.#byNode.get(each.node) ?? new Set()
-      this.#byNode.set(each.node, ports.add(each.port))
+      const ports = this.#byNode.get(each.node) ?? new Map()
+      this.#byNode.set(each.node, ports.set(each.port, channel))
     }
     this.#prove(channel.sides[0], sides[0].proven)
     this.#prove(channel.sides[1], sides[1].proven)
@@ -179,6 +191,24 @@ export class Relay {
     }
   }
 
+  /**
+   * Makes room among these: of the account that has most of them, unless that is this one, the channel unused for longest
+   * ends. So who takes more than a share pays for it, and nobody else.
+   */
+  #displace(among: ReadonlyMap<number, Channel>, account: string): boolean {
+    const counts = new Map<string, number>()
+    for (const { account: each } of among.values()) counts.set(each, (counts.get(each) ?? 0) + 1)
+    let largest = account
+    for (const [each, count] of counts) if (count > (counts.get(largest) ?? 0)) largest = each
+    if (largest === account) return false
+    let oldest: Channel | undefined
+    for (const channel of among.values())
+      if (channel.account === largest && (oldest === undefined || channel.usedAt < oldest.usedAt))
+        oldest = channel
+    if (oldest !== undefined) this.#end(oldest)
+    return oldest !== undefined
+  }
+
   #end(channel: Channel): void {
     this.#channels.delete(channel.id)
     const left = (this.#byPair.get(channel.pair) ?? []).filter((each) => each !== channel)
@@ -217,6 +247,15 @@ export class Relay {
     this.#bySource.delete(sourceKey(side.port, side.bound))
     this.onBinding(side.port, side.bound, undefined)
     side.bound = undefined
+  }
+
+  /** A port for each of both, that of the node with fewer to choose from first. */
+  #freePorts(a: bigint, b: bigint): readonly [number, number] {
+    const used = (node: bigint) => this.#byNode.get(node)?.size ?? 0
+    const isTurned = used(a) < used(b)
+    const first = this.#freePort(isTurned ? b : a, -1)
+    const second = this.#freePort(isTurned ? a : b, first)
+    return isTurned ? [second, first] : [first, second]
   }
 
   /** A port that no other channel of this node uses: (port, source) names the side. */

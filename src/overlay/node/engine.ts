@@ -296,9 +296,20 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
           if (socket === output.socket && sameEndpoint(remote, output.remote))
             this.tunnel.machine.removePath(slot, now)
         break
+      case 'forgotten':
+        this.#setAside(output.peer, now)
+        break
       case 'log':
         this.#log(output.level, output.message)
     }
+  }
+
+  /** Its tunnel ends; a packet for it asks for a direction again. */
+  #setAside(name: string, now: number): void {
+    const known = this.tunnel.peers.at(this.tunnel.peers.get(name) ?? -1)
+    if (known === undefined) return
+    this.#removePeer(name, now)
+    this.#forwarder.addDormant(known)
   }
 
   #direct(output: Extract<NodeOutput, { type: 'direction' }>, now: number): void {

@@ -8,6 +8,9 @@ import { addressLength, sourceAt, transportOf } from '../../core/ip.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import type { NodePeer } from './protocol.ts'
 
+/** Peers without a tunnel that packets are known for; the ones set aside first give way. */
+const MAX_DORMANT = 2048
+
 export class OverlayForwarder implements Forwarder {
   /** `foreign`: with a source that is not this node's; `spoofed`: the same of a peer's, or not for this node. */
   counts = { unroutable: 0, foreign: 0, spoofed: 0 }
@@ -18,6 +21,8 @@ export class OverlayForwarder implements Forwarder {
   /** Peers by address: index in the tunnel; below zero, -1 minus the index in `#dormant`. */
   readonly #peers = new LpmTable<number>()
   readonly #dormant: { readonly name: string; refusedUntil: number }[] = []
+  /** The next of the dormant ones to give way. */
+  #next = 0
   readonly #slots: number[] = []
   /** When a packet was last meant for the peer. */
   readonly #usedAt: number[] = []
@@ -30,8 +35,15 @@ export class OverlayForwarder implements Forwarder {
   }
 
   addDormant(peer: NodePeer): void {
-    const index = -1 - (this.#dormant.push({ name: peer.name, refusedUntil: 0 }) - 1)
-    for (const address of addressesOf(peer)) this.#peers.insert(whole(address), index)
+    let at = this.#dormant.findIndex(({ name }) => name === peer.name)
+    if (at < 0 && this.#dormant.length < MAX_DORMANT) at = this.#dormant.length
+    else if (at < 0) {
+      at = this.#next
+      this.#next = (this.#next + 1) % MAX_DORMANT
+    }
+    this.#peers.removeValue(-1 - at)
+    this.#dormant[at] = { name: peer.name, refusedUntil: 0 }
+    for (const address of addressesOf(peer)) this.#peers.insert(whole(address), -1 - at)
   }
 
   /** No direction came: packets for it are dropped until then, and do not ask for another. */

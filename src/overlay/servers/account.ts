@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server } from 'node:https'
 import * as z from 'zod'
+import { equal } from '../../core/bytes.ts'
 import { GodwitError } from '../../core/errors.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
@@ -138,16 +139,23 @@ export class AccountServer {
     store.refresh()
     if (RESERVED.includes(node) || !isFullName(full))
       throw new Refusal(403, 'NAME_TAKEN', `${node} is not for nodes`)
+    const publicKey = Uint8Array.from(Buffer.from(public_key, 'base64'))
     const nodes = store.nodesOf(name)
-    if (nodes.length >= MAX_NODES && !nodes.some((each) => each.name === full))
+    // Those that this login replaces.
+    const before = nodes.filter((each) => each.name === full || equal(each.publicKey, publicKey))
+    if (nodes.length >= MAX_NODES && before.length === 0)
       throw new Refusal(403, 'TOO_MANY_NODES', `the account has ${MAX_NODES} nodes already`)
     const key = randomBytes(32)
     const keyId = randomBytes(16)
-    const publicKey = Uint8Array.from(Buffer.from(public_key, 'base64'))
-    if (!store.putNode({ name: full, account: name, publicKey, keyId, key }))
-      throw new Refusal(403, 'NAME_TAKEN', `${full} is another account's`)
+    if (!store.putNode({ name: full, account: name, publicKey, keyId, key })) {
+      const holder = store.nodeByName(full)
+      throw holder !== undefined && holder.account !== name
+        ? new Refusal(403, 'NAME_TAKEN', `${full} is another account's`)
+        : new Refusal(403, 'KEY_TAKEN', 'a node of another account has this public key')
+    }
     store.commit()
-    this.#init.onLogin(full)
+    for (const node of before) this.#init.onLogin(node.name)
+    if (before.every((node) => node.name !== full)) this.#init.onLogin(full)
     return {
       ...{ name: full, key_id: keyId.toString('base64'), key: encodeKey(key) },
       ...{ coordinator: this.#init.coordinator, zone_key: encodeKey(this.#init.zoneKey) },

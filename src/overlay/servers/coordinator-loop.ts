@@ -81,8 +81,8 @@ export class CoordinatorLoop implements UdpLoopOwner {
       if (output.type === 'send') this.engine.send(output.socket, output.to, output.bytes)
       else if (output.type === 'step') this.#post(output)
       else {
-        const { id, another, sides } = output
-        this.#post({ type: 'relay-order', id, pair: toHex(output.pair), another, sides })
+        const { id, another, account, sides } = output
+        this.#post({ type: 'relay-order', id, pair: toHex(output.pair), another, account, sides })
       }
     }
   }

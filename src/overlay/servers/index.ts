@@ -7,6 +7,7 @@ export { certificatePin, hostPort, OverlayServers, ROLES, type Role } from './se
 export {
   DATABASE_FILE,
   DEFAULT_PORT,
+  isBlock,
   type NewServer,
   newSettings,
   readSettings,

@@ -37,6 +37,7 @@ export interface RelayOrderEvent {
   /** Hexadecimal. */
   readonly pair: string
   readonly another: boolean
+  readonly account: string
   readonly sides: readonly [SideOrder, SideOrder]
 }
 

@@ -81,8 +81,12 @@ export class RelayLoop implements UdpLoopOwner {
       this.#post({ type: 'report', counts: { ...this.#counts, channels } })
       return
     }
-    const { id, pair, another, sides } = command
-    this.#post({ type: 'relay-ack', id, sides: this.#relay.order(pair, another, sides, this.#now()) })
+    const { id, pair, another, account, sides } = command
+    this.#post({
+      type: 'relay-ack',
+      id,
+      sides: this.#relay.order({ pair, another, account, sides }, this.#now()),
+    })
   }
 
   onMessage(socket: number, batch: ReceiveBatch, i: number, now: number): void {

@@ -10,6 +10,7 @@ import { GodwitError } from '../../core/errors.ts'
 import { decodeKey, encodeKey, generatePrivateKey } from '../../crypto/keys.ts'
 import { refuseExposed, writeSecret } from '../../mechanism/files.ts'
 import { must } from '../../mechanism/schema.ts'
+import { isVirtual } from '../machine/virtual.ts'
 import { isFullName } from '../wire/message.ts'
 
 export const SETTINGS_FILE = 'overlay-server.json'
@@ -35,12 +36,12 @@ const settings = z.strictObject({
   /** Mbit/s that each end of a relayed pair may send; 0: no limit. */
   relay_mbps: z.number().min(0),
   addresses: z.array(address).min(1),
-  /** A /64. */
-  prefix6: z.string().refine((text) => parsePrefix(text).ok && text.endsWith('::/64')),
+  /** A /64 of unique-local addresses. */
+  prefix6: z.string().refine((text) => isBlock(text) && text.endsWith('::/64')),
   /** Null: nodes have IPv6 only. */
   block4: z
     .string()
-    .refine((text) => parsePrefix(text).ok && !text.includes(':'))
+    .refine((text) => isBlock(text) && !text.includes(':'))
     .nullable(),
   open_to: z.enum(['zone', 'account']),
   zone_seed: key,
@@ -48,6 +49,15 @@ const settings = z.strictObject({
 })
 
 export type ServerSettings = z.output<typeof settings>
+
+/** Whether nodes take addresses of this block from a zone. */
+export function isBlock(text: string): boolean {
+  const prefix = parsePrefix(text)
+  if (!prefix.ok) return false
+  const { address, length } = prefix.value
+  const last = address.map((byte, i) => byte | (0xff >> Math.min(8, Math.max(0, length - 8 * i))))
+  return isVirtual(address) && isVirtual(last)
+}
 
 export interface NewServer {
   readonly zone: string

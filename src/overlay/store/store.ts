@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS nodes (
   key_id BLOB NOT NULL UNIQUE, key BLOB NOT NULL, number INTEGER UNIQUE, lease BLOB
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS nodes_of_account ON nodes (account);
+CREATE INDEX IF NOT EXISTS nodes_of_key ON nodes (public_key);
 CREATE TABLE IF NOT EXISTS access (
   node TEXT NOT NULL, pattern TEXT NOT NULL, PRIMARY KEY (node, pattern)
 ) STRICT, WITHOUT ROWID;
@@ -53,6 +54,8 @@ const STATEMENTS = {
   nodesOf: 'SELECT * FROM nodes WHERE account = ? ORDER BY name',
   putNode:
     'INSERT INTO nodes (name, account, public_key, key_id, key) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET public_key = excluded.public_key, key_id = excluded.key_id, key = excluded.key',
+  withKey: 'SELECT name, account FROM nodes WHERE public_key = ? AND name <> ?',
+  removeNode: 'DELETE FROM nodes WHERE name = ?',
   holder: 'SELECT name FROM nodes WHERE number = ?',
   setNumber: 'UPDATE nodes SET number = ? WHERE name = ?',
   setLease: 'UPDATE nodes SET lease = ? WHERE name = ?',
@@ -218,7 +221,15 @@ export class Store implements Directory {
   putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean {
     const there = this.#nodeRow(node.name)
     if (there !== undefined && there.account !== node.account) return false
+    const { clearAccess, removeNode, withKey } = this.#statements
+    const same = withKey.all(node.publicKey, node.name) as Pick<NodeRow, 'name' | 'account'>[]
+    if (same.some(({ account }) => account !== node.account)) return false
     this.#begin()
+    for (const { name } of same) {
+      clearAccess.run(name)
+      removeNode.run(name)
+      this.#forgetNode(name)
+    }
     this.#forgetNode(node.name)
     this.#statements.putNode.run(node.name, node.account, node.publicKey, node.keyId, node.key)
     return true

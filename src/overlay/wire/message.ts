@@ -165,6 +165,11 @@ const FIELD_HEADER = 3
 /** Largest message: its datagram fits any IPv6 path. */
 export const MAX_MESSAGE = 1150
 const MAX_CANDIDATES = 16
+/**
+ * Bytes of a DIRECTION_REQUEST at least, without its outer form. Who asks for a direction names addresses, which two nodes then
+ * send CHECKs to: each at most three times that many bytes where nobody answers.
+ */
+export const LEAST_DIRECTION = 800
 const MAX_NAME = 253
 const KINDS: readonly CandidateKind[] = ['host', 'reflexive']
 const RELAY_FIXED = 4 + 1 + 2 + 32

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { SIGN, VERSION } from '../../../src/overlay/wire/datagram.ts'
-import { Status, Type } from '../../../src/overlay/wire/message.ts'
-import { at, Nat, type NatKind, Network, type SimNode, text } from './network.ts'
+import { LEAST_DIRECTION, Status, Type } from '../../../src/overlay/wire/message.ts'
+import { at, Nat, type NatKind, Network, SimNode, text } from './network.ts'
 
 /** Two nodes, each behind a NAT of this kind or none, registered. */
 function pair(kindA: NatKind | undefined, kindB: NatKind | undefined, sameInside = false) {
@@ -342,6 +342,99 @@ describe('nothing unproven', () => {
     a.resolve(b.name)
     net.run(60_000)
     assert.ok((net.sentBytes.get('203.0.113.200:9') ?? 0) <= 6 * 64)
+  })
+
+  it('however many places a peer names, those that do not answer get at most three times the bytes of its request', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    const second = { socket: 1, address: '198.51.100.9', port: 5009 }
+    a.use({ socket: 0, address: '198.51.100.1', port: 5001 }, second)
+    net.run(2_000)
+    net.server.located.get(b.name)!.hosts = Array.from({ length: 14 }, (_, i) => ({
+      kind: 'host' as const,
+      endpoint: at(`203.0.113.200:${1000 + i}`),
+    }))
+    const victim = () =>
+      [...net.sentBytes].reduce((sum, [to, n]) => sum + (to.startsWith('203.0.113.200:') ? n : 0), 0)
+    const requests = { bytes: 0 }
+    net.filter = (from, _to, bytes) => {
+      if (from.startsWith('198.51.100.2:') && bytes.length > LEAST_DIRECTION) requests.bytes += bytes.length
+      return true
+    }
+    for (let i = 0; i < 40; i++) {
+      b.resolve(a.name)
+      net.run(1_000)
+    }
+    assert.ok(requests.bytes > 30 * LEAST_DIRECTION)
+    assert.ok(victim() > 0 && victim() <= 3 * requests.bytes, `${victim()} for ${requests.bytes}`)
+    // And who directs others again and again has them ask no more than now and then.
+    assert.ok(victim() <= 25 * 3 * LEAST_DIRECTION, `${victim()}`)
+  })
+
+  it('no datagram goes to loopback, multicast, broadcast, or an address of this node, whoever names it', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    const places = [
+      ...['127.0.0.1:53', '224.0.0.1:53', '255.255.255.255:53', '0.0.0.0:53', '169.254.169.254:80'],
+      ...['198.51.100.1:53', '203.0.113.9:0', '[::1]:53', '[ff02::1]:53', '[fe80::1]:53'],
+    ]
+    net.server.located.get(b.name)!.hosts = places.map((place) => ({ kind: 'host', endpoint: at(place) }))
+    net.sentBytes.clear()
+    a.resolve(b.name)
+    net.run(10_000)
+    assert.ok(a.ways().includes('direct'))
+    for (const place of places) assert.equal(net.sentBytes.get(place), undefined, place)
+  })
+
+  it('a lease draws nothing but private addresses of the zone, and none that is another’s', () => {
+    const own = (text: string) => at(`${text}:1`).address
+    const six = (first: number, last: number) =>
+      Uint8Array.of(first, 0x67, 1, 2, 3, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, last)
+    const bad = [
+      ...['8.8.8.8', '127.0.0.1', '169.254.169.254', '224.0.0.1', '0.0.0.0', '198.51.100.1'].map((v4) => ({
+        v4: own(v4),
+      })),
+      ...[six(0x20, 9), six(0xfe, 9), six(0, 9), new Uint8Array(16)].map((v6) => ({ v6 })),
+      { v6: Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9) },
+    ]
+    for (const addresses of bad) {
+      const { net, a, b } = pair(undefined, undefined)
+      const lease = net.server.lease.bind(net.server)
+      const isBob = (node: { credentials: { name: string } }) => node.credentials.name === b.name
+      net.server.lease = (node) => lease(isBob(node) ? { ...node, ...addresses } : node)
+      a.resolve(b.name)
+      net.run(3_000)
+      assert.equal(a.of('direction').length, 0, JSON.stringify(addresses))
+      const { v4, v6 } = net.server.nodes.get(a.name)!
+      net.server.lease = (node) => lease(isBob(node) ? { ...node, v4, v6 } : node)
+      a.resolve(b.name)
+      net.run(3_000)
+      assert.equal(a.of('direction').length, 0, 'our own')
+      if (addresses === bad.at(-1)) continue
+      net.server.lease = (node) => lease({ ...node, ...addresses })
+      const before = a.of('registered').length
+      a.machine.wake(net.now)
+      a.drain()
+      net.run(3_000)
+      assert.equal(a.of('registered').length, before, 'our own lease')
+    }
+  })
+
+  it('a node with another name than before: the peer of the old one is forgotten', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 0)
+    const robert = new SimNode(net, 'robert.test.example', 2)
+    robert.use({ socket: 0, address: '198.51.100.3', port: 5003 })
+    net.until(() => robert.of('registered').length > 0)
+    a.resolve(robert.name)
+    net.until(() => a.of('direction').length > 1)
+    assert.deepEqual(
+      a.of('forgotten').map(({ peer }) => peer),
+      [b.name],
+    )
+    assert.deepEqual(
+      a.machine.rows().map(({ peer }) => peer),
+      [robert.name],
+    )
   })
 
   it('a direction whose lease is of another key, name or zone is not followed', () => {

@@ -6,7 +6,7 @@ import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { checkLease } from '../../../src/overlay/wire/lease.ts'
 import { Status } from '../../../src/overlay/wire/message.ts'
 import { MachineServers, ZONE } from '../../support/overlay-servers.ts'
-import { at, Nat, type NatKind, Network, type SimNode, text } from './network.ts'
+import { at, Nat, type NatKind, Network, SimNode, text } from './network.ts'
 
 function world(init: ConstructorParameters<typeof MachineServers>[1] = {}, seed = 1) {
   const net = new Network(seed, (parts) => new MachineServers(parts, init))
@@ -77,6 +77,16 @@ describe('NT-39, NT-16: registration', () => {
       [a, b].some((node) => equal(node.of('registered')[0]!.lease.v6, v6)),
       false,
     )
+  })
+
+  it('a node that moves while the answer to its OPEN is on its way is there within seconds', () => {
+    const { net, servers } = world()
+    const a = net.node('alice')
+    a.use({ socket: 0, address: '198.51.100.1', port: 5001 })
+    net.until(() => servers.coordinator.location(a.name) !== undefined)
+    a.use({ socket: 1, address: '198.51.100.77', port: 5001 })
+    net.until(() => servers.coordinator.location(a.name)?.observed.address[3] === 77, 3000)
+    net.until(() => a.of('registered').length > 0, 1000)
   })
 
   it('an address counts only after it has answered: one that a move names unproven gets no direction', () => {
@@ -205,6 +215,18 @@ describe('who may ask for whom (D10)', () => {
     net.until(() => a.of('direction').length > 0)
   })
 
+  it('who has proven an address and left it: one direction that nobody there acknowledges is the last', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    b.sockets[0]!.down = true
+    a.resolve(b.name)
+    net.run(20_000)
+    assert.equal(refusal(net, a, b.name), Status.NOT_REGISTERED)
+    b.sockets[0]!.down = false
+    net.run(60_000)
+    a.resolve(b.name)
+    net.until(() => b.of('direction').length > 0)
+  })
+
   it('a node that fell silent is said to be off within two minutes, and gets no data', () => {
     const { net, a, b } = pair(undefined, undefined)
     b.sockets[0]!.down = true
@@ -274,6 +296,76 @@ describe('attackers', () => {
     const c = net.node('carol')
     place(c, undefined, 3)
     net.until(() => c.of('registered').length > 0, 2000)
+  })
+
+  it('who shows the public key of another node gets nothing of its pairs: another pair key, another channel, and that one stays', () => {
+    const { net, servers, a, b } = pair('symmetric', 'symmetric')
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'relay') && hasWay(b, 'relay'))
+    const [channel] = servers.relay.channels
+    const before = channel!.sides.map(({ bound }) => text(bound!))
+    const mallory = new SimNode(net, 'mallory.test.example', 1)
+    assert.deepEqual(mallory.publicKey, a.publicKey)
+    mallory.use({ socket: 0, address: '192.168.9.10', port: 5000, nat: new Nat('symmetric', '203.0.113.66') })
+    net.until(() => mallory.of('registered').length > 0)
+    mallory.resolve(b.name)
+    net.until(() => mallory.of('direction').length > 0)
+    net.run(1000)
+    assert.notDeepEqual(mallory.of('direction')[0]!.pairKey, a.of('direction')[0]!.pairKey)
+    assert.deepEqual(
+      channel!.sides.map(({ bound }) => text(bound!)),
+      before,
+    )
+    assert.equal([...servers.relay.channels].length, 2)
+  })
+
+  it('an OPEN or an echo that was held back does not move a node to where it was before', () => {
+    const { net, servers } = world()
+    const a = net.node('alice')
+    const opens: Uint8Array[] = []
+    net.filter = (_from, _to, bytes) => {
+      if (bytes[2] === 3) opens.push(bytes.slice())
+      return true
+    }
+    a.use({ socket: 0, address: '198.51.100.1', port: 5001 })
+    const isAt = (last: number) => servers.coordinator.location(a.name)?.observed.address[3] === last
+    net.until(() => isAt(1))
+    net.run(1000)
+    a.use({ socket: 1, address: '198.51.100.77', port: 5001 })
+    net.until(() => isAt(77))
+    net.run(1000)
+    servers.receive(0, opens[0]!, at('198.51.100.1:5001'))
+    assert.ok(isAt(77), 'a repeated OPEN')
+    const held: Uint8Array[] = []
+    net.filter = (from, _to, bytes) => {
+      const isEcho = from.startsWith('198.51.100.88:') && bytes[2] === 5 && bytes.length < 100
+      if (isEcho) held.push(bytes.slice())
+      return !isEcho
+    }
+    a.use({ socket: 2, address: '198.51.100.88', port: 5001 })
+    net.until(() => held.length > 0)
+    a.use({ socket: 3, address: '198.51.100.99', port: 5001 })
+    net.until(() => isAt(99))
+    for (const bytes of held) servers.receive(0, bytes, at('198.51.100.88:5001'))
+    assert.ok(isAt(99), 'an echo that was held back')
+  })
+
+  it('an account that fills the ports of a node at the relay pays alone: another still gets a channel there', () => {
+    const { net, servers, a, b } = pair('symmetric', 'symmetric')
+    const greedy = Array.from({ length: 12 }, (_, i) => {
+      const node = net.node(`greedy${i}`)
+      place(node, 'symmetric', 20 + i)
+      const record = servers.directory.nodeByName(node.name)!
+      servers.directory.nodes.set(node.name, { ...record, account: 'greedy' })
+      return node
+    })
+    net.until(() => greedy.every((node) => node.of('registered').length > 0))
+    for (const node of greedy) {
+      node.resolve(b.name)
+      net.run(200)
+    }
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'relay'), 2000)
   })
 
   it('the relay answers nobody without a key, forwards for bound addresses only, and forgets idle channels', () => {

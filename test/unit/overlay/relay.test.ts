@@ -7,7 +7,7 @@ import { encoded } from '../../../src/overlay/machine/asker.ts'
 import { Relay } from '../../../src/overlay/machine/relay.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { datagramCodec, Kind, MAC, type RelayBind } from '../../../src/overlay/wire/datagram.ts'
-import type { RelaySide } from '../../../src/overlay/wire/message.ts'
+import type { RelaySide, SideOrder } from '../../../src/overlay/wire/message.ts'
 
 const V4 = Uint8Array.of(192, 0, 2, 2)
 const V6 = Uint8Array.of(0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2)
@@ -39,12 +39,24 @@ function answer(bytes: Uint8Array | undefined): RelayBind | undefined {
   return decoded.value
 }
 
+function order(
+  machine: Relay,
+  pair: string,
+  another: boolean,
+  sides: readonly [SideOrder, SideOrder],
+  now: number,
+  account = 'carol',
+) {
+  return machine.order({ pair, another, account, sides }, now)
+}
+
 const indexOf = (side: RelaySide) => PORTS.indexOf(side.endpoint.port)
 
 describe('channels', () => {
   it('each side sends to a port of its own, in its own family; proven addresses are bound at once', () => {
     const machine = relay()
-    const sides = machine.order(
+    const sides = order(
+      machine,
       'ab',
       false,
       [
@@ -65,32 +77,54 @@ describe('channels', () => {
 
   it('a pair asked for again has the same channel, whoever asks; another is given once more', () => {
     const machine = relay()
-    const first = machine.order('ab', false, [{ node: 1n }, { node: 2n }], 0)!
-    const turned = machine.order('ab', false, [{ node: 2n }, { node: 1n }], 0)!
+    const first = order(machine, 'ab', false, [{ node: 1n }, { node: 2n }], 0)!
+    const turned = order(machine, 'ab', false, [{ node: 2n }, { node: 1n }], 0)!
     assert.deepEqual([turned[1].key, turned[1].side], [first[0].key, first[0].side])
-    const second = machine.order('ab', true, [{ node: 1n }, { node: 2n }], 0)!
+    const second = order(machine, 'ab', true, [{ node: 1n }, { node: 2n }], 0)!
     assert.notEqual(second[0].channel, first[0].channel)
     assert.notEqual(second[0].endpoint.port, first[0].endpoint.port)
-    const third = machine.order('ab', true, [{ node: 1n }, { node: 2n }], 0)!
+    const third = order(machine, 'ab', true, [{ node: 1n }, { node: 2n }], 0)!
     assert.equal(third[0].channel, second[0].channel)
   })
 
   it('a node has a channel for each port; all have a limit', () => {
     const machine = relay()
     for (let i = 0; i < PORTS.length; i++)
-      assert.ok(machine.order(`p${i}`, false, [{ node: 1n }, { node: BigInt(10 + i) }], 0))
-    assert.equal(machine.order('one more', false, [{ node: 1n }, { node: 99n }], 0), undefined)
-    assert.ok(machine.order('others', false, [{ node: 98n }, { node: 99n }], 0))
+      assert.ok(order(machine, `p${i}`, false, [{ node: 1n }, { node: BigInt(10 + i) }], 0))
+    assert.equal(order(machine, 'one more', false, [{ node: 1n }, { node: 99n }], 0), undefined)
+    assert.ok(order(machine, 'others', false, [{ node: 98n }, { node: 99n }], 0))
     const small = relay({ maxChannels: 1 })
-    assert.ok(small.order('ab', false, [{ node: 1n }, { node: 2n }], 0))
-    assert.equal(small.order('cd', false, [{ node: 3n }, { node: 4n }], 0), undefined)
+    assert.ok(order(small, 'ab', false, [{ node: 1n }, { node: 2n }], 0))
+    assert.equal(order(small, 'cd', false, [{ node: 3n }, { node: 4n }], 0), undefined)
+  })
+
+  it('where there are no more, the account that has most loses the channel unused for longest; who has most gets none', () => {
+    const machine = relay({ maxChannels: 4 })
+    const node = (n: number) => ({ node: BigInt(n) })
+    for (let i = 0; i < 3; i++) order(machine, `g${i}`, false, [node(10 + i), node(20 + i)], i, 'greedy')
+    order(machine, 'h', false, [node(1), node(2)], 9, 'honest')
+    assert.equal(order(machine, 'g3', false, [node(13), node(23)], 10, 'greedy'), undefined)
+    assert.ok(order(machine, 'i', false, [node(3), node(4)], 11, 'other'))
+    const left = [...machine.channels].map(({ pair }) => pair)
+    assert.deepEqual(left, ['g1', 'g2', 'h', 'i'])
+  })
+
+  it('who fills the ports of another’s node pays for it, and the node has one for others', () => {
+    const machine = relay()
+    const node = (n: number) => ({ node: BigInt(n) })
+    for (let i = 0; i < PORTS.length; i++)
+      order(machine, `g${i}`, false, [node(10 + i), node(1)], i, 'greedy')
+    assert.equal(order(machine, 'g9', false, [node(19), node(1)], 8, 'greedy'), undefined)
+    assert.ok(order(machine, 'h', false, [node(2), node(1)], 9, 'honest'))
+    assert.equal([...machine.channels].length, PORTS.length)
   })
 
   it('ends after three minutes without a packet, and its ports are free again', () => {
     const machine = relay()
     const ended: number[] = []
     machine.onEnd = ({ port }) => ended.push(port)
-    const sides = machine.order(
+    const sides = order(
+      machine,
       'ab',
       false,
       [
@@ -113,7 +147,8 @@ describe('channels', () => {
 describe('RELAY_BIND', () => {
   it('from an address that is not proven: a token of the same size, and with it the binding', () => {
     const machine = relay()
-    const [side] = machine.order(
+    const [side] = order(
+      machine,
       'ab',
       false,
       [
@@ -142,7 +177,7 @@ describe('RELAY_BIND', () => {
 
   it('older counters, other keys, other ports and unknown channels get nothing', () => {
     const machine = relay()
-    const [side, other] = machine.order('ab', false, [{ node: 1n, proven: v4(1) }, { node: 2n }], 0)!
+    const [side, other] = order(machine, 'ab', false, [{ node: 1n, proven: v4(1) }, { node: 2n }], 0)!
     const port = indexOf(side)
     assert.equal(answer(machine.handleBind(bind(side, 5), port, v4(1), 0))!.side, 1)
     assert.equal(machine.handleBind(bind(side, 4), port, v4(1), 0), undefined)
@@ -161,11 +196,11 @@ describe('RELAY_BIND', () => {
       { node: 1n, proven: v4(1) },
       { node: 2n, proven: v4(2) },
     ] as const
-    const [side] = machine.order('ab', false, orders, 0)!
+    const [side] = order(machine, 'ab', false, orders, 0)!
     const port = indexOf(side)
     const { token } = answer(machine.handleBind(bind(side, 1), port, v4(7), 0))!
     machine.handleBind(bind(side, 1, token), port, v4(7), 0)
-    machine.order('ab', false, orders, 0)
+    order(machine, 'ab', false, orders, 0)
     assert.ok(machine.find(port, v4(7)))
   })
 })

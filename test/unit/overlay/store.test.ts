@@ -72,6 +72,20 @@ for (const driver of drivers()) {
     again.close()
   })
 
+  test(`${driver.name}: a public key is of one node: refused to another account, and renamed within one`, () => {
+    const store = new Store({ file: join(folder, `${driver.name.replace(':', '-')}-keys.db`), driver })
+    store.putAccount(account('alice'))
+    store.putAccount(account('mallory'))
+    assert.ok(store.putNode({ name: 'phone.example', account: 'alice', ...keys(3) }))
+    const stolen = { ...keys(4), publicKey: bytes(32, 3) }
+    assert.equal(store.putNode({ name: 'phony.example', account: 'mallory', ...stolen }), false)
+    assert.equal(store.nodeByName('phony.example'), undefined)
+    assert.ok(store.putNode({ name: 'mobile.example', account: 'alice', ...stolen }))
+    assert.equal(store.nodeByName('phone.example'), undefined)
+    assert.equal(store.nodeByKeyId(bytes(16, 3)), undefined)
+    store.close()
+  })
+
   test(`NT-16: ${driver.name}: no number is given out twice, even when an older database is put back`, () => {
     const file = join(folder, `${driver.name.replace(':', '-')}-old.db`)
     let store = new Store({ file, driver })
