@@ -80,9 +80,13 @@ export function forwardIncoming(
     requests.push({ type: 'fin' })
   } else if ((segment.flags & FIN) !== 0 && subflow.finReceived >= 0) connection.ackOn(subflow)
   if (forwarded) return requests
+  const bare = segment.payloadLength === 0 && (segment.flags & FIN) === 0
+  // A keep-alive, a window probe, or a probe of another proxy: the byte before what is next. That one is for this subflow.
+  if (bare && start === subflow.high - 1) connection.ackOn(subflow)
   const news = connection.dataUna > before.una || connection.remoteWindow !== before.window || sack.length > 0
   // A duplicate that signals nothing is one that the local TCP counts, unless it is the subflow's alone.
-  const duplicate = !advanced && !signalled && segment.payloadLength === 0 && (segment.flags & FIN) === 0
+  const duplicate = bare && !advanced && !signalled && start >= subflow.high && !subflow.probing
+  if (bare && !advanced) subflow.probing = false
   if (news || (duplicate && (connection.probing || connection.outstanding))) {
     connection.probing = false
     connection.toLocal(connection.rcvMax, { sack })
@@ -216,6 +220,8 @@ function forwardPayload(
     at += length
   }
   subflow.receivedBytes += at - start
+  // The peer uses what we called a backup: does the subflow that it should use still work?
+  if (subflow.backup) connection.active?.expect(now)
   subflow.burst = now - subflow.dataAt < 1000 ? subflow.burst + 1 : 1
   subflow.dataAt = now
   return any

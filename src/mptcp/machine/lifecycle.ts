@@ -247,8 +247,11 @@ function suspicionAt(connection: Connection): { readonly at: number; readonly ac
   if (active === undefined || !active.usable || !connection.confirmed || !hasAlternative(connection, active))
     return never
   if (Number.isFinite(active.askedAt)) return { at: active.askedAt + active.patience, act: 'give up' }
-  if (active.burst < BURST || active.heardAt !== active.dataAt) return never
-  return { at: Math.max(active.dataAt + PROBE_AFTER, active.probedAt + PROBE_GAP), act: 'probe' }
+  const { burst, dataAt, heardAt, expectedAt, probedAt } = active
+  const stopped = burst >= BURST && heardAt === dataAt
+  if (!stopped && expectedAt <= heardAt) return never
+  const since = stopped ? dataAt : expectedAt
+  return { at: Math.max(since + PROBE_AFTER, probedAt + PROBE_GAP), act: 'probe' }
 }
 
 export function nextDeadline(connection: Connection): number {
@@ -288,6 +291,7 @@ function suspect(connection: Connection, act: 'probe' | 'give up', registry: Reg
   const active = connection.active!
   if (act === 'probe') {
     active.probedAt = now
+    active.probing = true
     active.ask(now)
     active.burst = 0
     const dss = connection.dataAck()

@@ -34,7 +34,7 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
       sent.add(subflow)
     }
   if (sent.size > 0 || segment.payloadLength > 0) {
-    if (owed.windowOpened) announceWindow(connection, options, sent)
+    if (owed.windowOpened) announceWindow(connection, options, sent, now)
     return
   }
   const { active } = connection
@@ -43,7 +43,7 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
     // A keep-alive or window probe: one byte before what is new, there as here.
     connection.probing = true
     connection.toWire(active, { at: active.next - 1, options })
-  } else if (owed.windowOpened) announceWindow(connection, options, sent)
+  } else if (owed.windowOpened) announceWindow(connection, options, sent, now)
   else connection.toWire(active, { options })
 }
 
@@ -69,7 +69,13 @@ export function capable(key: Uint8Array, peerKey: Uint8Array, dataLength?: numbe
 }
 
 /** Each subflow enforces the last window it saw: all that the peer may use hear of it. */
-function announceWindow(connection: Connection, options: readonly MptcpOption[], sent: Set<Subflow>): void {
+function announceWindow(
+  connection: Connection,
+  options: readonly MptcpOption[],
+  sent: Set<Subflow>,
+  now: number,
+): void {
+  connection.active?.expect(now)
   for (const subflow of connection.subflows)
     if (subflow.alive && !sent.has(subflow)) connection.toWire(subflow, { options })
 }

@@ -60,6 +60,10 @@ export class Subflow {
   /** When payload last came, and whether a probe asked since why none comes. */
   dataAt = Number.NEGATIVE_INFINITY
   probedAt = Number.NEGATIVE_INFINITY
+  /** The answer to a probe of the proxy's own is due: it is none of the local TCP's. */
+  probing = false
+  /** Since when payload of the peer is expected, if that is after `heardAt`. */
+  expectedAt = Number.NEGATIVE_INFINITY
   /** Packets with payload that came within the last second or so. */
   burst = 0
   /** Offsets of the FINs; -1 while there is none. */
@@ -123,6 +127,11 @@ export class Subflow {
 
   ask(now: number): void {
     if (this.askedAt === Number.POSITIVE_INFINITY) this.askedAt = now
+  }
+
+  /** The peer ought to send now, here. */
+  expect(now: number): void {
+    if (this.expectedAt <= this.heardAt) this.expectedAt = now
   }
 
   seqAt(offset: number): number {

@@ -5,8 +5,7 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { pipeline, Readable } from 'node:stream'
 import { after, before, test } from 'node:test'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, until } from './bed.ts'
@@ -27,33 +26,73 @@ before(async () => {
   untouched = bed.kernelState()
   await bed.serve()
   await bed.daemon('m')
-  writeFileSync(join(bed.folder, 'body'), Buffer.concat([...pieces(BYTES)]))
 })
 
 after(async () => {
   await bed.close()
 })
 
-/** Begins a transfer of curl; the answer is the SHA-256 of what arrived at the other end. */
-function transfer(direction: 'get' | 'put', host = '10.3.0.2', port = 80, rate = RATE): Promise<string> {
-  const url = `http://${host}:${port}/${BYTES}`
-  const args = [
-    '-sg',
-    '--limit-rate',
-    rate,
-    ...(direction === 'put' ? ['-T', join(bed.folder, 'body')] : []),
-    url,
-  ]
-  const curl = bed.spawn('m', 'curl', ...args)
+/** Begins a download of curl; the answer is the SHA-256 of what arrived. */
+function download(port = 80): Promise<string> {
+  const curl = bed.spawn('m', 'curl', '-sg', '--limit-rate', RATE, `http://10.3.0.2:${port}/${BYTES}`)
   const hash = createHash('sha256')
-  let text = ''
-  curl.stdout!.on('data', (bytes: Buffer) => {
-    hash.update(bytes)
-    if (text.length < 100) text += bytes
-  })
+  curl.stdout!.on('data', (bytes: Buffer) => hash.update(bytes))
   return once(curl, 'close').then(([status]) => {
     assert.equal(status, 0, `curl ended with ${status}`)
-    return direction === 'get' ? hash.digest('hex') : text
+    return hash.digest('hex')
+  })
+}
+
+/**
+ * A transfer that lasts until it is finished. One of a fixed length is over on the wire as soon as the receiver's buffer has it
+ * (32 MB where the kernel allows that), however slowly the program reads.
+ */
+function endlessTransfer(direction: 'get' | 'put', server = '10.3.0.2'): { finish(): Promise<void> } {
+  const what = direction === 'get' ? [`http://${server}/endless`] : ['-T', '-', `http://${server}/put`]
+  const curl = bed.spawn('m', 'curl', '-sgN', '--limit-rate', RATE, ...what)
+  const sent = createHash('sha256')
+  const received = createHash('sha256')
+  let length = 0
+  let text = ''
+  curl.stdout!.on('data', (bytes: Buffer) => {
+    received.update(bytes)
+    length += bytes.length
+    if (direction === 'put') text += bytes
+  })
+  let enough = false
+  function* upload() {
+    for (const piece of pieces(Number.POSITIVE_INFINITY)) {
+      if (enough) return
+      sent.update(piece)
+      yield piece
+    }
+  }
+  if (direction === 'put') pipeline(Readable.from(upload()), curl.stdin!, () => {})
+  const closed = once(curl, 'close')
+  return {
+    async finish() {
+      enough = true
+      if (direction === 'get') bed.run('c', 'curl', '-sg', `http://${server}/enough`)
+      const [status] = await closed
+      assert.equal(status, 0, `curl ended with ${status}`)
+      if (direction === 'get') assert.equal(received.digest('hex'), digestOf(length))
+      else assert.equal(text, sent.digest('hex'))
+    },
+  }
+}
+
+/** Waits until a connection's data go over an access; `already`: they do from the beginning. */
+async function carriesMore(id: string, access: string, what: string, already = false): Promise<void> {
+  let before: number | undefined
+  await until(`${what} carries more`, async () => {
+    const now = (await bed.connections()).find((each) => each.id === id)
+    const subflow = now?.subflows.find((each) => each.id === now.active)
+    if (already || now === undefined || before !== undefined)
+      assert.equal(subflow?.access, access, `who carries it: ${JSON.stringify(now)}`)
+    if (subflow?.access !== access) return false
+    const bytes = subflow.sent_bytes + subflow.received_bytes
+    before ??= bytes
+    return bytes > before + 100_000
   })
 }
 
@@ -64,15 +103,12 @@ async function ended(): Promise<void> {
 for (const direction of ['get', 'put'] as const)
   for (const host of ['10.3.0.2', '[fd00:3::2]'])
     test(`MP-10, MP-56: curl ${direction} over ${host} goes on when its access loses its address`, async () => {
-      const digest = transfer(direction, host)
-      const { active, subflows } = await bed.underWay(2_000_000)
-      assert.equal(subflows.find(({ id }) => id === active)!.access, 'acc1')
+      const endless = endlessTransfer(direction, host)
+      const { id, active, subflows } = await bed.underWay(2_000_000)
+      assert.equal(subflows.find((each) => each.id === active)!.access, 'acc1')
       bed.down(1)
-      await until('the other access carries it', async () => {
-        const [now] = await bed.connections()
-        return now === undefined || now.subflows.find(({ id }) => id === now.active)?.access === 'acc2'
-      })
-      assert.equal(await digest, digestOf(BYTES))
+      await carriesMore(id, 'acc2', 'the other access')
+      await endless.finish()
       await ended()
       bed.up(1)
       await until('acc1 is back', async () =>
@@ -83,12 +119,13 @@ for (const direction of ['get', 'put'] as const)
 
 for (const direction of ['get', 'put'] as const)
   test(`curl ${direction} goes on when its access goes silent`, async () => {
-    const digest = transfer(direction)
-    const { active, subflows } = await bed.underWay(2_000_000)
-    assert.equal(subflows.find(({ id }) => id === active)!.access, 'acc1')
+    const endless = endlessTransfer(direction)
+    const { id, active, subflows } = await bed.underWay(2_000_000)
+    assert.equal(subflows.find((each) => each.id === active)!.access, 'acc1')
     bed.silence(1, true)
     try {
-      assert.equal(await digest, digestOf(BYTES))
+      await carriesMore(id, 'acc2', 'the other access')
+      await endless.finish()
       const handover = (await bed.status()).handovers.at(-1)
       assert.match(handover!.cause, /acc1 does not answer/)
       await ended()
@@ -100,26 +137,19 @@ for (const direction of ['get', 'put'] as const)
 
 for (const direction of ['get', 'put'] as const)
   test(`MP-53, MP-55: curl ${direction} is handed over by hand, back and forth`, async () => {
-    const digest = transfer(direction, undefined, undefined, '2M')
+    const endless = endlessTransfer(direction)
     const { id } = await bed.underWay(1_000_000)
     for (const access of ['acc2', 'acc1', 'acc2']) {
       await bed.post('/v1/mptcp/handover', { connection: id, access })
-      const carried = async () => {
-        const now = (await bed.connections()).find((each) => each.id === id)
-        const subflow = now?.subflows.find((each) => each.id === now.active)
-        assert.equal(subflow?.access, access)
-        return subflow.sent_bytes + subflow.received_bytes
-      }
-      const before = await carried()
-      await until(`${access} carries more`, async () => (await carried()) > before + 100_000)
+      await carriesMore(id, access, access, true)
     }
-    assert.equal(await digest, digestOf(BYTES))
+    await endless.finish()
     await ended()
     bed.noFaults()
   })
 
 test('MP-22: a server without MPTCP is served by plain TCP, and nothing is left of the attempt', async () => {
-  assert.equal(await transfer('get', '10.3.0.2', 81), digestOf(BYTES))
+  assert.equal(await download(81), digestOf(BYTES))
   assert.deepEqual(await bed.connections(), [])
   assert.doesNotMatch(bed.run('m', 'nft', 'list', 'ruleset'), /elements.* 81 /)
 })
@@ -147,7 +177,7 @@ test('P18: a program that is killed resets the connection at the server too', as
 test('MP-8: between two proxies neither program nor kernel speaks MPTCP, and a transfer moves', async () => {
   await bed.daemon('c')
   for (const direction of ['get', 'put'] as const) {
-    const digest = transfer(direction, '10.3.0.2', 81)
+    const endless = endlessTransfer(direction, '10.3.0.2:81')
     const { id } = await bed.underWay(2_000_000)
     assert.deepEqual(
       (await bed.connections('c')).filter(({ state }) => state === 'established').map(({ role }) => role),
@@ -155,11 +185,8 @@ test('MP-8: between two proxies neither program nor kernel speaks MPTCP, and a t
     )
     await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
     bed.down(2)
-    await until('the first access carries it', async () => {
-      const now = (await bed.connections()).find((each) => each.id === id)
-      return now === undefined || now.subflows.find((each) => each.id === now.active)?.access === 'acc1'
-    })
-    assert.equal(await digest, digestOf(BYTES))
+    await carriesMore(id, 'acc1', 'the first access')
+    await endless.finish()
     bed.up(2)
     await ended()
   }
@@ -192,13 +219,13 @@ test('a session of ssh goes on, in the shell that it began in', { skip: sshSkip(
 })
 
 test('plain connections go on without the daemon, and new ones are plain; a new daemon cleans up and serves', async () => {
-  const plain = transfer('get', '10.3.0.2', 81)
+  const plain = download(81)
   await until('curl reads', () => /ESTAB/.test(bed.run('m', 'ss', '-tnH', 'dport', '=', ':81')))
   await bed.end('m', 'SIGKILL')
-  assert.equal(await transfer('get', '10.3.0.2', 80), digestOf(BYTES))
+  assert.equal(await download(), digestOf(BYTES))
   assert.equal(await plain, digestOf(BYTES))
   await bed.daemon('m')
-  const again = transfer('get')
+  const again = download()
   await bed.underWay(1_000_000)
   assert.equal(await again, digestOf(BYTES))
 })

@@ -1,6 +1,7 @@
 /**
- * An HTTP server on ports 80 (all addresses): GET /N answers N bytes that are a function of their place, PUT answers the
- * SHA-256 of what it got. It knows nothing of MPTCP; `mptcpize run` gives its sockets the kernel's.
+ * An HTTP server (all addresses): GET /N answers N bytes that are a function of their place, GET /endless such bytes until
+ * somebody gets /enough, PUT answers the SHA-256 of what it got. It knows nothing of MPTCP; `mptcpize run` gives its
+ * sockets the kernel's.
  */
 import { createHash } from 'node:crypto'
 import { createServer } from 'node:http'
@@ -23,13 +24,30 @@ export function digestOf(length: number): string {
   return hash.digest('hex')
 }
 
+let enough = 0
+
+/** Pieces until somebody says that it is enough. */
+function* endless(): Generator<Buffer> {
+  const before = enough
+  for (const piece of pieces(Number.POSITIVE_INFINITY)) {
+    if (enough > before) return
+    yield piece
+  }
+}
+
 if (process.argv[2] === 'serve')
   createServer((request, response) => {
+    const path = request.url!.slice(1)
+    if (path === 'enough') {
+      enough++
+      response.end()
+      return
+    }
     if (request.method === 'PUT') {
       const hash = createHash('sha256')
       request.on('data', (bytes) => hash.update(bytes))
       request.on('end', () => response.end(hash.digest('hex')))
       return
     }
-    pipeline(Readable.from(pieces(Number(request.url!.slice(1)))), response, () => {})
+    pipeline(Readable.from(path === 'endless' ? endless() : pieces(Number(path))), response, () => {})
   }).listen(Number(process.argv[3]), '::', () => process.stdout.write('listening\n'))
