@@ -12,6 +12,7 @@ export interface Forged {
   readonly flags?: number
   readonly options?: readonly MptcpOption[]
   readonly payload?: Uint8Array
+  readonly window?: number
 }
 
 export function forge({
@@ -21,6 +22,7 @@ export function forge({
   flags = TcpFlag.ACK,
   options = [],
   payload,
+  window = 1000,
 }: Forged): Uint8Array {
   const writer = new OptionWriter()
   if ((flags & TcpFlag.SYN) !== 0) writer.syn({ mss: 1460, scale: 7, sackPermitted: true })
@@ -31,7 +33,7 @@ export function forge({
     seq,
     ack,
     flags,
-    window: 1000,
+    window,
     options: writer.finish(),
     payload,
     access: undefined,

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Pair } from './network.ts'
+import { forge } from './packets.ts'
 import { randomHandovers } from './random-handovers.ts'
 
 function finish(pair: Pair): void {
@@ -134,4 +135,55 @@ test('the round trip of a subflow is known after its handshake, though its first
   const standby = () => pair.client.machine.connections[0]?.subflows.find(({ id }) => id === 1)
   assert.ok(pair.run(() => standby()?.state === 'active', 5000))
   assert.equal(Math.round(standby()!.srtt), 30)
+})
+
+test('P10: a probe is answered where it asks, and is no duplicate acknowledgement to anybody', () => {
+  const answers: number[] = []
+  const pair = new Pair({
+    seed: 13,
+    bytes: [0, 5_000_000],
+    sack: false,
+    middlebox: (packet, path, toServer) => {
+      if (path === 1 && !toServer) answers.push(packet.length)
+      return [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 400)
+  const standby = pair.server.machine.connections[0]!.subflows[1]!
+  answers.length = 0
+  const probe = {
+    tuple: standby.tuple,
+    seq: standby.ackAt(standby.high - 1),
+    ack: standby.seqAt(standby.next),
+  }
+  for (let i = 0; i < 4; i++) pair.server.in(forge(probe))
+  assert.deepEqual(
+    answers.map((length) => length <= 60),
+    [true, true, true, true],
+  )
+  finish(pair)
+  assert.equal(pair.server.tcp!.retransmissions, 0)
+})
+
+test('a path that went silent while the window was shut is found out once it opens', () => {
+  const pair = new Pair({ seed: 14, bytes: [0, 50_000_000] })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 400)
+  for (const path of pair.paths) path.works = false
+  const connection = pair.client.machine.connections[0]!
+  const { tuple, active } = connection
+  // What came before the window was shut was asked after and answered.
+  active!.burst = 0
+  const toPeer = {
+    local: tuple.remote,
+    localPort: tuple.remotePort,
+    remote: tuple.local,
+    remotePort: tuple.localPort,
+  }
+  const at = { seq: connection.tcpIsn + connection.sndMax, ack: connection.peerIsn + connection.tan }
+  const opened = { tuple: toPeer, seq: at.seq >>> 0, ack: at.ack >>> 0, window: connection.window + 5000 }
+  pair.client.out(forge(opened))
+  pair.run(() => pair.now > 700)
+  assert.equal(pair.client.machine.counts.blackHoles, 1)
 })
