@@ -32,6 +32,7 @@ import {
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
 import type { PortForwards } from './forwards.ts'
+import type { LastSeen } from './last-seen.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
 import { history } from './report.ts'
@@ -99,6 +100,8 @@ export interface AnchorComponents {
   readonly timestamp?: TimestampStore
   /** Where hosts were last, over restarts. */
   readonly seen?: SeenStore
+  /** When they were. */
+  readonly lastSeen?: LastSeen
   readonly wall: () => number
   readonly routes?: readonly ControlRoute[]
   /** Default: an engine in a worker thread. */
@@ -142,7 +145,10 @@ export class AnchorService implements Mechanism {
       entry: new URL('./worker.js', import.meta.url),
       setup: { role: 'anchor', ...setup },
       onEvent: (event) => this.#handle(event),
-      onStatus: ({ paths }) => this.#carriers?.follow(paths),
+      onStatus: ({ paths }) => {
+        this.#carriers?.follow(paths)
+        this.#parts.lastSeen?.follow(paths)
+      },
     })
   }
 
@@ -188,6 +194,7 @@ export class AnchorService implements Mechanism {
     this.#unprotect?.()
     clearInterval(this.#expiry)
     await this.#tunnel.stop()
+    this.#parts.lastSeen?.write()
     await this.#carriers?.stop()
     this.#ending = true
     this.#storeAgain()
@@ -233,6 +240,7 @@ export class AnchorService implements Mechanism {
       })
     }
     this.#refuse(gone)
+    this.#parts.lastSeen?.keep((name) => wanted.has(name))
     this.#parts.forwards.apply()
   }
 
@@ -270,6 +278,7 @@ export class AnchorService implements Mechanism {
     return (status?.peers ?? []).map((peer) => {
       const own = paths.get(peer.name) ?? []
       const host = this.#served.get(peer.name)
+      const lastSeen = this.#parts.lastSeen?.get(peer.name)
       return {
         name: peer.name,
         kind: host?.kind === 'wireguard' ? 'wireguard' : 'host',
@@ -277,6 +286,7 @@ export class AnchorService implements Mechanism {
         paths: own.map((path) => ({ ...pathStatus(path), access: this.#init.device })),
         ...(host && { public_key: Buffer.from(host.publicKey).toString('base64') }),
         addresses: [peer.v4, peer.v6].filter((each) => each !== undefined).map(formatAddress),
+        ...(lastSeen !== undefined && { last_seen: lastSeen }),
       } satisfies PeerStatus
     })
   }

@@ -32,6 +32,7 @@ import { type Forward, ForwardStore, PortForwards, parseTarget, refuseTaken } fr
 import { type HostPeer, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
+import { LastSeen } from './last-seen.ts'
 import { NameServers } from './name-servers.ts'
 import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
 import { poolAddresses } from './pool-addresses.ts'
@@ -304,6 +305,11 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       recorder,
       timestamp: services.timestamp,
       seen: services.seen,
+      lastSeen: new LastSeen({
+        file: files.file('last-seen.json'),
+        now: () => services.clock.now(),
+        wall: () => services.clock.wall(),
+      }),
       wall: () => services.clock.wall(),
       routes: [
         ...hostRoutes(anchor, privateKey, services, store, forwards, () => service.refresh()),

@@ -102,6 +102,11 @@ export function showDuration(ms: number): string {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`
 }
 
+/** `12 s ago`, from milliseconds since the Unix epoch. */
+export function showAgo(epochMs: number): string {
+  return `${showDuration(Date.now() - epochMs)} ago`
+}
+
 /** `14:03:22.118`, local time. */
 export function showTime(epochMs: number): string {
   const time = new Date(epochMs)

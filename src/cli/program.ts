@@ -90,11 +90,13 @@ function defineAnchor(program: Command): void {
     summary: 'print an invitation for one host: one line, a secret, for one use',
     examples: [
       'sudo godwit anchor invite laptop',
-      'sudo godwit anchor invite --wg phone --out phone.conf --dns 9.9.9.9',
+      'sudo godwit anchor invite --wg phone --qr --dns 9.9.9.9',
+      'sudo godwit anchor invite --wg phone --out phone.conf',
     ],
     options: [
       new Option('--wg', 'a wg-quick configuration for a stock WireGuard client instead'),
       new Option('--out <file>', 'write it to a file that only its owner can read'),
+      new Option('--qr', 'with --wg: show it as a QR code, for the WireGuard app of a phone'),
       new Option('--dns <address>', 'with --wg: a name server for that client; again for more').argParser(
         collect,
       ),

@@ -59,6 +59,8 @@ export interface PeerStatus {
   readonly addresses?: readonly string[]
   /** Why the peer does not take this host. */
   readonly refused?: string
+  /** Of an anchor's host: when it was last heard from, milliseconds since the Unix epoch. */
+  readonly last_seen?: number
 }
 
 /** A way to a peer over an access, as `godwit ping` tries it. */

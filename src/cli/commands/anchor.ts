@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { parseAddress } from '../../core/address.ts'
 import { usageError } from '../../core/errors.ts'
 import { ControlClient } from '../../host/control/client.ts'
+import type { Status } from '../../host/daemon/daemon.ts'
 import {
   type Forward,
   type ForwardProtocol,
@@ -15,11 +16,13 @@ import {
   loadAnchorConfig,
   invite as makeInvitation,
   poolAddresses,
+  readLastSeen,
   writeInvitation,
 } from '../../host/provisioning/anchoring.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
-import { printJson, printLines, table } from '../output.ts'
+import { printJson, printLines, showAgo, table, terminalWidth } from '../output.ts'
+import { qrLines } from '../qr.ts'
 
 export async function init(options: CommonOptions & { readonly endpoint: string }): Promise<void> {
   const written = initAnchor(new State(options), options.endpoint)
@@ -34,6 +37,9 @@ export async function init(options: CommonOptions & { readonly endpoint: string 
   ])
 }
 
+/** A configuration with a few name servers fits; said before the invitation is made. */
+const QR_COLUMNS = 80
+
 export interface Invited {
   readonly name: string
   readonly text: string
@@ -46,6 +52,7 @@ export async function invite(
   options: CommonOptions & {
     readonly wg?: boolean
     readonly out?: string
+    readonly qr?: boolean
     readonly dns?: readonly string[]
   },
 ): Promise<void> {
@@ -56,6 +63,14 @@ export async function invite(
     throw usageError('--dns belongs to --wg', {
       hint: 'a host of godwit has [host] dns in its own configuration',
     })
+  const qr = options.qr === true
+  if (qr && !wg)
+    throw usageError('--qr belongs to --wg', { hint: 'a host of godwit takes its line by: godwit join -' })
+  if (qr && options.json === true) throw usageError('--qr and --json exclude each other')
+  if (qr && terminalWidth() < QR_COLUMNS)
+    throw usageError(`a QR code needs ${QR_COLUMNS} columns, this terminal has ${terminalWidth()}`, {
+      hint: 'make it wider or its letters smaller, or write a file: --out FILE',
+    })
   for (const each of dns ?? []) if (!parseAddress(each).ok) throw usageError(`--dns ${each}: not an address`)
   if (out !== undefined && existsSync(out))
     throw usageError(`${out} exists already`, { hint: 'name another file, or remove it first' })
@@ -63,12 +78,14 @@ export async function invite(
   const answer = state.busy()
     ? await new ControlClient(state.socket).post<Invited>('/v1/anchor/invite', request)
     : offline(state, request)
+  if (qr) process.stdout.write(`${qrLines(answer.text, terminalWidth(), process.stdout.isTTY).join('\n')}\n`)
   if (out !== undefined) {
     writeInvitation(out, answer.text)
     if (options.json) printJson({ name, file: out })
     else printLines([`wrote ${out}, readable by its owner alone; remove it when ${name} has it`])
     return
   }
+  if (qr) return
   if (options.json) {
     const expires = answer.expires === undefined ? {} : { expires: new Date(answer.expires).toISOString() }
     printJson({ name, ...(wg ? { wg_quick: answer.text } : { invitation: answer.text }), ...expires })
@@ -89,19 +106,35 @@ function offline(
 export async function hosts(options: CommonOptions): Promise<void> {
   const state = new State(options)
   const { anchor } = loadAnchorConfig(state)
-  const list = new HostStore(state.file('hosts.json')).list().map((host) => ({
+  const store = new HostStore(state.file('hosts.json'))
+  const seen = await lastSeen(state)
+  const list = store.list().map((host) => ({
     name: host.name,
     kind: host.kind,
     state: stateOf(host),
     addresses: poolAddresses(anchor, host.number),
     public_key: host.public_key,
+    last_seen: seen.get(host.name) ?? null,
   }))
   if (options.json) printJson({ hosts: list })
   else if (list.length === 0) printLines(['no hosts yet: godwit anchor invite NAME'])
   else {
-    const rows = list.map(({ name, kind, state: at, addresses }) => [name, kind, at, addresses.join(' ')])
-    printLines(table(['HOST', 'KIND', 'STATE', 'VIRTUAL ADDRESSES'], rows))
+    const rows = list.map(({ name, kind, state: at, last_seen, addresses }) => [
+      name,
+      kind,
+      at,
+      last_seen === null ? 'never' : showAgo(last_seen),
+      addresses.join(' '),
+    ])
+    printLines(table(['HOST', 'KIND', 'STATE', 'LAST SEEN', 'VIRTUAL ADDRESSES'], rows))
   }
+}
+
+/** A running anchor knows it to the second, the file of a stopped one is what it wrote at its end. */
+async function lastSeen(state: State): Promise<ReadonlyMap<string, number>> {
+  if (!state.busy()) return new Map(Object.entries(readLastSeen(state.file('last-seen.json'))))
+  const { peers } = await new ControlClient(state.socket).get<Status>('/v1/status')
+  return new Map(peers.flatMap(({ name, last_seen }) => (last_seen === undefined ? [] : [[name, last_seen]])))
 }
 
 function stateOf(host: HostRecord): string {

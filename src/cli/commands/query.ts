@@ -16,6 +16,7 @@ import {
   fitTable,
   printJson,
   printLines,
+  showAgo,
   showBytes,
   showDuration,
   showLoss,
@@ -128,6 +129,7 @@ function accessTable(status: Status): string[] {
 
 function peerTable(peers: readonly PeerStatus[]): string[] {
   if (peers.length === 0) return ['no peers']
+  const known = peers.some(({ last_seen }) => last_seen !== undefined)
   const rows = peers.map((peer) => {
     const up = peer.paths.filter(takesPackets).length
     return [
@@ -136,13 +138,15 @@ function peerTable(peers: readonly PeerStatus[]): string[] {
       peer.refused === undefined ? peer.state : 'refused',
       `${up} of ${peer.paths.length} up`,
       peer.addresses?.join(' ') ?? '-',
+      ...(known ? [peer.last_seen === undefined ? '-' : showAgo(peer.last_seen)] : []),
     ]
   })
   const refusals = peers.flatMap(({ name, refused }) =>
     refused === undefined ? [] : [`${name} refuses this host: ${refused}`],
   )
   const fit = { drop: ['KIND'], shorten: ['VIRTUAL ADDRESSES', 'PEER'] }
-  return [...fitTable(['PEER', 'KIND', 'STATE', 'PATHS', 'VIRTUAL ADDRESSES'], rows, fit), ...refusals]
+  const head = ['PEER', 'KIND', 'STATE', 'PATHS', 'VIRTUAL ADDRESSES', ...(known ? ['LAST SEEN'] : [])]
+  return [...fitTable(head, rows, fit), ...refusals]
 }
 
 function pathTable(peers: readonly PeerStatus[]): string[] {

@@ -26,6 +26,7 @@ import type { State } from '../stores/state.ts'
 
 export { type Forward, type ForwardProtocol, ForwardStore } from '../../anchoring/forwards.ts'
 export { type HostRecord, HostStore } from '../../anchoring/hosts.ts'
+export { readLastSeen } from '../../anchoring/last-seen.ts'
 export { poolAddresses } from '../../anchoring/pool-addresses.ts'
 
 /** An anchor's configuration, with `anchor` known to be there. */

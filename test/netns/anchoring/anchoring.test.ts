@@ -214,6 +214,9 @@ describe('a mobile host and its anchor', () => {
         /godwit0 .*?inet ([\d.]+\/\d+)/,
       )?.[1]
     assert.equal(await fixed(), undefined)
+    // A stopped anchor remembers when its hosts were there.
+    const { hosts } = JSON.parse(await godwit('an', 'anchor', 'hosts', '--json'))
+    assert.ok(Math.abs(Date.now() - hosts[0].last_seen) < 30_000, JSON.stringify(hosts))
     host = await lab.programs.start('mh', process.execPath, [GODWIT, 'up', '--state', state('mh')], {
       log: join(folder, 'mh.log'),
     })

@@ -16,6 +16,7 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { after, test } from 'node:test'
+import decodeQR from 'qr/decode.js'
 import { commandExamples, forEachCommand } from '../../../src/cli/definition.ts'
 import { buildProgram } from '../../../src/cli/program.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -65,6 +66,30 @@ test('an invitation comes from standard input, up to the first line break; what 
   const help = godwit(['join', '--help']).stdout
   assert.match(help, /sudo godwit join -$/m)
   assert.match(help, /then the secret is\nin the list of processes/)
+})
+
+test('an invitation for a phone as a QR code: a camera reads the whole configuration (issue 14, point 8)', () => {
+  const state = join(folder, 'qr')
+  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state]).status, 0)
+  const file = join(folder, 'qr.conf')
+  const shown = godwit(['anchor', 'invite', '--wg', 'phone', '--qr', '--out', file, '--state', state])
+  assert.equal(shown.status, 0, shown.stderr)
+  const lines = shown.stdout.split('\n').filter((line) => /^[█▀▄ ]+$/.test(line))
+  assert.ok(lines[0]!.length <= 80)
+  // What a camera would see: four pixels for each module.
+  const scale = 4
+  const width = lines[0]!.length * scale
+  const data = new Uint8Array(width * lines.length * 2 * scale * 4).fill(255)
+  for (let y = 0; y < lines.length * 2 * scale; y++)
+    for (let x = 0; x < width; x++) {
+      const sign = lines[Math.floor(y / scale / 2)]![Math.floor(x / scale)]!
+      const light = sign === '█' || sign === (Math.floor(y / scale) % 2 === 0 ? '▀' : '▄')
+      data.fill(light ? 255 : 0, (y * width + x) * 4, (y * width + x) * 4 + 3)
+    }
+  const read = decodeQR({ width, height: lines.length * 2 * scale, data })
+  assert.equal(read, readFileSync(file, 'utf8'))
+  assert.match(read, /^PrivateKey = /m)
+  fails(2, /--qr belongs to --wg/, 'anchor', 'invite', 'b', '--qr', '--state', state)
 })
 
 test('an invitation goes to a file for its owner alone, with name servers for a stock client (issue 14, point 8)', () => {
