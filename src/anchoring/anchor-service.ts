@@ -352,11 +352,12 @@ export class AnchorService implements Mechanism {
         this.#tunnel.post({ type: 'accept-key', name, publicKey })
         break
       case 'key-confirmed': {
+        const invited = this.#served.get(name)?.expires !== undefined
         this.#store(name, () => hosts.confirmKey(name, publicKey))
         const host = hosts.list().find((each) => each.name === name)
         if (host !== undefined) this.#served.set(name, host)
         this.refresh()
-        recorder.log('info', `${name} has joined`)
+        recorder.log('info', invited ? `${name} has joined` : `${name} has a new key`)
         break
       }
       default:

@@ -32,6 +32,7 @@ import { type Forward, ForwardStore, PortForwards, parseTarget, refuseTaken } fr
 import { type HostPeer, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
+import { KeyRotation } from './key-rotation.ts'
 import { LastSeen } from './last-seen.ts'
 import { NameServers } from './name-servers.ts'
 import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
@@ -158,6 +159,10 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       peers: config.peer.map((peer) => hostPeer(peer, services.files)),
       ...(host.proxy !== undefined && { proxy: must(parseProxy(host.proxy)) }),
       policies,
+      rotation: new KeyRotation({
+        keyFile: services.files.keyFile(),
+        log: (level, message) => recorder.log(level, message),
+      }),
       captivePortal: host.captive_portal,
       accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },

@@ -2,12 +2,15 @@
  * The mobile host on the main thread (UP-36, MMCE): accesses, routing, which application a flow belongs to, and the
  * engine worker that carries the packets. Implements what the daemon asks of a mechanism.
  */
+import { setTimeout as delay } from 'node:timers/promises'
+import * as z from 'zod'
 import type { AccessMonitor } from '../access/index.ts'
 import { formatAddress, type Prefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
   Application,
+  ControlRoute,
   DecisionRecord,
   FlowStatus,
   Mechanism,
@@ -20,10 +23,11 @@ import type {
   Recorder,
   WayStatus,
 } from '../core/mechanism.ts'
-import { takesPackets } from '../core/mechanism.ts'
+import { postRoute, takesPackets } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
 import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
 import { subjectOf } from '../core/subject.ts'
+import { publicKeyOf } from '../crypto/keys.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
@@ -40,6 +44,7 @@ import {
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
+import type { KeyRotation, Rotated } from './key-rotation.ts'
 import type { NameServers } from './name-servers.ts'
 import type { HostPlumbing } from './plumbing.ts'
 import { PortalWatch } from './portal.ts'
@@ -93,6 +98,8 @@ export interface MobileHostInit {
   /** The first is the default. */
   readonly policies: readonly HostPolicy[]
   readonly accesses: readonly AccessUse[]
+  /** Takes new keys. */
+  readonly rotation: KeyRotation
   /** Looks for captive portals. Default: no. */
   readonly captivePortal?: boolean
 }
@@ -118,11 +125,15 @@ export interface MobileHostComponents {
 const MOST_FLOWS_LISTED = 10_000
 /** How long answers to probes are waited for; a status comes once a second. */
 const PING_MS = 1500
+/** How often it is looked whether all anchors have the new key. */
+const REKEY_LOOK_MS = 50
+const REKEY = z.strictObject({ wait_ms: z.int().min(0).max(60_000) })
 
 export class MobileHostService implements Mechanism {
   readonly name = 'anchoring'
   /** UPMT's static mode: the anchor must not move the flows by what arrives, until the next move without it. */
   readonly moveOptions = ['static']
+  readonly routes: readonly ControlRoute[]
   readonly #init: MobileHostInit
   readonly #parts: MobileHostComponents
   readonly #applications: FlowApplications
@@ -139,6 +150,7 @@ export class MobileHostService implements Mechanism {
     this.#parts = parts
     this.#init = init
     this.#applications = new FlowApplications(parts.owners, init.policies)
+    this.routes = [postRoute('/v1/host/rekey', REKEY, ({ body }) => this.#rekey(body.wait_ms))]
     const { device, fix4, fix6, privateKey, ledger, mtu, passing, peers, proxy } = init
     const carried = peers.flatMap(({ name, websocket }) => (websocket ? [{ name, ...websocket }] : []))
     const mark = ledger.anchoring.bypassMark
@@ -508,18 +520,40 @@ export class MobileHostService implements Mechanism {
         })
         break
       case 'key-confirmed':
-        this.#keyConfirmed(event.name)
+        this.#keyConfirmed(event.name, event.publicKey)
         break
       default:
         event satisfies never
     }
   }
 
-  #keyConfirmed(name: string): void {
+  get #anchors(): readonly string[] {
+    return this.#init.peers.map(({ name }) => name)
+  }
+
+  /** Resolves once every anchor has the new key, or after `waitMs` with who has not. */
+  async #rekey(waitMs: number): Promise<{ public_key: string; peers: readonly Rotated[] }> {
+    const { rotation, peers } = this.#init
+    const privateKey = rotation.begin(peers)
+    for (const { name, state } of rotation.state(this.#anchors))
+      if (state === 'waiting') this.#tunnel.post({ type: 'replace-key', name, privateKey })
+    const end = performance.now() + waitMs
+    while (rotation.next !== undefined && performance.now() < end) await delay(REKEY_LOOK_MS)
+    const publicKey = Buffer.from(publicKeyOf(privateKey)).toString('base64')
+    return { public_key: publicKey, peers: rotation.state(this.#anchors) }
+  }
+
+  #keyConfirmed(name: string, publicKey: Uint8Array): void {
     const { recorder } = this.#parts
+    const { rotation } = this.#init
     const peer = this.#init.peers.find((each) => each.name === name)
+    rotation.confirmed(name, publicKey, this.#anchors)
+    if (peer?.invitation === undefined) return
+    // The key that took the place of the invitation's has a successor already.
+    if (rotation.next !== undefined && !Buffer.from(publicKey).equals(publicKeyOf(rotation.next)))
+      this.#tunnel.post({ type: 'replace-key', name, privateKey: rotation.next })
     try {
-      peer?.invitation?.replaced()
+      peer.invitation.replaced()
       recorder.log('info', `${name} knows this host by its own key now`)
     } catch (error) {
       // Worth nothing any more; the next run finds that out.
@@ -598,6 +632,7 @@ export class MobileHostService implements Mechanism {
   }
 
   #addPeer({ endpoints, ...peer }: HostPeer): void {
+    const { rotation } = this.#init
     this.#tunnel.addPeer(
       {
         name: peer.name,
@@ -609,6 +644,10 @@ export class MobileHostService implements Mechanism {
           privateKey: peer.invitation.privateKey,
           nextPrivateKey: this.#init.privateKey,
         }),
+        // A new key that this anchor may not have yet, or alone.
+        ...(!peer.invitation &&
+          peer.kind === 'anchor' &&
+          rotation.next && { privateKey: this.#init.privateKey, nextPrivateKey: rotation.next }),
         ...(peer.kind === 'wireguard' && peer.v4 && { v4: peer.v4 }),
         ...(peer.kind === 'wireguard' && peer.v6 && { v6: peer.v6 }),
       },

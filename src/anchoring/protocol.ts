@@ -108,6 +108,8 @@ export type HostCommand =
   /** Replaces all; the first is the default. Indices are those of `identify`. */
   | { readonly type: 'policies'; readonly policies: readonly PolicySetup[] }
   | { readonly type: 'identify'; readonly flows: readonly Identified[] }
+  /** The host's new key is offered to an anchor, which confirms it. */
+  | { readonly type: 'replace-key'; readonly name: string; readonly privateKey: Uint8Array }
   | MoveFlows
   | ListFlows
 

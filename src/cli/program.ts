@@ -167,6 +167,14 @@ function defineHost(program: Command): void {
     run: async (peer, options) => (await import('./commands/host.ts')).leave(peer, options),
   })
   define(program, {
+    use: 'rekey',
+    summary: 'give this host a new key, without a new invitation; connections go on',
+    examples: ['sudo godwit rekey', 'sudo godwit rekey --json'],
+    details:
+      'The host must run. The old key is gone once every anchor has the new one; an anchor that is not reached now gets it later,\nalso after restarts.',
+    run: async (options) => (await import('./commands/host.ts')).rekey(options),
+  })
+  define(program, {
     use: 'ping [peer]',
     summary: 'test the way to each anchor over each access: port, round trip, MTU',
     examples: ['sudo godwit ping', 'sudo godwit ping anchor.example.org --json'],

@@ -69,6 +69,8 @@ export interface Files {
   file(name: string): string
   /** A path of the configuration, relative to where the configuration stands. */
   resolve(path: string): string
-  /** The private key of this machine; made when there is none. */
+  /** Where the private key of this machine is. */
+  keyFile(): string
+  /** That key; made when there is none. */
   privateKey(): Uint8Array
 }

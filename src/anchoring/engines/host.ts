@@ -1,7 +1,7 @@
 /** The engine of a mobile host: sockets per access, paths to every anchor, the PAFT. */
 
 import { MobileEnd } from '../../tunnel/engine/mobile-end.ts'
-import { answer, done, failed, type Outcome } from '../../tunnel/engine/outcome.ts'
+import { answer, attempt, done, failed, type Outcome } from '../../tunnel/engine/outcome.ts'
 import {
   allocate,
   type EngineParts,
@@ -99,6 +99,12 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       case 'identify':
         this.#host.identify(command.flows, now)
         return done
+      case 'replace-key': {
+        const index = this.tunnel.peers.get(command.name)
+        return index === undefined
+          ? done
+          : attempt(() => this.tunnel.machine.replaceKey(index, command.privateKey, now))
+      }
       case 'move': {
         const moved = this.#host.move(command.subject, command.flows, command.access, command.static, now)
         return typeof moved === 'number'

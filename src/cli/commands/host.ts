@@ -1,4 +1,4 @@
-/** `join`, `leave`, `ping`. */
+/** `join`, `leave`, `rekey`, `ping`. */
 import { createInterface } from 'node:readline'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import type { WayStatus } from '../../core/mechanism.ts'
@@ -60,6 +60,27 @@ export async function leave(name: string | undefined, options: CommonOptions): P
       `left ${left.peer}; ${left.removed ? `removed ${left.config} and the host's key` : `changed ${left.config}`}`,
       'the anchor still knows this host; there: sudo godwit anchor remove NAME',
     ])
+}
+
+/** How long an answer of the anchors is waited for. */
+const REKEY_WAIT_MS = 15_000
+
+export async function rekey(options: CommonOptions): Promise<void> {
+  const { public_key, peers } = await new ControlClient(new State(options).socket).post<{
+    readonly public_key: string
+    readonly peers: readonly { readonly name: string; readonly state: 'done' | 'waiting' }[]
+  }>('/v1/host/rekey', { wait_ms: REKEY_WAIT_MS })
+  if (options.json) {
+    printJson({ public_key, peers })
+    return
+  }
+  const waiting = peers.filter(({ state }) => state === 'waiting').map(({ name }) => name)
+  printLines([
+    `the public key of this host is ${public_key} now`,
+    waiting.length === 0
+      ? 'the old key is gone'
+      : `not told yet, and tried again: ${waiting.join(', ')}; the old key stays until then`,
+  ])
 }
 
 export async function ping(peer: string | undefined, options: CommonOptions): Promise<void> {

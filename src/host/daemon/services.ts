@@ -57,10 +57,11 @@ export class DaemonServices implements Services {
       folder: state.folder,
       file: (name) => state.file(name),
       resolve: (path) => resolve(dirname(state.configFile), path),
-      privateKey: () => {
+      keyFile: () => {
         const named = config.interface.private_key_file
-        return state.ensurePrivateKey(named === undefined ? state.keyFile : this.files.resolve(named))
+        return named === undefined ? state.keyFile : this.files.resolve(named)
       },
+      privateKey: () => state.ensurePrivateKey(this.files.keyFile()),
     }
   }
 

@@ -182,7 +182,7 @@ export function leave(state: State, name: string | undefined): Left {
   const removed = rest === ''
   if (removed) {
     rmSync(state.configFile)
-    rmSync(state.keyFile, { force: true })
+    for (const key of [state.keyFile, `${state.keyFile}.next`]) rmSync(key, { force: true })
   } else writeSecret(state.configFile, text)
   return { peer: peer.name, config: state.configFile, removed }
 }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type AnchorComponents, AnchorService } from '../../../src/anchoring/anchor-service.ts'
 import { type MobileHostComponents, MobileHostService } from '../../../src/anchoring/host-service.ts'
+import { KeyRotation } from '../../../src/anchoring/key-rotation.ts'
 import type { Prefix } from '../../../src/core/address.ts'
 import { GodwitError } from '../../../src/core/errors.ts'
 import type { Mechanism } from '../../../src/core/mechanism.ts'
@@ -67,6 +68,7 @@ const cases: Record<string, () => Case> = {
       fix6: prefix(...new Array<number>(16).fill(0)),
       peers: [],
       policies: [],
+      rotation: new KeyRotation({ keyFile: '/nowhere/private.key', log: () => {} }),
       accesses: [],
     })
     return { mechanism, engine, calls }
