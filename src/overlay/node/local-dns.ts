@@ -1,11 +1,12 @@
 /**
  * The overlay's names for the programs of this machine: a name server on the node's own virtual address. A question for a name
  * of the zone asks for a direction and is answered with the node's virtual addresses (Fig. 5 steps 1–2); any other
- * question goes on to the servers that this machine had, as it stands. Only this machine can ask: nobody else has a route to
- * the address.
+ * question goes on to the servers that this machine had, as it stands. Only programs of this machine are answered: peers, and
+ * who is in the same local network, can send to the address too, and get a refusal of the size of their question.
  */
 import { createSocket, type Socket } from 'node:dgram'
 import { createConnection, createServer, type Server, type Socket as Stream } from 'node:net'
+import { networkInterfaces } from 'node:os'
 import { type Answer, AUTHORITATIVE_ANSWER, decode, encode, type Packet } from 'dns-packet'
 import { formatAddress } from '../../core/address.ts'
 import type { NodePeer } from './protocol.ts'
@@ -13,14 +14,22 @@ import type { NodePeer } from './protocol.ts'
 const PORT = 53
 /** Seconds: addresses do not change, nodes come and go. */
 const TTL = 10
-/** Questions that wait for an answer at a time. */
-const MAX_WAITING = 512
+/** Questions that wait for an answer at a time: about names of the overlay, others, and the same question over and over. */
+const MAX_OWN = 256
+const MAX_FORWARDED = 512
+const MAX_SAME = 64
+/** Bytes of answers that a stream has not read. */
+const MAX_UNREAD = 1 << 17
+/** How long the addresses of this machine are remembered (ms). */
+const ADDRESSES_MS = 1000
 const FORWARD_MS = 4_000
 const IDLE_MS = 10_000
 const MAX_STREAMS = 64
 const HEADER = 12
 const NXDOMAIN = 3
 const SERVFAIL = 2
+const NOTIMP = 4
+const REFUSED = 5
 
 export interface LocalDnsParts {
   /** Undefined: there is no such node. Rejects when it cannot be known now. */
@@ -41,7 +50,12 @@ export class LocalDns {
   readonly #sockets: Socket[] = []
   readonly #servers: Server[] = []
   readonly #streams = new Set<Stream>()
-  #waiting = 0
+  #own = 0
+  #forwarded = 0
+  /** Questions that go on to other servers, by what they ask. */
+  readonly #same = new Map<string, number>()
+  #addresses: ReadonlySet<string> = new Set()
+  #addressesAt = Number.NEGATIVE_INFINITY
   #bound = ''
   readonly #port: number
 
@@ -75,7 +89,7 @@ export class LocalDns {
     const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4')
     socket.on('error', (error) => this.#parts.report(`name server on ${address}: ${error.message}`))
     socket.on('message', (bytes, from) => {
-      this.#answer(bytes, false, (answer) => {
+      this.#answer(bytes, from.address, false, (answer) => {
         if (this.#sockets.includes(socket)) socket.send(answer, from.port, from.address)
       })
     })
@@ -92,28 +106,60 @@ export class LocalDns {
   }
 
   #serve(stream: Stream): void {
+    const from = stream.remoteAddress ?? ''
+    if (!this.#isOurs(from)) {
+      stream.destroy()
+      return
+    }
     this.#streams.add(stream)
     stream.setTimeout(IDLE_MS, () => stream.destroy())
     stream.on('error', () => stream.destroy())
     stream.on('close', () => this.#streams.delete(stream))
     readFrames(stream, (bytes) =>
-      this.#answer(bytes, true, (answer) => {
+      this.#answer(bytes, from, true, (answer) => {
+        if (stream.writableLength > MAX_UNREAD) stream.destroy()
         if (!stream.destroyed) stream.write(framed(answer))
       }),
     )
   }
 
-  #answer(bytes: Uint8Array, stream: boolean, reply: Reply): void {
+  #answer(bytes: Uint8Array, from: string, stream: boolean, reply: Reply): void {
     const question = questionIn(bytes)
-    if (question === undefined || this.#waiting >= MAX_WAITING) return
-    this.#waiting++
+    if (question === undefined) return
+    if (!this.#isOurs(from)) {
+      const refusal = response(question, REFUSED, [])
+      if (refusal.length <= bytes.length) reply(refusal)
+      return
+    }
     const work = this.#parts.covers(question.name)
-      ? this.#own(question).then(reply)
-      : this.#forward(bytes, question, stream).then(reply)
-    void work.catch(() => reply(failure(question))).finally(() => this.#waiting--)
+      ? this.#lookUp(question)
+      : this.#forward(bytes, question, stream)
+    void work.catch(() => failure(question)).then(reply)
   }
 
-  async #own(question: Question): Promise<Uint8Array> {
+  /** Whether it is an address of this machine. */
+  #isOurs(address: string): boolean {
+    const now = performance.now()
+    if (now - this.#addressesAt > ADDRESSES_MS) {
+      this.#addressesAt = now
+      const all = Object.values(networkInterfaces()).flatMap((each) => each ?? [])
+      this.#addresses = new Set(all.map((each) => each.address))
+    }
+    const plain = address.replace(/%.*/, '')
+    return this.#addresses.has(plain) || plain === '::1' || plain.startsWith('127.')
+  }
+
+  async #lookUp(question: Question): Promise<Uint8Array> {
+    if (this.#own >= MAX_OWN) return failure(question)
+    this.#own++
+    try {
+      return await this.#ofPeer(question)
+    } finally {
+      this.#own--
+    }
+  }
+
+  async #ofPeer(question: Question): Promise<Uint8Array> {
     let peer: NodePeer | undefined
     try {
       peer = await this.#parts.lookup(question.name)
@@ -128,17 +174,36 @@ export class LocalDns {
     return response(question, 0, [{ type, name: question.asked, ttl: TTL, data }])
   }
 
-  /** The question as it stands to the servers in turn; the first answer counts. */
+  /**
+   * The question as it stands to the servers in turn. The first answer counts; a refusal counts where there is no answer. A
+   * server that asks here in its turn does not make a circle: the same question is asked so many times at once.
+   */
   async #forward(bytes: Uint8Array, question: Question, stream: boolean): Promise<Uint8Array> {
-    for (const server of this.#parts.upstream()) {
-      const answer = await (stream
-        ? overTcp(server, this.#port, bytes)
-        : overUdp(server, this.#port, bytes)
-      ).catch(() => undefined)
-      if (answer !== undefined) return answer
+    const key = `${question.type} ${question.name}`
+    const same = this.#same.get(key) ?? 0
+    if (this.#forwarded >= MAX_FORWARDED || same >= MAX_SAME) return failure(question)
+    this.#forwarded++
+    this.#same.set(key, same + 1)
+    try {
+      let refused: Uint8Array | undefined
+      for (const server of this.#parts.upstream()) {
+        const asked = stream ? overTcp(server, this.#port, bytes) : overUdp(server, this.#port, bytes)
+        const answer = await asked.catch(() => undefined)
+        if (answer !== undefined && ![SERVFAIL, NOTIMP, REFUSED].includes(codeOf(answer))) return answer
+        refused ??= answer
+      }
+      return refused ?? failure(question)
+    } finally {
+      this.#forwarded--
+      const left = (this.#same.get(key) ?? 1) - 1
+      if (left === 0) this.#same.delete(key)
+      else this.#same.set(key, left)
     }
-    return failure(question)
   }
+}
+
+function codeOf(answer: Uint8Array): number {
+  return (answer[3] ?? 0) & 15
 }
 
 interface Question {
@@ -184,13 +249,16 @@ function overUdp(server: string, port: number, bytes: Uint8Array): Promise<Uint8
   return new Promise((resolve, reject) => {
     const socket = createSocket(server.includes(':') ? 'udp6' : 'udp4')
     const timer = setTimeout(() => end(new Error('no answer')), FORWARD_MS)
+    let ended = false
     const end = (error?: Error, answer?: Uint8Array): void => {
+      if (ended) return
+      ended = true
       clearTimeout(timer)
       socket.close()
       if (answer === undefined) reject(error)
       else resolve(answer)
     }
-    socket.once('error', (error) => end(error))
+    socket.on('error', (error) => end(error))
     socket.once('connect', () => socket.send(bytes))
     socket.on('message', (answer) => {
       if (answer[0] === bytes[0] && answer[1] === bytes[1]) end(undefined, answer)

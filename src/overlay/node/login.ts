@@ -20,7 +20,7 @@ export const PEERS_FILE = 'overlay-peers.json'
 /** The coordinator's port (docs/wire/overlay.md). */
 export const COORDINATOR_PORT = 6741
 /** Peers remembered; those met last are kept. */
-const MAX_PEERS = 1024
+export const MAX_PEERS = 1024
 
 const key = z.string().refine((text) => decodeKey(text).ok)
 const login = z.object({

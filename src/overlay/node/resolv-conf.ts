@@ -50,6 +50,8 @@ export class ResolvConf {
 
   #read(): string {
     if (!existsSync(this.#path)) return ''
-    return readFileSync(this.#path, 'utf8').slice(0, MAX_BYTES)
+    const text = readFileSync(this.#path, 'utf8')
+    if (text.length > MAX_BYTES) throw new Error(`${this.#path} is longer than such a file may be`)
+    return text
   }
 }

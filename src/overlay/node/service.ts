@@ -44,7 +44,7 @@ import {
 import type { Credentials, Step } from '../machine/api.ts'
 import { Status } from '../wire/message.ts'
 import { addressesOf } from './forwarder.ts'
-import { COORDINATOR_PORT } from './login.ts'
+import { COORDINATOR_PORT, MAX_PEERS } from './login.ts'
 import type { NodeNames } from './names.ts'
 import type { NodePlumbing } from './plumbing.ts'
 import type {
@@ -122,8 +122,8 @@ export class NodeService implements Mechanism {
   readonly #tunnel: TunnelHost<NodeSetup, NodeCommand, NodeEvent, NodeStatus>
   readonly #endpoints: Endpoints
   readonly #names: NodeNames
-  /** By name, the one met last first. */
-  #known: Map<string, NodePeer>
+  /** By name, the one met last at the end. */
+  readonly #known: Map<string, NodePeer>
   readonly #waiting = new Map<string, Waiting[]>()
   readonly #refused = new Map<string, string>()
   readonly #steps: (Step & { readonly wall: number })[] = []
@@ -138,7 +138,7 @@ export class NodeService implements Mechanism {
   constructor(parts: NodeComponents, init: NodeInit) {
     this.#parts = parts
     this.#init = init
-    this.#known = new Map(init.known.map((peer) => [peer.name, peer]))
+    this.#known = new Map([...init.known].reverse().map((peer) => [peer.name, peer]))
     const { device, privateKey, mark, mtu, credentials, lease } = init
     const { plumbing, recorder } = parts
     this.#tunnel = new TunnelHost(parts, {
@@ -250,10 +250,9 @@ export class NodeService implements Mechanism {
     const own = this.#own()
     if (own !== undefined && name === own.name) return own
     const known = this.#known.get(name)
-    const asked = this.#ask(name)
-    if (known === undefined) return asked
-    // Its addresses never change: the answer need not wait for the tunnel.
-    asked.catch(() => {})
+    if (known === undefined) return this.#ask(name)
+    // Its addresses never change: the answer need not wait for the tunnel. One question for it is under way at a time.
+    if (!this.#waiting.has(name)) this.#ask(name).catch(() => {})
     return known
   }
 
@@ -354,7 +353,9 @@ export class NodeService implements Mechanism {
         this.#noteDirection(event.peer)
         break
       case 'refused': {
+        this.#refused.delete(event.name)
         this.#refused.set(event.name, event.reason)
+        if (this.#refused.size > MAX_PEERS) this.#refused.delete(this.#refused.keys().next().value!)
         const gone = event.status === Status.UNKNOWN_NAME
         this.#settle(event.name, (each) =>
           gone
@@ -410,17 +411,16 @@ export class NodeService implements Mechanism {
     const same =
       before !== undefined &&
       addressesOf(before).map(formatAddress).join() === addressesOf(peer).map(formatAddress).join()
-    if (!same) {
-      this.#known = new Map([[peer.name, peer], ...this.#known])
-      this.#known.set(peer.name, peer)
-      this.#peersChanged()
-    }
+    this.#known.delete(peer.name)
+    this.#known.set(peer.name, peer)
+    if (this.#known.size > MAX_PEERS) this.#known.delete(this.#known.keys().next().value!)
+    if (!same) this.#peersChanged()
     this.#settle(peer.name, (each) => each.resolve(peer))
   }
 
   #peersChanged(): void {
     const { plumbing, recorder, keepPeers } = this.#parts
-    const list = [...this.#known.values()]
+    const list = [...this.#known.values()].reverse()
     try {
       plumbing.setPeers(list.flatMap(addressesOf))
       keepPeers(list)
@@ -605,7 +605,7 @@ export class NodeService implements Mechanism {
       trouble: this.#trouble ?? null,
       observed: this.#registered?.observed ?? null,
       names: this.#names.view(),
-      peers: [...this.#known.values()].map((peer) => {
+      peers: [...this.#known.values()].reverse().map((peer) => {
         const report = this.#reports.find((each) => each.name === peer.name)
         return {
           name: peer.name,

@@ -5,14 +5,15 @@
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server } from 'node:https'
+import type { Socket } from 'node:net'
 import * as z from 'zod'
 import { equal } from '../../core/bytes.ts'
 import { GodwitError } from '../../core/errors.ts'
-import { TokenBucket } from '../../core/token-bucket.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
-import type { Store } from '../store/store.ts'
+import type { Account, Store } from '../store/store.ts'
 import { isFullName } from '../wire/message.ts'
 import { checkPassword, isBusy } from './passwords.ts'
+import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
 
 export interface AccountServerInit {
   readonly store: Store
@@ -33,12 +34,14 @@ const RESERVED = ['dc', 'ns', 'www', 'mail', 'localhost']
 export const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 const MAX_BODY = 4096
 const MAX_NODES = 64
-/** Tries a minute: of an account, of a source (IPv6: its /64). */
-const ACCOUNT_TRIES = 10
+/** Tries a minute: of an account from one source (IPv6: a /64), of a source, and of an account from all that never logged in to it. */
+const PAIR_TRIES = 10
 const SOURCE_TRIES = 30
-const MAX_BUCKETS = 20_000
+const ACCOUNT_TRIES = 60
+const MAX_PROVEN = 20_000
 const REQUEST_MS = 10_000
-const MAX_CONNECTIONS = 500
+const MAX_HEADER = 8192
+const LIMITS: SourceLimits = { connections: 500, ofSource: 16, rate: 5, burst: 40, longestMs: 20_000 }
 
 const body = z.strictObject({
   account: z.string().max(64),
@@ -61,8 +64,14 @@ class Refusal extends Error {
 export class AccountServer {
   readonly #init: AccountServerInit
   readonly #server: Server
-  readonly #accounts = new Map<string, TokenBucket>()
-  readonly #sources = new Map<string, TokenBucket>()
+  readonly #connections: Connections
+  readonly #pairs = new Buckets(PAIR_TRIES / 60, PAIR_TRIES)
+  readonly #sources = new Buckets(SOURCE_TRIES / 60, SOURCE_TRIES)
+  readonly #accounts = new Buckets(ACCOUNT_TRIES / 60, ACCOUNT_TRIES)
+  /** Accounts and sources that logged in: guesses of others do not keep them out. */
+  readonly #proven = new Set<string>()
+  /** Sources whose password is being checked: one at a time, of the few that are. */
+  readonly #checking = new Set<string>()
 
   constructor(init: AccountServerInit) {
     this.#init = init
@@ -73,12 +82,15 @@ export class AccountServer {
         requestTimeout: REQUEST_MS,
         headersTimeout: REQUEST_MS,
         handshakeTimeout: REQUEST_MS,
+        connectionsCheckingInterval: 1000,
+        maxHeaderSize: MAX_HEADER,
       },
       (request, response) => {
         void this.#handle(request, response)
       },
     )
-    this.#server.maxConnections = MAX_CONNECTIONS
+    this.#connections = new Connections(LIMITS, init.now)
+    this.#server.on('connection', (socket: Socket) => this.#connections.admit(socket))
     this.#server.on('tlsClientError', () => {})
     this.#server.on('clientError', (_error, socket) => socket.destroy())
   }
@@ -98,6 +110,7 @@ export class AccountServer {
   }
 
   async stop(): Promise<void> {
+    this.#connections.close()
     this.#server.closeAllConnections()
     await new Promise<void>((resolve) => this.#server.close(() => resolve()))
   }
@@ -127,14 +140,19 @@ export class AccountServer {
   async #login(request: IncomingMessage): Promise<object> {
     const { store, zone, now } = this.#init
     const source = sourceOf(request.socket.remoteAddress ?? '')
-    if (isBusy() || !take(this.#sources, source, SOURCE_TRIES, now())) throw tooMany()
+    if (isBusy() || this.#checking.has(source) || !this.#sources.take(source, now())) throw tooMany()
     const parsed = body.safeParse(await jsonOf(request))
     if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not a login')
     const { account: name, password, node, public_key } = parsed.data
-    if (isBusy() || !take(this.#accounts, name, ACCOUNT_TRIES, now())) throw tooMany()
+    const pair = `${source} ${name}`
+    if (isBusy() || this.#checking.has(source) || !this.#pairs.take(pair, now())) throw tooMany()
+    if (!this.#proven.has(pair) && !this.#accounts.take(name, now())) throw tooMany()
     const account = store.account(name)
-    if (!(await checkPassword(account, password)))
+    if (!(await this.#isRight(account, password, source)))
       throw new Refusal(401, 'UNAUTHORIZED', 'wrong account or password')
+    this.#proven.delete(pair)
+    this.#proven.add(pair)
+    if (this.#proven.size > MAX_PROVEN) this.#proven.delete(this.#proven.keys().next().value!)
     const full = `${node}.${zone}`
     store.refresh()
     if (RESERVED.includes(node) || !isFullName(full))
@@ -159,6 +177,15 @@ export class AccountServer {
     return {
       ...{ name: full, key_id: keyId.toString('base64'), key: encodeKey(key) },
       ...{ coordinator: this.#init.coordinator, zone_key: encodeKey(this.#init.zoneKey) },
+    }
+  }
+
+  async #isRight(account: Account | undefined, password: string, source: string): Promise<boolean> {
+    this.#checking.add(source)
+    try {
+      return await checkPassword(account, password)
+    } finally {
+      this.#checking.delete(source)
     }
   }
 }
@@ -192,18 +219,4 @@ async function jsonOf(request: IncomingMessage): Promise<unknown> {
 
 function tooMany(): Refusal {
   return new Refusal(429, 'TOO_MANY', 'too many tries; wait a minute')
-}
-
-/** Bounded: the bucket that was used longest ago goes. */
-function take(buckets: Map<string, TokenBucket>, key: string, perMinute: number, now: number): boolean {
-  const bucket = buckets.get(key) ?? new TokenBucket(perMinute / 60, perMinute)
-  buckets.delete(key)
-  buckets.set(key, bucket)
-  if (buckets.size > MAX_BUCKETS) buckets.delete(buckets.keys().next().value!)
-  return bucket.take(now)
-}
-
-function sourceOf(address: string): string {
-  const plain = address.replace(/^::ffff:/, '')
-  return plain.includes(':') ? plain.split(':').slice(0, 4).join(':') : plain
 }

@@ -2,10 +2,15 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
 import { GodwitError } from '../../core/errors.ts'
-import { answerQuery, type ZoneData } from './zone.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
+import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
+import { answerQuery, MAX_QUERY, type ZoneData } from './zone.ts'
 
-const MAX_CONNECTIONS = 200
+const LIMITS: SourceLimits = { connections: 200, ofSource: 16, rate: 20, burst: 60, longestMs: 30_000 }
 const IDLE_MS = 5_000
+/** Queries a second of one source and of all, and at once. */
+const SOURCE_RATE = 500
+const RATE = 5_000
 /** Queries on one connection that are answered before it has read the answers. */
 const MAX_UNREAD = 65_536
 
@@ -15,7 +20,9 @@ export class NameServer {
   readonly #fault: (error: unknown) => void
   readonly #udp: UdpSocket
   readonly #tcp: Server
-  readonly #connections = new Set<Socket>()
+  readonly #connections = new Connections(LIMITS)
+  readonly #sources = new Buckets(SOURCE_RATE, SOURCE_RATE)
+  readonly #all = new TokenBucket(RATE)
 
   constructor(port: number, data: () => ZoneData, fault: (error: unknown) => void) {
     this.#port = port
@@ -23,12 +30,12 @@ export class NameServer {
     this.#fault = fault
     this.#udp = createSocket({ type: 'udp6', ipv6Only: false })
     this.#udp.on('message', (query, { address, port: to }) => {
+      if (!this.#may(address)) return
       const answer = this.#answer(query, 'udp')
       // What the kernel refuses is lost, as any datagram may be.
       if (answer !== undefined) this.#udp.send(answer, to, address, () => {})
     })
     this.#tcp = createServer((socket) => this.#accept(socket))
-    this.#tcp.maxConnections = MAX_CONNECTIONS
   }
 
   /** Rejects with PORT_TAKEN. */
@@ -63,11 +70,17 @@ export class NameServer {
   }
 
   async stop(): Promise<void> {
-    for (const socket of this.#connections) socket.destroy()
+    this.#connections.close()
     await Promise.all([
       new Promise<void>((resolve) => this.#udp.close(resolve)),
       new Promise<void>((resolve) => this.#tcp.close(() => resolve())),
     ])
+  }
+
+  /** What comes over the rates is not looked at: the thread has other work. */
+  #may(address: string): boolean {
+    const now = performance.now()
+    return this.#sources.take(sourceOf(address), now) && this.#all.take(now)
   }
 
   #answer(query: Uint8Array, transport: 'udp' | 'tcp'): Uint8Array | undefined {
@@ -80,17 +93,18 @@ export class NameServer {
   }
 
   #accept(socket: Socket): void {
-    this.#connections.add(socket)
+    if (!this.#connections.admit(socket)) return
+    const source = socket.remoteAddress ?? ''
     let kept = Buffer.alloc(0)
     socket.setTimeout(IDLE_MS, () => socket.destroy())
-    socket.on('error', () => socket.destroy())
-    socket.on('close', () => this.#connections.delete(socket))
     socket.on('data', (bytes) => {
       kept = Buffer.concat([kept, bytes])
       while (kept.length >= 2) {
         const length = kept.readUInt16BE(0)
+        if (length > MAX_QUERY) socket.destroy()
+        if (socket.destroyed) return
         if (kept.length < 2 + length) break
-        const answer = this.#answer(kept.subarray(2, 2 + length), 'tcp')
+        const answer = this.#may(source) ? this.#answer(kept.subarray(2, 2 + length), 'tcp') : undefined
         kept = kept.subarray(2 + length)
         if (answer === undefined || socket.writableLength > MAX_UNREAD) {
           socket.destroy()

@@ -33,6 +33,11 @@ const HEADER = 12
 /** What fits without fragments (DNS flag day 2020). */
 const UDP_SIZE = 1232
 const FACTOR = 3
+/** No query is longer: one question, and what EDNS pads it with. */
+export const MAX_QUERY = 1232
+/** Records behind the question: SOA of an IXFR; OPT and TSIG. What has more is not decoded. */
+const MAX_AUTHORITIES = 1
+const MAX_ADDITIONALS = 2
 const TTL = 300
 const NODE_TTL = 60
 const NEGATIVE_TTL = 30
@@ -57,6 +62,15 @@ export function answerQuery(
   if ((flags & QR) !== 0) return undefined
   const bare = (rcode: number) => headerOnly(head.getUint16(0), (flags & (OPCODE | RD)) | QR, rcode)
   if ((flags & OPCODE) !== 0) return bare(Rcode.NOTIMP)
+  const [questions, answers, authorities, additionals] = [4, 6, 8, 10].map((at) => head.getUint16(at))
+  if (
+    query.length > MAX_QUERY ||
+    questions !== 1 ||
+    answers !== 0 ||
+    authorities! > MAX_AUTHORITIES ||
+    additionals! > MAX_ADDITIONALS
+  )
+    return bare(Rcode.FORMERR)
   let packet: Packet
   try {
     packet = decode(Buffer.from(query.buffer, query.byteOffset, query.byteLength))

@@ -119,20 +119,30 @@ export class Store implements Directory {
   /** Writes what has changed to the disk; returns when it is there. */
   commit(): void {
     if (!this.#open) return
-    if (this.#counted) {
-      const { setMeta } = this.#statements
-      setMeta.run('next_number', this.#numbers.next)
-      setMeta.run('reserved', this.#numbers.reserved)
-      setMeta.run('serial', this.#serial)
-    }
     try {
+      if (this.#counted) {
+        const { setMeta } = this.#statements
+        setMeta.run('next_number', this.#numbers.next)
+        setMeta.run('reserved', this.#numbers.reserved)
+        setMeta.run('serial', this.#serial)
+      }
       this.#database.exec('COMMIT')
     } catch (error) {
-      this.#forgetNodes()
+      this.#rollBack()
       throw error
     }
     this.#open = false
     this.#counted = false
+  }
+
+  /** Nothing of the transaction holds; the next one begins anew. SQLite may have ended it itself, where the disk is full. */
+  #rollBack(): void {
+    this.#forgetNodes()
+    this.#open = false
+    this.#counted = false
+    try {
+      this.#database.exec('ROLLBACK')
+    } catch {}
   }
 
   /** Sees what other connections have written: call it before a batch of look-ups. */

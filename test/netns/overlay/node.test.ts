@@ -8,7 +8,7 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { makeSsh, sshSkip } from '../../support/ssh.ts'
 import { type NodeName, OverlayBed } from './bed.ts'
 
-usesPrograms('curl', 'ip', 'ping', 'unshare')
+usesPrograms('curl', 'dig', 'ip', 'ping', 'unshare')
 
 describe('two nodes behind two NATs each', () => {
   let bed: OverlayBed
@@ -42,6 +42,19 @@ describe('two nodes behind two NATs each', () => {
 
   it('NT-47, NT-48: both have the same private address, and leave the relay for the direct way', async () => {
     for (const name of ['alice', 'bob'] as const) await bed.untilWay(name, 'direct acc1')
+  })
+
+  it('nobody but this machine is answered by its name server: a peer, and a neighbour in the local network, are refused', async () => {
+    const { addresses } = await bed.view('alice')
+    const four = addresses.find((each) => each.includes('.'))!
+    await bed.lab.programs.run('na1', 'ip', ['route', 'add', four, 'via', '192.168.1.10'])
+    const asked = async (host: string, address: string, name: string, ...more: string[]) =>
+      await bed.lab.programs.run(host, 'dig', [`@${address}`, name, '+tries=1', '+time=3', ...more])
+    for (const name of ['bob.test.example', 'www.example.org']) {
+      for (const address of addresses) assert.match(await asked('bob', address, name), /status: REFUSED/)
+      assert.match(await asked('na1', four, name), /status: REFUSED/)
+    }
+    assert.match(await asked('alice', four, 'bob.test.example', 'AAAA'), /status: NOERROR[\s\S]*\sfd/)
   })
 
   it('ssh by name', { skip: sshSkip() }, async () => {

@@ -89,6 +89,44 @@ describe('servers of a zone', () => {
     assert.ok(answers.some((answer) => answer.endsWith(' 429')))
   })
 
+  it('one source keeps nobody out: neither by connections that it leaves open, nor by guessing the password of an account', async () => {
+    const publicKey = encodeKey(publicKeyOf(generatePrivateKey()))
+    const request = { account: 'carol', password, node: 'phone', public_key: publicKey }
+    const program = `
+      const net = require('node:net')
+      let open = 0
+      for (let i = 0; i < 700; i++) for (const port of [6741, 53])
+        net.connect(port, '${SRV}', () => { if (++open === 300) console.log('open') }).on('error', () => {})
+      setTimeout(() => console.log('open'), 3000)
+      setInterval(() => {}, 1000)`
+    const greedy = await lab.programs.start('client', process.execPath, ['-e', program])
+    await greedy.expect((line) => line === 'open', 20_000)
+    const body = JSON.stringify(request)
+    const loginFromElsewhere = () =>
+      lab.programs.run('res', 'curl', [
+        ...['-sk', '--max-time', '10', '-w', ' %{http_code}', '-d', body],
+        `https://${SRV}:6741/v1/login`,
+      ])
+    assert.match(await loginFromElsewhere(), / 200$/)
+    const query = ['+tcp', '+tries=1', '+time=3', '+short', `@${SRV}`, 'home.example', 'NS']
+    assert.match(await lab.programs.run('res', 'dig', query), /dc\.home/)
+    await greedy.stop()
+    const guesses = `
+      const https = require('node:https')
+      let left = 30
+      const guess = () => {
+        const call = https.request('https://${SRV}:6741/v1/login', { method: 'POST', rejectUnauthorized: false, agent: false }, (r) => {
+          r.resume().on('end', () => (--left > 0 ? guess() : console.log('done')))
+        })
+        call.on('error', () => (--left > 0 ? guess() : console.log('done')))
+        call.end(JSON.stringify({ account: 'carol', password: 'x', node: 'm', public_key: '${publicKey}' }))
+      }
+      guess()`
+    const guesser = await lab.programs.start('client', process.execPath, ['-e', guesses])
+    await guesser.expect((line) => line === 'done', 30_000)
+    assert.match(await loginFromElsewhere(), / 200$/)
+  })
+
   it('NT-17: dig gets SOA, NS, SRV, TXT over UDP and TCP, with and without EDNS; transfers are refused', async () => {
     const short = (...args: string[]) => dig(`@${SRV}`, '+short', ...args)
     for (const way of ['+tcp', '+notcp', '+noedns', '+bufsize=512']) {

@@ -203,6 +203,58 @@ test('names of the overlay are answered here, all others as the servers of befor
   }
 })
 
+test('a name server that refuses is not the last word, the same question does not go round, and two answers are one', async () => {
+  const servers = ['127.0.0.3', '127.0.0.4'].map(() => createSocket('udp4'))
+  await Promise.all(
+    servers.map((socket, i) => new Promise<void>((done) => socket.bind(PORT, `127.0.0.${3 + i}`, done))),
+  )
+  const dns = new LocalDns({
+    port: PORT,
+    covers: () => false,
+    lookup: async () => undefined,
+    upstream: () => ['127.0.0.3', '127.0.0.4'],
+    report: (message) => assert.fail(message),
+  })
+  await dns.listen(['127.0.0.2'])
+  let circles = 0
+  servers[0]!.on('message', (bytes, from) => {
+    const { id, questions } = decode(bytes)
+    const [question] = questions!
+    if (question!.name === 'circle.example') {
+      // A forwarder whose only server is the one that asked.
+      circles++
+      const again = createSocket('udp4')
+      again.on('message', (answer) => {
+        servers[0]!.send(answer, from.port, from.address)
+        again.close()
+      })
+      again.send(bytes, PORT, '127.0.0.2')
+      return
+    }
+    servers[0]!.send(
+      encode({ type: 'response', id: id!, flags: 5, questions: questions! }),
+      from.port,
+      from.address,
+    )
+  })
+  servers[1]!.on('message', (bytes, from) => {
+    const { id, questions } = decode(bytes)
+    const answers = [{ type: 'A' as const, name: questions![0]!.name, data: '192.0.2.81' }]
+    const answer = encode({ type: 'response', id: id!, questions: questions!, answers })
+    for (let i = 0; i < 3; i++) servers[1]!.send(answer, from.port, from.address)
+  })
+  try {
+    const data = async (name: string) =>
+      (await ask(name, 'A')).answers?.map((each) => ('data' in each ? each.data : ''))
+    assert.deepEqual(await data('www.example.org'), ['192.0.2.81'])
+    assert.deepEqual(await data('circle.example'), ['192.0.2.81'])
+    assert.ok(circles <= 64, `${circles}`)
+  } finally {
+    dns.stop()
+    for (const socket of servers) socket.close()
+  }
+})
+
 test('trace is a sequence diagram: a column for each, an arrow for each step', () => {
   const step = (at: number, from: string, to: string, what: string) => ({ at, wall: 0, from, to, what })
   const lines = conversation([

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { drivers } from '../../../src/overlay/store/sqlite.ts'
+import { type Database, drivers } from '../../../src/overlay/store/sqlite.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-store-'))
@@ -102,6 +102,43 @@ for (const driver of drivers()) {
     store.close()
   })
 }
+
+test('a full disk: what was not written is not there, the next commit works again, and others are answered meanwhile', {
+  skip,
+}, () => {
+  const [driver] = drivers()
+  let database: Database | undefined
+  const store = new Store({
+    file: join(folder, 'full.db'),
+    driver: { name: 'small', open: (file) => (database = driver!.open(file)) },
+  })
+  store.putAccount(account('alice'))
+  store.putNode({ name: 'phone.example', account: 'alice', ...keys(3) })
+  store.commit()
+  const pages = (n: number) => database!.prepare(`PRAGMA max_page_count = ${n}`).get()
+  const { page_count } = database!.prepare('PRAGMA page_count').get() as { page_count: number }
+  pages(page_count)
+  for (let i = 0; i < 3; i++) {
+    assert.throws(() => {
+      for (let n = 0; n < 200; n++)
+        store.putNode({ name: `n${n}.example`, account: 'alice', ...keys(n), lease: bytes(400, n) } as never)
+      store.commit()
+    }, /full/)
+    // Whoever drives it commits what came through, whatever has failed.
+    try {
+      store.commit()
+    } catch {}
+  }
+  store.commit()
+  assert.equal(store.nodeByName('n0.example'), undefined)
+  assert.deepEqual(store.nodeByName('phone.example')?.publicKey, bytes(32, 3))
+  pages(1_000_000)
+  store.takeNumber()
+  store.putNode({ name: 'pc.example', account: 'alice', ...keys(9) })
+  store.commit()
+  store.close()
+  assert.ok(new Store({ file: join(folder, 'full.db') }).nodeByName('pc.example'))
+})
 
 test('the account server writes beside the coordinator without taking its numbers back', { skip }, () => {
   const file = join(folder, 'beside.db')

@@ -158,3 +158,14 @@ it('whatever comes: an answer of bounded length or none, never an error', () => 
       answerQuery(bytes.subarray(0, at), DATA, 'tcp')
     }
 })
+
+it('a message with thousands of questions, or longer than a query is, costs no decoding: FORMERR, as short as can be', () => {
+  const one = query('home.example', 'SOA', null)
+  const many = Buffer.concat([one, ...new Array<Buffer>(5000).fill(Buffer.from([0xc0, 12, 0, 1, 0, 1]))])
+  many.writeUInt16BE(5001, 4)
+  for (const bytes of [many, Buffer.concat([one, Buffer.alloc(2000)])])
+    for (const transport of ['udp', 'tcp'] as const) {
+      const answer = answerQuery(bytes, DATA, transport)!
+      assert.deepEqual([answer.length, answer[3]! & 15], [12, 1])
+    }
+})

@@ -1,0 +1,122 @@
+/**
+ * Strangers at a TCP server, and what one source may take of it: few connections, few new ones a second, and each for a short
+ * time. Where there is no more room, the source that has most connections loses its oldest, so nobody keeps others out.
+ */
+import type { Socket } from 'node:net'
+import { TokenBucket } from '../../core/token-bucket.ts'
+
+export interface SourceLimits {
+  readonly connections: number
+  readonly ofSource: number
+  /** New connections a second of one source, and at once. */
+  readonly rate: number
+  readonly burst: number
+  /** How long one may last (ms). */
+  readonly longestMs: number
+}
+
+const CHECK_MS = 1000
+const MAX_BUCKETS = 20_000
+
+/** Token buckets by source or other key. Bounded: the one that was used longest ago goes. */
+export class Buckets {
+  readonly #rate: number
+  readonly #burst: number
+  readonly #buckets = new Map<string, TokenBucket>()
+
+  /** A second, and at once. */
+  constructor(rate: number, burst: number) {
+    this.#rate = rate
+    this.#burst = burst
+  }
+
+  take(key: string, now: number): boolean {
+    const bucket = this.#buckets.get(key) ?? new TokenBucket(this.#rate, this.#burst)
+    this.#buckets.delete(key)
+    this.#buckets.set(key, bucket)
+    if (this.#buckets.size > MAX_BUCKETS) this.#buckets.delete(this.#buckets.keys().next().value!)
+    return bucket.take(now)
+  }
+}
+
+/** An IPv4 address, or the /64 of an IPv6 address. */
+export function sourceOf(address: string): string {
+  const plain = address.replace(/^::ffff:/, '')
+  return plain.includes(':') ? expanded(plain).slice(0, 4).join(':') : plain
+}
+
+function expanded(address: string): string[] {
+  const [head = '', tail] = address.replace(/%.*/, '').split('::')
+  const before = head === '' ? [] : head.split(':')
+  const after = tail === undefined || tail === '' ? [] : tail.split(':')
+  return [...before, ...Array<string>(Math.max(0, 8 - before.length - after.length)).fill('0'), ...after]
+}
+
+export class Connections {
+  readonly #limits: SourceLimits
+  readonly #now: () => number
+  readonly #new: Buckets
+  /** By source; the oldest first. */
+  readonly #bySource = new Map<string, Map<Socket, number>>()
+  readonly #timer: NodeJS.Timeout
+  #size = 0
+
+  constructor(limits: SourceLimits, now: () => number = () => performance.now()) {
+    this.#limits = limits
+    this.#now = now
+    this.#new = new Buckets(limits.rate, limits.burst)
+    this.#timer = setInterval(() => this.#endOld(), CHECK_MS)
+    this.#timer.unref()
+  }
+
+  /** Whether it may stay; else it has been destroyed. */
+  admit(socket: Socket): boolean {
+    const source = sourceOf(socket.remoteAddress ?? '')
+    const now = this.#now()
+    const own = this.#bySource.get(source) ?? new Map<Socket, number>()
+    socket.on('error', () => {})
+    if (own.size >= this.#limits.ofSource || !this.#new.take(source, now)) {
+      socket.destroy()
+      return false
+    }
+    if (this.#size >= this.#limits.connections) this.#displace()
+    own.set(socket, now)
+    this.#bySource.set(source, own)
+    this.#size++
+    socket.once('close', () => {
+      if (!own.delete(socket)) return
+      this.#size--
+      if (own.size === 0 && this.#bySource.get(source) === own) this.#bySource.delete(source)
+    })
+    return true
+  }
+
+  get size(): number {
+    return this.#size
+  }
+
+  close(): void {
+    clearInterval(this.#timer)
+    for (const sockets of this.#bySource.values()) for (const socket of sockets.keys()) socket.destroy()
+  }
+
+  #displace(): void {
+    let largest: Map<Socket, number> | undefined
+    for (const sockets of this.#bySource.values())
+      if (largest === undefined || sockets.size > largest.size) largest = sockets
+    const [oldest] = largest?.keys() ?? []
+    if (oldest === undefined || largest === undefined) return
+    largest.delete(oldest)
+    this.#size--
+    oldest.destroy()
+  }
+
+  #endOld(): void {
+    const before = this.#now() - this.#limits.longestMs
+    for (const sockets of this.#bySource.values())
+      for (const [socket, since] of sockets) {
+        if (since > before) break
+        socket.destroy()
+      }
+  }
+}

@@ -1,0 +1,64 @@
+/** What one source may take of a TCP server: connections at a time, new ones, and for how long. */
+import assert from 'node:assert/strict'
+import { EventEmitter } from 'node:events'
+import type { Socket } from 'node:net'
+import { test } from 'node:test'
+import { Connections, sourceOf } from '../../../src/overlay/servers/sources.ts'
+
+class Connection extends EventEmitter {
+  destroyed = false
+  readonly remoteAddress: string
+
+  constructor(remoteAddress: string) {
+    super()
+    this.remoteAddress = remoteAddress
+  }
+
+  destroy(): void {
+    this.destroyed = true
+    this.emit('close')
+  }
+}
+
+test('a source has few connections; where there is no room the oldest of the one with most goes, and never others', () => {
+  let now = 0
+  const all = new Connections({ connections: 6, ofSource: 4, rate: 1, burst: 8, longestMs: 1000 }, () => now)
+  const open = (address: string) => {
+    const socket = new Connection(address)
+    const admitted = all.admit(socket as unknown as Socket)
+    assert.equal(socket.destroyed, !admitted)
+    return socket
+  }
+  const greedy = Array.from({ length: 6 }, () => open('::ffff:192.0.2.1'))
+  assert.deepEqual(
+    greedy.map(({ destroyed }) => destroyed),
+    [false, false, false, false, true, true],
+  )
+  const others = ['192.0.2.2', '2001:db8::1', '2001:db8:0:1::1'].map(open)
+  assert.equal(all.size, 6)
+  assert.deepEqual(
+    greedy.map(({ destroyed }) => destroyed),
+    [true, false, false, false, true, true],
+  )
+  assert.ok(others.every(({ destroyed }) => !destroyed))
+  others[0]!.destroy()
+  assert.equal(all.size, 5)
+  // Of its eight at once four are used.
+  for (let i = 0; i < 4; i++) {
+    const socket = open('192.0.2.1')
+    assert.equal(socket.destroyed, false)
+    socket.destroy()
+  }
+  assert.equal(open('192.0.2.1').destroyed, true)
+  now = 1000
+  assert.equal(open('192.0.2.1').destroyed, false)
+  all.close()
+  assert.equal(all.size, 0)
+})
+
+test('a source is an IPv4 address, or a /64', () => {
+  assert.equal(sourceOf('::ffff:192.0.2.1'), '192.0.2.1')
+  assert.equal(sourceOf('2001:db8::1'), sourceOf('2001:db8:0:0:9:9:9:9'))
+  assert.notEqual(sourceOf('2001:db8:0:1::1'), sourceOf('2001:db8::1'))
+  assert.equal(sourceOf('fe80::1%eth0'), sourceOf('fe80::2%eth0'))
+})
