@@ -95,6 +95,7 @@ export class Connection {
   /** The local TCP asked for an answer (keep-alive, window probe). */
   probing = false
   usedAt: number
+  closedAt = 0
   /** When it was last tried to have a subflow on each access. */
   joinTriedAt = Number.NEGATIVE_INFINITY
   /** After a join that was not answered: when the next one is tried, and how long after the one that fails then (ms). */

@@ -49,6 +49,7 @@ import {
   type MptcpInit,
   newCounts,
 } from './types.ts'
+import { isAcceptable } from './window.ts'
 
 const { ACK, FIN, RST, SYN } = TcpFlag
 /** SYNs that carry the option; then the path is taken for one that drops it. */
@@ -57,6 +58,8 @@ const CAPABLE_SYNS = 2
 const HALF_OPEN = 4
 /** How long a closed connection answers what comes late, and how long an idle one is kept (ms). */
 const LINGER = 3000
+/** And how long at most, whatever comes. */
+const LINGER_LONGEST = 60_000
 const IDLE = 24 * 3_600_000
 /** How long the answer to a SYN may take. */
 const OPENING = 130_000
@@ -231,7 +234,7 @@ export class MptcpMachine {
       this.#forget(connection)
       return this.#stranger(segment, access, now)
     }
-    connection.usedAt = now
+    if (connection.state !== 'closed' || now - connection.closedAt < LINGER_LONGEST) connection.usedAt = now
     if (connection.state === 'closed') {
       // A FIN that comes again has not heard that it is known; after a reset all is answered by one.
       if (connection.closedInOrder) {
@@ -270,6 +273,10 @@ export class MptcpMachine {
       this.#joined(connection, subflow, now)
     }
     if (!subflow.alive) return true
+    if (!isAcceptable(connection, subflow, segment)) {
+      connection.ackOn(subflow)
+      return true
+    }
     if (!connection.answered && subflow.id === 0 && this.#fellBack(subflow, segment)) {
       this.#fallBack(connection)
       return false
@@ -418,6 +425,12 @@ export class MptcpMachine {
       connection.ackOn(subflow)
       return true
     }
+    // What answers another SYN, or comes after another answer, is forged or very old.
+    if (subflow.offsetOfAck(segment.ack) !== 1) return true
+    if (connection.remoteKey !== undefined && segment.seq !== connection.peerIsn) {
+      connection.ackOn(subflow)
+      return true
+    }
     const capable = segment.option('capable')
     if (!usable(capable) || capable.key === undefined || capable.checksum) {
       this.#fallBack(connection)
@@ -450,6 +463,7 @@ export class MptcpMachine {
 
   #established(connection: Connection, now: number): void {
     connection.state = 'established'
+    this.#register.opened(connection)
     this.counts.established++
     this.#host.tell({ type: 'established', connection: connection.id })
     ensureSubflows(connection, this.#registry, now)
@@ -502,6 +516,8 @@ export class MptcpMachine {
 
   /** The third ACK, or the first data: both keys, or the peer has fallen back. */
   #thirdAck(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
+    // Not the answer to what this host sent: its TCP knows what to do.
+    if (subflow.offsetOfAck(segment.ack) !== 1) return false
     const capable = segment.option('capable')
     if (capable?.key === undefined || capable.peerKey === undefined) {
       // One that overtook the keys comes again; without any option the peer, or the path, speaks no MPTCP.
@@ -540,7 +556,8 @@ export class MptcpMachine {
     const living = connection.subflows.filter(({ state }) => state !== 'dead')
     const waiting = living.filter(({ state }) => state === 'syn-received').length
     if (
-      connection.state !== 'established' ||
+      // One that has only to hear that this end is done may have lost its way meanwhile.
+      (connection.state !== 'established' && connection.state !== 'closing') ||
       segment.tuple.localPort !== connection.tuple.localPort ||
       living.length >= this.#host.init.subflows ||
       waiting >= HALF_OPEN
@@ -627,6 +644,7 @@ export class MptcpMachine {
   #end(connection: Connection, reason: string, reset: boolean): void {
     if (connection.state === 'closed') return
     if (reset) connection.resetLocal()
+    connection.closedAt = connection.usedAt
     connection.closedInOrder = connection.state === 'closing'
     connection.state = 'closed'
     connection.active = undefined

@@ -11,6 +11,9 @@ export interface FoundSubflow {
   readonly subflow: Subflow
 }
 
+/** What strangers have not shown to be connections takes one place in so many: addresses of SYNs are easily forged. */
+const OPENING_SHARE = 4
+
 export class Register {
   readonly #host: Host
   readonly #byLocal = new Map<string, Connection>()
@@ -19,6 +22,8 @@ export class Register {
   readonly #connections: (Connection | undefined)[] = []
   readonly #free: number[] = []
   readonly #perSource = new Map<string, number>()
+  /** Connections that others open and whose third packet has not come. */
+  readonly #opening = new Set<Connection>()
 
   constructor(host: Host) {
     this.#host = host
@@ -70,7 +75,10 @@ export class Register {
     const { init, counts, sha, random } = this.#host
     const source = role === 'server' ? segment.tuple.remote.join('.') : ''
     const ofSource = this.#perSource.get(source) ?? 0
-    const full = this.#byLocal.size >= init.connections || (role === 'server' && ofSource >= init.perSource)
+    const isStranger = role === 'server'
+    const waiting = isStranger && this.#opening.size >= Math.ceil(init.connections / OPENING_SHARE)
+    const full =
+      this.#byLocal.size >= init.connections || waiting || (isStranger && ofSource >= init.perSource)
     if (full || this.#byLocal.has(segment.key)) {
       counts.refused++
       return undefined
@@ -83,7 +91,10 @@ export class Register {
     this.#connections[id] = connection
     this.#byLocal.set(key, connection)
     this.#byToken.set(localKey.token, connection)
-    if (role === 'server') this.#perSource.set(source, ofSource + 1)
+    if (isStranger) {
+      this.#perSource.set(source, ofSource + 1)
+      this.#opening.add(connection)
+    }
     this.#host.tell({ type: 'watch', on: true, side: 'local', tuple })
     this.#addFirst(connection, now)
     return connection
@@ -109,10 +120,16 @@ export class Register {
     this.add(connection, subflow)
   }
 
+  /** Its peer has shown that it is there. */
+  opened(connection: Connection): void {
+    this.#opening.delete(connection)
+  }
+
   /** False when it was forgotten before. */
   forget(connection: Connection): boolean {
     const { id, key, tuple, localKey, role, subflows } = connection
     if (this.#connections[id] !== connection) return false
+    this.#opening.delete(connection)
     this.#connections[id] = undefined
     this.#free.push(id)
     this.#byLocal.delete(key)

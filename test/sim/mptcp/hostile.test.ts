@@ -6,10 +6,19 @@ import type { Connection } from '../../../src/mptcp/machine/connection.ts'
 import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { RecvTable } from '../../../src/mptcp/tables.ts'
+import type { CapableOption } from '../../../src/mptcp/wire.ts'
 import { Pair } from './network.ts'
 import { forge } from './packets.ts'
 
-const { SYN, ACK, RST } = TcpFlag
+const { SYN, ACK, FIN, RST } = TcpFlag
+const CAPABLE: CapableOption = {
+  type: 'capable',
+  version: 1,
+  checksum: false,
+  extension: false,
+  noJoin: false,
+  sha256: true,
+}
 
 /** A transfer that is under way, with a subflow that stands by. */
 function underWay(bytes: readonly [number, number] = [5_000_000, 5_000_000]): Pair {
@@ -78,6 +87,54 @@ test('MP-17, RFC 5961: a reset counts only at the place that is due, and MP_FAST
   assert.equal(client.state, 'established')
   assert.equal(pair.client.machine.counts.lies, 1)
   completes(pair)
+})
+
+test('RFC 9293, RFC 5961: what lies outside the windows says nothing: no address is removed, no FIN taken, nothing falls back', () => {
+  const pair = underWay()
+  const client = connection(pair)
+  const subflow = client.active!
+  const living = () => client.subflows.filter(({ state }) => state === 'active').length
+  const before = living()
+  assert.ok(before > 1)
+  const due = { seq: subflow.ackAt(subflow.high), ack: subflow.seqAt(subflow.next) }
+  const ids = client.subflows.map(({ remoteAddressId }) => remoteAddressId)
+  for (const seq of [due.seq - 5_000_000, due.seq + 200_000_000, due.seq + 2 ** 31])
+    for (const [flags, options] of [
+      [ACK, [{ type: 'remove-addr', ids }]],
+      [ACK, [{ type: 'prio', backup: true }]],
+      [ACK | FIN, []],
+      [ACK, []],
+    ] as const)
+      pair.client.in(forge({ tuple: subflow.tuple, ...due, seq: seq >>> 0, flags, options }))
+  for (const ack of [due.ack + 2 ** 30, due.ack - 2 ** 30])
+    pair.client.in(
+      forge({ tuple: subflow.tuple, ...due, ack: ack >>> 0, options: [{ type: 'remove-addr', ids }] }),
+    )
+  pair.client.flush()
+  assert.equal(living(), before)
+  assert.equal(subflow.remoteBackup, false)
+  assert.equal(client.state, 'established')
+  completes(pair)
+})
+
+test('a forged SYN/ACK, before or after the right one, changes neither the keys nor the numbers', () => {
+  for (const late of [false, true]) {
+    const pair = new Pair({ seed: 9, bytes: [300_000, 300_000] })
+    pair.client.tcp!.connect(0)
+    const client = () => connection(pair)
+    if (late) assert.ok(pair.run(() => client().remoteKey !== undefined))
+    const capable = { ...CAPABLE, key: new Uint8Array(8).fill(7) }
+    const { tuple, remoteKey, peerIsn } = client()
+    const right = client().first!.seqAt(1)
+    for (const ack of late ? [right, right + 5] : [right + 5, right - 1])
+      pair.client.in(
+        forge({ tuple, seq: peerIsn + 99, ack: ack >>> 0, flags: SYN | ACK, options: [capable] }),
+      )
+    assert.equal(client().remoteKey, remoteKey)
+    assert.equal(client().peerIsn, peerIsn)
+    completes(pair)
+    assert.equal(pair.client.machine.counts.fallbacks, 0)
+  }
 })
 
 test('a mapping that contradicts another, or lies beyond every window, ends its subflow and not the connection', () => {
@@ -156,21 +213,40 @@ test('a peer that announces ever more mappings and addresses fills no memory', (
 
 test('SYNs with MP_CAPABLE take at most the places of their source; later ones stay plain and are answered', () => {
   const pair = new Pair({ seed: 8, bytes: [100_000, 100_000], init: { connections: 64, perSource: 8 } })
-  const capable = {
-    type: 'capable',
-    version: 1,
-    checksum: false,
-    extension: false,
-    noJoin: false,
-    sha256: true,
-  } as const
   for (let i = 0; i < 10_000; i++)
-    pair.server.in(forge({ tuple: from(1024 + (i % 60_000), i % 3), seq: i, flags: SYN, options: [capable] }))
+    pair.server.in(forge({ tuple: from(1024 + (i % 60_000), i % 3), seq: i, flags: SYN, options: [CAPABLE] }))
   assert.ok(pair.server.machine.connections.length <= 3 * 8)
   assert.ok(pair.server.machine.counts.refused > 9000)
   // A host that opens its own connection is still served.
   pair.client.tcp!.connect(pair.now)
   completes(pair)
+})
+
+test('SYNs from everywhere leave places: own connections are translated as before', () => {
+  const pair = new Pair({ seed: 8, bytes: [100_000, 100_000], init: { connections: 64, perSource: 8 } })
+  for (let i = 0; i < 10_000; i++)
+    pair.client.in(
+      forge({ tuple: from(1024 + (i % 60_000), i % 250), seq: i, flags: SYN, options: [CAPABLE] }),
+    )
+  assert.equal(pair.client.machine.connections.length, 16)
+  pair.client.tcp!.connect(pair.now)
+  completes(pair)
+  assert.equal(pair.client.machine.counts.established, 1)
+})
+
+test('a connection that is closed is forgotten after a minute, though its peer never stops to send', () => {
+  const pair = underWay([100_000, 100_000])
+  completes(pair)
+  const { tuple } = pair
+  let asked = 0
+  const poke = () => {
+    pair.client.in(forge({ tuple, seq: asked, ack: 1 }))
+    pair.client.flush()
+    if (++asked < 100) pair.at(pair.now + 1000, poke)
+  }
+  pair.at(pair.now + 1000, poke)
+  pair.run(() => asked >= 100)
+  assert.equal(pair.client.machine.connections.length, 0)
 })
 
 test('any bytes in the options, and any flags, leave the machine running and the transfer whole', () => {

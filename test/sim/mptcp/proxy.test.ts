@@ -187,3 +187,7 @@ test('a path that went silent while the window was shut is found out once it ope
   pair.run(() => pair.now > 700)
   assert.equal(pair.client.machine.counts.blackHoles, 1)
 })
+
+test('an end whose accesses all went as the other was done joins again and hears that it is', () => {
+  for (const seed of [17, 237]) randomHandovers(1, seed)
+})
