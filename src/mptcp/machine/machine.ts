@@ -49,7 +49,7 @@ import {
   type MptcpInit,
   newCounts,
 } from './types.ts'
-import { isAcceptable } from './window.ts'
+import { asksForAck, isAcceptable } from './window.ts'
 
 const { ACK, FIN, RST, SYN } = TcpFlag
 /** SYNs that carry the option; then the path is taken for one that drops it. */
@@ -274,7 +274,7 @@ export class MptcpMachine {
     }
     if (!subflow.alive) return true
     if (!isAcceptable(connection, subflow, segment)) {
-      connection.ackOn(subflow)
+      if (asksForAck(segment)) connection.ackOn(subflow)
       return true
     }
     if (!connection.answered && subflow.id === 0 && this.#fellBack(subflow, segment)) {
