@@ -221,8 +221,8 @@ const UNKNOWN: AccessQuality = { rttMs: Number.NaN, loss: Number.NaN, working: u
 
 /** `R`: routes as the owner has them; `routes()` gives them back. */
 export class AccessMachine<R extends RouteFacts = RouteFacts> {
-  readonly #named: readonly string[]
-  readonly #never: readonly string[]
+  #named: readonly string[]
+  #never: readonly string[]
   readonly #ours: readonly string[]
   readonly #interfaces = new Map<number, Interface>()
   readonly #addresses = new Map<string, AddressFacts>()
@@ -231,12 +231,24 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
   readonly #events: AccessEvent[] = []
 
   constructor(init: AccessInit = {}) {
-    this.#named = (init.named ?? []).filter((pattern) => !/^\*+$/.test(pattern))
+    this.#named = withoutAny(init.named ?? [])
     this.#never = init.never ?? []
     this.#ours = ['lo', ...(init.ours ?? [])]
   }
 
   /** Everything the kernel has, replacing what was known. */
+  /** Takes effect with the next snapshot. */
+  setPatterns({
+    named,
+    never,
+  }: {
+    readonly named: readonly string[]
+    readonly never: readonly string[]
+  }): void {
+    this.#named = withoutAny(named)
+    this.#never = never
+  }
+
   handleSnapshot(snapshot: AccessSnapshot<R>, now: number): void {
     const present = new Set(snapshot.links.map((link) => link.index))
     for (const { link } of [...this.#interfaces.values()])
@@ -599,4 +611,9 @@ function addressKey(address: AddressFacts): string {
 
 function routeKey(route: RouteFacts): string {
   return `${route.table} ${route.family} ${route.to} ${route.metric ?? 0} ${route.dev ?? ''} ${route.via ?? ''} ${route.type}`
+}
+
+/** `*` alone names none. */
+function withoutAny(patterns: readonly string[]): string[] {
+  return patterns.filter((pattern) => !/^\*+$/.test(pattern))
 }

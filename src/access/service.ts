@@ -170,6 +170,12 @@ export class AccessMonitor {
     return () => this.#linkUsers--
   }
 
+  /** Other interfaces are accesses, or may not be, from now on (`AccessInit`). */
+  setPatterns(patterns: { readonly named: readonly string[]; readonly never: readonly string[] }): void {
+    this.#machine.setPatterns(patterns)
+    if (this.#running !== undefined) this.#attempt(() => this.#read())
+  }
+
   /** Calls `listener` after anything changed in links, addresses or routes of main, accesses or not. */
   watch(listener: () => void): () => void {
     this.#watchers.add(listener)

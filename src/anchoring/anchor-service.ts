@@ -82,6 +82,8 @@ export interface AnchorInit {
   readonly listenPorts: readonly number[]
   readonly pool4: Prefix
   readonly pool6: Prefix
+  /** How long an invitation can be taken. */
+  readonly invitationHours: number
   /** Takes hosts by WebSocket too. */
   readonly websocket?: () => CarrierServerInit
 }
@@ -135,12 +137,14 @@ export class AnchorService implements Mechanism {
   #unprotect: (() => void) | undefined
 
   #flowsLeftOut = 0
+  #invitationHours: number
 
   constructor(parts: AnchorComponents, init: AnchorInit) {
     this.#parts = parts
     this.#init = init
     this.routes = parts.routes ?? []
-    const { websocket: _, ...setup } = init
+    this.#invitationHours = init.invitationHours
+    const { websocket: _, invitationHours: __, ...setup } = init
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: { role: 'anchor', ...setup },
@@ -179,6 +183,15 @@ export class AnchorService implements Mechanism {
       if (!deviceIsForeign(error)) await this.stop()
       throw error
     }
+  }
+
+  get invitationHours(): number {
+    return this.#invitationHours
+  }
+
+  /** Takes another setting while hosts stay. */
+  reload(invitationHours: number): void {
+    this.#invitationHours = invitationHours
   }
 
   async #takeWebSockets(): Promise<void> {

@@ -34,7 +34,7 @@ interface Verdict {
 
 export class FlowApplications {
   readonly #owners: FlowOwners
-  readonly #policies: readonly HostPolicy[]
+  #policies: readonly HostPolicy[]
   readonly #known = new Map<string, Known>()
   readonly #names: string[] = ['']
   readonly #started = new Map<string, Application>()
@@ -57,6 +57,17 @@ export class FlowApplications {
       this.#known.set(id, { owner, policy, why, at })
       if (this.#known.size > MOST_KNOWN) this.#known.delete(this.#known.keys().next().value!)
       return { id, policy, app: this.#indexOf(owner.app), ...(pin !== undefined && { pin }) }
+    })
+  }
+
+  /** Other policies from now on; flows that are known are identified anew. `pins`: what single ones were moved to by hand. */
+  replacePolicies(policies: readonly HostPolicy[], pins: ReadonlyMap<string, string>): Identified[] {
+    this.#policies = policies
+    return [...this.#known].map(([id, { owner, at }]) => {
+      const { policy, why, pin } = this.#verdict(owner)
+      this.#known.set(id, { owner, policy, why, at })
+      const kept = pins.get(id) ?? pin
+      return { id, policy, app: this.#indexOf(owner.app), ...(kept !== undefined && { pin: kept }) }
     })
   }
 

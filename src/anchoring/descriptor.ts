@@ -29,7 +29,7 @@ import {
   parseProxy,
 } from './config.ts'
 import { type Forward, ForwardStore, PortForwards, parseTarget, refuseTaken } from './forwards.ts'
-import { type HostPeer, MobileHostService } from './host-service.ts'
+import { type HostPeer, type LiveSettings, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
 import { KeyRotation } from './key-rotation.ts'
@@ -75,11 +75,33 @@ export const hostDescriptor: MechanismDescriptor<typeof hostSections> = {
     })
   },
   compose: composeHost,
+  live: {
+    keys: ['policy', 'access', 'host.prefer', 'host.except'],
+    apply: (mechanism, config) => (mechanism as MobileHostService).reload(liveSettings(config)),
+  },
   needs: [NETWORK_ADMIN, TUN, UDP_BATCHES],
 }
 
 function hostDevice(config: HostConfig): string {
   return config.interface.name ?? DEVICES.host
+}
+
+/** What a host takes while it runs. */
+function liveSettings(config: HostConfig): LiveSettings {
+  const { host, policy, access } = config
+  const policies: HostPolicy[] = [
+    { name: 'default', prefer: host.prefer, fallback: 'any', moveUp: true, match: [] },
+    ...policy.map((each) => ({
+      name: each.name,
+      prefer: each.prefer,
+      fallback: each.fallback,
+      moveUp: each.move_up,
+      match: each.match.map(selectorOf),
+      ...(each.peer !== undefined && { peer: each.peer }),
+    })),
+  ]
+  const accesses = Object.entries(access).map(([pattern, rule]) => ({ pattern, ...rule }))
+  return { policies, accesses, except: host.except.flatMap(exceptions) }
 }
 
 function composeHost(config: HostConfig, services: Services): MobileHostService {
@@ -88,17 +110,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
   const device = hostDevice(config)
   const fix4 = must(parsePrefix(host.address4))
   const fix6 = must(parsePrefix(host.address6))
-  const policies: HostPolicy[] = [
-    { name: 'default', prefer: host.prefer, fallback: 'any', moveUp: true, match: [] },
-    ...config.policy.map((policy) => ({
-      name: policy.name,
-      prefer: policy.prefer,
-      fallback: policy.fallback,
-      moveUp: policy.move_up,
-      match: policy.match.map(selectorOf),
-      ...(policy.peer !== undefined && { peer: policy.peer }),
-    })),
-  ]
+  const { policies, accesses, except } = liveSettings(config)
   const trusted = host.trusted.map((text) => must(parseTrust(text)))
   const plumbing = new HostPlumbing(
     {
@@ -120,7 +132,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       destinations: config.peer.every(({ allowed_ips }) => allowed_ips?.length)
         ? config.peer.flatMap(({ allowed_ips = [] }) => allowed_ips.map((text) => must(parsePrefix(text))))
         : [],
-      except: host.except.flatMap(exceptions),
+      except,
       selected: policies.flatMap(({ match }) => match),
     },
   )
@@ -164,7 +176,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
         log: (level, message) => recorder.log(level, message),
       }),
       captivePortal: host.captive_portal,
-      accesses: Object.entries(config.access).map(([pattern, rule]) => ({ pattern, ...rule })),
+      accesses,
     },
   )
 }
@@ -231,6 +243,10 @@ export const anchorDescriptor: MechanismDescriptor<typeof anchorSections> = {
           },
         ),
   compose: composeAnchor,
+  live: {
+    keys: ['anchor.invitation_hours'],
+    apply: (mechanism, { anchor }) => (mechanism as AnchorService).reload(anchor!.invitation_hours),
+  },
   needs: [
     NETWORK_ADMIN,
     TUN,
@@ -317,7 +333,14 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       }),
       wall: () => services.clock.wall(),
       routes: [
-        ...hostRoutes(anchor, privateKey, services, store, forwards, () => service.refresh()),
+        ...hostRoutes(
+          () => ({ ...anchor, invitation_hours: service.invitationHours }),
+          privateKey,
+          services,
+          store,
+          forwards,
+          () => service.refresh(),
+        ),
         ...forwardRoutes(anchor, services, store, forwards, () => service.refresh()),
       ],
     },
@@ -329,6 +352,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       ...(websocket && { websocket: () => webSocketServer(websocket, ports[0]!, files) }),
       pool4,
       pool6,
+      invitationHours: anchor.invitation_hours,
     },
   )
   return service
@@ -374,7 +398,7 @@ const REMOVE = z.strictObject({ name: z.string().min(1) })
 
 /** What `godwit anchor invite` and `remove` ask a running anchor. */
 function hostRoutes(
-  anchor: AnchorSettings,
+  settings: () => AnchorSettings,
   own: Uint8Array,
   { clock, files }: Services,
   store: HostStore,
@@ -383,6 +407,7 @@ function hostRoutes(
 ): ControlRoute[] {
   return [
     postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg, dns } }) => {
+      const anchor = settings()
       const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), {
         wg: wg === true,
         ...(dns && { dns }),

@@ -104,6 +104,11 @@ export interface MobileHostInit {
   readonly captivePortal?: boolean
 }
 
+/** What a running host takes anew. */
+export interface LiveSettings extends Pick<MobileHostInit, 'policies' | 'accesses'> {
+  readonly except: readonly Selector[]
+}
+
 export interface MobileHostComponents {
   readonly monitor: AccessMonitor
   readonly plumbing: HostPlumbing
@@ -123,6 +128,8 @@ export interface MobileHostComponents {
 }
 
 const MOST_FLOWS_LISTED = 10_000
+/** As many as the engine has rows. */
+const MOST_FLOWS = 1 << 17
 /** How long answers to probes are waited for; a status comes once a second. */
 const PING_MS = 1500
 /** How often it is looked whether all anchors have the new key. */
@@ -134,7 +141,7 @@ export class MobileHostService implements Mechanism {
   /** UPMT's static mode: the anchor must not move the flows by what arrives, until the next move without it. */
   readonly moveOptions = ['static']
   readonly routes: readonly ControlRoute[]
-  readonly #init: MobileHostInit
+  #init: MobileHostInit
   readonly #parts: MobileHostComponents
   readonly #applications: FlowApplications
   readonly #tunnel: TunnelHost<HostSetup, HostCommand, HostEvent, EngineStatus, HostAnswers>
@@ -190,16 +197,7 @@ export class MobileHostService implements Mechanism {
   async start(): Promise<void> {
     try {
       await this.#tunnel.start()
-      this.#tunnel.post({
-        type: 'policies',
-        policies: this.#init.policies.map(({ name, prefer, fallback, moveUp, peer }) => ({
-          name,
-          prefer,
-          fallback,
-          moveUp,
-          ...(peer !== undefined && { peer }),
-        })),
-      })
+      this.#postPolicies()
       for (const peer of this.#init.peers) this.#addPeer(peer)
       this.#parts.monitor.start()
       this.#unroute = this.#parts.monitor.useRouting()
@@ -217,6 +215,46 @@ export class MobileHostService implements Mechanism {
       if (!deviceIsForeign(error)) await this.stop()
       throw error
     }
+  }
+
+  #postPolicies(): void {
+    this.#tunnel.post({
+      type: 'policies',
+      policies: this.#init.policies.map(({ name, prefer, fallback, moveUp, peer }) => ({
+        name,
+        prefer,
+        fallback,
+        moveUp,
+        ...(peer !== undefined && { peer }),
+      })),
+    })
+  }
+
+  /** Takes these settings while flows go on; each flow goes where its policy says now. What was moved by hand stays. */
+  async reload(settings: LiveSettings): Promise<void> {
+    const { except, ...own } = settings
+    const policies = JSON.stringify(own.policies) !== JSON.stringify(this.#init.policies)
+    const accesses = JSON.stringify(own.accesses) !== JSON.stringify(this.#init.accesses)
+    this.#init = { ...this.#init, ...own }
+    this.#parts.plumbing.change({ except, selected: own.policies.flatMap(({ match }) => match) })
+    if (accesses) this.#tunnel.tellAccesses()
+    if (!policies) return
+    const { flows } = await this.#tunnel.ask('list', { limit: MOST_FLOWS, watched: false })
+    const single = flows.flatMap(({ id, pinned }) =>
+      pinned === undefined || pinned === this.#all ? [] : [[id, pinned] as const],
+    )
+    this.#postPolicies()
+    if (this.#all !== undefined)
+      await this.#tunnel.ask('move', {
+        subject: subjectOf('all'),
+        flows: 'all',
+        access: this.#all,
+        static: false,
+      })
+    this.#tunnel.post({
+      type: 'identify',
+      flows: this.#applications.replacePolicies(own.policies, new Map(single)),
+    })
   }
 
   untilReady(): Promise<void> {

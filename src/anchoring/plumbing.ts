@@ -53,7 +53,7 @@ export interface HostPlumbingComponents {
 export class HostPlumbing {
   readonly #rtnl: Rtnl
   readonly #sysctls: Sysctls
-  readonly #init: HostPlumbingInit
+  #init: HostPlumbingInit
   readonly #cgroups: Cgroups | undefined
   readonly #report: (message: string) => void
   #nameServers: readonly NameServerWay[] = []
@@ -85,6 +85,15 @@ export class HostPlumbing {
     this.#apply({ mtu })
     this.#markGroups(true)
     this.#reportWideRoutes()
+  }
+
+  /** Other traffic is left alone, or chosen, from now on. Connections stay where they are. */
+  change(wanted: Pick<HostPlumbingInit, 'except' | 'selected'>): void {
+    if (this.#applied !== undefined) this.#markGroups(false)
+    this.#init = { ...this.#init, ...wanted, holds: true }
+    if (this.#applied === undefined) return
+    this.#setRules()
+    this.#markGroups(true)
   }
 
   /** Puts back what another program removed, and names it. */

@@ -2,7 +2,7 @@
  * The rules of a mobile host, by priority (IPv4 and IPv6 alike):
  *
  *   bypass       our own packets: main
- *   exceptions   what is left alone: main
+ *   exceptions   what is left alone: main (after a reload: what is in the tunnel already stays there first)
  *   local        routes of main, but neither its default nor half of one (`WIDE`)
  *   link         multicast and broadcast: main
  *   sources      packets that already have an address of this host: the table of its access, else main
@@ -53,6 +53,8 @@ export interface RulesInit {
   readonly destinations: readonly Prefix[]
   /** Traffic that is left alone. */
   readonly except: readonly Selector[]
+  /** `except` has changed while there were connections: those in the tunnel stay there. */
+  readonly holds?: boolean
   /** In `selected` mode: what is put under control by user, port, destination or control group. */
   readonly selected: readonly Selector[]
 }
@@ -78,6 +80,8 @@ export function hostRules(
   for (const family of FAMILIES) {
     rules.push({ family, priority: own.bypass, ...marked(own.bypassMark), table: MAIN_TABLE })
     let [priority, last] = own.exceptions
+    const from = formatPrefix(family === 4 ? init.fix4 : init.fix6)
+    if (init.holds === true) rules.push({ from, family, priority: priority++, table: own.table })
     for (const selector of except) {
       for (const match of routable(selector, family))
         rules.push({ ...match, family, priority, table: MAIN_TABLE })
@@ -104,7 +108,6 @@ export function hostRules(
     const reached = destinations.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
     const everywhere = destinations.length === 0 || reached.some(({ length }) => length === 0)
     // Answers of programs that were asked at the virtual address (forwarded ports of the anchor), and what is in the tunnel already.
-    const from = formatPrefix(family === 4 ? init.fix4 : init.fix6)
     if (resting || control !== 'all' || !everywhere) rules.push({ from, family, priority, table: own.table })
     if (resting) continue
     if (control === 'all' && everywhere) rules.push({ family, priority, table: own.table })

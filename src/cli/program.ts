@@ -189,6 +189,14 @@ function defineHost(program: Command): void {
     run: async (options) => (await import('./commands/daemon.ts')).hostUp(options),
   })
   define(program, {
+    use: 'reload',
+    summary: 'read the configuration again without losing flows; say what needs a restart',
+    examples: ['sudo godwit reload', 'sudo godwit reload --json'],
+    details:
+      'Of the daemon that runs, whatever it is. A file with a fault is refused, and the configuration stays as it was. SIGHUP does\nthe same.',
+    run: async (options) => (await import('./commands/daemon.ts')).reload(options),
+  })
+  define(program, {
     use: 'down',
     summary: 'remove what a killed daemon left: interface, routes, rules, tables, cgroups',
     examples: ['sudo godwit down'],

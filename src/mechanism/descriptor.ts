@@ -75,6 +75,14 @@ export interface MechanismDescriptor<S extends Sections = Sections> {
   devices?(config: ConfigWith<S>): readonly string[]
   /** Built, not started; it cleans up after itself (`stop`) and after a run that was killed (`cleanUp`). */
   compose(config: ConfigWith<S>, services: Services): Mechanism
+  /**
+   * What takes effect while it runs (`godwit reload`): keys, `section.key`, or `section` of a list or of the accesses, and what
+   * makes them do so. All other keys need a restart.
+   */
+  readonly live?: {
+    readonly keys: readonly string[]
+    apply(mechanism: Mechanism, config: ConfigWith<S>): void | Promise<void>
+  }
   /** What it needs of the machine. */
   readonly needs: readonly Need[]
 }

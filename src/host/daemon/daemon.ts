@@ -30,6 +30,7 @@ import { formatMetrics } from '../control/metrics.ts'
 import { facts, type HostRecorder } from '../stores/recorder.ts'
 import type { State } from '../stores/state.ts'
 import { Applications } from './applications.ts'
+import type { Reloaded } from './reload.ts'
 
 /** The longest time that setTimeout takes: 24 days. */
 const MOST_HELD_MS = 2 ** 31 - 1
@@ -55,6 +56,7 @@ const RUN = z.strictObject({
   direct: z.boolean().optional(),
   access: z.string().min(1).optional(),
 })
+const NOTHING = z.strictObject({})
 const RUN_END = z.strictObject({ id: z.string().min(1) })
 
 /** What is waited for is said after so long, and again, where it has changed, each so long. */
@@ -121,6 +123,8 @@ export interface DaemonInit {
     readonly flows: (flows: readonly FlowStatus[]) => readonly FlowStatus[]
   }
   readonly unused?: () => readonly UnusedInterface[]
+  /** Reads the configuration again. */
+  readonly reload?: () => Promise<Reloaded>
   /** Part of the names of cgroups; `kernel.instance` of the configuration. */
   readonly instance: string
   readonly routes?: readonly ControlRoute[]
@@ -238,6 +242,16 @@ export class Daemon {
     throw await Promise.race(
       this.#init.mechanisms.map(({ failure }) => failure ?? new Promise<never>(() => {})),
     )
+  }
+
+  /** Not while mechanisms start: they have the configuration of then. */
+  async reload(): Promise<Reloaded> {
+    const { reload, mechanisms } = this.#init
+    if (reload === undefined || this.#started.length < mechanisms.length || this.#stopping !== undefined)
+      throw new GodwitError('NOT_READY', 'this daemon starts or stops just now', {
+        hint: 'try again in a moment',
+      })
+    return reload()
   }
 
   /** Repeatable; a mechanism that fails to stop does not keep the others from it. */
@@ -428,6 +442,7 @@ export class Daemon {
   #routes(): ControlRoute[] {
     return [
       { method: 'GET', path: '/v1/status', handle: ({ query }) => this.status(query.watched === '1') },
+      postRoute('/v1/reload', NOTHING, () => this.reload()),
       { method: 'GET', path: '/v1/ping', handle: () => this.ping() },
       { method: 'GET', path: '/v1/why', handle: ({ query }) => this.why(query.flow ?? '') },
       postRoute('/v1/move', MOVE, ({ body }) =>

@@ -30,7 +30,7 @@ export interface LogInit {
 }
 
 export class Log {
-  readonly #level: number
+  #level: number
   readonly #write: (line: string) => void
   readonly #stamp: boolean
   readonly #now: () => number
@@ -45,6 +45,10 @@ export class Log {
     this.#write = init.write ?? ((line) => process.stderr.write(line))
     this.#stamp = init.stamp ?? process.env.JOURNAL_STREAM === undefined
     this.#now = init.now ?? (() => performance.now())
+  }
+
+  set level(level: LogLevel) {
+    this.#level = ORDER[level]
   }
 
   log(level: LogLevel, message: string): void {

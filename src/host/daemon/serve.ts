@@ -27,6 +27,7 @@ import { version } from '../version.ts'
 import { Daemon } from './daemon.ts'
 import { leftovers } from './leftovers.ts'
 import { Log } from './log.ts'
+import { Reloader } from './reload.ts'
 import { DaemonServices } from './services.ts'
 import { withLinkCounters, withSocketCounters } from './traffic.ts'
 
@@ -44,8 +45,12 @@ export async function serve(role: string, state: State, list: MechanismList = ME
   const recorder = new HostRecorder(new Log(config.log.level))
   // Not beside a tunnel: its engine lives on optimized code.
   if (descriptor.alone) optimizeLate()
-  const { daemon, services } = composeDaemon(config, state, recorder, running)
-  const stopped = untilStopped(recorder)
+  const { daemon, services } = composeDaemon(config, state, recorder, running, list)
+  const stopped = untilStopped(recorder, () => {
+    daemon
+      .reload()
+      .catch((error) => recorder.log('error', `SIGHUP: ${(error as Error).message}; nothing is changed`))
+  })
   const started = daemon.start()
   try {
     const ready = await Promise.race([started.then(() => daemon.untilReady()).then(() => true), stopped])
@@ -65,14 +70,31 @@ export function composeDaemon(
   state: State,
   recorder: HostRecorder,
   running: readonly MechanismDescriptor[],
+  list: MechanismList = MECHANISMS,
 ): { daemon: Daemon; services: DaemonServices } {
   const services = new DaemonServices(config, state, recorder, running)
+  const composed = running.map((descriptor) => ({
+    descriptor,
+    mechanism: descriptor.compose(config, services),
+  }))
+  const reloader = new Reloader({
+    state,
+    running: composed,
+    list,
+    config,
+    setLogLevel: (level) => {
+      recorder.logLevel = level
+    },
+    setServices: (changed) => services.reload(changed),
+    log: (level, message) => recorder.log(level, message),
+  })
   const daemon = new Daemon({
     role: running[0]!.role,
     roles: MECHANISMS.map(({ role }) => role),
     version: version(),
     state,
-    mechanisms: running.map((each) => each.compose(config, services)),
+    mechanisms: composed.map(({ mechanism }) => mechanism),
+    reload: () => reloader.reload(),
     recorder,
     instance: config.kernel.instance,
     accesses: () => services.accesses.status(),
@@ -179,7 +201,10 @@ function parsePorts(text: string | undefined): readonly [number, number] | undef
 }
 
 /** Resolves with the first signal to stop. */
-export function untilStopped(recorder: HostRecorder): Promise<void> {
+export function untilStopped(
+  recorder: HostRecorder,
+  onHangup = () => recorder.log('warn', 'SIGHUP: nothing here can be read again; restart to apply changes'),
+): Promise<void> {
   return new Promise((done) => {
     let asked = false
     const stop = (signal: NodeJS.Signals): void => {
@@ -190,9 +215,7 @@ export function untilStopped(recorder: HostRecorder): Promise<void> {
     }
     process.on('SIGINT', stop)
     process.on('SIGTERM', stop)
-    process.on('SIGHUP', () =>
-      recorder.log('warn', 'SIGHUP: the configuration is read at start only; restart to apply it'),
-    )
+    process.on('SIGHUP', onHangup)
     // What nobody caught: leave nothing behind, then fail.
     const fault = (error: unknown): void => {
       recorder.log(

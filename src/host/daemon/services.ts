@@ -114,8 +114,6 @@ export class DaemonServices implements Services {
   get accesses(): AccessMonitor {
     if (this.#accesses !== undefined) return this.#accesses
     const { rtnl, clock, ledger } = this
-    const { access } = this.#config
-    const rules = Object.entries(access)
     this.#accesses = new AccessMonitor(
       {
         rtnl,
@@ -127,15 +125,28 @@ export class DaemonServices implements Services {
       {
         ledger,
         routing: 'on demand',
-        never: rules.flatMap(([pattern, { use }]) => (use === 'never' ? [pattern] : [])),
         ours: [...OUR_DEVICES, ...this.#running.flatMap((each) => each.devices?.(this.#config) ?? [])],
-        named: [
-          ...Object.keys(access),
-          ...this.#running.flatMap((each) => each.accesses?.(this.#config) ?? []),
-        ],
+        ...this.#patterns(this.#config),
       },
     )
     return this.#accesses
+  }
+
+  #patterns(config: Config) {
+    return {
+      never: Object.entries(config.access).flatMap(([pattern, { use }]) =>
+        use === 'never' ? [pattern] : [],
+      ),
+      named: [
+        ...Object.keys(config.access),
+        ...this.#running.flatMap((each) => each.accesses?.(config) ?? []),
+      ],
+    }
+  }
+
+  /** Takes other accesses while mechanisms run. */
+  reload(config: Config): void {
+    this.#accesses?.setPatterns(this.#patterns(config))
   }
 
   sysctls(owner: string): Sysctls {

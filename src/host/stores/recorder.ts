@@ -75,6 +75,10 @@ export class HostRecorder implements Recorder {
     this.#log.log('debug', `${record.mechanism}: ${record.what} -> ${record.chosen}: ${record.reason}`)
   }
 
+  set logLevel(level: LogLevel) {
+    this.#log.level = level
+  }
+
   log(level: LogLevel, message: string): void {
     this.#log.log(level, message)
   }

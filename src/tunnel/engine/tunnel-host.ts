@@ -109,6 +109,7 @@ export class TunnelHost<
   #fail!: (error: GodwitError) => void
   #engine: EngineHandle | undefined
   #status: Status | undefined
+  #tellAccesses: () => void = () => {}
   #unsubscribe: (() => void) | undefined
   /** Ends the wait for readiness; with the error that made it vain. */
   #endWait: ((error?: GodwitError) => void) | undefined
@@ -234,6 +235,9 @@ export class TunnelHost<
         told?.(name)
       }
     }
+    this.#tellAccesses = () => {
+      for (const { name } of source.accesses()) tell(name)
+    }
     this.#unsubscribe = source.subscribe((event) => {
       if (event.type === 'woke') {
         this.#send({ type: 'wake' })
@@ -241,7 +245,12 @@ export class TunnelHost<
       } else if (event.cause === 'removed') this.#accessGone(event.access.name)
       else tell(event.access.name)
     })
-    for (const { name } of source.accesses()) tell(name)
+    this.#tellAccesses()
+  }
+
+  /** What accesses may be used for has changed. */
+  tellAccesses(): void {
+    this.#tellAccesses()
   }
 
   #accessGone(name: string): void {

@@ -3,7 +3,7 @@
  * server, real curl; moves, kills, and peers of WireGuard's own make.
  */
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -225,6 +225,34 @@ describe('a mobile host and its anchor', () => {
     anchor = await daemon('an', 'anchor', 'up')
     host = await daemon('mh', 'up')
     await until('both paths up', bothPathsUp)
+  })
+
+  test('`godwit reload` and SIGHUP in mid-transfer: a policy moves its flows, an exception leaves what is open; a bad file is refused (issue 14, point 8)', async () => {
+    const file = join(state('mh'), 'godwit.toml')
+    const joined = readFileSync(file, 'utf8')
+    const write = (text: string) => writeFileSync(file, `${text}\n${joined}`, { mode: 0o600 })
+    const done = download(4, '3M')
+    const accesses = async () =>
+      (await status()).flows.filter(({ app }) => app === 'curl').map(({ access }) => access)
+    await until('curl is on acc1', async () => (await accesses()).includes('acc1'))
+    const policy = '[[policy]]\nname = "fetch"\nmatch = ["app:curl"]\nprefer = ["acc2"]'
+    write(`${policy}\n[interface]\nmtu = 1300`)
+    const answer = JSON.parse(await godwit('mh', 'reload', '--json'))
+    assert.deepEqual(answer, { applied: ['policy'], restart: ['interface.mtu'] })
+    await until('curl is on acc2', async () => (await accesses()).every((access) => access === 'acc2'))
+    write('[host]\nexept = ["private"]')
+    await assert.rejects(godwit('mh', 'reload'), /did you mean `except`/)
+    assert.equal((await accesses())[0], 'acc2', 'the old configuration stays')
+    // What is open stays in the tunnel; what is opened now leaves without it.
+    write(`[host]\nexcept = ["to:${addressOf(lab.spec, 'ch1', 'wan')}/32"]`)
+    host.child.kill('SIGHUP')
+    await until('curl is on acc1 again', async () => (await accesses()).every((access) => access === 'acc1'))
+    const before = (await status()).flows.length
+    assert.equal(await download(4, '100M'), whole)
+    assert.equal((await status()).flows.length, before, 'past the tunnel')
+    assert.equal(await done, whole)
+    write('')
+    await godwit('mh', 'reload')
   })
 
   test('UP-22: VIpA_fix is there while no anchor answers, and the same when one does', async () => {

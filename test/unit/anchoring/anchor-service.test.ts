@@ -66,6 +66,7 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
       mtu: 1420,
       privateKey: new Uint8Array(32),
       listenPorts: [51820],
+      invitationHours: 24,
       pool4: { address: new Uint8Array(4), length: 8 },
       pool6: { address: new Uint8Array(16), length: 64 },
     },

@@ -67,7 +67,8 @@ before(async () => {
   state.prepare()
   const instance = `routes-${process.pid}`
   const accesses = () => [{ name: 'acc1', state: 'up', addresses: [], rtt_ms: null, loss: null }] as const
-  const mechanism = { mechanisms: [idle], recorder, instance, routes, accesses }
+  const reload = async () => ({ applied: [], restart: [] })
+  const mechanism = { mechanisms: [idle], recorder, instance, routes, accesses, reload }
   daemon = new Daemon({ role: 'host', version: '1', state, ...mechanism })
   await daemon.start()
 })
@@ -81,12 +82,13 @@ const OWN = [
   ['GET', '/v1/status'],
   ['GET', '/v1/why'],
   ['GET', '/v1/run'],
+  ['POST', '/v1/reload'],
   ['POST', '/v1/move'],
   ['POST', '/v1/run'],
   ['POST', '/v1/run/end'],
 ] as const
 /** Needs no body: nothing to be wrong. */
-const BARE = ['/v1/dime/rekey']
+const BARE = ['/v1/dime/rekey', '/v1/reload']
 
 /** Values of every JSON type, and objects that are nearly right. */
 const VALUES: readonly unknown[] = [

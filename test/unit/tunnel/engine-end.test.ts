@@ -82,6 +82,7 @@ const cases: Record<string, () => Case> = {
       privateKey: key,
       listenPorts: [51820],
       pool4: prefix(198, 18, 0, 0),
+      invitationHours: 24,
       pool6: prefix(...new Array<number>(16).fill(0)),
     })
     return { mechanism, engine, calls }

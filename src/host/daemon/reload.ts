@@ -1,0 +1,99 @@
+/**
+ * `godwit reload` and SIGHUP: the configuration is read again. What can take effect without losing a flow does; what needs a
+ * restart is named and stays as it was. A file with a fault changes nothing.
+ */
+import type { LogLevel, Mechanism } from '../../core/mechanism.ts'
+import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
+import { changedKeys, takeKeys } from '../configuration/changes.ts'
+import { loadConfigOf, type MechanismList, mechanismsFor } from '../configuration/plan.ts'
+import type { Config } from '../configuration/schema.ts'
+import type { State } from '../stores/state.ts'
+
+export interface Reloaded {
+  /** Keys in effect from now on, `section.key` or `section`. */
+  readonly applied: readonly string[]
+  /** Keys that a restart is needed for. */
+  readonly restart: readonly string[]
+}
+
+export interface Running {
+  readonly descriptor: MechanismDescriptor
+  readonly mechanism: Mechanism
+}
+
+export interface ReloaderInit {
+  readonly state: State
+  /** The first is the one that the command named. */
+  readonly running: readonly Running[]
+  readonly list: MechanismList
+  readonly config: Config
+  readonly setLogLevel: (level: LogLevel) => void
+  /** What the services themselves have of it. */
+  readonly setServices: (config: Config) => void
+  readonly log: (level: LogLevel, message: string) => void
+}
+
+/** What every daemon takes. */
+const SHARED = ['log.level']
+/** Read by several mechanisms: all that run have to take it. */
+const OF_ALL = ['access', 'interface', 'kernel']
+
+export class Reloader {
+  readonly #init: ReloaderInit
+  /** What is in effect. */
+  #config: Config
+
+  constructor(init: ReloaderInit) {
+    this.#init = init
+    this.#config = init.config
+  }
+
+  /** Throws what is wrong with the file; the configuration stays as it was then. */
+  async reload(): Promise<Reloaded> {
+    const { state, running, list, log } = this.#init
+    const named = running[0]!.descriptor
+    const wanted = loadConfigOf(named, state, { whole: true, list })
+    const changed = changedKeys(this.#config, wanted)
+    const applied = changed.filter((key) => this.#isLive(key))
+    const restart = changed.filter((key) => !applied.includes(key) && this.#matters(key, wanted))
+    const config = takeKeys(this.#config, wanted, applied)
+    for (const { descriptor, mechanism } of running) {
+      const keys = applied.filter((key) => descriptor.live?.keys.includes(key))
+      if (keys.length > 0) await descriptor.live?.apply(mechanism, config)
+    }
+    if (applied.includes('access')) this.#init.setServices(config)
+    this.#init.setLogLevel(config.log.level)
+    this.#config = config
+    log('info', `configuration read again: ${summary({ applied, restart })}`)
+    return { applied, restart }
+  }
+
+  #isLive(key: string): boolean {
+    if (SHARED.includes(key)) return true
+    const [section] = key.split('.')
+    const { running } = this.#init
+    const takes = ({ descriptor }: Running) => descriptor.live?.keys.includes(key) === true
+    return OF_ALL.includes(section!) ? running.every(takes) : running.some(takes)
+  }
+
+  /** Whether anything that runs, or that the file now wants to run, reads the key. */
+  #matters(key: string, wanted: Config): boolean {
+    const { running, list } = this.#init
+    const [section] = key.split('.')
+    const descriptors = mechanismsFor(running[0]!.descriptor, wanted, list)
+    return (
+      OF_ALL.includes(section!) ||
+      [...running.map(({ descriptor }) => descriptor), ...descriptors].some(({ sections }) =>
+        Object.hasOwn(sections, section!),
+      )
+    )
+  }
+}
+
+export function summary({ applied, restart }: Reloaded): string {
+  const parts = [
+    ...(applied.length > 0 ? [`in effect: ${applied.join(', ')}`] : []),
+    ...(restart.length > 0 ? [`after a restart: ${restart.join(', ')}`] : []),
+  ]
+  return parts.length === 0 ? 'nothing has changed' : parts.join('; ')
+}
