@@ -1,11 +1,10 @@
 /** The entry point of the command: parses, runs, and turns every error into one line and an exit status. */
 import { GodwitError } from '../core/errors.ts'
-import { arrange, ownArguments } from './arguments.ts'
+import { ownArguments } from './arguments.ts'
+import { runCommand } from './command.ts'
 import { reasonOf, report } from './errors.ts'
-import { buildProgram } from './program.ts'
 
-const own = ownArguments(process.argv.slice(2))
-const debug = own.includes('--debug')
+const debug = ownArguments(process.argv.slice(2)).includes('--debug')
 
 // A reader that has seen enough (`| head`) is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -19,9 +18,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 // Nobody may read what goes wrong.
 process.stderr.on('error', () => {})
 
-try {
-  const program = buildProgram()
-  await program.parseAsync(arrange(program, process.argv.slice(2)), { from: 'user' })
-} catch (error) {
-  process.exitCode = report(error, { debug, json: own.includes('--json') })
-}
+const status = await runCommand(process.argv.slice(2))
+if (status !== undefined) process.exitCode = status
