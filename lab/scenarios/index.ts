@@ -4,6 +4,7 @@ import { dimeHard } from './dime-hard.ts'
 import { dimeSockets } from './dime-sockets.ts'
 import { dimeSoft } from './dime-soft.ts'
 import { mptcpBlackhole } from './mptcp-blackhole.ts'
+import { mptcpBreak } from './mptcp-break.ts'
 import { mptcpMultipath } from './mptcp-multipath.ts'
 import { mptcpSeamless } from './mptcp-seamless.ts'
 import { routerBudget } from './router-budget.ts'
@@ -25,6 +26,7 @@ export const scenarios: readonly Scenario[] = [
   dimeHard,
   dimeSockets,
   mptcpSeamless,
+  mptcpBreak,
   mptcpBlackhole,
   mptcpMultipath,
   routerPaper,

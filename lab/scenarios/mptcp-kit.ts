@@ -12,7 +12,7 @@ import type { Program } from '../hosts.ts'
 import type { Stall } from '../links/engine.ts'
 import { Meter } from '../meter.ts'
 import { PALETTE, type Panel } from '../plot.ts'
-import { Godwit } from '../product.ts'
+import { Godwit, type StatusReport } from '../product.ts'
 import { monotonicMs } from '../programs/program.ts'
 import { percentile, type ScenarioContext } from '../scenario.ts'
 import { addressOf, namespaceOf } from '../topology.ts'
@@ -51,6 +51,8 @@ export interface Outcome {
   readonly handovers: readonly Handover[]
   /** Of each handover the longest time without new data acknowledged, less the machine's own stalls (ms). */
   readonly gaps: readonly number[]
+  /** Of each handover that the proxy made for a break: from the last thing heard to the change (ms). */
+  readonly found: readonly number[]
 }
 
 /** A download that runs, and what to do with it. */
@@ -154,8 +156,12 @@ export async function downloadOver(context: ScenarioContext, options: DownloadOp
     await context.sleep(500)
     const { ok, value } = await download.finish()
     context.check(`${ends}: every byte as sent`, ok, value, 'the sha256 of what the server sent')
+    const found =
+      ends === 'kernel-kernel'
+        ? []
+        : (await mobile.json<StatusReport>('status')).handovers.flatMap(({ gap_ms }) => gap_ms ?? [])
     const trace = await capture.finish()
-    return { ends, trace, handovers, gaps: gapsOf(trace, handovers, await lab.links.stalls()) }
+    return { ends, trace, handovers, gaps: gapsOf(trace, handovers, await lab.links.stalls()), found }
   } finally {
     meter.stop()
     for (const daemon of daemons) await daemon.stop()
@@ -187,10 +193,12 @@ export function handoverAt(at: number): Handover {
 }
 
 /** The figures of one outcome, under its name. Returns the 95th percentile of the gaps. */
-export function report(context: ScenarioContext, name: string, { gaps, handovers }: Outcome): number {
+export function report(context: ScenarioContext, name: string, outcome: Outcome): number {
+  const { gaps, handovers, found } = outcome
   const p95 = percentile(gaps, 0.95)
   context.metric(`${name}_handovers`, handovers.length)
   context.metric(`${name}_gap_ms`, gaps)
+  if (found.length > 0) context.metric(`${name}_found_after_ms`, found)
   context.metric(`${name}_gap_median_ms`, percentile(gaps, 0.5))
   context.metric(`${name}_gap_p95_ms`, p95)
   context.metric(`${name}_gap_worst_ms`, Math.max(...gaps))

@@ -85,7 +85,9 @@ export function forwardIncoming(
   if (bare && start === subflow.high - 1) connection.ackOn(subflow)
   const news = connection.dataUna > before.una || connection.remoteWindow !== before.window || sack.length > 0
   // A duplicate that signals nothing is one that the local TCP counts, unless it is the subflow's alone.
-  const duplicate = bare && !advanced && !signalled && start >= subflow.high && !subflow.probing
+  // Without SACK what lies beyond a hole is acknowledged on the subflow, and that is all that the peer says of it.
+  const progress = advanced && (connection.sacks || connection.dataUna > before.una)
+  const duplicate = bare && !progress && !signalled && start >= subflow.high && !subflow.probing
   if (bare && !advanced) subflow.probing = false
   if (news || (duplicate && (connection.probing || connection.outstanding))) {
     connection.probing = false
@@ -211,6 +213,7 @@ function forwardPayload(
     const dsn = run.dsn + (at - run.ssn)
     connection.rcvMax = Math.max(connection.rcvMax, dsn + length)
     subflow.high = Math.max(subflow.high, at + length)
+    if (!connection.sacks) subflow.give(at, at + length)
     connection.toLocal(dsn, {
       flags: Connection.passedFlags(segment.flags),
       payload: { at: segment.payloadAt + (at - start), length },

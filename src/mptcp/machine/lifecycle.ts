@@ -21,6 +21,9 @@ const JOIN_GAP = 2000
 const REJOIN_LONGEST = 640_000
 const REPEATS = 3
 const REPEAT_LEAST = 200
+/** Of a seamless handover, both subflows in use: round trips of the new one, and the longest (ms). */
+const OVERLAP_ROUND_TRIPS = 3
+const OVERLAP_LONGEST = 300
 
 /** What the machine does for a connection: it knows the tables of all. */
 export interface Registry {
@@ -58,9 +61,10 @@ export function switchTo(
   connection.active = to
   connection.strandedAt = Number.POSITIVE_INFINITY
   const broken = from === undefined || !from.usable
+  to.leaveAt = Number.POSITIVE_INFINITY
   if (!broken && !asked) {
-    from.backup = true
-    connection.ackOn(from, { type: 'prio', backup: true })
+    from.leaveAt = now + overlap(to)
+    from.leaveTries = 0
   }
   if (to.backup && !asked) {
     to.backup = false
@@ -83,6 +87,23 @@ export function switchTo(
   })
 }
 
+/**
+ * How long (ms) both subflows carry data of a native peer: the new one begins with a small congestion window, which a few round
+ * trips open, and the old one has data on their way until then.
+ */
+function overlap({ srtt }: Subflow): number {
+  return Number.isNaN(srtt) ? OVERLAP_LONGEST : Math.min(OVERLAP_LONGEST, OVERLAP_ROUND_TRIPS * srtt)
+}
+
+/** Asks the peer to leave a subflow, a few times: nobody acknowledges it. */
+function leave(connection: Connection, subflow: Subflow, now: number): void {
+  subflow.leaveAt = Number.POSITIVE_INFINITY
+  if (!subflow.usable) return
+  subflow.backup = true
+  connection.ackOn(subflow, { type: 'prio', backup: true })
+  if (++subflow.leaveTries < REPEATS) subflow.leaveAt = now + repeatGap(subflow)
+}
+
 /** Sends what the peer has to be told on the active subflow, and again a few times: nobody acknowledges it. */
 function signal(connection: Connection, now: number): void {
   connection.repeats = 0
@@ -95,7 +116,11 @@ export function repeatSignal(connection: Connection, now: number): void {
   if (active === undefined || repeat.length === 0) return
   connection.ackOn(active, ...repeat)
   if (++connection.repeats >= REPEATS) connection.repeat = []
-  else connection.repeatAt = now + Math.max(REPEAT_LEAST, Number.isNaN(active.srtt) ? 0 : 2 * active.srtt)
+  else connection.repeatAt = now + repeatGap(active)
+}
+
+function repeatGap({ srtt }: Subflow): number {
+  return Math.max(REPEAT_LEAST, Number.isNaN(srtt) ? 0 : 2 * srtt)
 }
 
 /**
@@ -257,7 +282,8 @@ function suspicionAt(connection: Connection): { readonly at: number; readonly ac
 export function nextDeadline(connection: Connection): number {
   const { repeatAt, rejoinAt, strandedAt } = connection
   let at = Math.min(repeatAt, rejoinAt, strandedAt + STRANDED, suspicionAt(connection).at)
-  for (const { retryAt, state } of connection.subflows) if (state !== 'dead') at = Math.min(at, retryAt)
+  for (const { retryAt, leaveAt, state } of connection.subflows)
+    if (state !== 'dead') at = Math.min(at, retryAt, leaveAt)
   if (connection.state === 'established' && connection.active === undefined)
     at = Math.min(at, connection.joinTriedAt + JOIN_GAP)
   return at
@@ -270,6 +296,7 @@ export function handleDeadline(connection: Connection, registry: Registry, now: 
   }
   if (connection.repeatAt <= now) repeatSignal(connection, now)
   for (const subflow of [...connection.subflows]) {
+    if (subflow.leaveAt <= now) leave(connection, subflow, now)
     if (subflow.state === 'dead' || subflow.retryAt > now) continue
     if (retry(connection, subflow, now)) continue
     if (subflow.state === 'syn-sent') {

@@ -108,12 +108,24 @@ function acknowledge(
     const before = subflow.acked
     const found = acknowledged(project(subflow.recv.runs, blocks, 'ssn'), before)
     subflow.acked = Math.min(found.ack, subflow.high)
+    if (!connection.sacks) takeGiven(connection, subflow)
     subflow.above = found.above
     finishReceiving(subflow)
     if (subflow.acked > before) pruneReceived(connection, subflow)
     if (subflow.acked > before || duplicate) subflows.push(subflow)
   }
   return { subflows, windowOpened }
+}
+
+/**
+ * A local TCP without SACK cannot say that it has what lies beyond a hole. A peer that puts new data before what it sends again
+ * would wait for that forever: what the TCP was given there is acknowledged on the subflow. The peer keeps it until the DATA_ACK.
+ */
+function takeGiven(connection: Connection, subflow: Subflow): void {
+  const next = subflow.recv.atSsn(subflow.acked)
+  if (next !== undefined && next.dsn + (subflow.acked - next.ssn) > connection.tan)
+    subflow.acked = acknowledged(subflow.given, subflow.acked).ack
+  subflow.given = subflow.given.filter(({ right }) => right > subflow.acked)
 }
 
 /** The FIN of a subflow is acknowledged with the last byte before it. */
@@ -201,7 +213,7 @@ export function placeOf(
       if (!subflow.usable || (subflow !== active && subflow.isSilent(now))) continue
       const run = subflow.send.atDsn(at)
       // What the subflow has acknowledged, and the peer lost after that, needs a place of its own.
-      if (run !== undefined && run.ssn + run.length > subflow.una) {
+      if (run !== undefined && run.ssn + (at - run.dsn) >= subflow.una) {
         subflow.spoilSample()
         subflow.ask(now)
         return { subflow, run, length: Math.min(end, run.dsn + run.length) - at }

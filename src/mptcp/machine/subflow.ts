@@ -7,10 +7,12 @@
  *
  * The first subflow is `active` as soon as its connection is established.
  */
-import { type Block, RecvTable, SendTable } from '../tables.ts'
+import { type Block, merge, RecvTable, SendTable } from '../tables.ts'
 import type { Tuple } from './segment.ts'
 import { offsetOf, sequenceAt } from './sequence.ts'
 
+/** Most blocks given beyond a hole that are remembered; what lies farther is sent again. */
+const MAX_GIVEN = 64
 /** Silence (ms) beside one and a half round trips after which a subflow with data under way is given up. */
 const PATIENCE = 100
 /** The round trip (ms) that is assumed while none is measured. */
@@ -41,6 +43,8 @@ export class Subflow {
   readonly recv = new RecvTable()
   /** Blocks beyond `acked` that the local TCP has, from its last acknowledgement. */
   above: readonly Block[] = []
+  /** Blocks from `acked` on that the local TCP was given; kept only when it has no SACK to say so itself. */
+  given: Block[] = []
   sackPermitted = false
   /** Shift of the windows that the peer announces here; 0 without the option. */
   remoteScale = 0
@@ -69,6 +73,9 @@ export class Subflow {
   /** Offsets of the FINs; -1 while there is none. */
   finSent = -1
   finReceived = -1
+  /** When the peer is told to leave it for another that carries data already. */
+  leaveAt = Number.POSITIVE_INFINITY
+  leaveTries = 0
   /** What is sent again until answered. */
   retryAt = Number.POSITIVE_INFINITY
   tries = 0
@@ -127,6 +134,10 @@ export class Subflow {
 
   ask(now: number): void {
     if (this.askedAt === Number.POSITIVE_INFINITY) this.askedAt = now
+  }
+
+  give(left: number, right: number): void {
+    this.given = merge([...this.given, { left, right }]).slice(0, MAX_GIVEN)
   }
 
   /** The peer ought to send now, here. */

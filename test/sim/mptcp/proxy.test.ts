@@ -1,9 +1,11 @@
 /** Proxy against proxy in virtual time: handshake, data both ways, handovers of every kind, closing. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { Pair } from './network.ts'
 import { forge } from './packets.ts'
 import { randomHandovers } from './random-handovers.ts'
+import { byteAt } from './tcp-model.ts'
 
 function finish(pair: Pair): void {
   const ok = pair.run(() => pair.done || pair.problem !== '')
@@ -56,6 +58,58 @@ for (const sack of [true, false])
     assert.equal(pair.client.tcp!.retransmissions + pair.server.tcp!.retransmissions, 0)
     assert.ok(longest <= 60, `${longest} ms without data, of a round trip of 30`)
   })
+
+test('MP-6, MP-55: the peer hears at once of the new path, and of leaving the old one when the new one carries data', () => {
+  const pair = new Pair({ seed: 15, bytes: [0, 20_000_000] })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 400)
+  const [client] = pair.client.machine.connections
+  const [server] = pair.server.machine.connections
+  for (const name of ['acc2', 'acc1', 'acc2']) {
+    const moved = pair.now
+    pair.client.machine.handover(0, name, moved)
+    pair.client.flush()
+    const [old, target] = [
+      client!.subflows.find(({ access }) => access !== name)!,
+      client!.subflows.find(({ access }) => access === name)!,
+    ]
+    const atPeer = (id: number) => server!.subflows.find((each) => each.id === id)!
+    pair.run(() => pair.now > moved + 20)
+    assert.deepEqual([atPeer(target.id).remoteBackup, atPeer(old.id).remoteBackup], [false, false])
+    pair.run(() => pair.now > moved + 500)
+    assert.deepEqual([atPeer(target.id).remoteBackup, atPeer(old.id).remoteBackup], [false, true])
+    assert.equal(server!.active!.id, target.id)
+  }
+  finish(pair)
+  assert.equal(pair.server.tcp!.retransmissions, 0)
+})
+
+test('MP-50: without SACK, what lies beyond a hole is acknowledged on its subflow, so that the peer can send what fills it', () => {
+  const pair = new Pair({ seed: 16, bytes: [0, 50_000_000], sack: false })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 400)
+  const connection = pair.client.machine.connections[0]!
+  const standby = connection.subflows[1]!
+  // Nothing of the other subflow comes any more: its data have to come here, after these.
+  pair.paths[0]!.works = false
+  const { tan } = connection
+  const came = pair.now
+  const dsn = connection.rcvMax + 50_000
+  const payload = new Uint8Array(1000).map((_, i) => byteAt(2, dsn + i))
+  const map = { dsn: dsnAt(connection.remoteKey!, dsn), ssn: standby.high, length: payload.length }
+  pair.client.in(
+    forge({
+      tuple: standby.tuple,
+      seq: standby.ackAt(standby.high),
+      ack: standby.seqAt(standby.next),
+      options: [{ type: 'dss', dataFin: false, map }],
+      payload,
+    }),
+  )
+  pair.run(() => pair.now > came + 1)
+  assert.equal(standby.acked, standby.high)
+  assert.equal(connection.tan >= tan && connection.tan < dsn, true, 'no DATA_ACK of it')
+})
 
 for (const sack of [true, false])
   test(`MP-56: a break loses nothing, and data go on soon after it${sack ? '' : ', without SACK'}`, () => {
