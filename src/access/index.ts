@@ -4,6 +4,7 @@
  * addresses or links: network managers own those.
  */
 export * from './machine.ts'
+export { MeteredLinks } from './metered.ts'
 export * from './policy.ts'
 export { AccessRouting } from './routing.ts'
 export * from './service.ts'

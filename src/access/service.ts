@@ -187,9 +187,9 @@ export class AccessMonitor {
     return this.#machine.usable()
   }
 
-  /** More to show of an access (`status --json`), by whoever knows it: its radio, for instance. */
+  /** More to show of an access (`status --json`), by whoever knows it: its radio, for instance. Undefined: no more. */
   describe(name: string, details: object): void {
-    this.#details.set(name, details)
+    this.#details.set(name, { ...this.#details.get(name), ...details })
   }
 
   /** Accesses as status shows them. */

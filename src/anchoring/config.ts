@@ -185,6 +185,12 @@ const host = z
       .array(accessPattern)
       .default(['*'])
       .describe('Accesses in order of preference, for traffic that no policy matches.'),
+    metered: z
+      .enum(['backup', 'ignore'])
+      .default('backup')
+      .describe(
+        'What an access is that NetworkManager has marked as metered, or takes for that, and that no [access.NAME] is for: a `backup`, or as any other (`ignore`).',
+      ),
     on_crash: z
       .enum(['wait', 'direct'])
       .default('wait')

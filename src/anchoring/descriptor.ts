@@ -175,6 +175,7 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
         keyFile: services.files.keyFile(),
         log: (level, message) => recorder.log(level, message),
       }),
+      metered: host.metered === 'backup',
       captivePortal: host.captive_portal,
       accesses,
     },

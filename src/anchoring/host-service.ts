@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import * as z from 'zod'
-import type { AccessMonitor } from '../access/index.ts'
+import { type AccessMonitor, MeteredLinks } from '../access/index.ts'
 import { formatAddress, type Prefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
@@ -100,6 +100,8 @@ export interface MobileHostInit {
   readonly accesses: readonly AccessUse[]
   /** Takes new keys. */
   readonly rotation: KeyRotation
+  /** Accesses that are metered are backups, unless `accesses` says more of them. Default: no. */
+  readonly metered?: boolean
   /** Looks for captive portals. Default: no. */
   readonly captivePortal?: boolean
 }
@@ -152,6 +154,7 @@ export class MobileHostService implements Mechanism {
   /** The access that everything was moved to by hand. */
   #all: string | undefined
   #portals: PortalWatch | undefined
+  #metered: MeteredLinks | undefined
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
@@ -210,6 +213,7 @@ export class MobileHostService implements Mechanism {
         devices: () => [this.#init.device],
         restore: () => this.#parts.plumbing.restore(),
       })
+      if (this.#init.metered === true) this.#metered = this.#watchMetered()
       if (this.#init.captivePortal === true) this.#portals = this.#watchPortals()
     } catch (error) {
       if (!deviceIsForeign(error)) await this.stop()
@@ -281,6 +285,8 @@ export class MobileHostService implements Mechanism {
     this.#unprotect?.()
     this.#unwatch?.()
     this.#parts.nameServers.stop()
+    this.#metered?.stop()
+    this.#metered = undefined
     this.#portals?.stop()
     this.#portals = undefined
     this.#tunnel.retire()
@@ -599,6 +605,29 @@ export class MobileHostService implements Mechanism {
     }
   }
 
+  #watchMetered(): MeteredLinks {
+    const { monitor, recorder } = this.#parts
+    let before: ReadonlySet<string> = new Set()
+    const links = new MeteredLinks({
+      changed: (names) => {
+        for (const name of new Set([...before, ...names])) {
+          if (before.has(name) === names.has(name)) continue
+          monitor.describe(name, { metered: names.has(name) || undefined })
+          const own = this.#init.accesses.some(({ pattern }) => matchesPattern(pattern, name))
+          if (own || monitor.access(name) === undefined) continue
+          const now = names.has(name)
+            ? 'is metered, as NetworkManager says: a backup'
+            : 'is not metered any more'
+          recorder.log('info', `${name} ${now}`)
+        }
+        before = names
+        this.#tunnel.tellAccesses()
+      },
+    })
+    links.start()
+    return links
+  }
+
   #watchPortals(): PortalWatch {
     const { monitor, plumbing, recorder } = this.#parts
     return new PortalWatch({
@@ -606,7 +635,7 @@ export class MobileHostService implements Mechanism {
       now: () => performance.now(),
       pass: (passages) => plumbing.setPassages(passages),
       report: (access, url) => {
-        monitor.describe(access, url === undefined ? {} : { portal: url })
+        monitor.describe(access, { portal: url })
         const sign = `a captive portal answers in place of the anchor: sign in at ${url} with a browser`
         recorder.log('warn', `${access}: ${url === undefined ? 'no captive portal any more' : sign}`)
       },
@@ -663,7 +692,7 @@ export class MobileHostService implements Mechanism {
       detail: access.reason,
       families: access.families,
       mtu: access.mtu,
-      use: rule?.use ?? 'normal',
+      use: rule?.use ?? (this.#metered?.has(name) === true ? 'backup' : 'normal'),
       cost: rule?.cost ?? 0,
       generation: access.generation,
     }
