@@ -1,7 +1,7 @@
 /**
  * Reads and writes godwit.toml. What is wrong in it is said with file, line and how to mend it; all faults at once.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import type * as z from 'zod'
 import { GodwitError } from '../../core/errors.ts'
 import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
@@ -145,18 +145,25 @@ function edits(a: string, b: string): number {
   return row[b.length]!
 }
 
-/** Reads and checks a configuration. Throws `CONFIG_MISSING`, `CONFIG_INVALID`, `SECRET_EXPOSED` (all: usage). */
-export function loadConfig(file: string, list: List = MECHANISMS): Config {
-  if (!existsSync(file)) {
+/** A folder that may not be entered is no missing configuration. */
+function readConfig(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (error) {
+    if (!['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code!))
+      return attempt(`read ${file}`, () => {
+        throw error
+      })
     throw new GodwitError('CONFIG_MISSING', `there is no configuration ${file}`, {
       kind: 'usage',
       hint: 'make one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
     })
   }
-  const result = parseConfig(
-    attempt(`read ${file}`, () => readFileSync(file, 'utf8')),
-    list,
-  )
+}
+
+/** Reads and checks a configuration. Throws `CONFIG_MISSING`, `CONFIG_INVALID`, `SECRET_EXPOSED` (all: usage). */
+export function loadConfig(file: string, list: List = MECHANISMS): Config {
+  const result = parseConfig(readConfig(file), list)
   if ('faults' in result) {
     const lines = result.faults.map(
       ({ line, path, reason }) => `${file}:${line}: ${path && `${path}: `}${reason}`,
