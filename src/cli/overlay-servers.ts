@@ -34,7 +34,7 @@ export function defineOverlayServers(program: Command): void {
         '--address <address>',
         'an address of it, IPv4 or IPv6; default: what the endpoint resolves to',
       ).argParser(collect),
-      new Option('--ipv4 <block>', 'block of virtual IPv4 addresses, or `none` (default: 100.100.0.0/16)'),
+      new Option('--ipv4 <block>', 'block of virtual IPv4 addresses, or `none` (default: 100.96.0.0/16)'),
       new Option('--dns-port <port>', 'port of the name server; 0: none (default: 53)').argParser(portOrNone),
       new Option(
         '--closed',

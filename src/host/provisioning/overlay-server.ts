@@ -34,8 +34,8 @@ export interface InitOptions {
   readonly closed?: boolean
 }
 
-/** Inside the block of carriers, where private networks are not. */
-const DEFAULT_BLOCK4 = '100.100.0.0/16'
+/** Inside the block of carriers, where private networks are not, and clear of 100.100.0.0/16: clouds have name servers there. */
+const DEFAULT_BLOCK4 = '100.96.0.0/16'
 
 /** Writes the settings of a zone's servers, with fresh keys. Throws SERVER_EXISTS. */
 export async function initOverlay(state: State, options: InitOptions): Promise<ServerSettings> {

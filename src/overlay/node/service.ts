@@ -127,12 +127,15 @@ export class NodeService implements Mechanism {
   readonly #waiting = new Map<string, Waiting[]>()
   readonly #refused = new Map<string, string>()
   readonly #steps: (Step & { readonly wall: number })[] = []
+  /** Reported already. */
+  readonly #conflicts = new Set<string>()
   #registered: Registered | undefined
   #running = false
   #trouble: string | undefined
   #preferred: string | undefined
   #untilRegistered: (() => void)[] = []
   #unprotect: (() => void) | undefined
+  #unwatch: (() => void) | undefined
   #unroute: (() => void) | undefined
 
   constructor(parts: NodeComponents, init: NodeInit) {
@@ -162,7 +165,12 @@ export class NodeService implements Mechanism {
       onRemotes: (_name, endpoints) => this.#tunnel.post({ type: 'coordinator', endpoints }),
       report: (message) => recorder.log('warn', message),
     })
-    this.#names = parts.localNames({ lookup: (name) => this.#lookup(name) })
+    this.#names = parts.localNames({
+      lookup: async (name) => {
+        const peer = await this.#lookup(name)
+        return peer && this.#usable(peer)
+      },
+    })
     this.routes = [
       { method: 'GET', path: '/v1/overlay', handle: () => this.#view() },
       { method: 'GET', path: '/v1/overlay/trace', handle: () => ({ steps: this.#steps }) },
@@ -183,6 +191,8 @@ export class NodeService implements Mechanism {
     const { plumbing, monitor, protect } = this.#parts
     const { mtu, coordinator } = this.#init
     if (this.#init.missing !== undefined) throw this.#init.missing
+    // The machine may have lost its power while names were asked of us: nobody answers there now.
+    this.#names.cleanUp()
     try {
       await this.#tunnel.start()
       this.#running = true
@@ -194,6 +204,7 @@ export class NodeService implements Mechanism {
         devices: () => [this.#init.device],
         restore: () => plumbing.restore(),
       })
+      this.#unwatch = plumbing.watch()
       monitor.start()
       this.#unroute = monitor.useRouting()
       this.#endpoints.start({ name: COORDINATOR, endpoints: [coordinator] })
@@ -227,6 +238,7 @@ export class NodeService implements Mechanism {
 
   async stop(): Promise<void> {
     this.#running = false
+    this.#unwatch?.()
     this.#unprotect?.()
     this.#tunnel.retire()
     this.#endpoints.stop()
@@ -254,6 +266,14 @@ export class NodeService implements Mechanism {
     // Its addresses never change: the answer need not wait for the tunnel. One question for it is under way at a time.
     if (!this.#waiting.has(name)) this.#ask(name).catch(() => {})
     return known
+  }
+
+  /** The peer with the addresses that programs of this machine can use: both ends need one of the family. */
+  #usable(peer: NodePeer): NodePeer {
+    const { v4, ...rest } = peer
+    const isFree = (address: Uint8Array | undefined) =>
+      address !== undefined && this.#parts.plumbing.conflict(address) === undefined
+    return isFree(v4) && isFree(this.#registered?.v4) ? peer : rest
   }
 
   #ask(name: string): Promise<NodePeer | undefined> {
@@ -394,13 +414,19 @@ export class NodeService implements Mechanism {
     try {
       keepLease(encoded)
       plumbing.setOwn(addresses)
+      for (const conflict of addresses.map((each) => plumbing.conflict(each)))
+        if (conflict !== undefined && !this.#conflicts.has(conflict)) {
+          this.#conflicts.add(conflict)
+          recorder.log('warn', `${conflict}; peers are reached at their IPv6 addresses`)
+        }
     } catch (error) {
       recorder.log('warn', `the lease could not be put to use: ${(error as Error).message}`)
     }
     if (!first) return
     const text = addresses.map(formatAddress).join(' ')
     recorder.log('info', `registered as ${this.#init.credentials.name}, ${text}`)
-    void this.#names.start(addresses.map(formatAddress)).finally(() => {
+    const usable = addresses.filter((each) => plumbing.conflict(each) === undefined)
+    void this.#names.start(usable.map(formatAddress)).finally(() => {
       for (const done of this.#untilRegistered.splice(0)) done()
     })
   }

@@ -57,6 +57,24 @@ describe('two nodes behind two NATs each', () => {
     assert.match(await asked('alice', four, 'bob.test.example', 'AAAA'), /status: NOERROR[\s\S]*\sfd/)
   })
 
+  it('beside Tailscale, whose firewall drops 100.64.0.0/10, names have IPv6 addresses only, until it is gone', async () => {
+    const ip = (...args: string[]) => bed.lab.programs.run('alice', 'ip', args)
+    const six = (await bed.view('alice')).addresses.find((each) => each.includes(':'))!
+    const asked = (type: string) =>
+      bed.lab.programs.run('alice', 'dig', [`@${six}`, '+short', 'bob.test.example', type])
+    const routes = () => ip('route', 'show', 'table', '6896').catch(() => '')
+    assert.match(await routes(), /100\./)
+    assert.match(await asked('A'), /^100\./)
+    await ip('tuntap', 'add', 'dev', 'tailscale0', 'mode', 'tun')
+    await ip('address', 'add', '100.82.80.46/32', 'dev', 'tailscale0')
+    await bed.until('there is no IPv4 route', async () => !(await routes()).includes('100.'))
+    assert.equal((await asked('A')).trim(), '')
+    assert.match(await asked('AAAA'), /^fd/)
+    await ip('link', 'delete', 'tailscale0')
+    await bed.until('the IPv4 route is there again', async () => (await routes()).includes('100.'))
+    assert.match(await asked('A'), /^100\./)
+  })
+
   it('ssh by name', { skip: sshSkip() }, async () => {
     const { server, client } = makeSsh(bed.lab.createScratch())
     const [command, ...args] = server

@@ -64,6 +64,22 @@ test('a second path that strips the options of joins gets no subflow, and the fi
   )
 })
 
+test('a path that strips the options of a subflow that stands: it is left, and the transfer goes on over the other', () => {
+  let strips = false
+  const pair = new Pair({
+    seed: 5,
+    bytes: [3_000_000, 3_000_000],
+    middlebox: (packet, path) => [strips && path === 1 ? strip(packet) : packet],
+  })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 400)
+  strips = true
+  pair.client.machine.handover(0, 'acc2', pair.now)
+  pair.client.flush()
+  assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+  assert.equal(pair.problem, '')
+})
+
 test('MP-35: a box that cuts segments and leaves the option on one piece, with a mapping for both', () => {
   for (const optionOn of [0, 1]) {
     let packets = 0

@@ -108,6 +108,35 @@ test('routes to peers are whole addresses in a table of their own; what was ther
   assert.equal(rtnl.routes({ table: new Ledger().overlay.table }).length, 0)
 })
 
+test('beside a VPN whose firewall drops 100.64.0.0/10, and a router that has a peer’s address, IPv4 is not used', () => {
+  const rtnl = new FakeRtnl(new FakeNetwork(), 'node')
+  for (const name of ['gwov0', 'wlan0']) rtnl.createLink({ kind: 'dummy', name, up: name !== 'gwov0' })
+  rtnl.addAddress('wlan0', '100.64.7.7/10')
+  rtnl.addRoute({ to: 'default', via: '100.64.0.2', dev: 'wlan0' })
+  const plumbing = new NodePlumbing(rtnl, new FakeSysctls(), { device: 'gwov0', ledger: new Ledger() })
+  plumbing.apply(1400)
+  plumbing.setOwn([address('fd00::1'), address('100.64.0.1')])
+  plumbing.setPeers(['fd00::2', '100.64.0.2', '100.64.0.3'].map(address))
+  const routes = () => rtnl.routes({ table: new Ledger().overlay.table }).map(({ to }) => to)
+  assert.deepEqual(
+    routes().sort(),
+    ['100.64.0.3', 'fd00::2'].map((to) => `${to}/${to.includes(':') ? 128 : 32}`),
+  )
+  assert.match(plumbing.conflict(address('100.64.0.2'))!, /the router of this network/)
+  rtnl.createLink({ kind: 'tun' as never, name: 'tailscale0', up: true })
+  rtnl.addAddress('tailscale0', '100.82.80.46/32')
+  plumbing.restore()
+  assert.deepEqual(routes(), ['fd00::2/128'])
+  assert.match(plumbing.conflict(address('100.64.0.1'))!, /tailscale0/)
+  assert.deepEqual(
+    rtnl.addresses({ link: 'gwov0' }).map((each) => each.address),
+    ['fd00::1'],
+  )
+  rtnl.deleteLink('tailscale0')
+  plumbing.restore()
+  assert.equal(routes().length, 2)
+})
+
 test('resolv.conf: our line comes first and goes again; others keep theirs, whoever wrote the file meanwhile', () => {
   const path = join(folder, 'resolv.conf')
   const before = '# by hand\nsearch lan\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n'
