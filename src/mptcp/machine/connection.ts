@@ -80,6 +80,8 @@ export class Connection {
   #nextAddressId = 1
   /** Where new data go; undefined while nothing works. */
   active: Subflow | undefined
+  /** The one that was active before it was lost. */
+  left: Subflow | undefined
   /** The newest payload that went out: sent again on a new subflow, it makes the local TCP go on at once. */
   held: { readonly bytes: Uint8Array; dsn: number; length: number } | undefined
   /** Addresses that the peer announced, by id. */

@@ -57,7 +57,7 @@ export function switchTo(
 ): void {
   const { active: from, host } = connection
   if (from === to || !to.usable) return
-  const was = from ?? connection.subflows.findLast(({ state }) => state === 'dead')
+  const was = from ?? connection.left
   connection.active = to
   connection.strandedAt = Number.POSITIVE_INFINITY
   const broken = from === undefined || !from.usable
@@ -76,7 +76,7 @@ export function switchTo(
   signal(connection, now)
   if (broken) kick(connection, now)
   host.counts.handovers++
-  const last = Math.max(was?.heardAt ?? Number.NEGATIVE_INFINITY)
+  const last = was?.heardAt ?? Number.NEGATIVE_INFINITY
   host.tell({
     type: 'moved',
     connection: connection.id,
@@ -165,6 +165,7 @@ export function loseSubflow(
     return
   }
   connection.active = undefined
+  connection.left = subflow
   const next = bestSubflow(connection)
   if (next !== undefined) switchTo(connection, next, cause, now)
   else if (connection.state !== 'closing') {

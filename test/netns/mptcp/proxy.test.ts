@@ -230,6 +230,24 @@ test('plain connections go on without the daemon, and new ones are plain; a new 
   assert.equal(await again, digestOf(BYTES))
 })
 
+test('MP-56: without a subflow that stands by, one is begun when the access is lost, and the peer hears what is lost', async () => {
+  await bed.end('m')
+  await bed.daemon('m', 'standby = false')
+  const endless = endlessTransfer('get')
+  let id = ''
+  await until('a connection has carried something', async () => {
+    const found = (await bed.connections()).find((each) => each.received_bytes > 1_000_000)
+    id = found?.id ?? ''
+    return found?.state === 'established'
+  })
+  bed.down(1)
+  await carriesMore(id, 'acc2', 'the other access')
+  await endless.finish()
+  await ended()
+  bed.up(1)
+  bed.noFaults()
+})
+
 test('the daemon takes its rules and addresses away', async () => {
   await bed.end('m')
   assert.equal(bed.kernelState(), untouched)

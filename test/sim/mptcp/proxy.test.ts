@@ -111,6 +111,26 @@ test('MP-50: without SACK, what lies beyond a hole is acknowledged on its subflo
   assert.equal(connection.tan >= tan && connection.tan < dsn, true, 'no DATA_ACK of it')
 })
 
+test('MP-56: with nothing left the peer hears of the lost path with the third packet of the new one, and the gap is counted from the break', () => {
+  const pair = new Pair({ seed: 17, bytes: [0, 20_000_000], init: { standby: false } })
+  pair.client.tcp!.connect(0)
+  const gone = () => pair.server.machine.connections[0]?.subflows.at(-2)?.state === 'dead'
+  for (const [at, access] of [
+    [400, 1],
+    [3000, 0],
+  ] as const) {
+    pair.run(() => pair.now > at)
+    const broken = pair.now
+    pair.setAccesses(new Set([access]))
+    pair.run(gone)
+    // SYN, SYN/ACK, and what follows it, 15 ms each.
+    assert.ok(pair.now <= broken + 46, `${pair.now - broken} ms`)
+    pair.run(() => pair.now > broken + 500)
+    const moved = pair.client.events.findLast(({ type }) => type === 'moved')
+    assert.ok(moved?.type === 'moved' && moved.gap < 100, JSON.stringify(moved))
+  }
+})
+
 for (const sack of [true, false])
   test(`MP-56: a break loses nothing, and data go on soon after it${sack ? '' : ', without SACK'}`, () => {
     for (const [up, down] of [
