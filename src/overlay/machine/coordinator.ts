@@ -215,19 +215,27 @@ export class Coordinator {
   }
 
   handleTimeout(now: number): void {
-    if (this.#dueAt <= now) {
-      this.#dueAt = NEVER
+    if (this.#dueAt <= now) this.#look(now)
+    for (const [name, { expiresAt }] of this.#nodes) {
+      if (expiresAt > now) break
+      this.#nodes.delete(name)
+    }
+  }
+
+  /** What is due of directions and orders. Whatever fails, the rest is looked at again. */
+  #look(now: number): void {
+    let isWhole = false
+    this.#dueAt = NEVER
+    try {
       for (const [transaction, directed] of this.#directed)
         if (directed.at <= now) this.#sendDirection(transaction, directed, now)
         else this.#dueAt = Math.min(this.#dueAt, directed.at)
       for (const [id, { until }] of this.#orders)
         if (until <= now) this.handleRelayAck(id, undefined, now)
         else this.#dueAt = Math.min(this.#dueAt, until)
-      this.#dueAt = Math.max(this.#dueAt, now + LOOK_MS)
-    }
-    for (const [name, { expiresAt }] of this.#nodes) {
-      if (expiresAt > now) break
-      this.#nodes.delete(name)
+      isWhole = true
+    } finally {
+      this.#dueAt = Math.max(isWhole ? this.#dueAt : 0, now + LOOK_MS)
     }
   }
 

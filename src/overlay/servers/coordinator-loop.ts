@@ -63,7 +63,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
         this.#machine.handleDatagram(bytes, from, socket, now)
       } catch (error) {
         // A fault of this program in what one peer sent: that datagram is dropped, the others go on.
-        this.#fault(error)
+        this.onFault(error)
       }
     }
   }
@@ -73,7 +73,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
       this.#store.commit()
     } catch (error) {
       // Nothing that rests on it may be answered.
-      this.#fault(error)
+      this.onFault(error)
       while (this.#machine.poll() !== undefined);
       return
     }
@@ -95,7 +95,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
     this.#machine.handleTimeout(now)
   }
 
-  #fault(error: unknown): void {
+  onFault(error: unknown): void {
     this.#faults++
     if (this.#faults > FAULTS_LOGGED) return
     const message = error instanceof Error ? (error.stack ?? error.message) : String(error)

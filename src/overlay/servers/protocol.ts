@@ -57,4 +57,5 @@ export type RelayEvent =
       readonly id: number
       readonly sides: readonly [RelaySide, RelaySide] | undefined
     }
+  | { readonly type: 'log'; readonly message: string }
   | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }

@@ -19,6 +19,8 @@ const BURST_MS = 200
 /** The name of where a side's node is, and our address that it sends to. */
 const AREA = 64
 const NAMES_BYTES = 4 << 20
+/** Faults that are logged; all are counted. */
+const FAULTS_LOGGED = 20
 
 /** Where datagrams of one source at one port go. */
 interface Entry {
@@ -46,7 +48,7 @@ export class RelayLoop implements UdpLoopOwner {
   /** By port index: entries by a hash of their source. */
   readonly #entries: Map<number, Entry>[]
   readonly #areas = new WeakMap<Side, Area>()
-  readonly #counts = { forwarded: 0, bytes: 0, unknown: 0, limited: 0, unsent: 0 }
+  readonly #counts = { forwarded: 0, bytes: 0, unknown: 0, limited: 0, unsent: 0, faults: 0 }
 
   constructor(host: EngineHost) {
     const setup = host.data as RelaySetup
@@ -129,6 +131,12 @@ export class RelayLoop implements UdpLoopOwner {
 
   handleTimeout(now: number): void {
     this.#relay.handleTimeout(now)
+  }
+
+  onFault(error: unknown): void {
+    this.#counts.faults++
+    if (this.#counts.faults > FAULTS_LOGGED) return
+    this.#post({ type: 'log', message: `fault in the relay: ${(error as Error)?.stack ?? String(error)}` })
   }
 
   #bind(socket: number, batch: ReceiveBatch, i: number, now: number): void {

@@ -168,6 +168,7 @@ export class OverlayServers {
 
   #onRelay(event: RelayEvent): void {
     if (event.type === 'relay-ack') this.#toCoordinator(event)
+    else if (event.type === 'log') this.#init.log('error', event.message)
   }
 
   #toCoordinator(command: CoordinatorCommand): void {

@@ -25,6 +25,8 @@ export interface UdpLoopOwner {
   finishTurn(now: number): void
   nextTimeout(): number | undefined
   handleTimeout(now: number): void
+  /** A fault of this program in one message, command or timer: that one is dropped, the others go on. */
+  onFault(error: unknown): void
 }
 
 export class UdpLoop {
@@ -116,7 +118,11 @@ export class UdpLoop {
         if (this.#poller.ready(this.sockets[i]!.fd) !== 0) this.#receive(i, now)
     }
     const at = owner.nextTimeout()
-    if (at !== undefined && at <= now) owner.handleTimeout(now)
+    try {
+      if (at !== undefined && at <= now) owner.handleTimeout(now)
+    } catch (error) {
+      owner.onFault(error)
+    }
     owner.finishTurn(now)
   }
 
@@ -126,7 +132,12 @@ export class UdpLoop {
     for (let n = 0; n < RECEIVES; n++) {
       const got = socket.receive(batch)
       if (got === -EAGAIN || got <= 0) return
-      for (let i = 0; i < got; i++) this.#owner!.onMessage(index, batch, i, now)
+      for (let i = 0; i < got; i++)
+        try {
+          this.#owner!.onMessage(index, batch, i, now)
+        } catch (error) {
+          this.#owner!.onFault(error)
+        }
       if (got < batch.capacity) return
     }
   }
@@ -136,7 +147,11 @@ export class UdpLoop {
     for (;;) {
       const next = receiveMessageOnPort(this.#port)
       if (next === undefined) return
-      this.#onMessage(next.message)
+      try {
+        this.#onMessage(next.message)
+      } catch (error) {
+        this.#owner?.onFault(error)
+      }
     }
   }
 }
