@@ -4,7 +4,7 @@ import * as z from 'zod'
 import { parseAddress, parseInterfaceAddress, parsePrefix } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { type ControlRoute, postRoute } from '../core/mechanism.ts'
-import { withArticle } from '../core/words.ts'
+import { counted, withArticle } from '../core/words.ts'
 import { decodeKey, encodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
 import type { Accept } from '../linux/passage/chains.ts'
@@ -55,7 +55,8 @@ export const hostDescriptor: MechanismDescriptor<typeof hostSections> = {
   claims: () => 'otherwise',
   runsBeside: () => false,
   holdsSecrets: ({ peer }) => peer.some(({ preshared_key }) => preshared_key !== undefined),
-  describe: ({ peer, policy }) => `${peer.length} peers, ${policy.length} policies`,
+  describe: ({ peer, policy }) =>
+    `${counted(peer.length, 'peer')}, ${counted(policy.length, 'policy', 'policies')}`,
   devices: (config) => [hostDevice(config)],
   refusal: ({ peer }, { file, role }, whole) => {
     if (!whole) return undefined

@@ -1,7 +1,9 @@
 /** A router as the daemon composes it. */
+
 import { openRadio } from '../access/radio/index.ts'
 import { type Prefix, parsePrefix } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
+import { counted } from '../core/words.ts'
 import { decodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
 import type { Accept } from '../linux/passage/chains.ts'
@@ -29,7 +31,8 @@ export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
   },
   claims: ({ router }) => router !== undefined,
   runsBeside: () => false,
-  describe: ({ router }) => `${router?.site.length} sites, ${router?.class.length} classes`,
+  describe: ({ router }) =>
+    `${counted(router?.site.length ?? 0, 'site')}, ${counted(router?.class.length ?? 0, 'class', 'classes')}`,
   accesses: ({ router }) => router?.accesses.filter((each) => each !== '*') ?? [],
   devices: (config) => [routerDevice(config)],
   refusal: ({ router }, { file }, whole) => {

@@ -75,12 +75,13 @@ export async function rekey(options: CommonOptions): Promise<void> {
     return
   }
   const waiting = peers.filter(({ state }) => state === 'waiting').map(({ name }) => name)
-  printLines([
-    `the public key of this host is ${public_key} now`,
-    waiting.length === 0
-      ? 'the old key is gone'
-      : `not told yet, and tried again: ${waiting.join(', ')}; the old key stays until then`,
-  ])
+  const [done, later] = [
+    `the public key of this host is ${public_key} now; the old key is gone`,
+    `the new public key of this host: ${public_key}; the old key is in use until these have it: ${waiting.join(', ')}`,
+  ]
+  printLines(
+    waiting.length === 0 ? [done] : [later, 'it is offered to them again and again, once they are reached'],
+  )
 }
 
 export async function ping(peer: string | undefined, options: CommonOptions): Promise<void> {

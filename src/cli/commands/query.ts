@@ -8,6 +8,7 @@ import {
   type Pin,
   takesPackets,
 } from '../../core/mechanism.ts'
+import { counted } from '../../core/words.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import type { Status, Why } from '../../host/daemon/daemon.ts'
 import { State } from '../../host/stores/state.ts'
@@ -93,10 +94,10 @@ function overview(status: Status): string[] {
   const perAccess = new Map<string, number>()
   for (const { access } of status.flows) perAccess.set(access, (perAccess.get(access) ?? 0) + 1)
   const split = [...perAccess].map(([access, flows]) => `${flows} on ${access || 'no access'}`).join(', ')
-  lines.push('', `${count(status.flows.length, 'flow')}${split && `: ${split}`}`, ...leftOut(status))
+  lines.push('', `${counted(status.flows.length, 'flow')}${split && `: ${split}`}`, ...leftOut(status))
   for (const pin of status.pins ?? []) lines.push(pinLine(pin))
   if (status.handovers.length === 0) return [...lines, 'no handovers yet']
-  lines.push(`${count(status.handovers.length, 'handover')}, the last:`)
+  lines.push(`${counted(status.handovers.length, 'handover')}, the last:`)
   return [...lines, ...status.handovers.slice(-LAST).map((record) => `  ${handoverLine(record)}`)]
 }
 
@@ -107,11 +108,7 @@ function pinLine({ what, access, until }: Pin): string {
 
 function leftOut({ flows, flows_left_out }: Status): string[] {
   if (flows_left_out === 0) return []
-  return [`${count(flows_left_out, 'more flow')} not listed: lists are cut at ${flows.length}`]
-}
-
-function count(number: number, word: string): string {
-  return `${number} ${word}${number === 1 ? '' : 's'}`
+  return [`${counted(flows_left_out, 'more flow')} not listed: lists are cut at ${flows.length}`]
 }
 
 function accessTable(status: Status): string[] {
@@ -211,7 +208,7 @@ function moveLine({ flows, note }: Move, access: string, forMs: number | undefin
   const time = forMs === undefined ? '' : `, for ${showDuration(forMs)}`
   if (flows === 0 && note !== undefined) return `${note}${time}`
   const done = access === 'auto' ? 'given back to the policy' : `moved to ${access}${time}`
-  return `${count(flows, 'flow')} ${done}${note === undefined ? '' : `; ${note}`}`
+  return `${counted(flows, 'flow')} ${done}${note === undefined ? '' : `; ${note}`}`
 }
 
 export async function why(flow: string, options: CommonOptions): Promise<void> {

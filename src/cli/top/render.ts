@@ -1,5 +1,6 @@
 /** The picture of a sample: lines no wider than the terminal, as many as it has. Pure; colours are SGR sequences of ECMA-48. */
 import { printable } from '../../core/printable.ts'
+import { counted } from '../../core/words.ts'
 import { fitTable, showDuration, showLoss, showMs, showTime } from '../output.ts'
 import {
   type AccessRow,
@@ -76,7 +77,7 @@ function title(sample: Sample, { width, note }: View): Line {
   const count = sample.flows.length + sample.flowsLeftOut
   const parts = [
     `godwit ${sample.version} ${sample.role}, up for ${showDuration(sample.at - sample.startedAt)}`,
-    `${count} flow${count === 1 ? '' : 's'}`,
+    counted(count, 'flow'),
     ...(sample.waiting === undefined ? [] : [sample.waiting]),
   ]
   const end = note ?? showTime(sample.at).slice(0, 8)
@@ -127,7 +128,7 @@ function peerTable(rows: readonly PeerRow[], view: View): Line[] {
     showLoss(loss),
     peer.addresses?.join(' ') || '-',
   ])
-  const head = ['PEER', 'STATE', 'DOWN', 'UP', 'RTT', 'LOSS', 'ADDRESSES']
+  const head = ['PEER', 'STATE', 'RECEIVED', 'SENT', 'RTT', 'LOSS', 'ADDRESSES']
   const styles = busy.map(({ peer, loss }) => styleOf(peer.state, loss))
   const lines = withHistories(head, cells, ['ADDRESSES'], busy, styles, view)
   const rest = rows.length - busy.length

@@ -140,12 +140,14 @@ export async function addAccount(
         kind: 'usage',
         hint: '--replace gives it another password',
       })
+    // First: without it nobody could log in, and the password is shown once.
+    const pin = certificatePin(settings, (file) => state.file(file))
     store.putAccount({ name, ...hashed, disabled: false })
     return {
       account: name,
       ...(options.password === undefined && { password }),
       server: `https://${hostPort(settings)}`,
-      pin: certificatePin(settings, (file) => state.file(file)),
+      pin,
     }
   })
 }
