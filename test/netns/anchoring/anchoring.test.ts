@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, before, describe, test } from 'node:test'
+import { after, before, beforeEach, describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
@@ -19,6 +19,7 @@ import { PROTOCOL } from '../../../src/linux/ledger.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { daemonAt, daemonStatus } from '../../support/daemon-status.ts'
 
 usesPrograms('curl', 'ip', 'nft', 'ping', 'wg', 'wireguard-go')
 
@@ -57,7 +58,7 @@ let host: Program
 const state = (role: string) => join(folder, role)
 const godwit = (role: string, ...args: string[]) =>
   lab.programs.run(role, process.execPath, [GODWIT, ...args, '--state', state(role)])
-const status = async (role = 'mh') => JSON.parse(await godwit(role, 'status', '--json')) as Status
+const status = (role = 'mh') => daemonStatus<Status>(state(role))
 
 async function daemon(role: string, ...args: string[]): Promise<Program> {
   const program = await lab.programs.start(
@@ -110,6 +111,13 @@ after(async () => {
 })
 
 describe('a mobile host and its anchor', () => {
+  /** Whatever the test before left: everything is on acc1. */
+  beforeEach(async () => {
+    const mobile = daemonAt(state('mh'))
+    await mobile.post('/v1/move', { what: 'all', access: 'auto' })
+    await mobile.post('/v1/move', { what: 'all', access: 'acc1' })
+  })
+
   test('UP-2, UP-29: curl goes on over another access while it is moved, IPv4 and IPv6 inside', async () => {
     for (const family of [4, 6] as const) {
       const done = download(family)
@@ -123,7 +131,6 @@ describe('a mobile host and its anchor', () => {
       )
       assert.equal(await done, whole)
     }
-    await godwit('mh', 'move', 'all', 'acc1')
   })
 
   test('`godwit top` at both ends: rates of an access, a program and a host while they flow (issue 14, point 9)', async () => {
@@ -147,8 +154,6 @@ describe('a mobile host and its anchor', () => {
       return sends && flows.some(({ received_mbps }) => (received_mbps ?? 0) > 5)
     })
     assert.equal(await done, whole)
-    await godwit('mh', 'move', 'all', 'auto')
-    await godwit('mh', 'move', 'all', 'acc1')
   })
 
   test('UP-28, UP-31: a flow moved with --static stays where it was put; records tell what was lost', async () => {
@@ -165,8 +170,7 @@ describe('a mobile host and its anchor', () => {
     const record = async () => (await status()).handovers.find(({ what, to }) => what === id && to === 'acc2')
     await until('the handover is on record', async () => (await record()) !== undefined)
     // How many is the lab's business: at full speed a busy machine drops some by itself.
-    assert.ok(Number.isInteger((await record())?.lost_packets))
-    await godwit('mh', 'move', 'all', 'acc1')
+    await until('what it lost is known', async () => Number.isInteger((await record())?.lost_packets))
   })
 
   test('a lost link moves its flows; each handover is on record with its cause', async () => {

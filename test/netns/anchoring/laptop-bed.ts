@@ -13,6 +13,7 @@ import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf, type TopologySpec } from '../../../lab/topology.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { daemonStatus } from '../../support/daemon-status.ts'
 
 usesPrograms('curl', 'ip', 'nft')
 
@@ -98,8 +99,8 @@ export class LaptopBed {
     return this.run(role, 'sh', '-ec', script)
   }
 
-  async status(): Promise<Status> {
-    return JSON.parse(await this.godwit('mh', 'status', '--json')) as Status
+  status(): Promise<Status> {
+    return daemonStatus(join(this.folder, 'mh'))
   }
 
   log(role: string): string {

@@ -16,6 +16,7 @@ import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, PeerStatus } from '../../../src/core/mechanism.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { daemonStatus } from '../../support/daemon-status.ts'
 
 usesPrograms('curl', 'iperf3', 'ping', 'tcpdump')
 
@@ -42,7 +43,7 @@ const state = (name: string) => join(folder, name)
 const godwit = (role: string, name: string, ...args: string[]) =>
   lab.programs.run(role, process.execPath, [GODWIT, ...args, '--state', state(name)])
 const node = (code: string, ...args: string[]) => ['-e', code, ...args]
-const status = async () => JSON.parse(await godwit('mh', 'mh', 'status', '--json')) as Status
+const status = () => daemonStatus<Status>(state('mh'))
 
 async function daemon(role: string, name: string, ...args: string[]): Promise<Program> {
   const log = join(folder, `${name}.log`)

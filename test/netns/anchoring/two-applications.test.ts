@@ -17,6 +17,7 @@ import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { daemonStatus } from '../../support/daemon-status.ts'
 
 usesPrograms('curl')
 
@@ -48,7 +49,7 @@ let folder: string
 const state = (role: string) => join(folder, role)
 const godwit = (role: string, ...args: string[]) =>
   lab.programs.run(role, process.execPath, [GODWIT, ...args, '--state', state(role)])
-const status = async () => JSON.parse(await godwit('mh', 'status', '--json')) as Status
+const status = () => daemonStatus<Status>(state('mh'))
 const received = async (access: string) =>
   (await status()).peers[0]!.paths.find((path) => path.access === access)?.received_bytes ?? 0
 

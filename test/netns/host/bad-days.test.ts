@@ -23,12 +23,12 @@ import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import { sha256, writePayload } from '../../../lab/payload.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
-import type { Status } from '../../../src/host/daemon/daemon.ts'
 import { cgroupMount, KernelCgroups } from '../../../src/linux/cgroup.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { Nft } from '../../../src/linux/nft.ts'
 import { findProgram, usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { daemonStatus } from '../../support/daemon-status.ts'
 
 usesPrograms('curl')
 
@@ -121,7 +121,7 @@ async function until(what: string, holds: () => Promise<boolean> | boolean): Pro
   assert.fail(`not within 15 seconds: ${what}`)
 }
 
-const status = async () => JSON.parse(await godwit('mh', 'status', '--json')) as Status
+const status = () => daemonStatus(state('mh'))
 /** Paths that carry traffic. */
 const pathsUp = async () =>
   (await status()).peers

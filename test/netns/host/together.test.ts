@@ -12,6 +12,7 @@ import { addressOf } from '../../../lab/topology.ts'
 import type { Status, Why } from '../../../src/host/daemon/daemon.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { daemonStatus } from '../../support/daemon-status.ts'
 import { SERVER, Sites } from '../routing/bed.ts'
 
 usesPrograms('nft', 'ping')
@@ -59,7 +60,7 @@ test('an anchor that is a DIME host: its hosts are carried, and its own connecti
     const own = await lab.programs.start('an', process.execPath, ['-e', CALL(server)], { input: true })
     const carried = await lab.programs.start('mh', process.execPath, ['-e', CALL(server)], { input: true })
     assert.match((await carried.line()) ?? '', new RegExp(`${addressOf(lab.spec, 'an', 'wan')}$`))
-    const status = async () => JSON.parse(await godwit('an', 'status', '--json')) as Status
+    const status = () => daemonStatus(join(folder, 'an'))
     await until('both mechanisms have a flow', async () => {
       const { flows } = await status()
       return ['anchor', 'translation'].every((name) => flows.some(({ mechanism }) => mechanism === name))

@@ -14,8 +14,8 @@ import type { Program } from '../../../lab/hosts.ts'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import type { WayStatus } from '../../../src/core/mechanism.ts'
-import type { Status } from '../../../src/host/daemon/daemon.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { daemonStatus } from '../../support/daemon-status.ts'
 
 usePrivateNames()
 
@@ -31,7 +31,7 @@ const words = (name: string, args: readonly string[]) => [GODWIT, ...args, '--st
 const godwit = (role: string, ...args: string[]) =>
   lab.programs.run(role, process.execPath, words(role, args))
 
-const status = async () => JSON.parse(await godwit('mh', 'status', '--json')) as Status
+const status = () => daemonStatus(state('mh'))
 
 async function daemon(role: string, ...args: string[]): Promise<Program> {
   const log = join(folder, `${role}.log`)

@@ -18,6 +18,7 @@ import type { TopologySpec } from '../../../lab/topology.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { OverlayView } from '../../../src/host/provisioning/overlay.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { daemonAt, daemonStatus } from '../../support/daemon-status.ts'
 
 usesPrograms('ip', 'unshare')
 
@@ -198,12 +199,12 @@ export class OverlayBed {
     return this.#command(name, ...args)
   }
 
-  async view(name: NodeName): Promise<OverlayView> {
-    return JSON.parse(await this.godwit(name, 'overlay', 'peers', '--json')) as OverlayView
+  view(name: NodeName): Promise<OverlayView> {
+    return daemonAt(join(this.folder, name)).get('/v1/overlay')
   }
 
-  async status(name: NodeName): Promise<Status> {
-    return JSON.parse(await this.godwit(name, 'status', '--json')) as Status
+  status(name: NodeName): Promise<Status> {
+    return daemonStatus(join(this.folder, name))
   }
 
   /** The way to the other node, as packets take it. */

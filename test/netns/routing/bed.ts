@@ -16,6 +16,7 @@ import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
+import { daemonAt, daemonStatus } from '../../support/daemon-status.ts'
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 export const DEVICE = 'gwrt0'
@@ -218,11 +219,11 @@ export class Sites {
   }
 
   status(name: RouterName): Promise<Status> {
-    return this.json<Status>(name, 'status')
+    return daemonStatus(join(this.#folder, name))
   }
 
   view(name: RouterName): Promise<RouterView> {
-    return this.json<RouterView>(name, 'router', 'classes')
+    return daemonAt(join(this.#folder, name)).get('/v1/router')
   }
 
   /** Waits until exactly these accesses carry, to every peer. */
