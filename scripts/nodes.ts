@@ -1,10 +1,10 @@
 /**
  * Every version of Node.js that godwit is tested on: the binaries, which npm has as packages without an install script,
- * and what runs on each: unit, sim and the demo, which is a real move.
+ * and what runs on each: unit and sim but for what no version changes, and the demo, which is a real move.
  *
  * Binaries lie in `$XDG_CACHE_HOME/godwit/nodes/<package>/<major>/bin/node` (default ~/.cache). To renew one, remove it.
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { TESTED_NODES } from '../src/host/daemon/doctor.ts'
@@ -91,7 +91,7 @@ export function fetchNodes(mayFetch: boolean): Map<number, Promise<NodeBinary>> 
   )
 }
 
-/** Unit, sim and the demo on every other version, one version after the other. */
+/** Those files of unit and sim, and the demo, on every other version, one version after the other. */
 export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): Promise<Outcome> {
   const whole = empty()
   const started = performance.now()
@@ -108,13 +108,26 @@ export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): 
     }
     const label = `Node ${version.text.trim()}`
     const begun = performance.now()
-    const outcomes = await tiersOn(root, found.path, ['unit', 'sim'])
+    const outcomes = await tiersOn(root, found.path, ['unit', 'sim'], filesOnAll(root))
     for (const [tier, outcome] of outcomes) addOutcome(whole, outcome, `${label}, ${tier}`)
     addOutcome(whole, await demoOn(root, found.path, demoObstacle), `${label}, demo`)
     process.stderr.write(`${label}: ${((performance.now() - begun) / 1000).toFixed(0)} s\n`)
   }
   whole.milliseconds = performance.now() - started
   return whole
+}
+
+/** About this repository and shells: the same whatever Node runs it, and slow. */
+const ON_ONE = /^test\/unit\/(repository\/|cli\/(completion|wrong-uses)\.)/
+
+/** Unit and sim tests that run on every version. */
+export function filesOnAll(root: string): string[] {
+  return ['unit', 'sim'].flatMap((tier) =>
+    readdirSync(join(root, 'dist/test', tier), { recursive: true, encoding: 'utf8' })
+      .map((name) => `test/${tier}/${name}`)
+      .filter((name) => name.endsWith('.test.js') && !ON_ONE.test(name))
+      .sort(),
+  )
 }
 
 /** The tiers by another Node, perhaps behind an emulator (`command` before it). Children find that Node on PATH. */

@@ -3,13 +3,13 @@
  * status: 0 nothing failed, 1 something did, 2 wrong call.
  *
  * check (formatting, lint, import directions, purity), unit and sim run side by side; nodes runs unit, sim and the demo on
- * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs apart, one
- * file after the other; long only when asked for.
+ * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs apart, files
+ * that measure one after the other, the others two at a time; long only when asked for.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { dirname, join, relative, resolve } from 'node:path'
+import { dirname, join, relative, resolve, sep } from 'node:path'
 import { run } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -97,9 +97,11 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
   return outcome
 }
 
-/** Files of netns that run two at a time: their namespaces are their own, and they mostly wait. */
+/** Folders of netns whose files run two at a time: their namespaces are their own, and they mostly wait. */
+const BEAR_COMPANY: ReadonlySet<string> = new Set(['access', 'anchoring', 'linux'])
+
 function bearsCompany(file: string): boolean {
-  return relative(join(root, 'dist/test/netns'), file).startsWith('anchoring/')
+  return BEAR_COMPANY.has(relative(join(root, 'dist/test/netns'), file).split(sep)[0]!)
 }
 
 /**
@@ -177,7 +179,7 @@ const TIMEOUT: Readonly<Record<Exclude<TierName, 'nodes'>, number>> = {
   check: 120_000,
   unit: 120_000,
   sim: 240_000,
-  netns: 120_000,
+  netns: 240_000,
   long: 3_600_000,
 }
 

@@ -4,11 +4,13 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import type { Program } from '../../../lab/hosts.ts'
+import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { makeSsh, sshSkip } from '../../support/ssh.ts'
 import { type NodeName, OverlayBed } from './bed.ts'
 
 usesPrograms('curl', 'dig', 'ip', 'ping', 'unshare')
+usePrivateNames()
 
 describe('two nodes behind two NATs each', () => {
   let bed: OverlayBed

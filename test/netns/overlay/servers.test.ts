@@ -8,9 +8,11 @@ import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
+import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 
 usesPrograms('curl', 'dig', 'ip', 'openssl', 'unbound')
+usePrivateNames()
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 const SRV = '192.0.2.2'
