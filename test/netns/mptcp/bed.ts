@@ -17,13 +17,16 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 
-usesPrograms('curl', 'ip', 'mptcpize', 'nft', 'nstat')
+usesPrograms('curl', 'ip', 'mptcpize', 'nft', 'nstat', 'tcpdump', 'tshark')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 const SERVER = fileURLToPath(new URL('./server.js', import.meta.url))
 /** Counters that the peer's kernel raises when what it gets is wrong. */
 const FAULTS =
   /Err|NoMatch|NoToken|MismatchHMAC|BadHMAC|Fallback|MPFail|Corruption|AckHMacFailure|SynAckHMacFailure/i
+
+/** Severity of what tshark calls an error. */
+const EXPERT_ERROR = '0x00800000'
 
 export type Name = 'm' | 'r' | 'c'
 
@@ -198,6 +201,52 @@ export class Bed {
   noFaults(): void {
     const faults = [...this.counters()].filter(([name, value]) => value > 0 && FAULTS.test(name))
     assert.deepEqual(faults, [])
+  }
+
+  /** Captures the server's packets while `work` runs; the answer is what tshark finds wrong with them, a line each. */
+  async captured(work: () => Promise<void>): Promise<string> {
+    const file = join(this.folder, 'server.pcap')
+    const tcpdump = this.spawn(
+      'c',
+      'tcpdump',
+      '--immediate-mode',
+      '-Z',
+      'root',
+      '-U',
+      '-i',
+      'wan',
+      '-s',
+      '160',
+      '-w',
+      file,
+      'tcp',
+    )
+    let said = ''
+    tcpdump.stderr!.on('data', (bytes) => {
+      said += bytes
+    })
+    await until('tcpdump listens', () => said.includes('listening on'))
+    await work()
+    const ended = once(tcpdump, 'close')
+    tcpdump.kill('SIGINT')
+    await ended
+    const shark = (filter: string) =>
+      this.run(
+        'c',
+        'tshark',
+        '-r',
+        file,
+        '--disable-protocol',
+        'http',
+        '-Y',
+        filter,
+        '-T',
+        'fields',
+        '-e',
+        'frame.number',
+      )
+    assert.notEqual(shark('tcp.options.mptcp.subtype == 1 && tcp.flags.syn == 1'), '', said)
+    return shark(`_ws.malformed || _ws.expert.severity >= ${EXPERT_ERROR} || tcp.options.mptcp.subtype > 8`)
   }
 
   /** Everything godwit might change on m. */
