@@ -62,8 +62,8 @@ const godwit = (...args: string[]) => run('an', process.execPath, GODWIT, ...arg
 const send = (from: string, to: string, text: string) =>
   run('stranger', process.execPath, '-e', SENDER, from, to, text)
 const inAnchor = (path: string) => Number(inNamespace(NAMES.an, () => readFileSync(path, 'utf8')))
-/** Packets that the kernel has given to the tunnel's device. */
-const handedToHosts = () => Number(/gwan0:(?:\s+\d+){9}\s+(\d+)/.exec(run('an', 'cat', '/proc/net/dev'))?.[1])
+/** Packets of IPv4 that the kernel has given to the tunnel's device; of IPv6 it sends its own there. */
+const handedToHosts = () => Number(/packets (\d+)/.exec(run('an', 'nft', 'list', 'chain', 'ip', 'seen', 'out'))?.[1])
 
 before(async () => {
   for (const name of Object.values(NAMES)) createNamespace(name)
@@ -89,6 +89,9 @@ before(async () => {
   for (const each of ['all', 'default', 'lan', 'wan']) sysctls.set(`net/ipv4/conf/${each}/rp_filter`, 0)
   godwit('anchor', 'init', '--endpoint', `${ANCHOR}:51820`)
   await lines(start('an', [GODWIT, 'anchor', 'up', '--state', folder])).wait('ready')
+  run('an', 'nft', 'add table ip seen')
+  run('an', 'nft', 'add chain ip seen out { type filter hook postrouting priority 300; }')
+  run('an', 'nft', 'add rule ip seen out oifname gwan0 counter')
 })
 
 after(() => {
