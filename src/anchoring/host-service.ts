@@ -180,7 +180,7 @@ export class MobileHostService implements Mechanism {
       onStatus: (status) => this.#report(status),
       works: ({ peers, paths }) =>
         paths.some(({ state }) => isUsable(state)) &&
-        peers.some(({ v4, v6 }) => v4 !== undefined || v6 !== undefined),
+        peers.some(({ v4, v6, joining }) => joining !== true && (v4 !== undefined || v6 !== undefined)),
       ...(carried.length > 0 && { carriers: { peers: carried, mark, ...(proxy && { proxy }) } }),
       // UP-37: the virtual interface's MTU is what the narrowest path leaves.
       ...(mtu === undefined && {
@@ -710,6 +710,7 @@ export class MobileHostService implements Mechanism {
         ...(peer.invitation && {
           privateKey: peer.invitation.privateKey,
           nextPrivateKey: this.#init.privateKey,
+          invited: true,
         }),
         // A new key that this anchor may not have yet, or alone.
         ...(!peer.invitation &&

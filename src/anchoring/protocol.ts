@@ -32,6 +32,8 @@ export interface RemoteAnchor extends PeerSetup {
   readonly privateKey?: Uint8Array
   /** The key that is to replace it, and is safely stored. */
   readonly nextPrivateKey?: Uint8Array
+  /** `privateKey` is an invitation's: data wait until the anchor has taken the next one. */
+  readonly invited?: true
   /** Seconds. */
   readonly keepalive?: number
   /** VIpAs known beforehand (a WireGuard server cannot tell them). */
@@ -151,6 +153,8 @@ export interface Identified {
 export interface PeerReport {
   readonly name: string
   readonly established: boolean
+  /** The anchor has yet to take the host's own key: data wait. */
+  readonly joining?: true
   /** VIpAs, once associated. */
   readonly v4?: Uint8Array
   readonly v6?: Uint8Array

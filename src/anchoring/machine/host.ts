@@ -107,7 +107,7 @@ export class HostMachine implements SignallingEvents {
       setup,
       association: known ? { name: 'associated', v4: setup.v4, v6: setup.v6 } : { name: 'none' },
       established: false,
-      joining: setup.nextPrivateKey !== undefined,
+      joining: setup.invited === true,
     }
     this.#anchors.set(index, anchor)
     if (known) this.#parts.forwarder.associate(index, setup.v4, setup.v6)
@@ -397,9 +397,10 @@ export class HostMachine implements SignallingEvents {
   // ---- what is now
 
   peerReports(): PeerReport[] {
-    return [...this.#anchors.values()].map(({ setup, established, association }) => ({
+    return [...this.#anchors.values()].map(({ setup, established, association, joining }) => ({
       name: setup.name,
       established,
+      ...(joining && { joining }),
       ...(association.name === 'associated' && association.v4 && { v4: association.v4 }),
       ...(association.name === 'associated' && association.v6 && { v6: association.v6 }),
       ...(association.name === 'refused' && { refused: association.reason }),
@@ -424,13 +425,6 @@ export class HostMachine implements SignallingEvents {
 
   pathIsCarried(slot: number): boolean {
     return this.#paths.get(slot)?.carried === true
-  }
-
-  /** Whether associated with an anchor and a path to it works: traffic flows. */
-  get ready(): boolean {
-    return [...this.#paths.values()].some(
-      (path) => path.health !== 'down' && path.anchor.association.name === 'associated',
-    )
   }
 }
 

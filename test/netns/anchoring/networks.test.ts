@@ -192,6 +192,7 @@ test('UP-7, UP-12: an anchor reached over IPv6; its pool is used up by one host'
   host = await daemon('mh', 'mh', 'up')
   await until('both paths up', bothPathsUp)
   assert.ok((await status()).peers[0]!.paths.every(({ remote }) => remote.startsWith('[2001:db8:a:2')))
+  // The first `ready` after `join`: the anchor has taken the host's own key, and carries.
   const pings = lab.programs.run('mh', 'ping', ['-c', '20', '-i', '0.2', '-W', '1', server])
   await delay(500)
   await godwit('mh', 'mh', 'move', 'all', 'acc2')

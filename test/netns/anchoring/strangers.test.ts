@@ -63,7 +63,8 @@ const send = (from: string, to: string, text: string) =>
   run('stranger', process.execPath, '-e', SENDER, from, to, text)
 const inAnchor = (path: string) => Number(inNamespace(NAMES.an, () => readFileSync(path, 'utf8')))
 /** Packets of IPv4 that the kernel has given to the tunnel's device; of IPv6 it sends its own there. */
-const handedToHosts = () => Number(/packets (\d+)/.exec(run('an', 'nft', 'list', 'chain', 'ip', 'seen', 'out'))?.[1])
+const handedToHosts = () =>
+  Number(/packets (\d+)/.exec(run('an', 'nft', 'list', 'chain', 'ip', 'seen', 'out'))?.[1])
 
 before(async () => {
   for (const name of Object.values(NAMES)) createNamespace(name)
