@@ -360,10 +360,13 @@ export class AnchorService implements Mechanism {
     const { recorder, hosts } = this.#parts
     const { name, publicKey } = event
     switch (event.type) {
-      case 'key-offered':
-        this.#store(name, () => hosts.offerKey(name, publicKey))
-        this.#tunnel.post({ type: 'accept-key', name, publicKey })
+      case 'key-offered': {
+        const stored = this.#store(name, () => hosts.offerKey(name, publicKey))
+        // A host that has joined forgets its old key for the new one: it offers that again until it is safe here.
+        if (stored || this.#served.get(name)?.expires !== undefined)
+          this.#tunnel.post({ type: 'accept-key', name, publicKey })
         break
+      }
       case 'key-confirmed': {
         const invited = this.#served.get(name)?.expires !== undefined
         this.#store(name, () => hosts.confirmKey(name, publicKey))
@@ -378,10 +381,11 @@ export class AnchorService implements Mechanism {
     }
   }
 
-  /** A full disk must not keep a host from its anchor. */
-  #store(name: string, change: () => void): void {
+  /** A full disk must not keep a host from its anchor. Returns whether the change is on the disk. */
+  #store(name: string, change: () => void): boolean {
     try {
       change()
+      return true
     } catch (error) {
       if (!this.#unwritten.has(name))
         this.#parts.recorder.log(
@@ -390,6 +394,7 @@ export class AnchorService implements Mechanism {
         )
       this.#unwritten.add(name)
       this.#storing ??= setTimeout(() => this.#storeAgain(), STORE_AGAIN_MS)
+      return false
     }
   }
 

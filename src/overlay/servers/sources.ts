@@ -83,16 +83,17 @@ export class Connections {
     own.set(socket, now)
     this.#bySource.set(source, own)
     this.#size++
-    socket.once('close', () => {
-      if (!own.delete(socket)) return
-      this.#size--
-      if (own.size === 0 && this.#bySource.get(source) === own) this.#bySource.delete(source)
-    })
+    socket.once('close', () => this.#remove(source, socket))
     return true
   }
 
   get size(): number {
     return this.#size
+  }
+
+  /** Sources with a connection: no other is remembered. */
+  get sources(): number {
+    return this.#bySource.size
   }
 
   close(): void {
@@ -101,14 +102,20 @@ export class Connections {
   }
 
   #displace(): void {
-    let largest: Map<Socket, number> | undefined
-    for (const sockets of this.#bySource.values())
-      if (largest === undefined || sockets.size > largest.size) largest = sockets
-    const [oldest] = largest?.keys() ?? []
-    if (oldest === undefined || largest === undefined) return
-    largest.delete(oldest)
-    this.#size--
+    let [largest, most] = ['', 0]
+    for (const [source, { size }] of this.#bySource) if (size > most) [largest, most] = [source, size]
+    const [oldest] = this.#bySource.get(largest)?.keys() ?? []
+    if (oldest === undefined) return
+    this.#remove(largest, oldest)
     oldest.destroy()
+  }
+
+  /** Repeatable: a connection that gave way closes later. */
+  #remove(source: string, socket: Socket): void {
+    const own = this.#bySource.get(source)
+    if (own?.delete(socket) !== true) return
+    this.#size--
+    if (own.size === 0) this.#bySource.delete(source)
   }
 
   #endOld(): void {

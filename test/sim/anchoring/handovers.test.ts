@@ -9,7 +9,7 @@ import { AnchorForwarder } from '../../../src/anchoring/forwarders/anchor.ts'
 import { HostForwarder } from '../../../src/anchoring/forwarders/host.ts'
 import { AnchorMachine } from '../../../src/anchoring/machine/anchor.ts'
 import { HostMachine } from '../../../src/anchoring/machine/host.ts'
-import type { AccessSetup, HostEvent } from '../../../src/anchoring/protocol.ts'
+import type { AccessSetup, HostEvent, RemoteAnchor } from '../../../src/anchoring/protocol.ts'
 import type { Signalling, SignallingEvents } from '../../../src/anchoring/signalling/api.ts'
 import { Groups } from '../../../src/anchoring/tables/groups.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
@@ -70,6 +70,7 @@ class Bed {
     seed = 1,
     signalling?: (bed: Bed, events: SignallingEvents) => Signalling,
     invited = false,
+    keys: Pick<RemoteAnchor, 'privateKey' | 'nextPrivateKey' | 'invited'> = {},
   ) {
     this.invited = invited
     this.pair = new Pair({
@@ -100,6 +101,7 @@ class Bed {
       name: 'anchor',
       kind: 'godwit',
       publicKey: new Uint8Array(32),
+      ...keys,
     })
     this.host.setTraffic(true, 0)
     for (const n of [1, 2]) this.openAccess(n)
@@ -324,6 +326,31 @@ test('whoever holds an invitation gets an address and nothing else: no data eith
   bed.up(4001)
   world.run(50)
   assert.equal(bed.refused, bed.counts.upArrived - 1, 'its own key opens the way')
+})
+
+const KEYS = { privateKey: new Uint8Array(32).fill(1), nextPrivateKey: new Uint8Array(32).fill(2) }
+
+test('a change of keys that is pending over a restart holds no data: the anchor has known the host for long', () => {
+  const bed = new Bed(0, 1, undefined, false, KEYS)
+  bed.talk(4000, 200, ['up'])
+  bed.pair.world.run(300)
+  assert.equal(bed.host.peerReports()[0]!.joining, undefined, 'what `ready` waits for')
+  assert.ok(bed.counts.up > 30)
+  assert.equal(bed.counts.upArrived, bed.counts.up)
+})
+
+test('a host that joins sends no data before the anchor has proven its own key', () => {
+  const bed = new Bed(0, 1, undefined, false, { ...KEYS, invited: true })
+  const { world, anchorPeer } = bed.pair
+  bed.talk(4000, 200, ['up'])
+  world.run(300)
+  assert.deepEqual([bed.host.peerReports()[0]!.joining, bed.counts.up], [true, 0])
+  const publicKey = new Uint8Array(32).fill(3)
+  bed.host.handleTunnelEvent({ type: 'key-confirmed', peer: anchorPeer, publicKey }, world.now)
+  bed.talk(4000, 200, ['up'])
+  world.run(300)
+  assert.equal(bed.host.peerReports()[0]!.joining, undefined)
+  assert.ok(bed.counts.upArrived > 30)
 })
 
 test('UP-31, D12: a flow that only comes down is moved by the request alone', () => {

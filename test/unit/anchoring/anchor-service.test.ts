@@ -1,6 +1,6 @@
 /** The anchor on the main thread, with an engine that only writes down what it is told. */
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { type AnchorHosts, AnchorService, type KnownHost } from '../../../src/anchoring/anchor-service.ts'
 import type { AnchorPlumbing } from '../../../src/anchoring/plumbing.ts'
 import type { AnchorEvent } from '../../../src/anchoring/protocol.ts'
@@ -9,7 +9,8 @@ import { EngineWorker, type EngineWorkerEvents } from '../../../src/tunnel/engin
 const INVITATION = new Uint8Array(32).fill(1)
 const OWN = new Uint8Array(32).fill(2)
 
-test('a full disk keeps no host from its anchor: its key counts, that is said once, and it is written when it can be', async (t) => {
+/** A service that runs, and a store whose disk is full until `disk.full` says otherwise. */
+async function started(t: TestContext, first: Pick<KnownHost, 'expires'>) {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   const commands: unknown[] = []
   const lines: string[] = []
@@ -18,19 +19,18 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
     hear = onEvent
     return { post: (command: unknown) => commands.push(command), stop: async () => {} }
   })
-  let isFull = true
-  let tries = 0
+  const disk = { full: true, tries: 0 }
   let known: KnownHost = {
     name: 'first',
     kind: 'godwit',
     publicKey: INVITATION,
     presharedKey: new Uint8Array(32),
     number: 2,
-    expires: 1_000,
+    ...first,
   }
   const write = () => {
-    tries++
-    if (isFull) throw new Error('no space left')
+    disk.tries++
+    if (disk.full) throw new Error('no space left')
   }
   const hosts: AnchorHosts = {
     list: () => [known],
@@ -73,26 +73,40 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
   )
   await service.start()
   commands.length = 0
+  return { service, disk, commands, lines, hear: (event: AnchorEvent) => hear(event) }
+}
 
+test('a full disk keeps no host from its anchor: its key counts, that is said once, and it is written when it can be', async (t) => {
+  const { service, disk, commands, lines, hear } = await started(t, { expires: 1_000 })
   hear({ type: 'key-offered', name: 'first', publicKey: OWN })
   assert.deepEqual(commands, [{ type: 'accept-key', name: 'first', publicKey: OWN }])
   hear({ type: 'key-confirmed', name: 'first', publicKey: OWN })
   service.refresh()
   assert.equal(commands.length, 1, 'it stays served')
-  assert.equal(tries, 2)
+  assert.equal(disk.tries, 2)
   for (let n = 1; n <= 3; n++) {
     t.mock.timers.tick(5_000)
-    assert.equal(tries, 2 + n, 'one try in five seconds')
+    assert.equal(disk.tries, 2 + n, 'one try in five seconds')
   }
   assert.deepEqual(lines, [
     'error the key of first cannot be stored: no space left; tried again, and forgotten if the anchor ends before',
     'info first has joined',
   ])
 
-  isFull = false
+  disk.full = false
   t.mock.timers.tick(5_000)
   assert.deepEqual(lines.slice(2), ['info the key of first is stored'])
   t.mock.timers.tick(60_000)
-  assert.equal(tries, 6, 'and then no more')
+  assert.equal(disk.tries, 6, 'and then no more')
+  await service.stop()
+})
+
+test('a host that has joined keeps its old key until the new one is on the anchor’s disk', async (t) => {
+  const { service, disk, commands, hear } = await started(t, {})
+  hear({ type: 'key-offered', name: 'first', publicKey: OWN })
+  assert.deepEqual(commands, [], 'an anchor that ends now would know neither key')
+  disk.full = false
+  hear({ type: 'key-offered', name: 'first', publicKey: OWN })
+  assert.deepEqual(commands, [{ type: 'accept-key', name: 'first', publicKey: OWN }])
   await service.stop()
 })

@@ -56,6 +56,28 @@ test('a source has few connections; where there is no room the oldest of the one
   assert.equal(all.size, 0)
 })
 
+test('sources without a connection are not remembered, however many come one after the other and give way', () => {
+  let now = 0
+  const all = new Connections({ connections: 3, ofSource: 2, rate: 1, burst: 8, longestMs: 1000 }, () => now)
+  const open = (address: string) => {
+    const socket = new Connection(address)
+    all.admit(socket as unknown as Socket)
+    return socket
+  }
+  const sockets = Array.from({ length: 500 }, (_, i) => {
+    now += 10
+    return open(`2001:db8:0:${i.toString(16)}::1`)
+  })
+  assert.deepEqual(
+    sockets.map(({ destroyed }) => destroyed),
+    sockets.map((_, i) => i < 497),
+  )
+  assert.deepEqual([all.size, all.sources], [3, 3])
+  for (const socket of sockets) socket.destroy()
+  assert.deepEqual([all.size, all.sources], [0, 0])
+  all.close()
+})
+
 test('a source is an IPv4 address, or a /64', () => {
   assert.equal(sourceOf('::ffff:192.0.2.1'), '192.0.2.1')
   assert.equal(sourceOf('2001:db8::1'), sourceOf('2001:db8:0:0:9:9:9:9'))
