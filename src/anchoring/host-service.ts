@@ -234,30 +234,26 @@ export class MobileHostService implements Mechanism {
     })
   }
 
-  /** Takes these settings while flows go on; each flow goes where its policy says now. What was moved by hand stays. */
-  async reload(settings: LiveSettings): Promise<void> {
-    const { except, ...own } = settings
-    const policies = JSON.stringify(own.policies) !== JSON.stringify(this.#init.policies)
-    const accesses = JSON.stringify(own.accesses) !== JSON.stringify(this.#init.accesses)
-    this.#init = { ...this.#init, ...own }
-    this.#parts.plumbing.change({ except, selected: own.policies.flatMap(({ match }) => match) })
-    if (accesses) this.#tunnel.tellAccesses()
-    if (!policies) return
+  /**
+   * Takes these settings while flows go on; each flow goes where its policy says now. What was moved by hand stays. Repeatable:
+   * what failed is done the next time.
+   */
+  async reload({ except, policies, accesses }: LiveSettings): Promise<void> {
+    this.#parts.plumbing.change({ except, selected: policies.flatMap(({ match }) => match) })
+    if (JSON.stringify(accesses) !== JSON.stringify(this.#init.accesses)) {
+      this.#init = { ...this.#init, accesses }
+      this.#tunnel.tellAccesses()
+    }
+    if (JSON.stringify(policies) === JSON.stringify(this.#init.policies)) return
     const { flows } = await this.#tunnel.ask('list', { limit: MOST_FLOWS, watched: false })
     const single = flows.flatMap(({ id, pinned }) =>
       pinned === undefined || pinned === this.#all ? [] : [[id, pinned] as const],
     )
+    this.#init = { ...this.#init, policies }
     this.#postPolicies()
-    if (this.#all !== undefined)
-      await this.#tunnel.ask('move', {
-        subject: subjectOf('all'),
-        flows: 'all',
-        access: this.#all,
-        static: false,
-      })
     this.#tunnel.post({
       type: 'identify',
-      flows: this.#applications.replacePolicies(own.policies, new Map(single)),
+      flows: this.#applications.replacePolicies(policies, new Map(single)),
     })
   }
 

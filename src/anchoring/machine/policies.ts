@@ -56,6 +56,8 @@ export class Policies {
   readonly #elsewhere = new Map<number, Map<string, number>>()
   /** By policy: the copy that new flows take, if not the policy itself. */
   readonly #active = new Map<number, number>()
+  /** The access that everything is pinned to. */
+  #all: string | undefined
   readonly #timers = new TimerTable<'reconsider'>()
 
   constructor(parts: PoliciesParts) {
@@ -85,7 +87,7 @@ export class Policies {
     return this.#active.get(base) ?? base
   }
 
-  /** Replaces the policies; rows keep theirs by index, pinned copies are dropped. */
+  /** Replaces the policies; rows keep theirs by index, pinned copies are dropped, what `pinAll` said stays. */
   set(setups: readonly PolicySetup[], now: number): void {
     const before = this.#policies
     this.#policies = new Array(FIRST_POLICY)
@@ -98,7 +100,7 @@ export class Policies {
       this.#policies.push({
         setup,
         label: setup.name,
-        rules: { prefer: setup.prefer, fallback: setup.fallback, moveUp: setup.moveUp },
+        rules: withPin({ prefer: setup.prefer, fallback: setup.fallback, moveUp: setup.moveUp }, this.#all),
         base: index,
         peer: setup.peer,
         access: old?.access,
@@ -198,11 +200,11 @@ export class Policies {
    */
   pinAll(access: string | undefined, now: number): number {
     this.#pinned.clear()
+    this.#all = access
     for (const policy of this.#policies) {
       if (policy === undefined) continue
       policy.label = policy.setup.name
-      const { pinned: _, ...rules } = policy.rules
-      policy.rules = access === undefined ? rules : { ...rules, pinned: access }
+      policy.rules = withPin(policy.rules, access)
     }
     this.#parts.announcements.holdNone(now)
     this.reconsider(access === undefined ? 'given back to the policy' : 'moved by hand', now, EVERYTHING)
@@ -305,6 +307,10 @@ export class Policies {
       if (policy.peer === undefined || anchor.setup.name === policy.peer) return anchor
     return undefined
   }
+}
+
+function withPin({ pinned: _, ...rules }: Policy['rules'], access: string | undefined): Policy['rules'] {
+  return access === undefined ? rules : { ...rules, pinned: access }
 }
 
 /** One path for each access: by UDP if that works. */

@@ -42,14 +42,25 @@ export class Reloader {
   readonly #init: ReloaderInit
   /** What is in effect. */
   #config: Config
+  /** One after the other: each begins with what the one before has put in effect. */
+  #last: Promise<unknown> = Promise.resolve()
 
   constructor(init: ReloaderInit) {
     this.#init = init
     this.#config = init.config
   }
 
-  /** Throws what is wrong with the file; the configuration stays as it was then. */
-  async reload(): Promise<Reloaded> {
+  /**
+   * Throws what is wrong with the file; the configuration stays as it was then. Where a mechanism could not take it, the next
+   * reload tries that again.
+   */
+  reload(): Promise<Reloaded> {
+    const reloaded = this.#last.then(() => this.#read())
+    this.#last = reloaded.catch(() => {})
+    return reloaded
+  }
+
+  async #read(): Promise<Reloaded> {
     const { state, running, list, log } = this.#init
     const named = running[0]!.descriptor
     const wanted = loadConfigOf(named, state, { whole: true, list })
@@ -59,13 +70,23 @@ export class Reloader {
     const config = takeKeys(this.#config, wanted, applied)
     for (const { descriptor, mechanism } of running) {
       const keys = applied.filter((key) => descriptor.live?.keys.includes(key))
-      if (keys.length > 0) await descriptor.live?.apply(mechanism, config)
+      if (keys.length > 0) await this.#apply({ descriptor, mechanism }, config)
     }
     if (applied.includes('access')) this.#init.setServices(config)
     this.#init.setLogLevel(config.log.level)
     this.#config = config
     log('info', `configuration read again: ${summary({ applied, restart })}`)
     return { applied, restart }
+  }
+
+  async #apply({ descriptor, mechanism }: Running, config: Config): Promise<void> {
+    try {
+      await descriptor.live?.apply(mechanism, config)
+    } catch (error) {
+      const { role } = descriptor
+      this.#init.log('warn', `${role}: not all of the new configuration is in effect; reload again`)
+      throw error
+    }
   }
 
   #isLive(key: string): boolean {

@@ -47,9 +47,7 @@ export async function serve(role: string, state: State, list: MechanismList = ME
   if (descriptor.alone) optimizeLate()
   const { daemon, services } = composeDaemon(config, state, recorder, running, list)
   const stopped = untilStopped(recorder, () => {
-    daemon
-      .reload()
-      .catch((error) => recorder.log('error', `SIGHUP: ${(error as Error).message}; nothing is changed`))
+    daemon.reload().catch((error) => recorder.log('error', `SIGHUP: ${(error as Error).message}`))
   })
   const started = daemon.start()
   try {

@@ -25,6 +25,8 @@ export interface FoundFlow {
 }
 
 const MOST_REMEMBERED = 10_000
+/** What a socket is bound to that is bound to no address. */
+const ANY: readonly Ip[] = ['0.0.0.0', '::']
 /** What was made of a socket of this process. */
 const OURS = 'ours'
 
@@ -94,7 +96,7 @@ export class FlowTable {
   update(own: ReadonlySet<Ip>): FoundFlow[] {
     const found = new Map<string, FoundFlow>()
     const held = once(this.#held)
-    const heldPorts = once(() => this.#portsOf(held()))
+    const heldEnds = once(() => this.#endsOf(held()))
     const ours = new Set<string>()
     for (const protocol of [6, 17] as const)
       for (const socket of this.#sockets.sockets({
@@ -110,7 +112,7 @@ export class FlowTable {
       const id = flowId(17, each.local, each.localPort, each.foreign, each.foreignPort)
       if (found.has(id)) continue
       const before = this.#flows.get(id)
-      if (this.#ours.has(id) || (before === undefined && heldPorts().has(each.localPort))) {
+      if (this.#ours.has(id) || (before === undefined && isOneOf(heldEnds(), each))) {
         ours.add(id)
         continue
       }
@@ -131,10 +133,11 @@ export class FlowTable {
     return gone
   }
 
-  /** Ports of this process's UDP sockets that are not connected: their exchanges show no inode. */
-  #portsOf(held: ReadonlySet<number>): Set<number> {
+  /** Where this process's UDP sockets that are not connected are bound: their exchanges show no inode. */
+  #endsOf(held: ReadonlySet<number>): Set<string> {
     const sockets = this.#sockets.sockets({ protocols: [17], states: ['close'] })
-    return new Set(sockets.filter(({ inode }) => held.has(inode)).map(({ localPort }) => localPort))
+    const own = sockets.filter(({ inode }) => held.has(inode))
+    return new Set(own.map(({ localAddress, localPort }) => endOf(this.#text(localAddress), localPort)))
   }
 
   /** Undefined for one that is not connected to another host, or is this process's own. */
@@ -188,6 +191,18 @@ export class FlowTable {
     }
     return answer
   }
+}
+
+function endOf(address: Ip, port: number): string {
+  return `${address} ${port}`
+}
+
+/** Bound to this address, or to all. */
+function isOneOf(
+  ends: ReadonlySet<string>,
+  { local, localPort }: Pick<Seen, 'local' | 'localPort'>,
+): boolean {
+  return [local, ...ANY].some((address) => ends.has(endOf(address, localPort)))
 }
 
 /** Works a value out when it is first asked for. */

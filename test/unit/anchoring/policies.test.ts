@@ -136,3 +136,19 @@ test('a flow pinned by hand keeps its anchor', () => {
   assert.notEqual(other, pinned)
   assert.equal(policies.get(other)!.tid, 1)
 })
+
+test('issue 14, point 8: policies that are read again leave everything where it was moved by hand', () => {
+  const { policies, events } = bed(undefined)
+  policies.pinAll('wwan0', 0)
+  const [{ setup }] = [policies.get(FIRST_POLICY)!]
+  events.length = 0
+  policies.set([{ ...setup, name: 'other' }], 1)
+  assert.equal(policies.get(FIRST_POLICY)!.rules.pinned, 'wwan0')
+  assert.deepEqual(
+    events.filter((event) => event.type === 'handover'),
+    [],
+  )
+  policies.pinAll(undefined, 2)
+  policies.set([setup], 3)
+  assert.equal(policies.get(FIRST_POLICY)!.rules.pinned, undefined)
+})

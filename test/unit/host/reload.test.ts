@@ -39,7 +39,11 @@ test('keys with other values are named, lists and accesses as a whole; some of t
 })
 
 /** A reloader of a host whose mechanism only writes down what it is told. */
-function reloader(name: string, beside: readonly string[] = []) {
+function reloader(
+  name: string,
+  beside: readonly string[] = [],
+  apply: (config: Config) => void | Promise<void> = () => {},
+) {
   const state = new State({ state: join(folder, name) })
   state.prepare()
   const write = (text: string) => writeFileSync(state.configFile, `${text}\n${PEER}`, { mode: 0o600 })
@@ -51,7 +55,13 @@ function reloader(name: string, beside: readonly string[] = []) {
       descriptor: {
         ...each,
         ...(each.live && {
-          live: { ...each.live, apply: (_: Mechanism, config: unknown) => void told.push(config) },
+          live: {
+            ...each.live,
+            apply: (_: Mechanism, config: unknown) => {
+              told.push(config)
+              return apply(config as Config)
+            },
+          },
         }),
       } as MechanismDescriptor,
       mechanism: {} as Mechanism,
@@ -99,4 +109,38 @@ test('accesses take effect only where all that runs takes them; a mechanism that
   write('[access.wwan0]\nuse = "backup"\n[dime]\nenabled = true')
   assert.deepEqual(await reload(), { applied: [], restart: ['access', 'dime.enabled'] })
   assert.equal(summary({ applied: ['a'], restart: ['b.c'] }), 'in effect: a; after a restart: b.c')
+})
+
+test('what a mechanism could not take is tried again with the next reload, and no service takes it alone', async () => {
+  let isBroken = true
+  const { write, told, lines, reload } = reloader('d', [], () => {
+    if (isBroken) throw new Error('no buffer space')
+  })
+  write('[access.wwan0]\nuse = "backup"\n[log]\nlevel = "debug"')
+  await assert.rejects(reload, /no buffer space/)
+  assert.deepEqual(lines, ['host: not all of the new configuration is in effect; reload again'])
+  isBroken = false
+  assert.deepEqual((await reload()).applied, ['log.level', 'access'])
+  assert.equal(told.length, 2)
+  assert.deepEqual((await reload()).applied, [])
+})
+
+test('reloads at the same time come one after the other: the file as it is last is what is in effect', async () => {
+  const waiting: (() => void)[] = []
+  const { write, told, reload } = reloader('e', [], () => new Promise((done) => waiting.push(done)))
+  const turn = () => new Promise((done) => setImmediate(done))
+  write('[host]\nexcept = ["private"]')
+  const first = reload()
+  await turn()
+  write('[host]\nprefer = ["wlan0"]')
+  const second = reload()
+  await turn()
+  assert.equal(told.length, 1)
+  waiting.shift()!()
+  await first
+  await turn()
+  waiting.shift()!()
+  assert.deepEqual((await second).applied, ['host.except', 'host.prefer'])
+  assert.deepEqual((told[1] as Config).host.except, [])
+  assert.deepEqual(await reload(), { applied: [], restart: [] })
 })

@@ -47,3 +47,22 @@ test("house 1: this process's own sockets are no flows: those of a tunnel beside
   flows.update(new Set([ipOf(HERE)]))
   assert.deepEqual(ports(), [5001, 5004])
 })
+
+test("another program's exchanges are flows where this process has the same port at another address", () => {
+  const table = new FakeSocketTable()
+  const elsewhere = Uint8Array.of(127, 0, 0, 1)
+  table.add({ ...socket(17, 1, 53, 0), localAddress: elsewhere }) // the overlay's names for this machine
+  table.add(socket(17, 2, 53, 0)) // another name server
+  table.add({ ...socket(17, 3, 51_820, 0), localAddress: new Uint8Array(16) }) // a tunnel, of both families
+  const flows = new FlowTable(
+    table,
+    () => [seen(53, 5353), seen(51_820, 51_820)],
+    IHMP_PORT,
+    () => new Set([1, 3]),
+  )
+  flows.update(new Set([ipOf(HERE)]))
+  assert.deepEqual(
+    [...flows.all()].map(({ localPort }) => localPort),
+    [53],
+  )
+})

@@ -1,0 +1,104 @@
+/** The mobile host on the main thread, with an engine that only writes down what it is told: settings that are read again. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import {
+  type LiveSettings,
+  type MobileHostComponents,
+  MobileHostService,
+} from '../../../src/anchoring/host-service.ts'
+import type { KeyRotation } from '../../../src/anchoring/key-rotation.ts'
+import type { HostCommand } from '../../../src/anchoring/protocol.ts'
+import { Ledger } from '../../../src/linux/ledger.ts'
+import { answer, failed } from '../../../src/tunnel/engine/outcome.ts'
+import type { EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
+
+const policy = (name: string) => ({
+  name,
+  prefer: ['*'],
+  fallback: 'any' as const,
+  moveUp: true,
+  match: [],
+})
+const settings = (name: string): LiveSettings => ({ policies: [policy(name)], accesses: [], except: [] })
+
+async function started() {
+  const commands: HostCommand[] = []
+  const broken = { kernel: false, list: false, move: false }
+  const nothing = () => {}
+  const outcomeOf = ({ type }: HostCommand) => {
+    if (type === 'move') return broken.move ? failed('ACCESS_DOWN', 'eth0 is down') : answer({ flows: 0 })
+    return broken.list ? failed('BUSY', 'not now') : answer({ flows: [], total: 0 })
+  }
+  const parts = {
+    monitor: {
+      start: nothing,
+      useRouting: () => nothing,
+      watch: () => nothing,
+      subscribe: () => nothing,
+      accesses: () => [],
+    },
+    plumbing: {
+      apply: nothing,
+      cleanUp: nothing,
+      change: () => {
+        if (broken.kernel) throw new Error('no buffer space')
+      },
+    },
+    nameServers: { start: nothing, stop: nothing, cleanUp: nothing },
+    owners: {},
+    protect: () => nothing,
+    recorder: { log: nothing, handover: nothing, decision: nothing },
+    startEngine: async (_: URL, __: unknown, { onEvent }: EngineWorkerEvents) => ({
+      post: (command: HostCommand & { readonly request?: number }) => {
+        commands.push(command)
+        const { request } = command
+        if (request !== undefined) onEvent({ type: 'answer', request, outcome: outcomeOf(command) } as never)
+      },
+      stop: async () => {},
+    }),
+  }
+  const service = new MobileHostService(parts as unknown as MobileHostComponents, {
+    device: 'godwit0',
+    ledger: new Ledger({ instance: 'main', base: 6700 } as never),
+    privateKey: new Uint8Array(32),
+    fix4: { address: new Uint8Array(4), length: 32 },
+    fix6: { address: new Uint8Array(16), length: 128 },
+    mtu: 1400,
+    peers: [],
+    rotation: {} as KeyRotation,
+    ...settings('before'),
+  })
+  await service.start()
+  const names = () =>
+    commands.flatMap((command) =>
+      command.type === 'policies' ? command.policies.map(({ name }) => name) : [],
+    )
+  commands.length = 0
+  return { service, broken, names, commands }
+}
+
+test('issue 14, point 8: a reload that failed half way is done by the next one', async () => {
+  const { service, broken, names } = await started()
+  broken.kernel = true
+  await assert.rejects(service.reload(settings('after')), /no buffer space/)
+  broken.kernel = false
+  broken.list = true
+  await assert.rejects(service.reload(settings('after')), /not now/)
+  assert.deepEqual(names(), [])
+  broken.list = false
+  await service.reload(settings('after'))
+  await service.reload(settings('after'))
+  assert.deepEqual(names(), ['after'])
+  await service.stop()
+})
+
+test('issue 14, point 8: policies are read again while everything was moved by hand to an access that is down since', async () => {
+  const { service, broken, names, commands } = await started()
+  await service.move({ kind: 'all' }, 'eth0')
+  broken.move = true
+  await service.reload(settings('after'))
+  assert.deepEqual(names(), ['after'])
+  assert.equal(commands.at(-1)?.type, 'identify', 'flows that are known hear of it too')
+  assert.deepEqual(service.pins(), [{ what: 'all', access: 'eth0' }])
+  await service.stop()
+})
