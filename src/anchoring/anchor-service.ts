@@ -16,6 +16,7 @@ import type {
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
+import { Shared } from '../core/shared.ts'
 import { encodeKey } from '../crypto/keys.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
@@ -137,6 +138,9 @@ export class AnchorService implements Mechanism {
   #unprotect: (() => void) | undefined
 
   #flowsLeftOut = 0
+  /** A list keeps the engine from its packets for a moment, whoever asks for it. */
+  readonly #plainFlows = new Shared<readonly FlowStatus[]>()
+  readonly #watchedFlows = new Shared<readonly FlowStatus[]>()
   #invitationHours: number
 
   constructor(parts: AnchorComponents, init: AnchorInit) {
@@ -308,7 +312,11 @@ export class AnchorService implements Mechanism {
     return this.#flowsLeftOut
   }
 
-  async flows(watched = false): Promise<readonly FlowStatus[]> {
+  flows(watched = false): Promise<readonly FlowStatus[]> {
+    return (watched ? this.#watchedFlows : this.#plainFlows).ask(() => this.#listFlows(watched))
+  }
+
+  async #listFlows(watched: boolean): Promise<readonly FlowStatus[]> {
     const { flows, total } = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED, watched })
     this.#flowsLeftOut = total - flows.length
     return flows.map((report) => {

@@ -26,6 +26,7 @@ import type {
 import { postRoute, takesPackets } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
 import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
+import { Shared } from '../core/shared.ts'
 import { subjectOf } from '../core/subject.ts'
 import { publicKeyOf } from '../crypto/keys.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
@@ -151,14 +152,20 @@ export class MobileHostService implements Mechanism {
   #unroute: (() => void) | undefined
   #unwatch: (() => void) | undefined
   #flowsLeftOut = 0
+  /** A list keeps the engine from its packets for a moment, whoever asks for it. */
+  readonly #plainFlows = new Shared<readonly FlowStatus[]>()
+  readonly #watchedFlows = new Shared<readonly FlowStatus[]>()
   /** The access that everything was moved to by hand. */
   #all: string | undefined
   #portals: PortalWatch | undefined
   #metered: MeteredLinks | undefined
+  /** Peers that know this host by an invitation's key alone. */
+  readonly #joining: Set<string>
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
     this.#init = init
+    this.#joining = new Set(init.peers.flatMap(({ name, invitation }) => (invitation ? [name] : [])))
     this.#applications = new FlowApplications(parts.owners, init.policies)
     this.routes = [postRoute('/v1/host/rekey', REKEY, ({ body }) => this.#rekey(body.wait_ms))]
     const { device, fix4, fix6, privateKey, ledger, mtu, passing, peers, proxy } = init
@@ -360,7 +367,11 @@ export class MobileHostService implements Mechanism {
     return this.#flowsLeftOut
   }
 
-  async flows(watched = false): Promise<readonly FlowStatus[]> {
+  flows(watched = false): Promise<readonly FlowStatus[]> {
+    return (watched ? this.#watchedFlows : this.#plainFlows).ask(() => this.#listFlows(watched))
+  }
+
+  async #listFlows(watched: boolean): Promise<readonly FlowStatus[]> {
     const listed = await this.#tunnel.ask('list', { limit: MOST_FLOWS_LISTED, watched })
     this.#flowsLeftOut = listed.total - listed.flows.length
     const living = new Set<string>()
@@ -575,8 +586,10 @@ export class MobileHostService implements Mechanism {
   async #rekey(waitMs: number): Promise<{ public_key: string; peers: readonly Rotated[] }> {
     const { rotation, peers } = this.#init
     const privateKey = rotation.begin(peers)
+    // One that has yet to take the key of now takes the new one after it: it may have that stored as the only one.
     for (const { name, state } of rotation.state(this.#anchors))
-      if (state === 'waiting') this.#tunnel.post({ type: 'replace-key', name, privateKey })
+      if (state === 'waiting' && !this.#joining.has(name))
+        this.#tunnel.post({ type: 'replace-key', name, privateKey })
     const end = performance.now() + waitMs
     while (rotation.next !== undefined && performance.now() < end) await delay(REKEY_LOOK_MS)
     const publicKey = Buffer.from(publicKeyOf(privateKey)).toString('base64')
@@ -588,12 +601,12 @@ export class MobileHostService implements Mechanism {
     const { rotation } = this.#init
     const peer = this.#init.peers.find((each) => each.name === name)
     rotation.confirmed(name, publicKey, this.#anchors)
-    if (peer?.invitation === undefined) return
+    if (!this.#joining.delete(name)) return
     // The key that took the place of the invitation's has a successor already.
     if (rotation.next !== undefined && !Buffer.from(publicKey).equals(publicKeyOf(rotation.next)))
       this.#tunnel.post({ type: 'replace-key', name, privateKey: rotation.next })
     try {
-      peer.invitation.replaced()
+      peer?.invitation?.replaced()
       recorder.log('info', `${name} knows this host by its own key now`)
     } catch (error) {
       // Worth nothing any more; the next run finds that out.

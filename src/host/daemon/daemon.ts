@@ -24,6 +24,7 @@ import {
   type WayStatus,
 } from '../../core/mechanism.ts'
 import { formatSelector, parseSelector, type Selector } from '../../core/selector.ts'
+import { Shared } from '../../core/shared.ts'
 import { notifyManager } from '../../linux/notify.ts'
 import { ControlServer } from '../control/control.ts'
 import { formatMetrics } from '../control/metrics.ts'
@@ -142,6 +143,8 @@ export class Daemon {
   /** Mechanisms whose traffic cannot flow yet. */
   readonly #waiting = new Set<Mechanism>()
   #stopping: Promise<void> | undefined
+  readonly #plainStatus = new Shared<Status>()
+  readonly #watchedStatus = new Shared<Status>()
   #watchdog: NodeJS.Timeout | undefined
   /** Moves that are given back by themselves, by what was moved. */
   readonly #timed = new Map<string, { readonly timer: NodeJS.Timeout; readonly until: number }>()
@@ -281,7 +284,11 @@ export class Daemon {
   }
 
   /** `watched`: with what accesses and flows have carried; bytes of flows are counted from then on, for some seconds. */
-  async status(watched = false): Promise<Status> {
+  status(watched = false): Promise<Status> {
+    return (watched ? this.#watchedStatus : this.#plainStatus).ask(() => this.#status(watched))
+  }
+
+  async #status(watched: boolean): Promise<Status> {
     const { role, version, recorder, counters } = this.#init
     const flows = await this.#flows(watched)
     const accesses = this.#accesses()

@@ -1,13 +1,15 @@
-/** The mobile host on the main thread, with an engine that only writes down what it is told: settings that are read again. */
+/** The mobile host on the main thread, with an engine that only writes down what it is told: settings that are read again, lists, keys. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import {
   type LiveSettings,
   type MobileHostComponents,
+  type MobileHostInit,
   MobileHostService,
 } from '../../../src/anchoring/host-service.ts'
 import type { KeyRotation } from '../../../src/anchoring/key-rotation.ts'
-import type { HostCommand } from '../../../src/anchoring/protocol.ts'
+import type { HostCommand, HostEvent } from '../../../src/anchoring/protocol.ts'
+import { publicKeyOf } from '../../../src/crypto/keys.ts'
 import { Ledger } from '../../../src/linux/ledger.ts'
 import { answer, failed } from '../../../src/tunnel/engine/outcome.ts'
 import type { EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
@@ -21,10 +23,12 @@ const policy = (name: string) => ({
 })
 const settings = (name: string): LiveSettings => ({ policies: [policy(name)], accesses: [], except: [] })
 
-async function started() {
+const nothing = () => {}
+
+async function started(init: Partial<MobileHostInit> = {}) {
+  let hear: (event: HostEvent) => void = nothing
   const commands: HostCommand[] = []
   const broken = { kernel: false, list: false, move: false }
-  const nothing = () => {}
   const outcomeOf = ({ type }: HostCommand) => {
     if (type === 'move') return broken.move ? failed('ACCESS_DOWN', 'eth0 is down') : answer({ flows: 0 })
     return broken.list ? failed('BUSY', 'not now') : answer({ flows: [], total: 0 })
@@ -48,14 +52,18 @@ async function started() {
     owners: {},
     protect: () => nothing,
     recorder: { log: nothing, handover: nothing, decision: nothing },
-    startEngine: async (_: URL, __: unknown, { onEvent }: EngineWorkerEvents) => ({
-      post: (command: HostCommand & { readonly request?: number }) => {
-        commands.push(command)
-        const { request } = command
-        if (request !== undefined) onEvent({ type: 'answer', request, outcome: outcomeOf(command) } as never)
-      },
-      stop: async () => {},
-    }),
+    startEngine: async (_: URL, __: unknown, { onEvent }: EngineWorkerEvents) => {
+      hear = onEvent
+      return {
+        post: (command: HostCommand & { readonly request?: number }) => {
+          commands.push(command)
+          const { request } = command
+          if (request !== undefined)
+            onEvent({ type: 'answer', request, outcome: outcomeOf(command) } as never)
+        },
+        stop: async () => {},
+      }
+    },
   }
   const service = new MobileHostService(parts as unknown as MobileHostComponents, {
     device: 'godwit0',
@@ -67,6 +75,7 @@ async function started() {
     peers: [],
     rotation: {} as KeyRotation,
     ...settings('before'),
+    ...init,
   })
   await service.start()
   const names = () =>
@@ -74,7 +83,7 @@ async function started() {
       command.type === 'policies' ? command.policies.map(({ name }) => name) : [],
     )
   commands.length = 0
-  return { service, broken, names, commands }
+  return { service, broken, names, commands, hear: (event: HostEvent) => hear(event) }
 }
 
 test('issue 14, point 8: a reload that failed half way is done by the next one', async () => {
@@ -100,5 +109,50 @@ test('issue 14, point 8: policies are read again while everything was moved by h
   assert.deepEqual(names(), ['after'])
   assert.equal(commands.at(-1)?.type, 'identify', 'flows that are known hear of it too')
   assert.deepEqual(service.pins(), [{ what: 'all', access: 'eth0' }])
+  await service.stop()
+})
+
+test('issue 14, point 9: however many watch, they share a list of flows: each one keeps the engine from its packets', async () => {
+  const { service, commands } = await started()
+  await Promise.all(Array.from({ length: 64 }, (_, i) => service.flows(i % 2 === 0)))
+  const lists = () => commands.flatMap((each) => (each.type === 'list' ? [each.watched] : []))
+  assert.deepEqual(lists().sort(), [false, true])
+  const first = service.flows()
+  await Promise.resolve()
+  const later = [service.flows(), service.flows()]
+  await Promise.all([first, ...later])
+  assert.equal(lists().length, 4, 'who asks while one is made shares the next')
+  await service.stop()
+})
+
+test('`godwit rekey` while a host joins: the key that the anchor may have stored comes first, then the new one', async () => {
+  const own = new Uint8Array(32).fill(1)
+  const next = new Uint8Array(32).fill(2)
+  const rotation = {
+    next,
+    begin: () => next,
+    state: (names: readonly string[]) => names.map((name) => ({ name, state: 'waiting' })),
+    confirmed: nothing,
+  }
+  let replaced = 0
+  const peer = { kind: 'anchor', endpoints: [], publicKey: new Uint8Array(32), keepalive: 0 } as const
+  const invitation = { privateKey: new Uint8Array(32), replaced: () => void replaced++ }
+  const { service, commands, hear } = await started({
+    privateKey: own,
+    rotation: rotation as unknown as KeyRotation,
+    peers: [
+      { ...peer, name: 'joined' },
+      { ...peer, name: 'joining', invitation },
+    ],
+  })
+  const [route] = service.routes
+  const rekey = () => route!.handle({ body: { wait_ms: 0 } } as never)
+  const offered = () => commands.flatMap((each) => (each.type === 'replace-key' ? [each.name] : []))
+  await rekey()
+  assert.deepEqual(offered(), ['joined'])
+  hear({ type: 'key-confirmed', name: 'joining', publicKey: publicKeyOf(own) })
+  assert.deepEqual([offered(), replaced], [['joined', 'joining'], 1])
+  hear({ type: 'key-confirmed', name: 'joining', publicKey: publicKeyOf(next) })
+  assert.equal(replaced, 1, 'the invitation is used up once')
   await service.stop()
 })
