@@ -1,0 +1,93 @@
+/** A node on the main thread, with an engine that does nothing: what it remembers of peers, and what it finds at its start. */
+import assert from 'node:assert/strict'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { NodeNames } from '../../../src/overlay/node/names.ts'
+import type { NodeEvent, NodePeer } from '../../../src/overlay/node/protocol.ts'
+import { ResolvConf } from '../../../src/overlay/node/resolv-conf.ts'
+import { type NodeComponents, type NodeInit, NodeService } from '../../../src/overlay/node/service.ts'
+import type { EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'godwit-service-'))
+after(() => rmSync(folder, { recursive: true, force: true }))
+
+function peer(n: number): NodePeer {
+  return { name: `n${n}.test.example`, v6: new Uint8Array(16).fill(n & 255) }
+}
+
+function bed(known: readonly NodePeer[] = []) {
+  const nothing = () => {}
+  const file = new ResolvConf('godwit main', join(folder, 'resolv.conf'))
+  let hear: (event: NodeEvent) => void = nothing
+  let routed = 0
+  let kept: readonly NodePeer[] = []
+  const recorder = { log: nothing, handover: nothing, decision: nothing }
+  const parts = {
+    monitor: {
+      start: nothing,
+      useRouting: () => nothing,
+      subscribe: () => nothing,
+      accesses: () => [],
+    },
+    plumbing: {
+      apply: nothing,
+      cleanUp: nothing,
+      watch: () => nothing,
+      setPeers: (addresses: readonly Uint8Array[]) => {
+        routed = addresses.length
+      },
+    },
+    localNames: ({ lookup }: { lookup: () => Promise<NodePeer | undefined> }) =>
+      new NodeNames({ lookup, servers: {}, system: { giveBack: nothing }, file, recorder } as never, {
+        keeper: 'file',
+        zone: 'test.example',
+      }),
+    protect: () => nothing,
+    recorder,
+    wall: () => 0,
+    endpoints: { get: () => undefined, set: nothing },
+    names: {},
+    keepPeers: (peers: readonly NodePeer[]) => {
+      kept = peers
+    },
+    startEngine: async (_: URL, __: unknown, { onEvent }: EngineWorkerEvents) => {
+      hear = onEvent
+      return { post: nothing, stop: async () => {} }
+    },
+  }
+  const service = new NodeService(parts as unknown as NodeComponents, {
+    ...{ device: 'godwit0', privateKey: new Uint8Array(32), mark: 0, mtu: 1400, accesses: [], known },
+    credentials: { name: 'own.test.example' } as NodeInit['credentials'],
+    coordinator: { host: '192.0.2.1', port: 6741 },
+  })
+  return { service, file, hear: (event: NodeEvent) => hear(event), at: () => ({ routed, kept }) }
+}
+
+test('issue 8: of peers without end a node remembers, routes and stores 1,024, the ones met last', async () => {
+  const { service, hear, at } = bed(Array.from({ length: 1000 }, (_, i) => peer(i)).reverse())
+  await service.start()
+  for (let n = 1000; n < 2000; n++) hear({ type: 'directed', peer: peer(n), asked: false })
+  // Met again: it is not the next to go.
+  hear({ type: 'directed', peer: peer(976), asked: true })
+  hear({ type: 'directed', peer: peer(2000), asked: false })
+  const { kept, routed } = at()
+  assert.deepEqual([kept.length, routed], [1024, 1024])
+  assert.deepEqual(
+    [kept[0]!.name, kept[1]!.name, kept.at(-1)!.name],
+    ['n2000.test.example', 'n976.test.example', 'n978.test.example'],
+  )
+  await service.stop()
+})
+
+test('issue 9: after a power cut resolv.conf asks a name server that is not there; the next start takes it out first', async () => {
+  const path = join(folder, 'resolv.conf')
+  writeFileSync(path, 'nameserver 192.0.2.53\n')
+  const { service, file } = bed()
+  file.set('100.96.0.1')
+  assert.match(readFileSync(path, 'utf8'), /100\.96\.0\.1/)
+  await service.start()
+  assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.53\n')
+  await service.stop()
+})
