@@ -2,7 +2,8 @@
  * Which links NetworkManager has marked as metered (NMMetered: yes, or guessed so, as of telephones and modems). Without a bus or
  * NetworkManager none is; one that comes later is noticed.
  */
-import { Bus, type Signal, type Target } from '../linux/dbus/index.ts'
+import { Shared } from '../core/shared.ts'
+import { Bus, BusError, type Signal, type Target } from '../linux/dbus/index.ts'
 import { changedOf, numberOf, textOf } from './radio/bus-radio.ts'
 import { NETWORK_MANAGER } from './radio/network-manager.ts'
 
@@ -24,12 +25,20 @@ export interface MeteredInit {
   readonly address?: string
   /** Called when other links are metered than before. */
   readonly changed: (metered: ReadonlySet<string>) => void
+  /** Default: `Bus.open`. */
+  readonly open?: (address: string | undefined, ended: () => void) => Promise<MeteredBus>
 }
+
+type MeteredBus = Pick<Bus, 'call' | 'properties' | 'follow' | 'close'>
 
 export class MeteredLinks {
   readonly #init: MeteredInit
   #names: ReadonlySet<string> = new Set()
-  #bus: Bus | undefined
+  #bus: MeteredBus | undefined
+  /** NetworkManager is there. */
+  #present = false
+  /** One reading after the other: an answer that was slow does not take the place of a newer one. */
+  readonly #reads = new Shared<void>()
   #reading: NodeJS.Timeout | undefined
   #again: NodeJS.Timeout | undefined
   #stopped = false
@@ -54,11 +63,16 @@ export class MeteredLinks {
   }
 
   async #connect(): Promise<void> {
-    const bus = await Bus.open(this.#init.address, () => this.#lost())
+    const { open = Bus.open, address } = this.#init
+    const bus = await open(address, () => this.#lost())
     if (this.#stopped) return bus.close()
     this.#bus = bus
     await bus.follow(NETWORK_MANAGER, {
-      owned: (present) => (present ? this.#readSoon() : this.#set(new Set())),
+      owned: (present) => {
+        this.#present = present
+        if (present) this.#readSoon()
+        else this.#set(new Set())
+      },
       signal: (signal) => {
         if (concernsDevices(signal)) this.#readSoon()
       },
@@ -68,18 +82,20 @@ export class MeteredLinks {
   #lost(): void {
     this.#bus?.close()
     this.#bus = undefined
+    this.#present = false
     this.#set(new Set())
     clearTimeout(this.#again)
     if (!this.#stopped) this.#again = setTimeout(() => this.start(), AGAIN_MS).unref()
   }
 
-  #readSoon(): void {
+  #readSoon(ms = READ_AFTER_MS): void {
     if (this.#stopped) return
     this.#reading ??= setTimeout(() => {
       this.#reading = undefined
-      // NetworkManager that ends meanwhile says so by itself.
-      this.#read().catch(() => {})
-    }, READ_AFTER_MS)
+      // What was known stays: a NetworkManager that ends says so by itself, one that is slow is asked again.
+      this.#reads.ask(() => this.#read()).catch(() => this.#present && this.#readSoon(AGAIN_MS))
+    }, ms)
+    this.#reading.unref()
   }
 
   async #read(): Promise<void> {
@@ -89,13 +105,12 @@ export class MeteredLinks {
     const names = new Set<string>()
     for (const path of devices as readonly string[]) {
       const target = { service: NETWORK_MANAGER, path, interface: DEVICE }
-      // A device that has just gone.
-      const properties = await bus.properties(target).catch(() => undefined)
+      const properties = await bus.properties(target).catch(unlessSilent)
       if (properties === undefined || !METERED.includes(numberOf(properties.get('Metered')) ?? 0)) continue
       for (const key of ['Interface', 'IpInterface']) names.add(textOf(properties.get(key)) ?? '')
     }
     names.delete('')
-    this.#set(names)
+    if (this.#present && this.#bus === bus) this.#set(names)
   }
 
   #set(names: ReadonlySet<string>): void {
@@ -104,6 +119,11 @@ export class MeteredLinks {
     this.#names = names
     this.#init.changed(names)
   }
+}
+
+/** A device that has just gone has no properties; of one that NetworkManager says nothing about, nothing is known. */
+function unlessSilent(error: unknown): undefined {
+  if (!(error instanceof BusError) || error.dbusName === 'timeout') throw error
 }
 
 function concernsDevices(signal: Signal): boolean {
