@@ -99,25 +99,40 @@ export class KeyChange {
       this.#messages.acknowledge(host, message, pair, port, { challenge: host.nextKey.challenge })
       return
     }
-    if (!this.#proven(host, newKey, message)) {
+    const former = this.#predecessor(host, newKey, message)
+    if (former === undefined) {
       this.#state.stats.unauthenticated++
       return
     }
     host.nextKey = undefined
-    host.formerKey = host.row.key
+    host.formerKey = former
     host.row.key = newKey
     this.#messages.acknowledge(host, message, pair, port, {})
     this.#state.say(host, 'peer', 'has another key')
     this.#greeting.unite(host, now)
   }
 
-  /** Whether the owner of the new key has signed our challenge, for us, as the successor of this row's key. */
-  #proven(host: Host, newKey: Uint8Array, { keyProof, receiver, response }: IhmpMessage): boolean {
-    const { nextKey } = host
-    if (nextKey === undefined || !equal(nextKey.key, newKey)) return false
-    if (keyProof === undefined || receiver === undefined || response === undefined) return false
-    if (!equal(response, nextKey.challenge)) return false
-    const transcript = keyChangeTranscript(host.row.key!, newKey, receiver, response)
-    return this.#state.components.crypto.verify(newKey, transcript, keyProof)
+  /**
+   * The key that the owner of the new one continues, by his signature over our challenge, for us; undefined: he has proven
+   * nothing. A host that was killed before it heard that its last change is known continues the key before that.
+   */
+  #predecessor(
+    host: Host,
+    newKey: Uint8Array,
+    { keyProof, receiver, response }: IhmpMessage,
+  ): Uint8Array | undefined {
+    const { nextKey, formerKey, row } = host
+    if (nextKey === undefined || !equal(nextKey.key, newKey)) return undefined
+    if (keyProof === undefined || receiver === undefined || response === undefined) return undefined
+    if (!equal(response, nextKey.challenge)) return undefined
+    return [row.key, formerKey].find(
+      (key) =>
+        key !== undefined &&
+        this.#state.components.crypto.verify(
+          newKey,
+          keyChangeTranscript(key, newKey, receiver, response),
+          keyProof,
+        ),
+    )
   }
 }

@@ -127,6 +127,28 @@ test('DI-40: a daemon that is killed between announcement and acknowledgement go
   follows(net, fresh, ch, B, 'after')
 })
 
+test('DI-40: a daemon that is killed before it hears that its change is known, and has another key when it is back, is followed', () => {
+  const { net, mh, ch } = pairOfHosts()
+  let changed = false
+  net.intercept = (packet, message) => {
+    changed ||= message.keyProof !== undefined
+    return changed && packet.to === A ? undefined : packet
+  }
+  mh.key = generateOwnKey()
+  mh.machine.rekey(net.now)
+  net.run(net.now + 500)
+  assert.deepEqual(peerOf(ch).row.key, mh.key.publicKey)
+  assert.notEqual(peerOf(mh).ownKey, mh.key, 'it has not heard')
+  net.intercept = undefined
+  const third = generateOwnKey()
+  const fresh = restarted(net, mh, (host) => {
+    host.key = third
+  })
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(ch).row.key, third.publicKey)
+  follows(net, fresh, ch, B, 'with the third key')
+})
+
 for (const known of [false, true])
   test(`nobody takes over with a public key alone: rows stay two (${known ? 'known_keys' : 'trust on first use'})`, () => {
     const net = new SimNetwork(3)
