@@ -118,7 +118,7 @@ export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): 
 }
 
 /** About this repository and shells: the same whatever Node runs it, and slow. */
-const ON_ONE = /^test\/unit\/(repository\/|cli\/(completion|wrong-uses)\.)/
+const ON_ONE = /^test\/unit\/(repository\/|cli\/completion\.)/
 
 /** Unit and sim tests that run on every version. */
 export function filesOnAll(root: string): string[] {

@@ -186,8 +186,12 @@ export class MobileHostService implements Mechanism {
       onEvent: (event) => this.#handle(event),
       onStatus: (status) => this.#report(status),
       works: ({ peers, paths }) =>
-        paths.some(({ state }) => isUsable(state)) &&
-        peers.some(({ v4, v6, joining }) => joining !== true && (v4 !== undefined || v6 !== undefined)),
+        peers.some(
+          ({ name, v4, v6, joining }) =>
+            joining !== true &&
+            (v4 !== undefined || v6 !== undefined) &&
+            paths.some(({ peer, state }) => peer === name && isUsable(state)),
+        ),
       ...(carried.length > 0 && { carriers: { peers: carried, mark, ...(proxy && { proxy }) } }),
       // UP-37: the virtual interface's MTU is what the narrowest path leaves.
       ...(mtu === undefined && {

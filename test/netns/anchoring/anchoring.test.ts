@@ -19,7 +19,7 @@ import { PROTOCOL } from '../../../src/linux/ledger.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
-import { daemonAt, daemonStatus } from '../../support/daemon-status.ts'
+import { daemonAt, daemonStatus } from '../../support/daemon.ts'
 
 usesPrograms('curl', 'ip', 'nft', 'ping', 'wg', 'wireguard-go')
 

@@ -13,7 +13,7 @@ import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf, type TopologySpec } from '../../../lab/topology.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { daemonStatus } from '../../support/daemon-status.ts'
+import { daemonStatus } from '../../support/daemon.ts'
 
 usesPrograms('curl', 'ip', 'nft')
 

@@ -17,7 +17,7 @@ import { addressOf } from '../../../lab/topology.ts'
 import type { FlowStatus, HandoverRecord, PeerStatus } from '../../../src/core/mechanism.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { daemonStatus } from '../../support/daemon-status.ts'
+import { daemonStatus } from '../../support/daemon.ts'
 
 usesPrograms('curl')
 

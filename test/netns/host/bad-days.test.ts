@@ -28,7 +28,7 @@ import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { Nft } from '../../../src/linux/nft.ts'
 import { findProgram, usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
-import { daemonStatus } from '../../support/daemon-status.ts'
+import { daemonStatus } from '../../support/daemon.ts'
 
 usesPrograms('curl')
 

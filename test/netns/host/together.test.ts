@@ -12,7 +12,7 @@ import { addressOf } from '../../../lab/topology.ts'
 import type { Status, Why } from '../../../src/host/daemon/daemon.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { daemonStatus } from '../../support/daemon-status.ts'
+import { daemonStatus } from '../../support/daemon.ts'
 import { SERVER, Sites } from '../routing/bed.ts'
 
 usesPrograms('nft', 'ping')

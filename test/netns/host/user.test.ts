@@ -15,7 +15,7 @@ import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import type { WayStatus } from '../../../src/core/mechanism.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
-import { daemonStatus } from '../../support/daemon-status.ts'
+import { daemonStatus } from '../../support/daemon.ts'
 
 usePrivateNames()
 

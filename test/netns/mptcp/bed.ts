@@ -9,13 +9,14 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ControlClient } from '../../../src/host/control/client.ts'
+import type { ControlClient } from '../../../src/host/control/client.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { ConnectionView } from '../../../src/host/provisioning/mptcp.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { daemonAt } from '../../support/daemon.ts'
 
 usesPrograms('curl', 'ip', 'mptcpize', 'nft', 'nstat', 'tcpdump', 'tshark')
 
@@ -160,7 +161,7 @@ export class Bed {
   }
 
   #client(name: 'm' | 'c'): ControlClient {
-    return new ControlClient(join(this.folder, name, 'control.sock'))
+    return daemonAt(join(this.folder, name))
   }
 
   async connections(name: 'm' | 'c' = 'm'): Promise<ConnectionView[]> {

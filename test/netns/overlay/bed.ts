@@ -18,7 +18,7 @@ import type { TopologySpec } from '../../../lab/topology.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { OverlayView } from '../../../src/host/provisioning/overlay.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { daemonAt, daemonStatus } from '../../support/daemon-status.ts'
+import { daemonAt, daemonStatus } from '../../support/daemon.ts'
 
 usesPrograms('ip', 'unshare')
 

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
@@ -197,8 +198,11 @@ auth-zone:
 `,
     )
     const resolver = await lab.programs.start('res', 'unbound', ['-d', '-c', configuration])
-    const asked = async (...args: string[]) =>
-      (await dig(`@${RESOLVER}`, '+short', '+tries=5', ...args)).trim()
+    const asked = async (...args: string[]) => (await dig(`@${RESOLVER}`, '+short', ...args)).trim()
+    // It refuses questions until it has read its zone.
+    const answers = () => asked('ns.example', 'A').then(Boolean, () => false)
+    for (const end = Date.now() + 30_000; !(await answers()); await delay(100))
+      assert.ok(Date.now() < end, 'unbound does not answer')
     assert.equal(await asked('_ntm._udp.home.example', 'SRV'), '0 0 6741 dc.home.example.')
     assert.match(await asked('_ntm.home.example', 'TXT'), /v=1/)
     assert.match(await dig(`@${RESOLVER}`, 'x.y.home.example', 'A'), /status: NXDOMAIN/)

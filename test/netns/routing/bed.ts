@@ -16,7 +16,7 @@ import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
-import { daemonAt, daemonStatus } from '../../support/daemon-status.ts'
+import { daemonAt, daemonStatus } from '../../support/daemon.ts'
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 export const DEVICE = 'gwrt0'

@@ -8,7 +8,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ControlClient } from '../../../src/host/control/client.ts'
+import type { ControlClient } from '../../../src/host/control/client.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { HostView, SocketView } from '../../../src/host/provisioning/translation.ts'
 import { createNamespace, deleteNamespace, inNamespace, spawnIn } from '../../../src/linux/netns.ts'
@@ -16,6 +16,7 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { Tcx, tcxObstacle, tcxPrograms } from '../../../src/linux/tcx.ts'
+import { daemonAt } from '../../support/daemon.ts'
 
 usesPrograms('ip', 'nft')
 
@@ -157,7 +158,7 @@ export class Bed {
   }
 
   #client(name: Name): ControlClient {
-    return new ControlClient(join(this.state(name), 'control.sock'))
+    return daemonAt(this.state(name))
   }
 
   async hosts(name: Name): Promise<HostView[]> {

@@ -9,11 +9,12 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ControlClient } from '../../../src/host/control/client.ts'
+import type { ControlClient } from '../../../src/host/control/client.ts'
 import type { HostView, SocketView } from '../../../src/host/provisioning/translation.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { daemonAt } from '../../support/daemon.ts'
 import { until } from './bed.ts'
 import { lines } from './flows.ts'
 
@@ -135,7 +136,7 @@ export class HostileBed {
   }
 
   #client(name: 'v' | 'p'): ControlClient {
-    return new ControlClient(join(this.folder, name, 'control.sock'))
+    return daemonAt(join(this.folder, name))
   }
 
   async hosts(name: 'v' | 'p'): Promise<HostView[]> {
