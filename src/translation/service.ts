@@ -53,7 +53,7 @@ export interface TranslationInit {
 }
 
 /** What the machine says that concerns no kernel and no other host. */
-type Happened = Exclude<Output, { kind: 'apply' | 'send' }>
+type Happened = Exclude<Output, { kind: 'apply' | 'keep' | 'send' }>
 
 /** What `godwit dime sockets` lists. */
 export interface FlowView {
@@ -304,9 +304,14 @@ export class TranslationService {
   /** Carries out what the machine asks for, kernel first, then messages; and sets the timer. */
   #pump(): void {
     const later: Happened[] = []
+    let kept = false
     for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll())
       if (out.kind === 'apply') this.#applier.apply(out.hids)
-      else if (out.kind === 'send') this.#links.send(out.bytes, out.pair, out.port)
+      else if (out.kind === 'keep') {
+        // The machine has heard all that is there: once is enough for all of it.
+        if (!kept) this.#state.save()
+        kept = true
+      } else if (out.kind === 'send') this.#links.send(out.bytes, out.pair, out.port)
       else later.push(out)
     for (const out of later)
       if (out.kind === 'resumed') this.#kick(out.hid, out.pair)

@@ -64,6 +64,8 @@ export interface Host {
   readonly updates: TokenBucket
   readonly proofs: TokenBucket
   readonly checks: TokenBucket
+  /** Other keys that it is taken to have: each is stored at once. */
+  readonly keyChanges: TokenBucket
   /** UDP port of its IHMP, by address; behind a NAT not the usual one. */
   readonly ports: Map<Ip, number>
   /** Challenges that wait for their response, by the address under test. */

@@ -74,6 +74,7 @@ export class KeyChange {
 
   #adopt(host: Host, next: OwnKey, ack: IhmpMessage, pair: Pair): void {
     host.ownKey = next
+    this.#state.emit({ kind: 'keep' })
     this.#messages.resign(host)
     // The first words under the new key: from now on the peer believes no other.
     this.#messages.acknowledge(host, ack, pair, host.ports.get(pair.foreign) ?? 0, {})
@@ -99,14 +100,17 @@ export class KeyChange {
       this.#messages.acknowledge(host, message, pair, port, { challenge: host.nextKey.challenge })
       return
     }
+    if (!host.keyChanges.has(now)) return // it says so again
     const former = this.#predecessor(host, newKey, message)
     if (former === undefined) {
       this.#state.stats.unauthenticated++
       return
     }
+    host.keyChanges.take(now)
     host.nextKey = undefined
     host.formerKey = former
     host.row.key = newKey
+    this.#state.emit({ kind: 'keep' })
     this.#messages.acknowledge(host, message, pair, port, {})
     this.#state.say(host, 'peer', 'has another key')
     this.#greeting.unite(host, now)

@@ -16,6 +16,9 @@ export const MOST_UNREACHABLE = 16
 /** Messages of one host that are acted upon, a second and at once; others it repeats. */
 const UPDATES_RATE = 20
 const UPDATES_AT_ONCE = 60
+/** Keys that one host may take, a second and at once. */
+const KEY_CHANGES_RATE = 0.2
+const KEY_CHANGES_AT_ONCE = 3
 /** Bytes to addresses at which a host has not answered, for each byte from it; and most that it can save up. */
 const CREDIT_TIMES = 3
 const MOST_CREDIT = 16_384
@@ -122,6 +125,7 @@ export class IhmpState {
       updates: new TokenBucket(UPDATES_RATE, UPDATES_AT_ONCE),
       proofs: new TokenBucket(UPDATES_RATE, UPDATES_AT_ONCE),
       checks: new TokenBucket(PER_HOST),
+      keyChanges: new TokenBucket(KEY_CHANGES_RATE, KEY_CHANGES_AT_ONCE),
       ports: new Map(),
       challenges: new Map(),
       addressCounters: new Map(),

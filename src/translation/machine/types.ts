@@ -77,6 +77,8 @@ export const DEFAULTS: IhmpOptions = {
 export type Output =
   /** What these hosts' tables compile to has changed: the kernel follows before anything else is carried out. */
   | { readonly kind: 'apply'; readonly hids: readonly number[] }
+  /** A daemon that is started anew must know what `save` returns now: it is stored before anything else is sent. */
+  | { readonly kind: 'keep' }
   | {
       readonly kind: 'send'
       readonly bytes: Uint8Array

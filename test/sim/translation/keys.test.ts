@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
+import type { SavedHost } from '../../../src/translation/machine/state.ts'
 import { bytesOf, compile } from '../../../src/translation/tables.ts'
 import { Control, encodeSigned, type IhmpMessage } from '../../../src/translation/wire.ts'
 import { A, B, F, pairOfHosts, peerOf, type SimHost, SimNetwork } from './network.ts'
@@ -9,13 +10,18 @@ import { A, B, F, pairOfHosts, peerOf, type SimHost, SimNetwork } from './networ
 const C = '10.7.0.2'
 
 /** Another host in the place of this one, with what that had saved. */
-function restarted(net: SimNetwork, host: SimHost, change: (fresh: SimHost) => void = () => {}): SimHost {
+function restarted(
+  net: SimNetwork,
+  host: SimHost,
+  change: (fresh: SimHost) => void = () => {},
+  saved = host.machine.save() as readonly SavedHost[],
+): SimHost {
   const fresh = net.host()
   fresh.key = host.key
   change(fresh)
   net.hosts.splice(net.hosts.indexOf(host), 1)
   const flows = [...host.tables.sockets.values()]
-  for (const saved of host.machine.save()) fresh.machine.restore(saved)
+  for (const each of saved) fresh.machine.restore(each)
   for (const { local, localPort, foreign, foreignPort } of flows)
     fresh.flow(local, localPort, foreign, foreignPort)
   fresh.preferred = host.preferred
@@ -147,6 +153,47 @@ test('DI-40: a daemon that is killed before it hears that its change is known, a
   net.run(net.now + 5_000)
   assert.deepEqual(peerOf(ch).row.key, third.publicKey)
   follows(net, fresh, ch, B, 'with the third key')
+})
+
+for (const killed of ['the one with the new key', 'the other'] as const)
+  test(`DI-40: ${killed} is killed when the change is known to both: what it needs has been stored before it said so`, () => {
+    const { net, mh, ch } = pairOfHosts()
+    mh.key = generateOwnKey()
+    mh.machine.rekey(net.now)
+    net.run(net.now + 500)
+    assert.deepEqual(peerOf(ch).row.key, mh.key.publicKey)
+    assert.equal(peerOf(mh).ownKey, mh.key)
+    const third = generateOwnKey()
+    const change = (host: SimHost) => {
+      host.key = third
+    }
+    const mobile = killed === 'the other' ? mh : restarted(net, mh, change, mh.kept)
+    const other = killed === 'the other' ? restarted(net, ch, undefined, ch.kept) : ch
+    if (killed === 'the other') {
+      mh.key = third
+      mh.machine.rekey(net.now)
+    }
+    net.run(net.now + 5_000)
+    assert.deepEqual(peerOf(other).row.key, third.publicKey)
+    follows(net, mobile, other, B, 'with the third key')
+  })
+
+test('what a host that changes its key without end makes the other store is bounded', () => {
+  const { net, mh, ch } = pairOfHosts()
+  const before = peerOf(ch).row.key!
+  let stored = 0
+  let kept = ch.kept
+  for (let n = 0; n < 40; n++) {
+    mh.key = generateOwnKey()
+    mh.machine.rekey(net.now)
+    net.run(net.now + 250)
+    if (ch.kept !== kept) stored++
+    kept = ch.kept
+  }
+  assert.ok(stored <= 5, `${stored} times in ten seconds`)
+  assert.notDeepEqual(peerOf(ch).row.key, before)
+  net.run(net.now + 60_000)
+  assert.deepEqual(peerOf(ch).row.key, mh.key!.publicKey, 'the last one is learned in the end')
 })
 
 for (const known of [false, true])

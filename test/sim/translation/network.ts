@@ -6,6 +6,7 @@
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import type { OwnKey } from '../../../src/translation/machine/host.ts'
 import { IhmpMachine } from '../../../src/translation/machine/machine.ts'
+import type { SavedHost } from '../../../src/translation/machine/state.ts'
 import type {
   IhmpComponents,
   IhmpOptions,
@@ -37,7 +38,9 @@ export interface Packet {
 export class SimHost {
   readonly machine: IhmpMachine
   readonly tables = new Tables()
-  readonly events: Exclude<Output, { kind: 'send' | 'apply' }>[] = []
+  readonly events: Exclude<Output, { kind: 'send' | 'apply' | 'keep' }>[] = []
+  /** What was stored before the messages that came after it. */
+  kept: readonly SavedHost[] = []
   readonly network: SimNetwork
   addresses: LocalAddress[] = []
   key: OwnKey | undefined = generateOwnKey()
@@ -166,6 +169,7 @@ export class SimNetwork {
     for (const host of this.hosts)
       for (let out = host.machine.poll(); out !== undefined; out = host.machine.poll()) {
         if (out.kind === 'send') this.send(out.bytes, out.pair.local, out.pair.foreign, out.port)
+        else if (out.kind === 'keep') host.kept = host.machine.save()
         else if (out.kind !== 'apply') host.events.push(out)
       }
   }
