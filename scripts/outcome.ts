@@ -15,10 +15,21 @@ export interface Outcome {
   milliseconds: number
   /** What failed first and passed when its file ran once more, alone. */
   flaky: string[]
+  /** What each file took, in milliseconds. */
+  files: Map<string, number>
 }
 
 export function empty(): Outcome {
-  return { passed: 0, failed: 0, skipped: 0, reasons: new Map(), failures: [], milliseconds: 0, flaky: [] }
+  return {
+    passed: 0,
+    failed: 0,
+    skipped: 0,
+    reasons: new Map(),
+    failures: [],
+    milliseconds: 0,
+    flaky: [],
+    files: new Map(),
+  }
 }
 
 export function skipped(reason: string): Outcome {
@@ -48,6 +59,8 @@ export function both(one: Outcome, other: Outcome): Outcome {
     sum.flaky.push(...each.flaky)
     for (const [reason, count] of each.reasons)
       sum.reasons.set(reason, (sum.reasons.get(reason) ?? 0) + count)
+    for (const [file, milliseconds] of each.files)
+      sum.files.set(file, (sum.files.get(file) ?? 0) + milliseconds)
   }
   return sum
 }
@@ -63,15 +76,34 @@ export function addOutcome(whole: Outcome, part: Outcome, label: string): void {
 
 /** The results of several tiers as text, for those who read them by machine. */
 export function outcomesToJson(outcomes: Iterable<readonly [string, Outcome]>): string {
-  const plain = [...outcomes].map(([tier, o]) => ({ tier, ...o, reasons: Object.fromEntries(o.reasons) }))
+  const plain = [...outcomes].map(([tier, o]) => ({
+    tier,
+    ...o,
+    reasons: Object.fromEntries(o.reasons),
+    files: Object.fromEntries(o.files),
+  }))
   return JSON.stringify({ tiers: plain }, null, 2)
 }
 
 export function outcomesFromJson(text: string): Map<string, Outcome> {
-  const { tiers } = JSON.parse(text) as { tiers: (Outcome & { tier: string; reasons: object })[] }
+  const { tiers } = JSON.parse(text) as {
+    tiers: (Outcome & { tier: string; reasons: object; files: object })[]
+  }
   return new Map(
-    tiers.map(({ tier, ...o }) => [tier, { ...o, reasons: new Map(Object.entries(o.reasons)) } as Outcome]),
+    tiers.map(({ tier, ...o }) => [
+      tier,
+      {
+        ...o,
+        reasons: new Map(Object.entries(o.reasons)),
+        files: new Map(Object.entries(o.files)),
+      } as Outcome,
+    ]),
   )
+}
+
+/** The `count` files that took longest, longest first. */
+export function slowest({ files }: Outcome, count: number): [string, number][] {
+  return [...files].sort(([, a], [, b]) => b - a).slice(0, count)
 }
 
 /**

@@ -25,9 +25,11 @@ import {
   empty,
   failedOutcome,
   type Outcome,
+  outcomesFromJson,
   outcomesToJson,
   skip,
   skipped,
+  slowest,
   withFlaky,
 } from './outcome.ts'
 import { programsOfTests } from './programs.ts'
@@ -63,14 +65,31 @@ function testFiles(tier: TierName): string[] {
     .map((name) => join(folder, name))
 }
 
+/** What Node says of a test that ended. */
+interface TestDone {
+  readonly nesting: number
+  readonly file?: string | undefined
+  readonly details: { readonly duration_ms: number }
+}
+
+/** How a compiled test file is called in the sources. */
+function testName(file: string): string {
+  return relative(join(root, 'dist'), file).replace(/js$/, 'ts')
+}
+
 /** Runs test files in processes of their own, at most `concurrency` at a time. */
 async function runFiles(files: readonly string[], concurrency: number, timeout: number): Promise<Outcome> {
   const outcome = empty()
   if (files.length === 0) return outcome
   const started = performance.now()
   const stream = run({ files: [...files], concurrency, timeout })
+  const took = ({ nesting, file, details }: TestDone): void => {
+    if (nesting > 0 || file === undefined) return
+    outcome.files.set(file, (outcome.files.get(file) ?? 0) + details.duration_ms)
+  }
   // A suite only repeats what its tests say; a file without any is an error that Node reports as a failed test.
   stream.on('test:pass', (event) => {
+    took(event)
     if (event.details.type === 'suite') return
     const reason = event.skip ?? event.todo
     if (reason !== undefined) {
@@ -80,6 +99,7 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
     }
   })
   stream.on('test:fail', (event) => {
+    took(event)
     const error = event.details.error as Error & { failureType?: string; cause?: unknown }
     if (event.details.type === 'suite' && error.failureType === 'subtestsFailed') return
     if (error.failureType === 'subtestsFailed') return
@@ -170,8 +190,7 @@ async function privileged(tier: TierName, files: readonly string[], timeout: num
   const { status, text } = await capture('unshare', args, { cwd: root })
   const line = text.split('\n').find((part) => part.startsWith(INNER))
   if (line === undefined) return failedOutcome(`${tier} in a user namespace (status ${status})`, text)
-  const parsed = JSON.parse(line.slice(INNER.length)) as Outcome & { reasons: [string, number][] }
-  return { ...parsed, reasons: new Map(parsed.reasons) }
+  return outcomesFromJson(line.slice(INNER.length)).get(tier)!
 }
 
 /** The longest that one test may take, in milliseconds. */
@@ -194,7 +213,7 @@ function report(outcomes: ReadonlyMap<TierName, Outcome>): boolean {
   let [passed, failed, omitted] = [0, 0, 0]
   for (const [tier, outcome] of outcomes) {
     for (const failure of outcome.failures) {
-      const where = failure.file && ` (${relative(join(root, 'dist'), failure.file).replace(/js$/, 'ts')})`
+      const where = failure.file && ` (${testName(failure.file)})`
       lines.push(`✖ ${tier}: ${failure.name}${where}`, ...failure.text.split('\n').map((l) => `    ${l}`), '')
     }
   }
@@ -209,6 +228,8 @@ function report(outcomes: ReadonlyMap<TierName, Outcome>): boolean {
     lines.push(`${tier.padEnd(7)}${columns.join('')} ${seconds(outcome.milliseconds).padStart(9)}`)
     for (const name of outcome.flaky) lines.push(`         FLAKY (failed, then passed alone): ${name}`)
     for (const [reason, count] of outcome.reasons) lines.push(`         skipped ${count}: ${reason}`)
+    const slow = slowest(outcome, 5).map(([file, took]) => `${testName(file)} ${seconds(took)}`)
+    if (tier !== 'unit' && slow.length > 1) lines.push(`         slowest: ${slow.join(', ')}`)
   }
   lines.push('', `${passed} passed, ${failed} failed, ${omitted} skipped`)
   process.stdout.write(`${lines.join('\n')}\n`)
@@ -252,7 +273,7 @@ async function main(): Promise<void> {
   loopbackUp()
   if (values.inner !== undefined) {
     const outcome = await runTwice(named, TIMEOUT[values.inner as keyof typeof TIMEOUT])
-    process.stdout.write(`\n${INNER}${JSON.stringify({ ...outcome, reasons: [...outcome.reasons] })}\n`)
+    process.stdout.write(`\n${INNER}${outcomesToJson([[values.inner, outcome]]).replaceAll('\n', '')}\n`)
     return
   }
   const unknown = values.tier?.find((name) => !TIERS.includes(name as TierName))
