@@ -117,8 +117,8 @@ export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): 
   return whole
 }
 
-/** About this repository and shells: the same whatever Node runs it, and slow. */
-const ON_ONE = /^test\/unit\/(repository\/|cli\/completion\.)/
+/** About this repository, shells, and texts of single commands: the same whatever Node runs it, and slow. */
+const ON_ONE = /^test\/unit\/(repository\/|cli\/(command|completion)\.)/
 
 /** Unit and sim tests that run on every version. */
 export function filesOnAll(root: string): string[] {
@@ -148,7 +148,7 @@ export async function tiersOn(
     ]
     const { text } = await capture(node, args, {
       cwd: root,
-      env: { ...environment(node), GODWIT_TEST_JSON: json },
+      env: { ...environment(node), GODWIT_TEST_JSON: json, GODWIT_TEST_BRIEF: '1' },
     })
     if (!existsSync(json)) return new Map([[tiers.join(' '), failedOutcome('the tests did not end', text)]])
     return outcomesFromJson(readFileSync(json, 'utf8'))

@@ -1,8 +1,10 @@
 /** The connection controller drives past rows of access points, thousands of moves, in virtual time. */
+
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { ConnectionController, type RoamingPolicy } from '../../../src/access/radio/machine.ts'
 import { DRAIN_MS } from '../../../src/access/radio/tuning.ts'
+import { extent } from '../../support/extent.ts'
 
 /** Deterministic, 32 bits (mulberry32). */
 function generator(seed: number): () => number {
@@ -166,7 +168,7 @@ describe('connection controller, simulated', () => {
   for (const policy of ['eager', 'clinging'] as const) {
     it(`OH-21, OH-22, OH-24, OH-25, OH-34: ${policy} along a row of access points, a link is there at every instant`, () => {
       let moves = 0
-      for (let seed = 1; seed <= 150; seed++) {
+      for (let seed = 1; seed <= extent(150); seed++) {
         const run = drive(seed, policy, { refuse: 0, drop: 0 })
         const where = `seed ${seed}:\n${run.sequence.join('\n')}`
         assert.equal(run.takenWhileLast, 0, where)
@@ -176,12 +178,12 @@ describe('connection controller, simulated', () => {
         assert.equal(run.bareMs, 0, where)
         moves += run.moves
       }
-      assert.ok(moves > 1200, `only ${moves} moves`)
+      assert.ok(moves > extent(1200), `only ${moves} moves`)
     })
 
     it(`OH-25, OH-28: ${policy} with refusals and drops, the last link is never taken and links come back`, () => {
       let moves = 0
-      for (let seed = 1000; seed < 1150; seed++) {
+      for (let seed = 1000; seed < 1000 + extent(150); seed++) {
         const run = drive(seed, policy, { refuse: 0.2, drop: 0.0004 })
         const where = `seed ${seed}:\n${run.sequence.join('\n')}`
         assert.equal(run.takenWhileLast, 0, where)
@@ -191,7 +193,7 @@ describe('connection controller, simulated', () => {
         assert.ok(run.allUpMs > 0, where)
         moves += run.moves
       }
-      assert.ok(moves > 1000, `only ${moves} moves`)
+      assert.ok(moves > extent(1000), `only ${moves} moves`)
     })
   }
 

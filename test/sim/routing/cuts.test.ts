@@ -1,6 +1,8 @@
 /** The mobile router's links cut without a word, in virtual time: a spare one, and both at once. */
+
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { extent } from '../../support/extent.ts'
 import { Link, World } from '../tunnel/harness.ts'
 import { accessName, Gateways, missing } from './gateways.ts'
 
@@ -30,7 +32,7 @@ function connected(seed: number): { gateways: Gateways; links: readonly Link[]; 
 }
 
 test('OH-18, OH-22: the link in use is cut at any moment: nothing is lost, and the spare one is not blamed for it', () => {
-  for (let seed = 1; seed <= 15; seed++) {
+  for (let seed = 1; seed <= extent(15); seed++) {
     const { gateways, links, told } = connected(seed)
     const { world, mobile, home } = gateways
     for (let cut = 0; cut < 8; cut++) {
@@ -50,7 +52,7 @@ test('OH-18, OH-22: the link in use is cut at any moment: nothing is lost, and t
 })
 
 test('OH-22, OH-28: both links vanish, one comes back: packets follow within a round trip and one announcement', () => {
-  for (let seed = 1; seed <= 15; seed++) {
+  for (let seed = 1; seed <= extent(15); seed++) {
     const { gateways, links, told } = connected(seed)
     const { world, mobile, home } = gateways
     for (const [index, gone] of [2000, 500, 5000, 1000, 3000].entries()) {

@@ -2,11 +2,13 @@
  * The mobile router end to end in virtual time: connection controller, flow controllers and tunnel machines of both ends,
  * with links whose losses and delays follow the strength of the points that two radios use. Datagrams every 5 ms, both ways.
  */
+
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { driveBy, radioConditions, signalAt } from '../../../lab/radio.ts'
 import { ConnectionController } from '../../../src/access/radio/machine.ts'
 import type { AccessUse } from '../../../src/routing/protocol.ts'
+import { extent } from '../../support/extent.ts'
 import { Link, World } from '../tunnel/harness.ts'
 import { accessName, Gateways, missing } from './gateways.ts'
 
@@ -216,7 +218,7 @@ describe('mobile router, simulated end to end', () => {
   }
   for (const [title, row] of Object.entries(rows))
     test(`OH-5, OH-13, OH-22, OH-25, OH-26, OH-37: ${title}: nothing is lost`, () => {
-      for (let seed = 1; seed <= 3; seed++) {
+      for (let seed = 1; seed <= extent(3); seed++) {
         const drive = new Drive(row, seed)
         const { moves } = drive.run()
         const where = () => `seed ${seed}\n${drive.reasons.join('\n')}`

@@ -2,11 +2,13 @@
  * Nothing unproven: whatever a peer sends with a source that is not its own, in whatever state the two ends are, at most three
  * times the bytes that came from an address go there, and no data, until the peer has shown that it receives there.
  */
+
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { equal } from '../../../src/core/bytes.ts'
 import { controlCodec, encodeFrames, type Frame } from '../../../src/tunnel/protocol/control.ts'
 import type { Endpoint } from '../../../src/tunnel/seam.ts'
+import { extent } from '../../support/extent.ts'
 import { type Datagram, endpoint, Link, Pair, type Way } from './harness.ts'
 
 const MOST = 3
@@ -205,7 +207,7 @@ const STATES: readonly Setup[] = [
 for (const [state, options, prepare] of STATES)
   test(`bytes to an unproven address ÷ bytes from it ≤ 3: ${state}`, () => {
     for (const [what, pathId, kind, body] of INPUTS)
-      for (const times of [1, 30]) {
+      for (const times of [1, extent(30)]) {
         const pair = new Pair(options)
         const ledger = new Ledger(pair)
         prepare(pair)
@@ -241,7 +243,7 @@ test('bytes to an unproven address ÷ bytes from it ≤ 3: initiations, their co
 })
 
 test('bytes to an unproven address ÷ bytes from it ≤ 3: anything, at random, from three victims, 40 seeds', () => {
-  for (let seed = 1; seed <= 40; seed++) {
+  for (let seed = 1; seed <= extent(40); seed++) {
     const setup = STATES[seed % STATES.length]!
     const pair = new Pair({ seed, ...setup[1] })
     const ledger = new Ledger(pair)
