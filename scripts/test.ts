@@ -118,7 +118,7 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
 }
 
 /** Folders of netns whose files run two at a time: their namespaces are their own, and they mostly wait. */
-const BEAR_COMPANY: ReadonlySet<string> = new Set(['access', 'anchoring', 'linux'])
+const BEAR_COMPANY: ReadonlySet<string> = new Set(['access', 'anchoring', 'host', 'linux', 'overlay'])
 
 function bearsCompany(file: string): boolean {
   return BEAR_COMPANY.has(relative(join(root, 'dist/test/netns'), file).split(sep)[0]!)
