@@ -14,6 +14,7 @@ import {
   type Move,
   type Offer,
   type PeerStatus,
+  type Pin,
   postRoute,
 } from '../core/mechanism.ts'
 import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
@@ -148,7 +149,8 @@ export class TranslationMechanism implements Mechanism {
     return service?.flows().filter((v) => service.machine.host(v.hid)?.state === 'peer') ?? []
   }
 
-  #status({ found, hid, wire }: FlowView): FlowStatus {
+  #status({ found, hid, wire, own }: FlowView): FlowStatus {
+    const access = this.#service?.accesses.get(wire.local) ?? ''
     return {
       id: found.id,
       proto: found.protocol === 6 ? 'tcp' : 'udp',
@@ -157,7 +159,8 @@ export class TranslationMechanism implements Mechanism {
       app: this.#app(found.inode, found.socket?.uid),
       mechanism: this.name,
       peer: hostName(hid),
-      access: this.#service?.accesses.get(wire.local) ?? '',
+      access,
+      ...(own?.chosen === 'here' && { pinned: access }),
     }
   }
 
@@ -179,18 +182,15 @@ export class TranslationMechanism implements Mechanism {
     const locals = [...service.accesses].filter(([, device]) => device === access).map(([ip]) => ip)
     let moved = 0
     const failed = new Set<number>()
-    const whole = what.kind === 'all'
-    for (const hid of new Set(views.map((v) => v.hid))) {
-      const flows = views.filter((v) => v.hid === hid)
-      if (whole) {
-        if (locals.some((local) => service.move(hid, local))) moved += flows.length
-        else failed.add(hid)
-        continue
-      }
-      for (const { found } of flows)
-        if (locals.some((l) => familyOf(l) === familyOf(found.local) && service.move(hid, l, found.id)))
-          moved++
-        else failed.add(hid)
+    for (const [hid, flows] of byHost(views)) {
+      const count =
+        what.kind !== 'all'
+          ? this.#moveFlows(service, hid, locals, flows)
+          : locals.some((local) => service.move(hid, local))
+            ? flows.length
+            : 0
+      moved += count
+      if (count < flows.length) failed.add(hid)
     }
     if (moved === 0)
       throw new GodwitError('NO_PATH', `${formatSelector(what)} cannot be reached over ${access}`, {
@@ -198,6 +198,46 @@ export class TranslationMechanism implements Mechanism {
       })
     const names = [...failed].map(hostName).join(', ')
     return { flows: moved, ...(failed.size > 0 ? { note: `not reached over ${access}: ${names}` } : {}) }
+  }
+
+  /** To the first of these own addresses over which the host answers, in each family. */
+  #moveFlows(
+    service: TranslationService,
+    hid: number,
+    locals: readonly Ip[],
+    flows: readonly FlowView[],
+  ): number {
+    let moved = 0
+    for (const family of [4, 6] as const) {
+      const ids = flows.filter((v) => familyOf(v.found.local) === family).map((v) => v.found.id)
+      for (const local of locals.filter((l) => familyOf(l) === family)) {
+        const count = service.moveFlows(hid, local, ids)
+        moved += count
+        if (count > 0) break
+      }
+    }
+    return moved
+  }
+
+  async giveBack(what: Selector): Promise<Move | undefined> {
+    const service = this.#service
+    const views = this.#views().filter((view) => this.#matches(view, what))
+    if (service === undefined || views.length === 0) return undefined
+    let flows = 0
+    for (const [hid, of] of byHost(views)) {
+      const whole = what.kind === 'all' && service.machine.host(hid)?.pinned !== undefined
+      const moved = whole ? of : of.filter((v) => v.own !== undefined)
+      flows += moved.length
+      service.giveBack(hid, what.kind === 'all' ? undefined : moved.map((v) => v.found.id))
+    }
+    return { flows }
+  }
+
+  pins(): readonly Pin[] {
+    const accesses = new Set<string>()
+    for (const { pinned } of this.#service?.machine.hosts() ?? [])
+      if (pinned !== undefined) accesses.add(this.#service?.accesses.get(pinned) ?? pinned)
+    return [...accesses].map((access) => ({ what: 'all', access }))
   }
 
   #matches(view: FlowView, selector: Selector): boolean {
@@ -249,7 +289,7 @@ export class TranslationMechanism implements Mechanism {
     if (service === undefined || view === undefined) return undefined
     const host = service.machine.host(view.hid)
     const { found, wire } = view
-    const moved = wire.local !== found.local || wire.foreign !== found.foreign
+    const { own } = view
     return [
       {
         at: this.#services.clock.wall(),
@@ -257,9 +297,7 @@ export class TranslationMechanism implements Mechanism {
         subject: { kind: 'flow', id: flowId },
         what: flowId,
         chosen: service.accesses.get(wire.local) ?? wire.local,
-        reason: moved
-          ? 'the other host runs godwit too, and one of the two has moved: addresses are rewritten on both'
-          : 'the other host runs godwit too; nothing has moved, so nothing is rewritten',
+        reason: reasonOf(view),
         evidence: {
           socket: `${found.local} → ${found.foreign}`,
           wire: `${wire.local} → ${wire.foreign}`,
@@ -267,6 +305,7 @@ export class TranslationMechanism implements Mechanism {
           key: host?.row.key === undefined ? 'none' : toBase64(host.row.key),
           pairs: [...(host?.confirmed.keys() ?? [])].join(', '),
           detached: host?.detachedAt !== undefined,
+          ...(own && { own_way: own.chosen, both_directions: own.followed }),
         },
       },
     ]
@@ -339,6 +378,26 @@ export class TranslationMechanism implements Mechanism {
       gauge('scan_seconds', 'Duration of the last look at the sockets.', scan / 1000),
     ]
   }
+}
+
+function byHost(views: readonly FlowView[]): Map<number, FlowView[]> {
+  const out = new Map<number, FlowView[]>()
+  for (const view of views) {
+    const flows = out.get(view.hid)
+    if (flows === undefined) out.set(view.hid, [view])
+    else flows.push(view)
+  }
+  return out
+}
+
+function reasonOf({ found, wire, own }: FlowView): string {
+  if (own?.chosen === 'there')
+    return 'the other host has moved this flow by hand: it goes over a pair of its own'
+  if (own !== undefined)
+    return `moved by hand; the other host ${own.followed ? 'sends it this way too' : 'has not said that it follows'}`
+  return wire.local !== found.local || wire.foreign !== found.foreign
+    ? 'the other host runs godwit too, and one of the two has moved: addresses are rewritten on both'
+    : 'the other host runs godwit too; nothing has moved, so nothing is rewritten'
 }
 
 function hostName(hid: number): string {

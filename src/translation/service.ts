@@ -21,7 +21,7 @@ import type { IhmpOptions, Output } from './machine/types.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { Scanner } from './scanner.ts'
 import { Seeker } from './seek.ts'
-import { familyOf, type Ip, type Pair, Tables } from './tables.ts'
+import { familyOf, type Ip, type Pair, pairKey, type SocketRow, Tables } from './tables.ts'
 
 /** For experiments (RFC 4727 §4.2.1; the paper gives none), and of those that no program without rights can send from. */
 export const IHMP_PORT = 1021
@@ -63,6 +63,8 @@ export interface FlowView {
   readonly wire: Pair
   /** Whether both ends know that it is the host's, so that it can be moved. */
   readonly proven: boolean
+  /** It goes over a pair of its own: chosen here or by the other end, which follows, or has not said so yet. */
+  readonly own?: { readonly chosen: 'here' | 'there'; readonly followed: boolean } | undefined
 }
 
 export class TranslationService {
@@ -231,17 +233,44 @@ export class TranslationService {
         ? (host?.overrides.get(found.id) ?? host?.current[familyOf(found.local)])
         : undefined
       const wire = moved ?? found
-      out.push({ found, hid: row.hid, wire: { local: wire.local, foreign: wire.foreign }, proven: moves })
+      out.push({
+        found,
+        hid: row.hid,
+        wire: { local: wire.local, foreign: wire.foreign },
+        proven: moves,
+        own: host?.overrides.has(found.id) ? this.#ownWay(row) : undefined,
+      })
     }
     return out
   }
 
-  /** Moves a flow (by id) or all flows of a host to an own address. False: no confirmed pair has it. */
-  move(hid: number, local: Ip, flow?: string): boolean {
-    const row = flow === undefined ? undefined : this.tables.sockets.get(flow)
-    const moved = this.machine.move(hid, local, row, this.#clock.now())
+  #ownWay({ hid, id }: SocketRow): FlowView['own'] {
+    const diversion = this.machine.host(hid)?.diversions.get(id)
+    return diversion && { chosen: diversion.own ? 'here' : 'there', followed: diversion.followed }
+  }
+
+  /** Moves all flows of a host to an own address. False: no confirmed pair has it. */
+  move(hid: number, local: Ip): boolean {
+    const moved = this.machine.move(hid, local, this.#clock.now())
     this.#pump()
     return moved
+  }
+
+  /** Moves flows of a host (by id), both ways; returns how many there is a confirmed pair for. */
+  moveFlows(hid: number, local: Ip, ids: readonly string[]): number {
+    const moved = this.machine.moveFlows(hid, local, this.#rows(ids), this.#clock.now())
+    this.#pump()
+    return moved.length
+  }
+
+  /** Gives back what was moved by hand: these flows of a host, or all. */
+  giveBack(hid: number, ids?: readonly string[]): void {
+    this.machine.giveBack(hid, ids && this.#rows(ids), this.#clock.now())
+    this.#pump()
+  }
+
+  #rows(ids: readonly string[]): SocketRow[] {
+    return ids.flatMap((id) => this.tables.sockets.get(id) ?? [])
   }
 
   /** After `godwit dime key set`: peers are told under the old key. */
@@ -315,6 +344,7 @@ export class TranslationService {
       else later.push(out)
     for (const out of later)
       if (out.kind === 'resumed') this.#kick(out.hid, out.pair)
+      else if (out.kind === 'diverted') this.#applier.diverted(out.flows)
       else if (out.kind === 'handover' && familyOf(out.to.local) === out.family) {
         this.#kick(out.hid, out.to)
         if (out.from !== undefined) this.#applier.outage.show(out.hid, out.family)
@@ -345,6 +375,10 @@ export class TranslationService {
         if (out.from !== undefined && this.#hasFlows(out.hid, out.family)) this.#record(out)
         return
       case 'resumed':
+        return
+      case 'diverted':
+        this.#state.saveSoon()
+        recorder.log('debug', `host ${out.hid}: ${out.flows.length} flows go over ${pairKey(out.pair)}`)
         return
       case 'gone':
         recorder.log('warn', `host ${out.hid} is gone: ${out.reason}`)

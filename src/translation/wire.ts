@@ -47,6 +47,8 @@ export const Control = {
   /** An acknowledgement by a router; only an IHMP-aware NAT sends it (D7). */
   ROUTER_ACK: 14,
   ACK: 15,
+  /** Single flows go over this pair, or with all others again (multipath). */
+  MOVE_FLOWS: 16,
 } as const
 export type Control = (typeof Control)[keyof typeof Control]
 
@@ -64,6 +66,8 @@ export const Option = {
   PF: 0x0010,
   /** CROSS_FAMILY: flows of the other family may travel on this pair; in an acknowledgement: here too. */
   CF: 0x0020,
+  /** RELEASED: the flows named go where all others of the sender go, no longer on a pair of their own. */
+  RF: 0x0040,
 } as const
 
 /** Types of payload fields. */
@@ -83,6 +87,7 @@ export const Field = {
   KEY_PROOF: 12,
   FLOW_PAIR: 13,
   FLOW_TAGS: 14,
+  FLOW_ENDS: 15,
   MAC: 254,
   SIGNATURE: 255,
 } as const
@@ -116,6 +121,14 @@ export interface FlowTag {
   readonly tag: Uint8Array
 }
 
+/** A flow between the addresses of FLOW_PAIR: the sender's port, the receiver's, and the sender's as packets carry it. */
+export interface FlowEnds {
+  readonly protocol: number
+  readonly ownPort: number
+  readonly otherPort: number
+  readonly wirePort: number
+}
+
 export interface IhmpMessage {
   readonly control: Control
   readonly options: number
@@ -138,6 +151,7 @@ export interface IhmpMessage {
   readonly keyProof?: Uint8Array
   readonly flowPair?: FlowPair
   readonly flowTags?: readonly FlowTag[]
+  readonly flowEnds?: readonly FlowEnds[]
   /** 16 bytes to be returned in `response` from the address under test. */
   readonly challenge?: Uint8Array
   readonly response?: Uint8Array
@@ -161,6 +175,9 @@ export const MAX_MESSAGE = 1200
 /** Most connections in one message. */
 export const MOST_FLOW_TAGS = 80
 const FLOW_TAG_LENGTH = 12
+/** Most flows that one message moves. */
+export const MOST_FLOW_ENDS = 100
+const FLOW_ENDS_LENGTH = 8
 const CONTROLS = new Set<number>(Object.values(Control))
 const CHALLENGE_LENGTH = 16
 
@@ -238,6 +255,11 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<IhmpMess
         if (size % FLOW_TAG_LENGTH !== 0) return malformed(`flow tags of ${size} bytes`)
         if (message.flowTags !== undefined) return malformed('field twice')
         message.flowTags = decodeTags(value)
+        break
+      case Field.FLOW_ENDS:
+        if (size % FLOW_ENDS_LENGTH !== 0) return malformed(`flow ends of ${size} bytes`)
+        if (message.flowEnds !== undefined) return malformed('field twice')
+        message.flowEnds = decodeEnds(value)
         break
       case Field.PORT_MAPPING: {
         const mapping = decodeMapping(value)
@@ -331,6 +353,7 @@ function encode(message: IhmpMessage, out: Uint8Array, at = 0): number {
   if (message.mapping !== undefined) field(Field.PORT_MAPPING, ...encodeMapping(message.mapping))
   if (message.flowPair !== undefined) field(Field.FLOW_PAIR, message.flowPair.own, message.flowPair.other)
   if (message.flowTags !== undefined) field(Field.FLOW_TAGS, ...message.flowTags.flatMap(encodeTag))
+  if (message.flowEnds !== undefined) field(Field.FLOW_ENDS, ...message.flowEnds.map(encodeEnds))
   for (const type of SINGLE_ORDER) {
     const value = message[SINGLE[type]!]
     if (value !== undefined) field(type, value)
@@ -348,6 +371,7 @@ function byteLength(message: IhmpMessage): number {
   if (message.mapping !== undefined) length += 4 + 8 + 2 * message.mapping.host.length
   if (message.flowPair !== undefined) length += 4 + 2 * message.flowPair.own.length
   if (message.flowTags !== undefined) length += 4 + FLOW_TAG_LENGTH * message.flowTags.length
+  if (message.flowEnds !== undefined) length += 4 + FLOW_ENDS_LENGTH * message.flowEnds.length
   for (const type of SINGLE_ORDER) {
     const value = message[SINGLE[type]!]
     if (value !== undefined) length += 4 + value.length
@@ -397,6 +421,30 @@ function decodeTags(value: Uint8Array): FlowTag[] {
 
 function encodeTag({ ownPort, otherPort, tag }: FlowTag): readonly Uint8Array[] {
   return [Uint8Array.of(ownPort >> 8, ownPort & 255, otherPort >> 8, otherPort & 255), tag]
+}
+
+/** protocol (8), zero (8), the sender's port, the receiver's, the sender's on the wire; again and again. */
+function decodeEnds(value: Uint8Array): FlowEnds[] {
+  const view = viewOf(value)
+  const ends: FlowEnds[] = []
+  for (let at = 0; at < value.length; at += FLOW_ENDS_LENGTH)
+    ends.push({
+      protocol: value[at]!,
+      ownPort: view.getUint16(at + 2),
+      otherPort: view.getUint16(at + 4),
+      wirePort: view.getUint16(at + 6),
+    })
+  return ends
+}
+
+function encodeEnds({ protocol, ownPort, otherPort, wirePort }: FlowEnds): Uint8Array {
+  const bytes = new Uint8Array(FLOW_ENDS_LENGTH)
+  const view = viewOf(bytes)
+  bytes[0] = protocol
+  view.setUint16(2, ownPort)
+  view.setUint16(4, otherPort)
+  view.setUint16(6, wirePort)
+  return bytes
 }
 
 function isZero(bytes: Uint8Array, from: number, to: number): boolean {

@@ -186,7 +186,11 @@ export class Outage {
    * it whichever end speaks next.
    */
   show(hid: number, family: 4 | 6): void {
-    const flows = this.#connections(hid, family).filter((flow) => flow.taken === 'both')
+    this.showFlows(this.#connections(hid, family).filter((flow) => flow.taken === 'both'))
+  }
+
+  /** The same of these TCP connections. */
+  showFlows(flows: readonly SocketRow[]): void {
     for (let i = 0; i < flows.length; i += SHOWN_AT_ONCE)
       this.#later((i / SHOWN_AT_ONCE) * SHOW_PAUSE_MS, () => this.#show(flows.slice(i, i + SHOWN_AT_ONCE)))
   }

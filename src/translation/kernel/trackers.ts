@@ -81,6 +81,16 @@ export class Trackers {
     this.#moves = []
   }
 
+  /** Single connections have gone to another pair, and may have been there before. */
+  diverted(flows: readonly SocketRow[], wires: Iterable<Pair>): void {
+    if (this.#refused || !this.#network.isTracked()) return
+    for (const pair of wires)
+      this.#forget(
+        flows.filter((flow) => familyOf(flow.local) === familyOf(pair.local)),
+        pair,
+      )
+  }
+
   stop(): void {
     for (const immediate of this.#waiting) clearImmediate(immediate)
     this.#waiting.clear()

@@ -425,6 +425,7 @@ export class Greeting {
       this.#state.index(into, ip)
     }
     for (const [ip, port] of from.ports) into.ports.set(ip, port)
+    for (const [id, diversion] of from.diversions) into.diversions.set(id, diversion)
     into.replay.accept(from.replay.highest)
     into.privileged &&= from.privileged
     this.#state.forget(from)

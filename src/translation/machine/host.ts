@@ -5,6 +5,7 @@
 import type { TokenBucket } from '../../core/token-bucket.ts'
 import type { HidRow, Ip, Pair, SocketRow } from '../tables.ts'
 import type { IhmpMessage } from '../wire.ts'
+import type { Diversion } from './multipath.ts'
 import type { Unproven } from './possession.ts'
 
 export interface OwnKey {
@@ -44,6 +45,8 @@ export interface Host {
   proveAt: number
   /** Flows that it has proven, by the challenge that it must return for packets to be sent as theirs. */
   readonly batches: Map<string, readonly SocketRow[]>
+  /** Flows that go, or shall go, over a pair of their own, by id (multipath.ts). */
+  readonly diversions: Map<string, Diversion>
   /** Shared secret of an association without keys. */
   secret: Uint8Array | undefined
   /** Half of that secret that is ours. */

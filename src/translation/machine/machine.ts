@@ -15,6 +15,7 @@ import type { Host } from './host.ts'
 import { KeyChange } from './key-change.ts'
 import { Messages } from './messages.ts'
 import { Movement } from './movement.ts'
+import { Multipath } from './multipath.ts'
 import { handleNatEntry } from './nat.ts'
 import { Paths } from './paths.ts'
 import { Possession } from './possession.ts'
@@ -29,14 +30,19 @@ export class IhmpMachine {
   readonly #greeting: Greeting
   readonly #keyChange: KeyChange
   readonly #possession: Possession
+  readonly #multipath: Multipath
   readonly #checks = new Checks()
 
   constructor(components: IhmpComponents, options: Partial<IhmpOptions> = {}) {
     this.#state = new IhmpState(components, options)
     this.#messages = new Messages(this.#state)
-    this.#paths = new Paths(this.#state, this.#messages, (host, local, now) =>
-      this.#movement.announce(host, local, now),
+    this.#paths = new Paths(
+      this.#state,
+      this.#messages,
+      (host, local, now) => this.#movement.announce(host, local, now),
+      (host, now) => this.#multipath.settle(host, now),
     )
+    this.#multipath = new Multipath(this.#state, this.#messages, this.#paths)
     this.#movement = new Movement(this.#state, this.#messages, this.#paths)
     this.#possession = new Possession(this.#state, this.#messages, this.#paths)
     this.#greeting = new Greeting(this.#state, this.#messages, this.#paths, this.#movement, this.#possession)
@@ -76,6 +82,7 @@ export class IhmpMachine {
     const state = this.#state
     state.restored.clear()
     state.restoredFlows.clear()
+    state.restoredDiversions.clear()
     const next = new Map(addresses.map((a) => [a.ip, a]))
     const lost = [...state.own.keys()].filter((ip) => !next.has(ip))
     const gained = addresses.filter((a) => !state.own.has(a.ip))
@@ -143,6 +150,7 @@ export class IhmpMachine {
   /** The row of a flow is in the socket table, or its connection has been answered: may its host have it? */
   handleSocket(flow: SocketRow, now: number): void {
     this.#possession.handleSocket(flow, now)
+    this.#multipath.handleSocket(flow)
   }
 
   /** The last flow of a host has ended. */
@@ -169,10 +177,26 @@ export class IhmpMachine {
     if (host !== undefined) this.#paths.suspect(host, now)
   }
 
-  /** Sends everything of a host, or one of its flows, from another own address. False: no confirmed pair has it. */
-  move(hid: number, local: Ip, flow: SocketRow | undefined, now: number): boolean {
+  /** Sends everything of a host from another own address. False: no confirmed pair has it. */
+  move(hid: number, local: Ip, now: number): boolean {
     const host = this.host(hid)
-    return host?.state === 'peer' && this.#paths.move(host, local, flow, now)
+    if (host?.state !== 'peer' || !this.#paths.move(host, local, now)) return false
+    this.#multipath.release(host, now)
+    return true
+  }
+
+  /** The same of some of its flows; returns those that were moved. The other end is told, and sends them there too. */
+  moveFlows(hid: number, local: Ip, flows: readonly SocketRow[], now: number): readonly SocketRow[] {
+    const host = this.host(hid)
+    return host?.state === 'peer' ? this.#multipath.move(host, local, flows, now) : []
+  }
+
+  /** Gives back what was moved by hand: these flows, or everything of the host. */
+  giveBack(hid: number, flows: readonly SocketRow[] | undefined, now: number): void {
+    const host = this.host(hid)
+    if (host === undefined) return
+    if (flows === undefined && host.pinned !== undefined) this.#paths.move(host, undefined, now)
+    this.#multipath.release(host, now, flows)
   }
 
   /** A new private key for all hosts (`godwit dime key set`): told under the old one (DI-40). */
@@ -269,6 +293,7 @@ export class IhmpMachine {
       this.#possession.wake(host, now)
     } else if (message.control === Control.KEY_CHANGE) this.#keyChange.handle(host, message, pair, port, now)
     else if (message.control === Control.FLOWS) this.#possession.handle(host, message, pair, port)
+    else if (message.control === Control.MOVE_FLOWS) this.#multipath.handle(host, message, pair, port, now)
     else this.#movement.handleUpdate(host, message, pair, port, now)
   }
 
@@ -296,6 +321,7 @@ export class IhmpMachine {
       this.#greeting.nextTimeout(),
       this.#paths.nextTimeout(),
       this.#possession.nextTimeout(),
+      this.#multipath.nextTimeout(),
     )
     for (const { detachedAt, idleSince } of this.#state.hosts.values()) {
       if (detachedAt !== undefined) next = Math.min(next, detachedAt + holdMs)
@@ -309,6 +335,7 @@ export class IhmpMachine {
     this.#greeting.handleTimeout(now)
     this.#paths.handleTimeout(now)
     this.#possession.handleTimeout(now)
+    this.#multipath.handleTimeout(now)
     const { holdMs, idleMs } = this.#state.options
     for (const host of [...this.#state.hosts.values()]) {
       if (host.detachedAt !== undefined && host.detachedAt + holdMs <= now) this.#holdOver(host)

@@ -224,11 +224,7 @@ export class Movement {
     let challenge: Uint8Array | undefined
     if (usable && this.#paths.accept(host, pair)) {
       this.#state.claims(host, pair.foreign)
-      if (!host.confirmed.has(pairKey(pair))) {
-        challenge = host.challenges.get(pair.foreign) ?? this.#state.random(16)
-        host.challenges.set(pair.foreign, challenge)
-        this.#paths.proveLater(host, pair, now)
-      }
+      challenge = this.#paths.challenge(host, pair, now)
       if ((message.options & Option.PF) !== 0) host.preferred = pair.foreign
     }
     if ((message.options & Option.CF) !== 0 && this.#state.options.crossing) {

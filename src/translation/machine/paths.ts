@@ -8,7 +8,7 @@
  * address at which it does not receive.
  */
 import { type Candidate, choosePair, classify, type LocalAddress } from '../policy.ts'
-import { bytesOf, familyOf, type Ip, type Pair, pairKey, type SocketRow, samePair } from '../tables.ts'
+import { bytesOf, familyOf, type Ip, type Pair, pairKey, samePair } from '../tables.ts'
 import { Control, Option } from '../wire.ts'
 import type { Host } from './host.ts'
 import { type Body, type Messages, PROBE_TRIES, TRIES } from './messages.ts'
@@ -30,18 +30,24 @@ export class Paths {
   readonly #state: IhmpState
   readonly #messages: Messages
   readonly #announce: (host: Host, local: LocalAddress, now: number) => void
+  readonly #settle: (host: Host, now: number) => void
   /** Pairs that are accepted for a while yet, by HID and pair. */
   readonly #expiring = new Map<string, { readonly at: number; readonly host: Host; readonly pair: Pair }>()
 
-  /** `announce` tells a host that has no other way about an own address (movement.ts). */
+  /**
+   * `announce` tells a host that has no other way about an own address (movement.ts); `settle` looks at flows with pairs of
+   * their own when other pairs work than before (multipath.ts).
+   */
   constructor(
     state: IhmpState,
     messages: Messages,
     announce: (host: Host, local: LocalAddress, now: number) => void,
+    settle: (host: Host, now: number) => void,
   ) {
     this.#state = state
     this.#messages = messages
     this.#announce = announce
+    this.#settle = settle
   }
 
   // --------------------------------------------------------------------------------------- accepted, confirmed
@@ -167,6 +173,15 @@ export class Paths {
     })
   }
 
+  /** What the host must return before anything is sent on this pair; undefined: it has done so. */
+  challenge(host: Host, pair: Pair, now: number): Uint8Array | undefined {
+    if (host.confirmed.has(pairKey(pair))) return undefined
+    const challenge = host.challenges.get(pair.foreign) ?? this.#state.random(16)
+    host.challenges.set(pair.foreign, challenge)
+    this.proveLater(host, pair, now)
+    return challenge
+  }
+
   /** TCP repeats itself, or something else says that a path is silent: ask on every pair (DI-16). */
   suspect(host: Host, now: number): void {
     if (host.state !== 'peer' || this.#messages.pending(host)) return
@@ -210,11 +225,12 @@ export class Paths {
 
   /** A pair that works, the one in use if it does. */
   any(host: Host): Pair | undefined {
-    const current = [host.row.current[4], host.row.current[6]].find((p) => p && this.#usable(host, p))
-    return current ?? this.#candidates(host)[0]?.pair
+    const current = [host.row.current[4], host.row.current[6]].find((p) => p && this.usable(host, p))
+    return current ?? this.candidates(host)[0]?.pair
   }
 
-  #candidates(host: Host): Candidate[] {
+  /** Pairs that could be sent on. */
+  candidates(host: Host): Candidate[] {
     const out: Candidate[] = []
     for (const { pair, at } of host.confirmed.values()) {
       const own = this.#state.own.get(pair.local)
@@ -224,13 +240,13 @@ export class Paths {
     return out
   }
 
-  #usable(host: Host, pair: Pair): boolean {
+  usable(host: Host, pair: Pair): boolean {
     return host.confirmed.has(pairKey(pair)) && this.#state.own.has(pair.local)
   }
 
   /** Settles which pair is sent on, and whether the host is detached (D2). */
   choose(host: Host, cause: string, now: number): void {
-    const candidates = this.#candidates(host)
+    const candidates = this.candidates(host)
     for (const family of [4, 6] as const) {
       const current = host.row.current[family]
       const choice = choosePair(this.#of(family, host, candidates, now), {
@@ -257,11 +273,7 @@ export class Paths {
         this.probe(host, choice.pair, now, Option.PF)
       }
     }
-    for (const [id, pair] of host.row.overrides)
-      if (!this.#usable(host, pair)) {
-        host.row.overrides.delete(id)
-        this.#state.changed(host)
-      }
+    this.#settle(host, now)
     const detached = candidates.length === 0
     if (detached && host.detachedAt === undefined && !host.dormant) {
       host.detachedAt = now
@@ -348,28 +360,16 @@ export class Paths {
   /** The pairs of a family have worked again for a while. */
   #uncross(host: Host, family: 4 | 6): void {
     host.uncrossAt.delete(family)
-    if (!this.#candidates(host).some((c) => familyOf(c.pair.local) === family)) return
+    if (!this.candidates(host).some((c) => familyOf(c.pair.local) === family)) return
     host.row.crossed.delete(family)
     host.crossable.delete(family)
     this.#state.changed(host)
   }
 
-  /** Sends everything of a host, or one of its flows, from another own address. False: no confirmed pair has it. */
-  move(host: Host, local: Ip, flow: SocketRow | undefined, now: number): boolean {
-    const usable = this.#candidates(host).filter((c) => c.pair.local === local)
-    if (usable.length === 0) return false
-    if (flow !== undefined) {
-      const choice = choosePair(
-        usable.filter((c) => familyOf(c.pair.local) === familyOf(flow.local)),
-        {},
-      )
-      if (choice === undefined) return false
-      host.row.overrides.set(flow.id, choice.pair)
-      this.#state.changed(host)
-      return true
-    }
+  /** Sends everything of a host from another own address; undefined: from that which it prefers. False: no confirmed pair has it. */
+  move(host: Host, local: Ip | undefined, now: number): boolean {
+    if (local !== undefined && !this.candidates(host).some((c) => c.pair.local === local)) return false
     host.pinned = local
-    host.row.overrides.clear()
     this.choose(host, 'command', now)
     return true
   }

@@ -55,6 +55,8 @@ export class IhmpState {
   readonly restored = new Map<string, number>()
   /** Flows that had been proven before a restart. */
   readonly restoredFlows = new Set<string>()
+  /** Flows that went over a pair of their own before a restart, by `connectionId`. */
+  readonly restoredDiversions = new Map<string, SavedDiversion>()
   /** All messages that wait for their acknowledgement; each host has its own as well. */
   readonly requests = new Set<Request>()
   /** Those that were sent, by number and pair. */
@@ -113,6 +115,7 @@ export class IhmpState {
       unproven: new Map(),
       proveAt: Number.POSITIVE_INFINITY,
       batches: new Map(),
+      diversions: new Map(),
       secret: undefined,
       cookie: this.random(16),
       sequence: new DataView(this.random(2).buffer).getUint16(0),
@@ -293,6 +296,7 @@ export class IhmpState {
     host.secret = saved.secret
     host.privileged = saved.privileged
     for (const id of saved.taken) this.restoredFlows.add(id)
+    for (const each of saved.diversions ?? []) this.restoredDiversions.set(each.connection, each)
     host.preferred = saved.preferred
     this.#counter = Math.max(this.#counter, saved.counter)
     for (const ip of saved.known) this.know(host, ip)
@@ -331,6 +335,9 @@ export class IhmpState {
         taken: [...this.components.tables.flows(host.row.hid)].flatMap((f) =>
           f.taken === 'both' ? [connectionId(f)] : [],
         ),
+        diversions: [...host.diversions.values()].flatMap(({ flow, pair, own, counter }) =>
+          pair === undefined ? [] : [{ connection: connectionId(flow), pair, own, counter }],
+        ),
         floor: host.replay.highest,
         counter: this.#counter,
         preferred: host.preferred,
@@ -367,6 +374,8 @@ export interface SavedHost {
   readonly privileged: boolean
   /** The flows that it has proven to be its own (`connectionId`). */
   readonly taken: readonly string[]
+  /** Of those, the flows that go over a pair of their own. */
+  readonly diversions?: readonly SavedDiversion[]
   readonly floor: number
   readonly counter: number
   readonly preferred: Ip | undefined
@@ -386,6 +395,14 @@ export interface SavedHost {
   readonly lost: readonly Ip[]
   /** Pairs that its flows are bound to. */
   readonly flows: readonly Pair[]
+}
+
+/** A flow on a pair of its own: moved there by this end (`own`) or the other, by the message with this counter. */
+export interface SavedDiversion {
+  readonly connection: string
+  readonly pair: Pair
+  readonly own: boolean
+  readonly counter: number
 }
 
 /** The flow, and which socket of all that may have it in the course of time. */

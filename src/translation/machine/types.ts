@@ -97,6 +97,13 @@ export type Output =
       readonly cause: string
       readonly reason: string
     }
+  /** Single flows go over this pair now: one of their own, or that of all others again. */
+  | {
+      readonly kind: 'diverted'
+      readonly hid: number
+      readonly pair: Pair
+      readonly flows: readonly SocketRow[]
+    }
   /** A pair that flows were on works again, or may: its address is back, or the peer is. Nothing has changed in the tables. */
   | { readonly kind: 'resumed'; readonly hid: number; readonly pair: Pair }
   /** Its hold time is over: the applications get an error (DI-32). */

@@ -172,7 +172,7 @@ test('DI-32: held, then an error to the application when there is no way back', 
   assert.ok(broken, 'the socket was aborted')
 })
 
-test('`move`, `flows` and `why` speak of translated flows', async () => {
+test('`move`, `flows` and `why` speak of translated flows; one that is moved alone goes over its pair both ways (issue 11, 4)', async () => {
   const finish = await session('10.3.0.2')
   await bed.daemon('c')
   await bed.daemon('m')
@@ -189,6 +189,20 @@ test('`move`, `flows` and `why` speak of translated flows', async () => {
   assert.equal(flow?.mechanism, 'translation')
   await bed.move('m', flow!.id, 'acc1')
   assert.equal((await bed.status('m')).flows[0]?.access, 'acc1')
+  await bed.move('m', 'all', 'acc1')
+  // One flow alone, both ways: what leaves c for it goes to acc2 too, and is counted there.
+  await bed.move('m', flow!.id, 'acc2')
+  await until('c sends it to acc2', async () => (await bed.sockets('c')).every((s) => s.wire === '10.2.0.2'))
+  const arrived = (): number => Number(bed.run('m', 'cat', '/sys/class/net/acc2/statistics/rx_packets'))
+  const before = arrived()
+  await until('its answers arrive on acc2', () => arrived() > before + 20)
+  assert.equal((await bed.status('m')).flows[0]?.pinned, 'acc2')
+  const [current] = (await bed.hosts('c')).flatMap((h) => h.current)
+  assert.equal(current?.foreign, '10.1.0.2', 'all else goes over acc1')
+  await bed.move('m', flow!.id, 'auto')
+  await until('c sends it with all else', async () =>
+    (await bed.sockets('c')).every((s) => s.wire === '10.1.0.2'),
+  )
   echoed(await finish())
 })
 

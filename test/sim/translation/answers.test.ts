@@ -32,16 +32,16 @@ test('DI-38, D8: what a host asked for earlier does not come true again when it 
   mh.set(`${A}/24`, `${B}/24`)
   net.run(net.now + 5_000)
   const { hid } = peerOf(mh).row
-  mh.machine.move(hid, B, undefined, net.now)
+  mh.machine.move(hid, B, net.now)
   net.run(net.now + 1_000)
-  mh.machine.move(hid, A, undefined, net.now)
+  mh.machine.move(hid, A, net.now)
   net.run(net.now + 1_000)
   const wish = net.log.findLast(({ bytes, from }) => {
     const m = ihmp.decode(bytes)
     return m.ok && from === A && m.value.control === Control.PATH_PROBE && (m.value.options & Option.PF) !== 0
   })
   assert.ok(wish !== undefined)
-  mh.machine.move(hid, B, undefined, net.now)
+  mh.machine.move(hid, B, net.now)
   net.run(net.now + 1_000)
   assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
   const { replayed } = ch.machine.stats

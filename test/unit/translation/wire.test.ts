@@ -10,6 +10,7 @@ import {
   type IhmpMessage,
   ihmp,
   MAX_MESSAGE,
+  MOST_FLOW_ENDS,
   MOST_FLOW_TAGS,
   Option,
 } from '../../../src/translation/wire.ts'
@@ -55,6 +56,15 @@ const arbitrary: fc.Arbitrary<IhmpMessage> = fc.record(
     flowTags: fc.array(fc.record({ ownPort: fc.nat(65535), otherPort: fc.nat(65535), tag: bytes(8) }), {
       maxLength: 5,
     }),
+    flowEnds: fc.array(
+      fc.record({
+        protocol: fc.constantFrom(6, 17),
+        ownPort: fc.nat(65535),
+        otherPort: fc.nat(65535),
+        wirePort: fc.nat(65535),
+      }),
+      { maxLength: 5 },
+    ),
     challenge: bytes(16),
     response: bytes(16),
     receiver: address,
@@ -191,6 +201,32 @@ testCodec<IhmpMessage>('IHMP (DI-17)', {
       },
     },
     {
+      name: 'MOVE_FLOWS: one goes where all others go',
+      bytes: `
+        49 48 01
+        10                                         # control: MOVE_FLOWS
+        00 40                                      # options: RF
+        00 02
+        00 00 00 00 00 00 00 08
+        04 00 00 20
+        0a 01 00 02 00 00 00 00 00 00 00 00 00 00 00 00   # Host ID 10.1.0.2
+        0d 00 00 08  0a 01 00 02 0a 03 00 02       # FLOW_PAIR: the sender's address, the receiver's
+        0f 00 00 08                                # FLOW_ENDS
+          06 00  9c 40 00 50 9c 40                 # TCP, port 40000 of the sender, 80 of the receiver, 40000 on the wire
+        09 00 00 04  0a 03 00 02                   # RECEIVER
+      `,
+      message: {
+        control: Control.MOVE_FLOWS,
+        options: Option.RF,
+        sequence: 2,
+        counter: 8,
+        hostId: ip('10.1.0.2'),
+        flowPair: { own: ip('10.1.0.2'), other: ip('10.3.0.2') },
+        flowEnds: [{ protocol: 6, ownPort: 40000, otherPort: 80, wirePort: 40000 }],
+        receiver: ip('10.3.0.2'),
+      },
+    },
+    {
       name: 'KEY_CHANGE, the second',
       bytes: `
         49 48 01
@@ -296,4 +332,22 @@ test('IHMP: the largest message that godwit sends fits every path', () => {
     signature: run(64, 0),
   })
   assert.ok(flows <= MAX_MESSAGE)
+  const moved = ihmp.byteLength({
+    control: Control.MOVE_FLOWS,
+    options: 0,
+    sequence: 0,
+    counter: 0,
+    hostId: six,
+    receiver: six,
+    challenge: run(16, 0),
+    flowPair: { own: six, other: six },
+    flowEnds: Array.from({ length: MOST_FLOW_ENDS }, () => ({
+      protocol: 6,
+      ownPort: 1,
+      otherPort: 2,
+      wirePort: 1,
+    })),
+    signature: run(64, 0),
+  })
+  assert.ok(moved <= MAX_MESSAGE)
 })
