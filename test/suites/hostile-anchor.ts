@@ -51,7 +51,7 @@ export async function attackAnchor(seconds: number): Promise<HostileOutcome> {
     lab.programs.run(role, process.execPath, [GODWIT, ...args, '--state', state(role)])
   const daemon = async (role: string, ...args: string[]): Promise<Program> => {
     const options = { log: join(folder, `${role}.log`) }
-    const command = [GODWIT, ...args, '--state', state(role)]
+    const command = ['--max-semi-space-size=4', GODWIT, ...args, '--state', state(role)]
     const program = await lab.programs.start(role, process.execPath, command, options)
     await program.expect((line) => line.trim() === 'ready', 20_000)
     return program

@@ -124,7 +124,7 @@ export class HostileBed {
   async daemon(name: 'v' | 'p'): Promise<ChildProcess> {
     const state = join(this.folder, name)
     mkdirSync(state, { recursive: true, mode: 0o700 })
-    const daemon = this.spawn(name, [GODWIT, 'dime', 'up', '--state', state])
+    const daemon = this.spawn(name, ['--max-semi-space-size=4', GODWIT, 'dime', 'up', '--state', state])
     this.#daemons.push(daemon)
     let log = ''
     daemon.stderr!.on('data', (bytes) => {
