@@ -53,6 +53,8 @@ export class ReferenceEngine implements PacketEngine {
   readonly #passed = new Set<number>()
   readonly #highest = new Map<number, number>()
   readonly #inUse = new Set<number>()
+  /** By path, the highest counter of all that it has brought, with the flag or without. */
+  readonly #newest = new Map<number, number>()
 
   constructor(keys: ReferenceKeys, pathIds: readonly number[]) {
     this.#keys = keys
@@ -82,10 +84,13 @@ export class ReferenceEngine implements PacketEngine {
     const { counter, flags, pathId, packet } = opened
     if (this.#seen.has(counter)) {
       // A second copy: dropped, but its path has brought it.
-      if (pathId === 0 && (flags & ORDERED) !== 0) this.#brought(path, counter)
+      if (pathId !== 0) return []
+      this.#arrived(path, counter)
+      if ((flags & ORDERED) !== 0) this.#brought(path, counter)
       return []
     }
     this.#seen.add(counter)
+    this.#arrived(path, counter)
     if ((flags & ORDERED) === 0) {
       if (this.#next === undefined || counter < this.#next) return [packet]
       this.#passed.add(counter)
@@ -93,10 +98,28 @@ export class ReferenceEngine implements PacketEngine {
     }
     this.#brought(path, counter)
     this.#inUse.add(path)
-    if (this.#next === undefined) this.#next = counter
-    if (counter < this.#next) return [packet]
+    if (this.#next === undefined) this.#begin(path, counter)
+    if (counter < this.#next!) return [packet]
     this.#held.set(counter, packet)
     return this.#settle()
+  }
+
+  /** Order begins here: what other paths were given before may still come. */
+  #begin(path: number, counter: number): void {
+    this.#next = counter
+    const others = [...this.#newest].filter(([other, newest]) => other !== path && newest < counter)
+    for (const [other, newest] of others) {
+      this.#inUse.add(other)
+      this.#brought(other, newest)
+    }
+    const before = Math.max(-1, ...others.map(([, newest]) => newest))
+    for (let each = counter - 1; before >= 0 && each > before; each--)
+      if (this.#seen.has(each)) this.#passed.add(each)
+      else this.#next = each
+  }
+
+  #arrived(path: number, counter: number): void {
+    this.#newest.set(path, Math.max(this.#newest.get(path) ?? -1, counter))
   }
 
   expire(): readonly Uint8Array[] {

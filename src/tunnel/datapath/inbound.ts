@@ -202,7 +202,7 @@ export class Inbound {
 
   /**
    * The second copy of a datagram that was sent on several paths (path id 0): dropped, but the path has carried it, and is
-   * to be measured by it. Only what is newer than all before it on that path counts, and only if it is genuine.
+   * to be measured by it. It counts once, and only if it is genuine.
    */
   #copy(
     i: number,
@@ -221,7 +221,7 @@ export class Inbound {
     const slot = this.#slot
     const length = size - HEADER - TAG
     const order = this.#sessions.order[session]!
-    if (slot < 0 || this.#paths.hasNewer(slot, order, counter - 1) || length < INNER_HEADER) return
+    if (slot < 0 || !this.#paths.mayCount(slot, order, counter) || length < INNER_HEADER) return
     const context = this.#sender.context(session, AES_OPEN)
     if (!this.#aead.open(context, low, high, at + HEADER, length) || this.#u8[at + HEADER + 1] !== 0) return
     this.counts.copies++
@@ -339,10 +339,7 @@ export class Inbound {
     paths.receivedBytes[slot] = paths.receivedBytes[slot]! + bytes
     paths.receivedPackets[slot] = paths.receivedPackets[slot]! + 1
     paths.lastReceivedAt[slot] = now
-    const session = this.#sessions.order[this.#session]!
-    if (paths.hasNewer(slot, session, counter)) return
-    paths.session[slot] = session
-    paths.highestCounter[slot] = counter
+    paths.brought(slot, this.#sessions.order[this.#session]!, counter)
   }
 
   #data(
@@ -371,8 +368,14 @@ export class Inbound {
     if (slot >= 0) this.#clamp(packet, length, partial, slot)
     if (!ordered) this.#merger.add(packet, length, partial)
     else {
-      const session = this.#sessions.order[this.#session]!
-      this.#reorder!.take(peer, session, slot, counter, packet, length, partial, now)
+      const index = this.#session
+      const session = this.#sessions.order[index]!
+      const reorder = this.#reorder!
+      if (!reorder.keeps(peer)) {
+        const arrived = (each: number) => !this.#sessions.mayReceive(index, each >>> 0, each)
+        reorder.open(peer, session, slot, counter, now, arrived)
+      }
+      reorder.take(peer, session, slot, counter, packet, length, partial, now)
     }
   }
 

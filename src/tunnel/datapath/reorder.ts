@@ -25,6 +25,8 @@ const HOLD_LEAST = 50
 const FADES = 5_000
 /** A path that brought no such packet for so long is not waited for. */
 const IN_USE = 250
+/** When order begins to be kept, a path that has brought nothing for so long is not waited for, milliseconds. */
+const ALIVE = 60
 /** A peer without such packets for so long is forgotten. */
 const FORGOTTEN = 2_000
 const NEVER = Number.POSITIVE_INFINITY
@@ -102,6 +104,49 @@ export class Reorder {
     this.#heldAt = new Float64Array(packets)
   }
 
+  /** Whether the order of this peer is kept. */
+  keeps(peer: number): boolean {
+    return this.#orders[peer] !== undefined
+  }
+
+  /**
+   * Keeps order from this packet on. What another path was given before, without the flag, may still be on its way: it is
+   * waited for while that path is alive, so that a flow which changes to a nearer path keeps its order. `arrived` says
+   * whether a counter of this session has come.
+   */
+  open(
+    peer: number,
+    session: number,
+    slot: number,
+    counter: number,
+    now: number,
+    arrived: (counter: number) => boolean,
+  ): void {
+    const order = new Order()
+    order.session = session
+    order.next = counter
+    order.end = counter
+    const paths = this.#paths
+    let before = -1
+    for (let other = paths.firstOf(peer); other >= 0; other = paths.next[other]!) {
+      const highest = paths.highestCounter[other]!
+      if (other === slot || paths.session[other] !== session || now - paths.lastReceivedAt[other]! > ALIVE)
+        continue
+      if (highest >= counter || counter - highest >= WINDOW) continue
+      this.brought(other, session, highest)
+      this.#lastOrdered[other] = now
+      before = Math.max(before, highest)
+    }
+    if (before >= 0) {
+      let each = before + 1
+      while (each < counter && arrived(each)) each++
+      order.next = each
+      while (++each < counter) if (arrived(each)) order.entries[each & MASK] = SEEN
+    }
+    this.#orders[peer] = order
+    this.active++
+  }
+
   /** A datagram without the flag has arrived. */
   note(peer: number, session: number, counter: number, now: number): void {
     const order = this.#orders[peer]
@@ -115,7 +160,7 @@ export class Reorder {
     this.#check(peer, order, now)
   }
 
-  /** A packet with the flag has arrived: goes to the merger now or later. */
+  /** A packet with the flag has arrived, and order is kept: it goes to the merger now or later. */
   take(
     peer: number,
     session: number,
@@ -126,7 +171,7 @@ export class Reorder {
     partial: boolean,
     now: number,
   ): void {
-    const order = this.#orders[peer] ?? this.#open(peer, session, counter)
+    const order = this.#orders[peer]!
     this.counts.ordered++
     order.lastOrdered = now
     if (slot >= 0) {
@@ -192,16 +237,6 @@ export class Reorder {
   /** The merger has written everything: places can be used again. */
   written(): void {
     while (this.#usedCount > 0) this.#free[this.#freeCount++] = this.#used[--this.#usedCount]!
-  }
-
-  #open(peer: number, session: number, counter: number): Order {
-    const order = new Order()
-    order.session = session
-    order.next = counter
-    order.end = counter
-    this.#orders[peer] = order
-    this.active++
-    return order
   }
 
   /** A newer session: what the old one held goes out, counters begin at 0. */

@@ -1,6 +1,6 @@
 /**
  * The datapath's tables: peers, paths, sessions. Parallel typed arrays indexed by slot, grown by doubling, so that a
- * lookup is a number and a busy anchor allocates nothing. Per path 128 bytes, per peer 14, per session 81 and a replay
+ * lookup is a number and a busy anchor allocates nothing. Per path 128 bytes (1 KB more where copies come late), per peer 14, per session 81 and a replay
  * window that grows with what the session receives (32 bytes to 16 KB); cipher contexts are made when first used.
  */
 import type { SessionKeys, TransportForm } from '../seam.ts'
@@ -75,6 +75,10 @@ export class PeerTable {
 
 /** Words of a socket name (linux/sockaddr.ts) that a path keeps. */
 const NAME_WORDS = 8
+/** Counters of copies are remembered this far behind the newest of their path: 100 ms of 900 Mbit/s. */
+const COPY_BITS = 8192
+const COPY_MASK = COPY_BITS / 32 - 1
+const COPY_WINDOW = COPY_BITS - 32
 
 export class PathTable {
   peer = new Int32Array(16).fill(NONE)
@@ -98,6 +102,8 @@ export class PathTable {
   /** Install order of the newest session that a datagram came in by this path, 0 for none; its highest counter here. */
   session = new Uint32Array(16)
   highestCounter = new Float64Array(16)
+  /** By slot, of paths that bring copies late: which counters it has counted, a circle of bits. */
+  readonly #counted: (Uint32Array | undefined)[] = []
   readonly #free: number[] = []
   #used = 0
   /** Open-addressing hash of (peer, socket, remote) to slot + 1; 0 empty, -1 deleted. Size a power of two. */
@@ -118,6 +124,7 @@ export class PathTable {
     this.receivedPackets[slot] = 0
     this.session[slot] = 0
     this.highestCounter[slot] = 0
+    this.#counted[slot] = undefined
     this.hasLocal[slot] = 0
     this.next[slot] = NONE
     return slot
@@ -161,6 +168,44 @@ export class PathTable {
   hasNewer(slot: number, session: number, counter: number): boolean {
     const newest = this.session[slot]!
     return newest > session || (newest === session && this.highestCounter[slot]! > counter)
+  }
+
+  /**
+   * Whether the path may count a datagram that has arrived before on another: each once, and none that lies more than
+   * COPY_WINDOW behind the newest. From the first that is not the newest on, the path remembers which it has counted.
+   */
+  mayCount(slot: number, session: number, counter: number): boolean {
+    if (!this.hasNewer(slot, session, counter - 1)) return true
+    if (this.session[slot] !== session || this.highestCounter[slot]! - counter >= COPY_WINDOW) return false
+    if (this.#counted[slot] === undefined) {
+      // All up to the newest are taken to be counted.
+      const counted = new Uint32Array(COPY_BITS / 32).fill(0xffffffff)
+      const highest = this.highestCounter[slot]!
+      counted[(highest / 32) & COPY_MASK] = 0xffffffff >>> (31 - (highest & 31))
+      this.#counted[slot] = counted
+    }
+    return (this.#counted[slot]![(counter / 32) & COPY_MASK]! & (1 << (counter & 31))) === 0
+  }
+
+  /** An authenticated datagram with this counter of this session has come by the path. */
+  brought(slot: number, session: number, counter: number): void {
+    const newer = !this.hasNewer(slot, session, counter)
+    const counted = this.#counted[slot]
+    if (counted !== undefined && (newer || this.session[slot] === session)) {
+      if (newer) {
+        const last = Math.floor(counter / 32)
+        const from =
+          this.session[slot] === session
+            ? Math.max(Math.floor(this.highestCounter[slot]! / 32), last - COPY_MASK - 1)
+            : last - COPY_MASK - 1
+        for (let word = from + 1; word <= last; word++) counted[word & COPY_MASK] = 0
+      }
+      const word = (counter / 32) & COPY_MASK
+      counted[word] = counted[word]! | (1 << (counter & 31))
+    }
+    if (!newer) return
+    this.session[slot] = session
+    this.highestCounter[slot] = counter
   }
 
   /** The path of `peer` on `socket` whose remote is the name at word `at` of `words`; -1 when there is none. */

@@ -34,6 +34,22 @@ describe('datapath: several paths at once', () => {
     assert.equal(two.out().length, 8)
   })
 
+  test('OH-16: a copy that comes by a path after newer ones is counted for it, once', () => {
+    const two = new TwoPaths()
+    for (let n = 0; n < 100; n++) two.send(n, 0, [1], false)
+    const [first, second] = [0, 1].map((path) => two.lines.filter((line) => line.path === path))
+    for (const line of first!) two.arrive(line)
+    const counted = () => two.b.datapath.counters(two.b.slots[1]!).receivedPackets
+    two.arrive(second![1]!)
+    two.arrive(second![0]!)
+    assert.equal(counted(), 1, 'what was there before it remembers is not counted')
+    for (let n = 99; n >= 2; n--) two.arrive(second![n]!)
+    assert.equal(counted(), 99)
+    for (const line of second!) two.arrive(line)
+    assert.equal(counted(), 99, 'replayed ones are not')
+    assert.equal(two.out().length, 100)
+  })
+
   test('OH-17a: whatever the paths do, each keeping its order, packets come out once, in order', () => {
     fc.assert(
       fc.property(
@@ -68,6 +84,30 @@ describe('datapath: several paths at once', () => {
       ),
       { numRuns: 60 },
     )
+  })
+
+  test('router point 2: a flow that changes to a nearer path keeps its order; a silent path is not waited for', () => {
+    const two = new TwoPaths()
+    for (let n = 0; n < 4; n++) two.send(n, 0, [], false)
+    for (let n = 4; n < 8; n++) two.send(n, 1, [], true)
+    const { lines } = two
+    two.arrive(lines[0]!)
+    two.now += 10
+    for (const n of [4, 5]) two.arrive(lines[n]!)
+    assert.deepEqual(two.out(), [0])
+    for (const n of [1, 2]) two.arrive(lines[n]!)
+    assert.deepEqual(two.out(), [0, 1, 2])
+    two.arrive(lines[3]!)
+    for (const n of [6, 7]) two.arrive(lines[n]!)
+    assert.deepEqual(two.out(), [0, 1, 2, 3, 4, 5, 6, 7])
+
+    const cut = new TwoPaths()
+    for (let n = 0; n < 4; n++) cut.send(n, 0, [], false)
+    for (let n = 4; n < 8; n++) cut.send(n, 1, [], true)
+    cut.arrive(cut.lines[0]!)
+    cut.now += 80
+    for (const line of cut.lines.slice(4)) cut.arrive(line)
+    assert.deepEqual(cut.out(), [0, 4, 5, 6, 7])
   })
 
   test('OH-17a: what is lost holds nothing up once every path has brought something newer, or the time is over', () => {
