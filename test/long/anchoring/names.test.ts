@@ -4,7 +4,7 @@
  * is tayga.
  */
 import assert from 'node:assert/strict'
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -71,8 +71,15 @@ async function nameServer(role: string, ...args: string[]): Promise<Program> {
     '--no-hosts',
     '--user=root',
   ]
-  const files = [`--addn-hosts=${path('hosts')}`, '--local-ttl=5', `--pid-file=${path(`${role}.pid`)}`]
-  return lab.programs.start(role, 'dnsmasq', [...options, ...files, ...args], { log: path(`${role}.log`) })
+  const pid = path(`${role}.pid`)
+  const files = [`--addn-hosts=${path('hosts')}`, '--local-ttl=5', `--pid-file=${pid}`]
+  const server = await lab.programs.start(role, 'dnsmasq', [...options, ...files, ...args], {
+    log: path(`${role}.log`),
+  })
+  // It writes its number once it answers signals: SIGHUP before that would end it, and its names with it.
+  for (let n = 0; n < 200 && !existsSync(pid); n++) await delay(50)
+  assert.ok(existsSync(pid), `dnsmasq of ${role} runs`)
+  return server
 }
 
 async function paths(): Promise<PathStatus[]> {
@@ -102,7 +109,6 @@ before(async () => {
   folder = mkdtempSync(join(tmpdir(), 'godwit-names-'))
   lab = await Lab.build(topologyNamed('upmt'))
   for (const role of ['an', 'an2']) await run(role, 'ip', 'link', 'set', 'lo', 'up')
-  // Before they run: a signal that comes too early would end them.
   setRecord(addressOf(lab.spec, 'an', 'wan'))
   writeFileSync(path('resolv.conf'), `nameserver ${RESOLVER1}\noptions timeout:2\n`)
   mkdirSync(path('run', 'systemd', 'netif', 'links'), { recursive: true })
@@ -114,7 +120,6 @@ before(async () => {
     'add table inet provider; add chain inet provider in { type filter hook input priority 0; }; add rule inet provider in iifname wan meta l4proto { tcp, udp } th dport 53 drop',
   )
   names = [await nameServer('nat1'), await nameServer('nat2', `--address=/ipv4only.arpa/${NAT64}192.0.0.170`)]
-  setRecord(addressOf(lab.spec, 'an', 'wan'))
   await godwit('an', 'an', 'anchor', 'init', '--endpoint', `${NAME}:51820`)
   anchor = await daemon('an', 'an', 'anchor', 'up')
   await ready(anchor)

@@ -143,8 +143,9 @@ describe('an anchor forwards past the packet filters of others', () => {
       readFileSync(log('an'), 'utf8'),
       /nft chain inet owned forward \(policy drop\) drops what is forwarded, and cannot be changed \(.*\); to mend it: sudo nft 'add rule inet owned forward/,
     )
+    // It ends with 1 where something is to be mended.
     const doctor = JSON.parse(
-      await run('an', process.execPath, GODWIT, 'doctor', '--json').catch((error) => error.message),
+      await run('an', 'sh', '-c', `${process.execPath} ${GODWIT} doctor --json || true`),
     ) as {
       findings: { name: string; ok: boolean; value: string; mend: string }[]
     }
