@@ -40,7 +40,7 @@ export const HOST_TUNING: MonitorTuning = {
   standbyInterval: 1_000,
   idleInterval: 20_000,
   observeInterval: 60,
-  suspectFloor: 120,
+  suspectFloor: 90,
   silentFloor: 220,
   oneWayFloor: 160,
 }

@@ -161,6 +161,46 @@ test('a filling queue is not a black hole: no path is given up while its round t
   }
 })
 
+test('networks: a silent hole under traffic is left within 100 ms and a round trip, p95', () => {
+  for (const delay of [5, 15, 30]) {
+    const gaps: number[] = []
+    for (let n = 0; n < 20; n++) {
+      const pair = new Pair({ seed: n + 1, links: [{ delay }, { delay }] }).connect()
+      pair.world.run(1500)
+      upload(pair, 5, 4000)
+      pair.world.run(1500 + 7.3 * n)
+      const cutAt = pair.world.now
+      pair.links[0].cut()
+      pair.world.run(1500)
+      gaps.push(gap(pair.anchor.received, cutAt))
+    }
+    const p95 = gaps.sort((a, b) => a - b)[18]!
+    assert.ok(p95 <= 100 + 2 * delay, `${p95} ms with a round trip of ${2 * delay}`)
+  }
+})
+
+test('networks: a delay that jitters by 100 ms, and a queue that fills to a second, are no silence', () => {
+  const suspected = (pair: Pair) => pair.host.states(1).filter((state) => state === 'suspect').length
+  for (const way of ['up', 'down', 'both'] as const)
+    for (const seed of [1, 2, 3, 4]) {
+      const pair = new Pair({ seed, links: [{ delay: 15, jitter: 100 }, { delay: 15 }] }).connect()
+      pair.world.run(1500)
+      if (way !== 'down') upload(pair, 10, 20_000)
+      if (way !== 'up') download(pair, 10, 20_000)
+      pair.world.run(20_000)
+      assert.equal(suspected(pair), 0, `${way}, ${seed}`)
+    }
+  for (const overload of [1.2, 2, 5]) {
+    const pair = new Pair({ links: [{ rate: 125, queue: 125_000 }, {}] }).connect()
+    pair.world.run(6000)
+    let n = 0
+    const until = pair.world.now + 8000
+    pair.world.every(1000 / (125 * overload), until, () => pair.host.sendData(pair.slots[0]!, n++, 1000))
+    pair.world.run(9000)
+    assert.equal(suspected(pair), 0, `${overload} times the rate`)
+  }
+})
+
 test('loss and jitter alone take no path down; they show as loss and as degrading', () => {
   const pair = new Pair({ links: [{ loss: 0.2, jitter: 30 }, { loss: 0.01 }] }).connect()
   pair.world.run(3000)
