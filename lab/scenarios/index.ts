@@ -9,9 +9,11 @@ import { mptcpMultipath } from './mptcp-multipath.ts'
 import { mptcpSeamless } from './mptcp-seamless.ts'
 import { routerBudget } from './router-budget.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
+import { routerCall } from './router-call.ts'
 import { routerBothGone, routerDuplicateCut, routerFailoverCut } from './router-cuts.ts'
 import { routerPaper, routerPaperGodwit } from './router-paper.ts'
 import { routerSeamless } from './router-roam.ts'
+import { routerFalling, routerUnequal } from './router-unequal.ts'
 import { upmtBlackhole } from './upmt-blackhole.ts'
 import { upmtBreakBeforeMake } from './upmt-break-before-make.ts'
 import { upmtMakeBeforeBreak } from './upmt-make-before-break.ts'
@@ -38,4 +40,7 @@ export const scenarios: readonly Scenario[] = [
   routerAggregate,
   routerBadLink,
   routerBudget,
+  routerCall,
+  routerUnequal,
+  routerFalling,
 ]

@@ -38,7 +38,12 @@ export interface Routers {
 /** A key pair and a configuration on each gateway, then `godwit router up` on both. */
 export async function setUpRouters(
   context: ScenarioContext,
-  options: { readonly scheduler: string; readonly more?: string; readonly radios?: string },
+  options: {
+    readonly scheduler: string
+    readonly more?: string
+    readonly radios?: string
+    readonly accesses?: readonly string[]
+  },
 ): Promise<Routers> {
   const home = new Godwit(context, 'hg')
   const mobile = new Godwit(context, 'mr')
@@ -59,7 +64,7 @@ subnets = ["${TERMINALS}"]
 ${options.more ?? ''}
 `)
   mobile.configure(`[router]
-accesses = ["acc1", "acc2"]
+accesses = ${JSON.stringify(options.accesses ?? ACCESSES)}
 scheduler = "${options.scheduler}"
 
 [[router.site]]

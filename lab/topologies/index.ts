@@ -36,7 +36,13 @@ export const topologies: readonly TopologySpec[] = [
   pair,
   dime,
   mptcp,
-  router,
+  router({
+    name: 'router',
+    summary:
+      'terminal behind a mobile router with two radios, access points, home gateway, server (Ohshima, Figure 2)',
+    radios: 2,
+  }),
+  router({ name: 'router-four', summary: 'as router, with four radios', radios: 4 }),
 ]
 
 export function topologyNamed(name: string): TopologySpec {

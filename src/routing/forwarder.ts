@@ -20,6 +20,7 @@ import type { Criterion, Selector } from '../core/selector.ts'
 import { TCP as TCP_AT, TcpFlag, tcpFlags, tcpHeaderLength } from '../core/tcp.ts'
 import { Lanes } from '../tunnel/scheduling/lanes.ts'
 import { Kind, PacketScheduler } from '../tunnel/scheduling/packet-scheduler.ts'
+import { flowHash } from '../tunnel/scheduling/sparse-flows.ts'
 import { type Forwarder, Spread, Verdict } from '../tunnel/seam.ts'
 import type { ClassSetup } from './protocol.ts'
 
@@ -119,7 +120,8 @@ export class RoutingForwarder implements Forwarder {
     const scheduler = this.#schedulers[peer]?.[index]
     if (scheduler === undefined) return Verdict.DROP
     const kind = isFragment(transport) ? 0 : kindOf(view, at, length, transport)
-    const slot = scheduler.choose(length, Math.ceil(length / DATAGRAM), kind, this.spread, now)
+    const flow = flowHash(view, source, width, ports)
+    const slot = scheduler.choose(length, Math.ceil(length / DATAGRAM), kind, this.spread, now, flow)
     if (slot < 0) return slot
     if (this.#unordered[index] === true) this.spread.ordered = false
     return slot

@@ -40,6 +40,8 @@ const REPLAN_MS = 50
 /** Losses so soon after a queue was seen are an overflow, not a bad link. */
 const OVERFLOW_MS = 400
 const LEAST_PRIORITY = 100
+/** A path that has been given nothing for this long is not measured: nothing is late there. */
+const IDLE_MS = 30
 const IN_USE: AccessUse = { draining: false, fading: false }
 const FREE: LinkTerms = { reserve: false, weight: 1 }
 const UNKNOWN_ACCESS = { use: IN_USE, terms: FREE, priority: LEAST_PRIORITY }
@@ -131,7 +133,10 @@ export class RouterMachine {
 
   nextTimeout(): number | undefined {
     let at = NEVER
-    for (const peer of this.#peers.values()) at = Math.min(at, peer.replanAt, peer.sendUseAt, peer.drainedAt)
+    for (const peer of this.#peers.values()) {
+      at = Math.min(at, peer.replanAt, peer.sendUseAt, peer.drainedAt)
+      for (const path of peer.paths.values()) at = Math.min(at, this.#lateAt(path))
+    }
     return at === NEVER ? undefined : at
   }
 
@@ -139,6 +144,11 @@ export class RouterMachine {
     for (const peer of this.#peers.values()) {
       if (peer.replanAt <= now) this.#plan(peer, now, 'time')
       if (peer.sendUseAt <= now) this.#sendUse(peer, now)
+      for (const path of peer.paths.values()) {
+        if (this.#lateAt(path) > now) continue
+        path.rate.late(this.#parts.forwarder.lanes.usedSince[path.slot]!, now)
+        this.#setLane(path)
+      }
       if (peer.drainedAt <= now) {
         peer.drainedAt = NEVER
         peer.agreed = true
@@ -313,8 +323,7 @@ export class RouterMachine {
         const path = peer.paths.get(event.slot)
         if (path === undefined) break
         path.rate.sample(event, now)
-        const { rate, delayMs, queueMs, known } = path.rate
-        this.#parts.forwarder.lanes.set(event.slot, rate, delayMs + queueMs, known)
+        this.#setLane(path)
         const jump = Math.abs(path.loss - event.loss) > 0.003
         path.loss = event.loss
         path.view = {
@@ -337,6 +346,18 @@ export class RouterMachine {
       default:
         break
     }
+  }
+
+  #setLane({ slot, rate: { rate, delayMs, queueMs, known } }: RouterPath): void {
+    this.#parts.forwarder.lanes.set(slot, rate, delayMs + queueMs, known)
+  }
+
+  /** When a measurement of a path that has carried data since the last one is late. */
+  #lateAt({ slot, rate }: RouterPath): number {
+    const { freeAt, usedSince } = this.#parts.forwarder.lanes
+    if (freeAt[slot]! <= rate.sampledAt) return NEVER
+    const at = rate.lateAt(usedSince[slot]!)
+    return freeAt[slot]! + IDLE_MS > at ? at : NEVER
   }
 
   #freshPlans(): PlanState[] {
@@ -553,16 +574,12 @@ export class RouterMachine {
     this.#events.push({ type: 'decision', subject, chosen, reason, evidence: { peer: peer.name, ms } })
   }
 
-  /** What waits for a path that nothing waits for any more goes at once, where traffic goes now. */
+  /** What waits for a path that carries no class any more goes at once, where traffic goes now. */
   #redirect(peer: Peer): void {
-    const spread = peer.plans.flatMap(({ mode, plan }) =>
-      mode === 'weighted' && plan !== undefined && plan.carriers.length > 1 ? plan.carriers : [],
-    )
-    const target = peer.plans.find(({ plan }) => plan !== undefined && plan.carriers.length > 0)?.plan
-      ?.carriers[0]
+    const carriers = peer.plans.flatMap(({ plan }) => plan?.carriers ?? [])
     for (const { slot } of peer.paths.values()) {
-      if (spread.includes(slot)) continue
-      this.#parts.redirect(slot, target ?? slot)
+      if (carriers.includes(slot)) continue
+      this.#parts.redirect(slot, carriers[0] ?? slot)
       this.#parts.forwarder.lanes.clear(slot)
     }
   }

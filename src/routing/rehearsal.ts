@@ -4,6 +4,8 @@ import { RoutingForwarder } from './forwarder.ts'
 
 const ADDRESS4 = Uint8Array.of(10, 0, 0, 1)
 const ADDRESS6 = Uint8Array.of(0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+/** Bytes a millisecond: nothing waits for the path. */
+const UNLIMITED = 1e9
 
 export function routerRehearsal(): Rehearsal {
   const forwarder = new RoutingForwarder()
@@ -14,7 +16,8 @@ export function routerRehearsal(): Rehearsal {
   forwarder.setClasses([{ name: '', match: [], mode: 'failover', cap: 0, unordered: false }])
   return {
     forwarder,
-    open: (slot) =>
+    open: (slot) => {
+      forwarder.lanes.set(slot, UNLIMITED, 0)
       forwarder.scheduler(0, 0)?.follow('failover', {
         carriers: [slot],
         copies: [],
@@ -23,7 +26,8 @@ export function routerRehearsal(): Rehearsal {
         atRisk: false,
         ordered: false,
         reason: '',
-      }),
+      })
+    },
     from4: ADDRESS4,
     to4: ADDRESS4,
     from6: ADDRESS6,

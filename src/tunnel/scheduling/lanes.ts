@@ -9,8 +9,13 @@ const UNKNOWN_RATE = 12_500
 /** A path whose delay is not known yet is taken to be so much farther than another one, milliseconds. */
 const UNKNOWN_FARTHER = 50
 
-/** What passes without waiting keeps others waiting for so many milliseconds at most. */
+/** Max queueing delay (ms) that packets which pass the queue may add to those in it. */
 const MOST_PASSED = 20
+/** Sparse flows together may take this share of a path, and this many milliseconds of it at once. */
+const SPARSE_TOGETHER = 0.7
+const SPARSE_AT_ONCE_MS = 25
+/** After a pause of so many milliseconds the use of a path begins anew. */
+const PAUSE_MS = 200
 
 export class Lanes {
   /** Bytes a millisecond. */
@@ -24,6 +29,10 @@ export class Lanes {
   freeAt = new Float64Array(16)
   /** 1: the rate is measured; 0: it is a first guess, and rather too low. */
   known = new Uint8Array(16)
+  /** Since when it has been in use, without a pause of PAUSE_MS. */
+  usedSince = new Float64Array(16)
+  /** Until when sparse flows have used up their share. */
+  #sparseUntil = new Float64Array(16)
 
   /** What is known of a path now; `rate` 0 and `delayMs` NaN: nothing. */
   set(slot: number, rate: number, delayMs: number, known = true): void {
@@ -50,6 +59,7 @@ export class Lanes {
 
   /** Gives `bytes` to the path; returns when they leave. */
   give(slot: number, bytes: number, now: number): number {
+    this.#use(slot, now)
     const leaves = Math.max(now, this.freeAt[slot]!)
     this.freeAt[slot] = leaves + bytes / this.rate[slot]!
     return leaves
@@ -57,10 +67,23 @@ export class Lanes {
 
   /** As `give`, for what does not wait; the path may be less busy than it looks, which is forgotten soon. */
   pass(slot: number, bytes: number, now: number): void {
+    this.#use(slot, now)
     this.freeAt[slot] = Math.min(
       Math.max(now, this.freeAt[slot]!) + bytes / this.rate[slot]!,
       Math.max(this.freeAt[slot]!, now + MOST_PASSED),
     )
+  }
+
+  #use(slot: number, now: number): void {
+    if (this.freeAt[slot]! < now - PAUSE_MS) this.usedSince[slot] = now
+  }
+
+  /** Whether sparse flows have a share of the path left; takes `bytes` of it when they have. */
+  passSparse(slot: number, bytes: number, now: number): boolean {
+    const until = Math.max(this.#sparseUntil[slot]!, now - SPARSE_AT_ONCE_MS)
+    if (until > now) return false
+    this.#sparseUntil[slot] = until + bytes / (this.rate[slot]! * SPARSE_TOGETHER)
+    return true
   }
 
   #ensure(slot: number): void {
@@ -75,6 +98,8 @@ export class Lanes {
     this.rate = wider(this.rate, UNKNOWN_RATE)
     this.delay = wider(this.delay, Number.NaN)
     this.freeAt = wider(this.freeAt, 0)
+    this.usedSince = wider(this.usedSince, 0)
+    this.#sparseUntil = wider(this.#sparseUntil, 0)
     const { known } = this
     this.known = new Uint8Array(size)
     this.known.set(known)

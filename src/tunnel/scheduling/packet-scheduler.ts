@@ -1,6 +1,9 @@
 /**
  * Carries out a plan (schedulers.ts) packet by packet: the path a packet takes, those that get copies, when it leaves.
  *
+ * In every mode packets leave at the rate that their path delivers once that is known, so that the queue is here and not
+ * in the modem: what is urgent, and packets of sparse flows, pass it.
+ *
  * `weighted` gives each packet to the path on which it arrives first, counting what that path was given before. What a path
  * cannot carry yet waits here, sealed in order, not in the network: nothing on the way overflows, packets arrive nearly in
  * order, and a path that is far is used only once waiting for the near one takes longer. So it is never worse than the
@@ -11,6 +14,7 @@
 import { type Spread, Verdict } from '../seam.ts'
 import type { Lanes } from './lanes.ts'
 import type { Mode, Plan } from './schedulers.ts'
+import { SparseFlows } from './sparse-flows.ts'
 
 /** Bits of what `choose` wants to know of a packet. */
 export const Kind = {
@@ -38,6 +42,12 @@ export const MOST_WAIT = 100
 const MOST_WAIT_ON_ONE = 250
 /** While a rate is only guessed, more may wait. */
 const GUESSED = 2
+/** Packets wait this much longer (ms) than the farthest path is behind the nearest, or that path would never be used. */
+const BEYOND_FAR = 50
+/** A copy (`duplicate`) that would wait longer than this, milliseconds, is not made: its path is full. */
+const COPY_WAIT = 5
+/** Copies do not wait for their turn, so they are counted as this much larger, and leave the path some room. */
+const COPY_ROOM = 1.25
 
 /** `choose` costs a comparison per path and allocates nothing. */
 export class PacketScheduler {
@@ -56,6 +66,8 @@ export class PacketScheduler {
   #atRisk = false
   #ordered = false
   #timed = false
+  #everywhere = false
+  readonly #flows = new SparseFlows()
   /** The carrier that was taken last, and what it may be given before another's turn (`round-robin`). */
   #current = 0
   #flight = 0
@@ -92,37 +104,82 @@ export class PacketScheduler {
     this.#atRisk = plan.atRisk
     this.#ordered = plan.ordered
     this.#timed = mode === 'weighted' && this.#count > 1
+    this.#everywhere = mode === 'duplicate'
   }
 
   /**
-   * The slot for a packet of `bytes` that becomes `datagrams` datagrams, or a Verdict; `kind` is bits of Kind. Copies, order
-   * and departure go to `spread`.
+   * The slot for a packet of `bytes` that becomes `datagrams` datagrams, or a Verdict; `kind` is bits of Kind, `flow` a
+   * hash of its flow, -1 for none. Copies, order and departure go to `spread`.
    */
-  choose(bytes: number, datagrams: number, kind: number, spread: Spread, now: number): number {
+  choose(bytes: number, datagrams: number, kind: number, spread: Spread, now: number, flow = -1): number {
     spread.departAt = 0
     if (this.#count === 0) return Verdict.PARK
     const wire = bytes + datagrams * DATAGRAM_BYTES
-    let slot: number
+    const lanes = this.#lanes
+    let slot = this.#count === 1 ? this.#slots[0]! : this.#nearest()
     spread.ordered = this.#ordered
-    if (this.#count === 1) slot = this.#slots[0]!
-    else if ((kind & Kind.express) !== 0) {
-      slot = this.#nearest()
-      spread.ordered = false
-    } else if (this.#timed) {
-      slot = this.#earliest(wire, now)
-      if (slot < 0) {
+    spread.copies = 0
+    const passes = (kind & Kind.express) !== 0 || (flow >= 0 && this.#isSparse(flow, slot, wire, now))
+    if (passes) {
+      if (this.#count > 1) spread.ordered = false
+      lanes.pass(slot, wire, now)
+    } else {
+      if (this.#everywhere) slot = this.#fastest()
+      else if (this.#count > 1) slot = this.#timed ? this.#earliest(wire, now) : this.#next(wire, datagrams)
+      const patience = lanes.known[slot] === 0 ? GUESSED : 1
+      if (slot < 0 || (!this.#timed && lanes.freeAt[slot]! - now > MOST_WAIT * patience)) {
         this.counts.dropped++
         return Verdict.DROP
       }
-      spread.departAt = this.#lanes.give(slot, wire, now)
-    } else slot = this.#next(wire, datagrams)
-    if (spread.departAt === 0) this.#lanes.pass(slot, wire, now)
+      spread.departAt = lanes.give(slot, wire, now)
+      if (flow >= 0 && spread.departAt > now) this.#flows.waits(flow, spread.departAt + this.#behind())
+    }
     this.counts.bytes += bytes
-    spread.copies = this.#copyCount
-    for (let i = 0; i < this.#copyCount; i++) spread.copyTo[i] = this.#copies[i]!
+    this.#copy(slot, wire, passes, spread, now)
     if (this.#refuge >= 0) this.#insure(bytes, (kind & Kind.tail) !== 0, spread)
     if (this.#probeCount > 0) this.#probe(datagrams, spread, now)
     return slot
+  }
+
+  #isSparse(flow: number, slot: number, wire: number, now: number): boolean {
+    const lanes = this.#lanes
+    let rate = 0
+    for (let i = 0; i < this.#count; i++) rate += lanes.rate[this.#slots[i]!]!
+    return this.#flows.passes(flow, wire, rate, now) && lanes.passSparse(slot, wire, now)
+  }
+
+  /** How much later than on the nearest path a packet may arrive on another. */
+  #behind(): number {
+    if (this.#count === 1) return 0
+    let least = Number.POSITIVE_INFINITY
+    let most = 0
+    for (let i = 0; i < this.#count; i++) {
+      const delay = this.#lanes.delayAmong(this.#slots[i]!, this.#slots, this.#count)
+      if (delay < least) least = delay
+      if (delay > most) most = delay
+    }
+    return most - least
+  }
+
+  /** `duplicate`: the carrier of the highest rate; the others get the copies that they have room for. */
+  #fastest(): number {
+    const { rate } = this.#lanes
+    let best = this.#slots[0]!
+    for (let i = 1; i < this.#count; i++) if (rate[this.#slots[i]!]! > rate[best]!) best = this.#slots[i]!
+    return best
+  }
+
+  /** A copy on every path but this one; on those that are full only of what passes. */
+  #copy(slot: number, wire: number, passes: boolean, spread: Spread, now: number): void {
+    const lanes = this.#lanes
+    const carriers = this.#everywhere ? this.#count : 0
+    for (let i = 0; i < carriers + this.#copyCount; i++) {
+      const to = i < carriers ? this.#slots[i]! : this.#copies[i - carriers]!
+      if (to === slot || spread.copies === MOST_PATHS) continue
+      if (!passes && lanes.freeAt[to]! - now > COPY_WAIT) continue
+      lanes.pass(to, passes ? wire : wire * COPY_ROOM, now)
+      spread.copyTo[spread.copies++] = to
+    }
   }
 
   #next(wire: number, datagrams: number): number {
@@ -169,7 +226,8 @@ export class PacketScheduler {
       best = i
       leavesBest = leaves
     }
-    if (free - now > MOST_WAIT * patience || leavesBest - now > MOST_WAIT_ON_ONE * patience)
+    const wait = Math.max(MOST_WAIT, this.#behind() + BEYOND_FAR) * patience
+    if (free - now > wait || leavesBest - now > Math.max(MOST_WAIT_ON_ONE * patience, wait))
       return Verdict.DROP
     this.#current = best
     return this.#slots[best]!

@@ -1,5 +1,5 @@
 /**
- * What a path carries and how long it takes, for `weighted`: learned from its own traffic. Each measurement says how much
+ * What a path carries and how long it takes: learned from its own traffic. Each measurement says how much
  * arrived at the other end in which time, and how long one probe was on its way.
  *
  *  - While there is no queue, the path could carry more: its rate grows, gently once a queue has been seen, faster the
@@ -30,6 +30,8 @@ export interface RateSample {
 /** A queue stands when a probe took longer than the best one by this, and this share of the round trip. */
 const QUEUE_MS = 10
 const QUEUE_SHARE = 0.03
+/** Of so many samples each has to show it. */
+const STANDING = 3
 /** Above this the line drops what it has no room for. */
 const LOSS = 0.02
 /** Less between two looks says nothing of the line: probes, acknowledgements. Looks are joined until there is more. */
@@ -41,9 +43,31 @@ const GROWING = 1.05
 const GROWTH = 0.02
 const FAST = 0.15
 const FIRST_GROWTH = 1
-const STEADY_MS = 400
+const STEADY_MS = 600
+/** A rate that grows is at most so far ahead of what arrives, and so many round trips' growth. */
+const AHEAD = 0.02
+const AHEAD_GAIN = 1.5
 /** What a full line once carried is soon tried again; it is forgotten over about so many milliseconds of queues. */
 const PROVEN_MS = 1_000
+/** A line has fallen when it delivers less than this share of the rate behind a queue of this many bounds. */
+const FALLEN = 0.6
+const FALLEN_QUEUE = 3
+/** Time constant (ms) with which the rate follows a fallen line. */
+const FALLEN_MS = 60
+/** Growth in each round trip, up to this share of the peak delivered within about PEAK_MS. */
+const RECLAIM = 0.5
+const RECLAIM_UP_TO = 0.8
+const PEAK_MS = 10_000
+/** A measurement is late after this (ms), or after LATE_TIMES the usual interval if that is longer. */
+const LATE_MS = 30
+const LATE_TIMES = 2
+const LATE_EVERY_MS = 10
+/** When a path comes into use it takes so long (ms) until a first probe leaves. */
+const FIRST_MS = 100
+/** Measurements that are farther apart (ms) are those of a path that is not in use. */
+const SELDOM_MS = 150
+/** While it reclaims, what arrives is behind the rate by a round trip's growth. */
+const RECLAIM_IN_USE = 0.4
 /** What arrives is averaged over about so long. */
 const AVERAGE_MS = 120
 /** A path grows only while it delivers at least this share of its rate. */
@@ -54,12 +78,17 @@ const FOLLOW_MS = 80
 const DRAIN = 0.15
 const DRAIN_OVER_MS = 300
 const DRAIN_LEAST = 0.75
+/** A queue longer than this, milliseconds, is drained at half of what the line delivers. */
+const LONG_QUEUE_MS = 30
+const DRAIN_LONG = 0.5
 /** A full line that delivers so many times the rate carries more than was thought. */
 const MORE = 1.25
 /** A queue that has not halved by then is none of ours. */
 const DRAINED_AFTER_MS = 2_000
-/** Nothing is known at first: 24 Mbit/s. */
-const FIRST_RATE = 3_000
+/** Nothing is known at first: 8 Mbit/s, doubled every round trip until a queue is seen. */
+const FIRST_RATE = 1_000
+/** Never less (240 kbit/s): of what carries so little too few bytes arrive to learn more. */
+const LEAST_RATE = 30
 /** Looks shorter than this are joined too, milliseconds. */
 const LEAST_MS = 20
 /** Losses long after a queue: a line with little room, or a bad one. The rate yields so often, and so far, no more. */
@@ -92,7 +121,14 @@ export class PathRate {
   #elapsed = 0
   /** Whether a queue has been seen: until then the rate may be far too low. */
   known = false
-  /** Since when there has been no queue. */
+  /** The first queue was seen again. */
+  #confirmed = false
+  readonly #queues = new Float64Array(STANDING)
+  /** The last three of each: a clock that was read late shows in one of them. */
+  readonly #delays = new Float64Array(3).fill(Number.NaN)
+  readonly #rtts = new Float64Array(3).fill(Number.NaN)
+  #sample = STANDING
+  /** Since when it has been in use without a queue. */
   #clearSince = Number.NEGATIVE_INFINITY
   #queuedSince = Number.NaN
   #queueAtFirst = 0
@@ -100,6 +136,12 @@ export class PathRate {
   #rateBefore = 0
   /** The most that a full line has delivered of late. */
   #proven = 0
+  /** When the last measurement came, what passes between two, and up to when being late was counted. */
+  #sampledAt = Number.POSITIVE_INFINITY
+  #every = 25
+  #lateSince = 0
+  /** The most that it delivered within about PEAK_MS. */
+  #peak = 0
   #yieldedAt = Number.NEGATIVE_INFINITY
 
   constructor(clock: ClockBase = {}) {
@@ -111,11 +153,43 @@ export class PathRate {
     return this.#best
   }
 
+  /** When the last measurement came; Infinity before the first. */
+  get sampledAt(): number {
+    return this.#sampledAt
+  }
+
+  /**
+   * When to call `late` if data is sent then and no measurement has come; `usedSince`: since when the path has been in use,
+   * for one that was not is measured seldom.
+   */
+  lateAt(usedSince: number): number {
+    return Math.max(this.#dueAt(usedSince), this.#lateSince + LATE_EVERY_MS)
+  }
+
+  /** A measurement that should have come is in a queue, or lost: the line has become slower, or worse. */
+  late(usedSince: number, now: number): void {
+    const since = Math.min(now - Math.max(this.#dueAt(usedSince), this.#lateSince), LATE_MS)
+    this.#lateSince = now
+    this.queuedAt = now
+    if (this.known && since > 0) this.rate = Math.max(LEAST_RATE, this.rate * Math.exp(-since / FALLEN_MS))
+  }
+
+  #dueAt(usedSince: number): number {
+    const first = usedSince + FIRST_MS + (this.bestRttMs || 0)
+    return Math.max(this.#sampledAt, first) + this.#every + Math.max(LATE_MS, LATE_TIMES * this.#every)
+  }
+
   sample(sample: RateSample, now: number): void {
+    const after = now - this.#sampledAt
+    if (after > 0 && after < SELDOM_MS) this.#every += (after - this.#every) / 8
+    this.#sampledAt = now
     const delay = this.#oneWay(sample)
-    this.#keepBest(delay, sample.rttMs, now)
+    this.#delays[this.#sample % 3] = delay
+    this.#rtts[this.#sample % 3] = sample.rttMs
+    this.#keepBest(median(this.#delays), median(this.#rtts), now)
     // Either best may come from a moment when one end's clock was read late; both rarely do.
     this.queueMs = Math.min(delay - this.#best, sample.rttMs - this.bestRttMs)
+    this.#queues[this.#sample++ % STANDING] = this.queueMs
     if (sample.arrivedAt < 0) return
     // What left between two probes arrived between them. Whichever took longer bounds the rate: held up and let go in a
     // bunch, it arrives faster than any line carries.
@@ -132,6 +206,7 @@ export class PathRate {
     if (first || bytes < FEW_BYTES) {
       this.#bytes = 0
       this.#elapsed = 0
+      this.#clearSince = now
       return
     }
     const look = bytes / elapsed
@@ -139,9 +214,20 @@ export class PathRate {
     this.#bytes = this.#bytes * kept + bytes
     this.#elapsed = this.#elapsed * kept + elapsed
     const delivered = Math.max(look, this.#bytes / this.#elapsed)
+    this.#peak = Math.max(delivered, this.#peak * Math.exp(-elapsed / PEAK_MS))
     const pressed = growing || sample.loss > LOSS || delivered > this.rate * IN_USE
-    if (this.queueMs <= this.#bound) this.#grow(sample, delivered, elapsed, now)
-    else if (pressed) this.#drain(delay, delivered, elapsed, now)
+    const queue = this.#standing(STANDING)
+    if (queue <= this.#bound) this.#grow(sample, delivered, elapsed, now)
+    else if (pressed) this.#drain(queue, delay, look, delivered, elapsed, now)
+    if (this.rate < LEAST_RATE) this.rate = LEAST_RATE
+  }
+
+  /** The least queue of the last samples: jitter comes and goes, a queue stands. */
+  #standing(samples: number): number {
+    if (!this.known) return this.queueMs
+    let least = Number.POSITIVE_INFINITY
+    for (let n = 1; n <= samples; n++) least = Math.min(least, this.#queues[(this.#sample - n) % STANDING]!)
+    return least
   }
 
   get #bound(): number {
@@ -170,21 +256,30 @@ export class PathRate {
     this.bestRttMs = Math.min(this.bestRttMs, rttMs)
   }
 
-  #drain(delay: number, delivered: number, elapsed: number, now: number): void {
+  #drain(queue: number, delay: number, look: number, delivered: number, elapsed: number, now: number): void {
     this.queuedAt = now
     this.#clearSince = now
+    this.#confirmed = this.known
     this.#proven = Math.max(delivered, this.#proven * Math.exp(-elapsed / PROVEN_MS))
     if (delivered > this.rate * MORE || !this.known) {
       // The line was full, so this is what it carries; the first such look is better than any guess.
       this.rate = delivered
       this.known = true
+      this.#queues.fill(this.queueMs)
       return
     }
     if (Number.isNaN(this.#queuedSince)) {
       this.#queuedSince = now
-      this.#queueAtFirst = this.queueMs
+      this.#queueAtFirst = queue
       this.#leastSince = delay
       this.#rateBefore = this.rate
+    }
+    const long = queue - this.#bound > LONG_QUEUE_MS
+    if (look < this.rate * FALLEN && this.#standing(2) > this.#bound * FALLEN_QUEUE) {
+      const fading = Math.exp(-elapsed / FALLEN_MS)
+      this.#proven = Math.max(look, this.#proven * fading)
+      this.rate = Math.max(long ? look * (1 - DRAIN_LONG) : look, this.rate * fading)
+      return
     }
     this.#leastSince = Math.min(this.#leastSince, delay)
     if (now - this.#queuedSince > DRAINED_AFTER_MS) {
@@ -196,13 +291,16 @@ export class PathRate {
         return
       }
     }
-    const less = Math.min(DRAIN, (this.queueMs - this.#bound / 2) / (DRAIN_OVER_MS + 2 * this.bestRttMs))
-    const target = Math.max(delivered * (1 - less), this.#proven * DRAIN_LEAST)
+    const share = (queue - this.#bound / 2) / (DRAIN_OVER_MS + 2 * this.bestRttMs)
+    const less = Math.min(long ? DRAIN_LONG : DRAIN, share)
+    const target = Math.max(delivered * (1 - less), this.#proven * (long ? 1 - DRAIN_LONG : DRAIN_LEAST))
     this.rate += (target - this.rate) * Math.min(1, elapsed / FOLLOW_MS)
   }
 
   #grow({ loss, rttMs }: RateSample, delivered: number, elapsed: number, now: number): void {
     this.#queuedSince = Number.NaN
+    // The first queue was one late probe.
+    if (!this.#confirmed) this.known = false
     if (loss > LOSS) {
       if (now - Math.max(this.#yieldedAt, this.queuedAt) < LOSS_EVERY_MS) return
       this.#clearSince = now
@@ -211,12 +309,30 @@ export class PathRate {
       this.rate = Math.min(this.rate, Math.max(delivered, least))
       return
     }
-    if (delivered < this.rate * IN_USE) return
+    if (this.known && this.rate < this.#peak * RECLAIM_UP_TO && delivered >= this.rate * RECLAIM_IN_USE) {
+      const most = this.#peak * RECLAIM_UP_TO
+      this.rate = Math.min(most, this.rate * (1 + RECLAIM * Math.min(1, elapsed / rttMs)))
+      return
+    }
+    if (delivered < this.rate * IN_USE) {
+      // That there was no queue says nothing while little was sent.
+      this.#clearSince = now
+      return
+    }
     const steady = 1 + (now - this.#clearSince) / (STEADY_MS + 4 * rttMs)
     const known = this.rate < this.#proven ? FAST : Math.min(FAST, GROWTH * steady)
     const gain = this.known ? known : FIRST_GROWTH
-    this.rate = Math.max(delivered, this.rate * (1 + gain * Math.min(1, elapsed / rttMs)))
+    const grown = this.rate * (1 + gain * Math.min(1, elapsed / rttMs))
+    // A line that is full delivers no more, whatever is sent: no farther than that explains.
+    const most = delivered * (1 + AHEAD + AHEAD_GAIN * gain)
+    this.rate = Math.max(delivered, this.known ? Math.min(grown, Math.max(most, this.rate)) : grown)
   }
+}
+
+/** Of three; the least while there are fewer. */
+function median([a, b, c]: Float64Array): number {
+  if (Number.isNaN(a! + b! + c!)) return Math.min(...[a!, b!, c!].filter((one) => !Number.isNaN(one)))
+  return Math.max(Math.min(a!, b!), Math.min(Math.max(a!, b!), c!))
 }
 
 /** From one time to another, µs modulo 2^32, in milliseconds. */

@@ -44,11 +44,11 @@ export interface PathFacts {
 }
 
 export interface Plan {
-  /** Slots of paths that carry packets, each packet one of them; empty: none is usable. */
+  /** Slots of paths that carry packets, each packet one of them (`duplicate`: all); empty: none is usable. */
   readonly carriers: readonly number[]
   /** Of `round-robin`: the share of each carrier; absent: all alike. */
   readonly weights?: readonly number[]
-  /** Paths that get a copy of every packet. */
+  /** Paths that get a copy of every packet although they may not deliver it. */
   readonly copies: readonly number[]
   /** Paths that get copies of some packets, so that they can be measured. */
   readonly probes: readonly number[]
@@ -96,6 +96,8 @@ export const LAST_RESORT_MS = 2_000
 const RTT_SHARE = 0.8
 const RTT_LEAST = 2
 export const FASTER_MS = 2_000
+/** After a change of path what is still under way on the old one may arrive late: the receiver restores order for so long. */
+export const CROSSING_MS = 500
 /** `budget`: above this loss packets are at risk. */
 const RISK_LOSS = 0.004
 /** What a path that has just become the current one carries is at risk for so long. */
@@ -160,13 +162,11 @@ export function planPaths(
     }
     case 'duplicate': {
       // A path that loses much still saves what others lose.
-      const [first, ...others] = [...usable].sort((a, b) => rank(a) - rank(b) || a.priority - b.priority)
-      const copies = others.map(({ slot }) => slot)
+      const sorted = [...usable].sort((a, b) => a.priority - b.priority)
+      const carriers = sorted.filter((path) => rank(path) === top).map(({ slot }) => slot)
+      const copies = sorted.filter((path) => rank(path) > top).map(({ slot }) => slot)
       const reason = `a copy on each of ${names(usable)}`
-      return {
-        plan: { ...base, carriers: [first!.slot], copies, probes: [], reason },
-        memory: NO_PLAN_MEMORY,
-      }
+      return { plan: { ...base, carriers, copies, probes: [], reason }, memory: NO_PLAN_MEMORY }
     }
     default: {
       const chosen = choose(mode, good, working, memory, now)
@@ -179,8 +179,13 @@ export function planPaths(
         betterSince: chosen.betterSince,
         bareSince: Number.NaN,
       }
-      const plan = { ...base, carriers: [current.slot], reason: chosen.reason }
-      const until = chosen.until === undefined ? {} : { until: chosen.until }
+      const ordered = memory.current !== -1 && now - since < CROSSING_MS
+      const plan = { ...base, carriers: [current.slot], ordered, reason: chosen.reason }
+      const again = Math.min(
+        chosen.until ?? Number.POSITIVE_INFINITY,
+        ordered ? since + CROSSING_MS : Number.POSITIVE_INFINITY,
+      )
+      const until = Number.isFinite(again) ? { until: again } : {}
       if (mode !== 'budget') return finish({ ...plan, ...until }, next)
       const refuge = [...usable]
         .filter((path) => path !== current)

@@ -27,6 +27,8 @@ class Bench {
   /** PATH_USE that was sent, by peer. */
   readonly asked = new Map<number, { sequence: number; paths: readonly object[] }[]>()
   readonly standby = new Map<number, number | undefined>()
+  /** Paths whose line was sent on at once, and over which. */
+  redirected: [from: number, to: number][] = []
   readonly #sites: readonly string[]
   now = 1000
 
@@ -48,7 +50,7 @@ class Bench {
         },
       },
       forwarder: this.forwarder,
-      redirect: () => {},
+      redirect: (from, to) => this.redirected.push([from, to]),
       retryParked: () => {},
       setStandby: (slot, ms) => this.standby.set(slot, ms),
     })
@@ -85,6 +87,22 @@ class Bench {
   state(slot: number, state: PathState): void {
     const from = 'new' as const
     const event = { type: 'path', peer: slot >> 1, path: this.view(slot, state), from } as const
+    this.machine.handleTunnelEvent(event, this.now)
+  }
+
+  /** A measurement in which nothing special shows. */
+  sample(slot: number): void {
+    const event = {
+      type: 'sample',
+      peer: slot >> 1,
+      slot,
+      rttMs: RTT_MS,
+      loss: 0,
+      sentAt: this.now * 1000,
+      arrivedAt: (this.now + RTT_MS / 2) * 1000,
+      received: 0,
+      receivedBytes: 0,
+    } as const
     this.machine.handleTunnelEvent(event, this.now)
   }
 
@@ -297,6 +315,21 @@ describe('router machine', () => {
     home.frame(CLASS_PATHS, encodePathNames([]))
     home.pass(RETURN_MS + 1)
     assert.equal(home.carriers[0], 'path 1')
+  })
+
+  test('router point 3: what waits for the path in use waits, whatever is planned; of one that is left it goes at once', () => {
+    for (const mode of ['failover', 'weighted', 'duplicate', 'round-robin'] as const) {
+      const bench = new Bench(['home'], mode)
+      bench.redirected = []
+      bench.forwarder.lanes.give(0, 12_500, bench.now)
+      bench.sample(0)
+      bench.pass(200)
+      assert.ok(bench.redirected.every(([from]) => from !== 0))
+      assert.ok(bench.forwarder.lanes.freeAt[0]! > 0, 'its line is as long as before')
+      bench.down(0)
+      assert.deepEqual(bench.redirected.at(-1), [0, 1], mode)
+      assert.equal(bench.forwarder.lanes.freeAt[0], 0)
+    }
   })
 
   test('OH-22: that nothing was usable is counted, said with the states, and said again when it is over', () => {

@@ -16,7 +16,13 @@ class Line {
   received = 0
   lostBytes = 0
   sentBytes = 0
+  /** Up to so many milliseconds more, each probe another. */
+  jitter = 0
+  /** Every 300 ms nothing arrives for so long; then all of it does. */
+  stall = 0
+  #drawn = 1
   readonly #room: number
+  readonly #probes: { sentAt: number; behind: number; loss: number }[] = []
   readonly #news: { at: number; sample: Parameters<PathRate['sample']>[0] }[] = []
 
   constructor(rate: number, delay: number, room = 100) {
@@ -38,7 +44,15 @@ class Line {
       const left = Math.min(this.waiting, this.rate)
       this.waiting -= left
       this.received += left
-      if (this.now % LOOK === 0) this.#probe(sent > 0 ? (sent - kept) / sent : 0)
+      if (sent > 0 && this.now >= this.path.lateAt(0)) this.path.late(0, this.now)
+      if (this.now % LOOK === 0)
+        this.#probes.push({
+          sentAt: this.now,
+          behind: this.received + this.waiting,
+          loss: sent > 0 ? (sent - kept) / sent : 0,
+        })
+      while (this.#probes.length > 0 && this.#probes[0]!.behind <= this.received)
+        this.#answer(this.#probes.shift()!)
       while (this.#news.length > 0 && this.#news[0]!.at <= this.now) {
         const { sample } = this.#news.shift()!
         this.path.sample(sample, this.now)
@@ -46,17 +60,25 @@ class Line {
     }
   }
 
-  /** The other clock is 77 s off; the way back is as long as the way there. */
-  #probe(loss: number): void {
-    const oneWay = this.delay + this.waiting / this.rate
+  /** Time that a byte that arrives now would wait, milliseconds. */
+  get queueMs(): number {
+    return this.waiting / this.rate
+  }
+
+  /** The probe leaves the queue now. The other clock is 77 s off; the way back is as long as the way there. */
+  #answer({ sentAt, loss }: { sentAt: number; loss: number }): void {
+    this.#drawn = (this.#drawn * 16_807) % 2_147_483_647
+    const since = this.now % 300
+    const late = (this.jitter * this.#drawn) / 2_147_483_647 + Math.max(0, this.stall - since)
+    const oneWay = this.now - sentAt + this.delay + late
     this.#news.push({
-      at: this.now + oneWay + this.delay,
+      at: this.now + 2 * this.delay + late,
       sample: {
         rttMs: oneWay + this.delay,
         loss,
-        sentAt: (this.now * 1000) >>> 0,
-        arrivedAt: ((this.now + oneWay + 77_000) * 1000) >>> 0,
-        receivedBytes: Math.floor(this.received + this.waiting) % 2 ** 32,
+        sentAt: (sentAt * 1000) >>> 0,
+        arrivedAt: ((this.now + this.delay + late + 77_000) * 1000) >>> 0,
+        receivedBytes: Math.floor(this.received) % 2 ** 32,
       },
     })
   }
@@ -96,12 +118,54 @@ describe('rates of paths', () => {
     assert.ok(line.path.rate > 3_400, `${line.path.rate}`)
   })
 
+  test('a line that falls to a tenth and rises again every second is used by 0.8; its queue is short when it is fast', () => {
+    for (const delay of [10, 25]) {
+      const line = new Line(7_000, delay, 1_500)
+      line.run(3_000, 1e9)
+      const { received } = line
+      let longest = 0
+      for (let n = 0; n < 20; n++) {
+        line.rate = n % 2 === 0 ? 700 : 7_000
+        line.run(200, 1e9)
+        for (let ms = 200; ms < 1_000; ms++) {
+          line.run(1, 1e9)
+          if (n % 2 === 1) longest = Math.max(longest, line.queueMs)
+        }
+      }
+      const share = (line.received - received) / (10 * 1_000 * 7_700)
+      assert.ok(share >= 0.8, `${share} of what the line allows with a delay of ${delay} ms`)
+      assert.ok(longest < 60, `${longest} ms of queue`)
+    }
+  })
+
   test('a little traffic says nothing of the line; what was learned is kept', () => {
     const line = new Line(4_000, 20)
     line.run(3_000, 1e9)
     const { rate } = line.path
     line.run(10_000, 4)
-    assert.ok(Math.abs(line.path.rate - rate) < 0.05 * rate, `${line.path.rate} of ${rate}`)
+    assert.ok(Math.abs(line.path.rate - rate) < 0.1 * rate, `${line.path.rate} of ${rate}`)
+  })
+
+  test('router point 3: delays that jitter are no queue: the line is used as without', () => {
+    const line = new Line(1_500, 20, 500)
+    line.jitter = 30
+    line.run(3_000, 1e9)
+    const { received } = line
+    line.run(10_000, 1e9)
+    const share = (line.received - received) / (10_000 * 1_500)
+    assert.ok(share > 0.85, `${share} of the line`)
+  })
+
+  test('router point 3: where an end or a radio stands still for 80 ms now and then, the line is used as without', () => {
+    for (const rate of [625, 12_500]) {
+      const line = new Line(rate, 10, 500)
+      line.stall = 80
+      line.run(3_000, 1e9)
+      const { received } = line
+      line.run(10_000, 1e9)
+      const share = (line.received - received) / (10_000 * rate)
+      assert.ok(share > 0.85, `${share} of the line`)
+    }
   })
 
   test('a delay that grows for good is no queue: the rate does not wither', () => {
@@ -111,6 +175,18 @@ describe('rates of paths', () => {
     line.run(6_000, 1e9)
     assert.ok(line.path.rate > 3_200, `${line.path.rate}`)
     assert.ok(line.path.queueMs < 30, `${line.path.queueMs}`)
+  })
+
+  test('router point 3: a path that comes into use again is not late: measured seldom, it keeps its rate', () => {
+    const line = new Line(4_000, 20)
+    line.run(3_000, 1e9)
+    const { rate } = line.path
+    const from = line.now + 60_000
+    assert.ok(line.path.lateAt(from) > from + 100)
+    line.path.late(0, line.now + 1_000)
+    assert.ok(line.path.rate < rate, 'while in use, what is missing says that the line has fallen')
+    for (let n = 0; n < 1_000; n++) line.path.late(0, line.now + 1_000 + 100 * n)
+    assert.ok(line.path.rate >= 30, 'never so low that nothing more is learned')
   })
 
   test('delays are compared between paths, whatever the clocks show', () => {

@@ -10,6 +10,7 @@ import {
   PacketScheduler,
 } from '../../../src/tunnel/scheduling/packet-scheduler.ts'
 import {
+  CROSSING_MS,
   FASTER_MS,
   LAST_RESORT_MS,
   MODES,
@@ -121,6 +122,10 @@ describe('schedulers: plans', () => {
     assert.equal(plan.carriers[0], 1)
     ;({ plan, memory } = planPaths('failover', [path(0), path(1)], memory, 20))
     assert.equal(plan.carriers[0], 1)
+    assert.equal(plan.ordered, true, 'what is under way on the old path may come later')
+    assert.equal(plan.until, 10 + CROSSING_MS)
+    ;({ plan, memory } = planPaths('failover', [path(0), path(1)], memory, 10 + CROSSING_MS))
+    assert.equal(plan.ordered, false)
     assert.equal(plan.until, 20 + RETURN_MS)
     ;({ plan } = planPaths('failover', [path(0), path(1)], memory, 20 + RETURN_MS))
     assert.equal(plan.carriers[0], 0)
@@ -144,6 +149,7 @@ describe('schedulers: plans', () => {
       if (plan.carriers[0] === 1) movedAt = now
     }
     assert.equal(movedAt, 20_000 + FASTER_MS)
+    assert.equal(plan.ordered, true)
   })
 
   test('OH-18, OH-24: what takes one path leaves a fading one at once; the last one is kept; copies and spreads go on', () => {
@@ -220,7 +226,7 @@ describe('schedulers: what is kept in reserve', () => {
     assert.deepEqual(plan.weights, [3, 1])
     scheduler.follow('round-robin', plan)
     const given = [0, 0]
-    for (let i = 0; i < 40_000; i++) given[scheduler.choose(1000, 1, 0, spread, 0)]!++
+    for (let now = 0; now < 40_000; now++) given[scheduler.choose(1000, 1, 0, spread, now)]!++
     assert.ok(Math.abs(given[0]! / given[1]! - 3) < 0.05, given.join())
     const alike = [path(0, { weight: 5 }), path(1, { weight: 5 })]
     assert.equal(planPaths('round-robin', alike, NO_PLAN_MEMORY, 0).plan.weights, undefined)
