@@ -35,7 +35,13 @@ export const ICMP = { TYPE: 0, CODE: 1, CHECKSUM: 2, REST: 4, BODY: 8, HEADER: 8
 
 export const Icmpv4Type = { ECHO_REPLY: 0, UNREACHABLE: 3, ECHO_REQUEST: 8 } as const
 export const Icmpv6Type = { PACKET_TOO_BIG: 2, ECHO_REQUEST: 128, ECHO_REPLY: 129 } as const
-const FRAGMENTATION_NEEDED = 4
+/** Fragmentation needed; packet too big. */
+const TOO_BIG = {
+  4: { type: Icmpv4Type.UNREACHABLE, code: 4 },
+  6: { type: Icmpv6Type.PACKET_TOO_BIG, code: 0 },
+} as const
+/** Host unreachable; address unreachable. */
+const UNREACHABLE = { 4: { type: Icmpv4Type.UNREACHABLE, code: 1 }, 6: { type: 1, code: 3 } } as const
 /** Internetwork control (RFC 1812 §4.3.2.5). */
 const ERROR_CLASS = 0xc0
 const ERROR_TTL = 64
@@ -56,7 +62,7 @@ export function isIcmpError(protocol: number, type: number): boolean {
 /** Where ICMP errors may be quoted up to: whole answer at most 576 bytes (RFC 1812 §4.3.2.3) or 1280 (RFC 4443 §3.2). */
 const MAX_ERROR = { 4: 576, 6: 1280 } as const
 
-/** Room that `writeTooBig` may need. */
+/** Room that the errors here may need. */
 export const TOO_BIG_MAX = MAX_ERROR[6]
 
 /**
@@ -70,6 +76,31 @@ export function writeTooBig(
   at: number,
   length: number,
   mtu: number,
+  out: Uint8Array,
+  outAt: number,
+  from?: Uint8Array,
+): number {
+  return writeError(bytes, at, length, TOO_BIG, mtu, out, outAt, from)
+}
+
+/** The same for a destination that cannot be reached: an error that transports take for a passing one. */
+export function writeUnreachable(
+  bytes: Uint8Array,
+  at: number,
+  length: number,
+  out: Uint8Array,
+  outAt: number,
+  from?: Uint8Array,
+): number {
+  return writeError(bytes, at, length, UNREACHABLE, 0, out, outAt, from)
+}
+
+function writeError(
+  bytes: Uint8Array,
+  at: number,
+  length: number,
+  what: Readonly<Record<4 | 6, { readonly type: number; readonly code: number }>>,
+  rest: number,
   out: Uint8Array,
   outAt: number,
   from?: Uint8Array,
@@ -103,10 +134,11 @@ export function writeTooBig(
   out.set(sender, destinationAt(outView, outAt))
   if (v4) sealIpv4Header(outView, outAt, headerLength)
   out.set(bytes.subarray(at, at + quoted), icmp + ICMP.BODY)
-  outView.setUint8(icmp + ICMP.TYPE, v4 ? Icmpv4Type.UNREACHABLE : Icmpv6Type.PACKET_TOO_BIG)
-  outView.setUint8(icmp + ICMP.CODE, v4 ? FRAGMENTATION_NEEDED : 0)
+  const { type, code } = what[v4 ? 4 : 6]
+  outView.setUint8(icmp + ICMP.TYPE, type)
+  outView.setUint8(icmp + ICMP.CODE, code)
   outView.setUint16(icmp + ICMP.CHECKSUM, 0)
-  outView.setUint32(icmp + ICMP.REST, mtu)
+  outView.setUint32(icmp + ICMP.REST, rest)
   const pseudo = v4 ? 0 : pseudoSumV6(outView, outAt, Protocol.ICMPV6, icmpLength)
   outView.setUint16(icmp + ICMP.CHECKSUM, finish(addSum(outView, icmp, icmpLength, pseudo)))
   return headerLength + icmpLength

@@ -226,6 +226,10 @@ export class Applier {
   #notePorts(hid: number, { 4: four, 6: six }: Compiled): void {
     const moved = [four.out_flow, four.fast_flow, six.out_flow]
     const ports = moved.flatMap((flows) => [...flows.values()].map((f) => f.localPort))
+    for (const { out_one, in_port } of [four, six]) {
+      for (const { flow } of out_one.values()) ports.push(flow.localPort)
+      for (const each of in_port.values()) ports.push(each.ports.local)
+    }
     if (ports.length > 0 || this.#ports.has(hid)) this.#reserveSoon()
     if (ports.length > 0) this.#ports.set(hid, ports)
     else this.#ports.delete(hid)

@@ -148,14 +148,18 @@ export class Scanner {
   suspect(): Set<Ip> {
     const machine = this.#machine()
     const doubtful = new Set<number>()
+    const repeated: SocketRow[] = []
+    const now = this.#services.clock.now()
     for (const flow of this.#flows.all())
       if (flow.retransmits > 0) {
-        const hid = this.#tables.sockets.get(flow.id)?.hid
-        if (hid === undefined || machine.host(hid)?.state !== 'peer') continue
-        doubtful.add(hid)
-        if (flow.retransmits >= SUSPICIOUS_RETRANSMITS)
-          machine.handleSuspicion(hid, this.#services.clock.now())
+        const row = this.#tables.sockets.get(flow.id)
+        if (row === undefined || machine.host(row.hid)?.state !== 'peer') continue
+        doubtful.add(row.hid)
+        if (flow.retransmits < SUSPICIOUS_RETRANSMITS) continue
+        machine.handleSuspicion(row.hid, now)
+        repeated.push(row)
       }
+    machine.handleRepeated(repeated, now)
     const addresses = new Set<Ip>()
     for (const hid of doubtful) {
       const row = this.#tables.hosts.get(hid)
@@ -165,16 +169,18 @@ export class Scanner {
     return addresses
   }
 
-  /** Ends a socket with an error to its application. */
-  destroy(id: string): void {
+  /** Ends a socket with an error to its application. False: no socket is connected that way. */
+  destroy(id: string): boolean {
     const socket = this.#flows.get(id)?.socket
     if (socket !== undefined) this.#sockets.destroy(socket)
+    return socket !== undefined
   }
 
   /** As `destroy`, and forgets it. */
-  end(id: string): void {
-    this.destroy(id)
+  end(id: string): boolean {
+    const ended = this.destroy(id)
     this.#flows.delete(id)
+    return ended
   }
 }
 

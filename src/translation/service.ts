@@ -378,11 +378,21 @@ export class TranslationService {
         return
       case 'diverted':
         this.#state.saveSoon()
-        recorder.log('debug', `host ${out.hid}: ${out.flows.length} flows go over ${pairKey(out.pair)}`)
+        if (out.renumbered === true)
+          recorder.log(
+            'warn',
+            `host ${out.hid}: ${out.flows.length} connections came back to ${pairKey(out.pair)} and were stuck; they go on with other ports: something on the way drops what its connection tracking finds invalid`,
+          )
+        else recorder.log('debug', `host ${out.hid}: ${out.flows.length} flows go over ${pairKey(out.pair)}`)
+        return
+      case 'silent':
+        recorder.log('info', `host ${out.hid} has been silent for long: it may sleep`)
+        this.#applier.outage.unreachable(out.flows)
         return
       case 'gone':
         recorder.log('warn', `host ${out.hid} is gone: ${out.reason}`)
-        for (const { id } of out.sockets) this.#scanner.end(id)
+        // A socket that only was seen to exchange datagrams has other peers, and stays.
+        this.#applier.outage.unreachable(out.sockets.filter(({ id }) => !this.#scanner.end(id)))
         this.#state.saveSoon()
         return
     }

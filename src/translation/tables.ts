@@ -58,6 +58,16 @@ export interface PortTranslation {
   readonly counter?: number
 }
 
+/** Ports of a flow on the wire; undefined: those of the socket. */
+export interface WirePorts {
+  readonly own?: number | undefined
+  readonly other?: number | undefined
+  /** The peer knows the own one: packets are sent with it, not only taken in. */
+  readonly known: boolean
+  /** When one of them was last chosen, milliseconds. */
+  readonly since: number
+}
+
 /** A row of the HID table, with what the kernel needs beside the paper's columns. */
 export interface HidRow {
   readonly hid: number
@@ -72,6 +82,8 @@ export interface HidRow {
   /** Single flows that go another way (multipath: choose per flow), by flow id. */
   readonly overrides: Map<string, Pair>
   readonly ports: PortTranslation[]
+  /** Flows whose packets carry other ports than their sockets have, by flow id (machine/renumbering.ts). */
+  readonly numbers: Map<string, WirePorts>
   /** Its addresses that are those of NATs, which say what ports they gave. */
   readonly nats: Set<Ip>
   /** Families whose flows this host takes from pairs of the other one, as `current` may send them there (DI-6). */
@@ -148,6 +160,7 @@ export class Tables {
       current: {},
       overrides: new Map(),
       ports: [],
+      numbers: new Map(),
       nats: new Set(),
       crossed: new Set(),
     }
@@ -200,6 +213,7 @@ export class Tables {
     if (row === undefined) return
     this.sockets.delete(id)
     this.hosts.get(row.hid)?.overrides.delete(id)
+    this.hosts.get(row.hid)?.numbers.delete(id)
     this.touch(row.hid)
     const flows = this.#flowsOf.get(row.hid)
     flows?.rows.delete(row)
@@ -265,6 +279,7 @@ export class Tables {
     const row = this.hosts.get(into)
     if (old === undefined || row === undefined || from === into) return
     const overrides = [...old.overrides]
+    const numbers = [...old.numbers]
     for (const socket of [...this.flows(from)]) {
       this.removeSocket(socket.id)
       socket.hid = into
@@ -275,6 +290,7 @@ export class Tables {
     for (const ip of old.local) row.local.add(ip)
     for (const [key, pair] of old.accepted) row.accepted.set(key, pair)
     for (const [id, pair] of overrides) row.overrides.set(id, pair)
+    for (const [id, ports] of numbers) row.numbers.set(id, ports)
     for (const family of old.crossed) row.crossed.add(family)
     row.ports.push(...old.ports)
     this.removeHost(from)
@@ -291,10 +307,12 @@ export interface CompiledFamily {
   readonly fast_flow: Map<string, SocketRow>
   readonly fast_pair: Map<string, { readonly bound: Pair; readonly wire: Pair }>
   readonly out_one: Map<string, { readonly flow: SocketRow; readonly wire: Pair }>
-  readonly out_port: Map<string, { readonly flow: SocketRow; readonly port: number }>
+  /** Ports on the wire: source and destination of what leaves. */
+  readonly out_port: Map<string, { readonly flow: SocketRow; readonly ports: Ports }>
   readonly in_pair: Map<string, { readonly pair: Pair; readonly hid: number }>
   readonly in_flow: Map<number, SocketRow>
-  readonly in_port: Map<number, { readonly flow: SocketRow; readonly port: number }>
+  /** Ports on the wire of what arrives. */
+  readonly in_port: Map<number, { readonly flow: SocketRow; readonly ports: Ports }>
   /** Pairs with a NAT that has not named the ports of all flows yet. */
   readonly in_wait: Map<string, Pair>
   /** Flows that cannot be told from an earlier one on the wire: same host, same ports (P1). Inbound, that one wins. */
@@ -305,6 +323,11 @@ export interface CompiledFamily {
    */
   readonly cross_out: Map<string, Crossed>
   readonly cross_in: Map<string, Crossed>
+}
+/** This host's port and the other's. */
+export interface Ports {
+  readonly local: number
+  readonly foreign: number
 }
 export interface Crossed {
   readonly flow: SocketRow
@@ -365,7 +388,8 @@ export function compile(
     for (const flow of opening) {
       const maps = compiled[familyOf(flow.local)]
       // Nobody has proven it yet, and its ports may be those of one that has moved.
-      const first = maps.in_flow.get(inFlowKey(flow, flow.foreignPort))
+      const key = inFlowKey(flow, portsOf(flow))
+      const first = maps.in_flow.get(key) ?? maps.in_port.get(key)?.flow
       if (flow.taken !== undefined) compileFlow(maps, tables, host, flow, fast)
       else if (first !== undefined) maps.twins.set(flow.id, { flow, first })
     }
@@ -402,27 +426,29 @@ function compileFlow(
   flow: SocketRow,
   fast: FastPath,
 ): void {
-  const inKey = inFlowKey(flow, flow.foreignPort)
-  const first = maps.in_flow.get(inKey)
-  if (first !== undefined) maps.twins.set(flow.id, { flow, first })
-  // While it is opened and has not moved, it must not seem to be in the way of itself (stacktrans.ts).
-  else if (flow.opening !== true || !samePair(flow, host.current[familyOf(flow.local)]))
-    maps.in_flow.set(inKey, flow)
+  const numbers = numbersOf(tables, host, flow)
+  const taken = { local: numbers?.own ?? flow.localPort, foreign: numbers?.other ?? flow.foreignPort }
   const mapping =
     host.ports.length === 0
       ? undefined
       : host.ports.find(
           (m) =>
-            m.protocol === flow.protocol &&
-            m.foreignPort === flow.foreignPort &&
-            m.localPort === flow.localPort,
+            m.protocol === flow.protocol && m.foreignPort === taken.foreign && m.localPort === taken.local,
         )
+  const foreign = mapping?.natPort ?? taken.foreign
+  const renumbered = foreign !== flow.foreignPort || taken.local !== flow.localPort
+  const inKey = inFlowKey(flow, portsOf(flow))
+  const first = maps.in_flow.get(inKey) ?? (renumbered ? undefined : maps.in_port.get(inKey)?.flow)
+  if (first !== undefined) maps.twins.set(flow.id, { flow, first })
+  // While it is opened and has not moved, it must not seem to be in the way of itself (stacktrans.ts).
+  else if (flow.opening !== true || !samePair(flow, host.current[familyOf(flow.local)]))
+    maps.in_flow.set(inKey, flow)
   // Wherever the host is sent to by now, and if nowhere: its segments may come through the NAT before the NAT's word does.
   if (mapping === undefined && host.nats.size > 0)
     for (const pair of host.accepted.values())
       if (host.nats.has(pair.foreign)) maps.in_wait.set(pairKey(pair), pair)
-  const renumbered = mapping?.natPort !== flow.foreignPort ? mapping?.natPort : undefined
-  if (renumbered !== undefined) maps.in_port.set(inFlowKey(flow, renumbered), { flow, port: renumbered })
+  if (renumbered)
+    maps.in_port.set(inFlowKey(flow, { ...taken, foreign }), { flow, ports: { ...taken, foreign } })
   if (host.crossed.has(familyOf(flow.local))) compileCrossing(maps, host, flow)
   if (flow.taken !== 'both') return
   const override = host.overrides.get(flow.id)
@@ -432,8 +458,9 @@ function compileFlow(
     maps.cross_out.set(flow.id, { flow, wire })
     return
   }
-  if (renumbered !== undefined) {
-    maps.out_port.set(flow.id, { flow, port: renumbered })
+  if (renumbered) {
+    const local = numbers?.known === false ? flow.localPort : taken.local
+    maps.out_port.set(flow.id, { flow, ports: { local, foreign } })
     maps.out_one.set(flow.id, { flow, wire })
     return
   }
@@ -462,15 +489,51 @@ function compileCrossing(maps: CompiledFamily, host: HidRow, flow: SocketRow): v
 }
 
 /** HID, protocol and ports as one number, below 2^53. */
-function inFlowKey(flow: SocketRow, foreignPort: number): number {
+function inFlowKey(flow: SocketRow, { local, foreign }: Ports): number {
   const protocol = flow.protocol === 6 ? 0 : 1
-  return ((flow.hid * 2 + protocol) * 65_536 + foreignPort) * 65_536 + flow.localPort
+  return ((flow.hid * 2 + protocol) * 65_536 + foreign) * 65_536 + local
+}
+
+/** Those of its socket. */
+function portsOf({ localPort, foreignPort }: SocketRow): Ports {
+  return { local: localPort, foreign: foreignPort }
+}
+
+/** Ports with which packets of the flow leave. */
+export function wirePorts(tables: Tables, flow: SocketRow): Ports {
+  const numbers = tables.hosts.get(flow.hid)?.numbers.get(flow.id)
+  return {
+    local: (numbers?.known === true ? numbers.own : undefined) ?? flow.localPort,
+    foreign: numbers?.other ?? flow.foreignPort,
+  }
+}
+
+/** Its ports on the wire, unless another socket here has the very addresses and ports that its packets would have. */
+function numbersOf(tables: Tables, host: HidRow, flow: SocketRow): WirePorts | undefined {
+  const numbers = host.numbers.get(flow.id)
+  return numbers === undefined || isTaken(tables, host, flow, numbers) ? undefined : numbers
+}
+
+/** Whether with these ports packets of the flow would look like those of another socket. */
+export function isTaken(
+  tables: Tables,
+  host: Pick<HidRow, 'accepted'>,
+  flow: SocketRow,
+  numbers: Pick<WirePorts, 'own' | 'other'>,
+): boolean {
+  const { own = flow.localPort, other = flow.foreignPort } = numbers
+  for (const { local, foreign } of host.accepted.values()) {
+    if (familyOf(local) !== familyOf(flow.local)) continue
+    const there = tables.sockets.get(flowId(flow.protocol, local, own, foreign, other))
+    if (there !== undefined && there !== flow) return true
+  }
+  return false
 }
 
 /** Whether packets of this host may travel on another pair than their sockets are bound to. */
 function hasMoved(host: HidRow, tables: Tables): boolean {
   if (host.accepted.size === 0) return false
-  if (host.crossed.size > 0) return true
+  if (host.crossed.size > 0 || host.numbers.size > 0) return true
   for (const bound of tables.bound(host.hid)) {
     const family = familyOf(bound.local)
     for (const pair of host.accepted.values())

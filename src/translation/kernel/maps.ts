@@ -9,7 +9,15 @@ import { ENOENT } from '../../core/errno.ts'
 import { KernelError } from '../../linux/libc.ts'
 import { encodeElement, NfBatch } from '../../linux/nf_tables.ts'
 import type { NfSocket } from '../../linux/nf-socket.ts'
-import { type Compiled, type CompiledFamily, type Ip, ipOf, type Pair, type SocketRow } from '../tables.ts'
+import {
+  type Compiled,
+  type CompiledFamily,
+  type Ip,
+  ipOf,
+  type Pair,
+  type Ports,
+  type SocketRow,
+} from '../tables.ts'
 import { AddressBytes, hostOrder } from './elements.ts'
 import { installTables, LAYOUT, MAPS, type MapName, mapShape } from './stacktrans.ts'
 
@@ -130,9 +138,9 @@ export class StackTransKernel {
     }
     const layout = LAYOUT[family]
     const batch = new NfBatch(1, 1 << 16)
-    const ports = changes.out_port.come.length + changes.in_wait.come.length > 0
+    const ports = changes.out_port.come.length + changes.in_port.come.length + changes.in_wait.come.length > 0
     if (!this.#translating[family] || (ports && !this.#ports[family]))
-      installTables(batch, layout, this.#table, { translate: true, watch: this.#watch, ports })
+      installTables(batch, layout, this.#table, { translate: true, watch: this.#watch, renumber: ports })
     // All removals first: a key may pass from one host to another.
     for (const part of ['gone', 'come'] as const)
       for (const name of MAPS) {
@@ -275,12 +283,12 @@ export class StackTransKernel {
     }
     for (const { bound, wire } of compiled.out_pair.values()) put('out_pair', pair(bound), pair(wire))
     for (const { flow, wire } of compiled.out_one.values()) put('out_one', this.#flow(flow).tuple, pair(wire))
-    for (const { flow, port } of compiled.out_port.values())
-      put('out_port', this.#flow(flow).tuple, be16(port))
+    for (const { flow, ports } of compiled.out_port.values())
+      put('out_port', this.#flow(flow).tuple, portFields(ports.local, ports.foreign))
     for (const { pair: p, hid } of compiled.in_pair.values()) put('in_pair', reversed(p), hostOrder(hid))
     for (const p of compiled.in_wait.values()) put('in_wait', reversed(p))
-    for (const { flow, port } of compiled.in_port.values())
-      put('in_port', hostKey(flow, port), be16(flow.foreignPort))
+    for (const { flow, ports } of compiled.in_port.values())
+      put('in_port', hostKey(flow, ports), portFields(flow.foreignPort, flow.localPort))
     return out
   }
 
@@ -296,7 +304,7 @@ export class StackTransKernel {
     const local = this.#addresses.of(flow.local)
     const foreign = this.#addresses.of(flow.foreign)
     const tuple = concat(local, foreign, fields(flow.protocol, flow.localPort, flow.foreignPort))
-    const into = hostKey(flow, flow.foreignPort)
+    const into = hostKey(flow, { local: flow.localPort, foreign: flow.foreignPort })
     const encoded: EncodedFlow = {
       hid: flow.hid,
       tuple,
@@ -320,15 +328,15 @@ function textOf(key: Uint8Array): string {
 }
 
 /** The key of `in_flow` and `in_port`. */
-function hostKey(flow: SocketRow, port: number): Uint8Array {
-  return concat(hostOrder(flow.hid), fields(flow.protocol, port, flow.localPort))
+function hostKey(flow: SocketRow, { local, foreign }: Ports): Uint8Array {
+  return concat(hostOrder(flow.hid), fields(flow.protocol, foreign, local))
 }
 
 /** Protocol and two ports, each in a register of its own. */
 function fields(protocol: number, first: number, second: number): Uint8Array {
-  return Uint8Array.of(protocol, 0, 0, 0, first >> 8, first & 0xff, 0, 0, second >> 8, second & 0xff, 0, 0)
+  return concat(Uint8Array.of(protocol, 0, 0, 0), portFields(first, second))
 }
 
-function be16(value: number): Uint8Array {
-  return Uint8Array.of(value >> 8, value & 0xff)
+function portFields(first: number, second: number): Uint8Array {
+  return Uint8Array.of(first >> 8, first & 0xff, 0, 0, second >> 8, second & 0xff, 0, 0)
 }

@@ -19,9 +19,11 @@ import {
   type SocketRow,
   samePair,
   type Tables,
+  wirePorts,
 } from '../tables.ts'
 import { keepAlive } from './keep-alive.ts'
 import { completed, ParkingDevice, readdressed, restamped, type Segment, SegmentWatch } from './kick.ts'
+import { hostUnreachable } from './unreachable.ts'
 
 /** What the other end gets to switch after it has heard from us. */
 const KICK_MS = 15
@@ -155,8 +157,11 @@ export class Outage {
     const family = familyOf(pair.local)
     const paced = this.#network.paces(device)
     const flows = new Map<string, SocketRow>()
-    for (const flow of this.#connections(hid, family))
-      flows.set(`${flow.localPort} ${flow.foreignPort}`, flow)
+    for (const flow of this.#connections(hid, family)) {
+      const ports = wirePorts(this.#tables, flow)
+      for (const key of [`${ports.local} ${ports.foreign}`, `${flow.localPort} ${flow.foreignPort}`])
+        flows.set(key, flow)
+    }
     const width = family === 4 ? 4 : 16
     const wanted = (s: Segment): boolean =>
       s.source.length === width && flows.has(`${s.sourcePort} ${s.destinationPort}`)
@@ -201,6 +206,16 @@ export class Outage {
     for (const [i, flow] of flows.entries()) {
       const stream = streams?.[i]
       if (stream !== undefined) this.#raw.send(keepAlive(flow, stream), bytesOf(flow.foreign))
+    }
+  }
+
+  /** The applications of these flows hear that the other host cannot be reached now. */
+  unreachable(flows: readonly SocketRow[]): void {
+    this.#raw ??= new RawSender(this.#init.netns)
+    const streams = this.#init.streams(flows)
+    for (const [i, flow] of flows.entries()) {
+      if (flow.protocol === 6 && streams?.[i] === undefined) continue
+      this.#raw.send(hostUnreachable(flow, streams?.[i]?.unacknowledged ?? 0), bytesOf(flow.local))
     }
   }
 

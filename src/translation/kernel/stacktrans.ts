@@ -112,13 +112,13 @@ export function mapShape(layout: FamilyLayout, name: MapName): { key: number; da
     case 'out_one':
       return { key: pair + 12, data: pair }
     case 'out_port':
-      return { key: pair + 12, data: 2 }
+      return { key: pair + 12, data: 8 }
     case 'in_pair':
       return { key: pair, data: 4 }
     case 'in_flow':
       return { key: 16, data: pair }
     case 'in_port':
-      return { key: 16, data: 2 }
+      return { key: 16, data: 8 }
     case 'in_wait':
       return { key: pair, data: 0 }
   }
@@ -129,7 +129,7 @@ export function installTables(
   batch: NfBatch,
   layout: FamilyLayout,
   table: string,
-  parts: { readonly translate: boolean; readonly watch: boolean; readonly ports?: boolean },
+  parts: { readonly translate: boolean; readonly watch: boolean; readonly renumber?: boolean },
 ): void {
   const { family, addressType: address, width } = layout
   batch.table(family, table)
@@ -138,14 +138,15 @@ export function installTables(
   const flow = concatType(address, address, NfType.inet_proto, NfType.inet_service, NfType.inet_service)
   const host = concatType(NfType.mark, NfType.inet_proto, NfType.inet_service, NfType.inet_service)
   const pair = concatType(address, address)
+  const ports = concatType(NfType.inet_service, NfType.inet_service)
   const types: Record<MapName, readonly [number, number | undefined]> = {
     out_flow: [flow, undefined],
     out_pair: [pair, pair],
     out_one: [flow, pair],
-    out_port: [flow, NfType.inet_service],
+    out_port: [flow, ports],
     in_pair: [pair, NfType.mark],
     in_flow: [host, pair],
-    in_port: [host, NfType.inet_service],
+    in_port: [host, ports],
     in_wait: [pair, undefined],
   }
   for (const name of MAPS) {
@@ -215,9 +216,9 @@ export function installTables(
     x.accept()
   })
   quotedIn(batch, layout, table)
-  quotedOut(batch, layout, table)
-  if (!parts.ports) return
-  // Only when NATs have renumbered ports (DI-42): a look-up more for every packet.
+  for (const what of ['out_flow', 'out_one'] as const) quotedOut(batch, layout, table, 'out', what)
+  if (!parts.renumber) return
+  // Only when ports are renumbered, by NATs (DI-42) or by an end: a look-up more for every packet.
   batch.chain(family, table, 'out_ports', { type: 'route', hook: NfHook.OUTPUT, priority: PRIORITY - 1 })
   batch.chain(family, table, 'in_ports', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY - 1 })
   batch.chain(family, table, 'in_wait', { type: 'filter', hook: NfHook.INPUT, priority: PRIORITY + 2 })
@@ -232,13 +233,19 @@ export function installTables(
     x.lookup('in_wait', register32(0))
     x.drop()
   })
+  quotedOut(batch, layout, table, 'out_ports', 'out_one')
+  batch.rule(family, table, 'in_ports', (x) => {
+    quotedHostKey(x, layout)
+    x.lookup('in_port', register32(0), register32(0))
+    writeQuotedPorts(x, layout, 1, 0)
+  })
   for (const [protocol, checksum] of PORT_CHECKSUM) {
     batch.rule(family, table, 'out_ports', (x) => {
       isProtocol(x, protocol)
       tuple(x)
       x.lookup('out_port', register32(0), register32(free))
       x.lookup('out_one', register32(0), register32(0))
-      x.writePayload(TRANSPORT, 2, 2, register32(free), { offset: checksum })
+      writePorts(x, free, checksum)
       write(x)
       x.accept()
     })
@@ -246,8 +253,13 @@ export function installTables(
       isProtocol(x, protocol)
       hostKey(x)
       x.lookup('in_port', register32(0), register32(0))
-      x.writePayload(TRANSPORT, 0, 2, register32(0), { offset: checksum })
+      writePorts(x, 0, checksum)
     })
+  }
+
+  /** Source and destination port, from two registers. */
+  function writePorts(x: NfExpressions, at: number, checksum: number): void {
+    for (const i of [0, 1]) x.writePayload(TRANSPORT, 2 * i, 2, register32(at + i), { offset: checksum })
   }
 
   /** HID of the wire pair, protocol and ports: the key of `in_flow`. */
@@ -298,44 +310,74 @@ function isError(x: NfExpressions, layout: FamilyLayout): void {
   x.compare(register32(0), CompareOp.EQ, Uint8Array.of(layout.quoted[0]))
 }
 
+/** The key of `in_flow` for what would have come back: its source and destination are the quoted destination and source. */
+function quotedHostKey(x: NfExpressions, layout: FamilyLayout): void {
+  const { width } = layout
+  const source = 8 + layout.source
+  const ports = 8 + layout.headerLength
+  isError(x, layout)
+  x.loadPayload(TRANSPORT, source + width, width, register32(0))
+  x.loadPayload(TRANSPORT, source, width, register32(width / 4))
+  hostOf(x)
+  x.loadPayload(TRANSPORT, 8 + layout.protocolAt, 1, register32(1))
+  x.loadPayload(TRANSPORT, ports + 2, 2, register32(2))
+  x.loadPayload(TRANSPORT, ports, 2, register32(3))
+}
+
+/** Source and destination port of the quoted packet, from these registers. */
+function writeQuotedPorts(x: NfExpressions, layout: FamilyLayout, from: number, to: number): void {
+  const ports = 8 + layout.headerLength
+  x.writePayload(TRANSPORT, ports, 2, register32(from), { offset: 2 })
+  x.writePayload(TRANSPORT, ports + 2, 2, register32(to), { offset: 2 })
+}
+
 /** An arriving error quotes what this host sent, in wire form: back to the form of the socket. */
 function quotedIn(batch: NfBatch, layout: FamilyLayout, table: string): void {
   const { width } = layout
   const words = width / 4
   const source = 8 + layout.source
-  const ports = 8 + layout.headerLength
   batch.rule(layout.family, table, 'in', (x) => {
-    isError(x, layout)
-    // What would have come back is keyed by its source and destination: the quoted destination and source.
-    x.loadPayload(TRANSPORT, source + width, width, register32(0))
-    x.loadPayload(TRANSPORT, source, width, register32(words))
-    hostOf(x)
-    x.loadPayload(TRANSPORT, 8 + layout.protocolAt, 1, register32(1))
-    x.loadPayload(TRANSPORT, ports + 2, 2, register32(2))
-    x.loadPayload(TRANSPORT, ports, 2, register32(3))
+    quotedHostKey(x, layout)
     x.lookup('in_flow', register32(0), register32(0))
     x.writePayload(TRANSPORT, source + width, width, register32(0), { offset: 2 })
     x.writePayload(TRANSPORT, source, width, register32(words), { offset: 2 })
   })
 }
 
-/** A departing error quotes what a socket here would have received: into wire form, and itself to where that came from. */
-function quotedOut(batch: NfBatch, layout: FamilyLayout, table: string): void {
+/**
+ * A departing error quotes what a socket here would have received: into wire form, and itself to where that came from. Of flows
+ * in `what`; in `out_ports` of those whose ports are renumbered.
+ */
+function quotedOut(
+  batch: NfBatch,
+  layout: FamilyLayout,
+  table: string,
+  chain: 'out' | 'out_ports',
+  what: 'out_flow' | 'out_one',
+): void {
   const { width } = layout
   const words = width / 4
   const source = 8 + layout.source
   const ports = 8 + layout.headerLength
-  batch.rule(layout.family, table, 'out', (x) => {
+  const free = 2 * words + 3
+  batch.rule(layout.family, table, chain, (x) => {
     isError(x, layout)
     x.loadPayload(TRANSPORT, source + width, width, register32(0))
     x.loadPayload(TRANSPORT, source, width, register32(words))
     x.loadPayload(TRANSPORT, 8 + layout.protocolAt, 1, register32(2 * words))
     x.loadPayload(TRANSPORT, ports + 2, 2, register32(2 * words + 1))
     x.loadPayload(TRANSPORT, ports, 2, register32(2 * words + 2))
-    x.lookup('out_flow', register32(0))
-    x.loadPayload(TRANSPORT, source + width, width, register32(0))
-    x.loadPayload(TRANSPORT, source, width, register32(words))
-    x.lookup('out_pair', register32(0), register32(0))
+    if (chain === 'out_ports') {
+      x.lookup('out_port', register32(0), register32(free))
+      writeQuotedPorts(x, layout, free + 1, free)
+    }
+    if (what === 'out_one') x.lookup('out_one', register32(0), register32(0))
+    else {
+      x.lookup('out_flow', register32(0))
+      x.loadPayload(TRANSPORT, source + width, width, register32(0))
+      x.loadPayload(TRANSPORT, source, width, register32(words))
+      x.lookup('out_pair', register32(0), register32(0))
+    }
     x.writePayload(TRANSPORT, source, width, register32(words), { offset: 2 })
     x.writePayload(TRANSPORT, source + width, width, register32(0), { offset: 2 })
     x.writePayload(NETWORK, layout.source, 2 * width, register32(0), {

@@ -7,7 +7,16 @@
 import type { ConnTracker } from '../../linux/conntrack.ts'
 import { KernelError } from '../../linux/libc.ts'
 import type { HostNetwork } from '../network.ts'
-import { bytesOf, familyOf, type Pair, pairKey, type SocketRow, samePair, type Tables } from '../tables.ts'
+import {
+  bytesOf,
+  familyOf,
+  type Pair,
+  pairKey,
+  type SocketRow,
+  samePair,
+  type Tables,
+  wirePorts,
+} from '../tables.ts'
 
 /** Entries removed at once; each costs about 20 µs. */
 const AT_ONCE = 256
@@ -110,14 +119,10 @@ export class Trackers {
     const [localAddress, remoteAddress] = [bytesOf(pair.local), bytesOf(pair.foreign)]
     try {
       this.#tracker ??= this.#open()
-      for (const { localPort, foreignPort } of flows.slice(0, AT_ONCE))
-        this.#tracker.forget({
-          protocol: 6,
-          localAddress,
-          localPort,
-          remoteAddress,
-          remotePort: foreignPort,
-        })
+      for (const flow of flows.slice(0, AT_ONCE)) {
+        const { local: localPort, foreign: remotePort } = wirePorts(this.#tables, flow)
+        this.#tracker.forget({ protocol: 6, localAddress, localPort, remoteAddress, remotePort })
+      }
     } catch (error) {
       if (!(error instanceof KernelError)) throw error
       this.#refused = true

@@ -47,6 +47,8 @@ export interface Host {
   readonly batches: Map<string, readonly SocketRow[]>
   /** Flows that go, or shall go, over a pair of their own, by id (multipath.ts). */
   readonly diversions: Map<string, Diversion>
+  /** Pairs that its connections have left, with the time (renumbering.ts). */
+  readonly left: Map<string, number>
   /** Shared secret of an association without keys. */
   secret: Uint8Array | undefined
   /** Half of that secret that is ours. */

@@ -83,6 +83,7 @@ export class IhmpMachine {
     state.restored.clear()
     state.restoredFlows.clear()
     state.restoredDiversions.clear()
+    state.restoredNumbers.clear()
     const next = new Map(addresses.map((a) => [a.ip, a]))
     const lost = [...state.own.keys()].filter((ip) => !next.has(ip))
     const gained = addresses.filter((a) => !state.own.has(a.ip))
@@ -175,6 +176,11 @@ export class IhmpMachine {
   handleSuspicion(hid: number, now: number): void {
     const host = this.host(hid)
     if (host !== undefined) this.#paths.suspect(host, now)
+  }
+
+  /** TCP has repeated these connections' segments: they may be stuck where they have been before (renumbering.ts). */
+  handleRepeated(flows: Iterable<SocketRow>, now: number): void {
+    this.#multipath.suspect(flows, now)
   }
 
   /** Sends everything of a host from another own address. False: no confirmed pair has it. */
@@ -343,7 +349,7 @@ export class IhmpMachine {
     }
   }
 
-  /** An address was lost for good: the applications hear of it. Mere silence is for the transport to judge. */
+  /** An address was lost for good: the applications' sockets end. Of mere silence they hear; what it means the transport judges. */
   #holdOver(host: Host): void {
     if (host.detachedBy === 'loss') {
       this.#state.gone(host, 'no way to it within the hold time')
@@ -353,5 +359,7 @@ export class IhmpMachine {
     host.dormant = true
     this.#messages.cancel(host)
     this.#state.say(host, 'peer', 'silent for long: it may sleep')
+    const flows = [...this.#state.components.tables.flows(host.row.hid)]
+    this.#state.emit({ kind: 'silent', hid: host.row.hid, flows })
   }
 }

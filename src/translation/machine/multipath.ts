@@ -22,6 +22,7 @@ import { Control, type FlowEnds, type FlowPair, type IhmpMessage, MOST_FLOW_ENDS
 import type { Host } from './host.ts'
 import type { Messages } from './messages.ts'
 import type { Paths } from './paths.ts'
+import { left, Renumbering } from './renumbering.ts'
 import { connectionId, type IhmpState } from './state.ts'
 
 /** Flows that the peer does not know yet are named again after this, doubled each time, so often. */
@@ -52,6 +53,7 @@ export class Multipath {
   readonly #state: IhmpState
   readonly #messages: Messages
   readonly #paths: Paths
+  readonly #renumbering: Renumbering
   /** Flows that the peer did not know when it was told. */
   readonly #again = new Set<Again>()
 
@@ -59,6 +61,7 @@ export class Multipath {
     this.#state = state
     this.#messages = messages
     this.#paths = paths
+    this.#renumbering = new Renumbering(state, (host, flows, now) => this.#tell(host, flows, now))
   }
 
   // ---------------------------------------------------------------------------------------------------- own
@@ -128,21 +131,31 @@ export class Multipath {
       control: Control.MOVE_FLOWS,
       options: wire === undefined ? Option.RF : 0,
       flowPair: { own: bytesOf(first.local), other: bytesOf(first.foreign) },
-      flowEnds: flows.map(endsOf),
+      flowEnds: flows.map((flow) => endsOf(host, flow)),
       ...(wire === undefined ? {} : { challenge: this.#state.random(16) }),
     }
     this.#messages.request(host, pair, body, now, {
       acknowledged: (ack, at) => {
-        const known = new Set(this.#named(host, ack))
+        const known = new Set(this.#named(host, ack).map(({ flow }) => flow))
         const missing: SocketRow[] = []
-        for (const flow of flows) {
+        const renumbered: SocketRow[] = []
+        for (const [i, flow] of flows.entries()) {
           const diversion = host.diversions.get(flow.id)
-          if (!isStill(diversion, flow, wire)) continue // moved again since
-          if (known.has(flow)) host.diversions.set(flow.id, { ...diversion, followed: true })
-          else missing.push(flow)
+          if (!sameOrNone(pairOf(diversion, flow), wire)) continue // moved again since
+          if (!known.has(flow)) {
+            missing.push(flow)
+            continue
+          }
+          if (diversion?.flow === flow) host.diversions.set(flow.id, { ...diversion, followed: true })
+          if (this.#renumbering.acknowledged(host, flow, body.flowEnds[i]!.wirePort)) renumbered.push(flow)
         }
-        if (missing.length === 0 || tries >= MOST_TRIES) return
-        this.#again.add({ host, flows: missing, wire, tries, at: at + AGAIN_MS * 2 ** (tries - 1) })
+        this.#restarted(host, renumbered)
+        if (missing.length === 0) return
+        if (tries >= MOST_TRIES) for (const flow of missing) this.#renumbering.refused(host, flow)
+        else this.#again.add({ host, flows: missing, wire, tries, at: at + AGAIN_MS * 2 ** (tries - 1) })
+      },
+      failed: () => {
+        for (const flow of flows) this.#renumbering.refused(host, flow)
       },
     })
   }
@@ -158,8 +171,29 @@ export class Multipath {
       const { host, flows, wire, tries, at } = again
       if (at > now) continue
       this.#again.delete(again)
-      const still = flows.filter((flow) => isStill(host.diversions.get(flow.id), flow, wire))
+      const { sockets } = this.#state.components.tables
+      const still = flows.filter(
+        (flow) =>
+          sockets.get(flow.id) === flow && sameOrNone(pairOf(host.diversions.get(flow.id), flow), wire),
+      )
       if (this.#state.hosts.get(host.row.hid) === host) this.#tell(host, still, now, tries + 1)
+    }
+  }
+
+  /** These connections repeat themselves: perhaps they are stuck where they have been before. */
+  suspect(flows: Iterable<SocketRow>, now: number): void {
+    this.#renumbering.suspect(flows, now)
+  }
+
+  /** Connections whose packets carry other ports now show themselves, and go on. */
+  #restarted(host: Host, flows: readonly SocketRow[]): void {
+    for (const family of [4, 6] as const) {
+      const of = flows.filter((flow) => familyOf(flow.local) === family)
+      const pair = host.row.current[family]
+      if (of.length === 0 || pair === undefined) continue
+      const { hid } = host.row
+      this.#state.emit({ kind: 'diverted', hid, pair, flows: of, renumbered: true })
+      this.#state.emit({ kind: 'resumed', hid, pair })
     }
   }
 
@@ -170,17 +204,22 @@ export class Multipath {
     this.#state.components.lookAtSockets()
     const released = (message.options & Option.RF) !== 0
     if (!released && !host.row.accepted.has(pairKey(pair))) return
-    const flows = this.#named(host, message).filter(
-      (flow) => released || familyOf(flow.local) === familyOf(pair.local),
-    )
-    for (const flow of flows) {
+    const named: SocketRow[] = []
+    const renumbered: SocketRow[] = []
+    for (const { flow, wirePort } of this.#named(host, message)) {
+      if (!released && familyOf(flow.local) !== familyOf(pair.local)) continue
       const before = host.diversions.get(flow.id)
       if (before?.flow === flow && before.counter > message.counter) continue
+      const ports = this.#renumbering.heard(host, flow, wirePort, now)
+      if (ports === 'refused') continue
+      if (ports === 'new') renumbered.push(flow)
       const to = { pair: released ? undefined : pair, own: false, followed: true }
       this.#set(host, flow, to, message.counter)
+      named.push(flow)
     }
     const challenge = released ? undefined : this.#paths.challenge(host, pair, now)
     this.settle(host, now)
+    this.#restarted(host, renumbered)
     this.#messages.acknowledge(host, message, pair, port, {
       ...(message.challenge === undefined ? {} : { response: message.challenge }),
       ...(challenge === undefined ? {} : { challenge }),
@@ -188,19 +227,19 @@ export class Multipath {
         ? {}
         : {
             flowPair: { own: message.flowPair.other, other: message.flowPair.own },
-            flowEnds: flows.map(endsOf),
+            flowEnds: named.map((flow) => endsOf(host, flow)),
           }),
     })
   }
 
   /** The flows that a message names and that are proven to be the host's. */
-  #named(host: Host, message: IhmpMessage): SocketRow[] {
+  #named(host: Host, message: IhmpMessage): { readonly flow: SocketRow; readonly wirePort: number }[] {
     const { flowPair, flowEnds = [] } = message
     if (flowPair === undefined) return []
     const { sockets } = this.#state.components.tables
     return flowEnds.slice(0, MOST_FLOW_ENDS).flatMap((ends) => {
       const flow = sockets.get(idOf(flowPair, ends))
-      return flow?.hid === host.row.hid && flow.taken === 'both' ? [flow] : []
+      return flow?.hid === host.row.hid && flow.taken === 'both' ? [{ flow, wirePort: ends.wirePort }] : []
     })
   }
 
@@ -208,8 +247,12 @@ export class Multipath {
 
   /** The row of a flow is in the socket table: perhaps it went over a pair of its own before a restart. */
   handleSocket(flow: SocketRow): void {
-    const saved = this.#state.restoredDiversions.get(connectionId(flow))
+    const connection = connectionId(flow)
     const host = this.#state.hosts.get(flow.hid)
+    const numbers = this.#state.restoredNumbers.get(connection)
+    if (numbers !== undefined)
+      host?.row.numbers.set(flow.id, { own: numbers.own, other: numbers.other, known: true, since: 0 })
+    const saved = this.#state.restoredDiversions.get(connection)
     if (saved === undefined || host === undefined) return
     const { pair, own, counter } = saved
     host.diversions.set(flow.id, { flow, pair, own, counter, followed: true })
@@ -240,6 +283,8 @@ export class Multipath {
         if (own) given.push(flow)
       }
       if (sameOrNone(before, after)) continue
+      const former = before ?? host.row.current[familyOf(flow.local)]
+      if (former !== undefined) left(host, former, now)
       this.#state.changed(host)
       const wire = after ?? host.row.current[familyOf(flow.local)]
       if (wire === undefined) continue
@@ -254,8 +299,9 @@ export class Multipath {
   }
 }
 
-function endsOf({ protocol, localPort, foreignPort }: SocketRow): FlowEnds {
-  return { protocol, ownPort: localPort, otherPort: foreignPort, wirePort: localPort }
+function endsOf(host: Host, { id, protocol, localPort, foreignPort }: SocketRow): FlowEnds {
+  const wirePort = host.row.numbers.get(id)?.own ?? localPort
+  return { protocol, ownPort: localPort, otherPort: foreignPort, wirePort }
 }
 
 /** The flow as this end has it, of a message of the other. */
@@ -263,12 +309,9 @@ function idOf({ own, other }: FlowPair, { protocol, ownPort, otherPort }: FlowEn
   return flowId(protocol, ipOf(other), otherPort, ipOf(own), ownPort)
 }
 
-function isStill(
-  diversion: Diversion | undefined,
-  flow: SocketRow,
-  wire: Pair | undefined,
-): diversion is Diversion {
-  return diversion?.flow === flow && sameOrNone(diversion.pair, wire)
+/** Where the flow shall go; undefined: with all others. */
+function pairOf(diversion: Diversion | undefined, flow: SocketRow): Pair | undefined {
+  return diversion?.flow === flow ? diversion.pair : undefined
 }
 
 function sameOrNone(a: Pair | undefined, b: Pair | undefined): boolean {

@@ -12,6 +12,7 @@ import { bytesOf, familyOf, type Ip, type Pair, pairKey, samePair } from '../tab
 import { Control, Option } from '../wire.ts'
 import type { Host } from './host.ts'
 import { type Body, type Messages, PROBE_TRIES, TRIES } from './messages.ts'
+import { left } from './renumbering.ts'
 import type { IhmpState } from './state.ts'
 
 /** Packets under way when an address was lost may still arrive on the pair. */
@@ -256,6 +257,7 @@ export class Paths {
         current,
       })
       if (choice === undefined || samePair(choice.pair, current)) continue
+      if (current !== undefined) left(host, current, now)
       host.row.current[family] = choice.pair
       this.#state.changed(host)
       this.#state.emit({

@@ -55,6 +55,8 @@ export class IhmpState {
   readonly restored = new Map<string, number>()
   /** Flows that had been proven before a restart. */
   readonly restoredFlows = new Set<string>()
+  /** Flows that had other ports on the wire before a restart, by `connectionId`. */
+  readonly restoredNumbers = new Map<string, SavedNumbers>()
   /** Flows that went over a pair of their own before a restart, by `connectionId`. */
   readonly restoredDiversions = new Map<string, SavedDiversion>()
   /** All messages that wait for their acknowledgement; each host has its own as well. */
@@ -116,6 +118,7 @@ export class IhmpState {
       proveAt: Number.POSITIVE_INFINITY,
       batches: new Map(),
       diversions: new Map(),
+      left: new Map(),
       secret: undefined,
       cookie: this.random(16),
       sequence: new DataView(this.random(2).buffer).getUint16(0),
@@ -296,6 +299,7 @@ export class IhmpState {
     host.secret = saved.secret
     host.privileged = saved.privileged
     for (const id of saved.taken) this.restoredFlows.add(id)
+    for (const each of saved.numbers ?? []) this.restoredNumbers.set(each.connection, each)
     for (const each of saved.diversions ?? []) this.restoredDiversions.set(each.connection, each)
     host.preferred = saved.preferred
     this.#counter = Math.max(this.#counter, saved.counter)
@@ -338,6 +342,10 @@ export class IhmpState {
         diversions: [...host.diversions.values()].flatMap(({ flow, pair, own, counter }) =>
           pair === undefined ? [] : [{ connection: connectionId(flow), pair, own, counter }],
         ),
+        numbers: [...host.row.numbers].flatMap(([id, { own, other, known }]) => {
+          const flow = this.components.tables.sockets.get(id)
+          return flow === undefined || !known ? [] : [{ connection: connectionId(flow), own, other }]
+        }),
         floor: host.replay.highest,
         counter: this.#counter,
         preferred: host.preferred,
@@ -376,6 +384,8 @@ export interface SavedHost {
   readonly taken: readonly string[]
   /** Of those, the flows that go over a pair of their own. */
   readonly diversions?: readonly SavedDiversion[]
+  /** And those that have other ports on the wire. */
+  readonly numbers?: readonly SavedNumbers[]
   readonly floor: number
   readonly counter: number
   readonly preferred: Ip | undefined
@@ -403,6 +413,12 @@ export interface SavedDiversion {
   readonly pair: Pair
   readonly own: boolean
   readonly counter: number
+}
+
+export interface SavedNumbers {
+  readonly connection: string
+  readonly own?: number | undefined
+  readonly other?: number | undefined
 }
 
 /** The flow, and which socket of all that may have it in the course of time. */

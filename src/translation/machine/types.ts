@@ -103,9 +103,13 @@ export type Output =
       readonly hid: number
       readonly pair: Pair
       readonly flows: readonly SocketRow[]
+      /** They were stuck there, and their packets carry other ports now (renumbering.ts). */
+      readonly renumbered?: boolean
     }
   /** A pair that flows were on works again, or may: its address is back, or the peer is. Nothing has changed in the tables. */
   | { readonly kind: 'resumed'; readonly hid: number; readonly pair: Pair }
+  /** It has been silent for as long as flows are held: the applications hear of it, and go on waiting if they like. */
+  | { readonly kind: 'silent'; readonly hid: number; readonly flows: readonly SocketRow[] }
   /** Its hold time is over: the applications get an error (DI-32). */
   | {
       readonly kind: 'gone'

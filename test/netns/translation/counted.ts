@@ -64,8 +64,8 @@ export class Counted {
   }
 
   /** Waits for something to come. */
-  async more(what: string, seconds = 20): Promise<void> {
+  async more(what: string, seconds = 20, bytes = 1): Promise<void> {
     const before = this.received
-    await until(`${what}: more comes`, () => this.received > before, seconds)
+    await until(`${what}: more comes`, () => this.received >= before + bytes, seconds)
   }
 }

@@ -15,6 +15,19 @@ const PROGRAMS = new URL('../../../lab/programs/', import.meta.url)
 const program = (name: string): string => fileURLToPath(new URL(name, PROGRAMS))
 const ECHO = fileURLToPath(new URL('./udp-echo.js', import.meta.url))
 
+const LIBC = new URL('../../../src/linux/libc.js', import.meta.url).href
+const ASKS_FOR_ERRORS = `
+  import(process.argv[1]).then(({ declare }) => {
+    const option = declare('int setsockopt(int fd, int level, int name, void *value, unsigned int size)')
+    const u = require('node:dgram').createSocket('udp4')
+    u.on('error', (e) => console.log(e.code))
+    u.bind(0, () => {
+      option(u._handle.fd, 0, 11, Buffer.from([1, 0, 0, 0]), 4)
+      setInterval(() => u.send('x', 5009, '10.3.0.2', () => {}), 50)
+      console.log('ready')
+    })
+  })`
+
 let bed: Bed
 beforeEach(() => {
   bed = new Bed()
@@ -157,7 +170,7 @@ for (const settings of ['fast_path = true', 'fast_path = false'])
     assert.equal(bed.kernelState('m'), bed.before.m)
   })
 
-test('DI-32: held, then an error to the application when there is no way back', async () => {
+test('DI-32: held, then an error to the applications when there is no way back, to unconnected UDP too', async () => {
   const finish = await session('10.3.0.2')
   await bed.daemon('c')
   await bed.daemon('m')
@@ -166,10 +179,17 @@ test('DI-32: held, then an error to the application when there is no way back', 
   writeFileSync(join(bed.state('m'), 'short.toml'), '[dime]\nhold_s = 1\n')
   await bed.daemon('m', 'dime', 'up', '--config', join(bed.state('m'), 'short.toml'))
   await bed.greeted()
+  // One that is connected to nobody, and has asked for errors (IP_RECVERR).
+  const datagrams = lines(bed.spawn('m', process.execPath, ['-e', ASKS_FOR_ERRORS, LIBC], 'pipe'))
+  await datagrams.wait('ready')
+  await until('its exchange is seen', async () =>
+    (await bed.sockets('m')).some((s) => s.bound === '10.3.0.2:5009'),
+  )
   bed.down(1)
   await until('m has given up', async () => (await bed.hosts('m')).every((h) => h.flows === 0))
   const { broken } = await finish()
   assert.ok(broken, 'the socket was aborted')
+  await datagrams.wait('EHOSTUNREACH')
 })
 
 test('`move`, `flows` and `why` speak of translated flows; one that is moved alone goes over its pair both ways (issue 11, 4)', async () => {

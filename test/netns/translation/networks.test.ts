@@ -93,6 +93,36 @@ test('firewalls at both ends that drop what is invalid: connections move away, b
   assert.ok(echo.lives)
 })
 
+test('a router between that drops what is invalid: connections go away and come back, and those that only receive', async () => {
+  execFileSync('ip', ['netns', 'exec', bed.netns('r'), 'nft', '-f', '-'], {
+    input: `table inet firewall {
+      chain forward {
+        type filter hook forward priority filter; policy drop
+        ct state invalid counter drop
+        ct state established,related accept
+        udp dport 1021 accept
+        iifname { lan1, lan2 } accept
+      }
+    }`,
+  })
+  await serve(bed, 80)
+  await serve(bed, 81, 'ticks')
+  const echo = await Counted.open(bed, 'm', '10.3.0.2', 80)
+  const ticks = await Counted.open(bed, 'm', '10.3.0.2', 81)
+  await daemons()
+  await echo.echo('at first', 50_000)
+  await hop(1, 2)
+  await echo.echo('moved', 2_000_000)
+  await ticks.more('moved')
+  await hop(2, 1)
+  await Promise.all([echo.echo('moved back', 2_000_000), ticks.more('moved back', 10, 200)])
+  assert.match(bed.run('r', 'nft', 'list', 'chain', 'inet', 'firewall', 'forward'), /packets [1-9]\d* bytes/)
+  assert.match(bed.log('m') + bed.log('c'), /were stuck; they go on with other ports/)
+  await hop(1, 2)
+  await Promise.all([echo.echo('away again', 2_000_000), ticks.more('away again', 10, 200)])
+  assert.ok(echo.lives && ticks.lives)
+})
+
 test('a connection that only receives goes on behind a firewall that lets in what is known alone', async () => {
   firewall('m', '')
   await serve(bed, 81, 'ticks')

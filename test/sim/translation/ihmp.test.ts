@@ -337,7 +337,7 @@ test('DI-41, DI-42: a NAT that knows IHMP (NS, NAT_ENTRY) is no obstacle', () =>
   )
   ch.machine.handleMessage(out.slice(0, length), { local: F, foreign: nat }, 0, net.now)
   const compiled = compile(ch.tables)[4]
-  assert.equal([...compiled.out_port.values()][0]?.port, 61000)
+  assert.equal([...compiled.out_port.values()][0]?.ports.foreign, 61000)
   assert.equal(compiled.in_port.size, 1)
 })
 

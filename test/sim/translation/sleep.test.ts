@@ -21,6 +21,12 @@ for (const hours of [1, 24])
       sleep(net, [mh], [ch], hours * HOUR)
       assert.equal(peerOf(ch).dormant, true)
       assert.equal(ch.tables.sockets.size, 1, 'mere silence is for the transport to judge')
+      const told = ch.events.filter((e) => e.kind === 'silent')
+      assert.deepEqual(
+        told.map((e) => e.flows.length),
+        [1],
+        'and the applications hear of it, once (DI-32)',
+      )
       mh.preferred = to
       mh.set(`${to}/24`)
       net.run(net.now + 320_000)
