@@ -315,6 +315,7 @@ export class NfBatch {
         this.#u32(1, 1) // NFT_REJECT_TCP_RST
       }),
     counter: () => this.#expression('counter', () => {}),
+    notrack: () => this.#expression('notrack', () => {}),
     tcpOption: (kind, register) =>
       this.#expression('exthdr', () => {
         this.#u32(1, register)
@@ -535,6 +536,8 @@ export interface NfExpressions {
   /** Adds the key to a dynamic set, or renews its timeout. */
   update(set: string, key: number): void
   counter(): void
+  /** Connection tracking, and with it address translation, leaves the packet alone. */
+  notrack(): void
   /** Ends the evaluation of this base chain. */
   accept(): void
   drop(): void

@@ -36,7 +36,7 @@ const COMMAND_BIND = 1
 const COPY_PACKET = 2
 const FLAG_GSO = 4
 
-const Attribute = { HEADER: 1, VERDICT: 2, IN_DEVICE: 5, PAYLOAD: 10, INFO: 14 } as const
+const Attribute = { HEADER: 1, VERDICT: 2, IN_DEVICE: 5, OUT_DEVICE: 6, PAYLOAD: 10, INFO: 14 } as const
 const INFO_NO_CHECKSUM = 1
 const INFO_SUPER = 2
 const INFO_UNVERIFIED = 4
@@ -60,6 +60,8 @@ export interface QueuedPacket {
   hook: number
   /** Index of the interface that it came in by; 0 for none. */
   inDevice: number
+  /** And of the one that it leaves by. */
+  outDevice: number
   /** Where it lies in the arena. */
   at: number
   length: number
@@ -82,6 +84,7 @@ export class NfQueue {
     id: 0,
     hook: 0,
     inDevice: 0,
+    outDevice: 0,
     at: 0,
     length: 0,
     super: false,
@@ -152,6 +155,7 @@ export class NfQueue {
       }
       const { packet } = this
       packet.inDevice = 0
+      packet.outDevice = 0
       packet.length = 0
       let info = 0
       const end = start + Math.min(length, view.getUint32(start, true))
@@ -163,6 +167,7 @@ export class NfQueue {
           packet.id = view.getUint32(at + 4)
           packet.hook = u8[at + 10]!
         } else if (type === Attribute.IN_DEVICE) packet.inDevice = view.getUint32(at + 4)
+        else if (type === Attribute.OUT_DEVICE) packet.outDevice = view.getUint32(at + 4)
         else if (type === Attribute.INFO) info = view.getUint32(at + 4)
         else if (type === Attribute.PAYLOAD) {
           packet.at = at + 4

@@ -19,6 +19,12 @@ const mptcp = z
       .describe(
         'Answer with MPTCP when another host opens a connection with it and the program here does not speak it.',
       ),
+    forward: z
+      .boolean()
+      .default(true)
+      .describe(
+        'On a router: translate for the hosts behind it, both what they open and what others open to them. Without forwarding (`net.ipv4.ip_forward`) nothing comes to translate.',
+      ),
     standby: z
       .boolean()
       .default(true)

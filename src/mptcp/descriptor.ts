@@ -27,10 +27,12 @@ function composeMptcp(
     {
       connections: mptcp.connections,
       perSource: Math.max(1, mptcp.connections >> 4),
+      perHost: Math.max(1, mptcp.connections >> 2),
       subflows: mptcp.subflows,
       standby: mptcp.standby,
       multipath: mptcp.multipath,
       serve: mptcp.serve,
+      forward: mptcp.forward,
       ports: mptcp.ports,
       rules: Object.entries(access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },

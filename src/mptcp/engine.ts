@@ -22,6 +22,8 @@ import { packetOf, sealTcp, writeHeaders } from './packets.ts'
 /** Packets that are read before timers get their turn. */
 const READS = 64
 const ARENA = 1 << 20
+/** Payload of a packet to this host's TCP. */
+const LONGEST_LOCAL = 60_000
 const LONGEST_SLEEP = 60_000
 
 export interface EngineOptions {
@@ -132,27 +134,30 @@ export class MptcpEngine {
     const { packet } = queue
     const { view, u8 } = this.#arena
     this.counts.packets++
-    const outgoing = packet.hook === NfHookNumber.OUTPUT
+    const forwarded = packet.hook === NfHookNumber.FORWARD
     const segment = this.#segment
-    if (!segment.read(view, u8, packet.at, packet.length, outgoing)) {
+    if (!segment.read(view, u8, packet.at, packet.length, packet.hook !== NfHookNumber.INPUT)) {
       queue.accept()
       return
     }
-    if (!outgoing && packet.unverified && !this.#verify()) {
+    if (packet.hook !== NfHookNumber.OUTPUT && packet.unverified && !this.#verify()) {
       this.counts.damaged++
       queue.drop()
       return
     }
+    const outgoing = forwarded ? this.machine.isFromLocal(segment) : packet.hook === NfHookNumber.OUTPUT
+    if (forwarded && !outgoing) segment.turn()
     const access = this.#accesses.get(packet.inDevice)
+    const passage = forwarded ? { from: access, to: this.#accesses.get(packet.outDevice) } : undefined
     const ours = outgoing
-      ? this.machine.handleOutgoing(segment, now)
-      : this.machine.handleIncoming(segment, access, now)
+      ? this.machine.handleOutgoing(segment, now, passage)
+      : this.machine.handleIncoming(segment, access, now, passage)
     this.#events()
     let decided = false
     for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) {
-      if (ours && !decided && this.#canReplace(out, outgoing)) {
+      if (ours && !decided && this.#canReplace(out, outgoing, forwarded)) {
         if (!outgoing && this.#isSame(out)) queue.accept()
-        else this.#replace(out, outgoing)
+        else this.#replace(out)
         decided = true
       } else this.#send(out)
     }
@@ -169,13 +174,29 @@ export class MptcpEngine {
   }
 
   /** A super-packet stays one only whole: of a part the kernel could not make segments. */
-  #canReplace(out: OutSegment, outgoing: boolean): boolean {
+  #canReplace(out: OutSegment, outgoing: boolean, forwarded: boolean): boolean {
     if ((out.to === 'wire') !== outgoing || out.payload instanceof Uint8Array) return false
+    if (forwarded ? !this.#keepsItsWay(out, outgoing) : out.behind === true) return false
     const length = payloadLength(out)
     if (length + 100 > MAX_REPLACEMENT) return false
     if (this.#queue.packet.super) return length === this.#segment.payloadLength
     // The segment at hand may be a super-packet's equal in size without being one.
     return true
+  }
+
+  /**
+   * What is forwarded has its route, and the tracking of connections has looked at it: another pair of addresses would need another
+   * route, and numbers that it did not see would make it leave the packet's addresses as they are.
+   */
+  #keepsItsWay(out: OutSegment, outgoing: boolean): boolean {
+    const { tuple, seq, ack } = this.#segment
+    return (
+      out.tuple.localPort === tuple.localPort &&
+      out.tuple.remotePort === tuple.remotePort &&
+      equal(out.tuple.local, tuple.local) &&
+      equal(out.tuple.remote, tuple.remote) &&
+      (!outgoing || (out.seq === seq && out.ack === ack))
+    )
   }
 
   /**
@@ -197,7 +218,7 @@ export class MptcpEngine {
     )
   }
 
-  #replace(out: OutSegment, outgoing: boolean): void {
+  #replace(out: OutSegment): void {
     const queue = this.#queue
     const { packet } = queue
     const { view, u8 } = this.#arena
@@ -207,14 +228,15 @@ export class MptcpEngine {
     const payloadAt =
       out.payload === undefined || out.payload instanceof Uint8Array ? packet.at : out.payload.at
     // Segments of what leaves this host get their checksums as they are cut.
-    if (!(outgoing && packet.super)) sealTcp(view, at, headers, view, payloadAt, length)
+    if (!(packet.super && packet.hook !== NfHookNumber.INPUT))
+      sealTcp(view, at, headers, view, payloadAt, length)
     queue.replace(headers, payloadAt, length)
   }
 
   #send(out: OutSegment): void {
     const destination = out.to === 'wire' ? out.tuple.remote : out.tuple.local
     const length = payloadLength(out)
-    const most = out.to === 'wire' ? out.segmentSize : 60_000
+    const most = Math.min(out.segmentSize, LONGEST_LOCAL)
     const sender = this.#senderFor(out)
     for (let skip = 0; skip === 0 || skip < length; skip += most)
       if (!sender.send(packetOf(out, this.#arena.u8, skip, most), destination)) this.counts.unsent++

@@ -4,6 +4,7 @@
  *   output, before connection tracking: what the proxy sends itself passes · packets of translated connections are queued and
  *       wait for a daemon that restarts · SYNs without MPTCP and answers to SYNs are queued, and pass when there is no daemon
  *   input: the same, by the addresses of subflows; SYNs with MPTCP are queued
+ *   forward, on a router: both, and every SYN
  *
  * Only SYNs of plain connections are ever seen, so that these run at the kernel's speed and outlive the daemon.
  */
@@ -51,16 +52,16 @@ export class Filter {
     this.#mark = ledger.mptcp.mark
   }
 
-  /** Makes the tables, without any connection in them. */
-  install(): void {
+  /** Makes the tables, without any connection in them. `forward`: for hosts behind this one too. */
+  install(forward: boolean): void {
     for (const family of FAMILIES) {
       this.#remove(family)
       try {
-        this.#sockets.commit(this.#rules(family, false), 'set up the rules of MPTCP')
+        this.#sockets.commit(this.#rules(family, false, forward), 'set up the rules of MPTCP')
       } catch (error) {
         // A kernel without the expression has the target of iptables.
         if (!(error instanceof KernelError) || ![ENOENT, EOPNOTSUPP].includes(error.errno)) throw error
-        this.#sockets.commit(this.#rules(family, true), 'set up the rules of MPTCP')
+        this.#sockets.commit(this.#rules(family, true, forward), 'set up the rules of MPTCP')
       }
     }
   }
@@ -96,7 +97,7 @@ export class Filter {
     }
   }
 
-  #rules(family: Family, target: boolean): NfBatch {
+  #rules(family: Family, target: boolean, forward: boolean): NfBatch {
     const { family: number, size, type } = family
     const table = this.#table
     const batch = new NfBatch()
@@ -119,18 +120,20 @@ export class Filter {
         e.compare(register32(0), CompareOp.EQ, interfaceName('lo'))
         e.accept()
       })
+      // What the proxy sends to a host behind this one: tracked it would be a connection of its own, whose ports are another's.
+      if (forward && name === 'output')
+        rule((e) => {
+          ofProxy(e, this.#mark)
+          tupleIn(e, family, 'wire')
+          e.notrack()
+          e.accept()
+        })
       rule((e) => {
-        e.meta(MetaKey.MARK, register32(0))
-        e.compare(register32(0), CompareOp.EQ, hostWord(this.#mark))
+        ofProxy(e, this.#mark)
         e.accept()
       })
       rule((e) => {
-        tcpOnly(e)
-        e.loadPayload(PayloadBase.NETWORK, family.source, 2 * size, register32(0))
-        const ports = (2 * size) / 4
-        e.loadPayload(PayloadBase.TRANSPORT, TCP.SRC_PORT, 2, register32(ports))
-        e.loadPayload(PayloadBase.TRANSPORT, TCP.DST_PORT, 2, register32(ports + 1))
-        e.lookup(set, register32(0))
+        tupleIn(e, family, set)
         queue(false)(e)
       })
       rule((e) => {
@@ -139,8 +142,38 @@ export class Filter {
         queue(true)(e)
       })
     }
+    if (!forward) return batch
+    batch.chain(number, table, 'forward', {
+      type: 'filter',
+      hook: NfHook.FORWARD,
+      priority: BEFORE_TRACKING,
+    })
+    for (const set of ['local', 'wire'])
+      batch.rule(number, table, 'forward', (e) => {
+        tupleIn(e, family, set)
+        queue(false)(e)
+      })
+    batch.rule(number, table, 'forward', (e) => {
+      flags(e, SYN)
+      queue(true)(e)
+    })
     return batch
   }
+}
+
+function ofProxy(e: NfExpressions, mark: number): void {
+  e.meta(MetaKey.MARK, register32(0))
+  e.compare(register32(0), CompareOp.EQ, hostWord(mark))
+}
+
+/** Its addresses and ports are in a set. */
+function tupleIn(e: NfExpressions, { source, size }: Family, set: string): void {
+  tcpOnly(e)
+  e.loadPayload(PayloadBase.NETWORK, source, 2 * size, register32(0))
+  const ports = (2 * size) / 4
+  e.loadPayload(PayloadBase.TRANSPORT, TCP.SRC_PORT, 2, register32(ports))
+  e.loadPayload(PayloadBase.TRANSPORT, TCP.DST_PORT, 2, register32(ports + 1))
+  e.lookup(set, register32(0))
 }
 
 function tcpOnly(e: NfExpressions): void {

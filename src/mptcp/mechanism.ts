@@ -45,6 +45,7 @@ export interface ConnectionView {
   readonly id: string
   readonly state: string
   readonly role: string
+  readonly forwarded: boolean
   readonly local: string
   readonly remote: string
   readonly app: string
@@ -197,7 +198,9 @@ export class MptcpMechanism implements Mechanism {
     if (report === undefined || this.#worker === undefined) return
     try {
       this.#plumbing.hold(
-        report.connections.filter(({ state }) => state !== 'closed').map(({ local }) => local),
+        report.connections
+          .filter(({ state, forwarded }) => state !== 'closed' && !forwarded)
+          .map(({ local }) => local),
       )
     } catch (error) {
       this.#services.recorder.log(
@@ -399,6 +402,7 @@ export class MptcpMechanism implements Mechanism {
       id: flowId(each.id),
       state: each.state,
       role: each.role,
+      forwarded: each.forwarded,
       local: formatEndpoint(each.local, each.localPort),
       remote: formatEndpoint(each.remote, each.remotePort),
       app: this.#owner(each).app,

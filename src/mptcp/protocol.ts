@@ -51,6 +51,8 @@ export interface ConnectionReport {
   readonly id: number
   readonly state: string
   readonly role: string
+  /** It is of a host behind this one. */
+  readonly forwarded: boolean
   readonly local: Uint8Array
   readonly localPort: number
   readonly remote: Uint8Array

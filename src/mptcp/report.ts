@@ -11,6 +11,7 @@ export function reportOf(engine: MptcpEngine): MptcpReport {
       id: each.id,
       state: each.state,
       role: each.role,
+      forwarded: each.forwarded,
       ...each.tuple,
       acknowledged: each.dataUna - 1,
       received: each.tan - 1,

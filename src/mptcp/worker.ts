@@ -55,7 +55,7 @@ serveEngine(({ data, poller, post }) => {
     engine.flush()
   }
   setAccesses(accesses)
-  filter.install()
+  filter.install(init.forward)
   return {
     engine: {
       listen: (port, onMessage) => engine.listen(port, onMessage),

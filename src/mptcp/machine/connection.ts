@@ -13,7 +13,14 @@ import { TCP, TcpFlag } from '../../core/tcp.ts'
 import type { Block } from '../tables.ts'
 import type { MptcpOption } from '../wire.ts'
 import type { Key } from './keys.ts'
-import { type OutSegment, payloadLength, type Segment, type SynOptions, type Tuple } from './segment.ts'
+import {
+  OPTION_SPACE,
+  type OutSegment,
+  payloadLength,
+  type Segment,
+  type SynOptions,
+  type Tuple,
+} from './segment.ts'
 import { dsnAt, offsetOf, sequenceAt } from './sequence.ts'
 import type { Subflow } from './subflow.ts'
 import type { Host } from './types.ts'
@@ -37,6 +44,8 @@ export const DSS_ROOM = 28
 const REPLACED = 1
 /** Newest payload kept of each connection to start it again after a break. */
 const HELD_MAX = 1400
+/** The least payload of a packet that any path carries (RFC 791), about. */
+const LEAST_SEGMENT = 88
 /** First wait (ms) before a join is tried again that nobody answered: the access may work by then, and nothing would say so. */
 export const REJOIN = 10_000
 
@@ -47,6 +56,8 @@ export class Connection {
   readonly tuple: Tuple
   readonly key: string
   readonly role: 'client' | 'server'
+  /** The TCP is that of another host, and this one a router before it. */
+  readonly forwarded: boolean
   state: ConnectionState
   localKey: Key
   remoteKey: Key | undefined
@@ -112,6 +123,7 @@ export class Connection {
     readonly role: 'client' | 'server'
     readonly localKey: Key
     readonly tcpIsn: number
+    readonly forwarded: boolean
     readonly now: number
   }) {
     this.id = init.id
@@ -122,6 +134,7 @@ export class Connection {
     this.state = init.role === 'client' ? 'syn-sent' : 'syn-received'
     this.localKey = init.localKey
     this.tcpIsn = init.tcpIsn
+    this.forwarded = init.forwarded
     this.usedAt = init.now
   }
 
@@ -256,6 +269,7 @@ export class Connection {
     const scale = Math.max(0, this.remoteSyn.scale)
     this.host.emit({
       to: 'local',
+      behind: this.forwarded,
       tuple: this.tuple,
       seq: sequenceAt(this.peerIsn, dsn),
       ack: sequenceAt(this.tcpIsn, this.dataUna),
@@ -264,7 +278,7 @@ export class Connection {
       options: fields.options ?? writer.finish(),
       payload: fields.payload,
       access: undefined,
-      segmentSize: 0xffff,
+      segmentSize: this.forwarded ? Math.max(LEAST_SEGMENT, this.localSyn.mss - OPTION_SPACE) : 0xffff,
     })
   }
 
@@ -285,5 +299,5 @@ export class Connection {
 /** The MSS that the local TCP is told: its data packets grow by a DSS and still have to fit every access. */
 export function clampedMss(mss: number, mtu: number, family: 4 | 16): number {
   const headers = TCP.MIN_HEADER + (family === 4 ? 20 : 40)
-  return Math.max(88, Math.min(mss > 0 ? mss : 536, mtu - headers) - DSS_ROOM)
+  return Math.max(LEAST_SEGMENT, Math.min(mss > 0 ? mss : 536, mtu - headers) - DSS_ROOM)
 }

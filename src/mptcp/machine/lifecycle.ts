@@ -99,6 +99,13 @@ function overlap({ srtt }: Subflow): number {
 function leave(connection: Connection, subflow: Subflow, now: number): void {
   subflow.leaveAt = Number.POSITIVE_INFINITY
   if (!subflow.usable) return
+  if (connection.forwarded && connection.role === 'client' && subflow.id === 0) {
+    // The router's tracking of connections saw other numbers on it than the wire from now on: nothing returns to it, and the
+    // access gets a subflow from an address of the router's own.
+    closeSubflow(connection, subflow, now)
+    connection.rejoinAt = Math.min(connection.rejoinAt, now + JOIN_GAP)
+    return
+  }
   subflow.backup = true
   connection.ackOn(subflow, { type: 'prio', backup: true })
   if (++subflow.leaveTries < REPEATS) subflow.leaveAt = now + repeatGap(subflow)
@@ -236,7 +243,8 @@ export function accessesChanged(connection: Connection, registry: Registry, now:
   const works = (subflow: Subflow) =>
     accesses.some(
       ({ name, addresses }) =>
-        name === subflow.access && addresses.some((each) => equal(each, subflow.tuple.local)),
+        name === subflow.access &&
+        (subflow.home === undefined || addresses.some((each) => equal(each, subflow.home!))),
     )
   for (const subflow of [...connection.subflows])
     if (subflow.state !== 'dead' && subflow.access !== undefined && !works(subflow))

@@ -6,7 +6,7 @@
  * Strangers are bounded: a SYN of theirs takes one of `perSource` places, a join one of HALF_OPEN a connection and only with a
  * token of ours, and the tables have limits of their own.
  */
-import { equalConstantTime } from '../../core/bytes.ts'
+import { equal, equalConstantTime } from '../../core/bytes.ts'
 import type { Random } from '../../core/clock.ts'
 import { DeadlineHeap } from '../../core/deadlines.ts'
 import { TcpFlag } from '../../core/tcp.ts'
@@ -48,6 +48,7 @@ import {
   type MachineEvent,
   type MptcpInit,
   newCounts,
+  type Passage,
 } from './types.ts'
 import { asksForAck, isAcceptable } from './window.ts'
 
@@ -196,13 +197,19 @@ export class MptcpMachine {
     return true
   }
 
-  /** A packet that this host's TCP sends. True: it is the proxy's. */
-  handleOutgoing(segment: Segment, now: number): boolean {
+  /** Whether a packet that this host forwards, read as outgoing, comes from the side of the TCP that speaks no MPTCP. */
+  isFromLocal(segment: Segment): boolean {
+    if (this.#register.byLocal(segment.key) !== undefined) return true
+    return (segment.flags & (SYN | ACK | RST | FIN)) === SYN && segment.mptcp.length === 0
+  }
+
+  /** A packet that the local TCP sends: this host's, or with `passage` that of a host behind it. True: it is the proxy's. */
+  handleOutgoing(segment: Segment, now: number, passage?: Passage): boolean {
     const connection = this.#register.byLocal(segment.key)
     const opening = (segment.flags & (SYN | ACK | RST | FIN)) === SYN
     if (opening && (connection === undefined || connection.tcpIsn !== segment.seq)) {
       if (connection !== undefined) this.#forget(connection)
-      return this.#open(segment, now)
+      return this.#open(segment, now, passage)
     }
     if (connection === undefined) return false
     connection.usedAt = now
@@ -224,15 +231,15 @@ export class MptcpMachine {
     return true
   }
 
-  /** A packet for this host. True: it is the proxy's. */
-  handleIncoming(segment: Segment, access: string | undefined, now: number): boolean {
+  /** A packet for the local TCP, as in `handleOutgoing`; `access` brought it. True: it is the proxy's. */
+  handleIncoming(segment: Segment, access: string | undefined, now: number, passage?: Passage): boolean {
     const found = this.#register.byWire(segment.key)
-    if (found === undefined) return this.#stranger(segment, access, now)
+    if (found === undefined) return this.#stranger(segment, access, now, passage)
     const { connection, subflow } = found
     const opening = (segment.flags & (SYN | ACK | RST)) === SYN
     if (opening && connection.state === 'closed') {
       this.#forget(connection)
-      return this.#stranger(segment, access, now)
+      return this.#stranger(segment, access, now, passage)
     }
     if (connection.state !== 'closed' || now - connection.closedAt < LINGER_LONGEST) connection.usedAt = now
     if (connection.state === 'closed') {
@@ -354,11 +361,13 @@ export class MptcpMachine {
 
   // Opening, this host first.
 
-  #open(segment: Segment, now: number): boolean {
+  #open(segment: Segment, now: number, passage: Passage | undefined): boolean {
     const { init } = this.#host
+    // Of hosts behind this one those that leave by an access: there it has others to go by.
+    if (passage !== undefined && (!init.forward || !leaves(passage))) return false
     if (segment.mptcp.length > 0 || segment.authenticated || segment.payloadLength > 0) return false
     if (init.ports !== undefined && !init.ports.includes(segment.tuple.remotePort)) return false
-    const connection = this.#register.create('client', segment, now)
+    const connection = this.#register.create('client', segment, now, passage)
     if (connection === undefined) return false
     connection.localSyn = synOptions(segment)
     const ours = this.#sendSyn(connection, segment)
@@ -442,6 +451,7 @@ export class MptcpMachine {
     connection.remoteSyn = synOptions(segment)
     connection.remoteWindow = segment.window
     connection.state = 'pre-established'
+    this.#register.opened(connection)
     subflow.state = 'active'
     subflow.remoteIsn = segment.seq
     subflow.remoteScale = Math.max(0, segment.scale)
@@ -454,11 +464,14 @@ export class MptcpMachine {
   }
 
   /** What the local TCP is offered: no timestamps, since each subflow has a clock of its own, and room for a DSS. */
-  #synForLocal(connection: Connection, segment: Segment): Uint8Array {
+  #synForLocal(connection: Connection, segment: Segment, more: readonly MptcpOption[] = []): Uint8Array {
     const mtu = Math.min(1500, ...this.#host.accesses.map((each) => Math.max(each.mtu, SMALLEST_MTU)))
     const family = connection.tuple.remote.length === 4 ? 4 : 16
     connection.segmentSize = clampedMss(segment.mss, mtu, family)
-    return this.#host.writer.syn({ ...synOptions(segment), mss: connection.segmentSize }).finish()
+    const { writer } = this.#host
+    writer.syn({ ...synOptions(segment), mss: connection.segmentSize })
+    for (const option of more) writer.mptcp(option)
+    return writer.finish()
   }
 
   #established(connection: Connection, now: number): void {
@@ -471,13 +484,20 @@ export class MptcpMachine {
 
   // Opening, the peer first.
 
-  #stranger(segment: Segment, access: string | undefined, now: number): boolean {
+  #stranger(
+    segment: Segment,
+    access: string | undefined,
+    now: number,
+    passage: Passage | undefined,
+  ): boolean {
     if ((segment.flags & (SYN | ACK | RST | FIN)) !== SYN) return false
     const join = segment.option('join')
-    if (join !== undefined) return this.#join(segment, join, access, now)
+    if (join !== undefined) return this.#join(segment, join, access, now, passage)
+    // A host behind this one that speaks MPTCP itself.
+    if (passage !== undefined && (!this.#host.init.forward || leaves(passage))) return false
     if (!this.#host.init.serve || segment.authenticated || segment.payloadLength > 0) return false
     if (!usable(segment.option('capable')) || segment.option('capable')?.checksum) return false
-    const connection = this.#register.create('server', segment, now)
+    const connection = this.#register.create('server', segment, now, passage)
     if (connection === undefined) return false
     connection.remoteSyn = synOptions(segment)
     connection.peerIsn = segment.seq
@@ -489,8 +509,11 @@ export class MptcpMachine {
     return true
   }
 
+  /** A host behind this one may speak MPTCP itself, and shows it in its answer: the option stays for it. */
   #passSyn(connection: Connection, segment: Segment): void {
-    this.#emitSyn(connection, segment, 'local', this.#synForLocal(connection, segment))
+    const capable = segment.option('capable')
+    const kept = connection.forwarded && capable !== undefined ? [capable] : []
+    this.#emitSyn(connection, segment, 'local', this.#synForLocal(connection, segment, kept))
   }
 
   /** The SYN/ACK of this host. One that speaks MPTCP itself needs no proxy. */
@@ -548,6 +571,7 @@ export class MptcpMachine {
     join: Extract<MptcpOption, { type: 'join' }>,
     access: string | undefined,
     now: number,
+    passage: Passage | undefined,
   ): boolean {
     // A token that is not ours may be the kernel's.
     const connection = this.#register.byToken(join.token)
@@ -559,6 +583,8 @@ export class MptcpMachine {
       // One that has only to hear that this end is done may have lost its way meanwhile.
       (connection.state !== 'established' && connection.state !== 'closing') ||
       segment.tuple.localPort !== connection.tuple.localPort ||
+      connection.forwarded !== (passage !== undefined) ||
+      (connection.forwarded && !equal(segment.tuple.local, connection.tuple.local)) ||
       living.length >= this.#host.init.subflows ||
       waiting >= HALF_OPEN
     ) {
@@ -566,6 +592,7 @@ export class MptcpMachine {
       return true
     }
     const subflow = acceptJoin(connection, segment, join, access, now)
+    if (connection.forwarded) subflow.home = undefined
     connection.subflows.push(subflow)
     this.#registry.add(connection, subflow)
     this.#settle(connection, now)
@@ -680,6 +707,11 @@ const CAPABLE: CapableOption = {
 /** Whether the option is of a kind that this host speaks (RFC 8684 §3.1). */
 function usable(capable: CapableOption | undefined): capable is CapableOption {
   return capable !== undefined && capable.version >= 1 && capable.sha256 && !capable.extension
+}
+
+/** From a host behind this one to the world. */
+function leaves({ from, to }: Passage): boolean {
+  return from === undefined && to !== undefined
 }
 
 function synOptions({ mss, scale, sackPermitted }: Segment): SynOptions {

@@ -2,17 +2,20 @@
 import { equal } from '../../core/bytes.ts'
 import { Connection } from './connection.ts'
 import { makeKey } from './keys.ts'
-import type { Segment } from './segment.ts'
+import type { Segment, Tuple } from './segment.ts'
 import { Subflow } from './subflow.ts'
-import type { Host } from './types.ts'
+import type { Host, Passage } from './types.ts'
 
 export interface FoundSubflow {
   readonly connection: Connection
   readonly subflow: Subflow
 }
 
-/** What strangers have not shown to be connections takes one place in so many: addresses of SYNs are easily forged. */
+/** What strangers, and hosts behind this one, have not shown to be connections takes one place in so many: addresses of SYNs are easily forged. */
 const OPENING_SHARE = 4
+
+/** Bytes of an IPv6 address that name its network: a host has all addresses in there. */
+const NETWORK = 8
 
 export class Register {
   readonly #host: Host
@@ -70,15 +73,23 @@ export class Register {
     this.#host.tell({ type: 'watch', on: false, side: 'wire', tuple: subflow.tuple })
   }
 
-  /** A connection that begins with this SYN; undefined when there is no room. */
-  create(role: 'client' | 'server', segment: Segment, now: number): Connection | undefined {
+  /** A connection that begins with this SYN; undefined when there is no room. `passage`: it is another host's. */
+  create(
+    role: 'client' | 'server',
+    segment: Segment,
+    now: number,
+    passage: Passage | undefined,
+  ): Connection | undefined {
     const { init, counts, sha, random } = this.#host
-    const source = role === 'server' ? segment.tuple.remote.join('.') : ''
+    const forwarded = passage !== undefined
+    const source = sourceOf(role, forwarded, segment.tuple)
     const ofSource = this.#perSource.get(source) ?? 0
-    const isStranger = role === 'server'
+    const isStranger = source !== ''
     const waiting = isStranger && this.#opening.size >= Math.ceil(init.connections / OPENING_SHARE)
     const full =
-      this.#byLocal.size >= init.connections || waiting || (isStranger && ofSource >= init.perSource)
+      this.#byLocal.size >= init.connections ||
+      waiting ||
+      (isStranger && ofSource >= (role === 'server' ? init.perSource : init.perHost))
     if (full || this.#byLocal.has(segment.key)) {
       counts.refused++
       return undefined
@@ -87,7 +98,17 @@ export class Register {
     const localKey = makeKey(sha, random, (token) => this.#byToken.has(token))
     const { tuple, key } = segment
     const tcpIsn = role === 'client' ? segment.seq : 0
-    const connection = new Connection({ id, host: this.#host, tuple, key, role, localKey, tcpIsn, now })
+    const connection = new Connection({
+      id,
+      host: this.#host,
+      tuple,
+      key,
+      role,
+      localKey,
+      tcpIsn,
+      forwarded,
+      now,
+    })
     this.#connections[id] = connection
     this.#byLocal.set(key, connection)
     this.#byToken.set(localKey.token, connection)
@@ -96,14 +117,15 @@ export class Register {
       this.#opening.add(connection)
     }
     this.#host.tell({ type: 'watch', on: true, side: 'local', tuple })
-    this.#addFirst(connection, now)
+    this.#addFirst(connection, now, passage)
     return connection
   }
 
-  #addFirst(connection: Connection, now: number): void {
-    const { tuple, key, tcpIsn } = connection
-    const access = this.#host.accesses.find(({ addresses }) =>
-      addresses.some((each) => equal(each, tuple.local)),
+  #addFirst(connection: Connection, now: number, passage: Passage | undefined): void {
+    const { tuple, key, tcpIsn, role } = connection
+    const way = role === 'client' ? passage?.to : passage?.from
+    const access = this.#host.accesses.find(({ addresses, name }) =>
+      passage === undefined ? addresses.some((each) => equal(each, tuple.local)) : name === way,
     )
     const subflow = new Subflow({
       id: connection.nextSubflowId(),
@@ -116,6 +138,10 @@ export class Register {
       backup: false,
       now,
     })
+    // Of a host behind this one the address may be translated to that of the access.
+    if (passage !== undefined)
+      subflow.home =
+        role === 'client' ? access?.addresses.find(({ length }) => length === tuple.local.length) : undefined
     connection.subflows.push(subflow)
     this.add(connection, subflow)
   }
@@ -127,15 +153,15 @@ export class Register {
 
   /** False when it was forgotten before. */
   forget(connection: Connection): boolean {
-    const { id, key, tuple, localKey, role, subflows } = connection
+    const { id, key, tuple, localKey, role, forwarded, subflows } = connection
     if (this.#connections[id] !== connection) return false
     this.#opening.delete(connection)
     this.#connections[id] = undefined
     this.#free.push(id)
     this.#byLocal.delete(key)
     this.#byToken.delete(localKey.token)
-    if (role === 'server') {
-      const source = tuple.remote.join('.')
+    const source = sourceOf(role, forwarded, tuple)
+    if (source !== '') {
       const left = (this.#perSource.get(source) ?? 1) - 1
       if (left === 0) this.#perSource.delete(source)
       else this.#perSource.set(source, left)
@@ -144,4 +170,11 @@ export class Register {
     for (const subflow of subflows) this.#forgetSubflow(subflow)
     return true
   }
+}
+
+/** Whom a connection is counted for: the peer or the host behind that opened it, IPv6 hosts by their network; '' for this host. */
+function sourceOf(role: 'client' | 'server', forwarded: boolean, { local, remote }: Tuple): string {
+  if (role === 'client' && !forwarded) return ''
+  const address = role === 'client' ? local : remote
+  return (address.length === 4 ? address : address.subarray(0, NETWORK)).join('.')
 }

@@ -97,6 +97,13 @@ export class Segment {
     return true
   }
 
+  /** The other end is taken for the local one. */
+  turn(): void {
+    const { local, localPort, remote, remotePort } = this.tuple
+    this.tuple = { local: remote, localPort: remotePort, remote: local, remotePort: localPort }
+    this.key = tupleKey(this.tuple)
+  }
+
   #readOptions(view: DataView, start: number, end: number): void {
     this.mss = 0
     this.scale = -1
@@ -195,6 +202,8 @@ export class OptionWriter {
 export interface OutSegment {
   /** To the peer, or to the TCP of this host. */
   readonly to: 'wire' | 'local'
+  /** The local TCP is that of a host behind this one. */
+  readonly behind?: boolean
   readonly tuple: Tuple
   readonly seq: number
   readonly ack: number

@@ -29,6 +29,8 @@ export class Subflow {
   readonly addressId: number
   remoteAddressId = 0
   readonly access: string | undefined
+  /** The address that its access has to keep for it to work; undefined: any will do. */
+  home: Uint8Array | undefined
   state: SubflowState
   localIsn: number
   remoteIsn = 0
@@ -98,6 +100,7 @@ export class Subflow {
     this.key = init.key
     this.addressId = init.addressId
     this.access = init.access
+    this.home = init.tuple.local
     this.state = init.state
     this.localIsn = init.localIsn
     this.backup = init.backup

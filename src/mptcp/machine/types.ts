@@ -12,11 +12,19 @@ export interface AccessInfo {
   readonly backup: boolean
 }
 
+/** How a packet passes a router: the accesses that it comes in and leaves by; undefined for its other interfaces. */
+export interface Passage {
+  readonly from: string | undefined
+  readonly to: string | undefined
+}
+
 export interface MptcpInit {
   /** Most connections; further ones stay plain TCP. */
   readonly connections: number
   /** Most connections of one remote address that this host did not open. */
   readonly perSource: number
+  /** Most connections of one host behind this one. */
+  readonly perHost: number
   /** Most subflows of a connection. */
   readonly subflows: number
   /** Keep a subflow ready on every access. */
@@ -25,6 +33,8 @@ export interface MptcpInit {
   readonly multipath: boolean
   /** Offer MPTCP to connections that others open. */
   readonly serve: boolean
+  /** Translate connections of hosts that this one forwards for. */
+  readonly forward: boolean
   /** Remote ports of connections to translate; undefined: all. */
   readonly ports: readonly number[] | undefined
 }
@@ -32,10 +42,12 @@ export interface MptcpInit {
 export const DEFAULT_INIT: MptcpInit = {
   connections: 4096,
   perSource: 256,
+  perHost: 1024,
   subflows: 8,
   standby: true,
   multipath: false,
   serve: true,
+  forward: true,
   ports: undefined,
 }
 

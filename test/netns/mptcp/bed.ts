@@ -1,6 +1,8 @@
 /**
  * A bed for the MPTCP proxy: mobile host m with two accesses, router r, server c. Addresses 10.1.0.2 and 10.2.0.2
  * (fd00:1::2, fd00:2::2) at m, 10.3.0.2 (fd00:3::2) at c, which has the kernel's MPTCP on port 80 and plain TCP on 81.
+ *
+ * With a host behind, m is a router for h (192.168.77.2, fd00:7::2): IPv4 is masqueraded, IPv6 is not.
  */
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync } from 'node:child_process'
@@ -29,21 +31,28 @@ const FAULTS =
 /** Severity of what tshark calls an error. */
 const EXPERT_ERROR = '0x00800000'
 
-export type Name = 'm' | 'r' | 'c'
+export type Name = 'h' | 'm' | 'r' | 'c'
+
+const MASQUERADE = `table ip nat {
+  chain out { type nat hook postrouting priority srcnat; oifname { "acc1", "acc2" } masquerade; }
+}
+table inet filter {
+  chain forward { type filter hook forward priority filter; ct state invalid drop; }
+}`
 
 export class Bed {
   readonly folder = mkdtempSync(join(tmpdir(), 'mptcp-'))
+  readonly #names: readonly Name[]
   readonly rtnl: Record<Name, Rtnetlink>
   readonly #programs: ChildProcess[] = []
   readonly #daemons = new Map<Name, ChildProcess>()
 
-  constructor() {
-    for (const name of ['m', 'r', 'c'] as const) createNamespace(this.netns(name))
-    this.rtnl = {
-      m: new Rtnetlink(this.netns('m')),
-      r: new Rtnetlink(this.netns('r')),
-      c: new Rtnetlink(this.netns('c')),
-    }
+  constructor({ behind = false }: { readonly behind?: boolean } = {}) {
+    this.#names = behind ? ['h', 'm', 'r', 'c'] : ['m', 'r', 'c']
+    for (const name of this.#names) createNamespace(this.netns(name))
+    this.rtnl = Object.fromEntries(
+      this.#names.map((name) => [name, new Rtnetlink(this.netns(name))]),
+    ) as Record<Name, Rtnetlink>
     for (const rtnl of Object.values(this.rtnl)) rtnl.setLink('lo', { up: true })
     const sysctls = new KernelSysctls(this.netns('r'))
     sysctls.set('net.ipv4.ip_forward', 1)
@@ -56,6 +65,32 @@ export class Bed {
     this.rtnl.c.addRoute({ to: 'default', via: '10.3.0.1', dev: 'wan' })
     this.rtnl.c.addRoute({ to: 'default6', via: 'fd00:3::1', dev: 'wan' })
     for (const n of [1, 2] as const) this.up(n)
+    if (behind) this.#hostBehind()
+  }
+
+  #hostBehind(): void {
+    const { h, m, r } = this.rtnl
+    m.createLink({ kind: 'veth', name: 'lan', peer: { name: 'eth0', netns: this.netns('h') } })
+    m.setLink('lan', { up: true })
+    h.setLink('eth0', { up: true })
+    m.addAddress('lan', '192.168.77.1/24')
+    m.addAddress('lan', 'fd00:7::1/64', { noDad: true })
+    h.addAddress('eth0', '192.168.77.2/24')
+    h.addAddress('eth0', 'fd00:7::2/64', { noDad: true })
+    h.addRoute({ to: 'default', via: '192.168.77.1', dev: 'eth0' })
+    h.addRoute({ to: 'default6', via: 'fd00:7::1', dev: 'eth0' })
+    r.addRoute({ to: 'fd00:7::/64', via: 'fd00:1::2', dev: 'lan1', metric: 100 })
+    const sysctls = new KernelSysctls(this.netns('m'))
+    sysctls.set('net.ipv4.ip_forward', 1)
+    sysctls.set('net.ipv6.conf.all.forwarding', 1)
+    this.rules('m', MASQUERADE)
+  }
+
+  /** Adds nftables rules. */
+  rules(name: Name, rules: string): void {
+    const file = join(this.folder, `${name}.nft`)
+    writeFileSync(file, rules)
+    this.run(name, 'nft', '-f', file)
   }
 
   netns(name: Name): string {
@@ -99,13 +134,13 @@ export class Bed {
       this.run('r', 'nft', 'delete', 'table', 'inet', 'silence')
       return
     }
-    const rules = `table inet silence {
+    this.rules(
+      'r',
+      `table inet silence {
       chain in { type filter hook prerouting priority -300; iifname lan${n} drop; }
       chain out { type filter hook postrouting priority 300; oifname lan${n} drop; }
-    }`
-    const file = join(this.folder, 'silence.nft')
-    writeFileSync(file, rules)
-    this.run('r', 'nft', '-f', file)
+    }`,
+    )
   }
 
   spawn(name: Name, command: string, ...args: string[]): ChildProcess {
@@ -118,12 +153,12 @@ export class Bed {
     return execFileSync('ip', ['netns', 'exec', this.netns(name), command, ...args], { encoding: 'utf8' })
   }
 
-  /** The server: with the kernel's MPTCP on 80, without on 81. */
-  async serve(): Promise<void> {
+  /** A server: with the kernel's MPTCP on 80, without on 81. */
+  async serve(name: Name = 'c'): Promise<void> {
     const node = [process.execPath, SERVER, 'serve'] as const
     const servers = [
-      this.spawn('c', 'mptcpize', 'run', ...node, '80'),
-      this.spawn('c', node[0], node[1], node[2], '81'),
+      this.spawn(name, 'mptcpize', 'run', ...node, '80'),
+      this.spawn(name, node[0], node[1], node[2], '81'),
     ]
     for (const server of servers) await once(server.stdout!, 'data')
   }
@@ -263,7 +298,7 @@ export class Bed {
     for (const name of [...this.#daemons.keys()]) await this.end(name as 'm' | 'c')
     for (const program of this.#programs) program.kill('SIGKILL')
     for (const rtnl of Object.values(this.rtnl)) rtnl.close()
-    for (const name of ['m', 'r', 'c'] as const) deleteNamespace(this.netns(name))
+    for (const name of this.#names) deleteNamespace(this.netns(name))
     rmSync(this.folder, { recursive: true, force: true })
   }
 }

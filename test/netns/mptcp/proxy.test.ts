@@ -3,26 +3,25 @@
  * break, by silence and by hand, and what the server's kernel got was never wrong.
  */
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { pipeline, Readable } from 'node:stream'
 import { after, before, test } from 'node:test'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, until } from './bed.ts'
-import { digestOf, pieces } from './server.ts'
+import { digestOf } from './server.ts'
 import { login, sshSkip } from './ssh.ts'
+import { Transfers } from './transfers.ts'
 
 usesPrograms('curl', 'mptcpize', 'nft', 'ss')
 
 const BYTES = 16_000_000
-/** So slow that there is time for a move. */
-const RATE = '6M'
 let bed: Bed
+let transfers: Transfers
 /** What the kernel held before the daemon. */
 let untouched: string
 
 before(async () => {
   bed = new Bed()
+  transfers = new Transfers(bed, 'm')
   untouched = bed.kernelState()
   await bed.serve()
   await bed.daemon('m')
@@ -32,69 +31,7 @@ after(async () => {
   await bed.close()
 })
 
-/** Begins a download of curl; the answer is the SHA-256 of what arrived. */
-function download(port = 80): Promise<string> {
-  const curl = bed.spawn('m', 'curl', '-sg', '--limit-rate', RATE, `http://10.3.0.2:${port}/${BYTES}`)
-  const hash = createHash('sha256')
-  curl.stdout!.on('data', (bytes: Buffer) => hash.update(bytes))
-  return once(curl, 'close').then(([status]) => {
-    assert.equal(status, 0, `curl ended with ${status}`)
-    return hash.digest('hex')
-  })
-}
-
-/**
- * A transfer that lasts until it is finished. One of a fixed length is over on the wire as soon as the receiver's buffer has it
- * (32 MB where the kernel allows that), however slowly the program reads.
- */
-function endlessTransfer(direction: 'get' | 'put', server = '10.3.0.2'): { finish(): Promise<void> } {
-  const what = direction === 'get' ? [`http://${server}/endless`] : ['-T', '-', `http://${server}/put`]
-  const curl = bed.spawn('m', 'curl', '-sgN', '--limit-rate', RATE, ...what)
-  const sent = createHash('sha256')
-  const received = createHash('sha256')
-  let length = 0
-  let text = ''
-  curl.stdout!.on('data', (bytes: Buffer) => {
-    received.update(bytes)
-    length += bytes.length
-    if (direction === 'put') text += bytes
-  })
-  let enough = false
-  function* upload() {
-    for (const piece of pieces(Number.POSITIVE_INFINITY)) {
-      if (enough) return
-      sent.update(piece)
-      yield piece
-    }
-  }
-  if (direction === 'put') pipeline(Readable.from(upload()), curl.stdin!, () => {})
-  const closed = once(curl, 'close')
-  return {
-    async finish() {
-      enough = true
-      if (direction === 'get') bed.run('c', 'curl', '-sg', `http://${server}/enough`)
-      const [status] = await closed
-      assert.equal(status, 0, `curl ended with ${status}`)
-      if (direction === 'get') assert.equal(received.digest('hex'), digestOf(length))
-      else assert.equal(text, sent.digest('hex'))
-    },
-  }
-}
-
-/** Waits until a connection's data go over an access; `already`: they do from the beginning. */
-async function carriesMore(id: string, access: string, what: string, already = false): Promise<void> {
-  let before: number | undefined
-  await until(`${what} carries more`, async () => {
-    const now = (await bed.connections()).find((each) => each.id === id)
-    const subflow = now?.subflows.find((each) => each.id === now.active)
-    if (already || now === undefined || before !== undefined)
-      assert.equal(subflow?.access, access, `who carries it: ${JSON.stringify(now)}`)
-    if (subflow?.access !== access) return false
-    const bytes = subflow.sent_bytes + subflow.received_bytes
-    before ??= bytes
-    return bytes > before + 100_000
-  })
-}
+const download = (port = 80): Promise<string> => transfers.download(port, BYTES)
 
 async function ended(): Promise<void> {
   await until('the connection is closed', async () => (await bed.connections()).length === 0)
@@ -103,11 +40,11 @@ async function ended(): Promise<void> {
 for (const direction of ['get', 'put'] as const)
   for (const host of ['10.3.0.2', '[fd00:3::2]'])
     test(`MP-10, MP-56: curl ${direction} over ${host} goes on when its access loses its address`, async () => {
-      const endless = endlessTransfer(direction, host)
+      const endless = transfers.endless(direction, host)
       const { id, active, subflows } = await bed.underWay(2_000_000)
       assert.equal(subflows.find((each) => each.id === active)!.access, 'acc1')
       bed.down(1)
-      await carriesMore(id, 'acc2', 'the other access')
+      await transfers.carriesMore(id, 'acc2', 'the other access')
       await endless.finish()
       await ended()
       bed.up(1)
@@ -119,12 +56,12 @@ for (const direction of ['get', 'put'] as const)
 
 for (const direction of ['get', 'put'] as const)
   test(`curl ${direction} goes on when its access goes silent`, async () => {
-    const endless = endlessTransfer(direction)
+    const endless = transfers.endless(direction)
     const { id, active, subflows } = await bed.underWay(2_000_000)
     assert.equal(subflows.find((each) => each.id === active)!.access, 'acc1')
     bed.silence(1, true)
     try {
-      await carriesMore(id, 'acc2', 'the other access')
+      await transfers.carriesMore(id, 'acc2', 'the other access')
       await endless.finish()
       const handover = (await bed.status()).handovers.at(-1)
       assert.match(handover!.cause, /acc1 does not answer/)
@@ -138,11 +75,11 @@ for (const direction of ['get', 'put'] as const)
 for (const direction of ['get', 'put'] as const)
   test(`MP-53, MP-55: curl ${direction} is handed over by hand, back and forth; tshark reads every packet`, async () => {
     const wrong = await bed.captured(async () => {
-      const endless = endlessTransfer(direction)
+      const endless = transfers.endless(direction)
       const { id } = await bed.underWay(1_000_000)
       for (const access of ['acc2', 'acc1', 'acc2']) {
         await bed.post('/v1/mptcp/handover', { connection: id, access })
-        await carriesMore(id, access, access, true)
+        await transfers.carriesMore(id, access, access, true)
       }
       await endless.finish()
       await ended()
@@ -180,7 +117,7 @@ test('P18: a program that is killed resets the connection at the server too', as
 test('MP-8: between two proxies neither program nor kernel speaks MPTCP, and a transfer moves', async () => {
   await bed.daemon('c')
   for (const direction of ['get', 'put'] as const) {
-    const endless = endlessTransfer(direction, '10.3.0.2:81')
+    const endless = transfers.endless(direction, '10.3.0.2:81')
     const { id } = await bed.underWay(2_000_000)
     assert.deepEqual(
       (await bed.connections('c')).filter(({ state }) => state === 'established').map(({ role }) => role),
@@ -188,7 +125,7 @@ test('MP-8: between two proxies neither program nor kernel speaks MPTCP, and a t
     )
     await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
     bed.down(2)
-    await carriesMore(id, 'acc1', 'the first access')
+    await transfers.carriesMore(id, 'acc1', 'the first access')
     await endless.finish()
     bed.up(2)
     await ended()
@@ -236,7 +173,7 @@ test('plain connections go on without the daemon, and new ones are plain; a new 
 test('MP-56: without a subflow that stands by, one is begun when the access is lost, and the peer hears what is lost', async () => {
   await bed.end('m')
   await bed.daemon('m', 'standby = false')
-  const endless = endlessTransfer('get')
+  const endless = transfers.endless('get')
   let id = ''
   await until('a connection has carried something', async () => {
     const found = (await bed.connections()).find((each) => each.received_bytes > 1_000_000)
@@ -244,7 +181,7 @@ test('MP-56: without a subflow that stands by, one is begun when the access is l
     return found?.state === 'established'
   })
   bed.down(1)
-  await carriesMore(id, 'acc2', 'the other access')
+  await transfers.carriesMore(id, 'acc2', 'the other access')
   await endless.finish()
   await ended()
   bed.up(1)

@@ -1,0 +1,102 @@
+/** Transfers of curl between hosts of the bed, every byte compared, and who carries them. */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { pipeline, Readable } from 'node:stream'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { type Bed, type Name, until } from './bed.ts'
+import { digestOf, pieces } from './server.ts'
+
+usesPrograms('curl')
+
+/** So slow that there is time for a move. */
+const RATE = '6M'
+
+export class Transfers {
+  readonly #bed: Bed
+  readonly #host: Name
+  readonly #far: Name
+
+  /** `host`: where curl runs; `far`: where the server does. */
+  constructor(bed: Bed, host: Name, far: Name = 'c') {
+    this.#bed = bed
+    this.#host = host
+    this.#far = far
+  }
+
+  /** A download; the answer is the SHA-256 of what arrived. */
+  download(port: number, bytes: number): Promise<string> {
+    const curl = this.#bed.spawn(
+      this.#host,
+      'curl',
+      '-sg',
+      '--limit-rate',
+      RATE,
+      `http://10.3.0.2:${port}/${bytes}`,
+    )
+    const hash = createHash('sha256')
+    curl.stdout!.on('data', (piece: Buffer) => hash.update(piece))
+    return once(curl, 'close').then(([status]) => {
+      assert.equal(status, 0, `curl ended with ${status}`)
+      return hash.digest('hex')
+    })
+  }
+
+  /**
+   * A transfer that lasts until it is finished. One of a fixed length is over on the wire as soon as the receiver's buffer has it
+   * (32 MB where the kernel allows that), however slowly the program reads. `before`: what curl is started with.
+   */
+  endless(
+    direction: 'get' | 'put',
+    server = '10.3.0.2',
+    before: readonly string[] = [],
+  ): { finish(): Promise<void> } {
+    const what = direction === 'get' ? [`http://${server}/endless`] : ['-T', '-', `http://${server}/put`]
+    const [program, ...args] = [...before, 'curl', '-sgN', '--limit-rate', RATE, ...what]
+    const curl = this.#bed.spawn(this.#host, program!, ...args)
+    const sent = createHash('sha256')
+    const received = createHash('sha256')
+    let length = 0
+    let text = ''
+    curl.stdout!.on('data', (bytes: Buffer) => {
+      received.update(bytes)
+      length += bytes.length
+      if (direction === 'put') text += bytes
+    })
+    let enough = false
+    function* upload() {
+      for (const piece of pieces(Number.POSITIVE_INFINITY)) {
+        if (enough) return
+        sent.update(piece)
+        yield piece
+      }
+    }
+    if (direction === 'put') pipeline(Readable.from(upload()), curl.stdin!, () => {})
+    const closed = once(curl, 'close')
+    return {
+      finish: async () => {
+        enough = true
+        if (direction === 'get') this.#bed.run(this.#far, 'curl', '-sg', `http://${server}/enough`)
+        const [status] = await closed
+        assert.equal(status, 0, `curl ended with ${status}`)
+        if (direction === 'get') assert.equal(received.digest('hex'), digestOf(length))
+        else assert.equal(text, sent.digest('hex'))
+      },
+    }
+  }
+
+  /** Waits until a connection's data go over an access; `already`: they do from the beginning. */
+  async carriesMore(id: string, access: string, what: string, already = false): Promise<void> {
+    let before: number | undefined
+    await until(`${what} carries more`, async () => {
+      const now = (await this.#bed.connections()).find((each) => each.id === id)
+      const subflow = now?.subflows.find((each) => each.id === now.active)
+      if (already || now === undefined || before !== undefined)
+        assert.equal(subflow?.access, access, `who carries it: ${JSON.stringify(now)}`)
+      if (subflow?.access !== access) return false
+      const bytes = subflow.sent_bytes + subflow.received_bytes
+      before ??= bytes
+      return bytes > before + 100_000
+    })
+  }
+}
