@@ -3,43 +3,33 @@
  * whether a packet is the proxy's business; if not, it goes on as it is. What is to be sent then waits in `poll`, what
  * happened in `pollEvent`; events come first, since they say which packets to watch for.
  *
- * Strangers are bounded: a SYN of theirs takes one of `perSource` places, a join one of HALF_OPEN a connection and only with a
+ * Strangers are bounded: a SYN of theirs takes one of `perSource` places, a join one of few (opening.ts) and only with a
  * token of ours, and the tables have limits of their own.
  */
-import { equal, equalConstantTime } from '../../core/bytes.ts'
+import { equalConstantTime } from '../../core/bytes.ts'
 import type { Random } from '../../core/clock.ts'
 import { DeadlineHeap } from '../../core/deadlines.ts'
 import { TcpFlag } from '../../core/tcp.ts'
-import { type CapableOption, MPTCP_VERSION, type MptcpOption, ResetReason } from '../wire.ts'
-import { type Connection, clampedMss } from './connection.ts'
+import type { MptcpOption } from '../wire.ts'
+import type { Connection } from './connection.ts'
 import { forwardIncoming, type Request } from './incoming.ts'
-import {
-  acceptJoin,
-  activate,
-  closeSubflow,
-  handleJoinAck,
-  handleJoinReply,
-  isClosed,
-  resetSubflow,
-  sendSynAck,
-} from './joins.ts'
-import { keyOf, type Sha256 } from './keys.ts'
+import { activate, closeSubflow, handleJoinAck, isClosed, resetSubflow } from './joins.ts'
+import type { Sha256 } from './keys.ts'
 import {
   accessesChanged,
   addSubflow,
   bestSubflow,
   closeAll,
-  ensureSubflows,
   handleDeadline,
   loseSubflow,
   nextDeadline,
-  preferNormal,
   type Registry,
   switchTo,
 } from './lifecycle.ts'
+import { Openings } from './opening.ts'
 import { forwardOutgoing } from './outgoing.ts'
 import { Register } from './register.ts'
-import { OptionWriter, type OutSegment, type Segment, type SynOptions } from './segment.ts'
+import { OptionWriter, type OutSegment, type Segment } from './segment.ts'
 import type { Subflow } from './subflow.ts'
 import {
   type AccessInfo,
@@ -53,10 +43,6 @@ import {
 import { asksForAck, isAcceptable } from './window.ts'
 
 const { ACK, FIN, RST, SYN } = TcpFlag
-/** SYNs that carry the option; then the path is taken for one that drops it. */
-const CAPABLE_SYNS = 2
-/** Joins of strangers that wait for their third packet, per connection. */
-const HALF_OPEN = 4
 /** How long a closed connection answers what comes late, and how long an idle one is kept (ms). */
 const LINGER = 3000
 /** And how long at most, whatever comes. */
@@ -64,9 +50,6 @@ const LINGER_LONGEST = 60_000
 const IDLE = 24 * 3_600_000
 /** How long the answer to a SYN may take. */
 const OPENING = 130_000
-const SMALLEST_MTU = 1280
-/** Silence (ms) after which a subflow may lose its place to a new one. */
-const SILENT = 3000
 
 export interface MachineComponents {
   readonly sha: Sha256
@@ -77,14 +60,13 @@ export class MptcpMachine {
   readonly #host: Host
   readonly #register: Register
   readonly #registry: Registry
+  readonly #openings: Openings
   readonly #deadlines = new DeadlineHeap()
   readonly #out: OutSegment[] = []
   #outAt = 0
   readonly #events: MachineEvent[] = []
-  readonly #sha: Sha256
 
   constructor({ sha, random }: MachineComponents, init: Partial<MptcpInit> = {}) {
-    this.#sha = sha
     this.#host = {
       sha,
       random,
@@ -103,6 +85,13 @@ export class MptcpMachine {
       taken: (key) => register.taken(key),
       end: (connection, reason, reset) => this.#end(connection, reason, reset),
     }
+    this.#openings = new Openings(this.#host, register, this.#registry, {
+      forget: (connection) => this.#forget(connection),
+      fallBack: (connection) => this.#fallBack(connection),
+      settle: (connection, now) => this.#settle(connection, now),
+      lose: (connection, subflow, cause, now) => this.#lose(connection, subflow, cause, now),
+      forward: (connection, subflow, segment, now) => this.#forward(connection, subflow, segment, now),
+    })
   }
 
   get counts() {
@@ -209,13 +198,15 @@ export class MptcpMachine {
     const opening = (segment.flags & (SYN | ACK | RST | FIN)) === SYN
     if (opening && (connection === undefined || connection.tcpIsn !== segment.seq)) {
       if (connection !== undefined) this.#forget(connection)
-      return this.#open(segment, now, passage)
+      return this.#openings.open(segment, now, passage)
     }
     if (connection === undefined) return false
     connection.usedAt = now
     if (connection.state === 'closed') return true
     if ((segment.flags & SYN) !== 0) {
-      const ours = opening ? this.#sendSyn(connection, segment) : this.#answer(connection, segment)
+      const ours = opening
+        ? this.#openings.sendSyn(connection, segment)
+        : this.#openings.answer(connection, segment)
       this.#settle(connection, now)
       return ours
     }
@@ -234,12 +225,12 @@ export class MptcpMachine {
   /** A packet for the local TCP, as in `handleOutgoing`; `access` brought it. True: it is the proxy's. */
   handleIncoming(segment: Segment, access: string | undefined, now: number, passage?: Passage): boolean {
     const found = this.#register.byWire(segment.key)
-    if (found === undefined) return this.#stranger(segment, access, now, passage)
+    if (found === undefined) return this.#openings.stranger(segment, access, now, passage)
     const { connection, subflow } = found
     const opening = (segment.flags & (SYN | ACK | RST)) === SYN
     if (opening && connection.state === 'closed') {
       this.#forget(connection)
-      return this.#stranger(segment, access, now, passage)
+      return this.#openings.stranger(segment, access, now, passage)
     }
     if (connection.state !== 'closed' || now - connection.closedAt < LINGER_LONGEST) connection.usedAt = now
     if (connection.state === 'closed') {
@@ -257,15 +248,15 @@ export class MptcpMachine {
   #incoming(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
     const { flags } = segment
     if ((flags & RST) !== 0) return this.#resetByPeer(connection, subflow, segment, now)
-    if ((flags & SYN) !== 0) return this.#handshake(connection, subflow, segment, now)
+    if ((flags & SYN) !== 0) return this.#openings.handshake(connection, subflow, segment, now)
     if (subflow.state === 'syn-received') {
-      if (subflow.id === 0) return this.#thirdAck(connection, subflow, segment, now)
+      if (subflow.id === 0) return this.#openings.thirdAck(connection, subflow, segment, now)
       if (!handleJoinAck(connection, subflow, segment, now)) {
         this.counts.joinsRefused++
         this.#lose(connection, subflow, 'its third packet does not know the keys', now)
         return true
       }
-      this.#joined(connection, subflow, now)
+      this.#openings.joined(connection, subflow, now)
       if (segment.payloadLength === 0) return true
     }
     if (subflow.state === 'syn-sent') {
@@ -277,7 +268,7 @@ export class MptcpMachine {
       // The SYN may have been sent several times; the third ACK is measured by itself.
       if (subflow.tries === 1) subflow.sample(now - subflow.heardAt)
       activate(subflow, now)
-      this.#joined(connection, subflow, now)
+      this.#openings.joined(connection, subflow, now)
     }
     if (!subflow.alive) return true
     if (!isAcceptable(connection, subflow, segment)) {
@@ -288,12 +279,17 @@ export class MptcpMachine {
       this.#fallBack(connection)
       return false
     }
-    for (const request of forwardIncoming(connection, subflow, segment, now))
-      this.#serve(connection, subflow, request, now)
-    if (connection.state === 'pre-established' && connection.confirmed) this.#established(connection, now)
+    this.#forward(connection, subflow, segment, now)
+    if (connection.state === 'pre-established' && connection.confirmed)
+      this.#openings.established(connection, now)
     if (connection.done) closeAll(connection, now)
     this.#sweep(connection, now)
     return true
+  }
+
+  #forward(connection: Connection, subflow: Subflow, segment: Segment, now: number): void {
+    for (const request of forwardIncoming(connection, subflow, segment, now))
+      this.#serve(connection, subflow, request, now)
   }
 
   /** Whether the peer answers data of ours, or sends its own, without any MPTCP option (RFC 8684 §3.7). */
@@ -357,265 +353,6 @@ export class MptcpMachine {
       this.#resetByLocal(connection, now)
       connection.resetLocal()
     }
-  }
-
-  // Opening, this host first.
-
-  #open(segment: Segment, now: number, passage: Passage | undefined): boolean {
-    const { init } = this.#host
-    // Of hosts behind this one those that leave by an access: there it has others to go by.
-    if (passage !== undefined && (!init.forward || !leaves(passage))) return false
-    if (segment.mptcp.length > 0 || segment.authenticated || segment.payloadLength > 0) return false
-    if (init.ports !== undefined && !init.ports.includes(segment.tuple.remotePort)) return false
-    const connection = this.#register.create('client', segment, now, passage)
-    if (connection === undefined) return false
-    connection.localSyn = synOptions(segment)
-    const ours = this.#sendSyn(connection, segment)
-    this.#settle(connection, now)
-    return ours
-  }
-
-  #sendSyn(connection: Connection, segment: Segment): boolean {
-    if (connection.synsSent++ >= CAPABLE_SYNS) {
-      this.#fallBack(connection)
-      return false
-    }
-    const options = this.#host.writer
-      .syn(connection.localSyn)
-      .mptcp({ ...CAPABLE })
-      .finish()
-    this.#emitSyn(connection, segment, 'wire', options)
-    return true
-  }
-
-  #emitSyn(connection: Connection, segment: Segment, to: 'wire' | 'local', options: Uint8Array): void {
-    this.#host.emit({
-      to,
-      tuple: connection.tuple,
-      seq: segment.seq,
-      ack: segment.ack,
-      flags: segment.flags,
-      window: segment.window,
-      options,
-      payload: undefined,
-      access: to === 'wire' ? connection.first?.access : undefined,
-      segmentSize: connection.segmentSize,
-    })
-  }
-
-  /** The SYN/ACK of the first subflow, or of a join of ours. */
-  #handshake(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
-    const answer = (segment.flags & ACK) !== 0
-    if (subflow.id > 0) {
-      if (subflow.state === 'syn-received' && !answer) sendSynAck(connection, subflow, now)
-      else if (
-        subflow.state === 'syn-sent' &&
-        answer &&
-        !handleJoinReply(connection, subflow, segment, now)
-      ) {
-        this.counts.joinsRefused++
-        resetSubflow(connection, subflow, { type: 'reset', transient: false, reason: ResetReason.MPTCP })
-        this.#lose(connection, subflow, 'the answer to its SYN does not know the keys', now)
-      }
-      return true
-    }
-    if (!answer) {
-      if (connection.state !== 'syn-received') return false
-      if (segment.option('capable') === undefined) {
-        this.#fallBack(connection)
-        return false
-      }
-      this.#passSyn(connection, segment)
-      return true
-    }
-    if (connection.role !== 'client') return true
-    // A challenge ACK or a SYN/ACK that came twice: the local TCP answers, and the peer hears that again.
-    if (connection.state === 'established') {
-      connection.ackOn(subflow)
-      return true
-    }
-    // What answers another SYN, or comes after another answer, is forged or very old.
-    if (subflow.offsetOfAck(segment.ack) !== 1) return true
-    if (connection.remoteKey !== undefined && segment.seq !== connection.peerIsn) {
-      connection.ackOn(subflow)
-      return true
-    }
-    const capable = segment.option('capable')
-    if (!usable(capable) || capable.key === undefined || capable.checksum) {
-      this.#fallBack(connection)
-      return false
-    }
-    connection.remoteKey = keyOf(this.#sha, capable.key)
-    connection.noJoin = capable.noJoin
-    connection.peerIsn = segment.seq
-    connection.remoteSyn = synOptions(segment)
-    connection.remoteWindow = segment.window
-    connection.state = 'pre-established'
-    this.#register.opened(connection)
-    subflow.state = 'active'
-    subflow.remoteIsn = segment.seq
-    subflow.remoteScale = Math.max(0, segment.scale)
-    subflow.sackPermitted = connection.localSyn.sackPermitted && segment.sackPermitted
-    if (connection.synsSent === 1) subflow.sample(now - subflow.heardAt)
-    subflow.hear(now)
-    connection.active = subflow
-    this.#emitSyn(connection, segment, 'local', this.#synForLocal(connection, segment))
-    return true
-  }
-
-  /** What the local TCP is offered: no timestamps, since each subflow has a clock of its own, and room for a DSS. */
-  #synForLocal(connection: Connection, segment: Segment, more: readonly MptcpOption[] = []): Uint8Array {
-    const mtu = Math.min(1500, ...this.#host.accesses.map((each) => Math.max(each.mtu, SMALLEST_MTU)))
-    const family = connection.tuple.remote.length === 4 ? 4 : 16
-    connection.segmentSize = clampedMss(segment.mss, mtu, family)
-    const { writer } = this.#host
-    writer.syn({ ...synOptions(segment), mss: connection.segmentSize })
-    for (const option of more) writer.mptcp(option)
-    return writer.finish()
-  }
-
-  #established(connection: Connection, now: number): void {
-    connection.state = 'established'
-    this.#register.opened(connection)
-    this.counts.established++
-    this.#host.tell({ type: 'established', connection: connection.id })
-    ensureSubflows(connection, this.#registry, now)
-  }
-
-  // Opening, the peer first.
-
-  #stranger(
-    segment: Segment,
-    access: string | undefined,
-    now: number,
-    passage: Passage | undefined,
-  ): boolean {
-    if ((segment.flags & (SYN | ACK | RST | FIN)) !== SYN) return false
-    const join = segment.option('join')
-    if (join !== undefined) return this.#join(segment, join, access, now, passage)
-    // A host behind this one that speaks MPTCP itself.
-    if (passage !== undefined && (!this.#host.init.forward || leaves(passage))) return false
-    if (!this.#host.init.serve || segment.authenticated || segment.payloadLength > 0) return false
-    if (!usable(segment.option('capable')) || segment.option('capable')?.checksum) return false
-    const connection = this.#register.create('server', segment, now, passage)
-    if (connection === undefined) return false
-    connection.remoteSyn = synOptions(segment)
-    connection.peerIsn = segment.seq
-    const first = connection.first!
-    first.state = 'syn-received'
-    first.remoteIsn = segment.seq
-    this.#passSyn(connection, segment)
-    this.#settle(connection, now)
-    return true
-  }
-
-  /** A host behind this one may speak MPTCP itself, and shows it in its answer: the option stays for it. */
-  #passSyn(connection: Connection, segment: Segment): void {
-    const capable = segment.option('capable')
-    const kept = connection.forwarded && capable !== undefined ? [capable] : []
-    this.#emitSyn(connection, segment, 'local', this.#synForLocal(connection, segment, kept))
-  }
-
-  /** The SYN/ACK of this host. One that speaks MPTCP itself needs no proxy. */
-  #answer(connection: Connection, segment: Segment): boolean {
-    if (segment.mptcp.length > 0 || segment.authenticated || connection.role !== 'server') {
-      this.#forget(connection)
-      return false
-    }
-    connection.tcpIsn = segment.seq
-    connection.localSyn = synOptions(segment)
-    connection.window = segment.window
-    const first = connection.first!
-    first.localIsn = segment.seq
-    first.sackPermitted = connection.remoteSyn.sackPermitted && segment.sackPermitted
-    first.remoteScale = Math.max(0, connection.remoteSyn.scale)
-    const options = this.#host.writer
-      .syn(connection.localSyn)
-      .mptcp({ ...CAPABLE, key: connection.localKey.bytes })
-      .finish()
-    this.#emitSyn(connection, segment, 'wire', options)
-    return true
-  }
-
-  /** The third ACK, or the first data: both keys, or the peer has fallen back. */
-  #thirdAck(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
-    // Not the answer to what this host sent: its TCP knows what to do.
-    if (subflow.offsetOfAck(segment.ack) !== 1) return false
-    const capable = segment.option('capable')
-    if (capable?.key === undefined || capable.peerKey === undefined) {
-      // One that overtook the keys comes again; without any option the peer, or the path, speaks no MPTCP.
-      if (segment.mptcp.length > 0) return true
-      this.#fallBack(connection)
-      return false
-    }
-    if (!equalConstantTime(capable.peerKey, connection.localKey.bytes)) {
-      this.counts.lies++
-      this.#fallBack(connection)
-      return false
-    }
-    connection.remoteKey = keyOf(this.#sha, capable.key)
-    connection.confirmed = true
-    subflow.state = 'active'
-    connection.active = subflow
-    connection.remoteWindow = segment.window * 2 ** subflow.remoteScale
-    this.#established(connection, now)
-    for (const request of forwardIncoming(connection, subflow, segment, now))
-      this.#serve(connection, subflow, request, now)
-    // The listener waits for this acknowledgement, though it says nothing new.
-    if (segment.payloadLength === 0) connection.toLocal(1)
-    return true
-  }
-
-  #join(
-    segment: Segment,
-    join: Extract<MptcpOption, { type: 'join' }>,
-    access: string | undefined,
-    now: number,
-    passage: Passage | undefined,
-  ): boolean {
-    // A token that is not ours may be the kernel's.
-    const connection = this.#register.byToken(join.token)
-    if (connection === undefined) return false
-    this.#makeRoom(connection, now)
-    const living = connection.subflows.filter(({ state }) => state !== 'dead')
-    const waiting = living.filter(({ state }) => state === 'syn-received').length
-    if (
-      // One that has only to hear that this end is done may have lost its way meanwhile.
-      (connection.state !== 'established' && connection.state !== 'closing') ||
-      segment.tuple.localPort !== connection.tuple.localPort ||
-      connection.forwarded !== (passage !== undefined) ||
-      (connection.forwarded && !equal(segment.tuple.local, connection.tuple.local)) ||
-      living.length >= this.#host.init.subflows ||
-      waiting >= HALF_OPEN
-    ) {
-      this.counts.joinsRefused++
-      return true
-    }
-    const subflow = acceptJoin(connection, segment, join, access, now)
-    if (connection.forwarded) subflow.home = undefined
-    connection.subflows.push(subflow)
-    this.#registry.add(connection, subflow)
-    this.#settle(connection, now)
-    return true
-  }
-
-  /** Where there is no room for a join, the subflow that was silent for the longest time makes it: its end may be long gone. */
-  #makeRoom(connection: Connection, now: number): void {
-    const living = connection.subflows.filter(({ state }) => state !== 'dead')
-    if (living.length < this.#host.init.subflows) return
-    const others = living.filter((each) => each !== connection.active)
-    const oldest = others.reduce<Subflow | undefined>(
-      (best, each) => (best === undefined || each.heardAt < best.heardAt ? each : best),
-      undefined,
-    )
-    if (oldest !== undefined && now - oldest.heardAt > SILENT)
-      loseSubflow(connection, oldest, 'another needs its place', false, this.#registry, now)
-  }
-
-  #joined(connection: Connection, subflow: Subflow, now: number): void {
-    this.counts.joins++
-    if (connection.active === undefined) switchTo(connection, subflow, 'no other works', now)
-    else preferNormal(connection, now)
   }
 
   // Ends.
@@ -693,27 +430,4 @@ export class MptcpMachine {
     const next = state === 'established' || state === 'closing' ? nextDeadline(connection) : own
     this.#deadlines.set(connection.id, Math.max(now, Math.min(own, next)))
   }
-}
-
-const CAPABLE: CapableOption = {
-  type: 'capable',
-  version: MPTCP_VERSION,
-  checksum: false,
-  extension: false,
-  noJoin: false,
-  sha256: true,
-}
-
-/** Whether the option is of a kind that this host speaks (RFC 8684 §3.1). */
-function usable(capable: CapableOption | undefined): capable is CapableOption {
-  return capable !== undefined && capable.version >= 1 && capable.sha256 && !capable.extension
-}
-
-/** From a host behind this one to the world. */
-function leaves({ from, to }: Passage): boolean {
-  return from === undefined && to !== undefined
-}
-
-function synOptions({ mss, scale, sackPermitted }: Segment): SynOptions {
-  return { mss, scale, sackPermitted }
 }
