@@ -10,6 +10,7 @@ import { dime } from './dime.ts'
 import { handover } from './handover.ts'
 import type { Bench, BenchResult } from './harness.ts'
 import { memory } from './memory.ts'
+import { mptcp } from './mptcp.ts'
 import { paft } from './paft.ts'
 import { router } from './router.ts'
 import { routerPaths } from './router-paths.ts'
@@ -28,6 +29,7 @@ const benches: readonly Bench[] = [
   paft,
   dime,
   memory,
+  mptcp,
   handover,
   routerPaths,
   router,

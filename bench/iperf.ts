@@ -9,7 +9,7 @@ const PORT = '5201'
 /** BBR goes by its model of the path, which any pause changes; and the two ends of a machine may default to different ones. */
 const CONGESTION_CONTROL = 'cubic'
 /** Seconds left out at the start, of every subject: windows grow, and a compiler compiles. */
-const WARM_UP_S = 2
+export const WARM_UP_S = 2
 
 interface TcpReport {
   readonly end: {
@@ -32,16 +32,24 @@ export interface TcpOptions {
   readonly way?: 'up' | 'down'
   /** Host a's address. */
   readonly source?: string
+  /** What each end is started with. */
+  readonly before?: Before
+}
+
+export interface Before {
+  readonly client: readonly string[]
+  readonly server: readonly string[]
 }
 
 /** TCP between host a and `target` on host b: Mbit/s received. */
 export async function tcpThroughput(bed: Bed, target: string, options: TcpOptions): Promise<number> {
-  const { flows = 1, seconds, way = 'up', source } = options
-  const report = await run<TcpReport>(bed, target, [
+  const { flows = 1, seconds, way = 'up', source, before } = options
+  const args = [
     ...['-C', CONGESTION_CONTROL, '-t', `${seconds}`, '-O', `${WARM_UP_S}`, '-P', `${flows}`],
     ...(way === 'down' ? ['-R'] : []),
     ...(source === undefined ? [] : ['-B', source]),
-  ])
+  ]
+  const report = await run<TcpReport>(bed, target, args, before)
   const { sum_received, sender_tcp_congestion, receiver_tcp_congestion } = report.end
   for (const used of [sender_tcp_congestion, receiver_tcp_congestion])
     if (used !== CONGESTION_CONTROL) throw new GodwitError('BENCH_PROGRAM', `iperf3 used ${used}`)
@@ -61,11 +69,18 @@ export async function datagramRate(
   return Math.round((sum.packets - sum.lost_packets) / sum.seconds)
 }
 
-async function run<Report>(bed: Bed, target: string, args: readonly string[]): Promise<Report> {
-  const server = bed.b.start('iperf3', ['-s', '-1', '-p', PORT])
+async function run<Report>(
+  bed: Bed,
+  target: string,
+  args: readonly string[],
+  before: Before = { client: [], server: [] },
+): Promise<Report> {
+  const [program, ...first] = [...before.server, 'iperf3']
+  const server = bed.b.start(program!, [...first, '-s', '-1', '-p', PORT])
   try {
     await bed.until(() => bed.b.listens(Number(PORT)), 'iperf3 to listen')
-    return JSON.parse(await bed.a.run('iperf3', ['-c', target, '-p', PORT, '-J', ...args])) as Report
+    const [client, ...own] = [...before.client, 'iperf3']
+    return JSON.parse(await bed.a.run(client!, [...own, '-c', target, '-p', PORT, '-J', ...args])) as Report
   } finally {
     await server.stop()
   }
