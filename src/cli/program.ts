@@ -431,7 +431,16 @@ function defineMptcp(program: Command): void {
   define(mptcp, {
     use: 'connections',
     summary: 'connections that are translated, with their subflows; `*` carries the data',
-    examples: ['godwit mptcp connections', 'godwit mptcp connections --json'],
+    examples: [
+      'godwit mptcp connections',
+      'godwit mptcp connections --json',
+      'godwit mptcp connections --plot subflows.svg --seconds 30',
+    ],
+    options: [
+      new Option('--plot <file>', 'draw what the subflows of one connection carry from now on (SVG)'),
+      new Option('--seconds <number>', 'with --plot: for how long').argParser(integer).default(10),
+      new Option('--connection <id>', 'with --plot: which; default the one that has carried the most'),
+    ],
     run: async (options) => (await import('./commands/mptcp.ts')).connections(options),
   })
   define(mptcp, {

@@ -5,6 +5,7 @@ import type { ConnectionView } from '../../host/provisioning/mptcp.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, showMs, table } from '../output.ts'
+import { plotConnection } from './mptcp-plot.ts'
 
 export function up(options: CommonOptions): Promise<void> {
   return serve('mptcp', new State(options))
@@ -16,7 +17,19 @@ export async function down(options: CommonOptions): Promise<void> {
   else printLines(['nothing of godwit mptcp is left in the kernel'])
 }
 
-export async function connections(options: CommonOptions): Promise<void> {
+export interface ConnectionsOptions extends CommonOptions {
+  readonly plot?: string
+  readonly seconds: number
+  readonly connection?: string
+}
+
+export async function connections(options: ConnectionsOptions): Promise<void> {
+  const { plot: file } = options
+  if (file !== undefined) {
+    const id = await plotConnection(client(options), { ...options, file })
+    done(options, { connection: id, plot: file }, `${file} shows the subflows of ${id}`)
+    return
+  }
   const answer = await client(options).get<{ connections: ConnectionView[] }>('/v1/mptcp/connections')
   if (options.json) {
     printJson(answer)
