@@ -25,6 +25,8 @@ const PACKAGES = {
   iperf3: 'iperf3',
   curl: 'curl',
   mptcpize: 'mptcpize',
+  gcc: 'build-essential',
+  xz: 'xz-utils',
   nstat: 'iproute2',
   tshark: 'tshark',
   rsync: 'rsync',
