@@ -9,7 +9,7 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, until } from './bed.ts'
 import { Transfers } from './transfers.ts'
 
-usesPrograms('curl', 'mptcpize', 'nft')
+usesPrograms('curl', 'ip', 'mptcpize')
 
 const INSIDE = '[fd00:7::2]'
 let bed: Bed
