@@ -117,10 +117,12 @@ export function handleJoinReply(
   subflow.state = 'joined'
   subflow.tries = 0
   sendThirdAck(connection, subflow, now)
-  // With nothing else left the peer hears here and now which path is gone. Without a DATA_ACK: one would make it fill the new
-  // path with new data, before it knows that the old ones are lost.
+  // With nothing else left the peer hears here and now which path is gone. If the new one is no backup, without a DATA_ACK: one would
+  // make it fill the new path with new data, before it knows that the old ones are lost.
   const gone = connection.repeat.filter(({ type }) => type === 'remove-addr')
-  if (connection.active === undefined && gone.length > 0) connection.toWire(subflow, { options: gone })
+  if (connection.active !== undefined || gone.length === 0) return true
+  if (subflow.backup) connection.ackOn(subflow, ...gone)
+  else connection.toWire(subflow, { options: gone })
   return true
 }
 

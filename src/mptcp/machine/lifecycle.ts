@@ -21,6 +21,8 @@ const JOIN_GAP = 2000
 const REJOIN_LONGEST = 640_000
 const REPEATS = 3
 const REPEAT_LEAST = 200
+/** And when MP_PRIO follows REMOVE_ADDR at the earliest (ms). */
+const SOON = 20
 /** Of a seamless handover, both subflows in use: round trips of the new one, and the longest (ms). */
 const OVERLAP_ROUND_TRIPS = 3
 const OVERLAP_LONGEST = 300
@@ -121,8 +123,16 @@ export function repeatSignal(connection: Connection, now: number): void {
   const { active, repeat } = connection
   connection.repeatAt = Number.POSITIVE_INFINITY
   if (active === undefined || repeat.length === 0) return
+  const gone = repeat.filter(({ type }) => type === 'remove-addr')
+  if (connection.repeats++ === 0 && gone.length > 0) {
+    // First, and without MP_PRIO: news that the subflow is no backup would make the kernel fill its first window with new data
+    // before it handles the removal, and what is lost would wait for another round trip.
+    connection.ackOn(active, ...gone)
+    connection.repeatAt = now + (Number.isNaN(active.srtt) ? REPEAT_LEAST : Math.max(SOON, active.srtt))
+    return
+  }
   connection.ackOn(active, ...repeat)
-  if (++connection.repeats >= REPEATS) connection.repeat = []
+  if (connection.repeats >= REPEATS) connection.repeat = []
   else connection.repeatAt = now + repeatGap(active)
 }
 
@@ -197,9 +207,12 @@ export function ensureSubflows(connection: Connection, registry: Registry, now: 
   if (!host.init.standby && connection.active !== undefined) return
   if (now - connection.joinTriedAt < JOIN_GAP) return
   connection.joinTriedAt = now
+  // While the peer takes a lost subflow for one that works, it keeps new data off one that is called a backup.
+  const backup =
+    connection.active !== undefined || connection.repeat.some(({ type }) => type === 'remove-addr')
   for (const access of host.accesses) {
     if (connection.subflows.some((each) => each.access === access.name && each.state !== 'dead')) continue
-    startJoin(connection, access, connection.active !== undefined, registry, now, tuple.remote.length)
+    startJoin(connection, access, backup, registry, now, tuple.remote.length)
   }
 }
 

@@ -1,6 +1,7 @@
 /** Proxy against proxy in virtual time: handshake, data both ways, handovers of every kind, closing. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { Pair } from './network.ts'
 import { forge } from './packets.ts'
@@ -264,4 +265,30 @@ test('a path that went silent while the window was shut is found out once it ope
 
 test('an end whose accesses all went as the other was done joins again and hears that it is', () => {
   for (const seed of [17, 237]) randomHandovers(1, seed)
+})
+
+test('MP-56: where a subflow stands by, REMOVE_ADDR of the lost one is the first that the peer hears, without MP_PRIO', () => {
+  const heard: string[][] = []
+  const segment = new Segment()
+  const pair = new Pair({
+    seed: 23,
+    bytes: [0, 20_000_000],
+    middlebox: (packet, path, toServer) => {
+      if (toServer && path === 1) {
+        segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, true)
+        heard.push(segment.mptcp.map(({ type }) => type))
+      }
+      return [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 400)
+  heard.length = 0
+  pair.setAccesses(new Set([1]))
+  pair.run(() => heard.some((types) => types.includes('prio')))
+  assert.deepEqual(heard[0], ['dss', 'remove-addr'])
+  assert.deepEqual(
+    heard.find((types) => types.includes('prio')),
+    ['dss', 'remove-addr', 'prio'],
+  )
 })
