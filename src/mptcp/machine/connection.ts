@@ -253,6 +253,13 @@ export class Connection {
     for (const subflow of subflows) if (subflow !== undefined) this.toWire(subflow, { options: [dss] })
   }
 
+  /**
+   * Hands the local TCP the acknowledgement of its data. One that knows of the peer's FIN takes only what comes behind that.
+   */
+  acknowledgeLocal(sack: readonly Block[] = []): void {
+    this.toLocal(Math.max(this.rcvMax, this.tan), { sack })
+  }
+
   /** Hands the local TCP a segment; `dsn` is where it begins. */
   toLocal(
     dsn: number,

@@ -91,7 +91,7 @@ export function forwardIncoming(
   if (bare && !advanced) subflow.probing = false
   if (news || (duplicate && (connection.probing || connection.outstanding))) {
     connection.probing = false
-    connection.toLocal(connection.rcvMax, { sack })
+    connection.acknowledgeLocal(sack)
   }
   return requests
 }

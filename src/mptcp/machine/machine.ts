@@ -326,6 +326,8 @@ export class MptcpMachine {
         if (!connection.done && connection.active === subflow) {
           const other = bestSubflow(connection, subflow)
           if (other !== undefined) switchTo(connection, other, 'the peer closed the subflow', now)
+          // A peer that is done still takes, over its only subflow, what the local TCP has to say.
+          else if (connection.finRemote >= 0) break
         }
         closeSubflow(connection, subflow, now)
         break

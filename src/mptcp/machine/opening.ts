@@ -229,9 +229,9 @@ export class Openings {
     // Not the answer to what this host sent: its TCP knows what to do.
     if (subflow.offsetOfAck(segment.ack) !== 1) return false
     const capable = segment.option('capable')
-    if (capable?.key === undefined || capable.peerKey === undefined) {
+    if (!usable(capable) || capable.key === undefined || capable.peerKey === undefined) {
       // One that overtook the keys comes again; without any option the peer, or the path, speaks no MPTCP.
-      if (segment.mptcp.length > 0) return true
+      if (capable === undefined && segment.mptcp.length > 0) return true
       this.#steps.fallBack(connection)
       return false
     }

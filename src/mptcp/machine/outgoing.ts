@@ -18,6 +18,9 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
   const dsn = connection.offsetOfSeq(segment.seq)
   const end = dsn + segment.payloadLength
   const owed = acknowledge(connection, segment)
+  const fin = (segment.flags & FIN) === 0 ? 0 : 1
+  // It is sent again though the peer has it: the acknowledgement did not reach the local TCP.
+  if (end + fin > dsn && end + fin <= connection.dataUna) connection.acknowledgeLocal()
   const sent = new Set<Subflow>()
   if (segment.payloadLength > 0) sendPayload(connection, segment, dsn, end, now, sent)
   if ((segment.flags & FIN) !== 0) {

@@ -2,65 +2,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
-import { nodeSha256 } from '../../../src/crypto/sha256.ts'
-import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
-import { type OutSegment, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
-import type { MptcpInit, Passage } from '../../../src/mptcp/machine/types.ts'
-import type { CapableOption, MptcpOption } from '../../../src/mptcp/wire.ts'
-import { seeded } from './network.ts'
-import { forge } from './packets.ts'
+import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
+import type { Passage } from '../../../src/mptcp/machine/types.ts'
+import { Alone, back, CAPABLE } from './alone.ts'
 
 const { SYN, ACK } = TcpFlag
-const CAPABLE: CapableOption = {
-  type: 'capable',
-  version: 1,
-  checksum: false,
-  extension: false,
-  noJoin: false,
-  sha256: true,
-}
 const OUT: Passage = { from: undefined, to: 'acc1' }
 const IN: Passage = { from: 'acc1', to: undefined }
-
-class Router {
-  readonly machine: MptcpMachine
-  readonly #segment = new Segment()
-
-  constructor(init: Partial<MptcpInit> = {}) {
-    const random = seeded(1)
-    const fill = (out: Uint8Array) => {
-      for (let i = 0; i < out.length; i++) out[i] = Math.floor(random() * 256)
-      return out
-    }
-    this.machine = new MptcpMachine({ sha: nodeSha256, random: { fill } }, init)
-    this.machine.setAccesses(
-      [{ name: 'acc1', addresses: [Uint8Array.of(203, 0, 113, 1)], mtu: 1500, backup: false }],
-      0,
-    )
-  }
-
-  /** A packet is forwarded: what goes on in its place, or undefined when it goes on as it is. */
-  forward(
-    passage: Passage,
-    tuple: Tuple,
-    flags: number,
-    { seq = 1, ack = 0, options = [] as readonly MptcpOption[] } = {},
-  ): OutSegment[] | undefined {
-    const { local, localPort, remote, remotePort } = tuple
-    const flipped = { local: remote, localPort: remotePort, remote: local, remotePort: localPort }
-    const packet = forge({ tuple: flipped, seq, ack, flags, options })
-    const view = new DataView(packet.buffer, packet.byteOffset)
-    assert.ok(this.#segment.read(view, packet, 0, packet.length, true))
-    const outgoing = this.machine.isFromLocal(this.#segment)
-    if (!outgoing) this.#segment.turn()
-    const ours = outgoing
-      ? this.machine.handleOutgoing(this.#segment, 0, passage)
-      : this.machine.handleIncoming(this.#segment, passage.from, 0, passage)
-    const sent: OutSegment[] = []
-    for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) sent.push(out)
-    return ours ? sent : undefined
-  }
-}
 
 /** From its sender's side. */
 function from(host: number, port: number): Tuple {
@@ -72,12 +20,8 @@ function from(host: number, port: number): Tuple {
   }
 }
 
-function back({ local, localPort, remote, remotePort }: Tuple): Tuple {
-  return { local: remote, localPort: remotePort, remote: local, remotePort: localPort }
-}
-
 test('MP-9: a plain SYN of a host behind the router leaves with MP_CAPABLE, at most `perHost` of each host', () => {
-  const router = new Router({ perHost: 10 })
+  const router = new Alone({ perHost: 10 })
   const [syn] = router.forward(OUT, from(2, 1000), SYN)!
   assert.equal(syn!.to, 'wire')
   assert.deepEqual([...syn!.options.slice(-4)], [30, 4, 1, 1])
@@ -88,26 +32,26 @@ test('MP-9: a plain SYN of a host behind the router leaves with MP_CAPABLE, at m
 })
 
 test('nothing unproven: SYNs of hosts behind that nobody answers take a quarter of the places', () => {
-  const router = new Router({ connections: 100, perHost: 100 })
+  const router = new Alone({ connections: 100, perHost: 100 })
   for (let host = 1; host < 255; host++) router.forward(OUT, from(host, 1000), SYN)
   assert.equal(router.machine.connections.length, 25)
 })
 
 test('MP-12: what does not leave by an access, and what speaks MPTCP already, is left alone', () => {
-  const router = new Router()
+  const router = new Alone()
   const none = { from: undefined, to: undefined }
   assert.equal(router.forward(none, from(2, 1000), SYN), undefined, 'between networks behind it')
   assert.equal(router.forward({ from: 'acc1', to: 'acc2' }, from(2, 1000), SYN), undefined, 'in transit')
   assert.equal(router.forward(IN, from(2, 1000), SYN), undefined, 'a plain peer outside')
   assert.equal(router.forward(OUT, from(2, 1000), SYN, { options: [CAPABLE] }), undefined)
   assert.equal(router.machine.connections.length, 0)
-  const off = new Router({ forward: false })
+  const off = new Alone({ forward: false })
   assert.equal(off.forward(OUT, from(2, 1000), SYN), undefined)
   assert.equal(off.forward(IN, from(2, 1000), SYN, { options: [CAPABLE] }), undefined)
 })
 
 test('MP-12: MP_CAPABLE of a peer stays in the SYN, and a server behind that answers it is left to itself', () => {
-  const router = new Router()
+  const router = new Alone()
   const peer = from(9, 1000)
   const [syn] = router.forward(IN, peer, SYN, { seq: 5, options: [CAPABLE] })!
   assert.equal(syn!.to, 'local')
@@ -119,7 +63,7 @@ test('MP-12: MP_CAPABLE of a peer stays in the SYN, and a server behind that ans
 })
 
 test('MP-9: for a plain server behind the router the proxy answers MP_CAPABLE with a key of its own', () => {
-  const router = new Router()
+  const router = new Alone()
   const peer = from(9, 1000)
   router.forward(IN, peer, SYN, { seq: 5, options: [CAPABLE] })
   const [synAck] = router.forward(OUT, back(peer), SYN | ACK, { seq: 70, ack: 6 })!
@@ -130,7 +74,7 @@ test('MP-9: for a plain server behind the router the proxy answers MP_CAPABLE wi
 })
 
 test('a join to the router itself does not reach a connection of a host behind it', () => {
-  const router = new Router()
+  const router = new Alone()
   const peer = from(9, 1000)
   router.forward(IN, peer, SYN, { seq: 5, options: [CAPABLE] })
   router.forward(OUT, back(peer), SYN | ACK, { seq: 70, ack: 6 })

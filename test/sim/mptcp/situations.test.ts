@@ -1,0 +1,305 @@
+/**
+ * Situations that the public packetdrill suite for MPTCP puts a stack into, put before the proxy from RFC 8684: one machine, every
+ * segment by hand. The local TCP is a server (port 80) unless a test says otherwise.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { TcpFlag } from '../../../src/core/tcp.ts'
+import { nodeSha256 } from '../../../src/crypto/sha256.ts'
+import { addAddrHmac, keyOf } from '../../../src/mptcp/machine/keys.ts'
+import type { OutSegment, Tuple } from '../../../src/mptcp/machine/segment.ts'
+import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
+import type { CapableOption, MptcpOption } from '../../../src/mptcp/wire.ts'
+import { Alone, CAPABLE, optionsOf } from './alone.ts'
+
+const { SYN, ACK, FIN, RST, PSH } = TcpFlag
+const SERVER = Uint8Array.of(203, 0, 113, 1)
+const PEER = Uint8Array.of(198, 51, 100, 7)
+const WIRE: Tuple = { local: SERVER, localPort: 80, remote: PEER, remotePort: 4000 }
+/** Of the peer and of this host's TCP. */
+const PEER_ISN = 1000
+const LOCAL_ISN = 5000
+const PEER_KEY = new Uint8Array(8).fill(2)
+
+/** What a peer may say wrongly of what it speaks (RFC 8684 §3.1). */
+const WRONG: readonly (readonly [string, Partial<CapableOption>])[] = [
+  ['the extension bit', { extension: true }],
+  ['no algorithm that this host knows', { sha256: false }],
+  ['version 0', { version: 0 }],
+]
+
+/** A server's machine whose connection has its third packet, and the numbers of both ends. */
+class Served extends Alone {
+  open(): this {
+    this.in(WIRE, SYN, { seq: PEER_ISN, options: [CAPABLE] })
+    this.out(WIRE, SYN | ACK, { seq: LOCAL_ISN, ack: PEER_ISN + 1 })
+    const keys = { ...CAPABLE, key: PEER_KEY, peerKey: this.key.bytes }
+    this.in(WIRE, ACK, { seq: PEER_ISN + 1, ack: LOCAL_ISN + 1, options: [keys] })
+    assert.equal(this.connection.state, 'established')
+    return this
+  }
+
+  get connection() {
+    return this.machine.connections[0]!
+  }
+
+  get key() {
+    return this.connection.localKey
+  }
+
+  /** From the peer, at offsets from the first byte; `map`: data offset and length of a mapping. */
+  peer(
+    flags: number,
+    at: number,
+    {
+      ack = 1,
+      length = 0,
+      map = undefined as readonly [dsn: number, ssn: number, length: number] | undefined,
+      fin = false,
+      options = [] as readonly MptcpOption[],
+      tuple = WIRE,
+      isn = PEER_ISN,
+      localIsn = LOCAL_ISN,
+      dataAck = undefined as number | undefined,
+    } = {},
+  ): OutSegment[] | undefined {
+    const remote = keyOf(nodeSha256, PEER_KEY)
+    const dss: MptcpOption = {
+      type: 'dss',
+      dataFin: fin,
+      ...(dataAck !== undefined && { ack: dsnAt(this.key, dataAck) }),
+      ...(map !== undefined && { map: { dsn: dsnAt(remote, map[0]), ssn: map[1], length: map[2] } }),
+    }
+    const all = map === undefined && dataAck === undefined ? options : [dss, ...options]
+    return this.in(tuple, flags, {
+      seq: isn + at,
+      ack: localIsn + ack,
+      options: all,
+      ...(length > 0 && { payload: new Uint8Array(length) }),
+    })
+  }
+
+  /** From the local TCP. */
+  local(flags: number, at: number, ack: number, length = 0): OutSegment[] | undefined {
+    return this.out(WIRE, flags, {
+      seq: LOCAL_ISN + at,
+      ack: PEER_ISN + ack,
+      ...(length > 0 && { payload: new Uint8Array(length) }),
+    })
+  }
+
+  /** A second subflow of the peer, from another port. */
+  join(): Tuple {
+    const tuple = { ...WIRE, remotePort: 4001 }
+    const join = { type: 'join', backup: false, id: 2, token: this.key.token, nonce: 7 } as const
+    this.in(tuple, SYN, { seq: PEER_ISN, options: [join] })
+    const subflow = this.connection.subflows[1]!
+    // Its HMAC is the machine's own business elsewhere (keys.test.ts).
+    subflow.state = 'active'
+    return tuple
+  }
+}
+
+const dssOf = (out: OutSegment) => optionsOf(out).find((each) => each.type === 'dss')
+const to = (side: 'wire' | 'local', sent: readonly OutSegment[] | undefined) =>
+  (sent ?? []).filter((out) => out.to === side)
+
+for (const [what, wrong] of WRONG) {
+  test(`a SYN with ${what} is not answered by the proxy`, () => {
+    const alone = new Alone()
+    assert.equal(alone.in(WIRE, SYN, { options: [{ ...CAPABLE, ...wrong }] }), undefined)
+    assert.equal(alone.machine.connections.length, 0)
+  })
+
+  test(`a SYN/ACK with ${what} makes a connection of this host plain TCP`, () => {
+    const alone = new Alone()
+    const own = { ...WIRE, localPort: 5555 }
+    assert.equal(alone.out(own, SYN, { seq: LOCAL_ISN })!.length, 1)
+    const options = [{ ...CAPABLE, key: PEER_KEY, ...wrong }]
+    assert.equal(alone.in(own, SYN | ACK, { seq: PEER_ISN, ack: LOCAL_ISN + 1, options }), undefined)
+    assert.equal(alone.machine.connections.length, 0)
+    assert.equal(alone.machine.counts.fallbacks, 1)
+  })
+
+  test(`a third packet with ${what} makes the connection plain TCP`, () => {
+    const served = new Served()
+    served.in(WIRE, SYN, { seq: PEER_ISN, options: [CAPABLE] })
+    served.out(WIRE, SYN | ACK, { seq: LOCAL_ISN, ack: PEER_ISN + 1 })
+    const keys = { ...CAPABLE, key: PEER_KEY, peerKey: served.key.bytes, ...wrong }
+    assert.equal(
+      served.in(WIRE, ACK, { seq: PEER_ISN + 1, ack: LOCAL_ISN + 1, options: [keys] }),
+      undefined,
+      'it goes on as it is',
+    )
+    assert.equal(served.machine.connections.length, 0)
+  })
+}
+
+test('data with MP_CAPABLE are those from the first byte on, however often the packet comes', () => {
+  const served = new Served().open()
+  const first = { ...CAPABLE, key: PEER_KEY, peerKey: served.key.bytes, dataLength: 100 }
+  const [data] = to('local', served.peer(ACK | PSH, 1, { length: 100, options: [first] }))
+  assert.equal(data!.seq, PEER_ISN + 1)
+  const [ack] = to('wire', served.local(ACK, 1, 101))
+  assert.equal(ack!.ack, PEER_ISN + 101)
+  const again = served.peer(ACK | PSH, 1, { length: 100, options: [first] })
+  assert.deepEqual(to('local', again), [], 'it is not given twice')
+  assert.equal(to('wire', again).length, 1, 'it is acknowledged again')
+})
+
+test('a mapping of length 0 on an acknowledgement maps nothing and ends nothing', () => {
+  const served = new Served().open()
+  served.local(ACK | PSH, 1, 1, 1000)
+  const sent = served.peer(ACK, 1, { ack: 1001, dataAck: 1001, map: [1, 1, 0] })
+  assert.equal(to('local', sent)[0]!.ack, LOCAL_ISN + 1001)
+  assert.equal(served.connection.state, 'established')
+  const [data] = to('local', served.peer(ACK | PSH, 1, { ack: 1001, length: 10, map: [1, 1, 10] }))
+  assert.equal(data!.seq, PEER_ISN + 1)
+})
+
+test('DATA_FIN with data: its length counts one more, and the local TCP gets the data and a FIN behind them', () => {
+  const served = new Served().open()
+  const given = to('local', served.peer(ACK | PSH, 1, { length: 10, map: [1, 1, 11], fin: true }))
+  assert.deepEqual(
+    given.map(({ seq, flags }) => [seq, (flags & FIN) !== 0]),
+    [
+      [PEER_ISN + 1, false],
+      [PEER_ISN + 11, true],
+    ],
+  )
+})
+
+test('a peer that is done, at data level and on its only subflow, is still sent all that the local TCP has to say', () => {
+  const served = new Served().open()
+  const [fin] = to('local', served.peer(ACK, 1, { map: [1, 0, 1], fin: true, dataAck: 1 }))
+  assert.equal(fin!.flags & FIN, FIN)
+  const [ack] = to('wire', served.local(ACK, 1, 2))
+  assert.deepEqual(dssOf(ack!)!.ack, dsnAt(keyOf(nodeSha256, PEER_KEY), 2))
+  const [known] = to('wire', served.peer(ACK | FIN, 1, { dataAck: 1 }))
+  assert.deepEqual(
+    [known!.ack, known!.flags & FIN],
+    [PEER_ISN + 2, 0],
+    'its FIN is acknowledged, and not answered by one',
+  )
+  const [data] = to('wire', served.local(ACK | PSH, 1, 2, 500))
+  assert.equal(data!.seq, LOCAL_ISN + 1)
+  served.peer(ACK, 2, { ack: 501, dataAck: 501 })
+  const last = to('wire', served.local(ACK | FIN, 501, 2))
+  assert.equal(dssOf(last[0]!)!.dataFin, true)
+  const [end] = to('wire', served.peer(ACK, 2, { ack: 501, dataAck: 502 }))
+  assert.equal(end!.flags & FIN, FIN, 'now the subflow is closed too')
+})
+
+test('MP_FASTCLOSE on an acknowledgement: nothing with a wrong key; with the right one a RST each way', () => {
+  const served = new Served().open()
+  served.peer(ACK | PSH, 1, { length: 1000, map: [1, 1, 1000] })
+  served.local(ACK, 1, 1001)
+  const wrong = { type: 'fastclose', key: new Uint8Array(8).fill(42) } as const
+  assert.deepEqual(served.peer(ACK, 1001, { options: [wrong] }), [])
+  assert.equal(served.connection.state, 'established')
+  const right = { type: 'fastclose', key: served.key.bytes } as const
+  const sent = served.peer(ACK, 1001, { options: [right] })
+  assert.deepEqual(
+    ['wire', 'local'].map((side) => to(side as 'wire', sent).map(({ flags }) => flags & RST)),
+    [[RST], [RST]],
+  )
+  const late = served.peer(ACK | PSH, 1001, { length: 1000, map: [1001, 1001, 1000] })
+  assert.deepEqual(to('local', late), [])
+  assert.equal(to('wire', late)[0]!.flags & RST, RST)
+})
+
+test('MP_FASTCLOSE on a RST out of the window is answered by an acknowledgement; in it, it ends every subflow', () => {
+  const served = new Served().open()
+  served.peer(ACK | PSH, 1, { length: 1000, map: [1, 1, 1000] })
+  served.local(ACK, 1, 1001)
+  const fastclose = { type: 'fastclose', key: served.key.bytes } as const
+  const [challenge] = to('wire', served.peer(RST | ACK, 3001, { options: [fastclose] }))
+  assert.deepEqual([challenge!.flags & RST, challenge!.ack], [0, PEER_ISN + 1001])
+  const sent = served.peer(RST | ACK, 1001, { options: [fastclose] })
+  assert.equal(to('local', sent)[0]!.flags & RST, RST)
+  assert.equal(served.connection.state, 'closed')
+})
+
+test('MP_TCPRST counts on a RST in the window only, and then for its subflow alone', () => {
+  const served = new Served().open()
+  const second = served.join()
+  const subflow = served.connection.subflows[1]!
+  const reset = { type: 'reset', transient: false, reason: 1 } as const
+  const on = { tuple: second, localIsn: subflow.localIsn, options: [reset] }
+  served.peer(ACK, 1, on)
+  assert.equal(subflow.state, 'active', 'on an acknowledgement it says nothing')
+  const [challenge] = to('wire', served.peer(RST | ACK, 3001, on))
+  assert.equal(challenge!.flags & RST, 0)
+  served.peer(RST | ACK, 1, on)
+  assert.equal(subflow.state, 'dead')
+  assert.equal(served.connection.state, 'established')
+  const [data] = to('local', served.peer(ACK | PSH, 1, { length: 10, map: [1, 1, 10] }))
+  assert.equal(data!.seq, PEER_ISN + 1)
+})
+
+test('ADD_ADDR is echoed without its HMAC when that is right, and not at all when it is wrong', () => {
+  const served = new Served().open()
+  const address = Uint8Array.of(198, 51, 100, 8)
+  const hmac = addAddrHmac(nodeSha256, PEER_KEY, served.key.bytes, 3, address, 0)
+  const option = { type: 'add-addr', echo: false, id: 3, address, hmac } as const
+  const [echo] = to('wire', served.peer(ACK, 1, { options: [option] }))
+  assert.deepEqual(optionsOf(echo!)[0], { type: 'add-addr', echo: true, id: 3, address })
+  const forged = { ...option, hmac: new Uint8Array(8) }
+  assert.deepEqual(to('wire', served.peer(ACK, 1, { options: [forged] })), [])
+  assert.equal(served.machine.counts.lies, 1)
+})
+
+test('MP_PRIO of the peer: data leave the subflow that it calls a backup, and come back when it does no longer', () => {
+  const served = new Served().open()
+  const second = served.join()
+  const subflow = served.connection.subflows[1]!
+  const sentOver = () =>
+    to('wire', served.local(ACK | PSH, served.connection.sndMax, 1, 10))[0]!.tuple.remotePort
+  assert.equal(sentOver(), 4000)
+  served.peer(ACK, 1, { options: [{ type: 'prio', backup: true }] })
+  assert.equal(sentOver(), second.remotePort)
+  served.peer(ACK, 1, { options: [{ type: 'prio', backup: false }] })
+  served.peer(ACK, 1, {
+    tuple: second,
+    localIsn: subflow.localIsn,
+    options: [{ type: 'prio', backup: true }],
+  })
+  assert.equal(sentOver(), 4000)
+})
+
+test('a host that closes before it has said anything sends DATA_FIN behind the keys, though its acknowledgement overtakes', () => {
+  const alone = new Alone()
+  const own = { ...WIRE, localPort: 5555 }
+  alone.out(own, SYN, { seq: LOCAL_ISN })
+  alone.in(own, SYN | ACK, { seq: PEER_ISN, ack: LOCAL_ISN + 1, options: [{ ...CAPABLE, key: PEER_KEY }] })
+  const [third] = alone.out(own, ACK, { seq: LOCAL_ISN + 1, ack: PEER_ISN + 1 })!
+  assert.equal(optionsOf(third!)[0]!.type, 'capable')
+  const [fin] = alone.out(own, ACK | FIN, { seq: LOCAL_ISN + 1, ack: PEER_ISN + 1 })!
+  const dss = dssOf(fin!)!
+  assert.deepEqual([dss.dataFin, dss.map!.ssn, dss.map!.length, fin!.flags & FIN], [true, 0, 1, 0])
+  const { localKey } = alone.machine.connections[0]!
+  const known: MptcpOption = { type: 'dss', dataFin: false, ack: dsnAt(localKey, 2) }
+  const sent = alone.in(own, ACK, { seq: PEER_ISN + 2, ack: LOCAL_ISN + 1, options: [known] })
+  assert.equal(to('local', sent)[0]!.ack, LOCAL_ISN + 2, 'its FIN is acknowledged to the local TCP')
+})
+
+test('a local TCP that has the FIN of its peer takes acknowledgements behind it only, and gets them there', () => {
+  const served = new Served().open()
+  served.local(ACK | PSH, 1, 1, 1000)
+  served.peer(ACK, 1, { map: [1, 0, 1], fin: true, dataAck: 1 })
+  served.local(ACK, 1001, 2)
+  const [ack] = to('local', served.peer(ACK, 1, { ack: 1001, dataAck: 1001 }))
+  assert.deepEqual([ack!.seq, ack!.ack], [PEER_ISN + 2, LOCAL_ISN + 1001])
+})
+
+test('data, or a FIN, that the local TCP sends again though the peer has acknowledged them are acknowledged to it', () => {
+  const served = new Served().open()
+  served.local(ACK | PSH, 1, 1, 1000)
+  served.peer(ACK, 1, { ack: 1001, dataAck: 1001 })
+  const again = served.local(ACK | PSH, 1, 1, 1000)
+  assert.deepEqual(to('wire', again), [], 'the peer is not troubled')
+  assert.equal(to('local', again)[0]!.ack, LOCAL_ISN + 1001)
+  served.local(ACK | FIN, 1001, 1)
+  served.peer(ACK, 1, { ack: 1001, dataAck: 1002 })
+  assert.equal(to('local', served.local(ACK | FIN, 1001, 1))[0]!.ack, LOCAL_ISN + 1002)
+})
