@@ -21,6 +21,8 @@ const WARMING = 200
 /** After the warm-up and before the end of a flow, so that both ends of an interval lie within it (s). */
 const MARGIN_S = 0.3
 const SETTLE_MS = 2000
+/** After a flow's start, when it has to be translated. */
+const LOOK_MS = 700
 const MPTCPIZE = ['mptcpize', 'run']
 const PROGRAM = fileURLToPath(new URL('./programs/exchange.js', import.meta.url))
 
@@ -84,13 +86,17 @@ async function measure(
   try {
     for (const way of ['up', 'down'] as const) {
       const flow = tcpThroughput(bed, bed.b.address, { seconds: context.seconds, way, before: ends })
-      await sleep((WARM_UP_S + MARGIN_S) * 1000)
+      const warm = performance.now() + (WARM_UP_S + MARGIN_S) * 1000
+      await sleep(LOOK_MS)
+      if (godwit !== undefined) await translated(godwit)
+      await sleep(Math.max(0, warm - performance.now()))
       const start = sample(witness, daemon?.pid)
       await sleep((context.seconds - 2 * MARGIN_S) * 1000)
       const end = sample(witness, daemon?.pid)
-      if (godwit !== undefined) await translated(godwit)
       record(`tcp-${way}`, 'mbps', await flow)
-      const bytes = way === 'up' ? end.sent - start.sent : end.received - start.received
+      const bytes = end[way].bytes - start[way].bytes
+      // Whether super-packets cross the wire whole: that, and not the proxy's own work, decides what a byte costs here.
+      record(`packet-${way}`, 'bytes', bytes / (end[way].packets - start[way].packets))
       record(`cpu-${way}`, 'ns/byte', ((end.busyMs - start.busyMs) * 1e6) / bytes)
       if (daemon !== undefined)
         record(`daemon-cpu-${way}`, 'ns/byte', ((end.daemonMs - start.daemonMs) * 1e6) / bytes)
@@ -144,7 +150,7 @@ async function connected(bed: Bed, ends: Ends, count: number): Promise<{ client:
   return { client, ms }
 }
 
-/** Time that the machine's CPUs were busy, the daemon's share, and bytes on the wire of host a, so far. */
+/** Time that the machine's CPUs were busy, the daemon's share, and what crossed the wire of host a, so far. */
 function sample(witness: Program, daemon: number | undefined) {
   // user, nice, system, idle, iowait, irq, softirq: hundredths of a second
   const [user, nice, system, , , irq, softirq] = /^cpu +(.*)$/m
@@ -155,7 +161,8 @@ function sample(witness: Program, daemon: number | undefined) {
   const device = /^\s*eth0:\s*(.*)$/m.exec(readFileSync(`/proc/${witness.pid}/net/dev`, 'utf8'))![1]!
   const fields = device.split(/\s+/).map(Number)
   const daemonMs = daemon === undefined ? 0 : cpuMs(daemon)
-  return { busyMs, daemonMs, received: fields[0]!, sent: fields[8]! }
+  const down = { bytes: fields[0]!, packets: fields[1]! }
+  return { busyMs, daemonMs, down, up: { bytes: fields[8]!, packets: fields[9]! } }
 }
 
 function resident(pid: number): number {
