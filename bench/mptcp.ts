@@ -1,8 +1,8 @@
 /**
  * The MPTCP proxy beside the kernel's own MPTCP end to end and beside plain TCP, one subflow, on one wire: throughput, CPU of
- * the whole machine per byte, 1,000 connections at once, memory a connection.
+ * everything on both hosts per byte, 1,000 connections at once, memory a connection.
  */
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Godwit } from '../lab/product.ts'
@@ -21,8 +21,6 @@ const WARMING = 200
 /** After the warm-up and before the end of a flow, so that both ends of an interval lie within it (s). */
 const MARGIN_S = 0.3
 const SETTLE_MS = 2000
-/** After a flow's start, when it has to be translated. */
-const LOOK_MS = 700
 const MPTCPIZE = ['mptcpize', 'run']
 const PROGRAM = fileURLToPath(new URL('./programs/exchange.js', import.meta.url))
 
@@ -81,18 +79,19 @@ async function measure(
 ): Promise<void> {
   const godwit = ends.proxy ? new Godwit(bed, 'mh') : undefined
   const daemon = await godwit?.daemon('mptcp', 'up')
-  // Of whose network namespace the counters are read.
-  const witness = bed.a.start('sleep', ['infinity'])
+  // They name the network namespaces of both hosts.
+  const witnesses = [bed.a, bed.b].map((host) => host.start('sleep', ['infinity']))
   try {
     for (const way of ['up', 'down'] as const) {
       const flow = tcpThroughput(bed, bed.b.address, { seconds: context.seconds, way, before: ends })
-      const warm = performance.now() + (WARM_UP_S + MARGIN_S) * 1000
-      await sleep(LOOK_MS)
-      if (godwit !== undefined) await translated(godwit)
-      await sleep(Math.max(0, warm - performance.now()))
-      const start = sample(witness, daemon?.pid)
-      await sleep((context.seconds - 2 * MARGIN_S) * 1000)
-      const end = sample(witness, daemon?.pid)
+      const began = performance.now()
+      const since = (s: number) => sleep(Math.max(0, began + s * 1000 - performance.now()))
+      // Past the proxy it would be plain TCP that is measured.
+      if (godwit !== undefined) await bed.until(() => translates(godwit), 'the flow to be translated')
+      await since(WARM_UP_S + MARGIN_S)
+      const start = sample(witnesses, daemon?.pid)
+      await since(WARM_UP_S + context.seconds - MARGIN_S)
+      const end = sample(witnesses, daemon?.pid)
       record(`tcp-${way}`, 'mbps', await flow)
       const bytes = end[way].bytes - start[way].bytes
       // Whether super-packets cross the wire whole: that, and not the proxy's own work, decides what a byte costs here.
@@ -103,16 +102,14 @@ async function measure(
     }
     await manyAtOnce(bed, ends, daemon?.pid, record)
   } finally {
-    await witness.stop()
+    for (const witness of witnesses) await witness.stop()
     await daemon?.stop()
   }
 }
 
-/** Fails where the flow runs past the proxy: it would be plain TCP that is measured. */
-async function translated(godwit: Godwit): Promise<void> {
+async function translates(godwit: Godwit): Promise<boolean> {
   const { connections } = await godwit.json<{ connections: ConnectionView[] }>('mptcp', 'connections')
-  if (!connections.some(({ state }) => state === 'established'))
-    throw new GodwitError('BENCH_DATA', 'the flow is not translated')
+  return connections.some(({ state }) => state === 'established')
 }
 
 /** Connections that each exchange something and stay: how long all of them take, and what the daemon holds for each. */
@@ -150,19 +147,28 @@ async function connected(bed: Bed, ends: Ends, count: number): Promise<{ client:
   return { client, ms }
 }
 
-/** Time that the machine's CPUs were busy, the daemon's share, and what crossed the wire of host a, so far. */
-function sample(witness: Program, daemon: number | undefined) {
-  // user, nice, system, idle, iowait, irq, softirq: hundredths of a second
-  const [user, nice, system, , , irq, softirq] = /^cpu +(.*)$/m
-    .exec(readFileSync('/proc/stat', 'utf8'))![1]!
-    .split(' ')
-    .map(Number)
-  const busyMs = 10 * (user! + nice! + system! + irq! + softirq!)
-  const device = /^\s*eth0:\s*(.*)$/m.exec(readFileSync(`/proc/${witness.pid}/net/dev`, 'utf8'))![1]!
+/** CPU time of all processes of both hosts, the daemon's share, and what crossed the wire of host a, so far. */
+function sample(witnesses: readonly Program[], daemon: number | undefined) {
+  const device = /^\s*eth0:\s*(.*)$/m.exec(readFileSync(`/proc/${witnesses[0]!.pid}/net/dev`, 'utf8'))![1]!
   const fields = device.split(/\s+/).map(Number)
   const daemonMs = daemon === undefined ? 0 : cpuMs(daemon)
   const down = { bytes: fields[0]!, packets: fields[1]! }
+  const namespaces = new Set(witnesses.map(({ pid }) => namespaceOf(pid)))
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
+  const busyMs = pids.reduce(
+    (sum, pid) => sum + (namespaces.has(namespaceOf(pid)) ? cpuMs(Number(pid)) : 0),
+    0,
+  )
   return { busyMs, daemonMs, down, up: { bytes: fields[8]!, packets: fields[9]! } }
+}
+
+/** The network namespace of a process; undefined when it has gone, or is a thread of the kernel's. */
+function namespaceOf(pid: number | string): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/net`)
+  } catch {
+    return undefined
+  }
 }
 
 function resident(pid: number): number {
