@@ -36,6 +36,8 @@ export class LaptopBed {
   readonly lab: Lab
   readonly folder: string
   host: Program | undefined
+  /** Of the laptop's daemon, beside the test's own. */
+  environment: Readonly<Record<string, string>> = {}
 
   private constructor(lab: Lab) {
     this.lab = lab
@@ -110,7 +112,8 @@ export class LaptopBed {
   async daemon(role: 'mh' | 'an'): Promise<Program> {
     const args = [GODWIT, ...(role === 'an' ? ['anchor'] : []), 'up', '--state', this.state(role)]
     const log = join(this.folder, `${role}.log`)
-    const program = await this.lab.programs.start(role, process.execPath, args, { log })
+    const env = role === 'mh' ? this.environment : {}
+    const program = await this.lab.programs.start(role, process.execPath, args, { log, env })
     await program.expect((line) => line.trim() === 'ready', 30_000)
     return program
   }
