@@ -16,12 +16,15 @@ interface Message {
   readonly bytes: Uint8Array
   readonly segment: number
   readonly from: Endpoint
+  readonly trafficClass: number
 }
 
 export class FakeUdpNetwork {
   readonly #sockets = new Map<string, FakeUdp>()
   /** Return false to lose a datagram, or another endpoint as its source (a NAT). */
   filter: (from: Endpoint, to: Endpoint, datagram: Uint8Array) => boolean | Endpoint = () => true
+  /** What a traffic class has become on the way. */
+  mark: (trafficClass: number) => number = (trafficClass) => trafficClass
   #nextFd = 2000
 
   open(arena: Arena, at: Endpoint): FakeUdp {
@@ -31,7 +34,7 @@ export class FakeUdpNetwork {
   }
 
   /** Delivers datagrams; those of one send that survive next to each other arrive coalesced. */
-  deliver(from: Endpoint, to: Endpoint, datagrams: readonly Uint8Array[]): void {
+  deliver(from: Endpoint, to: Endpoint, datagrams: readonly Uint8Array[], trafficClass = 0): void {
     const target = this.#sockets.get(key(to))
     if (target === undefined) return
     let run: Uint8Array[] = []
@@ -42,6 +45,7 @@ export class FakeUdpNetwork {
           bytes: new Uint8Array(Buffer.concat(run)),
           segment: run[0]!.length,
           from: source,
+          trafficClass: this.mark(trafficClass),
         })
       run = []
     }
@@ -106,6 +110,7 @@ export class FakeUdp implements UdpSocket {
       batch.length[n] = next.bytes.length
       batch.segment[n] = next.segment
       batch.local[n] = 0
+      batch.trafficClass[n] = next.trafficClass
       writeName(this.#arena.u8, this.#arena.view, batch.name[n]!, next.from, this.family)
     }
     batch.count = n
@@ -121,7 +126,8 @@ export class FakeUdp implements UdpSocket {
     const datagrams: Uint8Array[] = []
     for (let done = 0; done < length; done += size)
       datagrams.push(this.#arena.u8.slice(at + done, at + Math.min(done + size, length)))
-    this.#network.deliver(this.#at, readName(this.#arena.u8, this.#arena.view, nameAt), datagrams)
+    const to = readName(this.#arena.u8, this.#arena.view, nameAt)
+    this.#network.deliver(this.#at, to, datagrams, this.trafficClass)
     return 0
   }
 

@@ -40,12 +40,14 @@ const IPPROTO_IP = 0
 const IP_TOS = 1
 const IP_PKTINFO = 8
 const IP_MTU_DISCOVER = 10
+const IP_RECVTOS = 13
 const IPPROTO_IPV6 = 41
 const IPV6_MTU_DISCOVER = 23
 const IPV6_MTU = 24
 const IPV6_V6ONLY = 26
 const IPV6_RECVPKTINFO = 49
 const IPV6_PKTINFO = 50
+const IPV6_RECVTCLASS = 66
 const IPV6_TCLASS = 67
 const PMTUDISC_DONT = 0
 const PMTUDISC_PROBE = 3
@@ -103,6 +105,8 @@ export class ReceiveBatch {
   readonly segment: Int32Array
   /** Where the name (32 bytes, see sockaddr.ts) of message i's sender is. */
   readonly name: Int32Array
+  /** Traffic class of the packets of message i; the kernel joins only those of one class. */
+  readonly trafficClass: Uint8Array
   /** Where the local address (16 bytes, IPv4 mapped) of message i is; 0: not known. */
   readonly local: Int32Array
   /** Kernel structures: mmsghdr array, iovecs, control buffers. */
@@ -117,6 +121,7 @@ export class ReceiveBatch {
     this.segment = new Int32Array(capacity)
     this.name = new Int32Array(capacity)
     this.local = new Int32Array(capacity)
+    this.trafficClass = new Uint8Array(capacity)
     this.headers = arena.reserve(MMSGHDR * capacity)
     const iovecs = arena.reserve(16 * capacity)
     this.control = arena.reserve(CONTROL_BYTES * capacity)
@@ -183,6 +188,9 @@ export function openUdp(arena: Arena, options: UdpOptions): UdpSocket {
     must('IP_MTU_DISCOVER', set(IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE))
     if (family === 6) must('IPV6_MTU_DISCOVER', set(IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE))
     const coalesces = set(IPPROTO_UDP, UDP_GRO, 1) === 0
+    // For ECN marks. Where it is refused, marks on the way are not seen.
+    set(IPPROTO_IP, IP_RECVTOS, 1)
+    if (family === 6) set(IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
     if (options.multihomed) {
       if (family === 4) must('IP_PKTINFO', set(IPPROTO_IP, IP_PKTINFO, 1))
       else must('IPV6_RECVPKTINFO', set(IPPROTO_IPV6, IPV6_RECVPKTINFO, 1))
@@ -275,6 +283,7 @@ class KernelUdp implements UdpSocket {
       batch.length[i] = length
       batch.segment[i] = length
       batch.local[i] = 0
+      batch.trafficClass[i] = 0
       this.#readControl(batch, i, view.getUint32(header + 40, true))
     }
     return n
@@ -304,6 +313,12 @@ class KernelUdp implements UdpSocket {
       if (level === IPPROTO_UDP && type === UDP_GRO) {
         const segment = view.getInt32(at + 16, true)
         if (segment > 0) batch.segment[i] = segment
+      } else if (
+        (level === IPPROTO_IP && type === IP_TOS) ||
+        (level === IPPROTO_IPV6 && type === IPV6_TCLASS)
+      ) {
+        // One byte for IPv4, an int for IPv6.
+        batch.trafficClass[i] = view.getUint8(at + 16)
       } else if (level === IPPROTO_IP && type === IP_PKTINFO) {
         const local = batch.locals + 16 * i
         u8.fill(0, local, local + 10)

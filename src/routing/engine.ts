@@ -146,6 +146,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
         without_path_ms: this.#router.counts.bareMs,
         copied: sender.copied,
         duplicates: inbound.counts.replayed,
+        congested: inbound.counts.congested,
         ordered: reorder?.counts.ordered ?? 0,
         held: reorder?.counts.held ?? 0,
         late: reorder?.counts.late ?? 0,

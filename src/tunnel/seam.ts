@@ -41,8 +41,11 @@ export interface Sessions {
   install(session: SessionKeys): void
   /** From now on this session seals what goes to its peer. */
   useForSending(localIndex: number): void
-  /** How messages to this peer are framed from now on. `install` starts every peer that was `stock` as `stock`. */
-  setForm(peer: number, form: TransportForm): void
+  /**
+   * How messages to this peer are framed from now on; `ecn`: it folds marks of outer packets into inner ones. `install`
+   * starts every peer that was `stock` as `stock`.
+   */
+  setForm(peer: number, form: TransportForm, ecn?: boolean): void
   /** Forgets the session and wipes its keys. */
   remove(localIndex: number): void
   /** Transport messages sealed with this session so far (WireGuard §5.4.6: rekey and reject after messages). */

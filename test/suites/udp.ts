@@ -68,6 +68,30 @@ export function udpCompliance(name: string, make: () => UdpBed): void {
     bed.b.close()
   })
 
+  test(`${name}: issue 10 D9: datagrams arrive with the traffic class that they were sent with, each message of one`, () => {
+    const bed = make()
+    const batch = new ReceiveBatch(bed.arena, 8)
+    const { u8, view } = bed.arena
+    const name = bed.arena.reserve(32)
+    const at = bed.arena.reserve(4096)
+    writeName(u8, view, name, bed.atB, bed.a.family)
+    const sent = [0, 2, 2, 3, 0xb8 | 1]
+    for (const trafficClass of sent) {
+      bed.a.trafficClass = trafficClass
+      assert.equal(bed.a.send(name, 0, at, 2400, 1200), 0)
+    }
+    const got: number[] = []
+    for (let n = bed.b.receive(batch); n > 0; n = bed.b.receive(batch))
+      for (let i = 0; i < n; i++)
+        for (let done = 0; done < batch.length[i]!; done += 1200) got.push(batch.trafficClass[i]!)
+    assert.deepEqual(
+      got,
+      sent.flatMap((each) => [each, each]),
+    )
+    bed.a.close()
+    bed.b.close()
+  })
+
   test(`${name}: what the interface does not carry is refused, and the next send works`, () => {
     const bed = make()
     const batch = new ReceiveBatch(bed.arena, 2)

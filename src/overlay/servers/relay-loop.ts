@@ -3,6 +3,7 @@
  * and one send (UDP_SEGMENT), whatever it holds; nothing is decrypted or copied. A socket that is not read in time loses
  * packets, as any router does.
  */
+import { ECN_MASK } from '../../core/ecn.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { RealClock, realRandom } from '../../linux/clock.ts'
 import { NAME_SIZE, writeAddress16, writeName } from '../../linux/sockaddr.ts'
@@ -115,7 +116,10 @@ export class RelayLoop implements UdpLoopOwner {
       return
     }
     const local = area.hasLocal ? area.name + NAME_SIZE : 0
-    const sent = this.engine.sockets[to.port]!.send(area.name, local, at, length, segment)
+    const out = this.engine.sockets[to.port]!
+    // Marks of queues before the relay, and whether its own way may mark, are for the two ends.
+    out.trafficClass = batch.trafficClass[i]! & ECN_MASK
+    const sent = out.send(area.name, local, at, length, segment)
     if (sent < 0) this.#counts.unsent += datagrams
     else {
       this.#counts.forwarded += datagrams

@@ -79,7 +79,10 @@ export class UdpLoop {
     writeName(u8, view, this.#name, to, 6)
     if (to.local !== undefined) writeAddress16(u8, this.#local, to.local)
     const local = to.local === undefined ? 0 : this.#local
-    this.sockets[socket]?.send(this.#name, local, this.#out, bytes.length, 0)
+    const out = this.sockets[socket]
+    if (out === undefined) return
+    out.trafficClass = 0
+    out.send(this.#name, local, this.#out, bytes.length, 0)
   }
 
   listen(port: MessagePort, onMessage: (message: unknown) => void): void {

@@ -195,9 +195,9 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.retryWanted = true
   }
 
-  setForm(peer: number, form: TransportForm): void {
+  setForm(peer: number, form: TransportForm, ecn = false): void {
     this.sender.flush()
-    this.peers.setForm(peer, form)
+    this.peers.setForm(peer, form, ecn)
     for (let slot = this.paths.firstOf(peer); slot >= 0; slot = this.paths.next[slot]!)
       this.#setInnerMtu(slot)
   }

@@ -3,6 +3,7 @@
  * window, AEAD), shown to the forwarder and handed to the merger. Everything that is not data goes to the slow path.
  */
 
+import { decapsulateEcn } from '../../core/ecn.ts'
 import { ipHeaderLength, ipLength, Protocol } from '../../core/ip.ts'
 import { clampMss, TCP } from '../../core/tcp.ts'
 import { plainTransport } from '../../core/transport.ts'
@@ -60,6 +61,8 @@ export class Inbound {
     forged: 0,
     refused: 0,
     control: 0,
+    /** A full queue on the way marked a packet whose sender does not know marks: dropped, as that queue would have. */
+    congested: 0,
   }
 
   constructor(parts: {
@@ -293,7 +296,8 @@ export class Inbound {
     }
     const order = this.#sessions.epoch[this.#session]! + counter
     const ordered = reorder !== undefined && (flags & FLAG_ORDERED) !== 0
-    this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, ordered, peer, slot, order, counter, now)
+    const ecn = this.#batch.trafficClass[i]!
+    this.#data(body, left, (flags & FLAG_PARTIAL) !== 0, ordered, peer, slot, order, counter, ecn, now)
     // After the packet itself: those that its counter held up come behind it.
     if (noting && !ordered) reorder.note(peer, session, counter, now)
   }
@@ -351,6 +355,7 @@ export class Inbound {
     slot: number,
     order: number,
     counter: number,
+    ecn: number,
     now: number,
   ): void {
     const view = this.#view
@@ -363,6 +368,10 @@ export class Inbound {
     this.#peers.receivedData[peer] = this.#peers.receivedData[peer]! + 1
     if (!this.#forwarder.inbound(this.#u8, view, packet, length, partial, peer, slot, order, now)) {
       this.counts.refused++
+      return
+    }
+    if (!decapsulateEcn(view, packet, ecn)) {
+      this.counts.congested++
       return
     }
     if (slot >= 0) this.#clamp(packet, length, partial, slot)

@@ -6,6 +6,7 @@
  * A godwit peer gets partial checksums as they are (flag 0x02); a stock peer gets whole ones, and padding.
  */
 import { addSum, complete, finish } from '../../core/checksum.ts'
+import { ecnOf } from '../../core/ecn.ts'
 import { TOO_BIG_MAX, writeTooBig } from '../../core/icmp.ts'
 import { ipHeaderLength, ipLength, ipVersion, Protocol, setIpLength } from '../../core/ip.ts'
 import { IPV4, sealIpv4Header } from '../../core/ipv4.ts'
@@ -136,7 +137,10 @@ export class Outbound {
     const spread = this.#spread
     if (spread.copies !== 0 || this.#sender.copies !== 0) this.#sender.setCopies(spread.copyTo, spread.copies)
     if (spread.departAt !== this.#sender.departure) this.#sender.setDeparture(spread.departAt)
-    if (spread.trafficClass !== this.#sender.trafficClass) this.#sender.setTrafficClass(spread.trafficClass)
+    // RFC 6040 §4.1. The far end must fold marks back in, or they would be lost: to others the outer packet is not ECN-capable.
+    const ecn = this.#peers.ecn[peer] === 1 ? ecnOf(view, packet) : 0
+    const trafficClass = spread.trafficClass | ecn
+    if (trafficClass !== this.#sender.trafficClass) this.#sender.setTrafficClass(trafficClass)
     this.#cut(slot, peer, at, packet, length, partial)
   }
 

@@ -1,6 +1,6 @@
 /**
  * The datapath's tables: peers, paths, sessions. Parallel typed arrays indexed by slot, grown by doubling, so that a
- * lookup is a number and a busy anchor allocates nothing. Per path 128 bytes (1 KB more where copies come late), per peer 14, per session 81 and a replay
+ * lookup is a number and a busy anchor allocates nothing. Per path 128 bytes (1 KB more where copies come late), per peer 15, per session 81 and a replay
  * window that grows with what the session receives (32 bytes to 16 KB); cipher contexts are made when first used.
  */
 import type { SessionKeys, TransportForm } from '../seam.ts'
@@ -31,6 +31,8 @@ export const RECEIVED_ANY = 4
 export class PeerTable {
   /** 1: message 32 and partial checksums; 0: stock WireGuard. */
   godwit = new Uint8Array(16)
+  /** 1: folds marks of outer packets into inner ones, so outer packets carry the inner ECN field (RFC 6040, normal mode). */
+  ecn = new Uint8Array(16)
   /** Slot of the session that seals, or -1. */
   sending = new Int32Array(16).fill(NONE)
   /** Install order of the newest session that received something; with its window, what "newest datagram" means. */
@@ -58,6 +60,7 @@ export class PeerTable {
     let size = this.godwit.length
     while (size <= peer) size *= 2
     this.godwit = grown(this.godwit, size)
+    this.ecn = grown(this.ecn, size)
     this.sending = grown(this.sending, size, NONE)
     this.newest = grown(this.newest, size)
     this.traffic = grown(this.traffic, size)
@@ -67,9 +70,10 @@ export class PeerTable {
     this.touched = grown(this.touched, size)
   }
 
-  setForm(peer: number, form: TransportForm): void {
+  setForm(peer: number, form: TransportForm, ecn: boolean): void {
     this.ensure(peer)
     this.godwit[peer] = form === 'godwit' ? 1 : 0
+    this.ecn[peer] = ecn ? 1 : 0
   }
 }
 

@@ -17,6 +17,8 @@ export const CONTROL_VERSION = 1
 export const Feature = {
   /** Opens and seals message 32 with AES-256-GCM. */
   multipathAes: 1,
+  /** Folds marks of outer packets into inner ones (RFC 6040 §4.2): outer packets may be ECN-capable. */
+  ecn: 2,
 } as const
 
 export const FrameType = {

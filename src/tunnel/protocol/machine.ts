@@ -78,7 +78,7 @@ export class TunnelMachine implements TunnelCommands {
     const hello: Frame = {
       type: 'hello',
       version: CONTROL_VERSION,
-      features: init.features ?? Feature.multipathAes,
+      features: init.features ?? Feature.multipathAes | Feature.ecn,
       mtu: init.interfaceMtu ?? 1420,
       instance: new DataView(parts.random.fill(new Uint8Array(4)).buffer).getUint32(0),
     }

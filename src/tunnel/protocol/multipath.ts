@@ -260,7 +260,8 @@ export class Multipath {
     peer.godwit = true
     peer.helloSession = localIndex
     peer.deadlines[Deadline.hello] = NEVER
-    this.#parts.sessions.setForm(peer.index, (features & Feature.multipathAes) !== 0 ? 'godwit' : 'stock')
+    const form = (features & Feature.multipathAes) !== 0 ? 'godwit' : 'stock'
+    this.#parts.sessions.setForm(peer.index, form, (features & Feature.ecn) !== 0)
     if (restarted) {
       peer.generations.clear()
       peer.candidates = []

@@ -11,7 +11,7 @@ import { Nft } from '../../../src/linux/nft.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { DEVICE, type RouterName, SERVER, Sites, TERMINAL_A, TERMINAL_B } from './bed.ts'
 
-usesPrograms('curl', 'ip', 'ping')
+usesPrograms('curl', 'ip', 'nft', 'ping')
 
 usePrivateNames()
 
@@ -93,6 +93,35 @@ describe('terminals without software', () => {
       assert.match(await ping('ta', '-c', '2', SERVER[family]), / 0% packet loss/)
       assert.match(await ping('srv', '-c', '2', TERMINAL_A[family]), / 0% packet loss/)
     })
+
+  test('issue 10 D9: a full queue on the way marks the outer packet, and the inner one comes out marked (RFC 6040)', async () => {
+    const nft = (host: string, text: string) => sites.lab.programs.run(host, 'nft', [text])
+    await nft(
+      'net',
+      'table inet full { chain forward { type filter hook forward priority 0; ip ecn ect0 ip ecn set ce; ip6 ecn ect0 ip6 ecn set ce; }; }',
+    )
+    await nft(
+      'srv',
+      'table inet seen { counter four { }; counter six { }; chain marks { ip ecn ce counter name four; ip6 ecn ce counter name six; }; chain input { type filter hook input priority 0; meta l4proto { icmp, ipv6-icmp } jump marks; }; }',
+    )
+    const seen = async (name: string) =>
+      Number(/packets (\d+)/.exec(await nft('srv', `list counter inet seen ${name}`))![1])
+    try {
+      for (const [family, name] of [
+        [4, 'four'],
+        [6, 'six'],
+      ] as const) {
+        const to = SERVER[family]
+        assert.match(await ping('ta', '-c', '2', '-i', '0.2', to), / 0% packet loss/)
+        assert.equal(await seen(name), 0, 'who knows no marks gets none')
+        assert.match(await ping('ta', '-Q', '2', '-c', '3', '-i', '0.2', to), / 0% packet loss/)
+        assert.equal(await seen(name), 3, `IPv${family}`)
+      }
+    } finally {
+      await nft('net', 'delete table inet full')
+      await nft('srv', 'delete table inet seen')
+    }
+  })
 
   test('OH-7: errors of ICMP come through: time exceeded at the far gateway, port and host unreachable', async () => {
     assert.match(

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { Verdict } from '../../../src/tunnel/seam.ts'
 import { DatapathPair, newArenas } from '../../support/datapath-pair.ts'
 import { fixedKeys } from '../../support/fixed-machine.ts'
-import { readWritten, type TcpSpec, tcp, udp } from '../../support/packets.ts'
+import { ipv4HeaderSum, readWritten, type TcpSpec, tcp, udp } from '../../support/packets.ts'
 
 const arenas = newArenas()
 
@@ -377,3 +377,58 @@ function arenasAgain(): ReturnType<typeof newArenas> {
   for (const arena of arenas) arena.reset()
   return arenas
 }
+
+describe('datapath: marks of full queues (issue 10 D9, RFC 6040)', () => {
+  const CAPABLE = 2
+  const CONGESTED = 3
+  const withEcn = (packet: Uint8Array, ecn: number) => {
+    const at = 10
+    if (packet[at]! >> 4 === 4) {
+      packet[at + 1] = ecn
+      packet.set([0, 0], at + 10)
+      const sum = ~ipv4HeaderSum(packet.subarray(at)) & 0xffff
+      packet.set([sum >> 8, sum & 255], at + 10)
+    } else packet[at + 1] = (packet[at + 1]! & ~0x30) | (ecn << 4)
+    return packet
+  }
+  const fieldOf = (packet: Uint8Array) => (packet[0]! >> 4 === 4 ? packet[1]! & 3 : (packet[1]! >> 4) & 3)
+  /** Packets with these fields go over a network that turns each class into another; what came out, and what was on the way. */
+  function carry(knowsMarks: boolean, version: 4 | 6, ecn: number, mark: (outer: number) => number) {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    pair.a.machine.seam.sessions.setForm(0, 'godwit', knowsMarks)
+    const outer: number[] = []
+    pair.network.mark = (trafficClass) => {
+      outer.push(trafficClass)
+      return mark(trafficClass)
+    }
+    pair.send(pair.a, withEcn(tcp({ version, payload: bytes(5000), gso: 1200, seq: 9 }), ecn))
+    pair.receive(pair.b)
+    const written = pair.b.tun.written.map((one) => readWritten(one))
+    assert.ok(written.every(({ checksumHolds }) => checksumHolds))
+    const { congested } = pair.b.datapath.inbound.counts
+    return { outer: [...new Set(outer)], fields: written.map(({ packet }) => fieldOf(packet)), congested }
+  }
+
+  for (const version of [4, 6] as const)
+    test(`IPv${version}: the outer packet is capable as the inner one is, and a mark on it comes out on the inner`, () => {
+      const untouched = (outer: number) => outer
+      assert.deepEqual(carry(true, version, CAPABLE, untouched), {
+        ...{ outer: [CAPABLE], fields: [CAPABLE], congested: 0 },
+      })
+      assert.deepEqual(
+        carry(true, version, CAPABLE, () => CONGESTED),
+        { outer: [CAPABLE], fields: [CONGESTED], congested: 0 },
+      )
+      assert.deepEqual(carry(true, version, 0, untouched), { outer: [0], fields: [0], congested: 0 })
+      assert.deepEqual(
+        carry(true, version, 0, () => CONGESTED),
+        { outer: [0], fields: [], congested: 5 },
+        'who knows no marks is told by a loss',
+      )
+      assert.deepEqual(
+        carry(false, version, CAPABLE, untouched),
+        { outer: [0], fields: [CAPABLE], congested: 0 },
+        'to a peer that would lose the mark nothing is capable',
+      )
+    })
+})
