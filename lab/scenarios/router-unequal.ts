@@ -46,8 +46,8 @@ export const routerUnequal: Scenario = {
   paper: { result: 'speed mode proposed, not measured' },
   async run(context) {
     for (const [index, { up, down }] of FOUR.entries()) {
-      context.lab.setLink(NAMES[index]!, { rateMbps: up, queueMs: QUEUE_MS }, 'first')
-      context.lab.setLink(NAMES[index]!, { rateMbps: down, queueMs: QUEUE_MS }, 'second')
+      context.lab.setLink(NAMES[index]!, { rateMbps: down, queueMs: QUEUE_MS }, 'first')
+      context.lab.setLink(NAMES[index]!, { rateMbps: up, queueMs: QUEUE_MS }, 'second')
     }
     const routers = await setUpRouters(context, { scheduler: 'weighted', accesses: NAMES })
     await untilPaths(context, routers, NAMES)
