@@ -399,6 +399,14 @@ function defineDime(program: Command): void {
       'Without addresses the key is for all (`*`). A daemon that runs tells its peers under the old key.',
     run: async (addresses, options) => (await import('./commands/dime.ts')).keySet(addresses, options),
   })
+  define(key, {
+    use: 'dns <addresses...>',
+    summary: 'the lines of a reverse zone that bind the key of this host to its addresses',
+    examples: ['godwit dime key dns 192.0.2.7 2001:db8::7'],
+    details:
+      'IPSECKEY records (RFC 4025, RFC 9373). Sign the zone (DNSSEC); other hosts believe them with `[dime] directory = "dns"`.',
+    run: async (addresses, options) => (await import('./commands/dime.ts')).keyDns(addresses, options),
+  })
   define(dime, {
     use: 'nat <inside> <outside>',
     summary: 'be a NAT that knows IHMP: connections can move behind it',

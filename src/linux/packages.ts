@@ -37,6 +37,8 @@ const PACKAGES = {
   dnsmasq: 'dnsmasq-base',
   dig: 'bind9-dnsutils',
   unbound: 'unbound',
+  'ldns-keygen': 'ldnsutils',
+  'ldns-signzone': 'ldnsutils',
   tayga: 'tayga',
   radvd: 'radvd',
   'wg-quick': 'wireguard-tools',

@@ -1,6 +1,7 @@
 /** The section of DIME: [dime]. */
 import * as z from 'zod'
 import { publicPort } from '../mechanism/schema.ts'
+import { isLoopback } from './directory/keys.ts'
 
 const dime = z
   .strictObject({
@@ -59,6 +60,17 @@ const dime = z
       .describe(
         'Files with the public keys of others, a line each: `ADDRESS/LENGTH KEY`. Read again when they change. Relative to the folder of this file.',
       ),
+    directory: z
+      .enum(['none', 'dns'])
+      .default('none')
+      .describe(
+        'Keys of other hosts from the DNS: IPSECKEY records (RFC 4025) in the reverse zone, as a validating resolver on this machine says (DNSSEC). A host whose record is bogus, or cannot be asked for, is not greeted.',
+      ),
+    resolver: z
+      .string()
+      .refine(isLoopback, 'not an address of the loopback: answers from elsewhere prove nothing')
+      .optional()
+      .describe('The resolver that is asked. Default: the first of the loopback in /etc/resolv.conf.'),
     names: z
       .array(z.string().min(1))
       .max(16)

@@ -33,6 +33,8 @@ function composeDime({ dime }: ConfigWith<typeof dimeSections>, services: Servic
       fastPath: dime.fast_path,
       keyFile: files.file(DIME_KEY_FILE),
       knownKeys: dime.known_keys.map((path) => files.resolve(path)),
+      directory: dime.directory,
+      resolver: dime.resolver,
       names: dime.names,
       stateFile: files.file('dime.json'),
       ihmp: {

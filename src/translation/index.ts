@@ -3,7 +3,9 @@
  * rewrites addresses between transport and network (StackTrans, `stacktrans.ts`, `kernel.ts`); a signed protocol tells the
  * other end where a host is (IHMP, `wire.ts`, `machine/`). No tunnel, no server; a HID never leaves this host.
  */
+
 export { DIME_KEY_FILE, dimeDescriptor } from './descriptor.ts'
+export { zoneLine } from './directory/record.ts'
 export { generateOwnKey, ownKeyOf, readPrivateKeys, writePrivateKeys } from './keys.ts'
 export type {
   HostView,

@@ -20,6 +20,8 @@ import {
 import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
 import { userName } from '../linux/proc.ts'
 import type { Services } from '../mechanism/services.ts'
+import { KeyDirectory, resolverAsker } from './directory/directory.ts'
+import { DirectoryKeyStore, localResolver } from './directory/keys.ts'
 import { FileKeyStore } from './keys.ts'
 import type { IhmpOptions } from './machine/types.ts'
 import { type FlowView, TranslationService } from './service.ts'
@@ -34,6 +36,9 @@ export interface TranslationConfig {
   readonly keyFile: string
   /** Public keys of others. */
   readonly knownKeys: readonly string[]
+  /** Whether keys of others come from the DNS, and from which resolver of this machine. */
+  readonly directory: 'none' | 'dns'
+  readonly resolver?: Ip | undefined
   readonly stateFile: string
   /** Where other hosts may be found when both have moved at once. */
   readonly names: readonly string[]
@@ -82,15 +87,29 @@ export class TranslationMechanism implements Mechanism {
   }
 
   #build(): TranslationService {
-    const { keyFile, knownKeys, interfaces, ...options } = this.#config
-    const { ledger, recorder } = this.#services
-    return new TranslationService(
+    const { keyFile, knownKeys, interfaces, directory, resolver, ...options } = this.#config
+    const { ledger, recorder, clock, random } = this.#services
+    const warn = (text: string): void => recorder.log('warn', text)
+    const files = new FileKeyStore(keyFile, knownKeys, warn)
+    if (directory === 'none')
+      return new TranslationService(
+        { ...options, devices: interfaces, ledger },
+        { keys: files, services: this.#services },
+      )
+    const asked: KeyDirectory = new KeyDirectory({
+      ask: resolverAsker(
+        () => resolver ?? localResolver(),
+        (length) => random.fill(new Uint8Array(length)),
+      ),
+      now: () => clock.now(),
+      changed: (ip) => service.handleDirectory(ip),
+      warn,
+    })
+    const service = new TranslationService(
       { ...options, devices: interfaces, ledger },
-      {
-        keys: new FileKeyStore(keyFile, knownKeys, (fault) => recorder.log('warn', fault)),
-        services: this.#services,
-      },
+      { keys: new DirectoryKeyStore(files, asked), directory: asked, services: this.#services },
     )
+    return service
   }
 
   async start(): Promise<void> {

@@ -11,13 +11,14 @@ import type { Ledger } from '../linux/ledger.ts'
 import { raisePriority } from '../linux/proc.ts'
 import type { Services } from '../mechanism/services.ts'
 import { Applier } from './applier.ts'
+import type { KeyDirectory } from './directory/directory.ts'
 import { type KernelHandles, openKernel } from './kernel/handles.ts'
 import { rehearse } from './kernel/rehearsal.ts'
 import type { FoundFlow } from './kernel/sockets.ts'
-import { type FileKeyStore, nodeIhmpCrypto } from './keys.ts'
+import { nodeIhmpCrypto } from './keys.ts'
 import { IhmpLinks } from './links.ts'
 import { IhmpMachine } from './machine/machine.ts'
-import type { IhmpOptions, Output } from './machine/types.ts'
+import type { IhmpOptions, KeyStore, Output } from './machine/types.ts'
 import { type SavedState, StateFile } from './saved.ts'
 import { Scanner } from './scanner.ts'
 import { Seeker } from './seek.ts'
@@ -46,7 +47,9 @@ export interface TranslationOptions {
 }
 
 export interface TranslationInit {
-  readonly keys: FileKeyStore
+  readonly keys: KeyStore & { reload(): void }
+  /** Ends with the service. */
+  readonly directory?: KeyDirectory
   readonly services: Services
   /** Undefined: that of the host, opened by the service. */
   readonly kernel?: KernelHandles
@@ -193,6 +196,7 @@ export class TranslationService {
     clearTimeout(this.#scanTimer)
     clearTimeout(this.#lookTimer)
     this.#seeker.stop()
+    this.#init.directory?.stop()
     clearImmediate(this.#refreshing)
     clearImmediate(this.#pumping)
     this.#links.close()
@@ -277,6 +281,13 @@ export class TranslationService {
   rekey(): void {
     this.#init.keys.reload()
     this.machine.rekey(this.#clock.now())
+    this.#pump()
+  }
+
+  /** A directory of keys says something else about an address. */
+  handleDirectory(ip: Ip): void {
+    if (!this.#running) return
+    this.machine.handleDirectory(ip, this.#clock.now())
     this.#pump()
   }
 

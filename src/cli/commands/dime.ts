@@ -2,7 +2,13 @@
 import { readFileSync } from 'node:fs'
 import { ControlClient } from '../../host/control/client.ts'
 import { cleanUp, serve, serveNat } from '../../host/daemon/serve.ts'
-import { bindKey, type HostView, ownKeys, type SocketView } from '../../host/provisioning/translation.ts'
+import {
+  bindKey,
+  type HostView,
+  ownKeys,
+  type SocketView,
+  zoneLines,
+} from '../../host/provisioning/translation.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, showMs, table } from '../output.ts'
@@ -77,6 +83,12 @@ export async function keySet(
   const bound = await bindKey(new State(options), key, addresses)
   if (options.json) printJson(bound)
   else printLines([bound.public_key])
+}
+
+export async function keyDns(addresses: readonly string[], options: CommonOptions): Promise<void> {
+  const lines = zoneLines(new State(options), addresses)
+  if (options.json) printJson({ records: lines })
+  else printLines(lines)
 }
 
 export function nat(

@@ -1,5 +1,5 @@
 /** The keys of address translation as the command line handles them (`godwit dime key`, the paper's `set_local_key`, DI-40). */
-import { formatPrefix, parsePrefix } from '../../core/address.ts'
+import { contains, formatPrefix, parseAddress, parsePrefix } from '../../core/address.ts'
 import { toBase64 } from '../../core/bytes.ts'
 import { usageError } from '../../core/errors.ts'
 import { decodeKey } from '../../crypto/keys.ts'
@@ -9,6 +9,7 @@ import {
   ownKeyOf,
   readPrivateKeys,
   writePrivateKeys,
+  zoneLine,
 } from '../../translation/index.ts'
 import { ControlClient } from '../control/client.ts'
 import type { State } from '../stores/state.ts'
@@ -33,6 +34,21 @@ export function ownKeys(state: State): BoundKey[] {
     addresses: prefix === undefined ? '*' : formatPrefix(prefix),
     public_key: toBase64(ownKeyOf(key).publicKey),
   }))
+}
+
+/** Lines of zone files that bind the key of this host to these addresses (`[dime] directory` of others). */
+export function zoneLines(state: State, addresses: readonly string[]): string[] {
+  state.prepare()
+  const keys = readPrivateKeys(dimeKeyFile(state))
+  return addresses.map((text) => {
+    const address = parseAddress(text)
+    if (!address.ok) throw usageError(address.reason)
+    const [key] = keys
+      .filter(({ prefix }) => prefix === undefined || contains(prefix, address.value))
+      .sort((a, b) => (b.prefix?.length ?? -1) - (a.prefix?.length ?? -1))
+    if (key === undefined) throw usageError(`no key of this host is for ${text}`)
+    return zoneLine(text, ownKeyOf(key.key).publicKey)
+  })
 }
 
 /**

@@ -90,6 +90,7 @@ export class Greeting {
     const { bound } = host
     host.heard = false
     if (!this.#state.own.has(bound.local)) return
+    this.#state.components.keys.awaits?.(bound.foreign) // by the time of an answer it is known
     const challenge = this.#state.random(16)
     const again = Math.min(HELLO_AGAIN_MS * 2 ** host.helloAttempts++, HELLO_AGAIN_MOST_MS)
     const body: Body = {
@@ -254,7 +255,9 @@ export class Greeting {
     existing: Host | undefined,
     now: number,
   ): boolean {
-    const fixed = this.#state.components.keys.known(pair.foreign) ?? existing?.row.key
+    if (this.#awaitsDirectory(pair)) return false
+    const { publicKey } = message
+    const fixed = this.#state.components.keys.known(pair.foreign, publicKey) ?? existing?.row.key
     if (message.publicKey === undefined) {
       if (fixed === undefined && this.#state.options.unsigned === 'allow') return true
     } else if (fixed !== undefined && !equal(fixed, message.publicKey)) {
@@ -263,6 +266,24 @@ export class Greeting {
     } else if (this.#messages.verifies(message.publicKey, message, bytes)) return true
     this.#state.stats.unauthenticated++
     return false
+  }
+
+  /** Nobody is believed before the directory has said whose key it is; whoever greets does so again. */
+  #awaitsDirectory({ foreign }: Pair): boolean {
+    if (this.#state.components.keys.awaits?.(foreign) !== true) return false
+    this.#state.stats.unauthenticated++
+    return true
+  }
+
+  /** The directory has another word about the address: hosts there are greeted, or are not who they seemed to be. */
+  handleDirectory(ip: Ip, now: number): void {
+    if (this.#state.components.keys.awaits?.(ip) === true) return
+    for (const host of [...this.#state.byAddress(ip)]) {
+      const asks = host.state === 'greeting' || host.state === 'plain'
+      if (asks && !host.heard && host.bound.foreign === ip) this.greet(host, now)
+      else if (host.state === 'peer' && !this.#state.mayBeAt(ip, host.row.key))
+        this.#paths.disown(host, ip, now)
+    }
   }
 
   /** Any program may send from an address: one whose key is not bound to it must have rights there. */
@@ -320,8 +341,9 @@ export class Greeting {
       this.#state.stats.unauthenticated++
       return
     }
+    if (this.#awaitsDirectory(pair)) return
     let { host } = request
-    const known = this.#state.components.keys.known(pair.foreign) ?? host.row.key
+    const known = this.#state.components.keys.known(pair.foreign, message.publicKey) ?? host.row.key
     const secret = message.cookie === undefined ? undefined : secretOf(host.cookie, message.cookie)
     const genuine =
       message.publicKey !== undefined

@@ -205,6 +205,11 @@ export class IhmpMachine {
     this.#multipath.release(host, now, flows)
   }
 
+  /** A directory of keys says something else about the address than before (DI-39). */
+  handleDirectory(ip: Ip, now: number): void {
+    this.#greeting.handleDirectory(ip, now)
+  }
+
   /** A new private key for all hosts (`godwit dime key set`): told under the old one (DI-40). */
   rekey(now: number): void {
     for (const host of this.#state.hosts.values()) this.#keyChange.announce(host, now)

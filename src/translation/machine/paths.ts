@@ -65,6 +65,7 @@ export class Paths {
     if (!this.#state.mayBeAt(pair.foreign, host.row.key) || this.owner(host, pair) !== undefined) return false
     if (!this.#state.know(host, pair.foreign)) return false
     if (!confirmed && components.tables.isBoundToOther(host.row.hid, key)) return true
+    if (pair.foreign !== host.bound.foreign) components.keys.look?.(pair.foreign)
     host.row.accepted.set(key, pair)
     // The same pair taken over from another host: its flows there cannot be told apart any more (P2).
     for (const other of this.#state.byAddress(pair.foreign))
@@ -127,6 +128,19 @@ export class Paths {
   lose(host: Host, lost: (pair: Pair) => boolean, now: number): void {
     for (const [key, { pair }] of host.confirmed) if (lost(pair)) host.confirmed.delete(key)
     for (const pair of host.row.accepted.values()) if (lost(pair)) this.#expire(host, pair, now)
+  }
+
+  /** The address is another's, as a directory says. */
+  disown(host: Host, ip: Ip, now: number): void {
+    host.row.active.delete(ip)
+    host.row.unreachable.delete(ip)
+    host.answered.delete(ip)
+    if (host.preferred === ip) host.preferred = undefined
+    for (const [key, { foreign }] of host.row.accepted) if (foreign === ip) host.row.accepted.delete(key)
+    for (const [key, { pair }] of host.confirmed) if (pair.foreign === ip) host.confirmed.delete(key)
+    this.#messages.cancel(host, (request) => request.pair.foreign === ip)
+    this.#state.changed(host)
+    this.choose(host, 'directory', now)
   }
 
   #expire(host: Host, pair: Pair, now: number): void {

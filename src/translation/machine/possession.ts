@@ -91,7 +91,8 @@ export class Possession {
 
   #needsNoProof(host: Host, flow: SocketRow): boolean {
     const { keys, streams } = this.#state.components
-    if (keys.known(flow.foreign) !== undefined) return this.#state.mayBeAt(flow.foreign, host.row.key)
+    if (keys.known(flow.foreign, host.row.key) !== undefined)
+      return this.#state.mayBeAt(flow.foreign, host.row.key)
     return host.privileged && (flow.protocol !== 6 || streams === undefined)
   }
 

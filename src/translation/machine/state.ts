@@ -246,7 +246,7 @@ export class IhmpState {
 
   /** Whether a host with this key may be at `ip`: configuration or a directory may bind the address to another (DI-39). */
   mayBeAt(ip: Ip, key: Uint8Array | undefined): boolean {
-    const fixed = this.components.keys.known(ip)
+    const fixed = this.components.keys.known(ip, key)
     return fixed === undefined || (key !== undefined && equal(fixed, key))
   }
 

@@ -17,8 +17,15 @@ export interface IhmpCrypto {
 export interface KeyStore {
   /** The private key bound to an own address; undefined: none, messages carry MACs. */
   own(local: Ip): OwnKey | undefined
-  /** The public key that configuration or a directory binds to an address; only that one is then believed. */
-  known(foreign: Ip): Uint8Array | undefined
+  /**
+   * The public key that configuration or a directory binds to an address; only that one is then believed. Of several the one
+   * that is `shown`, if it is among them.
+   */
+  known(foreign: Ip, shown?: Uint8Array): Uint8Array | undefined
+  /** Whether a directory has still to say which keys are bound to the address: a host there is not greeted before. Asks it. */
+  awaits?(foreign: Ip): boolean
+  /** Asks a directory about an address that a greeted host has come to, and waits for nothing. */
+  look?(foreign: Ip): void
 }
 
 /** Sequence numbers before the first byte of either direction of a TCP connection, as one end has them. */

@@ -51,6 +51,38 @@ test('DI-38, D8: what a host asked for earlier does not come true again when it 
   assert.equal(ch.machine.stats.replayed, replayed + 1)
 })
 
+test('DI-38, D8: nor when it is so old that nobody remembers it: below the window nothing is new', () => {
+  const { net, mh, ch } = pairOfHosts()
+  mh.preferred = A
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 5_000)
+  const { hid } = peerOf(mh).row
+  mh.machine.move(hid, B, net.now)
+  net.run(net.now + 1_000)
+  mh.machine.move(hid, A, net.now)
+  net.run(net.now + 1_000)
+  const wish = net.log.findLast(({ bytes, from }) => {
+    const m = ihmp.decode(bytes)
+    return m.ok && from === A && m.value.control === Control.PATH_PROBE && (m.value.options & Option.PF) !== 0
+  })
+  assert.ok(wish !== undefined)
+  mh.machine.move(hid, B, net.now)
+  for (let i = 0; i < 100; i++) {
+    mh.machine.handleSuspicion(hid, net.now)
+    net.run(net.now + 1_000)
+  }
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
+  const { replayed, sent } = ch.machine.stats
+  ch.machine.handleMessage(wish.bytes, { local: F, foreign: A }, 0, net.now)
+  net.run(net.now + 1_000)
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
+  assert.deepEqual(
+    [ch.machine.stats.replayed, ch.machine.stats.sent],
+    [replayed + 1, sent],
+    'and not answered',
+  )
+})
+
 test('DI-16, DI-27: whoever doubts a path asks with a challenge, so that only an answer from there confirms it', () => {
   const { net, mh } = pairOfHosts()
   net.run(net.now + 30_000)

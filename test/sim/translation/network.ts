@@ -45,6 +45,8 @@ export class SimHost {
   addresses: LocalAddress[] = []
   key: OwnKey | undefined = generateOwnKey()
   known = new Map<Ip, Uint8Array>()
+  /** Addresses of which a directory has not said yet whose they are; undefined: there is no directory. */
+  awaited: Set<Ip> | undefined
   preferred: Ip | undefined
   flows: Pair[] = []
   /** What this host knows of its TCP connections instead of the truth. */
@@ -73,7 +75,11 @@ export class SimHost {
           return nodeIhmpCrypto.verify(key, bytes, signature)
         },
       },
-      keys: { own: () => this.key, known: (ip) => this.known.get(ip) },
+      keys: {
+        own: () => this.key,
+        known: (ip) => this.known.get(ip),
+        awaits: (ip) => this.awaited?.has(ip) === true,
+      },
       wall,
       hasFlow: (local, foreign) => this.flows.some((f) => f.local === local && f.foreign === foreign),
       lookAtSockets: () => {},

@@ -1,0 +1,41 @@
+/** A directory that says whose address it is (DI-39, issue 11, 6): nobody is greeted before it has spoken. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { generateOwnKey } from '../../../src/translation/keys.ts'
+import { A, B, F, pairOfHosts, peerOf, SimNetwork } from './network.ts'
+
+test('DI-39: a host is greeted when the directory has said whose its address is, and not before', () => {
+  for (const bound of ['its own', 'none', 'another'] as const) {
+    const net = new SimNetwork()
+    const [mh, ch] = [net.host(), net.host()]
+    mh.set(`${A}/24`)
+    ch.set(`${F}/24`)
+    mh.awaited = new Set([F])
+    mh.flow(A, 40000, F, 80)
+    ch.flow(F, 80, A, 40000)
+    net.run(net.now + 20_000)
+    assert.notEqual(peerOf(mh).state, 'peer', 'it cannot say: not believed')
+    assert.equal(peerOf(mh).row.key, undefined)
+    mh.awaited.clear()
+    if (bound === 'its own') mh.known.set(F, ch.key!.publicKey)
+    if (bound === 'another') mh.known.set(F, generateOwnKey().publicKey)
+    mh.machine.handleDirectory(F, net.now)
+    net.run(net.now + 2_000)
+    assert.equal(peerOf(mh).state === 'peer', bound !== 'another', bound)
+  }
+})
+
+test('DI-39: an address that a greeted host has come to, and that is bound to another key, is not its own', () => {
+  const { net, mh, ch } = pairOfHosts()
+  ch.awaited = new Set([B])
+  mh.preferred = B
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B }, 'a move waits for no name server')
+  ch.awaited.clear()
+  ch.known.set(B, generateOwnKey().publicKey)
+  ch.machine.handleDirectory(B, net.now)
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: A })
+  assert.ok(!peerOf(ch).row.accepted.has(`${F} ${B}`) && !peerOf(ch).row.active.has(B))
+})
