@@ -112,6 +112,18 @@ test('DI-16…18, DI-20, DI-22…24, DI-26, DI-28…30, DI-33…37: every messag
   const proof = await seen('ACK', (m) => m.from === M2 && m.message.one('RESPONSE') !== undefined)
   assert.equal(proof.to, C)
 
+  // One flow alone, over the second access and back.
+  const [flow] = (await bed.status('m')).flows
+  await bed.move('m', flow!.id, 'acc2')
+  const alone = await seen('MOVE_FLOWS', (m) => m.from === M2)
+  assert.deepEqual([alone.to, alone.message.options], [C, []])
+  assert.equal(alone.message.one('FLOW_PAIR')!.toString('hex'), '0a0100020a030002', 'as the socket has them')
+  assert.equal(alone.message.one('FLOW_ENDS')!.length, 8)
+  assert.equal((await acknowledged(alone)).one('FLOW_ENDS')!.length, 8, 'the receiver follows')
+  await bed.move('m', flow!.id, 'auto')
+  const back = await seen('MOVE_FLOWS', (m) => m.message.options.includes('RF'))
+  await acknowledged(back)
+
   const strange = '192.168.77.2'
   bed.rtnl.m.addAddress('acc2', `${strange}/24`)
   const upUnreachable = await seen('ADDR_UP_UNREACHABLE')
@@ -178,7 +190,8 @@ test('DI-16…18, DI-20, DI-22…24, DI-26, DI-28…30, DI-33…37: every messag
   )
   assert.equal(handoff.message.address('NEW_ADDRESS'), M1)
   assert.deepEqual(handoff.message.options, ['PF'])
-  assert.ok([M1, M2].includes(handoff.message.hostId), handoff.message.hostId)
+  const known = [M1, M2, 'fd00:1::2', 'fd00:2::2'] // in whatever order they were told
+  assert.ok(known.includes(handoff.message.hostId), handoff.message.hostId)
   await acknowledged(handoff)
 
   const args = [GODWIT, 'dime', 'key', 'set', '--new', '--json', '--state', bed.state('m')]
