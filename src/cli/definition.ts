@@ -56,6 +56,15 @@ export function define(parent: Command, definition: Definition): Command {
   return command
 }
 
+/** Lists of commands without `[options]`, which all have: so the summaries fit beside the names on 80 columns. */
+export function subcommandTerm(command: Command): string {
+  const args = command.registeredArguments.map((each) => {
+    const name = `${each.name()}${each.variadic ? '...' : ''}`
+    return each.required ? ` <${name}>` : ` [${name}]`
+  })
+  return `${command.name()}${args.join('')}`
+}
+
 export function group(parent: Command, name: string, summary: string): Command {
   return parent.command(name).description(summary)
 }

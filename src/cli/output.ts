@@ -26,7 +26,11 @@ export function terminalWidth(): number {
 export function fitTable(
   head: readonly string[],
   rows: readonly (readonly string[])[],
-  fit: { readonly drop?: readonly string[]; readonly shorten?: readonly string[]; readonly width?: number },
+  fit: {
+    readonly drop?: readonly string[]
+    readonly shorten?: readonly string[]
+    readonly width?: number | undefined
+  },
 ): string[] {
   const { drop = [], shorten = [], width = terminalWidth() } = fit
   let kept = head.map((_, i) => i)

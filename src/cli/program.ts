@@ -4,7 +4,7 @@
  */
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { version } from '../host/version.ts'
-import { define, forEachCommand, group } from './definition.ts'
+import { define, forEachCommand, group, subcommandTerm } from './definition.ts'
 import { defineOverlay } from './overlay-node.ts'
 import { defineOverlayServers } from './overlay-servers.ts'
 
@@ -37,6 +37,7 @@ export function buildProgram(): Command {
     .description('Keeps connections alive while a host moves between networks.')
     .version(version(), '-V, --version', 'print the version')
     .configureOutput({ outputError: () => {} }) // errors.ts says it, in one line
+    .configureHelp({ subcommandTerm })
     .showSuggestionAfterError()
     .enablePositionalOptions()
     .exitOverride()

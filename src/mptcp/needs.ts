@@ -4,7 +4,7 @@ import { NetlinkMessage } from '../linux/netlink.ts'
 import { NETLINK_NETFILTER, NetlinkSocket } from '../linux/netlink-socket.ts'
 import type { Need } from '../mechanism/needs.ts'
 
-/** Asks for the configuration of a queue that nobody has: a kernel without queues does not know the request. */
+/** Sends a command that does nothing: a kernel without queues does not know the request. */
 export const PACKET_QUEUE: Need = {
   name: 'packet queues (NFQUEUE)',
   required: true,
@@ -13,9 +13,9 @@ export const PACKET_QUEUE: Need = {
     try {
       const socket = new NetlinkSocket(NETLINK_NETFILTER)
       try {
-        // Unbinding a queue that was never bound does nothing.
+        // PF_UNBIND, which kernels ignore since Linux 3.8. (Unbinding a queue that was never bound is answered ENODEV.)
         const command = new NetlinkMessage((3 << 8) | 2).u8(0).u8(0).be16(0xffff)
-        socket.request(command.attribute(1, Uint8Array.of(2, 0, 0, 0)), 'look for packet queues')
+        socket.request(command.attribute(1, Uint8Array.of(4, 0, 0, 0)), 'look for packet queues')
       } finally {
         socket.close()
       }

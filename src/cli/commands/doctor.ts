@@ -8,24 +8,32 @@ import { mayTry, tryWays } from '../../host/provisioning/ways.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { EXIT } from '../errors.ts'
-import { printJson, printLines, showMs, table } from '../output.ts'
+import { fitTable, printJson, printLines, showMs, wrap } from '../output.ts'
 
 export async function doctor(options: CommonOptions): Promise<void> {
   const findings = [...examine(), ...(await waysOf(new State(options)))]
   const lacking = findings.filter(({ ok, required }) => required && !ok)
   if (options.json) printJson({ ok: lacking.length === 0, findings })
-  else {
-    const rows = findings.map((finding) => {
-      const mark = finding.ok ? 'ok' : finding.required ? 'LACKS' : 'without'
-      return [mark, finding.name, finding.value, finding.parts.join(', ')]
-    })
-    const mends = findings.filter(({ ok }) => !ok).map(({ name, mend }) => `${name}: ${mend}`)
-    printLines([
-      ...table(['', 'WHAT', 'FOUND', 'NEEDED BY'], rows),
-      ...(mends.length > 0 ? ['', 'to mend:', ...mends] : []),
-    ])
-  }
+  else printLines(report(findings))
   if (lacking.length > 0) process.exitCode = EXIT.missing
+}
+
+/** A table that fits the terminal; what a cut cell said of a lack is whole below. */
+export function report(findings: readonly Finding[], width?: number): string[] {
+  const rows = findings.map((finding) => {
+    const mark = finding.ok ? 'ok' : finding.required ? 'LACKS' : 'without'
+    return [mark, finding.name, finding.value, finding.parts.join(', ')]
+  })
+  const mends = findings
+    .filter(({ ok }) => !ok)
+    .flatMap(({ name, value, parts, mend }) =>
+      wrap(`${name} (for ${parts.join(', ')}): ${value}; to mend it: ${mend}`, '  ', width),
+    )
+  const fit = { drop: ['NEEDED BY'], shorten: ['FOUND'], width }
+  return [
+    ...fitTable(['', 'WHAT', 'FOUND', 'NEEDED BY'], rows, fit),
+    ...(mends.length > 0 ? ['', ...mends] : []),
+  ]
 }
 
 /** The way to each anchor over each access; nothing where this is no host that has joined one, or for who may not try. */

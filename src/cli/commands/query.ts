@@ -81,13 +81,16 @@ export function peers(options: QueryOptions): Promise<void> {
   )
 }
 
-function overview(status: Status): string[] {
+export function overview(status: Status): string[] {
   const up = showDuration(Date.now() - status.started_at)
   const waits = status.ready ? '' : ', not ready yet'
   const lines = [`godwit ${status.version} ${status.role}, up for ${up} (process ${status.pid})${waits}`]
+  if (!status.ready && status.waiting !== undefined) lines.push(...wrap(status.waiting, '  '))
   if (status.accesses.length > 0) lines.push('', ...accessTable(status))
   for (const { name, reason } of status.unused)
-    lines.push(reason.startsWith('down: ') ? `${name} ${reason}` : `${name} is not used: ${reason}`)
+    lines.push(
+      ...wrap(reason.startsWith('down: ') ? `${name} ${reason}` : `${name} is not used: ${reason}`, '  '),
+    )
   lines.push('', ...peerTable(status.peers))
   const paths = status.peers.flatMap((peer) => peer.paths)
   if (paths.length > 0) lines.push('', ...pathTable(status.peers))
@@ -98,7 +101,10 @@ function overview(status: Status): string[] {
   for (const pin of status.pins ?? []) lines.push(pinLine(pin))
   if (status.handovers.length === 0) return [...lines, 'no handovers yet']
   lines.push(`${counted(status.handovers.length, 'handover')}, the last:`)
-  return [...lines, ...status.handovers.slice(-LAST).map((record) => `  ${handoverLine(record)}`)]
+  return [
+    ...lines,
+    ...status.handovers.slice(-LAST).flatMap((record) => wrap(`  ${handoverLine(record)}`, '    ')),
+  ]
 }
 
 function pinLine({ what, access, until }: Pin): string {
@@ -118,7 +124,7 @@ function accessTable(status: Status): string[] {
     return [access.name, access.state, addresses, showMs(access.rtt_ms), showLoss(access.loss), String(flows)]
   })
   const reasons = status.accesses.flatMap(({ name, state, reason }) =>
-    state === 'up' || reason === undefined ? [] : [`${name} ${state}: ${reason}`],
+    state === 'up' || reason === undefined ? [] : wrap(`${name} ${state}: ${reason}`, '  '),
   )
   const head = ['ACCESS', 'STATE', 'ADDRESSES', 'RTT', 'LOSS', 'FLOWS']
   return [...fitTable(head, rows, { shorten: ['ADDRESSES'] }), ...reasons]
@@ -139,7 +145,7 @@ function peerTable(peers: readonly PeerStatus[]): string[] {
     ]
   })
   const refusals = peers.flatMap(({ name, refused }) =>
-    refused === undefined ? [] : [`${name} refuses this host: ${refused}`],
+    refused === undefined ? [] : wrap(`${name} refuses this host: ${refused}`, '  '),
   )
   const fit = { drop: ['KIND'], shorten: ['VIRTUAL ADDRESSES', 'PEER'] }
   const head = ['PEER', 'KIND', 'STATE', 'PATHS', 'VIRTUAL ADDRESSES', ...(known ? ['LAST SEEN'] : [])]
@@ -221,7 +227,10 @@ export async function why(flow: string, options: CommonOptions): Promise<void> {
   if (answer.now.length > 0) lines.push('', 'now:', ...answer.now.flatMap(decisionLines))
   const past = [
     ...answer.decisions.map((record) => ({ at: record.at, lines: decisionLines(record) })),
-    ...answer.handovers.map((record) => ({ at: record.at, lines: [`  ${handoverLine(record)}`] })),
+    ...answer.handovers.map((record) => ({
+      at: record.at,
+      lines: wrap(`  ${handoverLine(record)}`, '    '),
+    })),
   ].sort((a, b) => a.at - b.at)
   if (past.length > 0) lines.push('', 'on record:', ...past.flatMap((entry) => entry.lines))
   printLines(lines)

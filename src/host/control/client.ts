@@ -1,9 +1,15 @@
 /** Talks to a daemon over its control socket: what every command but the daemons themselves uses. */
 import { request } from 'node:http'
 import { type ErrorKind, GodwitError } from '../../core/errors.ts'
-import { checkSocketPath, type WireError } from './control.ts'
+import { checkSocketPath, groupId, type WireError } from './control.ts'
 
 const TIMEOUT_MS = 30_000
+
+/** How a user becomes a member; a daemon gives its socket to the group when it starts. */
+export function joinGroup(exists: boolean): string {
+  const join = 'sudo usermod -aG godwit $USER, and log in again'
+  return exists ? join : `sudo groupadd godwit; ${join}; then restart the daemon`
+}
 
 export class ControlClient {
   readonly socket: string
@@ -62,12 +68,12 @@ export class ControlClient {
       case 'ECONNREFUSED':
         return new GodwitError('NOT_RUNNING', `no godwit runs here (nobody listens on ${this.socket})`, {
           cause: error,
-          hint: 'start it with `godwit up`, `anchor up`, `router up` or `dime up`; --state DIR if it has a state of its own',
+          hint: 'start it with `godwit up`, or `anchor`, `router`, `dime`, `mptcp` or `overlay up`; --state DIR if it has a state of its own',
         })
       case 'EACCES':
         return new GodwitError('NO_PERMISSION', `no permission for ${this.socket}`, {
           cause: error,
-          hint: 'run it as root (sudo), or join the group: sudo usermod -aG godwit $USER',
+          hint: `run it as root (sudo), or join the group: ${joinGroup(groupId('godwit') !== undefined)}`,
         })
       default:
         return new GodwitError('CONTROL_FAILED', `${this.socket}: ${error.message}`, {

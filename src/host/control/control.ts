@@ -217,7 +217,7 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
 }
 
 /** The number of a group in /etc/group. */
-function groupId(name: string): number | undefined {
+export function groupId(name: string): number | undefined {
   try {
     const line = readFileSync('/etc/group', 'utf8')
       .split('\n')

@@ -255,7 +255,7 @@ function refuseKnown(state: State, config: Config | undefined, publicKey: string
   throw new GodwitError(
     'ALREADY_JOINED',
     `${state.configFile} has this peer already: ${known.name}`,
-    usage('to join anew, remove that [[peer]] from it first'),
+    usage(`to join anew: sudo godwit leave ${known.name}, then join`),
   )
 }
 

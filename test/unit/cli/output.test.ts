@@ -1,8 +1,11 @@
 /** What the command prints fits its terminal, and says numbers with their units. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { evidenceParts } from '../../../src/cli/commands/query.ts'
+import { report } from '../../../src/cli/commands/doctor.ts'
+import { evidenceParts, overview } from '../../../src/cli/commands/query.ts'
 import { fitTable, wrap } from '../../../src/cli/output.ts'
+import { buildProgram } from '../../../src/cli/program.ts'
+import { joinGroup } from '../../../src/host/control/client.ts'
 
 const HEAD = ['FLOW', 'SOURCE', 'DESTINATION', 'PEER', 'ACCESS']
 const ROWS = [
@@ -55,4 +58,53 @@ test('evidence is said in words with units (issue 14, point 5)', () => {
     'static no',
     'flows 2',
   ])
+})
+
+test('lists of commands fit 80 columns, with names and summaries side by side (issue 14, point 5)', () => {
+  const program = buildProgram()
+  for (const each of [program, ...program.commands.filter(({ commands }) => commands.length > 0)]) {
+    const lines = each
+      .configureOutput({ getOutHelpWidth: () => 80 })
+      .helpInformation()
+      .split('\n')
+    assert.deepEqual(
+      lines.filter((line) => line.length > 80),
+      [],
+    )
+  }
+})
+
+test('`status` of a daemon that is not ready says what it waits for (issue 14, point 5)', () => {
+  const none = { accesses: [], unused: [], peers: [], flows: [], classes: [], handovers: [], pins: [] }
+  const base = { role: 'host', pid: 7, version: '1', started_at: Date.now(), flows_left_out: 0, ...none }
+  const waiting = 'waiting for an answer from anchor over wlan0'
+  assert.equal(overview({ ...base, ready: false, waiting })[1], waiting)
+  assert.ok(!overview({ ...base, ready: true }).includes(waiting))
+})
+
+test('what `doctor` finds fits 80 columns; what a lack says is whole (issue 14, point 5)', () => {
+  const value = 'no answer: UDP port 51820 is blocked on the way, or the anchor is down'
+  const parts = ['anchor', 'router', 'host', 'dime', 'mptcp', 'overlay', 'run', 'demo', 'bench', 'tests']
+  const findings = [
+    { name: 'UDP in batches (UDP_SEGMENT, UDP_GRO)', ok: true, value: 'usable', parts, required: true },
+    { name: 'anchor over wlan0', ok: false, value, parts: ['host'], required: false, mend: 'let UDP pass' },
+  ]
+  const lines = report(findings, 80)
+  assert.ok(
+    lines.every((line) => line.length <= 80),
+    lines.join('\n'),
+  )
+  const lack = lines
+    .slice(lines.indexOf('') + 1)
+    .join(' ')
+    .replace(/ +/g, ' ')
+  assert.equal(lack, `anchor over wlan0 (for host): ${value}; to mend it: let UDP pass`)
+})
+
+test('who may not talk to the daemon is told how to make the group where there is none', () => {
+  assert.match(
+    joinGroup(false),
+    /^sudo groupadd godwit; sudo usermod -aG godwit \$USER, .*restart the daemon$/,
+  )
+  assert.match(joinGroup(true), /^sudo usermod -aG godwit \$USER, and log in again$/)
 })

@@ -70,7 +70,11 @@ test('an invitation that expired, was cut short or taken twice is refused, and n
   }
   assert.ok(!existsSync(mobile.configFile))
   join(mobile, text, NOW)
-  assert.throws(() => join(mobile, text, NOW), { code: 'ALREADY_JOINED', kind: 'usage' })
+  assert.throws(() => join(mobile, text, NOW), {
+    code: 'ALREADY_JOINED',
+    kind: 'usage',
+    hint: /sudo godwit leave anchor/,
+  })
 })
 
 test('joining a second anchor keeps what the user wrote', () => {
