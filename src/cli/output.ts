@@ -118,3 +118,21 @@ export function showTime(epochMs: number): string {
   const clock = [time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':')
   return `${clock}.${String(time.getMilliseconds()).padStart(3, '0')}`
 }
+
+/** What a terminal that says what is waited for has to be. */
+export interface Watched {
+  readonly isTTY?: boolean | undefined
+  write(text: string): unknown
+}
+
+/** What takes longer than a second says on a terminal what is waited for; programs read only the answer. */
+export async function waitedFor<T>(what: string, work: Promise<T>, on: Watched = process.stderr): Promise<T> {
+  const said = setTimeout(() => {
+    if (on.isTTY) on.write(`${what} …\n`)
+  }, 1000)
+  try {
+    return await work
+  } finally {
+    clearTimeout(said)
+  }
+}

@@ -8,10 +8,13 @@ import { mayTry, tryWays } from '../../host/provisioning/ways.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { EXIT } from '../errors.ts'
-import { fitTable, printJson, printLines, showMs, wrap } from '../output.ts'
+import { fitTable, printJson, printLines, showMs, waitedFor, wrap } from '../output.ts'
 
 export async function doctor(options: CommonOptions): Promise<void> {
-  const findings = [...examine(), ...(await waysOf(new State(options)))]
+  const findings = [
+    ...examine(),
+    ...(await waitedFor('testing the way to each anchor', waysOf(new State(options)))),
+  ]
   const lacking = findings.filter(({ ok, required }) => required && !ok)
   if (options.json) printJson({ ok: lacking.length === 0, findings })
   else printLines(report(findings))

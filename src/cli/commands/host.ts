@@ -15,7 +15,7 @@ import { checkInvitation, tryWays } from '../../host/provisioning/ways.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { EXIT } from '../errors.ts'
-import { printJson, printLines, showMs, table } from '../output.ts'
+import { printJson, printLines, showMs, table, waitedFor, wrap } from '../output.ts'
 
 export async function join(
   invitation: string | undefined,
@@ -32,7 +32,7 @@ export async function join(
   if (options.wg !== undefined) joined = joinWireguard(state, options.wg)
   else {
     const text = invitation === '-' ? await firstLine() : invitation!
-    doubt = await checkInvitation(text)
+    doubt = await waitedFor('asking the anchor for an answer', checkInvitation(text))
     joined = joinAnchor(state, text, Date.now())
   }
   if (options.json) {
@@ -66,10 +66,11 @@ export async function leave(name: string | undefined, options: CommonOptions): P
 const REKEY_WAIT_MS = 15_000
 
 export async function rekey(options: CommonOptions): Promise<void> {
-  const { public_key, peers } = await new ControlClient(new State(options).socket).post<{
+  const asked = new ControlClient(new State(options).socket).post<{
     readonly public_key: string
     readonly peers: readonly { readonly name: string; readonly state: 'done' | 'waiting' }[]
   }>('/v1/host/rekey', { wait_ms: REKEY_WAIT_MS })
+  const { public_key, peers } = await waitedFor('waiting for the anchors to take the new key', asked)
   if (options.json) {
     printJson({ public_key, peers })
     return
@@ -84,12 +85,14 @@ export async function rekey(options: CommonOptions): Promise<void> {
   )
 }
 
+async function waysOf(state: State): Promise<readonly WayStatus[]> {
+  if (!state.busy()) return tryWays(state, loadConfigOf(descriptorOf('host'), state, { whole: true }))
+  return (await new ControlClient(state.socket).get<{ ways: readonly WayStatus[] }>('/v1/ping')).ways
+}
+
 export async function ping(peer: string | undefined, options: CommonOptions): Promise<void> {
   const state = new State(options)
-  let ways: readonly WayStatus[]
-  if (state.busy())
-    ways = (await new ControlClient(state.socket).get<{ ways: readonly WayStatus[] }>('/v1/ping')).ways
-  else ways = await tryWays(state, loadConfigOf(descriptorOf('host'), state, { whole: true }))
+  const ways = await waitedFor('testing the way to each anchor over each access', waysOf(state))
   const found = peer === undefined ? ways : ways.filter((way) => way.peer === peer)
   if (peer !== undefined && found.length === 0) {
     const names = [...new Set(ways.map((way) => way.peer))].join(', ')
@@ -111,7 +114,7 @@ function wayTable(ways: readonly WayStatus[]): string[] {
     mtu === null ? '-' : String(mtu),
   ])
   const failures = ways.flatMap(({ access, remote, reason }) =>
-    reason === undefined ? [] : [`${access} to ${remote}: ${reason}`],
+    reason === undefined ? [] : wrap(`${access} to ${remote}: ${reason}`, '  '),
   )
   return [...table(['PEER', 'ACCESS', 'REMOTE', 'STATE', 'RTT', 'MTU'], rows), ...failures]
 }

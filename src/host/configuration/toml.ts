@@ -27,8 +27,17 @@ export function parseToml(text: string): TomlDocument | TomlFault {
     return new Tree(blocksOf(text))
   } catch (error) {
     if (!(error instanceof ParseError)) throw error
-    return { line: error.lineNumber, reason: error.message }
+    return { line: error.lineNumber, reason: reasonOf(error, text) }
   }
+}
+
+/** The parser's words; of what is there twice, what it is: who appends a table that the file has already is told so. */
+function reasonOf({ message, lineNumber }: ParseError, text: string): string {
+  if (!/multiple times/.test(message)) return message
+  const twice = text.split('\n')[lineNumber - 1]?.trim() ?? ''
+  return twice.startsWith('[')
+    ? `${twice} is there a second time; put its keys below the first one`
+    : `${twice.split('=')[0]!.trim()} is there a second time; keep one of them`
 }
 
 export function isFault(result: TomlDocument | TomlFault): result is TomlFault {

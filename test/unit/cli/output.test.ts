@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { report } from '../../../src/cli/commands/doctor.ts'
 import { evidenceParts, overview } from '../../../src/cli/commands/query.ts'
-import { fitTable, wrap } from '../../../src/cli/output.ts'
+import { fitTable, waitedFor, wrap } from '../../../src/cli/output.ts'
 import { buildProgram } from '../../../src/cli/program.ts'
 import { joinGroup } from '../../../src/host/control/client.ts'
 
@@ -107,4 +107,25 @@ test('who may not talk to the daemon is told how to make the group where there i
     /^sudo groupadd godwit; sudo usermod -aG godwit \$USER, .*restart the daemon$/,
   )
   assert.match(joinGroup(true), /^sudo usermod -aG godwit \$USER, and log in again$/)
+})
+
+test('a command that waits longer than a second says on a terminal for what, elsewhere nothing', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  const said: string[] = []
+  const write = (text: string) => said.push(text)
+  const after = async (ms: number, isTTY: boolean) => {
+    let resolve = (_: number): void => {}
+    const promise = new Promise<number>((done) => {
+      resolve = done
+    })
+    const answer = waitedFor('asking', promise, { isTTY, write })
+    t.mock.timers.tick(ms)
+    resolve(ms)
+    assert.equal(await answer, ms)
+  }
+  await after(999, true)
+  await after(1000, false)
+  assert.deepEqual(said, [])
+  await after(1000, true)
+  assert.deepEqual(said, ['asking …\n'])
 })

@@ -49,8 +49,8 @@ test('what is no TOML is a fault with its line and one line of reason', () => {
     return [result.line, result.reason]
   }
   assert.deepEqual(fault('[log]', 'level ='), [2, 'Unspecified values are invalid'])
-  assert.deepEqual(fault('a = 1', '', 'a = 2'), [3, 'Defining a key multiple times is invalid'])
-  assert.deepEqual(fault('[a]', '[a]'), [2, 'Defining a key multiple times is invalid'])
+  assert.deepEqual(fault('a = 1', '', 'a = 2'), [3, 'a is there a second time; keep one of them'])
+  assert.deepEqual(fault('[a]', '[a]'), [2, '[a] is there a second time; put its keys below the first one'])
 })
 
 test('`__proto__` is a key like others', () => {
