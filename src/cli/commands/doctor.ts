@@ -1,5 +1,6 @@
 /** `doctor`. */
 import { existsSync } from 'node:fs'
+import { GodwitError } from '../../core/errors.ts'
 import type { WayStatus } from '../../core/mechanism.ts'
 import { loadConfig } from '../../host/configuration/config.ts'
 import { ControlClient } from '../../host/control/client.ts'
@@ -48,6 +49,7 @@ async function waysOf(state: State): Promise<Finding[]> {
     const config = loadConfig(state.configFile)
     return config.peer.length === 0 ? [] : (await tryWays(state, config)).map(finding)
   } catch (error) {
+    if (error instanceof GodwitError && error.code === 'WRONG_ROLE') return [] // no host, so no anchors
     const mend = 'godwit config check; sudo godwit ping'
     return [
       {

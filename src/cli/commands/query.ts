@@ -240,7 +240,7 @@ function whyHead({ flow, class: found, access: on, offers, decisions }: Why): st
   if (found !== undefined)
     return [
       `${found.id}: ${found.scheduler}`,
-      `on ${found.access} by ${found.mechanism}, through ${found.peer}`,
+      `on ${found.access || 'no access'} by ${found.mechanism}, through ${found.peer}`,
     ]
   if (flow === undefined) return []
   const { id, proto, src, dst, app, access, mechanism, peer } = flow

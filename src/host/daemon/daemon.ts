@@ -25,6 +25,7 @@ import {
 } from '../../core/mechanism.ts'
 import { formatSelector, parseSelector, type Selector } from '../../core/selector.ts'
 import { Shared } from '../../core/shared.ts'
+import { withArticle } from '../../core/words.ts'
 import { notifyManager } from '../../linux/notify.ts'
 import { ControlServer } from '../control/control.ts'
 import { formatMetrics } from '../control/metrics.ts'
@@ -381,7 +382,7 @@ export class Daemon {
       })
     const answers = await Promise.all(able.map((mechanism) => mechanism.giveBack?.(what)))
     const mine = answers.filter((answer) => answer !== undefined)
-    if (mine.length === 0) throw noFlow(what)
+    if (mine.length === 0) throw this.#noFlow(what)
     const notes = mine.flatMap(({ note }) => note ?? [])
     const flows = mine.reduce((sum, each) => sum + each.flows, 0)
     return { flows, ...(notes.length > 0 && { note: notes.join('; ') }) }
@@ -418,11 +419,31 @@ export class Daemon {
     if (failure !== undefined && (flows ?? 0) === 0) throw failure
     if (failure !== undefined) notes.push(failure.message)
     if (flows !== undefined) return { flows, ...(notes.length > 0 && { note: notes.join('; ') }) }
-    throw noFlow(what)
+    throw this.#noFlow(what)
+  }
+
+  #noFlow(what: Selector): GodwitError {
+    const text = formatSelector(what)
+    const classes = this.#classes().length > 0
+    if (what.kind === 'all') return new GodwitError('NO_FLOW', 'there are no flows to move')
+    const reason =
+      what.kind === 'flow' ? `there is no ${classes ? 'class' : 'flow'} ${text}` : `no flow is ${text}`
+    const list = classes ? 'router classes' : 'flows'
+    return new GodwitError('NO_FLOW', reason, { hint: `\`godwit ${list}\` lists what can be moved` })
   }
 
   async ping(): Promise<{ readonly ways: readonly WayStatus[] }> {
-    const ways = this.#init.mechanisms.map((mechanism) => mechanism.ping?.() ?? [])
+    const { mechanisms, role } = this.#init
+    if (!mechanisms.some(({ ping }) => ping !== undefined))
+      throw new GodwitError(
+        'WRONG_ROLE',
+        `the godwit that runs here is ${withArticle(role)}: it has no anchors to test`,
+        {
+          kind: 'usage',
+          hint: '`godwit paths` shows its paths',
+        },
+      )
+    const ways = mechanisms.map((mechanism) => mechanism.ping?.() ?? [])
     return { ways: (await Promise.all(ways)).flat() }
   }
 
@@ -530,12 +551,6 @@ function* pathMetrics(peer: PeerStatus, path: PeerStatus['paths'][number]): Gene
       value,
     }
   }
-}
-
-function noFlow(what: Selector): GodwitError {
-  const text = formatSelector(what)
-  const reason = what.kind === 'flow' ? `there is no flow ${text}` : `nothing here is ${text}`
-  return new GodwitError('NO_FLOW', reason, { hint: '`godwit flows` lists what can be moved' })
 }
 
 function optionsIn(body: z.output<typeof MOVE>): MoveOptions {

@@ -246,6 +246,14 @@ test('UP-1, UP-41: move goes to every mechanism; what nobody knows and accesses 
   assert.deepEqual(await client.post('/v1/move', { what: 'app:curl', access: 'acc1' }), { flows: 2 })
   assert.ok(calls.includes('move app:curl acc1'))
   await assert.rejects(client.post('/v1/move', { what: 'app:nobody', access: 'acc1' }), { code: 'NO_FLOW' })
+  await assert.rejects(client.post('/v1/move', { what: 'app:nobody', access: 'acc1' }), {
+    message: 'no flow is app:nobody',
+    hint: '`godwit flows` lists what can be moved',
+  })
+  await assert.rejects(client.get('/v1/ping'), {
+    code: 'WRONG_ROLE',
+    message: 'the godwit that runs here is a host: it has no anchors to test',
+  })
   await assert.rejects(client.post('/v1/move', { what: 'all', access: 'acc9' }), {
     code: 'NO_ACCESS',
     hint: 'accesses: acc1',
