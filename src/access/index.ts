@@ -1,7 +1,7 @@
 /**
- * Access networks: which ones this host has, their state and quality, which of them traffic takes, and the routing that
- * lets sockets use one by name (UPMT §6.1: a table per interface; digest OH-21 to OH-28). Never touches the main table,
- * addresses or links: network managers own those.
+ * Access networks of this host: their state and quality, the choice of access for traffic, and the routing that lets
+ * sockets use an access by name (UPMT §6.1: a table per interface; digest OH-21 to OH-28). Never touches the main table,
+ * addresses or links, which network managers own.
  */
 export * from './machine.ts'
 export { MeteredLinks } from './metered.ts'

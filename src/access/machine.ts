@@ -1,20 +1,20 @@
 /**
- * Which access networks exist and whether they can be used: a model of the kernel's links, addresses and routes, fed with
- * its events and, when those may have been lost, with whole snapshots. It never asks; AccessMonitor (service.ts) owns the
- * socket and the clock.
+ * Which access networks exist and whether they are usable: a model of the kernel's links, addresses and routes, fed with
+ * its events and, when events may have been lost, with whole snapshots. It performs no I/O; AccessMonitor (service.ts)
+ * owns the socket and the clock.
  *
- * An *access* is an interface with an address and a way out. It is `down` until it has a carrier, an address that may be
- * used as a source and a default route of the same family; `up` then; `degrading` when what is sent over it gets lost or
- * nothing comes back; `draining` when it has been told to give its traffic away.
+ * An *access* is an interface with an address and a default route. It is `down` until it has a carrier, a usable source
+ * address and a default route of the same family; then `up`; `degrading` when sent packets get lost or nothing comes
+ * back; `draining` when its traffic is to move away.
  *
- * Going down is told at once, on the first event that implies it. Linux removes the IPv4 routes of an interface that is
- * set down without saying so: the model does the same.
+ * Going down is reported at once, on the first event that implies it. Linux removes the IPv4 routes of an interface that
+ * is set down without an event: the model does the same.
  */
 import { matchesAny } from '../core/pattern.ts'
 
 export type Family = 4 | 6
 
-/** What the model wants to know of a link; the words are those of linux/rtnetlink. */
+/** Facts of a link for the model; the terms are those of linux/rtnetlink. */
 export interface LinkFacts {
   readonly index: number
   readonly name: string
@@ -87,13 +87,13 @@ export interface Access {
   readonly families: readonly Family[]
   readonly mtu: number
   /**
-   * Grows whenever what a socket or path rests on may have changed: the interface came back, another gateway, or another
-   * address that sockets prefer. A path over an older generation is to be announced again.
+   * Incremented when the basis of sockets or paths may have changed: the interface came back, another gateway, or another
+   * preferred source address. Paths over an older generation must be announced again.
    */
   readonly generation: number
 }
 
-/** What happened that changed an access. */
+/** Event that changed an access. */
 export type AccessCause =
   | 'appeared'
   | 'removed'
@@ -122,7 +122,7 @@ export type AccessEvent =
   /** The host slept: everything known about paths is old. */
   | { readonly type: 'woke'; readonly sleptMs: number; readonly at: number }
 
-/** What is measured over the paths of one access, by whoever owns them. */
+/** Measurements of the paths over one access, set by their owner. */
 export interface AccessQuality {
   /** Smoothed, milliseconds; NaN while unknown. */
   readonly rttMs: number
@@ -168,7 +168,7 @@ export interface AccessSnapshot<R extends RouteFacts = RouteFacts> {
 
 /** The routing table that network managers write to (rtnetlink(7)). */
 export const MAIN_TABLE = 254
-/** Loss that makes an access degrading, and below which it is well again. */
+/** Loss above which an access is degrading, and below which it works again. */
 const DEGRADING_LOSS = 0.05
 const WELL_LOSS = 0.02
 /**
@@ -192,7 +192,7 @@ const INNER_KINDS = new Set([
   'xfrm',
 ])
 
-/** One interface and what has been said about it. */
+/** One interface and its known state. */
 interface Interface {
   link: LinkFacts
   /** Has been an access: it stays one, down, while the interface exists. */
@@ -201,7 +201,7 @@ interface Interface {
   degrading: boolean
   quality: AccessQuality
   generation: number
-  /** What of it the generation stands for. */
+  /** The identity that the generation counts changes of. */
   identity: string
   /** The address that sockets use, by family, and since when another would be preferred. */
   readonly sources: Record<Family, Source>
@@ -286,7 +286,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     }
   }
 
-  /** What the paths over this access say. */
+  /** Takes measurements of the paths over this access. */
   handleQuality(name: string, quality: AccessQuality, now: number): void {
     const found = this.#find(name)
     if (found === undefined) return
@@ -383,7 +383,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return this.#tables.has(table)
   }
 
-  /** Interfaces that are no accesses, and why: those that are set up, and devices of a network that are not. */
+  /** Interfaces that are not accesses, with the reason: those that are configured, and network devices that are not. */
   unused(): UnusedInterface[] {
     return [...this.#interfaces.values()].flatMap(({ link, access }) => {
       if (access !== undefined || link.loopback || matchesAny(this.#ours, link.name)) return []
@@ -459,7 +459,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     this.#events.push({ type: 'access', access, before, cause: 'removed', at: now })
   }
 
-  /** Works out what an interface is now, and says so if that is new. */
+  /** Recomputes the state of an interface, and emits an event if it changed. */
   #review(index: number, cause: AccessCause, now: number): void {
     const known = this.#interfaces.get(index)
     if (known === undefined) return
@@ -475,7 +475,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     )
     const { state, reason } = judge(known, addresses, gateways, families)
     if (state === 'down') {
-      // What was measured was another network.
+      // The measurements were of another network.
       known.quality = UNKNOWN
       known.degrading = false
     }
@@ -512,7 +512,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
 
   #whyNoAccess(link: LinkFacts, hasGateway: boolean): string | undefined {
     if (link.loopback || matchesAny(this.#ours, link.name)) return "godwit's own"
-    if (matchesAny(this.#never, link.name)) return 'left alone: [access] use = "never"'
+    if (matchesAny(this.#never, link.name)) return '[access] use = "never"'
     if (matchesAny(this.#named, link.name)) return undefined
     const mend = `; [access."${link.name}"] makes it one`
     if (matchesAny(INNER_NAMES, link.name)) return `the inner side of containers or virtual machines${mend}`
@@ -520,7 +520,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     const isTap = link.kind === 'tun' && link.mac !== undefined && link.mac !== ''
     if (link.kind !== undefined && INNER_KINDS.has(link.kind) && !isTap)
       return `a device of kind ${link.kind}, not a network of its own${mend}`
-    return hasGateway ? undefined : 'leads to its own link: no default route'
+    return hasGateway ? undefined : 'no default route'
   }
 
   /** Those that may be a source towards the Internet; deprecated ones only after all others. */
@@ -540,8 +540,8 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
 }
 
 /**
- * The address that sockets use: the one they have while it is preferred, and for SETTLE_MS after. One that is gone is left at
- * once.
+ * The address for sockets: keeps the current one while it is preferred and for SETTLE_MS after. A removed one is replaced
+ * at once.
  */
 function sourceOf(
   known: Source,
@@ -580,15 +580,15 @@ function judge(
   if (link.operState === 'dormant') return down('waiting for authentication')
   if (addresses.length === 0) return down('no address')
   if (gateways.length === 0) return down('no default route')
-  if (families.length === 0) return down('address and default route are of different families')
-  if (known.draining) return { state: 'draining', reason: 'told to give its traffic away' }
+  if (families.length === 0) return down('address and default route are of different IP families')
+  if (known.draining) return { state: 'draining', reason: 'its traffic is to move away' }
   if (known.degrading) {
     const reason =
       quality.working === false ? 'nothing comes back over it' : `loses ${Math.round(quality.loss * 100)} %`
     return { state: 'degrading', reason }
   }
   const names = families.map((family) => `IPv${family}`).join(' and ')
-  return { state: 'up', reason: `has a carrier, an address and a way out for ${names}` }
+  return { state: 'up', reason: `has a carrier, an address and a default route for ${names}` }
 }
 
 function isSource({ tentative, scope }: AddressFacts): boolean {

@@ -21,7 +21,7 @@ const READ_AFTER_MS = 50
 const AGAIN_MS = 30_000
 
 export interface MeteredInit {
-  /** Of the bus; default: the system's. */
+  /** Address of the bus; default: the system bus. */
   readonly address?: string
   /** Called when other links are metered than before. */
   readonly changed: (metered: ReadonlySet<string>) => void
@@ -37,7 +37,7 @@ export class MeteredLinks {
   #bus: MeteredBus | undefined
   /** NetworkManager is there. */
   #present = false
-  /** One reading after the other: an answer that was slow does not take the place of a newer one. */
+  /** Runs readings one after the other, so that a slow answer cannot overwrite a newer one. */
   readonly #reads = new Shared<void>()
   #reading: NodeJS.Timeout | undefined
   #again: NodeJS.Timeout | undefined
@@ -92,7 +92,7 @@ export class MeteredLinks {
     if (this.#stopped) return
     this.#reading ??= setTimeout(() => {
       this.#reading = undefined
-      // What was known stays: a NetworkManager that ends says so by itself, one that is slow is asked again.
+      // On failure the last known state stays: a NetworkManager that ends reports it, a slow one is asked again.
       this.#reads.ask(() => this.#read()).catch(() => this.#present && this.#readSoon(AGAIN_MS))
     }, ms)
     this.#reading.unref()
@@ -121,7 +121,7 @@ export class MeteredLinks {
   }
 }
 
-/** A device that has just gone has no properties; of one that NetworkManager says nothing about, nothing is known. */
+/** A device that has just been removed has no properties; if NetworkManager has none for a device, nothing is known. */
 function unlessSilent(error: unknown): undefined {
   if (!(error instanceof BusError) || error.dbusName === 'timeout') throw error
 }

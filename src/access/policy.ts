@@ -11,7 +11,7 @@
  */
 import { matchesPattern } from '../core/pattern.ts'
 
-/** How an access stands for one peer: its own state and that of the path over it, the worse of the two. */
+/** Health of an access towards one peer: the worse of its own state and that of the path over it. */
 export type Health = 'up' | 'degrading' | 'suspect' | 'draining' | 'down'
 
 /** The worse of two: an access and the path over it. */
@@ -30,7 +30,7 @@ export interface Candidate {
   readonly rttMs: number
   /** `backup`: only when no other works, for policies whose `prefer` does not name it. Default `normal`. */
   readonly use?: 'normal' | 'backup'
-  /** Of two that the policy holds equal the cheaper is taken. Default 0. */
+  /** Between two accesses that the policy ranks equal, the cheaper is used. Default 0. */
   readonly cost?: number
 }
 
@@ -54,9 +54,9 @@ export interface Choice {
   readonly evidence: Readonly<Record<string, string | number | boolean | null>>
 }
 
-/** How long a preferred access must have been well before traffic returns to it. */
+/** Time that a preferred access must have worked before traffic returns to it. */
 export const DWELL_MS = 3000
-/** How long another access must have been well before a lossy one is left for it. */
+/** Time that another access must have worked before it replaces a lossy one. */
 export const STEADY_MS = 500
 
 const HEALTH_ORDER: Readonly<Record<Health, number>> = {
@@ -87,10 +87,7 @@ export function chooseAccess(
 
   if (best === undefined) return choice(undefined, whyNone(candidates, policy))
   if (using === undefined || !allowed.includes(using))
-    return choice(
-      best,
-      current === undefined ? whyFirst(best, policy) : `${current} may not be used any more`,
-    )
+    return choice(best, current === undefined ? whyFirst(best, policy) : `${current} may no longer be used`)
   if (best === using) return choice(using, whyStay(using, policy))
   if (using.health === 'down' || using.health === 'draining' || using.health === 'suspect') {
     if (healthRank(best, policy) < healthRank(using, policy))
@@ -104,18 +101,22 @@ export function chooseAccess(
     const at = best.since + STEADY_MS
     return now >= at
       ? choice(best, `${using.access} ${describe(using)}`)
-      : choice(using, `${best.access} has been well for too short a time to leave ${using.access}`, at)
+      : choice(using, `${best.access} has not worked long enough to leave ${using.access}`, at)
   }
   if (!better || using.access === policy.pinned) return choice(using, whyStay(using, policy))
   if (!policy.moveUp && !isBackup(using, policy))
     return choice(using, `works, and the policy does not move back to ${best.access}`)
   const at = best.since + DWELL_MS
   return now >= at
-    ? choice(best, `${best.access} is preferred and has been well for ${Math.round(now - best.since)} ms`)
-    : choice(using, `${best.access} is preferred, but back only since ${Math.round(now - best.since)} ms`, at)
+    ? choice(best, `${best.access} is preferred and has worked for ${Math.round(now - best.since)} ms`)
+    : choice(
+        using,
+        `${best.access} is preferred, but has worked again for only ${Math.round(now - best.since)} ms`,
+        at,
+      )
 }
 
-/** What is chosen by hand is not left for losing packets. */
+/** An access that was chosen by hand is not left because of loss. */
 function healthRank(candidate: Candidate, policy: AccessPolicy): number {
   if (candidate.health === 'degrading' && candidate.access === policy.pinned) return HEALTH_ORDER.up
   return HEALTH_ORDER[candidate.health]
@@ -141,7 +142,7 @@ function isBackup(candidate: Candidate, policy: AccessPolicy): boolean {
   return candidate.use === 'backup' && (named === undefined || /^\*+$/.test(named))
 }
 
-/** What the policy wants, as one number: pinned, then normal by list and cost, then backup. Smaller is better. */
+/** Rank by policy as one number: pinned, then normal by list and cost, then backup. Smaller is better. */
 function preference(candidate: Candidate, policy: AccessPolicy): number {
   if (candidate.access === policy.pinned) return -1
   const backup = isBackup(candidate, policy) ? policy.prefer.length + 1 : 0
@@ -175,7 +176,7 @@ function describe(candidate: Candidate): string {
 function whyFirst(candidate: Candidate, policy: AccessPolicy): string {
   if (candidate.access === policy.pinned) return 'chosen by hand'
   const place = listed(candidate, policy)
-  if (place === policy.prefer.length) return 'nothing that the policy prefers works; any other may be used'
+  if (place === policy.prefer.length) return 'no access that the policy prefers works; it allows any other'
   return place === 0
     ? 'first in the policy and works'
     : `first in the policy that works (${policy.prefer[place]})`

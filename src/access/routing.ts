@@ -47,7 +47,7 @@ export class AccessRouting {
   #desired: readonly AccessRoutes[] = []
   #adopted = false
 
-  /** `report` is told what could not be done. */
+  /** `report` is called with what could not be done. */
   constructor(
     rtnl: Rtnl,
     ledger: Ledger,
@@ -89,12 +89,12 @@ export class AccessRouting {
     for (const { access, routes } of this.#desired) {
       const slot = this.#slotOf(access.name)
       if (slot === undefined) {
-        this.#report(`${access.name}: no more than ${this.#most} accesses have routing tables`)
+        this.#report(`${access.name}: not used: at most ${this.#most} accesses can have routing tables`)
         continue
       }
       const table = this.#first + 1 + slot
       tables.add(table)
-      // The table first: a rule that points to an empty one would let packets through to the main table.
+      // Table before rule: a rule to an empty table would let packets through to the main table.
       for (const { to } of this.#fill(table, routes)) restored.push(`route ${to} of ${access.name}`)
       for (const family of FAMILIES)
         wanted.push({ family, priority: this.#first + slot, table, oif: access.name })
@@ -138,7 +138,7 @@ export class AccessRouting {
     }
   }
 
-  /** The slot of a name; a new one takes a free slot, or that of an interface that is not wanted any more. */
+  /** The slot of a name; a new name gets a free slot, or that of an interface that is no longer used. */
   #slotOf(name: string): number | undefined {
     const known = this.#slots.get(name)
     if (known !== undefined) return known
@@ -164,7 +164,7 @@ export class AccessRouting {
       wanted.set(routeKey({ ...last, family }), { ...last, type: 'unreachable', table })
     }
     for (const route of routes) {
-      // Of several with the same prefix and metric the kernel would use one as well.
+      // Of several routes with the same prefix and metric, the kernel would use only one as well.
       const key = routeKey(route)
       if (!wanted.has(key)) wanted.set(key, copyInto(table, route))
     }

@@ -1,8 +1,8 @@
 /**
  * The access networks of this host, live: AccessMachine fed from rtnetlink, and the policy routing that follows it.
  *
- * The order of things is what handovers rest on. That an access is gone is told before anything else is done; that one is
- * up is told when its routing table stands, so that a socket bound to it works at once.
+ * Handovers depend on the order of events: the loss of an access is reported before anything else is done; a new access
+ * is reported after its routing table is complete, so that a socket bound to it works at once.
  */
 import { contains, parseAddress, parsePrefix } from '../core/address.ts'
 import type { Clock } from '../core/clock.ts'
@@ -29,7 +29,7 @@ export interface AccessMonitorComponents {
   readonly clock: WatchedClock
   /** Without it reverse-path filters are left as they are. */
   readonly sysctls?: Sysctls
-  /** Puts back what another program takes away; the returned function ends it. Absent: nobody does. */
+  /** Restores what another program removes; the returned function ends this. Absent: nothing is restored. */
   readonly protect?: (guarded: Guarded) => () => void
   /** Told what went wrong and was survived; one line. */
   readonly report?: (message: string) => void
@@ -39,8 +39,8 @@ export interface AccessMonitorInit extends AccessInit {
   /** Numbers of rules and tables; absent: those of the default instance. */
   readonly ledger?: Ledger
   /**
-   * `false`: no rules and tables, the kernel is left alone; `on demand`: while somebody holds `useRouting`. Default: while
-   * it runs.
+   * `false`: no rules and tables, the kernel is not changed; `on demand`: while `useRouting` is held. Default: while it
+   * runs.
    */
   readonly routing?: boolean | 'on demand'
 }
@@ -58,11 +58,11 @@ export type AccessListener = (event: AccessEvent) => void
 
 /** After a change, for what Linux changes without an event (IPv4 routes that go with an address), milliseconds. */
 const REREAD_MS = 20
-/** How often to look whether the host slept; network events look as well. */
+/** Interval for checking whether the host slept; network events trigger the check as well. */
 const CLOCK_CHECK_MS = 2000
 /**
- * While traffic flows the carriers are read this often. Linux tells a lost carrier up to a second late (linkwatch takes
- * losses for not urgent); reading it costs about 20 µs and says the truth at once.
+ * Interval (ms) for reading carriers while traffic flows. Linux reports a lost carrier up to a second late (linkwatch
+ * treats losses as not urgent); reading takes about 20 µs and is up to date.
  */
 const CARRIER_CHECK_MS = 15
 /** Shorter sleeps are a stopped debugger or a busy machine. */
@@ -85,7 +85,7 @@ export class AccessMonitor {
   readonly #watchers = new Set<() => void>()
   readonly #details = new Map<string, object>()
   #linkUsers = 0
-  /** Who wants rules and tables. */
+  /** Number of users of rules and tables. */
   #routers: number
   #running: AbortController | undefined
   #reread: NodeJS.Timeout | undefined
@@ -111,8 +111,8 @@ export class AccessMonitor {
   }
 
   /**
-   * Reads what is there, sets up routing and tells listeners of every access; from then on they hear of changes, on this
-   * thread. Throws KernelError when the kernel cannot be read or watched. `signal` stops it.
+   * Reads the current state, sets up routing and reports every access; afterwards listeners get changes, on this thread.
+   * Throws KernelError when the kernel cannot be read or watched. `signal` stops it.
    */
   start(options: { readonly signal?: AbortSignal } = {}): void {
     if (this.#running !== undefined || options.signal?.aborted === true) return
@@ -182,12 +182,12 @@ export class AccessMonitor {
     return () => this.#watchers.delete(listener)
   }
 
-  /** What can carry traffic now: accesses, and interfaces that lead to their own link alone. */
+  /** What can carry traffic now: accesses, and interfaces that reach only their own link. */
   usable(): UsableInterface[] {
     return this.#machine.usable()
   }
 
-  /** More to show of an access (`status --json`), by whoever knows it: its radio, for instance. Undefined: no more. */
+  /** Adds details to the status of an access (`status --json`), for example of its radio. Undefined: none. */
   describe(name: string, details: object): void {
     this.#details.set(name, { ...this.#details.get(name), ...details })
   }
@@ -220,7 +220,7 @@ export class AccessMonitor {
       const own = addresses.filter(({ scope, tentative }) => scope === 'global' && !tentative)
       if (known.has(name) || own.length === 0) return []
       const texts = own.map(({ address, prefixLength }) => `${address}/${prefixLength}`)
-      const reason = 'leads to its own link: no default route'
+      const reason = 'no default route'
       return [{ name, state: 'up' as const, addresses: texts, rtt_ms: null, loss: null, reason }]
     })
   }
@@ -245,8 +245,8 @@ export class AccessMonitor {
   }
 
   /**
-   * Addresses of this host and the table that packets from each use: that of the access that has it, main for other
-   * interfaces, none for godwit's own. Of two accesses with one address the better one has it.
+   * Addresses of this host with the table for packets from each: that of its access, main for other interfaces, none for
+   * godwit's own. If two accesses have the same address, the better one gets it.
    */
   sources(): SourceAddress[] {
     const out = new Map<string, SourceAddress>()
@@ -274,7 +274,7 @@ export class AccessMonitor {
     return this.#machine.mainRoutes()
   }
 
-  /** What was last told by `setQuality`. */
+  /** The last value of `setQuality`. */
   quality(name: string): AccessQuality {
     return this.#machine.quality(name)
   }
@@ -284,7 +284,7 @@ export class AccessMonitor {
     return this.#routing?.table(name)
   }
 
-  /** What the paths over an access say of it; whoever owns them calls this when it changes. */
+  /** Sets measurements of the paths over an access; called by their owner when they change. */
   setQuality(name: string, quality: AccessQuality): void {
     this.#machine.handleQuality(name, quality, this.#clock.now())
     this.#settle(false)
@@ -307,7 +307,7 @@ export class AccessMonitor {
     this.#carrierCheck = flows ? setInterval(() => this.checkCarriers(), CARRIER_CHECK_MS) : undefined
   }
 
-  /** Reads now whether the accesses that are not down still have their carriers; tells those that have not. */
+  /** Reads the carriers of the accesses that are not down; reports those that are lost. */
   checkCarriers(): void {
     this.#attempt(() => {
       let lost = false

@@ -62,10 +62,10 @@ export interface GoneHost {
 
 export interface AnchorHosts {
   list(): readonly KnownHost[]
-  /** Whoever has such a key is told why it is worth nothing, and gets nothing else. */
+  /** Keys that are no longer valid. Their holders are told the reason and get nothing else. */
   gone(): readonly GoneHost[]
   /**
-   * Remembers the key that the host wants to be known by, beside the one it has. Throws when it cannot be written: it counts
+   * Stores a key that the host wants to use, beside its current one. Throws when it cannot be written; the key is valid
    * all the same.
    */
   offerKey(name: string, publicKey: Uint8Array): void
@@ -95,11 +95,11 @@ export interface AnchorComponents {
   readonly passage: Pick<Passage, 'restore' | 'cleanUp' | 'watch'>
   /** Ports that lead to hosts. */
   readonly forwards: Pick<PortForwards, 'apply' | 'restore' | 'cleanUp'>
-  /** Puts back what another program takes away; the returned function ends it. */
+  /** Restores what another program removes; the returned function ends this. */
   readonly protect: (guarded: Guarded) => () => void
   readonly hosts: AnchorHosts
   readonly recorder: Recorder
-  /** Of the greetings at the start. */
+  /** Timestamp of the handshakes with which the anchor greets its hosts when it starts. */
   readonly timestamp?: TimestampStore
   /** Where hosts were last, over restarts. */
   readonly seen?: SeenStore
@@ -112,14 +112,14 @@ export interface AnchorComponents {
 }
 
 const EXPIRY_CHECK_MS = 30_000
-/** What could not be written is tried again after this. */
+/** Delay before another attempt to write a key that could not be stored. */
 const STORE_AGAIN_MS = 5_000
 const MOST_FLOWS_LISTED = 10_000
 
 export class AnchorService implements Mechanism {
   readonly name = 'anchor'
   readonly follows = {
-    reason: 'an anchor follows its hosts and has no accesses itself',
+    reason: 'an anchor has no accesses of its own; its hosts choose theirs',
     hint: 'move on the host: godwit move WHAT ACCESS',
   }
   readonly routes: readonly ControlRoute[]
@@ -128,7 +128,7 @@ export class AnchorService implements Mechanism {
   readonly #tunnel: TunnelHost<AnchorSetup, AnchorCommand, AnchorEvent, EngineStatus, AnchorAnswers>
   #carriers: CarrierListener | undefined
   readonly #served = new Map<string, KnownHost>()
-  /** Keys of before that the engine knows, by what it calls them. */
+  /** Names of earlier keys that the engine has, for refusing them. */
   readonly #refused = new Set<string>()
   #expiry: NodeJS.Timeout | undefined
   /** Hosts whose own key is in memory alone. */
@@ -138,7 +138,7 @@ export class AnchorService implements Mechanism {
   #unprotect: (() => void) | undefined
 
   #flowsLeftOut = 0
-  /** A list keeps the engine from its packets for a moment, whoever asks for it. */
+  /** Listing flows blocks the engine's packets for a moment, so callers at the same time share one list. */
   readonly #plainFlows = new Shared<readonly FlowStatus[]>()
   readonly #watchedFlows = new Shared<readonly FlowStatus[]>()
   #invitationHours: number
@@ -344,7 +344,7 @@ export class AnchorService implements Mechanism {
     return {
       mechanism: this.name,
       carries: false,
-      reason: 'an anchor carries what its hosts send, nothing of its own machine',
+      reason: 'an anchor carries only traffic of its hosts, not of its own machine',
       cost: { bytes: 0, rtt_ms: null },
       survives: [],
       needs: [],
@@ -398,7 +398,7 @@ export class AnchorService implements Mechanism {
       if (!this.#unwritten.has(name))
         this.#parts.recorder.log(
           'error',
-          `the key of ${name} cannot be stored: ${(error as Error).message}; tried again, and forgotten if the anchor ends before`,
+          `the key of ${name} cannot be stored: ${(error as Error).message}; godwit tries again, but the key is lost if the anchor stops before`,
         )
       this.#unwritten.add(name)
       this.#storing ??= setTimeout(() => this.#storeAgain(), STORE_AGAIN_MS)
@@ -415,7 +415,7 @@ export class AnchorService implements Mechanism {
       for (const name of this.#unwritten) this.#parts.recorder.log('info', `the key of ${name} is stored`)
       this.#unwritten.clear()
     } catch {
-      // It was said already.
+      // It has been logged already.
       if (!this.#ending) this.#storing = setTimeout(() => this.#storeAgain(), STORE_AGAIN_MS)
     }
   }

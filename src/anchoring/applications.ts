@@ -13,7 +13,7 @@ export interface HostPolicy extends PolicySetup {
   readonly match: readonly Selector[]
 }
 
-/** What is remembered of a flow for display and moves. */
+/** What is kept about a flow, for display and moves. */
 interface Known {
   readonly owner: FlowOwner
   readonly policy: number
@@ -21,7 +21,7 @@ interface Known {
   readonly at: number
 }
 
-/** Flows known before it is asked for the first time, and at the most: as many as the engine has rows. */
+/** Initial size of the list of known flows, and its maximum: as many as the engine has rows. */
 const CROWD = 10_000
 const MOST_KNOWN = 1 << 17
 
@@ -60,7 +60,7 @@ export class FlowApplications {
     })
   }
 
-  /** Other policies from now on; flows that are known are identified anew. `pins`: what single ones were moved to by hand. */
+  /** Replaces the policies; known flows are identified again. `pins`: single flows that were moved by hand. */
   replacePolicies(policies: readonly HostPolicy[], pins: ReadonlyMap<string, string>): Identified[] {
     this.#policies = policies
     return [...this.#known].map(([id, { owner, at }]) => {
@@ -96,7 +96,7 @@ export class FlowApplications {
     this.#moved = [{ selector, access }, ...others]
   }
 
-  /** What new flows follow by hand, newest first. */
+  /** Moves by hand that new flows follow, newest first. */
   followed(): readonly { readonly what: string; readonly access: string }[] {
     return this.#moved.map(({ selector, access }) => ({ what: formatSelector(selector), access }))
   }

@@ -12,7 +12,7 @@ export interface Certificate {
   readonly pin?: string
 }
 
-/** Makes the anchor's own certificate when there is none. Throws what a user can mend. */
+/** Creates the anchor's own certificate if there is none. Throws an error with a hint for the user. */
 export function certificateOf(
   { url, plain, certificate, key, pin }: NonNullable<AnchorSettings['websocket']>,
   files: Pick<Files, 'file' | 'resolve'>,
@@ -29,7 +29,7 @@ export function certificateOf(
   }
 }
 
-/** What an invitation says of it. */
+/** The pin of the certificate for invitations. */
 export function certificatePin(...given: Parameters<typeof certificateOf>): Pick<Certificate, 'pin'> {
   const { pin } = certificateOf(...given)
   return pin === undefined ? {} : { pin }

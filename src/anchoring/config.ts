@@ -24,102 +24,105 @@ const webSocketUrl = text(parseWebSocketUrl, 'Where it is reached, `wss://HOST[:
 const webSocket = z
   .strictObject({
     url: webSocketUrl.describe(
-      'Where hosts reach it, `wss://HOST[:PORT]/PATH`; goes into invitations. Behind a web server: of that.',
+      'Where hosts reach it, `wss://HOST[:PORT]/PATH`; part of invitations. Behind a web server: the URL at that server.',
     ),
     listen: text(parseHostPort, 'Address and TCP port to listen on.')
       .default('[::]:443')
-      .describe('Address and TCP port to listen on. `127.0.0.1:PORT` behind a web server on this machine.'),
+      .describe('Address and TCP port to listen on. Behind a web server on this machine: `127.0.0.1:PORT`.'),
     plain: z
       .boolean()
       .default(false)
-      .describe('A web server before it does TLS: it passes the path of `url` on to `listen` as plain HTTP.'),
+      .describe(
+        'Plain HTTP, for a web server in front that does TLS and forwards the path of `url` to `listen`.',
+      ),
     certificate: z
       .string()
       .min(1)
       .optional()
-      .describe('File of the certificate, PEM. Default: one of its own, which invitations pin.'),
-    key: z.string().min(1).optional().describe("File of the certificate's private key, PEM."),
+      .describe('Certificate file, PEM. Default: a self-signed certificate, which invitations pin.'),
+    key: z.string().min(1).optional().describe('Private key file of the certificate, PEM.'),
     pin: z
       .boolean()
       .optional()
       .describe(
-        'Invitations pin the certificate: hosts take no other. Default: only where it is its own. Without it hosts check it as a browser does.',
+        'Invitations pin the certificate: hosts accept no other. If false, hosts verify it as a browser does. Default: true for a self-signed certificate.',
       ),
   })
-  .describe('Takes hosts by WebSocket where a network lets no UDP through.')
+  .describe('Accepts hosts by WebSocket, for networks that block UDP.')
 
 const anchor = z
   .strictObject({
-    endpoint: text(parseHostPort, 'Where hosts reach this anchor, `HOST:PORT`; goes into invitations.'),
+    endpoint: text(parseHostPort, 'Where hosts reach this anchor, `HOST:PORT`; part of invitations.'),
     alternatives: z
       .array(text(parseHostPort, 'An endpoint, `HOST:PORT`.'))
       .max(8)
       .default([])
       .describe(
-        'Other endpoints that lead to this anchor, for networks that block the first: hosts try them in turn, e.g. ports 443 and 53. They go into invitations.',
+        'Other endpoints of this anchor, for networks that block the first one: hosts try them in turn, e.g. ports 443 and 53. Part of invitations.',
       ),
     listen_port: z
       .union([publicPort, z.array(publicPort).min(1).max(9)])
       .optional()
       .describe(
-        'UDP port or ports to listen on; another than in `endpoint` where a NAT forwards to this machine. Default: those of `endpoint` and `alternatives`.',
+        'UDP port or ports to listen on. Differs from `endpoint` when a NAT forwards to this machine. Default: the ports of `endpoint` and `alternatives`.',
       ),
     websocket: webSocket.optional(),
     pool4: prefix('Virtual IPv4 addresses given to hosts.').default('198.18.0.0/16'),
     pool6: prefix('Virtual IPv6 addresses given to hosts.').default('fd67:6f64:7769:1::/64'),
-    masquerade: z.boolean().default(true).describe('Traffic of hosts leaves with an address of this anchor.'),
+    masquerade: z
+      .boolean()
+      .default(true)
+      .describe('Source NAT: traffic of hosts leaves with an address of this anchor.'),
     uplinks: z
       .array(accessPattern)
       .optional()
-      .describe('Interfaces that traffic of hosts may leave by. Default: any.'),
+      .describe('Interfaces by which traffic of hosts may leave. Default: any.'),
     firewall,
     invitation_hours: z
       .number()
       .positive()
       .max(8760)
       .default(24)
-      .describe('How long an invitation can be taken.'),
+      .describe('Hours until an invitation expires.'),
   })
   .describe('Makes this machine an anchor.')
 
 const peer = z
   .strictObject({
-    name: name('What status and policies call it.'),
+    name: name('Its name in status and policies.'),
     kind: z
       .enum(['anchor', 'wireguard'])
       .default('anchor')
-      .describe('`anchor`: a godwit anchor. `wireguard`: a stock WireGuard server, used as a plain anchor.'),
+      .describe('`anchor`: a godwit anchor. `wireguard`: a stock WireGuard server used as an anchor.'),
     endpoint: text(parseHostPort, 'Where it is reached, `HOST:PORT`.'),
     alternatives: z
       .array(text(parseHostPort, 'An endpoint, `HOST:PORT`.'))
       .max(8)
       .default([])
-      .describe('Other endpoints of it, tried in turn over an access where `endpoint` does not answer.'),
+      .describe('Its other endpoints, tried in turn over an access on which `endpoint` does not answer.'),
     websocket: webSocketUrl
       .optional()
-      .describe(
-        'Where it takes WebSockets, `wss://HOST[:PORT]/PATH`: the way over accesses that let no UDP through.',
-      ),
+      .describe('Where it accepts WebSockets, `wss://HOST[:PORT]/PATH`; used over accesses that block UDP.'),
     websocket_pin: z
       .string()
       .regex(/^[A-Za-z0-9+/]{43}=$/, 'SHA-256 of a certificate, base64')
       .optional()
-      .describe('SHA-256 of its certificate, base64. Default: it must be of a known authority.'),
+      .describe('SHA-256 of its certificate, base64. Default: a known authority must have signed it.'),
     public_key: key('Its public key, base64.'),
     preshared_key: key(
-      'A secret shared with it, base64. Then this file must not be readable by others.',
+      'Pre-shared key, base64. A file that contains one must not be readable by others.',
     ).optional(),
     addresses: z
       .array(prefix('An address.'))
       .optional()
       .describe(
-        'Virtual addresses that it gave to this host. An anchor tells them itself; a WireGuard server cannot.',
+        'Virtual addresses that it assigned to this host. Needed for a WireGuard server; an anchor reports them itself.',
       ),
     allowed_ips: z
       .array(prefix('A prefix.'))
       .optional()
       .describe(
-        'Destinations reached through it. Where every peer has such a list, only what goes there is put under control. Default: all.',
+        'Destinations reached through it. If every peer has such a list, only traffic to those destinations goes through godwit. Default: all.',
       ),
     keepalive_s: z
       .int()
@@ -132,7 +135,7 @@ const peer = z
       .min(1)
       .optional()
       .describe(
-        "Private key of the invitation, until the anchor has taken this host's own. Written by `godwit join`.",
+        "Private key of the invitation, used until the anchor has accepted this host's own key. Written by `godwit join`.",
       ),
   })
   .describe('A remote end that traffic goes through.')
@@ -143,43 +146,43 @@ const host = z
       .enum(['all', 'selected'])
       .default('all')
       .describe(
-        'Which traffic goes through godwit: `all`, or only what `godwit run` starts and what a policy matches by user:, port:, to: or cgroup:. An app: alone then only chooses the policy.',
+        'Which traffic goes through godwit: `all`; or `selected`: only programs started by `godwit run` and traffic that a policy matches by user:, port:, to: or cgroup:. With `selected`, an app: selector alone puts nothing under control; it only chooses the policy.',
       ),
     except: z
       .array(selector)
       .default([])
       .describe(
-        'Traffic that is left alone, as without godwit: user:, port:, proto:, to: and cgroup: selectors, and `private` for all private and link-local networks (also fd…: not those of an anchor then). Programs: cgroup:, or `godwit run --direct`.',
+        'Traffic that bypasses godwit: user:, port:, proto:, to: and cgroup: selectors, and `private` for all private and link-local networks (including fd…, also those behind an anchor). For single programs use cgroup: or `godwit run --direct`.',
       ),
     dns: z
       .array(text(parseAddress, 'An address.'))
       .max(8)
       .default([])
       .describe(
-        'Name servers to use instead of those that the networks name; they are asked through the tunnel. Empty: those of the networks, past the tunnel where only their own network reaches them.',
+        'Name servers to use instead of those of the networks; queries go through the tunnel. Empty: the name servers of the networks; queries bypass the tunnel if only that network reaches the server.',
       ),
     dns_by: z
       .enum(['auto', 'resolved', 'resolvconf', 'none'])
       .default('auto')
       .describe(
-        "Who tells the host's programs of `dns`: systemd-resolved, resolvconf, or nobody. `auto`: whichever is here. It is given back at the end.",
+        'What `dns` is configured in: systemd-resolved, resolvconf, or nothing. `auto`: whichever this machine has. Undone when the daemon stops.',
       ),
     proxy: text(parseProxy, 'A proxy.')
       .optional()
       .describe(
-        'HTTP proxy for WebSockets, `http://[USER:PASSWORD@]HOST:PORT`; they are tried through it and directly in turn.',
+        'HTTP proxy for WebSockets, `http://[USER:PASSWORD@]HOST:PORT`; connections through it and without it are tried in turn.',
       ),
     trusted: z
       .array(text(parseTrust, 'A trusted network.'))
       .default([])
       .describe(
-        'Networks at which the tunnel rests: `subnet:ADDRESS/LENGTH`, `gateway:ADDRESS` or `gateway:MAC`, several that must all hold joined by +. While the access that this machine prefers is on one, what is opened goes directly; what is open stays in the tunnel.',
+        'Networks on which the tunnel is idle: `subnet:ADDRESS/LENGTH`, `gateway:ADDRESS` or `gateway:MAC`; joined by + all must match. While the preferred access is on one of them, new connections bypass the tunnel; existing ones stay in it.',
       ),
     captive_portal: z
       .boolean()
       .default(true)
       .describe(
-        "Looks for a captive portal on an access over which no anchor answers, by asking the anchor's address for a page. While nothing gets through, the portal's address and port 80 go past the tunnel, so that a browser can sign in.",
+        "Detect captive portals: over an access on which no anchor answers, request a web page from the anchor's address. While no anchor is reachable, port 80 and the portal's address bypass the tunnel, so that a browser can sign in.",
       ),
     prefer: z
       .array(accessPattern)
@@ -189,13 +192,13 @@ const host = z
       .enum(['backup', 'ignore'])
       .default('backup')
       .describe(
-        'What an access is that NetworkManager has marked as metered, or takes for that, and that no [access.NAME] is for: a `backup`, or as any other (`ignore`).',
+        'Use of an access that NetworkManager treats as metered and that has no [access.NAME] section: as `backup`, or like any other (`ignore`).',
       ),
     on_crash: z
       .enum(['wait', 'direct'])
       .default('wait')
       .describe(
-        'When the daemon is killed or crashes: `wait`: what is under control is held until it runs again, and its connections go on then. `direct`: the tunnel goes with the daemon, and new connections leave as if there were no godwit.',
+        'When the daemon is killed or crashes: `wait`: traffic under control is held until the daemon runs again, then its connections continue. `direct`: the tunnel disappears with the daemon, and new connections bypass godwit.',
       ),
     address4: prefix('VIpA_fix: the IPv4 address that applications see.').default('198.19.0.1/32'),
     address6: prefix('VIpA_fix: the IPv6 address that applications see.').default('fd67:6f64:7769::1/128'),
@@ -204,18 +207,20 @@ const host = z
 
 const policy = z
   .strictObject({
-    name: name('What `godwit run --policy` and `why` call it.'),
+    name: name('Its name in `godwit run --policy` and `why`.'),
     match: z
       .array(selector)
       .default([])
-      .describe('Traffic it is for; any of these. Empty: only what `godwit run --policy` starts.'),
+      .describe(
+        'Traffic that it applies to: any of these. Empty: only programs started by `godwit run --policy`.',
+      ),
     prefer: z.array(accessPattern).min(1).describe('Accesses in order of preference; patterns with `*`.'),
     fallback: z
       .enum(['any', 'none'])
       .default('any')
-      .describe('When none of `prefer` is up: `any` other access, or `none`: packets wait.'),
+      .describe('When none of `prefer` is up: `any`: use any other access; `none`: packets wait.'),
     move_up: z.boolean().default(true).describe('Move back when an access earlier in the list comes up.'),
-    peer: name('Peer to go through. Default: the first.').optional(),
+    peer: name('Peer to use. Default: the first.').optional(),
   })
   .describe('Which accesses an application may use. The first policy that matches decides.')
 
@@ -249,7 +254,7 @@ const PRIVATE_NETWORKS = [
   'fe80::/10',
 ] as const
 
-/** What an entry of `except` stands for. */
+/** The selectors that an entry of `except` stands for. */
 export function exceptions(entry: string): Selector[] {
   return entry === 'private' ? PRIVATE_NETWORKS.map((net) => selectorOf(`to:${net}`)) : [selectorOf(entry)]
 }
@@ -282,7 +287,7 @@ export interface HostConfig {
 export type PeerConfig = z.output<typeof peer>
 export type AnchorSettings = z.output<typeof anchor>
 
-/** What is right by itself but cannot work together. */
+/** Reports values that are valid by themselves but not together. */
 export function checkHost(value: HostConfig, issue: Issue): void {
   unique(value.peer, 'peer', issue, ['peer'])
   unique(value.policy, 'policy', issue, ['policy'])

@@ -42,7 +42,7 @@ import { formatTrust, isTrusted, parseTrust, type Trust } from './trust.ts'
 type HostConfig = ConfigWith<typeof hostSections>
 type AnchorConfig = ConfigWith<typeof anchorSections>
 
-/** MTU of an anchor's interface: what the usual path leaves; paths say themselves what they carry. */
+/** MTU of an anchor's interface, for a usual path; the MTU of each path is discovered. */
 const ANCHOR_MTU = 1420
 
 export const hostDescriptor: MechanismDescriptor<typeof hostSections> = {
@@ -66,13 +66,13 @@ export const hostDescriptor: MechanismDescriptor<typeof hostSections> = {
         `this is ${withArticle(role)}, not a host (${file} has [${role}])`,
         {
           kind: 'usage',
-          hint: `start it with \`godwit ${role} up\`; a host on the same machine needs a state of its own (--state DIR)`,
+          hint: `start it with \`godwit ${role} up\`; a host on the same machine needs its own state folder (--state DIR)`,
         },
       )
     if (peer.length > 0) return undefined
     return new GodwitError('NO_PEER', `${file} has no [[peer]]`, {
       kind: 'usage',
-      hint: 'take an invitation: godwit join INVITATION',
+      hint: 'join an anchor first: godwit join INVITATION',
     })
   },
   compose: composeHost,
@@ -87,7 +87,7 @@ function hostDevice(config: HostConfig): string {
   return config.interface.name ?? DEVICES.host
 }
 
-/** What a host takes while it runs. */
+/** The settings that a running host can change. */
 function liveSettings(config: HostConfig): LiveSettings {
   const { host, policy, access } = config
   const policies: HostPolicy[] = [
@@ -212,7 +212,7 @@ function hostPeer(peer: PeerConfig, files: Files): HostPeer {
     ...(peer.preshared_key !== undefined && { presharedKey: must(decodeKey(peer.preshared_key)) }),
     ...(v4 && { v4 }),
     ...(v6 && { v6 }),
-    // Once the anchor has taken our own key, the file is gone and the invitation worth nothing.
+    // After the anchor has accepted this host's own key, the file is deleted and the invitation is void.
     ...(file !== undefined &&
       existsSync(file) && {
         invitation: {
@@ -258,7 +258,7 @@ export const anchorDescriptor: MechanismDescriptor<typeof anchorSections> = {
   ],
 }
 
-/** What hosts send, the answers, and what a forwarded port leads to them. */
+/** Accept rules for what hosts send, for the replies, and for forwarded ports. */
 function acceptsOf(device: string): readonly Accept[] {
   return [{ iif: device }, { oif: device, state: 'established' }, { oif: device, state: 'dnat' }]
 }
@@ -398,7 +398,7 @@ const INVITE = z.strictObject({
 })
 const REMOVE = z.strictObject({ name: z.string().min(1) })
 
-/** What `godwit anchor invite` and `remove` ask a running anchor. */
+/** Control routes of `godwit anchor invite` and `remove`. */
 function hostRoutes(
   settings: () => AnchorSettings,
   own: Uint8Array,
@@ -437,7 +437,7 @@ const FORWARD = z.strictObject({
 })
 const UNFORWARD = z.strictObject({ port: PORT, protocol: PROTOCOL })
 
-/** What `godwit anchor forward` and `unforward` ask a running anchor. */
+/** Control routes of `godwit anchor forward` and `unforward`. */
 function forwardRoutes(
   anchor: AnchorSettings,
   services: Services,

@@ -73,12 +73,10 @@ export class ForwardedReplies {
     try {
       const batch = new NfBatch().table(NfFamily.INET, this.#table).deleteTable(NfFamily.INET, this.#table)
       if (own.length > 0) this.#fill(batch, own)
-      this.#nf.commit(batch, 'mark the answers of forwarded connections')
+      this.#nf.commit(batch, 'mark replies of forwarded connections')
     } catch (error) {
       if (!(error instanceof KernelError)) throw error
-      this.#report(
-        `connections that come in for containers are answered through the tunnel: ${error.message}`,
-      )
+      this.#report(`replies from published ports of containers go through the tunnel: ${error.message}`)
     }
   }
 
@@ -86,7 +84,7 @@ export class ForwardedReplies {
   cleanUp(): void {
     this.#applied = ''
     try {
-      this.#nf.commit(new NfBatch().deleteTable(NfFamily.INET, this.#table), 'remove the marks of answers')
+      this.#nf.commit(new NfBatch().deleteTable(NfFamily.INET, this.#table), 'remove the marks of replies')
     } catch (error) {
       if (!(error instanceof KernelError)) throw error
       if (error.errno !== ENOENT) this.#report(error.message)

@@ -65,7 +65,9 @@ export class ForwardStore {
   add({ port, host, hostPort, protocol }: ForwardRequest, own: readonly number[]): readonly Forward[] {
     const protocols = protocol === undefined ? PROTOCOLS : [protocol]
     if (own.includes(port) && protocols.includes('udp'))
-      throw usageError(`UDP port ${port} is the anchor's own`, { hint: 'add --tcp, or take another port' })
+      throw usageError(`UDP port ${port} is used by the anchor itself`, {
+        hint: 'add --tcp, or choose another port',
+      })
     const added = protocols.map((each) => ({ protocol: each, port, host, host_port: hostPort }))
     const kept = this.list().filter((each) => !added.some((one) => samePort(one, each)))
     if (kept.length + added.length > MAX_FORWARDS)
@@ -74,7 +76,7 @@ export class ForwardStore {
     return added
   }
 
-  /** Returns what is gone; throws when there was nothing. */
+  /** Returns what was removed; throws when there was nothing. */
   remove(port: number, protocol?: ForwardProtocol): readonly Forward[] {
     const gone = this.list().filter(
       (each) => each.port === port && (protocol === undefined || each.protocol === protocol),
@@ -85,7 +87,7 @@ export class ForwardStore {
     return gone
   }
 
-  /** A host that is forgotten takes its ports with it: the next of that name is somebody else. */
+  /** Removing a host removes its forwards: another host may get its name later. */
   removeHost(host: string): void {
     const kept = this.list().filter((each) => each.host !== host)
     if (kept.length < this.list().length) this.#save(kept)
@@ -102,7 +104,7 @@ function samePort(a: Forward, b: Forward): boolean {
   return a.port === b.port && a.protocol === b.protocol
 }
 
-/** Throws when a program of the anchor's machine listens on the port: nobody would reach it any more. */
+/** Throws when a program of the anchor's machine listens on the port, because it would become unreachable. */
 export function refuseTaken(sockets: Pick<SocketTable, 'sockets'>, request: ForwardRequest): void {
   const protocols = request.protocol === undefined ? PROTOCOLS : [request.protocol]
   for (const protocol of protocols) {
@@ -117,7 +119,7 @@ export function refuseTaken(sockets: Pick<SocketTable, 'sockets'>, request: Forw
       throw usageError(
         `a program of this machine listens on ${protocol.toUpperCase()} port ${request.port}`,
         {
-          hint: 'take another port; or give --replace, and that program is no longer reached from outside',
+          hint: 'choose another port, or add --replace: that program is then unreachable from outside',
         },
       )
   }
@@ -163,7 +165,7 @@ export class PortForwards {
     this.#parts = parts
   }
 
-  /** Makes the kernel hold what the store says; repeatable. */
+  /** Applies the store to the kernel; repeatable. */
   apply(): void {
     const { nft, table } = this.#parts
     const body = this.#rules()

@@ -65,12 +65,12 @@ export interface HostPeer {
   readonly kind: 'anchor' | 'wireguard'
   /** In the order in which they are tried. */
   readonly endpoints: readonly HostPort[]
-  /** Where it takes WebSockets. */
+  /** Where the peer accepts WebSockets. */
   readonly websocket?: Omit<CarriedPeer, 'name'>
   readonly publicKey: Uint8Array
   readonly presharedKey?: Uint8Array
   readonly keepalive: number
-  /** What a WireGuard server gave this host. */
+  /** Virtual address that a WireGuard server assigned to this host. */
   readonly v4?: Uint8Array
   readonly v6?: Uint8Array
   /** The invitation's key, which ours is to replace; `replaced` is called when it has. */
@@ -89,7 +89,7 @@ export interface MobileHostInit {
   readonly privateKey: Uint8Array
   readonly fix4: Prefix
   readonly fix6: Prefix
-  /** The virtual interface goes when the daemon is killed, and traffic takes the ordinary way. Default: it stays. */
+  /** The virtual interface disappears with a killed daemon, and traffic takes the ordinary routes. Default: it stays. */
   readonly passing?: boolean
   /** MTU of the virtual interface; absent: the smallest that its paths carry. */
   readonly mtu?: number
@@ -101,13 +101,13 @@ export interface MobileHostInit {
   readonly accesses: readonly AccessUse[]
   /** Takes new keys. */
   readonly rotation: KeyRotation
-  /** Accesses that are metered are backups, unless `accesses` says more of them. Default: no. */
+  /** Metered accesses become backups unless `accesses` has an entry for them. Default: no. */
   readonly metered?: boolean
   /** Looks for captive portals. Default: no. */
   readonly captivePortal?: boolean
 }
 
-/** What a running host takes anew. */
+/** The settings that a running host can change. */
 export interface LiveSettings extends Pick<MobileHostInit, 'policies' | 'accesses'> {
   readonly except: readonly Selector[]
 }
@@ -116,7 +116,7 @@ export interface MobileHostComponents {
   readonly monitor: AccessMonitor
   readonly plumbing: HostPlumbing
   readonly nameServers: NameServers
-  /** Puts back what another program takes away; the returned function ends it. */
+  /** Restores what another program removes; the returned function ends this. */
   readonly protect: (guarded: Guarded) => () => void
   readonly owners: FlowOwners
   readonly cgroups: Cgroups | undefined
@@ -152,14 +152,14 @@ export class MobileHostService implements Mechanism {
   #unroute: (() => void) | undefined
   #unwatch: (() => void) | undefined
   #flowsLeftOut = 0
-  /** A list keeps the engine from its packets for a moment, whoever asks for it. */
+  /** Listing flows blocks the engine's packets for a moment, so callers at the same time share one list. */
   readonly #plainFlows = new Shared<readonly FlowStatus[]>()
   readonly #watchedFlows = new Shared<readonly FlowStatus[]>()
   /** The access that everything was moved to by hand. */
   #all: string | undefined
   #portals: PortalWatch | undefined
   #metered: MeteredLinks | undefined
-  /** Peers that know this host by an invitation's key alone. */
+  /** Peers that know this host only by an invitation's key. */
   readonly #joining: Set<string>
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
@@ -246,8 +246,8 @@ export class MobileHostService implements Mechanism {
   }
 
   /**
-   * Takes these settings while flows go on; each flow goes where its policy says now. What was moved by hand stays. Repeatable:
-   * what failed is done the next time.
+   * Applies these settings while flows continue; each flow goes where its policy now says. Moves by hand stay.
+   * Repeatable: what failed is done by the next call.
    */
   async reload({ except, policies, accesses }: LiveSettings): Promise<void> {
     this.#parts.plumbing.change({ except, selected: policies.flatMap(({ match }) => match) })
@@ -273,7 +273,7 @@ export class MobileHostService implements Mechanism {
   }
 
   waiting(): string {
-    const held = 'what would go through the tunnel is held until then'
+    const held = 'traffic for the tunnel is held until then'
     const states = this.#parts.monitor.accesses()
     const up = states.filter(({ name, state }) => state !== 'down' && this.#accessSetup(name) !== undefined)
     if (up.length === 0) {
@@ -297,7 +297,7 @@ export class MobileHostService implements Mechanism {
     this.#portals?.stop()
     this.#portals = undefined
     this.#tunnel.retire()
-    // Rules before the worker: traffic takes the ordinary way while there is still somebody to carry the rest.
+    // Rules before the worker, so that traffic takes the ordinary routes before the engine stops.
     await this.cleanUp()
     this.#unroute?.()
     await this.#tunnel.stop()
@@ -334,7 +334,7 @@ export class MobileHostService implements Mechanism {
     })
   }
 
-  /** Every path is probed, and what they say a moment later is told; so is why there is none. */
+  /** Probes every path and reports the results a moment later, or the reason why there is no path. */
   async ping(): Promise<readonly WayStatus[]> {
     this.#tunnel.post({ type: 'wake' })
     await new Promise((done) => setTimeout(done, PING_MS))
@@ -350,7 +350,7 @@ export class MobileHostService implements Mechanism {
         if (state === 'down') return [{ ...configured, reason: `down: ${reason}` }]
         const paths = peer.paths.filter(({ access }) => access === name)
         if (paths.length === 0)
-          return [{ ...configured, reason: `no address of ${host} is known over ${name}` }]
+          return [{ ...configured, reason: `${host} has no known address over ${name}` }]
         return paths.map((path) => {
           const ok = takesPackets(path) && peer.refused === undefined
           const { remote, rtt_ms, mtu = null } = path
@@ -359,8 +359,7 @@ export class MobileHostService implements Mechanism {
             : {
                 ...base,
                 remote,
-                reason:
-                  peer.refused ?? `no answer: UDP port ${port} is blocked on the way, or the anchor is down`,
+                reason: peer.refused ?? `no answer: UDP port ${port} is blocked, or the anchor is down`,
               }
         })
       }),
@@ -418,7 +417,7 @@ export class MobileHostService implements Mechanism {
         ? 'no anchor answers'
         : has
           ? undefined
-          : `no anchor has given this host an IPv${family} address`)
+          : `no anchor has assigned this host an IPv${family} address`)
     return {
       mechanism: this.name,
       carries: obstacle === undefined,
@@ -465,7 +464,7 @@ export class MobileHostService implements Mechanism {
     if (what.kind !== 'all' && what.kind !== 'flow') this.#applications.follow(what, access)
     return moved.flows > 0 || what.kind === 'all'
       ? { flows: moved.flows }
-      : { flows: 0, note: `no flow matches ${text} now; those that begin from now on will use ${access}` }
+      : { flows: 0, note: `no flow matches ${text} now; new ones will use ${access}` }
   }
 
   async giveBack(what: Selector): Promise<Move | undefined> {
@@ -487,11 +486,11 @@ export class MobileHostService implements Mechanism {
       static: false,
     } as const
     const moved = await this.#tunnel.ask('move', back)
-    // What `godwit run --access` asked for is no move by hand.
+    // `godwit run --access` is not a move by hand.
     for (const [access, flows] of this.#applications.started(ids))
       await this.#tunnel.ask('move', { ...back, flows, access })
     if (what.kind !== 'all' && moved.flows === 0 && !changed && this.#all !== undefined)
-      return { flows: 0, note: `everything is on ${this.#all} by hand: godwit move all auto` }
+      return { flows: 0, note: `everything was moved to ${this.#all} by hand; to undo: godwit move all auto` }
     return { flows: moved.flows }
   }
 
@@ -586,11 +585,12 @@ export class MobileHostService implements Mechanism {
     return this.#init.peers.map(({ name }) => name)
   }
 
-  /** Resolves once every anchor has the new key, or after `waitMs` with who has not. */
+  /** Resolves once every anchor has the new key, or after `waitMs` with the anchors that do not have it. */
   async #rekey(waitMs: number): Promise<{ public_key: string; peers: readonly Rotated[] }> {
     const { rotation, peers } = this.#init
     const privateKey = rotation.begin(peers)
-    // One that has yet to take the key of now takes the new one after it: it may have that stored as the only one.
+    // An anchor that has not taken the current key yet gets the new one afterwards: it may have stored the current one as
+    // the only key.
     for (const { name, state } of rotation.state(this.#anchors))
       if (state === 'waiting' && !this.#joining.has(name))
         this.#tunnel.post({ type: 'replace-key', name, privateKey })
@@ -611,7 +611,7 @@ export class MobileHostService implements Mechanism {
       this.#tunnel.post({ type: 'replace-key', name, privateKey: rotation.next })
     try {
       peer?.invitation?.replaced()
-      recorder.log('info', `${name} knows this host by its own key now`)
+      recorder.log('info', `${name} now knows this host by its own key`)
     } catch (error) {
       // Worth nothing any more; the next run finds that out.
       recorder.log('warn', `the invitation to ${name} cannot be removed: ${(error as Error).message}`)
@@ -629,8 +629,8 @@ export class MobileHostService implements Mechanism {
           const own = this.#init.accesses.some(({ pattern }) => matchesPattern(pattern, name))
           if (own || monitor.access(name) === undefined) continue
           const now = names.has(name)
-            ? 'is metered, as NetworkManager says: a backup'
-            : 'is not metered any more'
+            ? 'is metered according to NetworkManager: it is a backup now'
+            : 'is no longer metered'
           recorder.log('info', `${name} ${now}`)
         }
         before = names
@@ -668,7 +668,7 @@ export class MobileHostService implements Mechanism {
     this.#portals?.update(silent, !paths.some(({ state }) => isUsable(state)))
   }
 
-  /** What the paths over an access say of it. */
+  /** Reports the quality of an access from the paths over it. */
   #report({ paths }: EngineStatus): void {
     if (paths.some(({ state }) => isUsable(state))) this.#parts.nameServers.tunnelReady()
     this.#lookForPortals(paths)
@@ -686,7 +686,7 @@ export class MobileHostService implements Mechanism {
 
   #identify(flows: Extract<HostEvent, { type: 'new-flows' }>['flows']): void {
     this.#tunnel.post({ type: 'identify', flows: this.#applications.identify(flows, Date.now()) })
-    // Those that ended are forgotten when flows are listed; nobody may ask for that for months.
+    // Ended flows are forgotten when flows are listed, which may not happen for months.
     if (this.#applications.crowded) void this.flows().catch(() => {})
   }
 
@@ -699,7 +699,7 @@ export class MobileHostService implements Mechanism {
     return {
       name,
       up: access.state !== 'down',
-      // How well paths do is the engine's own knowledge, and newer.
+      // The engine's own view of path quality is newer.
       health: access.state === 'degrading' ? 'up' : access.state,
       since: access.since,
       detail: access.reason,

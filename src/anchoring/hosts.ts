@@ -1,4 +1,7 @@
-/** The hosts that an anchor knows, invited or joined: STATE/hosts.json, readable by its owner only (pre-shared keys). */
+/**
+ * The hosts that an anchor knows, invited or joined: STATE/hosts.json, readable only by its owner (it contains pre-shared
+ * keys).
+ */
 
 import { existsSync, readFileSync } from 'node:fs'
 import * as z from 'zod'
@@ -9,7 +12,7 @@ const record = z.object({
   name: z.string(),
   /** `wireguard`: a stock client, which keeps the key of its invitation. */
   kind: z.enum(['godwit', 'wireguard']),
-  /** Base64. Until `expires` is gone: the invitation's, to be replaced by the host's own. */
+  /** Base64. While `expires` is set: the invitation's key, to be replaced by the host's own. */
   public_key: z.string(),
   /** Base64. Offered by the host instead of `public_key`, and good beside it until the host has used it. */
   next_public_key: z.string().optional(),
@@ -19,7 +22,7 @@ const record = z.object({
   /** Milliseconds since the Unix epoch; absent once the host has joined. */
   expires: z.number().optional(),
 })
-/** A key that was good once. Who still holds it is told why it is not any more. */
+/** A key that was valid once. Its holder is told why it is not any more. */
 const gone = z.object({
   name: z.string(),
   why: z.enum(['used', 'expired', 'removed']),
@@ -61,7 +64,7 @@ export class HostStore {
         {
           kind: 'usage',
           cause: error,
-          hint: 'restore it from a backup; without it every host must be invited again',
+          hint: 'restore it from a backup; without one, invite every host again',
         },
       )
     }
@@ -80,7 +83,7 @@ export class HostStore {
   add(host: HostRecord, now: number): void {
     const kept = this.#hosts.filter(({ expires }) => expires === undefined || expires > now)
     if (kept.some(({ name }) => name === host.name)) {
-      throw usageError(`there is a host ${host.name} already`, {
+      throw usageError(`a host ${host.name} exists already`, {
         hint: `choose another name, or remove it: godwit anchor remove ${host.name}`,
       })
     }
@@ -108,7 +111,7 @@ export class HostStore {
     this.#keep(this.#hosts.map((host) => (host.name === name ? { ...host, next_public_key: key } : host)))
   }
 
-  /** The host has joined: its own key takes the place of the invitation's, which is worth nothing from now on. */
+  /** The host has joined: its own key replaces the invitation's key, which is void from now on. */
   confirmKey(name: string, key: string): void {
     const invited = this.#hosts.filter((host) => host.name === name && host.expires !== undefined)
     this.#gone = this.#goneWith('used', invited)

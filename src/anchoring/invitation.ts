@@ -15,18 +15,18 @@ const key = z.string().refine((text) => decodeKey(text).ok)
 const endpoint = z.string().refine((text) => parseHostPort(text).ok)
 
 const content = z.object({
-  /** What the anchor calls the host. */
+  /** The anchor's name for the host. */
   host: z.string(),
-  /** What the host may call the anchor. */
+  /** Suggested name for the anchor on the host. */
   anchor: z.string(),
   endpoint,
   /** Tried in turn where the first does not answer. */
   alternatives: z.array(endpoint).max(8).optional(),
-  /** Where it takes WebSockets, and the SHA-256 of its certificate (base64) if hosts are to take no other. */
+  /** Where the anchor accepts WebSockets, and the SHA-256 of its certificate (base64) if hosts are to accept no other. */
   websocket: z.string().optional(),
   websocket_pin: z.string().optional(),
   public_key: key,
-  /** Of the invitation, to be replaced. */
+  /** Private key of the invitation, replaced by the host's own when it joins. */
   private_key: key,
   preshared_key: key,
   /** Virtual addresses of the host. */
@@ -49,14 +49,14 @@ export function sealText(prefix: string, value: object): string {
   return `${body}.${checksum(body)}`
 }
 
-/** Reads such a line; `what` is what messages call it. */
+/** Reads such a line; `what` names it in error messages. */
 export function openText(prefix: string, text: string, what: string): Decoded<unknown> {
   const line = text.trim()
   if (!line.startsWith(prefix)) return malformed(`${what} starts with "${prefix}"`)
   const dot = line.lastIndexOf('.')
   const body = line.slice(0, dot)
   if (dot < prefix.length || checksum(body) !== line.slice(dot + 1)) {
-    return malformed(`${what} was cut short or changed on its way; copy the whole line`)
+    return malformed(`${what} was cut short or changed; copy the whole line`)
   }
   try {
     return decoded(JSON.parse(Buffer.from(body.slice(prefix.length), 'base64url').toString()))
@@ -71,7 +71,7 @@ export function decodeInvitation(text: string): Decoded<Invitation> {
   const parsed = content.safeParse(opened.value)
   return parsed.success
     ? decoded(parsed.data)
-    : malformed('the invitation is of a version that this godwit does not know')
+    : malformed('this version of godwit does not know the version of the invitation')
 }
 
 function checksum(text: string): string {

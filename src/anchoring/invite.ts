@@ -13,7 +13,7 @@ export interface InviteOptions {
   readonly wg?: boolean
   /** Name servers that a stock client is to use. */
   readonly dns?: readonly string[]
-  /** Of the certificate that hosts are to take over WebSockets. */
+  /** Pin of the certificate that hosts must find over WebSockets. */
   readonly pin?: string
 }
 
@@ -33,7 +33,7 @@ export function inviteHost(
   options: InviteOptions = {},
 ): Invited {
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name)) {
-    throw usageError(`"${name}" is no name for a host`, { hint: 'letters, digits, ".", "_" and "-"' })
+    throw usageError(`"${name}" is not a valid host name`, { hint: 'letters, digits, ".", "_" and "-"' })
   }
   const privateKey = generatePrivateKey()
   const preshared = encodeKey(generatePresharedKey())

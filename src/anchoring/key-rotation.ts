@@ -1,7 +1,7 @@
 /**
- * A host takes a new key without a new invitation (`godwit rekey`): KEY_REPLACE towards each anchor, in the session that stands.
- * The new key is stored beside the old one (KEY.next) before anybody hears of it and takes its place once every anchor has
- * proven it in a handshake, so that a crash at any moment leaves keys that work: both are tried until then.
+ * A host takes a new key without a new invitation (`godwit rekey`): it sends KEY_REPLACE to each anchor in the current
+ * session. The new key is stored beside the old one (KEY.next) before it is sent, and replaces it once every anchor has
+ * proven it in a handshake. Until then both keys are tried, so a crash at any moment leaves keys that work.
  */
 import { existsSync, rmSync } from 'node:fs'
 import { usageError } from '../core/errors.ts'
@@ -16,7 +16,7 @@ export interface Rotated {
 }
 
 export interface RotationParts {
-  /** Of the host's private key. */
+  /** File of the host's private key. */
   readonly keyFile: string
   readonly log: (level: LogLevel, message: string) => void
 }
@@ -24,7 +24,7 @@ export interface RotationParts {
 export class KeyRotation {
   readonly #parts: RotationParts
   #next: Uint8Array | undefined
-  /** Anchors that know the host by the new key alone. */
+  /** Anchors that know the host only by the new key. */
   readonly #done = new Set<string>()
 
   constructor(parts: RotationParts) {
@@ -46,8 +46,8 @@ export class KeyRotation {
   begin(peers: readonly { readonly name: string; readonly kind: 'anchor' | 'wireguard' }[]): Uint8Array {
     const stock = peers.find(({ kind }) => kind === 'wireguard')
     if (stock !== undefined)
-      throw usageError(`${stock.name} is a stock WireGuard server, which cannot be told a new key`, {
-        hint: 'give it a state of its own: godwit join --wg FILE --state DIR',
+      throw usageError(`${stock.name} is a stock WireGuard server, to which a new key cannot be sent`, {
+        hint: 'use a separate state folder: godwit join --wg FILE --state DIR',
       })
     if (this.#next !== undefined) return this.#next
     const next = generatePrivateKey()
@@ -57,7 +57,7 @@ export class KeyRotation {
     return next
   }
 
-  /** An anchor has seen this host prove a key. With the last of `peers` the old key is gone. */
+  /** An anchor has seen this host prove a key. After the last of `peers` the old key is deleted. */
   confirmed(name: string, publicKey: Uint8Array, peers: readonly string[]): void {
     const { log } = this.#parts
     if (this.#next === undefined || !Buffer.from(publicKey).equals(publicKeyOf(this.#next))) return
@@ -68,10 +68,10 @@ export class KeyRotation {
       writeSecret(this.#parts.keyFile, `${encodeKey(this.#next)}\n`)
       rmSync(this.#nextFile)
       this.#next = undefined
-      log('info', 'the old key of this host is gone')
+      log('info', 'the old key of this host is deleted')
     } catch (error) {
       // Both files are good: the next start finds out which key counts.
-      log('warn', `the new key stays beside the old one: ${(error as Error).message}`)
+      log('warn', `the new key could not replace the old one on disk: ${(error as Error).message}`)
     }
   }
 

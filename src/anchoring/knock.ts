@@ -1,9 +1,9 @@
 /**
- * Asks an anchor, from outside in and without a daemon, whether it can be reached: one WireGuard handshake from a socket of its
- * own, one path that is proven as any other, one request for an address, and the size of packet that passes. `godwit join`
- * learns from it that an invitation is worth nothing any more; `godwit ping` and `doctor` ask over each access.
+ * Tests whether an anchor can be reached, without a daemon: one WireGuard handshake from a socket of its own, one path
+ * proven like any other, one request for an address, and the largest packet that passes. `godwit join` learns from it
+ * that an invitation is void; `godwit ping` and `doctor` test each access with it.
  *
- * It speaks with the host's own key, so the anchor proves itself and nobody else learns anything. Not to be called while a
+ * It uses the host's own key, so the anchor proves its identity and nobody else learns anything. Do not call it while a
  * daemon runs with that key: the anchor would take it for a restart of that host.
  */
 import { randomBytes, randomInt } from 'node:crypto'
@@ -45,14 +45,14 @@ export type Knock =
       readonly kind: 'answered'
       /** Round trip of the handshake (ms). */
       readonly rttMs: number
-      /** What it says of this host (`Status`); undefined: nothing. */
+      /** The anchor's status for this host (`Status`); undefined: none. */
       readonly status?: number
       /** Largest IP packet of those tried that came through; undefined: none was acknowledged. */
       readonly mtu?: number
     }
   /** Nothing came back in time. */
   | { readonly kind: 'silent' }
-  /** This machine, or a router, says that there is no way. */
+  /** This machine or a router reports that there is no route. */
   | { readonly kind: 'unreachable'; readonly reason: string }
 
 const PATIENCE_MS = 3000
@@ -158,7 +158,7 @@ class Visit {
     }
   }
 
-  /** Does it now and every RETRY_MS until `holds`; false when that takes too long, or nothing can be sent. */
+  /** Calls `act` now and every RETRY_MS until `holds`; false when that takes too long, or nothing can be sent. */
   async #until(patience: number, act: () => void, holds: () => boolean): Promise<boolean> {
     return await new Promise((resolve) => {
       const end = (): void => {
@@ -259,8 +259,8 @@ const RESPONSE_BYTES = 92
 
 function unreachable(error: Error): Knock {
   const { code } = error as NodeJS.ErrnoException
-  if (code === 'ECONNREFUSED') return { kind: 'unreachable', reason: 'nothing listens on that port there' }
+  if (code === 'ECONNREFUSED') return { kind: 'unreachable', reason: 'nothing listens on that port' }
   if (code === 'ENETUNREACH' || code === 'EHOSTUNREACH')
-    return { kind: 'unreachable', reason: 'no route leads there' }
+    return { kind: 'unreachable', reason: 'there is no route' }
   return { kind: 'unreachable', reason: error.message }
 }

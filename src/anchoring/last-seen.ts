@@ -1,11 +1,11 @@
-/** When each host of an anchor was last heard from, kept over restarts: STATE/last-seen.json. */
+/** When each host of an anchor last sent something, kept over restarts: STATE/last-seen.json. */
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
 import { writeAtomic } from '../mechanism/files.ts'
 import type { PathReport } from '../tunnel/engine/events.ts'
 
 const format = z.record(z.string(), z.number())
-/** The file is written this often at most: a crash costs that much. */
+/** Min interval between writes of the file: a crash loses at most this much. */
 const WRITE_MS = 60_000
 
 export interface LastSeenParts {

@@ -1,7 +1,7 @@
 /**
- * The name servers that this host asks. Either they are the networks' own: those that only one access reaches are led
- * past the tunnel, over that access. Or the configuration names others ([host] dns): they are reached through the tunnel,
- * and whoever keeps the host's name servers is told to use them.
+ * The name servers of this host. By default they are the networks' own; queries to servers that only one access reaches
+ * bypass the tunnel over that access. With [host] dns they are the configured ones, reached through the tunnel;
+ * systemd-resolved or resolvconf is told to use them.
  */
 import type { AccessMonitor } from '../access/index.ts'
 import type { AskServer, SystemServers } from '../access/names/index.ts'
@@ -26,7 +26,7 @@ export interface NameServersParts {
 }
 
 export interface NameServersInit {
-  /** Of the configuration. */
+  /** Configured name servers. */
   readonly dns: readonly string[]
   readonly keeper: DnsKeeper | 'auto'
   /** The table of the tunnel. */
@@ -37,15 +37,15 @@ export interface NameServersInit {
 
 /** After a change of the networks, whose managers write their files a little later (ms). */
 const SETTLE_MS = 500
-/** Leases change without a word. */
+/** Leases change without an event, so they are read again at this interval. */
 const REREAD_MS = 15_000
-/** Every resolver answers it, and it says nothing of this host. */
+/** Every resolver answers this name, and it reveals nothing about this host. */
 const HARMLESS = 'ipv4only.arpa'
 
 export class NameServers {
   readonly #parts: NameServersParts
   readonly #init: NameServersInit
-  /** Servers that no access named: which access they need; null: the tunnel reaches them. */
+  /** Servers that no access named, with the access that they need; null: the tunnel reaches them. */
   readonly #found = new Map<string, string | null>()
   #ready = false
   #led = ''
@@ -88,7 +88,10 @@ export class NameServers {
     try {
       this.#parts.dns.giveBack()
     } catch (error) {
-      this.#parts.report('warn', `name servers are not given back: ${(error as Error).message}`)
+      this.#parts.report(
+        'warn',
+        `the name servers of this host could not be restored: ${(error as Error).message}`,
+      )
     }
   }
 
@@ -99,7 +102,7 @@ export class NameServers {
       if (keeper === 'none')
         this.#parts.report(
           'info',
-          `the host's name servers are left as they are ([host] dns is not set by anybody)`,
+          `the name servers of this host stay unchanged (no program to set [host] dns)`,
         )
     } catch (error) {
       this.#parts.report('warn', `[host] dns: ${(error as Error).message}`)
@@ -167,10 +170,10 @@ export class NameServers {
         ? null
         : await firstOf(accesses, (name) => answers(server, true, name))
       if (probing.signal.aborted) return
-      if (needed === undefined) continue // nobody reaches it now
+      if (needed === undefined) continue // no access reaches it now
       this.#found.set(server, needed)
       if (needed !== null)
-        this.#parts.report('info', `${server} answers over ${needed} only: names go past the tunnel there`)
+        this.#parts.report('info', `${server} answers over ${needed} only: queries to it bypass the tunnel`)
     }
     this.#refresh()
   }

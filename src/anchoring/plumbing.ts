@@ -20,9 +20,9 @@ import { hostRules, type RulesInit, type Source, WIDE } from './rules.ts'
 import { type MainRoute, wideRoutes } from './wide-routes.ts'
 
 /**
- * Connections of one host that an anchor's kernel follows at a time, of each family: its table is one for all, and of at least
- * 65,536 on a machine with a gigabyte. Counting is a walk over all that were counted, 150 ns each: so one of so many new
- * connections is, and stands for the others.
+ * Max tracked connections per host and address family, because the table of the anchor's kernel is shared by all hosts
+ * (at least 65,536 entries on a machine with 1 GB). Counting walks over all counted connections at 150 ns each, so only
+ * one of COUNTED_ONE_OF new connections is counted.
  */
 const MOST_CONNECTIONS = 8_192
 const COUNTED_ONE_OF = 32
@@ -111,7 +111,7 @@ export class HostPlumbing {
     const { device, ledger, fix4, fix6 } = this.#init
     const addresses = [formatPrefix(fix4), formatPrefix(fix6)]
     const restored = setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
-    // What comes back is from anywhere, and main may know another way there.
+    // Packets arrive from any source, and main may have another route back.
     this.#trySysctl(`net/ipv4/conf/${device}/rp_filter`, 2)
     const { table } = ledger.anchoring
     const source = (prefix: Prefix) => formatPrefix(prefix).split('/')[0]!
@@ -130,8 +130,8 @@ export class HostPlumbing {
     if (resting !== this.#resting)
       this.#report(
         resting === undefined
-          ? 'the tunnel rests no more'
-          : `the tunnel rests: ${resting}; what is opened goes directly`,
+          ? 'the tunnel is in use again'
+          : `the tunnel is idle: ${resting}; new connections go directly`,
       )
     this.#resting = resting
     this.#forwarded.apply(sources)
@@ -155,7 +155,7 @@ export class HostPlumbing {
     else this.#setRules()
   }
 
-  /** What may pass by an access to sign in at a captive portal, in place of what could before. */
+  /** Sets what may bypass the tunnel over an access to sign in at a captive portal; replaces earlier passages. */
   setPassages(passages: readonly Passage[]): void {
     this.#passages = passages
     if (this.#applied !== undefined) this.#setRules()
@@ -175,13 +175,13 @@ export class HostPlumbing {
   whyOutside(flow: FlowFacts): string | undefined {
     const { control, destinations, except, selected } = this.#init
     const excepted = except.find((selector) => matches(selector, flow))
-    if (excepted !== undefined) return `${formatSelector(excepted)} is left alone ([host] except)`
-    if (this.#resting !== undefined) return `the tunnel rests: ${this.#resting}`
+    if (excepted !== undefined) return `${formatSelector(excepted)} bypasses godwit ([host] except)`
+    if (this.#resting !== undefined) return `the tunnel is idle: ${this.#resting}`
     const { dst } = flow
-    if (dst !== undefined && this.#hasRoute(dst)) return 'the main table has a route of its own there'
+    if (dst !== undefined && this.#hasRoute(dst)) return 'the main table has a more specific route'
     if (control === 'selected') {
       if (selected.some((selector) => matches(selector, flow))) return undefined
-      return 'only what `godwit run` starts and policies select goes through an anchor ([host] control)'
+      return 'only programs of `godwit run` and traffic that policies select go through an anchor ([host] control)'
     }
     if (destinations.length === 0 || dst === undefined) return undefined
     const reached = destinations.some(
@@ -204,7 +204,7 @@ export class HostPlumbing {
     if (this.#rtnl.link(this.#init.device)?.mtu !== mtu) this.#rtnl.setLink(this.#init.device, { mtu })
   }
 
-  /** Rules first, so that traffic takes the ordinary way at once; then the table and the interface. Repeatable. */
+  /** Rules first, so that traffic takes the ordinary routes at once; then the table and the interface. Repeatable. */
   cleanUp(): void {
     const { ledger, device } = this.#init
     this.#applied = undefined
@@ -226,7 +226,7 @@ export class HostPlumbing {
       if (selector.kind === 'cgroup') this.#markGroup(selector.path, on ? control : 0)
       else if (on && needsMark(selector))
         this.#report(
-          `${formatSelector(selector)} chooses a policy, but puts nothing under control: routes cannot see programs; use cgroup:PATH, or start them with \`godwit run\``,
+          `${formatSelector(selector)} only chooses a policy and puts no traffic under control, because routing rules cannot match programs: use cgroup:PATH, or start them with \`godwit run\``,
         )
     }
   }
@@ -234,7 +234,7 @@ export class HostPlumbing {
   #markGroup(path: string, mark: number): void {
     try {
       if (this.#cgroups?.setMarkAt(path, mark) !== true && mark !== 0)
-        this.#report(`there is no control group ${path} now; its programs go the ordinary way`)
+        this.#report(`there is no control group ${path}: its programs are not affected`)
     } catch (error) {
       if (mark !== 0) throw error
       this.#report(`control group ${path}: ${(error as Error).message}`)
@@ -246,7 +246,7 @@ export class HostPlumbing {
   }
 }
 
-/** Whether routing rules cannot say it. */
+/** True for selectors that routing rules cannot match. */
 function needsMark(selector: Selector): boolean {
   const criteria = selector.kind === 'every' ? selector.of : [selector]
   return criteria.some(({ kind }) => kind === 'app' || kind === 'cgroup')
@@ -307,12 +307,12 @@ export class AnchorPlumbing {
       if (!overlaps(pool, prefix.value)) continue
       const key = pool === pool4 ? 'pool4' : 'pool6'
       this.#report(
-        `${key} (${formatPrefix(pool)}) overlaps ${to} of ${dev}: addresses there are not reached; choose another range, ${key} under [anchor], before hosts join`,
+        `${key} (${formatPrefix(pool)}) overlaps ${to} of ${dev}: addresses there cannot be reached; choose another range, ${key} under [anchor], before hosts join`,
       )
     }
   }
 
-  /** Puts back what another program removed (`flush ruleset` takes everybody's tables), and names it. */
+  /** Restores what another program removed (`flush ruleset` removes all tables) and names it. */
   restore(): string[] {
     const restored = this.#setDevice({})
     const { family, name } = this.#table
@@ -327,7 +327,7 @@ export class AnchorPlumbing {
     return setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
   }
 
-  /** Repeatable. nft last: where it is missing, the rest goes all the same. */
+  /** Repeatable. nft last: if it is missing, the rest is still removed. */
   cleanUp(): void {
     deleteDevice(this.#rtnl, this.#init.ledger, this.#init.device)
     this.#sysctls.restore()
@@ -343,19 +343,20 @@ export class AnchorPlumbing {
       this.#nft.replaceTable(this.#table, this.#rules(true))
     } catch (error) {
       if (!(error instanceof GodwitError) || error.code !== 'NFT_FAILED') throw error
-      // Without nft_connlimit or nft_numgen. What is wrong with the rest is said now.
+      // Without nft_connlimit or nft_numgen. Other errors in the rules are thrown here.
       this.#nft.replaceTable(this.#table, this.#rules(false))
       this.#report(
-        'this kernel cannot count connections (nft_connlimit, nft_numgen): a host may fill the table of all',
+        'this kernel cannot count connections (nft_connlimit, nft_numgen): one host could fill the connection table',
       )
     }
   }
 
   /**
-   * UP-9, UP-32: ordinary masquerading of what leaves elsewhere. The pool is behind the device and nowhere else: a neighbour on
-   * another link that sends in its name is nobody's host. To hosts that are masqueraded nothing gets that begins outside,
-   * except where somebody's rule leads it there (DNAT). What "packet too big" says of the tunnel's own datagrams anybody may
-   * have made up, hosts inside too: the kernel would narrow its routes to whomever they name, and the tunnel finds out by itself.
+   * UP-9, UP-32: masquerades what leaves by other interfaces. Pool addresses exist only behind the device, so packets
+   * with a pool source from another link are dropped. New connections from outside to masqueraded hosts are dropped,
+   * except those that a DNAT rule leads there. "Packet too big" about the tunnel's own datagrams is dropped: anybody can
+   * forge it, hosts included, and the kernel would lower the MTU of the route it names. The tunnel discovers MTUs by
+   * itself.
    */
   #rules(counted: boolean): string {
     const { device, pool4, pool6, ports, masquerade, uplinks } = this.#init
@@ -372,7 +373,7 @@ export class AnchorPlumbing {
       `  iifname != { "lo", ${own} } ip saddr ${four} drop`,
       `  iifname != { "lo", ${own} } ip6 saddr ${six} drop`,
     ]
-    // Not every packet of a flow that nobody answers, which stays "new".
+    // Not every packet of an unanswered flow, which stays "new".
     const isNew = `  iifname ${own} ct state new ct status & confirmed == 0`
     if (counted)
       lines.push(
@@ -390,7 +391,7 @@ export class AnchorPlumbing {
       '}',
       'chain input {',
       '  type filter hook input priority filter; policy accept;',
-      // Of the packet that is quoted: UDP, and its source port.
+      // Matches the quoted packet: UDP, and its source port.
       `  icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,224,16 { ${ports.join(', ')} } drop`,
       `  icmpv6 type packet-too-big @th,112,8 17 @th,384,16 { ${ports.join(', ')} } drop`,
       '}',

@@ -1,8 +1,8 @@
 /**
- * Captive portals: networks that answer every web request themselves until somebody signs in. While no anchor is reached over
- * an access that is up, the anchor's own address is asked for a page over it. Nobody but the anchor hears of that, and only a
- * portal answers for it with the way to its own page (or with status 511, RFC 6585). It is reported, and as long as
- * nothing gets through at all, its addresses and port 80 go past the tunnel, so that a browser can sign in.
+ * Captive portals: networks that answer every web request themselves until somebody signs in. While no anchor answers
+ * over an access that is up, a web page is requested from the anchor's own address over it. Only the anchor sees this
+ * request; only a portal answers it with a redirection (or with status 511, RFC 6585). The portal is reported. While no
+ * anchor answers over any access, its addresses and port 80 bypass the tunnel, so that a browser can sign in.
  */
 import { lookup } from 'node:dns/promises'
 import { request } from 'node:http'
@@ -15,7 +15,7 @@ export interface PortalAccess {
   readonly table: number
 }
 
-/** What may pass by the table of an access: everything to an address, or TCP to port 80 of any. */
+/** What may bypass the tunnel by the table of an access: everything to an address, or TCP port 80 to any. */
 export interface Passage {
   readonly table: number
   readonly to?: string
@@ -25,9 +25,9 @@ export interface PortalParts {
   /** Addresses or names of the anchors. */
   readonly anchors: readonly string[]
   readonly now: () => number
-  /** A portal was found or is gone (undefined). */
+  /** A portal was found, or is gone (undefined). */
   readonly report: (access: string, url: string | undefined) => void
-  /** What passes from now on. */
+  /** Sets what bypasses the tunnel from now on. */
   readonly pass: (passages: readonly Passage[]) => void
 }
 
@@ -123,7 +123,7 @@ async function addressesOf(host: string): Promise<string[]> {
   }
 }
 
-/** Where somebody who answers for `target` sends us; undefined: nobody does, or it is itself. Never rejects. */
+/** The URL to which something at `target` redirects; undefined: no answer, or no redirection elsewhere. Never rejects. */
 export function askForPage(target: string, localAddress: string, port = 80): Promise<URL | undefined> {
   return new Promise((resolve) => {
     const asked = request(

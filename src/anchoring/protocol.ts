@@ -1,6 +1,6 @@
 /**
- * What the daemon's main thread and the engines of anchoring say to each other beside what all engines do
- * (tunnel/engine/events.ts): a mobile host's engine and an anchor's have protocols of their own.
+ * Messages between the daemon's main thread and the engines of anchoring, beside those of all engines
+ * (tunnel/engine/events.ts). The engines of a mobile host and of an anchor have separate protocols.
  */
 import type { Health } from '../access/policy.ts'
 import type { Prefix } from '../core/address.ts'
@@ -36,7 +36,7 @@ export interface RemoteAnchor extends PeerSetup {
   readonly invited?: true
   /** Seconds. */
   readonly keepalive?: number
-  /** VIpAs known beforehand (a WireGuard server cannot tell them). */
+  /** VIpAs known beforehand (a WireGuard server cannot announce them). */
   readonly v4?: Uint8Array
   readonly v6?: Uint8Array
 }
@@ -45,7 +45,7 @@ export interface RemoteAnchor extends PeerSetup {
 export interface RemoteHost extends PeerSetup {
   /** The key is an invitation's: good for association and for one fresh key, for no data. */
   readonly invited?: boolean
-  /** It is no host any more: a `Status` of the wire that says why. Gets no data and no address. */
+  /** The host was removed: a `Status` of the wire that says why. It gets no data and no address. */
   readonly refused?: number
   /** The name of that host, for the log. */
   readonly calls?: string
@@ -90,11 +90,11 @@ export interface AnchorSetup extends EngineSetup {
   readonly pool6: Prefix
 }
 
-/** The rows of the PAFT, `limit` at most. */
+/** Lists rows of the PAFT, at most `limit`. */
 export interface ListFlows extends Question {
   readonly type: 'list'
   readonly limit: number
-  /** Somebody watches: what each sends and receives is counted from now on, until nobody has asked for a while. */
+  /** Bytes of each flow are counted from now on, until no watched list has been requested for a while. */
   readonly watched: boolean
 }
 
@@ -120,7 +120,7 @@ interface MoveFlows extends Question {
   readonly type: 'move'
   readonly subject: Subject
   readonly flows: readonly string[] | 'all'
-  /** Absent: they are given back to their policies. */
+  /** Absent: they are returned to their policies. */
   readonly access?: string
   /** Packets must not move these flows at the anchor from now on. */
   readonly static: boolean
@@ -153,7 +153,7 @@ export interface Identified {
 export interface PeerReport {
   readonly name: string
   readonly established: boolean
-  /** The anchor has yet to take the host's own key: data wait. */
+  /** The anchor has not accepted the host's own key yet: data wait. */
   readonly joining?: true
   /** VIpAs, once associated. */
   readonly v4?: Uint8Array
@@ -175,7 +175,7 @@ export interface FlowReport {
   readonly pinned?: string
 }
 
-/** Of an engine of either kind. */
+/** Common to both kinds of engine. */
 export interface EngineStatus extends StatusEvent {
   readonly peers: readonly PeerReport[]
 }

@@ -1,4 +1,6 @@
-/** What the engines of a mobile host and of an anchor rehearse with (tunnel/engine/rehearsal.ts): a forwarder with one peer. */
+/**
+ * Rehearsals of the engines of a mobile host and of an anchor (tunnel/engine/rehearsal.ts): a forwarder with one peer.
+ */
 import type { Rehearsal } from '../tunnel/engine/rehearsal.ts'
 import { AnchorForwarder } from './forwarders/anchor.ts'
 import { HostForwarder } from './forwarders/host.ts'

@@ -1,4 +1,4 @@
-/** What an engine reports of a flow, as status shows it; of a host's and of an anchor's alike. */
+/** An engine's report of a flow as status shows it, on a host and on an anchor. */
 import type { FlowStatus } from '../core/mechanism.ts'
 import type { FlowReport } from './protocol.ts'
 

@@ -25,8 +25,8 @@ const FAMILIES = [4, 6] as const
 const HTTP = [80, 80] as const
 
 /**
- * Routes with a prefix of this length or shorter stand for a default route, whoever made them: OpenVPN's `redirect-gateway
- * def1` has two of length 1, for IPv6 of 3 and 4. The widest prefix of private addresses is 10.0.0.0/8, and fc00::/7.
+ * Routes with a prefix of this length or shorter are treated as default routes: OpenVPN's `redirect-gateway def1` has two
+ * of length 1, for IPv6 of 3 and 4. The widest private prefixes are 10.0.0.0/8 and fc00::/7.
  */
 export const WIDE = { 4: 7, 6: 6 } as const
 
@@ -37,7 +37,7 @@ const LINK_DESTINATIONS = ['224.0.0.0/4', '255.255.255.255/32'] as const
 export interface Source {
   readonly family: 4 | 6
   readonly address: string
-  /** Of the access that has it; main for other interfaces. */
+  /** Table of the access that has the address; main for other interfaces. */
   readonly table: number
   /** The access. */
   readonly access?: string
@@ -49,7 +49,7 @@ export interface RulesInit {
   readonly fix4: Prefix
   readonly fix6: Prefix
   readonly control: 'all' | 'selected'
-  /** With `all`: what goes there; empty: everything. */
+  /** With `all`: only these destinations are controlled; empty: all. */
   readonly destinations: readonly Prefix[]
   /** Traffic that is left alone. */
   readonly except: readonly Selector[]
@@ -64,7 +64,7 @@ export interface Network {
   readonly sources: readonly Source[]
   /** Only what is in the tunnel already stays there. */
   readonly resting: boolean
-  /** What signs in at a captive portal. */
+  /** Traffic to sign in at a captive portal. */
   readonly passages: readonly Passage[]
   readonly nameServers?: readonly NameServerWay[]
 }
@@ -126,7 +126,7 @@ export function hostRules(
   return rules
 }
 
-/** What a routing rule can match of a selector; nothing for programs and cgroups, which marks are for. */
+/** The part of a selector that a routing rule can match; none for programs and cgroups, which use marks. */
 function routable(selector: Selector, family: 4 | 6): Partial<RuleSpec>[] {
   const criteria: readonly Criterion[] =
     selector.kind === 'every'

@@ -1,6 +1,6 @@
 /**
- * Networks that are trusted: at these the tunnel rests ([host] trusted). A subnet or an address of a gateway is easily had by
- * anybody's network; a gateway's hardware address takes somebody who knows it.
+ * Trusted networks, on which the tunnel is idle ([host] trusted). Any network can have a given subnet or gateway address;
+ * a gateway's hardware address can be imitated only by somebody who knows it.
  */
 import {
   contains,
@@ -20,7 +20,7 @@ type Criterion =
   | { readonly kind: 'gateway'; readonly address: Uint8Array }
   | { readonly kind: 'mac'; readonly mac: string }
 
-/** What of an access is looked at. */
+/** Facts of an access that are compared. */
 export interface TrustFacts {
   readonly addresses: readonly { readonly address: string }[]
   readonly gateways: readonly { readonly via: string | undefined }[]

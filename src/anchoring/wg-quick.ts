@@ -37,7 +37,8 @@ export function parseWgQuick(text: string): Decoded<WgQuick> {
     const header = /^\[(interface|peer)\]$/i.exec(line)
     if (header) {
       section = header[1]!.toLowerCase() as 'interface' | 'peer'
-      if (section === 'peer' && ++peers > 1) return fail('a second [Peer]; give each a file of its own')
+      if (section === 'peer' && ++peers > 1)
+        return fail('there is a second [Peer]; put each into its own file')
       continue
     }
     const equals = line.indexOf('=')
@@ -45,7 +46,7 @@ export function parseWgQuick(text: string): Decoded<WgQuick> {
     const name = line.slice(0, equals).trim().toLowerCase()
     const value = line.slice(equals + 1).trim()
     if (HOOKS.has(name))
-      return fail(`${line.slice(0, equals).trim()} runs commands, which godwit does not do; remove it`)
+      return fail(`${line.slice(0, equals).trim()} runs commands, which godwit does not support; remove it`)
     const entries = value
       .split(',')
       .map((part) => part.trim())

@@ -1,7 +1,7 @@
 /**
- * Routes of the main table that would take everything past the tunnel: those that stand for a default route (two halves,
- * OpenVPN's `redirect-gateway def1`), which the rules pass over, and many over one interface that together have a good part
- * of all IPv4 addresses (DHCP option 121), which they cannot. Who runs the network decides on the latter: it is reported.
+ * Routes of the main table that would take most traffic past the tunnel. Half-default routes (such as OpenVPN's
+ * `redirect-gateway def1`) are skipped by the rules. Many longer routes over one interface that together cover a large
+ * part of all IPv4 addresses (DHCP option 121) cannot be told from legitimate ones, so they are only reported.
  */
 import { parsePrefix } from '../core/address.ts'
 import { WIDE } from './rules.ts'
@@ -16,7 +16,7 @@ export interface MainRoute {
 /** Share of all IPv4 addresses from which the routes over one interface are reported. */
 const LARGE_SHARE = 1 / 8
 
-/** What to report, by interface and kind; a key stands for the same routes. */
+/** Reports by interface and kind; the key identifies the reported routes. */
 export function wideRoutes(routes: readonly MainRoute[]): Map<string, string> {
   const halves = new Map<string, string[]>()
   const shares = new Map<string, number>()
@@ -32,13 +32,13 @@ export function wideRoutes(routes: readonly MainRoute[]): Map<string, string> {
   for (const [dev, list] of halves)
     out.set(
       `${dev} halves`,
-      `${dev} has routes in place of a default route (${list.join(', ')}): what godwit controls goes through its tunnel all the same; [host] except leaves traffic to it`,
+      `${dev} has half-default routes (${list.join(', ')}): traffic under control still goes through the tunnel; to send traffic to ${dev}, use [host] except`,
     )
   for (const [dev, share] of shares)
     if (share >= LARGE_SHARE)
       out.set(
         `${dev} share`,
-        `routes over ${dev} take ${Math.round(share * 100)} % of all IPv4 addresses past the tunnel: whoever runs that network or program made them (DHCP option 121 can)`,
+        `routes over ${dev} take ${Math.round(share * 100)} % of all IPv4 addresses past the tunnel: they were set by that network (DHCP option 121) or by a program`,
       )
   return out
 }

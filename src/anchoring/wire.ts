@@ -34,7 +34,7 @@ export const Status = {
 } as const
 export type Status = (typeof Status)[keyof typeof Status]
 
-/** What a refusal means to the user of the host. */
+/** Text of a refusal, for the user of the host. */
 export function statusText(status: number): string {
   switch (status) {
     case Status.OK:
@@ -72,7 +72,9 @@ export type Signal =
       readonly transaction: number
       /** The tunnel to move to, as both ends call it. */
       readonly unTid: number
-      /** What the host moves together; 0 is all that it has not named, `all` everything and what comes later. */
+      /**
+       * What the host moves together: 0 is everything without a group of its own, `all` everything including later flows.
+       */
       readonly group: number | 'all'
       /** Flows that belong to the group from now on. */
       readonly flows: readonly FlowTuple[]

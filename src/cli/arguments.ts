@@ -1,4 +1,4 @@
-/** Arguments before they are parsed: which are godwit's own, where shared options may stand, what is misspelt. */
+/** Arguments before they are parsed: finds godwit's own, moves shared options, rejects misspelt ones. */
 import type { Command } from 'commander'
 
 /** The arguments that are godwit's, not those of the program that `godwit run` starts. */
@@ -7,13 +7,13 @@ export function ownArguments(args: readonly string[]): readonly string[] {
   return end < 0 ? args : args.slice(0, end)
 }
 
-/** Options that may stand before the command too. */
+/** Options that may also stand before the command. */
 const SHARED_WITH_VALUE = new Set(['--state', '--config'])
 const SHARED = new Set(['--json', '--debug', ...SHARED_WITH_VALUE])
 
 /**
- * Puts shared options that stand before the command behind it. Throws, as commander does, for an option that the command does
- * not know, before anything is said of what is missing.
+ * Moves shared options from before the command to after it. Throws, as commander does, for an unknown option before
+ * anything missing is reported.
  */
 export function arrange(program: Command, args: readonly string[]): string[] {
   const names: string[] = []
@@ -33,7 +33,7 @@ export function arrange(program: Command, args: readonly string[]): string[] {
     at = child
   }
   const rest = args.slice(i)
-  if (at.commands.length > 0) return [...names, ...rest] // commander says what is wrong, or shows help
+  if (at.commands.length > 0) return [...names, ...rest] // commander reports the error, or shows help
   refuseUnknown(at, [...early, ...rest])
   return [...names, ...early, ...rest]
 }
@@ -46,7 +46,7 @@ function refuseUnknown(command: Command, words: readonly string[]): void {
     if (!/^--?[A-Za-z]/.test(word) || word === '-h' || word === '--help') continue
     const flag = word.split('=')[0]!
     const option = command.options.find(({ long, short }) => long === flag || short === flag)
-    // Not in commander's types; it says what was probably meant.
+    // Not in commander's types; it suggests the option that was probably meant.
     if (option === undefined)
       (command as unknown as { unknownOption(flag: string): void }).unknownOption(flag)
     else if (option.required && !word.includes('=')) i++

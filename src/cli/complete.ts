@@ -1,4 +1,7 @@
-/** What may come next on the command line, from the same definitions as the help; values come from whoever knows them. */
+/**
+ * Completion of the command line, from the same definitions as the help; values come from the daemon and the
+ * configuration.
+ */
 import type { Argument, Command, Option } from 'commander'
 
 export interface Candidate {
@@ -6,7 +9,7 @@ export interface Candidate {
   readonly summary: string
 }
 
-/** What a value is, as far as something can be offered for it. */
+/** Kinds of values that can be completed. */
 export type ValueKind =
   | 'access'
   | 'bench'
@@ -44,7 +47,7 @@ export interface Completion {
   readonly value: ValueKind | undefined
 }
 
-/** What may stand at the place of the last of `words`, which come after `godwit`. Nothing: a file, or anything. */
+/** Candidates for the last of `words`, which come after `godwit`. None: a file, or anything. */
 export function completion(program: Command, words: readonly string[]): Completion {
   const before = words.slice(0, -1)
   const current = words.at(-1) ?? ''

@@ -14,10 +14,10 @@ interface Definition {
   readonly use: string
   readonly summary: string
   readonly examples: readonly string[]
-  /** Which shared options it has; `state` and `json` unless said otherwise. */
+  /** Shared options that it lacks; by default it has `state` and `json`. */
   readonly without?: readonly ('state' | 'json')[]
   readonly options?: readonly Option[]
-  /** Said in the help below the options. */
+  /** Printed in the help below the options. */
   readonly details?: string
   // biome-ignore lint/suspicious/noExplicitAny: commander hands over arguments as the definition names them
   run(...args: any[]): Promise<void>
@@ -39,14 +39,14 @@ export function define(parent: Command, definition: Definition): Command {
   const command = parent.command(definition.use).description(definition.summary)
   for (const option of definition.options ?? []) command.addOption(option)
   if (!definition.without?.includes('state')) {
-    command.option('--state <dir>', 'configuration, keys and socket of one instance live here')
+    command.option('--state <dir>', 'folder with configuration, keys and socket of one instance')
     command.option(
       '--config <file>',
-      'configuration file (default: godwit.toml in the state, or /etc/godwit/godwit.toml)',
+      'configuration file (default: godwit.toml in --state, or /etc/godwit/godwit.toml)',
     )
   }
   if (!definition.without?.includes('json')) command.option('--json', 'print one JSON object')
-  command.option('--debug', 'say more when something fails')
+  command.option('--debug', 'print more when something fails')
   examplesOf.set(command, definition.examples)
   if (definition.details !== undefined) detailsOf.set(command, definition.details)
   const examples = definition.examples.map((example) => `  ${example}`).join('\n')

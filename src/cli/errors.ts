@@ -5,7 +5,7 @@ import { printableJson, printableLines } from '../core/printable.ts'
 
 export const EXIT = { failed: 1, usage: 2, missing: 3 } as const
 
-/** Prints the error as one line (a configuration's faults: a line each) and returns the exit status. */
+/** Prints the error as one line (errors of a configuration: one line each) and returns the exit status. */
 export function report(error: unknown, options: { debug: boolean; json: boolean }): number {
   if (error instanceof CommanderError && error.exitCode === 0) return 0
   if (error instanceof CommanderError && error.code === 'commander.help') return EXIT.usage // it has been shown
@@ -21,17 +21,17 @@ export function report(error: unknown, options: { debug: boolean; json: boolean 
   return EXIT[kind]
 }
 
-/** What to do about errors of the system that reach this place. */
+/** Hints for system errors that reach this place. */
 const MENDS: Readonly<Record<string, string>> = {
   EACCES: 'run it as root (sudo)',
   EPERM: 'run it as root (sudo)',
   ENOSPC: 'free some space on that file system',
   EDQUOT: 'free some space on that file system',
-  EROFS: 'choose a place that can be written to',
+  EROFS: 'choose a writable place',
   EMFILE: 'close programs, or raise the limit: ulimit -n',
 }
 
-/** `ENOSPC: no space left on device, write` as people say it: `no space left on device`. */
+/** Turns `ENOSPC: no space left on device, write` into `no space left on device`. */
 export function reasonOf({ message }: Error): string {
   return message.replace(/^E[A-Z0-9]+: /, '').replace(/, \w+( '.*')?$/, '')
 }
@@ -54,6 +54,6 @@ function describe(error: unknown): Pick<GodwitError, 'code' | 'message' | 'hint'
       kind: 'failed',
     }
   }
-  const hint = 'a fault of godwit; run it again with --debug and report what it prints'
+  const hint = 'this is a bug in godwit; run it again with --debug and report the output'
   return { code: 'INTERNAL', message, hint, kind: 'failed' }
 }

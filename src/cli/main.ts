@@ -11,7 +11,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0)
   const failure = new GodwitError('OUTPUT_FAILED', `standard output cannot be written: ${reasonOf(error)}`, {
     cause: error,
-    hint: 'send it to a place with room',
+    hint: 'free some space, or write somewhere else',
   })
   process.exit(report(failure, { debug, json: false }))
 })

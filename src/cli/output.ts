@@ -14,7 +14,7 @@ export function printLines(lines: readonly string[]): void {
   if (lines.length > 0) process.stdout.write(`${lines.map(printable).join('\n')}\n`)
 }
 
-/** What fits a line of the terminal; without one, anything. */
+/** Width of the terminal; without one, unlimited. */
 export function terminalWidth(): number {
   return (process.stdout.isTTY && process.stdout.columns) || Number.POSITIVE_INFINITY
 }

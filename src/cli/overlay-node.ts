@@ -16,20 +16,17 @@ export function defineOverlay(program: Command): void {
       'sudo godwit overlay login carol --server https://overlay.example.org --name laptop',
       'sudo godwit overlay login carol',
     ],
-    details: 'Logged in anew, a node keeps its key, its name and its addresses, and needs no --server.',
+    details: 'A node that logs in again keeps its private key, name and addresses, and needs no --server.',
     options: [
       new Option('--server <url>', 'the account server'),
-      new Option(
-        '--pin <sha256>',
-        'its certificate (base64 of its SHA-256), where no known authority signed it',
-      ),
-      new Option('--name <label>', 'what this node is called; default: the name of this machine'),
+      new Option('--pin <sha256>', 'SHA-256 of its certificate (base64), if no known authority signed it'),
+      new Option('--name <label>', 'name of this node; default: the name of this machine'),
     ],
     run: async (account, options) => (await import('./commands/overlay.ts')).login(account, options),
   })
   define(overlay, {
     use: 'up',
-    summary: 'run a node in the foreground; prints `ready` once its coordinator knows where it is',
+    summary: 'run a node in the foreground; prints `ready` once the coordinator knows its location',
     examples: ['sudo godwit overlay up'],
     without: ['json'],
     run: async (options) => (await import('./commands/overlay.ts')).up(options),
@@ -42,13 +39,13 @@ export function defineOverlay(program: Command): void {
   })
   define(overlay, {
     use: 'resolve <name>',
-    summary: 'build the tunnel to a node; prints its virtual addresses and the way',
+    summary: 'set up the tunnel to a node; prints its virtual addresses and the way to it',
     examples: ['godwit overlay resolve laptop', 'godwit overlay resolve laptop.home.example.org --json'],
     run: async (name, options) => (await import('./commands/overlay.ts')).resolve(name, options),
   })
   define(overlay, {
     use: 'peers',
-    summary: 'this node, and the nodes that it has met: addresses, way, access, and why',
+    summary: 'show this node and its peers: addresses, way, access, and the reason',
     examples: ['godwit overlay peers'],
     run: async (options) => (await import('./commands/overlay.ts')).peers(options),
   })
@@ -60,7 +57,7 @@ export function defineOverlay(program: Command): void {
   })
   define(overlay, {
     use: 'forget <name>',
-    summary: 'forget a peer and its tunnel until it is asked for again',
+    summary: 'forget a peer and its tunnel until it is needed again',
     examples: ['godwit overlay forget laptop'],
     run: async (name, options) => (await import('./commands/overlay.ts')).forget(name, options),
   })

@@ -5,7 +5,7 @@ import { define, group } from './definition.ts'
 function portOrNone(text: string): number {
   const value = Number(text)
   if (!Number.isInteger(value) || value < 0 || value > 65_535)
-    throw new InvalidArgumentError('a port is wanted, or 0.')
+    throw new InvalidArgumentError('must be a port, or 0.')
   return value
 }
 
@@ -26,19 +26,19 @@ export function defineOverlayServers(program: Command): void {
       'sudo godwit overlay init --zone lab.example --endpoint 203.0.113.10 --dns-port 0 --closed',
     ],
     details:
-      'Nodes reach UDP and TCP port 6741 of the endpoint, and UDP ports 6742 to 6805 where it relays. Resolvers reach port 53,\nonce the zone above delegates to this server.',
+      'Nodes use UDP and TCP port 6741 of the endpoint, and UDP ports 6742 to 6805 for the relay. Resolvers use port 53 once the\nparent zone delegates to this server.',
     options: [
-      new Option('--zone <name>', 'zone that the names of nodes are in').makeOptionMandatory(),
+      new Option('--zone <name>', 'zone of the names of nodes').makeOptionMandatory(),
       new Option('--endpoint <host[:port]>', 'where nodes reach this server').makeOptionMandatory(),
       new Option(
         '--address <address>',
-        'an address of it, IPv4 or IPv6; default: what the endpoint resolves to',
+        'an address of the server, IPv4 or IPv6; default: what the endpoint resolves to',
       ).argParser(collect),
       new Option('--ipv4 <block>', 'block of virtual IPv4 addresses, or `none` (default: 100.96.0.0/16)'),
       new Option('--dns-port <port>', 'port of the name server; 0: none (default: 53)').argParser(portOrNone),
       new Option(
         '--closed',
-        'only nodes of one account may ask for each other, unless `overlay allow` says more',
+        'only nodes of the same account may connect, unless `overlay allow` permits more',
       ),
     ],
     run: async (options) => (await import('./commands/overlay-server.ts')).init(options),
@@ -48,16 +48,16 @@ export function defineOverlayServers(program: Command): void {
     summary: "run a zone's servers in the foreground; prints `ready` once nodes can log in",
     examples: ['sudo godwit overlay serve', 'sudo godwit overlay serve --roles as,dc'],
     details:
-      'Roles: as, the account server; dc, the coordinator with its name server; rs, the relay. All run in this process; dc must be\namong them.',
+      'Roles: as, the account server; dc, the coordinator with its name server; rs, the relay. All run in this process; dc is\nrequired.',
     without: ['json'],
-    options: [new Option('--roles <list>', 'what it does (default: as,dc,rs)')],
+    options: [new Option('--roles <list>', 'roles of this server (default: as,dc,rs)')],
     run: async (options) => (await import('./commands/overlay-server.ts')).serve(options),
   })
   define(overlay, {
     use: 'allow <node> [names...]',
-    summary: 'say who may ask for a node: names of nodes, or *.ZONE; none: whoever the zone lets',
+    summary: 'set who may connect to a node: names of nodes, or *.ZONE; no name: the default of the zone',
     examples: ['sudo godwit overlay allow nas laptop phone', 'sudo godwit overlay allow nas'],
-    details: 'Nodes of the same account always may. What is said holds at once.',
+    details: 'Nodes of the same account always may. Takes effect at once.',
     run: async (node, names, options) =>
       (await import('./commands/overlay-server.ts')).allow(node, names, options),
   })
@@ -67,8 +67,8 @@ export function defineOverlayServers(program: Command): void {
     summary: 'add an account and print how its nodes log in',
     examples: ['sudo godwit overlay account add carol', 'sudo godwit overlay account add carol --replace'],
     options: [
-      new Option('--password-stdin', 'read the password from standard input; default: one is made'),
-      new Option('--replace', 'give an account that is there another password'),
+      new Option('--password-stdin', 'read the password from standard input; default: generate one'),
+      new Option('--replace', 'give an existing account a new password'),
     ],
     run: async (name, options) => (await import('./commands/overlay-server.ts')).account(name, options),
   })

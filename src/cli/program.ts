@@ -10,7 +10,7 @@ import { defineOverlayServers } from './overlay-servers.ts'
 
 function integer(text: string): number {
   const value = Number(text)
-  if (!Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError('a whole number is wanted.')
+  if (!Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError('must be a whole number.')
   return value
 }
 
@@ -19,12 +19,12 @@ function duration(text: string): number {
   const [, number, unit] = /^(\d{1,6})(s|m|h|d)$/.exec(text) ?? []
   const ms = Number(number) * ({ s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit ?? ''] ?? Number.NaN)
   if (ms >= 1000 && ms < 2 ** 31) return ms
-  throw new InvalidArgumentError('a time is wanted: 90s, 30m, 2h; 24d at most.')
+  throw new InvalidArgumentError('must be a time: 90s, 30m, 2h; at most 24d.')
 }
 
 function positive(text: string): number {
   const value = Number(text)
-  if (!(value > 0)) throw new InvalidArgumentError('a number above 0 is wanted.')
+  if (!(value > 0)) throw new InvalidArgumentError('must be a number above 0.')
   return value
 }
 
@@ -45,6 +45,7 @@ export function buildProgram(): Command {
   defineAnchor(program)
   defineHost(program)
   defineQueries(program)
+  defineRouter(program)
   defineDime(program)
   defineMptcp(program)
   defineOverlay(program)
@@ -58,13 +59,13 @@ export function buildProgram(): Command {
 function defineDemo(program: Command): void {
   define(program, {
     use: 'demo',
-    summary: 'show a host that moves between two networks under a real download, here and now',
+    summary: 'show a host that moves between two emulated networks during a real download',
     examples: ['godwit demo', 'godwit demo --out /tmp/demo'],
     without: ['state'],
     options: [
       new Option('--out <dir>', 'where plot, logs and result go'),
-      new Option('--seed <number>', 'repeat a run').argParser(integer),
-      new Option('--paper-time', "the paper's own timeline, about 30 s"),
+      new Option('--seed <number>', 'seed of a run, to repeat it').argParser(integer),
+      new Option('--paper-time', 'the timeline of the paper, about 30 s'),
     ],
     run: async (options) => (await import('./commands/lab.ts')).demo(options),
   })
@@ -81,24 +82,24 @@ function defineAnchor(program: Command): void {
   })
   define(anchor, {
     use: 'up',
-    summary: 'run it in the foreground; prints `ready` once hosts can join',
+    summary: 'run the anchor in the foreground; prints `ready` once hosts can join',
     examples: ['sudo godwit anchor up'],
     without: ['json'],
     run: async (options) => (await import('./commands/daemon.ts')).anchorUp(options),
   })
   define(anchor, {
     use: 'invite <name>',
-    summary: 'print an invitation for one host: one line, a secret, for one use',
+    summary: 'print an invitation for one host: one line, secret, usable once',
     examples: [
       'sudo godwit anchor invite laptop',
       'sudo godwit anchor invite --wg phone --qr --dns 9.9.9.9',
       'sudo godwit anchor invite --wg phone --out phone.conf',
     ],
     options: [
-      new Option('--wg', 'a wg-quick configuration for a stock WireGuard client instead'),
-      new Option('--out <file>', 'write it to a file that only its owner can read'),
-      new Option('--qr', 'with --wg: show it as a QR code, for the WireGuard app of a phone'),
-      new Option('--dns <address>', 'with --wg: a name server for that client; again for more').argParser(
+      new Option('--wg', 'print a wg-quick configuration for a stock WireGuard client instead'),
+      new Option('--out <file>', 'write to a file that only its owner can read'),
+      new Option('--qr', 'with --wg: show a QR code for the WireGuard app of a phone'),
+      new Option('--dns <address>', 'with --wg: a name server for that client; repeatable').argParser(
         collect,
       ),
     ],
@@ -119,30 +120,27 @@ function defineAnchor(program: Command): void {
   const protocols = [new Option('--tcp', 'only TCP'), new Option('--udp', 'only UDP')]
   define(anchor, {
     use: 'forward <port> <target>',
-    summary: 'lead a port of this anchor to a host, wherever that is',
+    summary: 'forward a port of this anchor to a host, wherever the host is',
     examples: [
       'sudo godwit anchor forward 8080 laptop:80',
       'sudo godwit anchor forward 2222 laptop:22 --tcp',
       'sudo godwit anchor forward 51000 laptop --udp',
     ],
     details:
-      "<target> is HOST:PORT with the name of a host (`godwit anchor hosts`), or HOST for the same port. TCP and UDP, over\nIPv4 and IPv6. It holds over restarts of either end; what runs, follows at once. The program on the host sees the\nclient's own address.",
-    options: [
-      ...protocols,
-      new Option('--replace', 'although a program of this machine listens on the port'),
-    ],
+      "<target> is HOST:PORT with the name of a host (`godwit anchor hosts`), or HOST for the same port. Default: TCP and UDP.\nIPv4 and IPv6. Takes effect at once and survives restarts of both ends. The program on the host sees the client's address.",
+    options: [...protocols, new Option('--replace', 'even if a program of this machine listens on the port')],
     run: async (port, target, options) =>
       (await import('./commands/anchor.ts')).forward(port, target, options),
   })
   define(anchor, {
     use: 'forwards',
-    summary: 'list the ports that lead to hosts',
+    summary: 'list the ports that are forwarded to hosts',
     examples: ['godwit anchor forwards', 'godwit anchor forwards --json'],
     run: async (options) => (await import('./commands/anchor.ts')).forwards(options),
   })
   define(anchor, {
     use: 'unforward <port>',
-    summary: 'lead a port to nobody any more',
+    summary: 'stop forwarding a port',
     examples: ['sudo godwit anchor unforward 8080', 'sudo godwit anchor unforward 8080 --udp'],
     options: protocols,
     run: async (port, options) => (await import('./commands/anchor.ts')).unforward(port, options),
@@ -152,34 +150,32 @@ function defineAnchor(program: Command): void {
 function defineHost(program: Command): void {
   define(program, {
     use: 'join [invitation]',
-    summary: "take an anchor's invitation into this host's configuration",
+    summary: "add an anchor to this host's configuration, by its invitation",
     examples: ['sudo godwit join -', 'sudo godwit join - < invitation', 'sudo godwit join --wg wg0.conf'],
-    options: [
-      new Option('--wg <file>', 'a wg-quick configuration: a stock WireGuard server as a plain anchor'),
-    ],
+    options: [new Option('--wg <file>', 'a wg-quick configuration: use a stock WireGuard server as anchor')],
     details:
-      '`-` reads the invitation, one line, from standard input. As an argument (godwit1.…) it works too, but then the secret is\nin the list of processes, the log of sudo and the history of the shell.',
+      '`-` reads the invitation, one line, from standard input. It can also be given as an argument (godwit1.…), but then the secret\nis visible in the list of processes, the log of sudo and the history of the shell.',
     run: async (invitation, options) => (await import('./commands/host.ts')).join(invitation, options),
   })
   define(program, {
     use: 'leave [peer]',
-    summary: 'undo `join`: forget an anchor, and its keys',
+    summary: 'undo `join`: remove an anchor and its keys',
     examples: ['sudo godwit leave', 'sudo godwit leave anchor.example.org'],
     run: async (peer, options) => (await import('./commands/host.ts')).leave(peer, options),
   })
   define(program, {
     use: 'rekey',
-    summary: 'give this host a new key, without a new invitation; connections go on',
+    summary: 'give this host a new key, without a new invitation; connections continue',
     examples: ['sudo godwit rekey', 'sudo godwit rekey --json'],
     details:
-      'The host must run. The old key is gone once every anchor has the new one; an anchor that is not reached now gets it later,\nalso after restarts.',
+      'The daemon must be running. The old key is deleted once every anchor has the new one; an anchor that cannot be reached now\ngets it later, also after restarts.',
     run: async (options) => (await import('./commands/host.ts')).rekey(options),
   })
   define(program, {
     use: 'ping [peer]',
-    summary: 'test the way to each anchor over each access: port, round trip, MTU',
+    summary: 'test each anchor over each access: port, round trip, MTU',
     examples: ['sudo godwit ping', 'sudo godwit ping anchor.example.org --json'],
-    details: 'Works while godwit runs and while it does not. Exit status 0: a way works.',
+    details: 'Works whether or not the daemon runs. Exit status 0: at least one test succeeded.',
     run: async (peer, options) => (await import('./commands/host.ts')).ping(peer, options),
   })
   define(program, {
@@ -191,10 +187,10 @@ function defineHost(program: Command): void {
   })
   define(program, {
     use: 'reload',
-    summary: 'read the configuration again without losing flows; say what needs a restart',
+    summary: 'apply changes of the configuration without losing flows; list what needs a restart',
     examples: ['sudo godwit reload', 'sudo godwit reload --json'],
     details:
-      'Of the daemon that runs, whatever it is. A file with a fault is refused, and the configuration stays as it was. SIGHUP does\nthe same.',
+      'Works for every kind of daemon. A file with an error is refused and changes nothing. SIGHUP does the same.',
     run: async (options) => (await import('./commands/daemon.ts')).reload(options),
   })
   define(program, {
@@ -213,18 +209,18 @@ function defineHost(program: Command): void {
     ],
     without: ['json'],
     options: [
-      new Option('--access <name>', 'the access that its connections take'),
+      new Option('--access <name>', 'access for its connections'),
       new Option('--policy <name>', 'a policy of the configuration'),
-      new Option('--direct', 'past the tunnel, as without godwit; with --access over that access'),
-      new Option('--best-effort', 'where it cannot be controlled by itself, run it under the general rules'),
+      new Option('--direct', 'bypass the tunnel, as without godwit; with --access, over that access'),
+      new Option('--best-effort', 'if single programs cannot be controlled here, use the general rules'),
     ],
-    details: 'Its exit status is passed on, and signals are passed to it.',
+    details: 'Exits with the exit status of the program, and passes signals to it.',
     run: async (command, args, options) => (await import('./commands/run.ts')).run(command, args, options),
   })
   run.passThroughOptions()
   define(program, {
     use: 'move <what> <access>',
-    summary: 'hand over now: an application, a flow, a class of a router, or `all`; `auto` gives it back',
+    summary: 'move an application, a flow, a class of a router, or `all` to an access now; `auto` undoes it',
     examples: [
       'godwit move all wwan0',
       'godwit move app:curl wlan0',
@@ -234,68 +230,71 @@ function defineHost(program: Command): void {
       'godwit move voice wwan0',
     ],
     details:
-      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.\n<access> is an interface, or `auto`: what was moved by hand goes where its policy says again.\nOn a router: a class, by its name or by a selector of it.',
+      '<what> is `all`, a flow id, app:NAME, port:N, user:NAME, to:PREFIX, cgroup:PATH, or several joined by +.\n<access> is an interface, or `auto` to undo moves by hand: the policy decides again.\nOn a router, <what> is also a class, by its name or one of its selectors.',
     options: [
-      new Option('--for <time>', 'give it back after this time: 90s, 30m, 2h, 1d').argParser(duration),
-      new Option('--static', 'the anchor keeps these flows there whatever arrives, until the next move'),
+      new Option('--for <time>', 'undo the move after this time: 90s, 30m, 2h, 1d').argParser(duration),
+      new Option(
+        '--static',
+        'the anchor keeps these flows on this access until the next move, even if the host sends on another one',
+      ),
     ],
     run: async (what, access, options) => (await import('./commands/query.ts')).move(what, access, options),
   })
 }
 
 function defineQueries(program: Command): void {
-  const watch = new Option('--watch [seconds]', 'show it again and again').argParser(positive)
+  const watch = new Option('--watch [seconds]', 'repeat at this interval').argParser(positive)
   define(program, {
     use: 'status',
-    summary: 'what is now: accesses, peers, flows, last handovers',
+    summary: 'show the current state: accesses, peers, flows, last handovers',
     examples: ['godwit status', 'godwit status --watch', 'godwit status --json'],
     options: [watch],
     run: async (options) => (await import('./commands/query.ts')).status(options),
   })
   define(program, {
     use: 'paths',
-    summary: 'every path: one access towards one peer, with its quality',
+    summary: 'list paths, each from one access to one peer, with their quality',
     examples: ['godwit paths'],
     options: [watch],
     run: async (options) => (await import('./commands/query.ts')).paths(options),
   })
   define(program, {
     use: 'flows',
-    summary: 'every flow, its application and the access it takes',
+    summary: 'list flows with their application and access',
     examples: ['godwit flows', 'godwit flows --watch 1'],
     options: [watch],
     run: async (options) => (await import('./commands/query.ts')).flows(options),
   })
   define(program, {
     use: 'peers',
-    summary: 'every remote end and its state',
+    summary: 'list remote ends and their state',
     examples: ['godwit peers'],
     options: [watch],
     run: async (options) => (await import('./commands/query.ts')).peers(options),
   })
   define(program, {
     use: 'top',
-    summary: 'accesses and flows, live: rates, round trips, losses, ages, last gaps',
+    summary: 'show accesses and flows live: rates, round trips, losses, ages, last gaps',
     examples: ['godwit top', 'godwit top --flows', 'godwit top --json --count 1'],
     details:
-      'Keys: q quits, f shows single flows or programs, s sorts by rate, age or name, space pauses, the arrows scroll. Without a\nterminal it prints a table each time; with --json an object, a line each. A program whose flows have moved shows the longest\nof their last gaps; `?`: not measured. `>`: at least so old. DOWN and UP of an access are all that its interface carries.',
+      'Keys: q quits, f shows single flows or programs, s sorts by rate, age or name, space pauses, the arrows scroll. Without a\nterminal it prints a table at each interval; with --json, one object per line. The gap of a program is the longest of the last\ngaps of its flows; `?`: not measured. `>`: at least this old. DOWN and UP of an access count all traffic of its interface.',
     options: [
-      new Option('--interval <seconds>', 'how often (default: 1)').argParser(positive),
-      new Option('--count <number>', 'end after so many').argParser(positive),
-      new Option('--flows', 'single flows instead of programs'),
+      new Option('--interval <seconds>', 'seconds between updates (default: 1)').argParser(positive),
+      new Option('--count <number>', 'end after this many updates').argParser(positive),
+      new Option('--flows', 'show single flows instead of programs'),
     ],
     run: async (options) => (await import('./commands/top.ts')).top(options),
   })
   define(program, {
     use: 'why <flow>',
-    summary: 'which decisions put the flow where it is, with their evidence',
+    summary: 'show the decisions that put a flow on its access, with their evidence',
     examples: ['godwit why f12'],
     run: async (flow, options) => (await import('./commands/query.ts')).why(flow, options),
   })
 }
 
-function defineDime(program: Command): void {
-  const router = group(program, 'router', 'the gateway of a site: many links, one road')
+function defineRouter(program: Command): void {
+  const router = group(program, 'router', 'the gateway of a site: connects subnets over several links')
   define(router, {
     use: 'init',
     summary: "write a gateway's configuration and key; print its card",
@@ -304,23 +303,24 @@ function defineDime(program: Command): void {
       'sudo godwit router init --access wlan0 --access "wwan*" --subnet 10.1.0.0/24',
     ],
     options: [
-      new Option('--subnet <prefix>', 'a subnet behind this gateway; again for more').argParser(collect),
+      new Option('--subnet <prefix>', 'a subnet behind this gateway; repeatable').argParser(collect),
       new Option('--endpoint <host:port>', 'at home: where mobile routers reach this gateway'),
-      new Option('--access <interface>', 'mobile: a link it may use, the most preferred first').argParser(
-        collect,
-      ),
+      new Option(
+        '--access <interface>',
+        'mobile: a link that it may use; repeatable, most preferred first',
+      ).argParser(collect),
     ],
     run: async (options) => (await import('./commands/router.ts')).init(options),
   })
   define(router, {
     use: 'card',
-    summary: 'one line that makes this gateway known to another; no secret',
+    summary: 'print the card that other gateways need to know this one; not secret',
     examples: ['sudo godwit router card'],
     run: async (options) => (await import('./commands/router.ts')).card(options),
   })
   define(router, {
     use: 'add <name> <card>',
-    summary: "add another gateway by its card; the daemon's next start takes it",
+    summary: 'add another gateway by its card; takes effect when the daemon next starts',
     examples: ['sudo godwit router add home godwit-site1.eyJ…'],
     options: [
       new Option('--via <prefix>', 'a subnet of a third site that is reached through this one').argParser(
@@ -344,20 +344,23 @@ function defineDime(program: Command): void {
   })
   define(router, {
     use: 'classes',
-    summary: 'traffic classes, their schedulers and the paths they take',
+    summary: 'list traffic classes, their schedulers and the paths they use',
     examples: ['godwit router classes', 'godwit router classes --json'],
     run: async (options) => (await import('./commands/router.ts')).classes(options),
   })
   define(router, {
     use: 'scheduler <class> <name>',
-    summary: 'give a class another scheduler, while traffic flows',
+    summary: 'change the scheduler of a class while traffic flows',
     examples: ['godwit router scheduler rest duplicate'],
     run: async (name, mode, options) => (await import('./commands/router.ts')).scheduler(name, mode, options),
   })
+}
+
+function defineDime(program: Command): void {
   const dime = group(
     program,
     'dime',
-    'move connections with hosts that run godwit too, without a tunnel (DIME)',
+    'move connections with hosts that also run godwit, without a tunnel (DIME)',
   )
   define(dime, {
     use: 'up',
@@ -374,30 +377,30 @@ function defineDime(program: Command): void {
   })
   define(dime, {
     use: 'hosts',
-    summary: 'the HID table: hosts, their addresses that can be used and cannot, their keys',
+    summary: 'show the HID table: hosts, their usable and unusable addresses, their keys',
     examples: ['godwit dime hosts', 'godwit dime hosts --json'],
     run: async (options) => (await import('./commands/dime.ts')).hosts(options),
   })
   define(dime, {
     use: 'sockets',
-    summary: 'the socket table: sockets, the addresses they are bound to, and where their packets go',
+    summary: 'show the socket table: sockets, the addresses they are bound to, and where their packets go',
     examples: ['godwit dime sockets'],
     run: async (options) => (await import('./commands/dime.ts')).sockets(options),
   })
-  const key = group(dime, 'key', 'keys that sign what this host says about its addresses')
+  const key = group(dime, 'key', "keys that sign this host's messages about its addresses")
   define(key, {
     use: 'show',
-    summary: 'the public keys of this host, as others may enter them in their known keys',
+    summary: "print this host's public keys in the format of a known_keys file",
     examples: ['godwit dime key show'],
     run: async (options) => (await import('./commands/dime.ts')).keyShow(options),
   })
   define(key, {
     use: 'set [addresses...]',
-    summary: 'bind a private key, read from standard input or new, to all addresses or to some',
+    summary: 'set the private key (from standard input, or new) for all addresses or for some',
     examples: ['sudo godwit dime key set --new', 'sudo godwit dime key set 192.0.2.0/24 < private.key'],
     options: [new Option('--new', 'make a key instead of reading one')],
     details:
-      'Without addresses the key is for all (`*`). A daemon that runs tells its peers under the old key.',
+      'Without addresses, the key is for all (`*`). A running daemon announces the new key to its peers, signed with the old one.',
     run: async (addresses, options) => (await import('./commands/dime.ts')).keySet(addresses, options),
   })
   define(key, {
@@ -410,11 +413,11 @@ function defineDime(program: Command): void {
   })
   define(dime, {
     use: 'nat <inside> <outside>',
-    summary: 'be a NAT that knows IHMP: connections can move behind it',
+    summary: 'run a NAT that speaks IHMP, so that connections can move behind it',
     examples: ['sudo godwit dime nat lan0 wan0'],
     without: ['json'],
     options: [
-      new Option('--ports <first-last>', 'ports that connections get on the outside'),
+      new Option('--ports <first-last>', 'range of outside ports for connections'),
       new Option('--port <number>', 'UDP port of IHMP').argParser(integer),
     ],
     run: async (inside, outside, options) =>
@@ -423,7 +426,7 @@ function defineDime(program: Command): void {
 }
 
 function defineMptcp(program: Command): void {
-  const mptcp = group(program, 'mptcp', 'plain TCP here, Multipath TCP on the wire')
+  const mptcp = group(program, 'mptcp', 'translate plain TCP of local programs to Multipath TCP')
   define(mptcp, {
     use: 'up',
     summary: 'run the proxy by itself; prints `ready` once new connections are translated',
@@ -439,37 +442,37 @@ function defineMptcp(program: Command): void {
   })
   define(mptcp, {
     use: 'connections',
-    summary: 'connections that are translated, with their subflows; `*` carries the data',
+    summary: 'list translated connections with their subflows; `*` marks the one that carries data',
     examples: [
       'godwit mptcp connections',
       'godwit mptcp connections --json',
       'godwit mptcp connections --plot subflows.svg --seconds 30',
     ],
     options: [
-      new Option('--plot <file>', 'draw what the subflows of one connection carry from now on (SVG)'),
-      new Option('--seconds <number>', 'with --plot: for how long').argParser(integer).default(10),
-      new Option('--connection <id>', 'with --plot: which; default the one that has carried the most'),
+      new Option('--plot <file>', 'draw the traffic of the subflows of one connection from now on (SVG)'),
+      new Option('--seconds <number>', 'with --plot: duration').argParser(integer).default(10),
+      new Option('--connection <id>', 'with --plot: the connection (default: the one with most traffic)'),
     ],
     run: async (options) => (await import('./commands/mptcp.ts')).connections(options),
   })
   define(mptcp, {
     use: 'handover <connection> <access>',
-    summary: 'data of a connection go over the subflow of this access from now on',
+    summary: 'send the data of a connection over the subflow of this access from now on',
     examples: ['sudo godwit mptcp handover m0 wlan0'],
     run: async (connection, access, options) =>
       (await import('./commands/mptcp.ts')).handover(connection, access, options),
   })
-  const subflow = group(mptcp, 'subflow', 'subflows by hand')
+  const subflow = group(mptcp, 'subflow', 'add and remove subflows by hand')
   define(subflow, {
     use: 'add <connection> <access>',
-    summary: 'begin a subflow of a connection on an access',
+    summary: 'add a subflow to a connection, on an access',
     examples: ['sudo godwit mptcp subflow add m0 wwan0'],
     run: async (connection, access, options) =>
       (await import('./commands/mptcp.ts')).addSubflow(connection, access, options),
   })
   define(subflow, {
     use: 'remove <connection> <subflow>',
-    summary: 'close a subflow of a connection; another carries its data',
+    summary: 'close a subflow of a connection; another one carries the data',
     examples: ['sudo godwit mptcp subflow remove m0 1'],
     run: async (connection, id, options) =>
       (await import('./commands/mptcp.ts')).removeSubflow(connection, integer(id), options),
@@ -480,27 +483,27 @@ function defineLab(program: Command): void {
   const link = new Option('--link <conditions>', 'change a link, e.g. acc1:delay=20ms,rate=30mbit').argParser(
     collect,
   )
-  const seed = new Option('--seed <number>', 'repeat a run').argParser(integer)
-  const lab = group(program, 'lab', 'rehearse moves between emulated networks on this machine')
+  const seed = new Option('--seed <number>', 'seed of a run, to repeat it').argParser(integer)
+  const lab = group(program, 'lab', 'test moves between emulated networks on this machine')
   define(lab, {
     use: 'list',
-    summary: 'scenarios and topologies, a line each',
+    summary: 'list scenarios and topologies, one per line',
     examples: ['godwit lab list'],
     without: ['state'],
     run: async (options) => (await import('./commands/lab.ts')).list(options),
   })
   define(lab, {
     use: 'run <scenario>',
-    summary: 'run a scenario; exit status 0 only if every check in it holds',
+    summary: 'run a scenario; exit status 0 only if all its checks pass',
     examples: ['godwit lab run upmt-swap', 'godwit lab run upmt-blackhole --out /tmp/blackhole --json'],
     without: ['state'],
     options: [
       new Option('--out <dir>', 'where result, plot and logs go'),
       seed,
       link,
-      new Option('--full', "as many handovers as the issue's figures rest on"),
-      new Option('--handovers <number>', 'how many handovers').argParser(integer),
-      new Option('--paper-time', "the paper's own timeline"),
+      new Option('--full', 'as many handovers as the published figures are based on'),
+      new Option('--handovers <number>', 'number of handovers').argParser(integer),
+      new Option('--paper-time', 'the timeline of the paper'),
     ],
     run: async (scenario, options) => (await import('./commands/lab.ts')).runOne(scenario, options),
   })
@@ -514,7 +517,7 @@ function defineLab(program: Command): void {
   })
   define(lab, {
     use: 'link <change...>',
-    summary: 'change links of the lab that is up: delay, rate, loss, a cut, a black hole',
+    summary: 'change links of the running lab: delay, rate, loss, a cut, a black hole',
     examples: [
       'sudo godwit lab link acc1:state=down',
       'sudo godwit lab link acc1:state=up,delay=40ms,loss=1%',
@@ -526,11 +529,11 @@ function defineLab(program: Command): void {
   })
   define(program, {
     use: 'bench [names...]',
-    summary: 'measure, beside what a user would pick instead, in the same run',
+    summary: 'measure godwit and its alternatives in the same run',
     examples: ['sudo godwit bench tunnel-tcp', 'sudo godwit bench --rounds 5 --out /tmp/bench'],
     without: ['state'],
     options: [
-      new Option('--list', 'name them, a line each'),
+      new Option('--list', 'list the benchmarks, one per line'),
       new Option('--out <dir>', 'where results and plots go'),
       new Option('--rounds <number>', 'rounds per subject').argParser(integer),
       new Option('--seconds <number>', 'seconds per sample').argParser(positive),
@@ -555,10 +558,10 @@ function defineHelpers(program: Command): void {
     without: ['state'],
     run: async (options) => (await import('./commands/keys.ts')).pubkey(options),
   })
-  const config = group(program, 'config', 'look at the configuration')
+  const config = group(program, 'config', 'check the configuration')
   define(config, {
     use: 'check [file]',
-    summary: 'check a configuration: file, line, reason',
+    summary: 'check a configuration: prints file, line and reason of each error',
     examples: ['godwit config check', 'godwit config check ./godwit.toml'],
     run: async (file, options) => (await import('./commands/config.ts')).check(file, options),
   })
@@ -571,7 +574,7 @@ function defineHelpers(program: Command): void {
   })
   define(program, {
     use: 'doctor',
-    summary: 'what this machine has and lacks for each part of godwit, and the ways to its anchors',
+    summary: 'show what this machine has and lacks for each part of godwit, and test the ways to its anchors',
     examples: ['godwit doctor', 'sudo godwit doctor'],
     run: async (options) => (await import('./commands/doctor.ts')).doctor(options),
   })
@@ -583,7 +586,7 @@ function defineHelpers(program: Command): void {
       'godwit completion zsh | sudo tee /usr/local/share/zsh/site-functions/_godwit',
       'godwit completion fish > ~/.config/fish/completions/godwit.fish',
     ],
-    details: 'The scripts ask `godwit completion words -- WORDS…` what may come next.',
+    details: 'The scripts call `godwit completion words -- WORDS…` for the possible next words.',
     without: ['state', 'json'],
     run: async (shell, words) => (await import('./commands/completion.ts')).completion(shell, words, program),
   })

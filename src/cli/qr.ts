@@ -11,7 +11,7 @@ export function qrLines(text: string, width: number, colour: boolean): string[] 
   const size = rows.length
   if (size > width)
     throw usageError(`the QR code needs ${size} columns, this terminal has ${width}`, {
-      hint: 'remove the invitation (godwit anchor remove NAME), and make the terminal wider or its letters smaller',
+      hint: 'remove the invitation (godwit anchor remove NAME), and make the terminal wider or its font smaller',
     })
   const lines: string[] = []
   for (let y = 0; y < size; y += 2) {

@@ -1,6 +1,6 @@
 /**
- * Small things about byte arrays that Node's Buffer would do, for code that must not know Node: hexadecimal, base64,
- * comparison, concatenation.
+ * Byte array helpers that Node's Buffer would provide, for code without Node types: hexadecimal, base64, comparison,
+ * concatenation.
  */
 import { type Decoded, decoded, malformed } from './result.ts'
 

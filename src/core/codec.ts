@@ -1,6 +1,4 @@
-/**
- * What every codec of godwit offers; test/unit/codec-suite.ts holds each of them to it.
- */
+/** The interface of every codec; test/unit/codec-suite.ts tests each of them. */
 import type { Decoded } from './result.ts'
 
 export interface Codec<T> {

@@ -1,6 +1,7 @@
 /**
- * Deadlines of many like things, by small integer: a binary heap with the place of each in it, so that setting, moving
- * and taking the earliest cost O(log n). For machines with thousands of peers, where TimerTable's scan would be dear.
+ * Deadlines of many similar items, by small integer: a binary heap that knows each item's position, so that setting,
+ * moving and taking the earliest cost O(log n). For machines with thousands of peers, where TimerTable's scan would be
+ * slow.
  */
 export class DeadlineHeap {
   #ids: number[] = []

@@ -1,4 +1,4 @@
-/** Linux's error numbers (asm-generic/errno.h), those that godwit tells apart. `errnoName` (linux/libc.ts) names any. */
+/** Linux error numbers (asm-generic/errno.h) that godwit distinguishes. `errnoName` (linux/libc.ts) names any. */
 export const EPERM = 1
 export const ENOENT = 2
 export const ESRCH = 3

@@ -8,9 +8,9 @@
 export type ErrorKind = 'failed' | 'usage' | 'missing'
 
 export interface ErrorDetails {
-  /** What was being done, e.g. `open /dev/net/tun`. */
+  /** The operation that failed, e.g. `open /dev/net/tun`. */
   readonly op?: string
-  /** How the user mends it, one sentence or a command. */
+  /** How the user can fix it: one sentence or a command. */
   readonly hint?: string
   readonly kind?: ErrorKind
   readonly cause?: unknown

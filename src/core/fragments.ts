@@ -1,7 +1,7 @@
 /**
- * The ports of fragmented packets: the first fragment has them, the later ones are parts of the same packet and go where
- * it went. A table of fixed size, one place for each hash; a packet that finds its place taken takes it over. Later
- * fragments whose first was not seen (lost, behind them, or overwritten) have no ports. Nothing is allocated.
+ * The ports of fragmented packets. The first fragment has them; later ones belong to the same packet and follow it. A
+ * table of fixed size, one slot per hash; a packet takes over an occupied slot. Later fragments whose first was not seen
+ * (lost, still to come, or overwritten) have no ports. Nothing is allocated.
  */
 import { addressLength, fragmentId, ipVersion, isLaterFragment, offsetIn, sourceAt } from './ip.ts'
 import { IPV4 } from './ipv4.ts'
@@ -10,7 +10,7 @@ import { IPV4 } from './ipv4.ts'
 const PLACES = 512
 /** How long a receiver waits for the rest of a packet (RFC 8200 §4.5), milliseconds; then its identification is free. */
 const LIFETIME = 60_000
-/** What `portsOf` answers for a fragment of a packet that is not known. */
+/** Result of `portsOf` for a fragment of an unknown packet. */
 export const NO_PORTS = -1
 const NEVER = Number.NEGATIVE_INFINITY
 
@@ -50,7 +50,9 @@ export class FragmentPorts {
     return found
   }
 
-  /** Over both addresses and what tells packets between them apart: the identification, and of IPv4 the protocol. */
+  /**
+   * Hash of both addresses and of what identifies a packet between them: the identification, and for IPv4 the protocol.
+   */
   #hashOf(view: DataView, at: number, id: number): number {
     let hash = id ^ (ipVersion(view, at) === 4 ? view.getUint8(at + IPV4.PROTOCOL) << 16 : 0)
     const from = sourceAt(view, at)

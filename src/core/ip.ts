@@ -1,8 +1,8 @@
 /**
- * An IP packet of either version where it lies: functions over (view, at) that give numbers, so that nothing is allocated
- * and hot loops stay free of objects. `at` is the first byte of the IP header.
+ * An IP packet of either version, read in place: functions over (view, at) that return numbers, so that nothing is
+ * allocated and hot loops need no objects. `at` is the first byte of the IP header.
  *
- * Three of them take any bytes: `ipLength`, `transportOf`, and `plainTransport` (transport.ts) after `ipLength`. The
+ * Three of them accept any bytes: `ipLength`, `transportOf`, and `plainTransport` (transport.ts) after `ipLength`. The
  * others read fields of a packet that one of those has accepted.
  */
 import { IPV4 } from './ipv4.ts'

@@ -38,12 +38,12 @@ export interface PathStatus {
   readonly sent_bytes?: number
   readonly received_bytes?: number
   readonly mtu?: number
-  /** What carries it, if not UDP, and what that costs. */
+  /** Carrier of the path, if not UDP, and what it costs. */
   readonly carrier?: 'websocket'
   readonly cost?: string
 }
 
-/** Whether packets may take a path that is shown in this state. */
+/** Whether packets may take a path in this state. */
 export function takesPackets({ state }: PathStatus): boolean {
   return ['up', 'degrading', 'suspect', 'fading', 'draining'].includes(state)
 }
@@ -57,9 +57,9 @@ export interface PeerStatus {
   readonly public_key?: string
   /** The virtual addresses of this association. */
   readonly addresses?: readonly string[]
-  /** Why the peer does not take this host. */
+  /** Why the peer refuses this host. */
   readonly refused?: string
-  /** Of an anchor's host: when it was last heard from, milliseconds since the Unix epoch. */
+  /** For an anchor's host: when it last sent something, milliseconds since the Unix epoch. */
   readonly last_seen?: number
 }
 
@@ -100,18 +100,18 @@ export interface FlowStatus {
   readonly received_bytes?: number
 }
 
-/** Traffic that was moved by hand and stays so until it is given back (`move WHAT auto`). */
+/** Traffic that was moved by hand, until it is returned to its policy (`move WHAT auto`). */
 export interface Pin {
   /** `all`, or a selector: flows that begin later follow too. */
   readonly what: string
   readonly access: string
-  /** When it is given back by itself, milliseconds since the Unix epoch. */
+  /** When it is returned to its policy automatically, milliseconds since the Unix epoch. */
   readonly until?: number
 }
 
 /** Of a router: a class of traffic towards a peer, and the paths that its packets take. */
 export interface ClassStatus {
-  /** `CLASS.PEER`; `why` takes it as it takes a flow. */
+  /** `CLASS.PEER`; `why` accepts it like a flow. */
   readonly id: string
   readonly name: string
   readonly peer: string
@@ -144,7 +144,7 @@ export interface DecisionRecord {
   readonly subject: Subject
   /** The subject as text: a flow id, `app:…`, an access, `all`. */
   readonly what: string
-  /** What was decided, e.g. `acc2`. */
+  /** The decision, e.g. `acc2`. */
   readonly chosen: string
   /** One sentence: why, in words that a user understands. */
   readonly reason: string
@@ -152,11 +152,11 @@ export interface DecisionRecord {
   readonly evidence?: Readonly<Record<string, string | number | boolean | null>>
 }
 
-/** Where a mechanism tells what happened; given to it by the daemon. Bounded: the oldest records go. */
+/** Where a mechanism records events; provided by the daemon. Bounded: the oldest records are dropped. */
 export interface Recorder {
   /** At the moment it happens. `key`: what is not known yet comes by a call of `measured` with the same key. */
   handover(record: Omit<HandoverRecord, 'what'>, key?: number): void
-  /** Completes the record of that key; forgotten when that is gone. */
+  /** Completes the record with that key; ignored when the record was dropped. */
   measured?(key: number, result: Pick<HandoverRecord, 'gap_ms' | 'lost_packets'>): void
   decision(record: Omit<DecisionRecord, 'what'>): void
   /** One line for the log. `debug` is off unless asked for. */
@@ -173,7 +173,7 @@ export interface Application {
   readonly cgroup: string
   /** The cgroup's id, as sock_diag reports it. */
   readonly cgroupId: number
-  /** Access to use, by name. Absent: as the policy says. */
+  /** Access to use, by name. Absent: the policy decides. */
   readonly access?: string
   /** Name of a policy of the configuration. Absent: the default one. */
   readonly policy?: string
@@ -184,14 +184,14 @@ export interface Application {
 export interface Move {
   /** Flows that moved. */
   readonly flows: number
-  /** One line for the user when there is more to say. */
+  /** One line for the user, if needed. */
   readonly note?: string
 }
 
-/** What one mechanism knows beside the access (`Mechanism.moveOptions`), by name; others do not look at it. */
+/** Options of `Mechanism.moveOptions` by name; other mechanisms ignore them. */
 export type MoveOptions = Readonly<Record<string, boolean>>
 
-/** What a flow may go through while it lives, and go on: what a planner has to know of a mechanism. */
+/** Moves that a flow survives, for choosing a mechanism. */
 export type Survives =
   /** Another access of this host, with another address. */
   | 'access'
@@ -211,13 +211,13 @@ export interface Offer {
   /** Why, or why not, in a sentence. */
   readonly reason: string
   readonly cost: {
-    /** Bytes that each packet grows by on the wire, at most. */
+    /** Max bytes added to each packet on the wire. */
     readonly bytes: number
     /** Round trip (ms) of the way that the mechanism chooses, as measured; null: it chooses none, or none is measured. */
     readonly rtt_ms: number | null
   }
   readonly survives: readonly Survives[]
-  /** What the other end has to have; empty: nothing. */
+  /** What the other end must have; empty: nothing. */
   readonly needs: readonly string[]
 }
 
@@ -230,7 +230,7 @@ export interface Metric {
   readonly value: number
 }
 
-/** Who has connected to the control socket, as the kernel says it (SO_PEERCRED). */
+/** The user connected to the control socket, as reported by the kernel (SO_PEERCRED). */
 export interface Caller {
   /** User id when it connected, in the daemon's user namespace; 0 is root. */
   readonly uid: number
@@ -244,7 +244,7 @@ export interface ControlRequest<Body = undefined> {
   readonly caller: Caller
 }
 
-/** What checks a body; a schema of zod is one. */
+/** A validator for a body; a zod schema is one. */
 export interface BodySchema<Body> {
   safeParse(
     body: unknown,
@@ -285,20 +285,22 @@ export function postRoute<Body>(
 }
 
 export interface Mechanism {
-  /** `anchoring`, `anchor`, `routing`, …: what `FlowStatus.mechanism` says. */
+  /** `anchoring`, `anchor`, `routing`, …: the value of `FlowStatus.mechanism`. */
   readonly name: string
   /**
-   * Resolves once it runs and what it makes in the kernel stands. Takes over what a killed run left there, so that flows go
-   * on. Rejects after undoing what it had set up.
+   * Resolves once it runs and its kernel state exists. Takes over what a killed run left, so that flows continue. Rejects
+   * after undoing what it had set up.
    */
   start(): Promise<void>
-  /** Resolves, after `start`, once traffic can flow; rejects with `failure`. Absent: it waits for nobody. */
+  /** Resolves, after `start`, once traffic can flow; rejects with `failure`. Absent: ready at once. */
   untilReady?(): Promise<void>
-  /** Until then: what is waited for and what becomes of the traffic meanwhile, in a sentence for the user. */
+  /** Until then: what it waits for and what happens to traffic meanwhile, in a sentence for the user. */
   waiting?(): string
-  /** Resolves, with the reason, when the mechanism cannot go on: the daemon stops in order and ends with it. */
+  /**
+   * Resolves, with the reason, when the mechanism fails permanently: the daemon stops in order and ends with that error.
+   */
   readonly failure?: Promise<GodwitError>
-  /** Whether its worker still works; the service manager starts the daemon anew otherwise. Absent: it has none. */
+  /** Whether its worker still responds; the service manager restarts the daemon otherwise. Absent: it has none. */
   responds?(): Promise<boolean>
   /** Removes all kernel state. Never rejects for something that is already gone. Repeatable. */
   stop(): Promise<void>
@@ -313,15 +315,15 @@ export interface Mechanism {
   readonly flowsLeftOut?: number
   /** Traffic classes that it shows and explains beside flows. */
   classes?(): readonly ClassStatus[]
-  /** What it can do for a flow with these properties; what is not known of the flow is left out. */
+  /** What it can do for a flow with these properties; unknown properties are omitted. */
   offer(flow: FlowFacts): Offer
-  /** Names of the options of `move` that it knows. */
+  /** Names of its options for `move`. */
   readonly moveOptions?: readonly string[]
   /** Why it hands nothing over itself, as an anchor that follows its hosts; absent: it does. */
   readonly follows?: { readonly reason: string; readonly hint: string }
-  /** Gives back to the policy what was moved by hand. Undefined: nothing of `what` is mine. Absent: nothing is kept by hand. */
+  /** Returns moves by hand to the policy. Undefined: it has none for `what`. Absent: it keeps no moves by hand. */
   giveBack?(what: Selector): Promise<Move | undefined>
-  /** What is kept by hand now, but single flows. */
+  /** Current moves by hand, except those of single flows. */
   pins?(): readonly Pin[]
   /** Hands over now. Undefined: nothing of `what` is mine. Rejects when the access does not exist or is down. */
   move(what: Selector, access: string, options?: MoveOptions): Promise<Move | undefined>

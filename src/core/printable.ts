@@ -1,7 +1,6 @@
 /**
- * Text of others on a user's terminal and in the log: names of programs, networks, interfaces and hosts are chosen by whoever
- * made them. What a terminal obeys instead of showing (ECMA-48: C0, DEL, C1), and what makes text look like another one (line
- * separators, overrides of its direction), is shown as an escape.
+ * Untrusted text on a user's terminal and in the log: names of programs, networks, interfaces and hosts are chosen by
+ * others. Control characters (ECMA-48: C0, DEL, C1), line separators and direction overrides are shown as escapes.
  */
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for.

@@ -1,7 +1,7 @@
 /**
- * What a policy or `godwit move` is about: everything, one flow, or the flows of an application, port, user or
+ * Selectors of policies and of `godwit move`: everything, one flow, or the flows of an application, port, user or
  * destination, or of several of these at once (`app:curl+port:443`). The text form is the same in the configuration, on
- * the command line and in the records.
+ * the command line and in records.
  */
 import { contains, formatPrefix, type Prefix, parsePrefix } from './address.ts'
 import { protocolName, protocolNumber } from './flow.ts'
@@ -40,7 +40,7 @@ export interface FlowFacts {
   readonly proto?: number | undefined
   readonly dst?: Uint8Array | undefined
   readonly dstPort?: number | undefined
-  /** Absolute path of the executable, or its base name when that is all one knows. */
+  /** Absolute path of the executable, or only its base name if the path is unknown. */
   readonly executable?: string | undefined
   readonly uid?: number | undefined
   readonly user?: string | undefined
@@ -84,7 +84,7 @@ export function matches(selector: Selector, flow: FlowFacts): boolean {
   }
 }
 
-/** Two paths have to be equal; where either side knows only the base name, the names. */
+/** Paths have to be equal; if either side has only a base name, base names are compared. */
 function sameProgram(wanted: string, executable: string): boolean {
   if (wanted.includes('/') && executable.includes('/')) return wanted === executable
   return wanted.slice(wanted.lastIndexOf('/') + 1) === executable.slice(executable.lastIndexOf('/') + 1)
@@ -110,7 +110,7 @@ function parseCriterion(text: string): Decoded<Criterion> {
   if (colon < 0) return malformed(`"${text}" is not one of: ${SELECTOR_FORMS}`)
   const kind = text.slice(0, colon)
   const value = text.slice(colon + 1)
-  if (value === '') return malformed(`"${text}" names nothing after the colon`)
+  if (value === '') return malformed(`"${text}" has nothing after the colon`)
   switch (kind) {
     case 'app':
       return value.includes('/') && !value.startsWith('/')
@@ -133,14 +133,14 @@ function parseCriterion(text: string): Decoded<Criterion> {
     case 'proto': {
       const protocol = protocolNumber(value)
       return protocol === undefined
-        ? malformed(`"${text}": not a protocol; tcp, udp, icmp or a number`)
+        ? malformed(`"${text}": not a protocol; use tcp, udp, icmp or a number`)
         : decoded({ kind, protocol })
     }
     case 'dscp': {
       const dscp = DSCP[value] ?? (/^\d{1,2}$/.test(value) ? Number(value) : 64)
       return dscp < 64
         ? decoded({ kind, dscp })
-        : malformed(`"${text}": not a service class; ef, af41, cs1 … or 0 to 63`)
+        : malformed(`"${text}": not a DSCP; use ef, af41, cs1 … or 0 to 63`)
     }
     default:
       return malformed(`"${text}" is not one of: ${SELECTOR_FORMS}`)

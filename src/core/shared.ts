@@ -1,6 +1,6 @@
 /**
- * Work that many may ask for at the same time is done once for all of them: who asks while it is being done shares the next
- * time with all others who do, and so gets what is true after the question.
+ * Shares one execution of work among concurrent callers. A caller that arrives while the work runs shares the next
+ * execution with all others that do, so its result is newer than its call.
  */
 export class Shared<T> {
   #running: Promise<unknown> = Promise.resolve()

@@ -1,6 +1,6 @@
 /**
- * What a record is about, tagged: a planner and a dashboard ask for the kind instead of matching text. The text form (`what`
- * in status) is for people and stays as it is.
+ * The subject of a record, tagged, so that planners and dashboards need not parse text. The text form (`what` in status)
+ * is for people and is fixed.
  */
 
 import type { FlowFacts } from './selector.ts'
@@ -43,7 +43,7 @@ export function formatSubject(subject: Subject): string {
   }
 }
 
-/** What is known of a flow, or of a class, to find the records about it. */
+/** Facts of a flow, or of a class, for finding the records about it. */
 export interface Traffic {
   readonly id: string
   readonly peer: string

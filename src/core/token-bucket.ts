@@ -1,11 +1,11 @@
-/** A limit on how often something may happen: so many times a second, and as many at once after a pause. */
+/** A rate limit: so many events per second, with a burst after a pause. */
 export class TokenBucket {
   readonly #rate: number
   readonly #most: number
   #tokens: number
   #at = Number.NEGATIVE_INFINITY
 
-  /** `rate` per second, `most` at once. */
+  /** `rate`: events per second; `most`: burst. */
   constructor(rate: number, most = rate) {
     this.#rate = rate
     this.#most = most
@@ -28,7 +28,7 @@ export class TokenBucket {
     return may
   }
 
-  /** Counts it as happened so many times, be it more than there was left: then it may not again until that is made up for. */
+  /** Takes `count` tokens even if there are fewer; the debt has to be refilled before the next event. */
   spend(count: number, now: number): void {
     this.has(now)
     this.#tokens -= count

@@ -53,8 +53,8 @@ export function checksumOffset(protocol: number): number {
 }
 
 /**
- * Writes the partial checksum of TCP or UDP: the sum of the pseudo-header alone, which whoever takes the packet is to
- * complete (a vnet_hdr with NEEDS_CSUM; flag 0x02 of message 32).
+ * Writes the partial checksum of TCP or UDP: the sum of the pseudo-header alone, to be completed by the receiver of the
+ * packet (a vnet_hdr with NEEDS_CSUM; flag 0x02 of message 32).
  */
 export function writePartialChecksum(
   view: DataView,

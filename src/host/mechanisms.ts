@@ -1,4 +1,4 @@
-/** Every mechanism, a line each: the one place where the daemon knows them by name. */
+/** The list of all mechanisms, one per line: the only place where the daemon names them. */
 import { anchorDescriptor, hostDescriptor } from '../anchoring/index.ts'
 import { mptcpDescriptor } from '../mptcp/index.ts'
 import { overlayDescriptor } from '../overlay/index.ts'

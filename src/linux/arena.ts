@@ -71,7 +71,7 @@ export class Arena {
     else list.push(offset)
   }
 
-  /** Forgets all reservations and zeroes them; whoever made them must be gone. */
+  /** Drops all reservations and zeroes them; their owners must be gone. */
   reset(): void {
     this.u8.fill(0, 0, this.#used)
     this.#used = 0

@@ -34,8 +34,8 @@ export interface Destination {
 }
 
 /**
- * A UDP socket that hears this destination alone (connect(2)), on a port of the kernel's choice: `connect` when it can
- * send, `error` when it cannot, also for ICMP errors. Throws KernelError when it cannot be made.
+ * A UDP socket connected to this destination (connect(2)), on a port chosen by the kernel: `connect` when it can send,
+ * `error` when it cannot, also for ICMP errors. Throws KernelError when it cannot be created.
  */
 export function connectedUdp(to: Destination, options: BoundOptions): DatagramSocket {
   const four = to.address.length === 4
@@ -46,7 +46,7 @@ export function connectedUdp(to: Destination, options: BoundOptions): DatagramSo
   return socket
 }
 
-/** A TCP connection under way; it ends with `error` when it does not come about. Throws KernelError as above. */
+/** A TCP connection in progress; `error` when it fails. Throws KernelError as above. */
 export function connectTcp({ address, port }: Destination, options: BoundOptions): Socket {
   const family = address.length === 4 ? AF_INET : AF_INET6
   const fd = open(family, STREAM, options)

@@ -32,7 +32,7 @@ export interface Attributes {
   readonly view: DataView
   /** Writes an address. */
   setUint64(at: number, value: number): void
-  /** Writes a name of the kernel's, 15 bytes at most. */
+  /** Writes an object name for the kernel, at most 15 bytes. */
   setName(at: number, name: string): void
   readonly extra: readonly number[]
   /** Bytes at an address of `extra`. */
@@ -67,7 +67,9 @@ export function bpf(command: number, size: number): number {
   return syscall(SYS_BPF, command, arena!.base, size)
 }
 
-/** The descriptor of a program; a refusal carries the last lines of the verifier. `attachType` says where it will run. */
+/**
+ * Returns the program's descriptor; a refusal carries the last lines of the verifier. `attachType`: where it will run.
+ */
 export function loadProgram(name: string, code: Uint8Array, type: number, attachType: number): number {
   const call = attributes(code, new TextEncoder().encode('GPL\0'), new Uint8Array(LOG_LENGTH))
   const [codeAt, licenseAt, logAt] = call.extra

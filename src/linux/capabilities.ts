@@ -1,5 +1,5 @@
 /**
- * What this machine has of what godwit uses, found by trying, in a namespace of its own where trying leaves traces.
+ * Capabilities of this machine that godwit uses, found by trying, in a namespace of its own if trying leaves traces.
  * Listings, skip reasons of tests and error messages all come from here.
  */
 import { accessSync, constants, readFileSync } from 'node:fs'
@@ -34,7 +34,7 @@ export type CapabilityName =
 
 export interface Capability {
   readonly name: CapabilityName
-  /** What godwit does with it. */
+  /** What godwit uses it for. */
   readonly use: string
   readonly available: boolean
   /** A version, or why it is not available. */
@@ -47,7 +47,7 @@ export type Capabilities = Readonly<Record<CapabilityName, Capability>>
 
 const CAP_NET_ADMIN = 12
 
-/** Looks at everything; takes about 20 ms. Never throws. */
+/** Checks everything in about 20 ms. Never throws. */
 export function capabilities(): Capabilities {
   const list = [
     probe('net-admin', 'interfaces, routes and rules', () => {
@@ -68,7 +68,7 @@ export function capabilities(): Capabilities {
     probe('cgroup2', 'control by application', () => {
       return (
         cgroupMount() ??
-        no('no control groups of version 2', 'sudo mount -t cgroup2 none /sys/fs/cgroup/unified')
+        no('cgroup version 2 is not mounted', 'sudo mount -t cgroup2 none /sys/fs/cgroup/unified')
       )
     }),
     probe('cgroup-bpf', 'marking the sockets of an application', () => {
@@ -112,7 +112,7 @@ function hasCapability(bit: number): boolean {
   return ((BigInt(`0x${line?.[1] ?? '0'}`) >> BigInt(bit)) & 1n) === 1n
 }
 
-/** What needs a namespace to be tried in: one is made, used and removed. */
+/** Checks that need a namespace: creates one, and removes it afterwards. */
 function namespaceProbes(): Capability[] {
   const name = `godwit-probe-${process.pid}`
   let made = false
@@ -173,7 +173,7 @@ function no(reason: string, hint: string): No {
   return { reason, hint }
 }
 
-/** `attempt` returns a detail (or nothing) when all is well, a `No` or throws when not. */
+/** `attempt` returns a detail (or nothing) on success; a `No`, or an exception, on failure. */
 function probe(
   name: CapabilityName,
   use: string,

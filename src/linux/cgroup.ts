@@ -8,7 +8,7 @@ import { basename, dirname, join } from 'node:path'
 import { usageError } from '../core/errors.ts'
 import { setCgroupMark } from './cgroup-mark.ts'
 
-/** What the groups of any instance are called. */
+/** Names of the groups of any instance. */
 const OURS = /^godwit-.+-run-\d+-\d+$/
 const NAME = /^run-\d+-\d+$/
 const BUSY_RETRIES = 50
@@ -31,8 +31,8 @@ export function cgroupMount(mounts: string = readFileSync('/proc/self/mounts', '
 /** The groups of one instance. A group is named by its directory. */
 export interface Cgroups {
   /**
-   * Makes the group `godwit-<instance>-<name>` below the one with this path (as /proc/PID/cgroup says it), or around that
-   * where it is one of godwit's. Throws when there is a group of that name.
+   * Creates the group `godwit-<instance>-<name>` below the group with this path (as in /proc/PID/cgroup), or below its
+   * parent if it is one of godwit's. Throws when a group of that name exists.
    */
   createIn(path: string, name: string): Cgroup
   /** Its processes go up to the group around it. False when there is no such group. */
@@ -72,7 +72,7 @@ export class KernelCgroups implements Cgroups {
     let parent = join(this.#mount, path)
     while (OURS.test(basename(parent))) parent = dirname(parent)
     const directory = join(parent, `${this.#prefix}${checked(name)}`)
-    // Not one that somebody else made before, who could put processes into it.
+    // A group that existed before is refused: its maker could put processes into it.
     mkdirSync(directory)
     return { directory, id: idOf(directory) }
   }
@@ -109,7 +109,7 @@ export class KernelCgroups implements Cgroups {
     return pidsIn(directory)
   }
 
-  /** Moves a process, if there still is one, into any group by its path, as /proc/PID/cgroup says it. */
+  /** Moves a process, if it still exists, into any group by its path, as in /proc/PID/cgroup. */
   moveTo(path: string, pid: number): void {
     move(pid, join(this.#mount, path))
   }

@@ -8,7 +8,7 @@
 const LOADS = { 1: 0x30, 2: 0x28, 4: 0x20 } as const
 const JUMPS = { eq: 0x15, gt: 0x25 } as const
 
-/** Offsets of what the kernel knows of a packet beside its bytes (linux/filter.h, SKF_AD_…). */
+/** Offsets of a packet's metadata in the kernel (linux/filter.h, SKF_AD_…). */
 export const Ancillary = { PACKET_TYPE: 0xfffff004 } as const
 
 interface Instruction {
@@ -46,7 +46,7 @@ export class ClassicBpf {
     return this.#put(0x54, value)
   }
 
-  /** Without a label it goes on with the next instruction. Forwards only, at most 255 instructions. */
+  /** Without a label, continues with the next instruction. Forwards only, at most 255 instructions. */
   jumpIf(condition: keyof typeof JUMPS, value: number, then?: string, otherwise?: string): this {
     return this.#put(JUMPS[condition], value, then, otherwise)
   }
@@ -55,7 +55,7 @@ export class ClassicBpf {
     return this.#put(0x05, 0, label)
   }
 
-  /** Ends: the socket gets so many bytes of the packet, none for 0. */
+  /** Ends: the socket gets this many bytes of the packet; 0: none. */
   return(bytes: number): this {
     return this.#put(0x06, bytes)
   }

@@ -1,6 +1,7 @@
 /**
- * Entries of the kernel's connection tracking (nf_conntrack), removed by ctnetlink (linux/netfilter/nfnetlink_conntrack.h). An
- * entry says what a firewall lets pass as known; without one the next packet of a TCP connection begins a new one.
+ * Removes entries of the kernel's connection tracking (nf_conntrack) by ctnetlink
+ * (linux/netfilter/nfnetlink_conntrack.h). Firewalls accept packets of tracked connections; without an entry, the next
+ * packet of a TCP connection starts a new one.
  */
 import { ENOENT } from '../core/errno.ts'
 import { KernelError } from './libc.ts'
@@ -23,7 +24,7 @@ const Ctnl = {
 /** Source, destination. */
 const IP_ATTRIBUTES = { 4: [1, 2], 16: [3, 4] } as const
 
-/** What is asked of it; `linux/conntrack.ts` has the real one. */
+/** The interface; `linux/conntrack.ts` has the real implementation. */
 export interface ConnTracker {
   /** Forgets a connection, whichever end began it; false: there was none. */
   forget(flow: SocketFlow): boolean
@@ -37,7 +38,7 @@ export class KernelConnTracker implements ConnTracker {
     this.#socket = new NetlinkSocket(NETLINK_NETFILTER, netns)
   }
 
-  /** Throws KernelError where the kernel has no ctnetlink, or does not let this process use it. */
+  /** Throws KernelError when the kernel has no ctnetlink, or denies it to this process. */
   forget(flow: SocketFlow): boolean {
     try {
       this.#socket.request(deletion(flow), 'forget a tracked connection')

@@ -9,7 +9,7 @@ import type { Arena } from './arena.ts'
 import { readName, writeName } from './sockaddr.ts'
 import type { ReceiveBatch, UdpSocket } from './udp.ts'
 
-/** What an IPv4 packet holds. */
+/** Max payload of an IPv4 packet. */
 const MOST = 65_507
 
 interface Message {

@@ -84,7 +84,7 @@ export class FakeSocketTable implements SocketTable {
   #sockets: SocketInfo[] = []
   #nextCookie = 1n
 
-  /** Adds a socket; what is not said is that of a connected socket of root. Returns it. */
+  /** Adds a socket; missing fields are those of a connected socket of root. Returns it. */
   add(socket: SocketFlow & Partial<SocketInfo>): SocketInfo {
     const info: SocketInfo = {
       family: socket.localAddress.length === 4 ? 4 : 6,

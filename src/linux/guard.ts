@@ -1,8 +1,8 @@
 /**
- * Puts back what another program takes away: a network manager that removes rules it does not know, a script that flushes
- * an address or sets our device down. It watches the kernel's events of what the ledger says is ours and asks each owner
- * to restore what it wants; the first time is logged, all are counted, and a program that does it again and again is
- * answered at most ten times at once and then every ten seconds.
+ * Restores kernel state of godwit that another program removes: a network manager that deletes rules it does not know, a
+ * script that flushes an address or sets our device down. It watches the kernel's events about what the ledger marks as
+ * ours and asks each owner to restore it. The first time is logged, all are counted; a program that keeps removing is
+ * answered with a burst of ten restorations, then one every ten seconds.
  */
 import type { Clock } from '../core/clock.ts'
 import type { Ledger } from './ledger.ts'
@@ -16,9 +16,9 @@ export interface Guarded {
   devices(): readonly string[]
   /** Whether an address of another device is ours; absent: none. */
   ownsAddress?(address: string, device: string): boolean
-  /** Makes the kernel hold what is wanted and names what was missing. */
+  /** Restores the wanted state and names what was missing. */
   restore(): readonly string[]
-  /** Watches for changes that rtnetlink does not tell; the returned function ends it. */
+  /** Watches for changes that rtnetlink does not report; the returned function ends it. */
   watch?(changed: () => void): () => void
 }
 
@@ -50,7 +50,7 @@ export class KernelGuard {
   /** When restorations would all be earned again. */
   #earnedAt = Number.NEGATIVE_INFINITY
   #restored = 0
-  /** Who took something away since the last restoration. */
+  /** Programs that removed something since the last restoration. */
   readonly #culprits = new Set<string>()
 
   constructor(parts: GuardComponents) {
@@ -156,13 +156,16 @@ export class KernelGuard {
       const more = restored.length > 3 ? ` and ${restored.length - 3} more` : ''
       const what = restored.slice(0, 3).join(', ') + more
       const text = `${who} removed ${what}; put back`
-      this.#once(guarded.name, `${guarded.name}: ${text}. From now on this is only counted (/metrics)`)
+      this.#once(guarded.name, `${guarded.name}: ${text}. Further cases are only counted (/metrics)`)
     }
     if (!any) return
     const now = this.#parts.clock.now()
     this.#earnedAt = Math.max(now, this.#earnedAt) + INTERVAL_MS
     if (this.#earnedAt - now > (BURST - 1) * INTERVAL_MS)
-      this.#once('burst', `a program keeps removing what is ours; put back every ${INTERVAL_MS / 1000} s now`)
+      this.#once(
+        'burst',
+        `a program keeps removing kernel state of godwit; restored every ${INTERVAL_MS / 1000} s now`,
+      )
   }
 
   #once(key: string, message: string): void {

@@ -25,7 +25,7 @@
  */
 import type { Route, RuleSpec } from './rtnetlink/types.ts'
 
-/** Who made it, of rules and routes: `g`. No routing daemon has this number (rt_protos of iproute2). */
+/** Marks rules and routes as ours: `g`. No routing daemon has this number (rt_protos of iproute2). */
 export const PROTOCOL = 0x67
 export const DEFAULT_BASE = 6700
 /** Numbers that an instance takes, from its base. */
@@ -91,7 +91,7 @@ export class Ledger {
       /** Packets with an address of an access, by source and, forwarded ones, by mark. */
       sources: base + 132,
       forwarded: base + 133,
-      /** What signs in at a captive portal. */
+      /** Traffic to sign in at a captive portal. */
       portal: base + 134,
       /** Name servers that one access reaches, or the tunnel ([host] dns). */
       nameServers: base + 135,
@@ -115,10 +115,10 @@ export class Ledger {
       hold: first + 62,
       parkTable: first + 63,
       tables: [first, first + 63] as Range,
-      /** For packets that no route takes. */
+      /** For packets that match no route. */
       park: AFTER_DEFAULT + first,
       crossUdp: AFTER_DEFAULT + first + 1,
-      /** The device that takes what no route takes. */
+      /** The device for packets that match no route. */
       device: this.#deviceName('gwpark-'),
     }
   }
@@ -163,7 +163,7 @@ export class Ledger {
     return `godwit_${escaped(this.instance)}${purpose === '' ? '' : `_${purpose}`}`
   }
 
-  /** The alias of a device of ours: what tells it from another's of the same name. */
+  /** The alias of our devices: distinguishes them from others of the same name. */
   get alias(): string {
     return `godwit ${this.instance}`
   }

@@ -42,7 +42,7 @@ export { koffi }
 /** A system call failed. `errno` is the number, its symbol is the code and in the message. */
 export class KernelError extends GodwitError {
   readonly errno: number
-  /** What the kernel itself says about it, where it says more than a number (netlink). */
+  /** The kernel's own message, if it gives one (netlink). */
   readonly kernel: string | undefined
 
   constructor(op: string, number: number, details: ErrorDetails & { readonly kernel?: string } = {}) {

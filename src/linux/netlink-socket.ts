@@ -107,8 +107,8 @@ export class NetlinkSocket {
   }
 
   /**
-   * Sends a request and returns the messages that come before its acknowledgement. Throws KernelError with the
-   * kernel's own message; `op` says what was being done.
+   * Sends a request and returns the messages before its acknowledgement. Throws KernelError with the kernel's own
+   * message; `op` names the operation.
    */
   request(message: NetlinkMessage, op: string): NetlinkReply[] {
     return this.#replies(message, NLM_F_ACK, op).replies
@@ -160,7 +160,7 @@ export class NetlinkSocket {
     return { replies, interrupted }
   }
 
-  /** Sends a request and visits its replies; true when the kernel says that they may be inconsistent. */
+  /** Sends a request and visits its replies; true when the kernel reports that they may be inconsistent. */
   #exchange(
     message: NetlinkMessage,
     flags: number,

@@ -267,7 +267,7 @@ export function* readAttributes(body: Uint8Array, offset = 0): Generator<readonl
 
 const NLMSGERR_ATTR_MSG = 1
 
-/** An NLMSG_ERROR (also the acknowledgement, errno 0) or NLMSG_DONE: errno and what the kernel says about it. */
+/** An NLMSG_ERROR (also the acknowledgement, errno 0) or NLMSG_DONE: errno and the kernel's message. */
 export function readError(reply: NetlinkReply): {
   readonly errno: number
   readonly message: string | undefined

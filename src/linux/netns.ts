@@ -94,9 +94,9 @@ function shareDirectory(): void {
 }
 
 /**
- * From now on the calling thread, and threads and programs that it starts, see a /run of their own, empty, and with it
- * an empty /run/netns; it goes with the last of them. Call it before anything else runs: threads that exist stay where
- * they are. Needs CAP_SYS_ADMIN, be it that of a user namespace.
+ * From now on the calling thread, and threads and programs that it starts, have a private, empty /run, and with it an
+ * empty /run/netns; it disappears with the last of them. Call it before anything else runs: existing threads keep the old
+ * one. Needs CAP_SYS_ADMIN, also that of a user namespace.
  */
 export function usePrivateNames(): void {
   check(unshare(CLONE_NEWNS), 'make a private mount namespace', NEEDS_ROOT)

@@ -1,6 +1,6 @@
 /**
  * nf_tables by its own netlink encoding: tables, chains, maps and rules as one batch, which the kernel applies as one
- * transaction. `nftables.ts` drives the `nft` program and is right for rule sets that people read and that change
+ * transaction. `nft.ts` drives the `nft` program and is right for rule sets that people read and that change
  * rarely; this is for maps of 100,000 elements that change within a handover (docs/adr/0020-nf-tables-by-netlink.md): no
  * process is started, and a rule may keep a looked-up value in a register for the next look-up, which the language
  * of `nft` cannot say. Layout: linux/netfilter/nf_tables.h. Attribute integers are big-endian, map keys and data are in
@@ -26,7 +26,7 @@ export function concatType(...types: readonly number[]): number {
   return types.reduce((sum, type) => (sum << 6) | type, 0)
 }
 
-/** 32-bit register n, 0–15. A wider value takes the registers that follow. */
+/** 32-bit register n, 0–15. A wider value also uses the following registers. */
 export function register32(n: number): number {
   return 8 + n
 }
@@ -235,7 +235,7 @@ export class NfBatch {
     return this.#end()
   }
 
-  /** Closes the batch. The last message asks for an acknowledgement, so that success is heard of too. */
+  /** Closes the batch. The last message asks for an acknowledgement, to confirm success as well. */
   finish(): Uint8Array {
     this.#view.setUint16(this.#message + 6, this.#view.getUint16(this.#message + 6, true) | ACK, true)
     this.#begin(BATCH_END, REQUEST, 0, SUBSYSTEM)
@@ -527,7 +527,7 @@ export interface NfExpressions {
   ): void
   meta(key: number, register: number): void
   setMeta(key: number, register: number): void
-  /** What connection tracking knows of the packet's connection (`CtKey`). */
+  /** A property of the packet's connection in connection tracking (`CtKey`). */
   ct(key: number, register: number, direction?: 0 | 1): void
   setCt(key: number, register: number): void
   lookup(map: string, source: number, destination?: number): void
@@ -547,8 +547,8 @@ export interface NfExpressions {
   /** 1 where the TCP header has an option of this kind, else 0; packets that are no TCP end the rule. */
   tcpOption(kind: number, register: number): void
   /**
-   * Hands the packet to a queue of user space. `bypass`: it passes when nobody reads the queue, instead of being dropped.
-   * `target`: by the target of iptables, where the kernel lacks the expression.
+   * Passes the packet to a queue in user space. `bypass`: it is accepted when nobody reads the queue, instead of dropped.
+   * `target`: uses the target of iptables, for kernels without the expression.
    */
   queue(number: number, options: { readonly bypass: boolean; readonly target: boolean }): void
 }

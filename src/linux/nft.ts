@@ -94,7 +94,7 @@ export class Nft implements Nftables {
     return this.#json(['list', 'chains'], 'list chains', BY_NAME) ?? []
   }
 
-  /** Chains and rules of a table, values by their names, without what its sets hold; none when it is gone. */
+  /** Chains and rules of a table, values by name, without the contents of its sets; none when it is gone. */
   listRules(table: NftTableName): NftObject[] {
     const { family, name } = table
     return this.#json(['list', 'table', family, name], `list table ${name}`, BY_NAME) ?? []

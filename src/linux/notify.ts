@@ -1,4 +1,4 @@
-/** sd_notify(3): tells the service manager that the daemon is ready or stopping. */
+/** sd_notify(3): reports to the service manager that the daemon is ready or stopping. */
 import { closeFd, declare } from './libc.ts'
 
 const socket = declare<(domain: number, type: number, protocol: number) => number>(

@@ -1,19 +1,19 @@
 /**
- * Setting and removing what is ours in the kernel's network configuration, and nothing else: rules and routes that carry
- * PROTOCOL, in the numbers of the ledger, and devices by their alias. All of it is declarative and repeatable, and says
- * what it had to add, so that whoever calls it again knows what another program took away.
+ * Sets and removes our own objects in the kernel's network configuration, and nothing else: rules and routes that carry
+ * PROTOCOL, in the numbers of the ledger, and devices by their alias. All of it is declarative and repeatable, and
+ * returns what it had to add, so that a repeated call shows what another program removed.
  */
 import { EEXIST } from '../core/errno.ts'
 import { DEVICES, type Ledger, PROTOCOL, type Range } from './ledger.ts'
 import { KernelError } from './libc.ts'
 import type { Route, RouteSpec, Rtnl, RuleSpec } from './rtnetlink/types.ts'
 
-/** What to do about a change that the kernel refuses; without it the error is thrown. */
+/** Handles a change that the kernel refuses; without it the error is thrown. */
 export type OnFault = (what: string, error: KernelError) => void
 
 /**
- * Makes our rules in `range` exactly these; returns those that were added. A rule of another program stays, whatever its
- * priority; one that is equal to a wanted rule does as well as ours.
+ * Makes our rules in `range` exactly these; returns those that were added. Rules of other programs stay, whatever their
+ * priority; one that equals a wanted rule is used in its place.
  */
 export function setRules(
   rtnl: Rtnl,
@@ -147,7 +147,7 @@ export function describeRule(rule: RuleSpec): string {
   return `IPv${rule.family} rule ${rule.priority}${rule.table === undefined ? '' : ` to table ${rule.table}`}`
 }
 
-/** What tells two rules apart; the order of fields does not matter. */
+/** Identity of a rule; the order of fields does not matter. */
 function ruleKey(rule: RuleSpec): string {
   const fields = Object.entries(rule).filter(([, value]) => value !== undefined)
   return JSON.stringify(fields.sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -168,7 +168,7 @@ function sameRoute(route: Route, wanted: RouteSpec): boolean {
   )
 }
 
-/** Undefined when the kernel refused and somebody was told. */
+/** Undefined when the kernel refused and `onFault` was called. */
 function attempt<T>(what: string, onFault: OnFault | undefined, work: () => T): T | undefined {
   try {
     return work()

@@ -41,7 +41,7 @@ export class FlowOwners {
     return pid === undefined ? '' : (processInfo(pid)?.command ?? '')
   }
 
-  /** What can be told of a flow now. A socket that is gone already leaves the facts of its packets. */
+  /** Facts of a flow now. If its socket is gone already, only those of its packets. */
   find(id: string, flow: FlowEnds): FlowOwner {
     const packet = { id, proto: flow.protocol, dst: flow.remote, dstPort: flow.remotePort }
     if (flow.protocol !== TCP && flow.protocol !== UDP)

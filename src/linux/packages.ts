@@ -187,10 +187,10 @@ export function ensurePackages(programs: readonly Program[], options: InstallOpt
   }
   options.say(`installing ${packages.join(', ')} (apt-get install, for ${absent.join(', ')})`)
   const install = ['install', '-y', '--no-install-recommends', ...packages]
-  // A fresh machine has no package lists; a machine with old ones needs new ones when a file is gone.
+  // A fresh machine has no package lists, and old lists may name files that no longer exist: then the lists are updated.
   if (runApt(...install) !== 0 && (runApt('update') !== 0 || runApt(...install) !== 0))
     throw missing('apt-get could not install it')
   const still = absent.filter((program) => system.find(program) === undefined)
-  if (still.length > 0) throw missing('apt-get ran, yet it is not there')
+  if (still.length > 0) throw missing('apt-get succeeded, but the program is missing')
   return packages
 }

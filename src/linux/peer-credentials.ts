@@ -1,4 +1,4 @@
-/** Who is at the other end of a Unix stream socket (unix(7), SO_PEERCRED). */
+/** The user at the other end of a Unix stream socket (unix(7), SO_PEERCRED). */
 import type { Socket } from 'node:net'
 import { check, declare } from './libc.ts'
 
@@ -11,8 +11,8 @@ const SO_PEERCRED = 17
 const UCRED_BYTES = 12
 
 /**
- * The user who called connect(), in the namespace of this process. The kernel notes it then, so it stays right when the
- * process has ended since or changed its user; its process id may be another's by now and is not reported. Throws
+ * The user who called connect(), in the namespace of this process. The kernel records it at that time, so it stays right
+ * when the process has ended since or changed its user; its process id may have been reused and is not reported. Throws
  * KernelError when the socket is closed.
  */
 export function peerUser(socket: Socket): number {

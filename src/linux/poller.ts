@@ -36,13 +36,13 @@ export interface Poller {
   add(fd: number, events: number): void
   remove(fd: number): void
   /**
-   * Waits until something is ready or `timeout` milliseconds passed (-1: for ever, 0: only look). Returns how many
-   * descriptors are ready; interruption by a signal counts as none.
+   * Waits until something is ready or `timeout` milliseconds passed (-1: for ever, 0: do not wait). Returns the number of
+   * ready descriptors; interruption by a signal counts as none.
    */
   wait(timeout: number): number
-  /** What the last wait saw on a descriptor: POLL… bits. */
+  /** POLL… bits of a descriptor from the last wait. */
   ready(fd: number): number
-  /** Whether the last wait was ended by `wake`; takes the wake-up. */
+  /** Whether `wake` ended the last wait; resets the wake-up. */
   woken(): boolean
   close(): void
 }

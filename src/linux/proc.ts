@@ -1,6 +1,6 @@
 /**
- * /proc and the user database: which process holds a socket, what it is called, who a user is. Everything here may be
- * outdated when it returns: processes come and go.
+ * /proc and the user database: which process holds a socket, its name, names of users. Results may be outdated when they
+ * are returned: processes come and go.
  */
 import { spawnSync } from 'node:child_process'
 import {
@@ -35,9 +35,9 @@ export function raisePriority(): void {
 }
 
 /**
- * Lets functions run thirty times as long, still only milliseconds, before the compiler optimizes them. A daemon that has
- * work for a tenth of a second once in a while spends as much again on compiling what it will not run for minutes. And
- * keeps what was parsed once. For the whole process and all its threads.
+ * Delays optimization by the compiler to thirty times as much execution, still only milliseconds. A daemon that works for
+ * a tenth of a second once in a while would spend as much again on optimizing code that then does not run for minutes.
+ * Also keeps parsed code. Applies to the whole process and all its threads.
  */
 export function optimizeLate(): void {
   setFlagsFromString('--interrupt-budget=2000000')
@@ -58,9 +58,8 @@ const setrlimit = declare<(resource: number, limits: Buffer) => number>(
 const RLIMIT_CORE = 4
 
 /**
- * No core dump of this process and what it starts: keys are in its memory. One byte instead of none: the kernel then also
- * starts no program that collects dumps (core(5)), which it does at 0. Without the right to raise a limit that is lower
- * already, that one stays.
+ * No core dumps of this process and its children: keys are in its memory. The limit is one byte instead of zero, because
+ * at zero the kernel still starts a program that collects dumps (core(5)). A lower limit that may not be raised stays.
  */
 export function forbidCoreDumps(): void {
   const limits = Buffer.alloc(16)
@@ -179,7 +178,7 @@ export class SocketOwners {
 
   /** The pid of a process that holds the socket with this inode; `uid` narrows the search to one user's processes. */
   find(inode: number, uid?: number): number | undefined {
-    if (inode === 0) return undefined // a socket in TIME_WAIT belongs to nobody
+    if (inode === 0) return undefined // a socket in TIME_WAIT has no process
     const wanted = `socket:[${inode}]`
     const known = this.#holders.get(inode)
     if (known !== undefined) {

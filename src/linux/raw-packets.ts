@@ -1,6 +1,6 @@
 /**
- * Whole IP packets past the kernel's transport: a raw socket that sends them as if a local socket had, and a packet socket
- * that sees what leaves and arrives, as far as a filter lets it. Main thread only.
+ * Whole IP packets past the kernel's transport layer: a raw socket that sends them as if from a local socket, and a
+ * packet socket that receives leaving and arriving packets that pass a filter. Main thread only.
  */
 import { viewOf } from '../core/bytes.ts'
 import { Arena } from './arena.ts'
@@ -46,7 +46,7 @@ export class RawSender {
   readonly #v4: number
   readonly #v6: number
 
-  /** `mark`: of the packets; `device`: the interface that they leave by, whatever the routing says. */
+  /** `mark`: of the packets; `device`: the interface that they leave by, regardless of routing. */
   constructor(netns?: string, { mark, device }: { readonly mark?: number; readonly device?: string } = {}) {
     const open = (family: number): number => {
       const fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
@@ -84,14 +84,14 @@ function setWord(fd: number, name: number, value: number): void {
   check(setOption(fd, SOL_SOCKET, name, bytes, 4), 'set up a raw socket')
 }
 
-/** Hands the packets on all devices that pass the filter to `take`, from their IP header on. */
+/** Passes the packets of all devices that match the filter to `take`, from their IP header on. */
 export class PacketSocket {
   readonly #fd: number
   readonly #take: (bytes: Uint8Array, length: number) => void
   readonly #buffer = new Uint8Array(65_536)
   readonly #program = new Arena(FILTER_BYTES)
 
-  /** `filter`: classic BPF (classic-bpf.ts). `take` has the bytes during the call only. */
+  /** `filter`: classic BPF (classic-bpf.ts). `take` may use the bytes only during the call. */
   constructor(
     filter: Uint8Array,
     take: (bytes: Uint8Array, length: number) => void,
@@ -101,7 +101,7 @@ export class PacketSocket {
     this.#fd = inNamespace(netns, () =>
       check(socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'open a packet socket'),
     )
-    // The filter stands before the first packet can come.
+    // The filter is set before the first packet can arrive.
     this.filter(filter)
     const name = new Uint8Array(20)
     name[0] = AF_PACKET
@@ -120,7 +120,7 @@ export class PacketSocket {
     check(setOption(this.#fd, SOL_SOCKET, SO_ATTACH_FILTER, option, 16), 'filter a packet socket')
   }
 
-  /** Reads what is there now; the kernel tells of it a little later. */
+  /** Reads what is there now; the kernel signals it a little later. */
   drain(): void {
     for (;;) {
       const length = receive(this.#fd, this.#buffer, this.#buffer.length, MSG_DONTWAIT)

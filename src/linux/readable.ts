@@ -36,7 +36,7 @@ export function onReadable(fd: number, callback: () => void): void {
   check(fcntl(fd, F_SETOWN, 'int', process.pid), 'own a descriptor')
   const flags = check(fcntl(fd, F_GETFL, 'int', 0), 'read descriptor flags')
   check(fcntl(fd, F_SETFL, 'int', flags | O_ASYNC | O_NONBLOCK), 'set descriptor flags')
-  // What arrived before has no signal of its own.
+  // Data that arrived before causes no signal.
   setImmediate(() => callbacks.get(fd)?.())
 }
 

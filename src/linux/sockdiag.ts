@@ -47,7 +47,7 @@ export type SocketState =
 
 export interface SocketInfo {
   readonly protocol: SocketProtocol
-  /** Of the socket, not of the flow: an IPv6 socket may carry IPv4, whose addresses then have 4 bytes here. */
+  /** Family of the socket, not of the flow: an IPv6 socket may carry IPv4, whose addresses then have 4 bytes here. */
   readonly family: 4 | 6
   readonly state: SocketState
   readonly localAddress: Uint8Array
@@ -62,7 +62,7 @@ export interface SocketInfo {
   readonly uid: number
   /** 0 once its process has closed it. */
   readonly inode: number
-  /** The socket's mark; undefined when the kernel does not say (it needs CAP_NET_ADMIN). */
+  /** The socket's mark; undefined when the kernel does not report it (needs CAP_NET_ADMIN). */
   readonly mark: number | undefined
   /** Inode of its cgroup's directory; undefined on kernels before 5.8 and for sockets that are closing. */
   readonly cgroupId: number | undefined
@@ -135,7 +135,7 @@ const DEFAULT_STATES = 0x1fff & ~((1 << 10) | (1 << 6))
 
 export class SockDiag implements SocketTable {
   readonly #socket: NetlinkSocket
-  /** What the last dump of a protocol, family and states showed, by the bytes that it was read from. */
+  /** Parsed results of the last dump of a protocol, family and states, by the bytes they were read from. */
   readonly #seen = new Map<string, Map<string, SocketInfo>>()
 
   /** Looks at the sockets of a namespace (name or path), or of the thread's own. */

@@ -24,9 +24,12 @@ export interface Sysctls {
   get(key: string): string | undefined
   /** Sets, and remembers what was there before the first change. Throws KernelError. */
   set(key: string, value: string | number): void
-  /** Puts back everything that was changed through this object; settings that are gone (of a deleted link) are skipped. */
+  /**
+   * Restores everything that was changed through this object; settings that no longer exist (of a deleted link) are
+   * skipped.
+   */
   restore(): void
-  /** What `restore` would put back, for a daemon that must survive a crash. */
+  /** Original values, for a daemon that must survive a crash. */
   readonly saved: ReadonlyMap<string, string>
 }
 

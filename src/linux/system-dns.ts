@@ -1,19 +1,20 @@
 /**
- * The name servers that this host uses, changed by the program that keeps them: for a device, as long as it wants them.
- * systemd-resolved forgets them with the device; resolvconf keeps a record, which `giveBack` removes, whoever made it.
+ * Changes the name servers of this host through the program that manages them, for a device and for as long as it wants
+ * them. systemd-resolved drops them with the device; resolvconf keeps a record, which `giveBack` removes, whoever made
+ * it.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { GodwitError } from '../core/errors.ts'
 import { findProgram } from './packages.ts'
 
-/** `none`: nobody sets them. */
+/** `none`: no program sets them. */
 export type DnsKeeper = 'resolved' | 'resolvconf' | 'none'
 
 const RESOLVED = '/run/systemd/resolve'
 const RECORDS = ['/run/resolvconf/interface', '/run/resolvconf/interfaces', '/run/resolvconf/keys']
 
-/** Who keeps the host's name servers here. */
+/** The program that manages the host's name servers here. */
 export function dnsKeeper(): DnsKeeper {
   if (existsSync(RESOLVED) && findProgram('resolvectl') !== undefined) return 'resolved'
   return findProgram('resolvconf') === undefined ? 'none' : 'resolvconf'
@@ -27,8 +28,8 @@ export class SystemDns {
   }
 
   /**
-   * Every name is asked of these from now on, or where that can be said those of `domains`. False: all are asked there,
-   * though only the domains were meant. Throws DNS_NOT_SET.
+   * Sends all queries to these servers from now on, or, if the manager supports it, only those for `domains`. False: all
+   * queries go there although only the domains were meant. Throws DNS_NOT_SET.
    */
   set(keeper: DnsKeeper, servers: readonly string[], domains?: readonly string[]): boolean {
     const device = this.#device

@@ -1,8 +1,8 @@
 /**
- * Where the two byte streams of a TCP connection begin in the space of sequence numbers. Both ends have the same pair, the
- * kernel tells it to nobody without CAP_NET_ADMIN, and off the path it can only be guessed (RFC 6528): who knows it is an end of
- * the connection. It is read by an eBPF program that is run by hand (BPF_PROG_TEST_RUN) and attached to nothing; the connection
- * notices nothing. Linux 5.1 or newer.
+ * Initial sequence numbers of a TCP connection. Both ends share the pair; the kernel reveals it only with CAP_NET_ADMIN,
+ * and off the path it can only be guessed (RFC 6528), so knowing it proves to be an end of the connection. It is read by
+ * an eBPF program that is run on demand (BPF_PROG_TEST_RUN) and attached to nothing; the connection is not affected.
+ * Linux 5.1 or newer.
  */
 import { Ebpf, FRAME, Helper } from './ebpf.ts'
 import { closeFd, KernelError } from './libc.ts'
@@ -10,7 +10,10 @@ import { inNamespace } from './netns.ts'
 import type { SocketFlow } from './sockdiag.ts'
 import { loadProgram, Tcx, testRun } from './tcx.ts'
 
-/** First sequence number of each direction, as far as the kernel says: what is sent may be one less (the SYN's own). */
+/**
+ * First sequence number of each direction, as reported by the kernel: that of the sending direction may be one less (the
+ * SYN's own).
+ */
 export interface TcpStream {
   readonly sent: number
   readonly received: number
@@ -155,7 +158,7 @@ export class KernelTcpStreams implements TcpStreams {
 
 const MOST_READS = 8
 
-/** The streams of a namespace; undefined where the kernel does not say where they begin. */
+/** The streams of a namespace; undefined when the kernel does not report where they begin. */
 export function tcpStreams(netns?: string): TcpStreams | undefined {
   try {
     return new KernelTcpStreams(netns)

@@ -33,7 +33,7 @@ const LOOPBACK = 1
 export const Tcx = { INGRESS: 46, EGRESS: 47 } as const
 export type Tcx = (typeof Tcx)[keyof typeof Tcx]
 
-/** What a program on a device may answer. */
+/** Return values of a program on a device. */
 export const TcxAction = { NEXT: -1, DROP: 2 } as const
 
 export interface BpfMap {
@@ -54,7 +54,7 @@ export function tcxObstacle(): string | undefined {
   }
 }
 
-/** An empty map; elements take memory as they come. */
+/** An empty map; memory is allocated per element. */
 export function createHash(name: string, keyLength: number, valueLength: number, most: number): BpfMap {
   const call = attributes()
   // type, key size, value size, entries, flags, inner map, node: u32 each; then the name
@@ -124,7 +124,7 @@ export function attachTcx(index: number, where: Tcx, program: number): void {
   attachProgram(device(index, where), program)
 }
 
-/** Takes the programs of this name off a device, or those among `ids`, whoever put them there. */
+/** Detaches the programs of this name from a device, or those among `ids`, whoever attached them. */
 export function detachTcx(index: number, where: Tcx, name: string, ids = tcxPrograms(index, where)): void {
   for (const id of ids)
     ignoreMissing(() =>

@@ -86,11 +86,11 @@ const OFFLOAD_TCP = OFFLOAD_CHECKSUM | 0x02 | 0x04 | 0x08 // TSO4, TSO6, TSO wit
 const OFFLOAD_UDP = 0x20 | 0x40 // USO4, USO6
 const O_RDWR_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000
 
-/** Opens or makes the device and turns its offloads on. MISSING, TUN_BUSY, or a KernelError that says what to do. */
+/** Opens or creates the device and turns its offloads on. Throws MISSING, TUN_BUSY, or a KernelError with a hint. */
 export function openTun(arena: Arena, options: TunOptions): Tun {
   const op = `open TUN device ${options.name}`
   if (!/^[^\s/]{1,15}$/.test(options.name))
-    throw new GodwitError('USAGE', `${options.name} is no interface name`, { op, kind: 'usage' })
+    throw new GodwitError('USAGE', `${options.name} is not an interface name`, { op, kind: 'usage' })
   const fd = openDevice(op)
   try {
     const request = Buffer.alloc(40)
@@ -146,11 +146,13 @@ function attachError(op: string, name: string, number: number): GodwitError {
   if (number === EBUSY)
     return new GodwitError('TUN_BUSY', `${name} is in use by another process`, {
       op,
-      hint: 'another godwit runs on this host: stop it, or give this one another interface and state directory',
+      hint: 'another godwit runs on this host: stop it, or give this one another interface and state folder',
     })
   if (number === EPERM) return notPermitted(op, number)
   if (number === EINVAL)
-    return new KernelError(op, number, { hint: `${name} exists and is no TUN device: choose another name` })
+    return new KernelError(op, number, {
+      hint: `${name} exists and is not a TUN device: choose another name`,
+    })
   return new KernelError(op, number)
 }
 

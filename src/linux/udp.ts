@@ -1,7 +1,7 @@
 /**
- * UDP sockets in batches: a send of equal datagrams in one call (UDP_SEGMENT), receipt of coalesced ones (UDP_GRO).
- * Does not fragment unless told to (DF; the tunnel finds each path's MTU itself). On a multihomed host a socket can tell which of
- * its addresses a datagram reached, and answer from it (PKTINFO).
+ * UDP sockets in batches: sends equal datagrams in one call (UDP_SEGMENT), receives coalesced ones (UDP_GRO). Never
+ * fragments by default (DF; the tunnel finds each path's MTU itself). On a multihomed host a socket can report the local
+ * address of a datagram, and answer from it (PKTINFO).
  */
 import { EINVAL, EIO } from '../core/errno.ts'
 import { GodwitError } from '../core/errors.ts'
@@ -59,7 +59,10 @@ const UDP_GRO = 104
 const MSG_DONTWAIT = 0x40
 const BUFFER_BYTES = 8 << 20
 
-/** Don't Fragment on every datagram, also beyond what the kernel knows of the path. Below 0: errno says why not. */
+/**
+ * Sets Don't Fragment on every datagram, also beyond the path MTU known to the kernel. Below 0 on failure; errno gives
+ * the reason.
+ */
 export function forbidFragments(fd: number, family: number): number {
   const four = setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
   return family === AF_INET6 ? setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE) : four
@@ -76,7 +79,7 @@ const MMSGHDR = 64
 /** sockaddr_in and sockaddr_in6. */
 const NAME4_SIZE = 16
 const NAME6_SIZE = 28
-/** What a socket keeps for sending: msghdr, iovec, control messages. */
+/** Memory of a socket for sending: msghdr, iovec, control messages. */
 const SEND_AREA = 128 + CONTROL_BYTES
 
 export interface UdpOptions {
@@ -290,8 +293,8 @@ class KernelUdp implements UdpSocket {
   }
 
   /**
-   * What the kernel overwrites in a header is set again before each receive. It fills 16 bytes of an IPv4 socket's names:
-   * the rest may be left from an IPv6 socket, and equal names are compared whole.
+   * Sets again the header fields that the kernel overwrites, before each receive. The kernel fills only 16 bytes of an
+   * IPv4 socket's names; the rest may be left from an IPv6 socket, and names are compared as a whole.
    */
   #prepare(batch: ReceiveBatch, i: number): void {
     const arena = this.#arena
@@ -374,7 +377,10 @@ class KernelUdp implements UdpSocket {
     return 0
   }
 
-  /** The control area is written anew each time, in other places with each combination: every length (size_t) whole. */
+  /**
+   * The control area is written completely each time, because offsets differ between combinations: every length (size_t)
+   * as eight bytes.
+   */
   #sendOne(nameAt: number, localAt: number, at: number, length: number, segment: number): number {
     const arena = this.#arena
     const { view } = arena

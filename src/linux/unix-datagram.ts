@@ -56,7 +56,7 @@ export class UnixDatagram {
     }
   }
 
-  /** Sends a message; returns 0 or the errno (nobody listens there: ECONNREFUSED, ENOENT). */
+  /** Sends a message; returns 0 or the errno (no listener: ECONNREFUSED, ENOENT). */
   send(text: string, to: string): number {
     const data = Buffer.from(text)
     const address = addressOf(to)

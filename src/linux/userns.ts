@@ -5,7 +5,7 @@ import { findProgram, installHint } from './packages.ts'
 
 const UNSHARE = ['--user', '--map-root-user', '--net', '--mount']
 
-/** Why user namespaces with networks are not to be had; undefined when they are. Tries one. */
+/** Why user namespaces with networks are unavailable; undefined when they are available. Tries one. */
 export function userNamespaceObstacle(): { readonly reason: string; readonly hint: string } | undefined {
   const unshare = findProgram('unshare')
   if (unshare === undefined) return { reason: 'unshare is not installed', hint: installHint(['unshare']) }
@@ -13,12 +13,12 @@ export function userNamespaceObstacle(): { readonly reason: string; readonly hin
   if (status === 0) return undefined
   if (setting('/proc/sys/kernel/unprivileged_userns_clone') === '0')
     return {
-      reason: 'this kernel keeps user namespaces for root',
+      reason: 'this kernel allows user namespaces only to root',
       hint: 'run with sudo, or: sudo sysctl kernel.unprivileged_userns_clone=1',
     }
   if (setting('/proc/sys/kernel/apparmor_restrict_unprivileged_userns') === '1')
     return {
-      reason: 'AppArmor keeps user namespaces from programs without a profile (Ubuntu 23.10 and later)',
+      reason: 'AppArmor denies user namespaces to programs without a profile (Ubuntu 23.10 and later)',
       hint: 'run with sudo, or: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0',
     }
   return { reason: 'user namespaces are not permitted here', hint: 'run with sudo' }

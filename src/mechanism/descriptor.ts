@@ -1,7 +1,7 @@
 /**
- * What a mechanism says of itself, in its own folder: configuration, composition, clean-up, what it needs of the machine.
- * The daemon, the schema, `doctor`, `down`, the documentation and the command line walk the list in host/mechanisms.ts;
- * a new mechanism is a line there and a command file. CONTRIBUTING.md walks through it.
+ * The descriptor of a mechanism, in its own folder: configuration, composition, clean-up, needs. The daemon, the schema,
+ * `doctor`, `down`, the documentation and the command line walk the list in host/mechanisms.ts; a new mechanism is one
+ * line there and a command file. CONTRIBUTING.md explains it step by step.
  */
 import type * as z from 'zod'
 import type { GodwitError } from '../core/errors.ts'
@@ -48,14 +48,17 @@ export interface Origin {
 export interface MechanismDescriptor<S extends Sections = Sections> {
   /** Its name in status, records and metrics: `Mechanism.name`. */
   readonly name: string
-  /** The word of its commands (`godwit ROLE up`; the host's are `godwit up`), and `role` in status. */
+  /** Name of its commands (`godwit ROLE up`; the host's are `godwit up`), and `role` in status. */
   readonly role: string
   /** One sentence for the documentation: what it does. */
   readonly summary: string
   readonly sections: S
-  /** What is right by itself but cannot work together. */
+  /** Reports values that are valid by themselves but not together. */
   check?(config: ConfigWith<S>, issue: Issue): void
-  /** Whether a file is of this mechanism before all others; of one at most. `otherwise`: if it is of no other. */
+  /**
+   * Whether the configuration file belongs to this mechanism; at most one mechanism returns true. `otherwise`: if it
+   * belongs to no other.
+   */
   claims(config: ConfigWith<S>): boolean | 'otherwise'
   /** Whether it runs beside the mechanism that a command names. */
   runsBeside(config: ConfigWith<S>): boolean
@@ -76,8 +79,8 @@ export interface MechanismDescriptor<S extends Sections = Sections> {
   /** Built, not started; it cleans up after itself (`stop`) and after a run that was killed (`cleanUp`). */
   compose(config: ConfigWith<S>, services: Services): Mechanism
   /**
-   * What takes effect while it runs (`godwit reload`): keys, `section.key`, or `section` of a list or of the accesses, and what
-   * makes them do so. All other keys need a restart.
+   * What a reload applies while it runs (`godwit reload`): keys, `section.key`, or `section` for a list or the accesses,
+   * and the function that applies them. All other keys need a restart.
    */
   readonly live?: {
     readonly keys: readonly string[]

@@ -18,7 +18,7 @@ export class RememberedEndpoints implements EndpointCache {
     return this.#read()[name] ?? []
   }
 
-  /** What cannot be written is not remembered; nothing else comes of it. */
+  /** An entry that cannot be written is not remembered; nothing else depends on it. */
   set(name: string, addresses: readonly string[]): void {
     try {
       writeAtomic(this.#file, `${JSON.stringify({ ...this.#read(), [name]: addresses })}\n`)

@@ -1,4 +1,4 @@
-/** Files of an instance: written as a whole or not at all, secrets for their owner alone, faults in a user's words. */
+/** Files of an instance: written atomically, secrets readable only by their owner, errors with hints for users. */
 import {
   closeSync,
   existsSync,
@@ -42,8 +42,8 @@ export function writeSecret(path: string, text: string): void {
 }
 
 /**
- * Replaces a file as a whole: whoever reads it, also after a power cut, sees the old text or the new. A full disk leaves
- * the old one in place and throws `DISK_FULL`.
+ * Replaces a file atomically: readers, also after a power cut, see the old text or the new. A full disk leaves the old
+ * one in place and throws `DISK_FULL`.
  */
 export function writeAtomic(path: string, text: string, mode = 0o644): void {
   makeFolder(dirname(path))
@@ -93,12 +93,12 @@ export function attempt<T>(op: string, action: () => T): T {
 }
 
 const UNUSABLE: Readonly<Record<string, string>> = {
-  ENOENT: 'nothing can be made there',
-  EEXIST: 'a link that leads nowhere is in the way',
+  ENOENT: 'files cannot be created there',
+  EEXIST: 'there is a dangling symbolic link',
   EROFS: 'the file system is read-only',
   ENOTDIR: 'a part of the path is a file, not a folder',
   EISDIR: 'it is a folder, not a file',
-  ELOOP: 'links lead in a circle',
+  ELOOP: 'there is a loop of symbolic links',
   ENAMETOOLONG: 'the path is too long',
 }
 
@@ -116,7 +116,7 @@ function ioError(op: string, error: unknown): unknown {
       return new GodwitError('NO_PERMISSION', `${op}: permission denied`, {
         op,
         cause: error,
-        hint: 'run it as root (sudo), or give it a folder of yours with --state DIR',
+        hint: 'run it as root (sudo), or choose a folder of your own with --state DIR',
       })
     case 'ENOENT':
     case 'EEXIST':
@@ -129,7 +129,7 @@ function ioError(op: string, error: unknown): unknown {
         op,
         cause: error,
         kind: 'usage',
-        hint: 'give it another place with --state DIR or --config FILE',
+        hint: 'choose another place with --state DIR or --config FILE',
       })
     default:
       return error
@@ -142,7 +142,7 @@ export function refuseExposed(file: string): void {
   if ((mode & 0o077) === 0) return
   throw new GodwitError(
     'SECRET_EXPOSED',
-    `${file} holds a secret and others can read it (mode ${(mode & 0o777).toString(8).padStart(4, '0')})`,
+    `${file} contains a secret and others can read it (mode ${(mode & 0o777).toString(8).padStart(4, '0')})`,
     { kind: 'usage', hint: `chmod 600 ${file}` },
   )
 }
@@ -164,7 +164,7 @@ export function refuseForeign(folder: string): void {
   })
 }
 
-/** A path of the configuration, relative to the folder that the configuration stands in. */
+/** A path of the configuration, relative to the configuration's folder. */
 export function resolveBeside(configFile: string, path: string): string {
   return resolve(dirname(configFile), path)
 }

@@ -1,4 +1,4 @@
-/** What mechanisms need of a machine: looked for by `doctor`, asked for before a daemon starts. */
+/** Needs of mechanisms: `doctor` looks for them, a daemon demands them before it starts. */
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { missingError } from '../core/errors.ts'
 import { Nft } from '../linux/nft.ts'
@@ -28,7 +28,7 @@ export function mayChangeNetwork(): boolean {
 }
 
 export const NETWORK_ADMIN: Need = {
-  name: 'right to change the network',
+  name: 'right to configure the network',
   required: true,
   look: () => {
     const ok = mayChangeNetwork()
@@ -38,7 +38,7 @@ export const NETWORK_ADMIN: Need = {
   demand: () => {
     if (!mayChangeNetwork())
       throw missingError(
-        'the right to change the network (CAP_NET_ADMIN) is missing',
+        'the right to configure the network (CAP_NET_ADMIN) is missing',
         'run it as root: sudo godwit …',
       )
   },
@@ -64,7 +64,7 @@ export const TUN: Need = {
   },
 }
 
-/** What the tunnel's throughput rests on; a device that refuses batches shows in the daemon's log and /metrics only. */
+/** Needed for the tunnel's throughput. A device that refuses batches shows only in the daemon's log and /metrics. */
 export const UDP_BATCHES: Need = {
   name: 'UDP in batches (UDP_SEGMENT, UDP_GRO)',
   required: false,
@@ -80,7 +80,7 @@ export const UDP_BATCHES: Need = {
   mend: 'Linux 5.0 or newer',
 }
 
-/** What DIME carries connections of one family over the other with; without it they wait for their own. */
+/** Needed by DIME to carry connections of one family over the other; without it they wait for their own. */
 export const DEVICE_PROGRAMS: Need = {
   name: 'eBPF on devices (Linux 6.6)',
   required: false,
@@ -107,14 +107,13 @@ export function programNeed(name: Program, required: boolean): Need {
   }
 }
 
-/** Whether the packet filters of other programs let through what this device is to forward. */
+/** Whether the packet filters of other programs accept the packets that this device forwards. */
 export function forwardingNeed(device: string, accepts: readonly Accept[]): Need {
   return {
     name: `forwarding for ${device}`,
     required: false,
     look: () => {
-      if (!mayChangeNetwork())
-        return { ok: true, value: 'not looked at: packet filters are shown to root only' }
+      if (!mayChangeNetwork()) return { ok: true, value: 'not checked: only root can read packet filters' }
       const rtnl = new Rtnetlink()
       try {
         const nft = findProgram('nft') === undefined ? undefined : new Nft()
@@ -126,7 +125,11 @@ export function forwardingNeed(device: string, accepts: readonly Accept[]): Need
         if (obstacles.length === 0) return { ok: true, value: 'no packet filter drops it' }
         const value = obstacles.map(({ chain, because }) => `${chain} (${because}) drops it`).join('; ')
         const mend = obstacles.map((each) => each.mend).join('; ')
-        return { ok: false, value, mend: `the daemon does it when it starts (key \`firewall\`), or: ${mend}` }
+        return {
+          ok: false,
+          value,
+          mend: `the daemon does this when it starts (key \`firewall\`), or: ${mend}`,
+        }
       } finally {
         rtnl.close()
       }

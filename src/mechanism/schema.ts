@@ -1,6 +1,6 @@
 /**
- * What the sections of a configuration are made of. Each mechanism has its sections in its own folder (`config.ts`), those
- * that all share are in host/configuration/schema.ts.
+ * Building blocks for sections of the configuration. Each mechanism defines its sections in its own folder (`config.ts`);
+ * the shared sections are in host/configuration/schema.ts.
  */
 import * as z from 'zod'
 import { parsePrefix } from '../core/address.ts'
@@ -43,17 +43,17 @@ export function parseBytes(value: string): Decoded<number> {
   const [, number, unit] = /^(\d+(?:\.\d+)?) ?([A-Za-z]*)$/.exec(value) ?? []
   const factor = UNITS[unit ?? '']
   if (number === undefined || factor === undefined)
-    return { ok: false, reason: `"${value}" is no amount of bytes, e.g. 20GB or 500MiB` }
+    return { ok: false, reason: `"${value}" is not an amount of bytes, e.g. 20GB or 500MiB` }
   return { ok: true, value: Math.round(Number(number) * factor) }
 }
 
 export const name = (what: string) =>
   z
     .string()
-    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'a name is letters, digits, ".", "_" and "-", at most 63')
+    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'a name has at most 63 letters, digits, ".", "_" and "-"')
     .describe(what)
 
-/** What an interface may be called, `*` standing for any characters. */
+/** An interface name; `*` stands for any characters. */
 export const accessPattern = z
   .string()
   .regex(/^[^\s/]{1,15}$/, 'an interface name, or a pattern with *, e.g. "wlan*"')
@@ -62,12 +62,12 @@ export const prefix = (what: string) => text(parsePrefix, what)
 export const selector = text(parseSelector, `One of: ${SELECTOR_FORMS}.`)
 export const publicPort = z.int().min(1).max(65535)
 
-/** What to do about packet filters of other programs that drop what is forwarded. */
+/** What to do about packet filters of other programs that drop forwarded packets. */
 export const firewall = z
   .enum(['open', 'leave'])
   .default('open')
   .describe(
-    "`open`: where another program's packet filter (Docker, ufw, firewalld) would drop what is forwarded, accepts for this device are put in, and taken out at the end. `leave`: it is only logged what drops.",
+    "`open`: if another program's packet filter (Docker, ufw, firewalld) would drop forwarded packets, insert accept rules for this device, and remove them at the end. `leave`: only log which chain drops them.",
   )
 
 /** Reports what is wrong at a place of the configuration. */
@@ -87,7 +87,7 @@ export function unique(
   }
 }
 
-/** What the schema has checked already. */
+/** The value of text that the schema has validated already. */
 export function must<T>(parsed: Decoded<T>): T {
   if (parsed.ok) return parsed.value
   throw usageError(parsed.reason)

@@ -1,6 +1,6 @@
 /**
- * What the daemon owns and hands to every mechanism: one of each, shared. Nobody else opens netlink sockets, reads
- * accesses, changes settings or looks up owners of sockets. All of it is used on the main thread; the daemon closes it when
+ * Services that the daemon owns and shares among all mechanisms, one of each. Nothing else opens netlink sockets, reads
+ * accesses, changes settings or looks up owners of sockets. All are used on the main thread; the daemon closes them when
  * every mechanism has stopped.
  */
 import type { AccessMonitor } from '../access/index.ts'
@@ -29,7 +29,7 @@ export interface Services {
   readonly random: Random
   readonly recorder: Recorder
   readonly rtnl: Rtnl
-  /** Puts back what another program takes away. */
+  /** Restores what another program removes. */
   readonly guard: KernelGuard
   /** The access networks as `[access.NAME]` allows them. */
   readonly accesses: AccessMonitor
@@ -41,13 +41,16 @@ export interface Services {
   readonly cgroups: Cgroups | undefined
   /** Whole tables in nft's language. */
   readonly nftables: Nftables
-  /** Lets packets pass where other programs' filters would drop them; `change` false: only says what drops. */
+  /**
+   * Inserts accept rules where other programs' filters would drop these packets; `change` false: only reports which
+   * chains drop.
+   */
   passage(accepts: readonly Accept[], change: boolean): Passage
   /** Elements by the thousand; see `NfBatch`. */
   readonly nfTables: Pick<NfSocket, 'commit' | 'dump'>
   /**
-   * Settings changed for `owner`. Its `restore` puts back what no other owner has changed too; what was there before the
-   * first change survives a crash.
+   * Settings changed for `owner`. Its `restore` resets those that no other owner has changed too; the original values
+   * survive a crash.
    */
   sysctls(owner: string): Sysctls
   /** Addresses of endpoints that are names, over restarts. */
@@ -67,7 +70,7 @@ export interface Files {
   readonly folder: string
   /** A file in it. */
   file(name: string): string
-  /** A path of the configuration, relative to where the configuration stands. */
+  /** A path of the configuration, relative to the configuration's folder. */
   resolve(path: string): string
   /** Where the private key of this machine is. */
   keyFile(): string

@@ -61,8 +61,8 @@ export class RememberedSysctls implements Sysctls {
 }
 
 /**
- * One store of settings for several owners. Each has a view; what it changed goes back to what was there before when no
- * other owner has changed it too, else to what that one wants.
+ * One store of settings for several owners. Each has a view; when an owner restores a setting, it gets the original
+ * value, or, if another owner has changed it too, that owner's value.
  */
 export class SharedSysctls {
   readonly #store: Sysctls
@@ -83,7 +83,7 @@ export class SharedSysctls {
       set: (key, value) => {
         const before = store.get(key)
         store.set(key, value)
-        // What was so already is not ours to put back, unless another owner made it so.
+        // A value that was already set is not ours to restore, unless another owner set it.
         if (before === String(value) && !this.#wanted.has(key)) return
         const owners = this.#wanted.get(key) ?? new Map<string, string>()
         owners.delete(owner)

@@ -7,14 +7,12 @@ const overlay = z
     accesses: z
       .array(accessPattern)
       .default(['*'])
-      .describe(
-        'Interfaces that peers and servers are reached over, the most preferred first; patterns with `*`.',
-      ),
+      .describe('Interfaces to use towards peers and servers, most preferred first; patterns with `*`.'),
     dns: z
       .enum(['auto', 'resolved', 'resolvconf', 'file', 'none'])
       .default('auto')
       .describe(
-        'Who is told that the names of the overlay are asked of this daemon. `auto`: systemd-resolved, else resolvconf, else `file`. `file`: a line in /etc/resolv.conf, taken out at the end. `none`: nobody.',
+        'Where this daemon is registered as name server for the overlay. `auto`: systemd-resolved, else resolvconf, else `file`. `file`: a line in /etc/resolv.conf, removed when the daemon stops. `none`: nowhere.',
       ),
   })
   .describe('Makes this machine a node of an overlay, after `godwit overlay login`.')

@@ -46,7 +46,7 @@ type OverlayConfig = ConfigWith<typeof overlaySections>
 export const overlayDescriptor: MechanismDescriptor<typeof overlaySections> = {
   name: 'overlay',
   role: 'overlay',
-  summary: 'A node of an overlay: reached by its name behind any NAT, over tunnels from end to end.',
+  summary: 'A node of an overlay: reached by its name behind any NAT, over end-to-end tunnels.',
   sections: overlaySections,
   claims: () => false,
   runsBeside: ({ overlay }) => overlay !== undefined,

@@ -15,7 +15,7 @@ export function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
   return a.port === b.port && toHex(a.address) === toHex(b.address)
 }
 
-/** A node as a coordinator's durable store knows it. */
+/** A node in a coordinator's durable store. */
 export interface NodeRecord {
   /** Full name, lower case. */
   readonly name: string
@@ -32,7 +32,7 @@ export interface NodeRecord {
 /** NT-15: where a registered node is. */
 export interface Location {
   readonly name: string
-  /** What the node says of itself. */
+  /** Host candidates that the node reports. */
   readonly hosts: readonly Candidate[]
   /** Where its datagrams come from; `proven`: it answered a challenge there. Data and names of locations come from proven ones only. */
   readonly observed: Endpoint
@@ -42,13 +42,16 @@ export interface Location {
   /** Monotonic milliseconds. */
   readonly at: number
   readonly expiresAt: number
-  /** The last keep-alive: younger than a NAT's timer, the node hears datagrams sent to `observed`. */
+  /**
+   * Time of the last keep-alive. While it is younger than a NAT's timeout, the node receives datagrams sent to
+   * `observed`.
+   */
   readonly heardAt: number
 }
 
 export type RouteKind = 'lan' | 'direct' | 'relay'
 
-/** A way to the peer that was found to work; the tunnel has a path for it while it stands. */
+/** A working way to the peer; the tunnel has a path for it. */
 export interface TunnelWay {
   readonly kind: RouteKind
   /** Socket of the tunnel engine, and where it sends to. */

@@ -39,68 +39,71 @@ const router = z
       .array(prefix('A subnet.'))
       .default([])
       .describe(
-        'Subnets behind this gateway: the only sources it sends, and it answers with its address there. Default: not checked.',
+        'Subnets behind this gateway. It drops packets from other sources, and answers with its own address in these subnets. Default: sources are not checked.',
       ),
     firewall,
     dscp: z
       .enum(['carry', 'none'])
       .default('carry')
       .describe(
-        '`carry`: the packets of the tunnel have the service class (DSCP) of what they hold, so that modems and networks that heed it can. `none`: they have none.',
+        '`carry`: the tunnel copies the DSCP of the inner packet to the outer one, so that modems and networks can use it. `none`: outer packets have no DSCP.',
       ),
     scheduler: schedulerName
       .default('failover')
-      .describe('How packets take the paths, where no class says otherwise.'),
+      .describe('How packets are assigned to paths, unless a class sets another scheduler.'),
     roaming: z
       .enum(['eager', 'clinging'])
       .default('clinging')
       .describe(
-        '`eager`: radios move to a stronger access point early. `clinging`: only when theirs is weak.',
+        '`eager`: radios move early to a stronger access point. `clinging`: only when the current one is weak.',
       ),
     networks: z
       .array(z.string().min(1))
       .default([])
       .describe(
-        'Networks (SSIDs) that radios may use. Default: all that wpa_supplicant or NetworkManager has.',
+        'Networks (SSIDs) that radios may use. Default: all that wpa_supplicant or NetworkManager knows.',
       ),
     site: z
       .array(
         z.strictObject({
-          name: name('What status calls the site.'),
+          name: name('Its name in status.'),
           public_key: key('Public key of its gateway, base64.'),
-          preshared_key: key('A secret shared with it, base64.').optional(),
-          endpoint: text(parseHostPort, 'Where its gateway is reached. Absent: it comes to us.').optional(),
+          preshared_key: key('Pre-shared key, base64.').optional(),
+          endpoint: text(
+            parseHostPort,
+            'Endpoint of its gateway. Absent: that gateway connects to this one.',
+          ).optional(),
           subnets: z
             .array(prefix('A subnet.'))
             .min(1)
-            .describe('Subnets behind it: routed to it, and the only sources taken from it.'),
+            .describe('Subnets behind it: routed to it, and the only sources accepted from it.'),
           keepalive_s: z.int().min(0).max(65535).default(25).describe('Seconds between keepalives; 0: none.'),
         }),
       )
       .default([])
-      .describe('Sites on the other end; `godwit router add` writes them.'),
+      .describe('Sites at the other end; `godwit router add` writes them.'),
     class: z
       .array(
         z.strictObject({
-          name: name('What status and `router scheduler` call it.'),
+          name: name('Its name in status and `router scheduler`.'),
           match: z.array(selector).min(1).describe('port:, to:, proto: and dscp: selectors; any of these.'),
-          scheduler: schedulerName.describe('How its packets take the paths.'),
+          scheduler: schedulerName.describe('How its packets are assigned to paths.'),
           copy_share: z
             .number()
             .min(0)
             .max(1)
             .default(0.05)
-            .describe('`budget`: the share of the bytes sent that may be copied.'),
+            .describe('For `budget`: max share of the sent bytes that is copied.'),
           links: z
             .array(accessPattern)
             .default([])
             .describe(
-              'Accesses of the mobile router that its packets may take, patterns with `*`; while none of them works they wait. At home the same names hold. Default: all.',
+              'Accesses that its packets may use, patterns with `*`; while none of them works, packets wait. At both gateways these are interfaces of the mobile router. Default: all.',
             ),
           unordered: z
             .boolean()
             .default(false)
-            .describe('Spread packets are delivered as they come: for what cannot wait.'),
+            .describe('Deliver spread packets as they arrive, without restoring their order.'),
         }),
       )
       .default([])
@@ -108,19 +111,23 @@ const router = z
     radio: z
       .array(
         z.strictObject({
-          interface: z.string().min(1).max(15).describe('The access that it drives.'),
+          interface: z.string().min(1).max(15).describe('Interface of the radio, an access.'),
           driver: z
             .enum(DRIVERS)
             .default('auto')
             .describe(
-              'What it is driven through. `auto`: wpa_supplicant where its control socket is there, else NetworkManager or ModemManager, whichever has the interface.',
+              'Service that controls the radio. `auto`: wpa_supplicant if its control socket exists, else NetworkManager or ModemManager, whichever manages the interface.',
             ),
-          folder: z.string().min(1).default(SUPPLICANT_FOLDER).describe('Control sockets of wpa_supplicant.'),
+          folder: z
+            .string()
+            .min(1)
+            .default(SUPPLICANT_FOLDER)
+            .describe('Folder of the control sockets of wpa_supplicant.'),
           apn: z
             .string()
             .min(1)
             .optional()
-            .describe('Access point name of a modem that NetworkManager does not look after.'),
+            .describe('Access point name (APN) of a modem that NetworkManager does not manage.'),
         }),
       )
       .default([])

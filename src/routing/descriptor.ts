@@ -23,7 +23,7 @@ type RouterConfig = ConfigWith<typeof routerSections>
 export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
   name: 'routing',
   role: 'router',
-  summary: 'The gateway of a site, mobile or at home: one road over many links.',
+  summary: 'The gateway of a site, mobile or at home: connects subnets over several links.',
   sections: routerSections,
   check: ({ router, access }, issue) => {
     checkAccessKeys(access, router !== undefined, issue)

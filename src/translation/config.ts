@@ -9,18 +9,18 @@ const dime = z
       .boolean()
       .default(false)
       .describe(
-        'Address translation beside the other mechanisms of `godwit up`. `godwit dime up` needs no such key.',
+        'Run address translation beside the other mechanisms of `godwit up`. `godwit dime up` does not need this key.',
       ),
     port: publicPort
       .default(1021)
       .describe(
-        'UDP port of the signalling (IHMP); the same on all hosts. Other hosts believe one above 1023 only if they have this host’s key in their known_keys.',
+        'UDP port of the signalling (IHMP); the same on all hosts. With a port above 1023, other hosts accept messages only if this host’s key is in their known_keys.',
       ),
     interfaces: z
       .array(z.string().min(1))
       .optional()
       .describe(
-        'Interfaces whose addresses are used. Default: all that [access.NAME] allows but tunnels, and bridges without a default route.',
+        'Interfaces whose addresses are used. Default: all that [access.NAME] allows, except tunnels and bridges without a default route.',
       ),
     hold_s: z
       .number()
@@ -32,12 +32,14 @@ const dime = z
       .enum(['scope', 'all'])
       .default('scope')
       .describe(
-        'Own addresses that others are told: those of the scope of the path, or all, those of a link (fe80::) too.',
+        'Which own addresses are sent to others: `scope`: those with the scope of the path; `all`: also others, including link-local ones (fe80::).',
       ),
     unsigned: z
       .enum(['refuse', 'allow'])
       .default('refuse')
-      .describe('Hosts without a key: not moved, or moved under a secret that only the path knows.'),
+      .describe(
+        'Connections with hosts that have no key: `refuse`: they do not move; `allow`: they move, authenticated by a secret that anyone on the path can read.',
+      ),
     cross_families: z
       .boolean()
       .default(true)
@@ -48,7 +50,7 @@ const dime = z
       .boolean()
       .default(true)
       .describe(
-        'Translate TCP over IPv4 on the devices instead of in nf_tables: where the kernel can (Linux 6.6 or newer), reverse-path filters are not strict, connections are not tracked, and there are at most a thousand of them.',
+        'Translate TCP over IPv4 in eBPF on the devices instead of in nf_tables, if the kernel can (Linux 6.6 or newer), reverse-path filters are not strict, connection tracking is off, and at most a thousand connections have moved.',
       ),
     watch_udp: z
       .boolean()
@@ -58,7 +60,7 @@ const dime = z
       .array(z.string().min(1))
       .default([])
       .describe(
-        'Files with the public keys of others, a line each: `ADDRESS/LENGTH KEY`. Read again when they change. Relative to the folder of this file.',
+        'Files with public keys of other hosts, one per line: `ADDRESS/LENGTH KEY`. Read again when they change. Relative to the folder of this file.',
       ),
     directory: z
       .enum(['none', 'dns'])
@@ -76,12 +78,12 @@ const dime = z
       .max(16)
       .default([])
       .describe(
-        'Names (DNS) or addresses at which other hosts may be found when both have moved at once. Asked for only then.',
+        'DNS names or addresses at which to look for other hosts when both ends moved at once; used only then.',
       ),
     nat_keys: z
       .union([z.literal('any'), z.array(z.string())])
       .default([])
-      .describe('Public keys of NATs whose port mappings are believed, or `any`.'),
+      .describe('Public keys of NATs whose port mappings are accepted, or `any`.'),
   })
   .describe('Address translation (DIME) with hosts that run godwit too.')
 

@@ -13,7 +13,7 @@ export const DIME_KEY_FILE = 'dime.keys'
 export const dimeDescriptor: MechanismDescriptor<typeof dimeSections> = {
   name: 'translation',
   role: 'dime',
-  summary: 'Connections with hosts that run godwit too move by address translation, without a tunnel.',
+  summary: 'Connections with hosts that also run godwit move by address translation, without a tunnel.',
   sections: dimeSections,
   claims: () => false,
   runsBeside: ({ dime }) => dime.enabled,

@@ -1,6 +1,6 @@
 /**
  * DIME (Garcia-Luna-Aceves & Sevilla): two hosts that both run godwit keep their connections while either moves. The kernel
- * rewrites addresses between transport and network (StackTrans, `stacktrans.ts`, `kernel.ts`); a signed protocol tells the
+ * rewrites addresses between transport and network (StackTrans, `kernel/`); a signed protocol tells the
  * other end where a host is (IHMP, `wire.ts`, `machine/`). No tunnel, no server; a HID never leaves this host.
  */
 

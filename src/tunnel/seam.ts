@@ -52,7 +52,7 @@ export interface Sessions {
   sent(localIndex: number): number
 }
 
-/** What the machine sends; implemented by the datapath, called by the machine at any time. */
+/** Sending, for the machine; implemented by the datapath. May be called at any time. */
 export interface Transmit {
   /** Sends a handshake message (1, 2, 3) as it stands. Returns 0, or the errno of sendmsg. */
   handshake(bytes: Uint8Array, to: Endpoint, socket: number): number
@@ -63,8 +63,8 @@ export interface Transmit {
    */
   control(slot: number, body: Uint8Array): number
   /**
-   * The same to an address that is no path's remote: what asks it to prove itself, and nothing else. `pathId` stands in the
-   * inner header. False when it was not sent.
+   * The same to an address that is not a path's remote, only to ask for its proof. `pathId` goes into the inner header.
+   * False when it was not sent.
    */
   controlTo(peer: number, pathId: number, to: Endpoint, socket: number, body: Uint8Array): boolean
 }
@@ -94,7 +94,7 @@ export interface Paths {
   setMtu(slot: number, mtu: number): void
   /** Nothing goes there any more. The slot stays taken until `release`. */
   close(slot: number): void
-  /** A closed slot may be given to another path: whoever knew it by its number has heard that it closed. */
+  /** The slot may be given to another path: its closing has been reported to everyone who uses its number. */
   release(slot: number): void
   counters(slot: number): PathCounters
   /**
@@ -148,13 +148,16 @@ export interface SlowPath {
   noteTraffic(peer: number, sentData: boolean, receivedData: boolean, receivedAny: boolean, now: number): void
   /** A packet for this peer found no session to seal it with. */
   wantSession(peer: number, now: number): void
-  /** What this peer sent (-1: nobody knows whose it is) made something here throw. It is dropped; the others go on. */
+  /**
+   * A datagram of this peer (-1: of an unknown one) caused an exception here. It is dropped; other peers are not
+   * affected.
+   */
   fault(peer: number, error: unknown, now: number): void
   /** sendmsg failed on this path with this errno. */
   pathError(slot: number, errno: number, now: number): void
 }
 
-/** What a machine is built with. The datapath implements all three. */
+/** What a machine is built with; implemented by the datapath. */
 export interface MachineSeam {
   readonly sessions: Sessions
   readonly paths: Paths
@@ -171,7 +174,7 @@ export interface Machine extends SlowPath {
 /** Forwarder verdicts that are not a slot. */
 export const Verdict = { DROP: -1, PARK: -2, TOO_BIG: -3 } as const
 
-/** What `Forwarder.outbound` says beside the slot, for a forwarder that uses several paths at once. Set on each call. */
+/** Result of `Forwarder.outbound` beside the slot, for a forwarder that uses several paths at once. Set on each call. */
 export class Spread {
   /** The first `copies` of these slots get a copy each: the same ciphertext, with path id 0. */
   readonly copyTo = new Int32Array(8)

@@ -20,7 +20,7 @@ export type Answer =
   | { readonly kind: 'no name' }
   /** Cut: to be asked again over TCP. */
   | { readonly kind: 'truncated' }
-  /** This server cannot say; another may. */
+  /** This server cannot answer; another may. */
   | { readonly kind: 'failed'; readonly reason: string }
 
 /** Largest answer over UDP (RFC 9715). */
@@ -34,7 +34,7 @@ const MOST_ALIASES = 16
 /** Seconds: no answer is asked for again sooner, or trusted for longer. */
 const LEAST_TTL = 5
 const MOST_TTL = 86_400
-/** Of an answer without records. */
+/** TTL (s) of an answer without records. */
 const EMPTY_TTL = 30
 const NO_SUCH_NAME = 3
 
@@ -66,7 +66,7 @@ export function encodeQuestion({ id, name, type }: Question): Uint8Array {
   })
 }
 
-/** What `bytes` answer to `question`; malformed when they are no answer to it. */
+/** The answer in `bytes` to `question`; malformed when it does not match the question. */
 export function decodeAnswer(bytes: Uint8Array, question: Question): Decoded<Answer> {
   if (bytes.length < HEADER) return malformed('too short')
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -86,13 +86,13 @@ export function decodeAnswer(bytes: Uint8Array, question: Question): Decoded<Ans
 }
 
 const RCODES: Readonly<Record<number, string>> = {
-  1: 'does not understand the question',
-  2: 'cannot find out (SERVFAIL)',
-  4: 'does not do this',
+  1: 'does not understand the query (FORMERR)',
+  2: 'cannot answer (SERVFAIL)',
+  4: 'does not support this query (NOTIMP)',
   5: 'refuses to answer',
 }
 
-/** Whether the question stands in the message as it was asked, letters of either case, and alone. */
+/** Whether the message repeats exactly the question asked, in either case, and no other. */
 function repeats(bytes: Uint8Array, question: Question): boolean {
   const asked = encodeQuestion(question)
   const end = HEADER + question.name.replace(/\.$/, '').length + 2 + 4
@@ -105,7 +105,7 @@ function lower(byte: number): number {
   return byte >= 65 && byte <= 90 ? byte + 32 : byte
 }
 
-/** The addresses of the name, or of what it stands for by the CNAMEs in the same answer. */
+/** The addresses of the name, following CNAMEs in the same answer. */
 function addressesIn({ answers = [] }: Packet, { name, type }: Question): Answer {
   const wanted = type === 'A' ? 4 : 16
   let owner = canonical(name)
@@ -127,7 +127,7 @@ function addressesIn({ answers = [] }: Packet, { name, type }: Question): Answer
     if (alias === undefined) return { kind: 'addresses', addresses: [], ttl: EMPTY_TTL }
     owner = alias
   }
-  return { kind: 'failed', reason: 'a chain of names without an end' }
+  return { kind: 'failed', reason: 'a loop of CNAME records' }
 }
 
 function canonical(name: string): string {

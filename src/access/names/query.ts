@@ -17,8 +17,8 @@ export interface Found {
 }
 
 /**
- * Asks one server; `over`: by this device, past the tunnel (absent: as the routes say). Resolves to what it answers,
- * rejects when it is silent or sends nothing that can be used. `signal` gives up.
+ * Queries one server; `over`: by this device, bypassing the tunnel (absent: by the routes). Resolves to the answer;
+ * rejects when the server is silent or sends nothing usable. `signal` aborts.
  */
 export type AskServer = (
   server: string,
@@ -39,7 +39,7 @@ const MOST_STRAYS = 16
 /** A name that there is not may be there after so long. */
 const NO_NAME_MS = 30_000
 
-/** The first answer that says something of the name; `no name` is one. */
+/** The first usable answer about the name; `no name` is one. */
 export async function askFirst(
   ask: AskServer,
   servers: readonly string[],
@@ -53,7 +53,7 @@ export async function askFirst(
     const answer = await ask(server, name, type, over, done.signal)
     if (answer.kind === 'addresses') return { addresses: answer.addresses, validMs: answer.ttl * 1000 }
     if (answer.kind === 'no name') return { addresses: [], validMs: NO_NAME_MS }
-    throw new Error(answer.kind === 'failed' ? answer.reason : 'its answer is cut over TCP too')
+    throw new Error(answer.kind === 'failed' ? answer.reason : 'its answer is truncated over TCP too')
   }
   try {
     return await new Promise<Found>((resolve, reject) => {
@@ -107,7 +107,7 @@ function overUdp(
     socket.on('message', (bytes) => {
       const answer = decodeAnswer(bytes, question)
       if (answer.ok) settle(answer.value)
-      else if (++strays >= MOST_STRAYS) settle(new Error(`sends what is no answer: ${answer.reason}`))
+      else if (++strays >= MOST_STRAYS) settle(new Error(`sends a malformed answer: ${answer.reason}`))
     })
     return () => socket.close()
   })

@@ -1,9 +1,9 @@
 /**
- * Names as one access resolves them: asked of that access's own name servers, over that access, past every tunnel. For the
- * endpoints of tunnels, whose names cannot be asked for through the tunnel that they are to build, and which one network
- * may answer otherwise than another.
+ * Resolves names separately for each access: by that access's own name servers, over that access, bypassing every tunnel.
+ * For the endpoints of tunnels, whose names cannot be resolved through the tunnel that they are needed for, and which
+ * different networks may resolve differently.
  *
- * What an answer says is where somebody may be, never who is there: an address is proven by the tunnel's handshake.
+ * An answer is only a hint where to try: the tunnel's handshake proves who is there.
  */
 import { lookup } from 'node:dns/promises'
 import { formatAddress, parseAddress } from '../../core/address.ts'
@@ -36,7 +36,7 @@ export interface AccessResolverParts {
   readonly mark: number
   /** Default: sockets. */
   readonly ask?: AskServer
-  /** What the host itself makes of a name. Default: getaddrinfo. */
+  /** The host's own resolver. Default: getaddrinfo. */
   readonly lookUp?: (name: string) => Promise<readonly string[]>
 }
 
@@ -96,7 +96,7 @@ export class AccessResolver {
     const listed = this.#parts.servers.hosts(host)
     if (listed.length > 0) return { addresses: parsed(listed), validMs: UNTIMED_MS }
     const servers = this.serversOf(access)
-    // What only this machine's own resolver knows: names without a domain, of mDNS, behind a stub.
+    // Names that only this machine's own resolver knows: without a domain, of mDNS, behind a stub.
     if (servers.length === 0 || !isName(host) || !host.includes('.') || /\.local\.?$/.test(host)) {
       const { lookUp = systemLookUp } = this.#parts
       return { addresses: parsed(await lookUp(host)), validMs: UNTIMED_MS }

@@ -119,7 +119,7 @@ function settings(text: string, key: string): string[] {
     .flatMap((line) => line.slice(key.length + 1).split(/\s+/))
 }
 
-/** Of the interface's last lease in a file of dhclient's. */
+/** Name servers of the interface's last lease in a file of dhclient. */
 function leased(text: string, name: string): string[] {
   const leases = text.split(/^lease\s*\{/m).filter((lease) => lease.includes(`interface "${name}"`))
   const option = /option domain-name-servers ([^;]+);/.exec(leases.at(-1) ?? '')

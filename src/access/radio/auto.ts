@@ -87,7 +87,7 @@ class FoundRadio implements Radio {
   }
 
   #fail(op: 'scan' | 'associate'): void {
-    const event: RadioEvent = { type: 'failed', op, reason: 'nothing drives it yet' }
+    const event: RadioEvent = { type: 'failed', op, reason: 'no service controls it yet' }
     for (const listener of this.#listeners) listener(event)
   }
 

@@ -1,6 +1,6 @@
 /**
- * What radios have in common that are driven over the system bus: the connection, found again when it was lost; the
- * service, waited for; listeners, told what holds; trouble, told once.
+ * Common parts of radios that are controlled over the system bus: the connection and reconnection, waiting for the
+ * service, listeners and their current state, and reports of trouble, each reported once.
  */
 import { GodwitError } from '../../core/errors.ts'
 import { absentError, Bus, type Service, type Signal, type Variant } from '../../linux/dbus/index.ts'
@@ -8,7 +8,7 @@ import type { AccessPoint, Radio, RadioEvent } from './radio.ts'
 
 /** Looks again for a bus, service or device that is not there. */
 const RETRY_MS = 2_000
-/** The object path that stands for none. */
+/** The object path that means none. */
 export const NO_OBJECT = '/'
 
 export interface BusRadioOptions {
@@ -40,7 +40,10 @@ export abstract class BusRadio implements Radio {
   abstract associate(point: AccessPoint): void
   abstract release(): void
 
-  /** The service is on the bus: finds the device and tells what holds. What it throws is trouble; it is called again. */
+  /**
+   * The service is on the bus: finds the device and reports its state. Exceptions are reported as trouble, and it is
+   * called again.
+   */
   protected abstract find(bus: Bus): Promise<void>
   /** The device is not known any more: service, bus or device went. */
   protected abstract forget(): void
@@ -59,7 +62,7 @@ export abstract class BusRadio implements Radio {
     this.#bus?.close()
   }
 
-  /** The point that listeners were told of last, while the association holds. */
+  /** The access point last reported to listeners, while the association lasts. */
   protected get point(): string | undefined {
     return this.#associated?.point
   }
@@ -71,7 +74,7 @@ export abstract class BusRadio implements Radio {
     for (const listener of this.#listeners) listener(event)
   }
 
-  /** Not associated any more, which is no news: it was told to. */
+  /** No longer associated, on request: no event. */
   protected left(): void {
     this.#associated = undefined
   }
@@ -82,7 +85,7 @@ export abstract class BusRadio implements Radio {
     this.tell({ type: 'trouble', error })
   }
 
-  /** What was under way failed: an event for the controller, and trouble where the user has to mend something. */
+  /** The current operation failed: an event for the controller, and trouble if the user has to fix something. */
   protected failed(op: 'scan' | 'associate', error: unknown): void {
     const known = error instanceof GodwitError ? error : undefined
     if (known?.code === 'BUS_REFUSED') this.trouble(known)

@@ -44,14 +44,14 @@ import {
 
 /**
  * `eager`: moves to a point that is stronger by HYSTERESIS_DB even while the present one is good (OH-34a: one SSID).
- * `clinging`: stays until the link is weak (OH-34b: an SSID for each point).
+ * `clinging`: stays until the link is weak (OH-34b: one SSID per point).
  */
 export type RoamingPolicy = 'eager' | 'clinging'
 
 export type LinkState =
   | { readonly name: 'idle'; readonly since: number; readonly retryAt: number }
   | { readonly name: 'associating'; readonly since: number; readonly point: string }
-  /** Associated; nothing authenticated has come back yet, or not lately. */
+  /** Associated; nothing authenticated has come back yet, or not recently. */
   | { readonly name: 'validating'; readonly since: number; readonly point: string; readonly until: number }
   | { readonly name: 'usable'; readonly since: number; readonly point: string }
   /** Works still; traffic is leaving. */
@@ -67,14 +67,14 @@ export type ControllerAction =
   | { readonly type: 'scan'; readonly link: string }
   | { readonly type: 'associate'; readonly link: string; readonly point: AccessPoint }
   | { readonly type: 'release'; readonly link: string }
-  /** Asks the flow controller to take traffic off a link, or says that it may come back. */
+  /** Asks the flow controller to take traffic off a link, or allows it back. */
   | { readonly type: 'drain'; readonly link: string; readonly draining: boolean; readonly reason: string }
-  /** Another link is better for what takes one at a time, or that is over. */
+  /** Another link is better for traffic that uses one link at a time, or no longer is. */
   | { readonly type: 'fade'; readonly link: string; readonly fading: boolean; readonly reason: string }
   | {
       readonly type: 'decision'
       readonly link: string
-      /** What was decided: a point, `stay`, `scan`. */
+      /** The decision: a point, `stay`, `scan`. */
       readonly chosen: string
       readonly reason: string
       readonly evidence: Readonly<Record<string, string | number | boolean | null>>
@@ -85,7 +85,7 @@ export interface LinkView {
   readonly state: LinkState['name']
   readonly since: number
   readonly point: string | undefined
-  /** Smoothed; NaN while nothing is heard. */
+  /** Smoothed; NaN while no signal is measured. */
   readonly dbm: number
   /** dB a second. */
   readonly trend: number
@@ -103,9 +103,9 @@ interface Link {
   /** The tunnel's verdict. */
   works: boolean
   fading: boolean
-  /** When it was told to associate last; NaN when it came by itself. */
+  /** When it was last told to associate; NaN when it associated by itself. */
   leftFor: number
-  /** What was told last, so that the same decision is not told each tick. */
+  /** The last reported decision, so that the same one is not reported at each tick. */
   told: string
 }
 
@@ -120,7 +120,7 @@ export class ConnectionController {
   readonly #actions: ControllerAction[] = []
   readonly #policy: RoamingPolicy
   readonly #networks: ReadonlySet<string> | undefined
-  /** How long moves take, from letting go to an answer end to end; smoothed. */
+  /** Smoothed duration of moves, from disassociation to an end-to-end reply. */
   #moveMs = 0
   #tokens = MOVE_BURST
   #refilledAt = 0
@@ -184,7 +184,7 @@ export class ConnectionController {
     this.#assess(now)
   }
 
-  /** What the tunnel knows of the paths over a link: whether any works, and when something last came back over it. */
+  /** State of the tunnel's paths over a link: whether any works, and when something last arrived over it. */
   handleEvidence(name: string, works: boolean, heardAt: number, now: number): void {
     const link = this.#links.get(name)
     if (link === undefined) return
@@ -193,7 +193,7 @@ export class ConnectionController {
     this.#assess(now)
   }
 
-  /** The flow controller says that nothing goes over this link any more. */
+  /** The flow controller reports that no traffic uses this link any more. */
   handleDrained(name: string, now: number): void {
     const link = this.#links.get(name)
     if (link?.state.name !== 'draining') return
@@ -229,7 +229,7 @@ export class ConnectionController {
   }
 
   #lost(link: Link, reason: string, now: number): void {
-    // A radio that was told to change says so too.
+    // A radio that was told to change reports this state too.
     if (link.state.name === 'idle' || link.state.name === 'associating') return
     link.works = false
     this.#decide(link, 'scan', `association lost: ${reason}`, now)
@@ -283,7 +283,7 @@ export class ConnectionController {
     this.#decide(link, fading ? (other?.name ?? '') : link.name, reason, now)
   }
 
-  /** Of the other links that work and are not about to be moved. */
+  /** The strongest of the other links that work and are not about to be moved. */
   #strongest(link: Link): Link | undefined {
     let best: Link | undefined
     for (const other of this.#links.values()) {
@@ -326,11 +326,11 @@ export class ConnectionController {
     link.state = { name: 'usable', since: now, point }
     link.tries = 0
     link.survey.worked(point)
-    this.#drain(link, false, `${point} answers end to end`)
-    this.#decide(link, point, 'answers end to end; traffic may use it', now)
+    this.#drain(link, false, `replies arrive end to end over ${point}`)
+    this.#decide(link, point, 'replies arrive end to end; traffic may use it', now)
   }
 
-  /** It carries nothing: letting go of it takes nothing away. */
+  /** It carries nothing, so letting go of it loses nothing. */
   #giveUp(link: Link, point: string, reason: string, now: number): void {
     link.survey.failed(point, now)
     this.#decide(link, 'scan', `${point} given up: ${reason}`, now)
@@ -339,17 +339,17 @@ export class ConnectionController {
     this.counts.revived++
   }
 
-  /** A link without association: find a point and take it (OH-28). */
+  /** A link without association: finds a point and associates (OH-28). */
   #revive(link: Link, retryAt: number, now: number): void {
     if (now < retryAt) return
-    // Its driver says that it has no association, and yet something comes over it: the last that works is left alone.
+    // Its driver reports no association, but packets still arrive over it: the last working link is not moved.
     if (this.#stillCarries(link) && !this.#othersCarry(link)) return
     const best = this.#best(link, now)
     if (best === undefined) {
       this.#scan(link, now)
       return
     }
-    this.#decide(link, best.id, 'strongest point for a link that has none', now, { dbm: best.dbm })
+    this.#decide(link, best.id, 'strongest access point for a link without one', now, { dbm: best.dbm })
     this.#associate(link, best, now)
   }
 
@@ -373,7 +373,7 @@ export class ConnectionController {
       : `${best.id} is stronger`
     if (now - state.since < (ahead < FAILING_DBM ? DWELL_FAILING_MS : DWELL_MS)) return
     if (this.#tokens <= 0) {
-      this.#decide(link, 'stay', `${why}, but there were too many moves lately`, now)
+      this.#decide(link, 'stay', `${why}, but there were too many recent moves`, now)
       return
     }
     const bearer = this.#bearer(link)
@@ -401,7 +401,7 @@ export class ConnectionController {
       this.counts.refused++
       link.state = { name: 'usable', since: now, point: state.point }
       this.#drain(link, false, 'the other link no longer works')
-      this.#decide(link, 'stay', 'last usable link: it is never let go', now)
+      this.#decide(link, 'stay', 'last usable link: it is never moved', now)
       return
     }
     if (!state.left && now - state.since < DRAIN_MS && link.works) return
@@ -444,12 +444,12 @@ export class ConnectionController {
     return false
   }
 
-  /** Of a link that is said to have no association only what has come since counts. */
+  /** For a link that is reported as not associated, only later arrivals count. */
   #stillCarries({ works, heardAt, state }: Link): boolean {
     return works && (state.name !== 'idle' || heardAt > state.since)
   }
 
-  /** Strength when a move that began now would be over, if it goes on falling as it does. */
+  /** Predicted strength at the end of a move that begins now, if the signal keeps falling. */
   #predicted(link: Link): number {
     return link.signal.after(Math.min(MOST_HORIZON_MS, Math.max(HORIZON_MS, this.#moveMs * HORIZON_MARGIN)))
   }

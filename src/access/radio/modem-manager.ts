@@ -1,7 +1,7 @@
 /**
- * A cellular radio driven through ModemManager (its D-Bus API, 1.6 and newer). The network chooses the cell, so there is
- * one point: the operator that the modem is registered with. Where NetworkManager looks after the modem it is told to
- * connect, and sets addresses; else ModemManager is, and addresses are for whatever configures the interface.
+ * A cellular radio controlled through ModemManager (its D-Bus API, 1.6 and newer). The network chooses the cell, so there
+ * is one point: the operator that the modem is registered with. If NetworkManager manages the modem, it is told to
+ * connect, and it sets addresses; otherwise ModemManager is told, and whatever configures the interface sets addresses.
  */
 import { GodwitError } from '../../core/errors.ts'
 import type { Bus, Properties, Service, Signal, Target, Value, Variant } from '../../linux/dbus/index.ts'
@@ -121,7 +121,7 @@ export class ModemManagerRadio extends BusRadio {
       throw new GodwitError('RADIO_DEVICE', `the SIM of ${this.name} asks for its PIN`, {
         hint: `mmcli -m ${this.#modem.slice(this.#modem.lastIndexOf('/') + 1)} then mmcli -i SIM --pin=PIN`,
       })
-    // Modems that cannot measure in dBm say their quality in percent.
+    // Modems that cannot measure in dBm report their quality in percent.
     await bus.call(this.#on(SIGNAL), 'Setup', 'u', [MEASURE_EVERY_S]).catch(() => {})
     this.#settle()
   }
@@ -203,7 +203,7 @@ export class ModemManagerRadio extends BusRadio {
     if (this.#state === CONNECTING && this.#wanted !== undefined) this.#wanted.begun = true
     else if (this.#wanted?.begun === true) {
       this.#wanted = undefined
-      this.failed('associate', 'the network did not let it connect')
+      this.failed('associate', 'the network refused the connection')
     }
     if (this.point === undefined) return
     if (this.#releasing) this.left()

@@ -47,7 +47,7 @@ const VOLATILE = 0x4
 
 /** NMDeviceStateReason, those that a radio meets. */
 const REASONS: Readonly<Record<number, string>> = {
-  3: 'it is not managed any more',
+  3: 'it is no longer managed',
   5: 'no usable address',
   7: 'a secret is missing: store it for all users in the profile',
   8: 'the association broke',
@@ -80,9 +80,9 @@ export class NetworkManagerRadio extends BusRadio {
   /** Properties of the device: the access point and the activation that hold. */
   #activePoint = NO_OBJECT
   #activeConnection = NO_OBJECT
-  /** Objects of the points that were told last. */
+  /** D-Bus objects of the points that were reported last. */
   readonly #objects = new Map<string, string>()
-  /** What was asked for and did not come about yet; its activation once NetworkManager has answered. */
+  /** The requested point whose connection is pending; its activation once NetworkManager has answered. */
   #wanted: { readonly point: AccessPoint; activation: string | undefined } | undefined
   #releasing = false
   #reason = ''
@@ -129,7 +129,7 @@ export class NetworkManagerRadio extends BusRadio {
     const device = await bus.properties(this.#on(this.#device, DEVICE))
     if (numberOf(device.get('DeviceType')) !== WIFI)
       throw new GodwitError('RADIO_DEVICE', `${this.name} is not Wi-Fi`, {
-        hint: 'a modem takes driver = "modemmanager"; other interfaces need no radio',
+        hint: 'for a modem set driver = "modemmanager"; other interfaces need no [[router.radio]]',
       })
     this.#take(device)
     this.#take(await bus.properties(this.#on(this.#device, WIRELESS)))
@@ -192,7 +192,7 @@ export class NetworkManagerRadio extends BusRadio {
     else this.#changed()
   }
 
-  /** Compares what holds with what was told; once more when something changes meanwhile. */
+  /** Compares the current state with the reported one; runs once more when something changes meanwhile. */
   #changed(): void {
     this.#unsettled = true
     if (this.#settling) return
@@ -318,7 +318,7 @@ export class NetworkManagerRadio extends BusRadio {
   async #copyOf(profile: { path: string; settings: Settings }, point: AccessPoint): Promise<Settings> {
     const settings: Settings = new Map([...profile.settings].map(([name, values]) => [name, new Map(values)]))
     for (const name of SECRETIVE.filter((each) => settings.has(each))) {
-      // Without one it fails when it is needed, and NetworkManager says so.
+      // Without a secret the activation fails later, and NetworkManager reports it.
       const [secrets] = await this.bus
         .call(this.#on(profile.path, PROFILE), 'GetSecrets', 's', [name])
         .catch((): readonly Value[] => [])
@@ -348,7 +348,7 @@ export class NetworkManagerRadio extends BusRadio {
     if (this.#state > DISCONNECTED) await this.bus.call(this.#on(this.#device, DEVICE), 'Disconnect')
   }
 
-  /** wpa_supplicant tells the strength in dBm whenever it is asked; NetworkManager in percent, every few seconds. */
+  /** wpa_supplicant reports the strength in dBm on request; NetworkManager in percent, every few seconds. */
   async #findSupplicant(): Promise<void> {
     const root = { service: SUPPLICANT, path: '/fi/w1/wpa_supplicant1', interface: SUPPLICANT.name }
     try {
@@ -365,10 +365,10 @@ export class NetworkManagerRadio extends BusRadio {
     const target = { service: SUPPLICANT, path: this.#supplicant, interface: `${SUPPLICANT.name}.Interface` }
     try {
       const [answer] = await this.bus.call(target, 'SignalPoll')
-      // Introspection says a dictionary; wpa_supplicant 2.10 sends a variant with one in it.
+      // Introspection declares a dictionary; wpa_supplicant 2.10 sends a variant with a dictionary in it.
       const properties = answer instanceof Map ? answer : (answer as Variant | undefined)?.value
       const dbm = properties instanceof Map ? numberOf(properties.get('rssi') as Variant) : undefined
-      // 0 and -9999 are what drivers say when they do not know.
+      // Drivers report 0 and -9999 when they do not know.
       if (dbm !== undefined && dbm < 0 && dbm > -200 && this.point !== undefined)
         this.tell({ type: 'signal', dbm })
     } catch {

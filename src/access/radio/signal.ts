@@ -2,7 +2,7 @@
 import { DISTANCE_DB, SMOOTH_MS, TREND_MS } from './tuning.ts'
 
 export class Signal {
-  /** dBm, smoothed; NaN while nothing is heard. */
+  /** dBm, smoothed; NaN while no signal is measured. */
   dbm = Number.NaN
   /** dB a second. */
   trend = 0
@@ -41,7 +41,7 @@ export class Signal {
     this.trend = 0
   }
 
-  /** Strength in `ms`, if it goes on falling as it does: less and less, as of a point that is left behind. */
+  /** Predicted strength after `ms` if the signal keeps falling: ever more slowly, as with growing distance. */
   after(ms: number): number {
     if (!(this.trend < 0)) return this.dbm
     return this.dbm - DISTANCE_DB * Math.log(1 + (-this.trend * ms) / (1000 * DISTANCE_DB))

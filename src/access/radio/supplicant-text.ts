@@ -1,4 +1,4 @@
-/** What wpa_supplicant says on its control socket, read: tables of answers and `<level>CTRL-EVENT-…` lines. */
+/** Parses the text of wpa_supplicant's control socket: tables in replies and `<level>CTRL-EVENT-…` lines. */
 import type { AccessPoint, RadioEvent } from './radio.ts'
 
 /** `SCAN_RESULTS`: a heading, then bssid, frequency, level, flags, ssid, with tabs between. */

@@ -1,7 +1,7 @@
 /**
- * A Wi-Fi radio driven through wpa_supplicant's control socket: text over a Unix datagram socket, one command at a time,
- * events in between. The networks and their secrets are those of the supplicant's configuration; a point is chosen by
- * fixing its BSSID, so that the supplicant does not roam by itself.
+ * A Wi-Fi radio controlled through wpa_supplicant's control socket: text over a Unix datagram socket, one command at a
+ * time, events in between. Networks and secrets come from the supplicant's configuration; a point is selected by fixing
+ * its BSSID, so that the supplicant does not roam by itself.
  */
 import { rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -12,7 +12,7 @@ import { type Network, readEvent, readFields, readNetworks, readScanResults } fr
 
 const SIGNAL_EVERY_MS = 100
 const ANSWER_MS = 2_000
-/** Attaches anew when the supplicant was restarted. */
+/** Interval for attaching again, in case the supplicant was restarted. */
 const ATTACH_EVERY_MS = 2_000
 
 interface Command {
@@ -61,7 +61,7 @@ export class SupplicantRadio implements Radio {
       options.own === undefined
         ? join('/tmp', `godwit-${process.pid}-${made++}-${name}`)
         : join(options.own, `radio-${name}`)
-    // What a killed daemon left.
+    // Left by a killed daemon.
     rmSync(own, { force: true })
     this.#socket = new UnixDatagram(own, (text) => this.#receive(text))
     this.#poll = setInterval(() => this.#signal(), SIGNAL_EVERY_MS)
@@ -107,7 +107,7 @@ export class SupplicantRadio implements Radio {
     for (const { answered } of this.#queue.splice(0)) answered(undefined)
   }
 
-  /** Its networks are again as they were, and it roams by itself. */
+  /** Restores its networks, and lets it roam by itself again. */
   #giveBack(): void {
     const send = (text: string) => this.#socket.send(text, this.#peer)
     for (const [id, bssid] of this.#fixed) send(`SET_NETWORK ${id} bssid ${bssid}`)
@@ -126,7 +126,7 @@ export class SupplicantRadio implements Radio {
     this.#doubtful = false
     const status = readFields(answer)
     const bssid = status.get('wpa_state') === 'COMPLETED' ? status.get('bssid') : undefined
-    if (bssid === undefined) this.#lost('it has no association any more')
+    if (bssid === undefined) this.#lost('it is no longer associated')
     else if (!this.#releasing) await this.#connected(bssid)
   }
 
@@ -158,7 +158,7 @@ export class SupplicantRadio implements Radio {
     if (this.#associated === undefined || this.#running !== undefined) return
     void this.#ask('SIGNAL_POLL').then((answer) => {
       const dbm = Number(readFields(answer ?? '').get('RSSI') ?? Number.NaN)
-      // 0 and -9999 are what drivers say when they do not know.
+      // Drivers report 0 and -9999 when they do not know.
       if (dbm < 0 && dbm > -200) this.#tell({ type: 'signal', dbm })
     })
   }
@@ -210,7 +210,7 @@ export class SupplicantRadio implements Radio {
     this.#answer(undefined)
   }
 
-  /** It is slow or stands still. The association holds on without it; whether anything comes is for others to judge. */
+  /** It is slow or hangs. The association continues without it; the tunnel judges whether packets arrive. */
   #late(): void {
     // Where an old answer was waited for in vain, another supplicant has taken its place.
     this.#owed = this.#skipped ? 0 : this.#owed + 1

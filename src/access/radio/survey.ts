@@ -1,4 +1,4 @@
-/** What one radio has heard of access points, what became of those it used, and which is worth most. */
+/** The access points that one radio has found, results of using them, and their ranking. */
 import type { AccessPoint } from './radio.ts'
 import {
   AHEAD_MS,
@@ -15,7 +15,7 @@ import {
   SHARED_DB,
 } from './tuning.ts'
 
-/** A point as it was heard last. */
+/** A point with its last measurement. */
 interface Heard extends AccessPoint {
   /** dB a millisecond since the scan before. */
   readonly slope: number
@@ -79,7 +79,7 @@ export class Survey {
     this.#leftAt.set(point, now)
   }
 
-  /** The point worth most; none when nothing was heard lately, or nothing strong enough. `taken`: by another radio. */
+  /** The best point; undefined when none was found recently, or none is strong enough. `taken`: used by another radio. */
   best(taken: (point: string) => boolean, now: number, except?: string): Found | undefined {
     if (now - this.#scannedAt > SCAN_FRESH_MS) return undefined
     let best: Found | undefined

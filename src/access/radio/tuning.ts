@@ -20,28 +20,28 @@ export const HYSTERESIS_DB = 6
 export const FAINTEST_DBM = -86
 /** A point that another link uses counts for this much less: two links on one point fade together. */
 export const SHARED_DB = 12
-/** A point that failed lately, or was left lately, counts for this much less. */
+/** Penalty (dB) of a point that failed or was left recently. */
 export const FAILED_DB = 15
 export const FAILED_FOR_MS = 30_000
 export const LEFT_DB = 8
 export const LEFT_FOR_MS = 6_000
-/** A clinging radio looks around from this much above WEAK_DBM on: two scans tell where each point is going. */
+/** A clinging radio scans from this much above WEAK_DBM on: two scans show whether each point comes nearer. */
 export const LOOK_DB = 8
-/** Trends of points are those between scans this far apart at most, and count for what a move takes. */
+/** Trends are computed from scans at most this far apart, and applied over the duration of a move. */
 export const SCAN_TREND_MS = 5_000
 export const AHEAD_MS = 600
-/** A point that comes nearer is not taken for more than this much stronger than it was heard. */
+/** Max predicted gain over the measured strength for an approaching point. */
 export const RISE_DB = 6
 
 /** A link that came up is not moved by choice for so long; for so long when it will not last. */
 export const DWELL_MS = 3_000
 export const DWELL_FAILING_MS = 500
-/** How far ahead trends are looked at: what a move takes, as far as known, within these. */
+/** Prediction horizon: the known duration of a move, within these bounds. */
 export const HORIZON_MS = 2_000
 export const MOST_HORIZON_MS = 6_000
-/** A move takes this much longer now and then. */
+/** Margin for moves that take longer than usual. */
 export const HORIZON_MARGIN = 1.2
-/** How long traffic may take to leave. */
+/** Max time for traffic to leave a link. */
 export const DRAIN_MS = 1_000
 export const ASSOCIATE_MS = 10_000
 export const VALIDATE_MS = 8_000

@@ -2,7 +2,7 @@
 import type { FlowList, FlowReport, ListFlows } from '../protocol.ts'
 import type { Paft } from '../tables/paft.ts'
 
-/** How long bytes are counted after the last question of somebody who watches. */
+/** How long bytes are counted after the last watched list. */
 const WATCHED_MS = 10_000
 
 export class FlowLister {
@@ -16,7 +16,7 @@ export class FlowLister {
     this.#wall = wall
   }
 
-  /** `limit` flows at most, each with what `more` says of its row; `total` is how many there are. */
+  /** At most `limit` flows, each with the fields that `more` adds for its row; `total` counts all. */
   list(
     { limit, watched }: Pick<ListFlows, 'limit' | 'watched'>,
     now: number,
@@ -40,7 +40,7 @@ export class FlowLister {
     return { flows, total: paft.size }
   }
 
-  /** Stops counting when nobody watches any more; for a timer. */
+  /** Stops counting when no watched list was requested lately; called by a timer. */
   rest(now: number): void {
     if (now > this.#watchedUntil) this.#paft.counting = false
   }

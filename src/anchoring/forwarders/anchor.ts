@@ -15,7 +15,7 @@ import type { IdleTimes, Paft } from '../tables/paft.ts'
 import { type TunnelTable, tidOf } from '../tables/tunnels.ts'
 
 const NOBODY = -1
-/** Rows of one host: those beyond take the place of its own. */
+/** Max rows of one host; beyond, new rows replace the host's own. */
 const MOST_ROWS_OF_HOST = 1 << 17
 /** TCP: FIN, SYN, RST, and where the flags stand. */
 const TCP = 6
@@ -28,7 +28,7 @@ export interface AnchorForwarderInit {
   readonly paft: Paft
   readonly tunnels: TunnelTable
   readonly groups: Groups
-  /** The most rows of one host; default an eighth of a million. */
+  /** Max rows of one host; default 131,072. */
   readonly rowsOfHost?: number
   /** Network address of the IPv4 pool, as a number, and how many numbers it has (pool.ts). */
   readonly v4Base: number
@@ -52,7 +52,7 @@ export class AnchorForwarder implements Forwarder {
   readonly #peerOf: Int32Array
   /** Peer → its VIpA number, 0 for none. */
   #numberOf = new Int32Array(64)
-  /** Peer → local_tid that its flows without row take, 0 for none. */
+  /** Peer → local_tid for its flows without a row, 0 for none. */
   #defaultTid = new Int32Array(64)
   /** Peer → newest order seen. */
   #newest = new Int32Array(64)
@@ -61,7 +61,7 @@ export class AnchorForwarder implements Forwarder {
   readonly #allowed = new LpmTable<number>()
   /** Packets whose inner source did not belong to the peer that sent them. */
   spoofed = 0
-  /** Packets from the TUN to nobody. */
+  /** Packets from the TUN whose destination is no host. */
   unroutable = 0
   /** Packets from or to hosts that have not replaced their invitation's key. */
   held = 0
@@ -92,7 +92,7 @@ export class AnchorForwarder implements Forwarder {
     for (const prefix of allowed) this.#allowed.insert(prefix, peer)
   }
 
-  /** Whether nothing of a peer is let through, in either direction. */
+  /** Whether all packets of a peer are blocked, in both directions. */
   hold(peer: number, held: boolean): void {
     this.#room(peer)
     this.#held[peer] = held ? 1 : 0
@@ -108,7 +108,7 @@ export class AnchorForwarder implements Forwarder {
     this.#allowed.removeValue(peer)
   }
 
-  /** The tunnel a peer's new flows take. */
+  /** The tunnel for a peer's new flows. */
   defaultTid(peer: number): number {
     return this.#defaultTid[peer] ?? 0
   }
@@ -203,7 +203,7 @@ export class AnchorForwarder implements Forwarder {
     if ((flags & ENDS) !== 0 && this.#paft.matches(row, this.#key)) this.#paft.noteFlags(row, flags, local)
   }
 
-  /** The row says otherwise: makes sure it is the flow's, then learns. */
+  /** The row has another tunnel: checks that the row is the flow's, then learns. */
   #learn(likely: number, tid: number, order: number, peer: number, now: number): void {
     const paft = this.#paft
     const groups = this.#groups
@@ -245,10 +245,10 @@ export class AnchorForwarder implements Forwarder {
   }
 
   /**
-   * Explicit handover (UP-31, D12): the flows that the host calls `number` (or all of its own) go by `tid` from now on, and the
-   * flows named belong to them. Ordered by the counter of the request, so what is still under way on the old tunnel does not move
-   * them back, and a request that was overtaken moves nothing. Flows whose local address is not the peer's are ignored. Static rows move
-   * too. Returns how many rows now say so.
+   * Explicit handover (UP-31, D12): the flows in the host's group `number` (or all of its flows) take `tid` from now on,
+   * and the listed flows are put into that group. Ordered by the counter of the request, so that packets in flight on the
+   * old tunnel do not move flows back and an overtaken request moves nothing. Flows whose local address is not the peer's
+   * are ignored. Static rows move too. Returns the number of rows that now use `tid`.
    */
   bind(
     peer: number,
@@ -320,7 +320,7 @@ export class AnchorForwarder implements Forwarder {
     return end
   }
 
-  /** The peer that owns the local address of the key read last, or -1; the same address stands at `bytes[place]`. */
+  /** The peer that owns the local address of the key read last, or -1; the same address is at `bytes[place]`. */
   #owner(bytes: Uint8Array, place: number): number {
     const key = this.#key
     const six = key.version === 6

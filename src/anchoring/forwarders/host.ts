@@ -91,7 +91,7 @@ export class HostForwarder implements Forwarder {
     this.#tunnelOf[group] = tid
   }
 
-  /** Flows that are not identified take this tunnel, and those of groups from `end` on, which are nobody's now. */
+  /** Unidentified flows take this tunnel, as do those of groups from `end` on, which no longer exist. */
   bindOthers(tid: number, end: number): void {
     this.defaultTid = tid
     this.#tunnelOf.fill(tid, end)
@@ -126,7 +126,7 @@ export class HostForwarder implements Forwarder {
     }
     key.hash()
     const paft = this.#paft
-    // One cache line. Should a new flow be taken for another's, it shares that one's tunnel.
+    // Reads one cache line. A new flow whose fingerprint collides with another shares that flow's tunnel.
     let row = paft.findLikely(key)
     if (row < 0) row = paft.insert(key, REPORTED, 0, now)
     else paft.touch(row, now)

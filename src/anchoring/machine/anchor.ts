@@ -21,7 +21,7 @@ interface Host {
   readonly index: number
   readonly setup: RemoteHost
   established: boolean
-  /** It has an invitation's key still, which anybody may hold who has seen it. */
+  /** It still has an invitation's key, which others may have seen. */
   invited: boolean
   /** The log has its refusal, once a run. */
   toldRefusal?: boolean
@@ -138,7 +138,7 @@ export class AnchorMachine implements AnchorRequests {
     if (this.#parts.forwarder.defaultTid(host.index) === row.localTid) this.#chooseDefault(host.index)
   }
 
-  /** The default tunnel cannot be used: any other of this host takes its place. */
+  /** The default tunnel is unusable: another tunnel of this host replaces it. */
   #chooseDefault(peer: number): void {
     const { tunnels, forwarder } = this.#parts
     for (const row of tunnels.rows()) {
@@ -165,7 +165,7 @@ export class AnchorMachine implements AnchorRequests {
         this.#events.push({
           type: 'log',
           level: 'warn',
-          message: `a host that was invited as ${host.setup.calls ?? host.setup.name} is refused: ${statusText(refused)}`,
+          message: `refused a host that was invited as ${host.setup.calls ?? host.setup.name}: ${statusText(refused)}`,
         })
       host.toldRefusal = true
       return refused

@@ -1,7 +1,7 @@
 /**
- * What a mobile host tells its anchors of its flows: on which tunnel those of each policy are now, which flows have another
- * policy than the default one (UP-31, D12), and which of them packets must not move (UP-28). WireGuard servers, and anchors
- * that it is not associated with, are told nothing; an anchor that could not be told hears of all flows of a policy later.
+ * What a mobile host reports to its anchors about its flows: the tunnel of each policy's flows, the flows with a policy
+ * other than the default one (UP-31, D12), and those that packets must not move (UP-28). WireGuard servers, and anchors
+ * without an association, get no reports. An anchor that could not be reached gets all flows of a policy later.
  */
 import { type HostForwarder, REPORTED } from '../forwarders/host.ts'
 import type { Signalling } from '../signalling/api.ts'
@@ -9,7 +9,7 @@ import type { FlowTuple } from '../tables/flow-key.ts'
 import type { Paft } from '../tables/paft.ts'
 import type { Anchor, HostPath } from './host-state.ts'
 
-/** The default policy's group; what anchors know without being told. */
+/** The default policy's group, which anchors know without a report. */
 const DEFAULT = REPORTED + 1
 
 export interface AnnouncementsParts {
@@ -20,7 +20,7 @@ export interface AnnouncementsParts {
   readonly pathAt: (tid: number) => HostPath | undefined
 }
 
-/** Flows by the anchor that is to hear of them. */
+/** Flows by the anchor that gets the report. */
 export type Collected = Map<Anchor, FlowTuple[]>
 
 export class Announcements {
@@ -54,7 +54,7 @@ export class Announcements {
     this.#announce(group, this.#untold.has(group) ? this.#flowsOf(group) : flows, tid, now)
   }
 
-  /** Says again what an anchor did not hear, if there is such. */
+  /** Repeats what an anchor has missed, if anything. */
   repeat(group: number, tid: number, now: number): void {
     if (this.#untold.has(group)) this.#announce(group, this.#flowsOf(group), tid, now)
     if (group === DEFAULT) this.#repeatStatic(now)

@@ -1,8 +1,10 @@
 /**
- * Records of handovers, each at once; and what is measured of it later: how long nothing came (gap), and what was lost. The gap is the forwarder's: from the last packet
- * elsewhere to the first on the new path. Losses are told from tallies: while traffic flows, host and anchor compare once
- * a second what one has sent with what the other has received. What is missing more after a handover than before it, in
- * both directions, is lost; so are packets that a full queue on the way has dropped meanwhile. Null is what nobody knows.
+ * Records of handovers, written at once and completed later with measurements: the gap, and lost packets.
+ *
+ * The gap comes from the forwarder: from the last packet on the old path to the first on the new one. Losses come from
+ * tallies: while traffic flows, host and anchor compare once a second what one has sent with what the other has received.
+ * What is missing after a handover beyond what was missing before it, in both directions, counts as lost; this includes
+ * packets dropped by a full queue on the way meanwhile. Null means unknown.
  */
 import { TimerTable } from '../../core/timers.ts'
 import type { HostForwarder } from '../forwarders/host.ts'
@@ -18,7 +20,7 @@ const SETTLE_MS = 500
 /** How long an answer to the question about losses is waited for. */
 const ANSWER_MS = 2000
 const TALLY_MS = 1000
-/** A comparison older than this says nothing about the time before a handover. */
+/** A comparison older than this is not used as the state before a handover. */
 const TALLY_OLD_MS = 3000
 
 type Handover = Pick<Extract<HostEvent, { type: 'handover' }>, 'at' | 'subject' | 'from' | 'to' | 'cause'>
@@ -71,7 +73,7 @@ export class HandoverRecords {
     }
   }
 
-  /** From now on this anchor is asked, and answers begin anew: it is there for the first time, or again. */
+  /** Starts asking this anchor for tallies, from zero: it is new, or has restarted. */
   begin(anchor: number): void {
     this.#known.set(anchor, undefined)
   }

@@ -1,4 +1,4 @@
-/** What a mobile host's machine keeps of its anchors and of the paths to them. */
+/** The state that a mobile host's machine keeps about its anchors and the paths to them. */
 import type { Health } from '../../access/policy.ts'
 import type { PathView } from '../../tunnel/protocol/api.ts'
 import type { RemoteAnchor } from '../protocol.ts'
@@ -9,13 +9,13 @@ type Association =
   | { readonly name: 'refused'; readonly reason: string }
   | { readonly name: 'associated'; readonly v4: Uint8Array | undefined; readonly v6: Uint8Array | undefined }
 
-/** An anchor, as the mobile host knows it. */
+/** An anchor, as seen by the mobile host. */
 export interface Anchor {
   readonly index: number
   readonly setup: RemoteAnchor
   association: Association
   established: boolean
-  /** It does not know this host by a key of its own yet, and lets no data through until then. */
+  /** It does not know this host's own key yet, and forwards no data until then. */
   joining: boolean
 }
 
@@ -48,10 +48,10 @@ export function healthOf(state: PathView['state']['name'], kind: RemoteAnchor['k
   }
 }
 
-/** What has become of a path, in words. */
+/** State of a path in words, for `why`. */
 export function describe(path: HostPath, view: PathView): string {
   const { state } = view
   if (state.name === 'down' && state.evidence.silentMs >= 0)
-    return `the path over ${path.access} is silent for ${Math.round(state.evidence.silentMs)} ms`
+    return `the path over ${path.access} has been silent for ${Math.round(state.evidence.silentMs)} ms`
   return `the path over ${path.access} is ${state.name}`
 }

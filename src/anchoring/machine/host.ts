@@ -1,9 +1,9 @@
 /**
- * The mobile host's protocol core: association with anchors, which tunnel every flow takes, and telling the anchor when
- * that changes. Pure: the tunnel machine and sockets are given, time is an argument, what happened comes out of `poll`.
+ * The mobile host's protocol core: association with anchors, the tunnel of every flow, and reports of changes to the
+ * anchors. Pure: the tunnel machine and sockets are injected, time is an argument, events come out of `poll`.
  *
- * Which access flows use is their policy's matter (policies.ts); what the anchor hears of it announcements.ts's, what is
- * recorded of it handovers.ts's.
+ * Policies choose the access of flows (policies.ts); announcements.ts reports changes to anchors, handovers.ts records
+ * them.
  */
 
 import { formatAddress, kindOf } from '../../core/address.ts'
@@ -185,7 +185,7 @@ export class HostMachine implements SignallingEvents {
       if (chosen === undefined) continue
       const before = paft.groupAt(row)
       paft.setOwner(row, index, app)
-      // What is not identified yet is the default policy's, here and at the anchor.
+      // Unidentified flows have the default policy, here and at the anchor.
       if (before === index || (before < FIRST_POLICY && index === FIRST_POLICY)) continue
       collect(moved, index, paft.tupleAt(row))
     }
@@ -221,7 +221,7 @@ export class HostMachine implements SignallingEvents {
     const fixed: Collected = new Map()
     let from = ''
     let target: Policy | undefined
-    const cause = access === undefined ? 'given back to the policy' : 'moved by hand'
+    const cause = access === undefined ? 'returned to the policy' : 'moved by hand'
     for (const id of ids) {
       const row = paft.findId(id)
       if (row < 0) continue
@@ -270,7 +270,7 @@ export class HostMachine implements SignallingEvents {
         anchor.established = event.up
         break
       case 'hello':
-        // Counts of an anchor that restarted begin anew.
+        // Counters of a restarted anchor start again from zero.
         if (event.restarted || anchor.association.name === 'none') this.#records.begin(anchor.index)
         if (event.restarted) this.#announcements.forgotten()
         if (event.restarted || anchor.association.name !== 'associated' || anchor.setup.kind === 'godwit')
@@ -336,7 +336,7 @@ export class HostMachine implements SignallingEvents {
     anchor.association = { name: 'refused', reason }
     this.#log(
       'warn',
-      `${anchor.setup.name} refuses this host: ${reason}; ask there for another invitation (godwit anchor invite NAME), then godwit leave and join`,
+      `${anchor.setup.name} refuses this host: ${reason}; get another invitation there (godwit anchor invite NAME), then godwit leave and godwit join`,
     )
   }
 

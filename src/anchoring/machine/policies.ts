@@ -1,11 +1,11 @@
 /**
- * The policies of a mobile host: which access, and so which tunnel, the flows of each take now (access/policy.ts decides,
- * with hysteresis). Flows of the same policy are a group of the PAFT and go by the same tunnel. A flow that was moved by
- * hand has a copy of its policy that is pinned to an access, so that the reasons stay the same for one flow and for all.
- * The first policy is the default, for flows not yet identified too.
+ * The policies of a mobile host: which access, and so which tunnel, the flows of each policy use now (access/policy.ts
+ * decides, with hysteresis). Flows of the same policy are a group of the PAFT and use the same tunnel. A flow that was
+ * moved by hand gets a copy of its policy that is pinned to an access, so that reasons are recorded alike for one flow
+ * and for all. The first policy is the default, also for flows that are not identified yet.
  *
- * A flow stays with the anchor it began at, whose address its other end knows. New flows of a policy that names no peer go
- * to the first anchor that is up: a copy of the policy for each anchor beside the first takes them.
+ * A flow stays with the anchor it began at, because its other end knows that anchor's address. New flows of a policy
+ * without a peer use the first anchor that is up: for each anchor other than the first there is a copy of the policy.
  */
 
 import { type AccessPolicy, chooseAccess, worse } from '../../access/policy.ts'
@@ -54,7 +54,7 @@ export class Policies {
   readonly #pinned = new Map<string, number>()
   /** By policy: its copies for other anchors than its first. */
   readonly #elsewhere = new Map<number, Map<string, number>>()
-  /** By policy: the copy that new flows take, if not the policy itself. */
+  /** By policy: the copy that new flows use, if not the policy itself. */
   readonly #active = new Map<number, number>()
   /** The access that everything is pinned to. */
   #all: string | undefined
@@ -82,12 +82,12 @@ export class Policies {
     return this.#policies[this.#parts.paft.groupAt(row)] ?? this.#policies[this.active(FIRST_POLICY)]
   }
 
-  /** Index of the policy or its copy that new flows of the policy `base` take. */
+  /** Index of the policy or its copy that new flows of the policy `base` use. */
   active(base: number): number {
     return this.#active.get(base) ?? base
   }
 
-  /** Replaces the policies; rows keep theirs by index, pinned copies are dropped, what `pinAll` said stays. */
+  /** Replaces the policies. Rows keep theirs by index, pinned copies are dropped, the setting of `pinAll` stays. */
   set(setups: readonly PolicySetup[], now: number): void {
     const before = this.#policies
     this.#policies = new Array(FIRST_POLICY)
@@ -107,7 +107,7 @@ export class Policies {
         tid: old?.tid ?? NOWHERE,
       })
     }
-    this.reconsider('the policies were read', now)
+    this.reconsider('the policies were loaded', now)
   }
 
   /** The copy of the policy at `of` that is pinned to an access, made when there is none; its index. */
@@ -185,7 +185,7 @@ export class Policies {
     return free < 0 ? this.#policies.length : free
   }
 
-  /** What a flow of the policy at `index` has when nothing is pinned: the same policy, at the same anchor. */
+  /** The policy of a flow at `index` without a pin: the same policy, at the same anchor. */
   unpinned(index: number): number {
     const policy = this.#policies[index]
     if (policy === undefined || policy.rules.pinned === undefined || policy.base === index) return index
@@ -195,8 +195,8 @@ export class Policies {
   }
 
   /**
-   * Everything goes over this access from now on, whatever single flows were pinned to; undefined: every policy decides by
-   * itself again. Returns how many flows that is.
+   * Moves everything to this access, whatever single flows were pinned to; undefined: every policy decides again. Returns
+   * the number of flows.
    */
   pinAll(access: string | undefined, now: number): number {
     this.#pinned.clear()
@@ -207,11 +207,11 @@ export class Policies {
       policy.rules = withPin(policy.rules, access)
     }
     this.#parts.announcements.holdNone(now)
-    this.reconsider(access === undefined ? 'given back to the policy' : 'moved by hand', now, EVERYTHING)
+    this.reconsider(access === undefined ? 'returned to the policy' : 'moved by hand', now, EVERYTHING)
     return this.#parts.paft.size
   }
 
-  /** Something changed (`cause`; undefined: time has passed): asks every policy again. */
+  /** Something changed (`cause`; undefined: time has passed): evaluates every policy again. */
   reconsider(cause: string | undefined, now: number, subject?: Subject): void {
     this.#timers.clear('reconsider')
     for (const [index, policy] of [...this.#policies.entries()])
@@ -222,14 +222,14 @@ export class Policies {
     this.#bindDefault()
   }
 
-  /** Flows that are not identified, or of no group, take the default policy's tunnel. */
+  /** Flows that are not identified, or of no group, use the default policy's tunnel. */
   #bindDefault(): void {
     const { forwarder } = this.#parts
     const policy = this.#policies[this.active(FIRST_POLICY)]
     if (policy !== undefined) forwarder.bindOthers(policy.tid, this.#policies.length)
   }
 
-  /** An anchor listens from now on: it hears what it has not heard. */
+  /** An anchor now accepts reports: sends what it has missed. */
   announceUntold(now: number): void {
     for (const [index, policy] of this.#policies.entries())
       if (policy !== undefined) this.#parts.announcements.repeat(index, policy.tid, now)
@@ -327,7 +327,7 @@ function rank({ carried, health }: HostPath): number {
   return (health === 'down' ? 2 : 0) + (carried ? 1 : 0)
 }
 
-/** A copy for flows that were moved by hand says where they are pinned. */
+/** A copy for flows that were moved by hand names their access. */
 function subjectOf({ setup, rules, label }: Policy): Subject {
   const { name } = setup
   return {

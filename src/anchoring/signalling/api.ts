@@ -1,10 +1,11 @@
 /**
- * What mobile host and anchor have to say to each other (UP-4, digest section I), whatever carries it: association, tunnel
- * set-up, explicit handover, handover mode, and the tally that losses are told from. Control frames of the tunnel are the
- * form in use (frames-host.ts, frames-anchor.ts, docs/wire/anchoring.md); another form implements the same two interfaces.
+ * The signalling between mobile host and anchor (UP-4, digest section I), independent of its carrier: association, tunnel
+ * set-up, explicit handover, handover mode, and the tally that losses are computed from. The form in use is control
+ * frames of the tunnel (frames-host.ts, frames-anchor.ts, docs/wire/anchoring.md); another form would implement the same
+ * two interfaces.
  *
- * Peers are called by their index in the tunnel machine, tunnels by the datapath's slot and by un_tid, the number that both
- * ends use. Times are the machine's milliseconds.
+ * Peers are identified by their index in the tunnel machine, tunnels by the datapath's slot and by un_tid, the number
+ * that both ends use. Times are the machine's milliseconds.
  */
 import type { PathConfig } from '../../tunnel/protocol/api.ts'
 import type { FlowTuple } from '../tables/flow-key.ts'
@@ -38,7 +39,7 @@ export interface Signalling {
   setMode(anchor: number, isStatic: boolean, flows: readonly FlowTuple[], now: number): void
   /** Asks, on that tunnel, what has arrived of the data sent so far. Not repeated. */
   tally(anchor: number, slot: number, sent: number, now: number): void
-  /** What the tunnel machine has received for the mechanism. */
+  /** The tunnel machine has received a frame for the mechanism. */
   handleFrame(anchor: number, code: number, body: Uint8Array, now: number): void
   nextTimeout(): number | undefined
   handleTimeout(now: number): void
@@ -51,7 +52,7 @@ export interface SignallingEvents {
   tallied(anchor: number, sent: number, far: Tally, now: number): void
 }
 
-/** The anchor's side: what hosts may ask of it. Each returns what the answer says. */
+/** The anchor's side: requests of hosts. Each returns the content of the answer. */
 export interface AnchorRequests {
   /** A number: the status that says why this host gets no address. */
   associate(host: number): { readonly v4: Uint8Array; readonly v6: Uint8Array } | number

@@ -18,7 +18,7 @@ interface Pending {
   tries: number
 }
 
-/** Requests of one anchor by what they are about (of handovers: which group); a new one takes the place of the one before. */
+/** Requests of one anchor by topic (handovers: by group); a new one replaces the one before. */
 type Topic = 'associate' | `handover/${number | 'all'}` | 'mode'
 
 /** Parts of a request under way at once. */
@@ -29,7 +29,7 @@ export class FrameSignalling implements Signalling {
   readonly #events: SignallingEvents
   readonly #pending = new Map<string, Pending>()
   readonly #timers = new TimerTable<string>()
-  /** Of each anchor: the tally asked for last. */
+  /** Of each anchor: the tally requested last. */
   readonly #tallies = new Map<number, { readonly transaction: number; readonly sent: number }>()
   #transaction = 0
 
@@ -55,7 +55,10 @@ export class FrameSignalling implements Signalling {
     this.#ask('associate', anchor, [{ type: FrameType.ASSOCIATION_REQUEST, transaction }], -1, now)
   }
 
-  /** PATH_ANNOUNCE is the set-up request, PATH_ACCEPT the response that tells "your address, your port". */
+  /**
+   * PATH_ANNOUNCE is the set-up request; PATH_ACCEPT is the response that reports the host's address and port as the
+   * anchor sees them.
+   */
   setUpTunnel(anchor: number, tunnel: PathConfig, now: number): number {
     return this.#tunnel.addPath(anchor, tunnel, now)
   }
@@ -68,7 +71,7 @@ export class FrameSignalling implements Signalling {
     now: number,
   ): void {
     const topic: Topic = `handover/${group}`
-    // What the anchor may not have heard of the group's flows stands in the next request too.
+    // Flows of the group that the anchor may have missed are repeated in the next request.
     const unheard = (this.#pending.get(`${topic}:${anchor}`)?.signals ?? []).flatMap((signal) =>
       signal.type === FrameType.HANDOVER_REQUEST ? signal.flows : [],
     )
@@ -114,7 +117,7 @@ export class FrameSignalling implements Signalling {
         break
       }
       case FrameType.HANDOVER_RESPONSE:
-        // Asked again where the anchor does not know the tunnel yet.
+        // Repeated while the anchor does not know the tunnel yet.
         if (value.status !== Status.UNKNOWN) this.#handedOver(anchor, value.transaction, now)
         break
       case FrameType.SET_MODE_RESPONSE:
@@ -182,7 +185,7 @@ export class FrameSignalling implements Signalling {
   }
 }
 
-/** At least one part; an empty one stands for everything. */
+/** At least one part; an empty one means all flows. */
 function inParts(flows: readonly FlowTuple[]): (readonly FlowTuple[])[] {
   const parts: (readonly FlowTuple[])[] = [flows.slice(0, MOST_FLOWS)]
   for (let at = MOST_FLOWS; at < flows.length; at += MOST_FLOWS) parts.push(flows.slice(at, at + MOST_FLOWS))

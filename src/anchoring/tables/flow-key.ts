@@ -65,7 +65,7 @@ export class FlowKey {
   low = 0
   high = 0
 
-  /** `secret` is 8 unpredictable bytes: who does not know them cannot choose flows that collide. */
+  /** `secret`: 8 unpredictable bytes. Without them nobody can choose flows that collide. */
   constructor(secret: Uint8Array) {
     const view = new DataView(secret.buffer, secret.byteOffset, 8)
     this.#k0 = view.getInt32(0)
@@ -209,7 +209,7 @@ export class FlowKey {
   }
 }
 
-/** What stands for the ports of the transport header at `at`, of which `length` bytes are there. */
+/** The value used as ports for the transport header at `at`, of which `length` bytes are present. */
 function readPorts(
   view: DataView,
   at: number,

@@ -1,10 +1,10 @@
 /**
- * Groups of flows, between the PAFT and the Tunnel Table (row → group → tunnel): all flows of a group take one tunnel, so
- * that a handover is one write, however many flows move. A group belongs to one host, and to one of the numbers by which
- * that host calls what it moves together (docs/wire/anchoring.md); its flows that packets have moved to another tunnel
- * are in another group of the same number.
+ * Groups of flows, between the PAFT and the Tunnel Table (row → group → tunnel): all flows of a group use one tunnel, so
+ * that a handover is one write, however many flows move. A group belongs to one host, and to one of the numbers under
+ * which that host moves flows together (docs/wire/anchoring.md); flows of it that packets have moved to another tunnel
+ * are in another group with the same number.
  *
- * A host has MOST_GROUPS groups at most; one that needs more gets the nearest of its own, and nobody else pays.
+ * A host has at most MOST_GROUPS groups; beyond, it reuses the closest of its own, and no other host is affected.
  */
 import type { Paft } from './paft.ts'
 
@@ -14,7 +14,7 @@ export const MOST_GROUPS = 64
 
 export class Groups {
   readonly #paft: Paft
-  /** Group → local_tid, 0: none, its flows take the host's default tunnel. */
+  /** Group → local_tid; 0: none, its flows take the host's default tunnel. */
   tunnelOf = new Int32Array(64)
   /** Group → peer, -1 for none. */
   peerOf = new Int32Array(64).fill(NOBODY)
@@ -22,7 +22,7 @@ export class Groups {
   #order = new Int32Array(64)
   #number = new Uint16Array(64)
   readonly #ofPeer = new Map<number, number[]>()
-  /** Groups of hosts that are gone, until their rows are. */
+  /** Groups of removed hosts, kept until their rows are gone. */
   #orphans: number[] = []
   readonly #free: number[] = []
   /** 0 is no group. */
@@ -32,7 +32,7 @@ export class Groups {
     this.#paft = paft
   }
 
-  /** The group of these flows of `peer` (what the host calls `number`) that take tunnel `tid`. */
+  /** The group of `peer` with the host's number `number` and tunnel `tid`. */
   home(peer: number, number: number, tid: number): number {
     const own = this.#ofPeer.get(peer) ?? []
     let empty = 0
@@ -70,7 +70,7 @@ export class Groups {
     return this.#number[group]!
   }
 
-  /** Explicit handover: the flows of this number (or all) take `tid` from now on. Returns how many flows that is. */
+  /** Explicit handover: the flows of this number (or all) take `tid` from now on. Returns the number of flows. */
   move(peer: number, number: number | 'all', tid: number, order: number): number {
     let rows = 0
     for (const group of this.#ofPeer.get(peer) ?? []) {
@@ -82,7 +82,7 @@ export class Groups {
     return rows
   }
 
-  /** The group that rows of `group` may as well be in: of the same number and tunnel. */
+  /** Another group with the same number and tunnel, into which rows of `group` can be put. */
   sameAs(group: number): number {
     const tid = this.tunnelOf[group]
     for (const each of this.#ofPeer.get(this.peerOf[group]!) ?? [])

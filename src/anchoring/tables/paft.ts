@@ -58,7 +58,7 @@ export interface PaftInit {
   readonly allocate: (bytes: number) => ArrayBuffer
   /** Rows to hold before the first growth. */
   readonly rows?: number
-  /** The most rows ever held. */
+  /** Max rows. */
   readonly limit?: number
 }
 
@@ -71,7 +71,7 @@ export interface IdleTimes {
 
 /** A TCP connection that both ends have closed, or one has reset, stays so long: for what comes late. */
 const ENDED_MS = 10_000
-/** Slots looked at, at most, for a row of the one who has to make room. */
+/** Max slots searched for a row of the host that has to make room. */
 const OWN_SCAN = 2048
 
 /** As of a NAT: for TCP the least that RFC 5382 (REQ-5) asks, for UDP more than the two minutes of RFC 4787 (REQ-5). */
@@ -225,7 +225,9 @@ export class Paft {
     return at
   }
 
-  /** Whether `count` counts: somebody watches. Nothing is allocated, and nothing costs, while nobody does. */
+  /**
+   * Whether bytes are counted: only while somebody watches. Otherwise nothing is allocated and counting costs nothing.
+   */
   get counting(): boolean {
     return this.#counting
   }
@@ -242,7 +244,7 @@ export class Paft {
     this.#now.bytes![2 * at + way]! += bytes
   }
 
-  /** What a row has sent and received since they are counted, in bytes; undefined while they are not. */
+  /** Bytes that a row has sent and received since counting began; undefined while nothing is counted. */
   bytesAt(at: number): { readonly sent: number; readonly received: number } | undefined {
     const { bytes } = this.#now
     return bytes && { sent: bytes[2 * at]!, received: bytes[2 * at + 1]! }
@@ -480,7 +482,7 @@ function age(now: number): number {
   return (now / AGE_UNIT_MS) & AGE_MASK
 }
 
-/** 90 % full at most. */
+/** Max 90 % full. */
 function mostRows(slots: number): number {
   return Math.floor(slots * 0.9)
 }

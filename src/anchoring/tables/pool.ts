@@ -9,7 +9,7 @@ export interface PoolInit {
   /** First address and prefix length; the anchor itself is the first usable address. */
   readonly v4: { readonly address: Uint8Array; readonly prefix: number }
   readonly v6: { readonly address: Uint8Array; readonly prefix: number }
-  /** What an earlier run had assigned: host key → number. */
+  /** Assignments of an earlier run: host key → number. */
   readonly assigned?: Iterable<readonly [string, number]>
 }
 

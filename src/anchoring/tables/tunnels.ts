@@ -1,14 +1,14 @@
 /**
  * The Tunnel Table (UP-24): local_tid → local_tun, remote_tun, vip_nat, un_tid. A tunnel is one path of the multipath
- * tunnel: an access of the mobile host towards one anchor. Its `local_tid` is a view of the path's slot in the datapath: it
- * lives as long as that. Groups of flows name it (groups.ts), and are told when it closes.
+ * tunnel: an access of the mobile host towards one anchor. Its `local_tid` is a view of the path's slot in the datapath
+ * and has the same lifetime. Groups of flows refer to it (groups.ts), and are notified when it closes.
  *
- * What the forwarders need for each packet stands in typed arrays: `slotOf`, `peerOf` by local_tid.
- * Two local_tids are no tunnels but verdicts: a group bound to BLOCKED is dropped, one bound to NOWHERE waits (parks).
+ * Fields that the forwarders need for each packet are in typed arrays: `slotOf`, `peerOf` by local_tid. Two local_tids
+ * are not tunnels but verdicts: a group bound to BLOCKED is dropped, one bound to NOWHERE waits (is parked).
  */
 import { Verdict } from '../../tunnel/seam.ts'
 
-/** local_tid of flows whose policy has run out of accesses and says `none`. */
+/** local_tid of flows whose policy has no access left and `fallback = "none"`. */
 export const BLOCKED = 1
 /** local_tid of flows that wait until an access of their policy is usable. */
 export const NOWHERE = 2

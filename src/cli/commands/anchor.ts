@@ -1,4 +1,4 @@
-/** `anchor init`, `invite`, `hosts`, `remove`, `forward`, `forwards`, `unforward`. A running anchor is asked; a stopped one's store is written. */
+/** `anchor init`, `invite`, `hosts`, `remove`, `forward`, `forwards`, `unforward`. They ask a running anchor; of a stopped one they write the store. */
 
 import { existsSync } from 'node:fs'
 import { parseAddress } from '../../core/address.ts'
@@ -37,7 +37,7 @@ export async function init(options: CommonOptions & { readonly endpoint: string 
   ])
 }
 
-/** A configuration with a few name servers fits; said before the invitation is made. */
+/** Enough for a configuration with a few name servers; checked before the invitation is made. */
 const QR_COLUMNS = 80
 
 export interface Invited {
@@ -60,16 +60,16 @@ export async function invite(
   const wg = options.wg === true
   const { out, dns } = options
   if (dns !== undefined && !wg)
-    throw usageError('--dns belongs to --wg', {
-      hint: 'a host of godwit has [host] dns in its own configuration',
+    throw usageError('--dns needs --wg', {
+      hint: 'a godwit host sets [host] dns in its own configuration',
     })
   const qr = options.qr === true
   if (qr && !wg)
-    throw usageError('--qr belongs to --wg', { hint: 'a host of godwit takes its line by: godwit join -' })
+    throw usageError('--qr needs --wg', { hint: 'a godwit host reads its invitation with: godwit join -' })
   if (qr && options.json === true) throw usageError('--qr and --json exclude each other')
   if (qr && terminalWidth() < QR_COLUMNS)
     throw usageError(`a QR code needs ${QR_COLUMNS} columns, this terminal has ${terminalWidth()}`, {
-      hint: 'make it wider or its letters smaller, or write a file: --out FILE',
+      hint: 'make it wider or its font smaller, or write a file: --out FILE',
     })
   for (const each of dns ?? []) if (!parseAddress(each).ok) throw usageError(`--dns ${each}: not an address`)
   if (out !== undefined && existsSync(out))
@@ -82,7 +82,7 @@ export async function invite(
   if (out !== undefined) {
     writeInvitation(out, answer.text)
     if (options.json) printJson({ name, file: out })
-    else printLines([`wrote ${out}, readable by its owner alone; remove it when ${name} has it`])
+    else printLines([`wrote ${out}, readable only by its owner; delete it once ${name} has it`])
     return
   }
   if (qr) return
@@ -130,7 +130,7 @@ export async function hosts(options: CommonOptions): Promise<void> {
   }
 }
 
-/** A running anchor knows it to the second, the file of a stopped one is what it wrote at its end. */
+/** From a running anchor, else from the file that it wrote when it stopped. */
 async function lastSeen(state: State): Promise<ReadonlyMap<string, number>> {
   if (!state.busy()) return new Map(Object.entries(readLastSeen(state.file('last-seen.json'))))
   const { peers } = await new ControlClient(state.socket).get<Status>('/v1/status')
@@ -150,7 +150,7 @@ export async function remove(name: string, options: CommonOptions): Promise<void
     forwardStore(state).removeHost(name)
   }
   if (options.json) printJson({ removed: name })
-  else printLines([`${name} is forgotten`])
+  else printLines([`${name} is removed`])
 }
 
 interface ProtocolOptions extends CommonOptions {
@@ -188,7 +188,7 @@ export async function forwards(options: CommonOptions): Promise<void> {
       protocol,
       `${host}:${host_port}`,
     ])
-    printLines(table(['PORT', 'PROTOCOL', 'LEADS TO'], rows))
+    printLines(table(['PORT', 'PROTOCOL', 'FORWARDS TO'], rows))
   }
 }
 
@@ -202,11 +202,11 @@ export async function unforward(port: string, options: ProtocolOptions): Promise
       )
     : { removed: forwardStore(state).remove(request.port, request.protocol) }
   if (options.json) printJson({ removed })
-  else printLines(removed.map((each) => `${describe(each)}: no longer`))
+  else printLines(removed.map((each) => `${describe(each)}: removed`))
 }
 
 function describe({ port, protocol, host, host_port }: Forward): string {
-  return `${protocol} port ${port} leads to ${host}:${host_port}`
+  return `${protocol} port ${port} forwards to ${host}:${host_port}`
 }
 
 function forwardStore(state: State): ForwardStore {
@@ -216,7 +216,7 @@ function forwardStore(state: State): ForwardStore {
 function portOf(text: string): number {
   const port = Number(text)
   if (Number.isInteger(port) && port >= 1 && port <= 65535) return port
-  throw usageError(`"${text}" is no port; ports are 1 to 65535`)
+  throw usageError(`"${text}" is not a port; ports are 1 to 65535`)
 }
 
 /** Both options are the same as none. */

@@ -1,6 +1,6 @@
 /**
- * `completion`: scripts for bash, zsh and fish. Each asks `godwit completion words -- WORDS…` at every TAB, which prints what may
- * come next, a line each: the value, a tab, what it is. Nothing: the shell offers files.
+ * `completion`: scripts for bash, zsh and fish. Each calls `godwit completion words -- WORDS…` at every TAB, which prints
+ * candidates, one per line: the value, a tab, its description. No candidate: the shell offers files.
  */
 import type { Command } from 'commander'
 import { usageError } from '../../core/errors.ts'
@@ -71,7 +71,7 @@ async function offered(program: Command, words: readonly string[]): Promise<Cand
 const plain = (values: readonly string[], summary: string): Candidate[] =>
   [...new Set(values)].filter((value) => value !== '').map((value) => ({ value, summary }))
 
-/** Asks the daemon for what it knows; nobody answers: nothing. */
+/** Values known to the daemon; none if it does not answer. */
 async function valuesOf(kind: ValueKind, words: readonly string[]): Promise<Candidate[]> {
   const at = words.indexOf('--state')
   const options = at < 0 ? {} : { state: words[at + 1] ?? '' }
@@ -80,7 +80,7 @@ async function valuesOf(kind: ValueKind, words: readonly string[]): Promise<Cand
     case 'place':
       return [
         ...(await valuesOf('access', words)),
-        { value: 'auto', summary: 'where the policy says: undoes a move by hand' },
+        { value: 'auto', summary: 'undo moves by hand: the policy decides again' },
       ]
     case 'access':
       return (await status()).accesses.map(({ name, state, addresses }) => ({

@@ -13,7 +13,7 @@ export async function check(file: string | undefined, options: CommonOptions): P
   const { role, describe } = claimantOf(config)
   const what = describe === undefined ? '' : `, ${describe(config)}`
   if (options.json) printJson({ file: path, role, ok: true })
-  else printLines([`${path} is right: ${role}${what}`])
+  else printLines([`${path} is valid: ${role}${what}`])
 }
 
 export async function schema(): Promise<void> {

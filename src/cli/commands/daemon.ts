@@ -21,12 +21,12 @@ export async function reload(options: CommonOptions): Promise<void> {
   else
     printLines([
       ...(applied.length > 0 ? [`in effect: ${applied.join(', ')}`] : []),
-      ...(restart.length > 0 ? [`a restart is needed for: ${restart.join(', ')}`] : []),
+      ...(restart.length > 0 ? [`needs a restart: ${restart.join(', ')}`] : []),
     ])
 }
 
 export async function down(options: CommonOptions): Promise<void> {
   const role = await cleanUp(new State(options))
   if (options.json) printJson({ clean: true, role })
-  else printLines([`nothing of godwit ${role} is left in the kernel`])
+  else printLines([`removed everything of godwit ${role} from the kernel`])
 }

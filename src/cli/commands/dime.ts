@@ -20,7 +20,7 @@ export function up(options: CommonOptions): Promise<void> {
 export async function down(options: CommonOptions): Promise<void> {
   await cleanUp(new State(options), 'dime')
   if (options.json) printJson({ clean: true })
-  else printLines(['nothing of godwit dime is left in the kernel'])
+  else printLines(['removed everything of godwit dime from the kernel'])
 }
 
 export async function hosts(options: CommonOptions): Promise<void> {

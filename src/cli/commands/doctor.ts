@@ -68,6 +68,6 @@ function finding({ peer, access, remote, ok, rtt_ms, mtu, reason }: WayStatus): 
   const value = ok
     ? `${showMs(rtt_ms)}${mtu === null ? '' : `, packets of ${mtu} bytes pass`}`
     : (reason ?? 'fails')
-  const mend = `let UDP to ${remote} pass; is the anchor up?`
+  const mend = `allow UDP to ${remote}; is the anchor running?`
   return { name: `${peer} over ${access}`, ok, value, parts: ['host'], required: false, mend }
 }

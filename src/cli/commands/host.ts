@@ -58,11 +58,11 @@ export async function leave(name: string | undefined, options: CommonOptions): P
   else
     printLines([
       `left ${left.peer}; ${left.removed ? `removed ${left.config} and the host's key` : `changed ${left.config}`}`,
-      'the anchor still knows this host; there: sudo godwit anchor remove NAME',
+      'the anchor still knows this host; to remove it there: sudo godwit anchor remove NAME',
     ])
 }
 
-/** How long an answer of the anchors is waited for. */
+/** How long to wait for the anchors to confirm. */
 const REKEY_WAIT_MS = 15_000
 
 export async function rekey(options: CommonOptions): Promise<void> {
@@ -77,11 +77,11 @@ export async function rekey(options: CommonOptions): Promise<void> {
   }
   const waiting = peers.filter(({ state }) => state === 'waiting').map(({ name }) => name)
   const [done, later] = [
-    `the public key of this host is ${public_key} now; the old key is gone`,
-    `the new public key of this host: ${public_key}; the old key is in use until these have it: ${waiting.join(', ')}`,
+    `the public key of this host is now ${public_key}; the old key is deleted`,
+    `the new public key of this host: ${public_key}; the old key stays in use until these have the new one: ${waiting.join(', ')}`,
   ]
   printLines(
-    waiting.length === 0 ? [done] : [later, 'it is offered to them again and again, once they are reached'],
+    waiting.length === 0 ? [done] : [later, 'godwit keeps offering it to them whenever they can be reached'],
   )
 }
 
@@ -96,10 +96,11 @@ export async function ping(peer: string | undefined, options: CommonOptions): Pr
   const found = peer === undefined ? ways : ways.filter((way) => way.peer === peer)
   if (peer !== undefined && found.length === 0) {
     const names = [...new Set(ways.map((way) => way.peer))].join(', ')
-    throw usageError(`there is no way to ${peer}`, { hint: `peers: ${names || 'none'}` })
+    throw usageError(`there is no peer ${peer}`, { hint: `peers: ${names || 'none'}` })
   }
   if (options.json) printJson({ ways: found })
-  else if (found.length === 0) printLines(['no access network: nothing has an address and a default route'])
+  else if (found.length === 0)
+    printLines(['no access network: no interface has an address and a default route'])
   else printLines(wayTable(found))
   if (!found.some(({ ok }) => ok)) process.exitCode = EXIT.failed
 }
@@ -119,11 +120,11 @@ function wayTable(ways: readonly WayStatus[]): string[] {
   return [...table(['PEER', 'ACCESS', 'REMOTE', 'STATE', 'RTT', 'MTU'], rows), ...failures]
 }
 
-/** What is pasted or piped in, up to the first line break. */
+/** The first non-empty line of standard input. */
 async function firstLine(): Promise<string> {
   if (process.stdin.isTTY) process.stderr.write('paste the invitation and press Enter: ')
   for await (const line of createInterface({ input: process.stdin, terminal: false })) {
     if (line.trim() !== '') return line
   }
-  throw usageError('standard input holds no invitation')
+  throw usageError('there is no invitation on standard input')
 }

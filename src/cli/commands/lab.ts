@@ -104,7 +104,7 @@ function labOptions(lab: Lab, options: LabCommandOptions, signal: AbortSignal): 
 async function withSignals<T>(action: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController()
   const stop = (signal: NodeJS.Signals): void =>
-    controller.abort(new GodwitError('STOPPED', `stopped by ${signal}; what the lab had built is removed`))
+    controller.abort(new GodwitError('STOPPED', `stopped by ${signal}; the lab is removed`))
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
   for (const signal of signals) process.on(signal, stop)
   try {

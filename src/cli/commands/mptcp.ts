@@ -14,7 +14,7 @@ export function up(options: CommonOptions): Promise<void> {
 export async function down(options: CommonOptions): Promise<void> {
   await cleanUp(new State(options), 'mptcp')
   if (options.json) printJson({ clean: true })
-  else printLines(['nothing of godwit mptcp is left in the kernel'])
+  else printLines(['removed everything of godwit mptcp from the kernel'])
 }
 
 export interface ConnectionsOptions extends CommonOptions {

@@ -28,7 +28,9 @@ export async function init(options: CommonOptions & InitOptions): Promise<void> 
     `wrote the settings of ${zone}; nodes get addresses of ${settings.prefix6}${settings.block4 === null ? '' : ` and ${settings.block4}`}`,
     ...(settings.dns_port === 0
       ? []
-      : [`in the zone above, delegate it: ${zone}. NS dc.${zone}. and dc.${zone}. ${addresses.join(' ')}`]),
+      : [
+          `to delegate, add to the parent zone: ${zone}. NS dc.${zone}. and dc.${zone}. ${addresses.join(' ')}`,
+        ]),
     `next: sudo godwit overlay serve${flag}, and for each person: sudo godwit overlay account add${flag} NAME`,
   ])
 }
@@ -77,7 +79,7 @@ export function accounts(options: CommonOptions): void {
 export function remove(name: string, options: CommonOptions): void {
   removeAccount(new State(options), name)
   if (options.json) printJson({ removed: name })
-  else printLines([`${name} and its nodes are forgotten; their addresses are given to nobody else`])
+  else printLines([`${name} and its nodes are removed; their addresses are never assigned to other nodes`])
 }
 
 export function allow(node: string, patterns: readonly string[], options: CommonOptions): void {
@@ -86,7 +88,7 @@ export function allow(node: string, patterns: readonly string[], options: Common
   else
     printLines([
       allowed.length === 0
-        ? `${node}: whoever the zone lets`
+        ? `${node}: the default of the zone`
         : `${node}: nodes of its account, and ${allowed.join(', ')}`,
     ])
 }

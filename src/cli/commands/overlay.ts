@@ -47,7 +47,7 @@ async function password(): Promise<string> {
         text = character === '\u007f' ? text.slice(0, -1) : text + character
       }
     }
-    if (text === '') throw usageError('standard input holds no password')
+    if (text === '') throw usageError('there is no password on standard input')
     return text
   } finally {
     if (stdin.isTTY) {
@@ -64,7 +64,7 @@ export function up(options: CommonOptions): Promise<void> {
 export async function down(options: CommonOptions): Promise<void> {
   await cleanUp(new State(options), 'overlay')
   if (options.json) printJson({ clean: true })
-  else printLines(['nothing of godwit overlay is left in the kernel'])
+  else printLines(['removed everything of godwit overlay from the kernel'])
 }
 
 interface Resolved {
@@ -80,7 +80,7 @@ export async function resolve(name: string, options: CommonOptions): Promise<voi
     printJson(answer)
     return
   }
-  const way = answer.way === null ? 'no way has answered yet' : `${answer.way} over ${answer.access}`
+  const way = answer.way === null ? 'no path has answered yet' : `${answer.way} over ${answer.access}`
   printLines([`${answer.name}  ${answer.addresses.join('  ')}  (${way})`])
 }
 
@@ -116,5 +116,5 @@ export async function trace(options: CommonOptions): Promise<void> {
 export async function forget(name: string, options: CommonOptions): Promise<void> {
   const answer = await client(options).post<{ forgotten: string }>('/v1/overlay/forget', { name })
   if (options.json) printJson(answer)
-  else printLines([`${answer.forgotten} is forgotten until it is asked for again`])
+  else printLines([`${answer.forgotten} is forgotten until it is needed again`])
 }

@@ -108,13 +108,13 @@ export function overview(status: Status): string[] {
 }
 
 function pinLine({ what, access, until }: Pin): string {
-  const rest = until === undefined ? '' : `for another ${showDuration(until - Date.now())}, `
-  return `${what} is on ${access} by hand, ${rest}until: godwit move ${what} auto`
+  const rest = until === undefined ? '' : `, for another ${showDuration(until - Date.now())}`
+  return `${what} was moved to ${access} by hand${rest}; to undo: godwit move ${what} auto`
 }
 
 function leftOut({ flows, flows_left_out }: Status): string[] {
   if (flows_left_out === 0) return []
-  return [`${counted(flows_left_out, 'more flow')} not listed: lists are cut at ${flows.length}`]
+  return [`${counted(flows_left_out, 'more flow')} not listed: lists end at ${flows.length}`]
 }
 
 function accessTable(status: Status): string[] {
@@ -213,7 +213,7 @@ export async function move(
 function moveLine({ flows, note }: Move, access: string, forMs: number | undefined): string {
   const time = forMs === undefined ? '' : `, for ${showDuration(forMs)}`
   if (flows === 0 && note !== undefined) return `${note}${time}`
-  const done = access === 'auto' ? 'given back to the policy' : `moved to ${access}${time}`
+  const done = access === 'auto' ? 'returned to the policy' : `moved to ${access}${time}`
   return `${counted(flows, 'flow')} ${done}${note === undefined ? '' : `; ${note}`}`
 }
 
@@ -251,7 +251,7 @@ function whyHead({ flow, class: found, access: on, offers, decisions }: Why): st
     ...(last === undefined ? [] : wrap(`because: ${last.reason}`, '  ')),
     ...(on?.reason === undefined ? [] : wrap(`${on.name} is ${on.state}: ${on.reason}`, '  ')),
     '',
-    'what could carry it:',
+    'mechanisms that could carry it:',
     ...offers.flatMap((each) =>
       wrap(`  ${each.mechanism}: ${each.carries ? 'yes' : 'no'}, ${each.reason}`, '    '),
     ),
@@ -266,7 +266,7 @@ function decisionLines(record: DecisionRecord): string[] {
   ]
 }
 
-/** What is known of each access in a few words with units, then the rest. */
+/** The evidence of each access in a few words with units, then the rest. */
 export function evidenceParts(evidence: NonNullable<DecisionRecord['evidence']>): string[] {
   const parts: string[] = []
   for (const [key, value] of Object.entries(evidence)) {

@@ -62,7 +62,7 @@ export function up(options: CommonOptions): Promise<void> {
 export async function down(options: CommonOptions): Promise<void> {
   await cleanUp(new State(options), 'router')
   if (options.json) printJson({ clean: true })
-  else printLines(['nothing of godwit router is left in the kernel'])
+  else printLines(['removed everything of godwit router from the kernel'])
 }
 
 interface ClassView {
@@ -96,5 +96,5 @@ export async function scheduler(name: string, mode: string, options: CommonOptio
   const client = new ControlClient(new State(options).socket)
   const answer = await client.post<object>('/v1/router/scheduler', { name, scheduler: mode })
   if (options.json) printJson(answer)
-  else printLines([`${name} takes ${mode} from now on`])
+  else printLines([`${name} now uses ${mode}`])
 }

@@ -1,7 +1,7 @@
 /**
- * `run`: the program waits, not yet started, until the daemon has put its process into a cgroup of its own and the
- * mechanisms know it. So already its first connection takes the policy. The process keeps its id; terminal, standard
- * streams and exit status are the program's.
+ * `run`: the program's process waits until the daemon has put it into its own cgroup and the mechanisms know it, so that
+ * its first connection already follows the policy. The process keeps its id; terminal, standard streams and exit status
+ * are the program's.
  */
 import { spawn } from 'node:child_process'
 import { constants } from 'node:os'
@@ -51,7 +51,7 @@ export async function run(command: string, args: readonly string[], options: Run
   }
   gate.end('go\n')
   process.exitCode = await ended
-  // The daemon may be gone by now, and finds out by itself in any case.
+  // The daemon may be gone by now, and detects the end by itself in any case.
   if (id !== undefined) await daemon.post('/v1/run/end', { id }).catch(() => {})
 }
 
@@ -63,7 +63,9 @@ async function adopt(
 ): Promise<string | undefined> {
   const { access, policy, direct } = options
   if (direct === true && policy !== undefined)
-    throw usageError('--direct and --policy exclude each other: past godwit no policy holds')
+    throw usageError(
+      '--direct and --policy exclude each other: policies do not apply to traffic that bypasses godwit',
+    )
   try {
     return (await daemon.post<{ id: string }>('/v1/run', { pid, command, access, policy, direct })).id
   } catch (error) {

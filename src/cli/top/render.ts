@@ -37,7 +37,7 @@ const PLAIN = ['_', '.', ',', '-', '=', '+', '*', '#'] as const
 const STYLES = { bold: 1, dim: 2, red: 31, yellow: 33, cyan: 36 } as const
 type Style = keyof typeof STYLES
 const KEYS = 'q quit   f flows or programs   s sort   space pause   up/down scroll'
-/** A history narrower than this says nothing. */
+/** A history narrower than this is not shown. */
 const LEAST_HISTORY = 20
 /** Losses above this are worth a colour. */
 const MUCH_LOSS = 0.02
@@ -259,7 +259,7 @@ function sorted<Row extends FlowRow | GroupRow>(
 function pins({ pins }: Sample): Line[] {
   return pins.map(
     ({ what, access }): Line => ({
-      text: `${what} is on ${access} by hand, until: godwit move ${what} auto`,
+      text: `${what} was moved to ${access} by hand; to undo: godwit move ${what} auto`,
       style: 'yellow',
     }),
   )

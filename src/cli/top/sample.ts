@@ -1,6 +1,6 @@
 /**
- * What `godwit top` shows, out of one status after the other: rates are differences of counters, histories and last gaps are
- * remembered from one to the next. Pure: time is an argument.
+ * The content of `godwit top`, computed from successive statuses: rates are differences of counters; histories and last
+ * gaps are kept. Pure: time is an argument.
  */
 import type {
   AccessStatus,
@@ -55,7 +55,7 @@ export interface GroupRow extends Rates {
   readonly flows: number
   readonly accesses: readonly string[]
   readonly pinned: boolean
-  /** Of the oldest flow. */
+  /** Age of the oldest flow. */
   readonly age: number
   readonly exact: boolean
   readonly gap: number | null | undefined
@@ -186,7 +186,7 @@ function keyOf({ at, what, from, to }: HandoverRecord): string {
 function ratesOf(now: Counters, before: Counters | undefined, seconds: number): Rates {
   const rate = (new_: number | undefined, old: number | undefined): number | null => {
     if (new_ === undefined || old === undefined || !(seconds > 0)) return null
-    return new_ < old ? null : ((new_ - old) * 8) / seconds // a counter that began anew says nothing
+    return new_ < old ? null : ((new_ - old) * 8) / seconds // a counter that started again from zero gives no rate
   }
   return { sent: rate(now.sent, before?.sent), received: rate(now.received, before?.received) }
 }
@@ -211,7 +211,7 @@ export function total({ sent, received }: Rates): number {
   return (sent ?? 0) + (received ?? 0)
 }
 
-/** What a flow is listed under. */
+/** Name of the group that a flow is listed under. */
 function groupName({ app, peer }: FlowStatus): string {
   if (app !== '') return app
   return peer === '' ? '-' : `(${peer})`

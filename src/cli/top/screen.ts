@@ -1,6 +1,6 @@
 /**
- * A terminal that a program has for itself: the other screen, no cursor, keys one by one. Only lines that have changed are written,
- * in one write between the marks of a synchronized update (mode 2026), so that nothing flickers. `leave` puts all of it back.
+ * Full-screen use of a terminal: alternate screen, no cursor, raw keys. Only changed lines are written, in one write
+ * between the marks of a synchronized update (mode 2026), to avoid flicker. `leave` restores the terminal.
  */
 import type { ReadStream, WriteStream } from 'node:tty'
 
@@ -9,7 +9,7 @@ const LEAVE = '\x1b[?25h\x1b[?1049l'
 const BEGIN = '\x1b[?2026h'
 const END = '\x1b[?2026l'
 
-/** What has to be written so that a screen which shows `before` shows `now`; empty: nothing. */
+/** The output that turns a screen that shows `before` into one that shows `now`; empty: nothing. */
 export function changes(before: readonly string[], now: readonly string[]): string {
   const rows = Math.max(before.length, now.length)
   let out = ''

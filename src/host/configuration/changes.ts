@@ -1,4 +1,4 @@
-/** What differs between two configurations, and a configuration that has only some of it. */
+/** The differences between two configurations, and a configuration with only some of them applied. */
 import { isDeepStrictEqual } from 'node:util'
 import type { Config } from './schema.ts'
 

@@ -1,6 +1,4 @@
-/**
- * Reads and writes godwit.toml. What is wrong in it is said with file, line and how to mend it; all faults at once.
- */
+/** Reads and writes godwit.toml. Errors are reported all at once, each with file, line and how to fix it. */
 import { readFileSync } from 'node:fs'
 import type * as z from 'zod'
 import { GodwitError } from '../../core/errors.ts'
@@ -33,7 +31,7 @@ export function parseConfig(
   return { faults: faults.sort((a, b) => a.line - b.line) }
 }
 
-/** One issue of the schema in words; unknown keys are told one by one, with what was probably meant. */
+/** Text of one issue of the schema; unknown keys are reported one by one, with a suggestion. */
 function explain(issue: z.core.$ZodIssue, document: TomlDocument, schema: unknown): ConfigFault[] {
   const fault = (path: readonly PropertyKey[], reason: string): ConfigFault => ({
     line: document.lineOf(path),
@@ -99,7 +97,7 @@ function article(type: string): string {
   return words[type] ?? type
 }
 
-/** The keys that the schema knows at a place. */
+/** The keys that the schema allows at a place. */
 function knownKeys(path: readonly PropertyKey[], root: unknown): string[] {
   let schema = root
   for (const part of path) {
@@ -154,9 +152,9 @@ function readConfig(file: string): string {
       return attempt(`read ${file}`, () => {
         throw error
       })
-    throw new GodwitError('CONFIG_MISSING', `there is no configuration ${file}`, {
+    throw new GodwitError('CONFIG_MISSING', `there is no configuration file ${file}`, {
       kind: 'usage',
-      hint: 'make one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
+      hint: 'create one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
     })
   }
 }
@@ -170,7 +168,7 @@ export function loadConfig(file: string, list: List = MECHANISMS): Config {
     )
     throw new GodwitError('CONFIG_INVALID', lines.join('\n'), {
       kind: 'usage',
-      hint: 'docs/configuration.md has every key; `godwit config check` checks again',
+      hint: 'docs/configuration.md lists every key; `godwit config check` checks again',
     })
   }
   const { config } = result

@@ -45,7 +45,7 @@ function empty(list: MechanismList): Config {
   throw new GodwitError('INTERNAL', 'an empty configuration is not valid')
 }
 
-/** What a command runs: its own mechanism first, then those that the configuration has beside it. */
+/** The mechanisms that a command runs: its own first, then those that the configuration adds. */
 export function mechanismsFor(
   descriptor: MechanismDescriptor,
   config: Config,
@@ -55,7 +55,7 @@ export function mechanismsFor(
   return [descriptor, ...list.filter((each) => each !== descriptor && each.runsBeside(config))]
 }
 
-/** What may have left something in the kernel: also what ran beside before the configuration was changed. */
+/** The mechanisms that may have left state in the kernel, including those that ran before the configuration changed. */
 export function mechanismsToClean(
   descriptor: MechanismDescriptor,
   config: Config,

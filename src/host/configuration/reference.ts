@@ -33,9 +33,9 @@ export function configurationReference(list: MechanismList = MECHANISMS): string
 const HEAD = `# Configuration
 
 One TOML file describes one instance: \`godwit.toml\` in the folder that \`--state DIR\` names, or /etc/godwit/godwit.toml.
-\`godwit join\`, \`godwit anchor init\` and \`godwit router init\` write it; \`godwit config check\` says file, line and reason of what is wrong. Editors
-that know JSON schemas find one in \`config.schema.json\`. It is read when the daemon starts. This page is made from the schema
-(\`npm run docs\`).
+\`godwit join\`, \`godwit anchor init\` and \`godwit router init\` write it. \`godwit config check\` reports file, line and reason of
+each error. The daemon reads it when it starts; \`godwit reload\` applies a part of it later. \`config.schema.json\` is a JSON schema
+for editors. This page is generated from the schema (\`npm run docs\`).
 
 A laptop with two accesses: mobile data is a backup for everything but calls, which prefer it. (An access that a policy
 names in \`prefer\` is no backup for that policy.)
@@ -56,12 +56,12 @@ public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 \`\`\`
 
 Selectors (\`match\`, \`except\`) are those of \`godwit move\`: \`app:NAME\`, \`port:N\` or \`port:N-M\`, \`user:NAME\`,
-\`to:ADDRESS/LENGTH\`, \`cgroup:PATH\`, \`proto:NAME\`; several that must all hold are joined by \`+\`.
+\`to:ADDRESS/LENGTH\`, \`cgroup:PATH\`, \`proto:NAME\`; joined by \`+\`, all must match.
 `
 
 const MECHANISM_HEAD = `## Mechanisms
 
-A file is the sum of its sections: each belongs to one mechanism, the others to all.
+Each section belongs to one mechanism, or is shared by all: \`log\`, \`kernel\`, \`interface\` and \`access\`.
 
 | mechanism | sections | what it does | needs |
 | --- | --- | --- | --- |`

@@ -1,6 +1,6 @@
 /**
- * The configuration's schema: what may stand in godwit.toml. The sections that all share are here; each mechanism brings its
- * own (mechanisms.ts). Checks, docs/configuration.md and docs/config.schema.json all come from it.
+ * The schema of godwit.toml. The shared sections are here; each mechanism brings its own (mechanisms.ts). Checks,
+ * docs/configuration.md and docs/config.schema.json are all made from it.
  */
 import * as z from 'zod'
 import { DEFAULT_BASE, SPAN } from '../../linux/ledger.ts'
@@ -13,14 +13,14 @@ const log = z
     level: z
       .enum(['error', 'warn', 'info', 'debug'])
       .default('info')
-      .describe('The least important messages shown.'),
+      .describe('Least important level that is shown.'),
   })
-  .describe('What goes to standard error.')
+  .describe('The log, on standard error.')
 
 const kernel = z
   .strictObject({
     instance: name(
-      'Part of the name of everything made in the kernel (tables, cgroups), so that several run side by side.',
+      'Part of the names of kernel objects (tables, cgroups), so that several instances can run side by side.',
     ).default('main'),
     base: z
       .int()
@@ -64,30 +64,34 @@ const access = z
       .enum(['normal', 'backup', 'never'])
       .default('normal')
       .describe(
-        '`backup`: only when no other access is up, except for policies whose `prefer` names it. `never`: left alone, by every mechanism.',
+        '`backup`: used only when no other access is up, except for policies that name it in `prefer`. `never`: no mechanism uses it.',
       ),
-    cost: z.number().min(0).default(0).describe('Of two accesses equally good the cheaper is taken.'),
+    cost: z
+      .number()
+      .min(0)
+      .default(0)
+      .describe('Between otherwise equal accesses, the one with the lower cost is used.'),
     weight: z
       .int()
       .min(1)
       .max(15)
       .default(1)
-      .describe('Of a router: its share of the packets of `round-robin`, in relation to the others.'),
+      .describe('Router only: relative share of the packets of `round-robin`.'),
     cap: text(
       parseBytes,
-      'Of a router: bytes a month in both directions, by the counters of the interface, e.g. `20GB`. Beyond, it is a backup.',
+      'Router only: max bytes per month in both directions, by the counters of the interface, e.g. `20GB`. Beyond this it becomes a backup.',
     ).optional(),
     cap_day: z.int().min(1).max(28).default(1).describe('Day on which the month of `cap` begins.'),
     metered: z
       .boolean()
       .default(false)
-      .describe('Of a router: bytes cost. While it stands by it is probed every `probe_s`, as backups are.'),
+      .describe('Router only: while it stands by, it is probed every `probe_s` seconds, as backups are.'),
     probe_s: z
       .int()
       .min(1)
       .max(3600)
       .default(10)
-      .describe('Of a router: seconds between probes of a metered or backup access that stands by.'),
+      .describe('Router only: seconds between probes of a metered or backup access that stands by.'),
   })
   .describe('How an access network may be used. The key is the interface, or a pattern such as "wwan*".')
 
@@ -127,7 +131,7 @@ function build(list: List) {
       for (const { role, sections: own } of others)
         issue(
           Object.keys(own).slice(0, 1),
-          `this file is of an ${first!.role} already; give the ${role} a state of its own (--state DIR)`,
+          `this file already configures an ${first!.role}; give the ${role} its own state folder (--state DIR)`,
         )
     })
     .meta({ title: 'godwit.toml' })

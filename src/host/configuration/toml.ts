@@ -1,6 +1,6 @@
 /**
- * TOML with positions, and edits that keep what a user wrote: comments, order and form. The parser gives a tree whose nodes
- * say where they stand; one walk over it makes the values and the line of each (docs/adr/0055-toml-with-positions.md).
+ * TOML with positions, and edits that keep what a user wrote: comments, order and form. The parser returns a tree whose
+ * nodes have positions; one walk over it yields the values and the line of each (docs/adr/0055-toml-with-positions.md).
  */
 import { isDeepStrictEqual } from 'node:util'
 import { type AST, ParseError, parseTOML } from 'toml-eslint-parser'
@@ -9,7 +9,7 @@ type Path = readonly PropertyKey[]
 
 export interface TomlDocument {
   readonly value: Record<string, unknown>
-  /** The 1-based line where a value stands, or the nearest table around it; 1 for the document itself. */
+  /** The 1-based line of a value, or of the nearest table around it; 1 for the document itself. */
   lineOf(path: Path): number
 }
 
@@ -133,7 +133,7 @@ function arrayAt(root: Record<string, unknown>, path: readonly string[]): unknow
   return child(table, path.at(-1)!, [] as unknown[])
 }
 
-/** What is at a key, made where there is nothing. `__proto__` is a key like others. */
+/** The value at a key, created if absent. `__proto__` is an ordinary key. */
 function child<T>(table: object, key: PropertyKey, empty: T): T {
   if (!Object.hasOwn(table, key)) define(table, key, empty)
   return (table as Record<PropertyKey, T>)[key]!

@@ -66,7 +66,7 @@ export class ControlClient {
     switch (error.code) {
       case 'ENOENT':
       case 'ECONNREFUSED':
-        return new GodwitError('NOT_RUNNING', `no godwit runs here (nobody listens on ${this.socket})`, {
+        return new GodwitError('NOT_RUNNING', `godwit is not running (nothing listens on ${this.socket})`, {
           cause: error,
           hint: 'start it with `godwit up`, or `anchor`, `router`, `dime`, `mptcp` or `overlay up`; --state DIR if it has a state of its own',
         })
@@ -78,7 +78,7 @@ export class ControlClient {
       default:
         return new GodwitError('CONTROL_FAILED', `${this.socket}: ${error.message}`, {
           cause: error,
-          hint: "the daemon's log says more",
+          hint: "see the daemon's log",
         })
     }
   }

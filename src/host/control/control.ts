@@ -1,7 +1,8 @@
 /**
- * The control socket: HTTP and JSON on a Unix socket, mode 0660 (owner, and the group `godwit` where there is one). What
- * members of the group can do is in docs/security.md; routes learn from the kernel which user calls. Bodies are checked by
- * their route's schema, and a user has so many connections at once. Every answer is one JSON object; errors carry the code, message and hint of a `GodwitError`.
+ * The control socket: HTTP and JSON on a Unix socket, mode 0660 (owner, and the group `godwit` if it exists).
+ * docs/security.md lists what members of the group can do; routes learn the calling user from the kernel. Bodies are
+ * validated by their route's schema, and connections per user are limited. Every answer is one JSON object; errors carry
+ * the code, message and hint of a `GodwitError`.
  */
 import { chmodSync, chownSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
@@ -26,7 +27,7 @@ export interface ControlInit {
   /** Role of the daemon, and the roles whose requests have paths of their own. */
   readonly role: string
   readonly roles: readonly string[]
-  /** A failure that is not the caller's: a fault of ours. */
+  /** Called for failures that are not the caller's: bugs of godwit. */
   readonly onFault: (error: unknown) => void
 }
 
@@ -73,7 +74,7 @@ export class ControlServer {
     chmodSync(path, 0o660)
     const group = groupId('godwit')
     if (group === undefined || process.getuid?.() !== 0) return
-    // The folder too (0750): who may not enter it cannot reach the socket.
+    // The folder too (0750): users who may not enter it cannot reach the socket.
     for (const each of [path, dirname(path)]) {
       try {
         chownSync(each, 0, group)
@@ -117,10 +118,10 @@ export class ControlServer {
     if (wanted !== role && roles.includes(wanted))
       return new GodwitError(
         'WRONG_ROLE',
-        `the godwit that runs here is ${withArticle(role)}, not ${withArticle(wanted)}`,
+        `the running daemon is ${withArticle(role)}, not ${withArticle(wanted)}`,
         {
           kind: 'usage',
-          hint: `run it where the ${wanted} is, or name its state: --state DIR`,
+          hint: `run the command where the ${wanted} runs, or give its state folder: --state DIR`,
         },
       )
     return new GodwitError('NO_ROUTE', `nothing at ${what}`, {
@@ -161,7 +162,7 @@ function parseUrl(text: string): URL {
   }
 }
 
-/** What the schema makes of it; names each thing that is wrong and where. */
+/** The body as validated by the schema; the error lists every fault and its place. */
 function checkBody(schema: BodySchema<unknown>, body: unknown): unknown {
   const result = schema.safeParse(body)
   if (result.success) return result.data
@@ -185,7 +186,7 @@ function describeError(error: unknown): WireError {
     return { code, message, kind, ...(hint === undefined ? {} : { hint }) }
   }
   const message = error instanceof Error ? error.message : String(error)
-  return { code: 'INTERNAL', message: `fault in the daemon: ${message}`, kind: 'failed' }
+  return { code: 'INTERNAL', message: `error in the daemon: ${message}`, kind: 'failed' }
 }
 
 function statusOf(error: unknown): number {

@@ -1,7 +1,7 @@
 /**
- * Programs that `godwit run` starts. Each gets a cgroup of its own before it runs a single instruction; the mechanisms
- * are told, and put its traffic under the policy asked for. A cgroup goes once its last process has ended, so children
- * that outlive the program keep its policy. Users other than root put only processes of their own under control
+ * Programs started by `godwit run`. Each gets its own cgroup before it runs a single instruction; the mechanisms are
+ * notified and apply the requested policy to its traffic. A cgroup is removed after its last process has ended, so
+ * children that outlive the program keep its policy. Users other than root can control only processes of their own
  * (docs/adr/0054-members-act-on-their-own-processes.md).
  */
 
@@ -14,7 +14,7 @@ import { type Cgroup, cgroupMount, KernelCgroups } from '../../linux/cgroup.ts'
 import { OpenProcess } from '../../linux/proc.ts'
 import { writeAtomic } from '../../mechanism/files.ts'
 
-/** How often ended programs are looked for whose `godwit run` did not say goodbye. */
+/** Interval for finding ended programs whose `godwit run` did not report the end. */
 const SWEEP_MS = 5000
 /** Max programs under control at once: each costs a cgroup, and an eBPF program on it. */
 const MAX_APPLICATIONS = 1024
@@ -88,7 +88,7 @@ export class Applications {
   async adopt(request: ApplicationRequest, caller: Caller): Promise<{ id: string; cgroup: string }> {
     const able = this.#mechanisms.filter((mechanism) => mechanism.adopt !== undefined)
     if (able.length === 0) {
-      throw new GodwitError('NO_APPLICATIONS', 'no mechanism here can control single programs', {
+      throw new GodwitError('NO_APPLICATIONS', 'no mechanism of this daemon can control single programs', {
         hint: '`godwit run` works on a host, not on an anchor',
       })
     }
@@ -155,13 +155,13 @@ export class Applications {
     } catch (error) {
       throw missingError(
         `a cgroup cannot be made: ${(error as Error).message}`,
-        'the daemon has to be root outside of a container, or in one with a cgroup it may write to',
+        'the daemon must be root outside of a container, or in one with a writable cgroup',
         { cause: error },
       )
     }
   }
 
-  /** The program has ended; what it started may go on and is swept up later. */
+  /** The program has ended; its children may continue and are found later. */
   async end(id: string, caller: Caller): Promise<void> {
     const application = this.#running.get(id)
     if (application === undefined) return
@@ -170,8 +170,9 @@ export class Applications {
   }
 
   /**
-   * Removes the cgroups of this state, those that a killed daemon left too; programs that still run go on, out of control,
-   * in the group that they came from. Groups of other daemons stay: cgroups are one for all network namespaces of a machine.
+   * Removes the cgroups of this state, including those of a killed daemon; running programs continue, no longer
+   * controlled, in the cgroup that they came from. Cgroups of other daemons stay: all network namespaces of a machine
+   * share the cgroups.
    */
   async stop(): Promise<void> {
     clearInterval(this.#timer)
@@ -191,7 +192,7 @@ export class Applications {
     } catch (error) {
       this.#recorder.log(
         'warn',
-        `${(error as Error).message}; running programs are forgotten if this daemon is killed`,
+        `${(error as Error).message}; if this daemon is killed, it will not know the running programs again`,
       )
     }
   }
@@ -235,7 +236,7 @@ export class Applications {
   }
 }
 
-/** Throws unless the process is the caller's own and nobody else's; root has all. */
+/** Throws unless the process belongs to the caller alone; root may act on all. */
 function needOwn(target: OpenProcess, { uid }: Caller): void {
   if (uid === 0) return
   const owner = target.soleUser()
@@ -245,7 +246,7 @@ function needOwn(target: OpenProcess, { uid }: Caller): void {
 
 function notYours(what: string): GodwitError {
   return new GodwitError('NOT_YOURS', `${what} is not yours`, {
-    hint: 'only root puts programs of others under control: sudo godwit run …',
+    hint: 'only root can control programs of other users: sudo godwit run …',
   })
 }
 

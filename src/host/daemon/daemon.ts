@@ -1,6 +1,6 @@
 /**
- * The daemon: starts its mechanisms in order, answers on the control socket by asking all of them, stops them in reverse.
- * It knows no mechanism by name; `serve.ts` composes those that the configuration asks for.
+ * The daemon: starts its mechanisms in order, answers on the control socket by querying all of them, stops them in
+ * reverse. It knows no mechanism by name; `serve.ts` composes those that the configuration asks for.
  */
 import * as z from 'zod'
 import type { UnusedInterface } from '../../access/index.ts'
@@ -34,9 +34,9 @@ import type { State } from '../stores/state.ts'
 import { Applications } from './applications.ts'
 import type { Reloaded } from './reload.ts'
 
-/** The longest time that setTimeout takes: 24 days. */
+/** Max delay of setTimeout: 24 days. */
 const MOST_HELD_MS = 2 ** 31 - 1
-/** Moves that are given back by themselves, at once. */
+/** Max simultaneous timed moves. */
 const MOST_TIMED = 256
 /** `move WHAT auto`; no interface has this name. */
 const AUTO = 'auto'
@@ -61,13 +61,13 @@ const RUN = z.strictObject({
 const NOTHING = z.strictObject({})
 const RUN_END = z.strictObject({ id: z.string().min(1) })
 
-/** What is waited for is said after so long, and again, where it has changed, each so long. */
+/** Delay (ms) before a wait is first logged, and interval for logging changes of it. */
 const SAID_AFTER_MS = 1_000
 const SAID_AGAIN_MS = 10_000
 /** How long the start of one mechanism waits for the peers of the one before. */
 const SETTLED_MS = 20_000
 
-/** What GET /v1/status answers and `status --json` prints. */
+/** Answer of GET /v1/status and output of `status --json`. */
 export interface Status {
   readonly role: string
   readonly pid: number
@@ -76,7 +76,7 @@ export interface Status {
   readonly started_at: number
   /** False while an anchor has not answered yet. */
   readonly ready: boolean
-  /** What is waited for until then. */
+  /** What the daemon waits for until it is ready. */
   readonly waiting?: string
   readonly accesses: readonly AccessStatus[]
   /** Interfaces that are no accesses, and why. */
@@ -88,11 +88,11 @@ export interface Status {
   /** Of a router. */
   readonly classes: readonly ClassStatus[]
   readonly handovers: readonly HandoverRecord[]
-  /** What was moved by hand and stays so until it is given back. */
+  /** Moves by hand that are in effect. */
   readonly pins: readonly Pin[]
 }
 
-/** What GET /v1/why answers. */
+/** Answer of GET /v1/why. */
 export interface Why {
   /** The flow, or of a router the class. */
   readonly flow?: FlowStatus
@@ -101,7 +101,7 @@ export interface Why {
   readonly access?: AccessStatus
   /** What each mechanism could do for such a flow if it began now. */
   readonly offers: readonly Offer[]
-  /** What the mechanism says of the flow now. */
+  /** The mechanism's decisions about the flow now. */
   readonly now: readonly DecisionRecord[]
   /** Decisions and handovers on record, oldest first. */
   readonly decisions: readonly DecisionRecord[]
@@ -109,7 +109,7 @@ export interface Why {
 }
 
 export interface DaemonInit {
-  /** Of the mechanism that the command named. */
+  /** Role of the mechanism that the command named. */
   readonly role: string
   /** All there are. */
   readonly roles?: readonly string[]
@@ -117,9 +117,9 @@ export interface DaemonInit {
   readonly state: State
   readonly mechanisms: readonly Mechanism[]
   readonly recorder: HostRecorder
-  /** What the access monitor sees. */
+  /** Accesses of the access monitor. */
   readonly accesses?: () => readonly AccessStatus[]
-  /** Adds what the kernel has counted, for those who watch. */
+  /** Adds the kernel's counters, while somebody watches. */
   readonly counters?: {
     readonly accesses: (accesses: readonly AccessStatus[]) => readonly AccessStatus[]
     readonly flows: (flows: readonly FlowStatus[]) => readonly FlowStatus[]
@@ -130,7 +130,7 @@ export interface DaemonInit {
   /** Part of the names of cgroups; `kernel.instance` of the configuration. */
   readonly instance: string
   readonly routes?: readonly ControlRoute[]
-  /** What no single mechanism counts. */
+  /** Metrics that belong to no single mechanism. */
   readonly metrics?: () => readonly Metric[]
 }
 
@@ -147,7 +147,7 @@ export class Daemon {
   readonly #plainStatus = new Shared<Status>()
   readonly #watchedStatus = new Shared<Status>()
   #watchdog: NodeJS.Timeout | undefined
-  /** Moves that are given back by themselves, by what was moved. */
+  /** Timed moves, by what was moved. */
   readonly #timed = new Map<string, { readonly timer: NodeJS.Timeout; readonly until: number }>()
 
   constructor(init: DaemonInit) {
@@ -166,15 +166,15 @@ export class Daemon {
       roles: init.roles ?? [],
       onFault: (error) => {
         const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
-        init.recorder.log('error', `fault while answering on the control socket: ${text}`)
+        init.recorder.log('error', `error while answering on the control socket: ${text}`)
       },
     })
   }
 
   /**
-   * Resolves once every mechanism runs; the control socket answers from the beginning, so that what is waited for can be
-   * seen. The state is locked by the caller. When something fails, all that had started is stopped again,
-   * and so is what starts while `stop` is called.
+   * Resolves once every mechanism runs; the control socket answers from the beginning, so that waits can be seen. The
+   * caller holds the lock of the state. When something fails, everything that had started is stopped again, as is
+   * anything that starts while `stop` is called.
    */
   async start(): Promise<void> {
     try {
@@ -184,7 +184,7 @@ export class Daemon {
         await mechanism.start()
         if (this.#stopping !== undefined) return await mechanism.stop()
         this.#started.push(mechanism)
-        // What starts after it finds the ways that it makes, unless nobody answers.
+        // Mechanisms that start later find the routes that it creates, unless nothing answers.
         if (i + 1 < mechanisms.length) await this.#settled(mechanism)
         if (this.#stopping !== undefined) return
       }
@@ -193,12 +193,12 @@ export class Daemon {
       await this.stop()
       throw error
     }
-    // What starts after it need not wait for a network that may not come today.
+    // Services that start later need not wait for a network that may never come.
     notifyManager('READY=1')
     this.#watchdog = keepWatchdog(this.#init.mechanisms)
   }
 
-  /** Resolves once traffic can flow; says meanwhile what is waited for. Rejects when a mechanism cannot go on. */
+  /** Resolves once traffic can flow; logs meanwhile what it waits for. Rejects when a mechanism fails permanently. */
   async untilReady(): Promise<void> {
     const waiting = this.#waiting
     for (const mechanism of this.#init.mechanisms)
@@ -241,7 +241,7 @@ export class Daemon {
     return [...this.#waiting].map((mechanism) => mechanism.waiting?.() ?? mechanism.name).join('; ')
   }
 
-  /** Rejects when a mechanism cannot go on, with its reason; stop the daemon then. */
+  /** Rejects with the reason when a mechanism fails permanently; stop the daemon then. */
   async untilFailure(): Promise<never> {
     throw await Promise.race(
       this.#init.mechanisms.map(({ failure }) => failure ?? new Promise<never>(() => {})),
@@ -252,7 +252,7 @@ export class Daemon {
   async reload(): Promise<Reloaded> {
     const { reload, mechanisms } = this.#init
     if (reload === undefined || this.#started.length < mechanisms.length || this.#stopping !== undefined)
-      throw new GodwitError('NOT_READY', 'this daemon starts or stops just now', {
+      throw new GodwitError('NOT_READY', 'this daemon is just starting or stopping', {
         hint: 'try again in a moment',
       })
     return reload()
@@ -344,16 +344,15 @@ export class Daemon {
       })
   }
 
-  /** `forMs`: given back to the policy after so long. */
+  /** `forMs`: returned to the policy after this time. */
   async move(what: string, access: string, options: MoveOptions = {}, forMs?: number): Promise<Move> {
     const selector = parseSelector(what)
     if (!selector.ok) throw usageError(selector.reason)
     const text = formatSelector(selector.value)
-    if (access === AUTO && forMs !== undefined)
-      throw usageError('--for belongs to an access: auto has no end')
+    if (access === AUTO && forMs !== undefined) throw usageError('--for does not apply to `auto`')
     if (forMs !== undefined && !this.#timed.has(text) && this.#timed.size >= MOST_TIMED)
-      throw new GodwitError('TOO_MANY', `${MOST_TIMED} moves for a time are under way`, {
-        hint: 'give some back: godwit move WHAT auto',
+      throw new GodwitError('TOO_MANY', `${MOST_TIMED} timed moves are active`, {
+        hint: 'end some: godwit move WHAT auto',
       })
     const moved =
       access === AUTO
@@ -368,7 +367,7 @@ export class Daemon {
   #giveBackLater(text: string, what: Selector, forMs: number): void {
     const timer = setTimeout(() => {
       this.#timed.delete(text)
-      this.#init.recorder.log('info', `${text} is given back to its policy: its time is over`)
+      this.#init.recorder.log('info', `${text} is returned to its policy: its time is over`)
       this.#giveBack(what).catch(() => {}) // flows that have ended
     }, forMs)
     this.#timed.set(text, { timer, until: Date.now() + forMs })
@@ -377,7 +376,7 @@ export class Daemon {
   async #giveBack(what: Selector): Promise<Move> {
     const able = this.#init.mechanisms.filter(({ giveBack }) => giveBack !== undefined)
     if (able.length === 0)
-      throw usageError('nothing that runs here keeps flows where they were moved by hand', {
+      throw usageError('no mechanism of this daemon keeps moves by hand', {
         hint: 'move them again: godwit move WHAT ACCESS',
       })
     const answers = await Promise.all(able.map((mechanism) => mechanism.giveBack?.(what)))
@@ -400,7 +399,7 @@ export class Daemon {
     const unknown = Object.keys(options).find(
       (option) => !this.#init.mechanisms.some(({ moveOptions }) => moveOptions?.includes(option)),
     )
-    if (unknown !== undefined) throw usageError(`nothing that runs here knows the option ${unknown}`)
+    if (unknown !== undefined) throw usageError(`no mechanism of this daemon has the option ${unknown}`)
     let flows: number | undefined
     let failure: GodwitError | undefined
     const notes: string[] = []
@@ -415,7 +414,7 @@ export class Daemon {
         failure ??= error
       }
     }
-    // What one mechanism could not move is a note when another has moved something.
+    // A mechanism's failure to move something is only a note if another mechanism has moved something.
     if (failure !== undefined && (flows ?? 0) === 0) throw failure
     if (failure !== undefined) notes.push(failure.message)
     if (flows !== undefined) return { flows, ...(notes.length > 0 && { note: notes.join('; ') }) }
@@ -461,9 +460,7 @@ export class Daemon {
       return { class: found, offers: [], now: now(found.mechanism), ...recorder.aboutClass(found) }
     const cut = this.#flowsLeftOut
     const hint =
-      cut === 0
-        ? '`godwit flows` lists them'
-        : `${cut} flows are not in the lists, which are cut: it may be one of these`
+      cut === 0 ? '`godwit flows` lists them' : `${cut} flows are not listed: it may be one of these`
     throw new GodwitError('NO_FLOW', `there is no flow ${id}`, { hint })
   }
 
@@ -516,7 +513,7 @@ export class Daemon {
   }
 }
 
-/** Tells the service manager that the daemon works, as often as it wants to hear it (sd_watchdog_enabled(3)). */
+/** Notifies the service manager's watchdog at the interval that it requires (sd_watchdog_enabled(3)). */
 function keepWatchdog(mechanisms: readonly Mechanism[]): NodeJS.Timeout | undefined {
   const within = Number(process.env.WATCHDOG_USEC) / 1000
   if (!(within > 0)) return undefined

@@ -1,4 +1,4 @@
-/** What this machine has and lacks for each part of godwit, with the way to get what is missing. */
+/** What this machine has and lacks for each part of godwit, with the command that provides what is missing. */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { release } from 'node:os'
@@ -11,7 +11,7 @@ import { MECHANISMS } from '../mechanisms.ts'
 export interface Finding {
   readonly name: string
   readonly ok: boolean
-  /** What was found. */
+  /** Text of the result. */
   readonly value: string
   /** The parts that need it, or are better with it: roles of mechanisms, `run`, `demo`, `bench`, `tests`. */
   readonly parts: readonly string[]
@@ -45,7 +45,7 @@ export function examine(list: MechanismList = MECHANISMS): Finding[] {
   ]
 }
 
-/** What the mechanisms need, each thing once, with everybody who needs it. */
+/** The needs of all mechanisms, each once, with the mechanisms that have it. */
 function needsOf(list: MechanismList): Finding[] {
   const needs = new Map<string, { readonly need: Need; readonly roles: string[] }>()
   for (const { role, needs: own } of list)

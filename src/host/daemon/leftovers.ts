@@ -1,6 +1,6 @@
 /**
- * What godwit before the ledger left when it was killed: rules and routes of base 5200 without our mark. They cannot be told
- * from others for certain, so `godwit down` names them with the commands that remove them, and removes nothing.
+ * State of killed versions of godwit from before the ledger: rules and routes of base 5200 without our mark. They cannot
+ * be identified for certain, so `godwit down` lists them with the commands that remove them, and removes nothing.
  */
 import { MAIN_TABLE, PROTOCOL } from '../../linux/ledger.ts'
 import type { Rtnl, RuleSpec } from '../../linux/rtnetlink/types.ts'

@@ -1,14 +1,14 @@
 /**
- * The log: one line a message on standard error, `time level message`; the time is left out under the journal. Peers and
- * programs have a part in what is said and how often: their text can neither forge a line nor reach a terminal as a command,
- * and whoever makes the daemon say something again and again does not fill the disk.
+ * The log: one line per message on standard error, `time level message`; the time is omitted under the journal. Peers and
+ * programs influence the text and number of messages: their text cannot forge a line or send commands to a terminal, and
+ * a rate limit keeps repeated messages from filling the disk.
  */
 import type { LogLevel } from '../../core/mechanism.ts'
 import { printable } from '../../core/printable.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 
 const ORDER: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 2, debug: 3 }
-/** Lines of one level: per second, and at once after a pause. Debug lines are not counted: who asks for them wants all. */
+/** Lines of one level: per second, and burst after a pause. Debug lines are not limited. */
 const RATE = 10
 const BURST = 1_000
 /** Characters of a message. */
@@ -64,7 +64,7 @@ export class Log {
       of.leftOut++
       return false
     }
-    if (of.leftOut > 0) this.#line(level, `${of.leftOut} lines were left out: more than ${RATE} a second`)
+    if (of.leftOut > 0) this.#line(level, `${of.leftOut} lines were dropped: more than ${RATE} per second`)
     of.leftOut = 0
     return true
   }

@@ -1,6 +1,6 @@
 /**
- * `godwit reload` and SIGHUP: the configuration is read again. What can take effect without losing a flow does; what needs a
- * restart is named and stays as it was. A file with a fault changes nothing.
+ * `godwit reload` and SIGHUP: reads the configuration again. Changes that do not lose a flow take effect; those that need
+ * a restart are listed and not applied. A file with an error changes nothing.
  */
 import type { LogLevel, Mechanism } from '../../core/mechanism.ts'
 import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
@@ -28,19 +28,19 @@ export interface ReloaderInit {
   readonly list: MechanismList
   readonly config: Config
   readonly setLogLevel: (level: LogLevel) => void
-  /** What the services themselves have of it. */
+  /** Applies settings of the services themselves. */
   readonly setServices: (config: Config) => void
   readonly log: (level: LogLevel, message: string) => void
 }
 
-/** What every daemon takes. */
+/** Keys that every daemon can apply. */
 const SHARED = ['log.level']
-/** Read by several mechanisms: all that run have to take it. */
+/** Keys used by several mechanisms: applied only if all running mechanisms can. */
 const OF_ALL = ['access', 'interface', 'kernel']
 
 export class Reloader {
   readonly #init: ReloaderInit
-  /** What is in effect. */
+  /** The configuration in effect. */
   #config: Config
   /** One after the other: each begins with what the one before has put in effect. */
   #last: Promise<unknown> = Promise.resolve()
@@ -51,8 +51,8 @@ export class Reloader {
   }
 
   /**
-   * Throws what is wrong with the file; the configuration stays as it was then. Where a mechanism could not take it, the next
-   * reload tries that again.
+   * Throws the errors of the file; the configuration then stays unchanged. If a mechanism fails to apply a change, the
+   * next reload tries it again.
    */
   reload(): Promise<Reloaded> {
     const reloaded = this.#last.then(() => this.#read())
@@ -84,7 +84,7 @@ export class Reloader {
       await descriptor.live?.apply(mechanism, config)
     } catch (error) {
       const { role } = descriptor
-      this.#init.log('warn', `${role}: not all of the new configuration is in effect; reload again`)
+      this.#init.log('warn', `${role}: only part of the new configuration is in effect; reload again`)
       throw error
     }
   }

@@ -32,8 +32,8 @@ import { DaemonServices } from './services.ts'
 import { withLinkCounters, withSocketCounters } from './traffic.ts'
 
 /**
- * Runs the mechanism that a command names, and those that the configuration has beside it, until it is told to stop; resolves
- * when everything it made is gone again.
+ * Runs the mechanism that a command names, and those that the configuration adds, until it is stopped; resolves when
+ * everything it made is removed.
  */
 export async function serve(role: string, state: State, list: MechanismList = MECHANISMS): Promise<void> {
   forbidCoreDumps()
@@ -139,7 +139,7 @@ export async function cleanUp(
 function nameLeftovers(rtnl: Rtnetlink, recorder: HostRecorder): void {
   const commands = leftovers(rtnl)
   if (commands.length === 0) return
-  const which = 'rules and routes that look like those of an older godwit are left as they are'
+  const which = 'rules and routes that look like those of an older godwit were not removed'
   recorder.log('warn', `${which}; to remove them: ${commands.join('; ')}`)
 }
 
@@ -187,7 +187,7 @@ function refuseUnknownInterfaces(inside: string, outside: string): void {
   for (const wanted of [inside, outside])
     if (!names.includes(wanted))
       throw usageError(`there is no interface ${wanted}`, { hint: `interfaces: ${names.join(', ')}` })
-  if (inside === outside) throw usageError('the inside and the outside are two interfaces')
+  if (inside === outside) throw usageError('inside and outside must be different interfaces')
 }
 
 function parsePorts(text: string | undefined): readonly [number, number] | undefined {
@@ -201,7 +201,7 @@ function parsePorts(text: string | undefined): readonly [number, number] | undef
 /** Resolves with the first signal to stop. */
 export function untilStopped(
   recorder: HostRecorder,
-  onHangup = () => recorder.log('warn', 'SIGHUP: nothing here can be read again; restart to apply changes'),
+  onHangup = () => recorder.log('warn', 'SIGHUP: this daemon cannot reload; restart it to apply changes'),
 ): Promise<void> {
   return new Promise((done) => {
     let asked = false
@@ -214,7 +214,7 @@ export function untilStopped(
     process.on('SIGINT', stop)
     process.on('SIGTERM', stop)
     process.on('SIGHUP', onHangup)
-    // What nobody caught: leave nothing behind, then fail.
+    // For uncaught exceptions: cleans up, then fails.
     const fault = (error: unknown): void => {
       recorder.log(
         'error',

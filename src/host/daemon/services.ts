@@ -181,7 +181,7 @@ export class DaemonServices implements Services {
     return [
       {
         name: 'godwit_kernel_restored_total',
-        help: 'Rules, routes, addresses and devices of ours that another program removed and that were put back.',
+        help: 'Rules, routes, addresses and devices of godwit that another program removed and godwit restored.',
         type: 'counter',
         value: this.#guard?.restored ?? 0,
       },

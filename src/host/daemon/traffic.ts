@@ -1,4 +1,4 @@
-/** What accesses and flows have carried, for those who watch (`godwit top`). */
+/** Traffic of accesses and flows, for `godwit top`. */
 import { formatEndpoint } from '../../core/flow.ts'
 import type { AccessStatus, FlowStatus } from '../../core/mechanism.ts'
 import type { Rtnl } from '../../linux/rtnetlink/types.ts'

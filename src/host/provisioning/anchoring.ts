@@ -1,4 +1,4 @@
-/** What `anchor init`, `anchor invite` and `join` write: configuration, keys and the anchor's list of hosts. */
+/** Files written by `anchor init`, `anchor invite` and `join`: configuration, keys and the anchor's list of hosts. */
 
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { basename } from 'node:path'
@@ -49,14 +49,14 @@ export function keyFileOf(state: State, config: Config): string {
   return named === undefined ? state.keyFile : resolveBeside(state.configFile, named)
 }
 
-/** Writes an anchor's configuration and key; never over an existing one. Returns what to tell. */
+/** Writes an anchor's configuration and key; never over an existing one. Returns the output of the command. */
 export function initAnchor(state: State, endpoint: string): { config: string; public_key: string } {
   const parsed = parseHostPort(endpoint)
   if (!parsed.ok) throw usageError(`--endpoint: ${parsed.reason}`)
   if (existsSync(state.configFile)) {
     throw new GodwitError('CONFIG_EXISTS', `${state.configFile} exists already`, {
       kind: 'usage',
-      hint: 'edit it, or give this anchor a state of its own with --state DIR',
+      hint: 'edit it, or give this anchor its own state folder with --state DIR',
     })
   }
   const key = state.ensurePrivateKey()
@@ -97,7 +97,7 @@ export function writeInvitation(file: string, text: string): void {
   writeSecret(file, text.endsWith('\n') ? text : `${text}\n`)
 }
 
-/** What `join` tells. */
+/** Output of `join`. */
 export interface Joined {
   readonly peer: string
   readonly config: string
@@ -111,7 +111,7 @@ export function join(state: State, text: string, now: number): Joined {
     throw new GodwitError(
       'INVITATION_INVALID',
       invitation.reason,
-      usage('ask for it again: godwit anchor invite NAME'),
+      usage('get it again, on the anchor: godwit anchor invite NAME'),
     )
   const {
     endpoint,
@@ -129,10 +129,8 @@ export function join(state: State, text: string, now: number): Joined {
     const since = new Date(expires * 1000).toISOString()
     throw new GodwitError(
       'INVITATION_EXPIRED',
-      `the invitation was good until ${since}`,
-      usage(
-        'ask for a new one: godwit anchor invite NAME; if that is wrong, check the clock of this machine',
-      ),
+      `the invitation expired at ${since}`,
+      usage('get a new one, on the anchor: godwit anchor invite NAME; also check the clock of this machine'),
     )
   }
   const current = readHostConfig(state)
@@ -155,11 +153,11 @@ export function join(state: State, text: string, now: number): Joined {
   return { peer: name, config: state.configFile, addresses }
 }
 
-/** What `leave` undid. */
+/** Output of `leave`. */
 export interface Left {
   readonly peer: string
   readonly config: string
-  /** The configuration had nothing else and is gone, the host's key with it. */
+  /** The configuration contained nothing else and was deleted, with the host's key. */
   readonly removed: boolean
 }
 
@@ -168,7 +166,7 @@ export function leave(state: State, name: string | undefined): Left {
   const config = loadConfigOf(hostDescriptor, state, { whole: true })
   const names = config.peer.map((peer) => peer.name)
   if (name === undefined && names.length > 1)
-    throw usageError('this host has joined several anchors: say which', {
+    throw usageError('this host has joined several anchors; name one', {
       hint: `they are: ${names.join(', ')}`,
     })
   const index = name === undefined ? 0 : names.indexOf(name)
@@ -214,7 +212,7 @@ export function joinWireguard(state: State, file: string): Joined {
   return { peer: name, config: state.configFile, addresses }
 }
 
-/** A WireGuard server knows this host by its key, so the key of the file must become the host's. */
+/** A WireGuard server identifies this host by its key, so the key of the file must become the host's. */
 function installKey(state: State, config: Config | undefined, privateKey: string, file: string): void {
   const path = config ? keyFileOf(state, config) : state.keyFile
   if (!existsSync(path) || config === undefined || config.peer.length === 0) {
@@ -226,8 +224,8 @@ function installKey(state: State, config: Config | undefined, privateKey: string
   if (wanted.ok && Buffer.from(own).equals(wanted.value)) return
   throw new GodwitError(
     'KEY_CONFLICT',
-    `${file} brings a private key, and this host has another for its peers`,
-    usage('give it a state of its own: godwit join --wg FILE --state DIR'),
+    `${file} contains a private key, but this host uses another one for its peers`,
+    usage('use a separate state folder: godwit join --wg FILE --state DIR'),
   )
 }
 
@@ -243,7 +241,7 @@ function readHostConfig(state: State): { text: string; config: Config | undefine
     throw new GodwitError(
       'NOT_A_HOST',
       `this is ${withArticle(role)}, not a host (${state.configFile} has [${role}])`,
-      usage('give the host a state of its own with --state DIR'),
+      usage('give the host its own state folder with --state DIR'),
     )
   }
   return { text: readFileSync(state.configFile, 'utf8'), config }
@@ -284,7 +282,7 @@ function hostAddress(text: string): string {
   return `${formatAddress(parsed.value.address)}/${parsed.value.address.length * 8}`
 }
 
-/** wg-quick takes bits after the prefix as if they were zero. */
+/** wg-quick ignores bits after the prefix. */
 function networkPrefix(text: string): string {
   if (parsePrefix(text).ok) return text
   const parsed = parseInterfaceAddress(text)

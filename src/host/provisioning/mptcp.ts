@@ -1,2 +1,2 @@
-/** What the commands of the MPTCP proxy show. */
+/** Output of the commands of the MPTCP proxy. */
 export type { ConnectionView } from '../../mptcp/index.ts'

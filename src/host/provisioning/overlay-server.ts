@@ -1,4 +1,4 @@
-/** What the commands of the overlay's servers do: a zone's settings, and its accounts, beside servers that run or not. */
+/** The commands of the overlay's servers: settings of a zone and its accounts, whether or not the servers run. */
 import { randomBytes } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
 import { existsSync } from 'node:fs'
@@ -43,7 +43,7 @@ export async function initOverlay(state: State, options: InitOptions): Promise<S
   if (existsSync(file))
     throw new GodwitError('SERVER_EXISTS', `${file} is there already`, {
       kind: 'usage',
-      hint: 'its keys are what nodes trust; remove it only if this zone shall begin anew',
+      hint: 'nodes trust the keys in it; remove it only to start this zone again from nothing',
     })
   const { host, port } = endpointOf(options.endpoint)
   const addresses = await addressesOf(host, options.address)
@@ -52,7 +52,7 @@ export async function initOverlay(state: State, options: InitOptions): Promise<S
   if (prefix !== undefined && (!prefix.ok || prefix.value.address.length !== 4 || prefix.value.length > 30))
     throw usageError(`--ipv4: "${block4}" is no IPv4 block, e.g. ${DEFAULT_BLOCK4}; \`none\` for none`)
   if (block4 !== null && !isBlock(block4))
-    throw usageError(`--ipv4: ${block4} is not private: nodes take no addresses of the Internet`, {
+    throw usageError(`--ipv4: ${block4} is not private: nodes refuse public addresses`, {
       hint: `choose a block of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, e.g. ${DEFAULT_BLOCK4}`,
     })
   const zone = options.zone.toLowerCase().replace(/\.$/, '')
@@ -66,7 +66,7 @@ export async function initOverlay(state: State, options: InitOptions): Promise<S
     writeSettings(file, settings)
   } catch (error) {
     if (error instanceof GodwitError) throw error
-    throw usageError(`--zone: "${options.zone}" is no name for a zone, e.g. home.example.org`)
+    throw usageError(`--zone: "${options.zone}" is not a valid zone, e.g. home.example.org`)
   }
   return settings
 }
@@ -87,7 +87,7 @@ async function addressesOf(host: string, given: readonly string[] = []): Promise
     const address = parseAddress(text)
     if (!address.ok) throw usageError(`--address: ${address.reason}`)
     if (['unspecified', 'multicast', 'broadcast', 'link-local'].includes(kindOf(address.value)))
-      throw usageError(`--address: ${text} is no address that nodes can reach`)
+      throw usageError(`--address: ${text} is not an address that nodes can reach`)
     return formatAddress(address.value)
   })
 }
@@ -97,7 +97,7 @@ async function resolved(host: string): Promise<string[]> {
     return (await lookup(host, { all: true })).map(({ address }) => address)
   } catch (error) {
     throw usageError(`--endpoint: ${host} does not resolve (${(error as Error).message})`, {
-      hint: 'give the addresses that nodes reach it at with --address',
+      hint: 'give its addresses with --address',
     })
   }
 }
@@ -130,7 +130,7 @@ export async function addAccount(
   options: { readonly password?: string | undefined; readonly replace?: boolean | undefined },
 ): Promise<AddedAccount> {
   if (!ACCOUNT.test(name))
-    throw usageError(`"${name}" is no name for an account: letters, digits, ".", "_" and "-"`)
+    throw usageError(`"${name}" is not a valid account name: letters, digits, ".", "_" and "-"`)
   const password = options.password ?? randomBytes(15).toString('base64url')
   if (password.length < 8) throw usageError('the password is shorter than 8 characters')
   const hashed = await hashPassword(password)
@@ -138,9 +138,9 @@ export async function addAccount(
     if (store.account(name) !== undefined && options.replace !== true)
       throw new GodwitError('ACCOUNT_EXISTS', `there is an account ${name} already`, {
         kind: 'usage',
-        hint: '--replace gives it another password',
+        hint: '--replace sets a new password',
       })
-    // First: without it nobody could log in, and the password is shown once.
+    // First: without a certificate nobody could log in, and the password is shown only once.
     const pin = certificatePin(settings, (file) => state.file(file))
     store.putAccount({ name, ...hashed, disabled: false })
     return {
@@ -179,7 +179,9 @@ export function removeAccount(state: State, name: string): void {
   })
 }
 
-/** Who may ask for a node; no patterns: the zone's rule. Returns what holds. Throws NODE_UNKNOWN. */
+/**
+ * Sets who may connect to a node; no patterns: the zone's default. Returns the patterns in effect. Throws NODE_UNKNOWN.
+ */
 export function setAccess(state: State, node: string, patterns: readonly string[]): readonly string[] {
   return withStore(state, (store, settings) => {
     const name = node.includes('.') ? node : `${node}.${settings.zone}`

@@ -1,4 +1,4 @@
-/** What the commands of the overlay do and show: login, peers, and the conversation of a node as a sequence diagram. */
+/** The commands of the overlay's nodes: login, peers, and the signalling of a node as a sequence diagram. */
 import { existsSync, readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { GodwitError, usageError } from '../../core/errors.ts'
@@ -15,8 +15,8 @@ export interface LoginOptions {
 }
 
 /**
- * Logs in and writes what the daemon needs: the login, and [overlay] where the configuration has none. Logged in anew, a node
- * keeps its key, and so its name and addresses.
+ * Logs in and writes what the daemon needs: the login, and [overlay] if the configuration has none. A node that logs in
+ * again keeps its private key, and so its name and addresses.
  */
 export async function loginNode(
   state: State,
@@ -32,13 +32,13 @@ export async function loginNode(
     throw usageError('--server: the account server is missing, e.g. --server https://overlay.example.org')
   const node = (options.name ?? known?.name.split('.')[0] ?? hostname().split('.')[0] ?? '').toLowerCase()
   if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(node))
-    throw usageError(`--name: "${node}" is no name for a node: letters, digits and "-"`)
+    throw usageError(`--name: "${node}" is not a valid node name: letters, digits and "-"`)
   const config = existsSync(state.configFile) ? readFileSync(state.configFile, 'utf8') : ''
   const parsed = parseConfig(config)
   if ('faults' in parsed)
     throw new GodwitError('CONFIG_INVALID', `${state.configFile} is not valid`, {
       kind: 'usage',
-      hint: 'godwit config check says what is wrong',
+      hint: 'godwit config check shows the errors',
     })
   const login = await logIn({
     ...{ server, account, password, node },
@@ -53,7 +53,7 @@ export async function loginNode(
   return { name: login.name, config: state.configFile, busy: state.busy() }
 }
 
-/** What GET /v1/overlay answers. */
+/** Answer of GET /v1/overlay. */
 export interface OverlayView {
   readonly name: string
   readonly addresses: readonly string[]
@@ -83,7 +83,9 @@ export interface TraceStep {
 const COLUMN = 30
 const TIME = 14
 
-/** One column for each participant in the order of its first word, one line for each step; times from the first step (ms). */
+/**
+ * One column for each participant in order of first appearance, one line for each step; times from the first step (ms).
+ */
 export function conversation(steps: readonly TraceStep[]): string[] {
   const [first] = steps
   if (first === undefined) return []

@@ -34,7 +34,7 @@ export interface RouterInitOptions {
   readonly endpoint?: string
   /** Behind this gateway. */
   readonly subnets: readonly string[]
-  /** Interfaces of a mobile router, the most preferred first. */
+  /** Interfaces of a mobile router, most preferred first. */
   readonly accesses: readonly string[]
 }
 
@@ -53,7 +53,7 @@ export function initRouter(state: State, options: RouterInitOptions): { config: 
   if (existsSync(state.configFile)) {
     throw new GodwitError('CONFIG_EXISTS', `${state.configFile} exists already`, {
       kind: 'usage',
-      hint: 'edit it, or give this router a state of its own with --state DIR',
+      hint: 'edit it, or give this router its own state folder with --state DIR',
     })
   }
   state.ensurePrivateKey()
@@ -74,18 +74,22 @@ export function routerCard(state: State): string {
   const config = loadRouterConfig(state)
   const { endpoint, subnets } = config.router
   if (subnets.length === 0) {
-    throw new GodwitError('CARD_INVALID', `${state.configFile} does not say what is behind this gateway`, {
-      kind: 'usage',
-      hint: 'add subnets = ["10.1.0.0/24"] to [router]',
-    })
+    throw new GodwitError(
+      'CARD_INVALID',
+      `${state.configFile} does not list the subnets behind this gateway`,
+      {
+        kind: 'usage',
+        hint: 'add subnets = ["10.1.0.0/24"] to [router]',
+      },
+    )
   }
   const public_key = encodeKey(publicKeyOf(readPrivateKey(keyFileOf(state, config))))
   return sealText(PREFIX, { public_key, subnets, ...(endpoint !== undefined && { endpoint }) })
 }
 
 /**
- * Adds the site of a card to the configuration, or, when its key is known already, changes nothing and says so. `via`: more
- * subnets that are reached through it, those of other sites at the same gateway.
+ * Adds the site of a card to the configuration; throws if its key is known already. `via`: more subnets that are reached
+ * through it, those of other sites at the same gateway.
  */
 export function addSite(
   state: State,
@@ -94,13 +98,13 @@ export function addSite(
   via: readonly string[] = [],
 ): { site: string; subnets: readonly string[]; config: string } {
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name))
-    throw usageError(`"${name}" is no name for a site`, { hint: 'letters, digits, ".", "_" and "-"' })
-  const hint = 'ask for it again: godwit router card'
+    throw usageError(`"${name}" is not a valid site name`, { hint: 'letters, digits, ".", "_" and "-"' })
+  const hint = 'get it again, on the other gateway: godwit router card'
   const opened = openText(PREFIX, card, 'a card')
   if (!opened.ok) throw new GodwitError('CARD_INVALID', opened.reason, { kind: 'usage', hint })
   const parsed = content.safeParse(opened.value)
   if (!parsed.success)
-    throw new GodwitError('CARD_INVALID', 'the card is of a version that this godwit does not know', {
+    throw new GodwitError('CARD_INVALID', 'this version of godwit does not know the version of the card', {
       kind: 'usage',
       hint,
     })

@@ -30,7 +30,7 @@ type Peer = Config['peer'][number]
 /** Whether this process may bind sockets to accesses. */
 export const mayTry = mayChangeNetwork
 
-/** Tries every peer over every access; each takes a few seconds at most, peers side by side. */
+/** Tests every peer over every access, peers in parallel; each test takes at most a few seconds. */
 export async function tryWays(state: State, config: Config): Promise<WayStatus[]> {
   const never = Object.entries(config.access).flatMap(([pattern, { use }]) =>
     use === 'never' ? [pattern] : [],
@@ -87,7 +87,7 @@ function describe(found: Knock, stock: boolean, port: number): Omit<WayStatus, '
     case 'silent':
       return {
         ...none,
-        reason: `no answer: UDP port ${port} is blocked on the way, the anchor is down, or it does not know this host`,
+        reason: `no answer: UDP port ${port} is blocked, the anchor is down, or the anchor does not know this host`,
       }
     case 'unreachable':
       return { ...none, reason: found.reason }
@@ -95,7 +95,7 @@ function describe(found: Knock, stock: boolean, port: number): Omit<WayStatus, '
       const { rttMs, status, mtu } = found
       const rtt_ms = Math.round(rttMs * 10) / 10
       const refused = status === undefined || status === Status.OK ? undefined : statusText(status)
-      const silent = status === undefined && !stock ? 'answers, but gives this host no address' : undefined
+      const silent = status === undefined && !stock ? 'answers, but assigns this host no address' : undefined
       const reason = refused ?? silent
       return { ok: reason === undefined, rtt_ms, mtu: mtu ?? null, ...(reason !== undefined && { reason }) }
     }
@@ -130,12 +130,12 @@ function listAccesses(): { name: string; down: string | undefined }[] {
 }
 
 /**
- * Asks the anchor whether an invitation is still good. Throws INVITATION_USED where it says no; returns what to tell the user
- * where it does not answer in two seconds, undefined where it says yes.
+ * Asks the anchor whether an invitation is still valid. Throws INVITATION_REFUSED if it says no; returns a warning for
+ * the user if it does not answer within JOIN_PATIENCE_MS, undefined if it says yes.
  */
 export async function checkInvitation(text: string): Promise<string | undefined> {
   const invitation = decodeInvitation(text)
-  if (!invitation.ok) return undefined // `join` says what is wrong with it
+  if (!invitation.ok) return undefined // `join` reports what is wrong with it
   const { endpoint, private_key, public_key, preshared_key } = invitation.value
   const { host, port } = must(parseHostPort(endpoint))
   const address = await addressOf(host)
@@ -148,11 +148,11 @@ export async function checkInvitation(text: string): Promise<string | undefined>
   }
   const found = await knock(door, JOIN_PATIENCE_MS)
   if (found.kind !== 'answered')
-    return `the anchor at ${endpoint} does not answer now; godwit ping tests the way to it`
+    return `the anchor at ${endpoint} does not answer; godwit ping tests the way to it`
   const { status } = found
   if (status === undefined || status === Status.OK) return undefined
   throw new GodwitError('INVITATION_REFUSED', statusText(status), {
     kind: 'usage',
-    hint: 'ask for another one: godwit anchor invite NAME',
+    hint: 'get another one, on the anchor: godwit anchor invite NAME',
   })
 }

@@ -1,6 +1,6 @@
 /**
- * Remembers every handover and decision with its evidence, in bounded memory, and tells them to the log. `godwit why`
- * answers from here.
+ * Stores every handover and decision with its evidence, in bounded memory, and logs them. `godwit why` reads them from
+ * here.
  */
 
 import { parseAddress } from '../../core/address.ts'
@@ -88,12 +88,15 @@ export class HostRecorder implements Recorder {
     return [...this.#handovers]
   }
 
-  /** What concerns a flow, oldest first: the flow itself, selectors that it matches, its policy, access and peer, everything. */
+  /**
+   * Records about a flow, oldest first: of the flow itself, selectors that match it, its policy, access and peer,
+   * everything.
+   */
   about(flow: FlowStatus): { decisions: DecisionRecord[]; handovers: HandoverRecord[] } {
     return this.#concerning(trafficOf(flow))
   }
 
-  /** What concerns a traffic class of a router. */
+  /** Records about a traffic class of a router. */
   aboutClass({ id, name, peer, access }: ClassStatus): {
     decisions: DecisionRecord[]
     handovers: HandoverRecord[]
@@ -149,15 +152,15 @@ function showResult({ gap_ms, lost_packets }: Pick<HandoverRecord, 'gap_ms' | 'l
   return lost_packets === null ? gap : `${gap}, lost ${lost_packets} packets`
 }
 
-/** What finds the records about a flow. */
+/** The criteria that select the records about a flow. */
 export function trafficOf(flow: FlowStatus): Traffic {
   const { id, peer, access } = flow
-  // Of a flow that was moved by hand: its policy, and that policy as it was before.
+  // For a flow that was moved by hand: its policy without the pin.
   const name = flow.policy?.replace(/, pinned to .*/, '')
   return { id, peer, access, facts: facts(flow), ...(name !== undefined && { policy: { name } }) }
 }
 
-/** What the status of a flow tells of it; users and cgroups are not in it. */
+/** The facts of a flow's status for matching selectors; users and cgroups are not among them. */
 export function facts(flow: FlowStatus): FlowFacts {
   const colon = flow.dst.lastIndexOf(':')
   const dst = parseAddress(flow.dst.slice(0, colon).replace(/^\[|\]$/g, ''))

@@ -1,6 +1,6 @@
 /**
  * A client of the system bus (D-Bus Specification, "Authentication Protocol", "Message Bus Specification"): calls methods
- * of services and hears their signals. No service is started by a call; descriptors are not passed. Main thread or worker.
+ * of services and receives their signals. A call starts no service; descriptors are not passed. Main thread or worker.
  */
 import { connect, type Socket } from 'node:net'
 import { encoded } from '../../core/codec.ts'
@@ -16,7 +16,7 @@ import {
   type Variant,
 } from './wire.ts'
 
-/** A well-known name on the bus, and what a user calls and starts it by. */
+/** A well-known name on the bus, and the name and start command that users know. */
 export interface Service {
   readonly name: string
   readonly title: string
@@ -24,7 +24,7 @@ export interface Service {
   readonly unit: string
 }
 
-/** What a call is made on. */
+/** Target of a call. */
 export interface Target {
   readonly service: Service
   readonly path: string
@@ -39,7 +39,7 @@ export interface Signal {
 }
 
 export interface Follower {
-  /** The service has come (also: it was there), gone, or is another process now. Signals follow. */
+  /** The service is on the bus, has left it, or is another process now. Signals follow. */
   owned(present: boolean): void
   signal(signal: Signal): void
 }
@@ -118,8 +118,8 @@ export class Bus {
   }
 
   /**
-   * Calls a method and resolves to what it returns. Rejects with BusError: BUS_NO_SERVICE, BUS_REFUSED, or BUS_FAILED
-   * for what the service says and for silence.
+   * Calls a method and resolves to its result. Rejects with BusError: BUS_NO_SERVICE, BUS_REFUSED, or BUS_FAILED for
+   * errors of the service and for time-outs.
    */
   async call(
     target: Target,
@@ -163,7 +163,7 @@ export class Bus {
     return has === true
   }
 
-  /** Tells of a service and its signals until the connection ends. Signals that others send are not taken for its. */
+  /** Reports a service and its signals until the connection ends. Signals from other senders are ignored. */
   async follow(service: Service, follower: Follower): Promise<void> {
     const followed: Followed = {
       service,
@@ -205,7 +205,7 @@ export class Bus {
       if (this.#received.length - at < length.value) break
       const message = messageCodec.decode(this.#received, at, at + length.value)
       at += length.value
-      // The bus checks what it passes on: what does not decode is of a type that came after this specification.
+      // The bus validates messages: one that does not decode is of a type newer than this specification.
       if (message.ok) this.#handle(message.value)
     }
     this.#received = this.#received.subarray(at)
@@ -241,7 +241,7 @@ export class Bus {
     if (owner !== '') followed.owned(true)
   }
 
-  /** Nothing here can be called, which the caller is to know. */
+  /** This client has no methods; the caller gets an error. */
   #decline({ flags, serial, sender }: Message): void {
     if ((flags & NO_REPLY_EXPECTED) !== 0 || sender === undefined) return
     this.#send({
@@ -331,7 +331,7 @@ async function authenticated(address: string): Promise<{ socket: Socket; rest: B
   })
 }
 
-/** EXTERNAL: the kernel tells the bus who we are. */
+/** EXTERNAL: the kernel identifies this user to the bus. */
 function handshake(path: string): Promise<{ socket: Socket; rest: Buffer }> {
   return new Promise((done, failed) => {
     const socket = connect(path)

@@ -213,7 +213,7 @@ function typeEnd(text: string, at: number, arrays: number, structs: number): num
   return inner < 0 ? -1 : inner + 1
 }
 
-/** Marshalled at multiples of so many bytes ("Marshaling"). */
+/** Alignment in bytes ("Marshaling"). */
 function alignmentOf(code: string): number {
   if ('ygv'.includes(code)) return 1
   if ('nq'.includes(code)) return 2
@@ -231,7 +231,7 @@ function isObjectPath(text: string): boolean {
 const fromUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 const toUtf8 = new TextEncoder()
 
-/** Reads values one after the other. The first fault is kept in `reason`; what is read from then on means nothing. */
+/** Reads values one after the other. The first error is kept in `reason`; values read after it are meaningless. */
 class Reader {
   reason: string | undefined
   at: number

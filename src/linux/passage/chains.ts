@@ -1,10 +1,10 @@
 /**
- * What becomes of a forwarded packet in the packet filters of others, read from their rules: the base chains of the forward
- * hook, whoever made them (iptables, nft, firewalld, ufw, Docker). A verdict counts only when it is certain: a rule with a
- * match that is not understood here is taken not to match.
+ * The verdict of other programs' packet filters on a forwarded packet, computed from their rules: all base chains of the
+ * forward hook (iptables, nft, firewalld, ufw, Docker). A verdict is used only when it is certain: a rule with an unknown
+ * match is assumed not to match.
  *
- * In nf_tables a packet has to get through every base chain of a hook: an accept ends one chain, a drop ends the packet. So
- * what shall pass has to be accepted in each chain that drops it.
+ * In nf_tables a packet has to pass every base chain of a hook: an accept ends one chain, a drop ends the packet. So
+ * packets have to be accepted in each chain that would drop them.
  */
 import { contains, type Prefix } from '../../core/address.ts'
 
@@ -19,7 +19,7 @@ export interface ProbePacket {
   readonly source?: Uint8Array | undefined
 }
 
-/** What a rule does with a packet; `continue`: it does not match, or only counts and logs. */
+/** Effect of a rule on a packet; `continue`: it does not match, or only counts and logs. */
 export type Verdict =
   | 'accept'
   | 'drop'
@@ -31,7 +31,7 @@ export interface FilterRule {
   apply(packet: ProbePacket): Verdict
   /** The comment that it carries. */
   readonly comment: string | undefined
-  /** What names it to the program that deletes it. */
+  /** Identifies the rule to the program that deletes it. */
   readonly handle: string
 }
 
@@ -82,7 +82,7 @@ function walk(
   return 'through'
 }
 
-/** One way that packets of ours take through this machine, and shall take past the filters. */
+/** A path of our packets through this machine that filters should accept. */
 export interface Accept {
   readonly iif?: string
   readonly oif?: string
@@ -109,7 +109,7 @@ export function concernsFamily({ source }: Accept, family: 4 | 6): boolean {
   return source === undefined || source.address.length === (family === 4 ? 4 : 16)
 }
 
-/** Whether a name is what the filter's pattern says; `suffix` stands for any end: `+` of iptables, `*` of nft. */
+/** Whether a name matches the filter's pattern; `suffix` stands for any end: `+` in iptables, `*` in nft. */
 export function namedAs(pattern: string, name: string, suffix: '+' | '*'): boolean {
   return pattern.endsWith(suffix) ? name.startsWith(pattern.slice(0, -1)) : pattern === name
 }

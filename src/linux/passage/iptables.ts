@@ -38,7 +38,7 @@ export function findIptables(kind: IptablesKind, family: 4 | 6): Iptables | unde
   const plain = findProgram(base)
   const plainSave = findProgram(`${base}-save`)
   if (plain === undefined || plainSave === undefined) return undefined
-  // Before 1.8 there was one kind, and its version says nothing of it.
+  // Before 1.8 there was one kind, and its version does not name it.
   const version = spawnSync(plain, ['--version'], { encoding: 'utf8' }).stdout ?? ''
   const isNft = version.includes('nf_tables')
   return isNft === (kind === 'nft') ? { kind, family, program: plain, save: plainSave } : undefined
@@ -135,7 +135,7 @@ export function words(line: string): string[] {
 
 type Test = (packet: ProbePacket) => boolean | undefined
 
-/** Options that say nothing by themselves: the protocol's or module's own follow. */
+/** Options without effect of their own: options of the protocol or module follow. */
 const MODULES = new Set(['conntrack', 'state', 'comment'])
 
 function readRule(parts: readonly string[], handle: string): FilterRule {
@@ -183,7 +183,7 @@ function readRule(parts: readonly string[], handle: string): FilterRule {
       case '-j':
       case '-g':
         verdict = verdictOf(parts[i] === '-j', value())
-        // What follows are options of the target.
+        // The rest are options of the target.
         i = parts.length
         break
       default:

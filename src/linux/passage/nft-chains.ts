@@ -89,7 +89,7 @@ function readRule(rule: Json): FilterRule {
   }
 }
 
-/** Statements that let a packet go on. */
+/** Statements that let a packet continue. */
 const HARMLESS = new Set(['counter', 'log', 'ct helper', 'mangle', 'notrack', 'meter', 'set'])
 
 function applyExpression(expression: Json, packet: ProbePacket): Verdict | 'no match' | undefined {
@@ -107,7 +107,7 @@ function applyExpression(expression: Json, packet: ProbePacket): Verdict | 'no m
   }
 }
 
-/** What iptables keeps in its own form. */
+/** Matches that iptables stores in its own form. */
 function foreignMatch({ type, name }: Json): Verdict | 'no match' | undefined {
   if (type === 'target') return name === 'REJECT' || name === 'DROP' ? 'drop' : undefined
   return name === 'comment' ? undefined : 'no match'
@@ -129,7 +129,7 @@ function holds({ op, left, right }: Json, packet: ProbePacket): boolean | undefi
   return op === '!=' ? !found : undefined
 }
 
-/** Whether what stands on the left is one of the values on the right; undefined when that is not known. */
+/** Whether the left value is one of the values on the right; undefined when unknown. */
 function isOneOf(left: Json, right: unknown, packet: ProbePacket): boolean | undefined {
   const values = valuesOf(right)
   if (values === undefined) return undefined
@@ -153,7 +153,7 @@ function textOf(value: unknown): string {
   return prefix === undefined ? '' : `${prefix.addr}/${prefix.len}`
 }
 
-/** Of a single value, a list or a set that stands in the rule; a set by name is not looked up. */
+/** Values of a single value, a list or an anonymous set; a named set is not looked up. */
 function valuesOf(right: unknown): readonly unknown[] | undefined {
   if (Array.isArray(right)) return right
   if (typeof right === 'string') return right.startsWith('@') ? undefined : [right]

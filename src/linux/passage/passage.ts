@@ -1,10 +1,10 @@
 /**
- * Lets packets of a device of ours pass the filters of others: where a base chain of the forward hook would drop them
- * (Docker and ufw set the policy of FORWARD to drop, firewalld rejects at its end), accepts that carry our comment are put
- * just before the rule that drops, so that what an administrator drops before still ends there. They are put back when the
- * other program has flushed its chain, and taken away at the end, also by whoever cleans up after a kill.
+ * Lets packets of our device pass the filters of other programs. Where a base chain of the forward hook would drop them
+ * (Docker and ufw set the policy of FORWARD to drop, firewalld rejects at its end), accept rules with our comment are
+ * inserted directly before the rule that drops, so that an administrator's earlier drops still apply. They are inserted
+ * again after the other program has flushed its chain, and removed at the end, also by the clean-up after a kill.
  *
- * A chain that may not be changed (a table with an owner) is named, with the command that mends it.
+ * A chain that cannot be changed (a table with an owner) is reported with the command that changes it.
  */
 import { MAIN_TABLE } from '../ledger.ts'
 import type { Nft } from '../nft.ts'
@@ -82,14 +82,14 @@ export class Passage {
         restored.push(`accepts in ${chain.label}`)
         this.#once(
           `${chain.label} in`,
-          `${chain.label} (${because(chain, missing)}) would drop what is forwarded: accepts before that, until the end`,
+          `${chain.label} (${because(chain, missing)}) would drop forwarded packets: godwit inserted accept rules before that, until it stops`,
         )
       } else {
         const { mend } = this.#obstacle(chain, missing)
         const why = fault === NOT_ASKED ? '' : `, and cannot be changed (${fault})`
         this.#once(
           `${chain.label} out`,
-          `${chain.label} (${because(chain, missing)}) drops what is forwarded${why}; to mend it: ${mend}`,
+          `${chain.label} (${because(chain, missing)}) drops forwarded packets${why}; to allow them: ${mend}`,
         )
       }
     }

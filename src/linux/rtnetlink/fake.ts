@@ -1,7 +1,7 @@
 /**
- * A network configuration in memory, for tests of what configures one: it answers as the kernel does (test/suites/rtnl.ts
- * runs on both), and events are delivered before the call that causes them returns. Namespaces are instances that share
- * a `FakeNetwork`. Beside `Rtnl` it has `setCarrier`, `failNext` and `overrun`, to script what a kernel does by itself.
+ * A network configuration in memory, for tests: it behaves as the kernel does (test/suites/rtnl.ts runs on both), and
+ * delivers events before the call that causes them returns. Namespaces are instances that share a `FakeNetwork`. Beyond
+ * `Rtnl` it has `setCarrier`, `failNext` and `overrun`, to simulate spontaneous changes of the kernel.
  */
 
 import { contains, formatAddress, formatPrefix, maskAddress, type Prefix } from '../../core/address.ts'
@@ -488,7 +488,7 @@ export class FakeRtnl implements Rtnl {
     return true
   }
 
-  /** Who made it does not tell rules apart; a deletion that names a maker deletes no other's. */
+  /** The maker is not part of a rule's identity; a deletion that names a maker deletes only that maker's. */
   #findRule({ origin, ...rule }: RuleSpec): RuleSpec | undefined {
     const key = ruleKey(rule)
     return this.#rules.find(

@@ -195,7 +195,7 @@ export class Rtnetlink implements Rtnl {
       sourcePort: query.sourcePort,
       destinationPort: query.destinationPort,
     })
-    // What a lookup says for no route, unreachable, prohibit and blackhole.
+    // Errors of a lookup for no route, unreachable, prohibit and blackhole.
     const none = [ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL]
     const replies = absent(() => this.#socket.request(message, `look up a route to ${query.to}`), none)
     const names = this.#names()

@@ -1,7 +1,6 @@
 /**
- * What rtnetlink speaks about, in the words of `ip`: addresses and prefixes are text, interfaces are names, times are
- * seconds. `Rtnl` is the kernel's network configuration of one namespace; `Rtnetlink` is the real one,
- * `FakeRtnetlink` one in memory.
+ * Types of rtnetlink in the terms of `ip`: addresses and prefixes are text, interfaces are names, times are seconds.
+ * `Rtnl` is the kernel's network configuration of one namespace; `Rtnetlink` is the real one, `FakeRtnl` one in memory.
  */
 
 export type Family = 4 | 6

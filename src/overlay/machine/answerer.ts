@@ -1,7 +1,7 @@
 /**
- * The answering end of sealed sessions (docs/wire/overlay.md). A SESSION_REQUEST is answered without keeping anything; an OPEN
- * with the salt of that answer proves its source address and makes the session. At most two sessions an identity, and a
- * captured OPEN makes none.
+ * The answering end of sealed sessions (docs/wire/overlay.md). A SESSION_REQUEST is answered without storing anything; an
+ * OPEN with the salt of that answer proves its source address and creates the session. Max two sessions per identity; a
+ * captured OPEN creates none.
  */
 import { concat, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
@@ -34,9 +34,9 @@ const MAX_SESSION_MS = 24 * 3_600_000
 export interface AnswerSession {
   /** Ours, named by SEALED. */
   readonly index: number
-  /** Of the asker. */
+  /** Session index of the asker. */
   readonly asker: number
-  /** Whose it is: what `keyOf` gave for its identity. */
+  /** The owner that `holderOf` returned for its identity. */
   readonly owner: string
   readonly openedAt: number
   /** Messages of its owner, whatever session they come in. */
@@ -54,21 +54,21 @@ interface Session extends AnswerSession {
 }
 
 interface Owner {
-  /** The newest last; two at most. */
+  /** Newest last; at most two. */
   readonly sessions: Session[]
   readonly messages: TokenBucket
   /** By both salts: when it was opened, and its session's index. */
   readonly opens: Map<string, { readonly at: number; readonly index: number }>
 }
 
-/** Who asks and the key that both hold. */
+/** The asking identity and the shared key. */
 export interface Holder {
   readonly owner: string
   readonly key: Uint8Array
 }
 
 export interface AnswererParts extends MachineComponents {
-  /** Undefined: nobody known; such a datagram gets no answer. */
+  /** Undefined: unknown identity; its datagram gets no answer. */
   readonly holderOf: (identity: Identity, now: number) => Holder | undefined
   readonly send: (bytes: Uint8Array, to: Endpoint, socket: number) => void
   /** `counter`: of the message in its session, 0 in an OPEN. */
@@ -106,7 +106,7 @@ export class Answerer {
     else if (datagram.kind === Kind.SEALED) this.#sealed(datagram, from, socket, now)
   }
 
-  /** Seals it for the session's asker; undefined when the session is gone. */
+  /** Seals a message for the session's asker; undefined when the session is gone. */
   seal(index: number, message: Message, opened = false): Uint8Array | undefined {
     const session = this.#sessions.get(index)
     if (session === undefined) return undefined

@@ -1,6 +1,6 @@
 /**
- * The seams of the overlay: what each machine takes and gives. Machines are pure; `now` is monotonic milliseconds, `wall`
- * milliseconds since 1970. After every call the owner drains `poll()` and re-reads `nextTimeout()`.
+ * The seams of the overlay: inputs and outputs of each machine. Machines are pure; `now` is monotonic milliseconds,
+ * `wall` milliseconds since 1970. After every call the owner drains `poll()` and re-reads `nextTimeout()`.
  */
 import type { Random } from '../../core/clock.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
@@ -51,7 +51,7 @@ export interface NodeSocket {
   readonly priority: number
 }
 
-/** What login gave, kept by the node (`POST /v1/login`). */
+/** Result of a login, stored by the node (`POST /v1/login`). */
 export interface Credentials {
   /** Full name of this node. */
   readonly name: string
@@ -71,7 +71,7 @@ export interface NodeMachineInit {
   readonly lease?: Uint8Array
 }
 
-/** What the owner does next. */
+/** Actions for the owner. */
 export type NodeOutput =
   | Send
   | Step
@@ -110,25 +110,27 @@ export type NodeOutput =
       readonly remote: Endpoint
       readonly open: boolean
     }
-  /** The way ended: its socket is gone, or the relay forgot the channel. Paths that fail are the tunnel's own verdict. */
+  /**
+   * The way ended: its socket is gone, or the relay has lost the channel. Paths that fail are the tunnel's own verdict.
+   */
   | {
       readonly type: 'way-gone'
       readonly peer: string
       readonly socket: number
       readonly remote: Endpoint
     }
-  /** The peer is no longer in the tunnel table: another took its place, or its key has another name now. */
+  /** The peer is no longer in the tunnel table: it was displaced by another, or its key has another name now. */
   | { readonly type: 'forgotten'; readonly peer: string }
   /** The direction was refused, or no way was found in time. Absent packets may be answered with ICMP unreachable. */
   | { readonly type: 'refused'; readonly peer: string; readonly reason: string; readonly status: number }
   | { readonly type: 'log'; readonly level: 'warn' | 'debug'; readonly message: string }
 
 /**
- * NT-32: the negotiation module, and what the handover module (NT-33) tells it. Implemented by machine/node.ts, which lives in
- * the engine worker beside the tunnel machine.
+ * NT-32: the negotiation module, and its input from the handover module (NT-33). Implemented by machine/node.ts, which
+ * runs in the engine worker beside the tunnel machine.
  */
 export interface NodeMachineApi {
-  /** All sockets that there are now; registers anew, binds relays anew, checks candidates anew. */
+  /** Sets all current sockets; registers, binds relays and checks candidates again. */
   setSockets(sockets: readonly NodeSocket[], now: number): void
   /** Addresses of the coordinator, best first; both families if there are. */
   setCoordinator(endpoints: readonly Endpoint[], now: number): void

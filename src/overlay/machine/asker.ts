@@ -1,7 +1,7 @@
 /**
- * A node's line to its coordinator: a sealed session that this end asks for, and requests in it that are repeated until
- * they are answered (docs/wire/overlay.md). Every transmission of a request takes the next way, so that a socket or an address
- * that leads nowhere costs one pause. The session is made anew before it is old, and when the coordinator forgot it; the
+ * A node's connection to its coordinator: a sealed session that this end opens, and requests in it that are repeated
+ * until they are answered (docs/wire/overlay.md). Every transmission of a request uses the next way, so that a dead
+ * socket or address costs one pause. The session is renewed before it expires, and when the coordinator has lost it; the
  * first request is inside OPEN.
  */
 import { concat } from '../../core/bytes.ts'
@@ -38,14 +38,14 @@ export interface AskerParts extends MachineComponents {
   readonly onMessage: (message: Message, way: Way, now: number) => void
   /** A session was made; `type` of the message that was in its OPEN. */
   readonly onOpened: (type: number, now: number) => void
-  /** Nothing was heard of the coordinator in all tries. */
+  /** The coordinator has not answered in all attempts. */
   readonly onSilence: (now: number) => void
 }
 
 /** First pause before a repetition, then doubling (ms). */
 const FIRST_PAUSE = 250
 const TRIES = 6
-/** So many without a word of the coordinator bring a new session. */
+/** This many attempts without an answer lead to a new session. */
 const SILENT_TRIES = 3
 /** Longest pause between two requests for a session (ms). */
 const LONGEST_PAUSE = 30_000
@@ -100,7 +100,7 @@ export class Asker {
   readonly #responseKey: Uint8Array
   readonly #requests = new Map<number, Request>()
   #ways: readonly Way[] = []
-  /** The way that was heard on last is tried first. */
+  /** Index of the way on which the last answer came; it is tried first. */
   #first = 0
   #pending: Pending | undefined
   #live: Live | undefined
@@ -181,7 +181,7 @@ export class Asker {
         this.#sealed(datagram, way, now)
         break
       case Kind.SESSION_UNKNOWN:
-        // A hint that anybody can give: it costs a question at most once a second, and nothing is forgotten.
+        // A hint that anybody can forge: it causes at most one question per second, and nothing is forgotten.
         if (this.#live?.answerer !== datagram.index || now - this.#unknownAt < 1000) return
         this.#unknownAt = now
         this.#begin(now)

@@ -1,7 +1,7 @@
 /**
  * A node's side of a channel at a relay (RELAY_BIND, docs/wire/overlay.md): the relay sends to the address that was bound
- * last. Bound again from another socket after a move. The counter is the wall clock at least, so that a node that restarts
- * is not older than itself.
+ * last. After a move, the node binds again from another socket. The counter is at least the wall clock, so that a
+ * restarted node does not send older counters than before.
  */
 import { Kind, MAC, type RelayBind } from '../wire/datagram.ts'
 import type { RelaySide } from '../wire/message.ts'

@@ -1,11 +1,11 @@
 /**
- * Tunnel requests of one pair (paper Figs. 5, 7, 8): each node sends them straight to every candidate of the other, over
- * every socket that reaches it. Who gets one answers to where it came from, and asks back there; an answer proves a way in
- * both directions, and nothing else does. They are sealed with keys of the pair, so what comes from strangers costs one
+ * Tunnel requests of one pair (paper Figs. 5, 7, 8): each node sends them directly to every candidate of the other, over
+ * every socket that reaches it. A node that receives one answers to its source, and sends a request back there. Only an
+ * answer proves a way, in both directions. Requests are sealed with keys of the pair, so a stranger's datagram costs one
  * look-up.
  *
- * A candidate that does not answer gets `TRIES` small datagrams. What is repeated by somebody else brings an answer and a
- * question of its own size each, and no more of them than the bucket holds.
+ * A candidate that does not answer gets `TRIES` small datagrams. A replayed request causes an answer and a request of its
+ * own size, and no more of them than the bucket allows.
  */
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
@@ -86,7 +86,7 @@ export class Checks {
     for (const target of targets) this.#start(target, TRIES, now)
   }
 
-  /** A socket is gone. */
+  /** A socket was closed. */
   dropSocket(socket: number): void {
     for (const [key, asked] of this.#asked) if (asked.socket === socket) this.#asked.delete(key)
   }
@@ -165,7 +165,7 @@ export class Checks {
     this.#parts.onStep(false, Type.TUNNEL_RESPONSE, now)
     const key = keyOf({ socket, remote: from })
     const known = this.#asked.get(key)
-    // It can be heard from there; whether it hears there is asked back, once for each of its requests.
+    // The node receives from there. Whether it is also heard there is asked back, once for each of the peer's requests.
     if (known === undefined || known.tries >= TRIES) {
       if (known === undefined || Number.isNaN(known.answeredAt)) this.#start({ socket, remote: from }, 1, now)
     } else if (Number.isNaN(known.answeredAt) && now - known.sentAt >= ASK_BACK)

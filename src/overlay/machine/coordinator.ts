@@ -1,10 +1,10 @@
 /**
- * The direction coordinator (NT-15 … NT-20, paper §2.2, Figs. 4–8): registrations and their locations, the choice of routes, and
- * directions to both nodes. Sans-I/O. Durable state is the directory's: whoever drives this machine commits it before it sends
- * what `poll` gives.
+ * The direction coordinator (NT-15 … NT-20, paper §2.2, Figs. 4–8): registrations and their locations, the choice of
+ * routes, and directions to both nodes. Sans-I/O. Durable state is in the directory: the owner of this machine commits it
+ * before it sends the output of `poll`.
  *
- * Nothing unproven: a location counts once its address has answered, in OPEN or by an echo; data goes to proven locations
- * only, and an answer is never longer than three times what asked for it.
+ * Nothing unproven: a location is used only after its address has answered, in OPEN or by an echo; data goes only to
+ * proven locations, and an answer is at most three times as long as the request.
  */
 import { compare, concat, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
@@ -36,7 +36,7 @@ export interface CoordinatorInit extends ZoneInit {
   readonly coordinatorKey: Uint8Array
   /** Whether relays may be ordered. */
   readonly relays: boolean
-  /** Who may ask for a node that has no access list: anybody of the zone, or the nodes of its account. */
+  /** Who may ask for a node without an access list: any node of the zone, or only nodes of its account. */
   readonly openTo: 'zone' | 'account'
   /** Seconds between keep-alives of nodes behind NATs. */
   readonly keepAlive?: number
@@ -60,7 +60,7 @@ export type CoordinatorOutput = Send | Step | RelayOrder
 
 const KEEP_ALIVE_SECONDS = 20
 const LIFETIME_SECONDS = 600
-/** A location that has been silent for so many keep-alives hears nothing any more. */
+/** After this many missed keep-alives a location counts as unreachable. */
 const MISSED = 4
 /** Repetitions of a direction: after 250 ms, doubling. */
 const FIRST_PAUSE = 250
@@ -83,7 +83,9 @@ const NEVER = Number.POSITIVE_INFINITY
 
 interface Node extends Location {
   readonly socket: number
-  /** Since when its session is, and the counter of the message that it was located by: what is older locates nobody. */
+  /**
+   * When its session was opened, and the counter of the message that gave its location; older messages do not change it.
+   */
   readonly openedAt: number
   readonly counter: number
   readonly directions: TokenBucket
@@ -181,10 +183,10 @@ export class Coordinator {
     this.#answerer.handle(value, from, socket, now)
   }
 
-  /** Bytes of the datagram at hand: its answer is at most three times that. */
+  /** Bytes of the current datagram: its answer may have at most three times as many. */
   #length = 0
 
-  /** The node logged in anew, or was removed: what its old key could do ends. */
+  /** The node logged in again, or was removed: ends everything that its old key could do. */
   forget(name: string): void {
     this.#answerer.drop(name)
     this.#nodes.delete(name)
@@ -222,7 +224,7 @@ export class Coordinator {
     }
   }
 
-  /** What is due of directions and orders. Whatever fails, the rest is looked at again. */
+  /** Sends due directions and orders. A failed one does not stop the others. */
   #look(now: number): void {
     let isWhole = false
     this.#dueAt = NEVER
@@ -289,7 +291,7 @@ export class Coordinator {
     }
   }
 
-  /** What this address has to return within a minute or two: nobody else can know it. */
+  /** A token that this address has to return within two minutes; nobody else can know it. */
   #challenge(session: AnswerSession, from: Endpoint, now: number, minute = minuteOf(now)): Uint8Array {
     const { address, port } = from
     const end = Uint8Array.of(port >> 8, port & 255)
@@ -422,7 +424,7 @@ export class Coordinator {
     }
   }
 
-  /** D10: who may ask for whom. */
+  /** D10: whether `mn` may ask for `name`. */
   #mayAsk(mn: string, name: string): Status {
     if (zoneOf(name) !== this.#init.zone) return Status.UNREACHED
     const target = this.#directory.nodeByName(name)
@@ -456,13 +458,13 @@ export class Coordinator {
     })
   }
 
-  /** The number that a relay knows a node by follows from its name: nobody chooses that of another. */
+  /** The number of a node at a relay follows from its name, so that no node can choose another's. */
   #side({ observed, name }: Node): SideOrder {
     const hash = this.#parts.crypto.hash(ascii(name))
     return { proven: observed, node: viewOf(hash).getBigUint64(0) }
   }
 
-  /** Both nodes are told of each other; `sides` are the relay's for the one that asked and for the other. */
+  /** Sends directions to both nodes; `sides` are the relay's for the asking node and for the other. */
   #directBoth(
     mnName: string,
     cnName: string,
@@ -583,12 +585,15 @@ function minuteOf(now: number): number {
   return Math.floor(now / CHALLENGE_MS)
 }
 
-/** What costs more than a look-up and one decryption under a session's key. */
+/** True for datagrams that cost more than a look-up and one decryption under a session's key. */
 function isCostly({ kind }: Datagram): boolean {
   return kind === Kind.SESSION_REQUEST || kind === Kind.OPEN
 }
 
-/** Names and keys of both nodes, the smaller key first. A pair is of names: who shows another's key is another pair. */
+/**
+ * Names and keys of both nodes, the smaller key first. Names are included, so that a node that shows another's key forms
+ * another pair.
+ */
 function pairOf(a: NodeRecord, b: NodeRecord): Uint8Array {
   const [first, second] = compare(a.publicKey, b.publicKey) < 0 ? [a, b] : [b, a]
   const end = Uint8Array.of(0)

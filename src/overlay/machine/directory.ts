@@ -1,13 +1,13 @@
 /** Durable state as the coordinator's machine sees it (store/store.ts keeps it). */
 import type { NodeRecord } from '../tables.ts'
 
-/** What the coordinator's machine asks of durable state; all of it answers at once. */
+/** Durable state for the coordinator's machine; all calls are synchronous. */
 export interface Directory {
   nodeByName(name: string): NodeRecord | undefined
   nodeByKeyId(keyId: Uint8Array): NodeRecord | undefined
   /**
-   * The node of a login: made, or its keys replaced. False when the name, or the public key, is that of a node of another
-   * account. A key has one name: a node of the same account that had it under another is removed.
+   * Adds the node of a login, or replaces its keys. False when the name, or the public key, belongs to a node of another
+   * account. A key has one name: a node of the same account that had it under another name is removed.
    */
   putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean
   /** A number that no node has or had. */

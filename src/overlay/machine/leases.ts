@@ -72,7 +72,10 @@ export class Leases {
     return { v6, v4 }
   }
 
-  /** What the store has, else what a lease of ours says that the node kept while the store was lost, else a fresh one. */
+  /**
+   * The number in the store; else, if the store was lost, the one in a valid lease that the node presents; else a new
+   * one.
+   */
   #numberOf(node: NodeRecord, presented: Uint8Array | undefined): number {
     const known = this.#directory.numberOf(node.name)
     if (known !== undefined) return known

@@ -29,11 +29,11 @@ import { hasVirtualAddresses } from './virtual.ts'
 
 /** A request is given up then (ms): repeated after 250 ms, doubling, five times. */
 const REQUEST_MS = 12_000
-/** A registration that nobody answers is asked for again after (ms). */
+/** Time after which an unanswered registration is repeated (ms). */
 const REGISTER_AGAIN = 5_000
 /** An echo is given up then (ms). */
 const ECHO_MS = 4_000
-/** Peers at most; a direction for one more displaces the one directed longest ago. */
+/** Max peers; beyond, the peer with the oldest direction is displaced. */
 const MAX_PAIRS = 1024
 /** Names sought at a time. */
 const MAX_SOUGHT = 256
@@ -52,7 +52,7 @@ const PREFIX6 = 8
 /** Directions a second of new peers that this node did not ask for, and at once: each costs routes and a file. */
 const UNASKED_RATE = 20
 const UNASKED_BURST = 256
-/** Host candidates told. */
+/** Max host candidates that are reported. */
 const MAX_HOSTS = 14
 /** Padding of a registration (bytes): an answer is no more than three times its request. */
 const PADDED = 420
@@ -63,12 +63,12 @@ const REASONS: Readonly<Record<number, string>> = {
   [Status.NOT_ALLOWED]: 'not allowed to reach it',
   [Status.NOT_REGISTERED]: 'it is not online',
   [Status.TOO_MANY]: 'too many requests',
-  [Status.NO_RELAY]: 'no relay is to be had, and no direct route',
+  [Status.NO_RELAY]: 'neither a relay nor a direct route is available',
   [Status.LEASE_REFUSED]: 'the lease was refused',
   [Status.UNREACHED]: 'its coordinator does not answer',
 }
 
-/** For people: what a status says. */
+/** Text of a status for people. */
 export function reasonOf(status: number): string {
   return REASONS[status] ?? `status ${status}`
 }
@@ -98,13 +98,13 @@ export class NodeMachine implements NodeMachineApi {
   #sockets: readonly NodeSocket[] = []
   #coordinator: readonly Endpoint[] = []
   #lease: Uint8Array | undefined
-  /** Of the last lease that came. */
+  /** Addresses of the last lease. */
   #addresses: Pick<Lease, 'v6' | 'v4'> | undefined
   #registered = false
   /** Why not, as it was reported. */
   #trouble: string | undefined
   #registering = false
-  /** Peers are directed anew once the registration under way is done: this node moved. */
+  /** This node moved: new directions for all peers are requested once the current registration is done. */
   #moved = false
   #registerAt = NEVER
   #keepAliveAt = NEVER
@@ -122,7 +122,7 @@ export class NodeMachine implements NodeMachineApi {
       key,
       send: (bytes, { socket, to }) => this.#emit({ type: 'send', socket, to, bytes }),
       onMessage: (message, way, now) => this.#message(message, way, now),
-      // A session that replaces one says that the coordinator has forgotten us, or will soon.
+      // A session that replaces another one: the coordinator has lost our state, or will soon.
       onOpened: (type, now) => {
         if (type !== Type.REGISTRATION_REQUEST && !this.#registering) this.#register(now)
       },
@@ -199,12 +199,12 @@ export class NodeMachine implements NodeMachineApi {
 
   resolve(name: string, now: number): void {
     if (!isFullName(name) || name === this.#own) {
-      this.#refuse(name, Status.UNKNOWN_NAME, 'not a full name of another node')
+      this.#refuse(name, Status.UNKNOWN_NAME, 'not the full name of another node')
       return
     }
     if (this.#sought.has(name)) return
     if (this.#sought.size >= MAX_SOUGHT) {
-      this.#refuse(name, Status.TOO_MANY, 'too many names are being sought')
+      this.#refuse(name, Status.TOO_MANY, 'too many names are being resolved')
       return
     }
     const sought = { since: now, asked: false }
@@ -233,8 +233,8 @@ export class NodeMachine implements NodeMachineApi {
   }
 
   /**
-   * Packets are going by the relay. NATs and networks change, and tunnel requests may have missed each other: now and then both
-   * nodes are directed anew and ask all candidates again (Fig. 8).
+   * Packets use the relay. NATs and networks change, and tunnel requests may have missed each other: from time to time
+   * both nodes get a new direction and ask all candidates again (Fig. 8).
    */
   noteRelayed(peer: string, now: number): void {
     if (!this.#pairs.has(peer)) return
@@ -298,7 +298,7 @@ export class NodeMachine implements NodeMachineApi {
     if (this.#keepAliveAt <= now) this.#keepAlive(now)
   }
 
-  /** The coordinator knows where this node is now: what it directs reaches us. */
+  /** The coordinator knows this node's current location, so its directions arrive. */
   get #located(): boolean {
     return this.#registered && !this.#registering && !this.#moved
   }
@@ -397,7 +397,7 @@ export class NodeMachine implements NodeMachineApi {
     }
   }
 
-  /** The lease, if it says what this node is. */
+  /** The decoded lease, if it is this node's. */
   #ownLease(bytes: Uint8Array): Lease | undefined {
     const { crypto, wall } = this.#parts
     const { credentials, publicKey } = this.#init
@@ -409,7 +409,7 @@ export class NodeMachine implements NodeMachineApi {
     return hasVirtualAddresses(lease.value) ? lease.value : undefined
   }
 
-  /** Returns a challenge from where it came to: the coordinator then takes this address for ours. */
+  /** Returns a challenge from the address it arrived at: the coordinator then takes this address as ours. */
   #echo(echo: Uint8Array, now: number, then: (now: number) => void = () => {}): void {
     this.#step(this.#own, this.#dc, Type.KEEP_ALIVE, now)
     this.#asker.request({ type: Type.KEEP_ALIVE, echo }, ECHO_MS, (_answer, _way, at) => then(at), now)
@@ -491,14 +491,14 @@ export class NodeMachine implements NodeMachineApi {
       return Status.NOT_ALLOWED
     const lease = message.lease && this.#peerLease(name, message.lease, message.zoneKey)
     if (lease === undefined) {
-      this.#log('warn', `a direction to ${name} came with a lease that its zone has not signed; not followed`)
+      this.#log('warn', `a direction to ${name} had a lease that its zone has not signed; ignored`)
       return Status.LEASE_REFUSED
     }
     let pair = this.#pairs.get(name)
     if (pair?.transaction === message.transaction) return Status.DONE
     if (!this.#sought.has(name) && pair === undefined && !this.#unasked.take(now)) return Status.TOO_MANY
     if (this.#collides(lease)) {
-      this.#log('warn', `a direction to ${name} came with an address that is another's; not followed`)
+      this.#log('warn', `a direction to ${name} had an address of another node; ignored`)
       return Status.LEASE_REFUSED
     }
     const asked = this.#sought.delete(name)
@@ -509,7 +509,10 @@ export class NodeMachine implements NodeMachineApi {
     const leads = compare(this.#init.publicKey, lease.publicKey) < 0
     const direction = { lease, route, candidates, relays }
     if (pair !== undefined && !equal(pair.row.publicKey, lease.publicKey))
-      this.#log('warn', `${name} has another key than before: it logged in anew, or somebody else did`)
+      this.#log(
+        'warn',
+        `${name} has another key than before: it, or somebody else with its password, logged in again`,
+      )
     if (pair === undefined || !equal(pair.pairKey, pairKey) || pair.leads !== leads) {
       if (pair !== undefined) this.forget(name, now)
       else if (this.#pairs.size >= MAX_PAIRS) this.#forgetOldest(now)
@@ -588,7 +591,7 @@ export class NodeMachine implements NodeMachineApi {
   }
 }
 
-/** What follows the first label. */
+/** The part after the first label. */
 function zoneOf(name: string): string {
   return name.slice(name.indexOf('.') + 1)
 }

@@ -1,7 +1,7 @@
 /**
- * One peer of a node: the row of the tunnel table (NT-35) and what finds its ways: bindings at the relay, tunnel requests to
- * its candidates, and what becomes of both when this end's sockets change. Ways go to the tunnel, which proves and watches
- * them itself.
+ * One peer of a node: the row of the tunnel table (NT-35) and the search for ways: bindings at the relay, tunnel requests
+ * to the peer's candidates, and updates of both when this end's sockets change. Ways are passed to the tunnel, which
+ * proves and monitors them itself.
  */
 
 import { kindOf } from '../../core/address.ts'
@@ -21,7 +21,7 @@ import { mayBeHost } from './virtual.ts'
 const MAX_WAYS = 8
 /** Channels of a pair at a time: the one in use and the one that a handover asked for. */
 const MAX_CHANNELS = 2
-/** Directions a second that nobody here asked for and after which candidates are asked, and at once. */
+/** Max rate (per second) and burst of unrequested directions that cause candidates to be asked. */
 const UNASKED_RATE = 0.5
 const UNASKED_BURST = 5
 const NEVER = Number.POSITIVE_INFINITY
@@ -106,8 +106,8 @@ export class Pair {
   }
 
   /**
-   * A direction for this pair: its relay is bound, its candidates are asked. Who directs this node again and again unasked
-   * has them asked no more often than the bucket says.
+   * A direction for this pair: binds its relay, asks its candidates. Repeated unrequested directions ask no more often
+   * than the bucket allows.
    */
   direct(direction: PairDirection, sockets: readonly NodeSocket[], asked: boolean, now: number): void {
     this.#direction = direction
@@ -118,7 +118,7 @@ export class Pair {
     if (asked || this.#unasked.take(now)) this.#ask(now)
   }
 
-  /** Sockets as they are now; `gone` are those that were there before. */
+  /** Sets the current sockets; `gone` are those that were closed. */
   setSockets(sockets: readonly NodeSocket[], gone: ReadonlySet<number>, now: number): void {
     const before = new Set(this.#sockets.map(({ socket }) => socket))
     const fresh = sockets.filter(({ socket }) => !before.has(socket))
@@ -152,7 +152,7 @@ export class Pair {
     return this.#bindings.has(channel)
   }
 
-  /** The tunnel's paths are dead: everything is tried anew while a direction is on its way. */
+  /** The tunnel's paths are dead: tries everything again while a new direction is requested. */
   retry(now: number): void {
     for (const binding of this.#bindings.values()) {
       const best = this.#socketFor(binding.side.endpoint)

@@ -1,9 +1,11 @@
 /**
- * The relay (NT-24, NT-25, paper §2.4): channels ordered by the coordinator, the addresses bound to their sides, limits and expiry.
- * Sans-I/O: the worker forwards by what `find` gives, and hands datagrams that begin with `N` to `handleBind`.
+ * The relay (NT-24, NT-25, paper §2.4): channels ordered by the coordinator, the addresses bound to their sides, limits
+ * and expiry. Sans-I/O: the worker forwards by the result of `find`, and passes datagrams that begin with `N` to
+ * `handleBind`.
  *
- * A side sends to an address that the coordinator has proven, or that returned a token; nothing else of a stranger's
- * makes an entry or an answer. Where there are no more channels, or ports of a node, whose account has most pays.
+ * A side sends to an address that the coordinator has proven, or that has returned a token; strangers' datagrams
+ * otherwise create no entry and get no answer. When no channels, or no ports of a node, are left, the account with most
+ * of them loses one.
  */
 import type { Endpoint } from '../../core/endpoint.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
@@ -37,12 +39,12 @@ export interface Side {
   readonly node: bigint
   /** The other side of its channel. */
   other?: Side
-  /** What the coordinator has proven. */
+  /** Address that the coordinator has proven. */
   proven: Endpoint | undefined
   bound: Endpoint | undefined
-  /** Of the RELAY_BIND that bound it; 0: the coordinator's word did. */
+  /** Counter of the RELAY_BIND that bound the address; 0: bound by the coordinator's order. */
   counter: number
-  /** What came from its node. */
+  /** Packets received from its node. */
   packets: number
   bytes: number
 }
@@ -50,7 +52,7 @@ export interface Side {
 export interface Channel {
   readonly id: number
   readonly pair: string
-  /** Of the node that asked for it. */
+  /** Account of the node that asked for it. */
   readonly account: string
   readonly sides: readonly [Side, Side]
   usedAt: number
@@ -58,11 +60,11 @@ export interface Channel {
   seen: number
 }
 
-/** What the coordinator orders; sides are those of the node that asked and of the other. */
+/** An order of the coordinator; sides are those of the asking node and of the other. */
 export interface Order {
   readonly pair: string
   readonly another: boolean
-  /** Of the node that asked. */
+  /** Account of the asking node. */
   readonly account: string
   readonly sides: readonly [SideOrder, SideOrder]
 }
@@ -99,7 +101,7 @@ export class Relay {
     return this.#channels.values()
   }
 
-  /** Steps 17 and 18: a channel for the pair, the one that there is unless `another` is wanted. Undefined: none is to be had. */
+  /** Steps 17 and 18: a channel for the pair; an existing one unless `another` is set. Undefined: none is available. */
   order({ pair, another, account, sides }: Order, now: number): readonly [RelaySide, RelaySide] | undefined {
     const there = this.#byPair.get(pair) ?? []
     const known = there.at(-1)
@@ -145,7 +147,7 @@ export class Relay {
     return [this.#told(channel, channel.sides[0]), this.#told(channel, channel.sides[1])]
   }
 
-  /** Where a datagram that came to this port from this source goes on. */
+  /** Where to forward a datagram that arrived on this port from this source. */
   find(port: number, source: Endpoint): Target | undefined {
     return this.#bySource.get(sourceKey(port, source))
   }
@@ -192,8 +194,8 @@ export class Relay {
   }
 
   /**
-   * Makes room among these: of the account that has most of them, unless that is this one, the channel unused for longest
-   * ends. So who takes more than a share pays for it, and nobody else.
+   * Makes room among these channels: of the account that has most of them, the least recently used one ends; none if that
+   * is the account that asks. So an account that takes more than its share displaces only its own.
    */
   #displace(among: ReadonlyMap<number, Channel>, account: string): boolean {
     const counts = new Map<string, number>()
@@ -223,7 +225,7 @@ export class Relay {
     }
   }
 
-  /** The coordinator's word counts until the node itself has bound an address. */
+  /** The address proven by the coordinator is used until the node itself has bound one. */
   #prove(side: Side, proven: Endpoint | undefined): void {
     side.proven = proven
     if (proven !== undefined && side.counter === 0) this.#bind(side, proven)
@@ -233,7 +235,7 @@ export class Relay {
     if (side.bound !== undefined && sameEndpoint(side.bound, to)) return
     this.#unbind(side)
     const key = sourceKey(side.port, to)
-    // The address was another side's before: whoever binds it now has it.
+    // The address was bound to another side before: the latest binding wins.
     const before = this.#bySource.get(key)
     if (before !== undefined) before.from.bound = undefined
     const target = { from: side, to: side.other! }

@@ -19,7 +19,7 @@ export interface RouteChoice {
   readonly reason: string
 }
 
-/** What is known of a node from where its datagrams come from and what it says of its interfaces. */
+/** What is known of a node from its observed source address and its reported interfaces. */
 export function reachOf({ observed, hosts }: Pick<Location, 'observed' | 'hosts'>): ReadonlySet<Reach> {
   const reach = new Set<Reach>()
   const own = hosts.map(({ endpoint }) => endpoint.address)
@@ -27,7 +27,7 @@ export function reachOf({ observed, hosts }: Pick<Location, 'observed' | 'hosts'
   const isGlobal = isOwn && isRouted(observed.address)
   if (observed.address.length === 4) reach.add(isGlobal ? 'global4' : 'private4')
   else reach.add(isGlobal ? 'global6' : 'private6')
-  // Of the other family the coordinator has seen nothing: an address that the Internet routes is taken at its word, and tried.
+  // The coordinator has not observed the other family: a reported public address is assumed to work, and tried.
   for (const address of own) {
     if (address.length === observed.address.length) continue
     if (address.length === 16 && isRouted(address)) reach.add('global6')
@@ -36,7 +36,7 @@ export function reachOf({ observed, hosts }: Pick<Location, 'observed' | 'hosts'
   return reach
 }
 
-/** Those that a NAT or a border stands before; networks for documentation are routed where people rehearse. */
+/** Kinds of address behind a NAT or a border router; documentation networks are routed in test set-ups. */
 const INSIDE: readonly AddressKind[] = [
   ...(['private', 'shared', 'unique-local', 'link-local', 'loopback'] as const),
   ...(['unspecified', 'multicast', 'broadcast', 'reserved'] as const),
@@ -53,15 +53,15 @@ export function chooseRoute(
 ): RouteChoice {
   const a = reachOf(mn)
   const b = reachOf(cn)
-  if (wantsRelay) return relayed('the direct route did not come about')
+  if (wantsRelay) return relayed('the direct route did not work')
   if (a.has('global4') && (b.has('global4') || b.has('private4')))
     return b.has('global4')
       ? direct('both have global IPv4 addresses', 'mn')
-      : direct('the one that asks has a global IPv4 address', 'cn')
-  if (a.has('private4') && b.has('global4')) return direct('the other has a global IPv4 address', 'mn')
+      : direct('the initiator has a global IPv4 address', 'cn')
+  if (a.has('private4') && b.has('global4')) return direct('the responder has a global IPv4 address', 'mn')
   if (a.has('global6') && b.has('global6')) return relayed('IPv6: firewalls are opened from both ends')
   if (a.has('private4') && b.has('private4')) return relayed('both are behind NATs')
-  return relayed('they have no family in common that is known to work')
+  return relayed('they have no common address family that is known to work')
 }
 
 function direct(reason: string, starts: 'mn' | 'cn'): RouteChoice {

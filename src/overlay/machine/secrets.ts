@@ -1,6 +1,6 @@
 /**
- * What is derived from the keys that two ends hold (docs/wire/overlay.md, Datagrams): keys of MACs by their label, keys of a
- * sealed session, tag and keys of the CHECKs of a pair. KDF is HKDF over BLAKE2s with the held key as chaining key.
+ * Keys derived from the keys that two ends share (docs/wire/overlay.md, Datagrams): MAC keys by their label, keys of a
+ * sealed session, tag and keys of the CHECKs of a pair. KDF is HKDF over BLAKE2s with the shared key as chaining key.
  */
 import { concat } from '../../core/bytes.ts'
 import { kdf, type TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
@@ -14,7 +14,7 @@ export function macKey(crypto: TunnelCrypto, key: Uint8Array, label: MacLabel): 
   return kdf(crypto, key, ascii(label), 1)[0]
 }
 
-/** The session of salts a and b: what the asker seals with, and what the answerer seals with. */
+/** Keys of the session with salts a and b: the asker's sending key, and the answerer's. */
 export function sessionKeys(
   crypto: TunnelCrypto,
   key: Uint8Array,
@@ -28,7 +28,7 @@ export function sessionKeys(
 export interface CheckKeys {
   /** 8 bytes: which pair. */
   readonly tag: Uint8Array
-  /** What the leader of the pair seals with, and what the other does. */
+  /** Sending keys of the pair's leader, and of the other node. */
   readonly leader: Uint8Array
   readonly follower: Uint8Array
 }

@@ -1,7 +1,7 @@
 /**
- * What a coordinator, and through it a peer, may name to a node. A zone gives out private addresses alone: no lease draws what
- * goes to the Internet, to this host itself or to its links into the overlay. And datagrams go to hosts of networks alone:
- * never to this host itself, to all hosts of a link, or to nobody.
+ * Addresses that a coordinator, or through it a peer, may give to a node. Virtual addresses must be private, so that no
+ * lease draws traffic for the Internet, this host or its links into the overlay. Datagrams go only to unicast addresses
+ * of other hosts, never to this host itself, to broadcast or multicast, or to the unspecified address.
  */
 import { type AddressKind, kindOf } from '../../core/address.ts'
 import type { Endpoint } from '../../core/endpoint.ts'

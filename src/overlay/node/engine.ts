@@ -39,9 +39,9 @@ const FOLLOWER_IDS = [128, 254] as const
 const MAX_PATHS = 6
 /** A path that has been dead for so long while another works is closed (ms). */
 const DEAD_MS = 30_000
-/** Between probes of a path that stands by (ms): a NAT's mapping lives longer. */
+/** Interval between probes of a standby path (ms), shorter than the lifetime of NAT mappings. */
 const STANDBY_MS = 10_000
-/** Without a path for so long although packets are for it, a peer is directed anew (ms). */
+/** When packets for a peer have had no path for this long (ms), a new direction is requested. */
 const NO_PATH_MS = 400
 /** Packets count as wanting a path for so long (ms). */
 const WANTED_MS = 60_000
@@ -323,7 +323,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       const peer: Known = {
         ...{ name, publicKey, v6, leads, pairKey, relays: new Set<string>() },
         ...(v4 !== undefined && { v4 }),
-        ...{ slot: Verdict.PARK, reason: 'no way has answered yet', since: now },
+        ...{ slot: Verdict.PARK, reason: 'no path has answered yet', since: now },
       }
       const added = this.tunnel.addPeer(
         peer,
@@ -359,7 +359,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (kind === 'relay') peer.relays.add(endpointKey(remote))
     this.#changed.add(index)
     if (!open) return
-    // It works now: what is dead there begins anew, with a new name.
+    // It works now: dead paths are removed and opened again with new path ids.
     for (const path of this.#pathsOf(index))
       if (path.socket === socket && sameEndpoint(path.remote, remote) && !this.#keeps(path, peer.leads))
         this.tunnel.machine.removePath(path.slot, now)
@@ -402,7 +402,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     return usable(path.state) || (isOwn(path, leads) && path.state.name !== 'down')
   }
 
-  /** Of two paths between the same two sockets one is enough: the one that works, else the leader's. */
+  /** Of two paths between the same two sockets one is enough: keeps the one that works, else the leader's. */
   #settle(index: number, now: number): void {
     const peer = this.tunnel.peers.at(index)
     if (peer === undefined) return
@@ -418,7 +418,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     }
   }
 
-  /** The path that packets for the peer take from now on. */
+  /** Chooses the path for the peer's packets. */
   #choose(index: number, now: number): void {
     const peer = this.tunnel.peers.at(index)
     if (peer === undefined) return
@@ -455,7 +455,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     return `${this.#accessOf(path.socket) || 'gone'} (${this.#kindOf(index, path)})`
   }
 
-  /** Peers without a path that packets are for, and paths that have been dead for long beside one that works. */
+  /** Handles peers with packets but no path, and paths that have long been dead beside one that works. */
   #look(now: number): void {
     this.#lookAt = NEVER
     const { machine, peers } = this.tunnel
@@ -518,6 +518,6 @@ function compareRanks(a: readonly number[], b: readonly number[]): number {
 }
 
 function reasonFor(kind: RouteKind, working: number): string {
-  if (kind === 'relay') return working === 1 ? 'only the relay is reached' : 'no direct way works'
+  if (kind === 'relay') return working === 1 ? 'only the relay can be reached' : 'no direct path works'
   return kind === 'lan' ? 'the peer is in the same local network' : 'a direct way works'
 }

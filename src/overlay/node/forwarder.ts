@@ -1,7 +1,7 @@
 /**
- * Which path a packet between virtual addresses takes: the tunnel table (NT-35) as the datapath asks it. A destination names
- * the peer; the engine says which of its paths is in use. Peers of earlier runs have addresses here and no tunnel yet: a packet
- * for one waits, and its name is asked for.
+ * Chooses the path of a packet between virtual addresses: the tunnel table (NT-35), queried by the datapath. The
+ * destination identifies the peer; the engine sets which of its paths is in use. Peers of earlier runs have addresses
+ * here and no tunnel yet: a packet for one waits while its name is resolved.
  */
 import { LpmTable } from '../../core/address.ts'
 import { addressLength, sourceAt, transportOf } from '../../core/ip.ts'
@@ -12,7 +12,10 @@ import type { NodePeer } from './protocol.ts'
 const MAX_DORMANT = 2048
 
 export class OverlayForwarder implements Forwarder {
-  /** `foreign`: with a source that is not this node's; `spoofed`: the same of a peer's, or not for this node. */
+  /**
+   * `foreign`: sent from a source that is not this node's; `spoofed`: received from a source that is not the peer's, or
+   * not for this node.
+   */
   counts = { unroutable: 0, foreign: 0, spoofed: 0 }
   /** Names of peers without a tunnel that packets are for. */
   readonly wanted = new Set<string>()
@@ -61,7 +64,7 @@ export class OverlayForwarder implements Forwarder {
     for (const address of addressesOf(peer)) this.#peers.remove(whole(address))
   }
 
-  /** The path that packets for the peer take; PARK: none works. */
+  /** Sets the path for the peer's packets; PARK: none works. */
   setSlot(index: number, slot: number): void {
     this.#slots[index] = slot
   }

@@ -1,8 +1,8 @@
 /**
- * The overlay's names for the programs of this machine: a name server on the node's own virtual address. A question for a name
- * of the zone asks for a direction and is answered with the node's virtual addresses (Fig. 5 steps 1–2); any other
- * question goes on to the servers that this machine had, as it stands. Only programs of this machine are answered: peers, and
- * who is in the same local network, can send to the address too, and get a refusal of the size of their question.
+ * A name server for the programs of this machine, on the node's own virtual address. A query for a name of the zone
+ * requests a direction and is answered with the node's virtual addresses (Fig. 5 steps 1–2). Other queries are forwarded
+ * unchanged to the machine's previous servers. Queries from other machines (peers, the local network) get REFUSED, no
+ * longer than the query.
  */
 import { createSocket, type Socket } from 'node:dgram'
 import { createConnection, createServer, type Server, type Socket as Stream } from 'node:net'
@@ -36,7 +36,7 @@ export interface LocalDnsParts {
   readonly lookup: (name: string) => Promise<NodePeer | undefined>
   /** Whether a name is one of the overlay's. */
   readonly covers: (name: string) => boolean
-  /** Who is asked for all others, as text. */
+  /** Servers for all other names, as text. */
   readonly upstream: () => readonly string[]
   readonly report: (message: string) => void
   /** Of this server and those that it asks. Default: 53. */
@@ -52,7 +52,7 @@ export class LocalDns {
   readonly #streams = new Set<Stream>()
   #own = 0
   #forwarded = 0
-  /** Questions that go on to other servers, by what they ask. */
+  /** Queries forwarded to other servers, by content. */
   readonly #same = new Map<string, number>()
   #addresses: ReadonlySet<string> = new Set()
   #addressesAt = Number.NEGATIVE_INFINITY
@@ -73,7 +73,7 @@ export class LocalDns {
       try {
         await this.#listenOn(address)
       } catch (error) {
-        this.#parts.report(`names of the overlay are not served on ${address}: ${(error as Error).message}`)
+        this.#parts.report(`cannot answer names of the overlay on ${address}: ${(error as Error).message}`)
       }
     }
   }
@@ -175,8 +175,8 @@ export class LocalDns {
   }
 
   /**
-   * The question as it stands to the servers in turn. The first answer counts; a refusal counts where there is no answer. A
-   * server that asks here in its turn does not make a circle: the same question is asked so many times at once.
+   * Forwards the query to the servers in turn. The first answer wins; a refusal is used only if there is no answer. To
+   * break loops with a server that forwards to us, the number of identical queries in progress is limited.
    */
   async #forward(bytes: Uint8Array, question: Question, stream: boolean): Promise<Uint8Array> {
     const key = `${question.type} ${question.name}`

@@ -1,6 +1,6 @@
 /**
- * Logs in at an account server (NT-28, Fig. 4 steps 2–8; docs/wire/overlay.md, Account server): HTTPS with the server's
- * certificate checked as a browser would, or pinned. What the server says is checked before it is kept.
+ * Logs in at an account server (NT-28, Fig. 4 steps 2–8; docs/wire/overlay.md, Account server): HTTPS; the server's
+ * certificate is verified as by a browser, or pinned. The response is validated before it is stored.
  */
 import { request } from 'node:https'
 import type { TLSSocket } from 'node:tls'
@@ -42,15 +42,14 @@ export async function logIn(asked: LoginRequest): Promise<Login> {
   const value = jsonIn(text)
   if (status !== 200) {
     const said = refusal.safeParse(value)
-    const reason = said.success ? said.data.error.message : `it answers with status ${status}`
+    const reason = said.success ? said.data.error.message : `it answered with status ${status}`
     throw new GodwitError('LOGIN_REFUSED', `${server}: ${reason}`, {
       hint:
         status === 429 ? 'wait a minute, then try again' : 'check account, password and the name of the node',
     })
   }
   const parsed = granted.safeParse(value)
-  if (!parsed.success)
-    throw new GodwitError('LOGIN_FAILED', `${server} answers with something else than a login`)
+  if (!parsed.success) throw new GodwitError('LOGIN_FAILED', `${server} does not answer as an account server`)
   return { version: 1, ...parsed.data, private_key: encodeKey(privateKey), server, account }
 }
 
@@ -102,7 +101,7 @@ function post(
       socket.once('secureConnect', () => {
         const shown = (socket as TLSSocket).getPeerCertificate().raw
         if (pin !== undefined && (shown === undefined || pinOf(shown) !== pin))
-          fail('another certificate than --pin says; nothing was sent')
+          fail('its certificate does not match --pin; nothing was sent')
         else call.end(body)
       }),
     )

@@ -1,7 +1,7 @@
 /**
- * What login gave, kept in the state's folder for the daemon: the name, the key shared with the coordinator, where that is,
- * the zone's key; and this node's own key, which never leaves it. Beside it what the daemon remembers: its lease and the
- * peers it has met.
+ * The result of a login, stored in the state folder for the daemon: the name, the key shared with the coordinator, the
+ * coordinator's address, the zone's key, and this node's own private key, which never leaves it. Stored beside it: the
+ * lease and the known peers.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import * as z from 'zod'

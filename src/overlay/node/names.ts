@@ -1,7 +1,7 @@
 /**
- * How the programs of this machine come to the overlay's names: the local name server, and whoever keeps this machine's name
- * servers is told of it. systemd-resolved asks here for the zone alone; the others ask here for everything, and what is not the
- * overlay's goes on to the servers that they had.
+ * Makes the overlay's names resolvable on this machine: runs the local name server and registers it. systemd-resolved
+ * sends it only queries for the zone; the other resolvers send all queries, and it forwards those for other names to the
+ * machine's previous servers.
  */
 import type { SystemServers } from '../../access/names/index.ts'
 import type { Recorder } from '../../core/mechanism.ts'
@@ -21,11 +21,11 @@ export interface NodeNamesParts {
 
 export interface NodeNamesInit {
   readonly keeper: NamesKeeper | 'auto'
-  /** What names of the overlay end in. */
+  /** Suffix of the overlay's names. */
   readonly zone: string
 }
 
-/** The keeper writes its file anew when the networks change (ms). */
+/** Interval (ms) at which the file is checked, because its manager rewrites it when networks change. */
 const LOOK_MS = 5_000
 
 export class NodeNames {
@@ -97,7 +97,10 @@ export class NodeNames {
   #look(address: string): void {
     try {
       if (this.#parts.file.set(address))
-        this.#parts.recorder.log('info', 'another program wrote /etc/resolv.conf; our line is in it again')
+        this.#parts.recorder.log(
+          'info',
+          'another program wrote /etc/resolv.conf; godwit added its line again',
+        )
     } catch (error) {
       this.#parts.recorder.log('debug', `names: ${(error as Error).message}`)
     }

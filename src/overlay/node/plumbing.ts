@@ -1,8 +1,8 @@
 /**
- * What a node makes in the kernel: the virtual interface with its virtual addresses, and a route to each virtual address of a
- * peer. The routes are in a table of their own that is looked up before others, and hold whole addresses only: of what others
- * route nothing changes but the way to those. An address that this machine or its router has already, or that the firewall of
- * another VPN drops, is not used: peers are reached at their other one.
+ * Kernel state of a node: the virtual interface with its virtual addresses, and a host route to each virtual address of a
+ * peer. The routes are in a table of their own that is looked up before others, so nothing else changes about routing. An
+ * address that this machine or its router already has, or that the firewall of another VPN drops, is not used: peers stay
+ * reachable at their other one.
  */
 import { contains, formatAddress, kindOf, type Prefix, parseAddress } from '../../core/address.ts'
 import { type Ledger, MAIN_TABLE, MARK_MASK } from '../../linux/ledger.ts'
@@ -29,7 +29,7 @@ export class NodePlumbing {
   readonly #ledger: Ledger
   #own: readonly Uint8Array[] = []
   #peers = new Set<string>()
-  /** What stands in the way of addresses, as last found. */
+  /** Obstacles to addresses, as last found. */
   #others: readonly Other[] = []
 
   constructor(rtnl: Rtnl, sysctls: Sysctls, init: { readonly device: string; readonly ledger: Ledger }) {
@@ -66,10 +66,11 @@ export class NodePlumbing {
       const bytes = add(address, `${link} has it`)
       if (bytes === undefined || prefixLength !== 32 || kinds.get(link) !== 'tun') continue
       if (kindOf(bytes) === 'shared')
-        others.push({ prefix: SHARED, why: `the firewall of the VPN on ${link} drops it` })
+        others.push({ prefix: SHARED, why: `the firewall of the VPN on ${link} drops its packets` })
     }
     for (const { to, via } of this.#rtnl.routes({ table: MAIN_TABLE }))
-      if (via !== undefined && to.startsWith('default')) add(via, 'the router of this network has it')
+      if (via !== undefined && to.startsWith('default'))
+        add(via, 'the router of this network has this address')
     this.#others = others
   }
 
@@ -158,7 +159,7 @@ export class NodePlumbing {
   #wantedRules(): RuleSpec[] {
     const { table, bypass, peers, mark } = this.#ledger.overlay
     return ([4, 6] as const).flatMap((family) => [
-      // What carries the tunnels themselves never goes into one.
+      // The tunnels' own packets never enter a tunnel.
       { family, priority: bypass, mark, mask: MARK_MASK, table: MAIN_TABLE },
       { family, priority: peers, table },
     ])

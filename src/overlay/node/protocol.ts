@@ -1,4 +1,6 @@
-/** What the daemon's main thread and a node's engine say to each other beside what all engines do (tunnel/engine/events.ts). */
+/**
+ * Messages between the daemon's main thread and a node's engine, beside those of all engines (tunnel/engine/events.ts).
+ */
 import type { Endpoint } from '../../core/endpoint.ts'
 import type {
   CommonEvent,
@@ -39,24 +41,24 @@ export type NodeCommand =
   | { readonly type: 'coordinator'; readonly endpoints: readonly Endpoint[] }
   /** Peers of earlier runs: a packet for one of them asks for a direction. */
   | { readonly type: 'known'; readonly peers: readonly NodePeer[] }
-  /** Events say what comes of it. */
+  /** Events report the result. */
   | { readonly type: 'resolve'; readonly name: string }
   | { readonly type: 'forget'; readonly name: string }
-  /** What peers are reached over first, before priorities; absent: nothing. */
+  /** The access to use first, before priorities; absent: none. */
   | { readonly type: 'prefer'; readonly access?: string }
   | { readonly type: 'notified'; readonly connected: boolean }
   | { readonly type: 'notification'; readonly bytes: Uint8Array }
 
 export interface OverlayPath extends PathReport {
   readonly kind: RouteKind
-  /** Packets take it now. */
+  /** Packets use it now. */
   readonly used: boolean
 }
 
 export interface PeerReport extends NodePeer {
   readonly publicKey: Uint8Array
   readonly established: boolean
-  /** What packets take now; absent: there is no way. */
+  /** The access in use; absent: there is no way. */
   readonly access?: string
   readonly kind?: RouteKind
   readonly reason: string

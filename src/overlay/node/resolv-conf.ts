@@ -1,6 +1,6 @@
 /**
- * A line in /etc/resolv.conf where nobody keeps that file: this daemon first, with a line above that says so. Both go at the
- * end; what else is in the file stays as it is. It is written in place, because it may be mounted by itself.
+ * Adds this daemon as first name server to /etc/resolv.conf when no program manages that file, with a comment line above.
+ * Both lines are removed at the end; the rest stays. The file is written in place, because it may be a mount of its own.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 
@@ -13,7 +13,7 @@ export class ResolvConf {
   /** `owner`: whose line it is (Ledger.alias). */
   constructor(owner: string, path = '/etc/resolv.conf') {
     this.#path = path
-    this.#mark = `# ${owner}: names of the overlay; taken out when the daemon ends`
+    this.#mark = `# ${owner}: names of the overlay; removed when the daemon stops`
   }
 
   /** The name servers that the file names beside ours. */

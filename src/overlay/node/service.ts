@@ -59,7 +59,7 @@ import type {
 } from './protocol.ts'
 
 export interface NodeInit {
-  /** Why it cannot start: nobody has logged in. It can still clean up. */
+  /** Why it cannot start: no login yet. It can still clean up. */
   readonly missing?: GodwitError
   readonly device: string
   readonly privateKey: Uint8Array
@@ -71,7 +71,7 @@ export interface NodeInit {
   /** MTU of the device; absent: the largest that one of its paths carries. */
   readonly mtu?: number
   readonly mark: number
-  /** Patterns of interfaces, the most preferred first. */
+  /** Patterns of interfaces, most preferred first. */
   readonly accesses: readonly string[]
 }
 
@@ -95,7 +95,7 @@ export interface NodeComponents {
   readonly startEngine?: StartEngine
 }
 
-/** A name that nobody answers for is given up then (ms). */
+/** Time limit for resolving a name (ms). */
 const RESOLVE_MS = 12_000
 /** Steps of the conversation that are kept for `trace`. */
 const MAX_STEPS = 2_000
@@ -191,7 +191,7 @@ export class NodeService implements Mechanism {
     const { plumbing, monitor, protect } = this.#parts
     const { mtu, coordinator } = this.#init
     if (this.#init.missing !== undefined) throw this.#init.missing
-    // The machine may have lost its power while names were asked of us: nobody answers there now.
+    // After a power cut, resolv.conf may still name this daemon's server, which is not running yet.
     this.#names.cleanUp()
     try {
       await this.#tunnel.start()
@@ -314,13 +314,13 @@ export class NodeService implements Mechanism {
     for (const name of [...this.#waiting.keys()]) this.#settle(name, (each) => each.reject(error))
   }
 
-  /** NT-29 for people: waits for the way, and says which it is. */
+  /** NT-29 for people: waits for a way, and reports which one it is. */
   async #resolved(text: string): Promise<object> {
     const name = this.#fullName(text)
     const peer = await this.#ask(name)
     if (peer === undefined)
       throw new GodwitError('NAME_UNKNOWN', `there is no node ${name}`, {
-        hint: 'the name of a node ends in its zone; `godwit overlay peers` lists those met',
+        hint: 'the name of a node ends in its zone; `godwit overlay peers` lists known nodes',
       })
     for (let i = 0; i < 100; i++) {
       const report = this.#reports.find((each) => each.name === name)
@@ -366,7 +366,7 @@ export class NodeService implements Mechanism {
         break
       case 'unregistered':
         if (this.#trouble !== event.reason)
-          recorder.log('warn', `${event.reason}; tunnels that stand go on, other names cannot be resolved`)
+          recorder.log('warn', `${event.reason}; existing tunnels continue, other names cannot be resolved`)
         this.#trouble = event.reason
         break
       case 'directed':
@@ -417,10 +417,10 @@ export class NodeService implements Mechanism {
       for (const conflict of addresses.map((each) => plumbing.conflict(each)))
         if (conflict !== undefined && !this.#conflicts.has(conflict)) {
           this.#conflicts.add(conflict)
-          recorder.log('warn', `${conflict}; peers are reached at their IPv6 addresses`)
+          recorder.log('warn', `${conflict}; peers stay reachable at their IPv6 addresses`)
         }
     } catch (error) {
-      recorder.log('warn', `the lease could not be put to use: ${(error as Error).message}`)
+      recorder.log('warn', `the lease could not be applied: ${(error as Error).message}`)
     }
     if (!first) return
     const text = addresses.map(formatAddress).join(' ')
@@ -451,7 +451,7 @@ export class NodeService implements Mechanism {
       plumbing.setPeers(list.flatMap(addressesOf))
       keepPeers(list)
     } catch (error) {
-      recorder.log('warn', `a peer could not be put to use: ${(error as Error).message}`)
+      recorder.log('warn', `a peer could not be added: ${(error as Error).message}`)
     }
   }
 
@@ -553,9 +553,9 @@ export class NodeService implements Mechanism {
     const used = this.#paths.find((path) => path.used && path.peer === peer?.name)
     const reason =
       peer === undefined
-        ? 'the destination is not the virtual address of a node that was met'
+        ? 'the destination is not the virtual address of a known node'
         : used === undefined
-          ? `there is no way to ${peer.name} now`
+          ? `there is no path to ${peer.name} now`
           : `${peer.name} has the address; ${peer.reason}`
     return {
       mechanism: this.name,
@@ -613,7 +613,7 @@ export class NodeService implements Mechanism {
       ...counters,
       {
         name: 'godwit_overlay_registered',
-        help: 'Whether the coordinator knows where this node is.',
+        help: 'Whether the coordinator knows the location of this node.',
         type: 'gauge' as const,
         value: registered,
       },
@@ -638,7 +638,7 @@ export class NodeService implements Mechanism {
           addresses: addressesOf(peer).map(formatAddress),
           way: report?.kind ?? null,
           access: report?.access ?? null,
-          reason: report?.reason ?? this.#refused.get(peer.name) ?? 'not asked for since the start',
+          reason: report?.reason ?? this.#refused.get(peer.name) ?? 'not used since the start',
         }
       }),
     }

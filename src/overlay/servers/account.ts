@@ -34,7 +34,10 @@ const RESERVED = ['dc', 'ns', 'www', 'mail', 'localhost']
 export const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 const MAX_BODY = 4096
 const MAX_NODES = 64
-/** Tries a minute: of an account from one source (IPv6: a /64), of a source, and of an account from all that never logged in to it. */
+/**
+ * Max attempts per minute: of an account from one source (IPv6: a /64), of a source, and of an account from all sources
+ * that never logged in to it.
+ */
 const PAIR_TRIES = 10
 const SOURCE_TRIES = 30
 const ACCOUNT_TRIES = 60
@@ -123,8 +126,8 @@ export class AccountServer {
       if (error instanceof Refusal)
         send(response, error.status, { error: { code: error.code, message: error.message } })
       else {
-        this.#init.log(`fault in the account server: ${(error as Error).stack}`)
-        send(response, 500, { error: { code: 'INTERNAL', message: 'a fault of the server' } })
+        this.#init.log(`error in the account server: ${(error as Error).stack}`)
+        send(response, 500, { error: { code: 'INTERNAL', message: 'internal error of the server' } })
       }
     }
   }
@@ -134,7 +137,7 @@ export class AccountServer {
     if (request.method === 'POST' && path === '/v1/login') return this.#login(request)
     if (request.method === 'GET' && path === '/v1/configuration')
       return { zone: this.#init.zone, coordinator: this.#init.coordinator }
-    throw new Refusal(404, 'NOT_FOUND', 'there is nothing here')
+    throw new Refusal(404, 'NOT_FOUND', 'not found')
   }
 
   async #login(request: IncomingMessage): Promise<object> {
@@ -156,7 +159,7 @@ export class AccountServer {
     const full = `${node}.${zone}`
     store.refresh()
     if (RESERVED.includes(node) || !isFullName(full))
-      throw new Refusal(403, 'NAME_TAKEN', `${node} is not for nodes`)
+      throw new Refusal(403, 'NAME_TAKEN', `${node} cannot be the name of a node`)
     const publicKey = Uint8Array.from(Buffer.from(public_key, 'base64'))
     const nodes = store.nodesOf(name)
     // Those that this login replaces.
@@ -218,5 +221,5 @@ async function jsonOf(request: IncomingMessage): Promise<unknown> {
 }
 
 function tooMany(): Refusal {
-  return new Refusal(429, 'TOO_MANY', 'too many tries; wait a minute')
+  return new Refusal(429, 'TOO_MANY', 'too many attempts; wait a minute')
 }

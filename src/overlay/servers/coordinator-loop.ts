@@ -1,6 +1,6 @@
 /**
- * The coordinator in its worker thread: its machine on a UDP socket, with the store. A turn's requests are carried out, then
- * committed together, then answered: what a node was told survives a power cut.
+ * The coordinator in its worker thread: its machine on a UDP socket, with the store. The requests of a turn are
+ * processed, then committed together, then answered, so that acknowledged state survives a power cut.
  */
 
 import { toHex } from '../../core/bytes.ts'
@@ -62,7 +62,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
       try {
         this.#machine.handleDatagram(bytes, from, socket, now)
       } catch (error) {
-        // A fault of this program in what one peer sent: that datagram is dropped, the others go on.
+        // A bug of this program triggered by one message: that datagram is dropped, the others are processed.
         this.onFault(error)
       }
     }
@@ -99,7 +99,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
     this.#faults++
     if (this.#faults > FAULTS_LOGGED) return
     const message = error instanceof Error ? (error.stack ?? error.message) : String(error)
-    this.#post({ type: 'log', level: 'error', message: `fault in the coordinator: ${message}` })
+    this.#post({ type: 'log', level: 'error', message: `error in the coordinator: ${message}` })
   }
 }
 

@@ -32,7 +32,7 @@ export class NameServer {
     this.#udp.on('message', (query, { address, port: to }) => {
       if (!this.#may(address)) return
       const answer = this.#answer(query, 'udp')
-      // What the kernel refuses is lost, as any datagram may be.
+      // An answer that the kernel refuses is lost, as any datagram may be.
       if (answer !== undefined) this.#udp.send(answer, to, address, () => {})
     })
     this.#tcp = createServer((socket) => this.#accept(socket))
@@ -77,7 +77,7 @@ export class NameServer {
     ])
   }
 
-  /** What comes over the rates is not looked at: the thread has other work. */
+  /** Queries beyond the rates are dropped unread, to protect the thread. */
   #may(address: string): boolean {
     const now = performance.now()
     return this.#sources.take(sourceOf(address), now) && this.#all.take(now)

@@ -1,4 +1,4 @@
-/** What the main thread and the workers of the servers say to each other. */
+/** Messages between the main thread and the workers of the servers. */
 import type { CoordinatorInit } from '../machine/coordinator.ts'
 import type { RelaySide, SideOrder } from '../wire/message.ts'
 
@@ -15,7 +15,7 @@ export type CoordinatorCommand =
       readonly id: number
       readonly sides: readonly [RelaySide, RelaySide] | undefined
     }
-  /** The node logged in anew, or was removed. */
+  /** The node logged in again, or was removed. */
   | { readonly type: 'forget'; readonly name: string }
   | { readonly type: 'report' }
 

@@ -140,7 +140,7 @@ export class RelayLoop implements UdpLoopOwner {
   onFault(error: unknown): void {
     this.#counts.faults++
     if (this.#counts.faults > FAULTS_LOGGED) return
-    this.#post({ type: 'log', message: `fault in the relay: ${(error as Error)?.stack ?? String(error)}` })
+    this.#post({ type: 'log', message: `error in the relay: ${(error as Error)?.stack ?? String(error)}` })
   }
 
   #bind(socket: number, batch: ReceiveBatch, i: number, now: number): void {
@@ -213,7 +213,7 @@ export class RelayLoop implements UdpLoopOwner {
     const a = name >>> 2
     for (; entry !== undefined; entry = entry.next) {
       const b = entry.name >>> 2
-      // Family, port, address; flow labels and scopes say nothing.
+      // Family, port, address; flow labels and scopes are ignored.
       if (
         u32[a] === u32[b] &&
         u32[a + 2] === u32[b + 2] &&

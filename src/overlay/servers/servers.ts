@@ -1,6 +1,6 @@
 /**
- * The servers of a zone in one process (paper §2): account server, direction coordinator with its name server, and relay. The
- * coordinator and the relay have a thread each; what they say to each other goes through here.
+ * The servers of a zone in one process (paper §2): account server, direction coordinator with its name server, and relay.
+ * The coordinator and the relay have a thread each; messages between them pass through here.
  */
 import { X509Certificate } from 'node:crypto'
 import { parseAddress, parsePrefix } from '../../core/address.ts'
@@ -180,7 +180,7 @@ export class OverlayServers {
   }
 }
 
-/** What the last lease of the node says. */
+/** Virtual addresses in the node's last lease. */
 function virtualAddresses(store: Store, name: string): readonly Uint8Array[] | undefined {
   const node = store.nodeByName(name)
   if (node === undefined) return undefined
@@ -201,7 +201,7 @@ function certificateOf(settings: ServerSettings, file: (name: string) => string)
   return readCertificate(cert, key, 'certificate of the account server')
 }
 
-/** What nodes pin (`--pin`): SHA-256 of the certificate, base64. Made if it is not there yet. */
+/** The pin for nodes (`--pin`): SHA-256 of the certificate, base64. Creates the certificate if there is none. */
 export function certificatePin(settings: ServerSettings, file: (name: string) => string): string {
   return pinOf(new X509Certificate(certificateOf(settings, file).cert).raw)
 }

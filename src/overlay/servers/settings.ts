@@ -1,6 +1,6 @@
 /**
- * What a server of the overlay is: its zone, where it is reached, its blocks of addresses and its keys. One file in the state's
- * folder, written by `godwit overlay init`; a secret.
+ * Settings of an overlay server: its zone, its endpoint, its address blocks and its keys. One file in the state folder,
+ * written by `godwit overlay init`; secret.
  */
 import { randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
@@ -50,7 +50,7 @@ const settings = z.strictObject({
 
 export type ServerSettings = z.output<typeof settings>
 
-/** Whether nodes take addresses of this block from a zone. */
+/** Whether nodes accept addresses of this block from a zone. */
 export function isBlock(text: string): boolean {
   const prefix = parsePrefix(text)
   if (!prefix.ok) return false
@@ -110,7 +110,7 @@ export function readSettings(path: string): ServerSettings {
   const [issue] = parsed.error.issues
   throw new GodwitError('SETTINGS_INVALID', `${path}: ${issue?.path.join('.') || 'it'} is not valid`, {
     kind: 'usage',
-    hint: 'put back a copy, or correct it: docs/overlay.md',
+    hint: 'restore a copy, or correct it: docs/overlay.md',
   })
 }
 

@@ -1,6 +1,7 @@
 /**
- * Strangers at a TCP server, and what one source may take of it: few connections, few new ones a second, and each for a short
- * time. Where there is no more room, the source that has most connections loses its oldest, so nobody keeps others out.
+ * Limits for unknown clients of a TCP server, per source: number of connections, new connections per second, and
+ * duration. When there is no room, the source with most connections loses its oldest, so that no source can keep others
+ * out.
  */
 import type { Socket } from 'node:net'
 import { TokenBucket } from '../../core/token-bucket.ts'

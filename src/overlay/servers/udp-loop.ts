@@ -1,6 +1,6 @@
 /**
- * The loop of a server's worker thread: UDP sockets over packet memory, a poller, timers, and messages of the main thread.
- * A turn receives what has come, up to a bound on each socket, then lets the owner finish it at once.
+ * The loop of a server's worker thread: UDP sockets over packet memory, a poller, timers, and messages of the main
+ * thread. A turn receives waiting datagrams, up to a limit per socket, then lets the owner process them together.
  */
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { Endpoint } from '../../core/endpoint.ts'
@@ -25,7 +25,7 @@ export interface UdpLoopOwner {
   finishTurn(now: number): void
   nextTimeout(): number | undefined
   handleTimeout(now: number): void
-  /** A fault of this program in one message, command or timer: that one is dropped, the others go on. */
+  /** A bug of this program triggered by one message, command or timer: that one is dropped, the others are processed. */
   onFault(error: unknown): void
 }
 

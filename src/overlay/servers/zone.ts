@@ -30,7 +30,7 @@ const RD = 0x0100
 const CD = 0x0010
 const OPCODE = 0x7800
 const HEADER = 12
-/** What fits without fragments (DNS flag day 2020). */
+/** Max size of an answer without fragments (DNS flag day 2020). */
 const UDP_SIZE = 1232
 const FACTOR = 3
 /** No query is longer: one question, and what EDNS pads it with. */

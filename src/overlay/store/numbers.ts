@@ -1,7 +1,7 @@
 /**
- * Numbers of nodes, from which their virtual addresses follow. Each is given out once, also after an older copy of the database
- * was put back: a file beside it says up to where numbers may have been given out, in blocks, and is written before the first number
- * of a block is used. A database that does not know the last block starts behind it.
+ * Numbers of nodes, which determine their virtual addresses. Each number is assigned once, also after an older copy of
+ * the database was restored: a file beside it records up to which number blocks may have been assigned, and is written
+ * before the first number of a block is used. A database that does not know the last block continues after it.
  */
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -57,8 +57,8 @@ function readReserved(file: string): number | undefined {
     throw error
   }
   if (!/^[1-9][0-9]{0,14}\n$/.test(text))
-    throw new GodwitError('STORE_FAILED', `${file} does not hold a number`, {
-      hint: 'write into it a number above that of every node',
+    throw new GodwitError('STORE_FAILED', `${file} does not contain a number`, {
+      hint: 'write a number into it that is higher than that of every node',
     })
   return Number(text)
 }

@@ -50,7 +50,7 @@ interface LibsqlDatabase extends Omit<Database, 'prepare'> {
   prepare(sql: string): LibsqlStatement
 }
 
-/** libsql takes a single byte array for a list of values: it always gets a list. */
+/** libsql interprets a single byte array as a list of values, so values are always passed as a list. */
 function openLibsql(Libsql: Class<LibsqlDatabase>, file: string): Database {
   const database = new Libsql(file)
   return {
@@ -94,7 +94,7 @@ export function openDatabase(file: string, driver: Driver | undefined = drivers(
   let database: Database | undefined
   try {
     database = driver.open(file)
-    // The answer of a pragma is a row: exec of libsql does not take it.
+    // A pragma returns a row, which exec of libsql does not accept.
     const mode = database.prepare('PRAGMA journal_mode = WAL').get() as { journal_mode?: string } | undefined
     if (mode?.journal_mode !== 'wal') throw new Error('the file system has no shared memory for its log')
     database.exec('PRAGMA synchronous = FULL')

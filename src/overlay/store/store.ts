@@ -1,7 +1,7 @@
 /**
- * Durable state: accounts, nodes with their keys and address leases, who may ask for whom, keys of foreign zones (NT-10, NT-13,
- * NT-16). Writes join one transaction; `commit` writes them to the disk. Whoever answers a request commits first, once for a batch
- * of requests (group commit), so what was acknowledged survives a kill and a power cut.
+ * Durable state: accounts, nodes with their keys and address leases, access lists, keys of foreign zones (NT-10, NT-13,
+ * NT-16). Writes join one transaction; `commit` writes them to the disk. Callers commit before they answer, once for a
+ * batch of requests (group commit), so that acknowledged state survives a kill and a power cut.
  */
 import { toHex } from '../../core/bytes.ts'
 import type { Directory, ZoneKeys } from '../machine/directory.ts'
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS zones (
 ) STRICT, WITHOUT ROWID;
 `
 
-/** Nodes kept in memory until another connection writes: one look-up takes SQLite about 30 µs. */
+/** Max nodes kept in memory until another connection writes: a look-up in SQLite takes about 30 µs. */
 const MAX_CACHED = 100_000
 
 const STATEMENTS = {
@@ -78,7 +78,7 @@ interface NodeRow {
 }
 
 export interface StoreInit {
-  /** The database; `FILE.numbers` stands beside it. */
+  /** The database; `FILE.numbers` is beside it. */
   readonly file: string
   readonly driver?: Driver
   /** Seconds since 1970. */
@@ -135,7 +135,9 @@ export class Store implements Directory {
     this.#counted = false
   }
 
-  /** Nothing of the transaction holds; the next one begins anew. SQLite may have ended it itself, where the disk is full. */
+  /**
+   * Discards the transaction; the next write begins a new one. SQLite may have rolled back by itself if the disk is full.
+   */
   #rollBack(): void {
     this.#forgetNodes()
     this.#open = false
@@ -158,7 +160,7 @@ export class Store implements Directory {
     this.#byKeyId.clear()
   }
 
-  /** What was written of this node is read anew. */
+  /** What was written of this node is read again. */
   #forgetNode(name: string): void {
     const row = this.#byName.get(name)
     this.#byName.delete(name)
@@ -253,7 +255,7 @@ export class Store implements Directory {
   }
 
   setNumber(name: string, number: number): boolean {
-    // One that was taken just now is nobody's.
+    // A number that was just taken is free.
     if (number !== this.#taken) {
       const holder = this.#statements.holder.get(number) as { name: string } | undefined | null
       if (holder != null && holder.name !== name) return false

@@ -1,6 +1,6 @@
 /**
  * The outer forms of signalling datagrams (docs/wire/overlay.md). All begin with `N`, version 1, kind, zero; numbers are
- * big-endian. What is sealed or authenticated is checked by machine/session.ts, machine/checks.ts and machine/relay.ts.
+ * big-endian. MACs and seals are verified by machine/asker.ts, machine/answerer.ts, machine/checks.ts and machine/relay.ts.
  */
 import { viewOf } from '../../core/bytes.ts'
 import type { Codec } from '../../core/codec.ts'
@@ -110,7 +110,7 @@ export type Datagram =
 
 const IDENTITIES = ['key', 'zone', 'server'] as const
 const KEY_ID = 16
-/** What a SESSION_REQUEST has at least, so that no answer is longer than three times it. */
+/** Min size of a SESSION_REQUEST, so that no answer is longer than three times the request. */
 export const REQUEST_LEAST = 60
 export const RELAY_LENGTH = 52
 const TEXT = /^[a-z0-9_.-]{1,253}$/

@@ -86,7 +86,7 @@ function encode(lease: Lease, out: Uint8Array, at = 0): number {
 
 export const leaseCodec: Codec<Lease> = { decode, encode, byteLength }
 
-/** What the zone key signs. */
+/** The bytes that the zone key signs. */
 export function leaseTranscript(encoded: Uint8Array): Uint8Array {
   return concat(LABEL, encoded.subarray(0, encoded.length - SIGNATURE))
 }

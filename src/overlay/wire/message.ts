@@ -57,7 +57,7 @@ export const Route = {
   /** Direct; the other node starts. */
   DIRECT_WAIT: 2,
   RELAY: 3,
-  /** No relay is to be had: all candidates are tried. */
+  /** No relay is available: all candidates are tried. */
   CHECK: 4,
 } as const
 export type Route = (typeof Route)[keyof typeof Route]
@@ -82,7 +82,7 @@ export interface RelaySide {
   readonly key: Uint8Array
 }
 
-/** What a relay is told of one side. */
+/** An order to a relay about one side. */
 export interface SideOrder {
   /** The address that a coordinator has proven; absent: the node has to bind. */
   readonly proven?: Endpoint
@@ -166,8 +166,8 @@ const FIELD_HEADER = 3
 export const MAX_MESSAGE = 1150
 const MAX_CANDIDATES = 16
 /**
- * Bytes of a DIRECTION_REQUEST at least, without its outer form. Who asks for a direction names addresses, which two nodes then
- * send CHECKs to: each at most three times that many bytes where nobody answers.
+ * Min bytes of a DIRECTION_REQUEST without its outer form. The request names addresses to which two nodes then send
+ * CHECKs: each sends at most three times this many bytes if nothing answers.
  */
 export const LEAST_DIRECTION = 800
 const MAX_NAME = 253

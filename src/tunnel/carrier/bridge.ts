@@ -1,6 +1,7 @@
 /**
- * One WebSocket and one UDP socket on loopback: each binary message is a datagram of the tunnel, either way. What the
- * WebSocket cannot take is dropped, as a full queue of a link would: waiting would only add to the delay of what follows.
+ * One WebSocket and one UDP socket on loopback: each binary message is one datagram of the tunnel, in both directions.
+ * Datagrams that the WebSocket cannot take are dropped, as by a full queue of a link: keeping them would only delay those
+ * that follow.
  */
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
@@ -8,12 +9,12 @@ import type { WebSocket } from 'ws'
 
 /** Largest datagram: an outer packet of the tunnel fits. */
 export const MOST_BYTES = 2048
-/** Bytes that wait for the TCP connection at most. */
+/** Max bytes that wait for the TCP connection. */
 const MOST_WAITING = 256 * 1024
 const NOT_UNDERSTOOD = 1003
 
 export interface BridgeEvents {
-  /** A message has come; false: it is not to be passed on. */
+  /** Called for each received message; false: do not forward it. */
   readonly onMessage?: (bytes: number) => boolean
   readonly onClose: (reason: string) => void
 }
@@ -44,7 +45,7 @@ export class Bridge {
 
   /** Datagrams go to this port of 127.0.0.1 and come from there alone. */
   static async open(socket: WebSocket, port: number, events: BridgeEvents): Promise<Bridge> {
-    // What has arrived meanwhile waits in the kernel.
+    // Datagrams that arrive meanwhile wait in the kernel.
     socket.pause()
     const udp = createSocket({ type: 'udp4', recvBufferSize: 1 << 20 })
     udp.bind(0, '127.0.0.1')
@@ -67,7 +68,7 @@ export class Bridge {
     this.#closed = true
     this.#udp.close()
     if (this.#socket.readyState === this.#socket.OPEN) this.#socket.close(code)
-    // Who does not answer the closing handshake is not waited for long.
+    // If the other end does not answer the closing handshake, terminate soon.
     setTimeout(() => this.#socket.terminate(), CLOSE_MS).unref()
     this.#onClose(reason)
   }

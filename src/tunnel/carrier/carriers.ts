@@ -10,7 +10,7 @@ import type { CarrierThread, StartCarrierThread } from './thread.ts'
 import { startCarrierThread } from './thread.ts'
 import type { CarrierEvent } from './worker.ts'
 
-/** An anchor that takes WebSockets. */
+/** An anchor that accepts WebSockets. */
 export interface CarriedPeer {
   readonly name: string
   /** `wss://HOST[:PORT]/PATH`. */
@@ -127,7 +127,10 @@ export class Carriers {
     }
     way.since ??= now
     if (direct && now - way.since >= LINGER_MS) {
-      this.#parts.report('info', `UDP works again over ${way.access}: no more WebSocket to ${way.peer.name}`)
+      this.#parts.report(
+        'info',
+        `UDP works again over ${way.access}: closed the WebSocket to ${way.peer.name}`,
+      )
       this.#close(way)
     } else if (!direct && now - way.since >= BLOCKED_MS && now >= way.retryAt) void this.#open(way, now)
   }
@@ -218,7 +221,7 @@ export class Carriers {
       way.state = 'open'
       way.since = undefined
       this.#parts.setCarrier(peer.name, access, event.port)
-      this.#parts.report('info', `no answer by UDP over ${access}: to ${peer.name} by WebSocket`)
+      this.#parts.report('info', `no answer by UDP over ${access}: using a WebSocket to ${peer.name}`)
     } else {
       this.#parts.report('debug', `WebSocket to ${peer.name} over ${access}: ${event.reason}`)
       this.#ended(way)

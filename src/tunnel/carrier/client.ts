@@ -78,7 +78,7 @@ async function tunnelThrough(
       if (head.length > end + 4) raw.unshift(head.subarray(end + 4))
       return
     }
-    if (head.length > MOST_HEADER) throw new Error('the proxy sends no end of its answer')
+    if (head.length > MOST_HEADER) throw new Error('the answer of the proxy is too long')
   }
 }
 
@@ -100,12 +100,12 @@ async function secured(
   await once(secure, 'secureConnect', { signal })
   if (pin !== undefined && pinOf(secure.getPeerCertificate().raw) !== pin) {
     secure.destroy()
-    throw new Error('another certificate than the invitation says')
+    throw new Error('not the certificate of the invitation')
   }
   return secure
 }
 
-/** Of a certificate in DER. */
+/** Pin of a certificate in DER. */
 export function pinOf(certificate: Uint8Array): string {
   return createHash('sha256').update(certificate).digest('base64')
 }

@@ -1,4 +1,7 @@
-/** An anchor's WebSockets on the main thread: the thread that listens, told who is no stranger, and started anew if it ends. */
+/**
+ * An anchor's WebSockets, on the main thread: runs the thread that listens, tells it which connections belong to known
+ * hosts, and restarts it if it ends.
+ */
 import { GodwitError } from '../../core/errors.ts'
 import type { PathReport } from '../engine/events.ts'
 import { isUsable } from '../engine/reports.ts'
@@ -35,7 +38,7 @@ export class CarrierListener {
         (event) => {
           if (event.type === 'listening') {
             listening = true
-            report('info', `takes WebSockets on port ${event.port}`)
+            report('info', `accepts WebSockets on port ${event.port}`)
             resolve()
           } else if (event.type === 'failed') reject(new GodwitError(event.code, event.message))
         },
@@ -48,7 +51,7 @@ export class CarrierListener {
     })
   }
 
-  /** Paths of the engine: whoever has one is no stranger. */
+  /** Takes the engine's paths: a connection with a path is no stranger. */
   follow(paths: readonly PathReport[]): void {
     const ports = paths.flatMap(({ remote, state }) => {
       const port = LOOPBACK.exec(remote)?.[1]

@@ -1,6 +1,6 @@
 /**
- * The anchor's end of tunnels over WebSockets. Whoever connects is a stranger until the engine has a path to the port that
- * its datagrams come from: strangers are few, few of them from one place, may send little, and have little time.
+ * The anchor's end of tunnels over WebSockets. A connection is a stranger until the engine has a path to the port that
+ * its datagrams come from. Strangers have limits in number, number per source, bytes and time.
  */
 import { createServer as createPlain, type IncomingMessage, type Server } from 'node:http'
 import { createServer as createSecure } from 'node:https'
@@ -17,7 +17,7 @@ export interface CarrierServerInit {
   readonly path: string
   /** PEM; absent: a web server before it does TLS. */
   readonly tls?: { readonly cert: string; readonly key: string }
-  /** Of the engine, on loopback. */
+  /** UDP port of the engine, on loopback. */
   readonly enginePort: number
 }
 
@@ -46,7 +46,7 @@ export const LIMITS: CarrierLimits = {
 const REQUEST_MS = 10_000
 const MOST_HEADER = 8192
 const CHECK_MS = 1000
-/** Control messages of WebSockets (pings) count as so many bytes. */
+/** A control message of a WebSocket (ping) counts as this many bytes. */
 const PING_BYTES = 1024
 
 interface Connection {
@@ -67,7 +67,7 @@ export class CarrierServer {
   readonly #rate: TokenBucket
   readonly #connections = new Set<Connection>()
   readonly #timer: NodeJS.Timeout
-  /** Connections that were not let in, or were ended as strangers. */
+  /** Connections that were refused, or ended as strangers. */
   refused = 0
 
   constructor(init: CarrierServerInit, limits = LIMITS, now: () => number = () => performance.now()) {
@@ -194,7 +194,7 @@ export class CarrierServer {
     )
   }
 
-  /** Whether the connection may go on; a stranger that sends too much is ended. */
+  /** Whether the connection may continue; a stranger that sends too much is ended. */
   #allow(connection: Connection, bytes: number): boolean {
     if (connection.strangeSince === undefined) return true
     const now = this.#now()
@@ -220,7 +220,9 @@ export class CarrierServer {
     connection.socket.terminate()
   }
 
-  /** Where it comes from; behind a web server on this machine, as that says. IPv6 by /64. */
+  /**
+   * Source address of a connection; behind a web server on this machine, the one that the server reports. IPv6 by /64.
+   */
   #sourceOf(request: IncomingMessage): string {
     const address = request.socket.remoteAddress ?? ''
     const forwarded = request.headers['x-forwarded-for']

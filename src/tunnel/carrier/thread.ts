@@ -9,7 +9,7 @@ export interface CarrierThread {
   stop(): Promise<void>
 }
 
-/** `onEnd` is called once, with the reason when nobody asked for the end. */
+/** `onEnd` is called once, with a reason when the end was not requested. */
 export type StartCarrierThread = (
   role: CarrierRole,
   onEvent: (event: CarrierEvent) => void,

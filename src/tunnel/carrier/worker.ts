@@ -1,6 +1,6 @@
 /**
- * The thread that turns WebSockets into datagrams on loopback, at either end: as a client it opens and closes them when
- * told to, as a server it listens. The packet path of the engine does not know of it.
+ * The thread that turns WebSockets into datagrams on loopback. As a client it opens and closes them on command, as a
+ * server it listens. The engine's packet path does not know about WebSockets.
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { Bridge } from './bridge.ts'
@@ -12,7 +12,7 @@ export type CarrierRole = { readonly role: 'client' } | ({ readonly role: 'serve
 export type CarrierCommand =
   | { readonly type: 'open'; readonly id: number; readonly opening: Opening; readonly enginePort: number }
   | { readonly type: 'close'; readonly id: number }
-  /** Ports that peers of the engine have paths to: who has them is no stranger. */
+  /** Ports to which peers of the engine have paths: their connections are no strangers. */
   | { readonly type: 'proven'; readonly ports: readonly number[] }
   | { readonly type: 'stop' }
 

@@ -63,7 +63,7 @@ export interface DatapathOptions {
   /** Bytes of the resend ring: 4 MB on a host, 16 MB on an anchor. */
   readonly ringBytes: number
   readonly aead?: Aead
-  /** Packets held at most while their order is restored; 0 or absent: none, they are delivered as they come. */
+  /** Max packets held while order is restored; 0 or absent: none, packets are delivered as they arrive. */
   readonly reorderPackets?: number
 }
 
@@ -137,7 +137,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.sender.now = now
   }
 
-  /** Ends a batch: sends what is open, tells the machine what moved. */
+  /** Ends a batch: sends the open batch, reports moved remotes to the machine. */
   finishBatch(now: number): void {
     this.sender.flush()
     const { peers } = this
@@ -168,7 +168,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.sender.pacer.release(now)
   }
 
-  /** What still waits for path `from` goes on `to` at once, if there is such a path; the receiver puts it in order. */
+  /** Sends what waits for path `from` on `to` at once, if `to` exists; the receiver restores the order. */
   redirect(from: number, to: number): void {
     this.sender.flush()
     this.sender.pacer.redirect(from, this.paths.isOpen(to) ? to : from)
@@ -291,7 +291,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.sender.flush()
     this.sender.pacer.redirect(from, to)
     const { view } = this.#arena
-    // What waited left behind datagrams with higher counters: the bound says nothing of the last of it.
+    // What waited left after datagrams with higher counters, so the bound does not cover the last of it.
     const unbound = this.sender.pacer.mixed(from, this.#now - withinMs) ? this.#now - MIXED_MS : Infinity
     const session = this.peers.sending[this.paths.peer[to]!]!
     const remoteIndex = session < 0 ? 0 : this.sessions.remoteIndex[session]!
@@ -308,7 +308,7 @@ export class Datapath implements Sessions, Paths, Transmit {
       const count = Math.ceil(left / size)
       const cut = count > 1 ? size : 0
       if (!this.sender.transmit(to, at + skip, left, cut, count, true, trafficClass)) return false
-      // What had arrived is dropped over there without being counted: it is not to look like a loss of this path.
+      // The receiver drops what it already has without counting it; this must not look like loss on this path.
       this.paths.sentPackets[to] = this.paths.sentPackets[to]! - count
       sent += count
       return true
@@ -327,7 +327,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     for (let i = 0; i < 4; i++) this.paths.local[slot * 4 + i] = u32[(this.#name >>> 2) + i]!
   }
 
-  /** What is left of the outer packet for the inner one. */
+  /** MTU of the inner packet: that of the outer one less overhead. */
   #setInnerMtu(slot: number): void {
     const { paths } = this
     const at = slot * 8

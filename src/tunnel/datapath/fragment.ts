@@ -5,7 +5,7 @@ const { TOTAL_LENGTH, FRAGMENT, MORE_FRAGMENTS, FRAGMENT_OFFSET } = IPV4
 
 /**
  * Cuts the IPv4 packet at `packet` into fragments of at most `mtu` bytes, each built in front of its payload, and calls
- * `send` with each in order; the two bytes in front are free to it. Checksums of the transport are complete already.
+ * `send` with each in order; `send` may overwrite the two bytes in front. Transport checksums are complete already.
  */
 export function writeFragments(
   u8: Uint8Array,

@@ -36,7 +36,7 @@ const SEGMENTS = 128
 /** UDP_MAX_SEGMENTS of kernels before 6.9. */
 const DATAGRAMS = 64
 const MOST = 65_535
-/** What a write to a device that is down gets (drivers/net/tun.c). */
+/** Error of a write to a device that is down (drivers/net/tun.c). */
 
 export class Merger {
   readonly #arena: Arena
@@ -54,7 +54,9 @@ export class Merger {
   #protocol: number = TCP
   #nextSeq = 0
   #closed = false
-  /** `down`: writes while the device was down, as before it is configured; `failed`: all other writes that failed. */
+  /**
+   * `down`: writes that failed because the device was down, for example before it is configured; `failed`: all others.
+   */
   counts = { packets: 0, writes: 0, down: 0, failed: 0 }
   /** errno of the last write that failed, 0 for none. */
   lastError = 0

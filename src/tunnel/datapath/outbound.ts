@@ -90,7 +90,7 @@ export class Outbound {
     this.#scratch = parts.arena.reserve(VNET_HEADER + TOO_BIG_MAX)
   }
 
-  /** Reads and sends up to `most` super-packets; returns how many there were. The last batch stays open. */
+  /** Reads and sends up to `most` super-packets; returns their number. The last batch stays open. */
   read(most: number, now: number): number {
     let n = 0
     for (; n < most; n++) {
@@ -152,7 +152,7 @@ export class Outbound {
     return least
   }
 
-  /** What a flow may count on: packets of a flow that is spread take any path of their peer. */
+  /** MTU that a flow may rely on: packets of a spread flow may take any path of their peer. */
   #flowMtu(peer: number, innerMtu: number): number {
     let least = innerMtu
     if (!this.#spread.ordered) return least
@@ -162,7 +162,7 @@ export class Outbound {
   }
 
   #refuse(verdict: number, at: number, bytes: number, packet: number, length: number): void {
-    // The path has closed, and its forwarder is about to hear of it: the packet is not lost for that.
+    // The path has closed and its forwarder has not been told yet: the packet is parked, not lost.
     const closed = verdict >= 0
     if (verdict === Verdict.PARK || closed) this.#park(at, bytes, packet, Math.min(length, ORIGINAL))
     else if (verdict === Verdict.TOO_BIG) this.#tooBig(packet, length, 1280)
@@ -222,7 +222,7 @@ export class Outbound {
     return partial || checksumHolds(this.#view, packet, length, packet + ip, TCP)
   }
 
-  /** IPv6 lets no link carry less than 1,280 bytes (RFC 8200 §5): on a path of less the outer datagram is fragmented. */
+  /** IPv6 requires links of at least 1,280 bytes (RFC 8200 §5): on a path with less, the outer datagram is fragmented. */
   #mostInner(packet: number, innerMtu: number): number {
     return ipVersion(this.#view, packet) === 6 ? Math.max(innerMtu, IPV6_LEAST_MTU) : innerMtu
   }
@@ -298,7 +298,7 @@ export class Outbound {
     this.#sender.seal(slot, packet, length, padding <= room ? padding : Math.max(room, 0))
   }
 
-  /** TCP: datagrams of at most `most` bytes of inner packet. */
+  /** Cuts TCP into datagrams with at most `most` bytes of inner packet. */
   #segments(slot: number, peer: number, packet: number, length: number, ip: number, most: number): void {
     const view = this.#view
     const u8 = this.#u8

@@ -4,7 +4,7 @@
  */
 import { BATCHES, type ResendRing } from './ring.ts'
 
-/** What leaves within a millisecond leaves now: that is as fine as poll(2) waits. */
+/** What is due within a millisecond is sent now: poll(2) cannot wait more finely. */
 const FINE_MS = 1
 const NONE = -1
 const NEVER = Number.POSITIVE_INFINITY
@@ -24,7 +24,7 @@ export class Pacer {
   /** By slot: when something last waited for it. */
   #usedAt = new Float64Array(16).fill(-NEVER)
 
-  /** `transmit` sends a batch and tells the ring so. */
+  /** `transmit` sends a batch and marks it as sent in the ring. */
   constructor(ring: ResendRing, transmit: (slot: number, batch: number) => void) {
     this.#ring = ring
     this.#transmit = transmit
@@ -66,7 +66,7 @@ export class Pacer {
     this.#setDeadline()
   }
 
-  /** Everything that waits for `from` goes on `to` at once; returns how many batches. */
+  /** Sends everything that waits for `from` on `to` at once; returns the number of batches. */
   redirect(from: number, to: number): number {
     if (this.#waiting === 0 || from >= this.#first.length) return 0
     let moved = 0
@@ -80,7 +80,7 @@ export class Pacer {
     return slot < this.#usedAt.length && this.#usedAt[slot]! >= since
   }
 
-  /** The path is gone: what waits for it is forgotten. */
+  /** The path is gone: drops what waits for it. */
   drop(slot: number): void {
     if (slot >= this.#first.length || this.#first[slot] === NONE) return
     for (let batch = this.#first[slot]!; batch !== NONE; batch = this.#next[batch]!) {

@@ -1,9 +1,9 @@
 /**
- * Parking: while a flow's packets find no usable path, the newest one is kept, and sent when a path is back. TCP has
- * backed its retransmission timer off by then, and would stay silent as long again as the outage was.
+ * Parking: while a flow's packets have no usable path, the newest one is kept, and sent when a path is back. By then TCP
+ * has backed off its retransmission timer, and would otherwise stay silent for as long again as the outage lasted.
  *
- * A circle of fixed places in packet memory, one per flow, the oldest flow gives way. Of a TCP super-packet the first
- * segments are kept, as many as fit: what the receiver needs first.
+ * A circle of fixed slots in packet memory, one per flow; the oldest flow is displaced. Of a TCP super-packet the first
+ * segments are kept, as many as fit: the receiver needs those first.
  */
 import {
   addressLength,
@@ -33,7 +33,7 @@ export class Parking {
   #oldest = 0
   #count = 0
 
-  /** `places` flows at most. */
+  /** Max `places` flows. */
   constructor(arena: Arena, places = 256) {
     this.#view = arena.view
     this.#u8 = arena.u8

@@ -1,13 +1,13 @@
 /**
  * The resend ring: sealed datagrams stay where they were sealed, in a bounded ring of packet memory, until newer ones
- * take their place. A batch is what one send took: datagrams of one size (the last may be shorter) for one path.
- * When a path dies, what was sent on it lately goes out again on another, same ciphertext; the remote's replay window
+ * replace them. A batch is the unit of one send: datagrams of one size (the last may be shorter) for one path. When a
+ * path dies, what was recently sent on it is sent again on another, with the same ciphertext; the remote's replay window
  * drops what had arrived.
  */
 import type { Arena } from '../../linux/arena.ts'
 import { SEND_BYTES } from '../../linux/udp.ts'
 
-/** Batches remembered at most. */
+/** Max batches that are remembered. */
 export const BATCHES = 16_384
 const ALIGN = 64
 /** In place of a slot: not sent yet. */
@@ -86,7 +86,7 @@ export class ResendRing {
   segment(batch: number): number {
     return this.#segment[batch]!
   }
-  /** Of the outer packets. */
+  /** DSCP of the outer packets of a batch. */
   trafficClass(batch: number): number {
     return this.#class[batch]!
   }

@@ -16,7 +16,7 @@ import type { ResendRing } from './ring.ts'
 import { type PathTable, type PeerTable, SENT_DATA, type SessionTable } from './tables.ts'
 
 const { transport: TRANSPORT, multipath: MULTIPATH } = MessageType
-/** Packets that may leave within so many milliseconds of one another make one batch. */
+/** Packets that are due within this time (ms) of one another form one batch. */
 const TOGETHER_MS = 1
 
 /** Use of the four contexts of a session in `SessionTable.contexts`. */
@@ -65,7 +65,7 @@ export class Sender {
   /** Traffic class of the outer packets sealed from now on, and of the open batch. */
   #class = 0
   #openClass = 0
-  /** What waits for its path. */
+  /** Batches that wait for their path. */
   readonly pacer: Pacer
   /** Sends that failed since the start; datagrams sent as copies, and those that had to be fragmented. */
   failed = 0
@@ -147,7 +147,10 @@ export class Sender {
     return this.#copies
   }
 
-  /** From now on what is sealed may leave then; 0: at once, before what waits. Those that leave nearly together go as one. */
+  /**
+   * Departure time of packets sealed from now on; 0: at once, before those that wait. Packets with nearly the same
+   * departure share a batch.
+   */
   setDeparture(at: number): void {
     if (at === this.#departAt) return
     if (this.#slot >= 0 && (at === 0 || !(at - this.#openDepartAt < TOGETHER_MS))) this.flush()

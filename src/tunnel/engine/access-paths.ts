@@ -1,7 +1,8 @@
 /**
- * Paths of a mobile end: one over each access that is up to each peer, towards an address of the peer that the access's
- * families reach. Addresses may come late, change, and be others over each access; a path to one that the peer has no more
- * goes, unless it works. Where there are several, a path that has not come up is tried towards the next.
+ * Paths of a mobile end: one from each access that is up to each peer, towards an address of the peer in a family that
+ * the access has. Addresses may become known later, change, and differ between accesses. A path to an address that the
+ * peer no longer has is removed unless it works. If there are several addresses, a path that does not come up is tried
+ * towards the next one.
  */
 import type { Endpoint } from '../../core/endpoint.ts'
 import { type PathConfig, usable } from '../protocol/api.ts'
@@ -14,7 +15,7 @@ import type { SocketSetup } from './events.ts'
 const NEXT_ENDPOINT_MS = 3000
 /** The same while something else than UDP carries the access's traffic. */
 const NEXT_WHEN_CARRIED_MS = 10_000
-/** Loopback takes all that the tunnel may send. */
+/** Loopback carries the largest datagram that the tunnel sends. */
 const CARRIED_MTU = 1500
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 
@@ -37,7 +38,7 @@ export class AccessPaths<Setup extends SocketSetup> {
   readonly #remotes = new Map<number, Remotes>()
   /** By peer and access: the port on loopback. */
   readonly #carriers = new Map<string, number>()
-  /** Of each peer whose path over an access does not work: since when it has been tried with one address. */
+  /** For each peer whose path over an access does not work: since when its current address has been tried. */
   readonly #tryingSince = new WeakMap<OpenAccess<Setup>, Map<number, number>>()
 
   constructor(parts: AccessPathsParts<Setup>) {
@@ -65,11 +66,12 @@ export class AccessPaths<Setup extends SocketSetup> {
       }
       this.#open(peer, access, now)
     }
-    // Whoever is no longer named may be gone: an idle path would find that out much later.
+    // A peer at an address that is no longer listed may be gone: probe at once, because an idle path would detect it much
+    // later.
     if (moved) machine.wake(now)
   }
 
-  /** What was known for it alone is of no use any more. */
+  /** Forgets what was stored only for this access. */
   accessGone(name: string): void {
     for (const { over } of this.#remotes.values()) over.delete(name)
     for (const key of this.#carriers.keys()) if (key.endsWith(` ${name}`)) this.#carriers.delete(key)

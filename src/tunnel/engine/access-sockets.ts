@@ -1,6 +1,6 @@
 /**
- * Sockets of a mobile end: one bound to each access that is up, opened anew when the access becomes another one, and
- * closed once the last path over it is. Which paths there are is the mechanism's business.
+ * Sockets of a mobile end: one bound to each access that is up. It is reopened when the access changes identity, and
+ * closed after the last path over it. Which paths exist is decided by the mechanism.
  */
 import type { Arena } from '../../linux/arena.ts'
 import { openUdp } from '../../linux/udp.ts'
@@ -9,7 +9,7 @@ import type { Engine } from './engine.ts'
 import type { SocketSetup } from './events.ts'
 import { answer, attempt, type Outcome } from './outcome.ts'
 
-/** Path ids are a byte; 0 stands for several (docs/wire/tunnel.md). */
+/** Path ids are a byte; 0 means several (docs/wire/tunnel.md). */
 const ALL_IDS = [1, 255] as const
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 

@@ -1,17 +1,17 @@
 /**
- * Where peers are reached: over each access, what its own name servers say (access/names). A name is asked for when the
- * daemon starts, when an access comes or becomes another one, when nothing of the peer answers over the access, when the
- * answer's time has run out, and after sleep. What was found last is remembered over restarts and used at once, because a
- * name server may be out of reach exactly then.
+ * Addresses of peers: for each access, what that access's own name servers return (access/names). A name is resolved when
+ * the daemon starts, when an access appears or changes identity, when nothing of the peer answers over the access, when
+ * the answer's TTL expires, and after sleep. The last result is kept over restarts and used at once, because a name
+ * server may be unreachable exactly then.
  *
- * An answer only says where to try. A path that works stays where it is; the handshake proves whoever answers.
+ * An answer is only a hint. A path that works stays where it is; the handshake proves the peer.
  */
 import { formatAddress, parseAddress } from '../../core/address.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import type { PathReport } from './events.ts'
 import { isUsable } from './reports.ts'
 
-/** What was resolved last, by host name; addresses as text, in order of preference. */
+/** Last resolved addresses by host name, as text, in order of preference. */
 export interface EndpointCache {
   get(name: string): readonly string[]
   set(name: string, addresses: readonly string[]): void
@@ -119,7 +119,7 @@ export class Endpoints {
     this.#arm()
   }
 
-  /** The peer is gone: nothing of it is reported any more. */
+  /** The peer was removed: nothing more is reported for it. */
   forget(name: string): void {
     for (const question of this.#questions.get(name) ?? []) question.round++
     this.#peers.delete(name)
@@ -148,7 +148,7 @@ export class Endpoints {
     }
   }
 
-  /** The machine slept: answers are older than the clock says. */
+  /** The machine slept: answers are older than the monotonic clock shows. */
   wake(): void {
     for (const question of this.#all()) this.#soon(question, this.#now())
     this.#arm()
@@ -228,7 +228,7 @@ export class Endpoints {
     question.failed = false
   }
 
-  /** Asks what is due, and sets the timer for what is not. */
+  /** Resolves what is due, and sets the timer for the rest. */
   #arm(): void {
     clearTimeout(this.#timer)
     if (this.#stopped) return

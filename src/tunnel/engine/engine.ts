@@ -1,7 +1,7 @@
 /**
  * The engine: one thread's loop around one datapath. It sleeps in poll on the TUN, the sockets and an eventfd; awake, it
- * reads each ready descriptor up to a bound, flushes, runs the machine's timers. Commands of other threads come by
- * MessagePort and the eventfd. No I/O error ends the loop; what cannot be mended is reported as fatal, with its reason.
+ * reads each ready descriptor up to a limit, flushes, and runs the machine's timers. Commands of other threads arrive by
+ * MessagePort and the eventfd. No I/O error ends the loop; permanent failures are reported as fatal, with the reason.
  */
 
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
@@ -17,7 +17,7 @@ const TUN_READS = 32
 const RECEIVES = 16
 /** Parked packets ask again this often (ms), and at once when a path or session appeared. */
 const PARKED_RETRY = 50
-/** Timers run at most this late (ms) while the sockets never come empty. */
+/** Max delay of timers (ms) while the sockets never become empty. */
 const LATEST = 50
 const POLL_FOREVER = -1
 const LONGEST_SLEEP = 60_000
@@ -79,7 +79,7 @@ export class Engine {
     return index
   }
 
-  /** Asks for every parked packet's path again, in this turn: the owner knows that one is back. */
+  /** Requests a new path for every parked packet, in this turn: the owner knows that a path is back. */
   retryParked(): void {
     this.datapath.retryWanted = true
   }
@@ -95,7 +95,7 @@ export class Engine {
     socket.close()
   }
 
-  /** Runs until `stop`. Throws only what cannot be mended: the device is gone, poll itself failed. */
+  /** Runs until `stop`. Throws only for permanent failures: the device is gone, poll itself failed. */
   run(): void {
     while (!this.#stopping) this.turn(true)
   }
@@ -136,7 +136,7 @@ export class Engine {
       datapath.sender.flush()
     } else if ((tun & (POLLERR | POLLHUP)) !== 0)
       throw new KernelError(`interface ${this.#tun.name} is gone`, 19, {
-        hint: 'something removed it; restart godwit to make it again',
+        hint: 'another program removed it; restart godwit to create it again',
       })
     const { sockets } = datapath
     for (let i = 0; i < sockets.length; i++) {

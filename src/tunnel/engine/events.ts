@@ -1,8 +1,8 @@
 /**
- * What the main thread (tunnel-host.ts) and every tunnel engine (tunnel-engine.ts) say to each other alike: plain objects
- * through a MessagePort, commands one way, events the other. The protocol of a mechanism (anchoring/protocol.ts,
- * routing/protocol.ts) is a union of these, as far as its engine takes them, and its own. Times are CLOCK_MONOTONIC
- * milliseconds, the same in both threads.
+ * Messages between the main thread (tunnel-host.ts) and every tunnel engine (tunnel-engine.ts): plain objects through a
+ * MessagePort, commands one way, events the other. The protocol of a mechanism (anchoring/protocol.ts,
+ * routing/protocol.ts) is a union of those that its engine uses and its own. Times are CLOCK_MONOTONIC milliseconds, the
+ * same in both threads.
  */
 import type { Endpoint } from '../../core/endpoint.ts'
 import type { DecisionRecord } from '../../core/mechanism.ts'
@@ -18,7 +18,7 @@ export interface EngineSetup {
   readonly privateKey: Uint8Array
   /** No handshake is stamped with this wall time or one before; see the event `timestamp`. */
   readonly timestampFloor?: number
-  /** The device goes with the process that ends without a word, and the routes into it with the device. Default: it stays. */
+  /** The device and the routes into it disappear when the process ends without cleaning up. Default: they stay. */
   readonly passing?: boolean
 }
 
@@ -76,7 +76,7 @@ export interface SocketSetup {
   readonly up: boolean
   readonly families: readonly (4 | 6)[]
   readonly mtu: number
-  /** Grows when sockets and paths over it must be made anew. */
+  /** Increased when sockets and paths over the access have to be recreated. */
   readonly generation: number
 }
 
@@ -123,7 +123,7 @@ export interface PathReport {
   readonly receivedBytes: number
   /** CLOCK_MONOTONIC milliseconds. */
   readonly lastReceivedAt: number
-  /** What carries it, if not UDP. */
+  /** Carrier of the path, if not UDP. */
   readonly carrier?: 'websocket'
 }
 

@@ -1,6 +1,6 @@
 /**
- * The slower ways that the engine takes where the kernel or a path refuses the fast one. Each is counted for /metrics and
- * logged the first time: traffic flows, several times slower, and nothing else would show why.
+ * Slower ways that the engine uses when the kernel or a path refuses the fast one. Each is counted for /metrics and
+ * logged the first time, because nothing else would show why traffic is several times slower.
  */
 import { errnoName } from '../../linux/libc.ts'
 import type { Engine } from './engine.ts'
@@ -39,12 +39,12 @@ export class Fallbacks {
     this.#once(
       'gro',
       counts.withoutGro,
-      () => 'the kernel hands over UDP datagrams one by one (no UDP_GRO): receiving is slower',
+      () => 'the kernel delivers UDP datagrams one by one (no UDP_GRO): receiving is slower',
     )
     this.#once(
       'fragmented',
       fragmented,
-      () => 'a path carries less than its packets need: tunnel datagrams are fragmented',
+      () => 'a path has a smaller MTU than the tunnel needs: tunnel datagrams are fragmented',
     )
     return {
       sends_split: split,

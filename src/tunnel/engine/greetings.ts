@@ -1,8 +1,9 @@
 /**
- * An end that peers come to does not know after its start where they are, and what they send in sessions of before it
- * cannot read. So it keeps the addresses that its peers have proven, and greets them at its start: one handshake initiation
- * at a time, to the address in use last first. Who answers says HELLO to an end that has restarted, and opens its paths
- * anew; a NAT on the way still has its mapping. Nothing but proven addresses is kept, and each is greeted twice at most.
+ * A listening end does not know after a restart where its peers are, and cannot decrypt what they send in earlier
+ * sessions. So it stores the addresses that its peers have proven, and greets them when it starts: one handshake
+ * initiation at a time, to the most recently used address first. A peer that answers sends HELLO to the restarted end and
+ * opens its paths again; a NAT on the way still has its mapping. Only proven addresses are stored, and each is greeted at
+ * most twice.
  */
 import { parseAddress } from '../../core/address.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
@@ -27,7 +28,7 @@ const ROUNDS = 2
 const PAUSE_MS = 300
 /** Between the first greetings of two peers (ms): a handshake costs a millisecond. */
 const STAGGER_MS = 10
-/** The store is written this often at most (ms). */
+/** Min interval between writes of the store (ms). */
 const WRITE_MS = 10_000
 
 export class Greetings {
@@ -86,7 +87,7 @@ export class Greetings {
     if (changed) this.#writeSoon()
   }
 
-  /** The peer is gone. */
+  /** The peer was removed. */
   forget(name: string): void {
     this.#end(name)
     if (this.#seen.delete(name)) this.#writeSoon()

@@ -1,7 +1,7 @@
 /** MTU of a tunnel device, from what its paths carry. */
 import type { PathReport } from './events.ts'
 
-/** Until a path has said more. */
+/** Used until a path has reported its MTU. */
 export const FIRST_MTU = 1400
 /** IPv6 asks for no less. */
 const LEAST_MTU = 1280
@@ -9,18 +9,21 @@ const LEAST_MTU = 1280
 const OUTER = { 4: 20 + 8, 6: 40 + 8 } as const
 const MESSAGE_32 = 16 + 16 + 2
 
-/** Bytes that a packet grows by in the tunnel, at most. */
+/** Max bytes that the tunnel adds to a packet. */
 export const MAX_OVERHEAD = OUTER[6] + MESSAGE_32
 
 type Measured = Pick<PathReport, 'mtu' | 'remote'>
 
-/** What passes over every path, also when one of them goes over to IPv6 (UP-37). */
+/** The largest packet that passes over every path, also after one of them changes to IPv6 (UP-37). */
 export function narrowestMtu(paths: readonly Measured[]): number | undefined {
   if (paths.length === 0) return undefined
   return Math.max(LEAST_MTU, Math.min(...paths.map(({ mtu }) => mtu)) - MAX_OVERHEAD)
 }
 
-/** What passes over the widest path. What is too large for the one that it takes is cut or refused there, exactly. */
+/**
+ * The largest packet that passes over the widest path. A packet that is too large for its path is fragmented or refused
+ * there.
+ */
 export function widestMtu(paths: readonly Measured[]): number | undefined {
   if (paths.length === 0) return undefined
   const inner = paths.map(({ mtu, remote }) => mtu - OUTER[remote.startsWith('[') ? 6 : 4] - MESSAGE_32)

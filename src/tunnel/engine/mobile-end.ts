@@ -1,7 +1,7 @@
 /**
- * The part of an engine that goes to its peers over the accesses of this machine: a socket for each access that is up, a
- * path over each to each peer, other addresses where a path does not come up. What the accesses mean for packets is the
- * mechanism's policy, which hears of every change between the end of the old socket and the start of the new.
+ * The part of an engine that reaches its peers over the accesses of this machine: a socket for each access that is up, a
+ * path over each to each peer, and other addresses when a path does not come up. The mechanism decides which packets use
+ * which access; it is told of every change after the old socket has closed and before the new one opens.
  */
 
 import { AccessPaths, type AccessPathsParts } from './access-paths.ts'

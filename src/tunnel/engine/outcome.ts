@@ -1,6 +1,6 @@
 /**
- * What a command came to. An engine answers with an outcome instead of throwing: what it could not do is data, which
- * crosses threads with its code and hint; a thrown error is a fault of the program.
+ * Result of a command. An engine answers with an outcome instead of throwing: a failure is data, which crosses threads
+ * with its code and hint; a thrown error is a bug in the program.
  */
 import { type ErrorKind, GodwitError } from '../../core/errors.ts'
 
@@ -28,7 +28,7 @@ export function failed(code: string, message: string, hint?: string): Outcome<ne
   return { ok: false, failure: { code, message, kind: 'failed', ...(hint !== undefined && { hint }) } }
 }
 
-/** The outcome of work that throws `GodwitError`s; any other error is a fault and goes on. */
+/** The outcome of work that throws `GodwitError`s; any other error is a bug and is thrown again. */
 export function attempt<T>(work: () => T): Outcome<T> {
   try {
     return answer(work())

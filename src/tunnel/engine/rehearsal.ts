@@ -1,9 +1,9 @@
 /**
  * Runs the packet path on packets of its own before the engine is ready. Code that has not run yet is slow for its first
- * thousands of packets (parsed, interpreted, without types), and these are the packets of a user who has just started
- * godwit. The rehearsal uses the same classes with tables of its own in the memory that the real ones get afterwards: what
- * goes into a socket pair in place of the TUN is sealed, sent to its own UDP socket on loopback, opened and comes out of the
- * pair again. Nothing leaves the host, and nothing of it is left.
+ * thousands of packets (parsing, interpretation, no type feedback), and these are the first packets of a user. The
+ * rehearsal uses the same classes, with tables of its own in the memory that the real ones use afterwards. Packets go
+ * into a socket pair in place of the TUN, are sealed, sent to the rehearsal's own UDP socket on loopback, opened, and
+ * come out of the pair again. No packet leaves the host, and no state of the rehearsal remains.
  */
 import type { Arena } from '../../linux/arena.ts'
 import { KernelPoller } from '../../linux/poller.ts'
@@ -20,14 +20,17 @@ export interface Rehearsal {
   readonly forwarder: Forwarder
   /** Opens the path, by its slot. */
   open(slot: number): void
-  /** Inner addresses of a packet that it sends to peer 0 and takes from peer 0, of each family. */
+  /** Inner addresses of packets that it sends to peer 0 and receives from peer 0, by family. */
   readonly from4: Uint8Array
   readonly to4: Uint8Array
   readonly from6: Uint8Array
   readonly to6: Uint8Array
 }
 
-/** The machine of a rehearsal: the real one, which has a peer but takes no part, and what the engine drives. */
+/**
+ * The machine of a rehearsal: the real one with a peer, which does not act by itself, and the functions with which the
+ * engine drives it.
+ */
 export type RehearsalMachine = (seam: MachineSeam) => {
   readonly machine: Pick<TunnelMachine, 'poll'>
   readonly driven: Machine
@@ -35,10 +38,10 @@ export type RehearsalMachine = (seam: MachineSeam) => {
 
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 const RING_BYTES = 1 << 20
-/** Turns with packets, and the most time (ms) that they may take: what is reached by then is enough. */
+/** Turns with packets, and the max time (ms) for them; the rehearsal ends with whichever comes first. */
 const TURNS = 4000
 const MOST_MS = 400
-/** Every so many turns a round of super-packets, which take far longer. */
+/** One turn in this many is a round of super-packets, which take far longer. */
 const SUPER_EVERY = 40
 /** Turns without anything arriving after which loopback is taken not to work. */
 const MOST_LOST = 50

@@ -12,7 +12,10 @@ export interface ReportParts {
   readonly peers: Iterable<readonly [string, number]>
 }
 
-/** The paths of all peers, each with what `more` adds to it, its access at least. Ends with the peer that makes `most`. */
+/**
+ * Reports of the paths of all peers, each with the fields that `more` adds. Stops after the peer with which `most` is
+ * reached.
+ */
 export function pathReports<More extends Pick<PathReport, 'access'>>(
   { machine, datapath, peers }: ReportParts,
   more: (slot: number) => More,
@@ -48,7 +51,7 @@ export function isUsable(state: PathReport['state']): boolean {
 
 /** For people: what a path by WebSocket costs against one by UDP. */
 const CARRIER_COST =
-  'UDP is blocked: about 50 bytes more a packet, and a lost packet holds up those behind it'
+  'UDP is blocked: packets are about 50 bytes longer, and a lost packet delays those behind it'
 
 /** A path as `status` and `paths` show it. */
 export function pathStatus(path: PathReport): PeerStatus['paths'][number] {

@@ -16,8 +16,8 @@ export class Requests {
   #last = 0
 
   /**
-   * Sends what `post` makes of a new number; resolves to the answer. Rejects with the failure that the engine answers,
-   * with ENGINE_SILENT, or as `end` says.
+   * Sends the message that `post` makes with a new number; resolves to the answer. Rejects with the engine's failure,
+   * with ENGINE_SILENT, or with the error given to `end`.
    */
   ask(post: (request: number) => void): Promise<unknown> {
     const request = ++this.#last

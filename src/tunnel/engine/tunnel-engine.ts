@@ -1,11 +1,11 @@
 /**
- * What the engines of mechanisms are built on, in the worker thread: device, datapath and tunnel machine around the
- * mechanism's forwarder, the peers by name, and the loop that runs engine, machines and commands in turn. The other end of
- * its messages is TunnelHost (tunnel-host.ts). The mechanism's deadlines join those of the tunnel machine.
+ * The base of the mechanisms' engines, in the worker thread: device, datapath and tunnel machine around the mechanism's
+ * forwarder, the peers by name, and the loop that runs engine, machines and commands in turn. The other end of its
+ * messages is TunnelHost (tunnel-host.ts). The mechanism's deadlines join those of the tunnel machine.
  *
- * Packets come from `source`: a TUN device (`tunDevice`), or anything else that reads and writes packets in the arena
- * and can be polled. An end that goes to its peers over several accesses has a MobileEnd beside it (mobile-end.ts); one
- * that is come to listens.
+ * Packets come from `source`: a TUN device (`tunDevice`), or anything else that reads and writes packets in the arena and
+ * can be polled. An end that reaches its peers over several accesses also has a MobileEnd (mobile-end.ts); a listening
+ * end has none.
  */
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { Arena } from '../../linux/arena.ts'
@@ -34,7 +34,7 @@ import { type Rehearsal, rehearse } from './rehearsal.ts'
 import { pathReports } from './reports.ts'
 import type { EngineHost } from './worker.ts'
 
-/** Most faults that are logged; all are counted. */
+/** Max exceptions that are logged; all are counted. */
 const FAULTS_LOGGED = 20
 /** Default of `reportMs`. */
 const REPORT_MS = 1000
@@ -46,7 +46,7 @@ export interface TunnelEngineInit {
   /** A forwarder of the same class to try the packet path with before the engine is ready; absent: it starts slower. */
   readonly rehearsal?: Rehearsal
   readonly ringBytes: number
-  /** Packets held at most while their order is restored (datapath/reorder.ts); absent: none. */
+  /** Max packets held while order is restored (datapath/reorder.ts); absent: none. */
   readonly reorderPackets?: number
   /** Milliseconds between measurements of a path in use; with it every measurement is a `sample` event. */
   readonly measureInterval?: number
@@ -142,7 +142,7 @@ export class TunnelEngine<
       this.emit({
         type: 'log',
         level: 'warn',
-        message: 'no OpenSSL to call: packets are sealed at about a tenth of the speed; install libssl3',
+        message: 'no OpenSSL library: encryption runs at about a tenth of the speed; install libssl3',
       })
     this.engine = new Engine({
       datapath,
@@ -217,7 +217,7 @@ export class TunnelEngine<
     this.#reportAt = 0
   }
 
-  /** Never fatal: whoever asked gets the failure as answer; that of a command without a number is logged. */
+  /** Never fatal: the caller gets the failure as answer; the failure of a command without a number is logged. */
   readonly onCommand = (message: unknown): void => {
     const command = message as (Command | Alive) & { readonly request?: number }
     const outcome = command.type === 'alive' ? done : this.#carryOut(command as Command)
@@ -231,7 +231,7 @@ export class TunnelEngine<
       if (command.type === 'greet') return this.#greet(command as unknown as Greet)
       return this.#parts.handleCommand(command, this.clock.now())
     } catch (error) {
-      // A fault of this program; the packets of everybody else go on.
+      // A bug of this program; packets of other peers are not affected.
       const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
       this.emit({ type: 'log', level: 'error', message: `fault in ${command.type}: ${text}` })
       return failed('INTERNAL', `fault in ${command.type}: ${(error as Error).message}`)
@@ -245,7 +245,7 @@ export class TunnelEngine<
     return done
   }
 
-  /** Hands the tunnel's events on, then lets the mechanism finish its turn. */
+  /** Passes the tunnel's events on, then lets the mechanism finish its turn. */
   #finishTurn(now: number): void {
     for (let event = this.machine.poll(); event !== undefined; event = this.machine.poll()) {
       try {
@@ -270,7 +270,7 @@ export class TunnelEngine<
     this.#faults++
     if (this.#faults > FAULTS_LOGGED) return
     const name = this.peers.nameOf(peer) || 'an unknown peer'
-    const message = `fault in what ${name} sent, which is dropped: ${reason}`
+    const message = `dropped a datagram of ${name} that caused an error: ${reason}`
     this.emit({ type: 'log', level: 'warn', message })
   }
 }
@@ -310,7 +310,7 @@ export class Peers<Peer extends { readonly name: string }> {
   }
 }
 
-/** Of a mechanism that has nothing to do yet. */
+/** For a mechanism without work to do yet. */
 const IDLE_PARTS = {
   noteData: () => {},
   nextTimeout: () => undefined,

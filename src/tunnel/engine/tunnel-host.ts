@@ -1,12 +1,11 @@
 /**
- * One tunnel on the main thread, for every mechanism that has one: the engine worker from its start to its end, commands
- * and questions to it, what it logs and remembers, where its peers are reached, the accesses it is told of, whether
- * traffic can flow, the MTU of its device. The other end of its messages is TunnelEngine (tunnel-engine.ts). Devices,
- * routes and rules are the mechanism's.
+ * One tunnel on the main thread, for every mechanism that has one: lifetime of the engine worker, commands and questions
+ * to it, its log and stores, addresses of its peers, its accesses, readiness, and the MTU of its device. The other end of
+ * its messages is TunnelEngine (tunnel-engine.ts). Devices, routes and rules belong to the mechanism.
  *
- * A worker that ends although nobody asked it to is not started anew: nothing of its sessions is left, and what ended it
- * may be lasting (the device is gone). Questions are refused, `failure` resolves, and the daemon stops in order and ends
- * with that error; its supervisor starts it again.
+ * A worker that ends unexpectedly is not restarted: its sessions are lost, and the cause may be permanent (the device is
+ * gone). Questions are refused, `failure` resolves, and the daemon stops in order and ends with that error; its
+ * supervisor restarts it.
  */
 import { GodwitError } from '../../core/errors.ts'
 import type { Recorder } from '../../core/mechanism.ts'
@@ -39,13 +38,13 @@ export interface EngineHandle {
 
 export interface TunnelHostParts {
   readonly recorder: Recorder
-  /** Addresses of peers whose endpoints are names, over restarts. Absent for an end that goes to nobody. */
+  /** Addresses of peers whose endpoints are names, kept over restarts. Absent for an end that only listens. */
   readonly endpoints?: EndpointCache
-  /** What resolves them over each access; goes with `endpoints`. */
+  /** Resolves them over each access; needed with `endpoints`. */
   readonly names?: EndpointResolver
   /** Absent for an end that begins no handshakes of its own. */
   readonly timestamp?: TimestampStore
-  /** Where peers that come to this end were last; needs `timestamp`. Absent: nobody is greeted. */
+  /** Last addresses of peers that come to this end; needs `timestamp`. Absent: nobody is greeted. */
   readonly seen?: SeenStore
   /** Default: `EngineWorker.start`. */
   readonly startEngine?: StartEngine
@@ -60,9 +59,9 @@ export interface TunnelHostInit<Setup extends EngineSetup, Event extends Typed, 
   /** Those that are the mechanism's own. */
   readonly onEvent: (event: OwnEvent<Event>) => void
   readonly onStatus?: (status: Status) => void
-  /** Whether traffic can flow, for `untilReady`. Absent: nobody waits. */
+  /** Whether traffic can flow, for `untilReady`. Absent: `untilReady` does not wait. */
   readonly works?: (status: Status) => boolean
-  /** Peers that are gone to by WebSocket where UDP is blocked. */
+  /** Peers that are reached by WebSocket where UDP is blocked. */
   readonly carriers?: CarriersInit
   /** Called with the MTU that follows from the paths. Absent: the device's MTU is fixed. */
   readonly mtu?: {
@@ -78,7 +77,7 @@ interface Typed {
 /** Events that a mechanism handles itself. */
 export type OwnEvent<Event extends Typed> = Exclude<Event, { type: CommonEvent<StatusEvent>['type'] }>
 
-/** Where accesses are heard of; `AccessMonitor` is one. */
+/** Source of accesses and their changes; `AccessMonitor` is one. */
 export interface AccessSource {
   subscribe(listener: (event: AccessNews) => void): () => void
   accesses(): readonly { readonly name: string }[]
@@ -93,10 +92,10 @@ export class TunnelHost<
   Command extends Typed,
   Event extends Typed,
   Status extends StatusEvent,
-  /** What questions are answered with, by the type of the command. */
+  /** Types of the answers, by type of the command. */
   Answers extends object = object,
 > {
-  /** Resolves when the engine has ended although nobody asked it to. */
+  /** Resolves if the engine ends without having been asked to. */
   readonly failure: Promise<GodwitError>
   readonly #parts: TunnelHostParts
   readonly #init: TunnelHostInit<Setup, Event, Status>
@@ -104,7 +103,7 @@ export class TunnelHost<
   readonly #greetings: Greetings | undefined
   readonly #carriers: Carriers | undefined
   readonly #requests = new Requests()
-  /** Accesses that the engine knows of. */
+  /** Accesses that the engine knows. */
   readonly #accesses = new Set<string>()
   #fail!: (error: GodwitError) => void
   #engine: EngineHandle | undefined
@@ -161,7 +160,7 @@ export class TunnelHost<
     })
   }
 
-  /** What the engine reported last. */
+  /** The engine's last report. */
   get status(): Status | undefined {
     return this.#status
   }
@@ -195,7 +194,7 @@ export class TunnelHost<
 
   // ---- peers
 
-  /** Makes the peer known to the engine, and keeps its addresses told where it has endpoints. */
+  /** Adds the peer to the engine, and keeps its addresses up to date if it has endpoints. */
   addPeer<Peer extends { readonly name: string }>(
     peer: Peer & (Command extends AddPeer<infer Known> ? Known : never),
     endpoints: readonly HostPort[] = [],
@@ -214,7 +213,7 @@ export class TunnelHost<
   // ---- accesses
 
   /**
-   * Tells the engine of every access that `setupOf` has a setup for, now and whenever it changes; `told` is called after
+   * Sends the engine every access for which `setupOf` has a setup, now and whenever it changes; `told` is called after
    * each time.
    */
   followAccesses<Access extends SocketSetup>(
@@ -248,7 +247,7 @@ export class TunnelHost<
     this.#tellAccesses()
   }
 
-  /** What accesses may be used for has changed. */
+  /** Allowed uses of accesses have changed. */
   tellAccesses(): void {
     this.#tellAccesses()
   }
@@ -281,7 +280,9 @@ export class TunnelHost<
 
   // ---- the end
 
-  /** No more events of accesses and names, no more questions; packets go on. The first step of `stop`. Repeatable. */
+  /**
+   * No more events of accesses and names, no more questions; packets still flow. The first step of `stop`. Repeatable.
+   */
   retire(): void {
     this.#stopping = true
     this.#unsubscribe?.()

@@ -1,14 +1,14 @@
 /**
  * The engine in its worker thread, both sides. The main thread starts an entry module with `EngineWorker.start`, posts
- * commands (MessagePort, then the eventfd that ends the engine's poll) and gets events by callback. The entry module calls
- * `serveEngine`, which runs until told to stop or until something that cannot be mended.
+ * commands (MessagePort, then the eventfd that wakes the engine's poll) and gets events by callback. The entry module
+ * calls `serveEngine`, which runs until it is stopped or fails permanently.
  */
 import { isMainThread, type MessagePort, parentPort, Worker, workerData } from 'node:worker_threads'
 import { GodwitError } from '../../core/errors.ts'
 import { KernelPoller, type Poller, wake } from '../../linux/poller.ts'
 import { errorOf, type Failure, failureOf } from './outcome.ts'
 
-/** What the two sides say to each other beside the mechanism's own messages. */
+/** Messages between the two sides beside the mechanism's own. */
 type Envelope =
   | { readonly godwit: 'ready'; readonly wakeFd: number }
   | { readonly godwit: 'failed'; readonly error: FailureReport }
@@ -26,13 +26,13 @@ interface Command {
 
 export interface EngineWorkerEvents {
   readonly onEvent: (event: unknown) => void
-  /** The engine ended; with the reason when nobody had asked it to. */
+  /** The engine ended; with a reason when the end was not requested. */
   readonly onEnd: (error: GodwitError | undefined) => void
 }
 
 /**
- * The young generation (two halves and what is moving) stays this small: the packet path makes next to no objects, and a flood
- * of control messages would otherwise let it grow to 48 MB, which V8 keeps.
+ * Max size of the young generation (two halves and what is moving): the packet path allocates almost no objects, and a
+ * flood of control messages would otherwise let it grow to 48 MB, which V8 keeps.
  */
 const LIMITS = { maxYoungGenerationSizeMb: 12 }
 

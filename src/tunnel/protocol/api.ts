@@ -18,7 +18,7 @@ export interface MachineComponents extends MachineSeam {
 export interface MachineInit {
   /** Identity of this end, X25519, 32 bytes. Peers may have identities of their own (`PeerConfig.privateKey`). */
   readonly privateKey: Uint8Array
-  /** MTU of the virtual interface, told to peers in HELLO. */
+  /** MTU of the virtual interface, sent to peers in HELLO. */
   readonly interfaceMtu?: number
   /** Features of HELLO this end speaks; default all (control.ts, `Feature`). */
   readonly features?: number
@@ -26,7 +26,10 @@ export interface MachineInit {
   readonly loadThreshold?: number
   /** Largest outer IP packet ever probed for, bytes. Default 1500. */
   readonly maxMtu?: number
-  /** Measure paths in use this often (milliseconds) and tell of every measurement (`sample`). Default 200, no events. */
+  /**
+   * Interval (ms) at which paths in use are measured, with a `sample` event for each measurement. Default 200, without
+   * events.
+   */
   readonly measureInterval?: number
   /** No timestamp at or before this wall time is sent: `floor` of the last `timestamp-sent` before a restart. */
   readonly timestampFloor?: number
@@ -62,8 +65,8 @@ export interface PeerConfig {
   /** Anchor: its key came with an invitation, which several may hold; it is good for one fresh key and ends with that. */
   readonly invited?: boolean
   /**
-   * Anchor: a key that is worth nothing any more and whose holder is to hear why. It may offer no key; one that another peer has
-   * by now is acknowledged, so that a host that missed it goes on with that.
+   * Anchor: a key that is no longer valid and whose holder is to be told why. It may not offer a key, except one that
+   * another peer has by now: that is acknowledged, so that a host that missed the acknowledgement goes on with it.
    */
   readonly spent?: boolean
   /** Greatest timestamp accepted from this peer, 12 bytes, of `timestamp-accepted` before a restart. */
@@ -86,7 +89,7 @@ export const CloseReason = {
   removed: 1,
   /** Silent under traffic. */
   silent: 2,
-  /** sendmsg failed for good. */
+  /** sendmsg failed permanently. */
   error: 3,
   /** The peer closed it. */
   remote: 4,
@@ -158,7 +161,7 @@ export interface PeerView {
   readonly peer: number
   readonly publicKey: Uint8Array
   readonly dialect: Dialect
-  /** Whether the peer has said HELLO. */
+  /** Whether the peer has sent HELLO. */
   readonly godwit: boolean
   readonly features: number
   readonly established: boolean
@@ -168,7 +171,7 @@ export interface PeerView {
   readonly paths: readonly PathView[]
 }
 
-/** Why a handshake did not come about, or a message was refused. */
+/** Why a handshake failed, or a message was refused. */
 export type HandshakeFailure =
   /** No answer within WireGuard's 90 seconds of attempts. */
   | 'timeout'
@@ -192,9 +195,9 @@ export type TunnelEvent =
       readonly from?: Endpoint
     }
   /**
-   * An initiation with a newer timestamp went out. Kept over restarts and given as `MachineInit.timestampFloor`, the value
-   * lets a host whose clock went back be heard again: peers refuse timestamps at or before the last. Once for
-   * each attempt; every second or so may be kept while a peer does not answer.
+   * An initiation with a newer timestamp was sent. Stored over restarts and given as `MachineInit.timestampFloor`, the
+   * value keeps a host whose clock went back acceptable: peers refuse timestamps at or before the last. Emitted once per
+   * attempt; storing one every second or so is enough while a peer does not answer.
    */
   | { readonly type: 'timestamp-sent'; readonly peer: number; readonly floor: number }
   /**
@@ -255,14 +258,17 @@ export type TunnelEvent =
       readonly receivedBytes: number
     }
   | { readonly type: 'mtu'; readonly peer: number; readonly slot: number; readonly mtu: number }
-  /** What this peer sent made something throw: a defect here. Its sessions have ended, and it is kept out for a while. -1: unknown whose. */
+  /**
+   * A message of this peer caused an exception: a bug here. Its sessions have ended, and it is refused for a while. -1:
+   * unknown peer.
+   */
   | { readonly type: 'peer-failed'; readonly peer: number; readonly reason: string }
   /** A mechanism frame (64–255). */
   | {
       readonly type: 'frame'
       readonly peer: number
       readonly slot: number
-      /** Of the datagram that carried it, in its session. */
+      /** Counter of the datagram that carried it, in its session. */
       readonly counter: number
       readonly code: number
       readonly body: Uint8Array
@@ -293,7 +299,7 @@ export interface TunnelCommands extends Machine {
   path(slot: number): PathView | undefined
   /** Opens a path from this side and starts what brings it up (a handshake if there is no session). Returns its slot. */
   addPath(peer: number, path: PathConfig, now: number): number
-  /** The access below is gone: tells the peer over other paths, sends again what was lost. No effect if unknown. */
+  /** The access below is gone: tells the peer over other paths and sends again what was lost. No effect if unknown. */
   removePath(slot: number, now: number): void
   /** The interface's MTU changed: search again. */
   setInterfaceMtu(slot: number, mtu: number, now: number): void
@@ -310,7 +316,7 @@ export interface TunnelCommands extends Machine {
    * there is no session or no usable path. Not repeated: reliability is the mechanism's.
    */
   sendFrames(peer: number, body: Uint8Array, slot: number, now: number): boolean
-  /** Host: be known to this peer by a fresh key. Keep `privateKey` safely first; events tell the rest. */
+  /** Host: changes to a fresh key at this peer. Store `privateKey` safely first; events report the progress. */
   replaceKey(peer: number, privateKey: Uint8Array, now: number): void
   /** Anchor: `publicKey` of `key-offered` is kept; acknowledge it and accept it beside the old one. */
   acceptKey(peer: number, publicKey: Uint8Array, now: number): void

@@ -1,4 +1,7 @@
-/** PATH_CLOSE: told over another path, with what had arrived on the closed one, until PATH_CLOSED comes (docs/wire/tunnel.md). */
+/**
+ * PATH_CLOSE: sent over another path, with the highest counter received on the closed one, until PATH_CLOSED arrives
+ * (docs/wire/tunnel.md).
+ */
 
 import type { Paths } from '../seam.ts'
 import type { CloseReason } from './api.ts'
@@ -21,7 +24,7 @@ export class Closes {
     this.#send = send
   }
 
-  /** The peer is to know that this path is gone. */
+  /** Queues the report to the peer that this path is gone. */
   queue(peer: Peer, path: Path, reason: CloseReason, now: number): void {
     if (!peer.godwit || path.pathId === 0) return
     const { pathId, generation } = path
@@ -32,7 +35,7 @@ export class Closes {
     this.sendDue(peer, now)
   }
 
-  /** `Deadline.close` has come: sends what is due, gives up what was said often enough. */
+  /** `Deadline.close` has come: sends what is due, gives up what was sent often enough. */
   sendDue(peer: Peer, now: number): void {
     peer.deadlines[Deadline.close] = NEVER
     const via = peer.bestPath()

@@ -13,7 +13,7 @@ export const REJECT_AFTER_MESSAGES = 2 ** 49
 export const COOKIE_LIFETIME = 120_000
 /** An initiator stops using a cookie a little earlier, for the time it travelled. */
 export const COOKIE_MARGIN = 5_000
-/** As the kernel: at most 50 initiations a second of one peer are answered. */
+/** As in the kernel: at most 50 initiations per second of one peer are answered. */
 export const INITIATION_INTERVAL = 20
 /** As the kernel: jitter that keeps two ends from initiating in step. */
 export const HANDSHAKE_JITTER = 333
@@ -21,7 +21,7 @@ export const HANDSHAKE_JITTER = 333
 // Per-source limit under load, as the kernel: 20 a second, bursts of 5.
 export const SOURCE_RATE = 20
 export const SOURCE_BURST = 5
-/** Sources remembered at most; beyond, new ones are refused until old ones have refilled. */
+/** Max sources remembered; beyond, new ones are refused until old buckets have refilled. */
 export const SOURCES_MAX = 8192
 
 /** Once under load, for at least this long. */
@@ -33,16 +33,16 @@ export const FAST_RETRY_TIMEOUT = 1_000
 export const FAST_RETRY_TIME = 10_000
 /** A host that never gives up tries at this pace after REKEY_ATTEMPT_TIME. */
 export const SLOW_RETRY_TIMEOUT = 15_000
-/** Copies of one initiation (it goes out on all paths) are answered from memory for this long, so many times. */
+/** Copies of one initiation (it is sent on all paths) are answered from memory for this long and at most this often. */
 export const DUPLICATE_LIFETIME = 5_000
 export const DUPLICATE_ANSWERS = 8
 export const DUPLICATES_MAX = 4096
 
-/** `handshake-failed` events a second at most, for refused messages. */
+/** Max `handshake-failed` events per second for refused messages. */
 export const REFUSALS_REPORTED = 10
 
 // Proof of an address (proofs.ts).
-/** RFC 9000 §8.1: at most so many times the bytes that came from an address are sent there before it is proven. */
+/** RFC 9000 §8.1: max bytes sent to an address before it is proven, as a multiple of those received from it. */
 export const UNPROVEN_FACTOR = 3
 /** An unproven address is forgotten, and its token worth nothing, after this. */
 export const PROOF_LIFETIME = 5_000
@@ -57,27 +57,27 @@ export const HANDSHAKE_PROOF = 10_000
 /** A proof is good for PROOF_EXPIRY; while data flows, a path's remote is asked again when its proof is PROOF_REFRESH old. */
 export const PROOF_REFRESH = 30_000
 export const PROOF_EXPIRY = 40_000
-/** What a proven address may be sent for its next proof. */
+/** Bytes that may be sent to a proven address for its next proof. */
 export const PROOF_REFRESH_BYTES = 100
 /** A path that its peer opened and that was given up: look this often whether something comes from there again. */
 export const REVIVE_LOOK = 250
-/** Changes of a path's remote: at once so many, then one each so many milliseconds. Some NATs never keep a port. */
+/** Changes of a path's remote: burst, then one per interval (ms). Some NATs never keep a port. */
 export const MOVES_BURST = 3
 export const MOVES_INTERVAL = 5_000
 
 // What one peer may have.
 /** Paths that a peer opened, at a time; one more, and its own least useful one is closed. */
 export const PATHS_MAX = 16
-/** Paths that it may open anew: at once so many, then so many a second. */
+/** Paths that a peer may open again: burst, then number per second. */
 export const OPENS_BURST = 64
 export const OPENS_RATE = 10
-/** Control payloads of one peer that are looked at: at once so many, then so many a second. */
+/** Control payloads of one peer that are processed: burst, then number per second. */
 export const CONTROL_BURST = 1_000
 export const CONTROL_RATE = 2_000
 /** A peer whose input made something throw may come back after this long, twice as long each time. */
 export const FAULT_BAR = 1_000
 export const FAULT_BAR_MAX = 600_000
-/** A fresh key of a peer is taken this often at most (KEY_REPLACE). */
+/** Min interval between fresh keys of a peer (KEY_REPLACE). */
 export const KEY_INTERVAL = 60_000
 /** The owner has this long to store a key before it is asked again. */
 export const KEY_STORE_TIME = 10_000
@@ -98,7 +98,7 @@ export const KEY_RETRY = 1_000
 export const CLOSING_LINGER = 10_000
 /** A path that its peer opened and that fell silent is forgotten after this. */
 export const REMOTE_DOWN_LINGER = 180_000
-/** What was sent longer ago than this is not sent again: TCP has done so itself. */
+/** Max age of datagrams that are sent again: older ones TCP has retransmitted itself. */
 export const RESEND_WITHIN = 3_000
 /** Pause before a path declared dead is announced again. */
 export const REVIVE_DELAY = 100
@@ -115,11 +115,11 @@ export const STOCK_SILENCE = 500
 export const STOCK_LOOK = 125
 /** Pause for an answer, and between checks. */
 export const STOCK_ANSWER = 500
-/** Checks before another path that answers takes over. */
+/** Unanswered checks after which another path that answers takes over. */
 export const STOCK_CHECKS = 2
-/** An answered check says that the traffic expects no answer: the next one waits. WireGuard's own pace. */
+/** After an answered check the next one waits: the traffic apparently expects no answer. WireGuard's own interval. */
 export const STOCK_PAUSE = REKEY_TIMEOUT
 /** A dead path is tried this often. */
 export const STOCK_REVIVE = 15_000
-/** What was sent this long before the last arrival may be lost too. */
+/** What was sent less than this before the last arrival may be lost too. */
 export const STOCK_RESEND_MARGIN = 100

@@ -1,6 +1,6 @@
 /**
- * What a control payload of a peer brings about. Whatever it holds, it is answered with one datagram at most: on the path
- * it came on; or, when its source has not proven itself, there, as far as proofs.ts allows.
+ * Processes a control payload of a peer. Whatever it contains, it is answered with at most one datagram: on the path it
+ * came on, or, if its source is not proven, to that source within the limits of proofs.ts.
  */
 
 import type { Endpoint } from '../seam.ts'
@@ -31,10 +31,10 @@ export interface ControlParts {
   readonly emit: (event: TunnelEvent) => void
 }
 
-/** All that an address is told before it has proven itself. */
+/** Frames that may be sent to an address before it has proven itself. */
 const UNPROVEN: ReadonlySet<Frame['type']> = new Set(['hello', 'path-accept', 'path-response'])
 
-/** Frames of which a payload has one at most; later ones are ignored. */
+/** Frame types that may occur once in a payload; later ones are ignored. */
 type Once = Exclude<Frame['type'], 'path-close' | 'path-closed'>
 
 export class ControlFrames {
@@ -119,7 +119,7 @@ export class ControlFrames {
     switch (frame.type) {
       case 'hello':
         if (frame.version < CONTROL_VERSION) break
-        if (!multipath.heardHello(peer, frame, localIndex, newest, now)) break
+        if (!multipath.onHello(peer, frame, localIndex, newest, now)) break
         if (isResponder(peer, localIndex)) answers.unshift(multipath.helloFrame())
         break
       case 'path-accept': {
@@ -130,7 +130,7 @@ export class ControlFrames {
       }
       case 'path-challenge': {
         const { pathId, token } = frame
-        // Before all else: what stands behind it counts for the path that it proves.
+        // First of all answers: the frames behind it count for the path that it proves.
         answers.unshift({ type: 'path-response', pathId, token })
         break
       }

@@ -65,7 +65,7 @@ export type Frame =
       readonly version: number
       readonly features: number
       readonly mtu: number
-      /** Drawn at start: tells a peer that restarted. */
+      /** Drawn at start: shows that a peer has restarted. */
       readonly instance: number
     }
   | {
@@ -84,9 +84,9 @@ export type Frame =
   | ({ readonly type: 'probe' } & ProbeBody)
   | ({
       readonly type: 'echo'
-      /** When the probe arrived, by the clock of the sender of this frame, µs, wraps; -1: not said. */
+      /** When the probe arrived, by the clock of the sender of this frame, µs, wraps; -1: not given. */
       readonly arrivedAt: number
-      /** Bytes of datagrams it has received on the path so far, wraps; -1: not said. */
+      /** Bytes of datagrams received on the path so far, wraps; -1: not given. */
       readonly receivedBytes: number
     } & ProbeBody)
   | {
@@ -101,7 +101,7 @@ export type Frame =
   /** `size`: the outer IP packet's; padded to it by `encodeMtuProbe`. */
   | { readonly type: 'mtu-probe' | 'mtu-ack'; readonly pathId: number; readonly size: number }
   | { readonly type: 'key-replace' | 'key-replaced'; readonly publicKey: Uint8Array }
-  /** `token`: TOKEN_LENGTH bytes, sent to one address; whoever sends them back receives there. */
+  /** `token`: TOKEN_LENGTH bytes, sent to one address; returning them proves that the peer receives there. */
   | { readonly type: 'path-challenge' | 'path-response'; readonly pathId: number; readonly token: Uint8Array }
   | { readonly type: 'mechanism'; readonly code: number; readonly body: Uint8Array }
 
@@ -385,7 +385,7 @@ function decodeFrame(
 
 const NO_COUNTER = 0xffffffff
 
-/** All ones stand for "none" (-1). */
+/** All ones mean "none" (-1). */
 function writeCounter(view: DataView, at: number, counter: number): void {
   view.setUint32(at, counter < 0 ? NO_COUNTER : Math.floor(counter / 2 ** 32))
   view.setUint32(at + 4, counter < 0 ? NO_COUNTER : counter >>> 0)

@@ -32,7 +32,7 @@ import { COOKIE_REPLY, INITIATION, MessageType, messageType, RESPONSE, readIndex
 
 const NEVER = Number.POSITIVE_INFINITY
 
-/** What the handshakes need of the machine around them. */
+/** Services of the surrounding machine for the handshakes. */
 export interface HandshakeHost {
   identities(): Iterable<Identity>
   /** The peer that answers to this public key, current or next. */
@@ -102,8 +102,8 @@ export class Handshakes {
     this.#attempt(peer, now)
   }
 
-  /** Something changed for the better (path added, host woke): the next attempt need not wait its turn. */
-  hurry(peer: Peer, now: number): void {
+  /** Starts an attempt at once, without waiting for the retry interval: a path was added, or the host woke. */
+  attemptNow(peer: Peer, now: number): void {
     peer.attemptsSince = Number.NaN
     this.#attempt(peer, now)
   }
@@ -124,7 +124,7 @@ export class Handshakes {
     if (pending !== undefined) this.#sendInitiation(peer, path, pending, now)
   }
 
-  /** A fresh message 1 to an address that a stock peer was heard from, once and nowhere else: its answer is the proof. */
+  /** Sends one fresh message 1 only to an address that a stock peer sent from: the answer proves the address. */
   ask(peer: Peer, remote: Endpoint, socket: number, now: number): void {
     const pending = this.#create(peer, now)
     if (pending === undefined) return
@@ -343,7 +343,7 @@ export class Handshakes {
       sessions.remove(index)
       return
     }
-    // A fresh responder session takes the place of an unconfirmed one; previous goes too, as in the kernel.
+    // A fresh responder session replaces an unconfirmed one; previous is dropped too, as in the kernel.
     if (peer.next !== undefined) this.#unproven.delete(peer.next.localIndex)
     this.#remove(peer.next)
     this.#remove(peer.previous)
@@ -424,7 +424,7 @@ export class Handshakes {
     if (path !== undefined) path.cookie = { value, at: now }
   }
 
-  /** Under load only who proves its address passes, and not too often. */
+  /** Under load, admits only sources that prove their address, and limits their rate. */
   #admit(bytes: Uint8Array, from: Endpoint, socket: number, own: Identity, now: number): boolean {
     if (!this.#load.count(now)) return true
     if (this.#guard.mac2Valid(bytes, from, now)) return this.#limiter.allow(from, now)
@@ -508,7 +508,7 @@ export class Handshakes {
     })
   }
 
-  /** At most a handful of events a second: a flood of rubbish must not become a flood of events. */
+  /** Limits events per second, so that a flood of invalid messages does not become a flood of events. */
   #refuse(peer: number, reason: HandshakeFailure, from: Endpoint, now: number): void {
     if (now - this.#refusedSince >= 1000) {
       this.#refusedSince = now
@@ -533,7 +533,7 @@ function keysForAttempt(peer: Peer): KeyPair {
 
 /** A host whose part it is to be reachable does not give up after 90 seconds as WireGuard does. */
 function keepsTrying(peer: Peer): boolean {
-  return peer.dials && (peer.expectsGodwit || (peer.config.persistentKeepalive ?? 0) > 0)
+  return peer.initiatesPaths && (peer.expectsGodwit || (peer.config.persistentKeepalive ?? 0) > 0)
 }
 
 function isThere(

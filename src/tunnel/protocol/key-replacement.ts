@@ -25,7 +25,7 @@ export interface KeyHost {
   /** Only the session that was established last stays. */
   endOtherSessions(peer: Peer): void
   /** New handshake now. */
-  hurry(peer: Peer, now: number): void
+  attemptNow(peer: Peer, now: number): void
 }
 
 export class KeyReplacement {
@@ -64,13 +64,14 @@ export class KeyReplacement {
     peer.deadlines[Deadline.key] = NEVER
     this.#host.reindex(peer)
     this.#host.emit({ type: 'key-accepted', peer: peer.index })
-    this.#host.hurry(peer, now)
+    this.#host.attemptNow(peer, now)
   }
 
   /**
-   * Anchor: a host offers a fresh key in an authenticated session. Returns the acknowledgement when it is kept already. Else
-   * the owner is asked to keep it: one key at a time, one a minute, a usable one, and for an invitation's key the first
-   * that was taken and no other, since whoever offered that one is who was invited.
+   * Anchor: a host offers a fresh key in an authenticated session. Returns the acknowledgement if the key is stored
+   * already. Otherwise the owner is asked to store it, if it is usable, no other key is pending, and a minute has passed
+   * since the last. For the key of an invitation only the first fresh key is accepted: whoever offered it is the invited
+   * host.
    */
   offered(peer: Peer, publicKey: Uint8Array, now: number): Frame | undefined {
     const { crypto } = this.#host
@@ -111,7 +112,7 @@ export class KeyReplacement {
   /** Either end: a handshake with these static keys is complete. */
   proven(peer: Peer, keys: KeyPair): void {
     if (keys === peer.nextKeys) {
-      // The acknowledgement was lost, the handshake says as much.
+      // The acknowledgement was lost; the handshake proves the same.
       peer.oldKeys = peer.keys
       peer.keys = keys
       peer.nextKeys = undefined

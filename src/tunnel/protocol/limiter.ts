@@ -1,6 +1,6 @@
 /**
- * Who may have a handshake computed while this end is under load (WireGuard paper §5.3): a token bucket for each source,
- * in bounded memory, and the measure of load itself.
+ * Limits handshake computation under load (WireGuard paper §5.3): a token bucket for each source, in bounded memory, and
+ * the measure of load itself.
  */
 import type { Endpoint } from '../seam.ts'
 import { LOAD_HOLD, SOURCE_BURST, SOURCE_RATE, SOURCES_MAX } from './constants.ts'
@@ -36,7 +36,7 @@ export class SourceLimiter {
     return this.#buckets.size
   }
 
-  /** The one unused longest goes if it has refilled, since then it says nothing. */
+  /** Evicts the least recently used source if its bucket has refilled and so carries no information. */
   #evict(now: number): boolean {
     for (const [key, bucket] of this.#buckets) {
       if ((now - bucket.at) * SOURCE_RATE < SOURCE_BURST * 1000) return false

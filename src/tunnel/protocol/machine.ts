@@ -1,9 +1,9 @@
 /**
- * The tunnel machine: the WireGuard protocol and, between godwits, many paths in one session. Sans-I/O: bytes, time and
- * randomness are arguments; what it sends goes through `Transmit`, what happened comes out of `poll`. It never throws on
- * what a network sends.
+ * The tunnel machine: the WireGuard protocol and, between godwits, several paths in one session. Sans-I/O: bytes, time
+ * and randomness are arguments; it sends through `Transmit` and reports events through `poll`. It never throws on input
+ * from the network.
  *
- * This file holds the tables of peers, keys and deadlines and hands each input to the part that knows it: handshakes.ts
+ * This file has the tables of peers, keys and deadlines and passes each input to the responsible part: handshakes.ts
  * (messages 1–3, sessions), multipath.ts (paths), key-replacement.ts. The timers of the WireGuard paper's §6 are here.
  */
 import { toHex } from '../../core/bytes.ts'
@@ -91,7 +91,7 @@ export class TunnelMachine implements TunnelCommands {
         ask: (peer, remote, socket, now) => this.#handshakes.ask(peer, remote, socket, now),
         sendAlso: (peer, path, now) => {
           if (peer.handshake !== undefined) this.#handshakes.sendAlso(peer, path, now)
-          else if (wantsSession(peer)) this.#handshakes.hurry(peer, now)
+          else if (wantsSession(peer)) this.#handshakes.attemptNow(peer, now)
           this.#schedule(peer)
         },
         sent: (peer, now) => this.#noteSent(peer, now),
@@ -108,7 +108,7 @@ export class TunnelMachine implements TunnelCommands {
       peerByKey: (key) => this.#byKey.get(toHex(key)),
       emit: (event) => this.#emit(event),
       endOtherSessions: (peer) => this.#handshakes.endOthers(peer),
-      hurry: (peer, now) => this.#handshakes.hurry(peer, now),
+      attemptNow: (peer, now) => this.#handshakes.attemptNow(peer, now),
       send: (peer, frame, now) => {
         const path = peer.bestPath()
         return path !== undefined && this.#multipath.send(peer, path, [frame], now)
@@ -159,7 +159,7 @@ export class TunnelMachine implements TunnelCommands {
     if (changes.privateKey !== undefined || changes.presharedKey !== undefined) {
       this.#handshakes.clear(peer)
       this.#sessionLost(peer, now)
-      if (wantsSession(peer)) this.#handshakes.hurry(peer, now)
+      if (wantsSession(peer)) this.#handshakes.attemptNow(peer, now)
     }
     if (changes.persistentKeepalive !== undefined) this.#armPersistent(peer, now)
     this.#schedule(peer)
@@ -235,11 +235,11 @@ export class TunnelMachine implements TunnelCommands {
 
   wake(now: number): void {
     for (const peer of this.#peers) {
-      if (peer === undefined || !peer.dials) continue
+      if (peer === undefined || !peer.initiatesPaths) continue
       this.#multipath.reviveAll(peer, now)
       // A stock peer cannot be asked whether it still has the session; and without one there is nothing to ask in.
       if (wantsSession(peer) && (peer.current === undefined || !peer.godwit))
-        this.#handshakes.hurry(peer, now)
+        this.#handshakes.attemptNow(peer, now)
       this.#schedule(peer)
     }
   }
@@ -339,7 +339,7 @@ export class TunnelMachine implements TunnelCommands {
       if (had) this.#sessionLost(peer, now)
       this.#schedule(peer)
     } catch {
-      // Not even that: it is gone for good.
+      // Removed completely: the index is free.
       this.#peers[index] = undefined
       for (const name of peer.names) this.#byKey.delete(name)
     }

@@ -1,22 +1,22 @@
 /**
- * How one path is doing: probes, round-trip time, loss, and the verdict on silence. Pure: the caller sends the probes and
+ * The state of one path: probes, round-trip time, loss, and the verdict on silence. Pure: the caller sends the probes and
  * acts on the verdict.
  *
- * Anything authenticated that arrives shows that the path brings something; probes are only sent when nothing else does.
+ * Any authenticated arrival shows that the path works in that direction; probes are sent only when nothing else arrives.
  * A path is silent when something was sent, an answer was due, and nothing at all arrived for longer than its round trip
- * explains. A queue that fills (bufferbloat) does not look like that: it delays packets, but they keep coming, because
- * either the data's own acknowledgements or the other end's probes do, and what the other end reports as received grows.
+ * explains. A filling queue (bufferbloat) does not look like that: packets are delayed but keep coming (acknowledgements
+ * of the data, or the other end's probes), and the count that the other end reports as received grows.
  *
- * The second rule is for a hole in one direction: datagrams arrive, and what they report shows that ours do not. Each
- * probe and echo says how many datagrams its sender has received on the path; when report after report comes and the
- * number stands still although we have sent, the way there is dead. The end that hears nothing probes by itself, so the
- * reports come. How long a report itself waited on its way (a queue that fills in the other direction) is taken off: its
- * sender's clock, against the least difference to ours seen lately, shows it.
+ * The second rule detects loss in one direction: datagrams arrive, but what they report shows that ours do not. Each
+ * probe and echo contains the number of datagrams that its sender has received on the path. If this number stays the same
+ * in report after report although we have sent, the outgoing direction is dead. The end that receives nothing sends
+ * probes, so reports arrive. The time that a report itself was delayed (a filling queue in the other direction) is
+ * subtracted: it follows from its sender's clock and the lowest recent difference to ours.
  */
 import type { PathCounters } from '../seam.ts'
 import type { PathEvidence } from './api.ts'
 
-/** Own choices, milliseconds. The host decides fast; the anchor's verdict is there in case the host's word is lost. */
+/** Own choices, milliseconds. The host decides fast; the anchor's verdict is a fallback if the host's message is lost. */
 export interface MonitorTuning {
   /** Pause between probes on a path in use. */
   readonly busyInterval: number
@@ -153,11 +153,11 @@ export class PathMonitor {
   get loss(): number {
     return this.#loss
   }
-  /** Greatest counter the other end says it received on the path, -1 while unknown. */
+  /** Highest counter that the other end reports as received on the path, -1 while unknown. */
   get remoteHighest(): number {
     return this.#remoteHighest
   }
-  /** How long an answer may take before it is taken for lost, milliseconds. */
+  /** Time (ms) after which an answer counts as lost. */
   get timeout(): number {
     return Number.isNaN(this.#srtt) ? 300 : Math.max(100, this.#srtt + 4 * this.#var + 50)
   }
@@ -170,8 +170,8 @@ export class PathMonitor {
     return this.loss < 0.02 && !(this.#srtt > 2 * this.#minRtt + 75)
   }
 
-  /** Whether the owner wants to hear of every measurement. */
-  get toldOf(): boolean {
+  /** Whether a `sample` event is emitted for each measurement. */
+  get emitsSamples(): boolean {
     return this.#tuning.measureInterval !== undefined
   }
 
@@ -203,7 +203,7 @@ export class PathMonitor {
     this.#controlReceived++
   }
 
-  /** This end was late by so much: what looks like silence may be its own. */
+  /** This end was late by this much (ms): apparent silence may be its own. */
   noteStall(now: number, late: number): void {
     this.#graceUntil = Math.max(this.#graceUntil, now + Math.min(late, 200))
   }
@@ -216,12 +216,12 @@ export class PathMonitor {
     this.#unanswered = 0
     this.#firstUnansweredAt = Number.NaN
     this.#lastProbeAt = Number.NEGATIVE_INFINITY
-    // What was lost before says nothing of the path as it is now.
+    // Earlier losses do not describe the path as it is now.
     this.#loss = 0
     this.#windowSent = Number.NaN
   }
 
-  /** The other end counts anew (it restarted, or the session changed). */
+  /** The other end counts from zero again (it restarted, or the session changed). */
   forgetReports(): void {
     this.#remoteHighest = -1
     this.#remoteReceived = 0
@@ -256,7 +256,7 @@ export class PathMonitor {
     this.#staleReports = 0
   }
 
-  /** The other end says how much of ours has arrived; `time` is its clock in a probe, absent in an echo. */
+  /** Takes a report of the other end on what it has received; `time` is its clock in a probe, absent in an echo. */
   reportReceived(received: number, highest: number, now: number, time?: number): void {
     const waited = time === undefined ? 0 : this.#waited(time, now)
     const progress = (received - this.#remoteReceived) >> 0
@@ -271,7 +271,7 @@ export class PathMonitor {
     if (highest > this.#remoteHighest) this.#remoteHighest = highest
   }
 
-  /** How much longer than the quickest of late a probe with this time has been on its way, milliseconds. */
+  /** Extra one-way delay (ms) of a probe with this time over the quickest recent one. */
   #waited(time: number, now: number): number {
     const difference = (toMicros(now) - time) >>> 0
     const less = (than: number) => Number.isNaN(than) || (difference - than) >> 0 < 0
@@ -299,8 +299,8 @@ export class PathMonitor {
   }
 
   /**
-   * What to do now. `peerBusy`: data flows between the two ends, on whatever path. `hard`: the path is under suspicion
-   * and probed at the quick pace.
+   * What to do now. `peerBusy`: data flows between the two ends, on any path. `hard`: the path is suspect and probed at
+   * the fast pace.
    */
   assess(counters: PathCounters, peerBusy: boolean, hard: boolean, now: number): Assessment {
     this.#observe(counters, now)
@@ -312,7 +312,7 @@ export class PathMonitor {
     if (quick) {
       const quiet = this.#lastProbeAt + tuning.busyInterval
       const measure = this.#lastEchoAt + MEASURE_INTERVAL
-      // Nothing heard: ask. Nothing said: the other end needs to hear something too.
+      // Nothing received: probe. Nothing sent: the other end needs to receive something too.
       const quietEnd = Math.min(this.#lastReceivedAt, counters.lastSentAt) + tuning.busyInterval
       probeAt = Math.max(quiet, Math.min(quietEnd, measure))
       if (tuning.measureInterval !== undefined)
@@ -426,7 +426,7 @@ export class PathMonitor {
     const { silentFloor, oneWayFloor } = this.#tuning
     const least = trip * (floor === silentFloor ? 2 : floor === oneWayFloor ? 1.25 : 1.5)
     const wake = this.#waking && floor === silentFloor ? WAKE_ALLOWANCE : 0
-    // Where much is lost, a few missing answers say little.
+    // At high loss, a few missing answers are weak evidence.
     return Math.max(floor * (1 + 5 * Math.min(this.loss, 0.3)), least, wake)
   }
 
@@ -445,7 +445,7 @@ export class PathMonitor {
     if (sentDelta < 20 && now - this.#windowAt < 5_000) return
     if (sentDelta < 1) return
     const sample = Math.min(1, Math.max(0, 1 - ((received - this.#windowReceived) >> 0) / sentDelta))
-    // A path is taken for good until it shows otherwise: of twenty the first is no judgement.
+    // EWMA (weight 0.3) that starts at zero loss: one window of probes is too small a sample.
     this.#loss = 0.7 * this.#loss + 0.3 * sample
     this.#windowSent = sent
     this.#windowReceived = received

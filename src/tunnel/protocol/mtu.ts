@@ -1,8 +1,8 @@
 /**
- * What one path carries, found by padded probes (after RFC 8899, DPLPMTUD). Starts from 1,280 bytes, which every path is
- * taken to carry; asks for the interface's MTU first, since that is mostly the answer; if it fails, sends a whole ladder of
- * usual sizes at once and takes the largest that is answered. Then confirms the size while there is traffic, falls back to
- * the floor when three confirmations fail (a black hole for large packets), and looks for more every ten minutes.
+ * MTU discovery of one path by padded probes (after RFC 8899, DPLPMTUD). It starts with 1,280 bytes, which every path is
+ * assumed to carry, and tries the interface's MTU first, which usually passes. If that fails, it sends a ladder of usual
+ * sizes at once and takes the largest that is answered. It then confirms the size while there is traffic, falls back to
+ * the floor after three failed confirmations (a black hole for large packets), and searches again every ten minutes.
  */
 export const MTU_FLOOR = 1280
 /** Ethernet, PPPoE, tunnels over IPv4 and IPv6, mobile networks, WireGuard's default, jumbo steps. */
@@ -42,7 +42,7 @@ export class MtuSearch {
     return this.#nextAt
   }
 
-  /** The limit or the way changed: search anew. */
+  /** The limit or the route changed: searches again. */
   restart(limit: number, now: number): void {
     this.#limit = Math.max(limit, MTU_FLOOR)
     if (this.#current > this.#limit) this.#current = this.#limit
@@ -77,8 +77,8 @@ export class MtuSearch {
   }
 
   /**
-   * Call at `nextAt`. Returns the sizes to probe now; `timeout` is how long an answer may take. `busy`: data flows on the
-   * path. Reads `current` afterwards: it may have fallen.
+   * Call at `nextAt`. Returns the sizes to probe now; `timeout`: how long an answer may take. `busy`: data flows on the
+   * path. Read `current` afterwards: it may have fallen.
    */
   handleTimeout(now: number, timeout: number, busy: boolean): readonly number[] {
     const phase = this.#phase

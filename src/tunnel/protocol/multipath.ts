@@ -39,10 +39,10 @@ const FATAL_ERRORS: ReadonlySet<number> = new Set([
   EADDRNOTAVAIL,
 ])
 
-/** What the paths need of the machine around them. */
+/** Services of the surrounding machine for the paths. */
 export interface MultipathHost {
   emit(event: TunnelEvent): void
-  /** A fresh message 1 over these paths now: who answers is there. */
+  /** Sends a fresh message 1 over these paths now: an answer shows that the peer is there. */
   check(peer: Peer, paths: readonly Path[], now: number): void
   /** A message 1 to this address alone: its answer proves it. */
   ask(peer: Peer, remote: Endpoint, socket: number, now: number): void
@@ -119,14 +119,14 @@ export class Multipath {
     return path
   }
 
-  /** The access below a path is gone, by the owner's word. */
+  /** The owner reports that the access below a path is gone. */
   remove(peer: Peer, path: Path, now: number): void {
     if (path.state.name === 'closing') return
     this.#beginClose(peer, path, CloseReason.removed, now)
     this.#host.changed(peer)
   }
 
-  /** A new session is in use. `initiator`: this end has to say HELLO. */
+  /** A new session is in use. `initiator`: this end has to send HELLO. */
   established(peer: Peer, initiator: boolean, now: number): void {
     for (const path of peer.paths) {
       path.monitor.forgetReports()
@@ -157,7 +157,7 @@ export class Multipath {
       if (path.state.name === 'closing' || (!path.local && path.pathId !== 0)) this.#close(peer, path)
       else if (path.state.name !== 'new') this.#setState(path, { name: 'new' })
     }
-    if (peer.dials && peer.expectsGodwit) this.#host.connect(peer, now)
+    if (peer.initiatesPaths && peer.expectsGodwit) this.#host.connect(peer, now)
   }
 
   /** HELLO on every path that can carry it, with announcements of those that are not up (`Deadline.hello`). */
@@ -165,7 +165,7 @@ export class Multipath {
     peer.deadlines[Deadline.hello] = NEVER
     if (peer.current === undefined || peer.helloSession === peer.current.localIndex) return
     if (peer.helloTries >= K.HELLO_TRIES && peer.dialect === 'auto') {
-      // Whoever it was before: it does not speak godwit now.
+      // Whatever it was before, it does not speak godwit now.
       peer.godwit = false
       this.#parts.sessions.setForm(peer.index, 'stock')
       for (const path of peer.paths) {
@@ -194,7 +194,7 @@ export class Multipath {
     }
     const frames: Frame[] = []
     if (peer.helloSession !== peer.current.localIndex) frames.push(this.#hello)
-    // What has ended first: the other end then knows whether it has anything but this path.
+    // Ended paths first: the other end then knows whether it has any path but this one.
     frames.push(...openCloseFrames(peer))
     const { pathId, generation } = path
     frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
@@ -242,8 +242,8 @@ export class Multipath {
     return peer.pathInUse((path) => this.#parts.paths.counters(path.slot).lastSentAt, except)
   }
 
-  /** The peer said HELLO in the session with this local index. False for one that was held back and says nothing any more. */
-  heardHello(
+  /** The peer sent HELLO in the session with this local index. False if it was delayed and is out of date. */
+  onHello(
     peer: Peer,
     hello: Frame & { type: 'hello' },
     localIndex: number,
@@ -272,7 +272,7 @@ export class Multipath {
         if (!path.local) this.#close(peer, path)
         else if (path.state.name === 'closing') this.#close(peer, path)
         else if (path.usable || path.state.name === 'down') {
-          // What the peer knew of it is lost, or it knows paths only now.
+          // The peer has lost its state of this path, or has only now learned of paths.
           if (restarted) path.tries = 0
           this.#setState(path, { name: 'validating', since: now, tries: path.tries })
           path.assessAt = NEVER
@@ -344,7 +344,7 @@ export class Multipath {
       if (!path.usable) this.#accept(peer, path, now)
       return path
     }
-    // A path that lives is moved by the newest word of its peer only.
+    // Only the newest message of its peer moves a path that works.
     if (!newest || !path.moves.take(now)) return undefined
     this.#move(peer, path, proven.remote, now)
     return path
@@ -493,7 +493,10 @@ export class Multipath {
     }
   }
 
-  /** The source of a control payload is unknown: who has to prove it; undefined when it is not to be asked. */
+  /**
+   * The source of a control payload is unknown: returns the candidate that has to prove it; undefined when it is not to
+   * be asked.
+   */
   candidateAt(
     peer: Peer,
     pathId: number,
@@ -507,7 +510,7 @@ export class Multipath {
     return this.#expectMove(peer, pathId, from, socket, now)
   }
 
-  /** A stock peer, or one that has not said yet what it is, has proven that it receives there. */
+  /** A stock peer, or one that has not shown its type yet, has proven that it receives there. */
   #haveStock(peer: Peer, from: Endpoint, socket: number, now: number): Path {
     peer.candidates = peer.candidates.filter((each) => each.pathId !== 0)
     const path = peer.paths.find((each) => each.socket === socket && each.state.name !== 'closing')
@@ -576,7 +579,7 @@ export class Multipath {
     this.#host.changed(peer)
   }
 
-  /** Every path of the peer goes, without a word to it. */
+  /** Removes every path of the peer without telling it. */
   closeAll(peer: Peer): void {
     for (const path of [...peer.paths]) this.#close(peer, path)
   }
@@ -649,7 +652,7 @@ export class Multipath {
     }
   }
 
-  /** The path is taken for dead: traffic moves, the peer is told, what was lost is sent again, and it is tried anew. */
+  /** The path counts as dead: traffic moves, the peer is told, what was lost is sent again, and the path is retried. */
   #goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void {
     const evidence = path.monitor.evidence(now)
     this.#setState(path, { name: 'down', since: now, reason, evidence })
@@ -667,12 +670,12 @@ export class Multipath {
     }
     if (peer.bestPath() === undefined) {
       this.#announceSoon(peer, now)
-      if (peer.dials) this.#host.connect(peer, now)
+      if (peer.initiatesPaths) this.#host.connect(peer, now)
     }
     this.#host.changed(peer)
   }
 
-  /** The last path that worked has gone, or the first is back: the others are tried at the quick pace from now on. */
+  /** The last working path has failed, or the first is back: the others are retried at the fast pace from now on. */
   #announceSoon(peer: Peer, now: number): void {
     for (const path of peer.paths) {
       if (path.announceAt === NEVER) continue

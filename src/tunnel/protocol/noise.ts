@@ -1,6 +1,6 @@
 /**
  * Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s as WireGuard uses it (WireGuard paper §5.4.2–5.4.5; Noise revision 34). Pure
- * functions over bytes; who may speak, how often and when is the machine's business. What does not verify is undefined.
+ * functions over bytes; rate limits and timing belong to the machine. They return undefined for what does not verify.
  */
 import { kdf, type TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 import { INITIATION, MessageType, RESPONSE, readIndex, writeIndex } from './wire.ts'
@@ -102,7 +102,7 @@ export function createInitiation(
   return { message, state: { localIndex, remoteIndex: 0, hash, chain, ephemeral } }
 }
 
-/** What the first half of message 1 gives away: enough to look the initiator up. */
+/** The first half of message 1, opened: enough to look up the initiator. */
 export interface OpenedInitiation {
   readonly publicKey: Uint8Array
   readonly senderIndex: number

@@ -47,7 +47,7 @@ export class Path {
   announcedAt = 0
   /** Monitor: when to assess; NEVER while it is not usable. */
   assessAt = NEVER
-  /** Closing: when the slot is given back at the latest. Remote and down: when it is forgotten. */
+  /** Closing: latest time to release the slot. Remote and down: time to forget it. */
   forgetAt = NEVER
   /** errno of a failed send, 0 for none; dealt with at the next timeout. */
   error = 0

@@ -20,7 +20,7 @@ export interface Session {
   readonly answered?: AnsweredAt
 }
 
-/** Where message 2 of a session was sent. Alone there: whoever has the session's keys has received it there. */
+/** Where message 2 of a session was sent. If only there: whoever has the session's keys receives at that address. */
 export interface AnsweredAt {
   readonly remote: Endpoint
   readonly socket: number
@@ -79,7 +79,7 @@ export class Peer {
   readonly index: number
   config: PeerConfig
   keys: KeyPair
-  /** What it is found by: its public keys in hexadecimal. */
+  /** Its keys in the look-up table: its public keys in hexadecimal. */
   names: string[] = []
   /** Host: KEY_REPLACE under way, our fresh key; once acknowledged it moves to `keys` and the old one to `oldKeys`. */
   nextKeys: KeyPair | undefined
@@ -110,7 +110,7 @@ export class Peer {
   readonly deadlines = new Float64Array(8).fill(NEVER)
   needKeepalive = false
   lastTraversal = 0
-  /** Data flowed lately: paths are watched closely. */
+  /** Data flowed recently: paths are watched closely. */
   busyUntil = Number.NEGATIVE_INFINITY
 
   /** HELLO arrived: it is a godwit. */
@@ -127,9 +127,9 @@ export class Peer {
   generation = 0
   /** By path id: the least generation of the peer's paths that is not over. */
   readonly generations = new Map<number, number>()
-  /** Addresses it was heard from that have not proven themselves (proofs.ts). */
+  /** Addresses that it sent from and has not proven yet (proofs.ts). */
   candidates: Candidate[] = []
-  /** Addresses that it has proven lately, the newest first. */
+  /** Addresses that it has proven recently, newest first. */
   proven: { readonly remote: Endpoint; readonly socket: number; readonly at: number }[] = []
   /** How often its input made something throw, and until when it gets no session. */
   faults = 0
@@ -158,7 +158,7 @@ export class Peer {
     return this.godwit || this.dialect === 'godwit'
   }
   /** This end opened paths to it, so it is this end's part to bring them back. */
-  get dials(): boolean {
+  get initiatesPaths(): boolean {
     return this.paths.some((path) => path.local && path.state.name !== 'closing')
   }
 
@@ -185,7 +185,7 @@ export class Peer {
     return this.paths.find((path) => path.pathId === pathId && path.state.name !== 'closing')
   }
 
-  /** Towards a stock peer, which answers where it heard us last: the path we use now, else the best. */
+  /** Towards a stock peer, which answers to our last address: the path in use, else the best. */
   pathInUse(lastSentAt: (path: Path) => number, except?: Path): Path | undefined {
     let best = this.bestPath(except)
     if (best === undefined) return undefined
@@ -226,7 +226,7 @@ function rank(path: Path): number {
   return state + (Number.isNaN(path.monitor.rttMs) ? 1e5 : path.monitor.rttMs)
 }
 
-/** Counters begin anew with each session: what a report says of received ones holds for the session it came in. */
+/** Counters start from zero with each session: a report about received ones is valid only for its session. */
 export function reported(peer: Peer, session: number, highest: number): number {
   return peer.current?.localIndex === session ? highest : -1
 }

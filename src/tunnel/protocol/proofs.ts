@@ -1,7 +1,7 @@
 /**
- * Addresses that a peer has been heard from and that have not shown yet that it receives there (docs/wire/tunnel.md,
- * "Proof of an address"). They get no path: only what asks for the proof is sent there, and at most three times the bytes
- * that came from there (RFC 9000 §8.1), so that nobody can point traffic at an address that is not their own.
+ * Addresses that a peer has sent from and at which it has not yet proven to receive (docs/wire/tunnel.md, "Proof of an
+ * address"). They get no path: only requests for the proof are sent there, with at most three times the bytes that came
+ * from there (RFC 9000 §8.1), so that nobody can direct traffic to an address that is not their own.
  */
 import type { Random } from '../../core/clock.ts'
 import type { Endpoint, Transmit } from '../seam.ts'
@@ -11,7 +11,7 @@ import { keepEndpoint, sameAddress, sameEndpoint } from './path.ts'
 import type { Peer } from './peer.ts'
 import { INITIATION, MULTIPATH_OVERHEAD, outerOverhead, TRANSPORT } from './wire.ts'
 
-/** What the peer said of the path that it wants to have over the address. */
+/** The peer's announcement of the path that it wants over the address. */
 export interface Announced {
   readonly generation: number
   readonly mtu: number
@@ -22,7 +22,7 @@ export interface Candidate {
   readonly remote: Endpoint
   readonly socket: number
   readonly token: Uint8Array
-  /** Absent: the address is to take the place of the remote of the path `pathId`, or of a stock peer's (0). */
+  /** Absent: the address is to replace the remote of the path `pathId`, or of a stock peer's (0). */
   readonly announced: Announced | undefined
   readonly since: number
   /** Bytes of outer IP packets from there and to there. */
@@ -97,8 +97,8 @@ export class Proofs {
   }
 
   /**
-   * The peer has sent this token back from `from`. It has been sent to the candidate's address and port alone, so it shows
-   * that the peer receives there; a NAT may have given the answer another port, but not another address.
+   * The peer has returned this token from `from`. The token was sent only to the candidate's address and port, so the
+   * peer receives there. A NAT may have given the answer another port, but not another address.
    */
   answered(
     peer: Peer,

@@ -13,7 +13,7 @@ const NEVER = Number.POSITIVE_INFINITY
 /** Datagrams without answer before silence counts. */
 const LEAST_SENT = 2
 
-/** What it needs of the paths' owner. */
+/** Services of the paths' owner. */
 export interface StockHost {
   setState(path: Path, state: PathState): void
   /** A fresh message 1 over these paths. */
@@ -82,7 +82,7 @@ export class StockWatch {
         this.#host.goDown(peer, path, now)
         return
       }
-      // Nobody answers: the peer itself may be away. WireGuard's own attempts go on.
+      // Nothing answers: the peer itself may be away. WireGuard's own attempts continue.
       watch.checkAt = now + K.STOCK_PAUSE
       watch.checks = 0
       return

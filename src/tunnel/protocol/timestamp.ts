@@ -1,6 +1,6 @@
 /**
  * TAI64N timestamps of handshake initiations (WireGuard paper §5.1): 8 bytes of seconds, 4 of nanoseconds, big-endian, so
- * that they compare as bytes. They only ever rise, whatever the wall clock does, and tell the time no finer than 16.8 ms.
+ * that they compare as bytes. They only increase, whatever the wall clock does, and have a resolution of 16.8 ms.
  */
 const TAI64_EPOCH_HIGH = 0x40000000
 /** TAI − UTC when TAI64 was defined; WireGuard leaves later leap seconds out. */
@@ -19,7 +19,7 @@ export class TimestampSource {
     this.#nanos = floor > 0 ? toStep(floor) : 0
   }
 
-  /** What `floor` must be after a restart so that nothing given so far is given again: wall time in milliseconds. */
+  /** The `floor` to use after a restart so that no timestamp is repeated: wall time in milliseconds. */
   get floor(): number {
     return this.#seconds * 1000 + Math.ceil(this.#nanos / 1e6)
   }

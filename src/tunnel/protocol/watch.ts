@@ -13,13 +13,15 @@ import { MULTIPATH_OVERHEAD, outerOverhead, TRANSPORT } from './wire.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
 
-/** What watching needs of the paths' owner. */
+/** Services of the paths' owner. */
 export interface WatchHost {
   emit(event: TunnelEvent): void
   send(peer: Peer, path: Path, frames: readonly Frame[], now: number): boolean
   sendBody(peer: Peer, path: Path, body: Uint8Array, now: number): boolean
   setState(path: Path, state: PathState): void
-  /** The peer is to prove anew that it receives at the path's remote, from where so many bytes have come meanwhile. */
+  /**
+   * Asks the peer to prove again that it receives at the path's remote, from which this many bytes have arrived since.
+   */
   askAgain(peer: Peer, path: Path, bytes: number, now: number): void
   /** The path is dead; what was sent on it with counters above `after` is lost. */
   goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void
@@ -45,7 +47,7 @@ export class PathWatch {
     const highest = reported(peer, session, frame.highestCounter)
     if (frame.type === 'echo') {
       path.monitor.echoReceived(frame.sequence, frame.time, frame.received, highest, now)
-      if (path.monitor.toldOf) {
+      if (path.monitor.emitsSamples) {
         const { time, arrivedAt, received, receivedBytes } = frame
         this.#host.emit({
           type: 'sample',
@@ -85,7 +87,7 @@ export class PathWatch {
     const counters = this.#parts.paths.counters(path.slot)
     if (!path.usable) {
       if (path.local || path.state.name !== 'down') return
-      // What arrives shows that the peer is back, an answer that it can be reached there.
+      // An arrival shows that the peer is back; an answer shows that it can be reached there.
       const bytes = counters.receivedBytes - path.receivedBefore
       if (bytes > 0) this.#host.askAgain(peer, path, bytes, now)
       path.receivedBefore = counters.receivedBytes

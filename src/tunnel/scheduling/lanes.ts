@@ -1,12 +1,11 @@
 /**
- * How far each path is given away, by slot, over all classes that use it. A path with a rate is a lane that carries one
- * thing after the other: what is given to it now leaves when everything before it has. Written by plans, charged per packet;
- * numbers only.
+ * When each path is free again, by slot, over all classes that use it. A path with a known rate sends packets one after
+ * the other: a new packet leaves after all earlier ones. Written by plans, charged per packet; numbers only.
  */
 
 /** Taken for a path's rate (bytes a millisecond) until it is known. */
 const UNKNOWN_RATE = 12_500
-/** A path whose delay is not known yet is taken to be so much farther than another one, milliseconds. */
+/** Extra delay (ms) assumed for an unmeasured path. */
 const UNKNOWN_FARTHER = 50
 
 /** Max queueing delay (ms) that packets which pass the queue may add to those in it. */
@@ -14,27 +13,26 @@ const MOST_PASSED = 20
 /** Sparse flows together may take this share of a path, and this many milliseconds of it at once. */
 const SPARSE_TOGETHER = 0.7
 const SPARSE_AT_ONCE_MS = 25
-/** After a pause of so many milliseconds the use of a path begins anew. */
+/** After a pause this long (ms) the accounting of a path starts again. */
 const PAUSE_MS = 200
 
 export class Lanes {
   /** Bytes a millisecond. */
   rate = new Float64Array(16).fill(UNKNOWN_RATE)
   /**
-   * How long a datagram takes there, queues included, milliseconds; only differences between paths of a peer mean something.
-   * NaN: not known.
+   * One-way delay including queues, milliseconds; only differences between paths of a peer are meaningful. NaN: unknown.
    */
   delay = new Float64Array(16).fill(Number.NaN)
   /** When what was given will have left. */
   freeAt = new Float64Array(16)
-  /** 1: the rate is measured; 0: it is a first guess, and rather too low. */
+  /** 1: the rate is measured; 0: it is a first guess, usually too low. */
   known = new Uint8Array(16)
   /** Since when it has been in use, without a pause of PAUSE_MS. */
   usedSince = new Float64Array(16)
   /** Until when sparse flows have used up their share. */
   #sparseUntil = new Float64Array(16)
 
-  /** What is known of a path now; `rate` 0 and `delayMs` NaN: nothing. */
+  /** Sets what is known of a path; `rate` 0 and `delayMs` NaN: nothing. */
   set(slot: number, rate: number, delayMs: number, known = true): void {
     this.#ensure(slot)
     this.known[slot] = known ? 1 : 0

@@ -1,14 +1,15 @@
 /**
- * Carries out a plan (schedulers.ts) packet by packet: the path a packet takes, those that get copies, when it leaves.
+ * Carries out a plan (schedulers.ts) packet by packet: the path of a packet, the paths that get copies, and the time at
+ * which it leaves.
  *
- * In every mode packets leave at the rate that their path delivers once that is known, so that the queue is here and not
- * in the modem: what is urgent, and packets of sparse flows, pass it.
+ * In every mode packets leave at the rate that their path delivers, once that is known, so that the queue is here and not
+ * in the modem: urgent packets and packets of sparse flows overtake it.
  *
- * `weighted` gives each packet to the path on which it arrives first, counting what that path was given before. What a path
- * cannot carry yet waits here, sealed in order, not in the network: nothing on the way overflows, packets arrive nearly in
- * order, and a path that is far is used only once waiting for the near one takes longer. So it is never worse than the
- * near one alone. What all paths together cannot carry is dropped once MOST_WAIT would be waited: the one queue that TCP
- * inside finds and fills.
+ * `weighted` sends each packet on the path on which it will arrive first, given what that path already has to carry. What
+ * a path cannot carry yet waits here, sealed in order, not in the network: no queue on the way overflows, packets arrive
+ * nearly in order, and a distant path is used only when waiting for the near one would take longer. So the result is
+ * never worse than the near path alone. What all paths together cannot carry is dropped once it would have to wait
+ * MOST_WAIT: this is the one queue that TCP inside finds and fills.
  */
 
 import { type Spread, Verdict } from '../seam.ts'
@@ -16,7 +17,7 @@ import type { Lanes } from './lanes.ts'
 import type { Mode, Plan } from './schedulers.ts'
 import { SparseFlows } from './sparse-flows.ts'
 
-/** Bits of what `choose` wants to know of a packet. */
+/** Properties of a packet for `choose`, as bits. */
 export const Kind = {
   /** The last of a burst. */
   tail: 1,
@@ -24,13 +25,13 @@ export const Kind = {
   express: 2,
 } as const
 
-/** One in so many packets is copied to a path that has to prove itself; at most one each PROBE_MS then. */
+/** One packet in this many is copied to a path that has to prove itself, at most one per PROBE_MS. */
 const PROBE_EVERY = 8
 const PROBE_MS = 4
-/** Copies saved up: at most what the cap allows over so many bytes sent. */
+/** Max saved credit for copies: what the cap allows over this many sent bytes. */
 const SAVED_OVER = 4 << 20
 const MOST_PATHS = 8
-/** What a datagram of a cut super-packet adds: its own IP and TCP header, and the tunnel's. */
+/** Bytes that each datagram of a cut super-packet adds: its own IP and TCP header, and the tunnel's. */
 const DATAGRAM_BYTES = 80
 /**
  * A path is left for another one when this much longer would have passed there, or has been given to it: batches of one
@@ -55,7 +56,7 @@ export class PacketScheduler {
   readonly #slots = new Int32Array(MOST_PATHS)
   /** Datagrams that each carrier has been given (`round-robin`). */
   readonly #given = new Float64Array(MOST_PATHS)
-  /** What a datagram counts on each carrier: one over its weight. */
+  /** Weight of a datagram on each carrier: one over the carrier's weight. */
   readonly #turn = new Float64Array(MOST_PATHS).fill(1)
   #count = 0
   readonly #copies = new Int32Array(MOST_PATHS)

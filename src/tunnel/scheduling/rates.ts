@@ -1,14 +1,15 @@
 /**
- * What a path carries and how long it takes: learned from its own traffic. Each measurement says how much
- * arrived at the other end in which time, and how long one probe was on its way.
+ * The rate and delay of a path, learned from its own traffic. Each measurement says how much arrived at the other end in
+ * which time, and how long one probe was on its way.
  *
- *  - While there is no queue, the path could carry more: its rate grows, gently once a queue has been seen, faster the
- *    longer there has been none, and only while what is sent is near it.
- *  - While a queue stands, what arrives is what the path carries: the rate follows it, a little below, until it is gone.
- *  - A queue that stays although less is sent is not made by us: it is taken for the path's delay from then on.
+ * - While there is no queue, the path could carry more: its rate grows, slowly once a queue has been seen, faster the
+ * longer there has been none, and only while the sent rate is near it.
+ * - While a queue stands, the arrival rate is what the path carries: the rate follows it, a little below, until the queue
+ * is gone.
+ * - A queue that stays although less is sent is caused by others: it counts as the path's delay from then on.
  *
- * The one-way delay is told by two clocks that know nothing of each other. Their difference is the same for all paths of
- * a peer, so delays of paths can be compared, and that is all they are used for.
+ * The one-way delay is measured with two unsynchronized clocks. Their offset is the same for all paths of a peer, so
+ * delays of paths can be compared, and are used for nothing else.
  */
 
 /** Two clocks: the first difference seen, µs modulo 2^32; later ones count from it. One for all paths of a peer. */
@@ -27,27 +28,27 @@ export interface RateSample {
   readonly receivedBytes: number
 }
 
-/** A queue stands when a probe took longer than the best one by this, and this share of the round trip. */
+/** A queue stands when a probe took longer than the best one by this and by this share of the round trip. */
 const QUEUE_MS = 10
 const QUEUE_SHARE = 0.03
 /** Of so many samples each has to show it. */
 const STANDING = 3
 /** Above this the line drops what it has no room for. */
 const LOSS = 0.02
-/** Less between two looks says nothing of the line: probes, acknowledgements. Looks are joined until there is more. */
+/** Fewer bytes between two samples are too few to judge the link (probes, acknowledgements): such samples are joined. */
 const FEW_BYTES = 12_000
 const LONGEST_MS = 1_000
-/** A queue grows when what was sent in some time took so much longer to arrive. */
+/** A queue grows when what was sent in some time took this much longer to arrive. */
 const GROWING = 1.05
 /** Growth for each round trip: after a queue, and as much more for each STEADY_MS without one, up to FAST; while none was seen. */
 const GROWTH = 0.02
 const FAST = 0.15
 const FIRST_GROWTH = 1
 const STEADY_MS = 600
-/** A rate that grows is at most so far ahead of what arrives, and so many round trips' growth. */
+/** A growing rate exceeds the arrival rate by at most this share plus the growth of this many round trips. */
 const AHEAD = 0.02
 const AHEAD_GAIN = 1.5
-/** What a full line once carried is soon tried again; it is forgotten over about so many milliseconds of queues. */
+/** Time constant (ms of queueing) after which the proven rate of a full link is forgotten. */
 const PROVEN_MS = 1_000
 /** A line has fallen when it delivers less than this share of the rate behind a queue of this many bounds. */
 const FALLEN = 0.6
@@ -68,20 +69,20 @@ const FIRST_MS = 100
 const SELDOM_MS = 150
 /** While it reclaims, what arrives is behind the rate by a round trip's growth. */
 const RECLAIM_IN_USE = 0.4
-/** What arrives is averaged over about so long. */
+/** Time constant (ms) of the average of the arrival rate. */
 const AVERAGE_MS = 120
 /** A path grows only while it delivers at least this share of its rate. */
 const IN_USE = 0.7
-/** The difference to what arrives is taken over within about so many milliseconds. */
+/** Time constant (ms) with which the rate follows the arrival rate. */
 const FOLLOW_MS = 80
-/** A queue is drained by sending so much less at most, and never less than this share of what the line has carried. */
+/** A queue is drained by sending at most this share less, and never less than this share of the link's proven rate. */
 const DRAIN = 0.15
 const DRAIN_OVER_MS = 300
 const DRAIN_LEAST = 0.75
 /** A queue longer than this, milliseconds, is drained at half of what the line delivers. */
 const LONG_QUEUE_MS = 30
 const DRAIN_LONG = 0.5
-/** A full line that delivers so many times the rate carries more than was thought. */
+/** A full link that delivers more than this multiple of the rate has a higher rate than assumed. */
 const MORE = 1.25
 /** A queue that has not halved by then is none of ours. */
 const DRAINED_AFTER_MS = 2_000
@@ -102,9 +103,9 @@ const WINDOW_MS = 8_000
 export class PathRate {
   /** Bytes of datagrams per millisecond. */
   rate = FIRST_RATE
-  /** What the last probe took longer than the best one, milliseconds. */
+  /** Extra delay of the last probe over the best one, milliseconds. */
   queueMs = 0
-  /** Least round trip of late, milliseconds; NaN before the first. */
+  /** Lowest recent round trip, milliseconds; NaN before the first. */
   bestRttMs = Number.NaN
   /** When a queue was last seen. */
   queuedAt = Number.NEGATIVE_INFINITY
@@ -116,7 +117,7 @@ export class PathRate {
   #at = Number.NaN
   #sentAt = 0
   #receivedBytes = 0
-  /** What arrived of late and in what time, older looks counting less. */
+  /** Recent arrivals, in bytes and time; older samples have less weight. */
   #bytes = 0
   #elapsed = 0
   /** Whether a queue has been seen: until then the rate may be far too low. */
@@ -134,7 +135,7 @@ export class PathRate {
   #queueAtFirst = 0
   #leastSince = 0
   #rateBefore = 0
-  /** The most that a full line has delivered of late. */
+  /** Highest recent delivery rate of a full link. */
   #proven = 0
   /** When the last measurement came, what passes between two, and up to when being late was counted. */
   #sampledAt = Number.POSITIVE_INFINITY
@@ -191,8 +192,8 @@ export class PathRate {
     this.queueMs = Math.min(delay - this.#best, sample.rttMs - this.bestRttMs)
     this.#queues[this.#sample++ % STANDING] = this.queueMs
     if (sample.arrivedAt < 0) return
-    // What left between two probes arrived between them. Whichever took longer bounds the rate: held up and let go in a
-    // bunch, it arrives faster than any line carries.
+    // What left between two probes arrived between them. The longer of both intervals bounds the rate: packets that were
+    // held up and released together arrive faster than any link carries.
     const sending = sinceMs(sample.sentAt, this.#sentAt)
     const arriving = sinceMs(sample.arrivedAt, this.#at)
     const elapsed = Math.max(sending, arriving)

@@ -1,11 +1,10 @@
 /**
- * The flow controller's schedulers (Ohshima §II; digest OH-16 to OH-19): which of a peer's paths packets of one class take.
- * In two steps. `planPaths` is a pure function of what is known about the paths, called when that changes; its reason is
- * what `why` prints. packet-scheduler.ts carries a plan out, packet by packet, on numbers only.
+ * The flow controller's schedulers (Ohshima §II; digest OH-16 to OH-19): which of a peer's paths the packets of one class
+ * take, in two steps. `planPaths` is a pure function of what is known about the paths, called when that changes; `why`
+ * prints its reason. packet-scheduler.ts carries out a plan, packet by packet, on numbers only.
  *
- * One bad link never drags the bundle down: a path that loses clearly more than the best one is demoted. It then carries
- * nothing that matters, but copies of some packets, by which it is measured; it is readmitted when it has lost next to
- * nothing for READMIT_MS.
+ * One bad link never slows the bundle: a path that loses clearly more than the best one is demoted. It then carries only
+ * copies of some packets, by which it is measured, and is readmitted when it has lost almost nothing for READMIT_MS.
  */
 import type { PathState } from '../protocol/api.ts'
 
@@ -24,9 +23,11 @@ export interface PathFacts {
   /** Name of the access, for reasons. */
   readonly name: string
   readonly state: PathState['name']
-  /** Its radio is about to let go: traffic leaves it (OH-24). */
+  /** Its radio is about to re-associate: traffic leaves it (OH-24). */
   readonly draining: boolean
-  /** Its signal falls and another one's is clearly stronger: not for what takes one path at a time (OH-18). */
+  /**
+   * Its signal falls and another one's is clearly stronger: not used by schedulers that use one path at a time (OH-18).
+   */
   readonly fading?: boolean
   /** Only while nothing else works, and no copies before that: bytes cost there. */
   readonly reserve?: boolean
@@ -34,7 +35,7 @@ export interface PathFacts {
   readonly weight?: number
   /** Lower is preferred. */
   readonly priority: number
-  /** Smoothed, and the least of late, milliseconds; NaN while unknown. */
+  /** Smoothed, and lowest recent, milliseconds; NaN while unknown. */
   readonly rttMs: number
   readonly bestRttMs: number
   /** 0 to 1. */
@@ -46,7 +47,7 @@ export interface PathFacts {
 export interface Plan {
   /** Slots of paths that carry packets, each packet one of them (`duplicate`: all); empty: none is usable. */
   readonly carriers: readonly number[]
-  /** Of `round-robin`: the share of each carrier; absent: all alike. */
+  /** Of `round-robin`: the share of each carrier; absent: equal shares. */
   readonly weights?: readonly number[]
   /** Paths that get a copy of every packet although they may not deliver it. */
   readonly copies: readonly number[]
@@ -57,7 +58,7 @@ export interface Plan {
   readonly atRisk: boolean
   /** Whether the receiver restores order. */
   readonly ordered: boolean
-  /** No path is usable: packets take one that is taken for dead, so that they are among what is sent again. */
+  /** No path is usable: packets take one that counts as dead, so that they are among those sent again. */
   readonly lastResort?: true
   readonly reason: string
   /** Plan again at this time even if nothing changes. */
@@ -66,7 +67,7 @@ export interface Plan {
 
 export interface PlanMemory {
   readonly current: number
-  /** Since when a path better than the current one has been well; NaN when none is. */
+  /** Since when a path better than the current one has worked; NaN when none does. */
   readonly betterSince: number
   /** Demoted paths: since when they have lost next to nothing, NaN while they lose. */
   readonly demoted: ReadonlyMap<number, number>
@@ -84,13 +85,13 @@ export const NO_PLAN_MEMORY: PlanMemory = {
   bareSince: Number.NaN,
 }
 
-/** A preferred path must have been well for so long before traffic returns to it. */
+/** A preferred path must have worked for this long before traffic returns to it. */
 export const RETURN_MS = 3_000
 export const READMIT_MS = 1_000
 /** Demoted above this, and above four times the best path's loss and 2 %; readmitted below READMIT_LOSS. */
 const DEMOTE_LOSS = 0.05
 const READMIT_LOSS = 0.02
-/** So long packets go on over a path that is taken for dead when there is no other; less than RESEND_WITHIN. */
+/** Max time for which packets still use a path that counts as dead when there is no other; less than RESEND_WITHIN. */
 export const LAST_RESORT_MS = 2_000
 /** `lowest-rtt` moves to a path whose round trip without queues has been less by this share, and by this much, for FASTER_MS. */
 const RTT_SHARE = 0.8
@@ -100,7 +101,7 @@ export const FASTER_MS = 2_000
 export const CROSSING_MS = 500
 /** `budget`: above this loss packets are at risk. */
 const RISK_LOSS = 0.004
-/** What a path that has just become the current one carries is at risk for so long. */
+/** Packets on a path that has just become the current one are at risk for this long. */
 const FRESH_MS = 300
 /** `budget`: a radio that repeats itself shows in the round trip before it loses. */
 const RISK_DELAY_MS = 4
@@ -115,7 +116,7 @@ const NOTHING: Plan = {
   reason: 'no path is usable',
 }
 
-/** Every hysteresis there is stands in the constants above. */
+/** All hysteresis is in the constants above. */
 export function planPaths(
   mode: Mode,
   paths: readonly PathFacts[],
@@ -130,7 +131,7 @@ export function planPaths(
   const demoted = demote(usable, memory.demoted, now)
   const rank = (path: PathFacts) => standing(path) + (demoted.has(path.slot) ? DEMOTED : 0)
   const top = Math.min(...usable.map(rank))
-  // What has fallen silent carries nothing while something else works.
+  // A silent path carries nothing while another one works.
   const good = usable.filter((path) => rank(path) === top)
   const probes = usable.filter((path) => demoted.has(path.slot) && rank(path) > top).map(({ slot }) => slot)
   const readmit = [...demoted.values()].reduce(
@@ -198,8 +199,9 @@ export function planPaths(
 }
 
 /**
- * No path is usable. For a moment packets go on over the one that was used last: a verdict may be wrong, and what is lost is
- * sent again when a path is back (RESEND_WITHIN of the tunnel). After that they are parked, the newest of each flow.
+ * No path is usable. For LAST_RESORT_MS packets still use the path that was used last: the verdict may be wrong, and lost
+ * packets are sent again when a path is back (RESEND_WITHIN of the tunnel). After that they are parked, the newest of
+ * each flow.
  */
 function lastResort(
   paths: readonly PathFacts[],
@@ -238,7 +240,7 @@ function choose(
   }
   if (current.fading === true && firm.length > 0) return take(best, `${current.name} is fading`)
   if (mode === 'budget') {
-    // The copies cover the time until what is wrong is seen; then the path is left for one that is well.
+    // Copies cover the time until the failure is confirmed; then another path that works takes over.
     const clean = good.find((path) => path !== current && !isAtRisk(path))
     if (isAtRisk(current) && clean !== undefined)
       return take(

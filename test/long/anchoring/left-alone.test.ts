@@ -62,7 +62,7 @@ test('at a trusted network the tunnel rests: what is opened goes directly; elsew
   )
   await bed.up()
   assert.equal(await bed.seen(), OUTSIDE.acc1)
-  assert.match(bed.log('mh'), /the tunnel rests: acc1 is on a trusted network/)
+  assert.match(bed.log('mh'), /the tunnel is idle: acc1 is on a trusted network/)
   await bed.shell('mh', 'ip link set acc1 down')
   await until('away from home everything goes through the tunnel', async () => (await bed.seen()) === ANCHOR)
 })

@@ -153,7 +153,7 @@ async function bothOrders(vpn: Vpn, later: string): Promise<void> {
 
 test('OpenVPN with redirect-gateway def1, in either order: its networks are reached, the rest goes through the tunnel, and it is said', async () => {
   await bothOrders(openvpn(), ANCHOR)
-  const said = bed.log('mh').match(/tun\d+ has routes in place of a default route \(/g)
+  const said = bed.log('mh').match(/tun\d+ has half-default routes \(/g)
   assert.ok(said !== null, 'it is said')
 })
 
@@ -162,7 +162,7 @@ test('routes of DHCP option 121 that halve the Internet take nothing past the tu
   for (const to of ['0.0.0.0/1', '128.0.0.0/1'])
     await bed.shell('mh', `ip route add ${to} via 192.168.1.1 dev acc1 proto dhcp`)
   assert.equal(await bed.seen(), ANCHOR)
-  await until('it is said', () => bed.log('mh').includes('acc1 has routes in place of a default route'))
+  await until('it is said', () => bed.log('mh').includes('acc1 has half-default routes'))
   for (const to of ['0.0.0.0/1', '128.0.0.0/1']) await bed.shell('mh', `ip route del ${to} dev acc1`)
   await bed.down()
 })

@@ -124,7 +124,7 @@ describe('an anchor forwards past the packet filters of others', () => {
     assert.equal(await passes(4), false)
     const said = readFileSync(log('an'), 'utf8')
     const mend =
-      /iptables-nft FORWARD \(policy drop\) drops what is forwarded; to mend it: (.*)$/m.exec(said)?.[1] ??
+      /iptables-nft FORWARD \(policy drop\) drops forwarded packets; to allow them: (.*)$/m.exec(said)?.[1] ??
       said
     await run('an', 'sh', '-ec', mend.replaceAll('sudo ', ''))
     await untilPasses('after the command that was named')
@@ -141,7 +141,7 @@ describe('an anchor forwards past the packet filters of others', () => {
     anchor = await daemon('an')
     assert.match(
       readFileSync(log('an'), 'utf8'),
-      /nft chain inet owned forward \(policy drop\) drops what is forwarded, and cannot be changed \(.*\); to mend it: sudo nft 'add rule inet owned forward/,
+      /nft chain inet owned forward \(policy drop\) drops forwarded packets, and cannot be changed \(.*\); to allow them: sudo nft 'add rule inet owned forward/,
     )
     // It ends with 1 where something is to be mended.
     const doctor = JSON.parse(

@@ -50,7 +50,7 @@ describe('home, and links that cost', () => {
       await sites.until(`IPv${family} passes`, () => pings('ta', SERVER[family]))
       assert.ok(await pings('srv', TERMINAL_A[family]), `IPv${family} from home`)
     }
-    assert.match(sites.log('hg'), /iptables-nft FORWARD \(policy drop\) would drop what is forwarded/)
+    assert.match(sites.log('hg'), /iptables-nft FORWARD \(policy drop\) would drop forwarded packets/)
     assert.match(await run('hg', 'nft', 'list', 'ruleset'), new RegExp(`iifname "${DEVICE}"`))
     for (const program of ['iptables', 'ip6tables']) await run('hg', program, '-P', 'FORWARD', 'ACCEPT')
   })

@@ -141,7 +141,7 @@ describe('a port of the anchor leads to a host', () => {
     await refused(/no host nobody/, 'forward', '81', 'nobody:80')
     await refused(/listens on TCP port 22/, 'forward', '22', 'laptop:80')
     await refused(/UDP port 51820/, 'forward', '51820', 'laptop:80', '--udp')
-    await refused(/is no port/, 'forward', '0', 'laptop:80')
+    await refused(/is not a port/, 'forward', '0', 'laptop:80')
     await refused(/no port 99/, 'unforward', '99')
     await godwit('an', 'anchor', 'forward', '22', 'laptop:80', '--tcp', '--replace')
     assert.equal(await overTcp(4, 22), client(4))

@@ -290,5 +290,5 @@ test('without a daemon nothing is started; with --best-effort it is, and said so
   const plain = await godwitRun(['--best-effort', '--', 'echo', 'started'])
   assert.equal(plain.status, 0)
   assert.equal(plain.stdout, 'started\n')
-  assert.match(plain.stderr, /no godwit runs here.*running echo under the general rules/)
+  assert.match(plain.stderr, /godwit is not running.*running echo under the general rules/)
 })

@@ -37,12 +37,12 @@ const rows: readonly Row[] = [
   {
     args: init('fixed/new'),
     status: 2,
-    says: /make \S+fixed\/new: the file system is read-only; give it another place/,
+    says: /make \S+fixed\/new: the file system is read-only; choose another place/,
   },
   {
     args: ['anchor', 'invite', 'b', '--state', 'fixed/anchor'],
     status: 2,
-    says: /: the file system is read-only; give it another place/,
+    says: /: the file system is read-only; choose another place/,
   },
   {
     args: ['anchor', 'invite', 'd', '--state', 'good', '--out', 'fixed/d'],
@@ -64,7 +64,7 @@ const rows: readonly Row[] = [
   {
     args: ['status', '--state', 'good'],
     status: 1,
-    says: /no (permission for|godwit runs here) .*; (run it as root|start it)/,
+    says: /(no permission for|godwit is not running) .*; (run it as root|start it)/,
     user: true,
   },
 ]

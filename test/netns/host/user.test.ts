@@ -73,10 +73,7 @@ test('point 2: join, and ping over each access: before the anchor runs, without 
   invitation = (await godwit('an', 'anchor', 'invite', 'laptop')).trim()
   const early = await lab.programs.start('mh', process.execPath, words('mh', ['join', invitation]))
   assert.equal(await early.ended, 0)
-  assert.match(
-    early.errors,
-    /nothing listens on that port|does not answer now; godwit ping tests the way to it/,
-  )
+  assert.match(early.errors, /nothing listens on that port|does not answer; godwit ping tests the way to it/)
   const silent = await fails('mh', 'mh', 'ping')
   assert.equal(silent.code, 1)
   anchor = await daemon('an', 'anchor', 'up')
@@ -118,15 +115,15 @@ test('point 2: a used and a removed invitation are told apart: by join, and in t
   assert.equal(used.code, 2, used.errors)
   assert.match(
     used.errors,
-    /^godwit: the invitation has been used already; ask for another one: godwit anchor invite NAME$/,
+    /^godwit: the invitation has been used already; get another one, on the anchor: godwit anchor invite NAME$/,
   )
   const second = (await godwit('an', 'anchor', 'invite', 'phone')).trim()
   await godwit('an', 'anchor', 'remove', 'phone')
   const removed = await fails('mh', 'other', 'join', second)
   assert.match(removed.errors, /the anchor has removed this host/)
   const said = readFileSync(join(folder, 'an.log'), 'utf8')
-  assert.match(said, /invited as laptop is refused: the invitation has been used already/)
-  assert.match(said, /invited as phone is refused: the anchor has removed this host/)
+  assert.match(said, /refused a host that was invited as laptop: the invitation has been used already/)
+  assert.match(said, /refused a host that was invited as phone: the anchor has removed this host/)
 })
 
 test('point 4: moved by hand, shown, given back by hand and by time; a selector that waits says so', async () => {
@@ -152,14 +149,14 @@ test('point 4: moved by hand, shown, given back by hand and by time; a selector 
   assert.match(await godwit('mh', 'flows'), new RegExp(`${other} \\(by hand\\)`))
   assert.match(
     await godwit('mh', 'status'),
-    new RegExp(`port:80 is on ${other} by hand, until: godwit move port:80 auto`),
+    new RegExp(`port:80 was moved to ${other} by hand; to undo: godwit move port:80 auto`),
   )
-  assert.equal(await godwit('mh', 'move', 'port:80', 'auto'), '1 flow given back to the policy')
+  assert.equal(await godwit('mh', 'move', 'port:80', 'auto'), '1 flow returned to the policy')
   assert.equal((await flow())!.pinned, undefined)
   assert.deepEqual((await status()).pins, [])
   assert.match(
     await godwit('mh', 'move', 'app:nobody', other, '--for', '1h'),
-    /^no flow matches app:nobody now; those that begin from now on will use acc\d, for 1 h 0 min$/m,
+    /^no flow matches app:nobody now; new ones will use acc\d, for 1 h 0 min$/m,
   )
   await godwit('mh', 'move', 'all', other, '--for', '1s')
   assert.equal((await flow())!.access, other)

@@ -155,7 +155,7 @@ test('what a TCP connection has sent and received is counted by the kernel, at b
 })
 
 test('UP-42: sockets made in a control group carry its mark and its id', async (t) => {
-  if (mount === undefined) return t.skip('no control groups of version 2')
+  if (mount === undefined) return t.skip('cgroup version 2 is not mounted')
   const obstacle = bpfObstacle()
   if (obstacle !== undefined) return t.skip(`eBPF: ${obstacle}`)
   const groups = new KernelCgroups(mount, `test-${process.pid}`)
@@ -189,7 +189,7 @@ test('UP-42: sockets made in a control group carry its mark and its id', async (
 })
 
 test('groups of an instance are below those of their programs, never inside one another, and found wherever they are', (t) => {
-  if (mount === undefined) return t.skip('no control groups of version 2')
+  if (mount === undefined) return t.skip('cgroup version 2 is not mounted')
   const groups = new KernelCgroups(mount, `suite-${process.pid}`)
   const other = new KernelCgroups(mount, `suite-${process.pid}-more`)
   const session = `/session-${process.pid}`
@@ -272,7 +272,7 @@ test('a process that has rights besides those of its user has no sole user', (t)
 })
 
 test('the rights of the service units are enough to mark sockets, and to end it', (t) => {
-  if (mount === undefined) return t.skip('no control groups of version 2')
+  if (mount === undefined) return t.skip('cgroup version 2 is not mounted')
   const obstacle = bpfObstacle()
   if (obstacle !== undefined) return t.skip(`eBPF: ${obstacle}`)
   const groups = new KernelCgroups(mount, `rights-${process.pid}`)

@@ -51,7 +51,7 @@ function tell(event: AccessEvent): string {
   const { access, before, cause } = event
   return `${access.name}: ${before?.state ?? 'unknown'} > ${access.state} (${cause}; ${access.reason})`
 }
-const UP = 'has a carrier, an address and a way out for IPv4'
+const UP = 'has a carrier, an address and a default route for IPv4'
 
 test('an interface becomes an access when it has a way out, and is up when all three are there', () => {
   const machine = new AccessMachine()
@@ -82,7 +82,7 @@ test('each thing that is missing has its reason; tentative, link-local and misma
   machine.handleEvent({ type: 'address', address: address(3, '2001:db8::7') }, 0)
   assert.equal(reason(), 'no default route')
   machine.handleEvent({ type: 'route', route: route('wlan0') }, 0)
-  assert.equal(reason(), 'address and default route are of different families')
+  assert.equal(reason(), 'address and default route are of different IP families')
   machine.handleEvent(
     { type: 'route', route: route('wlan0', { family: 6, to: 'default6', via: 'fe80::9' }) },
     0,

@@ -88,7 +88,7 @@ const cases: readonly [string, Candidate[], string | undefined, AccessPolicy, st
       'acc1',
       policy(['*']),
       'acc1',
-      /too short/,
+      /long enough/,
     ],
     [
       'lossy, other well',
@@ -104,7 +104,7 @@ const cases: readonly [string, Candidate[], string | undefined, AccessPolicy, st
       'acc2',
       policy(['acc1', 'acc2']),
       'acc2',
-      /only since 1 ms/,
+      /for only 1 ms/,
     ],
     [
       'preferred well again',
@@ -192,7 +192,7 @@ const cases: readonly [string, Candidate[], string | undefined, AccessPolicy, st
       'acc2',
       policy(['acc1'], { fallback: 'none' }),
       'acc1',
-      /may not/,
+      /may no longer/,
     ],
   ]
 

@@ -89,7 +89,7 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
     assert.equal(disk.tries, 2 + n, 'one try in five seconds')
   }
   assert.deepEqual(lines, [
-    'error the key of first cannot be stored: no space left; tried again, and forgotten if the anchor ends before',
+    'error the key of first cannot be stored: no space left; godwit tries again, but the key is lost if the anchor stops before',
     'info first has joined',
   ])
 

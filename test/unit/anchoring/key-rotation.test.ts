@@ -55,6 +55,9 @@ test('killed between the last two steps: the next start sees that all is done', 
 test('a stock WireGuard server cannot be told: nothing is changed', () => {
   const { keyFile, make } = fresh('c')
   const peers = [...anchors, { name: 'home', kind: 'wireguard' }] as const
-  assert.throws(() => make().begin(peers), /home is a stock WireGuard server, which cannot be told a new key/)
+  assert.throws(
+    () => make().begin(peers),
+    /home is a stock WireGuard server, to which a new key cannot be sent/,
+  )
   assert.equal(existsSync(`${keyFile}.next`), false)
 })

@@ -204,7 +204,7 @@ test('answers of forwarded connections are marked only where this host forwards'
   sysctls.set('net.ipv4.ip_forward', 1)
   plumbing.followNetwork()
   plumbing.followNetwork()
-  assert.deepEqual(done, ['mark the answers of forwarded connections'])
+  assert.deepEqual(done, ['mark replies of forwarded connections'])
 })
 
 test('half-default routes and many routes that take much past the tunnel are reported once, while they are there', () => {
@@ -230,7 +230,7 @@ test('half-default routes and many routes that take much past the tunnel are rep
   plumbing.followNetwork()
   plumbing.followNetwork()
   assert.equal(said.length, 2)
-  assert.match(said[0]!, /^tun0 has routes in place of a default route \(0\.0\.0\.0\/1, 128\.0\.0\.0\/1\)/)
+  assert.match(said[0]!, /^tun0 has half-default routes \(0\.0\.0\.0\/1, 128\.0\.0\.0\/1\)/)
   assert.match(said[1]!, /^routes over acc1 take 25 % of all IPv4 addresses past the tunnel/)
   mainRoutes = before
   plumbing.followNetwork()
@@ -249,13 +249,13 @@ test('at a trusted network the tunnel rests: what is opened goes directly, what 
   const way = (from?: string) => rtnl.lookup({ to: '203.0.113.9', ...(from !== undefined && { from }) })?.dev
   assert.equal(way(), 'acc1')
   assert.equal(way('198.19.0.1'), 'godwit0')
-  assert.match(plumbing.whyOutside({})!, /^the tunnel rests/)
+  assert.match(plumbing.whyOutside({})!, /^the tunnel is idle/)
   resting = undefined
   plumbing.followNetwork()
   assert.equal(way(), 'godwit0')
   assert.deepEqual(said, [
-    'the tunnel rests: acc1 is on a trusted network; what is opened goes directly',
-    'the tunnel rests no more',
+    'the tunnel is idle: acc1 is on a trusted network; new connections go directly',
+    'the tunnel is in use again',
   ])
   assert.equal(plumbing.whyOutside({}), undefined)
 })

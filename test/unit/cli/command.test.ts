@@ -46,10 +46,16 @@ test('exit status 2: the call was wrong; one line says what and how to mend it',
   fails(2, /unknown command 'stauts' \(Did you mean status\?\); see --help/, 'stauts')
   fails(2, /missing required argument 'access'/, 'move', 'all')
   fails(2, /unknown option '--colour'/, 'status', '--colour')
-  fails(2, /--seed.*a whole number is wanted/, 'lab', 'run', 'upmt-swap', '--seed', 'x')
+  fails(2, /--seed.*must be a whole number/, 'lab', 'run', 'upmt-swap', '--seed', 'x')
   fails(2, /not HOST:PORT/, 'anchor', 'init', '--endpoint', 'nowhere', '--state', join(folder, 'a'))
   fails(2, /give an invitation or --wg FILE/, 'join', '--state', join(folder, 'a'))
-  fails(2, /there is no configuration .*; make one: `godwit join/, 'up', '--state', join(folder, 'none'))
+  fails(
+    2,
+    /there is no configuration file .*; create one: `godwit join/,
+    'up',
+    '--state',
+    join(folder, 'none'),
+  )
 })
 
 test('an invitation comes from standard input, up to the first line break; what is wrong with it is said', () => {
@@ -58,14 +64,14 @@ test('an invitation comes from standard input, up to the first line break; what 
   assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', anchor]).status, 0)
   const invitation = godwit(['anchor', 'invite', 'laptop', '--state', anchor]).stdout
   const empty = godwit(['join', '-', '--state', state], '\n \n')
-  assert.deepEqual([empty.status, empty.stderr], [2, 'godwit: standard input holds no invitation\n'])
+  assert.deepEqual([empty.status, empty.stderr], [2, 'godwit: there is no invitation on standard input\n'])
   assert.equal(godwit(['join', '-', '--state', state], 'godwit1.short\n').status, 2)
   const joined = godwit(['join', '-', '--state', state], `\n${invitation}what comes after\n`)
   assert.equal(joined.status, 0, joined.stderr)
   assert.match(joined.stdout, /^joined anchor as /)
   const help = godwit(['join', '--help']).stdout
   assert.match(help, /sudo godwit join -$/m)
-  assert.match(help, /then the secret is\nin the list of processes/)
+  assert.match(help, /the secret\nis visible in the list of processes/)
 })
 
 test('an invitation for a phone as a QR code: a camera reads the whole configuration (issue 14, point 8)', () => {
@@ -89,7 +95,7 @@ test('an invitation for a phone as a QR code: a camera reads the whole configura
   const read = decodeQR({ width, height: lines.length * 2 * scale, data })
   assert.equal(read, readFileSync(file, 'utf8'))
   assert.match(read, /^PrivateKey = /m)
-  fails(2, /--qr belongs to --wg/, 'anchor', 'invite', 'b', '--qr', '--state', state)
+  fails(2, /--qr needs --wg/, 'anchor', 'invite', 'b', '--qr', '--state', state)
 })
 
 test('an invitation goes to a file for its owner alone, with name servers for a stock client (issue 14, point 8)', () => {
@@ -124,7 +130,7 @@ test('an invitation goes to a file for its owner alone, with name servers for a 
     '--state',
     state,
   )
-  fails(2, /--dns belongs to --wg/, 'anchor', 'invite', 'b', '--dns', '9.9.9.9', '--state', state)
+  fails(2, /--dns needs --wg/, 'anchor', 'invite', 'b', '--dns', '9.9.9.9', '--state', state)
   assert.match(godwit(['anchor', 'hosts', '--state', state]).stdout, /^phone /m)
   assert.doesNotMatch(godwit(['anchor', 'hosts', '--state', state]).stdout, /^b /m)
 })
@@ -143,7 +149,7 @@ test('exit status 2: a private key that others can read is refused', () => {
 })
 
 test('exit status 1: no daemon runs; a stack trace only with --debug', () => {
-  fails(1, /no godwit runs here/, 'status', '--state', join(folder, 'none'))
+  fails(1, /godwit is not running/, 'status', '--state', join(folder, 'none'))
   assert.match(godwit(['status', '--debug', '--state', join(folder, 'none')]).stderr, /\n {4}at /)
 })
 

@@ -138,7 +138,7 @@ test('80 columns: what matters is there and no line is longer; wide: addresses a
   assert.match(narrow[3]!, /^wlan0 +up .* 12 ms +0 % .*█▁$/)
   assert.match(narrow[5]!, /^wwan0 down: no carrier$/)
   assert.match(narrow[7]!, /^PROGRAM +FLOWS +DOWN +UP +AGE +LAST GAP +ACCESS$/)
-  assert.match(narrow.at(-2)!, /^app:ssh is on wwan0 by hand, until: godwit move app:ssh auto$/)
+  assert.match(narrow.at(-2)!, /^app:ssh was moved to wwan0 by hand; to undo: godwit move app:ssh auto$/)
   assert.match(narrow.at(-1)!, /^q quit/)
   const wide = render(sample, { ...VIEW, width: 200, single: true })
   assert.match(wide[2]!, /ADDRESSES/)

@@ -98,13 +98,13 @@ const cases: readonly (() => Case)[] = [
   () => ({
     args: ['move', 'all', 'a', '--for', 'soon'],
     status: 2,
-    says: /--for.*a time is wanted: 90s, 30m, 2h/,
+    says: /--for.*must be a time: 90s, 30m, 2h/,
   }),
   () => ({ args: ['why'], status: 2, says: /missing required argument 'flow'/ }),
-  () => ({ args: ['status', '--watch', 'x'], status: 2, says: /a number above 0 is wanted/ }),
+  () => ({ args: ['status', '--watch', 'x'], status: 2, says: /must be a number above 0/ }),
   () => ({ args: ['status', 'more', '--state', none()], status: 2, says: /too many arguments/ }),
   () => ({ args: ['lab', 'run', 'nothing'], status: 2, says: /no scenario nothing; there are upmt-swap/ }),
-  () => ({ args: ['lab', 'run', 'upmt-swap', '--seed', '-1'], status: 2, says: /a whole number is wanted/ }),
+  () => ({ args: ['lab', 'run', 'upmt-swap', '--seed', '-1'], status: 2, says: /must be a whole number/ }),
   () => ({ args: ['bench', 'nothing'], status: 2, says: /nothing.*; / }),
   () => ({ args: ['completion', 'tcsh'], status: 2, says: /no completion for tcsh; bash, zsh or fish/ }),
   () => ({
@@ -125,12 +125,12 @@ const cases: readonly (() => Case)[] = [
   () => ({
     args: ['anchor', 'invite', 'a/b', '--state', at('anchor')],
     status: 2,
-    says: /"a\/b" is no name for a host; letters/,
+    says: /"a\/b" is not a valid host name; letters/,
   }),
   () => ({
     args: ['anchor', 'invite', 'a', '--state', at('anchor')],
     status: 2,
-    says: /there is a host a already; choose another/,
+    says: /a host a exists already; choose another/,
   }),
   () => ({
     args: ['anchor', 'remove', 'zz', '--state', at('anchor')],
@@ -140,7 +140,7 @@ const cases: readonly (() => Case)[] = [
   () => ({
     args: ['anchor', 'forward', '0', 'a:80', '--state', at('anchor')],
     status: 2,
-    says: /"0" is no port; ports are 1 to 65535/,
+    says: /"0" is not a port; ports are 1 to 65535/,
   }),
   () => ({
     args: ['router', 'init', '--subnet', 'x', '--endpoint', 'a:1', '--state', at('n')],
@@ -166,26 +166,26 @@ const cases: readonly (() => Case)[] = [
   () => ({
     args: ['join', invitation, '--state', at('anchor')],
     status: 2,
-    says: /this is an anchor, not a host \(.*; give the host a state/,
+    says: /this is an anchor, not a host \(.*; give the host its own state/,
   }),
   // invitations
   () => ({ args: ['join', '--state', at('n')], status: 2, says: /give an invitation or --wg FILE; / }),
   () => ({
     args: ['join', 'hello', '--state', at('n')],
     status: 2,
-    says: /an invitation starts with "godwit1\."; ask for it again/,
+    says: /an invitation starts with "godwit1\."; get it again/,
   }),
   () => ({
     args: ['join', '-', '--state', at('n')],
     input: invitation.slice(0, -9),
     status: 2,
-    says: /was cut short or changed.*; ask for it again/,
+    says: /was cut short or changed.*; get it again/,
   }),
   () => ({
     args: ['join', '-', '--state', at('n')],
     input: '',
     status: 2,
-    says: /standard input holds no invitation/,
+    says: /there is no invitation on standard input/,
   }),
   () => ({
     args: ['join', '--wg', at('nothere'), '--state', at('n')],
@@ -206,7 +206,7 @@ const cases: readonly (() => Case)[] = [
   () => ({
     args: ['config', 'check', at('nothere')],
     status: 2,
-    says: /there is no configuration .*; make one/,
+    says: /there is no configuration file .*; create one/,
   }),
   () => ({ args: ['config', 'check', folder], status: 2, says: /it is a folder, not a file; / }),
   () => ({ args: ['config', 'check', '--state', at('toml')], status: 2, says: /godwit\.toml:\d: / }),
@@ -235,17 +235,17 @@ const cases: readonly (() => Case)[] = [
   () => ({
     args: ['anchor', 'init', '--endpoint', 'a:1', '--state', at('file', 'x')],
     status: 2,
-    says: /is a file, not a folder; give it another place/,
+    says: /is a file, not a folder; choose another place/,
   }),
   () => ({
     args: ['anchor', 'init', '--endpoint', 'a:1', '--state', at('circle')],
     status: 2,
-    says: /; give it another place/,
+    says: /; choose another place/,
   }),
   () => ({
     args: ['anchor', 'init', '--endpoint', 'a:1', '--state', '/proc/godwit'],
     status: 2,
-    says: /nothing can be made there; give it another place/,
+    says: /files cannot be created there; choose another place/,
   }),
   () => ({
     args: ['status', '--state', at('x'.repeat(120))],
@@ -256,19 +256,19 @@ const cases: readonly (() => Case)[] = [
   () => ({
     args: ['--state', none(), 'status'],
     status: 1,
-    says: /no godwit runs here .*none\/control\.sock\); start it with/,
+    says: /godwit is not running .*none\/control\.sock\); start it with/,
   }),
   () => ({
     args: ['anchor', '--state', none(), 'hosts'],
     status: 2,
     says: /there is no configuration .*none/,
   }),
-  () => ({ args: ['run', '--state', none(), '--', 'true'], status: 1, says: /no godwit runs here/ }),
+  () => ({ args: ['run', '--state', none(), '--', 'true'], status: 1, says: /godwit is not running/ }),
   () => ({
     args: ['keygen'],
     to: '/dev/full',
     status: 1,
-    says: /standard output cannot be written: no space left on device; send it/,
+    says: /standard output cannot be written: no space left on device; free some space/,
   }),
   () => ({ args: ['--help'], to: '/dev/full', status: 1, says: /standard output cannot be written/ }),
   () => ({

@@ -90,7 +90,7 @@ test('OH-40: what of a router cannot work together is told', () => {
       'endpoint = "home.example:51820"',
     ),
     [
-      '1 router: this file is of an anchor already; give the router a state of its own (--state DIR)',
+      '1 router: this file already configures an anchor; give the router its own state folder (--state DIR)',
       '5 router.class[0].match[0]: "app:linphone": a gateway can tell only port:, to:, proto: and dscp:',
       '8 router.class[1].name: `rest` is what no class matches; `scheduler` is for it',
       '16 router.radio[0].interface: wwan0 is none of `accesses`: nothing would go over it',

@@ -143,7 +143,7 @@ test('a list that is cut says how many it leaves out, and `why` that the flow ma
   Object.assign(second, { flowsLeftOut: 45 })
   assert.equal((await client.get<Status>('/v1/status')).flows_left_out, 2345)
   await assert.rejects(client.get('/v1/why', { flow: 'f9' }), ({ hint }: GodwitError) =>
-    /^2345 flows are not in the lists/.test(hint ?? ''),
+    /^2345 flows are not listed/.test(hint ?? ''),
   )
 })
 
@@ -306,7 +306,7 @@ test('bad requests and our own faults are answered, and the daemon goes on', asy
   await daemon.start()
   await assert.rejects(client.get('/v1/nothing'), { code: 'NO_ROUTE' })
   await assert.rejects(client.post('/v1/fault'), { code: 'INTERNAL' })
-  assert.match(lines.join(''), /^error fault while answering .*a bug/m)
+  assert.match(lines.join(''), /^error error while answering .*a bug/m)
   assert.equal(await raw('POST', '/v1/move', 'this is not JSON'), 400)
   assert.equal(await raw('POST', '/v1/move', `"${'x'.repeat(2_000_000)}"`), 400)
   await assert.rejects(client.post('/v1/run', { pid: 1, command: 'x' }), { kind: 'usage' })
@@ -352,8 +352,8 @@ test('a command for another role is told which one runs here (issue 14, point 5)
   await assert.rejects(client.post('/v1/anchor/invite', { name: 'x' }), {
     code: 'WRONG_ROLE',
     kind: 'usage',
-    message: 'the godwit that runs here is a host, not an anchor',
-    hint: 'run it where the anchor is, or name its state: --state DIR',
+    message: 'the running daemon is a host, not an anchor',
+    hint: 'run the command where the anchor runs, or give its state folder: --state DIR',
   })
   await assert.rejects(client.post('/v1/other/thing'), { code: 'NO_ROUTE' })
 })
@@ -362,7 +362,7 @@ test('a move for a time is given back; where nothing is kept by hand that is sai
   await daemon.start()
   await assert.rejects(client.post('/v1/move', { what: 'all', access: 'auto' }), {
     kind: 'usage',
-    message: /keeps flows/,
+    message: /keeps moves by hand/,
   })
   const back: string[] = []
   Object.assign(first, {

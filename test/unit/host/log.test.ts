@@ -26,7 +26,7 @@ test('whoever makes the daemon say something again and again does not fill the d
   const written = lines.filter((line) => line.startsWith('info  handover')).length
   assert.ok(written >= 1_990 && written <= 2_001, `${written} of 100,000`)
   assert.ok(lines.length <= 3_001, `${lines.length} lines`)
-  assert.ok(lines.includes('info  99 lines were left out: more than 10 a second\n'))
+  assert.ok(lines.includes('info  99 lines were dropped: more than 10 per second\n'))
   log.log('error', 'the disk is full')
   assert.equal(lines.at(-1), 'error the disk is full\n')
 })

@@ -117,7 +117,7 @@ test('what a command runs is the sum of the sections', () => {
   assert.deepEqual(roles('host', dime), ['host', 'dime'])
   assert.deepEqual(roles('dime', anchor + dime), ['dime'], '`dime up` runs nothing else')
   const both = parseConfig(anchor + router)
-  assert.ok('faults' in both && /this file is of an anchor already/.test(both.faults[0]!.reason))
+  assert.ok('faults' in both && /this file already configures an anchor/.test(both.faults[0]!.reason))
 })
 
 test('the commands refuse files of others in the words that they always had', () => {
@@ -165,7 +165,7 @@ test('house point 4: every mechanism says what it can do for a flow, and why not
     survives: ['access', 'address', 'outage', 'restart'],
     needs: [],
   })
-  assert.equal(offers('host', { ...flow, dstPort: 22 }).reason, 'port:22 is left alone ([host] except)')
+  assert.equal(offers('host', { ...flow, dstPort: 22 }).reason, 'port:22 bypasses godwit ([host] except)')
   assert.equal(offers('anchor', flow).carries, false)
   assert.deepEqual(offers('anchor', flow).survives, [])
   assert.equal(offers('dime', flow).reason, 'it has not started')

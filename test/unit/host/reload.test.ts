@@ -118,7 +118,7 @@ test('what a mechanism could not take is tried again with the next reload, and n
   })
   write('[access.wwan0]\nuse = "backup"\n[log]\nlevel = "debug"')
   await assert.rejects(reload, /no buffer space/)
-  assert.deepEqual(lines, ['host: not all of the new configuration is in effect; reload again'])
+  assert.deepEqual(lines, ['host: only part of the new configuration is in effect; reload again'])
   isBroken = false
   assert.deepEqual((await reload()).applied, ['log.level', 'access'])
   assert.equal(told.length, 2)

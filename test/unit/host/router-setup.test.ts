@@ -56,7 +56,7 @@ test('a card that was cut, changed, taken twice or leads nowhere is refused, and
       ),
     /card/,
   )
-  refused(() => addSite(home, 'a boat', card), /no name/)
+  refused(() => addSite(home, 'a boat', card), /not a valid site name/)
   refused(() => addSite(bus, 'boat', card), /neither gateway can be reached/)
   assert.equal(readFileSync(home.configFile, 'utf8'), before)
   addSite(home, 'boat', card)

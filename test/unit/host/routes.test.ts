@@ -146,7 +146,7 @@ function checkAnswer({ status, text }: Answer, about: string): void {
   assert.ok([200, 400, 404, 409].includes(status), `${about}: ${status} ${text}`)
   if (!text.startsWith('#')) JSON.parse(text)
   assert.doesNotMatch(text, /\bat .*:\d+:\d+/, about)
-  assert.doesNotMatch(lines.join(''), /fault while answering/, about)
+  assert.doesNotMatch(lines.join(''), /error while answering/, about)
 }
 
 function every(method: string): string[] {

@@ -158,7 +158,7 @@ test('a wg-quick file that is malformed or runs commands is refused with line an
   for (const [text, reason] of [
     ['hello', /line 1: not a WireGuard/],
     [`${good}PostUp = rm -rf /\n`, /line 3: PostUp runs commands/],
-    [`${good}[Peer]\n[Peer]\n`, /line 4: a second \[Peer\]/],
+    [`${good}[Peer]\n[Peer]\n`, /line 4: there is a second \[Peer\]/],
     [`${good}Colour = red\n`, /colour/],
     [good, /PrivateKey: a key is/],
   ] as const) {

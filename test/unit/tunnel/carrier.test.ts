@@ -88,7 +88,7 @@ test('issue 10, A10: a pinned certificate is the only one; without a pin it must
   const wrong = Buffer.alloc(32, 1).toString('base64')
   await assert.rejects(openWebSocket({ url, pin: wrong, address: LOOPBACK, port }), {
     code: 'CARRIER_FAILED',
-    message: /another certificate/,
+    message: /not the certificate of the invitation/,
   })
   await assert.rejects(openWebSocket({ url, address: LOOPBACK, port }), /self.signed/)
   await assert.rejects(openWebSocket({ url: `${url}/other`, pin, address: LOOPBACK, port }), /404/)
@@ -128,7 +128,7 @@ test('issue 10, A10: through a proxy by CONNECT, with credentials; one that refu
   const refuses = await proxy('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n')
   await assert.rejects(openWebSocket({ ...via(refuses), proxy: {} }), /the proxy answers 407/)
   const endless = await proxy('x'.repeat(20_000))
-  await assert.rejects(openWebSocket({ ...via(endless), proxy: {} }), /no end of its answer/)
+  await assert.rejects(openWebSocket({ ...via(endless), proxy: {} }), /answer of the proxy is too long/)
   for (const each of [good, refuses, endless]) each.close()
   await server.close()
 })

@@ -113,7 +113,7 @@ export function writeRoute(message: NetlinkMessage, route: RouteSpec, names: Nam
     if (via.length === address.length) message.attribute(Rta.GATEWAY, via)
     else if (family === AF_INET)
       message.structure(Rta.VIA, () => message.u16(AF_INET6).bytes(via)) // RFC 5549: IPv4 through an IPv6 gateway
-    else throw usageError(`${route.to} cannot go via ${route.via}: another address family`)
+    else throw usageError(`${route.to} cannot go via ${route.via}: it is of another address family`)
   }
   if (route.dev !== undefined) message.attributeU32(Rta.OIF, names.index(route.dev))
   if (route.metric !== undefined) message.attributeU32(Rta.PRIORITY, route.metric)
