@@ -6,6 +6,7 @@ import type { MachineComponents } from '../../src/overlay/machine/api.ts'
 import { Coordinator, type CoordinatorInit } from '../../src/overlay/machine/coordinator.ts'
 import type { Directory, ZoneKeys } from '../../src/overlay/machine/directory.ts'
 import { Relay } from '../../src/overlay/machine/relay.ts'
+import type { FoundZone } from '../../src/overlay/machine/zones.ts'
 import { overlayCrypto } from '../../src/overlay/node/crypto.ts'
 import type { NodeRecord } from '../../src/overlay/tables.ts'
 import type { SimServer, SimServerParts } from '../sim/overlay/network.ts'
@@ -57,11 +58,15 @@ export class MemoryDirectory implements Directory {
     return this.access.get(name)
   }
 
-  zoneKeys(): ZoneKeys | undefined {
-    return undefined
+  readonly zones = new Map<string, ZoneKeys>()
+
+  zoneKeys(zone: string): ZoneKeys | undefined {
+    return this.zones.get(zone)
   }
 
-  pinZone(): void {}
+  pinZone(zone: string, keys: ZoneKeys): void {
+    this.zones.set(zone, keys)
+  }
 }
 
 const SEED = new Uint8Array(32).fill(5)
@@ -84,6 +89,9 @@ export class MachineServers implements SimServer {
   relayAnswers = true
   /** Of all datagrams of the coordinator, in order: `from to STEP`. */
   readonly steps: string[] = []
+  /** What the DNS says of other zones. */
+  dns: (zone: string) => FoundZone | undefined = () => undefined
+  readonly logged: string[] = []
   readonly #parts: SimServerParts
   readonly #init: Partial<CoordinatorInit>
   #count = 0
@@ -114,7 +122,8 @@ export class MachineServers implements SimServer {
     const keyId = new Uint8Array(16).fill(n)
     const key = new Uint8Array(32).fill(100 + n)
     this.directory.putNode({ name, account: `account${n}`, publicKey, keyId, key })
-    return { credentials: { name, keyId, key, coordinator: 'dc.test.example', zoneKey: ZONE.zoneKey } }
+    const { zone, zoneKey } = { ...ZONE, ...this.#init }
+    return { credentials: { name, keyId, key, coordinator: `dc.${zone}`, zoneKey } }
   }
 
   receive(port: number, bytes: Uint8Array, from: Endpoint): void {
@@ -151,6 +160,10 @@ export class MachineServers implements SimServer {
     for (let output = this.coordinator.poll(); output !== undefined; output = this.coordinator.poll()) {
       if (output.type === 'send') this.#parts.send(0, output.to, output.bytes)
       else if (output.type === 'step') this.steps.push(`${output.from} ${output.to} ${output.what}`)
+      else if (output.type === 'find-zone') {
+        const { zone } = output
+        this.coordinator.handleZone(zone, this.dns(zone), now)
+      } else if (output.type === 'log') this.logged.push(output.message)
       else if (this.relayAnswers)
         this.coordinator.handleRelayAck(
           output.id,

@@ -65,11 +65,13 @@ interface Owner {
 export interface Holder {
   readonly owner: string
   readonly key: Uint8Array
+  /** Messages a second, and at once, where they are not those of one node. */
+  readonly messages?: { readonly rate: number; readonly burst: number }
 }
 
 export interface AnswererParts extends MachineComponents {
-  /** Undefined: unknown identity; its datagram gets no answer. */
-  readonly holderOf: (identity: Identity, now: number) => Holder | undefined
+  /** Undefined: nobody known; such a datagram gets no answer. */
+  readonly holderOf: (identity: Identity, from: Endpoint, now: number) => Holder | undefined
   readonly send: (bytes: Uint8Array, to: Endpoint, socket: number) => void
   /** `counter`: of the message in its session, 0 in an OPEN. */
   readonly onMessage: (
@@ -127,7 +129,7 @@ export class Answerer {
 
   #request(request: SessionRequest, from: Endpoint, socket: number, now: number): void {
     const { crypto, holderOf, send } = this.#parts
-    const holder = holderOf(request.identity, now)
+    const holder = holderOf(request.identity, from, now)
     if (holder === undefined) return
     const bytes = encoded(request)
     const mac = crypto.mac(macKey(crypto, holder.key, 'request'), bytes.subarray(0, bytes.length - MAC))
@@ -148,7 +150,7 @@ export class Answerer {
       crypto.equal(this.#salt(secret, open.identity, open.saltA, from), open.saltB),
     )
     if (!mine) return
-    const holder = holderOf(open.identity, now)
+    const holder = holderOf(open.identity, from, now)
     if (holder === undefined) return
     const keys = sessionKeys(crypto, holder.key, open.saltA, open.saltB)
     const ad = encoded({ ...open, sealed: new Uint8Array(0) })
@@ -157,7 +159,7 @@ export class Answerer {
     const message = messageCodec.decode(plain)
     if (!message.ok) return
     const how = this.#owners.get(holder.owner)?.opens.has(saltsOf(open)) === true ? 'again' : 'opened'
-    const session = this.#sessionOf(open, holder.owner, keys, now)
+    const session = this.#sessionOf(open, holder, keys, now)
     if (session === undefined) return
     onMessage(session, message.value, { from, socket }, { how, counter: 0 }, now)
   }
@@ -165,13 +167,13 @@ export class Answerer {
   /** The session of this OPEN: made at the first of its salt, the same at repetitions. */
   #sessionOf(
     open: Open,
-    name: string,
+    { owner: name, messages }: Holder,
     keys: { readonly asker: Uint8Array; readonly answerer: Uint8Array },
     now: number,
   ): Session | undefined {
     const owner: Owner = this.#owners.get(name) ?? {
       ...{ sessions: [], opens: new Map() },
-      messages: new TokenBucket(OWNER_RATE, OWNER_BURST),
+      messages: new TokenBucket(messages?.rate ?? OWNER_RATE, messages?.burst ?? OWNER_BURST),
     }
     this.#owners.set(name, owner)
     const salt = saltsOf(open)

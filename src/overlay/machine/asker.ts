@@ -120,6 +120,12 @@ export class Asker {
     return this.#live !== undefined
   }
 
+  /** Whether a datagram with this index is for one of its sessions. */
+  owns(index: number): boolean {
+    if (this.#pending?.index === index || this.#live?.answerer === index) return true
+    return this.#live?.index === index || this.#previous?.index === index
+  }
+
   /** The way that is tried first. */
   get way(): Way | undefined {
     return this.#ways[this.#first % Math.max(1, this.#ways.length)]

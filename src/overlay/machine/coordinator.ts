@@ -15,6 +15,7 @@ import { type Location, type NodeRecord, sameEndpoint } from '../tables.ts'
 import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datagram.ts'
 import {
   type Candidate,
+  isFullName,
   LEAST_DIRECTION,
   type Message,
   nameOfType,
@@ -25,11 +26,14 @@ import {
   Type,
   Want,
 } from '../wire/message.ts'
+import { Abroad, candidatesOf, dc, type Foreign, type KeyAndName, type Peer } from './abroad.ts'
 import { Answerer, type AnswerSession, type Arrival, type Holder } from './answerer.ts'
 import type { MachineComponents, Send, Step } from './api.ts'
 import type { Directory } from './directory.ts'
 import { Leases, type ZoneInit } from './leases.ts'
+import { mayBeAsked, zoneOf } from './names.ts'
 import { chooseRoute } from './route.ts'
+import { type FoundZone, ownerOf, Zones } from './zones.ts'
 
 export interface CoordinatorInit extends ZoneInit {
   /** X25519 private key of this coordinator: pair keys are derived from it. */
@@ -56,7 +60,13 @@ export interface RelayOrder {
   readonly sides: readonly [SideOrder, SideOrder]
 }
 
-export type CoordinatorOutput = Send | Step | RelayOrder
+export type CoordinatorOutput =
+  | Send
+  | Step
+  | RelayOrder
+  /** Asks the DNS for the coordinator of another zone; `handleZone` brings the answer. */
+  | { readonly type: 'find-zone'; readonly zone: string }
+  | { readonly type: 'log'; readonly message: string }
 
 const KEEP_ALIVE_SECONDS = 20
 const LIFETIME_SECONDS = 600
@@ -104,6 +114,8 @@ interface Directed {
   readonly by: string
   readonly message: Message
   readonly since: number
+  /** Told when it is acknowledged, or given up. */
+  readonly done: ((status: Status, now: number) => void) | undefined
   tries: number
   at: number
 }
@@ -112,6 +124,8 @@ interface Ordered {
   readonly mn: string
   readonly cn: string
   readonly until: number
+  /** The other, if it is of another zone. */
+  readonly foreign: Foreign | undefined
 }
 
 export class Coordinator {
@@ -132,6 +146,8 @@ export class Coordinator {
   #dueAt = NEVER
   readonly #load = new LoadMeter(LOAD)
   readonly #sources = new SourceLimiter()
+  readonly #zones: Zones
+  readonly #abroad: Abroad
   readonly #outputs: CoordinatorOutput[] = []
   #outputsRead = 0
   readonly #counts = { registrations: 0, directions: 0, refused: 0, limited: 0, malformed: 0 }
@@ -147,10 +163,31 @@ export class Coordinator {
     this.#challengeKey = random.fill(new Uint8Array(32))
     this.#answerer = new Answerer({
       ...{ crypto, random, wall: parts.wall },
-      holderOf: (identity) => this.#holderOf(identity),
+      holderOf: (identity, from, now) => this.#holderOf(identity, from, now),
       send: (bytes, to, socket) => this.#emit({ type: 'send', socket, to, bytes }),
       onMessage: (session, message, source, arrival, now) =>
         this.#message(session, message, source, arrival, now),
+    })
+    this.#zones = new Zones({
+      ...{ crypto, random, wall: parts.wall },
+      ...{ zone: init.zone, coordinatorKey: init.coordinatorKey, directory },
+      send: (socket, to, bytes) => this.#emit({ type: 'send', socket, to, bytes }),
+      find: (zone) => this.#emit({ type: 'find-zone', zone }),
+      log: (message) => this.#emit({ type: 'log', message }),
+    })
+    this.#abroad = new Abroad({
+      ...{ crypto, random, wall: parts.wall },
+      ...{ init, zones: this.#zones, directory, leases: this.#leases },
+      reachable: (name, now) => this.#reachable(name, now),
+      refuse: (mn, cn, transaction, status, now) => this.#refuseLater(mn, cn, transaction, status, now),
+      end: (mn, cn) => this.#underWay.delete(`${mn} ${cn}`),
+      order: (mn, cn, another, now) => this.#orderAbroad(mn, cn, another, now),
+      tell: (to, peer, { route, pairKey, relay }, by, done, now) =>
+        this.#tell(to, peer, { route, pairKey, relay }, by, done, now),
+      pairKey: (secret, a, b) => this.#pairKeyOf(secret, a, b),
+      step: (from, to, type, now) => {
+        if (init.trace === true) this.#step(from, to, type, now)
+      },
     })
   }
 
@@ -160,6 +197,7 @@ export class Coordinator {
       ...this.#counts,
       nodes: this.#nodes.size,
       sessions: this.#answerer.size,
+      zones: this.#zones.size,
       directing: this.#directed.size,
     }
   }
@@ -179,8 +217,16 @@ export class Coordinator {
       this.#counts.limited++
       return
     }
+    if (this.#zones.handle(value, from, socket, now)) return
     this.#length = bytes.length
     this.#answerer.handle(value, from, socket, now)
+    if (value.kind === Kind.SESSION_REQUEST && value.identity.type === 'zone')
+      this.#zones.park(value.identity.name, (at) => this.handleDatagram(bytes, from, socket, at))
+  }
+
+  /** What the DNS says of a zone; undefined: nothing that can be used. */
+  handleZone(zone: string, found: FoundZone | undefined, now: number): void {
+    this.#zones.found(zone, found, now)
   }
 
   /** Bytes of the current datagram: its answer may have at most three times as many. */
@@ -197,8 +243,10 @@ export class Coordinator {
     if (order === undefined) return
     this.#orders.delete(id)
     if (this.#init.trace === true) this.#step('relay', this.#dc, Type.RELAY_ORDER_ACK, now)
-    if (sides === undefined) this.#directBoth(order.mn, order.cn, Route.CHECK, Route.CHECK, undefined, now)
-    else this.#directBoth(order.mn, order.cn, Route.RELAY, Route.RELAY, sides, now)
+    const route = sides === undefined ? Route.CHECK : Route.RELAY
+    const routes = { mn: route, cn: route }
+    if (order.foreign !== undefined) this.#abroad.direct(order.mn, order.foreign, routes, sides, now)
+    else this.#directBoth(order.mn, order.cn, routes, sides, now)
   }
 
   poll(): CoordinatorOutput | undefined {
@@ -212,12 +260,13 @@ export class Coordinator {
 
   nextTimeout(): number | undefined {
     const [oldest] = this.#nodes.values()
-    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER)
+    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, this.#zones.nextTimeout())
     return at === NEVER ? undefined : at
   }
 
   handleTimeout(now: number): void {
     if (this.#dueAt <= now) this.#look(now)
+    this.#zones.handleTimeout(now)
     for (const [name, { expiresAt }] of this.#nodes) {
       if (expiresAt > now) break
       this.#nodes.delete(name)
@@ -243,7 +292,9 @@ export class Coordinator {
 
   // ---- sessions
 
-  #holderOf(identity: Identity): Holder | undefined {
+  #holderOf(identity: Identity, from: Endpoint, now: number): Holder | undefined {
+    if (identity.type === 'zone')
+      return isFullName(identity.name) ? this.#zones.holderOf(identity.name, from, now) : undefined
     if (identity.type !== 'key') return undefined
     const node = this.#directory.nodeByKeyId(identity.id)
     return node && { owner: node.name, key: node.key }
@@ -260,12 +311,19 @@ export class Coordinator {
       this.#counts.limited++
       return
     }
-    if (this.#init.trace === true) this.#step(session.owner, this.#dc, message.type, now)
+    const zone = zoneOfOwner(session.owner)
+    const who = zone === undefined ? session.owner : dc(zone)
+    if (this.#init.trace === true) this.#step(who, this.#dc, message.type, now)
+    const asked = this.#length
     const reply: Reply = (answer) => {
       const bytes = this.#answerer.seal(session.index, answer, how !== 'sealed')
-      if (bytes === undefined || bytes.length > MAX_FACTOR * this.#length) return
-      if (this.#init.trace === true) this.#step(this.#dc, session.owner, answer.type, now)
+      if (bytes === undefined || bytes.length > MAX_FACTOR * asked) return
+      if (this.#init.trace === true) this.#step(this.#dc, who, answer.type, now)
       this.#emit({ type: 'send', socket, to: from, bytes })
+    }
+    if (zone !== undefined) {
+      if (asked >= LEAST_DIRECTION) this.#abroad.handle(zone, message, reply, now)
+      return
     }
     const known = this.#nodes.get(session.owner)
     const isNewest =
@@ -408,6 +466,12 @@ export class Coordinator {
       refuse(Status.TOO_MANY)
       return
     }
+    if (zoneOf(name) !== this.#init.zone) {
+      this.#counts.directions++
+      this.#underWay.add(`${mnName} ${name}`)
+      this.#abroad.seek(mnName, { ...message, name }, now)
+      return
+    }
     const status = this.#mayAsk(mnName, name)
     const cn = this.#reachable(name, now)
     if (status !== Status.DONE || cn === undefined) {
@@ -417,59 +481,85 @@ export class Coordinator {
     this.#counts.directions++
     this.#underWay.add(`${mnName} ${name}`)
     const choice = chooseRoute(mn, cn, message.want === Want.RELAY || message.want === Want.ANOTHER_CHANNEL)
-    if (choice.relay && this.#init.relays) this.#order(mn, cn, message.want === Want.ANOTHER_CHANNEL, now)
+    const another = message.want === Want.ANOTHER_CHANNEL
+    if (choice.relay && this.#init.relays) this.#order(mn, cn.name, this.#side(cn), another, undefined, now)
     else {
-      const [a, b] = choice.relay ? [Route.CHECK, Route.CHECK] : [choice.mn, choice.cn]
-      this.#directBoth(mnName, name, a, b, undefined, now)
+      const routes = choice.relay ? { mn: Route.CHECK, cn: Route.CHECK } : choice
+      this.#directBoth(mnName, name, routes, undefined, now)
     }
   }
 
-  /** D10: whether `mn` may ask for `name`. */
+  /** A refusal that is known only after others were asked. */
+  #refuseLater(mn: string, cn: string, transaction: number, status: Status, now: number): void {
+    this.#underWay.delete(`${mn} ${cn}`)
+    this.#counts.refused++
+    const node = this.#nodes.get(mn)
+    if (node === undefined) return
+    const type = Type.DIRECTION_RESPONSE
+    const bytes = this.#answerer.seal(node.session, { type, transaction, status })
+    if (bytes === undefined) return
+    if (this.#init.trace === true) this.#step(this.#dc, mn, type, now)
+    this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })
+  }
+
+  /** D10: who may ask for whom. */
   #mayAsk(mn: string, name: string): Status {
-    if (zoneOf(name) !== this.#init.zone) return Status.UNREACHED
     const target = this.#directory.nodeByName(name)
     const asker = this.#directory.nodeByName(mn)
     if (target === undefined || asker === undefined) return Status.UNKNOWN_NAME
     if (target.account === asker.account) return Status.DONE
     const patterns = this.#directory.accessOf(name)
     if (patterns === undefined) return this.#init.openTo === 'zone' ? Status.DONE : Status.NOT_ALLOWED
-    const allowed = patterns.some(
-      (pattern) => pattern === mn || (pattern.startsWith('*.') && zoneOf(mn) === pattern.slice(2)),
-    )
-    return allowed ? Status.DONE : Status.NOT_ALLOWED
+    return mayBeAsked(patterns, mn) ? Status.DONE : Status.NOT_ALLOWED
   }
 
-  #order(mn: Node, cn: Node, another: boolean, now: number): void {
+  #order(
+    mn: Node,
+    cn: string,
+    side: SideOrder,
+    another: boolean,
+    foreign: Foreign | undefined,
+    now: number,
+  ): void {
     const a = this.#directory.nodeByName(mn.name)
-    const b = this.#directory.nodeByName(cn.name)
+    const b = foreign ?? this.#directory.nodeByName(cn)
     if (a === undefined || b === undefined) {
-      this.#underWay.delete(`${mn.name} ${cn.name}`)
+      this.#underWay.delete(`${mn.name} ${cn}`)
       return
     }
     let id = this.#number()
     while (this.#orders.has(id)) id = this.#number()
-    this.#orders.set(id, { mn: mn.name, cn: cn.name, until: now + ORDER_MS })
+    this.#orders.set(id, { mn: mn.name, cn, foreign, until: now + ORDER_MS })
     this.#dueAt = Math.min(this.#dueAt, now + ORDER_MS)
     if (this.#init.trace === true) this.#step(this.#dc, 'relay', Type.RELAY_ORDER, now)
     this.#emit({
       ...{ type: 'relay-order', id, another, account: a.account },
       pair: this.#parts.crypto.hash(pairOf(a, b)),
-      sides: [this.#side(mn), this.#side(cn)],
+      sides: [this.#side(mn), side],
     })
   }
 
-  /** The number of a node at a relay follows from its name, so that no node can choose another's. */
+  /** Where another zone says that its node is, is not proven: that node has to bind. */
+  #orderAbroad(mn: string, foreign: Foreign, another: boolean, now: number): void {
+    const node = this.#nodes.get(mn)
+    if (node === undefined) this.#underWay.delete(`${mn} ${foreign.name}`)
+    else this.#order(node, foreign.name, { node: this.#numberAtRelay(foreign.name) }, another, foreign, now)
+  }
+
+  /** The number that a relay knows a node by follows from its name: nobody chooses that of another. */
   #side({ observed, name }: Node): SideOrder {
-    const hash = this.#parts.crypto.hash(ascii(name))
-    return { proven: observed, node: viewOf(hash).getBigUint64(0) }
+    return { proven: observed, node: this.#numberAtRelay(name) }
+  }
+
+  #numberAtRelay(name: string): bigint {
+    return viewOf(this.#parts.crypto.hash(ascii(name))).getBigUint64(0)
   }
 
   /** Sends directions to both nodes; `sides` are the relay's for the asking node and for the other. */
   #directBoth(
     mnName: string,
     cnName: string,
-    mnRoute: Route,
-    cnRoute: Route,
+    routes: { readonly mn: Route; readonly cn: Route },
     sides: readonly [RelaySide, RelaySide] | undefined,
     now: number,
   ): void {
@@ -481,35 +571,46 @@ export class Coordinator {
       this.#underWay.delete(`${mnName} ${cnName}`)
       return
     }
-    const pairKey = kdf(this.#parts.crypto, this.#pairSecret, concat(ascii('pair'), pairOf(a, b)), 1)[0]
-    this.#tell(cn, mn, a, cnRoute, pairKey, sides?.[1], mn, now)
-    this.#tell(mn, cn, b, mnRoute, pairKey, sides?.[0], mn, now)
+    const pairKey = this.#pairKeyOf(this.#pairSecret, a, b)
+    const toCn = { route: routes.cn, pairKey, relay: sides?.[1] }
+    const toMn = { route: routes.mn, pairKey, relay: sides?.[0] }
+    this.#tell(cnName, this.#peerOf(mn, a), toCn, mnName, undefined, now)
+    this.#tell(mnName, this.#peerOf(cn, b), toMn, mnName, undefined, now)
   }
 
-  /** ROUTE_DIRECTION to `to`, about the peer. */
+  #peerOf(node: Node, record: NodeRecord): Peer {
+    const lease = this.#leases.leaseOf(record, undefined)
+    return { name: node.name, lease, candidates: candidatesOf(node) }
+  }
+
+  #pairKeyOf(secret: Uint8Array, a: KeyAndName, b: KeyAndName): Uint8Array {
+    return kdf(this.#parts.crypto, secret, concat(ascii('pair'), pairOf(a, b)), 1)[0]
+  }
+
+  /** ROUTE_DIRECTION to one of our nodes, about the peer. */
   #tell(
-    to: Node,
-    peer: Node,
-    record: NodeRecord,
-    route: Route,
-    pairKey: Uint8Array,
-    relay: RelaySide | undefined,
-    asker: Node,
+    to: string,
+    peer: Peer,
+    direction: { readonly route: Route; readonly pairKey: Uint8Array; readonly relay: RelaySide | undefined },
+    by: string,
+    done: Directed['done'],
     now: number,
   ): void {
     let transaction = this.#number()
     while (this.#directed.has(transaction)) transaction = this.#number()
+    const { route, pairKey, relay } = direction
+    const { name, lease, candidates, zoneKey } = peer
     const directed: Directed = {
-      ...{ to: to.name, by: asker.name, since: now, tries: 0, at: now },
+      ...{ to, by, done, since: now, tries: 0, at: now },
       message: {
-        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name: peer.name, pairKey },
-        lease: this.#leases.leaseOf(record, undefined),
-        candidates: [...peer.hosts.slice(0, 14), { kind: 'reflexive', endpoint: peer.observed }],
+        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates },
         ...(relay !== undefined && { relays: [relay] }),
+        ...(zoneKey !== undefined && { zoneKey }),
       },
     }
     this.#directed.set(transaction, directed)
-    asker.asked++
+    const asker = this.#nodes.get(by)
+    if (asker !== undefined) asker.asked++
     this.#sendDirection(transaction, directed, now)
   }
 
@@ -518,7 +619,7 @@ export class Coordinator {
     if (node !== undefined && directed.tries >= TRIES)
       node.silent = Math.max(node.acknowledgedAt, node.provenAt) < directed.since
     if (node === undefined || node.silent || directed.tries >= TRIES) {
-      this.#endDirection(transaction, directed)
+      this.#endDirection(transaction, directed, Status.NOT_REGISTERED, now)
       return
     }
     directed.at = now + FIRST_PAUSE * 2 ** directed.tries
@@ -535,20 +636,21 @@ export class Coordinator {
     if (directed === undefined || directed.to !== name) return
     const node = this.#nodes.get(name)
     if (node !== undefined) node.acknowledgedAt = now
-    this.#endDirection(transaction, directed)
+    this.#endDirection(transaction, directed, Status.DONE, now)
   }
 
-  #endDirection(transaction: number, directed: Directed): void {
+  #endDirection(transaction: number, directed: Directed, status: Status, now: number): void {
     this.#directed.delete(transaction)
     if (directed.to === directed.by) this.#underWay.delete(`${directed.by} ${directed.message.name}`)
     const asker = this.#nodes.get(directed.by)
     if (asker !== undefined && asker.asked > 0) asker.asked--
+    directed.done?.(status, now)
   }
 
   // ---- outputs
 
   get #dc(): string {
-    return `dc.${this.#init.zone}`
+    return dc(this.#init.zone)
   }
 
   #step(from: string, to: string, type: number, at: number): void {
@@ -590,18 +692,16 @@ function isCostly({ kind }: Datagram): boolean {
   return kind === Kind.SESSION_REQUEST || kind === Kind.OPEN
 }
 
-/**
- * Names and keys of both nodes, the smaller key first. Names are included, so that a node that shows another's key forms
- * another pair.
- */
-function pairOf(a: NodeRecord, b: NodeRecord): Uint8Array {
+/** Names and keys of both nodes, the smaller key first. A pair is of names: who shows another's key is another pair. */
+function pairOf(a: KeyAndName, b: KeyAndName): Uint8Array {
   const [first, second] = compare(a.publicKey, b.publicKey) < 0 ? [a, b] : [b, a]
   const end = Uint8Array.of(0)
   return concat(first.publicKey, ascii(first.name), end, second.publicKey, ascii(second.name), end)
 }
 
-export function zoneOf(name: string): string {
-  return name.slice(name.indexOf('.') + 1)
+/** The zone of a session that its coordinator holds. */
+function zoneOfOwner(owner: string): string | undefined {
+  return owner.startsWith(ownerOf('')) ? owner.slice(1) : undefined
 }
 
 function ascii(text: string): Uint8Array {

@@ -6,6 +6,7 @@
  * Nothing that a stranger sends gets past a look-up and one MAC: sessions are by index, CHECKs by the tag of a pair,
  * RELAY_BOUNDs by their channel.
  */
+
 import { compare, equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
@@ -24,6 +25,7 @@ import {
 } from '../wire/message.ts'
 import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
 import { Asker, type Way } from './asker.ts'
+import { zoneOf } from './names.ts'
 import { Pair, reaches } from './pair.ts'
 import { hasVirtualAddresses } from './virtual.ts'
 
@@ -560,8 +562,11 @@ export class NodeMachine implements NodeMachineApi {
     const ours = this.#addresses
     if (ours !== undefined && own !== equal(lease.value.v6.slice(0, PREFIX6), ours.v6.slice(0, PREFIX6)))
       return undefined
-    if (!own && this.#zones.size < MAX_ZONES) this.#zones.set(zone, pinned)
-    return lease.value
+    if (own) return lease.value
+    if (this.#zones.size < MAX_ZONES) this.#zones.set(zone, pinned)
+    // Zones choose their IPv4 blocks without each other: another's address may be a peer's of ours. IPv6 addresses are apart.
+    const { v4: _, ...rest } = lease.value
+    return rest
   }
 
   #forgetOldest(now: number): void {
@@ -589,11 +594,6 @@ export class NodeMachine implements NodeMachineApi {
   #emit(output: NodeOutput): void {
     this.#outputs.push(output)
   }
-}
-
-/** The part after the first label. */
-function zoneOf(name: string): string {
-  return name.slice(name.indexOf('.') + 1)
 }
 
 function describe(sockets: readonly NodeSocket[]): string {

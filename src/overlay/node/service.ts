@@ -3,6 +3,7 @@
  * Implements what the daemon asks of a mechanism. Established tunnels outlive every server: without a coordinator only
  * new names cannot be resolved.
  */
+
 import * as z from 'zod'
 import type { AccessMonitor } from '../../access/index.ts'
 import { formatAddress, kindOf, parseAddress } from '../../core/address.ts'
@@ -42,6 +43,7 @@ import {
   TunnelHost,
 } from '../../tunnel/engine/tunnel-host.ts'
 import type { Credentials, Step } from '../machine/api.ts'
+import { zoneOf } from '../machine/names.ts'
 import { Status } from '../wire/message.ts'
 import { addressesOf } from './forwarder.ts'
 import { COORDINATOR_PORT, MAX_PEERS } from './login.ts'
@@ -646,7 +648,3 @@ export class NodeService implements Mechanism {
 }
 
 const COORDINATOR = 'the coordinator'
-
-function zoneOf(name: string): string {
-  return name.slice(name.indexOf('.') + 1)
-}

@@ -44,6 +44,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
   readonly onCommand = (message: unknown): void => {
     const command = message as CoordinatorCommand
     if (command.type === 'relay-ack') this.#machine.handleRelayAck(command.id, command.sides, this.#now())
+    else if (command.type === 'zone') this.#machine.handleZone(command.zone, command.found, this.#now())
     else if (command.type === 'forget') this.#machine.forget(command.name)
     else this.#post({ type: 'report', counts: { ...this.#machine.counts, faults: this.#faults } })
   }
@@ -79,7 +80,8 @@ export class CoordinatorLoop implements UdpLoopOwner {
     }
     for (let output = this.#machine.poll(); output !== undefined; output = this.#machine.poll()) {
       if (output.type === 'send') this.engine.send(output.socket, output.to, output.bytes)
-      else if (output.type === 'step') this.#post(output)
+      else if (output.type === 'step' || output.type === 'find-zone') this.#post(output)
+      else if (output.type === 'log') this.#post({ ...output, level: 'warn' })
       else {
         const { id, another, account, sides } = output
         this.#post({ type: 'relay-order', id, pair: toHex(output.pair), another, account, sides })

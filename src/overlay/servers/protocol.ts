@@ -1,5 +1,6 @@
 /** Messages between the main thread and the workers of the servers. */
 import type { CoordinatorInit } from '../machine/coordinator.ts'
+import type { FoundZone } from '../machine/zones.ts'
 import type { RelaySide, SideOrder } from '../wire/message.ts'
 
 export interface CoordinatorSetup {
@@ -17,10 +18,14 @@ export type CoordinatorCommand =
     }
   /** The node logged in again, or was removed. */
   | { readonly type: 'forget'; readonly name: string }
+  /** What the DNS said of the zone. */
+  | { readonly type: 'zone'; readonly zone: string; readonly found: FoundZone | undefined }
   | { readonly type: 'report' }
 
 export type CoordinatorEvent =
   | RelayOrderEvent
+  /** The DNS is to be asked for the coordinator of this zone. */
+  | { readonly type: 'find-zone'; readonly zone: string }
   | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }
   | {
       readonly type: 'step'

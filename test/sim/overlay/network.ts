@@ -49,7 +49,7 @@ export class Nat {
   }
 }
 
-/** What stands at 192.0.2.1 (port index 0) and 192.0.2.2 (the others). */
+/** What stands at 192.0.2.1 (port index 0) and 192.0.2.2 (the others); of a second zone at .11 and .12. */
 export interface SimServer {
   add(name: string, publicKey: Uint8Array): { readonly credentials: Credentials }
   receive(port: number, bytes: Uint8Array, from: Endpoint): void
@@ -81,11 +81,11 @@ export class SimNode {
   readonly publicKey: Uint8Array
   readonly #net: Network
 
-  constructor(net: Network, name: string, seed: number) {
+  constructor(net: Network, name: string, seed: number, site = net.sites[0]!) {
     this.#net = net
     this.name = name
     this.publicKey = nodeCrypto.publicKey(new Uint8Array(32).fill(seed))
-    const account = net.servers.add(name, this.publicKey)
+    const account = site.servers.add(name, this.publicKey)
     this.machine = new NodeMachine(
       {
         crypto: overlayCrypto,
@@ -95,7 +95,7 @@ export class SimNode {
       { credentials: account.credentials, publicKey: this.publicKey },
     )
     net.nodes.push(this)
-    this.machine.setCoordinator([at('192.0.2.1:6741')], net.now)
+    this.machine.setCoordinator([at(`${site.host}:6741`)], net.now)
   }
 
   /** All sockets that it has from now on. */
@@ -135,7 +135,16 @@ export class SimNode {
   }
 }
 
+/** The servers of a zone. */
+interface Site {
+  readonly zone: string
+  readonly host: string
+  readonly relayHost: string
+  readonly servers: SimServer
+}
+
 export class Network {
+  readonly sites: Site[] = []
   now = 1000
   wall = Date.UTC(2026, 0, 1)
   delay = 10
@@ -148,24 +157,38 @@ export class Network {
   relayDown = false
   /** Sees every datagram of nodes; false drops it. */
   filter: (from: string, to: string, bytes: Uint8Array) => boolean = () => true
+  /** The same of servers. */
+  serverFilter: (from: string, to: string, bytes: Uint8Array) => boolean = () => true
   sentBytes = new Map<string, number>()
   #seed: number
   #queue: { at: number; run: () => void }[] = []
 
   constructor(seed = 1, build?: (parts: SimServerParts) => SimServer) {
     this.#seed = seed
-    const parts = {
+    this.server = new StubCoordinator(this.#partsOf('192.0.2.1', '192.0.2.2'))
+    this.servers = this.addSite('test.example', 1, build ?? (() => this.server))
+  }
+
+  /** Servers of a zone at 192.0.2.N and the next address. */
+  addSite<T extends SimServer>(zone: string, n: number, build: (parts: SimServerParts) => T): T {
+    const [host, relayHost] = [`192.0.2.${n}`, `192.0.2.${n + 1}`]
+    const servers = build(this.#partsOf(host, relayHost))
+    this.sites.push({ zone, host, relayHost, servers })
+    return servers
+  }
+
+  #partsOf(host: string, relayHost: string): SimServerParts {
+    return {
       now: () => this.now,
       wall: () => this.wall + this.now,
       fill: (out: Uint8Array) => this.fill(out),
-      relayPorts: Array.from({ length: 9 }, (_, i) => at(`192.0.2.2:${7000 + i}`)),
+      relayPorts: Array.from({ length: 9 }, (_, i) => at(`${relayHost}:${7000 + i}`)),
       send: (port: number, to: Endpoint, bytes: Uint8Array) => {
         if (port === 0 ? this.serverDown : this.relayDown) return
-        this.deliver(port === 0 ? '192.0.2.1:6741' : `192.0.2.2:${7000 + port}`, to, bytes)
+        const source = port === 0 ? `${host}:6741` : `${relayHost}:${7000 + port}`
+        if (this.serverFilter(source, text(to), bytes)) this.deliver(source, to, bytes)
       },
     }
-    this.server = new StubCoordinator(parts)
-    this.servers = build?.(parts) ?? this.server
   }
 
   fill(out: Uint8Array): Uint8Array {
@@ -176,8 +199,9 @@ export class Network {
     return out
   }
 
-  node(name: string): SimNode {
-    return new SimNode(this, `${name}.test.example`, this.nodes.length + 1)
+  /** A node of the first zone, or of another. */
+  node(name: string, site = this.sites[0]!): SimNode {
+    return new SimNode(this, `${name}.${site.zone}`, this.nodes.length + 1, site)
   }
 
   send(node: SimNode, socket: number, to: Endpoint, bytes: Uint8Array): void {
@@ -207,12 +231,11 @@ export class Network {
   #arrive(source: string, target: string, bytes: Uint8Array, within: Nat | undefined): void {
     const from = at(source)
     const [, host, port] = /^(.*):(\d+)$/.exec(target)!
-    if (host === '192.0.2.1') {
-      if (!this.serverDown) this.servers.receive(0, bytes, from)
-      return
-    }
-    if (host === '192.0.2.2') {
-      if (!this.relayDown) this.servers.receive(Number(port) - 7000, bytes, from)
+    for (const site of this.sites) {
+      if (host !== site.host && host !== site.relayHost) continue
+      const isCoordinator = host === site.host
+      if (isCoordinator ? this.serverDown : this.relayDown) return
+      site.servers.receive(isCoordinator ? 0 : Number(port) - 7000, bytes, from)
       return
     }
     for (const node of this.nodes)
@@ -245,12 +268,17 @@ export class Network {
           node = each
         }
       }
-      const served = this.servers.nextTimeout?.() ?? Number.POSITIVE_INFINITY
-      const serves = served < next
-      if (serves) next = served
+      let serves: SimServer | undefined
+      for (const { servers } of this.sites) {
+        const due = servers.nextTimeout?.() ?? Number.POSITIVE_INFINITY
+        if (due < next) {
+          next = due
+          serves = servers
+        }
+      }
       if (next > end) break
       this.now = Math.max(this.now, next)
-      if (serves) this.servers.handleTimeout?.(this.now)
+      if (serves !== undefined) serves.handleTimeout?.(this.now)
       else if (node !== undefined) {
         node.machine.handleTimeout(this.now)
         node.drain()

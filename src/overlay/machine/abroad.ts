@@ -1,0 +1,331 @@
+/**
+ * Directions between nodes of two zones (NT-19, NT-40: Fig. 5 steps 3–8, 12–14; NT-43: Fig. 7 steps 13–16, 19, 25). The coordinator
+ * of the node that asks (DC_MN) learns where the other is from that one's coordinator (DC_CN), chooses the route, orders the
+ * relay, and directs its own node; DC_CN directs the other. Sans-I/O.
+ *
+ * What another coordinator says is not proven. It speaks for names of its zone alone, with leases that its zone has signed; what it
+ * names is paid for as a node pays (LEAST_DIRECTION); its share of directions is bounded; and a node is reached from another
+ * zone only where its access list says so.
+ */
+import { equal } from '../../core/bytes.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
+import type { Location, NodeRecord } from '../tables.ts'
+import { checkLease, type Lease } from '../wire/lease.ts'
+import {
+  type Candidate,
+  LEAST_DIRECTION,
+  type Message,
+  messageCodec,
+  type RelaySide,
+  Route,
+  Status,
+  Type,
+  Want,
+} from '../wire/message.ts'
+import type { MachineComponents } from './api.ts'
+import type { Directory } from './directory.ts'
+import type { Leases, ZoneInit } from './leases.ts'
+import { mayBeAsked, zoneOf } from './names.ts'
+import { chooseRoute } from './route.ts'
+import type { Zones } from './zones.ts'
+
+/** A peer as a direction names it. */
+export interface Peer {
+  readonly name: string
+  readonly lease: Uint8Array
+  readonly candidates: readonly Candidate[]
+  /** Of its zone, if that is another. */
+  readonly zoneKey?: Uint8Array
+}
+
+/** A node of another zone, as its coordinator describes it. */
+export interface Foreign {
+  readonly name: string
+  readonly lease: Uint8Array
+  readonly publicKey: Uint8Array
+  readonly hosts: readonly Candidate[]
+  readonly observed: Endpoint
+}
+
+export interface AbroadParts extends MachineComponents {
+  readonly init: ZoneInit & { readonly relays: boolean }
+  readonly zones: Zones
+  readonly directory: Directory
+  readonly leases: Leases
+  /** The node, if datagrams to its location still reach it. */
+  readonly reachable: (name: string, now: number) => Location | undefined
+  /** DIRECTION_RESPONSE to MN, and the end of its request. */
+  readonly refuse: (mn: string, cn: string, transaction: number, status: Status, now: number) => void
+  /** MN's request has come to nothing that could be said. */
+  readonly end: (mn: string, cn: string) => void
+  readonly order: (mn: string, cn: Foreign, another: boolean, now: number) => void
+  /** ROUTE_DIRECTION to a node of ours, repeated until acknowledged; `by` asked for it. */
+  readonly tell: (
+    to: string,
+    peer: Peer,
+    direction: { readonly route: Route; readonly pairKey: Uint8Array; readonly relay: RelaySide | undefined },
+    by: string,
+    done: ((status: Status, now: number) => void) | undefined,
+    now: number,
+  ) => void
+  readonly pairKey: (secret: Uint8Array, a: KeyAndName, b: KeyAndName) => Uint8Array
+  readonly step: (from: string, to: string, type: Type, now: number) => void
+}
+
+export type KeyAndName = Pick<NodeRecord, 'publicKey' | 'name'>
+
+/** How long another coordinator has for an answer (ms); MN waits 10 s for all. */
+const INFORMATION_MS = 4_000
+const DIRECTION_MS = 6_000
+/** Directions a second that another zone may ask of ours, and at once; and under way. */
+const RATE = 20
+const BURST = 300
+const MAX_UNDER_WAY = 256
+const MAX_ZONES = 1024
+/** Directions of other coordinators that are remembered, to answer a repetition as before. */
+const MAX_REMEMBERED = 4096
+/** Candidates told beside where a node was seen. */
+const MAX_HOSTS = 14
+
+interface Share {
+  readonly bucket: TokenBucket
+  underWay: number
+}
+
+type Reply = (message: Message) => void
+
+export class Abroad {
+  readonly #parts: AbroadParts
+  readonly #shares = new Map<string, Share>()
+  /** `zone transaction`: undefined while under way, then what was answered. */
+  readonly #asked = new Map<string, Status | undefined>()
+
+  constructor(parts: AbroadParts) {
+    this.#parts = parts
+  }
+
+  // ---- as DC_MN
+
+  /** MN asks for a node of another zone. */
+  seek(mn: string, { name: cn, transaction, want }: Message & { readonly name: string }, now: number): void {
+    const { zones, refuse } = this.#parts
+    const zone = zoneOf(cn)
+    const ask = padded({ type: Type.NTM_INFORMATION_REQUEST, name: cn, nodeName: mn })
+    this.#step(this.#own, dc(zone), Type.NTM_INFORMATION_REQUEST, now)
+    zones.request(
+      zone,
+      ask,
+      INFORMATION_MS,
+      (answer, at) => {
+        if (answer !== undefined) this.#step(dc(zone), this.#own, answer.type, at)
+        const status = answer === undefined ? Status.UNREACHED : ((answer.status ?? Status.DONE) as Status)
+        const foreign = answer && status === Status.DONE ? this.#foreignOf(cn, answer) : undefined
+        if (foreign !== undefined) this.#choose(mn, foreign, want, at)
+        else refuse(mn, cn, transaction, status === Status.DONE ? Status.LEASE_REFUSED : status, at)
+      },
+      now,
+    )
+  }
+
+  /** The relay is there, or there is none: both nodes are told. */
+  direct(
+    mn: string,
+    foreign: Foreign,
+    routes: { readonly mn: Route; readonly cn: Route },
+    sides: readonly [RelaySide, RelaySide] | undefined,
+    now: number,
+  ): void {
+    const { directory, leases, zones, reachable, tell, end, pairKey } = this.#parts
+    const zone = zoneOf(foreign.name)
+    const location = reachable(mn, now)
+    const record = directory.nodeByName(mn)
+    const secret = zones.secretOf(zone)
+    const zoneKey = zones.zoneKeyOf(zone)
+    if (location === undefined || record === undefined || secret === undefined || zoneKey === undefined) {
+      end(mn, foreign.name)
+      return
+    }
+    zones.pin(zone)
+    const message = padded({
+      type: Type.ROUTE_DIRECTION,
+      ...{ name: mn, nodeName: foreign.name, route: routes.cn },
+      lease: leases.leaseOf(record, undefined),
+      candidates: candidatesOf(location),
+      ...(sides !== undefined && { relays: [sides[1]] }),
+    })
+    this.#step(this.#own, dc(zone), Type.ROUTE_DIRECTION, now)
+    zones.request(
+      zone,
+      message,
+      DIRECTION_MS,
+      (answer, at) => {
+        if (answer !== undefined) this.#step(dc(zone), this.#own, answer.type, at)
+      },
+      now,
+    )
+    const peer = { name: foreign.name, lease: foreign.lease, candidates: candidatesOf(foreign), zoneKey }
+    const relay = sides?.[0]
+    tell(mn, peer, { route: routes.mn, pairKey: pairKey(secret, record, foreign), relay }, mn, undefined, now)
+  }
+
+  #choose(mn: string, foreign: Foreign, want: number | undefined, now: number): void {
+    const { reachable, end, init, order } = this.#parts
+    const location = reachable(mn, now)
+    if (location === undefined) {
+      end(mn, foreign.name)
+      return
+    }
+    const another = want === Want.ANOTHER_CHANNEL
+    const choice = chooseRoute(location, foreign, another || want === Want.RELAY)
+    if (choice.relay && init.relays) order(mn, foreign, another, now)
+    else {
+      const routes = choice.relay ? { mn: Route.CHECK, cn: Route.CHECK } : choice
+      this.direct(mn, foreign, routes, undefined, now)
+    }
+  }
+
+  #foreignOf(name: string, { lease: bytes, candidates = [], observed }: Message): Foreign | undefined {
+    const lease = bytes && this.#leaseOf(name, bytes)
+    if (bytes === undefined || lease === undefined || observed === undefined) return undefined
+    const hosts = candidates.filter(({ kind }) => kind === 'host')
+    return { name, lease: bytes, publicKey: lease.publicKey, hosts, observed }
+  }
+
+  /** The lease, if the zone of this name has signed it for it, with an address that is not of ours. */
+  #leaseOf(name: string, bytes: Uint8Array): Lease | undefined {
+    const { zones, crypto, wall, init } = this.#parts
+    const key = zones.zoneKeyOf(zoneOf(name))
+    if (key === undefined) return undefined
+    const lease = checkLease(bytes, key, wall(), (publicKey, text, signature) =>
+      crypto.verify(publicKey, text, signature),
+    )
+    if (!lease.ok || lease.value.name !== name || equal(lease.value.v6.slice(0, 8), init.prefix6))
+      return undefined
+    return lease.value
+  }
+
+  // ---- as DC_CN
+
+  /** What the coordinator of another zone asks. */
+  handle(zone: string, message: Message, reply: Reply, now: number): void {
+    if (message.type === Type.NTM_INFORMATION_REQUEST) this.#inform(zone, message, reply, now)
+    else if (message.type === Type.ROUTE_DIRECTION) this.#directOwn(zone, message, reply, now)
+  }
+
+  #inform(zone: string, { name, nodeName, transaction }: Message, reply: Reply, now: number): void {
+    const type = Type.NTM_INFORMATION_RESPONSE
+    const status = this.#mayAsk(zone, nodeName, name)
+    const record = name === undefined ? undefined : this.#parts.directory.nodeByName(name)
+    const location = name === undefined ? undefined : this.#parts.reachable(name, now)
+    if (status !== Status.DONE || record === undefined || location === undefined) {
+      reply({ type, transaction, status: status === Status.DONE ? Status.NOT_REGISTERED : status })
+      return
+    }
+    reply({
+      ...{ type, transaction, status, observed: location.observed },
+      lease: this.#parts.leases.leaseOf(record, undefined),
+      candidates: location.hosts.slice(0, MAX_HOSTS),
+    })
+  }
+
+  #directOwn(zone: string, message: Message, reply: Reply, now: number): void {
+    const { zones, directory, reachable, tell, pairKey } = this.#parts
+    const { name: mn, nodeName: cn, transaction } = message
+    const key = `${zone} ${transaction}`
+    const answer = (status: Status) => reply({ type: Type.ROUTE_DIRECTION_ACK, transaction, status })
+    if (this.#asked.has(key)) {
+      const before = this.#asked.get(key)
+      if (before !== undefined) answer(before)
+      return
+    }
+    const route = Object.values(Route).find((each) => each === message.route)
+    const status = this.#mayAsk(zone, mn, cn)
+    if (status !== Status.DONE || mn === undefined || cn === undefined || route === undefined) {
+      answer(status === Status.DONE ? Status.NOT_ALLOWED : status)
+      return
+    }
+    const lease = message.lease && this.#leaseOf(mn, message.lease)
+    const record = directory.nodeByName(cn)
+    const [secret, zoneKey] = [zones.secretOf(zone), zones.zoneKeyOf(zone)]
+    if (message.lease === undefined || lease === undefined || secret === undefined || zoneKey === undefined) {
+      answer(Status.LEASE_REFUSED)
+      return
+    }
+    if (record === undefined || reachable(cn, now) === undefined) {
+      answer(Status.NOT_REGISTERED)
+      return
+    }
+    const share = this.#shareOf(zone)
+    if (share.underWay >= MAX_UNDER_WAY || !share.bucket.take(now)) {
+      answer(Status.TOO_MANY)
+      return
+    }
+    zones.pin(zone)
+    share.underWay++
+    this.#remember(key, undefined)
+    const peer = { name: mn, lease: message.lease, candidates: message.candidates ?? [], zoneKey }
+    const [relay] = message.relays ?? []
+    const direction = {
+      route,
+      pairKey: pairKey(secret, record, { name: mn, publicKey: lease.publicKey }),
+      relay,
+    }
+    const done = (status: Status) => {
+      share.underWay--
+      this.#remember(key, status)
+      answer(status)
+    }
+    tell(cn, peer, direction, dc(zone), done, now)
+  }
+
+  /** D10: a node of another zone may ask where the access list of the one that it asks for has it. */
+  #mayAsk(zone: string, mn: string | undefined, cn: string | undefined): Status {
+    if (mn === undefined || cn === undefined || zoneOf(mn) !== zone) return Status.NOT_ALLOWED
+    const { directory } = this.#parts
+    if (directory.nodeByName(cn) === undefined) return Status.UNKNOWN_NAME
+    return mayBeAsked(directory.accessOf(cn) ?? [], mn) ? Status.DONE : Status.NOT_ALLOWED
+  }
+
+  #shareOf(zone: string): Share {
+    const known = this.#shares.get(zone)
+    if (known !== undefined) return known
+    for (const [name, { underWay }] of this.#shares) {
+      if (this.#shares.size < MAX_ZONES) break
+      if (underWay === 0) this.#shares.delete(name)
+    }
+    const share = { bucket: new TokenBucket(RATE, BURST), underWay: 0 }
+    this.#shares.set(zone, share)
+    return share
+  }
+
+  #remember(key: string, status: Status | undefined): void {
+    this.#asked.delete(key)
+    this.#asked.set(key, status)
+    if (this.#asked.size > MAX_REMEMBERED) this.#asked.delete(this.#asked.keys().next().value!)
+  }
+
+  get #own(): string {
+    return dc(this.#parts.init.zone)
+  }
+
+  #step(from: string, to: string, type: Type, now: number): void {
+    this.#parts.step(from, to, type, now)
+  }
+}
+
+/** The name of a zone's coordinator. */
+export function dc(zone: string): string {
+  return `dc.${zone}`
+}
+
+/** Addresses of its interfaces, and where it was seen. */
+export function candidatesOf({ hosts, observed }: Pick<Location, 'hosts' | 'observed'>): Candidate[] {
+  return [...hosts.slice(0, MAX_HOSTS), { kind: 'reflexive', endpoint: observed }]
+}
+
+/** As long as what names addresses has to be at least. */
+function padded(message: Omit<Message, 'transaction'>): Omit<Message, 'transaction'> {
+  const length = messageCodec.byteLength({ ...message, transaction: 0 })
+  return length >= LEAST_DIRECTION ? message : { ...message, padding: LEAST_DIRECTION - length }
+}
