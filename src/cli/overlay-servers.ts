@@ -40,6 +40,10 @@ export function defineOverlayServers(program: Command): void {
         '--closed',
         'only nodes of the same account may connect, unless `overlay allow` permits more',
       ),
+      new Option(
+        '--resolver <address>',
+        'a name server that finds other zones; default: those of this machine',
+      ).argParser(collect),
     ],
     run: async (options) => (await import('./commands/overlay-server.ts')).init(options),
   })
@@ -60,6 +64,14 @@ export function defineOverlayServers(program: Command): void {
     details: 'Nodes of the same account always may. Takes effect at once.',
     run: async (node, names, options) =>
       (await import('./commands/overlay-server.ts')).allow(node, names, options),
+  })
+  define(overlay, {
+    use: 'forget-zone <zone>',
+    summary: 'take other keys of another zone than those that were seen first',
+    examples: ['sudo godwit overlay forget-zone other.example.org'],
+    details:
+      'When its operator says that its servers were set up anew. Who holds the old keys is then another zone.',
+    run: async (zone, options) => (await import('./commands/overlay-server.ts')).forget(zone, options),
   })
   const account = group(overlay, 'account', 'the accounts of a zone')
   define(account, {

@@ -1,6 +1,7 @@
 /** The section of a node of the overlay: [overlay]. What login gave is in the state's folder. */
 import * as z from 'zod'
 import { accessPattern } from '../mechanism/schema.ts'
+import { isFullName } from './wire/message.ts'
 
 const overlay = z
   .strictObject({
@@ -14,6 +15,11 @@ const overlay = z
       .describe(
         'Where this daemon is registered as name server for the overlay. `auto`: systemd-resolved, else resolvconf, else `file`. `file`: a line in /etc/resolv.conf, removed when the daemon stops. `none`: nowhere.',
       ),
+    zones: z
+      .array(z.string().refine(isFullName, { error: 'not the name of a zone' }))
+      .max(64)
+      .default([])
+      .describe('Other zones whose names are asked of this daemon too: their nodes are reached by name.'),
   })
   .describe('Makes this machine a node of an overlay, after `godwit overlay login`.')
 

@@ -8,6 +8,7 @@ import { NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
 import { must, parseHostPort } from '../mechanism/schema.ts'
 import type { Services } from '../mechanism/services.ts'
 import { overlaySections } from './config.ts'
+import { zoneOf } from './machine/names.ts'
 import {
   credentialsOf,
   keyIn,
@@ -86,7 +87,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
           },
           {
             keeper: config.overlay?.dns ?? 'auto',
-            zone: login.name.slice(login.name.indexOf('.') + 1),
+            zones: [zoneOf(login.name), ...(config.overlay?.zones ?? [])],
           },
         ),
       protect: (guarded) => services.guard.protect(guarded),

@@ -2,6 +2,7 @@
 import { usageError } from '../../core/errors.ts'
 import {
   addAccount,
+  forgetZone,
   type InitOptions,
   initOverlay,
   listAccounts,
@@ -80,6 +81,12 @@ export function remove(name: string, options: CommonOptions): void {
   removeAccount(new State(options), name)
   if (options.json) printJson({ removed: name })
   else printLines([`${name} and its nodes are removed; their addresses are never assigned to other nodes`])
+}
+
+export function forget(zone: string, options: CommonOptions): void {
+  forgetZone(new State(options), zone)
+  if (options.json) printJson({ forgotten: zone })
+  else printLines([`${zone}: the keys that its DNS shows next are taken`])
 }
 
 export function allow(node: string, patterns: readonly string[], options: CommonOptions): void {

@@ -32,6 +32,7 @@ export interface InitOptions {
   readonly ipv4?: string
   readonly dnsPort?: number
   readonly closed?: boolean
+  readonly resolver?: readonly string[]
 }
 
 /** Inside the block of carriers, where private networks are not, and clear of 100.100.0.0/16: clouds have name servers there. */
@@ -61,6 +62,11 @@ export async function initOverlay(state: State, options: InitOptions): Promise<S
     ...{ zone, host, port, addresses, block4 },
     dnsPort: options.dnsPort ?? 53,
     openTo: options.closed === true ? 'account' : 'zone',
+    resolvers: (options.resolver ?? []).map((text) => {
+      const address = parseAddress(text)
+      if (!address.ok) throw usageError(`--resolver: ${address.reason}`)
+      return formatAddress(address.value)
+    }),
   })
   try {
     writeSettings(file, settings)
@@ -193,5 +199,14 @@ export function setAccess(state: State, node: string, patterns: readonly string[
     const full = patterns.map((pattern) => (pattern.includes('.') ? pattern : `${pattern}.${settings.zone}`))
     store.setAccess(name, full.length === 0 ? undefined : full)
     return full
+  })
+}
+
+/** The keys of another zone are forgotten: those that the DNS shows next are taken. Throws ZONE_UNKNOWN. */
+export function forgetZone(state: State, zone: string): void {
+  withStore(state, (store) => {
+    if (store.zoneKeys(zone) === undefined)
+      throw new GodwitError('ZONE_UNKNOWN', `no node of zone ${zone} has been met`, { kind: 'usage' })
+    store.unpinZone(zone)
   })
 }

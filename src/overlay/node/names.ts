@@ -21,8 +21,8 @@ export interface NodeNamesParts {
 
 export interface NodeNamesInit {
   readonly keeper: NamesKeeper | 'auto'
-  /** Suffix of the overlay's names. */
-  readonly zone: string
+  /** What names of the overlay end in: the own zone, then others. */
+  readonly zones: readonly string[]
 }
 
 /** Interval (ms) at which the file is checked, because its manager rewrites it when networks change. */
@@ -39,10 +39,10 @@ export class NodeNames {
   constructor(parts: NodeNamesParts, init: NodeNamesInit) {
     this.#parts = parts
     this.#init = init
-    const suffix = `.${init.zone}`
+    const suffixes = init.zones.map((zone) => `.${zone}`)
     this.#dns = new LocalDns({
       lookup: parts.lookup,
-      covers: (name) => name.endsWith(suffix) && !name.startsWith('_'),
+      covers: (name) => suffixes.some((suffix) => name.endsWith(suffix)) && !name.startsWith('_'),
       upstream: () => this.#upstream(),
       report: (message) => parts.recorder.log('warn', message),
     })
@@ -62,7 +62,7 @@ export class NodeNames {
     } catch (error) {
       recorder.log(
         'warn',
-        `names: ${(error as Error).message}; ask ${address} for names that end in ${this.#init.zone}`,
+        `names: ${(error as Error).message}; ask ${address} for names that end in ${this.#init.zones.join(', ')}`,
       )
       this.#keeper = 'none'
     }
@@ -86,12 +86,12 @@ export class NodeNames {
   }
 
   view(): object {
-    return { server: this.#address ?? null, keeper: this.#keeper, zone: this.#init.zone }
+    return { server: this.#address ?? null, keeper: this.#keeper, zone: this.#init.zones[0] }
   }
 
   #tell(address: string): void {
     if (this.#keeper === 'file') this.#parts.file.set(address)
-    else if (this.#keeper !== 'none') this.#parts.system.set(this.#keeper, [address], [this.#init.zone])
+    else if (this.#keeper !== 'none') this.#parts.system.set(this.#keeper, [address], this.#init.zones)
   }
 
   #look(address: string): void {

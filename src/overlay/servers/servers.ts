@@ -26,6 +26,7 @@ import type {
 } from './protocol.ts'
 import { CERTIFICATE_FILES, DATABASE_FILE, keyOf, type ServerSettings } from './settings.ts'
 import type { ZoneData } from './zone.ts'
+import { ZoneFinder } from './zone-finder.ts'
 
 export type Role = 'as' | 'dc' | 'rs'
 export const ROLES: readonly Role[] = ['as', 'dc', 'rs']
@@ -46,6 +47,7 @@ export class OverlayServers {
   #relay: EngineWorker | undefined
   #accounts: AccountServer | undefined
   #names: NameServer | undefined
+  #finder: ZoneFinder | undefined
   #failed: (error: GodwitError) => void = () => {}
   /** Resolves when a part has ended that cannot be started again. */
   readonly failure: Promise<GodwitError>
@@ -70,6 +72,8 @@ export class OverlayServers {
   async stop(): Promise<void> {
     await this.#accounts?.stop()
     await this.#names?.stop()
+    this.#finder?.stop()
+    this.#finder = undefined
     await this.#coordinator?.stop()
     await this.#relay?.stop()
     this.#store?.close()
@@ -103,6 +107,7 @@ export class OverlayServers {
         onEnd,
       })
     }
+    this.#finder = new ZoneFinder(settings.resolvers)
     const block4 = settings.block4 === null ? undefined : must(parsePrefix(settings.block4))
     const setup: CoordinatorSetup = {
       port: settings.port,
@@ -159,11 +164,18 @@ export class OverlayServers {
       case 'relay-order':
         this.#toRelay(event)
         break
+      case 'find-zone':
+        void this.#find(event.zone)
+        break
       case 'log':
         this.#init.log(event.level, event.message)
         break
       default:
     }
+  }
+
+  async #find(zone: string): Promise<void> {
+    this.#toCoordinator({ type: 'zone', zone, found: await this.#finder?.find(zone) })
   }
 
   #onRelay(event: RelayEvent): void {

@@ -44,6 +44,8 @@ const settings = z.strictObject({
     .refine((text) => isBlock(text) && !text.includes(':'))
     .nullable(),
   open_to: z.enum(['zone', 'account']),
+  /** Who is asked for other zones; none: the name servers of this machine. */
+  resolvers: z.array(address).default([]),
   zone_seed: key,
   coordinator_key: key,
 })
@@ -67,6 +69,7 @@ export interface NewServer {
   readonly block4: string | null
   readonly dnsPort: number
   readonly openTo: 'zone' | 'account'
+  readonly resolvers: readonly string[]
 }
 
 export function newSettings(server: NewServer): ServerSettings {
@@ -82,6 +85,7 @@ export function newSettings(server: NewServer): ServerSettings {
     prefix6: `${groups(`fd${global}0001`)}::/64`,
     block4: server.block4,
     open_to: server.openTo,
+    resolvers: [...server.resolvers],
     zone_seed: encodeKey(randomBytes(32)),
     coordinator_key: encodeKey(generatePrivateKey()),
   }

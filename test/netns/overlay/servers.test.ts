@@ -11,6 +11,7 @@ import type { Program } from '../../../lab/hosts.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { unboundConfiguration } from '../../support/unbound.ts'
 
 usesPrograms('curl', 'dig', 'ip', 'openssl', 'unbound')
 usePrivateNames()
@@ -172,31 +173,8 @@ describe('servers of a zone', () => {
       ].join('\n'),
     )
     const configuration = join(folder, 'unbound.conf')
-    writeFileSync(
-      configuration,
-      `server:
-  do-daemonize: no
-  username: ""
-  chroot: ""
-  directory: "${folder}"
-  pidfile: ""
-  use-syslog: no
-  interface: ${RESOLVER}
-  access-control: 192.0.2.0/24 allow
-  module-config: "iterator"
-  do-ip6: no
-  qname-minimisation: yes
-  local-zone: "example." nodefault
-remote-control:
-  control-enable: no
-auth-zone:
-  name: "example."
-  zonefile: "${zone}"
-  for-upstream: yes
-  for-downstream: no
-  fallback-enabled: no
-`,
-    )
+    const parts = { folder, address: RESOLVER, zone: 'example.', zoneFile: zone }
+    writeFileSync(configuration, unboundConfiguration(parts))
     const resolver = await lab.programs.start('res', 'unbound', ['-d', '-c', configuration])
     const asked = async (...args: string[]) => (await dig(`@${RESOLVER}`, '+short', ...args)).trim()
     // It refuses questions until it has read its zone.

@@ -42,7 +42,7 @@ function bed(known: readonly NodePeer[] = []) {
     localNames: ({ lookup }: { lookup: () => Promise<NodePeer | undefined> }) =>
       new NodeNames({ lookup, servers: {}, system: { giveBack: nothing }, file, recorder } as never, {
         keeper: 'file',
-        zone: 'test.example',
+        zones: ['test.example'],
       }),
     protect: () => nothing,
     recorder,
