@@ -26,13 +26,13 @@ export interface StatusReport {
 /** One instance on one host. */
 export class Godwit {
   readonly #context: Pick<ScenarioContext, 'lab' | 'out'>
-  readonly #role: string
+  readonly role: string
   readonly state: string
   readonly log: string
 
   constructor(context: Pick<ScenarioContext, 'lab' | 'out'>, role: string) {
     this.#context = context
-    this.#role = role
+    this.role = role
     this.state = join(context.out, `state-${role}`)
     this.log = join(context.out, `${role}.log`)
     // Of an earlier run with the same folder.
@@ -49,7 +49,14 @@ export class Godwit {
   run(...args: string[]): Promise<string> {
     const command = [GODWIT, ...args, '--state', this.state]
     const name = `godwit ${args[0]}`
-    return this.#context.lab.programs.run(this.#role, process.execPath, command, { name })
+    return this.#context.lab.programs.run(this.role, process.execPath, command, { name })
+  }
+
+  /** The same with a line on standard input. */
+  runWith(line: string, ...args: string[]): Promise<string> {
+    const typed = ['-c', 'printf "%s\\n" "$0" | exec "$@"', line]
+    const command = [...typed, process.execPath, GODWIT, ...args, '--state', this.state]
+    return this.#context.lab.programs.run(this.role, 'sh', command, { name: `godwit ${args[0]}` })
   }
 
   async json<T>(...args: string[]): Promise<T> {
@@ -59,7 +66,7 @@ export class Godwit {
   /** Starts a command that stays, and waits until it is ready. */
   async daemon(...args: string[]): Promise<Program> {
     const program = await this.#context.lab.programs.start(
-      this.#role,
+      this.role,
       process.execPath,
       [GODWIT, ...args, '--state', this.state],
       { log: this.log, name: `godwit ${args.join(' ')}` },

@@ -7,6 +7,7 @@ import { mptcpBlackhole } from './mptcp-blackhole.ts'
 import { mptcpBreak } from './mptcp-break.ts'
 import { mptcpMultipath } from './mptcp-multipath.ts'
 import { mptcpSeamless } from './mptcp-seamless.ts'
+import { ntmSignalling } from './ntm-signalling.ts'
 import { routerBudget } from './router-budget.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
 import { routerCall } from './router-call.ts'
@@ -31,6 +32,7 @@ export const scenarios: readonly Scenario[] = [
   mptcpBreak,
   mptcpBlackhole,
   mptcpMultipath,
+  ntmSignalling,
   routerPaper,
   routerPaperGodwit,
   routerSeamless,

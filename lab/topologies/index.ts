@@ -3,6 +3,7 @@ import { usageError } from '../../src/core/errors.ts'
 import type { TopologySpec } from '../topology.ts'
 import { dime } from './dime.ts'
 import { mptcp } from './mptcp.ts'
+import { ntm } from './ntm.ts'
 import { pair } from './pair.ts'
 import { router } from './router.ts'
 import { upmt } from './upmt.ts'
@@ -36,6 +37,7 @@ export const topologies: readonly TopologySpec[] = [
   pair,
   dime,
   mptcp,
+  ntm,
   router({
     name: 'router',
     summary:
