@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { usesPrograms } from '../../src/linux/packages.ts'
 import { Godwit } from '../product.ts'
 import { percentile, type Scenario, type ScenarioContext } from '../scenario.ts'
 import { handoverCount } from './handovers.ts'
@@ -19,6 +20,8 @@ interface Step {
   readonly to: string
   readonly what: string
 }
+
+usesPrograms('curl', 'ip')
 
 export const ntmSignalling: Scenario = {
   name: 'ntm-signalling',

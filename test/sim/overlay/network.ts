@@ -232,7 +232,7 @@ export class Network {
     const from = at(source)
     const [, host, port] = /^(.*):(\d+)$/.exec(target)!
     for (const site of this.sites) {
-      if (host !== site.host && host !== site.relayHost) continue
+      if (![site.host, site.relayHost].includes(host!)) continue
       const isCoordinator = host === site.host
       if (isCoordinator ? this.serverDown : this.relayDown) return
       site.servers.receive(isCoordinator ? 0 : Number(port) - 7000, bytes, from)
