@@ -61,7 +61,7 @@ test('issue 14, point 10: an access marked as metered is used last: only where n
   await bed.up()
   const ping = await bed.lab.programs.start('mh', 'ping', ['-i', '0.1', SERVER])
   await carries('acc2')
-  assert.match(bed.log('mh'), /acc1 is metered, as NetworkManager says: a backup/)
+  assert.match(bed.log('mh'), /acc1 is metered according to NetworkManager: it is a backup now/)
 
   bed.lab.setLink('acc2', { state: 'down' })
   await carries('acc1')

@@ -97,6 +97,7 @@ interface IperfReport {
 /** Both moves during one run of iperf3; undefined when it ended before them, on a machine that is slow. */
 async function measured(args: readonly string[], seconds: number): Promise<IperfReport | undefined> {
   const server = bed.spawn('c', 'iperf3', ['-s', '-1', '--forceflush'], 'pipe')
+  const gone = once(server, 'exit')
   await lines(server).wait('Server listening')
   const size = ['-b', '16M', '-n', `${seconds * 2_000_000}`]
   const client = bed.spawn('m', 'iperf3', ['-c', '10.3.0.2', '-J', ...size, ...args], 'pipe')
@@ -110,6 +111,7 @@ async function measured(args: readonly string[], seconds: number): Promise<Iperf
   const inTime = client.exitCode === null
   const [status] = await ended
   assert.equal(status, 0, text)
+  await gone // the next one takes its port
   return inTime ? (JSON.parse(text) as IperfReport) : undefined
 }
 
