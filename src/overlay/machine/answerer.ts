@@ -121,6 +121,11 @@ export class Answerer {
     return encoded({ ...head, sealed })
   }
 
+  /** The session, or the owner's newest where that one gave way to others. */
+  standing(index: number, owner: string): number {
+    return this.#sessions.has(index) ? index : (this.#owners.get(owner)?.sessions.at(-1)?.index ?? index)
+  }
+
   /** Ends all its sessions: its key was replaced or withdrawn. */
   drop(owner: string): void {
     for (const { index } of this.#owners.get(owner)?.sessions ?? []) this.#sessions.delete(index)

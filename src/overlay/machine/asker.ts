@@ -175,6 +175,14 @@ export class Asker {
       if (which(message)) this.#requests.delete(transaction)
   }
 
+  /** It asks no more: what waits for an answer gets none. */
+  close(now: number): void {
+    this.#pending = undefined
+    const requests = [...this.#requests.values()]
+    this.#requests.clear()
+    for (const { done } of requests) done(undefined, undefined, now)
+  }
+
   handle(datagram: Datagram, way: Way, now: number): void {
     switch (datagram.kind) {
       case Kind.SESSION_RESPONSE:

@@ -459,16 +459,23 @@ export class Coordinator {
       refuse(Status.UNKNOWN_NAME)
       return
     }
+    const isForeign = zoneOf(name) !== this.#init.zone
+    // Another zone takes longer than a node waits for a word: without one it would open one session after the other.
+    const wait = () => reply({ type: Type.KEEP_ALIVE_ACK, transaction, observed: mn.observed })
     // Repeated while it is under way: the directions are repeated by themselves.
-    if (this.#underWay.has(`${mnName} ${name}`)) return
+    if (this.#underWay.has(`${mnName} ${name}`)) {
+      if (isForeign) wait()
+      return
+    }
     const busy = this.#directed.size + this.#orders.size >= MAX_DIRECTIONS
     if (busy || mn.asked >= MAX_DIRECTIONS_OF_NODE || !mn.directions.take(now)) {
       refuse(Status.TOO_MANY)
       return
     }
-    if (zoneOf(name) !== this.#init.zone) {
+    if (isForeign) {
       this.#counts.directions++
       this.#underWay.add(`${mnName} ${name}`)
+      wait()
       this.#abroad.seek(mnName, { ...message, name }, now)
       return
     }
@@ -489,6 +496,11 @@ export class Coordinator {
     }
   }
 
+  /** A node that waits long opens sessions beside the one that it registered in. */
+  #sealFor({ name, session }: Node, message: Message): Uint8Array | undefined {
+    return this.#answerer.seal(this.#answerer.standing(session, name), message)
+  }
+
   /** A refusal that is known only after others were asked. */
   #refuseLater(mn: string, cn: string, transaction: number, status: Status, now: number): void {
     this.#underWay.delete(`${mn} ${cn}`)
@@ -496,7 +508,7 @@ export class Coordinator {
     const node = this.#nodes.get(mn)
     if (node === undefined) return
     const type = Type.DIRECTION_RESPONSE
-    const bytes = this.#answerer.seal(node.session, { type, transaction, status })
+    const bytes = this.#sealFor(node, { type, transaction, status })
     if (bytes === undefined) return
     if (this.#init.trace === true) this.#step(this.#dc, mn, type, now)
     this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })
@@ -625,7 +637,7 @@ export class Coordinator {
     directed.at = now + FIRST_PAUSE * 2 ** directed.tries
     directed.tries++
     this.#dueAt = Math.min(this.#dueAt, directed.at)
-    const bytes = this.#answerer.seal(node.session, directed.message)
+    const bytes = this.#sealFor(node, directed.message)
     if (bytes === undefined) return
     if (this.#init.trace === true) this.#step(this.#dc, node.name, Type.ROUTE_DIRECTION, now)
     this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })

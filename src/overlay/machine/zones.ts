@@ -153,7 +153,7 @@ export class Zones {
     const { parked } = zone
     delete zone.parked
     zone.at = now
-    if (found === undefined || found.endpoints.length === 0 || !this.#takeKeys(zone, found)) {
+    if (found === undefined || found.endpoints.length === 0 || !this.#takeKeys(zone, found, now)) {
       zone.state = 'failed'
       for (const { done } of waiting) done(undefined, now)
       return
@@ -204,7 +204,7 @@ export class Zones {
     zone ??= { name, state: 'finding', at: now, endpoints: [], silentUntil: 0, waiting: [] }
     zone.state = 'finding'
     this.#used(zone)
-    this.#makeRoom()
+    this.#makeRoom(now)
     this.#finding++
     this.#parts.find(name)
     return zone
@@ -216,18 +216,19 @@ export class Zones {
     return zone
   }
 
-  #makeRoom(): void {
+  #makeRoom(now: number): void {
     if (this.#zones.size <= MAX_ZONES) return
     for (const zone of this.#zones.values())
       if (zone.state !== 'finding') {
         this.#setPlaces(zone, [])
         this.#zones.delete(zone.name)
+        this.#dropAsker(zone, now)
         return
       }
   }
 
   /** Where nodes have had to do with the zone, other keys than theirs are somebody else's until the operator says otherwise. */
-  #takeKeys(zone: Zone, { coordinator, zone: signing }: ZoneKeys): boolean {
+  #takeKeys(zone: Zone, { coordinator, zone: signing }: ZoneKeys, now: number): boolean {
     const { directory, log } = this.#parts
     const pinned = directory.zoneKeys(zone.name)
     if (pinned !== undefined && !(equal(pinned.coordinator, coordinator) && equal(pinned.zone, signing))) {
@@ -237,7 +238,7 @@ export class Zones {
     }
     if (zone.keys === undefined || !equal(zone.keys.coordinator, coordinator)) {
       delete zone.secret
-      delete zone.asker
+      this.#dropAsker(zone, now)
     }
     zone.keys = { coordinator, zone: signing }
     return true
@@ -276,12 +277,18 @@ export class Zones {
     const answered: Answered = (answer, _way, at) => {
       // One that never answered is asked no more: its address is the DNS's word alone.
       if (answer === undefined && !asker.open && zone.asker === asker) {
-        delete zone.asker
         zone.silentUntil = at + SILENT_MS
+        this.#dropAsker(zone, at)
       }
       done(answer, at)
     }
     asker.request(message, ms, answered, now)
+  }
+
+  #dropAsker(zone: Zone, now: number): void {
+    const { asker } = zone
+    delete zone.asker
+    asker?.close(now)
   }
 
   #makeAsker(zone: Zone, now: number): Asker | undefined {

@@ -187,6 +187,29 @@ describe('issue 8 across zones: what is not proven', () => {
     assert.ok(left <= 3 * came, `${left} bytes for ${came}`)
   })
 
+  it('of several who wait for a zone that does not answer each is told, and may ask again', () => {
+    const each = world()
+    const { net, a, b } = each
+    open(each, '*.test.example')
+    const c = net.node('carol')
+    place(c, undefined, 3)
+    net.until(() => c.of('registered').length > 0)
+    let silent = true
+    net.serverFilter = (_from, to) => !(silent && to === '192.0.2.11:6741')
+    a.resolve(b.name)
+    net.run(500)
+    c.resolve(b.name)
+    net.until(() => a.of('refused').length > 0 && c.of('refused').length > 0, 9000)
+    assert.deepEqual(
+      [a, c].map((node) => node.of('refused')[0]!.status),
+      [Status.UNREACHED, Status.UNREACHED],
+    )
+    silent = false
+    net.run(15_000)
+    c.resolve(b.name)
+    net.until(() => c.of('direction').length > 0)
+  })
+
   it('another that shows other keys for a zone that was met is refused, and that is said', () => {
     const each = world()
     const { net, servers, a, b, dns } = each
