@@ -6,6 +6,7 @@
  * none a host is not greeted: who can keep the answer away must not gain by it (as RFC 7672 § 2.1.2 has it for mail). Data is never held up.
  */
 import { createSocket } from 'node:dgram'
+import { equal } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import type { Ip } from '../tables.ts'
 import { decodeAnswer, encodeQuestion, type Word } from './record.ts'
@@ -123,8 +124,15 @@ export class KeyDirectory {
           `keys of ${ip} are in the DNS, and are not signed or not validated: they bind nothing`,
         )
     }
-    if (word.kind !== 'failed' || before !== undefined) this.#init.changed(ip)
+    if (!sameWord(before, entry.word)) this.#init.changed(ip)
   }
+}
+
+/** Whether both bind the same. A first failure is no news: nothing was known before either. */
+function sameWord(before: Word | undefined, after: Word | undefined): boolean {
+  if (before?.kind !== 'keys' || after?.kind !== 'keys')
+    return (before?.kind ?? 'failed') === (after?.kind ?? 'failed')
+  return before.keys.length === after.keys.length && after.keys.every((key, i) => equal(key, before.keys[i]!))
 }
 
 const PORT = 53
@@ -172,6 +180,8 @@ function once(server: Ip, port: number, id: number, ip: Ip): Promise<Word | stri
       if (answer.ok) done(answer.value)
       else if (++strays >= MOST_STRAYS) done(`${server} sends what is no answer`)
     })
-    socket.connect(port, server, () => socket.send(encodeQuestion(id, ip)))
+    // As an event: a callback would be called for a failure too (the loopback is down, or has no IPv6).
+    socket.once('connect', () => socket.send(encodeQuestion(id, ip)))
+    socket.connect(port, server)
   })
 }

@@ -280,8 +280,10 @@ export class Greeting {
     if (this.#state.components.keys.awaits?.(ip) === true) return
     for (const host of [...this.#state.byAddress(ip)]) {
       const asks = host.state === 'greeting' || host.state === 'plain'
-      if (asks && !host.heard && host.bound.foreign === ip) this.greet(host, now)
-      else if (host.state === 'peer' && !this.#state.mayBeAt(ip, host.row.key))
+      if (asks && !host.heard && host.bound.foreign === ip) {
+        this.#messages.cancel(host) // an earlier greeting, and its next time
+        this.greet(host, now)
+      } else if (host.state === 'peer' && !this.#state.mayBeAt(ip, host.row.key))
         this.#paths.disown(host, ip, now)
     }
   }

@@ -65,7 +65,6 @@ export class Paths {
     if (!this.#state.mayBeAt(pair.foreign, host.row.key) || this.owner(host, pair) !== undefined) return false
     if (!this.#state.know(host, pair.foreign)) return false
     if (!confirmed && components.tables.isBoundToOther(host.row.hid, key)) return true
-    if (pair.foreign !== host.bound.foreign) components.keys.look?.(pair.foreign)
     host.row.accepted.set(key, pair)
     // The same pair taken over from another host: its flows there cannot be told apart any more (P2).
     for (const other of this.#state.byAddress(pair.foreign))
@@ -85,6 +84,8 @@ export class Paths {
   /** The foreign host has shown that it receives on this pair (DI-24, DI-27). */
   confirm(host: Host, pair: Pair, now: number): void {
     if (!this.accept(host, pair, true)) return
+    // Each time, for its answer does not hold for ever: the directory asks only when it has to.
+    if (pair.foreign !== host.bound.foreign) this.#state.components.keys.look?.(pair.foreign)
     host.row.active.add(pair.foreign)
     host.answered.add(pair.foreign)
     this.#state.index(host, pair.foreign)

@@ -39,3 +39,40 @@ test('DI-39: an address that a greeted host has come to, and that is bound to an
   assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: A })
   assert.ok(!peerOf(ch).row.accepted.has(`${F} ${B}`) && !peerOf(ch).row.active.has(B))
 })
+
+test('DI-39, DI-7: a host that does not speak IHMP hears no more of this host because a directory is asked', () => {
+  const hellos = (directory: boolean): number => {
+    const net = new SimNetwork()
+    const mh = net.host()
+    mh.set(`${A}/24`)
+    mh.flow(A, 40000, F, 80)
+    for (let hours = 0; hours < 24; hours++) {
+      // Each greeting has asked the directory, and its answer comes while the HELLO waits for its own, or afterwards.
+      for (const after of [10, 1_000, 30_000]) {
+        net.run(net.now + after)
+        if (directory) mh.machine.handleDirectory(F, net.now)
+      }
+      net.run(net.now + 3_600_000)
+    }
+    return mh.machine.stats.sent
+  }
+  assert.ok(hellos(true) <= hellos(false) + 24 * 3 * 3, `${hellos(true)}, ${hellos(false)} without`)
+})
+
+test('DI-39: the directory is asked about an address when the host has answered there, not before, and each time again', () => {
+  const { net, mh, ch } = pairOfHosts()
+  mh.preferred = A
+  net.intercept = (packet, message) =>
+    packet.from === B && message.response !== undefined ? undefined : packet
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 10_000)
+  assert.deepEqual(ch.looked, [], 'a peer only names it')
+  net.intercept = undefined
+  net.run(net.now + 40_000)
+  const first = ch.looked.length
+  assert.ok(first > 0)
+  ch.machine.handleSuspicion(peerOf(ch).row.hid, net.now)
+  net.run(net.now + 1_000)
+  assert.ok(ch.looked.length > first, 'a later answer of the directory may be another')
+  assert.ok(ch.looked.every((ip) => ip === B))
+})

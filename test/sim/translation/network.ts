@@ -47,6 +47,8 @@ export class SimHost {
   known = new Map<Ip, Uint8Array>()
   /** Addresses of which a directory has not said yet whose they are; undefined: there is no directory. */
   awaited: Set<Ip> | undefined
+  /** Addresses about which a directory was asked though nothing waits for its answer. */
+  readonly looked: Ip[] = []
   preferred: Ip | undefined
   flows: Pair[] = []
   /** What this host knows of its TCP connections instead of the truth. */
@@ -79,6 +81,7 @@ export class SimHost {
         own: () => this.key,
         known: (ip) => this.known.get(ip),
         awaits: (ip) => this.awaited?.has(ip) === true,
+        look: (ip) => this.looked.push(ip),
       },
       wall,
       hasFlow: (local, foreign) => this.flows.some((f) => f.local === local && f.foreign === foreign),

@@ -168,12 +168,16 @@ test('DI-39: an answer is kept for as long as it says; keys whose time is over s
   assert.deepEqual(directory.keys(IP), [KEY], 'who keeps the answer away gains nothing')
   pass(6_000)
   directory.look(IP)
+  await tell(IP, { kind: 'keys', keys: [KEY], ttl: 60 })
+  assert.deepEqual(changed, [IP], 'the same again is no news')
+  pass(61_000)
+  directory.look(IP)
   await tell(IP, { kind: 'none', ttl: 1 })
   assert.equal(directory.keys(IP), undefined)
-  assert.deepEqual(changed, [IP, IP, IP])
+  assert.deepEqual(changed, [IP, IP])
   pass(59_000)
   directory.look(IP)
-  assert.equal(questions.length, 3, 'no sooner than after a minute')
+  assert.equal(questions.length, 4, 'no sooner than after a minute')
 })
 
 test('DI-39: what cannot be found out, or is bogus, is awaited, asked for ever more rarely, and said once', async () => {
@@ -227,4 +231,11 @@ test('DI-39: only the loopback is asked, and only from there an answer counts', 
   assert.deepEqual(word, { kind: 'keys', keys: [KEY], ttl: 600 })
   const none = await resolverAsker(() => undefined, random)(IP)
   assert.equal(none.kind, 'failed')
+})
+
+test('DI-39: a resolver to which there is no way (no IPv6, the loopback is down) fails, and ends nothing', async () => {
+  const random = (length: number): Uint8Array => new Uint8Array(length)
+  // connect(2) refuses a broadcast address, as it does ::1 on a host without IPv6.
+  const word = await resolverAsker(() => '255.255.255.255', random)(IP)
+  assert.equal(word.kind, 'failed')
 })
