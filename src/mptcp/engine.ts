@@ -145,10 +145,11 @@ export class MptcpEngine {
       queue.drop()
       return
     }
-    const outgoing = forwarded ? this.machine.isFromLocal(segment) : packet.hook === NfHookNumber.OUTPUT
-    if (forwarded && !outgoing) segment.turn()
     const access = this.#accesses.get(packet.inDevice)
     const passage = forwarded ? { from: access, to: this.#accesses.get(packet.outDevice) } : undefined
+    const outgoing =
+      passage === undefined ? packet.hook === NfHookNumber.OUTPUT : this.machine.isFromLocal(segment, passage)
+    if (forwarded && !outgoing) segment.turn()
     const ours = outgoing
       ? this.machine.handleOutgoing(segment, now, passage)
       : this.machine.handleIncoming(segment, access, now, passage)

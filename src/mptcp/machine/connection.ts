@@ -23,7 +23,7 @@ import {
 } from './segment.ts'
 import { dsnAt, offsetOf, sequenceAt } from './sequence.ts'
 import type { Subflow } from './subflow.ts'
-import type { Host } from './types.ts'
+import type { Host, Passage } from './types.ts'
 
 const { ACK, FIN, RST, PSH } = TcpFlag
 
@@ -58,6 +58,8 @@ export class Connection {
   readonly role: 'client' | 'server'
   /** The TCP is that of another host, and this one a router before it. */
   readonly forwarded: boolean
+  /** The access on that host's side; undefined for other interfaces. */
+  readonly #inside: string | undefined
   state: ConnectionState
   localKey: Key
   remoteKey: Key | undefined
@@ -123,7 +125,7 @@ export class Connection {
     readonly role: 'client' | 'server'
     readonly localKey: Key
     readonly tcpIsn: number
-    readonly forwarded: boolean
+    readonly passage: Passage | undefined
     readonly now: number
   }) {
     this.id = init.id
@@ -134,8 +136,14 @@ export class Connection {
     this.state = init.role === 'client' ? 'syn-sent' : 'syn-received'
     this.localKey = init.localKey
     this.tcpIsn = init.tcpIsn
-    this.forwarded = init.forwarded
+    this.forwarded = init.passage !== undefined
+    this.#inside = init.role === 'client' ? init.passage?.from : init.passage?.to
     this.usedAt = init.now
+  }
+
+  /** Whether a forwarded packet comes from the side of the local TCP: anybody outside can write its address into one. */
+  isFromInside({ from }: Passage): boolean {
+    return this.forwarded && from === this.#inside
   }
 
   nextSubflowId(): number {

@@ -40,7 +40,7 @@ import {
   newCounts,
   type Passage,
 } from './types.ts'
-import { asksForAck, isAcceptable } from './window.ts'
+import { asksForAck, isAcceptable, isAcceptableFromBehind } from './window.ts'
 
 const { ACK, FIN, RST, SYN } = TcpFlag
 /** How long a closed connection answers what comes late, and how long an idle one is kept (ms). */
@@ -187,14 +187,20 @@ export class MptcpMachine {
   }
 
   /** Whether a packet that this host forwards, read as outgoing, comes from the side of the TCP that speaks no MPTCP. */
-  isFromLocal(segment: Segment): boolean {
-    if (this.#register.byLocal(segment.key) !== undefined) return true
+  isFromLocal(segment: Segment, passage: Passage): boolean {
+    const connection = this.#register.byLocal(segment.key)
+    if (connection !== undefined) return connection.isFromInside(passage)
     return (segment.flags & (SYN | ACK | RST | FIN)) === SYN && segment.mptcp.length === 0
   }
 
   /** A packet that the local TCP sends: this host's, or with `passage` that of a host behind it. True: it is the proxy's. */
   handleOutgoing(segment: Segment, now: number, passage?: Passage): boolean {
     const connection = this.#register.byLocal(segment.key)
+    if (connection?.forwarded && !isAcceptableFromBehind(connection, segment)) {
+      // RFC 5961: the host is asked. One that has forgotten the connection answers with a reset at the right place.
+      if (asksForAck(segment)) connection.acknowledgeLocal()
+      return true
+    }
     const opening = (segment.flags & (SYN | ACK | RST | FIN)) === SYN
     if (opening && (connection === undefined || connection.tcpIsn !== segment.seq)) {
       if (connection !== undefined) this.#forget(connection)

@@ -106,7 +106,7 @@ export class Register {
       role,
       localKey,
       tcpIsn,
-      forwarded,
+      passage,
       now,
     })
     this.#connections[id] = connection

@@ -46,7 +46,7 @@ export class Alone {
   /** A packet is forwarded: what goes on in its place, or undefined when it goes on as it is. `tuple`: of its sender. */
   forward(passage: Passage, tuple: Tuple, flags: number, fields: Fields = {}): OutSegment[] | undefined {
     this.#read(tuple, flags, fields)
-    const outgoing = this.machine.isFromLocal(this.#segment)
+    const outgoing = this.machine.isFromLocal(this.#segment, passage)
     if (!outgoing) this.#segment.turn()
     const ours = outgoing
       ? this.machine.handleOutgoing(this.#segment, this.now, passage)

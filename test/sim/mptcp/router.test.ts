@@ -2,11 +2,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
+import type { Connection } from '../../../src/mptcp/machine/connection.ts'
 import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
+import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import type { Passage } from '../../../src/mptcp/machine/types.ts'
-import { Alone, back, CAPABLE } from './alone.ts'
+import { Alone, back, CAPABLE, optionsOf } from './alone.ts'
 
-const { SYN, ACK } = TcpFlag
+const { SYN, ACK, FIN, RST } = TcpFlag
 const OUT: Passage = { from: undefined, to: 'acc1' }
 const IN: Passage = { from: 'acc1', to: undefined }
 
@@ -89,4 +91,82 @@ test('a join to the router itself does not reach a connection of a host behind i
   assert.equal(connection!.subflows.length, 1)
   router.forward(IN, from(9, 2000), SYN, { options: [join] })
   assert.equal(connection!.subflows.length, 2)
+})
+
+/** A connection of a host behind that carries data: its next byte is 101, and that of the server 501. */
+function established(): { router: Alone; host: Tuple; connection: Connection } {
+  const router = new Alone()
+  const host = from(2, 1000)
+  const answer = { ...CAPABLE, key: new Uint8Array(8).fill(7) }
+  router.forward(OUT, host, SYN, { seq: 100 })
+  router.forward(IN, back(host), SYN | ACK, { seq: 500, ack: 101, options: [answer] })
+  router.forward(OUT, host, ACK, { seq: 101, ack: 501 })
+  const connection = router.machine.connections[0]!
+  const dss = { type: 'dss', dataFin: false, ack: dsnAt(connection.localKey, 1) } as const
+  router.forward(IN, back(host), ACK, { seq: 501, ack: 101, options: [dss] })
+  assert.equal(connection.state, 'established')
+  return { router, host, connection }
+}
+
+test('nothing unproven: in the name of a host behind, from outside, nothing ends or moves its connection', () => {
+  const { router, host, connection } = established()
+  const due = { seq: 101, ack: 501 }
+  for (const passage of [IN, { from: 'acc1', to: 'acc2' }])
+    for (const [flags, fields] of [
+      [RST, due],
+      [RST | ACK, due],
+      [SYN, { seq: 9000 }],
+      [ACK | FIN, due],
+      [ACK, { ...due, payload: new Uint8Array(100) }],
+    ] as const)
+      assert.equal(router.forward(passage, host, flags, fields), undefined, 'it is routed as any packet')
+  assert.equal(router.machine.connections[0], connection)
+  assert.deepEqual([connection.state, connection.sndMax, connection.finLocal], ['established', 1, -1])
+})
+
+test('RFC 5961: what another host behind forges, outside the windows, ends and moves nothing, and the host is asked', () => {
+  const { router, host, connection } = established()
+  const payload = new Uint8Array(100)
+  for (const far of [200_000, 500_000_000, 2 ** 31, 2 ** 32 - 500_000_000])
+    for (const [flags, fields, asks] of [
+      [RST, { ack: 501 }, true],
+      [SYN, {}, true],
+      [SYN | ACK, { ack: 501 }, true],
+      [ACK | FIN, { ack: 501 }, true],
+      [ACK, { ack: 501, payload }, true],
+      [ACK, { ack: 501 }, false],
+    ] as const) {
+      const sent = router.forward(OUT, host, flags, { ...fields, seq: (101 + far) % 2 ** 32 })!
+      assert.deepEqual(
+        sent.map(({ to, seq, ack, flags }) => [to, seq, ack, flags]),
+        asks ? [['local', 501, 101, ACK]] : [],
+      )
+    }
+  const wrong = { seq: 101, ack: 501 + 2 ** 30, payload }
+  assert.equal(
+    router.forward(OUT, host, ACK, wrong)!.some(({ to }) => to === 'wire'),
+    false,
+  )
+  assert.equal(router.machine.connections[0], connection)
+  assert.deepEqual([connection.state, connection.sndMax, connection.finLocal], ['established', 1, -1])
+  assert.equal(connection.first!.next, 1)
+})
+
+test('MP-17: the reset of a host behind ends its connection, also of one that has forgotten it and opens it anew', () => {
+  for (const reopens of [false, true]) {
+    const { router, host, connection } = established()
+    if (reopens) {
+      const [question] = router.forward(OUT, host, SYN, { seq: 9000 })!
+      assert.equal(question!.ack, 101)
+    }
+    const [reset] = router.forward(OUT, host, RST, { seq: 101 })!
+    assert.deepEqual(
+      optionsOf(reset!).map(({ type }) => type),
+      ['fastclose'],
+    )
+    assert.equal(connection.state, 'closed')
+    const [syn] = router.forward(OUT, host, SYN, { seq: 9000 })!
+    assert.deepEqual([syn!.to, syn!.seq], ['wire', 9000])
+    assert.notEqual(router.machine.connections[0], connection)
+  }
 })
