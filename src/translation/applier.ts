@@ -9,7 +9,7 @@ import type { KernelHandles } from './kernel/handles.ts'
 import { Outage } from './kernel/outage.ts'
 import { Trackers } from './kernel/trackers.ts'
 import type { Scanner } from './scanner.ts'
-import { type Compiled, compile, type Ip, type SocketRow, type Tables } from './tables.ts'
+import { type Compiled, compile, type Ip, type Pair, type SocketRow, type Tables } from './tables.ts'
 
 /** Ports are kept from new sockets this long after a change at the latest; there may be ten thousand to go through. */
 const RESERVE_MS = 200
@@ -161,12 +161,9 @@ export class Applier {
   }
 
   /** Single flows of a host go over another pair than before. */
-  diverted(flows: readonly SocketRow[]): void {
+  diverted(flows: readonly SocketRow[], from: Pair | undefined, to: Pair): void {
     const connections = flows.filter(({ protocol }) => protocol === 6)
-    const [first] = connections
-    const host = first && this.#tables.hosts.get(first.hid)
-    if (host === undefined) return
-    this.#trackers.diverted(connections, host.accepted.values())
+    this.#trackers.diverted(connections, from, to)
     this.outage.showFlows(connections)
   }
 

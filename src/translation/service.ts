@@ -355,7 +355,7 @@ export class TranslationService {
       else later.push(out)
     for (const out of later)
       if (out.kind === 'resumed') this.#kick(out.hid, out.pair)
-      else if (out.kind === 'diverted') this.#applier.diverted(out.flows)
+      else if (out.kind === 'diverted') this.#applier.diverted(out.flows, out.from, out.pair)
       else if (out.kind === 'handover' && familyOf(out.to.local) === out.family) {
         this.#kick(out.hid, out.to)
         if (out.from !== undefined) this.#applier.outage.show(out.hid, out.family)

@@ -126,6 +126,11 @@ export function flowId(
   )
 }
 
+/** Below 2^33. */
+function portsKey(protocol: number, local: number, foreign: number): number {
+  return ((protocol === 6 ? 0 : 1) * 65_536 + local) * 65_536 + foreign
+}
+
 /** The flows of one host, and on how many each pair of addresses is bound. */
 interface HostFlows {
   readonly rows: Set<SocketRow>
@@ -141,6 +146,7 @@ export class Tables {
   readonly #flowsOf = new Map<number, HostFlows>()
   /** Hosts that have flows bound to a pair: more than one only if the foreign address changed hands (P2). */
   readonly #boundTo = new Map<string, Set<number>>()
+  readonly #byPorts = new Map<number, Set<SocketRow>>()
   /** Pairs on which packets of one host arrive and to which flows of others are bound, with the hosts of the packets. */
   readonly contested = new Map<string, Set<number>>()
   readonly #changed = new Set<number>()
@@ -193,6 +199,8 @@ export class Tables {
       this.#flowsOf.set(row.hid, flows)
     }
     flows.rows.add(row)
+    const ports = portsKey(row.protocol, row.localPort, row.foreignPort)
+    this.#byPorts.set(ports, (this.#byPorts.get(ports) ?? new Set()).add(row))
     this.touch(row.hid)
     const key = pairKey(row)
     for (const hid of this.contested.get(key) ?? []) this.touch(hid)
@@ -217,6 +225,10 @@ export class Tables {
     this.touch(row.hid)
     const flows = this.#flowsOf.get(row.hid)
     flows?.rows.delete(row)
+    const ports = portsKey(row.protocol, row.localPort, row.foreignPort)
+    const alike = this.#byPorts.get(ports)
+    alike?.delete(row)
+    if (alike?.size === 0) this.#byPorts.delete(ports)
     const key = pairKey(row)
     for (const hid of this.contested.get(key) ?? []) this.touch(hid)
     const bound = flows?.pairs.get(key)
@@ -231,6 +243,11 @@ export class Tables {
   /** The flows of a host. */
   flows(hid: number): ReadonlySet<SocketRow> {
     return this.#flowsOf.get(hid)?.rows ?? EMPTY
+  }
+
+  /** The flows with these ports, of any host. */
+  withPorts(protocol: number, local: number, foreign: number): ReadonlySet<SocketRow> {
+    return this.#byPorts.get(portsKey(protocol, local, foreign)) ?? EMPTY
   }
 
   /** The pairs that flows of a host are bound to, each once. */
@@ -490,8 +507,7 @@ function compileCrossing(maps: CompiledFamily, host: HidRow, flow: SocketRow): v
 
 /** HID, protocol and ports as one number, below 2^53. */
 function inFlowKey(flow: SocketRow, { local, foreign }: Ports): number {
-  const protocol = flow.protocol === 6 ? 0 : 1
-  return ((flow.hid * 2 + protocol) * 65_536 + foreign) * 65_536 + local
+  return flow.hid * 2 ** 33 + portsKey(flow.protocol, local, foreign)
 }
 
 /** Those of its socket. */
@@ -522,10 +538,9 @@ export function isTaken(
   numbers: Pick<WirePorts, 'own' | 'other'>,
 ): boolean {
   const { own = flow.localPort, other = flow.foreignPort } = numbers
-  for (const { local, foreign } of host.accepted.values()) {
-    if (familyOf(local) !== familyOf(flow.local)) continue
-    const there = tables.sockets.get(flowId(flow.protocol, local, own, foreign, other))
-    if (there !== undefined && there !== flow) return true
+  for (const there of tables.withPorts(flow.protocol, own, other)) {
+    const same = familyOf(there.local) === familyOf(flow.local)
+    if (same && there !== flow && host.accepted.has(pairKey(there))) return true
   }
   return false
 }

@@ -90,10 +90,10 @@ export class Trackers {
     this.#moves = []
   }
 
-  /** Single connections have gone to another pair, and may have been there before. */
-  diverted(flows: readonly SocketRow[], wires: Iterable<Pair>): void {
+  /** Single connections have left a pair for another one, where they may have been before. */
+  diverted(flows: readonly SocketRow[], from: Pair | undefined, to: Pair): void {
     if (this.#refused || !this.#network.isTracked()) return
-    for (const pair of wires)
+    for (const pair of from === undefined ? [to] : [from, to])
       this.#forget(
         flows.filter((flow) => familyOf(flow.local) === familyOf(pair.local)),
         pair,

@@ -24,6 +24,7 @@ import type { Messages } from './messages.ts'
 import type { Paths } from './paths.ts'
 import { left, Renumbering } from './renumbering.ts'
 import { connectionId, type IhmpState } from './state.ts'
+import type { Output } from './types.ts'
 
 /** Flows that the peer does not know yet are named again after this, doubled each time, so often. */
 const AGAIN_MS = 1_000
@@ -192,7 +193,7 @@ export class Multipath {
       const pair = host.row.current[family]
       if (of.length === 0 || pair === undefined) continue
       const { hid } = host.row
-      this.#state.emit({ kind: 'diverted', hid, pair, flows: of, renumbered: true })
+      this.#state.emit({ kind: 'diverted', hid, from: undefined, pair, flows: of, renumbered: true })
       this.#state.emit({ kind: 'resumed', hid, pair })
     }
   }
@@ -264,7 +265,7 @@ export class Multipath {
     if (host.diversions.size === 0) return
     const { sockets } = this.#state.components.tables
     const { overrides } = host.row
-    const arrived = new Map<string, { readonly pair: Pair; readonly flows: SocketRow[] }>()
+    const arrived = new Map<string, Extract<Output, { kind: 'diverted' }> & { flows: SocketRow[] }>()
     const given: SocketRow[] = []
     for (const [id, { flow, pair, own }] of host.diversions) {
       if (sockets.get(id) !== flow || flow.hid !== host.row.hid) {
@@ -288,13 +289,12 @@ export class Multipath {
       this.#state.changed(host)
       const wire = after ?? host.row.current[familyOf(flow.local)]
       if (wire === undefined) continue
-      const key = pairKey(wire)
+      const key = `${former === undefined ? '' : pairKey(former)} ${pairKey(wire)}`
       const group = arrived.get(key)
-      if (group === undefined) arrived.set(key, { pair: wire, flows: [flow] })
-      else group.flows.push(flow)
+      if (group !== undefined) group.flows.push(flow)
+      else arrived.set(key, { kind: 'diverted', hid: host.row.hid, from: former, pair: wire, flows: [flow] })
     }
-    for (const { pair, flows } of arrived.values())
-      this.#state.emit({ kind: 'diverted', hid: host.row.hid, pair, flows })
+    for (const output of arrived.values()) this.#state.emit(output)
     if (given.length > 0) this.#tell(host, given, now)
   }
 }

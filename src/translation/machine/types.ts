@@ -108,6 +108,8 @@ export type Output =
   | {
       readonly kind: 'diverted'
       readonly hid: number
+      /** That which they have left; undefined: none. */
+      readonly from: Pair | undefined
       readonly pair: Pair
       readonly flows: readonly SocketRow[]
       /** They were stuck there, and their packets carry other ports now (renumbering.ts). */

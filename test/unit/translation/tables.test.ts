@@ -130,6 +130,27 @@ test('multipath: a single flow goes its own way (choose per flow)', () => {
   assert.equal(maps.out_flow.size, 0)
 })
 
+test('issue 10, C 2: what renumbered flows cost does not grow with the addresses that their host has been seen at', (t) => {
+  const tables = new Tables()
+  const addresses = Array.from({ length: 64 }, (_, i) => `203.0.113.${i}`)
+  const x = host(tables, addresses, [ME, HERE])
+  x.current[4] = { local: ME, foreign: '203.0.113.8' }
+  for (let port = 4001; port < 4101; port++) {
+    const { id } = socket(tables, x.hid, port, '203.0.113.8')
+    x.numbers.set(id, { other: port + 1000, known: true, since: 0 })
+  }
+  let steps = 0
+  const values = x.accepted.values.bind(x.accepted)
+  t.mock.method(x.accepted, 'values', function* () {
+    for (const pair of values()) {
+      steps++
+      yield pair
+    }
+  } as never)
+  assert.equal(compile(tables, [x.hid])[4].in_port.size, 100)
+  assert.ok(steps < 10 * x.accepted.size, `${steps} pairs looked at`)
+})
+
 test('E-1: addresses that flows with DIME hosts are bound to are identifiers, others are not', () => {
   const tables = new Tables()
   const x = host(tables, ['203.0.113.8'], [ME])

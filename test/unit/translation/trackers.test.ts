@@ -49,7 +49,12 @@ function moving(tracked = true, refuses = false) {
     trackers.after()
     return [before.join(), forgotten.splice(0).join()]
   }
-  return { to, warnings }
+  const alone = (from: Ip | undefined, local: Ip): string[] => {
+    const pair = (ip: Ip): Pair => ({ local: ip, foreign: F })
+    trackers.diverted([...tables.flows(row.hid)], from === undefined ? undefined : pair(from), pair(local))
+    return forgotten.splice(0).filter((each) => each.includes(':1 '))
+  }
+  return { to, alone, row, warnings }
 }
 
 test('issue 10, C 2: of proven TCP connections the pair that they leave is forgotten, and an earlier one before they return', () => {
@@ -58,6 +63,13 @@ test('issue 10, C 2: of proven TCP connections the pair that they leave is forgo
   assert.deepEqual(to(B), ['', `${A}:1 ${F}:80`])
   assert.deepEqual(to(A), [`${A}:1 ${F}:80`, `${B}:1 ${F}:80`])
   assert.deepEqual(to(A), ['', ''])
+})
+
+test('issue 10, C 2: of single flows the pair that they leave is forgotten and the one that they come to, whatever others there are', () => {
+  const { alone, row } = moving()
+  for (let i = 0; i < 64; i++) row.accepted.set(`${B} ${i}`, { local: B, foreign: `10.9.0.${i}` })
+  assert.deepEqual(alone(A, B), [`${A}:1 ${F}:80`, `${B}:1 ${F}:80`])
+  assert.deepEqual(alone(undefined, B), [`${B}:1 ${F}:80`])
 })
 
 test('issue 10, C 2: nothing is asked where nothing is tracked, and never again where the kernel refuses', () => {
