@@ -89,8 +89,8 @@ export class MachineServers implements SimServer {
   relayAnswers = true
   /** Of all datagrams of the coordinator, in order: `from to STEP`. */
   readonly steps: string[] = []
-  /** What the DNS says of other zones. */
-  dns: (zone: string) => FoundZone | undefined = () => undefined
+  /** What the DNS says of other zones; `silent`: it does not answer. */
+  dns: (zone: string) => FoundZone | 'silent' | undefined = () => undefined
   readonly logged: string[] = []
   readonly #parts: SimServerParts
   readonly #init: Partial<CoordinatorInit>
@@ -161,8 +161,8 @@ export class MachineServers implements SimServer {
       if (output.type === 'send') this.#parts.send(0, output.to, output.bytes)
       else if (output.type === 'step') this.steps.push(`${output.from} ${output.to} ${output.what}`)
       else if (output.type === 'find-zone') {
-        const { zone } = output
-        this.coordinator.handleZone(zone, this.dns(zone), now)
+        const found = this.dns(output.zone)
+        if (found !== 'silent') this.coordinator.handleZone(output.zone, found, now)
       } else if (output.type === 'log') this.logged.push(output.message)
       else if (this.relayAnswers)
         this.coordinator.handleRelayAck(

@@ -98,7 +98,7 @@ type Reply = (message: Message) => void
 export class Abroad {
   readonly #parts: AbroadParts
   readonly #shares = new Map<string, Share>()
-  /** `zone transaction`: undefined while under way, then what was answered. */
+  /** `zone transaction MN CN`: undefined while under way, then what was answered. */
   readonly #asked = new Map<string, Status | undefined>()
 
   constructor(parts: AbroadParts) {
@@ -116,7 +116,7 @@ export class Abroad {
     zones.request(
       zone,
       ask,
-      INFORMATION_MS,
+      { by: this.#accountOf(mn), ms: INFORMATION_MS },
       (answer, at) => {
         if (answer !== undefined) this.#step(dc(zone), this.#own, answer.type, at)
         const status = answer === undefined ? Status.UNREACHED : ((answer.status ?? Status.DONE) as Status)
@@ -158,7 +158,7 @@ export class Abroad {
     zones.request(
       zone,
       message,
-      DIRECTION_MS,
+      { by: record.account, ms: DIRECTION_MS },
       (answer, at) => {
         if (answer !== undefined) this.#step(dc(zone), this.#own, answer.type, at)
       },
@@ -167,6 +167,10 @@ export class Abroad {
     const peer = { name: foreign.name, lease: foreign.lease, candidates: candidatesOf(foreign), zoneKey }
     const relay = sides?.[0]
     tell(mn, peer, { route: routes.mn, pairKey: pairKey(secret, record, foreign), relay }, mn, undefined, now)
+  }
+
+  #accountOf(node: string): string {
+    return this.#parts.directory.nodeByName(node)?.account ?? node
   }
 
   #choose(mn: string, foreign: Foreign, want: number | undefined, now: number): void {
@@ -232,7 +236,7 @@ export class Abroad {
   #directOwn(zone: string, message: Message, reply: Reply, now: number): void {
     const { zones, directory, reachable, tell, pairKey } = this.#parts
     const { name: mn, nodeName: cn, transaction } = message
-    const key = `${zone} ${transaction}`
+    const key = `${zone} ${transaction} ${mn} ${cn}`
     const answer = (status: Status) => reply({ type: Type.ROUTE_DIRECTION_ACK, transaction, status })
     if (this.#asked.has(key)) {
       const before = this.#asked.get(key)

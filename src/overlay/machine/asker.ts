@@ -40,6 +40,13 @@ export interface AskerParts extends MachineComponents {
   readonly onOpened: (type: number, now: number) => void
   /** The coordinator has not answered in all attempts. */
   readonly onSilence: (now: number) => void
+  /**
+   * Somebody unproven named the ways: an address gets requests for sessions alone until it has answered one of its own, and
+   * sealed messages go only to the one that the session was opened with.
+   */
+  readonly provenOnly?: boolean
+  /** Requests that may wait for an answer. */
+  readonly maxRequests?: number
 }
 
 /** First pause before a repetition, then doubling (ms). */
@@ -51,7 +58,7 @@ const SILENT_TRIES = 3
 const LONGEST_PAUSE = 30_000
 /** The next session is opened then (ms); the wire document ends it after 24 hours. */
 const RENEW_AFTER = 20 * 3_600_000
-/** Requests that may wait for an answer. */
+/** Requests that may wait for an answer, where nothing else is said. */
 const MAX_REQUESTS = 512
 const NEVER = Number.POSITIVE_INFINITY
 
@@ -59,6 +66,8 @@ interface Pending {
   /** Fresh with every SESSION_REQUEST that follows an OPEN: that one may have made a session. */
   index: number
   saltA: Uint8Array
+  /** Where the last SESSION_REQUEST went. */
+  way?: Way
   tries: number
   at: number
   /** After SESSION_RESPONSE. */
@@ -74,6 +83,8 @@ interface Pending {
 
 interface Live {
   readonly index: number
+  /** Where its OPEN went. */
+  readonly way: Way
   readonly answerer: number
   readonly sendKey: Uint8Array
   readonly receiveKey: Uint8Array
@@ -120,10 +131,21 @@ export class Asker {
     return this.#live !== undefined
   }
 
-  /** Whether a datagram with this index is for one of its sessions. */
-  owns(index: number): boolean {
-    if (this.#pending?.index === index || this.#live?.answerer === index) return true
-    return this.#live?.index === index || this.#previous?.index === index
+  /** The last datagram of the other end (ms). */
+  get heardAt(): number {
+    return this.#heardAt
+  }
+
+  /** Requests wait for answers. */
+  get busy(): boolean {
+    return this.#requests.size > 0
+  }
+
+  /** Whether a datagram of this kind and with this index is for one of its sessions. */
+  owns(kind: Kind, index: number): boolean {
+    // The other end chooses this number: it must not draw what is for another session.
+    if (kind === Kind.SESSION_UNKNOWN) return this.#live?.answerer === index
+    return [this.#pending, this.#live, this.#previous].some((session) => session?.index === index)
   }
 
   /** The way that is tried first. */
@@ -148,7 +170,7 @@ export class Asker {
 
   /** Sends it until an answer with its transaction comes, or for `ms`. Its transaction is chosen here. */
   request(message: Omit<Message, 'transaction'>, ms: number, done: Answered, now: number): void {
-    if (this.#requests.size >= MAX_REQUESTS) {
+    if (this.#requests.size >= (this.#parts.maxRequests ?? MAX_REQUESTS)) {
       done(undefined, undefined, now)
       return
     }
@@ -215,6 +237,7 @@ export class Asker {
 
   handleTimeout(now: number): void {
     for (const [transaction, request] of [...this.#requests]) {
+      if (this.#requests.get(transaction) !== request) continue // one that ended has closed this
       if (request.until <= now) {
         this.#requests.delete(transaction)
         request.done(undefined, undefined, now)
@@ -252,8 +275,10 @@ export class Asker {
       this.#parts.send(open.bytes, open.way)
       return
     }
-    if (open !== undefined) this.#startOver(pending)
+    // A salt for each address: only who got it there can answer.
+    if (open !== undefined || this.#parts.provenOnly === true) this.#startOver(pending)
     const way = this.#ways[(this.#first + pending.tries) % Math.max(1, this.#ways.length)]
+    if (way !== undefined) pending.way = way
     pending.tries++
     pending.at = now + Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** Math.min(pending.tries - 1, 10))
     if (way !== undefined) this.#parts.send(this.#sessionRequest(pending), way)
@@ -280,6 +305,11 @@ export class Asker {
     const { crypto, identity, key } = this.#parts
     const pending = this.#pending
     if (pending === undefined || pending.index !== response.index || pending.open !== undefined) return
+    if (
+      this.#parts.provenOnly === true &&
+      (pending.way === undefined || !sameEndpoint(pending.way.to, way.to))
+    )
+      return
     const bytes = encoded(response)
     const mac = crypto.mac(this.#responseKey, concat(bytes.subarray(0, bytes.length - MAC), pending.saltA))
     if (!crypto.equal(mac, response.mac)) return
@@ -319,7 +349,7 @@ export class Asker {
     const received = new CounterWindow()
     received.take(opened.counter)
     this.#live = {
-      index: pending.index,
+      ...{ index: pending.index, way: open.way },
       answerer: opened.answerer,
       sendKey: open.sendKey,
       receiveKey: open.receiveKey,
@@ -370,7 +400,8 @@ export class Asker {
 
   #transmit(request: Request, now: number): void {
     const live = this.#live
-    const way = this.#ways[(this.#first + request.tries) % Math.max(1, this.#ways.length)]
+    const next = this.#ways[(this.#first + request.tries) % Math.max(1, this.#ways.length)]
+    const way = this.#parts.provenOnly === true ? live?.way : next
     request.at = now + FIRST_PAUSE * 2 ** Math.min(request.tries, 7)
     request.tries++
     if (live !== undefined && way !== undefined) this.#seal(live, request.message, way)

@@ -79,6 +79,8 @@ const TRIES = 6
 const LOOK_MS = 20
 /** An order that a relay does not answer (ms). */
 const ORDER_MS = 1000
+/** No direction takes longer (ms): one that a fault ended, such as a full disk, may then be asked for again. */
+const UNDER_WAY_MS = 60_000
 /** Directions a second that a node may ask for, and at once. */
 const DIRECTION_RATE = 10
 const DIRECTION_BURST = 300
@@ -140,8 +142,8 @@ export class Coordinator {
   readonly #nodes = new Map<string, Node>()
   readonly #directed = new Map<number, Directed>()
   readonly #orders = new Map<number, Ordered>()
-  /** `mn cn` of directions that were asked for and that MN has not acknowledged. */
-  readonly #underWay = new Set<string>()
+  /** `mn cn` of directions that were asked for and that MN has not acknowledged: until when that counts (ms). */
+  readonly #underWay = new Map<string, number>()
   /** No direction or order is due before. */
   #dueAt = NEVER
   readonly #load = new LoadMeter(LOAD)
@@ -173,6 +175,7 @@ export class Coordinator {
       ...{ zone: init.zone, coordinatorKey: init.coordinatorKey, directory },
       send: (socket, to, bytes) => this.#emit({ type: 'send', socket, to, bytes }),
       find: (zone) => this.#emit({ type: 'find-zone', zone }),
+      drop: (owner) => this.#answerer.drop(owner),
       log: (message) => this.#emit({ type: 'log', message }),
     })
     this.#abroad = new Abroad({
@@ -463,7 +466,7 @@ export class Coordinator {
     // Another zone takes longer than a node waits for a word: without one it would open one session after the other.
     const wait = () => reply({ type: Type.KEEP_ALIVE_ACK, transaction, observed: mn.observed })
     // Repeated while it is under way: the directions are repeated by themselves.
-    if (this.#underWay.has(`${mnName} ${name}`)) {
+    if (now < (this.#underWay.get(`${mnName} ${name}`) ?? 0)) {
       if (isForeign) wait()
       return
     }
@@ -474,7 +477,7 @@ export class Coordinator {
     }
     if (isForeign) {
       this.#counts.directions++
-      this.#underWay.add(`${mnName} ${name}`)
+      this.#underWay.set(`${mnName} ${name}`, now + UNDER_WAY_MS)
       wait()
       this.#abroad.seek(mnName, { ...message, name }, now)
       return
@@ -486,7 +489,7 @@ export class Coordinator {
       return
     }
     this.#counts.directions++
-    this.#underWay.add(`${mnName} ${name}`)
+    this.#underWay.set(`${mnName} ${name}`, now + UNDER_WAY_MS)
     const choice = chooseRoute(mn, cn, message.want === Want.RELAY || message.want === Want.ANOTHER_CHANNEL)
     const another = message.want === Want.ANOTHER_CHANNEL
     if (choice.relay && this.#init.relays) this.#order(mn, cn.name, this.#side(cn), another, undefined, now)

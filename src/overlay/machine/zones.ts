@@ -3,8 +3,9 @@
  * and each of them hold without a message, and the sealed sessions with them. Sans-I/O: whoever drives the coordinator asks the DNS
  * (`find-zone`) and tells what it said.
  *
- * Nothing unproven: names of zones come from strangers and from our own nodes. A look-up is limited for each of them; to an
- * address that the DNS names, and that has not answered, go as many bytes as a direction's request pays for.
+ * Nothing unproven: names of zones come from strangers and from our own nodes. Strangers together, and each account, have a
+ * share of the look-ups and requests under way; what is forgotten for want of room is first what no node of ours has met. To
+ * an address that the DNS names, and that has not answered, go only requests for a session, and these only for a while.
  */
 import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
@@ -13,11 +14,12 @@ import { kdf } from '../../crypto/tunnel-crypto.ts'
 import { SourceLimiter } from '../../tunnel/protocol/limiter.ts'
 import { endpointKey } from '../tables.ts'
 import { type Datagram, Kind } from '../wire/datagram.ts'
-import type { Message } from '../wire/message.ts'
+import { type Message, Type } from '../wire/message.ts'
 import type { Holder } from './answerer.ts'
 import type { MachineComponents } from './api.ts'
 import { type Answered, Asker } from './asker.ts'
 import type { Directory, ZoneKeys } from './directory.ts'
+import { Shares } from './shares.ts'
 
 /** What the DNS says of a zone: SRV, TXT, A and AAAA. */
 export interface FoundZone extends ZoneKeys {
@@ -32,13 +34,24 @@ export interface ZonesParts extends MachineComponents {
   readonly send: (socket: number, to: Endpoint, bytes: Uint8Array) => void
   /** Asks the DNS; `found` brings the answer. */
   readonly find: (zone: string) => void
+  /** Ends the sessions in which its coordinator asks. */
+  readonly drop: (owner: string) => void
   readonly log: (message: string) => void
 }
 
 /** Zones known at a time; what was used longest ago goes. */
 const MAX_ZONES = 1024
-/** Look-ups under way. */
+/** Look-ups under way: of all, and of those that one account, or strangers together, cause. */
 const MAX_FINDING = 64
+const MAX_FINDING_OF = 16
+/** A look-up that nothing came of (ms). */
+const FINDING_MS = 30_000
+/** Requests under way: to one zone, and of one account. */
+const MAX_REQUESTS = 1024
+const MAX_REQUESTS_OF = 128
+/** Who causes a look-up, where it is no account: no account is called so. */
+const STRANGERS = '?'
+const MET = '!'
 /** What the DNS said is good for (ms), and that it said nothing. */
 const KNOWN_MS = 300_000
 const FAILED_MS = 30_000
@@ -57,8 +70,12 @@ const NEVER = Number.POSITIVE_INFINITY
 interface Zone {
   readonly name: string
   state: 'finding' | 'known' | 'failed'
-  /** When that was (ms). */
+  /** When that began (ms). */
   at: number
+  /** Who caused the last look-up. */
+  by: string
+  /** A node of ours has had to do with it. */
+  met: boolean
   keys?: ZoneKeys
   endpoints: readonly Endpoint[]
   /** X25519 of both coordinators, once. */
@@ -88,7 +105,10 @@ export class Zones {
   readonly #byEndpoint = new Map<string, Set<Zone>>()
   readonly #strangers = new TokenBucket(STRANGERS_RATE, STRANGERS_BURST)
   readonly #sources = new SourceLimiter()
-  #finding = 0
+  /** Looked up now, the oldest first. */
+  readonly #finding = new Set<Zone>()
+  readonly #lookUps = new Shares(MAX_FINDING_OF)
+  readonly #requests = new Shares(MAX_REQUESTS_OF)
 
   constructor(parts: ZonesParts) {
     this.#parts = parts
@@ -98,33 +118,46 @@ export class Zones {
     return this.#zones.size
   }
 
-  /** Sends it to the coordinator of the zone until it is answered, or for `ms`. */
+  /** Sends it to the coordinator of the zone until it is answered, or for `ms`; for a node of account `by`. */
   request(
     zone: string,
     message: Omit<Message, 'transaction'>,
-    ms: number,
+    { by, ms }: { readonly by: string; readonly ms: number },
     done: (answer: Message | undefined, now: number) => void,
     now: number,
   ): void {
-    const known = this.#look(zone, now)
-    if (known === undefined || now < known.silentUntil) done(undefined, now)
-    else if (known.endpoints.length > 0) this.#ask(known, { message, ms, done }, now)
-    else if (known.state === 'finding') known.waiting.push({ message, ms, done })
-    else done(undefined, now)
+    if (!this.#requests.take(by)) {
+      done(undefined, now)
+      return
+    }
+    const request: Waiting = {
+      ...{ message, ms },
+      done: (answer, at) => {
+        this.#requests.giveBack(by)
+        done(answer, at)
+      },
+    }
+    const known = this.#look(zone, by, now)
+    if (known === undefined || now < known.silentUntil) request.done(undefined, now)
+    else if (known.endpoints.length > 0) this.#ask(known, request, now)
+    else if (known.state === 'finding' && known.waiting.length < MAX_REQUESTS) known.waiting.push(request)
+    else request.done(undefined, now)
   }
 
   /** Who says in a SESSION_REQUEST or OPEN that it is the coordinator of this zone. Undefined while that cannot be known. */
-  holderOf(zone: string, from: Endpoint, now: number): Holder | undefined {
-    if (zone === this.#parts.zone) return undefined
-    const known = this.#zones.get(zone)
-    if (known === undefined || isStale(known, now)) {
-      if (!this.#sources.allow(from, now) || !this.#strangers.take(now)) return undefined
-      this.#look(zone, now)
-    }
-    const secret = known && this.#secretOf(known)
+  holderOf(name: string, from: Endpoint, now: number): Holder | undefined {
+    if (name === this.#parts.zone) return undefined
+    let zone = this.#zones.get(name)
+    const isMet = zone?.met ?? this.#parts.directory.zoneKeys(name) !== undefined
+    const mayLook =
+      isMet ||
+      (zone !== undefined && !isStale(zone, now)) ||
+      (this.#sources.allow(from, now) && this.#strangers.take(now))
+    if (mayLook) zone = this.#look(name, isMet ? MET : STRANGERS, now) ?? zone
+    const secret = zone && this.#secretOf(zone)
     if (secret === undefined) return undefined
     const key = this.#sessionKey(secret)
-    return { owner: ownerOf(zone), key, messages: { rate: MESSAGES_RATE, burst: MESSAGES_BURST } }
+    return { owner: ownerOf(name), key, messages: { rate: MESSAGES_RATE, burst: MESSAGES_BURST } }
   }
 
   /** What keys of pairs across the two zones are derived from; both coordinators have it. */
@@ -148,7 +181,8 @@ export class Zones {
   found(name: string, found: FoundZone | undefined, now: number): void {
     const zone = this.#zones.get(name)
     if (zone?.state !== 'finding') return
-    this.#finding--
+    this.#finding.delete(zone)
+    this.#lookUps.giveBack(zone.by)
     const waiting = zone.waiting.splice(0)
     const { parked } = zone
     delete zone.parked
@@ -166,9 +200,11 @@ export class Zones {
 
   /** A node of ours has to do with the zone: from now on its keys are these. */
   pin(name: string): void {
-    const keys = this.#zones.get(name)?.keys
-    if (keys !== undefined && this.#parts.directory.zoneKeys(name) === undefined)
-      this.#parts.directory.pinZone(name, keys)
+    const zone = this.#zones.get(name)
+    if (zone?.keys === undefined) return
+    const { directory } = this.#parts
+    if (directory.zoneKeys(name) === undefined) directory.pinZone(name, zone.keys)
+    zone.met = true
   }
 
   /** A datagram for a session that this coordinator asked for. False: it is for none. */
@@ -176,7 +212,7 @@ export class Zones {
     if (!('index' in datagram) || datagram.kind === Kind.OPEN || datagram.kind === Kind.SESSION_REQUEST)
       return false
     for (const { asker } of this.#byEndpoint.get(endpointKey(from)) ?? [])
-      if (asker?.owns(datagram.index) === true) {
+      if (asker?.owns(datagram.kind, datagram.index) === true) {
         asker.handle(datagram, { socket, to: from }, now)
         return true
       }
@@ -184,30 +220,44 @@ export class Zones {
   }
 
   nextTimeout(): number {
-    let at = NEVER
+    const [oldest] = this.#finding
+    let at = oldest === undefined ? NEVER : oldest.at + FINDING_MS
     for (const { asker } of this.#zones.values()) at = Math.min(at, asker?.nextTimeout() ?? NEVER)
     return at
   }
 
   handleTimeout(now: number): void {
+    for (const { name, at } of this.#finding) if (at + FINDING_MS <= now) this.found(name, undefined, now)
     for (const { asker } of [...this.#zones.values()])
       if ((asker?.nextTimeout() ?? NEVER) <= now) asker?.handleTimeout(now)
   }
 
   // ---- finding
 
-  /** The zone, looked up if need be; undefined when too much is looked up already. */
-  #look(name: string, now: number): Zone | undefined {
+  /** The zone, looked up if need be and if that may be; undefined: then it is not known. */
+  #look(name: string, by: string, now: number): Zone | undefined {
     let zone = this.#zones.get(name)
     if (zone !== undefined && !isStale(zone, now)) return this.#used(zone)
-    if (this.#finding >= MAX_FINDING) return undefined
-    zone ??= { name, state: 'finding', at: now, endpoints: [], silentUntil: 0, waiting: [] }
+    if (zone === undefined && !this.#makeRoom(now)) return undefined
+    // What was found before is better than nothing.
+    if (this.#finding.size >= MAX_FINDING || !this.#lookUps.take(by)) return zone && this.#used(zone)
+    if (zone === undefined) zone = this.#make(name)
     zone.state = 'finding'
+    zone.at = now
+    zone.by = by
     this.#used(zone)
-    this.#makeRoom(now)
-    this.#finding++
+    this.#finding.add(zone)
     this.#parts.find(name)
     return zone
+  }
+
+  #make(name: string): Zone {
+    const keys = this.#parts.directory.zoneKeys(name)
+    return {
+      ...{ name, state: 'finding', at: 0, by: '', met: keys !== undefined },
+      ...(keys !== undefined && { keys }),
+      ...{ endpoints: [], silentUntil: 0, waiting: [] },
+    }
   }
 
   #used(zone: Zone): Zone {
@@ -216,15 +266,22 @@ export class Zones {
     return zone
   }
 
-  #makeRoom(now: number): void {
-    if (this.#zones.size <= MAX_ZONES) return
-    for (const zone of this.#zones.values())
-      if (zone.state !== 'finding') {
-        this.#setPlaces(zone, [])
-        this.#zones.delete(zone.name)
-        this.#dropAsker(zone, now)
-        return
-      }
+  /** False: all that there are are in use. */
+  #makeRoom(now: number): boolean {
+    if (this.#zones.size < MAX_ZONES) return true
+    let oldest: Zone | undefined
+    for (const zone of this.#zones.values()) {
+      if (zone.state === 'finding' || zone.asker?.busy === true) continue
+      oldest ??= zone
+      if (zone.met) continue
+      oldest = zone
+      break
+    }
+    if (oldest === undefined) return false
+    this.#zones.delete(oldest.name)
+    this.#setPlaces(oldest, [])
+    this.#endSessions(oldest, now)
+    return true
   }
 
   /** Where nodes have had to do with the zone, other keys than theirs are somebody else's until the operator says otherwise. */
@@ -238,7 +295,7 @@ export class Zones {
     }
     if (zone.keys === undefined || !equal(zone.keys.coordinator, coordinator)) {
       delete zone.secret
-      this.#dropAsker(zone, now)
+      this.#endSessions(zone, now)
     }
     zone.keys = { coordinator, zone: signing }
     return true
@@ -274,15 +331,27 @@ export class Zones {
       done(undefined, now)
       return
     }
+    // It answers these at once. A direction is answered only when a node has acknowledged it.
+    const shows = message.type === Type.NTM_INFORMATION_REQUEST
     const answered: Answered = (answer, _way, at) => {
-      // One that never answered is asked no more: its address is the DNS's word alone.
-      if (answer === undefined && !asker.open && zone.asker === asker) {
-        zone.silentUntil = at + SILENT_MS
-        this.#dropAsker(zone, at)
-      }
+      const isSilent = at >= now + ms && (!asker.open || (shows && asker.heardAt < now))
+      if (answer === undefined && isSilent) this.#silent(zone, asker, at)
       done(answer, at)
     }
     asker.request(message, ms, answered, now)
+  }
+
+  /** It is asked no more for a while: its address is the DNS's word alone, or it has left it. */
+  #silent(zone: Zone, asker: Asker, now: number): void {
+    if (zone.asker !== asker) return
+    zone.silentUntil = now + SILENT_MS
+    this.#dropAsker(zone, now)
+  }
+
+  /** Its keys are others now, or are forgotten: no session under them stands. */
+  #endSessions(zone: Zone, now: number): void {
+    this.#dropAsker(zone, now)
+    this.#parts.drop(ownerOf(zone.name))
   }
 
   #dropAsker(zone: Zone, now: number): void {
@@ -295,15 +364,15 @@ export class Zones {
     const secret = this.#secretOf(zone)
     if (secret === undefined) return undefined
     const { crypto, random, wall, send } = this.#parts
-    const asker = new Asker({
-      ...{ crypto, random, wall },
+    const asker: Asker = new Asker({
+      ...{ crypto, random, wall, provenOnly: true, maxRequests: MAX_REQUESTS },
       identity: { type: 'zone', name: this.#parts.zone },
       key: this.#sessionKey(secret),
       send: (bytes, { socket, to }) => send(socket, to, bytes),
       // It asks in sessions of its own.
       onMessage: () => {},
       onOpened: () => {},
-      onSilence: () => {},
+      onSilence: (at) => this.#silent(zone, asker, at),
     })
     asker.setWays(
       zone.endpoints.map((to) => ({ socket: 0, to })),

@@ -35,7 +35,7 @@ function world(kindA?: NatKind, kindB?: NatKind) {
   const servers = net.servers as MachineServers
   const others = net.addSite('other.example', 11, (parts) => new MachineServers(parts, OTHER))
   const asked: string[] = []
-  const dns = new Map([
+  const dns = new Map<string, FoundZone | 'silent'>([
     ['other.example', record(OTHER, '192.0.2.11')],
     ['test.example', record(ZONE, '192.0.2.1')],
   ])
@@ -262,18 +262,190 @@ describe('issue 8 across zones: what is not proven', () => {
   })
 })
 
-/** Somebody with the key of the first zone's coordinator. */
+describe('issue 8: nobody keeps others from other zones', () => {
+  const heard = (node: SimNode) => node.of('direction').length + node.of('refused').length
+  const joined = (net: Network, name: string, n: number) => {
+    const node = net.node(name)
+    place(node, undefined, n)
+    net.until(() => node.of('registered').length > 0)
+    return node
+  }
+
+  it('a node that names zones whose DNS does not answer keeps the look-ups from no other account', () => {
+    const each = world()
+    const { net, servers, a, b } = each
+    open(each, '*.test.example')
+    const known = servers.dns
+    let slow = 0
+    servers.dns = (zone) => {
+      if (!zone.endsWith('.slow')) return known(zone)
+      slow++
+      return 'silent'
+    }
+    const c = joined(net, 'carol', 3)
+    for (let n = 0; n < 150; n++) {
+      c.resolve(`x.z${n}.slow`)
+      net.run(150)
+    }
+    assert.ok(slow >= 16, `${slow} look-ups`)
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 0, 5000)
+  })
+
+  it('strangers whose zones the DNS does not answer for keep the look-ups from no node of ours', () => {
+    const each = world()
+    const { net, servers, a, b } = each
+    open(each, '*.test.example')
+    const known = servers.dns
+    servers.dns = (zone) => (zone.endsWith('.slow') ? 'silent' : known(zone))
+    for (let n = 0; n < 600; n++) {
+      servers.receive(0, sessionRequest(`z${n}.slow`), at(`198.18.${n % 200}.${n % 250}:999`))
+      if (n % 20 === 0) net.run(1000)
+    }
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 0, 5000)
+  })
+
+  it('a zone that was found stays reachable while the DNS does not answer, and a look-up without an answer ends', () => {
+    const each = world()
+    const { net, servers, a, b, dns } = each
+    open(each, '*.test.example')
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 0)
+    a.resolve('x.third.example')
+    dns.set('third.example', 'silent')
+    dns.set('other.example', 'silent')
+    net.run(400_000)
+    for (let n = 1; n < 4; n++) {
+      a.machine.forget(b.name, net.now)
+      a.resolve(b.name)
+      net.until(() => a.of('direction').length > n, 5000)
+      net.run(40_000)
+    }
+    const refused = heard(a)
+    a.resolve('x.third.example')
+    net.until(() => heard(a) > refused)
+    dns.set('third.example', { ...record(OTHER, '192.0.2.11'), coordinator: new Uint8Array(32).fill(3) })
+    net.run(61_000)
+    const looked = () => each.asked.filter((zone) => zone === 'third.example').length
+    const before = looked()
+    a.resolve('x.third.example')
+    net.run(100)
+    assert.equal(looked(), before + 1, 'it is looked up anew')
+    assert.equal(servers.coordinator.counts.zones, 2)
+  })
+
+  it('zones of strangers displace none that a node of ours has met, and their sessions end with them', () => {
+    const each = world()
+    const { net, others, a, b } = each
+    open(each, '*.test.example')
+    a.resolve(b.name)
+    net.until(() => b.of('direction').length > 0)
+    const before = others.coordinator.counts.sessions!
+    const known = others.dns
+    others.dns = (zone) => (zone.endsWith('.many') ? { ...record(ZONE, '192.0.2.98') } : known(zone))
+    const type = Type.NTM_INFORMATION_REQUEST
+    for (let n = 0; n < 1500; n++) {
+      const rogue = new Rogue(net, others, `z${n}.many`)
+      assert.equal(rogue.ask({ type, padding: 800 })?.status, Status.NOT_ALLOWED)
+      net.run(100)
+    }
+    assert.ok(others.coordinator.counts.zones! <= 1024)
+    assert.ok(others.coordinator.counts.sessions! <= before + 1024, 'sessions of zones')
+    a.machine.forget(b.name, net.now)
+    a.resolve(b.name)
+    net.until(() => b.of('direction').length > 1)
+  })
+
+  it('a direction that a full disk ended may be asked for again', () => {
+    const each = world()
+    const { net, servers, a, b } = each
+    open(each, '*.test.example')
+    const { directory } = servers
+    const pin = directory.pinZone.bind(directory)
+    directory.pinZone = () => {
+      throw new Error('disk full')
+    }
+    const receive = servers.receive.bind(servers)
+    let faults = 0
+    servers.receive = (...datagram) => {
+      try {
+        receive(...datagram)
+      } catch {
+        faults++
+      }
+    }
+    a.resolve(b.name)
+    net.run(20_000)
+    assert.equal(faults, 1)
+    directory.pinZone = pin
+    net.run(60_000)
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 0)
+  })
+})
+
+describe('issue 8 across zones: who was the coordinator is it no more', () => {
+  it('keys that the DNS no longer shows speak for no zone, unless a node of ours has met it', () => {
+    const each = world()
+    const { net, others, b, dns } = each
+    open(each, '*.test.example')
+    const rogue = new Rogue(net, others)
+    const type = Type.NTM_INFORMATION_REQUEST
+    const ask = () => rogue.ask({ type, name: b.name, nodeName: 'alice.test.example', padding: 800 })
+    assert.equal(ask()?.status, Status.DONE)
+    dns.set('test.example', { ...record(ZONE, '192.0.2.1'), coordinator: new Uint8Array(32).fill(77) })
+    net.run(300_000)
+    others.receive(0, sessionRequest('test.example'), at('198.18.0.1:999'))
+    assert.equal(ask(), undefined)
+  })
+
+  it('an address that the DNS names later gets no more than three times the bytes of a request, though a session is open', () => {
+    const each = world()
+    const { net, a, b, dns } = each
+    open(each, '*.test.example')
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 0)
+    net.run(300_000)
+    const victim = '198.51.100.77:4242'
+    dns.set('other.example', { ...record(OTHER, '192.0.2.11'), endpoints: [at(victim)] })
+    let [came, left] = [0, 0]
+    // Of each request one transmission alone arrives.
+    net.filter = (from, _to, bytes) => {
+      if (from !== '198.51.100.1:5001' || bytes.length < 800) return true
+      if (came > 0) return false
+      came = bytes.length
+      return true
+    }
+    net.serverFilter = (_from, to, bytes) => {
+      if (to === victim) left += bytes.length
+      return to !== '192.0.2.11:6741'
+    }
+    for (let i = 0; i < 4; i++) {
+      a.machine.forget(b.name, net.now)
+      ;[came, left] = [0, 0]
+      refusal(each, a, b.name)
+      net.run(11_000)
+      assert.ok(came > 0 && left <= 3 * came, `${left} bytes for ${came}`)
+    }
+    const quiet = left
+    net.run(600_000)
+    assert.equal(left, quiet, 'nothing more goes there')
+  })
+})
+
+/** Somebody with the key of the first zone's coordinator, who says that it is that of `zone`. */
 class Rogue {
   readonly #net: Network
   readonly #asker: Asker
   readonly #here = at('192.0.2.99:6741')
 
-  constructor(net: Network, others: MachineServers) {
+  constructor(net: Network, others: MachineServers, zone = ZONE.zone) {
     this.#net = net
     const shared = nodeCrypto.sharedSecret(ZONE.coordinatorKey, nodeCrypto.publicKey(OTHER.coordinatorKey))!
     this.#asker = new Asker({
       ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, wall: () => net.wall + net.now },
-      identity: { type: 'zone', name: ZONE.zone },
+      identity: { type: 'zone', name: zone },
       key: kdf(overlayCrypto, shared, Uint8Array.from(Buffer.from('coordinators')), 1)[0],
       send: (bytes) => others.receive(0, bytes, this.#here),
       ...{ onMessage: () => {}, onOpened: () => {}, onSilence: () => {} },
@@ -290,7 +462,7 @@ class Rogue {
   ask(message: Omit<Message, 'transaction'>): Message | undefined {
     let answer: Message | undefined
     this.#asker.request(message, 2000, (got) => (answer = got), this.#net.now)
-    for (let i = 0; i < 30; i++) {
+    for (let i = 0; i < 30 && answer === undefined; i++) {
       this.#net.run(100)
       this.#asker.handleTimeout(this.#net.now)
     }
