@@ -23,8 +23,9 @@ export const DEVICE = 'gwrt0'
 export const SERVER = { 4: '10.2.0.2', 6: 'fd00:2::2' } as const
 export const TERMINAL_A = { 4: '10.1.0.2', 6: 'fd00:1::2' } as const
 export const TERMINAL_B = { 4: '10.3.0.2', 6: 'fd00:3::2' } as const
-const PORT = 51820
-const HOME = { 4: '192.0.2.2', 6: '2001:db8:a::2' } as const
+/** Of the gateway at home. */
+export const PORT = 51820
+export const HOME = { 4: '192.0.2.2', 6: '2001:db8:a::2' } as const
 export type RouterName = 'ma' | 'mb' | 'hg'
 export type TerminalName = 'ta' | 'tb' | 'srv'
 
