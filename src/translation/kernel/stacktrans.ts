@@ -237,7 +237,7 @@ export function installTables(
   batch.rule(family, table, 'in_ports', (x) => {
     quotedHostKey(x, layout)
     x.lookup('in_port', register32(0), register32(0))
-    writeQuotedPorts(x, layout, 1, 0)
+    writeQuotedPorts(x, layout, 0)
   })
   for (const [protocol, checksum] of PORT_CHECKSUM) {
     batch.rule(family, table, 'out_ports', (x) => {
@@ -245,7 +245,7 @@ export function installTables(
       tuple(x)
       x.lookup('out_port', register32(0), register32(free))
       x.lookup('out_one', register32(0), register32(0))
-      writePorts(x, free, checksum)
+      writePorts(x, 0, free, { offset: checksum })
       write(x)
       x.accept()
     })
@@ -253,13 +253,8 @@ export function installTables(
       isProtocol(x, protocol)
       hostKey(x)
       x.lookup('in_port', register32(0), register32(0))
-      writePorts(x, 0, checksum)
+      writePorts(x, 0, 0, { offset: checksum })
     })
-  }
-
-  /** Source and destination port, from two registers. */
-  function writePorts(x: NfExpressions, at: number, checksum: number): void {
-    for (const i of [0, 1]) x.writePayload(TRANSPORT, 2 * i, 2, register32(at + i), { offset: checksum })
   }
 
   /** HID of the wire pair, protocol and ports: the key of `in_flow`. */
@@ -324,23 +319,48 @@ function quotedHostKey(x: NfExpressions, layout: FamilyLayout): void {
   x.loadPayload(TRANSPORT, ports, 2, register32(3))
 }
 
-/** Source and destination port of the quoted packet, from these registers. */
-function writeQuotedPorts(x: NfExpressions, layout: FamilyLayout, from: number, to: number): void {
+// `nft list` knows only the register in which a look-up begins, and reports an error for a write from another one. So the
+// second half of what was looked up passes through the packet.
+
+/** Source and destination port, looked up into register `from`, 4 bytes each; the 2 bytes behind the ports are kept. Uses the next 4 registers. */
+function writePorts(x: NfExpressions, at: number, from: number, checksum: { readonly offset: number }): void {
+  const [kept, second] = [register32(from + 2), register32(from + 3)]
+  x.loadPayload(TRANSPORT, at + 4, 2, kept)
+  x.writePayload(TRANSPORT, at, 6, register32(from), checksum)
+  x.loadPayload(TRANSPORT, at + 4, 2, second)
+  x.writePayload(TRANSPORT, at + 2, 2, second, checksum)
+  x.writePayload(TRANSPORT, at + 4, 2, kept, checksum)
+}
+
+/** Ports of the quoted packet, which went the other way. */
+function writeQuotedPorts(x: NfExpressions, layout: FamilyLayout, from: number): void {
   const ports = 8 + layout.headerLength
-  x.writePayload(TRANSPORT, ports, 2, register32(from), { offset: 2 })
-  x.writePayload(TRANSPORT, ports + 2, 2, register32(to), { offset: 2 })
+  writePorts(x, ports, from, { offset: 2 })
+  swap(x, ports, 2, from)
+}
+
+/** Addresses of the quoted packet, which went the other way, from the pair in the first registers. */
+function writeQuotedPair(x: NfExpressions, layout: FamilyLayout): void {
+  const source = 8 + layout.source
+  x.writePayload(TRANSPORT, source, 2 * layout.width, register32(0), { offset: 2 })
+  swap(x, source, layout.width, 0)
+}
+
+/** Two neighbouring fields of an error message change places. */
+function swap(x: NfExpressions, at: number, width: number, register: number): void {
+  const [first, second] = [register32(register), register32(register + Math.max(1, width / 4))]
+  x.loadPayload(TRANSPORT, at, width, first)
+  x.loadPayload(TRANSPORT, at + width, width, second)
+  x.writePayload(TRANSPORT, at, width, second, { offset: 2 })
+  x.writePayload(TRANSPORT, at + width, width, first, { offset: 2 })
 }
 
 /** An arriving error quotes what this host sent, in wire form: back to the form of the socket. */
 function quotedIn(batch: NfBatch, layout: FamilyLayout, table: string): void {
-  const { width } = layout
-  const words = width / 4
-  const source = 8 + layout.source
   batch.rule(layout.family, table, 'in', (x) => {
     quotedHostKey(x, layout)
     x.lookup('in_flow', register32(0), register32(0))
-    x.writePayload(TRANSPORT, source + width, width, register32(0), { offset: 2 })
-    x.writePayload(TRANSPORT, source, width, register32(words), { offset: 2 })
+    writeQuotedPair(x, layout)
   })
 }
 
@@ -369,7 +389,7 @@ function quotedOut(
     x.loadPayload(TRANSPORT, ports, 2, register32(2 * words + 2))
     if (chain === 'out_ports') {
       x.lookup('out_port', register32(0), register32(free))
-      writeQuotedPorts(x, layout, free + 1, free)
+      writeQuotedPorts(x, layout, free)
     }
     if (what === 'out_one') x.lookup('out_one', register32(0), register32(0))
     else {
@@ -378,12 +398,11 @@ function quotedOut(
       x.loadPayload(TRANSPORT, source, width, register32(words))
       x.lookup('out_pair', register32(0), register32(0))
     }
-    x.writePayload(TRANSPORT, source, width, register32(words), { offset: 2 })
-    x.writePayload(TRANSPORT, source + width, width, register32(0), { offset: 2 })
     x.writePayload(NETWORK, layout.source, 2 * width, register32(0), {
       ...(layout.checksum === undefined ? {} : { offset: layout.checksum }),
       pseudoHeader: true,
     })
+    writeQuotedPair(x, layout)
   })
 }
 
