@@ -58,7 +58,7 @@ import type {
   HostEvent,
   HostSetup,
 } from './protocol.ts'
-import { history } from './report.ts'
+import { history, silentReason } from './report.ts'
 
 export interface HostPeer {
   readonly name: string
@@ -359,7 +359,7 @@ export class MobileHostService implements Mechanism {
             : {
                 ...base,
                 remote,
-                reason: peer.refused ?? `no answer: UDP port ${port} is blocked, or the anchor is down`,
+                reason: peer.refused ?? silentReason(remote),
               }
         })
       }),

@@ -2,6 +2,12 @@
 import type { FlowStatus } from '../core/mechanism.ts'
 import type { FlowReport } from './protocol.ts'
 
+/** Why nothing may come back from there: `ADDRESS:PORT`, or the URL of a WebSocket. */
+export function silentReason(remote: string): string {
+  const port = remote.includes('//') ? undefined : /\d+$/.exec(remote)?.[0]
+  return `no answer: ${port === undefined ? 'TCP' : `UDP port ${port}`} is blocked, or the anchor is down`
+}
+
 export function history({
   since,
   bytes,

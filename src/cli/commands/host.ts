@@ -59,6 +59,9 @@ export async function leave(name: string | undefined, options: CommonOptions): P
     printLines([
       `left ${left.peer}; ${left.removed ? `removed ${left.config} and the host's key` : `changed ${left.config}`}`,
       'the anchor still knows this host; to remove it there: sudo godwit anchor remove NAME',
+      ...(left.kept === undefined
+        ? []
+        : [`${left.kept} stays: other hosts may know this one by that key (godwit dime key)`]),
     ])
 }
 

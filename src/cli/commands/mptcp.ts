@@ -4,7 +4,7 @@ import { cleanUp, serve } from '../../host/daemon/serve.ts'
 import type { ConnectionView } from '../../host/provisioning/mptcp.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
-import { printJson, printLines, showMs, table } from '../output.ts'
+import { printJson, printLines, showBytes, showMs, table } from '../output.ts'
 import { plotConnection } from './mptcp-plot.ts'
 
 export function up(options: CommonOptions): Promise<void> {
@@ -31,11 +31,12 @@ export async function connections(options: ConnectionsOptions): Promise<void> {
     return
   }
   const answer = await client(options).get<{ connections: ConnectionView[] }>('/v1/mptcp/connections')
-  if (options.json) {
-    printJson(answer)
-    return
-  }
-  const rows = answer.connections.flatMap((each) =>
+  if (options.json) printJson(answer)
+  else printLines(connectionLines(answer.connections))
+}
+
+export function connectionLines(connections: readonly ConnectionView[]): string[] {
+  const rows = connections.flatMap((each) =>
     each.subflows.map((subflow, i) => [
       i === 0 ? each.id : '',
       i === 0 ? `${each.local} → ${each.remote}` : '',
@@ -45,17 +46,14 @@ export async function connections(options: ConnectionsOptions): Promise<void> {
       subflow.local,
       subflow.backup || subflow.remote_backup ? `${subflow.state}, backup` : subflow.state,
       showMs(subflow.rtt_ms),
-      String(subflow.sent_bytes),
-      String(subflow.received_bytes),
+      showBytes(subflow.sent_bytes),
+      showBytes(subflow.received_bytes),
     ]),
   )
-  printLines(
-    rows.length === 0
-      ? ['no connections']
-      : table(
-          ['ID', 'CONNECTION', 'APP', 'SUBFLOW', 'ACCESS', 'FROM', 'STATE', 'RTT', 'SENT', 'RECEIVED'],
-          rows,
-        ),
+  if (rows.length === 0) return ['no connections']
+  return table(
+    ['ID', 'CONNECTION', 'APP', 'SUBFLOW', 'ACCESS', 'FROM', 'STATE', 'RTT', 'SENT', 'RECEIVED'],
+    rows,
   )
 }
 

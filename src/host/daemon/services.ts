@@ -155,7 +155,7 @@ export class DaemonServices implements Services {
   }
 
   get endpoints(): RememberedEndpoints {
-    return new RememberedEndpoints(this.#state.file('endpoints.json'))
+    return new RememberedEndpoints(this.#state.endpointsFile)
   }
 
   get names(): AccessResolver {

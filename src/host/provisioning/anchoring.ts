@@ -23,6 +23,7 @@ import { claimantOf, loadConfigOf } from '../configuration/plan.ts'
 import type { Config } from '../configuration/schema.ts'
 import { addTable, removeTable, type TomlTable, tomlString } from '../configuration/toml.ts'
 import type { State } from '../stores/state.ts'
+import { dimeKeyFile } from './translation.ts'
 
 export { type Forward, type ForwardProtocol, ForwardStore } from '../../anchoring/forwards.ts'
 export { type HostRecord, HostStore } from '../../anchoring/hosts.ts'
@@ -159,6 +160,8 @@ export interface Left {
   readonly config: string
   /** The configuration contained nothing else and was deleted, with the host's key. */
   readonly removed: boolean
+  /** What stays then: the key by which other hosts may know this one in address translation. */
+  readonly kept?: string
 }
 
 /** Undoes `join`: the peer goes, its invitation's key too, and with the last peer what `join` had made. */
@@ -180,9 +183,14 @@ export function leave(state: State, name: string | undefined): Left {
   const removed = rest === ''
   if (removed) {
     rmSync(state.configFile)
-    for (const key of [state.keyFile, `${state.keyFile}.next`]) rmSync(key, { force: true })
+    for (const file of [state.keyFile, `${state.keyFile}.next`, state.endpointsFile])
+      rmSync(file, { force: true })
   } else writeSecret(state.configFile, text)
-  return { peer: peer.name, config: state.configFile, removed }
+  const dime = dimeKeyFile(state)
+  return {
+    ...{ peer: peer.name, config: state.configFile, removed },
+    ...(removed && existsSync(dime) && { kept: dime }),
+  }
 }
 
 /** Takes a configuration of wg-quick: the WireGuard server becomes a plain anchor. */

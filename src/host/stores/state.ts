@@ -21,6 +21,8 @@ export class State {
   readonly folder: string
   readonly configFile: string
   readonly keyFile: string
+  /** Addresses that names of peers had. */
+  readonly endpointsFile: string
   readonly socket: string
   #lock: number | undefined
 
@@ -29,6 +31,7 @@ export class State {
     const configFolder = options.state === undefined ? '/etc/godwit' : this.folder
     this.configFile = resolve(options.config ?? join(configFolder, 'godwit.toml'))
     this.keyFile = join(this.folder, 'private.key')
+    this.endpointsFile = join(this.folder, 'endpoints.json')
     this.socket = join(this.folder, 'control.sock')
   }
 

@@ -24,6 +24,7 @@ const policy = (name: string) => ({
 const settings = (name: string): LiveSettings => ({ policies: [policy(name)], accesses: [], except: [] })
 
 const nothing = () => {}
+const access = { name: 'eth0', state: 'up', reason: '', families: [4], addresses: [] }
 
 async function started(init: Partial<MobileHostInit> = {}) {
   let hear: (event: HostEvent) => void = nothing
@@ -39,7 +40,10 @@ async function started(init: Partial<MobileHostInit> = {}) {
       useRouting: () => nothing,
       watch: () => nothing,
       subscribe: () => nothing,
-      accesses: () => [],
+      accesses: () => [access],
+      access: () => access,
+      table: nothing,
+      setQuality: nothing,
     },
     plumbing: {
       apply: nothing,
@@ -122,6 +126,28 @@ test('issue 14, point 9: however many watch, they share a list of flows: each on
   const later = [service.flows(), service.flows()]
   await Promise.all([first, ...later])
   assert.equal(lists().length, 4, 'who asks while one is made shares the next')
+  await service.stop()
+})
+
+test('`godwit ping` names the port that did not answer, not the configured one', async (context) => {
+  context.mock.timers.enable({ apis: ['setTimeout'] })
+  const endpoints = [{ host: 'anchor.example.org', port: 51820 }]
+  const peer = {
+    name: 'anchor',
+    kind: 'anchor',
+    endpoints,
+    publicKey: new Uint8Array(32),
+    keepalive: 0,
+  } as const
+  const { service, hear } = await started({ peers: [peer] })
+  const path = { peer: 'anchor', id: 1, access: 'eth0', state: 'dead', rttMs: Number.NaN, loss: 0, mtu: 0 }
+  const counted = { sentBytes: 0, receivedBytes: 0, lastReceivedAt: 0 }
+  const paths = [{ ...path, ...counted, remote: '192.0.2.1:443' }]
+  hear({ type: 'status', peers: [], paths } as never)
+  const ways = service.ping()
+  context.mock.timers.tick(1500)
+  const [way] = await ways
+  assert.equal(way?.reason, 'no answer: UDP port 443 is blocked, or the anchor is down')
   await service.stop()
 })
 

@@ -1,6 +1,7 @@
-/** The picture of a connection's subflows. */
+/** The table of connections, and the picture of one's subflows. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { connectionLines } from '../../../src/cli/commands/mptcp.ts'
 import { chartOf } from '../../../src/cli/commands/mptcp-plot.ts'
 import type { ConnectionView } from '../../../src/host/provisioning/mptcp.ts'
 
@@ -29,6 +30,13 @@ function connection(active: number, received: readonly number[]): ConnectionView
     })),
   }
 }
+
+test('issue 14: `mptcp connections` says in which unit it counts', () => {
+  const [head, first, second] = connectionLines([connection(0, [1_250_000, 12])])
+  assert.match(head!, /SENT +RECEIVED$/)
+  assert.match(first!, / 1\.0 kB +1\.3 MB$/)
+  assert.match(second!, / 1\.0 kB +12 B$/)
+})
 
 test('12, 8: rates and round trips by subflow, and a mark where another begins to carry', () => {
   const { title, panels, marks } = chartOf([

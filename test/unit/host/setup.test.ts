@@ -195,9 +195,14 @@ test('leave undoes join: the file is as it was, or gone with the keys (issue 14,
   assert.deepEqual(leave(mobile, 'anchor-2'), { peer: 'anchor-2', config: mobile.configFile, removed: false })
   assert.equal(readFileSync(mobile.configFile, 'utf8'), first)
   assert.ok(!existsSync(mobile.file('anchor-2.invitation.key')))
-  assert.equal(leave(mobile, undefined).removed, true)
-  for (const file of [mobile.configFile, mobile.keyFile, mobile.file('anchor.invitation.key')])
+  const dime = mobile.file('dime.keys')
+  for (const file of [mobile.endpointsFile, dime]) writeFileSync(file, '')
+  const { removed, kept } = leave(mobile, undefined)
+  assert.deepEqual([removed, kept], [true, dime])
+  const { configFile, keyFile, endpointsFile } = mobile
+  for (const file of [configFile, keyFile, endpointsFile, mobile.file('anchor.invitation.key')])
     assert.ok(!existsSync(file), file)
+  assert.ok(existsSync(dime), 'other hosts may know this one by it')
   assert.throws(() => leave(mobile, undefined), { kind: 'usage' })
 })
 
