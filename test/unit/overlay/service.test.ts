@@ -17,12 +17,14 @@ function peer(n: number): NodePeer {
   return { name: `n${n}.test.example`, v6: new Uint8Array(16).fill(n & 255) }
 }
 
-function bed(known: readonly NodePeer[] = []) {
-  const nothing = () => {}
-  const file = new ResolvConf('godwit main', join(folder, 'resolv.conf'))
+const nothing = () => {}
+
+function bed(known: readonly NodePeer[] = [], path = join(folder, 'resolv.conf')) {
+  const file = new ResolvConf('godwit main', path)
   let hear: (event: NodeEvent) => void = nothing
   let routed = 0
   let kept: readonly NodePeer[] = []
+  let onEngineStop = nothing
   const recorder = { log: nothing, handover: nothing, decision: nothing }
   const parts = {
     monitor: {
@@ -54,7 +56,7 @@ function bed(known: readonly NodePeer[] = []) {
     },
     startEngine: async (_: URL, __: unknown, { onEvent }: EngineWorkerEvents) => {
       hear = onEvent
-      return { post: nothing, stop: async () => {} }
+      return { post: nothing, stop: async () => onEngineStop() }
     },
   }
   const service = new NodeService(parts as unknown as NodeComponents, {
@@ -62,7 +64,16 @@ function bed(known: readonly NodePeer[] = []) {
     credentials: { name: 'own.test.example' } as NodeInit['credentials'],
     coordinator: { host: '192.0.2.1', port: 6741 },
   })
-  return { service, file, hear: (event: NodeEvent) => hear(event), at: () => ({ routed, kept }) }
+  const whenEngineStops = (then: () => void) => {
+    onEngineStop = then
+  }
+  return {
+    service,
+    file,
+    whenEngineStops,
+    hear: (event: NodeEvent) => hear(event),
+    at: () => ({ routed, kept }),
+  }
 }
 
 test('issue 8: of peers without end a node remembers, routes and stores 1,024, the ones met last', async () => {
@@ -90,4 +101,32 @@ test('issue 9: after a power cut resolv.conf asks a name server that is not ther
   await service.start()
   assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.53\n')
   await service.stop()
+})
+
+test('issue 9: a daemon that stops gives resolv.conf back before it waits for its engine', async () => {
+  const path = join(folder, 'stopped.conf')
+  writeFileSync(path, 'nameserver 192.0.2.53\n')
+  const { service, file, whenEngineStops } = bed([], path)
+  await service.start()
+  file.set('100.96.0.1')
+  let then = ''
+  whenEngineStops(() => {
+    then = readFileSync(path, 'utf8')
+  })
+  await service.stop()
+  assert.equal(then, 'nameserver 192.0.2.53\n')
+})
+
+test('issue 9: a daemon that stops while it registers its name server leaves no line in resolv.conf', async () => {
+  const path = join(folder, 'early.conf')
+  writeFileSync(path, 'nameserver 192.0.2.53\n')
+  const lookup = async () => undefined
+  const parts = { lookup, servers: {}, system: { giveBack: nothing }, recorder: { log: nothing } }
+  const file = new ResolvConf('godwit main', path)
+  const names = new NodeNames({ ...parts, file } as never, { keeper: 'file', zones: ['test.example'] })
+  const started = names.start(['192.0.2.77'])
+  await names.stop()
+  names.cleanUp()
+  await started
+  assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.53\n')
 })
