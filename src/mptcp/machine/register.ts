@@ -11,8 +11,13 @@ export interface FoundSubflow {
   readonly subflow: Subflow
 }
 
-/** What strangers, and hosts behind this one, have not shown to be connections takes one place in so many: addresses of SYNs are easily forged. */
+/**
+ * What strangers have not shown to be connections takes one place in so many, what hosts behind this one have not as much again:
+ * addresses of SYNs are easily forged.
+ */
 const OPENING_SHARE = 4
+/** What peers open takes at most this share in all, shown or not: the rest is for what opens from this side. */
+const SERVED_SHARE = 0.75
 
 /** Bytes of an IPv6 address that name its network: a host has all addresses in there. */
 const NETWORK = 8
@@ -25,8 +30,10 @@ export class Register {
   readonly #connections: (Connection | undefined)[] = []
   readonly #free: number[] = []
   readonly #perSource = new Map<string, number>()
-  /** Connections that others open and whose third packet has not come. */
-  readonly #opening = new Set<Connection>()
+  /** Connections that others open and whose third packet has not come, by our role. */
+  readonly #opening = { client: new Set<Connection>(), server: new Set<Connection>() }
+  /** Connections that peers opened. */
+  #served = 0
 
   constructor(host: Host) {
     this.#host = host
@@ -85,10 +92,11 @@ export class Register {
     const source = sourceOf(role, forwarded, segment.tuple)
     const ofSource = this.#perSource.get(source) ?? 0
     const isStranger = source !== ''
-    const waiting = isStranger && this.#opening.size >= Math.ceil(init.connections / OPENING_SHARE)
+    const waiting = isStranger && this.#opening[role].size >= Math.ceil(init.connections / OPENING_SHARE)
     const full =
       this.#byLocal.size >= init.connections ||
       waiting ||
+      (role === 'server' && this.#served >= Math.ceil(init.connections * SERVED_SHARE)) ||
       (isStranger && ofSource >= (role === 'server' ? init.perSource : init.perHost))
     if (full || this.#byLocal.has(segment.key)) {
       counts.refused++
@@ -114,8 +122,9 @@ export class Register {
     this.#byToken.set(localKey.token, connection)
     if (isStranger) {
       this.#perSource.set(source, ofSource + 1)
-      this.#opening.add(connection)
+      this.#opening[role].add(connection)
     }
+    if (role === 'server') this.#served++
     this.#host.tell({ type: 'watch', on: true, side: 'local', tuple })
     this.#addFirst(connection, now, passage)
     return connection
@@ -148,14 +157,15 @@ export class Register {
 
   /** Its peer has shown that it is there. */
   opened(connection: Connection): void {
-    this.#opening.delete(connection)
+    this.#opening[connection.role].delete(connection)
   }
 
   /** False when it was forgotten before. */
   forget(connection: Connection): boolean {
     const { id, key, tuple, localKey, role, forwarded, subflows } = connection
     if (this.#connections[id] !== connection) return false
-    this.#opening.delete(connection)
+    this.opened(connection)
+    if (role === 'server') this.#served--
     this.#connections[id] = undefined
     this.#free.push(id)
     this.#byLocal.delete(key)

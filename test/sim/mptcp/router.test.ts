@@ -39,6 +39,23 @@ test('nothing unproven: SYNs of hosts behind that nobody answers take a quarter 
   assert.equal(router.machine.connections.length, 25)
 })
 
+test('nothing unproven: SYNs from outside leave places for hosts behind, and so do peers that have shown to be there', () => {
+  for (const shown of [false, true]) {
+    const router = new Alone({ connections: 40, perSource: 100 })
+    for (let host = 1; host < 255; host++) {
+      const peer = from(host, 1000)
+      if (router.forward(IN, peer, SYN, { seq: 5, options: [CAPABLE] }) === undefined || !shown) continue
+      router.forward(OUT, back(peer), SYN | ACK, { seq: 70, ack: 6 })
+      const key = router.machine.connections.at(-1)!.localKey.bytes
+      const keys = { ...CAPABLE, key: new Uint8Array(8).fill(host), peerKey: key }
+      router.forward(IN, peer, ACK, { seq: 6, ack: 71, options: [keys] })
+    }
+    const states = router.machine.connections.map(({ state }) => state)
+    assert.deepEqual(states, shown ? Array(30).fill('established') : Array(10).fill('syn-received'))
+    for (let port = 1; port <= 10; port++) assert.ok(router.forward(OUT, from(2, port), SYN), String(port))
+  }
+})
+
 test('MP-12: what does not leave by an access, and what speaks MPTCP already, is left alone', () => {
   const router = new Alone()
   const none = { from: undefined, to: undefined }
