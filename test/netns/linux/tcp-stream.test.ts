@@ -54,3 +54,24 @@ for (const host of ['127.0.0.1', '::1'])
     accepted[0]!.destroy()
     server.close()
   })
+
+test('connections of both families are found in one call', {
+  skip: streams === undefined && 'no eBPF programs here',
+}, async (t) => {
+  const flows: SocketFlow[] = []
+  for (const host of ['127.0.0.1', '::1']) {
+    const server = createServer().listen(0, host)
+    t.after(() => server.close())
+    await once(server, 'listening')
+    const { port } = server.address() as { port: number }
+    const socket = connect(port, host)
+    t.after(() => socket.destroy())
+    await once(socket, 'connect')
+    const address = parseAddress(host)
+    assert.ok(address.ok)
+    const ends = { localAddress: address.value, remoteAddress: address.value }
+    flows.push({ protocol: 6, ...ends, localPort: socket.localPort!, remotePort: port })
+  }
+  assert.ok(streams!.find(flows).every((stream) => stream !== undefined))
+  assert.ok(streams!.find(flows.toReversed()).every((stream) => stream !== undefined))
+})
