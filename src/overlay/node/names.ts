@@ -34,6 +34,8 @@ export class NodeNames {
   readonly #dns: LocalDns
   #keeper: NamesKeeper = 'none'
   #address: string | undefined
+  /** Times that it was stopped: what was starting meanwhile changes nothing. */
+  #ended = 0
   #timer: NodeJS.Timeout | undefined
 
   constructor(parts: NodeNamesParts, init: NodeNamesInit) {
@@ -53,7 +55,12 @@ export class NodeNames {
     const [address] = addresses
     if (address === undefined) return
     const { recorder } = this.#parts
+    const ended = this.#ended
     await this.#dns.listen(addresses)
+    if (ended !== this.#ended) {
+      this.#dns.stop()
+      return
+    }
     this.#address = address
     const found = dnsKeeper()
     this.#keeper = this.#init.keeper === 'auto' ? (found === 'none' ? 'file' : found) : this.#init.keeper
@@ -69,10 +76,12 @@ export class NodeNames {
     if (this.#keeper === 'file') this.#timer = setInterval(() => this.#look(address), LOOK_MS)
   }
 
-  async stop(): Promise<void> {
+  stop(): void {
+    this.#ended++
     clearInterval(this.#timer)
     this.#dns.stop()
     this.#address = undefined
+    this.cleanUp()
   }
 
   /** As it was before. Repeatable, also after a run that was killed. */

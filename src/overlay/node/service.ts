@@ -245,7 +245,7 @@ export class NodeService implements Mechanism {
     this.#tunnel.retire()
     this.#endpoints.stop()
     this.#unroute?.()
-    await this.#names.stop()
+    this.#names.stop()
     this.#endWaiting(new GodwitError('STOPPING', 'the daemon is stopping'))
     for (const done of this.#untilRegistered.splice(0)) done()
     await this.#tunnel.stop()

@@ -125,8 +125,7 @@ test('issue 9: a daemon that stops while it registers its name server leaves no 
   const file = new ResolvConf('godwit main', path)
   const names = new NodeNames({ ...parts, file } as never, { keeper: 'file', zones: ['test.example'] })
   const started = names.start(['192.0.2.77'])
-  await names.stop()
-  names.cleanUp()
+  names.stop()
   await started
   assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.53\n')
 })
