@@ -15,6 +15,20 @@ const overlay = z
       .describe(
         'Where this daemon is registered as name server for the overlay. `auto`: systemd-resolved, else resolvconf, else `file`. `file`: a line in /etc/resolv.conf, removed when the daemon stops. `none`: nowhere.',
       ),
+    notifications: z
+      .boolean()
+      .default(true)
+      .describe(
+        'Whether to be woken through the notification server of the zone, over one TCP connection, instead of sending keep-alives by UDP.',
+      ),
+    notification_keep_alive: z
+      .int()
+      .min(30)
+      .max(7200)
+      .default(240)
+      .describe(
+        'Seconds after which an idle connection to the notification server is kept alive (TCP keep-alive).',
+      ),
     zones: z
       .array(z.string().refine(isFullName, { error: 'not the name of a zone' }))
       .max(64)

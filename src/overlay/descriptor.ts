@@ -109,6 +109,9 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       known: readPeers(files.file(PEERS_FILE)),
       mark: ledger.overlay.mark,
       accesses: config.overlay?.accesses ?? ['*'],
+      ...(config.overlay?.notifications === true && {
+        notifications: { keepAliveMs: 1000 * config.overlay.notification_keep_alive },
+      }),
       ...(known === undefined && { missing: notLoggedIn(files.file(LOGIN_FILE)) }),
       ...(lease !== undefined && { lease }),
       ...(config.interface.mtu !== undefined && { mtu: config.interface.mtu }),

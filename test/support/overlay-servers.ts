@@ -5,6 +5,7 @@ import { signingPublicKey } from '../../src/crypto/keys.ts'
 import type { MachineComponents } from '../../src/overlay/machine/api.ts'
 import { Coordinator, type CoordinatorInit } from '../../src/overlay/machine/coordinator.ts'
 import type { Directory, ZoneKeys } from '../../src/overlay/machine/directory.ts'
+import type { Notification } from '../../src/overlay/machine/notifier.ts'
 import { Relay } from '../../src/overlay/machine/relay.ts'
 import type { FoundZone } from '../../src/overlay/machine/zones.ts'
 import { overlayCrypto } from '../../src/overlay/node/crypto.ts'
@@ -92,6 +93,10 @@ export class MachineServers implements SimServer {
   /** What the DNS says of other zones; `silent`: it does not answer. */
   dns: (zone: string) => FoundZone | 'silent' | undefined = () => undefined
   readonly logged: string[] = []
+  /** What the notification server was told: tokens by node, datagrams to bring, connections that are dead. */
+  readonly prepared = new Map<string, Uint8Array>()
+  readonly notifications: Notification[] = []
+  readonly ended: string[] = []
   readonly #parts: SimServerParts
   readonly #init: Partial<CoordinatorInit>
   #count = 0
@@ -164,6 +169,11 @@ export class MachineServers implements SimServer {
         const found = this.dns(output.zone)
         if (found !== 'silent') this.coordinator.handleZone(output.zone, found, now)
       } else if (output.type === 'log') this.logged.push(output.message)
+      else if (output.type === 'notification-prepare') {
+        this.prepared.set(output.name, output.token)
+        this.coordinator.handleNotificationPrepareAck(output.id, true, now)
+      } else if (output.type === 'notification') this.notifications.push(output)
+      else if (output.type === 'notification-end') this.ended.push(output.name)
       else if (this.relayAnswers)
         this.coordinator.handleRelayAck(
           output.id,

@@ -61,6 +61,8 @@ export interface OverlayView {
   readonly registered: boolean
   readonly trouble: string | null
   readonly observed: string | null
+  /** Connected to a notification server: no keep-alives are sent. */
+  readonly notified: boolean
   readonly names: { readonly server: string | null; readonly keeper: string; readonly zone: string }
   readonly peers: readonly {
     readonly name: string

@@ -55,6 +55,13 @@ export interface AbroadParts extends MachineComponents {
   readonly leases: Leases
   /** The node, if datagrams to its location still reach it. */
   readonly reachable: (name: string, now: number) => Location | undefined
+  /** As `reachable`, of a node that may have to be woken first; says why not where that cannot be. */
+  readonly reach: (
+    name: string,
+    by: string,
+    then: (node: Location | undefined, now: number) => void,
+    now: number,
+  ) => Status
   /** DIRECTION_RESPONSE to MN, and the end of its request. */
   readonly refuse: (mn: string, cn: string, transaction: number, status: Status, now: number) => void
   /** MN's request has come to nothing that could be said. */
@@ -221,16 +228,21 @@ export class Abroad {
     const type = Type.NTM_INFORMATION_RESPONSE
     const status = this.#mayAsk(zone, nodeName, name)
     const record = name === undefined ? undefined : this.#parts.directory.nodeByName(name)
-    const location = name === undefined ? undefined : this.#parts.reachable(name, now)
-    if (status !== Status.DONE || record === undefined || location === undefined) {
+    if (status !== Status.DONE || record === undefined) {
       reply({ type, transaction, status: status === Status.DONE ? Status.NOT_REGISTERED : status })
       return
     }
-    reply({
-      ...{ type, transaction, status, observed: location.observed },
-      lease: this.#parts.leases.leaseOf(record, undefined),
-      candidates: location.hosts.slice(0, MAX_HOSTS),
-    })
+    const then = (location: Location | undefined) => {
+      if (location === undefined) reply({ type, transaction, status: Status.NOT_REGISTERED })
+      else
+        reply({
+          ...{ type, transaction, status, observed: location.observed },
+          lease: this.#parts.leases.leaseOf(record, undefined),
+          candidates: location.hosts.slice(0, MAX_HOSTS),
+        })
+    }
+    const reached = this.#parts.reach(record.name, dc(zone), then, now)
+    if (reached !== Status.DONE) reply({ type, transaction, status: reached })
   }
 
   #directOwn(zone: string, message: Message, reply: Reply, now: number): void {

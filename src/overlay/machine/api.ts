@@ -69,6 +69,18 @@ export interface NodeMachineInit {
   readonly publicKey: Uint8Array
   /** The last lease, encoded, over restarts. */
   readonly lease?: Uint8Array
+  /** Wants notifications, and where a push service reaches it (docs/wire/overlay.md, PUSH). */
+  readonly notifications?: { readonly push?: string }
+}
+
+/** Where a node connects for notifications. */
+export interface NotificationTarget {
+  readonly host: string
+  readonly port: number
+  /** 32 bytes: who this node is. */
+  readonly token: Uint8Array
+  /** SHA-256 of the server's certificate. */
+  readonly certificate: Uint8Array
 }
 
 /** Actions for the owner. */
@@ -82,8 +94,8 @@ export type NodeOutput =
       readonly encoded: Uint8Array
       /** Where the coordinator sees us. */
       readonly observed: Endpoint
-      /** Connect there with `token`; absent: there is none. */
-      readonly notification?: { readonly host: string; readonly port: number; readonly token: Uint8Array }
+      /** Connect there; absent: there is no notification server. */
+      readonly notification?: NotificationTarget
     }
   /** The coordinator does not answer on any socket; names can not be resolved until `registered` comes again. */
   | { readonly type: 'unregistered'; readonly reason: string }
@@ -136,10 +148,12 @@ export interface NodeMachineApi {
   setCoordinator(endpoints: readonly Endpoint[], now: number): void
   /** A datagram of the tunnel's socket whose first byte is 0x4e. */
   handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void
-  /** A datagram that the notification server brought. */
+  /** Fig. 5 step 10: what the notification server or a push service brought; empty: register again. */
   handleNotification(bytes: Uint8Array, now: number): void
   /** Whether the notification server is connected: no keep-alive to the coordinator is needed then. */
   setNotified(connected: boolean, now: number): void
+  /** Registers again; `registered` says where to connect for notifications. */
+  register(now: number): void
   /** NT-29: wants a tunnel to this name. `direction` or `refused` follows; asking again while it is under way changes nothing. */
   resolve(name: string, now: number): void
   /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */

@@ -420,9 +420,10 @@ export class Asker {
   }
 }
 
-/** A response's type is that of its request plus one. */
+/** A response's type is that of its request plus one; a NOTIFICATION_ACK is answered as a KEEP_ALIVE is. */
 function answers(message: Message, request: Message): boolean {
-  return message.type === request.type + 1
+  const asked = request.type === Type.NOTIFICATION_ACK ? Type.KEEP_ALIVE : request.type
+  return message.type === asked + 1
 }
 
 export function encoded(datagram: Datagram): Uint8Array {

@@ -32,6 +32,7 @@ import type { MachineComponents, Send, Step } from './api.ts'
 import type { Directory } from './directory.ts'
 import { Leases, type ZoneInit } from './leases.ts'
 import { mayBeAsked, zoneOf } from './names.ts'
+import { type NotificationAt, Notifier, type NotifierOutput } from './notifier.ts'
 import { chooseRoute } from './route.ts'
 import { type FoundZone, ownerOf, Zones } from './zones.ts'
 
@@ -44,6 +45,8 @@ export interface CoordinatorInit extends ZoneInit {
   readonly openTo: 'zone' | 'account'
   /** Seconds between keep-alives of nodes behind NATs. */
   readonly keepAlive?: number
+  /** Where nodes connect for notifications; absent: there is no notification server. */
+  readonly notification?: NotificationAt
   /** Emit steps for `godwit overlay trace`. */
   readonly trace?: boolean
 }
@@ -64,17 +67,21 @@ export type CoordinatorOutput =
   | Send
   | Step
   | RelayOrder
+  | NotifierOutput
   /** Asks the DNS for the coordinator of another zone; `handleZone` brings the answer. */
   | { readonly type: 'find-zone'; readonly zone: string }
   | { readonly type: 'log'; readonly message: string }
 
 const KEEP_ALIVE_SECONDS = 20
 const LIFETIME_SECONDS = 600
+/** Of a node with a notification server, whose connection shows that it is there. */
+const NOTIFIED_LIFETIME_SECONDS = 6 * 3600
 /** After this many missed keep-alives a location counts as unreachable. */
 const MISSED = 4
 /** Repetitions of a direction: after 250 ms, doubling. */
 const FIRST_PAUSE = 250
 const TRIES = 6
+const TRIES_BEFORE_WAKING = 3
 /** Between two looks at what is under way (ms): a look is at all. */
 const LOOK_MS = 20
 /** An order that a relay does not answer (ms). */
@@ -150,6 +157,7 @@ export class Coordinator {
   readonly #sources = new SourceLimiter()
   readonly #zones: Zones
   readonly #abroad: Abroad
+  readonly #notifier: Notifier
   readonly #outputs: CoordinatorOutput[] = []
   #outputsRead = 0
   readonly #counts = { registrations: 0, directions: 0, refused: 0, limited: 0, malformed: 0 }
@@ -178,10 +186,22 @@ export class Coordinator {
       drop: (owner) => this.#answerer.drop(owner),
       log: (message) => this.#emit({ type: 'log', message }),
     })
+    this.#notifier = new Notifier({
+      at: init.notification,
+      token: () => random.fill(new Uint8Array(32)),
+      number: () => this.#number(),
+      emit: (output) => this.#emit(output),
+      step: (type, isAnswer, now) => {
+        const [from, to] = isAnswer ? ['notification', this.#dc] : [this.#dc, 'notification']
+        if (init.trace === true) this.#step(from, to, type, now)
+      },
+      seal: (name) => this.#notification(name),
+    })
     this.#abroad = new Abroad({
       ...{ crypto, random, wall: parts.wall },
       ...{ init, zones: this.#zones, directory, leases: this.#leases },
       reachable: (name, now) => this.#reachable(name, now),
+      reach: (name, by, then, now) => this.#reach(name, by, then, now),
       refuse: (mn, cn, transaction, status, now) => this.#refuseLater(mn, cn, transaction, status, now),
       end: (mn, cn) => this.#underWay.delete(`${mn} ${cn}`),
       order: (mn, cn, another, now) => this.#orderAbroad(mn, cn, another, now),
@@ -202,6 +222,7 @@ export class Coordinator {
       sessions: this.#answerer.size,
       zones: this.#zones.size,
       directing: this.#directed.size,
+      ...this.#notifier.counts,
     }
   }
 
@@ -239,6 +260,17 @@ export class Coordinator {
   forget(name: string): void {
     this.#answerer.drop(name)
     this.#nodes.delete(name)
+    this.#notifier.forget(name)
+  }
+
+  /** Fig. 4 step 11: whether the notification server expects the node. */
+  handleNotificationPrepareAck(id: number, isReady: boolean, now: number): void {
+    this.#notifier.prepared(id, isReady, now)
+  }
+
+  /** The node has connected to its notification server with this token, or that connection has ended. */
+  handleNotified(name: string, token: Uint8Array, isConnected: boolean): void {
+    this.#notifier.connected(name, token, isConnected)
   }
 
   handleRelayAck(id: number, sides: readonly [RelaySide, RelaySide] | undefined, now: number): void {
@@ -263,16 +295,22 @@ export class Coordinator {
 
   nextTimeout(): number | undefined {
     const [oldest] = this.#nodes.values()
-    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, this.#zones.nextTimeout())
+    const parts = Math.min(this.#zones.nextTimeout(), this.#notifier.nextTimeout())
+    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, parts)
     return at === NEVER ? undefined : at
   }
 
   handleTimeout(now: number): void {
     if (this.#dueAt <= now) this.#look(now)
     this.#zones.handleTimeout(now)
-    for (const [name, { expiresAt }] of this.#nodes) {
-      if (expiresAt > now) break
+    this.#notifier.handleTimeout(now)
+    for (const [name, node] of this.#nodes) {
+      if (node.expiresAt > now) break
       this.#nodes.delete(name)
+      // A connection to its notification server renews it.
+      if (this.#notifier.isConnected(name))
+        this.#nodes.set(name, { ...node, expiresAt: now + 1000 * LIFETIME_SECONDS })
+      else this.#notifier.expired(name)
     }
   }
 
@@ -340,6 +378,7 @@ export class Coordinator {
         this.#register(source, message, reply, now)
         break
       case Type.KEEP_ALIVE:
+      case Type.NOTIFICATION_ACK:
         this.#keepAlive(source, message, reply, now)
         break
       case Type.DIRECTION_REQUEST:
@@ -384,15 +423,27 @@ export class Coordinator {
     const isProven = source.proven || (isHere && !known.silent)
     if (isProven && source.isNewest) this.#locate(source, message.candidates ?? [], known, now)
     this.#counts.registrations++
-    reply({
+    const answer = {
       ...{ type, transaction, status: Status.DONE },
       lease: this.#leases.leaseOf(node, message.lease),
       observed: from,
       lifetime: LIFETIME_SECONDS,
       keepAlive: this.#keepAliveSeconds,
       ...(!isProven && { challenge: this.#challenge(session, from, now) }),
-    })
+    }
     if (!isProven && source.isNewest) this.#pending(session.owner, message.candidates ?? [])
+    const at = this.#init.notification
+    if (at === undefined || message.want !== Want.NOTIFICATIONS) {
+      reply(answer)
+      return
+    }
+    const granted = (token: Uint8Array | undefined) => {
+      const { host, port, certificate } = at
+      const lifetime = NOTIFIED_LIFETIME_SECONDS
+      if (token === undefined) reply(answer)
+      else reply({ ...answer, lifetime, notificationServer: { host, port }, token, certificate })
+    }
+    this.#notifier.prepare(session.owner, message.push, granted, now)
   }
 
   /** Candidates of a registration whose address has not answered yet; with the echo they count. */
@@ -417,6 +468,7 @@ export class Coordinator {
       asked: known?.asked ?? 0,
     })
     this.#candidates.delete(session.owner)
+    this.#notifier.heard(session.owner, now)
   }
 
   #keepAlive(source: Source, { transaction }: Message, reply: Reply, now: number): void {
@@ -429,6 +481,7 @@ export class Coordinator {
     } else if (isHere && isNewest) {
       const { index, openedAt } = session
       this.#nodes.set(session.owner, { ...known, heardAt: now, session: index, openedAt, counter })
+      this.#notifier.heard(session.owner, now)
     }
     const answer = { type: Type.KEEP_ALIVE_ACK, transaction, observed: from }
     reply(isHere || proven ? answer : { ...answer, challenge: this.#challenge(session, from, now) })
@@ -442,7 +495,23 @@ export class Coordinator {
   #reachable(name: string, now: number): Node | undefined {
     const node = this.#nodes.get(name)
     if (node === undefined || node.silent || node.expiresAt <= now) return undefined
-    return now - node.heardAt > 1000 * MISSED * this.#keepAliveSeconds ? undefined : node
+    // A node that is notified sends no keep-alives: its NAT may have forgotten it.
+    const missed = this.#notifier.isConnected(name) ? 1 : MISSED
+    return now - node.heardAt > 1000 * missed * this.#keepAliveSeconds ? undefined : node
+  }
+
+  /** Calls `then` once datagrams reach the node: at once, or when it has answered a notification. Else says why not. */
+  #reach(name: string, by: string, then: (node: Node | undefined, now: number) => void, now: number): Status {
+    const node = this.#reachable(name, now)
+    if (node === undefined)
+      return this.#notifier.wake(name, by, (_, at) => then(this.#reachable(name, at), at), now)
+    then(node, now)
+    return Status.DONE
+  }
+
+  #notification(name: string): Uint8Array | undefined {
+    const node = this.#nodes.get(name)
+    return node && this.#sealFor(node, { type: Type.NOTIFICATION, transaction: this.#number() })
   }
 
   // ---- directions (Fig. 5, Fig. 7 from step 11 on)
@@ -467,7 +536,7 @@ export class Coordinator {
     const wait = () => reply({ type: Type.KEEP_ALIVE_ACK, transaction, observed: mn.observed })
     // Repeated while it is under way: the directions are repeated by themselves.
     if (now < (this.#underWay.get(`${mnName} ${name}`) ?? 0)) {
-      if (isForeign) wait()
+      if (isForeign || this.#notifier.canWake(name)) wait()
       return
     }
     const busy = this.#directed.size + this.#orders.size >= MAX_DIRECTIONS
@@ -482,20 +551,40 @@ export class Coordinator {
       this.#abroad.seek(mnName, { ...message, name }, now)
       return
     }
-    const status = this.#mayAsk(mnName, name)
-    const cn = this.#reachable(name, now)
-    if (status !== Status.DONE || cn === undefined) {
-      refuse(status === Status.DONE ? Status.NOT_REGISTERED : status)
+    const mayAsk = this.#mayAsk(mnName, name)
+    if (mayAsk !== Status.DONE) {
+      refuse(mayAsk)
       return
     }
-    this.#counts.directions++
+    if (this.#reachable(name, now) === undefined && this.#notifier.canWake(name)) wait()
     this.#underWay.set(`${mnName} ${name}`, now + UNDER_WAY_MS)
-    const choice = chooseRoute(mn, cn, message.want === Want.RELAY || message.want === Want.ANOTHER_CHANNEL)
-    const another = message.want === Want.ANOTHER_CHANNEL
+    const status = this.#reach(
+      name,
+      mnName,
+      (cn, at) => {
+        this.#counts.directions++
+        if (cn === undefined) this.#refuseLater(mnName, name, transaction, Status.NOT_REGISTERED, at)
+        else this.#choose(mnName, cn, message.want, at)
+      },
+      now,
+    )
+    if (status === Status.DONE) return
+    this.#underWay.delete(`${mnName} ${name}`)
+    refuse(status)
+  }
+
+  #choose(mnName: string, cn: Node, want: number | undefined, now: number): void {
+    const mn = this.#nodes.get(mnName)
+    if (mn === undefined) {
+      this.#underWay.delete(`${mnName} ${cn.name}`)
+      return
+    }
+    const another = want === Want.ANOTHER_CHANNEL
+    const choice = chooseRoute(mn, cn, another || want === Want.RELAY)
     if (choice.relay && this.#init.relays) this.#order(mn, cn.name, this.#side(cn), another, undefined, now)
     else {
       const routes = choice.relay ? { mn: Route.CHECK, cn: Route.CHECK } : choice
-      this.#directBoth(mnName, name, routes, undefined, now)
+      this.#directBoth(mnName, cn.name, routes, undefined, now)
     }
   }
 
@@ -637,6 +726,9 @@ export class Coordinator {
       this.#endDirection(transaction, directed, Status.NOT_REGISTERED, now)
       return
     }
+    // Its NAT has forgotten it sooner than we thought.
+    if (directed.tries === TRIES_BEFORE_WAKING && this.#notifier.isConnected(directed.to))
+      this.#notifier.wake(directed.to, directed.by, (_, at) => this.#sendSoon(directed, at), now)
     directed.at = now + FIRST_PAUSE * 2 ** directed.tries
     directed.tries++
     this.#dueAt = Math.min(this.#dueAt, directed.at)
@@ -644,6 +736,11 @@ export class Coordinator {
     if (bytes === undefined) return
     if (this.#init.trace === true) this.#step(this.#dc, node.name, Type.ROUTE_DIRECTION, now)
     this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })
+  }
+
+  #sendSoon(directed: Directed, now: number): void {
+    directed.at = now
+    this.#dueAt = Math.min(this.#dueAt, now)
   }
 
   #acknowledged(name: string, transaction: number, now: number): void {

@@ -33,6 +33,8 @@ import { hasVirtualAddresses } from './virtual.ts'
 const REQUEST_MS = 12_000
 /** Time after which an unanswered registration is repeated (ms). */
 const REGISTER_AGAIN = 5_000
+/** Between two registrations because of notifications that hold nothing for us (ms). */
+const UNREADABLE_PAUSE = 10_000
 /** An echo is given up then (ms). */
 const ECHO_MS = 4_000
 /** Max peers; beyond, the peer with the oldest direction is displaced. */
@@ -57,7 +59,7 @@ const UNASKED_BURST = 256
 /** Max host candidates that are reported. */
 const MAX_HOSTS = 14
 /** Padding of a registration (bytes): an answer is no more than three times its request. */
-const PADDED = 420
+const PADDED = 410
 const NEVER = Number.POSITIVE_INFINITY
 
 const REASONS: Readonly<Record<number, string>> = {
@@ -112,6 +114,13 @@ export class NodeMachine implements NodeMachineApi {
   #keepAliveAt = NEVER
   #keepAliveMs = 0
   #notified = false
+  /** When the coordinator last had this node's location confirmed (ms). */
+  #confirmedAt = Number.NEGATIVE_INFINITY
+  /** What waits for it to be confirmed now. */
+  #confirming: ((isConfirmed: boolean, now: number) => void)[] | undefined
+  /** The notification at hand was the coordinator's. */
+  #isReadable = false
+  #unreadableAt = Number.NEGATIVE_INFINITY
 
   constructor(parts: MachineComponents, init: NodeMachineInit) {
     this.#parts = parts
@@ -188,15 +197,23 @@ export class NodeMachine implements NodeMachineApi {
 
   handleNotification(bytes: Uint8Array, now: number): void {
     const way = this.#asker.way
-    const datagram = datagramCodec.decode(bytes)
-    if (!datagram.ok || way === undefined) return
     this.#step('notification', this.#own, Type.NOTIFICATION, now)
-    this.#asker.handle(datagram.value, way, now)
+    this.#isReadable = false
+    const datagram = datagramCodec.decode(bytes)
+    if (datagram.ok && way !== undefined) this.#asker.handle(datagram.value, way, now)
+    if (this.#isReadable || this.#registering || now - this.#unreadableAt < UNREADABLE_PAUSE) return
+    // Of a session that this node does not have, or of none: the coordinator has lost us.
+    this.#unreadableAt = now
+    this.#register(now)
   }
 
   setNotified(connected: boolean, now: number): void {
     this.#notified = connected
     this.#armKeepAlive(now)
+  }
+
+  register(now: number): void {
+    if (!this.#registering) this.#register(now)
   }
 
   resolve(name: string, now: number): void {
@@ -329,7 +346,11 @@ export class NodeMachine implements NodeMachineApi {
         candidates: hosts.slice(0, MAX_HOSTS),
         ...(this.#lease !== undefined && { lease: this.#lease }),
         ...(echo !== undefined && { echo }),
-        padding: PADDED,
+        ...(this.#init.notifications !== undefined && {
+          want: Want.NOTIFICATIONS,
+          ...this.#init.notifications,
+        }),
+        padding: Math.max(0, PADDED - (this.#init.notifications?.push?.length ?? 0)),
       },
       REQUEST_MS,
       (answer, way, at) => this.#registrationAnswered(answer, way, echo !== undefined, at),
@@ -367,6 +388,7 @@ export class NodeMachine implements NodeMachineApi {
     this.#lease = answer.lease
     this.#addresses = lease
     this.#registered = true
+    this.#confirmedAt = now
     this.#trouble = undefined
     this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
     this.#keepAliveMs = 1000 * (answer.keepAlive ?? 0)
@@ -376,14 +398,16 @@ export class NodeMachine implements NodeMachineApi {
       lease,
       encoded: answer.lease,
       observed: answer.observed ?? way.to,
-      ...(answer.notificationServer !== undefined &&
-        answer.token !== undefined && {
-          notification: { ...answer.notificationServer, token: answer.token },
-        }),
+      ...this.#notificationIn(answer),
     })
     // Until it has proven this address the coordinator directs peers to the one before.
     if (answer.challenge === undefined) this.#afterRegistration(now)
     else this.#echo(answer.challenge, now, (at) => this.#afterRegistration(at))
+  }
+
+  #notificationIn({ notificationServer, token, certificate }: Message) {
+    if (notificationServer === undefined || token === undefined || certificate === undefined) return {}
+    return { notification: { ...notificationServer, token, certificate } }
   }
 
   #afterRegistration(now: number): void {
@@ -418,18 +442,45 @@ export class NodeMachine implements NodeMachineApi {
   }
 
   #keepAlive(now: number): void {
-    this.#step(this.#own, this.#dc, Type.KEEP_ALIVE, now)
     this.#armKeepAlive(now)
+    this.#confirm(Type.KEEP_ALIVE, () => {}, now)
+  }
+
+  /** Shows the coordinator where this node is; `then` once that is known. Once at a time. */
+  #confirm(
+    type: typeof Type.KEEP_ALIVE | typeof Type.NOTIFICATION_ACK,
+    then: (isConfirmed: boolean, now: number) => void,
+    now: number,
+  ): void {
+    if (this.#confirming !== undefined) {
+      this.#confirming.push(then)
+      return
+    }
+    this.#confirming = [then]
+    this.#step(this.#own, this.#dc, type, now)
     this.#asker.request(
-      { type: Type.KEEP_ALIVE },
+      { type },
       Math.min(REQUEST_MS, Math.max(1000, this.#keepAliveMs)),
       (answer, _way, at) => {
         if (answer === undefined && this.#registered && !this.#registering) this.#register(at)
         // The NAT in front of us gave us another mapping: the coordinator has to prove it.
-        if (answer?.challenge !== undefined) this.#echo(answer.challenge, at)
+        if (answer?.challenge === undefined) this.#confirmed(answer !== undefined, at)
+        else this.#echo(answer.challenge, at, (echoedAt) => this.#confirmed(true, echoedAt))
       },
       now,
     )
+  }
+
+  #confirmed(isConfirmed: boolean, now: number): void {
+    if (isConfirmed) this.#confirmedAt = now
+    const waiting = this.#confirming ?? []
+    this.#confirming = undefined
+    for (const then of waiting) then(isConfirmed, now)
+  }
+
+  /** Without keep-alives the NAT in front of us may have forgotten us: then no direction would arrive. */
+  get #isQuiet(): boolean {
+    return this.#notified && this.#keepAliveMs > 0
   }
 
   #armKeepAlive(now: number): void {
@@ -450,6 +501,22 @@ export class NodeMachine implements NodeMachineApi {
 
   #seek(name: string, sought: Sought, want: number | undefined, now: number): void {
     sought.asked = true
+    if (!this.#isQuiet || now - this.#confirmedAt < this.#keepAliveMs) {
+      this.#requestDirection(name, want, now)
+      return
+    }
+    this.#confirm(
+      Type.KEEP_ALIVE,
+      (isConfirmed, at) => {
+        if (this.#sought.get(name) !== sought) return
+        if (isConfirmed) this.#requestDirection(name, want, at)
+        else sought.asked = false // the registration that follows asks
+      },
+      now,
+    )
+  }
+
+  #requestDirection(name: string, want: number | undefined, now: number): void {
     this.#step(this.#own, this.#dc, Type.DIRECTION_REQUEST, now)
     this.#asker.request(
       {
@@ -478,7 +545,10 @@ export class NodeMachine implements NodeMachineApi {
   }
 
   #message(message: Message, way: Way, now: number): void {
-    this.#step(this.#dc, this.#own, message.type, now)
+    if (message.type === Type.NOTIFICATION) {
+      this.#isReadable = true
+      this.#confirm(Type.NOTIFICATION_ACK, () => {}, now)
+    } else this.#step(this.#dc, this.#own, message.type, now)
     if (message.type !== Type.ROUTE_DIRECTION) return
     const status = this.#directed(message, now)
     this.#step(this.#own, this.#dc, Type.ROUTE_DIRECTION_ACK, now)

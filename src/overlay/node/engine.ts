@@ -98,6 +98,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         credentials: setup.credentials,
         publicKey: publicKeyOf(setup.privateKey),
         ...(setup.lease !== undefined && { lease: setup.lease }),
+        ...(setup.notifications !== undefined && { notifications: setup.notifications }),
       },
     )
   }
@@ -138,6 +139,9 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         return done
       case 'notification':
         this.#node.handleNotification(command.bytes, now)
+        return done
+      case 'register':
+        this.#node.register(now)
         return done
     }
   }

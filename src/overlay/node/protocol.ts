@@ -9,7 +9,7 @@ import type {
   SocketSetup,
   StatusEvent,
 } from '../../tunnel/engine/events.ts'
-import type { Credentials, Step } from '../machine/api.ts'
+import type { Credentials, NodeMachineInit, NotificationTarget, Step } from '../machine/api.ts'
 import type { RouteKind } from '../tables.ts'
 
 export interface NodeSetup extends EngineSetup {
@@ -18,6 +18,7 @@ export interface NodeSetup extends EngineSetup {
   readonly credentials: Credentials
   /** The last lease, encoded, over restarts. */
   readonly lease?: Uint8Array
+  readonly notifications?: NodeMachineInit['notifications']
 }
 
 export interface NodeAccess extends SocketSetup {
@@ -48,6 +49,8 @@ export type NodeCommand =
   | { readonly type: 'prefer'; readonly access?: string }
   | { readonly type: 'notified'; readonly connected: boolean }
   | { readonly type: 'notification'; readonly bytes: Uint8Array }
+  /** Again: a notification server was lost. */
+  | { readonly type: 'register' }
 
 export interface OverlayPath extends PathReport {
   readonly kind: RouteKind
@@ -79,7 +82,7 @@ export type NodeEvent =
       /** Wall clock (ms). */
       readonly until: number
       readonly observed: string
-      readonly notification?: { readonly host: string; readonly port: number; readonly token: Uint8Array }
+      readonly notification?: NotificationTarget
     }
   | { readonly type: 'unregistered'; readonly reason: string }
   | { readonly type: 'directed'; readonly peer: NodePeer; readonly asked: boolean }

@@ -48,6 +48,7 @@ import { Status } from '../wire/message.ts'
 import { addressesOf } from './forwarder.ts'
 import { COORDINATOR_PORT, MAX_PEERS } from './login.ts'
 import type { NodeNames } from './names.ts'
+import { NotificationClient } from './notification-client.ts'
 import type { NodePlumbing } from './plumbing.ts'
 import type {
   NodeAccess,
@@ -75,6 +76,8 @@ export interface NodeInit {
   readonly mark: number
   /** Patterns of interfaces, most preferred first. */
   readonly accesses: readonly string[]
+  /** Absent: no notification server is used. */
+  readonly notifications?: { readonly keepAliveMs: number; readonly push?: string }
 }
 
 export interface NodeComponents {
@@ -124,6 +127,7 @@ export class NodeService implements Mechanism {
   readonly #tunnel: TunnelHost<NodeSetup, NodeCommand, NodeEvent, NodeStatus>
   readonly #endpoints: Endpoints
   readonly #names: NodeNames
+  readonly #notifications: NotificationClient | undefined
   /** By name, the one met last at the end. */
   readonly #known: Map<string, NodePeer>
   readonly #waiting = new Map<string, Waiting[]>()
@@ -144,13 +148,16 @@ export class NodeService implements Mechanism {
     this.#parts = parts
     this.#init = init
     this.#known = new Map([...init.known].reverse().map((peer) => [peer.name, peer]))
-    const { device, privateKey, mark, mtu, credentials, lease } = init
+    const { device, privateKey, mark, mtu, credentials, lease, notifications } = init
     const { plumbing, recorder } = parts
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: {
         ...{ device, mtu: mtu ?? FIRST_MTU, privateKey, mark, credentials },
         ...(lease !== undefined && { lease }),
+        ...(notifications !== undefined && {
+          notifications: notifications.push === undefined ? {} : { push: notifications.push },
+        }),
       },
       onEvent: (event) => this.#handle(event),
       onStatus: (status) => this.#followCoordinator(status),
@@ -167,6 +174,7 @@ export class NodeService implements Mechanism {
       onRemotes: (_name, endpoints) => this.#tunnel.post({ type: 'coordinator', endpoints }),
       report: (message) => recorder.log('warn', message),
     })
+    if (notifications !== undefined) this.#notifications = this.#notificationClient(notifications.keepAliveMs)
     this.#names = parts.localNames({
       lookup: async (name) => {
         const peer = await this.#lookup(name)
@@ -244,6 +252,7 @@ export class NodeService implements Mechanism {
     this.#unprotect?.()
     this.#tunnel.retire()
     this.#endpoints.stop()
+    this.#notifications?.stop()
     this.#unroute?.()
     this.#names.stop()
     this.#endWaiting(new GodwitError('STOPPING', 'the daemon is stopping'))
@@ -387,9 +396,7 @@ export class NodeService implements Mechanism {
         break
       }
       case 'steps':
-        for (const step of event.steps)
-          this.#steps.push({ ...step, wall: wall() - (performance.now() - step.at) })
-        this.#steps.splice(0, Math.max(0, this.#steps.length - MAX_STEPS))
+        this.#noteSteps(event.steps)
         break
       case 'handover': {
         const { peer, from, to, cause } = event
@@ -408,7 +415,8 @@ export class NodeService implements Mechanism {
 
   #noteRegistration(event: Extract<NodeEvent, { type: 'registered' }>): void {
     const { plumbing, recorder, keepLease } = this.#parts
-    const { v6, v4, encoded, observed, until } = event
+    const { v6, v4, encoded, observed, until, notification } = event
+    if (this.#running) this.#notifications?.want(notification)
     const first = this.#registered === undefined
     this.#registered = { v6, observed, until, ...(v4 !== undefined && { v4 }) }
     this.#trouble = undefined
@@ -431,6 +439,28 @@ export class NodeService implements Mechanism {
     void this.#names.start(usable.map(formatAddress)).finally(() => {
       for (const done of this.#untilRegistered.splice(0)) done()
     })
+  }
+
+  #notificationClient(keepAliveMs: number): NotificationClient {
+    const { name } = this.#init.credentials
+    const parts = {
+      onNotification: (bytes: Uint8Array) => this.#tunnel.post({ type: 'notification', bytes }),
+      onConnected: (connected: boolean) => this.#tunnel.post({ type: 'notified', connected }),
+      register: () => this.#tunnel.post({ type: 'register' }),
+      onStep: (what: string, isSent: boolean) => {
+        const [from, to] = isSent ? [name, 'notification'] : ['notification', name]
+        this.#noteSteps([{ type: 'step', at: performance.now(), from, to, what }])
+      },
+      log: (message: string) => this.#parts.recorder.log('info', message),
+    }
+    return new NotificationClient(parts, keepAliveMs)
+  }
+
+  #noteSteps(steps: readonly Step[]): void {
+    const wall = this.#parts.wall()
+    const now = performance.now()
+    for (const step of steps) this.#steps.push({ ...step, wall: wall - (now - step.at) })
+    this.#steps.splice(0, Math.max(0, this.#steps.length - MAX_STEPS))
   }
 
   #noteDirection(peer: NodePeer): void {
@@ -632,6 +662,7 @@ export class NodeService implements Mechanism {
       registered: own !== undefined && this.#trouble === undefined,
       trouble: this.#trouble ?? null,
       observed: this.#registered?.observed ?? null,
+      notified: this.#notifications?.isConnected ?? false,
       names: this.#names.view(),
       peers: [...this.#known.values()].reverse().map((peer) => {
         const report = this.#reports.find((each) => each.name === peer.name)

@@ -43,10 +43,27 @@ export class CoordinatorLoop implements UdpLoopOwner {
 
   readonly onCommand = (message: unknown): void => {
     const command = message as CoordinatorCommand
-    if (command.type === 'relay-ack') this.#machine.handleRelayAck(command.id, command.sides, this.#now())
-    else if (command.type === 'zone') this.#machine.handleZone(command.zone, command.found, this.#now())
-    else if (command.type === 'forget') this.#machine.forget(command.name)
-    else this.#post({ type: 'report', counts: { ...this.#machine.counts, faults: this.#faults } })
+    const machine = this.#machine
+    const now = this.#now()
+    switch (command.type) {
+      case 'relay-ack':
+        machine.handleRelayAck(command.id, command.sides, now)
+        break
+      case 'zone':
+        machine.handleZone(command.zone, command.found, now)
+        break
+      case 'forget':
+        machine.forget(command.name)
+        break
+      case 'notification-prepare-ack':
+        machine.handleNotificationPrepareAck(command.id, command.isReady, now)
+        break
+      case 'notified':
+        machine.handleNotified(command.name, command.token, command.isConnected)
+        break
+      case 'report':
+        this.#post({ type: 'report', counts: { ...machine.counts, faults: this.#faults } })
+    }
   }
 
   beginTurn(): void {
@@ -80,12 +97,11 @@ export class CoordinatorLoop implements UdpLoopOwner {
     }
     for (let output = this.#machine.poll(); output !== undefined; output = this.#machine.poll()) {
       if (output.type === 'send') this.engine.send(output.socket, output.to, output.bytes)
-      else if (output.type === 'step' || output.type === 'find-zone') this.#post(output)
       else if (output.type === 'log') this.#post({ ...output, level: 'warn' })
-      else {
+      else if (output.type === 'relay-order') {
         const { id, another, account, sides } = output
         this.#post({ type: 'relay-order', id, pair: toHex(output.pair), another, account, sides })
-      }
+      } else this.#post(output)
     }
   }
 

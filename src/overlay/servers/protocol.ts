@@ -1,5 +1,6 @@
 /** Messages between the main thread and the workers of the servers. */
 import type { CoordinatorInit } from '../machine/coordinator.ts'
+import type { NotifierOutput } from '../machine/notifier.ts'
 import type { FoundZone } from '../machine/zones.ts'
 import type { RelaySide, SideOrder } from '../wire/message.ts'
 
@@ -20,10 +21,19 @@ export type CoordinatorCommand =
   | { readonly type: 'forget'; readonly name: string }
   /** What the DNS said of the zone. */
   | { readonly type: 'zone'; readonly zone: string; readonly found: FoundZone | undefined }
+  | { readonly type: 'notification-prepare-ack'; readonly id: number; readonly isReady: boolean }
+  /** The node has connected to the notification server, or no longer is. */
+  | {
+      readonly type: 'notified'
+      readonly name: string
+      readonly token: Uint8Array
+      readonly isConnected: boolean
+    }
   | { readonly type: 'report' }
 
 export type CoordinatorEvent =
   | RelayOrderEvent
+  | NotifierOutput
   /** The DNS is to be asked for the coordinator of this zone. */
   | { readonly type: 'find-zone'; readonly zone: string }
   | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }

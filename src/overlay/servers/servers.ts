@@ -16,6 +16,7 @@ import { Store } from '../store/store.ts'
 import { leaseCodec } from '../wire/lease.ts'
 import { AccountServer } from './account.ts'
 import { NameServer } from './dns.ts'
+import { NotificationServer } from './notification.ts'
 import type {
   CoordinatorCommand,
   CoordinatorEvent,
@@ -24,12 +25,12 @@ import type {
   RelayEvent,
   RelaySetup,
 } from './protocol.ts'
-import { CERTIFICATE_FILES, DATABASE_FILE, keyOf, type ServerSettings } from './settings.ts'
+import { CERTIFICATE_FILES, DATABASE_FILE, keyOf, notificationPort, type ServerSettings } from './settings.ts'
 import type { ZoneData } from './zone.ts'
 import { ZoneFinder } from './zone-finder.ts'
 
-export type Role = 'as' | 'dc' | 'rs'
-export const ROLES: readonly Role[] = ['as', 'dc', 'rs']
+export type Role = 'as' | 'dc' | 'ns' | 'rs'
+export const ROLES: readonly Role[] = ['as', 'dc', 'ns', 'rs']
 
 export interface ServersInit {
   readonly settings: ServerSettings
@@ -46,6 +47,7 @@ export class OverlayServers {
   #coordinator: EngineWorker | undefined
   #relay: EngineWorker | undefined
   #accounts: AccountServer | undefined
+  #notifications: NotificationServer | undefined
   #names: NameServer | undefined
   #finder: ZoneFinder | undefined
   #failed: (error: GodwitError) => void = () => {}
@@ -71,6 +73,7 @@ export class OverlayServers {
 
   async stop(): Promise<void> {
     await this.#accounts?.stop()
+    await this.#notifications?.stop()
     await this.#names?.stop()
     this.#finder?.stop()
     this.#finder = undefined
@@ -78,6 +81,7 @@ export class OverlayServers {
     await this.#relay?.stop()
     this.#store?.close()
     this.#accounts = undefined
+    this.#notifications = undefined
     this.#names = undefined
     this.#coordinator = undefined
     this.#relay = undefined
@@ -118,8 +122,15 @@ export class OverlayServers {
         ...(block4 !== undefined && { block4 }),
         relays: roles.includes('rs'),
         openTo: settings.open_to,
+        ...(roles.includes('ns') && {
+          notification: {
+            ...{ host: settings.host, port: notificationPort(settings) },
+            certificate: new Uint8Array(Buffer.from(certificatePin(settings, file), 'base64')),
+          },
+        }),
       },
     }
+    if (roles.includes('ns')) await this.#startNotifications()
     this.#coordinator = await EngineWorker.start(new URL('./coordinator-worker.js', import.meta.url), setup, {
       onEvent: (event) => this.#onCoordinator(event as CoordinatorEvent),
       onEnd,
@@ -159,8 +170,31 @@ export class OverlayServers {
     await this.#accounts.start()
   }
 
+  async #startNotifications(): Promise<void> {
+    const { settings, file } = this.#init
+    this.#notifications = new NotificationServer({
+      ...{ tls: certificateOf(settings, file), port: notificationPort(settings) },
+      now: () => this.#clock.now(),
+      onConnection: (name, token, isConnected) =>
+        this.#toCoordinator({ type: 'notified', name, token, isConnected }),
+    })
+    await this.#notifications.start()
+  }
+
   #onCoordinator(event: CoordinatorEvent): void {
     switch (event.type) {
+      case 'notification-prepare': {
+        const { id, name, token, push } = event
+        const isReady = this.#notifications?.prepare(name, token, push) ?? false
+        this.#toCoordinator({ type: 'notification-prepare-ack', id, isReady })
+        break
+      }
+      case 'notification':
+        this.#notifications?.notify(event.name, event.datagram)
+        break
+      case 'notification-end':
+        this.#notifications?.end(event.name)
+        break
       case 'relay-order':
         this.#toRelay(event)
         break

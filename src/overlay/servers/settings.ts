@@ -33,6 +33,8 @@ const settings = z.strictObject({
   /** UDP and TCP; 0: another name server answers for the zone. */
   dns_port: z.int().min(0).max(65_535),
   relay_ports: z.tuple([port, port]),
+  /** TCP, of the notification server; absent: the port after `port`. */
+  notification_port: port.optional(),
   /** Mbit/s that each end of a relayed pair may send; 0: no limit. */
   relay_mbps: z.number().min(0),
   addresses: z.array(address).min(1),
@@ -51,6 +53,10 @@ const settings = z.strictObject({
 })
 
 export type ServerSettings = z.output<typeof settings>
+
+export function notificationPort(settings: ServerSettings): number {
+  return settings.notification_port ?? settings.port + 1
+}
 
 /** Whether nodes accept addresses of this block from a zone. */
 export function isBlock(text: string): boolean {

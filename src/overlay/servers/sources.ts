@@ -88,6 +88,11 @@ export class Connections {
     return true
   }
 
+  /** It has shown who it is: it counts no longer here, and may last. */
+  release(socket: Socket): void {
+    this.#remove(sourceOf(socket.remoteAddress ?? ''), socket)
+  }
+
   get size(): number {
     return this.#size
   }

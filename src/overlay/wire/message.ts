@@ -62,7 +62,7 @@ export const Route = {
 } as const
 export type Route = (typeof Route)[keyof typeof Route]
 
-export const Want = { RELAY: 1, ANOTHER_CHANNEL: 2 } as const
+export const Want = { RELAY: 1, ANOTHER_CHANNEL: 2, NOTIFICATIONS: 3 } as const
 
 export type CandidateKind = 'host' | 'reflexive'
 
@@ -127,6 +127,8 @@ export interface Message {
   readonly datagram?: Uint8Array
   /** 32 bytes. */
   readonly zoneKey?: Uint8Array
+  /** SHA-256 of the notification server's certificate, 32 bytes. */
+  readonly certificate?: Uint8Array
   readonly push?: string
   /** Bytes of zeros behind everything, so that a long answer is no more than three times the request. */
   readonly padding?: number
@@ -157,6 +159,7 @@ const Field = {
   DATAGRAM: 22,
   ZONE_KEY: 23,
   PUSH: 24,
+  CERTIFICATE: 25,
   PADDING: 255,
 } as const
 
@@ -171,6 +174,8 @@ const MAX_CANDIDATES = 16
  */
 export const LEAST_DIRECTION = 800
 const MAX_NAME = 253
+/** Longest address of a push service, with its keys. */
+export const MAX_PUSH = 400
 const KINDS: readonly CandidateKind[] = ['host', 'reflexive']
 const RELAY_FIXED = 4 + 1 + 2 + 32
 
@@ -195,6 +200,7 @@ const BYTES: Readonly<Record<number, readonly [keyof Message & BytesKey, number]
   [Field.PAIR]: ['pair', 32],
   [Field.TOKEN]: ['token', 32],
   [Field.ZONE_KEY]: ['zoneKey', 32],
+  [Field.CERTIFICATE]: ['certificate', 32],
 }
 type BytesKey =
   | 'publicKey'
@@ -206,6 +212,7 @@ type BytesKey =
   | 'pair'
   | 'token'
   | 'zoneKey'
+  | 'certificate'
 
 /** Numbers of 1, 2 or 4 bytes. */
 const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4]>> = {
@@ -328,7 +335,7 @@ function decodeOther(
       return undefined
     }
     case Field.PUSH: {
-      const push = text(value)
+      const push = text(value, MAX_PUSH)
       if (push === undefined || push === '' || message.push !== undefined) return 'push'
       message.push = push
       return undefined
@@ -367,9 +374,9 @@ function readSide(value: Uint8Array): SideOrder | undefined {
   return proven && { proven, node }
 }
 
-/** Printable ASCII, at most 253 characters. */
-function text(value: Uint8Array): string | undefined {
-  if (value.length > MAX_NAME) return undefined
+/** Printable ASCII. */
+function text(value: Uint8Array, longest = MAX_NAME): string | undefined {
+  if (value.length > longest) return undefined
   for (const byte of value) if (byte < 0x21 || byte > 0x7e) return undefined
   return String.fromCharCode(...value)
 }

@@ -81,7 +81,13 @@ export class SimNode {
   readonly publicKey: Uint8Array
   readonly #net: Network
 
-  constructor(net: Network, name: string, seed: number, site = net.sites[0]!) {
+  constructor(
+    net: Network,
+    name: string,
+    seed: number,
+    site = net.sites[0]!,
+    notifications?: { readonly push?: string },
+  ) {
     this.#net = net
     this.name = name
     this.publicKey = nodeCrypto.publicKey(new Uint8Array(32).fill(seed))
@@ -92,7 +98,10 @@ export class SimNode {
         random: { fill: (out) => net.fill(out) },
         wall: () => net.wall + net.now,
       },
-      { credentials: account.credentials, publicKey: this.publicKey },
+      {
+        ...{ credentials: account.credentials, publicKey: this.publicKey },
+        ...(notifications !== undefined && { notifications }),
+      },
     )
     net.nodes.push(this)
     this.machine.setCoordinator([at(`${site.host}:6741`)], net.now)
@@ -200,8 +209,8 @@ export class Network {
   }
 
   /** A node of the first zone, or of another. */
-  node(name: string, site = this.sites[0]!): SimNode {
-    return new SimNode(this, `${name}.${site.zone}`, this.nodes.length + 1, site)
+  node(name: string, site = this.sites[0]!, notifications?: { readonly push?: string }): SimNode {
+    return new SimNode(this, `${name}.${site.zone}`, this.nodes.length + 1, site, notifications)
   }
 
   send(node: SimNode, socket: number, to: Endpoint, bytes: Uint8Array): void {

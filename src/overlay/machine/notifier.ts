@@ -1,0 +1,231 @@
+/**
+ * Nodes that datagrams do not reach are woken through their notification server (NT-21, NT-22; Fig. 4 steps 10 and 11, Fig. 5
+ * steps 9–11): the coordinator's part. Sans-I/O. A node that is connected there, or that a push service wakes, sends no
+ * keep-alives; before a direction it is notified, answers from its present address, and is then directed.
+ *
+ * Only who may connect gets here; each asker has a share of each node's wake-ups, and each node a rate of its own.
+ */
+import { equal } from '../../core/bytes.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
+import { Status, Type } from '../wire/message.ts'
+
+/** Where nodes connect. */
+export interface NotificationAt {
+  readonly host: string
+  readonly port: number
+  /** SHA-256 of its certificate, 32 bytes. */
+  readonly certificate: Uint8Array
+}
+
+/** NOTIFICATION_PREPARE: the server may expect the node with this token. */
+export interface NotificationPrepare {
+  readonly type: 'notification-prepare'
+  readonly id: number
+  readonly name: string
+  readonly token: Uint8Array
+  /** Address of its push service; absent: it has none. */
+  readonly push?: string
+}
+
+/** NOTIFICATION: brings the node this datagram; an empty one lets it register again. */
+export interface Notification {
+  readonly type: 'notification'
+  readonly name: string
+  readonly datagram: Uint8Array
+}
+
+/** The node has not answered a notification: its connection is dead. */
+export interface NotificationEnd {
+  readonly type: 'notification-end'
+  readonly name: string
+}
+
+export type NotifierOutput = NotificationPrepare | Notification | NotificationEnd
+
+export interface NotifierParts {
+  readonly at: NotificationAt | undefined
+  readonly token: () => Uint8Array
+  readonly number: () => number
+  readonly emit: (output: NotifierOutput) => void
+  /** NOTIFICATION, sealed for the node; undefined: it has no session. */
+  readonly seal: (name: string) => Uint8Array | undefined
+  /** To the notification server, or its answer; for the trace. */
+  readonly step: (type: Type, isAnswer: boolean, now: number) => void
+}
+
+/** The token, once the server knows it. */
+export type Granted = (token: Uint8Array | undefined, now: number) => void
+export type Woken = (reached: boolean, now: number) => void
+
+/** What a registration waits for the server (ms). */
+const PREPARE_MS = 1000
+/** A woken node has to answer within this time (ms); who asks waits 10 s in all. */
+const WAKE_MS = 6000
+/** Wake-ups a second of a node by one asker, and at once; and by all askers. */
+const PAIR_RATE = 1 / 30
+const PAIR_BURST = 8
+const NODE_RATE = 1 / 5
+const NODE_BURST = 30
+const MAX_PAIRS = 50_000
+const MAX_ENTRIES = 200_000
+/** Askers that wait for one node. */
+const MAX_WAITING = 64
+const MAX_PREPARING = 4096
+const NEVER = Number.POSITIVE_INFINITY
+
+interface Entry {
+  readonly token: Uint8Array
+  readonly push: string | undefined
+  readonly wakes: TokenBucket
+  connected: boolean
+}
+
+interface Preparing {
+  readonly name: string
+  readonly entry: Entry
+  readonly until: number
+  readonly done: Granted
+}
+
+interface Wake {
+  readonly until: number
+  readonly waiting: Woken[]
+}
+
+export class Notifier {
+  readonly #parts: NotifierParts
+  readonly #entries = new Map<string, Entry>()
+  readonly #preparing = new Map<number, Preparing>()
+  /** Nodes that were notified and have not answered, the oldest first. */
+  readonly #wakes = new Map<string, Wake>()
+  /** By `asker node`, the one used last at the end. */
+  readonly #pairs = new Map<string, TokenBucket>()
+  #count = 0
+
+  constructor(parts: NotifierParts) {
+    this.#parts = parts
+  }
+
+  /** Nodes that can be woken, and notifications since the start. */
+  get counts(): { readonly notified: number; readonly notifications: number } {
+    return { notified: this.#entries.size, notifications: this.#count }
+  }
+
+  /** Fig. 4 step 10. One that is connected keeps its token; `done` comes at once if there is no server. */
+  prepare(name: string, push: string | undefined, done: Granted, now: number): void {
+    const known = this.#entries.get(name)
+    if (known?.connected === true && known.push === push) {
+      done(known.token, now)
+      return
+    }
+    const isFull = known === undefined && this.#entries.size >= MAX_ENTRIES
+    if (this.#parts.at === undefined || isFull || this.#preparing.size >= MAX_PREPARING) {
+      done(undefined, now)
+      return
+    }
+    const token = this.#parts.token()
+    const wakes = known?.wakes ?? new TokenBucket(NODE_RATE, NODE_BURST)
+    const entry = { token, push, wakes, connected: false }
+    const id = this.#parts.number()
+    this.#preparing.set(id, { name, entry, until: now + PREPARE_MS, done })
+    this.#parts.step(Type.NOTIFICATION_PREPARE, false, now)
+    this.#parts.emit({ type: 'notification-prepare', id, name, token, ...(push !== undefined && { push }) })
+  }
+
+  /** Fig. 4 step 11. */
+  prepared(id: number, isReady: boolean, now: number): void {
+    const preparing = this.#preparing.get(id)
+    if (preparing === undefined) return
+    this.#preparing.delete(id)
+    this.#parts.step(Type.NOTIFICATION_PREPARE_ACK, true, now)
+    const { name, entry, done } = preparing
+    if (isReady) this.#entries.set(name, entry)
+    done(isReady ? entry.token : undefined, now)
+  }
+
+  connected(name: string, token: Uint8Array, isConnected: boolean): void {
+    const entry = this.#entries.get(name)
+    if (entry !== undefined && equal(entry.token, token)) entry.connected = isConnected
+  }
+
+  isConnected(name: string): boolean {
+    return this.#entries.get(name)?.connected === true
+  }
+
+  canWake(name: string): boolean {
+    const entry = this.#entries.get(name)
+    return entry !== undefined && (entry.connected || entry.push !== undefined)
+  }
+
+  /** Fig. 5 step 9. `done` comes when the node has shown where it is, or has not within six seconds. */
+  wake(name: string, by: string, done: Woken, now: number): Status {
+    const entry = this.#entries.get(name)
+    if (entry === undefined || !this.canWake(name)) return Status.NOT_REGISTERED
+    const under = this.#wakes.get(name)
+    if (under !== undefined) {
+      if (under.waiting.length >= MAX_WAITING) return Status.TOO_MANY
+      under.waiting.push(done)
+      return Status.DONE
+    }
+    if (!this.#shareOf(by, name).take(now) || !entry.wakes.take(now)) return Status.TOO_MANY
+    this.#wakes.set(name, { until: now + WAKE_MS, waiting: [done] })
+    this.#count++
+    this.#parts.step(Type.NOTIFICATION, false, now)
+    const datagram = this.#parts.seal(name) ?? new Uint8Array(0)
+    this.#parts.emit({ type: 'notification', name, datagram })
+    return Status.DONE
+  }
+
+  /** Fig. 5 step 11: the node has shown where it is. */
+  heard(name: string, now: number): void {
+    this.#end(name, true, now)
+  }
+
+  /** Its location has expired: it can be woken only by a push service. */
+  expired(name: string): void {
+    const entry = this.#entries.get(name)
+    if (entry !== undefined && !entry.connected && entry.push === undefined) this.#entries.delete(name)
+  }
+
+  forget(name: string): void {
+    if (this.#entries.delete(name)) this.#parts.emit({ type: 'notification-end', name })
+  }
+
+  nextTimeout(): number {
+    const [oldest] = this.#wakes.values()
+    const [preparing] = this.#preparing.values()
+    return Math.min(oldest?.until ?? NEVER, preparing?.until ?? NEVER)
+  }
+
+  handleTimeout(now: number): void {
+    for (const [id, { until }] of this.#preparing) {
+      if (until > now) break
+      this.prepared(id, false, now)
+    }
+    for (const [name, { until }] of this.#wakes) {
+      if (until > now) break
+      const entry = this.#entries.get(name)
+      if (entry?.connected === true) {
+        entry.connected = false
+        this.#parts.emit({ type: 'notification-end', name })
+      }
+      this.#end(name, false, now)
+    }
+  }
+
+  #end(name: string, reached: boolean, now: number): void {
+    const wake = this.#wakes.get(name)
+    if (wake === undefined) return
+    this.#wakes.delete(name)
+    for (const done of wake.waiting) done(reached, now)
+  }
+
+  #shareOf(by: string, name: string): TokenBucket {
+    const key = `${by} ${name}`
+    const bucket = this.#pairs.get(key) ?? new TokenBucket(PAIR_RATE, PAIR_BURST)
+    this.#pairs.delete(key)
+    this.#pairs.set(key, bucket)
+    if (this.#pairs.size > MAX_PAIRS) this.#pairs.delete(this.#pairs.keys().next().value!)
+    return bucket
+  }
+}

@@ -1,0 +1,183 @@
+/**
+ * The notification server (NT-21, paper §2.3): nodes keep one TLS connection each, over which the coordinator's notifications
+ * reach them where datagrams do not. A node shows the token that its coordinator has announced here (Fig. 4 steps 10, 11, 14, 15).
+ *
+ * Who has shown nothing costs a connection of ten seconds, of a few per source. A connection that is registered may stay; the
+ * kernel's keep-alive finds the dead ones. What a node sends there is a ping now and then, or its connection ends.
+ */
+import type { AddressInfo, Socket } from 'node:net'
+import { createServer, type Server, type TLSSocket } from 'node:tls'
+import { toHex } from '../../core/bytes.ts'
+import { GodwitError } from '../../core/errors.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
+import { encodeFrame, FrameReader, FrameType } from '../wire/notification.ts'
+import { Connections, type SourceLimits } from './sources.ts'
+
+export interface NotificationServerInit {
+  readonly tls: { readonly cert: string; readonly key: string }
+  readonly port: number
+  readonly now: () => number
+  readonly onConnection: (name: string, token: Uint8Array, isConnected: boolean) => void
+  /** Where the node is not connected: false if nothing else wakes it. */
+  readonly push?: (name: string, address: string, datagram: Uint8Array) => void
+}
+
+/** Nodes that are expected; what they are announced with is renewed at each registration. */
+const MAX_EXPECTED = 200_000
+const MAX_CONNECTIONS = 20_000
+/** Of those that have not shown a token. Nodes behind one carrier NAT share a source. */
+const LIMITS: SourceLimits = { connections: 500, ofSource: 64, rate: 20, burst: 128, longestMs: 10_000 }
+const TOKEN = 32
+/** Frames a second that a node may send, and at once. */
+const FRAME_RATE = 1
+const FRAME_BURST = 10
+/** Bytes that wait for a node that does not read; beyond, it is not there. */
+const MAX_UNREAD = 16_384
+/** Idle time until the kernel asks whether the node is still there (ms). */
+const IDLE_MS = 600_000
+
+interface Expected {
+  readonly name: string
+  readonly token: Uint8Array
+  readonly push: string | undefined
+}
+
+export class NotificationServer {
+  readonly #init: NotificationServerInit
+  readonly #server: Server
+  readonly #strangers: Connections
+  readonly #expected = new Map<string, Expected>()
+  readonly #byToken = new Map<string, Expected>()
+  /** By name. */
+  readonly #connected = new Map<string, { readonly socket: TLSSocket; readonly expected: Expected }>()
+  /** Sockets below TLS, by the address and port of the node. */
+  readonly #raw = new Map<string, Socket>()
+
+  constructor(init: NotificationServerInit) {
+    this.#init = init
+    this.#strangers = new Connections(LIMITS, init.now)
+    this.#server = createServer({ ...init.tls, minVersion: 'TLSv1.3', handshakeTimeout: LIMITS.longestMs })
+    this.#server.on('connection', (socket: Socket) => this.#admit(socket))
+    this.#server.on('secureConnection', (socket) => this.#greet(socket))
+    this.#server.on('tlsClientError', (_error, socket) => socket.destroy())
+  }
+
+  /** Connected nodes, and connections that have not shown a token. */
+  get counts(): { readonly connected: number; readonly strangers: number } {
+    return { connected: this.#connected.size, strangers: this.#strangers.size }
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port
+  }
+
+  /** Rejects with PORT_TAKEN. */
+  start(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', (error: NodeJS.ErrnoException) =>
+        reject(
+          error.code === 'EADDRINUSE'
+            ? new GodwitError('PORT_TAKEN', `TCP port ${this.#init.port} is in use by another process`)
+            : error,
+        ),
+      )
+      this.#server.listen(this.#init.port, '::', resolve)
+    })
+  }
+
+  async stop(): Promise<void> {
+    this.#strangers.close()
+    for (const { socket } of this.#connected.values()) socket.destroy()
+    for (const socket of this.#raw.values()) socket.destroy()
+    if (this.#server.listening) await new Promise<void>((resolve) => this.#server.close(() => resolve()))
+  }
+
+  /** NOTIFICATION_PREPARE: false when there is no room. A node is announced anew with each registration. */
+  prepare(name: string, token: Uint8Array, push: string | undefined): boolean {
+    const before = this.#expected.get(name)
+    if (before === undefined && this.#expected.size >= MAX_EXPECTED) return false
+    if (before !== undefined) this.#byToken.delete(toHex(before.token))
+    const expected = { name, token, push }
+    this.#expected.set(name, expected)
+    this.#byToken.set(toHex(token), expected)
+    return true
+  }
+
+  /** NOTIFICATION. */
+  notify(name: string, datagram: Uint8Array): void {
+    const connected = this.#connected.get(name)
+    if (connected !== undefined) this.#write(connected.socket, encodeFrame(FrameType.NOTIFICATION, datagram))
+    else {
+      const push = this.#expected.get(name)?.push
+      if (push !== undefined) this.#init.push?.(name, push, datagram)
+    }
+  }
+
+  /** Its connection is dead, or it was removed: it has to be announced again. */
+  end(name: string): void {
+    const expected = this.#expected.get(name)
+    if (expected !== undefined) this.#byToken.delete(toHex(expected.token))
+    if (expected?.push === undefined) this.#expected.delete(name)
+    this.#connected.get(name)?.socket.destroy()
+  }
+
+  #admit(socket: Socket): void {
+    if (!this.#strangers.admit(socket)) return
+    socket.setKeepAlive(true, IDLE_MS)
+    const key = peerOf(socket)
+    this.#raw.set(key, socket)
+    socket.once('close', () => {
+      if (this.#raw.get(key) === socket) this.#raw.delete(key)
+    })
+  }
+
+  #greet(socket: TLSSocket): void {
+    const reader = new FrameReader(TOKEN)
+    const bucket = new TokenBucket(FRAME_RATE, FRAME_BURST)
+    let isRegistered = false
+    socket.on('error', () => {})
+    socket.on('data', (bytes: Buffer) => {
+      const frames = reader.take(bytes)
+      for (const { type, value } of frames ?? []) {
+        if (socket.destroyed) return
+        if (!isRegistered && type === FrameType.REGISTRATION) isRegistered = this.#register(socket, value)
+        else if (isRegistered && type === FrameType.PING && bucket.take(this.#init.now()))
+          this.#write(socket, encodeFrame(FrameType.PONG))
+        else socket.destroy()
+      }
+      if (frames === undefined) socket.destroy()
+    })
+  }
+
+  /** Fig. 4 step 14: false when nobody is announced with this token; the connection has ended then. */
+  #register(socket: TLSSocket, token: Uint8Array): boolean {
+    const expected = this.#byToken.get(toHex(token))
+    const raw = this.#raw.get(peerOf(socket))
+    const before = expected && this.#connected.get(expected.name)
+    const isFull = before === undefined && this.#connected.size >= MAX_CONNECTIONS
+    if (expected === undefined || raw === undefined || isFull) {
+      socket.destroy()
+      return false
+    }
+    this.#strangers.release(raw)
+    this.#connected.set(expected.name, { socket, expected })
+    before?.socket.destroy()
+    socket.once('close', () => {
+      if (this.#connected.get(expected.name)?.socket !== socket) return
+      this.#connected.delete(expected.name)
+      this.#init.onConnection(expected.name, expected.token, false)
+    })
+    this.#init.onConnection(expected.name, expected.token, true)
+    this.#write(socket, encodeFrame(FrameType.ACK))
+    return true
+  }
+
+  #write(socket: TLSSocket, frame: Uint8Array): void {
+    if (socket.writableLength > MAX_UNREAD) socket.destroy()
+    else socket.write(frame)
+  }
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
+}

@@ -1,0 +1,57 @@
+/** NT-21 on the real kernel: a node whose NAT has forgotten it is woken through the notification server. */
+import assert from 'node:assert/strict'
+import { after, before, describe, it } from 'node:test'
+import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { NODES, OverlayBed } from './bed.ts'
+
+usesPrograms('ip', 'ping', 'unshare')
+usePrivateNames()
+
+describe('NT-21, NT-40: a node that is asleep behind a NAT', () => {
+  let bed: OverlayBed
+  const untilNotified = () =>
+    bed.until('both nodes are connected to the notification server', async () => {
+      for (const name of NODES) if (!(await bed.view(name)).notified) return false
+      return true
+    })
+  before(async () => {
+    bed = await OverlayBed.start({}, [
+      ['alice', 'acc2'],
+      ['bob', 'acc2'],
+    ])
+    // From now on bob's NAT forgets a mapping after a second.
+    const files = ['', '_stream'].map((end) => `/proc/sys/net/netfilter/nf_conntrack_udp_timeout${end}`)
+    await bed.lab.programs.run('nb1', 'sh', ['-c', files.map((file) => `echo 1 > ${file}`).join('; ')])
+    await bed.down('bob')
+    await bed.up('bob')
+    await untilNotified()
+  })
+  after(async () => {
+    await bed?.close()
+  })
+
+  it('NT-39: steps 14 and 15: it connects and shows the token', async () => {
+    const trace = await bed.godwit('bob', 'overlay', 'trace')
+    assert.match(trace, /NOTIFICATION_REGISTRATION [\s\S]*NOTIFICATION_REGISTRATION_ACK/)
+  })
+
+  it('NT-40: steps 10 and 11: datagrams do not reach it any more; its peer asks by name, and is connected', async () => {
+    const text = await bed.godwit('alice', 'overlay', 'resolve', 'bob')
+    const address = /fd\S+/.exec(text)![0]
+    await bed.lab.programs.run('alice', 'ping', ['-c', '3', '-i', '0.2', '-W', '3', address])
+    const trace = await bed.godwit('bob', 'overlay', 'trace')
+    assert.match(trace, / NOTIFICATION [\s\S]* NOTIFICATION_ACK [\s\S]* ROUTE_DIRECTION /)
+  })
+
+  it('the servers are killed and start again: the nodes connect again by themselves', async () => {
+    bed.server.signal('SIGKILL')
+    await bed.server.ended
+    await bed.until('the nodes have noticed', async () => {
+      for (const name of NODES) if ((await bed.view(name)).notified) return false
+      return true
+    })
+    await bed.serve()
+    await untilNotified()
+  })
+})

@@ -1,0 +1,226 @@
+/** NT-21: the notification server and a node's connection to it, over TLS on loopback: strangers, limits, losses. */
+import assert from 'node:assert/strict'
+import { X509Certificate } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { connect as connectTcp } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, beforeEach, describe, it } from 'node:test'
+import { connect, type TLSSocket } from 'node:tls'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { ensureCertificate, readCertificate, type TlsFiles } from '../../../src/mechanism/certificate.ts'
+import { NotificationClient } from '../../../src/overlay/node/notification-client.ts'
+import { NotificationServer } from '../../../src/overlay/servers/notification.ts'
+import { encodeFrame, FrameReader, FrameType, MAX_VALUE } from '../../../src/overlay/wire/notification.ts'
+
+usesPrograms('openssl')
+
+const TOKEN = new Uint8Array(32).fill(7)
+
+describe('NT-21: the notification server', () => {
+  let folder: string
+  let tls: TlsFiles
+  let server: NotificationServer
+  let port: number
+  let now = 0
+  /** Of the test at hand: connections of an earlier one may end later. */
+  let heard: string[] = []
+  const pushed: string[] = []
+  before(() => {
+    folder = mkdtempSync(join(tmpdir(), 'godwit-ns-'))
+    const [cert, key] = [join(folder, 'crt'), join(folder, 'key')]
+    ensureCertificate(cert, key, 'localhost')
+    tls = readCertificate(cert, key, 'test')
+  })
+  after(() => rmSync(folder, { recursive: true }))
+  beforeEach(() => {
+    heard = []
+    pushed.length = 0
+    now = 0
+  })
+
+  async function started<T>(use: () => Promise<T>): Promise<T> {
+    const own = heard
+    server = new NotificationServer({
+      ...{ tls, port: 0, now: () => now },
+      onConnection: (name, _token, isConnected) => own.push(`${name} ${isConnected}`),
+      push: (name, address) => pushed.push(`${name} ${address}`),
+    })
+    await server.start()
+    port = server.port
+    try {
+      return await use()
+    } finally {
+      await server.stop()
+    }
+  }
+
+  /** A client that has said this; resolves with all that it got when the connection has ended, or after so many bytes. */
+  function said(
+    bytes: Uint8Array,
+    enough = Number.POSITIVE_INFINITY,
+  ): Promise<{ got: Buffer; socket: TLSSocket }> {
+    return new Promise((resolve) => {
+      const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false })
+      let got = Buffer.alloc(0)
+      socket.on('error', () => {})
+      socket.on('data', (part) => {
+        got = Buffer.concat([got, part])
+        if (got.length >= enough) resolve({ got, socket })
+      })
+      socket.on('close', () => resolve({ got, socket }))
+      socket.on('secureConnect', () => socket.write(bytes))
+    })
+  }
+
+  const until = async (holds: () => boolean): Promise<void> => {
+    for (let i = 0; i < 500 && !holds(); i++) await new Promise((done) => setTimeout(done, 10))
+    assert.ok(holds())
+  }
+
+  it('a token that its coordinator has announced registers; what is notified comes in one frame', () =>
+    started(async () => {
+      assert.ok(server.prepare('a.test', TOKEN, undefined))
+      const { got, socket } = await said(encodeFrame(FrameType.REGISTRATION, TOKEN), 3)
+      assert.deepEqual([...got], [...encodeFrame(FrameType.ACK)])
+      assert.deepEqual(heard, ['a.test true'])
+      const reader = new FrameReader()
+      const next = new Promise<Uint8Array>((resolve) => socket.once('data', resolve))
+      server.notify('a.test', Uint8Array.of(1, 2, 3))
+      assert.deepEqual(reader.take(await next), [
+        { type: FrameType.NOTIFICATION, value: Uint8Array.of(1, 2, 3) },
+      ])
+      socket.destroy()
+      await until(() => heard.length === 2)
+      assert.deepEqual(heard[1], 'a.test false')
+    }))
+
+  it('nobody else: an unknown or withdrawn token, a shorter one, other frames and other bytes end the connection', () =>
+    started(async () => {
+      server.prepare('a.test', TOKEN, undefined)
+      server.prepare('a.test', new Uint8Array(32).fill(8), undefined)
+      const attempts = [
+        encodeFrame(FrameType.REGISTRATION, TOKEN),
+        encodeFrame(FrameType.REGISTRATION, TOKEN.subarray(1)),
+        encodeFrame(FrameType.REGISTRATION),
+        encodeFrame(FrameType.PING),
+        encodeFrame(FrameType.NOTIFICATION, TOKEN),
+        Buffer.from('GET / HTTP/1.1\r\n\r\n'),
+        Uint8Array.of(0xff, 0xff, 1),
+      ]
+      for (const each of attempts) assert.equal((await said(each)).got.length, 0)
+      assert.ok(!heard.includes('a.test true'))
+      assert.deepEqual(server.counts, { connected: 0, strangers: 0 })
+    }))
+
+  it('who says nothing is not kept, and one source has 64 connections; a node that is registered does not count', () =>
+    started(async () => {
+      server.prepare('a.test', TOKEN, undefined)
+      const { socket } = await said(encodeFrame(FrameType.REGISTRATION, TOKEN), 3)
+      const idle = Array.from({ length: 80 }, () => connectTcp(port, '127.0.0.1').on('error', () => {}))
+      await until(() => server.counts.strangers === 64)
+      assert.equal(server.counts.connected, 1)
+      now = 10_001
+      await until(() => server.counts.strangers === 0)
+      assert.equal(socket.destroyed, false)
+      for (const each of [...idle, socket]) each.destroy()
+    }))
+
+  it('a node that sends more than a ping a second loses its connection, and so does one that reads nothing', () =>
+    started(async () => {
+      server.prepare('a.test', TOKEN, undefined)
+      const pings = Buffer.concat(Array.from({ length: 12 }, () => encodeFrame(FrameType.PING)))
+      const { got } = await said(Buffer.concat([encodeFrame(FrameType.REGISTRATION, TOKEN), pings]))
+      assert.ok(got.length <= 3 + 10 * 3)
+      await until(() => heard.length === 2)
+      const { socket } = await said(encodeFrame(FrameType.REGISTRATION, TOKEN), 3)
+      socket.pause()
+      for (let i = 0; i < 20_000 && heard.at(-1) === 'a.test true'; i++) {
+        server.notify('a.test', new Uint8Array(MAX_VALUE))
+        if (i % 100 === 0) await new Promise((done) => setImmediate(done))
+      }
+      assert.equal(heard.at(-1), 'a.test false')
+      socket.destroy()
+    }))
+
+  it('a node that connects again replaces its own connection; one that is removed loses it', () =>
+    started(async () => {
+      server.prepare('a.test', TOKEN, undefined)
+      const first = said(encodeFrame(FrameType.REGISTRATION, TOKEN))
+      await until(() => heard.length === 1)
+      const { socket } = await said(encodeFrame(FrameType.REGISTRATION, TOKEN), 3)
+      await first
+      assert.deepEqual(heard, ['a.test true', 'a.test true'])
+      server.end('a.test')
+      await until(() => heard.length === 3)
+      assert.equal((await said(encodeFrame(FrameType.REGISTRATION, TOKEN))).got.length, 0)
+      socket.destroy()
+    }))
+
+  it('NT-23: where no connection is, the push service is asked, with the address of the last registration', () =>
+    started(async () => {
+      server.prepare('a.test', TOKEN, 'https://push.example/1')
+      server.notify('a.test', new Uint8Array(3))
+      server.notify('b.test', new Uint8Array(3))
+      assert.deepEqual(pushed, ['a.test https://push.example/1'])
+    }))
+
+  describe('a node', () => {
+    const certificate = () =>
+      new Uint8Array(Buffer.from(new X509Certificate(tls.cert).fingerprint256.replaceAll(':', ''), 'hex'))
+    const target = () => ({ host: '127.0.0.1', port, token: TOKEN, certificate: certificate() })
+    const node = () => {
+      const seen: string[] = []
+      const client = new NotificationClient(
+        {
+          onNotification: (bytes) => seen.push(`got ${bytes.length}`),
+          onConnected: (isConnected) => seen.push(`connected ${isConnected}`),
+          register: () => seen.push('register'),
+          onStep: (what) => seen.push(what),
+          log: () => seen.push('log'),
+          random: () => 0,
+        },
+        60_000,
+      )
+      return { seen, client }
+    }
+
+    it('connects, is notified, notices the end, says so once, and registers again', () =>
+      started(async () => {
+        server.prepare('a.test', TOKEN, undefined)
+        const { seen, client } = node()
+        client.want(target())
+        await until(() => client.isConnected)
+        client.want(target())
+        server.notify('a.test', new Uint8Array(40))
+        await until(() => seen.includes('got 40'))
+        server.end('a.test')
+        await until(() => seen.includes('register'))
+        client.want(target())
+        await until(() => seen.filter((each) => each === 'register').length === 2)
+        const names = [
+          'NOTIFICATION_REGISTRATION',
+          'NOTIFICATION_REGISTRATION_ACK',
+          'connected true',
+          'got 40',
+        ]
+        assert.deepEqual(seen, [
+          ...names,
+          ...['connected false', 'log', 'register'],
+          ...['NOTIFICATION_REGISTRATION', 'register'],
+        ])
+        client.stop()
+      }))
+
+    it('shows its token to nobody but the server that its coordinator named', () =>
+      started(async () => {
+        server.prepare('a.test', TOKEN, undefined)
+        const { seen, client } = node()
+        client.want({ ...target(), certificate: new Uint8Array(32) })
+        await until(() => seen.includes('register'))
+        assert.deepEqual(seen, ['log', 'register'])
+        assert.ok(!heard.includes('a.test true'))
+        client.stop()
+      }))
+  })
+})
