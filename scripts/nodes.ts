@@ -118,7 +118,7 @@ export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): 
 }
 
 /** About this repository, shells, and texts of single commands: the same whatever Node runs it, and slow. */
-const ON_ONE = /^test\/unit\/(repository\/|cli\/(command|completion)\.)/
+const ON_ONE = /^test\/unit\/(repository\/|cli\/(command|completion|top|wrong-uses)\.)/
 
 /** Unit and sim tests that run on every version. */
 export function filesOnAll(root: string): string[] {

@@ -47,24 +47,6 @@ export function failedOutcome(name: string, text: string): Outcome {
   return { ...empty(), failed: 1, failures: [{ name, file: '', text }] }
 }
 
-/** Two runs as one. */
-export function both(one: Outcome, other: Outcome): Outcome {
-  const sum = empty()
-  for (const each of [one, other]) {
-    sum.passed += each.passed
-    sum.failed += each.failed
-    sum.skipped += each.skipped
-    sum.milliseconds += each.milliseconds
-    sum.failures.push(...each.failures)
-    sum.flaky.push(...each.flaky)
-    for (const [reason, count] of each.reasons)
-      sum.reasons.set(reason, (sum.reasons.get(reason) ?? 0) + count)
-    for (const [file, milliseconds] of each.files)
-      sum.files.set(file, (sum.files.get(file) ?? 0) + milliseconds)
-  }
-  return sum
-}
-
 /** Adds `part` to `whole`; its failures and reasons are named as those of `label`. */
 export function addOutcome(whole: Outcome, part: Outcome, label: string): void {
   whole.passed += part.passed

@@ -3,13 +3,13 @@
  * status: 0 nothing failed, 1 something did, 2 wrong call.
  *
  * check (formatting, lint, import directions, purity), unit and sim run side by side; nodes runs unit, sim and the demo on
- * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs apart, files
- * that measure one after the other, the others two at a time; long only when asked for.
+ * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs apart; long,
+ * one file after the other, only when asked for.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { dirname, join, relative, resolve, sep } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import { run } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -21,7 +21,6 @@ import { mayChangeNetwork } from '../src/mechanism/needs.ts'
 import { capture } from './capture.ts'
 import { fetchNodes, testOnNodes } from './nodes.ts'
 import {
-  both,
   empty,
   failedOutcome,
   type Outcome,
@@ -117,27 +116,15 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
   return outcome
 }
 
-/** Folders of netns whose files run two at a time: their namespaces are their own, and they mostly wait. */
-const BEAR_COMPANY: ReadonlySet<string> = new Set(['access', 'anchoring', 'host', 'linux', 'overlay'])
-
-function bearsCompany(file: string): boolean {
-  return BEAR_COMPANY.has(relative(join(root, 'dist/test/netns'), file).split(sep)[0]!)
-}
+/** Files of netns that run at a time: their namespaces are their own, and they mostly wait. */
+const MOST_BESIDE = 4
 
 /**
  * Real packets on a machine that others use too: a file with a failure runs once more, alone, to tell what is flaky from what
  * is broken. What passed the second time is named as flaky, and has failed with --strict.
  */
-async function runTwice(files: readonly string[], timeout: number): Promise<Outcome> {
-  const beside = files.filter(bearsCompany)
-  const outcome = both(
-    await runFiles(beside, 2, timeout),
-    await runFiles(
-      files.filter((file) => !beside.includes(file)),
-      1,
-      timeout,
-    ),
-  )
+async function runTwice(files: readonly string[], beside: number, timeout: number): Promise<Outcome> {
+  const outcome = await runFiles(files, beside, timeout)
   const again = new Set(outcome.failures.map(({ file }) => file))
   if (again.size === 0 || again.has('')) return outcome
   process.stderr.write(
@@ -171,7 +158,7 @@ async function check(): Promise<Outcome> {
 /** With root here; else once more in a user namespace of its own; else the reason. */
 async function privileged(tier: TierName, files: readonly string[], timeout: number): Promise<Outcome> {
   if (files.length === 0) return empty()
-  if (process.getuid?.() === 0) return await runTwice(files, timeout)
+  if (process.getuid?.() === 0) return await runTwice(files, besideIn(tier), timeout)
   const probe = spawnSync('unshare', ['-Urnm', 'true'], { encoding: 'utf8' })
   if (probe.status !== 0) {
     const why = probe.error ? 'unshare is not installed' : probe.stderr.trim() || 'not permitted'
@@ -200,6 +187,10 @@ const TIMEOUT: Readonly<Record<Exclude<TierName, 'nodes'>, number>> = {
   sim: 240_000,
   netns: 240_000,
   long: 3_600_000,
+}
+
+function besideIn(tier: string): number {
+  return tier === 'netns' ? Math.min(MOST_BESIDE, availableParallelism()) : 1
 }
 
 const INNER = 'godwit-test-outcome '
@@ -272,7 +263,11 @@ async function main(): Promise<void> {
   if (missing !== undefined) throw new Error(`no such test file: ${missing}`)
   loopbackUp()
   if (values.inner !== undefined) {
-    const outcome = await runTwice(named, TIMEOUT[values.inner as keyof typeof TIMEOUT])
+    const outcome = await runTwice(
+      named,
+      besideIn(values.inner),
+      TIMEOUT[values.inner as keyof typeof TIMEOUT],
+    )
     process.stdout.write(`\n${INNER}${outcomesToJson([[values.inner, outcome]]).replaceAll('\n', '')}\n`)
     return
   }

@@ -41,6 +41,7 @@ const instruments: Scenario = {
     const download = await EndlessDownload.start(context, 'ch1')
     const copy = await rsync.start()
     await context.until(1.2)
+    while (meter.latest('acc1').rxBytes < 500_000 && context.seconds() < 10) await context.sleep(50)
     context.mark('cut')
     const from = context.startedAt + context.seconds() * 1000
     context.lab.setLink('acc1', { state: 'blackhole' })

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -32,6 +32,7 @@ export class Bed {
   readonly rtnl: Record<Name, Rtnetlink>
   readonly #programs: ChildProcess[] = []
   readonly daemons = new Map<Name, ChildProcess>()
+  readonly #logs = new Map<Name, { text: string }>()
   /** Lines for `[dime]` in the daemons' configuration. */
   settings = 'nat_keys = "any"'
   /** Kernel state of each host before any daemon started. */
@@ -118,8 +119,9 @@ export class Bed {
     return join(this.folder, name)
   }
 
+  /** What the newest daemon of a host has logged. */
   log(name: Name): string {
-    return readFileSync(join(this.folder, `${name}.log`), 'utf8')
+    return this.#logs.get(name)?.text ?? ''
   }
 
   /** Starts the daemon of a host and waits for `ready`. */
@@ -135,14 +137,14 @@ export class Bed {
       'pipe',
     )
     this.daemons.set(name, daemon)
-    let log = ''
+    const log = { text: '' }
+    this.#logs.set(name, log)
     daemon.stderr!.on('data', (bytes) => {
-      log += bytes
-      writeFileSync(join(this.folder, `${name}.log`), log)
+      log.text += bytes
     })
     await new Promise<void>((ready, fail) => {
       daemon.stdout!.on('data', (bytes) => String(bytes).includes('ready') && ready())
-      daemon.on('exit', () => fail(new Error(`the daemon of ${name} ended: ${log}`)))
+      daemon.on('exit', () => fail(new Error(`the daemon of ${name} ended: ${log.text}`)))
     })
     return daemon
   }

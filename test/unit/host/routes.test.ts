@@ -17,6 +17,7 @@ import { initAnchor } from '../../../src/host/provisioning/anchoring.ts'
 import { initRouter } from '../../../src/host/provisioning/routing.ts'
 import { HostRecorder } from '../../../src/host/stores/recorder.ts'
 import { State } from '../../../src/host/stores/state.ts'
+import { extent } from '../../support/extent.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-routes-'))
 const lines: string[] = []
@@ -195,7 +196,7 @@ test('every route: any JSON, any query and any path are answered, and the daemon
     fc.asyncProperty(fc.constantFrom(...every('POST')), body, async (path, text) => {
       checkAnswer(await ask('POST', path, text), `${path} ${text}`)
     }),
-    { numRuns: 200 },
+    { numRuns: extent(200) },
   )
   const query = fc.webQueryParameters().map((text) => `?${text}`)
   const odd = fc.constantFrom('//', '//[', '/..', '*', '/%', '/v1/%zz', '/v1/move', '/metrics', '/?flow')
@@ -209,7 +210,7 @@ test('every route: any JSON, any query and any path are answered, and the daemon
         checkAnswer(method === 'HEAD' ? { ...answer, text: '{}' } : answer, `${method} ${path}${search}`)
       },
     ),
-    { numRuns: 100 },
+    { numRuns: extent(100) },
   )
   assert.equal((await ask('GET', '/v1/status')).status, 200)
 })

@@ -4,6 +4,7 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { HOLD_MOST } from '../../../src/tunnel/datapath/reorder.ts'
 
+import { extent } from '../../support/extent.ts'
 import { fixedKeys } from '../../support/fixed-machine.ts'
 import { ReferenceEngine } from '../../support/reference-engine.ts'
 import { numbered, TwoPaths } from '../../support/two-paths.ts'
@@ -65,7 +66,7 @@ describe('packet engines', () => {
           )
         },
       ),
-      { numRuns: 150 },
+      { numRuns: extent(150) },
     )
   })
 })
