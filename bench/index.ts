@@ -11,6 +11,7 @@ import { handover } from './handover.ts'
 import type { Bench, BenchResult } from './harness.ts'
 import { memory } from './memory.ts'
 import { mptcp } from './mptcp.ts'
+import { overlay } from './overlay.ts'
 import { paft } from './paft.ts'
 import { router } from './router.ts'
 import { routerPaths } from './router-paths.ts'
@@ -30,6 +31,7 @@ const benches: readonly Bench[] = [
   dime,
   memory,
   mptcp,
+  overlay,
   handover,
   routerPaths,
   router,

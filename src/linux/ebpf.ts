@@ -12,8 +12,12 @@ export const FRAME: Register = 10
 const SIZES = { 1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18 } as const
 export type Size = keyof typeof SIZES
 
-const ALU = { add: 0x00, sub: 0x10, or: 0x40, and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0 } as const
-const JUMPS = { eq: 0x15, ne: 0x55 } as const
+const ALU = {
+  ...{ add: 0x00, sub: 0x10, mul: 0x20, or: 0x40 },
+  ...{ and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0 },
+} as const
+/** Unsigned comparisons with a number; with a register the code is 8 more. */
+const JUMPS = { eq: 0x15, gt: 0x25, ne: 0x55, lt: 0xa5, le: 0xb5 } as const
 
 export class Ebpf {
   readonly #code: { opcode: number; registers: number; offset: number | string; immediate: number }[] = []
@@ -80,6 +84,15 @@ export class Ebpf {
     return this.#put(JUMPS[condition], register, 0, label, value)
   }
 
+  jumpIfRegister(condition: keyof typeof JUMPS, register: Register, other: Register, label: string): this {
+    return this.#put(JUMPS[condition] + 8, register, other, label, 0)
+  }
+
+  /** Adds to 64 bits in memory, atomically. */
+  addAtomically(to: Register, offset: number, from: Register): this {
+    return this.#put(0xdb, to, from, offset, 0)
+  }
+
   /** The map with this descriptor, as an argument for a helper. */
   map(register: Register, descriptor: number): this {
     return this.#put(0x18, register, 1, 0, descriptor).#put(0, 0, 0, 0, 0)
@@ -113,6 +126,7 @@ export class Ebpf {
 /** Helpers of the kernel, by number (linux/bpf.h). */
 export const Helper = {
   map_lookup_elem: 1,
+  ktime_get_ns: 5,
   skb_store_bytes: 9,
   l3_csum_replace: 10,
   l4_csum_replace: 11,
@@ -125,4 +139,5 @@ export const Helper = {
   sk_release: 86,
   tcp_sock: 96,
   redirect_neigh: 152,
+  check_mtu: 163,
 } as const

@@ -40,6 +40,7 @@ const PACKAGES = {
   'ldns-keygen': 'ldnsutils',
   'ldns-signzone': 'ldnsutils',
   tayga: 'tayga',
+  turnserver: 'coturn',
   radvd: 'radvd',
   'wg-quick': 'wireguard-tools',
   nginx: 'nginx-light',

@@ -20,10 +20,13 @@ import {
 import { check, closeFd, KernelError } from './libc.ts'
 
 const BPF_MAP_CREATE = 0
+const BPF_MAP_LOOKUP_ELEM = 1
 const BPF_MAP_UPDATE_ELEM = 2
 const BPF_MAP_DELETE_ELEM = 3
 const BPF_PROG_TEST_RUN = 10
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM = 21
 const BPF_MAP_UPDATE_BATCH = 26
+const BPF_LINK_CREATE = 28
 const MAP_TYPE_HASH = 1
 const NO_PREALLOC = 1
 const PROG_TYPE_SCHED_CLS = 3
@@ -83,6 +86,26 @@ export function removeElement(map: BpfMap, key: Uint8Array): void {
   ignoreMissing(() => check(bpf(BPF_MAP_DELETE_ELEM, 32), 'remove from an eBPF map'))
 }
 
+/** A copy of the value; undefined when there is none. */
+export function readElement(map: BpfMap, key: Uint8Array): Uint8Array | undefined {
+  return lookUp(BPF_MAP_LOOKUP_ELEM, map, key)
+}
+
+/** Removes an element and returns its last value (Linux 5.14); undefined when there is none. */
+export function takeElement(map: BpfMap, key: Uint8Array): Uint8Array | undefined {
+  return lookUp(BPF_MAP_LOOKUP_AND_DELETE_ELEM, map, key)
+}
+
+function lookUp(command: number, map: BpfMap, key: Uint8Array): Uint8Array | undefined {
+  const call = attributes(key, new Uint8Array(map.valueLength))
+  const at = call.extra[1]!
+  call.view.setUint32(0, map.fd, true)
+  call.setUint64(8, call.extra[0]!)
+  call.setUint64(16, at)
+  const done = ignoreMissing(() => check(bpf(command, 32), 'read an eBPF map', NEEDS_BPF))
+  return done === undefined ? undefined : call.at(at, map.valueLength).slice()
+}
+
 /** Adds many elements, or replaces their values: keys and values each one after the other. */
 export function putElements(map: BpfMap, keys: Uint8Array, values: Uint8Array): void {
   const { keyLength, valueLength } = map
@@ -124,6 +147,17 @@ export function attachTcx(index: number, where: Tcx, program: number): void {
   attachProgram(device(index, where), program)
 }
 
+/**
+ * Puts a program on a device for as long as the returned descriptor is open: it is gone with this process, however that
+ * ends.
+ */
+export function linkTcx(index: number, where: Tcx, program: number): number {
+  const { view } = attributes()
+  // program u32, device u32, attach type u32, flags u32, relative to u32, padding, revision u64
+  for (const [i, value] of [program, index, where].entries()) view.setUint32(4 * i, value, true)
+  return check(bpf(BPF_LINK_CREATE, 32), `attach an eBPF program to device ${index}`, NEEDS_BPF)
+}
+
 /** Detaches the programs of this name from a device, or those among `ids`, whoever attached them. */
 export function detachTcx(index: number, where: Tcx, name: string, ids = tcxPrograms(index, where)): void {
   for (const id of ids)
@@ -143,10 +177,11 @@ function device(index: number, where: Tcx): Target {
   return { target: index, attachType: where, name: `device ${index}` }
 }
 
-function ignoreMissing(action: () => void): void {
+function ignoreMissing<T>(action: () => T): T | undefined {
   try {
-    action()
+    return action()
   } catch (error) {
     if (!(error instanceof KernelError) || error.errno !== ENOENT) throw error
+    return undefined
   }
 }

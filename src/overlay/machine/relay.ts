@@ -7,6 +7,7 @@
  * otherwise create no entry and get no answer. When no channels, or no ports of a node, are left, the account with most
  * of them loses one.
  */
+import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
 import { datagramCodec, Kind, MAC, type RelayBind } from '../wire/datagram.ts'
@@ -101,6 +102,10 @@ export class Relay {
     return this.#channels.values()
   }
 
+  get sides(): Side[] {
+    return [...this.#channels.values()].flatMap(({ sides }) => sides)
+  }
+
   /** Steps 17 and 18: a channel for the pair; an existing one unless `another` is set. Undefined: none is available. */
   order({ pair, another, account, sides }: Order, now: number): readonly [RelaySide, RelaySide] | undefined {
     const there = this.#byPair.get(pair) ?? []
@@ -172,9 +177,10 @@ export class Relay {
       (side.proven !== undefined && sameEndpoint(side.proven, from)) ||
       crypto.equal(token, bind.token)
     if (!isProven) return this.#answer(side, bind, PROVE, token)
-    side.counter = bind.counter
     channel.usedAt = now
-    this.#bind(side, from)
+    // What is repeated may have been captured: it moves nothing.
+    if (!isRepeated) this.#bind(side, from)
+    side.counter = bind.counter
     return this.#answer(side, bind, BOUND, new Uint8Array(TOKEN))
   }
 
@@ -232,7 +238,7 @@ export class Relay {
   }
 
   #bind(side: Side, to: Endpoint): void {
-    if (side.bound !== undefined && sameEndpoint(side.bound, to)) return
+    if (side.bound !== undefined && sameEndpoint(side.bound, to) && sameLocal(side.bound, to)) return
     this.#unbind(side)
     const key = sourceKey(side.port, to)
     // The address was bound to another side before: the latest binding wins.
@@ -246,9 +252,10 @@ export class Relay {
 
   #unbind(side: Side): void {
     if (side.bound === undefined) return
-    this.#bySource.delete(sourceKey(side.port, side.bound))
-    this.onBinding(side.port, side.bound, undefined)
+    const { bound } = side
     side.bound = undefined
+    this.#bySource.delete(sourceKey(side.port, bound))
+    this.onBinding(side.port, bound, undefined)
   }
 
   /** A port for each of both, that of the node with fewer to choose from first. */
@@ -304,6 +311,11 @@ export class Relay {
     const bytes = this.#parts.random.fill(new Uint8Array(4))
     return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
   }
+}
+
+/** Whether answers leave from the same address of ours. */
+function sameLocal({ local: a }: Endpoint, { local: b }: Endpoint): boolean {
+  return a === undefined || b === undefined ? a === b : equal(a, b)
 }
 
 function sourceKey(port: number, source: Endpoint): string {

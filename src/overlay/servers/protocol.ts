@@ -62,9 +62,15 @@ export interface RelaySetup {
   readonly maxChannels?: number
   /** Bytes a second that each side of a channel may send; 0: no limit. */
   readonly rate: number
+  /** Whether channels are put into the kernel where it can have them. */
+  readonly kernel: boolean
 }
 
-export type RelayCommand = RelayOrderEvent | { readonly type: 'report' }
+export type RelayCommand =
+  | RelayOrderEvent
+  | { readonly type: 'report' }
+  /** Routes, addresses or devices of this machine have changed. */
+  | { readonly type: 'routes' }
 
 export type RelayEvent =
   | {
@@ -72,5 +78,5 @@ export type RelayEvent =
       readonly id: number
       readonly sides: readonly [RelaySide, RelaySide] | undefined
     }
-  | { readonly type: 'log'; readonly message: string }
+  | { readonly type: 'log'; readonly level: 'error' | 'warn' | 'info'; readonly message: string }
   | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }

@@ -1,11 +1,14 @@
 /**
- * The relay in its worker thread. A message of the kernel (up to 64 KB of datagrams of one source, UDP_GRO) costs one look-up
+ * The relay in its worker thread. Channels that the kernel can forward by itself are there (relay-kernel.ts); here are the
+ * others, and signalling. A message of the kernel (up to 64 KB of datagrams of one source, UDP_GRO) costs one look-up
  * and one send (UDP_SEGMENT), whatever it holds; nothing is decrypted or copied. A socket that is not read in time loses
  * packets, as any router does.
  */
 import { ECN_MASK } from '../../core/ecn.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { RealClock, realRandom } from '../../linux/clock.ts'
+import { KernelError } from '../../linux/libc.ts'
+import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
 import { NAME_SIZE, writeAddress16, writeName } from '../../linux/sockaddr.ts'
 import type { ReceiveBatch } from '../../linux/udp.ts'
 import type { EngineHost } from '../../tunnel/engine/worker.ts'
@@ -13,10 +16,10 @@ import { Relay, type Side, type Target } from '../machine/relay.ts'
 import { overlayCrypto } from '../node/crypto.ts'
 import { SIGN } from '../wire/datagram.ts'
 import type { RelayCommand, RelayEvent, RelaySetup } from './protocol.ts'
+import { RelayKernel, relayTables } from './relay-kernel.ts'
+import { BURST_MS } from './relay-program.ts'
 import { UdpLoop, type UdpLoopOwner } from './udp-loop.ts'
 
-/** A burst that a side may send at its rate (ms). */
-const BURST_MS = 200
 /** The name of where a side's node is, and our address that it sends to. */
 const AREA = 64
 const NAMES_BYTES = 4 << 20
@@ -49,6 +52,9 @@ export class RelayLoop implements UdpLoopOwner {
   /** By port index: entries by a hash of their source. */
   readonly #entries: Map<number, Entry>[]
   readonly #areas = new WeakMap<Side, Area>()
+  /** Undefined: all is forwarded here. */
+  readonly #kernel: RelayKernel | undefined
+  readonly #rtnl = new Rtnetlink()
   readonly #counts = { forwarded: 0, bytes: 0, unknown: 0, limited: 0, unsent: 0, faults: 0 }
 
   constructor(host: EngineHost) {
@@ -75,13 +81,39 @@ export class RelayLoop implements UdpLoopOwner {
     this.engine = new UdpLoop(host.poller, this.#now, NAMES_BYTES)
     this.engine.drive(this)
     for (const port of setup.ports) this.engine.open(port)
+    this.#kernel = this.#openKernel(setup)
+  }
+
+  #openKernel({ ports, rate, kernel }: RelaySetup): RelayKernel | undefined {
+    const say = (level: 'info' | 'warn', message: string) => this.#post({ type: 'log', level, message })
+    try {
+      if (!kernel) return undefined
+      const warn = (message: string) => say('warn', `relay: ${message}`)
+      const made = new RelayKernel({ tables: relayTables(), rtnl: this.#rtnl, ports, rate, warn })
+      made.prepare()
+      say('info', 'relay: channels are forwarded by the kernel (eBPF), between IPv4 and IPv6 by this program')
+      return made
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+      say('info', `relay: channels are forwarded by this program, as the kernel cannot: ${error.message}`)
+      return undefined
+    }
+  }
+
+  /** The program and its elements go with their descriptors. */
+  close(): void {
+    this.#kernel?.close()
+    this.#rtnl.close()
   }
 
   readonly onCommand = (message: unknown): void => {
     const command = message as RelayCommand
     if (command.type === 'report') {
-      const channels = [...this.#relay.channels].length
-      this.#post({ type: 'report', counts: { ...this.#counts, channels } })
+      this.#report()
+      return
+    }
+    if (command.type === 'routes') {
+      this.#kernel?.reroute(this.#relay.sides)
       return
     }
     const { id, pair, another, account, sides } = command
@@ -89,6 +121,22 @@ export class RelayLoop implements UdpLoopOwner {
       type: 'relay-ack',
       id,
       sides: this.#relay.order({ pair, another, account, sides }, this.#now()),
+    })
+  }
+
+  #report(): void {
+    this.#kernel?.collect()
+    const kernel = this.#kernel?.counts ?? { forwarded: 0, bytes: 0, limited: 0 }
+    this.#post({
+      type: 'report',
+      counts: {
+        ...this.#counts,
+        forwarded: this.#counts.forwarded + kernel.forwarded,
+        bytes: this.#counts.bytes + kernel.bytes,
+        limited: this.#counts.limited + kernel.limited,
+        channels: [...this.#relay.channels].length,
+        byKernel: kernel.forwarded,
+      },
     })
   }
 
@@ -130,17 +178,22 @@ export class RelayLoop implements UdpLoopOwner {
   finishTurn(): void {}
 
   nextTimeout(): number | undefined {
-    return this.#relay.nextTimeout()
+    return this.#kernel?.isStale === true ? this.#now() : this.#relay.nextTimeout()
   }
 
   handleTimeout(now: number): void {
+    this.#kernel?.refresh()
+    const due = this.#relay.nextTimeout()
+    if (due === undefined || due > now) return
+    this.#kernel?.collect()
     this.#relay.handleTimeout(now)
   }
 
   onFault(error: unknown): void {
     this.#counts.faults++
     if (this.#counts.faults > FAULTS_LOGGED) return
-    this.#post({ type: 'log', message: `error in the relay: ${(error as Error)?.stack ?? String(error)}` })
+    const what = (error as Error)?.stack ?? String(error)
+    this.#post({ type: 'log', level: 'error', message: `error in the relay: ${what}` })
   }
 
   #bind(socket: number, batch: ReceiveBatch, i: number, now: number): void {
@@ -184,6 +237,7 @@ export class RelayLoop implements UdpLoopOwner {
       const area = this.#areas.get(found.target.from)
       if (area !== undefined) area.isBound = false
       this.engine.arena.release(found.name, NAME_SIZE)
+      this.#inKernel(found.target.from)
     }
     if (target === undefined) {
       this.engine.arena.release(name, NAME_SIZE)
@@ -195,6 +249,13 @@ export class RelayLoop implements UdpLoopOwner {
     area.hasLocal = source.local !== undefined
     if (source.local !== undefined) writeAddress16(u8, area.name + NAME_SIZE, source.local)
     area.isBound = true
+    this.#inKernel(target.from)
+  }
+
+  /** Both directions depend on where a side is bound. */
+  #inKernel(side: Side): void {
+    this.#kernel?.set(side)
+    if (side.other !== undefined) this.#kernel?.set(side.other)
   }
 
   #remove(entries: Map<number, Entry>, key: number, entry: Entry): void {

@@ -23,8 +23,8 @@ import type {
   CoordinatorSetup,
   RelayCommand,
   RelayEvent,
-  RelaySetup,
 } from './protocol.ts'
+import { RelayPart } from './relay-part.ts'
 import { CERTIFICATE_FILES, DATABASE_FILE, keyOf, notificationPort, type ServerSettings } from './settings.ts'
 import type { ZoneData } from './zone.ts'
 import { ZoneFinder } from './zone-finder.ts'
@@ -45,7 +45,7 @@ export class OverlayServers {
   readonly #clock = new RealClock()
   #store: Store | undefined
   #coordinator: EngineWorker | undefined
-  #relay: EngineWorker | undefined
+  #relay: RelayPart | undefined
   #accounts: AccountServer | undefined
   #notifications: NotificationServer | undefined
   #names: NameServer | undefined
@@ -99,17 +99,8 @@ export class OverlayServers {
       if (error !== undefined) this.#failed(error)
     }
     if (roles.includes('rs')) {
-      const [first, last] = settings.relay_ports
-      const setup: RelaySetup = {
-        ports: Array.from({ length: last - first + 1 }, (_, i) => first + i),
-        addresses: settings.addresses.map((text) => must(parseAddress(text))),
-        rate: (settings.relay_mbps * 1e6) / 8,
-      }
-      const onEvent = (event: unknown) => this.#onRelay(event as RelayEvent)
-      this.#relay = await EngineWorker.start(new URL('./relay-worker.js', import.meta.url), setup, {
-        onEvent,
-        onEnd,
-      })
+      const onEvent = (event: RelayEvent) => this.#onRelay(event)
+      this.#relay = await RelayPart.start(settings, { onEvent, onEnd })
     }
     this.#finder = new ZoneFinder(settings.resolvers)
     const block4 = settings.block4 === null ? undefined : must(parsePrefix(settings.block4))
@@ -214,7 +205,7 @@ export class OverlayServers {
 
   #onRelay(event: RelayEvent): void {
     if (event.type === 'relay-ack') this.#toCoordinator(event)
-    else if (event.type === 'log') this.#init.log('error', event.message)
+    else if (event.type === 'log') this.#init.log(event.level, event.message)
   }
 
   #toCoordinator(command: CoordinatorCommand): void {

@@ -37,6 +37,8 @@ const settings = z.strictObject({
   notification_port: port.optional(),
   /** Mbit/s that each end of a relayed pair may send; 0: no limit. */
   relay_mbps: z.number().min(0),
+  /** False: the relay forwards in its own thread also where the kernel could. */
+  relay_kernel: z.boolean().default(true),
   addresses: z.array(address).min(1),
   /** A /64 of unique-local addresses. */
   prefix6: z.string().refine((text) => isBlock(text) && text.endsWith('::/64')),
@@ -87,6 +89,7 @@ export function newSettings(server: NewServer): ServerSettings {
     ...{ host: server.host, port: server.port, dns_port: server.dnsPort },
     relay_ports: [server.port + 1, server.port + RELAY_PORTS],
     relay_mbps: 0,
+    relay_kernel: true,
     addresses: [...server.addresses],
     prefix6: `${groups(`fd${global}0001`)}::/64`,
     block4: server.block4,

@@ -27,6 +27,8 @@ export interface UdpLoopOwner {
   handleTimeout(now: number): void
   /** A bug of this program triggered by one message, command or timer: that one is dropped, the others are processed. */
   onFault(error: unknown): void
+  /** At the end, before the sockets. */
+  close?(): void
 }
 
 export class UdpLoop {
@@ -101,6 +103,7 @@ export class UdpLoop {
   }
 
   close(): void {
+    this.#owner?.close?.()
     for (const socket of this.sockets) {
       this.#poller.remove(socket.fd)
       socket.close()

@@ -41,7 +41,7 @@ before(async () => {
   const probes = await Promise.all([open('udp6'), open('udp6'), open('udp6')])
   const ports = probes.map((socket) => socket.address().port)
   for (const probe of probes) probe.close()
-  const setup: RelaySetup = { ports, addresses: [V4, V6], rate: 0 }
+  const setup: RelaySetup = { ports, addresses: [V4, V6], rate: 0, kernel: false }
   const entry = new URL('../../../src/overlay/servers/relay-worker.js', import.meta.url)
   worker = await EngineWorker.start(entry, setup, {
     onEvent: (event) => onEvent(event as RelayEvent),

@@ -203,4 +203,16 @@ describe('RELAY_BIND', () => {
     order(machine, 'ab', false, orders, 0)
     assert.ok(machine.find(port, v4(7)))
   })
+
+  it('says at which of our addresses the node is answered, also where the coordinator had bound it; a repeated one moves nothing', () => {
+    const machine = relay()
+    const [side] = order(machine, 'ab', false, [{ node: 1n, proven: v4(1) }, { node: 2n }], 0)!
+    const port = indexOf(side)
+    const local = Uint8Array.of(192, 0, 2, 9)
+    const bytes = bind(side, 1)
+    machine.handleBind(bytes, port, { ...v4(1), local }, 0)
+    assert.deepEqual(machine.find(port, v4(1))!.from.bound!.local, local)
+    machine.handleBind(bytes, port, { ...v4(1), local: V4 }, 0)
+    assert.deepEqual(machine.find(port, v4(1))!.from.bound!.local, local)
+  })
 })
