@@ -56,6 +56,14 @@ export function defineOverlay(program: Command): void {
     run: async (options) => (await import('./commands/overlay.ts')).trace(options),
   })
   define(overlay, {
+    use: 'notify',
+    summary: 'give the node a message of its push service, from standard input; it then shows where it is',
+    examples: ['godwit overlay notify < message', 'godwit overlay notify --json < message'],
+    details:
+      'For what receives Web Push or UnifiedPush messages on this machine: the body of the message, as it came (aes128gcm). The\nendpoint is `push` in [overlay].',
+    run: async (options) => (await import('./commands/overlay.ts')).notify(options),
+  })
+  define(overlay, {
     use: 'forget <name>',
     summary: 'forget a peer and its tunnel until it is needed again',
     examples: ['godwit overlay forget laptop'],

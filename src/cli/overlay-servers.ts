@@ -66,6 +66,32 @@ export function defineOverlayServers(program: Command): void {
       (await import('./commands/overlay-server.ts')).allow(node, names, options),
   })
   define(overlay, {
+    use: 'push-services',
+    summary: 'set and show the push services that wake nodes which are not connected',
+    examples: [
+      'sudo godwit overlay push-services',
+      'sudo godwit overlay push-services --contact mailto:admin@example.org --allow-private 10.0.0.0/24',
+      'sudo godwit overlay push-services --fcm service-account.json',
+      'sudo godwit overlay push-services --apns-key AuthKey.p8 --apns-key-id ABC123DEFG --apns-team DEF123GHIJ --apns-topic org.example.app',
+    ],
+    details:
+      'Web Push and UnifiedPush need no account. `key` is what a subscription names as application server key. Takes effect when\nthe servers start again.',
+    options: [
+      new Option('--contact <url>', 'mailto: or https: address that push services may write to'),
+      new Option(
+        '--allow-private <prefix>',
+        'private network with a push service of yours; `none` removes all (default: public addresses only)',
+      ).argParser(collect),
+      new Option('--ca <file>', 'certificate of an authority for push services of yours, PEM'),
+      new Option('--fcm <file>', 'service account of Firebase Cloud Messaging, JSON'),
+      new Option('--apns-key <file>', 'key of the Apple Push Notification service, PEM'),
+      new Option('--apns-key-id <id>', 'its identifier'),
+      new Option('--apns-team <id>', 'identifier of the team'),
+      new Option('--apns-topic <name>', 'bundle identifier of the application'),
+    ],
+    run: async (options) => (await import('./commands/overlay-server.ts')).pushServices(options),
+  })
+  define(overlay, {
     use: 'forget-zone <zone>',
     summary: 'take other keys of another zone than those that were seen first',
     examples: ['sudo godwit overlay forget-zone other.example.org'],

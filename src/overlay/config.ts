@@ -1,6 +1,7 @@
 /** The section of a node of the overlay: [overlay]. What login gave is in the state's folder. */
 import * as z from 'zod'
 import { accessPattern } from '../mechanism/schema.ts'
+import { parseEndpoint } from './push/address.ts'
 import { isFullName } from './wire/message.ts'
 
 const overlay = z
@@ -28,6 +29,16 @@ const overlay = z
       .default(240)
       .describe(
         'Seconds after which an idle connection to the notification server is kept alive (TCP keep-alive).',
+      ),
+    push: z
+      .string()
+      .max(270)
+      .refine((value) => /^(apns|fcm):./.test(value) || parseEndpoint(value).ok, {
+        error: 'not the https URL of a Web Push or UnifiedPush endpoint, apns:TOKEN or fcm:TOKEN',
+      })
+      .optional()
+      .describe(
+        'Where a push service wakes this node while it is not connected: the https URL of a Web Push or UnifiedPush endpoint, `apns:TOKEN` or `fcm:TOKEN`.',
       ),
     zones: z
       .array(z.string().refine(isFullName, { error: 'not the name of a zone' }))

@@ -24,6 +24,7 @@ import {
 } from './node/login.ts'
 import { NodeNames } from './node/names.ts'
 import { NodePlumbing } from './node/plumbing.ts'
+import { openPush, PUSH_KEYS_FILE, pushKeys, registeredPush } from './node/push.ts'
 import { ResolvConf } from './node/resolv-conf.ts'
 import { NodeService } from './node/service.ts'
 
@@ -72,6 +73,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
   const login = known ?? NOBODY
   const device = DEVICES.node
   const credentials = credentialsOf(login)
+  const keys = () => pushKeys(files.file(PUSH_KEYS_FILE))
   const lease = readLease(files.file(LEASE_FILE))
   return new NodeService(
     {
@@ -99,6 +101,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       sockets: services.sockets,
       owners: services.owners,
       keepLease: (bytes) => writeLease(files.file(LEASE_FILE), bytes),
+      openPush: (message) => openPush(message, keys),
       keepPeers: (peers) => writePeers(files.file(PEERS_FILE), peers),
     },
     {
@@ -110,7 +113,10 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       mark: ledger.overlay.mark,
       accesses: config.overlay?.accesses ?? ['*'],
       ...(config.overlay?.notifications === true && {
-        notifications: { keepAliveMs: 1000 * config.overlay.notification_keep_alive },
+        notifications: {
+          keepAliveMs: 1000 * config.overlay.notification_keep_alive,
+          ...(config.overlay.push !== undefined && { push: registeredPush(config.overlay.push, keys) }),
+        },
       }),
       ...(known === undefined && { missing: notLoggedIn(files.file(LOGIN_FILE)) }),
       ...(lease !== undefined && { lease }),

@@ -4,3 +4,4 @@
 export { overlayDescriptor } from './descriptor.ts'
 export { keyIn, LEASE_FILE, LOGIN_FILE, readLogin, writeLogin } from './node/login.ts'
 export { logIn } from './node/login-client.ts'
+export { MAX_MESSAGE } from './node/push.ts'

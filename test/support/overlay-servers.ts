@@ -59,6 +59,17 @@ export class MemoryDirectory implements Directory {
     return this.access.get(name)
   }
 
+  readonly pushes = new Map<string, string>()
+
+  pushOf(name: string): string | undefined {
+    return this.pushes.get(name)
+  }
+
+  setPush(name: string, address: string | undefined): void {
+    if (address === undefined) this.pushes.delete(name)
+    else this.pushes.set(name, address)
+  }
+
   readonly zones = new Map<string, ZoneKeys>()
 
   zoneKeys(zone: string): ZoneKeys | undefined {

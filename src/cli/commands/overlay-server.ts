@@ -6,10 +6,12 @@ import {
   type InitOptions,
   initOverlay,
   listAccounts,
+  type PushOptions,
   ROLES,
   type Role,
   removeAccount,
   setAccess,
+  setPushServices,
 } from '../../host/provisioning/overlay-server.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
@@ -87,6 +89,20 @@ export function forget(zone: string, options: CommonOptions): void {
   forgetZone(new State(options), zone)
   if (options.json) printJson({ forgotten: zone })
   else printLines([`${zone}: the keys that its DNS shows next are taken`])
+}
+
+export function pushServices(options: CommonOptions & PushOptions): void {
+  const services = setPushServices(new State(options), options)
+  if (options.json) {
+    printJson(services)
+    return
+  }
+  const { web, apns, fcm } = services
+  printLines([
+    `web   to public addresses${web.allowed.map((prefix) => ` and ${prefix}`).join('')}; contact ${web.contact}; key ${web.key}`,
+    `apns  ${apns === null ? 'not set' : `topic ${apns.topic}, team ${apns.team}, key ${apns.key_id}`}`,
+    `fcm   ${fcm === null ? 'not set' : `project ${fcm.project}, ${fcm.account}`}`,
+  ])
 }
 
 export function allow(node: string, patterns: readonly string[], options: CommonOptions): void {

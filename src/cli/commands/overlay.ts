@@ -6,6 +6,7 @@ import {
   conversation,
   type LoginOptions,
   loginNode,
+  MAX_MESSAGE,
   type OverlayView,
   type TraceStep,
 } from '../../host/provisioning/overlay.ts'
@@ -111,6 +112,22 @@ export async function trace(options: CommonOptions): Promise<void> {
   const { steps } = await client(options).get<{ steps: TraceStep[] }>('/v1/overlay/trace')
   if (options.json) printJson({ steps })
   else printLines(steps.length === 0 ? ['no signalling yet'] : conversation(steps))
+}
+
+export async function notify(options: CommonOptions): Promise<void> {
+  const parts: Buffer[] = []
+  let length = 0
+  for await (const part of process.stdin) {
+    length += (part as Buffer).length
+    if (length > MAX_MESSAGE) throw usageError(`the message has more than ${MAX_MESSAGE} bytes`)
+    parts.push(part as Buffer)
+  }
+  if (length === 0)
+    throw usageError('there is no message on standard input', { hint: 'godwit overlay notify < message' })
+  const message = Buffer.concat(parts).toString('base64')
+  const answer = await client(options).post<{ notified: boolean }>('/v1/overlay/notification', { message })
+  if (options.json) printJson(answer)
+  else printLines(['the node shows the coordinator where it is'])
 }
 
 export async function forget(name: string, options: CommonOptions): Promise<void> {

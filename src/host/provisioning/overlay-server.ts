@@ -1,22 +1,27 @@
 /** The commands of the overlay's servers: settings of a zone and its accounts, whether or not the servers run. */
 import { randomBytes } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { formatAddress, kindOf, parseAddress, parsePrefix } from '../../core/address.ts'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import { parseHostPort } from '../../mechanism/schema.ts'
 import {
   certificatePin,
+  changePushSettings,
   DATABASE_FILE,
   DEFAULT_PORT,
   hashPassword,
   hostPort,
   isBlock,
   newSettings,
+  PUSH_FILE,
+  type PushChange,
+  readPushSettings,
   readSettings,
   SETTINGS_FILE,
   type ServerSettings,
   Store,
+  vapidOf,
   writeSettings,
 } from '../../overlay/servers/index.ts'
 
@@ -200,6 +205,74 @@ export function setAccess(state: State, node: string, patterns: readonly string[
     store.setAccess(name, full.length === 0 ? undefined : full)
     return full
   })
+}
+
+export interface PushOptions {
+  readonly contact?: string
+  readonly allowPrivate?: readonly string[]
+  readonly ca?: string
+  readonly fcm?: string
+  readonly apnsKey?: string
+  readonly apnsKeyId?: string
+  readonly apnsTeam?: string
+  readonly apnsTopic?: string
+}
+
+export interface ListedPush {
+  readonly web: { readonly key: string; readonly contact: string; readonly allowed: readonly string[] }
+  readonly apns: { readonly topic: string; readonly team: string; readonly key_id: string } | null
+  readonly fcm: { readonly project: string; readonly account: string } | null
+}
+
+/** Sets what is given, and returns what holds, without secrets. Throws SETTINGS_INVALID, FILE_MISSING. */
+export function setPushServices(state: State, options: PushOptions): ListedPush {
+  const server = readSettings(state.file(SETTINGS_FILE))
+  const { contact, allowPrivate, ca, fcm, apnsKey, apnsKeyId, apnsTeam, apnsTopic } = options
+  const apns = [apnsKey, apnsKeyId, apnsTeam, apnsTopic]
+  if (apns.some((each) => each === undefined) && apns.some((each) => each !== undefined))
+    throw usageError('APNs needs --apns-key, --apns-key-id, --apns-team and --apns-topic together')
+  const change: PushChange = {
+    ...(contact !== undefined && { contact }),
+    ...(allowPrivate !== undefined && { allowed: allowPrivate.filter((each) => each !== 'none') }),
+    ...(ca !== undefined && { ca: textOf(ca) }),
+    ...(fcm !== undefined && { fcm: { account: jsonOf(fcm) as never } }),
+    ...(apnsKey !== undefined && {
+      apns: { key: textOf(apnsKey), keyId: apnsKeyId!, team: apnsTeam!, topic: apnsTopic! },
+    }),
+  }
+  const file = state.file(PUSH_FILE)
+  const settings =
+    Object.keys(change).length === 0 ? readPushSettings(file) : changePushSettings(file, change)
+  const vapid = vapidOf(server, settings.contact)
+  const key = Buffer.from(vapid.point).toString('base64url')
+  return {
+    web: { key, contact: vapid.contact, allowed: settings.allowed },
+    apns:
+      settings.apns === undefined
+        ? null
+        : { topic: settings.apns.topic, team: settings.apns.team, key_id: settings.apns.keyId },
+    fcm:
+      settings.fcm === undefined
+        ? null
+        : { project: settings.fcm.account.project_id, account: settings.fcm.account.client_email },
+  }
+}
+
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new GodwitError('FILE_MISSING', `${file}: ${(error as Error).message}`, { kind: 'usage' })
+  }
+}
+
+function jsonOf(file: string): unknown {
+  try {
+    return JSON.parse(textOf(file))
+  } catch (error) {
+    if (error instanceof GodwitError) throw error
+    throw usageError(`${file} is not JSON`)
+  }
 }
 
 /** The keys of another zone are forgotten: those that the DNS shows next are taken. Throws ZONE_UNKNOWN. */

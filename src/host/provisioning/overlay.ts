@@ -8,6 +8,8 @@ import { keyIn, LEASE_FILE, LOGIN_FILE, logIn, readLogin, writeLogin } from '../
 import { parseConfig } from '../configuration/config.ts'
 import type { State } from '../stores/state.ts'
 
+export { MAX_MESSAGE } from '../../overlay/index.ts'
+
 export interface LoginOptions {
   readonly server?: string
   readonly pin?: string

@@ -196,6 +196,7 @@ export class Coordinator {
         if (init.trace === true) this.#step(from, to, type, now)
       },
       seal: (name) => this.#notification(name),
+      directory,
     })
     this.#abroad = new Abroad({
       ...{ crypto, random, wall: parts.wall },
@@ -282,6 +283,11 @@ export class Coordinator {
     const routes = { mn: route, cn: route }
     if (order.foreign !== undefined) this.#abroad.direct(order.mn, order.foreign, routes, sides, now)
     else this.#directBoth(order.mn, order.cn, routes, sides, now)
+  }
+
+  /** The push service does not know the node at this address any more. */
+  handlePushGone(name: string, address: string): void {
+    this.#notifier.pushGone(name, address)
   }
 
   poll(): CoordinatorOutput | undefined {

@@ -20,6 +20,9 @@ export interface Directory {
   takeSerial(): number
   /** Patterns of names that may ask for this node: full names and `*.zone`; undefined: the zone's rule holds. */
   accessOf(name: string): readonly string[] | undefined
+  /** Where a push service reaches the node. */
+  pushOf(name: string): string | undefined
+  setPush(name: string, address: string | undefined): void
   /** The keys of a foreign zone as first seen. */
   zoneKeys(zone: string): ZoneKeys | undefined
   pinZone(zone: string, keys: ZoneKeys): void

@@ -8,6 +8,7 @@
 import { equal } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { Status, Type } from '../wire/message.ts'
+import type { Directory } from './directory.ts'
 
 /** Where nodes connect. */
 export interface NotificationAt {
@@ -23,8 +24,6 @@ export interface NotificationPrepare {
   readonly id: number
   readonly name: string
   readonly token: Uint8Array
-  /** Address of its push service; absent: it has none. */
-  readonly push?: string
 }
 
 /** NOTIFICATION: brings the node this datagram; an empty one lets it register again. */
@@ -32,6 +31,8 @@ export interface Notification {
   readonly type: 'notification'
   readonly name: string
   readonly datagram: Uint8Array
+  /** Where a push service reaches it, if it is not connected, and whose it is. */
+  readonly push?: { readonly address: string; readonly account: string }
 }
 
 /** The node has not answered a notification: its connection is dead. */
@@ -49,6 +50,8 @@ export interface NotifierParts {
   readonly emit: (output: NotifierOutput) => void
   /** NOTIFICATION, sealed for the node; undefined: it has no session. */
   readonly seal: (name: string) => Uint8Array | undefined
+  /** Where a push service reaches the node, over restarts. */
+  readonly directory: Pick<Directory, 'nodeByName' | 'pushOf' | 'setPush'>
   /** To the notification server, or its answer; for the trace. */
   readonly step: (type: Type, isAnswer: boolean, now: number) => void
 }
@@ -75,7 +78,7 @@ const NEVER = Number.POSITIVE_INFINITY
 
 interface Entry {
   readonly token: Uint8Array
-  readonly push: string | undefined
+  push: string | undefined
   readonly wakes: TokenBucket
   connected: boolean
 }
@@ -113,8 +116,10 @@ export class Notifier {
 
   /** Fig. 4 step 10. One that is connected keeps its token; `done` comes at once if there is no server. */
   prepare(name: string, push: string | undefined, done: Granted, now: number): void {
-    const known = this.#entries.get(name)
-    if (known?.connected === true && known.push === push) {
+    const known = this.#entryOf(name)
+    if (known?.push !== push) this.#parts.directory.setPush(name, push)
+    if (known?.connected === true) {
+      known.push = push
       done(known.token, now)
       return
     }
@@ -129,7 +134,7 @@ export class Notifier {
     const id = this.#parts.number()
     this.#preparing.set(id, { name, entry, until: now + PREPARE_MS, done })
     this.#parts.step(Type.NOTIFICATION_PREPARE, false, now)
-    this.#parts.emit({ type: 'notification-prepare', id, name, token, ...(push !== undefined && { push }) })
+    this.#parts.emit({ type: 'notification-prepare', id, name, token })
   }
 
   /** Fig. 4 step 11. */
@@ -153,7 +158,7 @@ export class Notifier {
   }
 
   canWake(name: string): boolean {
-    const entry = this.#entries.get(name)
+    const entry = this.#entryOf(name)
     return entry !== undefined && (entry.connected || entry.push !== undefined)
   }
 
@@ -172,7 +177,10 @@ export class Notifier {
     this.#count++
     this.#parts.step(Type.NOTIFICATION, false, now)
     const datagram = this.#parts.seal(name) ?? new Uint8Array(0)
-    this.#parts.emit({ type: 'notification', name, datagram })
+    const account = this.#parts.directory.nodeByName(name)?.account
+    const push =
+      entry.push === undefined || account === undefined ? {} : { push: { address: entry.push, account } }
+    this.#parts.emit({ type: 'notification', name, datagram, ...push })
     return Status.DONE
   }
 
@@ -181,10 +189,17 @@ export class Notifier {
     this.#end(name, true, now)
   }
 
-  /** Its location has expired: it can be woken only by a push service. */
+  /** Its location has expired: if at all, its push service wakes it. */
   expired(name: string): void {
-    const entry = this.#entries.get(name)
-    if (entry !== undefined && !entry.connected && entry.push === undefined) this.#entries.delete(name)
+    if (this.#entries.get(name)?.connected === false) this.#entries.delete(name)
+  }
+
+  /** The push service does not know the node any more. */
+  pushGone(name: string, address: string): void {
+    const entry = this.#entryOf(name)
+    if (entry?.push !== address) return
+    entry.push = undefined
+    this.#parts.directory.setPush(name, undefined)
   }
 
   forget(name: string): void {
@@ -211,6 +226,18 @@ export class Notifier {
       }
       this.#end(name, false, now)
     }
+  }
+
+  /** One that was not seen since the coordinator started is known by its push service. */
+  #entryOf(name: string): Entry | undefined {
+    const known = this.#entries.get(name)
+    if (known !== undefined || this.#parts.at === undefined || this.#entries.size >= MAX_ENTRIES) return known
+    const push = this.#parts.directory.pushOf(name)
+    if (push === undefined) return undefined
+    const wakes = new TokenBucket(NODE_RATE, NODE_BURST)
+    const entry = { token: this.#parts.token(), push, wakes, connected: false }
+    this.#entries.set(name, entry)
+    return entry
   }
 
   #end(name: string, reached: boolean, now: number): void {

@@ -96,6 +96,8 @@ export interface NodeComponents {
   readonly sockets: SocketTable
   readonly owners: Pick<FlowOwners, 'program'>
   readonly keepLease: (lease: Uint8Array) => void
+  /** The notification in a message of a push service; undefined: it is not for this node. */
+  readonly openPush: (message: Uint8Array) => Uint8Array | undefined
   readonly keepPeers: (peers: readonly NodePeer[]) => void
   readonly startEngine?: StartEngine
 }
@@ -106,6 +108,8 @@ const RESOLVE_MS = 12_000
 const MAX_STEPS = 2_000
 const RESOLVE = z.strictObject({ name: z.string().min(1).max(253) })
 const FORGET = RESOLVE
+/** Base64 of at most 4,096 bytes. */
+const PUSHED = z.strictObject({ message: z.base64().min(1).max(5464) })
 
 interface Registered {
   readonly v6: Uint8Array
@@ -185,6 +189,7 @@ export class NodeService implements Mechanism {
       { method: 'GET', path: '/v1/overlay', handle: () => this.#view() },
       { method: 'GET', path: '/v1/overlay/trace', handle: () => ({ steps: this.#steps }) },
       postRoute('/v1/overlay/resolve', RESOLVE, async ({ body }) => this.#resolved(body.name)),
+      postRoute('/v1/overlay/notification', PUSHED, ({ body }) => this.#pushed(body.message)),
       postRoute('/v1/overlay/forget', FORGET, ({ body }) => this.#forget(body.name)),
     ]
   }
@@ -359,6 +364,17 @@ export class NodeService implements Mechanism {
     this.#tunnel.post({ type: 'forget', name })
     this.#peersChanged()
     return { forgotten: name }
+  }
+
+  /** Fig. 5 step 10, by a push service. */
+  #pushed(message: string): object {
+    const bytes = this.#parts.openPush(Buffer.from(message, 'base64'))
+    if (bytes === undefined)
+      throw new GodwitError('PUSH_UNREADABLE', 'the message was not encrypted for this node', {
+        hint: 'is the endpoint in [overlay] push the one that received it?',
+      })
+    this.#tunnel.post({ type: 'notification', bytes })
+    return { notified: true }
   }
 
   #own(): NodePeer | undefined {

@@ -23,6 +23,8 @@ export interface AccountServerInit {
   /** HOST:PORT where nodes reach the coordinator. */
   readonly coordinator: string
   readonly zoneKey: Uint8Array
+  /** For subscriptions at push services: the key that they check (RFC 8292), base64url. */
+  readonly pushKey: string
   /** A node logged in: its earlier sessions end. */
   readonly onLogin: (name: string) => void
   readonly now: () => number
@@ -136,7 +138,7 @@ export class AccountServer {
     const path = request.url?.split('?')[0]
     if (request.method === 'POST' && path === '/v1/login') return this.#login(request)
     if (request.method === 'GET' && path === '/v1/configuration')
-      return { zone: this.#init.zone, coordinator: this.#init.coordinator }
+      return { zone: this.#init.zone, coordinator: this.#init.coordinator, push_key: this.#init.pushKey }
     throw new Refusal(404, 'NOT_FOUND', 'not found')
   }
 

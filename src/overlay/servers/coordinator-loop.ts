@@ -61,6 +61,9 @@ export class CoordinatorLoop implements UdpLoopOwner {
       case 'notified':
         machine.handleNotified(command.name, command.token, command.isConnected)
         break
+      case 'push-gone':
+        machine.handlePushGone(command.name, command.address)
+        break
       case 'report':
         this.#post({ type: 'report', counts: { ...machine.counts, faults: this.#faults } })
     }

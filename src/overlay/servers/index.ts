@@ -3,6 +3,14 @@
 export { Store } from '../store/store.ts'
 export { LABEL } from './account.ts'
 export { hashPassword } from './passwords.ts'
+export {
+  changePushSettings,
+  PUSH_FILE,
+  type PushChange,
+  type PushSettings,
+  readPushSettings,
+  vapidOf,
+} from './push-settings.ts'
 export { certificatePin, hostPort, OverlayServers, ROLES, type Role } from './servers.ts'
 export {
   DATABASE_FILE,

@@ -18,8 +18,6 @@ export interface NotificationServerInit {
   readonly port: number
   readonly now: () => number
   readonly onConnection: (name: string, token: Uint8Array, isConnected: boolean) => void
-  /** Where the node is not connected: false if nothing else wakes it. */
-  readonly push?: (name: string, address: string, datagram: Uint8Array) => void
 }
 
 /** Nodes that are expected; what they are announced with is renewed at each registration. */
@@ -39,7 +37,6 @@ const IDLE_MS = 600_000
 interface Expected {
   readonly name: string
   readonly token: Uint8Array
-  readonly push: string | undefined
 }
 
 export class NotificationServer {
@@ -93,31 +90,28 @@ export class NotificationServer {
   }
 
   /** NOTIFICATION_PREPARE: false when there is no room. A node is announced anew with each registration. */
-  prepare(name: string, token: Uint8Array, push: string | undefined): boolean {
+  prepare(name: string, token: Uint8Array): boolean {
     const before = this.#expected.get(name)
     if (before === undefined && this.#expected.size >= MAX_EXPECTED) return false
     if (before !== undefined) this.#byToken.delete(toHex(before.token))
-    const expected = { name, token, push }
+    const expected = { name, token }
     this.#expected.set(name, expected)
     this.#byToken.set(toHex(token), expected)
     return true
   }
 
-  /** NOTIFICATION. */
-  notify(name: string, datagram: Uint8Array): void {
+  /** NOTIFICATION. False when the node is not connected. */
+  notify(name: string, datagram: Uint8Array): boolean {
     const connected = this.#connected.get(name)
     if (connected !== undefined) this.#write(connected.socket, encodeFrame(FrameType.NOTIFICATION, datagram))
-    else {
-      const push = this.#expected.get(name)?.push
-      if (push !== undefined) this.#init.push?.(name, push, datagram)
-    }
+    return connected !== undefined
   }
 
   /** Its connection is dead, or it was removed: it has to be announced again. */
   end(name: string): void {
     const expected = this.#expected.get(name)
     if (expected !== undefined) this.#byToken.delete(toHex(expected.token))
-    if (expected?.push === undefined) this.#expected.delete(name)
+    this.#expected.delete(name)
     this.#connected.get(name)?.socket.destroy()
   }
 

@@ -29,6 +29,7 @@ export type CoordinatorCommand =
       readonly token: Uint8Array
       readonly isConnected: boolean
     }
+  | { readonly type: 'push-gone'; readonly name: string; readonly address: string }
   | { readonly type: 'report' }
 
 export type CoordinatorEvent =

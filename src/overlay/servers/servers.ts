@@ -12,6 +12,7 @@ import { ensureCertificate, readCertificate } from '../../mechanism/certificate.
 import { must } from '../../mechanism/schema.ts'
 import { pinOf } from '../../tunnel/carrier/client.ts'
 import { EngineWorker } from '../../tunnel/engine/worker.ts'
+import type { PushSender } from '../push/sender.ts'
 import { Store } from '../store/store.ts'
 import { leaseCodec } from '../wire/lease.ts'
 import { AccountServer } from './account.ts'
@@ -24,6 +25,7 @@ import type {
   RelayCommand,
   RelayEvent,
 } from './protocol.ts'
+import { PUSH_FILE, pushSender, vapidOf } from './push-settings.ts'
 import { RelayPart } from './relay-part.ts'
 import { CERTIFICATE_FILES, DATABASE_FILE, keyOf, notificationPort, type ServerSettings } from './settings.ts'
 import type { ZoneData } from './zone.ts'
@@ -48,6 +50,7 @@ export class OverlayServers {
   #relay: RelayPart | undefined
   #accounts: AccountServer | undefined
   #notifications: NotificationServer | undefined
+  #push: PushSender | undefined
   #names: NameServer | undefined
   #finder: ZoneFinder | undefined
   #failed: (error: GodwitError) => void = () => {}
@@ -74,6 +77,7 @@ export class OverlayServers {
   async stop(): Promise<void> {
     await this.#accounts?.stop()
     await this.#notifications?.stop()
+    this.#push?.close()
     await this.#names?.stop()
     this.#finder?.stop()
     this.#finder = undefined
@@ -82,6 +86,7 @@ export class OverlayServers {
     this.#store?.close()
     this.#accounts = undefined
     this.#notifications = undefined
+    this.#push = undefined
     this.#names = undefined
     this.#coordinator = undefined
     this.#relay = undefined
@@ -151,6 +156,7 @@ export class OverlayServers {
     this.#accounts = new AccountServer({
       ...{ store, tls, port: settings.port, zone: settings.zone, zoneKey },
       coordinator: hostPort(settings),
+      pushKey: Buffer.from(vapidOf(settings, undefined).point).toString('base64url'),
       onLogin: (name) => {
         log('info', `${name} logged in`)
         this.#toCoordinator({ type: 'forget', name })
@@ -162,7 +168,7 @@ export class OverlayServers {
   }
 
   async #startNotifications(): Promise<void> {
-    const { settings, file } = this.#init
+    const { settings, file, log } = this.#init
     this.#notifications = new NotificationServer({
       ...{ tls: certificateOf(settings, file), port: notificationPort(settings) },
       now: () => this.#clock.now(),
@@ -170,19 +176,28 @@ export class OverlayServers {
         this.#toCoordinator({ type: 'notified', name, token, isConnected }),
     })
     await this.#notifications.start()
+    this.#push = pushSender(file(PUSH_FILE), settings, {
+      now: () => this.#clock.now(),
+      wall: () => this.#clock.wall(),
+      log: (message) => log('warn', message),
+      onGone: (name, address) => this.#toCoordinator({ type: 'push-gone', name, address }),
+    })
   }
 
   #onCoordinator(event: CoordinatorEvent): void {
     switch (event.type) {
       case 'notification-prepare': {
-        const { id, name, token, push } = event
-        const isReady = this.#notifications?.prepare(name, token, push) ?? false
+        const { id, name, token } = event
+        const isReady = this.#notifications?.prepare(name, token) ?? false
         this.#toCoordinator({ type: 'notification-prepare-ack', id, isReady })
         break
       }
-      case 'notification':
-        this.#notifications?.notify(event.name, event.datagram)
+      case 'notification': {
+        const { name, datagram, push } = event
+        if (this.#notifications?.notify(name, datagram) !== true && push !== undefined)
+          void this.#push?.send({ name, datagram, ...push })
         break
+      }
       case 'notification-end':
         this.#notifications?.end(event.name)
         break

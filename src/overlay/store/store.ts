@@ -32,6 +32,9 @@ CREATE INDEX IF NOT EXISTS nodes_of_key ON nodes (public_key);
 CREATE TABLE IF NOT EXISTS access (
   node TEXT NOT NULL, pattern TEXT NOT NULL, PRIMARY KEY (node, pattern)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pushes (
+  node TEXT PRIMARY KEY REFERENCES nodes(name) ON DELETE CASCADE, address TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS zones (
   name TEXT PRIMARY KEY, coordinator BLOB NOT NULL, zone BLOB NOT NULL, seen INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -62,6 +65,9 @@ const STATEMENTS = {
   access: 'SELECT pattern FROM access WHERE node = ? ORDER BY pattern',
   addAccess: 'INSERT OR IGNORE INTO access VALUES (?, ?)',
   clearAccess: 'DELETE FROM access WHERE node = ?',
+  push: 'SELECT address FROM pushes WHERE node = ?',
+  setPush: 'INSERT INTO pushes VALUES (?, ?) ON CONFLICT (node) DO UPDATE SET address = excluded.address',
+  clearPush: 'DELETE FROM pushes WHERE node = ?',
   zone: 'SELECT * FROM zones WHERE name = ?',
   pinZone: 'INSERT OR IGNORE INTO zones VALUES (?, ?, ?, ?)',
   unpinZone: 'DELETE FROM zones WHERE name = ?',
@@ -295,6 +301,17 @@ export class Store implements Directory {
     this.#begin()
     this.#statements.clearAccess.run(name)
     for (const pattern of patterns ?? []) this.#statements.addAccess.run(name, pattern)
+  }
+
+  pushOf(name: string): string | undefined {
+    const row = this.#statements.push.get(name) as { address: string } | undefined | null
+    return row?.address
+  }
+
+  setPush(name: string, address: string | undefined): void {
+    this.#begin()
+    if (address === undefined) this.#statements.clearPush.run(name)
+    else this.#statements.setPush.run(name, address)
   }
 
   zoneKeys(zone: string): ZoneKeys | undefined {

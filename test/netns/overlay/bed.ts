@@ -164,6 +164,12 @@ export class OverlayBed {
     return this.lab.programs.run(host, process.execPath, [GODWIT, ...args, ...state])
   }
 
+  /** A command of the node with this file as standard input. */
+  godwitWith(name: NodeName, input: string, ...args: string[]): Promise<string> {
+    const words = [process.execPath, GODWIT, ...args, '--state', join(this.folder, name)]
+    return this.lab.programs.run(name, 'sh', ['-c', 'exec "$@" < "$0"', input, ...words])
+  }
+
   /** Words that run a command with the node's own /etc/resolv.conf. */
   withNames(node: NodeName, ...words: readonly string[]): [string, string[]] {
     const mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'

@@ -1,8 +1,12 @@
 /** NT-21 on the real kernel: a node whose NAT has forgotten it is woken through the notification server. */
 import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { PUSH_KEYS_FILE, pushKeys } from '../../../src/overlay/node/push.ts'
+import { encryptPush, publicPoint } from '../../../src/overlay/push/encryption.ts'
 import { NODES, OverlayBed } from './bed.ts'
 
 usesPrograms('ip', 'ping', 'unshare')
@@ -24,6 +28,9 @@ describe('NT-21, NT-40: a node that is asleep behind a NAT', () => {
     const files = ['', '_stream'].map((end) => `/proc/sys/net/netfilter/nf_conntrack_udp_timeout${end}`)
     await bed.lab.programs.run('nb1', 'sh', ['-c', files.map((file) => `echo 1 > ${file}`).join('; ')])
     await bed.down('bob')
+    const configuration = join(bed.folder, 'bob', 'godwit.toml')
+    const text = readFileSync(configuration, 'utf8')
+    writeFileSync(configuration, text.replace('[log]', 'push = "https://push.example/up"\n[log]'))
     await bed.up('bob')
     await untilNotified()
   })
@@ -42,6 +49,20 @@ describe('NT-21, NT-40: a node that is asleep behind a NAT', () => {
     await bed.lab.programs.run('alice', 'ping', ['-c', '3', '-i', '0.2', '-W', '3', address])
     const trace = await bed.godwit('bob', 'overlay', 'trace')
     assert.match(trace, / NOTIFICATION [\s\S]* NOTIFICATION_ACK [\s\S]* ROUTE_DIRECTION /)
+  })
+
+  it('NT-22: what its push service received wakes it, if it was encrypted for it', async () => {
+    const keys = pushKeys(join(bed.folder, 'bob', PUSH_KEYS_FILE))
+    const message = join(bed.folder, 'message')
+    const receiver = { publicKey: publicPoint(keys.privateKey), secret: keys.secret }
+    const registrations = async () =>
+      (await bed.godwit('bob', 'overlay', 'trace')).match(/REGISTRATION_REQUEST/g)!.length
+    const before = await registrations()
+    writeFileSync(message, encryptPush(new Uint8Array(0), { ...receiver, secret: new Uint8Array(16) }))
+    await assert.rejects(bed.godwitWith('bob', message, 'overlay', 'notify'), /not encrypted for this node/)
+    writeFileSync(message, encryptPush(new Uint8Array(0), receiver))
+    await bed.godwitWith('bob', message, 'overlay', 'notify')
+    await bed.until('bob registers again', async () => (await registrations()) > before)
   })
 
   it('the servers are killed and start again: the nodes connect again by themselves', async () => {

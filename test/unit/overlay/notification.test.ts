@@ -25,7 +25,6 @@ describe('NT-21: the notification server', () => {
   let now = 0
   /** Of the test at hand: connections of an earlier one may end later. */
   let heard: string[] = []
-  const pushed: string[] = []
   before(() => {
     folder = mkdtempSync(join(tmpdir(), 'godwit-ns-'))
     const [cert, key] = [join(folder, 'crt'), join(folder, 'key')]
@@ -35,7 +34,6 @@ describe('NT-21: the notification server', () => {
   after(() => rmSync(folder, { recursive: true }))
   beforeEach(() => {
     heard = []
-    pushed.length = 0
     now = 0
   })
 
@@ -44,7 +42,6 @@ describe('NT-21: the notification server', () => {
     server = new NotificationServer({
       ...{ tls, port: 0, now: () => now },
       onConnection: (name, _token, isConnected) => own.push(`${name} ${isConnected}`),
-      push: (name, address) => pushed.push(`${name} ${address}`),
     })
     await server.start()
     port = server.port
@@ -80,7 +77,7 @@ describe('NT-21: the notification server', () => {
 
   it('a token that its coordinator has announced registers; what is notified comes in one frame', () =>
     started(async () => {
-      assert.ok(server.prepare('a.test', TOKEN, undefined))
+      assert.ok(server.prepare('a.test', TOKEN))
       const { got, socket } = await said(encodeFrame(FrameType.REGISTRATION, TOKEN), 3)
       assert.deepEqual([...got], [...encodeFrame(FrameType.ACK)])
       assert.deepEqual(heard, ['a.test true'])
@@ -97,8 +94,8 @@ describe('NT-21: the notification server', () => {
 
   it('nobody else: an unknown or withdrawn token, a shorter one, other frames and other bytes end the connection', () =>
     started(async () => {
-      server.prepare('a.test', TOKEN, undefined)
-      server.prepare('a.test', new Uint8Array(32).fill(8), undefined)
+      server.prepare('a.test', TOKEN)
+      server.prepare('a.test', new Uint8Array(32).fill(8))
       const attempts = [
         encodeFrame(FrameType.REGISTRATION, TOKEN),
         encodeFrame(FrameType.REGISTRATION, TOKEN.subarray(1)),
@@ -115,7 +112,7 @@ describe('NT-21: the notification server', () => {
 
   it('who says nothing is not kept, and one source has 64 connections; a node that is registered does not count', () =>
     started(async () => {
-      server.prepare('a.test', TOKEN, undefined)
+      server.prepare('a.test', TOKEN)
       const { socket } = await said(encodeFrame(FrameType.REGISTRATION, TOKEN), 3)
       const idle = Array.from({ length: 80 }, () => connectTcp(port, '127.0.0.1').on('error', () => {}))
       await until(() => server.counts.strangers === 64)
@@ -128,7 +125,7 @@ describe('NT-21: the notification server', () => {
 
   it('a node that sends more than a ping a second loses its connection, and so does one that reads nothing', () =>
     started(async () => {
-      server.prepare('a.test', TOKEN, undefined)
+      server.prepare('a.test', TOKEN)
       const pings = Buffer.concat(Array.from({ length: 12 }, () => encodeFrame(FrameType.PING)))
       const { got } = await said(Buffer.concat([encodeFrame(FrameType.REGISTRATION, TOKEN), pings]))
       assert.ok(got.length <= 3 + 10 * 3)
@@ -145,7 +142,7 @@ describe('NT-21: the notification server', () => {
 
   it('a node that connects again replaces its own connection; one that is removed loses it', () =>
     started(async () => {
-      server.prepare('a.test', TOKEN, undefined)
+      server.prepare('a.test', TOKEN)
       const first = said(encodeFrame(FrameType.REGISTRATION, TOKEN))
       await until(() => heard.length === 1)
       const { socket } = await said(encodeFrame(FrameType.REGISTRATION, TOKEN), 3)
@@ -155,14 +152,6 @@ describe('NT-21: the notification server', () => {
       await until(() => heard.length === 3)
       assert.equal((await said(encodeFrame(FrameType.REGISTRATION, TOKEN))).got.length, 0)
       socket.destroy()
-    }))
-
-  it('NT-23: where no connection is, the push service is asked, with the address of the last registration', () =>
-    started(async () => {
-      server.prepare('a.test', TOKEN, 'https://push.example/1')
-      server.notify('a.test', new Uint8Array(3))
-      server.notify('b.test', new Uint8Array(3))
-      assert.deepEqual(pushed, ['a.test https://push.example/1'])
     }))
 
   describe('a node', () => {
@@ -187,7 +176,7 @@ describe('NT-21: the notification server', () => {
 
     it('connects, is notified, notices the end, says so once, and registers again', () =>
       started(async () => {
-        server.prepare('a.test', TOKEN, undefined)
+        server.prepare('a.test', TOKEN)
         const { seen, client } = node()
         client.want(target())
         await until(() => client.isConnected)
@@ -214,7 +203,7 @@ describe('NT-21: the notification server', () => {
 
     it('shows its token to nobody but the server that its coordinator named', () =>
       started(async () => {
-        server.prepare('a.test', TOKEN, undefined)
+        server.prepare('a.test', TOKEN)
         const { seen, client } = node()
         client.want({ ...target(), certificate: new Uint8Array(32) })
         await until(() => seen.includes('register'))

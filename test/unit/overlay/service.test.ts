@@ -51,6 +51,7 @@ function bed(known: readonly NodePeer[] = [], path = join(folder, 'resolv.conf')
     wall: () => 0,
     endpoints: { get: () => undefined, set: nothing },
     names: {},
+    openPush: () => undefined,
     keepPeers: (peers: readonly NodePeer[]) => {
       kept = peers
     },
