@@ -2,6 +2,7 @@
  * The anchor on the main thread: interface, forwarding and masquerade, the hosts it knows, and the engine worker. The
  * list of hosts (invitations and their keys) belongs to the daemon and is given as `AnchorHosts`.
  */
+import * as z from 'zod'
 import { formatAddress, type Prefix } from '../core/address.ts'
 import type { GodwitError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
@@ -16,6 +17,7 @@ import type {
   PeerStatus,
   Recorder,
 } from '../core/mechanism.ts'
+import { postRoute } from '../core/mechanism.ts'
 import { Shared } from '../core/shared.ts'
 import { encodeKey } from '../crypto/keys.ts'
 import type { Guarded } from '../linux/guard.ts'
@@ -32,7 +34,9 @@ import {
   type TimestampStore,
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
+import { AnchorRekeying } from './anchor-rekeying.ts'
 import type { PortForwards } from './forwards.ts'
+import type { KeyRotation } from './key-rotation.ts'
 import type { LastSeen } from './last-seen.ts'
 import type { AnchorPlumbing } from './plumbing.ts'
 import type { AnchorAnswers, AnchorCommand, AnchorEvent, AnchorSetup, EngineStatus } from './protocol.ts'
@@ -50,6 +54,8 @@ export interface KnownHost {
   readonly number: number
   /** Milliseconds since the Unix epoch; absent once it has joined. */
   readonly expires?: number
+  /** The anchor's public key that its invitation names. */
+  readonly anchorKey?: Uint8Array
 }
 
 /** A key that was a host's or an invitation's. */
@@ -85,6 +91,8 @@ export interface AnchorInit {
   readonly pool6: Prefix
   /** How long an invitation can be taken. */
   readonly invitationHours: number
+  /** Takes new keys. */
+  readonly rotation: KeyRotation
   /** Takes hosts by WebSocket too. */
   readonly websocket?: () => CarrierServerInit
 }
@@ -111,6 +119,7 @@ export interface AnchorComponents {
   readonly startEngine?: StartEngine
 }
 
+const REKEY = z.strictObject({ wait_ms: z.int().min(0).max(60_000), finish: z.boolean().optional() })
 const EXPIRY_CHECK_MS = 30_000
 /** Delay before another attempt to write a key that could not be stored. */
 const STORE_AGAIN_MS = 5_000
@@ -128,6 +137,7 @@ export class AnchorService implements Mechanism {
   readonly #tunnel: TunnelHost<AnchorSetup, AnchorCommand, AnchorEvent, EngineStatus, AnchorAnswers>
   #carriers: CarrierListener | undefined
   readonly #served = new Map<string, KnownHost>()
+  readonly #keys: AnchorRekeying
   /** Names of earlier keys that the engine has, for refusing them. */
   readonly #refused = new Set<string>()
   #expiry: NodeJS.Timeout | undefined
@@ -146,9 +156,14 @@ export class AnchorService implements Mechanism {
   constructor(parts: AnchorComponents, init: AnchorInit) {
     this.#parts = parts
     this.#init = init
-    this.routes = parts.routes ?? []
+    this.routes = [
+      ...(parts.routes ?? []),
+      postRoute('/v1/anchor/rekey', REKEY, ({ body }) =>
+        this.#keys.rekey(body.wait_ms, body.finish === true),
+      ),
+    ]
     this.#invitationHours = init.invitationHours
-    const { websocket: _, invitationHours: __, ...setup } = init
+    const { websocket: _, invitationHours: __, rotation, ...setup } = init
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: { role: 'anchor', ...setup },
@@ -157,6 +172,11 @@ export class AnchorService implements Mechanism {
         this.#carriers?.follow(paths)
         this.#parts.lastSeen?.follow(paths)
       },
+    })
+    this.#keys = new AnchorRekeying({
+      rotation,
+      hosts: () => [...this.#served.values()],
+      post: (command) => this.#tunnel.post(command),
     })
   }
 
@@ -254,8 +274,10 @@ export class AnchorService implements Mechanism {
         number,
         invited: expires !== undefined,
         ...(nextPublicKey && { nextPublicKey }),
+        ...this.#keys.setup,
       })
     }
+    this.#keys.settle()
     this.#refuse(gone)
     this.#parts.lastSeen?.keep((name) => wanted.has(name))
     this.#parts.forwards.apply()
@@ -367,6 +389,10 @@ export class AnchorService implements Mechanism {
   #handle(event: OwnEvent<AnchorEvent>): void {
     const { recorder, hosts } = this.#parts
     const { name, publicKey } = event
+    if (event.type === 'key-confirmed' && event.whose === 'own') {
+      this.#keys.confirmed(name, publicKey)
+      return
+    }
     switch (event.type) {
       case 'key-offered': {
         const stored = this.#store(name, () => hosts.offerKey(name, publicKey))

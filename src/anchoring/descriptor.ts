@@ -16,6 +16,7 @@ import { forwardingNeed, NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '..
 import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Files, Services } from '../mechanism/services.ts'
 import type { CarrierServerInit } from '../tunnel/carrier/server.ts'
+import { AnchorKeys } from './anchor-keys.ts'
 import { AnchorService, type KnownHost } from './anchor-service.ts'
 import type { HostPolicy } from './applications.ts'
 import { certificateOf, certificatePin } from './certificate.ts'
@@ -32,7 +33,7 @@ import { type Forward, ForwardStore, PortForwards, parseTarget, refuseTaken } fr
 import { type HostPeer, type LiveSettings, MobileHostService } from './host-service.ts'
 import { type HostRecord, HostStore } from './hosts.ts'
 import { inviteHost } from './invite.ts'
-import { KeyRotation } from './key-rotation.ts'
+import { announcedKey, KeyRotation } from './key-rotation.ts'
 import { LastSeen } from './last-seen.ts'
 import { NameServers } from './name-servers.ts'
 import { AnchorPlumbing, HostPlumbing } from './plumbing.ts'
@@ -41,6 +42,9 @@ import { formatTrust, isTrusted, parseTrust, type Trust } from './trust.ts'
 
 type HostConfig = ConfigWith<typeof hostSections>
 type AnchorConfig = ConfigWith<typeof anchorSections>
+
+/** Keys of anchors that changed, in the state. */
+export const ANCHOR_KEYS_FILE = 'anchor-keys.json'
 
 /** MTU of an anchor's interface, for a usual path; the MTU of each path is discovered. */
 const ANCHOR_MTU = 1420
@@ -174,8 +178,10 @@ function composeHost(config: HostConfig, services: Services): MobileHostService 
       policies,
       rotation: new KeyRotation({
         keyFile: services.files.keyFile(),
+        end: 'host',
         log: (level, message) => recorder.log(level, message),
       }),
+      anchorKeys: new AnchorKeys(services.files.file(ANCHOR_KEYS_FILE)),
       metered: host.metered === 'backup',
       captivePortal: host.captive_portal,
       accesses,
@@ -337,7 +343,7 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       routes: [
         ...hostRoutes(
           () => ({ ...anchor, invitation_hours: service.invitationHours }),
-          privateKey,
+          () => announcedKey(files.keyFile()),
           services,
           store,
           forwards,
@@ -350,6 +356,11 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
       device,
       mtu: config.interface.mtu ?? ANCHOR_MTU,
       privateKey,
+      rotation: new KeyRotation({
+        keyFile: files.keyFile(),
+        end: 'anchor',
+        log: (level, message) => recorder.log(level, message),
+      }),
       listenPorts: ports,
       ...(websocket && { websocket: () => webSocketServer(websocket, ports[0]!, files) }),
       pool4,
@@ -385,6 +396,7 @@ function knownHost(record: HostRecord): KnownHost {
     number: record.number,
     ...(record.next_public_key !== undefined && { nextPublicKey: must(decodeKey(record.next_public_key)) }),
     ...(record.expires !== undefined && { expires: record.expires }),
+    ...(record.anchor_key !== undefined && { anchorKey: must(decodeKey(record.anchor_key)) }),
   }
 }
 
@@ -401,7 +413,7 @@ const REMOVE = z.strictObject({ name: z.string().min(1) })
 /** Control routes of `godwit anchor invite` and `remove`. */
 function hostRoutes(
   settings: () => AnchorSettings,
-  own: Uint8Array,
+  own: () => Uint8Array,
   { clock, files }: Services,
   store: HostStore,
   forwards: ForwardStore,
@@ -410,7 +422,7 @@ function hostRoutes(
   return [
     postRoute('/v1/anchor/invite', INVITE, ({ body: { name, wg, dns } }) => {
       const anchor = settings()
-      const { host, text } = inviteHost(anchor, own, store, name, clock.wall(), {
+      const { host, text } = inviteHost(anchor, own(), store, name, clock.wall(), {
         wg: wg === true,
         ...(dns && { dns }),
         ...(anchor.websocket && certificatePin(anchor.websocket, files)),

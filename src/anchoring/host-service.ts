@@ -2,7 +2,6 @@
  * The mobile host on the main thread (UP-36, MMCE): accesses, routing, which application a flow belongs to, and the
  * engine worker that carries the packets. Implements what the daemon asks of a mechanism.
  */
-import { setTimeout as delay } from 'node:timers/promises'
 import * as z from 'zod'
 import { type AccessMonitor, MeteredLinks } from '../access/index.ts'
 import { formatAddress, type Prefix } from '../core/address.ts'
@@ -28,7 +27,6 @@ import { matchesPattern } from '../core/pattern.ts'
 import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
 import { Shared } from '../core/shared.ts'
 import { subjectOf } from '../core/subject.ts'
-import { publicKeyOf } from '../crypto/keys.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
@@ -44,8 +42,10 @@ import {
   type TimestampStore,
   TunnelHost,
 } from '../tunnel/engine/tunnel-host.ts'
+import type { AnchorKeys } from './anchor-keys.ts'
 import { FlowApplications, type HostPolicy } from './applications.ts'
-import type { KeyRotation, Rotated } from './key-rotation.ts'
+import { HostKeys, type KeyedPeer } from './host-keys.ts'
+import type { KeyRotation } from './key-rotation.ts'
 import type { NameServers } from './name-servers.ts'
 import type { HostPlumbing } from './plumbing.ts'
 import { PortalWatch } from './portal.ts'
@@ -60,21 +60,16 @@ import type {
 } from './protocol.ts'
 import { history, silentReason } from './report.ts'
 
-export interface HostPeer {
-  readonly name: string
-  readonly kind: 'anchor' | 'wireguard'
+export interface HostPeer extends KeyedPeer {
   /** In the order in which they are tried. */
   readonly endpoints: readonly HostPort[]
   /** Where the peer accepts WebSockets. */
   readonly websocket?: Omit<CarriedPeer, 'name'>
-  readonly publicKey: Uint8Array
   readonly presharedKey?: Uint8Array
   readonly keepalive: number
   /** Virtual address that a WireGuard server assigned to this host. */
   readonly v4?: Uint8Array
   readonly v6?: Uint8Array
-  /** The invitation's key, which ours is to replace; `replaced` is called when it has. */
-  readonly invitation?: { readonly privateKey: Uint8Array; readonly replaced: () => void }
 }
 
 export interface AccessUse {
@@ -101,6 +96,8 @@ export interface MobileHostInit {
   readonly accesses: readonly AccessUse[]
   /** Takes new keys. */
   readonly rotation: KeyRotation
+  /** Takes new keys of anchors. */
+  readonly anchorKeys: AnchorKeys
   /** Metered accesses become backups unless `accesses` has an entry for them. Default: no. */
   readonly metered?: boolean
   /** Looks for captive portals. Default: no. */
@@ -135,8 +132,6 @@ const MOST_FLOWS_LISTED = 10_000
 const MOST_FLOWS = 1 << 17
 /** How long answers to probes are waited for; a status comes once a second. */
 const PING_MS = 1500
-/** How often it is looked whether all anchors have the new key. */
-const REKEY_LOOK_MS = 50
 const REKEY = z.strictObject({ wait_ms: z.int().min(0).max(60_000) })
 
 export class MobileHostService implements Mechanism {
@@ -159,15 +154,13 @@ export class MobileHostService implements Mechanism {
   #all: string | undefined
   #portals: PortalWatch | undefined
   #metered: MeteredLinks | undefined
-  /** Peers that know this host only by an invitation's key. */
-  readonly #joining: Set<string>
+  readonly #keys: HostKeys
 
   constructor(parts: MobileHostComponents, init: MobileHostInit) {
     this.#parts = parts
     this.#init = init
-    this.#joining = new Set(init.peers.flatMap(({ name, invitation }) => (invitation ? [name] : [])))
     this.#applications = new FlowApplications(parts.owners, init.policies)
-    this.routes = [postRoute('/v1/host/rekey', REKEY, ({ body }) => this.#rekey(body.wait_ms))]
+    this.routes = [postRoute('/v1/host/rekey', REKEY, ({ body }) => this.#keys.rekey(body.wait_ms))]
     const { device, fix4, fix6, privateKey, ledger, mtu, passing, peers, proxy } = init
     const carried = peers.flatMap(({ name, websocket }) => (websocket ? [{ name, ...websocket }] : []))
     const mark = ledger.anchoring.bypassMark
@@ -197,6 +190,14 @@ export class MobileHostService implements Mechanism {
       ...(mtu === undefined && {
         mtu: { of: narrowestMtu, set: (fitting) => parts.plumbing.setMtu(fitting) },
       }),
+    })
+    this.#keys = new HostKeys({
+      privateKey,
+      peers,
+      rotation: init.rotation,
+      anchorKeys: init.anchorKeys,
+      log: (level, message) => parts.recorder.log(level, message),
+      post: (command) => this.#tunnel.post(command),
     })
   }
 
@@ -327,7 +328,7 @@ export class MobileHostService implements Mechanism {
             ? pathStatus(path)
             : { ...pathStatus(path), remote: peer.websocket.url },
         ),
-        public_key: Buffer.from(peer.publicKey).toString('base64'),
+        public_key: this.#keys.keyOf(peer),
         addresses,
         ...(report?.refused !== undefined && { refused: report.refused }),
       } satisfies PeerStatus
@@ -573,48 +574,12 @@ export class MobileHostService implements Mechanism {
           lost_packets: event.lost,
         })
         break
+      case 'key-offered':
       case 'key-confirmed':
-        this.#keyConfirmed(event.name, event.publicKey)
+        this.#keys.handle(event)
         break
       default:
         event satisfies never
-    }
-  }
-
-  get #anchors(): readonly string[] {
-    return this.#init.peers.map(({ name }) => name)
-  }
-
-  /** Resolves once every anchor has the new key, or after `waitMs` with the anchors that do not have it. */
-  async #rekey(waitMs: number): Promise<{ public_key: string; peers: readonly Rotated[] }> {
-    const { rotation, peers } = this.#init
-    const privateKey = rotation.begin(peers)
-    // An anchor that has not taken the current key yet gets the new one afterwards: it may have stored the current one as
-    // the only key.
-    for (const { name, state } of rotation.state(this.#anchors))
-      if (state === 'waiting' && !this.#joining.has(name))
-        this.#tunnel.post({ type: 'replace-key', name, privateKey })
-    const end = performance.now() + waitMs
-    while (rotation.next !== undefined && performance.now() < end) await delay(REKEY_LOOK_MS)
-    const publicKey = Buffer.from(publicKeyOf(privateKey)).toString('base64')
-    return { public_key: publicKey, peers: rotation.state(this.#anchors) }
-  }
-
-  #keyConfirmed(name: string, publicKey: Uint8Array): void {
-    const { recorder } = this.#parts
-    const { rotation } = this.#init
-    const peer = this.#init.peers.find((each) => each.name === name)
-    rotation.confirmed(name, publicKey, this.#anchors)
-    if (!this.#joining.delete(name)) return
-    // The key that took the place of the invitation's has a successor already.
-    if (rotation.next !== undefined && !Buffer.from(publicKey).equals(publicKeyOf(rotation.next)))
-      this.#tunnel.post({ type: 'replace-key', name, privateKey: rotation.next })
-    try {
-      peer?.invitation?.replaced()
-      recorder.log('info', `${name} now knows this host by its own key`)
-    } catch (error) {
-      // Worth nothing any more; the next run finds that out.
-      recorder.log('warn', `the invitation to ${name} cannot be removed: ${(error as Error).message}`)
     }
   }
 
@@ -712,23 +677,13 @@ export class MobileHostService implements Mechanism {
   }
 
   #addPeer({ endpoints, ...peer }: HostPeer): void {
-    const { rotation } = this.#init
     this.#tunnel.addPeer(
       {
         name: peer.name,
         kind: peer.kind === 'anchor' ? 'godwit' : 'wireguard',
-        publicKey: peer.publicKey,
+        ...this.#keys.setup(peer),
         keepalive: peer.keepalive,
         ...(peer.presharedKey && { presharedKey: peer.presharedKey }),
-        ...(peer.invitation && {
-          privateKey: peer.invitation.privateKey,
-          nextPrivateKey: this.#init.privateKey,
-          invited: true,
-        }),
-        // A new key that this anchor may not have yet, or alone.
-        ...(!peer.invitation &&
-          peer.kind === 'anchor' &&
-          rotation.next && { privateKey: this.#init.privateKey, nextPrivateKey: rotation.next }),
         ...(peer.kind === 'wireguard' && peer.v4 && { v4: peer.v4 }),
         ...(peer.kind === 'wireguard' && peer.v6 && { v6: peer.v6 }),
       },

@@ -21,6 +21,8 @@ const record = z.object({
   number: z.int(),
   /** Milliseconds since the Unix epoch; absent once the host has joined. */
   expires: z.number().optional(),
+  /** The anchor's public key that the invitation names; absent once the host has joined. */
+  anchor_key: z.string().optional(),
 })
 /** A key that was valid once. Its holder is told why it is not any more. */
 const gone = z.object({
@@ -118,7 +120,7 @@ export class HostStore {
     this.#keep(
       this.#hosts.map((host) => {
         if (host.name !== name) return host
-        const { expires: _, next_public_key: __, ...joined } = host
+        const { expires: _, next_public_key: __, anchor_key: ___, ...joined } = host
         return { ...joined, public_key: key }
       }),
     )

@@ -23,7 +23,7 @@ export interface Invited {
   readonly text: string
 }
 
-/** Adds a host and returns what it needs to join; `own` is the anchor's private key. */
+/** Adds a host and returns what it needs to join; `own` is the anchor's private key, the next one while it changes. */
 export function inviteHost(
   anchor: AnchorSettings,
   own: Uint8Array,
@@ -40,16 +40,16 @@ export function inviteHost(
   const number = freeNumber(anchor, store, now)
   const addresses = poolAddresses(anchor, number)
   const expires = now + anchor.invitation_hours * 3_600_000
+  const publicKey = encodeKey(publicKeyOf(own))
   const host = {
     name,
     kind: options.wg ? ('wireguard' as const) : ('godwit' as const),
     public_key: encodeKey(publicKeyOf(privateKey)),
     preshared_key: preshared,
     number,
-    ...(options.wg ? {} : { expires }),
+    ...(options.wg ? {} : { expires, anchor_key: publicKey }),
   }
   store.add(host, now)
-  const publicKey = encodeKey(publicKeyOf(own))
   const text = options.wg
     ? formatWgQuick({
         privateKey: encodeKey(privateKey),

@@ -1,30 +1,42 @@
 /**
- * A host takes a new key without a new invitation (`godwit rekey`): it sends KEY_REPLACE to each anchor in the current
- * session. The new key is stored beside the old one (KEY.next) before it is sent, and replaces it once every anchor has
- * proven it in a handshake. Until then both keys are tried, so a crash at any moment leaves keys that work.
+ * A host or an anchor takes a new key without new invitations (`godwit rekey`, `godwit anchor rekey`): it sends KEY_REPLACE
+ * to each peer in the current session. The new key is stored beside the old one (KEY.next) before it is sent, and replaces
+ * it once every peer has proven it in a handshake. Until then both keys are good, so a crash at any moment leaves keys that
+ * work.
  */
 import { existsSync, rmSync } from 'node:fs'
-import { usageError } from '../core/errors.ts'
 import type { LogLevel } from '../core/mechanism.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../crypto/keys.ts'
 import { readPrivateKey, writeSecret } from '../mechanism/files.ts'
 
-/** Where an anchor is with it. */
+/** The key that new peers are told: the next one while that is under way. */
+export function announcedKey(keyFile: string): Uint8Array {
+  const next = nextFileOf(keyFile)
+  return readPrivateKey(existsSync(next) ? next : keyFile)
+}
+
+function nextFileOf(keyFile: string): string {
+  return `${keyFile}.next`
+}
+
+/** Where a peer is with it. */
 export interface Rotated {
   readonly name: string
   readonly state: 'done' | 'waiting'
 }
 
 export interface RotationParts {
-  /** File of the host's private key. */
+  /** File of the private key. */
   readonly keyFile: string
+  /** Whose key it is, for the log. */
+  readonly end: 'host' | 'anchor'
   readonly log: (level: LogLevel, message: string) => void
 }
 
 export class KeyRotation {
   readonly #parts: RotationParts
   #next: Uint8Array | undefined
-  /** Anchors that know the host only by the new key. */
+  /** Peers that know this end only by the new key. */
   readonly #done = new Set<string>()
 
   constructor(parts: RotationParts) {
@@ -37,18 +49,13 @@ export class KeyRotation {
     else this.#next = next
   }
 
-  /** The new private key, while not every anchor has it. */
+  /** The new private key, while not every peer has it. */
   get next(): Uint8Array | undefined {
     return this.#next
   }
 
-  /** Makes and stores the new key; one that is under way stays. `peers`: all that this host has. */
-  begin(peers: readonly { readonly name: string; readonly kind: 'anchor' | 'wireguard' }[]): Uint8Array {
-    const stock = peers.find(({ kind }) => kind === 'wireguard')
-    if (stock !== undefined)
-      throw usageError(`${stock.name} is a stock WireGuard server, to which a new key cannot be sent`, {
-        hint: 'use a separate state folder: godwit join --wg FILE --state DIR',
-      })
+  /** Makes and stores the new key; one that is under way stays. */
+  begin(): Uint8Array {
     if (this.#next !== undefined) return this.#next
     const next = generatePrivateKey()
     writeSecret(this.#nextFile, `${encodeKey(next)}\n`)
@@ -57,21 +64,33 @@ export class KeyRotation {
     return next
   }
 
-  /** An anchor has seen this host prove a key. After the last of `peers` the old key is deleted. */
-  confirmed(name: string, publicKey: Uint8Array, peers: readonly string[]): void {
-    const { log } = this.#parts
+  /** A peer has seen this end prove a key. */
+  confirmed(name: string, publicKey: Uint8Array): void {
     if (this.#next === undefined || !Buffer.from(publicKey).equals(publicKeyOf(this.#next))) return
     this.#done.add(name)
-    log('info', `${name} knows this host by its new key`)
-    if (!peers.every((each) => this.#done.has(each))) return
+    this.#parts.log('info', `${name} knows this ${this.#parts.end} by its new key`)
+  }
+
+  /** Deletes the old key once all of `peers` have the new one; returns the new one then. */
+  settle(peers: readonly string[]): Uint8Array | undefined {
+    return peers.every((each) => this.#done.has(each)) ? this.finish() : undefined
+  }
+
+  /** Deletes the old key, whoever has the new one. Returns that; undefined: there is none, or it cannot be written. */
+  finish(): Uint8Array | undefined {
+    const { log, end } = this.#parts
+    const next = this.#next
+    if (next === undefined) return undefined
     try {
-      writeSecret(this.#parts.keyFile, `${encodeKey(this.#next)}\n`)
+      writeSecret(this.#parts.keyFile, `${encodeKey(next)}\n`)
       rmSync(this.#nextFile)
       this.#next = undefined
-      log('info', 'the old key of this host is deleted')
+      log('info', `the old key of this ${end} is deleted`)
+      return next
     } catch (error) {
       // Both files are good: the next start finds out which key counts.
       log('warn', `the new key could not replace the old one on disk: ${(error as Error).message}`)
+      return undefined
     }
   }
 
@@ -81,6 +100,6 @@ export class KeyRotation {
   }
 
   get #nextFile(): string {
-    return `${this.#parts.keyFile}.next`
+    return nextFileOf(this.#parts.keyFile)
   }
 }

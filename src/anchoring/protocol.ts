@@ -32,6 +32,8 @@ export interface RemoteAnchor extends PeerSetup {
   readonly privateKey?: Uint8Array
   /** The key that is to replace it, and is safely stored. */
   readonly nextPrivateKey?: Uint8Array
+  /** The key that the anchor has offered and will use. */
+  readonly nextPublicKey?: Uint8Array
   /** `privateKey` is an invitation's: data wait until the anchor has taken the next one. */
   readonly invited?: true
   /** Seconds. */
@@ -51,6 +53,8 @@ export interface RemoteHost extends PeerSetup {
   readonly calls?: string
   /** The key that the host has offered and will use. */
   readonly nextPublicKey?: Uint8Array
+  /** The anchor's own key that is to replace the one it has, and is safely stored. */
+  readonly nextPrivateKey?: Uint8Array
   /** Its number in the pool, and what else it may send from. */
   readonly number: number
   readonly allowed?: readonly Prefix[]
@@ -110,8 +114,7 @@ export type HostCommand =
   /** Replaces all; the first is the default. Indices are those of `identify`. */
   | { readonly type: 'policies'; readonly policies: readonly PolicySetup[] }
   | { readonly type: 'identify'; readonly flows: readonly Identified[] }
-  /** The host's new key is offered to an anchor, which confirms it. */
-  | { readonly type: 'replace-key'; readonly name: string; readonly privateKey: Uint8Array }
+  | KeyCommand
   | MoveFlows
   | ListFlows
 
@@ -131,11 +134,18 @@ export interface HostAnswers {
   readonly list: FlowList
 }
 
-export type AnchorCommand =
-  | AddPeer<RemoteHost>
-  | RemovePeer
+export type AnchorCommand = AddPeer<RemoteHost> | RemovePeer | KeyCommand | RenewIdentity | ListFlows
+
+/** The anchor's own key ends; this one takes its place for all hosts. */
+export interface RenewIdentity {
+  readonly type: 'renew-identity'
+  readonly privateKey: Uint8Array
+}
+
+/** A new key of this end is offered to a peer, which confirms it; a peer's is stored and may be used. */
+export type KeyCommand =
+  | { readonly type: 'replace-key'; readonly name: string; readonly privateKey: Uint8Array }
   | { readonly type: 'accept-key'; readonly name: string; readonly publicKey: Uint8Array }
-  | ListFlows
 
 export interface AnchorAnswers {
   readonly list: FlowList
@@ -207,17 +217,17 @@ export type HostEvent =
   | { readonly type: 'traffic'; readonly flows: boolean }
   /** The kernel refused to send over an access; it may be gone. */
   | { readonly type: 'send-failed'; readonly access: string }
-  | KeyConfirmed
+  | KeyEvent
 
-export type AnchorEvent =
-  | CommonEvent<EngineStatus>
-  /** A host offers its own key instead of its invitation's. */
+export type AnchorEvent = CommonEvent<EngineStatus> | KeyEvent
+
+export type KeyEvent =
+  /** A peer offers another key of its own (a host that joins: instead of its invitation's). */
   | { readonly type: 'key-offered'; readonly name: string; readonly publicKey: Uint8Array }
-  | KeyConfirmed
-
-/** The new key is in use, the old one is worth nothing. */
-interface KeyConfirmed {
-  readonly type: 'key-confirmed'
-  readonly name: string
-  readonly publicKey: Uint8Array
-}
+  /** The new key, of this end or of the peer, is in use; the old one is worth nothing. */
+  | {
+      readonly type: 'key-confirmed'
+      readonly name: string
+      readonly whose: 'own' | 'remote'
+      readonly publicKey: Uint8Array
+    }

@@ -117,6 +117,17 @@ function defineAnchor(program: Command): void {
     examples: ['sudo godwit anchor remove laptop'],
     run: async (name, options) => (await import('./commands/anchor.ts')).remove(name, options),
   })
+  define(anchor, {
+    use: 'rekey',
+    summary: 'give this anchor a new key; hosts learn it by themselves, connections continue',
+    examples: ['sudo godwit anchor rekey', 'sudo godwit anchor rekey --finish'],
+    options: [
+      new Option('--finish', 'delete the old key now: hosts that do not have the new one must join again'),
+    ],
+    details:
+      'The anchor must be running. The old key is deleted once nobody needs it: each host has been connected once, invitations made\nbefore are taken or have expired, and stock WireGuard clients have the new public key in their configuration. Run it again to see\nwho is missing.',
+    run: async (options) => (await import('./commands/anchor.ts')).rekey(options),
+  })
   const protocols = [new Option('--tcp', 'only TCP'), new Option('--udp', 'only UDP')]
   define(anchor, {
     use: 'forward <port> <target>',

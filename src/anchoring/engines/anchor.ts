@@ -25,6 +25,7 @@ import { Groups } from '../tables/groups.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
+import { changeKey, keyEvent } from './keys.ts'
 import { FlowLister } from './list.ts'
 
 const RING_BYTES = 16 << 20
@@ -95,12 +96,11 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
         if (index !== undefined) this.#anchor.removeHost(index)
         return done
       }
-      case 'accept-key': {
-        const index = this.tunnel.peers.get(command.name)
-        return index === undefined
-          ? done
-          : attempt(() => this.tunnel.machine.acceptKey(index, command.publicKey, now))
-      }
+      case 'replace-key':
+      case 'accept-key':
+        return changeKey(this.tunnel.machine, this.tunnel.peers.get(command.name), command, now)
+      case 'renew-identity':
+        return attempt(() => this.tunnel.machine.renewIdentity(command.privateKey))
       case 'list':
         return answer<AnchorAnswers['list']>(this.#lister.list(command, now, (row) => this.#whereabouts(row)))
     }
@@ -108,6 +108,8 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
 
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#anchor.handleTunnelEvent(event, now)
+    const ofKey = keyEvent(event, (peer) => this.tunnel.peers.nameOf(peer))
+    if (ofKey !== undefined) this.tunnel.emit(ofKey)
     if (event.type === 'session') this.tunnel.reportSoon()
   }
 
@@ -152,6 +154,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
         publicKey: setup.publicKey,
         ...(setup.presharedKey && { presharedKey: setup.presharedKey }),
         ...(setup.nextPublicKey && { nextPublicKey: setup.nextPublicKey }),
+        ...(setup.nextPrivateKey && { nextPrivateKey: setup.nextPrivateKey }),
         ...(setup.invited && { invited: true }),
         ...(setup.refused !== undefined && { spent: true }),
         dialect: setup.kind === 'wireguard' ? 'stock' : 'auto',

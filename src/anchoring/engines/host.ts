@@ -1,7 +1,7 @@
 /** The engine of a mobile host: sockets per access, paths to every anchor, the PAFT. */
 
 import { MobileEnd } from '../../tunnel/engine/mobile-end.ts'
-import { answer, attempt, done, failed, type Outcome } from '../../tunnel/engine/outcome.ts'
+import { answer, done, failed, type Outcome } from '../../tunnel/engine/outcome.ts'
 import {
   allocate,
   type EngineParts,
@@ -25,6 +25,7 @@ import type {
 import { hostRehearsal } from '../rehearsals.ts'
 import { IDLE, Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
+import { changeKey, keyEvent } from './keys.ts'
 import { FlowLister } from './list.ts'
 
 const RING_BYTES = 4 << 20
@@ -99,12 +100,9 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       case 'identify':
         this.#host.identify(command.flows, now)
         return done
-      case 'replace-key': {
-        const index = this.tunnel.peers.get(command.name)
-        return index === undefined
-          ? done
-          : attempt(() => this.tunnel.machine.replaceKey(index, command.privateKey, now))
-      }
+      case 'replace-key':
+      case 'accept-key':
+        return changeKey(this.tunnel.machine, this.tunnel.peers.get(command.name), command, now)
       case 'move': {
         const moved = this.#host.move(command.subject, command.flows, command.access, command.static, now)
         return typeof moved === 'number'
@@ -128,8 +126,8 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#host.handleTunnelEvent(event, now)
     const { emit, peers } = this.tunnel
-    if (event.type === 'key-confirmed')
-      emit({ type: 'key-confirmed', name: peers.nameOf(event.peer), publicKey: event.publicKey })
+    const ofKey = keyEvent(event, (peer) => peers.nameOf(peer))
+    if (ofKey !== undefined) emit(ofKey)
     else if (event.type === 'handshake-failed')
       emit({
         type: 'log',

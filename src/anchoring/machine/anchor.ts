@@ -97,13 +97,10 @@ export class AnchorMachine implements AnchorRequests {
         if (host.invited && event.code !== FrameType.ASSOCIATION_REQUEST) break
         this.#answers.handleFrame(host.index, event.code, event.body, event.slot, event.counter, now)
         break
-      case 'key-offered':
-        this.#events.push({ type: 'key-offered', name: host.setup.name, publicKey: event.publicKey })
-        break
       case 'key-confirmed':
+        if (event.whose === 'own') break
         host.invited = false
         this.#parts.forwarder.hold(host.index, false)
-        this.#events.push({ type: 'key-confirmed', name: host.setup.name, publicKey: event.publicKey })
         break
       default:
         break

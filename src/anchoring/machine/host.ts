@@ -296,6 +296,7 @@ export class HostMachine implements SignallingEvents {
         break
       }
       case 'key-confirmed':
+        if (event.whose === 'remote') break
         anchor.joining = false
         if (anchor.association.name === 'associated')
           this.#parts.forwarder.associate(anchor.index, anchor.association.v4, anchor.association.v6)

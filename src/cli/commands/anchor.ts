@@ -1,4 +1,4 @@
-/** `anchor init`, `invite`, `hosts`, `remove`, `forward`, `forwards`, `unforward`. They ask a running anchor; of a stopped one they write the store. */
+/** `anchor init`, `invite`, `hosts`, `remove`, `rekey`, `forward`, `forwards`, `unforward`. They ask a running anchor; of a stopped one they write the store. */
 
 import { existsSync } from 'node:fs'
 import { parseAddress } from '../../core/address.ts'
@@ -6,6 +6,7 @@ import { usageError } from '../../core/errors.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import type { Status } from '../../host/daemon/daemon.ts'
 import {
+  type AnchorRekeyed,
   type Forward,
   type ForwardProtocol,
   ForwardStore,
@@ -21,7 +22,7 @@ import {
 } from '../../host/provisioning/anchoring.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
-import { printJson, printLines, showAgo, table, terminalWidth } from '../output.ts'
+import { printJson, printLines, showAgo, table, terminalWidth, waitedFor } from '../output.ts'
 import { qrLines } from '../qr.ts'
 
 export async function init(options: CommonOptions & { readonly endpoint: string }): Promise<void> {
@@ -35,6 +36,43 @@ export async function init(options: CommonOptions & { readonly endpoint: string 
     `wrote ${written.config}; public key ${written.public_key}`,
     `next: sudo godwit anchor up${flag}, and for each host: sudo godwit anchor invite${flag} NAME`,
   ])
+}
+
+/** How long to wait for the hosts to confirm. */
+const REKEY_WAIT_MS = 15_000
+
+export async function rekey(options: CommonOptions & { readonly finish?: boolean }): Promise<void> {
+  const finish = options.finish === true
+  const asked = new ControlClient(new State(options).socket).post<AnchorRekeyed>('/v1/anchor/rekey', {
+    wait_ms: finish ? 0 : REKEY_WAIT_MS,
+    finish,
+  })
+  const answer = await waitedFor('waiting for the hosts to take the new key', asked)
+  if (options.json) {
+    printJson(answer)
+    return
+  }
+  const { public_key, finished, hosts } = answer
+  const waiting = hosts.filter(({ state }) => state === 'waiting')
+  const of = (kind: string) => waiting.filter((each) => each.kind === kind).map(({ name }) => name)
+  const [joined, invited, stock] = [of('host'), of('invitation'), of('wireguard')]
+  const left = (names: readonly string[], text: string) =>
+    names.length > 0 ? [`${text}: ${names.join(', ')}`] : []
+  printLines(
+    finished
+      ? [
+          `the public key of this anchor is now ${public_key}; the old key is deleted`,
+          ...left(joined, 'these must be removed, invited and join again'),
+          ...left(invited, 'these invitations are void; invite again'),
+          ...left(stock, 'these need the new PublicKey in their WireGuard configuration'),
+        ]
+      : [
+          `the new public key of this anchor: ${public_key}; the old key stays valid until nobody needs it`,
+          ...left(joined, 'these hosts get the new key when they connect'),
+          ...left(invited, 'these invitations, made before, are not taken yet'),
+          ...left(stock, 'these need the new PublicKey in their WireGuard configuration'),
+        ],
+  )
 }
 
 /** Enough for a configuration with a few name servers; checked before the invitation is made. */

@@ -2,13 +2,15 @@
 
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { basename } from 'node:path'
+import { AnchorKeys } from '../../anchoring/anchor-keys.ts'
 import { certificatePin } from '../../anchoring/certificate.ts'
-import { addForward } from '../../anchoring/descriptor.ts'
+import { ANCHOR_KEYS_FILE, addForward } from '../../anchoring/descriptor.ts'
 import { type Forward, ForwardStore } from '../../anchoring/forwards.ts'
 import { HostStore } from '../../anchoring/hosts.ts'
 import { anchorDescriptor, hostDescriptor } from '../../anchoring/index.ts'
 import { decodeInvitation } from '../../anchoring/invitation.ts'
 import { type Invited, type InviteOptions, inviteHost, peerName } from '../../anchoring/invite.ts'
+import { announcedKey } from '../../anchoring/key-rotation.ts'
 import { parseWgQuick } from '../../anchoring/wg-quick.ts'
 import { formatAddress, maskAddress, parseInterfaceAddress, parsePrefix } from '../../core/address.ts'
 import { GodwitError, usageError } from '../../core/errors.ts'
@@ -25,6 +27,7 @@ import { addTable, removeTable, type TomlTable, tomlString } from '../configurat
 import type { State } from '../stores/state.ts'
 import { dimeKeyFile } from './translation.ts'
 
+export type { AnchorRekeyed } from '../../anchoring/anchor-rekeying.ts'
 export { type Forward, type ForwardProtocol, ForwardStore } from '../../anchoring/forwards.ts'
 export { type HostRecord, HostStore } from '../../anchoring/hosts.ts'
 export { readLastSeen } from '../../anchoring/last-seen.ts'
@@ -87,7 +90,7 @@ export function invite(
     resolve: (path: string) => resolveBeside(state.configFile, path),
   }
   const pin = websocket === undefined ? {} : certificatePin(websocket, files)
-  return inviteHost(config.anchor, readPrivateKey(keyFileOf(state, config)), store, name, now, {
+  return inviteHost(config.anchor, announcedKey(keyFileOf(state, config)), store, name, now, {
     ...options,
     ...pin,
   })
@@ -183,7 +186,8 @@ export function leave(state: State, name: string | undefined): Left {
   const removed = rest === ''
   if (removed) {
     rmSync(state.configFile)
-    for (const file of [state.keyFile, `${state.keyFile}.next`, state.endpointsFile])
+    const kept = state.file(ANCHOR_KEYS_FILE)
+    for (const file of [state.keyFile, `${state.keyFile}.next`, state.endpointsFile, kept])
       rmSync(file, { force: true })
   } else writeSecret(state.configFile, text)
   const dime = dimeKeyFile(state)
@@ -256,7 +260,10 @@ function readHostConfig(state: State): { text: string; config: Config | undefine
 }
 
 function refuseKnown(state: State, config: Config | undefined, publicKey: string): void {
-  const known = config?.peer.find((peer) => peer.public_key === publicKey)
+  const keys = new AnchorKeys(state.file(ANCHOR_KEYS_FILE))
+  const known = config?.peer.find((peer) =>
+    [peer.public_key, keys.of(peer.public_key).current].includes(publicKey),
+  )
   if (!known) return
   throw new GodwitError(
     'ALREADY_JOINED',

@@ -2,6 +2,8 @@
 import { lookup } from 'node:dns/promises'
 import { existsSync } from 'node:fs'
 import { AccessMonitor } from '../../access/index.ts'
+import { AnchorKeys } from '../../anchoring/anchor-keys.ts'
+import { ANCHOR_KEYS_FILE } from '../../anchoring/descriptor.ts'
 import { decodeInvitation } from '../../anchoring/invitation.ts'
 import { type Door, type Knock, knock } from '../../anchoring/knock.ts'
 import { Status, statusText } from '../../anchoring/wire.ts'
@@ -70,7 +72,7 @@ async function tryWay(
   const floor = new RememberedTimestamp(state.file('timestamp')).get()
   const found = await knock({
     privateKey: readPrivateKey(keyFile),
-    publicKey: must(decodeKey(peer.public_key)),
+    publicKey: must(decodeKey(new AnchorKeys(state.file(ANCHOR_KEYS_FILE)).of(peer.public_key).current)),
     ...(peer.preshared_key !== undefined && { presharedKey: must(decodeKey(peer.preshared_key)) }),
     remote: { address, port },
     device: access,

@@ -58,9 +58,9 @@ export interface PeerConfig {
   readonly dialect?: Dialect
   /** An identity towards this peer alone (a host that joined by invitation). */
   readonly privateKey?: Uint8Array
-  /** A KEY_REPLACE under way when the host last stopped: the fresh private key (host). */
+  /** A KEY_REPLACE under way when this end last stopped: its fresh private key. */
   readonly nextPrivateKey?: Uint8Array
-  /** A KEY_REPLACE acknowledged but not yet used: the fresh public key (anchor). */
+  /** A KEY_REPLACE of the peer's that is acknowledged but not yet used: its fresh public key. */
   readonly nextPublicKey?: Uint8Array
   /** Anchor: its key came with an invitation, which several may hold; it is good for one fresh key and ends with that. */
   readonly invited?: boolean
@@ -274,14 +274,19 @@ export type TunnelEvent =
       readonly body: Uint8Array
     }
   /**
-   * Anchor: a host asks to be known by `publicKey` from now on. Keep it safely beside the old one, then call
-   * `acceptKey`. Comes again until then.
+   * The peer asks to be known by `publicKey` from now on. Keep it safely beside the old one, then call `acceptKey`. Comes
+   * again until then.
    */
   | { readonly type: 'key-offered'; readonly peer: number; readonly publicKey: Uint8Array }
-  /** Host: the anchor keeps our fresh key; handshakes use it from now on. Keep the old one until `key-confirmed`. */
+  /** The peer keeps our fresh key; handshakes use it from now on. Keep the old one until `key-confirmed`. */
   | { readonly type: 'key-accepted'; readonly peer: number }
-  /** Either end: a handshake with the fresh key is complete; forget the old one. */
-  | { readonly type: 'key-confirmed'; readonly peer: number; readonly publicKey: Uint8Array }
+  /** A handshake with the fresh key, our own or the peer's, is complete; forget the old one. */
+  | {
+      readonly type: 'key-confirmed'
+      readonly peer: number
+      readonly whose: 'own' | 'remote'
+      readonly publicKey: Uint8Array
+    }
 
 /** Commands: called by the engine on behalf of the mechanism. */
 export interface TunnelCommands extends Machine {
@@ -316,8 +321,10 @@ export interface TunnelCommands extends Machine {
    * there is no session or no usable path. Not repeated: reliability is the mechanism's.
    */
   sendFrames(peer: number, body: Uint8Array, slot: number, now: number): boolean
-  /** Host: changes to a fresh key at this peer. Store `privateKey` safely first; events report the progress. */
+  /** Changes to a fresh key of this end at this peer. Store `privateKey` safely first; events report the progress. */
   replaceKey(peer: number, privateKey: Uint8Array, now: number): void
-  /** Anchor: `publicKey` of `key-offered` is kept; acknowledge it and accept it beside the old one. */
+  /** `publicKey` of `key-offered` is kept; acknowledge it and accept it beside the old one. */
   acceptKey(peer: number, publicKey: Uint8Array, now: number): void
+  /** The machine's own key, `MachineInit.privateKey`, ends; all peers that have it are known by this one alone. */
+  renewIdentity(privateKey: Uint8Array): void
 }

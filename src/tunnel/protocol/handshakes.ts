@@ -525,10 +525,14 @@ function routesOf(peer: Peer): readonly Path[] {
   return usable.length > 0 ? usable : peer.paths.filter((path) => path.state.name !== 'closing')
 }
 
-/** While a fresh key is offered and not acknowledged (or acknowledged and not proven), both are tried in turn. */
+/** While a fresh key of either end is not proven, old and new are tried in turn. */
 function keysForAttempt(peer: Peer): KeyPair {
-  const other = peer.oldKeys ?? peer.nextKeys
-  return other !== undefined && peer.attempts % 2 === 1 ? other : peer.keys
+  const { keys, oldKeys, nextKeys, nextRemote } = peer
+  const known = [keys]
+  const other = oldKeys ?? nextKeys
+  if (other !== undefined) known.push(other)
+  if (nextRemote !== undefined) known.push({ own: keys.own, remote: nextRemote })
+  return known[peer.attempts % known.length]!
 }
 
 /** A host whose part it is to be reachable does not give up after 90 seconds as WireGuard does. */

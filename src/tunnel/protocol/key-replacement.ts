@@ -1,13 +1,17 @@
 /**
- * KEY_REPLACE: a host that joined with a bootstrap key takes one of its own (docs/wire/tunnel.md). Both ends hold both
- * keys until a handshake has proven the fresh one, so that a crash of either at any moment leaves a pair that works.
+ * KEY_REPLACE: an end takes a fresh static key (docs/wire/tunnel.md). A host that joined does so once, and each end when its
+ * owner wishes. Both ends hold both keys until a handshake has proven the fresh one, so that a crash of either at any
+ * moment leaves a pair that works.
+ *
+ * Only one key of a pair changes at a time: an end offers none while the other's is not proven, and when both begin at
+ * once, the end that peers come to goes first.
  */
 import { GodwitError } from '../../core/errors.ts'
 import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 import type { TunnelEvent } from './api.ts'
 import { KEY_INTERVAL, KEY_RETRY, KEY_STORE_TIME } from './constants.ts'
 import type { Frame } from './control.ts'
-import { type Identity, remoteKey } from './noise.ts'
+import { type Identity, type RemoteKey, remoteKey } from './noise.ts'
 import { Deadline, type KeyPair, type Peer } from './peer.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
@@ -35,40 +39,35 @@ export class KeyReplacement {
     this.#host = host
   }
 
-  /** Host: offer a fresh key. */
+  /** The owner of this end wants a fresh key here. */
   begin(peer: Peer, privateKey: Uint8Array, now: number): void {
     const own = this.#host.identity(privateKey)
-    const remote = remoteKey(this.#host.crypto, own, peer.keys.remote.publicKey)
-    if (remote === undefined) throw new GodwitError('PEER_KEY', 'the key does not fit the peer')
-    peer.nextKeys = { own, remote }
+    if (own === peer.keys.own) return // acknowledged before, and soon proven
+    peer.nextKeys = { own, remote: this.#remote(own, peer.keys.remote.publicKey) }
     this.#host.reindex(peer)
     peer.deadlines[Deadline.key] = now
   }
 
-  /** Host, `Deadline.key`: offers until acknowledged. */
+  /** `Deadline.key`: offers until acknowledged. */
   offer(peer: Peer, now: number): void {
     peer.deadlines[Deadline.key] = NEVER
     if (peer.nextKeys === undefined) return
     peer.deadlines[Deadline.key] = now + KEY_RETRY
-    if (peer.godwit && peer.current !== undefined)
+    if (peer.godwit && peer.current !== undefined && peer.nextRemote === undefined)
       this.#host.send(peer, { type: 'key-replace', publicKey: peer.nextKeys.own.publicKey }, now)
   }
 
-  /** Host: the anchor keeps the fresh key. */
+  /** The peer keeps the fresh key. */
   acknowledged(peer: Peer, publicKey: Uint8Array, now: number): void {
     const next = peer.nextKeys
     if (next === undefined || !this.#host.crypto.equal(next.own.publicKey, publicKey)) return
-    peer.oldKeys = peer.keys
-    peer.keys = next
-    peer.nextKeys = undefined
-    peer.deadlines[Deadline.key] = NEVER
+    this.#use(peer, next)
     this.#host.reindex(peer)
-    this.#host.emit({ type: 'key-accepted', peer: peer.index })
     this.#host.attemptNow(peer, now)
   }
 
   /**
-   * Anchor: a host offers a fresh key in an authenticated session. Returns the acknowledgement if the key is stored
+   * The peer offers a fresh key in an authenticated session. Returns the acknowledgement if the key is stored
    * already. Otherwise the owner is asked to store it, if it is usable, no other key is pending, and a minute has passed
    * since the last. For the key of an invitation only the first fresh key is accepted: whoever offered it is the invited
    * host.
@@ -79,6 +78,7 @@ export class KeyReplacement {
       (key) => key !== undefined && crypto.equal(key.publicKey, publicKey),
     )
     if (isKnown) return { type: 'key-replaced', publicKey }
+    if (peer.oldKeys !== undefined || (peer.nextKeys !== undefined && !peer.initiatesPaths)) return undefined
     if (peer.config.spent === true)
       return this.#host.peerByKey(publicKey) === undefined ? undefined : { type: 'key-replaced', publicKey }
     if (peer.config.invited === true && peer.nextRemote !== undefined) return undefined
@@ -91,7 +91,7 @@ export class KeyReplacement {
     return undefined
   }
 
-  /** Anchor: the owner keeps the fresh key. */
+  /** The owner keeps the peer's fresh key. */
   accept(peer: Peer, publicKey: Uint8Array, now: number): void {
     const holder = this.#host.peerByKey(publicKey)
     if (holder !== undefined && holder !== peer)
@@ -101,37 +101,61 @@ export class KeyReplacement {
     this.#host.send(peer, { type: 'key-replaced', publicKey }, now)
   }
 
-  /** Anchor: accept handshakes by this key beside the old one. */
+  /** Accept handshakes by this key beside the old one. */
   expect(peer: Peer, publicKey: Uint8Array): void {
-    const remote = remoteKey(this.#host.crypto, peer.keys.own, publicKey.slice())
-    if (remote === undefined) throw new GodwitError('PEER_KEY', 'not a usable public key')
-    peer.nextRemote = remote
+    peer.nextRemote = this.#remote(peer.keys.own, publicKey.slice())
+    this.#host.reindex(peer)
+  }
+
+  /** This end has only `own` from now on, whatever the peer knows. */
+  settle(peer: Peer, own: Identity): void {
+    peer.keys = { own, remote: this.#remote(own, peer.keys.remote.publicKey) }
+    if (peer.nextRemote !== undefined) peer.nextRemote = this.#remote(own, peer.nextRemote.publicKey)
+    peer.nextKeys = undefined
+    peer.oldKeys = undefined
+    peer.deadlines[Deadline.key] = NEVER
     this.#host.reindex(peer)
   }
 
   /** Either end: a handshake with these static keys is complete. */
   proven(peer: Peer, keys: KeyPair): void {
-    if (keys === peer.nextKeys) {
-      // The acknowledgement was lost; the handshake proves the same.
-      peer.oldKeys = peer.keys
-      peer.keys = keys
-      peer.nextKeys = undefined
-      peer.deadlines[Deadline.key] = NEVER
-      this.#host.emit({ type: 'key-accepted', peer: peer.index })
-    }
+    // The acknowledgement was lost; the handshake proves the same.
+    if (keys === peer.nextKeys) this.#use(peer, keys)
     if (peer.oldKeys !== undefined && keys === peer.keys) {
       peer.oldKeys = undefined
       this.#host.reindex(peer)
-      this.#host.emit({ type: 'key-confirmed', peer: peer.index, publicKey: keys.own.publicKey })
+      this.#confirmed(peer, 'own', keys.own.publicKey)
     }
     if (peer.nextRemote !== undefined && keys.remote === peer.nextRemote) {
       peer.keys = keys
       peer.nextRemote = undefined
+      if (peer.nextKeys !== undefined)
+        peer.nextKeys = { ...peer.nextKeys, remote: this.#remote(peer.nextKeys.own, keys.remote.publicKey) }
       // Others may hold the invitation: what was agreed with its key ends.
       if (peer.config.invited === true) this.#host.endOtherSessions(peer)
       peer.config = { ...peer.config, invited: false }
       this.#host.reindex(peer)
-      this.#host.emit({ type: 'key-confirmed', peer: peer.index, publicKey: keys.remote.publicKey })
+      this.#confirmed(peer, 'remote', keys.remote.publicKey)
     }
+  }
+
+  /** Own fresh key, in handshakes that this end starts; the old one is good beside it until a handshake has proven it. */
+  #use(peer: Peer, next: KeyPair): void {
+    peer.oldKeys = peer.keys
+    peer.keys = next
+    peer.nextKeys = undefined
+    peer.deadlines[Deadline.key] = NEVER
+    if (peer.nextRemote !== undefined) peer.nextRemote = this.#remote(next.own, peer.nextRemote.publicKey)
+    this.#host.emit({ type: 'key-accepted', peer: peer.index })
+  }
+
+  #confirmed(peer: Peer, whose: 'own' | 'remote', publicKey: Uint8Array): void {
+    this.#host.emit({ type: 'key-confirmed', peer: peer.index, whose, publicKey })
+  }
+
+  #remote(own: Identity, publicKey: Uint8Array): RemoteKey {
+    const remote = remoteKey(this.#host.crypto, own, publicKey)
+    if (remote === undefined) throw new GodwitError('PEER_KEY', 'not a usable public key')
+    return remote
   }
 }

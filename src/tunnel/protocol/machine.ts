@@ -37,7 +37,7 @@ const NEVER = Number.POSITIVE_INFINITY
 
 export class TunnelMachine implements TunnelCommands {
   readonly #parts: MachineComponents
-  readonly #own: Identity
+  #own: Identity
   readonly #identities = new Map<string, Identity>()
   readonly #peers: (Peer | undefined)[] = []
   /** Indexes of removed peers. */
@@ -259,6 +259,16 @@ export class TunnelMachine implements TunnelCommands {
 
   acceptKey(index: number, publicKey: Uint8Array, now: number): void {
     this.#keys.accept(this.#need(index), publicKey, now)
+  }
+
+  renewIdentity(privateKey: Uint8Array): void {
+    const old = this.#own
+    this.#own = this.#identity(privateKey)
+    for (const peer of this.#peers) {
+      if (peer === undefined) continue
+      if (peer.keys.own === old || peer.oldKeys?.own === old) this.#keys.settle(peer, this.#own)
+    }
+    this.#sweepIdentities()
   }
 
   poll(): TunnelEvent | undefined {

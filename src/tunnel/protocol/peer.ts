@@ -81,12 +81,12 @@ export class Peer {
   keys: KeyPair
   /** Its keys in the look-up table: its public keys in hexadecimal. */
   names: string[] = []
-  /** Host: KEY_REPLACE under way, our fresh key; once acknowledged it moves to `keys` and the old one to `oldKeys`. */
+  /** KEY_REPLACE under way, our fresh key; once acknowledged it moves to `keys` and the old one to `oldKeys`. */
   nextKeys: KeyPair | undefined
   oldKeys: KeyPair | undefined
-  /** Anchor: the peer's fresh key, accepted beside the old one. */
+  /** The peer's fresh key, accepted beside the old one. */
   nextRemote: RemoteKey | undefined
-  /** Anchor: when the owner was last asked to store a fresh key, and when it had stored one. */
+  /** When the owner was last asked to store a fresh key of the peer's, and when it had stored one. */
   keyOfferedAt = Number.NEGATIVE_INFINITY
   keyStoredAt = Number.NEGATIVE_INFINITY
 

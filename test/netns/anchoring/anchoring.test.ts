@@ -215,12 +215,22 @@ describe('a mobile host and its anchor', () => {
     await until('both paths up', bothPathsUp)
   })
 
-  test('`godwit rekey` in mid-transfer: the host has another key at both ends, the transfer goes on (issue 14, point 8)', async () => {
+  test('`godwit rekey` and `godwit anchor rekey` in mid-transfer, at once: both have other keys at both ends, the transfer goes on (issue 14, point 8)', async () => {
     const key = async () => JSON.parse(await godwit('an', 'anchor', 'hosts', '--json')).hosts[0].public_key
     const before = await key()
     const done = download(4, '3M')
     await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
-    const { public_key, peers } = JSON.parse(await godwit('mh', 'rekey', '--json'))
+    const anchors = async () => (await status()).peers.map(({ public_key }) => public_key)
+    const [formerly] = await anchors()
+    const [rekeyed, anchorRekeyed] = await Promise.all([
+      godwit('mh', 'rekey', '--json'),
+      godwit('an', 'anchor', 'rekey', '--json'),
+    ])
+    const { public_key, peers } = JSON.parse(rekeyed)
+    const { public_key: anchorKey, finished } = JSON.parse(anchorRekeyed)
+    assert.equal(finished, true)
+    assert.notEqual(anchorKey, formerly)
+    assert.deepEqual(await anchors(), [anchorKey])
     assert.deepEqual(
       peers.map(({ state }: { state: string }) => state),
       ['done'],
@@ -228,7 +238,8 @@ describe('a mobile host and its anchor', () => {
     assert.notEqual(public_key, before)
     assert.equal(await key(), public_key)
     assert.equal(await done, whole)
-    assert.equal(existsSync(join(state('mh'), 'private.key.next')), false)
+    for (const end of ['mh', 'an'] as const)
+      assert.equal(existsSync(join(state(end), 'private.key.next')), false)
     // Both start again with what they have stored.
     for (const program of [host, anchor]) {
       program.child.kill('SIGKILL')

@@ -322,7 +322,10 @@ test('whoever holds an invitation gets an address and nothing else: no data eith
   assert.deepEqual([bed.counts.down, bed.arrivals.length], [0, 0])
   assert.ok(anchor.slots[bed.pair.anchorSlot(1)]!.sentPackets - before < 60, 'echoes only, no tallies')
   const publicKey = new Uint8Array(32).fill(1)
-  bed.anchor.handleTunnelEvent({ type: 'key-confirmed', peer: hostPeer, publicKey }, world.now)
+  bed.anchor.handleTunnelEvent(
+    { type: 'key-confirmed', peer: hostPeer, whose: 'remote', publicKey },
+    world.now,
+  )
   bed.up(4001)
   world.run(50)
   assert.equal(bed.refused, bed.counts.upArrived - 1, 'its own key opens the way')
@@ -346,7 +349,7 @@ test('a host that joins sends no data before the anchor has proven its own key',
   world.run(300)
   assert.deepEqual([bed.host.peerReports()[0]!.joining, bed.counts.up], [true, 0])
   const publicKey = new Uint8Array(32).fill(3)
-  bed.host.handleTunnelEvent({ type: 'key-confirmed', peer: anchorPeer, publicKey }, world.now)
+  bed.host.handleTunnelEvent({ type: 'key-confirmed', peer: anchorPeer, whose: 'own', publicKey }, world.now)
   bed.talk(4000, 200, ['up'])
   world.run(300)
   assert.equal(bed.host.peerReports()[0]!.joining, undefined)

@@ -79,3 +79,152 @@ test('once the fresh key is proven, sessions of the invitation’s key end, whoe
   pair.world.run(50)
   assert.equal(pair.anchor.received.length, 1)
 })
+
+/** What the owner of an end has on its disk. */
+interface Disk {
+  own: Uint8Array
+  nextOwn?: Uint8Array | undefined
+  remote: Uint8Array
+  nextRemote?: Uint8Array | undefined
+}
+
+/** Both ends with owners that store keys as the events say. */
+class Owners {
+  readonly pair: Pair
+  readonly disks: Record<'host' | 'anchor', Disk>
+  readonly confirmed = new Set<string>()
+
+  constructor(pair: Pair) {
+    this.pair = pair
+    const { host, anchor } = pair
+    this.disks = {
+      host: { own: host.privateKey, remote: anchor.publicKey },
+      anchor: { own: anchor.privateKey, remote: host.publicKey },
+    }
+  }
+
+  begin(end: 'host' | 'anchor', fresh: Uint8Array): void {
+    this.disks[end].nextOwn = fresh
+    this.pair[end].do((machine, now) => machine.replaceKey(this.#peer(end), fresh, now))
+  }
+
+  run(milliseconds: number, step = 1): void {
+    for (let spent = 0; spent < milliseconds; spent += step) {
+      this.pair.world.run(step)
+      for (const end of ['host', 'anchor'] as const) this.#tend(end)
+    }
+  }
+
+  /** A new process of an end, with what its owner has stored. */
+  restart(end: 'host' | 'anchor'): void {
+    const { own, nextOwn, remote, nextRemote } = this.disks[end]
+    const { pair } = this
+    pair[end].restart({ privateKey: own })
+    pair[end].events = []
+    const index = pair[end].machine.addPeer(
+      {
+        publicKey: remote,
+        ...(end === 'host' && { dialect: 'godwit' as const }),
+        ...(nextOwn && { nextPrivateKey: nextOwn }),
+        ...(nextRemote && { nextPublicKey: nextRemote }),
+      },
+      pair.world.now,
+    )
+    if (end === 'host') {
+      pair.anchorPeer = index
+      pair.open(0)
+    } else pair.hostPeer = index
+  }
+
+  #peer(end: 'host' | 'anchor'): number {
+    return end === 'host' ? this.pair.anchorPeer : this.pair.hostPeer
+  }
+
+  #tend(end: 'host' | 'anchor'): void {
+    const disk = this.disks[end]
+    for (const event of this.pair[end].events.splice(0)) {
+      if (event.type === 'key-offered') {
+        disk.nextRemote = event.publicKey
+        this.pair[end].do((machine, now) => machine.acceptKey(this.#peer(end), event.publicKey, now))
+      } else if (event.type === 'key-confirmed' && event.whose === 'remote') {
+        disk.remote = event.publicKey
+        disk.nextRemote = undefined
+        this.confirmed.add(`${end} knows`)
+      } else if (event.type === 'key-confirmed') {
+        disk.own = disk.nextOwn!
+        disk.nextOwn = undefined
+        this.confirmed.add(`${end} has`)
+        this.pair[end].do((machine) => machine.renewIdentity(disk.own))
+      }
+    }
+  }
+}
+
+const HOSTS = new Uint8Array(32).fill(9)
+const ANCHORS = new Uint8Array(32).fill(10)
+
+function works(pair: Pair, where: string): void {
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 1, where)
+  const before = pair.anchor.received.length
+  assert.ok(pair.host.sendData(pair.slots[0]!, 1), where)
+  pair.world.run(100)
+  assert.equal(pair.anchor.received.length, before + 1, where)
+}
+
+test('issue 14, 8: an anchor takes a fresh key: its host learns it in the session, and the old one is worth nothing afterwards', () => {
+  const pair = new Pair().connect([0])
+  const owners = new Owners(pair)
+  const old = pair.anchor.publicKey
+  owners.begin('anchor', ANCHORS)
+  owners.run(1_000)
+  assert.deepEqual([...owners.confirmed].sort(), ['anchor has', 'host knows'])
+  assert.notDeepEqual(owners.disks.host.remote, old)
+  works(pair, 'after the change')
+  owners.restart('host')
+  owners.run(2_000)
+  works(pair, 'a host that was started again')
+  owners.disks.host.remote = old
+  owners.restart('host')
+  owners.run(20_000, 10)
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 0, 'by the old key')
+})
+
+test('issue 14, 8: host and anchor change keys at once, and either crashes at any moment: both have the fresh keys in the end', () => {
+  for (const beginners of [['anchor'], ['host', 'anchor'], ['anchor', 'host']] as const) {
+    for (const apart of beginners.length > 1 ? [0, 7, 12, 25] : [0]) {
+      for (const crash of [0, 5, 15, 25, 45, 65, 200, 400]) {
+        for (const victim of crash > 0 ? (['host', 'anchor'] as const) : (['host'] as const)) {
+          const pair = new Pair().connect([0])
+          const owners = new Owners(pair)
+          for (const end of beginners) {
+            owners.begin(end, end === 'host' ? HOSTS : ANCHORS)
+            owners.run(apart)
+          }
+          owners.run(crash)
+          if (crash > 0) owners.restart(victim)
+          owners.run(200_000, 50)
+          const where = `${beginners.join(' and ')} ${apart} ms apart, ${victim} crashed after ${crash} ms`
+          const { host, anchor } = owners.disks
+          assert.equal(anchor.own, ANCHORS, where)
+          if (beginners.length > 1) assert.equal(host.own, HOSTS, where)
+          assert.deepEqual(
+            [host.nextOwn, host.nextRemote, anchor.nextOwn, anchor.nextRemote],
+            [undefined, undefined, undefined, undefined],
+            where,
+          )
+          works(pair, where)
+        }
+      }
+    }
+  }
+})
+
+test('issue 14, 8: an anchor that ends its old key before a host has learned the new one: what it holds goes on, no new session', () => {
+  const pair = new Pair().connect([0])
+  pair.anchor.do((machine, now) => machine.replaceKey(pair.hostPeer, ANCHORS, now))
+  pair.world.run(1_000)
+  pair.anchor.do((machine) => machine.renewIdentity(ANCHORS))
+  works(pair, 'the session')
+  pair.world.run(200_000)
+  assert.equal(pair.host.usable(pair.anchorPeer).length, 0)
+})

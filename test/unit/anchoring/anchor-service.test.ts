@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { type AnchorHosts, AnchorService, type KnownHost } from '../../../src/anchoring/anchor-service.ts'
+import { KeyRotation } from '../../../src/anchoring/key-rotation.ts'
 import type { AnchorPlumbing } from '../../../src/anchoring/plumbing.ts'
 import type { AnchorEvent } from '../../../src/anchoring/protocol.ts'
 import { EngineWorker, type EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
@@ -66,6 +67,7 @@ async function started(t: TestContext, first: Pick<KnownHost, 'expires'>) {
       mtu: 1420,
       privateKey: new Uint8Array(32),
       listenPorts: [51820],
+      rotation: new KeyRotation({ keyFile: '/nowhere/private.key', end: 'anchor', log: nothing }),
       invitationHours: 24,
       pool4: { address: new Uint8Array(4), length: 8 },
       pool6: { address: new Uint8Array(16), length: 64 },
@@ -80,7 +82,7 @@ test('a full disk keeps no host from its anchor: its key counts, that is said on
   const { service, disk, commands, lines, hear } = await started(t, { expires: 1_000 })
   hear({ type: 'key-offered', name: 'first', publicKey: OWN })
   assert.deepEqual(commands, [{ type: 'accept-key', name: 'first', publicKey: OWN }])
-  hear({ type: 'key-confirmed', name: 'first', publicKey: OWN })
+  hear({ type: 'key-confirmed', name: 'first', whose: 'remote', publicKey: OWN })
   service.refresh()
   assert.equal(commands.length, 1, 'it stays served')
   assert.equal(disk.tries, 2)

@@ -1,6 +1,7 @@
 /** The mobile host on the main thread, with an engine that only writes down what it is told: settings that are read again, lists, keys. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { AnchorKeys } from '../../../src/anchoring/anchor-keys.ts'
 import {
   type LiveSettings,
   type MobileHostComponents,
@@ -78,6 +79,7 @@ async function started(init: Partial<MobileHostInit> = {}) {
     mtu: 1400,
     peers: [],
     rotation: {} as KeyRotation,
+    anchorKeys: new AnchorKeys('/nowhere/anchor-keys.json'),
     ...settings('before'),
     ...init,
   })
@@ -159,6 +161,7 @@ test('`godwit rekey` while a host joins: the key that the anchor may have stored
     begin: () => next,
     state: (names: readonly string[]) => names.map((name) => ({ name, state: 'waiting' })),
     confirmed: nothing,
+    settle: nothing,
   }
   let replaced = 0
   const peer = { kind: 'anchor', endpoints: [], publicKey: new Uint8Array(32), keepalive: 0 } as const
@@ -176,9 +179,9 @@ test('`godwit rekey` while a host joins: the key that the anchor may have stored
   const offered = () => commands.flatMap((each) => (each.type === 'replace-key' ? [each.name] : []))
   await rekey()
   assert.deepEqual(offered(), ['joined'])
-  hear({ type: 'key-confirmed', name: 'joining', publicKey: publicKeyOf(own) })
+  hear({ type: 'key-confirmed', name: 'joining', whose: 'own', publicKey: publicKeyOf(own) })
   assert.deepEqual([offered(), replaced], [['joined', 'joining'], 1])
-  hear({ type: 'key-confirmed', name: 'joining', publicKey: publicKeyOf(next) })
+  hear({ type: 'key-confirmed', name: 'joining', whose: 'own', publicKey: publicKeyOf(next) })
   assert.equal(replaced, 1, 'the invitation is used up once')
   await service.stop()
 })

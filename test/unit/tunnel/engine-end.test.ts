@@ -1,6 +1,7 @@
 /** House, point 5: an engine worker that ends by itself is the same matter for a host, an anchor and a router. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { AnchorKeys } from '../../../src/anchoring/anchor-keys.ts'
 import { type AnchorComponents, AnchorService } from '../../../src/anchoring/anchor-service.ts'
 import { type MobileHostComponents, MobileHostService } from '../../../src/anchoring/host-service.ts'
 import { KeyRotation } from '../../../src/anchoring/key-rotation.ts'
@@ -68,7 +69,8 @@ const cases: Record<string, () => Case> = {
       fix6: prefix(...new Array<number>(16).fill(0)),
       peers: [],
       policies: [],
-      rotation: new KeyRotation({ keyFile: '/nowhere/private.key', log: () => {} }),
+      rotation: new KeyRotation({ keyFile: '/nowhere/private.key', end: 'host', log: () => {} }),
+      anchorKeys: new AnchorKeys('/nowhere/anchor-keys.json'),
       accesses: [],
     })
     return { mechanism, engine, calls }
@@ -81,6 +83,7 @@ const cases: Record<string, () => Case> = {
       mtu: 1420,
       privateKey: key,
       listenPorts: [51820],
+      rotation: new KeyRotation({ keyFile: '/nowhere/private.key', end: 'anchor', log: () => {} }),
       pool4: prefix(198, 18, 0, 0),
       invitationHours: 24,
       pool6: prefix(...new Array<number>(16).fill(0)),
