@@ -9,6 +9,13 @@ function portOrNone(text: string): number {
   return value
 }
 
+function days(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 0 || value > 3650)
+    throw new InvalidArgumentError('must be 0 to 3650 days.')
+  return value
+}
+
 function collect(text: string, before: string[] | undefined): string[] {
   return [...(before ?? []), text]
 }
@@ -40,6 +47,9 @@ export function defineOverlayServers(program: Command): void {
         '--closed',
         'only nodes of the same account may connect, unless `overlay allow` permits more',
       ),
+      new Option('--login-days <n>', 'days that a login lasts unless the node prolongs it; 0: for good')
+        .default(90)
+        .argParser(days),
       new Option(
         '--resolver <address>',
         'a name server that finds other zones; default: those of this machine',
@@ -115,6 +125,20 @@ export function defineOverlayServers(program: Command): void {
     summary: 'list accounts and their nodes',
     examples: ['sudo godwit overlay account list'],
     run: async (options) => (await import('./commands/overlay-server.ts')).accounts(options),
+  })
+  define(account, {
+    use: 'nodes [name]',
+    summary: 'list the nodes of all accounts, or of one, and when their logins end',
+    examples: ['sudo godwit overlay account nodes', 'sudo godwit overlay account nodes carol --json'],
+    run: async (name, options) => (await import('./commands/overlay-server.ts')).nodes(name, options),
+  })
+  define(account, {
+    use: 'revoke <node>',
+    summary: 'end the login of a node that was lost or stolen; its name and addresses stay its own',
+    examples: ['sudo godwit overlay account revoke laptop'],
+    details:
+      'Takes effect at the next message of the node. It can log in again only with the password of its account: change that too\nif it was on the node (`account add NAME --replace`). Tunnels that stand end when one of both moves.',
+    run: async (node, options) => (await import('./commands/overlay-server.ts')).revoke(node, options),
   })
   define(account, {
     use: 'remove <name>',

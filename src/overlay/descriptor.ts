@@ -11,6 +11,7 @@ import { overlaySections } from './config.ts'
 import { zoneOf } from './machine/names.ts'
 import {
   credentialsOf,
+  keepLogin,
   keyIn,
   LEASE_FILE,
   LOGIN_FILE,
@@ -22,9 +23,11 @@ import {
   writeLease,
   writePeers,
 } from './node/login.ts'
+import { renewLogin } from './node/login-client.ts'
 import { NodeNames } from './node/names.ts'
 import { NodePlumbing } from './node/plumbing.ts'
 import { openPush, PUSH_KEYS_FILE, pushKeys, registeredPush } from './node/push.ts'
+import { Renewal } from './node/renewal.ts'
 import { ResolvConf } from './node/resolv-conf.ts'
 import { NodeService } from './node/service.ts'
 
@@ -41,6 +44,8 @@ const NOBODY: Login = {
   private_key: NO_KEY,
   server: '',
   account: '',
+  expires: null,
+  renewed: 0,
 }
 
 type OverlayConfig = ConfigWith<typeof overlaySections>
@@ -101,6 +106,14 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       sockets: services.sockets,
       owners: services.owners,
       keepLease: (bytes) => writeLease(files.file(LEASE_FILE), bytes),
+      ...(known !== undefined && {
+        renewal: (report) =>
+          new Renewal({
+            ...{ login: known, wall: () => clock.wall(), report },
+            renew: renewLogin,
+            save: (login) => keepLogin(files.file(LOGIN_FILE), login),
+          }),
+      }),
       openPush: (message) => openPush(message, keys),
       keepPeers: (peers) => writePeers(files.file(PEERS_FILE), peers),
     },

@@ -25,8 +25,15 @@ export interface NodeRecord {
   /** Login key and its id, of the last login. */
   readonly keyId: Uint8Array
   readonly key: Uint8Array
+  /** When the login key ends, seconds since 1970; absent: it does not. */
+  readonly expires?: number
   /** The last lease, encoded; absent until the first registration. */
   readonly lease?: Uint8Array
+}
+
+/** Whether its login key has ended, by the wall clock (ms). */
+export function hasEnded({ expires }: Pick<NodeRecord, 'expires'>, wall: number): boolean {
+  return expires !== undefined && 1000 * expires <= wall
 }
 
 /** NT-15: where a registered node is. */

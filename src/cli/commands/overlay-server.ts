@@ -6,10 +6,12 @@ import {
   type InitOptions,
   initOverlay,
   listAccounts,
+  listNodes,
   type PushOptions,
   ROLES,
   type Role,
   removeAccount,
+  revokeLogin,
   setAccess,
   setPushServices,
 } from '../../host/provisioning/overlay-server.ts'
@@ -77,6 +79,27 @@ export function accounts(options: CommonOptions): void {
     const rows = list.map((each) => [each.account, each.created.slice(0, 10), each.nodes.join(' ')])
     printLines(table(['ACCOUNT', 'SINCE', 'NODES'], rows))
   }
+}
+
+export function nodes(account: string | undefined, options: CommonOptions): void {
+  const list = listNodes(new State(options), account)
+  if (options.json) printJson({ nodes: list })
+  else if (list.length === 0) printLines(['no nodes yet: godwit overlay login ACCOUNT, on the node'])
+  else {
+    const rows = list.map((each) => [
+      each.node,
+      each.account,
+      each.revoked ? 'revoked' : (each.expires?.slice(0, 10) ?? 'does not end'),
+      each.addresses.join(' '),
+    ])
+    printLines(table(['NODE', 'ACCOUNT', 'LOGIN ENDS', 'VIRTUAL ADDRESSES'], rows))
+  }
+}
+
+export function revoke(node: string, options: CommonOptions): void {
+  const revoked = revokeLogin(new State(options), node)
+  if (options.json) printJson({ revoked })
+  else printLines([`the login of ${revoked} has ended; its name and addresses stay its own`])
 }
 
 export function remove(name: string, options: CommonOptions): void {

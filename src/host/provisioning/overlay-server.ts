@@ -22,6 +22,7 @@ import {
   type ServerSettings,
   Store,
   vapidOf,
+  virtualAddresses,
   writeSettings,
 } from '../../overlay/servers/index.ts'
 
@@ -38,6 +39,7 @@ export interface InitOptions {
   readonly dnsPort?: number
   readonly closed?: boolean
   readonly resolver?: readonly string[]
+  readonly loginDays?: number
 }
 
 /** Inside the block of carriers, where private networks are not, and clear of 100.100.0.0/16: clouds have name servers there. */
@@ -67,6 +69,7 @@ export async function initOverlay(state: State, options: InitOptions): Promise<S
     ...{ zone, host, port, addresses, block4 },
     dnsPort: options.dnsPort ?? 53,
     openTo: options.closed === true ? 'account' : 'zone',
+    ...(options.loginDays !== undefined && { loginDays: options.loginDays }),
     resolvers: (options.resolver ?? []).map((text) => {
       const address = parseAddress(text)
       if (!address.ok) throw usageError(`--resolver: ${address.reason}`)
@@ -179,14 +182,57 @@ export function listAccounts(state: State): readonly ListedAccount[] {
   )
 }
 
+export interface ListedNode {
+  readonly node: string
+  readonly account: string
+  /** When its login ends; null: it does not. */
+  readonly expires: string | null
+  readonly revoked: boolean
+  readonly addresses: readonly string[]
+}
+
+/** Nodes of all accounts, or of one. Throws ACCOUNT_UNKNOWN. */
+export function listNodes(state: State, account: string | undefined): readonly ListedNode[] {
+  return withStore(state, (store) => {
+    if (account !== undefined && store.account(account) === undefined) throw unknownAccount(account)
+    const accounts = account === undefined ? store.accounts().map(({ name }) => name) : [account]
+    return accounts.flatMap((name) =>
+      store.nodesOf(name).map((node) => ({
+        ...{ node: node.name, account: name, revoked: node.expires === 0 },
+        expires: node.expires === undefined ? null : new Date(1000 * node.expires).toISOString(),
+        addresses: (virtualAddresses(store, node.name) ?? []).map(formatAddress),
+      })),
+    )
+  })
+}
+
+/** Ends the login of a node; returns its full name. Throws NODE_UNKNOWN. */
+export function revokeLogin(state: State, node: string): string {
+  return withStore(state, (store, settings) => {
+    const name = node.includes('.') ? node : `${node}.${settings.zone}`
+    if (!store.revokeLogin(name)) throw unknownNode(name)
+    return name
+  })
+}
+
+function unknownAccount(name: string): GodwitError {
+  return new GodwitError('ACCOUNT_UNKNOWN', `there is no account ${name}`, {
+    kind: 'usage',
+    hint: 'godwit overlay account list',
+  })
+}
+
+function unknownNode(name: string): GodwitError {
+  return new GodwitError('NODE_UNKNOWN', `there is no node ${name}`, {
+    kind: 'usage',
+    hint: 'godwit overlay account nodes',
+  })
+}
+
 /** Its nodes can do nothing from now on but what their tunnels do among themselves. Throws ACCOUNT_UNKNOWN. */
 export function removeAccount(state: State, name: string): void {
   withStore(state, (store) => {
-    if (!store.removeAccount(name))
-      throw new GodwitError('ACCOUNT_UNKNOWN', `there is no account ${name}`, {
-        kind: 'usage',
-        hint: 'godwit overlay account list',
-      })
+    if (!store.removeAccount(name)) throw unknownAccount(name)
   })
 }
 
@@ -196,11 +242,7 @@ export function removeAccount(state: State, name: string): void {
 export function setAccess(state: State, node: string, patterns: readonly string[]): readonly string[] {
   return withStore(state, (store, settings) => {
     const name = node.includes('.') ? node : `${node}.${settings.zone}`
-    if (store.nodeByName(name) === undefined)
-      throw new GodwitError('NODE_UNKNOWN', `there is no node ${name}`, {
-        kind: 'usage',
-        hint: 'godwit overlay account list',
-      })
+    if (store.nodeByName(name) === undefined) throw unknownNode(name)
     const full = patterns.map((pattern) => (pattern.includes('.') ? pattern : `${pattern}.${settings.zone}`))
     store.setAccess(name, full.length === 0 ? undefined : full)
     return full

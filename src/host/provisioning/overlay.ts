@@ -4,7 +4,15 @@ import { hostname } from 'node:os'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import { generatePrivateKey } from '../../crypto/keys.ts'
 import { writeAtomic } from '../../mechanism/files.ts'
-import { keyIn, LEASE_FILE, LOGIN_FILE, logIn, readLogin, writeLogin } from '../../overlay/index.ts'
+import {
+  keyIn,
+  LEASE_FILE,
+  LOGIN_FILE,
+  type Login,
+  logIn,
+  readLogin,
+  writeLogin,
+} from '../../overlay/index.ts'
 import { parseConfig } from '../configuration/config.ts'
 import type { State } from '../stores/state.ts'
 
@@ -44,7 +52,7 @@ export async function loginNode(
     })
   const login = await logIn({
     ...{ server, account, password, node },
-    ...(options.pin !== undefined && { pin: options.pin }),
+    ...pinOf(options, known, server),
     privateKey: known === undefined ? generatePrivateKey() : keyIn(known.private_key),
   })
   writeLogin(file, login)
@@ -55,6 +63,13 @@ export async function loginNode(
   return { name: login.name, config: state.configFile, busy: state.busy() }
 }
 
+/** The pin that is given, or that of the server where it logged in before. */
+function pinOf({ pin }: LoginOptions, known: Login | undefined, server: string): { readonly pin?: string } {
+  const before = known?.server === server ? known.pin : undefined
+  const now = pin ?? before
+  return now === undefined ? {} : { pin: now }
+}
+
 /** Answer of GET /v1/overlay. */
 export interface OverlayView {
   readonly name: string
@@ -62,6 +77,8 @@ export interface OverlayView {
   readonly coordinator: string
   readonly registered: boolean
   readonly trouble: string | null
+  /** Seconds since 1970; null: the login does not end. */
+  readonly login_expires: number | null
   readonly observed: string | null
   /** Connected to a notification server: no keep-alives are sent. */
   readonly notified: boolean

@@ -10,7 +10,7 @@
 import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
-import type { Location, NodeRecord } from '../tables.ts'
+import { hasEnded, type Location, type NodeRecord } from '../tables.ts'
 import { checkLease, type Lease } from '../wire/lease.ts'
 import {
   type Candidate,
@@ -299,7 +299,9 @@ export class Abroad {
   #mayAsk(zone: string, mn: string | undefined, cn: string | undefined): Status {
     if (mn === undefined || cn === undefined || zoneOf(mn) !== zone) return Status.NOT_ALLOWED
     const { directory } = this.#parts
-    if (directory.nodeByName(cn) === undefined) return Status.UNKNOWN_NAME
+    const record = directory.nodeByName(cn)
+    if (record === undefined) return Status.UNKNOWN_NAME
+    if (hasEnded(record, this.#parts.wall())) return Status.NOT_REGISTERED
     return mayBeAsked(directory.accessOf(cn) ?? [], mn) ? Status.DONE : Status.NOT_ALLOWED
   }
 

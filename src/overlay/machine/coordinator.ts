@@ -11,7 +11,7 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
 import { LoadMeter, SourceLimiter } from '../../tunnel/protocol/limiter.ts'
-import { type Location, type NodeRecord, sameEndpoint } from '../tables.ts'
+import { hasEnded, type Location, type NodeRecord, sameEndpoint } from '../tables.ts'
 import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datagram.ts'
 import {
   type Candidate,
@@ -344,7 +344,7 @@ export class Coordinator {
       return isFullName(identity.name) ? this.#zones.holderOf(identity.name, from, now) : undefined
     if (identity.type !== 'key') return undefined
     const node = this.#directory.nodeByKeyId(identity.id)
-    return node && { owner: node.name, key: node.key }
+    return node && !this.#hasEnded(node) ? { owner: node.name, key: node.key } : undefined
   }
 
   #message(
@@ -372,6 +372,12 @@ export class Coordinator {
       if (asked >= LEAST_DIRECTION) this.#abroad.handle(zone, message, reply, now)
       return
     }
+    const record = this.#directory.nodeByName(session.owner)
+    if (record !== undefined && this.#hasEnded(record)) {
+      // What its login could do ends with it.
+      this.forget(session.owner)
+      return
+    }
     const known = this.#nodes.get(session.owner)
     const isNewest =
       known === undefined ||
@@ -395,6 +401,10 @@ export class Coordinator {
         break
       default:
     }
+  }
+
+  #hasEnded(node: NodeRecord): boolean {
+    return hasEnded(node, this.#parts.wall())
   }
 
   /** A token that this address has to return within two minutes; nobody else can know it. */
@@ -617,6 +627,7 @@ export class Coordinator {
     const target = this.#directory.nodeByName(name)
     const asker = this.#directory.nodeByName(mn)
     if (target === undefined || asker === undefined) return Status.UNKNOWN_NAME
+    if (this.#hasEnded(target)) return Status.NOT_REGISTERED
     if (target.account === asker.account) return Status.DONE
     const patterns = this.#directory.accessOf(name)
     if (patterns === undefined) return this.#init.openTo === 'zone' ? Status.DONE : Status.NOT_ALLOWED

@@ -9,7 +9,7 @@ export interface Directory {
    * Adds the node of a login, or replaces its keys. False when the name, or the public key, belongs to a node of another
    * account. A key has one name: a node of the same account that had it under another name is removed.
    */
-  putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean
+  putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key' | 'expires'>): boolean
   /** A number that no node has or had. */
   takeNumber(): number
   /** Keeps the node's number, unless another node has it. */

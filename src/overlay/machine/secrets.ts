@@ -5,13 +5,19 @@
 import { concat } from '../../core/bytes.ts'
 import { kdf, type TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 
-export type MacLabel = 'request' | 'response'
+/** `renew`: a login at the account server; `cache`: requests at the cache server. */
+export type MacLabel = 'request' | 'response' | 'renew' | 'cache'
 
 /** Counters of CHECKs begin at a random number of this many bits, times 2^16. */
 const START_BITS = 37
 
 export function macKey(crypto: TunnelCrypto, key: Uint8Array, label: MacLabel): Uint8Array {
   return kdf(crypto, key, ascii(label), 1)[0]
+}
+
+/** Shows the account server that a node has the login key of this id. */
+export function renewalProof(crypto: TunnelCrypto, key: Uint8Array, keyId: Uint8Array): Uint8Array {
+  return crypto.mac(macKey(crypto, key, 'renew'), keyId)
 }
 
 /** Keys of the session with salts a and b: the asker's sending key, and the answerer's. */

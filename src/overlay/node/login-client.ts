@@ -7,8 +7,10 @@ import type { TLSSocket } from 'node:tls'
 import * as z from 'zod'
 import { GodwitError } from '../../core/errors.ts'
 import { encodeKey, publicKeyOf } from '../../crypto/keys.ts'
+import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { pinOf } from '../../tunnel/carrier/client.ts'
-import type { Login } from './login.ts'
+import { renewalProof } from '../machine/secrets.ts'
+import { credentialsOf, type Login } from './login.ts'
 
 export interface LoginRequest {
   /** `https://HOST[:PORT]`. */
@@ -31,7 +33,9 @@ const granted = z.object({
   key: z.string(),
   coordinator: z.string(),
   zone_key: z.string(),
+  expires: z.number().nullable().default(null),
 })
+const renewed = z.object({ expires: z.number().nullable() })
 const refusal = z.object({ error: z.object({ message: z.string().max(200) }) })
 
 /** Rejects with LOGIN_REFUSED, LOGIN_FAILED. */
@@ -50,7 +54,27 @@ export async function logIn(asked: LoginRequest): Promise<Login> {
   }
   const parsed = granted.safeParse(value)
   if (!parsed.success) throw new GodwitError('LOGIN_FAILED', `${server} does not answer as an account server`)
-  return { version: 1, ...parsed.data, private_key: encodeKey(privateKey), server, account }
+  const pin = asked.pin === undefined ? {} : { pin: asked.pin }
+  const now = Math.floor(Date.now() / 1000)
+  return {
+    ...{ version: 1, ...parsed.data, private_key: encodeKey(privateKey), server, account, renewed: now },
+    ...pin,
+  }
+}
+
+/** Prolongs the login: when its key ends now (seconds since 1970, or null). Rejects with LOGIN_ENDED, LOGIN_FAILED. */
+export async function renewLogin(login: Login): Promise<number | null> {
+  const { keyId, key } = credentialsOf(login)
+  const proof = Buffer.from(renewalProof(nodeCrypto, key, keyId)).toString('base64')
+  const body = JSON.stringify({ key_id: login.key_id, proof })
+  const { status, text } = await post(new URL('/v1/renew', login.server), login.pin, body)
+  const parsed = renewed.safeParse(jsonIn(text))
+  if (status === 200 && parsed.success) return parsed.data.expires
+  if (status === 401)
+    throw new GodwitError('LOGIN_ENDED', `the login of ${login.name} has ended or was revoked`, {
+      hint: `godwit overlay login ${login.account}`,
+    })
+  throw new GodwitError('LOGIN_FAILED', `${login.server}: it answered with status ${status}`)
 }
 
 function jsonIn(text: string): unknown {

@@ -33,9 +33,13 @@ const login = z.object({
   coordinator: z.string().refine((text) => parseHostPort(text).ok),
   zone_key: key,
   private_key: key,
-  /** Where it logged in. */
+  /** Where it logged in, and SHA-256 of its certificate if no known authority has signed that. */
   server: z.string(),
+  pin: z.string().optional(),
   account: z.string(),
+  /** Seconds since 1970: when the login key ends (null: never), and when that was last set. */
+  expires: z.number().nullable().default(null),
+  renewed: z.number().default(0),
 })
 
 export type Login = z.output<typeof login>
@@ -57,6 +61,11 @@ export function readLogin(path: string): Login | undefined {
 
 export function writeLogin(path: string, value: Login): void {
   writeSecret(path, `${JSON.stringify(login.parse(value), undefined, 2)}\n`)
+}
+
+/** Writes a login that was prolonged, unless another has taken its place meanwhile. */
+export function keepLogin(path: string, value: Login): void {
+  if (readLogin(path)?.key_id === value.key_id) writeLogin(path, value)
 }
 
 export function credentialsOf(value: Login): Credentials {

@@ -60,6 +60,7 @@ import type {
   OverlayPath,
   PeerReport,
 } from './protocol.ts'
+import type { Renewal } from './renewal.ts'
 
 export interface NodeInit {
   /** Why it cannot start: no login yet. It can still clean up. */
@@ -98,6 +99,8 @@ export interface NodeComponents {
   readonly keepLease: (lease: Uint8Array) => void
   /** The notification in a message of a push service; undefined: it is not for this node. */
   readonly openPush: (message: Uint8Array) => Uint8Array | undefined
+  /** Prolongs the login; absent: there is none. */
+  readonly renewal?: (report: (level: 'info' | 'warn', message: string) => void) => Renewal
   readonly keepPeers: (peers: readonly NodePeer[]) => void
   readonly startEngine?: StartEngine
 }
@@ -132,6 +135,7 @@ export class NodeService implements Mechanism {
   readonly #endpoints: Endpoints
   readonly #names: NodeNames
   readonly #notifications: NotificationClient | undefined
+  readonly #renewal: Renewal | undefined
   /** By name, the one met last at the end. */
   readonly #known: Map<string, NodePeer>
   readonly #waiting = new Map<string, Waiting[]>()
@@ -179,6 +183,7 @@ export class NodeService implements Mechanism {
       report: (message) => recorder.log('warn', message),
     })
     if (notifications !== undefined) this.#notifications = this.#notificationClient(notifications.keepAliveMs)
+    this.#renewal = parts.renewal?.((level, message) => recorder.log(level, message))
     this.#names = parts.localNames({
       lookup: async (name) => {
         const peer = await this.#lookup(name)
@@ -222,6 +227,7 @@ export class NodeService implements Mechanism {
       this.#unwatch = plumbing.watch()
       monitor.start()
       this.#unroute = monitor.useRouting()
+      this.#renewal?.start()
       this.#endpoints.start({ name: COORDINATOR, endpoints: [coordinator] })
       this.#tunnel.followAccesses(
         monitor,
@@ -248,7 +254,7 @@ export class NodeService implements Mechanism {
 
   waiting(): string {
     const { host, port } = this.#init.coordinator
-    return `waiting for the coordinator ${host}, UDP port ${port}: ${this.#trouble ?? 'no answer yet'}`
+    return `waiting for the coordinator ${host}, UDP port ${port}: ${this.#renewal?.ended ?? this.#trouble ?? 'no answer yet'}`
   }
 
   async stop(): Promise<void> {
@@ -258,6 +264,7 @@ export class NodeService implements Mechanism {
     this.#tunnel.retire()
     this.#endpoints.stop()
     this.#notifications?.stop()
+    this.#renewal?.stop()
     this.#unroute?.()
     this.#names.stop()
     this.#endWaiting(new GodwitError('STOPPING', 'the daemon is stopping'))
@@ -395,6 +402,8 @@ export class NodeService implements Mechanism {
         if (this.#trouble !== event.reason)
           recorder.log('warn', `${event.reason}; existing tunnels continue, other names cannot be resolved`)
         this.#trouble = event.reason
+        // It does not answer those whose login has ended.
+        this.#renewal?.look()
         break
       case 'directed':
         this.#noteDirection(event.peer)
@@ -676,7 +685,8 @@ export class NodeService implements Mechanism {
       addresses: own === undefined ? [] : addressesOf(own).map(formatAddress),
       coordinator: port === COORDINATOR_PORT ? host : `${host}:${port}`,
       registered: own !== undefined && this.#trouble === undefined,
-      trouble: this.#trouble ?? null,
+      trouble: this.#renewal?.ended ?? this.#trouble ?? null,
+      login_expires: this.#renewal?.expires ?? null,
       observed: this.#registered?.observed ?? null,
       notified: this.#notifications?.isConnected ?? false,
       names: this.#names.view(),

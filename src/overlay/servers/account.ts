@@ -10,7 +10,10 @@ import * as z from 'zod'
 import { equal } from '../../core/bytes.ts'
 import { GodwitError } from '../../core/errors.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
+import { nodeCrypto } from '../../crypto/node-crypto.ts'
+import { renewalProof } from '../machine/secrets.ts'
 import type { Account, Store } from '../store/store.ts'
+import { hasEnded } from '../tables.ts'
 import { isFullName } from '../wire/message.ts'
 import { checkPassword, isBusy } from './passwords.ts'
 import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
@@ -25,6 +28,10 @@ export interface AccountServerInit {
   readonly zoneKey: Uint8Array
   /** For subscriptions at push services: the key that they check (RFC 8292), base64url. */
   readonly pushKey: string
+  /** Days that a login key is good for; 0: for good. */
+  readonly loginDays: number
+  /** Milliseconds since 1970. */
+  readonly wall: () => number
   /** A node logged in: its earlier sessions end. */
   readonly onLogin: (name: string) => void
   readonly now: () => number
@@ -43,6 +50,8 @@ const MAX_NODES = 64
 const PAIR_TRIES = 10
 const SOURCE_TRIES = 30
 const ACCOUNT_TRIES = 60
+/** Max renewals per minute of a source, behind which there may be many nodes. */
+const RENEWALS = 120
 const MAX_PROVEN = 20_000
 const REQUEST_MS = 10_000
 const MAX_HEADER = 8192
@@ -53,6 +62,11 @@ const body = z.strictObject({
   password: z.string().max(1024),
   node: z.string().regex(LABEL),
   public_key: z.string().refine((text) => decodeKey(text).ok),
+})
+
+const renewal = z.strictObject({
+  key_id: z.string().regex(/^[A-Za-z0-9+/]{22}==$/),
+  proof: z.string().regex(/^[A-Za-z0-9+/]{22}==$/),
 })
 
 class Refusal extends Error {
@@ -72,6 +86,7 @@ export class AccountServer {
   readonly #connections: Connections
   readonly #pairs = new Buckets(PAIR_TRIES / 60, PAIR_TRIES)
   readonly #sources = new Buckets(SOURCE_TRIES / 60, SOURCE_TRIES)
+  readonly #renewals = new Buckets(RENEWALS / 60, RENEWALS)
   readonly #accounts = new Buckets(ACCOUNT_TRIES / 60, ACCOUNT_TRIES)
   /** Accounts and sources that logged in: guesses of others do not keep them out. */
   readonly #proven = new Set<string>()
@@ -137,6 +152,7 @@ export class AccountServer {
   async #route(request: IncomingMessage): Promise<object> {
     const path = request.url?.split('?')[0]
     if (request.method === 'POST' && path === '/v1/login') return this.#login(request)
+    if (request.method === 'POST' && path === '/v1/renew') return this.#renew(request)
     if (request.method === 'GET' && path === '/v1/configuration')
       return { zone: this.#init.zone, coordinator: this.#init.coordinator, push_key: this.#init.pushKey }
     throw new Refusal(404, 'NOT_FOUND', 'not found')
@@ -170,7 +186,7 @@ export class AccountServer {
       throw new Refusal(403, 'TOO_MANY_NODES', `the account has ${MAX_NODES} nodes already`)
     const key = randomBytes(32)
     const keyId = randomBytes(16)
-    if (!store.putNode({ name: full, account: name, publicKey, keyId, key })) {
+    if (!store.putNode({ name: full, account: name, publicKey, keyId, key, ...this.#expiry })) {
       const holder = store.nodeByName(full)
       throw holder !== undefined && holder.account !== name
         ? new Refusal(403, 'NAME_TAKEN', `${full} is another account's`)
@@ -182,7 +198,37 @@ export class AccountServer {
     return {
       ...{ name: full, key_id: keyId.toString('base64'), key: encodeKey(key) },
       ...{ coordinator: this.#init.coordinator, zone_key: encodeKey(this.#init.zoneKey) },
+      expires: this.#expiry.expires ?? null,
     }
+  }
+
+  get #expiry(): { readonly expires?: number } {
+    const { loginDays, wall } = this.#init
+    return loginDays === 0 ? {} : { expires: Math.floor(wall() / 1000) + 86_400 * loginDays }
+  }
+
+  /** Who still has the key of a login that has not ended prolongs it. */
+  async #renew(request: IncomingMessage): Promise<object> {
+    const { store, now, wall } = this.#init
+    if (!this.#renewals.take(sourceOf(request.socket.remoteAddress ?? ''), now())) throw tooMany()
+    const parsed = renewal.safeParse(await jsonOf(request))
+    if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not a renewal')
+    store.refresh()
+    const keyId = new Uint8Array(Buffer.from(parsed.data.key_id, 'base64'))
+    const node = store.nodeByKeyId(keyId)
+    const proof = node && renewalProof(nodeCrypto, node.key, keyId)
+    const isRight = proof !== undefined && nodeCrypto.equal(proof, Buffer.from(parsed.data.proof, 'base64'))
+    if (
+      node === undefined ||
+      !isRight ||
+      hasEnded(node, wall()) ||
+      store.account(node.account)?.disabled !== false
+    )
+      throw new Refusal(401, 'LOGIN_ENDED', 'the login has ended or was revoked')
+    const { expires } = this.#expiry
+    store.renewLogin(node.name, expires)
+    store.commit()
+    return { expires: expires ?? null }
   }
 
   async #isRight(account: Account | undefined, password: string, source: string): Promise<boolean> {

@@ -11,7 +11,7 @@ export {
   readPushSettings,
   vapidOf,
 } from './push-settings.ts'
-export { certificatePin, hostPort, OverlayServers, ROLES, type Role } from './servers.ts'
+export { certificatePin, hostPort, OverlayServers, ROLES, type Role, virtualAddresses } from './servers.ts'
 export {
   DATABASE_FILE,
   DEFAULT_PORT,

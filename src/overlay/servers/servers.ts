@@ -157,6 +157,7 @@ export class OverlayServers {
       ...{ store, tls, port: settings.port, zone: settings.zone, zoneKey },
       coordinator: hostPort(settings),
       pushKey: Buffer.from(vapidOf(settings, undefined).point).toString('base64url'),
+      ...{ loginDays: settings.login_days, wall: () => this.#clock.wall() },
       onLogin: (name) => {
         log('info', `${name} logged in`)
         this.#toCoordinator({ type: 'forget', name })
@@ -233,7 +234,7 @@ export class OverlayServers {
 }
 
 /** Virtual addresses in the node's last lease. */
-function virtualAddresses(store: Store, name: string): readonly Uint8Array[] | undefined {
+export function virtualAddresses(store: Store, name: string): readonly Uint8Array[] | undefined {
   const node = store.nodeByName(name)
   if (node === undefined) return undefined
   const lease = node.lease && leaseCodec.decode(node.lease)

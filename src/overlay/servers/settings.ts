@@ -48,6 +48,8 @@ const settings = z.strictObject({
     .refine((text) => isBlock(text) && !text.includes(':'))
     .nullable(),
   open_to: z.enum(['zone', 'account']),
+  /** Days that a login key is good for unless it is renewed; 0: for good. */
+  login_days: z.int().min(0).max(3650).default(90),
   /** Who is asked for other zones; none: the name servers of this machine. */
   resolvers: z.array(address).default([]),
   zone_seed: key,
@@ -78,6 +80,7 @@ export interface NewServer {
   readonly dnsPort: number
   readonly openTo: 'zone' | 'account'
   readonly resolvers: readonly string[]
+  readonly loginDays?: number
 }
 
 export function newSettings(server: NewServer): ServerSettings {
@@ -94,6 +97,7 @@ export function newSettings(server: NewServer): ServerSettings {
     prefix6: `${groups(`fd${global}0001`)}::/64`,
     block4: server.block4,
     open_to: server.openTo,
+    login_days: server.loginDays ?? 90,
     resolvers: [...server.resolvers],
     zone_seed: encodeKey(randomBytes(32)),
     coordinator_key: encodeKey(generatePrivateKey()),

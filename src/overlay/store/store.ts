@@ -56,7 +56,9 @@ const STATEMENTS = {
   nodeByKeyId: 'SELECT * FROM nodes WHERE key_id = ?',
   nodesOf: 'SELECT * FROM nodes WHERE account = ? ORDER BY name',
   putNode:
-    'INSERT INTO nodes (name, account, public_key, key_id, key) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET public_key = excluded.public_key, key_id = excluded.key_id, key = excluded.key',
+    'INSERT INTO nodes (name, account, public_key, key_id, key, expires) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET public_key = excluded.public_key, key_id = excluded.key_id, key = excluded.key, expires = excluded.expires',
+  renew: 'UPDATE nodes SET expires = ? WHERE name = ?',
+  revoke: 'UPDATE nodes SET key_id = randomblob(16), key = randomblob(32), expires = 0 WHERE name = ?',
   withKey: 'SELECT name, account FROM nodes WHERE public_key = ? AND name <> ?',
   removeNode: 'DELETE FROM nodes WHERE name = ?',
   holder: 'SELECT name FROM nodes WHERE number = ?',
@@ -81,6 +83,7 @@ interface NodeRow {
   readonly key: Uint8Array
   readonly number: number | null
   readonly lease: Uint8Array | null
+  readonly expires: number | null
 }
 
 export interface StoreInit {
@@ -111,6 +114,7 @@ export class Store implements Directory {
     this.#wall = wall
     this.#database = openDatabase(file, driver)
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
+    this.#addExpiry()
     this.#statements = Object.fromEntries(
       Object.entries(STATEMENTS).map(([name, sql]) => [name, this.#database.prepare(sql)]),
     ) as never
@@ -120,6 +124,18 @@ export class Store implements Directory {
       this.#meta('reserved') ?? 1,
     )
     this.#serial = this.#meta('serial') ?? 0
+  }
+
+  /** Databases of before have logins that do not end. */
+  #addExpiry(): void {
+    const columns = this.#database.prepare('PRAGMA table_info(nodes)').all() as { name: string }[]
+    if (columns.some(({ name }) => name === 'expires')) return
+    try {
+      this.#database.exec('ALTER TABLE nodes ADD COLUMN expires INTEGER')
+    } catch (error) {
+      // Another process has done it meanwhile.
+      if (!/duplicate column/.test((error as Error).message)) throw error
+    }
   }
 
   /** Writes what has changed to the disk; returns when it is there. */
@@ -236,7 +252,7 @@ export class Store implements Directory {
     return row == null ? undefined : nodeOf(this.#keep(row))
   }
 
-  putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key'>): boolean {
+  putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key' | 'expires'>): boolean {
     const there = this.#nodeRow(node.name)
     if (there !== undefined && there.account !== node.account) return false
     const { clearAccess, removeNode, withKey } = this.#statements
@@ -249,7 +265,24 @@ export class Store implements Directory {
       this.#forgetNode(name)
     }
     this.#forgetNode(node.name)
-    this.#statements.putNode.run(node.name, node.account, node.publicKey, node.keyId, node.key)
+    const { name, account, publicKey, keyId, key, expires = null } = node
+    this.#statements.putNode.run(name, account, publicKey, keyId, key, expires)
+    return true
+  }
+
+  /** Until when its login key is good from now on; undefined: for good. */
+  renewLogin(name: string, expires: number | undefined): void {
+    this.#begin()
+    this.#statements.renew.run(expires ?? null, name)
+    this.#forgetNode(name)
+  }
+
+  /** Its login key is of no use any more. False when there is no such node. */
+  revokeLogin(name: string): boolean {
+    if (this.nodeByName(name) === undefined) return false
+    this.#begin()
+    this.#statements.revoke.run(name)
+    this.#forgetNode(name)
     return true
   }
 
@@ -371,6 +404,7 @@ function nodeOf(row: NodeRow): NodeRecord {
     keyId: own(row.key_id),
     key: own(row.key),
     ...(row.lease !== null && { lease: own(row.lease) }),
+    ...(row.expires !== null && { expires: row.expires }),
   }
 }
 

@@ -9,8 +9,10 @@ import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import { encodeKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
+import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { renewalProof } from '../../../src/overlay/machine/secrets.ts'
 import { unboundConfiguration } from '../../support/unbound.ts'
 
 usesPrograms('curl', 'dig', 'ip', 'openssl', 'unbound')
@@ -85,6 +87,31 @@ describe('servers of a zone', () => {
     assert.match(await login({ ...request, node: 'dc' }), / 403$/)
     assert.match(await login({ nonsense: 1 }), / 400$/)
     assert.match(await godwit('account', 'list'), /carol +\S+ +nas\.home\.example/)
+  })
+
+  it('NT-13: who has the login key prolongs the login until it is revoked; nobody else does', async () => {
+    const publicKey = encodeKey(publicKeyOf(generatePrivateKey()))
+    const said = await login({ account: 'carol', password, node: 'tablet', public_key: publicKey })
+    const { key_id, key, expires } = JSON.parse(said.slice(0, -4)) as {
+      key_id: string
+      key: string
+      expires: number
+    }
+    assert.ok(Math.abs(expires - Date.now() / 1000 - 90 * 86_400) < 600)
+    const proofWith = (secret: Uint8Array) =>
+      Buffer.from(renewalProof(nodeCrypto, secret, Buffer.from(key_id, 'base64'))).toString('base64')
+    const renew = (proof: string) =>
+      lab.programs.run('client', 'curl', [
+        ...['-sk', '--max-time', '10', '-w', ' %{http_code}', '-d', JSON.stringify({ key_id, proof })],
+        `https://${SRV}:6741/v1/renew`,
+      ])
+    const right = proofWith(Buffer.from(key, 'base64'))
+    assert.match(await renew(right), /"expires":\d+} 200$/)
+    assert.match(await renew(proofWith(new Uint8Array(32))), / 401$/)
+    assert.match(await godwit('account', 'nodes', 'carol'), /tablet\.home\.example +carol +20\d\d-/)
+    assert.match(await godwit('account', 'revoke', 'tablet'), /tablet\.home\.example/)
+    assert.match(await renew(right), /LOGIN_ENDED.* 401$/)
+    assert.match(await godwit('account', 'nodes'), /tablet\.home\.example +carol +revoked/)
   })
 
   it('guesses of one account are limited', async () => {

@@ -102,3 +102,33 @@ describe('issue 8: limits of a node at the coordinator', () => {
       assert.equal(place(), moves ? '198.51.100.88:5001' : '198.51.100.1:5001')
     })
 })
+
+describe('NT-13: a login that has ended', () => {
+  const ends = (servers: MachineServers, name: string, expires: number) =>
+    servers.directory.nodes.set(name, { ...servers.directory.nodes.get(name)!, expires })
+
+  it('ends the sessions that stand under it; nobody is directed to its node, and its node to nobody', () => {
+    const { net, servers, node } = world()
+    const a = node('alice', 1)
+    const b = node('bob', 2)
+    net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0)
+    const second = (net.wall + net.now) / 1000
+    ends(servers, b.name, second + 10)
+    net.run(5000)
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 0)
+    net.run(6000)
+    a.machine.forget(b.name, net.now)
+    a.resolve(b.name)
+    net.until(() => a.of('refused').length > 0)
+    assert.equal(servers.coordinator.location(b.name)?.name, b.name)
+    b.machine.wake(net.now)
+    b.drain()
+    net.run(1000)
+    assert.equal(servers.coordinator.location(b.name), undefined)
+    net.until(() => b.of('unregistered').length > 0, 60_000)
+    const before = b.of('registered').length
+    ends(servers, b.name, second + 100_000)
+    net.until(() => b.of('registered').length > before, 120_000)
+  })
+})

@@ -9,6 +9,7 @@ import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { type Database, drivers } from '../../../src/overlay/store/sqlite.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
+import { hasEnded } from '../../../src/overlay/tables.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-store-'))
 after(() => rmSync(folder, { recursive: true }))
@@ -23,6 +24,41 @@ test('there is a driver on every supported Node.js', { skip }, () => {
 })
 
 for (const driver of drivers()) {
+  test(`${driver.name}: NT-13: logins end, are prolonged and revoked, also in a database of before; push addresses last`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-logins.db`)
+    const before = new Store({ file, driver })
+    before.putAccount(account('alice'))
+    before.putNode({ name: 'phone.example', account: 'alice', ...keys(3) })
+    before.close()
+    const database = driver.open(file)
+    database.exec('ALTER TABLE nodes DROP COLUMN expires')
+    database.close()
+
+    const store = new Store({ file, driver })
+    assert.equal(store.nodeByName('phone.example')?.expires, undefined)
+    store.putNode({ name: 'phone.example', account: 'alice', ...keys(4), expires: 1000 })
+    assert.equal(store.nodeByKeyId(bytes(16, 4))?.expires, 1000)
+    store.renewLogin('phone.example', 2000)
+    assert.equal(store.nodeByKeyId(bytes(16, 4))?.expires, 2000)
+    store.setPush('phone.example', 'https://push.example/1')
+    store.setPush('phone.example', 'https://push.example/2')
+    store.commit()
+    const other = new Store({ file, driver })
+    assert.equal(other.pushOf('phone.example'), 'https://push.example/2')
+    assert.ok(other.nodeByKeyId(bytes(16, 4)))
+    assert.ok(store.revokeLogin('phone.example'))
+    assert.equal(store.revokeLogin('nobody.example'), false)
+    store.commit()
+    other.refresh()
+    assert.equal(other.nodeByKeyId(bytes(16, 4)), undefined)
+    assert.equal(other.nodeByName('phone.example')?.expires, 0)
+    assert.equal(hasEnded(other.nodeByName('phone.example')!, 1), true)
+    store.removeAccount('alice')
+    assert.equal(store.pushOf('phone.example'), undefined)
+    store.close()
+    other.close()
+  })
+
   test(`${driver.name}: accounts, nodes, access lists and pinned zones are as they were after a restart`, () => {
     const file = join(folder, `${driver.name.replace(':', '-')}.db`)
     const store = new Store({ file, driver, wall: () => 1000 })
