@@ -14,6 +14,7 @@ import { KernelError } from '../linux/libc.ts'
 import { MAX_REPLACEMENT, NfHookNumber, NfQueue } from '../linux/nfqueue.ts'
 import { POLLIN, type Poller } from '../linux/poller.ts'
 import { RawSender } from '../linux/raw-packets.ts'
+import type { Watched } from './filter.ts'
 import type { MptcpMachine } from './machine/machine.ts'
 import { type OutSegment, payloadLength, Segment } from './machine/segment.ts'
 import type { MachineEvent } from './machine/types.ts'
@@ -86,6 +87,21 @@ export class MptcpEngine {
     this.#rawBy.clear()
   }
 
+  /**
+   * What the machine has taken over is watched from the moment on that `install` is called, with all of it at once; what it wants
+   * sent follows.
+   */
+  begin(install: (watched: readonly Watched[]) => void): void {
+    const watched: Watched[] = []
+    const later: MachineEvent[] = []
+    for (let event = this.machine.pollEvent(); event !== undefined; event = this.machine.pollEvent())
+      if (event.type === 'watch' && event.on) watched.push(event)
+      else later.push(event)
+    install(watched)
+    for (const event of later) this.#event(event)
+    this.flush()
+  }
+
   run(): void {
     while (!this.#stopping) this.turn()
   }
@@ -125,8 +141,12 @@ export class MptcpEngine {
 
   #events(): void {
     for (let event = this.machine.pollEvent(); event !== undefined; event = this.machine.pollEvent())
-      if (event.type === 'watch') this.#watch(event)
-      else this.#onEvent(event)
+      this.#event(event)
+  }
+
+  #event(event: MachineEvent): void {
+    if (event.type === 'watch') this.#watch(event)
+    else this.#onEvent(event)
   }
 
   #handle(now: number): void {

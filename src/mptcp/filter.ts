@@ -39,6 +39,12 @@ const FAMILIES = [
 type Family = (typeof FAMILIES)[number]
 const { SYN, ACK, RST, FIN } = TcpFlag
 
+/** Packets that are handed over: what the local TCP sends (`local`), or what arrives (`wire`). */
+export interface Watched {
+  readonly side: 'local' | 'wire'
+  readonly tuple: Tuple
+}
+
 export class Filter {
   readonly #sockets: Pick<NfSocket, 'commit'>
   readonly #table: string
@@ -52,18 +58,32 @@ export class Filter {
     this.#mark = ledger.mptcp.mark
   }
 
-  /** Makes the tables, without any connection in them. `forward`: for hosts behind this one too. */
-  install(forward: boolean): void {
-    for (const family of FAMILIES) {
-      this.#remove(family)
+  /**
+   * Makes the tables, with connections that were taken over. They replace those of a killed daemon at once: a packet in between
+   * would reach the peer untranslated. `forward`: for hosts behind this one too.
+   */
+  install(forward: boolean, watched: readonly Watched[] = []): void {
+    for (const family of FAMILIES)
       try {
-        this.#sockets.commit(this.#rules(family, false, forward), 'set up the rules of MPTCP')
+        this.#replace(family, false, forward, watched)
       } catch (error) {
         // A kernel without the expression has the target of iptables.
         if (!(error instanceof KernelError) || ![ENOENT, EOPNOTSUPP].includes(error.errno)) throw error
-        this.#sockets.commit(this.#rules(family, true, forward), 'set up the rules of MPTCP')
+        this.#replace(family, true, forward, watched)
       }
+  }
+
+  #replace(family: Family, target: boolean, forward: boolean, watched: readonly Watched[]): void {
+    const { family: number, size } = family
+    // Made first: deleting what is not there would fail.
+    const batch = new NfBatch().table(number, this.#table).deleteTable(number, this.#table)
+    this.#rules(batch, family, target, forward)
+    for (const set of ['local', 'wire'] as const) {
+      const mine = watched.filter(({ side, tuple }) => side === set && tuple.local.length === size)
+      const elements = mine.map(({ tuple }) => encodeElement(keyOf(set, tuple)))
+      if (elements.length > 0) batch.elements(number, this.#table, set, elements, 2 * size + 8)
     }
+    this.#sockets.commit(batch, 'set up the rules of MPTCP')
   }
 
   remove(): void {
@@ -79,14 +99,9 @@ export class Filter {
   }
 
   /** Hands packets of a tuple over, or no longer. `local`: what this host's TCP sends; `wire`: what arrives. */
-  watch(side: 'local' | 'wire', { local, localPort, remote, remotePort }: Tuple, on: boolean): void {
-    const family = FAMILIES[local.length === 4 ? 0 : 1]
-    const key = new Uint8Array(2 * family.size + 8)
-    const view = new DataView(key.buffer)
-    key.set(side === 'local' ? local : remote)
-    key.set(side === 'local' ? remote : local, family.size)
-    view.setUint16(2 * family.size, side === 'local' ? localPort : remotePort)
-    view.setUint16(2 * family.size + 4, side === 'local' ? remotePort : localPort)
+  watch(side: 'local' | 'wire', tuple: Tuple, on: boolean): void {
+    const family = FAMILIES[tuple.local.length === 4 ? 0 : 1]
+    const key = keyOf(side, tuple)
     const batch = new NfBatch()
     batch.elements(family.family, this.#table, side, [encodeElement(key)], key.length, !on)
     try {
@@ -97,10 +112,9 @@ export class Filter {
     }
   }
 
-  #rules(family: Family, target: boolean, forward: boolean): NfBatch {
+  #rules(batch: NfBatch, family: Family, target: boolean, forward: boolean): void {
     const { family: number, size, type } = family
     const table = this.#table
-    const batch = new NfBatch()
     batch.table(number, table)
     for (const name of ['local', 'wire'])
       batch.map(number, table, {
@@ -142,7 +156,7 @@ export class Filter {
         queue(true)(e)
       })
     }
-    if (!forward) return batch
+    if (!forward) return
     batch.chain(number, table, 'forward', {
       type: 'filter',
       hook: NfHook.FORWARD,
@@ -157,8 +171,19 @@ export class Filter {
       flags(e, SYN)
       queue(true)(e)
     })
-    return batch
   }
+}
+
+/** What a set has of a tuple: as packets name it. */
+function keyOf(side: 'local' | 'wire', { local, localPort, remote, remotePort }: Tuple): Uint8Array {
+  const size = local.length
+  const key = new Uint8Array(2 * size + 8)
+  const view = new DataView(key.buffer)
+  key.set(side === 'local' ? local : remote)
+  key.set(side === 'local' ? remote : local, size)
+  view.setUint16(2 * size, side === 'local' ? localPort : remotePort)
+  view.setUint16(2 * size + 4, side === 'local' ? remotePort : localPort)
+  return key
 }
 
 function ofProxy(e: NfExpressions, mark: number): void {

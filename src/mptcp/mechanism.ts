@@ -23,6 +23,7 @@ import type { AccessRule } from '../mechanism/descriptor.ts'
 import type { Services } from '../mechanism/services.ts'
 import { EngineWorker } from '../tunnel/engine/worker.ts'
 import { Filter } from './filter.ts'
+import { keptPath, removeKept } from './kept.ts'
 import type { MptcpInit } from './machine/types.ts'
 import { MptcpPlumbing } from './plumbing.ts'
 import type {
@@ -79,6 +80,7 @@ export class MptcpMechanism implements Mechanism {
   readonly #settings: MptcpSettings
   readonly #services: Services
   readonly #plumbing: MptcpPlumbing
+  readonly #kept: string
   #worker: EngineWorker | undefined
   #ends: (() => void)[] = []
   #request = 0
@@ -92,6 +94,7 @@ export class MptcpMechanism implements Mechanism {
     this.failure = new Promise((resolve) => {
       this.#fail = resolve
     })
+    this.#kept = keptPath(services.files.folder)
     const held = new RememberedList(services.files.file('mptcp-held.json'))
     this.#plumbing = new MptcpPlumbing(services.rtnl, services.ledger, held)
   }
@@ -101,10 +104,10 @@ export class MptcpMechanism implements Mechanism {
     try {
       this.#ends.push(accesses.useRouting())
       accesses.start()
-      this.#plumbing.cleanUp()
       this.#route()
       const { rules: _, ...init } = this.#settings
       const setup: MptcpSetup = {
+        kept: this.#kept,
         ledger: { instance: ledger.instance, base: ledger.base },
         init,
         accesses: this.#usable(),
@@ -115,6 +118,8 @@ export class MptcpMechanism implements Mechanism {
           if (error !== undefined) this.#fail(error)
         },
       })
+      // Addresses that connections of a killed daemon have stay, those of others go.
+      await this.#holdAddresses()
       this.#ends.push(
         accesses.subscribe((event) => {
           if (event.type === 'access') this.#accessChanged()
@@ -142,6 +147,7 @@ export class MptcpMechanism implements Mechanism {
 
   async cleanUp(): Promise<void> {
     this.#plumbing.cleanUp()
+    removeKept(this.#kept)
     const sockets = new NfSocket()
     try {
       new Filter(sockets, this.#services.ledger).remove()
@@ -447,6 +453,7 @@ const HELP: Readonly<Record<keyof MptcpReport['counts'], string>> = {
   lies: 'options that contradict what is known',
   unmapped: 'packets whose payload had no mapping',
   refused: 'connections that stayed plain TCP for want of room',
+  takenOver: 'connections taken over from a daemon that was killed',
   packets: 'packets handled',
   damaged: 'packets with a wrong checksum',
   unsent: 'packets of its own that the kernel refused',

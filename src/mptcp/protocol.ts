@@ -4,6 +4,8 @@ import type { AccessInfo, Counts, MachineEvent, MptcpInit } from './machine/type
 
 export interface MptcpSetup {
   readonly ledger: LedgerInit
+  /** The file that connections are kept in. */
+  readonly kept: string
   readonly init: MptcpInit
   readonly accesses: readonly WorkerAccess[]
 }

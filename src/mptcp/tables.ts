@@ -82,13 +82,22 @@ abstract class RunTable {
 export class SendTable extends RunTable {
   /** Most runs that are kept apart. Beyond, the oldest two are joined and forget where one ended. */
   static readonly LIMIT = 4096
+  /** Mappings since the subflow began. */
+  appended = 0
 
   /** Appends a mapping; `ssn` is where the last one ended. */
   append(ssn: number, dsn: number, length: number): Run {
     const run = { ssn, dsn, length }
     this.runs.push(run)
+    this.appended++
     if (this.runs.length > SendTable.LIMIT) this.#joinOldest()
     return run
+  }
+
+  /** What an earlier process sent, in order. */
+  restore(runs: readonly Run[], appended: number): void {
+    this.runs.push(...runs)
+    this.appended = appended
   }
 
   /** Forgets what is acknowledged at data level: the local TCP sends it no more. */

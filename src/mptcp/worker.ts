@@ -7,16 +7,18 @@ import { NfSocket } from '../linux/nf-socket.ts'
 import { serveEngine } from '../tunnel/engine/worker.ts'
 import { MptcpEngine } from './engine.ts'
 import { Filter } from './filter.ts'
+import { KeptFile } from './kept.ts'
 import { MptcpMachine } from './machine/machine.ts'
 import type { MptcpCommand, MptcpSetup, MptcpWorkerEvent, WorkerAccess } from './protocol.ts'
 import { reportOf } from './report.ts'
 
 serveEngine(({ data, poller, post }) => {
-  const { ledger: names, init, accesses } = data as MptcpSetup
+  const { ledger: names, kept: keptAt, init, accesses } = data as MptcpSetup
   const ledger = new Ledger(names)
   const sockets = new NfSocket()
   const filter = new Filter(sockets, ledger)
-  const machine = new MptcpMachine({ sha: nodeSha256, random: nodeRandom }, init)
+  const kept = new KeptFile(keptAt, Date.now())
+  const machine = new MptcpMachine({ sha: nodeSha256, random: nodeRandom, keeper: kept.records }, init)
   const tell = (event: MptcpWorkerEvent) => post(event)
   const engine = new MptcpEngine({
     machine,
@@ -55,7 +57,8 @@ serveEngine(({ data, poller, post }) => {
     engine.flush()
   }
   setAccesses(accesses)
-  filter.install(init.forward)
+  machine.restore(kept.kept, performance.now())
+  engine.begin((watched) => filter.install(init.forward, watched))
   return {
     engine: {
       listen: (port, onMessage) => engine.listen(port, onMessage),
@@ -67,6 +70,7 @@ serveEngine(({ data, poller, post }) => {
       },
       close: () => {
         filter.remove()
+        kept.remove()
         sockets.close()
         engine.close()
       },

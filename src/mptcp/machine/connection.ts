@@ -59,7 +59,7 @@ export class Connection {
   /** The TCP is that of another host, and this one a router before it. */
   readonly forwarded: boolean
   /** The access on that host's side; undefined for other interfaces. */
-  readonly #inside: string | undefined
+  readonly inside: string | undefined
   state: ConnectionState
   localKey: Key
   remoteKey: Key | undefined
@@ -89,8 +89,8 @@ export class Connection {
   finLocal = -1
   finRemote = -1
   readonly subflows: Subflow[] = []
-  #nextSubflow = 0
-  #nextAddressId = 1
+  nextSubflow = 0
+  nextAddress = 1
   /** Where new data go; undefined while nothing works. */
   active: Subflow | undefined
   /** The one that was active before it was lost. */
@@ -109,6 +109,8 @@ export class Connection {
   closedInOrder = false
   /** The local TCP asked for an answer (keep-alive, window probe). */
   probing = false
+  /** By half of its record (record.ts): the state that it has there. */
+  readonly recorded: [number, number] = [-1, -1]
   usedAt: number
   closedAt = 0
   /** When it was last tried to have a subflow on each access. */
@@ -125,7 +127,8 @@ export class Connection {
     readonly role: 'client' | 'server'
     readonly localKey: Key
     readonly tcpIsn: number
-    readonly passage: Passage | undefined
+    readonly forwarded: boolean
+    readonly inside: string | undefined
     readonly now: number
   }) {
     this.id = init.id
@@ -136,25 +139,25 @@ export class Connection {
     this.state = init.role === 'client' ? 'syn-sent' : 'syn-received'
     this.localKey = init.localKey
     this.tcpIsn = init.tcpIsn
-    this.forwarded = init.passage !== undefined
-    this.#inside = init.role === 'client' ? init.passage?.from : init.passage?.to
+    this.forwarded = init.forwarded
+    this.inside = init.inside
     this.usedAt = init.now
   }
 
   /** Whether a forwarded packet comes from the side of the local TCP: anybody outside can write its address into one. */
   isFromInside({ from }: Passage): boolean {
-    return this.forwarded && from === this.#inside
+    return this.forwarded && from === this.inside
   }
 
   nextSubflowId(): number {
-    return this.#nextSubflow++
+    return this.nextSubflow++
   }
 
   /** An id for a local address, none that a subflow of ours still has. */
   nextAddressId(): number {
     for (;;) {
-      const id = this.#nextAddressId
-      this.#nextAddressId = id === 255 ? 1 : id + 1
+      const id = this.nextAddress
+      this.nextAddress = id === 255 ? 1 : id + 1
       if (!this.subflows.some((each) => each.addressId === id && each.state !== 'dead')) return id
     }
   }

@@ -201,9 +201,8 @@ function announceRemoval(connection: Connection, subflow: Subflow): void {
 
 /** Begins subflows on accesses that have none: on all of them, or on any while none works. */
 export function ensureSubflows(connection: Connection, registry: Registry, now: number): void {
-  const { host, role, tuple } = connection
-  if (role !== 'client' || connection.state !== 'established' || !connection.confirmed || connection.noJoin)
-    return
+  const { host, tuple } = connection
+  if (!mayJoin(connection)) return
   if (!host.init.standby && connection.active !== undefined) return
   if (now - connection.joinTriedAt < JOIN_GAP) return
   connection.joinTriedAt = now
@@ -214,6 +213,11 @@ export function ensureSubflows(connection: Connection, registry: Registry, now: 
     if (connection.subflows.some((each) => each.access === access.name && each.state !== 'dead')) continue
     startJoin(connection, access, backup, registry, now, tuple.remote.length)
   }
+}
+
+/** Whether further subflows begin from here: a peer that opened the connection begins its own. */
+function mayJoin({ role, state, confirmed, noJoin }: Connection): boolean {
+  return role === 'client' && state === 'established' && confirmed && !noJoin
 }
 
 function startJoin(
@@ -306,7 +310,7 @@ export function nextDeadline(connection: Connection): number {
   let at = Math.min(repeatAt, rejoinAt, strandedAt + STRANDED, suspicionAt(connection).at)
   for (const { retryAt, leaveAt, state } of connection.subflows)
     if (state !== 'dead') at = Math.min(at, retryAt, leaveAt)
-  if (connection.state === 'established' && connection.active === undefined)
+  if (mayJoin(connection) && connection.active === undefined)
     at = Math.min(at, connection.joinTriedAt + JOIN_GAP)
   return at
 }
@@ -339,12 +343,7 @@ export function handleDeadline(connection: Connection, registry: Registry, now: 
 function suspect(connection: Connection, act: 'probe' | 'give up', registry: Registry, now: number): void {
   const active = connection.active!
   if (act === 'probe') {
-    active.probedAt = now
-    active.probing = true
-    active.ask(now)
-    active.burst = 0
-    const dss = connection.dataAck()
-    connection.toWire(active, { at: active.next - 1, options: dss === undefined ? [] : [dss] })
+    probe(connection, active, now)
     return
   }
   if (bestSubflow(connection, active) !== undefined) {
@@ -357,6 +356,16 @@ function suspect(connection: Connection, act: 'probe' | 'give up', registry: Reg
   for (const access of connection.host.accesses)
     if (!connection.subflows.some((each) => each.access === access.name && each.state !== 'dead'))
       startJoin(connection, access, true, registry, now, connection.tuple.remote.length)
+}
+
+/** Asks the peer for an answer on a subflow: the byte before what is next is old to it. */
+export function probe(connection: Connection, subflow: Subflow, now: number): void {
+  subflow.probedAt = now
+  subflow.probing = true
+  subflow.ask(now)
+  subflow.burst = 0
+  const dss = connection.dataAck()
+  connection.toWire(subflow, { at: subflow.next - 1, options: dss === undefined ? [] : [dss] })
 }
 
 /** Every subflow is closed in order: both ends are done. */

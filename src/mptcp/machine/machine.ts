@@ -28,13 +28,16 @@ import {
 } from './lifecycle.ts'
 import { Openings } from './opening.ts'
 import { forwardOutgoing } from './outgoing.ts'
+import type { KeptConnection } from './record.ts'
 import { Register } from './register.ts'
 import { OptionWriter, type OutSegment, type Segment } from './segment.ts'
 import type { Subflow } from './subflow.ts'
+import { rebuild, resume } from './takeover.ts'
 import {
   type AccessInfo,
   DEFAULT_INIT,
   type Host,
+  type Keeper,
   type MachineEvent,
   type MptcpInit,
   newCounts,
@@ -54,6 +57,7 @@ const OPENING = 130_000
 export interface MachineComponents {
   readonly sha: Sha256
   readonly random: Random
+  readonly keeper?: Keeper
 }
 
 export class MptcpMachine {
@@ -61,12 +65,14 @@ export class MptcpMachine {
   readonly #register: Register
   readonly #registry: Registry
   readonly #openings: Openings
+  readonly #keeper: Keeper | undefined
   readonly #deadlines = new DeadlineHeap()
   readonly #out: OutSegment[] = []
   #outAt = 0
   readonly #events: MachineEvent[] = []
 
-  constructor({ sha, random }: MachineComponents, init: Partial<MptcpInit> = {}) {
+  constructor({ sha, random, keeper }: MachineComponents, init: Partial<MptcpInit> = {}) {
+    this.#keeper = keeper
     this.#host = {
       sha,
       random,
@@ -141,6 +147,27 @@ export class MptcpMachine {
     if (state === 'closed') return usedAt + LINGER <= now
     const opening = state === 'syn-sent' || state === 'syn-received'
     return usedAt + (opening ? OPENING : IDLE) <= now
+  }
+
+  /**
+   * Takes over what a killed process kept, before anything else; the accesses are set. Packets of these tuples are watched already, or
+   * from the first `pollEvent` on. Returns how many make no sense.
+   */
+  restore(kept: readonly KeptConnection[], now: number): number {
+    const { counts } = this.#host
+    let refused = 0
+    for (const each of kept) {
+      const connection = rebuild(this.#host, each, now)
+      if (connection === undefined || !this.#register.restore(connection)) {
+        refused++
+        this.#keeper?.forget(each.id)
+        continue
+      }
+      counts.takenOver++
+      resume(connection, this.#registry, now)
+      this.#settle(connection, now)
+    }
+    return refused
   }
 
   /** The accesses that work, best first. Those that are not named do not. */
@@ -421,11 +448,14 @@ export class MptcpMachine {
     connection.state = 'closed'
     connection.active = undefined
     connection.held = undefined
+    this.#keeper?.forget(connection.id)
     this.#host.tell({ type: 'ended', connection: connection.id, reason })
   }
 
   #forget(connection: Connection): void {
-    if (this.#register.forget(connection)) this.#deadlines.set(connection.id, Number.POSITIVE_INFINITY)
+    if (!this.#register.forget(connection)) return
+    this.#deadlines.set(connection.id, Number.POSITIVE_INFINITY)
+    this.#keeper?.forget(connection.id)
   }
 
   #settle(connection: Connection, now: number): void {
@@ -437,5 +467,6 @@ export class MptcpMachine {
         : usedAt + (state === 'syn-sent' || state === 'syn-received' ? OPENING : IDLE)
     const next = state === 'established' || state === 'closing' ? nextDeadline(connection) : own
     this.#deadlines.set(connection.id, Math.max(now, Math.min(own, next)))
+    this.#keeper?.save(connection)
   }
 }

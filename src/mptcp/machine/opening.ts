@@ -6,7 +6,7 @@ import { equal, equalConstantTime } from '../../core/bytes.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import { type CapableOption, MPTCP_VERSION, type MptcpOption, ResetReason } from '../wire.ts'
 import { type Connection, clampedMss } from './connection.ts'
-import { acceptJoin, handleJoinReply, resetSubflow, sendSynAck } from './joins.ts'
+import { acceptJoin, closeSubflow, handleJoinReply, resetSubflow, sendSynAck } from './joins.ts'
 import { keyOf } from './keys.ts'
 import { ensureSubflows, loseSubflow, preferNormal, type Registry, switchTo } from './lifecycle.ts'
 import type { Register } from './register.ts'
@@ -301,7 +301,9 @@ export class Openings {
   /** A further subflow works. */
   joined(connection: Connection, subflow: Subflow, now: number): void {
     this.#host.counts.joins++
-    if (connection.active === undefined) switchTo(connection, subflow, 'no other works', now)
+    // Both ends are done meanwhile: the peer hears it here too, and nothing is left of the connection.
+    if (connection.state === 'closing') closeSubflow(connection, subflow, now)
+    else if (connection.active === undefined) switchTo(connection, subflow, 'no other works', now)
     else preferNormal(connection, now)
   }
 }

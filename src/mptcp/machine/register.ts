@@ -106,28 +106,52 @@ export class Register {
     const localKey = makeKey(sha, random, (token) => this.#byToken.has(token))
     const { tuple, key } = segment
     const tcpIsn = role === 'client' ? segment.seq : 0
+    const inside = role === 'client' ? passage?.from : passage?.to
+    const host = this.#host
     const connection = new Connection({
       id,
-      host: this.#host,
+      host,
       tuple,
       key,
       role,
       localKey,
       tcpIsn,
-      passage,
+      forwarded,
+      inside,
       now,
     })
+    this.#insert(connection)
+    if (isStranger) this.#opening[role].add(connection)
+    this.#addFirst(connection, now, passage)
+    return connection
+  }
+
+  #insert(connection: Connection): void {
+    const { id, key, tuple, localKey, role, forwarded } = connection
     this.#connections[id] = connection
     this.#byLocal.set(key, connection)
     this.#byToken.set(localKey.token, connection)
-    if (isStranger) {
-      this.#perSource.set(source, ofSource + 1)
-      this.#opening[role].add(connection)
-    }
+    const source = sourceOf(role, forwarded, tuple)
+    if (source !== '') this.#perSource.set(source, (this.#perSource.get(source) ?? 0) + 1)
     if (role === 'server') this.#served++
     this.#host.tell({ type: 'watch', on: true, side: 'local', tuple })
-    this.#addFirst(connection, now, passage)
-    return connection
+  }
+
+  /** Adds one of an earlier process, with its subflows: in the order of ids, before any other. False when it clashes with another. */
+  restore(connection: Connection): boolean {
+    const { id, key, localKey, subflows } = connection
+    const living = subflows.filter((each) => each.id === 0 || each.state !== 'dead')
+    const clash =
+      id >= this.#host.init.connections ||
+      id < this.#connections.length ||
+      this.#byLocal.has(key) ||
+      this.#byToken.has(localKey.token) ||
+      living.some((each) => this.#byWire.has(each.key))
+    if (clash) return false
+    while (this.#connections.length < id) this.#free.push(this.#connections.push(undefined) - 1)
+    this.#insert(connection)
+    for (const subflow of living) this.add(connection, subflow)
+    return true
   }
 
   #addFirst(connection: Connection, now: number, passage: Passage | undefined): void {

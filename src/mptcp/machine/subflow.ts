@@ -8,6 +8,7 @@
  * The first subflow is `active` as soon as its connection is established.
  */
 import { type Block, merge, RecvTable, SendTable } from '../tables.ts'
+import type { Recorded } from './record.ts'
 import type { Tuple } from './segment.ts'
 import { offsetOf, sequenceAt } from './sequence.ts'
 
@@ -38,6 +39,9 @@ export class Subflow {
   next = 1
   una = 1
   readonly send = new SendTable()
+  /** Of a connection that was taken over: `send` has every mapping that the peer may have a part of. */
+  sendKnown = true
+  readonly recorded: Recorded = { halves: [-1, -1], ring: -1, mappings: 0 }
   /** After the highest byte that came and was mapped. */
   high = 1
   /** What was last acknowledged to the peer. */

@@ -1,5 +1,6 @@
 /** What the machine is given, and what it says. */
 import type { Random } from '../../core/clock.ts'
+import type { Connection } from './connection.ts'
 import type { Sha256 } from './keys.ts'
 import type { OptionWriter, OutSegment, Tuple } from './segment.ts'
 
@@ -79,6 +80,12 @@ export interface Host {
   tell(event: MachineEvent): void
 }
 
+/** Where connections are written so that they outlive the process: before anything that they sent last is sent. */
+export interface Keeper {
+  save(connection: Connection): void
+  forget(connection: number): void
+}
+
 /** Counted since the start; all of them are metrics. */
 export interface Counts {
   established: number
@@ -94,6 +101,8 @@ export interface Counts {
   unmapped: number
   /** Connections that stayed plain for want of room. */
   refused: number
+  /** Connections that a killed daemon had. */
+  takenOver: number
 }
 
 export function newCounts(): Counts {
@@ -108,5 +117,6 @@ export function newCounts(): Counts {
     lies: 0,
     unmapped: 0,
     refused: 0,
+    takenOver: 0,
   }
 }

@@ -277,3 +277,13 @@ test('any bytes in the options, and any flags, leave the machine running and the
   }
   completes(pair)
 })
+
+test('a connection that others opened, without any subflow, waits for them, and keeps no thread from others', () => {
+  const pair = new Pair({ seed: 3, bytes: [1_000_000, 1_000_000], paths: 1 })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 300)
+  const { machine } = pair.server
+  machine.setAccesses([], pair.now)
+  assert.equal(machine.connections[0]!.active, undefined)
+  assert.equal(machine.nextTimeout(), pair.now + 60_000)
+})

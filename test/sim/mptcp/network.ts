@@ -1,8 +1,9 @@
 /** Two hosts, each a TCP behind a proxy, and a network of several paths between them, in virtual time. */
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
+import { type RecordMemory, Records } from '../../../src/mptcp/machine/record.ts'
 import { type OutSegment, payloadLength, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
-import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
+import type { AccessInfo, Keeper, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import { TcpModel } from './tcp-model.ts'
 
@@ -32,6 +33,8 @@ export interface PairInit {
   readonly paths?: number
   readonly conditions?: Partial<PathConditions>
   readonly init?: Partial<MptcpInit>
+  /** Both proxies keep what the next one needs. */
+  readonly keep?: boolean
   /** What becomes of a packet on the wire. */
   readonly middlebox?: (packet: Uint8Array, path: number, toServer: boolean) => readonly Uint8Array[]
 }
@@ -39,35 +42,69 @@ export interface PairInit {
 const PORT = 80
 const SERVER = Uint8Array.of(10, 9, 0, 2)
 const MTU = 1500
+/** Connections that a host keeps. */
+export const SLOTS = 4
+const SERVER_ACCESSES: readonly AccessInfo[] = [
+  { name: 'eth0', addresses: [SERVER], mtu: MTU, backup: false },
+]
 
 export class Host {
-  readonly machine: MptcpMachine
+  machine: MptcpMachine
   readonly events: MachineEvent[] = []
+  /** What outlives the proxy; only of a host that keeps it. */
+  memory: RecordMemory | undefined
+  /** Its proxy was killed, and what it should translate is lost. */
+  dead = false
   tcp: TcpModel | undefined
   readonly #segment = new Segment()
   readonly #name: 'client' | 'server'
   readonly #pair: Pair
+  readonly #random: () => number
+  readonly #init: Partial<MptcpInit>
 
   constructor(pair: Pair, name: 'client' | 'server', random: () => number, init: Partial<MptcpInit>) {
     this.#pair = pair
     this.#name = name
-    const fill = (out: Uint8Array) => out.map(() => Math.floor(random() * 256))
-    this.machine = new MptcpMachine(
-      {
-        sha: nodeSha256,
-        random: {
-          fill: (out) => {
-            out.set(fill(out))
-            return out
-          },
-        },
-      },
-      init,
-    )
+    this.#random = random
+    this.#init = init
+    this.machine = this.#newMachine()
+  }
+
+  #newMachine(keeper?: Keeper): MptcpMachine {
+    const fill = (out: Uint8Array) => {
+      for (let i = 0; i < out.length; i++) out[i] = Math.floor(this.#random() * 256)
+      return out
+    }
+    const components = { sha: nodeSha256, random: { fill } }
+    return new MptcpMachine({ ...components, ...(keeper !== undefined && { keeper }) }, this.#init)
+  }
+
+  /** From now on, before any connection, its proxy keeps what the next one needs. */
+  keep(): void {
+    const buffer = new ArrayBuffer(Records.byteLength(SLOTS))
+    this.memory = { view: new DataView(buffer), bytes: new Uint8Array(buffer), room: () => true }
+    this.machine = this.#newMachine(new Records(this.memory, SLOTS))
+  }
+
+  kill(): void {
+    this.dead = true
+  }
+
+  /** Another proxy takes over. The answer is how many connections it refused. */
+  restart(accesses: readonly AccessInfo[]): number {
+    const records = new Records(this.memory!, SLOTS)
+    const { kept, refused } = records.load()
+    this.machine = this.#newMachine(records)
+    this.machine.setAccesses(accesses, this.#pair.now)
+    this.dead = false
+    const more = this.machine.restore(kept, this.#pair.now)
+    this.flush()
+    return refused + more
   }
 
   /** What the TCP sends. */
   out(packet: Uint8Array): void {
+    if (this.dead) return
     const ours = this.machine.handleOutgoing(this.#read(packet, true), this.#pair.now)
     if (!ours) this.#pair.wire(packet, this.#name)
     this.flush(packet)
@@ -75,10 +112,15 @@ export class Host {
 
   /** What the wire brings. */
   in(packet: Uint8Array): void {
+    if (this.dead) return
     const segment = this.#read(packet, false)
     const ours = this.machine.handleIncoming(segment, undefined, this.#pair.now)
     if (!ours) this.#pair.toTcp(this.#name, packet)
     this.flush(packet)
+  }
+
+  get timeout(): number {
+    return (this.dead ? undefined : this.machine.nextTimeout()) ?? Number.POSITIVE_INFINITY
   }
 
   #read(packet: Uint8Array, outgoing: boolean): Segment {
@@ -116,6 +158,8 @@ export class Pair {
   /** What an observer on the paths objects to (MP-4). */
   readonly observer = new Observer()
   usable: Set<number>
+  /** A proxy left something that the next one could not make sense of. */
+  refused = false
 
   constructor(init: PairInit) {
     this.#init = init
@@ -127,8 +171,12 @@ export class Pair {
     this.server = new Host(this, 'server', this.random, { ...init.init })
     this.tuple = { local: addressOf(0), localPort: 40_000, remote: SERVER, remotePort: PORT }
     this.usable = new Set(this.paths.keys())
+    if (init.keep) {
+      this.client.keep()
+      this.server.keep()
+    }
     this.setAccesses(this.usable)
-    this.server.machine.setAccesses([{ name: 'eth0', addresses: [SERVER], mtu: MTU, backup: false }], 0)
+    this.server.machine.setAccesses(SERVER_ACCESSES, 0)
     const isn = () => Math.floor(this.random() * 4294967296)
     const sack = init.sack ?? true
     const [client, server] = init.bytes
@@ -156,11 +204,26 @@ export class Pair {
   /** The client's accesses that work, as its monitor says. */
   setAccesses(usable: ReadonlySet<number>): void {
     this.usable = new Set(usable)
-    const accesses: AccessInfo[] = [...usable]
+    if (this.client.dead) return
+    this.client.machine.setAccesses(this.#accesses('client'), this.now)
+    this.client.flush()
+  }
+
+  #accesses(name: 'client' | 'server'): readonly AccessInfo[] {
+    if (name === 'server') return SERVER_ACCESSES
+    return [...this.usable]
       .sort()
       .map((i) => ({ name: `acc${i + 1}`, addresses: [addressOf(i)], mtu: MTU, backup: false }))
-    this.client.machine.setAccesses(accesses, this.now)
-    this.client.flush()
+  }
+
+  /** The proxy of a host is killed, and another one takes over so much later (ms). */
+  killed(name: 'client' | 'server', after: number): void {
+    const host = this[name]
+    if (host.dead) return
+    host.kill()
+    this.at(this.now + after, () => {
+      if (host.restart(this.#accesses(name)) > 0) this.refused = true
+    })
   }
 
   at(at: number, work: () => void): void {
@@ -198,8 +261,8 @@ export class Pair {
       const timers = [
         this.client.tcp!.timeout,
         this.server.tcp!.timeout,
-        this.client.machine.nextTimeout() ?? Number.POSITIVE_INFINITY,
-        this.server.machine.nextTimeout() ?? Number.POSITIVE_INFINITY,
+        this.client.timeout,
+        this.server.timeout,
       ]
       let first = -1
       for (let i = 0; i < this.#queue.length; i++) {
@@ -220,7 +283,7 @@ export class Pair {
       this.now = Math.max(this.now, next)
       for (const host of [this.client, this.server]) {
         host.tcp!.handleTimeout(this.now)
-        if ((host.machine.nextTimeout() ?? Number.POSITIVE_INFINITY) <= this.now) {
+        if (host.timeout <= this.now) {
           host.machine.handleTimeout(this.now)
           host.flush()
         }

@@ -292,3 +292,11 @@ test('MP-56: where a subflow stands by, REMOVE_ADDR of the lost one is the first
     ['dss', 'remove-addr', 'prio'],
   )
 })
+
+test('a subflow that is ready only when both ends are done is closed, and nothing is left of the connection', () => {
+  const pair = new Pair({ seed: 5, bytes: [10_000, 10_000] })
+  pair.client.tcp!.connect(0)
+  finish(pair)
+  pair.run(() => false, 20_000)
+  assert.deepEqual([pair.client.machine.connections, pair.server.machine.connections], [[], []])
+})

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { Pair } from './network.ts'
 
 /** Transfers both ways with random handovers, accesses that come and go and black holes, until there were `count` handovers. */
-export function randomHandovers(count: number, first: number): void {
+/** `kills`: proxies are killed, too, and taken over from. */
+export function randomHandovers(count: number, first: number, kills = false): void {
   let handovers = 0
   for (let seed = first; handovers < count; seed++) {
     const pair = new Pair({
@@ -13,12 +14,13 @@ export function randomHandovers(count: number, first: number): void {
       sack: seed % 4 !== 0,
       conditions: { loss: 0.01, jitter: 8 },
       init: { standby: seed % 3 !== 0 },
+      keep: kills,
     })
     pair.client.tcp!.connect(0)
     const act = () => {
       const path = Math.floor(pair.random() * 3)
       const conditions = pair.paths[path]!
-      switch (Math.floor(pair.random() * 4)) {
+      switch (Math.floor(pair.random() * (kills ? 5 : 4))) {
         case 0: // the access goes, or comes back
           conditions.works = !pair.usable.has(path)
           if (conditions.works) pair.setAccesses(new Set([...pair.usable, path]))
@@ -27,7 +29,11 @@ export function randomHandovers(count: number, first: number): void {
         case 1: // silence, and its end
           conditions.works = !conditions.works
           break
+        case 4:
+          pair.killed(pair.random() < 0.5 ? 'client' : 'server', pair.random() * 1500)
+          break
         default:
+          if (pair.client.dead) break
           pair.client.machine.handover(0, `acc${path + 1}`, pair.now)
           pair.client.flush()
       }
@@ -46,6 +52,7 @@ export function randomHandovers(count: number, first: number): void {
       ok,
       `seed ${seed} at ${pair.now}: ${client.tcp!.state}/${server.tcp!.state} up ${client.tcp!.acknowledged} down ${client.tcp!.received}`,
     )
+    assert.equal(pair.refused, false, `seed ${seed}`)
     handovers += client.machine.counts.handovers
   }
 }

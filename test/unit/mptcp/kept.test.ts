@@ -1,0 +1,120 @@
+/** The file that connections are taken over from: whose it is, where it was written, and how often it helped. */
+import assert from 'node:assert/strict'
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
+import { nodeSha256 } from '../../../src/crypto/sha256.ts'
+import { MappedFile } from '../../../src/linux/mapped-file.ts'
+import { KeptFile } from '../../../src/mptcp/kept.ts'
+import { Connection } from '../../../src/mptcp/machine/connection.ts'
+import { keyOf } from '../../../src/mptcp/machine/keys.ts'
+import { Records } from '../../../src/mptcp/machine/record.ts'
+import { OptionWriter, tupleKey } from '../../../src/mptcp/machine/segment.ts'
+import { Subflow } from '../../../src/mptcp/machine/subflow.ts'
+import { DEFAULT_INIT, newCounts } from '../../../src/mptcp/machine/types.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'kept-'))
+after(() => rmSync(folder, { recursive: true }))
+let count = 0
+const newPath = () => join(folder, `file-${count++}`)
+
+function connection(): Connection {
+  const six = (last: number) => new Uint8Array(16).fill(last)
+  const tuple = { local: six(1), localPort: 4000, remote: six(2), remotePort: 80 }
+  const key = tupleKey(tuple)
+  const host = {
+    ...{ sha: nodeSha256, random: nodeRandom, init: DEFAULT_INIT, writer: new OptionWriter(), accesses: [] },
+    ...{ counts: newCounts(), emit: () => {}, tell: () => {} },
+  }
+  const localKey = keyOf(nodeSha256, new Uint8Array(8).fill(7))
+  const made = new Connection({
+    ...{ id: 3, host, tuple, key, role: 'server', localKey, tcpIsn: 0xffff_fff0 },
+    ...{ forwarded: true, inside: 'lan', now: 0 },
+  })
+  made.remoteKey = keyOf(nodeSha256, new Uint8Array(8).fill(9))
+  made.state = 'established'
+  made.sndMax = made.dataUna = 6_000_000_000
+  const subflow = new Subflow({
+    ...{ id: made.nextSubflowId(), tuple, key, addressId: 0, access: 'wlan0', state: 'active', localIsn: 77 },
+    ...{ backup: true, now: 0 },
+  })
+  made.subflows.push(subflow)
+  made.active = subflow
+  subflow.next = 5_000_000_000
+  subflow.una = 4_999_998_000
+  subflow.send.append(4_999_997_000, 5_999_997_000, 2000)
+  subflow.send.append(4_999_999_000, 5_999_999_000, 1000)
+  return made
+}
+
+test('a connection over IPv6, beyond 4 GB, is read as it was written', () => {
+  const path = newPath()
+  const file = new KeptFile(path, 0)
+  const before = connection()
+  file.records.save(before)
+  const [kept, ...more] = new KeptFile(path, 0).kept
+  assert.deepEqual(more, [])
+  assert.deepEqual([kept!.id, kept!.role, kept!.state, kept!.inside], [3, 'server', 'established', 'lan'])
+  assert.deepEqual([kept!.tuple, kept!.tcpIsn, kept!.sndMax], [before.tuple, 0xffff_fff0, 6_000_000_000])
+  const [subflow] = kept!.subflows
+  assert.deepEqual([subflow!.access, subflow!.backup, subflow!.whole], ['wlan0', true, true])
+  assert.deepEqual(subflow!.send, before.subflows[0]!.send.runs)
+  file.remove()
+  assert.equal(existsSync(path), false)
+})
+
+test('a file that others can write or read, have by another name, or that is none, is not believed', () => {
+  const exposures: readonly ((path: string) => void)[] = [
+    (path) => chmodSync(path, 0o640),
+    (path) => linkSync(path, newPath()),
+    (path) => writeFileSync(path, 'short'),
+    (path) => {
+      rmSync(path)
+      symlinkSync('/dev/zero', path)
+    },
+  ]
+  for (const expose of exposures) {
+    const path = newPath()
+    new KeptFile(path, 0).records.save(connection())
+    assert.equal(new KeptFile(path, 0).kept.length, 1)
+    expose(path)
+    assert.equal(new KeptFile(path, 0).kept.length, 0)
+    assert.equal(statSync(path).mode & 0o777, 0o600)
+  }
+})
+
+test('what was written in another boot or network namespace is worth nothing', () => {
+  const path = newPath()
+  const file = new KeptFile(path, 0)
+  file.records.save(connection())
+  const { size } = statSync(path)
+  const raw = new MappedFile(path, size)
+  raw.bytes[20]! ^= 1
+  raw.close()
+  assert.equal(new KeptFile(path, 0).kept.length, 0)
+})
+
+test('what was taken over eight times within half a minute ends: it may be what ends the daemon', () => {
+  const path = newPath()
+  new KeptFile(path, 0).records.save(connection())
+  for (let i = 0; i < 8; i++) assert.equal(new KeptFile(path, 100_000 + 3000 * i).kept.length, 1)
+  assert.equal(new KeptFile(path, 100_000 + 3000 * 8).kept.length, 0)
+})
+
+test('a full file system costs the takeover and nothing else', () => {
+  const bytes = new Uint8Array(Records.byteLength(8))
+  const records = new Records({ view: new DataView(bytes.buffer), bytes, room: () => false }, 8)
+  records.save(connection())
+  assert.ok(bytes.every((byte) => byte === 0))
+})
