@@ -1,6 +1,13 @@
 /** `godwit overlay login`, `up`, `resolve`, `peers` …: definitions of the node's commands. */
-import { type Command, Option } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { define, group } from './definition.ts'
+
+function daysOf(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1 || value > 30)
+    throw new InvalidArgumentError('must be 1 to 30 days.')
+  return value
+}
 
 /** Makes the group; the servers' commands are added to it. */
 export function defineOverlay(program: Command): void {
@@ -54,6 +61,30 @@ export function defineOverlay(program: Command): void {
     summary: 'print the signalling of this node as a sequence diagram',
     examples: ['godwit overlay trace', 'godwit overlay trace --json'],
     run: async (options) => (await import('./commands/overlay.ts')).trace(options),
+  })
+  define(overlay, {
+    use: 'send <file> <names...>',
+    summary: 'leave a file for nodes that may be asleep; only they can read it',
+    examples: [
+      'sudo godwit overlay send photos.tar laptop phone',
+      'sudo godwit overlay send report.pdf bob.home.example.org --days 2',
+    ],
+    details:
+      'The cache server of the zone keeps it until they fetch it (`overlay inbox --out`) or it expires. If it is interrupted, the same\ncommand goes on where it was.',
+    options: [
+      new Option('--days <n>', 'how long it waits to be fetched, 1 to 30').default(7).argParser(daysOf),
+    ],
+    run: async (file, names, options) =>
+      (await import('./commands/overlay-cache.ts')).send(file, names, options),
+  })
+  define(overlay, {
+    use: 'inbox',
+    summary: 'list what other nodes have left for this one, or fetch it',
+    examples: ['sudo godwit overlay inbox', 'sudo godwit overlay inbox --out ~/Downloads'],
+    details:
+      'Each file is verified to be of its sender and whole before it gets its name; no file is replaced. What was fetched leaves the\nserver.',
+    options: [new Option('--out <folder>', 'fetch all into this folder')],
+    run: async (options) => (await import('./commands/overlay-cache.ts')).inbox(options),
   })
   define(overlay, {
     use: 'notify',

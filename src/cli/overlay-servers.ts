@@ -33,7 +33,7 @@ export function defineOverlayServers(program: Command): void {
       'sudo godwit overlay init --zone lab.example --endpoint 203.0.113.10 --dns-port 0 --closed',
     ],
     details:
-      'Nodes use UDP and TCP port 6741 of the endpoint, TCP port 6742 for notifications, and UDP ports 6742 to 6805 for the relay.\nResolvers use port 53 once the parent zone delegates to this server.',
+      'Nodes use UDP and TCP port 6741 of the endpoint, TCP ports 6742 (notifications) and 6743 (cache),\nand UDP ports 6742 to 6805 for the relay. Resolvers use port 53 once the parent zone delegates to this server.',
     options: [
       new Option('--zone <name>', 'zone of the names of nodes').makeOptionMandatory(),
       new Option('--endpoint <host[:port]>', 'where nodes reach this server').makeOptionMandatory(),
@@ -62,9 +62,9 @@ export function defineOverlayServers(program: Command): void {
     summary: "run a zone's servers in the foreground; prints `ready` once nodes can log in",
     examples: ['sudo godwit overlay serve', 'sudo godwit overlay serve --roles as,dc'],
     details:
-      'Roles: as, the account server; dc, the coordinator with its name server; ns, the notification server; rs, the relay. All\nrun in this process; dc is required.',
+      'Roles: as, the account server; dc, the coordinator with its name server; ns, the notification server; rs, the relay; cs,\nthe cache server. All run in this process; dc is required.',
     without: ['json'],
-    options: [new Option('--roles <list>', 'roles of this server (default: as,dc,ns,rs)')],
+    options: [new Option('--roles <list>', 'roles of this server (default: as,dc,ns,rs,cs)')],
     run: async (options) => (await import('./commands/overlay-server.ts')).serve(options),
   })
   define(overlay, {

@@ -1,7 +1,19 @@
 /**
  * The overlay (NTMobile, digest NT-): nodes with names and virtual addresses, tunnels between them wherever they are.
  */
+
+export { CacheClient } from './cache/client.ts'
+export { type Exchange, listWaiting, receive, type Sent, sendFile, type Waiting } from './cache/exchange.ts'
 export { overlayDescriptor } from './descriptor.ts'
-export { keyIn, LEASE_FILE, LOGIN_FILE, type Login, readLogin, writeLogin } from './node/login.ts'
-export { logIn } from './node/login-client.ts'
+export { zoneOf } from './machine/names.ts'
+export {
+  credentialsOf,
+  keyIn,
+  LEASE_FILE,
+  LOGIN_FILE,
+  type Login,
+  readLogin,
+  writeLogin,
+} from './node/login.ts'
+export { cacheOf, logIn } from './node/login-client.ts'
 export { MAX_MESSAGE } from './node/push.ts'

@@ -27,11 +27,12 @@ import {
   Want,
 } from '../wire/message.ts'
 import { Abroad, candidatesOf, dc, type Foreign, type KeyAndName, type Peer } from './abroad.ts'
+import { mayAsk, type OpenTo } from './access.ts'
 import { Answerer, type AnswerSession, type Arrival, type Holder } from './answerer.ts'
 import type { MachineComponents, Send, Step } from './api.ts'
 import type { Directory } from './directory.ts'
 import { Leases, type ZoneInit } from './leases.ts'
-import { mayBeAsked, zoneOf } from './names.ts'
+import { zoneOf } from './names.ts'
 import { type NotificationAt, Notifier, type NotifierOutput } from './notifier.ts'
 import { chooseRoute } from './route.ts'
 import { type FoundZone, ownerOf, Zones } from './zones.ts'
@@ -41,8 +42,7 @@ export interface CoordinatorInit extends ZoneInit {
   readonly coordinatorKey: Uint8Array
   /** Whether relays may be ordered. */
   readonly relays: boolean
-  /** Who may ask for a node without an access list: any node of the zone, or only nodes of its account. */
-  readonly openTo: 'zone' | 'account'
+  readonly openTo: OpenTo
   /** Seconds between keep-alives of nodes behind NATs. */
   readonly keepAlive?: number
   /** Where nodes connect for notifications; absent: there is no notification server. */
@@ -567,9 +567,9 @@ export class Coordinator {
       this.#abroad.seek(mnName, { ...message, name }, now)
       return
     }
-    const mayAsk = this.#mayAsk(mnName, name)
-    if (mayAsk !== Status.DONE) {
-      refuse(mayAsk)
+    const allowed = this.#mayAsk(mnName, name)
+    if (allowed !== Status.DONE) {
+      refuse(allowed)
       return
     }
     if (this.#reachable(name, now) === undefined && this.#notifier.canWake(name)) wait()
@@ -625,13 +625,8 @@ export class Coordinator {
   /** D10: who may ask for whom. */
   #mayAsk(mn: string, name: string): Status {
     const target = this.#directory.nodeByName(name)
-    const asker = this.#directory.nodeByName(mn)
-    if (target === undefined || asker === undefined) return Status.UNKNOWN_NAME
-    if (this.#hasEnded(target)) return Status.NOT_REGISTERED
-    if (target.account === asker.account) return Status.DONE
-    const patterns = this.#directory.accessOf(name)
-    if (patterns === undefined) return this.#init.openTo === 'zone' ? Status.DONE : Status.NOT_ALLOWED
-    return mayBeAsked(patterns, mn) ? Status.DONE : Status.NOT_ALLOWED
+    if (target !== undefined && this.#hasEnded(target)) return Status.NOT_REGISTERED
+    return mayAsk(this.#directory, this.#init.openTo, mn, name)
   }
 
   #order(

@@ -20,6 +20,11 @@ export function renewalProof(crypto: TunnelCrypto, key: Uint8Array, keyId: Uint8
   return crypto.mac(macKey(crypto, key, 'renew'), keyId)
 }
 
+/** Shows the cache server the same, on a connection that its certificate secures. */
+export function cacheProof(crypto: TunnelCrypto, key: Uint8Array, keyId: Uint8Array): Uint8Array {
+  return crypto.mac(macKey(crypto, key, 'cache'), keyId)
+}
+
 /** Keys of the session with salts a and b: the asker's sending key, and the answerer's. */
 export function sessionKeys(
   crypto: TunnelCrypto,

@@ -9,6 +9,7 @@ import { GodwitError } from '../../core/errors.ts'
 import { encodeKey, publicKeyOf } from '../../crypto/keys.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { pinOf } from '../../tunnel/carrier/client.ts'
+import type { CacheAt } from '../cache/client.ts'
 import { renewalProof } from '../machine/secrets.ts'
 import { credentialsOf, type Login } from './login.ts'
 
@@ -77,6 +78,20 @@ export async function renewLogin(login: Login): Promise<number | null> {
   throw new GodwitError('LOGIN_FAILED', `${login.server}: it answered with status ${status}`)
 }
 
+const configuration = z.object({
+  cache: z.object({ host: z.string(), port: z.number(), certificate: z.base64() }).nullable().default(null),
+})
+
+/** NT-11: where the cache server is; undefined: the zone has none. Rejects with LOGIN_FAILED. */
+export async function cacheOf(login: Pick<Login, 'server' | 'pin'>): Promise<CacheAt | undefined> {
+  const url = new URL('/v1/configuration', login.server)
+  const { status, text } = await post(url, login.pin, undefined)
+  const parsed = configuration.safeParse(jsonIn(text))
+  if (status !== 200 || !parsed.success)
+    throw new GodwitError('LOGIN_FAILED', `${login.server} does not answer as an account server`)
+  return parsed.data.cache ?? undefined
+}
+
 function jsonIn(text: string): unknown {
   try {
     return JSON.parse(text)
@@ -88,7 +103,7 @@ function jsonIn(text: string): unknown {
 function post(
   url: URL,
   pin: string | undefined,
-  body: string,
+  body: string | undefined,
 ): Promise<{ readonly status: number; readonly text: string }> {
   return new Promise((resolve, reject) => {
     const fail = (reason: string): void => {
@@ -98,11 +113,11 @@ function post(
     const call = request(
       url,
       {
-        method: 'POST',
+        method: body === undefined ? 'GET' : 'POST',
         timeout: ANSWER_MS,
         agent: false,
         rejectUnauthorized: pin === undefined,
-        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
+        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body ?? '') },
       },
       (answer) => {
         const parts: Buffer[] = []

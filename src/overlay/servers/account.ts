@@ -28,6 +28,8 @@ export interface AccountServerInit {
   readonly zoneKey: Uint8Array
   /** For subscriptions at push services: the key that they check (RFC 8292), base64url. */
   readonly pushKey: string
+  /** Where nodes leave what others fetch; absent: there is no cache server. */
+  readonly cache?: { readonly host: string; readonly port: number; readonly certificate: string }
   /** Days that a login key is good for; 0: for good. */
   readonly loginDays: number
   /** Milliseconds since 1970. */
@@ -154,7 +156,12 @@ export class AccountServer {
     if (request.method === 'POST' && path === '/v1/login') return this.#login(request)
     if (request.method === 'POST' && path === '/v1/renew') return this.#renew(request)
     if (request.method === 'GET' && path === '/v1/configuration')
-      return { zone: this.#init.zone, coordinator: this.#init.coordinator, push_key: this.#init.pushKey }
+      return {
+        zone: this.#init.zone,
+        coordinator: this.#init.coordinator,
+        push_key: this.#init.pushKey,
+        cache: this.#init.cache ?? null,
+      }
     throw new Refusal(404, 'NOT_FOUND', 'not found')
   }
 

@@ -16,6 +16,8 @@ import type { PushSender } from '../push/sender.ts'
 import { Store } from '../store/store.ts'
 import { leaseCodec } from '../wire/lease.ts'
 import { AccountServer } from './account.ts'
+import { CacheServer } from './cache.ts'
+import { CacheStore, limitsFor } from './cache-store.ts'
 import { NameServer } from './dns.ts'
 import { NotificationServer } from './notification.ts'
 import type {
@@ -27,12 +29,20 @@ import type {
 } from './protocol.ts'
 import { PUSH_FILE, pushSender, vapidOf } from './push-settings.ts'
 import { RelayPart } from './relay-part.ts'
-import { CERTIFICATE_FILES, DATABASE_FILE, keyOf, notificationPort, type ServerSettings } from './settings.ts'
+import {
+  CACHE_FOLDER,
+  CERTIFICATE_FILES,
+  cachePort,
+  DATABASE_FILE,
+  keyOf,
+  notificationPort,
+  type ServerSettings,
+} from './settings.ts'
 import type { ZoneData } from './zone.ts'
 import { ZoneFinder } from './zone-finder.ts'
 
-export type Role = 'as' | 'dc' | 'ns' | 'rs'
-export const ROLES: readonly Role[] = ['as', 'dc', 'ns', 'rs']
+export type Role = 'as' | 'dc' | 'ns' | 'rs' | 'cs'
+export const ROLES: readonly Role[] = ['as', 'dc', 'ns', 'rs', 'cs']
 
 export interface ServersInit {
   readonly settings: ServerSettings
@@ -51,6 +61,7 @@ export class OverlayServers {
   #accounts: AccountServer | undefined
   #notifications: NotificationServer | undefined
   #push: PushSender | undefined
+  #cache: CacheServer | undefined
   #names: NameServer | undefined
   #finder: ZoneFinder | undefined
   #failed: (error: GodwitError) => void = () => {}
@@ -78,6 +89,7 @@ export class OverlayServers {
     await this.#accounts?.stop()
     await this.#notifications?.stop()
     this.#push?.close()
+    await this.#cache?.stop()
     await this.#names?.stop()
     this.#finder?.stop()
     this.#finder = undefined
@@ -87,6 +99,7 @@ export class OverlayServers {
     this.#accounts = undefined
     this.#notifications = undefined
     this.#push = undefined
+    this.#cache = undefined
     this.#names = undefined
     this.#coordinator = undefined
     this.#relay = undefined
@@ -151,12 +164,29 @@ export class OverlayServers {
       )
       await this.#names.start()
     }
-    if (!roles.includes('as')) return
     const tls = certificateOf(settings, file)
+    if (roles.includes('cs')) {
+      const objects = new CacheStore(file(CACHE_FOLDER), limitsFor(settings.cache_bytes), () =>
+        this.#clock.wall(),
+      )
+      this.#cache = new CacheServer({
+        ...{ store, objects, tls, port: cachePort(settings), openTo: settings.open_to },
+        ...{ now: () => this.#clock.now(), wall: () => this.#clock.wall() },
+        log: (message) => log('error', message),
+      })
+      await this.#cache.start()
+    }
+    if (!roles.includes('as')) return
     this.#accounts = new AccountServer({
       ...{ store, tls, port: settings.port, zone: settings.zone, zoneKey },
       coordinator: hostPort(settings),
       pushKey: Buffer.from(vapidOf(settings, undefined).point).toString('base64url'),
+      ...(roles.includes('cs') && {
+        cache: {
+          ...{ host: settings.host, port: cachePort(settings) },
+          certificate: certificatePin(settings, file),
+        },
+      }),
       ...{ loginDays: settings.login_days, wall: () => this.#clock.wall() },
       onLogin: (name) => {
         log('info', `${name} logged in`)

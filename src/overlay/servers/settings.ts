@@ -15,6 +15,8 @@ import { isFullName } from '../wire/message.ts'
 
 export const SETTINGS_FILE = 'overlay-server.json'
 export const DATABASE_FILE = 'overlay.db'
+/** Of what the cache server keeps. */
+export const CACHE_FOLDER = 'overlay-cache'
 export const CERTIFICATE_FILES = { cert: 'overlay-server.crt', key: 'overlay-server.key' } as const
 export const DEFAULT_PORT = 6741
 /** Ports of relays: a node has one for each peer that it reaches over this relay. */
@@ -35,6 +37,13 @@ const settings = z.strictObject({
   relay_ports: z.tuple([port, port]),
   /** TCP, of the notification server; absent: the port after `port`. */
   notification_port: port.optional(),
+  /** TCP, of the cache server; absent: the second after `port`. */
+  cache_port: port.optional(),
+  /** Bytes that the cache server keeps at most; an account has a quarter. */
+  cache_bytes: z
+    .int()
+    .min(1)
+    .default(10 * 2 ** 30),
   /** Mbit/s that each end of a relayed pair may send; 0: no limit. */
   relay_mbps: z.number().min(0),
   /** False: the relay forwards in its own thread also where the kernel could. */
@@ -60,6 +69,10 @@ export type ServerSettings = z.output<typeof settings>
 
 export function notificationPort(settings: ServerSettings): number {
   return settings.notification_port ?? settings.port + 1
+}
+
+export function cachePort(settings: ServerSettings): number {
+  return settings.cache_port ?? settings.port + 2
 }
 
 /** Whether nodes accept addresses of this block from a zone. */
@@ -98,6 +111,7 @@ export function newSettings(server: NewServer): ServerSettings {
     block4: server.block4,
     open_to: server.openTo,
     login_days: server.loginDays ?? 90,
+    cache_bytes: 10 * 2 ** 30,
     resolvers: [...server.resolvers],
     zone_seed: encodeKey(randomBytes(32)),
     coordinator_key: encodeKey(generatePrivateKey()),

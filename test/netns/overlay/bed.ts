@@ -164,6 +164,12 @@ export class OverlayBed {
     return this.lab.programs.run(host, process.execPath, [GODWIT, ...args, ...state])
   }
 
+  /** A command of the node that a test need not wait for. */
+  begin(name: NodeName, ...args: string[]): Promise<Program> {
+    const words = [GODWIT, ...args, '--state', join(this.folder, name)]
+    return this.lab.programs.start(name, process.execPath, words)
+  }
+
   /** A command of the node with this file as standard input. */
   godwitWith(name: NodeName, input: string, ...args: string[]): Promise<string> {
     const words = [process.execPath, GODWIT, ...args, '--state', join(this.folder, name)]
@@ -234,10 +240,11 @@ export class OverlayBed {
     ])
   }
 
-  async until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
-    for (let i = 0; i < 120; i++) {
+  /** `ms`: between two looks. */
+  async until(what: string, holds: () => Promise<boolean> | boolean, ms = 250): Promise<void> {
+    for (let i = 0; i < 30_000 / ms; i++) {
       if (await holds()) return
-      await delay(250)
+      await delay(ms)
     }
     const logs = [...this.#daemons.keys()].map((name) => `${name}:\n${this.log(name).slice(-3000)}`)
     assert.fail(`not within half a minute: ${what}\n${logs.join('\n')}`)

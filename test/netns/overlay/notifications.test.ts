@@ -1,6 +1,7 @@
 /** NT-21 on the real kernel: a node whose NAT has forgotten it is woken through the notification server. */
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { createHash, randomBytes } from 'node:crypto'
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
@@ -74,5 +75,36 @@ describe('NT-21, NT-40: a node that is asleep behind a NAT', () => {
     })
     await bed.serve()
     await untilNotified()
+  })
+
+  it('NT-26: a large file for a node that is not there: the server is killed in the middle, it goes on, and all arrives', async () => {
+    await bed.down('bob')
+    const file = join(bed.folder, 'large.bin')
+    writeFileSync(file, randomBytes(40_000_000))
+    const sum = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex')
+    const cache = join(bed.folder, 'srv', 'overlay-cache')
+    const arrived = () =>
+      readdirSync(cache)
+        .filter((name) => name.endsWith('.data'))
+        .reduce((bytes, name) => bytes + statSync(join(cache, name)).size, 0)
+    const sending = await bed.begin('alice', 'overlay', 'send', file, 'bob')
+    await bed.until('a part of it is there', () => arrived() > 4_000_000, 20)
+    bed.server.signal('SIGKILL')
+    await Promise.all([bed.server.ended, sending.ended])
+    const there = arrived()
+    assert.ok(there < 40_000_000, 'it was killed in the middle')
+    await bed.serve()
+    const text = await bed.godwit('alice', 'overlay', 'send', file, 'bob', '--json')
+    const { resumed, bytes } = JSON.parse(text) as { resumed: number; bytes: number }
+    assert.ok(resumed > 4_000_000 && resumed <= there && bytes > 40_000_000)
+    assert.match(await bed.godwit('bob', 'overlay', 'inbox'), /alice\.test\.example +\d+/)
+    const into = join(bed.folder, 'inbox')
+    mkdirSync(into)
+    assert.match(
+      await bed.godwit('bob', 'overlay', 'inbox', '--out', into),
+      /large\.bin {2}from alice\.test\.example/,
+    )
+    assert.equal(sum(join(into, 'large.bin')), sum(file))
+    assert.deepEqual(readdirSync(cache), [])
   })
 })

@@ -1,0 +1,188 @@
+/**
+ * What the cache server keeps on its disk: for each object a file of ciphertext and one that describes it. The length of the first is how
+ * far the upload has come, also after a crash. Quotas count what was announced, so that nobody's upload ends for want of room
+ * that it was promised.
+ */
+import { randomBytes } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import * as z from 'zod'
+import { makeFolder, writeAtomic } from '../../mechanism/files.ts'
+
+const entry = z.object({
+  id: z.string().regex(/^[0-9a-f]{32}$/),
+  from: z.string(),
+  account: z.string(),
+  bytes: z.int().min(1),
+  /** SHA-256 of the ciphertext, and wraps by recipient: base64. Who has fetched it is removed. */
+  hash: z.string(),
+  wraps: z.record(z.string(), z.string()),
+  /** Milliseconds since 1970. */
+  sent: z.number(),
+  expires: z.number(),
+  isDone: z.boolean(),
+})
+
+export type CacheObject = z.output<typeof entry>
+
+export interface CacheLimits {
+  /** Of all objects. */
+  readonly bytes: number
+  /** Of what an account has sent, and of what waits for a node: bytes and objects. */
+  readonly ofAccount: number
+  readonly objectsOfAccount: number
+  readonly ofRecipient: number
+  readonly objectsOfRecipient: number
+  /** What stays free on the disk. */
+  readonly free: number
+}
+
+const GIB = 2 ** 30
+export function limitsFor(bytes: number): CacheLimits {
+  return {
+    ...{ bytes, ofAccount: Math.floor(bytes / 4), objectsOfAccount: 500 },
+    ...{ ofRecipient: Math.floor(bytes / 4), objectsOfRecipient: 500, free: GIB / 2 },
+  }
+}
+
+const MAX_OBJECTS = 20_000
+/** An upload that does not go on is removed (ms). */
+const UNFINISHED_MS = 24 * 3_600_000
+
+export type Refused = 'full' | 'sender-quota' | 'recipient-quota'
+
+export class CacheStore {
+  readonly #folder: string
+  readonly #limits: CacheLimits
+  readonly #wall: () => number
+  readonly #objects = new Map<string, CacheObject>()
+  readonly #touched = new Map<string, number>()
+
+  constructor(folder: string, limits: CacheLimits, wall: () => number) {
+    this.#folder = folder
+    this.#limits = limits
+    this.#wall = wall
+    makeFolder(folder)
+    for (const name of readdirSync(folder)) {
+      const id = /^([0-9a-f]{32})\.json$/.exec(name)?.[1]
+      if (id !== undefined) this.#load(id)
+    }
+    for (const name of readdirSync(folder)) {
+      const id = /^([0-9a-f]{32})\.data$/.exec(name)?.[1]
+      if (id !== undefined && !this.#objects.has(id)) rmSync(join(folder, name), { force: true })
+    }
+    this.expire()
+  }
+
+  #load(id: string): void {
+    try {
+      const parsed = entry.parse(JSON.parse(readFileSync(this.#describing(id), 'utf8')))
+      if (parsed.id !== id || !existsSync(this.path(id))) throw new Error('not whole')
+      this.#objects.set(id, parsed)
+      this.#touched.set(id, statSync(this.path(id)).mtimeMs)
+    } catch {
+      rmSync(this.#describing(id), { force: true })
+    }
+  }
+
+  get size(): number {
+    return this.#objects.size
+  }
+
+  get(id: string): CacheObject | undefined {
+    return this.#objects.get(id)
+  }
+
+  /** The file of ciphertext. */
+  path(id: string): string {
+    return join(this.#folder, `${id}.data`)
+  }
+
+  /** How much of it is there. */
+  offset(id: string): number {
+    return statSync(this.path(id)).size
+  }
+
+  /** What waits for a node, the oldest first. */
+  inbox(name: string): CacheObject[] {
+    return [...this.#objects.values()].filter((each) => each.isDone && Object.hasOwn(each.wraps, name))
+  }
+
+  create(object: Omit<CacheObject, 'id' | 'sent' | 'isDone'>): CacheObject | Refused {
+    const refused = this.#refuses(object)
+    if (refused !== undefined) return refused
+    const id = randomBytes(16).toString('hex')
+    const made = { ...object, id, sent: this.#wall(), isDone: false }
+    writeFileSync(this.path(id), '', { mode: 0o600, flag: 'wx' })
+    try {
+      this.#keep(made)
+    } catch (error) {
+      rmSync(this.path(id), { force: true })
+      throw error
+    }
+    this.touch(id)
+    return made
+  }
+
+  /** Its upload goes on. */
+  touch(id: string): void {
+    this.#touched.set(id, this.#wall())
+  }
+
+  /** All is there and is what was announced: its recipients see it. */
+  finish(id: string): void {
+    const object = this.#objects.get(id)
+    if (object !== undefined) this.#keep({ ...object, isDone: true, sent: this.#wall() })
+  }
+
+  /** A recipient has it. When all have, it goes. */
+  received(id: string, name: string): void {
+    const object = this.#objects.get(id)
+    if (object === undefined) return
+    const { [name]: _, ...wraps } = object.wraps
+    if (Object.keys(wraps).length === 0) this.remove(id)
+    else this.#keep({ ...object, wraps })
+  }
+
+  remove(id: string): void {
+    this.#objects.delete(id)
+    this.#touched.delete(id)
+    rmSync(this.#describing(id), { force: true })
+    rmSync(this.path(id), { force: true })
+  }
+
+  expire(): void {
+    const now = this.#wall()
+    for (const { id, expires, isDone } of [...this.#objects.values()])
+      if (expires <= now || (!isDone && (this.#touched.get(id) ?? 0) + UNFINISHED_MS <= now)) this.remove(id)
+  }
+
+  #refuses({ account, bytes, wraps }: Pick<CacheObject, 'account' | 'bytes' | 'wraps'>): Refused | undefined {
+    const limits = this.#limits
+    const all = [...this.#objects.values()]
+    const sum = (of: readonly CacheObject[]) => of.reduce((total, each) => total + each.bytes, bytes)
+    const own = all.filter((each) => each.account === account)
+    if (own.length >= limits.objectsOfAccount || sum(own) > limits.ofAccount) return 'sender-quota'
+    for (const name of Object.keys(wraps)) {
+      const waiting = all.filter((each) => Object.hasOwn(each.wraps, name))
+      if (waiting.length >= limits.objectsOfRecipient || sum(waiting) > limits.ofRecipient)
+        return 'recipient-quota'
+    }
+    const { bavail, bsize } = statfsSync(this.#folder)
+    const promised = all.reduce(
+      (left, each) => left + (each.isDone ? 0 : each.bytes - this.offset(each.id)),
+      bytes,
+    )
+    const isFull = bavail * bsize - promised < limits.free
+    return all.length >= MAX_OBJECTS || sum(all) > limits.bytes || isFull ? 'full' : undefined
+  }
+
+  #keep(object: CacheObject): void {
+    writeAtomic(this.#describing(object.id), `${JSON.stringify(object)}\n`, 0o600)
+    this.#objects.set(object.id, object)
+  }
+
+  #describing(id: string): string {
+    return join(this.#folder, `${id}.json`)
+  }
+}

@@ -1,0 +1,399 @@
+/**
+ * The cache server (NT-26, paper §2.5): keeps what nodes send to others that are asleep, until these fetch it or it expires. HTTPS
+ * (docs/wire/overlay.md, Cache server). A node shows that it has its login key; it sends only to those that it may connect to.
+ * Content is ciphertext whose keys the server does not have.
+ */
+import { createHash } from 'node:crypto'
+import { createReadStream, createWriteStream } from 'node:fs'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { createServer, type Server } from 'node:https'
+import type { AddressInfo, Socket } from 'node:net'
+import { Transform } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import * as z from 'zod'
+import { GodwitError } from '../../core/errors.ts'
+import { nodeCrypto } from '../../crypto/node-crypto.ts'
+import { WRAP } from '../cache/envelope.ts'
+import { mayAsk, type OpenTo } from '../machine/access.ts'
+import { cacheProof } from '../machine/secrets.ts'
+import type { Store } from '../store/store.ts'
+import { hasEnded, type NodeRecord } from '../tables.ts'
+import { isFullName, Status } from '../wire/message.ts'
+import type { CacheObject, CacheStore, Refused } from './cache-store.ts'
+import { Buckets, Connections, type SourceLimits } from './sources.ts'
+
+export interface CacheServerInit {
+  readonly store: Store
+  readonly objects: CacheStore
+  readonly tls: { readonly cert: string; readonly key: string }
+  readonly port: number
+  readonly openTo: OpenTo
+  readonly now: () => number
+  readonly wall: () => number
+  readonly log: (message: string) => void
+}
+
+const LIMITS: SourceLimits = { connections: 500, ofSource: 32, rate: 20, burst: 100, longestMs: 15_000 }
+const MAX_HEADER = 8192
+const MAX_BODY = 65_536
+/** Bytes of one part of an upload. */
+export const MAX_PART = 8 * 2 ** 20
+export const MAX_RECIPIENTS = 64
+const MAX_DAYS = 30
+const DAY_MS = 86_400_000
+/** Requests of one node under way, and a second, and at once. */
+const MAX_OF_NODE = 4
+const NODE_RATE = 20
+const NODE_BURST = 100
+/** A part has to be there within this time, and a reader that reads nothing is left (ms). */
+const PART_MS = 300_000
+const IDLE_MS = 60_000
+const EXPIRE_MS = 600_000
+
+const announced = z.strictObject({
+  bytes: z.int().min(1),
+  hash: z.base64().length(44),
+  wraps: z
+    .record(z.string().refine(isFullName), z.base64().length(4 * Math.ceil(WRAP / 3)))
+    .refine((wraps) => Object.keys(wraps).length >= 1 && Object.keys(wraps).length <= MAX_RECIPIENTS),
+  days: z.int().min(1).max(MAX_DAYS),
+})
+
+const REFUSALS: Readonly<Record<Refused, readonly [number, string, string]>> = {
+  full: [507, 'CACHE_FULL', 'the cache server has no room left'],
+  'sender-quota': [507, 'CACHE_QUOTA', 'too much that this account has sent has not been fetched yet'],
+  'recipient-quota': [507, 'CACHE_QUOTA', 'too much waits for one of the recipients'],
+}
+
+class Refusal extends Error {
+  readonly status: number
+  readonly code: string
+  readonly more: object
+
+  constructor(status: number, code: string, message: string, more: object = {}) {
+    super(message)
+    this.status = status
+    this.code = code
+    this.more = more
+  }
+}
+
+type Answer = object | 'streamed'
+
+export class CacheServer {
+  readonly #init: CacheServerInit
+  readonly #server: Server
+  readonly #strangers: Connections
+  readonly #rates = new Buckets(NODE_RATE, NODE_BURST)
+  /** By node: requests under way. */
+  readonly #underWay = new Map<string, number>()
+  /** Objects that a part is being written to. */
+  readonly #writing = new Set<string>()
+  readonly #raw = new Map<string, Socket>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(init: CacheServerInit) {
+    this.#init = init
+    this.#strangers = new Connections(LIMITS, init.now)
+    this.#server = createServer(
+      {
+        ...init.tls,
+        minVersion: 'TLSv1.3',
+        requestTimeout: PART_MS,
+        headersTimeout: 10_000,
+        handshakeTimeout: 10_000,
+        connectionsCheckingInterval: 1000,
+        maxHeaderSize: MAX_HEADER,
+      },
+      (request, response) => void this.#handle(request, response),
+    )
+    this.#server.on('connection', (socket: Socket) => {
+      if (!this.#strangers.admit(socket)) return
+      const key = peerOf(socket)
+      this.#raw.set(key, socket)
+      socket.once('close', () => this.#raw.delete(key))
+    })
+    this.#server.on('tlsClientError', (_error, socket) => socket.destroy())
+    this.#server.on('clientError', (_error, socket) => socket.destroy())
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port
+  }
+
+  /** Rejects with PORT_TAKEN. */
+  start(): Promise<void> {
+    this.#timer = setInterval(() => this.#init.objects.expire(), EXPIRE_MS)
+    this.#timer.unref()
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', (error: NodeJS.ErrnoException) =>
+        reject(
+          error.code === 'EADDRINUSE'
+            ? new GodwitError('PORT_TAKEN', `TCP port ${this.#init.port} is in use by another process`)
+            : error,
+        ),
+      )
+      this.#server.listen(this.#init.port, '::', resolve)
+    })
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer)
+    this.#strangers.close()
+    this.#server.closeAllConnections()
+    if (this.#server.listening) await new Promise<void>((resolve) => this.#server.close(() => resolve()))
+  }
+
+  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    let node: NodeRecord | undefined
+    try {
+      node = this.#authenticate(request)
+      this.#enter(node.name)
+      const raw = this.#raw.get(peerOf(request.socket))
+      if (raw !== undefined) this.#strangers.release(raw)
+      request.socket.setTimeout(IDLE_MS, () => request.socket.destroy())
+      const answer = await this.#route(request, response, node)
+      if (answer !== 'streamed') send(response, 200, answer)
+    } catch (error) {
+      this.#fail(error, response)
+    } finally {
+      if (node !== undefined) this.#leave(node.name)
+    }
+  }
+
+  #fail(error: unknown, response: ServerResponse): void {
+    if (response.headersSent) {
+      response.destroy()
+      return
+    }
+    const code = (error as NodeJS.ErrnoException).code
+    if (error instanceof Refusal)
+      send(response, error.status, { error: { code: error.code, message: error.message }, ...error.more })
+    else if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'DISK_FULL')
+      send(response, 507, { error: { code: 'CACHE_FULL', message: 'the disk of the cache server is full' } })
+    else if (code === 'ERR_STREAM_PREMATURE_CLOSE' || code === 'ECONNRESET' || code === 'ABORT_ERR')
+      response.destroy()
+    else {
+      this.#init.log(`error in the cache server: ${(error as Error).stack}`)
+      send(response, 500, { error: { code: 'INTERNAL', message: 'internal error of the server' } })
+    }
+  }
+
+  /** Who has a login key: `Godwit KEY_ID PROOF`, both base64. */
+  #authenticate({ headers }: IncomingMessage): NodeRecord {
+    const { store, wall } = this.#init
+    const [, id, proof] = /^Godwit ([A-Za-z0-9+/]{22}==) ([A-Za-z0-9+/]{22}==)$/.exec(
+      headers.authorization ?? '',
+    ) ?? ['', '', '']
+    const keyId = new Uint8Array(Buffer.from(id!, 'base64'))
+    store.refresh()
+    const node = id === '' ? undefined : store.nodeByKeyId(keyId)
+    const isRight =
+      node !== undefined &&
+      nodeCrypto.equal(cacheProof(nodeCrypto, node.key, keyId), Buffer.from(proof!, 'base64')) &&
+      !hasEnded(node, wall())
+    if (!isRight) throw new Refusal(401, 'LOGIN_ENDED', 'no login that is good')
+    return node
+  }
+
+  #enter(name: string): void {
+    const under = this.#underWay.get(name) ?? 0
+    this.#underWay.set(name, under + 1)
+    if (under >= MAX_OF_NODE || !this.#rates.take(name, this.#init.now()))
+      throw new Refusal(429, 'TOO_MANY', 'too many requests at once; wait a moment')
+  }
+
+  #leave(name: string): void {
+    const left = (this.#underWay.get(name) ?? 1) - 1
+    if (left <= 0) this.#underWay.delete(name)
+    else this.#underWay.set(name, left)
+  }
+
+  async #route(request: IncomingMessage, response: ServerResponse, node: NodeRecord): Promise<Answer> {
+    const [path = ''] = request.url?.split('?') ?? []
+    const [, kind, rest, part] =
+      /^\/v1\/(objects|nodes|inbox)(?:\/([a-z0-9._-]{1,253}))?(\/data)?$/.exec(path) ?? []
+    const what = `${request.method} ${kind}${rest === undefined ? '' : '/*'}${part ?? ''}`
+    switch (what) {
+      case 'GET nodes/*':
+        return { lease: Buffer.from(this.#leaseFor(node, rest!)).toString('base64') }
+      case 'GET inbox':
+        return { objects: this.#init.objects.inbox(node.name).map((each) => this.#listed(each, node)) }
+      case 'POST objects':
+        return this.#create(await jsonOf(request), node)
+      case 'GET objects/*': {
+        const { id, bytes, isDone } = this.#ownObject(rest!, node)
+        return { id, bytes, offset: this.#init.objects.offset(id), is_done: isDone }
+      }
+      case 'PATCH objects/*':
+        return this.#write(request, this.#ownObject(rest!, node))
+      case 'GET objects/*/data':
+        return this.#read(request, response, this.#waiting(rest!, node))
+      case 'DELETE objects/*':
+        return this.#delete(rest!, node)
+      default:
+        throw new Refusal(404, 'NOT_FOUND', 'not found')
+    }
+  }
+
+  /** The lease of a node that this one may connect to. */
+  #leaseFor(node: NodeRecord, name: string): Uint8Array {
+    const { store, openTo } = this.#init
+    const status = mayAsk(store, openTo, node.name, name)
+    if (status === Status.NOT_ALLOWED) throw new Refusal(403, 'NOT_ALLOWED', `not allowed to reach ${name}`)
+    const lease = status === Status.DONE ? store.nodeByName(name)?.lease : undefined
+    if (lease === undefined)
+      throw new Refusal(404, 'NODE_UNKNOWN', `there is no node ${name} that was ever online`)
+    return lease
+  }
+
+  #create(value: unknown, node: NodeRecord): object {
+    const { objects, wall } = this.#init
+    const parsed = announced.safeParse(value)
+    if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not an object')
+    const { bytes, hash, wraps, days } = parsed.data
+    for (const name of Object.keys(wraps)) this.#leaseFor(node, name)
+    const expires = wall() + days * DAY_MS
+    const made = objects.create({ from: node.name, account: node.account, bytes, hash, wraps, expires })
+    if (typeof made === 'string') throw new Refusal(...REFUSALS[made])
+    return { id: made.id, offset: 0 }
+  }
+
+  /** One of this sender. */
+  #ownObject(id: string, node: NodeRecord): CacheObject {
+    const object = this.#init.objects.get(id)
+    if (object === undefined || object.from !== node.name) throw unknown()
+    return object
+  }
+
+  /** One that waits for this recipient. */
+  #waiting(id: string, node: NodeRecord): CacheObject {
+    const object = this.#init.objects.get(id)
+    if (object?.isDone !== true || !Object.hasOwn(object.wraps, node.name)) throw unknown()
+    return object
+  }
+
+  #listed({ id, from, bytes, hash, wraps, sent, expires }: CacheObject, node: NodeRecord): object {
+    const lease = this.#init.store.nodeByName(from)?.lease
+    return {
+      ...{ id, from, bytes, hash, sent, expires, wrap: wraps[node.name] },
+      lease: lease === undefined ? null : Buffer.from(lease).toString('base64'),
+    }
+  }
+
+  /** A part of an upload, at the offset that its sender names; what arrived of a part that was cut off stays. */
+  async #write(request: IncomingMessage, { id, bytes, hash, isDone }: CacheObject): Promise<object> {
+    const { objects } = this.#init
+    const length = Number(request.headers['content-length'] ?? Number.NaN)
+    const at = Number(request.headers['upload-offset'] ?? Number.NaN)
+    if (isDone) return { offset: bytes, is_done: true }
+    if (this.#writing.has(id))
+      throw new Refusal(409, 'OFFSET', 'another part is being written', this.#offsetOf(id))
+    const offset = objects.offset(id)
+    if (at !== offset)
+      throw new Refusal(409, 'OFFSET', `the next part begins at ${offset}`, this.#offsetOf(id))
+    if (!(length <= MAX_PART && offset + length <= bytes))
+      throw new Refusal(413, 'TOO_LONG', 'longer than a part may be, or than was announced')
+    this.#writing.add(id)
+    try {
+      objects.touch(id)
+      await pipeline(
+        request,
+        atMost(length),
+        createWriteStream(objects.path(id), { flags: 'r+', start: offset }),
+      )
+      if (objects.offset(id) < bytes) return this.#offsetOf(id)
+      await this.#finish(id, hash)
+      return { offset: bytes, is_done: true }
+    } finally {
+      this.#writing.delete(id)
+    }
+  }
+
+  #offsetOf(id: string): { readonly offset: number; readonly is_done: boolean } {
+    return { offset: this.#init.objects.offset(id), is_done: false }
+  }
+
+  async #finish(id: string, hash: string): Promise<void> {
+    const { objects } = this.#init
+    const sum = createHash('sha256')
+    await pipeline(createReadStream(objects.path(id)), sum)
+    if (sum.digest('base64') === hash) {
+      objects.finish(id)
+      return
+    }
+    objects.remove(id)
+    throw new Refusal(422, 'DAMAGED', 'what arrived is not what was announced; send it again')
+  }
+
+  async #read(
+    request: IncomingMessage,
+    response: ServerResponse,
+    { id, bytes }: CacheObject,
+  ): Promise<'streamed'> {
+    const start = Number(/^bytes=(\d{1,15})-$/.exec(request.headers.range ?? 'bytes=0-')?.[1] ?? Number.NaN)
+    if (!(start < bytes)) throw new Refusal(416, 'OFFSET', `it has ${bytes} bytes`)
+    response.writeHead(206, {
+      'content-type': 'application/octet-stream',
+      'content-length': bytes - start,
+      'content-range': `bytes ${start}-${bytes - 1}/${bytes}`,
+    })
+    await pipeline(createReadStream(this.#init.objects.path(id), { start }), response)
+    return 'streamed'
+  }
+
+  #delete(id: string, node: NodeRecord): object {
+    const { objects } = this.#init
+    const object = objects.get(id)
+    if (object !== undefined && Object.hasOwn(object.wraps, node.name)) objects.received(id, node.name)
+    else if (object?.from === node.name) objects.remove(id)
+    else throw unknown()
+    return { removed: id }
+  }
+}
+
+/** Passes that many bytes; more are an error, whatever the header said. */
+function atMost(length: number): Transform {
+  let left = length
+  return new Transform({
+    transform(part: Buffer, _encoding, done) {
+      left -= part.length
+      if (left < 0) done(new Refusal(413, 'TOO_LONG', 'longer than announced'))
+      else done(null, part)
+    },
+  })
+}
+
+function unknown(): Refusal {
+  return new Refusal(404, 'OBJECT_UNKNOWN', 'there is no such object')
+}
+
+function send(response: ServerResponse, status: number, value: object): void {
+  const text = JSON.stringify(value)
+  response.writeHead(status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+    ...(status >= 400 && { connection: 'close' }),
+  })
+  response.end(text)
+}
+
+async function jsonOf(request: IncomingMessage): Promise<unknown> {
+  const parts: Buffer[] = []
+  let length = 0
+  for await (const part of request) {
+    length += (part as Buffer).length
+    if (length > MAX_BODY) throw new Refusal(413, 'TOO_LONG', 'the request is too long')
+    parts.push(part as Buffer)
+  }
+  try {
+    return JSON.parse(Buffer.concat(parts).toString())
+  } catch {
+    throw new Refusal(400, 'REQUEST_INVALID', 'not JSON')
+  }
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
+}

@@ -1,0 +1,450 @@
+/** NT-26: the cache server and its clients over HTTPS on loopback, with the real store: end to end, whole, resumed, bounded, refused. */
+import assert from 'node:assert/strict'
+import { randomBytes, X509Certificate } from 'node:crypto'
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { connect as connectTcp } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, beforeEach, describe, it } from 'node:test'
+import { encoded } from '../../../src/core/codec.ts'
+import { encodeKey, publicKeyOf, signBytes, signingPublicKey } from '../../../src/crypto/keys.ts'
+import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { ensureCertificate, readCertificate, type TlsFiles } from '../../../src/mechanism/certificate.ts'
+import { CacheClient } from '../../../src/overlay/cache/client.ts'
+import {
+  decodeHead,
+  encodeHead,
+  openSegment,
+  SEGMENT,
+  safeName,
+  sealSegment,
+  unwrapKey,
+  wrapKey,
+} from '../../../src/overlay/cache/envelope.ts'
+import { type Exchange, listWaiting, receive, sendFile } from '../../../src/overlay/cache/exchange.ts'
+import { credentialsOf, type Login } from '../../../src/overlay/node/login.ts'
+import { CacheServer, MAX_PART } from '../../../src/overlay/servers/cache.ts'
+import { type CacheLimits, CacheStore, limitsFor } from '../../../src/overlay/servers/cache-store.ts'
+import { Store } from '../../../src/overlay/store/store.ts'
+import { leaseCodec, leaseTranscript } from '../../../src/overlay/wire/lease.ts'
+
+usesPrograms('openssl')
+
+const DAY = 86_400_000
+const SEED = new Uint8Array(32).fill(5)
+const GENEROUS = { ...limitsFor(2 ** 30), free: 0 }
+
+describe('NT-26: what goes through the cache server', () => {
+  const party = (name: string, n: number) => {
+    const privateKey = new Uint8Array(32).fill(n)
+    return { name, privateKey, publicKey: publicKeyOf(privateKey) }
+  }
+  const [a, b, c] = [party('a.test', 1), party('b.test', 2), party('c.test', 3)] as const
+  const key = new Uint8Array(32).fill(9)
+  const hash = new Uint8Array(32).fill(4)
+
+  it('opens for its recipient alone, of its sender alone, and with its hash alone', () => {
+    const wrap = wrapKey(nodeCrypto, key, a, b, new Uint8Array(32).fill(7), hash)!
+    assert.deepEqual(unwrapKey(nodeCrypto, wrap, a, b, hash), key)
+    assert.equal(unwrapKey(nodeCrypto, wrap, c, b, hash), undefined)
+    assert.equal(unwrapKey(nodeCrypto, wrap, { ...a, name: 'x.test' }, b, hash), undefined)
+    assert.equal(unwrapKey(nodeCrypto, wrap, a, c, hash), undefined)
+    assert.equal(unwrapKey(nodeCrypto, wrap, a, b, new Uint8Array(32)), undefined)
+    for (let i = 0; i < wrap.length; i++) {
+      assert.equal(unwrapKey(nodeCrypto, wrap.subarray(0, i), a, b, hash), undefined)
+      const changed = wrap.slice()
+      changed[i]! ^= 1
+      assert.equal(unwrapKey(nodeCrypto, changed, a, b, hash), undefined)
+    }
+    // A recipient who knows the content's key cannot wrap another content for the others.
+    assert.equal(wrapKey(nodeCrypto, key, a, { ...b, publicKey: new Uint8Array(32) }, key, hash), undefined)
+  })
+
+  it('a segment in another place, or an end that is not the end, does not open', () => {
+    const sealed = sealSegment(nodeCrypto, key, 3, Uint8Array.of(1, 2), false)
+    assert.deepEqual(openSegment(nodeCrypto, key, 3, sealed, false), Uint8Array.of(1, 2))
+    assert.equal(openSegment(nodeCrypto, key, 4, sealed, false), undefined)
+    assert.equal(openSegment(nodeCrypto, key, 3, sealed, true), undefined)
+  })
+
+  it('the name of a file is one in a folder, whatever its sender says', () => {
+    const names = [
+      ['../../etc/passwd', 'passwd'],
+      ['/etc/cron.d/x', 'x'],
+      ['..\\..\\a.exe', 'a.exe'],
+      ['.bashrc', 'bashrc'],
+      ['..', 'file'],
+      ['', 'file'],
+      ['a\u0000b\u001b[31m\u202ec', 'a_b_[31m_c'],
+      ['bericht über alles.pdf', 'bericht über alles.pdf'],
+      ['x'.repeat(500), 'x'.repeat(120)],
+    ] as const
+    for (const [name, safe] of names) assert.equal(safeName(name), safe)
+    const head = encodeHead({ name: 'a', bytes: 5 })
+    assert.deepEqual(decodeHead(head), { ok: true, value: { name: 'a', bytes: 5, at: head.length } })
+    for (const bad of [[], [0], [255, 255], [0, 2, 123, 125], [0, 1, 255]])
+      assert.equal(decodeHead(Uint8Array.from(bad)).ok, false)
+  })
+})
+
+describe('NT-26: the cache server', () => {
+  let folder: string
+  let tls: TlsFiles
+  let store: Store
+  let server: CacheServer
+  let objects: CacheStore
+  let wall = Date.UTC(2026, 10, 29)
+  let port = 0
+  const logins = new Map<string, Login>()
+  before(() => {
+    folder = mkdtempSync(join(tmpdir(), 'godwit-cache-'))
+    const [cert, key] = [join(folder, 'crt'), join(folder, 'key')]
+    ensureCertificate(cert, key, 'localhost')
+    tls = readCertificate(cert, key, 'test')
+    store = new Store({ file: join(folder, 'db') })
+    for (const [i, name] of ['alice', 'bob', 'carol', 'dave'].entries()) {
+      const privateKey = new Uint8Array(32).fill(i + 1)
+      const keyId = new Uint8Array(16).fill(i + 1)
+      const loginKey = new Uint8Array(32).fill(i + 100)
+      const account = i < 2 ? 'one' : name
+      if (store.account(account) === undefined)
+        store.putAccount({ name: account, salt: keyId, hash: loginKey, disabled: false })
+      const node = { name: `${name}.test`, account, publicKey: publicKeyOf(privateKey), keyId, key: loginKey }
+      store.putNode(node)
+      if (name !== 'dave') store.setLease(node.name, lease(node.name, node.publicKey, i + 1))
+      logins.set(name, {
+        ...{ version: 1, name: node.name, coordinator: 'dc:1', server: 'https://dc', account },
+        key_id: Buffer.from(keyId).toString('base64'),
+        ...{ key: encodeKey(loginKey), zone_key: encodeKey(signingPublicKey(SEED)) },
+        ...{ private_key: encodeKey(privateKey), expires: null, renewed: 0 },
+      })
+    }
+    store.commit()
+  })
+  after(() => {
+    store.close()
+    rmSync(folder, { recursive: true })
+  })
+  beforeEach(() => {
+    rmSync(join(folder, 'objects'), { recursive: true, force: true })
+    wall = Date.UTC(2026, 10, 29)
+  })
+
+  function lease(name: string, publicKey: Uint8Array, serial: number): Uint8Array {
+    const seconds = wall / 1000
+    const bytes = encoded(leaseCodec, {
+      ...{ serial, notBefore: seconds, notAfter: seconds + 30 * 86_400, publicKey, name },
+      ...{ v6: new Uint8Array(16).fill(0xfd), signature: new Uint8Array(64) },
+    })
+    bytes.set(signBytes(SEED, leaseTranscript(bytes)), bytes.length - 64)
+    return bytes
+  }
+
+  async function started<T>(use: () => Promise<T>, limits: CacheLimits = GENEROUS): Promise<T> {
+    objects = new CacheStore(join(folder, 'objects'), limits, () => wall)
+    let now = 0
+    server = new CacheServer({
+      ...{ store, objects, tls, port, openTo: 'zone', wall: () => wall, now: () => (now += 1000) },
+      log: (message) => assert.fail(message),
+    })
+    await server.start()
+    port = server.port
+    try {
+      return await use()
+    } finally {
+      await server.stop()
+    }
+  }
+
+  /** A node; `state`: where it remembers what it has begun. */
+  function exchange(name: string): Exchange {
+    const login = logins.get(name)!
+    const certificate = Buffer.from(
+      new X509Certificate(tls.cert).fingerprint256.replaceAll(':', ''),
+      'hex',
+    ).toString('base64')
+    return {
+      ...{ login, wall: () => wall, file: (each) => join(folder, name, each) },
+      client: new CacheClient({ host: '127.0.0.1', port, certificate }, credentialsOf(login)),
+    }
+  }
+
+  function fileOf(bytes: number, name = 'a.bin'): { readonly path: string; readonly content: Buffer } {
+    const content = randomBytes(bytes)
+    mkdirSync(join(folder, 'files'), { recursive: true })
+    const path = join(folder, 'files', name)
+    writeFileSync(path, content)
+    return { path, content }
+  }
+
+  function inboxFolder(name: string): string {
+    const path = join(folder, `${name}-inbox`)
+    rmSync(path, { recursive: true, force: true })
+    mkdirSync(path)
+    return path
+  }
+
+  async function fetchAll(name: string): Promise<string[]> {
+    const into = inboxFolder(name)
+    const paths = []
+    for (const each of await listWaiting(exchange(name)))
+      paths.push(await receive(exchange(name), each, into))
+    assert.equal(readdirSync(into).length, paths.length, 'nothing else is left in the folder')
+    return paths
+  }
+
+  const code = (wanted: string) => (error: Error) => (error as Error & { code: string }).code === wanted
+
+  it('NT-26: one file for two nodes: each reads it, the server does not; when both have it, it is gone', () =>
+    started(async () => {
+      for (const size of [0, 1, SEGMENT - 40, 3 * SEGMENT, 5_000_000]) {
+        const { path, content } = fileOf(size, `size ${size}.bin`)
+        await sendFile(exchange('alice'), path, ['bob.test', 'carol.test'], 7)
+        const [data] = readdirSync(join(folder, 'objects')).filter((each) => each.endsWith('.data'))
+        if (size > 100)
+          assert.equal(readFileSync(join(folder, 'objects', data!)).includes(content.subarray(50, 82)), false)
+        for (const name of ['bob', 'carol']) {
+          const [got] = await fetchAll(name)
+          assert.ok(got!.endsWith(`size ${size}.bin`))
+          assert.ok(readFileSync(got!).equals(content))
+        }
+        assert.deepEqual(readdirSync(join(folder, 'objects')), [])
+      }
+    }))
+
+  it('an upload that was cut off goes on where it ended, also at a server that started again; so does a download', async () => {
+    const { path, content } = fileOf(20_000_000)
+    await started(async () => {
+      const stops = (done: number) => {
+        if (done > 8_000_000) throw new Error('killed')
+      }
+      await assert.rejects(sendFile(exchange('alice'), path, ['bob.test'], 7, stops), /killed/)
+    })
+    const [data] = readdirSync(join(folder, 'objects')).filter((each) => each.endsWith('.data'))
+    const there = statSync(join(folder, 'objects', data!)).size
+    // In the middle of a segment, as a crash leaves it.
+    truncateSync(join(folder, 'objects', data!), there - 1234)
+    await started(async () => {
+      const sent = await sendFile(exchange('alice'), path, ['bob.test'], 7)
+      assert.equal(sent.resumed, there - 1234)
+      assert.deepEqual(readdirSync(join(folder, 'alice', 'overlay-outbox')), [])
+      const [object] = await listWaiting(exchange('bob'))
+      const into = inboxFolder('bob')
+      const whole = readFileSync(join(folder, 'objects', data!))
+      writeFileSync(join(into, `.${object!.id}.part`), whole.subarray(0, 7_777_777))
+      const got = await receive(exchange('bob'), object!, into)
+      assert.ok(readFileSync(got).equals(content))
+    })
+  })
+
+  it('a file that has changed is sent anew under another key; what the server damages or exchanges is not taken', () =>
+    started(async () => {
+      const { path } = fileOf(2_000_000)
+      const stops = (done: number) => {
+        if (done > 0) throw new Error('killed')
+      }
+      await assert.rejects(sendFile(exchange('alice'), path, ['bob.test'], 7, stops), /killed/)
+      const info = statSync(path)
+      appendFileSync(path, 'x')
+      truncateSync(path, info.size)
+      assert.equal((await sendFile(exchange('alice'), path, ['bob.test'], 7)).resumed, 0)
+      const [object] = await listWaiting(exchange('bob'))
+      const data = objects.path(object!.id)
+      const whole = readFileSync(data)
+      const into = inboxFolder('bob')
+      whole[1_000_000]! ^= 1
+      writeFileSync(data, whole)
+      await assert.rejects(receive(exchange('bob'), object!, into), code('CACHE_DAMAGED'))
+      const other = {
+        ...object!,
+        from: 'carol.test',
+        lease: Buffer.from(store.nodeByName('carol.test')!.lease!).toString('base64'),
+      }
+      await assert.rejects(receive(exchange('bob'), other, into), code('CACHE_DAMAGED'))
+      await assert.rejects(receive(exchange('bob'), { ...object!, lease: null }, into), code('CACHE_DAMAGED'))
+      assert.deepEqual(readdirSync(into), [])
+    }))
+
+  it('no file of the recipient is replaced', () =>
+    started(async () => {
+      const { path } = fileOf(10, 'note.txt')
+      const into = inboxFolder('bob')
+      writeFileSync(join(into, 'note.txt'), 'mine')
+      await sendFile(exchange('alice'), path, ['bob.test'], 7)
+      const [object] = await listWaiting(exchange('bob'))
+      assert.equal(await receive(exchange('bob'), object!, into), join(into, 'note (2).txt'))
+      assert.equal(readFileSync(join(into, 'note.txt'), 'utf8'), 'mine')
+    }))
+
+  it('D10: who may not connect may not send, and learns no key; who is unknown or was never online gets nothing', () =>
+    started(async () => {
+      const { path } = fileOf(10)
+      store.setAccess('carol.test', ['nobody.test'])
+      store.commit()
+      try {
+        await assert.rejects(
+          sendFile(exchange('alice'), path, ['carol.test'], 7),
+          /not allowed to reach carol/,
+        )
+        const { status } = await exchange('alice').client.ask('/v1/nodes/carol.test')
+        assert.equal(status, 403)
+        const wraps = { 'carol.test': Buffer.alloc(80).toString('base64') }
+        const body = { bytes: 10, hash: Buffer.alloc(32).toString('base64'), wraps, days: 7 }
+        const direct = await exchange('alice').client.ask('/v1/objects', {
+          method: 'POST',
+          body: Buffer.from(JSON.stringify(body)),
+        })
+        assert.equal(direct.status, 403)
+        await assert.rejects(sendFile(exchange('alice'), path, ['dave.test'], 7), /ever online/)
+        await assert.rejects(sendFile(exchange('alice'), path, ['eve.test'], 7), /ever online/)
+      } finally {
+        store.setAccess('carol.test', undefined)
+        store.commit()
+      }
+      assert.equal(objects.size, 0)
+    }))
+
+  it('an object is its sender’s to write and its recipients’ to read; a login that was revoked is nobody’s', () =>
+    started(async () => {
+      const { path } = fileOf(1000)
+      await sendFile(exchange('alice'), path, ['bob.test'], 7)
+      const [object] = await listWaiting(exchange('bob'))
+      const status = async (name: string, at: string, method = 'GET') =>
+        (await exchange(name).client.ask(at, { method })).status
+      const at = `/v1/objects/${object!.id}`
+      assert.equal(await status('carol', at), 404)
+      assert.equal(await status('carol', `${at}/data`), 404)
+      assert.equal(await status('carol', at, 'DELETE'), 404)
+      assert.equal(await status('carol', at, 'PATCH'), 404)
+      assert.equal(await status('bob', at), 404)
+      assert.equal(await status('alice', `${at}/data`), 404)
+      for (const other of ['/v1/objects/../../db', '/v1/objects/%2e%2e/data', '/', '/v1/objects/zz'])
+        assert.equal(await status('alice', other), 404)
+      const { client, login } = exchange('bob')
+      void client
+      const wrong = new CacheClient(
+        { host: '127.0.0.1', port, certificate: '' },
+        credentialsOf({ ...login, key: encodeKey(new Uint8Array(32)) }),
+      )
+      await assert.rejects(wrong.ask('/v1/inbox'), /certificate is not the one/)
+      store.putNode({
+        ...{ name: 'erin.test', account: 'one', publicKey: publicKeyOf(new Uint8Array(32).fill(77)) },
+        ...{ keyId: new Uint8Array(16).fill(77), key: new Uint8Array(32).fill(77), expires: wall / 1000 - 1 },
+      })
+      store.commit()
+      const erin = {
+        ...login,
+        key_id: Buffer.alloc(16, 77).toString('base64'),
+        key: encodeKey(new Uint8Array(32).fill(77)),
+      }
+      const ended = new CacheClient(
+        {
+          ...{ host: '127.0.0.1', port },
+          certificate: Buffer.from(
+            new X509Certificate(tls.cert).fingerprint256.replaceAll(':', ''),
+            'hex',
+          ).toString('base64'),
+        },
+        credentialsOf(erin),
+      )
+      assert.equal((await ended.ask('/v1/inbox')).status, 401)
+    }))
+
+  it('bounded: quotas of sender and recipient and of all, what is longer than announced, what expires', () =>
+    started(
+      async () => {
+        const { path } = fileOf(300_000, 'big')
+        const send = (name: string, to: string) => sendFile(exchange(name), path, [to], 1)
+        await send('alice', 'bob.test')
+        await send('alice', 'carol.test')
+        await assert.rejects(send('alice', 'alice.test'), /account has sent/)
+        await assert.rejects(send('bob', 'carol.test'), /account has sent/)
+        await send('carol', 'bob.test')
+        await assert.rejects(send('carol', 'bob.test'), /waits for one of the recipients/)
+        await assert.rejects(send('carol', 'alice.test'), /no room left/)
+        const [first] = await listWaiting(exchange('carol'))
+        const long = { 'upload-offset': '0' }
+        const more = await exchange('alice').client.ask(`/v1/objects/${first!.id}`, {
+          ...{ method: 'PATCH', headers: long, body: new Uint8Array(10) },
+        })
+        assert.deepEqual(more.value, { offset: first!.bytes, is_done: true })
+        wall += DAY + 1
+        objects.expire()
+        assert.equal(objects.size, 0)
+        assert.deepEqual(readdirSync(join(folder, 'objects')), [])
+        const body = { bytes: 100, hash: Buffer.alloc(32).toString('base64'), days: 1 }
+        const wraps = { 'bob.test': Buffer.alloc(80).toString('base64') }
+        const made = await exchange('alice').client.ask('/v1/objects', {
+          ...{ method: 'POST', body: Buffer.from(JSON.stringify({ ...body, wraps })) },
+        })
+        const { id } = made.value as { id: string }
+        const patch = async (bytes: number, offset = 0) =>
+          (
+            await exchange('alice').client.ask(`/v1/objects/${id}`, {
+              ...{
+                method: 'PATCH',
+                headers: { 'upload-offset': String(offset) },
+                body: new Uint8Array(bytes),
+              },
+            })
+          ).status
+        assert.equal(await patch(101), 413)
+        assert.equal(await patch(10, 5), 409)
+        assert.equal(await patch(50), 200)
+        assert.equal(await patch(50, 50), 422)
+        assert.equal(objects.size, 0)
+        assert.ok(MAX_PART < 2 ** 24)
+      },
+      { ...GENEROUS, bytes: 1_000_000, ofAccount: 700_000, ofRecipient: 700_000 },
+    ))
+
+  it('a full disk is said to be full: nothing is lost, and there is room again', async () => {
+    const { path } = fileOf(1000)
+    await started(() => assert.rejects(sendFile(exchange('alice'), path, ['bob.test'], 1), /no room left/), {
+      ...GENEROUS,
+      free: Number.MAX_SAFE_INTEGER,
+    })
+    await started(async () => {
+      await sendFile(exchange('alice'), path, ['bob.test'], 1)
+      assert.equal((await fetchAll('bob')).length, 1)
+    })
+  })
+
+  it('what a crash leaves half is removed; an upload that does not go on for a day, too', async () => {
+    const into = join(folder, 'objects')
+    mkdirSync(into)
+    writeFileSync(join(into, `${'a'.repeat(32)}.data`), 'x')
+    writeFileSync(join(into, `${'b'.repeat(32)}.json`), '{')
+    writeFileSync(join(into, 'note'), 'of somebody else')
+    await started(async () => {
+      assert.deepEqual(readdirSync(into), ['note'])
+      const { path } = fileOf(1_000_000)
+      const stops = () => {
+        throw new Error('killed')
+      }
+      await assert.rejects(sendFile(exchange('alice'), path, ['bob.test'], 7, stops), /killed/)
+      wall = Date.now() + DAY + 60_000
+      objects.expire()
+      assert.equal(objects.size, 0)
+    })
+  })
+
+  it('strangers: connections without a login end soon, and are few of one source', () =>
+    started(async () => {
+      const sockets = Array.from({ length: 60 }, () => connectTcp(port, '127.0.0.1').on('error', () => {}))
+      const closed = sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve)))
+      await Promise.all(closed)
+      assert.deepEqual(await listWaiting(exchange('bob')), [])
+    }))
+})
