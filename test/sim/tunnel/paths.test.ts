@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { EMSGSIZE } from '../../../src/core/errno.ts'
 import { endpoint, Link, Node, Pair, World } from './harness.ts'
 
 /** Longest pause between arrivals after `from`. */
@@ -365,6 +366,19 @@ test('MTU: the largest size that passes is found, and a shrinking path is notice
   pair.links[0].up.mtu = 1400
   pair.world.run(12_000)
   assert.equal(pair.host.machine.path(pair.slots[0]!)!.mtu, 1400)
+  assert.ok(!pair.host.states(1).includes('down'))
+})
+
+test('UP-37: a datagram that the kernel refuses as too big: the path stays, its MTU is searched anew and found', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3000)
+  const slot = pair.slots[0]!
+  pair.links[0].up.mtu = 1400
+  pair.host.do((machine, now) => machine.pathError(slot, EMSGSIZE, now))
+  pair.world.run(10)
+  assert.equal(pair.host.machine.path(slot)!.mtu, 1280, 'the least is what surely passes')
+  pair.world.run(3000)
+  assert.equal(pair.host.machine.path(slot)!.mtu, 1400)
   assert.ok(!pair.host.states(1).includes('down'))
 })
 
