@@ -7,6 +7,7 @@ import { mptcpBlackhole } from './mptcp-blackhole.ts'
 import { mptcpBreak } from './mptcp-break.ts'
 import { mptcpMultipath } from './mptcp-multipath.ts'
 import { mptcpSeamless } from './mptcp-seamless.ts'
+import { ntmNatMatrix } from './ntm-nat-matrix.ts'
 import { ntmSignalling } from './ntm-signalling.ts'
 import { routerBudget } from './router-budget.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
@@ -33,6 +34,7 @@ export const scenarios: readonly Scenario[] = [
   mptcpBlackhole,
   mptcpMultipath,
   ntmSignalling,
+  ntmNatMatrix,
   routerPaper,
   routerPaperGodwit,
   routerSeamless,

@@ -4,6 +4,7 @@ import type { TopologySpec } from '../topology.ts'
 import { dime } from './dime.ts'
 import { mptcp } from './mptcp.ts'
 import { ntm } from './ntm.ts'
+import { ntmNats } from './ntm-nats.ts'
 import { pair } from './pair.ts'
 import { router } from './router.ts'
 import { upmt } from './upmt.ts'
@@ -38,6 +39,7 @@ export const topologies: readonly TopologySpec[] = [
   dime,
   mptcp,
   ntm,
+  ntmNats,
   router({
     name: 'router',
     summary:
