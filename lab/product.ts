@@ -64,13 +64,18 @@ export class Godwit {
   }
 
   /** Starts a command that stays, and waits until it is ready. */
-  async daemon(...args: string[]): Promise<Program> {
-    const program = await this.#context.lab.programs.start(
-      this.role,
-      process.execPath,
-      [GODWIT, ...args, '--state', this.state],
-      { log: this.log, name: `godwit ${args.join(' ')}` },
-    )
+  daemon(...args: string[]): Promise<Program> {
+    return this.daemonThrough((...words) => [words[0]!, words.slice(1)], ...args)
+  }
+
+  /** The same by another command that runs it. */
+  async daemonThrough(
+    through: (...words: readonly string[]) => readonly [string, string[]],
+    ...args: string[]
+  ): Promise<Program> {
+    const words = through(process.execPath, GODWIT, ...args, '--state', this.state)
+    const options = { log: this.log, name: `godwit ${args.join(' ')}` }
+    const program = await this.#context.lab.programs.start(this.role, ...words, options)
     await program.expect((line: string) => line.trim() === 'ready', READY_MS)
     return program
   }

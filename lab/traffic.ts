@@ -166,7 +166,7 @@ export interface DatagramReport {
   readonly down: Arrivals
 }
 
-/** Datagrams both ways between the client (gw-mh unless said) and `server`, one every `intervalMs` each way. */
+/** Datagrams both ways between the client (gw-mh unless said) and `server` (at `host` or the interface's address), one every `intervalMs` each way. */
 export class DatagramFlow {
   readonly intervalMs: number
   readonly port: number
@@ -185,12 +185,16 @@ export class DatagramFlow {
     server: string,
     port: number,
     intervalMs = 5,
-    ends: { readonly client: string; readonly iface: string } = { client: 'mh', iface: 'wan' },
+    ends: { readonly client: string; readonly iface: string; readonly host?: string } = {
+      client: 'mh',
+      iface: 'wan',
+    },
   ): Promise<DatagramFlow> {
     const { programs, spec } = context.lab
-    const far = await programs.own(server, 'udp-flow', { role: 'server', port, intervalMs })
-    const host = addressOf(spec, server, ends.iface)
-    const near = await programs.own(ends.client, 'udp-flow', { role: 'client', port, host, intervalMs })
+    const host = ends.host ?? addressOf(spec, server, ends.iface)
+    const argument = { port, intervalMs, six: host.includes(':') }
+    const far = await programs.own(server, 'udp-flow', { role: 'server', ...argument })
+    const near = await programs.own(ends.client, 'udp-flow', { role: 'client', host, ...argument })
     return new DatagramFlow(near, far, port, intervalMs)
   }
 

@@ -11,15 +11,17 @@
 import { createSocket } from 'node:dgram'
 import { argumentsOf, commands, monotonicMs, print } from './program.ts'
 
-const { role, port, host, intervalMs, bytes } = argumentsOf<{
+const { role, port, host, intervalMs, bytes, six } = argumentsOf<{
   role: 'server' | 'client'
   port: number
   host?: string
   intervalMs: number
   bytes?: number
+  /** Addresses are IPv6. */
+  six?: boolean
 }>()
 
-const socket = createSocket({ type: host?.includes(':') ? 'udp6' : 'udp4', recvBufferSize: 1 << 20 })
+const socket = createSocket({ type: six ? 'udp6' : 'udp4', recvBufferSize: 1 << 20 })
 const datagram = Buffer.alloc(bytes ?? 200)
 const arrivals: [number, number][] = []
 let peer = host === undefined ? undefined : { address: host, port }

@@ -7,7 +7,9 @@ import { mptcpBlackhole } from './mptcp-blackhole.ts'
 import { mptcpBreak } from './mptcp-break.ts'
 import { mptcpMultipath } from './mptcp-multipath.ts'
 import { mptcpSeamless } from './mptcp-seamless.ts'
+import { ntmHandover } from './ntm-handover.ts'
 import { ntmNatMatrix } from './ntm-nat-matrix.ts'
+import { ntmServersDie } from './ntm-servers-die.ts'
 import { ntmSignalling } from './ntm-signalling.ts'
 import { routerBudget } from './router-budget.ts'
 import { routerAggregate, routerBadLink } from './router-bulk.ts'
@@ -35,6 +37,8 @@ export const scenarios: readonly Scenario[] = [
   mptcpMultipath,
   ntmSignalling,
   ntmNatMatrix,
+  ntmHandover,
+  ntmServersDie,
   routerPaper,
   routerPaperGodwit,
   routerSeamless,

@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { ControlClient } from '../../src/host/control/client.ts'
 import type { OverlayView, TraceStep } from '../../src/host/provisioning/overlay.ts'
+import { usesPrograms } from '../../src/linux/packages.ts'
 import { LOGIN_FILE } from '../../src/overlay/node/login.ts'
 import type { Program } from '../hosts.ts'
 import { Godwit } from '../product.ts'
@@ -10,6 +11,9 @@ import type { ScenarioContext } from '../scenario.ts'
 
 export const ZONE = 'lab.example'
 const LOGINS_AT_ONCE = 3
+const RESOLV_CONF = 'resolv.conf'
+
+usesPrograms('unshare')
 
 export class OverlayServer {
   readonly godwit: Godwit
@@ -40,14 +44,16 @@ export class OverlayServer {
   async node(
     context: ScenarioContext,
     role: string,
-    more: { readonly url?: string; readonly toml?: string } = {},
+    more: { readonly url?: string; readonly accesses?: readonly string[]; readonly names?: boolean } = {},
   ): Promise<OverlayNode> {
     const godwit = new Godwit(context, role)
-    godwit.configure(more.toml ?? '[overlay]\ndns = "none"\n')
+    const accesses = JSON.stringify(more.accesses ?? ['*'])
+    godwit.configure(`[overlay]\ndns = "${more.names ? 'file' : 'none'}"\naccesses = ${accesses}\n`)
+    if (more.names) writeFileSync(join(godwit.state, RESOLV_CONF), 'nameserver 192.0.2.53\n')
     const words = ['--server', more.url ?? this.#url, '--pin', this.#pin, '--name', role]
     await godwit.runWith(this.#password, 'overlay', 'login', 'carol', ...words)
     if (more.url !== undefined) useCoordinator(godwit, new URL(more.url).host)
-    const node = new OverlayNode(context, godwit)
+    const node = new OverlayNode(context, godwit, more.names === true)
     await node.up()
     return node
   }
@@ -84,8 +90,11 @@ export class OverlayNode {
   readonly control: ControlClient
   program!: Program
 
-  constructor(context: ScenarioContext, godwit: Godwit) {
+  readonly #names: boolean
+
+  constructor(context: ScenarioContext, godwit: Godwit, names: boolean) {
     this.#context = context
+    this.#names = names
     this.godwit = godwit
     this.control = new ControlClient(`${godwit.state}/control.sock`)
   }
@@ -95,7 +104,16 @@ export class OverlayNode {
   }
 
   async up(): Promise<void> {
-    this.program = await this.godwit.daemon('overlay', 'up')
+    const words = ['overlay', 'up']
+    this.program = this.#names
+      ? await this.godwit.daemonThrough((...command) => this.withNames(...command), ...words)
+      : await this.godwit.daemon(...words)
+  }
+
+  /** Words that run a command with the name server that this node's daemon configures (`dns = "file"`). */
+  withNames(...words: readonly string[]): readonly [string, string[]] {
+    const mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    return ['unshare', ['-m', 'sh', '-c', mount, join(this.godwit.state, RESOLV_CONF), ...words]]
   }
 
   view(): Promise<OverlayView> {

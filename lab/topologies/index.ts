@@ -5,6 +5,7 @@ import { dime } from './dime.ts'
 import { mptcp } from './mptcp.ts'
 import { ntm } from './ntm.ts'
 import { ntmNats } from './ntm-nats.ts'
+import { roam } from './ntm-roam.ts'
 import { pair } from './pair.ts'
 import { router } from './router.ts'
 import { upmt } from './upmt.ts'
@@ -40,6 +41,7 @@ export const topologies: readonly TopologySpec[] = [
   mptcp,
   ntm,
   ntmNats,
+  roam('ntm-roam', ['mh', 'cn']),
   router({
     name: 'router',
     summary:

@@ -19,6 +19,8 @@ import { mayBeHost } from './virtual.ts'
 
 /** Ways kept of a peer; the oldest gives way. */
 const MAX_WAYS = 8
+/** Places where the peer has answered that are remembered. */
+const MAX_REMOTES = 8
 /** Channels of a pair at a time: the one in use and the one that a handover asked for. */
 const MAX_CHANNELS = 2
 /** Max rate (per second) and burst of unrequested directions that cause candidates to be asked. */
@@ -57,6 +59,8 @@ export class Pair {
   #direction: PairDirection
   #sockets: readonly NodeSocket[] = []
   #ways: TunnelWay[] = []
+  /** Where the peer has answered, the latest first: it may be there again, when no coordinator says where it is. */
+  #remotes: Endpoint[] = []
   #moved = false
   #directedAt: number
   readonly #unasked = new TokenBucket(UNASKED_RATE, UNASKED_BURST)
@@ -225,10 +229,12 @@ export class Pair {
 
   // ---- candidates
 
-  /** Fig. 8: requests to all that the peer may be reached at, over every socket. */
+  /** Fig. 8: requests to all that the peer may be reached at or was, over every socket. */
   #ask(now: number): void {
     const targets: Target[] = []
-    for (const { endpoint } of this.#direction.candidates.filter((each) => mayBeHost(each.endpoint)))
+    const named = this.#direction.candidates.map(({ endpoint }) => endpoint).filter(mayBeHost)
+    const others = this.#remotes.filter((remote) => !named.some((each) => sameEndpoint(each, remote)))
+    for (const endpoint of [...named, ...others])
       for (const socket of this.#sockets)
         if (reaches(socket, endpoint) && !isOwn(socket, endpoint))
           targets.push({ socket: socket.socket, remote: endpoint })
@@ -238,7 +244,11 @@ export class Pair {
   #answered(socket: number, remote: Endpoint, _now: number): void {
     const kind = isLocal(remote) ? 'lan' : 'direct'
     const same = this.#ways.some(
-      (way) => way.kind === kind && way.socket === socket && this.checks.answered(way),
+      (way) =>
+        way.kind === kind &&
+        way.socket === socket &&
+        !sameEndpoint(way.remote, remote) &&
+        this.checks.answered(way),
     )
     // Another address of the same machine over the same socket brings nothing.
     if (!same) this.#have({ kind, socket, remote }, this.leads)
@@ -252,7 +262,13 @@ export class Pair {
       if (this.#ways.length >= MAX_WAYS) this.#lose(this.#ways[0]!)
       this.#ways.push(way)
     }
+    if (way.kind !== 'relay') this.#remember(way.remote)
     this.#parts.emit({ type: 'way', peer: this.peer, ...way, open })
+  }
+
+  #remember(remote: Endpoint): void {
+    const others = this.#remotes.filter((each) => !sameEndpoint(each, remote))
+    this.#remotes = [remote, ...others].slice(0, MAX_REMOTES)
   }
 
   #lose(way: TunnelWay): void {

@@ -89,6 +89,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     this.#sockets = new AccessSockets({
       tunnel: this.tunnel,
       mark: setup.mark,
+      keepsPorts: true,
       pathsOf: (access) => this.#pathsOver(access),
     })
     const { clock } = this.tunnel

@@ -28,6 +28,8 @@ export interface AccessSocketsParts {
   readonly tunnel: { readonly arena: Arena; readonly engine: Engine; readonly machine: TunnelMachine }
   /** Mark of the tunnel's own packets. */
   readonly mark: number
+  /** An access that comes back gets the port that it had, where that is free: its NAT may map it as before. */
+  readonly keepsPorts?: boolean
   /** Paths over an access. */
   readonly pathsOf: (access: string) => readonly SocketPath[]
 }
@@ -35,6 +37,7 @@ export interface AccessSocketsParts {
 export class AccessSockets<Setup extends SocketSetup> {
   readonly #parts: AccessSocketsParts
   readonly #open = new Map<string, OpenAccess<Setup>>()
+  readonly #ports = new Map<string, number>()
   /** Those whose access went, with the paths that they wait for. */
   readonly #dying: { readonly index: number; readonly paths: Set<number> }[] = []
   #loopback: { readonly index: number; readonly port: number } | undefined
@@ -65,8 +68,15 @@ export class AccessSockets<Setup extends SocketSetup> {
       known.setup = setup
       return answer(undefined)
     }
-    const socket = attempt(() => openUdp(tunnel.arena, { family: 6, device: setup.name, mark }))
+    const before = this.#parts.keepsPorts ? this.#ports.get(setup.name) : undefined
+    const openAt = (port: number | undefined) =>
+      attempt(() =>
+        openUdp(tunnel.arena, { family: 6, device: setup.name, mark, ...(port !== undefined && { port }) }),
+      )
+    let socket = openAt(before)
+    if (!socket.ok && before !== undefined) socket = openAt(undefined)
     if (!socket.ok) return socket
+    this.#ports.set(setup.name, socket.value.port)
     const access = { setup, index: tunnel.engine.addSocket(socket.value), port: socket.value.port }
     this.#open.set(setup.name, access)
     return answer(access)

@@ -1,10 +1,4 @@
-/**
- * Two nodes of the overlay, each with two accesses behind NATs of their own, and a public server. Both inside networks have the
- * same prefix and the nodes the same address (Fig. 9).
- *
- *   alice ══ acc1 ── na1 ─┐               ┌─ nb1 ── acc1 ══ bob
- *         ══ acc2 ── na2 ─┤── net ── srv  ├─ nb2 ── acc2 ══
- */
+/** Two nodes of the overlay, each with two accesses behind NATs of their own, and a public server (lab/topologies/ntm-roam.ts). */
 import assert from 'node:assert/strict'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -14,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import type { NatKind } from '../../../lab/nat.ts'
-import type { TopologySpec } from '../../../lab/topology.ts'
+import { ROAM_INSIDE, ROAM_SERVER, roam } from '../../../lab/topologies/ntm-roam.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { OverlayView } from '../../../src/host/provisioning/overlay.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -24,7 +18,6 @@ usesPrograms('ip', 'unshare')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 export const ZONE = 'test.example'
-const SRV = '192.0.2.2'
 const CONFIGURATION = `[overlay]
 accesses = ["acc1", "acc2"]
 dns = "file"
@@ -34,69 +27,6 @@ level = "debug"
 
 export type NodeName = 'alice' | 'bob'
 export const NODES: readonly NodeName[] = ['alice', 'bob']
-
-const INSIDE = ['192.168.1', '10.9.0'] as const
-
-function network(node: NodeName, access: number, outside: number, emulated: boolean): TopologySpec['links'] {
-  const nat = `n${node[0]}${access}`
-  const inside = INSIDE[access - 1]!
-  return [
-    {
-      name: `${node}-acc${access}`,
-      emulated,
-      ends: [
-        { host: node, iface: `acc${access}`, addresses: [`${inside}.10/24`] },
-        { host: nat, iface: 'in', addresses: [`${inside}.1/24`] },
-      ],
-    },
-    {
-      name: nat,
-      ends: [
-        { host: nat, iface: 'out', addresses: [`198.51.100.${outside + 1}/30`] },
-        { host: 'net', iface: nat, addresses: [`198.51.100.${outside + 2}/30`] },
-      ],
-    },
-  ]
-}
-
-function topology(kinds: Readonly<Record<string, NatKind>>): TopologySpec {
-  const nat = (name: string, outside: number) => ({
-    forward: true,
-    nat: { kind: kinds[name] ?? ('port-restricted' as const), outside: 'out' },
-    routes: [{ to: 'default', via: `198.51.100.${outside + 2}` }],
-  })
-  const both = {
-    routes: INSIDE.map((inside, i) => ({
-      to: 'default',
-      via: `${inside}.1`,
-      dev: `acc${i + 1}`,
-      metric: 100 * (i + 1),
-    })),
-  }
-  return {
-    name: 'overlay',
-    summary: 'two nodes behind two NATs each, and a public server',
-    hosts: {
-      ...{ alice: both, bob: both },
-      ...{ na1: nat('na1', 0), na2: nat('na2', 4), nb1: nat('nb1', 8), nb2: nat('nb2', 12) },
-      net: { forward: true },
-      srv: { routes: [{ to: 'default', via: '192.0.2.1' }] },
-    },
-    links: [
-      ...network('alice', 1, 0, true),
-      ...network('alice', 2, 4, true),
-      ...network('bob', 1, 8, true),
-      ...network('bob', 2, 12, true),
-      {
-        name: 'srv',
-        ends: [
-          { host: 'net', iface: 'srv', addresses: ['192.0.2.1/28'] },
-          { host: 'srv', iface: 'wan', addresses: [`${SRV}/28`] },
-        ],
-      },
-    ],
-  }
-}
 
 export class OverlayBed {
   readonly lab: Lab
@@ -115,7 +45,7 @@ export class OverlayBed {
     down: readonly (readonly [NodeName, string])[] = [],
   ): Promise<OverlayBed> {
     const folder = mkdtempSync(join(tmpdir(), 'godwit-overlay-'))
-    const bed = new OverlayBed(await Lab.build(topology(kinds)), folder)
+    const bed = new OverlayBed(await Lab.build(roam('overlay', ['alice', 'bob'], kinds)), folder)
     try {
       for (const [node, access] of down) await bed.setLink(node, access, false)
       await bed.#serve()
@@ -134,7 +64,7 @@ export class OverlayBed {
 
   /** As a user would: `overlay init`, `serve`, `account add`; on the nodes `login` with what that prints. */
   async #serve(): Promise<void> {
-    const init = ['overlay', 'init', '--zone', ZONE, '--endpoint', SRV, '--dns-port', '0']
+    const init = ['overlay', 'init', '--zone', ZONE, '--endpoint', ROAM_SERVER, '--dns-port', '0']
     await this.#command('srv', ...init)
     await this.serve()
     const added = await this.#command('srv', 'overlay', 'account', 'add', 'carol', '--json')
@@ -234,7 +164,7 @@ export class OverlayBed {
     if (!up) return
     // The kernel drops an interface's IPv4 routes with it.
     const i = Number(access.slice(3))
-    const via = `${INSIDE[i - 1]}.1`
+    const via = `${ROAM_INSIDE[i - 1]}.1`
     await this.lab.programs.run(node, 'ip', [
       ...['route', 'replace', 'default', 'via', via, 'dev', access, 'metric', String(100 * i)],
     ])

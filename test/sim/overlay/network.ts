@@ -42,6 +42,11 @@ export class Nat {
     return `${this.outside}:${map.port}`
   }
 
+  /** What was sent outside longer ago than the filter remembers; mappings stay. */
+  forgetSent(): void {
+    for (const { sent } of this.#maps.values()) sent.clear()
+  }
+
   in(from: string, port: number): string | undefined {
     const map = [...this.#maps.values()].find((each) => each.port === port)
     if (map === undefined || (this.kind !== 'full-cone' && !map.sent.has(from))) return undefined

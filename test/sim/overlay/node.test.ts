@@ -131,6 +131,32 @@ describe('NT-40, NT-45 … NT-48 ways to a peer', () => {
     assert.ok(a.ways().includes('direct'))
   })
 
+  it('NT-49: behind two NATs one after the other a direct way is found as behind one', () => {
+    const net = new Network()
+    const [a, b] = [net.node('alice'), net.node('bob')]
+    // The home's outside, 100.64.0.2, is the carrier's inside.
+    const carrier = new Nat('full-cone', '203.0.113.1')
+    const home = new Nat('port-restricted', '203.0.113.1')
+    const cascade: Pick<Nat, 'out' | 'in'> = {
+      out: (inside, to) => carrier.out(home.out(inside, to).replace('203.0.113.1', '100.64.0.2'), to),
+      in: (from, port) => {
+        const middle = carrier.in(from, port)
+        return middle === undefined ? undefined : home.in(from, Number(middle.split(':')[1]))
+      },
+    }
+    a.use({
+      socket: 0,
+      address: '192.168.1.10',
+      port: 5000,
+      nat: Object.assign(new Nat('full-cone', '203.0.113.1'), cascade),
+    })
+    b.use({ socket: 0, address: '192.168.2.10', port: 5000, nat: new Nat('port-restricted', '203.0.113.2') })
+    net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0)
+    a.resolve(b.name)
+    net.run(5_000)
+    for (const node of [a, b]) assert.ok(node.ways().includes('direct'))
+  })
+
   it('two nodes of one local network find each other there', () => {
     const net = new Network()
     const nat = new Nat('port-restricted', '203.0.113.1')
@@ -234,6 +260,26 @@ describe('NT-43, NT-44 moves', () => {
       assert.equal(node.of('way-gone').length, 0)
       assert.ok(node.ways().includes('direct'))
     }
+  })
+
+  it('all servers gone: a node that returns to where it was is found there by what is remembered', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted')
+    a.resolve(b.name)
+    net.run(5_000)
+    const { address, port, nat } = b.sockets[0]!
+    b.use({ socket: 1, address: '10.0.0.5', port: 5100, nat: new Nat('port-restricted', '203.0.113.99') })
+    net.run(5_000)
+    net.serverDown = true
+    net.relayDown = true
+    for (const each of [a.sockets[0]!.nat, nat]) each!.forgetSent()
+    a.outputs.length = 0
+    b.use({ socket: 2, address, port, nat: nat! })
+    net.run(1_000)
+    a.machine.noteNoPath(b.name, net.now)
+    a.drain()
+    net.run(3_000)
+    const found = a.of('way').map(({ kind, remote }) => `${kind} ${text(remote).split(':')[0]}`)
+    assert.ok(found.includes('direct 203.0.113.2'), found.join())
   })
 
   it('NT-47: tunnel requests that all missed are sent again while packets go by the relay, at growing pauses', () => {
