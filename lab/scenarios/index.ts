@@ -8,6 +8,7 @@ import { mptcpBreak } from './mptcp-break.ts'
 import { mptcpMultipath } from './mptcp-multipath.ts'
 import { mptcpSeamless } from './mptcp-seamless.ts'
 import { ntmHandover } from './ntm-handover.ts'
+import { ntmMobile } from './ntm-mobile.ts'
 import { ntmNatMatrix } from './ntm-nat-matrix.ts'
 import { ntmServersDie } from './ntm-servers-die.ts'
 import { ntmSignalling } from './ntm-signalling.ts'
@@ -37,6 +38,7 @@ export const scenarios: readonly Scenario[] = [
   mptcpMultipath,
   ntmSignalling,
   ntmNatMatrix,
+  ntmMobile,
   ntmHandover,
   ntmServersDie,
   routerPaper,

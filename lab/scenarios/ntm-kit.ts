@@ -152,3 +152,16 @@ export class OverlayNode {
     return false
   }
 }
+
+/** Milliseconds from no tunnel at all to the first answer of the other node, to datagrams every 5 ms; `client`: first-byte on `from`. */
+export async function firstByte(
+  client: Program,
+  from: OverlayNode,
+  to: OverlayNode,
+  withinMs: number,
+): Promise<number> {
+  client.tell(`ask ${await to.address()}`)
+  await from.resolve(to)
+  const line = await client.expect((each) => each.startsWith('{"ms"'), withinMs)
+  return (JSON.parse(line) as { ms: number }).ms
+}

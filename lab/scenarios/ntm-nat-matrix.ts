@@ -5,7 +5,7 @@
 import type { Program } from '../hosts.ts'
 import { percentile, type Scenario, type ScenarioContext } from '../scenario.ts'
 import { NODE_KINDS, type NodeKind, NTM_NATS_RTT, SIDES } from '../topologies/ntm-nats.ts'
-import { type OverlayNode, OverlayServer } from './ntm-kit.ts'
+import { firstByte, type OverlayNode, OverlayServer } from './ntm-kit.ts'
 
 const SERVER4 = '203.0.113.2'
 const SERVER6 = '2001:db8:0:1::2'
@@ -68,10 +68,7 @@ async function onePair(
   client: Program,
 ): Promise<Result> {
   const since = (await a.trace()).at(-1)?.at ?? 0
-  client.tell(`ask ${await b.address()}`)
-  await a.resolve(b)
-  const line = await client.expect((each) => each.startsWith('{"ms"'), PATIENCE_MS + 10_000)
-  const firstByteMs = (JSON.parse(line) as { ms: number }).ms
+  const firstByteMs = await firstByte(client, a, b, PATIENCE_MS + 10_000)
   const wanted = mayBeDirect(...kinds)
   if (wanted) await a.untilWay(b, ['direct', 'lan'], PATIENCE_MS)
   else await context.sleep(500)
