@@ -130,8 +130,10 @@ export class Ledger {
       rules: [first, first + 29] as Range,
       /** Name of its nftables table. */
       table: `${this.nftTable()}_mptcp`,
-      /** The queue of packets. */
+      /** Queues of packets: whole ones, headers of those that mostly pass as they are, and those of them that do not. */
       queue: first,
+      headers: first + 1,
+      bodies: first + 2,
       /** Of packets that the proxy sends itself. */
       mark: this.#mark(MPTCP_MARK),
     }

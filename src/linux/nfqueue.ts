@@ -33,6 +33,7 @@ const MESSAGE_CONFIG = 2
 
 const Config = { COMMAND: 1, PARAMETERS: 2, MAX_LENGTH: 3, MASK: 4, FLAGS: 5 } as const
 const COMMAND_BIND = 1
+const QUEUE = 3
 const COPY_PACKET = 2
 const FLAG_GSO = 4
 
@@ -73,6 +74,12 @@ export interface QueuedPacket {
   unverified: boolean
 }
 
+export interface QueueOptions {
+  /** Bytes of each packet that are handed over; default all. */
+  readonly copy?: number
+  readonly netns?: string | undefined
+}
+
 export class NfQueue {
   readonly #socket: NetlinkSocket
   readonly #arena: Arena
@@ -97,7 +104,7 @@ export class NfQueue {
   refused = 0
 
   /** Binds the queue. Throws KernelError EBUSY when another program has it. */
-  constructor(arena: Arena, number: number, netns?: string) {
+  constructor(arena: Arena, number: number, { copy = 0xffff, netns }: QueueOptions = {}) {
     this.#arena = arena
     this.#number = number
     this.#receiveAt = arena.reserve(RECEIVE_SIZE)
@@ -113,7 +120,7 @@ export class NfQueue {
       config((message) => message.attribute(Config.COMMAND, Uint8Array.of(COMMAND_BIND, 0, 0, 0)))
       config((message) =>
         message
-          .attribute(Config.PARAMETERS, Uint8Array.of(0, 0, 0xff, 0xff, COPY_PACKET))
+          .attribute(Config.PARAMETERS, Uint8Array.of(0, 0, copy >> 8, copy & 0xff, COPY_PACKET))
           .attribute(Config.MASK, be32(FLAG_GSO))
           .attribute(Config.FLAGS, be32(FLAG_GSO))
           .attribute(Config.MAX_LENGTH, be32(MAX_QUEUED)),
@@ -188,6 +195,11 @@ export class NfQueue {
 
   drop(): void {
     this.#verdict(0)
+  }
+
+  /** Hands the packet over to another queue, whose owner decides; it is there when this returns. */
+  pass(queue: number): void {
+    this.#verdict(((queue << 16) | QUEUE) >>> 0)
   }
 
   /**

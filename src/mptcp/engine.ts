@@ -8,7 +8,8 @@
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { equal } from '../core/bytes.ts'
 import { checksum, pseudoSum } from '../core/checksum.ts'
-import { offsetIn, Protocol, transportOf } from '../core/ip.ts'
+import { ipLength, offsetIn, Protocol, transportOf } from '../core/ip.ts'
+import { TCP } from '../core/tcp.ts'
 import { Arena } from '../linux/arena.ts'
 import { KernelError } from '../linux/libc.ts'
 import { MAX_REPLACEMENT, NfHookNumber, NfQueue } from '../linux/nfqueue.ts'
@@ -16,13 +17,17 @@ import { POLLIN, type Poller } from '../linux/poller.ts'
 import { RawSender } from '../linux/raw-packets.ts'
 import type { Watched } from './filter.ts'
 import type { MptcpMachine } from './machine/machine.ts'
-import { type OutSegment, payloadLength, Segment } from './machine/segment.ts'
+import { type OutSegment, payloadLength, Segment, type Tuple } from './machine/segment.ts'
 import type { MachineEvent } from './machine/types.ts'
 import { packetOf, sealTcp, writeHeaders } from './packets.ts'
 
 /** Packets that are read before timers get their turn. */
 const READS = 64
 const ARENA = 1 << 20
+/** The longest headers that are looked at, both of them. */
+const HEADERS = 256
+/** The longest packet. */
+const LONGEST = 0xffff + 40
 /** Payload of a packet to this host's TCP. */
 const LONGEST_LOCAL = 60_000
 const LONGEST_SLEEP = 60_000
@@ -30,12 +35,14 @@ const LONGEST_SLEEP = 60_000
 export interface EngineOptions {
   readonly machine: MptcpMachine
   readonly poller: Poller
-  readonly queue: number
+  readonly queues: { readonly whole: number; readonly headers: number; readonly bodies: number }
   readonly mark: number
   /** Monotonic milliseconds. */
   readonly now: () => number
   /** Packets of a tuple are to be queued from now on, or no longer: done when it returns. */
   readonly watch: (event: Extract<MachineEvent, { type: 'watch' }>) => void
+  /** What arrives for a tuple does not pass as it is any more. */
+  readonly differs: (tuple: Tuple) => void
   readonly onEvent: (event: Exclude<MachineEvent, { type: 'watch' }>) => void
 }
 
@@ -44,11 +51,19 @@ export class MptcpEngine {
   readonly #poller: Poller
   readonly #arena = new Arena(ARENA)
   readonly #queue: NfQueue
+  /** Headers of packets that mostly pass as they are, and those of them that do not. */
+  readonly #headers: NfQueue
+  readonly #bodies: NfQueue
+  readonly #bodiesNumber: number
   readonly #mark: number
   readonly #now: () => number
   readonly #watch: EngineOptions['watch']
+  readonly #differs: EngineOptions['differs']
   readonly #onEvent: EngineOptions['onEvent']
   readonly #segment = new Segment()
+  /** The queue that has the packet at hand, and how far its payload lies from where the segment was read. */
+  #from: NfQueue
+  #shift = 0
   readonly #raw: RawSender
   readonly #rawBy = new Map<string, RawSender>()
   /** Names of accesses by the index of their interface. */
@@ -66,12 +81,20 @@ export class MptcpEngine {
     this.#watch = options.watch
     this.#onEvent = options.onEvent
     this.#raw = new RawSender(undefined, { mark: options.mark })
-    this.#queue = new NfQueue(this.#arena, options.queue)
-    this.#poller.add(this.#queue.fd, POLLIN)
+    const { whole, headers, bodies } = options.queues
+    this.#queue = new NfQueue(this.#arena, whole)
+    this.#headers = new NfQueue(this.#arena, headers, { copy: HEADERS })
+    this.#bodies = new NfQueue(this.#arena, bodies)
+    this.#bodiesNumber = bodies
+    this.#from = this.#queue
+    this.#differs = options.differs
+    for (const { fd } of [this.#queue, this.#headers, this.#bodies]) this.#poller.add(fd, POLLIN)
   }
 
   get queueCounts() {
-    return { overruns: this.#queue.overruns, refused: this.#queue.refused }
+    const queues = [this.#queue, this.#headers, this.#bodies]
+    const sum = (key: 'overruns' | 'refused') => queues.reduce((total, each) => total + each[key], 0)
+    return { overruns: sum('overruns'), refused: sum('refused') }
   }
 
   listen(port: MessagePort, onMessage: (message: unknown) => void): void {
@@ -117,7 +140,12 @@ export class MptcpEngine {
     if (ready > 0) {
       if (this.#poller.woken()) this.#drain()
       if ((this.#poller.ready(this.#queue.fd) & POLLIN) !== 0)
-        for (let i = 0; i < READS && this.#queue.read(); i++) this.#handle(this.#now())
+        for (let i = 0; i < READS && this.#queue.read(); i++) this.#handle(this.#queue, this.#now())
+      if ((this.#poller.ready(this.#headers.fd) & POLLIN) !== 0)
+        for (let i = 0; i < READS && this.#headers.read(); i++) this.#handle(this.#headers, this.#now())
+      // Left here when its reader was interrupted.
+      if ((this.#poller.ready(this.#bodies.fd) & POLLIN) !== 0)
+        while (this.#bodies.read()) this.#bodies.drop()
     }
     const now = this.#now()
     if ((this.machine.nextTimeout() ?? Number.POSITIVE_INFINITY) <= now) this.machine.handleTimeout(now)
@@ -149,26 +177,31 @@ export class MptcpEngine {
     else this.#onEvent(event)
   }
 
-  #handle(now: number): void {
-    const queue = this.#queue
-    const { packet } = queue
+  #handle(from: NfQueue, now: number): void {
     const { view, u8 } = this.#arena
     this.counts.packets++
-    const forwarded = packet.hook === NfHookNumber.FORWARD
+    this.#from = from
+    this.#shift = 0
+    const { hook, unverified, inDevice, outDevice } = from.packet
+    // One with a checksum that nobody has looked at is needed whole, and one with headers that do not fit.
+    if (this.#isCut() && (unverified || !this.#fits()) && !this.#fetchBody()) return
+    const { packet } = this.#from
+    const length = this.#isCut() ? ipLength(view, packet.at, LONGEST) : packet.length
+    const forwarded = hook === NfHookNumber.FORWARD
     const segment = this.#segment
-    if (!segment.read(view, u8, packet.at, packet.length, packet.hook !== NfHookNumber.INPUT)) {
-      queue.accept()
+    if (!segment.read(view, u8, packet.at, length, hook !== NfHookNumber.INPUT)) {
+      this.#from.accept()
       return
     }
-    if (packet.hook !== NfHookNumber.OUTPUT && packet.unverified && !this.#verify()) {
+    if (hook !== NfHookNumber.OUTPUT && unverified && !this.#verify()) {
       this.counts.damaged++
-      queue.drop()
+      this.#from.drop()
       return
     }
-    const access = this.#accesses.get(packet.inDevice)
-    const passage = forwarded ? { from: access, to: this.#accesses.get(packet.outDevice) } : undefined
+    const access = this.#accesses.get(inDevice)
+    const passage = forwarded ? { from: access, to: this.#accesses.get(outDevice) } : undefined
     const outgoing =
-      passage === undefined ? packet.hook === NfHookNumber.OUTPUT : this.machine.isFromLocal(segment, passage)
+      passage === undefined ? hook === NfHookNumber.OUTPUT : this.machine.isFromLocal(segment, passage)
     if (forwarded && !outgoing) segment.turn()
     const ours = outgoing
       ? this.machine.handleOutgoing(segment, now, passage)
@@ -177,18 +210,57 @@ export class MptcpEngine {
     let decided = false
     for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) {
       if (ours && !decided && this.#canReplace(out, outgoing, forwarded)) {
-        if (!outgoing && this.#isSame(out)) queue.accept()
-        else this.#replace(out)
+        if (!outgoing && this.#isSame(out)) this.#from.accept()
+        else if (this.#hasPayload(out)) this.#replace(out)
         decided = true
-      } else this.#send(out)
+      } else if (this.#hasPayload(out)) this.#send(out)
     }
     if (decided) return
-    if (ours) queue.drop()
-    else queue.accept()
+    if (ours) this.#from.drop()
+    else this.#from.accept()
+  }
+
+  /** Only headers of the packet at hand are here. */
+  #isCut(): boolean {
+    const { at, length } = this.#from.packet
+    return (
+      this.#from === this.#headers &&
+      length === HEADERS &&
+      ipLength(this.#arena.view, at, LONGEST) !== HEADERS
+    )
+  }
+
+  /** The payload of a segment is here, or there is none. False when the packet is lost. */
+  #hasPayload({ payload }: OutSegment): boolean {
+    if (payload === undefined || payload instanceof Uint8Array || !this.#isCut()) return true
+    this.#differs(this.#segment.tuple)
+    const { at } = this.#headers.packet
+    if (!this.#fetchBody()) return false
+    this.#shift = this.#bodies.packet.at - at
+    return true
+  }
+
+  /** Gets the packet at hand whole. */
+  #fetchBody(): boolean {
+    this.#headers.pass(this.#bodiesNumber)
+    this.#from = this.#bodies
+    if (!this.#bodies.read()) {
+      this.counts.unsent++
+      return false
+    }
+    return true
+  }
+
+  /** Both headers are in the part that is here. */
+  #fits(): boolean {
+    const { view } = this.#arena
+    const { at } = this.#from.packet
+    const transport = transportOf(view, at, ipLength(view, at, LONGEST))
+    return transport >= 0 && offsetIn(transport) + TCP.MAX_HEADER <= HEADERS
   }
 
   #verify(): boolean {
-    const { at, length } = this.#queue.packet
+    const { at, length } = this.#from.packet
     const { view } = this.#arena
     const tcp = offsetIn(transportOf(view, at, length))
     return checksum(view, at + tcp, length - tcp, pseudoSum(view, at, Protocol.TCP, length - tcp)) === 0
@@ -200,7 +272,7 @@ export class MptcpEngine {
     if (forwarded ? !this.#keepsItsWay(out, outgoing) : out.behind === true) return false
     const length = payloadLength(out)
     if (length + 100 > MAX_REPLACEMENT) return false
-    if (this.#queue.packet.super) return length === this.#segment.payloadLength
+    if (this.#from.packet.super) return length === this.#segment.payloadLength
     // The segment at hand may be a super-packet's equal in size without being one.
     return true
   }
@@ -240,14 +312,16 @@ export class MptcpEngine {
   }
 
   #replace(out: OutSegment): void {
-    const queue = this.#queue
+    const queue = this.#from
     const { packet } = queue
     const { view, u8 } = this.#arena
     const at = queue.headersAt
     const length = payloadLength(out)
     const headers = writeHeaders(view, u8, at, out, length, packet.at)
     const payloadAt =
-      out.payload === undefined || out.payload instanceof Uint8Array ? packet.at : out.payload.at
+      out.payload === undefined || out.payload instanceof Uint8Array
+        ? packet.at
+        : out.payload.at + this.#shift
     // Segments of what leaves this host get their checksums as they are cut.
     if (!(packet.super && packet.hook !== NfHookNumber.INPUT))
       sealTcp(view, at, headers, view, payloadAt, length)
@@ -260,7 +334,8 @@ export class MptcpEngine {
     const most = Math.min(out.segmentSize, LONGEST_LOCAL)
     const sender = this.#senderFor(out)
     for (let skip = 0; skip === 0 || skip < length; skip += most)
-      if (!sender.send(packetOf(out, this.#arena.u8, skip, most), destination)) this.counts.unsent++
+      if (!sender.send(packetOf(out, this.#arena.u8, skip, most, this.#shift), destination))
+        this.counts.unsent++
   }
 
   #senderFor({ access }: OutSegment): RawSender {
@@ -279,8 +354,10 @@ export class MptcpEngine {
   }
 
   close(): void {
-    this.#poller.remove(this.#queue.fd)
-    this.#queue.close()
+    for (const queue of [this.#queue, this.#headers, this.#bodies]) {
+      this.#poller.remove(queue.fd)
+      queue.close()
+    }
     this.#raw.close()
     for (const sender of this.#rawBy.values()) sender.close()
     this.#poller.close()

@@ -28,6 +28,7 @@ import {
 } from '../linux/nf_tables.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
 import type { Tuple } from './machine/segment.ts'
+import type { Side } from './machine/types.ts'
 import { MPTCP_KIND } from './wire.ts'
 
 /** Before connection tracking (-200): it sees what is on the wire. */
@@ -36,12 +37,13 @@ const FAMILIES = [
   { family: NfFamily.IPV4, size: 4, source: 12, type: NfType.ipv4_addr },
   { family: NfFamily.IPV6, size: 16, source: 8, type: NfType.ipv6_addr },
 ] as const
+const SIDES = ['local', 'wire', 'same'] as const
 type Family = (typeof FAMILIES)[number]
 const { SYN, ACK, RST, FIN } = TcpFlag
 
-/** Packets that are handed over: what the local TCP sends (`local`), or what arrives (`wire`). */
+/** Packets that are handed over. */
 export interface Watched {
-  readonly side: 'local' | 'wire'
+  readonly side: Side
   readonly tuple: Tuple
 }
 
@@ -49,12 +51,14 @@ export class Filter {
   readonly #sockets: Pick<NfSocket, 'commit'>
   readonly #table: string
   readonly #queue: number
+  readonly #headers: number
   readonly #mark: number
 
   constructor(sockets: Pick<NfSocket, 'commit'>, ledger: Ledger) {
     this.#sockets = sockets
     this.#table = ledger.mptcp.table
     this.#queue = ledger.mptcp.queue
+    this.#headers = ledger.mptcp.headers
     this.#mark = ledger.mptcp.mark
   }
 
@@ -78,7 +82,7 @@ export class Filter {
     // Made first: deleting what is not there would fail.
     const batch = new NfBatch().table(number, this.#table).deleteTable(number, this.#table)
     this.#rules(batch, family, target, forward)
-    for (const set of ['local', 'wire'] as const) {
+    for (const set of SIDES) {
       const mine = watched.filter(({ side, tuple }) => side === set && tuple.local.length === size)
       const elements = mine.map(({ tuple }) => encodeElement(keyOf(set, tuple)))
       if (elements.length > 0) batch.elements(number, this.#table, set, elements, 2 * size + 8)
@@ -98,8 +102,20 @@ export class Filter {
     }
   }
 
-  /** Hands packets of a tuple over, or no longer. `local`: what this host's TCP sends; `wire`: what arrives. */
-  watch(side: 'local' | 'wire', tuple: Tuple, on: boolean): void {
+  /** A subflow that was `same` is so no longer: its packets are handed over whole. */
+  differs(tuple: Tuple): void {
+    this.#element('wire', tuple, true)
+    this.#element('same', tuple, false)
+  }
+
+  /** Hands packets of a tuple over, or no longer. */
+  watch(side: Side, tuple: Tuple, on: boolean): void {
+    // It may differ meanwhile.
+    if (side === 'same' && !on) this.#element('wire', tuple, false)
+    this.#element(side, tuple, on)
+  }
+
+  #element(side: Side, tuple: Tuple, on: boolean): void {
     const family = FAMILIES[tuple.local.length === 4 ? 0 : 1]
     const key = keyOf(side, tuple)
     const batch = new NfBatch()
@@ -116,13 +132,16 @@ export class Filter {
     const { family: number, size, type } = family
     const table = this.#table
     batch.table(number, table)
-    for (const name of ['local', 'wire'])
+    for (const name of SIDES)
       batch.map(number, table, {
         name,
         keyType: concatType(type, type, NfType.inet_service, NfType.inet_service),
         keyLength: 2 * size + 8,
       })
-    const queue = (bypass: boolean) => (e: NfExpressions) => e.queue(this.#queue, { bypass, target })
+    const queue =
+      (bypass: boolean, to = this.#queue) =>
+      (e: NfExpressions) =>
+        e.queue(to, { bypass, target })
     for (const [name, hook, device, set] of [
       ['output', NfHook.OUTPUT, MetaKey.OIFNAME, 'local'],
       ['input', NfHook.INPUT, MetaKey.IIFNAME, 'wire'],
@@ -146,6 +165,11 @@ export class Filter {
         ofProxy(e, this.#mark)
         e.accept()
       })
+      if (name === 'input')
+        rule((e) => {
+          tupleIn(e, family, 'same')
+          queue(false, this.#headers)(e)
+        })
       rule((e) => {
         tupleIn(e, family, set)
         queue(false)(e)
@@ -175,7 +199,7 @@ export class Filter {
 }
 
 /** What a set has of a tuple: as packets name it. */
-function keyOf(side: 'local' | 'wire', { local, localPort, remote, remotePort }: Tuple): Uint8Array {
+function keyOf(side: Side, { local, localPort, remote, remotePort }: Tuple): Uint8Array {
   const size = local.length
   const key = new Uint8Array(2 * size + 8)
   const view = new DataView(key.buffer)

@@ -68,8 +68,14 @@ export function sealTcp(
   view.setUint16(tcp + TCP.CHECKSUM, finish(sum))
 }
 
-/** A whole packet; `source` is where a payload that is named by its place lies. */
-export function packetOf(segment: OutSegment, source: Uint8Array, skip = 0, most = 0xffff): Uint8Array {
+/** A whole packet; `source` is where a payload that is named by its place lies, `shift` bytes on. */
+export function packetOf(
+  segment: OutSegment,
+  source: Uint8Array,
+  skip = 0,
+  most = 0xffff,
+  shift = 0,
+): Uint8Array {
   const { payload } = segment
   const length = Math.min(most, (payload?.length ?? 0) - skip)
   const out = new Uint8Array(IPV6.HEADER + TCP.MAX_HEADER + length)
@@ -77,7 +83,7 @@ export function packetOf(segment: OutSegment, source: Uint8Array, skip = 0, most
   const headers = writeHeaders(view, out, 0, segment, length, -1, skip)
   if (payload !== undefined && length > 0) {
     const bytes = payload instanceof Uint8Array ? payload : source
-    const at = (payload instanceof Uint8Array ? 0 : payload.at) + skip
+    const at = (payload instanceof Uint8Array ? 0 : payload.at + shift) + skip
     out.set(bytes.subarray(at, at + length), headers)
   }
   sealTcp(view, 0, headers, view, headers, length)

@@ -23,10 +23,15 @@ serveEngine(({ data, poller, post }) => {
   const engine = new MptcpEngine({
     machine,
     poller,
-    queue: ledger.mptcp.queue,
+    queues: {
+      whole: ledger.mptcp.queue,
+      headers: ledger.mptcp.headers,
+      bodies: ledger.mptcp.bodies,
+    },
     mark: ledger.mptcp.mark,
     now: () => performance.now(),
     watch: ({ side, tuple, on }) => filter.watch(side, tuple, on),
+    differs: (tuple) => filter.differs(tuple),
     onEvent: tell,
   })
   const setAccesses = (list: readonly WorkerAccess[]) => {

@@ -4,7 +4,7 @@ import { Connection } from './connection.ts'
 import { makeKey } from './keys.ts'
 import type { Segment, Tuple } from './segment.ts'
 import { Subflow } from './subflow.ts'
-import type { Host, Passage } from './types.ts'
+import type { Host, Passage, Side } from './types.ts'
 
 export interface FoundSubflow {
   readonly connection: Connection
@@ -66,7 +66,7 @@ export class Register {
   add(connection: Connection, subflow: Subflow): void {
     connection.dropDead()
     this.#byWire.set(subflow.key, { connection, subflow })
-    this.#host.tell({ type: 'watch', on: true, side: 'wire', tuple: subflow.tuple })
+    this.#host.tell({ type: 'watch', on: true, side: sideOf(connection, subflow), tuple: subflow.tuple })
   }
 
   /** The first subflow stays: it has the addresses of the connection, and what comes late must not reach the local TCP. */
@@ -75,9 +75,15 @@ export class Register {
   }
 
   #forgetSubflow(subflow: Subflow): void {
-    if (this.#byWire.get(subflow.key)?.subflow !== subflow) return
+    const found = this.#byWire.get(subflow.key)
+    if (found?.subflow !== subflow) return
     this.#byWire.delete(subflow.key)
-    this.#host.tell({ type: 'watch', on: false, side: 'wire', tuple: subflow.tuple })
+    this.#host.tell({
+      type: 'watch',
+      on: false,
+      side: sideOf(found.connection, subflow),
+      tuple: subflow.tuple,
+    })
   }
 
   /** A connection that begins with this SYN; undefined when there is no room. `passage`: it is another host's. */
@@ -204,6 +210,11 @@ export class Register {
     for (const subflow of subflows) this.#forgetSubflow(subflow)
     return true
   }
+}
+
+/** Until data have gone another way, the first subflow counts as the local TCP does. */
+function sideOf({ forwarded }: Connection, { id }: Subflow): Side {
+  return id === 0 && !forwarded ? 'same' : 'wire'
 }
 
 /** Whom a connection is counted for: the peer or the host behind that opened it, IPv6 hosts by their network; '' for this host. */

@@ -52,9 +52,12 @@ export const DEFAULT_INIT: MptcpInit = {
   ports: undefined,
 }
 
+/** What the local TCP sends, what arrives on a subflow, and what arrives on one that counts as the local TCP does. */
+export type Side = 'local' | 'wire' | 'same'
+
 export type MachineEvent =
   /** Packets of this tuple are to be handed to the machine from now on, or no longer. */
-  | { readonly type: 'watch'; readonly on: boolean; readonly side: 'local' | 'wire'; readonly tuple: Tuple }
+  | { readonly type: 'watch'; readonly on: boolean; readonly side: Side; readonly tuple: Tuple }
   | { readonly type: 'established'; readonly connection: number }
   | {
       readonly type: 'moved'
