@@ -6,7 +6,8 @@ import { lookup } from 'node:dns'
 import { request } from 'node:https'
 import { isIP, type LookupFunction } from 'node:net'
 import { networkInterfaces } from 'node:os'
-import { contains, kindOf, type Prefix, parseAddress, parsePrefix } from '../../core/address.ts'
+import { contains, kindOf, type Prefix, parseAddress, parsePrefix, unmapped } from '../../core/address.ts'
+import { equal } from '../../core/bytes.ts'
 import { must } from '../../mechanism/schema.ts'
 
 export interface GuardInit {
@@ -30,6 +31,8 @@ export interface PushAnswer {
 
 const ANSWER_MS = 10_000
 const MAX_ANSWER = 16_384
+/** Names that are looked up at a time: who answers late keeps a thread also when nobody waits any more. */
+const MAX_LOOKUPS = 32
 /** Ways into private networks, and what is nobody's, beside what `kindOf` knows: RFC 3056, 4380, 3879, 6890, 7526. */
 const NOT_PUBLIC = ['2002::/16', '2001::/32', 'fec0::/10', '192.0.0.0/24', '192.88.99.0/24'].map((text) =>
   must(parsePrefix(text)),
@@ -37,6 +40,7 @@ const NOT_PUBLIC = ['2002::/16', '2001::/32', 'fec0::/10', '192.0.0.0/24', '192.
 
 export class Guard {
   readonly #init: GuardInit
+  #lookups = 0
 
   constructor(init: GuardInit) {
     this.#init = init
@@ -49,7 +53,7 @@ export class Guard {
     if (this.#init.allowed.some((prefix) => contains(prefix, address.value))) return true
     if (kindOf(address.value) !== 'global') return false
     if (NOT_PUBLIC.some((prefix) => contains(prefix, address.value))) return false
-    return !Object.values(networkInterfaces()).some((all) => all?.some((own) => own.address === text))
+    return !ownAddresses().some((own) => equal(own, unmapped(address.value)))
   }
 
   /** Rejects with the reason in words. */
@@ -59,8 +63,12 @@ export class Guard {
     if (url.protocol !== 'https:') return Promise.reject(new Error('not https'))
     if (isIP(host) !== 0 && !this.allows(host))
       return Promise.reject(new Error(`${host} is not a public address`))
+    if (isIP(host) === 0 && this.#lookups >= MAX_LOOKUPS)
+      return Promise.reject(new Error('too many names are being looked up'))
     return new Promise((resolve, reject) => {
       const signal = AbortSignal.timeout(ms)
+      // Whatever came of the connection: it ends with this.
+      signal.addEventListener('abort', () => reject(new Error('no answer in time')))
       const call = request(
         url,
         {
@@ -82,13 +90,19 @@ export class Guard {
           answer.on('error', reject)
         },
       )
-      call.on('error', (error) => reject(signal.aborted ? new Error('no answer in time') : error))
+      call.on('upgrade', (_answer, socket) => {
+        socket.destroy()
+        reject(new Error('it speaks another protocol'))
+      })
+      call.on('error', reject)
       call.end(body)
     })
   }
 
   readonly #lookup: LookupFunction = (hostname, options, callback) => {
+    this.#lookups++
     lookup(hostname, { ...options, all: true }, (error, all) => {
+      this.#lookups--
       const public_ = (all ?? []).filter(({ address }) => this.allows(address))
       const [first] = public_
       if (error !== null) callback(error, '', 0)
@@ -97,4 +111,14 @@ export class Guard {
       else callback(null, first.address, first.family)
     })
   }
+}
+
+/** Of this machine. */
+function ownAddresses(): Uint8Array[] {
+  return Object.values(networkInterfaces()).flatMap((all) =>
+    (all ?? []).flatMap(({ address }) => {
+      const own = parseAddress(address)
+      return own.ok ? [own.value] : []
+    }),
+  )
 }

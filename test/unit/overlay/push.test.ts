@@ -4,12 +4,14 @@
  */
 import assert from 'node:assert/strict'
 import { createPublicKey, generateKeyPairSync, type KeyObject, verify } from 'node:crypto'
+import dns from 'node:dns'
 import { mkdtempSync, rmSync } from 'node:fs'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createSecureServer, type Http2SecureServer } from 'node:http2'
 import { createServer, type Server } from 'node:https'
+import { syncBuiltinESMExports } from 'node:module'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
+import os, { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { parsePrefix } from '../../../src/core/address.ts'
@@ -311,6 +313,58 @@ describe('NT-22: push services', () => {
       for (const address of refused) assert.equal(strict.allows(address), false, address)
       for (const address of ['9.9.9.9', '2620:fe::fe']) assert.equal(strict.allows(address), true, address)
       assert.equal(guard(['10.0.0.0/8']).allows('10.0.0.1'), true)
+    })
+
+    it('is not this machine by its public address, however that is written', (context) => {
+      const eth0 = [{ address: '9.9.9.9' }, { address: '2620:fe::fe' }]
+      context.mock.method(os, 'networkInterfaces', () => ({ eth0 }))
+      syncBuiltinESMExports()
+      try {
+        for (const address of [
+          '9.9.9.9',
+          '::ffff:9.9.9.9',
+          '::ffff:909:909',
+          '2620:fe::fe',
+          '2620:fe:0::0:fe',
+        ])
+          assert.equal(guard([]).allows(address), false, address)
+        assert.equal(guard([]).allows('9.9.9.10'), true)
+      } finally {
+        context.mock.restoreAll()
+        syncBuiltinESMExports()
+      }
+    })
+
+    it('has names that are never found: few are looked up at a time, and there is room again', async (context) => {
+      const late: ((error: Error | null, all: object[]) => void)[] = []
+      context.mock.method(dns, 'lookup', (_name: string, _options: object, done: (typeof late)[0]) =>
+        late.push(done),
+      )
+      syncBuiltinESMExports()
+      try {
+        const one = guard(undefined, 20)
+        const post = (name: string) =>
+          one.post({ url: new URL(`https://${name}.test/`), headers: {}, body: 'x' })
+        const posts = Array.from({ length: 32 }, (_, i) => assert.rejects(post(`a${i}`), /no answer in time/))
+        await Promise.all(posts)
+        await assert.rejects(post('b'), /too many names/)
+        late.pop()!(null, [])
+        await assert.rejects(post('b'), /no answer in time/)
+        assert.equal(late.length, 32)
+      } finally {
+        context.mock.restoreAll()
+        syncBuiltinESMExports()
+      }
+    })
+
+    it('keeps no place by changing the protocol', { timeout: 10_000 }, async () => {
+      answering((_path, response) =>
+        response.socket!.write(
+          'HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n',
+        ),
+      )
+      const post = guard(undefined, 300).post({ url: new URL(`${origin(server)}/x`), headers: {}, body: 'x' })
+      await assert.rejects(post, /another protocol/)
     })
 
     it('leads nowhere else by a redirect, and neither fills memory nor takes long', async () => {
