@@ -202,8 +202,10 @@ export class Notifier {
     this.#parts.directory.setPush(name, undefined)
   }
 
+  /** Also what is no longer known here: the token of an earlier login is good for nothing. */
   forget(name: string): void {
-    if (this.#entries.delete(name)) this.#parts.emit({ type: 'notification-end', name })
+    this.#entries.delete(name)
+    if (this.#parts.at !== undefined) this.#parts.emit({ type: 'notification-end', name })
   }
 
   nextTimeout(): number {

@@ -223,6 +223,19 @@ describe('NT-21: who wakes whom', () => {
   })
 })
 
+describe('NT-21: a node that logs in again', () => {
+  it('ends what its earlier login announced, also when its location has expired', () => {
+    const { net, servers, b } = pair()
+    b.sockets[0]!.down = true
+    net.run(22_000_000)
+    assert.equal(servers.coordinator.location(b.name), undefined)
+    servers.ended.splice(0)
+    servers.coordinator.forget(b.name)
+    net.run(60_000)
+    assert.deepEqual(servers.ended, [b.name])
+  })
+})
+
 describe('NT-21, NT-50: what an idle node costs', () => {
   it('connected to the notification server it sends no keep-alives, stays known for a day, and costs less than 64 kB in UDP', () => {
     const { net, servers, b } = pair()
