@@ -5,15 +5,15 @@
 import { createHash } from 'node:crypto'
 import {
   closeSync,
+  constants,
   createWriteStream,
-  existsSync,
   fstatSync,
   fsyncSync,
   linkSync,
+  lstatSync,
   openSync,
   readSync,
   rmSync,
-  statSync,
   writeSync,
 } from 'node:fs'
 import { request } from 'node:https'
@@ -201,21 +201,25 @@ export function changed(): GodwitError {
   return new GodwitError('FILE_CHANGED', 'the file changed while it was sent', { hint: 'send it again' })
 }
 
-/** Fetches an object into `path`, from where an earlier attempt ended. Rejects with CACHE_FAILED. */
+/** Fetches an object into `path`, from where an earlier attempt ended; what else is there gives way. Rejects with CACHE_FAILED. */
 export async function fetchObject(
   client: CacheClient,
   id: string,
   bytes: number,
   path: string,
 ): Promise<void> {
-  const start = existsSync(path) ? statSync(path).size : 0
-  if (start === bytes) return
-  if (start > bytes) rmSync(path)
-  const from = start > bytes ? 0 : start
+  const before = lstatSync(path, { throwIfNoEntry: false })
+  const from = before?.isFile() === true && before.size <= bytes ? before.size : 0
+  if (from === bytes) return
+  if (from === 0) rmSync(path, { force: true })
   const { status } = await client.ask(`/v1/objects/${id}/data`, {
     headers: { range: `bytes=${from}-` },
-    into: (answer) =>
-      pipeline(answer, createWriteStream(path, { flags: from === 0 ? 'w' : 'r+', start: from, mode: 0o600 })),
+    into: async (answer) => {
+      // The folder may be one where others write: no link is followed.
+      const { O_WRONLY, O_NOFOLLOW, O_CREAT, O_EXCL } = constants
+      const fd = openSync(path, O_WRONLY | O_NOFOLLOW | (from === 0 ? O_CREAT | O_EXCL : 0), 0o600)
+      await pipeline(answer, createWriteStream(path, { fd, start: from }))
+    },
   })
   if (status !== 206) throw new GodwitError('CACHE_FAILED', `it answered with status ${status}`)
 }

@@ -138,13 +138,22 @@ export function decodeHead(first: Uint8Array): Decoded<Head & { readonly at: num
   return decoded({ name: safeName(name), bytes, at: 2 + length })
 }
 
+/** So that ` (2)` still fits into what file systems take (255). */
+const MAX_NAME_BYTES = 240
+
 export function safeName(name: string): string {
   const last = name.split(/[/\\]/).at(-1) ?? ''
   const plain = last
     .replace(/[\p{C}<>:"|?*]/gu, '_')
     .replace(/^[.\s]+/, '')
     .slice(0, 120)
-  return plain === '' ? 'file' : plain
+  return plain === '' ? 'file' : cutTo(plain, MAX_NAME_BYTES)
+}
+
+/** Its longest beginning of whole characters that has at most so many bytes in UTF-8. */
+function cutTo(text: string, most: number): string {
+  const { read } = new TextEncoder().encodeInto(text, new Uint8Array(most))
+  return text.slice(0, read)
 }
 
 function ascii(text: string): Uint8Array {

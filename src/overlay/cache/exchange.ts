@@ -244,8 +244,19 @@ export async function receive(exchange: Exchange, object: Waiting, folder: strin
       hint: 'fetch it again',
     })
   }
-  const path = openObject(part, key, folder, id)
+  let path: string
+  try {
+    path = openObject(part, key, folder, id)
+  } catch (error) {
+    // It is what its sender has sent, and will never be a file: it is not fetched again.
+    if (error instanceof GodwitError && error.code === 'CACHE_DAMAGED') await forget(client, id, part)
+    throw error
+  }
+  await forget(client, id, part)
+  return path
+}
+
+async function forget(client: CacheClient, id: string, part: string): Promise<void> {
   rmSync(part, { force: true })
   await client.ask(`/v1/objects/${id}`, { method: 'DELETE' })
-  return path
 }

@@ -38,10 +38,41 @@ export interface CacheLimits {
 }
 
 const GIB = 2 ** 30
+/** What waits for a node may be more than an account may send: no account alone keeps others from it. */
 export function limitsFor(bytes: number): CacheLimits {
   return {
     ...{ bytes, ofAccount: Math.floor(bytes / 4), objectsOfAccount: 500 },
-    ...{ ofRecipient: Math.floor(bytes / 4), objectsOfRecipient: 500, free: GIB / 2 },
+    ...{ ofRecipient: Math.floor(bytes / 2), objectsOfRecipient: 1000, free: GIB / 2 },
+  }
+}
+
+/** By account or by node: the objects, and how many bytes they are. What a request costs does not grow with what others keep. */
+class Shares {
+  readonly #of = new Map<string, { bytes: number; readonly ids: Set<string> }>()
+
+  /** Repeatable. */
+  add(key: string, { id, bytes }: CacheObject): void {
+    const share = this.#of.get(key) ?? { bytes: 0, ids: new Set<string>() }
+    if (share.ids.has(id)) return
+    share.ids.add(id)
+    share.bytes += bytes
+    this.#of.set(key, share)
+  }
+
+  remove(key: string, { id, bytes }: CacheObject): void {
+    const share = this.#of.get(key)
+    if (share?.ids.delete(id) !== true) return
+    share.bytes -= bytes
+    if (share.ids.size === 0) this.#of.delete(key)
+  }
+
+  ids(key: string): readonly string[] {
+    return [...(this.#of.get(key)?.ids ?? [])]
+  }
+
+  hasRoom(key: string, bytes: number, most: { readonly bytes: number; readonly objects: number }): boolean {
+    const share = this.#of.get(key)
+    return (share?.ids.size ?? 0) < most.objects && (share?.bytes ?? 0) + bytes <= most.bytes
   }
 }
 
@@ -57,6 +88,12 @@ export class CacheStore {
   readonly #wall: () => number
   readonly #objects = new Map<string, CacheObject>()
   readonly #touched = new Map<string, number>()
+  readonly #ofAccount = new Shares()
+  readonly #ofRecipient = new Shares()
+  /** Of all objects. */
+  #bytes = 0
+  /** Bytes that are still to come, by object. */
+  readonly #left = new Map<string, number>()
 
   constructor(folder: string, limits: CacheLimits, wall: () => number) {
     this.#folder = folder
@@ -78,8 +115,9 @@ export class CacheStore {
     try {
       const parsed = entry.parse(JSON.parse(readFileSync(this.#describing(id), 'utf8')))
       if (parsed.id !== id || !existsSync(this.path(id))) throw new Error('not whole')
-      this.#objects.set(id, parsed)
+      this.#enter(parsed)
       this.#touched.set(id, statSync(this.path(id)).mtimeMs)
+      this.offset(id)
     } catch {
       rmSync(this.#describing(id), { force: true })
     }
@@ -100,12 +138,18 @@ export class CacheStore {
 
   /** How much of it is there. */
   offset(id: string): number {
-    return statSync(this.path(id)).size
+    const { size } = statSync(this.path(id))
+    const object = this.#objects.get(id)
+    if (object?.isDone === false) this.#left.set(id, object.bytes - size)
+    return size
   }
 
   /** What waits for a node, the oldest first. */
   inbox(name: string): CacheObject[] {
-    return [...this.#objects.values()].filter((each) => each.isDone && Object.hasOwn(each.wraps, name))
+    return this.#ofRecipient.ids(name).flatMap((id) => {
+      const object = this.#objects.get(id)
+      return object?.isDone === true ? [object] : []
+    })
   }
 
   create(object: Omit<CacheObject, 'id' | 'sent' | 'isDone'>): CacheObject | Refused {
@@ -121,6 +165,7 @@ export class CacheStore {
       throw error
     }
     this.touch(id)
+    this.offset(id)
     return made
   }
 
@@ -145,8 +190,11 @@ export class CacheStore {
   }
 
   remove(id: string): void {
+    const object = this.#objects.get(id)
+    if (object !== undefined) this.#leave(object)
     this.#objects.delete(id)
     this.#touched.delete(id)
+    this.#left.delete(id)
     rmSync(this.#describing(id), { force: true })
     rmSync(this.path(id), { force: true })
   }
@@ -159,27 +207,39 @@ export class CacheStore {
 
   #refuses({ account, bytes, wraps }: Pick<CacheObject, 'account' | 'bytes' | 'wraps'>): Refused | undefined {
     const limits = this.#limits
-    const all = [...this.#objects.values()]
-    const sum = (of: readonly CacheObject[]) => of.reduce((total, each) => total + each.bytes, bytes)
-    const own = all.filter((each) => each.account === account)
-    if (own.length >= limits.objectsOfAccount || sum(own) > limits.ofAccount) return 'sender-quota'
-    for (const name of Object.keys(wraps)) {
-      const waiting = all.filter((each) => Object.hasOwn(each.wraps, name))
-      if (waiting.length >= limits.objectsOfRecipient || sum(waiting) > limits.ofRecipient)
-        return 'recipient-quota'
-    }
+    const ofAccount = { bytes: limits.ofAccount, objects: limits.objectsOfAccount }
+    if (!this.#ofAccount.hasRoom(account, bytes, ofAccount)) return 'sender-quota'
+    const ofRecipient = { bytes: limits.ofRecipient, objects: limits.objectsOfRecipient }
+    if (Object.keys(wraps).some((name) => !this.#ofRecipient.hasRoom(name, bytes, ofRecipient)))
+      return 'recipient-quota'
+    let promised = bytes
+    for (const left of this.#left.values()) promised += left
     const { bavail, bsize } = statfsSync(this.#folder)
-    const promised = all.reduce(
-      (left, each) => left + (each.isDone ? 0 : each.bytes - this.offset(each.id)),
-      bytes,
-    )
     const isFull = bavail * bsize - promised < limits.free
-    return all.length >= MAX_OBJECTS || sum(all) > limits.bytes || isFull ? 'full' : undefined
+    return this.size >= MAX_OBJECTS || this.#bytes + bytes > limits.bytes || isFull ? 'full' : undefined
   }
 
   #keep(object: CacheObject): void {
     writeAtomic(this.#describing(object.id), `${JSON.stringify(object)}\n`, 0o600)
-    this.#objects.set(object.id, object)
+    this.#enter(object)
+  }
+
+  #enter(object: CacheObject): void {
+    const { id, account, bytes, wraps, isDone } = object
+    const before = this.#objects.get(id)
+    if (before === undefined) this.#bytes += bytes
+    this.#objects.set(id, object)
+    if (isDone) this.#left.delete(id)
+    this.#ofAccount.add(account, object)
+    for (const name of Object.keys(wraps)) this.#ofRecipient.add(name, object)
+    for (const name of Object.keys(before?.wraps ?? {}))
+      if (!Object.hasOwn(wraps, name)) this.#ofRecipient.remove(name, object)
+  }
+
+  #leave(object: CacheObject): void {
+    this.#bytes -= object.bytes
+    this.#ofAccount.remove(object.account, object)
+    for (const name of Object.keys(object.wraps)) this.#ofRecipient.remove(name, object)
   }
 
   #describing(id: string): string {

@@ -45,6 +45,9 @@ const DAY_MS = 86_400_000
 const MAX_OF_NODE = 4
 const NODE_RATE = 20
 const NODE_BURST = 100
+/** Objects of an account that are announced a second, and at once: the disk is waited for. */
+const ANNOUNCED_RATE = 2
+const ANNOUNCED_BURST = 60
 /** A part has to be there within this time, and a reader that reads nothing is left (ms). */
 const PART_MS = 300_000
 const IDLE_MS = 60_000
@@ -85,6 +88,7 @@ export class CacheServer {
   readonly #server: Server
   readonly #strangers: Connections
   readonly #rates = new Buckets(NODE_RATE, NODE_BURST)
+  readonly #announced = new Buckets(ANNOUNCED_RATE, ANNOUNCED_BURST)
   /** By node: requests under way. */
   readonly #underWay = new Map<string, number>()
   /** Objects that a part is being written to. */
@@ -123,7 +127,7 @@ export class CacheServer {
 
   /** Rejects with PORT_TAKEN. */
   start(): Promise<void> {
-    this.#timer = setInterval(() => this.#init.objects.expire(), EXPIRE_MS)
+    this.#timer = setInterval(() => this.#expire(), EXPIRE_MS)
     this.#timer.unref()
     return new Promise((resolve, reject) => {
       this.#server.once('error', (error: NodeJS.ErrnoException) =>
@@ -144,6 +148,15 @@ export class CacheServer {
     if (this.#server.listening) await new Promise<void>((resolve) => this.#server.close(() => resolve()))
   }
 
+  /** What the disk refuses now is tried again. */
+  #expire(): void {
+    try {
+      this.#init.objects.expire()
+    } catch (error) {
+      this.#init.log(`cache server: ${(error as Error).message}`)
+    }
+  }
+
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     let node: NodeRecord | undefined
     try {
@@ -151,7 +164,8 @@ export class CacheServer {
       this.#enter(node.name)
       const raw = this.#raw.get(peerOf(request.socket))
       if (raw !== undefined) this.#strangers.release(raw)
-      request.socket.setTimeout(IDLE_MS, () => request.socket.destroy())
+      // The server of Node.js ends it then.
+      request.socket.setTimeout(IDLE_MS)
       const answer = await this.#route(request, response, node)
       if (answer !== 'streamed') send(response, 200, answer)
     } catch (error) {
@@ -199,8 +213,7 @@ export class CacheServer {
   #enter(name: string): void {
     const under = this.#underWay.get(name) ?? 0
     this.#underWay.set(name, under + 1)
-    if (under >= MAX_OF_NODE || !this.#rates.take(name, this.#init.now()))
-      throw new Refusal(429, 'TOO_MANY', 'too many requests at once; wait a moment')
+    if (under >= MAX_OF_NODE || !this.#rates.take(name, this.#init.now())) throw tooMany()
   }
 
   #leave(name: string): void {
@@ -248,7 +261,8 @@ export class CacheServer {
   }
 
   #create(value: unknown, node: NodeRecord): object {
-    const { objects, wall } = this.#init
+    const { objects, wall, now } = this.#init
+    if (!this.#announced.take(node.account, now())) throw tooMany()
     const parsed = announced.safeParse(value)
     if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not an object')
     const { bytes, hash, wraps, days } = parsed.data
@@ -302,6 +316,8 @@ export class CacheServer {
         atMost(length),
         createWriteStream(objects.path(id), { flags: 'r+', start: offset }),
       )
+      // Removed meanwhile, by its sender or because it has expired.
+      if (objects.get(id) === undefined) throw unknown()
       if (objects.offset(id) < bytes) return this.#offsetOf(id)
       await this.#finish(id, hash)
       return { offset: bytes, is_done: true }
@@ -362,6 +378,10 @@ function atMost(length: number): Transform {
       else done(null, part)
     },
   })
+}
+
+function tooMany(): Refusal {
+  return new Refusal(429, 'TOO_MANY', 'too many requests at once; wait a moment')
 }
 
 function unknown(): Refusal {

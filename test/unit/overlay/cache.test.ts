@@ -1,6 +1,6 @@
 /** NT-26: the cache server and its clients over HTTPS on loopback, with the real store: end to end, whole, resumed, bounded, refused. */
 import assert from 'node:assert/strict'
-import { randomBytes, X509Certificate } from 'node:crypto'
+import { createHash, randomBytes, X509Certificate } from 'node:crypto'
 import {
   appendFileSync,
   mkdirSync,
@@ -9,18 +9,23 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
+import type { ClientRequest, IncomingMessage } from 'node:http'
+import { Agent, request } from 'node:https'
 import { connect as connectTcp } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, describe, it } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
 import { encoded } from '../../../src/core/codec.ts'
-import { encodeKey, publicKeyOf, signBytes, signingPublicKey } from '../../../src/crypto/keys.ts'
+import { decodeKey, encodeKey, publicKeyOf, signBytes, signingPublicKey } from '../../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { ensureCertificate, readCertificate, type TlsFiles } from '../../../src/mechanism/certificate.ts'
+import { must } from '../../../src/mechanism/schema.ts'
 import { CacheClient } from '../../../src/overlay/cache/client.ts'
 import {
   decodeHead,
@@ -33,8 +38,9 @@ import {
   wrapKey,
 } from '../../../src/overlay/cache/envelope.ts'
 import { type Exchange, listWaiting, receive, sendFile } from '../../../src/overlay/cache/exchange.ts'
+import { cacheProof } from '../../../src/overlay/machine/secrets.ts'
 import { credentialsOf, type Login } from '../../../src/overlay/node/login.ts'
-import { CacheServer, MAX_PART } from '../../../src/overlay/servers/cache.ts'
+import { CacheServer, type CacheServerInit, MAX_PART } from '../../../src/overlay/servers/cache.ts'
 import { type CacheLimits, CacheStore, limitsFor } from '../../../src/overlay/servers/cache-store.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
 import { leaseCodec, leaseTranscript } from '../../../src/overlay/wire/lease.ts'
@@ -89,6 +95,9 @@ describe('NT-26: what goes through the cache server', () => {
       ['a\u0000b\u001b[31m\u202ec', 'a_b_[31m_c'],
       ['bericht über alles.pdf', 'bericht über alles.pdf'],
       ['x'.repeat(500), 'x'.repeat(120)],
+      // File systems count bytes, at most 255.
+      ['語'.repeat(120), '語'.repeat(80)],
+      [`${'語'.repeat(79)}x😀`, `${'語'.repeat(79)}x`],
     ] as const
     for (const [name, safe] of names) assert.equal(safeName(name), safe)
     const head = encodeHead({ name: 'a', bytes: 5 })
@@ -151,12 +160,17 @@ describe('NT-26: the cache server', () => {
     return bytes
   }
 
-  async function started<T>(use: () => Promise<T>, limits: CacheLimits = GENEROUS): Promise<T> {
+  async function started<T>(
+    use: () => Promise<T>,
+    limits: CacheLimits = GENEROUS,
+    more: Partial<CacheServerInit> = {},
+  ): Promise<T> {
     objects = new CacheStore(join(folder, 'objects'), limits, () => wall)
     let now = 0
     server = new CacheServer({
       ...{ store, objects, tls, port, openTo: 'zone', wall: () => wall, now: () => (now += 1000) },
       log: (message) => assert.fail(message),
+      ...more,
     })
     await server.start()
     port = server.port
@@ -178,6 +192,48 @@ describe('NT-26: the cache server', () => {
       ...{ login, wall: () => wall, file: (each) => join(folder, name, each) },
       client: new CacheClient({ host: '127.0.0.1', port, certificate }, credentialsOf(login)),
     }
+  }
+
+  /** A request of which the test sends each byte. */
+  function requestOf(name: string, method: string, path: string, options: object = {}): ClientRequest {
+    const { keyId, key } = credentialsOf(logins.get(name)!)
+    const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString('base64')
+    const authorization = `Godwit ${base64(keyId)} ${base64(cacheProof(nodeCrypto, key, keyId))}`
+    const { headers, ...others } = options as { headers?: object }
+    return request({
+      ...{ host: '127.0.0.1', port, method, path, rejectUnauthorized: false, ...others },
+      headers: { authorization, ...headers },
+    })
+  }
+
+  const statusOf = (call: ClientRequest) =>
+    new Promise<number>((resolve, reject) => {
+      call.on('error', reject)
+      call.on('response', (answer: IncomingMessage) => {
+        answer.resume()
+        answer.on('end', () => resolve(answer.statusCode!))
+      })
+    })
+
+  /** Announces `content` as it is, with a wrap that is right: what a sender with a program of its own can do. */
+  async function announced(
+    from: string,
+    to: string,
+    content: Uint8Array,
+  ): Promise<{ status: number; id: string }> {
+    const party = (name: string) => {
+      const privateKey = must(decodeKey(logins.get(name)!.private_key))
+      return { name: `${name}.test`, privateKey, publicKey: publicKeyOf(privateKey) }
+    }
+    const hash = createHash('sha256').update(content).digest()
+    const key = new Uint8Array(32).fill(9)
+    const wrap = wrapKey(nodeCrypto, key, party(from), party(to), new Uint8Array(32).fill(7), hash)!
+    const wraps = { [`${to}.test`]: Buffer.from(wrap).toString('base64') }
+    const body = { bytes: content.length, hash: hash.toString('base64'), wraps, days: 7 }
+    const { status, value } = await exchange(from).client.ask('/v1/objects', {
+      ...{ method: 'POST', body: Buffer.from(JSON.stringify(body)) },
+    })
+    return { status, id: (value as { id: string }).id }
   }
 
   function fileOf(bytes: number, name = 'a.bin'): { readonly path: string; readonly content: Buffer } {
@@ -286,6 +342,140 @@ describe('NT-26: the cache server', () => {
       assert.equal(await receive(exchange('bob'), object!, into), join(into, 'note (2).txt'))
       assert.equal(readFileSync(join(into, 'note.txt'), 'utf8'), 'mine')
     }))
+
+  it('what its sender made so that it never opens is fetched once, and leaves nothing', () =>
+    started(async () => {
+      const content = randomBytes(1000)
+      const { id } = await announced('carol', 'bob', content)
+      const patched = await exchange('carol').client.ask(`/v1/objects/${id}`, {
+        ...{ method: 'PATCH', headers: { 'upload-offset': '0' }, body: content },
+      })
+      assert.equal(patched.status, 200)
+      const into = inboxFolder('bob')
+      const [object] = await listWaiting(exchange('bob'))
+      await assert.rejects(receive(exchange('bob'), object!, into), code('CACHE_DAMAGED'))
+      assert.deepEqual(readdirSync(into), [])
+      assert.deepEqual(await listWaiting(exchange('bob')), [])
+    }))
+
+  it('a link that somebody put into the folder is not followed', () =>
+    started(async () => {
+      const { path, content } = fileOf(1000)
+      const there = join(folder, 'of-another')
+      writeFileSync(there, 'mine')
+      for (const target of [there, join(folder, 'dangling')]) {
+        await sendFile(exchange('alice'), path, ['bob.test'], 7)
+        const [object] = await listWaiting(exchange('bob'))
+        const into = inboxFolder('bob')
+        symlinkSync(target, join(into, `.${object!.id}.part`))
+        assert.ok(readFileSync(await receive(exchange('bob'), object!, into)).equals(content))
+      }
+      assert.equal(readFileSync(there, 'utf8'), 'mine')
+      assert.equal(readdirSync(folder).includes('dangling'), false)
+    }))
+
+  it('many requests on one connection leave nothing behind on it', () =>
+    started(async () => {
+      const warnings: string[] = []
+      const note = ({ name }: Error) => warnings.push(name)
+      process.on('warning', note)
+      const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+      try {
+        for (let i = 0; i < 20; i++)
+          assert.equal(await statusOf(requestOf('bob', 'GET', '/v1/inbox', { agent }).end()), 200)
+        await turn()
+        assert.deepEqual(warnings, [])
+      } finally {
+        agent.destroy()
+        process.off('warning', note)
+      }
+    }))
+
+  it('an upload whose object is removed meanwhile ends, and is no fault of the server', () =>
+    started(async () => {
+      const { id } = await announced('carol', 'bob', new Uint8Array(10))
+      const headers = { 'upload-offset': '0', 'content-length': '10' }
+      const call = requestOf('carol', 'PATCH', `/v1/objects/${id}`, { headers })
+      const status = statusOf(call)
+      call.write(new Uint8Array(5))
+      while (objects.offset(id) < 5) await turn()
+      assert.equal(
+        (await exchange('carol').client.ask(`/v1/objects/${id}`, { method: 'DELETE' })).status,
+        200,
+      )
+      call.end(new Uint8Array(5))
+      assert.equal(await status, 404)
+    }))
+
+  it('an account announces no more than so many objects at once; others are not kept from it', () =>
+    started(
+      async () => {
+        const statuses = []
+        for (let i = 0; i < 61; i++) statuses.push((await announced('alice', 'bob', randomBytes(9))).status)
+        assert.deepEqual([statuses.indexOf(429), statuses.at(-1)], [60, 429])
+        assert.equal((await announced('carol', 'bob', randomBytes(9))).status, 200)
+      },
+      GENEROUS,
+      { now: () => 0 },
+    ))
+
+  it('no account alone can fill what may wait for a node', () => {
+    const kept = new CacheStore(join(folder, 'objects'), { ...limitsFor(1_000_000), free: 0 }, () => wall)
+    const create = (account: string, bytes: number) =>
+      kept.create({
+        ...{ from: `x.${account}`, account, bytes, hash: '', wraps: { 'bob.test': '' } },
+        expires: wall + DAY,
+      })
+    assert.equal(typeof create('one', 250_000), 'object')
+    assert.equal(create('one', 1), 'sender-quota')
+    assert.equal(typeof create('two', 250_000), 'object')
+    assert.equal(create('three', 1), 'recipient-quota')
+    const few = { ...limitsFor(1_000_000), free: 0 }
+    assert.ok(few.objectsOfAccount < few.objectsOfRecipient)
+  })
+
+  it('what a request costs does not grow with what others keep', (context) => {
+    const kept = new CacheStore(join(folder, 'objects'), GENEROUS, () => wall)
+    const create = (account: string) =>
+      kept.create({
+        ...{ from: `x.${account}`, account, bytes: 10, hash: '', wraps: { [`${account}.test`]: '' } },
+        expires: wall + DAY,
+      })
+    for (let i = 0; i < 50; i++) create(`n${i}`)
+    const looks = context.mock.method(Object, 'hasOwn')
+    create('n7')
+    assert.deepEqual(kept.inbox('n7.test'), [])
+    assert.ok(looks.mock.callCount() < 5, `${looks.mock.callCount()} objects looked at`)
+  })
+
+  it('the sums of quotas are right after fetches, removals and a start', () => {
+    const limits = { ...GENEROUS, bytes: 100, ofAccount: 60, ofRecipient: 60 }
+    const kept = new CacheStore(join(folder, 'objects'), limits, () => wall)
+    const announce = (into: CacheStore, account: string, bytes: number, ...names: string[]) => {
+      const wraps = Object.fromEntries(names.map((name) => [name, '']))
+      const made = into.create({ from: 'x', account, bytes, hash: '', wraps, expires: wall + DAY })
+      return typeof made === 'string' ? made : made.id
+    }
+    const first = announce(kept, 'one', 40, 'b', 'c')
+    writeFileSync(kept.path(first), Buffer.alloc(40))
+    kept.finish(first)
+    assert.equal(announce(kept, 'two', 30, 'b'), 'recipient-quota')
+    kept.received(first, 'b')
+    const second = announce(kept, 'two', 30, 'b')
+    assert.equal(announce(kept, 'three', 31, 'd'), 'full')
+    assert.deepEqual(
+      kept.inbox('c').map(({ id }) => id),
+      [first],
+    )
+    assert.deepEqual(kept.inbox('b'), [])
+    const again = new CacheStore(join(folder, 'objects'), limits, () => wall)
+    assert.equal(announce(again, 'three', 31, 'd'), 'full')
+    assert.equal(announce(again, 'one', 21, 'd'), 'sender-quota')
+    again.remove(second)
+    again.received(first, 'c')
+    assert.equal(again.size, 0)
+    assert.notEqual(announce(again, 'one', 60, 'b', 'c'), 'full')
+  })
 
   it('D10: who may not connect may not send, and learns no key; who is unknown or was never online gets nothing', () =>
     started(async () => {
