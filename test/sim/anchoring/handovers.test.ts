@@ -310,6 +310,28 @@ for (const loss of [0, 0.03]) {
   })
 }
 
+test('UP-30: a flow that the anchor has never seen goes by the path that works: one that fell silent, or was closed, gives its place', () => {
+  for (const how of ['silent', 'closed'] as const) {
+    const bed = new Bed()
+    const { world } = bed.pair
+    bed.talk(4000, 500)
+    bed.down(5000)
+    world.run(600)
+    assert.equal(bed.arrivals.at(-1)?.access, 'acc1', 'the first path')
+    if (how === 'closed') bed.loseAccess(1)
+    else bed.pair.links[0]!.cut()
+    world.run(30_000)
+    const before = bed.arrivals.length
+    for (let port = 6000; port < 6010; port++) bed.down(port)
+    world.run(100)
+    assert.deepEqual(
+      bed.arrivals.slice(before).map(({ access }) => access),
+      Array(10).fill('acc2'),
+      how,
+    )
+  }
+})
+
 test('whoever holds an invitation gets an address and nothing else: no data either way, no handovers, no tallies', () => {
   const bed = new Bed(0, 1, undefined, true)
   const { world, anchor, hostPeer } = bed.pair
