@@ -127,6 +127,10 @@ export class OverlayBed {
     await program.expect((line) => line.trim() === 'ready', 30_000)
   }
 
+  daemon(name: NodeName): Program {
+    return this.#daemons.get(name)!
+  }
+
   async down(name: NodeName, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     const program = this.#daemons.get(name)!
     program.signal(signal)

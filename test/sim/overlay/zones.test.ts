@@ -22,6 +22,7 @@ const OTHER = {
   zoneKey: signingPublicKey(SEED),
   prefix6: Uint8Array.of(0xfd, 0x67, 9, 9, 9, 9, 0, 1),
   coordinatorKey: new Uint8Array(32).fill(10),
+  notification: { host: 'ns.other.example', port: 6742, certificate: new Uint8Array(32) },
 }
 
 const record = (init: typeof OTHER | typeof ZONE, host: string): FoundZone => ({
@@ -45,7 +46,7 @@ function world(kindA?: NatKind, kindB?: NatKind) {
       return dns.get(zone)
     }
   const a = net.node('alice')
-  const b = net.node('bob', net.sites[1])
+  const b = net.node('bob', net.sites[1], {})
   place(a, kindA, 1)
   place(b, kindB, 2)
   net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0)
@@ -90,6 +91,26 @@ describe('NT-19, NT-40: a tunnel between nodes of two zones', () => {
       // Both zones give 100.96.0.1: across zones IPv6 alone is used.
       assert.deepEqual([toA.lease.v4, toB.lease.v4], [undefined, undefined])
     })
+
+  it('NT-40: one that is asleep is notified by its own coordinator, for who may reach it alone, and directed where it is then', () => {
+    const each = world(undefined, 'port-restricted')
+    const { net, others, a, b } = each
+    others.coordinator.handleNotified(b.name, b.of('registered')[0]!.notification!.token, true)
+    b.machine.setNotified(true, net.now)
+    net.run(120_000)
+    const nat = new Nat('port-restricted', '203.0.113.77')
+    b.sockets[0] = { ...b.sockets[0]!, nat }
+    assert.equal(refusal(each, a, b.name), Status.NOT_ALLOWED)
+    assert.equal(others.notifications.length, 0)
+    open(each, a.name)
+    a.resolve(b.name)
+    net.until(() => others.notifications.length > 0)
+    b.machine.handleNotification(others.notifications[0]!.datagram, net.now)
+    b.drain()
+    net.until(() => hasWay(a, 'direct') && hasWay(b, 'direct'))
+    assert.equal(others.notifications.length, 1)
+    assert.equal(others.coordinator.location(b.name)!.observed.address[3], 77)
+  })
 
   it('NT-40: the steps of Fig. 5 in their order; the second construction asks neither the DNS nor for a session', () => {
     const each = world(undefined, 'port-restricted')
