@@ -8,13 +8,13 @@ import { createServer, type Server } from 'node:https'
 import type { Socket } from 'node:net'
 import * as z from 'zod'
 import { equal } from '../../core/bytes.ts'
-import { GodwitError } from '../../core/errors.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { renewalProof } from '../machine/secrets.ts'
 import type { Account, Store } from '../store/store.ts'
 import { hasEnded } from '../tables.ts'
 import { isFullName } from '../wire/message.ts'
+import { listenOn } from './listening.ts'
 import { checkPassword, isBusy } from './passwords.ts'
 import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
 
@@ -119,16 +119,7 @@ export class AccountServer {
 
   /** Rejects with PORT_TAKEN. */
   start(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#server.once('error', (error: NodeJS.ErrnoException) =>
-        reject(
-          error.code === 'EADDRINUSE'
-            ? new GodwitError('PORT_TAKEN', `TCP port ${this.#init.port} is in use by another process`)
-            : error,
-        ),
-      )
-      this.#server.listen(this.#init.port, '::', resolve)
-    })
+    return listenOn(this.#server, this.#init.port)
   }
 
   async stop(): Promise<void> {

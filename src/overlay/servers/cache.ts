@@ -11,7 +11,6 @@ import type { AddressInfo, Socket } from 'node:net'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
-import { GodwitError } from '../../core/errors.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { WRAP } from '../cache/envelope.ts'
 import { mayAsk, type OpenTo } from '../machine/access.ts'
@@ -20,6 +19,7 @@ import type { Store } from '../store/store.ts'
 import { hasEnded, type NodeRecord } from '../tables.ts'
 import { isFullName, Status } from '../wire/message.ts'
 import type { CacheObject, CacheStore, Refused } from './cache-store.ts'
+import { listenOn } from './listening.ts'
 import { Buckets, Connections, type SourceLimits } from './sources.ts'
 
 export interface CacheServerInit {
@@ -129,16 +129,7 @@ export class CacheServer {
   start(): Promise<void> {
     this.#timer = setInterval(() => this.#expire(), EXPIRE_MS)
     this.#timer.unref()
-    return new Promise((resolve, reject) => {
-      this.#server.once('error', (error: NodeJS.ErrnoException) =>
-        reject(
-          error.code === 'EADDRINUSE'
-            ? new GodwitError('PORT_TAKEN', `TCP port ${this.#init.port} is in use by another process`)
-            : error,
-        ),
-      )
-      this.#server.listen(this.#init.port, '::', resolve)
-    })
+    return listenOn(this.#server, this.#init.port)
   }
 
   async stop(): Promise<void> {

@@ -8,9 +8,9 @@
 import type { AddressInfo, Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { toHex } from '../../core/bytes.ts'
-import { GodwitError } from '../../core/errors.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { encodeFrame, FrameReader, FrameType } from '../wire/notification.ts'
+import { listenOn } from './listening.ts'
 import { Connections, type SourceLimits } from './sources.ts'
 
 export interface NotificationServerInit {
@@ -70,16 +70,7 @@ export class NotificationServer {
 
   /** Rejects with PORT_TAKEN. */
   start(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#server.once('error', (error: NodeJS.ErrnoException) =>
-        reject(
-          error.code === 'EADDRINUSE'
-            ? new GodwitError('PORT_TAKEN', `TCP port ${this.#init.port} is in use by another process`)
-            : error,
-        ),
-      )
-      this.#server.listen(this.#init.port, '::', resolve)
-    })
+    return listenOn(this.#server, this.#init.port)
   }
 
   async stop(): Promise<void> {
