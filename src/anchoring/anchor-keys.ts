@@ -2,10 +2,10 @@
  * Keys of anchors that changed after this host joined (`godwit anchor rekey`): STATE/anchor-keys.json. The configuration
  * keeps the key of the invitation; here is which key has taken its place, and which one is about to.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import * as z from 'zod'
-import { GodwitError } from '../core/errors.ts'
 import { writeSecret } from '../mechanism/files.ts'
+import { readStore } from '../mechanism/store-file.ts'
 
 const entry = z.object({
   /** Base64, as all of them: the key in the configuration. */
@@ -27,19 +27,8 @@ export class AnchorKeys {
   constructor(path: string) {
     this.#file = path
     if (!existsSync(path)) return
-    try {
-      this.#entries = file.parse(JSON.parse(readFileSync(path, 'utf8'))).anchors
-    } catch (error) {
-      throw new GodwitError(
-        'STORE_INVALID',
-        `${path} is damaged: ${(error as Error).message.split('\n')[0]}`,
-        {
-          kind: 'usage',
-          cause: error,
-          hint: 'delete it; if an anchor does not answer then, leave it and join again',
-        },
-      )
-    }
+    const hint = 'delete it; if an anchor does not answer then, leave it and join again'
+    this.#entries = readStore(path, file, hint).anchors
   }
 
   /** The keys of the anchor that the configuration has with this key. */

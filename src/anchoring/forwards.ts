@@ -4,12 +4,13 @@
  * host has now, and moves with it. The source stays, except for what comes from a host of the anchor itself: the way back
  * has to be the way there.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import * as z from 'zod'
-import { GodwitError, usageError } from '../core/errors.ts'
+import { usageError } from '../core/errors.ts'
 import type { Nftables, NftTableName } from '../linux/nft.ts'
 import { type SocketTable, TCP, UDP } from '../linux/sockdiag.ts'
 import { writeAtomic } from '../mechanism/files.ts'
+import { readStore } from '../mechanism/store-file.ts'
 
 const PROTOCOLS = ['tcp', 'udp'] as const
 export type ForwardProtocol = (typeof PROTOCOLS)[number]
@@ -46,19 +47,7 @@ export class ForwardStore {
 
   list(): readonly Forward[] {
     if (!existsSync(this.#file)) return []
-    try {
-      return file.parse(JSON.parse(readFileSync(this.#file, 'utf8'))).forwards
-    } catch (error) {
-      throw new GodwitError(
-        'STORE_INVALID',
-        `${this.#file} is damaged: ${(error as Error).message.split('\n')[0]}`,
-        {
-          kind: 'usage',
-          cause: error,
-          hint: `delete it, and forward the ports again`,
-        },
-      )
-    }
+    return readStore(this.#file, file, 'delete it, and forward the ports again').forwards
   }
 
   /** Adds or changes; returns what leads to the host now. `own`: the UDP ports that the anchor itself listens on. */

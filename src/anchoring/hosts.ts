@@ -3,10 +3,11 @@
  * keys).
  */
 
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import * as z from 'zod'
-import { GodwitError, usageError } from '../core/errors.ts'
+import { usageError } from '../core/errors.ts'
 import { refuseExposed, writeSecret } from '../mechanism/files.ts'
+import { readStore } from '../mechanism/store-file.ts'
 
 const record = z.object({
   name: z.string(),
@@ -55,21 +56,10 @@ export class HostStore {
     this.#file = path
     if (!existsSync(path)) return
     refuseExposed(path)
-    try {
-      const { hosts, gone } = file.parse(JSON.parse(readFileSync(path, 'utf8')))
-      this.#hosts = hosts
-      this.#gone = gone
-    } catch (error) {
-      throw new GodwitError(
-        'STORE_INVALID',
-        `${path} is damaged: ${(error as Error).message.split('\n')[0]}`,
-        {
-          kind: 'usage',
-          cause: error,
-          hint: 'restore it from a backup; without one, invite every host again',
-        },
-      )
-    }
+    const hint = 'restore it from a backup; without one, invite every host again'
+    const { hosts, gone } = readStore(path, file, hint)
+    this.#hosts = hosts
+    this.#gone = gone
   }
 
   list(): readonly HostRecord[] {

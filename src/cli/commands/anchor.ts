@@ -62,7 +62,7 @@ export async function rekey(options: CommonOptions & { readonly finish?: boolean
     finished
       ? [
           `the public key of this anchor is now ${public_key}; the old key is deleted`,
-          ...left(joined, 'these must be removed, invited and join again'),
+          ...left(joined, 'remove and invite these again; on each: godwit leave, then join'),
           ...left(invited, 'these invitations are void; invite again'),
           ...left(stock, 'these need the new PublicKey in their WireGuard configuration'),
         ]

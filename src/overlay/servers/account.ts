@@ -14,6 +14,7 @@ import { renewalProof } from '../machine/secrets.ts'
 import type { Account, Store } from '../store/store.ts'
 import { hasEnded } from '../tables.ts'
 import { isFullName } from '../wire/message.ts'
+import { Refusal, sendJson } from './answers.ts'
 import { listenOn } from './listening.ts'
 import { checkPassword, isBusy } from './passwords.ts'
 import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
@@ -71,17 +72,6 @@ const renewal = z.strictObject({
   proof: z.string().regex(/^[A-Za-z0-9+/]{22}==$/),
 })
 
-class Refusal extends Error {
-  readonly status: number
-  readonly code: string
-
-  constructor(status: number, code: string, message: string) {
-    super(message)
-    this.status = status
-    this.code = code
-  }
-}
-
 export class AccountServer {
   readonly #init: AccountServerInit
   readonly #server: Server
@@ -131,13 +121,18 @@ export class AccountServer {
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
       const answer = await this.#route(request)
-      send(response, 200, answer)
+      sendJson(response, 200, answer, false)
     } catch (error) {
       if (error instanceof Refusal)
-        send(response, error.status, { error: { code: error.code, message: error.message } })
+        sendJson(response, error.status, { error: { code: error.code, message: error.message } }, false)
       else {
         this.#init.log(`error in the account server: ${(error as Error).stack}`)
-        send(response, 500, { error: { code: 'INTERNAL', message: 'internal error of the server' } })
+        sendJson(
+          response,
+          500,
+          { error: { code: 'INTERNAL', message: 'internal error of the server' } },
+          false,
+        )
       }
     }
   }
@@ -237,17 +232,6 @@ export class AccountServer {
       this.#checking.delete(source)
     }
   }
-}
-
-function send(response: ServerResponse, status: number, value: object): void {
-  const text = JSON.stringify(value)
-  response.writeHead(status, {
-    'content-type': 'application/json',
-    'content-length': Buffer.byteLength(text),
-    'cache-control': 'no-store',
-    connection: 'close',
-  })
-  response.end(text)
 }
 
 async function jsonOf(request: IncomingMessage): Promise<unknown> {

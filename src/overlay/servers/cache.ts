@@ -18,6 +18,7 @@ import { cacheProof } from '../machine/secrets.ts'
 import type { Store } from '../store/store.ts'
 import { hasEnded, type NodeRecord } from '../tables.ts'
 import { isFullName, Status } from '../wire/message.ts'
+import { Refusal, sendJson } from './answers.ts'
 import type { CacheObject, CacheStore, Refused } from './cache-store.ts'
 import { listenOn } from './listening.ts'
 import { Buckets, Connections, type SourceLimits } from './sources.ts'
@@ -66,19 +67,6 @@ const REFUSALS: Readonly<Record<Refused, readonly [number, string, string]>> = {
   full: [507, 'CACHE_FULL', 'the cache server has no room left'],
   'sender-quota': [507, 'CACHE_QUOTA', 'too much that this account has sent has not been fetched yet'],
   'recipient-quota': [507, 'CACHE_QUOTA', 'too much waits for one of the recipients'],
-}
-
-class Refusal extends Error {
-  readonly status: number
-  readonly code: string
-  readonly more: object
-
-  constructor(status: number, code: string, message: string, more: object = {}) {
-    super(message)
-    this.status = status
-    this.code = code
-    this.more = more
-  }
 }
 
 type Answer = object | 'streamed'
@@ -158,7 +146,7 @@ export class CacheServer {
       // The server of Node.js ends it then.
       request.socket.setTimeout(IDLE_MS)
       const answer = await this.#route(request, response, node)
-      if (answer !== 'streamed') send(response, 200, answer)
+      if (answer !== 'streamed') sendJson(response, 200, answer, true)
     } catch (error) {
       this.#fail(error, response)
     } finally {
@@ -173,14 +161,24 @@ export class CacheServer {
     }
     const code = (error as NodeJS.ErrnoException).code
     if (error instanceof Refusal)
-      send(response, error.status, { error: { code: error.code, message: error.message }, ...error.more })
+      sendJson(
+        response,
+        error.status,
+        { error: { code: error.code, message: error.message }, ...error.more },
+        false,
+      )
     else if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'DISK_FULL')
-      send(response, 507, { error: { code: 'CACHE_FULL', message: 'the disk of the cache server is full' } })
+      sendJson(
+        response,
+        507,
+        { error: { code: 'CACHE_FULL', message: 'the disk of the cache server is full' } },
+        false,
+      )
     else if (code === 'ERR_STREAM_PREMATURE_CLOSE' || code === 'ECONNRESET' || code === 'ABORT_ERR')
       response.destroy()
     else {
       this.#init.log(`error in the cache server: ${(error as Error).stack}`)
-      send(response, 500, { error: { code: 'INTERNAL', message: 'internal error of the server' } })
+      sendJson(response, 500, { error: { code: 'INTERNAL', message: 'internal error of the server' } }, false)
     }
   }
 
@@ -377,17 +375,6 @@ function tooMany(): Refusal {
 
 function unknown(): Refusal {
   return new Refusal(404, 'OBJECT_UNKNOWN', 'there is no such object')
-}
-
-function send(response: ServerResponse, status: number, value: object): void {
-  const text = JSON.stringify(value)
-  response.writeHead(status, {
-    'content-type': 'application/json',
-    'content-length': Buffer.byteLength(text),
-    'cache-control': 'no-store',
-    ...(status >= 400 && { connection: 'close' }),
-  })
-  response.end(text)
 }
 
 async function jsonOf(request: IncomingMessage): Promise<unknown> {

@@ -11,7 +11,7 @@ import { OverlayBed } from '../../netns/overlay/bed.ts'
 usesPrograms('ip', 'unshare')
 usePrivateNames()
 
-const SECONDS = Number(process.env['IDLE_SECONDS'] ?? 300)
+const SECONDS = Number(process.env.IDLE_SECONDS ?? 300)
 const DAY = 86_400
 /** Short, so that some fall into the time: a day has as many fewer at the default. */
 const KEEP_ALIVE = 30

@@ -310,7 +310,7 @@ for (const loss of [0, 0.03]) {
   })
 }
 
-test('UP-30: a flow that the anchor has never seen goes by the path that works: one that fell silent, or was closed, gives its place', () => {
+test('a flow that the anchor has never seen goes by the path that works: one that fell silent, or was closed, gives its place', () => {
   for (const how of ['silent', 'closed'] as const) {
     const bed = new Bed()
     const { world } = bed.pair
