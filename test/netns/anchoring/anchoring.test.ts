@@ -145,21 +145,29 @@ describe('a mobile host and its anchor', () => {
     ])
     await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
     await godwit('mh', 'move', 'app:curl', 'acc2')
+    // All looks: on a busy machine a download with a limit comes in bursts.
     const top = async (role: string) => {
-      const text = await godwit(role, 'top', '--json', '--interval', '0.5', '--count', '3')
-      return JSON.parse(text.trimEnd().split('\n').at(-1)!) as Top
+      const text = await godwit(role, 'top', '--json', '--interval', '0.5', '--count', '6')
+      return text
+        .trimEnd()
+        .split('\n')
+        .map((line) => JSON.parse(line) as Top)
     }
     await until('the host shows the rates of curl and of its access', async () => {
-      const { applications, accesses } = await top('mh')
-      const program = applications.find(({ app }) => app === 'curl')
-      const access = accesses.find(({ name }) => name === 'acc2')
-      const flows = program !== undefined && program.received_mbps! > 5 && program.received_mbps! < 100
-      return flows && access!.received_mbps! > 5 && access!.sent_mbps! < access!.received_mbps!
+      const looks = await top('mh')
+      return looks.some(({ applications, accesses }) => {
+        const program = applications.find(({ app }) => app === 'curl')
+        const access = accesses.find(({ name }) => name === 'acc2')
+        const flows = program !== undefined && program.received_mbps! > 5 && program.received_mbps! < 200
+        return flows && access!.received_mbps! > 5 && access!.sent_mbps! < access!.received_mbps!
+      })
     })
     await until('so does the anchor: it sends what the host receives', async () => {
-      const { peers, flows } = await top('an')
-      const sends = peers.some(({ name, sent_mbps }) => name === 'laptop' && sent_mbps! > 5)
-      return sends && flows.some(({ received_mbps }) => (received_mbps ?? 0) > 5)
+      const looks = await top('an')
+      return looks.some(({ peers, flows }) => {
+        const sends = peers.some(({ name, sent_mbps }) => name === 'laptop' && sent_mbps! > 5)
+        return sends && flows.some(({ received_mbps }) => (received_mbps ?? 0) > 5)
+      })
     })
     await curl.stop()
   })
