@@ -300,6 +300,11 @@ export class Connection {
     })
   }
 
+  /** Asks a local TCP that had closed its window: that it opened may be lost, while its access or the daemon was away. */
+  askWindow(): void {
+    if (this.window >> REPLACED === 0) this.toLocal(this.tan - 1)
+  }
+
   finToLocal(): void {
     this.toLocal(this.finRemote, { flags: ACK | FIN })
   }

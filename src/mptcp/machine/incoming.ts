@@ -82,7 +82,10 @@ export function forwardIncoming(
   if (forwarded) return requests
   const bare = segment.payloadLength === 0 && (segment.flags & FIN) === 0
   // A keep-alive, a window probe, or a probe of another proxy: the byte before what is next. That one is for this subflow.
-  if (bare && start === subflow.high - 1) connection.ackOn(subflow)
+  if (bare && start === subflow.high - 1) {
+    connection.ackOn(subflow)
+    connection.askWindow()
+  }
   const news = connection.dataUna > before.una || connection.remoteWindow !== before.window || sack.length > 0
   // A duplicate that signals nothing is one that the local TCP counts, unless it is the subflow's alone.
   // Without SACK what lies beyond a hole is acknowledged on the subflow, and that is all that the peer says of it.

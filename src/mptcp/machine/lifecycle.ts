@@ -160,6 +160,7 @@ function kick(connection: Connection, now: number): void {
     }
   }
   connection.sendDataFin(false)
+  connection.askWindow()
 }
 
 /** A subflow does not work any more. `announce`: the peer is told not to use it. */

@@ -64,4 +64,5 @@ export function resume(connection: Connection, registry: Registry, now: number):
     }
   if (connection.state === 'established') accessesChanged(connection, registry, now)
   for (const subflow of connection.subflows) if (subflow.usable) probe(connection, subflow, now)
+  connection.askWindow()
 }

@@ -78,6 +78,33 @@ test('it goes on when its only access was lost while no daemon ran, over the oth
   bed.noFaults()
 })
 
+test('a program that reads again while no daemon runs goes on: that its window is open was lost, and its peer asks', async () => {
+  await bed.end('m')
+  await bed.daemon('m', 'standby = false')
+  const endless = transfers.endless('get')
+  await until('it is under way', async () => ((await bed.connections())[0]?.received_bytes ?? 0) > 2_000_000)
+  endless.stall(true)
+  let before = -1
+  await until('the window is closed', async () => {
+    const { received_bytes } = (await bed.connections())[0]!
+    const same = received_bytes === before
+    before = received_bytes
+    return same
+  })
+  await bed.end('m', 'SIGKILL')
+  endless.stall(false)
+  await until('curl has read it all', () =>
+    /^ESTAB 0 /.test(bed.run('m', 'ss', '-tnHO', 'dport', '=', ':80').replace(/ +/g, ' ')),
+  )
+  await bed.daemon('m', 'standby = false')
+  await transfers.carriesMore('m0', 'acc1', 'its access')
+  await endless.finish()
+  await ended()
+  bed.noFaults()
+  await bed.end('m')
+  await bed.daemon('m')
+})
+
 test('a session of ssh goes on after a kill', { skip: sshSkip() }, async () => {
   const { ssh, say, hear } = await login(bed)
   say('echo begun as $$')

@@ -50,7 +50,7 @@ export class Transfers {
     direction: 'get' | 'put',
     server = '10.3.0.2',
     before: readonly string[] = [],
-  ): { finish(): Promise<void> } {
+  ): { finish(): Promise<void>; stall(on: boolean): void } {
     const what = direction === 'get' ? [`http://${server}/endless`] : ['-T', '-', `http://${server}/put`]
     const [program, ...args] = [...before, 'curl', '-sgN', '--limit-rate', RATE, ...what]
     const curl = this.#bed.spawn(this.#host, program!, ...args)
@@ -74,6 +74,8 @@ export class Transfers {
     if (direction === 'put') pipeline(Readable.from(upload()), curl.stdin!, () => {})
     const closed = once(curl, 'close')
     return {
+      /** The program reads nothing, until it does again. */
+      stall: (on) => void curl.kill(on ? 'SIGSTOP' : 'SIGCONT'),
       finish: async () => {
         enough = true
         if (direction === 'get') this.#bed.run(this.#far, 'curl', '-sg', `http://${server}/enough`)

@@ -1,6 +1,7 @@
 /** Proxy against proxy in virtual time: handshake, data both ways, handovers of every kind, closing. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { probe } from '../../../src/mptcp/machine/lifecycle.ts'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { Pair } from './network.ts'
@@ -262,6 +263,47 @@ test('a path that went silent while the window was shut is found out once it ope
   pair.run(() => pair.now > 700)
   assert.equal(pair.client.machine.counts.blackHoles, 1)
 })
+
+for (const [what, act] of [
+  [
+    'the peer asks',
+    (pair: Pair) => {
+      const server = pair.server.machine.connections[0]!
+      probe(server, server.active!, pair.now)
+      pair.server.flush()
+    },
+  ],
+  ['its access is lost, and another subflow stands by', (pair: Pair) => pair.setAccesses(new Set([1]))],
+  ['the next proxy takes over', (pair: Pair) => pair.killed('client', 100)],
+] as const)
+  test(`a window that opened while what the TCP sends was lost is heard of when ${what}`, () => {
+    let bare = false
+    const segment = new Segment()
+    const pair = new Pair({
+      seed: 14,
+      bytes: [0, 50_000_000],
+      keep: true,
+      middlebox: (packet, _path, toServer) => {
+        segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, toServer)
+        return bare && segment.payloadLength > 0 ? [] : [packet]
+      },
+    })
+    pair.client.tcp!.connect(0)
+    pair.run(() => pair.now > 400)
+    // No data any more that the TCP would answer.
+    bare = true
+    pair.run(() => pair.now > 450)
+    const { tuple, peerIsn, tan, tcpIsn, sndMax } = pair.client.machine.connections[0]!
+    const { local, localPort, remote, remotePort } = tuple
+    const sender = { local: remote, localPort: remotePort, remote: local, remotePort: localPort }
+    const at = { seq: (tcpIsn + sndMax) >>> 0, ack: (peerIsn + tan) >>> 0 }
+    pair.client.out(forge({ tuple: sender, ...at, window: 0 }))
+    pair.run(() => pair.now > 480)
+    const server = pair.server.machine.connections[0]!
+    assert.equal(server.remoteWindow, 0)
+    act(pair)
+    assert.ok(pair.run(() => server.remoteWindow > 0, 1000))
+  })
 
 test('an end whose accesses all went as the other was done joins again and hears that it is', () => {
   for (const seed of [17, 237]) randomHandovers(1, seed)
