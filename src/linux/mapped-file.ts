@@ -20,7 +20,7 @@ export class MappedFile {
 
   /**
    * Opens a file of `size` bytes, or makes one. It is this user's, nobody else can read it, and it has one name: any other is replaced
-   * by an empty one. Memory is taken only where something is written (`room`).
+   * by an empty one. It takes no memory yet: `room` does.
    */
   constructor(path: string, size: number) {
     this.#path = path
@@ -36,7 +36,10 @@ export class MappedFile {
     this.view = new DataView(buffer)
   }
 
-  /** Makes sure that there is memory for these bytes; false when the file system is full. Writing elsewhere could end the process. */
+  /**
+   * Makes sure that there is memory for these bytes; false when the file system is full. Elsewhere reading ends the process (SIGBUS)
+   * when there is none, and so does writing.
+   */
   room(at: number, length: number): boolean {
     return fallocate(this.#fd, 0, at, length) === 0
   }
@@ -45,8 +48,9 @@ export class MappedFile {
     closeSync(this.#fd)
   }
 
-  /** Closes it, and nothing is left of it. */
+  /** Closes it, and nothing is left of it, not even its memory: nobody may touch that any more. */
   remove(): void {
+    ftruncateSync(this.#fd, 0)
     this.close()
     rmSync(this.#path, { force: true })
   }

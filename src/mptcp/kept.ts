@@ -51,14 +51,14 @@ export class KeptFile {
   readonly #file: MappedFile
   readonly #path: string
 
-  /** `now`: wall clock (ms). */
+  /** `now`: wall clock (ms). Throws when there is no place for it. */
   constructor(path: string, now: number) {
     this.#path = path
-    let file = new MappedFile(path, HEADER + Records.byteLength())
+    let file = begin(path)
     if (!isOurs(file) || ends(file, now)) {
       file.remove()
-      file = new MappedFile(path, HEADER + Records.byteLength())
-      if (file.room(0, HEADER + 64)) file.bytes.set(label())
+      file = begin(path)
+      file.bytes.set(label())
     }
     const { bytes, view } = file
     this.#file = file
@@ -75,9 +75,17 @@ export class KeptFile {
 
   /** The connections have ended. */
   remove(): void {
-    this.#file.close()
+    this.#file.remove()
     removeKept(this.#path)
   }
+}
+
+/** The file, with memory for what is before the records. */
+function begin(path: string): MappedFile {
+  const file = new MappedFile(path, HEADER + Records.byteLength())
+  if (file.room(0, HEADER + Records.RECORDS_AT)) return file
+  file.remove()
+  throw new Error(`no space is left for ${path}`)
 }
 
 function label(): Uint8Array {

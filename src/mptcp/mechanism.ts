@@ -226,6 +226,9 @@ export class MptcpMechanism implements Mechanism {
       case 'answer':
         this.#answer(event.request, event.done)
         break
+      case 'unkept':
+        recorder.log('warn', `if the daemon is killed, the connections it translates end: ${event.reason}`)
+        break
       case 'established':
         recorder.log('debug', `connection ${flowId(event.connection)} speaks MPTCP`)
         break

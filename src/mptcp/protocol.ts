@@ -36,6 +36,8 @@ export type MptcpWorkerEvent =
   | Exclude<MachineEvent, { type: 'watch' }>
   | { readonly type: 'report'; readonly request: number; readonly report: MptcpReport }
   | { readonly type: 'answer'; readonly request: number; readonly done: boolean }
+  /** Connections end with this process. */
+  | { readonly type: 'unkept'; readonly reason: string }
 
 export interface MptcpReport {
   readonly connections: readonly ConnectionReport[]

@@ -17,9 +17,14 @@ serveEngine(({ data, poller, post }) => {
   const ledger = new Ledger(names)
   const sockets = new NfSocket()
   const filter = new Filter(sockets, ledger)
-  const kept = new KeptFile(keptAt, Date.now())
-  const machine = new MptcpMachine({ sha: nodeSha256, random: nodeRandom, keeper: kept.records }, init)
   const tell = (event: MptcpWorkerEvent) => post(event)
+  const kept = keptFile(keptAt, tell)
+  const components = {
+    sha: nodeSha256,
+    random: nodeRandom,
+    ...(kept !== undefined && { keeper: kept.records }),
+  }
+  const machine = new MptcpMachine(components, init)
   const engine = new MptcpEngine({
     machine,
     poller,
@@ -62,7 +67,7 @@ serveEngine(({ data, poller, post }) => {
     engine.flush()
   }
   setAccesses(accesses)
-  machine.restore(kept.kept, performance.now())
+  if (kept !== undefined) machine.restore(kept.kept, performance.now())
   engine.begin((watched) => filter.install(init.forward, watched))
   return {
     engine: {
@@ -75,7 +80,7 @@ serveEngine(({ data, poller, post }) => {
       },
       close: () => {
         filter.remove()
-        kept.remove()
+        kept?.remove()
         sockets.close()
         engine.close()
       },
@@ -83,3 +88,13 @@ serveEngine(({ data, poller, post }) => {
     onCommand,
   }
 })
+
+/** Undefined when there is no place for one: connections then end with this process. */
+function keptFile(path: string, tell: (event: MptcpWorkerEvent) => void): KeptFile | undefined {
+  try {
+    return new KeptFile(path, Date.now())
+  } catch (error) {
+    tell({ type: 'unkept', reason: (error as Error).message })
+    return undefined
+  }
+}

@@ -128,18 +128,19 @@ export interface Recorded {
 export interface RecordMemory {
   readonly view: DataView
   readonly bytes: Uint8Array
-  /** Makes sure of memory for these bytes; false when there is none. */
+  /** Makes sure of memory for these bytes, which may not be touched before; false when there is none. */
   readonly room: (at: number, length: number) => boolean
 }
 
 export class Records implements Keeper {
+  static readonly RECORDS_AT = RECORDS_AT
   readonly #slots: number
   readonly #io: Cursor
   readonly #room: RecordMemory['room']
   /** Places of each record that are sure to have memory. */
   readonly #places: Uint8Array
 
-  /** Memory of `byteLength(slots)`. Only what is used is touched. */
+  /** Memory of `byteLength(slots)`, the part before the records already there. Only what is used is touched. */
   constructor({ view, bytes, room }: RecordMemory, slots = SLOTS) {
     this.#slots = slots
     this.#places = new Uint8Array(slots)
@@ -160,7 +161,13 @@ export class Records implements Keeper {
   save(connection: Connection): void {
     const { id, subflows, state } = connection
     const count = Math.min(subflows.length, PLACES)
-    if (id >= this.#slots || !CONNECTION_STATES.includes(state) || !this.#hasRoom(id, count)) return
+    if (id >= this.#slots || !CONNECTION_STATES.includes(state)) return
+    if (!this.#hasRoom(id, count)) {
+      // What was written before is not so any more.
+      this.forget(id)
+      connection.recorded.fill(-1)
+      return
+    }
     const io = this.#io
     const at = recordAt(id)
     const half = io.view.getUint32(at, true) === 1 ? 1 : 0
@@ -185,7 +192,7 @@ export class Records implements Keeper {
   }
 
   forget(id: number): void {
-    if (id >= this.#used) return
+    if (!this.#places[id]) return
     const at = recordAt(id)
     this.#io.view.setUint32(at, 0, true)
     // The keys go too.
@@ -198,6 +205,7 @@ export class Records implements Keeper {
     const kept: KeptConnection[] = []
     let refused = 0
     for (let id = 0; id < this.#used; id++) {
+      if (!this.#hasRoom(id, 1)) continue
       const half = io.view.getUint32(recordAt(id), true)
       if (half === 0) continue
       const found = half > 2 ? undefined : this.#read(id, half - 1)
@@ -213,6 +221,7 @@ export class Records implements Keeper {
     const head = readConnection(this.#io, recordAt(id) + HEAD_AT + half * HEAD, id)
     if (head === undefined || head.count < 1 || head.count > PLACES) return undefined
     const { connection, count } = head
+    if (!this.#hasRoom(id, count)) return undefined
     const subflows: KeptSubflow[] = []
     for (let i = 0; i < count; i++) {
       const subflow = readSubflow(this.#io, this.#placeAt(id, i), half, connection)

@@ -116,5 +116,40 @@ test('a full file system costs the takeover and nothing else', () => {
   const bytes = new Uint8Array(Records.byteLength(8))
   const records = new Records({ view: new DataView(bytes.buffer), bytes, room: () => false }, 8)
   records.save(connection())
+  records.forget(3)
   assert.ok(bytes.every((byte) => byte === 0))
+})
+
+test('a connection whose next subflow finds no memory is forgotten until it does: what was written is not so any more', () => {
+  const bytes = new Uint8Array(Records.byteLength(8))
+  const memory = { view: new DataView(bytes.buffer), bytes }
+  let full = false
+  const records = new Records({ ...memory, room: () => !full }, 8)
+  const kept = () => new Records({ ...memory, room: () => true }, 8).load().kept
+  const it = connection()
+  records.save(it)
+  records.save(it)
+  assert.equal(kept().length, 1)
+  full = true
+  const [first] = it.subflows
+  const { tuple, key, access, localIsn } = first!
+  const second = { id: it.nextSubflowId(), tuple, key, addressId: 1, access, localIsn, backup: true, now: 0 }
+  it.subflows.push(new Subflow({ ...second, state: 'active' }))
+  records.save(it)
+  assert.equal(kept().length, 0)
+  full = false
+  for (let i = 0; i < 2; i++) {
+    records.save(it)
+    assert.deepEqual(kept()[0]?.localKey, it.localKey.bytes)
+    assert.equal(kept()[0]?.subflows.length, 2)
+  }
+})
+
+test('what has no memory is not even read', () => {
+  // Of five records that were begun, three have no memory: beyond its end is none here either.
+  const bytes = new Uint8Array(64 + 2 * 2048)
+  const view = new DataView(bytes.buffer)
+  view.setUint32(0, 5, true)
+  const records = new Records({ view, bytes, room: (at, length) => at + length <= bytes.length }, 8)
+  assert.deepEqual(records.load(), { kept: [], refused: 0 })
 })
