@@ -6,7 +6,7 @@
  *   0 what wrote it, and where · 256 times of the last takeovers (8 × f64) · 4096 records
  */
 import { createHash } from 'node:crypto'
-import { readFileSync, rmdirSync, rmSync } from 'node:fs'
+import { readFileSync, rmdirSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { MappedFile } from '../linux/mapped-file.ts'
 import { namespaceId } from '../linux/netns.ts'
@@ -19,18 +19,25 @@ const FORMAT = 'godwit mptcp 1'
 const TIMES_AT = 256
 const TIMES = 8
 const HEADER = 4096
-/** So many takeovers within so short a time (ms): what is taken over ends the daemon. */
-const TOO_OFTEN = 30_000
+/**
+ * So many takeovers within so short a time (ms): what is taken over ends the daemon, or stops it until the watchdog of its unit does,
+ * half a minute later each time.
+ */
+const TOO_OFTEN = 360_000
 
-/** Where the daemon whose state is in `folder` keeps it: no disk if possible. */
-export function keptPath(folder: string): string {
+/** Where the daemon whose state is in `folder` keeps it: no disk if possible, and nowhere that others can put something. */
+export function keptPath(folder: string, runtime = RUNTIME_FOLDER): string {
   try {
-    makeFolder(RUNTIME_FOLDER)
-    const name = createHash('sha256').update(folder).digest('hex').slice(0, 16)
-    return join(RUNTIME_FOLDER, `mptcp-${name}`)
+    makeFolder(runtime)
+    const { uid, mode } = statSync(runtime)
+    if (uid === process.getuid!() && (mode & 0o022) === 0) {
+      const name = createHash('sha256').update(folder).digest('hex').slice(0, 16)
+      return join(runtime, `mptcp-${name}`)
+    }
   } catch {
-    return join(folder, 'mptcp-connections')
+    // There is none.
   }
+  return join(folder, 'mptcp-connections')
 }
 
 /** Removes the file, and its folder if nothing else is in there. */

@@ -4,6 +4,7 @@ import {
   chmodSync,
   existsSync,
   linkSync,
+  mkdirSync,
   mkdtempSync,
   rmSync,
   statSync,
@@ -11,12 +12,12 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { after, test } from 'node:test'
 import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { MappedFile } from '../../../src/linux/mapped-file.ts'
-import { KeptFile } from '../../../src/mptcp/kept.ts'
+import { KeptFile, keptPath } from '../../../src/mptcp/kept.ts'
 import { Connection } from '../../../src/mptcp/machine/connection.ts'
 import { keyOf } from '../../../src/mptcp/machine/keys.ts'
 import { Records } from '../../../src/mptcp/machine/record.ts'
@@ -105,11 +106,25 @@ test('what was written in another boot or network namespace is worth nothing', (
   assert.equal(new KeptFile(path, 0).kept.length, 0)
 })
 
-test('what was taken over eight times within half a minute ends: it may be what ends the daemon', () => {
-  const path = newPath()
-  new KeptFile(path, 0).records.save(connection())
-  for (let i = 0; i < 8; i++) assert.equal(new KeptFile(path, 100_000 + 3000 * i).kept.length, 1)
-  assert.equal(new KeptFile(path, 100_000 + 3000 * 8).kept.length, 0)
+for (const [what, every] of [
+  ['soon after its start', 3000],
+  ['when the watchdog of its unit finds that it stands still', 40_000],
+] as const)
+  test(`what was taken over eight times by daemons that ended ${what} ends`, () => {
+    const path = newPath()
+    new KeptFile(path, 0).records.save(connection())
+    for (let i = 0; i < 8; i++) assert.equal(new KeptFile(path, 1e9 + every * i).kept.length, 1)
+    assert.equal(new KeptFile(path, 1e9 + every * 8).kept.length, 0)
+  })
+
+test('connections are not kept in a folder where others can put something', () => {
+  const runtime = join(folder, 'runtime')
+  mkdirSync(runtime, { mode: 0o755 })
+  assert.equal(dirname(keptPath('/state', runtime)), runtime)
+  chmodSync(runtime, 0o777)
+  assert.equal(keptPath('/state', runtime), '/state/mptcp-connections')
+  symlinkSync('/nowhere', `${runtime}-link`)
+  assert.equal(keptPath('/state', `${runtime}-link`), '/state/mptcp-connections')
 })
 
 test('a full file system costs the takeover and nothing else', () => {
