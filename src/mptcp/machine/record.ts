@@ -13,6 +13,7 @@
 import type { Run } from '../tables.ts'
 import { KEY_LENGTH } from '../wire.ts'
 import type { Connection, ConnectionState } from './connection.ts'
+import { Cursor } from './cursor.ts'
 import type { SynOptions, Tuple } from './segment.ts'
 import type { Subflow, SubflowState } from './subflow.ts'
 import type { Keeper } from './types.ts'
@@ -33,7 +34,6 @@ const RING = 96
 const PLACE = RING_AT + RING * MAPPING
 /** Announced mappings that are kept. They continue one another, but for some while data go over two subflows. */
 const RECEIVED = 3
-const NAME = 16
 const ADDRESS = 16
 const NONE = 0xffff_ffff
 const WORD = 4294967296
@@ -274,10 +274,7 @@ function writeConnection(io: Cursor, at: number, half: number, connection: Conne
   io.bytes(localKey.bytes, KEY_LENGTH)
   io.bytes(remoteKey?.bytes, KEY_LENGTH)
   io.text(connection.inside)
-  io.bytes(tuple.local, ADDRESS)
-  io.bytes(tuple.remote, ADDRESS)
-  io.u16(tuple.localPort)
-  io.u16(tuple.remotePort)
+  writeTuple(io, tuple)
   io.u32(connection.tcpIsn)
   io.u32(connection.peerIsn)
   for (const { mss, scale, sackPermitted } of [localSyn, remoteSyn]) {
@@ -399,10 +396,7 @@ function writeSubflow(io: Cursor, place: number, half: number, subflow: Subflow)
     io.number(run.length)
   }
   if (settled) return
-  io.bytes(tuple.local, ADDRESS)
-  io.bytes(tuple.remote, ADDRESS)
-  io.u16(tuple.localPort)
-  io.u16(tuple.remotePort)
+  writeTuple(io, tuple)
   io.text(subflow.access)
   io.bytes(home, ADDRESS)
   io.u32(subflow.localIsn)
@@ -515,6 +509,13 @@ function readMappings(
   return { send, whole: ssn <= una }
 }
 
+function writeTuple(io: Cursor, { local, remote, localPort, remotePort }: Tuple): void {
+  io.bytes(local, ADDRESS)
+  io.bytes(remote, ADDRESS)
+  io.u16(localPort)
+  io.u16(remotePort)
+}
+
 function readTuple(io: Cursor, size: number): Tuple {
   const local = io.getBytes(ADDRESS, size)
   const remote = io.getBytes(ADDRESS, size)
@@ -528,91 +529,4 @@ function isOffset(value: number): boolean {
 /** An offset, or -1 for none. */
 function isMark(value: number): boolean {
   return value === -1 || (isOffset(value) && value >= 1)
-}
-
-/** A place in the memory that moves on with what is written and read. */
-class Cursor {
-  readonly view: DataView
-  readonly #bytes: Uint8Array
-  at = 0
-
-  constructor(view: DataView, bytes: Uint8Array) {
-    this.view = view
-    this.#bytes = bytes
-  }
-
-  u8(value: number): void {
-    this.view.setUint8(this.at, value)
-    this.at += 1
-  }
-
-  u16(value: number): void {
-    this.view.setUint16(this.at, value, true)
-    this.at += 2
-  }
-
-  u32(value: number): void {
-    this.view.setUint32(this.at, value, true)
-    this.at += 4
-  }
-
-  number(value: number): void {
-    this.view.setFloat64(this.at, value, true)
-    this.at += 8
-  }
-
-  clear(at: number, length: number): void {
-    this.#bytes.fill(0, at, at + length)
-  }
-
-  bytes(value: Uint8Array | undefined, room: number): void {
-    if (value !== undefined) this.#bytes.set(value, this.at)
-    this.at += room
-  }
-
-  /** Latin-1 of at most 15 characters; anything else is as none. */
-  text(value: string | undefined): void {
-    const fits = value !== undefined && value.length < NAME
-    this.view.setUint8(this.at, fits ? value.length : 0)
-    if (fits) for (let i = 0; i < value.length; i++) this.view.setUint8(this.at + 1 + i, value.charCodeAt(i))
-    this.at += NAME
-  }
-
-  getU8(): number {
-    return this.view.getUint8(this.at++)
-  }
-
-  getU16(): number {
-    this.at += 2
-    return this.view.getUint16(this.at - 2, true)
-  }
-
-  getU32(): number {
-    this.at += 4
-    return this.view.getUint32(this.at - 4, true)
-  }
-
-  getNumber(): number {
-    this.at += 8
-    return this.view.getFloat64(this.at - 8, true)
-  }
-
-  getBytes(room: number, length: number): Uint8Array {
-    this.at += room
-    return this.#bytes.slice(this.at - room, this.at - room + length)
-  }
-
-  /** Null when it is no name of an interface. */
-  getText(): string | undefined | null {
-    const length = this.view.getUint8(this.at)
-    let text = ''
-    for (let i = 1; i <= Math.min(length, NAME - 1); i++) {
-      const code = this.view.getUint8(this.at + i)
-      if (code <= 0x20 || code === 0x2f) return null
-      text += String.fromCharCode(code)
-    }
-    this.at += NAME
-    if (length >= NAME) return null
-    return length === 0 ? undefined : text
-  }
 }
