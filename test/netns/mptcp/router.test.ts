@@ -65,6 +65,22 @@ for (const [direction, server] of [
     bed.noFaults()
   })
 
+for (const server of ['10.3.0.2', '[fd00:3::2]'])
+  test(`curl of a host behind the router, to ${server}, goes on when the daemon is killed and started again, also after a handover`, async () => {
+    const endless = transfers.endless('get', server)
+    const { id } = await bed.underWay(1_000_000)
+    for (const access of ['acc1', 'acc2']) {
+      await bed.post('/v1/mptcp/handover', { connection: id, access })
+      await transfers.carriesMore(id, access, access, true)
+      await bed.end('m', 'SIGKILL')
+      await bed.daemon('m')
+      await transfers.carriesMore(id, access, `${access}, after the kill,`)
+    }
+    await endless.finish()
+    await ended()
+    bed.noFaults()
+  })
+
 test('MP-9: a plain server behind the router serves a peer that speaks MPTCP, whose subflows join', async () => {
   bed.rtnl.c.addAddress('wan', 'fd00:3::3/64', { noDad: true })
   for (const address of ['fd00:3::2', 'fd00:3::3'])
