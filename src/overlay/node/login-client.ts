@@ -100,15 +100,27 @@ function jsonIn(text: string): unknown {
   }
 }
 
+const SIGNED_BY_ITSELF =
+  'log in with the --pin that `overlay account add` printed; a login of an older version lacks it: log in again'
+
+/** What to do about errors of a connection, by their codes. */
+const HINTS: Readonly<Record<string, string>> = {
+  DEPTH_ZERO_SELF_SIGNED_CERT: SIGNED_BY_ITSELF,
+  SELF_SIGNED_CERT_IN_CHAIN: SIGNED_BY_ITSELF,
+  ECONNREFUSED: 'start it on the server with: godwit overlay serve',
+  ENOTFOUND: 'check the name, and that this device is online',
+  EAI_AGAIN: 'check the name, and that this device is online',
+}
+
 function post(
   url: URL,
   pin: string | undefined,
   body: string | undefined,
 ): Promise<{ readonly status: number; readonly text: string }> {
   return new Promise((resolve, reject) => {
-    const fail = (reason: string): void => {
+    const fail = (reason: string, hint?: string): void => {
       call.destroy()
-      reject(new GodwitError('LOGIN_FAILED', `${url.origin}: ${reason}`))
+      reject(new GodwitError('LOGIN_FAILED', `${url.origin}: ${reason}`, hint === undefined ? {} : { hint }))
     }
     const call = request(
       url,
@@ -133,7 +145,7 @@ function post(
         answer.on('error', (error) => fail(error.message))
       },
     )
-    call.on('error', (error) => fail(error.message))
+    call.on('error', ({ message, code }: NodeJS.ErrnoException) => fail(message, HINTS[code ?? '']))
     call.on('timeout', () => fail('no answer'))
     // The password is written once the server has shown its certificate.
     call.on('socket', (socket) =>

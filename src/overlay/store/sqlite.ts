@@ -2,6 +2,7 @@
  * SQLite as the store uses it: Node's own where it has one (22.13 and newer), else libsql, which comes prebuilt from npm. Both
  * are synchronous. Write-ahead log, and fsync at every commit: what was committed survives a power cut.
  */
+import { chmodSync, closeSync, openSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { GodwitError, missingError } from '../../core/errors.ts'
 
@@ -93,6 +94,9 @@ export function openDatabase(file: string, driver: Driver | undefined = drivers(
     throw missingError('this Node.js has no SQLite, and libsql is not installed', 'npm install libsql')
   let database: Database | undefined
   try {
+    // It has keys and hashes of passwords. SQLite gives its log the mode of the database.
+    closeSync(openSync(file, 'a', 0o600))
+    if ((statSync(file).mode & 0o077) !== 0) chmodSync(file, 0o600)
     database = driver.open(file)
     // A pragma returns a row, which exec of libsql does not accept.
     const mode = database.prepare('PRAGMA journal_mode = WAL').get() as { journal_mode?: string } | undefined

@@ -1,7 +1,7 @@
 /** The durable store of the overlay's servers: accounts, keys and address leases (NT-10, NT-13, NT-16). */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { copyFileSync, mkdtempSync, rmSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -24,6 +24,17 @@ test('there is a driver on every supported Node.js', { skip }, () => {
 })
 
 for (const driver of drivers()) {
+  test(`${driver.name}: a database, with keys and hashes of passwords, is its owner's alone, also one of before`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-modes.db`)
+    writeFileSync(file, '', { mode: 0o644 })
+    const store = new Store({ file, driver })
+    store.putAccount(account('alice'))
+    store.commit()
+    for (const each of [file, `${file}-wal`, `${file}-shm`])
+      assert.equal(statSync(each).mode & 0o777, 0o600, each)
+    store.close()
+  })
+
   test(`${driver.name}: NT-13: logins end, are prolonged and revoked, also in a database of before; push addresses last`, () => {
     const file = join(folder, `${driver.name.replace(':', '-')}-logins.db`)
     const before = new Store({ file, driver })
