@@ -2,7 +2,7 @@
  * SQLite as the store uses it: Node's own where it has one (22.13 and newer), else libsql, which comes prebuilt from npm. Both
  * are synchronous. Write-ahead log, and fsync at every commit: what was committed survives a power cut.
  */
-import { chmodSync, closeSync, openSync, statSync } from 'node:fs'
+import { chmodSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { GodwitError, missingError } from '../../core/errors.ts'
 
@@ -89,18 +89,27 @@ export function drivers(): readonly Driver[] {
   ]
 }
 
+/**
+ * The database has keys and hashes of passwords; it and its logs are the owner's alone. By name: whoever opens and closes a
+ * database's file lets go of all locks that SQLite holds on it in this process (fcntl(2)).
+ */
+function hide(file: string): void {
+  for (const each of [file, `${file}-wal`, `${file}-shm`]) {
+    const mode = statSync(each, { throwIfNoEntry: false })?.mode ?? 0
+    if ((mode & 0o077) !== 0) chmodSync(each, 0o600)
+  }
+}
+
 export function openDatabase(file: string, driver: Driver | undefined = drivers()[0]): Database {
   if (driver === undefined)
     throw missingError('this Node.js has no SQLite, and libsql is not installed', 'npm install libsql')
   let database: Database | undefined
   try {
-    // It has keys and hashes of passwords. SQLite gives its log the mode of the database.
-    closeSync(openSync(file, 'a', 0o600))
-    if ((statSync(file).mode & 0o077) !== 0) chmodSync(file, 0o600)
     database = driver.open(file)
     // A pragma returns a row, which exec of libsql does not accept.
     const mode = database.prepare('PRAGMA journal_mode = WAL').get() as { journal_mode?: string } | undefined
     if (mode?.journal_mode !== 'wal') throw new Error('the file system has no shared memory for its log')
+    hide(file)
     database.exec('PRAGMA synchronous = FULL')
     database.exec('PRAGMA foreign_keys = ON')
     database.exec('PRAGMA busy_timeout = 5000')
