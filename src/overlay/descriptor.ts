@@ -100,6 +100,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       protect: (guarded) => services.guard.protect(guarded),
       recorder,
       wall: () => clock.wall(),
+      now: () => clock.now(),
       endpoints: services.endpoints,
       names: services.names,
       timestamp: services.timestamp,

@@ -91,6 +91,8 @@ export interface NodeComponents {
   readonly protect: (guarded: Guarded) => () => void
   readonly recorder: Recorder
   readonly wall: () => number
+  /** The clock of the engine, milliseconds. */
+  readonly now: () => number
   readonly endpoints: EndpointCache
   readonly names: EndpointResolver
   readonly timestamp: TimestampStore
@@ -474,7 +476,7 @@ export class NodeService implements Mechanism {
       register: () => this.#tunnel.post({ type: 'register' }),
       onStep: (what: string, isSent: boolean) => {
         const [from, to] = isSent ? [name, 'notification'] : ['notification', name]
-        this.#noteSteps([{ type: 'step', at: performance.now(), from, to, what }])
+        this.#noteSteps([{ type: 'step', at: this.#parts.now(), from, to, what }])
       },
       log: (message: string) => this.#parts.recorder.log('info', message),
     }
@@ -483,7 +485,7 @@ export class NodeService implements Mechanism {
 
   #noteSteps(steps: readonly Step[]): void {
     const wall = this.#parts.wall()
-    const now = performance.now()
+    const now = this.#parts.now()
     for (const step of steps) this.#steps.push({ ...step, wall: wall - (now - step.at) })
     this.#steps.splice(0, Math.max(0, this.#steps.length - MAX_STEPS))
   }
