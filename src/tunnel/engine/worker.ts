@@ -6,6 +6,7 @@
 import { isMainThread, type MessagePort, parentPort, Worker, workerData } from 'node:worker_threads'
 import { GodwitError } from '../../core/errors.ts'
 import { KernelPoller, type Poller, wake } from '../../linux/poller.ts'
+import { runSoon } from '../../linux/scheduling.ts'
 import { errorOf, type Failure, failureOf } from './outcome.ts'
 
 /** Messages between the two sides beside the mechanism's own. */
@@ -35,6 +36,10 @@ export interface EngineWorkerEvents {
  * flood of control messages would otherwise let it grow to 48 MB, which V8 keeps.
  */
 const LIMITS = { maxYoungGenerationSizeMb: 12 }
+
+/** A packet waits for no thread of ours that has more time: not for the main thread, nor for a compiler or a collector. */
+const NICE = -10
+const SLICE_MS = 0.1
 
 /** The main thread's handle on a running engine. */
 export class EngineWorker {
@@ -136,6 +141,7 @@ export function serveEngine(
   const port = parentPort
   if (isMainThread || port === null) throw new GodwitError('USAGE', 'serveEngine runs in a worker thread')
   const say = (envelope: Envelope) => port.postMessage(envelope)
+  runSoon(NICE, SLICE_MS)
   try {
     const poller = new KernelPoller()
     const host: EngineHost = { poller, data: workerData, post: (event) => say({ godwit: 'event', event }) }
