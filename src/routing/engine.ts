@@ -42,7 +42,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
         setup,
         source: tunDevice(setup),
         forwarder: this.#forwarder,
-        rehearsal: routerRehearsal(),
+        rehearsal: routerRehearsal,
         ringBytes: RING_BYTES,
         reorderPackets: REORDER_PACKETS,
         measureInterval: MEASURE_MS,

@@ -65,7 +65,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
     const source = tunDevice(setup)
     this.tunnel = new TunnelEngine(
       host,
-      { setup, source, forwarder: this.#forwarder, rehearsal: anchorRehearsal(), ringBytes: RING_BYTES },
+      { setup, source, forwarder: this.#forwarder, rehearsal: anchorRehearsal, ringBytes: RING_BYTES },
       this,
     )
     this.#lister = new FlowLister(this.#paft, () => this.tunnel.clock.wall())

@@ -59,7 +59,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       secret: secretBytes(),
     })
     const source = tunDevice(setup)
-    const rehearsal = hostRehearsal(setup.fix4, setup.fix6)
+    const rehearsal = () => hostRehearsal(setup.fix4, setup.fix6)
     this.tunnel = new TunnelEngine(
       host,
       { setup, source, forwarder: this.#forwarder, rehearsal, ringBytes: RING_BYTES },

@@ -41,6 +41,8 @@ const RING_BYTES = 1 << 20
 /** Turns with packets, and the max time (ms) for them; the rehearsal ends with whichever comes first. */
 const TURNS = 4000
 const MOST_MS = 400
+/** What was compiled for one set of objects alone holds for no other: as many sets are made, one after the other. */
+const SETS = 3
 /** One turn in this many is a round of super-packets, which take far longer. */
 const SUPER_EVERY = 40
 /** Turns without anything arriving after which loopback is taken not to work. */
@@ -49,10 +51,28 @@ const MOST_LOST = 50
 /** Rehearses in the arena, which is reset afterwards. Returns the packets that came back; throws what sockets throw. */
 export function rehearse(
   arena: Arena,
-  rehearsal: Rehearsal,
+  make: () => Rehearsal,
   build: RehearsalMachine,
   now: () => number,
   turns = TURNS,
+): number {
+  const start = now()
+  let back = 0
+  for (let set = 0; set < SETS; set++) {
+    const until = start + (MOST_MS * (set + 1)) / SETS
+    const last = Math.floor((turns * (set + 1)) / SETS) - Math.floor((turns * set) / SETS)
+    back += rehearseOnce(arena, make(), build, now, last, until)
+  }
+  return back
+}
+
+function rehearseOnce(
+  arena: Arena,
+  rehearsal: Rehearsal,
+  build: RehearsalMachine,
+  now: () => number,
+  turns: number,
+  until: number,
 ): number {
   const [inside, outside] = openTunPair(arena)
   const poller = new KernelPoller()
@@ -62,7 +82,8 @@ export function rehearse(
     tun: inside,
     forwarder: rehearsal.forwarder,
     ringBytes: RING_BYTES,
-    random: () => 1,
+    // Indices of sessions have 32 bits: for V8 half of them are integers, half are floats.
+    random: () => 0xffff_ffff,
     machine: (seam) => {
       const built = build(seam)
       machine = built.machine
@@ -83,7 +104,7 @@ export function rehearse(
     const socket = engine.addSocket(udp)
     const indices = begin(datapath, socket, udp.port, rehearsal)
     try {
-      return play(arena, engine, outside, rehearsal, now, turns)
+      return play(arena, engine, outside, rehearsal, now, turns, until)
     } finally {
       for (const index of indices) datapath.remove(index)
     }
@@ -123,10 +144,10 @@ function play(
   rehearsal: Rehearsal,
   now: () => number,
   turns: number,
+  until: number,
 ): number {
   const { small, large } = rehearsalPackets(rehearsal)
   const at = arena.reserve(VNET_HEADER + 65_535)
-  const until = now() + MOST_MS
   let back = 0
   let lost = 0
   for (let turn = 0; turn < turns && lost < MOST_LOST && now() < until; turn++) {

@@ -44,7 +44,7 @@ export interface TunnelEngineInit {
   readonly source: (arena: Arena) => Tun
   readonly forwarder: Forwarder
   /** A forwarder of the same class to try the packet path with before the engine is ready; absent: it starts slower. */
-  readonly rehearsal?: Rehearsal
+  readonly rehearsal?: () => Rehearsal
   readonly ringBytes: number
   /** Max packets held while order is restored (datapath/reorder.ts); absent: none. */
   readonly reorderPackets?: number
@@ -155,7 +155,7 @@ export class TunnelEngine<
   }
 
   /** Before there is a device: packets that arrive meanwhile would wait. An engine works without; it starts slower. */
-  #rehearse(rehearsal: Rehearsal, { privateKey, mtu }: EngineSetup): void {
+  #rehearse(rehearsal: () => Rehearsal, { privateKey, mtu }: EngineSetup): void {
     keepCode()
     try {
       rehearse(

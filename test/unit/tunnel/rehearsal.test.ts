@@ -29,7 +29,7 @@ for (const [whose, make] of Object.entries(rehearsals))
     }
     let now = 0
     // A clock that stands nearly still: the test is not to depend on the machine's speed.
-    const back = rehearse(arena, make(), build, () => (now += 0.001), TURNS)
+    const back = rehearse(arena, make, build, () => (now += 0.001), TURNS)
     assert.equal(back, TURNS, 'each packet comes out as one, super-packets put together again')
     assert.ok(
       arena.u8.every((byte) => byte === 0),
