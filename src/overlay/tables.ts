@@ -20,6 +20,8 @@ export interface NodeRecord {
   /** Full name, lower case. */
   readonly name: string
   readonly account: string
+  /** Of the account, 8 bytes in hexadecimal: another account of the same name has another. */
+  readonly accountId: string
   /** X25519, 32 bytes. */
   readonly publicKey: Uint8Array
   /** Login key and its id, of the last login. */

@@ -4,7 +4,7 @@ import type { Endpoint } from '../../src/core/endpoint.ts'
 import { signingPublicKey } from '../../src/crypto/keys.ts'
 import type { MachineComponents } from '../../src/overlay/machine/api.ts'
 import { Coordinator, type CoordinatorInit } from '../../src/overlay/machine/coordinator.ts'
-import type { Directory, ZoneKeys } from '../../src/overlay/machine/directory.ts'
+import type { Directory, ServerRecord, ZoneKeys } from '../../src/overlay/machine/directory.ts'
 import type { Notification } from '../../src/overlay/machine/notifier.ts'
 import { Relay } from '../../src/overlay/machine/relay.ts'
 import type { FoundZone } from '../../src/overlay/machine/zones.ts'
@@ -79,6 +79,20 @@ export class MemoryDirectory implements Directory {
   pinZone(zone: string, keys: ZoneKeys): void {
     this.zones.set(zone, keys)
   }
+
+  readonly servers = new Map<string, ServerRecord>()
+
+  serverByName(name: string): ServerRecord | undefined {
+    return this.servers.get(name)
+  }
+
+  distribute(node: NodeRecord): void {
+    this.putNode(node)
+  }
+
+  removeNode(name: string): void {
+    this.nodes.delete(name)
+  }
 }
 
 const SEED = new Uint8Array(32).fill(5)
@@ -137,7 +151,7 @@ export class MachineServers implements SimServer {
     const n = ++this.#count
     const keyId = new Uint8Array(16).fill(n)
     const key = new Uint8Array(32).fill(100 + n)
-    this.directory.putNode({ name, account: `account${n}`, publicKey, keyId, key })
+    this.directory.putNode({ name, account: `account${n}`, accountId: `0${n}`, publicKey, keyId, key })
     const { zone, zoneKey } = { ...ZONE, ...this.#init }
     return { credentials: { name, keyId, key, coordinator: `dc.${zone}`, zoneKey } }
   }

@@ -14,6 +14,7 @@ import { hasEnded, type Location, type NodeRecord } from '../tables.ts'
 import { checkLease, type Lease } from '../wire/lease.ts'
 import {
   type Candidate,
+  fitting,
   LEAST_DIRECTION,
   type Message,
   messageCodec,
@@ -28,6 +29,7 @@ import type { Directory } from './directory.ts'
 import type { Leases, ZoneInit } from './leases.ts'
 import { mayBeAsked, zoneOf } from './names.ts'
 import { chooseRoute } from './route.ts'
+import type { Sides } from './relays.ts'
 import type { Zones } from './zones.ts'
 
 /** A peer as a direction names it. */
@@ -49,7 +51,8 @@ export interface Foreign {
 }
 
 export interface AbroadParts extends MachineComponents {
-  readonly init: ZoneInit & { readonly relays: boolean }
+  readonly init: ZoneInit
+  readonly hasRelays: () => boolean
   readonly zones: Zones
   readonly directory: Directory
   readonly leases: Leases
@@ -71,7 +74,11 @@ export interface AbroadParts extends MachineComponents {
   readonly tell: (
     to: string,
     peer: Peer,
-    direction: { readonly route: Route; readonly pairKey: Uint8Array; readonly relay: RelaySide | undefined },
+    direction: {
+      readonly route: Route
+      readonly pairKey: Uint8Array
+      readonly relays: readonly RelaySide[]
+    },
     by: string,
     done: ((status: Status, now: number) => void) | undefined,
     now: number,
@@ -135,12 +142,12 @@ export class Abroad {
     )
   }
 
-  /** The relay is there, or there is none: both nodes are told. */
+  /** The relays are there, the preferred one last, or there is none: both nodes are told. */
   direct(
     mn: string,
     foreign: Foreign,
     routes: { readonly mn: Route; readonly cn: Route },
-    sides: readonly [RelaySide, RelaySide] | undefined,
+    all: readonly Sides[],
     now: number,
   ): void {
     const { directory, leases, zones, reachable, tell, end, pairKey } = this.#parts
@@ -159,7 +166,8 @@ export class Abroad {
       ...{ name: mn, nodeName: foreign.name, route: routes.cn },
       lease: leases.leaseOf(record, undefined),
       candidates: candidatesOf(location),
-      ...(sides !== undefined && { relays: [sides[1]] }),
+      // Coordinators of before take the first only.
+      relays: all.map((sides) => sides[1]).reverse(),
     })
     this.#step(this.#own, dc(zone), Type.ROUTE_DIRECTION, now)
     zones.request(
@@ -172,8 +180,8 @@ export class Abroad {
       now,
     )
     const peer = { name: foreign.name, lease: foreign.lease, candidates: candidatesOf(foreign), zoneKey }
-    const relay = sides?.[0]
-    tell(mn, peer, { route: routes.mn, pairKey: pairKey(secret, record, foreign), relay }, mn, undefined, now)
+    const relays = all.map((sides) => sides[0])
+    tell(mn, peer, { route: routes.mn, pairKey: pairKey(secret, record, foreign), relays }, mn, undefined, now)
   }
 
   #accountOf(node: string): string {
@@ -181,7 +189,7 @@ export class Abroad {
   }
 
   #choose(mn: string, foreign: Foreign, want: number | undefined, now: number): void {
-    const { reachable, end, init, order } = this.#parts
+    const { reachable, end, hasRelays, order } = this.#parts
     const location = reachable(mn, now)
     if (location === undefined) {
       end(mn, foreign.name)
@@ -189,10 +197,10 @@ export class Abroad {
     }
     const another = want === Want.ANOTHER_CHANNEL
     const choice = chooseRoute(location, foreign, another || want === Want.RELAY)
-    if (choice.relay && init.relays) order(mn, foreign, another, now)
+    if (choice.relay && hasRelays()) order(mn, foreign, another, now)
     else {
       const routes = choice.relay ? { mn: Route.CHECK, cn: Route.CHECK } : choice
-      this.direct(mn, foreign, routes, undefined, now)
+      this.direct(mn, foreign, routes, [], now)
     }
   }
 
@@ -281,11 +289,10 @@ export class Abroad {
     share.underWay++
     this.#remember(key, undefined)
     const peer = { name: mn, lease: message.lease, candidates: message.candidates ?? [], zoneKey }
-    const [relay] = message.relays ?? []
     const direction = {
       route,
       pairKey: pairKey(secret, record, { name: mn, publicKey: lease.publicKey }),
-      relay,
+      relays: [...(message.relays ?? [])].reverse(),
     }
     const done = (status: Status) => {
       share.underWay--
@@ -343,7 +350,8 @@ export function candidatesOf({ hosts, observed }: Pick<Location, 'hosts' | 'obse
 }
 
 /** As long as what names addresses has to be at least. */
-function padded(message: Omit<Message, 'transaction'>): Omit<Message, 'transaction'> {
-  const length = messageCodec.byteLength({ ...message, transaction: 0 })
+function padded(whole: Omit<Message, 'transaction'>): Omit<Message, 'transaction'> {
+  const message = fitting({ ...whole, transaction: 0 }, 'first')
+  const length = messageCodec.byteLength(message)
   return length >= LEAST_DIRECTION ? message : { ...message, padding: LEAST_DIRECTION - length }
 }

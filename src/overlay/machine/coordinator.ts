@@ -16,9 +16,12 @@ import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datag
 import {
   type Candidate,
   isFullName,
+  fitting,
   LEAST_DIRECTION,
+  type Measured,
   type Message,
   nameOfType,
+  type RelayLoad,
   type RelaySide,
   Route,
   type SideOrder,
@@ -34,43 +37,39 @@ import type { Directory } from './directory.ts'
 import { Leases, type ZoneInit } from './leases.ts'
 import { zoneOf } from './names.ts'
 import { type NotificationAt, Notifier, type NotifierOutput } from './notifier.ts'
+import { type End, networkOf, type PairOrder, type RelayOrder, Relays, type Sides } from './relays.ts'
 import { chooseRoute } from './route.ts'
+import { serverOfOwner, Site, type SiteServer } from './site.ts'
 import { type FoundZone, ownerOf, Zones } from './zones.ts'
 
 export interface CoordinatorInit extends ZoneInit {
   /** X25519 private key of this coordinator: pair keys are derived from it. */
   readonly coordinatorKey: Uint8Array
-  /** Whether relays may be ordered. */
+  /** Whether there is a relay in this process. */
   readonly relays: boolean
   readonly openTo: OpenTo
   /** Seconds between keep-alives of nodes behind NATs. */
   readonly keepAlive?: number
-  /** Where nodes connect for notifications; absent: there is no notification server. */
+  /** Where nodes connect for notifications: in this process; absent: at a server apart, if there is one. */
   readonly notification?: NotificationAt
   /** Emit steps for `godwit overlay trace`. */
   readonly trace?: boolean
 }
 
-/** NT-25: asks a relay server for a channel; `handleRelayAck` brings the answer. */
-export interface RelayOrder {
+/** NT-25: asks the relay of this process for a channel; `handleRelayAck` brings the answer. */
+export interface LocalRelayOrder extends RelayOrder {
   readonly type: 'relay-order'
   readonly id: number
-  readonly pair: Uint8Array
-  /** A second channel, for a soft handover. */
-  readonly another: boolean
-  /** Account of the node that asked: whose share of the relay it is. */
-  readonly account: string
-  readonly sides: readonly [SideOrder, SideOrder]
 }
 
 export type CoordinatorOutput =
   | Send
   | Step
-  | RelayOrder
+  | LocalRelayOrder
   | NotifierOutput
   /** Asks the DNS for the coordinator of another zone; `handleZone` brings the answer. */
   | { readonly type: 'find-zone'; readonly zone: string }
-  | { readonly type: 'log'; readonly message: string }
+  | { readonly type: 'log'; readonly level: 'info' | 'warn'; readonly message: string }
 
 const KEEP_ALIVE_SECONDS = 20
 const LIFETIME_SECONDS = 600
@@ -84,8 +83,19 @@ const TRIES = 6
 const TRIES_BEFORE_WAKING = 3
 /** Between two looks at what is under way (ms): a look is at all. */
 const LOOK_MS = 20
-/** An order that a relay does not answer (ms). */
+/** The relay of this process, among those that have names. */
+const LOCAL_RELAY = ''
+/** How long an order waits for a relay apart (ms). */
 const ORDER_MS = 1000
+/** Orders that the relay of this process has not answered. */
+const MAX_ORDERS = 100_000
+/** Pairs of a relay that is gone that are directed to another in one look. */
+const REDIRECTED_AT_ONCE = 20
+/** Round trip to a node of which it has not been measured (ms). */
+const UNKNOWN_RTT = 40
+/** How long a server apart is told to notify a node, or asked whether it may (ms). */
+const NOTIFY_MS = 3000
+const PREPARE_MS = 900
 /** No direction takes longer (ms): one that a fault ended, such as a full disk, may then be asked for again. */
 const UNDER_WAY_MS = 60_000
 /** Directions a second that a node may ask for, and at once. */
@@ -115,6 +125,8 @@ interface Node extends Location {
   /** When its address answered a challenge, and when it acknowledged a direction. */
   readonly provenAt: number
   acknowledgedAt: number
+  /** Round trip, as its last answer to a direction showed (ms). */
+  rtt: number
 }
 
 /** A direction to one node, repeated until acknowledged. */
@@ -129,13 +141,15 @@ interface Directed {
   at: number
 }
 
+/** Who channels were ordered for. */
 interface Ordered {
   readonly mn: string
   readonly cn: string
-  readonly until: number
   /** The other, if it is of another zone. */
   readonly foreign: Foreign | undefined
 }
+
+type RelayAnswer = (sides: Sides | undefined, now: number) => void
 
 export class Coordinator {
   readonly #parts: MachineComponents
@@ -148,7 +162,12 @@ export class Coordinator {
   /** In the order of their last registration. */
   readonly #nodes = new Map<string, Node>()
   readonly #directed = new Map<number, Directed>()
-  readonly #orders = new Map<number, Ordered>()
+  /** Of the relay of this process, by number. */
+  readonly #orders = new Map<number, RelayAnswer>()
+  readonly #site: Site
+  readonly #relays: Relays
+  /** Pairs that have lost a relay. */
+  readonly #bereft: Ordered[] = []
   /** `mn cn` of directions that were asked for and that MN has not acknowledged: until when that counts (ms). */
   readonly #underWay = new Map<string, number>()
   /** No direction or order is due before. */
@@ -184,8 +203,23 @@ export class Coordinator {
       send: (socket, to, bytes) => this.#emit({ type: 'send', socket, to, bytes }),
       find: (zone) => this.#emit({ type: 'find-zone', zone }),
       drop: (owner) => this.#answerer.drop(owner),
-      log: (message) => this.#emit({ type: 'log', message }),
+      log: (message) => this.#emit({ type: 'log', level: 'warn', message }),
     })
+    this.#site = new Site({
+      ...{ directory, number: () => this.#number(), boot: random.fill(new Uint8Array(8)) },
+      seal: (session, owner, message) =>
+        this.#answerer.seal(this.#answerer.standing(session, owner), message),
+      send: (socket, to, bytes) => this.#emit({ type: 'send', socket, to, bytes }),
+      onRegistered: (server, isFresh, now) => this.#serverRegistered(server, isFresh, now),
+      onGone: (server, now) => this.#serverGone(server, now),
+      onRequest: (server, message, reply, now) => this.#serverAsks(server, message, reply, now),
+      welcome: () => ({}),
+      drop: (owner) => this.#answerer.drop(owner),
+    })
+    this.#relays = new Relays({
+      order: (relay, order, answered, now) => this.#toRelay(relay, order, answered, now),
+    })
+    if (init.relays) this.#relays.up(LOCAL_RELAY, undefined)
     this.#notifier = new Notifier({
       at: init.notification,
       token: () => random.fill(new Uint8Array(32)),
@@ -206,8 +240,8 @@ export class Coordinator {
       refuse: (mn, cn, transaction, status, now) => this.#refuseLater(mn, cn, transaction, status, now),
       end: (mn, cn) => this.#underWay.delete(`${mn} ${cn}`),
       order: (mn, cn, another, now) => this.#orderAbroad(mn, cn, another, now),
-      tell: (to, peer, { route, pairKey, relay }, by, done, now) =>
-        this.#tell(to, peer, { route, pairKey, relay }, by, done, now),
+      tell: (to, peer, direction, by, done, now) => this.#tell(to, peer, direction, by, done, now),
+      hasRelays: () => this.#relays.count > 0,
       pairKey: (secret, a, b) => this.#pairKeyOf(secret, a, b),
       step: (from, to, type, now) => {
         if (init.trace === true) this.#step(from, to, type, now)
@@ -222,6 +256,7 @@ export class Coordinator {
       nodes: this.#nodes.size,
       sessions: this.#answerer.size,
       zones: this.#zones.size,
+      relays: this.#relays.count,
       directing: this.#directed.size,
       ...this.#notifier.counts,
     }
@@ -274,15 +309,18 @@ export class Coordinator {
     this.#notifier.connected(name, token, isConnected)
   }
 
-  handleRelayAck(id: number, sides: readonly [RelaySide, RelaySide] | undefined, now: number): void {
-    const order = this.#orders.get(id)
-    if (order === undefined) return
+  handleRelayAck(id: number, sides: Sides | undefined, now: number): void {
+    const answered = this.#orders.get(id)
+    if (answered === undefined) return
     this.#orders.delete(id)
     if (this.#init.trace === true) this.#step('relay', this.#dc, Type.RELAY_ORDER_ACK, now)
-    const route = sides === undefined ? Route.CHECK : Route.RELAY
-    const routes = { mn: route, cn: route }
-    if (order.foreign !== undefined) this.#abroad.direct(order.mn, order.foreign, routes, sides, now)
-    else this.#directBoth(order.mn, order.cn, routes, sides, now)
+    answered(sides, now)
+  }
+
+  /** What the relay of this process says of itself. */
+  handleRelayLoad(load: RelayLoad, measured: readonly Measured[], now: number): void {
+    this.#relays.up(LOCAL_RELAY, load)
+    this.#relays.measured(LOCAL_RELAY, measured, now)
   }
 
   /** The push service does not know the node at this address any more. */
@@ -302,7 +340,8 @@ export class Coordinator {
   nextTimeout(): number | undefined {
     const [oldest] = this.#nodes.values()
     const parts = Math.min(this.#zones.nextTimeout(), this.#notifier.nextTimeout())
-    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, parts)
+    const servers = Math.min(this.#site.nextTimeout(), this.#relays.nextTimeout())
+    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, parts, servers)
     return at === NEVER ? undefined : at
   }
 
@@ -310,6 +349,8 @@ export class Coordinator {
     if (this.#dueAt <= now) this.#look(now)
     this.#zones.handleTimeout(now)
     this.#notifier.handleTimeout(now)
+    this.#site.handleTimeout(now)
+    this.#relays.handleTimeout(now)
     for (const [name, node] of this.#nodes) {
       if (node.expiresAt > now) break
       this.#nodes.delete(name)
@@ -320,7 +361,7 @@ export class Coordinator {
     }
   }
 
-  /** Sends due directions and orders. A failed one does not stop the others. */
+  /** Sends due directions, and gives pairs another relay. A failed one does not stop the others. */
   #look(now: number): void {
     let isWhole = false
     this.#dueAt = NEVER
@@ -328,9 +369,8 @@ export class Coordinator {
       for (const [transaction, directed] of this.#directed)
         if (directed.at <= now) this.#sendDirection(transaction, directed, now)
         else this.#dueAt = Math.min(this.#dueAt, directed.at)
-      for (const [id, { until }] of this.#orders)
-        if (until <= now) this.handleRelayAck(id, undefined, now)
-        else this.#dueAt = Math.min(this.#dueAt, until)
+      for (const pair of this.#bereft.splice(0, REDIRECTED_AT_ONCE)) this.#redirect(pair, now)
+      if (this.#bereft.length > 0) this.#dueAt = now
       isWhole = true
     } finally {
       this.#dueAt = Math.max(isWhole ? this.#dueAt : 0, now + LOOK_MS)
@@ -342,7 +382,7 @@ export class Coordinator {
   #holderOf(identity: Identity, from: Endpoint, now: number): Holder | undefined {
     if (identity.type === 'zone')
       return isFullName(identity.name) ? this.#zones.holderOf(identity.name, from, now) : undefined
-    if (identity.type !== 'key') return undefined
+    if (identity.type === 'server') return this.#site.holderOf(identity.name)
     const node = this.#directory.nodeByKeyId(identity.id)
     return node && !this.#hasEnded(node) ? { owner: node.name, key: node.key } : undefined
   }
@@ -356,6 +396,16 @@ export class Coordinator {
   ): void {
     if (!session.messages.take(now)) {
       this.#counts.limited++
+      return
+    }
+    const server = serverOfOwner(session.owner)
+    if (server !== undefined) {
+      const { index, openedAt } = session
+      const reply = (answer: Message) => {
+        const bytes = this.#answerer.seal(index, answer, how !== 'sealed')
+        if (bytes !== undefined) this.#emit({ type: 'send', socket, to: from, bytes })
+      }
+      this.#site.handle(server, message, { session: index, openedAt, from, socket, how }, reply, now)
       return
     }
     const zone = zoneOfOwner(session.owner)
@@ -448,7 +498,7 @@ export class Coordinator {
       ...(!isProven && { challenge: this.#challenge(session, from, now) }),
     }
     if (!isProven && source.isNewest) this.#pending(session.owner, message.candidates ?? [])
-    const at = this.#init.notification
+    const at = this.#notificationAt
     if (at === undefined || message.want !== Want.NOTIFICATIONS) {
       reply(answer)
       return
@@ -479,6 +529,7 @@ export class Coordinator {
       ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now, silent: false },
       provenAt: source.proven ? now : (known?.provenAt ?? now),
       acknowledgedAt: known?.acknowledgedAt ?? Number.NEGATIVE_INFINITY,
+      rtt: known?.rtt ?? UNKNOWN_RTT,
       ...{ openedAt: session.openedAt, counter: source.counter },
       directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
       asked: known?.asked ?? 0,
@@ -555,7 +606,7 @@ export class Coordinator {
       if (isForeign || this.#notifier.canWake(name)) wait()
       return
     }
-    const busy = this.#directed.size + this.#orders.size >= MAX_DIRECTIONS
+    const busy = this.#directed.size + this.#relays.pending >= MAX_DIRECTIONS
     if (busy || mn.asked >= MAX_DIRECTIONS_OF_NODE || !mn.directions.take(now)) {
       refuse(Status.TOO_MANY)
       return
@@ -597,10 +648,10 @@ export class Coordinator {
     }
     const another = want === Want.ANOTHER_CHANNEL
     const choice = chooseRoute(mn, cn, another || want === Want.RELAY)
-    if (choice.relay && this.#init.relays) this.#order(mn, cn.name, this.#side(cn), another, undefined, now)
+    if (choice.relay && this.#relays.count > 0) this.#order(mn, cn.name, this.#side(cn), another, undefined, now)
     else {
       const routes = choice.relay ? { mn: Route.CHECK, cn: Route.CHECK } : choice
-      this.#directBoth(mnName, cn.name, routes, undefined, now)
+      this.#directBoth(mnName, cn.name, routes, [], now)
     }
   }
 
@@ -643,16 +694,83 @@ export class Coordinator {
       this.#underWay.delete(`${mn.name} ${cn}`)
       return
     }
-    let id = this.#number()
-    while (this.#orders.has(id)) id = this.#number()
-    this.#orders.set(id, { mn: mn.name, cn, foreign, until: now + ORDER_MS })
-    this.#dueAt = Math.min(this.#dueAt, now + ORDER_MS)
-    if (this.#init.trace === true) this.#step(this.#dc, 'relay', Type.RELAY_ORDER, now)
-    this.#emit({
-      ...{ type: 'relay-order', id, another, account: a.account },
-      pair: this.#parts.crypto.hash(pairOf(a, b)),
+    const order: PairOrder = {
+      ...{ pair: this.#parts.crypto.hash(pairOf(a, b)), another, account: a.account },
+      ends: [endOf(mn), endOf(foreign ?? this.#nodes.get(cn) ?? mn)],
       sides: [this.#side(mn), side],
-    })
+    }
+    const ordered = { mn: mn.name, cn, foreign }
+    this.#relays.order(order, ordered, (all, at) => this.#allocated(ordered, all, at), now)
+  }
+
+  #allocated({ mn, cn, foreign }: Ordered, all: readonly Sides[], now: number): void {
+    const route = all.length === 0 ? Route.CHECK : Route.RELAY
+    const routes = { mn: route, cn: route }
+    if (foreign !== undefined) this.#abroad.direct(mn, foreign, routes, all, now)
+    else this.#directBoth(mn, cn, routes, all, now)
+  }
+
+  #toRelay(relay: string, order: RelayOrder, answered: RelayAnswer, now: number): void {
+    const who = relay === LOCAL_RELAY ? 'relay' : relay
+    if (this.#init.trace === true) this.#step(this.#dc, who, Type.RELAY_ORDER, now)
+    if (relay === LOCAL_RELAY) {
+      const id = this.#number()
+      if (this.#orders.size >= MAX_ORDERS) this.#orders.delete(this.#orders.keys().next().value!)
+      this.#orders.set(id, answered)
+      this.#emit({ type: 'relay-order', id, ...order })
+      return
+    }
+    const { pair, another, account, sides, binds } = order
+    const want = another ? Want.ANOTHER_CHANNEL : binds ? Want.BIND : undefined
+    const type = Type.RELAY_ORDER
+    this.#site.request(
+      relay,
+      { type, pair, account, sides, ...(want !== undefined && { want }) },
+      ORDER_MS,
+      (answer, at) => {
+        if (answer !== undefined && this.#init.trace === true) this.#step(who, this.#dc, answer.type, at)
+        const [first, second] = answer?.status === Status.DONE ? (answer.relays ?? []) : []
+        answered(first !== undefined && second !== undefined ? [first, second] : undefined, at)
+      },
+      now,
+    )
+  }
+
+  /** A relay of this pair is gone: it is given another before it needs it. */
+  #redirect({ mn, cn, foreign }: Ordered, now: number): void {
+    const node = this.#reachable(mn, now)
+    if (node === undefined || this.#relays.count === 0) return
+    if (foreign !== undefined) this.#orderAbroad(mn, foreign, false, now)
+    else {
+      const other = this.#reachable(cn, now)
+      if (other !== undefined) this.#order(node, cn, this.#side(other), false, undefined, now)
+    }
+  }
+
+  // ---- servers apart
+
+  #serverRegistered({ name, roles, registration }: SiteServer, isFresh: boolean, now: number): void {
+    if (!roles.has('rs')) return
+    if (isFresh) this.#bereave(name, now)
+    this.#relays.up(name, registration.load)
+    this.#relays.measured(name, registration.measured ?? [], now)
+    if (isFresh) this.#emit({ type: 'log', level: 'info', message: `server ${name} is there` })
+  }
+
+  #serverGone({ name, roles }: SiteServer, now: number): void {
+    this.#emit({ type: 'log', level: 'warn', message: `server ${name} does not answer` })
+    if (roles.has('rs')) this.#bereave(name, now)
+  }
+
+  #bereave(relay: string, now: number): void {
+    this.#bereft.push(...(this.#relays.down(relay, now) as Ordered[]))
+    if (this.#bereft.length > 0) this.#dueAt = Math.min(this.#dueAt, now)
+  }
+
+  #serverAsks(_server: SiteServer, _message: Message, _reply: Reply, _now: number): void {}
+
+  get #notificationAt(): NotificationAt | undefined {
+    return this.#init.notification
   }
 
   /** Where another zone says that its node is, is not proven: that node has to bind. */
@@ -671,12 +789,12 @@ export class Coordinator {
     return viewOf(this.#parts.crypto.hash(ascii(name))).getBigUint64(0)
   }
 
-  /** Sends directions to both nodes; `sides` are the relay's for the asking node and for the other. */
+  /** Sends directions to both nodes, with their sides at each relay: the preferred one last. */
   #directBoth(
     mnName: string,
     cnName: string,
     routes: { readonly mn: Route; readonly cn: Route },
-    sides: readonly [RelaySide, RelaySide] | undefined,
+    all: readonly Sides[],
     now: number,
   ): void {
     const mn = this.#nodes.get(mnName)
@@ -688,8 +806,8 @@ export class Coordinator {
       return
     }
     const pairKey = this.#pairKeyOf(this.#pairSecret, a, b)
-    const toCn = { route: routes.cn, pairKey, relay: sides?.[1] }
-    const toMn = { route: routes.mn, pairKey, relay: sides?.[0] }
+    const toCn = { route: routes.cn, pairKey, relays: all.map((sides) => sides[1]) }
+    const toMn = { route: routes.mn, pairKey, relays: all.map((sides) => sides[0]) }
     this.#tell(cnName, this.#peerOf(mn, a), toCn, mnName, undefined, now)
     this.#tell(mnName, this.#peerOf(cn, b), toMn, mnName, undefined, now)
   }
@@ -707,22 +825,25 @@ export class Coordinator {
   #tell(
     to: string,
     peer: Peer,
-    direction: { readonly route: Route; readonly pairKey: Uint8Array; readonly relay: RelaySide | undefined },
+    direction: {
+      readonly route: Route
+      readonly pairKey: Uint8Array
+      readonly relays: readonly RelaySide[]
+    },
     by: string,
     done: Directed['done'],
     now: number,
   ): void {
     let transaction = this.#number()
     while (this.#directed.has(transaction)) transaction = this.#number()
-    const { route, pairKey, relay } = direction
+    const { route, pairKey, relays } = direction
     const { name, lease, candidates, zoneKey } = peer
     const directed: Directed = {
       ...{ to, by, done, since: now, tries: 0, at: now },
-      message: {
-        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates },
-        ...(relay !== undefined && { relays: [relay] }),
+      message: fitting({
+        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates, relays },
         ...(zoneKey !== undefined && { zoneKey }),
-      },
+      }, 'last'),
     }
     this.#directed.set(transaction, directed)
     const asker = this.#nodes.get(by)
@@ -759,7 +880,10 @@ export class Coordinator {
     const directed = this.#directed.get(transaction)
     if (directed === undefined || directed.to !== name) return
     const node = this.#nodes.get(name)
-    if (node !== undefined) node.acknowledgedAt = now
+    if (node !== undefined) {
+      node.acknowledgedAt = now
+      if (directed.tries === 1) node.rtt = now - directed.since
+    }
     this.#endDirection(transaction, directed, Status.DONE, now)
   }
 
@@ -806,6 +930,10 @@ type Reply = (message: Message) => void
 
 /** Challenges are good for one to two of these (ms). */
 const CHALLENGE_MS = 60_000
+
+function endOf({ observed, rtt = UNKNOWN_RTT }: { readonly observed: Endpoint; readonly rtt?: number }): End {
+  return { net: networkOf(observed.address), rtt }
+}
 
 function minuteOf(now: number): number {
   return Math.floor(now / CHALLENGE_MS)

@@ -1,5 +1,6 @@
 /** Durable state as the coordinator's machine sees it (store/store.ts keeps it). */
 import type { NodeRecord } from '../tables.ts'
+import type { ServerRole } from '../wire/message.ts'
 
 /** Durable state for the coordinator's machine; all calls are synchronous. */
 export interface Directory {
@@ -26,6 +27,24 @@ export interface Directory {
   /** The keys of a foreign zone as first seen. */
   zoneKeys(zone: string): ZoneKeys | undefined
   pinZone(zone: string, keys: ZoneKeys): void
+  /** A server of this zone that runs apart. */
+  serverByName(name: string): ServerRecord | undefined
+  /**
+   * As the account server apart says: the node is this account's, and another node with its name or public key is no more. The account
+   * is another one if its id is.
+   */
+  distribute(node: DistributedNode): void
+  removeNode(name: string): void
+}
+
+export type DistributedNode = Omit<NodeRecord, 'lease'>
+
+export interface ServerRecord {
+  readonly name: string
+  /** What it may be. */
+  readonly roles: ReadonlySet<ServerRole>
+  /** 32 bytes. */
+  readonly key: Uint8Array
 }
 
 export interface ZoneKeys {

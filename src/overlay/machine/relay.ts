@@ -7,11 +7,11 @@
  * otherwise create no entry and get no answer. When no channels, or no ports of a node, are left, the account with most
  * of them loses one.
  */
-import { equal } from '../../core/bytes.ts'
+import { equal, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
 import { datagramCodec, Kind, MAC, type RelayBind } from '../wire/datagram.ts'
-import type { RelaySide, SideOrder } from '../wire/message.ts'
+import type { Measured, RelaySide, SideOrder } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded } from './asker.ts'
 
@@ -22,6 +22,14 @@ export interface RelayInit {
   readonly ports: readonly number[]
   readonly maxChannels?: number
 }
+
+/** Round trips that wait to be reported; the oldest goes. */
+const MAX_UNREPORTED = 256
+/** A relay's token is good for so long (ms). */
+const TOKEN_MS = 10_000
+const STAMP = 4
+/** Units of the time in a token: tenths of milliseconds, 32 bits. */
+const STAMPS_PER_MS = 10
 
 /** Channels that a node, and a pair, may have. A node has a port for each. */
 const MAX_OF_PAIR = 2
@@ -68,6 +76,8 @@ export interface Order {
   /** Account of the asking node. */
   readonly account: string
   readonly sides: readonly [SideOrder, SideOrder]
+  /** Both nodes have to bind, also from addresses that are proven: so this relay learns how far they are. */
+  readonly binds?: boolean
 }
 
 export interface Target {
@@ -91,6 +101,8 @@ export class Relay {
   onEnd: (side: Side) => void = () => {}
   #next = 0
   #sweepAt = 0
+  /** Round trips to nodes as they returned tokens, not yet reported (µs). */
+  readonly #measured: Measured[] = []
 
   constructor(parts: MachineComponents, init: RelayInit) {
     this.#parts = parts
@@ -106,8 +118,22 @@ export class Relay {
     return [...this.#channels.values()].flatMap(({ sides }) => sides)
   }
 
+  get maxChannels(): number {
+    return this.#init.maxChannels ?? MAX_CHANNELS
+  }
+
+  get channelCount(): number {
+    return this.#channels.size
+  }
+
+  /** Round trips measured since they were taken last, the latest first. */
+  takeMeasured(most: number): readonly Measured[] {
+    return this.#measured.splice(-most).reverse()
+  }
+
   /** Steps 17 and 18: a channel for the pair; an existing one unless `another` is set. Undefined: none is available. */
-  order({ pair, another, account, sides }: Order, now: number): readonly [RelaySide, RelaySide] | undefined {
+  order({ pair, another, account, sides: named, binds = false }: Order, now: number): readonly [RelaySide, RelaySide] | undefined {
+    const sides = binds ? ([unproven(named[0]), unproven(named[1])] as const) : named
     const there = this.#byPair.get(pair) ?? []
     const known = there.at(-1)
     if (known !== undefined && (!another || there.length >= MAX_OF_PAIR)) {
@@ -117,10 +143,9 @@ export class Relay {
       known.usedAt = now
       this.#prove(a, sides[0].proven)
       this.#prove(b, sides[1].proven)
-      return [this.#told(known, a), this.#told(known, b)]
+      return [this.#told(known, a, named[0]), this.#told(known, b, named[1])]
     }
-    const most = this.#init.maxChannels ?? MAX_CHANNELS
-    if (this.#channels.size >= most && !this.#displace(this.#channels, account)) return undefined
+    if (this.#channels.size >= this.maxChannels && !this.#displace(this.#channels, account)) return undefined
     for (const { node } of sides) {
       const there = this.#byNode.get(node)
       if (there !== undefined && there.size >= this.#init.ports.length && !this.#displace(there, account))
@@ -149,7 +174,7 @@ export class Relay {
     }
     this.#prove(channel.sides[0], sides[0].proven)
     this.#prove(channel.sides[1], sides[1].proven)
-    return [this.#told(channel, channel.sides[0]), this.#told(channel, channel.sides[1])]
+    return [this.#told(channel, channel.sides[0], named[0]), this.#told(channel, channel.sides[1], named[1])]
   }
 
   /** Where to forward a datagram that arrived on this port from this source. */
@@ -171,12 +196,11 @@ export class Relay {
     const isRepeated =
       bind.counter === side.counter && side.bound !== undefined && sameEndpoint(side.bound, from)
     if (bind.counter <= side.counter && !isRepeated) return undefined
-    const token = this.#token(bind, from)
+    const rtt = this.#returned(bind, from, now)
     const isProven =
-      isRepeated ||
-      (side.proven !== undefined && sameEndpoint(side.proven, from)) ||
-      crypto.equal(token, bind.token)
-    if (!isProven) return this.#answer(side, bind, PROVE, token)
+      isRepeated || (side.proven !== undefined && sameEndpoint(side.proven, from)) || rtt !== undefined
+    if (!isProven) return this.#answer(side, bind, PROVE, this.#token(bind, from, stampOf(now)))
+    if (rtt !== undefined && !isRepeated) this.#measure(from.address, rtt)
     channel.usedAt = now
     // What is repeated may have been captured: it moves nothing.
     if (!isRepeated) this.#bind(side, from)
@@ -280,9 +304,9 @@ export class Relay {
     return -1
   }
 
-  #told(channel: Channel, side: Side): RelaySide {
+  #told(channel: Channel, side: Side, { proven }: SideOrder): RelaySide {
     const { addresses, ports } = this.#init
-    const family = side.proven?.address.length
+    const family = proven?.address.length
     const address = addresses.find(({ length }) => length === family) ?? addresses[0]!
     return {
       channel: channel.id,
@@ -292,12 +316,30 @@ export class Relay {
     }
   }
 
-  #token({ channel, side }: RelayBind, from: Endpoint): Uint8Array {
-    const what = `${channel} ${side} ${endpointKey(from)}`
-    return this.#parts.crypto.mac(
+  /** The time, and a MAC over it and the binding: nothing is stored of one that has not returned it. */
+  #token({ channel, side }: RelayBind, from: Endpoint, stamp: number): Uint8Array {
+    const token = new Uint8Array(TOKEN)
+    viewOf(token).setUint32(0, stamp)
+    const what = `${stamp} ${channel} ${side} ${endpointKey(from)}`
+    const mac = this.#parts.crypto.mac(
       this.#secret,
       Uint8Array.from(what, (character) => character.charCodeAt(0)),
     )
+    token.set(mac.subarray(0, TOKEN - STAMP), STAMP)
+    return token
+  }
+
+  /** How long ago this relay gave the token that came back (µs); undefined: it is not one of ours, or too old. */
+  #returned(bind: RelayBind, from: Endpoint, now: number): number | undefined {
+    const stamp = viewOf(bind.token).getUint32(0)
+    const age = ((stampOf(now) - stamp) >>> 0) / STAMPS_PER_MS
+    if (age > TOKEN_MS || !this.#parts.crypto.equal(this.#token(bind, from, stamp), bind.token)) return undefined
+    return Math.round(1000 * age)
+  }
+
+  #measure(address: Uint8Array, rtt: number): void {
+    this.#measured.push({ address, rtt })
+    if (this.#measured.length > MAX_UNREPORTED) this.#measured.shift()
   }
 
   #answer(side: Side, { channel, counter }: RelayBind, state: number, token: Uint8Array): Uint8Array {
@@ -311,6 +353,14 @@ export class Relay {
     const bytes = this.#parts.random.fill(new Uint8Array(4))
     return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
   }
+}
+
+function unproven({ node }: SideOrder): SideOrder {
+  return { node }
+}
+
+function stampOf(now: number): number {
+  return Math.floor(now * STAMPS_PER_MS) >>> 0
 }
 
 /** Whether answers leave from the same address of ours. */

@@ -49,6 +49,9 @@ export class CoordinatorLoop implements UdpLoopOwner {
       case 'relay-ack':
         machine.handleRelayAck(command.id, command.sides, now)
         break
+      case 'relay-load':
+        machine.handleRelayLoad(command.load, command.measured, now)
+        break
       case 'zone':
         machine.handleZone(command.zone, command.found, now)
         break
@@ -100,10 +103,9 @@ export class CoordinatorLoop implements UdpLoopOwner {
     }
     for (let output = this.#machine.poll(); output !== undefined; output = this.#machine.poll()) {
       if (output.type === 'send') this.engine.send(output.socket, output.to, output.bytes)
-      else if (output.type === 'log') this.#post({ ...output, level: 'warn' })
       else if (output.type === 'relay-order') {
-        const { id, another, account, sides } = output
-        this.#post({ type: 'relay-order', id, pair: toHex(output.pair), another, account, sides })
+        const { id, another, account, sides, binds } = output
+        this.#post({ type: 'relay-order', id, pair: toHex(output.pair), another, account, sides, binds })
       } else this.#post(output)
     }
   }

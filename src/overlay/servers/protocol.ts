@@ -2,7 +2,7 @@
 import type { CoordinatorInit } from '../machine/coordinator.ts'
 import type { NotifierOutput } from '../machine/notifier.ts'
 import type { FoundZone } from '../machine/zones.ts'
-import type { RelaySide, SideOrder } from '../wire/message.ts'
+import type { Measured, RelayLoad, RelaySide, SideOrder } from '../wire/message.ts'
 
 export interface CoordinatorSetup {
   readonly port: number
@@ -17,6 +17,7 @@ export type CoordinatorCommand =
       readonly id: number
       readonly sides: readonly [RelaySide, RelaySide] | undefined
     }
+  | RelayLoadEvent
   /** The node logged in again, or was removed. */
   | { readonly type: 'forget'; readonly name: string }
   /** What the DNS said of the zone. */
@@ -45,7 +46,7 @@ export type CoordinatorEvent =
       readonly to: string
       readonly what: string
     }
-  | { readonly type: 'log'; readonly level: 'error' | 'warn'; readonly message: string }
+  | { readonly type: 'log'; readonly level: 'error' | 'warn' | 'info'; readonly message: string }
 
 export interface RelayOrderEvent {
   readonly type: 'relay-order'
@@ -55,6 +56,14 @@ export interface RelayOrderEvent {
   readonly another: boolean
   readonly account: string
   readonly sides: readonly [SideOrder, SideOrder]
+  readonly binds: boolean
+}
+
+/** Once a second. */
+export interface RelayLoadEvent {
+  readonly type: 'relay-load'
+  readonly load: RelayLoad
+  readonly measured: readonly Measured[]
 }
 
 export interface RelaySetup {
@@ -63,6 +72,8 @@ export interface RelaySetup {
   readonly maxChannels?: number
   /** Bytes a second that each side of a channel may send; 0: no limit. */
   readonly rate: number
+  /** What the relay's link carries (kbit/s); 0: not known. */
+  readonly capacity: number
   /** Whether channels are put into the kernel where it can have them. */
   readonly kernel: boolean
 }
@@ -74,6 +85,7 @@ export type RelayCommand =
   | { readonly type: 'routes' }
 
 export type RelayEvent =
+  | RelayLoadEvent
   | {
       readonly type: 'relay-ack'
       readonly id: number

@@ -14,7 +14,7 @@ import { publicPoint } from '../push/encryption.ts'
 import { Guard } from '../push/guard.ts'
 import { PushSender, type PushSenderParts } from '../push/sender.ts'
 import { Apns, Fcm, serviceAccount, type Vapid, WebPush } from '../push/services.ts'
-import { keyOf, type ServerSettings } from './settings.ts'
+import { type AnySettings, elsewhere, isMember, keyOf } from './settings.ts'
 
 export const PUSH_FILE = 'overlay-push.json'
 
@@ -75,21 +75,31 @@ function invalid(path: string, error: unknown): GodwitError {
 }
 
 /** The key that shows push services who sends (RFC 8292): it follows from the zone's, so that it lasts as long. */
-export function vapidOf({ zone_seed, zone }: ServerSettings, contact: string | undefined): Vapid {
+export function vapidKey(zoneSeed: Uint8Array): Pick<Vapid, 'privateKey' | 'point'> {
   for (let i = 0; ; i++) {
-    const [privateKey] = kdf(nodeCrypto, keyOf(zone_seed), Buffer.from(`vapid ${i}`), 1)
+    const [privateKey] = kdf(nodeCrypto, zoneSeed, Buffer.from(`vapid ${i}`), 1)
     try {
-      return { privateKey, point: publicPoint(privateKey), contact: contact ?? `https://${zone}` }
+      return { privateKey, point: publicPoint(privateKey) }
     } catch {
       // Not below the order of the curve: once in 2^32.
     }
   }
 }
 
+/** Throws ROLE_ELSEWHERE where this process may not be the notification server. */
+export function vapidOf(server: AnySettings, contact: string | undefined): Vapid {
+  const known = { contact: contact ?? `https://${server.zone}` }
+  if (!isMember(server)) return { ...vapidKey(keyOf(server.zone_seed)), ...known }
+  if (server.push_private_key === undefined)
+    throw elsewhere(`server ${server.name} is not the notification server`, 'run it on the host of that')
+  const privateKey = keyOf(server.push_private_key)
+  return { privateKey, point: publicPoint(privateKey), ...known }
+}
+
 /** The sender of a zone's pushes. Throws SETTINGS_INVALID for keys that are none. */
 export function pushSender(
   path: string,
-  server: ServerSettings,
+  server: AnySettings,
   parts: Omit<PushSenderParts, 'services'> & { readonly wall: () => number },
 ): PushSender {
   const { apns, fcm, allowed, ca, contact } = readPushSettings(path)

@@ -15,6 +15,7 @@ import type { EngineHost } from '../../tunnel/engine/worker.ts'
 import { Relay, type Side, type Target } from '../machine/relay.ts'
 import { overlayCrypto } from '../node/crypto.ts'
 import { SIGN } from '../wire/datagram.ts'
+import { MAX_MEASURED } from '../wire/message.ts'
 import type { RelayCommand, RelayEvent, RelaySetup } from './protocol.ts'
 import { RelayKernel, relayTables } from './relay-kernel.ts'
 import { BURST_MS } from './relay-program.ts'
@@ -23,6 +24,10 @@ import { UdpLoop, type UdpLoopOwner } from './udp-loop.ts'
 /** The name of where a side's node is, and our address that it sends to. */
 const AREA = 64
 const NAMES_BYTES = 4 << 20
+/** Between two reports of the load (ms); what the kernel has counted is read each time up to so many channels, else every ten seconds. */
+const LOAD_MS = 1000
+const READ_AT_ONCE = 200
+const READ_MS = 10_000
 /** Faults that are logged; all are counted. */
 const FAULTS_LOGGED = 20
 
@@ -55,6 +60,12 @@ export class RelayLoop implements UdpLoopOwner {
   /** Undefined: all is forwarded here. */
   readonly #kernel: RelayKernel | undefined
   readonly #rtnl = new Rtnetlink()
+  readonly #capacity: number
+  #loadAt: number
+  /** When the bytes were last looked at, and how many there were; the rate since the time before (kbit/s). */
+  #readAt: number
+  #bytes = 0
+  #rateNow = 0
   readonly #counts = { forwarded: 0, bytes: 0, unknown: 0, limited: 0, unsent: 0, faults: 0 }
 
   constructor(host: EngineHost) {
@@ -63,6 +74,9 @@ export class RelayLoop implements UdpLoopOwner {
     this.#now = () => clock.now()
     this.#post = host.post
     this.#rate = setup.rate
+    this.#capacity = setup.capacity
+    this.#readAt = this.#now()
+    this.#loadAt = this.#readAt
     this.#entries = setup.ports.map(() => new Map())
     this.#relay = new Relay(
       { crypto: overlayCrypto, random: realRandom, wall: () => clock.wall() },
@@ -116,11 +130,11 @@ export class RelayLoop implements UdpLoopOwner {
       this.#kernel?.reroute(this.#relay.sides)
       return
     }
-    const { id, pair, another, account, sides } = command
+    const { id, pair, another, account, sides, binds } = command
     this.#post({
       type: 'relay-ack',
       id,
-      sides: this.#relay.order({ pair, another, account, sides }, this.#now()),
+      sides: this.#relay.order({ pair, another, account, sides, binds }, this.#now()),
     })
   }
 
@@ -137,6 +151,25 @@ export class RelayLoop implements UdpLoopOwner {
         channels: [...this.#relay.channels].length,
         byKernel: kernel.forwarded,
       },
+    })
+  }
+
+  #reportLoad(now: number): void {
+    this.#loadAt = now + LOAD_MS
+    const channels = this.#relay.channelCount
+    const kernel = this.#kernel
+    if (kernel === undefined || channels <= READ_AT_ONCE || now - this.#readAt >= READ_MS) {
+      kernel?.collect()
+      const bytes = this.#counts.bytes + (kernel?.counts.bytes ?? 0)
+      if (now > this.#readAt) this.#rateNow = Math.round((8 * (bytes - this.#bytes)) / (now - this.#readAt))
+      this.#bytes = bytes
+      this.#readAt = now
+    }
+    const { maxChannels } = this.#relay
+    this.#post({
+      type: 'relay-load',
+      load: { channels, maxChannels, rate: this.#rateNow, capacity: this.#capacity, rtt: 0 },
+      measured: this.#relay.takeMeasured(MAX_MEASURED),
     })
   }
 
@@ -178,11 +211,13 @@ export class RelayLoop implements UdpLoopOwner {
   finishTurn(): void {}
 
   nextTimeout(): number | undefined {
-    return this.#kernel?.isStale === true ? this.#now() : this.#relay.nextTimeout()
+    if (this.#kernel?.isStale === true) return this.#now()
+    return Math.min(this.#loadAt, this.#relay.nextTimeout() ?? this.#loadAt)
   }
 
   handleTimeout(now: number): void {
     this.#kernel?.refresh()
+    if (this.#loadAt <= now) this.#reportLoad(now)
     const due = this.#relay.nextTimeout()
     if (due === undefined || due > now) return
     this.#kernel?.collect()

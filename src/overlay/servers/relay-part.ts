@@ -29,7 +29,7 @@ export class RelayPart {
   }
 
   static async start(
-    settings: Pick<ServerSettings, 'relay_ports' | 'addresses' | 'relay_mbps' | 'relay_kernel'>,
+    settings: Pick<ServerSettings, 'relay_ports' | 'addresses' | 'relay_mbps' | 'relay_kernel' | 'relay_channels' | 'relay_capacity_mbps'>,
     { onEvent, onEnd }: RelayPartEvents,
   ): Promise<RelayPart> {
     const [first, last] = settings.relay_ports
@@ -38,6 +38,8 @@ export class RelayPart {
       addresses: settings.addresses.map((text) => must(parseAddress(text))),
       rate: (settings.relay_mbps * 1e6) / 8,
       kernel: settings.relay_kernel,
+      capacity: 1000 * settings.relay_capacity_mbps,
+      maxChannels: settings.relay_channels,
     }
     const entry = new URL('./relay-worker.js', import.meta.url)
     const events = { onEvent: (event: unknown) => onEvent(event as RelayEvent), onEnd }

@@ -250,7 +250,7 @@ export class OverlayServers {
   }
 
   #onRelay(event: RelayEvent): void {
-    if (event.type === 'relay-ack') this.#toCoordinator(event)
+    if (event.type === 'relay-ack' || event.type === 'relay-load') this.#toCoordinator(event)
     else if (event.type === 'log') this.#init.log(event.level, event.message)
   }
 

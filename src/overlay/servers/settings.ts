@@ -7,11 +7,11 @@ import { existsSync, readFileSync } from 'node:fs'
 import * as z from 'zod'
 import { parseAddress, parsePrefix } from '../../core/address.ts'
 import { GodwitError } from '../../core/errors.ts'
-import { decodeKey, encodeKey, generatePrivateKey } from '../../crypto/keys.ts'
+import { decodeKey, encodeKey, generatePrivateKey, signingPublicKey } from '../../crypto/keys.ts'
 import { refuseExposed, writeSecret } from '../../mechanism/files.ts'
 import { must } from '../../mechanism/schema.ts'
 import { isVirtual } from '../machine/virtual.ts'
-import { isFullName } from '../wire/message.ts'
+import { isFullName, type ServerRole } from '../wire/message.ts'
 
 export const SETTINGS_FILE = 'overlay-server.json'
 export const DATABASE_FILE = 'overlay.db'
@@ -22,18 +22,20 @@ export const DEFAULT_PORT = 6741
 /** Ports of relays: a node has one for each peer that it reaches over this relay. */
 const RELAY_PORTS = 64
 
+/** Of a server: a label, as of a node. */
+export const SERVER_NAME = /^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/
+
 const port = z.int().min(1).max(65_535)
 const key = z.string().refine((text) => decodeKey(text).ok)
 const address = z.string().refine((text) => parseAddress(text).ok)
-const settings = z.strictObject({
+/** What every process of a zone has, whatever its roles are. */
+const common = {
   version: z.literal(1),
   zone: z.string().refine(isFullName),
   /** Name or address where nodes reach it. */
   host: z.string().min(1),
   /** UDP: signalling; TCP: logins over HTTPS. */
   port,
-  /** UDP and TCP; 0: another name server answers for the zone. */
-  dns_port: z.int().min(0).max(65_535),
   relay_ports: z.tuple([port, port]),
   /** TCP, of the notification server; absent: the port after `port`. */
   notification_port: port.optional(),
@@ -48,7 +50,17 @@ const settings = z.strictObject({
   relay_mbps: z.number().min(0),
   /** False: the relay forwards in its own thread also where the kernel could. */
   relay_kernel: z.boolean().default(true),
+  /** Channels that the relay has at most, and what its link carries (Mbit/s; 0: not known): pairs go to others before it is full. */
+  relay_channels: z.int().min(1).max(30_000).default(10_000),
+  relay_capacity_mbps: z.number().min(0).default(0),
   addresses: z.array(address).min(1),
+  /** Days that a login key is good for unless it is renewed; 0: for good. */
+  login_days: z.int().min(0).max(3650).default(90),
+}
+const settings = z.strictObject({
+  ...common,
+  /** UDP and TCP; 0: another name server answers for the zone. */
+  dns_port: z.int().min(0).max(65_535),
   /** A /64 of unique-local addresses. */
   prefix6: z.string().refine((text) => isBlock(text) && text.endsWith('::/64')),
   /** Null: nodes have IPv6 only. */
@@ -57,21 +69,40 @@ const settings = z.strictObject({
     .refine((text) => isBlock(text) && !text.includes(':'))
     .nullable(),
   open_to: z.enum(['zone', 'account']),
-  /** Days that a login key is good for unless it is renewed; 0: for good. */
-  login_days: z.int().min(0).max(3650).default(90),
   /** Who is asked for other zones; none: the name servers of this machine. */
   resolvers: z.array(address).default([]),
   zone_seed: key,
   coordinator_key: key,
 })
 
-export type ServerSettings = z.output<typeof settings>
+/** Of a server that runs apart from the coordinator (`overlay server add`): no key of the zone is in it. */
+const member = z.strictObject({
+  ...common,
+  name: z.string().regex(SERVER_NAME),
+  roles: z.array(z.enum(['as', 'ns', 'rs', 'cs'])).min(1),
+  /** Of this server and the coordinator. */
+  server_key: key,
+  coordinator: z.strictObject({ host: z.string().min(1), port, addresses: z.array(address).min(1) }),
+  /** Ed25519, public. */
+  zone_key: key,
+  /** Public, for subscriptions at push services (base64url); its private half is the notification server's. */
+  push_key: z.string().regex(/^[A-Za-z0-9_-]{87}$/),
+  push_private_key: key.optional(),
+})
 
-export function notificationPort(settings: ServerSettings): number {
+export type ServerSettings = z.output<typeof settings>
+export type MemberSettings = z.output<typeof member>
+export type AnySettings = ServerSettings | MemberSettings
+
+export function isMember(settings: AnySettings): settings is MemberSettings {
+  return 'server_key' in settings
+}
+
+export function notificationPort(settings: Pick<AnySettings, 'notification_port' | 'port'>): number {
   return settings.notification_port ?? settings.port + 1
 }
 
-export function cachePort(settings: ServerSettings): number {
+export function cachePort(settings: Pick<AnySettings, 'cache_port' | 'port'>): number {
   return settings.cache_port ?? settings.port + 2
 }
 
@@ -106,6 +137,8 @@ export function newSettings(server: NewServer): ServerSettings {
     relay_ports: [server.port + 1, server.port + RELAY_PORTS],
     relay_mbps: 0,
     relay_kernel: true,
+    relay_channels: 10_000,
+    relay_capacity_mbps: 0,
     addresses: [...server.addresses],
     prefix6: `${groups(`fd${global}0001`)}::/64`,
     block4: server.block4,
@@ -122,8 +155,8 @@ function groups(hex: string): string {
   return (hex.match(/.{4}/g) ?? []).map((group) => group.replace(/^0+(?=.)/, '')).join(':')
 }
 
-/** Throws NOT_SET_UP, SETTINGS_INVALID, SECRET_EXPOSED (usage). */
-export function readSettings(path: string): ServerSettings {
+/** Of a process with any roles. Throws NOT_SET_UP, SETTINGS_INVALID, SECRET_EXPOSED (usage). */
+export function readAnySettings(path: string): AnySettings {
   if (!existsSync(path))
     throw new GodwitError('NOT_SET_UP', `there is no ${path}`, {
       kind: 'usage',
@@ -136,7 +169,8 @@ export function readSettings(path: string): ServerSettings {
   } catch {
     value = undefined
   }
-  const parsed = settings.safeParse(value)
+  const isOfMember = typeof value === 'object' && value !== null && 'server_key' in value
+  const parsed = (isOfMember ? member : settings).safeParse(value)
   if (parsed.success) return parsed.data
   const [issue] = parsed.error.issues
   throw new GodwitError('SETTINGS_INVALID', `${path}: ${issue?.path.join('.') || 'it'} is not valid`, {
@@ -145,8 +179,49 @@ export function readSettings(path: string): ServerSettings {
   })
 }
 
+/** Of the coordinator's process. Throws as `readAnySettings`, and ROLE_ELSEWHERE. */
+export function readSettings(path: string): ServerSettings {
+  const any = readAnySettings(path)
+  if (isMember(any)) throw elsewhere(`${path} is of server ${any.name}`, 'run it on the host of the coordinator')
+  return any
+}
+
+export function elsewhere(what: string, hint: string): GodwitError {
+  return new GodwitError('ROLE_ELSEWHERE', what, { kind: 'usage', hint })
+}
+
 export function writeSettings(path: string, value: ServerSettings): void {
   writeSecret(path, `${JSON.stringify(settings.parse(value), undefined, 2)}\n`)
+}
+
+export interface NewMember {
+  readonly name: string
+  readonly roles: readonly ServerRole[]
+  readonly host: string
+  readonly port: number
+  readonly addresses: readonly string[]
+  readonly key: Uint8Array
+  readonly push: { readonly point: Uint8Array; readonly privateKey: Uint8Array }
+}
+
+/** What a server apart needs of the zone for its roles, and no more. */
+export function memberSettings(zone: ServerSettings, server: NewMember): MemberSettings {
+  const { name, roles, host, port, addresses, key, push } = server
+  return member.parse({
+    ...{ version: 1, name, roles, zone: zone.zone, host, port, addresses },
+    relay_ports: [port + 1, port + RELAY_PORTS],
+    ...{ relay_mbps: zone.relay_mbps, relay_kernel: zone.relay_kernel, cache_bytes: zone.cache_bytes },
+    login_days: zone.login_days,
+    server_key: encodeKey(key),
+    coordinator: { host: zone.host, port: zone.port, addresses: zone.addresses },
+    zone_key: encodeKey(signingPublicKey(keyOf(zone.zone_seed))),
+    push_key: Buffer.from(push.point).toString('base64url'),
+    ...(roles.includes('ns') && { push_private_key: encodeKey(push.privateKey) }),
+  })
+}
+
+export function writeMember(path: string, value: MemberSettings): void {
+  writeSecret(path, `${JSON.stringify(value, undefined, 2)}\n`)
 }
 
 /** A key of the settings; they have been checked. */

@@ -3,14 +3,18 @@
  * NT-16). Writes join one transaction; `commit` writes them to the disk. Callers commit before they answer, once for a
  * batch of requests (group commit), so that acknowledged state survives a kill and a power cut.
  */
+import { randomBytes } from 'node:crypto'
 import { toHex } from '../../core/bytes.ts'
-import type { Directory, ZoneKeys } from '../machine/directory.ts'
+import type { Directory, DistributedNode, ServerRecord, ZoneKeys } from '../machine/directory.ts'
 import type { NodeRecord } from '../tables.ts'
+import type { ServerRole } from '../wire/message.ts'
 import { Numbers } from './numbers.ts'
 import { type Database, type Driver, openDatabase, type Statement } from './sqlite.ts'
 
 export interface Account {
   readonly name: string
+  /** 8 bytes in hexadecimal: an account that takes the name of a removed one has another. */
+  readonly id: string
   readonly salt: Uint8Array
   readonly hash: Uint8Array
   readonly disabled: boolean
@@ -35,10 +39,24 @@ CREATE TABLE IF NOT EXISTS access (
 CREATE TABLE IF NOT EXISTS pushes (
   node TEXT PRIMARY KEY REFERENCES nodes(name) ON DELETE CASCADE, address TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS servers (
+  name TEXT PRIMARY KEY, roles TEXT NOT NULL, key BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS zones (
   name TEXT PRIMARY KEY, coordinator BLOB NOT NULL, zone BLOB NOT NULL, seen INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 `
+
+/** Of an account server apart: which nodes its coordinator has not heard of as they are now. */
+const TRIGGERS = ['INSERT', 'UPDATE', 'DELETE'].map((change) => {
+  const which = change === 'DELETE' ? 'OLD' : 'NEW'
+  const of = change === 'UPDATE' ? 'UPDATE OF account, public_key, key_id, key, expires' : change
+  return `CREATE TRIGGER IF NOT EXISTS nodes_${change.toLowerCase()} AFTER ${of} ON nodes BEGIN INSERT INTO changes (node) VALUES (${which}.name); END`
+})
+
+/** Columns of a node, with its account's id. */
+const NODES = 'SELECT nodes.*, accounts.id AS account_id FROM nodes JOIN accounts ON accounts.name = nodes.account'
 
 /** Max nodes kept in memory until another connection writes: a look-up in SQLite takes about 30 µs. */
 const MAX_CACHED = 100_000
@@ -50,11 +68,11 @@ const STATEMENTS = {
   account: 'SELECT * FROM accounts WHERE name = ?',
   accounts: 'SELECT * FROM accounts ORDER BY name',
   putAccount:
-    'INSERT INTO accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET salt = excluded.salt, hash = excluded.hash, disabled = excluded.disabled',
+    'INSERT INTO accounts (name, salt, hash, disabled, created, id) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET salt = excluded.salt, hash = excluded.hash, disabled = excluded.disabled',
   removeAccount: 'DELETE FROM accounts WHERE name = ?',
-  node: 'SELECT * FROM nodes WHERE name = ?',
-  nodeByKeyId: 'SELECT * FROM nodes WHERE key_id = ?',
-  nodesOf: 'SELECT * FROM nodes WHERE account = ? ORDER BY name',
+  node: `${NODES} WHERE nodes.name = ?`,
+  nodeByKeyId: `${NODES} WHERE nodes.key_id = ?`,
+  nodesOf: `${NODES} WHERE nodes.account = ? ORDER BY nodes.name`,
   putNode:
     'INSERT INTO nodes (name, account, public_key, key_id, key, expires) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET public_key = excluded.public_key, key_id = excluded.key_id, key = excluded.key, expires = excluded.expires',
   renew: 'UPDATE nodes SET expires = ? WHERE name = ?',
@@ -73,11 +91,19 @@ const STATEMENTS = {
   zone: 'SELECT * FROM zones WHERE name = ?',
   pinZone: 'INSERT OR IGNORE INTO zones VALUES (?, ?, ?, ?)',
   unpinZone: 'DELETE FROM zones WHERE name = ?',
+  server: 'SELECT * FROM servers WHERE name = ?',
+  servers: 'SELECT * FROM servers ORDER BY name',
+  putServer: 'INSERT INTO servers VALUES (?, ?, ?)',
+  removeServer: 'DELETE FROM servers WHERE name = ?',
+  changes: 'SELECT node, MAX(seq) AS seq FROM changes GROUP BY node ORDER BY seq LIMIT ?',
+  changed: 'DELETE FROM changes WHERE node = ? AND seq <= ?',
+  changeAll: 'INSERT INTO changes (node) SELECT name FROM nodes',
 } as const
 
 interface NodeRow {
   readonly name: string
   readonly account: string
+  readonly account_id: string
   readonly public_key: Uint8Array
   readonly key_id: Uint8Array
   readonly key: Uint8Array
@@ -90,6 +116,8 @@ export interface StoreInit {
   /** The database; `FILE.numbers` is beside it. */
   readonly file: string
   readonly driver?: Driver
+  /** Notes which nodes have changed, for a coordinator elsewhere (`changes`). */
+  readonly notesChanges?: boolean
   /** Seconds since 1970. */
   readonly wall?: () => number
 }
@@ -110,11 +138,14 @@ export class Store implements Directory {
   /** The number that `takeNumber` gave last, until it is a node's. */
   #taken = -1
 
-  constructor({ file, driver, wall = () => Math.floor(Date.now() / 1000) }: StoreInit) {
+  constructor({ file, driver, notesChanges, wall = () => Math.floor(Date.now() / 1000) }: StoreInit) {
     this.#wall = wall
     this.#database = openDatabase(file, driver)
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
-    this.#addExpiry()
+    this.#addColumn('nodes', 'expires', 'INTEGER')
+    this.#addColumn('accounts', 'id', 'TEXT')
+    this.#database.exec("UPDATE accounts SET id = lower(hex(randomblob(8))) WHERE id IS NULL")
+    if (notesChanges === true) for (const trigger of TRIGGERS) this.#database.exec(trigger)
     this.#statements = Object.fromEntries(
       Object.entries(STATEMENTS).map(([name, sql]) => [name, this.#database.prepare(sql)]),
     ) as never
@@ -126,12 +157,12 @@ export class Store implements Directory {
     this.#serial = this.#meta('serial') ?? 0
   }
 
-  /** Databases of before have logins that do not end. */
-  #addExpiry(): void {
-    const columns = this.#database.prepare('PRAGMA table_info(nodes)').all() as { name: string }[]
-    if (columns.some(({ name }) => name === 'expires')) return
+  /** Databases of before lack it. */
+  #addColumn(of: string, name: string, type: string): void {
+    const columns = this.#database.prepare(`PRAGMA table_info(${of})`).all() as { name: string }[]
+    if (columns.some((column) => column.name === name)) return
     try {
-      this.#database.exec('ALTER TABLE nodes ADD COLUMN expires INTEGER')
+      this.#database.exec(`ALTER TABLE ${of} ADD COLUMN ${name} ${type}`)
     } catch (error) {
       // Another process has done it meanwhile.
       if (!/duplicate column/.test((error as Error).message)) throw error
@@ -220,10 +251,11 @@ export class Store implements Directory {
     return (this.#statements.accounts.all() as AccountRow[]).map(accountOf)
   }
 
-  putAccount(account: Omit<Account, 'created'>): void {
+  /** An account that is there keeps its id; `id`: of one that another server has made. */
+  putAccount(account: Omit<Account, 'created' | 'id'>, id = toHex(randomBytes(8))): void {
     this.#begin()
     const { name, salt, hash, disabled } = account
-    this.#statements.putAccount.run(name, salt, hash, disabled ? 1 : 0, this.#wall())
+    this.#statements.putAccount.run(name, salt, hash, disabled ? 1 : 0, this.#wall(), id)
   }
 
   /** Its nodes go with it; their addresses are never given out again. */
@@ -360,6 +392,77 @@ export class Store implements Directory {
     this.#statements.pinZone.run(zone, keys.coordinator, keys.zone, this.#wall())
   }
 
+  // ---- servers apart
+
+  serverByName(name: string): ServerRecord | undefined {
+    const row = this.#statements.server.get(name) as ServerRow | undefined | null
+    return row == null ? undefined : serverOf(row)
+  }
+
+  servers(): readonly ServerRecord[] {
+    return (this.#statements.servers.all() as ServerRow[]).map(serverOf)
+  }
+
+  /** One that is not there yet. */
+  putServer({ name, roles, key }: ServerRecord): void {
+    this.#begin()
+    this.#statements.putServer.run(name, [...roles].join(), key)
+  }
+
+  /** False when there is none. */
+  removeServer(name: string): boolean {
+    if (this.serverByName(name) === undefined) return false
+    this.#begin()
+    this.#statements.removeServer.run(name)
+    return true
+  }
+
+  distribute({ name, account, accountId, publicKey, keyId, key, expires }: DistributedNode): void {
+    const known = this.account(account)
+    if (known !== undefined && known.id !== accountId) this.removeAccount(account)
+    const { removeNode, clearAccess, withKey, nodeByKeyId, putNode } = this.#statements
+    this.#begin()
+    if (known?.id !== accountId) {
+      const nobody = { salt: new Uint8Array(0), hash: new Uint8Array(0), disabled: true }
+      this.putAccount({ name: account, ...nobody }, accountId)
+    }
+    const others = withKey.all(publicKey, name) as { name: string }[]
+    const same = nodeByKeyId.get(keyId) as { name: string } | undefined | null
+    const there = this.#nodeRow(name)
+    for (const other of [...others, ...(same != null && same.name !== name ? [same] : [])]) this.removeNode(other.name)
+    if (there !== undefined && there.account !== account) {
+      clearAccess.run(name)
+      removeNode.run(name)
+    }
+    this.#forgetNode(name)
+    putNode.run(name, account, publicKey, keyId, key, expires ?? null)
+  }
+
+  removeNode(name: string): void {
+    if (this.#nodeRow(name) === undefined) return
+    this.#begin()
+    this.#statements.clearAccess.run(name)
+    this.#statements.removeNode.run(name)
+    this.#forgetNode(name)
+  }
+
+  /** Nodes that have changed since `distributed` was called for them, the oldest change first. */
+  changes(most: number): readonly Change[] {
+    return this.#statements.changes.all(most) as Change[]
+  }
+
+  /** The coordinator has the node as it was at this change. */
+  distributed({ node, seq }: Change): void {
+    this.#begin()
+    this.#statements.changed.run(node, seq)
+  }
+
+  /** All nodes count as changed: the coordinator has an older store. */
+  changeAll(): void {
+    this.#begin()
+    this.#statements.changeAll.run()
+  }
+
   unpinZone(zone: string): void {
     this.#begin()
     this.#statements.unpinZone.run(zone)
@@ -384,22 +487,40 @@ export class Store implements Directory {
   }
 }
 
+/** A node that was written or removed. */
+export interface Change {
+  readonly node: string
+  readonly seq: number
+}
+
+interface ServerRow {
+  readonly name: string
+  readonly roles: string
+  readonly key: Uint8Array
+}
+
+function serverOf({ name, roles, key }: ServerRow): ServerRecord {
+  return { name, roles: new Set(roles.split(',') as ServerRole[]), key: own(key) }
+}
+
 interface AccountRow {
   readonly name: string
+  readonly id: string
   readonly salt: Uint8Array
   readonly hash: Uint8Array
   readonly disabled: number
   readonly created: number
 }
 
-function accountOf({ name, salt, hash, disabled, created }: AccountRow): Account {
-  return { name, salt: own(salt), hash: own(hash), disabled: disabled !== 0, created }
+function accountOf({ name, id, salt, hash, disabled, created }: AccountRow): Account {
+  return { name, id, salt: own(salt), hash: own(hash), disabled: disabled !== 0, created }
 }
 
 function nodeOf(row: NodeRow): NodeRecord {
   return {
     name: row.name,
     account: row.account,
+    accountId: row.account_id,
     publicKey: own(row.public_key),
     keyId: own(row.key_id),
     key: own(row.key),

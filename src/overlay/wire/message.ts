@@ -28,6 +28,16 @@ export const Type = {
   NOTIFICATION_ACK: 20,
   TUNNEL_REQUEST: 21,
   TUNNEL_RESPONSE: 22,
+  SERVER_REGISTRATION: 23,
+  SERVER_REGISTRATION_ACK: 24,
+  NOTIFICATION_STATE: 25,
+  NOTIFICATION_STATE_ACK: 26,
+  NOTIFICATION_END: 27,
+  NOTIFICATION_END_ACK: 28,
+  PUSH_GONE: 29,
+  PUSH_GONE_ACK: 30,
+  NODE_REQUEST: 31,
+  NODE_RESPONSE: 32,
 } as const
 export type Type = (typeof Type)[keyof typeof Type]
 
@@ -62,7 +72,7 @@ export const Route = {
 } as const
 export type Route = (typeof Route)[keyof typeof Route]
 
-export const Want = { RELAY: 1, ANOTHER_CHANNEL: 2, NOTIFICATIONS: 3 } as const
+export const Want = { RELAY: 1, ANOTHER_CHANNEL: 2, NOTIFICATIONS: 3, BIND: 4 } as const
 
 export type CandidateKind = 'host' | 'reflexive'
 
@@ -88,6 +98,30 @@ export interface SideOrder {
   readonly proven?: Endpoint
   /** The same for all channels of a node at this relay: they get different ports. */
   readonly node: bigint
+}
+
+/** What a relay says of itself. */
+export interface RelayLoad {
+  readonly channels: number
+  readonly maxChannels: number
+  /** Of what it forwards now, and may forward (kbit/s); 0: not known. */
+  readonly rate: number
+  readonly capacity: number
+  /** Its round trip to the coordinator (µs); 0: not known. */
+  readonly rtt: number
+}
+
+/** The round trip of a relay to a node's address (µs). */
+export interface Measured {
+  readonly address: Uint8Array
+  readonly rtt: number
+}
+
+/** Where nodes reach a server over TLS, and the SHA-256 of its certificate. */
+export interface CertifiedServer {
+  readonly host: string
+  readonly port: number
+  readonly certificate: Uint8Array
 }
 
 export interface Message {
@@ -130,6 +164,18 @@ export interface Message {
   /** SHA-256 of the notification server's certificate, 32 bytes. */
   readonly certificate?: Uint8Array
   readonly push?: string
+  /** Bits of a server's roles (`ROLE_BITS`). */
+  readonly roles?: number
+  readonly load?: RelayLoad
+  readonly measured?: readonly Measured[]
+  /** 8 bytes, others after each start of a server. */
+  readonly boot?: Uint8Array
+  readonly account?: string
+  /** Of the account, 8 bytes: another account of the same name has another. */
+  readonly accountId?: Uint8Array
+  /** Seconds since 1970. */
+  readonly expires?: number
+  readonly cacheServer?: CertifiedServer
   /** Bytes of zeros behind everything, so that a long answer is no more than three times the request. */
   readonly padding?: number
 }
@@ -160,6 +206,14 @@ const Field = {
   ZONE_KEY: 23,
   PUSH: 24,
   CERTIFICATE: 25,
+  ROLES: 26,
+  LOAD: 27,
+  MEASURED: 28,
+  BOOT: 29,
+  ACCOUNT: 30,
+  ACCOUNT_ID: 31,
+  EXPIRES: 32,
+  CACHE_SERVER: 33,
   PADDING: 255,
 } as const
 
@@ -178,6 +232,14 @@ const MAX_NAME = 253
 export const MAX_PUSH = 400
 const KINDS: readonly CandidateKind[] = ['host', 'reflexive']
 const RELAY_FIXED = 4 + 1 + 2 + 32
+const LOAD_LENGTH = 20
+const CERTIFIED_FIXED = 2 + 32
+/** MEASUREDs of a message. */
+export const MAX_MEASURED = 16
+
+/** Roles of servers that run apart from the coordinator. */
+export const ROLE_BITS = { as: 1, ns: 2, rs: 4, cs: 8 } as const
+export type ServerRole = keyof typeof ROLE_BITS
 
 /** A full name: labels of letters, digits, `-` and `_`, lower case, without the last dot. */
 const FULL_NAME =
@@ -201,6 +263,8 @@ const BYTES: Readonly<Record<number, readonly [keyof Message & BytesKey, number]
   [Field.TOKEN]: ['token', 32],
   [Field.ZONE_KEY]: ['zoneKey', 32],
   [Field.CERTIFICATE]: ['certificate', 32],
+  [Field.BOOT]: ['boot', 8],
+  [Field.ACCOUNT_ID]: ['accountId', 8],
 }
 type BytesKey =
   | 'publicKey'
@@ -213,6 +277,8 @@ type BytesKey =
   | 'token'
   | 'zoneKey'
   | 'certificate'
+  | 'boot'
+  | 'accountId'
 
 /** Numbers of 1, 2 or 4 bytes. */
 const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4]>> = {
@@ -221,8 +287,10 @@ const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4]>> = {
   [Field.KEEP_ALIVE_SECONDS]: ['keepAlive', 2],
   [Field.ROUTE]: ['route', 1],
   [Field.WANT]: ['want', 1],
+  [Field.ROLES]: ['roles', 1],
+  [Field.EXPIRES]: ['expires', 4],
 }
-type NumberKey = 'status' | 'lifetime' | 'keepAlive' | 'route' | 'want'
+type NumberKey = 'status' | 'lifetime' | 'keepAlive' | 'route' | 'want' | 'roles' | 'expires'
 
 function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message> {
   if (end - at < HEADER) return malformed('shorter than a message')
@@ -235,6 +303,7 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
   const candidates: Candidate[] = []
   const relays: RelaySide[] = []
   const sides: SideOrder[] = []
+  const measured: Measured[] = []
   for (let p = at + HEADER; p < end; ) {
     if (end - p < FIELD_HEADER) return malformed('field header')
     const field = bytes[p]!
@@ -254,14 +323,23 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
       if (message[number[0]] !== undefined) return malformed('field twice')
       message[number[0]] = readNumber(value)
     } else {
-      const problem = decodeOther(field, value, message, candidates, relays, sides)
+      const problem = decodeOther(field, value, message, { candidates, relays, sides, measured })
       if (problem !== undefined) return malformed(problem)
     }
   }
   if (candidates.length > 0) message.candidates = candidates
   if (relays.length > 0) message.relays = relays
   if (sides.length > 0) message.sides = sides
+  if (measured.length > 0) message.measured = measured
   return decoded(message)
+}
+
+/** Fields that may come several times. */
+interface Lists {
+  readonly candidates: Candidate[]
+  readonly relays: RelaySide[]
+  readonly sides: SideOrder[]
+  readonly measured: Measured[]
 }
 
 /** Returns what is wrong with the field. */
@@ -269,9 +347,7 @@ function decodeOther(
   field: number,
   value: Uint8Array,
   message: Mutable,
-  candidates: Candidate[],
-  relays: RelaySide[],
-  sides: SideOrder[],
+  { candidates, relays, sides, measured }: Lists,
 ): string | undefined {
   switch (field) {
     case Field.NAME:
@@ -338,6 +414,35 @@ function decodeOther(
       const push = text(value, MAX_PUSH)
       if (push === undefined || push === '' || message.push !== undefined) return 'push'
       message.push = push
+      return undefined
+    }
+    case Field.ACCOUNT: {
+      const account = text(value)
+      if (account === undefined || account === '' || message.account !== undefined) return 'account'
+      message.account = account
+      return undefined
+    }
+    case Field.LOAD: {
+      if (value.length !== LOAD_LENGTH || message.load !== undefined) return 'load'
+      const view = viewOf(value)
+      const [channels, maxChannels, rate, capacity, rtt] = [0, 4, 8, 12, 16].map((at) => view.getUint32(at))
+      message.load = {
+        ...{ channels: channels!, maxChannels: maxChannels!, rate: rate!, capacity: capacity!, rtt: rtt! },
+      }
+      return undefined
+    }
+    case Field.MEASURED: {
+      const address = value.slice(4)
+      if (!isAddress(address) || measured.length === MAX_MEASURED) return 'measured'
+      measured.push({ address, rtt: viewOf(value).getUint32(0) })
+      return undefined
+    }
+    case Field.CACHE_SERVER: {
+      const host = text(value.subarray(CERTIFIED_FIXED))
+      if (value.length <= CERTIFIED_FIXED || host === undefined || message.cacheServer !== undefined)
+        return 'cache server'
+      const certificate = value.slice(2, CERTIFIED_FIXED)
+      message.cacheServer = { host, port: viewOf(value).getUint16(0), certificate }
       return undefined
     }
     case Field.PADDING:
@@ -416,6 +521,17 @@ function makeFields(message: Message): Fields {
   }
   if (message.datagram !== undefined) fields.push([Field.DATAGRAM, message.datagram])
   if (message.push !== undefined) fields.push([Field.PUSH, ascii(message.push)])
+  if (message.account !== undefined) fields.push([Field.ACCOUNT, ascii(message.account)])
+  if (message.load !== undefined) fields.push([Field.LOAD, loadBytes(message.load)])
+  for (const { address, rtt } of message.measured ?? [])
+    fields.push([Field.MEASURED, Uint8Array.of(...number(rtt, 4), ...address)])
+  if (message.cacheServer !== undefined) {
+    const { host, port, certificate } = message.cacheServer
+    fields.push([
+      Field.CACHE_SERVER,
+      Uint8Array.of(port >> 8, port & 255, ...certificate, ...ascii(host)),
+    ])
+  }
   if (message.padding !== undefined) fields.push([Field.PADDING, new Uint8Array(message.padding)])
   return fields
 }
@@ -442,6 +558,14 @@ function relayBytes({ channel, side, endpoint, key }: RelaySide): Uint8Array {
   view.setUint16(5, endpoint.port)
   bytes.set(key, 7)
   bytes.set(endpoint.address, RELAY_FIXED)
+  return bytes
+}
+
+function loadBytes({ channels, maxChannels, rate, capacity, rtt }: RelayLoad): Uint8Array {
+  const bytes = new Uint8Array(LOAD_LENGTH)
+  const view = viewOf(bytes)
+  for (const [i, value] of [channels, maxChannels, rate, capacity, rtt].entries())
+    view.setUint32(4 * i, Math.min(0xffff_ffff, Math.max(0, Math.round(value))))
   return bytes
 }
 
@@ -478,3 +602,13 @@ function encode(message: Message, out: Uint8Array, at = 0): number {
 }
 
 export const messageCodec: Codec<Message> = { decode, encode, byteLength }
+
+/**
+ * The message as it is if it has room for all its relays (with the longest names there is room for one), else with one of
+ * them: the last, or the first.
+ */
+export function fitting(message: Message, keep: 'first' | 'last'): Message {
+  const relays = message.relays ?? []
+  if (relays.length < 2 || byteLength(message) <= MAX_MESSAGE) return message
+  return { ...message, relays: keep === 'first' ? relays.slice(0, 1) : relays.slice(-1) }
+}

@@ -149,6 +149,14 @@ export class SimNode {
   }
 }
 
+/** A host with one address that is neither a node nor a zone's first servers. */
+export interface SimHost {
+  down: boolean
+  receive(port: number, bytes: Uint8Array, from: Endpoint): void
+  nextTimeout(): number | undefined
+  handleTimeout(now: number): void
+}
+
 /** The servers of a zone. */
 interface Site {
   readonly zone: string
@@ -167,6 +175,9 @@ export class Network {
   readonly server: StubCoordinator
   /** The one that nodes speak to. */
   readonly servers: SimServer
+  readonly hosts = new Map<string, SimHost>()
+  /** One-way delays of hosts beside `delay` (ms), by the host's address and the other end's; `*`: any other end. */
+  readonly far = new Map<string, number>()
   serverDown = false
   relayDown = false
   /** Sees every datagram of nodes; false drops it. */
@@ -239,12 +250,20 @@ export class Network {
   deliver(source: string, to: Endpoint, bytes: Uint8Array, within?: Nat): void {
     const target = text(to)
     const copy = bytes.slice()
-    this.#queue.push({ at: this.now + this.delay, run: () => this.#arrive(source, target, copy, within) })
+    const [a, b] = [source, target].map((each) => each.replace(/:\d+$/, ''))
+    const more = [`${a} ${b}`, `${b} ${a}`, `${a} *`, `${b} *`].find((key) => this.far.has(key))
+    const delay = this.delay + (more === undefined ? 0 : this.far.get(more)!)
+    this.#queue.push({ at: this.now + delay, run: () => this.#arrive(source, target, copy, within) })
   }
 
   #arrive(source: string, target: string, bytes: Uint8Array, within: Nat | undefined): void {
     const from = at(source)
     const [, host, port] = /^(.*):(\d+)$/.exec(target)!
+    const other = this.hosts.get(host!)
+    if (other !== undefined) {
+      if (!other.down) other.receive(Number(port), bytes, from)
+      return
+    }
     for (const site of this.sites) {
       if (![site.host, site.relayHost].includes(host!)) continue
       const isCoordinator = host === site.host
@@ -282,7 +301,13 @@ export class Network {
           node = each
         }
       }
-      let serves: SimServer | undefined
+      let serves: { handleTimeout?(now: number): void } | undefined
+      for (const host of this.hosts.values()) {
+        const due = host.nextTimeout()
+        if (due === undefined || due >= next) continue
+        next = due
+        serves = host
+      }
       for (const { servers } of this.sites) {
         const due = servers.nextTimeout?.() ?? Number.POSITIVE_INFINITY
         if (due < next) {
