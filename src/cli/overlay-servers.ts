@@ -59,13 +59,60 @@ export function defineOverlayServers(program: Command): void {
   })
   define(overlay, {
     use: 'serve',
-    summary: "run a zone's servers in the foreground; prints `ready` once nodes can log in",
-    examples: ['sudo godwit overlay serve', 'sudo godwit overlay serve --roles as,dc'],
+    summary: "run a zone's servers in the foreground; prints `ready` once nodes can use them",
+    examples: [
+      'sudo godwit overlay serve',
+      'sudo godwit overlay serve --roles dc,as',
+      'sudo godwit overlay serve --settings relay1.json --state /var/lib/godwit-relay',
+    ],
     details:
-      'Roles: as, the account server; dc, the coordinator with its name server; ns, the notification server; rs, the relay; cs,\nthe cache server. All run in this process; dc is required.',
+      'Roles: as, the account server; dc, the coordinator with its name server; ns, the notification server; rs, the relay; cs,\nthe cache server. dc runs where `overlay init` was run; each of the others runs there too, or where `overlay server add`\nhas given it settings of its own.',
     without: ['json'],
-    options: [new Option('--roles <list>', 'roles of this server (default: as,dc,ns,rs,cs)')],
+    options: [
+      new Option(
+        '--roles <list>',
+        'roles of this process (default: all of its settings that do not run elsewhere)',
+      ),
+      new Option(
+        '--settings <file>',
+        'settings of `overlay server add`; they are kept in the state, as overlay-server.json',
+      ),
+    ],
     run: async (options) => (await import('./commands/overlay-server.ts')).serve(options),
+  })
+  const server = group(overlay, 'server', 'servers of a zone that run apart from its coordinator')
+  define(server, {
+    use: 'add <name>',
+    summary: 'make key and settings for servers on another host or in another process',
+    examples: [
+      'sudo godwit overlay server add relay1 --roles rs --endpoint relay1.example.org',
+      'sudo godwit overlay server add front --roles as,cs --endpoint login.example.org:443 --out /root/front.json',
+    ],
+    details:
+      'There may be several relays: a pair of nodes gets the two that are near and not busy. Ports count from the endpoint: TCP 6741\nof as, 6742 of ns, 6743 of cs, UDP 6742 to 6805 of rs. Relays take effect at once.',
+    options: [
+      new Option('--roles <list>', 'of as, ns, rs, cs').makeOptionMandatory(),
+      new Option('--endpoint <host[:port]>', 'where nodes reach it').makeOptionMandatory(),
+      new Option(
+        '--address <address>',
+        'an address of it, IPv4 or IPv6; default: what the endpoint resolves to',
+      ).argParser(collect),
+      new Option('--out <file>', 'file for its settings (default: NAME.json here)'),
+    ],
+    run: async (name, options) => (await import('./commands/overlay-server.ts')).server(name, options),
+  })
+  define(server, {
+    use: 'list',
+    summary: 'list the servers that run apart',
+    examples: ['sudo godwit overlay server list'],
+    run: async (options) => (await import('./commands/overlay-server.ts')).servers(options),
+  })
+  define(server, {
+    use: 'remove <name>',
+    summary: 'end what a server apart may do',
+    examples: ['sudo godwit overlay server remove relay1'],
+    details: 'Takes effect at once. Pairs that used a relay are given another.',
+    run: async (name, options) => (await import('./commands/overlay-server.ts')).unserve(name, options),
   })
   define(overlay, {
     use: 'allow <node> [names...]',
@@ -139,6 +186,12 @@ export function defineOverlayServers(program: Command): void {
     details:
       'Takes effect at the next message of the node. It can log in again only with the password of its account: change that too\nif it was on the node (`account add NAME --replace`). Tunnels that stand end when one of both moves.',
     run: async (node, options) => (await import('./commands/overlay-server.ts')).revoke(node, options),
+  })
+  define(account, {
+    use: 'distribute',
+    summary: 'tell a coordinator elsewhere all nodes anew, after an older copy of its database was restored',
+    examples: ['sudo godwit overlay account distribute'],
+    run: async (options) => (await import('./commands/overlay-server.ts')).distribute(options),
   })
   define(account, {
     use: 'remove <name>',

@@ -54,7 +54,11 @@ export class SimRelay implements SimHost {
   }
 
   get #parts() {
-    return { crypto: overlayCrypto, random: { fill: (out: Uint8Array) => this.#net.fill(out) }, wall: () => this.#net.wall + this.#net.now }
+    return {
+      crypto: overlayCrypto,
+      random: { fill: (out: Uint8Array) => this.#net.fill(out) },
+      wall: () => this.#net.wall + this.#net.now,
+    }
   }
 
   #makeRelay(): Relay {
@@ -72,7 +76,12 @@ export class SimRelay implements SimHost {
         send: (_socket, to, bytes) => this.#send(MEMBER_PORT, to, bytes),
         describe: () => ({
           load: {
-            ...{ channels: this.relay.channelCount, maxChannels: this.relay.maxChannels, rate: 0, capacity: 0 },
+            ...{
+              channels: this.relay.channelCount,
+              maxChannels: this.relay.maxChannels,
+              rate: 0,
+              capacity: 0,
+            },
             ...this.load,
             rtt: this.member.rtt,
           },
@@ -85,7 +94,12 @@ export class SimRelay implements SimHost {
           const [first, second] = sides
           const made = this.relay.order(
             {
-              ...{ pair: toHex(pair), account, another: want === Want.ANOTHER_CHANNEL, binds: want === Want.BIND },
+              ...{
+                pair: toHex(pair),
+                account,
+                another: want === Want.ANOTHER_CHANNEL,
+                binds: want === Want.BIND,
+              },
               sides: [first!, second!],
             },
             this.#net.now,

@@ -122,6 +122,7 @@ export class MachineServers implements SimServer {
   readonly prepared = new Map<string, Uint8Array>()
   readonly notifications: Notification[] = []
   readonly ended: string[] = []
+  readonly cacheServers: unknown[] = []
   readonly #parts: SimServerParts
   readonly #init: Partial<CoordinatorInit>
   #count = 0
@@ -151,7 +152,14 @@ export class MachineServers implements SimServer {
     const n = ++this.#count
     const keyId = new Uint8Array(16).fill(n)
     const key = new Uint8Array(32).fill(100 + n)
-    this.directory.putNode({ name, account: `account${n}`, accountId: `0${n}`, publicKey, keyId, key })
+    this.directory.putNode({
+      name,
+      account: `account${n}`,
+      accountId: n.toString(16).padStart(16, '0'),
+      publicKey,
+      keyId,
+      key,
+    })
     const { zone, zoneKey } = { ...ZONE, ...this.#init }
     return { credentials: { name, keyId, key, coordinator: `dc.${zone}`, zoneKey } }
   }
@@ -193,7 +201,8 @@ export class MachineServers implements SimServer {
       else if (output.type === 'find-zone') {
         const found = this.dns(output.zone)
         if (found !== 'silent') this.coordinator.handleZone(output.zone, found, now)
-      } else if (output.type === 'log') this.logged.push(output.message)
+      } else if (output.type === 'cache-server') this.cacheServers.push(output.at)
+      else if (output.type === 'log') this.logged.push(output.message)
       else if (output.type === 'notification-prepare') {
         this.prepared.set(output.name, output.token)
         this.coordinator.handleNotificationPrepareAck(output.id, true, now)

@@ -1,17 +1,23 @@
 /** `overlay init`, `serve`, `account …`, `allow`: the servers of a zone. */
+import { basename } from 'node:path'
 import { usageError } from '../../core/errors.ts'
 import {
   addAccount,
+  addServer,
+  distributeAll,
   forgetZone,
   type InitOptions,
   initOverlay,
   listAccounts,
   listNodes,
+  listServers,
   type PushOptions,
   ROLES,
   type Role,
   removeAccount,
+  removeServer,
   revokeLogin,
+  type ServerOptions,
   setAccess,
   setPushServices,
 } from '../../host/provisioning/overlay-server.ts'
@@ -40,13 +46,55 @@ export async function init(options: CommonOptions & InitOptions): Promise<void> 
   ])
 }
 
-export async function serve(options: CommonOptions & { readonly roles?: string }): Promise<void> {
-  const roles = (options.roles ?? ROLES.join()).split(',')
-  const wrong = roles.find((role) => !(ROLES as readonly string[]).includes(role))
-  if (wrong !== undefined || !roles.includes('dc'))
-    throw usageError(`--roles: "${options.roles}" is not a list of ${ROLES.join(', ')} with dc in it`)
+export async function serve(
+  options: CommonOptions & { readonly roles?: string; readonly settings?: string },
+): Promise<void> {
+  const roles = options.roles?.split(',')
+  const wrong = roles?.find((role) => !(ROLES as readonly string[]).includes(role))
+  if (wrong !== undefined)
+    throw usageError(`--roles: "${options.roles}" is not a list of ${ROLES.join(', ')}`)
   const { serveOverlay } = await import('../../host/daemon/serve-overlay.ts')
-  await serveOverlay(new State(options), roles as Role[])
+  await serveOverlay(new State(options), { roles: roles as Role[] | undefined, settings: options.settings })
+}
+
+export async function server(name: string, options: CommonOptions & ServerOptions): Promise<void> {
+  const added = await addServer(new State(options), name, options)
+  if (options.json) {
+    printJson(added)
+    return
+  }
+  printLines([
+    `wrote ${added.file}: the settings and the key of ${name} (${added.roles.join()}); only its host may have them`,
+    `next: copy it there, and: sudo godwit overlay serve --settings ${basename(added.file)}`,
+    ...(added.roles.some((role) => role !== 'rs')
+      ? ['then start `godwit overlay serve` here again: it leaves these roles to that host']
+      : []),
+  ])
+}
+
+export function servers(options: CommonOptions): void {
+  const list = listServers(new State(options))
+  if (options.json) printJson({ servers: list })
+  else if (list.length === 0) printLines(['all roles run here'])
+  else
+    printLines(
+      table(
+        ['SERVER', 'ROLES'],
+        list.map(({ name, roles }) => [name, roles.join()]),
+      ),
+    )
+}
+
+export function unserve(name: string, options: CommonOptions): void {
+  removeServer(new State(options), name)
+  if (options.json) printJson({ removed: name })
+  else printLines([`${name} is no server of this zone any more`])
+}
+
+export function distribute(options: CommonOptions): void {
+  const nodes = distributeAll(new State(options))
+  if (options.json) printJson({ nodes })
+  else printLines([`${nodes} nodes are told to the coordinator as soon as the account server runs`])
 }
 
 export async function account(

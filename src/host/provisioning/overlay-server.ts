@@ -2,27 +2,38 @@
 import { randomBytes } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
 import { existsSync, readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { formatAddress, kindOf, parseAddress, parsePrefix } from '../../core/address.ts'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import { parseHostPort } from '../../mechanism/schema.ts'
 import {
+  type AnySettings,
   certificatePin,
   changePushSettings,
   DATABASE_FILE,
   DEFAULT_PORT,
+  elsewhere,
   hashPassword,
   hostPort,
   isBlock,
+  isMember,
+  keyOf,
+  memberSettings,
   newSettings,
   PUSH_FILE,
   type PushChange,
+  readAnySettings,
   readPushSettings,
   readSettings,
+  SERVER_NAME,
   SETTINGS_FILE,
+  type ServerRole,
   type ServerSettings,
   Store,
+  vapidKey,
   vapidOf,
   virtualAddresses,
+  writeMember,
   writeSettings,
 } from '../../overlay/servers/index.ts'
 
@@ -116,12 +127,116 @@ async function resolved(host: string): Promise<string[]> {
   }
 }
 
+export interface ServerOptions {
+  readonly roles: string
+  readonly endpoint: string
+  readonly address?: readonly string[]
+  /** File for its settings. */
+  readonly out?: string
+}
+
+export interface AddedServer {
+  readonly name: string
+  readonly roles: readonly ServerRole[]
+  /** The file with its settings. */
+  readonly file: string
+}
+
+const APART: readonly ServerRole[] = ['as', 'ns', 'rs', 'cs']
+
+/** A server apart: its key is kept here, its settings are written to a file for it. Throws SERVER_EXISTS. */
+export async function addServer(state: State, name: string, options: ServerOptions): Promise<AddedServer> {
+  const zone = readSettings(state.file(SETTINGS_FILE))
+  if (!SERVER_NAME.test(name)) throw usageError(`"${name}" is not a valid name of a server, e.g. relay1`)
+  const roles = [...new Set(options.roles.split(','))] as ServerRole[]
+  if (roles.some((role) => !APART.includes(role)))
+    throw usageError(`--roles: "${options.roles}" is not a list of ${APART.join(', ')}`, {
+      hint: 'the coordinator, dc, stays where `godwit overlay init` was run',
+    })
+  const file = resolve(options.out ?? `${name}.json`)
+  const { host, port } = endpointOf(options.endpoint)
+  const addresses = await addressesOf(host, options.address)
+  return withStore(state, (store) => {
+    const same = store.servers().find((server) => server.name === name)
+    const alone = store
+      .servers()
+      .find((server) => roles.some((role) => role !== 'rs' && server.roles.has(role)))
+    if (same !== undefined || alone !== undefined || existsSync(file)) {
+      const what = same ?? alone
+      const hint = what === undefined ? '--out names another' : `godwit overlay server remove ${what.name}`
+      throw new GodwitError(
+        'SERVER_EXISTS',
+        what === undefined
+          ? `${file} is there already`
+          : `server ${what.name} has ${[...what.roles].join()} already`,
+        { kind: 'usage', hint },
+      )
+    }
+    const key = new Uint8Array(randomBytes(32))
+    const push = vapidKey(keyOf(zone.zone_seed))
+    writeMember(file, memberSettings(zone, { name, roles, host, port, addresses, key, push }))
+    store.putServer({ name, roles: new Set(roles), key })
+    return { name, roles, file }
+  })
+}
+
+export interface ListedServer {
+  readonly name: string
+  readonly roles: readonly ServerRole[]
+}
+
+export function listServers(state: State): readonly ListedServer[] {
+  readSettings(state.file(SETTINGS_FILE))
+  return withStore(state, (store) => store.servers().map(({ name, roles }) => ({ name, roles: [...roles] })))
+}
+
+/** Its key is good for nothing from now on. Throws SERVER_UNKNOWN. */
+export function removeServer(state: State, name: string): void {
+  readSettings(state.file(SETTINGS_FILE))
+  withStore(state, (store) => {
+    if (!store.removeServer(name))
+      throw new GodwitError('SERVER_UNKNOWN', `there is no server ${name} apart`, {
+        kind: 'usage',
+        hint: 'godwit overlay server list',
+      })
+  })
+}
+
+/** All nodes are told to the coordinator anew: it has an older store than this account server. */
+export function distributeAll(state: State): number {
+  return withAccounts(state, (store) => {
+    store.changeAll()
+    return store.accounts().reduce((sum, { name }) => sum + store.nodesOf(name).length, 0)
+  })
+}
+
 const ACCOUNT = /^[a-z0-9][a-z0-9._-]{0,62}$/
 
-/** Opens the store of settings that are there. */
-function withStore<T>(state: State, use: (store: Store, settings: ServerSettings) => T): T {
+/** The store with the accounts, on the host of the account server. Throws ROLE_ELSEWHERE. */
+function withAccounts<T>(state: State, use: (store: Store, settings: AnySettings) => T): T {
+  return withStore(state, (store, settings) => {
+    const other = store.servers().find(({ roles }) => roles.has('as'))
+    if (other !== undefined)
+      throw elsewhere(
+        `accounts are at server ${other.name}`,
+        'run it on the host of that server, with its --state',
+      )
+    return use(store, settings)
+  })
+}
+
+/** Where the coordinator's store is. Throws ROLE_ELSEWHERE. */
+function withZone<T>(state: State, use: (store: Store, settings: ServerSettings) => T): T {
   const settings = readSettings(state.file(SETTINGS_FILE))
-  const store = new Store({ file: state.file(DATABASE_FILE) })
+  return withStore(state, (store) => use(store, settings))
+}
+
+/** Opens the store of settings that are there. */
+function withStore<T>(state: State, use: (store: Store, settings: AnySettings) => T): T {
+  const settings = readAnySettings(state.file(SETTINGS_FILE))
+  if (isMember(settings) && !settings.roles.includes('as'))
+    throw elsewhere(`server ${settings.name} keeps no accounts`, 'run it on the host of the account server')
+  const store = new Store({ file: state.file(DATABASE_FILE), notesChanges: isMember(settings) })
   try {
     return use(store, settings)
   } finally {
@@ -148,7 +263,7 @@ export async function addAccount(
   const password = options.password ?? randomBytes(15).toString('base64url')
   if (password.length < 8) throw usageError('the password is shorter than 8 characters')
   const hashed = await hashPassword(password)
-  return withStore(state, (store, settings) => {
+  return withAccounts(state, (store, settings) => {
     if (store.account(name) !== undefined && options.replace !== true)
       throw new GodwitError('ACCOUNT_EXISTS', `there is an account ${name} already`, {
         kind: 'usage',
@@ -208,7 +323,7 @@ export function listNodes(state: State, account: string | undefined): readonly L
 
 /** Ends the login of a node; returns its full name. Throws NODE_UNKNOWN. */
 export function revokeLogin(state: State, node: string): string {
-  return withStore(state, (store, settings) => {
+  return withAccounts(state, (store, settings) => {
     const name = node.includes('.') ? node : `${node}.${settings.zone}`
     if (!store.revokeLogin(name)) throw unknownNode(name)
     return name
@@ -231,7 +346,7 @@ function unknownNode(name: string): GodwitError {
 
 /** Its nodes can do nothing from now on but what their tunnels do among themselves. Throws ACCOUNT_UNKNOWN. */
 export function removeAccount(state: State, name: string): void {
-  withStore(state, (store) => {
+  withAccounts(state, (store) => {
     if (!store.removeAccount(name)) throw unknownAccount(name)
   })
 }
@@ -240,7 +355,7 @@ export function removeAccount(state: State, name: string): void {
  * Sets who may connect to a node; no patterns: the zone's default. Returns the patterns in effect. Throws NODE_UNKNOWN.
  */
 export function setAccess(state: State, node: string, patterns: readonly string[]): readonly string[] {
-  return withStore(state, (store, settings) => {
+  return withZone(state, (store, settings) => {
     const name = node.includes('.') ? node : `${node}.${settings.zone}`
     if (store.nodeByName(name) === undefined) throw unknownNode(name)
     const full = patterns.map((pattern) => (pattern.includes('.') ? pattern : `${pattern}.${settings.zone}`))
@@ -268,7 +383,7 @@ export interface ListedPush {
 
 /** Sets what is given, and returns what holds, without secrets. Throws SETTINGS_INVALID, FILE_MISSING. */
 export function setPushServices(state: State, options: PushOptions): ListedPush {
-  const server = readSettings(state.file(SETTINGS_FILE))
+  const server = readAnySettings(state.file(SETTINGS_FILE))
   const { contact, allowPrivate, ca, fcm, apnsKey, apnsKeyId, apnsTeam, apnsTopic } = options
   const apns = [apnsKey, apnsKeyId, apnsTeam, apnsTopic]
   if (apns.some((each) => each === undefined) && apns.some((each) => each !== undefined))
@@ -319,7 +434,7 @@ function jsonOf(file: string): unknown {
 
 /** The keys of another zone are forgotten: those that the DNS shows next are taken. Throws ZONE_UNKNOWN. */
 export function forgetZone(state: State, zone: string): void {
-  withStore(state, (store) => {
+  withZone(state, (store) => {
     if (store.zoneKeys(zone) === undefined)
       throw new GodwitError('ZONE_UNKNOWN', `no node of zone ${zone} has been met`, { kind: 'usage' })
     store.unpinZone(zone)

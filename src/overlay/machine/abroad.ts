@@ -28,8 +28,8 @@ import type { MachineComponents } from './api.ts'
 import type { Directory } from './directory.ts'
 import type { Leases, ZoneInit } from './leases.ts'
 import { mayBeAsked, zoneOf } from './names.ts'
-import { chooseRoute } from './route.ts'
 import type { Sides } from './relays.ts'
+import { chooseRoute } from './route.ts'
 import type { Zones } from './zones.ts'
 
 /** A peer as a direction names it. */
@@ -181,7 +181,14 @@ export class Abroad {
     )
     const peer = { name: foreign.name, lease: foreign.lease, candidates: candidatesOf(foreign), zoneKey }
     const relays = all.map((sides) => sides[0])
-    tell(mn, peer, { route: routes.mn, pairKey: pairKey(secret, record, foreign), relays }, mn, undefined, now)
+    tell(
+      mn,
+      peer,
+      { route: routes.mn, pairKey: pairKey(secret, record, foreign), relays },
+      mn,
+      undefined,
+      now,
+    )
   }
 
   #accountOf(node: string): string {

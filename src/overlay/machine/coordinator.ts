@@ -15,8 +15,9 @@ import { hasEnded, type Location, type NodeRecord, sameEndpoint } from '../table
 import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datagram.ts'
 import {
   type Candidate,
-  isFullName,
+  type CertifiedServer,
   fitting,
+  isFullName,
   LEAST_DIRECTION,
   type Measured,
   type Message,
@@ -32,6 +33,7 @@ import {
 import { Abroad, candidatesOf, dc, type Foreign, type KeyAndName, type Peer } from './abroad.ts'
 import { mayAsk, type OpenTo } from './access.ts'
 import { Answerer, type AnswerSession, type Arrival, type Holder } from './answerer.ts'
+import { Apart } from './apart.ts'
 import type { MachineComponents, Send, Step } from './api.ts'
 import type { Directory } from './directory.ts'
 import { Leases, type ZoneInit } from './leases.ts'
@@ -39,7 +41,7 @@ import { zoneOf } from './names.ts'
 import { type NotificationAt, Notifier, type NotifierOutput } from './notifier.ts'
 import { type End, networkOf, type PairOrder, type RelayOrder, Relays, type Sides } from './relays.ts'
 import { chooseRoute } from './route.ts'
-import { serverOfOwner, Site, type SiteServer } from './site.ts'
+import { serverOfOwner } from './site.ts'
 import { type FoundZone, ownerOf, Zones } from './zones.ts'
 
 export interface CoordinatorInit extends ZoneInit {
@@ -52,6 +54,8 @@ export interface CoordinatorInit extends ZoneInit {
   readonly keepAlive?: number
   /** Where nodes connect for notifications: in this process; absent: at a server apart, if there is one. */
   readonly notification?: NotificationAt
+  /** The cache server in this process. */
+  readonly cache?: CertifiedServer
   /** Emit steps for `godwit overlay trace`. */
   readonly trace?: boolean
 }
@@ -67,6 +71,8 @@ export type CoordinatorOutput =
   | Step
   | LocalRelayOrder
   | NotifierOutput
+  /** The cache server apart is there. */
+  | { readonly type: 'cache-server'; readonly at: CertifiedServer | undefined }
   /** Asks the DNS for the coordinator of another zone; `handleZone` brings the answer. */
   | { readonly type: 'find-zone'; readonly zone: string }
   | { readonly type: 'log'; readonly level: 'info' | 'warn'; readonly message: string }
@@ -93,9 +99,6 @@ const MAX_ORDERS = 100_000
 const REDIRECTED_AT_ONCE = 20
 /** Round trip to a node of which it has not been measured (ms). */
 const UNKNOWN_RTT = 40
-/** How long a server apart is told to notify a node, or asked whether it may (ms). */
-const NOTIFY_MS = 3000
-const PREPARE_MS = 900
 /** No direction takes longer (ms): one that a fault ended, such as a full disk, may then be asked for again. */
 const UNDER_WAY_MS = 60_000
 /** Directions a second that a node may ask for, and at once. */
@@ -164,14 +167,16 @@ export class Coordinator {
   readonly #directed = new Map<number, Directed>()
   /** Of the relay of this process, by number. */
   readonly #orders = new Map<number, RelayAnswer>()
-  readonly #site: Site
+  readonly #apart: Apart
   readonly #relays: Relays
   /** Pairs that have lost a relay. */
   readonly #bereft: Ordered[] = []
   /** `mn cn` of directions that were asked for and that MN has not acknowledged: until when that counts (ms). */
   readonly #underWay = new Map<string, number>()
-  /** No direction or order is due before. */
+  /** No direction is due, and no pair waits for another relay, before. */
   #dueAt = NEVER
+  /** The time of what is being handled; of what came last in calls that say none. */
+  #now = 0
   readonly #load = new LoadMeter(LOAD)
   readonly #sources = new SourceLimiter()
   readonly #zones: Zones
@@ -205,26 +210,32 @@ export class Coordinator {
       drop: (owner) => this.#answerer.drop(owner),
       log: (message) => this.#emit({ type: 'log', level: 'warn', message }),
     })
-    this.#site = new Site({
-      ...{ directory, number: () => this.#number(), boot: random.fill(new Uint8Array(8)) },
-      seal: (session, owner, message) =>
-        this.#answerer.seal(this.#answerer.standing(session, owner), message),
-      send: (socket, to, bytes) => this.#emit({ type: 'send', socket, to, bytes }),
-      onRegistered: (server, isFresh, now) => this.#serverRegistered(server, isFresh, now),
-      onGone: (server, now) => this.#serverGone(server, now),
-      onRequest: (server, message, reply, now) => this.#serverAsks(server, message, reply, now),
-      welcome: () => ({}),
-      drop: (owner) => this.#answerer.drop(owner),
-    })
     this.#relays = new Relays({
       order: (relay, order, answered, now) => this.#toRelay(relay, order, answered, now),
     })
+    this.#apart = new Apart({
+      ...{ init, directory, crypto, relays: this.#relays, wall: parts.wall },
+      ...{ number: () => this.#number(), boot: random.fill(new Uint8Array(8)) },
+      seal: (session, owner, message) =>
+        this.#answerer.seal(this.#answerer.standing(session, owner), message),
+      send: (socket, to, bytes) => this.#emit({ type: 'send', socket, to, bytes }),
+      drop: (owner) => this.#answerer.drop(owner),
+      notifier: () => this.#notifier,
+      forget: (name) => this.forget(name),
+      onBereft: (pairs, now) => {
+        this.#bereft.push(...(pairs as readonly Ordered[]))
+        this.#dueAt = Math.min(this.#dueAt, now)
+      },
+      emit: (output) => this.#emit(output),
+      onCache: (at) => this.#emit({ type: 'cache-server', at }),
+      log: (level, message) => this.#emit({ type: 'log', level, message }),
+    })
     if (init.relays) this.#relays.up(LOCAL_RELAY, undefined)
     this.#notifier = new Notifier({
-      at: init.notification,
+      at: () => this.#apart.notification,
       token: () => random.fill(new Uint8Array(32)),
       number: () => this.#number(),
-      emit: (output) => this.#emit(output),
+      emit: (output) => this.#apart.notify(output, this.#now),
       step: (type, isAnswer, now) => {
         const [from, to] = isAnswer ? ['notification', this.#dc] : [this.#dc, 'notification']
         if (init.trace === true) this.#step(from, to, type, now)
@@ -267,6 +278,7 @@ export class Coordinator {
   }
 
   handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void {
+    this.#now = now
     const datagram = datagramCodec.decode(bytes)
     if (!datagram.ok) {
       this.#counts.malformed++
@@ -340,16 +352,17 @@ export class Coordinator {
   nextTimeout(): number | undefined {
     const [oldest] = this.#nodes.values()
     const parts = Math.min(this.#zones.nextTimeout(), this.#notifier.nextTimeout())
-    const servers = Math.min(this.#site.nextTimeout(), this.#relays.nextTimeout())
+    const servers = Math.min(this.#apart.site.nextTimeout(), this.#relays.nextTimeout())
     const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, parts, servers)
     return at === NEVER ? undefined : at
   }
 
   handleTimeout(now: number): void {
+    this.#now = now
     if (this.#dueAt <= now) this.#look(now)
     this.#zones.handleTimeout(now)
     this.#notifier.handleTimeout(now)
-    this.#site.handleTimeout(now)
+    this.#apart.site.handleTimeout(now)
     this.#relays.handleTimeout(now)
     for (const [name, node] of this.#nodes) {
       if (node.expiresAt > now) break
@@ -382,7 +395,7 @@ export class Coordinator {
   #holderOf(identity: Identity, from: Endpoint, now: number): Holder | undefined {
     if (identity.type === 'zone')
       return isFullName(identity.name) ? this.#zones.holderOf(identity.name, from, now) : undefined
-    if (identity.type === 'server') return this.#site.holderOf(identity.name)
+    if (identity.type === 'server') return this.#apart.site.holderOf(identity.name)
     const node = this.#directory.nodeByKeyId(identity.id)
     return node && !this.#hasEnded(node) ? { owner: node.name, key: node.key } : undefined
   }
@@ -405,7 +418,7 @@ export class Coordinator {
         const bytes = this.#answerer.seal(index, answer, how !== 'sealed')
         if (bytes !== undefined) this.#emit({ type: 'send', socket, to: from, bytes })
       }
-      this.#site.handle(server, message, { session: index, openedAt, from, socket, how }, reply, now)
+      this.#apart.site.handle(server, message, { session: index, openedAt, from, socket, how }, reply, now)
       return
     }
     const zone = zoneOfOwner(session.owner)
@@ -498,7 +511,7 @@ export class Coordinator {
       ...(!isProven && { challenge: this.#challenge(session, from, now) }),
     }
     if (!isProven && source.isNewest) this.#pending(session.owner, message.candidates ?? [])
-    const at = this.#notificationAt
+    const at = this.#apart.notification
     if (at === undefined || message.want !== Want.NOTIFICATIONS) {
       reply(answer)
       return
@@ -648,7 +661,8 @@ export class Coordinator {
     }
     const another = want === Want.ANOTHER_CHANNEL
     const choice = chooseRoute(mn, cn, another || want === Want.RELAY)
-    if (choice.relay && this.#relays.count > 0) this.#order(mn, cn.name, this.#side(cn), another, undefined, now)
+    if (choice.relay && this.#relays.count > 0)
+      this.#order(mn, cn.name, this.#side(cn), another, undefined, now)
     else {
       const routes = choice.relay ? { mn: Route.CHECK, cn: Route.CHECK } : choice
       this.#directBoth(mnName, cn.name, routes, [], now)
@@ -723,7 +737,7 @@ export class Coordinator {
     const { pair, another, account, sides, binds } = order
     const want = another ? Want.ANOTHER_CHANNEL : binds ? Want.BIND : undefined
     const type = Type.RELAY_ORDER
-    this.#site.request(
+    this.#apart.site.request(
       relay,
       { type, pair, account, sides, ...(want !== undefined && { want }) },
       ORDER_MS,
@@ -745,32 +759,6 @@ export class Coordinator {
       const other = this.#reachable(cn, now)
       if (other !== undefined) this.#order(node, cn, this.#side(other), false, undefined, now)
     }
-  }
-
-  // ---- servers apart
-
-  #serverRegistered({ name, roles, registration }: SiteServer, isFresh: boolean, now: number): void {
-    if (!roles.has('rs')) return
-    if (isFresh) this.#bereave(name, now)
-    this.#relays.up(name, registration.load)
-    this.#relays.measured(name, registration.measured ?? [], now)
-    if (isFresh) this.#emit({ type: 'log', level: 'info', message: `server ${name} is there` })
-  }
-
-  #serverGone({ name, roles }: SiteServer, now: number): void {
-    this.#emit({ type: 'log', level: 'warn', message: `server ${name} does not answer` })
-    if (roles.has('rs')) this.#bereave(name, now)
-  }
-
-  #bereave(relay: string, now: number): void {
-    this.#bereft.push(...(this.#relays.down(relay, now) as Ordered[]))
-    if (this.#bereft.length > 0) this.#dueAt = Math.min(this.#dueAt, now)
-  }
-
-  #serverAsks(_server: SiteServer, _message: Message, _reply: Reply, _now: number): void {}
-
-  get #notificationAt(): NotificationAt | undefined {
-    return this.#init.notification
   }
 
   /** Where another zone says that its node is, is not proven: that node has to bind. */
@@ -840,10 +828,13 @@ export class Coordinator {
     const { name, lease, candidates, zoneKey } = peer
     const directed: Directed = {
       ...{ to, by, done, since: now, tries: 0, at: now },
-      message: fitting({
-        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates, relays },
-        ...(zoneKey !== undefined && { zoneKey }),
-      }, 'last'),
+      message: fitting(
+        {
+          ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates, relays },
+          ...(zoneKey !== undefined && { zoneKey }),
+        },
+        'last',
+      ),
     }
     this.#directed.set(transaction, directed)
     const asker = this.#nodes.get(by)

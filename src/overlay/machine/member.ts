@@ -143,7 +143,9 @@ export class Member {
     this.rtt = Math.round(isShorter ? measured : this.rtt + RTT_SMOOTHING * (measured - this.rtt))
     const { boot } = answer
     const isFresh =
-      this.#isLost || this.#coordinator === undefined || !this.#coordinator.every((byte, i) => byte === boot?.[i])
+      this.#isLost ||
+      this.#coordinator === undefined ||
+      !this.#coordinator.every((byte, i) => byte === boot?.[i])
     this.#coordinator = boot
     this.#isLost = false
     this.#parts.onRegistered(answer, isFresh, now)

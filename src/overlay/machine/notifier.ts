@@ -44,7 +44,8 @@ export interface NotificationEnd {
 export type NotifierOutput = NotificationPrepare | Notification | NotificationEnd
 
 export interface NotifierParts {
-  readonly at: NotificationAt | undefined
+  /** Now; undefined: there is no notification server, or none is there. */
+  readonly at: () => NotificationAt | undefined
   readonly token: () => Uint8Array
   readonly number: () => number
   readonly emit: (output: NotifierOutput) => void
@@ -124,7 +125,7 @@ export class Notifier {
       return
     }
     const isFull = known === undefined && this.#entries.size >= MAX_ENTRIES
-    if (this.#parts.at === undefined || isFull || this.#preparing.size >= MAX_PREPARING) {
+    if (this.#parts.at() === undefined || isFull || this.#preparing.size >= MAX_PREPARING) {
       done(undefined, now)
       return
     }
@@ -153,13 +154,29 @@ export class Notifier {
     if (entry !== undefined && equal(entry.token, token)) entry.connected = isConnected
   }
 
+  /** The server had this node before the coordinator was started: it can be woken, and registers then. */
+  found(name: string, token: Uint8Array): void {
+    if (this.#entries.has(name)) this.connected(name, token, true)
+    if (this.#entries.has(name) || this.#entries.size >= MAX_ENTRIES) return
+    if (this.#parts.directory.nodeByName(name) === undefined) return
+    const push = this.#parts.directory.pushOf(name)
+    this.#entries.set(name, { token, push, wakes: new TokenBucket(NODE_RATE, NODE_BURST), connected: true })
+  }
+
+  /** The server was started anew: no connection to it stands. */
+  allEnded(): void {
+    for (const entry of this.#entries.values()) entry.connected = false
+  }
+
   isConnected(name: string): boolean {
-    return this.#entries.get(name)?.connected === true
+    return this.#parts.at() !== undefined && this.#entries.get(name)?.connected === true
   }
 
   canWake(name: string): boolean {
     const entry = this.#entryOf(name)
-    return entry !== undefined && (entry.connected || entry.push !== undefined)
+    return (
+      this.#parts.at() !== undefined && entry !== undefined && (entry.connected || entry.push !== undefined)
+    )
   }
 
   /** Fig. 5 step 9. `done` comes when the node has shown where it is, or has not within six seconds. */
@@ -205,7 +222,7 @@ export class Notifier {
   /** Also what is no longer known here: the token of an earlier login is good for nothing. */
   forget(name: string): void {
     this.#entries.delete(name)
-    if (this.#parts.at !== undefined) this.#parts.emit({ type: 'notification-end', name })
+    if (this.#parts.at() !== undefined) this.#parts.emit({ type: 'notification-end', name })
   }
 
   nextTimeout(): number {
@@ -233,7 +250,8 @@ export class Notifier {
   /** One that was not seen since the coordinator started is known by its push service. */
   #entryOf(name: string): Entry | undefined {
     const known = this.#entries.get(name)
-    if (known !== undefined || this.#parts.at === undefined || this.#entries.size >= MAX_ENTRIES) return known
+    if (known !== undefined || this.#parts.at() === undefined || this.#entries.size >= MAX_ENTRIES)
+      return known
     const push = this.#parts.directory.pushOf(name)
     if (push === undefined) return undefined
     const wakes = new TokenBucket(NODE_RATE, NODE_BURST)

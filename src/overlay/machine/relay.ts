@@ -132,7 +132,10 @@ export class Relay {
   }
 
   /** Steps 17 and 18: a channel for the pair; an existing one unless `another` is set. Undefined: none is available. */
-  order({ pair, another, account, sides: named, binds = false }: Order, now: number): readonly [RelaySide, RelaySide] | undefined {
+  order(
+    { pair, another, account, sides: named, binds = false }: Order,
+    now: number,
+  ): readonly [RelaySide, RelaySide] | undefined {
     const sides = binds ? ([unproven(named[0]), unproven(named[1])] as const) : named
     const there = this.#byPair.get(pair) ?? []
     const known = there.at(-1)
@@ -333,7 +336,8 @@ export class Relay {
   #returned(bind: RelayBind, from: Endpoint, now: number): number | undefined {
     const stamp = viewOf(bind.token).getUint32(0)
     const age = ((stampOf(now) - stamp) >>> 0) / STAMPS_PER_MS
-    if (age > TOKEN_MS || !this.#parts.crypto.equal(this.#token(bind, from, stamp), bind.token)) return undefined
+    if (age > TOKEN_MS || !this.#parts.crypto.equal(this.#token(bind, from, stamp), bind.token))
+      return undefined
     return Math.round(1000 * age)
   }
 

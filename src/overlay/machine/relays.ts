@@ -54,7 +54,12 @@ export type Sides = readonly [RelaySide, RelaySide]
 
 export interface RelaysParts {
   /** Sends the order; `answered` brings the sides, or undefined when the relay has no room or does not answer in time. */
-  readonly order: (relay: string, order: RelayOrder, answered: (sides: Sides | undefined, now: number) => void, now: number) => void
+  readonly order: (
+    relay: string,
+    order: RelayOrder,
+    answered: (sides: Sides | undefined, now: number) => void,
+    now: number,
+  ) => void
 }
 
 /** Channels of each relay at which the pair has one, the preferred last; none: there is no relay for it. */
@@ -108,7 +113,12 @@ export function rankRelays(
     const way = relay.load === undefined || relay.load.rtt === 0 ? UNKNOWN_MS : relay.load.rtt / 1000
     const far = ends.reduce((sum, { net, rtt }) => sum + (distance(relay.name, net) ?? way + rtt), 0)
     const cost = far + LOAD_MS * Math.min(1, used) ** 2
-    return { name: relay.name, isFull: used >= 1, step: Math.round(cost / EQUAL_MS), spread: spread(pair, relay.name) }
+    return {
+      name: relay.name,
+      isFull: used >= 1,
+      step: Math.round(cost / EQUAL_MS),
+      spread: spread(pair, relay.name),
+    }
   })
   ranked.sort((a, b) => Number(a.isFull) - Number(b.isFull) || a.step - b.step || a.spread - b.spread)
   return ranked.map(({ name }) => name)
@@ -171,7 +181,11 @@ export class Relays {
   /** The relay is there, and says how it is. */
   up(name: string, load: RelayLoad | undefined): void {
     const known = this.#relays.get(name)
-    this.#relays.set(name, { load, ordered: 0, refusedUntil: known?.refusedUntil ?? Number.NEGATIVE_INFINITY })
+    this.#relays.set(name, {
+      load,
+      ordered: 0,
+      refusedUntil: known?.refusedUntil ?? Number.NEGATIVE_INFINITY,
+    })
   }
 
   /** Round trips that the relay has measured. */
@@ -181,7 +195,10 @@ export class Relays {
       const known = this.#distances.get(key)
       const ms = rtt / 1000
       this.#distances.delete(key)
-      this.#distances.set(key, { ms: known === undefined ? ms : known.ms + SMOOTHING * (ms - known.ms), at: now })
+      this.#distances.set(key, {
+        ms: known === undefined ? ms : known.ms + SMOOTHING * (ms - known.ms),
+        at: now,
+      })
       if (this.#distances.size > MAX_DISTANCES) this.#distances.delete(this.#distances.keys().next().value!)
     }
   }
@@ -197,8 +214,7 @@ export class Relays {
       else this.#pairs.set(key, { names: others, at, tag })
       if (now - at < ACTIVE_MS) left.push(tag)
     }
-    for (const pending of [...this.#pending])
-      if (pending.waiting.delete(name)) this.#settle(pending, now)
+    for (const pending of [...this.#pending]) if (pending.waiting.delete(name)) this.#settle(pending, now)
     return left
   }
 
@@ -285,7 +301,8 @@ export class Relays {
     if (pending.waiting.size === 0) {
       this.#pending.delete(pending)
       this.#finish(pending, now)
-    } else if (pending.got.size > 0 && !pending.isDone) pending.graceUntil = Math.min(pending.graceUntil, now + GRACE_MS)
+    } else if (pending.got.size > 0 && !pending.isDone)
+      pending.graceUntil = Math.min(pending.graceUntil, now + GRACE_MS)
   }
 
   #told = new WeakMap<Pending, number>()

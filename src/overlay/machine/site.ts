@@ -34,7 +34,12 @@ export interface SiteParts {
   /** It has not been heard for a while, or was removed. */
   readonly onGone: (server: SiteServer, now: number) => void
   /** A request of the server. */
-  readonly onRequest: (server: SiteServer, message: Message, reply: (answer: Message) => void, now: number) => void
+  readonly onRequest: (
+    server: SiteServer,
+    message: Message,
+    reply: (answer: Message) => void,
+    now: number,
+  ) => void
   /** Further fields of the answer to a registration. */
   readonly welcome: (server: SiteServer) => Partial<Message>
   /** Ends its sessions. */
@@ -121,7 +126,13 @@ export class Site {
     }
   }
 
-  handle(name: string, message: Message, source: ServerSource, reply: (answer: Message) => void, now: number): void {
+  handle(
+    name: string,
+    message: Message,
+    source: ServerSource,
+    reply: (answer: Message) => void,
+    now: number,
+  ): void {
     const record = this.#parts.directory.serverByName(name)
     if (record === undefined) {
       this.#lose(name, now)
@@ -135,7 +146,8 @@ export class Site {
     if (asked !== undefined && message.type === asked.message.type + 1) {
       known.requests.delete(message.transaction)
       asked.done(message, now)
-    } else if (message.type === Type.SERVER_REGISTRATION) this.#register(name, known, message, record.roles, reply, now)
+    } else if (message.type === Type.SERVER_REGISTRATION)
+      this.#register(name, known, message, record.roles, reply, now)
     // An OPEN has to be answered, whatever is in it: the registration follows in its session.
     else if (known.server === undefined || message.type === Type.KEEP_ALIVE)
       reply({ type: Type.KEEP_ALIVE_ACK, transaction: message.transaction })
@@ -143,7 +155,13 @@ export class Site {
   }
 
   /** Asks the server until it answers, or for `ms`. */
-  request(name: string, message: Omit<Message, 'transaction'>, ms: number, done: Answered, now: number): void {
+  request(
+    name: string,
+    message: Omit<Message, 'transaction'>,
+    ms: number,
+    done: Answered,
+    now: number,
+  ): void {
     const known = this.#known.get(name)
     if (known?.server === undefined || known.requests.size >= MAX_REQUESTS) {
       done(undefined, now)
@@ -181,7 +199,11 @@ export class Site {
   }
 
   /** Undefined: a message from where this server is not, or of an earlier session. */
-  #place(name: string, { session, openedAt, from, socket, how }: ServerSource, now: number): Known | undefined {
+  #place(
+    name: string,
+    { session, openedAt, from, socket, how }: ServerSource,
+    now: number,
+  ): Known | undefined {
     const known = this.#known.get(name)
     if (known?.session === session) return sameEndpoint(known.endpoint, from) ? known : undefined
     if (how !== 'opened' || (known !== undefined && openedAt < known.openedAt)) return undefined

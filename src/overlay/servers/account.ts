@@ -13,7 +13,7 @@ import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { renewalProof } from '../machine/secrets.ts'
 import type { Account, Store } from '../store/store.ts'
 import { hasEnded } from '../tables.ts'
-import { isFullName } from '../wire/message.ts'
+import { type CertifiedServer, isFullName } from '../wire/message.ts'
 import { Refusal, sendJson } from './answers.ts'
 import { listenOn } from './listening.ts'
 import { checkPassword, isBusy } from './passwords.ts'
@@ -29,14 +29,16 @@ export interface AccountServerInit {
   readonly zoneKey: Uint8Array
   /** For subscriptions at push services: the key that they check (RFC 8292), base64url. */
   readonly pushKey: string
-  /** Where nodes leave what others fetch; absent: there is no cache server. */
-  readonly cache?: { readonly host: string; readonly port: number; readonly certificate: string }
+  /** Where nodes leave what others fetch; undefined: there is no cache server. */
+  readonly cache: () => CertifiedServer | undefined
   /** Days that a login key is good for; 0: for good. */
   readonly loginDays: number
   /** Milliseconds since 1970. */
   readonly wall: () => number
   /** A node logged in: its earlier sessions end. */
   readonly onLogin: (name: string) => void
+  /** The coordinator elsewhere has what the store has of nodes; false: it does not answer. Absent: it is in this process. */
+  readonly published?: () => Promise<boolean>
   readonly now: () => number
   readonly log: (message: string) => void
 }
@@ -146,9 +148,16 @@ export class AccountServer {
         zone: this.#init.zone,
         coordinator: this.#init.coordinator,
         push_key: this.#init.pushKey,
-        cache: this.#init.cache ?? null,
+        cache: this.#cache,
       }
     throw new Refusal(404, 'NOT_FOUND', 'not found')
+  }
+
+  get #cache(): object | null {
+    const at = this.#init.cache()
+    return at === undefined
+      ? null
+      : { host: at.host, port: at.port, certificate: Buffer.from(at.certificate).toString('base64') }
   }
 
   async #login(request: IncomingMessage): Promise<object> {
@@ -186,6 +195,8 @@ export class AccountServer {
         : new Refusal(403, 'KEY_TAKEN', 'a node of another account has this public key')
     }
     store.commit()
+    if ((await this.#init.published?.()) === false)
+      throw new Refusal(503, 'COORDINATOR_AWAY', 'the coordinator of the zone does not answer; try again')
     for (const node of before) this.#init.onLogin(node.name)
     if (before.every((node) => node.name !== full)) this.#init.onLogin(full)
     return {

@@ -13,6 +13,9 @@ const entry = z.object({
   id: z.string().regex(/^[0-9a-f]{32}$/),
   from: z.string(),
   account: z.string(),
+  /** Of the account that sent it, and of those of its recipients, by name: who takes the name of one that was removed has another. */
+  accountId: z.string().optional(),
+  owners: z.record(z.string(), z.string()).optional(),
   bytes: z.int().min(1),
   /** SHA-256 of the ciphertext, and wraps by recipient: base64. Who has fetched it is removed. */
   hash: z.string(),
@@ -145,8 +148,12 @@ export class CacheStore {
   }
 
   /** What waits for a node, the oldest first. */
-  inbox(name: string): CacheObject[] {
-    return this.#ofRecipient.ids(name).flatMap((id) => {
+  inbox(node: Owner): CacheObject[] {
+    // Objects of before name no owner.
+    const ids = [boxOf(node.name, undefined), boxOf(node.name, node.accountId)].flatMap((box) =>
+      this.#ofRecipient.ids(box),
+    )
+    return ids.flatMap((id) => {
       const object = this.#objects.get(id)
       return object?.isDone === true ? [object] : []
     })
@@ -205,12 +212,13 @@ export class CacheStore {
       if (expires <= now || (!isDone && (this.#touched.get(id) ?? 0) + UNFINISHED_MS <= now)) this.remove(id)
   }
 
-  #refuses({ account, bytes, wraps }: Pick<CacheObject, 'account' | 'bytes' | 'wraps'>): Refused | undefined {
+  #refuses(object: Omit<CacheObject, 'id' | 'sent' | 'isDone'>): Refused | undefined {
+    const { bytes } = object
     const limits = this.#limits
     const ofAccount = { bytes: limits.ofAccount, objects: limits.objectsOfAccount }
-    if (!this.#ofAccount.hasRoom(account, bytes, ofAccount)) return 'sender-quota'
+    if (!this.#ofAccount.hasRoom(senderOf(object), bytes, ofAccount)) return 'sender-quota'
     const ofRecipient = { bytes: limits.ofRecipient, objects: limits.objectsOfRecipient }
-    if (Object.keys(wraps).some((name) => !this.#ofRecipient.hasRoom(name, bytes, ofRecipient)))
+    if (boxesOf(object).some((box) => !this.#ofRecipient.hasRoom(box, bytes, ofRecipient)))
       return 'recipient-quota'
     let promised = bytes
     for (const left of this.#left.values()) promised += left
@@ -225,24 +233,48 @@ export class CacheStore {
   }
 
   #enter(object: CacheObject): void {
-    const { id, account, bytes, wraps, isDone } = object
+    const { id, bytes, isDone } = object
     const before = this.#objects.get(id)
     if (before === undefined) this.#bytes += bytes
     this.#objects.set(id, object)
     if (isDone) this.#left.delete(id)
-    this.#ofAccount.add(account, object)
-    for (const name of Object.keys(wraps)) this.#ofRecipient.add(name, object)
-    for (const name of Object.keys(before?.wraps ?? {}))
-      if (!Object.hasOwn(wraps, name)) this.#ofRecipient.remove(name, object)
+    this.#ofAccount.add(senderOf(object), object)
+    const boxes = boxesOf(object)
+    for (const box of boxes) this.#ofRecipient.add(box, object)
+    for (const box of before === undefined ? [] : boxesOf(before))
+      if (!boxes.includes(box)) this.#ofRecipient.remove(box, object)
   }
 
   #leave(object: CacheObject): void {
     this.#bytes -= object.bytes
-    this.#ofAccount.remove(object.account, object)
-    for (const name of Object.keys(object.wraps)) this.#ofRecipient.remove(name, object)
+    this.#ofAccount.remove(senderOf(object), object)
+    for (const box of boxesOf(object)) this.#ofRecipient.remove(box, object)
   }
 
   #describing(id: string): string {
     return join(this.#folder, `${id}.json`)
   }
+}
+
+export type Owner = { readonly name: string; readonly accountId: string }
+
+/** Whether it is this node's, and not that of an account that had its name before. */
+export function isFrom({ from, accountId }: CacheObject, node: Owner): boolean {
+  return from === node.name && (accountId ?? node.accountId) === node.accountId
+}
+
+export function isFor({ wraps, owners }: CacheObject, { name, accountId }: Owner): boolean {
+  return Object.hasOwn(wraps, name) && (owners?.[name] ?? accountId) === accountId
+}
+
+function senderOf({ account, accountId }: Pick<CacheObject, 'account' | 'accountId'>): string {
+  return accountId ?? account
+}
+
+function boxesOf({ wraps, owners }: Pick<CacheObject, 'wraps' | 'owners'>): string[] {
+  return Object.keys(wraps).map((name) => boxOf(name, owners?.[name]))
+}
+
+function boxOf(name: string, accountId: string | undefined): string {
+  return accountId === undefined ? name : `${name} ${accountId}`
 }

@@ -11,24 +11,19 @@ import type { AddressInfo, Socket } from 'node:net'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
-import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { WRAP } from '../cache/envelope.ts'
-import { mayAsk, type OpenTo } from '../machine/access.ts'
-import { cacheProof } from '../machine/secrets.ts'
-import type { Store } from '../store/store.ts'
-import { hasEnded, type NodeRecord } from '../tables.ts'
 import { isFullName, Status } from '../wire/message.ts'
 import { Refusal, sendJson } from './answers.ts'
-import type { CacheObject, CacheStore, Refused } from './cache-store.ts'
+import type { CacheDirectory, CacheNode } from './cache-directory.ts'
+import { type CacheObject, type CacheStore, isFor, isFrom, type Refused } from './cache-store.ts'
 import { listenOn } from './listening.ts'
 import { Buckets, Connections, type SourceLimits } from './sources.ts'
 
 export interface CacheServerInit {
-  readonly store: Store
+  readonly directory: CacheDirectory
   readonly objects: CacheStore
   readonly tls: { readonly cert: string; readonly key: string }
   readonly port: number
-  readonly openTo: OpenTo
   readonly now: () => number
   readonly wall: () => number
   readonly log: (message: string) => void
@@ -137,9 +132,9 @@ export class CacheServer {
   }
 
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    let node: NodeRecord | undefined
+    let node: CacheNode | undefined
     try {
-      node = this.#authenticate(request)
+      node = await this.#authenticate(request)
       this.#enter(node.name)
       const raw = this.#raw.get(peerOf(request.socket))
       if (raw !== undefined) this.#strangers.release(raw)
@@ -183,19 +178,13 @@ export class CacheServer {
   }
 
   /** Who has a login key: `Godwit KEY_ID PROOF`, both base64. */
-  #authenticate({ headers }: IncomingMessage): NodeRecord {
-    const { store, wall } = this.#init
+  async #authenticate({ headers }: IncomingMessage): Promise<CacheNode> {
     const [, id, proof] = /^Godwit ([A-Za-z0-9+/]{22}==) ([A-Za-z0-9+/]{22}==)$/.exec(
       headers.authorization ?? '',
     ) ?? ['', '', '']
-    const keyId = new Uint8Array(Buffer.from(id!, 'base64'))
-    store.refresh()
-    const node = id === '' ? undefined : store.nodeByKeyId(keyId)
-    const isRight =
-      node !== undefined &&
-      nodeCrypto.equal(cacheProof(nodeCrypto, node.key, keyId), Buffer.from(proof!, 'base64')) &&
-      !hasEnded(node, wall())
-    if (!isRight) throw new Refusal(401, 'LOGIN_ENDED', 'no login that is good')
+    const bytes = (text: string) => new Uint8Array(Buffer.from(text, 'base64'))
+    const node = id === '' ? undefined : await this.#init.directory.authenticate(bytes(id!), bytes(proof!))
+    if (node === undefined) throw new Refusal(401, 'LOGIN_ENDED', 'no login that is good')
     return node
   }
 
@@ -211,16 +200,16 @@ export class CacheServer {
     else this.#underWay.set(name, left)
   }
 
-  async #route(request: IncomingMessage, response: ServerResponse, node: NodeRecord): Promise<Answer> {
+  async #route(request: IncomingMessage, response: ServerResponse, node: CacheNode): Promise<Answer> {
     const [path = ''] = request.url?.split('?') ?? []
     const [, kind, rest, part] =
       /^\/v1\/(objects|nodes|inbox)(?:\/([a-z0-9._-]{1,253}))?(\/data)?$/.exec(path) ?? []
     const what = `${request.method} ${kind}${rest === undefined ? '' : '/*'}${part ?? ''}`
     switch (what) {
       case 'GET nodes/*':
-        return { lease: Buffer.from(this.#leaseFor(node, rest!)).toString('base64') }
+        return { lease: base64((await this.#leaseFor(node, rest!)).lease) }
       case 'GET inbox':
-        return { objects: this.#init.objects.inbox(node.name).map((each) => this.#listed(each, node)) }
+        return { objects: await this.#inbox(node) }
       case 'POST objects':
         return this.#create(await jsonOf(request), node)
       case 'GET objects/*': {
@@ -238,50 +227,66 @@ export class CacheServer {
     }
   }
 
-  /** The lease of a node that this one may connect to. */
-  #leaseFor(node: NodeRecord, name: string): Uint8Array {
-    const { store, openTo } = this.#init
-    const status = mayAsk(store, openTo, node.name, name)
+  /** The lease of a node that this one may connect to, and its account's id. */
+  async #leaseFor(
+    node: CacheNode,
+    name: string,
+  ): Promise<{ readonly lease: Uint8Array; readonly accountId: string }> {
+    const { status, lease, accountId } = await this.#init.directory.leaseOf(name, node.name)
     if (status === Status.NOT_ALLOWED) throw new Refusal(403, 'NOT_ALLOWED', `not allowed to reach ${name}`)
-    const lease = status === Status.DONE ? store.nodeByName(name)?.lease : undefined
-    if (lease === undefined)
+    if (status !== Status.DONE || lease === undefined || accountId === undefined)
       throw new Refusal(404, 'NODE_UNKNOWN', `there is no node ${name} that was ever online`)
-    return lease
+    return { lease, accountId }
   }
 
-  #create(value: unknown, node: NodeRecord): object {
+  async #inbox(node: CacheNode): Promise<object[]> {
+    const { directory, objects } = this.#init
+    const waiting = objects.inbox(node)
+    const senders = [...new Set(waiting.map(({ from }) => from))]
+    const leases = new Map(
+      await Promise.all(senders.map(async (name) => [name, await directory.leaseOf(name)] as const)),
+    )
+    return waiting.map(({ id, from, accountId, bytes, hash, wraps, sent, expires }) => {
+      const known = leases.get(from)
+      // Of another account that has taken the sender's name, the lease shows nothing.
+      const isSender = (accountId ?? known?.accountId) === known?.accountId
+      const lease = isSender ? known?.lease : undefined
+      return {
+        ...{ id, from, bytes, hash, sent, expires, wrap: wraps[node.name] },
+        lease: lease === undefined ? null : base64(lease),
+      }
+    })
+  }
+
+  async #create(value: unknown, node: CacheNode): Promise<object> {
     const { objects, wall, now } = this.#init
     if (!this.#announced.take(node.account, now())) throw tooMany()
     const parsed = announced.safeParse(value)
     if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not an object')
     const { bytes, hash, wraps, days } = parsed.data
-    for (const name of Object.keys(wraps)) this.#leaseFor(node, name)
+    const names = Object.keys(wraps)
+    const owners = Object.fromEntries(
+      await Promise.all(names.map(async (name) => [name, (await this.#leaseFor(node, name)).accountId])),
+    )
     const expires = wall() + days * DAY_MS
-    const made = objects.create({ from: node.name, account: node.account, bytes, hash, wraps, expires })
+    const { name: from, account, accountId } = node
+    const made = objects.create({ from, account, accountId, owners, bytes, hash, wraps, expires })
     if (typeof made === 'string') throw new Refusal(...REFUSALS[made])
     return { id: made.id, offset: 0 }
   }
 
   /** One of this sender. */
-  #ownObject(id: string, node: NodeRecord): CacheObject {
+  #ownObject(id: string, node: CacheNode): CacheObject {
     const object = this.#init.objects.get(id)
-    if (object === undefined || object.from !== node.name) throw unknown()
+    if (object === undefined || !isFrom(object, node)) throw unknown()
     return object
   }
 
   /** One that waits for this recipient. */
-  #waiting(id: string, node: NodeRecord): CacheObject {
+  #waiting(id: string, node: CacheNode): CacheObject {
     const object = this.#init.objects.get(id)
-    if (object?.isDone !== true || !Object.hasOwn(object.wraps, node.name)) throw unknown()
+    if (object?.isDone !== true || !isFor(object, node)) throw unknown()
     return object
-  }
-
-  #listed({ id, from, bytes, hash, wraps, sent, expires }: CacheObject, node: NodeRecord): object {
-    const lease = this.#init.store.nodeByName(from)?.lease
-    return {
-      ...{ id, from, bytes, hash, sent, expires, wrap: wraps[node.name] },
-      lease: lease === undefined ? null : Buffer.from(lease).toString('base64'),
-    }
   }
 
   /** A part of an upload, at the offset that its sender names; what arrived of a part that was cut off stays. */
@@ -347,14 +352,18 @@ export class CacheServer {
     return 'streamed'
   }
 
-  #delete(id: string, node: NodeRecord): object {
+  #delete(id: string, node: CacheNode): object {
     const { objects } = this.#init
     const object = objects.get(id)
-    if (object !== undefined && Object.hasOwn(object.wraps, node.name)) objects.received(id, node.name)
-    else if (object?.from === node.name) objects.remove(id)
+    if (object !== undefined && isFor(object, node)) objects.received(id, node.name)
+    else if (object !== undefined && isFrom(object, node)) objects.remove(id)
     else throw unknown()
     return { removed: id }
   }
+}
+
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64')
 }
 
 /** Passes that many bytes; more are an error, whatever the header said. */

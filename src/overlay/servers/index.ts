@@ -1,7 +1,9 @@
 /** The overlay's servers, for whoever runs and administers them. */
 
 export { Store } from '../store/store.ts'
+export type { ServerRole } from '../wire/message.ts'
 export { LABEL } from './account.ts'
+export { MemberServers } from './member-servers.ts'
 export { hashPassword } from './passwords.ts'
 export {
   changePushSettings,
@@ -9,17 +11,28 @@ export {
   type PushChange,
   type PushSettings,
   readPushSettings,
+  vapidKey,
   vapidOf,
 } from './push-settings.ts'
-export { certificatePin, hostPort, OverlayServers, ROLES, type Role, virtualAddresses } from './servers.ts'
+export { certificatePin, hostPort, ROLES, type Role } from './roles.ts'
+export { OverlayServers, rolesElsewhere, virtualAddresses } from './servers.ts'
 export {
+  type AnySettings,
   DATABASE_FILE,
   DEFAULT_PORT,
+  elsewhere,
   isBlock,
+  isMember,
+  keyOf,
+  type MemberSettings,
+  memberSettings,
   type NewServer,
   newSettings,
+  readAnySettings,
   readSettings,
+  SERVER_NAME,
   SETTINGS_FILE,
   type ServerSettings,
+  writeMember,
   writeSettings,
 } from './settings.ts'

@@ -91,6 +91,11 @@ export class NotificationServer {
     return true
   }
 
+  /** Nodes that are connected, and what they showed. */
+  connections(): { readonly name: string; readonly token: Uint8Array }[] {
+    return [...this.#connected.values()].map(({ expected }) => expected)
+  }
+
   /** NOTIFICATION. False when the node is not connected. */
   notify(name: string, datagram: Uint8Array): boolean {
     const connected = this.#connected.get(name)

@@ -2,7 +2,7 @@
 import type { CoordinatorInit } from '../machine/coordinator.ts'
 import type { NotifierOutput } from '../machine/notifier.ts'
 import type { FoundZone } from '../machine/zones.ts'
-import type { Measured, RelayLoad, RelaySide, SideOrder } from '../wire/message.ts'
+import type { CertifiedServer, Measured, RelayLoad, RelaySide, SideOrder } from '../wire/message.ts'
 
 export interface CoordinatorSetup {
   readonly port: number
@@ -38,6 +38,7 @@ export type CoordinatorEvent =
   | NotifierOutput
   /** The DNS is to be asked for the coordinator of this zone. */
   | { readonly type: 'find-zone'; readonly zone: string }
+  | { readonly type: 'cache-server'; readonly at: CertifiedServer | undefined }
   | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }
   | {
       readonly type: 'step'

@@ -29,7 +29,10 @@ export class RelayPart {
   }
 
   static async start(
-    settings: Pick<ServerSettings, 'relay_ports' | 'addresses' | 'relay_mbps' | 'relay_kernel' | 'relay_channels' | 'relay_capacity_mbps'>,
+    settings: Pick<
+      ServerSettings,
+      'relay_ports' | 'addresses' | 'relay_mbps' | 'relay_kernel' | 'relay_channels' | 'relay_capacity_mbps'
+    >,
     { onEvent, onEnd }: RelayPartEvents,
   ): Promise<RelayPart> {
     const [first, last] = settings.relay_ports

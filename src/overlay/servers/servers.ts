@@ -1,25 +1,22 @@
 /**
- * The servers of a zone in one process (paper §2): account server, direction coordinator with its name server, and relay.
+ * The servers of a zone in the process of its coordinator (paper §2): direction coordinator and name server, and beside them
+ * those of account server, notification server, relay and cache server that do not run apart (member-servers.ts).
  * The coordinator and the relay have a thread each; messages between them pass through here.
  */
-import { X509Certificate } from 'node:crypto'
 import { parseAddress, parsePrefix } from '../../core/address.ts'
 import type { GodwitError } from '../../core/errors.ts'
 import { signingPublicKey } from '../../crypto/keys.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { RealClock } from '../../linux/clock.ts'
-import { ensureCertificate, readCertificate } from '../../mechanism/certificate.ts'
 import { must } from '../../mechanism/schema.ts'
-import { pinOf } from '../../tunnel/carrier/client.ts'
 import { EngineWorker } from '../../tunnel/engine/worker.ts'
-import type { PushSender } from '../push/sender.ts'
 import { Store } from '../store/store.ts'
 import { leaseCodec } from '../wire/lease.ts'
+import type { CertifiedServer } from '../wire/message.ts'
 import { AccountServer } from './account.ts'
-import { CacheServer } from './cache.ts'
-import { CacheStore, limitsFor } from './cache-store.ts'
+import type { CacheServer } from './cache.ts'
+import { storeDirectory } from './cache-directory.ts'
 import { NameServer } from './dns.ts'
-import { NotificationServer } from './notification.ts'
 import type {
   CoordinatorCommand,
   CoordinatorEvent,
@@ -27,48 +24,40 @@ import type {
   RelayCommand,
   RelayEvent,
 } from './protocol.ts'
-import { PUSH_FILE, pushSender, vapidOf } from './push-settings.ts'
+import { vapidOf } from './push-settings.ts'
 import { RelayPart } from './relay-part.ts'
 import {
-  CACHE_FOLDER,
-  CERTIFICATE_FILES,
-  cachePort,
-  DATABASE_FILE,
-  keyOf,
-  notificationPort,
-  type ServerSettings,
-} from './settings.ts'
+  certificateOf,
+  certified,
+  hostPort,
+  makeCache,
+  Notifications,
+  type Role,
+  type RoleParts,
+} from './roles.ts'
+import { cachePort, DATABASE_FILE, keyOf, notificationPort, type ServerSettings } from './settings.ts'
 import type { ZoneData } from './zone.ts'
 import { ZoneFinder } from './zone-finder.ts'
 
-export type Role = 'as' | 'dc' | 'ns' | 'rs' | 'cs'
-export const ROLES: readonly Role[] = ['as', 'dc', 'ns', 'rs', 'cs']
-
-export interface ServersInit {
-  readonly settings: ServerSettings
-  readonly roles: readonly Role[]
-  /** A file of the state. */
-  readonly file: (name: string) => string
-  readonly log: (level: 'error' | 'warn' | 'info', message: string) => void
-}
-
 export class OverlayServers {
-  readonly #init: ServersInit
+  readonly #init: RoleParts<ServerSettings>
   readonly #clock = new RealClock()
+  readonly #times = { now: () => this.#clock.now(), wall: () => this.#clock.wall() }
   #store: Store | undefined
   #coordinator: EngineWorker | undefined
   #relay: RelayPart | undefined
   #accounts: AccountServer | undefined
-  #notifications: NotificationServer | undefined
-  #push: PushSender | undefined
+  #notifications: Notifications | undefined
   #cache: CacheServer | undefined
+  /** Apart. */
+  #cacheServer: CertifiedServer | undefined
   #names: NameServer | undefined
   #finder: ZoneFinder | undefined
   #failed: (error: GodwitError) => void = () => {}
   /** Resolves when a part has ended that cannot be started again. */
   readonly failure: Promise<GodwitError>
 
-  constructor(init: ServersInit) {
+  constructor(init: RoleParts<ServerSettings>) {
     this.#init = init
     this.failure = new Promise((resolve) => {
       this.#failed = resolve
@@ -88,7 +77,6 @@ export class OverlayServers {
   async stop(): Promise<void> {
     await this.#accounts?.stop()
     await this.#notifications?.stop()
-    this.#push?.close()
     await this.#cache?.stop()
     await this.#names?.stop()
     this.#finder?.stop()
@@ -98,7 +86,6 @@ export class OverlayServers {
     this.#store?.close()
     this.#accounts = undefined
     this.#notifications = undefined
-    this.#push = undefined
     this.#cache = undefined
     this.#names = undefined
     this.#coordinator = undefined
@@ -122,6 +109,7 @@ export class OverlayServers {
     }
     this.#finder = new ZoneFinder(settings.resolvers)
     const block4 = settings.block4 === null ? undefined : must(parsePrefix(settings.block4))
+    const cache = roles.includes('cs') ? certified(settings, cachePort(settings), file) : undefined
     const setup: CoordinatorSetup = {
       port: settings.port,
       database: file(DATABASE_FILE),
@@ -131,12 +119,8 @@ export class OverlayServers {
         ...(block4 !== undefined && { block4 }),
         relays: roles.includes('rs'),
         openTo: settings.open_to,
-        ...(roles.includes('ns') && {
-          notification: {
-            ...{ host: settings.host, port: notificationPort(settings) },
-            certificate: new Uint8Array(Buffer.from(certificatePin(settings, file), 'base64')),
-          },
-        }),
+        ...(roles.includes('ns') && { notification: certified(settings, notificationPort(settings), file) }),
+        ...(cache !== undefined && { cache }),
       },
     }
     if (roles.includes('ns')) await this.#startNotifications()
@@ -164,76 +148,60 @@ export class OverlayServers {
       )
       await this.#names.start()
     }
-    const tls = certificateOf(settings, file)
     if (roles.includes('cs')) {
-      const objects = new CacheStore(file(CACHE_FOLDER), limitsFor(settings.cache_bytes), () =>
-        this.#clock.wall(),
+      this.#cache = makeCache(
+        this.#init,
+        this.#times,
+        storeDirectory(store, settings.open_to, this.#times.wall),
       )
-      this.#cache = new CacheServer({
-        ...{ store, objects, tls, port: cachePort(settings), openTo: settings.open_to },
-        ...{ now: () => this.#clock.now(), wall: () => this.#clock.wall() },
-        log: (message) => log('error', message),
-      })
       await this.#cache.start()
     }
     if (!roles.includes('as')) return
     this.#accounts = new AccountServer({
-      ...{ store, tls, port: settings.port, zone: settings.zone, zoneKey },
+      ...{ store, tls: certificateOf(settings, file), port: settings.port, zone: settings.zone, zoneKey },
       coordinator: hostPort(settings),
       pushKey: Buffer.from(vapidOf(settings, undefined).point).toString('base64url'),
-      ...(roles.includes('cs') && {
-        cache: {
-          ...{ host: settings.host, port: cachePort(settings) },
-          certificate: certificatePin(settings, file),
-        },
-      }),
-      ...{ loginDays: settings.login_days, wall: () => this.#clock.wall() },
+      cache: () => cache ?? this.#cacheServer,
+      ...{ loginDays: settings.login_days, ...this.#times },
       onLogin: (name) => {
         log('info', `${name} logged in`)
         this.#toCoordinator({ type: 'forget', name })
       },
-      now: () => this.#clock.now(),
       log: (message) => log('error', message),
     })
     await this.#accounts.start()
   }
 
   async #startNotifications(): Promise<void> {
-    const { settings, file, log } = this.#init
-    this.#notifications = new NotificationServer({
-      ...{ tls: certificateOf(settings, file), port: notificationPort(settings) },
-      now: () => this.#clock.now(),
+    this.#notifications = new Notifications(this.#init, this.#times, {
       onConnection: (name, token, isConnected) =>
         this.#toCoordinator({ type: 'notified', name, token, isConnected }),
-    })
-    await this.#notifications.start()
-    this.#push = pushSender(file(PUSH_FILE), settings, {
-      now: () => this.#clock.now(),
-      wall: () => this.#clock.wall(),
-      log: (message) => log('warn', message),
       onGone: (name, address) => this.#toCoordinator({ type: 'push-gone', name, address }),
     })
+    await this.#notifications.start()
   }
 
   #onCoordinator(event: CoordinatorEvent): void {
     switch (event.type) {
       case 'notification-prepare': {
         const { id, name, token } = event
-        const isReady = this.#notifications?.prepare(name, token) ?? false
+        const isReady = this.#notifications?.server.prepare(name, token) ?? false
         this.#toCoordinator({ type: 'notification-prepare-ack', id, isReady })
         break
       }
       case 'notification': {
         const { name, datagram, push } = event
-        if (this.#notifications?.notify(name, datagram) !== true && push !== undefined)
-          void this.#push?.send({ name, datagram, ...push })
+        this.#notifications?.notify(name, datagram, push)
         break
       }
       case 'notification-end':
-        this.#notifications?.end(event.name)
+        this.#notifications?.server.end(event.name)
         break
       case 'relay-order':
         this.#toRelay(event)
+        break
+      case 'cache-server':
+        this.#cacheServer = event.at
         break
       case 'find-zone':
         void this.#find(event.zone)
@@ -273,18 +241,12 @@ export function virtualAddresses(store: Store, name: string): readonly Uint8Arra
   return v4 === undefined ? [v6] : [v6, v4]
 }
 
-export function hostPort({ host, port }: Pick<ServerSettings, 'host' | 'port'>): string {
-  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
-}
-
-function certificateOf(settings: ServerSettings, file: (name: string) => string) {
-  const cert = file(CERTIFICATE_FILES.cert)
-  const key = file(CERTIFICATE_FILES.key)
-  ensureCertificate(cert, key, settings.host)
-  return readCertificate(cert, key, 'certificate of the account server')
-}
-
-/** The pin for nodes (`--pin`): SHA-256 of the certificate, base64. Creates the certificate if there is none. */
-export function certificatePin(settings: ServerSettings, file: (name: string) => string): string {
-  return pinOf(new X509Certificate(certificateOf(settings, file).cert).raw)
+/** Roles of this zone that a server apart has. */
+export function rolesElsewhere(file: (name: string) => string): ReadonlySet<Role> {
+  const store = new Store({ file: file(DATABASE_FILE) })
+  try {
+    return new Set(store.servers().flatMap(({ roles }) => [...roles]))
+  } finally {
+    store.close()
+  }
 }

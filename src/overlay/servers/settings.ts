@@ -182,7 +182,8 @@ export function readAnySettings(path: string): AnySettings {
 /** Of the coordinator's process. Throws as `readAnySettings`, and ROLE_ELSEWHERE. */
 export function readSettings(path: string): ServerSettings {
   const any = readAnySettings(path)
-  if (isMember(any)) throw elsewhere(`${path} is of server ${any.name}`, 'run it on the host of the coordinator')
+  if (isMember(any))
+    throw elsewhere(`${path} is of server ${any.name}`, 'run it on the host of the coordinator')
   return any
 }
 

@@ -56,7 +56,8 @@ const TRIGGERS = ['INSERT', 'UPDATE', 'DELETE'].map((change) => {
 })
 
 /** Columns of a node, with its account's id. */
-const NODES = 'SELECT nodes.*, accounts.id AS account_id FROM nodes JOIN accounts ON accounts.name = nodes.account'
+const NODES =
+  'SELECT nodes.*, accounts.id AS account_id FROM nodes JOIN accounts ON accounts.name = nodes.account'
 
 /** Max nodes kept in memory until another connection writes: a look-up in SQLite takes about 30 µs. */
 const MAX_CACHED = 100_000
@@ -144,7 +145,9 @@ export class Store implements Directory {
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
     this.#addColumn('nodes', 'expires', 'INTEGER')
     this.#addColumn('accounts', 'id', 'TEXT')
-    this.#database.exec("UPDATE accounts SET id = lower(hex(randomblob(8))) WHERE id IS NULL")
+    const nameless = this.#database.prepare('SELECT 1 FROM accounts WHERE id IS NULL').get()
+    if (nameless != null)
+      this.#database.exec('UPDATE accounts SET id = lower(hex(randomblob(8))) WHERE id IS NULL')
     if (notesChanges === true) for (const trigger of TRIGGERS) this.#database.exec(trigger)
     this.#statements = Object.fromEntries(
       Object.entries(STATEMENTS).map(([name, sql]) => [name, this.#database.prepare(sql)]),
@@ -429,7 +432,8 @@ export class Store implements Directory {
     const others = withKey.all(publicKey, name) as { name: string }[]
     const same = nodeByKeyId.get(keyId) as { name: string } | undefined | null
     const there = this.#nodeRow(name)
-    for (const other of [...others, ...(same != null && same.name !== name ? [same] : [])]) this.removeNode(other.name)
+    for (const other of [...others, ...(same != null && same.name !== name ? [same] : [])])
+      this.removeNode(other.name)
     if (there !== undefined && there.account !== account) {
       clearAccess.run(name)
       removeNode.run(name)

@@ -74,6 +74,9 @@ export type Route = (typeof Route)[keyof typeof Route]
 
 export const Want = { RELAY: 1, ANOTHER_CHANNEL: 2, NOTIFICATIONS: 3, BIND: 4 } as const
 
+/** Of NOTIFICATION_STATE, in STATUS: the node is connected, is not any more, or was before the coordinator was started. */
+export const Connection = { NOW: 0, ENDED: 1, BEFORE: 2 } as const
+
 export type CandidateKind = 'host' | 'reflexive'
 
 /** Where a node may be reached: an address of an interface, or what a coordinator saw. */
@@ -173,6 +176,8 @@ export interface Message {
   readonly account?: string
   /** Of the account, 8 bytes: another account of the same name has another. */
   readonly accountId?: Uint8Array
+  /** Of the login key, at the cache server, 16 bytes. */
+  readonly proof?: Uint8Array
   /** Seconds since 1970. */
   readonly expires?: number
   readonly cacheServer?: CertifiedServer
@@ -214,6 +219,7 @@ const Field = {
   ACCOUNT_ID: 31,
   EXPIRES: 32,
   CACHE_SERVER: 33,
+  PROOF: 34,
   PADDING: 255,
 } as const
 
@@ -265,6 +271,7 @@ const BYTES: Readonly<Record<number, readonly [keyof Message & BytesKey, number]
   [Field.CERTIFICATE]: ['certificate', 32],
   [Field.BOOT]: ['boot', 8],
   [Field.ACCOUNT_ID]: ['accountId', 8],
+  [Field.PROOF]: ['proof', 16],
 }
 type BytesKey =
   | 'publicKey'
@@ -279,6 +286,7 @@ type BytesKey =
   | 'certificate'
   | 'boot'
   | 'accountId'
+  | 'proof'
 
 /** Numbers of 1, 2 or 4 bytes. */
 const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4]>> = {
@@ -527,10 +535,7 @@ function makeFields(message: Message): Fields {
     fields.push([Field.MEASURED, Uint8Array.of(...number(rtt, 4), ...address)])
   if (message.cacheServer !== undefined) {
     const { host, port, certificate } = message.cacheServer
-    fields.push([
-      Field.CACHE_SERVER,
-      Uint8Array.of(port >> 8, port & 255, ...certificate, ...ascii(host)),
-    ])
+    fields.push([Field.CACHE_SERVER, Uint8Array.of(port >> 8, port & 255, ...certificate, ...ascii(host))])
   }
   if (message.padding !== undefined) fields.push([Field.PADDING, new Uint8Array(message.padding)])
   return fields

@@ -32,11 +32,14 @@ function pair(net: Network, n = 1) {
 const relaysOf = (node: SimNode) =>
   node.machine
     .rows()
-    .flatMap(({ ways }) => ways.filter(({ kind }) => kind === 'relay').map(({ remote }) => text(remote).split(':')[0]!))
+    .flatMap(({ ways }) =>
+      ways.filter(({ kind }) => kind === 'relay').map(({ remote }) => text(remote).split(':')[0]!),
+    )
     .sort()
 const hasRelays = (node: SimNode, ...hosts: string[]) => hosts.every((host) => relaysOf(node).includes(host))
 /** Whether the pair ordered last has this relay first: the other's nodes have to bind before it knows where they are. */
-const isFirst = ({ relay }: SimRelay) => [...relay.channels].at(-1)!.sides.every(({ proven }) => proven !== undefined)
+const isFirst = ({ relay }: SimRelay) =>
+  [...relay.channels].at(-1)!.sides.every(({ proven }) => proven !== undefined)
 
 describe('NT-24, NT-25: relays apart', () => {
   it('NT-24: a pair is given channels at two relays, and its nodes bind both', () => {
@@ -52,9 +55,13 @@ describe('NT-24, NT-25: relays apart', () => {
     a.resolve(b.name)
     net.until(() => relaysOf(a).length === 2 && relaysOf(b).length === 2, 2000)
     const [first, second] = relaysOf(a)
-    const third = ['192.0.2.21', '192.0.2.22', '192.0.2.23'].find((host) => host !== first && host !== second)!
+    const third = ['192.0.2.21', '192.0.2.22', '192.0.2.23'].find(
+      (host) => host !== first && host !== second,
+    )!
     relays[Number(first!.slice(-1)) - 1]!.down = true
-    const asked = a.outputs.filter((output) => output.type === 'step' && output.what === 'DIRECTION_REQUEST').length
+    const asked = a.outputs.filter(
+      (output) => output.type === 'step' && output.what === 'DIRECTION_REQUEST',
+    ).length
     for (const node of [a, b]) net.until(() => hasRelays(node, second!, third), 6000)
     assert.equal(
       a.outputs.filter((output) => output.type === 'step' && output.what === 'DIRECTION_REQUEST').length,
@@ -62,7 +69,11 @@ describe('NT-24, NT-25: relays apart', () => {
       'nobody had to ask',
     )
     assert.equal(servers.coordinator.counts.relays, 2)
-    assert.ok(servers.logged.includes(`server ${['east', 'west', 'south'][Number(first!.slice(-1)) - 1]} does not answer`))
+    assert.ok(
+      servers.logged.includes(
+        `server ${['east', 'west', 'south'][Number(first!.slice(-1)) - 1]} does not answer`,
+      ),
+    )
   })
 
   it('a pair that is not in use any more is not given another relay', () => {
@@ -193,28 +204,49 @@ describe('NT-24, NT-25: relays apart', () => {
 })
 
 describe('the choice of a relay', () => {
-  const load = (used: number, rtt = 20_000) => ({ channels: used, maxChannels: 100, rate: 0, capacity: 0, rtt })
-  const relay = (name: string, used = 0, rtt = 20_000): RelayView => ({ name, load: load(used, rtt), ordered: 0 })
+  const load = (used: number, rtt = 20_000) => ({
+    channels: used,
+    maxChannels: 100,
+    rate: 0,
+    capacity: 0,
+    rtt,
+  })
+  const relay = (name: string, used = 0, rtt = 20_000): RelayView => ({
+    name,
+    load: load(used, rtt),
+    ordered: 0,
+  })
   const ends = [
     { net: 'a', rtt: 30 },
     { net: 'b', rtt: 30 },
   ] as const
 
   it('near before far, idle before busy, never a full one while another has room', () => {
-    const known = new Map([['near a', 5], ['near b', 5], ['far a', 60], ['far b', 60]])
+    const known = new Map([
+      ['near a', 5],
+      ['near b', 5],
+      ['far a', 60],
+      ['far b', 60],
+    ])
     const distance = (name: string, net: string) => known.get(`${name} ${net}`)
     const rank = (...relays: RelayView[]) => rankRelays(relays, ends, distance, 'p')
     assert.deepEqual(rank(relay('far'), relay('near')), ['near', 'far'])
     assert.deepEqual(rank(relay('far'), relay('near', 90)), ['far', 'near'])
     assert.deepEqual(rank(relay('far', 99), relay('near', 100)), ['far', 'near'])
-    assert.deepEqual(rankRelays([relay('x', 0, 50_000), relay('y', 0, 5000)], ends, () => undefined, 'p'), ['y', 'x'])
+    assert.deepEqual(
+      rankRelays([relay('x', 0, 50_000), relay('y', 0, 5000)], ends, () => undefined, 'p'),
+      ['y', 'x'],
+    )
   })
 
   it('equal relays share pairs, and a pair has the same order each time', () => {
     let first = 0
     for (let i = 0; i < 1000; i++) {
       const order = rankRelays([relay('x'), relay('y')], ends, () => undefined, `pair ${i}`)
-      assert.deepEqual(rankRelays([relay('y'), relay('x')], ends, () => undefined, `pair ${i}`), order)
+      assert.deepEqual(
+        rankRelays([relay('y'), relay('x')], ends, () => undefined, `pair ${i}`),
+        order,
+      )
       if (order[0] === 'x') first++
     }
     assert.ok(first > 400 && first < 600, `${first}`)

@@ -41,7 +41,14 @@ import { type Exchange, listWaiting, receive, sendFile } from '../../../src/over
 import { cacheProof } from '../../../src/overlay/machine/secrets.ts'
 import { credentialsOf, type Login } from '../../../src/overlay/node/login.ts'
 import { CacheServer, type CacheServerInit, MAX_PART } from '../../../src/overlay/servers/cache.ts'
-import { type CacheLimits, CacheStore, limitsFor } from '../../../src/overlay/servers/cache-store.ts'
+import { storeDirectory } from '../../../src/overlay/servers/cache-directory.ts'
+import {
+  type CacheLimits,
+  CacheStore,
+  isFor,
+  isFrom,
+  limitsFor,
+} from '../../../src/overlay/servers/cache-store.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
 import { leaseCodec, leaseTranscript } from '../../../src/overlay/wire/lease.ts'
 
@@ -168,7 +175,8 @@ describe('NT-26: the cache server', () => {
     objects = new CacheStore(join(folder, 'objects'), limits, () => wall)
     let now = 0
     server = new CacheServer({
-      ...{ store, objects, tls, port, openTo: 'zone', wall: () => wall, now: () => (now += 1000) },
+      ...{ objects, tls, port, wall: () => wall, now: () => (now += 1000) },
+      directory: storeDirectory(store, 'zone', () => wall),
       log: (message) => assert.fail(message),
       ...more,
     })
@@ -444,8 +452,44 @@ describe('NT-26: the cache server', () => {
     for (let i = 0; i < 50; i++) create(`n${i}`)
     const looks = context.mock.method(Object, 'hasOwn')
     create('n7')
-    assert.deepEqual(kept.inbox('n7.test'), [])
+    assert.deepEqual(kept.inbox({ name: 'n7.test', accountId: '1' }), [])
     assert.ok(looks.mock.callCount() < 5, `${looks.mock.callCount()} objects looked at`)
+  })
+
+  it('who takes the name of a removed account’s node sees and ends nothing of what that one was sent or had sent', () => {
+    const kept = new CacheStore(
+      join(folder, 'objects'),
+      { ...GENEROUS, ofAccount: 60, ofRecipient: 60 },
+      () => wall,
+    )
+    const [alice, before, now] = [
+      { name: 'alice.test', accountId: 'a' },
+      { name: 'bob.test', accountId: 'b1' },
+      { name: 'bob.test', accountId: 'b2' },
+    ]
+    const sent = (from: typeof alice, to: typeof alice) => {
+      const made = kept.create({
+        ...{ from: from.name, account: 'x', accountId: from.accountId, bytes: 40, hash: '' },
+        ...{ wraps: { [to.name]: '' }, owners: { [to.name]: to.accountId }, expires: wall + DAY },
+      })
+      if (typeof made === 'string') return made
+      kept.finish(made.id)
+      return made.id
+    }
+    const first = sent(alice, before)
+    const own = sent(before, alice)
+    const seen = (node: typeof alice) => kept.inbox(node).map(({ id }) => id)
+    assert.deepEqual([seen(before), seen(now)], [[first], []])
+    assert.equal(isFor(kept.get(first)!, now), false)
+    assert.equal(isFrom(kept.get(own)!, now), false)
+    assert.equal(isFrom(kept.get(own)!, before), true)
+    // Nor does it count for its room: neither as sender nor as recipient.
+    const third = { name: 'carol.test', accountId: 'c' }
+    assert.match(sent(third, now), /^[0-9a-f]{32}$/)
+    assert.match(sent(now, third), /^[0-9a-f]{32}$/)
+    const again = new CacheStore(join(folder, 'objects'), GENEROUS, () => wall)
+    assert.equal(again.inbox(before).length, 1)
+    assert.equal(again.inbox(now).length, 1)
   })
 
   it('the sums of quotas are right after fetches, removals and a start', () => {
@@ -464,10 +508,10 @@ describe('NT-26: the cache server', () => {
     const second = announce(kept, 'two', 30, 'b')
     assert.equal(announce(kept, 'three', 31, 'd'), 'full')
     assert.deepEqual(
-      kept.inbox('c').map(({ id }) => id),
+      kept.inbox({ name: 'c', accountId: '1' }).map(({ id }) => id),
       [first],
     )
-    assert.deepEqual(kept.inbox('b'), [])
+    assert.deepEqual(kept.inbox({ name: 'b', accountId: '1' }), [])
     const again = new CacheStore(join(folder, 'objects'), limits, () => wall)
     assert.equal(announce(again, 'three', 31, 'd'), 'full')
     assert.equal(announce(again, 'one', 21, 'd'), 'sender-quota')

@@ -70,6 +70,112 @@ for (const driver of drivers()) {
     other.close()
   })
 
+  test(`${driver.name}: an account that takes the name of a removed one is another; accounts of before get an identity`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-ids.db`)
+    const store = new Store({ file, driver })
+    const made = (name: string, n: number) => {
+      store.putAccount(account(name))
+      store.putNode({ name: 'phone.example', account: name, ...keys(n) })
+      store.commit()
+      return store.nodeByName('phone.example')!.accountId
+    }
+    const first = made('alice', 3)
+    assert.match(first, /^[0-9a-f]{16}$/)
+    store.putAccount({ ...account('alice'), hash: bytes(32, 9) })
+    assert.equal(store.account('alice')?.id, first, 'a new password')
+    store.removeAccount('alice')
+    assert.notEqual(made('alice', 3), first)
+    store.close()
+    const database = driver.open(file)
+    database.exec('ALTER TABLE accounts DROP COLUMN id')
+    database.close()
+    const again = new Store({ file, driver })
+    assert.match(again.nodeByName('phone.example')!.accountId, /^[0-9a-f]{16}$/)
+    again.close()
+  })
+
+  test(`${driver.name}: NT-13: every change of a node is noted for a coordinator elsewhere until it is told, whoever made it`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-changes.db`)
+    const store = new Store({ file, driver, notesChanges: true })
+    const names = () => store.changes(10).map(({ node }) => node)
+    const tell = () => {
+      for (const change of store.changes(10)) store.distributed(change)
+      store.commit()
+    }
+    store.putAccount(account('alice'))
+    store.putNode({ name: 'phone.example', account: 'alice', ...keys(3) })
+    store.putNode({ name: 'nas.example', account: 'alice', ...keys(4) })
+    store.commit()
+    assert.deepEqual(names(), ['phone.example', 'nas.example'])
+    tell()
+    assert.deepEqual(names(), [])
+    // A lease is the coordinator's own business.
+    store.setLease('nas.example', bytes(10, 1))
+    store.commit()
+    assert.deepEqual(names(), [])
+    // A command in another process; its triggers are the database's.
+    const other = new Store({ file, driver })
+    other.revokeLogin('phone.example')
+    other.commit()
+    assert.deepEqual(names(), ['phone.example'])
+    const [told] = store.changes(10)
+    other.revokeLogin('phone.example')
+    other.commit()
+    store.distributed(told!)
+    store.commit()
+    assert.deepEqual(names(), ['phone.example'], 'changed again while it was told')
+    tell()
+    other.removeAccount('alice')
+    other.close()
+    assert.deepEqual(names().sort(), ['nas.example', 'phone.example'])
+    tell()
+    store.putAccount(account('bob'))
+    store.putNode({ name: 'tv.example', account: 'bob', ...keys(5) })
+    tell()
+    store.changeAll()
+    assert.deepEqual(names(), ['tv.example'])
+    store.close()
+  })
+
+  test(`${driver.name}: NT-13: a coordinator takes nodes as the account server has them, in any order`, () => {
+    const store = new Store({ file: join(folder, `${driver.name.replace(':', '-')}-taken.db`), driver })
+    const node = (name: string, of: string, accountId: string, n: number) => ({
+      name,
+      account: of,
+      accountId,
+      ...keys(n),
+    })
+    store.distribute(node('phone.example', 'alice', '0a', 3))
+    store.distribute(node('nas.example', 'alice', '0a', 4))
+    store.setNumber('phone.example', 7)
+    store.setAccess('phone.example', ['x.example'])
+    store.commit()
+    assert.equal(store.account('alice')?.disabled, true, 'nobody can log in here')
+    // A login anew keeps number and access list.
+    store.distribute({ ...node('phone.example', 'alice', '0a', 3), key: bytes(32, 9), expires: 5 })
+    assert.deepEqual([store.numberOf('phone.example'), store.accessOf('phone.example')], [7, ['x.example']])
+    assert.equal(store.nodeByKeyId(bytes(16, 3))?.expires, 5)
+    // Its key goes by another name.
+    store.distribute(node('tablet.example', 'alice', '0a', 3))
+    assert.equal(store.nodeByName('phone.example'), undefined)
+    assert.equal(store.accessOf('phone.example'), undefined)
+    // The account was removed, and another has its name.
+    store.distribute(node('nas.example', 'alice', '0b', 6))
+    assert.equal(store.nodeByName('tablet.example'), undefined)
+    assert.equal(store.nodeByName('nas.example')?.accountId, '0b')
+    // The name is another account's now.
+    store.distribute(node('nas.example', 'bob', '0c', 7))
+    assert.deepEqual(
+      [store.nodeByName('nas.example')?.account, store.numberOf('nas.example')],
+      ['bob', undefined],
+    )
+    store.removeNode('nas.example')
+    store.removeNode('nobody.example')
+    store.commit()
+    assert.equal(store.nodeByName('nas.example'), undefined)
+    store.close()
+  })
+
   test(`${driver.name}: accounts, nodes, access lists and pinned zones are as they were after a restart`, () => {
     const file = join(folder, `${driver.name.replace(':', '-')}.db`)
     const store = new Store({ file, driver, wall: () => 1000 })
@@ -103,6 +209,7 @@ for (const driver of drivers()) {
     assert.deepEqual(node, {
       name: 'phone.example',
       account: 'alice',
+      accountId: node!.accountId,
       ...keys(3),
       lease: bytes(100, 7),
     })

@@ -7,6 +7,7 @@ import { generatePrivateKey, signBytes, signingPublicKey, verifyBytes } from '..
 import { type Datagram, datagramCodec, Kind } from '../../../src/overlay/wire/datagram.ts'
 import { checkLease, type Lease, leaseCodec, leaseTranscript } from '../../../src/overlay/wire/lease.ts'
 import {
+  fitting,
   isFullName,
   type Message,
   messageCodec,
@@ -124,7 +125,7 @@ const message: fc.Arbitrary<Message> = fc.record(
     publicKey: bytes(32),
     keyId: bytes(16),
     key: bytes(32),
-    candidates: fc.array(candidate, { minLength: 1, maxLength: 16 }),
+    candidates: fc.array(candidate, { minLength: 1, maxLength: 8 }),
     lease: fc.uint8Array({ minLength: 1, maxLength: 200 }),
     observed: endpoint,
     status: fc.nat(255),
@@ -148,6 +149,15 @@ const message: fc.Arbitrary<Message> = fc.record(
     token: bytes(32),
     zoneKey: bytes(32),
     push: fc.constant('https://push.example/1'),
+    roles: fc.nat(255),
+    load: fc.record({ channels: u32, maxChannels: u32, rate: u32, capacity: u32, rtt: u32 }),
+    measured: fc.array(fc.record({ address, rtt: u32 }), { minLength: 1, maxLength: 4 }),
+    boot: bytes(8),
+    account: fc.constant('carol'),
+    accountId: bytes(8),
+    proof: bytes(16),
+    expires: u32,
+    cacheServer: fc.record({ host: name, port: fc.nat(65535), certificate: bytes(32) }),
     padding: fc.nat(40),
   },
   { requiredKeys: ['type', 'transaction'] },
@@ -183,6 +193,21 @@ testCodec<Message>('messages of the overlay', {
         type: Type.RELAY_ORDER,
         transaction: 1,
         sides: [{ proven: { address: Uint8Array.of(192, 0, 2, 1), port: 0x1234 }, node: 7n }, { node: 8n }],
+      },
+    },
+    {
+      name: 'SERVER_REGISTRATION of a relay',
+      bytes: `
+        17 00 00 00 00 02
+        1d 00 08 40 41 42 43 44 45 46 47                  # BOOT
+        1a 00 01 04                                       # ROLES: rs
+        1b 00 14 00 00 00 03 00 00 27 10                  # LOAD: 3 of 10,000 channels
+                 00 00 00 09 00 00 00 00 00 00 4e 20      # 9 kbit/s, of unknown, 20,000 µs to the coordinator
+        1c 00 08 00 00 10 00 c6 33 64 07                  # MEASURED: 4,096 µs to 198.51.100.7`,
+      message: {
+        ...{ type: Type.SERVER_REGISTRATION, transaction: 2, boot: run(8, 0x40), roles: 4 },
+        load: { channels: 3, maxChannels: 10_000, rate: 9, capacity: 0, rtt: 20_000 },
+        measured: [{ rtt: 4096, address: Uint8Array.of(198, 51, 100, 7) }],
       },
     },
   ],
@@ -255,6 +280,25 @@ test('a lease holds only with the signature of its zone, unchanged, in its time'
     forged[at] = forged[at]! ^ 1
     assert.equal(checkLease(forged, zone, 1000_000, verifyBytes).ok, false, `byte ${at}`)
   }
+})
+
+test('a direction that has no room for two relays keeps the one that it is to keep', () => {
+  const relay = (channel: number) => ({
+    ...{ channel, side: 0 as const, key: run(32, 0) },
+    endpoint: { address: run(16, 1), port: 1 },
+  })
+  const of = (lease: number): Message => ({
+    ...{
+      type: Type.ROUTE_DIRECTION,
+      transaction: 1,
+      lease: new Uint8Array(lease),
+      relays: [relay(1), relay(2)],
+    },
+  })
+  const kept = (message: Message) => message.relays?.map(({ channel }) => channel)
+  assert.deepEqual(kept(fitting(of(400), 'last')), [1, 2])
+  assert.deepEqual(kept(fitting(of(1060), 'last')), [2])
+  assert.deepEqual(kept(fitting(of(1060), 'first')), [1])
 })
 
 test('names are lower case, of legal labels, without the last dot; a type has its name', () => {
