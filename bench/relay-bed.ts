@@ -78,7 +78,7 @@ export class RelayBed {
     const settings = {
       relay_ports: [6742, 6749],
       addresses: Object.values(ADDRESSES.relay),
-      ...{ relay_mbps: 0, relay_kernel: true },
+      ...{ relay_mbps: 0, relay_kernel: true, relay_channels: 10_000, relay_capacity_mbps: 0 },
       ...more,
     }
     const words = [program('relay-host'), JSON.stringify(settings)]

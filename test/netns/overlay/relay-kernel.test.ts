@@ -7,12 +7,13 @@ import { after, before, it } from 'node:test'
 import { ADDRESSES, across, type PlainSide, RelayBed } from '../../../bench/relay-bed.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import { namespaceOf } from '../../../lab/topology.ts'
-import { inNamespace } from '../../../src/linux/netns.ts'
+import { inNamespace, usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
 import { Tcx, tcxObstacle, tcxPrograms } from '../../../src/linux/tcx.ts'
 
 usesPrograms('ip', 'nft')
+usePrivateNames()
 
 const skip = tcxObstacle() ?? false
 const MBPS = 80
