@@ -15,7 +15,7 @@ import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { daemonAt, daemonStatus } from '../../support/daemon.ts'
 
-usesPrograms('ip', 'ping', 'unshare')
+usesPrograms('ping')
 usePrivateNames()
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))

@@ -36,7 +36,8 @@ const relaysOf = (node: SimNode) =>
       ways.filter(({ kind }) => kind === 'relay').map(({ remote }) => text(remote).split(':')[0]!),
     )
     .sort()
-const hasRelays = (node: SimNode, ...hosts: string[]) => hosts.every((host) => relaysOf(node).includes(host))
+const hasRelays = (node: SimNode, ...places: string[]) =>
+  places.every((each) => relaysOf(node).includes(each))
 /** Whether the pair ordered last has this relay first: the other's nodes have to bind before it knows where they are. */
 const isFirst = ({ relay }: SimRelay) =>
   [...relay.channels].at(-1)!.sides.every(({ proven }) => proven !== undefined)
@@ -56,7 +57,7 @@ describe('NT-24, NT-25: relays apart', () => {
     net.until(() => relaysOf(a).length === 2 && relaysOf(b).length === 2, 2000)
     const [first, second] = relaysOf(a)
     const third = ['192.0.2.21', '192.0.2.22', '192.0.2.23'].find(
-      (host) => host !== first && host !== second,
+      (each) => each !== first && each !== second,
     )!
     relays[Number(first!.slice(-1)) - 1]!.down = true
     const asked = a.outputs.filter(
