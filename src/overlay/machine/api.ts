@@ -121,7 +121,16 @@ export type NodeOutput =
       readonly socket: number
       readonly remote: Endpoint
       readonly open: boolean
+      /**
+       * `proven`: an answer that only this address was sent came from there over this socket; for a relay, it has bound it.
+       * `likely`: the peer was there, as seen from another socket.
+       */
+      readonly known?: 'proven' | 'likely'
     }
+  /** A way may soon be there: message 1 of the handshake may leave for it now, once. */
+  | { readonly type: 'introduce'; readonly peer: string; readonly socket: number; readonly remote: Endpoint }
+  /** Where the peer is reached, the one that it prefers first: of several ways both ends take the same. */
+  | { readonly type: 'places'; readonly peer: string; readonly remotes: readonly Endpoint[] }
   /**
    * The way ended: its socket is gone, or the relay has lost the channel. Paths that fail are the tunnel's own verdict.
    */
@@ -156,6 +165,10 @@ export interface NodeMachineApi {
   register(now: number): void
   /** NT-29: wants a tunnel to this name. `direction` or `refused` follows; asking again while it is under way changes nothing. */
   resolve(name: string, now: number): void
+  /** The access to use first, before priorities. */
+  prefer(access: string | undefined, now: number): void
+  /** Packets for the peer flow again after a rest: ways over every access are looked for again. */
+  noteUsed(peer: string, now: number): void
   /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */
   noteNoPath(peer: string, now: number): void
   /** The host slept, or its networks changed in a way that sockets do not show. */

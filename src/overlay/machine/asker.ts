@@ -98,6 +98,8 @@ interface Request {
   readonly since: number
   readonly until: number
   readonly done: Answered
+  /** Asked over this one alone: it says nothing about the way that others go. */
+  readonly way: Way | undefined
   tries: number
   at: number
 }
@@ -168,8 +170,11 @@ export class Asker {
     }
   }
 
-  /** Sends it until an answer with its transaction comes, or for `ms`. Its transaction is chosen here. */
-  request(message: Omit<Message, 'transaction'>, ms: number, done: Answered, now: number): void {
+  /**
+   * Sends it until an answer with its transaction comes, or for `ms`. Its transaction is chosen here. `over`: this way alone,
+   * where there is a session.
+   */
+  request(message: Omit<Message, 'transaction'>, ms: number, done: Answered, now: number, over?: Way): void {
     if (this.#requests.size >= (this.#parts.maxRequests ?? MAX_REQUESTS)) {
       done(undefined, undefined, now)
       return
@@ -177,7 +182,7 @@ export class Asker {
     let transaction = this.#number()
     while (this.#requests.has(transaction)) transaction = this.#number()
     const whole = { ...message, transaction }
-    const request = { message: whole, since: now, until: now + ms, done, tries: 0, at: now }
+    const request = { message: whole, since: now, until: now + ms, done, way: over, tries: 0, at: now }
     this.#requests.set(transaction, request)
     if (this.#live === undefined) this.#begin(now)
     else this.#transmit(request, now)
@@ -243,7 +248,8 @@ export class Asker {
         request.done(undefined, undefined, now)
       } else if (this.#live !== undefined && request.at <= now) {
         // Nothing comes back: it may have forgotten this session, and its hint may be lost.
-        if (request.tries >= SILENT_TRIES && this.#heardAt < request.since) this.#begin(now)
+        if (request.tries >= SILENT_TRIES && request.way === undefined && this.#heardAt < request.since)
+          this.#begin(now)
         this.#transmit(request, now)
       }
     }
@@ -314,7 +320,7 @@ export class Asker {
     const mac = crypto.mac(this.#responseKey, concat(bytes.subarray(0, bytes.length - MAC), pending.saltA))
     if (!crypto.equal(mac, response.mac)) return
     const keys = sessionKeys(crypto, key, pending.saltA, response.salt)
-    const first = [...this.#requests.values()][0]
+    const first = [...this.#requests.values()].find((request) => request.way === undefined)
     const message = first?.message ?? { type: Type.KEEP_ALIVE, transaction: this.#number() }
     const head = {
       kind: Kind.OPEN,
@@ -375,8 +381,15 @@ export class Asker {
     const ad = encoded({ ...sealed, sealed: new Uint8Array(0) })
     const plain = this.#parts.crypto.open(session.receiveKey, sealed.counter, sealed.sealed, ad)
     if (plain === undefined || !session.received.take(sealed.counter)) return
-    this.#heard(way, now)
+    if (this.#isAside(plain)) this.#heardAt = now
+    else this.#heard(way, now)
     this.#message(plain, way, now)
+  }
+
+  /** The answer to a question over a way of its own. */
+  #isAside(plain: Uint8Array): boolean {
+    const message = messageCodec.decode(plain)
+    return message.ok && this.#requests.get(message.value.transaction)?.way !== undefined
   }
 
   #heard(way: Way, now: number): void {
@@ -401,7 +414,7 @@ export class Asker {
   #transmit(request: Request, now: number): void {
     const live = this.#live
     const next = this.#ways[(this.#first + request.tries) % Math.max(1, this.#ways.length)]
-    const way = this.#parts.provenOnly === true ? live?.way : next
+    const way = this.#parts.provenOnly === true ? live?.way : (request.way ?? next)
     request.at = now + FIRST_PAUSE * 2 ** Math.min(request.tries, 7)
     request.tries++
     if (live !== undefined && way !== undefined) this.#seal(live, request.message, way)

@@ -7,6 +7,7 @@
  * A candidate that does not answer gets `TRIES` small datagrams. A replayed request causes an answer and a request of its
  * own size, and no more of them than the bucket allows.
  */
+import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
@@ -25,9 +26,12 @@ const ASK_BACK = 40
 const MAX_TARGETS = 64
 /** Bytes to places that have not answered, each time that all are asked: three times what a direction's request has at least. */
 const UNPROVEN_BYTES = 3 * LEAST_DIRECTION
+/** Of each byte of a message that names places of the peer, so many may go there. */
+const NAMED_FACTOR = 3
 /** Answers a second, and at once. */
 const ANSWER_RATE = 20
 const ANSWER_BURST = 100
+const CHALLENGE = 8
 const NEVER = Number.POSITIVE_INFINITY
 
 export interface Target {
@@ -39,13 +43,17 @@ export interface ChecksParts extends Pick<MachineComponents, 'crypto' | 'random'
   readonly pairKey: Uint8Array
   readonly leads: boolean
   readonly send: (socket: number, to: Endpoint, bytes: Uint8Array) => void
-  /** It answered there; `observed` is where it saw us. */
-  readonly onAnswer: (target: Target, observed: Endpoint | undefined, now: number) => void
+  /** It answered there, `isProven`: with the token that only this address was sent. */
+  readonly onAnswer: (target: Target, isProven: boolean, now: number) => void
+  /** The peer named places where it is reached; returns those to ask, undefined if it did so too often. */
+  readonly onNamed: (places: readonly Endpoint[], now: number) => readonly Target[] | undefined
   readonly onStep: (incoming: boolean, type: number, now: number) => void
 }
 
 interface Asked extends Target {
   readonly transaction: number
+  /** 8 bytes, to be returned from there. */
+  readonly challenge: Uint8Array
   tries: number
   at: number
   sentAt: number
@@ -63,6 +71,8 @@ export class Checks {
   #counter: number
   /** Bytes that may still go to places that have not answered. */
   #left = 0
+  /** What the peer is told of this node's places, until it answers. */
+  #telling: { readonly target: Target; readonly message: Message; tries: number; at: number } | undefined
 
   constructor(parts: ChecksParts) {
     const { crypto, random, pairKey, leads } = parts
@@ -86,8 +96,45 @@ export class Checks {
     for (const target of targets) this.#start(target, TRIES, now)
   }
 
+  /** Asks these too. `named`: bytes of the message that named them, where the peer did. */
+  askAlso(targets: readonly Target[], named: number, now: number): void {
+    this.#left = Math.min(UNPROVEN_BYTES, NAMED_FACTOR * named)
+    for (const target of targets) this.#start(target, TRIES, now)
+  }
+
+  /** Whether so many bytes may go to a place that has not answered; they count as sent. */
+  spend(bytes: number): boolean {
+    if (this.#left < bytes) return false
+    this.#left -= bytes
+    return true
+  }
+
+  /** Tells the peer where it reaches this node, over a way that works, until it has answered. */
+  tell(target: Target, places: readonly Endpoint[], now: number): void {
+    const candidates = places.map((endpoint) => ({ kind: 'reflexive' as const, endpoint }))
+    const type = Type.TUNNEL_REQUEST
+    const message = { type, transaction: this.#number(), candidates }
+    const padding = Math.max(0, LEAST_DIRECTION - messageCodec.byteLength(message))
+    this.#telling = { target, message: { ...message, padding }, tries: 0, at: now }
+    this.#tellAgain(now)
+  }
+
+  #tellAgain(now: number): void {
+    const telling = this.#telling
+    if (telling === undefined) return
+    if (telling.tries >= TRIES) {
+      this.#telling = undefined
+      return
+    }
+    telling.at = now + (PAUSES[telling.tries] ?? 1000) * 2
+    telling.tries++
+    this.#parts.onStep(false, Type.TUNNEL_REQUEST, now)
+    this.#send(telling.message, telling.target.socket, telling.target.remote)
+  }
+
   /** A socket was closed. */
   dropSocket(socket: number): void {
+    if (this.#telling?.target.socket === socket) this.#telling = undefined
     for (const [key, asked] of this.#asked) if (asked.socket === socket) this.#asked.delete(key)
   }
 
@@ -107,22 +154,22 @@ export class Checks {
   }
 
   nextTimeout(): number {
-    let at = NEVER
+    let at = this.#telling?.at ?? NEVER
     for (const asked of this.#asked.values()) at = Math.min(at, asked.at)
     return at
   }
 
   handleTimeout(now: number): void {
+    if (this.#telling !== undefined && this.#telling.at <= now) this.#tellAgain(now)
     for (const asked of this.#asked.values()) if (asked.at <= now) this.#request(asked, now)
   }
 
   #start(target: Target, tries: number, now: number): void {
     const key = keyOf(target)
     if (this.#asked.size >= MAX_TARGETS && !this.#asked.has(key) && !this.#displace()) return
-    const bytes = this.#parts.random.fill(new Uint8Array(4))
-    const transaction = new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
     const asked = {
-      ...{ socket: target.socket, remote: target.remote, transaction },
+      ...{ socket: target.socket, remote: target.remote, transaction: this.#number() },
+      challenge: this.#parts.random.fill(new Uint8Array(CHALLENGE)),
       tries: TRIES - tries,
       at: now,
       sentAt: Number.NEGATIVE_INFINITY,
@@ -151,18 +198,28 @@ export class Checks {
     asked.sentAt = now
     this.#parts.onStep(false, Type.TUNNEL_REQUEST, now)
     const length = this.#send(
-      { type: Type.TUNNEL_REQUEST, transaction: asked.transaction },
+      { type: Type.TUNNEL_REQUEST, transaction: asked.transaction, challenge: asked.challenge },
       asked.socket,
       asked.remote,
     )
     if (!free) this.#left -= length
   }
 
-  #requested({ transaction }: Message, from: Endpoint, socket: number, now: number): void {
+  #requested(request: Message, from: Endpoint, socket: number, now: number): void {
     if (!this.#answers.take(now)) return
+    const { transaction, challenge, candidates } = request
+    // What names places counts from where the peer has answered: it may be a copy from elsewhere, and is repeated.
+    if (candidates !== undefined && !this.answered({ socket, remote: from })) return
     this.#parts.onStep(true, Type.TUNNEL_REQUEST, now)
-    this.#send({ type: Type.TUNNEL_RESPONSE, transaction, observed: from }, socket, from)
+    const echo = challenge === undefined ? {} : { echo: challenge }
+    this.#send({ type: Type.TUNNEL_RESPONSE, transaction, observed: from, ...echo }, socket, from)
     this.#parts.onStep(false, Type.TUNNEL_RESPONSE, now)
+    if (candidates !== undefined) {
+      const places = candidates.map(({ endpoint }) => endpoint)
+      const targets = this.#parts.onNamed(places, now)
+      if (targets !== undefined) this.askAlso(targets, messageCodec.byteLength(request), now)
+      return
+    }
     const key = keyOf({ socket, remote: from })
     const known = this.#asked.get(key)
     // The node receives from there. Whether it is also heard there is asked back, once for each of the peer's requests.
@@ -172,7 +229,11 @@ export class Checks {
       this.#request(known, now, true)
   }
 
-  #responded({ transaction, observed }: Message, from: Endpoint, socket: number, now: number): void {
+  #responded({ transaction, echo }: Message, from: Endpoint, socket: number, now: number): void {
+    if (this.#telling?.message.transaction === transaction) {
+      this.#telling = undefined
+      return
+    }
     const asked = this.#asked.get(keyOf({ socket, remote: from }))
     if (asked === undefined || asked.transaction !== transaction) return
     if (!sameEndpoint(asked.remote, from)) return
@@ -182,7 +243,12 @@ export class Checks {
     asked.tries = TRIES
     if (again) return
     this.#parts.onStep(true, Type.TUNNEL_RESPONSE, now)
-    this.#parts.onAnswer(asked, observed, now)
+    this.#parts.onAnswer(asked, echo !== undefined && equal(echo, asked.challenge), now)
+  }
+
+  #number(): number {
+    const bytes = this.#parts.random.fill(new Uint8Array(4))
+    return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
   }
 
   /** Returns the bytes of the datagram. */

@@ -58,6 +58,8 @@ const UNASKED_RATE = 20
 const UNASKED_BURST = 256
 /** Max host candidates that are reported. */
 const MAX_HOSTS = 14
+/** Where the coordinator sees a socket is asked again when it was said so long ago (ms): its NAT may have forgotten it. */
+const OBSERVED_MS = 20_000
 /** Padding of a registration (bytes): an answer is no more than three times its request. */
 const PADDED = 410
 const NEVER = Number.POSITIVE_INFINITY
@@ -114,6 +116,9 @@ export class NodeMachine implements NodeMachineApi {
   #keepAliveAt = NEVER
   #keepAliveMs = 0
   #notified = false
+  #preferred: string | undefined
+  /** Where the coordinator sees each socket, and when it said so. */
+  readonly #observed = new Map<number, { readonly endpoint: Endpoint; readonly at: number }>()
   /** When the coordinator last had this node's location confirmed (ms). */
   #confirmedAt = Number.NEGATIVE_INFINITY
   /** What waits for it to be confirmed now. */
@@ -159,6 +164,7 @@ export class NodeMachine implements NodeMachineApi {
     const gone = new Set(this.#sockets.map(({ socket }) => socket).filter((socket) => !there.has(socket)))
     this.#sockets = sorted
     this.#setWays(now)
+    for (const socket of gone) this.#observed.delete(socket)
     for (const pair of this.#pairs.values()) pair.setSockets(sorted, gone, now)
     this.#moved ||= this.#pairs.size > 0
     this.#register(now)
@@ -214,6 +220,16 @@ export class NodeMachine implements NodeMachineApi {
 
   register(now: number): void {
     if (!this.#registering) this.#register(now)
+  }
+
+  prefer(access: string | undefined, now: number): void {
+    this.#preferred = access
+    this.#place(now)
+  }
+
+  noteUsed(peer: string, now: number): void {
+    this.#pairs.get(peer)?.renew(now)
+    this.#observe(now)
   }
 
   resolve(name: string, now: number): void {
@@ -393,6 +409,7 @@ export class NodeMachine implements NodeMachineApi {
     this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
     this.#keepAliveMs = 1000 * (answer.keepAlive ?? 0)
     this.#armKeepAlive(now)
+    if (answer.observed !== undefined) this.#observed.set(way.socket, { endpoint: answer.observed, at: now })
     this.#emit({
       type: 'registered',
       lease,
@@ -410,7 +427,39 @@ export class NodeMachine implements NodeMachineApi {
     return { notification: { ...notificationServer, token, certificate } }
   }
 
+  /**
+   * Asks the coordinator where it sees the other sockets. Only an echo would locate the node there: where it is directed to
+   * stays as it is.
+   */
+  #observe(now: number): void {
+    if (this.#pairs.size === 0) return
+    const main = this.#asker.way
+    for (const socket of this.#sockets) {
+      const known = this.#observed.get(socket.socket)
+      if (socket.socket === main?.socket || (known !== undefined && now - known.at < OBSERVED_MS)) continue
+      const to = this.#coordinator.find((each) => reaches(socket, each))
+      if (to === undefined) continue
+      const way = { socket: socket.socket, to }
+      const answered = (answer: Message | undefined, _way: Way | undefined, at: number) => {
+        if (answer?.observed === undefined || !this.#sockets.includes(socket)) return
+        this.#observed.set(socket.socket, { endpoint: answer.observed, at })
+        this.#place(at)
+      }
+      this.#asker.request({ type: Type.KEEP_ALIVE }, ECHO_MS, answered, now, way)
+    }
+    this.#place(now)
+  }
+
+  /** Peers are told where this node is reached, if that is at more than one place. */
+  #place(now: number): void {
+    const isFirst = ({ access }: NodeSocket) => (access === this.#preferred ? 0 : 1)
+    const sockets = [...this.#sockets].sort((a, b) => isFirst(a) - isFirst(b))
+    const places = sockets.flatMap(({ socket }) => this.#observed.get(socket)?.endpoint ?? [])
+    for (const pair of this.#pairs.values()) pair.setPlaces(places.length > 1 ? places : undefined, now)
+  }
+
   #afterRegistration(now: number): void {
+    this.#observe(now)
     for (const [name, sought] of this.#sought) if (!sought.asked) this.#seek(name, sought, undefined, now)
     if (!this.#moved) return
     this.#moved = false
@@ -606,6 +655,7 @@ export class NodeMachine implements NodeMachineApi {
     pair.transaction = message.transaction
     this.#emit({ type: 'direction', peer: name, lease, pairKey, leads, route, asked })
     pair.direct(direction, this.#sockets, asked, now)
+    this.#observe(now)
     return Status.DONE
   }
 

@@ -8,7 +8,7 @@ import { kindOf } from '../../core/address.ts'
 import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
-import { type RouteKind, sameEndpoint, type TunnelRow, type TunnelWay } from '../tables.ts'
+import { endpointKey, type RouteKind, sameEndpoint, type TunnelRow, type TunnelWay } from '../tables.ts'
 import type { Check, RelayBind } from '../wire/datagram.ts'
 import type { Lease } from '../wire/lease.ts'
 import type { Candidate, RelaySide, Route } from '../wire/message.ts'
@@ -18,7 +18,11 @@ import { Checks, type Target } from './checks.ts'
 import { mayBeHost } from './virtual.ts'
 
 /** Ways kept of a peer; the oldest gives way. */
-const MAX_WAYS = 8
+const MAX_WAYS = 16
+/** Places that a peer may name beside those that its coordinator names: one for each of its accesses. */
+const MAX_NAMED = 4
+/** Bytes of message 1 of the handshake with its headers, over IPv6. */
+const INTRODUCTION_BYTES = 196
 /** Places where the peer has answered that are remembered. */
 const MAX_REMOTES = 8
 /** Channels of a pair at a time: the one in use and the one that a handover asked for. */
@@ -62,6 +66,14 @@ export class Pair {
   /** Where the peer has answered, the latest first: it may be there again, when no coordinator says where it is. */
   #remotes: Endpoint[] = []
   #moved = false
+  /** This node asked for the last direction. */
+  #asked = false
+  /** Where the peer says that it is reached, the one that it prefers first. */
+  #named: readonly Endpoint[] = []
+  /** Where this node is reached, the same way; undefined: the peer need not be told. */
+  #places: readonly Endpoint[] | undefined
+  /** The peer has been told, over some way. */
+  #isTold = false
   #directedAt: number
   readonly #unasked = new TokenBucket(UNASKED_RATE, UNASKED_BURST)
 
@@ -82,7 +94,8 @@ export class Pair {
       random: parts.random,
       ...keys,
       send: (socket, to, bytes) => parts.emit({ type: 'send', socket, to, bytes }),
-      onAnswer: ({ socket, remote }, _observed, at) => this.#answered(socket, remote, at),
+      onAnswer: ({ socket, remote }, isProven, at) => this.#answered(socket, remote, isProven, at),
+      onNamed: (places, at) => this.#take(places, at),
       onStep: (incoming, type, at) =>
         incoming ? parts.step(this.peer, parts.own, type, at) : parts.step(parts.own, this.peer, type, at),
     })
@@ -110,6 +123,13 @@ export class Pair {
   }
 
   /**
+   * Whether this end opens what is found: the leader, and whoever asked and so has packets while there is no way yet.
+   */
+  get #opens(): boolean {
+    return this.leads || (this.#asked && this.#ways.length === 0)
+  }
+
+  /**
    * A direction for this pair: binds its relay, asks its candidates. Repeated unrequested directions ask no more often
    * than the bucket allows.
    */
@@ -118,8 +138,27 @@ export class Pair {
     this.#directedAt = now
     this.#sockets = sockets
     this.relayFailed = false
+    this.#asked = asked
     for (const side of direction.relays) if (mayBeHost(side.endpoint)) this.#bind(side, now)
-    if (asked || this.#unasked.take(now)) this.#ask(now)
+    if (!asked && !this.#unasked.take(now)) return
+    this.#ask(now)
+    if (asked && this.#ways.length === 0) this.#introduce()
+  }
+
+  /** Sets where this node is reached over each access, the preferred first; undefined: nothing that the peer does not know. */
+  setPlaces(places: readonly Endpoint[] | undefined, now: number): void {
+    const text = (list: readonly Endpoint[] | undefined) => list?.map(endpointKey).join()
+    if (text(places) === text(this.#places)) return
+    this.#places = places
+    this.#isTold = false
+    this.#tell(now)
+  }
+
+  /** Every place is asked again over every socket, by both ends. */
+  renew(now: number): void {
+    this.#isTold = false
+    this.#ask(now)
+    this.#tell(now)
   }
 
   /** Sets the current sockets; `gone` are those that were closed. */
@@ -129,11 +168,14 @@ export class Pair {
     this.#sockets = sockets
     this.#moved ||= gone.size > 0 || fresh.length > 0
     // Where the peer is does not change with us: it is tried from the new socket at once.
-    const remotes = this.#ways.filter(({ kind }) => kind !== 'relay')
+    const there = this.#ways.filter(({ kind }) => kind !== 'relay').map(({ remote }) => remote)
     for (const way of [...this.#ways]) if (gone.has(way.socket)) this.#lose(way)
-    for (const { kind, remote } of remotes)
-      for (const socket of fresh)
-        if (reaches(socket, remote)) this.#have({ kind, socket: socket.socket, remote }, true)
+    const remotes = there.length > 0 ? there : this.#remotes.slice(0, MAX_NAMED)
+    for (const [i, remote] of remotes.entries())
+      for (const socket of remotes.findIndex((each) => sameEndpoint(each, remote)) < i ? [] : fresh)
+        if (reaches(socket, remote) && !isOwn(socket, remote))
+          this.#have({ kind: kindOfWay(remote), socket: socket.socket, remote }, true, 'likely')
+    this.#isTold = false
     for (const socket of gone) this.checks.dropSocket(socket)
     for (const binding of this.#bindings.values()) {
       const best = this.#socketFor(binding.side.endpoint)
@@ -198,11 +240,17 @@ export class Pair {
       random: this.#parts.random,
       wall: this.#parts.wall,
       side,
-      send: (from, bytes) => this.#parts.emit({ type: 'send', socket: from, to: side.endpoint, bytes }),
+      send: (from, bytes) => {
+        this.#parts.emit({ type: 'send', socket: from, to: side.endpoint, bytes })
+        // Behind the request that binds: if that does, the handshake need not wait for its answer.
+        if (this.#opens)
+          this.#parts.emit({ type: 'introduce', peer: this.peer, socket: from, remote: side.endpoint })
+      },
       onBound: (from, at) => {
         this.#parts.step('relay', this.#parts.own, 'RELAY_BOUND', at)
         this.#loseRelay(side.endpoint, from)
-        this.#have({ kind: 'relay', socket: from, remote: side.endpoint }, this.leads || this.#moved)
+        const way = { kind: 'relay', socket: from, remote: side.endpoint } as const
+        this.#have(way, this.#opens || this.#moved, 'proven')
       },
       onFailed: () => {
         this.relayFailed = true
@@ -231,18 +279,49 @@ export class Pair {
 
   /** Fig. 8: requests to all that the peer may be reached at or was, over every socket. */
   #ask(now: number): void {
-    const targets: Target[] = []
     const named = this.#direction.candidates.map(({ endpoint }) => endpoint).filter(mayBeHost)
-    const others = this.#remotes.filter((remote) => !named.some((each) => sameEndpoint(each, remote)))
-    for (const endpoint of [...named, ...others])
-      for (const socket of this.#sockets)
-        if (reaches(socket, endpoint) && !isOwn(socket, endpoint))
-          targets.push({ socket: socket.socket, remote: endpoint })
-    this.checks.ask(targets, now)
+    const all = [...named, ...this.#named, ...this.#remotes]
+    const first = (endpoint: Endpoint) => all.find((each) => sameEndpoint(each, endpoint))
+    this.checks.ask(this.#targets(all.filter((endpoint) => first(endpoint) === endpoint)), now)
   }
 
-  #answered(socket: number, remote: Endpoint, _now: number): void {
-    const kind = isLocal(remote) ? 'lan' : 'direct'
+  #targets(endpoints: readonly Endpoint[]): Target[] {
+    return endpoints.flatMap((remote) =>
+      this.#sockets
+        .filter((socket) => reaches(socket, remote) && !isOwn(socket, remote))
+        .map(({ socket }) => ({ socket, remote })),
+    )
+  }
+
+  /** Where the coordinator sees the peer: the peer's own request opens its NAT while message 1 is on its way. */
+  #introduce(): void {
+    for (const { kind, endpoint } of this.#direction.candidates) {
+      if (kind !== 'reflexive' || !mayBeHost(endpoint)) continue
+      for (const { socket, remote } of this.#targets([endpoint]))
+        if (this.checks.spend(INTRODUCTION_BYTES))
+          this.#parts.emit({ type: 'introduce', peer: this.peer, socket, remote })
+    }
+  }
+
+  /** Tells the peer, over a direct way that works, where else it reaches this node. */
+  #tell(now: number): void {
+    if (this.#isTold || this.#places === undefined) return
+    const way = this.#ways.find((each) => each.kind !== 'relay' && this.checks.answered(each))
+    if (way === undefined) return
+    this.#isTold = true
+    this.checks.tell(way, this.#places, now)
+  }
+
+  /** The peer says where it is reached. Returns what is to be asked, undefined if it said so too often. */
+  #take(places: readonly Endpoint[], now: number): readonly Target[] | undefined {
+    if (!this.#unasked.take(now)) return undefined
+    this.#named = places.filter(mayBeHost).slice(0, MAX_NAMED)
+    this.#parts.emit({ type: 'places', peer: this.peer, remotes: this.#named })
+    return this.#targets(this.#named)
+  }
+
+  #answered(socket: number, remote: Endpoint, isProven: boolean, now: number): void {
+    const kind = kindOfWay(remote)
     const same = this.#ways.some(
       (way) =>
         way.kind === kind &&
@@ -250,11 +329,13 @@ export class Pair {
         !sameEndpoint(way.remote, remote) &&
         this.checks.answered(way),
     )
-    // Another address of the same machine over the same socket brings nothing.
-    if (!same) this.#have({ kind, socket, remote }, this.leads)
+    // Another address of the same machine over the same socket brings nothing, unless it is that of another access.
+    if (!same || this.#named.some((each) => sameEndpoint(each, remote)))
+      this.#have({ kind, socket, remote }, this.#opens, isProven ? 'proven' : undefined)
+    this.#tell(now)
   }
 
-  #have(way: TunnelWay, open: boolean): void {
+  #have(way: TunnelWay, open: boolean, shown?: 'proven' | 'likely'): void {
     const known = this.#ways.some(
       (each) => each.socket === way.socket && sameEndpoint(each.remote, way.remote),
     )
@@ -263,7 +344,10 @@ export class Pair {
       this.#ways.push(way)
     }
     if (way.kind !== 'relay') this.#remember(way.remote)
-    this.#parts.emit({ type: 'way', peer: this.peer, ...way, open })
+    this.#parts.emit({
+      ...{ type: 'way', peer: this.peer, ...way, open },
+      ...(shown !== undefined && { known: shown }),
+    })
   }
 
   #remember(remote: Endpoint): void {
@@ -294,6 +378,10 @@ function isOwn({ addresses }: NodeSocket, { address }: Endpoint): boolean {
 export function isLocal({ address }: Endpoint): boolean {
   const kind = kindOf(address)
   return kind === 'private' || kind === 'unique-local' || kind === 'link-local'
+}
+
+function kindOfWay(remote: Endpoint): RouteKind {
+  return isLocal(remote) ? 'lan' : 'direct'
 }
 
 export type { RouteKind }

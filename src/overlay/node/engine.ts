@@ -36,7 +36,7 @@ const REPORT_MS = 500
 const LEADER_IDS = [1, 127] as const
 const FOLLOWER_IDS = [128, 254] as const
 /** Paths this end keeps to one peer. */
-const MAX_PATHS = 6
+const MAX_PATHS = 8
 /** A path that has been dead for so long while another works is closed (ms). */
 const DEAD_MS = 30_000
 /** Interval between probes of a standby path (ms), shorter than the lifetime of NAT mappings. */
@@ -45,6 +45,8 @@ const STANDBY_MS = 10_000
 const NO_PATH_MS = 400
 /** Packets count as wanting a path for so long (ms). */
 const WANTED_MS = 60_000
+/** Without packets for so long (ms), ways over other accesses than the one in use are not kept. */
+const REST_MS = 120_000
 /** Packets for a peer that was refused are dropped for so long (ms). */
 const REFUSED_MS = 5_000
 const NEVER = Number.POSITIVE_INFINITY
@@ -56,6 +58,12 @@ interface Known extends NodePeer {
   readonly pairKey: Uint8Array
   /** Ports of relays that it is reached through. */
   readonly relays: Set<string>
+  /** Where it says that it is reached, the place that it prefers first, by endpoint. */
+  places: readonly string[]
+  /** Packets exchanged with it, and when there was the last one. */
+  readonly traffic: { packets: number; at: number }
+  /** Its ways over other accesses were given up. */
+  rests: boolean
   slot: number
   reason: string
   /** Without a path since. */
@@ -133,6 +141,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         return done
       case 'prefer':
         this.#preferred = command.access
+        this.#node.prefer(command.access, now)
         for (const [, index] of this.tunnel.peers.indices()) this.#changed.add(index)
         return done
       case 'notified':
@@ -296,6 +305,19 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       case 'way':
         this.#way(output, now)
         break
+      case 'introduce': {
+        const index = this.tunnel.peers.get(output.peer)
+        if (index !== undefined) this.tunnel.machine.introduce(index, output.remote, output.socket, now)
+        break
+      }
+      case 'places': {
+        const peer = this.tunnel.peers.get(output.peer)
+        const known = this.tunnel.peers.at(peer ?? -1)
+        if (peer === undefined || known === undefined) break
+        known.places = output.remotes.map(endpointKey)
+        this.#changed.add(peer)
+        break
+      }
       case 'way-gone':
         for (const { slot, socket, remote } of this.#pathsOf(this.tunnel.peers.get(output.peer)))
           if (socket === output.socket && sameEndpoint(remote, output.remote))
@@ -327,6 +349,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (!same) {
       const peer: Known = {
         ...{ name, publicKey, v6, leads, pairKey, relays: new Set<string>() },
+        ...{ places: [], traffic: { packets: 0, at: now }, rests: false },
         ...(v4 !== undefined && { v4 }),
         ...{ slot: Verdict.PARK, reason: 'no path has answered yet', since: now },
       }
@@ -357,12 +380,14 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     this.tunnel.emit({ type: 'directed', peer: { name, v6, ...(v4 !== undefined && { v4 }) }, asked })
   }
 
-  #way({ peer: name, kind, socket, remote, open }: Extract<NodeOutput, { type: 'way' }>, now: number): void {
+  #way(way: Extract<NodeOutput, { type: 'way' }>, now: number): void {
+    const { peer: name, kind, socket, remote, open, known } = way
     const index = this.tunnel.peers.get(name)
     const peer = this.tunnel.peers.at(index ?? -1)
     if (index === undefined || peer === undefined) return
     if (kind === 'relay') peer.relays.add(endpointKey(remote))
     this.#changed.add(index)
+    if (known === 'proven') this.tunnel.machine.noteProven(index, remote, socket, now)
     if (!open) return
     // It works now: dead paths are removed and opened again with new path ids.
     for (const path of this.#pathsOf(index))
@@ -375,7 +400,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (access === undefined) return
     const ids = peer.leads ? LEADER_IDS : FOLLOWER_IDS
     const pathId = this.#sockets.freePathId(index, ids)
-    this.tunnel.machine.addPath(index, { pathId, socket, remote, mtu: access.setup.mtu }, now)
+    const path = { pathId, socket, remote, mtu: access.setup.mtu, ...(known !== undefined && { known }) }
+    this.tunnel.machine.addPath(index, path, now)
   }
 
   #forget(name: string, now: number): void {
@@ -407,7 +433,10 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     return usable(path.state) || (isOwn(path, leads) && path.state.name !== 'down')
   }
 
-  /** Of two paths between the same two sockets one is enough: keeps the one that works, else the leader's. */
+  /**
+   * Of two paths between the same two sockets one is enough: the leader's. The other end removes its own once that one
+   * works there; the leader only one that has failed, so that never both go.
+   */
   #settle(index: number, now: number): void {
     const peer = this.tunnel.peers.at(index)
     if (peer === undefined) return
@@ -419,7 +448,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
           !isOwn(other, peer.leads) && other.socket === own.socket && sameEndpoint(other.remote, own.remote),
       )
       if (twin === undefined || !usable(twin.state)) continue
-      if (!peer.leads || !usable(own.state)) this.tunnel.machine.removePath(own.slot, now)
+      if (!peer.leads || own.state.name === 'down') this.tunnel.machine.removePath(own.slot, now)
     }
   }
 
@@ -429,11 +458,20 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (peer === undefined) return
     const { machine } = this.tunnel
     const working = this.#pathsOf(index).filter(({ state }) => usable(state))
-    const rank = (path: PathView) => [
-      path.state.name === 'suspect' ? 1 : 0,
-      RANKS[this.#kindOf(index, path)],
-      this.#priorityOf(path.socket),
-    ]
+    const order = [...this.#sockets.all()]
+      .map(({ index: socket }) => socket)
+      .sort((a, b) => this.#priorityOf(a) - this.#priorityOf(b))
+    // Both ends know the order of both, and come to the same path.
+    const rank = (path: PathView) => {
+      const own = order.indexOf(path.socket)
+      const theirs = Math.max(0, peer.places.indexOf(endpointKey(path.remote)))
+      return [
+        path.state.name === 'suspect' ? 1 : 0,
+        RANKS[this.#kindOf(index, path)],
+        own + theirs,
+        peer.leads ? own : theirs,
+      ]
+    }
     let best: PathView | undefined
     for (const path of working) {
       const order = best === undefined ? -1 : compareRanks(rank(path), rank(best))
@@ -473,6 +511,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
           if (isOwn(path, peer.leads) && state.name === 'down' && now - since > DEAD_MS)
             machine.removePath(path.slot, now)
         }
+        this.#rest(index, peer, now)
         const used = machine.path(peer.slot)
         const relayed = used !== undefined && this.#kindOf(index, used) === 'relay'
         if (relayed && peer.leads && now - this.#forwarder.usedAt(index) < WANTED_MS)
@@ -484,6 +523,24 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     }
     for (let output = this.#node.poll(); output !== undefined; output = this.#node.poll())
       this.#carryOut(output, now)
+  }
+
+  /** Ways over other accesses are kept while packets flow, and looked for again when they do again. */
+  #rest(index: number, peer: Known, now: number): void {
+    const { sent, received } = this.tunnel.tally(index)
+    if (sent + received !== peer.traffic.packets) {
+      peer.traffic.packets = sent + received
+      peer.traffic.at = now
+    }
+    if (now - peer.traffic.at <= REST_MS) {
+      if (peer.rests) this.#node.noteUsed(peer.name, now)
+      peer.rests = false
+      return
+    }
+    peer.rests = true
+    for (const path of this.#pathsOf(index))
+      if (path.slot !== peer.slot && isOwn(path, peer.leads) && this.#kindOf(index, path) !== 'relay')
+        this.tunnel.machine.removePath(path.slot, now)
   }
 
   #describe(slot: number): Pick<OverlayPath, 'access' | 'kind' | 'used'> {

@@ -81,6 +81,11 @@ export interface PathConfig {
   readonly remote: Endpoint
   /** MTU of the interface below, bytes of outer IP packet. */
   readonly mtu: number
+  /**
+   * What the owner knows of it. `proven`: datagrams pass both ways, shown just now, so packets use it before PATH_ACCEPT.
+   * `likely`: the peer received at that address lately; packets use it before PATH_ACCEPT only while no other path works.
+   */
+  readonly known?: 'proven' | 'likely'
 }
 
 /** Why a path ended; what PATH_CLOSE carries. */
@@ -314,6 +319,10 @@ export interface TunnelCommands extends Machine {
   setStandby(slot: number, ms: number | undefined): void
   /** Message 1 to an address that the peer proved in an earlier run; nothing where there is a session or a handshake. */
   greet(peer: number, remote: Endpoint, socket: number, now: number): void
+  /** Message 1 to where a path may soon be, the one under way or a fresh one; nothing where there is a session. Not repeated. */
+  introduce(peer: number, remote: Endpoint, socket: number, now: number): void
+  /** The peer has just answered the owner from there, to what only that address was sent: an announcement from there needs no other proof. */
+  noteProven(peer: number, remote: Endpoint, socket: number, now: number): void
   /** The host slept or its networks changed: probe every path now, announce those that are down. */
   wake(now: number): void
   /**

@@ -38,8 +38,7 @@ export class Closes {
   /** `Deadline.close` has come: sends what is due, gives up what was sent often enough. */
   sendDue(peer: Peer, now: number): void {
     peer.deadlines[Deadline.close] = NEVER
-    const via = peer.bestPath()
-    if (via === undefined) return // goes out with the next announcement, or when a path is accepted
+    if (peer.bestPath() === undefined) return // goes out with the next announcement, or when a path is accepted
     peer.closes = peer.closes.filter((close) => close.tries < K.CLOSE_TRIES)
     let next = NEVER
     const frames: Frame[] = []
@@ -52,7 +51,9 @@ export class Closes {
       next = Math.min(next, close.at)
     }
     peer.deadlines[Deadline.close] = next
-    if (frames.length > 0) this.#send(peer, via, frames, now)
+    if (frames.length === 0) return
+    // Over all: which of them still works is not known when several accesses go at once.
+    for (const path of peer.paths) if (path.usable) this.#send(peer, path, frames, now)
   }
 }
 

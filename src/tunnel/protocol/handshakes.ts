@@ -133,6 +133,28 @@ export class Handshakes {
     this.#parts.transmit.handshake(pending.message, remote, socket)
   }
 
+  /** Sends the message 1 that is under way, or a fresh one, to an address alone. */
+  introduce(peer: Peer, remote: Endpoint, socket: number, now: number): void {
+    if (peer.handshake === undefined) {
+      if (Number.isNaN(peer.attemptsSince)) {
+        peer.attemptsSince = now
+        peer.attempts = 0
+        peer.reported = false
+      }
+      peer.lastSentAt = now
+      peer.deadlines[Deadline.retransmit] = now + this.#pace(peer, now)
+      peer.attempts++
+      this.#create(peer, now)
+    }
+    const pending = peer.handshake
+    if (pending === undefined) return
+    const { message, keys, sentTo } = pending
+    addMacs(this.#parts.crypto, message, keys.remote.mac1Key, undefined, now)
+    if (!sentTo.some((each) => isThere(each, remote, socket)))
+      sentTo.push({ remote: keepEndpoint(remote), socket })
+    this.#parts.transmit.handshake(message, remote, socket)
+  }
+
   /** `Deadline.retransmit` has come. */
   retransmit(peer: Peer, now: number): void {
     if (now - peer.attemptsSince >= K.REKEY_ATTEMPT_TIME) {
@@ -216,6 +238,7 @@ export class Handshakes {
 
   #attempt(peer: Peer, now: number, routes: readonly Path[] = this.#routes(peer)): void {
     if (routes.length === 0) {
+      this.#dropPending(peer)
       peer.attemptsSince = Number.NaN
       peer.deadlines[Deadline.retransmit] = NEVER
       return

@@ -233,6 +233,18 @@ export class TunnelMachine implements TunnelCommands {
     this.#schedule(peer)
   }
 
+  introduce(index: number, remote: Endpoint, socket: number, now: number): void {
+    const peer = this.#peers[index]
+    if (peer === undefined || peer.current !== undefined || peer.next !== undefined) return
+    this.#handshakes.introduce(peer, remote, socket, now)
+    this.#schedule(peer)
+  }
+
+  noteProven(index: number, remote: Endpoint, socket: number, now: number): void {
+    const peer = this.#peers[index]
+    if (peer !== undefined) this.#multipath.proofs.note(peer, remote, socket, true, now)
+  }
+
   wake(now: number): void {
     for (const peer of this.#peers) {
       if (peer === undefined || !peer.initiatesPaths) continue

@@ -108,14 +108,17 @@ export class Multipath {
 
   /** Opens a path from this end; it comes up by itself. */
   open(peer: Peer, config: PathConfig, now: number): Path {
-    const path = this.#open(peer, config.pathId, config.socket, config.remote, true, config.mtu, now)
+    const { pathId, socket, remote, mtu, known } = config
+    const path = this.#open(peer, pathId, socket, remote, true, mtu, now, known)
     path.generation = ++peer.generation
     if (peer.current === undefined) {
       this.#host.sendAlso(peer, path, now)
       return path
     }
-    if (peer.expectsGodwit) this.announce(peer, path, now)
-    else this.#setState(path, { name: 'up', since: now })
+    if (peer.expectsGodwit) {
+      this.announce(peer, path, now)
+      this.#useEarly(peer, path, now)
+    } else this.#setState(path, { name: 'up', since: now })
     return path
   }
 
@@ -142,6 +145,7 @@ export class Multipath {
     } else if (initiator) {
       peer.helloTries = 0
       this.sayHello(peer, now)
+      for (const path of peer.paths) this.#useEarly(peer, path, now)
     }
     for (const path of peer.paths) if (path.usable && peer.godwit) path.assessAt = now
     this.#host.changed(peer)
@@ -154,6 +158,7 @@ export class Multipath {
     for (const path of [...peer.paths]) {
       path.assessAt = NEVER
       path.announceAt = NEVER
+      path.known = undefined
       if (path.state.name === 'closing' || (!path.local && path.pathId !== 0)) this.#close(peer, path)
       else if (path.state.name !== 'new') this.#setState(path, { name: 'new' })
     }
@@ -200,7 +205,9 @@ export class Multipath {
     frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
     if (path.tries === 0) path.announcedAt = now
     path.tries++
-    const alone = peer.godwit && path.tries < K.ANNOUNCE_ALONE_TRIES && peer.bestPath() === undefined
+    const best = peer.bestPath()
+    const isAlone = best === undefined || best.known === 'likely'
+    const alone = peer.godwit && path.tries < K.ANNOUNCE_ALONE_TRIES && isAlone
     path.announceAt =
       now +
       (alone
@@ -271,6 +278,7 @@ export class Multipath {
       for (const path of [...peer.paths]) {
         if (!path.local) this.#close(peer, path)
         else if (path.state.name === 'closing') this.#close(peer, path)
+        else if (path.usable && path.known !== undefined && !restarted) path.assessAt = now
         else if (path.usable || path.state.name === 'down') {
           // The peer has lost its state of this path, or has only now learned of paths.
           if (restarted) path.tries = 0
@@ -316,8 +324,8 @@ export class Multipath {
     }
     if (!peer.opens.has(now)) return undefined
     const candidate = this.proofs.expect(peer, pathId, from, socket, { generation, mtu }, now)
-    // Nothing else works, and it received there just now: it is not kept waiting for another round trip.
-    const at = peer.bestPath() === undefined ? this.proofs.provenAt(peer, from, socket, now) : undefined
+    // It received there just now: it is not kept waiting for another round trip.
+    const at = this.proofs.provenAt(peer, from, socket, peer.bestPath() === undefined, now)
     return at === undefined || !peer.opens.take(now) ? candidate : this.#learn(peer, candidate, at, now)
   }
 
@@ -545,6 +553,7 @@ export class Multipath {
       if (path.announceAt <= now) this.announce(peer, path, now)
       if (path.assessAt <= now) {
         if (peer.godwit) this.watch.assess(peer, path, now)
+        else if (peer.expectsGodwit) this.#endEarly(path, now)
         else this.#stock.assess(peer, path, now)
       }
       if (path.mtuEnabled && path.usable && path.mtu.nextAt <= now) this.watch.probeMtu(peer, path, now)
@@ -592,6 +601,7 @@ export class Multipath {
     local: boolean,
     mtuLimit: number,
     now: number,
+    known?: PathConfig['known'],
   ): Path {
     const kept = keepEndpoint(remote)
     const limit = Math.min(mtuLimit, this.#maxMtu)
@@ -606,6 +616,7 @@ export class Multipath {
         local,
         mtuLimit: limit,
         measureInterval: this.#measureInterval,
+        known,
       },
       now,
     )
@@ -621,7 +632,30 @@ export class Multipath {
     return path
   }
 
+  /**
+   * Packets may use a path before its PATH_ACCEPT where the owner knows enough of it. One that is only likely counts as
+   * suspect: whatever works is preferred.
+   */
+  #useEarly(peer: Peer, path: Path, now: number): void {
+    if (path.known === undefined || path.state.name !== 'validating') return
+    if (path.known === 'likely') {
+      if (peer.bestPath() !== undefined) return
+      this.#setState(path, { name: 'suspect', since: now, evidence: path.monitor.evidence(now) })
+    } else this.#setState(path, { name: 'up', since: now })
+    path.monitor.restart(now)
+    path.assessAt = peer.godwit ? now : now + K.EARLY_USE
+  }
+
+  /** No HELLO yet: the peer may not have what would show whether the path works. */
+  #endEarly(path: Path, now: number): void {
+    path.assessAt = NEVER
+    if (path.known === undefined || !path.usable) return
+    path.known = undefined
+    this.#setState(path, { name: 'validating', since: now, tries: path.tries })
+  }
+
   #accept(peer: Peer, path: Path, now: number): void {
+    path.known = undefined
     path.forgetAt = NEVER
     path.monitor.restart(now)
     if (!path.usable && peer.bestPath() === undefined) this.#announceSoon(peer, now)
@@ -632,6 +666,8 @@ export class Multipath {
       path.mtu.restart(path.mtuLimit, now)
     }
     for (const other of [...peer.paths]) {
+      // What went out on hope alone.
+      if (other !== path && other.known === 'likely' && other.usable) this.#resend(other, path, -1)
       if (Number.isNaN(other.owedAfter)) continue
       this.#resend(other, path, other.owedAfter)
       if (other.state.name === 'closing') this.#close(peer, other)
@@ -655,6 +691,7 @@ export class Multipath {
   /** The path counts as dead: traffic moves, the peer is told, what was lost is sent again, and the path is retried. */
   #goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void {
     const evidence = path.monitor.evidence(now)
+    path.known = undefined
     this.#setState(path, { name: 'down', since: now, reason, evidence })
     path.assessAt = NEVER
     path.receivedBefore = this.#parts.paths.counters(path.slot).receivedBytes

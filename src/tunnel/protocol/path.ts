@@ -3,7 +3,7 @@
  */
 import { TokenBucket } from '../../core/token-bucket.ts'
 import type { Endpoint } from '../seam.ts'
-import type { PathState, PathView } from './api.ts'
+import type { PathConfig, PathState, PathView } from './api.ts'
 import { MOVES_BURST, MOVES_INTERVAL } from './constants.ts'
 import type { Cookie } from './cookies.ts'
 import { ANCHOR_TUNING, HOST_TUNING, type MonitorTuning, PathMonitor } from './monitor.ts'
@@ -24,6 +24,8 @@ export interface PathInit {
   readonly mtuLimit: number
   /** See MachineInit. */
   readonly measureInterval?: number | undefined
+  /** See PathConfig. */
+  readonly known?: PathConfig['known']
 }
 
 export class Path {
@@ -41,6 +43,8 @@ export class Path {
   mtuLimit: number
   mtuEnabled = false
 
+  /** What was known of it when it was opened; undefined since its PATH_ACCEPT, or since it has failed. */
+  known: PathConfig['known']
   /** Announcement: when the next one is due, how many went unanswered. */
   announceAt = NEVER
   tries = 0
@@ -83,6 +87,7 @@ export class Path {
     this.remote = init.remote
     this.local = init.local
     this.mtuLimit = init.mtuLimit
+    this.known = init.known
     const tuning = init.local ? HOST_TUNING : ANCHOR_TUNING
     const { measureInterval } = init
     const own = measureInterval === undefined ? tuning : withMeasureInterval(tuning, measureInterval)

@@ -130,7 +130,13 @@ export class Peer {
   /** Addresses that it sent from and has not proven yet (proofs.ts). */
   candidates: Candidate[] = []
   /** Addresses that it has proven recently, newest first. */
-  proven: { readonly remote: Endpoint; readonly socket: number; readonly at: number }[] = []
+  proven: {
+    readonly remote: Endpoint
+    readonly socket: number
+    readonly at: number
+    /** The owner has it from signalling of its own. */
+    readonly noted: boolean
+  }[] = []
   /** How often its input made something throw, and until when it gets no session. */
   faults = 0
   barredUntil = Number.NEGATIVE_INFINITY

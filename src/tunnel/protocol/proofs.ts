@@ -116,16 +116,31 @@ export class Proofs {
     )
     if (found === undefined) return undefined
     this.forget(peer, found)
-    peer.proven = [
-      { remote: found.remote, socket, at: now },
-      ...peer.proven.filter((each) => !isAt(each, found.remote, socket)),
-    ].slice(0, K.CANDIDATES_MAX)
+    this.note(peer, found.remote, socket, false, now)
     return found
   }
 
-  /** When the peer last showed that it receives there; undefined when that is too long ago. */
-  provenAt(peer: Peer, from: Endpoint, socket: number, now: number): number | undefined {
-    return peer.proven.find((each) => isAt(each, from, socket) && now - each.at < K.PROOF_EXPIRY)?.at
+  /** The peer has shown that it receives there. */
+  note(peer: Peer, remote: Endpoint, socket: number, noted: boolean, now: number): void {
+    peer.proven = [
+      { remote: keepEndpoint(remote), socket, at: now, noted },
+      ...peer.proven.filter((each) => !isAt(each, remote, socket)),
+    ].slice(0, K.CANDIDATES_MAX)
+  }
+
+  /**
+   * When the peer last showed that it receives there; undefined when that is too long ago. `alone`: no path of the peer
+   * works, so that a new proof would keep it waiting.
+   */
+  provenAt(peer: Peer, from: Endpoint, socket: number, alone: boolean, now: number): number | undefined {
+    const path = peer.paths.find(
+      (each) => each.usable && each.known === undefined && isAt(each, from, socket),
+    )
+    if (path !== undefined && (path.local || now - path.provenAt < K.PROOF_EXPIRY)) return now
+    const known = peer.proven.find((each) => isAt(each, from, socket))
+    if (known === undefined) return undefined
+    const lasts = alone ? K.PROOF_EXPIRY : known.noted ? K.PROOF_LIFETIME : 0
+    return now - known.at < lasts ? known.at : undefined
   }
 
   forget(peer: Peer, candidate: Candidate): void {

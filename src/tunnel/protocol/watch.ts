@@ -117,7 +117,7 @@ export class PathWatch {
         }
         break
       case 'fine':
-        this.#setFineState(path, now)
+        if (path.known !== 'likely') this.#setFineState(path, now)
     }
     if (result.probe) this.probe(peer, path, now)
     if (monitor.busy(now) && now - path.reportedAt >= K.QUALITY_INTERVAL) {

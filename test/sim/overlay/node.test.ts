@@ -1,6 +1,8 @@
 /** The overlay's node on a virtual network: signalling, routes, moves, and what strangers send. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { Checks } from '../../../src/overlay/machine/checks.ts'
+import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { SIGN, VERSION } from '../../../src/overlay/wire/datagram.ts'
 import { LEAST_DIRECTION, Status, Type } from '../../../src/overlay/wire/message.ts'
 import { at, Nat, type NatKind, Network, SimNode, text } from './network.ts'
@@ -212,6 +214,38 @@ describe('NT-43, NT-44 moves', () => {
     assert.deepEqual([...new Set(a.of('way-gone').map(({ socket }) => socket))], [0])
   })
 
+  it('a direct way stands ready over every access of both ends, also to those that the coordinator does not know', () => {
+    const net = new Network()
+    const nodes = ['alice', 'bob'].map((name) => net.node(name))
+    for (const [n, node] of nodes.entries())
+      node.use(
+        ...[0, 1].map((socket) => ({
+          ...{ socket, address: `192.168.${socket}.10`, port: 5000 + socket },
+          nat: new Nat('port-restricted', `203.0.113.${10 * n + socket}`),
+        })),
+      )
+    const [a, b] = nodes as [SimNode, SimNode]
+    net.until(() => nodes.every((node) => node.of('registered').length > 0))
+    const located = net.server.located.get(a.name)?.observed
+    a.resolve(b.name)
+    net.run(3_000)
+    for (const [node, n] of [
+      [a, 1],
+      [b, 0],
+    ] as const) {
+      const direct = node.of('way').filter(({ kind }) => kind === 'direct')
+      const ways = new Set(direct.map(({ socket, remote }) => `${socket} ${text(remote).split(':')[0]}`))
+      assert.deepEqual(
+        [...ways].sort(),
+        [0, 1].flatMap((socket) => [0, 1].map((m) => `${socket} 203.0.113.${10 * n + m}`)),
+      )
+      assert.ok(direct.every(({ known }) => known === 'proven'))
+      assert.equal(node.of('places').at(-1)?.remotes.length, 2)
+    }
+    // Asking where it sees the other access has not located the node there.
+    assert.deepEqual(net.server.located.get(a.name)?.observed, located)
+  })
+
   it('both ends move at the same time and find each other', () => {
     const { net, a, b } = pair('port-restricted', 'port-restricted')
     a.resolve(b.name)
@@ -379,6 +413,69 @@ describe('nothing unproven', () => {
     const sent = net.sentBytes.get('203.0.113.66:1') ?? 0
     assert.ok(sent > 0 && sent <= 3 * received, `${sent} for ${received}`)
     assert.ok(a.of('way').every(({ remote }) => !text(remote).startsWith('203.0.113.66')))
+  })
+
+  it('places that a peer names get at most three times the bytes that named them, and only some rounds', () => {
+    const { net, a, b } = pair(undefined, undefined)
+    a.resolve(b.name)
+    net.run(10_000)
+    const { pairKey, leads } = b.of('direction')[0]!
+    let named = 0
+    const [from] = b.sockets
+    const peer = new Checks({
+      ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, pairKey, leads },
+      ...{ onAnswer: () => {}, onStep: () => {}, onNamed: () => undefined },
+      send: (socket, to, bytes) => {
+        named += bytes.length
+        net.send(b, socket, to, bytes)
+      },
+    })
+    const victims = [1, 2, 3, 4, 5, 6].map((n) => at(`203.0.113.20${n}:9`))
+    const total = () => [...net.sentBytes].reduce((sum, [to, n]) => sum + (to.includes('.20') ? n : 0), 0)
+    net.sentBytes.clear()
+    for (let i = 0; i < 40; i++) {
+      peer.tell({ socket: from!.socket, remote: at('198.51.100.1:5001') }, victims, net.now)
+      net.run(50)
+      assert.ok(total() <= 3 * named, `${total()} for ${named}`)
+    }
+    net.run(20_000)
+    assert.ok(total() > 0 && total() <= 7 * 2_400, `${total()} bytes`)
+    // From where the peer has not answered it is worth nothing.
+    const before = a.of('places').length
+    assert.ok(before > 0)
+    net.run(20_000)
+    const copies: Uint8Array[] = []
+    const other = new Checks({
+      ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, pairKey, leads },
+      ...{ onAnswer: () => {}, onStep: () => {}, onNamed: () => undefined },
+      send: (_socket, _to, bytes) => copies.push(bytes),
+    })
+    other.tell({ socket: 0, remote: at('198.51.100.1:5001') }, victims, net.now)
+    net.sentBytes.clear()
+    for (const bytes of copies) a.machine.handleDatagram(bytes, at('203.0.113.66:1'), 0, net.now)
+    a.drain()
+    net.run(3_000)
+    assert.equal(a.of('places').length, before)
+    assert.equal(net.sentBytes.get('203.0.113.66:1') ?? 0, 0)
+  })
+
+  it('NT-40: whoever asks sends message 1 behind the binding and to where the coordinator sees the peer, once each', () => {
+    const { net, a, b } = pair('port-restricted', 'port-restricted')
+    const began = net.now
+    a.resolve(b.name)
+    net.until(() => a.of('introduce').length > 0)
+    // One round trip: with the direction.
+    assert.ok(net.now - began <= 2 * net.delay + 1)
+    net.run(5_000)
+    const to = a.of('introduce').map(({ remote }) => text(remote).split(':')[0])
+    assert.deepEqual([...to].sort(), ['192.0.2.2', '203.0.113.2'])
+    // Bindings and answers are proofs: the tunnel asks for none.
+    for (const node of [a, b])
+      assert.ok(
+        node.of('way').every(({ known }) => known === 'proven'),
+        JSON.stringify(node.of('way')),
+      )
+    assert.ok(a.of('way')[0]!.open)
   })
 
   it('a candidate that never answers gets few datagrams', () => {

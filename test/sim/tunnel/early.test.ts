@@ -1,0 +1,120 @@
+/** Paths of which the owner knows something already: they carry packets before their PATH_ACCEPT. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { EARLY_USE } from '../../../src/tunnel/protocol/constants.ts'
+import { endpoint, Pair } from './harness.ts'
+
+const GODWIT = { dialect: 'godwit' } as const
+
+function config(n: number, known?: 'proven' | 'likely') {
+  return {
+    ...{ pathId: n + 1, socket: n, remote: endpoint(100), mtu: 1500 },
+    ...(known !== undefined && { known }),
+  }
+}
+
+test('NT-40: on a path that signalling has proven, data leave one round trip after message 1 and are answered at once', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, anchor } = pair
+  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  world.run(5)
+  anchor.do((machine, now) => machine.noteProven(pair.hostPeer, endpoint(1), 0, now))
+  const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
+  world.run(16)
+  assert.deepEqual(host.states(1), ['validating', 'up'])
+  assert.ok(host.sendData(slot, 7))
+  world.run(10)
+  assert.deepEqual(
+    anchor.received.map(({ sequence }) => sequence),
+    [7],
+  )
+  const [back] = anchor.usable(pair.hostPeer)
+  assert.ok(back !== undefined && anchor.sendData(back, 8))
+  world.run(10)
+  assert.equal(host.received.length, 1)
+  world.run(2_000)
+  assert.equal(host.all('session').length, 1)
+  assert.deepEqual(host.usable(pair.anchorPeer), [slot])
+})
+
+test('an address that nobody has noted proves itself first, also after one that was', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, anchor } = pair
+  anchor.do((machine, now) => machine.noteProven(pair.hostPeer, endpoint(2), 0, now))
+  host.addPath(pair.anchorPeer, config(0, 'proven'))
+  world.run(21)
+  // HELLO and announcement arrive: no path before the token has come back.
+  world.run(10)
+  assert.deepEqual(anchor.usable(pair.hostPeer), [])
+  world.run(20)
+  assert.equal(anchor.usable(pair.hostPeer).length, 1)
+  // What was noted is worth nothing after its time where another path works.
+  world.run(10_000)
+  host.addPath(pair.anchorPeer, config(1, 'proven'))
+  world.run(11)
+  assert.equal(anchor.usable(pair.hostPeer).length, 1)
+  world.run(20)
+  assert.equal(anchor.usable(pair.hostPeer).length, 2)
+})
+
+test('a proven path without a HELLO is not used for long', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, links } = pair
+  host.addPath(pair.anchorPeer, config(0, 'proven'))
+  world.run(20)
+  links[0].cut()
+  world.run(EARLY_USE - 100)
+  assert.equal(host.usable(pair.anchorPeer).length, 1)
+  world.run(200)
+  assert.equal(host.usable(pair.anchorPeer).length, 0)
+  links[0].mend()
+  world.run(6_000)
+  assert.equal(host.usable(pair.anchorPeer).length, 1)
+})
+
+test('NT-43: where the peer was lately, packets go at once while nothing else works, and again over what works then', () => {
+  const pair = new Pair({ anchorConfig: GODWIT }).connect([0])
+  const { world, host, anchor, links } = pair
+  host.do((machine, now) => machine.removePath(pair.slots[0]!, now))
+  const likely = host.addPath(pair.anchorPeer, config(1, 'likely'))
+  assert.equal(host.states(2).at(-1), 'suspect')
+  assert.ok(host.sendData(likely, 1))
+  world.run(11)
+  assert.deepEqual(
+    anchor.received.map(({ sequence }) => sequence),
+    [1],
+  )
+  world.run(100)
+  assert.equal(host.states(2).at(-1), 'up')
+  // It is gone as well; the next hope is in vain, and what went there arrives over the first path that is accepted.
+  host.do((machine, now) => machine.removePath(likely, now))
+  links[1].cut()
+  const vain = host.addPath(pair.anchorPeer, { ...config(1, 'likely'), pathId: 3 })
+  for (let sequence = 2; sequence < 7; sequence++) assert.ok(host.sendData(vain, sequence))
+  host.addPath(pair.anchorPeer, { ...config(0), pathId: 4 })
+  world.run(200)
+  assert.deepEqual(
+    anchor.received.map(({ sequence }) => sequence),
+    [1, 2, 3, 4, 5, 6],
+  )
+})
+
+test('a path that is only likely waits for PATH_ACCEPT where another one works', () => {
+  const pair = new Pair({ anchorConfig: GODWIT }).connect([0])
+  pair.host.addPath(pair.anchorPeer, config(1, 'likely'))
+  assert.equal(pair.host.states(2).at(-1), 'validating')
+  pair.world.run(100)
+  assert.equal(pair.host.states(2).at(-1), 'up')
+})
+
+test('NT-44: that paths have ended is said over every other one: which of them works is not known', () => {
+  const pair = new Pair({ anchorConfig: GODWIT }).connect()
+  const { world, host, anchor, links } = pair
+  const third = host.addPath(pair.anchorPeer, { ...config(1), pathId: 3, remote: endpoint(100) })
+  world.run(500)
+  assert.equal(host.usable(pair.anchorPeer).length, 3)
+  links[0].cut()
+  host.do((machine, now) => machine.removePath(third, now))
+  world.run(15)
+  assert.ok(anchor.states(3).at(-1) === 'closing', anchor.states(3).join())
+})
