@@ -72,8 +72,9 @@ const NODE_RATE = 1 / 5
 const NODE_BURST = 30
 const MAX_PAIRS = 50_000
 const MAX_ENTRIES = 200_000
-/** Askers that wait for one node. */
-const MAX_WAITING = 64
+/** Askers that wait for one node; of one account, or of another zone. */
+const MAX_WAITING = 128
+const MAX_WAITING_OF = 16
 const MAX_PREPARING = 4096
 const NEVER = Number.POSITIVE_INFINITY
 
@@ -93,7 +94,13 @@ interface Preparing {
 
 interface Wake {
   readonly until: number
-  readonly waiting: Woken[]
+  readonly waiting: Waiting[]
+}
+
+interface Waiting {
+  /** Account, or the coordinator of another zone. */
+  readonly source: string
+  readonly done: Woken
 }
 
 export class Notifier {
@@ -183,14 +190,13 @@ export class Notifier {
   wake(name: string, by: string, done: Woken, now: number): Status {
     const entry = this.#entries.get(name)
     if (entry === undefined || !this.canWake(name)) return Status.NOT_REGISTERED
+    const source = this.#parts.directory.nodeByName(by)?.account ?? by
     const under = this.#wakes.get(name)
     if (under !== undefined) {
-      if (under.waiting.length >= MAX_WAITING) return Status.TOO_MANY
-      under.waiting.push(done)
-      return Status.DONE
+      return joins(under.waiting, { source, done }, now) ? Status.DONE : Status.TOO_MANY
     }
     if (!this.#shareOf(by, name).take(now) || !entry.wakes.take(now)) return Status.TOO_MANY
-    this.#wakes.set(name, { until: now + WAKE_MS, waiting: [done] })
+    this.#wakes.set(name, { until: now + WAKE_MS, waiting: [{ source, done }] })
     this.#count++
     this.#parts.step(Type.NOTIFICATION, false, now)
     const datagram = this.#parts.seal(name) ?? new Uint8Array(0)
@@ -264,7 +270,7 @@ export class Notifier {
     const wake = this.#wakes.get(name)
     if (wake === undefined) return
     this.#wakes.delete(name)
-    for (const done of wake.waiting) done(reached, now)
+    for (const { done } of wake.waiting) done(reached, now)
   }
 
   #shareOf(by: string, name: string): TokenBucket {
@@ -275,4 +281,21 @@ export class Notifier {
     if (this.#pairs.size > MAX_PAIRS) this.#pairs.delete(this.#pairs.keys().next().value!)
     return bucket
   }
+}
+
+/** Where there is no room left, whoever has most places gives one up to one who has fewer. False: it has its share. */
+function joins(waiting: Waiting[], one: Waiting, now: number): boolean {
+  const counts = new Map<string, number>()
+  for (const { source } of waiting) counts.set(source, (counts.get(source) ?? 0) + 1)
+  const own = counts.get(one.source) ?? 0
+  if (own >= MAX_WAITING_OF) return false
+  if (waiting.length >= MAX_WAITING) {
+    const [most, count] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a))
+    if (count <= own + 1) return false
+    const at = waiting.findLastIndex(({ source }) => source === most)
+    const [displaced] = waiting.splice(at, 1)
+    displaced?.done(false, now)
+  }
+  waiting.push(one)
+  return true
 }

@@ -72,7 +72,7 @@ export class PushSender {
     this.#shares.set(account, share + 1)
     this.#underWay++
     try {
-      const delivery = await service.send(parsed.value, datagram)
+      const delivery = await service.send(parsed.value, datagram, account)
       if (delivery === 'gone') {
         this.#fail(text)
         onGone(name, text)

@@ -15,7 +15,7 @@ export type Delivery = 'sent' | 'gone'
 
 export interface PushService<Address extends PushAddress = PushAddress> {
   /** Rejects with the reason in words. */
-  send(address: Address, datagram: Uint8Array): Promise<Delivery>
+  send(address: Address, datagram: Uint8Array, account: string): Promise<Delivery>
   close(): void
 }
 
@@ -24,6 +24,8 @@ type Of<Service extends PushAddress['service']> = Extract<PushAddress, { service
 /** A message that has not been delivered after so long is of no use (seconds): who asks waits ten. */
 const TTL = 30
 const MAX_STATUS_TEXT = 200
+/** No account is called so. */
+const OPERATOR = ''
 
 function deliveryOf({ status, text }: PushAnswer, isGone: boolean): Delivery {
   if (status >= 200 && status < 300) return 'sent'
@@ -55,12 +57,16 @@ export class WebPush implements PushService<Of<'web'>> {
     this.#wall = wall
   }
 
-  async send({ endpoint, publicKey, secret }: Of<'web'>, datagram: Uint8Array): Promise<Delivery> {
+  async send(
+    { endpoint, publicKey, secret }: Of<'web'>,
+    datagram: Uint8Array,
+    account: string,
+  ): Promise<Delivery> {
     const exp = Math.floor(this.#wall() / 1000) + VAPID_SECONDS
     const claims = { aud: endpoint.origin, exp, sub: this.#vapid.contact }
     const token = signToken('ES256', this.#key, claims, { typ: 'JWT' })
     const answer = await this.#guard.post({
-      url: endpoint,
+      ...{ url: endpoint, by: account },
       body: encryptPush(datagram, { publicKey, secret }),
       headers: {
         ...{ 'content-type': 'application/octet-stream', 'content-encoding': 'aes128gcm' },
@@ -201,6 +207,7 @@ export class Fcm implements PushService<Of<'fcm'>> {
   async send({ token }: Of<'fcm'>, datagram: Uint8Array): Promise<Delivery> {
     const answer = await this.#guard.post({
       url: new URL(`/v1/projects/${this.#account.project_id}/messages:send`, this.#origin),
+      by: OPERATOR,
       headers: {
         'content-type': 'application/json',
         authorization: `Bearer ${await this.#bearer()}`,
@@ -232,7 +239,7 @@ export class Fcm implements PushService<Of<'fcm'>> {
     )
     const body = new URLSearchParams({ grant_type: 'urn:ietf:params:oauth:grant-type:jwt-bearer', assertion })
     const { status, text } = await this.#guard.post({
-      url: new URL(aud),
+      ...{ url: new URL(aud), by: OPERATOR },
       headers: { 'content-type': 'application/x-www-form-urlencoded' },
       body: body.toString(),
     })

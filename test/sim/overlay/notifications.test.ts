@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { equal } from '../../../src/core/bytes.ts'
+import { Notifier } from '../../../src/overlay/machine/notifier.ts'
+import type { NodeRecord } from '../../../src/overlay/tables.ts'
 import { MAX_PUSH, Status } from '../../../src/overlay/wire/message.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { Nat, Network, type SimNode, text } from './network.ts'
@@ -256,4 +258,35 @@ describe('NT-21, NT-50: what an idle node costs', () => {
     assert.ok(servers.coordinator.location(b.name) !== undefined)
     assert.ok(datagrams <= 60 && bytes < 64_000, `${datagrams} datagrams, ${bytes} bytes`)
   })
+})
+
+it('NT-21: one zone or account holds a share of the places that wait for a node; others find room, also when all are taken', () => {
+  const accounts = new Map([['bob.test', 'bobs']])
+  for (let i = 0; i < 20; i++) accounts.set(`a${i}.test`, 'greedy')
+  const notifier = new Notifier({
+    at: () => NOTIFICATION,
+    ...{ token: () => new Uint8Array(32), number: () => 1, emit: () => {}, step: () => {} },
+    seal: () => undefined,
+    directory: {
+      nodeByName: (name) => ({ account: accounts.get(name) }) as NodeRecord,
+      ...{ pushOf: () => 'https://push.example/1', setPush: () => {} },
+    },
+  })
+  const waits = (by: string) => {
+    const wait = { status: Status.TOO_MANY as Status, ended: 0 }
+    wait.status = notifier.wake('bob.test', by, () => wait.ended++, 0)
+    return wait
+  }
+  assert.equal(notifier.canWake('bob.test'), true)
+  const held = Array.from({ length: 20 }, () => waits('dc.other.example'))
+  assert.equal(held.filter(({ status }) => status === Status.DONE).length, 16)
+  const own = Array.from({ length: 20 }, (_, i) => waits(`a${i}.test`))
+  assert.equal(own.filter(({ status }) => status === Status.DONE).length, 16, 'nodes of one account share')
+  for (let zone = 0; zone < 6; zone++) for (let i = 0; i < 16; i++) waits(`dc.z${zone}.example`)
+  const late = waits('alice.elsewhere')
+  assert.equal(late.status, Status.DONE)
+  assert.equal([...held, ...own].filter(({ ended }) => ended === 1).length, 1, 'one of who had most gave way')
+  notifier.heard('bob.test', 10)
+  assert.equal(late.ended, 1)
+  assert.ok([...held, ...own].every(({ status, ended }) => ended === (status === Status.DONE ? 1 : 0)))
 })

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { createPublicKey, generateKeyPairSync, type KeyObject, verify } from 'node:crypto'
-import dns from 'node:dns'
+import { createSocket } from 'node:dgram'
 import { mkdtempSync, rmSync } from 'node:fs'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createSecureServer, type Http2SecureServer } from 'node:http2'
@@ -14,6 +14,7 @@ import type { AddressInfo } from 'node:net'
 import os, { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
+import { decode, encode } from 'dns-packet'
 import { parsePrefix } from '../../../src/core/address.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { ensureCertificate, readCertificate, type TlsFiles } from '../../../src/mechanism/certificate.ts'
@@ -171,7 +172,7 @@ describe('NT-22: push services', () => {
     const keys = () => pushKeys(join(folder, PUSH_KEYS_FILE))
     const address = must(parsePush(registeredPush(`${origin(server)}/up/1`, keys)))
     assert.ok(address.service === 'web')
-    assert.equal(await push.send(address, DATAGRAM), 'sent')
+    assert.equal(await push.send(address, DATAGRAM, 'a'), 'sent')
     const [{ path, headers, body }] = asked as [(typeof asked)[0]]
     assert.equal(path, '/up/1')
     assert.deepEqual(
@@ -195,9 +196,9 @@ describe('NT-22: push services', () => {
     })
     assert.deepEqual(openPush(body, keys), DATAGRAM)
     status(410)
-    assert.equal(await push.send(address, DATAGRAM), 'gone')
+    assert.equal(await push.send(address, DATAGRAM, 'a'), 'gone')
     status(500, 'later')
-    await assert.rejects(push.send(address, DATAGRAM), /status 500 later/)
+    await assert.rejects(push.send(address, DATAGRAM, 'a'), /status 500 later/)
   })
 
   it('NT-22: APNs: HTTP/2, a provider token that is used again, the device that is gone', async () => {
@@ -274,7 +275,7 @@ describe('NT-22: push services', () => {
     it('is no private address, no name of one, and not this machine', async () => {
       status(201)
       const strict = guard([])
-      const post = (url: string) => strict.post({ url: new URL(url), headers: {}, body: 'x' })
+      const post = (url: string) => strict.post({ url: new URL(url), headers: {}, body: 'x', by: 'a' })
       const { port } = server.address() as AddressInfo
       for (const url of [origin(server), `https://127.0.0.1:${port}`, `https://[::1]:${port}`])
         await assert.rejects(post(url), /public address/)
@@ -335,25 +336,42 @@ describe('NT-22: push services', () => {
       }
     })
 
-    it('has names that are never found: few are looked up at a time, and there is room again', async (context) => {
-      const late: ((error: Error | null, all: object[]) => void)[] = []
-      context.mock.method(dns, 'lookup', (_name: string, _options: object, done: (typeof late)[0]) =>
-        late.push(done),
-      )
-      syncBuiltinESMExports()
+    it('has names that are answered late or never: only its own account waits, and has room again afterwards', async () => {
+      status(201)
+      const names = createSocket('udp4')
+      let silent = 0
+      // Answers `quick.test` with 127.0.0.1, and no other name.
+      names.on('message', (query, { port }) => {
+        if (!query.includes('quick')) silent++
+        else {
+          const { id, questions } = decode(query)
+          const isA = questions?.[0]?.type === 'A'
+          const answers = isA
+            ? [{ type: 'A' as const, name: questions![0]!.name, ttl: 1, data: '127.0.0.1' }]
+            : []
+          names.send(encode({ type: 'response', id: id!, questions: questions!, answers }), port, '127.0.0.1')
+        }
+      })
+      await new Promise<void>((resolve) => names.bind(0, '127.0.0.1', resolve))
       try {
-        const one = guard(undefined, 20)
-        const post = (name: string) =>
-          one.post({ url: new URL(`https://${name}.test/`), headers: {}, body: 'x' })
-        const posts = Array.from({ length: 32 }, (_, i) => assert.rejects(post(`a${i}`), /no answer in time/))
-        await Promise.all(posts)
-        await assert.rejects(post('b'), /too many names/)
-        late.pop()!(null, [])
-        await assert.rejects(post('b'), /no answer in time/)
-        assert.equal(late.length, 32)
+        const { port } = server.address() as AddressInfo
+        const one = new Guard({
+          ...{ allowed: [must(parsePrefix('127.0.0.0/8'))], ca: tls.cert, ms: 400 },
+          nameServers: [`127.0.0.1:${names.address().port}`],
+        })
+        const post = (name: string, by: string) =>
+          one.post({ url: new URL(`https://${name}.test:${port}/`), headers: {}, body: 'x', by })
+        const held = Array.from({ length: 8 }, (_, i) =>
+          assert.rejects(post(`a${i}`, 'a'), /no answer in time|CANCEL/),
+        )
+        await assert.rejects(post('quick', 'a'), /too many names/)
+        // It is found; the certificate is for another name.
+        await assert.rejects(post('quick', 'b'), /altnames/)
+        assert.ok(silent >= 8)
+        await Promise.all(held)
+        await assert.rejects(post('quick', 'a'), /altnames/)
       } finally {
-        context.mock.restoreAll()
-        syncBuiltinESMExports()
+        names.close()
       }
     })
 
@@ -363,13 +381,18 @@ describe('NT-22: push services', () => {
           'HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n',
         ),
       )
-      const post = guard(undefined, 300).post({ url: new URL(`${origin(server)}/x`), headers: {}, body: 'x' })
+      const post = guard(undefined, 300).post({
+        url: new URL(`${origin(server)}/x`),
+        headers: {},
+        body: 'x',
+        by: 'a',
+      })
       await assert.rejects(post, /another protocol/)
     })
 
     it('leads nowhere else by a redirect, and neither fills memory nor takes long', async () => {
       const post = () =>
-        guard(undefined, 300).post({ url: new URL(`${origin(server)}/x`), headers: {}, body: 'x' })
+        guard(undefined, 300).post({ url: new URL(`${origin(server)}/x`), headers: {}, body: 'x', by: 'a' })
       answering((_path, response) => response.writeHead(307, { location: `${origin(server)}/other` }).end())
       assert.equal((await post()).status, 307)
       assert.deepEqual(
@@ -384,7 +407,7 @@ describe('NT-22: push services', () => {
         allowed: [must(parsePrefix('127.0.0.0/8')), must(parsePrefix('::1/128'))],
       })
       await assert.rejects(
-        stranger.post({ url: new URL(origin(server)), headers: {}, body: 'x' }),
+        stranger.post({ url: new URL(origin(server)), headers: {}, body: 'x', by: 'a' }),
         /certificate/,
       )
     })
@@ -399,9 +422,9 @@ describe('NT-22: push services', () => {
         services: {
           fcm: {
             close: () => {},
-            send: (address, datagram) => {
+            send: (address, datagram, account) => {
               count++
-              return send(address, datagram)
+              return send(address, datagram, account)
             },
           },
         },
