@@ -14,8 +14,8 @@ import type {
   StreamStart,
 } from '../../../src/translation/machine/types.ts'
 import type { LocalAddress } from '../../../src/translation/policy.ts'
-import { flowId, type Ip, type Pair, type SocketRow, Tables } from '../../../src/translation/tables.ts'
-import { Control, type IhmpMessage, ihmp } from '../../../src/translation/wire.ts'
+import { flowId, type Ip, ipOf, type Pair, type SocketRow, Tables } from '../../../src/translation/tables.ts'
+import { Control, type IhmpMessage, ihmp, Option } from '../../../src/translation/wire.ts'
 
 export function seededRandom(seed: number): () => number {
   let s = seed >>> 0
@@ -149,6 +149,8 @@ export class SimNetwork {
   readonly random: () => number
   /** Every datagram sent, for inspection. */
   readonly log: Packet[] = []
+  /** Every datagram sent and every event, one line each; a line begins with the time (`sequence`). */
+  readonly #lines: { readonly at: number; readonly text: string }[] = []
   readonly queue: Packet[] = []
   /** Pairs of addresses between which nothing passes. */
   readonly cut = new Set<string>()
@@ -179,13 +181,17 @@ export class SimNetwork {
       for (let out = host.machine.poll(); out !== undefined; out = host.machine.poll()) {
         if (out.kind === 'send') this.send(out.bytes, out.pair.local, out.pair.foreign, out.port)
         else if (out.kind === 'keep') host.kept = host.machine.save()
-        else if (out.kind !== 'apply') host.events.push(out)
+        else if (out.kind !== 'apply') {
+          host.events.push(out)
+          this.#lines.push({ at: this.now, text: `${host.addresses[0]?.ip ?? 'nowhere'}: ${textOf(out)}` })
+        }
       }
   }
 
   send(bytes: Uint8Array, from: Ip, to: Ip, port = 0): void {
     let packet: Packet | undefined = { at: this.now + this.delay, bytes, from, to, port }
     const decoded = ihmp.decode(bytes)
+    if (decoded.ok) this.#lines.push({ at: this.now, text: `${from} > ${to} ${described(decoded.value)}` })
     if (this.intercept !== undefined && decoded.ok) packet = this.intercept(packet, decoded.value)
     if (packet === undefined) return
     this.log.push(packet)
@@ -220,6 +226,21 @@ export class SimNetwork {
     host.machine.handleMessage(packet.bytes, { local: to, foreign: from }, packet.port, this.now)
   }
 
+  /**
+   * What has happened since `from`, as a sequence diagram in text: milliseconds after `from`, and what. The same again is in one
+   * line: `0 250 750 …`, or `0 +2000×5 …` when it comes at a steady pace.
+   */
+  sequence(from: number): string[] {
+    const merged: { text: string; times: number[] }[] = []
+    for (const { at, text } of this.#lines) {
+      if (at < from) continue
+      const last = merged.at(-1)
+      if (last?.text === text) last.times.push(Math.round(at - from))
+      else merged.push({ text, times: [Math.round(at - from)] })
+    }
+    return merged.map(({ times, text }) => `${paced(times)} ${text}`)
+  }
+
   /** Types of the messages sent so far, for assertions and diagrams. */
   types(since = 0): string[] {
     return this.log.slice(since).flatMap((p) => {
@@ -228,6 +249,70 @@ export class SimNetwork {
       const name = Object.entries(Control).find(([, v]) => v === message.value.control)?.[0] ?? '?'
       return [`${name} ${p.from}>${p.to}`]
     })
+  }
+}
+
+/** Type and options of a message, and what it says of addresses and flows. */
+function described(message: IhmpMessage): string {
+  const nameOf = (names: object, value: number) => Object.entries(names).find(([, v]) => v === value)?.[0]
+  const { control, options, newAddress, addresses, lostAddresses = [], flowTags, flowEnds } = message
+  const said = Object.values(Option).filter((bit) => (options & bit) !== 0)
+  return [
+    nameOf(Control, control),
+    ...said.map((bit) => nameOf(Option, bit)),
+    ...(newAddress === undefined ? [] : [`new ${ipOf(newAddress)}`]),
+    ...(addresses === undefined ? [] : [`at ${addresses.map(ipOf).join()}`]),
+    ...lostAddresses.map((ip) => `lost ${ipOf(ip)}`),
+    ...(flowTags === undefined ? [] : [`${flowTags.length} proofs`]),
+    ...(flowEnds === undefined ? [] : [`flows ${flowEnds.map((f) => `${f.ownPort}/${f.wirePort}`).join()}`]),
+    ...(message.challenge === undefined ? [] : ['?']),
+    ...(message.response === undefined ? [] : ['!']),
+  ].join(' ')
+}
+
+function paced(times: readonly number[]): string {
+  const steps: { step: number; count: number }[] = []
+  for (const [i, at] of times.entries()) {
+    const step = at - (times[i - 1] ?? at)
+    if (steps.at(-1)?.step === step && i > 1) steps.at(-1)!.count++
+    else steps.push({ step, count: 1 })
+  }
+  return steps
+    .map(({ step, count }, i) => (i === 0 ? times[0] : `+${step}${count > 1 ? `×${count}` : ''}`))
+    .join(' ')
+}
+
+/** What a host has of its peers: addresses that are there and that are tried, pairs for in and for out, and in use. */
+export function rowsOf(host: SimHost): string[] {
+  return [...host.machine.hosts()].map(({ row, confirmed, known, nats }) => {
+    const pairs = (of: Iterable<Pair>) =>
+      [...of].map(({ local, foreign }) => `${local}-${foreign}`).join() || 'none'
+    return [
+      `${host.addresses[0]?.ip ?? 'nowhere'} has ${[...row.active].join() || 'none'} of ${[...known].join()}`,
+      ...(row.unreachable.size === 0 ? [] : [`tries ${[...row.unreachable].join()}`]),
+      ...(nats.size === 0 ? [] : [`behind ${[...nats.keys()].join()}`]),
+      `in ${pairs(row.accepted.values())}`,
+      `out ${pairs([...confirmed.values()].map(({ pair }) => pair))}`,
+      `on ${pairs(Object.values(row.current))}`,
+    ].join('; ')
+  })
+}
+
+function textOf(event: SimHost['events'][number]): string {
+  const pair = (of: Pair | undefined) => (of === undefined ? 'none' : `${of.local}-${of.foreign}`)
+  switch (event.kind) {
+    case 'state':
+      return `${event.state}, ${event.reason}`
+    case 'handover':
+      return `IPv${event.family} ${pair(event.from)} to ${pair(event.to)}, ${event.cause}: ${event.reason}`
+    case 'diverted':
+      return `${event.flows.length} diverted to ${pair(event.pair)}${event.renumbered === true ? ', renumbered' : ''}`
+    case 'resumed':
+      return `resumed ${pair(event.pair)}`
+    case 'silent':
+      return `${event.flows.length} silent`
+    case 'gone':
+      return `${event.sockets.length} gone, ${event.reason}`
   }
 }
 
