@@ -14,10 +14,10 @@ export type Size = keyof typeof SIZES
 
 const ALU = {
   ...{ add: 0x00, sub: 0x10, mul: 0x20, or: 0x40 },
-  ...{ and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0 },
+  ...{ and: 0x50, shl: 0x60, shr: 0x70, xor: 0xa0, sar: 0xc0 },
 } as const
-/** Unsigned comparisons with a number; with a register the code is 8 more. */
-const JUMPS = { eq: 0x15, gt: 0x25, ne: 0x55, lt: 0xa5, le: 0xb5 } as const
+/** Comparisons with a number, unsigned but for `more` and `less`; with a register the code is 8 more. */
+const JUMPS = { eq: 0x15, gt: 0x25, ne: 0x55, lt: 0xa5, le: 0xb5, more: 0x65, less: 0xc5, any: 0x45 } as const
 
 export class Ebpf {
   readonly #code: { opcode: number; registers: number; offset: number | string; immediate: number }[] = []
@@ -42,6 +42,12 @@ export class Ebpf {
   /** 64 bits, sign-extended. */
   set(register: Register, value: number): this {
     return this.#put(0xb7, register, 0, 0, value)
+  }
+
+  /** All 64 bits. */
+  setWide(register: Register, value: bigint): this {
+    const low = Number(BigInt.asIntN(32, value))
+    return this.#put(0x18, register, 0, 0, low).#put(0, 0, 0, 0, Number(BigInt.asIntN(32, value >> 32n)))
   }
 
   move(to: Register, from: Register): this {
@@ -80,6 +86,10 @@ export class Ebpf {
     return this.#put(0x62 | SIZES[size], to, 0, offset, value)
   }
 
+  jump(label: string): this {
+    return this.#put(0x05, 0, 0, label, 0)
+  }
+
   jumpIf(condition: keyof typeof JUMPS, register: Register, value: number, label: string): this {
     return this.#put(JUMPS[condition], register, 0, label, value)
   }
@@ -91,6 +101,16 @@ export class Ebpf {
   /** Adds to 64 bits in memory, atomically. */
   addAtomically(to: Register, offset: number, from: Register): this {
     return this.#put(0xdb, to, from, offset, 0)
+  }
+
+  /** The same in order with all other accesses; `from` is what was there. */
+  fetchAdd(to: Register, offset: number, from: Register): this {
+    return this.#put(0xdb, to, from, offset, 1)
+  }
+
+  /** The difference of two 32-bit numbers that wrap, with its sign: `register` -= `other`. */
+  distance(register: Register, other: Register): this {
+    return this.aluRegister('sub', register, other).alu('shl', register, 32).alu('sar', register, 32)
   }
 
   /** The map with this descriptor, as an argument for a helper. */
@@ -135,9 +155,13 @@ export const Helper = {
   csum_diff: 28,
   skb_change_proto: 31,
   skb_change_head: 43,
+  sock_ops_cb_flags_set: 59,
   sk_lookup_tcp: 84,
   sk_release: 86,
   tcp_sock: 96,
+  get_netns_cookie: 122,
+  store_hdr_opt: 143,
+  reserve_hdr_opt: 144,
   redirect_neigh: 152,
   check_mtu: 163,
 } as const

@@ -37,6 +37,12 @@ const mptcp = z
       .describe(
         'Let peers send over all accesses at once: their subflows are not announced as backups, but for accesses with `use = "backup"`. What this host sends still goes over one.',
       ),
+    kernel: z
+      .boolean()
+      .default(true)
+      .describe(
+        'Let programs in the kernel (eBPF) carry the bulk of connections of this host; user space then sees their beginnings, ends and moves. Without, or where the kernel has none of it, all packets go through user space.',
+      ),
     connections: z
       .int()
       .min(1)

@@ -33,6 +33,7 @@ function composeMptcp(
       multipath: mptcp.multipath,
       serve: mptcp.serve,
       forward: mptcp.forward,
+      kernel: mptcp.kernel,
       ports: mptcp.ports,
       rules: Object.entries(access).map(([pattern, rule]) => ({ pattern, ...rule })),
     },

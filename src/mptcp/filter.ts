@@ -27,6 +27,7 @@ import {
   register32,
 } from '../linux/nf_tables.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
+import { SEEN } from './kernel/layout.ts'
 import type { Tuple } from './machine/segment.ts'
 import type { Side } from './machine/types.ts'
 import { MPTCP_KIND } from './wire.ts'
@@ -165,6 +166,18 @@ export class Filter {
         ofProxy(e, this.#mark)
         e.accept()
       })
+      // What the programs in the kernel have done is done.
+      rule((e) => {
+        if (name === 'input') {
+          e.meta(MetaKey.PRIORITY, register32(0))
+          e.compare(register32(0), CompareOp.EQ, hostWord(SEEN))
+        } else {
+          flags(e, 0, SYN | RST | FIN)
+          option(e, true)
+          tupleIn(e, family, 'local')
+        }
+        e.accept()
+      })
       if (name === 'input')
         rule((e) => {
           tupleIn(e, family, 'same')
@@ -230,11 +243,11 @@ function tcpOnly(e: NfExpressions): void {
   e.compare(register32(0), CompareOp.EQ, Uint8Array.of(Protocol.TCP))
 }
 
-/** Of SYN, ACK, RST and FIN exactly these are set. */
-function flags(e: NfExpressions, wanted: number): void {
+/** Of SYN, ACK, RST and FIN, or of others, exactly these are set. */
+function flags(e: NfExpressions, wanted: number, of = SYN | ACK | RST | FIN): void {
   tcpOnly(e)
   e.loadPayload(PayloadBase.TRANSPORT, TCP.FLAGS, 1, register32(0))
-  e.bitwise(register32(0), Uint8Array.of(SYN | ACK | RST | FIN), Uint8Array.of(0))
+  e.bitwise(register32(0), Uint8Array.of(of), Uint8Array.of(0))
   e.compare(register32(0), CompareOp.EQ, Uint8Array.of(wanted))
 }
 

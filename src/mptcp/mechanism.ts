@@ -24,6 +24,7 @@ import type { Services } from '../mechanism/services.ts'
 import { EngineWorker } from '../tunnel/engine/worker.ts'
 import { Filter } from './filter.ts'
 import { keptPath, removeKept } from './kept.ts'
+import { removeFastPath } from './kernel/fast-path.ts'
 import type { MptcpInit } from './machine/types.ts'
 import { MptcpPlumbing } from './plumbing.ts'
 import type {
@@ -38,6 +39,8 @@ import type {
 import { RememberedList } from './remembered.ts'
 
 export interface MptcpSettings extends MptcpInit {
+  /** The kernel carries the bulk. */
+  readonly kernel: boolean
   readonly rules: readonly (AccessRule & { readonly pattern: string })[]
 }
 
@@ -53,6 +56,8 @@ export interface ConnectionView {
   readonly acknowledged_bytes: number
   readonly received_bytes: number
   readonly active: number | null
+  /** Who translates its packets just now. */
+  readonly path: 'kernel' | 'user space'
   readonly subflows: readonly SubflowView[]
 }
 
@@ -105,10 +110,11 @@ export class MptcpMechanism implements Mechanism {
       this.#ends.push(accesses.useRouting())
       accesses.start()
       this.#route()
-      const { rules: _, ...init } = this.#settings
+      const { rules: _, kernel: __, ...init } = this.#settings
       const setup: MptcpSetup = {
         kept: this.#kept,
         ledger: { instance: ledger.instance, base: ledger.base },
+        kernel: this.#settings.kernel,
         init,
         accesses: this.#usable(),
       }
@@ -151,6 +157,10 @@ export class MptcpMechanism implements Mechanism {
     const sockets = new NfSocket()
     try {
       new Filter(sockets, this.#services.ledger).remove()
+      removeFastPath(
+        this.#services.ledger,
+        this.#services.rtnl.links().map(({ index }) => index),
+      )
     } finally {
       sockets.close()
     }
@@ -183,6 +193,7 @@ export class MptcpMechanism implements Mechanism {
       .map(({ access }) => ({
         name: access.name,
         index: access.ifindex,
+        ethernet: this.#hasEthernet(access.ifindex),
         addresses: access.addresses.flatMap(({ address, deprecated }) => {
           const parsed = parseAddress(address)
           return parsed.ok && !deprecated ? [parsed.value] : []
@@ -190,6 +201,12 @@ export class MptcpMechanism implements Mechanism {
         mtu: access.mtu,
         backup: this.#rule(access.name).use === 'backup',
       }))
+  }
+
+  /** Its packets have an Ethernet header. */
+  #hasEthernet(index: number): boolean {
+    const link = this.#services.rtnl.link(index)
+    return link !== undefined && !link.loopback && link.mac !== ''
   }
 
   #rule(name: string): Pick<AccessRule, 'use' | 'cost'> {
@@ -225,6 +242,9 @@ export class MptcpMechanism implements Mechanism {
         break
       case 'answer':
         this.#answer(event.request, event.done)
+        break
+      case 'slow':
+        recorder.log('info', `all packets of MPTCP connections go through user space: ${event.reason}`)
         break
       case 'unkept':
         recorder.log('warn', `if the daemon is killed, the connections it translates end: ${event.reason}`)
@@ -418,6 +438,7 @@ export class MptcpMechanism implements Mechanism {
       acknowledged_bytes: each.acknowledged,
       received_bytes: each.received,
       active: each.active ?? null,
+      path: each.fast ? 'kernel' : 'user space',
       subflows: each.subflows.map(subflowView),
     }
   }
@@ -457,6 +478,7 @@ const HELP: Readonly<Record<keyof MptcpReport['counts'], string>> = {
   unmapped: 'packets whose payload had no mapping',
   refused: 'connections that stayed plain TCP for want of room',
   takenOver: 'connections taken over from a daemon that was killed',
+  fast: 'times that the kernel took over the packets of a connection',
   packets: 'packets handled',
   damaged: 'packets with a wrong checksum',
   unsent: 'packets of its own that the kernel refused',

@@ -6,6 +6,8 @@ export interface MptcpSetup {
   readonly ledger: LedgerInit
   /** The file that connections are kept in. */
   readonly kept: string
+  /** The kernel may take connections. */
+  readonly kernel: boolean
   readonly init: MptcpInit
   readonly accesses: readonly WorkerAccess[]
 }
@@ -13,6 +15,7 @@ export interface MptcpSetup {
 export interface WorkerAccess extends AccessInfo {
   /** Of its interface. */
   readonly index: number
+  readonly ethernet: boolean
 }
 
 export type MptcpCommand =
@@ -36,6 +39,8 @@ export type MptcpWorkerEvent =
   | Exclude<MachineEvent, { type: 'watch' }>
   | { readonly type: 'report'; readonly request: number; readonly report: MptcpReport }
   | { readonly type: 'answer'; readonly request: number; readonly done: boolean }
+  /** The kernel takes no connections. */
+  | { readonly type: 'slow'; readonly reason: string }
   /** Connections end with this process. */
   | { readonly type: 'unkept'; readonly reason: string }
 
@@ -65,6 +70,7 @@ export interface ConnectionReport {
   readonly acknowledged: number
   readonly received: number
   readonly active: number | undefined
+  readonly fast: boolean
   readonly subflows: readonly SubflowReport[]
 }
 

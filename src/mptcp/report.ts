@@ -4,6 +4,7 @@ import type { MptcpReport } from './protocol.ts'
 
 export function reportOf(engine: MptcpEngine): MptcpReport {
   const { machine, counts } = engine
+  machine.refresh()
   const { overruns, refused } = engine.queueCounts
   return {
     counts: { ...machine.counts, ...counts, overruns, refused_verdicts: refused },
@@ -16,6 +17,7 @@ export function reportOf(engine: MptcpEngine): MptcpReport {
       acknowledged: each.dataUna - 1,
       received: each.tan - 1,
       active: each.active?.id,
+      fast: each.fast !== undefined,
       subflows: each.subflows.map((subflow) => ({
         id: subflow.id,
         state: subflow.state,

@@ -23,6 +23,12 @@ export interface Block {
 abstract class RunTable {
   readonly runs: Run[] = []
 
+  /** What is known from elsewhere, in order; empty runs are left out. */
+  replace(runs: readonly Run[]): void {
+    this.runs.length = 0
+    for (const run of runs) if (run.length > 0) this.runs.push({ ...run })
+  }
+
   /** The run with this subflow offset. */
   atSsn(ssn: number): Run | undefined {
     const index = this.#upTo(ssn)
@@ -98,6 +104,12 @@ export class SendTable extends RunTable {
   restore(runs: readonly Run[], appended: number): void {
     this.runs.push(...runs)
     this.appended = appended
+  }
+
+  /** Mappings that others sent meanwhile. */
+  know(runs: readonly Run[]): void {
+    this.replace(runs)
+    this.appended += this.runs.length
   }
 
   /** Forgets what is acknowledged at data level: the local TCP sends it no more. */

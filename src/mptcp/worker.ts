@@ -3,23 +3,27 @@ import { performance } from 'node:perf_hooks'
 import { nodeRandom } from '../crypto/node-crypto.ts'
 import { nodeSha256 } from '../crypto/sha256.ts'
 import { Ledger } from '../linux/ledger.ts'
+import { KernelError } from '../linux/libc.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
 import { serveEngine } from '../tunnel/engine/worker.ts'
 import { MptcpEngine } from './engine.ts'
 import { Filter } from './filter.ts'
 import { KeptFile } from './kept.ts'
+import { KernelFastPath } from './kernel/fast-path.ts'
 import { MptcpMachine } from './machine/machine.ts'
 import type { MptcpCommand, MptcpSetup, MptcpWorkerEvent, WorkerAccess } from './protocol.ts'
 import { reportOf } from './report.ts'
 
 serveEngine(({ data, poller, post }) => {
-  const { ledger: names, kept: keptAt, init, accesses } = data as MptcpSetup
+  const { ledger: names, kept: keptAt, kernel, init, accesses } = data as MptcpSetup
   const ledger = new Ledger(names)
   const sockets = new NfSocket()
   const filter = new Filter(sockets, ledger)
   const tell = (event: MptcpWorkerEvent) => post(event)
   const kept = keptFile(keptAt, tell)
+  const fast = fastPath(ledger, kernel, init.connections, tell)
   const components = {
+    ...(fast !== undefined && { fast }),
     sha: nodeSha256,
     random: nodeRandom,
     ...(kept !== undefined && { keeper: kept.records }),
@@ -35,12 +39,16 @@ serveEngine(({ data, poller, post }) => {
     },
     mark: ledger.mptcp.mark,
     now: () => performance.now(),
-    watch: ({ side, tuple, on }) => filter.watch(side, tuple, on),
+    watch: ({ side, tuple, on }) => {
+      if (side === 'local') fast?.watch(tuple, on)
+      filter.watch(side, tuple, on)
+    },
     differs: (tuple) => filter.differs(tuple),
     onEvent: tell,
   })
   const setAccesses = (list: readonly WorkerAccess[]) => {
     engine.setInterfaces(list)
+    fast?.setDevices(list.filter(({ ethernet }) => ethernet))
     machine.setAccesses(list, performance.now())
   }
   const onCommand = (message: unknown) => {
@@ -68,7 +76,11 @@ serveEngine(({ data, poller, post }) => {
   }
   setAccesses(accesses)
   if (kept !== undefined) machine.restore(kept.kept, performance.now())
-  engine.begin((watched) => filter.install(init.forward, watched))
+  engine.begin((watched) => {
+    fast?.attach()
+    for (const { side, tuple } of watched) if (side === 'local') fast?.watch(tuple, true)
+    filter.install(init.forward, watched)
+  })
   return {
     engine: {
       listen: (port, onMessage) => engine.listen(port, onMessage),
@@ -79,6 +91,7 @@ serveEngine(({ data, poller, post }) => {
         engine.stop()
       },
       close: () => {
+        fast?.close()
         filter.remove()
         kept?.remove()
         sockets.close()
@@ -88,6 +101,22 @@ serveEngine(({ data, poller, post }) => {
     onCommand,
   }
 })
+
+/** Undefined where the kernel has none of it. */
+function fastPath(
+  ledger: Ledger,
+  enabled: boolean,
+  connections: number,
+  tell: (event: MptcpWorkerEvent) => void,
+): KernelFastPath | undefined {
+  try {
+    return new KernelFastPath({ ledger, enabled, connections, now: () => performance.now() })
+  } catch (error) {
+    if (!(error instanceof KernelError)) throw error
+    if (enabled) tell({ type: 'slow', reason: error.message })
+    return undefined
+  }
+}
 
 /** Undefined when there is no place for one: connections then end with this process. */
 function keptFile(path: string, tell: (event: MptcpWorkerEvent) => void): KeptFile | undefined {

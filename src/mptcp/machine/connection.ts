@@ -12,6 +12,7 @@
 import { TCP, TcpFlag } from '../../core/tcp.ts'
 import type { Block } from '../tables.ts'
 import type { MptcpOption } from '../wire.ts'
+import { FAST_AFTER, type FastSlot } from './fast.ts'
 import type { Key } from './keys.ts'
 import {
   OPTION_SPACE,
@@ -118,6 +119,15 @@ export class Connection {
   /** After a join that was not answered: when the next one is tried, and how long after the one that fails then (ms). */
   rejoinAt = Number.POSITIVE_INFINITY
   rejoinAfter = REJOIN
+
+  /** The kernel takes its packets (fast.ts). */
+  fast: FastSlot | undefined
+  fastSince = 0
+  /** Bytes both ways at the last change, and how many more make the next one worth it. */
+  fastFrom = 2
+  fastAfter = FAST_AFTER
+  /** Mappings that the kernel was told of, since the subflow began. */
+  fastRuns = 0
 
   constructor(init: {
     readonly id: number

@@ -3,6 +3,7 @@ import { equal } from '../../core/bytes.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import type { MptcpOption } from '../wire.ts'
 import { type Connection, REJOIN } from './connection.ts'
+import { leaveFast } from './fast.ts'
 import { beginJoin, closeSubflow, retry } from './joins.ts'
 import { placeOf, sendMapped } from './outgoing.ts'
 import type { Subflow } from './subflow.ts'
@@ -59,6 +60,7 @@ export function switchTo(
 ): void {
   const { active: from, host } = connection
   if (from === to || !to.usable) return
+  leaveFast(connection, now)
   const was = from ?? connection.left
   connection.active = to
   connection.strandedAt = Number.POSITIVE_INFINITY
@@ -158,9 +160,21 @@ function kick(connection: Connection, now: number): void {
       sendMapped(connection, place.subflow, place.run, at, bytes, TcpFlag.ACK | TcpFlag.PSH)
       at += place.length
     }
-  }
+  } else provoke(connection)
   connection.sendDataFin(false)
   connection.askWindow()
+}
+
+/**
+ * The newest payload is not known when the kernel sent it. That the peer has it is said to the local TCP all the same: it sends what is
+ * before at once, and then the rest, since a receiver may drop what it has not acknowledged (RFC 2018 §8).
+ */
+function provoke(connection: Connection): void {
+  const { first, dataUna, sndMax, segmentSize } = connection
+  const last = first?.send.runs.at(-1)
+  if (!connection.sacks || last === undefined || sndMax <= dataUna) return
+  const whole = Math.floor((last.length - 1) / segmentSize) * segmentSize
+  connection.acknowledgeLocal([{ left: Math.max(last.dsn + whole, dataUna), right: last.dsn + last.length }])
 }
 
 /** A subflow does not work any more. `announce`: the peer is told not to use it. */
@@ -173,6 +187,7 @@ export function loseSubflow(
   now: number,
 ): void {
   if (subflow.state === 'dead') return
+  if (subflow.id === 0) leaveFast(connection, now)
   const known = subflow.alive
   subflow.state = 'dead'
   subflow.retryAt = Number.POSITIVE_INFINITY
@@ -285,7 +300,7 @@ export function preferNormal(connection: Connection, now: number): void {
 }
 
 /** Whether there is anything to change to. */
-function hasAlternative(connection: Connection, subflow: Subflow): boolean {
+export function hasAlternative(connection: Connection, subflow: Subflow): boolean {
   return (
     connection.subflows.some((each) => each !== subflow && each.usable) ||
     connection.host.accesses.some(({ name }) => name !== subflow.access)
@@ -343,6 +358,7 @@ export function handleDeadline(connection: Connection, registry: Registry, now: 
 
 function suspect(connection: Connection, act: 'probe' | 'give up', registry: Registry, now: number): void {
   const active = connection.active!
+  leaveFast(connection, now)
   if (act === 'probe') {
     probe(connection, active, now)
     return
@@ -372,6 +388,7 @@ export function probe(connection: Connection, subflow: Subflow, now: number): vo
 /** Every subflow is closed in order: both ends are done. */
 export function closeAll(connection: Connection, now: number): void {
   if (connection.state === 'closing') return
+  leaveFast(connection, now)
   connection.state = 'closing'
   for (const subflow of connection.subflows) closeSubflow(connection, subflow, now)
 }

@@ -12,6 +12,18 @@ import { DeadlineHeap } from '../../core/deadlines.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import type { MptcpOption } from '../wire.ts'
 import type { Connection } from './connection.ts'
+import {
+  advanceFast,
+  enterFast,
+  FAST_POLL,
+  type FastPath,
+  isIdleFast,
+  leaveFast,
+  readFast,
+  staysFastIncoming,
+  staysFastOutgoing,
+  takeBack,
+} from './fast.ts'
 import { forwardIncoming, type Request } from './incoming.ts'
 import { activate, closeSubflow, handleJoinAck, isClosed, resetSubflow } from './joins.ts'
 import type { Sha256 } from './keys.ts'
@@ -21,6 +33,7 @@ import {
   bestSubflow,
   closeAll,
   handleDeadline,
+  hasAlternative,
   loseSubflow,
   nextDeadline,
   type Registry,
@@ -58,6 +71,7 @@ export interface MachineComponents {
   readonly sha: Sha256
   readonly random: Random
   readonly keeper?: Keeper
+  readonly fast?: FastPath
 }
 
 export class MptcpMachine {
@@ -71,7 +85,7 @@ export class MptcpMachine {
   #outAt = 0
   readonly #events: MachineEvent[] = []
 
-  constructor({ sha, random, keeper }: MachineComponents, init: Partial<MptcpInit> = {}) {
+  constructor({ sha, random, keeper, fast }: MachineComponents, init: Partial<MptcpInit> = {}) {
     this.#keeper = keeper
     this.#host = {
       sha,
@@ -80,6 +94,7 @@ export class MptcpMachine {
       writer: new OptionWriter(),
       accesses: [],
       counts: newCounts(),
+      fast,
       emit: (segment) => this.#out.push(segment),
       tell: (event) => this.#events.push(event),
     }
@@ -108,6 +123,11 @@ export class MptcpMachine {
     return this.#register.all
   }
 
+  /** What the kernel did meanwhile is known then too. */
+  refresh(): void {
+    for (const connection of this.connections) readFast(connection)
+  }
+
   connection(id: number): Connection | undefined {
     return this.#register.byId(id)
   }
@@ -132,6 +152,8 @@ export class MptcpMachine {
     for (let id = this.#deadlines.expire(now); id >= 0; id = this.#deadlines.expire(now)) {
       const connection = this.#register.byId(id)
       if (connection === undefined) continue
+      readFast(connection)
+      if (isIdleFast(connection, now)) leaveFast(connection, now)
       if (this.#isOver(connection, now)) {
         this.#forget(connection)
         continue
@@ -158,6 +180,7 @@ export class MptcpMachine {
     let refused = 0
     for (const each of kept) {
       const connection = rebuild(this.#host, each, now)
+      this.#takeBack(connection)
       if (connection === undefined || !this.#register.restore(connection)) {
         refused++
         this.#keeper?.forget(each.id)
@@ -170,11 +193,19 @@ export class MptcpMachine {
     return refused
   }
 
+  /** What was the kernel's stays so until here. */
+  #takeBack(connection: Connection | undefined): void {
+    if (connection === undefined) return
+    const left = this.#host.fast?.left(connection.tuple)
+    if (left !== undefined) takeBack(connection, left)
+  }
+
   /** The accesses that work, best first. Those that are not named do not. */
   setAccesses(accesses: readonly AccessInfo[], now: number): void {
     this.#host.accesses = accesses
     for (const connection of this.connections) {
       if (connection.state !== 'established') continue
+      readFast(connection)
       accessesChanged(connection, this.#registry, now)
       this.#settle(connection, now)
     }
@@ -185,6 +216,7 @@ export class MptcpMachine {
     const connection = this.#register.byId(id)
     const subflow = connection?.subflows.find((each) => each.access === access && each.usable)
     if (connection === undefined || subflow === undefined) return false
+    readFast(connection)
     switchTo(connection, subflow, 'asked for', now)
     this.#settle(connection, now)
     return true
@@ -204,6 +236,7 @@ export class MptcpMachine {
     const connection = this.#register.byId(id)
     const subflow = connection?.subflows.find((each) => each.id === subflowId && each.usable)
     if (connection === undefined || subflow === undefined) return false
+    leaveFast(connection, now)
     const other = connection.subflows.find((each) => each !== subflow && each.usable)
     if (other === undefined) return false
     if (connection.active === subflow)
@@ -248,6 +281,8 @@ export class MptcpMachine {
       // The answer to a SYN is under way: nothing is translated yet.
       return false
     }
+    readFast(connection)
+    if (!staysFastOutgoing(connection, segment)) leaveFast(connection, now)
     forwardOutgoing(connection, segment, now)
     if (connection.done) closeAll(connection, now)
     this.#sweep(connection, now)
@@ -280,6 +315,7 @@ export class MptcpMachine {
 
   #incoming(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
     const { flags } = segment
+    readFast(connection)
     if ((flags & RST) !== 0) return this.#resetByPeer(connection, subflow, segment, now)
     if ((flags & SYN) !== 0) return this.#openings.handshake(connection, subflow, segment, now)
     if (subflow.state === 'syn-received') {
@@ -308,6 +344,8 @@ export class MptcpMachine {
       if (asksForAck(segment)) connection.ackOn(subflow)
       return true
     }
+    if (connection.fast !== undefined && !staysFastIncoming(connection, subflow, segment))
+      leaveFast(connection, now)
     if (!connection.answered && subflow.id === 0 && this.#fellBack(subflow, segment)) {
       this.#fallBack(connection)
       return false
@@ -393,6 +431,7 @@ export class MptcpMachine {
   // Ends.
 
   #resetByLocal(connection: Connection, now: number): boolean {
+    leaveFast(connection, now)
     if (connection.remoteKey === undefined || !connection.confirmed) {
       this.#forget(connection)
       return false
@@ -442,6 +481,7 @@ export class MptcpMachine {
 
   #end(connection: Connection, reason: string, reset: boolean): void {
     if (connection.state === 'closed') return
+    leaveFast(connection, connection.usedAt)
     if (reset) connection.resetLocal()
     connection.closedAt = connection.usedAt
     connection.closedInOrder = connection.state === 'closing'
@@ -453,6 +493,7 @@ export class MptcpMachine {
   }
 
   #forget(connection: Connection): void {
+    leaveFast(connection, connection.usedAt)
     if (!this.#register.forget(connection)) return
     this.#deadlines.set(connection.id, Number.POSITIVE_INFINITY)
     this.#keeper?.forget(connection.id)
@@ -460,12 +501,19 @@ export class MptcpMachine {
 
   #settle(connection: Connection, now: number): void {
     if (this.#register.byId(connection.id) !== connection) return
+    if (connection.fast === undefined) {
+      enterFast(connection, now)
+      if (connection.fast !== undefined) this.counts.fast++
+    } else advanceFast(connection)
     const { state, usedAt } = connection
     const own =
       state === 'closed'
         ? usedAt + LINGER
         : usedAt + (state === 'syn-sent' || state === 'syn-received' ? OPENING : IDLE)
-    const next = state === 'established' || state === 'closing' ? nextDeadline(connection) : own
+    let next = state === 'established' || state === 'closing' ? nextDeadline(connection) : own
+    const { active, fast } = connection
+    if (fast !== undefined && active !== undefined && hasAlternative(connection, active))
+      next = Math.min(next, now + FAST_POLL)
     this.#deadlines.set(connection.id, Math.max(now, Math.min(own, next)))
     this.#keeper?.save(connection)
   }

@@ -1,6 +1,7 @@
 /** What the machine is given, and what it says. */
 import type { Random } from '../../core/clock.ts'
 import type { Connection } from './connection.ts'
+import type { FastPath } from './fast.ts'
 import type { Sha256 } from './keys.ts'
 import type { OptionWriter, OutSegment, Tuple } from './segment.ts'
 
@@ -79,6 +80,7 @@ export interface Host {
   /** The accesses that work, best first. */
   accesses: readonly AccessInfo[]
   readonly counts: Counts
+  readonly fast: FastPath | undefined
   emit(segment: OutSegment): void
   tell(event: MachineEvent): void
 }
@@ -106,6 +108,8 @@ export interface Counts {
   refused: number
   /** Connections that a killed daemon had. */
   takenOver: number
+  /** Times that a connection went to the kernel. */
+  fast: number
 }
 
 export function newCounts(): Counts {
@@ -121,5 +125,6 @@ export function newCounts(): Counts {
     unmapped: 0,
     refused: 0,
     takenOver: 0,
+    fast: 0,
   }
 }

@@ -16,6 +16,7 @@ function connection(active: number, received: readonly number[]): ConnectionView
     app: 'curl',
     acknowledged_bytes: 0,
     received_bytes: received.reduce((sum, each) => sum + each, 0),
+    path: 'user space',
     active,
     subflows: received.map((bytes, id) => ({
       id,
