@@ -154,6 +154,15 @@ export function programById(id: number): number {
   return check(bpf(BPF_PROG_GET_FD_BY_ID, 16), `open program ${id}`, NEEDS_BPF)
 }
 
+export function programName(id: number): string {
+  const program = programById(id)
+  try {
+    return nameOf(program)
+  } finally {
+    closeFd(program)
+  }
+}
+
 /** From struct bpf_prog_info. */
 export function nameOf(program: number): string {
   const call = attributes(new Uint8Array(INFO_LENGTH))

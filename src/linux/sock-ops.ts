@@ -13,6 +13,7 @@ import {
   NEEDS_BPF,
   nameOf,
   programById,
+  programName,
   type Target,
   withProgram,
 } from './bpf.ts'
@@ -52,6 +53,11 @@ export function findSockOps(cgroup: string, name: string): number[] {
       return []
     }),
   )
+}
+
+/** Names of all programs there. */
+export function sockOpsPrograms(cgroup: string): string[] {
+  return at(cgroup, (where) => attachedPrograms(where).map(programName))
 }
 
 export function detachSockOps(cgroup: string, name: string): void {

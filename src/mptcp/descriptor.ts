@@ -4,7 +4,7 @@ import { NETWORK_ADMIN } from '../mechanism/needs.ts'
 import type { Services } from '../mechanism/services.ts'
 import { mptcpSections } from './config.ts'
 import { MptcpMechanism } from './mechanism.ts'
-import { PACKET_QUEUE } from './needs.ts'
+import { FAST_PATH, PACKET_QUEUE } from './needs.ts'
 
 export const mptcpDescriptor: MechanismDescriptor<typeof mptcpSections> = {
   name: 'mptcp',
@@ -16,7 +16,7 @@ export const mptcpDescriptor: MechanismDescriptor<typeof mptcpSections> = {
   needsNoFile: true,
   alone: true,
   compose: composeMptcp,
-  needs: [NETWORK_ADMIN, PACKET_QUEUE],
+  needs: [NETWORK_ADMIN, PACKET_QUEUE, FAST_PATH],
 }
 
 function composeMptcp(

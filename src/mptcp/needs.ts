@@ -3,6 +3,7 @@
 import { NetlinkMessage } from '../linux/netlink.ts'
 import { NETLINK_NETFILTER, NetlinkSocket } from '../linux/netlink-socket.ts'
 import type { Need } from '../mechanism/needs.ts'
+import { fastPathObstacle } from './kernel/fast-path.ts'
 
 /** Sends a command that does nothing: a kernel without queues does not know the request. */
 export const PACKET_QUEUE: Need = {
@@ -25,4 +26,15 @@ export const PACKET_QUEUE: Need = {
     return { ok: value === 'usable', value }
   },
   mend: 'a kernel with CONFIG_NETFILTER_NETLINK_QUEUE, and sudo',
+}
+
+/** Without, all packets go through user space. */
+export const FAST_PATH: Need = {
+  name: 'programs for TCP options (eBPF)',
+  required: false,
+  look: () => {
+    const obstacle = fastPathObstacle()
+    return { ok: obstacle === undefined, value: obstacle ?? 'usable' }
+  },
+  mend: 'Linux 6.6 or newer with CONFIG_CGROUP_BPF, control groups of version 2, and sudo; without, user space translates every packet',
 }

@@ -41,6 +41,7 @@ export function connectionLines(connections: readonly ConnectionView[]): string[
       i === 0 ? each.id : '',
       i === 0 ? `${each.local} → ${each.remote}` : '',
       i === 0 ? each.app || '-' : '',
+      i === 0 ? each.path : '',
       `${subflow.id}${subflow.id === each.active ? '*' : ''}`,
       subflow.access || '-',
       subflow.local,
@@ -52,7 +53,7 @@ export function connectionLines(connections: readonly ConnectionView[]): string[
   )
   if (rows.length === 0) return ['no connections']
   return table(
-    ['ID', 'CONNECTION', 'APP', 'SUBFLOW', 'ACCESS', 'FROM', 'STATE', 'RTT', 'SENT', 'RECEIVED'],
+    ['ID', 'CONNECTION', 'APP', 'PATH', 'SUBFLOW', 'ACCESS', 'FROM', 'STATE', 'RTT', 'SENT', 'RECEIVED'],
     rows,
   )
 }

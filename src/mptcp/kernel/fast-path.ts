@@ -166,7 +166,7 @@ export class KernelFastPath implements FastPath {
     }
     if (!this.#enabled) return
     try {
-      putElement(this.#tuples, key, valueOf(NO_SLOT, this.#armed.has(tupleKey(tuple))))
+      putElement(this.#tuples, key, elementOf(NO_SLOT, this.#armed.has(tupleKey(tuple))))
     } catch (error) {
       // No room: it stays with user space.
       if (!(error instanceof KernelError)) throw error
@@ -191,7 +191,7 @@ export class KernelFastPath implements FastPath {
     })
     slot.advance(connection.sndMax, connection.rcvMax, [])
     this.#slots.view.setUint32(at + USER.mode, 1, true)
-    putElement(this.#tuples, key, valueOf(free.slot, true))
+    putElement(this.#tuples, key, elementOf(free.slot, true))
     return slot
   }
 
@@ -271,7 +271,7 @@ function keyOf({ local, localPort, remote, remotePort }: Tuple): Uint8Array {
   return key
 }
 
-function valueOf(slot: number, armed: boolean): Uint8Array {
+function elementOf(slot: number, armed: boolean): Uint8Array {
   const value = new Uint8Array(TUPLE_VALUE)
   const view = new DataView(value.buffer)
   view.setUint32(SLOT_AT, slot, true)

@@ -15,7 +15,7 @@ import { TcpFlag } from '../../core/tcp.ts'
 import { Ebpf, FRAME, Helper, type Register } from '../../linux/ebpf.ts'
 import { TcxAction } from '../../linux/tcx.ts'
 import { MPTCP_KIND } from '../wire.ts'
-import { ARMED_AT, IN, OUT, RING, RING_AT, SEEN, SLOT_AT, TUPLE, USER } from './layout.ts'
+import { ARMED_AT, IN, OUT, RING, RING_AT, SEEN, SLOT_AT, USER } from './layout.ts'
 
 export interface FastMaps {
   readonly tuples: number
@@ -354,16 +354,15 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   // Length of the options in r9, of the payload in r8.
   code.load(1, 9, FRAME, FIELD).alu('shr', 9, 4).alu('shl', 9, 2)
   code.aluRegister('sub', 8, 9).jumpIf('less', 8, 0, 'done').store(4, FRAME, PAYLOAD, 8)
-  code
-    .jumpIf('lt', 9, TCP_HEADER + 4, 'done')
-    .alu('sub', 9, TCP_HEADER)
-    .jumpIf('gt', 9, 40, 'done')
+  code.jumpIf('lt', 9, TCP_HEADER, 'done').alu('sub', 9, TCP_HEADER).jumpIf('gt', 9, 40, 'done')
+  for (const at of [MAP, MAP_HIGH, SSN, MAP_LENGTH, ACK_NUMBER, ACK_HIGH]) code.storeValue(4, FRAME, at, 0)
+  code.jumpIf('eq', 9, 0, 'no dss')
   for (let at = OPTIONS; at < OPTIONS + 48; at += 8) code.storeValue(8, FRAME, at, 0)
   code.move(1, skb).load(4, 2, FRAME, TCP_AT).alu('add', 2, TCP_HEADER).address(3, FRAME, OPTIONS)
   code.move(4, 9).call(Helper.skb_load_bytes).jumpIf('ne', 0, 0, 'done')
   code.store(4, FRAME, SPACE, 9)
 
-  // One DSS, blocks of SACK, and nothing else. Where the DSS is in r9, beginning with 1.
+  // At most one DSS, blocks of SACK, and nothing else. Where the DSS is in r9, beginning with 1.
   code.set(8, 0).set(9, 0)
   for (let i = 0; i < 8; i++) {
     const name = (label: string) => `${label} ${i}`
@@ -380,7 +379,7 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   code.load(4, 1, FRAME, SPACE).jumpIfRegister('gt', 1, 8, 'done')
   code.label('options')
   code.load(4, 1, FRAME, SPACE).jumpIfRegister('gt', 8, 1, 'done')
-  code.jumpIf('eq', 9, 0, 'done').jumpIf('gt', 9, 39, 'done')
+  code.jumpIf('eq', 9, 0, 'no dss').jumpIf('gt', 9, 39, 'done')
   for (let at = FOUND; at < FOUND + 32; at += 8) code.storeValue(8, FRAME, at, 0)
   code.move(2, FRAME).aluRegister('add', 2, 9).alu('add', 2, OPTIONS)
   code.load(1, 4, 2, 0).jumpIf('lt', 4, 4, 'done').jumpIf('gt', 4, 28, 'done')
@@ -397,7 +396,6 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   // What it has in r9, its fields one after the other.
   const field: Register = 8
   code.load(1, 9, FRAME, FOUND + 3).jumpIf('any', 9, Has.FIN, 'done')
-  for (const at of [MAP, MAP_HIGH, SSN, MAP_LENGTH, ACK_NUMBER, ACK_HIGH]) code.storeValue(4, FRAME, at, 0)
   code.address(field, FRAME, FOUND + 4)
   number(Has.ACK, Has.WIDE_ACK, ACK_NUMBER, ACK_HIGH, 'ack')
   number(Has.MAP, Has.WIDE_MAP, MAP, MAP_HIGH, 'map')
@@ -410,6 +408,8 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
     .address(2, FRAME, FOUND)
     .aluRegister('add', 2, 1)
   code.jumpIfRegister('ne', 2, field, 'done')
+  // An acknowledgement with many blocks may have none.
+  code.label('no dss')
 
   // The acknowledgement: not of what was never sent, and not far behind.
   code.load(8, 3, slot, OUT.sndMax).load(4, 1, slot, OUT.on).jumpIf('ne', 1, 0, 'sent')

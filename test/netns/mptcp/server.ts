@@ -1,11 +1,12 @@
 /**
  * An HTTP server (all addresses): GET /N answers N bytes that are a function of their place, GET /endless such bytes until
- * somebody gets /enough, PUT answers the SHA-256 of what it got. It knows nothing of MPTCP; `mptcpize run` gives its
+ * somebody gets /enough, GET /paced the same at about 6 MB/s, PUT answers the SHA-256 of what it got. It knows nothing of MPTCP; `mptcpize run` gives its
  * sockets the kernel's.
  */
 import { createHash } from 'node:crypto'
 import { createServer } from 'node:http'
 import { pipeline, Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 const CHUNK = 65_536
 
@@ -35,6 +36,13 @@ function* endless(): Generator<Buffer> {
   }
 }
 
+async function* paced(): AsyncGenerator<Buffer> {
+  for (const piece of endless()) {
+    yield piece
+    await sleep(10)
+  }
+}
+
 if (process.argv[2] === 'serve')
   createServer((request, response) => {
     const path = request.url!.slice(1)
@@ -49,5 +57,6 @@ if (process.argv[2] === 'serve')
       request.on('end', () => response.end(hash.digest('hex')))
       return
     }
-    pipeline(Readable.from(path === 'endless' ? endless() : pieces(Number(path))), response, () => {})
+    const body = path === 'endless' ? endless() : path === 'paced' ? paced() : pieces(Number(path))
+    pipeline(Readable.from(body), response, () => {})
   }).listen(Number(process.argv[3]), '::', () => process.stdout.write('listening\n'))

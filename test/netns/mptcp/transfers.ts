@@ -44,15 +44,19 @@ export class Transfers {
 
   /**
    * A transfer that lasts until it is finished. One of a fixed length is over on the wire as soon as the receiver's buffer has it
-   * (32 MB where the kernel allows that), however slowly the program reads. `before`: what curl is started with.
+   * (32 MB where the kernel allows that), however slowly the program reads. `paced`: a download whose server is slow, so that the
+   * receiver's window stays open. `before`: what curl is started with.
    */
   endless(
-    direction: 'get' | 'put',
+    direction: 'get' | 'put' | 'paced',
     server = '10.3.0.2',
     before: readonly string[] = [],
   ): { finish(): Promise<void>; stall(on: boolean): void } {
-    const what = direction === 'get' ? [`http://${server}/endless`] : ['-T', '-', `http://${server}/put`]
-    const [program, ...args] = [...before, 'curl', '-sgN', '--limit-rate', RATE, ...what]
+    const way = direction === 'put' ? 'put' : 'get'
+    const path = direction === 'paced' ? 'paced' : 'endless'
+    const limit = direction === 'paced' ? [] : ['--limit-rate', RATE]
+    const what = way === 'get' ? [`http://${server}/${path}`] : ['-T', '-', `http://${server}/put`]
+    const [program, ...args] = [...before, 'curl', '-sgN', ...limit, ...what]
     const curl = this.#bed.spawn(this.#host, program!, ...args)
     const sent = createHash('sha256')
     const received = createHash('sha256')
@@ -61,7 +65,7 @@ export class Transfers {
     curl.stdout!.on('data', (bytes: Buffer) => {
       received.update(bytes)
       length += bytes.length
-      if (direction === 'put') text += bytes
+      if (way === 'put') text += bytes
     })
     let enough = false
     function* upload() {
@@ -71,17 +75,17 @@ export class Transfers {
         yield piece
       }
     }
-    if (direction === 'put') pipeline(Readable.from(upload()), curl.stdin!, () => {})
+    if (way === 'put') pipeline(Readable.from(upload()), curl.stdin!, () => {})
     const closed = once(curl, 'close')
     return {
       /** The program reads nothing, until it does again. */
       stall: (on) => void curl.kill(on ? 'SIGSTOP' : 'SIGCONT'),
       finish: async () => {
         enough = true
-        if (direction === 'get') this.#bed.run(this.#far, 'curl', '-sg', `http://${server}/enough`)
+        if (way === 'get') this.#bed.run(this.#far, 'curl', '-sg', `http://${server}/enough`)
         const [status] = await closed
         assert.equal(status, 0, `curl ended with ${status}`)
-        if (direction === 'get') assert.equal(received.digest('hex'), digestOf(length))
+        if (way === 'get') assert.equal(received.digest('hex'), digestOf(length))
         else assert.equal(text, sent.digest('hex'))
       },
     }

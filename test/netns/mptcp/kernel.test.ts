@@ -1,0 +1,208 @@
+/**
+ * Connections whose packets the kernel takes by itself (ADR 0230), against the kernel's own MPTCP: bulk both ways and over both families,
+ * with loss; moves, silence and kills in the middle; and what is left of it.
+ */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { after, before, test } from 'node:test'
+import { programName } from '../../../src/linux/bpf.ts'
+import { cgroupMount } from '../../../src/linux/cgroup.ts'
+import { inNamespace } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { sockOpsPrograms } from '../../../src/linux/sock-ops.ts'
+import { Tcx, tcxPrograms } from '../../../src/linux/tcx.ts'
+import { fastPathObstacle } from '../../../src/mptcp/kernel/fast-path.ts'
+import { cutSegments } from '../../support/segments.ts'
+import { Bed, until } from './bed.ts'
+import { digestOf, pieces } from './server.ts'
+import { Transfers } from './transfers.ts'
+
+usesPrograms('curl', 'mptcpize', 'nft', 'ss')
+
+const skip = fastPathObstacle() ?? false
+const BYTES = 30_000_000
+const HOSTS = ['10.3.0.2', '[fd00:3::2]'] as const
+const WAYS = ['get', 'put'] as const
+let bed: Bed
+let transfers: Transfers
+
+before(async () => {
+  bed = new Bed()
+  transfers = new Transfers(bed, 'm')
+  await bed.serve()
+  await bed.daemon('m')
+})
+
+after(async () => {
+  await bed.close()
+})
+
+let name = ''
+
+/** Programs of this proxy, all of one name: on the control group, which all namespaces share, and on the accesses. */
+function programs(): { readonly sockets: number; readonly devices: number } {
+  const devices = inNamespace(bed.netns('m'), () =>
+    [101, 102].flatMap((index) => tcxPrograms(index, Tcx.INGRESS)).map((id) => programName(id)),
+  )
+  name = devices[0] ?? name
+  const sockets = sockOpsPrograms(cgroupMount()!).filter((each) => each === name).length
+  return { sockets, devices: devices.length }
+}
+
+async function inKernel(id: string, what = 'the kernel has it'): Promise<void> {
+  await until(what, async () => (await bed.connections()).find((each) => each.id === id)?.path === 'kernel')
+}
+
+async function ended(): Promise<void> {
+  await until('the connection is closed', async () => (await bed.connections()).length === 0)
+}
+
+/** A transfer as fast as it goes; fails when a byte is different. */
+async function bulk(way: (typeof WAYS)[number], host: string, port = 80): Promise<void> {
+  const where = `http://${host}:${port}`
+  const what = way === 'get' ? [`${where}/${BYTES}`] : ['-T', '-', `${where}/put`]
+  const curl = bed.spawn('m', 'curl', '-sgN', ...what)
+  const hash = createHash('sha256')
+  let text = ''
+  curl.stdout!.on('data', (bytes: Buffer) => {
+    if (way === 'get') hash.update(bytes)
+    else text += bytes
+  })
+  const closed = once(curl, 'close')
+  if (way === 'put') {
+    for (const piece of pieces(BYTES)) if (!curl.stdin!.write(piece)) await once(curl.stdin!, 'drain')
+    curl.stdin!.end()
+  }
+  assert.deepEqual(await closed, [0, null])
+  assert.equal(way === 'get' ? hash.digest('hex') : text, digestOf(BYTES))
+}
+
+for (const way of WAYS)
+  for (const host of HOSTS)
+    test(`issue 12, part 3: curl ${way} over ${host} goes to the kernel, is moved by hand, and by a break`, {
+      skip,
+    }, async () => {
+      const endless = transfers.endless(way, host)
+      const { id } = await bed.underWay(1_000_000)
+      await inKernel(id)
+      await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
+      await transfers.carriesMore(id, 'acc2', 'the other access', true)
+      bed.down(2)
+      await transfers.carriesMore(id, 'acc1', 'the first access')
+      bed.up(2)
+      await endless.finish()
+      await ended()
+      bed.noFaults()
+    })
+
+for (const way of WAYS)
+  test(`issue 12, part 3: curl ${way} leaves the kernel when its access goes silent, and loses nothing`, {
+    skip,
+  }, async () => {
+    const endless = transfers.endless(way)
+    const { id } = await bed.underWay(1_000_000)
+    await inKernel(id)
+    bed.silence(1, true)
+    try {
+      await transfers.carriesMore(id, 'acc2', 'the other access')
+      assert.match((await bed.status()).handovers.at(-1)!.cause, /acc1 does not answer/)
+      await endless.finish()
+      await ended()
+    } finally {
+      bed.silence(1, false)
+    }
+    bed.noFaults()
+  })
+
+for (const way of ['paced', 'put'] as const)
+  test(`issue 12, part 3: curl ${way} goes on in the kernel while no daemon runs, and the next one has it back`, {
+    skip,
+  }, async () => {
+    const endless = transfers.endless(way)
+    const { id } = await bed.underWay(1_000_000)
+    await inKernel(id)
+    await bed.end('m', 'SIGKILL')
+    assert.deepEqual(programs(), { sockets: 1, devices: 2 })
+    const field = way === 'paced' ? /bytes_acked:(\d+)/g : /bytes_received:(\d+)/g
+    const count = () =>
+      Math.max(
+        0,
+        ...[...bed.run('c', 'ss', '-tinHO', 'sport', '=', ':80').matchAll(field)].map((each) =>
+          Number(each[1]),
+        ),
+      )
+    const start = count()
+    await until('it goes on without a daemon', () => count() > start + 4_000_000)
+    await bed.daemon('m')
+    assert.deepEqual(programs(), { sockets: 1, devices: 2 })
+    await transfers.carriesMore(id, 'acc1', 'the same access', true)
+    await inKernel(id, 'the kernel has it again')
+    await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
+    await transfers.carriesMore(id, 'acc2', 'the other access', true)
+    await endless.finish()
+    await ended()
+    bed.noFaults()
+  })
+
+for (const way of WAYS)
+  test(`issue 12, part 3, P7: curl ${way} as fast as it goes, one segment of a hundred lost: not a byte is different, and no mapping is wrong`, {
+    skip,
+  }, async () => {
+    for (const [name, device] of [
+      ['m', 'acc1'],
+      ['c', 'wan'],
+      ['r', 'lan1'],
+      ['r', 'lan3'],
+    ] as const)
+      cutSegments(bed.netns(name), device)
+    bed.rules(
+      'r',
+      'table inet loss {\n chain forward { type filter hook forward priority 0; numgen random mod 100 < 1 drop\n }\n}',
+    )
+    try {
+      for (const host of HOSTS) await bulk(way, host)
+    } finally {
+      bed.run('r', 'nft', 'delete', 'table', 'inet', 'loss')
+    }
+    await ended()
+    bed.noFaults()
+  })
+
+test('between two proxies both kernels have it', { skip }, async () => {
+  await bed.daemon('c')
+  for (const way of WAYS) {
+    await bulk(way, '10.3.0.2', 81)
+    const endless = transfers.endless(way, '10.3.0.2:81')
+    const { id } = await bed.underWay(1_000_000)
+    await inKernel(id)
+    await until('the other end too', async () =>
+      (await bed.connections('c')).some(({ state, path }) => state === 'established' && path === 'kernel'),
+    )
+    await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
+    await transfers.carriesMore(id, 'acc2', 'the other access', true)
+    await endless.finish()
+    await ended()
+  }
+  await bed.end('c')
+})
+
+test('it takes its programs away, those of others stay, and without `kernel` there are none', {
+  skip,
+}, async () => {
+  assert.deepEqual(programs(), { sockets: 1, devices: 2 })
+  await bed.end('m', 'SIGKILL')
+  assert.deepEqual(programs(), { sockets: 1, devices: 2 })
+  await bed.daemon('m', 'kernel = false')
+  assert.deepEqual(programs(), { sockets: 0, devices: 0 })
+  const endless = transfers.endless('get')
+  const { id } = await bed.underWay(2_000_000)
+  assert.equal((await bed.connections()).find((each) => each.id === id)!.path, 'user space')
+  await endless.finish()
+  await ended()
+  await bed.end('m')
+  await bed.daemon('m')
+  assert.deepEqual(programs(), { sockets: 1, devices: 2 })
+  await bed.end('m')
+  assert.deepEqual(programs(), { sockets: 0, devices: 0 })
+})
