@@ -58,7 +58,7 @@ export type AccessListener = (event: AccessEvent) => void
 
 /** After a change, for what Linux changes without an event (IPv4 routes that go with an address), milliseconds. */
 const REREAD_MS = 20
-/** Interval for checking whether the host slept; network events trigger the check as well. */
+/** Interval for checking whether the host slept, unless somebody reports it; network events trigger the check as well. */
 const CLOCK_CHECK_MS = 2000
 /**
  * Interval (ms) for reading carriers while traffic flows. Linux reports a lost carrier up to a second late (linkwatch
@@ -85,6 +85,7 @@ export class AccessMonitor {
   readonly #watchers = new Set<() => void>()
   readonly #details = new Map<string, object>()
   #linkUsers = 0
+  #clockReporters = 0
   /** Number of users of rules and tables. */
   #routers: number
   #running: AbortController | undefined
@@ -133,7 +134,7 @@ export class AccessMonitor {
       devices: () => [],
       restore: () => (this.#routers > 0 ? (this.#routing?.restore() ?? []) : []),
     })
-    this.#clockCheck = setInterval(() => this.#checkClock(), CLOCK_CHECK_MS)
+    this.#armClockCheck()
     options.signal?.addEventListener('abort', () => this.stop(), { once: true, signal: running.signal })
   }
 
@@ -150,6 +151,26 @@ export class AccessMonitor {
     this.setTraffic(false)
     this.#reread = undefined
     this.#clockCheck = undefined
+  }
+
+  /** Somebody calls `checkClock` when the machine may have slept, until the returned function is called. */
+  useClockEvents(): () => void {
+    this.#clockReporters++
+    this.#armClockCheck()
+    let done = false
+    return () => {
+      if (done) return
+      done = true
+      this.#clockReporters--
+      this.#armClockCheck()
+    }
+  }
+
+  #armClockCheck(): void {
+    clearInterval(this.#clockCheck)
+    this.#clockCheck = undefined
+    if (this.#running !== undefined && this.#clockReporters === 0)
+      this.#clockCheck = setInterval(() => this.checkClock(), CLOCK_CHECK_MS)
   }
 
   /** Rules and tables for sockets that are bound to an access, until the returned function is called. */
@@ -325,7 +346,7 @@ export class AccessMonitor {
 
   #handle(event: RtnlEvent): void {
     if (this.#running === undefined) return
-    this.#checkClock()
+    this.checkClock()
     if (event.type === 'resync') {
       this.#attempt(() => this.#read())
       return
@@ -413,7 +434,9 @@ export class AccessMonitor {
     for (const event of events) for (const listener of [...this.#listeners]) listener(event)
   }
 
-  #checkClock(): void {
+  /** Whether the machine has slept since it was last asked: then everything is looked at anew. */
+  checkClock(): void {
+    if (this.#running === undefined) return
     const { slept } = this.#watch.check()
     if (slept < SLEPT_MS) return
     this.#machine.handleWake(slept, this.#clock.now())

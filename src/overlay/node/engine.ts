@@ -435,11 +435,11 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
 
   /**
    * Of two paths between the same two sockets one is enough: the leader's. The other end removes its own once that one
-   * works there; the leader only one that has failed, so that never both go.
+   * works there. The leader removes none: else both could go at once.
    */
   #settle(index: number, now: number): void {
     const peer = this.tunnel.peers.at(index)
-    if (peer === undefined) return
+    if (peer === undefined || peer.leads) return
     const paths = this.#pathsOf(index)
     for (const own of paths) {
       if (!isOwn(own, peer.leads)) continue
@@ -447,8 +447,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         (other) =>
           !isOwn(other, peer.leads) && other.socket === own.socket && sameEndpoint(other.remote, own.remote),
       )
-      if (twin === undefined || !usable(twin.state)) continue
-      if (!peer.leads || own.state.name === 'down') this.tunnel.machine.removePath(own.slot, now)
+      if (twin !== undefined && usable(twin.state)) this.tunnel.machine.removePath(own.slot, now)
     }
   }
 

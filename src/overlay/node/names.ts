@@ -5,6 +5,7 @@
  */
 import type { SystemServers } from '../../access/names/index.ts'
 import type { Recorder } from '../../core/mechanism.ts'
+import { watchFile } from '../../linux/file-watch.ts'
 import { type DnsKeeper, dnsKeeper, type SystemDns } from '../../linux/system-dns.ts'
 import { LocalDns, type LocalDnsParts } from './local-dns.ts'
 import type { ResolvConf } from './resolv-conf.ts'
@@ -25,7 +26,7 @@ export interface NodeNamesInit {
   readonly zones: readonly string[]
 }
 
-/** Interval (ms) at which the file is checked, because its manager rewrites it when networks change. */
+/** Interval (ms) at which the file is checked where it cannot be watched: its manager rewrites it when networks change. */
 const LOOK_MS = 5_000
 
 export class NodeNames {
@@ -36,7 +37,7 @@ export class NodeNames {
   #address: string | undefined
   /** Times that it was stopped: what was starting meanwhile changes nothing. */
   #ended = 0
-  #timer: NodeJS.Timeout | undefined
+  #unwatch: (() => void) | undefined
 
   constructor(parts: NodeNamesParts, init: NodeNamesInit) {
     this.#parts = parts
@@ -73,12 +74,13 @@ export class NodeNames {
       )
       this.#keeper = 'none'
     }
-    if (this.#keeper === 'file') this.#timer = setInterval(() => this.#look(address), LOOK_MS)
+    if (this.#keeper === 'file') this.#unwatch = this.#watch(address)
   }
 
   stop(): void {
     this.#ended++
-    clearInterval(this.#timer)
+    this.#unwatch?.()
+    this.#unwatch = undefined
     this.#dns.stop()
     this.#address = undefined
     this.cleanUp()
@@ -101,6 +103,16 @@ export class NodeNames {
   #tell(address: string): void {
     if (this.#keeper === 'file') this.#parts.file.set(address)
     else if (this.#keeper !== 'none') this.#parts.system.set(this.#keeper, [address], this.#init.zones)
+  }
+
+  #watch(address: string): () => void {
+    const look = () => this.#look(address)
+    try {
+      return watchFile(this.#parts.file.path, look)
+    } catch {
+      const timer = setInterval(look, LOOK_MS)
+      return () => clearInterval(timer)
+    }
   }
 
   #look(address: string): void {

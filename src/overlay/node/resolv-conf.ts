@@ -7,12 +7,12 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 const MAX_BYTES = 65_536
 
 export class ResolvConf {
-  readonly #path: string
+  readonly path: string
   readonly #mark: string
 
   /** `owner`: whose line it is (Ledger.alias). */
   constructor(owner: string, path = '/etc/resolv.conf') {
-    this.#path = path
+    this.path = path
     this.#mark = `# ${owner}: names of the overlay; removed when the daemon stops`
   }
 
@@ -26,7 +26,7 @@ export class ResolvConf {
     const before = this.#read()
     const after = [this.#mark, `nameserver ${server}`, ...this.#lines()].join('\n')
     if (before === `${after}\n`) return false
-    writeFileSync(this.#path, `${after}\n`)
+    writeFileSync(this.path, `${after}\n`)
     return true
   }
 
@@ -34,7 +34,7 @@ export class ResolvConf {
   giveBack(): void {
     if (!this.#read().includes(this.#mark)) return
     writeFileSync(
-      this.#path,
+      this.path,
       this.#lines()
         .map((line) => `${line}\n`)
         .join(''),
@@ -49,9 +49,9 @@ export class ResolvConf {
   }
 
   #read(): string {
-    if (!existsSync(this.#path)) return ''
-    const text = readFileSync(this.#path, 'utf8')
-    if (text.length > MAX_BYTES) throw new Error(`${this.#path} is longer than such a file may be`)
+    if (!existsSync(this.path)) return ''
+    const text = readFileSync(this.path, 'utf8')
+    if (text.length > MAX_BYTES) throw new Error(`${this.path} is longer than such a file may be`)
     return text
   }
 }

@@ -35,12 +35,20 @@ export interface EngineOptions {
   readonly onTurn?: (now: number) => void
 }
 
+export interface Reader {
+  readonly fd: number
+  /** Called in each turn in which it is readable; reads until it is not. */
+  readonly onReadable: () => void
+  readonly close: () => void
+}
+
 export class Engine {
   readonly datapath: Datapath
   readonly #tun: Tun
   readonly #poller: Poller
   readonly #now: () => number
   readonly #onTurn: ((now: number) => void) | undefined
+  readonly #readers: Reader[] = []
   #port: MessagePort | undefined
   #onMessage: ((message: unknown) => void) | undefined
   #stopping = false
@@ -77,6 +85,12 @@ export class Engine {
     if (!socket.coalesces) this.counts.withoutGro++
     this.#poller.add(socket.fd, POLLIN)
     return index
+  }
+
+  /** Another descriptor that ends the wait; closed with the engine. */
+  addReader(reader: Reader): void {
+    this.#readers.push(reader)
+    this.#poller.add(reader.fd, POLLIN)
   }
 
   /** Requests a new path for every parked packet, in this turn: the owner knows that a path is back. */
@@ -116,6 +130,7 @@ export class Engine {
     this.#drained = true
     if (ready > 0) {
       if (this.#poller.woken() && this.#drain()) this.#onTurn?.(now)
+      for (const each of this.#readers) if (this.#poller.ready(each.fd) !== 0) each.onReadable()
       work = this.#read(now)
     } else this.counts.idle++
     datapath.releaseHeld(now)
@@ -196,6 +211,7 @@ export class Engine {
   close(): void {
     const { sockets } = this.datapath
     for (let i = 0; i < sockets.length; i++) this.closeSocket(i)
+    for (const each of this.#readers) each.close()
     this.#tun.close()
     this.#poller.close()
   }

@@ -83,7 +83,12 @@ export interface SocketSetup {
 // ---- events
 
 /** Those that `TunnelHost` handles itself. */
-export type CommonEvent<Status extends StatusEvent> = LogLine | TimestampEvent | AnswerEvent | Status
+export type CommonEvent<Status extends StatusEvent> =
+  | LogLine
+  | TimestampEvent
+  | AnswerEvent
+  | ClockEvent
+  | Status
 
 export interface LogLine {
   readonly type: 'log'
@@ -95,6 +100,12 @@ export interface LogLine {
 export interface TimestampEvent {
   readonly type: 'timestamp'
   readonly floor: number
+}
+
+/** The wall clock was set, or the machine slept; at first without: such changes will be reported. */
+export interface ClockEvent {
+  readonly type: 'clock'
+  readonly changed: boolean
 }
 
 export interface AnswerEvent extends Question {

@@ -10,6 +10,7 @@
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { Arena } from '../../linux/arena.ts'
 import { RealClock, realRandom } from '../../linux/clock.ts'
+import { ClockEvents } from '../../linux/clock-events.ts'
 import { keepCode } from '../../linux/proc.ts'
 import { openTun, type Tun } from '../../linux/tun.ts'
 import { openUdp } from '../../linux/udp.ts'
@@ -21,6 +22,7 @@ import { Engine } from './engine.ts'
 import type {
   Alive,
   AnswerEvent,
+  ClockEvent,
   EngineSetup,
   Greet,
   LogLine,
@@ -97,7 +99,7 @@ export class TunnelEngine<
   readonly clock = new RealClock()
   readonly peers = new Peers<Peer>()
   /** Sends an event to the main thread. */
-  readonly emit: (event: Event | Status | LogLine | TimestampEvent | AnswerEvent) => void
+  readonly emit: (event: Event | Status | LogLine | TimestampEvent | AnswerEvent | ClockEvent) => void
   readonly #parts: EngineParts<Command, Status>
   readonly #reportMs: number
   readonly #fallbacks: Fallbacks
@@ -152,6 +154,29 @@ export class TunnelEngine<
       onTurn: (now) => this.#finishTurn(now),
     })
     this.#fallbacks = new Fallbacks(this.engine, this.emit)
+    this.#watchClock()
+  }
+
+  /** In this thread, which waits with poll anyhow. Without, the main thread looks at the clock every two seconds. */
+  #watchClock(): void {
+    try {
+      const clock = new ClockEvents()
+      this.engine.addReader({
+        fd: clock.fd,
+        onReadable: () => {
+          clock.take()
+          this.emit({ type: 'clock', changed: true })
+        },
+        close: () => clock.close(),
+      })
+      this.emit({ type: 'clock', changed: false })
+    } catch (error) {
+      this.emit({
+        type: 'log',
+        level: 'debug',
+        message: `no events of the clock: ${(error as Error).message}`,
+      })
+    }
   }
 
   /** Before there is a device: packets that arrive meanwhile would wait. An engine works without; it starts slower. */

@@ -81,6 +81,9 @@ export type OwnEvent<Event extends Typed> = Exclude<Event, { type: CommonEvent<S
 export interface AccessSource {
   subscribe(listener: (event: AccessNews) => void): () => void
   accesses(): readonly { readonly name: string }[]
+  /** Whether the machine slept is asked by `checkClock` alone, until the returned function is called. */
+  useClockEvents?(): () => void
+  checkClock?(): void
 }
 
 type AccessNews =
@@ -109,6 +112,10 @@ export class TunnelHost<
   #engine: EngineHandle | undefined
   #status: Status | undefined
   #tellAccesses: () => void = () => {}
+  #source: AccessSource | undefined
+  /** The engine reports changes of the clock. */
+  #watchesClock = false
+  #endClockEvents: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
   /** Ends the wait for readiness; with the error that made it vain. */
   #endWait: ((error?: GodwitError) => void) | undefined
@@ -234,6 +241,8 @@ export class TunnelHost<
         told?.(name)
       }
     }
+    this.#source = source
+    this.#useClockEvents()
     this.#tellAccesses = () => {
       for (const { name } of source.accesses()) tell(name)
     }
@@ -250,6 +259,10 @@ export class TunnelHost<
   /** Allowed uses of accesses have changed. */
   tellAccesses(): void {
     this.#tellAccesses()
+  }
+
+  #useClockEvents(): void {
+    if (this.#watchesClock) this.#endClockEvents ??= this.#source?.useClockEvents?.()
   }
 
   #accessGone(name: string): void {
@@ -286,6 +299,7 @@ export class TunnelHost<
   retire(): void {
     this.#stopping = true
     this.#unsubscribe?.()
+    this.#endClockEvents?.()
     this.#endpoints?.stop()
     this.#greetings?.stop()
     this.#requests.end(new GodwitError('STOPPING', 'the daemon is stopping'))
@@ -303,6 +317,7 @@ export class TunnelHost<
 
   #ended(error: GodwitError | undefined): void {
     this.#engine = undefined
+    this.#endClockEvents?.()
     if (this.#stopping) return
     const { device } = this.#init.setup
     this.#error = error ?? new GodwitError('ENGINE_FAILED', `the packet engine of ${device} ended`)
@@ -329,6 +344,11 @@ export class TunnelHost<
         break
       case 'answer':
         this.#requests.answered(common)
+        break
+      case 'clock':
+        this.#watchesClock = true
+        this.#useClockEvents()
+        if (common.changed) this.#source?.checkClock?.()
         break
       case 'status':
         this.#report(common)

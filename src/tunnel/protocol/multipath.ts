@@ -740,7 +740,9 @@ export class Multipath {
   }
 
   #beginClose(peer: Peer, path: Path, reason: CloseReason, now: number): void {
-    const told = path.usable || path.state.name === 'validating'
+    // One that is down is announced again, and may be up over there by now.
+    const isAnnounced = path.state.name === 'validating' || (path.local && path.state.name === 'down')
+    const told = path.usable || isAnnounced
     this.#setState(path, { name: 'closing', since: now, reason })
     path.assessAt = NEVER
     path.announceAt = NEVER

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { after, before, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { AccessMonitor, type AccessMonitorInit } from '../../../src/access/index.ts'
 import { RealClock } from '../../../src/linux/clock.ts'
 import { KernelGuard } from '../../../src/linux/guard.ts'
@@ -329,4 +330,35 @@ test('an aborted monitor says nothing more', async () => {
   rtnl.setLink('acc1', { up: false })
   await new Promise((resolve) => setImmediate(resolve))
   assert.equal(told, 2)
+})
+
+test('NT-50: while somebody reports changes of the clock, it is not looked at in between', async () => {
+  const real = new RealClock()
+  let suspended = 0
+  let looks = 0
+  const clock = {
+    now: () => real.now(),
+    wall: () => real.wall() + suspended,
+    suspended: () => {
+      looks++
+      return suspended
+    },
+  }
+  monitor = new AccessMonitor({ rtnl, clock }, { routing: false })
+  const slept: number[] = []
+  monitor.subscribe((event) => {
+    if (event.type === 'woke') slept.push(event.sleptMs)
+  })
+  monitor.start()
+  const end = monitor.useClockEvents()
+  const before = looks
+  await delay(2_500)
+  assert.equal(looks, before)
+  suspended = 60_000
+  monitor.checkClock()
+  assert.deepEqual(slept, [60_000])
+  end()
+  suspended = 120_000
+  await until('waking up', () => slept.length > 1)
+  monitor.stop()
 })

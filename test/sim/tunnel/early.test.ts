@@ -107,6 +107,19 @@ test('a path that is only likely waits for PATH_ACCEPT where another one works',
   assert.equal(pair.host.states(2).at(-1), 'up')
 })
 
+test('a path that is announced again when its owner removes it is not kept at the other end', () => {
+  const pair = new Pair({ anchorConfig: GODWIT }).connect()
+  const { world, host, anchor, links } = pair
+  links[0].downlink.down = true
+  world.every(10, world.now + 2_000, () => host.sendData(pair.slots[0]!, 1))
+  world.runUntil(() => host.states(1).at(-1) === 'down', 2_000)
+  // The announcement arrives, its answer does not.
+  world.runUntil(() => anchor.states(1).slice(-2).join() === 'closing,up', 2_000)
+  host.do((machine, now) => machine.removePath(pair.slots[0]!, now))
+  world.run(50)
+  assert.equal(anchor.usable(pair.hostPeer).length, 1)
+})
+
 test('NT-44: that paths have ended is said over every other one: which of them works is not known', () => {
   const pair = new Pair({ anchorConfig: GODWIT }).connect()
   const { world, host, anchor, links } = pair

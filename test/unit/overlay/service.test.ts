@@ -1,9 +1,10 @@
 /** A node on the main thread, with an engine that does nothing: what it remembers of peers, and what it finds at its start. */
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { NodeNames } from '../../../src/overlay/node/names.ts'
 import type { NodeEvent, NodePeer } from '../../../src/overlay/node/protocol.ts'
 import { ResolvConf } from '../../../src/overlay/node/resolv-conf.ts'
@@ -116,6 +117,43 @@ test('issue 9: a daemon that stops gives resolv.conf back before it waits for it
   })
   await service.stop()
   assert.equal(then, 'nameserver 192.0.2.53\n')
+})
+
+test('NT-50: a resolv.conf that another program writes, or puts another in its place, is mended without looking now and then', async () => {
+  const path = join(folder, 'watched.conf')
+  const link = join(folder, 'linked.conf')
+  writeFileSync(path, 'nameserver 192.0.2.53\n')
+  symlinkSync(path, link)
+  for (const where of [path, link]) {
+    const said: string[] = []
+    const recorder = {
+      log: (_level: string, message: string) => {
+        if (message.includes('resolv.conf')) said.push(message)
+      },
+    }
+    const lookup = async () => undefined
+    const file = new ResolvConf('godwit main', where)
+    const parts = { lookup, servers: {}, system: { giveBack: nothing }, recorder, file }
+    const names = new NodeNames(parts as never, { keeper: 'file', zones: ['test.example'] })
+    await names.start(['127.0.0.77'])
+    const mended = async (times: number) => {
+      for (let i = 0; i < 200 && said.length < times; i++) await delay(10)
+      assert.equal(said.length, times)
+      assert.match(readFileSync(where, 'utf8'), /nameserver 127\.0\.0\.77/)
+    }
+    writeFileSync(path, 'nameserver 192.0.2.54\n')
+    await mended(1)
+    writeFileSync(`${path}.new`, 'nameserver 192.0.2.55\n')
+    renameSync(`${path}.new`, path)
+    await mended(2)
+    writeFileSync(path, 'nameserver 192.0.2.56\n')
+    await mended(3)
+    await delay(200)
+    assert.equal(said.length, 3, 'its own change is none')
+    names.stop()
+    assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.56\n')
+    writeFileSync(path, 'nameserver 192.0.2.53\n')
+  }
 })
 
 test('issue 9: a daemon that stops while it registers its name server leaves no line in resolv.conf', async () => {

@@ -36,6 +36,8 @@ class Bench implements EngineParts<Command, StatusEvent> {
       },
       this,
     )
+    // NT-50: it says at once that it watches the clock.
+    assert.deepEqual(this.posted.shift(), { type: 'clock', changed: false })
   }
 
   handleCommand(command: Command): Outcome {

@@ -150,6 +150,28 @@ test('accesses are told as they change, those without a setup never; a gone one 
   assert.equal(ended, 1)
 })
 
+test('NT-50: where the engine reports changes of the clock, nobody looks at it in between', async () => {
+  const { host, engine } = await bench()
+  let users = 0
+  let checks = 0
+  const source: AccessSource = {
+    subscribe: () => () => {},
+    accesses: () => [],
+    useClockEvents: () => {
+      users++
+      return () => users--
+    },
+    checkClock: () => checks++,
+  }
+  host.followAccesses<SocketSetup>(source, () => undefined)
+  assert.equal(users, 0)
+  engine.emit({ type: 'clock', changed: false })
+  engine.emit({ type: 'clock', changed: true })
+  assert.deepEqual([users, checks], [1, 1])
+  host.retire()
+  assert.equal(users, 0)
+})
+
 test('UP-37: the MTU follows the paths; how is the mechanism’s choice', async () => {
   const { engine, mtus } = await bench()
   engine.emit(status())
