@@ -6,7 +6,8 @@
  * longer there has been none, and only while the sent rate is near it.
  * - While a queue stands, the arrival rate is what the path carries: the rate follows it, a little below, until the queue
  * is gone.
- * - A queue that stays although less is sent is caused by others: it counts as the path's delay from then on.
+ * - A queue that stays although less is sent is caused by others: it counts as the path's delay from then on. So are losses: what
+ * the link loses at any rate is expected of it from then on.
  *
  * The one-way delay is measured with two unsynchronized clocks. Their offset is the same for all paths of a peer, so
  * delays of paths can be compared, and are used for nothing else.
@@ -92,11 +93,14 @@ const FIRST_RATE = 1_000
 const LEAST_RATE = 30
 /** Looks shorter than this are joined too, milliseconds. */
 const LEAST_MS = 20
-/** Losses long after a queue: a line with little room, or a bad one. The rate yields so often, and so far, no more. */
+/** Losses long after a queue: a line with little room, or a bad one. The rate yields so often, and so far. */
 const LOSS_EVERY_MS = 1_000
 const LOSS_LEAST = 0.9
 /** Above this it yields at once to what arrives. */
 const LOSS_MOST = 0.3
+/** A loss that has not halved when the rate has yielded so often is none of ours; up to this multiple of it is expected then. */
+const YIELDS = 3
+const EXPECTED = 1.5
 /** The best delay is that of the last one to two windows. */
 const WINDOW_MS = 8_000
 
@@ -144,6 +148,12 @@ export class PathRate {
   /** The most that it delivered within about PEAK_MS. */
   #peak = 0
   #yieldedAt = Number.NEGATIVE_INFINITY
+  /** How often it has yielded to losses in a row; loss and rate before the first time. */
+  #yields = 0
+  #lossAtFirst = 0
+  #rateAtFirst = 0
+  /** Loss that does not depend on the rate: a bad link's own. */
+  #expectedLoss = 0
 
   constructor(clock: ClockBase = {}) {
     this.#clock = clock
@@ -216,9 +226,10 @@ export class PathRate {
     this.#elapsed = this.#elapsed * kept + elapsed
     const delivered = Math.max(look, this.#bytes / this.#elapsed)
     this.#peak = Math.max(delivered, this.#peak * Math.exp(-elapsed / PEAK_MS))
-    const pressed = growing || sample.loss > LOSS || delivered > this.rate * IN_USE
+    const loss = this.#ownLoss(sample.loss)
+    const pressed = growing || loss > LOSS || delivered > this.rate * IN_USE
     const queue = this.#standing(STANDING)
-    if (queue <= this.#bound) this.#grow(sample, delivered, elapsed, now)
+    if (queue <= this.#bound) this.#grow(loss, sample.rttMs, delivered, elapsed, now)
     else if (pressed) this.#drain(queue, delay, look, delivered, elapsed, now)
     if (this.rate < LEAST_RATE) this.rate = LEAST_RATE
   }
@@ -261,6 +272,7 @@ export class PathRate {
     this.queuedAt = now
     this.#clearSince = now
     this.#confirmed = this.known
+    this.#yields = 0
     this.#proven = Math.max(delivered, this.#proven * Math.exp(-elapsed / PROVEN_MS))
     if (delivered > this.rate * MORE || !this.known) {
       // The line was full, so this is what it carries; the first such look is better than any guess.
@@ -298,7 +310,13 @@ export class PathRate {
     this.rate += (target - this.rate) * Math.min(1, elapsed / FOLLOW_MS)
   }
 
-  #grow({ loss, rttMs }: RateSample, delivered: number, elapsed: number, now: number): void {
+  /** What is lost because too much is sent, perhaps; 0 while it is no more than the link loses whatever is sent. */
+  #ownLoss(loss: number): number {
+    if (loss < this.#expectedLoss / 2) this.#expectedLoss = 0
+    return loss <= this.#expectedLoss * EXPECTED ? 0 : loss
+  }
+
+  #grow(loss: number, rttMs: number, delivered: number, elapsed: number, now: number): void {
     this.#queuedSince = Number.NaN
     // The first queue was one late probe.
     if (!this.#confirmed) this.known = false
@@ -306,10 +324,22 @@ export class PathRate {
       if (now - Math.max(this.#yieldedAt, this.queuedAt) < LOSS_EVERY_MS) return
       this.#clearSince = now
       this.#yieldedAt = now
+      if (this.#yields === YIELDS && loss > this.#lossAtFirst / 2) {
+        this.#yields = 0
+        this.#expectedLoss = loss
+        this.rate = Math.max(this.rate, this.#rateAtFirst)
+        return
+      }
+      if (this.#yields === YIELDS) this.#yields = 0
+      if (this.#yields++ === 0) {
+        this.#lossAtFirst = loss
+        this.#rateAtFirst = this.rate
+      }
       const least = loss > LOSS_MOST ? 0 : this.rate * LOSS_LEAST
       this.rate = Math.min(this.rate, Math.max(delivered, least))
       return
     }
+    this.#yields = 0
     if (this.known && this.rate < this.#peak * RECLAIM_UP_TO && delivered >= this.rate * RECLAIM_IN_USE) {
       const most = this.#peak * RECLAIM_UP_TO
       this.rate = Math.min(most, this.rate * (1 + RECLAIM * Math.min(1, elapsed / rttMs)))

@@ -16,7 +16,7 @@ import {
   planPaths,
 } from '../../../src/tunnel/scheduling/schedulers.ts'
 import { flowHash, SparseFlows } from '../../../src/tunnel/scheduling/sparse-flows.ts'
-import { Spread } from '../../../src/tunnel/seam.ts'
+import { Spread, Verdict } from '../../../src/tunnel/seam.ts'
 import { Line } from '../../support/line.ts'
 
 const FULL = 1e9
@@ -61,14 +61,18 @@ test('OH-17b: the course of a rate: lines that lose, with jitter, with a stall, 
   lossy.run(2_000, FULL)
   lossy.lossy = 0.05
   assert.equal(
-    course(lossy, 3_000),
-    '4058/0 4058/0 4058/0 3855/0 3855/0 3855/0 3855/0 3662/0 3662/0 3662/0 3662/0 3479/0',
+    course(lossy, 6_000),
+    '4058/0 4058/0 4058/0 3855/0 3855/0 3855/0 3855/0 3662/0 3662/0 3662/0 3662/0 3479/0 3479/0 3479/0 3479/0 4058/0 4112/0 4279/1 4316/5 4347/12 4049/8 4113/0 4289/1 4325/6',
   )
   lossy.lossy = 0.4
   assert.equal(
-    course(lossy, 3_000),
-    '3479/0 3479/0 3479/0 2088/0 2088/0 2088/0 2088/0 1253/0 1253/0 1253/0 1253/0 752/0',
+    course(lossy, 6_000),
+    '2992/0 2992/0 2992/0 2992/0 1796/0 1796/0 1796/0 1796/0 1078/0 1078/0 1078/0 1078/0 4332/0 4332/0 4332/0 4332/0 4332/0 4332/0 4332/0 4332/0 4332/0 4332/0 4332/0 4332/0',
   )
+  lossy.lossy = 0.02
+  assert.equal(course(lossy, 1_000), '4332/11 3870/19 4066/7 4066/6')
+  lossy.lossy = 0.05
+  assert.equal(course(lossy, 2_000), '4066/0 4066/0 3863/0 3863/0 3863/0 3863/0 3670/0 3670/0')
   const shaky = new Line(1_500, 20, 500)
   shaky.jitter = 30
   assert.equal(
@@ -534,6 +538,11 @@ test('the line before a path: given, passed, by sparse flows, after a pause', ()
   // Sparse flows: 25 ms of 0.7 of the path at once.
   const sparse = [0, 0, 0, 0, 10].map((later) => lanes.passSparse(2, 3_500, 1_000 + later))
   assert.deepEqual(sparse, [true, true, true, false, true])
+  assert.deepEqual(
+    [lanes.passSparse(9, 100, 0), lanes.passSparse(9, 100, 0)],
+    [true, false],
+    'a path that nothing used yet',
+  )
   // Any number of slots.
   lanes.set(40, 700, 5)
   assert.deepEqual([lanes.rate[40], lanes.rate[39], lanes.known[40], lanes.freeAt[40]], [700, 12_500, 1, 0])
@@ -703,6 +712,18 @@ test('OH-16, OH-17: packet by packet: path, copies, and when it leaves', () => {
     {},
     times(24, (n) => (n % 6 === 0 ? [1_000 + n, 200, 0, 5] : [1_000 + n, 9_000, 0, 9])),
   )
+  run(
+    'the third is the fastest',
+    'duplicate',
+    { carriers: [2, 1, 0] },
+    times(3, (n) => [1_000 + n, 1_400]),
+  )
+  run(
+    'more copies than there is room for',
+    'duplicate',
+    { carriers: [0, 1, 2], copies: [3, 4, 5, 6, 7, 8, 9] },
+    times(2, (n) => [1_000 + n, 1_400]),
+  )
   assert.deepEqual(said, [
     'one path: 1@0 1@14.8 1@29.6 1@44.4 1@59.2 1@74 1@88.8 -1 -1 -1 -1 -1; 98000 0 5',
     'one path, guessed: 3@0 3@118.4 -1 -1; 2800000 0 2',
@@ -718,5 +739,58 @@ test('OH-16, OH-17: packet by packet: path, copies, and when it leaves', () => {
     'at risk: 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1@0 0@0 0@0 0@0 0@0; 24000 2000 0',
     'the end of a burst: 0@0 0@0 0+1@0 0@0 0@0 0+1@0 0+1@0 0@0; 6400000 2400000 0',
     'a call beside an upload: 0~ 0~ 0~ 0@4.4 0@6.6 0@8.7 0~ 0@10 0@12.2 1@0 0@13.4 0@15.6 0~ 0@16.9 1@4.6 0@18.1 0@20.2 0@22.4 0~ 1@9.1 0@22.6 0@24.8 0@27 1@14.7; 180800 0 0',
+    'the third is the fastest: 0+2+1@0 0+2+1@0 0+1@0; 4200 0 0',
+    'more copies than there is room for: 0+1+2+3+4+5+6+7+8@0 0+1+2+3+4+5+6+7+8@0; 2800 0 0',
   ])
+})
+
+test('OH-16, OH-17: where waiting ends: at exactly so many milliseconds', () => {
+  const plan = {
+    carriers: [0],
+    copies: [],
+    probes: [],
+    refuge: -1,
+    atRisk: false,
+    ordered: false,
+    reason: '',
+  }
+  const spread = new Spread()
+  const given = (mode: Mode, more: Partial<Plan>, freeAt: readonly number[], known = true): string => {
+    const lanes = new Lanes()
+    const scheduler = new PacketScheduler(lanes)
+    assert.equal(scheduler.choose(1_000, 1, 0, spread, 1_000), Verdict.PARK, 'without a plan')
+    for (const [slot, at] of freeAt.entries()) {
+      lanes.set(slot, 1_000, 10, known)
+      lanes.freeAt[slot] = at
+    }
+    scheduler.follow(mode, { ...plan, ...more })
+    const slot = scheduler.choose(920, 1, 0, spread, 1_000)
+    return [slot, ...spread.copyTo.subarray(0, spread.copies)].join('+')
+  }
+  const { DROP } = Verdict
+  assert.deepEqual(
+    [1_100, 1_100.5].map((at) => given('failover', {}, [at])),
+    ['0', `${DROP}`],
+  )
+  assert.deepEqual(
+    [1_200, 1_200.5].map((at) => given('failover', {}, [at], false)),
+    ['0', `${DROP}`],
+  )
+  const both = { carriers: [0, 1] }
+  assert.deepEqual(
+    [1_005, 1_005.5].map((at) => given('duplicate', { copies: [1] }, [1_000, at])),
+    ['0+1', '0'],
+  )
+  assert.deepEqual(
+    [1_100, 1_100.5].map((at) => given('weighted', both, [at, at])),
+    ['0', `${DROP}`],
+  )
+  assert.deepEqual(
+    [1_001, 1_001.5, 1_002].map((at) => given('weighted', both, [at, 1_000])),
+    ['0', '1', '1'],
+  )
+  assert.deepEqual(
+    [1_000, 1_010].map((at) => given('duplicate', both, [at, 1_000])),
+    ['0+1', '0+1'],
+  )
 })

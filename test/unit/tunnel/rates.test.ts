@@ -67,6 +67,27 @@ describe('rates of paths', () => {
     assert.ok(Math.abs(line.path.rate - rate) < 0.1 * rate, `${line.path.rate} of ${rate}`)
   })
 
+  test('OH-19: what a radio loses at any rate takes no rate from it, full or not; a line that is too full yields as before', () => {
+    for (const lossy of [0.03, 0.1, 0.4])
+      for (const offered of [1e9, 400]) {
+        const line = new Line(4_000, 20)
+        line.run(2_000, 1e9)
+        line.lossy = lossy
+        line.run(10_000, offered)
+        const { received, sentBytes } = line
+        line.run(60_000, offered)
+        const share = (line.received - received) / Math.min(60_000 * 4_000, line.sentBytes - sentBytes)
+        assert.ok(share > 0.9 * (1 - lossy), `${share} of the line, or of what was sent, at ${lossy}`)
+        assert.ok(line.path.rate > 3_000, `${line.path.rate}`)
+        // The loss ends: the next one counts again.
+        line.lossy = 0
+        line.run(3_000, 1e9)
+        line.rate = 2_000
+        line.run(3_000, 1e9)
+        assert.ok(line.path.rate < 2_600, `${line.path.rate}`)
+      }
+  })
+
   test('router point 3: delays that jitter are no queue: the line is used as without', () => {
     const line = new Line(1_500, 20, 500)
     line.jitter = 30

@@ -1,0 +1,731 @@
+/**
+ * What two ends of a tunnel say to each other, and when, in one situation after the other: each kind of datagram with all its times,
+ * then events. `h1>` is sent by the host's first access, `>1` by the anchor over the same path; `host:` and `anchor:` tell events.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { PathView, TunnelEvent } from '../../../src/tunnel/protocol/api.ts'
+import { controlCodec, type Frame } from '../../../src/tunnel/protocol/control.ts'
+import type { Endpoint } from '../../../src/tunnel/seam.ts'
+import { type Datagram, endpoint, type Node, Pair } from './harness.ts'
+
+const HANDSHAKE = ['', 'initiation', 'response', 'cookie']
+const round = (ms: number): number => Math.round(ms * 10) / 10
+
+function frameText(frame: Frame): string {
+  const { type } = frame
+  switch (type) {
+    case 'hello':
+      return `hello ${frame.features}`
+    case 'path-announce':
+      return `announce ${frame.pathId}.${frame.generation} mtu ${frame.mtu}`
+    case 'path-accept':
+      return `accept ${frame.pathId}.${frame.generation} at ${frame.observed.address.at(-1)}:${frame.observed.port}`
+    case 'path-close':
+      return `close ${frame.pathId}.${frame.generation} for ${frame.reason} up to ${frame.highestCounter}`
+    case 'path-closed':
+      return `closed ${frame.pathId}.${frame.generation}`
+    case 'mtu-probe':
+    case 'mtu-ack':
+      return `${type} ${frame.size}`
+    default:
+      return type
+  }
+}
+
+function eventText(event: TunnelEvent): string {
+  const stateOf = ({ pathId, state, mtu }: PathView) =>
+    `path ${pathId} ${state.name}${'reason' in state ? ` ${state.reason}` : ''} mtu ${mtu}`
+  switch (event.type) {
+    case 'path':
+      return `${stateOf(event.path)} from ${event.from}`
+    case 'session':
+      return `session ${event.up ? 'up' : 'down'}${event.initiator ? ', own' : ''}`
+    case 'handshake-failed':
+      return `handshake failed, ${event.reason}`
+    case 'hello':
+      return `hello ${event.features} mtu ${event.mtu}${event.restarted ? ' restarted' : ''}`
+    case 'path-closed':
+      return `path ${event.pathId} closed`
+    case 'quality':
+      return `quality ${event.slot}: ${round(event.rttMs)} ${round(event.loss)}`
+    default:
+      return event.type
+  }
+}
+
+/** Writes down what both ends of a pair say and tell. */
+class Watch {
+  readonly pair: Pair
+  readonly #lines = new Map<string, number[]>()
+  readonly #heard = new Map<Node, number>()
+  #from: number
+
+  constructor(pair: Pair) {
+    this.pair = pair
+    this.#from = pair.world.now
+    pair.world.filter = (datagram, from, to) => {
+      this.#say(`${this.#way(from, to)} ${this.#text(datagram)}`, pair.world.now)
+      return true
+    }
+  }
+
+  #way(from: Endpoint, to: Endpoint): string {
+    const [source, target] = [from.address.at(-1)!, to.address.at(-1)!]
+    return source === 100 ? `>${target}` : target === 100 ? `h${source}>` : `${source}>${target}`
+  }
+
+  #text(datagram: Datagram): string {
+    if (datagram instanceof Uint8Array) return HANDSHAKE[datagram[0]!]!
+    if (datagram.kind !== 'control') return datagram.kind
+    const frames = controlCodec.decode(datagram.body)
+    return frames.ok ? frames.value.map(frameText).join(' + ') : 'rubbish'
+  }
+
+  #say(text: string, at: number): void {
+    const times = this.#lines.get(text) ?? []
+    this.#lines.set(text, times)
+    times.push(round(at - this.#from))
+  }
+
+  /** Does it, lets so long pass, and compares all that has been said, or `which` of it. */
+  happens(ms: number, what: () => unknown, expected: string, which = /./): void {
+    const { pair } = this
+    const { world } = pair
+    this.#from = world.now
+    this.#lines.clear()
+    for (const node of [pair.host, pair.anchor]) this.#heard.set(node, node.events.length)
+    what()
+    world.run(ms)
+    const said = [...this.#lines].filter(([text]) => which.test(text))
+    const lines = said.map(([text, times]) => `${text}: ${paced(times)}`)
+    for (const node of [pair.host, pair.anchor]) {
+      const events = node.events.slice(this.#heard.get(node)!).map(eventText)
+      if (events.length > 0) lines.push(`${node.name}: ${counted(events).join('; ')}`)
+    }
+    assert.equal(lines.join('\n'), expected.trim().replace(/\n +/g, '\n'))
+  }
+}
+
+/** The same one after the other only once, with their number. */
+function counted(texts: readonly string[]): string[] {
+  const runs: { text: string; count: number }[] = []
+  for (const text of texts)
+    if (runs.at(-1)?.text === text) runs.at(-1)!.count++
+    else runs.push({ text, count: 1 })
+  return runs.map(({ text, count }) => (count === 1 ? text : `${text} ×${count}`))
+}
+
+/** Times, with what is at a steady pace in short: `0 +20×50`. */
+function paced(times: readonly number[]): string {
+  const steps: { step: number; count: number }[] = []
+  for (const [i, at] of times.entries()) {
+    const step = round(at - (times[i - 1] ?? at))
+    if (i > 1 && steps.at(-1)!.step === step) steps.at(-1)!.count++
+    else steps.push({ step, count: 1 })
+  }
+  return steps
+    .map(({ step, count }, i) => (i === 0 ? `${times[0]}` : `+${step}${count > 1 ? `×${count}` : ''}`))
+    .join(' ')
+}
+
+/** Sends data each so many milliseconds over the host's path, and back over the same. */
+function traffic(pair: Pair, interval: number, ms: number, ways: 'up' | 'both' = 'both'): void {
+  let sequence = 0
+  pair.world.every(interval, pair.world.now + ms, () => {
+    const path = pair.host.usable(pair.anchorPeer)[0]
+    if (path !== undefined) pair.host.sendData(path, sequence)
+    const back = pair.anchor.usable(pair.hostPeer)[0]
+    if (ways === 'both' && back !== undefined) pair.anchor.sendData(back, sequence)
+    sequence++
+  })
+}
+
+test('UP-9: a session, greetings, a path, its proof and its MTU', () => {
+  const pair = new Pair()
+  const watch = new Watch(pair)
+  watch.happens(
+    3_000,
+    () => pair.open(0),
+    `
+      h1> initiation: 0
+      >1 response: 10
+      h1> hello 3 + announce 1.1 mtu 1500: 20
+      >1 hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
+      h1> path-response + probe: 40
+      h1> mtu-probe 1500: 40
+      >1 echo: 50
+      >1 mtu-ack 1500: 50
+      >1 mtu-probe 1500: 50
+      h1> mtu-ack 1500: 60
+      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu
+      `,
+  )
+  watch.happens(
+    500,
+    () => pair.open(1),
+    `
+      h2> announce 2.2 mtu 1500: 0
+      >2 accept 2.2 at 2:51820 + path-challenge: 10
+      h2> path-response + probe: 20
+      h2> mtu-probe 1500: 20
+      >2 echo: 30
+      >2 mtu-ack 1500: 30
+      >2 mtu-probe 1500: 30
+      h2> mtu-ack 1500: 40
+      host: path 2 validating mtu 1280 from new; observed; path 2 up mtu 1280 from validating; mtu
+      anchor: path 2 up mtu 1280 from new; mtu
+      `,
+  )
+})
+
+test('a link of 1,400 bytes: which sizes are tried', () => {
+  const pair = new Pair({ links: [{ mtu: 1400 }, {}] })
+  new Watch(pair).happens(
+    6_000,
+    () => pair.open(0),
+    `
+      h1> initiation: 0
+      >1 response: 10
+      h1> hello 3 + announce 1.1 mtu 1500: 20
+      >1 hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
+      h1> path-response + probe: 40
+      h1> mtu-probe 1500: 40 +110
+      >1 echo: 50
+      >1 mtu-probe 1500: 50 +300
+      h1> mtu-probe 1492: 250 +100
+      h1> mtu-probe 1480: 250 +100
+      h1> mtu-probe 1472: 250 +100
+      h1> mtu-probe 1460: 250 +100
+      h1> mtu-probe 1454: 250 +100
+      h1> mtu-probe 1440: 250 +100
+      h1> mtu-probe 1432: 250 +100
+      h1> mtu-probe 1420: 250 +100
+      h1> mtu-probe 1400: 250
+      h1> mtu-probe 1380: 250
+      h1> mtu-probe 1358: 250
+      h1> mtu-probe 1340: 250
+      h1> mtu-probe 1320: 250
+      h1> mtu-probe 1300: 250
+      >1 mtu-ack 1400: 260
+      >1 mtu-ack 1380: 260
+      >1 mtu-ack 1358: 260
+      >1 mtu-ack 1340: 260
+      >1 mtu-ack 1320: 260
+      >1 mtu-ack 1300: 260
+      >1 mtu-probe 1492: 650 +300
+      >1 mtu-probe 1480: 650 +300
+      >1 mtu-probe 1472: 650 +300
+      >1 mtu-probe 1460: 650 +300
+      >1 mtu-probe 1454: 650 +300
+      >1 mtu-probe 1440: 650 +300
+      >1 mtu-probe 1432: 650 +300
+      >1 mtu-probe 1420: 650 +300
+      >1 mtu-probe 1400: 650
+      >1 mtu-probe 1380: 650
+      >1 mtu-probe 1358: 650
+      >1 mtu-probe 1340: 650
+      >1 mtu-probe 1320: 650
+      >1 mtu-probe 1300: 650
+      h1> mtu-ack 1400: 660
+      h1> mtu-ack 1380: 660
+      h1> mtu-ack 1358: 660
+      h1> mtu-ack 1340: 660
+      h1> mtu-ack 1320: 660
+      h1> mtu-ack 1300: 660
+      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu
+      `,
+  )
+})
+
+test('nobody answers: initiations, sooner first, then at WireGuard’s pace, then seldom', () => {
+  const pair = new Pair()
+  pair.links[0].cut()
+  new Watch(pair).happens(
+    200_000,
+    () => pair.open(0),
+    `
+      h1> initiation: 0 +1055.6 +1024.4 +1080.3 +1056.6 +1025.4 +1049.7 +1067.3 +1050.1 +1028 +1002.3 +5244.5 +5238.1 +5204.2 +5032.5 +5009.1 +5041.6 +5277.1 +5317.4 +5206.8 +5124.9 +5154.8 +5140.5 +5304.3 +5212.1 +5321.3 +5295.2 +15304.4 +15256.3 +15113.1 +15323.9 +15223.8 +15044.2
+      host: timestamp-sent ×26; handshake failed, timeout; timestamp-sent ×7
+      `,
+  )
+})
+
+test('an announcement that is not answered is repeated, less often each time', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(3_000)
+  pair.links[1].cut()
+  new Watch(pair).happens(
+    20_000,
+    () => pair.open(1),
+    `
+      h2> announce 2.2 mtu 1500: 0 +150 +300 +600 +1200 +2400 +4800 +5000×2
+      h1> probe: 16560
+      >1 echo: 16570
+      host: path 2 validating mtu 1280 from new
+      `,
+  )
+})
+
+test('an idle pair: keepalives, probes and proofs in two minutes', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(3_000)
+  new Watch(pair).happens(
+    125_000,
+    () => {},
+    `
+      h1> probe: 16560 +20020×5
+      >1 echo: 16570 +40040×2
+      >1 echo + path-challenge: 36590 +40040×2
+      h1> path-response: 36600 +40040×2
+      h1> initiation: 116660
+      >1 response: 116670
+      h1> hello 3: 116680
+      >1 hello 3: 116690
+      host: timestamp-sent; session up, own; hello 3 mtu 1420
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420
+      `,
+  )
+})
+
+test('a path with traffic: probes, qualities, proofs', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(3_000)
+  new Watch(pair).happens(
+    700,
+    () => traffic(pair, 20, 500),
+    `
+      h1> data: 0 +20×25
+      >1 data: 0 +20×25
+      h1> probe: 0 +220×2 +100 +40×3
+      >1 probe: 0 +220×3
+      >1 echo: 10 +220×2 +100 +40×3
+      h1> echo: 10 +220×3
+      host: quality 0: 20 0
+      anchor: quality 0: NaN 0
+      `,
+  )
+  new Watch(pair).happens(
+    3_000,
+    () => traffic(pair, 500, 3_000),
+    `
+      h1> data: 0 +500×6
+      >1 data: 0 +500×6
+      h1> probe: 40 +40×3 +70 +40×4 +60 +40 +50 +40×2 +50 +40×4 +90 +40 +80 +70 +40×4 +60 +40×4 +60 +40×4 +60 +40×4 +60 +50 +40×3 +50 +40×4 +60 +40 +70 +40 +70 +40×4 +60 +40×3
+      >1 echo: 50 +40×3 +70 +40×4 +60 +40 +50 +40×2 +50 +40×4 +90 +40 +80 +70 +40×4 +60 +40×4 +60 +40×4 +60 +40×4 +60 +50 +40×3 +50 +40×4 +60 +40 +70 +40 +70 +40×4 +60 +40×3
+      >1 probe: 180 +220×12
+      h1> echo: 190 +220×12
+      h1> mtu-probe 1500: 860
+      >1 mtu-ack 1500: 870
+      >1 mtu-probe 1500: 870
+      h1> mtu-ack 1500: 880
+      host: quality 0: 20 0 ×3
+      anchor: quality 0: 20 0 ×3
+      `,
+  )
+  new Watch(pair).happens(
+    40_000,
+    () => traffic(pair, 500, 40_000),
+    `
+      h1> mtu-probe 1500: 2880 +5020×7
+      >1 mtu-ack 1500: 2890 +5020×7
+      >1 mtu-probe 1500: 2890 +5020×7
+      h1> mtu-ack 1500: 2900 +5020×7
+      >1 path-challenge: 22860
+      h1> path-response: 22870
+      host: quality 0: 20 0 ×40
+      anchor: quality 0: 20 0 ×39
+      `,
+    /mtu|challenge|response|close/,
+  )
+})
+
+test('a path falls silent under traffic: suspected, given up, announced again, back', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3_000)
+  const watch = new Watch(pair)
+  watch.happens(
+    1_500,
+    () => {
+      traffic(pair, 20, 60_000)
+      pair.world.run(200)
+      pair.links[0].cut()
+    },
+    `
+      h1> data: 0 +20×21
+      >1 data: 0 +20×22
+      h1> probe: 0 +220 +40×5
+      h2> probe: 0 +300 +220×6
+      >1 probe: 0 +220 +60×3
+      >1 echo: 10
+      >2 echo: 10 +300 +220×6
+      h1> echo: 10
+      h2> close 1.1 for 2 up to 21: 430
+      h2> data: 430 +0×20 +10 +20×63
+      >2 data: 440 +0×11 +20×63
+      >2 closed 1.1: 440
+      >2 probe: 480 +220×5
+      h2> echo: 490 +220×5
+      h1> announce 1.3 mtu 1500: 530 +150 +300 +600
+      h2> mtu-probe 1500: 1560
+      >2 mtu-ack 1500: 1570
+      >2 mtu-probe 1500: 1570
+      h2> mtu-ack 1500: 1580
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0 ×2
+      anchor: quality 0: NaN 0; path 1 closing 4 mtu 1500 from up; path 1 closed; quality 1: NaN 0; quality 1: 20 0
+      `,
+  )
+  watch.happens(
+    10_000,
+    () => {},
+    `
+      h1> announce 1.3 mtu 1500: 1080 +2400 +4800
+      h2> mtu-probe 1500: 4880 +5020
+      >2 mtu-ack 1500: 4890 +5020
+      >2 mtu-probe 1500: 4890 +5020
+      h2> mtu-ack 1500: 4900 +5020
+      host: quality 1: 20 0 ×10
+      anchor: quality 1: 20 0 ×9
+      `,
+    /announce|mtu|close/,
+  )
+  watch.happens(
+    3_600,
+    () => pair.links[0].mend(),
+    `
+      h1> announce 1.3 mtu 1500: 3280
+      >1 accept 1.3 at 1:51820 + path-challenge: 3290
+      h1> path-response + probe: 3300
+      h1> mtu-probe 1500: 3300
+      >1 mtu-ack 1500: 3310
+      >1 mtu-probe 1500: 3310
+      h1> data: 3320 +20×14
+      h1> mtu-ack 1500: 3320
+      host: quality 1: 20 0 ×3; observed; path 1 up mtu 1500 from down; quality 0: 20 0
+      anchor: quality 1: 20 0 ×4; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0
+      `,
+    /announce|accept|path-response|h1> (mtu|data)|>1 mtu/,
+  )
+})
+
+test('only the way up is cut: the other end’s echoes show it', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3_000)
+  new Watch(pair).happens(
+    800,
+    () => {
+      traffic(pair, 20, 60_000)
+      pair.world.run(200)
+      pair.links[0].up.down = true
+    },
+    `
+      h1> data: 0 +20×23
+      >1 data: 0 +20×24
+      h1> probe: 0 +220 +40×6
+      h2> probe: 0 +410 +70 +220×2
+      >1 probe: 0 +220 +60×4
+      >1 echo: 10
+      >2 echo: 10 +410 +70 +220×2
+      h1> echo: 10 +220 +60×4
+      h2> close 1.1 for 2 up to 40: 470
+      h2> data: 470 +0×12 +10 +20×26
+      >2 data: 480 +20×26
+      >2 closed 1.1: 480
+      h1> announce 1.3 mtu 1500: 570 +150
+      >2 probe: 600 +220
+      h2> echo: 610 +220
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0
+      anchor: quality 0: NaN 0; path 1 closing 4 mtu 1500 from up; path 1 closed; quality 1: NaN 0
+      `,
+  )
+})
+
+test('an access goes with a link event: what is said, and again while nobody answers', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3_000)
+  const watch = new Watch(pair)
+  const answered = (slot: number) => pair.host.do((machine, now) => machine.removePath(slot, now))
+  pair.links[1].cut()
+  watch.happens(
+    1_200,
+    () => answered(pair.slots[0]!),
+    `
+      h2> close 1.1 for 1 up to 6: 0 +100 +200 +400
+      host: path 1 closing 1 mtu 1500 from up; path 1 closed
+      `,
+  )
+  pair.links[1].mend()
+  watch.happens(
+    15_000,
+    () => {},
+    `
+      h2> close 1.1 for 1 up to 6: 300
+      >2 closed 1.1: 310
+      anchor: path 1 closing 4 mtu 1500 from up; path 1 closed
+      `,
+  )
+})
+
+test('both accesses gone, one back after a while', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3_000)
+  const watch = new Watch(pair)
+  watch.happens(
+    3_000,
+    () => {
+      traffic(pair, 50, 2_000)
+      pair.world.run(500)
+      for (const link of pair.links) link.cut()
+    },
+    `
+      h1> data: 0 +50×14
+      >1 data: 0 +50×40
+      h1> probe: 0 +90 +50×2 +100 +50×5 +40×3 +30
+      h2> probe: 0 +600 +90 +40×7
+      >1 probe: 0 +220×2 +130 +60×21 +30 +60×2
+      >1 echo: 10 +90 +50×2 +100 +50×4
+      >2 echo: 10
+      h1> echo: 10 +220×2
+      h2> close 1.1 for 2 up to 31: 730 +100
+      h2> data: 730 +0×4 +20 +50×4
+      h1> close 1.1 for 2 up to 31 + announce 1.3 mtu 1500: 830 +150
+      h1> initiation: 990 +1013.7 +1070.5
+      h2> initiation: 990 +1013.7 +1070.5
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500: 1090 +100×24
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500: 1090 +100×24
+      >2 probe: 1110 +750 +60×12
+      >1 mtu-probe 1500: 1570 +100 +250
+      >2 close 1.1 for 2 up to 31: 2010 +100 +200
+      >2 data: 2010 +0×30
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 2 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; path 2 up mtu 1500 from suspect; quality 1: 20 0; path 2 suspect mtu 1500 from up; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×3
+      anchor: quality 0: NaN 0; quality 0: 20 0; path 1 suspect mtu 1500 from up; path 2 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; path 2 down 2 mtu 1500 from suspect
+      `,
+  )
+  watch.happens(
+    60_000,
+    () => {},
+    `
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500: 90 +100×274 +5000×6
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500: 90 +100×274 +5000×6
+      h1> initiation: 624.6 +1015 +1074.1 +1063.4 +1073.2 +1057.9 +1026 +1038.4 +5036.4 +5065.1 +5235.4 +5225 +5323.9 +5089.8 +5240.6 +5281 +5252.3 +5210.8
+      h2> initiation: 624.6 +1015 +1074.1 +1063.4 +1073.2 +1057.9 +1026 +1038.4 +5036.4 +5065.1 +5235.4 +5225 +5323.9 +5089.8 +5240.6 +5281 +5252.3 +5210.8
+      >1 initiation: 12050 +1046.5 +1055.6 +1065.1 +1072.5 +1040.9 +1076.8 +1050.7 +1001.6 +1058.6 +1060.5 +5009.1 +5208.1 +5041.6 +5227.7 +5063.7 +5191.2 +5131.4
+      >2 initiation: 12050 +1046.5 +1055.6 +1065.1 +1072.5 +1040.9 +1076.8 +1050.7 +1001.6 +1058.6 +1060.5 +5009.1 +5208.1 +5041.6 +5227.7 +5063.7 +5191.2 +5131.4
+      host: timestamp-sent ×18
+      anchor: timestamp-sent ×18
+      `,
+  )
+  watch.happens(
+    3_000,
+    () => pair.links[1].mend(),
+    `
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500: 2490
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500: 2490
+      >2 accept 2.4 at 2:51820 + path-challenge: 2500
+      h2> path-response + probe: 2510
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11: 2510
+      >2 echo: 2520
+      >2 closed 1.1 + closed 2.2: 2520
+      >2 mtu-probe 1500: 2520
+      >2 close 1.1 for 2 up to 31 + close 2.2 for 2 up to 10: 2520
+      h2> mtu-ack 1500: 2530
+      h2> closed 1.1 + closed 2.2: 2530
+      h1> announce 1.3 mtu 1500: 2610 +150
+      host: observed; path 2 up mtu 1500 from down
+      anchor: path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu
+      `,
+  )
+})
+
+test('the anchor restarts under traffic', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(3_000)
+  new Watch(pair).happens(
+    4_000,
+    () => {
+      traffic(pair, 100, 3_000, 'up')
+      pair.world.run(150)
+      pair.anchor.restart()
+      pair.hostPeer = pair.anchor.addPeer(pair.host)
+    },
+    `
+      h1> data: 0 +100×4 +0×3 +100×26
+      h1> initiation: 360
+      >1 response: 370
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 380
+      >1 hello 3 + accept 1.2 at 1:51820 + path-challenge: 390
+      h1> path-response + probe: 400
+      >1 mtu-probe 1500: 410
+      h1> mtu-ack 1500: 420
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; path 1 validating mtu 1500 from down; hello 3 mtu 1420 restarted; observed; path 1 up mtu 1500 from validating; quality 0: 20 0 ×3
+      anchor: quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; quality 0: 20 0 ×3
+      `,
+    /hello|init|response|mtu|data/,
+  )
+})
+
+test('a NAT gives the host another port: proven before anything moves', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(3_000)
+  new Watch(pair).happens(
+    1_000,
+    () => {
+      pair.host.sockets[0]!.endpoint = endpoint(1, 40_000)
+      traffic(pair, 50, 500)
+    },
+    `
+      h1> data: 0 +50×10
+      >1 data: 0 +50×10
+      h1> probe: 0 +40 +50×4 +60 +40 +50×2 +100 +40×3 +80 +40×4 +60 +40
+      >1 probe: 0 +30 +220×4
+      >1 path-challenge: 10
+      h1> path-response: 20
+      h1> echo: 40 +220×4
+      >1 echo: 50 +50×4 +60 +40 +50×2 +100 +40×3 +80 +40×4 +60
+      host: quality 0: 20 0 ×2
+      anchor: quality 0: NaN 0; remote
+      `,
+  )
+})
+
+test('a standby path is probed seldom, a woken one at once', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3_000)
+  const watch = new Watch(pair)
+  watch.happens(
+    60_000,
+    () => pair.host.do((machine) => machine.setStandby(pair.slots[1]!, 30_000)),
+    `
+      h1> probe: 16560 +20020×2
+      h2> probe: 16560 +20020×2
+      >1 echo: 16570 +40040
+      >2 echo: 16570 +40040
+      >1 echo + path-challenge: 36590
+      >2 echo + path-challenge: 36590
+      h1> path-response: 36600
+      h2> path-response: 36600
+      `,
+  )
+  watch.happens(
+    1_000,
+    () => pair.host.do((machine, now) => machine.wake(now)),
+    `
+      h1> probe: 0
+      h2> probe: 0
+      >1 echo: 10
+      >2 echo: 10
+      `,
+  )
+  watch.happens(
+    1_000,
+    () => pair.host.do((machine, now) => machine.setInterfaceMtu(pair.slots[0]!, 1_300, now)),
+    `
+      host: mtu
+      `,
+  )
+})
+
+test('a peer of stock WireGuard: a path falls silent under requests, another one takes over, the first comes back', () => {
+  const pair = new Pair({ config: { dialect: 'stock' }, anchorConfig: { dialect: 'stock' } }).connect()
+  const watch = new Watch(pair)
+  let sent = 0
+  let answered = 0
+  pair.world.every(100, pair.world.now + 26_000, () => {
+    const slot = pair.host.usable(pair.anchorPeer)[0] ?? pair.slots[0]!
+    pair.host.sendData(slot, sent++)
+  })
+  pair.world.every(5, pair.world.now + 26_000, () => {
+    const slot = pair.anchor.usable(pair.hostPeer)[0]
+    while (slot !== undefined && answered < pair.anchor.received.length)
+      pair.anchor.sendData(slot, answered++)
+  })
+  watch.happens(
+    1_000,
+    () => {},
+    `
+      h1> initiation: 0
+      h2> initiation: 0
+      >1 response: 10
+      >2 response: 10
+      h1> keepalive: 20
+      >1 initiation: 30
+      h1> response: 40
+      >1 keepalive: 50
+      h1> data: 100 +100×9
+      >1 data: 110 +100×8
+      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new; path 2 up mtu 1280 from new; timestamp-accepted; session up
+      anchor: timestamp-accepted; session up; timestamp-sent; path 0 up mtu 1280 from new; session up, own
+      `,
+  )
+  watch.happens(
+    5_000,
+    () => pair.links[0].cut(),
+    `
+      >1 data: 10
+      h1> data: 100 +100×15
+      h1> initiation: 600 +500
+      h2> initiation: 1100
+      >2 response: 1110
+      h2> keepalive: 1120 +480
+      h2> data: 1600 +0×17 +100×34
+      >2 data: 1610 +0×15 +100×33
+      host: timestamp-sent; path 1 suspect mtu 1280 from up; timestamp-sent; session up, own; path 1 down 2 mtu 1280 from suspect
+      anchor: timestamp-accepted; session up; remote
+      `,
+  )
+  watch.happens(
+    18_000,
+    () => pair.links[0].mend(),
+    `
+      h1> initiation: 11600
+      >1 response: 11610
+      h2> keepalive: 11620
+      h1> data: 11700 +100×63
+      host: timestamp-sent; path 1 up mtu 1280 from down; session up, own
+      anchor: timestamp-accepted; session up; remote
+      `,
+    /initiation|response|keepalive|h1/,
+  )
+})
+
+test('a peer of stock WireGuard that does not answer data: handshakes, no more', () => {
+  const pair = new Pair({ config: { dialect: 'stock' }, anchorConfig: { dialect: 'stock' } }).connect()
+  pair.world.every(100, pair.world.now + 20_000, () => pair.host.sendData(pair.slots[0]!, 1))
+  new Watch(pair).happens(
+    20_000,
+    () => {},
+    `
+      h1> initiation: 0 +850 +5125×3
+      h2> initiation: 0
+      >1 response: 10 +850 +5125×3
+      >2 response: 10
+      h1> keepalive: 20 +850 +5125×3
+      >1 initiation: 30
+      h1> response: 40
+      >1 keepalive: 50 +10060
+      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new; path 2 up mtu 1280 from new; timestamp-accepted; session up; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own
+      anchor: timestamp-accepted; session up; timestamp-sent; path 0 up mtu 1280 from new; session up, own; timestamp-accepted; session up; timestamp-accepted; session up; timestamp-accepted; session up; timestamp-accepted; session up
+      `,
+    /initiation|response|keepalive/,
+  )
+})
+
+test('rekeying: a session is replaced in time, and the old one ends', () => {
+  const pair = new Pair().connect([0])
+  new Watch(pair).happens(
+    190_000,
+    () => traffic(pair, 1_000, 189_000, 'up'),
+    `
+      >1 echo + path-challenge: 29590 +30040 +60100 +30040
+      >1 path-challenge: 59630 +30040 +60100 +30040
+      h1> initiation: 119540
+      h1> hello 3: 119560
+      >1 hello 3: 119570
+      host: quality 0: 20 0 ×120; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×70
+      anchor: quality 0: NaN 0; quality 0: 20 0 ×119; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×70
+      `,
+    /hello|initiation|> response|keepalive|challenge/,
+  )
+})
