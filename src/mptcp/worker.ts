@@ -77,7 +77,8 @@ serveEngine(({ data, poller, post }) => {
   setAccesses(accesses)
   if (kept !== undefined) machine.restore(kept.kept, performance.now())
   engine.begin((watched) => {
-    fast?.attach()
+    const obstacle = fast?.attach()
+    if (obstacle !== undefined) tell({ type: 'slow', reason: obstacle })
     for (const { side, tuple } of watched) if (side === 'local') fast?.watch(tuple, true)
     filter.install(init.forward, watched)
   })

@@ -3,6 +3,7 @@ import { createHash as digest } from 'node:crypto'
 import { cgroupMount } from '../../linux/cgroup.ts'
 import type { Ledger } from '../../linux/ledger.ts'
 import { closeFd, declare, KernelError } from '../../linux/libc.ts'
+import { namespaceId } from '../../linux/netns.ts'
 import { SharedArray } from '../../linux/shared-array.ts'
 import {
   attachSockOps,
@@ -32,6 +33,7 @@ import {
   IN,
   NO_SLOT,
   OUT,
+  OWNER,
   RING,
   RING_AT,
   SLOT,
@@ -41,10 +43,13 @@ import {
   TUPLE_VALUE,
   USER,
 } from './layout.ts'
+import { removeOrphans } from './orphans.ts'
 import { inProgram, outProgram } from './programs.ts'
 
 const usleep = declare<(microseconds: number) => number>('int usleep(unsigned int microseconds)')
 
+/** Of the names of all its programs. */
+const PREFIX = 'gwmptcp'
 /** Changes with what lies in the maps. */
 const FORMAT = 1
 /** A slot is not given to another connection for so long (ms): a run of a program that found it before has ended then. */
@@ -67,7 +72,7 @@ export interface FastPathOptions {
 
 export class KernelFastPath implements FastPath {
   readonly mappings = MAPPINGS
-  readonly #enabled: boolean
+  #enabled: boolean
   readonly #name: string
   readonly #cgroup: string
   readonly #now: () => number
@@ -92,7 +97,8 @@ export class KernelFastPath implements FastPath {
     this.#clock = now() - Number(process.hrtime.bigint()) / 1e6
     this.#old = this.#findOld()
     this.#tuples = createHash('godwit_mptcp', TUPLE, TUPLE_VALUE, connections)
-    this.#slots = SharedArray.create('godwit_mptcp', SLOT, SLOTS)
+    this.#slots = SharedArray.create('godwit_mptcp', SLOT, SLOTS + 1)
+    this.#slots.view.setUint32(SLOTS * SLOT + OWNER, namespaceId(), true)
     const maps = { tuples: this.#tuples.fd, slots: this.#slots.fd }
     this.#out = loadSockOps(this.#name, outProgram(maps, cookie))
     this.#in = loadProgram(this.#name, inProgram(maps), Tcx.INGRESS)
@@ -106,9 +112,9 @@ export class KernelFastPath implements FastPath {
       for (const program of programs) {
         const maps = mapsOf(program)
         const tuples = maps.find(({ keyLength }) => keyLength === TUPLE)
-        const slots = maps.find(({ valueLength, elements }) => valueLength === SLOT && elements === SLOTS)
+        const slots = maps.find(({ valueLength, elements }) => valueLength === SLOT && elements === SLOTS + 1)
         if (tuples?.valueLength === TUPLE_VALUE && slots !== undefined)
-          return { tuples, slots: new SharedArray(slots.fd, SLOT, SLOTS) }
+          return { tuples, slots: new SharedArray(slots.fd, SLOT, SLOTS + 1) }
         for (const { fd } of maps) closeFd(fd)
       }
       return undefined
@@ -129,13 +135,22 @@ export class KernelFastPath implements FastPath {
     return new Slot(slots.view, slot * SLOT, this.#clock, () => {}).end()
   }
 
-  /** The programs run from now on, in place of those that a killed process left. */
-  attach(): void {
+  /** The programs run from now on, in place of those that a killed process left. Says why not, if they do not. */
+  attach(): string | undefined {
     this.#old?.slots.close()
     if (this.#old !== undefined) closeFd(this.#old.tuples.fd)
     this.#old = undefined
-    detachSockOps(this.#cgroup, this.#name)
-    if (this.#enabled) attachSockOps(this.#cgroup, this.#out)
+    try {
+      detachSockOps(this.#cgroup, this.#name)
+      removeOrphans(this.#cgroup, PREFIX, this.#name)
+      if (this.#enabled) attachSockOps(this.#cgroup, this.#out)
+      return undefined
+    } catch (error) {
+      // Another program is on the group and allows none beside it.
+      if (!(error instanceof KernelError)) throw error
+      this.#enabled = false
+      return error.message
+    }
   }
 
   /** The devices by which packets of connections arrive; those without an Ethernet header are left out. */
@@ -176,7 +191,8 @@ export class KernelFastPath implements FastPath {
   begin(connection: Connection): FastSlot | undefined {
     const { tuple, first } = connection
     const access = first?.access
-    if (first === undefined || ![...this.#devices.values()].some((name) => name === access)) return undefined
+    if (!this.#enabled || first === undefined || ![...this.#devices.values()].some((name) => name === access))
+      return undefined
     const key = keyOf(tuple)
     const value = readElement(this.#tuples, key)
     if (value === undefined || new DataView(value.buffer).getUint32(ARMED_AT, true) !== 1) return undefined
@@ -253,7 +269,7 @@ function cgroupOf(): string {
 /** At most 15 characters; others for every instance, network namespace and format. */
 function nameIn({ instance, base }: Ledger, cookie: bigint): string {
   const whose = digest('sha256').update(`${instance} ${base} ${cookie} ${FORMAT}`).digest('hex')
-  return `gwmptcp${whose.slice(0, 8)}`
+  return PREFIX + whose.slice(0, 8)
 }
 
 function keyOf({ local, localPort, remote, remotePort }: Tuple): Uint8Array {

@@ -16,8 +16,10 @@ export const NO_SLOT = 0xffff_ffff
 
 /** Mappings of a connection that are kept; a power of two. More under way go through user space. */
 export const RING = 2048
-/** Connections at once. */
+/** Connections at once. One more element of the array says whose it is. */
 export const SLOTS = 256
+/** There: inode of the network namespace. */
+export const OWNER = 0
 
 /** Written by user space. */
 export const USER = {

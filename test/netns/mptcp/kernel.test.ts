@@ -206,3 +206,20 @@ test('it takes its programs away, those of others stay, and without `kernel` the
   await bed.end('m')
   assert.deepEqual(programs(), { sockets: 0, devices: 0 })
 })
+
+test('programs of a daemon that was killed in a namespace that is gone are removed by the next daemon anywhere', {
+  skip,
+}, async () => {
+  await bed.daemon('m')
+  assert.deepEqual(programs(), { sockets: 1, devices: 2 })
+  const orphan = name
+  await bed.end('m', 'SIGKILL')
+  await bed.close()
+  const left = () => sockOpsPrograms(cgroupMount()!).includes(orphan)
+  assert.equal(left(), true)
+  bed = new Bed()
+  await bed.daemon('m')
+  assert.equal(left(), false)
+  assert.deepEqual(programs(), { sockets: 1, devices: 2 })
+  assert.notEqual(name, orphan)
+})
