@@ -15,7 +15,7 @@ export const ROAM_INSIDE = ['192.168.1', '10.9.0'] as const
 /** NATs are named `n`, the node's first letter, and the access's number; they are port-restricted unless `kinds` says else. */
 export function roam(
   name: string,
-  nodes: readonly [string, string],
+  nodes: readonly string[],
   kinds: Readonly<Record<string, NatKind>> = {},
 ): TopologySpec {
   const hosts: Record<string, TopologySpec['hosts'][string]> = {

@@ -16,11 +16,14 @@ import {
   LEASE_FILE,
   LOGIN_FILE,
   type Login,
+  PAIRS_FILE,
   PEERS_FILE,
   readLease,
   readLogin,
+  readPairs,
   readPeers,
   writeLease,
+  writePairs,
   writePeers,
 } from './node/login.ts'
 import { renewLogin } from './node/login-client.ts'
@@ -117,6 +120,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       }),
       openPush: (message) => openPush(message, keys),
       keepPeers: (peers) => writePeers(files.file(PEERS_FILE), peers),
+      keepPairs: (pairs) => writePairs(files.file(PAIRS_FILE), pairs),
     },
     {
       device,
@@ -124,6 +128,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       credentials,
       coordinator: must(parseHostPort(login.coordinator)),
       known: readPeers(files.file(PEERS_FILE)),
+      kept: readPairs(files.file(PAIRS_FILE)),
       mark: ledger.overlay.mark,
       accesses: config.overlay?.accesses ?? ['*'],
       ...(config.overlay?.notifications === true && {

@@ -8,6 +8,7 @@ import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 import type { RouteKind } from '../tables.ts'
 import type { Lease } from '../wire/lease.ts'
 import type { Route } from '../wire/message.ts'
+import type { KeptPair } from './memory.ts'
 
 /** Primitives that machines are given. */
 export interface OverlayCrypto extends TunnelCrypto {
@@ -69,6 +70,8 @@ export interface NodeMachineInit {
   readonly publicKey: Uint8Array
   /** The last lease, encoded, over restarts. */
   readonly lease?: Uint8Array
+  /** Pairs of earlier runs, the one used last first. */
+  readonly kept?: readonly KeptPair[]
   /** Wants notifications, and where a push service reaches it (docs/wire/overlay.md, PUSH). */
   readonly notifications?: { readonly push?: string }
 }
@@ -127,6 +130,10 @@ export type NodeOutput =
        */
       readonly known?: 'proven' | 'likely'
     }
+  /** What to keep for the next run: all of it, whenever it has changed. */
+  | { readonly type: 'keep'; readonly pairs: readonly KeptPair[] }
+  /** No coordinator answers since the start: the node goes on with the addresses of its last lease. */
+  | { readonly type: 'alone'; readonly lease: Lease; readonly encoded: Uint8Array }
   /** A way may soon be there: message 1 of the handshake may leave for it now, once. */
   | { readonly type: 'introduce'; readonly peer: string; readonly socket: number; readonly remote: Endpoint }
   /** Where the peer is reached, the one that it prefers first: of several ways both ends take the same. */

@@ -12,7 +12,7 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
 import { type Check, Kind } from '../wire/datagram.ts'
-import { LEAST_DIRECTION, type Message, messageCodec, Type } from '../wire/message.ts'
+import { LEAST_DIRECTION, type Message, messageCodec, Type, Want } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded, encodedMessage } from './asker.ts'
 import { checkKeys, firstCheckCounter } from './secrets.ts'
@@ -47,6 +47,10 @@ export interface ChecksParts extends Pick<MachineComponents, 'crypto' | 'random'
   readonly onAnswer: (target: Target, isProven: boolean, now: number) => void
   /** The peer named places where it is reached; returns those to ask, undefined if it did so too often. */
   readonly onNamed: (places: readonly Endpoint[], now: number) => readonly Target[] | undefined
+  /** Where the peer sees this node, as it says. */
+  readonly onObserved: (socket: number, observed: Endpoint, now: number) => void
+  /** The peer wants a message brought to another, or brings one of another; it has answered there. */
+  readonly onMeeting: (message: Message, now: number) => void
   readonly onStep: (incoming: boolean, type: number, now: number) => void
 }
 
@@ -111,11 +115,7 @@ export class Checks {
 
   /** Tells the peer where it reaches this node, over a way that works, until it has answered. */
   tell(target: Target, places: readonly Endpoint[], now: number): void {
-    const candidates = places.map((endpoint) => ({ kind: 'reflexive' as const, endpoint }))
-    const type = Type.TUNNEL_REQUEST
-    const message = { type, transaction: this.#number(), candidates }
-    const padding = Math.max(0, LEAST_DIRECTION - messageCodec.byteLength(message))
-    this.#telling = { target, message: { ...message, padding }, tries: 0, at: now }
+    this.#telling = { target, message: this.#naming(places), tries: 0, at: now }
     this.#tellAgain(now)
   }
 
@@ -140,8 +140,13 @@ export class Checks {
 
   /** Whether it answered there in this round. */
   answered(target: Target): boolean {
-    const asked = this.#asked.get(keyOf(target))
-    return asked !== undefined && !Number.isNaN(asked.answeredAt)
+    return this.answeredAt(target) > Number.NEGATIVE_INFINITY
+  }
+
+  /** When it answered there in this round; minus infinity: it has not. */
+  answeredAt(target: Target): number {
+    const at = this.#asked.get(keyOf(target))?.answeredAt ?? Number.NaN
+    return Number.isNaN(at) ? Number.NEGATIVE_INFINITY : at
   }
 
   handle(check: Check, from: Endpoint, socket: number, now: number): void {
@@ -151,6 +156,43 @@ export class Checks {
     if (!message?.ok) return
     if (message.value.type === Type.TUNNEL_REQUEST) this.#requested(message.value, from, socket, now)
     else if (message.value.type === Type.TUNNEL_RESPONSE) this.#responded(message.value, from, socket, now)
+    else if (message.value.type === Type.MEETING && this.answered({ socket, remote: from })) {
+      if (this.#answers.take(now)) this.#parts.onMeeting(message.value, now)
+    }
+  }
+
+  /** A request of the peer that another has brought. Returns whether it wants an answer the same way; undefined: it is none. */
+  handleBrought(check: Check, now: number): boolean | undefined {
+    const ad = encoded({ ...check, sealed: new Uint8Array(0) })
+    const plain = this.#parts.crypto.open(this.#receiveKey, check.counter, check.sealed, ad)
+    const message = plain && messageCodec.decode(plain)
+    if (!message?.ok || message.value.type !== Type.TUNNEL_REQUEST) return undefined
+    const { candidates, want } = message.value
+    if (candidates === undefined || !this.#answers.take(now)) return undefined
+    this.#parts.onStep(true, Type.TUNNEL_REQUEST, now)
+    const places = candidates.map(({ endpoint }) => endpoint)
+    const targets = this.#parts.onNamed(places, now)
+    if (targets === undefined) return undefined
+    this.askAlso(targets, messageCodec.byteLength(message.value), now)
+    return want === Want.ANSWER
+  }
+
+  /** A request for the peer that another is to bring: where this node is reached. */
+  sealedRequest(places: readonly Endpoint[], wantsAnswer: boolean): Uint8Array {
+    return this.#sealed(this.#naming(places, wantsAnswer))
+  }
+
+  /** Sends the peer a message where it has answered. */
+  sendMeeting(target: Target, message: Omit<Message, 'transaction' | 'type'>): void {
+    this.#send({ ...message, type: Type.MEETING, transaction: this.#number() }, target.socket, target.remote)
+  }
+
+  #naming(places: readonly Endpoint[], wantsAnswer = false): Message {
+    const candidates = places.map((endpoint) => ({ kind: 'reflexive' as const, endpoint }))
+    const type = Type.TUNNEL_REQUEST
+    const want = wantsAnswer ? { want: Want.ANSWER } : {}
+    const message = { type, transaction: this.#number(), candidates, ...want }
+    return { ...message, padding: Math.max(0, LEAST_DIRECTION - messageCodec.byteLength(message)) }
   }
 
   nextTimeout(): number {
@@ -229,7 +271,7 @@ export class Checks {
       this.#request(known, now, true)
   }
 
-  #responded({ transaction, echo }: Message, from: Endpoint, socket: number, now: number): void {
+  #responded({ transaction, echo, observed }: Message, from: Endpoint, socket: number, now: number): void {
     if (this.#telling?.message.transaction === transaction) {
       this.#telling = undefined
       return
@@ -241,6 +283,7 @@ export class Checks {
     asked.answeredAt = now
     asked.at = NEVER
     asked.tries = TRIES
+    if (observed !== undefined) this.#parts.onObserved(socket, observed, now)
     if (again) return
     this.#parts.onStep(true, Type.TUNNEL_RESPONSE, now)
     this.#parts.onAnswer(asked, echo !== undefined && equal(echo, asked.challenge), now)
@@ -253,12 +296,16 @@ export class Checks {
 
   /** Returns the bytes of the datagram. */
   #send(message: Message, socket: number, to: Endpoint): number {
+    const bytes = this.#sealed(message)
+    this.#parts.send(socket, to, bytes)
+    return bytes.length
+  }
+
+  #sealed(message: Message): Uint8Array {
     const head = { kind: Kind.CHECK, tag: this.#tag, counter: this.#counter++ }
     const ad = encoded({ ...head, sealed: new Uint8Array(0) })
     const sealed = this.#parts.crypto.seal(this.#sendKey, head.counter, encodedMessage(message), ad)
-    const bytes = encoded({ ...head, sealed })
-    this.#parts.send(socket, to, bytes)
-    return bytes.length
+    return encoded({ ...head, sealed })
   }
 }
 

@@ -10,7 +10,7 @@
 import { compare, equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
-import type { TunnelRow } from '../tables.ts'
+import { sameEndpoint, type TunnelRow } from '../tables.ts'
 import { datagramCodec, Kind } from '../wire/datagram.ts'
 import { checkLease, type Lease } from '../wire/lease.ts'
 import {
@@ -25,9 +25,10 @@ import {
 } from '../wire/message.ts'
 import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
 import { Asker, type Way } from './asker.ts'
+import { type KeptPair, Memory } from './memory.ts'
 import { zoneOf } from './names.ts'
-import { Pair, reaches } from './pair.ts'
-import { hasVirtualAddresses } from './virtual.ts'
+import { Pair, type PairDirection, reaches } from './pair.ts'
+import { hasVirtualAddresses, mayBeHost } from './virtual.ts'
 
 /** A request is given up then (ms): repeated after 250 ms, doubling, five times. */
 const REQUEST_MS = 12_000
@@ -60,6 +61,24 @@ const UNASKED_BURST = 256
 const MAX_HOSTS = 14
 /** Where the coordinator sees a socket is asked again when it was said so long ago (ms): its NAT may have forgotten it. */
 const OBSERVED_MS = 20_000
+/** A node whose coordinator does not answer after its start goes on without it (ms). */
+const ALONE_MS = 3000
+/** Between calls to peers while no coordinator answers (ms): NATs forget in 30 s. Without any answer: first, doubling to the longest. */
+const CALL_MS = 20_000
+const FIRST_CALL_MS = 5_000
+const LONGEST_CALL_MS = 300_000
+const SETTLE_MS = 200
+/** Peers that are called, that are asked to bring a message, and places of this node in one. */
+const MAX_CALLED = 8
+const MAX_COMMON = 4
+const MAX_OWN_PLACES = 4
+/** They are asked to bring it each (ms), until the name has been sought for long enough. */
+const MEET_MS = 1000
+/** Messages a second that this node brings from one peer to another, and at once. */
+const MEETINGS_RATE = 5
+const MEETINGS_BURST = 20
+/** Changes of what is kept are gathered for (ms). */
+const KEEP_MS = 2000
 /** Padding of a registration (bytes): an answer is no more than three times its request. */
 const PADDED = 410
 const NEVER = Number.POSITIVE_INFINITY
@@ -131,6 +150,7 @@ export class NodeMachine implements NodeMachineApi {
     this.#parts = parts
     this.#init = init
     this.#lease = init.lease
+    this.#memory = new Memory(parts.crypto, init.kept ?? [])
     const { keyId, key } = init.credentials
     this.#asker = new Asker({
       ...{ crypto: parts.crypto, random: parts.random, wall: parts.wall },
@@ -155,6 +175,11 @@ export class NodeMachine implements NodeMachineApi {
     return [...this.#pairs.values()].map(({ row }) => row)
   }
 
+  /** For tests. */
+  pairs(): Pair[] {
+    return [...this.#pairs.values()]
+  }
+
   // ---- what the owner tells
 
   setSockets(sockets: readonly NodeSocket[], now: number): void {
@@ -167,6 +192,8 @@ export class NodeMachine implements NodeMachineApi {
     for (const socket of gone) this.#observed.delete(socket)
     for (const pair of this.#pairs.values()) pair.setSockets(sorted, gone, now)
     this.#moved ||= this.#pairs.size > 0
+    if (!this.#registered) this.#expectAlone(ALONE_MS, now)
+    if (this.#isAlone) this.#callAt = Math.min(this.#callAt, now + SETTLE_MS)
     this.#register(now)
   }
 
@@ -179,13 +206,29 @@ export class NodeMachine implements NodeMachineApi {
     if (!this.#registered) this.#register(now)
   }
 
+  /** Bring messages of one peer to another: a second, and at once. */
+  readonly #brought = new TokenBucket(MEETINGS_RATE, MEETINGS_BURST)
+  readonly #memory: Memory
+  /** `#memory` is to be kept then. */
+  #keepAt = NEVER
+  /** No coordinator answers: peers are found by what is kept. Begins then, unless one does. */
+  #aloneAt = NEVER
+  #isAlone = false
+  #callAt = NEVER
+  /** Peers that others are asked to bring together with this node: until when (ms). */
+  readonly #wanted = new Map<string, number>()
+  /** They are asked again then. */
+  #meetAt = NEVER
+  /** Of calls without an answer. */
+  #callPause = FIRST_CALL_MS
+
   handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void {
     const datagram = datagramCodec.decode(bytes)
     if (!datagram.ok) return
     const { value } = datagram
     switch (value.kind) {
       case Kind.CHECK:
-        this.#byTag.get(toHex(value.tag))?.handleCheck(value, from, socket, now)
+        this.#pairOfTag(value.tag, now)?.handleCheck(value, from, socket, now)
         break
       case Kind.RELAY_BOUND:
         for (const pair of this.#pairs.values())
@@ -245,6 +288,7 @@ export class NodeMachine implements NodeMachineApi {
     const sought = { since: now, asked: false }
     this.#sought.set(name, sought)
     if (this.#located) this.#seek(name, sought, undefined, now)
+    else if (this.#isAlone) this.#recallSought(now)
   }
 
   noteNoPath(peer: string, now: number): void {
@@ -255,6 +299,7 @@ export class NodeMachine implements NodeMachineApi {
     const pause = known === undefined ? NO_PATH_PAUSE : Math.min(2 * known.pause, NO_PATH_LONGEST)
     this.#noPath.set(peer, { at: now + pause, pause })
     pair.retry(now)
+    if (this.#isAlone) this.#meet(pair, now)
     if (!this.#located || this.#sought.has(peer)) return
     const sought = { since: now, asked: false }
     this.#sought.set(peer, sought)
@@ -289,7 +334,7 @@ export class NodeMachine implements NodeMachineApi {
     this.#register(now)
   }
 
-  forget(peer: string, _now: number): void {
+  forget(peer: string, now: number): void {
     const pair = this.#pairs.get(peer)
     if (pair === undefined) return
     pair.close()
@@ -297,6 +342,8 @@ export class NodeMachine implements NodeMachineApi {
     this.#byTag.delete(toHex(pair.checks.tag))
     this.#noPath.delete(peer)
     this.#relayed.delete(peer)
+    this.#memory.drop(peer)
+    this.#changedMemory(now)
     this.#emit({ type: 'forgotten', peer })
   }
 
@@ -311,6 +358,7 @@ export class NodeMachine implements NodeMachineApi {
 
   nextTimeout(): number | undefined {
     let at = Math.min(this.#asker.nextTimeout() ?? NEVER, this.#registerAt, this.#keepAliveAt)
+    at = Math.min(at, this.#keepAt, this.#aloneAt, this.#callAt, this.#meetAt)
     for (const pair of this.#pairs.values()) at = Math.min(at, pair.nextTimeout())
     for (const { since } of this.#sought.values()) at = Math.min(at, since + SEEK_MS)
     return at === NEVER ? undefined : at
@@ -329,6 +377,13 @@ export class NodeMachine implements NodeMachineApi {
         const reason = this.#registered ? 'the coordinator did not direct us there' : 'not registered'
         this.#refuse(name, Status.UNREACHED, reason)
       }
+    if (this.#aloneAt <= now) this.#beAlone(now)
+    if (this.#callAt <= now) this.#call(now)
+    if (this.#meetAt <= now) this.#meetAgain(now)
+    if (this.#keepAt <= now) {
+      this.#keepAt = NEVER
+      this.#emit({ type: 'keep', pairs: this.#memory.all() })
+    }
     if (this.#registerAt <= now) this.#register(now)
     if (this.#keepAliveAt <= now) this.#keepAlive(now)
   }
@@ -404,6 +459,9 @@ export class NodeMachine implements NodeMachineApi {
     this.#lease = answer.lease
     this.#addresses = lease
     this.#registered = true
+    this.#aloneAt = NEVER
+    this.#callAt = NEVER
+    this.#isAlone = false
     this.#confirmedAt = now
     this.#trouble = undefined
     this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
@@ -540,6 +598,7 @@ export class NodeMachine implements NodeMachineApi {
   #unregister(reason: string, now: number): void {
     if (this.#registered) this.#registerAt = Math.min(this.#registerAt, now + REGISTER_AGAIN)
     this.#registered = false
+    this.#expectAlone(0, now)
     this.#keepAliveAt = NEVER
     if (this.#trouble === reason) return
     this.#trouble = reason
@@ -627,36 +686,216 @@ export class NodeMachine implements NodeMachineApi {
     // A key has one name: its node was given another.
     for (const other of this.#pairs.values())
       if (other.peer !== name && equal(other.row.publicKey, lease.publicKey)) this.forget(other.peer, now)
-    const leads = compare(this.#init.publicKey, lease.publicKey) < 0
     const direction = { lease, route, candidates, relays }
     if (pair !== undefined && !equal(pair.row.publicKey, lease.publicKey))
       this.#log(
         'warn',
         `${name} has another key than before: it, or somebody else with its password, logged in again`,
       )
-    if (pair === undefined || !equal(pair.pairKey, pairKey) || pair.leads !== leads) {
-      if (pair !== undefined) this.forget(name, now)
-      else if (this.#pairs.size >= MAX_PAIRS) this.#forgetOldest(now)
-      pair = new Pair(
-        {
-          ...{ crypto: this.#parts.crypto, random: this.#parts.random, wall: this.#parts.wall },
-          peer: name,
-          own: this.#own,
-          emit: (output) => this.#emit(output),
-          step: (from, to, what, at) => this.#step(from, to, what, at),
-        },
-        direction,
-        { pairKey, leads },
-        now,
-      )
-      this.#pairs.set(name, pair)
-      this.#byTag.set(toHex(pair.checks.tag), pair)
-    }
+    pair = this.#pairFor(name, direction, pairKey, now)
     pair.transaction = message.transaction
-    this.#emit({ type: 'direction', peer: name, lease, pairKey, leads, route, asked })
+    this.#emit({ type: 'direction', peer: name, lease, pairKey, leads: pair.leads, route, asked })
     pair.direct(direction, this.#sockets, asked, now)
     this.#observe(now)
+    const { zoneKey, lease: encoded = new Uint8Array(0) } = message
+    const places = pair.places
+    this.#memory.keep({ name, lease: encoded, pairKey, places, ...(zoneKey !== undefined && { zoneKey }) })
+    this.#changedMemory(now)
     return Status.DONE
+  }
+
+  /** The pair with this peer and key: the one that there is, or a new one. */
+  #pairFor(name: string, direction: PairDirection, pairKey: Uint8Array, now: number): Pair {
+    const known = this.#pairs.get(name)
+    const leads = compare(this.#init.publicKey, direction.lease.publicKey) < 0
+    if (known !== undefined && equal(known.pairKey, pairKey) && known.leads === leads) return known
+    if (known !== undefined) this.forget(name, now)
+    else if (this.#pairs.size >= MAX_PAIRS) this.#forgetOldest(now)
+    const pair: Pair = new Pair(
+      {
+        ...{ crypto: this.#parts.crypto, random: this.#parts.random, wall: this.#parts.wall },
+        peer: name,
+        own: this.#own,
+        emit: (output) => this.#emit(output),
+        step: (from, to, what, at) => this.#step(from, to, what, at),
+        onPlace: () => this.#placed(pair),
+        onAnswer: (at) => this.#answered(pair, at),
+        onObserved: (socket, endpoint, at) => {
+          // The coordinator's word counts while there is one.
+          if (this.#isAlone && mayBeHost(endpoint)) this.#observed.set(socket, { endpoint, at })
+        },
+        onMeeting: (message, at) => this.#meeting(pair, message, at),
+      },
+      direction,
+      { pairKey, leads },
+      now,
+    )
+    this.#pairs.set(name, pair)
+    this.#byTag.set(toHex(pair.checks.tag), pair)
+    return pair
+  }
+
+  // ---- without a coordinator (issue 13, part 5)
+
+  #expectAlone(ms: number, now: number): void {
+    if (!this.#isAlone) this.#aloneAt = Math.min(this.#aloneAt, now + ms)
+  }
+
+  #beAlone(now: number): void {
+    this.#aloneAt = NEVER
+    const lease = this.#addresses === undefined && this.#lease ? this.#ownLease(this.#lease) : undefined
+    if (lease !== undefined && this.#lease !== undefined) {
+      this.#addresses = lease
+      this.#emit({ type: 'alone', lease, encoded: this.#lease })
+    }
+    // Without an address of its own it is of no use to anybody.
+    if (this.#addresses === undefined) return
+    this.#isAlone = true
+    this.#callPause = FIRST_CALL_MS
+    this.#call(now)
+    this.#recallSought(now)
+  }
+
+  /** Shows peers where this node is now: those that have not moved can bring it and others together. */
+  #call(now: number): void {
+    for (const kept of this.#memory.all().slice(0, MAX_CALLED)) {
+      const pair = this.#pairs.get(kept.name)
+      // The peer may have a session with the run before: this end begins another.
+      if (pair === undefined) this.#recall(kept, { asked: false, opens: true }, now)
+      else pair.call(now)
+    }
+    const answers = [...this.#pairs.values()].some((pair) => pair.meetingWay !== undefined)
+    this.#callPause = answers ? CALL_MS : Math.min(2 * this.#callPause, LONGEST_CALL_MS)
+    this.#callAt = now + (answers ? CALL_MS : this.#callPause)
+  }
+
+  #recallSought(now: number): void {
+    for (const name of [...this.#sought.keys()]) {
+      const kept = this.#memory.get(name)
+      if (kept === undefined) continue
+      this.#sought.delete(name)
+      const pair = this.#recall(kept, { asked: true, opens: true }, now)
+      if (pair !== undefined) this.#meet(pair, now)
+    }
+  }
+
+  /** The pair as it was kept; its peer is asked for where it was. Undefined: its lease does not count any more. */
+  #recall(
+    { name, lease: encoded, pairKey, zoneKey, places }: KeptPair,
+    { asked, opens }: { readonly asked: boolean; readonly opens: boolean },
+    now: number,
+  ): Pair | undefined {
+    const lease = this.#peerLease(name, encoded, zoneKey)
+    if (lease === undefined || this.#collides(lease)) return undefined
+    const candidates = places.map((endpoint) => ({ kind: 'host' as const, endpoint }))
+    const direction = { lease, route: Route.CHECK, candidates, relays: [] }
+    const pair = this.#pairFor(name, direction, pairKey, now)
+    this.#emit({
+      type: 'direction',
+      peer: name,
+      lease,
+      pairKey,
+      leads: pair.leads,
+      route: Route.CHECK,
+      asked,
+    })
+    pair.direct(direction, this.#sockets, opens, now)
+    return pair
+  }
+
+  #pairOfTag(tag: Uint8Array, now: number): Pair | undefined {
+    const pair = this.#byTag.get(toHex(tag))
+    if (pair !== undefined) return pair
+    const kept = this.#memory.byTag(tag)
+    // Somebody else may repeat what the peer has sent: that is once for each pair, and asks no more than is asked anyway.
+    return kept === undefined || this.#pairs.has(kept.name)
+      ? undefined
+      : this.#recall(kept, { asked: false, opens: false }, now)
+  }
+
+  /** Asks peers that answer to bring this one where we are; what they bring is sealed for it. */
+  #meet(peer: Pair, now: number): void {
+    if (peer.meetingWay !== undefined) return
+    if (this.#wanted.size < MAX_SOUGHT) this.#wanted.set(peer.peer, now + SEEK_MS)
+    this.#meetAt = Math.min(this.#meetAt, now + MEET_MS)
+    this.#askCommon(peer, now)
+  }
+
+  #askCommon(peer: Pair, now: number): void {
+    const common = [...this.#pairs.values()].filter((pair) => pair !== peer && pair.meetingWay !== undefined)
+    for (const pair of common.slice(0, MAX_COMMON)) this.#sendRequest(pair, peer, true, now)
+  }
+
+  /** A common peer may not have been there, or not have known where the other is. */
+  #meetAgain(now: number): void {
+    for (const name of this.#stillWanted(now)) this.#askCommon(this.#pairs.get(name)!, now)
+    this.#meetAt = this.#wanted.size > 0 ? now + MEET_MS : NEVER
+  }
+
+  #stillWanted(now: number): string[] {
+    for (const [name, until] of this.#wanted) {
+      const peer = this.#pairs.get(name)
+      if (until <= now || !this.#isAlone || peer === undefined || peer.meetingWay !== undefined)
+        this.#wanted.delete(name)
+    }
+    return [...this.#wanted.keys()]
+  }
+
+  /** One more that can bring messages, for those that are sought now. */
+  #answered(common: Pair, now: number): void {
+    for (const name of this.#stillWanted(now))
+      if (name !== common.peer) this.#sendRequest(common, this.#pairs.get(name)!, true, now)
+  }
+
+  #sendRequest(common: Pair, peer: Pair, wantsAnswer: boolean, now: number): void {
+    const way = common.meetingWay
+    const places = this.#ownPlaces()
+    if (way === undefined || places.length === 0) return
+    this.#step(this.#own, common.peer, Type.MEETING, now)
+    const datagram = peer.checks.sealedRequest(places, wantsAnswer)
+    common.checks.sendMeeting(way, { name: peer.peer, datagram })
+  }
+
+  /** Where others see this node, then addresses of its interfaces. */
+  #ownPlaces(): Endpoint[] {
+    const seen = this.#sockets.flatMap(({ socket }) => this.#observed.get(socket)?.endpoint ?? [])
+    const own = this.#sockets.flatMap(({ addresses, port }) =>
+      addresses.map((address) => ({ address, port })),
+    )
+    const all = [...seen, ...own]
+    return all
+      .filter((each, i) => all.findIndex((other) => sameEndpoint(other, each)) === i)
+      .slice(0, MAX_OWN_PLACES)
+  }
+
+  /** MEETING: to be brought to another peer, where that has answered; or brought from one, sealed with the key of that pair. */
+  #meeting(from: Pair, { name, nodeName, datagram }: Message, now: number): void {
+    this.#step(from.peer, this.#own, Type.MEETING, now)
+    if (datagram === undefined) return
+    if (name !== undefined) {
+      const to = this.#pairs.get(name)
+      const way = to?.meetingWay
+      if (to === undefined || to === from || way === undefined || !this.#brought.take(now)) return
+      this.#step(this.#own, name, Type.MEETING, now)
+      to.checks.sendMeeting(way, { nodeName: from.peer, datagram })
+      return
+    }
+    const check = datagramCodec.decode(datagram)
+    if (nodeName === undefined || !check.ok || check.value.kind !== Kind.CHECK) return
+    const peer = this.#pairOfTag(check.value.tag, now)
+    if (peer === undefined || peer.peer !== nodeName) return
+    if (peer.checks.handleBrought(check.value, now) === true) this.#sendRequest(from, peer, false, now)
+  }
+
+  #placed(pair: Pair): void {
+    const kept = this.#memory.get(pair.peer)
+    if (kept === undefined) return
+    this.#memory.keep({ ...kept, places: pair.places })
+    this.#keepAt = Math.min(this.#keepAt, 0)
+  }
+
+  #changedMemory(now: number): void {
+    this.#keepAt = Math.min(this.#keepAt, now + KEEP_MS)
   }
 
   /** Whether one of its virtual addresses is this node's, or that of a peer with another key. */

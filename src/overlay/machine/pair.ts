@@ -11,7 +11,7 @@ import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, type RouteKind, sameEndpoint, type TunnelRow, type TunnelWay } from '../tables.ts'
 import type { Check, RelayBind } from '../wire/datagram.ts'
 import type { Lease } from '../wire/lease.ts'
-import type { Candidate, RelaySide, Route } from '../wire/message.ts'
+import type { Candidate, Message, RelaySide, Route } from '../wire/message.ts'
 import type { MachineComponents, NodeOutput, NodeSocket } from './api.ts'
 import { Binding } from './binding.ts'
 import { Checks, type Target } from './checks.ts'
@@ -23,6 +23,8 @@ const MAX_WAYS = 16
 const MAX_NAMED = 4
 /** Bytes of message 1 of the handshake with its headers, over IPv6. */
 const INTRODUCTION_BYTES = 196
+/** Longer ago, a place that answered may be one that the peer has left (ms): asking all takes two seconds. */
+const ROUND_MS = 3000
 /** Places where the peer has answered that are remembered. */
 const MAX_REMOTES = 8
 /** Channels of a pair at a time: the one in use and the one that a handover asked for. */
@@ -38,6 +40,11 @@ export interface PairParts extends MachineComponents {
   readonly step: (from: string, to: string, what: number | string, now: number) => void
   /** This node's name. */
   readonly own: string
+  /** The peer has answered at a place where it had not before. */
+  readonly onPlace: () => void
+  readonly onAnswer: (now: number) => void
+  readonly onObserved: (socket: number, observed: Endpoint, now: number) => void
+  readonly onMeeting: (message: Message, now: number) => void
 }
 
 export interface PairDirection {
@@ -96,6 +103,8 @@ export class Pair {
       send: (socket, to, bytes) => parts.emit({ type: 'send', socket, to, bytes }),
       onAnswer: ({ socket, remote }, isProven, at) => this.#answered(socket, remote, isProven, at),
       onNamed: (places, at) => this.#take(places, at),
+      onObserved: parts.onObserved,
+      onMeeting: parts.onMeeting,
       onStep: (incoming, type, at) =>
         incoming ? parts.step(this.peer, parts.own, type, at) : parts.step(parts.own, this.peer, type, at),
     })
@@ -116,6 +125,30 @@ export class Pair {
       ways: this.#ways,
       directedAt: this.#directedAt,
     }
+  }
+
+  /** Where the peer has answered, the latest first, and where it is said to be. */
+  get places(): Endpoint[] {
+    const others = this.#direction.candidates.map(({ endpoint }) => endpoint)
+    const all = [...this.#remotes, ...others.filter(mayBeHost)]
+    return all.filter((each, i) => all.findIndex((other) => sameEndpoint(other, each)) === i)
+  }
+
+  /** The way, no relay's, where the peer has answered last. */
+  get meetingWay(): TunnelWay | undefined {
+    const at = (way: TunnelWay) => this.checks.answeredAt(way)
+    const direct = this.#ways.filter((way) => way.kind !== 'relay' && this.checks.answered(way))
+    return direct.reduce<TunnelWay | undefined>(
+      (best, way) => (best && at(best) >= at(way) ? best : way),
+      undefined,
+    )
+  }
+
+  /** Shows the peer where this node is, and keeps NATs open; asks everywhere if no way is known. */
+  call(now: number): void {
+    const ways = this.#ways.filter(({ kind }) => kind !== 'relay')
+    if (ways.length === 0) this.#ask(now)
+    else this.checks.ask(ways, now)
   }
 
   get route(): Route {
@@ -327,12 +360,13 @@ export class Pair {
         way.kind === kind &&
         way.socket === socket &&
         !sameEndpoint(way.remote, remote) &&
-        this.checks.answered(way),
+        now - this.checks.answeredAt(way) < ROUND_MS,
     )
     // Another address of the same machine over the same socket brings nothing, unless it is that of another access.
     if (!same || this.#named.some((each) => sameEndpoint(each, remote)))
       this.#have({ kind, socket, remote }, this.#opens, isProven ? 'proven' : undefined)
     this.#tell(now)
+    this.#parts.onAnswer(now)
   }
 
   #have(way: TunnelWay, open: boolean, shown?: 'proven' | 'likely'): void {
@@ -352,7 +386,9 @@ export class Pair {
 
   #remember(remote: Endpoint): void {
     const others = this.#remotes.filter((each) => !sameEndpoint(each, remote))
+    const isNew = others.length === this.#remotes.length
     this.#remotes = [remote, ...others].slice(0, MAX_REMOTES)
+    if (isNew) this.#parts.onPlace()
   }
 
   #lose(way: TunnelWay): void {

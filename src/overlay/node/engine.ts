@@ -107,6 +107,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         credentials: setup.credentials,
         publicKey: publicKeyOf(setup.privateKey),
         ...(setup.lease !== undefined && { lease: setup.lease }),
+        ...(setup.kept !== undefined && { kept: setup.kept }),
         ...(setup.notifications !== undefined && { notifications: setup.notifications }),
       },
     )
@@ -288,8 +289,15 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         break
       }
       case 'unregistered':
+      case 'keep':
         this.tunnel.emit(output)
         break
+      case 'alone': {
+        const { v6, v4, notAfter } = output.lease
+        this.#forwarder.setOwn(v4 === undefined ? [v6] : [v6, v4])
+        this.tunnel.emit({ type: 'alone', v6, until: 1000 * notAfter, ...(v4 !== undefined && { v4 }) })
+        break
+      }
       case 'refused':
         this.#forwarder.refuse(output.peer, now + REFUSED_MS)
         this.tunnel.emit({

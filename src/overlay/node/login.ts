@@ -7,16 +7,20 @@ import { existsSync, readFileSync } from 'node:fs'
 import * as z from 'zod'
 import { formatAddress, parseAddress } from '../../core/address.ts'
 import { GodwitError } from '../../core/errors.ts'
+import { formatEndpoint } from '../../core/flow.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
 import { refuseExposed, writeAtomic, writeSecret } from '../../mechanism/files.ts'
 import { parseHostPort } from '../../mechanism/schema.ts'
 import type { Credentials } from '../machine/api.ts'
+import { type KeptPair, MAX_PLACES } from '../machine/memory.ts'
 import { isFullName } from '../wire/message.ts'
 import type { NodePeer } from './protocol.ts'
 
 export const LOGIN_FILE = 'overlay-login.json'
 export const LEASE_FILE = 'overlay-lease'
 export const PEERS_FILE = 'overlay-peers.json'
+/** Keys, leases and last places of peers: secret. */
+export const PAIRS_FILE = 'overlay-pairs.json'
 /** The coordinator's port (docs/wire/overlay.md). */
 export const COORDINATOR_PORT = 6741
 /** Peers remembered; those met last are kept. */
@@ -123,4 +127,44 @@ export function writePeers(path: string, list: readonly NodePeer[]): void {
     ...(v4 !== undefined && { v4: formatAddress(v4) }),
   }))
   writeAtomic(path, `${JSON.stringify(rows, undefined, 2)}\n`, 0o600)
+}
+
+const pairs = z.array(
+  z.object({
+    name: z.string().refine(isFullName),
+    lease: z.base64(),
+    key,
+    zone_key: key.optional(),
+    places: z.array(z.string()).max(MAX_PLACES),
+  }),
+)
+
+/** Pairs kept, the one used last first; a file that cannot be read, or that others can, is none. */
+export function readPairs(path: string): KeptPair[] {
+  if (!existsSync(path)) return []
+  try {
+    refuseExposed(path)
+    return pairs.parse(JSON.parse(readFileSync(path, 'utf8'))).map((row) => ({
+      name: row.name,
+      lease: new Uint8Array(Buffer.from(row.lease, 'base64')),
+      pairKey: keyIn(row.key),
+      ...(row.zone_key !== undefined && { zoneKey: keyIn(row.zone_key) }),
+      places: row.places.flatMap((text) => {
+        const place = parseHostPort(text)
+        const address = place.ok ? parseAddress(place.value.host) : undefined
+        return place.ok && address?.ok === true ? [{ address: address.value, port: place.value.port }] : []
+      }),
+    }))
+  } catch {
+    return []
+  }
+}
+
+export function writePairs(path: string, list: readonly KeptPair[]): void {
+  const rows = list.map(({ name, lease, pairKey, zoneKey, places }) => ({
+    ...{ name, lease: Buffer.from(lease).toString('base64'), key: encodeKey(pairKey) },
+    ...(zoneKey !== undefined && { zone_key: encodeKey(zoneKey) }),
+    places: places.map(({ address, port }) => formatEndpoint(address, port)),
+  }))
+  writeSecret(path, `${JSON.stringify(rows, undefined, 2)}\n`)
 }

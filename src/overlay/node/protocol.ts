@@ -10,6 +10,7 @@ import type {
   StatusEvent,
 } from '../../tunnel/engine/events.ts'
 import type { Credentials, NodeMachineInit, NotificationTarget, Step } from '../machine/api.ts'
+import type { KeptPair } from '../machine/memory.ts'
 import type { RouteKind } from '../tables.ts'
 
 export interface NodeSetup extends EngineSetup {
@@ -18,6 +19,7 @@ export interface NodeSetup extends EngineSetup {
   readonly credentials: Credentials
   /** The last lease, encoded, over restarts. */
   readonly lease?: Uint8Array
+  readonly kept?: readonly KeptPair[]
   readonly notifications?: NodeMachineInit['notifications']
 }
 
@@ -85,6 +87,9 @@ export type NodeEvent =
       readonly notification?: NotificationTarget
     }
   | { readonly type: 'unregistered'; readonly reason: string }
+  | { readonly type: 'keep'; readonly pairs: readonly KeptPair[] }
+  /** No coordinator answers since the start: the addresses are those of the last lease. */
+  | { readonly type: 'alone'; readonly v6: Uint8Array; readonly v4?: Uint8Array; readonly until: number }
   | { readonly type: 'directed'; readonly peer: NodePeer; readonly asked: boolean }
   | { readonly type: 'refused'; readonly name: string; readonly reason: string; readonly status: number }
   /** The conversation since the last event of this kind. */

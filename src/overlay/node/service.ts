@@ -43,6 +43,7 @@ import {
   TunnelHost,
 } from '../../tunnel/engine/tunnel-host.ts'
 import type { Credentials, Step } from '../machine/api.ts'
+import type { KeptPair } from '../machine/memory.ts'
 import { zoneOf } from '../machine/names.ts'
 import { Status } from '../wire/message.ts'
 import { addressesOf } from './forwarder.ts'
@@ -70,6 +71,8 @@ export interface NodeInit {
   readonly credentials: Credentials
   readonly coordinator: HostPort
   readonly lease?: Uint8Array
+  /** Pairs of earlier runs, the one used last first. */
+  readonly kept?: readonly KeptPair[]
   /** Peers of earlier runs, the last first. */
   readonly known: readonly NodePeer[]
   /** MTU of the device; absent: the largest that one of its paths carries. */
@@ -104,6 +107,7 @@ export interface NodeComponents {
   /** Prolongs the login; absent: there is none. */
   readonly renewal?: (report: (level: 'info' | 'warn', message: string) => void) => Renewal
   readonly keepPeers: (peers: readonly NodePeer[]) => void
+  readonly keepPairs: (pairs: readonly KeptPair[]) => void
   readonly startEngine?: StartEngine
 }
 
@@ -146,6 +150,8 @@ export class NodeService implements Mechanism {
   /** Reported already. */
   readonly #conflicts = new Set<string>()
   #registered: Registered | undefined
+  /** Of the last lease, while no coordinator has answered since the start. */
+  #kept: Pick<Registered, 'v6' | 'v4'> | undefined
   #running = false
   #trouble: string | undefined
   #preferred: string | undefined
@@ -165,6 +171,7 @@ export class NodeService implements Mechanism {
       setup: {
         ...{ device, mtu: mtu ?? FIRST_MTU, privateKey, mark, credentials },
         ...(lease !== undefined && { lease }),
+        ...(init.kept !== undefined && { kept: init.kept }),
         ...(notifications !== undefined && {
           notifications: notifications.push === undefined ? {} : { push: notifications.push },
         }),
@@ -298,7 +305,7 @@ export class NodeService implements Mechanism {
     const { v4, ...rest } = peer
     const isFree = (address: Uint8Array | undefined) =>
       address !== undefined && this.#parts.plumbing.conflict(address) === undefined
-    return isFree(v4) && isFree(this.#registered?.v4) ? peer : rest
+    return isFree(v4) && isFree(this.#own()?.v4) ? peer : rest
   }
 
   #ask(name: string): Promise<NodePeer | undefined> {
@@ -387,8 +394,9 @@ export class NodeService implements Mechanism {
   }
 
   #own(): NodePeer | undefined {
-    if (this.#registered === undefined) return undefined
-    const { v6, v4 } = this.#registered
+    const own = this.#registered ?? this.#kept
+    if (own === undefined) return undefined
+    const { v6, v4 } = own
     return { name: this.#init.credentials.name, v6, ...(v4 !== undefined && { v4 }) }
   }
 
@@ -406,6 +414,12 @@ export class NodeService implements Mechanism {
         this.#trouble = event.reason
         // It does not answer those whose login has ended.
         this.#renewal?.look()
+        break
+      case 'keep':
+        this.#keepPairs(event.pairs)
+        break
+      case 'alone':
+        this.#noteAlone(event)
         break
       case 'directed':
         this.#noteDirection(event.peer)
@@ -441,7 +455,7 @@ export class NodeService implements Mechanism {
   }
 
   #noteRegistration(event: Extract<NodeEvent, { type: 'registered' }>): void {
-    const { plumbing, recorder, keepLease } = this.#parts
+    const { recorder, keepLease } = this.#parts
     const { v6, v4, encoded, observed, until, notification } = event
     if (this.#running) this.#notifications?.want(notification)
     const first = this.#registered === undefined
@@ -450,6 +464,35 @@ export class NodeService implements Mechanism {
     const addresses = addressesOf({ name: '', v6, ...(v4 !== undefined && { v4 }) })
     try {
       keepLease(encoded)
+    } catch (error) {
+      recorder.log('warn', `the lease could not be kept: ${(error as Error).message}`)
+    }
+    this.#useAddresses(addresses)
+    if (!first) return
+    recorder.log(
+      'info',
+      `registered as ${this.#init.credentials.name}, ${addresses.map(formatAddress).join(' ')}`,
+    )
+    if (this.#kept === undefined) this.#startNames(addresses)
+    this.#kept = undefined
+  }
+
+  /** Nobody says who is where now: peers are found where they were, or by each other. */
+  #noteAlone({ v6, v4 }: Extract<NodeEvent, { type: 'alone' }>): void {
+    if (this.#registered !== undefined || !this.#running) return
+    this.#kept = { v6, ...(v4 !== undefined && { v4 }) }
+    const addresses = addressesOf({ name: '', ...this.#kept })
+    this.#parts.recorder.log(
+      'warn',
+      `the coordinator does not answer; going on as ${addresses.map(formatAddress).join(' ')} with the peers of before`,
+    )
+    this.#useAddresses(addresses)
+    this.#startNames(addresses)
+  }
+
+  #useAddresses(addresses: readonly Uint8Array[]): void {
+    const { plumbing, recorder } = this.#parts
+    try {
       plumbing.setOwn(addresses)
       for (const conflict of addresses.map((each) => plumbing.conflict(each)))
         if (conflict !== undefined && !this.#conflicts.has(conflict)) {
@@ -459,13 +502,24 @@ export class NodeService implements Mechanism {
     } catch (error) {
       recorder.log('warn', `the lease could not be applied: ${(error as Error).message}`)
     }
-    if (!first) return
-    const text = addresses.map(formatAddress).join(' ')
-    recorder.log('info', `registered as ${this.#init.credentials.name}, ${text}`)
-    const usable = addresses.filter((each) => plumbing.conflict(each) === undefined)
+  }
+
+  #startNames(addresses: readonly Uint8Array[]): void {
+    const usable = addresses.filter((each) => this.#parts.plumbing.conflict(each) === undefined)
     void this.#names.start(usable.map(formatAddress)).finally(() => {
       for (const done of this.#untilRegistered.splice(0)) done()
     })
+  }
+
+  #keepPairs(pairs: readonly KeptPair[]): void {
+    try {
+      this.#parts.keepPairs(pairs)
+    } catch (error) {
+      this.#parts.recorder.log(
+        'warn',
+        `what peers are found by could not be kept: ${(error as Error).message}`,
+      )
+    }
   }
 
   #notificationClient(keepAliveMs: number): NotificationClient {
@@ -686,7 +740,7 @@ export class NodeService implements Mechanism {
       name: this.#init.credentials.name,
       addresses: own === undefined ? [] : addressesOf(own).map(formatAddress),
       coordinator: port === COORDINATOR_PORT ? host : `${host}:${port}`,
-      registered: own !== undefined && this.#trouble === undefined,
+      registered: this.#registered !== undefined && this.#trouble === undefined,
       trouble: this.#renewal?.ended ?? this.#trouble ?? null,
       login_expires: this.#renewal?.expires ?? null,
       observed: this.#registered?.observed ?? null,

@@ -38,6 +38,7 @@ export const Type = {
   PUSH_GONE_ACK: 30,
   NODE_REQUEST: 31,
   NODE_RESPONSE: 32,
+  MEETING: 33,
 } as const
 export type Type = (typeof Type)[keyof typeof Type]
 
@@ -72,7 +73,7 @@ export const Route = {
 } as const
 export type Route = (typeof Route)[keyof typeof Route]
 
-export const Want = { RELAY: 1, ANOTHER_CHANNEL: 2, NOTIFICATIONS: 3, BIND: 4 } as const
+export const Want = { RELAY: 1, ANOTHER_CHANNEL: 2, NOTIFICATIONS: 3, BIND: 4, ANSWER: 5 } as const
 
 /** Of NOTIFICATION_STATE, in STATUS: the node is connected, is not any more, or was before the coordinator was started. */
 export const Connection = { NOW: 0, ENDED: 1, BEFORE: 2 } as const

@@ -6,7 +6,12 @@
 import { parseAddress } from '../../../src/core/address.ts'
 import type { Endpoint } from '../../../src/core/endpoint.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
-import type { Credentials, NodeOutput, NodeSocket } from '../../../src/overlay/machine/api.ts'
+import type {
+  Credentials,
+  NodeMachineInit,
+  NodeOutput,
+  NodeSocket,
+} from '../../../src/overlay/machine/api.ts'
 import { NodeMachine } from '../../../src/overlay/machine/node.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { endpointKey } from '../../../src/overlay/tables.ts'
@@ -92,6 +97,7 @@ export class SimNode {
     seed: number,
     site = net.sites[0]!,
     notifications?: { readonly push?: string },
+    kept: Pick<NodeMachineInit, 'lease' | 'kept'> = {},
   ) {
     this.#net = net
     this.name = name
@@ -106,6 +112,7 @@ export class SimNode {
       {
         ...{ credentials: account.credentials, publicKey: this.publicKey },
         ...(notifications !== undefined && { notifications }),
+        ...kept,
       },
     )
     net.nodes.push(this)

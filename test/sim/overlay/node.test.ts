@@ -424,7 +424,13 @@ describe('nothing unproven', () => {
     const [from] = b.sockets
     const peer = new Checks({
       ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, pairKey, leads },
-      ...{ onAnswer: () => {}, onStep: () => {}, onNamed: () => undefined },
+      ...{
+        onAnswer: () => {},
+        onStep: () => {},
+        onObserved: () => {},
+        onMeeting: () => {},
+        onNamed: () => undefined,
+      },
       send: (socket, to, bytes) => {
         named += bytes.length
         net.send(b, socket, to, bytes)
@@ -447,7 +453,13 @@ describe('nothing unproven', () => {
     const copies: Uint8Array[] = []
     const other = new Checks({
       ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, pairKey, leads },
-      ...{ onAnswer: () => {}, onStep: () => {}, onNamed: () => undefined },
+      ...{
+        onAnswer: () => {},
+        onStep: () => {},
+        onObserved: () => {},
+        onMeeting: () => {},
+        onNamed: () => undefined,
+      },
       send: (_socket, _to, bytes) => copies.push(bytes),
     })
     other.tell({ socket: 0, remote: at('198.51.100.1:5001') }, victims, net.now)

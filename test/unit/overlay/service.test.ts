@@ -1,10 +1,20 @@
 /** A node on the main thread, with an engine that does nothing: what it remembers of peers, and what it finds at its start. */
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import { readPairs, writePairs } from '../../../src/overlay/node/login.ts'
 import { NodeNames } from '../../../src/overlay/node/names.ts'
 import type { NodeEvent, NodePeer } from '../../../src/overlay/node/protocol.ts'
 import { ResolvConf } from '../../../src/overlay/node/resolv-conf.ts'
@@ -167,4 +177,30 @@ test('issue 9: a daemon that stops while it registers its name server leaves no 
   names.stop()
   await started
   assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.53\n')
+})
+
+test('issue 13: pairs are kept for their owner alone, and read as they were; a file that is damaged or that others can read is none', () => {
+  const path = join(folder, 'pairs.json')
+  const pair = (n: number, more: object = {}) => ({
+    ...{
+      name: `n${n}.test.example`,
+      lease: new Uint8Array(150).fill(n),
+      pairKey: new Uint8Array(32).fill(n),
+    },
+    places: [
+      { address: Uint8Array.of(198, 51, 100, n), port: 1000 + n },
+      { address: new Uint8Array(16).fill(n), port: 6 },
+    ],
+    ...more,
+  })
+  const all = [pair(1), pair(2, { zoneKey: new Uint8Array(32).fill(9) })]
+  writePairs(path, all)
+  assert.equal(statSync(path).mode & 0o777, 0o600)
+  assert.deepEqual(readPairs(path), all)
+  chmodSync(path, 0o644)
+  assert.deepEqual(readPairs(path), [])
+  writeFileSync(path, '[{"name": "x"}]', { mode: 0o600 })
+  chmodSync(path, 0o600)
+  assert.deepEqual(readPairs(path), [])
+  assert.deepEqual(readPairs(join(folder, 'none.json')), [])
 })
