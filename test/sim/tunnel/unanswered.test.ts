@@ -1,0 +1,314 @@
+/** What two ends say when the other does not answer, is slow, loses much, or repeats itself: limits and repetitions (watch.ts). */
+import { test } from 'node:test'
+import { endpoint, Pair } from './harness.ts'
+import { traffic, Watch } from './watch.ts'
+
+test('a peer that answers handshakes and nothing else: HELLO is repeated with the announcement, data go meanwhile', () => {
+  const pair = new Pair({ config: { dialect: 'auto' } })
+  const watch = new Watch(pair)
+  watch.lost = /^>1 .*hello/
+  watch.happens(
+    26_000,
+    () => {
+      pair.open(0)
+      pair.world.run(60)
+      pair.host.sendData(pair.slots[0]!, 1)
+    },
+    `
+      h1> initiation: 60
+      >1 response: 70
+      h1> hello 3 + announce 1.1 mtu 1500: 80 +150 +300 +600 +1200 +2400 +4800 +5000×3
+      >1 hello 3 + accept 1.1 at 1:51820 + path-challenge: 90 +150 +300 +600 +1200 +2400 +4800 +5000×3
+      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420
+      `,
+  )
+})
+
+test('what is never answered: the end of a path, a fresh key, a proof', () => {
+  const closing = new Pair().connect()
+  closing.world.run(3_000)
+  const closed = new Watch(closing)
+  closed.lost = /^>2 .*closed/
+  closed.happens(
+    15_000,
+    () => closing.host.do((machine, now) => machine.removePath(closing.slots[0]!, now)),
+    `
+      h2> close 1.1 for 1 up to 6: 0 +100 +200 +400 +800 +1600 +3200
+      >2 closed 1.1: 10 +100 +200 +400 +800 +1600 +3200
+      host: path 1 closing 1 mtu 1500 from up; path 1 closed
+      anchor: path 1 closing 4 mtu 1500 from up; path 1 closed
+      `,
+    /clos/,
+  )
+
+  const last = new Pair().connect([0])
+  last.world.run(3_000)
+  new Watch(last).happens(
+    12_000,
+    () => last.host.do((machine, now) => machine.removePath(last.slots[0]!, now)),
+    `
+      host: path 1 closing 1 mtu 1500 from up; path 1 closed
+      `,
+  )
+
+  const keys = new Pair().connect([0])
+  keys.world.run(3_000)
+  const fresh = new Watch(keys)
+  fresh.lost = /key-replaced/
+  fresh.happens(
+    14_000,
+    () => {
+      keys.host.do((machine, now) => machine.replaceKey(keys.anchorPeer, new Uint8Array(32).fill(7), now))
+    },
+    `
+      h1> key-replace: 0 +1000×14
+      anchor: key-offered ×2
+      `,
+    /key|session/,
+  )
+
+  const proofs = new Pair().connect([0])
+  proofs.world.run(3_000)
+  const proven = new Watch(proofs)
+  proven.lost = /path-response/
+  proven.happens(
+    45_000,
+    () => traffic(proofs, 500, 45_000),
+    `
+      host: quality 0: 20 0 ×27; path 1 degrading mtu 1500 from up; quality 0: 20 0.2; quality 0: 20 0.4; quality 0: 20 0.5 ×2; quality 0: 20 0.6; quality 0: 20 0.5; quality 0: 20 0.6 ×4; quality 0: 20 0.5 ×8
+      anchor: quality 0: NaN 0; quality 0: 20 0 ×35; path 1 down 2 mtu 1500 from up
+      `,
+    /close|anno|accept/,
+  )
+})
+
+test('a host that has gone: its paths are given up, tried, and forgotten', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3_000)
+  pair.world.every(1_000, pair.world.now + 240_000, () => {
+    const slot = pair.anchor.usable(pair.hostPeer)[0]
+    if (slot !== undefined) pair.anchor.sendData(slot, 1)
+  })
+  new Watch(pair).happens(
+    240_000,
+    () => {
+      pair.host.stopped = true
+    },
+    `
+      >1 data: 0 +1000×36
+      >1 close 2.2 for 2 up to 7: 2250 +100 +200 +400 +800 +1600 +3200
+      >1 path-challenge: 26580 +60×2 +50 +70 +60×48 +50 +70 +60×48 +50 +70 +60×48 +50 +70 +60×12
+      anchor: quality 0: NaN 0; path 1 suspect mtu 1500 from up; path 1 up mtu 1500 from suspect; quality 0: NaN 0; path 2 suspect mtu 1500 from up; path 1 suspect mtu 1500 from up; path 1 up mtu 1500 from suspect; quality 0: NaN 0; path 2 down 2 mtu 1500 from suspect; mtu; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; timestamp-sent; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 down 2 mtu 1280 from up; timestamp-sent ×13; handshake failed, timeout; session down; path 1 closed; path 2 closed
+      `,
+    /close|challenge|data/,
+  )
+})
+
+test('copies of an initiation, initiations in quick succession, refusals: how many are answered, and told', () => {
+  const pair = new Pair()
+  const watch = new Watch(pair)
+  let message: Uint8Array | undefined
+  const filter = pair.world.filter
+  pair.world.filter = (datagram, from, to) => {
+    if (datagram instanceof Uint8Array && datagram[0] === 1 && from.address.at(-1) !== 100)
+      message = datagram.slice()
+    return filter(datagram, from, to)
+  }
+  watch.happens(
+    500,
+    () => pair.open(0),
+    `
+      h1> initiation: 0
+      >1 response: 10
+      h1> path-response + probe: 40
+      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu
+      `,
+    /init|response/,
+  )
+  const again = (bytes: Uint8Array) => pair.anchor.receive(bytes, endpoint(1), endpoint(100))
+  watch.happens(
+    4_000,
+    () => {
+      for (let n = 0; n < 30; n++) pair.world.at(pair.world.now + 100 * n, () => again(message!))
+    },
+    `
+      >1 response: 0 +100×7
+      `,
+  )
+  watch.happens(
+    2_000,
+    () => {
+      for (let n = 0; n < 30; n++) again(message!)
+    },
+    `
+      `,
+  )
+  const broken = message!.slice()
+  broken[60] = broken[60]! ^ 1
+  watch.happens(
+    3_000,
+    () => {
+      for (let n = 0; n < 40; n++) pair.world.at(pair.world.now + 50 * n, () => again(broken))
+    },
+    `
+      anchor: handshake failed, not-for-us ×20
+      `,
+  )
+})
+
+test('an end that is held up: nothing is given up for its own silence', () => {
+  const pair = new Pair().connect()
+  pair.world.run(3_000)
+  new Watch(pair).happens(
+    1_500,
+    () => {
+      traffic(pair, 20, 1_500)
+      pair.world.run(200)
+      pair.host.heldUntil = pair.world.now + 600
+    },
+    `
+      host: quality 0: 20 0 ×2
+      anchor: quality 0: NaN 0; quality 0: 193.8 0
+      `,
+    /initiation|close|announce/,
+  )
+})
+
+test('losses and a slow link: degrading, and well again', () => {
+  const pair = new Pair({ seed: 3 }).connect([0])
+  pair.world.run(3_000)
+  const watch = new Watch(pair)
+  watch.happens(
+    12_000,
+    () => {
+      traffic(pair, 20, 60_000)
+      pair.links[0].up.loss = 0.15
+    },
+    `
+      h1> mtu-probe 1500: 920 +5020×2 +100
+      >1 mtu-probe 1500: 1570 +5020×2
+      host: quality 0: 20 0; path 1 degrading mtu 1500 from up; quality 0: 20 0.1 ×4; quality 0: 20 0.2 ×2; quality 0: 20 0.1; quality 0: 20 0.2 ×4
+      anchor: quality 0: NaN 0; quality 0: 20 0 ×11
+      `,
+    /close|mtu-probe/,
+  )
+  watch.happens(
+    12_000,
+    () => {
+      pair.links[0].up.loss = 0
+    },
+    `
+      h1> mtu-probe 1500: 4080 +5020
+      >1 mtu-probe 1500: 4630 +5020
+      host: quality 0: 20 0.2; quality 0: 20 0.1; quality 0: 20 0; path 1 up mtu 1500 from degrading; quality 0: 20 0 ×9
+      anchor: quality 0: 20 0 ×12
+      `,
+    /close|mtu-probe/,
+  )
+  watch.happens(
+    6_000,
+    () => {
+      pair.links[0].up.delay = 300
+    },
+    `
+      h1> close 1.1 for 2 up to 1457 + announce 1.2 mtu 1500: 420 +100×2
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 630
+      >1 closed 1.1 + accept 1.2 at 1:51820: 720 +100×2
+      >1 mtu-probe 1500: 720 +300
+      >1 hello 3 + closed 1.1 + accept 1.2 at 1:51820: 930
+      h1> mtu-probe 1500: 1840
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; observed; path 1 up mtu 1500 from down; timestamp-sent; hello 3 mtu 1420; session up, own; quality 0: 140 0; hello 3 mtu 1420; path 1 degrading mtu 1500 from up; quality 0: 270.9 0; quality 0: 296.6 0; quality 0: 306.5 0; quality 0: 309.4 0
+      anchor: quality 0: 140 0; timestamp-accepted; path 1 up mtu 1280 from new; path 1 closed; quality 1: NaN 0; session up; hello 3 mtu 1420; mtu; timestamp-accepted; session up; hello 3 mtu 1420; quality 1: 310 0 ×5
+      `,
+    /close|mtu-probe/,
+  )
+  watch.happens(
+    6_000,
+    () => {
+      pair.links[0].up.delay = 10
+    },
+    `
+      >1 mtu-probe 1500: 330 +90 +5020
+      h1> mtu-probe 1500: 1150
+      host: quality 0: 309.8 0; quality 0: 168.6 0; path 1 up mtu 1500 from degrading; quality 0: 96.2 0; quality 0: 64.7 0; quality 0: 42.9 0; quality 0: 33.4 0
+      anchor: path 1 degrading mtu 1500 from up; quality 1: 214.3 0; quality 1: 133.9 0; path 1 up mtu 1500 from degrading; quality 1: 78.4 0; quality 1: 50 0; quality 1: 37.6 0; quality 1: 29 0
+      `,
+    /close|mtu-probe/,
+  )
+})
+
+test('faults: a peer whose input made something throw is barred for a second, two, four', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(1_000)
+  const watch = new Watch(pair)
+  for (const expected of [
+    `
+      h1> initiation: 220 +1054 +500
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 1294
+      >1 hello 3 + closed 1.1 + accept 1.2 at 1:51820: 1304
+      h1> hello 3: 1794
+      >1 hello 3: 1804
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×2; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×5
+      anchor: peer-failed; session down; path 1 closed; handshake failed, rate; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×5
+      `,
+    `
+      h1> initiation: 220 +1053.3 +1016.3 +500
+      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500: 2309.6
+      >1 hello 3 + closed 1.2 + accept 1.3 at 1:51820: 2319.6
+      h1> hello 3: 2809.6
+      >1 hello 3: 2819.6
+      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×3; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×4
+      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×2; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×4
+      `,
+    `
+      h1> initiation: 209.6 +1054.3 +1004.6 +1049.1 +1035.1 +500
+      h1> hello 3 + close 1.3 for 2 up to -1 + announce 1.4 mtu 1500: 4372.7
+      >1 hello 3 + closed 1.3 + accept 1.4 at 1:51820: 4382.7
+      h1> hello 3: 4872.7
+      >1 hello 3: 4882.7
+      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×5; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×2
+      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×4; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×2
+      `,
+  ])
+    watch.happens(
+      7_000,
+      () => {
+        pair.anchor.do((machine, now) => machine.fault(pair.hostPeer, new Error('test'), now))
+        traffic(pair, 100, 7_000, 'up')
+      },
+      expected,
+      /initiation|> response|hello/,
+    )
+})
+
+test('a NAT that changes its port again and again: moves are limited', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(3_000)
+  traffic(pair, 50, 20_000)
+  for (let n = 0; n < 40; n++)
+    pair.world.at(pair.world.now + 500 * n, () => {
+      pair.host.sockets[0]!.endpoint = endpoint(1, 40_000 + n)
+    })
+  new Watch(pair).happens(
+    5_000,
+    () => {},
+    `
+      >1 path-challenge: 10 +500×2 +1000 +500×2 +1000 +500
+      h1> path-response: 20 +500×2 +1000 +500×2 +1000 +500
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 1720
+      >1 hello 3 + accept 1.2 at 1:40003 + path-challenge: 1730
+      h1> path-response + probe: 1740 +2000
+      h1> close 1.1 for 2 up to -1: 1740
+      >1 closed 1.1: 1750
+      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500: 3720
+      >1 hello 3 + accept 1.3 at 1:40007 + path-challenge: 3730
+      h1> close 1.2 for 2 up to -1: 3740
+      >1 closed 1.2: 3750
+      host: quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0
+      anchor: quality 0: NaN 0; remote ×3; quality 0: 20 0; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; path 1 closed; mtu; quality 1: NaN 0; remote ×2; quality 1: 20 0; remote; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; path 1 closed; mtu; quality 0: NaN 0; remote ×2; quality 0: 20 0
+      `,
+    /challenge|path-response|close|announce/,
+  )
+})
