@@ -694,6 +694,12 @@ test('OH-16, OH-17: packet by packet: path, copies, and when it leaves', () => {
     times(34, (n) => [1_000 + n / 3, 700]),
   )
   run(
+    'probes of every 4 ms',
+    'failover',
+    { carriers: [0], probes: [1] },
+    times(24, (n) => [1_000 + n / 2, 700]),
+  )
+  run(
     'at risk',
     'budget',
     { carriers: [0], refuge: 1, atRisk: true },
@@ -736,12 +742,42 @@ test('OH-16, OH-17: packet by packet: path, copies, and when it leaves', () => {
     'copies: 0+1+2@0 0+1@0 0@0 0+1+2@0 0@0 0@0 0@0 0+1@0 0@0 0@0; 28000 0 0',
     'copies that find no room: 0+1+2@0 0@4.9 0@9.9 0@14.8 0@19.7 0@24.7; 84000 0 0',
     'probes: 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1+2@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1+2@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0; 23800 0 0',
+    'probes of every 4 ms: 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1@0; 16800 0 0',
     'at risk: 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0@0 0+1@0 0@0 0@0 0@0 0@0; 24000 2000 0',
     'the end of a burst: 0@0 0@0 0+1@0 0@0 0@0 0+1@0 0+1@0 0@0; 6400000 2400000 0',
     'a call beside an upload: 0~ 0~ 0~ 0@4.4 0@6.6 0@8.7 0~ 0@10 0@12.2 1@0 0@13.4 0@15.6 0~ 0@16.9 1@4.6 0@18.1 0@20.2 0@22.4 0~ 1@9.1 0@22.6 0@24.8 0@27 1@14.7; 180800 0 0',
     'the third is the fastest: 0+2+1@0 0+2+1@0 0+1@0; 4200 0 0',
     'more copies than there is room for: 0+1+2+3+4+5+6+7+8@0 0+1+2+3+4+5+6+7+8@0; 2800 0 0',
   ])
+})
+
+test('OH-17: a change of plan keeps what each path was given before the others; a new one begins with the least', () => {
+  const plan = {
+    carriers: [0, 1],
+    copies: [],
+    probes: [],
+    refuge: -1,
+    atRisk: false,
+    ordered: true,
+    reason: '',
+  }
+  const lanes = new Lanes()
+  for (const slot of [0, 1, 2]) lanes.set(slot, 3_000, 10)
+  const scheduler = new PacketScheduler(lanes)
+  const spread = new Spread()
+  let now = 1_000
+  const next = (count: number): string =>
+    Array.from({ length: count }, () => scheduler.choose(1_400, 1, 0, spread, now++)).join('')
+  scheduler.follow('round-robin', plan)
+  scheduler.follow('round-robin', { ...plan, carriers: [1] })
+  next(3)
+  scheduler.follow('round-robin', { ...plan, weights: [1, 4] })
+  const said = [next(16)]
+  scheduler.follow('round-robin', { ...plan, carriers: [1, 0, 2] })
+  said.push(next(18))
+  scheduler.follow('round-robin', { ...plan, carriers: [2, 0] })
+  said.push(next(12))
+  assert.deepEqual(said, ['0001111111111110', '111222000111222000', '222000222000'])
 })
 
 test('OH-16, OH-17: where waiting ends: at exactly so many milliseconds', () => {
