@@ -178,6 +178,7 @@ const SITUATIONS: readonly (readonly [string, readonly PathFacts[]])[] = [
   ['first loses 6 %', [path(0, { loss: 0.06 }), path(1)]],
   ['first loses 6 %, queued', [path(0, { loss: 0.06, queued: true }), path(1)]],
   ['both lose', [path(0, { loss: 0.06 }), path(1, { loss: 0.01 })]],
+  ['both lose, one much more', [path(0, { loss: 0.065 }), path(1, { loss: 0.01 })]],
   ['first loses 0.4 %', [path(0, { loss: 0.004 }), path(1)]],
   ['first loses 0.5 %', [path(0, { loss: 0.005 }), path(1)]],
   ['first slows by 4 ms', [path(0, { rttMs: 24 }), path(1)]],
@@ -218,6 +219,7 @@ test('OH-16, OH-18, OH-19, OH-22, OH-24: what each scheduler plans in each situa
     first loses 6 %: 1 probes 0 ordered until 1500 (acc1 is losing 6.0 %; acc1 loses too much)
     first loses 6 %, queued: 0 (acc1 works, and none is preferred to it)
     both lose: 0 (acc1 works, and none is preferred to it)
+    both lose, one much more: 1 probes 0 ordered until 1500 (acc1 is losing 6.5 %; acc1 loses too much)
     first loses 0.4 %: 0 (acc1 works, and none is preferred to it)
     first loses 0.5 %: 0 (acc1 works, and none is preferred to it)
     first slows by 4 ms: 0 (acc1 works, and none is preferred to it)
@@ -242,6 +244,7 @@ test('OH-16, OH-18, OH-19, OH-22, OH-24: what each scheduler plans in each situa
     first loses 6 %: 1 probes 0 ordered until 1500 (acc1 is losing 6.0 %; acc1 loses too much)
     first loses 6 %, queued: 0 (acc1 works, and none is preferred to it)
     both lose: 0 (acc1 works, and none is preferred to it)
+    both lose, one much more: 1 probes 0 ordered until 1500 (acc1 is losing 6.5 %; acc1 loses too much)
     first loses 0.4 %: 0 (acc1 works, and none is preferred to it)
     first loses 0.5 %: 0 (acc1 works, and none is preferred to it)
     first slows by 4 ms: 0 (acc1 works, and none is preferred to it)
@@ -266,6 +269,7 @@ test('OH-16, OH-18, OH-19, OH-22, OH-24: what each scheduler plans in each situa
     first loses 6 %: 1 probes 0 refuge 0 at risk ordered until 1500 (acc1 is losing 6.0 %; acc1 loses too much)
     first loses 6 %, queued: 1 refuge 0 at risk ordered until 1500 (acc1 loses 6.0 %)
     both lose: 0 refuge 1 at risk (acc1 works, and none is preferred to it)
+    both lose, one much more: 1 probes 0 refuge 0 at risk ordered until 1500 (acc1 is losing 6.5 %; acc1 loses too much)
     first loses 0.4 %: 0 refuge 1 (acc1 works, and none is preferred to it)
     first loses 0.5 %: 1 refuge 0 at risk ordered until 1500 (acc1 loses 0.5 %)
     first slows by 4 ms: 0 refuge 1 (acc1 works, and none is preferred to it)
@@ -290,6 +294,7 @@ test('OH-16, OH-18, OH-19, OH-22, OH-24: what each scheduler plans in each situa
     first loses 6 %: 1 probes 0 (spread over acc2 in turn; acc1 loses too much)
     first loses 6 %, queued: 0+1 ordered (spread over acc1 and acc2 in turn)
     both lose: 0+1 ordered (spread over acc1 and acc2 in turn)
+    both lose, one much more: 1 probes 0 (spread over acc2 in turn; acc1 loses too much)
     first loses 0.4 %: 0+1 ordered (spread over acc1 and acc2 in turn)
     first loses 0.5 %: 0+1 ordered (spread over acc1 and acc2 in turn)
     first slows by 4 ms: 0+1 ordered (spread over acc1 and acc2 in turn)
@@ -314,6 +319,7 @@ test('OH-16, OH-18, OH-19, OH-22, OH-24: what each scheduler plans in each situa
     first loses 6 %: 1 probes 0 (each packet where it arrives first, of acc2, by measured rate and delay; acc1 loses too much)
     first loses 6 %, queued: 0+1 ordered (each packet where it arrives first, of acc1 and acc2, by measured rate and delay)
     both lose: 0+1 ordered (each packet where it arrives first, of acc1 and acc2, by measured rate and delay)
+    both lose, one much more: 1 probes 0 (each packet where it arrives first, of acc2, by measured rate and delay; acc1 loses too much)
     first loses 0.4 %: 0+1 ordered (each packet where it arrives first, of acc1 and acc2, by measured rate and delay)
     first loses 0.5 %: 0+1 ordered (each packet where it arrives first, of acc1 and acc2, by measured rate and delay)
     first slows by 4 ms: 0+1 ordered (each packet where it arrives first, of acc1 and acc2, by measured rate and delay)
@@ -338,6 +344,7 @@ test('OH-16, OH-18, OH-19, OH-22, OH-24: what each scheduler plans in each situa
     first loses 6 %: 1 copies 0 (a copy on each of acc1 and acc2)
     first loses 6 %, queued: 0+1 (a copy on each of acc1 and acc2)
     both lose: 0+1 (a copy on each of acc1 and acc2)
+    both lose, one much more: 1 copies 0 (a copy on each of acc1 and acc2)
     first loses 0.4 %: 0+1 (a copy on each of acc1 and acc2)
     first loses 0.5 %: 0+1 (a copy on each of acc1 and acc2)
     first slows by 4 ms: 0+1 (a copy on each of acc1 and acc2)
