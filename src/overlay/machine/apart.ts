@@ -61,7 +61,7 @@ export class Apart {
     this.#parts = parts
     this.site = new Site({
       ...parts,
-      onRegistered: (server, isFresh, now) => this.#registered(server, isFresh, now),
+      onRegistered: (server, isFresh, before, now) => this.#registered(server, isFresh, before, now),
       onGone: (server, now) => this.#gone(server, now),
       onRequest: ({ roles }, message, reply) => {
         const { transaction } = message
@@ -115,7 +115,12 @@ export class Apart {
     return undefined
   }
 
-  #registered({ name, roles, registration }: SiteServer, isFresh: boolean, now: number): void {
+  #registered(
+    { name, roles, registration }: SiteServer,
+    isFresh: boolean,
+    before: SiteServer | undefined,
+    now: number,
+  ): void {
     const { relays, notifier, log } = this.#parts
     if (isFresh) log('info', `server ${name} is there (${[...roles].join()})`)
     const boot = `${name} ${toHex(registration.boot ?? new Uint8Array(0))}`
@@ -125,9 +130,9 @@ export class Apart {
       this.#notificationBoot = boot
     }
     if (roles.has('cs')) this.#parts.onCache(registration.cacheServer)
+    if (isFresh && (before?.roles.has('rs') === true || roles.has('rs'))) this.#bereave(name, now)
     if (!roles.has('rs')) return
-    if (isFresh) this.#bereave(name, now)
-    relays.up(name, registration.load)
+    relays.up(name, registration.load, now)
     relays.measured(name, registration.measured ?? [], now)
   }
 

@@ -97,6 +97,7 @@ const ORDER_MS = 1000
 const MAX_ORDERS = 100_000
 /** Pairs of a relay that is gone that are directed to another in one look. */
 const REDIRECTED_AT_ONCE = 20
+const MAX_BEREFT = 100_000
 /** Round trip to a node of which it has not been measured (ms). */
 const UNKNOWN_RTT = 40
 /** No direction takes longer (ms): one that a fault ended, such as a full disk, may then be asked for again. */
@@ -169,8 +170,8 @@ export class Coordinator {
   readonly #orders = new Map<number, RelayAnswer>()
   readonly #apart: Apart
   readonly #relays: Relays
-  /** Pairs that have lost a relay. */
-  readonly #bereft: Ordered[] = []
+  /** Pairs that have lost a relay, by `mn cn`. */
+  readonly #bereft = new Map<string, Ordered>()
   /** `mn cn` of directions that were asked for and that MN has not acknowledged: until when that counts (ms). */
   readonly #underWay = new Map<string, number>()
   /** No direction is due, and no pair waits for another relay, before. */
@@ -223,7 +224,8 @@ export class Coordinator {
       notifier: () => this.#notifier,
       forget: (name) => this.forget(name),
       onBereft: (pairs, now) => {
-        this.#bereft.push(...(pairs as readonly Ordered[]))
+        for (const pair of pairs as readonly Ordered[])
+          if (this.#bereft.size < MAX_BEREFT) this.#bereft.set(`${pair.mn} ${pair.cn}`, pair)
         this.#dueAt = Math.min(this.#dueAt, now)
       },
       emit: (output) => this.#emit(output),
@@ -382,8 +384,13 @@ export class Coordinator {
       for (const [transaction, directed] of this.#directed)
         if (directed.at <= now) this.#sendDirection(transaction, directed, now)
         else this.#dueAt = Math.min(this.#dueAt, directed.at)
-      for (const pair of this.#bereft.splice(0, REDIRECTED_AT_ONCE)) this.#redirect(pair, now)
-      if (this.#bereft.length > 0) this.#dueAt = now
+      let left = REDIRECTED_AT_ONCE
+      for (const [key, pair] of this.#bereft) {
+        if (left-- === 0) break
+        this.#bereft.delete(key)
+        this.#redirect(pair, now)
+      }
+      if (this.#bereft.size > 0) this.#dueAt = now
       isWhole = true
     } finally {
       this.#dueAt = Math.max(isWhole ? this.#dueAt : 0, now + LOOK_MS)
@@ -750,10 +757,12 @@ export class Coordinator {
     )
   }
 
-  /** A relay of this pair is gone: it is given another before it needs it. */
+  /** A relay of this pair is gone: it is given another before it needs it, if it may still connect. */
   #redirect({ mn, cn, foreign }: Ordered, now: number): void {
     const node = this.#reachable(mn, now)
-    if (node === undefined || this.#relays.count === 0) return
+    const record = this.#directory.nodeByName(mn)
+    if (node === undefined || record === undefined || this.#hasEnded(record)) return
+    if (this.#relays.count === 0 || (foreign === undefined && this.#mayAsk(mn, cn) !== Status.DONE)) return
     if (foreign !== undefined) this.#orderAbroad(mn, foreign, false, now)
     else {
       const other = this.#reachable(cn, now)

@@ -35,6 +35,7 @@ const MAX_REQUESTS = 4096
 /** Answers that are remembered, to give them again. */
 const MAX_ANSWERS = 8192
 const ANSWER_MS = 30_000
+const RESTARTED = 'this server was started several times in ten seconds and has to wait for them to end'
 const RTT_SMOOTHING = 0.2
 const NEVER = Number.POSITIVE_INFINITY
 
@@ -134,7 +135,8 @@ export class Member {
       return
     }
     if (answer.status !== Status.DONE) {
-      this.#lost('the coordinator refuses this server or its roles', now)
+      const isEarly = answer.status === Status.TOO_MANY
+      this.#lost(isEarly ? RESTARTED : 'the coordinator refuses this server or its roles', now)
       return
     }
     // One that was repeated, or opened a session, took longer than a round trip: longer ones count little.

@@ -72,6 +72,14 @@ const GRACE_MS = 30
 const ORDER_MS = 1000
 /** A relay that refused or did not answer is not asked again for (ms), unless it is the only one. */
 const REFUSED_MS = 5000
+/**
+ * A relay that is lost again within `STEADY_MS` is asked last for a while once it is back: for `FIRST_HOLD_MS`, doubling with each
+ * further loss (ms).
+ */
+const STEADY_MS = 600_000
+const FIRST_HOLD_MS = 10_000
+const MAX_HOLD_MS = 300_000
+const MAX_LOSSES = 1000
 /** Pairs that are remembered; the one directed longest ago goes. */
 const MAX_PAIRS = 100_000
 /** A pair in use is directed at least once a minute (machine/node.ts); after three without, it is taken to be idle. */
@@ -163,6 +171,10 @@ export class Relays {
   readonly #relays = new Map<string, Known>()
   readonly #pairs = new Map<string, Pair>()
   readonly #pending = new Set<Pending>()
+  /** Keys of the pairs that have a channel at each relay. */
+  readonly #pairsOf = new Map<string, Set<string>>()
+  /** Relays that were lost: how often in a row, and when last. */
+  readonly #losses = new Map<string, { readonly count: number; readonly at: number }>()
   readonly #distances = new Map<string, { ms: number; at: number }>()
 
   constructor(parts: RelaysParts) {
@@ -179,13 +191,16 @@ export class Relays {
   }
 
   /** The relay is there, and says how it is. */
-  up(name: string, load: RelayLoad | undefined): void {
+  up(name: string, load: RelayLoad | undefined, now = Number.NEGATIVE_INFINITY): void {
     const known = this.#relays.get(name)
-    this.#relays.set(name, {
-      load,
-      ordered: 0,
-      refusedUntil: known?.refusedUntil ?? Number.NEGATIVE_INFINITY,
-    })
+    const refusedUntil = known?.refusedUntil ?? now + this.#holdDown(name)
+    this.#relays.set(name, { load, ordered: 0, refusedUntil })
+  }
+
+  /** How long a relay that came back is asked last (ms): longer with each loss in a row, not after the first. */
+  #holdDown(name: string): number {
+    const count = this.#losses.get(name)?.count ?? 0
+    return count < 2 ? 0 : Math.min(MAX_HOLD_MS, FIRST_HOLD_MS * 2 ** (count - 2))
   }
 
   /** Round trips that the relay has measured. */
@@ -205,17 +220,26 @@ export class Relays {
 
   /** The relay is gone, or was started anew; returns the pairs in use that had it, which want another. */
   down(name: string, now: number): readonly unknown[] {
-    this.#relays.delete(name)
+    if (this.#relays.delete(name)) this.#lost(name, now)
     const left: unknown[] = []
-    for (const [key, { names, at, tag }] of [...this.#pairs]) {
-      if (!names.includes(name)) continue
+    for (const key of this.#pairsOf.get(name) ?? []) {
+      const { names, at, tag } = this.#pairs.get(key)!
       const others = names.filter((each) => each !== name)
       if (others.length === 0) this.#pairs.delete(key)
       else this.#pairs.set(key, { names: others, at, tag })
       if (now - at < ACTIVE_MS) left.push(tag)
     }
+    this.#pairsOf.delete(name)
     for (const pending of [...this.#pending]) if (pending.waiting.delete(name)) this.#settle(pending, now)
     return left
+  }
+
+  #lost(name: string, now: number): void {
+    const before = this.#losses.get(name)
+    const count = before === undefined || now - before.at > STEADY_MS ? 1 : before.count + 1
+    this.#losses.delete(name)
+    this.#losses.set(name, { count, at: now })
+    if (this.#losses.size > MAX_LOSSES) this.#losses.delete(this.#losses.keys().next().value!)
   }
 
   /** Channels for the pair at the relays that it has, or is given now. `done` comes again when a relay answers late. */
@@ -319,8 +343,21 @@ export class Relays {
   }
 
   #keep(key: string, pair: Pair): void {
-    this.#pairs.delete(key)
+    this.#forgetPair(key)
     this.#pairs.set(key, pair)
-    if (this.#pairs.size > MAX_PAIRS) this.#pairs.delete(this.#pairs.keys().next().value!)
+    for (const name of pair.names) {
+      const keys = this.#pairsOf.get(name) ?? new Set()
+      this.#pairsOf.set(name, keys.add(key))
+    }
+    if (this.#pairs.size > MAX_PAIRS) this.#forgetPair(this.#pairs.keys().next().value!)
+  }
+
+  #forgetPair(key: string): void {
+    for (const name of this.#pairs.get(key)?.names ?? []) {
+      const keys = this.#pairsOf.get(name)
+      keys?.delete(key)
+      if (keys?.size === 0) this.#pairsOf.delete(name)
+    }
+    this.#pairs.delete(key)
   }
 }

@@ -4,10 +4,12 @@
  * Sans-I/O.
  *
  * A server is where its OPEN came from: that address has answered. What comes from elsewhere under its session counts for
- * nothing; a server whose address changed opens another session. Keys are the directory's: a server that was removed there
- * is nobody from then on.
+ * nothing; a server whose address changed opens another session. Keys are the directory's: a server that was removed there,
+ * or was given another key, is nobody from then on.
  */
+import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import { sameEndpoint } from '../tables.ts'
 import { type Message, ROLE_BITS, type ServerRole, Status, Type } from '../wire/message.ts'
 import type { Arrival, Holder } from './answerer.ts'
@@ -29,8 +31,16 @@ export interface SiteParts {
   /** Seals for the newest session of this owner. */
   readonly seal: (session: number, owner: string, message: Message) => Uint8Array | undefined
   readonly send: (socket: number, to: Endpoint, bytes: Uint8Array) => void
-  /** It has registered: for the first time, again, or after it was started anew (`isFresh`). */
-  readonly onRegistered: (server: SiteServer, isFresh: boolean, now: number) => void
+  /**
+   * It has registered: for the first time, again, or after it was started anew or changed its roles (`isFresh`). `before`: its
+   * registration before this one, unless it was lost meanwhile.
+   */
+  readonly onRegistered: (
+    server: SiteServer,
+    isFresh: boolean,
+    before: SiteServer | undefined,
+    now: number,
+  ) => void
   /** It has not been heard for a while, or was removed. */
   readonly onGone: (server: SiteServer, now: number) => void
   /** A request of the server. */
@@ -66,10 +76,16 @@ const MAX_REQUESTS = 20_000
 /** Messages a second of one server, and at once: it speaks for many nodes. */
 const MESSAGES_RATE = 2000
 const MESSAGES_BURST = 4000
+/** Fresh registrations of a server a second, and at once: each ends what was ordered of it before. */
+const FRESH_RATE = 1 / 10
+const FRESH_BURST = 2
 const NEVER = Number.POSITIVE_INFINITY
 
 interface Known {
   server: SiteServer | undefined
+  /** The key of its session. */
+  key: Uint8Array
+  readonly fresh: TokenBucket
   /** Which session, and where its OPEN came from. */
   session: number
   openedAt: number
@@ -134,13 +150,22 @@ export class Site {
     now: number,
   ): void {
     const record = this.#parts.directory.serverByName(name)
-    if (record === undefined) {
+    const { key } = this.#known.get(name) ?? {}
+    if (record === undefined || (key !== undefined && !equal(key, record.key))) {
+      // Who opens a session now has shown the key of now.
       this.#lose(name, now)
-      this.#parts.drop(ownerOfServer(name))
+      if (record === undefined || source.how === 'sealed') {
+        this.#parts.drop(ownerOfServer(name))
+        return
+      }
+    }
+    const known = record && this.#place(name, source, record.key, now)
+    if (known === undefined) return
+    if (source.how === 'again') {
+      // It may have been captured: it shows nothing, and gets the answer that was lost.
+      reply({ type: Type.KEEP_ALIVE_ACK, transaction: message.transaction })
       return
     }
-    const known = this.#place(name, source, now)
-    if (known === undefined) return
     known.heardAt = now
     const asked = known.requests.get(message.transaction)
     if (asked !== undefined && message.type === asked.message.type + 1) {
@@ -202,6 +227,7 @@ export class Site {
   #place(
     name: string,
     { session, openedAt, from, socket, how }: ServerSource,
+    key: Uint8Array,
     now: number,
   ): Known | undefined {
     const known = this.#known.get(name)
@@ -209,9 +235,12 @@ export class Site {
     if (how !== 'opened' || (known !== undefined && openedAt < known.openedAt)) return undefined
     const place = { session, openedAt, endpoint: from, socket }
     if (known !== undefined) return Object.assign(known, place)
-    const fresh: Known = { ...place, server: undefined, heardAt: now, requests: new Map() }
-    this.#known.set(name, fresh)
-    return fresh
+    const made: Known = {
+      ...{ ...place, key, server: undefined, heardAt: now, requests: new Map() },
+      fresh: new TokenBucket(FRESH_RATE, FRESH_BURST),
+    }
+    this.#known.set(name, made)
+    return made
   }
 
   #register(
@@ -230,12 +259,19 @@ export class Site {
       return
     }
     const before = known.server
-    const isFresh = before === undefined || !sameBoot(before.registration.boot, message.boot)
+    const isFresh =
+      before === undefined ||
+      before.registration.roles !== message.roles ||
+      !sameBoot(before.registration.boot, message.boot)
+    if (isFresh && !known.fresh.take(now)) {
+      reply({ type, transaction, status: Status.TOO_MANY })
+      return
+    }
     const server = { name, roles, registration: message }
     known.server = server
     this.#due(now + LOST_MS)
     reply({ type, transaction, status: Status.DONE, boot: this.#parts.boot, ...this.#parts.welcome(server) })
-    this.#parts.onRegistered(server, isFresh, now)
+    this.#parts.onRegistered(server, isFresh, before, now)
   }
 
   #lose(name: string, now: number): void {

@@ -2,81 +2,14 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { toHex } from '../../../src/core/bytes.ts'
-import { Member } from '../../../src/overlay/machine/member.ts'
 import { cacheProof } from '../../../src/overlay/machine/secrets.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
-import { Connection, type Message, type ServerRole, Status, Type } from '../../../src/overlay/wire/message.ts'
+import { Connection, Status, Type } from '../../../src/overlay/wire/message.ts'
+import { SimMember } from '../../support/overlay-member.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
-import { at, Network, type SimHost } from './network.ts'
+import { Network } from './network.ts'
 
-const PORT = 6742
 const CERTIFICATE = new Uint8Array(32).fill(3)
-
-/** A server apart that answers as it is told. */
-class SimMember implements SimHost {
-  down = false
-  member: Member
-  where: Partial<Message> = {}
-  answer: Partial<Message> | undefined = {}
-  readonly asked: Message[] = []
-  readonly welcomes: Message[] = []
-  fresh = 0
-  readonly #net: Network
-
-  constructor(net: Network, name: string, address: string, roles: readonly ServerRole[], claims = roles) {
-    this.#net = net
-    const key = net.fill(new Uint8Array(32))
-    ;(net.servers as MachineServers).directory.servers.set(name, { name, roles: new Set(roles), key })
-    this.member = new Member(
-      {
-        ...{
-          crypto: overlayCrypto,
-          random: { fill: (out) => net.fill(out) },
-          wall: () => net.wall + net.now,
-        },
-        send: (_socket, to, bytes) => {
-          if (!this.down) net.deliver(`${address}:${PORT}`, to, bytes)
-        },
-        describe: () => this.where,
-        onRegistered: (welcome, isFresh) => {
-          this.welcomes.push(welcome)
-          if (isFresh) this.fresh++
-        },
-        onLost: () => {},
-        onRequest: (message, answer) => {
-          this.asked.push(message)
-          if (this.answer !== undefined) answer(this.answer)
-        },
-      },
-      { name, key, roles: claims },
-    )
-    net.hosts.set(address, this)
-    this.member.setWays([{ socket: 0, to: at(`${net.sites[0]!.host}:6741`) }], net.now)
-  }
-
-  receive(_port: number, bytes: Uint8Array, from: ReturnType<typeof at>): void {
-    this.member.handle(bytes, from, 0, this.#net.now)
-  }
-
-  nextTimeout(): number | undefined {
-    return this.down ? undefined : this.member.nextTimeout()
-  }
-
-  handleTimeout(now: number): void {
-    this.member.handleTimeout(now)
-  }
-
-  ask(message: Omit<Message, 'transaction'>): Message | undefined {
-    let answered: Message | undefined
-    this.member.request(message, 3000, (answer) => (answered = answer), this.#net.now)
-    this.#net.run(3100)
-    return answered
-  }
-
-  of(type: number): Message[] {
-    return this.asked.filter((message) => message.type === type)
-  }
-}
 
 function world() {
   const net = new Network(1, (parts) => new MachineServers(parts, { relays: false }))

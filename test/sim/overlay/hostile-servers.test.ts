@@ -1,0 +1,206 @@
+/** Servers apart that were broken into, or whose messages were captured: what their coordinator still takes from them. */
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { Relays } from '../../../src/overlay/machine/relays.ts'
+import { Kind } from '../../../src/overlay/wire/datagram.ts'
+import { ROLE_BITS } from '../../../src/overlay/wire/message.ts'
+import { MEMBER_PORT, SimMember } from '../../support/overlay-member.ts'
+import { MachineServers } from '../../support/overlay-servers.ts'
+import { at, Nat, Network, text } from './network.ts'
+
+const KEY = new Uint8Array(32).fill(77)
+const LOAD = { channels: 0, maxChannels: 1000, rate: 0, capacity: 0, rtt: 1 }
+
+function world() {
+  const net = new Network(1, (parts) => new MachineServers(parts, { relays: false }))
+  return { net, servers: net.servers as MachineServers }
+}
+
+/** A relay that gives every pair a channel at an address that answers nothing. */
+function relay(net: Network, name: string, address: string): SimMember {
+  const member = new SimMember(net, name, address, ['rs'])
+  member.where = { load: LOAD }
+  let channel = 5
+  member.onRequest = () => {
+    channel++
+    const side = { channel, endpoint: at('203.0.113.200:53'), key: KEY }
+    return {
+      relays: [
+        { ...side, side: 0 as const },
+        { ...side, side: 1 as const },
+      ],
+    }
+  }
+  return member
+}
+
+/** A relay, and two nodes that only a relay connects and that have been directed to it. */
+function bed() {
+  const { net, servers } = world()
+  const east = relay(net, 'east', '192.0.2.66')
+  net.until(() => servers.coordinator.counts.relays === 1, 3000)
+  const [a, b] = [net.node('alice'), net.node('bob')]
+  a.use({ socket: 0, address: '192.168.1.10', port: 5000, nat: new Nat('symmetric', '203.0.1.1') })
+  b.use({ socket: 0, address: '192.168.2.10', port: 5000, nat: new Nat('symmetric', '203.0.2.1') })
+  net.until(() => a.of('registered').length > 0 && b.of('registered').length > 0)
+  b.resolve(a.name)
+  net.run(3000)
+  const directions = () => [a, b].map((node) => node.of('direction').length)
+  return { net, servers, east, a, b, directions }
+}
+
+describe('NT-25: a relay that flaps', () => {
+  it('a relay that says another start with each registration: two count at once, then one in ten seconds', () => {
+    const { net, servers, east, directions } = bed()
+    const [before] = directions()
+    const [orders, lines] = [east.asked.length, servers.logged.length]
+    for (let i = 0; i < 200; i++) {
+      east.register({ roles: ROLE_BITS.rs, boot: net.fill(new Uint8Array(8)) })
+      net.run(50)
+    }
+    assert.ok(east.asked.length - orders <= 4, `${east.asked.length - orders} orders`)
+    assert.ok(directions()[0]! - before! <= 5, `${directions()[0]! - before!} directions`)
+    assert.ok(servers.logged.length - lines <= 3)
+  })
+
+  it('a relay that changes its roles with each registration is limited as one that starts anew', () => {
+    const { net, east, directions } = bed()
+    const [before] = directions()
+    const boot = new Uint8Array(8).fill(1)
+    for (let i = 0; i < 200; i++) {
+      east.register({ roles: i % 2 === 0 ? 0 : ROLE_BITS.rs, boot })
+      net.run(50)
+    }
+    assert.ok(directions()[0]! - before! <= 3)
+  })
+
+  it('a relay that is lost again and again is asked last for a while; pairs of others cost it nothing', () => {
+    const asked: string[] = []
+    const relays = new Relays({
+      order: (name, _order, answered, now) => {
+        asked.push(name)
+        const side = { channel: 1, side: 0 as const, endpoint: at('192.0.2.9:1'), key: KEY }
+        answered([side, { ...side, side: 1 }], now)
+      },
+    })
+    for (const name of ['east', 'west', 'south']) relays.up(name, undefined, 0)
+    const end = { net: 'a', rtt: 1 }
+    const order = (i: number, now: number) => {
+      const pair = new Uint8Array(32)
+      new DataView(pair.buffer).setUint32(0, i)
+      const ends = [end, end] as const
+      const sides = [{ node: 1n }, { node: 2n }] as const
+      relays.order({ pair, account: 'x', another: false, ends, sides }, i, () => {}, now)
+    }
+    const had = new Set<unknown>()
+    for (let i = 0; i < 300; i++) order(i, 0)
+    for (const tag of relays.down('south', 1)) had.add(tag)
+    assert.ok(had.size > 50 && had.size < 300, `${had.size} pairs of 300 had it`)
+    assert.deepEqual(relays.down('south', 1), [], 'each is told once')
+    relays.up('south', undefined, 2)
+    asked.length = 0
+    for (let i = 300; i < 400; i++) order(i, 2)
+    assert.ok(asked.includes('south'), 'once is no flapping')
+    relays.down('south', 3)
+    relays.up('south', undefined, 4)
+    asked.length = 0
+    for (let i = 400; i < 500; i++) order(i, 5)
+    assert.ok(!asked.includes('south'))
+    for (let i = 500; i < 600; i++) order(i, 10_100)
+    assert.ok(asked.includes('south'), 'ten seconds later')
+  })
+
+  it('a relay that gives up its role and is silent then is none, and its pairs get another', () => {
+    const { net, servers, east, directions } = bed()
+    const west = relay(net, 'west', '192.0.2.67')
+    net.until(() => servers.coordinator.counts.relays === 2, 3000)
+    const before = directions()
+    east.register({ roles: 0, boot: new Uint8Array(8) })
+    net.run(30)
+    east.down = true
+    net.run(5000)
+    assert.equal(servers.coordinator.counts.relays, 1)
+    assert.ok(west.asked.length > 0)
+    assert.ok(directions()[0]! > before[0]!)
+  })
+})
+
+describe('NT-20: who is a server', () => {
+  it('a server whose key was replaced is nobody, also in a session that stood', () => {
+    const { net, servers } = world()
+    relay(net, 'relay1', '192.0.2.66')
+    net.until(() => servers.coordinator.counts.relays === 1, 3000)
+    servers.directory.servers.delete('relay1')
+    const key = new Uint8Array(32).fill(9)
+    servers.directory.servers.set('relay1', { name: 'relay1', roles: new Set(['rs']), key })
+    net.run(5000)
+    assert.equal(servers.coordinator.counts.relays, 0)
+  })
+
+  it('the process with the new key takes the place of the one with the old', () => {
+    const { net, servers } = world()
+    const old = relay(net, 'relay1', '192.0.2.66')
+    net.until(() => servers.coordinator.counts.relays === 1, 3000)
+    net.run(100)
+    const { fresh } = old
+    const next = relay(net, 'relay1', '192.0.2.67')
+    net.run(5000)
+    assert.equal(next.fresh, 1)
+    assert.equal(old.fresh, fresh)
+    assert.equal(servers.coordinator.counts.relays, 1)
+    const lines = servers.logged.length
+    net.run(60_000)
+    assert.equal(servers.logged.length, lines, 'and keeps it')
+  })
+
+  it('a captured OPEN does not keep a server alive that has died', () => {
+    const { net, servers } = world()
+    const opens: Uint8Array[] = []
+    const { receive } = servers
+    servers.receive = function (port, bytes, from) {
+      if (text(from).startsWith('192.0.2.66:') && bytes[2] === Kind.OPEN) opens.push(bytes.slice())
+      receive.call(this, port, bytes, from)
+    }
+    const dead = relay(net, 'relay1', '192.0.2.66')
+    net.until(() => servers.coordinator.counts.relays === 1, 3000)
+    dead.down = true
+    const began = net.now
+    while (net.now - began < 60_000 && servers.coordinator.counts.relays === 1) {
+      servers.receive(0, opens[0]!, at(`192.0.2.66:${MEMBER_PORT}`))
+      net.run(1000)
+    }
+    assert.ok(net.now - began <= 5000, `alive for ${net.now - began} ms`)
+  })
+})
+
+describe('D10: a pair that loses a relay', () => {
+  for (const [what, withdraw] of [
+    [
+      'a login that was revoked',
+      ({ servers, b }: ReturnType<typeof bed>) =>
+        servers.directory.nodes.set(b.name, { ...servers.directory.nodes.get(b.name)!, expires: 0 }),
+    ],
+    [
+      'a pair whose access lists were withdrawn',
+      ({ servers, a, b }: ReturnType<typeof bed>) => {
+        // Each may ask for the other by its own list.
+        for (const { name } of [a, b]) servers.directory.access.set(name, ['nobody.test.example'])
+      },
+    ],
+  ] as const)
+    it(`${what} gets no direction to another relay`, () => {
+      const made = bed()
+      const { net, servers, east, directions } = made
+      relay(net, 'west', '192.0.2.67')
+      net.until(() => servers.coordinator.counts.relays === 2, 3000)
+      withdraw(made)
+      // Whoever has the login says nothing.
+      const { filter } = net
+      net.filter = (from, to, bytes) =>
+        !(from.startsWith('203.0.2.1') && to.startsWith('192.0.2.1:')) && filter(from, to, bytes)
+      const before = directions()
+      east.down = true
+      net.run(8000)
+      assert.deepEqual(directions(), before)
+    })
+})
