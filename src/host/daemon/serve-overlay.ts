@@ -44,6 +44,8 @@ export async function serveOverlay(state: State, options: ServeOptions): Promise
     : new OverlayServers({ ...common, settings })
   const stopped = untilStopped(recorder)
   const started = servers.start().then(() => true)
+  // One that is stopped while it starts may fail at what is closed already.
+  started.catch(() => {})
   try {
     if ((await Promise.race([started, stopped])) !== true) return
     process.stdout.write('ready\n')
