@@ -99,11 +99,15 @@ export function readFast(connection: Connection): void {
   if (fast !== undefined) apply(connection, fast.read())
 }
 
-/** After it: from here the kernel goes on. */
-export function advanceFast(connection: Connection): void {
-  const { fast } = connection
+/** After it: from here the kernel goes on, if offsets are still the same everywhere. */
+export function advanceFast(connection: Connection, now: number): void {
+  const { fast, sndMax, rcvMax } = connection
   if (fast === undefined) return
-  const { send } = connection.first!
+  const { send, recv, next, high } = connection.first!
+  if (next !== sndMax || high !== rcvMax || !recv.runs.every(({ ssn, dsn }) => ssn === dsn)) {
+    leaveFast(connection, now)
+    return
+  }
   const sent = send.appended - connection.fastRuns
   fast.advance(connection.sndMax, connection.rcvMax, sent > 0 ? send.runs.slice(-sent) : [])
   connection.fastRuns = send.appended
@@ -147,10 +151,11 @@ function apply(connection: Connection, numbers: FastNumbers): void {
     first.high = rcvMax
   }
   if (numbers.receives) first.recv.replace([{ ssn: 1, dsn: 1, length: connection.rcvMax - 1 }])
-  if (tan > connection.tan || (numbers.sends && tan === connection.tan)) {
+  if (tan > connection.tan) {
     connection.tan = Math.min(tan, connection.rcvMax + 1)
     connection.window = numbers.window
-  }
+    // Which of both was announced last is not known, but with the same acknowledgement a window only opens.
+  } else if (tan === connection.tan) connection.window = Math.max(connection.window, numbers.window)
   first.acked = Math.max(first.acked, Math.min(connection.tan, first.high))
   if (dataUna > connection.dataUna) connection.dataUna = Math.min(dataUna, connection.sndMax)
   first.una = Math.max(first.una, Math.min(numbers.una, first.next))
@@ -179,9 +184,11 @@ function apply(connection: Connection, numbers: FastNumbers): void {
 }
 
 /** Whether a queued segment, handled here, leaves the connection to the kernel. */
-export function staysFastOutgoing(connection: Connection, { flags, payloadLength }: Segment): boolean {
-  // Data that the kernel could not map, or a FIN.
-  return (flags & 0x07) === 0 && (payloadLength === 0 || connection.fast?.read().sends === false)
+export function staysFastOutgoing(connection: Connection, { flags, payloadLength, seq }: Segment): boolean {
+  // Not a FIN, data that the kernel could not map, or data again: those may get another place on the subflow.
+  if ((flags & 0x07) !== 0) return false
+  if (payloadLength === 0) return true
+  return connection.fast?.read().sends === false && connection.offsetOfSeq(seq) === connection.sndMax
 }
 
 export function staysFastIncoming(connection: Connection, subflow: Subflow, segment: Segment): boolean {

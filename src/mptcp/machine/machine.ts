@@ -504,7 +504,7 @@ export class MptcpMachine {
     if (connection.fast === undefined) {
       enterFast(connection, now)
       if (connection.fast !== undefined) this.counts.fast++
-    } else advanceFast(connection)
+    } else advanceFast(connection, now)
     const { state, usedAt } = connection
     const own =
       state === 'closed'
