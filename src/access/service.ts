@@ -402,9 +402,21 @@ export class AccessMonitor {
     try {
       if (always || bad.length > 0 || good.length > 0) this.#route()
     } finally {
+      this.#forgetUnanswered(good)
       this.#emit(good)
       this.#waitForTimeout()
     }
+  }
+
+  /**
+   * What was sent while there was no carrier has left a gateway's entry unanswered, and the kernel would ask again only when its time
+   * has come: the first packets would wait for that.
+   */
+  #forgetUnanswered(events: readonly AccessEvent[]): void {
+    if (this.#routing === undefined || this.#routers === 0) return
+    for (const event of events)
+      if (event.type === 'access' && (event.cause === 'carrier' || event.cause === 'link up'))
+        this.#attempt(() => this.#rtnl.flushNeighbours(event.access.name))
   }
 
   #waitForTimeout(): void {

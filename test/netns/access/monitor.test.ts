@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { after, before, test } from 'node:test'
-import { setTimeout as delay } from 'node:timers/promises'
 import { AccessMonitor, type AccessMonitorInit } from '../../../src/access/index.ts'
 import { RealClock } from '../../../src/linux/clock.ts'
 import { KernelGuard } from '../../../src/linux/guard.ts'
@@ -332,33 +331,21 @@ test('an aborted monitor says nothing more', async () => {
   assert.equal(told, 2)
 })
 
-test('NT-50: while somebody reports changes of the clock, it is not looked at in between', async () => {
-  const real = new RealClock()
-  let suspended = 0
-  let looks = 0
-  const clock = {
-    now: () => real.now(),
-    wall: () => real.wall() + suspended,
-    suspended: () => {
-      looks++
-      return suspended
-    },
-  }
-  monitor = new AccessMonitor({ rtnl, clock }, { routing: false })
-  const slept: number[] = []
-  monitor.subscribe((event) => {
-    if (event.type === 'woke') slept.push(event.sleptMs)
-  })
-  monitor.start()
-  const end = monitor.useClockEvents()
-  const before = looks
-  await delay(2_500)
-  assert.equal(looks, before)
-  suspended = 60_000
-  monitor.checkClock()
-  assert.deepEqual(slept, [60_000])
-  end()
-  suspended = 120_000
-  await until('waking up', () => slept.length > 1)
+test('an access that gets its carrier back asks for its gateway at once: what was asked in vain is forgotten', async () => {
+  monitor = start()
+  const isUp = () => monitor?.access('acc2')?.state === 'up'
+  await until('acc2 up', isUp)
+  farRtnl[1]!.setLink('far', { up: false })
+  await until('acc2 down', () => !isUp())
+  const vain = ['192.168.1.1', 'lladdr', '02:00:00:00:00:99', 'dev', 'acc2', 'nud', 'stale']
+  execFileSync('ip', ['-n', host, 'neigh', 'replace', ...vain])
+  assert.equal(rtnl.neighbours('acc2').filter(({ address }) => address === '192.168.1.1').length, 1)
+  farRtnl[1]!.setLink('far', { up: true })
+  await until('acc2 up again', isUp)
+  assert.deepEqual(
+    rtnl.neighbours('acc2').filter(({ address }) => address === '192.168.1.1'),
+    [],
+  )
   monitor.stop()
+  monitor.cleanUp()
 })
