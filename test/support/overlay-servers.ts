@@ -4,7 +4,7 @@ import type { Endpoint } from '../../src/core/endpoint.ts'
 import { signingPublicKey } from '../../src/crypto/keys.ts'
 import type { MachineComponents } from '../../src/overlay/machine/api.ts'
 import { Coordinator, type CoordinatorInit } from '../../src/overlay/machine/coordinator.ts'
-import type { Directory, ServerRecord, ZoneKeys } from '../../src/overlay/machine/directory.ts'
+import type { Directory, Distributor, ServerRecord, ZoneKeys } from '../../src/overlay/machine/directory.ts'
 import type { Notification } from '../../src/overlay/machine/notifier.ts'
 import { Relay } from '../../src/overlay/machine/relay.ts'
 import type { FoundZone } from '../../src/overlay/machine/zones.ts'
@@ -86,12 +86,29 @@ export class MemoryDirectory implements Directory {
     return this.servers.get(name)
   }
 
-  distribute(node: NodeRecord): void {
-    this.putNode(node)
+  readonly told = new Map<string, Distributor>()
+
+  #isNews(name: string, by: Distributor): boolean {
+    const told = this.told.get(name)
+    if (told !== undefined && toHex(told.key) === toHex(by.key) && told.seq >= by.seq) return false
+    this.told.set(name, by)
+    return true
   }
 
-  removeNode(name: string): void {
-    this.nodes.delete(name)
+  distribute(node: NodeRecord, by: Distributor): boolean {
+    return this.#isNews(node.name, by) && this.putNode(node)
+  }
+
+  removeNode(name: string, by: Distributor): boolean {
+    const isNews = this.#isNews(name, by)
+    if (isNews) this.nodes.delete(name)
+    return isNews
+  }
+
+  removeUnnamed({ seq }: Distributor): readonly string[] {
+    const left = [...this.told].flatMap(([name, told]) => (told.seq < seq ? [name] : []))
+    for (const name of left) this.nodes.delete(name)
+    return left
   }
 }
 

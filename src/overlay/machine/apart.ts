@@ -16,6 +16,7 @@ import {
 import { mayAsk, type OpenTo } from './access.ts'
 import type { MachineComponents } from './api.ts'
 import type { Directory } from './directory.ts'
+import { mayBeNode } from './names.ts'
 import type { NotificationAt, Notifier, NotifierOutput } from './notifier.ts'
 import type { Relays } from './relays.ts'
 import { cacheProof } from './secrets.ts'
@@ -24,6 +25,8 @@ import { Site, type SiteParts, type SiteServer } from './site.ts'
 export interface ApartInit {
   readonly zone: string
   readonly openTo: OpenTo
+  /** Longest that a login of the account server apart is good for (days); 0: for good. */
+  readonly loginDays?: number
   /** In the coordinator's process; else those apart are used. */
   readonly notification?: NotificationAt
   readonly cache?: CertifiedServer
@@ -50,6 +53,7 @@ export interface ApartParts extends Pick<SiteParts, 'number' | 'boot' | 'seal' |
 /** How long the notification server is told to notify a node, or asked whether it may (ms). */
 const NOTIFY_MS = 3000
 const PREPARE_MS = 900
+const NEVER = Number.POSITIVE_INFINITY
 
 export class Apart {
   readonly site: Site
@@ -63,11 +67,11 @@ export class Apart {
       ...parts,
       onRegistered: (server, isFresh, before, now) => this.#registered(server, isFresh, before, now),
       onGone: (server, now) => this.#gone(server, now),
-      onRequest: ({ roles }, message, reply) => {
+      onRequest: ({ name, roles }, message, reply) => {
         const { transaction } = message
         reply({
           status: Status.DONE,
-          ...this.#answer(roles, message),
+          ...this.#answer(name, roles, message),
           type: (message.type + 1) as Type,
           transaction,
         })
@@ -154,9 +158,10 @@ export class Apart {
     return cacheServer === undefined ? {} : { cacheServer }
   }
 
-  #answer(roles: ReadonlySet<ServerRole>, message: Message): Partial<Message> {
+  #answer(server: string, roles: ReadonlySet<ServerRole>, message: Message): Partial<Message> {
     const { type, nodeName, token, push } = message
-    if (type === Type.KEY_DISTRIBUTION && roles.has('as')) return { status: this.#distribute(message) }
+    if (type === Type.KEY_DISTRIBUTION && roles.has('as'))
+      return { status: this.#distribute(server, message) }
     if (type === Type.NODE_REQUEST && roles.has('cs')) return this.#nodeFor(message)
     if (!roles.has('ns') || nodeName === undefined) return { status: Status.NOT_ALLOWED }
     const notifier = this.#parts.notifier()
@@ -170,23 +175,43 @@ export class Apart {
     return {}
   }
 
-  /** A login or its prolongation; without a key, the end of a node. */
-  #distribute(message: Message): Status {
-    const { nodeName: name, account, accountId, publicKey, keyId, key, expires } = message
+  /**
+   * A login or its prolongation; without a key, the end of a node; without a name, of all that were not named since SEQ. What is
+   * older than what is known of the node was held back on its way, and changes nothing.
+   */
+  #distribute(server: string, message: Message): Status {
+    const { nodeName: name, account, accountId, publicKey, keyId, key, seq } = message
     const { directory, forget, init } = this.#parts
-    if (name === undefined || !name.endsWith(`.${init.zone}`)) return Status.NOT_ALLOWED
-    const before = directory.nodeByName(name)
-    if (key === undefined) {
-      directory.removeNode(name)
-      if (before !== undefined) forget(name)
+    const record = directory.serverByName(server)
+    if (record === undefined || seq === undefined || !Number.isSafeInteger(seq)) return Status.NOT_ALLOWED
+    const by = { key: record.key, seq }
+    if (name === undefined) {
+      if (key !== undefined) return Status.NOT_ALLOWED
+      for (const each of directory.removeUnnamed(by)) forget(each)
       return Status.DONE
     }
+    if (!name.endsWith(`.${init.zone}`)) return Status.NOT_ALLOWED
+    const before = directory.nodeByName(name)
+    if (key === undefined) {
+      if (directory.removeNode(name, by) && before !== undefined) forget(name)
+      return Status.DONE
+    }
+    if (!mayBeNode(name, init.zone)) return Status.NOT_ALLOWED
     if (account === undefined || accountId === undefined || publicKey === undefined || keyId === undefined)
       return Status.NOT_ALLOWED
     const node = { name, account, accountId: toHex(accountId), publicKey, keyId, key }
-    directory.distribute({ ...node, ...(expires !== undefined && { expires }) })
-    if (before === undefined || !equal(before.key, key)) forget(name)
+    const expires = this.#capped(message.expires)
+    const isNews = directory.distribute({ ...node, ...(expires !== undefined && { expires }) }, by)
+    if (isNews && (before === undefined || !equal(before.key, key))) forget(name)
     return Status.DONE
+  }
+
+  /** Seconds since 1970: no login is good for longer than the zone says. */
+  #capped(expires: number | undefined): number | undefined {
+    const { init, wall } = this.#parts
+    const { loginDays = 0 } = init
+    if (loginDays === 0) return expires
+    return Math.min(expires ?? NEVER, Math.floor(wall() / 1000) + 86_400 * loginDays)
   }
 
   /** Whose proof of a login key this is; or the lease of a node, for one that may connect to it if one is named. */

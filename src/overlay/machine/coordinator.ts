@@ -50,6 +50,8 @@ export interface CoordinatorInit extends ZoneInit {
   /** Whether there is a relay in this process. */
   readonly relays: boolean
   readonly openTo: OpenTo
+  /** Longest that a login of an account server apart is good for (days); 0: for good. */
+  readonly loginDays?: number
   /** Seconds between keep-alives of nodes behind NATs. */
   readonly keepAlive?: number
   /** Where nodes connect for notifications: in this process; absent: at a server apart, if there is one. */

@@ -31,13 +31,26 @@ export interface Directory {
   serverByName(name: string): ServerRecord | undefined
   /**
    * As the account server apart says: the node is this account's, and another node with its name or public key is no more. The account
-   * is another one if its id is.
+   * is another one if its id is. False: it has said something newer of the node.
    */
-  distribute(node: DistributedNode): void
-  removeNode(name: string): void
+  distribute(node: DistributedNode, by: Distributor): boolean
+  /** The node is no more, for the account server. False: it has said something newer of the node. */
+  removeNode(name: string, by: Distributor): boolean
+  /**
+   * Removes the nodes of which this account server, or one that is there no more, has said nothing since `by.seq`: it has named
+   * all that it has. Returns their names.
+   */
+  removeUnnamed(by: Distributor): readonly string[]
 }
 
 export type DistributedNode = Omit<NodeRecord, 'lease'>
+
+/** The account server of a change, and which of its changes it is. */
+export interface Distributor {
+  /** Of the server. */
+  readonly key: Uint8Array
+  readonly seq: number
+}
 
 export interface ServerRecord {
   readonly name: string

@@ -10,6 +10,7 @@ import * as z from 'zod'
 import { equal } from '../../core/bytes.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
+import { LABEL, mayBeNode } from '../machine/names.ts'
 import { renewalProof } from '../machine/secrets.ts'
 import type { Account, Store } from '../store/store.ts'
 import { hasEnded } from '../tables.ts'
@@ -44,8 +45,6 @@ export interface AccountServerInit {
 }
 
 /** Labels that are the zone's own. */
-const RESERVED = ['dc', 'ns', 'www', 'mail', 'localhost']
-export const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 const MAX_BODY = 4096
 const MAX_NODES = 64
 /**
@@ -178,7 +177,7 @@ export class AccountServer {
     if (this.#proven.size > MAX_PROVEN) this.#proven.delete(this.#proven.keys().next().value!)
     const full = `${node}.${zone}`
     store.refresh()
-    if (RESERVED.includes(node) || !isFullName(full))
+    if (!mayBeNode(full, zone) || !isFullName(full))
       throw new Refusal(403, 'NAME_TAKEN', `${node} cannot be the name of a node`)
     const publicKey = Uint8Array.from(Buffer.from(public_key, 'base64'))
     const nodes = store.nodesOf(name)

@@ -1,7 +1,8 @@
 /**
  * What an account server apart tells its coordinator (Fig. 4 steps 6, 7): each node whose login was made, prolonged or ended. The
  * store notes every change, also those of commands in other processes, until the coordinator has it: nothing is lost when
- * either of both is away. A node that changes again meanwhile is told again.
+ * either of both is away. A node that changes again meanwhile is told again. Each change has a number greater than all before, so
+ * that one that is held back on its way undoes none after it.
  */
 import { fromHex } from '../../core/bytes.ts'
 import type { Change, Store } from '../store/store.ts'
@@ -53,7 +54,7 @@ export class Distribution {
       while (!this.#isClosed) {
         store.refresh()
         const changes = store.changes(AT_ONCE)
-        if (changes.length === 0) return true
+        if (changes.length === 0) return await this.#endWhole()
         const told = await Promise.all(changes.map((change) => this.#tell(change)))
         if (this.#isClosed) return false
         for (const [i, change] of changes.entries()) if (told[i] === true) store.distributed(change)
@@ -66,7 +67,21 @@ export class Distribution {
     return false
   }
 
-  async #tell({ node: name }: Change): Promise<boolean> {
+  /** All nodes were told: what the coordinator has beside them is no more. */
+  async #endWhole(): Promise<boolean> {
+    const { store, ask, log } = this.#parts
+    const { whole } = store
+    if (whole === undefined) return true
+    const answer = await ask({ type: Type.KEY_DISTRIBUTION, seq: whole }, ANSWER_MS)
+    if (this.#isClosed) return false
+    if (answer?.status === Status.DONE) {
+      store.toldWhole(whole)
+      store.commit()
+    } else if (answer !== undefined) log('the coordinator refuses to remove nodes that are no more')
+    return answer?.status === Status.DONE
+  }
+
+  async #tell({ node: name, seq }: Change): Promise<boolean> {
     const node = this.#parts.store.nodeByName(name)
     const id = fromHex(node?.accountId ?? '')
     const login =
@@ -77,7 +92,10 @@ export class Distribution {
             ...{ keyId: node.keyId, key: node.key },
             ...(node.expires !== undefined && { expires: node.expires }),
           }
-    const answer = await this.#parts.ask({ type: Type.KEY_DISTRIBUTION, nodeName: name, ...login }, ANSWER_MS)
+    const answer = await this.#parts.ask(
+      { type: Type.KEY_DISTRIBUTION, nodeName: name, seq, ...login },
+      ANSWER_MS,
+    )
     if (answer !== undefined && answer.status !== Status.DONE)
       this.#parts.log(`the coordinator refuses ${name}: is this the account server of its zone?`)
     return answer?.status === Status.DONE

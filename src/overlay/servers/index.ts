@@ -1,8 +1,8 @@
 /** The overlay's servers, for whoever runs and administers them. */
 
+export { LABEL } from '../machine/names.ts'
 export { Store } from '../store/store.ts'
 export type { ServerRole } from '../wire/message.ts'
-export { LABEL } from './account.ts'
 export { MemberServers } from './member-servers.ts'
 export { hashPassword } from './passwords.ts'
 export {

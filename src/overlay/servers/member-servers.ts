@@ -143,6 +143,8 @@ export class MemberServers {
     const { settings, roles, file, log } = this.#init
     const store = new Store({ file: file(DATABASE_FILE), notesChanges: true })
     this.#store = store
+    store.tellsAs(keyOf(settings.server_key))
+    store.commit()
     const distribution = new Distribution({
       store,
       ask: (message, ms) => this.#link.request(message, ms),

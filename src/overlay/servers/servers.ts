@@ -118,7 +118,7 @@ export class OverlayServers {
         prefix6: must(parsePrefix(settings.prefix6)).address.slice(0, 8),
         ...(block4 !== undefined && { block4 }),
         relays: roles.includes('rs'),
-        openTo: settings.open_to,
+        ...{ openTo: settings.open_to, loginDays: settings.login_days },
         ...(roles.includes('ns') && { notification: certified(settings, notificationPort(settings), file) }),
         ...(cache !== undefined && { cache }),
       },

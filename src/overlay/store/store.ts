@@ -3,9 +3,9 @@
  * NT-16). Writes join one transaction; `commit` writes them to the disk. Callers commit before they answer, once for a
  * batch of requests (group commit), so that acknowledged state survives a kill and a power cut.
  */
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { toHex } from '../../core/bytes.ts'
-import type { Directory, DistributedNode, ServerRecord, ZoneKeys } from '../machine/directory.ts'
+import type { Directory, DistributedNode, Distributor, ServerRecord, ZoneKeys } from '../machine/directory.ts'
 import type { NodeRecord } from '../tables.ts'
 import type { ServerRole } from '../wire/message.ts'
 import { Numbers } from './numbers.ts'
@@ -43,16 +43,28 @@ CREATE TABLE IF NOT EXISTS servers (
   name TEXT PRIMARY KEY, roles TEXT NOT NULL, key BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS changes_of_node ON changes (node);
+CREATE TABLE IF NOT EXISTS distributed (node TEXT PRIMARY KEY, source TEXT NOT NULL, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS zones (
   name TEXT PRIMARY KEY, coordinator BLOB NOT NULL, zone BLOB NOT NULL, seen INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 `
 
-/** Of an account server apart: which nodes its coordinator has not heard of as they are now. */
+/**
+ * The next number of a change. At least the time (ms since 1970): a database that was restored from an older copy goes on above
+ * what its coordinator has heard.
+ */
+const NEXT_SEQ = `MAX(
+  COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0) + 1, COALESCE((SELECT MAX(seq) FROM changes), 0) + 1,
+  CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))`
+
+/** Of an account server apart: which nodes its coordinator has not heard of as they are now; one row for each. */
 const TRIGGERS = ['INSERT', 'UPDATE', 'DELETE'].map((change) => {
   const which = change === 'DELETE' ? 'OLD' : 'NEW'
   const of = change === 'UPDATE' ? 'UPDATE OF account, public_key, key_id, key, expires' : change
-  return `CREATE TRIGGER IF NOT EXISTS nodes_${change.toLowerCase()} AFTER ${of} ON nodes BEGIN INSERT INTO changes (node) VALUES (${which}.name); END`
+  const note = `INSERT INTO changes (seq, node) VALUES (${NEXT_SEQ}, ${which}.name)`
+  const forget = `DELETE FROM changes WHERE node = ${which}.name AND seq < (SELECT MAX(seq) FROM changes WHERE node = ${which}.name)`
+  return `CREATE TRIGGER IF NOT EXISTS nodes_${change.toLowerCase()} AFTER ${of} ON nodes BEGIN ${note}; ${forget}; END`
 })
 
 /** Columns of a node, with its account's id. */
@@ -98,7 +110,17 @@ const STATEMENTS = {
   removeServer: 'DELETE FROM servers WHERE name = ?',
   changes: 'SELECT node, MAX(seq) AS seq FROM changes GROUP BY node ORDER BY seq LIMIT ?',
   changed: 'DELETE FROM changes WHERE node = ? AND seq <= ?',
-  changeAll: 'INSERT INTO changes (node) SELECT name FROM nodes',
+  nextSeq: `SELECT ${NEXT_SEQ} AS seq`,
+  forgetChanges: 'DELETE FROM changes WHERE node IN (SELECT name FROM nodes)',
+  changeAll:
+    'INSERT INTO changes (seq, node) SELECT CAST(? AS INTEGER) + ROW_NUMBER() OVER (ORDER BY name), name FROM nodes',
+  forgetMeta: 'DELETE FROM meta WHERE key = ? AND value = ?',
+  toldOf: 'SELECT source, seq FROM distributed WHERE node = ?',
+  noteTold:
+    'INSERT INTO distributed VALUES (?, ?, ?) ON CONFLICT (node) DO UPDATE SET source = excluded.source, seq = excluded.seq',
+  told: 'SELECT node, source, seq FROM distributed WHERE source <> ? OR seq < ?',
+  forgetTold: 'DELETE FROM distributed WHERE node = ?',
+  endOf: 'UPDATE nodes SET expires = 0 WHERE name IN (SELECT node FROM distributed WHERE source = ?)',
 } as const
 
 interface NodeRow {
@@ -412,15 +434,20 @@ export class Store implements Directory {
     this.#statements.putServer.run(name, [...roles].join(), key)
   }
 
-  /** False when there is none. */
+  /** False when there is none. Logins that it has told end until another account server tells them. */
   removeServer(name: string): boolean {
-    if (this.serverByName(name) === undefined) return false
+    const record = this.serverByName(name)
+    if (record === undefined) return false
     this.#begin()
     this.#statements.removeServer.run(name)
+    this.#statements.endOf.run(sourceOf(record.key))
+    this.#forgetNodes()
     return true
   }
 
-  distribute({ name, account, accountId, publicKey, keyId, key, expires }: DistributedNode): void {
+  distribute(node: DistributedNode, by: Distributor): boolean {
+    const { name, account, accountId, publicKey, keyId, key, expires } = node
+    if (!this.#isNews(name, by)) return false
     const known = this.account(account)
     if (known !== undefined && known.id !== accountId) this.removeAccount(account)
     const { removeNode, clearAccess, withKey, nodeByKeyId, putNode } = this.#statements
@@ -433,16 +460,47 @@ export class Store implements Directory {
     const same = nodeByKeyId.get(keyId) as { name: string } | undefined | null
     const there = this.#nodeRow(name)
     for (const other of [...others, ...(same != null && same.name !== name ? [same] : [])])
-      this.removeNode(other.name)
+      this.#removeNode(other.name)
     if (there !== undefined && there.account !== account) {
       clearAccess.run(name)
       removeNode.run(name)
     }
     this.#forgetNode(name)
     putNode.run(name, account, publicKey, keyId, key, expires ?? null)
+    return true
   }
 
-  removeNode(name: string): void {
+  removeNode(name: string, by: Distributor): boolean {
+    if (!this.#isNews(name, by)) return false
+    this.#removeNode(name)
+    return true
+  }
+
+  removeUnnamed({ key, seq }: Distributor): readonly string[] {
+    const source = sourceOf(key)
+    const others = this.servers().filter(({ roles }) => roles.has('as'))
+    const there = new Set(others.map((server) => sourceOf(server.key)))
+    const told = this.#statements.told.all(source, seq) as { node: string; source: string }[]
+    const left = told.filter((each) => each.source === source || !there.has(each.source))
+    for (const { node } of left) {
+      this.#removeNode(node)
+      this.#begin()
+      this.#statements.forgetTold.run(node)
+    }
+    return left.map(({ node }) => node)
+  }
+
+  /** False: this server has said something newer of the node, or this already. */
+  #isNews(node: string, { key, seq }: Distributor): boolean {
+    const source = sourceOf(key)
+    const told = this.#statements.toldOf.get(node) as { source: string; seq: number } | undefined | null
+    if (told != null && told.source === source && told.seq >= seq) return false
+    this.#begin()
+    this.#statements.noteTold.run(node, source, seq)
+    return true
+  }
+
+  #removeNode(name: string): void {
     if (this.#nodeRow(name) === undefined) return
     this.#begin()
     this.#statements.clearAccess.run(name)
@@ -461,10 +519,38 @@ export class Store implements Directory {
     this.#statements.changed.run(node, seq)
   }
 
-  /** All nodes count as changed: the coordinator has an older store. */
+  /** All nodes count as changed, and what the coordinator has beside them is no more: it has an older store. */
   changeAll(): void {
+    this.#statements.setMeta.run('whole', this.#renumber())
+  }
+
+  /** All nodes were changed at this number or after it, and the coordinator is to remove all others. */
+  get whole(): number | undefined {
+    return this.#meta('whole')
+  }
+
+  /** It has removed all others. */
+  toldWhole(whole: number): void {
     this.#begin()
-    this.#statements.changeAll.run()
+    this.#statements.forgetMeta.run('whole', whole)
+  }
+
+  /** The key under which changes are told from now on. Under another than before, all nodes are told anew. */
+  tellsAs(key: Uint8Array): void {
+    const id = Number.parseInt(sourceOf(key).slice(0, 12), 16)
+    if (this.#meta('tells_as') === id) return
+    this.#renumber()
+    this.#statements.setMeta.run('tells_as', id)
+  }
+
+  /** All nodes count as changed; returns a number that is less than theirs, and greater than all before. */
+  #renumber(): number {
+    this.#begin()
+    const { nextSeq, forgetChanges, changeAll } = this.#statements
+    const { seq } = nextSeq.get() as { seq: number }
+    forgetChanges.run()
+    changeAll.run(seq)
+    return seq
   }
 
   unpinZone(zone: string): void {
@@ -531,6 +617,11 @@ function nodeOf(row: NodeRow): NodeRecord {
     ...(row.lease !== null && { lease: own(row.lease) }),
     ...(row.expires !== null && { expires: row.expires }),
   }
+}
+
+/** How an account server is called in `distributed`. */
+function sourceOf(key: Uint8Array): string {
+  return createHash('sha256').update(key).digest('hex').slice(0, 16)
 }
 
 /** Drivers differ in what a blob is. */

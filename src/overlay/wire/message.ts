@@ -182,6 +182,8 @@ export interface Message {
   /** Seconds since 1970. */
   readonly expires?: number
   readonly cacheServer?: CertifiedServer
+  /** Of a change at the account server: greater than of all before. */
+  readonly seq?: number
   /** Bytes of zeros behind everything, so that a long answer is no more than three times the request. */
   readonly padding?: number
 }
@@ -221,6 +223,7 @@ const Field = {
   EXPIRES: 32,
   CACHE_SERVER: 33,
   PROOF: 34,
+  SEQ: 35,
   PADDING: 255,
 } as const
 
@@ -289,8 +292,8 @@ type BytesKey =
   | 'accountId'
   | 'proof'
 
-/** Numbers of 1, 2 or 4 bytes. */
-const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4]>> = {
+/** Numbers of 1, 2, 4 or 8 bytes. */
+const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4 | 8]>> = {
   [Field.STATUS]: ['status', 1],
   [Field.LIFETIME]: ['lifetime', 4],
   [Field.KEEP_ALIVE_SECONDS]: ['keepAlive', 2],
@@ -298,8 +301,9 @@ const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4]>> = {
   [Field.WANT]: ['want', 1],
   [Field.ROLES]: ['roles', 1],
   [Field.EXPIRES]: ['expires', 4],
+  [Field.SEQ]: ['seq', 8],
 }
-type NumberKey = 'status' | 'lifetime' | 'keepAlive' | 'route' | 'want' | 'roles' | 'expires'
+type NumberKey = 'status' | 'lifetime' | 'keepAlive' | 'route' | 'want' | 'roles' | 'expires' | 'seq'
 
 function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message> {
   if (end - at < HEADER) return malformed('shorter than a message')
@@ -546,7 +550,7 @@ function ascii(value: string): Uint8Array {
   return Uint8Array.from(value, (character) => character.charCodeAt(0))
 }
 
-function number(value: number, size: 1 | 2 | 4): Uint8Array {
+function number(value: number, size: 1 | 2 | 4 | 8): Uint8Array {
   const bytes = new Uint8Array(size)
   for (let i = 0, rest = value; i < size; i++, rest = Math.floor(rest / 256)) bytes[size - 1 - i] = rest & 255
   return bytes

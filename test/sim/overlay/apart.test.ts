@@ -130,6 +130,7 @@ describe('NT-13: an account server apart', () => {
       nodeName: name,
       account: 'carol',
       accountId: new Uint8Array(8).fill(1),
+      seq: n,
     },
     ...{
       publicKey: new Uint8Array(32).fill(n),
@@ -148,7 +149,10 @@ describe('NT-13: an account server apart', () => {
       [node?.account, node?.accountId, node?.expires],
       ['carol', '01'.repeat(8), 4_000_000_000],
     )
-    assert.equal(as.ask({ type: Type.KEY_DISTRIBUTION, nodeName: 'x.test.example' })?.status, Status.DONE)
+    assert.equal(
+      as.ask({ type: Type.KEY_DISTRIBUTION, nodeName: 'x.test.example', seq: 51 })?.status,
+      Status.DONE,
+    )
     assert.equal(servers.directory.nodeByName('x.test.example'), undefined)
   })
 
@@ -169,10 +173,11 @@ describe('NT-13: an account server apart', () => {
       publicKey,
       keyId,
       key,
+      seq: 1,
     }
     as.ask({ ...same, expires: 4_000_000_000 })
     assert.ok(servers.coordinator.location(node.name) !== undefined)
-    as.ask({ ...same, keyId: new Uint8Array(16).fill(77), key: new Uint8Array(32).fill(77) })
+    as.ask({ ...same, seq: 2, keyId: new Uint8Array(16).fill(77), key: new Uint8Array(32).fill(77) })
     assert.equal(servers.coordinator.location(node.name), undefined)
   })
 

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { Relays } from '../../../src/overlay/machine/relays.ts'
 import { Kind } from '../../../src/overlay/wire/datagram.ts'
-import { ROLE_BITS } from '../../../src/overlay/wire/message.ts'
+import { ROLE_BITS, Status, Type } from '../../../src/overlay/wire/message.ts'
 import { MEMBER_PORT, SimMember } from '../../support/overlay-member.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { at, Nat, Network, text } from './network.ts'
@@ -203,4 +203,62 @@ describe('D10: a pair that loses a relay', () => {
       net.run(8000)
       assert.deepEqual(directions(), before)
     })
+})
+
+describe('NT-13: an account server that was broken into', () => {
+  const login = (name: string, seq: number) => ({
+    ...{
+      type: Type.KEY_DISTRIBUTION,
+      nodeName: name,
+      account: 'carol',
+      accountId: new Uint8Array(8).fill(1),
+    },
+    ...{ publicKey: new Uint8Array(32).fill(4), keyId: new Uint8Array(16).fill(5) },
+    ...{ key: new Uint8Array(32).fill(6), seq },
+  })
+
+  it('a KEY_DISTRIBUTION that was held back undoes no revocation', () => {
+    const { net, servers } = world()
+    const as = new SimMember(net, 'front', '192.0.2.40', ['as'])
+    net.run(2500)
+    const name = 'carol.test.example'
+    const expires = Math.floor((net.wall + net.now) / 1000) + 86_400
+    let held: Uint8Array | undefined
+    as.hold = (bytes) => (held = bytes)
+    assert.equal(as.ask({ ...login(name, 1), expires })?.status, Status.DONE)
+    assert.equal(as.ask({ ...login(name, 2), expires: 0 })?.status, Status.DONE)
+    assert.ok(held !== undefined)
+    servers.receive(0, held, at(`192.0.2.40:${MEMBER_PORT}`))
+    net.run(100)
+    assert.equal(servers.directory.nodes.get(name)!.expires, 0)
+    assert.equal(as.ask({ ...login(name, 2 ** 60), expires })?.status, Status.NOT_ALLOWED)
+  })
+
+  it('its logins are good for no longer than the zone says, and none has a name that no node may have', () => {
+    const net = new Network(1, (parts) => new MachineServers(parts, { relays: false, loginDays: 2 }))
+    const servers = net.servers as MachineServers
+    const as = new SimMember(net, 'front', '192.0.2.40', ['as'])
+    net.run(2500)
+    for (const name of ['dc.test.example', 'a.b.test.example', 'a_b.test.example'])
+      assert.equal(as.ask(login(name, 1))?.status, Status.NOT_ALLOWED, name)
+    assert.equal(as.ask(login('carol.test.example', 1))?.status, Status.DONE)
+    const now = Math.floor((net.wall + net.now) / 1000)
+    const { expires } = servers.directory.nodes.get('carol.test.example')!
+    assert.ok(expires !== undefined && Math.abs(expires - now - 2 * 86_400) < 60, `${expires}`)
+    assert.equal(as.ask({ ...login('carol.test.example', 2), expires: now + 5 })?.status, Status.DONE)
+    assert.equal(servers.directory.nodes.get('carol.test.example')!.expires, now + 5)
+  })
+
+  it('nodes that were not named since a number end, with what their logins could do', () => {
+    const { net, servers } = world()
+    const as = new SimMember(net, 'front', '192.0.2.40', ['as'])
+    net.run(2500)
+    for (const [name, seq] of [
+      ['old', 3],
+      ['new', 5],
+    ] as const)
+      assert.equal(as.ask(login(`${name}.test.example`, seq))?.status, Status.DONE)
+    assert.equal(as.ask({ type: Type.KEY_DISTRIBUTION, seq: 4 })?.status, Status.DONE)
+    assert.deepEqual([...servers.directory.nodes.keys()], ['new.test.example'])
+  })
 })

@@ -63,6 +63,29 @@ test('NT-13: a login is published when the coordinator has acknowledged it; what
     'they are no more',
   )
   assert.deepEqual(store.changes(10), [])
+  // An older coordinator: all nodes, then the end of the others.
+  store.putAccount({ name: 'erin', salt: new Uint8Array(16), hash: new Uint8Array(32), disabled: false })
+  store.putNode({
+    ...{ name: 'e.example', account: 'erin', publicKey: new Uint8Array(32).fill(8) },
+    ...{ keyId: new Uint8Array(16).fill(8), key: new Uint8Array(32).fill(8) },
+  })
+  store.commit()
+  assert.equal(await distribution.publish(), true)
+  store.changeAll()
+  store.commit()
+  answers = ({ nodeName }) => (nodeName === undefined ? undefined : Status.DONE)
+  told.length = 0
+  assert.equal(await distribution.publish(), false)
+  answers = () => Status.DONE
+  assert.equal(await distribution.publish(), true)
+  assert.deepEqual(
+    told.map(({ nodeName }) => nodeName),
+    ['e.example', undefined, undefined],
+  )
+  const [named, end] = told
+  assert.ok(end!.seq! < named!.seq!)
+  assert.equal(await distribution.publish(), true)
+  assert.equal(told.length, 3, 'the end is said until it is acknowledged')
   // It refuses: that is said, and tried again.
   store.putAccount({ name: 'dave', salt: new Uint8Array(16), hash: new Uint8Array(32), disabled: false })
   answers = ({ nodeName }) => (nodeName === 'c.example' ? Status.NOT_ALLOWED : Status.DONE)

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { type Database, drivers } from '../../../src/overlay/store/sqlite.ts'
+import { type Database, drivers, openDatabase } from '../../../src/overlay/store/sqlite.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
 import { hasEnded } from '../../../src/overlay/tables.ts'
 
@@ -145,34 +145,161 @@ for (const driver of drivers()) {
       accountId,
       ...keys(n),
     })
-    store.distribute(node('phone.example', 'alice', '0a', 3))
-    store.distribute(node('nas.example', 'alice', '0a', 4))
+    const key = bytes(32, 1)
+    let seq = 0
+    const by = () => ({ key, seq: ++seq })
+    store.distribute(node('phone.example', 'alice', '0a', 3), by())
+    store.distribute(node('nas.example', 'alice', '0a', 4), by())
     store.setNumber('phone.example', 7)
     store.setAccess('phone.example', ['x.example'])
     store.commit()
     assert.equal(store.account('alice')?.disabled, true, 'nobody can log in here')
     // A login anew keeps number and access list.
-    store.distribute({ ...node('phone.example', 'alice', '0a', 3), key: bytes(32, 9), expires: 5 })
+    store.distribute({ ...node('phone.example', 'alice', '0a', 3), key: bytes(32, 9), expires: 5 }, by())
     assert.deepEqual([store.numberOf('phone.example'), store.accessOf('phone.example')], [7, ['x.example']])
     assert.equal(store.nodeByKeyId(bytes(16, 3))?.expires, 5)
     // Its key goes by another name.
-    store.distribute(node('tablet.example', 'alice', '0a', 3))
+    store.distribute(node('tablet.example', 'alice', '0a', 3), by())
     assert.equal(store.nodeByName('phone.example'), undefined)
     assert.equal(store.accessOf('phone.example'), undefined)
     // The account was removed, and another has its name.
-    store.distribute(node('nas.example', 'alice', '0b', 6))
+    store.distribute(node('nas.example', 'alice', '0b', 6), by())
     assert.equal(store.nodeByName('tablet.example'), undefined)
     assert.equal(store.nodeByName('nas.example')?.accountId, '0b')
     // The name is another account's now.
-    store.distribute(node('nas.example', 'bob', '0c', 7))
+    store.distribute(node('nas.example', 'bob', '0c', 7), by())
     assert.deepEqual(
       [store.nodeByName('nas.example')?.account, store.numberOf('nas.example')],
       ['bob', undefined],
     )
-    store.removeNode('nas.example')
-    store.removeNode('nobody.example')
+    store.removeNode('nas.example', by())
+    store.removeNode('nobody.example', by())
     store.commit()
     assert.equal(store.nodeByName('nas.example'), undefined)
+    store.close()
+  })
+
+  test(`${driver.name}: NT-13: a change that was held back on its way undoes none that came after it; another account server’s word counts anew`, () => {
+    const store = new Store({ file: join(folder, `${driver.name.replace(':', '-')}-late.db`), driver })
+    const by = (seq: number, n = 1) => ({ key: bytes(32, n), seq })
+    const login = { name: 'phone.example', account: 'alice', accountId: '0a', ...keys(3) }
+    const expires = () => store.nodeByName(login.name)?.expires
+    assert.equal(store.distribute({ ...login, expires: 9 }, by(5)), true)
+    assert.equal(store.distribute({ ...login, expires: 0 }, by(7)), true)
+    assert.equal(store.distribute({ ...login, expires: 9 }, by(5)), false)
+    assert.equal(expires(), 0, 'revoked, and stays so')
+    assert.equal(store.removeNode(login.name, by(6)), false)
+    assert.equal(store.removeNode(login.name, by(8)), true)
+    assert.equal(store.distribute(login, by(7)), false)
+    assert.equal(store.nodeByName(login.name), undefined, 'removed, and stays so')
+    assert.equal(store.distribute({ ...login, expires: 4 }, by(1, 2)), true)
+    assert.equal(expires(), 4)
+    store.close()
+  })
+
+  test(`${driver.name}: NT-13: logins that an account server has told end when it is removed, until another one tells them`, () => {
+    const store = new Store({ file: join(folder, `${driver.name.replace(':', '-')}-ended.db`), driver })
+    const login = { name: 'phone.example', account: 'alice', accountId: '0a', ...keys(3) }
+    store.putAccount(account('bob'))
+    store.putNode({ name: 'own.example', account: 'bob', ...keys(4) })
+    store.putServer({ name: 'as1', roles: new Set(['as']), key: bytes(32, 1) })
+    store.distribute(login, { key: bytes(32, 1), seq: 5 })
+    store.removeServer('as1')
+    store.commit()
+    assert.equal(store.nodeByName(login.name)?.expires, 0)
+    assert.equal(store.nodeByName('own.example')?.expires, undefined, 'its own stay')
+    store.distribute(login, { key: bytes(32, 2), seq: 1 })
+    assert.equal(store.nodeByName(login.name)?.expires, undefined)
+    store.close()
+  })
+
+  test(`${driver.name}: NT-13: told everything anew, a coordinator with an older store removes the nodes that were not named`, () => {
+    const file = (name: string) => join(folder, `${driver.name.replace(':', '-')}-${name}.db`)
+    const accounts = new Store({ file: file('whole-as'), driver, notesChanges: true })
+    const coordinator = new Store({ file: file('whole-dc'), driver })
+    const key = bytes(32, 1)
+    coordinator.putServer({ name: 'as1', roles: new Set(['as']), key })
+    coordinator.putServer({ name: 'as2', roles: new Set(['as']), key: bytes(32, 2) })
+    const told = (each: number) => ({
+      account: 'alice',
+      accountId: accounts.account('alice')!.id,
+      ...keys(each),
+    })
+    const tell = () => {
+      for (const change of accounts.changes(64)) {
+        const node = accounts.nodeByName(change.node)
+        if (node === undefined) coordinator.removeNode(change.node, { key, seq: change.seq })
+        else coordinator.distribute(node, { key, seq: change.seq })
+        accounts.distributed(change)
+      }
+    }
+    accounts.putAccount(account('alice'))
+    for (const n of [3, 4]) accounts.putNode({ name: `n${n}.example`, account: 'alice', ...keys(n) })
+    tell()
+    // Of one that is there no more, and of another one that is.
+    coordinator.distribute({ name: 'n5.example', ...told(5) }, { key: bytes(32, 9), seq: 1 })
+    coordinator.distribute({ name: 'n6.example', ...told(6) }, { key: bytes(32, 2), seq: 1 })
+    // This removal is what the older store has not heard of.
+    accounts.removeAccount('alice')
+    accounts.putAccount(account('bob'))
+    accounts.putNode({ name: 'n3.example', account: 'bob', ...keys(3) })
+    for (const change of accounts.changes(64)) accounts.distributed(change)
+    accounts.changeAll()
+    assert.deepEqual(
+      accounts.changes(64).map(({ node }) => node),
+      ['n3.example'],
+    )
+    tell()
+    assert.ok(accounts.whole !== undefined)
+    const gone = coordinator.removeUnnamed({ key, seq: accounts.whole })
+    assert.deepEqual([...gone].sort(), ['n4.example', 'n5.example'])
+    assert.equal(coordinator.nodeByName('n4.example'), undefined)
+    assert.equal(coordinator.nodeByName('n3.example')?.account, 'bob')
+    accounts.toldWhole(accounts.whole)
+    assert.equal(accounts.whole, undefined)
+    accounts.close()
+    coordinator.close()
+  })
+
+  test(`${driver.name}: NT-13: renewals while the coordinator is away are one row for each node; a copy that was restored goes on above them`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-rows.db`)
+    const store = new Store({ file, driver, notesChanges: true })
+    store.putAccount(account('alice'))
+    for (const n of [3, 4]) store.putNode({ name: `n${n}.example`, account: 'alice', ...keys(n) })
+    for (let i = 0; i < 500; i++) store.renewLogin('n3.example', i)
+    store.commit()
+    const rows = () => {
+      const database = openDatabase(file, driver)
+      const { count } = database.prepare('SELECT COUNT(*) AS count FROM changes').get() as { count: number }
+      database.close()
+      return count
+    }
+    assert.equal(rows(), 2)
+    const [, last] = store.changes(10)
+    assert.ok(last!.seq > Date.now() - 60_000)
+    store.removeAccount('alice')
+    store.commit()
+    assert.equal(rows(), 2)
+    assert.ok(store.changes(10).every(({ seq }) => seq > last!.seq))
+    store.close()
+  })
+
+  test(`${driver.name}: NT-13: an account server with another key tells all its nodes anew`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-key.db`)
+    const store = new Store({ file, driver, notesChanges: true })
+    store.putAccount(account('alice'))
+    store.putNode({ name: 'n3.example', account: 'alice', ...keys(3) })
+    const names = () => store.changes(10).map(({ node }) => node)
+    const tell = () => {
+      for (const change of store.changes(10)) store.distributed(change)
+    }
+    store.tellsAs(bytes(32, 1))
+    tell()
+    store.tellsAs(bytes(32, 1))
+    assert.deepEqual(names(), [])
+    store.tellsAs(bytes(32, 2))
+    assert.deepEqual(names(), ['n3.example'])
+    assert.equal(store.whole, undefined, 'it says nothing of others')
     store.close()
   })
 
