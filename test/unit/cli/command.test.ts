@@ -42,6 +42,11 @@ function fails(status: number, pattern: RegExp, ...args: string[]): void {
   assert.match(result.stderr, pattern)
 }
 
+function succeeds(...args: string[]): void {
+  const { status, stderr } = godwit(args)
+  assert.equal(status, 0, `${args.join(' ')}: ${stderr}`)
+}
+
 test('exit status 2: the call was wrong; one line says what and how to mend it', () => {
   fails(2, /unknown command 'stauts' \(Did you mean status\?\); see --help/, 'stauts')
   fails(2, /missing required argument 'access'/, 'move', 'all')
@@ -61,7 +66,7 @@ test('exit status 2: the call was wrong; one line says what and how to mend it',
 test('an invitation comes from standard input, up to the first line break; what is wrong with it is said', () => {
   const state = join(folder, 'invited')
   const anchor = join(folder, 'inviting')
-  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', anchor]).status, 0)
+  succeeds('anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', anchor)
   const invitation = godwit(['anchor', 'invite', 'laptop', '--state', anchor]).stdout
   const empty = godwit(['join', '-', '--state', state], '\n \n')
   assert.deepEqual([empty.status, empty.stderr], [2, 'godwit: there is no invitation on standard input\n'])
@@ -76,7 +81,7 @@ test('an invitation comes from standard input, up to the first line break; what 
 
 test('an invitation for a phone as a QR code: a camera reads the whole configuration (issue 14, point 8)', () => {
   const state = join(folder, 'qr')
-  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state]).status, 0)
+  succeeds('anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state)
   const file = join(folder, 'qr.conf')
   const shown = godwit(['anchor', 'invite', '--wg', 'phone', '--qr', '--out', file, '--state', state])
   assert.equal(shown.status, 0, shown.stderr)
@@ -100,7 +105,7 @@ test('an invitation for a phone as a QR code: a camera reads the whole configura
 
 test('an invitation goes to a file for its owner alone, with name servers for a stock client (issue 14, point 8)', () => {
   const state = join(folder, 'out')
-  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state]).status, 0)
+  succeeds('anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state)
   const file = join(folder, 'phone.conf')
   const wg = [
     'anchor',
@@ -143,7 +148,7 @@ test('exit status 2: a malformed configuration is told with file, line, reason',
 
 test('exit status 2: a private key that others can read is refused', () => {
   const state = join(folder, 'exposed')
-  assert.equal(godwit(['anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state]).status, 0)
+  succeeds('anchor', 'init', '--endpoint', '192.0.2.1:1', '--state', state)
   chmodSync(join(state, 'private.key'), 0o644)
   fails(2, /others can read it \(mode 0644\); chmod 600 /, 'anchor', 'invite', 'x', '--state', state)
 })
