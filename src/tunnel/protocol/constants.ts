@@ -86,8 +86,9 @@ export const HELLO_RETRY = 250
 export const HELLO_TRIES = 6
 export const ANNOUNCE_RETRY = 150
 export const ANNOUNCE_RETRY_MAX = 5_000
-/** A path that packets use before PATH_ACCEPT, without a HELLO of the peer: no longer than this. */
+/** A path that packets use before PATH_ACCEPT: no longer than EARLY_USE_MOST, without a HELLO of the peer than EARLY_USE. */
 export const EARLY_USE = 1_000
+export const EARLY_USE_MOST = 3_000
 /** While no path works at all: this often, for half a minute. */
 export const ANNOUNCE_ALONE = 100
 export const ANNOUNCE_ALONE_TRIES = 300

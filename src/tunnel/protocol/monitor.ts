@@ -72,6 +72,9 @@ const CLOCK_WINDOW = 30_000
 const UNREPORTED_FLOOR = 600
 /** Before the first measurement. */
 const UNKNOWN_RTT_FLOOR = 1_000
+/** Of so few round trips nobody knows how much they vary: taken for this long at least, milliseconds. */
+const FEW_TRIPS = 3
+const FEW_TRIPS_FLOOR = 250
 const LEAST_PROBES = 3
 const RING = 64
 
@@ -90,6 +93,8 @@ export class PathMonitor {
   /** Milliseconds between probes while another path carries the traffic; undefined: the tuning's. */
   standbyMs: number | undefined
   #srtt = Number.NaN
+  /** Round trips measured, counted up to FEW_TRIPS. */
+  #trips = 0
   #var = Number.NaN
   #minRtt = Number.POSITIVE_INFINITY
   #loss = 0
@@ -289,6 +294,7 @@ export class PathMonitor {
   rttSample(rtt: number): void {
     if (!(rtt >= 0)) return
     if (rtt < this.#minRtt) this.#minRtt = rtt
+    if (this.#trips < FEW_TRIPS) this.#trips++
     if (Number.isNaN(this.#srtt)) {
       this.#srtt = rtt
       this.#var = rtt / 2
@@ -431,7 +437,9 @@ export class PathMonitor {
   }
 
   #roundTrip(): number {
-    return Number.isNaN(this.#srtt) ? UNKNOWN_RTT_FLOOR / 2 : this.#srtt + 2 * Math.max(this.#var, 5)
+    if (Number.isNaN(this.#srtt)) return UNKNOWN_RTT_FLOOR / 2
+    const measured = this.#srtt + 2 * Math.max(this.#var, 5)
+    return this.#trips < FEW_TRIPS ? Math.max(FEW_TRIPS_FLOOR, measured) : measured
   }
 
   #measureLoss(sent: number, received: number, now: number): void {

@@ -2,6 +2,8 @@
  * Paths: opening, announcing, accepting, watching, giving up, closing, roaming (docs/wire/tunnel.md). One end of each path
  * opened it (`local`) and announces it; the other learns it once its address is proven (proofs.ts). Towards stock peers a path is just an endpoint.
  */
+
+import { equal } from '../../core/bytes.ts'
 import {
   EADDRNOTAVAIL,
   EHOSTUNREACH,
@@ -21,7 +23,7 @@ import {
 } from './api.ts'
 import { Closes, openCloseFrames } from './closes.ts'
 import * as K from './constants.ts'
-import { encodeFrames, Feature, type Frame } from './control.ts'
+import { encodeFrames, Feature, type Frame, TOKEN_LENGTH } from './control.ts'
 import { keepEndpoint, Path, sameAddress, sameEndpoint } from './path.ts'
 import { Deadline, type Peer, reported } from './peer.ts'
 import { type Candidate, Proofs } from './proofs.ts'
@@ -100,6 +102,10 @@ export class Multipath {
       check: (peer, paths, now) => host.check(peer, paths, now),
       goDown: (peer, path, now) => this.#leaveStock(peer, path, now),
     })
+  }
+
+  #newToken(): Uint8Array {
+    return this.#parts.random.fill(new Uint8Array(TOKEN_LENGTH))
   }
 
   bySlot(slot: number): Path | undefined {
@@ -203,6 +209,7 @@ export class Multipath {
     frames.push(...openCloseFrames(peer))
     const { pathId, generation } = path
     frames.push({ type: 'path-announce', pathId, generation, mtu: Math.min(path.mtuLimit, 65535) })
+    if (!path.answered) frames.push({ type: 'path-challenge', pathId, token: path.token })
     if (path.tries === 0) path.announcedAt = now
     path.tries++
     const best = peer.bestPath()
@@ -338,6 +345,14 @@ export class Multipath {
     newest: boolean,
     now: number,
   ): Path | undefined {
+    const own = peer.paths.find((path) => path.local && path.socket === socket && equal(path.token, token))
+    if (own !== undefined) {
+      // It was sent only to the path's remote. The next one is another: this one may be on record somewhere.
+      own.token = this.#newToken()
+      own.answered = true
+      own.proven(now)
+      return own
+    }
     const proven = this.proofs.answered(peer, token, from, socket, now)
     if (proven === undefined) return undefined
     const path = peer.path(proven.pathId)
@@ -362,6 +377,10 @@ export class Multipath {
   #askAgain(peer: Peer, path: Path, bytes: number, now: number): void {
     if (!path.usable && now - path.provenAt < K.PROOF_EXPIRY && peer.bestPath() === undefined) {
       this.#accept(peer, path, now)
+      return
+    }
+    if (path.local) {
+      this.send(peer, path, [{ type: 'path-challenge', pathId: path.pathId, token: path.token }], now)
       return
     }
     const candidate = this.proofs.expect(peer, path.pathId, path.remote, path.socket, undefined, now)
@@ -406,6 +425,8 @@ export class Multipath {
   heardAccept(peer: Peer, frame: Frame & { type: 'path-accept' }, now: number): Path | undefined {
     const path = peer.path(frame.pathId)
     if (path === undefined || !path.local || path.generation !== frame.generation) return undefined
+    // Anybody whom the peer told can say so; that the peer receives there, only its answer shows.
+    if (!path.answered) return undefined
     const fresh = path.announceAt < NEVER
     path.announceAt = NEVER
     if (path.tries === 1) path.monitor.rttSample(now - path.announcedAt)
@@ -470,8 +491,9 @@ export class Multipath {
 
   /** The question for a fresh proof of a path's remote, undefined when it is not due yet. */
   refresh(peer: Peer, path: Path, now: number): Frame | undefined {
-    if (path.local || path.pathId === 0 || now - path.provenAt <= K.PROOF_REFRESH) return undefined
+    if (path.pathId === 0 || now - path.provenAt <= K.PROOF_REFRESH) return undefined
     const { pathId, remote, socket } = path
+    if (path.local) return path.answered ? { type: 'path-challenge', pathId, token: path.token } : undefined
     const { token } = this.proofs.expect(peer, pathId, remote, socket, undefined, now)
     return { type: 'path-challenge', pathId, token }
   }
@@ -552,7 +574,8 @@ export class Multipath {
       }
       if (path.announceAt <= now) this.announce(peer, path, now)
       if (path.assessAt <= now) {
-        if (peer.godwit) this.watch.assess(peer, path, now)
+        if (path.known !== undefined && now - path.earlySince > K.EARLY_USE_MOST) this.#endEarly(path, now)
+        else if (peer.godwit) this.watch.assess(peer, path, now)
         else if (peer.expectsGodwit) this.#endEarly(path, now)
         else this.#stock.assess(peer, path, now)
       }
@@ -617,6 +640,7 @@ export class Multipath {
         mtuLimit: limit,
         measureInterval: this.#measureInterval,
         known,
+        token: this.#newToken(),
       },
       now,
     )
@@ -642,6 +666,7 @@ export class Multipath {
       if (peer.bestPath() !== undefined) return
       this.#setState(path, { name: 'suspect', since: now, evidence: path.monitor.evidence(now) })
     } else this.#setState(path, { name: 'up', since: now })
+    path.earlySince = now
     path.monitor.restart(now)
     path.assessAt = peer.godwit ? now : now + K.EARLY_USE
   }
@@ -699,6 +724,8 @@ export class Multipath {
     this.#moveLost(peer, path, after)
     if (path.local) {
       path.generation = ++peer.generation
+      path.answered = false
+      path.token = this.#newToken()
       path.tries = 0
       path.announceAt = now + (reason === CloseReason.remote ? 0 : K.REVIVE_DELAY)
     } else {

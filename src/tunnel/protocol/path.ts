@@ -26,6 +26,8 @@ export interface PathInit {
   readonly measureInterval?: number | undefined
   /** See PathConfig. */
   readonly known?: PathConfig['known']
+  /** See Path. */
+  readonly token: Uint8Array
 }
 
 export class Path {
@@ -65,8 +67,13 @@ export class Path {
     checks: 0,
     checkAt: 0,
   }
-  /** When the peer last showed that it receives at the remote; of interest where the peer opened the path. */
-  provenAt = 0
+  /** When the peer last showed that it receives at the remote. */
+  provenAt = Number.NEGATIVE_INFINITY
+  /** On a path of this end: what the peer returns to show that, and whether it has since the path was opened. */
+  token: Uint8Array
+  answered = false
+  /** Since when packets use it before its PATH_ACCEPT; NaN: they do not. */
+  earlySince = Number.NaN
   /** Since when it has been asked for a fresh proof while data flows; NaN: it has not. */
   askedSince = Number.NaN
   /** Bytes received on it until it was given up. */
@@ -88,6 +95,7 @@ export class Path {
     this.local = init.local
     this.mtuLimit = init.mtuLimit
     this.known = init.known
+    this.token = init.token
     const tuning = init.local ? HOST_TUNING : ANCHOR_TUNING
     const { measureInterval } = init
     const own = measureInterval === undefined ? tuning : withMeasureInterval(tuning, measureInterval)

@@ -94,7 +94,7 @@ export class PathWatch {
       path.assessAt = now + K.REVIVE_LOOK
       return
     }
-    if (!path.local && now - path.provenAt > K.PROOF_REFRESH && now < peer.busyUntil) {
+    if (path.known === undefined && now - path.provenAt > K.PROOF_REFRESH && now < peer.busyUntil) {
       if (Number.isNaN(path.askedSince)) path.askedSince = now
       if (now - path.askedSince > K.PROOF_EXPIRY - K.PROOF_REFRESH) {
         this.#host.goDown(peer, path, CloseReason.silent, now, monitor.remoteHighest)

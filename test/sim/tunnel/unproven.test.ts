@@ -440,3 +440,61 @@ test('a proof is renewed while a path lives, idle or not; without it nothing mor
   const after = pair.anchor.slots[path().slot]!.sentPackets
   assert.ok(after - before < 30, `${after - before} datagrams in 5 s: challenges only`)
 })
+
+for (const known of [undefined, 'proven', 'likely'] as const)
+  test(`a path that this end opened: PATH_ACCEPT and probes from elsewhere keep none up to who never answers (${known ?? 'nothing known'})`, () => {
+    const pair = new Pair({ anchorConfig: { dialect: 'godwit' } as const }).connect([0])
+    const { world, host, anchor } = pair
+    let bytes = 0
+    world.filter = (datagram, _from, to) => {
+      if (!same(to, VICTIM)) return true
+      bytes += sizeOf(datagram)
+      return false
+    }
+    if (known === 'likely') host.do((machine, now) => machine.removePath(pair.slots[0]!, now))
+    const config = { pathId: 9, socket: 0, remote: VICTIM, mtu: 1500, ...(known && { known }) }
+    const slot = host.addPath(pair.anchorPeer, config)
+    const forge = (frame: Frame) =>
+      anchor.forge(pair.hostPeer, 9, 'control', encodeFrames([frame]), endpoint(77), endpoint(1))
+    for (let generation = 1; generation < 6; generation++)
+      forge({ type: 'path-accept', pathId: 9, generation, observed: VICTIM })
+    let late = 0
+    for (let sequence = 0; sequence < 300; sequence++) {
+      const time = Math.floor(world.now * 1000) >>> 0
+      forge({ type: 'probe', pathId: 9, sequence, time, received: 10 * sequence, highestCounter: 0 })
+      const usable = host.usable(pair.anchorPeer).includes(slot)
+      if (usable && host.sendData(slot, sequence, 100) && sequence > 35) late++
+      world.run(100)
+    }
+    assert.equal(late, 0, 'packets after three and a half seconds')
+    assert.ok(bytes < 20_000, `${bytes} bytes in half a minute`)
+  })
+
+test('a path that this end opened is asked for its proof again while data flows; a peer that left it hears no more after 40 s', () => {
+  const pair = new Pair().connect([0])
+  const { world, host, anchor } = pair
+  busy(pair)
+  world.run(20_000)
+  assert.ok(!host.states(1).includes('down'))
+  // The anchor has left its address, where somebody else is now; its probes go on from elsewhere.
+  const slot = pair.slots[0]!
+  const remote = ANCHOR
+  anchor.stopped = true
+  let received = host.slots[slot]!.sentPackets
+  let bytes = 0
+  world.filter = (datagram, _from, to) => {
+    if (!same(to, remote)) return true
+    bytes += sizeOf(datagram)
+    return false
+  }
+  for (let sequence = 0; sequence < 900; sequence++) {
+    received += 5
+    const time = Math.floor(world.now * 1000) >>> 0
+    const frame: Frame = { type: 'probe', pathId: 1, sequence, time, received, highestCounter: 0 }
+    anchor.forge(pair.hostPeer, 1, 'control', encodeFrames([frame]), endpoint(77), endpoint(1))
+    if (host.usable(pair.anchorPeer).includes(slot)) host.sendData(slot, sequence, 1000)
+    if (sequence === 450) bytes = 0
+    world.run(100)
+  }
+  assert.ok(bytes < 60_000, `${bytes} bytes in the last 45 s: announcements only`)
+})
