@@ -72,9 +72,9 @@ const CLOCK_WINDOW = 30_000
 const UNREPORTED_FLOOR = 600
 /** Before the first measurement. */
 const UNKNOWN_RTT_FLOOR = 1_000
-/** Of so few round trips nobody knows how much they vary: taken for this long at least, milliseconds. */
+/** Of fewer round trips nobody knows how much they vary: taken for this long at least, milliseconds. */
 const FEW_TRIPS = 3
-const FEW_TRIPS_FLOOR = 250
+const FEW_TRIPS_FLOOR = 170
 const LEAST_PROBES = 3
 const RING = 64
 

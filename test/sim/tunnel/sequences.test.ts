@@ -12,8 +12,8 @@ test('UP-9: a session, greetings, a path, its proof and its MTU', () => {
     `
       h1> initiation: 0
       >1 response: 10
-      h1> hello 3 + announce 1.1 mtu 1500: 20
-      >1 hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
+      h1> hello 3 + announce 1.1 mtu 1500 + path-challenge: 20
+      >1 path-response + hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
       h1> path-response + probe: 40
       h1> mtu-probe 1500: 40
       >1 echo: 50
@@ -28,8 +28,8 @@ test('UP-9: a session, greetings, a path, its proof and its MTU', () => {
     500,
     () => pair.open(1),
     `
-      h2> announce 2.2 mtu 1500: 0
-      >2 accept 2.2 at 2:51820 + path-challenge: 10
+      h2> announce 2.2 mtu 1500 + path-challenge: 0
+      >2 path-response + accept 2.2 at 2:51820 + path-challenge: 10
       h2> path-response + probe: 20
       h2> mtu-probe 1500: 20
       >2 echo: 30
@@ -50,8 +50,8 @@ test('a link of 1,400 bytes: which sizes are tried', () => {
     `
       h1> initiation: 0
       >1 response: 10
-      h1> hello 3 + announce 1.1 mtu 1500: 20
-      >1 hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
+      h1> hello 3 + announce 1.1 mtu 1500 + path-challenge: 20
+      >1 path-response + hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
       h1> path-response + probe: 40
       h1> mtu-probe 1500: 40 +110
       >1 echo: 50
@@ -109,8 +109,8 @@ test('nobody answers: initiations, sooner first, then at WireGuard’s pace, the
     200_000,
     () => pair.open(0),
     `
-      h1> initiation: 0 +1055.6 +1024.4 +1080.3 +1056.6 +1025.4 +1049.7 +1067.3 +1050.1 +1028 +1002.3 +5244.5 +5238.1 +5204.2 +5032.5 +5009.1 +5041.6 +5277.1 +5317.4 +5206.8 +5124.9 +5154.8 +5140.5 +5304.3 +5212.1 +5321.3 +5295.2 +15304.4 +15256.3 +15113.1 +15323.9 +15223.8 +15044.2
-      host: timestamp-sent ×26; handshake failed, timeout; timestamp-sent ×7
+      h1> initiation: 0 +1052.7 +1039.7 +1069.5 +1025.4 +1062.1 +1081.6 +1081.3 +1059.2 +1044.6 +1022.7 +5209.5 +5274.4 +5192.6 +5305.6 +5295.3 +5260.2 +5182.1 +5087.1 +5054.7 +5314.8 +5156 +5101.5 +5105.4 +5320 +5080.6 +5124.9 +15033.8 +15187.3 +15167.8 +15208.1 +15308.3 +15079.4 +15262.7
+      host: timestamp-sent ×26; handshake failed, timeout; timestamp-sent ×8
       `,
   )
 })
@@ -123,7 +123,7 @@ test('an announcement that is not answered is repeated, less often each time', (
     20_000,
     () => pair.open(1),
     `
-      h2> announce 2.2 mtu 1500: 0 +150 +300 +600 +1200 +2400 +4800 +5000×2
+      h2> announce 2.2 mtu 1500 + path-challenge: 0 +150 +300 +600 +1200 +2400 +4800 +5000×2
       h1> probe: 16560
       >1 echo: 16570
       host: path 2 validating mtu 1280 from new
@@ -197,6 +197,8 @@ test('a path with traffic: probes, qualities, proofs', () => {
       h1> mtu-ack 1500: 2900 +5020×7
       >1 path-challenge: 22860
       h1> path-response: 22870
+      h1> path-challenge: 22870
+      >1 path-response: 22880
       host: quality 0: 20 0 ×40
       anchor: quality 0: 20 0 ×39
       `,
@@ -230,7 +232,7 @@ test('a path falls silent under traffic: suspected, given up, announced again, b
       >2 closed 1.1: 440
       >2 probe: 480 +220×5
       h2> echo: 490 +220×5
-      h1> announce 1.3 mtu 1500: 530 +150 +300 +600
+      h1> announce 1.3 mtu 1500 + path-challenge: 530 +150 +300 +600
       h2> mtu-probe 1500: 1560
       >2 mtu-ack 1500: 1570
       >2 mtu-probe 1500: 1570
@@ -243,7 +245,7 @@ test('a path falls silent under traffic: suspected, given up, announced again, b
     10_000,
     () => {},
     `
-      h1> announce 1.3 mtu 1500: 1080 +2400 +4800
+      h1> announce 1.3 mtu 1500 + path-challenge: 1080 +2400 +4800
       h2> mtu-probe 1500: 4880 +5020
       >2 mtu-ack 1500: 4890 +5020
       >2 mtu-probe 1500: 4890 +5020
@@ -257,8 +259,8 @@ test('a path falls silent under traffic: suspected, given up, announced again, b
     3_600,
     () => pair.links[0].mend(),
     `
-      h1> announce 1.3 mtu 1500: 3280
-      >1 accept 1.3 at 1:51820 + path-challenge: 3290
+      h1> announce 1.3 mtu 1500 + path-challenge: 3280
+      >1 path-response + accept 1.3 at 1:51820 + path-challenge: 3290
       h1> path-response + probe: 3300
       h1> mtu-probe 1500: 3300
       >1 mtu-ack 1500: 3310
@@ -295,7 +297,7 @@ test('only the way up is cut: the other end’s echoes show it', () => {
       h2> data: 470 +0×12 +10 +20×26
       >2 data: 480 +20×26
       >2 closed 1.1: 480
-      h1> announce 1.3 mtu 1500: 570 +150
+      h1> announce 1.3 mtu 1500 + path-challenge: 570 +150
       >2 probe: 600 +220
       h2> echo: 610 +220
       host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0
@@ -344,24 +346,24 @@ test('both accesses gone, one back after a while', () => {
     `
       h1> data: 0 +50×14
       >1 data: 0 +50×40
-      h1> probe: 0 +90 +50×2 +100 +50×5 +40×3 +30
-      h2> probe: 0 +600 +90 +40×7
+      h1> probe: 0 +90 +50×2 +100 +50×5 +40×4
+      h2> probe: 0 +600 +180 +40×8
       >1 probe: 0 +220×2 +130 +60×21 +30 +60×2
       >1 echo: 10 +90 +50×2 +100 +50×4
       >2 echo: 10
       h1> echo: 10 +220×2
-      h2> close 1.1 for 2 up to 31: 730 +100
-      h2> data: 730 +0×4 +20 +50×4
-      h1> close 1.1 for 2 up to 31 + announce 1.3 mtu 1500: 830 +150
-      h1> initiation: 990 +1013.7 +1070.5
-      h2> initiation: 990 +1013.7 +1070.5
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500: 1090 +100×24
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500: 1090 +100×24
+      h2> close 1.1 for 2 up to 31: 730 +100 +200
+      h2> data: 730 +0×4 +20 +50×7
+      h1> close 1.1 for 2 up to 31 + announce 1.3 mtu 1500 + path-challenge: 830 +150
       >2 probe: 1110 +750 +60×12
+      h1> initiation: 1120 +1064.7 +1052
+      h2> initiation: 1120 +1064.7 +1052
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 1220 +100×22
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 1220 +100×22
       >1 mtu-probe 1500: 1570 +100 +250
       >2 close 1.1 for 2 up to 31: 2010 +100 +200
       >2 data: 2010 +0×30
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 2 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; path 2 up mtu 1500 from suspect; quality 1: 20 0; path 2 suspect mtu 1500 from up; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×3
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0; path 2 suspect mtu 1500 from up; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×3
       anchor: quality 0: NaN 0; quality 0: 20 0; path 1 suspect mtu 1500 from up; path 2 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; path 2 down 2 mtu 1500 from suspect
       `,
   )
@@ -369,12 +371,12 @@ test('both accesses gone, one back after a while', () => {
     60_000,
     () => {},
     `
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500: 90 +100×274 +5000×6
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500: 90 +100×274 +5000×6
-      h1> initiation: 624.6 +1015 +1074.1 +1063.4 +1073.2 +1057.9 +1026 +1038.4 +5036.4 +5065.1 +5235.4 +5225 +5323.9 +5089.8 +5240.6 +5281 +5252.3 +5210.8
-      h2> initiation: 624.6 +1015 +1074.1 +1063.4 +1073.2 +1057.9 +1026 +1038.4 +5036.4 +5065.1 +5235.4 +5225 +5323.9 +5089.8 +5240.6 +5281 +5252.3 +5210.8
-      >1 initiation: 12050 +1046.5 +1055.6 +1065.1 +1072.5 +1040.9 +1076.8 +1050.7 +1001.6 +1058.6 +1060.5 +5009.1 +5208.1 +5041.6 +5227.7 +5063.7 +5191.2 +5131.4
-      >2 initiation: 12050 +1046.5 +1055.6 +1065.1 +1072.5 +1040.9 +1076.8 +1050.7 +1001.6 +1058.6 +1060.5 +5009.1 +5208.1 +5041.6 +5227.7 +5063.7 +5191.2 +5131.4
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 20 +100×235 +100.7 +100×40 +5000×6
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 20 +100×235 +100.7 +100×40 +5000×6
+      h1> initiation: 797.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5214.7 +5131.4 +5118.3 +5089.8 +5191.2 +5287.5 +5097.5 +5121 +5036.4
+      h2> initiation: 797.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5214.7 +5131.4 +5118.3 +5089.8 +5191.2 +5287.5 +5097.5 +5121 +5036.4
+      >1 initiation: 12050 +1057.9 +1026 +1033.2 +1057.5 +1038.7 +1013.7 +1073.8 +1051.1 +1001.3 +1057.8 +5240.6 +5100.2 +5041.6 +5173 +5195.2 +5133.9 +5248.5
+      >2 initiation: 12050 +1057.9 +1026 +1033.2 +1057.5 +1038.7 +1013.7 +1073.8 +1051.1 +1001.3 +1057.8 +5240.6 +5100.2 +5041.6 +5173 +5195.2 +5133.9 +5248.5
       host: timestamp-sent ×18
       anchor: timestamp-sent ×18
       `,
@@ -383,18 +385,18 @@ test('both accesses gone, one back after a while', () => {
     3_000,
     () => pair.links[1].mend(),
     `
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500: 2490
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500: 2490
-      >2 accept 2.4 at 2:51820 + path-challenge: 2500
-      h2> path-response + probe: 2510
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11: 2510
-      >2 echo: 2520
-      >2 closed 1.1 + closed 2.2: 2520
-      >2 mtu-probe 1500: 2520
-      >2 close 1.1 for 2 up to 31 + close 2.2 for 2 up to 10: 2520
-      h2> mtu-ack 1500: 2530
-      h2> closed 1.1 + closed 2.2: 2530
-      h1> announce 1.3 mtu 1500: 2610 +150
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 2620.7
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 2620.7
+      >2 path-response + accept 2.4 at 2:51820 + path-challenge: 2630.7
+      h2> path-response + probe: 2640.7
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11: 2640.7
+      >2 echo: 2650.7
+      >2 closed 1.1 + closed 2.2: 2650.7
+      >2 mtu-probe 1500: 2650.7
+      >2 close 1.1 for 2 up to 31 + close 2.2 for 2 up to 10: 2650.7
+      h2> mtu-ack 1500: 2660.7
+      h2> closed 1.1 + closed 2.2: 2660.7
+      h1> announce 1.3 mtu 1500 + path-challenge: 2740.7 +150
       host: observed; path 2 up mtu 1500 from down
       anchor: path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu
       `,
@@ -416,8 +418,8 @@ test('the anchor restarts under traffic', () => {
       h1> data: 0 +100×4 +0×3 +100×26
       h1> initiation: 360
       >1 response: 370
-      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 380
-      >1 hello 3 + accept 1.2 at 1:51820 + path-challenge: 390
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 380
+      >1 path-response + hello 3 + accept 1.2 at 1:51820 + path-challenge: 390
       h1> path-response + probe: 400
       >1 mtu-probe 1500: 410
       h1> mtu-ack 1500: 420
@@ -580,8 +582,9 @@ test('rekeying: a session is replaced in time, and the old one ends', () => {
     190_000,
     () => traffic(pair, 1_000, 189_000, 'up'),
     `
-      >1 echo + path-challenge: 29590 +30040 +60100 +30040
-      >1 path-challenge: 59630 +30040 +60100 +30040
+      h1> path-challenge: 29580 +30040×2 +30060 +30040×2
+      >1 path-challenge: 29610 +60100 +30040 +60100
+      >1 echo + path-challenge: 59670 +30040 +60100 +30040
       h1> initiation: 119540
       h1> hello 3: 119560
       >1 hello 3: 119570

@@ -17,8 +17,8 @@ test('a peer that answers handshakes and nothing else: HELLO is repeated with th
     `
       h1> initiation: 60
       >1 response: 70
-      h1> hello 3 + announce 1.1 mtu 1500: 80 +150 +300 +600 +1200 +2400 +4800 +5000×3
-      >1 hello 3 + accept 1.1 at 1:51820 + path-challenge: 90 +150 +300 +600 +1200 +2400 +4800 +5000×3
+      h1> hello 3 + announce 1.1 mtu 1500 + path-challenge: 80 +150 +300 +600 +1200 +2400 +4800 +5000×3
+      >1 path-response + hello 3 + accept 1.1 at 1:51820 + path-challenge: 90 +150 +300 +600 +1200 +2400 +4800 +5000×3
       host: timestamp-sent; session up, own; path 1 up mtu 1280 from new
       anchor: timestamp-accepted; session up; hello 3 mtu 1420
       `,
@@ -76,8 +76,10 @@ test('what is never answered: the end of a path, a fresh key, a proof', () => {
     45_000,
     () => traffic(proofs, 500, 45_000),
     `
-      host: quality 0: 20 0 ×27; path 1 degrading mtu 1500 from up; quality 0: 20 0.2; quality 0: 20 0.4; quality 0: 20 0.5 ×2; quality 0: 20 0.6; quality 0: 20 0.5; quality 0: 20 0.6 ×4; quality 0: 20 0.5 ×8
-      anchor: quality 0: NaN 0; quality 0: 20 0 ×35; path 1 down 2 mtu 1500 from up
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 36630 +100×83
+      >1 path-response + hello 3 + accept 1.2 at 1:51820 + path-challenge: 36640 +100×83
+      host: quality 0: 20 0 ×27; path 1 degrading mtu 1500 from up; quality 0: 20 0.1; quality 0: 20 0.3 ×9; path 1 down 2 mtu 1500 from degrading; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own
+      anchor: quality 0: NaN 0; quality 0: 20 0 ×26; path 1 degrading mtu 1500 from up; quality 0: 20 0.2; quality 0: 20 0.3; quality 0: 20 0.4 ×7; path 1 down 2 mtu 1500 from degrading; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420
       `,
     /close|anno|accept/,
   )
@@ -99,7 +101,7 @@ test('a host that has gone: its paths are given up, tried, and forgotten', () =>
       >1 data: 0 +1000×36
       >1 close 2.2 for 2 up to 7: 2250 +100 +200 +400 +800 +1600 +3200
       >1 path-challenge: 26580 +60×2 +50 +70 +60×48 +50 +70 +60×48 +50 +70 +60×48 +50 +70 +60×12
-      anchor: quality 0: NaN 0; path 1 suspect mtu 1500 from up; path 1 up mtu 1500 from suspect; quality 0: NaN 0; path 2 suspect mtu 1500 from up; path 1 suspect mtu 1500 from up; path 1 up mtu 1500 from suspect; quality 0: NaN 0; path 2 down 2 mtu 1500 from suspect; mtu; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; timestamp-sent; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 down 2 mtu 1280 from up; timestamp-sent ×13; handshake failed, timeout; session down; path 1 closed; path 2 closed
+      anchor: quality 0: NaN 0; path 1 suspect mtu 1500 from up; path 1 up mtu 1500 from suspect; quality 0: NaN 0; path 2 suspect mtu 1500 from up; path 1 suspect mtu 1500 from up; path 1 up mtu 1500 from suspect; quality 0: NaN 0; path 2 down 2 mtu 1500 from suspect; mtu; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; timestamp-sent; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; timestamp-sent; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 suspect mtu 1280 from up; timestamp-sent; path 1 up mtu 1280 from suspect; quality 0: NaN 0; path 1 down 2 mtu 1280 from up; timestamp-sent ×13; handshake failed, timeout; session down; path 1 closed; path 2 closed
       `,
     /close|challenge|data/,
   )
@@ -121,6 +123,7 @@ test('copies of an initiation, initiations in quick succession, refusals: how ma
     `
       h1> initiation: 0
       >1 response: 10
+      >1 path-response + hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
       h1> path-response + probe: 40
       host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu
       anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu
@@ -187,9 +190,9 @@ test('losses and a slow link: degrading, and well again', () => {
       pair.links[0].up.loss = 0.15
     },
     `
-      h1> mtu-probe 1500: 920 +5020×2 +100
-      >1 mtu-probe 1500: 1570 +5020×2
-      host: quality 0: 20 0; path 1 degrading mtu 1500 from up; quality 0: 20 0.1 ×4; quality 0: 20 0.2 ×2; quality 0: 20 0.1; quality 0: 20 0.2 ×4
+      h1> mtu-probe 1500: 740 +5020×2
+      >1 mtu-probe 1500: 1570 +5020×2 +100 +250
+      host: quality 0: 20 0; path 1 degrading mtu 1500 from up; quality 0: 20 0.1 ×2; quality 0: 20 0.2 ×9
       anchor: quality 0: NaN 0; quality 0: 20 0 ×11
       `,
     /close|mtu-probe/,
@@ -200,8 +203,8 @@ test('losses and a slow link: degrading, and well again', () => {
       pair.links[0].up.loss = 0
     },
     `
-      h1> mtu-probe 1500: 4080 +5020
-      >1 mtu-probe 1500: 4630 +5020
+      h1> mtu-probe 1500: 3800 +5020
+      >1 mtu-probe 1500: 4980 +5020
       host: quality 0: 20 0.2; quality 0: 20 0.1; quality 0: 20 0; path 1 up mtu 1500 from degrading; quality 0: 20 0 ×9
       anchor: quality 0: 20 0 ×12
       `,
@@ -213,13 +216,13 @@ test('losses and a slow link: degrading, and well again', () => {
       pair.links[0].up.delay = 300
     },
     `
-      h1> close 1.1 for 2 up to 1457 + announce 1.2 mtu 1500: 420 +100×2
-      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 630
-      >1 closed 1.1 + accept 1.2 at 1:51820: 720 +100×2
+      h1> close 1.1 for 2 up to 1463 + announce 1.2 mtu 1500 + path-challenge: 420 +100×2
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 630
+      >1 path-response + closed 1.1 + accept 1.2 at 1:51820: 720 +100×2
       >1 mtu-probe 1500: 720 +300
-      >1 hello 3 + closed 1.1 + accept 1.2 at 1:51820: 930
-      h1> mtu-probe 1500: 1840
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; observed; path 1 up mtu 1500 from down; timestamp-sent; hello 3 mtu 1420; session up, own; quality 0: 140 0; hello 3 mtu 1420; path 1 degrading mtu 1500 from up; quality 0: 270.9 0; quality 0: 296.6 0; quality 0: 306.5 0; quality 0: 309.4 0
+      >1 path-response + hello 3 + closed 1.1 + accept 1.2 at 1:51820: 930
+      h1> mtu-probe 1500: 1760
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; observed; path 1 up mtu 1500 from down; timestamp-sent; hello 3 mtu 1420; session up, own; quality 0: 196.1 0; hello 3 mtu 1420; path 1 degrading mtu 1500 from up; quality 0: 280 0; quality 0: 299.7 0; quality 0: 307.6 0; quality 0: 309.6 0
       anchor: quality 0: 140 0; timestamp-accepted; path 1 up mtu 1280 from new; path 1 closed; quality 1: NaN 0; session up; hello 3 mtu 1420; mtu; timestamp-accepted; session up; hello 3 mtu 1420; quality 1: 310 0 ×5
       `,
     /close|mtu-probe/,
@@ -231,8 +234,8 @@ test('losses and a slow link: degrading, and well again', () => {
     },
     `
       >1 mtu-probe 1500: 330 +90 +5020
-      h1> mtu-probe 1500: 1150
-      host: quality 0: 309.8 0; quality 0: 168.6 0; path 1 up mtu 1500 from degrading; quality 0: 96.2 0; quality 0: 64.7 0; quality 0: 42.9 0; quality 0: 33.4 0
+      h1> mtu-probe 1500: 1070
+      host: quality 0: 273.6 0; quality 0: 168.7 0; path 1 up mtu 1500 from degrading; quality 0: 96.3 0; quality 0: 64.7 0; quality 0: 42.9 0; quality 0: 33.4 0
       anchor: path 1 degrading mtu 1500 from up; quality 1: 214.3 0; quality 1: 133.9 0; path 1 up mtu 1500 from degrading; quality 1: 78.4 0; quality 1: 50 0; quality 1: 37.6 0; quality 1: 29 0
       `,
     /close|mtu-probe/,
@@ -245,29 +248,29 @@ test('faults: a peer whose input made something throw is barred for a second, tw
   const watch = new Watch(pair)
   for (const expected of [
     `
-      h1> initiation: 220 +1054 +500
-      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 1294
-      >1 hello 3 + closed 1.1 + accept 1.2 at 1:51820: 1304
-      h1> hello 3: 1794
-      >1 hello 3: 1804
+      h1> initiation: 340 +1025 +500
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 1385
+      >1 path-response + hello 3 + closed 1.1 + accept 1.2 at 1:51820: 1395
+      h1> hello 3: 1885
+      >1 hello 3: 1895
       host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×2; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×5
       anchor: peer-failed; session down; path 1 closed; handshake failed, rate; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×5
       `,
     `
-      h1> initiation: 220 +1053.3 +1016.3 +500
-      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500: 2309.6
-      >1 hello 3 + closed 1.2 + accept 1.3 at 1:51820: 2319.6
-      h1> hello 3: 2809.6
-      >1 hello 3: 2819.6
+      h1> initiation: 220 +1016.3 +1032.2 +500
+      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500 + path-challenge: 2288.5
+      >1 path-response + hello 3 + closed 1.2 + accept 1.3 at 1:51820: 2298.5
+      h1> hello 3: 2788.5
+      >1 hello 3: 2798.5
       host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×3; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×4
       anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×2; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×4
       `,
     `
-      h1> initiation: 209.6 +1054.3 +1004.6 +1049.1 +1035.1 +500
-      h1> hello 3 + close 1.3 for 2 up to -1 + announce 1.4 mtu 1500: 4372.7
-      >1 hello 3 + closed 1.3 + accept 1.4 at 1:51820: 4382.7
-      h1> hello 3: 4872.7
-      >1 hello 3: 4882.7
+      h1> initiation: 228.5 +1047.4 +1046.5 +1042.6 +1065.1 +500
+      h1> hello 3 + close 1.3 for 2 up to -1 + announce 1.4 mtu 1500 + path-challenge: 4450.1
+      >1 path-response + hello 3 + closed 1.3 + accept 1.4 at 1:51820: 4460.1
+      h1> hello 3: 4950.1
+      >1 hello 3: 4960.1
       host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×5; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×2
       anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×4; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×2
       `,
@@ -297,13 +300,13 @@ test('a NAT that changes its port again and again: moves are limited', () => {
     `
       >1 path-challenge: 10 +500×2 +1000 +500×2 +1000 +500
       h1> path-response: 20 +500×2 +1000 +500×2 +1000 +500
-      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500: 1720
-      >1 hello 3 + accept 1.2 at 1:40003 + path-challenge: 1730
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 1720
+      >1 path-response + hello 3 + accept 1.2 at 1:40003 + path-challenge: 1730
       h1> path-response + probe: 1740 +2000
       h1> close 1.1 for 2 up to -1: 1740
       >1 closed 1.1: 1750
-      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500: 3720
-      >1 hello 3 + accept 1.3 at 1:40007 + path-challenge: 3730
+      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500 + path-challenge: 3720
+      >1 path-response + hello 3 + accept 1.3 at 1:40007 + path-challenge: 3730
       h1> close 1.2 for 2 up to -1: 3740
       >1 closed 1.2: 3750
       host: quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0
