@@ -70,6 +70,16 @@ export class MemoryDirectory implements Directory {
     else this.pushes.set(name, address)
   }
 
+  readonly notified = new Set<string>()
+
+  isNotified(name: string): boolean {
+    return this.notified.has(name)
+  }
+
+  setNotified(name: string): void {
+    this.notified.add(name)
+  }
+
   readonly zones = new Map<string, ZoneKeys>()
 
   zoneKeys(zone: string): ZoneKeys | undefined {

@@ -175,7 +175,7 @@ export async function addServer(state: State, name: string, options: ServerOptio
     const key = new Uint8Array(randomBytes(32))
     const push = vapidKey(keyOf(zone.zone_seed))
     writeMember(file, memberSettings(zone, { name, roles, host, port, addresses, key, push }))
-    store.putServer({ name, roles: new Set(roles), key })
+    store.putServer({ name, roles: new Set(roles), key, host })
     return { name, roles, file }
   })
 }

@@ -371,8 +371,8 @@ export class Coordinator {
     for (const [name, node] of this.#nodes) {
       if (node.expiresAt > now) break
       this.#nodes.delete(name)
-      // A connection to its notification server renews it.
-      if (this.#notifier.isConnected(name))
+      // A connection to its notification server renews it, as long as the node was to register by itself.
+      if (this.#notifier.isConnected(name) && now - node.heardAt < 1000 * NOTIFIED_LIFETIME_SECONDS)
         this.#nodes.set(name, { ...node, expiresAt: now + 1000 * LIFETIME_SECONDS })
       else this.#notifier.expired(name)
     }

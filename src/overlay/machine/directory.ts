@@ -24,6 +24,9 @@ export interface Directory {
   /** Where a push service reaches the node. */
   pushOf(name: string): string | undefined
   setPush(name: string, address: string | undefined): void
+  /** Whether the node was ever given a token for the notification server. */
+  isNotified(name: string): boolean
+  setNotified(name: string): void
   /** The keys of a foreign zone as first seen. */
   zoneKeys(zone: string): ZoneKeys | undefined
   pinZone(zone: string, keys: ZoneKeys): void
@@ -58,6 +61,8 @@ export interface ServerRecord {
   readonly roles: ReadonlySet<ServerRole>
   /** 32 bytes. */
   readonly key: Uint8Array
+  /** Where nodes reach it, as the operator said; absent: as it says itself. */
+  readonly host?: string
 }
 
 export interface ZoneKeys {

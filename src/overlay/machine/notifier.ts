@@ -52,7 +52,7 @@ export interface NotifierParts {
   /** NOTIFICATION, sealed for the node; undefined: it has no session. */
   readonly seal: (name: string) => Uint8Array | undefined
   /** Where a push service reaches the node, over restarts. */
-  readonly directory: Pick<Directory, 'nodeByName' | 'pushOf' | 'setPush'>
+  readonly directory: Pick<Directory, 'nodeByName' | 'pushOf' | 'setPush' | 'isNotified' | 'setNotified'>
   /** To the notification server, or its answer; for the trace. */
   readonly step: (type: Type, isAnswer: boolean, now: number) => void
 }
@@ -152,7 +152,10 @@ export class Notifier {
     this.#preparing.delete(id)
     this.#parts.step(Type.NOTIFICATION_PREPARE_ACK, true, now)
     const { name, entry, done } = preparing
-    if (isReady) this.#entries.set(name, entry)
+    if (isReady) {
+      this.#entries.set(name, entry)
+      if (!this.#parts.directory.isNotified(name)) this.#parts.directory.setNotified(name)
+    }
     done(isReady ? entry.token : undefined, now)
   }
 
@@ -161,11 +164,15 @@ export class Notifier {
     if (entry !== undefined && equal(entry.token, token)) entry.connected = isConnected
   }
 
-  /** The server had this node before the coordinator was started: it can be woken, and registers then. */
+  /**
+   * The server had this node before the coordinator was started: it can be woken, and registers then. Of a node that never was
+   * given a token for it, its word counts for nothing.
+   */
   found(name: string, token: Uint8Array): void {
     if (this.#entries.has(name)) this.connected(name, token, true)
     if (this.#entries.has(name) || this.#entries.size >= MAX_ENTRIES) return
-    if (this.#parts.directory.nodeByName(name) === undefined) return
+    if (this.#parts.directory.nodeByName(name) === undefined || !this.#parts.directory.isNotified(name))
+      return
     const push = this.#parts.directory.pushOf(name)
     this.#entries.set(name, { token, push, wakes: new TokenBucket(NODE_RATE, NODE_BURST), connected: true })
   }

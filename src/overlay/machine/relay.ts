@@ -27,6 +27,9 @@ export interface RelayInit {
 const MAX_UNREPORTED = 256
 /** A relay's token is good for so long (ms). */
 const TOKEN_MS = 10_000
+/** Longest round trip that is reported, and least time between two reports of a side (ms). */
+const LONGEST_RTT_MS = 2000
+const MEASURE_MS = 60_000
 const STAMP = 4
 /** Units of the time in a token: tenths of milliseconds, 32 bits. */
 const STAMPS_PER_MS = 10
@@ -53,6 +56,8 @@ export interface Side {
   bound: Endpoint | undefined
   /** Counter of the RELAY_BIND that bound the address; 0: bound by the coordinator's order. */
   counter: number
+  /** When its round trip was measured last (ms). */
+  measuredAt: number
   /** Packets received from its node. */
   packets: number
   bytes: number
@@ -160,7 +165,14 @@ export class Relay {
     while (this.#channels.has(id)) id = this.#number()
     const side = (order: SideOrder, port: number): Side => ({
       ...{ port, key: this.#parts.random.fill(new Uint8Array(32)), node: order.node },
-      ...{ proven: undefined, bound: undefined, counter: 0, packets: 0, bytes: 0 },
+      ...{
+        proven: undefined,
+        bound: undefined,
+        counter: 0,
+        measuredAt: Number.NEGATIVE_INFINITY,
+        packets: 0,
+        bytes: 0,
+      },
     })
     const channel: Channel = {
       ...{ id, pair, account, usedAt: now, seen: 0 },
@@ -203,7 +215,7 @@ export class Relay {
     const isProven =
       isRepeated || (side.proven !== undefined && sameEndpoint(side.proven, from)) || rtt !== undefined
     if (!isProven) return this.#answer(side, bind, PROVE, this.#token(bind, from, stampOf(now)))
-    if (rtt !== undefined && !isRepeated) this.#measure(from.address, rtt)
+    if (rtt !== undefined && !isRepeated) this.#measure(side, from.address, rtt, now)
     channel.usedAt = now
     // What is repeated may have been captured: it moves nothing.
     if (!isRepeated) this.#bind(side, from)
@@ -319,11 +331,11 @@ export class Relay {
     }
   }
 
-  /** The time, and a MAC over it and the binding: nothing is stored of one that has not returned it. */
-  #token({ channel, side }: RelayBind, from: Endpoint, stamp: number): Uint8Array {
+  /** The time, and a MAC over it and the request: nothing is stored of one that has not returned it, and it is good for that one alone. */
+  #token({ channel, side, counter }: RelayBind, from: Endpoint, stamp: number): Uint8Array {
     const token = new Uint8Array(TOKEN)
     viewOf(token).setUint32(0, stamp)
-    const what = `${stamp} ${channel} ${side} ${endpointKey(from)}`
+    const what = `${stamp} ${channel} ${side} ${counter} ${endpointKey(from)}`
     const mac = this.#parts.crypto.mac(
       this.#secret,
       Uint8Array.from(what, (character) => character.charCodeAt(0)),
@@ -341,7 +353,10 @@ export class Relay {
     return Math.round(1000 * age)
   }
 
-  #measure(address: Uint8Array, rtt: number): void {
+  /** One report a minute of each side: a node has no more to say of a network than others have. */
+  #measure(side: Side, address: Uint8Array, rtt: number, now: number): void {
+    if (rtt > 1000 * LONGEST_RTT_MS || now - side.measuredAt < MEASURE_MS) return
+    side.measuredAt = now
     this.#measured.push({ address, rtt })
     if (this.#measured.length > MAX_UNREPORTED) this.#measured.shift()
   }

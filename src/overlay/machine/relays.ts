@@ -84,10 +84,10 @@ const MAX_LOSSES = 1000
 const MAX_PAIRS = 100_000
 /** A pair in use is directed at least once a minute (machine/node.ts); after three without, it is taken to be idle. */
 const ACTIVE_MS = 180_000
-/** Measurements kept, and how long one counts (ms). */
+/** Measurements kept, of all relays, and how long one counts (ms). */
 const MAX_DISTANCES = 50_000
 const DISTANCE_MS = 3_600_000
-const SMOOTHING = 0.3
+const LONGEST_MS = 2000
 /** What a full relay costs beside its distance (ms); half full: a quarter of it. */
 const LOAD_MS = 200
 /** Relays that differ by less are equal (ms): the pair decides, so that pairs are spread. */
@@ -175,7 +175,9 @@ export class Relays {
   readonly #pairsOf = new Map<string, Set<string>>()
   /** Relays that were lost: how often in a row, and when last. */
   readonly #losses = new Map<string, { readonly count: number; readonly at: number }>()
-  readonly #distances = new Map<string, { ms: number; at: number }>()
+  /** By relay and network: the least that was measured within the time that it counts. */
+  readonly #distances = new Map<string, Map<string, { readonly ms: number; readonly at: number }>>()
+  #distanceCount = 0
 
   constructor(parts: RelaysParts) {
     this.#parts = parts
@@ -203,19 +205,28 @@ export class Relays {
     return count < 2 ? 0 : Math.min(MAX_HOLD_MS, FIRST_HOLD_MS * 2 ** (count - 2))
   }
 
-  /** Round trips that the relay has measured. */
+  /**
+   * Round trips that the relay has measured. The least counts: a node can make its answers late, never early. Where there are too
+   * many, the relay with most loses its oldest.
+   */
   measured(name: string, all: readonly Measured[], now: number): void {
+    const own = this.#distances.get(name) ?? new Map()
+    this.#distances.set(name, own)
     for (const { address, rtt } of all) {
-      const key = `${name} ${networkOf(address)}`
-      const known = this.#distances.get(key)
+      const net = networkOf(address)
+      const known = own.get(net)
       const ms = rtt / 1000
-      this.#distances.delete(key)
-      this.#distances.set(key, {
-        ms: known === undefined ? ms : known.ms + SMOOTHING * (ms - known.ms),
-        at: now,
-      })
-      if (this.#distances.size > MAX_DISTANCES) this.#distances.delete(this.#distances.keys().next().value!)
+      if (ms > LONGEST_MS || (known !== undefined && known.ms < ms && now - known.at <= DISTANCE_MS)) continue
+      if (!own.delete(net)) this.#distanceCount++
+      own.set(net, { ms, at: now })
+      if (this.#distanceCount > MAX_DISTANCES) this.#forgetDistance()
     }
+  }
+
+  #forgetDistance(): void {
+    const largest = [...this.#distances.values()].reduce((a, b) => (b.size > a.size ? b : a))
+    largest.delete(largest.keys().next().value!)
+    this.#distanceCount--
   }
 
   /** The relay is gone, or was started anew; returns the pairs in use that had it, which want another. */
@@ -287,7 +298,7 @@ export class Relays {
   }
 
   #distance(relay: string, net: string, now: number): number | undefined {
-    const known = this.#distances.get(`${relay} ${net}`)
+    const known = this.#distances.get(relay)?.get(net)
     return known === undefined || now - known.at > DISTANCE_MS ? undefined : known.ms
   }
 

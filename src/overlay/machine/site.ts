@@ -13,7 +13,7 @@ import { TokenBucket } from '../../core/token-bucket.ts'
 import { sameEndpoint } from '../tables.ts'
 import { type Message, ROLE_BITS, type ServerRole, Status, Type } from '../wire/message.ts'
 import type { Arrival, Holder } from './answerer.ts'
-import type { Directory } from './directory.ts'
+import type { Directory, ServerRecord } from './directory.ts'
 
 /** A server that has registered, and has been heard since. */
 export interface SiteServer {
@@ -172,7 +172,7 @@ export class Site {
       known.requests.delete(message.transaction)
       asked.done(message, now)
     } else if (message.type === Type.SERVER_REGISTRATION)
-      this.#register(name, known, message, record.roles, reply, now)
+      this.#register(known, atHost(message, record.host), record, reply, now)
     // An OPEN has to be answered, whatever is in it: the registration follows in its session.
     else if (known.server === undefined || message.type === Type.KEEP_ALIVE)
       reply({ type: Type.KEEP_ALIVE_ACK, transaction: message.transaction })
@@ -244,10 +244,9 @@ export class Site {
   }
 
   #register(
-    name: string,
     known: Known,
     message: Message,
-    allowed: ReadonlySet<ServerRole>,
+    { name, roles: allowed }: ServerRecord,
     reply: (answer: Message) => void,
     now: number,
   ): void {
@@ -295,6 +294,17 @@ export class Site {
     this.#due(Math.min(asked.at, asked.until))
     const bytes = this.#parts.seal(session, ownerOfServer(name), asked.message)
     if (bytes !== undefined) this.#parts.send(socket, endpoint, bytes)
+  }
+}
+
+/** The registration, with the host that the operator gave for what nodes reach there. */
+function atHost(message: Message, host: string | undefined): Message {
+  const { notificationServer, cacheServer } = message
+  if (host === undefined) return message
+  return {
+    ...message,
+    ...(notificationServer !== undefined && { notificationServer: { ...notificationServer, host } }),
+    ...(cacheServer !== undefined && { cacheServer: { ...cacheServer, host } }),
   }
 }
 

@@ -9,7 +9,6 @@ import { RealClock } from '../../linux/clock.ts'
 import { Store } from '../store/store.ts'
 import {
   type CertifiedServer,
-  Connection,
   type Measured,
   type Message,
   type RelayLoad,
@@ -21,6 +20,7 @@ import {
 import { AccountServer } from './account.ts'
 import type { CacheServer } from './cache.ts'
 import { remoteDirectory } from './cache-directory.ts'
+import { ConnectionReports } from './connection-reports.ts'
 import { CoordinatorLink } from './coordinator-link.ts'
 import { Distribution } from './distribution.ts'
 import type { RelayEvent } from './protocol.ts'
@@ -52,6 +52,11 @@ export class MemberServers {
   readonly #orders = new Map<number, Answer>()
   #order = 0
   #notifications: Notifications | undefined
+  readonly #reports = new ConnectionReports({
+    tokenOf: (name) => this.#notifications?.server.tokenOf(name),
+    tell: async (nodeName, token, status) =>
+      (await this.#ask({ type: Type.NOTIFICATION_STATE, nodeName, token, status })) !== undefined,
+  })
   /** Connections that the coordinator may not know of. */
   #hasUntold = false
   #cache: CacheServer | undefined
@@ -118,10 +123,7 @@ export class MemberServers {
       })
     if (roles.includes('ns')) {
       this.#notifications = new Notifications(this.#init, this.#times, {
-        onConnection: (name, token, isConnected) => {
-          const state = isConnected ? Connection.NOW : Connection.ENDED
-          void this.#tellState(name, token, state)
-        },
+        onConnection: (name, token) => void this.#noted(this.#reports.changed(name, token)),
         onGone: (name, push) => void this.#ask({ type: Type.PUSH_GONE, nodeName: name, push }),
       })
       await this.#notifications.start()
@@ -252,14 +254,11 @@ export class MemberServers {
     const all = this.#notifications?.server.connections() ?? []
     for (let i = 0; i < all.length && !this.#hasUntold; i += TOLD_AT_ONCE)
       await Promise.all(
-        all
-          .slice(i, i + TOLD_AT_ONCE)
-          .map(({ name, token }) => this.#tellState(name, token, Connection.BEFORE)),
+        all.slice(i, i + TOLD_AT_ONCE).map(({ name, token }) => this.#noted(this.#reports.was(name, token))),
       )
   }
 
-  async #tellState(nodeName: string, token: Uint8Array, status: number): Promise<void> {
-    const answer = await this.#ask({ type: Type.NOTIFICATION_STATE, nodeName, token, status })
-    if (answer === undefined) this.#hasUntold = true
+  async #noted(told: Promise<boolean>): Promise<void> {
+    if (!(await told)) this.#hasUntold = true
   }
 }

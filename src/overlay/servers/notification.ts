@@ -96,6 +96,11 @@ export class NotificationServer {
     return [...this.#connected.values()].map(({ expected }) => expected)
   }
 
+  /** What the node showed, if it is connected. */
+  tokenOf(name: string): Uint8Array | undefined {
+    return this.#connected.get(name)?.expected.token
+  }
+
   /** NOTIFICATION. False when the node is not connected. */
   notify(name: string, datagram: Uint8Array): boolean {
     const connected = this.#connected.get(name)

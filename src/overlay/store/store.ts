@@ -39,6 +39,9 @@ CREATE TABLE IF NOT EXISTS access (
 CREATE TABLE IF NOT EXISTS pushes (
   node TEXT PRIMARY KEY REFERENCES nodes(name) ON DELETE CASCADE, address TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notified (
+  node TEXT PRIMARY KEY REFERENCES nodes(name) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS servers (
   name TEXT PRIMARY KEY, roles TEXT NOT NULL, key BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -101,12 +104,14 @@ const STATEMENTS = {
   push: 'SELECT address FROM pushes WHERE node = ?',
   setPush: 'INSERT INTO pushes VALUES (?, ?) ON CONFLICT (node) DO UPDATE SET address = excluded.address',
   clearPush: 'DELETE FROM pushes WHERE node = ?',
+  isNotified: 'SELECT 1 FROM notified WHERE node = ?',
+  setNotified: 'INSERT OR IGNORE INTO notified SELECT name FROM nodes WHERE name = ?',
   zone: 'SELECT * FROM zones WHERE name = ?',
   pinZone: 'INSERT OR IGNORE INTO zones VALUES (?, ?, ?, ?)',
   unpinZone: 'DELETE FROM zones WHERE name = ?',
   server: 'SELECT * FROM servers WHERE name = ?',
   servers: 'SELECT * FROM servers ORDER BY name',
-  putServer: 'INSERT INTO servers VALUES (?, ?, ?)',
+  putServer: 'INSERT INTO servers (name, roles, key, host) VALUES (?, ?, ?, ?)',
   removeServer: 'DELETE FROM servers WHERE name = ?',
   changes: 'SELECT node, MAX(seq) AS seq FROM changes GROUP BY node ORDER BY seq LIMIT ?',
   changed: 'DELETE FROM changes WHERE node = ? AND seq <= ?',
@@ -167,6 +172,7 @@ export class Store implements Directory {
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
     this.#addColumn('nodes', 'expires', 'INTEGER')
     this.#addColumn('accounts', 'id', 'TEXT')
+    this.#addColumn('servers', 'host', 'TEXT')
     const nameless = this.#database.prepare('SELECT 1 FROM accounts WHERE id IS NULL').get()
     if (nameless != null)
       this.#database.exec('UPDATE accounts SET id = lower(hex(randomblob(8))) WHERE id IS NULL')
@@ -404,6 +410,15 @@ export class Store implements Directory {
     else this.#statements.setPush.run(name, address)
   }
 
+  isNotified(name: string): boolean {
+    return this.#statements.isNotified.get(name) != null
+  }
+
+  setNotified(name: string): void {
+    this.#begin()
+    this.#statements.setNotified.run(name)
+  }
+
   zoneKeys(zone: string): ZoneKeys | undefined {
     const row = this.#statements.zone.get(zone) as
       | { coordinator: Uint8Array; zone: Uint8Array }
@@ -429,9 +444,9 @@ export class Store implements Directory {
   }
 
   /** One that is not there yet. */
-  putServer({ name, roles, key }: ServerRecord): void {
+  putServer({ name, roles, key, host }: ServerRecord): void {
     this.#begin()
-    this.#statements.putServer.run(name, [...roles].join(), key)
+    this.#statements.putServer.run(name, [...roles].join(), key, host ?? null)
   }
 
   /** False when there is none. Logins that it has told end until another account server tells them. */
@@ -587,10 +602,12 @@ interface ServerRow {
   readonly name: string
   readonly roles: string
   readonly key: Uint8Array
+  readonly host: string | null
 }
 
-function serverOf({ name, roles, key }: ServerRow): ServerRecord {
-  return { name, roles: new Set(roles.split(',') as ServerRole[]), key: own(key) }
+function serverOf({ name, roles, key, host }: ServerRow): ServerRecord {
+  const known = { name, roles: new Set(roles.split(',') as ServerRole[]), key: own(key) }
+  return host === null ? known : { ...known, host }
 }
 
 interface AccountRow {

@@ -1,9 +1,9 @@
 /** Servers apart that were broken into, or whose messages were captured: what their coordinator still takes from them. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { Relays } from '../../../src/overlay/machine/relays.ts'
+import { networkOf, Relays } from '../../../src/overlay/machine/relays.ts'
 import { Kind } from '../../../src/overlay/wire/datagram.ts'
-import { ROLE_BITS, Status, Type } from '../../../src/overlay/wire/message.ts'
+import { Connection, ROLE_BITS, Status, Type } from '../../../src/overlay/wire/message.ts'
 import { MEMBER_PORT, SimMember } from '../../support/overlay-member.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { at, Nat, Network, text } from './network.ts'
@@ -124,6 +124,123 @@ describe('NT-25: a relay that flaps', () => {
     assert.ok(directions()[0]! > before[0]!)
   })
 })
+
+describe('NT-24: distances', () => {
+  it('the least round trip of an hour counts: a node that answers late moves no relay away from its network', () => {
+    const asked: string[] = []
+    const relays = new Relays({ order: (name) => asked.push(name) })
+    const first = (now: number) => {
+      asked.length = 0
+      const end = { net: networkOf(at('203.0.1.9:1').address), rtt: 40 }
+      const sides = [{ node: 1n }, { node: 2n }] as const
+      relays.order(
+        { pair: new Uint8Array(32), account: 'x', another: false, ends: [end, end], sides },
+        1,
+        () => {},
+        now,
+      )
+      return asked[0]
+    }
+    for (const name of ['near', 'far']) relays.up(name, undefined, 0)
+    const measured = (name: string, ms: number, now: number) =>
+      relays.measured(name, [{ address: at('203.0.1.7:1').address, rtt: 1000 * ms }], now)
+    measured('near', 10, 0)
+    measured('far', 30, 0)
+    for (let i = 0; i < 100; i++) measured('near', 1900, 1000)
+    assert.equal(first(2000), 'near')
+    measured('near', 500, 3_700_000)
+    assert.equal(first(3_700_001), 'far', 'what was measured long ago does not count')
+    measured('near', 60_000, 3_700_000)
+  })
+
+  it('a relay that reports networks without end displaces its own reports', () => {
+    const asked: string[] = []
+    const relays = new Relays({ order: (name) => asked.push(name) })
+    for (const name of ['near', 'far']) relays.up(name, undefined, 0)
+    const net = at('203.0.1.7:1').address
+    relays.measured('near', [{ address: net, rtt: 1000 }], 0)
+    relays.measured('far', [{ address: net, rtt: 90_000 }], 0)
+    for (let i = 0; i < 120_000; i++)
+      relays.measured('far', [{ address: Uint8Array.of(10, i >> 16, i >> 8, i & 255).slice(), rtt: 1 }], 1)
+    for (let i = 0; i < 60_000; i++)
+      relays.measured('far', [{ address: Uint8Array.of(i >> 8, i, 1, 1), rtt: 1 }], 1)
+    const end = { net: networkOf(net), rtt: 40 }
+    const sides = [{ node: 1n }, { node: 2n }] as const
+    relays.order(
+      { pair: new Uint8Array(32), account: 'x', another: false, ends: [end, end], sides },
+      1,
+      () => {},
+      2,
+    )
+    assert.equal(asked[0], 'near')
+  })
+})
+
+describe('NT-21: a notification server that was broken into', () => {
+  it('it claims a node that was never given to it: that one ends as others do', () => {
+    const { net, servers } = world()
+    const ns = new SimMember(net, 'ns1', '192.0.2.31', ['ns'])
+    net.run(2500)
+    const a = net.node('alice')
+    a.use({ socket: 0, address: '198.51.100.1', port: 5000 })
+    net.until(() => a.of('registered').length > 0)
+    ns.where = {
+      ...{ notificationServer: { host: '192.0.2.31', port: 25 }, certificate: new Uint8Array(32) },
+    }
+    net.run(1500)
+    a.sockets[0]!.down = true
+    claims(net, ns, a.name, 40)
+    assert.equal(servers.coordinator.location(a.name), undefined)
+  })
+
+  it('it claims a node that it has: six hours after that was heard last it ends, too', () => {
+    const { net, servers } = world()
+    const ns = new SimMember(net, 'ns1', '192.0.2.31', ['ns'])
+    ns.where = {
+      ...{ notificationServer: { host: '192.0.2.31', port: 25 }, certificate: new Uint8Array(32) },
+    }
+    net.run(2500)
+    const a = net.node('alice', net.sites[0], {})
+    a.use({ socket: 0, address: '198.51.100.1', port: 5000 })
+    net.until(() => a.of('registered').some(({ notification }) => notification !== undefined), 3000)
+    const { token } = a.of('registered').at(-1)!.notification!
+    a.sockets[0]!.down = true
+    claims(net, ns, a.name, 300, token)
+    assert.ok(servers.coordinator.location(a.name) !== undefined, 'five hours')
+    claims(net, ns, a.name, 90, token)
+    assert.equal(servers.coordinator.location(a.name), undefined)
+  })
+
+  it('nodes connect to the host that the operator gave, whatever it says of itself', () => {
+    const { net, servers } = world()
+    const ns = new SimMember(net, 'ns1', '192.0.2.31', ['ns'])
+    const record = servers.directory.servers.get('ns1')!
+    servers.directory.servers.set('ns1', { ...record, host: 'notify.example' })
+    ns.where = {
+      ...{ notificationServer: { host: 'victim.example', port: 25 }, certificate: new Uint8Array(32) },
+    }
+    net.run(2500)
+    const a = net.node('alice', net.sites[0], {})
+    a.use({ socket: 0, address: '198.51.100.1', port: 5000 })
+    net.until(() => a.of('registered').some(({ notification }) => notification !== undefined), 3000)
+    assert.equal(a.of('registered').at(-1)!.notification!.host, 'notify.example')
+  })
+})
+
+/** The notification server says for so many minutes that it has the node. */
+function claims(
+  net: Network,
+  ns: SimMember,
+  nodeName: string,
+  minutes: number,
+  token: Uint8Array = KEY,
+): void {
+  const message = { type: Type.NOTIFICATION_STATE, nodeName, token, status: Connection.BEFORE }
+  for (let i = 0; i < minutes; i++) {
+    ns.member.request(message, 1000, () => {}, net.now)
+    net.run(60_000)
+  }
+}
 
 describe('NT-20: who is a server', () => {
   it('a server whose key was replaced is nobody, also in a session that stood', () => {

@@ -270,6 +270,7 @@ it('NT-21: one zone or account holds a share of the places that wait for a node;
     directory: {
       nodeByName: (name) => ({ account: accounts.get(name) }) as NodeRecord,
       ...{ pushOf: () => 'https://push.example/1', setPush: () => {} },
+      ...{ isNotified: () => true, setNotified: () => {} },
     },
   })
   const waits = (by: string) => {

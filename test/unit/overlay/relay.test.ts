@@ -175,6 +175,28 @@ describe('RELAY_BIND', () => {
     assert.equal(answer(machine.handleBind(bind(side, 1, prove.token), port, v4(7), 0))!.side, 1, 'repeated')
   })
 
+  it('NT-24: a token is good for the request that it answers; a side reports one round trip a minute, none above two seconds', () => {
+    const machine = relay()
+    const [side] = order(machine, 'ab', false, [{ node: 1n }, { node: 2n }], 0)!
+    const port = indexOf(side)
+    const prove = (counter: number, now: number) =>
+      answer(machine.handleBind(bind(side, counter), port, v4(7), now))!.token
+    const token = prove(1, 1000)
+    assert.equal(answer(machine.handleBind(bind(side, 1, token), port, v4(7), 1040))!.side, 1)
+    for (let n = 2; n < 100; n++)
+      assert.equal(answer(machine.handleBind(bind(side, n, token), port, v4(7), 9000))!.side, 2, 'of another')
+    const rtts = () => machine.takeMeasured(1000).map(({ rtt }) => rtt)
+    assert.deepEqual(rtts(), [40_000])
+    const returned = (counter: number, at: number, back: number) =>
+      machine.handleBind(bind(side, counter, prove(counter, at)), port, v4(7), back)
+    returned(100, 9000, 9030)
+    assert.deepEqual(rtts(), [], 'within the minute')
+    returned(101, 70_000, 72_500)
+    assert.deepEqual(rtts(), [], 'longer than two seconds')
+    returned(102, 73_000, 73_030)
+    assert.deepEqual(rtts(), [30_000])
+  })
+
   it('older counters, other keys, other ports and unknown channels get nothing', () => {
     const machine = relay()
     const [side, other] = order(machine, 'ab', false, [{ node: 1n, proven: v4(1) }, { node: 2n }], 0)!
