@@ -2,8 +2,9 @@
  * bpf(2), by number as libc has no wrapper: loading, attaching and listing eBPF programs. All calls share one memory for
  * attributes and what they point to, so it is for the main thread.
  */
+import { ENOENT } from '../core/errno.ts'
 import { Arena } from './arena.ts'
-import { check, closeFd, declare } from './libc.ts'
+import { check, closeFd, declare, KernelError } from './libc.ts'
 
 const syscall = declare<(number: number, command: number, attributes: number, size: number) => number>(
   'long syscall(long number, long command, size_t attributes, long size)',
@@ -145,6 +146,16 @@ export function withProgram(program: number, work: (program: number) => void): v
     work(program)
   } finally {
     closeFd(program)
+  }
+}
+
+/** What others have taken away meanwhile is not there: undefined. */
+export function ignoreMissing<T>(action: () => T): T | undefined {
+  try {
+    return action()
+  } catch (error) {
+    if (!(error instanceof KernelError) || error.errno !== ENOENT) throw error
+    return undefined
   }
 }
 

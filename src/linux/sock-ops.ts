@@ -9,6 +9,7 @@ import {
   attributes,
   bpf,
   detachProgram,
+  ignoreMissing,
   loadProgram,
   NEEDS_BPF,
   nameOf,
@@ -47,7 +48,8 @@ export function attachSockOps(cgroup: string, program: number): void {
 export function findSockOps(cgroup: string, name: string): number[] {
   return at(cgroup, (where) =>
     attachedPrograms(where).flatMap((id) => {
-      const program = programById(id)
+      const program = ignoreMissing(() => programById(id))
+      if (program === undefined) return []
       if (nameOf(program) === name) return [program]
       closeFd(program)
       return []
@@ -57,12 +59,15 @@ export function findSockOps(cgroup: string, name: string): number[] {
 
 /** Names of all programs there. */
 export function sockOpsPrograms(cgroup: string): string[] {
-  return at(cgroup, (where) => attachedPrograms(where).map(programName))
+  return at(cgroup, (where) =>
+    attachedPrograms(where).flatMap((id) => ignoreMissing(() => programName(id)) ?? []),
+  )
 }
 
 export function detachSockOps(cgroup: string, name: string): void {
   at(cgroup, (where) => {
-    for (const program of findSockOps(cgroup, name)) withProgram(program, () => detachProgram(where, program))
+    for (const program of findSockOps(cgroup, name))
+      withProgram(program, () => ignoreMissing(() => detachProgram(where, program)))
   })
 }
 

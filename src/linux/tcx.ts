@@ -2,7 +2,6 @@
  * eBPF programs on network devices (tcx, Linux 6.6 or newer) and the hash maps that they read. A program stays on its device
  * after its descriptor is closed, and the maps with it, until it is detached or the device goes.
  */
-import { ENOENT } from '../core/errno.ts'
 import {
   attachedPrograms,
   attachProgram,
@@ -10,6 +9,7 @@ import {
   bpf,
   detachProgram,
   EXTRA_ROOM,
+  ignoreMissing,
   loadProgram as load,
   NEEDS_BPF,
   nameOf,
@@ -175,13 +175,4 @@ export function tcxPrograms(index: number, where: Tcx): number[] {
 
 function device(index: number, where: Tcx): Target {
   return { target: index, attachType: where, name: `device ${index}` }
-}
-
-function ignoreMissing<T>(action: () => T): T | undefined {
-  try {
-    return action()
-  } catch (error) {
-    if (!(error instanceof KernelError) || error.errno !== ENOENT) throw error
-    return undefined
-  }
 }
