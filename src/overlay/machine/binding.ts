@@ -1,7 +1,8 @@
 /**
  * A node's side of a channel at a relay (RELAY_BIND, docs/wire/overlay.md): the relay sends to the address that was bound
- * last. After a move, the node binds again from another socket. The counter is at least the wall clock, so that a
- * restarted node does not send older counters than before.
+ * last. After a move, the node binds again from another socket. The counter begins with the wall clock, so that a restarted
+ * node does not send older counters than before. The rest of it is random: who names it has received it at the address that
+ * it was sent to, also where that is the relay itself, which has the key.
  */
 import { Kind, MAC, type RelayBind } from '../wire/datagram.ts'
 import type { RelaySide } from '../wire/message.ts'
@@ -11,6 +12,12 @@ import { encoded } from './asker.ts'
 const FIRST_PAUSE = 150
 const TRIES = 6
 const TOKEN = 16
+/** Random bits of a counter, behind the seconds since 1970: 53 together until 2038. */
+const NONCE = 2 ** 22
+/** From one binding to the next within a second, the counter grows by up to so much. */
+const STEP = 2 ** 20
+/** Answers under the relay's key with another counter that one binding takes: late ones of the last, no guesses. */
+const WRONG_MOST = 8
 const NEVER = Number.POSITIVE_INFINITY
 
 export type BindingState = 'binding' | 'bound' | 'failed'
@@ -29,6 +36,7 @@ export class Binding {
   #counter = 0
   #token = new Uint8Array(TOKEN)
   #tries = 0
+  #wrong = 0
   #at = NEVER
   #state: BindingState = 'failed'
 
@@ -51,7 +59,9 @@ export class Binding {
   /** Binds from this socket from now on. */
   bind(socket: number, now: number): void {
     this.#socket = socket
-    this.#counter = Math.max(this.#counter + 1, Math.floor(this.#parts.wall()))
+    const seconds = Math.floor(this.#parts.wall() / 1000)
+    this.#counter = Math.max(this.#counter + 1 + this.#draw(STEP), seconds * NONCE + this.#draw(NONCE))
+    this.#wrong = 0
     this.#token = new Uint8Array(TOKEN)
     this.#tries = 0
     this.#state = 'binding'
@@ -60,10 +70,14 @@ export class Binding {
 
   handle(bound: RelayBind, socket: number, now: number): void {
     const { crypto, side } = this.#parts
-    if (this.#state !== 'binding' || socket !== this.#socket || bound.counter !== this.#counter) return
+    if (this.#state !== 'binding' || socket !== this.#socket || this.#wrong >= WRONG_MOST) return
     const bytes = encoded(bound)
     const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
     if (!crypto.equal(mac, bound.mac)) return
+    if (bound.counter !== this.#counter) {
+      this.#wrong++
+      return
+    }
     if (bound.side === 2) {
       this.#token = bound.token.slice()
       this.#send(now)
@@ -72,6 +86,12 @@ export class Binding {
       this.#at = NEVER
       this.#parts.onBound(socket, now)
     }
+  }
+
+  /** A random whole number below `limit`, at most 2^32. */
+  #draw(limit: number): number {
+    const bytes = this.#parts.random.fill(new Uint8Array(4))
+    return new DataView(bytes.buffer).getUint32(0) % limit
   }
 
   nextTimeout(): number {

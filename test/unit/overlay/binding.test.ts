@@ -1,0 +1,92 @@
+/** A node's binding of a relay's channel: what shows that the relay is where it says. */
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
+import { encoded } from '../../../src/overlay/machine/asker.ts'
+import { Binding } from '../../../src/overlay/machine/binding.ts'
+import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
+import { datagramCodec, Kind, MAC, type RelayBind } from '../../../src/overlay/wire/datagram.ts'
+import type { RelaySide } from '../../../src/overlay/wire/message.ts'
+
+const KEY = new Uint8Array(32).fill(7)
+const CHANNEL = 5
+const SOCKET = 1
+const SIDE: RelaySide = {
+  channel: CHANNEL,
+  side: 0,
+  key: KEY,
+  endpoint: { address: Uint8Array.of(192, 0, 2, 9), port: 6742 },
+}
+/** Milliseconds since 1970. */
+const WALL = Date.UTC(2026, 10, 29)
+
+function binding() {
+  const sent: RelayBind[] = []
+  let bound = 0
+  const made = new Binding({
+    crypto: overlayCrypto,
+    random: nodeRandom,
+    wall: () => WALL,
+    side: SIDE,
+    send: (_, bytes) => {
+      const { ok, value } = datagramCodec.decode(bytes) as { ok: boolean; value: RelayBind }
+      assert.ok(ok && value.kind === Kind.RELAY_BIND)
+      sent.push(value)
+    },
+    onBound: () => bound++,
+    onFailed: () => {},
+  })
+  /** RELAY_BOUND under the relay's key. */
+  const answer = (counter: number, side = 1) => {
+    const head = { kind: Kind.RELAY_BOUND, channel: CHANNEL, side, counter, token: new Uint8Array(16) }
+    const bytes = encoded({ ...head, mac: new Uint8Array(MAC) })
+    made.handle({ ...head, mac: overlayCrypto.mac(KEY, bytes.subarray(0, bytes.length - MAC)) }, SOCKET, 0)
+  }
+  return { made, sent, answer, bound: () => bound }
+}
+
+describe('NT-24: a binding', () => {
+  it('counters grow with each binding, and cannot be told from the time', () => {
+    const first = binding()
+    const counters = Array.from({ length: 50 }, () => {
+      first.made.bind(SOCKET, 0)
+      return first.sent.at(-1)!.counter
+    })
+    assert.deepEqual(
+      counters.toSorted((a, b) => a - b),
+      counters,
+    )
+    const others = new Set(
+      Array.from({ length: 50 }, () => {
+        const { made, sent } = binding()
+        made.bind(SOCKET, 0)
+        return sent[0]!.counter
+      }),
+    )
+    assert.ok(others.size > 45, `${others.size} of 50 differ at the same time`)
+    const later = Math.floor(WALL / 1000 + 1) * 2 ** 22
+    assert.ok(
+      [...others].every((counter) => Number.isSafeInteger(counter) && counter < later),
+      'restarts',
+    )
+  })
+
+  it('what was sent is answered: bound', () => {
+    const { made, sent, answer, bound } = binding()
+    made.bind(SOCKET, 0)
+    answer(sent[0]!.counter - 1)
+    answer(sent[0]!.counter)
+    assert.equal(bound(), 1)
+  })
+
+  it('a relay that guesses what it did not receive has few tries, and none after them', () => {
+    const { made, sent, answer, bound } = binding()
+    made.bind(SOCKET, 0)
+    for (let n = 1; n <= 8; n++) answer(sent[0]!.counter + n)
+    answer(sent[0]!.counter)
+    assert.equal(bound(), 0)
+    made.bind(SOCKET, 0)
+    answer(sent.at(-1)!.counter)
+    assert.equal(bound(), 1, 'the next binding is another')
+  })
+})
