@@ -23,6 +23,8 @@ import { packetOf, sealTcp, writeHeaders } from './packets.ts'
 
 /** Packets that are read before timers get their turn. */
 const READS = 64
+/** Timers wait no longer than this (ms) for packets that have come. */
+const MOST_LATE = 50
 const ARENA = 1 << 20
 /** The longest headers that are looked at, both of them. */
 const HEADERS = 256
@@ -133,22 +135,33 @@ export class MptcpEngine {
     this.#stopping = true
   }
 
+  /** Waits, and handles what has come; false when there is more. */
+  #read(wait: number): boolean {
+    if (this.#poller.wait(wait) === 0) return true
+    let isAll = true
+    if (this.#poller.woken()) this.#drain()
+    for (const queue of [this.#queue, this.#headers]) {
+      if ((this.#poller.ready(queue.fd) & POLLIN) === 0) continue
+      let reads = 0
+      while (reads < READS && queue.read()) {
+        this.#handle(queue, this.#now())
+        reads++
+      }
+      isAll &&= reads < READS
+    }
+    // Left here when its reader was interrupted.
+    if ((this.#poller.ready(this.#bodies.fd) & POLLIN) !== 0) while (this.#bodies.read()) this.#bodies.drop()
+    return isAll
+  }
+
   turn(): void {
     const due = this.machine.nextTimeout()
     const wait = due === undefined ? LONGEST_SLEEP : Math.max(0, Math.min(LONGEST_SLEEP, due - this.#now()))
-    const ready = this.#poller.wait(wait)
-    if (ready > 0) {
-      if (this.#poller.woken()) this.#drain()
-      if ((this.#poller.ready(this.#queue.fd) & POLLIN) !== 0)
-        for (let i = 0; i < READS && this.#queue.read(); i++) this.#handle(this.#queue, this.#now())
-      if ((this.#poller.ready(this.#headers.fd) & POLLIN) !== 0)
-        for (let i = 0; i < READS && this.#headers.read(); i++) this.#handle(this.#headers, this.#now())
-      // Left here when its reader was interrupted.
-      if ((this.#poller.ready(this.#bodies.fd) & POLLIN) !== 0)
-        while (this.#bodies.read()) this.#bodies.drop()
-    }
+    this.#read(wait)
+    // A thread that was held up looks once more: nobody was silent while something of theirs waited here.
     const now = this.#now()
-    if ((this.machine.nextTimeout() ?? Number.POSITIVE_INFINITY) <= now) this.machine.handleTimeout(now)
+    const late = now - (this.machine.nextTimeout() ?? Number.POSITIVE_INFINITY)
+    if (late >= 0 && (this.#read(0) || late > MOST_LATE)) this.machine.handleTimeout(now)
     this.flush()
   }
 
