@@ -7,7 +7,7 @@ import { leaveFast } from './fast.ts'
 import { beginJoin, closeSubflow, retry } from './joins.ts'
 import { placeOf, sendMapped } from './outgoing.ts'
 import type { Subflow } from './subflow.ts'
-import type { AccessInfo } from './types.ts'
+import { type AccessInfo, accessAt } from './types.ts'
 
 /** A burst of this many packets that stops is asked after, this long (ms) after its last packet. */
 const BURST = 8
@@ -279,6 +279,10 @@ export function accessesChanged(connection: Connection, registry: Registry, now:
         name === subflow.access &&
         (subflow.home === undefined || addresses.some((each) => equal(each, subflow.home!))),
     )
+  // It was opened while its address was not known yet.
+  for (const subflow of connection.subflows)
+    if (subflow.access === undefined && subflow.home !== undefined)
+      subflow.access = accessAt(accesses, subflow.home)?.name
   for (const subflow of [...connection.subflows])
     if (subflow.state !== 'dead' && subflow.access !== undefined && !works(subflow))
       loseSubflow(connection, subflow, `${subflow.access} does not work any more`, true, registry, now)

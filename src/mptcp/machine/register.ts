@@ -1,10 +1,9 @@
 /** Every connection and subflow, by what a packet names them with; and the limits. */
-import { equal } from '../../core/bytes.ts'
 import { Connection } from './connection.ts'
 import { makeKey } from './keys.ts'
 import type { Segment, Tuple } from './segment.ts'
 import { Subflow } from './subflow.ts'
-import type { Host, Passage, Side } from './types.ts'
+import { accessAt, type Host, type Passage, type Side } from './types.ts'
 
 export interface FoundSubflow {
   readonly connection: Connection
@@ -163,9 +162,9 @@ export class Register {
   #addFirst(connection: Connection, now: number, passage: Passage | undefined): void {
     const { tuple, key, tcpIsn, role } = connection
     const way = role === 'client' ? passage?.to : passage?.from
-    const access = this.#host.accesses.find(({ addresses, name }) =>
-      passage === undefined ? addresses.some((each) => equal(each, tuple.local)) : name === way,
-    )
+    const { accesses } = this.#host
+    const access =
+      passage === undefined ? accessAt(accesses, tuple.local) : accesses.find(({ name }) => name === way)
     const subflow = new Subflow({
       id: connection.nextSubflowId(),
       tuple,

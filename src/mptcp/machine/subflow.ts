@@ -29,7 +29,7 @@ export class Subflow {
   /** Of the local address, as the peer was told; 0 is that of the first subflow. */
   readonly addressId: number
   remoteAddressId = 0
-  readonly access: string | undefined
+  access: string | undefined
   /** The address that its access has to keep for it to work; undefined: any will do. */
   home: Uint8Array | undefined
   state: SubflowState

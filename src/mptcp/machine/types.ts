@@ -1,4 +1,5 @@
 /** What the machine is given, and what it says. */
+import { equal } from '../../core/bytes.ts'
 import type { Random } from '../../core/clock.ts'
 import type { Connection } from './connection.ts'
 import type { FastPath } from './fast.ts'
@@ -12,6 +13,11 @@ export interface AccessInfo {
   readonly mtu: number
   /** Carries data only while no other works. */
   readonly backup: boolean
+}
+
+/** The access with this address. */
+export function accessAt(accesses: readonly AccessInfo[], address: Uint8Array): AccessInfo | undefined {
+  return accesses.find(({ addresses }) => addresses.some((each) => equal(each, address)))
 }
 
 /** How a packet passes a router: the accesses that it comes in and leaves by; undefined for its other interfaces. */

@@ -182,6 +182,22 @@ test('an access that goes silent is left though nobody says that it is gone', ()
   }
 })
 
+test('MP-56: a connection that began before its address was known for that of an access leaves it when it is lost', () => {
+  const pair = new Pair({ seed: 4, bytes: [3_000_000, 0] })
+  pair.setAccesses(new Set())
+  pair.client.tcp!.connect(0)
+  pair.at(200, () => pair.setAccesses(new Set([0, 1])))
+  pair.at(400, () => {
+    const [connection] = pair.client.machine.connections
+    assert.equal(connection!.subflows.find(({ id }) => id === 0)!.access, 'acc1')
+    assert.equal(connection!.subflows.filter(({ access }) => access === 'acc1').length, 1)
+    pair.paths[0]!.works = false
+    pair.setAccesses(new Set([1]))
+  })
+  finish(pair)
+  assert.equal(pair.client.machine.counts.blackHoles, 0, 'it was told')
+})
+
 test('60 random handovers with loss, reordering, breaks and black holes change, lose and reorder nothing', () => {
   randomHandovers(60, 1)
 })
