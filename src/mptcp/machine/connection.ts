@@ -194,9 +194,12 @@ export class Connection {
 
   /** Both ends have said that they are done, and heard that the other knows. */
   get done(): boolean {
-    return (
-      this.finLocal >= 0 && this.dataUna > this.finLocal && this.finRemote >= 0 && this.tan > this.finRemote
-    )
+    return this.finLocal >= 0 && this.dataUna > this.finLocal && this.isTold
+  }
+
+  /** The local TCP has all that the peer had to say. */
+  get isTold(): boolean {
+    return this.finRemote >= 0 && this.tan > this.finRemote
   }
 
   /** Offset of a sequence number of the local TCP, and of its acknowledgement. */

@@ -62,12 +62,17 @@ export function forwardIncoming(
   const start = subflow.offsetOfSeq(segment.seq)
   const end = start + segment.payloadLength
   let forwarded = false
+  if (connection.isTold && (segment.payloadLength > 0 || (segment.flags & FIN) !== 0)) {
+    // What a subflow still brings, or has lost, is old.
+    subflow.high = Math.max(subflow.high, end)
+    if (subflow.finReceived < 0) subflow.acked = subflow.high
+  }
   if (segment.payloadLength > 0) {
     if (end <= subflow.acked) connection.ackOn(subflow)
     else forwarded = forwardPayload(connection, subflow, segment, start, end, sack, now)
   }
   if (finNow) {
-    if (connection.tan > connection.finRemote) connection.ackOn(subflow)
+    if (connection.isTold) connection.ackOn(subflow)
     else {
       connection.finToLocal()
       forwarded = true

@@ -224,6 +224,11 @@ export function activate(subflow: Subflow, now: number): void {
 /** Sends the handshake packet or FIN that waits for an answer again; false when it has waited often enough. */
 export function retry(connection: Connection, subflow: Subflow, now: number): boolean {
   if (subflow.tries > (subflow.state === 'closing' ? FIN_TRIES : HANDSHAKE_TRIES)) return false
+  if (connection.done && subflow.finReceived >= 0 && subflow.una < subflow.finSent) {
+    // What was lost on the way to the peer went over another subflow, and nobody has it any more.
+    resetSubflow(connection, subflow)
+    return false
+  }
   if (subflow.state === 'syn-sent') sendSyn(connection, subflow, now)
   else if (subflow.state === 'syn-received') sendSynAck(connection, subflow, now)
   else if (subflow.state === 'joined') sendThirdAck(connection, subflow, now)
@@ -266,4 +271,10 @@ export function resetSubflow(connection: Connection, subflow: Subflow, option?: 
     flags: RST | ACK,
     options: [option ?? { type: 'reset', transient: false, reason: ResetReason.UNSPECIFIED }],
   })
+}
+
+/** Answers what comes on a subflow that is gone, as a host does that has no such connection (RFC 9293 §3.10.7.1). */
+export function refuse(connection: Connection, subflow: Subflow, { flags, ack }: Segment): void {
+  if ((flags & RST) === 0)
+    connection.toWire(subflow, { at: subflow.offsetOfAck(ack), flags: RST, options: [] })
 }

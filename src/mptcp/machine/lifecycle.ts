@@ -4,7 +4,7 @@ import { TcpFlag } from '../../core/tcp.ts'
 import type { MptcpOption } from '../wire.ts'
 import { type Connection, REJOIN } from './connection.ts'
 import { leaveFast } from './fast.ts'
-import { beginJoin, closeSubflow, retry } from './joins.ts'
+import { beginJoin, closeSubflow, resetSubflow, retry } from './joins.ts'
 import { placeOf, sendMapped } from './outgoing.ts'
 import type { Subflow } from './subflow.ts'
 import { type AccessInfo, accessAt } from './types.ts'
@@ -195,6 +195,9 @@ export function loseSubflow(
   if (announce && known) announceRemoval(connection, subflow)
   if (connection.active !== subflow) {
     if (announce && known) signal(connection, now)
+    // Its access may work all the same: the peer gave up this subflow, or forgot it.
+    if (known)
+      connection.rejoinAt = Math.min(connection.rejoinAt, Math.max(now, connection.joinTriedAt + JOIN_GAP))
     return
   }
   connection.active = undefined
@@ -389,10 +392,16 @@ export function probe(connection: Connection, subflow: Subflow, now: number): vo
   connection.toWire(subflow, { at: subflow.next - 1, options: dss === undefined ? [] : [dss] })
 }
 
-/** Every subflow is closed in order: both ends are done. */
-export function closeAll(connection: Connection, now: number): void {
+/** Every subflow is closed in order: both ends are done. One that only begins is given up. */
+export function closeAll(connection: Connection, registry: Registry, now: number): void {
   if (connection.state === 'closing') return
   leaveFast(connection, now)
   connection.state = 'closing'
-  for (const subflow of connection.subflows) closeSubflow(connection, subflow, now)
+  for (const subflow of [...connection.subflows]) {
+    if (subflow.alive) closeSubflow(connection, subflow, now)
+    else if (subflow.state !== 'dead') {
+      if (subflow.state !== 'syn-sent') resetSubflow(connection, subflow)
+      loseSubflow(connection, subflow, 'both ends are done', false, registry, now)
+    }
+  }
 }

@@ -25,7 +25,7 @@ import {
   takeBack,
 } from './fast.ts'
 import { forwardIncoming, type Request } from './incoming.ts'
-import { activate, closeSubflow, handleJoinAck, isClosed, resetSubflow } from './joins.ts'
+import { activate, closeSubflow, handleJoinAck, isClosed, refuse, resetSubflow } from './joins.ts'
 import type { Sha256 } from './keys.ts'
 import {
   accessesChanged,
@@ -284,7 +284,7 @@ export class MptcpMachine {
     readFast(connection)
     if (!staysFastOutgoing(connection, segment)) leaveFast(connection, now)
     forwardOutgoing(connection, segment, now)
-    if (connection.done) closeAll(connection, now)
+    if (connection.done) closeAll(connection, this.#registry, now)
     this.#sweep(connection, now)
     this.#settle(connection, now)
     return true
@@ -339,7 +339,10 @@ export class MptcpMachine {
       activate(subflow, now)
       this.#openings.joined(connection, subflow, now)
     }
-    if (!subflow.alive) return true
+    if (!subflow.alive) {
+      refuse(connection, subflow, segment)
+      return true
+    }
     if (!isAcceptable(connection, subflow, segment)) {
       if (asksForAck(segment)) connection.ackOn(subflow)
       return true
@@ -353,7 +356,7 @@ export class MptcpMachine {
     this.#forward(connection, subflow, segment, now)
     if (connection.state === 'pre-established' && connection.confirmed)
       this.#openings.established(connection, now)
-    if (connection.done) closeAll(connection, now)
+    if (connection.done) closeAll(connection, this.#registry, now)
     this.#sweep(connection, now)
     return true
   }
@@ -431,6 +434,8 @@ export class MptcpMachine {
   // Ends.
 
   #resetByLocal(connection: Connection, now: number): boolean {
+    // A TCP that is done is gone, and answers so what is late. The peer's may not be: subflows are closed in order.
+    if (connection.done) return true
     leaveFast(connection, now)
     if (connection.remoteKey === undefined || !connection.confirmed) {
       this.#forget(connection)
@@ -455,8 +460,9 @@ export class MptcpMachine {
       if ((segment.flags & ACK) === 0 || subflow.offsetOfAck(segment.ack) !== 1) return true
     } else {
       const offset = subflow.offsetOfSeq(segment.seq)
-      if (offset < subflow.acked || offset > subflow.high) {
-        if (subflow.alive) connection.ackOn(subflow)
+      // A FIN is acknowledged, but it is no data.
+      if (offset < subflow.acked || offset > Math.max(subflow.high, subflow.acked)) {
+        if (subflow.alive && subflow.mayChallenge(now)) connection.ackOn(subflow)
         return true
       }
     }

@@ -16,6 +16,8 @@ import { offsetOf, sequenceAt } from './sequence.ts'
 const MAX_GIVEN = 64
 /** Silence (ms) beside one and a half round trips after which a subflow with data under way is given up. */
 const PATIENCE = 100
+/** Between answers (ms) to what cannot be the peer's: it may be the answer to ours (RFC 5961 §10). */
+const CHALLENGE_GAP = 500
 /** The round trip (ms) that is assumed while none is measured. */
 const UNKNOWN_RTT = 200
 
@@ -87,6 +89,7 @@ export class Subflow {
   tries = 0
   sentBytes = 0
   receivedBytes = 0
+  #challengedAt = Number.NEGATIVE_INFINITY
 
   constructor(init: {
     readonly id: number
@@ -141,6 +144,13 @@ export class Subflow {
 
   ask(now: number): void {
     if (this.askedAt === Number.POSITIVE_INFINITY) this.askedAt = now
+  }
+
+  /** Whether an acknowledgement may be asked for again by what is outside the window. */
+  mayChallenge(now: number): boolean {
+    if (now - this.#challengedAt < CHALLENGE_GAP) return false
+    this.#challengedAt = now
+    return true
   }
 
   give(left: number, right: number): void {

@@ -114,7 +114,8 @@ export class Host {
   in(packet: Uint8Array): void {
     if (this.dead) return
     const segment = this.#read(packet, false)
-    const ours = this.machine.handleIncoming(segment, undefined, this.#pair.now)
+    const access = this.#name === 'server' ? 'eth0' : `acc${packet[17]}`
+    const ours = this.machine.handleIncoming(segment, access, this.#pair.now)
     if (!ours) this.#pair.toTcp(this.#name, packet)
     this.flush(packet)
   }

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { probe } from '../../../src/mptcp/machine/lifecycle.ts'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
-import { Pair } from './network.ts'
+import { type Host, Pair } from './network.ts'
 import { forge } from './packets.ts'
 import { randomHandovers } from './random-handovers.ts'
 import { byteAt } from './tcp-model.ts'
@@ -30,6 +30,40 @@ test('MP-8, MP-15, MP-16: both ends speak plain TCP, and MPTCP is between them; 
   assert.equal(pair.client.machine.connections.length, 0, 'nothing is left of it')
   assert.equal(pair.server.machine.connections.length, 0)
 })
+
+for (const loss of [0, 0.02, 0.1])
+  test(`MP-16: both proxies end in order soon after their TCPs, whichever closes first, with ${100 * loss} % loss`, () => {
+    const isOver = ({ machine }: Host) => machine.connections.every(({ state }) => state === 'closed')
+    for (const bytes of [
+      [0, 100_000],
+      [100_000, 0],
+      [100_000, 100_000],
+      [20, 30],
+    ] as const)
+      for (let seed = 1; seed <= 15; seed++) {
+        const what = `seed ${seed}, ${bytes} bytes`
+        const pair = new Pair({ seed, bytes, conditions: { loss, jitter: 10 } })
+        const hosts = [pair.client, pair.server]
+        pair.client.tcp!.connect(0)
+        finish(pair)
+        const longest = loss === 0 ? 4 * 25 : 13_000
+        assert.ok(
+          pair.run(() => hosts.every(isOver), longest),
+          what,
+        )
+        assert.equal(pair.problem, '')
+        for (const { events } of hosts)
+          assert.deepEqual(
+            events.flatMap((event) => (event.type === 'ended' ? [event.reason] : [])),
+            ['closed'],
+            what,
+          )
+        assert.ok(
+          hosts.reduce((sum, { tcp }) => sum + tcp!.resets, 0) < 40,
+          `${what}: two ends answer each other`,
+        )
+      }
+  })
 
 for (const sack of [true, false])
   test(`MP-55: 100 seamless handovers in one transfer lose nothing and stop nothing${sack ? '' : ', without SACK'}`, () => {

@@ -220,6 +220,33 @@ test('MP_FASTCLOSE on a RST out of the window is answered by an acknowledgement;
   assert.equal(served.connection.state, 'closed')
 })
 
+test('RFC 5961 §10: resets out of the window that come at once are answered once, and behind a FIN they are in it', () => {
+  const served = new Served().open()
+  assert.equal(to('wire', served.peer(RST, 3001)).length, 1)
+  for (let i = 0; i < 10; i++) assert.equal(to('wire', served.peer(RST, 3001)).length, 0)
+  served.now += 500
+  assert.equal(to('wire', served.peer(RST, 3001)).length, 1)
+  served.peer(ACK | FIN, 1)
+  const { connection } = served
+  assert.equal(connection.first!.acked, connection.first!.high + 1)
+  assert.equal(to('wire', served.peer(RST, 2)).length, 0)
+  assert.equal(connection.first!.state, 'dead')
+})
+
+test('what comes on a subflow that is gone is answered by a reset that counts', () => {
+  const served = new Served().open()
+  const second = served.join()
+  const subflow = served.connection.subflows[1]!
+  const on = { tuple: second, localIsn: subflow.localIsn }
+  served.peer(RST | ACK, 1)
+  assert.equal(served.connection.first!.state, 'dead')
+  const [reset] = to('wire', served.peer(ACK | PSH, 1, { length: 10, map: [1, 1, 10] }))
+  assert.equal(reset!.flags & RST, RST)
+  assert.equal(served.connection.active, subflow)
+  served.peer(ACK, 1, on)
+  assert.equal(subflow.state, 'active')
+})
+
 test('MP_TCPRST counts on a RST in the window only, and then for its subflow alone', () => {
   const served = new Served().open()
   const second = served.join()

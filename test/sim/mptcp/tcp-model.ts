@@ -66,8 +66,12 @@ export class TcpModel {
   #blocks: { left: number; right: number }[] = []
   #finPeer = -1
   #dups = 0
+  /** Its FIN came after the peer's. */
+  #isLast = false
   problem = ''
   retransmissions = 0
+  /** What it answered with a reset: no connection of this host. */
+  resets = 0
 
   constructor(init: TcpInit) {
     this.#init = init
@@ -87,8 +91,22 @@ export class TcpModel {
     return this.#una === this.#init.bytes + 2 && this.#finPeer >= 0 && this.#received > this.#finPeer
   }
 
+  /** The end that was closed first waits for packets that are late (TIME-WAIT); the other is gone at once, and its port with it. */
+  get #isGone(): boolean {
+    return this.done && this.#isLast
+  }
+
   get timeout(): number {
     return this.#timer
+  }
+
+  /** A host answers so what is for no connection that it has (RFC 9293 §3.10.7.1). */
+  #refuse({ tuple, flags, ack }: Segment): void {
+    if ((flags & RST) !== 0 || (flags & ACK) === 0) return
+    this.resets++
+    const reset = { seq: ack, ack: 0, flags: RST, window: 0, options: new Uint8Array(0), payload: undefined }
+    const segment: OutSegment = { ...reset, to: 'wire', tuple, access: undefined, segmentSize: 0xffff }
+    this.#init.emit(packetOf(segment, new Uint8Array(0)))
   }
 
   connect(now: number): void {
@@ -134,8 +152,10 @@ export class TcpModel {
     const segment = this.#segment
     const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
     if (!segment.read(view, packet, 0, packet.length, false)) throw new Error('no TCP')
-    // Of a subflow that is gone: this host has no such connection.
-    if (segment.key !== tupleKey(this.#init.tuple)) return
+    if (segment.key !== tupleKey(this.#init.tuple) || this.#isGone) {
+      this.#refuse(segment)
+      return
+    }
     if ((segment.flags & RST) !== 0) {
       this.state = 'reset'
       this.#timer = Number.POSITIVE_INFINITY
@@ -254,6 +274,7 @@ export class TcpModel {
       const each = { start, end: start <= bytes ? start + length : start + 1, sentAt: now, sacked: false }
       this.#next = each.end
       this.#sent.push(each)
+      this.#isLast = start > bytes && this.#finPeer >= 0 && this.#received > this.#finPeer
       this.#transmit(each)
       if (this.#timer === Number.POSITIVE_INFINITY) this.#timer = now + this.#rto
     }
