@@ -26,7 +26,9 @@ export function removeOrphans(cgroup: string, prefix: string, but: string): void
         closeFd(program)
       }
     })
-    if (owners.every((owner) => owner !== undefined && !living.has(owner))) detachSockOps(cgroup, name)
+    // None: its daemon is putting another in its place.
+    const isOrphan = owners.length > 0 && owners.every((owner) => owner !== undefined && !living.has(owner))
+    if (isOrphan) detachSockOps(cgroup, name)
   }
 }
 

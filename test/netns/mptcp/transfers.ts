@@ -1,5 +1,6 @@
 /** Transfers of curl between hosts of the bed, every byte compared, and who carries them. */
 import assert from 'node:assert/strict'
+import type { ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { pipeline, Readable } from 'node:stream'
@@ -16,6 +17,7 @@ export class Transfers {
   readonly #bed: Bed
   readonly #host: Name
   readonly #far: Name
+  readonly #running = new Set<ChildProcess>()
 
   /** `host`: where curl runs; `far`: where the server does. */
   constructor(bed: Bed, host: Name, far: Name = 'c') {
@@ -76,7 +78,8 @@ export class Transfers {
       }
     }
     if (way === 'put') pipeline(Readable.from(upload()), curl.stdin!, () => {})
-    const closed = once(curl, 'close')
+    this.#running.add(curl)
+    const closed = once(curl, 'close').finally(() => this.#running.delete(curl))
     return {
       /** The program reads nothing, until it does again. */
       stall: (on) => void curl.kill(on ? 'SIGSTOP' : 'SIGCONT'),
@@ -89,6 +92,11 @@ export class Transfers {
         else assert.equal(text, sent.digest('hex'))
       },
     }
+  }
+
+  /** Ends those that a test which failed has left, so that the next one is alone. */
+  abandon(): void {
+    for (const curl of this.#running) curl.kill('SIGKILL')
   }
 
   /** Waits until a connection's data go over an access; `already`: they do from the beginning. */
