@@ -27,7 +27,7 @@ import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
 import type { EndpointCache, EndpointResolver } from '../tunnel/engine/endpoints.ts'
 import type { SeenStore } from '../tunnel/engine/greetings.ts'
-import { FIRST_MTU, MAX_OVERHEAD, widestMtu } from '../tunnel/engine/inner-mtu.ts'
+import { FIRST_MTU, MAX_OVERHEAD, SteadyMtu, widestMtu } from '../tunnel/engine/inner-mtu.ts'
 import { finite, isUsable, pathStatus } from '../tunnel/engine/reports.ts'
 import {
   deviceIsForeign,
@@ -152,6 +152,7 @@ export class RouterService implements Mechanism {
     this.#parts = parts
     this.#init = init
     const { device, privateKey, listenPort, mark, mtu, own, carryDscp } = init
+    const steady = new SteadyMtu(FIRST_MTU)
     this.#tunnel = new TunnelHost(parts, {
       entry: new URL('./worker.js', import.meta.url),
       setup: {
@@ -171,7 +172,7 @@ export class RouterService implements Mechanism {
       works: ({ paths }) => paths.some(({ state }) => isUsable(state)),
       ...(mtu === undefined && {
         mtu: {
-          of: (paths) => widestMtu(paths.filter(({ state }) => isUsable(state))),
+          of: (paths, now) => steady.follow(widestMtu(paths.filter(({ state }) => isUsable(state))), now),
           set: (fitting) => parts.plumbing.setMtu(fitting),
         },
       }),

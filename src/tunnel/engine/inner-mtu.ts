@@ -12,6 +12,9 @@ const MESSAGE_32 = 16 + 16 + 2
 /** Max bytes that the tunnel adds to a packet. */
 export const MAX_OVERHEAD = OUTER[6] + MESSAGE_32
 
+/** A smaller MTU must hold for this long (ms): a search of the paths' MTU is over well before. */
+const FALL_MS = 2_000
+
 type Measured = Pick<PathReport, 'mtu' | 'remote'>
 
 /** The largest packet that passes over every path, also after one of them changes to IPv6 (UP-37). */
@@ -28,4 +31,31 @@ export function widestMtu(paths: readonly Measured[]): number | undefined {
   if (paths.length === 0) return undefined
   const inner = paths.map(({ mtu, remote }) => mtu - OUTER[remote.startsWith('[') ? 6 : 4] - MESSAGE_32)
   return Math.max(LEAST_MTU, ...inner)
+}
+
+/**
+ * MTU of a device that forwards packets of others: rises at once, falls when it has been smaller for FALL_MS. A path that
+ * comes back begins with the least MTU; a terminal that is told so in these milliseconds keeps to it for ten minutes.
+ * Until the fall, packets that are too large for their path are cut, fragmented or refused there.
+ */
+export class SteadyMtu {
+  #current: number
+  #smallerSince = Number.NaN
+
+  constructor(first: number) {
+    this.#current = first
+  }
+
+  /** The MTU to set; `fitting`: what the paths carry now, undefined while there are none. */
+  follow(fitting: number | undefined, now: number): number {
+    if (fitting === undefined || fitting >= this.#current) {
+      this.#current = fitting ?? this.#current
+      this.#smallerSince = Number.NaN
+    } else if (Number.isNaN(this.#smallerSince)) this.#smallerSince = now
+    else if (now - this.#smallerSince >= FALL_MS) {
+      this.#current = fitting
+      this.#smallerSince = Number.NaN
+    }
+    return this.#current
+  }
 }

@@ -63,9 +63,9 @@ export interface TunnelHostInit<Setup extends EngineSetup, Event extends Typed, 
   readonly works?: (status: Status) => boolean
   /** Peers that are reached by WebSocket where UDP is blocked. */
   readonly carriers?: CarriersInit
-  /** Called with the MTU that follows from the paths. Absent: the device's MTU is fixed. */
+  /** Called with the MTU that follows from the paths. Absent: the device's MTU is fixed. `now` is monotonic, ms. */
   readonly mtu?: {
-    readonly of: (paths: Status['paths']) => number | undefined
+    readonly of: (paths: Status['paths'], now: number) => number | undefined
     readonly set: (mtu: number) => void
   }
 }
@@ -366,7 +366,7 @@ export class TunnelHost<
     this.#endpoints?.follow(status.paths, now)
     this.#greetings?.follow(status.paths)
     this.#carriers?.follow(status.paths, now)
-    const fitting = mtu?.of(status.paths)
+    const fitting = mtu?.of(status.paths, now)
     if (fitting !== undefined) mtu?.set(fitting)
     onStatus?.(status)
     if (this.#works()) this.#endWait?.()

@@ -13,7 +13,7 @@ import type {
   SocketSetup,
   StatusEvent,
 } from '../../../src/tunnel/engine/events.ts'
-import { narrowestMtu, widestMtu } from '../../../src/tunnel/engine/inner-mtu.ts'
+import { narrowestMtu, SteadyMtu, widestMtu } from '../../../src/tunnel/engine/inner-mtu.ts'
 import { answer, failed } from '../../../src/tunnel/engine/outcome.ts'
 import { isUsable } from '../../../src/tunnel/engine/reports.ts'
 import { type AccessSource, TunnelHost } from '../../../src/tunnel/engine/tunnel-host.ts'
@@ -181,6 +181,24 @@ test('UP-37: the MTU follows the paths; how is the mechanism’s choice', async 
   assert.equal(widestMtu([six]), 1398)
   assert.equal(widestMtu([six, path({ mtu: 1470 })]), 1408, 'IPv4 takes 20 less')
   assert.equal(narrowestMtu([path({ mtu: 1300 })]), 1280, 'never below what IPv6 asks for')
+})
+
+test('the MTU of a device that forwards rises at once and falls when it has been smaller for two seconds', () => {
+  const steady = new SteadyMtu(1400)
+  const follow = (now: number, fitting: number | undefined, mtu: number) =>
+    assert.equal(steady.follow(fitting, now), mtu, `at ${now}`)
+  follow(0, 1280, 1400)
+  follow(100, 1438, 1438)
+  // Its only path goes and comes back, and is searched anew.
+  follow(5_000, undefined, 1438)
+  follow(6_000, 1280, 1438)
+  follow(6_900, 1418, 1438)
+  follow(7_100, 1438, 1438)
+  // The path that carried the most is gone for good.
+  follow(8_000, 1280, 1438)
+  follow(9_500, 1418, 1438)
+  follow(10_000, 1418, 1418)
+  follow(10_001, 1280, 1418)
 })
 
 test('ready: with the first path that works, not before, and when the daemon is to stop', async () => {
