@@ -77,9 +77,12 @@ test('an anchor that is a DIME host: its hosts are carried, and its own connecti
     ])
     const mobile = JSON.parse(await godwit('mh', 'status', '--json')) as Status
     const through = mobile.flows.find(({ dst }) => dst.startsWith(server))!
-    const offer = (JSON.parse(await godwit('mh', 'why', through.id, '--json')) as Why).offers[0]!
-    assert.equal(offer.carries, true, offer.reason)
-    assert.ok(offer.cost.rtt_ms !== null && offer.cost.rtt_ms > 0)
+    // A path is used before its round trip is known.
+    await until('the cost of the way is known', async () => {
+      const offer = (JSON.parse(await godwit('mh', 'why', through.id, '--json')) as Why).offers[0]!
+      assert.equal(offer.carries, true, offer.reason)
+      return (offer.cost.rtt_ms ?? 0) > 0
+    })
     await own.stop()
     anchor.child.kill('SIGTERM')
     assert.equal(await anchor.ended, 0)
