@@ -52,11 +52,19 @@ export function sourcesIn(root: string, folder: string): { readonly path: string
     .map((path) => ({ path, text: readFileSync(join(root, path), 'utf8') }))
 }
 
-/** Everything that the tests start. Scenarios and benches beyond the demo's install or name theirs when they run. */
-export function programsOfTests(root: string): Program[] {
-  const lab = sourcesIn(root, 'lab').filter(({ path }) => !path.startsWith('lab/scenarios/'))
-  const names = [...sourcesIn(root, 'test'), ...sourcesIn(root, 'scripts'), ...lab].flatMap(({ text }) =>
-    declaredIn(text),
+/** What the tests of these tiers start. Scenarios and benches beyond the demo's install or name theirs when they run. */
+export function programsOfTests(root: string, tiers: readonly string[]): Program[] {
+  const network = tiers.some((tier) => tier === 'netns' || tier === 'long')
+  // Other versions of Node.js run both, and the demo.
+  const nodes = tiers.includes('nodes')
+  const folders = ['unit', 'sim', 'netns', 'long'].filter(
+    (tier) => tiers.includes(tier) || (nodes && (tier === 'unit' || tier === 'sim')),
   )
-  return [...new Set(names)].sort() as Program[]
+  const lab = network || nodes ? sourcesIn(root, 'lab') : []
+  const sources = [
+    ...['suites', 'support', ...folders].flatMap((folder) => sourcesIn(root, join('test', folder))),
+    ...(network || nodes ? sourcesIn(root, 'scripts') : []),
+    ...lab.filter(({ path }) => !path.startsWith('lab/scenarios/')),
+  ]
+  return [...new Set(sources.flatMap(({ text }) => declaredIn(text)))].sort() as Program[]
 }

@@ -37,8 +37,8 @@ const TIERS = ['check', 'unit', 'sim', 'nodes', 'netns', 'long'] as const
 type TierName = (typeof TIERS)[number]
 
 /** Installs what is missing. One package that cannot be had keeps the others from nobody: its tests will skip. */
-function installPrograms(): void {
-  const programs = programsOfTests(root)
+function installPrograms(tiers: readonly TierName[]): void {
+  const programs = programsOfTests(root, tiers)
   const say = (line: string): void => void process.stderr.write(`test: ${line}\n`)
   try {
     ensurePackages(programs, { say })
@@ -281,7 +281,8 @@ async function main(): Promise<void> {
     testFiles(tier).filter((file) => named.length === 0 || named.includes(file))
 
   const binaries = wanted('nodes') ? fetchNodes(!values['no-install']) : undefined
-  if (!values['no-install'] && (wanted('nodes') || wanted('netns') || wanted('long'))) installPrograms()
+  if (!values['no-install'])
+    installPrograms(TIERS.filter((tier) => wanted(tier) && (tier === 'nodes' || files(tier).length > 0)))
 
   const outcomes = new Map<TierName, Outcome>()
   const cores = availableParallelism()

@@ -48,7 +48,9 @@ test('what is started is declared in the same file, and what is declared is star
 })
 
 test('npm test installs tcpdump, which a test of UP-3 starts', () => {
-  const programs = programsOfTests(root)
+  const programs = programsOfTests(root, ['unit', 'sim', 'nodes', 'netns'])
   assert.ok(programs.includes('tcpdump'), programs.join(' '))
+  const unit = programsOfTests(root, ['unit'])
+  assert.ok(unit.includes('openssl') && !unit.includes('tcpdump'), unit.join(' '))
   assert.match(installHint(programs), /^sudo apt-get install /)
 })
