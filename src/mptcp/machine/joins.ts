@@ -12,6 +12,8 @@ const { ACK, FIN, SYN, RST } = TcpFlag
 /** First retransmission of a SYN or an unanswered third ACK (ms) before the round trip is known, and how often. */
 const FIRST_RETRY = 1000
 const LEAST_RETRY = 200
+/** Longest wait for an answer (ms). */
+const LONGEST_RETRY = 10_000
 export const HANDSHAKE_TRIES = 5
 const FIN_TRIES = 5
 
@@ -24,7 +26,7 @@ function randomWord(connection: Connection): number {
 export function retryAfter(connection: Connection, tries: number): number {
   const rtt = Math.max(...connection.subflows.map(({ srtt }) => (Number.isNaN(srtt) ? 0 : srtt)), 0)
   const first = rtt === 0 ? FIRST_RETRY : Math.max(LEAST_RETRY, 3 * rtt)
-  return first * 2 ** tries
+  return Math.min(LONGEST_RETRY, first * 2 ** tries)
 }
 
 /** Begins a subflow from an access. The port is chosen at random from those that `taken` does not know. */

@@ -392,9 +392,14 @@ export function probe(connection: Connection, subflow: Subflow, now: number): vo
   connection.toWire(subflow, { at: subflow.next - 1, options: dss === undefined ? [] : [dss] })
 }
 
-/** Every subflow is closed in order: both ends are done. One that only begins is given up. */
+/**
+ * Every subflow is closed in order: both ends are done. One that only begins is given up.
+ * A connection that has none, and may begin one, does that first.
+ */
 export function closeAll(connection: Connection, registry: Registry, now: number): void {
   if (connection.state === 'closing') return
+  // The peer may not know yet: it hears it over the next subflow.
+  if (mayJoin(connection) && connection.active === undefined) return
   leaveFast(connection, now)
   connection.state = 'closing'
   for (const subflow of [...connection.subflows]) {

@@ -188,6 +188,7 @@ export class MptcpMachine {
       }
       counts.takenOver++
       resume(connection, this.#registry, now)
+      this.#sweep(connection, now)
       this.#settle(connection, now)
     }
     return refused
@@ -459,6 +460,7 @@ export class MptcpMachine {
     if (subflow.state === 'syn-sent') {
       if ((segment.flags & ACK) === 0 || subflow.offsetOfAck(segment.ack) !== 1) return true
     } else {
+      // Behind the peer's FIN, once that is acknowledged.
       const offset = subflow.offsetOfSeq(segment.seq)
       // A FIN is acknowledged, but it is no data.
       if (offset < subflow.acked || offset > Math.max(subflow.high, subflow.acked)) {

@@ -132,6 +132,11 @@ export class Openings {
     }
     const capable = segment.option('capable')
     if (!usable(capable) || capable.key === undefined || capable.checksum) {
+      // An older one that comes after another which the local TCP has answered already: data may be under way with mappings.
+      if (connection.remoteKey !== undefined && connection.window > 0) {
+        connection.ackOn(subflow)
+        return true
+      }
       this.#steps.fallBack(connection)
       return false
     }

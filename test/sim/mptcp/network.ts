@@ -1,11 +1,15 @@
-/** Two hosts, each a TCP behind a proxy, and a network of several paths between them, in virtual time. */
+/**
+ * Two hosts, each a TCP behind a proxy, and a network of several paths between them, in virtual time. With a kernel path (kernel-path.ts) a
+ * host has queues as a real one: what waits in them is overtaken by what the kernel's programs take.
+ */
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
 import { type RecordMemory, Records } from '../../../src/mptcp/machine/record.ts'
 import { type OutSegment, payloadLength, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
 import type { AccessInfo, Keeper, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
-import { TcpModel } from './tcp-model.ts'
+import { KernelPath } from './kernel-path.ts'
+import { type TcpInit, TcpModel } from './tcp-model.ts'
 
 /** mulberry32. */
 export function seeded(seed: number): () => number {
@@ -22,6 +26,8 @@ export interface PathConditions {
   delay: number
   jitter: number
   loss: number
+  /** Share of packets that arrive twice. */
+  twice: number
   /** What is sent while it is false is lost, without a word. */
   works: boolean
 }
@@ -35,6 +41,11 @@ export interface PairInit {
   readonly init?: Partial<MptcpInit>
   /** Both proxies keep what the next one needs. */
   readonly keep?: boolean
+  /** Hosts whose kernel takes connections (ADR 0230). */
+  readonly kernel?: readonly ('client' | 'server')[]
+  /** How long (ms) at most packets wait in a queue of such a host. */
+  readonly queue?: number
+  readonly tcp?: Partial<Pick<TcpInit, 'burst' | 'buffer' | 'blocks'>>
   /** What becomes of a packet on the wire. */
   readonly middlebox?: (packet: Uint8Array, path: number, toServer: boolean) => readonly Uint8Array[]
 }
@@ -56,6 +67,11 @@ export class Host {
   /** Its proxy was killed, and what it should translate is lost. */
   dead = false
   tcp: TcpModel | undefined
+  kernel: KernelPath | undefined
+  /** By direction: when the newest packet in its queue is read. */
+  readonly #queued = { out: 0, in: 0 }
+  /** Of the proxy: what waits in the queues of one that was killed is lost. */
+  #life = 0
   readonly #segment = new Segment()
   readonly #name: 'client' | 'server'
   readonly #pair: Pair
@@ -75,7 +91,8 @@ export class Host {
       for (let i = 0; i < out.length; i++) out[i] = Math.floor(this.#random() * 256)
       return out
     }
-    const components = { sha: nodeSha256, random: { fill } }
+    const fast = this.kernel
+    const components = { sha: nodeSha256, random: { fill }, ...(fast !== undefined && { fast }) }
     return new MptcpMachine({ ...components, ...(keeper !== undefined && { keeper }) }, this.#init)
   }
 
@@ -86,36 +103,96 @@ export class Host {
     this.machine = this.#newMachine(new Records(this.memory, SLOTS))
   }
 
+  /** From now on, before any connection, the kernel takes connections of this host. */
+  useKernel(): void {
+    this.kernel = new KernelPath(() => this.#pair.now)
+    this.machine = this.#newMachine()
+  }
+
   kill(): void {
     this.dead = true
+    this.#life++
   }
 
   /** Another proxy takes over. The answer is how many connections it refused. */
   restart(accesses: readonly AccessInfo[]): number {
     const records = new Records(this.memory!, SLOTS)
     const { kept, refused } = records.load()
+    this.kernel?.restart()
     this.machine = this.#newMachine(records)
     this.machine.setAccesses(accesses, this.#pair.now)
     this.dead = false
     const more = this.machine.restore(kept, this.#pair.now)
+    this.kernel?.attach()
     this.flush()
     return refused + more
   }
 
-  /** What the TCP sends. */
-  out(packet: Uint8Array): void {
+  /** What the TCP sends; `sndNxt`: its next sequence number before that. */
+  out(packet: Uint8Array, sndNxt = 0): void {
+    const { kernel } = this
+    if (kernel === undefined) {
+      this.#handleOut(packet)
+      return
+    }
+    const done = kernel.out(packet, sndNxt, this.tcp!.srtt)
+    if (done.passes) this.#cut(done.packet)
+    else this.#queue('out', () => this.#handleOut(done.packet))
+  }
+
+  /** The device makes segments of a super-packet, all with its options. */
+  #cut(packet: Uint8Array): void {
+    const segment = this.#read(packet, true)
+    const { tuple, seq, ack, flags, window, payloadLength: length, payloadAt } = segment
+    const tcp = payloadAt - ((packet[32]! >> 4) << 2)
+    const options = packet.slice(tcp + 20, payloadAt)
+    const payload = length === 0 ? undefined : packet.subarray(payloadAt)
+    const most = this.tcp!.segmentSize
+    for (let skip = 0; skip === 0 || skip < length; skip += most) {
+      const common = { to: 'wire', tuple, seq, ack, flags, window, options, payload } as const
+      const out = packetOf({ ...common, access: undefined, segmentSize: most }, packet, skip, most)
+      this.#pair.wire(out.slice(), this.#name)
+    }
+  }
+
+  /** What waits longer than that which came later is handled first all the same. */
+  #queue(direction: 'out' | 'in', work: () => void): void {
+    const { now, queueDelay } = this.#pair
+    const at = Math.max(this.#queued[direction], now + this.#random() * queueDelay)
+    this.#queued[direction] = at
+    const life = this.#life
+    this.#pair.at(at, () => {
+      if (this.#life === life) work()
+    })
+  }
+
+  #handleOut(packet: Uint8Array): void {
     if (this.dead) return
     const ours = this.machine.handleOutgoing(this.#read(packet, true), this.#pair.now)
+    this.#events()
     if (!ours) this.#pair.wire(packet, this.#name)
     this.flush(packet)
   }
 
   /** What the wire brings. */
   in(packet: Uint8Array): void {
+    const { kernel } = this
+    if (kernel === undefined) {
+      this.#handleIn(packet)
+      return
+    }
+    const done = kernel.in(packet)
+    if (done === undefined) return
+    if (done.passes) this.#pair.toTcp(this.#name, done.packet)
+    else this.#queue('in', () => this.#handleIn(done.packet))
+  }
+
+  #handleIn(packet: Uint8Array): void {
     if (this.dead) return
     const segment = this.#read(packet, false)
     const access = this.#name === 'server' ? 'eth0' : `acc${packet[17]}`
     const ours = this.machine.handleIncoming(segment, access, this.#pair.now)
+    this.#events()
     if (!ours) this.#pair.toTcp(this.#name, packet)
     this.flush(packet)
   }
@@ -131,9 +208,15 @@ export class Host {
   }
 
   flush(source: Uint8Array = new Uint8Array(0)): void {
-    for (let event = this.machine.pollEvent(); event !== undefined; event = this.machine.pollEvent())
-      this.events.push(event)
+    this.#events()
     for (let out = this.machine.poll(); out !== undefined; out = this.machine.poll()) this.#send(out, source)
+  }
+
+  #events(): void {
+    for (let event = this.machine.pollEvent(); event !== undefined; event = this.machine.pollEvent()) {
+      if (event.type === 'watch' && event.side === 'local') this.kernel?.watch(event.tuple, event.on)
+      this.events.push(event)
+    }
   }
 
   #send(out: OutSegment, source: Uint8Array): void {
@@ -159,19 +242,26 @@ export class Pair {
   /** What an observer on the paths objects to (MP-4). */
   readonly observer = new Observer()
   usable: Set<number>
+  /** How long (ms) at most packets wait in a queue. */
+  queueDelay: number
   /** A proxy left something that the next one could not make sense of. */
   refused = false
+  /** Nothing more is to happen by itself. */
+  over = false
 
   constructor(init: PairInit) {
     this.#init = init
     this.random = seeded(init.seed)
     const count = init.paths ?? 2
     for (let i = 0; i < count; i++)
-      this.paths.push({ delay: 15, jitter: 0, loss: 0, works: true, ...init.conditions })
+      this.paths.push({ delay: 15, jitter: 0, loss: 0, twice: 0, works: true, ...init.conditions })
     this.client = new Host(this, 'client', this.random, { ...init.init })
     this.server = new Host(this, 'server', this.random, { ...init.init })
     this.tuple = { local: addressOf(0), localPort: 40_000, remote: SERVER, remotePort: PORT }
     this.usable = new Set(this.paths.keys())
+    this.queueDelay = init.queue ?? 0
+    for (const name of init.kernel ?? []) this[name].useKernel()
+    this.observer.overtakes = init.kernel !== undefined
     if (init.keep) {
       this.client.keep()
       this.server.keep()
@@ -181,7 +271,13 @@ export class Pair {
     const isn = () => Math.floor(this.random() * 4294967296)
     const sack = init.sack ?? true
     const [client, server] = init.bytes
-    const common = { sack, mss: 1460 }
+    const takesOptions = init.kernel !== undefined
+    const common = {
+      sack,
+      mss: 1460,
+      takesOptions,
+      ...(init.tcp !== undefined && { random: this.random, ...init.tcp }),
+    }
     this.client.tcp = new TcpModel({
       ...common,
       tuple: this.tuple,
@@ -189,7 +285,7 @@ export class Pair {
       bytes: client,
       stream: 1,
       peerStream: 2,
-      emit: (packet) => this.client.out(packet),
+      emit: (packet, sndNxt) => this.client.out(packet, sndNxt),
     })
     this.server.tcp = new TcpModel({
       ...common,
@@ -198,7 +294,7 @@ export class Pair {
       bytes: server,
       stream: 2,
       peerStream: 1,
-      emit: (packet) => this.server.out(packet),
+      emit: (packet, sndNxt) => this.server.out(packet, sndNxt),
     })
   }
 
@@ -249,10 +345,13 @@ export class Pair {
   #carry(packet: Uint8Array, conditions: PathConditions, toServer: boolean): void {
     this.observer.sent(packet, toServer)
     if (!conditions.works || this.random() < conditions.loss) return
-    const copy = packet.slice()
-    this.at(this.now + conditions.delay + this.random() * conditions.jitter, () => {
-      if (conditions.works) this[toServer ? 'server' : 'client'].in(copy)
-    })
+    const copies = conditions.twice > 0 && this.random() < conditions.twice ? 2 : 1
+    for (let i = 0; i < copies; i++) {
+      const copy = packet.slice()
+      this.at(this.now + conditions.delay + this.random() * conditions.jitter, () => {
+        if (conditions.works) this[toServer ? 'server' : 'client'].in(copy)
+      })
+    }
   }
 
   /** Runs until `until` holds; false when the time is over first. */
@@ -309,6 +408,8 @@ export function addressOf(path: number): Uint8Array {
 /** What a firewall on the path would object to (MP-4): acknowledgements of what did not pass there. */
 class Observer {
   problem = ''
+  /** Acknowledgements overtake data that wait in a queue, and what waits in that of a killed proxy is lost. */
+  overtakes = false
   readonly #flows = new Map<string, { isn: number; sent: number }>()
   readonly #segment = new Segment()
 
@@ -322,8 +423,8 @@ class Observer {
     if (flow === undefined) return
     const from = (segment.seq - flow.isn) >>> 0
     const end = from + segment.payloadLength + (segment.flags & 1)
-    if (from > flow.sent) this.problem ||= `a gap on ${key}: ${from} after ${flow.sent}`
-    flow.sent = Math.max(flow.sent, end)
+    if (from > flow.sent && !this.overtakes) this.problem ||= `a gap on ${key}: ${from} after ${flow.sent}`
+    if (end > from || !this.overtakes) flow.sent = Math.max(flow.sent, end)
     const back = this.#flows.get(`${segment.key}${toServer ? '<' : '>'}`)
     if (back !== undefined && (segment.flags & 16) !== 0 && (segment.flags & 4) === 0) {
       const ack = (segment.ack - back.isn) >>> 0

@@ -1,6 +1,8 @@
 /** Proxy against proxy in virtual time: handshake, data both ways, handovers of every kind, closing. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { TcpFlag } from '../../../src/core/tcp.ts'
+import { retryAfter } from '../../../src/mptcp/machine/joins.ts'
 import { probe } from '../../../src/mptcp/machine/lifecycle.ts'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
@@ -391,4 +393,54 @@ test('a subflow that is ready only when both ends are done is closed, and nothin
   finish(pair)
   pair.run(() => false, 20_000)
   assert.deepEqual([pair.client.machine.connections, pair.server.machine.connections], [[], []])
+})
+
+test('a reset behind a FIN that is acknowledged ends the subflow; it is not answered, or two hosts would answer each other without end', () => {
+  let answers = 0
+  const segment = new Segment()
+  const pair = new Pair({
+    seed: 6,
+    bytes: [10_000, 10_000],
+    paths: 1,
+    middlebox: (packet, _path, toServer) => {
+      segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, toServer)
+      if (toServer) answers++
+      // Its own FIN is lost each time.
+      return toServer && (segment.flags & TcpFlag.FIN) !== 0 ? [] : [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  const connection = () => pair.client.machine.connections[0]!
+  const known = () =>
+    connection()?.state === 'closing' && connection().first!.acked > connection().first!.high
+  assert.ok(pair.run(known))
+  const { first } = connection()
+  answers = 0
+  const at = { tuple: first!.tuple, seq: first!.ackAt(first!.acked), ack: first!.seqAt(first!.next) }
+  pair.client.in(forge({ ...at, flags: TcpFlag.RST }))
+  assert.deepEqual([connection().state, answers], ['closed', 0])
+})
+
+test('RFC 8684 §3.7: an answer to the SYN without the option that comes after one with it, when data are under way, changes nothing', () => {
+  const pair = new Pair({ seed: 8, bytes: [300_000, 300_000] })
+  pair.client.tcp!.connect(0)
+  const connection = () => pair.client.machine.connections[0]
+  assert.ok(pair.run(() => connection()?.state === 'pre-established' && connection()!.window > 0))
+  const { tuple, peerIsn, tcpIsn } = connection()!
+  pair.client.in(
+    forge({ tuple, seq: peerIsn, ack: (tcpIsn + 1) >>> 0, flags: TcpFlag.SYN | TcpFlag.ACK, options: [] }),
+  )
+  finish(pair)
+  const { fallbacks, established } = pair.client.machine.counts
+  assert.deepEqual({ fallbacks, established }, { fallbacks: 0, established: 1 })
+})
+
+test('what nobody answers is sent again after 10 s at the latest, however long round trips were', () => {
+  const pair = new Pair({ seed: 9, bytes: [10_000, 10_000_000] })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 400)
+  const [connection] = pair.client.machine.connections
+  assert.ok(retryAfter(connection!, 0) < 1000)
+  connection!.first!.srtt = 8000
+  assert.deepEqual([retryAfter(connection!, 0), retryAfter(connection!, 5)], [10_000, 10_000])
 })

@@ -26,6 +26,7 @@ interface Sent {
   readonly end: number
   sentAt: number
   sacked: boolean
+  again: boolean
 }
 
 /** The byte of a stream at an offset. */
@@ -43,8 +44,17 @@ export interface TcpInit {
   readonly stream: number
   readonly peerStream: number
   readonly mss: number
-  /** A whole IP packet. */
-  readonly emit: (packet: Uint8Array) => void
+  /** Most segments in one packet, which the device cuts; what is sent again has other boundaries. */
+  readonly burst?: number
+  readonly random?: () => number
+  /** Of its receive buffer (bytes). */
+  readonly buffer?: number
+  /** Blocks of SACK in one packet. */
+  readonly blocks?: number
+  /** An option that it does not know may be on what arrives. */
+  readonly takesOptions?: boolean
+  /** A whole IP packet; `sndNxt`: the next sequence number before it was sent. */
+  readonly emit: (packet: Uint8Array, sndNxt: number) => void
 }
 
 export class TcpModel {
@@ -68,10 +78,17 @@ export class TcpModel {
   #dups = 0
   /** Its FIN came after the peer's. */
   #isLast = false
-  problem = ''
-  retransmissions = 0
   /** What it answered with a reset: no connection of this host. */
   resets = 0
+  #read = 1
+  #edge = 1
+  #windowAt = 0
+  #stalled = false
+  #aborted = false
+  problem = ''
+  retransmissions = 0
+  /** Smoothed round trip (ms); 0 while not measured. */
+  srtt = 0
 
   constructor(init: TcpInit) {
     this.#init = init
@@ -91,9 +108,17 @@ export class TcpModel {
     return this.#una === this.#init.bytes + 2 && this.#finPeer >= 0 && this.#received > this.#finPeer
   }
 
+  get key(): string {
+    return tupleKey(this.#init.tuple)
+  }
+
+  get segmentSize(): number {
+    return this.#mss
+  }
+
   /** The end that was closed first waits for packets that are late (TIME-WAIT); the other is gone at once, and its port with it. */
   get #isGone(): boolean {
-    return this.done && this.#isLast
+    return this.#aborted || (this.done && this.#isLast)
   }
 
   get timeout(): number {
@@ -106,7 +131,7 @@ export class TcpModel {
     this.resets++
     const reset = { seq: ack, ack: 0, flags: RST, window: 0, options: new Uint8Array(0), payload: undefined }
     const segment: OutSegment = { ...reset, to: 'wire', tuple, access: undefined, segmentSize: 0xffff }
-    this.#init.emit(packetOf(segment, new Uint8Array(0)))
+    this.#init.emit(packetOf(segment, new Uint8Array(0)), 0)
   }
 
   connect(now: number): void {
@@ -122,37 +147,70 @@ export class TcpModel {
     this.#emit(0, flags, options)
   }
 
-  #emit(offset: number, flags: number, options: Uint8Array, payload?: Uint8Array): void {
+  /** The program reads nothing, until it does again. */
+  stall(on: boolean): void {
+    const before = this.#offer()
+    this.#stalled = on
+    if (on) return
+    this.#read = this.#received
+    if (this.state === 'established' && this.#offer() >= 2 * before) this.#ack()
+  }
+
+  /** The program closes it at once. */
+  abort(): void {
+    if (this.state === 'established') this.#ack(ACK | RST)
+    this.#aborted = true
+    this.state = 'reset'
+    this.#timer = Number.POSITIVE_INFINITY
+  }
+
+  /** What it takes beyond what it has; the edge of that never goes back. */
+  #offer(): number {
+    const { buffer = 1 << 20, mss } = this.#init
+    if (!this.#stalled) this.#read = this.#received
+    const free = buffer - (this.#received - this.#read)
+    return Math.max(this.#edge - this.#received, free < mss ? 0 : free, 0)
+  }
+
+  #emit(
+    offset: number,
+    flags: number,
+    options: Uint8Array,
+    payload?: Uint8Array,
+    sndNxt: number = this.#next,
+  ): void {
     const { tuple, isn } = this.#init
+    const window = Math.min(0xffff, Math.ceil(this.#offer() / 2 ** SCALE))
+    if ((flags & SYN) === 0) this.#edge = Math.max(this.#edge, this.#received + window * 2 ** SCALE)
     const segment: OutSegment = {
       to: 'wire',
       tuple,
       seq: sequenceAt(isn, offset),
       ack: (flags & ACK) === 0 ? 0 : sequenceAt(this.#peerIsn, this.#received),
       flags,
-      window: (flags & SYN) !== 0 ? 65_535 : (1 << 20) >> SCALE,
+      window: (flags & SYN) !== 0 ? 65_535 : window,
       options,
       payload,
       access: undefined,
       segmentSize: 0xffff,
     }
-    this.#init.emit(packetOf(segment, new Uint8Array(0)))
+    this.#init.emit(packetOf(segment, new Uint8Array(0)), sequenceAt(isn, sndNxt))
   }
 
-  #ack(flags: number = ACK, offset = this.#next, payload?: Uint8Array): void {
+  #ack(flags: number = ACK, offset = this.#next, payload?: Uint8Array, sndNxt: number = this.#next): void {
     if (this.#sack)
       this.#writer.sack(
-        this.#blocks.slice(0, 3).map(({ left, right }) => ({ left, right })),
+        this.#blocks.slice(0, this.#init.blocks ?? 3).map(({ left, right }) => ({ left, right })),
         (edge) => sequenceAt(this.#peerIsn, edge),
       )
-    this.#emit(offset, flags, this.#writer.finish(), payload)
+    this.#emit(offset, flags, this.#writer.finish(), payload, sndNxt)
   }
 
   handle(packet: Uint8Array, now: number): void {
     const segment = this.#segment
     const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
     if (!segment.read(view, packet, 0, packet.length, false)) throw new Error('no TCP')
-    if (segment.key !== tupleKey(this.#init.tuple) || this.#isGone) {
+    if (segment.key !== this.key || this.#isGone) {
       this.#refuse(segment)
       return
     }
@@ -166,10 +224,21 @@ export class TcpModel {
       return
     }
     // After a fallback it may be there on a SYN/ACK, which is to be ignored.
-    if (segment.mptcp.length > 0) this.problem ||= 'an MPTCP option reached the TCP'
+    if (segment.mptcp.length > 0 && !this.#init.takesOptions)
+      this.problem ||= 'an MPTCP option reached the TCP'
     if (this.state === 'syn-received') this.state = 'established'
     if (this.state !== 'established') return
-    this.#window = segment.window << this.#peerScale
+    const seq = offsetOf(segment.seq, this.#peerIsn, this.#received)
+    const announced = segment.window << this.#peerScale
+    const ack = offsetOf(segment.ack, this.#init.isn, this.#una)
+    if (
+      ack > this.#una ||
+      seq > this.#windowAt ||
+      (this.#una === ack && this.#windowAt === seq && announced > this.#window)
+    ) {
+      this.#window = announced
+      this.#windowAt = seq
+    }
     this.#takeAck(segment, now)
     this.#takeData(segment)
     this.push(now)
@@ -214,6 +283,10 @@ export class TcpModel {
         hit ||= each.start >= edges[i]! && each.end <= edges[i + 1]!
       if (hit && !each.sacked) {
         each.sacked = true
+        if (!each.again) {
+          const sample = now - each.sentAt
+          this.srtt = this.srtt === 0 ? sample : 0.875 * this.srtt + 0.125 * sample
+        }
         newest = Math.max(newest, each.sentAt)
       }
     }
@@ -225,12 +298,36 @@ export class TcpModel {
       this.#timer = this.#sent.length > 0 ? now + this.#rto : Number.POSITIVE_INFINITY
     } else if (!this.#sack && segment.payloadLength === 0 && ++this.#dups === 3 && this.#sent.length > 0)
       this.#resend(this.#sent[0]!, now)
-    for (const each of this.#sent) if (!each.sacked && each.sentAt < newest - REORDER) this.#resend(each, now)
+    const lost = this.#sent.filter((each) => !each.sacked && each.sentAt < newest - REORDER)
+    for (let i = 0; i < lost.length; ) i += this.#resendSome(lost, i, now)
+  }
+
+  /** Sends neighbours in one packet, as many as chance says; the answer is how many. */
+  #resendSome(lost: readonly Sent[], from: number, now: number): number {
+    const { burst = 1, random = () => 0, bytes } = this.#init
+    const most = 1 + Math.floor(random() * burst)
+    let count = 1
+    while (count < most && lost[from + count]?.start === lost[from + count - 1]!.end) {
+      if (lost[from + count]!.start > bytes) break
+      count++
+    }
+    if (lost[from]!.start > bytes) count = 1
+    for (const each of lost.slice(from, from + count)) {
+      this.retransmissions++
+      each.sentAt = now
+      each.again = true
+    }
+    this.#transmit({ start: lost[from]!.start, end: lost[from + count - 1]!.end })
+    return count
   }
 
   #takeData(segment: Segment): void {
     const start = offsetOf(segment.seq, this.#peerIsn, this.#received)
     const end = start + segment.payloadLength
+    if (segment.payloadLength > 0 && start >= Math.max(this.#edge, this.#received + this.#offer())) {
+      this.#ack()
+      return
+    }
     for (let i = 0; i < segment.payloadLength; i++)
       if (segment.bytes[segment.payloadAt + i] !== byteAt(this.#init.peerStream, start + i)) {
         this.problem ||= `byte ${start + i} is wrong`
@@ -266,21 +363,31 @@ export class TcpModel {
   /** Sends what window and stream allow. */
   push(now: number): void {
     if (this.state !== 'established') return
-    const { bytes } = this.#init
+    const { bytes, burst = 1, random = () => 0 } = this.#init
     while (this.#sent.length < FLIGHT && this.#next <= bytes + 1) {
-      const start = this.#next
-      const length = Math.min(this.#mss, bytes + 1 - start, this.#una + this.#window - start)
-      if (length <= 0 && start <= bytes) break
-      const each = { start, end: start <= bytes ? start + length : start + 1, sentAt: now, sacked: false }
-      this.#next = each.end
-      this.#sent.push(each)
-      this.#isLast = start > bytes && this.#finPeer >= 0 && this.#received > this.#finPeer
-      this.#transmit(each)
+      const first = this.#next
+      const most = 1 + Math.floor(random() * burst)
+      for (let count = 0; count < most && this.#sent.length < FLIGHT; count++) {
+        const start = this.#next
+        if (start > bytes && count > 0) break
+        const length = Math.min(this.#mss, bytes + 1 - start, this.#una + this.#window - start)
+        if (length <= 0 && start <= bytes) break
+        const end = start <= bytes ? start + length : start + 1
+        this.#sent.push({ start, end, sentAt: now, sacked: false, again: false })
+        this.#next = end
+        if (start > bytes) break
+      }
+      if (this.#next === first) break
+      this.#isLast = this.#next > bytes + 1 && this.#finPeer >= 0 && this.#received > this.#finPeer
+      this.#transmit({ start: first, end: this.#next }, first)
       if (this.#timer === Number.POSITIVE_INFINITY) this.#timer = now + this.#rto
     }
+    // The window is shut: it asks, when it has waited.
+    if (this.#sent.length === 0 && this.#next <= bytes && this.#timer === Number.POSITIVE_INFINITY)
+      this.#timer = now + this.#rto
   }
 
-  #transmit({ start, end }: Sent): void {
+  #transmit({ start, end }: { readonly start: number; readonly end: number }, sndNxt = this.#next): void {
     const { bytes, stream } = this.#init
     if (start > bytes) {
       this.#ack(ACK | FIN, start)
@@ -288,12 +395,13 @@ export class TcpModel {
     }
     const payload = new Uint8Array(end - start)
     for (let i = 0; i < payload.length; i++) payload[i] = byteAt(stream, start + i)
-    this.#ack(ACK | PSH, start, payload)
+    this.#ack(ACK | PSH, start, payload, sndNxt)
   }
 
   #resend(each: Sent, now: number): void {
     this.retransmissions++
     each.sentAt = now
+    each.again = true
     this.#transmit(each)
   }
 
@@ -306,6 +414,7 @@ export class TcpModel {
     else if (this.#sent.length > 0) {
       for (const each of this.#sent) each.sacked = false
       this.#resend(this.#sent[0]!, now)
-    } else this.#timer = Number.POSITIVE_INFINITY
+    } else if (this.state === 'established' && this.#next <= this.#init.bytes) this.#ack(ACK, this.#una - 1)
+    else this.#timer = Number.POSITIVE_INFINITY
   }
 }
