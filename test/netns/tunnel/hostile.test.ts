@@ -249,7 +249,7 @@ test('a flood of initiations: cookies are asked for, data goes on, a host still 
   await delay(200)
   const before = await anchor.report()
   const running = flood()
-  await delay(2_000)
+  while (sent < 2_000) await delay(100)
   host.events.length = 0
   host.do({ do: 'rekey' })
   await host.until('session under load', (event) => event.type === 'session', 8_000)
@@ -260,7 +260,6 @@ test('a flood of initiations: cookies are asked for, data goes on, a host still 
   const after = await anchor.report()
   const cookies = sources.flatMap((source) => source.receive()).filter((each) => each.bytes[0] === 3)
   for (const source of sources) source.close()
-  assert.ok(sent > 2_000, `${sent} sent`)
   assert.ok(cookies.length > 0, 'cookies')
   assert.equal(result.lost, 0)
   assert.ok(after.rss - before.rss < 64 << 20, `${(after.rss - before.rss) >> 20} MB more`)

