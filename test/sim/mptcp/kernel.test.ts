@@ -39,7 +39,7 @@ const RUNS: readonly (readonly [string, Kinds])[] = [
 
 for (const [what, kinds] of RUNS)
   test(`issue 12, part 3: ${what}: every byte arrives once and in order, both ends close, nothing is left in any table`, () => {
-    for (let seed = 1; seed <= 30; seed++) finishes(randomRun(seed, kinds), `seed ${seed}`)
+    for (let seed = 1; seed <= 20; seed++) finishes(randomRun(seed, kinds), `seed ${seed}`)
   })
 
 for (const [seed, kinds, what] of [
