@@ -50,6 +50,8 @@ export interface NodeSocket {
   readonly port: number
   /** Lower is preferred: signalling goes over the first that reaches the coordinator. */
   readonly priority: number
+  /** Another socket of the same access has replaced it: it is there for what it still carries. */
+  readonly replaced?: boolean
 }
 
 /** Result of a login, stored by the node (`POST /v1/login`). */
@@ -147,6 +149,11 @@ export type NodeOutput =
       readonly socket: number
       readonly remote: Endpoint
     }
+  /**
+   * The NAT of this access ends mappings at an age: open another socket for it, on another port, beside the one that there
+   * is, which is good until `until` (ms).
+   */
+  | { readonly type: 'renew'; readonly access: string; readonly until: number }
   /** The peer is no longer in the tunnel table: it was displaced by another, or its key has another name now. */
   | { readonly type: 'forgotten'; readonly peer: string }
   /** The direction was refused, or no way was found in time. Absent packets may be answered with ICMP unreachable. */
@@ -176,6 +183,12 @@ export interface NodeMachineApi {
   prefer(access: string | undefined, now: number): void
   /** Packets for the peer flow again after a rest: ways over every access are looked for again. */
   noteUsed(peer: string, now: number): void
+  /** Packets are exchanged with some peer. */
+  noteFlow(now: number): void
+  /** A path over this socket fell silent. */
+  noteSilence(socket: number, now: number): void
+  /** Whether a replaced socket without paths still shows how long its mapping lasts. */
+  isWatched(socket: number): boolean
   /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */
   noteNoPath(peer: string, now: number): void
   /** The host slept, or its networks changed in a way that sockets do not show. */

@@ -25,6 +25,7 @@ import {
 } from '../wire/message.ts'
 import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
 import { Asker, type Way } from './asker.ts'
+import { Mappings, type MappingsOutput } from './mappings.ts'
 import { type KeptPair, Memory } from './memory.ts'
 import { zoneOf } from './names.ts'
 import { Pair, type PairDirection, reaches } from './pair.ts'
@@ -34,6 +35,8 @@ import { hasVirtualAddresses, mayBeHost } from './virtual.ts'
 const REQUEST_MS = 12_000
 /** Time after which an unanswered registration is repeated (ms). */
 const REGISTER_AGAIN = 5_000
+/** A question for where the coordinator sees a socket is given up then (ms). */
+const LOOK_MS = 2_000
 /** Between two registrations because of notifications that hold nothing for us (ms). */
 const UNREADABLE_PAUSE = 10_000
 /** An echo is given up then (ms). */
@@ -118,6 +121,7 @@ export class NodeMachine implements NodeMachineApi {
   readonly #unasked = new TokenBucket(UNASKED_RATE, UNASKED_BURST)
   /** Keys of foreign zones, by zone: the first that was seen. */
   readonly #zones = new Map<string, Uint8Array>()
+  readonly #mappings = new Mappings()
   readonly #outputs: NodeOutput[] = []
   #outputsRead = 0
   #sockets: readonly NodeSocket[] = []
@@ -186,11 +190,18 @@ export class NodeMachine implements NodeMachineApi {
     const sorted = [...sockets].sort((a, b) => a.priority - b.priority)
     if (describe(sorted) === describe(this.#sockets)) return
     const there = new Set(sorted.map(({ socket }) => socket))
-    const gone = new Set(this.#sockets.map(({ socket }) => socket).filter((socket) => !there.has(socket)))
+    const before = this.#sockets
+    const gone = new Set(before.map(({ socket }) => socket).filter((socket) => !there.has(socket)))
+    const stayed = before.filter(({ socket }) => there.has(socket))
+    // A socket that another has replaced goes: where this node is reached does not change.
+    const isSettled =
+      describe(stayed) === describe(sorted) && before.every((each) => stayed.includes(each) || each.replaced)
     this.#sockets = sorted
+    this.#mappings.setSockets(sorted, now)
     this.#setWays(now)
     for (const socket of gone) this.#observed.delete(socket)
     for (const pair of this.#pairs.values()) pair.setSockets(sorted, gone, now)
+    if (isSettled) return
     this.#moved ||= this.#pairs.size > 0
     if (!this.#registered) this.#expectAlone(ALONE_MS, now)
     if (this.#isAlone) this.#callAt = Math.min(this.#callAt, now + SETTLE_MS)
@@ -202,6 +213,7 @@ export class NodeMachine implements NodeMachineApi {
       list.map(({ address, port }) => `${toHex(address)} ${port}`).join()
     if (text(endpoints) === text(this.#coordinator)) return
     this.#coordinator = endpoints
+    this.#mappings.setCoordinator(endpoints, now)
     this.#setWays(now)
     if (!this.#registered) this.#register(now)
   }
@@ -273,6 +285,19 @@ export class NodeMachine implements NodeMachineApi {
   noteUsed(peer: string, now: number): void {
     this.#pairs.get(peer)?.renew(now)
     this.#observe(now)
+  }
+
+  noteFlow(now: number): void {
+    this.#mappings.noteFlow(now)
+  }
+
+  noteSilence(socket: number, now: number): void {
+    this.#mappings.doubt(socket, now)
+  }
+
+  isWatched(socket: number): boolean {
+    const known = this.#sockets.find((each) => each.socket === socket)
+    return known !== undefined && this.#mappings.isWatched(known)
   }
 
   resolve(name: string, now: number): void {
@@ -358,7 +383,7 @@ export class NodeMachine implements NodeMachineApi {
 
   nextTimeout(): number | undefined {
     let at = Math.min(this.#asker.nextTimeout() ?? NEVER, this.#registerAt, this.#keepAliveAt)
-    at = Math.min(at, this.#keepAt, this.#aloneAt, this.#callAt, this.#meetAt)
+    at = Math.min(at, this.#keepAt, this.#aloneAt, this.#callAt, this.#meetAt, this.#mappings.nextTimeout())
     for (const pair of this.#pairs.values()) at = Math.min(at, pair.nextTimeout())
     for (const { since } of this.#sought.values()) at = Math.min(at, since + SEEK_MS)
     return at === NEVER ? undefined : at
@@ -377,6 +402,7 @@ export class NodeMachine implements NodeMachineApi {
         const reason = this.#registered ? 'the coordinator did not direct us there' : 'not registered'
         this.#refuse(name, Status.UNREACHED, reason)
       }
+    for (const output of this.#mappings.handleTimeout(now)) this.#carryOut(output, now)
     if (this.#aloneAt <= now) this.#beAlone(now)
     if (this.#callAt <= now) this.#call(now)
     if (this.#meetAt <= now) this.#meetAgain(now)
@@ -407,8 +433,8 @@ export class NodeMachine implements NodeMachineApi {
     if (this.#asker.way === undefined) return
     this.#asker.drop(({ type }) => type === Type.REGISTRATION_REQUEST)
     this.#registering = true
-    const hosts = this.#sockets.flatMap(({ addresses, port }) =>
-      addresses.map((address) => ({ kind: 'host' as const, endpoint: { address, port } })),
+    const hosts = this.#sockets.flatMap(({ addresses, port, replaced }) =>
+      replaced ? [] : addresses.map((address) => ({ kind: 'host' as const, endpoint: { address, port } })),
     )
     this.#step(this.#own, this.#dc, Type.REGISTRATION_REQUEST, now)
     this.#asker.request(
@@ -467,7 +493,7 @@ export class NodeMachine implements NodeMachineApi {
     this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
     this.#keepAliveMs = 1000 * (answer.keepAlive ?? 0)
     this.#armKeepAlive(now)
-    if (answer.observed !== undefined) this.#observed.set(way.socket, { endpoint: answer.observed, at: now })
+    if (answer.observed !== undefined) this.#noteObserved(way, answer.observed, now)
     this.#emit({
       type: 'registered',
       lease,
@@ -500,12 +526,40 @@ export class NodeMachine implements NodeMachineApi {
       const way = { socket: socket.socket, to }
       const answered = (answer: Message | undefined, _way: Way | undefined, at: number) => {
         if (answer?.observed === undefined || !this.#sockets.includes(socket)) return
-        this.#observed.set(socket.socket, { endpoint: answer.observed, at })
+        this.#noteObserved(way, answer.observed, at)
         this.#place(at)
       }
       this.#asker.request({ type: Type.KEEP_ALIVE }, ECHO_MS, answered, now, way)
     }
     this.#place(now)
+  }
+
+  #noteObserved({ socket, to }: Way, endpoint: Endpoint, now: number): void {
+    this.#observed.set(socket, { endpoint, at: now })
+    const output = this.#mappings.observed(socket, to, endpoint, now)
+    if (output !== undefined) this.#carryOut(output, now)
+  }
+
+  #carryOut(output: MappingsOutput, now: number): void {
+    if (output.type === 'renew') {
+      this.#log(
+        'debug',
+        `${output.access}: ${mappingsEnd(this.#mappings.lifetime(output.access))}; another socket takes over`,
+      )
+      this.#emit(output)
+    } else if (this.#asker.open) this.#look(output.way, now)
+  }
+
+  /** Asks where the coordinator sees a socket. One that locates this node and has moved is shown to it. */
+  #look(way: Way, now: number): void {
+    const socket = this.#sockets.find((each) => each.socket === way.socket)
+    const answered = (answer: Message | undefined, _way: Way | undefined, at: number) => {
+      if (answer?.observed === undefined || socket === undefined || !this.#sockets.includes(socket)) return
+      this.#noteObserved(way, answer.observed, at)
+      if (answer.challenge !== undefined && way.socket === this.#asker.way?.socket)
+        this.#echo(answer.challenge, at)
+    }
+    this.#asker.request({ type: Type.KEEP_ALIVE }, LOOK_MS, answered, now, way)
   }
 
   /** Peers are told where this node is reached, if that is at more than one place. */
@@ -955,8 +1009,15 @@ export class NodeMachine implements NodeMachineApi {
   }
 }
 
+/** For the log. */
+function mappingsEnd(ms = Number.NaN): string {
+  return `its NAT ends mappings after ${Math.round(ms / 1000)} s`
+}
+
 function describe(sockets: readonly NodeSocket[]): string {
   return sockets
-    .map(({ socket, addresses, port, priority }) => [socket, port, priority, ...addresses.map(toHex)].join())
+    .map(({ socket, addresses, port, priority, replaced }) =>
+      [socket, port, priority, replaced === true, ...addresses.map(toHex)].join(),
+    )
     .join(';')
 }

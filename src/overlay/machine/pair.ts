@@ -27,8 +27,8 @@ const INTRODUCTION_BYTES = 196
 const ROUND_MS = 3000
 /** Places where the peer has answered that are remembered. */
 const MAX_REMOTES = 8
-/** Channels of a pair at a time: the one in use and the one that a handover asked for. */
-const MAX_CHANNELS = 2
+/** Channels of a pair at a time: those at two relays, and those that handovers of both ends asked for. */
+const MAX_CHANNELS = 4
 /** Max rate (per second) and burst of unrequested directions that cause candidates to be asked. */
 const UNASKED_RATE = 0.5
 const UNASKED_BURST = 5
@@ -198,6 +198,8 @@ export class Pair {
   setSockets(sockets: readonly NodeSocket[], gone: ReadonlySet<number>, now: number): void {
     const before = new Set(this.#sockets.map(({ socket }) => socket))
     const fresh = sockets.filter(({ socket }) => !before.has(socket))
+    const isSettled =
+      fresh.length === 0 && this.#sockets.every(({ socket, replaced }) => !gone.has(socket) || replaced)
     this.#sockets = sockets
     this.#moved ||= gone.size > 0 || fresh.length > 0
     // Where the peer is does not change with us: it is tried from the new socket at once.
@@ -210,13 +212,28 @@ export class Pair {
           this.#have({ kind: kindOfWay(remote), socket: socket.socket, remote }, true, 'likely')
     this.#isTold = false
     for (const socket of gone) this.checks.dropSocket(socket)
-    for (const binding of this.#bindings.values()) {
+    for (const binding of [...this.#bindings.values()]) {
       const best = this.#socketFor(binding.side.endpoint)
       if (best === undefined || best.socket === binding.socket) continue
+      if (gone.has(binding.socket) && this.#hasSuccessor(binding, gone)) {
+        this.#dropChannel(binding.side.channel)
+        continue
+      }
       if (gone.has(binding.socket) || binding.state === 'failed') binding.bind(best.socket, now)
       else if (fresh.includes(best)) this.wantsChannel = true
     }
-    this.#ask(now)
+    if (!isSettled) this.#ask(now)
+  }
+
+  /** Another channel at the same relay is bound from a socket that stays. */
+  #hasSuccessor({ side }: Binding, gone: ReadonlySet<number>): boolean {
+    return [...this.#bindings.values()].some(
+      (other) =>
+        other.side.channel !== side.channel &&
+        equal(other.side.endpoint.address, side.endpoint.address) &&
+        other.state === 'bound' &&
+        !gone.has(other.socket),
+    )
   }
 
   handleCheck(check: Check, from: Endpoint, socket: number, now: number): void {

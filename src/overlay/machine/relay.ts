@@ -34,12 +34,14 @@ const STAMP = 4
 /** Units of the time in a token: tenths of milliseconds, 32 bits. */
 const STAMPS_PER_MS = 10
 
-/** Channels that a node, and a pair, may have. A node has a port for each. */
-const MAX_OF_PAIR = 2
+/** Channels that a pair may have: the one in use, and one that each end has asked for in a handover. A node has a port for each. */
+const MAX_OF_PAIR = 3
 const MAX_CHANNELS = 10_000
 /** A channel without traffic ends (ms). A tunnel's probes are traffic. */
 const IDLE_MS = 180_000
 const SWEEP_MS = 10_000
+/** Without traffic for so long (ms), one gives way to another channel of its pair. */
+const UNUSED_MS = 10_000
 const TOKEN = 16
 const BOUND = 1
 const PROVE = 2
@@ -142,6 +144,7 @@ export class Relay {
     now: number,
   ): readonly [RelaySide, RelaySide] | undefined {
     const sides = binds ? ([unproven(named[0]), unproven(named[1])] as const) : named
+    if (another) this.#endIdle(this.#byPair.get(pair) ?? [], now)
     const there = this.#byPair.get(pair) ?? []
     const known = there.at(-1)
     if (known !== undefined && (!another || there.length >= MAX_OF_PAIR)) {
@@ -254,6 +257,15 @@ export class Relay {
         oldest = channel
     if (oldest !== undefined) this.#end(oldest)
     return oldest !== undefined
+  }
+
+  /** A pair that has all its channels and wants another one gives up the one that it does not use. */
+  #endIdle(channels: readonly Channel[], now: number): void {
+    if (channels.length < MAX_OF_PAIR) return
+    const idle = channels.find(({ sides: [a, b], seen, usedAt }) => {
+      return a.packets + b.packets === seen && now - usedAt >= UNUSED_MS
+    })
+    if (idle !== undefined) this.#end(idle)
   }
 
   #end(channel: Channel): void {

@@ -8,7 +8,7 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import { formatEndpoint } from '../../core/flow.ts'
 import { publicKeyOf } from '../../crypto/keys.ts'
 import { realRandom } from '../../linux/clock.ts'
-import { AccessSockets } from '../../tunnel/engine/access-sockets.ts'
+import { AccessSockets, type OpenAccess } from '../../tunnel/engine/access-sockets.ts'
 import { done, type Outcome } from '../../tunnel/engine/outcome.ts'
 import { type EngineParts, TunnelEngine, tunDevice } from '../../tunnel/engine/tunnel-engine.ts'
 import type { EngineHost } from '../../tunnel/engine/worker.ts'
@@ -29,6 +29,7 @@ import type {
   NodeStatus,
   OverlayPath,
 } from './protocol.ts'
+import { RenewedSockets } from './renewed-sockets.ts'
 
 const RING_BYTES = 8 << 20
 const REPORT_MS = 500
@@ -49,6 +50,8 @@ const WANTED_MS = 60_000
 const REST_MS = 120_000
 /** Packets for a peer that was refused are dropped for so long (ms). */
 const REFUSED_MS = 5_000
+/** A socket that was replaced ranks behind the one that has replaced it, before the next access. */
+const BEHIND = 0.5
 const NEVER = Number.POSITIVE_INFINITY
 const RANKS: Readonly<Record<RouteKind, number>> = { lan: 0, direct: 1, relay: 2 }
 
@@ -74,6 +77,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
   readonly tunnel: TunnelEngine<NodeCommand, NodeEvent, Known, NodeStatus>
   readonly #forwarder = new OverlayForwarder()
   readonly #sockets: AccessSockets<NodeAccess>
+  readonly #renewed: RenewedSockets
   readonly #node: NodeMachine
   #steps: Step[] = []
   #preferred: string | undefined
@@ -98,11 +102,15 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       tunnel: this.tunnel,
       mark: setup.mark,
       keepsPorts: true,
-      pathsOf: (access) => this.#pathsOver(access),
+      pathsOf: (access) => this.#pathsOver((socket) => this.#accessOf(socket) === access),
     })
-    const { clock } = this.tunnel
+    const { clock, machine } = this.tunnel
     this.#node = new NodeMachine(
-      { crypto: overlayCrypto, random: realRandom, wall: () => clock.wall() },
+      {
+        crypto: overlayCrypto,
+        random: host.surroundings?.random ?? realRandom,
+        wall: () => clock.wall(),
+      },
       {
         credentials: setup.credentials,
         publicKey: publicKeyOf(setup.privateKey),
@@ -111,6 +119,18 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         ...(setup.notifications !== undefined && { notifications: setup.notifications }),
       },
     )
+    this.#renewed = new RenewedSockets({
+      pathsOver: (socket) => this.#pathsOver((each) => each === socket),
+      pathInUse: (peer) => machine.path(this.tunnel.peers.at(peer)?.slot ?? Verdict.PARK),
+      hasOther: (peer, socket) =>
+        this.#pathsOf(peer).some((path) => usable(path.state) && path.socket !== socket),
+      isWatched: (socket) => this.#node.isWatched(socket),
+      removePath: (slot, now) => machine.removePath(slot, now),
+      close: (socket, now) => {
+        this.#sockets.closeReplaced(socket, now)
+        this.#tellSockets(now)
+      },
+    })
   }
 
   handleCommand(command: NodeCommand, now: number): Outcome {
@@ -120,6 +140,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         return this.#setAccess(command.access, now)
       case 'access-gone':
         this.#sockets.close(command.name, now)
+        this.#renewed.gone(command.name)
         this.#tellSockets(now)
         return done
       case 'wake':
@@ -180,18 +201,24 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         break
       default:
     }
-    if (event.type === 'path') this.#settle(event.peer, now)
+    if (event.type !== 'path') return
+    const { state, socket } = event.path
+    if (state.name === 'suspect' || state.name === 'down') this.#node.noteSilence(socket, now)
+    this.#settle(event.peer, now)
   }
 
-  noteData(): void {}
+  noteData(now: number): void {
+    this.#node.noteFlow(now)
+  }
 
   nextTimeout(): number | undefined {
-    const at = Math.min(this.#node.nextTimeout() ?? NEVER, this.#lookAt)
+    const at = Math.min(this.#node.nextTimeout() ?? NEVER, this.#lookAt, this.#renewed.nextTimeout())
     return at === NEVER ? undefined : at
   }
 
   handleTimeout(now: number): void {
     this.#node.handleTimeout(now)
+    this.#renewed.handleTimeout(now)
   }
 
   afterTurn(now: number): void {
@@ -232,37 +259,55 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
 
   #setAccess(access: NodeAccess, now: number): Outcome {
     this.#sockets.closeStale(access, now)
+    if (![...this.#everySocket()].some(({ setup }) => setup.name === access.name))
+      this.#renewed.gone(access.name)
     const opened = access.up ? this.#sockets.open(access, now) : done
     this.#tellSockets(now)
     return opened
   }
 
   #tellSockets(now: number): void {
-    const sockets: NodeSocket[] = [...this.#sockets.all()].map(({ index, port, setup }) => ({
-      socket: index,
-      port,
-      access: setup.name,
-      addresses: setup.addresses,
-      priority: setup.priority,
+    const replaced = this.#sockets.replaced()
+    const sockets: NodeSocket[] = this.#everySocket().map((open) => ({
+      socket: open.index,
+      port: open.port,
+      access: open.setup.name,
+      addresses: open.setup.addresses,
+      priority: open.setup.priority + (replaced.includes(open) ? BEHIND : 0),
+      ...(replaced.includes(open) && { replaced: true }),
     }))
     this.#node.setSockets(sockets, now)
   }
 
+  /** Those of the accesses, then those that they have replaced. */
+  #everySocket(): OpenAccess<NodeAccess>[] {
+    return [...this.#sockets.all(), ...this.#sockets.replaced()]
+  }
+
+  /** Its mapping ends soon, or has: another socket takes over, as in a handover. */
+  #renew(access: string, until: number, now: number): void {
+    const before = [...this.#sockets.all()].find(({ setup }) => setup.name === access)
+    const opened = this.#sockets.renew(access)
+    if (!opened.ok) this.#log('warn', `no other socket for ${access}: ${opened.failure.message}`)
+    if (!opened.ok || before === undefined) return
+    this.#tellSockets(now)
+    this.#renewed.add(before.index, access, until, now)
+  }
+
   #accessOf(socket: number): string {
-    for (const { index, setup } of this.#sockets.all()) if (index === socket) return setup.name
-    return ''
+    return this.#everySocket().find(({ index }) => index === socket)?.setup.name ?? ''
   }
 
   #priorityOf(socket: number): number {
-    for (const { index, setup } of this.#sockets.all())
-      if (index === socket) return setup.name === this.#preferred ? -1 : setup.priority
-    return Number.MAX_SAFE_INTEGER
+    const open = this.#everySocket().find(({ index }) => index === socket)
+    if (open === undefined) return Number.MAX_SAFE_INTEGER
+    const behind = this.#sockets.replaced().includes(open) ? BEHIND : 0
+    return (open.setup.name === this.#preferred ? -1 : open.setup.priority) + behind
   }
 
-  #pathsOver(access: string): PathView[] {
-    const socket = [...this.#sockets.all()].find(({ setup }) => setup.name === access)?.index
+  #pathsOver(isIt: (socket: number) => boolean): PathView[] {
     return [...this.tunnel.peers.indices()].flatMap(([, index]) =>
-      (this.tunnel.machine.peer(index)?.paths ?? []).filter((path) => path.socket === socket),
+      (this.tunnel.machine.peer(index)?.paths ?? []).filter(({ socket }) => isIt(socket)),
     )
   }
 
@@ -330,6 +375,9 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         for (const { slot, socket, remote } of this.#pathsOf(this.tunnel.peers.get(output.peer)))
           if (socket === output.socket && sameEndpoint(remote, output.remote))
             this.tunnel.machine.removePath(slot, now)
+        break
+      case 'renew':
+        this.#renew(output.access, output.until, now)
         break
       case 'forgotten':
         this.#setAside(output.peer, now)
@@ -403,13 +451,32 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         this.tunnel.machine.removePath(path.slot, now)
     const paths = this.#pathsOf(index)
     const there = paths.some((path) => path.socket === socket && sameEndpoint(path.remote, remote))
-    if (there || paths.length >= MAX_PATHS) return
-    const access = [...this.#sockets.all()].find((each) => each.index === socket)
+    if (there || (paths.length >= MAX_PATHS && !this.#makeRoom(paths, peer.leads, now))) return
+    const access = this.#everySocket().find((each) => each.index === socket)
     if (access === undefined) return
     const ids = peer.leads ? LEADER_IDS : FOLLOWER_IDS
     const pathId = this.#sockets.freePathId(index, ids)
     const path = { pathId, socket, remote, mtu: access.setup.mtu, ...(known !== undefined && { known }) }
     this.tunnel.machine.addPath(index, path, now)
+  }
+
+  /** Of this end's paths, the one that has not worked for longest gives way; false if all work. */
+  #makeRoom(paths: readonly PathView[], leads: boolean, now: number): boolean {
+    let oldest: PathView | undefined
+    let since = now
+    for (const path of paths) {
+      const { state } = path
+      if (
+        !isOwn(path, leads) ||
+        (state.name !== 'down' && state.name !== 'validating') ||
+        state.since >= since
+      )
+        continue
+      oldest = path
+      since = state.since
+    }
+    if (oldest !== undefined) this.tunnel.machine.removePath(oldest.slot, now)
+    return oldest !== undefined
   }
 
   #forget(name: string, now: number): void {
@@ -465,7 +532,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (peer === undefined) return
     const { machine } = this.tunnel
     const working = this.#pathsOf(index).filter(({ state }) => usable(state))
-    const order = [...this.#sockets.all()]
+    const order = this.#everySocket()
       .map(({ index: socket }) => socket)
       .sort((a, b) => this.#priorityOf(a) - this.#priorityOf(b))
     // Both ends know the order of both, and come to the same path.
@@ -498,7 +565,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (slot >= 0) this.tunnel.engine.retryParked()
     else this.#lookAt = Math.min(this.#lookAt, now + NO_PATH_MS)
     this.tunnel.reportSoon()
-    this.tunnel.emit({ type: 'handover', peer: peer.name, from: before, to, cause: peer.reason })
+    if (before !== to)
+      this.tunnel.emit({ type: 'handover', peer: peer.name, from: before, to, cause: peer.reason })
   }
 
   #wayText(index: number, path: PathView): string {
@@ -515,7 +583,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         for (const path of this.#pathsOf(index)) {
           const { state } = path
           const since = 'since' in state ? state.since : Number.NaN
-          if (isOwn(path, peer.leads) && state.name === 'down' && now - since > DEAD_MS)
+          if (isOwn(path, peer.leads) && !usable(state) && now - since > DEAD_MS)
             machine.removePath(path.slot, now)
         }
         this.#rest(index, peer, now)

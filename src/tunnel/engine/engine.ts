@@ -122,7 +122,7 @@ export class Engine {
   /** One turn: waits (when `wait`) until something is ready or due, and handles it. Returns whether there was work. */
   turn(wait: boolean): boolean {
     const { datapath } = this
-    const ready = this.#poller.wait(wait ? this.#timeout(this.#now()) : 0)
+    const ready = this.#poller.wait(wait ? this.timeout(this.#now()) : 0)
     const now = this.#now()
     datapath.now = now
     this.counts.turns++
@@ -196,7 +196,8 @@ export class Engine {
     this.datapath.finishBatch(now)
   }
 
-  #timeout(now: number): number {
+  /** Milliseconds until it turns by itself; -1: never. */
+  timeout(now: number): number {
     const due = this.datapath.machine.nextTimeout()
     let wait = due === undefined ? LONGEST_SLEEP : due - now
     if (this.datapath.parking.size > 0) wait = Math.min(wait, PARKED_RETRY)

@@ -7,6 +7,7 @@
  * can be polled. An end that reaches its peers over several accesses also has a MobileEnd (mobile-end.ts); a listening
  * end has none.
  */
+import type { Clock, Random } from '../../core/clock.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { Arena } from '../../linux/arena.ts'
 import { RealClock, realRandom } from '../../linux/clock.ts'
@@ -34,7 +35,7 @@ import { Fallbacks } from './fallbacks.ts'
 import { attempt, done, failed, type Outcome } from './outcome.ts'
 import { type Rehearsal, rehearse } from './rehearsal.ts'
 import { pathReports } from './reports.ts'
-import type { EngineHost } from './worker.ts'
+import type { EngineHost, Surroundings } from './worker.ts'
 
 /** Max exceptions that are logged; all are counted. */
 const FAULTS_LOGGED = 20
@@ -96,11 +97,13 @@ export class TunnelEngine<
   readonly arena: Arena
   readonly engine: Engine
   readonly machine: TunnelMachine
-  readonly clock = new RealClock()
+  readonly clock: Clock
   readonly peers = new Peers<Peer>()
+  readonly openUdp: Surroundings['openUdp']
   /** Sends an event to the main thread. */
   readonly emit: (event: Event | Status | LogLine | TimestampEvent | AnswerEvent | ClockEvent) => void
   readonly #parts: EngineParts<Command, Status>
+  readonly #random: Random
   readonly #reportMs: number
   readonly #fallbacks: Fallbacks
   /** That peers come to; -1: none. */
@@ -113,9 +116,13 @@ export class TunnelEngine<
     this.#parts = parts
     this.#reportMs = init.reportMs ?? REPORT_MS
     this.emit = host.post
+    const { surroundings } = host
+    this.clock = surroundings?.clock ?? new RealClock()
+    this.openUdp = surroundings?.openUdp ?? openUdp
+    this.#random = surroundings?.random ?? realRandom
     this.arena = new Arena(Datapath.arenaBytes(init.ringBytes, init.reorderPackets) + (1 << 20))
     if (init.rehearsal !== undefined) this.#rehearse(init.rehearsal, init.setup)
-    const tun = init.source(this.arena)
+    const tun = (surroundings?.openTun ?? init.source)(this.arena)
     const { setup } = init
     let machine: TunnelMachine | undefined
     const words = new Uint8Array(4)
@@ -125,10 +132,10 @@ export class TunnelEngine<
       forwarder: init.forwarder,
       ringBytes: init.ringBytes,
       ...(init.reorderPackets !== undefined && { reorderPackets: init.reorderPackets }),
-      random: () => new DataView(realRandom.fill(words).buffer).getUint32(0),
+      random: () => new DataView(this.#random.fill(words).buffer).getUint32(0),
       machine: (seam) => {
         machine = new TunnelMachine(
-          { ...seam, crypto: nodeCrypto, random: realRandom, wall: () => this.clock.wall() },
+          { ...seam, crypto: nodeCrypto, random: this.#random, wall: () => this.clock.wall() },
           {
             privateKey: setup.privateKey,
             interfaceMtu: setup.mtu,
@@ -154,7 +161,7 @@ export class TunnelEngine<
       onTurn: (now) => this.#finishTurn(now),
     })
     this.#fallbacks = new Fallbacks(this.engine, this.emit)
-    this.#watchClock()
+    if (surroundings === undefined) this.#watchClock()
   }
 
   /** In this thread, which waits with poll anyhow. Without, the main thread looks at the clock every two seconds. */
@@ -202,7 +209,7 @@ export class TunnelEngine<
 
   /** A socket that peers come to, on every address. Throws PORT_TAKEN. */
   listen(port: number): void {
-    const socket = this.engine.addSocket(openUdp(this.arena, { family: 6, port, multihomed: true }))
+    const socket = this.engine.addSocket(this.openUdp(this.arena, { family: 6, port, multihomed: true }))
     if (this.#listening < 0) this.#listening = socket
   }
 

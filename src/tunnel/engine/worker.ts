@@ -4,9 +4,13 @@
  * calls `serveEngine`, which runs until it is stopped or fails permanently.
  */
 import { isMainThread, type MessagePort, parentPort, Worker, workerData } from 'node:worker_threads'
+import type { Clock, Random } from '../../core/clock.ts'
 import { GodwitError } from '../../core/errors.ts'
+import type { Arena } from '../../linux/arena.ts'
 import { KernelPoller, type Poller, wake } from '../../linux/poller.ts'
 import { runSoon } from '../../linux/scheduling.ts'
+import type { Tun } from '../../linux/tun.ts'
+import type { UdpOptions, UdpSocket } from '../../linux/udp.ts'
 import { errorOf, type Failure, failureOf } from './outcome.ts'
 
 /** Messages between the two sides beside the mechanism's own. */
@@ -129,6 +133,16 @@ export interface EngineHost {
   readonly data: unknown
   /** Sends an event to the main thread; it is cloned. */
   readonly post: (event: unknown) => void
+  /** Absent: those of this machine. */
+  readonly surroundings?: Surroundings
+}
+
+/** What an engine has of the machine that it runs on; simulations have others. */
+export interface Surroundings {
+  readonly clock: Clock
+  readonly random: Random
+  readonly openTun: (arena: Arena) => Tun
+  readonly openUdp: (arena: Arena, options: UdpOptions) => UdpSocket
 }
 
 /** Worker side: builds the engine, runs it, closes it. `onCommand` gets what the main thread posts. */

@@ -32,16 +32,23 @@ export class Nat {
   readonly outside: string
   #next = 40_000
   /** By inside endpoint (and destination, if symmetric): the outside port. */
-  readonly #maps = new Map<string, { port: number; inside: string; sent: Set<string> }>()
+  readonly #maps = new Map<string, { port: number; inside: string; sent: Set<string>; since: number }>()
+  /** A mapping ends at this age, whatever uses it (ms). */
+  lifetime = Number.POSITIVE_INFINITY
+  readonly #now: () => number
 
-  constructor(kind: NatKind, outside: string) {
+  constructor(kind: NatKind, outside: string, now: () => number = () => 0) {
     this.kind = kind
     this.outside = outside
+    this.#now = now
   }
 
   out(inside: string, to: string): string {
+    this.#expire()
     const key = this.kind === 'symmetric' ? `${inside} ${to}` : inside
-    const map = this.#maps.get(key) ?? { port: this.#next++, inside, sent: new Set<string>() }
+    const made = { port: this.#next++, inside, sent: new Set<string>(), since: this.#now() }
+    const map = this.#maps.get(key) ?? made
+    if (map !== made) this.#next--
     this.#maps.set(key, map)
     map.sent.add(to)
     return `${this.outside}:${map.port}`
@@ -52,7 +59,14 @@ export class Nat {
     for (const { sent } of this.#maps.values()) sent.clear()
   }
 
+  #expire(): void {
+    if (this.lifetime === Number.POSITIVE_INFINITY) return
+    for (const [key, { since }] of this.#maps)
+      if (this.#now() - since >= this.lifetime) this.#maps.delete(key)
+  }
+
   in(from: string, port: number): string | undefined {
+    this.#expire()
     const map = [...this.#maps.values()].find((each) => each.port === port)
     if (map === undefined || (this.kind !== 'full-cone' && !map.sent.has(from))) return undefined
     return map.inside
@@ -83,7 +97,15 @@ export interface SimSocket {
   down: boolean
 }
 
-export class SimNode {
+/** What is on the network beside servers and hosts. */
+export interface SimParticipant {
+  readonly sockets: readonly SimSocket[]
+  receive(bytes: Uint8Array, from: Endpoint, socket: number): void
+  nextTimeout(): number | undefined
+  handleTimeout(): void
+}
+
+export class SimNode implements SimParticipant {
   readonly name: string
   readonly machine: NodeMachine
   readonly outputs: NodeOutput[] = []
@@ -139,6 +161,20 @@ export class SimNode {
     this.drain()
   }
 
+  receive(bytes: Uint8Array, from: Endpoint, socket: number): void {
+    this.machine.handleDatagram(bytes, from, socket, this.#net.now)
+    this.drain()
+  }
+
+  nextTimeout(): number | undefined {
+    return this.machine.nextTimeout()
+  }
+
+  handleTimeout(): void {
+    this.machine.handleTimeout(this.#net.now)
+    this.drain()
+  }
+
   drain(): void {
     for (let output = this.machine.poll(); output !== undefined; output = this.machine.poll()) {
       this.outputs.push(output)
@@ -177,7 +213,7 @@ export class Network {
   now = 1000
   wall = Date.UTC(2026, 0, 1)
   delay = 10
-  readonly nodes: SimNode[] = []
+  readonly nodes: SimParticipant[] = []
   /** The server of tests that need one as small as can be. */
   readonly server: StubCoordinator
   /** The one that nodes speak to. */
@@ -236,7 +272,7 @@ export class Network {
     return new SimNode(this, `${name}.${site.zone}`, this.nodes.length + 1, site, notifications)
   }
 
-  send(node: SimNode, socket: number, to: Endpoint, bytes: Uint8Array): void {
+  send(node: Pick<SimParticipant, 'sockets'>, socket: number, to: Endpoint, bytes: Uint8Array): void {
     const found = node.sockets.find((each) => each.socket === socket)
     if (found === undefined || found.down) return
     const inside = `${found.address}:${found.port}`
@@ -288,8 +324,7 @@ export class Network {
               ? own === target
               : socket.nat.outside === host && socket.nat.in(source, Number(port)) === own
         if (!reached || socket.down) continue
-        node.machine.handleDatagram(bytes, from, socket.socket, this.now)
-        node.drain()
+        node.receive(bytes, from, socket.socket)
         return
       }
   }
@@ -300,9 +335,9 @@ export class Network {
       if (steps > 500_000) throw new Error('the simulation does not come to rest')
       let next = Number.POSITIVE_INFINITY
       for (const { at: due } of this.#queue) next = Math.min(next, due)
-      let node: SimNode | undefined
+      let node: SimParticipant | undefined
       for (const each of this.nodes) {
-        const due = each.machine.nextTimeout()
+        const due = each.nextTimeout()
         if (due !== undefined && due < next) {
           next = due
           node = each
@@ -326,8 +361,7 @@ export class Network {
       this.now = Math.max(this.now, next)
       if (serves !== undefined) serves.handleTimeout?.(this.now)
       else if (node !== undefined) {
-        node.machine.handleTimeout(this.now)
-        node.drain()
+        node.handleTimeout()
       } else {
         const index = this.#queue.findIndex(({ at: due }) => due === next)
         const [item] = this.#queue.splice(index, 1)

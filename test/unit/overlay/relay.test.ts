@@ -75,7 +75,7 @@ describe('channels', () => {
     assert.equal(machine.find(indexOf(sides[0]), v4(1, 5001)), undefined, 'from another port')
   })
 
-  it('a pair asked for again has the same channel, whoever asks; another is given once more', () => {
+  it('a pair asked for again has the same channel, whoever asks; another is given twice more, one for each end', () => {
     const machine = relay()
     const first = order(machine, 'ab', false, [{ node: 1n }, { node: 2n }], 0)!
     const turned = order(machine, 'ab', false, [{ node: 2n }, { node: 1n }], 0)!
@@ -84,7 +84,23 @@ describe('channels', () => {
     assert.notEqual(second[0].channel, first[0].channel)
     assert.notEqual(second[0].endpoint.port, first[0].endpoint.port)
     const third = order(machine, 'ab', true, [{ node: 1n }, { node: 2n }], 0)!
-    assert.equal(third[0].channel, second[0].channel)
+    assert.notEqual(third[0].channel, second[0].channel)
+    const fourth = order(machine, 'ab', true, [{ node: 1n }, { node: 2n }], 0)!
+    assert.equal(fourth[0].channel, third[0].channel)
+  })
+
+  it('NT-50: a pair that wants another beside three loses the one that has carried nothing for ten seconds', () => {
+    const machine = relay()
+    const sides = [{ node: 1n }, { node: 2n }] as const
+    const ids = [0, 1, 2].map((n) => order(machine, 'ab', n > 0, sides, 0)![0].channel)
+    assert.equal(order(machine, 'ab', true, sides, 9_000)![0].channel, ids[2], 'all were used lately')
+    const count = () => [...machine.channels].map(({ id }) => id)
+    for (const channel of machine.channels) if (channel.id !== ids[0]) channel.sides[0].packets++
+    machine.handleTimeout(10_000)
+    const third = order(machine, 'ab', true, sides, 11_000)![0].channel
+    assert.deepEqual(count(), [ids[1], ids[2], third])
+    for (const channel of machine.channels) channel.sides[0].packets++
+    assert.equal(order(machine, 'ab', true, sides, 60_000)![0].channel, third, 'all are in use')
   })
 
   it('a node has a channel for each port; all have a limit', () => {
