@@ -188,7 +188,7 @@ export interface NodeMachineApi {
   /** A path over this socket fell silent. */
   noteSilence(socket: number, now: number): void
   /** Whether a replaced socket without paths still shows how long its mapping lasts. */
-  isWatched(socket: number): boolean
+  isWatched(socket: number, now: number): boolean
   /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */
   noteNoPath(peer: string, now: number): void
   /** The host slept, or its networks changed in a way that sockets do not show. */

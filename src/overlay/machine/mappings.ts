@@ -46,6 +46,8 @@ interface Mapping {
   bornAt: number
   /** It was there then. */
   seenAt: number
+  /** Seen with the address and port that the socket has: nothing translates it. */
+  isOwn: boolean
 }
 
 interface Watched {
@@ -88,9 +90,8 @@ export class Mappings {
 
   setCoordinator(endpoints: readonly Endpoint[], now: number): void {
     this.#coordinator = endpoints
-    const sockets = [...this.#watched.values()].map(({ socket }) => socket)
-    this.#watched.clear()
-    this.setSockets(sockets, now)
+    for (const [index, { socket, since, askedAt }] of this.#watched)
+      this.#watched.set(index, { ...this.#watch(socket, now), since, askedAt })
   }
 
   setSockets(sockets: readonly NodeSocket[], now: number): void {
@@ -114,7 +115,7 @@ export class Mappings {
     const families = new Set(socket.addresses.map(({ length }) => length))
     const mappings = [...families].flatMap((length) => {
       const to = this.#coordinator.find(({ address }) => address.length === length)
-      return to === undefined ? [] : [{ to, endpoint: undefined, bornAt: now, seenAt: now }]
+      return to === undefined ? [] : [{ to, endpoint: undefined, bornAt: now, seenAt: now, isOwn: false }]
     })
     const never = Number.NEGATIVE_INFINITY
     return { socket, mappings, since: now, lookAt: now + LOOK_LEAST, lookedAt: never, askedAt: never }
@@ -140,6 +141,7 @@ export class Mappings {
     if (watched === undefined || mapping === undefined) return undefined
     const known = mapping.endpoint
     mapping.endpoint = endpoint
+    mapping.isOwn = isOwn(watched.socket, endpoint)
     if (known === undefined) mapping.bornAt = now
     if (known === undefined || sameEndpoint(known, endpoint)) {
       mapping.seenAt = now
@@ -172,11 +174,12 @@ export class Mappings {
     if (known.ms >= LONG_MS) this.#lifetimes.delete(access)
   }
 
-  /** Whether a replaced socket still shows something: how old its mapping gets. */
-  isWatched(socket: NodeSocket): boolean {
+  /** Whether a replaced socket still shows something, while packets flow: how old its mapping gets. */
+  isWatched(socket: NodeSocket, now: number): boolean {
     const known = this.#lifetimes.get(socket.access)
     const watched = this.#watched.get(socket.socket)
-    if (known === undefined || known.isCertain || watched === undefined) return false
+    if (known === undefined || known.isCertain || watched === undefined || now - this.#flowAt > FLOW_MS)
+      return false
     return watched.mappings.some(({ endpoint, seenAt, bornAt }) => endpoint !== undefined && seenAt > bornAt)
   }
 
@@ -208,8 +211,8 @@ export class Mappings {
   }
 
   #lookAt(watched: Watched): number {
-    const { socket, lookAt, since, mappings } = watched
-    const isOver = lookAt - since > LONG_MS || mappings.every((mapping) => isOwn(socket, mapping.endpoint))
+    const { lookAt, since, mappings } = watched
+    const isOver = lookAt - since > LONG_MS || mappings.every((mapping) => mapping.isOwn)
     return isOver || lookAt > this.#flowAt + FLOW_MS ? NEVER : lookAt
   }
 
@@ -227,8 +230,6 @@ function isSame(a: NodeSocket, b: NodeSocket): boolean {
   return text(a) === text(b)
 }
 
-/** Seen with the address and port that it has: nothing translates it. */
-function isOwn({ addresses, port }: NodeSocket, endpoint: Endpoint | undefined): boolean {
-  if (endpoint === undefined) return false
+function isOwn({ addresses, port }: NodeSocket, endpoint: Endpoint): boolean {
   return addresses.some((address) => endpointKey({ address, port }) === endpointKey(endpoint))
 }

@@ -295,9 +295,9 @@ export class NodeMachine implements NodeMachineApi {
     this.#mappings.doubt(socket, now)
   }
 
-  isWatched(socket: number): boolean {
+  isWatched(socket: number, now: number): boolean {
     const known = this.#sockets.find((each) => each.socket === socket)
-    return known !== undefined && this.#mappings.isWatched(known)
+    return known !== undefined && this.#mappings.isWatched(known, now)
   }
 
   resolve(name: string, now: number): void {

@@ -27,8 +27,8 @@ const INTRODUCTION_BYTES = 196
 const ROUND_MS = 3000
 /** Places where the peer has answered that are remembered. */
 const MAX_REMOTES = 8
-/** Channels of a pair at a time: those at two relays, and those that handovers of both ends asked for. */
-const MAX_CHANNELS = 4
+/** Channels of a pair at a time: the one in use, and those that handovers of both ends asked for, or another relay's. */
+const MAX_CHANNELS = 3
 /** Max rate (per second) and burst of unrequested directions that cause candidates to be asked. */
 const UNASKED_RATE = 0.5
 const UNASKED_BURST = 5

@@ -124,7 +124,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       pathInUse: (peer) => machine.path(this.tunnel.peers.at(peer)?.slot ?? Verdict.PARK),
       hasOther: (peer, socket) =>
         this.#pathsOf(peer).some((path) => usable(path.state) && path.socket !== socket),
-      isWatched: (socket) => this.#node.isWatched(socket),
+      isWatched: (socket, now) => this.#node.isWatched(socket, now),
       removePath: (slot, now) => machine.removePath(slot, now),
       close: (socket, now) => {
         this.#sockets.closeReplaced(socket, now)

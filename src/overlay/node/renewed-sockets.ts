@@ -9,8 +9,9 @@ import type { PathView } from '../../tunnel/protocol/api.ts'
 const SETTLE_MS = 1_000
 /** It is closed so long before its mapping ends, whatever uses it (ms): the other end has to learn that. */
 const AHEAD_MS = 500
-/** Looked at this often (ms). */
+/** Looked at this often, and when its mapping has ended (ms). */
 const LOOK_MS = 250
+const LATE_LOOK_MS = 5_000
 /** Of one access. More, and the oldest is closed. */
 const MAX_REPLACED = 3
 const NEVER = Number.POSITIVE_INFINITY
@@ -30,7 +31,7 @@ export interface RenewedSocketsParts {
   readonly pathInUse: (peer: number) => PathView | undefined
   /** The peer has another path that works. */
   readonly hasOther: (peer: number, socket: number) => boolean
-  readonly isWatched: (socket: number) => boolean
+  readonly isWatched: (socket: number, now: number) => boolean
   readonly removePath: (slot: number, now: number) => void
   /** Closes the socket with the paths that are left. */
   readonly close: (socket: number, now: number) => void
@@ -63,8 +64,8 @@ export class RenewedSockets {
 
   handleTimeout(now: number): void {
     if (now < this.#lookAt) return
-    this.#lookAt = now + LOOK_MS
     for (const each of this.#replaced) this.#look(each, now)
+    this.#lookAt = now + (this.#replaced.some(({ until }) => now < until) ? LOOK_MS : LATE_LOOK_MS)
   }
 
   #look(each: Replaced, now: number): void {
@@ -76,7 +77,7 @@ export class RenewedSockets {
     if (now - each.unusedSince < SETTLE_MS && !isOver) return
     // While nothing else works it is better than nothing.
     if (users.some((peer) => !this.#parts.hasOther(peer, each.socket))) return
-    if (!this.#parts.isWatched(each.socket)) this.#close(each, now)
+    if (!this.#parts.isWatched(each.socket, now)) this.#close(each, now)
     else for (const { slot } of paths) this.#parts.removePath(slot, now)
   }
 

@@ -48,7 +48,7 @@ class Bed {
       const kept = this.#sockets.filter(
         (socket) =>
           !socket.replaced ||
-          this.mappings.isWatched(socket) ||
+          this.mappings.isWatched(socket, this.now) ||
           this.#age(socket.socket) < 5_000 + this.keeps,
       )
       if (kept.length < this.#sockets.length) this.set(kept)
