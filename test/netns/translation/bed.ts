@@ -208,10 +208,10 @@ export class Bed {
     })
   }
 
-  /** eBPF programs on the devices of a host; 0 where the kernel can have none. */
-  programs(name: 'm' | 'c'): number {
+  /** eBPF programs on the devices of a host, or on those whose names begin so; 0 where the kernel can have none. */
+  programs(name: 'm' | 'c', prefix = ''): number {
     if (NO_PROGRAMS !== undefined) return 0
-    const links = this.rtnl[name].links()
+    const links = this.rtnl[name].links().filter((link) => link.name.startsWith(prefix))
     const on = (index: number): number =>
       tcxPrograms(index, Tcx.INGRESS).length + tcxPrograms(index, Tcx.EGRESS).length
     return inNamespace(this.netns(name), () => links.reduce((sum, { index }) => sum + on(index), 0))
