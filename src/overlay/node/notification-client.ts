@@ -2,6 +2,7 @@
  * A node's connection to its notification server (NT-21; Fig. 4 steps 14–16): TLS, its certificate the one that the coordinator
  * named. Idle, it costs the kernel's keep-alive every few minutes and wakes no program. When it is lost, the node registers
  * again after a random time, longer from one failure to the next, and is told where to connect: servers that start again are not met by all nodes at once.
+ * So does a node that had a server and is told of none: a coordinator that has just started may not know it yet.
  */
 import { connect, type TLSSocket } from 'node:tls'
 import { pinOf } from '../../tunnel/carrier/client.ts'
@@ -26,6 +27,8 @@ const PONG_MS = 5_000
 /** Longest pause after the first failure (ms); doubling to the longest. */
 const FIRST_PAUSE = 4_000
 const LONGEST_PAUSE = 300_000
+/** Registrations of a node that is told of no server any more: for four minutes at most. */
+const MISSING_TRIES = 6
 
 export class NotificationClient {
   readonly #parts: NotificationClientParts
@@ -34,6 +37,8 @@ export class NotificationClient {
   #socket: TLSSocket | undefined
   #isConnected = false
   #failures = 0
+  /** Registrations that are left in which a server that was there may be named again. */
+  #missing = 0
   #isLogged = false
   #timer: NodeJS.Timeout | undefined
 
@@ -51,14 +56,25 @@ export class NotificationClient {
     const before = this.#target
     this.#target = target
     clearTimeout(this.#timer)
-    if (target === undefined) this.#close()
-    else if (this.#isConnected && before !== undefined && isSame(before, target)) this.#ping()
+    if (target === undefined) {
+      this.#close()
+      if (before !== undefined) this.#missing = MISSING_TRIES
+      if (this.#missing === 0) return
+      this.#missing--
+      this.#registerLater()
+      return
+    }
+    this.#missing = 0
+    if (this.#isConnected && before !== undefined && isSame(before, target)) this.#ping()
     else if (this.#failures === 0) this.#connect(target)
     else this.#timer = setTimeout(() => this.#connect(target), this.#random(FIRST_PAUSE))
   }
 
   stop(): void {
-    this.want(undefined)
+    this.#target = undefined
+    this.#missing = 0
+    clearTimeout(this.#timer)
+    this.#close()
   }
 
   #close(): void {
@@ -133,6 +149,10 @@ export class NotificationClient {
         `notification server ${target.host}:${target.port}: ${reason}; keep-alives are sent to the coordinator meanwhile`,
       )
     }
+    this.#registerLater()
+  }
+
+  #registerLater(): void {
     const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** this.#failures)
     this.#failures++
     this.#timer = setTimeout(() => this.#parts.register(), this.#random(longest))

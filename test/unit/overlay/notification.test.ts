@@ -201,6 +201,30 @@ describe('NT-21: the notification server', () => {
         client.stop()
       }))
 
+    it('registers again when it is told of no server any more, and gives up when there is none', () =>
+      started(async () => {
+        server.prepare('a.test', TOKEN)
+        const { seen, client } = node()
+        const registrations = () => seen.filter((each) => each === 'register').length
+        client.want(undefined)
+        client.want(target())
+        await until(() => client.isConnected)
+        // The coordinator has started again, and its notification server has not come back yet.
+        client.want(undefined)
+        assert.equal(client.isConnected, false)
+        await until(() => registrations() === 1)
+        client.want(target())
+        await until(() => client.isConnected)
+        for (let n = 2; n <= 7; n++) {
+          client.want(undefined)
+          await until(() => registrations() === n)
+        }
+        client.want(undefined)
+        await new Promise((done) => setTimeout(done, 20))
+        assert.equal(registrations(), 7)
+        client.stop()
+      }))
+
     it('shows its token to nobody but the server that its coordinator named', () =>
       started(async () => {
         server.prepare('a.test', TOKEN)
