@@ -5,7 +5,7 @@ import { EAGAIN, EINTR, ENOENT } from '../core/errno.ts'
 import type { GodwitError } from '../core/errors.ts'
 import { check, declare, errno, KernelError } from './libc.ts'
 import { NETLINK_NETFILTER, NetlinkSocket } from './netlink-socket.ts'
-import { dumpElements, type NfBatch, type NfFamily, readElements } from './nf_tables.ts'
+import { dumpElements, getTable, type NfBatch, type NfFamily, readElements } from './nf_tables.ts'
 
 const sendBytes = declare<(fd: number, bytes: Uint8Array, length: number, flags: number) => number>(
   'long send(int fd, void *buf, size_t n, int flags)',
@@ -53,6 +53,17 @@ export class NfSocket {
       if (number !== 0 && failed === 0) failed = number
     })
     if (failed !== 0) throw nfError(op, failed)
+  }
+
+  /** Whether there is a table of this name. */
+  hasTable(family: NfFamily, table: string): boolean {
+    try {
+      this.#socket.request(getTable(family, table), `look for the table ${table}`)
+      return true
+    } catch (error) {
+      if (error instanceof KernelError && error.errno === ENOENT) return false
+      throw error
+    }
   }
 
   /** All elements of a map or set; undefined when there is none of that name. */

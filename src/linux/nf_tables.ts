@@ -6,6 +6,7 @@
  * of `nft` cannot say. Layout: linux/netfilter/nf_tables.h. Attribute integers are big-endian, map keys and data are in
  * the byte order that the packet has (`mark`: the host's).
  */
+import { NetlinkMessage } from './netlink.ts'
 
 export const NfFamily = { INET: 1, IPV4: 2, IPV6: 10 } as const
 export type NfFamily = (typeof NfFamily)[keyof typeof NfFamily]
@@ -36,6 +37,7 @@ const BATCH_BEGIN = 0x10
 const BATCH_END = 0x11
 const Message = {
   NEWTABLE: 0,
+  GETTABLE: 1,
   DELTABLE: 2,
   NEWCHAIN: 3,
   DELCHAIN: 5,
@@ -551,6 +553,12 @@ export interface NfExpressions {
    * `target`: uses the target of iptables, for kernels without the expression.
    */
   queue(number: number, options: { readonly bypass: boolean; readonly target: boolean }): void
+}
+
+/** The request for one table; the kernel answers ENOENT when there is none. */
+export function getTable(family: NfFamily, table: string): NetlinkMessage {
+  const message = new NetlinkMessage((SUBSYSTEM << 8) | Message.GETTABLE)
+  return message.u8(family).u8(0).be16(0).attributeString(1, table)
 }
 
 /** The request that dumps a map; answers are read by `readElements`. */

@@ -12,6 +12,7 @@ import { ipLength, offsetIn, Protocol, transportOf } from '../core/ip.ts'
 import { TCP } from '../core/tcp.ts'
 import { Arena } from '../linux/arena.ts'
 import { KernelError } from '../linux/libc.ts'
+import type { NfWatch } from '../linux/nf-watch.ts'
 import { MAX_REPLACEMENT, NfHookNumber, NfQueue } from '../linux/nfqueue.ts'
 import { POLLIN, type Poller } from '../linux/poller.ts'
 import { RawSender } from '../linux/raw-packets.ts'
@@ -41,6 +42,9 @@ export interface EngineOptions {
   readonly mark: number
   /** Monotonic milliseconds. */
   readonly now: () => number
+  /** Tables of nf_tables that come and go; `onRemoved`: somebody removed one. */
+  readonly tables: NfWatch
+  readonly onRemoved: () => void
   /** Packets of a tuple are to be queued from now on, or no longer: done when it returns. */
   readonly watch: (event: Extract<MachineEvent, { type: 'watch' }>) => void
   /** What arrives for a tuple does not pass as it is any more. */
@@ -59,6 +63,8 @@ export class MptcpEngine {
   readonly #bodiesNumber: number
   readonly #mark: number
   readonly #now: () => number
+  readonly #tables: NfWatch
+  readonly #onRemoved: () => void
   readonly #watch: EngineOptions['watch']
   readonly #differs: EngineOptions['differs']
   readonly #onEvent: EngineOptions['onEvent']
@@ -80,6 +86,8 @@ export class MptcpEngine {
     this.#poller = options.poller
     this.#mark = options.mark
     this.#now = options.now
+    this.#tables = options.tables
+    this.#onRemoved = options.onRemoved
     this.#watch = options.watch
     this.#onEvent = options.onEvent
     this.#raw = new RawSender(undefined, { mark: options.mark })
@@ -90,7 +98,8 @@ export class MptcpEngine {
     this.#bodiesNumber = bodies
     this.#from = this.#queue
     this.#differs = options.differs
-    for (const { fd } of [this.#queue, this.#headers, this.#bodies]) this.#poller.add(fd, POLLIN)
+    for (const { fd } of [this.#queue, this.#headers, this.#bodies, this.#tables])
+      this.#poller.add(fd, POLLIN)
   }
 
   get queueCounts() {
@@ -140,6 +149,7 @@ export class MptcpEngine {
     if (this.#poller.wait(wait) === 0) return true
     let isAll = true
     if (this.#poller.woken()) this.#drain()
+    if ((this.#poller.ready(this.#tables.fd) & POLLIN) !== 0 && this.#tables.read().removed) this.#onRemoved()
     for (const queue of [this.#queue, this.#headers]) {
       if ((this.#poller.ready(queue.fd) & POLLIN) === 0) continue
       let reads = 0

@@ -7,6 +7,8 @@
  *   forward, on a router: both, and every SYN
  *
  * Only SYNs of plain connections are ever seen, so that these run at the kernel's speed and outlive the daemon.
+ *
+ * `nft flush ruleset` of a firewall that starts anew removes all of it; `restore` puts it back with every connection.
  */
 import { EBUSY, ENOENT, EOPNOTSUPP } from '../core/errno.ts'
 import { Protocol } from '../core/ip.ts'
@@ -49,13 +51,16 @@ export interface Watched {
 }
 
 export class Filter {
-  readonly #sockets: Pick<NfSocket, 'commit'>
+  readonly #sockets: Pick<NfSocket, 'commit' | 'hasTable'>
   readonly #table: string
   readonly #queue: number
   readonly #headers: number
   readonly #mark: number
+  /** What the sets hold, by side and key; while `#forward` is undefined there are no tables. */
+  readonly #watched = new Map<string, Watched>()
+  #forward: boolean | undefined
 
-  constructor(sockets: Pick<NfSocket, 'commit'>, ledger: Ledger) {
+  constructor(sockets: Pick<NfSocket, 'commit' | 'hasTable'>, ledger: Ledger) {
     this.#sockets = sockets
     this.#table = ledger.mptcp.table
     this.#queue = ledger.mptcp.queue
@@ -68,14 +73,36 @@ export class Filter {
    * would reach the peer untranslated. `forward`: for hosts behind this one too.
    */
   install(forward: boolean, watched: readonly Watched[] = []): void {
-    for (const family of FAMILIES)
-      try {
-        this.#replace(family, false, forward, watched)
-      } catch (error) {
-        // A kernel without the expression has the target of iptables.
-        if (!(error instanceof KernelError) || ![ENOENT, EOPNOTSUPP].includes(error.errno)) throw error
-        this.#replace(family, true, forward, watched)
-      }
+    this.#forward = forward
+    this.#watched.clear()
+    for (const each of watched) this.#note(each.side, each.tuple, true)
+    for (const family of FAMILIES) this.#install(family, forward)
+  }
+
+  /** Puts back the tables that another program removed; false: none was missing. */
+  restore(): boolean {
+    const forward = this.#forward
+    if (forward === undefined) return false
+    const missing = FAMILIES.filter(({ family }) => !this.#sockets.hasTable(family, this.#table))
+    for (const family of missing) this.#install(family, forward)
+    return missing.length > 0
+  }
+
+  #install(family: Family, forward: boolean): void {
+    const watched = [...this.#watched.values()]
+    try {
+      this.#replace(family, false, forward, watched)
+    } catch (error) {
+      // A kernel without the expression has the target of iptables.
+      if (!(error instanceof KernelError) || ![ENOENT, EOPNOTSUPP].includes(error.errno)) throw error
+      this.#replace(family, true, forward, watched)
+    }
+  }
+
+  #note(side: Side, tuple: Tuple, on: boolean): void {
+    const key = `${side} ${String.fromCharCode(...keyOf(side, tuple))}`
+    if (on) this.#watched.set(key, { side, tuple })
+    else this.#watched.delete(key)
   }
 
   #replace(family: Family, target: boolean, forward: boolean, watched: readonly Watched[]): void {
@@ -92,6 +119,8 @@ export class Filter {
   }
 
   remove(): void {
+    this.#forward = undefined
+    this.#watched.clear()
     for (const family of FAMILIES) this.#remove(family)
   }
 
@@ -117,6 +146,7 @@ export class Filter {
   }
 
   #element(side: Side, tuple: Tuple, on: boolean): void {
+    this.#note(side, tuple, on)
     const family = FAMILIES[tuple.local.length === 4 ? 0 : 1]
     const key = keyOf(side, tuple)
     const batch = new NfBatch()
@@ -124,8 +154,10 @@ export class Filter {
     try {
       this.#sockets.commit(batch, `${on ? 'watch' : 'forget'} a connection`)
     } catch (error) {
-      if (on || !(error instanceof KernelError) || (error.errno !== ENOENT && error.errno !== EBUSY))
+      if (!(error instanceof KernelError) || (error.errno !== ENOENT && (on || error.errno !== EBUSY)))
         throw error
+      // The table is gone with its sets: they come back with this element.
+      if (on && !this.restore()) throw error
     }
   }
 

@@ -77,6 +77,8 @@ export interface SubflowView {
 const OVERHEAD = 28
 /** The worker answers within a turn; later it is stuck. */
 const ANSWER_MS = 5000
+/** An address that no connection has any more may stay so long (ms): a report names every connection, and thousands may end each second. */
+const RELEASE_MS = 1000
 
 export class MptcpMechanism implements Mechanism {
   readonly name = 'mptcp'
@@ -89,6 +91,7 @@ export class MptcpMechanism implements Mechanism {
   #worker: EngineWorker | undefined
   #ends: (() => void)[] = []
   #request = 0
+  #holding: NodeJS.Timeout | undefined
   readonly #waiting = new Map<number, (answer: MptcpReport | boolean) => void>()
   #last: MptcpReport | undefined
   readonly #reasons = new Map<number, DecisionRecord>()
@@ -144,6 +147,7 @@ export class MptcpMechanism implements Mechanism {
 
   async stop(): Promise<void> {
     for (const end of this.#ends.splice(0)) end()
+    clearTimeout(this.#holding)
     await this.#worker?.stop()
     this.#worker = undefined
     for (const answer of this.#waiting.values()) answer(false)
@@ -194,9 +198,10 @@ export class MptcpMechanism implements Mechanism {
         name: access.name,
         index: access.ifindex,
         ethernet: this.#hasEthernet(access.ifindex),
-        addresses: access.addresses.flatMap(({ address, deprecated }) => {
+        // Deprecated ones are the last: a connection keeps its privacy address of yesterday, none begins with it (RFC 4862 §5.5.4).
+        addresses: access.addresses.flatMap(({ address }) => {
           const parsed = parseAddress(address)
-          return parsed.ok && !deprecated ? [parsed.value] : []
+          return parsed.ok ? [parsed.value] : []
         }),
         mtu: access.mtu,
         backup: this.#rule(access.name).use === 'backup',
@@ -213,6 +218,14 @@ export class MptcpMechanism implements Mechanism {
     return (
       this.#settings.rules.find(({ pattern }) => matchesPattern(pattern, name)) ?? { use: 'normal', cost: 0 }
     )
+  }
+
+  /** A connection has ended: addresses that only it had are let go. For many at once this is done once. */
+  #holdSoon(): void {
+    this.#holding ??= setTimeout(() => {
+      this.#holding = undefined
+      void this.#holdAddresses()
+    }, RELEASE_MS).unref()
   }
 
   /** Connections keep an address that their access has lost. */
@@ -246,6 +259,12 @@ export class MptcpMechanism implements Mechanism {
       case 'slow':
         recorder.log('info', `all packets of MPTCP connections go through user space: ${event.reason}`)
         break
+      case 'restored':
+        recorder.log(
+          'warn',
+          'another program removed the packet rules of MPTCP (`nft flush ruleset`, as `systemctl restart nftables` does); put back',
+        )
+        break
       case 'unkept':
         recorder.log('warn', `if the daemon is killed, the connections it translates end: ${event.reason}`)
         break
@@ -272,7 +291,7 @@ export class MptcpMechanism implements Mechanism {
       case 'ended':
         this.#reasons.delete(event.connection)
         recorder.log('debug', `connection ${flowId(event.connection)} ended: ${event.reason}`)
-        void this.#holdAddresses()
+        this.#holdSoon()
         break
     }
   }

@@ -41,6 +41,8 @@ export type MptcpWorkerEvent =
   | { readonly type: 'answer'; readonly request: number; readonly done: boolean }
   /** The kernel takes no connections. */
   | { readonly type: 'slow'; readonly reason: string }
+  /** Another program had removed the packet rules. */
+  | { readonly type: 'restored' }
   /** Connections end with this process. */
   | { readonly type: 'unkept'; readonly reason: string }
 

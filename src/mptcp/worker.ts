@@ -5,6 +5,7 @@ import { nodeSha256 } from '../crypto/sha256.ts'
 import { Ledger } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
+import { NfWatch } from '../linux/nf-watch.ts'
 import { serveEngine } from '../tunnel/engine/worker.ts'
 import { MptcpEngine } from './engine.ts'
 import { Filter } from './filter.ts'
@@ -19,6 +20,7 @@ serveEngine(({ data, poller, post }) => {
   const ledger = new Ledger(names)
   const sockets = new NfSocket()
   const filter = new Filter(sockets, ledger)
+  const tables = new NfWatch()
   const tell = (event: MptcpWorkerEvent) => post(event)
   const kept = keptFile(keptAt, tell)
   const fast = fastPath(ledger, kernel, init.connections, tell)
@@ -39,6 +41,10 @@ serveEngine(({ data, poller, post }) => {
     },
     mark: ledger.mptcp.mark,
     now: () => performance.now(),
+    tables,
+    onRemoved: () => {
+      if (filter.restore()) tell({ type: 'restored' })
+    },
     watch: ({ side, tuple, on }) => {
       if (side === 'local') fast?.watch(tuple, on)
       filter.watch(side, tuple, on)
@@ -96,6 +102,7 @@ serveEngine(({ data, poller, post }) => {
         filter.remove()
         kept?.remove()
         sockets.close()
+        tables.close()
         engine.close()
       },
     },

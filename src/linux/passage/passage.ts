@@ -7,6 +7,7 @@
  * A chain that cannot be changed (a table with an owner) is reported with the command that changes it.
  */
 import { MAIN_TABLE } from '../ledger.ts'
+import { watchNftables } from '../nf-watch.ts'
 import type { Nft } from '../nft.ts'
 import type { Rtnl } from '../rtnetlink/types.ts'
 import {
@@ -27,7 +28,6 @@ import {
   readForward,
 } from './iptables.ts'
 import { acceptScript, forwardChainsIn, type NftForwardChain, readNftChain } from './nft-chains.ts'
-import { watchNftables } from './watch.ts'
 
 export interface PassageParts {
   /** Undefined where nft is not installed: only iptables is looked at. */

@@ -1,0 +1,162 @@
+/**
+ * What users of MPTCP and of VPNs report most: a firewall that is loaded anew removes all rules, privacy addresses that become
+ * deprecated, a firewall that drops what conntrack does not know, hundreds of short connections.
+ */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { after, before, test } from 'node:test'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { Bed, until } from './bed.ts'
+import { Transfers } from './transfers.ts'
+
+usesPrograms('curl', 'ip', 'mptcpize', 'nft')
+
+const FIREWALL = `table inet fw {
+  chain in {
+    type filter hook input priority filter; policy drop;
+    iif "lo" accept
+    ct state invalid counter drop
+    ct state established,related accept
+    meta l4proto { icmp, icmpv6 } accept
+  }
+  chain out {
+    type filter hook output priority filter; policy drop;
+    oif "lo" accept
+    ct state invalid counter drop
+    ct state new,established,related accept
+    meta l4proto { icmp, icmpv6 } accept
+  }
+}`
+let bed: Bed
+let transfers: Transfers
+
+before(async () => {
+  bed = new Bed()
+  transfers = new Transfers(bed, 'm')
+  await bed.serve()
+  await bed.daemon('m')
+})
+
+after(async () => {
+  await bed.close()
+})
+
+async function ended(): Promise<void> {
+  await until('the connection is closed', async () => (await bed.connections()).length === 0)
+}
+
+test('MP-52: `nft flush ruleset` ends no connection, in the kernel or in user space, and the rules are put back', async () => {
+  const inKernel = transfers.endless('paced')
+  const first = await bed.underWay(1_000_000)
+  const inUserSpace = transfers.endless('put')
+  await until('both are under way', async () => (await bed.connections()).length === 2)
+  const second = (await bed.connections()).find(({ id }) => id !== first.id)!
+  await until('the second has another way', async () =>
+    (await bed.connections()).some(
+      ({ id, subflows }) => id === second.id && subflows.filter(({ state }) => state === 'active').length > 1,
+    ),
+  )
+  await bed.post('/v1/mptcp/handover', { connection: second.id, access: 'acc2' })
+  await transfers.carriesMore(second.id, 'acc2', 'the other access', true)
+  for (let i = 0; i < 3; i++) {
+    bed.run('m', 'nft', 'flush', 'ruleset')
+    await transfers.carriesMore(second.id, 'acc2', 'the other access', true)
+    await transfers.carriesMore(first.id, 'acc1', 'the first access', true)
+  }
+  await until('the rules are back', () =>
+    ['ip', 'ip6'].every((family) => bed.run('m', 'nft', 'list', 'tables').includes(`table ${family} godwit`)),
+  )
+  assert.match(bed.log('m'), /another program removed the packet rules of MPTCP/)
+  await inUserSpace.finish()
+  await inKernel.finish()
+  await ended()
+  const after = transfers.endless('get')
+  assert.equal((await bed.underWay(500_000)).state, 'established')
+  await after.finish()
+  await ended()
+  bed.noFaults()
+})
+
+test('MP-52: a connection keeps its privacy address when that is deprecated, and new ones do not take it', async () => {
+  bed.run('m', 'ip', 'addr', 'add', 'fd00:1::77/64', 'dev', 'acc1', 'nodad')
+  const endless = transfers.endless('get', '[fd00:3::2]')
+  const { id, local } = await bed.underWay(1_000_000)
+  const address = /\[(.*)\]/.exec(local)![1]!
+  const lifetime = (preferred: string) =>
+    bed.run(
+      'm',
+      ...[
+        'ip',
+        'addr',
+        'change',
+        `${address}/64`,
+        'dev',
+        'acc1',
+        'preferred_lft',
+        preferred,
+        'valid_lft',
+        'forever',
+      ],
+    )
+  lifetime('0')
+  await until('the daemon knows', async () =>
+    (await bed.status()).accesses.some(({ name, addresses }) => name === 'acc1' && addresses.length > 1),
+  )
+  await transfers.carriesMore(id, 'acc1', 'the address', true)
+  const now = (await bed.connections()).find((each) => each.id === id)!
+  const active = now.subflows.find((each) => each.id === now.active)!
+  assert.deepEqual([active.access, active.local, active.id], ['acc1', local, 0])
+  await endless.finish()
+  await ended()
+  lifetime('forever')
+  bed.run('m', 'ip', 'addr', 'del', 'fd00:1::77/64', 'dev', 'acc1')
+  bed.noFaults()
+})
+
+test('MP-52: behind a firewall on this host that drops what conntrack calls invalid, transfers change their access', async () => {
+  bed.rules('m', FIREWALL)
+  for (const direction of ['get', 'put'] as const) {
+    const endless = transfers.endless(direction)
+    const { id } = await bed.underWay(1_000_000)
+    await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
+    await transfers.carriesMore(id, 'acc2', 'the other access', true)
+    await endless.finish()
+    await ended()
+  }
+  bed.run('m', 'nft', 'delete', 'table', 'inet', 'fw')
+  bed.noFaults()
+})
+
+test('MP-52: a benchmark of short connections gets every answer, and the daemon answers meanwhile', async () => {
+  const program = `
+    const net = require('node:net')
+    let begun = 0, open = 0, whole = 0
+    const begin = () => {
+      while (open < 50 && begun < 600) {
+        begun++
+        open++
+        let bytes = 0
+        const socket = net.connect(80, '10.3.0.2', () => socket.write('GET /1000 HTTP/1.0\\r\\n\\r\\n'))
+        socket.on('data', (data) => { bytes += data.length })
+        socket.on('error', () => {})
+        socket.on('close', () => {
+          open--
+          if (bytes > 1000) whole++
+          if (begun === 600 && open === 0) console.log(whole)
+          else begin()
+        })
+      }
+    }
+    begin()`
+  const client = bed.spawn('m', process.execPath, '-e', program)
+  let text = ''
+  client.stdout!.on('data', (bytes) => {
+    text += bytes
+  })
+  const closed = once(client, 'close')
+  await bed.connections()
+  await closed
+  assert.equal(text.trim(), '600')
+  await ended()
+  bed.noFaults()
+})
