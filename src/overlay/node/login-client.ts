@@ -50,7 +50,11 @@ export async function logIn(asked: LoginRequest): Promise<Login> {
     const reason = said.success ? said.data.error.message : `it answered with status ${status}`
     throw new GodwitError('LOGIN_REFUSED', `${server}: ${reason}`, {
       hint:
-        status === 429 ? 'wait a minute, then try again' : 'check account, password and the name of the node',
+        status === 429
+          ? 'wait a minute, then try again'
+          : status >= 500
+            ? 'look at the log of `godwit overlay serve` on the server, then try again'
+            : 'check account, password and the name of the node',
     })
   }
   const parsed = granted.safeParse(value)

@@ -28,6 +28,7 @@ export interface NodeNamesInit {
 
 /** Interval (ms) at which the file is checked where it cannot be watched: its manager rewrites it when networks change. */
 const LOOK_MS = 5_000
+const LOCAL = '127.0.0.1'
 
 export class NodeNames {
   readonly #parts: NodeNamesParts
@@ -46,7 +47,7 @@ export class NodeNames {
     this.#dns = new LocalDns({
       lookup: parts.lookup,
       covers: (name) => suffixes.some((suffix) => name.endsWith(suffix)) && !name.startsWith('_'),
-      upstream: () => this.#upstream(),
+      upstream: () => this.upstream(),
       report: (message) => parts.recorder.log('warn', message),
     })
   }
@@ -100,6 +101,14 @@ export class NodeNames {
     return { server: this.#address ?? null, keeper: this.#keeper, zone: this.#init.zones[0] }
   }
 
+  /** The servers that this machine has beside us. A file that names none stands for a server on this machine (resolv.conf(5)). */
+  upstream(): readonly string[] {
+    const ofFile = this.#keeper === 'file'
+    const known = ofFile ? this.#parts.file.others() : this.#parts.servers.host().servers
+    const others = known.filter((server) => server !== this.#address)
+    return ofFile && others.length === 0 ? [LOCAL] : others
+  }
+
   #tell(address: string): void {
     if (this.#keeper === 'file') this.#parts.file.set(address)
     else if (this.#keeper !== 'none') this.#parts.system.set(this.#keeper, [address], this.#init.zones)
@@ -125,11 +134,5 @@ export class NodeNames {
     } catch (error) {
       this.#parts.recorder.log('debug', `names: ${(error as Error).message}`)
     }
-  }
-
-  /** The servers that this machine has beside us. */
-  #upstream(): readonly string[] {
-    const known = this.#keeper === 'file' ? this.#parts.file.others() : this.#parts.servers.host().servers
-    return known.filter((server) => server !== this.#address)
   }
 }

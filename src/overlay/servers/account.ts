@@ -15,7 +15,7 @@ import { renewalProof } from '../machine/secrets.ts'
 import type { Account, Store } from '../store/store.ts'
 import { hasEnded } from '../tables.ts'
 import { type CertifiedServer, isFullName } from '../wire/message.ts'
-import { Refusal, sendJson } from './answers.ts'
+import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
 import { listenOn } from './listening.ts'
 import { checkPassword, isBusy } from './passwords.ts'
 import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
@@ -127,13 +127,8 @@ export class AccountServer {
       if (error instanceof Refusal)
         sendJson(response, error.status, { error: { code: error.code, message: error.message } }, false)
       else {
-        this.#init.log(`error in the account server: ${(error as Error).stack}`)
-        sendJson(
-          response,
-          500,
-          { error: { code: 'INTERNAL', message: 'internal error of the server' } },
-          false,
-        )
+        this.#init.log(`error in the account server: ${faultText(error)}`)
+        sendFault(response, error)
       }
     }
   }

@@ -13,7 +13,7 @@ import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
 import { WRAP } from '../cache/envelope.ts'
 import { isFullName, Status } from '../wire/message.ts'
-import { Refusal, sendJson } from './answers.ts'
+import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
 import type { CacheDirectory, CacheNode } from './cache-directory.ts'
 import { type CacheObject, type CacheStore, isFor, isFrom, type Refused } from './cache-store.ts'
 import { listenOn } from './listening.ts'
@@ -172,8 +172,8 @@ export class CacheServer {
     else if (code === 'ERR_STREAM_PREMATURE_CLOSE' || code === 'ECONNRESET' || code === 'ABORT_ERR')
       response.destroy()
     else {
-      this.#init.log(`error in the cache server: ${(error as Error).stack}`)
-      sendJson(response, 500, { error: { code: 'INTERNAL', message: 'internal error of the server' } }, false)
+      this.#init.log(`error in the cache server: ${faultText(error)}`)
+      sendFault(response, error)
     }
   }
 

@@ -11,6 +11,7 @@ import type { EngineHost } from '../../tunnel/engine/worker.ts'
 import { Coordinator } from '../machine/coordinator.ts'
 import { overlayCrypto } from '../node/crypto.ts'
 import { Store } from '../store/store.ts'
+import { faultText } from './answers.ts'
 import type { CoordinatorCommand, CoordinatorEvent, CoordinatorSetup } from './protocol.ts'
 import { UdpLoop, type UdpLoopOwner } from './udp-loop.ts'
 
@@ -121,8 +122,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
   onFault(error: unknown): void {
     this.#faults++
     if (this.#faults > FAULTS_LOGGED) return
-    const message = error instanceof Error ? (error.stack ?? error.message) : String(error)
-    this.#post({ type: 'log', level: 'error', message: `error in the coordinator: ${message}` })
+    this.#post({ type: 'log', level: 'error', message: `error in the coordinator: ${faultText(error)}` })
   }
 }
 

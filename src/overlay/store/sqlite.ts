@@ -113,13 +113,42 @@ export function openDatabase(file: string, driver: Driver | undefined = drivers(
     database.exec('PRAGMA synchronous = FULL')
     database.exec('PRAGMA foreign_keys = ON')
     database.exec('PRAGMA busy_timeout = 5000')
-    return database
+    return explained(file, database)
   } catch (error) {
     database?.close()
-    throw new GodwitError('STORE_FAILED', `${file}: ${(error as Error).message}`, {
-      op: 'open',
-      hint: 'is it a database of godwit, on a local file system, that this user may write?',
-      cause: error,
-    })
+    throw failure(file, error)
   }
+}
+
+/** Its errors are STORE_FAILED and say what to do. */
+function explained(file: string, database: Database): Database {
+  const named = <T>(work: () => T): T => {
+    try {
+      return work()
+    } catch (error) {
+      throw failure(file, error)
+    }
+  }
+  return {
+    exec: (sql) => named(() => database.exec(sql)),
+    close: () => database.close(),
+    prepare(sql) {
+      const statement = named(() => database.prepare(sql))
+      return {
+        run: (...values) => named(() => statement.run(...values)),
+        get: (...values) => named(() => statement.get(...values)),
+        all: (...values) => named(() => statement.all(...values)),
+      }
+    },
+  }
+}
+
+function failure(file: string, error: unknown): GodwitError {
+  const { message } = error as Error
+  const hint = /malformed|not a database/.test(message)
+    ? 'stop the server and put a copy of it back (docs/overlay.md, "When something goes wrong")'
+    : /full/.test(message)
+      ? 'make room on its disk'
+      : 'is it a database of godwit, on a local file system, that this user may write?'
+  return new GodwitError('STORE_FAILED', `${file}: ${message}`, { op: 'database', hint, cause: error })
 }

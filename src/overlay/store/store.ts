@@ -4,7 +4,9 @@
  * batch of requests (group commit), so that acknowledged state survives a kill and a power cut.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { statSync } from 'node:fs'
 import { toHex } from '../../core/bytes.ts'
+import { GodwitError } from '../../core/errors.ts'
 import type { Directory, DistributedNode, Distributor, ServerRecord, ZoneKeys } from '../machine/directory.ts'
 import type { NodeRecord } from '../tables.ts'
 import type { ServerRole } from '../wire/message.ts'
@@ -150,6 +152,20 @@ export interface StoreInit {
   readonly wall?: () => number
 }
 
+/**
+ * A file of no bytes is what a full disk or a power cut leaves of a database, and SQLite takes it for a new one: every login would be
+ * gone without a word. That numbers were assigned shows that it is none.
+ */
+function refuseEmptied(file: string): void {
+  const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size
+  if (sizeOf(file) !== 0 || (sizeOf(`${file}-wal`) ?? 0) > 0 || sizeOf(`${file}.numbers`) === undefined)
+    return
+  throw new GodwitError('STORE_FAILED', `${file} is empty: its accounts and logins are lost`, {
+    op: 'open',
+    hint: 'put a copy of it back, or remove it to begin again: addresses stay, accounts and logins do not',
+  })
+}
+
 export class Store implements Directory {
   readonly #database: Database
   readonly #statements: { readonly [Name in keyof typeof STATEMENTS]: Statement }
@@ -168,6 +184,7 @@ export class Store implements Directory {
 
   constructor({ file, driver, notesChanges, wall = () => Math.floor(Date.now() / 1000) }: StoreInit) {
     this.#wall = wall
+    refuseEmptied(file)
     this.#database = openDatabase(file, driver)
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
     this.#addColumn('nodes', 'expires', 'INTEGER')

@@ -166,6 +166,20 @@ test('NT-50: a resolv.conf that another program writes, or puts another in its p
   }
 })
 
+test('NT-50: with a resolv.conf that names no server, other names are asked of the one on this machine, as programs do', async () => {
+  const path = join(folder, 'nameless.conf')
+  writeFileSync(path, 'search home.lan\n')
+  const lookup = async () => undefined
+  const parts = { lookup, servers: {}, system: { giveBack: nothing }, recorder: { log: nothing } }
+  const file = new ResolvConf('godwit main', path)
+  const names = new NodeNames({ ...parts, file } as never, { keeper: 'file', zones: ['test.example'] })
+  await names.start(['127.0.0.78'])
+  assert.deepEqual(names.upstream(), ['127.0.0.1'])
+  writeFileSync(path, 'nameserver 127.0.0.78\nnameserver 192.0.2.53\n')
+  assert.deepEqual(names.upstream(), ['192.0.2.53'])
+  names.stop()
+})
+
 test('issue 9: a daemon that stops while it registers its name server leaves no line in resolv.conf', async () => {
   const path = join(folder, 'early.conf')
   writeFileSync(path, 'nameserver 192.0.2.53\n')

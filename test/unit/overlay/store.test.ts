@@ -1,12 +1,13 @@
 /** The durable store of the overlay's servers: accounts, keys and address leases (NT-10, NT-13, NT-16). */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { copyFileSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import type { GodwitError } from '../../../src/core/errors.ts'
 import { type Database, drivers, openDatabase } from '../../../src/overlay/store/sqlite.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
 import { hasEnded } from '../../../src/overlay/tables.ts'
@@ -381,6 +382,43 @@ for (const driver of drivers()) {
     store = new Store({ file: `${file}.backup`, driver })
     assert.ok(store.takeNumber() > last)
     store.close()
+  })
+}
+
+for (const driver of drivers()) {
+  test(`NT-16: ${driver.name}: a damaged database is named with what to do, and one of no bytes is not taken for a new one`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-damaged.db`)
+    const store = new Store({ file, driver })
+    store.putAccount(account('alice'))
+    store.setNumber('phone.example', store.takeNumber())
+    store.close()
+    // libsql closes a database late: its log is still beside it.
+    driver.open(file).prepare('PRAGMA wal_checkpoint(TRUNCATE)').get()
+    const whole = readFileSync(file)
+    const copy = `${file}.copy`
+    copyFileSync(`${file}.numbers`, `${copy}.numbers`)
+    const opened = (content: string | Uint8Array) => {
+      for (const end of ['', '-wal', '-shm']) rmSync(`${copy}${end}`, { force: true })
+      writeFileSync(copy, content)
+      return new Store({ file: copy, driver })
+    }
+    const refused = (content: string | Uint8Array, message: RegExp, hint: RegExp) =>
+      assert.throws(
+        () => opened(content),
+        (error: GodwitError) => {
+          assert.equal(error.code, 'STORE_FAILED')
+          assert.match(error.message, message)
+          assert.match(error.hint!, hint)
+          return true
+        },
+      )
+    const torn = Buffer.concat([whole.subarray(0, 100), Buffer.alloc(whole.length - 100, 0xa5)])
+    refused(torn, /damaged\.db\.copy: .*malformed/, /put a copy of it back/)
+    refused(Buffer.alloc(8192, 0xa5), /damaged\.db\.copy: .*not a database/, /put a copy of it back/)
+    refused('', /is empty/, /put a copy of it back, or remove it/)
+    const again = opened(whole)
+    assert.ok(again.account('alice'))
+    again.close()
   })
 }
 
