@@ -12,7 +12,7 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { sameEndpoint, type TunnelRow } from '../tables.ts'
 import { datagramCodec, Kind } from '../wire/datagram.ts'
-import { checkLease, type Lease } from '../wire/lease.ts'
+import { checkLease, type Lease, leaseCodec } from '../wire/lease.ts'
 import {
   isFullName,
   LEAST_DIRECTION,
@@ -32,6 +32,7 @@ import { Pair, type PairDirection, reaches } from './pair.ts'
 import { hasVirtualAddresses, mayBeHost } from './virtual.ts'
 
 /** A request is given up then (ms): repeated after 250 ms, doubling, five times. */
+const ENDED = "has ended by this machine's clock (is it right?)"
 const REQUEST_MS = 12_000
 /** Time after which an unanswered registration is repeated (ms). */
 const REGISTER_AGAIN = 5_000
@@ -477,7 +478,9 @@ export class NodeMachine implements NodeMachineApi {
     if (status !== Status.DONE || lease === undefined || answer.lease === undefined) {
       // A lease that is refused is of no use any more: the next registration asks for another one.
       if (status === Status.LEASE_REFUSED) this.#lease = undefined
-      const reason = status === Status.DONE ? 'its lease is not ours' : reasonOf(status)
+      const ended = answer.lease !== undefined && this.#hasEnded(answer.lease)
+      const unusable = ended ? `its lease ${ENDED}` : 'its lease is not ours'
+      const reason = status === Status.DONE ? unusable : reasonOf(status)
       this.#unregister(`the coordinator refuses: ${reason}`, now)
       this.#registerAt = now + REGISTER_AGAIN
       return
@@ -582,6 +585,12 @@ export class NodeMachine implements NodeMachineApi {
       this.#sought.set(pair.peer, sought)
       this.#seek(pair.peer, sought, pair.wantsChannel ? Want.ANOTHER_CHANNEL : undefined, now)
     }
+  }
+
+  /** A lease that a coordinator gives lasts for weeks: if it has ended, a clock is wrong, and this one at boot rather than the server's. */
+  #hasEnded(bytes: Uint8Array): boolean {
+    const lease = leaseCodec.decode(bytes)
+    return lease.ok && this.#parts.wall() / 1000 > lease.value.notAfter
   }
 
   /** The decoded lease, if it is this node's. */
@@ -725,7 +734,9 @@ export class NodeMachine implements NodeMachineApi {
       return Status.NOT_ALLOWED
     const lease = message.lease && this.#peerLease(name, message.lease, message.zoneKey)
     if (lease === undefined) {
-      this.#log('warn', `a direction to ${name} had a lease that its zone has not signed; ignored`)
+      const ended = message.lease !== undefined && this.#hasEnded(message.lease)
+      const why = ended ? ENDED : 'its zone has not signed'
+      this.#log('warn', `a direction to ${name} had a lease that ${why}; ignored`)
       return Status.LEASE_REFUSED
     }
     let pair = this.#pairs.get(name)

@@ -18,6 +18,8 @@ export interface NotificationServerInit {
   readonly port: number
   readonly now: () => number
   readonly onConnection: (name: string, token: Uint8Array, isConnected: boolean) => void
+  /** A line for the operator. */
+  readonly log?: (message: string) => void
 }
 
 /** Nodes that are expected; what they are announced with is renewed at each registration. */
@@ -34,6 +36,20 @@ const MAX_UNREAD = 16_384
 /** Idle time until the kernel asks whether the node is still there (ms). */
 const IDLE_MS = 600_000
 
+/** So many connections of a node that take another's place within this time (ms) are those of two machines with one login. */
+const SWAPS = 6
+const SWAPS_MS = 120_000
+/** It is said again after this (ms). */
+const SAY_AGAIN_MS = 3_600_000
+
+interface Connected {
+  readonly socket: TLSSocket
+  readonly expected: Expected
+  readonly from: string
+  /** Connections that took the place of the one before, and since when; and when that was said. */
+  readonly swaps: { readonly count: number; readonly since: number; readonly saidAt: number }
+}
+
 interface Expected {
   readonly name: string
   readonly token: Uint8Array
@@ -46,7 +62,7 @@ export class NotificationServer {
   readonly #expected = new Map<string, Expected>()
   readonly #byToken = new Map<string, Expected>()
   /** By name. */
-  readonly #connected = new Map<string, { readonly socket: TLSSocket; readonly expected: Expected }>()
+  readonly #connected = new Map<string, Connected>()
   /** Sockets below TLS, by the address and port of the node. */
   readonly #raw = new Map<string, Socket>()
 
@@ -155,7 +171,9 @@ export class NotificationServer {
       return false
     }
     this.#strangers.release(raw)
-    this.#connected.set(expected.name, { socket, expected })
+    const from = socket.remoteAddress ?? ''
+    const swaps = this.#swapped(expected.name, before, from)
+    this.#connected.set(expected.name, { socket, expected, from, swaps })
     before?.socket.destroy()
     socket.once('close', () => {
       if (this.#connected.get(expected.name)?.socket !== socket) return
@@ -165,6 +183,19 @@ export class NotificationServer {
     this.#init.onConnection(expected.name, expected.token, true)
     this.#write(socket, encodeFrame(FrameType.ACK))
     return true
+  }
+
+  /** A node that moves takes its own place now and then; two machines with the same login take each other's without end. */
+  #swapped(name: string, before: Connected | undefined, from: string): Connected['swaps'] {
+    const now = this.#init.now()
+    if (before === undefined) return { count: 0, since: now, saidAt: Number.NEGATIVE_INFINITY }
+    const { count, since, saidAt } = before.swaps
+    if (now - since > SWAPS_MS) return { count: 1, since: now, saidAt }
+    if (count + 1 < SWAPS || now - saidAt < SAY_AGAIN_MS) return { count: count + 1, since, saidAt }
+    this.#init.log?.(
+      `${name} connects from ${before.from} and ${from} in turn: if its state folder was copied to a second machine, give that one a login of its own (docs/overlay.md, "When something goes wrong")`,
+    )
+    return { count: 0, since: now, saidAt: now }
   }
 
   #write(socket: TLSSocket, frame: Uint8Array): void {

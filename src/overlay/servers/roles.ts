@@ -43,6 +43,7 @@ export class Notifications {
     const { onConnection, onGone } = events
     this.server = new NotificationServer({
       ...{ tls: certificateOf(settings, file), port: notificationPort(settings), now, onConnection },
+      log: (message) => log('warn', message),
     })
     this.#push = pushSender(file(PUSH_FILE), settings, {
       ...{ now, wall, onGone },

@@ -107,6 +107,8 @@ export interface SimParticipant {
 
 export class SimNode implements SimParticipant {
   readonly name: string
+  /** How far its clock is ahead of the others' (ms). */
+  ahead = 0
   readonly machine: NodeMachine
   readonly outputs: NodeOutput[] = []
   readonly sockets: SimSocket[] = []
@@ -129,7 +131,7 @@ export class SimNode implements SimParticipant {
       {
         crypto: overlayCrypto,
         random: { fill: (out) => net.fill(out) },
-        wall: () => net.wall + net.now,
+        wall: () => net.wall + net.now + this.ahead,
       },
       {
         ...{ credentials: account.credentials, publicKey: this.publicKey },

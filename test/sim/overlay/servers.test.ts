@@ -49,6 +49,27 @@ describe('NT-39, NT-16: registration', () => {
     assert.deepEqual(a.of('registered')[1]!.encoded, first.encoded)
   })
 
+  it('NT-16: a clock that is far ahead is named as what is wrong, and when it is set right the node registers by itself', () => {
+    const { net } = world()
+    const a = net.node('alice')
+    const b = net.node('bob')
+    place(a, undefined, 1)
+    place(b, undefined, 2)
+    a.ahead = 800 * 86_400_000
+    net.until(() => b.of('registered').length > 0)
+    net.until(() => a.of('unregistered').length > 0)
+    assert.match(
+      a.of('unregistered')[0]!.reason,
+      /its lease has ended by this machine's clock \(is it right\?\)/,
+    )
+    a.ahead = 0
+    net.until(() => a.of('registered').length > 0, 120_000)
+    // A clock without a battery says 1970: nothing is refused.
+    b.ahead = -net.wall
+    a.machine.resolve(b.name, net.now)
+    net.until(() => a.of('direction').length > 0 && b.of('direction').length > 0, 30_000)
+  })
+
   it('the coordinator restarts: the nodes come back by themselves, with the addresses that they had', () => {
     const { net, servers, a } = pair('port-restricted', undefined)
     const before = a.of('registered').length

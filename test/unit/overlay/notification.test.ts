@@ -25,6 +25,7 @@ describe('NT-21: the notification server', () => {
   let now = 0
   /** Of the test at hand: connections of an earlier one may end later. */
   let heard: string[] = []
+  let lines: string[] = []
   before(() => {
     folder = mkdtempSync(join(tmpdir(), 'godwit-ns-'))
     const [cert, key] = [join(folder, 'crt'), join(folder, 'key')]
@@ -34,6 +35,7 @@ describe('NT-21: the notification server', () => {
   after(() => rmSync(folder, { recursive: true }))
   beforeEach(() => {
     heard = []
+    lines = []
     now = 0
   })
 
@@ -42,6 +44,7 @@ describe('NT-21: the notification server', () => {
     server = new NotificationServer({
       ...{ tls, port: 0, now: () => now },
       onConnection: (name, _token, isConnected) => own.push(`${name} ${isConnected}`),
+      log: (line) => lines.push(line),
     })
     await server.start()
     port = server.port
@@ -90,6 +93,33 @@ describe('NT-21: the notification server', () => {
       socket.destroy()
       await until(() => heard.length === 2)
       assert.deepEqual(heard[1], 'a.test false')
+    }))
+
+  it('NT-21: two machines with one login take the connection from each other, and the operator reads it once', () =>
+    started(async () => {
+      const connect = async (n: number) => {
+        const token = new Uint8Array(32).fill(n)
+        server.prepare('a.test', token)
+        return (await said(encodeFrame(FrameType.REGISTRATION, token), 3)).socket
+      }
+      const sockets = []
+      // A node that moves each minute is one.
+      for (let n = 1; n <= 8; n++) {
+        now += 60_000
+        sockets.push(await connect(n))
+      }
+      assert.deepEqual(lines, [])
+      now += 120_001
+      for (let n = 11; n <= 40; n++) {
+        now += 7000
+        sockets.push(await connect(n))
+      }
+      assert.equal(lines.length, 1)
+      assert.match(
+        lines[0]!,
+        /^a\.test connects from .*127\.0\.0\.1 and .*127\.0\.0\.1 in turn: if its state folder was copied/,
+      )
+      for (const each of sockets) each.destroy()
     }))
 
   it('nobody else: an unknown or withdrawn token, a shorter one, other frames and other bytes end the connection', () =>
