@@ -149,7 +149,8 @@ export class MptcpEngine {
     if (this.#poller.wait(wait) === 0) return true
     let isAll = true
     if (this.#poller.woken()) this.#drain()
-    if ((this.#poller.ready(this.#tables.fd) & POLLIN) !== 0 && this.#tables.read().removed) this.#onRemoved()
+    // Also when events were lost and none is left to read.
+    if (this.#poller.ready(this.#tables.fd) !== 0 && this.#tables.read().removed) this.#onRemoved()
     for (const queue of [this.#queue, this.#headers]) {
       if ((this.#poller.ready(queue.fd) & POLLIN) === 0) continue
       let reads = 0
