@@ -99,10 +99,12 @@ export class Filter {
     }
   }
 
-  #note(side: Side, tuple: Tuple, on: boolean): void {
+  /** False when it was not there. */
+  #note(side: Side, tuple: Tuple, on: boolean): boolean {
     const key = `${side} ${String.fromCharCode(...keyOf(side, tuple))}`
-    if (on) this.#watched.set(key, { side, tuple })
-    else this.#watched.delete(key)
+    if (!on) return this.#watched.delete(key)
+    this.#watched.set(key, { side, tuple })
+    return true
   }
 
   #replace(family: Family, target: boolean, forward: boolean, watched: readonly Watched[]): void {
@@ -146,7 +148,8 @@ export class Filter {
   }
 
   #element(side: Side, tuple: Tuple, on: boolean): void {
-    this.#note(side, tuple, on)
+    // The kernel refuses to delete what is not there only after all its readers have passed (synchronize_rcu): tens of milliseconds.
+    if (!this.#note(side, tuple, on)) return
     const family = FAMILIES[tuple.local.length === 4 ? 0 : 1]
     const key = keyOf(side, tuple)
     const batch = new NfBatch()
