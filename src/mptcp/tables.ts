@@ -112,9 +112,9 @@ export class SendTable extends RunTable {
     this.appended += this.runs.length
   }
 
-  /** Forgets what is acknowledged at data level: the local TCP sends it no more. */
-  acknowledge(dsn: number): void {
-    this.prune((run) => run.dsn + run.length <= dsn)
+  /** Forgets what is acknowledged at both levels: up to `dsn` the local TCP sends nothing again, but holes on the subflow are to be filled. */
+  acknowledge(dsn: number, ssn: number): void {
+    this.prune((run) => run.dsn + run.length <= dsn && run.ssn + run.length <= ssn)
   }
 
   #joinOldest(): void {

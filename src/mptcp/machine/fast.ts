@@ -167,7 +167,7 @@ function apply(connection: Connection, numbers: FastNumbers): void {
         length: connection.sndMax - connection.dataUna,
       },
     ])
-  else first.send.acknowledge(connection.dataUna)
+  else first.send.acknowledge(connection.dataUna, first.una)
   if (numbers.srtt > 0) first.srtt = numbers.srtt
   if (heardAt > first.heardAt) {
     connection.remoteWindow = numbers.remoteWindow * 2 ** first.remoteScale

@@ -6,7 +6,7 @@ import type { DssOption } from '../wire.ts'
 import { ResetReason } from '../wire.ts'
 import { Connection } from './connection.ts'
 import { addAddrHmac } from './keys.ts'
-import { finishReceiving } from './outgoing.ts'
+import { finishReceiving, sendMapped } from './outgoing.ts'
 import type { Segment } from './segment.ts'
 import { offsetOf, offsetOfDsn } from './sequence.ts'
 import type { Subflow } from './subflow.ts'
@@ -41,6 +41,7 @@ export function forwardIncoming(
     return requests
   }
   subflow.hear(now)
+  if (advanced) subflow.send.acknowledge(connection.dataUna, subflow.una)
   const before = { una: connection.dataUna, window: connection.remoteWindow }
   const dss = segment.option('dss')
   let finNow = false
@@ -59,6 +60,7 @@ export function forwardIncoming(
   takeWindow(connection, subflow, segment, dss !== undefined || segment.payloadLength > 0)
 
   const sack = sackBlocks(connection, subflow, segment, acked)
+  if (segment.sack.length > 0) fillHole(connection, subflow, segment, now)
   const start = subflow.offsetOfSeq(segment.seq)
   const end = start + segment.payloadLength
   let forwarded = false
@@ -114,7 +116,7 @@ function takeDataAck(connection: Connection, { ack }: DssOption): boolean {
   connection.answered = true
   if (offset > connection.dataUna) {
     connection.dataUna = offset
-    for (const subflow of connection.subflows) subflow.send.acknowledge(offset)
+    for (const { send, una } of connection.subflows) send.acknowledge(offset, una)
   }
   return true
 }
@@ -192,6 +194,26 @@ function sackBlocks(connection: Connection, subflow: Subflow, segment: Segment, 
   }
   const { above } = acknowledged(project(runs, blocks, 'dsn'), connection.dataUna)
   return above
+}
+
+/**
+ * Bytes that were lost here and reached the peer over another subflow are nothing that the local TCP sends again, but the peer's TCP
+ * of this subflow waits for them before it hands on anything. What it gets in their place it drops: it has acknowledged these data.
+ */
+function fillHole(connection: Connection, subflow: Subflow, { sack }: Segment, now: number): void {
+  const { una } = subflow
+  const run = subflow.send.atSsn(una)
+  if (run === undefined || !subflow.alive) return
+  const dsn = run.dsn + (una - run.ssn)
+  const beyond = sack.map((edge) => offsetOf(edge, subflow.localIsn, una)).filter((edge) => edge > una)
+  const end = Math.min(
+    run.ssn + run.length,
+    una + connection.dataUna - dsn,
+    una + connection.segmentSize,
+    ...beyond,
+  )
+  if (end <= una || beyond.length === 0 || !subflow.mayFill(now)) return
+  sendMapped(connection, subflow, run, dsn, new Uint8Array(end - una), TcpFlag.ACK)
 }
 
 /** True when something of it went to the local TCP. */

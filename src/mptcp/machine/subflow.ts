@@ -90,6 +90,9 @@ export class Subflow {
   sentBytes = 0
   receivedBytes = 0
   #challengedAt = Number.NEGATIVE_INFINITY
+  /** The hole that was filled last, and when. */
+  #filled = 0
+  #filledAt = Number.NEGATIVE_INFINITY
 
   constructor(init: {
     readonly id: number
@@ -150,6 +153,18 @@ export class Subflow {
   mayChallenge(now: number): boolean {
     if (now - this.#challengedAt < CHALLENGE_GAP) return false
     this.#challengedAt = now
+    return true
+  }
+
+  /** Whether the hole at `una` is to be filled: for the first time, or a round trip after the last. */
+  mayFill(now: number): boolean {
+    if (
+      this.una === this.#filled &&
+      now - this.#filledAt < (Number.isNaN(this.srtt) ? UNKNOWN_RTT : this.srtt)
+    )
+      return false
+    this.#filled = this.una
+    this.#filledAt = now
     return true
   }
 

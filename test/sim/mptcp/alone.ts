@@ -5,6 +5,7 @@ import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
 import { type OutSegment, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
 import type { MptcpInit, Passage } from '../../../src/mptcp/machine/types.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
+import type { Block } from '../../../src/mptcp/tables.ts'
 import type { CapableOption, MptcpOption } from '../../../src/mptcp/wire.ts'
 import { seeded } from './network.ts'
 import { forge } from './packets.ts'
@@ -22,6 +23,7 @@ export interface Fields {
   readonly seq?: number
   readonly ack?: number
   readonly options?: readonly MptcpOption[]
+  readonly sack?: readonly Block[]
   readonly payload?: Uint8Array
 }
 

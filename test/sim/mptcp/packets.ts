@@ -2,6 +2,7 @@
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { OptionWriter, type OutSegment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
+import type { Block } from '../../../src/mptcp/tables.ts'
 import type { MptcpOption } from '../../../src/mptcp/wire.ts'
 
 export interface Forged {
@@ -11,6 +12,8 @@ export interface Forged {
   readonly ack?: number
   readonly flags?: number
   readonly options?: readonly MptcpOption[]
+  /** Blocks, as sequence numbers. */
+  readonly sack?: readonly Block[]
   readonly payload?: Uint8Array
   readonly window?: number
 }
@@ -21,12 +24,14 @@ export function forge({
   ack = 0,
   flags = TcpFlag.ACK,
   options = [],
+  sack = [],
   payload,
   window = 1000,
 }: Forged): Uint8Array {
   const writer = new OptionWriter()
   if ((flags & TcpFlag.SYN) !== 0) writer.syn({ mss: 1460, scale: 7, sackPermitted: true })
   for (const option of options) writer.mptcp(option)
+  writer.sack(sack, (edge) => edge)
   const segment: OutSegment = {
     to: 'local',
     tuple,

@@ -61,6 +61,7 @@ class Served extends Alone {
       isn = PEER_ISN,
       localIsn = LOCAL_ISN,
       dataAck = undefined as number | undefined,
+      sack = [] as readonly (readonly [number, number])[],
     } = {},
   ): OutSegment[] | undefined {
     const remote = keyOf(nodeSha256, PEER_KEY)
@@ -75,6 +76,7 @@ class Served extends Alone {
       seq: isn + at,
       ack: localIsn + ack,
       options: all,
+      sack: sack.map(([left, right]) => ({ left: localIsn + left, right: localIsn + right })),
       ...(length > 0 && { payload: new Uint8Array(length) }),
     })
   }
@@ -245,6 +247,30 @@ test('what comes on a subflow that is gone is answered by a reset that counts', 
   assert.equal(served.connection.active, subflow)
   served.peer(ACK, 1, on)
   assert.equal(subflow.state, 'active')
+})
+
+test('MP-28: what was lost on a subflow, and reached the peer over another, is filled there: its TCP would wait for it without end', () => {
+  const served = new Served().open()
+  const second = served.join()
+  const on = { tuple: second, localIsn: served.connection.subflows[1]!.localIsn }
+  for (const at of [1, 101, 201, 301]) served.local(ACK | PSH, at, 1, 100)
+  const sack = [[301, 401]] as const
+  // Not yet: the local TCP sends it again.
+  assert.deepEqual(to('wire', served.peer(ACK, 1, { dataAck: 1, sack })), [])
+  served.peer(ACK, 1, { ...on, dataAck: 201 })
+  const filled = to('wire', served.peer(ACK, 1, { dataAck: 201, sack }))
+  const what = filled.map((out) => [out.seq - LOCAL_ISN, out.payload?.length, dssOf(out)?.map?.length])
+  assert.deepEqual(what, [[1, 100, 100]])
+  assert.deepEqual(dssOf(filled[0]!)?.map, { dsn: dsnAt(served.key, 1), ssn: 1, length: 100 })
+  assert.deepEqual(to('wire', served.peer(ACK, 1, { dataAck: 201, sack })), [], 'once in a round trip')
+  served.now += 500
+  assert.equal(to('wire', served.peer(ACK, 1, { dataAck: 201, sack })).length, 1)
+  // The next hole at once, but not what the local TCP has to send again.
+  const [next] = to('wire', served.peer(ACK, 1, { ack: 101, dataAck: 251, sack }))
+  assert.deepEqual([next!.seq - LOCAL_ISN, next!.payload?.length], [101, 100])
+  const [part] = to('wire', served.peer(ACK, 1, { ack: 201, dataAck: 251, sack }))
+  assert.deepEqual([part!.seq - LOCAL_ISN, part!.payload?.length], [201, 50])
+  assert.deepEqual(to('wire', served.peer(ACK, 1, { ack: 251, dataAck: 251, sack })), [])
 })
 
 test('MP_TCPRST counts on a RST in the window only, and then for its subflow alone', () => {
