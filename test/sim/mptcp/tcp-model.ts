@@ -328,7 +328,8 @@ export class TcpModel {
       this.#ack()
       return
     }
-    for (let i = 0; i < segment.payloadLength; i++)
+    // What it has already it drops, whatever is in there.
+    for (let i = Math.max(0, this.#received - start); i < segment.payloadLength; i++)
       if (segment.bytes[segment.payloadAt + i] !== byteAt(this.#init.peerStream, start + i)) {
         this.problem ||= `byte ${start + i} is wrong`
         break
