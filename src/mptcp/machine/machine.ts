@@ -460,9 +460,8 @@ export class MptcpMachine {
     if (subflow.state === 'syn-sent') {
       if ((segment.flags & ACK) === 0 || subflow.offsetOfAck(segment.ack) !== 1) return true
     } else {
-      // Behind the peer's FIN, once that is acknowledged.
       const offset = subflow.offsetOfSeq(segment.seq)
-      // A FIN is acknowledged, but it is no data.
+      // Behind the peer's FIN, once that is acknowledged: it is no data.
       if (offset < subflow.acked || offset > Math.max(subflow.high, subflow.acked)) {
         if (subflow.alive && subflow.mayChallenge(now)) connection.ackOn(subflow)
         return true

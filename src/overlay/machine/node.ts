@@ -963,12 +963,13 @@ export class NodeMachine implements NodeMachineApi {
     this.#keepAt = Math.min(this.#keepAt, now + KEEP_MS)
   }
 
-  /** Whether one of its virtual addresses is this node's, or that of a peer with another key. */
-  #collides({ publicKey, v6, v4 }: Lease): boolean {
+  /** Whether one of its virtual addresses is this node's, or that of another peer. One that logged in anew has its own, and another key. */
+  #collides({ name, publicKey, v6, v4 }: Lease): boolean {
     const isOf = (other: Pick<Lease, 'v6' | 'v4'>) =>
       equal(other.v6, v6) || (v4 !== undefined && other.v4 !== undefined && equal(other.v4, v4))
     if (this.#addresses !== undefined && isOf(this.#addresses)) return true
-    for (const { row } of this.#pairs.values()) if (isOf(row) && !equal(row.publicKey, publicKey)) return true
+    for (const { peer, row } of this.#pairs.values())
+      if (peer !== name && isOf(row) && !equal(row.publicKey, publicKey)) return true
     return false
   }
 

@@ -6,7 +6,7 @@ import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { datagramCodec, Kind } from '../../../src/overlay/wire/datagram.ts'
 import { LEAST_DIRECTION, Type } from '../../../src/overlay/wire/message.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
-import { at, Network, text } from './network.ts'
+import { at, Network, SimNode, text } from './network.ts'
 
 const MALLORY = '198.51.100.66:6666'
 
@@ -131,4 +131,34 @@ describe('NT-13: a login that has ended', () => {
     ends(servers, b.name, second + 100_000)
     net.until(() => b.of('registered').length > before, 120_000)
   })
+})
+
+describe('NT-13: a machine that was set up anew logs in under its name', () => {
+  for (const [what, both] of [
+    ['only its peer asks', false],
+    ['both ask', true],
+  ] as const)
+    it(`has another key and the same addresses: a peer that knew it forgets the old one and reaches it, when ${what}`, () => {
+      const { net, servers, node } = world()
+      const a = node('alice', 1)
+      const old = node('carol', 2)
+      net.until(() => a.of('registered').length > 0 && old.of('registered').length > 0)
+      a.resolve(old.name)
+      net.until(() => a.ways().length > 0)
+      old.sockets[0]!.down = true
+      net.run(5000)
+      const anew = new SimNode(net, old.name, 77)
+      servers.coordinator.forget(old.name)
+      anew.use({ socket: 0, address: '198.51.100.3', port: 5001 })
+      net.until(() => anew.of('registered').length > 0)
+      assert.deepEqual(anew.of('registered')[0]!.lease.v6, old.of('registered')[0]!.lease.v6)
+      const directions = a.of('direction').length
+      a.resolve(anew.name)
+      if (both) anew.resolve(a.name)
+      net.until(() => a.of('direction').length > directions && a.ways().length > 0, 30_000)
+      assert.equal(a.of('forgotten').at(-1)?.peer, old.name)
+      assert.deepEqual(a.of('direction').at(-1)!.lease.publicKey, anew.publicKey)
+      assert.ok(a.of('log').some(({ message }) => message.includes('has another key than before')))
+      net.until(() => anew.ways().length > 0)
+    })
 })
