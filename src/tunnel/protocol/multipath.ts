@@ -480,7 +480,7 @@ export class Multipath {
 
   /** See `SlowPath.handleRoaming`. */
   roam(peer: Peer, pathId: number, from: Endpoint, socket: number, bytes: number, now: number): number {
-    if (pathId === 0 && peer.expectsGodwit) return -1
+    if (pathId === 0 && (peer.expectsGodwit || this.#hasLeft(peer, socket))) return -1
     if (pathId === 0 && provenByHandshake(peer, from, socket, now))
       return this.#haveStock(peer, from, socket, now).slot
     const candidate =
@@ -540,6 +540,12 @@ export class Multipath {
     return this.#expectMove(peer, pathId, from, socket, now)
   }
 
+  /** This end opens paths and has none on this socket: what a stock peer still sends to an access that was left opens none there again. */
+  #hasLeft(peer: Peer, socket: number): boolean {
+    const open = peer.paths.filter(({ state }) => state.name !== 'closing')
+    return open.some(({ local }) => local) && !open.some((path) => path.socket === socket)
+  }
+
   /** A stock peer, or one that has not shown its type yet, has proven that it receives there. */
   #haveStock(peer: Peer, from: Endpoint, socket: number, now: number): Path {
     peer.candidates = peer.candidates.filter((each) => each.pathId !== 0)
@@ -557,7 +563,7 @@ export class Multipath {
 
   /** A handshake message of a stock peer came from there: its endpoint is where it speaks from (paper §6.5), once proven. */
   heardFrom(peer: Peer, from: Endpoint, socket: number, proven: boolean, now: number): void {
-    if (peer.expectsGodwit) return
+    if (peer.expectsGodwit || this.#hasLeft(peer, socket)) return
     const known = peer.paths.find((path) => path.socket === socket && sameEndpoint(path.remote, from))
     if (known !== undefined) this.#stock.answered(known, now)
     else if (proven) this.#stock.answered(this.#haveStock(peer, from, socket, now), now)

@@ -32,6 +32,7 @@ export class OverlayBed {
   readonly lab: Lab
   readonly folder: string
   server!: Program
+  #account: Readonly<Record<string, string>> = {}
   readonly #daemons = new Map<NodeName, Program>()
 
   private constructor(lab: Lab, folder: string) {
@@ -68,17 +69,22 @@ export class OverlayBed {
     await this.#command('srv', ...init)
     await this.serve()
     const added = await this.#command('srv', 'overlay', 'account', 'add', 'carol', '--json')
-    const { password, server, pin } = JSON.parse(added) as Record<string, string>
-    for (const name of NODES) {
-      const state = join(this.folder, name)
-      mkdirSync(state, { mode: 0o750 })
-      writeFileSync(join(state, 'godwit.toml'), CONFIGURATION)
-      writeFileSync(join(state, 'resolv.conf'), 'nameserver 192.0.2.53\n')
-      const words = ['overlay', 'login', 'carol', '--server', server!, '--pin', pin!, '--name', name]
-      const typed = 'printf "%s\\n" "$0" | exec "$@"'
-      const all = ['-c', typed, password!, process.execPath, GODWIT, ...words, '--state', state]
-      await this.lab.programs.run(name, 'sh', all)
-    }
+    this.#account = JSON.parse(added) as Record<string, string>
+    for (const name of NODES) await this.login(name)
+  }
+
+  /** On a machine that knows nothing of an earlier login. */
+  async login(name: NodeName): Promise<void> {
+    const { password, server, pin } = this.#account
+    const state = join(this.folder, name)
+    rmSync(state, { recursive: true, force: true })
+    mkdirSync(state, { mode: 0o750 })
+    writeFileSync(join(state, 'godwit.toml'), CONFIGURATION)
+    writeFileSync(join(state, 'resolv.conf'), 'nameserver 192.0.2.53\n')
+    const words = ['overlay', 'login', 'carol', '--server', server!, '--pin', pin!, '--name', name]
+    const typed = 'printf "%s\\n" "$0" | exec "$@"'
+    const all = ['-c', typed, password!, process.execPath, GODWIT, ...words, '--state', state]
+    await this.lab.programs.run(name, 'sh', all)
   }
 
   /** The zone's servers, in one process. */

@@ -77,6 +77,24 @@ describe('two nodes behind two NATs each', () => {
     assert.match(await asked('A'), /^100\./)
   })
 
+  it('NT-13: a machine that was set up anew under its name is reached by who knew the one before', async () => {
+    const of = async (name: NodeName) => (await bed.view(name)).addresses
+    const before = await of('bob')
+    await bed.down('bob')
+    await bed.login('bob')
+    await bed.up('bob')
+    assert.deepEqual(await of('bob'), before)
+    const ping = ['-c', '1', '-W', '2', before[0]!]
+    await bed.until('alice reaches the new bob', () =>
+      bed.lab.programs.run('alice', 'ping', ping).then(
+        () => true,
+        () => false,
+      ),
+    )
+    assert.match(bed.log('alice'), /bob.test.example has another key/)
+    await bed.untilWay('alice', 'direct acc1')
+  })
+
   it('ssh by name', { skip: sshSkip() }, async () => {
     const { server, client } = makeSsh(bed.lab.createScratch())
     const [command, ...args] = server

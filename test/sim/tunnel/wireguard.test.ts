@@ -258,3 +258,41 @@ test('responses from an attacker do not disturb a handshake under way', () => {
   pair.world.run(100)
   assert.equal(pair.left.all('session').length, 1)
 })
+
+for (const dialect of ['stock', 'auto'] as const)
+  test(`UP-3: what a stock server still sends to an access that was left does not lead back there (${dialect})`, () => {
+    const world = new World(7)
+    const links = [new Link({ delay: 20 }), new Link({ delay: 20 })] as const
+    const left = new Node(world, 'left', [
+      { endpoint: endpoint(1), link: links[0] },
+      { endpoint: endpoint(11), link: links[1] },
+    ])
+    const right = new Node(world, 'right', [{ endpoint: endpoint(2) }])
+    const toRight = left.addPeer(right, { dialect })
+    right.addPeer(left, { dialect: 'stock' })
+    const path = (pathId: number, socket: number) =>
+      left.addPath(toRight, { pathId, socket, remote: endpoint(2), mtu: 1500 })
+    const open = (node: Node) => node.slots.filter(({ closed }) => !closed)
+    let slot = path(1, 0)
+    left.sendData(slot, 0)
+    world.run(200)
+    let sequence = 1
+    world.every(5, world.now + 20_000, () => {
+      left.sendData(slot, sequence++)
+      const back = right.slots.findIndex(({ closed }) => !closed)
+      if (back >= 0) right.sendData(back, sequence)
+    })
+    world.run(500)
+    assert.deepEqual(open(right)[0]!.remote, endpoint(1))
+    left.do((machine, now) => machine.removePath(slot, now))
+    slot = path(2, 1)
+    world.run(10_000)
+    assert.deepEqual(
+      open(left).map(({ socket }) => socket),
+      [1],
+    )
+    assert.deepEqual(
+      open(right).map(({ remote }) => remote),
+      [endpoint(11)],
+    )
+  })
