@@ -31,8 +31,9 @@ import { zoneOf } from './names.ts'
 import { Pair, type PairDirection, reaches } from './pair.ts'
 import { hasVirtualAddresses, mayBeHost } from './virtual.ts'
 
-/** A request is given up then (ms): repeated after 250 ms, doubling, five times. */
+/** Of a lease, in the log. */
 const ENDED = "has ended by this machine's clock (is it right?)"
+/** A request is given up then (ms): repeated after 250 ms, doubling, five times. */
 const REQUEST_MS = 12_000
 /** Time after which an unanswered registration is repeated (ms). */
 const REGISTER_AGAIN = 5_000
