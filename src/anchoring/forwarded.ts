@@ -45,19 +45,16 @@ const ORIGINAL = 0
 const IFNAMSIZ = 16
 const R = register32(0)
 
+type RepliesSocket = Pick<NfSocket, 'commit' | 'hasTable'>
+
 export class ForwardedReplies {
-  readonly #nf: Pick<NfSocket, 'commit'>
+  readonly #nf: RepliesSocket
   readonly #sysctls: Sysctls
   readonly #ledger: Ledger
   readonly #report: (message: string) => void
   #applied = ''
 
-  constructor(
-    nf: Pick<NfSocket, 'commit'>,
-    sysctls: Sysctls,
-    ledger: Ledger,
-    report: (message: string) => void,
-  ) {
+  constructor(nf: RepliesSocket, sysctls: Sysctls, ledger: Ledger, report: (message: string) => void) {
     this.#nf = nf
     this.#sysctls = sysctls
     this.#ledger = ledger
@@ -78,6 +75,13 @@ export class ForwardedReplies {
       if (!(error instanceof KernelError)) throw error
       this.#report(`replies from published ports of containers go through the tunnel: ${error.message}`)
     }
+  }
+
+  /** Makes the next `apply` restore the table if another program removed it, and names it then. */
+  forget(): string[] {
+    if (this.#applied === '' || this.#nf.hasTable(NfFamily.INET, this.#table)) return []
+    this.#applied = ''
+    return [`table ${this.#table}`]
   }
 
   /** Also of an earlier run. Repeatable. */

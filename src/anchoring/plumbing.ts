@@ -39,7 +39,7 @@ export interface HostPlumbingComponents {
   readonly rtnl: Rtnl
   readonly sysctls: Sysctls
   readonly cgroups: Cgroups | undefined
-  readonly nfTables: Pick<NfSocket, 'commit'>
+  readonly nfTables: Pick<NfSocket, 'commit' | 'hasTable'>
   /** Addresses of this host now, and where packets from them go. */
   readonly sources: () => readonly Source[]
   /** Routes of the main table. */
@@ -98,7 +98,7 @@ export class HostPlumbing {
 
   /** Puts back what another program removed, and names it. */
   restore(): string[] {
-    return this.#apply({})
+    return [...this.#forwarded.forget(), ...this.#apply({})]
   }
 
   /** These name servers are reached by these tables from now on, and no others are led anywhere. */

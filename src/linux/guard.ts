@@ -20,6 +20,8 @@ export interface Guarded {
   restore(): readonly string[]
   /** Watches for changes that rtnetlink does not report; the returned function ends it. */
   watch?(changed: () => void): () => void
+  /** Without it packets are answered wrongly at once: what `watch` reports does not wait for a burst to end. */
+  readonly urgent?: boolean
 }
 
 /** A burst of removals is answered once, after this (ms). */
@@ -47,6 +49,8 @@ export class KernelGuard {
   readonly #reported = new Set<string>()
   #watching: AbortController | undefined
   #timer: NodeJS.Timeout | undefined
+  /** When `#timer` ends. */
+  #due = Number.POSITIVE_INFINITY
   /** When restorations would all be earned again. */
   #earnedAt = Number.NEGATIVE_INFINITY
   #restored = 0
@@ -66,7 +70,7 @@ export class KernelGuard {
   protect(guarded: Guarded): () => void {
     this.#guarded.add(guarded)
     this.#watch()
-    const unwatch = guarded.watch?.(() => this.#restoreSoon())
+    const unwatch = guarded.watch?.(() => this.#restoreSoon(guarded.urgent === true ? 0 : SETTLE_MS))
     return () => {
       unwatch?.()
       this.#guarded.delete(guarded)
@@ -77,8 +81,13 @@ export class KernelGuard {
   stop(): void {
     this.#watching?.abort()
     this.#watching = undefined
+    this.#clearTimer()
+  }
+
+  #clearTimer(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
+    this.#due = Number.POSITIVE_INFINITY
   }
 
   #watch(): void {
@@ -126,15 +135,16 @@ export class KernelGuard {
     this.#culprits.add(name === undefined ? `process ${pid}, which has ended` : `${name}, process ${pid}`)
   }
 
-  #restoreSoon(): void {
-    const next = this.#earnedAt - (BURST - 1) * INTERVAL_MS - this.#parts.clock.now()
-    this.#timer ??= setTimeout(
-      () => {
-        this.#timer = undefined
-        this.#restore()
-      },
-      Math.max(SETTLE_MS, next),
-    )
+  #restoreSoon(settleMs = SETTLE_MS): void {
+    const now = this.#parts.clock.now()
+    const due = Math.max(now + settleMs, this.#earnedAt - (BURST - 1) * INTERVAL_MS)
+    if (due >= this.#due) return
+    this.#clearTimer()
+    this.#due = due
+    this.#timer = setTimeout(() => {
+      this.#clearTimer()
+      this.#restore()
+    }, due - now)
   }
 
   #restore(): void {

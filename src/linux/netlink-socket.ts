@@ -51,6 +51,7 @@ const SO_RCVBUFFORCE = 33
 const SO_RCVBUF = 8
 const SOL_NETLINK = 270
 const NETLINK_ADD_MEMBERSHIP = 1
+const NETLINK_DROP_MEMBERSHIP = 2
 const NETLINK_CAP_ACK = 10
 const NETLINK_EXT_ACK = 11
 const NETLINK_GET_STRICT_CHK = 12
@@ -139,6 +140,13 @@ export class NetlinkSocket {
     const value = new Uint8Array(4)
     value[0] = group
     check(setsockopt(this.fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, value, 4), `join netlink group ${group}`)
+  }
+
+  /** Ends `join`. What has come is still received. */
+  leave(group: number): void {
+    const value = new Uint8Array(4)
+    value[0] = group
+    check(setsockopt(this.fd, SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, value, 4), `leave netlink group ${group}`)
   }
 
   /** Room for events that are not read yet, in bytes; as much as the kernel grants. */

@@ -32,6 +32,15 @@ export class NfWatch {
     return this.#socket.fd
   }
 
+  /** No event is written for this socket until `resume`. */
+  pause(): void {
+    this.#socket.leave(GROUP)
+  }
+
+  resume(): void {
+    this.#socket.join(GROUP)
+  }
+
   /** Reads what has come: whether tables, chains or rules changed, and whether a table was removed. Lost events count as both. */
   read(): { readonly changed: boolean; readonly removed: boolean } {
     let changed = false
@@ -65,11 +74,42 @@ export class NfWatch {
 
 /** Calls back on the main thread after each batch of changes; the returned function ends it. */
 export function watchNftables(netns: string | undefined, changed: () => void): () => void {
-  const watch = new NfWatch(netns)
+  return onMainThread(new NfWatch(netns), 'changed', changed)
+}
+
+/** Calls back on the main thread after a table was removed: by `nft flush ruleset`, which a restarted firewall begins with. */
+export class TableRemovals {
+  readonly #watch: NfWatch
+  readonly #end: () => void
+
+  constructor(netns: string | undefined, removed: () => void) {
+    this.#watch = new NfWatch(netns)
+    this.#end = onMainThread(this.#watch, 'removed', removed)
+  }
+
+  /**
+   * Changes many elements of sets without events: the kernel writes one for each as long as anybody listens, which
+   * doubles the time of the change (50,000 elements: 0.4 s, 1.0 s with events). Removals meanwhile are not reported.
+   */
+  without(change: () => void): void {
+    this.#watch.pause()
+    try {
+      change()
+    } finally {
+      this.#watch.resume()
+    }
+  }
+
+  close(): void {
+    this.#end()
+  }
+}
+
+function onMainThread(watch: NfWatch, what: 'changed' | 'removed', happened: () => void): () => void {
   let open = true
   try {
     onReadable(watch.fd, () => {
-      if (watch.read().changed && open) changed()
+      if (watch.read()[what] && open) happened()
     })
   } catch (error) {
     watch.close()

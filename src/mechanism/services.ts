@@ -47,7 +47,7 @@ export interface Services {
    */
   passage(accepts: readonly Accept[], change: boolean): Passage
   /** Elements by the thousand; see `NfBatch`. */
-  readonly nfTables: Pick<NfSocket, 'commit' | 'dump'>
+  readonly nfTables: Pick<NfSocket, 'commit' | 'dump' | 'hasTable'>
   /**
    * Settings changed for `owner`. Its `restore` resets those that no other owner has changed too; the original values
    * survive a crash.

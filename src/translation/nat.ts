@@ -8,6 +8,7 @@ import { createSocket, type Socket } from 'node:dgram'
 import { viewOf } from '../core/bytes.ts'
 import { encoded } from '../core/codec.ts'
 import { ENOBUFS, ENOENT } from '../core/errno.ts'
+import type { KernelGuard } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
 import { Attributes, type NetlinkReply } from '../linux/netlink.ts'
@@ -23,6 +24,7 @@ import {
   register32,
 } from '../linux/nf_tables.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
+import { TableRemovals } from '../linux/nf-watch.ts'
 import { onReadable, stopReadable } from '../linux/readable.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
 import { nodeIhmpCrypto, ownKeyOf } from './keys.ts'
@@ -47,6 +49,7 @@ export interface IhmpNatOptions {
   readonly port: number
   /** Ed25519 private key that signs NAT_ENTRY. */
   readonly key: Uint8Array | undefined
+  readonly guard: Pick<KernelGuard, 'protect'>
   readonly log: (message: string) => void
 }
 
@@ -79,6 +82,7 @@ export class IhmpNat {
   #sequence = Math.floor(Math.random() * 65_536)
   #counter = 0
   #alive: NodeJS.Timeout | undefined
+  #unprotect: (() => void) | undefined
 
   constructor(options: IhmpNatOptions) {
     this.#options = options
@@ -88,16 +92,38 @@ export class IhmpNat {
   start(): void {
     this.#remove()
     this.#sysctls.set('net.ipv4.ip_forward', 1)
-    const batch = new NfBatch().table(NfFamily.IPV4, this.#table)
-    this.#rules(batch)
-    this.#nf.commit(batch, 'install the NAT')
+    this.#install()
+    this.#unprotect = this.#options.guard.protect({
+      name: 'IHMP NAT',
+      devices: () => [],
+      restore: () => this.#restore(),
+      watch: (removed) => {
+        const removals = new TableRemovals(undefined, removed)
+        return () => removals.close()
+      },
+      urgent: true,
+    })
     this.#events.setReceiveBuffer(1 << 20)
     this.#events.join(GROUP_NEW)
     onReadable(this.#events.fd, () => this.#drain())
     this.#alive = setInterval(() => {}, 1 << 30) // events alone keep no process running
   }
 
+  #install(): void {
+    const batch = new NfBatch().table(NfFamily.IPV4, this.#table)
+    this.#rules(batch)
+    this.#nf.commit(batch, 'install the NAT')
+  }
+
+  /** Connections that are translated already go on meanwhile: connection tracking has them. */
+  #restore(): string[] {
+    if (this.#nf.hasTable(NfFamily.IPV4, this.#table)) return []
+    this.#install()
+    return [`table ip ${this.#table}`]
+  }
+
   stop(): void {
+    this.#unprotect?.()
     clearInterval(this.#alive)
     stopReadable(this.#events.fd)
     this.#events.close()

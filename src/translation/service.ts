@@ -174,7 +174,9 @@ export class TranslationService {
         name: 'translation',
         devices: () => [],
         ownsAddress: (address, device) => device === 'lo' && network.identifiers.has(address),
-        restore: () => network.restore(),
+        restore: () => [...this.#kernel.maps.restore(), ...network.restore()],
+        watch: (removed) => this.#kernel.maps.watch(removed),
+        urgent: true,
       }),
     )
     setImmediate(() => this.#getReady())

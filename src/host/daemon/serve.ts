@@ -3,6 +3,8 @@
  * SIGINT and SIGTERM stop it. A second one ends it at once.
  */
 import { usageError } from '../../core/errors.ts'
+import { RealClock } from '../../linux/clock.ts'
+import { KernelGuard } from '../../linux/guard.ts'
 import { Ledger } from '../../linux/ledger.ts'
 import { forbidCoreDumps, optimizeLate } from '../../linux/proc.ts'
 import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
@@ -160,14 +162,24 @@ export async function serveNat(
   state.lock()
   const config = loadConfigOf(descriptorOf('dime'), state)
   const recorder = new HostRecorder(new Log(config.log.level))
+  const log = (message: string) => recorder.log('info', message)
+  const ledger = new Ledger(config.kernel)
+  const rtnl = new Rtnetlink()
+  const guard = new KernelGuard({
+    rtnl,
+    ledger,
+    clock: new RealClock(),
+    report: (line) => recorder.log('warn', line),
+  })
   const nat = new IhmpNat({
-    ledger: new Ledger(config.kernel),
+    ledger,
     inside: options.inside,
     outside: options.outside,
     ports: parsePorts(options.ports),
     port: options.port ?? config.dime.port,
     key: readPrivateKeys(dimeKeyFile(state))[0]?.key,
-    log: (message) => recorder.log('info', message),
+    guard,
+    log,
   })
   const stopped = untilStopped(recorder)
   try {
@@ -176,6 +188,8 @@ export async function serveNat(
     await stopped
   } finally {
     nat.stop()
+    guard.stop()
+    rtnl.close()
     state.unlock()
   }
 }

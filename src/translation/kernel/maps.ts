@@ -9,6 +9,7 @@ import { ENOENT } from '../../core/errno.ts'
 import { KernelError } from '../../linux/libc.ts'
 import { encodeElement, NfBatch } from '../../linux/nf_tables.ts'
 import type { NfSocket } from '../../linux/nf-socket.ts'
+import { TableRemovals } from '../../linux/nf-watch.ts'
 import {
   type Compiled,
   type CompiledFamily,
@@ -23,6 +24,9 @@ import { installTables, LAYOUT, MAPS, type MapName, mapShape } from './stacktran
 
 const FAMILIES = [4, 6] as const
 
+/** What of nf_tables the maps need. */
+export type MapsSocket = Pick<NfSocket, 'commit' | 'dump' | 'hasTable'>
+
 /** A UDP exchange that the watch has seen. */
 export interface Seen {
   readonly local: Ip
@@ -30,6 +34,9 @@ export interface Seen {
   readonly foreign: Ip
   readonly foreignPort: number
 }
+
+/** Changes of so many elements and more are not reported to this process. */
+const MANY = 256
 
 /** Elements of one map: text of the key → key and data as `encodeElement` writes them. */
 type Elements = Map<string, Uint8Array>
@@ -58,9 +65,9 @@ export interface KernelCounts {
 }
 
 export class StackTransKernel {
-  readonly #socket: Pick<NfSocket, 'commit' | 'dump'>
+  readonly #socket: MapsSocket
   readonly #table: string
-  readonly #watch: boolean
+  readonly #watchUdp: boolean
   /** What each host contributes, by HID. */
   readonly #hosts: Record<4 | 6, Map<number, Maps>> = { 4: new Map(), 6: new Map() }
   /** Of `SHARED`: map and key → what each claiming host would have there, by HID. */
@@ -75,14 +82,12 @@ export class StackTransKernel {
   readonly #flows = new WeakMap<SocketRow, EncodedFlow>()
   #transactions = 0
   #changes = 0
+  #removals: { readonly watch: TableRemovals; readonly removed: () => void } | undefined
 
-  constructor(
-    options: { readonly table: string; readonly watch: boolean },
-    socket: Pick<NfSocket, 'commit' | 'dump'>,
-  ) {
+  constructor(options: { readonly table: string; readonly watch: boolean }, socket: MapsSocket) {
     this.#socket = socket
     this.#table = options.table
-    this.#watch = options.watch
+    this.#watchUdp = options.watch
   }
 
   get counts(): KernelCounts {
@@ -102,7 +107,7 @@ export class StackTransKernel {
           this.#found[family][name].set(textOf(key), encodeElement(key, data))
         this.#elements[family] += found.length
       }
-      if (!this.#watch || this.#translating[family]) continue
+      if (!this.#watchUdp || this.#translating[family]) continue
       const batch = new NfBatch()
       installTables(batch, layout, this.#table, { translate: false, watch: true })
       this.#socket.commit(batch, 'install the watch on UDP')
@@ -140,7 +145,7 @@ export class StackTransKernel {
     const batch = new NfBatch(1, 1 << 16)
     const ports = changes.out_port.come.length + changes.in_port.come.length + changes.in_wait.come.length > 0
     if (!this.#translating[family] || (ports && !this.#ports[family]))
-      installTables(batch, layout, this.#table, { translate: true, watch: this.#watch, renumber: ports })
+      installTables(batch, layout, this.#table, { translate: true, watch: this.#watchUdp, renumber: ports })
     // All removals first: a key may pass from one host to another.
     for (const part of ['gone', 'come'] as const)
       for (const name of MAPS) {
@@ -149,10 +154,82 @@ export class StackTransKernel {
         const { key } = mapShape(layout, name)
         batch.elements(layout.family, this.#table, name, elements, key, part === 'gone')
       }
-    this.#socket.commit(batch, 'change the translation maps')
+    this.#transactions++
+    try {
+      this.#commit(family, batch, 'change the translation maps', count)
+    } catch (error) {
+      if (!isMissing(error)) throw error
+      this.#install(family) // another program has just removed the table
+      return
+    }
     this.#translating[family] = true
     this.#ports[family] ||= ports
+  }
+
+  /** Restores the tables that another program removed (`nft flush ruleset` removes all) and names them. */
+  restore(): string[] {
+    const restored: string[] = []
+    for (const family of FAMILIES) {
+      const expected = this.#translating[family] || this.#watchUdp
+      if (!expected || this.#socket.hasTable(LAYOUT[family].family, this.#table)) continue
+      this.#install(family)
+      restored.push(`table ${family === 4 ? 'ip' : 'ip6'} ${this.#table}`)
+    }
+    return restored
+  }
+
+  /** Makes the whole table from what was applied; what an earlier run left in it is gone with it. */
+  #install(family: 4 | 6): void {
+    const layout = LAYOUT[family]
+    const wanted = this.#wanted(family)
+    this.#elements[family] = MAPS.reduce((sum, name) => sum + wanted[name].length, 0)
+    this.#translating[family] = this.#elements[family] > 0
+    this.#ports[family] = wanted.out_port.length + wanted.in_port.length + wanted.in_wait.length > 0
+    for (const name of MAPS) this.#found[family][name].clear()
+    const batch = new NfBatch(1, 1 << 16)
+    installTables(batch, layout, this.#table, {
+      translate: this.#translating[family],
+      watch: this.#watchUdp,
+      renumber: this.#ports[family],
+    })
+    for (const name of MAPS) {
+      const { key } = mapShape(layout, name)
+      if (wanted[name].length > 0) batch.elements(layout.family, this.#table, name, wanted[name], key, false)
+    }
+    this.#commit(family, batch, 'restore the translation maps', this.#elements[family])
     this.#transactions++
+  }
+
+  #commit(family: 4 | 6, batch: NfBatch, op: string, elements: number): void {
+    const change = () => this.#socket.commit(batch, op)
+    if (this.#removals === undefined || elements < MANY) {
+      change()
+      return
+    }
+    const { watch, removed } = this.#removals
+    watch.without(change)
+    // A program that waited for the end of the change may have removed the table before events were read again.
+    if (!this.#socket.hasTable(LAYOUT[family].family, this.#table)) removed()
+  }
+
+  /** Calls back when another program may have removed a table; the returned function ends it. */
+  watch(removed: () => void): () => void {
+    const watch = new TableRemovals(undefined, removed)
+    this.#removals = { watch, removed }
+    return () => {
+      this.#removals = undefined
+      watch.close()
+    }
+  }
+
+  /** All elements that were applied. */
+  #wanted(family: 4 | 6): Record<MapName, Uint8Array[]> {
+    const out = Object.fromEntries(MAPS.map((name) => [name, []])) as unknown as Record<MapName, Uint8Array[]>
+    for (const maps of this.#hosts[family].values())
+      for (const name of MAPS) if (!SHARED.includes(name)) out[name].push(...maps[name].values())
+    for (const claim of this.#claims[family].keys())
+      out[claim.slice(0, claim.indexOf(' ')) as MapName].push(this.#claimed(family, claim)!)
+    return out
   }
 
   /** What has to change for these hosts to have what is wanted for them; remembers it as done. */
@@ -216,8 +293,9 @@ export class StackTransKernel {
   #remove(family: 4 | 6): void {
     if (!this.#translating[family]) return
     const { family: number } = LAYOUT[family]
-    const batch = new NfBatch().deleteTable(number, this.#table)
-    if (this.#watch) installTables(batch, LAYOUT[family], this.#table, { translate: false, watch: true })
+    // Made first: another program may have removed it.
+    const batch = new NfBatch().table(number, this.#table).deleteTable(number, this.#table)
+    if (this.#watchUdp) installTables(batch, LAYOUT[family], this.#table, { translate: false, watch: true })
     this.#socket.commit(batch, 'remove the translation maps')
     this.#transactions++
     this.#forget(family)
@@ -235,7 +313,7 @@ export class StackTransKernel {
   /** UDP exchanges of the last minutes; nothing without the watch. */
   seen(): Seen[] {
     const out: Seen[] = []
-    if (!this.#watch) return out
+    if (!this.#watchUdp) return out
     for (const family of FAMILIES) {
       const { family: number, width } = LAYOUT[family]
       for (const { key } of this.#socket.dump(number, this.#table, 'udp_seen') ?? []) {
@@ -258,7 +336,7 @@ export class StackTransKernel {
         const batch = new NfBatch().deleteTable(LAYOUT[family].family, this.#table)
         this.#socket.commit(batch, 'remove the translation tables')
       } catch (error) {
-        if (!(error instanceof KernelError) || error.errno !== ENOENT) throw error
+        if (!isMissing(error)) throw error
       }
       this.#forget(family)
     }
@@ -314,6 +392,10 @@ export class StackTransKernel {
     this.#flows.set(flow, encoded)
     return encoded
   }
+}
+
+function isMissing(error: unknown): boolean {
+  return error instanceof KernelError && error.errno === ENOENT
 }
 
 function emptyMaps(): Maps {

@@ -55,7 +55,7 @@ function actor(clock: Clock, random: Random): Actor {
     lookAtSockets: () => {},
     preferredLocal: () => undefined,
   })
-  const nowhere = { commit: () => {}, dump: () => undefined, close: () => {} }
+  const nowhere = { commit: () => {}, dump: () => undefined, hasTable: () => true, close: () => {} }
   return { machine, tables, kernel: new StackTransKernel({ table: 'rehearsal', watch: false }, nowhere) }
 }
 

@@ -117,6 +117,13 @@ test('a published port of a container is reached through either access; what the
   assert.equal(await bed.ask('container', `http://${SERVER}/`), ANCHOR)
 })
 
+test('the marks of replies come back after another program removed their table', async () => {
+  await bed.shell('mh', 'nft delete table inet godwit_main')
+  const tables = () => bed.run('mh', 'nft', 'list', 'tables')
+  await until('the table is there', async () => (await tables()).includes('inet godwit_main'))
+  assert.equal(await bed.ask('ch2', `http://${OUTSIDE.acc2}:8081/`), 'container')
+})
+
 test('a session of ssh from before `godwit up` goes on', { skip: sshSkip() }, async () => {
   session!.tell('echo still here')
   await session!.expect((line) => line === 'still here', 5000)

@@ -127,6 +127,16 @@ test('DI-6, DI-9a: UDP on unconnected sockets: the server sees one address throu
   const atServer = JSON.parse(await serverOut.wait('sources')) as { sources: string[] }
   assert.equal(atServer.sources.length, 1, atServer.sources.join())
   assert.deepEqual(atClient.sources, ['10.3.0.2:5005'])
+  // A firewall that is started again. What arrives in the milliseconds until then is not translated.
+  for (const name of ['m', 'c'] as const) {
+    bed.run(name, 'nft', 'flush', 'ruleset')
+    await until(`${name} has its table again`, () =>
+      bed.run(name, 'nft', 'list', 'tables').includes('godwit_main_dime'),
+    )
+  }
+  const marked = clientOut.text.length
+  client.stdin!.write('mark\n')
+  await until('datagrams come back', () => clientOut.text.slice(marked).includes('sources'))
 })
 
 for (const settings of ['fast_path = true', 'fast_path = false'])
@@ -276,6 +286,10 @@ test('DI-42, Fig. 6: a connection moves behind a NAT that knows IHMP and renumbe
   await until('c sends to the NAT', async () => (await bed.sockets('c')).some((s) => s.wire === '10.3.0.1'))
   await until('c knows the port', () =>
     bed.run('c', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', 'in_port').includes('elements'),
+  )
+  bed.run('r', 'nft', 'flush', 'ruleset')
+  await until('the NAT is there again', () =>
+    bed.run('r', 'nft', 'list', 'tables').includes('godwit_main_nat'),
   )
   echoed(await finish())
 })

@@ -123,6 +123,30 @@ test('a router between that drops what is invalid: connections go away and come 
   assert.ok(echo.lives && ticks.lives)
 })
 
+for (const settings of ['fast_path = true', 'fast_path = false'])
+  test(`a firewall that begins with \`flush ruleset\`, at both ends: moved connections go on, and move again (${settings})`, async () => {
+    bed.settings = settings
+    await serve(bed, 80)
+    const echo = await Counted.open(bed, 'm', '10.3.0.2', 80)
+    await daemons()
+    await echo.echo('at first')
+    await hop(1, 2)
+    await echo.echo('moved', 1_000_000)
+    const tables = (name: 'm' | 'c') => bed.run(name, 'nft', 'list', 'tables')
+    for (const name of ['m', 'c'] as const) {
+      const before = tables(name)
+      bed.run(name, 'nft', 'flush', 'ruleset')
+      await until(`the tables of ${name}`, () => tables(name) === before)
+      assert.ok(settings.endsWith('true') || before.includes('ip godwit_main_dime'))
+    }
+    await echo.echo('with new tables', 1_000_000)
+    await hop(2, 1)
+    await echo.echo('moved back', 1_000_000)
+    assert.ok(echo.lives)
+    for (const name of ['m', 'c'] as const) await bed.end(name)
+    assert.deepEqual(bed.kernelState('m'), bed.before.m)
+  })
+
 test('a connection that only receives goes on behind a firewall that lets in what is known alone', async () => {
   firewall('m', '')
   await serve(bed, 81, 'ticks')

@@ -29,7 +29,7 @@ const parts = (rtnl: FakeRtnl): HostPlumbingComponents => ({
   rtnl,
   sysctls: new FakeSysctls([]),
   cgroups: undefined,
-  nfTables: { commit: () => {} },
+  nfTables: { commit: () => {}, hasTable: () => true },
   sources: () => [],
   mainRoutes: () => [],
   whyResting: () => undefined,
@@ -197,7 +197,10 @@ test('answers of forwarded connections are marked only where this host forwards'
   const sources: Source[] = [{ family: 4, address: '192.168.1.100', table: 6701, access: 'acc1' }]
   const done: string[] = []
   const sysctls = new FakeSysctls([['net.ipv4.ip_forward', '0']])
-  const nfTables = { commit: (_: unknown, what: string) => void done.push(what) }
+  const nfTables = {
+    commit: (_: unknown, what: string) => void done.push(what),
+    hasTable: () => true,
+  }
   const { plumbing } = host([], { sources: () => sources, sysctls, nfTables })
   plumbing.apply(1400)
   assert.deepEqual(done, [])

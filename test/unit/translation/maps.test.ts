@@ -1,6 +1,8 @@
 /** What the kernel's maps are given (translation/kernel/maps.ts): what the tables compile to, and nothing else. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
+import { ENOENT } from '../../../src/core/errno.ts'
+import { KernelError } from '../../../src/linux/libc.ts'
 import { encodeElement, NfBatch } from '../../../src/linux/nf_tables.ts'
 import { StackTransKernel } from '../../../src/translation/kernel/maps.ts'
 import { compile, flowId, type Ip, pairKey, type SocketRow, Tables } from '../../../src/translation/tables.ts'
@@ -26,16 +28,26 @@ function host(t: TestContext) {
     return this
   })
   assert.ok(elements)
-  const kernel = new StackTransKernel({ table: 'dime', watch: false }, {
-    commit: () => {},
-    dump: () => undefined,
-  } as never)
-  const apply = (): Map<string, string> => {
+  const state = { missing: false }
+  const kernel = new StackTransKernel(
+    { table: 'dime', watch: false },
+    {
+      commit: (_: NfBatch, what: string) => {
+        if (state.missing && what.startsWith('change')) throw new KernelError(what, ENOENT)
+        state.missing = false
+      },
+      dump: () => undefined,
+      hasTable: () => !state.missing,
+    },
+  )
+  /** What is put into the maps meanwhile. */
+  const putBy = (work: () => void): Map<string, string> => {
     put.length = 0
-    kernel.apply([[row.hid, compile(tables, [row.hid])]])
+    work()
     return new Map(put)
   }
-  return { tables, row, flow, apply }
+  const apply = () => putBy(() => kernel.apply([[row.hid, compile(tables, [row.hid])]]))
+  return { tables, row, flow, apply, putBy, kernel, state }
 }
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
@@ -63,4 +75,19 @@ test('issue 10, C 2: a renumbered connection: both ports of what leaves and of w
   assert.equal(put.get('out_one'), element(TUPLE, [...ip(A), ...ip(F)]))
   const arriving = [row.hid, 0, 0, 0, 6, 0, 0, 0, ...port(8080), ...port(50001)]
   assert.equal(put.get('in_port'), element(arriving, [...port(80), ...port(40000)]))
+})
+
+test('tables that another program removed come back with all elements, also when a change finds it out', (t) => {
+  const { row, flow, apply, putBy, kernel, state } = host(t)
+  const first = apply()
+  state.missing = true
+  const again = putBy(() => assert.deepEqual(kernel.restore(), ['table ip dime']))
+  assert.equal(state.missing, false)
+  assert.deepEqual(again, first)
+  assert.deepEqual(kernel.restore(), [], 'nothing is missing')
+  state.missing = true
+  row.overrides.set(flow.id, { local: B, foreign: F })
+  const all = apply()
+  assert.equal(all.get('out_one'), element(TUPLE, [...ip(B), ...ip(F)]))
+  for (const name of first.keys()) assert.ok(all.has(name), name)
 })
