@@ -128,9 +128,11 @@ export type NodeOutput =
       readonly open: boolean
       /**
        * `proven`: an answer that only this address was sent came from there over this socket; for a relay, it has bound it.
-       * `likely`: the peer was there, as seen from another socket.
+       * `likely`: the peer was there, as seen from another socket. `hoped`: its message 1 came from there, where the
+       * direction has it; until it has answered, `bytes` of packets may go there.
        */
-      readonly known?: 'proven' | 'likely'
+      readonly known?: 'proven' | 'likely' | 'hoped'
+      readonly bytes?: number
     }
   /** What to keep for the next run: all of it, whenever it has changed. */
   | { readonly type: 'keep'; readonly pairs: readonly KeptPair[] }
@@ -189,6 +191,8 @@ export interface NodeMachineApi {
   noteSilence(socket: number, now: number): void
   /** Whether a replaced socket without paths still shows how long its mapping lasts. */
   isWatched(socket: number, now: number): boolean
+  /** Message 1 of the peer came from there, and was answered. */
+  noteGreeted(peer: string, from: Endpoint, socket: number): void
   /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */
   noteNoPath(peer: string, now: number): void
   /** The host slept, or its networks changed in a way that sockets do not show. */

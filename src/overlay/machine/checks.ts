@@ -113,6 +113,13 @@ export class Checks {
     return true
   }
 
+  /** Half of what may go to places that have not answered; it counts as sent. */
+  spendHalf(): number {
+    const half = Math.max(0, Math.floor(this.#left / 2))
+    this.#left -= half
+    return half
+  }
+
   /** Tells the peer where it reaches this node, over a way that works, until it has answered. */
   tell(target: Target, places: readonly Endpoint[], now: number): void {
     this.#telling = { target, message: this.#naming(places), tries: 0, at: now }

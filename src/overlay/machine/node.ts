@@ -333,6 +333,10 @@ export class NodeMachine implements NodeMachineApi {
     this.#seek(peer, sought, pair.route === Route.RELAY ? undefined : Want.RELAY, now)
   }
 
+  noteGreeted(peer: string, from: Endpoint, socket: number): void {
+    this.#pairs.get(peer)?.greeted(from, socket)
+  }
+
   /** The tunnel has a path to the peer again. */
   notePath(peer: string, relayed: boolean): void {
     this.#noPath.delete(peer)

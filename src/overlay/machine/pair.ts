@@ -23,6 +23,11 @@ const MAX_WAYS = 16
 const MAX_NAMED = 4
 /** Bytes of message 1 of the handshake with its headers, over IPv6. */
 const INTRODUCTION_BYTES = 196
+/**
+ * Of the bytes of message 1, what answers it unproven: three times as many, less message 2 and three announcements
+ * of a path.
+ */
+const FOR_GREETING = 3 * 176 - 140 - 3 * 170
 /** Longer ago, a place that answered may be one that the peer has left (ms): asking all takes two seconds. */
 const ROUND_MS = 3000
 /** Places where the peer has answered that are remembered. */
@@ -175,7 +180,26 @@ export class Pair {
     for (const side of direction.relays) if (mayBeHost(side.endpoint)) this.#bind(side, now)
     if (!asked && !this.#unasked.take(now)) return
     this.#ask(now)
-    if (asked && this.#ways.length === 0) this.#introduce()
+    if (this.#ways.length === 0) this.#introduce()
+  }
+
+  /**
+   * Message 1 of the peer came from there. If the direction that this node asked for has the peer there, packets need not
+   * wait for another answer; as many bytes as the direction may still draw.
+   */
+  greeted(from: Endpoint, socket: number): void {
+    if (!this.#asked || this.#ways.length > 0) return
+    const { candidates } = this.#direction
+    const isRelay = [...this.#bindings.values()].some(
+      (binding) => binding.socket === socket && sameEndpoint(binding.side.endpoint, from),
+    )
+    const isThere = candidates.some(({ endpoint }) => sameEndpoint(endpoint, from) && mayBeHost(endpoint))
+    const bytes = isRelay || isThere ? this.checks.spendHalf() + FOR_GREETING : 0
+    if (bytes <= 0) return
+    const kind = isRelay ? 'relay' : kindOfWay(from)
+    this.#parts.emit({
+      ...{ type: 'way', peer: this.peer, kind, socket, remote: from, open: true, known: 'hoped', bytes },
+    })
   }
 
   /** Sets where this node is reached over each access, the preferred first; undefined: nothing that the peer does not know. */
@@ -293,7 +317,7 @@ export class Pair {
       send: (from, bytes) => {
         this.#parts.emit({ type: 'send', socket: from, to: side.endpoint, bytes })
         // Behind the request that binds: if that does, the handshake need not wait for its answer.
-        if (this.#opens)
+        if (this.#opens || this.#ways.length === 0)
           this.#parts.emit({ type: 'introduce', peer: this.peer, socket: from, remote: side.endpoint })
       },
       onBound: (from, at) => {

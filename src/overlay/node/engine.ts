@@ -67,6 +67,8 @@ interface Known extends NodePeer {
   readonly traffic: { packets: number; at: number }
   /** Its ways over other accesses were given up. */
   rests: boolean
+  /** The path to where it greeted this end from, until it has answered there, and the bytes of packets that may go there. */
+  hoped?: { readonly slot: number; readonly bytes: number }
   slot: number
   reason: string
   /** Without a path since. */
@@ -195,6 +197,9 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         break
       case 'session':
         this.tunnel.reportSoon()
+        break
+      case 'greeted':
+        this.#node.noteGreeted(this.tunnel.peers.nameOf(event.peer), event.remote, event.socket)
         break
       case 'handshake-failed':
         this.#log('debug', `no session with ${this.tunnel.peers.nameOf(event.peer)}: ${event.reason}`)
@@ -415,6 +420,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
           publicKey,
           presharedKey: pairKey,
           dialect: 'godwit',
+          reportsGreetings: true,
           allowedIps: [
             { address: v6, prefixLength: 128 },
             ...(v4 === undefined ? [] : [{ address: v4, prefixLength: 32 }]),
@@ -437,7 +443,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
   }
 
   #way(way: Extract<NodeOutput, { type: 'way' }>, now: number): void {
-    const { peer: name, kind, socket, remote, open, known } = way
+    const { peer: name, kind, socket, remote, open, known, bytes } = way
     const index = this.tunnel.peers.get(name)
     const peer = this.tunnel.peers.at(index ?? -1)
     if (index === undefined || peer === undefined) return
@@ -457,7 +463,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     const ids = peer.leads ? LEADER_IDS : FOLLOWER_IDS
     const pathId = this.#sockets.freePathId(index, ids)
     const path = { pathId, socket, remote, mtu: access.setup.mtu, ...(known !== undefined && { known }) }
-    this.tunnel.machine.addPath(index, path, now)
+    const slot = this.tunnel.machine.addPath(index, path, now)
+    if (known === 'hoped') peer.hoped = { slot, bytes: bytes ?? 0 }
   }
 
   /** Of this end's paths, the one that has not worked for longest gives way; false if all work. */
@@ -555,6 +562,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (best !== undefined) this.#node.notePath(peer.name, this.#kindOf(index, best) === 'relay')
     else if (peer.slot >= 0) peer.since = now
     const slot = best?.slot ?? Verdict.PARK
+    this.#bound(index, peer, best)
     if (slot === peer.slot) return
     const from = machine.path(peer.slot)
     const to = best === undefined ? 'none' : this.#wayText(index, best)
@@ -567,6 +575,19 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     this.tunnel.reportSoon()
     if (before !== to)
       this.tunnel.emit({ type: 'handover', peer: peer.name, from: before, to, cause: peer.reason })
+  }
+
+  /** What goes to a place that the peer has not answered from is bounded. */
+  #bound(index: number, peer: Known, best: PathView | undefined): void {
+    const { hoped } = peer
+    if (hoped === undefined || best === undefined) return
+    if (best.slot === hoped.slot && best.state.name === 'suspect') {
+      if (peer.slot !== best.slot) this.#forwarder.bound(index, hoped.bytes)
+      return
+    }
+    delete peer.hoped
+    this.#forwarder.bound(index, Number.POSITIVE_INFINITY)
+    this.tunnel.engine.retryParked()
   }
 
   #wayText(index: number, path: PathView): string {

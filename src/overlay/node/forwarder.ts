@@ -8,6 +8,8 @@ import { addressLength, sourceAt, transportOf } from '../../core/ip.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import type { NodePeer } from './protocol.ts'
 
+/** Bytes around a packet on its way: headers of IPv6, UDP and the tunnel, padding. */
+const OVERHEAD = 96
 /** Peers without a tunnel that packets are known for; the ones set aside first give way. */
 const MAX_DORMANT = 2048
 
@@ -27,6 +29,8 @@ export class OverlayForwarder implements Forwarder {
   /** The next of the dormant ones to give way. */
   #next = 0
   readonly #slots: number[] = []
+  /** Bytes that may still go to the peer, with their headers. */
+  readonly #left: number[] = []
   /** When a packet was last meant for the peer. */
   readonly #usedAt: number[] = []
 
@@ -57,6 +61,7 @@ export class OverlayForwarder implements Forwarder {
   addPeer(index: number, peer: NodePeer): void {
     for (const address of addressesOf(peer)) this.#peers.insert(whole(address), index)
     this.#slots[index] = Verdict.PARK
+    this.#left[index] = Number.POSITIVE_INFINITY
     this.#usedAt[index] = Number.NEGATIVE_INFINITY
   }
 
@@ -67,6 +72,11 @@ export class OverlayForwarder implements Forwarder {
   /** Sets the path for the peer's packets; PARK: none works. */
   setSlot(index: number, slot: number): void {
     this.#slots[index] = slot
+  }
+
+  /** Packets wait once so many bytes have gone to the peer. */
+  bound(index: number, bytes: number): void {
+    this.#left[index] = bytes
   }
 
   slot(index: number): number {
@@ -103,7 +113,10 @@ export class OverlayForwarder implements Forwarder {
     }
     if (peer < 0) return this.#want(-1 - peer, now)
     this.#usedAt[peer] = now
-    return this.#slots[peer]!
+    const slot = this.#slots[peer]!
+    if (slot < 0 || this.#left[peer] === Number.POSITIVE_INFINITY) return slot
+    this.#left[peer] = this.#left[peer]! - length - OVERHEAD
+    return this.#left[peer]! < 0 ? Verdict.PARK : slot
   }
 
   inbound(

@@ -56,6 +56,8 @@ export interface PeerConfig {
   readonly allowedIps?: readonly AllowedIp[]
   /** Default `auto`. */
   readonly dialect?: Dialect
+  /** The owner wants `greeted`. */
+  readonly reportsGreetings?: boolean
   /** An identity towards this peer alone (a host that joined by invitation). */
   readonly privateKey?: Uint8Array
   /** A KEY_REPLACE under way when this end last stopped: its fresh private key. */
@@ -84,8 +86,11 @@ export interface PathConfig {
   /**
    * What the owner knows of it. `proven`: datagrams pass both ways, shown just now, so packets use it before PATH_ACCEPT.
    * `likely`: the peer received at that address lately; packets use it before PATH_ACCEPT only while no other path works.
+   * `hoped`: message 1 came from there (`greeted`), and the owner knows that the peer should be there. Used as a likely one is,
+   * also in a session that the peer has not used yet; closed if the peer does not answer there in EARLY_USE. The owner
+   * bounds the bytes of packets that go there until then.
    */
-  readonly known?: 'proven' | 'likely'
+  readonly known?: 'proven' | 'likely' | 'hoped'
 }
 
 /** Why a path ended; what PATH_CLOSE carries. */
@@ -205,6 +210,8 @@ export type TunnelEvent =
    * attempt; storing one every second or so is enough while a peer does not answer.
    */
   | { readonly type: 'timestamp-sent'; readonly peer: number; readonly floor: number }
+  /** Message 1 was answered there, and no session is in use: a path there that is `hoped` would carry packets at once. */
+  | { readonly type: 'greeted'; readonly peer: number; readonly remote: Endpoint; readonly socket: number }
   /**
    * An initiation was accepted. Kept over restarts and given as `PeerConfig.lastTimestamp`, it stops captured initiations
    * from being accepted by a restarted end (all they could do is move a stock peer's endpoint until it speaks).

@@ -367,6 +367,7 @@ export class Handshakes {
       return
     }
     // A fresh responder session replaces an unconfirmed one; previous is dropped too, as in the kernel.
+    const early = peer.next?.early === true && peer.current === undefined
     if (peer.next !== undefined) this.#unproven.delete(peer.next.localIndex)
     this.#remove(peer.next)
     this.#remove(peer.previous)
@@ -375,7 +376,9 @@ export class Handshakes {
     peer.next = {
       ...this.#install(peer, index, opened.senderIndex, false, made.keys, now),
       answered,
+      early,
     }
+    if (early) sessions.useForSending(index)
     this.#unproven.set(index, keys)
 
     addMacs(crypto, made.message, keys.remote.mac1Key, cookieFor(peer, from, socket), now)
@@ -386,6 +389,8 @@ export class Handshakes {
     this.#host.heardFrom(peer, from, socket, false, now)
     transmit.handshake(made.message, from, socket)
     peer.lastTraversal = now
+    if (peer.config.reportsGreetings === true && peer.current === undefined && !early)
+      this.#host.emit({ type: 'greeted', peer: peer.index, remote: answered.remote, socket })
     this.#host.changed(peer)
   }
 

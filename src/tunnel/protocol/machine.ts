@@ -242,7 +242,7 @@ export class TunnelMachine implements TunnelCommands {
 
   noteProven(index: number, remote: Endpoint, socket: number, now: number): void {
     const peer = this.#peers[index]
-    if (peer !== undefined) this.#multipath.proofs.note(peer, remote, socket, true, now)
+    if (peer !== undefined) this.#multipath.noteProven(peer, remote, socket, now)
   }
 
   wake(now: number): void {

@@ -117,7 +117,8 @@ export class Multipath {
     const { pathId, socket, remote, mtu, known } = config
     const path = this.#open(peer, pathId, socket, remote, true, mtu, now, known)
     path.generation = ++peer.generation
-    if (peer.current === undefined) {
+    if (known === 'hoped') this.#sealEarly(peer)
+    if (peer.sealing === undefined) {
       this.#host.sendAlso(peer, path, now)
       return path
     }
@@ -174,7 +175,8 @@ export class Multipath {
   /** HELLO on every path that can carry it, with announcements of those that are not up (`Deadline.hello`). */
   sayHello(peer: Peer, now: number): void {
     peer.deadlines[Deadline.hello] = NEVER
-    if (peer.current === undefined || peer.helloSession === peer.current.localIndex) return
+    const session = peer.sealing
+    if (session === undefined || peer.helloSession === session.localIndex) return
     if (peer.helloTries >= K.HELLO_TRIES && peer.dialect === 'auto') {
       // Whatever it was before, it does not speak godwit now.
       peer.godwit = false
@@ -198,13 +200,14 @@ export class Multipath {
 
   /** Sends PATH_ANNOUNCE and arms its repetition. */
   announce(peer: Peer, path: Path, now: number): void {
-    if (peer.current === undefined) {
+    const session = peer.sealing
+    if (session === undefined) {
       path.announceAt = NEVER
       this.#host.connect(peer, now)
       return
     }
     const frames: Frame[] = []
-    if (peer.helloSession !== peer.current.localIndex) frames.push(this.#hello)
+    if (peer.helloSession !== session.localIndex) frames.push(this.#hello)
     // Ended paths first: the other end then knows whether it has any path but this one.
     frames.push(...openCloseFrames(peer))
     const { pathId, generation } = path
@@ -489,6 +492,16 @@ export class Multipath {
     return -1
   }
 
+  /** The peer has just answered the owner from there. */
+  noteProven(peer: Peer, remote: Endpoint, socket: number, now: number): void {
+    this.proofs.note(peer, remote, socket, true, now)
+    for (const path of peer.paths) {
+      if (path.known !== 'hoped' || path.socket !== socket || !sameEndpoint(path.remote, remote)) continue
+      path.known = 'proven'
+      if (path.usable) this.#setState(path, { name: 'up', since: now })
+    }
+  }
+
   /** The question for a fresh proof of a path's remote, undefined when it is not due yet. */
   refresh(peer: Peer, path: Path, now: number): Frame | undefined {
     if (path.pathId === 0 || now - path.provenAt <= K.PROOF_REFRESH) return undefined
@@ -580,7 +593,9 @@ export class Multipath {
       }
       if (path.announceAt <= now) this.announce(peer, path, now)
       if (path.assessAt <= now) {
-        if (path.known !== undefined && now - path.earlySince > K.EARLY_USE_MOST) this.#endEarly(path, now)
+        if (path.known === 'hoped' && !path.answered) this.#endHoped(peer, path, now)
+        else if (path.known !== undefined && now - path.earlySince > K.EARLY_USE_MOST)
+          this.#endEarly(path, now)
         else if (peer.godwit) this.watch.assess(peer, path, now)
         else if (peer.expectsGodwit) this.#endEarly(path, now)
         else this.#stock.assess(peer, path, now)
@@ -604,7 +619,7 @@ export class Multipath {
         path.monitor.restart(now)
         this.watch.probe(peer, path, now)
         path.assessAt = now
-      } else if (!path.usable && peer.current !== undefined) path.announceAt = now
+      } else if (!path.usable && peer.sealing !== undefined) path.announceAt = now
     }
     this.#host.changed(peer)
   }
@@ -668,13 +683,28 @@ export class Multipath {
    */
   #useEarly(peer: Peer, path: Path, now: number): void {
     if (path.known === undefined || path.state.name !== 'validating') return
-    if (path.known === 'likely') {
+    if (path.known !== 'proven') {
       if (peer.bestPath() !== undefined) return
       this.#setState(path, { name: 'suspect', since: now, evidence: path.monitor.evidence(now) })
     } else this.#setState(path, { name: 'up', since: now })
     path.earlySince = now
     path.monitor.restart(now)
     path.assessAt = peer.godwit ? now : now + K.EARLY_USE
+  }
+
+  /** A session that the peer has not used yet seals, where there is no other. */
+  #sealEarly(peer: Peer): void {
+    if (peer.current !== undefined || peer.next === undefined || peer.next.early === true) return
+    peer.next.early = true
+    this.#parts.sessions.useForSending(peer.next.localIndex)
+  }
+
+  /** The peer has not shown in time that it receives there: nothing more goes there. */
+  #endHoped(peer: Peer, path: Path, now: number): void {
+    path.assessAt = path.earlySince + K.EARLY_USE
+    if (path.assessAt > now) return
+    this.#close(peer, path)
+    this.#host.changed(peer)
   }
 
   /** No HELLO yet: the peer may not have what would show whether the path works. */
@@ -698,7 +728,8 @@ export class Multipath {
     }
     for (const other of [...peer.paths]) {
       // What went out on hope alone.
-      if (other !== path && other.known === 'likely' && other.usable) this.#resend(other, path, -1)
+      if (other !== path && other.known !== 'proven' && other.known !== undefined && other.usable)
+        this.#resend(other, path, -1)
       if (Number.isNaN(other.owedAfter)) continue
       this.#resend(other, path, other.owedAfter)
       if (other.state.name === 'closing') this.#close(peer, other)

@@ -18,6 +18,8 @@ export interface Session {
   readonly createdAt: number
   /** Responder: where the handshake was answered. */
   readonly answered?: AnsweredAt
+  /** Responder: it seals what this end sends before the initiator has used it. */
+  early?: boolean
 }
 
 /** Where message 2 of a session was sent. If only there: whoever has the session's keys receives at that address. */
@@ -158,6 +160,10 @@ export class Peer {
   }
   get presharedKey(): Uint8Array {
     return this.config.presharedKey ?? ZERO_KEY
+  }
+  /** The session that seals. */
+  get sealing(): Session | undefined {
+    return this.current ?? (this.next?.early === true ? this.next : undefined)
   }
   /** Speaks, or is expected to speak, godwit's frames. */
   get expectsGodwit(): boolean {

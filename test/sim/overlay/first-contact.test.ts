@@ -1,0 +1,148 @@
+/**
+ * First contact, counted in one-way trips between a node and the server or relay; between two nodes there are two. Whole
+ * engines; nothing takes time but the way. A tie at the relay (what comes just before or after a binding) goes either way.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { MachineServers } from '../../support/overlay-servers.ts'
+import { EngineNode } from './engine-node.ts'
+import { at as endpoint, Nat, type NatKind, Network } from './network.ts'
+
+const TRIP = 100
+/** Between two datagrams of the one that asks (ms). */
+const EVERY = 2
+const [A, B] = ['203.0.113.1', '203.0.113.2'] as const
+
+type Kinds = readonly [NatKind | undefined, NatKind | undefined]
+
+/** Trips until a datagram has arrived, and until the answer has. */
+const DIRECT: readonly Kinds[] = [
+  [undefined, 'port-restricted'],
+  ['port-restricted', undefined],
+  ['port-restricted', 'port-restricted'],
+]
+/** Either may lead the pair. */
+const SEEDS = [
+  [1, 2],
+  [2, 1],
+] as const
+
+function world(kinds: Kinds, seeds: readonly [number, number]) {
+  const net = new Network(1, (parts) => new MachineServers(parts))
+  net.delay = 0
+  const [alice, bob] = [A, B].map((outside, i) => {
+    const kind = kinds[i as 0 | 1]
+    const node = new EngineNode(net, i === 0 ? 'alice' : 'bob', seeds[i as 0 | 1])
+    net.far.set(`${outside} *`, TRIP)
+    const inside = kind && { address: `10.${i}.0.2`, nat: new Nat(kind, outside) }
+    node.use({ name: 'acc1', ...(inside ?? { address: outside }) })
+    return node
+  }) as [EngineNode, EngineNode]
+  net.far.set(`${A} ${B}`, 2 * TRIP)
+  net.until(() => alice.address !== undefined && bob.address !== undefined)
+  net.run(1000)
+  return { net, alice, bob }
+}
+
+type World = ReturnType<typeof world>
+
+function contact({ net, alice, bob }: World): readonly [number, number] {
+  const begin = net.now
+  const trips = () => Math.floor((net.now - begin) / TRIP)
+  for (const node of [alice, bob]) node.received.clear()
+  alice.do({ type: 'resolve', name: bob.name })
+  let arrived = 0
+  for (let number = 0; alice.received.size === 0; number++) {
+    assert.ok(net.now - begin < 50 * TRIP, 'no answer')
+    alice.send(bob, number)
+    net.run(EVERY)
+    if (bob.received.size === 0) continue
+    if (arrived === 0) arrived = trips()
+    bob.send(alice, number)
+  }
+  return [arrived, trips()]
+}
+
+function forget({ net, alice, bob }: World): void {
+  alice.do({ type: 'forget', name: bob.name })
+  bob.do({ type: 'forget', name: alice.name })
+  net.run(1000)
+}
+
+test('NT-40: first contact, direct: six trips to a datagram, eight to its answer', () => {
+  for (const kinds of DIRECT)
+    for (const seeds of SEEDS) {
+      const at = world(kinds, seeds)
+      assert.deepEqual(contact(at), [6, 8], `${kinds} ${seeds}`)
+      forget(at)
+      assert.deepEqual(contact(at), [6, 8], `${kinds} ${seeds}, again`)
+    }
+})
+
+test('NT-46: first contact through a relay: two trips more where it has to prove the addresses', () => {
+  for (const seeds of SEEDS) {
+    const at = world(['symmetric', 'symmetric'], seeds)
+    const [arrived, answered] = contact(at)
+    assert.ok(arrived <= 10 && answered <= 12, `${arrived} ${answered}`)
+    // The relay knows the channel from before.
+    forget(at)
+    assert.deepEqual(contact(at), [6, 8], `${seeds}, again`)
+  }
+})
+
+/** Types of the tunnel's messages. */
+const INITIATION = 1
+/** What a direction may draw to places that do not answer, and headers in front of a datagram. */
+const DRAWN = 2400
+const HEADERS = 28
+
+test('NT-40: message 1 of the other end is lost: the own one does it, in two trips more', () => {
+  for (const seeds of SEEDS) {
+    const at = world([undefined, 'port-restricted'], seeds)
+    at.net.filter = (from, _to, bytes) => !(from.startsWith(B) && bytes[0] === INITIATION)
+    assert.deepEqual(contact(at), [8, 10])
+  }
+})
+
+test('NT-40: an end that sends message 1 and answers nothing gets few bytes of packets, and no more after a second', () => {
+  for (const seeds of SEEDS) {
+    const at = world(['port-restricted', 'port-restricted'], seeds)
+    const { net, alice, bob } = at
+    let [received, sent, last] = [0, 0, 0]
+    net.filter = (from, to, bytes) => {
+      if (from.startsWith(B) && to.startsWith(A) && bytes[0] !== INITIATION) return false
+      if (from.startsWith(B) && to.startsWith(A)) received += bytes.length + HEADERS
+      if (from.startsWith(A) && to.startsWith(B)) {
+        sent += bytes.length + HEADERS
+        if (bytes[0] === 4 || bytes[0] === 32) last = net.now
+      }
+      return true
+    }
+    net.relayDown = true
+    alice.do({ type: 'resolve', name: bob.name })
+    const begin = net.now
+    for (let number = 0; net.now < begin + 1200; number++) {
+      if (alice.address !== undefined) alice.send(bob, number)
+      net.run(EVERY)
+    }
+    assert.ok(bob.received.size > 0, 'packets went there')
+    assert.ok(received > 0 && sent <= DRAWN + 3 * received, `${sent} bytes for ${received}`)
+    assert.ok(last <= begin + 2 * TRIP + 2 * TRIP + 1000, `the last at ${last - begin} ms`)
+  }
+})
+
+test('NT-40: message 1 that somebody else repeats from elsewhere draws message 2, and no packets', () => {
+  const elsewhere = '198.51.100.66:999'
+  for (const seeds of SEEDS) {
+    const at = world([undefined, 'port-restricted'], seeds)
+    const { net, alice, bob } = at
+    net.filter = (from, to, bytes) => {
+      if (!from.startsWith(B) || bytes[0] !== INITIATION) return true
+      net.deliver(elsewhere, endpoint(to), bytes)
+      return false
+    }
+    assert.deepEqual(contact(at), [8, 10])
+    assert.ok((net.sentBytes.get(elsewhere) ?? 0) <= 3 * 148, `${net.sentBytes.get(elsewhere)} bytes`)
+    assert.equal(bob.duplicates + alice.duplicates, 0)
+  }
+})
