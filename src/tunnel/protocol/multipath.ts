@@ -500,6 +500,11 @@ export class Multipath {
       path.known = 'proven'
       if (path.usable) this.#setState(path, { name: 'up', since: now })
     }
+    // It has announced a path from there already: it is not kept waiting for the answer to the question that it got.
+    const waiting = this.proofs.at(peer, remote, socket, now)
+    if (waiting?.announced !== undefined && peer.bestPath() === undefined && peer.opens.take(now))
+      this.#learn(peer, waiting, now, now)
+    this.#host.changed(peer)
   }
 
   /** The question for a fresh proof of a path's remote, undefined when it is not due yet. */

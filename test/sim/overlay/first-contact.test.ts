@@ -90,6 +90,28 @@ test('NT-46: first contact through a relay: two trips more where it has to prove
   }
 })
 
+test('NT-46: the relay answers one end later than the other announces its path: no further question is waited for', () => {
+  for (const seeds of SEEDS) {
+    const at = world(['symmetric', 'symmetric'], seeds)
+    contact(at)
+    forget(at)
+    const { net } = at
+    let held = 0
+    const late = TRIP + 5 * EVERY
+    net.serverFilter = (from, to, bytes) => {
+      // RELAY_BOUND, state 1, to bob.
+      if (!to.startsWith(B) || bytes[2] !== 9 || bytes[8] !== 1) return true
+      held++
+      net.far.set(`${B} *`, late)
+      net.deliver(from, endpoint(to), bytes)
+      net.far.set(`${B} *`, TRIP)
+      return false
+    }
+    assert.deepEqual(contact(at), [6, 8], `${seeds}`)
+    assert.ok(held > 0)
+  }
+})
+
 /** Types of the tunnel's messages. */
 const INITIATION = 1
 /** What a direction may draw to places that do not answer, and headers in front of a datagram. */
