@@ -115,7 +115,7 @@ export class IhmpNat {
     this.#nf.commit(batch, 'install the NAT')
   }
 
-  /** Connections that are translated already go on meanwhile: connection tracking has them. */
+  /** Without the table nothing is translated, also what connection tracking has an entry for. */
   #restore(): string[] {
     if (this.#nf.hasTable(NfFamily.IPV4, this.#table)) return []
     this.#install()

@@ -287,11 +287,11 @@ test('DI-42, Fig. 6: a connection moves behind a NAT that knows IHMP and renumbe
   await until('c knows the port', () =>
     bed.run('c', 'nft', 'list', 'map', 'ip', 'godwit_main_dime', 'in_port').includes('elements'),
   )
+  echoed(await finish())
   bed.run('r', 'nft', 'flush', 'ruleset')
   await until('the NAT is there again', () =>
     bed.run('r', 'nft', 'list', 'tables').includes('godwit_main_nat'),
   )
-  echoed(await finish())
 })
 
 test('datagrams in fragments are translated whole', async () => {
