@@ -462,9 +462,15 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (access === undefined) return
     const ids = peer.leads ? LEADER_IDS : FOLLOWER_IDS
     const pathId = this.#sockets.freePathId(index, ids)
-    const path = { pathId, socket, remote, mtu: access.setup.mtu, ...(known !== undefined && { known }) }
+    // The relay has bound this end, perhaps not the other yet: where another path works, packets wait for the peer's answer.
+    const waits = kind === 'relay' && paths.some(({ state }) => usable(state))
+    const early = waits ? undefined : known
+    const path = {
+      ...{ pathId, socket, remote, mtu: access.setup.mtu },
+      ...(early !== undefined && { known: early }),
+    }
     const slot = this.tunnel.machine.addPath(index, path, now)
-    if (known === 'hoped') peer.hoped = { slot, bytes: bytes ?? 0 }
+    if (early === 'hoped') peer.hoped = { slot, bytes: bytes ?? 0 }
   }
 
   /** Of this end's paths, the one that has not worked for longest gives way; false if all work. */

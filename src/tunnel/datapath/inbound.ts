@@ -302,7 +302,10 @@ export class Inbound {
     if (noting && !ordered) reorder.note(peer, session, counter, now)
   }
 
-  /** The path that a datagram counts for: the one of its source, else the one that it names. Sets `#slot` to the former. */
+  /**
+   * The path that a datagram counts for: the one of its source, else the one that it names. Sets `#slot` to the former. Of
+   * several with this source, which both ends may have opened, it is the one that it names.
+   */
   #path(
     i: number,
     peer: number,
@@ -313,10 +316,11 @@ export class Inbound {
     control: boolean,
     now: number,
   ): number {
-    if (this.#slot >= 0) return this.#slot
+    if (this.#slot >= 0) return this.#twin(i, peer, pathId, socket)
     const batch = this.#batch
     if (this.#slot === PENDING) {
       this.#slot = this.#paths.find(peer, socket, this.#u32, batch.name[i]! >>> 2)
+      if (this.#slot >= 0) this.#twin(i, peer, pathId, socket)
       if (this.#slot >= 0 && newest && batch.local[i] !== 0) this.#rememberLocal(this.#slot, batch.local[i]!)
     }
     if (this.#slot < 0 && newest && !control) {
@@ -328,6 +332,17 @@ export class Inbound {
       if (slot >= 0) return slot
     }
     if (this.#slot < 0) return pathId === 0 ? UNKNOWN : this.#paths.named(peer, pathId)
+    return this.#slot
+  }
+
+  /** `#slot`, which becomes the path that the datagram names if that has the same source. */
+  #twin(i: number, peer: number, pathId: number, socket: number): number {
+    const paths = this.#paths
+    if (pathId !== 0 && paths.pathId[this.#slot] !== pathId) {
+      const named = paths.named(peer, pathId)
+      if (named >= 0 && paths.matches(named, peer, socket, this.#u32, this.#batch.name[i]! >>> 2))
+        this.#slot = named
+    }
     return this.#slot
   }
 

@@ -299,7 +299,11 @@ export class Multipath {
         }
       }
     }
-    if (first) this.#host.emit({ type: 'hello', peer: peer.index, features, mtu: hello.mtu, restarted })
+    if (first) {
+      // Opened before this session, which the peer began.
+      for (const path of peer.paths) if (path.local && path.state.name === 'new') path.announceAt = now
+      this.#host.emit({ type: 'hello', peer: peer.index, features, mtu: hello.mtu, restarted })
+    }
     this.#host.changed(peer)
     return true
   }

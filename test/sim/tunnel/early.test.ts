@@ -131,3 +131,24 @@ test('NT-44: that paths have ended is said over every other one: which of them w
   world.run(15)
   assert.ok(anchor.states(3).at(-1) === 'closing', anchor.states(3).join())
 })
+
+test('NT-46: both ends have opened a path between the same two sockets: what arrives counts for the one that it names', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, anchor } = pair
+  // Before there is a session; the host begins it.
+  const ofAnchor = anchor.addPath(pair.hostPeer, {
+    ...{ pathId: 128, socket: 0, remote: endpoint(1), mtu: 1500, known: 'proven' },
+  })
+  const ofHost = host.addPath(pair.anchorPeer, config(0, 'proven'))
+  world.run(500)
+  assert.equal(host.states(128).at(-1), 'up', 'the path that the responder had opened is announced too')
+  assert.equal(anchor.states(128).at(-1), 'up')
+  for (const [node, slot, pathId] of [
+    [host, ofHost, 1],
+    [anchor, ofAnchor, 128],
+  ] as const) {
+    world.every(5, world.now + 2_000, () => node.sendData(slot, 1))
+    world.run(2_000)
+    assert.ok(!node.states(pathId).includes('down'), node.states(pathId).join())
+  }
+})

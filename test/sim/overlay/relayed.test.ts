@@ -1,0 +1,47 @@
+/** The relayed way between whole engines in virtual time, whichever end the relay binds first. */
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { MachineServers } from '../../support/overlay-servers.ts'
+import { carrierWorld, EVERY } from './carrier.ts'
+import { EngineNode, Flow } from './engine-node.ts'
+import { Nat, Network } from './network.ts'
+
+const FARS = [0, 5, 20, 50]
+
+describe('NT-46: the relayed way', () => {
+  for (const keys of [
+    [1, 2],
+    [2, 1],
+  ] as const)
+    for (const a of FARS)
+      for (const b of FARS)
+        it(`NT-46: stays once it is there: ${keys[0] < keys[1] ? 'the first' : 'the second'} key, ${a} and ${b} ms farther`, () => {
+          const net = new Network(1, (parts) => new MachineServers(parts))
+          const ends = [new EngineNode(net, 'alice', keys[0]), new EngineNode(net, 'bob', keys[1])] as const
+          for (const [i, far] of [a, b].entries()) {
+            const nat = new Nat('symmetric', `203.0.113.${i + 1}`)
+            net.far.set(`${nat.outside} *`, far)
+            ends[i]!.use({ name: 'acc1', address: `10.${i}.0.2`, nat })
+          }
+          net.until(() => ends.every(({ address }) => address !== undefined))
+          ends[0].do({ type: 'resolve', name: ends[1].name })
+          const flow = new Flow(net, ends, EVERY)
+          flow.run(2_000)
+          flow.lost(200)
+          flow.run(3_000)
+          assert.deepEqual(flow.lost(200), [0, 0])
+          // Each end may have opened a path: one of them is left.
+          for (const { engine } of ends) assert.equal(engine.status(net.now).paths.length, 1)
+        })
+
+  for (const far of [5, 10, 30])
+    it(`NT-50: a socket is replaced, and the relay binds the other end ${far} ms later: nothing is lost`, () => {
+      const lifetime = 40_000
+      const { net, flow } = carrierWorld(['symmetric', 'symmetric'], [lifetime])
+      net.far.set('203.0.113.2 *', far)
+      flow.run(lifetime + 6_000)
+      flow.lost(200)
+      flow.run(3 * lifetime)
+      assert.deepEqual(flow.lost(200), [0, 0])
+    })
+})
