@@ -14,6 +14,7 @@ import type { Block } from '../tables.ts'
 import type { MptcpOption } from '../wire.ts'
 import { FAST_AFTER, type FastSlot } from './fast.ts'
 import type { Key } from './keys.ts'
+import type { Pause } from './pauses.ts'
 import {
   OPTION_SPACE,
   type OutSegment,
@@ -47,8 +48,6 @@ const REPLACED = 1
 const HELD_MAX = 1400
 /** The least payload of a packet that any path carries (RFC 791), about. */
 const LEAST_SEGMENT = 88
-/** First wait (ms) before a join is tried again that nobody answered: the access may work by then, and nothing would say so. */
-export const REJOIN = 10_000
 
 export class Connection {
   readonly id: number
@@ -114,11 +113,11 @@ export class Connection {
   readonly recorded: [number, number] = [-1, -1]
   usedAt: number
   closedAt = 0
-  /** When it was last tried to have a subflow on each access. */
-  joinTriedAt = Number.NEGATIVE_INFINITY
-  /** After a join that was not answered: when the next one is tried, and how long after the one that fails then (ms). */
+  /** By access where a subflow failed. */
+  pauses: Map<string, Pause> | undefined
+  /** When the next join is due; and when the first that is not urgent may begin. */
   rejoinAt = Number.POSITIVE_INFINITY
-  rejoinAfter = REJOIN
+  restUntil = Number.NEGATIVE_INFINITY
 
   /** The kernel takes its packets (fast.ts). */
   fast: FastSlot | undefined

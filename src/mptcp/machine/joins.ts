@@ -17,7 +17,7 @@ const LONGEST_RETRY = 10_000
 export const HANDSHAKE_TRIES = 5
 const FIN_TRIES = 5
 
-function randomWord(connection: Connection): number {
+export function randomWord(connection: Connection): number {
   const bytes = connection.host.random.fill(new Uint8Array(4))
   return new DataView(bytes.buffer, bytes.byteOffset).getUint32(0)
 }
@@ -257,9 +257,10 @@ function sendFin(connection: Connection, subflow: Subflow, now: number): void {
   subflow.retryAt = now + retryAfter(connection, subflow.tries++)
 }
 
-/** Both FINs are acknowledged. */
+/** It is being closed, and both FINs are acknowledged. */
 export function isClosed(subflow: Subflow): boolean {
   return (
+    subflow.state === 'closing' &&
     subflow.finSent >= 0 &&
     subflow.una > subflow.finSent &&
     subflow.finReceived >= 0 &&

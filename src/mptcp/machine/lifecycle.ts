@@ -2,10 +2,11 @@
 import { equal } from '../../core/bytes.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import type { MptcpOption } from '../wire.ts'
-import { type Connection, REJOIN } from './connection.ts'
+import type { Connection } from './connection.ts'
 import { leaveFast } from './fast.ts'
-import { beginJoin, closeSubflow, resetSubflow, retry } from './joins.ts'
+import { beginJoin, closeSubflow, randomWord, resetSubflow, retry } from './joins.ts'
 import { placeOf, sendMapped } from './outgoing.ts'
+import { forgetPauses, joinAt, type LossKind, pauseJoins } from './pauses.ts'
 import type { Subflow } from './subflow.ts'
 import { type AccessInfo, accessAt } from './types.ts'
 
@@ -16,10 +17,6 @@ const PROBE_AFTER = 60
 const PROBE_GAP = 600
 /** How long a connection without any subflow is kept (ms); the kernel keeps its side as long. */
 const STRANDED = 60_000
-/** Between attempts to have a subflow on every access (ms). */
-const JOIN_GAP = 2000
-/** Longest wait (ms) before a join is tried again that nobody answered. */
-const REJOIN_LONGEST = 640_000
 const REPEATS = 3
 const REPEAT_LEAST = 200
 /** And when MP_PRIO follows REMOVE_ADDR at the earliest (ms). */
@@ -107,7 +104,6 @@ function leave(connection: Connection, subflow: Subflow, now: number): void {
     // The router's tracking of connections saw other numbers on it than the wire from now on: nothing returns to it, and the
     // access gets a subflow from an address of the router's own.
     closeSubflow(connection, subflow, now)
-    connection.rejoinAt = Math.min(connection.rejoinAt, now + JOIN_GAP)
     return
   }
   subflow.backup = true
@@ -177,37 +173,30 @@ function provoke(connection: Connection): void {
   connection.acknowledgeLocal([{ left: Math.max(last.dsn + whole, dataUna), right: last.dsn + last.length }])
 }
 
-/** A subflow does not work any more. `announce`: the peer is told not to use it. */
+/** A subflow does not work any more. Of one that is gone the peer is told not to use it. */
 export function loseSubflow(
   connection: Connection,
   subflow: Subflow,
   cause: string,
-  announce: boolean,
+  kind: LossKind,
   registry: Registry,
   now: number,
 ): void {
   if (subflow.state === 'dead') return
   if (subflow.id === 0) leaveFast(connection, now)
-  const known = subflow.alive
+  const announce = kind === 'gone' && subflow.alive
+  pauseJoins(connection, subflow, kind, now)
   subflow.state = 'dead'
   subflow.retryAt = Number.POSITIVE_INFINITY
   registry.remove(subflow)
-  if (announce && known) announceRemoval(connection, subflow)
-  if (connection.active !== subflow) {
-    if (announce && known) signal(connection, now)
-    // Its access may work all the same: the peer gave up this subflow, or forgot it.
-    if (known)
-      connection.rejoinAt = Math.min(connection.rejoinAt, Math.max(now, connection.joinTriedAt + JOIN_GAP))
-    return
-  }
-  connection.active = undefined
-  connection.left = subflow
-  const next = bestSubflow(connection)
-  if (next !== undefined) switchTo(connection, next, cause, now)
-  else if (connection.state !== 'closing') {
-    connection.strandedAt = now
-    connection.joinTriedAt = Number.NEGATIVE_INFINITY
-  }
+  if (announce) announceRemoval(connection, subflow)
+  if (connection.active === subflow) {
+    connection.active = undefined
+    connection.left = subflow
+    const next = bestSubflow(connection)
+    if (next !== undefined) switchTo(connection, next, cause, now)
+    else if (connection.state !== 'closing') connection.strandedAt = now
+  } else if (announce) signal(connection, now)
   ensureSubflows(connection, registry, now)
 }
 
@@ -220,17 +209,26 @@ function announceRemoval(connection: Connection, subflow: Subflow): void {
 
 /** Begins subflows on accesses that have none: on all of them, or on any while none works. */
 export function ensureSubflows(connection: Connection, registry: Registry, now: number): void {
-  const { host, tuple } = connection
+  const { host, active, restUntil } = connection
+  connection.rejoinAt = Number.POSITIVE_INFINITY
   if (!mayJoin(connection)) return
-  if (!host.init.standby && connection.active !== undefined) return
-  if (now - connection.joinTriedAt < JOIN_GAP) return
-  connection.joinTriedAt = now
+  if (active === undefined) joinEverywhere(connection, true, registry, now)
+  else if (!host.init.standby) return
+  else if (now < restUntil) connection.rejoinAt = restUntil
+  else joinEverywhere(connection, false, registry, now)
+}
+
+/** `urgent`: no subflow works, or the only one does not answer. */
+function joinEverywhere(connection: Connection, urgent: boolean, registry: Registry, now: number): void {
+  const { host, active, repeat, tuple } = connection
   // While the peer takes a lost subflow for one that works, it keeps new data off one that is called a backup.
-  const backup =
-    connection.active !== undefined || connection.repeat.some(({ type }) => type === 'remove-addr')
+  const backup = active !== undefined || repeat.some(({ type }) => type === 'remove-addr')
   for (const access of host.accesses) {
-    if (connection.subflows.some((each) => each.access === access.name && each.state !== 'dead')) continue
-    startJoin(connection, access, backup, registry, now, tuple.remote.length)
+    const { name } = access
+    if (connection.subflows.some((each) => each.access === name && each.state !== 'dead')) continue
+    const at = joinAt(connection, name, urgent)
+    if (at <= now) startJoin(connection, access, backup, registry, now, tuple.remote.length)
+    else connection.rejoinAt = Math.min(connection.rejoinAt, at)
   }
 }
 
@@ -250,7 +248,7 @@ function startJoin(
   const address = access.addresses.find(({ length }) => length === family)
   const living = connection.subflows.filter(({ state }) => state !== 'dead').length
   const { init } = connection.host
-  if (address === undefined || living >= init.subflows) return undefined
+  if (address === undefined || living >= init.subflows || connection.noJoin) return undefined
   // Without the flag a native peer sends over it at once, as it likes.
   const flagged = access.backup || (backup && !init.multipath)
   const subflow = beginJoin(connection, access, address, flagged, now, (key) => registry.taken(key))
@@ -273,8 +271,21 @@ export function addSubflow(
   return startJoin(connection, access, true, registry, now, connection.tuple.remote.length)
 }
 
+/** What changed beside the list of accesses itself. */
+export interface AccessChange {
+  /** The access was not there before, or has other addresses. */
+  readonly isNew: (name: string) => boolean
+  /** Connections that have a subflow begin their others within this time (ms): not all at once. */
+  readonly spread: number
+}
+
 /** Subflows on accesses that are gone are lost; then each access that is there gets one. */
-export function accessesChanged(connection: Connection, registry: Registry, now: number): void {
+export function accessesChanged(
+  connection: Connection,
+  { isNew, spread }: AccessChange,
+  registry: Registry,
+  now: number,
+): void {
   const { accesses } = connection.host
   const works = (subflow: Subflow) =>
     accesses.some(
@@ -286,12 +297,11 @@ export function accessesChanged(connection: Connection, registry: Registry, now:
   for (const subflow of connection.subflows)
     if (subflow.access === undefined && subflow.home !== undefined)
       subflow.access = accessAt(accesses, subflow.home)?.name
+  connection.restUntil = spread === 0 ? now : now + (spread * randomWord(connection)) / 2 ** 32
   for (const subflow of [...connection.subflows])
     if (subflow.state !== 'dead' && subflow.access !== undefined && !works(subflow))
-      loseSubflow(connection, subflow, `${subflow.access} does not work any more`, true, registry, now)
-  connection.joinTriedAt = Number.NEGATIVE_INFINITY
-  connection.rejoinAt = Number.POSITIVE_INFINITY
-  connection.rejoinAfter = REJOIN
+      loseSubflow(connection, subflow, `${subflow.access} does not work any more`, 'gone', registry, now)
+  forgetPauses(connection, isNew)
   ensureSubflows(connection, registry, now)
   preferNormal(connection, now)
 }
@@ -333,8 +343,6 @@ export function nextDeadline(connection: Connection): number {
   let at = Math.min(repeatAt, rejoinAt, strandedAt + STRANDED, suspicionAt(connection).at)
   for (const { retryAt, leaveAt, state } of connection.subflows)
     if (state !== 'dead') at = Math.min(at, retryAt, leaveAt)
-  if (mayJoin(connection) && connection.active === undefined)
-    at = Math.min(at, connection.joinTriedAt + JOIN_GAP)
   return at
 }
 
@@ -348,19 +356,11 @@ export function handleDeadline(connection: Connection, registry: Registry, now: 
     if (subflow.leaveAt <= now) leave(connection, subflow, now)
     if (subflow.state === 'dead' || subflow.retryAt > now) continue
     if (retry(connection, subflow, now)) continue
-    if (subflow.state === 'syn-sent') {
-      connection.rejoinAt = now + connection.rejoinAfter
-      connection.rejoinAfter = Math.min(REJOIN_LONGEST, 2 * connection.rejoinAfter)
-    }
-    loseSubflow(connection, subflow, 'its handshake was not answered', false, registry, now)
+    loseSubflow(connection, subflow, 'its handshake was not answered', 'silent', registry, now)
   }
-  if (connection.rejoinAt <= now) {
-    connection.rejoinAt = Number.POSITIVE_INFINITY
-    ensureSubflows(connection, registry, now)
-  }
+  if (connection.rejoinAt <= now) ensureSubflows(connection, registry, now)
   const suspicion = suspicionAt(connection)
   if (suspicion.at <= now) suspect(connection, suspicion.act, registry, now)
-  if (connection.active === undefined) ensureSubflows(connection, registry, now)
 }
 
 function suspect(connection: Connection, act: 'probe' | 'give up', registry: Registry, now: number): void {
@@ -372,14 +372,12 @@ function suspect(connection: Connection, act: 'probe' | 'give up', registry: Reg
   }
   if (bestSubflow(connection, active) !== undefined) {
     connection.host.counts.blackHoles++
-    loseSubflow(connection, active, `${active.access} does not answer`, true, registry, now)
+    loseSubflow(connection, active, `${active.access} does not answer`, 'gone', registry, now)
     return
   }
   // Nothing ready: begin one elsewhere, and look again when it is there or has failed.
   active.askedAt = now
-  for (const access of connection.host.accesses)
-    if (!connection.subflows.some((each) => each.access === access.name && each.state !== 'dead'))
-      startJoin(connection, access, true, registry, now, connection.tuple.remote.length)
+  joinEverywhere(connection, true, registry, now)
 }
 
 /** Asks the peer for an answer on a subflow: the byte before what is next is old to it. */
@@ -406,7 +404,7 @@ export function closeAll(connection: Connection, registry: Registry, now: number
     if (subflow.alive) closeSubflow(connection, subflow, now)
     else if (subflow.state !== 'dead') {
       if (subflow.state !== 'syn-sent') resetSubflow(connection, subflow)
-      loseSubflow(connection, subflow, 'both ends are done', false, registry, now)
+      loseSubflow(connection, subflow, 'both ends are done', 'ended', registry, now)
     }
   }
 }

@@ -66,6 +66,13 @@ const LINGER_LONGEST = 60_000
 const IDLE = 24 * 3_600_000
 /** How long the answer to a SYN may take. */
 const OPENING = 130_000
+/** Of the time that connections take to begin subflows on an access that comes: for each (ms), and the longest. */
+const SPREAD_EACH = 1
+const SPREAD_LONGEST = 1000
+
+function spreadOf(connections: number): number {
+  return Math.max(0, Math.min(SPREAD_LONGEST, SPREAD_EACH * (connections - 1)))
+}
 
 export interface MachineComponents {
   readonly sha: Sha256
@@ -178,6 +185,7 @@ export class MptcpMachine {
   restore(kept: readonly KeptConnection[], now: number): number {
     const { counts } = this.#host
     let refused = 0
+    const change = { isNew: () => true, spread: spreadOf(kept.length) }
     for (const each of kept) {
       const connection = rebuild(this.#host, each, now)
       this.#takeBack(connection)
@@ -187,7 +195,7 @@ export class MptcpMachine {
         continue
       }
       counts.takenOver++
-      resume(connection, this.#registry, now)
+      resume(connection, change, this.#registry, now)
       this.#sweep(connection, now)
       this.#settle(connection, now)
     }
@@ -203,11 +211,17 @@ export class MptcpMachine {
 
   /** The accesses that work, best first. Those that are not named do not. */
   setAccesses(accesses: readonly AccessInfo[], now: number): void {
+    const before = new Map(this.#host.accesses.map((each) => [each.name, each.addresses.join(' ')]))
     this.#host.accesses = accesses
-    for (const connection of this.connections) {
+    const old = new Set(
+      accesses.flatMap(({ name, addresses }) => (before.get(name) === addresses.join(' ') ? [name] : [])),
+    )
+    const { connections } = this
+    const change = { isNew: (name: string) => !old.has(name), spread: spreadOf(connections.length) }
+    for (const connection of connections) {
       if (connection.state !== 'established') continue
       readFast(connection)
-      accessesChanged(connection, this.#registry, now)
+      accessesChanged(connection, change, this.#registry, now)
       this.#settle(connection, now)
     }
   }
@@ -383,7 +397,7 @@ export class MptcpMachine {
         for (const each of [...connection.subflows])
           if (each.alive && request.ids.includes(each.remoteAddressId)) {
             resetSubflow(connection, each)
-            loseSubflow(connection, each, 'the peer gave up its address', false, this.#registry, now)
+            loseSubflow(connection, each, 'the peer gave up its address', 'ended', this.#registry, now)
           }
         break
       case 'priority': {
@@ -410,15 +424,16 @@ export class MptcpMachine {
   }
 
   #lose(connection: Connection, subflow: Subflow, cause: string, now: number): void {
-    loseSubflow(connection, subflow, cause, false, this.#registry, now)
+    loseSubflow(connection, subflow, cause, 'ended', this.#registry, now)
     if (connection.state === 'pre-established') this.#end(connection, cause, true)
   }
 
   /** Subflows whose FINs are acknowledged are gone; a connection without any that is done is over. */
   #sweep(connection: Connection, now: number): void {
-    for (const subflow of connection.subflows)
-      if (subflow.state === 'closing' && isClosed(subflow))
-        loseSubflow(connection, subflow, 'closed', false, this.#registry, now)
+    const { subflows } = connection
+    // In place of those that end others may begin.
+    for (let closed = subflows.find(isClosed); closed !== undefined; closed = subflows.find(isClosed))
+      loseSubflow(connection, closed, 'closed', 'ended', this.#registry, now)
     if (connection.state === 'closing' && connection.subflows.every(({ state }) => state === 'dead'))
       this.#end(connection, 'closed', false)
   }
@@ -476,7 +491,7 @@ export class MptcpMachine {
     const known = fastclose !== undefined && equalConstantTime(fastclose.key, connection.localKey.bytes)
     if (known || (subflow.state === 'syn-sent' && !others)) this.#end(connection, 'the peer reset it', true)
     else if (connection.state === 'closing' && !others) this.#end(connection, 'closed', false)
-    else loseSubflow(connection, subflow, 'the peer reset the subflow', false, this.#registry, now)
+    else loseSubflow(connection, subflow, 'the peer reset the subflow', 'ended', this.#registry, now)
     return true
   }
 

@@ -300,7 +300,7 @@ export class Openings {
       undefined,
     )
     if (oldest !== undefined && now - oldest.heardAt > SILENT)
-      loseSubflow(connection, oldest, 'another needs its place', false, this.#registry, now)
+      loseSubflow(connection, oldest, 'another needs its place', 'ended', this.#registry, now)
   }
 
   /** A further subflow works. */

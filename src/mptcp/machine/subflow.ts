@@ -65,6 +65,7 @@ export class Subflow {
   srtt = Number.NaN
   #sampleEnd = 0
   #sampleAt = 0
+  readonly beganAt: number
   /** When something last came. */
   heardAt: number
   /** When something was first sent, after that, that the peer has to answer; Infinity when nothing was. */
@@ -114,6 +115,7 @@ export class Subflow {
     this.state = init.state
     this.localIsn = init.localIsn
     this.backup = init.backup
+    this.beganAt = init.now
     this.heardAt = init.now
   }
 

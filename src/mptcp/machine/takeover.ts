@@ -2,7 +2,7 @@
 import { Connection } from './connection.ts'
 import { resetSubflow } from './joins.ts'
 import { keyOf } from './keys.ts'
-import { accessesChanged, loseSubflow, probe, type Registry } from './lifecycle.ts'
+import { type AccessChange, accessesChanged, loseSubflow, probe, type Registry } from './lifecycle.ts'
 import type { KeptConnection, KeptSubflow } from './record.ts'
 import { tupleKey } from './segment.ts'
 import { Subflow } from './subflow.ts'
@@ -55,14 +55,14 @@ function rebuildSubflow(kept: KeptSubflow, now: number): Subflow | undefined {
  * Goes on. What was sent meanwhile is lost, and both ends send it again by their timers; each peer is asked for what it has, which may be
  * more than the local TCP knows.
  */
-export function resume(connection: Connection, registry: Registry, now: number): void {
+export function resume(connection: Connection, change: AccessChange, registry: Registry, now: number): void {
   for (const subflow of [...connection.subflows])
     if (subflow.alive && !subflow.sendKnown) {
       // A peer takes another mapping of bytes that it has a part of for an error: they go elsewhere.
       resetSubflow(connection, subflow)
-      loseSubflow(connection, subflow, 'its mappings were lost with the daemon', true, registry, now)
+      loseSubflow(connection, subflow, 'its mappings were lost with the daemon', 'gone', registry, now)
     }
-  if (connection.state === 'established') accessesChanged(connection, registry, now)
+  if (connection.state === 'established') accessesChanged(connection, change, registry, now)
   for (const subflow of connection.subflows) if (subflow.usable) probe(connection, subflow, now)
   connection.askWindow()
 }

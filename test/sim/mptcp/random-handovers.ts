@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict'
 import { Pair } from './network.ts'
 
+const SETTLED = 8000
+
 /** Transfers both ways with random handovers, accesses that come and go and black holes, until there were `count` handovers. */
 /** `kills`: proxies are killed, too, and taken over from. */
 export function randomHandovers(count: number, first: number, kills = false): void {
@@ -20,7 +22,7 @@ export function randomHandovers(count: number, first: number, kills = false): vo
     const act = () => {
       const path = Math.floor(pair.random() * 3)
       const conditions = pair.paths[path]!
-      switch (Math.floor(pair.random() * (kills ? 5 : 4))) {
+      switch (Math.floor(pair.random() * (kills && pair.now < SETTLED ? 5 : 4))) {
         case 0: // the access goes, or comes back
           conditions.works = !pair.usable.has(path)
           if (conditions.works) pair.setAccesses(new Set([...pair.usable, path]))
@@ -40,8 +42,8 @@ export function randomHandovers(count: number, first: number, kills = false): vo
       if (!pair.done) pair.at(pair.now + 50 + pair.random() * 200, act)
     }
     pair.at(150, act)
-    // In the end there is a network.
-    pair.at(8000, () => {
+    // In the end there is a network, and proxies live.
+    pair.at(SETTLED, () => {
       for (const each of pair.paths) each.works = true
       pair.setAccesses(new Set([0, 1, 2]))
     })
