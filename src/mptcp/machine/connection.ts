@@ -105,6 +105,8 @@ export class Connection {
   repeats = 0
   /** Since when no subflow works. */
   strandedAt = Number.POSITIVE_INFINITY
+  /** The peer has shown that it knows that both ends are done. */
+  isHeard = false
   /** It ended by FINs. */
   closedInOrder = false
   /** The local TCP asked for an answer (keep-alive, window probe). */

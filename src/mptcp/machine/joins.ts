@@ -244,6 +244,7 @@ export function closeSubflow(connection: Connection, subflow: Subflow, now: numb
   subflow.state = 'closing'
   subflow.tries = 0
   subflow.finSent = subflow.next++
+  subflow.isLastWord = connection.done
   sendFin(connection, subflow, now)
 }
 
@@ -261,8 +262,7 @@ function sendFin(connection: Connection, subflow: Subflow, now: number): void {
 export function isClosed(subflow: Subflow): boolean {
   return (
     subflow.state === 'closing' &&
-    subflow.finSent >= 0 &&
-    subflow.una > subflow.finSent &&
+    subflow.isFinKnown &&
     subflow.finReceived >= 0 &&
     subflow.acked > subflow.finReceived
   )

@@ -185,6 +185,7 @@ export function loseSubflow(
   if (subflow.state === 'dead') return
   if (subflow.id === 0) leaveFast(connection, now)
   const announce = kind === 'gone' && subflow.alive
+  if (subflow.isLastWord && subflow.isFinKnown) connection.isHeard = true
   pauseJoins(connection, subflow, kind, now)
   subflow.state = 'dead'
   subflow.retryAt = Number.POSITIVE_INFINITY
@@ -195,7 +196,7 @@ export function loseSubflow(
     connection.left = subflow
     const next = bestSubflow(connection)
     if (next !== undefined) switchTo(connection, next, cause, now)
-    else if (connection.state !== 'closing') connection.strandedAt = now
+    else connection.strandedAt = now
   } else if (announce) signal(connection, now)
   ensureSubflows(connection, registry, now)
 }
@@ -233,8 +234,15 @@ function joinEverywhere(connection: Connection, urgent: boolean, registry: Regis
 }
 
 /** Whether further subflows begin from here: a peer that opened the connection begins its own. */
-function mayJoin({ role, state, confirmed, noJoin }: Connection): boolean {
-  return role === 'client' && state === 'established' && confirmed && !noJoin
+function mayJoin(connection: Connection): boolean {
+  const { role, state, confirmed, noJoin } = connection
+  if (role !== 'client' || !confirmed || noJoin) return false
+  return state === 'established' || (state === 'closing' && hasNoWay(connection))
+}
+
+/** Both ends are done, no subflow is left, and the peer may not know yet. */
+export function hasNoWay({ state, isHeard, subflows }: Connection): boolean {
+  return state === 'closing' && !isHeard && subflows.every((each) => each.state === 'dead')
 }
 
 function startJoin(
@@ -348,7 +356,7 @@ export function nextDeadline(connection: Connection): number {
 
 export function handleDeadline(connection: Connection, registry: Registry, now: number): void {
   if (connection.strandedAt + STRANDED <= now) {
-    registry.end(connection, 'no subflow for a minute', true)
+    endStranded(connection, registry)
     return
   }
   if (connection.repeatAt <= now) repeatSignal(connection, now)
@@ -361,6 +369,24 @@ export function handleDeadline(connection: Connection, registry: Registry, now: 
   if (connection.rejoinAt <= now) ensureSubflows(connection, registry, now)
   const suspicion = suspicionAt(connection)
   if (suspicion.at <= now) suspect(connection, suspicion.act, registry, now)
+}
+
+/**
+ * Nothing is reset when all data have arrived both ways: the local TCP then waits only for its FIN to be acknowledged, which nobody else
+ * will do.
+ */
+function endStranded(connection: Connection, registry: Registry): void {
+  const { finLocal, dataUna, isTold, state } = connection
+  if (state !== 'closing' && (!isTold || finLocal < 0 || dataUna < finLocal)) {
+    registry.end(connection, 'no subflow for a minute', true)
+    return
+  }
+  if (state !== 'closing') {
+    connection.state = 'closing'
+    connection.dataUna = finLocal + 1
+    connection.acknowledgeLocal()
+  }
+  registry.end(connection, 'closed', false)
 }
 
 function suspect(connection: Connection, act: 'probe' | 'give up', registry: Registry, now: number): void {

@@ -34,6 +34,7 @@ import {
   closeAll,
   handleDeadline,
   hasAlternative,
+  hasNoWay,
   loseSubflow,
   nextDeadline,
   type Registry,
@@ -64,6 +65,8 @@ const LINGER = 3000
 /** And how long at most, whatever comes. */
 const LINGER_LONGEST = 60_000
 const IDLE = 24 * 3_600_000
+/** A TCP that waits for an acknowledgement sends again within two minutes (TCP_RTO_MAX); after so long (ms) it is gone. */
+const ABANDONED = 300_000
 /** How long the answer to a SYN may take. */
 const OPENING = 130_000
 /** Of the time that connections take to begin subflows on an access that comes: for each (ms), and the longest. */
@@ -72,6 +75,13 @@ const SPREAD_LONGEST = 1000
 
 function spreadOf(connections: number): number {
   return Math.max(0, Math.min(SPREAD_LONGEST, SPREAD_EACH * (connections - 1)))
+}
+
+/** Until when a connection is kept of which nothing more is heard, from either side. */
+function keptUntil({ state, usedAt, outstanding }: Connection): number {
+  if (state === 'closed') return usedAt + LINGER
+  if (state === 'syn-sent' || state === 'syn-received') return usedAt + OPENING
+  return usedAt + (outstanding ? ABANDONED : IDLE)
 }
 
 export interface MachineComponents {
@@ -172,10 +182,8 @@ export class MptcpMachine {
     }
   }
 
-  #isOver({ state, usedAt }: Connection, now: number): boolean {
-    if (state === 'closed') return usedAt + LINGER <= now
-    const opening = state === 'syn-sent' || state === 'syn-received'
-    return usedAt + (opening ? OPENING : IDLE) <= now
+  #isOver(connection: Connection, now: number): boolean {
+    return keptUntil(connection) <= now
   }
 
   /**
@@ -219,9 +227,10 @@ export class MptcpMachine {
     const { connections } = this
     const change = { isNew: (name: string) => !old.has(name), spread: spreadOf(connections.length) }
     for (const connection of connections) {
-      if (connection.state !== 'established') continue
+      if (connection.state !== 'established' && connection.state !== 'closing') continue
       readFast(connection)
       accessesChanged(connection, change, this.#registry, now)
+      this.#sweep(connection, now)
       this.#settle(connection, now)
     }
   }
@@ -335,6 +344,8 @@ export class MptcpMachine {
     if ((flags & SYN) !== 0) return this.#openings.handshake(connection, subflow, segment, now)
     if (subflow.state === 'syn-received') {
       if (subflow.id === 0) return this.#openings.thirdAck(connection, subflow, segment, now)
+      // It overtook the one that shows that its sender knows the keys.
+      if (segment.option('join-ack') === undefined) return true
       if (!handleJoinAck(connection, subflow, segment, now)) {
         this.counts.joinsRefused++
         this.#lose(connection, subflow, 'its third packet does not know the keys', now)
@@ -434,8 +445,8 @@ export class MptcpMachine {
     // In place of those that end others may begin.
     for (let closed = subflows.find(isClosed); closed !== undefined; closed = subflows.find(isClosed))
       loseSubflow(connection, closed, 'closed', 'ended', this.#registry, now)
-    if (connection.state === 'closing' && connection.subflows.every(({ state }) => state === 'dead'))
-      this.#end(connection, 'closed', false)
+    const isOver = connection.state === 'closing' && subflows.every(({ state }) => state === 'dead')
+    if (isOver && !hasNoWay(connection)) this.#end(connection, 'closed', false)
   }
 
   /** The proxy ends: what it translates cannot go on without it, and both ends hear of it. */
@@ -489,8 +500,9 @@ export class MptcpMachine {
     const fastclose = segment.option('fastclose')
     const others = connection.subflows.some((each) => each !== subflow && each.state !== 'dead')
     const known = fastclose !== undefined && equalConstantTime(fastclose.key, connection.localKey.bytes)
-    if (known || (subflow.state === 'syn-sent' && !others)) this.#end(connection, 'the peer reset it', true)
-    else if (connection.state === 'closing' && !others) this.#end(connection, 'closed', false)
+    if (connection.state === 'closing' && !others) this.#end(connection, 'closed', false)
+    else if (known || (subflow.state === 'syn-sent' && !others))
+      this.#end(connection, 'the peer reset it', true)
     else loseSubflow(connection, subflow, 'the peer reset the subflow', 'ended', this.#registry, now)
     return true
   }
@@ -527,11 +539,8 @@ export class MptcpMachine {
       enterFast(connection, now)
       if (connection.fast !== undefined) this.counts.fast++
     } else advanceFast(connection, now)
-    const { state, usedAt } = connection
-    const own =
-      state === 'closed'
-        ? usedAt + LINGER
-        : usedAt + (state === 'syn-sent' || state === 'syn-received' ? OPENING : IDLE)
+    const { state } = connection
+    const own = keptUntil(connection)
     let next = state === 'established' || state === 'closing' ? nextDeadline(connection) : own
     const { active, fast } = connection
     if (fast !== undefined && active !== undefined && hasAlternative(connection, active))

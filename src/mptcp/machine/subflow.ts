@@ -82,6 +82,8 @@ export class Subflow {
   /** Offsets of the FINs; -1 while there is none. */
   finSent = -1
   finReceived = -1
+  /** Our FIN here said that both ends are done. */
+  isLastWord = false
   /** When the peer is told to leave it for another that carries data already. */
   leaveAt = Number.POSITIVE_INFINITY
   leaveTries = 0
@@ -131,6 +133,11 @@ export class Subflow {
 
   get outstanding(): boolean {
     return this.next > this.una
+  }
+
+  /** The peer has our FIN. */
+  get isFinKnown(): boolean {
+    return this.finSent >= 0 && this.una > this.finSent
   }
 
   /** How long it may be silent (ms) while an answer is due. */

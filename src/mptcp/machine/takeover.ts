@@ -32,7 +32,7 @@ export function rebuild(host: Host, kept: KeptConnection, now: number): Connecti
   }
   if (connection.first?.key !== key) return undefined
   connection.active = connection.subflows.find((each) => each.id === kept.active && each.usable)
-  if (connection.active === undefined && state !== 'closing') connection.strandedAt = now
+  if (connection.active === undefined) connection.strandedAt = now
   return connection
 }
 
@@ -62,7 +62,7 @@ export function resume(connection: Connection, change: AccessChange, registry: R
       resetSubflow(connection, subflow)
       loseSubflow(connection, subflow, 'its mappings were lost with the daemon', 'gone', registry, now)
     }
-  if (connection.state === 'established') accessesChanged(connection, change, registry, now)
+  if (connection.state !== 'pre-established') accessesChanged(connection, change, registry, now)
   for (const subflow of connection.subflows) if (subflow.usable) probe(connection, subflow, now)
   connection.askWindow()
 }

@@ -31,7 +31,7 @@ for (const name of ['client', 'server'] as const)
       })
 
 test('it takes over after a handover, and a handover works after it', () => {
-  const pair = transfer({ bytes: [6_000_000, 6_000_000] }, (each) => {
+  const pair = transfer({ bytes: [9_000_000, 9_000_000] }, (each) => {
     const move = (access: string) => {
       assert.ok(each.client.machine.handover(0, access, each.now))
       each.client.flush()
