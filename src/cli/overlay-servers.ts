@@ -156,6 +156,32 @@ export function defineOverlayServers(program: Command): void {
       'When its operator says that its servers were set up anew. Who holds the old keys is then another zone.',
     run: async (zone, options) => (await import('./commands/overlay-server.ts')).forget(zone, options),
   })
+  const store = group(overlay, 'store', "where the servers' accounts, keys and leases are kept")
+  define(store, {
+    use: 'show',
+    summary: 'show the database, and what of it could lose acknowledged changes',
+    examples: ['sudo godwit overlay store show'],
+    run: async (options) => (await import('./commands/overlay-store.ts')).show(options),
+  })
+  define(store, {
+    use: 'move <url>',
+    summary: 'move everything from SQLite into an empty database of PostgreSQL',
+    examples: [
+      'sudo godwit overlay store move postgres://godwit@db1.example.org,db2.example.org/godwit --password-file /etc/godwit/database-password',
+      'sudo godwit overlay store move postgres://godwit@%2Fvar%2Frun%2Fpostgresql/godwit',
+    ],
+    details:
+      'The servers must not run. Name the primary and its standbys: the one that takes writes is used. A folder in the place of a host\n(percent-encoded) holds the socket of a server on this machine. The role needs no rights but its own database.',
+    options: [
+      new Option('--password-file <file>', 'password of the role; only its owner may read the file'),
+      new Option('--ca <file>', "certificate of the authority of the server's certificate, PEM"),
+      new Option('--no-tls', 'without TLS, in a network of your own'),
+      new Option('--commit <level>', 'what an acknowledged change has reached at the synchronous standby')
+        .choices(['on', 'remote_apply'])
+        .default('on'),
+    ],
+    run: async (url, options) => (await import('./commands/overlay-store.ts')).move(url, options),
+  })
   const account = group(overlay, 'account', 'the accounts of a zone')
   define(account, {
     use: 'add <name>',

@@ -3,7 +3,7 @@
  * when all are there.
  */
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync } from 'node:fs'
+import { accessSync, constants, existsSync, readdirSync } from 'node:fs'
 import { missingError } from '../core/errors.ts'
 
 const PACKAGES = {
@@ -50,6 +50,9 @@ const PACKAGES = {
   'python3-dbusmock': 'python3-dbusmock',
   'nebula-cert': 'nebula',
   'ssh-keygen': 'openssh-client',
+  initdb: 'postgresql',
+  postgres: 'postgresql',
+  pg_basebackup: 'postgresql',
   zsh: 'zsh',
   fish: 'fish',
   script: 'bsdutils',
@@ -95,6 +98,8 @@ const LIBRARIES: Readonly<Record<string, string>> = {
 
 /** System programs are often outside a user's PATH. */
 const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin']
+/** Debian keeps the programs of each version of PostgreSQL in a folder of its own. */
+const POSTGRESQL = '/usr/lib/postgresql'
 const found = new Map<string, string>()
 
 /** The path of a program, on PATH or in the system's directories. */
@@ -104,7 +109,7 @@ export function findProgram(name: string): string | undefined {
   const library = LIBRARIES[name]
   if (library !== undefined) return existsSync(library) ? library : undefined
   const directories = (process.env.PATH ?? '').split(':').filter((each) => each.startsWith('/'))
-  for (const directory of [...directories, ...SYSTEM_DIRECTORIES]) {
+  for (const directory of [...directories, ...SYSTEM_DIRECTORIES, ...postgresqlFolders()]) {
     const path = `${directory}/${name}`
     try {
       accessSync(path, constants.X_OK)
@@ -115,6 +120,16 @@ export function findProgram(name: string): string | undefined {
     return path
   }
   return undefined
+}
+
+/** The newest version first. */
+function postgresqlFolders(): string[] {
+  try {
+    const versions = readdirSync(POSTGRESQL).sort((a, b) => Number(b) - Number(a))
+    return versions.map((version) => `${POSTGRESQL}/${version}/bin`)
+  } catch {
+    return []
+  }
 }
 
 /** The path of a program, or a `missing` error with the command that installs it. */

@@ -5,6 +5,7 @@ import type { WayStatus } from '../../core/mechanism.ts'
 import { loadConfig } from '../../host/configuration/config.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import { examine, type Finding } from '../../host/daemon/doctor.ts'
+import { storeFindings } from '../../host/provisioning/overlay-store.ts'
 import { mayTry, tryWays } from '../../host/provisioning/ways.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
@@ -14,6 +15,7 @@ import { fitTable, printJson, printLines, showMs, waitedFor, wrap } from '../out
 export async function doctor(options: CommonOptions): Promise<void> {
   const findings = [
     ...examine(),
+    ...storeFindings(new State(options)),
     ...(await waitedFor('testing the way to each anchor', waysOf(new State(options)))),
   ]
   const lacking = findings.filter(({ ok, required }) => required && !ok)

@@ -95,7 +95,7 @@ function rolesOf(
     throw usageError('--roles: these settings are those of the coordinator, dc', {
       hint: 'godwit overlay server add NAME --roles LIST --endpoint HOST makes settings for servers without it',
     })
-  const apart = rolesElsewhere(file)
+  const apart = rolesElsewhere(settings, file)
   // There may be several relays; of the others there is one.
   return wanted ?? ROLES.filter((role) => role === 'rs' || !apart.has(role))
 }

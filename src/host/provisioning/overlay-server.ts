@@ -10,7 +10,6 @@ import {
   type AnySettings,
   certificatePin,
   changePushSettings,
-  DATABASE_FILE,
   DEFAULT_PORT,
   elsewhere,
   hashPassword,
@@ -30,6 +29,7 @@ import {
   type ServerRole,
   type ServerSettings,
   Store,
+  storeOf,
   vapidKey,
   vapidOf,
   virtualAddresses,
@@ -236,7 +236,7 @@ function withStore<T>(state: State, use: (store: Store, settings: AnySettings) =
   const settings = readAnySettings(state.file(SETTINGS_FILE))
   if (isMember(settings) && !settings.roles.includes('as'))
     throw elsewhere(`server ${settings.name} keeps no accounts`, 'run it on the host of the account server')
-  const store = new Store({ file: state.file(DATABASE_FILE), notesChanges: isMember(settings) })
+  const store = new Store(storeOf(settings, (name) => state.file(name)))
   try {
     return use(store, settings)
   } finally {

@@ -31,7 +31,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
     const clock = new RealClock()
     this.#now = () => clock.now()
     this.#post = host.post
-    this.#store = new Store({ file: setup.database })
+    this.#store = new Store(setup.store)
     this.#machine = new Coordinator(
       { crypto: overlayCrypto, random: pooled(realRandom), wall: () => clock.wall() },
       this.#store,
@@ -90,6 +90,8 @@ export class CoordinatorLoop implements UdpLoopOwner {
         // A bug of this program triggered by one message: that datagram is dropped, the others are processed.
         this.onFault(error)
       }
+      // What asks for a write has no answer; what does not is answered by the working copy.
+      if (this.#store.isAway) this.finishTurn()
     }
   }
 
@@ -97,8 +99,10 @@ export class CoordinatorLoop implements UdpLoopOwner {
     try {
       this.#store.commit()
     } catch (error) {
+      const { code } = error as { code?: unknown }
+      if (code === 'STORE_TAKEN') throw error
       // Nothing that rests on it may be answered.
-      this.onFault(error)
+      if (code !== 'STORE_AWAY') this.onFault(error)
       while (this.#machine.poll() !== undefined);
       return
     }
@@ -117,6 +121,10 @@ export class CoordinatorLoop implements UdpLoopOwner {
 
   handleTimeout(now: number): void {
     this.#machine.handleTimeout(now)
+  }
+
+  close(): void {
+    this.#store.close()
   }
 
   onFault(error: unknown): void {

@@ -1,6 +1,8 @@
 /** The overlay's servers, for whoever runs and administers them. */
 
 export { LABEL } from '../machine/names.ts'
+export type { StoreReport } from '../store/postgres/protocol.ts'
+export { checkStoreUrl, type PostgresSettings } from '../store/postgres/settings.ts'
 export { Store } from '../store/store.ts'
 export type { ServerRole } from '../wire/message.ts'
 export { MemberServers } from './member-servers.ts'
@@ -18,6 +20,7 @@ export { certificatePin, hostPort, ROLES, type Role } from './roles.ts'
 export { OverlayServers, rolesElsewhere, virtualAddresses } from './servers.ts'
 export {
   type AnySettings,
+  COPY_FILE,
   DATABASE_FILE,
   DEFAULT_PORT,
   elsewhere,
@@ -33,6 +36,9 @@ export {
   SERVER_NAME,
   SETTINGS_FILE,
   type ServerSettings,
+  storeOf,
+  writeAnySettings,
   writeMember,
   writeSettings,
 } from './settings.ts'
+export { risksOf } from './store-watch.ts'

@@ -26,7 +26,8 @@ import { Distribution } from './distribution.ts'
 import type { RelayEvent } from './protocol.ts'
 import { RelayPart } from './relay-part.ts'
 import { certificateOf, certified, hostPort, makeCache, Notifications, type RoleParts } from './roles.ts'
-import { cachePort, DATABASE_FILE, keyOf, type MemberSettings, notificationPort } from './settings.ts'
+import { cachePort, keyOf, type MemberSettings, notificationPort, storeOf } from './settings.ts'
+import { watchStore } from './store-watch.ts'
 
 type Answer = (fields: Partial<Message>) => void
 
@@ -62,6 +63,7 @@ export class MemberServers {
   #cache: CacheServer | undefined
   #cacheServer: CertifiedServer | undefined
   #store: Store | undefined
+  #watch: NodeJS.Timeout | undefined
   #accounts: AccountServer | undefined
   #distribution: Distribution | undefined
   #failed: (error: GodwitError) => void = () => {}
@@ -103,6 +105,7 @@ export class MemberServers {
     await this.#cache?.stop()
     await this.#relay?.stop()
     await this.#link.stop()
+    clearInterval(this.#watch)
     this.#store?.close()
     this.#accounts = undefined
     this.#distribution = undefined
@@ -143,8 +146,9 @@ export class MemberServers {
 
   async #startAccounts(): Promise<void> {
     const { settings, roles, file, log } = this.#init
-    const store = new Store({ file: file(DATABASE_FILE), notesChanges: true })
+    const store = new Store(storeOf(settings, file))
     this.#store = store
+    this.#watch = watchStore(store, log)
     store.tellsAs(keyOf(settings.server_key))
     store.commit()
     const distribution = new Distribution({

@@ -2,12 +2,12 @@
 import type { CoordinatorInit } from '../machine/coordinator.ts'
 import type { NotifierOutput } from '../machine/notifier.ts'
 import type { FoundZone } from '../machine/zones.ts'
+import type { StoreInit } from '../store/store.ts'
 import type { CertifiedServer, Measured, RelayLoad, RelaySide, SideOrder } from '../wire/message.ts'
 
 export interface CoordinatorSetup {
   readonly port: number
-  /** The store's database. */
-  readonly database: string
+  readonly store: StoreInit
   readonly init: CoordinatorInit
 }
 

@@ -35,7 +35,8 @@ import {
   type Role,
   type RoleParts,
 } from './roles.ts'
-import { cachePort, DATABASE_FILE, keyOf, notificationPort, type ServerSettings } from './settings.ts'
+import { cachePort, keyOf, notificationPort, type ServerSettings, storeOf } from './settings.ts'
+import { watchStore } from './store-watch.ts'
 import type { ZoneData } from './zone.ts'
 import { ZoneFinder } from './zone-finder.ts'
 
@@ -44,6 +45,7 @@ export class OverlayServers {
   readonly #clock = new RealClock()
   readonly #times = { now: () => this.#clock.now(), wall: () => this.#clock.wall() }
   #store: Store | undefined
+  #watch: NodeJS.Timeout | undefined
   #coordinator: EngineWorker | undefined
   #relay: RelayPart | undefined
   #accounts: AccountServer | undefined
@@ -83,6 +85,7 @@ export class OverlayServers {
     this.#finder = undefined
     await this.#coordinator?.stop()
     await this.#relay?.stop()
+    clearInterval(this.#watch)
     this.#store?.close()
     this.#accounts = undefined
     this.#notifications = undefined
@@ -98,8 +101,9 @@ export class OverlayServers {
     const zoneSeed = keyOf(settings.zone_seed)
     const zoneKey = signingPublicKey(zoneSeed)
     const coordinatorKey = keyOf(settings.coordinator_key)
-    const store = new Store({ file: file(DATABASE_FILE) })
+    const store = new Store(storeOf(settings, file))
     this.#store = store
+    this.#watch = watchStore(store, log)
     const onEnd = (error: GodwitError | undefined) => {
       if (error !== undefined) this.#failed(error)
     }
@@ -112,7 +116,7 @@ export class OverlayServers {
     const cache = roles.includes('cs') ? certified(settings, cachePort(settings), file) : undefined
     const setup: CoordinatorSetup = {
       port: settings.port,
-      database: file(DATABASE_FILE),
+      store: storeOf(settings, file, true),
       init: {
         ...{ zone: settings.zone, zoneSeed, zoneKey, coordinatorKey },
         prefix6: must(parsePrefix(settings.prefix6)).address.slice(0, 8),
@@ -242,8 +246,8 @@ export function virtualAddresses(store: Store, name: string): readonly Uint8Arra
 }
 
 /** Roles of this zone that a server apart has. */
-export function rolesElsewhere(file: (name: string) => string): ReadonlySet<Role> {
-  const store = new Store({ file: file(DATABASE_FILE) })
+export function rolesElsewhere(settings: ServerSettings, file: (name: string) => string): ReadonlySet<Role> {
+  const store = new Store(storeOf(settings, file))
   try {
     return new Set(store.servers().flatMap(({ roles }) => [...roles]))
   } finally {

@@ -11,10 +11,14 @@ import { decodeKey, encodeKey, generatePrivateKey, signingPublicKey } from '../.
 import { refuseExposed, writeSecret } from '../../mechanism/files.ts'
 import { must } from '../../mechanism/schema.ts'
 import { isVirtual } from '../machine/virtual.ts'
+import { postgresSettings } from '../store/postgres/settings.ts'
+import type { StoreInit } from '../store/store.ts'
 import { isFullName, type ServerRole } from '../wire/message.ts'
 
 export const SETTINGS_FILE = 'overlay-server.json'
 export const DATABASE_FILE = 'overlay.db'
+/** In its place where the state is in PostgreSQL: a working copy. */
+export const COPY_FILE = 'overlay-copy.db'
 /** Of what the cache server keeps. */
 export const CACHE_FOLDER = 'overlay-cache'
 export const CERTIFICATE_FILES = { cert: 'overlay-server.crt', key: 'overlay-server.key' } as const
@@ -54,6 +58,8 @@ const common = {
   relay_channels: z.int().min(1).max(30_000).default(10_000),
   relay_capacity_mbps: z.number().min(0).default(0),
   addresses: z.array(address).min(1),
+  /** PostgreSQL, in the place of a file of SQLite (`overlay store move`). */
+  store: postgresSettings.optional(),
   /** Days that a login key is good for unless it is renewed; 0: for good. */
   login_days: z.int().min(0).max(3650).default(90),
 }
@@ -96,6 +102,15 @@ export type AnySettings = ServerSettings | MemberSettings
 
 export function isMember(settings: AnySettings): settings is MemberSettings {
   return 'server_key' in settings
+}
+
+/** Where the store of this process is. `holds`: it is the coordinator's own. */
+export function storeOf(settings: AnySettings, file: (name: string) => string, holds = false): StoreInit {
+  const { store, zone } = settings
+  const common = { notesChanges: isMember(settings) }
+  if (store === undefined) return { ...common, file: file(DATABASE_FILE) }
+  const of = isMember(settings) ? `${zone}, accounts of ${settings.name}` : zone
+  return { ...common, file: file(COPY_FILE), remote: { settings: store, zone: of, holds } }
 }
 
 export function notificationPort(settings: Pick<AnySettings, 'notification_port' | 'port'>): number {
@@ -219,6 +234,12 @@ export function memberSettings(zone: ServerSettings, server: NewMember): MemberS
     push_key: Buffer.from(push.point).toString('base64url'),
     ...(roles.includes('ns') && { push_private_key: encodeKey(push.privateKey) }),
   })
+}
+
+/** Of either kind. */
+export function writeAnySettings(path: string, value: AnySettings): void {
+  if (isMember(value)) writeMember(path, member.parse(value))
+  else writeSettings(path, value)
 }
 
 export function writeMember(path: string, value: MemberSettings): void {

@@ -100,7 +100,23 @@ function hide(file: string): void {
   }
 }
 
-export function openDatabase(file: string, driver: Driver | undefined = drivers()[0]): Database {
+export interface DatabaseOptions {
+  readonly synchronous: 'FULL' | 'NORMAL'
+  /** What to do with a damaged one. */
+  readonly hint: string
+}
+
+/** What is committed is on the disk. */
+const DURABLE: DatabaseOptions = {
+  synchronous: 'FULL',
+  hint: 'stop the server and put a copy of it back (docs/overlay.md, "When something goes wrong")',
+}
+
+export function openDatabase(
+  file: string,
+  driver: Driver | undefined = drivers()[0],
+  options: DatabaseOptions = DURABLE,
+): Database {
   if (driver === undefined)
     throw missingError('this Node.js has no SQLite, and libsql is not installed', 'npm install libsql')
   let database: Database | undefined
@@ -110,23 +126,23 @@ export function openDatabase(file: string, driver: Driver | undefined = drivers(
     const mode = database.prepare('PRAGMA journal_mode = WAL').get() as { journal_mode?: string } | undefined
     if (mode?.journal_mode !== 'wal') throw new Error('the file system has no shared memory for its log')
     hide(file)
-    database.exec('PRAGMA synchronous = FULL')
+    database.exec(`PRAGMA synchronous = ${options.synchronous}`)
     database.exec('PRAGMA foreign_keys = ON')
     database.exec('PRAGMA busy_timeout = 5000')
-    return explained(file, database)
+    return explained(file, database, options.hint)
   } catch (error) {
     database?.close()
-    throw failure(file, error)
+    throw failure(file, error, options.hint)
   }
 }
 
 /** Its errors are STORE_FAILED and say what to do. */
-function explained(file: string, database: Database): Database {
+function explained(file: string, database: Database, damaged: string): Database {
   const named = <T>(work: () => T): T => {
     try {
       return work()
     } catch (error) {
-      throw failure(file, error)
+      throw failure(file, error, damaged)
     }
   }
   return {
@@ -143,10 +159,10 @@ function explained(file: string, database: Database): Database {
   }
 }
 
-function failure(file: string, error: unknown): GodwitError {
+function failure(file: string, error: unknown, damaged: string): GodwitError {
   const { message } = error as Error
   const hint = /malformed|not a database/.test(message)
-    ? 'stop the server and put a copy of it back (docs/overlay.md, "When something goes wrong")'
+    ? damaged
     : /full/.test(message)
       ? 'make room on its disk'
       : 'is it a database of godwit, on a local file system, that this user may write?'

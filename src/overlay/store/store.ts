@@ -1,5 +1,5 @@
 /**
- * Durable state: accounts, nodes with their keys and address leases, access lists, keys of foreign zones (NT-10, NT-13,
+ * Durable state, in SQLite or in PostgreSQL (postgres/replica.ts): accounts, nodes with their keys and address leases, access lists, keys of foreign zones (NT-10, NT-13,
  * NT-16). Writes join one transaction; `commit` writes them to the disk. Callers commit before they answer, once for a
  * batch of requests (group commit), so that acknowledged state survives a kill and a power cut.
  */
@@ -11,6 +11,8 @@ import type { Directory, DistributedNode, Distributor, ServerRecord, ZoneKeys } 
 import type { NodeRecord } from '../tables.ts'
 import type { ServerRole } from '../wire/message.ts'
 import { Numbers } from './numbers.ts'
+import type { StoreReport } from './postgres/protocol.ts'
+import { COPY, type RemoteInit, Replica } from './postgres/replica.ts'
 import { type Database, type Driver, openDatabase, type Statement } from './sqlite.ts'
 
 export interface Account {
@@ -69,7 +71,7 @@ const TRIGGERS = ['INSERT', 'UPDATE', 'DELETE'].map((change) => {
   const of = change === 'UPDATE' ? 'UPDATE OF account, public_key, key_id, key, expires' : change
   const note = `INSERT INTO changes (seq, node) VALUES (${NEXT_SEQ}, ${which}.name)`
   const forget = `DELETE FROM changes WHERE node = ${which}.name AND seq < (SELECT MAX(seq) FROM changes WHERE node = ${which}.name)`
-  return `CREATE TRIGGER IF NOT EXISTS nodes_${change.toLowerCase()} AFTER ${of} ON nodes BEGIN ${note}; ${forget}; END`
+  return `TRIGGER IF NOT EXISTS nodes_${change.toLowerCase()} AFTER ${of} ON main.nodes BEGIN ${note}; ${forget}; END`
 })
 
 /** Columns of a node, with its account's id. */
@@ -146,6 +148,8 @@ export interface StoreInit {
   /** The database; `FILE.numbers` is beside it. */
   readonly file: string
   readonly driver?: Driver
+  /** The state is in PostgreSQL, and the database a working copy of it. */
+  readonly remote?: RemoteInit
   /** Notes which nodes have changed, for a coordinator elsewhere (`changes`). */
   readonly notesChanges?: boolean
   /** Seconds since 1970. */
@@ -166,11 +170,16 @@ function refuseEmptied(file: string): void {
   })
 }
 
+function seconds(): number {
+  return Math.floor(Date.now() / 1000)
+}
+
 export class Store implements Directory {
   readonly #database: Database
   readonly #statements: { readonly [Name in keyof typeof STATEMENTS]: Statement }
   readonly #numbers: Numbers
   readonly #wall: () => number
+  readonly #remote: Replica | undefined
   #serial: number
   #open = false
   /** Numbers or serials were taken: by the coordinator's store alone, others of the same file leave them as they are. */
@@ -182,10 +191,10 @@ export class Store implements Directory {
   /** The number that `takeNumber` gave last, until it is a node's. */
   #taken = -1
 
-  constructor({ file, driver, notesChanges, wall = () => Math.floor(Date.now() / 1000) }: StoreInit) {
+  constructor({ file, driver, remote, notesChanges, wall = seconds }: StoreInit) {
     this.#wall = wall
-    refuseEmptied(file)
-    this.#database = openDatabase(file, driver)
+    if (remote === undefined) refuseEmptied(file)
+    this.#database = openDatabase(file, driver, remote && COPY)
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
     this.#addColumn('nodes', 'expires', 'INTEGER')
     this.#addColumn('accounts', 'id', 'TEXT')
@@ -193,7 +202,10 @@ export class Store implements Directory {
     const nameless = this.#database.prepare('SELECT 1 FROM accounts WHERE id IS NULL').get()
     if (nameless != null)
       this.#database.exec('UPDATE accounts SET id = lower(hex(randomblob(8))) WHERE id IS NULL')
-    if (notesChanges === true) for (const trigger of TRIGGERS) this.#database.exec(trigger)
+    if (remote !== undefined) this.#remote = this.#replica(file, driver, remote)
+    // What was changed elsewhere is noted there: the triggers of a copy are this connection's.
+    const kind = remote === undefined ? 'CREATE' : 'CREATE TEMP'
+    if (notesChanges === true) for (const trigger of TRIGGERS) this.#database.exec(`${kind} ${trigger}`)
     this.#statements = Object.fromEntries(
       Object.entries(STATEMENTS).map(([name, sql]) => [name, this.#database.prepare(sql)]),
     ) as never
@@ -203,6 +215,15 @@ export class Store implements Directory {
       this.#meta('reserved') ?? 1,
     )
     this.#serial = this.#meta('serial') ?? 0
+  }
+
+  #replica(file: string, driver: Driver | undefined, remote: RemoteInit): Replica {
+    try {
+      return new Replica(this.#database, file, driver, remote)
+    } catch (error) {
+      this.#database.close()
+      throw error
+    }
   }
 
   /** Databases of before lack it. */
@@ -217,7 +238,7 @@ export class Store implements Directory {
     }
   }
 
-  /** Writes what has changed to the disk; returns when it is there. */
+  /** Writes what has changed to the disk, or to PostgreSQL; returns when it is there. What fails is discarded. */
   commit(): void {
     if (!this.#open) return
     try {
@@ -227,6 +248,7 @@ export class Store implements Directory {
         setMeta.run('reserved', this.#numbers.reserved)
         setMeta.run('serial', this.#serial)
       }
+      this.#remote?.commit()
       this.#database.exec('COMMIT')
     } catch (error) {
       this.#rollBack()
@@ -248,8 +270,37 @@ export class Store implements Directory {
     } catch {}
   }
 
-  /** Sees what other connections have written: call it before a batch of look-ups. */
+  /** Whether PostgreSQL cannot be reached: look-ups are answered by the working copy, and `commit` fails at once. */
+  get isAway(): boolean {
+    return this.#remote?.isAway === true
+  }
+
+  /** Of PostgreSQL; undefined: the state is in SQLite. */
+  report(): StoreReport | undefined {
+    return this.#remote?.report()
+  }
+
+  /**
+   * Takes everything from a store in SQLite, which nothing else uses meanwhile. Throws STORE_REFUSED unless the database is empty; it
+   * stays so if anything fails.
+   */
+  moveFrom(file: string): void {
+    if (this.#remote === undefined) return
+    if (this.#database.prepare('SELECT 1 FROM accounts UNION ALL SELECT 1 FROM servers').get() != null)
+      throw new GodwitError('STORE_REFUSED', 'the database has accounts or servers already', {
+        hint: 'name an empty one, or: drop schema godwit cascade',
+      })
+    const old = new Store({ file })
+    // With the numbers that were reserved.
+    old.#begin()
+    old.#counted = true
+    old.close()
+    this.#remote.copyFrom(file)
+  }
+
+  /** Sees what other connections have written: call it before a batch of look-ups. Throws STORE_TAKEN. */
   refresh(): void {
+    if (!this.#open) this.#remote?.refresh()
     const { data_version } = this.#statements.version.get() as { data_version: number }
     if (data_version === this.#version) return
     this.#version = data_version
@@ -286,8 +337,12 @@ export class Store implements Directory {
   }
 
   close(): void {
-    this.commit()
-    this.#database.close()
+    try {
+      this.commit()
+    } finally {
+      this.#remote?.close()
+      this.#database.close()
+    }
   }
 
   account(name: string): Account | undefined {
@@ -592,8 +647,10 @@ export class Store implements Directory {
 
   #begin(): void {
     if (this.#open) return
+    this.#remote?.refresh()
     this.#database.exec('BEGIN IMMEDIATE')
     this.#open = true
+    this.#remote?.begun()
   }
 
   #meta(key: string): number | undefined {

@@ -1,0 +1,139 @@
+/**
+ * The durable state of the overlay's servers in PostgreSQL, with a synchronous standby: servers that keep it there, and what is left of what was
+ * acknowledged after failures. Many more runs are in the long tier.
+ */
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, it } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { FAULTS, type Fault, runWithFault } from '../../suites/postgres-failures.ts'
+import { cannotRun, PostgresBed, until } from '../../support/postgres.ts'
+
+const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
+const SHORT: readonly Fault[] = ['primary killed, standby promoted', 'coordinator killed and started']
+
+describe('state in PostgreSQL', { skip: cannotRun() }, () => {
+  const bed = new PostgresBed()
+  before(() => bed.make())
+  after(() => bed.end())
+
+  for (const [at, fault] of SHORT.entries())
+    it(`NT-10, NT-13, NT-16: nothing that was acknowledged is lost or doubled: ${fault}`, async (t) => {
+      assert.ok(FAULTS.includes(fault))
+      const result = await runWithFault(bed, fault, at + 1)
+      t.diagnostic(JSON.stringify(result))
+      assert.ok(result.acknowledged > 200)
+    })
+
+  it('NT-10: accounts move from SQLite into PostgreSQL; servers run there, a second coordinator is refused, wrong ones are told why', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'godwit-pg-cli-'))
+    let server: ChildProcess | undefined
+    try {
+      await bed.start()
+      const port = await freePort()
+      const state = (name: string) => ['--state', join(folder, name)]
+      // The gates are in this process.
+      const godwit = async (...args: string[]) => {
+        const program = spawn(process.execPath, [GODWIT, ...args])
+        let out = ''
+        for (const stream of [program.stdout, program.stderr])
+          stream.setEncoding('utf8').on('data', (text: string) => {
+            out += text
+          })
+        const status = await new Promise<number | null>((resolve) => program.once('close', resolve))
+        return { status, out }
+      }
+      const done = async (...args: string[]) => {
+        const { status, out } = await godwit(...args)
+        assert.equal(status, 0, out)
+        return out
+      }
+      const init = [
+        'overlay',
+        'init',
+        '--zone',
+        'lab.example',
+        '--endpoint',
+        `127.0.0.1:${port}`,
+        '--dns-port',
+        '0',
+      ]
+      await done(...init, ...state('a'))
+      await done('overlay', 'account', 'add', 'alice', ...state('a'))
+      const nowhere = 'postgres://godwit@%2Fnonexistent/godwit'
+      const away = await godwit('overlay', 'store', 'move', nowhere, ...state('a'))
+      assert.equal(away.status, 1)
+      assert.match(away.out, /STORE_AWAY|does not answer/)
+      const secret = await godwit(
+        'overlay',
+        'store',
+        'move',
+        'postgres://godwit:secret@db/godwit',
+        ...state('a'),
+      )
+      assert.equal(secret.status, 2)
+      assert.match(secret.out, /--password-file/)
+      assert.match(await done('overlay', 'account', 'list', ...state('a')), /alice/, 'still in SQLite')
+
+      const moved = await done('overlay', 'store', 'move', bed.url, ...state('a'))
+      assert.match(moved.replaceAll('\n', ' '), /PostgreSQL .* standbys FIRST 1 \(db2\)/)
+      assert.ok(
+        existsSync(join(folder, 'a', 'overlay.db.moved')) && !existsSync(join(folder, 'a', 'overlay.db')),
+      )
+      assert.match(await done('overlay', 'account', 'list', ...state('a')), /alice/)
+      await done('overlay', 'account', 'add', 'bob', ...state('a'))
+      const rows = await bed.db1.admin<{ name: string }>(
+        'SELECT name FROM godwit.accounts ORDER BY name',
+        'godwit',
+      )
+      assert.deepEqual(rows, [{ name: 'alice' }, { name: 'bob' }])
+
+      // Settings of another zone do not take it, nor is it emptied.
+      await done(...init.map((word) => word.replace('lab.', 'other.')), ...state('b'))
+      const other = await godwit('overlay', 'store', 'move', bed.url, ...state('b'))
+      assert.equal(other.status, 1)
+      assert.match(other.out, /that of lab.example/)
+
+      let out = ''
+      server = spawn(process.execPath, [GODWIT, 'overlay', 'serve', '--roles', 'dc,as', ...state('a')])
+      for (const stream of [server.stdout!, server.stderr!])
+        stream.setEncoding('utf8').on('data', (text: string) => {
+          out += text
+        })
+      await until(() => /^ready$/m.test(out), 'the servers start')
+      assert.match(out, /PostgreSQL/)
+      assert.match(out, /fsync = off/)
+      // The same zone on another host.
+      spawnSync('cp', ['-a', join(folder, 'a'), join(folder, 'c')])
+      for (const name of ['overlay-copy.db', 'overlay-copy.db-wal', 'overlay-copy.db-shm', 'lock'])
+        rmSync(join(folder, 'c', name), { force: true })
+      const second = await godwit('overlay', 'serve', '--roles', 'dc', ...state('c'))
+      assert.equal(second.status, 1, second.out)
+      assert.match(second.out, /has the database/)
+      assert.match(await done('overlay', 'store', 'show', ...state('a')), /coordinator: /)
+      const ended = new Promise((resolve) => server!.once('exit', resolve))
+      server.kill('SIGTERM')
+      assert.equal(await ended, 0, out)
+      // It has let go: another host may have it at once.
+      assert.match(await done('overlay', 'store', 'show', ...state('c')), /no coordinator runs/)
+    } finally {
+      server?.kill('SIGKILL')
+      await bed.stop()
+      rmSync(folder, { recursive: true, force: true })
+    }
+  })
+})
+
+/** Of TCP; of UDP it is taken to be. */
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as { port: number }
+      server.close(() => resolve(port))
+    })
+  })
+}
