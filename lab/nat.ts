@@ -3,7 +3,8 @@
  *
  *   endpoint-independent  one mapping per inside port, and anyone outside may use it ("full cone")
  *   port-restricted       one mapping per inside port, only answers come in; what Linux masquerading does
- *   symmetric             a new outside port for every destination; only answers come in
+ *   symmetric             a new outside port for every destination, drawn at random; only answers come in
+ *   counting              the same, but each new mapping has the next port
  *
  * What comes in unasked is dropped, also where it is for the translator itself: an entry of its would take the port that
  * masquerading keeps, and every mapping to that address would get another.
@@ -11,7 +12,7 @@
  * IPv6 is routed, with the filter of a home router: outbound, and answers.
  */
 
-export const NAT_KINDS = ['endpoint-independent', 'port-restricted', 'symmetric'] as const
+export const NAT_KINDS = ['endpoint-independent', 'port-restricted', 'symmetric', 'counting'] as const
 export type NatKind = (typeof NAT_KINDS)[number]
 
 export interface NatSpec {
@@ -25,10 +26,24 @@ export interface NatSpec {
 /** Table name; the namespace is the lab's own, so it collides with nothing. */
 export const NAT_TABLE = 'gw_nat'
 
+/** A counting NAT has so many ports, from this one on. */
+const COUNTED = 4000
+const FIRST_COUNTED = 20_000
+
+/** A map: the number alone would come out with its bytes the other way round. */
+function countedPorts(): string {
+  return Array.from({ length: COUNTED }, (_, i) => `${i} : ${FIRST_COUNTED + i}`).join(', ')
+}
+
 /** The ruleset that makes a namespace this kind of NAT. Protocols go by number: a bare machine has no /etc/protocols. */
 export function natRules(nat: NatSpec): string {
   const out = JSON.stringify(nat.outside)
   const masquerade = nat.kind === 'symmetric' ? 'masquerade fully-random' : 'masquerade'
+  const counted =
+    nat.kind === 'counting'
+      ? `
+    oifname ${out} meta l4proto 17 masquerade to :numgen inc mod ${COUNTED} map { ${countedPorts()} }`
+      : ''
   // Masquerading keeps the source port where it can, so the port a host sent from is the port it is reached at.
   const learn =
     nat.kind === 'endpoint-independent'
@@ -55,7 +70,7 @@ export function natRules(nat: NatSpec): string {
     iifname ${out} meta l4proto 17 ct state new drop
   }
   chain translate {
-    type nat hook postrouting priority srcnat; policy accept;
+    type nat hook postrouting priority srcnat; policy accept;${counted}
     oifname ${out} ${masquerade}
   }
 }

@@ -3,6 +3,7 @@
  * kernel's entry out, those that are there at first at once. The next datagram from inside gets another one, and another port where the NAT chooses it at random.
  *
  *   {"lifetimeMs": 60000}
+ *   {"lifetimeMs": 60000, "keepsPort": 6741}      mappings to this port last
  *
  * Prints `{"ready": true}`, then `{"ended": N}` whenever entries were taken out.
  */
@@ -15,7 +16,7 @@ import { argumentsOf, commands, monotonicMs, print } from './program.ts'
 const LOOK_MS = 100
 const UDP = 17
 
-const { lifetimeMs } = argumentsOf<{ lifetimeMs: number }>()
+const { lifetimeMs, keepsPort } = argumentsOf<{ lifetimeMs: number; keepsPort?: number }>()
 const tracker = new KernelConnTracker()
 /** When each was first there, by its line's tuple of the first direction. */
 const since = new Map<string, number>()
@@ -26,6 +27,7 @@ function look(isFirst = false): void {
   let ended = 0
   const table = readFileSync('/proc/net/nf_conntrack', 'utf8')
   for (const [tuple, ...parts] of table.matchAll(/\budp .*?src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+)/g)) {
+    if (Number(parts[3]) === keepsPort) continue
     const key = parts.join(' ')
     there.add(key)
     const first = since.get(key) ?? (isFirst ? Number.NEGATIVE_INFINITY : now)

@@ -5,7 +5,8 @@
  *   gw-aglo, gw-bglo  a global IPv4 address
  *   gw-aeim, gw-beim  behind gw-naeim, gw-nbeim: endpoint-independent
  *   gw-aprn, gw-bprn  port-restricted
- *   gw-asym, gw-bsym  symmetric
+ *   gw-asym, gw-bsym  symmetric, with ports drawn at random
+ *   gw-acnt, gw-bcnt  symmetric, counting its ports
  *   gw-acgn, gw-bcgn  port-restricted at home, gw-ca, gw-cb of the carrier endpoint-independent (RFC 6888)
  *   gw-asix, gw-bsix  IPv6 alone, behind a home router's filter
  */
@@ -13,14 +14,15 @@ import type { RouteSpec } from '../../src/linux/rtnetlink/types.ts'
 import type { NatKind } from '../nat.ts'
 import type { HostSpec, LinkSpec, TopologySpec } from '../topology.ts'
 
-export const NODE_KINDS = ['glo', 'eim', 'prn', 'sym', 'cgn', 'six'] as const
+export const NODE_KINDS = ['glo', 'eim', 'prn', 'sym', 'cnt', 'cgn', 'six'] as const
 export type NodeKind = (typeof NODE_KINDS)[number]
 export const SIDES = ['a', 'b'] as const
 
-const NATS: Readonly<Record<'eim' | 'prn' | 'sym' | 'cgn' | 'six', NatKind>> = {
+const NATS: Readonly<Record<Exclude<NodeKind, 'glo'>, NatKind>> = {
   eim: 'endpoint-independent',
   prn: 'port-restricted',
   sym: 'symmetric',
+  cnt: 'counting',
   cgn: 'port-restricted',
   six: 'port-restricted',
 }

@@ -4,7 +4,7 @@
  * node does not send older counters than before. The rest of it is random: who names it has received it at the address that
  * it was sent to, also where that is the relay itself, which has the key.
  */
-import { Kind, MAC, type RelayBind } from '../wire/datagram.ts'
+import { decodeSeen, Kind, MAC, type RelayBind, type Seen, WHERE } from '../wire/datagram.ts'
 import type { RelaySide } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded } from './asker.ts'
@@ -18,13 +18,18 @@ const NONCE = 2 ** 22
 const STEP = 2 ** 20
 /** Answers under the relay's key with another counter that one binding takes: late ones of the last, no guesses. */
 const WRONG_MOST = 8
+/** Questions at a time. */
+const QUESTIONS_MOST = 8
 const NEVER = Number.POSITIVE_INFINITY
 
 export type BindingState = 'binding' | 'bound' | 'failed'
 
 export interface BindingParts extends MachineComponents {
   readonly side: RelaySide
-  readonly send: (socket: number, bytes: Uint8Array) => void
+  /** `port`: of the relay, where it is not that of the channel. */
+  readonly send: (socket: number, bytes: Uint8Array, port?: number) => void
+  /** The answer to a question. */
+  readonly onSeen?: (number: number, port: number) => void
   readonly onBound: (socket: number, now: number) => void
   /** The relay does not answer, or does not know the channel. */
   readonly onFailed: (now: number) => void
@@ -39,6 +44,10 @@ export class Binding {
   #wrong = 0
   #at = NEVER
   #state: BindingState = 'failed'
+  #seen: Seen | undefined
+  #begunAt = Number.NEGATIVE_INFINITY
+  /** Numbers of the questions that wait for an answer. */
+  readonly #questions = new Set<number>()
 
   constructor(parts: BindingParts) {
     this.#parts = parts
@@ -56,6 +65,25 @@ export class Binding {
     return this.#state
   }
 
+  /** What the relay said when it bound the socket; undefined: not bound, or it says nothing. */
+  get seen(): Seen | undefined {
+    return this.#state === 'bound' ? this.#seen : undefined
+  }
+
+  /** When this binding began. */
+  get begunAt(): number {
+    return this.#begunAt
+  }
+
+  /** Asks at this port of the relay where it sees the socket. */
+  ask(port: number, number: number): void {
+    if (this.#questions.size >= QUESTIONS_MOST) this.#questions.delete(this.#questions.values().next().value!)
+    this.#questions.add(number)
+    const { channel, side } = this.#parts.side
+    const head = { kind: Kind.RELAY_BIND, channel, side: side | WHERE, counter: number }
+    this.#parts.send(this.#socket, this.#signed({ ...head, token: new Uint8Array(TOKEN) }), port)
+  }
+
   /** Binds from this socket from now on. */
   bind(socket: number, now: number): void {
     this.#socket = socket
@@ -64,12 +92,18 @@ export class Binding {
     this.#wrong = 0
     this.#token = new Uint8Array(TOKEN)
     this.#tries = 0
+    this.#begunAt = now
+    this.#questions.clear()
     this.#state = 'binding'
     this.#send(now)
   }
 
   handle(bound: RelayBind, socket: number, now: number): void {
     const { crypto, side } = this.#parts
+    if (bound.side === 3) {
+      this.#answered(bound, socket)
+      return
+    }
     if (this.#state !== 'binding' || socket !== this.#socket || this.#wrong >= WRONG_MOST) return
     const bytes = encoded(bound)
     const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
@@ -83,9 +117,21 @@ export class Binding {
       this.#send(now)
     } else if (bound.side === 1) {
       this.#state = 'bound'
+      const seen = decodeSeen(bound.token)
+      this.#seen = seen.port > 0 && seen.first > 0 ? seen : undefined
       this.#at = NEVER
       this.#parts.onBound(socket, now)
     }
+  }
+
+  #answered(bound: RelayBind, socket: number): void {
+    const { crypto, side } = this.#parts
+    if (socket !== this.#socket || !this.#questions.has(bound.counter)) return
+    const bytes = encoded(bound)
+    const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
+    if (!crypto.equal(mac, bound.mac)) return
+    this.#questions.delete(bound.counter)
+    this.#parts.onSeen?.(bound.counter, decodeSeen(bound.token).port)
   }
 
   /** A random whole number below `limit`, at most 2^32. */
@@ -110,15 +156,20 @@ export class Binding {
   }
 
   #send(now: number): void {
-    const { crypto, side, send } = this.#parts
+    const { side, send } = this.#parts
     this.#at = now + FIRST_PAUSE * 2 ** this.#tries
     this.#tries++
     const head = {
       ...{ kind: Kind.RELAY_BIND, channel: side.channel, side: side.side },
       ...{ counter: this.#counter, token: this.#token },
     }
+    send(this.#socket, this.#signed(head))
+  }
+
+  #signed(head: Omit<RelayBind, 'mac'>): Uint8Array {
+    const { crypto, side } = this.#parts
     const blank = encoded({ ...head, mac: new Uint8Array(MAC) })
     const mac = crypto.mac(side.key, blank.subarray(0, blank.length - MAC))
-    send(this.#socket, encoded({ ...head, mac }))
+    return encoded({ ...head, mac })
   }
 }

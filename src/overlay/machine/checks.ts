@@ -11,7 +11,7 @@ import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
-import { type Check, Kind } from '../wire/datagram.ts'
+import { type Check, Kind, RELAYED_SIGN } from '../wire/datagram.ts'
 import { LEAST_DIRECTION, type Message, messageCodec, Type, Want } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded, encodedMessage } from './asker.ts'
@@ -28,6 +28,8 @@ const MAX_TARGETS = 64
 const UNPROVEN_BYTES = 3 * LEAST_DIRECTION
 /** Of each byte of a message that names places of the peer, so many may go there. */
 const NAMED_FACTOR = 3
+/** A request with its outer form (bytes). */
+const REQUEST_BYTES = 53
 /** Answers a second, and at once. */
 const ANSWER_RATE = 20
 const ANSWER_BURST = 100
@@ -104,6 +106,38 @@ export class Checks {
   askAlso(targets: readonly Target[], named: number, now: number): void {
     this.#left = Math.min(UNPROVEN_BYTES, NAMED_FACTOR * named)
     for (const target of targets) this.#start(target, TRIES, now)
+  }
+
+  /** Asks these once each, no more of them than the message of `named` bytes that named them allows. */
+  probe(targets: readonly Target[], named: number, now: number): void {
+    const before = this.#left
+    this.#left = NAMED_FACTOR * named
+    for (const target of targets) {
+      if (this.#left < REQUEST_BYTES) break
+      const known = this.#asked.get(keyOf(target))
+      if (known === undefined || known.tries >= TRIES) this.#start(target, 1, now, false)
+    }
+    this.#left = before
+  }
+
+  /** A message of the peer that a relay has forwarded: opened and no request or answer. */
+  openRelayed(check: Check): Message | undefined {
+    const ad = encoded({ ...check, sealed: new Uint8Array(0) })
+    const plain = this.#parts.crypto.open(this.#receiveKey, check.counter, check.sealed, ad)
+    const message = plain && messageCodec.decode(plain)
+    return message?.ok && message.value.type === Type.PORTS ? message.value : undefined
+  }
+
+  /** PORTS for the peer, to be sent to a relay: long enough for it to try them all. */
+  sealedPorts(place: Endpoint, first: Endpoint, last: Endpoint): Uint8Array {
+    const kind = 'reflexive' as const
+    const candidates = [first, last].map((endpoint) => ({ kind, endpoint }))
+    const message: Message = { type: Type.PORTS, transaction: this.#number(), observed: place, candidates }
+    const wanted = Math.ceil((REQUEST_BYTES * (last.port - first.port + 1)) / NAMED_FACTOR)
+    const padding = Math.max(0, wanted - messageCodec.byteLength(message))
+    const bytes = this.#sealed({ ...message, padding })
+    bytes[0] = RELAYED_SIGN
+    return bytes
   }
 
   /** Whether so many bytes may go to a place that has not answered; they count as sent. */
@@ -213,7 +247,8 @@ export class Checks {
     for (const asked of this.#asked.values()) if (asked.at <= now) this.#request(asked, now)
   }
 
-  #start(target: Target, tries: number, now: number): void {
+  /** `free`: it is asked back for what came from there. */
+  #start(target: Target, tries: number, now: number, free = tries === 1): void {
     const key = keyOf(target)
     if (this.#asked.size >= MAX_TARGETS && !this.#asked.has(key) && !this.#displace()) return
     const asked = {
@@ -225,7 +260,7 @@ export class Checks {
       answeredAt: Number.NaN,
     }
     this.#asked.set(key, asked)
-    this.#request(asked, now, tries === 1)
+    this.#request(asked, now, free)
   }
 
   /** One that has been asked in vain gives way. */

@@ -11,7 +11,7 @@ import { compare, equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { sameEndpoint, type TunnelRow } from '../tables.ts'
-import { datagramCodec, Kind } from '../wire/datagram.ts'
+import { datagramCodec, Kind, RELAYED_SIGN, SIGN } from '../wire/datagram.ts'
 import { checkLease, type Lease, leaseCodec } from '../wire/lease.ts'
 import {
   isFullName,
@@ -29,6 +29,7 @@ import { Mappings, type MappingsOutput } from './mappings.ts'
 import { type KeptPair, Memory } from './memory.ts'
 import { zoneOf } from './names.ts'
 import { Pair, type PairDirection, reaches } from './pair.ts'
+import type { AskedPorts } from './prediction.ts'
 import { hasVirtualAddresses, mayBeHost } from './virtual.ts'
 
 /** Of a lease, in the log. */
@@ -124,6 +125,7 @@ export class NodeMachine implements NodeMachineApi {
   /** Keys of foreign zones, by zone: the first that was seen. */
   readonly #zones = new Map<string, Uint8Array>()
   readonly #mappings = new Mappings()
+  readonly #askedPorts: AskedPorts = new Map()
   readonly #outputs: NodeOutput[] = []
   #outputsRead = 0
   #sockets: readonly NodeSocket[] = []
@@ -237,6 +239,10 @@ export class NodeMachine implements NodeMachineApi {
   #callPause = FIRST_CALL_MS
 
   handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void {
+    if (bytes[0] === RELAYED_SIGN) {
+      this.#relayedCheck(bytes, from, now)
+      return
+    }
     const datagram = datagramCodec.decode(bytes)
     if (!datagram.ok) return
     const { value } = datagram
@@ -256,6 +262,14 @@ export class NodeMachine implements NodeMachineApi {
         break
       default:
     }
+  }
+
+  #relayedCheck(bytes: Uint8Array, from: Endpoint, now: number): void {
+    const copy = bytes.slice()
+    copy[0] = SIGN
+    const datagram = datagramCodec.decode(copy)
+    if (datagram.ok && datagram.value.kind === Kind.CHECK)
+      this.#byTag.get(toHex(datagram.value.tag))?.handleRelayed(datagram.value, from, now)
   }
 
   handleNotification(bytes: Uint8Array, now: number): void {
@@ -795,6 +809,8 @@ export class NodeMachine implements NodeMachineApi {
           if (this.#isAlone && mayBeHost(endpoint)) this.#observed.set(socket, { endpoint, at })
         },
         onMeeting: (message, at) => this.#meeting(pair, message, at),
+        observedOf: (socket) => this.#observed.get(socket)?.endpoint,
+        askedPorts: this.#askedPorts,
       },
       direction,
       { pairKey, leads },

@@ -5,16 +5,24 @@
  */
 
 import { kindOf } from '../../core/address.ts'
-import { equal } from '../../core/bytes.ts'
+import { equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, type RouteKind, sameEndpoint, type TunnelRow, type TunnelWay } from '../tables.ts'
-import type { Check, RelayBind } from '../wire/datagram.ts'
+import type { Check, RelayBind, Seen } from '../wire/datagram.ts'
 import type { Lease } from '../wire/lease.ts'
-import type { Candidate, Message, RelaySide, Route } from '../wire/message.ts'
+import {
+  type Candidate,
+  type Message,
+  messageCodec,
+  type RelaySide,
+  type Route,
+  Type,
+} from '../wire/message.ts'
 import type { MachineComponents, NodeOutput, NodeSocket } from './api.ts'
 import { Binding } from './binding.ts'
 import { Checks, type Target } from './checks.ts'
+import { type AskedPorts, MAX_PORTS, Prediction, type RelayView } from './prediction.ts'
 import { mayBeHost } from './virtual.ts'
 
 /** Ways kept of a peer; the oldest gives way. */
@@ -37,6 +45,10 @@ const MAX_CHANNELS = 3
 /** Max rate (per second) and burst of unrequested directions that cause candidates to be asked. */
 const UNASKED_RATE = 0.5
 const UNASKED_BURST = 5
+/** Max rate (per second) and burst of ranges of ports that the peer has tried: each draws one request to each port. */
+const PORTS_RATE = 0.2
+const PORTS_BURST = 6
+const IPV4 = 4
 const NEVER = Number.POSITIVE_INFINITY
 
 export interface PairParts extends MachineComponents {
@@ -50,6 +62,10 @@ export interface PairParts extends MachineComponents {
   readonly onAnswer: (now: number) => void
   readonly onObserved: (socket: number, observed: Endpoint, now: number) => void
   readonly onMeeting: (message: Message, now: number) => void
+  /** Where the coordinator sees the socket. */
+  readonly observedOf: (socket: number) => Endpoint | undefined
+  /** Of all pairs. */
+  readonly askedPorts: AskedPorts
 }
 
 export interface PairDirection {
@@ -88,6 +104,8 @@ export class Pair {
   #isTold = false
   #directedAt: number
   readonly #unasked = new TokenBucket(UNASKED_RATE, UNASKED_BURST)
+  readonly #prediction: Prediction
+  readonly #tried = new TokenBucket(PORTS_RATE, PORTS_BURST)
 
   constructor(
     parts: PairParts,
@@ -112,6 +130,12 @@ export class Pair {
       onMeeting: parts.onMeeting,
       onStep: (incoming, type, at) =>
         incoming ? parts.step(this.peer, parts.own, type, at) : parts.step(parts.own, this.peer, type, at),
+    })
+    this.#prediction = new Prediction({
+      asked: parts.askedPorts,
+      draw: (limit) => new DataView(parts.random.fill(new Uint8Array(4)).buffer).getUint32(0) % limit,
+      ask: (port, number) => this.#boundRelay?.ask(port, number),
+      tell: (place, first, last, at) => this.#tellPorts(place, first, last, at),
     })
   }
 
@@ -236,6 +260,7 @@ export class Pair {
           this.#have({ kind: kindOfWay(remote), socket: socket.socket, remote }, true, 'likely')
     this.#isTold = false
     for (const socket of gone) this.checks.dropSocket(socket)
+    if (gone.size > 0) this.#prediction.end()
     for (const binding of [...this.#bindings.values()]) {
       const best = this.#socketFor(binding.side.endpoint)
       if (best === undefined || best.socket === binding.socket) continue
@@ -268,6 +293,14 @@ export class Pair {
     this.#bindings.get(bound.channel)?.handle(bound, socket, now)
   }
 
+  /** A CHECK that a relay has forwarded: the peer names ports that it may be reached at. */
+  handleRelayed(check: Check, from: Endpoint, now: number): void {
+    const isRelay = ({ side, state }: Binding) => state === 'bound' && sameEndpoint(side.endpoint, from)
+    if (![...this.#bindings.values()].some(isRelay)) return
+    const message = this.checks.openRelayed(check)
+    if (message !== undefined) this.#tryPorts(message, now)
+  }
+
   hasChannel(channel: number): boolean {
     return this.#bindings.has(channel)
   }
@@ -287,13 +320,14 @@ export class Pair {
   }
 
   nextTimeout(): number {
-    let at = this.checks.nextTimeout()
+    let at = Math.min(this.checks.nextTimeout(), this.#prediction.nextTimeout())
     for (const binding of this.#bindings.values()) at = Math.min(at, binding.nextTimeout())
     return at
   }
 
   handleTimeout(now: number): void {
     this.checks.handleTimeout(now)
+    this.#prediction.handleTimeout(now)
     for (const binding of [...this.#bindings.values()])
       if (binding.nextTimeout() < NEVER) binding.handleTimeout(now)
   }
@@ -314,8 +348,10 @@ export class Pair {
       random: this.#parts.random,
       wall: this.#parts.wall,
       side,
-      send: (from, bytes) => {
-        this.#parts.emit({ type: 'send', socket: from, to: side.endpoint, bytes })
+      send: (from, bytes, port) => {
+        const to = port === undefined ? side.endpoint : { ...side.endpoint, port }
+        this.#parts.emit({ type: 'send', socket: from, to, bytes })
+        if (port !== undefined) return
         // Behind the request that binds: if that does, the handshake need not wait for its answer.
         if (this.#opens || this.#ways.length === 0)
           this.#parts.emit({ type: 'introduce', peer: this.peer, socket: from, remote: side.endpoint })
@@ -325,7 +361,9 @@ export class Pair {
         this.#loseRelay(side.endpoint, from)
         const way = { kind: 'relay', socket: from, remote: side.endpoint } as const
         this.#have(way, this.#opens || this.#moved, 'proven')
+        this.#predict(binding, at)
       },
+      onSeen: (number, port) => this.#prediction.seen(number, port),
       onFailed: () => {
         this.relayFailed = true
         this.#loseRelay(side.endpoint)
@@ -356,7 +394,86 @@ export class Pair {
     const named = this.#direction.candidates.map(({ endpoint }) => endpoint).filter(mayBeHost)
     const all = [...named, ...this.#named, ...this.#remotes]
     const first = (endpoint: Endpoint) => all.find((each) => sameEndpoint(each, endpoint))
+    const place = this.#predictable
+    const view = place === undefined ? undefined : this.#relayView
+    const socket = place === undefined ? undefined : this.#socketFor(place)
+    if (place === undefined || socket === undefined) this.#prediction.end()
+    else this.#prediction.before(view, socket.socket, place, now)
     this.checks.ask(this.#targets(all.filter((endpoint) => first(endpoint) === endpoint)), now)
+    this.#prediction.after(view, now)
+  }
+
+  // ---- ports of symmetric NATs (prediction.ts)
+
+  /** Where the peer's NAT has it, while there is no direct way. */
+  get #predictable(): Endpoint | undefined {
+    if (this.#ways.some(({ kind }) => kind !== 'relay')) return undefined
+    return this.#peerPlaces.find(({ address }) => address.length === IPV4)
+  }
+
+  /** Where the coordinator sees the peer. */
+  get #peerPlaces(): readonly Endpoint[] {
+    return this.#direction.candidates
+      .filter(({ kind, endpoint }) => kind === 'reflexive' && mayBeHost(endpoint))
+      .map(({ endpoint }) => endpoint)
+  }
+
+  /** A binding whose relay says what it sees. */
+  get #boundRelay(): Binding | undefined {
+    return [...this.#bindings.values()].find(
+      ({ seen, side }) => seen !== undefined && side.endpoint.address.length === IPV4,
+    )
+  }
+
+  /** The relay, if it sees its socket at another port than the coordinator does. */
+  get #relayView(): RelayView | undefined {
+    const binding = this.#boundRelay
+    if (binding?.seen === undefined) return undefined
+    const { socket, seen } = binding
+    const observed = this.#parts.observedOf(socket)
+    return observed !== undefined && observed.port !== seen.port ? viewOf(binding, seen) : undefined
+  }
+
+  #predict(binding: Binding, now: number): void {
+    if (this.#boundRelay !== binding || binding.seen === undefined) return
+    const view = viewOf(binding, binding.seen)
+    this.#prediction.bound(view, binding.begunAt, this.#relayView !== undefined, now)
+  }
+
+  #tellPorts(place: Endpoint, first: number, last: number, now: number): void {
+    const binding = this.#boundRelay
+    const observed = binding && this.#parts.observedOf(binding.socket)
+    if (binding === undefined || observed === undefined || this.#predictable === undefined) {
+      this.#prediction.end()
+      return
+    }
+    const bytes = this.checks.sealedPorts(place, { ...observed, port: first }, { ...observed, port: last })
+    this.#parts.step(this.#parts.own, this.peer, Type.PORTS, now)
+    this.#parts.emit({ type: 'send', socket: binding.socket, to: binding.side.endpoint, bytes })
+  }
+
+  /** Only at the address that the coordinator has proven, and from the socket whose place the peer has sent to. */
+  #tryPorts(message: Message, now: number): void {
+    const { observed, candidates } = message
+    const [first, last] = candidates?.map(({ endpoint }) => endpoint) ?? []
+    if (observed === undefined || first === undefined || last === undefined) return
+    const isProven = this.#peerPlaces.some(({ address }) => equal(address, first.address))
+    if (this.#predictable === undefined || !isProven || !equal(first.address, last.address)) return
+    const count = last.port - first.port + 1
+    const { observedOf } = this.#parts
+    const own = this.#sockets.find(({ socket }) => {
+      const place = observedOf(socket)
+      return place !== undefined && sameEndpoint(place, observed)
+    })
+    if (own === undefined || count < 1 || count > MAX_PORTS || first.port === 0) return
+    // Another symmetric NAT would send each request from another port.
+    if (this.#relayView?.socket === own.socket || !this.#tried.take(now)) return
+    this.#parts.step(this.peer, this.#parts.own, Type.PORTS, now)
+    const { socket } = own
+    const targets = Array.from({ length: count }, (_, i) => ({
+      ...{ socket, remote: { address: first.address, port: first.port + i } },
+    }))
+    this.checks.probe(targets, messageCodec.byteLength(message), now)
   }
 
   #targets(endpoints: readonly Endpoint[]): Target[] {
@@ -440,6 +557,10 @@ export class Pair {
   #socketFor(remote: Endpoint): NodeSocket | undefined {
     return this.#sockets.find((socket) => reaches(socket, remote))
   }
+}
+
+function viewOf({ socket, side }: Binding, seen: Seen): RelayView {
+  return { socket, seen, relay: toHex(side.endpoint.address), port: side.endpoint.port }
 }
 
 /** Whether the socket has an address of the family. */

@@ -10,7 +10,7 @@
 import { equal, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
-import { datagramCodec, Kind, MAC, type RelayBind } from '../wire/datagram.ts'
+import { datagramCodec, encodeSeen, Kind, MAC, type RelayBind, WHERE } from '../wire/datagram.ts'
 import type { Measured, RelaySide, SideOrder } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded } from './asker.ts'
@@ -45,6 +45,7 @@ const UNUSED_MS = 10_000
 const TOKEN = 16
 const BOUND = 1
 const PROVE = 2
+const SEEN = 3
 
 export interface Side {
   /** Index of the port that its node sends to. */
@@ -206,11 +207,13 @@ export class Relay {
     if (!datagram.ok || datagram.value.kind !== Kind.RELAY_BIND) return undefined
     const bind = datagram.value
     const channel = this.#channels.get(bind.channel)
-    const side = channel?.sides[bind.side]
-    if (channel === undefined || side === undefined || side.port !== port) return undefined
+    const asks = (bind.side & WHERE) !== 0
+    const side = channel?.sides[bind.side & ~WHERE]
+    if (channel === undefined || side === undefined || (side.port !== port && !asks)) return undefined
     const { crypto } = this.#parts
     const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
     if (!crypto.equal(mac, bind.mac)) return undefined
+    if (asks) return this.#answer(side, bind, SEEN, this.#seen(from))
     const isRepeated =
       bind.counter === side.counter && side.bound !== undefined && sameEndpoint(side.bound, from)
     if (bind.counter <= side.counter && !isRepeated) return undefined
@@ -223,7 +226,7 @@ export class Relay {
     // What is repeated may have been captured: it moves nothing.
     if (!isRepeated) this.#bind(side, from)
     side.counter = bind.counter
-    return this.#answer(side, bind, BOUND, new Uint8Array(TOKEN))
+    return this.#answer(side, bind, BOUND, this.#seen(from))
   }
 
   nextTimeout(): number | undefined {
@@ -371,6 +374,14 @@ export class Relay {
     side.measuredAt = now
     this.#measured.push({ address, rtt })
     if (this.#measured.length > MAX_UNREPORTED) this.#measured.shift()
+  }
+
+  #seen({ port }: Endpoint): Uint8Array {
+    const { ports } = this.#init
+    const first = ports[0]!
+    const last = ports.at(-1)!
+    const isRow = ports.every((each, i) => each === first + i)
+    return encodeSeen({ port, first: isRow ? first : 0, last: isRow ? last : 0 })
   }
 
   #answer(side: Side, { channel, counter }: RelayBind, state: number, token: Uint8Array): Uint8Array {

@@ -8,6 +8,8 @@ import { type Decoded, decoded, malformed } from '../../core/result.ts'
 
 /** First byte of every signalling datagram; no message of the tunnel begins so. */
 export const SIGN = 0x4e
+/** In its place in a CHECK that is sent to a relay, which forwards it. */
+export const RELAYED_SIGN = 0x6e
 export const VERSION = 1
 export const MAX_DATAGRAM = 1200
 
@@ -26,6 +28,7 @@ export type Kind = (typeof Kind)[keyof typeof Kind]
 
 export const SALT = 16
 export const MAC = 16
+const TOKEN = 16
 export const TAG = 16
 
 /** Who asks for a session: a node by the key id of its login key, a coordinator by its zone, a server by its name. */
@@ -91,11 +94,36 @@ export interface Check {
 export interface RelayBind {
   readonly kind: typeof Kind.RELAY_BIND | typeof Kind.RELAY_BOUND
   readonly channel: number
-  /** Of RELAY_BIND: 0 or 1. Of RELAY_BOUND: 1 bound, 2 prove. */
+  /** Of RELAY_BIND: 0 or 1, and `WHERE`. Of RELAY_BOUND: 1 bound, 2 prove, 3 seen. */
   readonly side: number
   readonly counter: number
+  /** Of RELAY_BOUND 1 and 3: what the relay sees (`encodeSeen`). */
   readonly token: Uint8Array
   readonly mac: Uint8Array
+}
+
+/** In the side of a RELAY_BIND: binds nothing, asks where the relay sees the node, at whichever port of it. */
+export const WHERE = 0x80
+
+/** The port that a relay sees a node at, and the first and last of its own, 0 where they are not in a row. */
+export interface Seen {
+  readonly port: number
+  readonly first: number
+  readonly last: number
+}
+
+export function encodeSeen({ port, first, last }: Seen): Uint8Array {
+  const token = new Uint8Array(TOKEN)
+  const view = viewOf(token)
+  view.setUint16(0, port)
+  view.setUint16(2, first)
+  view.setUint16(4, last)
+  return token
+}
+
+export function decodeSeen(token: Uint8Array): Seen {
+  const view = viewOf(token)
+  return { port: view.getUint16(0), first: view.getUint16(2), last: view.getUint16(4) }
 }
 
 export type Datagram =

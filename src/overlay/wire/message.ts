@@ -39,6 +39,7 @@ export const Type = {
   NODE_REQUEST: 31,
   NODE_RESPONSE: 32,
   MEETING: 33,
+  PORTS: 34,
 } as const
 export type Type = (typeof Type)[keyof typeof Type]
 

@@ -24,8 +24,8 @@ export function at(text: string): Endpoint {
   return { address: address.value, port: Number(port) }
 }
 
-/** How a NAT maps and filters (RFC 4787). */
-export type NatKind = 'port-restricted' | 'full-cone' | 'symmetric'
+/** How a NAT maps and filters (RFC 4787). `symmetric` draws its ports, `counting` counts them up. */
+export type NatKind = 'port-restricted' | 'full-cone' | 'symmetric' | 'counting'
 
 export class Nat {
   readonly kind: NatKind
@@ -35,6 +35,11 @@ export class Nat {
   readonly #maps = new Map<string, { port: number; inside: string; sent: Set<string>; since: number }>()
   /** A mapping ends at this age, whatever uses it (ms). */
   lifetime = Number.POSITIVE_INFINITY
+  /** From one port to the next, and how many others use it each millisecond, of a NAT that counts. */
+  step = 1
+  othersPerMs = 0
+  #countedAt = Number.NaN
+  #drawn = 7
   readonly #now: () => number
 
   constructor(kind: NatKind, outside: string, now: () => number = () => 0) {
@@ -45,13 +50,30 @@ export class Nat {
 
   out(inside: string, to: string): string {
     this.#expire()
-    const key = this.kind === 'symmetric' ? `${inside} ${to}` : inside
-    const made = { port: this.#next++, inside, sent: new Set<string>(), since: this.#now() }
-    const map = this.#maps.get(key) ?? made
-    if (map !== made) this.#next--
+    const key = this.kind === 'symmetric' || this.kind === 'counting' ? `${inside} ${to}` : inside
+    const map = this.#maps.get(key) ?? {
+      ...{ port: this.#port(), inside, sent: new Set<string>(), since: this.#now() },
+    }
     this.#maps.set(key, map)
     map.sent.add(to)
     return `${this.outside}:${map.port}`
+  }
+
+  #port(): number {
+    const used = new Set([...this.#maps.values()].map(({ port }) => port))
+    if (this.kind === 'symmetric') {
+      do this.#drawn = (Math.imul(this.#drawn, 1_103_515_245) + 12_345) >>> 0
+      while (used.has(1024 + (this.#drawn % 64_000)))
+      return 1024 + (this.#drawn % 64_000)
+    }
+    const now = this.#now()
+    if (now > this.#countedAt)
+      this.#next += Math.floor((now - this.#countedAt) * this.othersPerMs) * this.step
+    this.#countedAt = now
+    const port = this.#next
+    this.#next += this.step
+    if (this.#next > 65_000) this.#next = 1024
+    return port
   }
 
   /** What was sent outside longer ago than the filter remembers; mappings stay. */

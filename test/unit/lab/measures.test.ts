@@ -81,6 +81,7 @@ test('topologies: names are unique, links end at hosts that exist, addresses are
 
 test('NAT kinds differ where RFC 4787 says they do', () => {
   assert.match(natRules({ kind: 'symmetric', outside: 'wan' }), /masquerade fully-random/)
+  assert.match(natRules({ kind: 'counting', outside: 'wan' }), /masquerade to :numgen inc/)
   assert.match(natRules({ kind: 'endpoint-independent', outside: 'wan' }), /dnat to udp dport map @open/)
   assert.doesNotMatch(natRules({ kind: 'port-restricted', outside: 'wan' }), /dnat to|fully-random/)
 })

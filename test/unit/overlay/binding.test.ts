@@ -5,7 +5,14 @@ import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { encoded } from '../../../src/overlay/machine/asker.ts'
 import { Binding } from '../../../src/overlay/machine/binding.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
-import { datagramCodec, Kind, MAC, type RelayBind } from '../../../src/overlay/wire/datagram.ts'
+import {
+  datagramCodec,
+  encodeSeen,
+  Kind,
+  MAC,
+  type RelayBind,
+  WHERE,
+} from '../../../src/overlay/wire/datagram.ts'
 import type { RelaySide } from '../../../src/overlay/wire/message.ts'
 
 const KEY = new Uint8Array(32).fill(7)
@@ -22,6 +29,7 @@ const WALL = Date.UTC(2026, 10, 29)
 
 function binding() {
   const sent: RelayBind[] = []
+  const seen: (readonly [number, number])[] = []
   let bound = 0
   const made = new Binding({
     crypto: overlayCrypto,
@@ -33,16 +41,17 @@ function binding() {
       assert.ok(ok && value.kind === Kind.RELAY_BIND)
       sent.push(value)
     },
+    onSeen: (number, port) => seen.push([number, port]),
     onBound: () => bound++,
     onFailed: () => {},
   })
   /** RELAY_BOUND under the relay's key. */
-  const answer = (counter: number, side = 1) => {
-    const head = { kind: Kind.RELAY_BOUND, channel: CHANNEL, side, counter, token: new Uint8Array(16) }
+  const answer = (counter: number, side = 1, token: Uint8Array = new Uint8Array(16)) => {
+    const head = { kind: Kind.RELAY_BOUND, channel: CHANNEL, side, counter, token }
     const bytes = encoded({ ...head, mac: new Uint8Array(MAC) })
     made.handle({ ...head, mac: overlayCrypto.mac(KEY, bytes.subarray(0, bytes.length - MAC)) }, SOCKET, 0)
   }
-  return { made, sent, answer, bound: () => bound }
+  return { made, sent, seen, answer, bound: () => bound }
 }
 
 describe('NT-24: a binding', () => {
@@ -77,6 +86,23 @@ describe('NT-24: a binding', () => {
     answer(sent[0]!.counter - 1)
     answer(sent[0]!.counter)
     assert.equal(bound(), 1)
+  })
+
+  it('issue 13: what the relay says of itself and this node; a question is answered once', () => {
+    const { made, sent, seen, answer } = binding()
+    made.bind(SOCKET, 0)
+    assert.equal(made.seen, undefined)
+    const token = { port: 40_001, first: 6742, last: 6805 }
+    answer(sent[0]!.counter, 1, encodeSeen(token))
+    assert.deepEqual(made.seen, token)
+    made.ask(6750, 99)
+    assert.equal(sent.at(-1)!.side, WHERE)
+    for (const number of [98, 99, 99]) answer(number, 3, encodeSeen({ ...token, port: 40_003 }))
+    assert.deepEqual(seen, [[99, 40_003]])
+    made.bind(SOCKET, 0)
+    assert.equal(made.seen, undefined)
+    answer(sent.at(-1)!.counter)
+    assert.equal(made.seen, undefined, 'a relay that says nothing')
   })
 
   it('a relay that guesses what it did not receive has few tries, and none after them', () => {

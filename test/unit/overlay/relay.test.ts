@@ -6,7 +6,14 @@ import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { encoded } from '../../../src/overlay/machine/asker.ts'
 import { Relay } from '../../../src/overlay/machine/relay.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
-import { datagramCodec, Kind, MAC, type RelayBind } from '../../../src/overlay/wire/datagram.ts'
+import {
+  datagramCodec,
+  decodeSeen,
+  Kind,
+  MAC,
+  type RelayBind,
+  WHERE,
+} from '../../../src/overlay/wire/datagram.ts'
 import type { RelaySide, SideOrder } from '../../../src/overlay/wire/message.ts'
 
 const V4 = Uint8Array.of(192, 0, 2, 2)
@@ -189,6 +196,28 @@ describe('RELAY_BIND', () => {
     assert.ok(machine.find(port, v4(7)))
     assert.equal(machine.find(port, v4(1)), undefined, 'the old address')
     assert.equal(answer(machine.handleBind(bind(side, 1, prove.token), port, v4(7), 0))!.side, 1, 'repeated')
+  })
+
+  it('issue 13: says where it sees a node, bound or asked at any of its ports, with as many bytes; asking binds nothing', () => {
+    const machine = relay()
+    const [side] = order(machine, 'ab', false, [{ node: 1n, proven: v4(1) }, { node: 2n }], 0)!
+    const port = indexOf(side)
+    const seen = (reply: RelayBind) => decodeSeen(reply.token)
+    const bound = answer(machine.handleBind(bind(side, 1), port, v4(1), 0))!
+    assert.equal(bound.side, 1)
+    assert.deepEqual(seen(bound), { port: 5000, first: PORTS[0], last: PORTS.at(-1) })
+    const question = bind({ ...side, side: (side.side | WHERE) as 0 }, 7)
+    const other = (port + 1) % PORTS.length
+    const reply = machine.handleBind(question, other, v4(1, 5001), 0)!
+    assert.equal(reply.length, question.length)
+    assert.equal(answer(reply)!.side, 3)
+    assert.equal(answer(reply)!.counter, 7)
+    assert.equal(seen(answer(reply)!).port, 5001)
+    assert.equal(machine.find(other, v4(1, 5001)), undefined)
+    assert.ok(machine.find(port, v4(1)))
+    const forged = question.slice()
+    forged[forged.length - 1]! ^= 1
+    assert.equal(machine.handleBind(forged, other, v4(1, 5001), 0), undefined)
   })
 
   it('NT-24: a token is good for the request that it answers; a side reports one round trip a minute, none above two seconds', () => {
