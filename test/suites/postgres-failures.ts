@@ -106,6 +106,7 @@ export const FAULTS = [
   'standby killed and started',
   'standby stopped for a while',
   'standby cut off for a while',
+  'waits for the standby cancelled, standby promoted',
   'coordinator killed and started',
   'coordinator killed, another one on another host',
 ] as const
@@ -207,6 +208,17 @@ export async function runWithFault(bed: PostgresBed, fault: Fault, seed: number)
         db1.gate.close()
         await delay(500 + random(4000))
         db1.gate.open()
+        break
+      case 'waits for the standby cancelled, standby promoted':
+        // The primary then reports commits as done that the standby does not have.
+        db2.signal('SIGSTOP')
+        for (let n = 0; n < 20; n++) {
+          await delay(100)
+          await db1.admin("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'godwit'")
+        }
+        await db1.kill()
+        db2.signal('SIGCONT')
+        await promote()
         break
       case 'coordinator killed and started':
         await first.kill()

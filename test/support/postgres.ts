@@ -88,6 +88,7 @@ export class PostgresServer {
   readonly gate: Gate
   #program: ChildProcess | undefined
   #log = ''
+  #port = 5432
 
   constructor(cluster: string, name: string) {
     this.name = name
@@ -111,9 +112,20 @@ export class PostgresServer {
     appendFileSync(join(this.data, 'postgresql.auto.conf'), `${lines.join('\n')}\n`)
   }
 
-  /** Resolves when it takes connections. */
-  async start(): Promise<void> {
-    const args = ['-D', this.data, '-k', this.folder, '-c', 'listen_addresses=']
+  /** Resolves when it takes connections. `tcp`: a port of 127.0.0.1 that it listens on, too. */
+  async start(tcp?: number): Promise<void> {
+    const address = tcp === undefined ? '' : '127.0.0.1'
+    this.#port = tcp ?? 5432
+    const args = [
+      '-D',
+      this.data,
+      '-k',
+      this.folder,
+      '-p',
+      `${this.#port}`,
+      '-c',
+      `listen_addresses=${address}`,
+    ]
     const program = spawn(needProgram('setpriv'), [...LEASHED, needProgram('postgres'), ...args], {
       cwd: this.data,
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -131,7 +143,7 @@ export class PostgresServer {
 
   async admin<Row>(sql: string, database = 'postgres'): Promise<readonly Row[]> {
     const PgClient = clientClass()
-    const client = new PgClient({ host: this.folder, user: SUPERUSER, database })
+    const client = new PgClient({ host: this.folder, port: this.#port, user: SUPERUSER, database })
     await client.connect()
     try {
       return (await client.query(sql)).rows as Row[]
@@ -187,7 +199,8 @@ function childrenOf(pid: number): number[] {
   }
 }
 
-function own(path: string): void {
+/** Files of a server are its own. */
+export function own(path: string): void {
   if (isRoot) chownSync(path, NOBODY, NOBODY)
 }
 

@@ -3,15 +3,21 @@
  * acknowledged after failures. Many more runs are in the long tier.
  */
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import type { GodwitError } from '../../../src/core/errors.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import type { PostgresSettings } from '../../../src/overlay/store/postgres/settings.ts'
+import { Store } from '../../../src/overlay/store/store.ts'
 import { FAULTS, type Fault, runWithFault } from '../../suites/postgres-failures.ts'
-import { cannotRun, PostgresBed, until } from '../../support/postgres.ts'
+import { cannotRun, own, PostgresBed, until } from '../../support/postgres.ts'
+
+usesPrograms('openssl')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 const SHORT: readonly Fault[] = ['primary killed, standby promoted', 'coordinator killed and started']
@@ -122,6 +128,78 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
       assert.match(await done('overlay', 'store', 'show', ...state('c')), /no coordinator runs/)
     } finally {
       server?.kill('SIGKILL')
+      await bed.stop()
+      rmSync(folder, { recursive: true, force: true })
+    }
+  })
+
+  it('NT-10: over TLS: the certificate of PostgreSQL and the password count; what is wrong is said', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'godwit-pg-tls-'))
+    try {
+      await bed.start()
+      const { db1 } = bed
+      const [cert, key] = [join(db1.data, 'server.crt'), join(db1.data, 'server.key')]
+      const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost', '-days', '2']
+      execFileSync(
+        'openssl',
+        ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', cert, ...subject],
+        { stdio: 'pipe' },
+      )
+      const password = join(folder, 'password')
+      writeFileSync(password, 'a good one\n', { mode: 0o600 })
+      await db1.admin("ALTER ROLE godwit PASSWORD 'a good one'")
+      await db1.kill()
+      chmodSync(key, 0o600)
+      for (const file of [cert, key]) own(file)
+      writeFileSync(
+        join(db1.data, 'pg_hba.conf'),
+        'local all admin trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n',
+      )
+      db1.configure(['ssl = on', "synchronous_standby_names = ''"])
+      const port = await freePort()
+      await db1.start(port)
+      const opened = (
+        settings: { [Key in keyof PostgresSettings]?: PostgresSettings[Key] | undefined },
+        host = 'localhost',
+      ) => {
+        const url = `postgres://godwit@${host}:${port}/godwit`
+        const of = {
+          url,
+          tls: 'verify',
+          commit: 'remote_apply',
+          password_file: password,
+          ca_file: cert,
+          ...settings,
+        }
+        const remote = { settings: of as PostgresSettings, zone: 'example' }
+        return new Store({ file: join(folder, 'copy.db'), remote })
+      }
+      const refused = (
+        settings: { [Key in keyof PostgresSettings]?: PostgresSettings[Key] | undefined },
+        code: string,
+        text: RegExp,
+        host?: string,
+      ) =>
+        assert.throws(
+          () => opened(settings, host).close(),
+          (error: GodwitError) => {
+            assert.equal(error.code, code, error.message)
+            assert.match(`${error.message} ${error.hint}`, text)
+            return true
+          },
+        )
+      const store = opened({})
+      assert.equal(store.report()?.tls, true)
+      assert.equal(store.report()?.synchronous_commit, 'remote_apply')
+      store.close()
+      refused({ ca_file: undefined }, 'STORE_AWAY', /self-signed certificate/)
+      refused({}, 'STORE_AWAY', /does not match|altnames/i, '127.0.0.1')
+      refused({ tls: 'off' }, 'STORE_REFUSED', /no encryption/)
+      writeFileSync(password, 'a wrong one\n')
+      refused({}, 'STORE_REFUSED', /password authentication failed/)
+      chmodSync(password, 0o644)
+      refused({}, 'SECRET_EXPOSED', /chmod|others/)
+    } finally {
       await bed.stop()
       rmSync(folder, { recursive: true, force: true })
     }

@@ -202,7 +202,7 @@ class Link {
         return
       }
       this.#note(Number(row.seq))
-      if (++this.#beats % TRIM_EVERY === 0) await session.query(SQL.trim, [], FILL_MS)
+      if (++this.#beats % TRIM_EVERY === 0) await session.query(SQL.trim)
     } catch {
       // The session ends itself; what the server refuses (a lock that is not free in time) is tried again.
     }
@@ -315,11 +315,9 @@ class Link {
   async #changes(session: Session, since: number): Promise<Answer> {
     const [last] = await session.query<LastRow>(SQL.last)
     const seq = Number(last!.seq)
-    const noted = await session.query<{ touched: Record<string, unknown[]> | null }>(
-      SQL.touchedSince,
-      [since],
-      FILL_MS,
-    )
+    const noted = await session.query<{ touched: Record<string, unknown[]> | null }>(SQL.touchedSince, [
+      since,
+    ])
     if (noted.length < seq - since || noted.some(({ touched }) => touched === null))
       return { outcome: 'reload' }
     const tables: TableChange[] = []
@@ -327,7 +325,7 @@ class Link {
       const keys = new Set(noted.flatMap(({ touched }) => touched?.[each.name] ?? []))
       if (keys.size === 0) continue
       const text = JSON.stringify([...keys])
-      const [found] = await session.query<{ rows: string }>(rowsOfKeys(each), [text], FILL_MS)
+      const [found] = await session.query<{ rows: string }>(rowsOfKeys(each), [text])
       tables.push({ table, keys: text, rows: found!.rows })
     }
     this.#setMark({ ...last!, seq, timeline: session.timeline })

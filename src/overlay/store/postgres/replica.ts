@@ -5,7 +5,8 @@
  * changes of others if it had been carried out: the copy is what the database is, at some commit of it. The file
  * may be lost: it is read anew.
  */
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { GodwitError } from '../../../core/errors.ts'
 import { type Database, type Driver, openDatabase, type Statement } from '../sqlite.ts'
@@ -88,7 +89,7 @@ export class Replica {
     const { owner } = this.#at()
     this.#link = new Link({
       ...{ settings: init.settings, zone: init.zone, mark: this.#mark() },
-      hold: init.holds === true ? { owner, host: hostname() } : undefined,
+      hold: init.holds === true ? { owner: `${owner}@${machineId()}`, host: hostname() } : undefined,
     })
     try {
       this.#link.ready()
@@ -219,7 +220,7 @@ export class Replica {
   #catchUp(): void {
     const { seq, ident, of } = this.#at()
     if (seq >= 0) {
-      const answer = this.#link.callLong({ type: 'changes', since: seq, ident, database: of })
+      const answer = this.#link.call({ type: 'changes', since: seq, ident, database: of })
       if (answer.outcome === 'changes') {
         this.#take(seq, answer.mark, answer.tables)
         return
@@ -265,6 +266,15 @@ export class Replica {
       if (last !== null) insert.run(rows)
       after = last
     } while (after !== null)
+  }
+}
+
+/** Another one for a state folder that was copied to another host. */
+function machineId(): string {
+  try {
+    return createHash('sha256').update(readFileSync('/etc/machine-id')).digest('hex').slice(0, 16)
+  } catch {
+    return hostname()
   }
 }
 

@@ -7,6 +7,9 @@ import { type PostgresSettings, parseStoreUrl, passwordOf, type StoreHost, textO
 /** To connect, and for every answer (ms). A commit that a standby does not confirm in this time counts as not acknowledged. */
 export const ANSWER_MS = 3000
 
+/** For the lock that every commit takes (ms): shorter, so that one that waits for it was certainly not carried out. */
+const LOCK_MS = 2000
+
 /** Not this server: a standby, or the connection is lost. The next one is tried. */
 export class Unusable extends Error {}
 
@@ -92,7 +95,7 @@ export class Session {
       password: password ?? '',
       connectionTimeoutMillis: ANSWER_MS,
       keepAlive: true,
-      options: `-c synchronous_commit=${settings.commit} -c lock_timeout=${ANSWER_MS} -c client_min_messages=warning -c statement_timeout=0`,
+      options: `-c synchronous_commit=${settings.commit} -c lock_timeout=${LOCK_MS} -c client_min_messages=warning -c statement_timeout=0`,
     })
     const early = new Promise<never>((_, reject) => client.on('error', reject))
     early.catch(() => {})
@@ -199,10 +202,13 @@ export class Session {
   }
 }
 
-/** Errors after which the server closes the connection. */
-const FATAL = /^(08|57P)/
+/** The server closes the connection after these, or takes no writes (25006). */
+const FATAL = /^(08|57P|25006)/
 /** A role, password, database or right that is wrong: it stays so until somebody changes it. */
 const REFUSED = /^(28|3D|42501|3F)/
+
+/** What waiting does not mend: a full disk, damage, a constraint, tables that somebody has changed. */
+const BROKEN = /^(22|23|42|53100|54|58|XX)/
 
 function codeOf(error: unknown): string | undefined {
   const { code } = error as { readonly code?: unknown }
@@ -218,6 +224,11 @@ function explained(error: unknown, place: Place): Error {
     return new GodwitError('STORE_REFUSED', what, {
       cause: error,
       hint: `as an administrator of PostgreSQL: create role "${place.user}" with its password, and database "${place.database}" that it owns (docs/overlay.md, "PostgreSQL")`,
+    })
+  if (code !== undefined && BROKEN.test(code))
+    return new GodwitError('STORE_FAILED', what, {
+      cause: error,
+      hint: code === '53100' ? 'make room on its disk' : 'look into the log of PostgreSQL',
     })
   return new Unusable(what)
 }
