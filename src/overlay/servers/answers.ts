@@ -28,9 +28,12 @@ export function faultText(error: unknown): string {
 /** For who asked: it is not their fault, and what is wrong is in the server's log. */
 export function sendFault(response: ServerResponse, error: unknown): void {
   const known = error instanceof GodwitError || isOfSystem(error)
-  const message = known
-    ? 'the server cannot write or read its files now: its log says why'
-    : 'internal error of the server'
+  const isAway = error instanceof GodwitError && error.code === 'STORE_AWAY'
+  const message = isAway
+    ? 'the server cannot reach its database now; try again'
+    : known
+      ? 'the server cannot write or read its files now: its log says why'
+      : 'internal error of the server'
   const status = known ? 503 : 500
   sendJson(
     response,

@@ -1,6 +1,7 @@
 /** Says when PostgreSQL cannot be reached, when it can again, and what of it is not as safe as it could be. */
 import type { StoreReport } from '../store/postgres/protocol.ts'
 import type { Store } from '../store/store.ts'
+import { faultText } from './answers.ts'
 
 const LOOK_MS = 500
 
@@ -13,18 +14,26 @@ export function watchStore(
   if (report === undefined) return undefined
   log('info', `database: PostgreSQL ${report.version} at ${report.host}`)
   for (const each of risksOf(report)) log('warn', `database: ${each}`)
-  let wasAway = store.isAway
+  let why = ''
   const timer = setInterval(() => {
-    if (store.isAway === wasAway) return
-    wasAway = store.isAway
-    if (wasAway)
-      log(
-        'warn',
-        'the database cannot be reached: nodes are served from the working copy; nothing is changed',
-      )
-    else log('info', 'the database can be reached again')
+    const reason = store.isAway ? reasonOf(store) : ''
+    if (reason === why) return
+    if (reason === '') log('info', 'the database can be reached again')
+    else if (why === '') log('warn', `nodes are served from the working copy, nothing is changed: ${reason}`)
+    else log('warn', reason)
+    why = reason
   }, LOOK_MS)
   return timer.unref()
+}
+
+/** Asked while it is away, a store answers at once. */
+function reasonOf(store: Store): string {
+  try {
+    store.report()
+    return ''
+  } catch (error) {
+    return faultText(error)
+  }
 }
 
 /** What loses acknowledged changes in a failure that the database could outlive. */
