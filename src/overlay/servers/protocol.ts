@@ -32,6 +32,8 @@ export type CoordinatorCommand =
     }
   | { readonly type: 'push-gone'; readonly name: string; readonly address: string }
   | { readonly type: 'report' }
+  /** The database may be another coordinator's now; every turn looks. */
+  | { readonly type: 'look' }
 
 export type CoordinatorEvent =
   | RelayOrderEvent

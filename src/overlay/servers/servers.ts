@@ -40,12 +40,16 @@ import { watchStore } from './store-watch.ts'
 import type { ZoneData } from './zone.ts'
 import { ZoneFinder } from './zone-finder.ts'
 
+/** An idle coordinator, too, ends when another one has its database (ms). */
+const LOOK_MS = 1000
+
 export class OverlayServers {
   readonly #init: RoleParts<ServerSettings>
   readonly #clock = new RealClock()
   readonly #times = { now: () => this.#clock.now(), wall: () => this.#clock.wall() }
   #store: Store | undefined
   #watch: NodeJS.Timeout | undefined
+  #look: NodeJS.Timeout | undefined
   #coordinator: EngineWorker | undefined
   #relay: RelayPart | undefined
   #accounts: AccountServer | undefined
@@ -86,6 +90,7 @@ export class OverlayServers {
     await this.#coordinator?.stop()
     await this.#relay?.stop()
     clearInterval(this.#watch)
+    clearInterval(this.#look)
     this.#store?.close()
     this.#accounts = undefined
     this.#notifications = undefined
@@ -132,6 +137,8 @@ export class OverlayServers {
       onEvent: (event) => this.#onCoordinator(event as CoordinatorEvent),
       onEnd,
     })
+    if (settings.store !== undefined)
+      this.#look = setInterval(() => this.#toCoordinator({ type: 'look' }), LOOK_MS).unref()
     if (settings.dns_port !== 0) {
       const data: ZoneData = {
         zone: settings.zone,

@@ -53,6 +53,16 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
         const status = await new Promise<number | null>((resolve) => program.once('close', resolve))
         return { status, out }
       }
+      const serve = (...args: string[]) => {
+        const program = spawn(process.execPath, [GODWIT, 'overlay', 'serve', ...args, ...state('a')])
+        const ended = new Promise((resolve) => program.once('exit', resolve))
+        let text = ''
+        for (const stream of [program.stdout, program.stderr])
+          stream.setEncoding('utf8').on('data', (more: string) => {
+            text += more
+          })
+        return { program, ended, out: () => text }
+      }
       const done = async (...args: string[]) => {
         const { status, out } = await godwit(...args)
         assert.equal(status, 0, out)
@@ -104,15 +114,11 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
       assert.equal(other.status, 1)
       assert.match(other.out, /that of lab.example/)
 
-      let out = ''
-      server = spawn(process.execPath, [GODWIT, 'overlay', 'serve', '--roles', 'dc,as', ...state('a')])
-      for (const stream of [server.stdout!, server.stderr!])
-        stream.setEncoding('utf8').on('data', (text: string) => {
-          out += text
-        })
-      await until(() => /^ready$/m.test(out), 'the servers start')
-      assert.match(out, /PostgreSQL/)
-      assert.match(out, /fsync = off/)
+      const first = serve('--roles', 'dc,as')
+      server = first.program
+      await until(() => /^ready$/m.test(first.out()), 'the servers start')
+      assert.match(first.out(), /PostgreSQL/)
+      assert.match(first.out(), /fsync = off/)
       // The same zone on another host.
       spawnSync('cp', ['-a', join(folder, 'a'), join(folder, 'c')])
       for (const name of ['overlay-copy.db', 'overlay-copy.db-wal', 'overlay-copy.db-shm', 'lock'])
@@ -121,11 +127,22 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
       assert.equal(second.status, 1, second.out)
       assert.match(second.out, /has the database/)
       assert.match(await done('overlay', 'store', 'show', ...state('a')), /coordinator: /)
-      const ended = new Promise((resolve) => server!.once('exit', resolve))
       server.kill('SIGTERM')
-      assert.equal(await ended, 0, out)
+      assert.equal(await first.ended, 0, first.out())
       // It has let go: another host may have it at once.
       assert.match(await done('overlay', 'store', 'show', ...state('c')), /no coordinator runs/)
+
+      // The database is away for a while; then another coordinator has it.
+      const again = serve('--roles', 'dc')
+      server = again.program
+      await until(() => /^ready$/m.test(again.out()), 'the coordinator starts again')
+      bed.db1.signal('SIGSTOP')
+      await until(() => /served from the working copy/.test(again.out()), 'it says that the database is away')
+      bed.db1.signal('SIGCONT')
+      await until(() => /can be reached again/.test(again.out()), 'it says that the database is back')
+      await bed.db1.admin("UPDATE godwit.state SET epoch = epoch + 1, holder = 'another'", 'godwit')
+      assert.equal(await again.ended, 1, again.out())
+      assert.match(again.out(), /another coordinator has taken the database/)
     } finally {
       server?.kill('SIGKILL')
       await bed.stop()
