@@ -20,9 +20,29 @@ const STEP = 2 ** 20
 const WRONG_MOST = 8
 /** Questions at a time. */
 const QUESTIONS_MOST = 8
+/** Channels whose last counter is remembered. */
+const COUNTERS_MOST = 4096
 const NEVER = Number.POSITIVE_INFINITY
 
 export type BindingState = 'binding' | 'bound' | 'failed'
+
+/**
+ * The last counter of each channel, for all pairs of a node: a pair that was forgotten and is directed again within a second has the
+ * same channel, and the relay ignores counters below the last.
+ */
+export class BindingCounters {
+  readonly #last = new Map<number, number>()
+
+  of(channel: number): number {
+    return this.#last.get(channel) ?? 0
+  }
+
+  set(channel: number, counter: number): void {
+    this.#last.delete(channel)
+    this.#last.set(channel, counter)
+    if (this.#last.size > COUNTERS_MOST) this.#last.delete(this.#last.keys().next().value!)
+  }
+}
 
 export interface BindingParts extends MachineComponents {
   readonly side: RelaySide
@@ -30,6 +50,7 @@ export interface BindingParts extends MachineComponents {
   readonly send: (socket: number, bytes: Uint8Array, port?: number) => void
   /** The answer to a question. */
   readonly onSeen?: (number: number, port: number) => void
+  readonly counters: BindingCounters
   readonly onBound: (socket: number, now: number) => void
   /** The relay does not answer, or does not know the channel. */
   readonly onFailed: (now: number) => void
@@ -88,7 +109,10 @@ export class Binding {
   bind(socket: number, now: number): void {
     this.#socket = socket
     const seconds = Math.floor(this.#parts.wall() / 1000)
-    this.#counter = Math.max(this.#counter + 1 + this.#draw(STEP), seconds * NONCE + this.#draw(NONCE))
+    const { side, counters } = this.#parts
+    const last = counters.of(side.channel)
+    this.#counter = Math.max(last + 1 + this.#draw(STEP), seconds * NONCE + this.#draw(NONCE))
+    counters.set(side.channel, this.#counter)
     this.#wrong = 0
     this.#token = new Uint8Array(TOKEN)
     this.#tries = 0

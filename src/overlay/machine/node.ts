@@ -25,6 +25,7 @@ import {
 } from '../wire/message.ts'
 import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
 import { Asker, type Way } from './asker.ts'
+import { BindingCounters } from './binding.ts'
 import { Mappings, type MappingsOutput } from './mappings.ts'
 import { type KeptPair, Memory } from './memory.ts'
 import { zoneOf } from './names.ts'
@@ -126,6 +127,7 @@ export class NodeMachine implements NodeMachineApi {
   readonly #zones = new Map<string, Uint8Array>()
   readonly #mappings = new Mappings()
   readonly #askedPorts: AskedPorts = new Map()
+  readonly #bindingCounters = new BindingCounters()
   readonly #outputs: NodeOutput[] = []
   #outputsRead = 0
   #sockets: readonly NodeSocket[] = []
@@ -811,6 +813,7 @@ export class NodeMachine implements NodeMachineApi {
         onMeeting: (message, at) => this.#meeting(pair, message, at),
         observedOf: (socket) => this.#observed.get(socket)?.endpoint,
         askedPorts: this.#askedPorts,
+        bindingCounters: this.#bindingCounters,
       },
       direction,
       { pairKey, leads },

@@ -20,7 +20,7 @@ import {
   Type,
 } from '../wire/message.ts'
 import type { MachineComponents, NodeOutput, NodeSocket } from './api.ts'
-import { Binding } from './binding.ts'
+import { Binding, type BindingCounters } from './binding.ts'
 import { Checks, type Target } from './checks.ts'
 import { type AskedPorts, MAX_PORTS, Prediction, type RelayView } from './prediction.ts'
 import { mayBeHost } from './virtual.ts'
@@ -66,6 +66,7 @@ export interface PairParts extends MachineComponents {
   readonly observedOf: (socket: number) => Endpoint | undefined
   /** Of all pairs. */
   readonly askedPorts: AskedPorts
+  readonly bindingCounters: BindingCounters
 }
 
 export interface PairDirection {
@@ -348,6 +349,7 @@ export class Pair {
       random: this.#parts.random,
       wall: this.#parts.wall,
       side,
+      counters: this.#parts.bindingCounters,
       send: (from, bytes, port) => {
         const to = port === undefined ? side.endpoint : { ...side.endpoint, port }
         this.#parts.emit({ type: 'send', socket: from, to, bytes })

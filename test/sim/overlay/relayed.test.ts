@@ -34,6 +34,30 @@ describe('NT-46: the relayed way', () => {
           for (const { engine } of ends) assert.equal(engine.status(net.now).paths.length, 1)
         })
 
+  it('a pair that is forgotten and directed again within the second is bound again', () => {
+    const net = new Network(1, (parts) => new MachineServers(parts))
+    const [a, b] = [net.node('alice'), net.node('bob')]
+    for (const [i, node] of [a, b].entries())
+      node.use({
+        socket: 0,
+        address: `10.${i}.0.2`,
+        port: 5000,
+        nat: new Nat('symmetric', `203.0.113.${i + 1}`),
+      })
+    net.until(() => [a, b].every((node) => node.of('registered').length > 0))
+    for (let n = 0; n < 20; n++) {
+      a.resolve(b.name)
+      net.until(() => [a, b].every((node) => node.ways().includes('relay')), 300)
+      for (const [node, other] of [
+        [a, b],
+        [b, a],
+      ] as const) {
+        node.machine.forget(other.name, net.now)
+        node.drain()
+      }
+    }
+  })
+
   for (const far of [5, 10, 30])
     it(`NT-50: a socket is replaced, and the relay binds the other end ${far} ms later: nothing is lost`, () => {
       const lifetime = 40_000

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { encoded } from '../../../src/overlay/machine/asker.ts'
-import { Binding } from '../../../src/overlay/machine/binding.ts'
+import { Binding, BindingCounters } from '../../../src/overlay/machine/binding.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import {
   datagramCodec,
@@ -27,7 +27,7 @@ const SIDE: RelaySide = {
 /** Milliseconds since 1970. */
 const WALL = Date.UTC(2026, 10, 29)
 
-function binding() {
+function binding(counters = new BindingCounters()) {
   const sent: RelayBind[] = []
   const seen: (readonly [number, number])[] = []
   let bound = 0
@@ -36,6 +36,7 @@ function binding() {
     random: nodeRandom,
     wall: () => WALL,
     side: SIDE,
+    counters,
     send: (_, bytes) => {
       const { ok, value } = datagramCodec.decode(bytes) as { ok: boolean; value: RelayBind }
       assert.ok(ok && value.kind === Kind.RELAY_BIND)
@@ -78,6 +79,17 @@ describe('NT-24: a binding', () => {
       [...others].every((counter) => Number.isSafeInteger(counter) && counter < later),
       'restarts',
     )
+  })
+
+  it('another binding of the same channel within the second begins above the last', () => {
+    const counters = new BindingCounters()
+    let last = 0
+    for (let n = 0; n < 50; n++) {
+      const { made, sent } = binding(counters)
+      made.bind(SOCKET, 0)
+      assert.ok(sent[0]!.counter > last)
+      last = sent[0]!.counter
+    }
   })
 
   it('what was sent is answered: bound', () => {
