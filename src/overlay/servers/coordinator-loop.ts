@@ -99,10 +99,11 @@ export class CoordinatorLoop implements UdpLoopOwner {
     try {
       this.#store.commit()
     } catch (error) {
-      const { code } = error as { code?: unknown }
+      const { code, op } = error as { readonly code?: unknown; readonly op?: unknown }
       if (code === 'STORE_TAKEN') throw error
       // Nothing that rests on it may be answered.
-      if (code !== 'STORE_AWAY') this.onFault(error)
+      // That the database is away is logged once (store-watch.ts); whoever was behind another writer is asked again.
+      if (!this.#store.isAway && op !== 'behind') this.onFault(error)
       while (this.#machine.poll() !== undefined);
       return
     }

@@ -112,7 +112,7 @@ export class Replica {
 
   /**
    * Called before a transaction, and before look-ups: takes what others have changed. Throws STORE_TAKEN: this coordinator is none any
-   * more. A database that is away is no error here.
+   * more. A database that is away, or fails, is no error here.
    */
   refresh(): void {
     if (this.#link.isFenced) throw taken()
@@ -120,8 +120,9 @@ export class Replica {
     try {
       this.#catchUp()
     } catch (error) {
-      if (error instanceof GodwitError && error.code === 'STORE_AWAY') return
-      throw error
+      // What PostgreSQL refuses shows at the next commit, too; a working copy that cannot be written is the end.
+      const isOfCopy = !(error instanceof GodwitError) || error.op === 'database'
+      if (isOfCopy || error.code === 'STORE_TAKEN') throw error
     }
   }
 
@@ -146,6 +147,7 @@ export class Replica {
     })
     if (answer.outcome !== 'done')
       throw new GodwitError('STORE_AWAY', 'another writer has changed the database meanwhile', {
+        op: 'behind',
         hint: 'try again',
       })
     this.#forgetTouched.run()
