@@ -1,6 +1,6 @@
 /**
- * Durable state, in SQLite or in PostgreSQL (postgres/replica.ts): accounts, nodes with their keys and address leases, access lists, keys of foreign zones (NT-10, NT-13,
- * NT-16). Writes join one transaction; `commit` writes them to the disk. Callers commit before they answer, once for a
+ * Durable state, in SQLite or in PostgreSQL (postgres/replica.ts): accounts, nodes with their keys and address leases, access lists,
+ * keys of foreign zones (NT-10, NT-13, NT-16). Writes join one transaction; `commit` writes them to the disk. Callers commit before they answer, once for a
  * batch of requests (group commit), so that acknowledged state survives a kill and a power cut.
  */
 import { createHash, randomBytes } from 'node:crypto'
