@@ -160,6 +160,7 @@ export const Helper = {
   sk_release: 86,
   tcp_sock: 96,
   get_netns_cookie: 122,
+  sk_assign: 124,
   store_hdr_opt: 143,
   reserve_hdr_opt: 144,
   redirect_neigh: 152,

@@ -12,7 +12,7 @@
  *   +96  … +99   peers of the overlay                       table +196
  *   +100 … +169  a mobile host's own rules (anchoring)      table +0
  *   +200 … +263  address translation (DIME)                 tables +201 … +263
- *   +270 … +299  sources of MPTCP subflows               (queue +270)
+ *   +270 … +299  marks and sources of MPTCP subflows     (queue +270)
  *   after `main` and `default`: 32768 + base + offset
  *
  * Why 6700: Tailscale has 5210–5270 (1310–1370 on OpenWrt) and has to be asked before us; mwan3 1001–3254; the kernel's
@@ -43,6 +43,8 @@ const ROUTER_MARK = 0x5700_0000
 const ACCESS_MARK = 0x8000_0000
 const NODE_MARK = 0x2700_0000
 const MPTCP_MARK = 0x3700_0000
+/** Of access 0; each has the next. */
+const MPTCP_ACCESS_MARK = 0xa000_0000
 
 /** Priority (skb->priority) of a packet that was translated on arrival, which nothing else reads there: "gdwt". */
 export const TRANSLATED = 0x6764_7774
@@ -136,7 +138,14 @@ export class Ledger {
       bodies: first + 2,
       /** Of packets that the proxy sends itself. */
       mark: this.#mark(MPTCP_MARK),
+      /** First and last of those of packets that the kernel path sends by an access. */
+      marks: [this.mptcpMark(this.base + 1), this.mptcpMark(this.base + this.access.slots)] as const,
     }
+  }
+
+  /** The mark of packets of an MPTCP connection that are to leave by the access with this table. */
+  mptcpMark(table: number): number {
+    return this.#mark(MPTCP_ACCESS_MARK + (table - this.base - 1) * 0x100_0000)
   }
 
   get routing() {

@@ -29,6 +29,7 @@ const BPF_MAP_UPDATE_BATCH = 26
 const BPF_LINK_CREATE = 28
 const MAP_TYPE_HASH = 1
 const NO_PREALLOC = 1
+const BEFORE = 1 << 3
 const PROG_TYPE_SCHED_CLS = 3
 const LOOPBACK = 1
 
@@ -142,9 +143,9 @@ export function testRun(program: number, frame: Uint8Array): number {
   return call.view.getUint32(4, true)
 }
 
-/** Puts a program on a device of this thread's network namespace, after those that are there. */
-export function attachTcx(index: number, where: Tcx, program: number): void {
-  attachProgram(device(index, where), program)
+/** Puts a program on a device of this thread's network namespace, after those that are there, or before them. */
+export function attachTcx(index: number, where: Tcx, program: number, before = false): void {
+  attachProgram(device(index, where), program, before ? BEFORE : 0)
 }
 
 /**

@@ -48,7 +48,9 @@ test('marks leave the bits of others alone and differ by purpose and instance', 
     const ledger = new Ledger({ base })
     const { anchoring, routing, access, mptcp } = ledger
     const accesses = Array.from({ length: access.slots }, (_, n) => ledger.accessMark(access.first + 1 + n))
-    return [anchoring.control, anchoring.bypassMark, routing.mark, mptcp.mark, ...accesses]
+    const sent = Array.from({ length: access.slots }, (_, n) => ledger.mptcpMark(access.first + 1 + n))
+    assert.deepEqual([sent[0], sent.at(-1)], mptcp.marks)
+    return [anchoring.control, anchoring.bypassMark, routing.mark, mptcp.mark, ...accesses, ...sent]
   })
   assert.equal(new Set(marks).size, marks.length)
   for (const mark of marks) {
