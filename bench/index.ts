@@ -11,6 +11,7 @@ import { handover } from './handover.ts'
 import type { Bench, BenchResult } from './harness.ts'
 import { memory } from './memory.ts'
 import { mptcp } from './mptcp.ts'
+import { mptcpHandover } from './mptcp-handover.ts'
 import { overlay } from './overlay.ts'
 import { paft } from './paft.ts'
 import { router } from './router.ts'
@@ -31,6 +32,7 @@ const benches: readonly Bench[] = [
   dime,
   memory,
   mptcp,
+  mptcpHandover,
   overlay,
   handover,
   routerPaths,
