@@ -3,6 +3,7 @@
  *
  *   output, before connection tracking: what the proxy sends itself passes · packets of translated connections are queued and
  *       wait for a daemon that restarts · SYNs without MPTCP and answers to SYNs are queued, and pass when there is no daemon
+ *       of those that have a DSS already, and pass, some get a mark, which routes them by an access
  *   input: the same, by the addresses of subflows; SYNs with MPTCP are queued
  *   forward, on a router: both, and every SYN
  *
@@ -41,6 +42,8 @@ const FAMILIES = [
   { family: NfFamily.IPV6, size: 16, source: 8, type: NfType.ipv6_addr },
 ] as const
 const SIDES = ['local', 'wire', 'same'] as const
+/** Its elements are those of `local` whose packets leave by an access of their own, with its mark. */
+const SENT = 'sent'
 type Family = (typeof FAMILIES)[number]
 const { SYN, ACK, RST, FIN } = TcpFlag
 
@@ -58,6 +61,7 @@ export class Filter {
   readonly #mark: number
   /** What the sets hold, by side and key; while `#forward` is undefined there are no tables. */
   readonly #watched = new Map<string, Watched>()
+  readonly #sent = new Map<string, { readonly tuple: Tuple; readonly mark: number }>()
   #forward: boolean | undefined
 
   constructor(sockets: Pick<NfSocket, 'commit' | 'hasTable'>, ledger: Ledger) {
@@ -75,6 +79,7 @@ export class Filter {
   install(forward: boolean, watched: readonly Watched[] = []): void {
     this.#forward = forward
     this.#watched.clear()
+    this.#sent.clear()
     for (const each of watched) this.#note(each.side, each.tuple, true)
     for (const family of FAMILIES) this.#install(family, forward)
   }
@@ -117,12 +122,16 @@ export class Filter {
       const elements = mine.map(({ tuple }) => encodeElement(keyOf(set, tuple)))
       if (elements.length > 0) batch.elements(number, this.#table, set, elements, 2 * size + 8)
     }
+    const sent = [...this.#sent.values()].filter(({ tuple }) => tuple.local.length === size)
+    const elements = sent.map(({ tuple, mark }) => encodeElement(keyOf('local', tuple), hostWord(mark)))
+    if (elements.length > 0) batch.elements(number, this.#table, SENT, elements, 2 * size + 8)
     this.#sockets.commit(batch, 'set up the rules of MPTCP')
   }
 
   remove(): void {
     this.#forward = undefined
     this.#watched.clear()
+    this.#sent.clear()
     for (const family of FAMILIES) this.#remove(family)
   }
 
@@ -144,7 +153,29 @@ export class Filter {
   watch(side: Side, tuple: Tuple, on: boolean): void {
     // It may differ meanwhile.
     if (side === 'same' && !on) this.#element('wire', tuple, false)
+    if (side === 'local' && !on) this.send(tuple, undefined)
     this.#element(side, tuple, on)
+  }
+
+  /** What the local TCP sends of a tuple and has a DSS gets a mark, which routes it; or no longer. */
+  send(tuple: Tuple, mark: number | undefined): void {
+    const key = keyOf('local', tuple)
+    const name = String.fromCharCode(...key)
+    const known = this.#sent.get(name)?.mark
+    if (known === mark) return
+    const { family } = FAMILIES[tuple.local.length === 4 ? 0 : 1]
+    const batch = new NfBatch()
+    if (known !== undefined) batch.elements(family, this.#table, SENT, [encodeElement(key)], key.length, true)
+    if (mark === undefined) this.#sent.delete(name)
+    else {
+      this.#sent.set(name, { tuple, mark })
+      batch.elements(family, this.#table, SENT, [encodeElement(key, hostWord(mark))], key.length)
+    }
+    this.#commit(
+      batch,
+      `${mark === undefined ? 'forget' : 'set'} the access of a connection`,
+      mark !== undefined,
+    )
   }
 
   #element(side: Side, tuple: Tuple, on: boolean): void {
@@ -154,8 +185,12 @@ export class Filter {
     const key = keyOf(side, tuple)
     const batch = new NfBatch()
     batch.elements(family.family, this.#table, side, [encodeElement(key)], key.length, !on)
+    this.#commit(batch, `${on ? 'watch' : 'forget'} a connection`, on)
+  }
+
+  #commit(batch: NfBatch, what: string, on: boolean): void {
     try {
-      this.#sockets.commit(batch, `${on ? 'watch' : 'forget'} a connection`)
+      this.#sockets.commit(batch, what)
     } catch (error) {
       if (!(error instanceof KernelError) || (error.errno !== ENOENT && (on || error.errno !== EBUSY)))
         throw error
@@ -174,6 +209,13 @@ export class Filter {
         keyType: concatType(type, type, NfType.inet_service, NfType.inet_service),
         keyLength: 2 * size + 8,
       })
+    batch.map(number, table, {
+      name: SENT,
+      keyType: concatType(type, type, NfType.inet_service, NfType.inet_service),
+      keyLength: 2 * size + 8,
+      dataType: NfType.mark,
+      dataLength: 4,
+    })
     const queue =
       (bypass: boolean, to = this.#queue) =>
       (e: NfExpressions) =>
@@ -182,7 +224,9 @@ export class Filter {
       ['output', NfHook.OUTPUT, MetaKey.OIFNAME, 'local'],
       ['input', NfHook.INPUT, MetaKey.IIFNAME, 'wire'],
     ] as const) {
-      batch.chain(number, table, name, { type: 'filter', hook, priority: BEFORE_TRACKING })
+      // A chain of type `route` looks for the route again when it has changed the mark.
+      const chain = name === 'output' ? 'route' : 'filter'
+      batch.chain(number, table, name, { type: chain, hook, priority: BEFORE_TRACKING })
       const rule = (build: (e: NfExpressions) => void) => batch.rule(number, table, name, build)
       rule((e) => {
         e.meta(device, register32(0))
@@ -202,6 +246,14 @@ export class Filter {
         e.accept()
       })
       // What the programs in the kernel have done is done.
+      if (name === 'output')
+        rule((e) => {
+          flags(e, 0, SYN | RST | FIN)
+          option(e, true)
+          tupleIn(e, family, SENT, register32(0))
+          e.setMeta(MetaKey.MARK, register32(0))
+          e.accept()
+        })
       rule((e) => {
         if (name === 'input') {
           e.meta(MetaKey.PRIORITY, register32(0))
@@ -263,14 +315,14 @@ function ofProxy(e: NfExpressions, mark: number): void {
   e.compare(register32(0), CompareOp.EQ, hostWord(mark))
 }
 
-/** Its addresses and ports are in a set. */
-function tupleIn(e: NfExpressions, { source, size }: Family, set: string): void {
+/** Its addresses and ports are in a set, or a map, whose data a register gets. */
+function tupleIn(e: NfExpressions, { source, size }: Family, set: string, data?: number): void {
   tcpOnly(e)
   e.loadPayload(PayloadBase.NETWORK, source, 2 * size, register32(0))
   const ports = (2 * size) / 4
   e.loadPayload(PayloadBase.TRANSPORT, TCP.SRC_PORT, 2, register32(ports))
   e.loadPayload(PayloadBase.TRANSPORT, TCP.DST_PORT, 2, register32(ports + 1))
-  e.lookup(set, register32(0))
+  e.lookup(set, register32(0), data)
 }
 
 function tcpOnly(e: NfExpressions): void {

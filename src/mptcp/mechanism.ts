@@ -198,6 +198,7 @@ export class MptcpMechanism implements Mechanism {
         name: access.name,
         index: access.ifindex,
         ethernet: this.#hasEthernet(access.ifindex),
+        mark: this.#markOf(access.name),
         // Deprecated ones are the last: a connection keeps its privacy address of yesterday, none begins with it (RFC 4862 §5.5.4).
         addresses: access.addresses.flatMap(({ address }) => {
           const parsed = parseAddress(address)
@@ -206,6 +207,12 @@ export class MptcpMechanism implements Mechanism {
         mtu: access.mtu,
         backup: this.#rule(access.name).use === 'backup',
       }))
+  }
+
+  #markOf(access: string): number | undefined {
+    const { accesses, ledger } = this.#services
+    const table = accesses.table(access)
+    return table === undefined ? undefined : ledger.mptcpMark(table)
   }
 
   /** Its packets have an Ethernet header. */

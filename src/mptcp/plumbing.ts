@@ -1,13 +1,13 @@
 /**
- * What the proxy makes in the kernel beside its packet rules: for each access a rule that sends what has its address by it, and
- * addresses that connections still have after their access lost them, kept on the loopback device so that the kernel goes
+ * What the proxy makes in the kernel beside its packet rules: for each access rules that send what has its address, or its mark
+ * (kernel/programs.ts), by it, and addresses that connections still have after their access lost them, kept on the loopback device so that the kernel goes
  * on sending from them.
  */
 
 import type { AccessMonitor } from '../access/index.ts'
 import { formatAddress } from '../core/address.ts'
 import { EADDRNOTAVAIL, EEXIST } from '../core/errno.ts'
-import type { Ledger } from '../linux/ledger.ts'
+import { type Ledger, MARK_MASK } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
 import { describeRule, setRules } from '../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
@@ -26,20 +26,28 @@ export class MptcpPlumbing {
     this.#held = held
   }
 
-  /** One rule for each address of an access that has a routing table. */
+  /** For each access that has a routing table a rule for its mark, and one for each of its addresses. */
   route(
     accesses: ReturnType<AccessMonitor['accesses']>,
     tableOf: (name: string) => number | undefined,
   ): void {
     const [first, last] = this.#ledger.mptcp.rules
     const rules: RuleSpec[] = []
+    for (const { name, state } of accesses) {
+      const table = tableOf(name)
+      if (state === 'down' || table === undefined) continue
+      const mark = this.#ledger.mptcpMark(table)
+      for (const family of [4, 6] as const)
+        rules.push({ family, priority: first, mark, mask: MARK_MASK, table })
+    }
+    const marks = rules.length
     for (const { name, state, addresses } of accesses) {
       const table = tableOf(name)
       if (state === 'down' || table === undefined) continue
       for (const { family, address } of addresses)
         rules.push({
           family,
-          priority: Math.min(last, first + rules.length),
+          priority: Math.min(last, first + 1 + rules.length - marks),
           from: `${address}/${family === 4 ? 32 : 128}`,
           table,
         })

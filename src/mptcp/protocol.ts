@@ -16,6 +16,8 @@ export interface WorkerAccess extends AccessInfo {
   /** Of its interface. */
   readonly index: number
   readonly ethernet: boolean
+  /** Of packets that the kernel path is to send by it; undefined while it has no routing table. */
+  readonly mark: number | undefined
 }
 
 export type MptcpCommand =

@@ -10,7 +10,7 @@ import { serveEngine } from '../tunnel/engine/worker.ts'
 import { MptcpEngine } from './engine.ts'
 import { Filter } from './filter.ts'
 import { KeptFile } from './kept.ts'
-import { KernelFastPath } from './kernel/fast-path.ts'
+import { type FastPathOptions, KernelFastPath } from './kernel/fast-path.ts'
 import { MptcpMachine } from './machine/machine.ts'
 import type { MptcpCommand, MptcpSetup, MptcpWorkerEvent, WorkerAccess } from './protocol.ts'
 import { reportOf } from './report.ts'
@@ -23,7 +23,7 @@ serveEngine(({ data, poller, post }) => {
   const tables = new NfWatch()
   const tell = (event: MptcpWorkerEvent) => post(event)
   const kept = keptFile(keptAt, tell)
-  const fast = fastPath(ledger, kernel, init.connections, tell)
+  const fast = fastPath(ledger, kernel, init.connections, tell, (tuple, mark) => filter.send(tuple, mark))
   const components = {
     ...(fast !== undefined && { fast }),
     sha: nodeSha256,
@@ -116,9 +116,10 @@ function fastPath(
   enabled: boolean,
   connections: number,
   tell: (event: MptcpWorkerEvent) => void,
+  send: FastPathOptions['send'],
 ): KernelFastPath | undefined {
   try {
-    return new KernelFastPath({ ledger, enabled, connections, now: () => performance.now() })
+    return new KernelFastPath({ ledger, enabled, connections, now: () => performance.now(), send })
   } catch (error) {
     if (!(error instanceof KernelError)) throw error
     if (enabled) tell({ type: 'slow', reason: error.message })

@@ -1,7 +1,10 @@
 /** The fast path in the kernel: programs, maps, and a slot for each connection that it takes (layout.ts). */
 import { createHash as digest } from 'node:crypto'
+import { ENOENT } from '../../core/errno.ts'
+import { Protocol } from '../../core/ip.ts'
 import { cgroupMount } from '../../linux/cgroup.ts'
-import type { Ledger } from '../../linux/ledger.ts'
+import { KernelConnTracker } from '../../linux/conntrack.ts'
+import { Ledger } from '../../linux/ledger.ts'
 import { closeFd, declare, KernelError } from '../../linux/libc.ts'
 import { namespaceId } from '../../linux/netns.ts'
 import { SharedArray } from '../../linux/shared-array.ts'
@@ -25,19 +28,19 @@ import {
   Tcx,
 } from '../../linux/tcx.ts'
 import type { Connection } from '../machine/connection.ts'
-import type { FastPath, FastSlot } from '../machine/fast.ts'
+import type { FastLeft, FastPath, FastSlot, FastWay } from '../machine/fast.ts'
 import type { Tuple } from '../machine/segment.ts'
-import { OWNER, SLOT, SLOTS, TUPLE, TUPLE_VALUE } from './layout.ts'
+import { Differs, OWNER, SLOT, SLOTS, TUPLE, TUPLE_VALUE } from './layout.ts'
 import { removeOrphans } from './orphans.ts'
-import { inProgram, outProgram } from './programs.ts'
-import { MAPPINGS, SlotTable, type TupleMap } from './slots.ts'
+import { awayProgram, inProgram, outProgram } from './programs.ts'
+import { differsOf, MAPPINGS, SlotTable, type TupleMap } from './slots.ts'
 
 const usleep = declare<(microseconds: number) => number>('int usleep(unsigned int microseconds)')
 
 /** Of the names of all its programs. */
 const PREFIX = 'gwmptcp'
 /** Changes with what lies in the maps. */
-const FORMAT = 1
+const FORMAT = 2
 /** Waiting for runs of a program (in steps of 50 µs); they take a few. */
 const STEPS = 200
 const STEP_US = 50
@@ -50,7 +53,19 @@ export interface FastPathOptions {
   readonly connections: number
   /** Monotonic milliseconds. */
   readonly now: () => number
+  /** What the local TCP sends of a connection, and has a DSS, gets this mark, which routes it; for as long as its tuple is watched. */
+  readonly send: (tuple: Tuple, mark: number) => void
 }
+
+/** A device by which packets of connections come and leave. */
+export interface FastDevice {
+  readonly name: string
+  readonly index: number
+  /** Of packets that are to leave by it; undefined while it has no routing table. */
+  readonly mark: number | undefined
+}
+
+const DIRECTIONS = [Tcx.INGRESS, Tcx.EGRESS] as const
 
 export class KernelFastPath implements FastPath {
   readonly mappings = MAPPINGS
@@ -62,17 +77,23 @@ export class KernelFastPath implements FastPath {
   readonly #slots: SlotTable
   readonly #in: number
   readonly #out: number
-  readonly #devices = new Map<number, string>()
+  readonly #away: number
+  readonly #send: FastPathOptions['send']
+  readonly #devices = new Map<number, FastDevice>()
+  /** Those that have our programs: one that is no access just now may have packets for it still. */
+  readonly #attached = new Set<number>()
+  #tracker: KernelConnTracker | undefined
   #old: { readonly tuples: BpfMap; readonly slots: SharedArray } | undefined
 
   /** Throws a KernelError where the kernel has none of it, or lets us have none. Nothing is attached before `attach`. */
-  constructor({ ledger, enabled, connections, now }: FastPathOptions) {
+  constructor({ ledger, enabled, connections, now, send }: FastPathOptions) {
     const cookie = namespaceCookie()
     this.#cgroup = cgroupOf()
     this.#name = nameIn(ledger, cookie)
     this.#enabled = enabled
+    this.#send = send
     this.#old = this.#findOld()
-    this.#tuples = createHash('godwit_mptcp', TUPLE, TUPLE_VALUE, connections)
+    this.#tuples = createHash('godwit_mptcp', TUPLE, TUPLE_VALUE, connections + SLOTS)
     this.#array = SharedArray.create('godwit_mptcp', SLOT, SLOTS + 1)
     this.#array.view.setUint32(SLOTS * SLOT + OWNER, namespaceId(), true)
     this.#slots = new SlotTable({
@@ -85,6 +106,7 @@ export class KernelFastPath implements FastPath {
     const maps = { tuples: this.#tuples.fd, slots: this.#array.fd }
     this.#out = loadSockOps(this.#name, outProgram(maps, cookie))
     this.#in = loadProgram(this.#name, inProgram(maps), Tcx.INGRESS)
+    this.#away = loadProgram(this.#name, awayProgram(maps, ledger.mptcp.marks), Tcx.EGRESS)
   }
 
   /** What a killed process left: its connections go on until `left` asks for them. */
@@ -105,7 +127,7 @@ export class KernelFastPath implements FastPath {
     }
   }
 
-  left(tuple: Tuple): ReturnType<FastSlot['end']> | undefined {
+  left(tuple: Tuple): FastLeft | undefined {
     if (this.#old === undefined) return undefined
     const { tuples, slots } = this.#old
     return this.#slots.left({ tuples: tupleMap(tuples), view: slots.view }, tuple)
@@ -129,22 +151,32 @@ export class KernelFastPath implements FastPath {
     }
   }
 
-  /** The devices by which packets of connections arrive; those without an Ethernet header are left out. */
-  setDevices(devices: readonly { readonly name: string; readonly index: number }[]): void {
+  /** The accesses that work; those without an Ethernet header are left out. */
+  setDevices(devices: readonly FastDevice[]): void {
     for (const index of this.#devices.keys())
       if (!devices.some((each) => each.index === index)) this.#devices.delete(index)
-    for (const { name, index } of devices) {
-      if (this.#devices.has(index)) continue
+    for (const device of devices) {
+      const { index } = device
       try {
-        detachTcx(index, Tcx.INGRESS, this.#name)
-        if (!this.#enabled) continue
-        attachTcx(index, Tcx.INGRESS, this.#in)
-        this.#devices.set(index, name)
+        if (!this.#devices.has(index)) {
+          this.#detach(index)
+          if (!this.#enabled) continue
+          attachTcx(index, Tcx.INGRESS, this.#in)
+          this.#attached.add(index)
+          // Before those of others: what one accepts by itself would leave as the local TCP sent it.
+          attachTcx(index, Tcx.EGRESS, this.#away, true)
+        }
+        this.#devices.set(index, device)
       } catch (error) {
         // It is gone already, or its driver has none of it: packets that come by it are queued.
         if (!(error instanceof KernelError)) throw error
       }
     }
+  }
+
+  #detach(index: number): void {
+    for (const where of DIRECTIONS) detachTcx(index, where, this.#name)
+    this.#attached.delete(index)
   }
 
   watch(tuple: Tuple, on: boolean): void {
@@ -157,17 +189,45 @@ export class KernelFastPath implements FastPath {
     }
   }
 
-  begin(connection: Connection): FastSlot | undefined {
-    const access = connection.first?.access
-    if (!this.#enabled || ![...this.#devices.values()].some((name) => name === access)) return undefined
-    return this.#slots.begin(connection)
+  begin(connection: Connection, way: FastWay): FastSlot | undefined {
+    const { access, tuple } = way.subflow
+    const device = [...this.#devices.values()].find(({ name }) => name === access)
+    if (!this.#enabled || device === undefined || !this.#slots.hasRoom(connection.tuple)) return undefined
+    if (differsOf(connection, way) !== Differs.NOTHING) {
+      if (device.mark === undefined || !this.#loosen(connection.tuple) || !this.#loosen(tuple))
+        return undefined
+      this.#send(connection.tuple, device.mark)
+    }
+    return this.#slots.begin(connection, way)
+  }
+
+  /** Connection tracking accepts any numbers of a tuple from now on: it sees the wire's or the local TCP's. False when that is not to be had. */
+  #loosen({ local, localPort, remote, remotePort }: Tuple): boolean {
+    try {
+      this.#tracker ??= new KernelConnTracker()
+      this.#tracker.loosen({
+        protocol: Protocol.TCP,
+        ...{ localAddress: local, localPort, remoteAddress: remote, remotePort },
+      })
+      return true
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+      return error.errno === ENOENT
+    }
   }
 
   close(): void {
     detachSockOps(this.#cgroup, this.#name)
-    for (const index of this.#devices.keys()) detachTcx(index, Tcx.INGRESS, this.#name)
-    for (const fd of [this.#in, this.#out, this.#tuples.fd]) closeFd(fd)
+    for (const index of [...this.#attached])
+      try {
+        this.#detach(index)
+      } catch (error) {
+        // The device is gone.
+        if (!(error instanceof KernelError)) throw error
+      }
+    for (const fd of [this.#in, this.#out, this.#away, this.#tuples.fd]) closeFd(fd)
     this.#array.close()
+    this.#tracker?.close()
   }
 }
 
@@ -177,7 +237,7 @@ export function removeFastPath(ledger: Ledger, devices: readonly number[]): void
   try {
     const name = nameIn(ledger, namespaceCookie())
     if (mount !== undefined) detachSockOps(mount, name)
-    for (const index of devices) detachTcx(index, Tcx.INGRESS, name)
+    for (const index of devices) for (const where of DIRECTIONS) detachTcx(index, where, name)
   } catch (error) {
     // Where there can be no programs, none were left.
     if (!(error instanceof KernelError)) throw error
@@ -195,6 +255,8 @@ export function fastPathObstacle(): string | undefined {
       try {
         closeFd(loadSockOps('godwit_probe', outProgram({ ...none, slots: slots.fd }, namespaceCookie())))
         closeFd(loadProgram('godwit_probe', inProgram({ ...none, slots: slots.fd }), Tcx.INGRESS))
+        const { marks } = new Ledger().mptcp
+        closeFd(loadProgram('godwit_probe', awayProgram({ ...none, slots: slots.fd }, marks), Tcx.EGRESS))
       } finally {
         slots.close()
       }
@@ -215,8 +277,8 @@ function cgroupOf(): string {
 }
 
 /** At most 15 characters; others for every instance, network namespace and format. */
-function nameIn({ instance, base }: Ledger, cookie: bigint): string {
-  const whose = digest('sha256').update(`${instance} ${base} ${cookie} ${FORMAT}`).digest('hex')
+function nameIn({ instance, base }: Ledger, cookie: bigint, format = FORMAT): string {
+  const whose = digest('sha256').update(`${instance} ${base} ${cookie} ${format}`).digest('hex')
   return PREFIX + whose.slice(0, 8)
 }
 

@@ -1,11 +1,16 @@
 /**
- * The programs of the fast path. A connection whose data are all on its first subflow counts alike in all its sequence spaces, so
- * that what the local TCP sends lacks nothing but a DSS, and in what arrives nothing but the acknowledgement is changed, which
- * must not exceed the DATA_ACK.
+ * The programs of the fast path. A connection whose data all go over one subflow counts alike in all its sequence spaces but for
+ * constants. On the first subflow, as long as no data went elsewhere, they are 0: what the local TCP sends lacks nothing but a DSS, and in
+ * what arrives nothing but the acknowledgement is changed, which must not exceed the DATA_ACK.
  *
  *   out   on a control group: the kernel asks it which options a segment gets. It writes the DSS, or nothing: what has none is
  *         queued to user space (filter.ts).
  *   in    on devices: it lowers the acknowledgement and marks the packet, or does nothing: what has no mark is queued.
+ *   away  on devices: packets with a DSS that are to leave by another access or with other numbers have a mark from nftables (filter.ts),
+ *         which routes them there. It writes the subflow's addresses, ports and numbers.
+ *
+ * In the other direction addresses stay, for connection tracking and firewalls: `in` writes the local TCP's numbers, and gives the packet
+ * to its socket.
  *
  * A mapping is sent again as it was sent first (ADR 0093), so that `out` remembers each. It takes new data only from where user
  * space stopped, and so does `in`: neither overtakes what waits in a queue.
@@ -15,7 +20,7 @@ import { TcpFlag } from '../../core/tcp.ts'
 import { Ebpf, FRAME, Helper, type Register } from '../../linux/ebpf.ts'
 import { TcxAction } from '../../linux/tcx.ts'
 import { MPTCP_KIND } from '../wire.ts'
-import { ARMED_AT, IN, OUT, RING, RING_AT, SEEN, SLOT_AT, USER } from './layout.ts'
+import { Differs, FLAGS_AT, Flag, IN, OUT, RING, RING_AT, SEEN, SLOT_AT, USER } from './layout.ts'
 
 export interface FastMaps {
   readonly tuples: number
@@ -26,12 +31,16 @@ const { FIN, SYN, RST, ACK } = TcpFlag
 const URG = 0x20
 const ETHERNET = 14
 const TCP_HEADER = 20
+/** In the TCP header. */
+const CHECKSUM = 16
+/** Kind of the option with selective acknowledgements. */
+const SACK = 5
 
 /** struct bpf_sock_ops */
 const OPS = {
   ...{ op: 0, argument: 4, family: 20, remote4: 24, local4: 28, remote6: 32, local6: 48 },
   ...{ remotePort: 64, localPort: 68, srtt: 80, flags: 84, sndNxt: 104 },
-  ...{ data: 192, dataEnd: 200, length: 208, tcpFlags: 212 },
+  ...{ sk: 184, data: 192, dataEnd: 200, length: 208, tcpFlags: 212 },
 } as const
 const Op = { ACTIVE: 4, PASSIVE: 5, LENGTH: 14, WRITE: 15 } as const
 /** The options are asked for to reckon with the MSS, whose announced value has room for ours already. */
@@ -41,10 +50,15 @@ const AF_INET = 2
 const ALLOWED = 1
 
 /** struct __sk_buff */
-const SKB = { type: 4, protocol: 16, vlan: 20, priority: 32 } as const
+const SKB = { type: 4, mark: 8, protocol: 16, vlan: 20, priority: 32 } as const
+/** struct bpf_sock */
+const SOCK = { device: 0, state: 72 } as const
+const ESTABLISHED = 1
+const CURRENT_NETNS = -1
 const IPV4 = 0x0008
 const IPV6 = 0xdd86
-const PRIORITY_SUM = 4
+/** A checksum that covers the pseudo-header changes with it. */
+const PSEUDO_HEADER = 0x10
 
 /** A DSS: subtype, and what it has. */
 const DSS = 0x20
@@ -66,10 +80,15 @@ class Program extends Ebpf {
 
   /** From the tuple's value in r0 to the slot, if the programs may take packets there. */
   findSlot(slots: number, slot: Register, scratch: number, missing: string): this {
+    this.slotOf(slots, slot, scratch, missing)
+    return this.load(4, 1, slot, USER.mode).jumpIf('ne', 1, 1, missing)
+  }
+
+  /** Also if they may not any more. */
+  slotOf(slots: number, slot: Register, scratch: number, missing: string): this {
     this.load(4, 1, 0, SLOT_AT).store(4, FRAME, scratch, 1)
     this.map(1, slots).address(2, FRAME, scratch).call(Helper.map_lookup_elem)
-    this.jumpIf('eq', 0, 0, missing).move(slot, 0)
-    return this.load(4, 1, slot, USER.mode).jumpIf('ne', 1, 1, missing)
+    return this.jumpIf('eq', 0, 0, missing).move(slot, 0)
   }
 
   /** An IPv4 address as an IPv6 one on the stack, from register. */
@@ -118,7 +137,7 @@ export function outProgram({ tuples, slots }: FastMaps, namespace: bigint): Uint
 
   code.label('begun')
   find('begun')
-  code.move(slot, 0).storeValue(4, slot, ARMED_AT, 1)
+  code.move(slot, 0).storeValue(4, slot, FLAGS_AT, Flag.ARMED)
   code.move(1, ops).load(4, 2, ops, OPS.flags).alu('or', 2, WRITES_OPTIONS)
   code.call(Helper.sock_ops_cb_flags_set).jump('out')
 
@@ -128,6 +147,11 @@ export function outProgram({ tuples, slots }: FastMaps, namespace: bigint): Uint
   code.load(4, 1, ops, OPS.tcpFlags).jumpIf('any', 1, FIN | SYN | RST | URG, 'out')
   find('length')
   code.findSlot(slots, slot, NUMBER, 'out')
+  // A socket that is bound to a device cannot leave by another.
+  code.load(4, 1, slot, USER.differs).jumpIf('eq', 1, Differs.NOTHING, 'unbound')
+  code.load(8, 1, ops, OPS.sk).jumpIf('eq', 1, 0, 'out')
+  code.load(4, 1, 1, SOCK.device).jumpIf('ne', 1, 0, 'out')
+  code.label('unbound')
   code.load(4, 1, ops, OPS.length).jumpIf('eq', 1, 0, 'bare')
   reserve(WITH_MAP).jump('out')
   // Beside three blocks of SACK there is room for a DATA_ACK, beside four for a DSS that says nothing.
@@ -215,7 +239,9 @@ export function outProgram({ tuples, slots }: FastMaps, namespace: bigint): Uint
   option(WITH_MAP, Has.ACK | Has.MAP)
   code
     .load(4, 1, FRAME, MAPPED)
-    .move(2, 1)
+    .load(4, 2, slot, USER.ssnOut)
+    .aluRegister('add', 2, 1)
+    .low(2)
     .swap(2, 32)
     .store(4, FRAME, OPTION + 12, 2)
   code.load(8, 2, slot, USER.localIdsn).aluRegister('add', 1, 2).low(1).swap(1, 32)
@@ -299,50 +325,185 @@ export function outProgram({ tuples, slots }: FastMaps, namespace: bigint): Uint
   }
 }
 
+/** Headers of IP and TCP; options; a DSS alone. */
+const [HEADERS, OPTIONS, FOUND] = [-64, -112, -144]
+const [KEY, NUMBER, SPACE, TCP_AT, FIELD, SACK_AT] = [-184, -188, -192, -196, -200, -204]
+/** Sequence and acknowledgement numbers as they came and as they leave; edges of SACK; addresses; ports with these numbers. */
+const [NUMBERS, CHANGED, BLOCK, ADDRESSES, PORTS] = [-216, -224, -240, -248, -264]
+
+/** Programs on devices with an Ethernet header. They have the packet in r6, the slot in r7. */
+class DeviceProgram extends Program {
+  /**
+   * Reads the headers of both families, finds the slot of the tuple and goes to `found` with the length of the TCP segment in
+   * r8; to `missing` for anything else. What leaves finds a slot also when the programs take no packets there any more.
+   */
+  readHeaders(
+    { tuples, slots }: FastMaps,
+    { outgoing, missing }: { readonly outgoing: boolean; readonly missing: string },
+  ): this {
+    const [local, remote] = outgoing ? [0, 1] : [1, 0]
+    if (!outgoing) this.load(4, 0, 6, SKB.type).jumpIf('ne', 0, 0, missing)
+    this.load(4, 0, 6, SKB.vlan).jumpIf('ne', 0, 0, missing)
+    this.load(4, 0, 6, SKB.protocol).jumpIf('eq', 0, IPV4, 'four').jumpIf('ne', 0, IPV6, missing)
+
+    this.#headers(40, missing)
+    this.load(1, 0, FRAME, HEADERS + 6).jumpIf('ne', 0, Protocol.TCP, missing)
+    for (let word = 0; word < 4; word++) {
+      this.load(4, 1, FRAME, HEADERS + 8 + 16 * local + 4 * word).store(4, FRAME, KEY + 4 * word, 1)
+      this.load(4, 1, FRAME, HEADERS + 8 + 16 * remote + 4 * word).store(4, FRAME, KEY + 16 + 4 * word, 1)
+    }
+    this.load(2, 8, FRAME, HEADERS + 4).swap(8, 16)
+    this.#common(40, local, tuples, missing)
+
+    this.label('four')
+    this.#headers(20, missing)
+    this.load(1, 0, FRAME, HEADERS).jumpIf('ne', 0, 0x45, missing)
+    this.load(1, 0, FRAME, HEADERS + 9).jumpIf('ne', 0, Protocol.TCP, missing)
+    this.load(2, 0, FRAME, HEADERS + 6)
+      .swap(0, 16)
+      .jumpIf('any', 0, 0x3fff, missing)
+    this.load(4, 1, FRAME, HEADERS + 12 + 4 * local).mapped(KEY, 1)
+    this.load(4, 1, FRAME, HEADERS + 12 + 4 * remote).mapped(KEY + 16, 1)
+    this.load(2, 8, FRAME, HEADERS + 2)
+      .swap(8, 16)
+      .alu('sub', 8, 20)
+    this.#common(20, local, tuples, missing)
+
+    this.label('tuple')
+    if (!outgoing) this.load(4, 1, 0, FLAGS_AT).jumpIf('any', 1, Flag.ELSEWHERE, missing)
+    if (!outgoing) return this.findSlot(slots, 7, NUMBER, missing)
+    return this.slotOf(slots, 7, NUMBER, missing)
+  }
+
+  #headers(ip: number, missing: string): void {
+    this.move(1, 6)
+      .set(2, ETHERNET)
+      .address(3, FRAME, HEADERS)
+      .set(4, ip + TCP_HEADER)
+    this.call(Helper.skb_load_bytes).jumpIf('ne', 0, 0, missing)
+  }
+
+  /** Puts the TCP header where both families have it; r8: its length with the payload. */
+  #common(ip: number, local: number, tuples: number, missing: string): void {
+    const tcp = HEADERS + ip
+    this.load(2, 1, FRAME, tcp + 2 * local).store(2, FRAME, KEY + 32, 1)
+    this.load(2, 1, FRAME, tcp + 2 - 2 * local).store(2, FRAME, KEY + 34, 1)
+    this.load(4, 1, FRAME, tcp + 4).store(4, FRAME, NUMBERS, 1)
+    this.load(4, 1, FRAME, tcp + 8).store(4, FRAME, NUMBERS + 4, 1)
+    // Data offset, flags, window.
+    this.load(4, 1, FRAME, tcp + 12).store(4, FRAME, FIELD, 1)
+    this.storeValue(4, FRAME, TCP_AT, ETHERNET + ip)
+    // What is longer than a packet can be does not say so.
+    this.load(4, 1, 6, 0)
+      .alu('sub', 1, ETHERNET + ip)
+      .jumpIfRegister('gt', 8, 1, missing)
+    this.findTuple(tuples, KEY, missing).jump('tuple')
+  }
+
+  /**
+   * Finds the DSS and the blocks of SACK: r9 says where in the options the DSS is, SACK_AT where they are, beginning with 1; 0: there are
+   * none. `strict`: there may be no other options. Length of the options in r9 before.
+   */
+  readOptions({ strict, failed }: { readonly strict: boolean; readonly failed: string }): this {
+    this.storeValue(4, FRAME, SACK_AT, 0)
+    this.jumpIf('eq', 9, 0, 'options read')
+    for (let at = OPTIONS; at < OPTIONS + 48; at += 8) this.storeValue(8, FRAME, at, 0)
+    this.move(1, 6).load(4, 2, FRAME, TCP_AT).alu('add', 2, TCP_HEADER).address(3, FRAME, OPTIONS)
+    this.move(4, 9).call(Helper.skb_load_bytes).jumpIf('ne', 0, 0, failed)
+    this.store(4, FRAME, SPACE, 9)
+    this.set(8, 0).set(9, 0)
+    for (let i = 0; i < 8; i++) {
+      const name = (label: string) => `${label} ${i}`
+      this.load(4, 1, FRAME, SPACE).jumpIfRegister('le', 1, 8, 'options').jumpIf('gt', 8, 39, failed)
+      this.move(2, FRAME).aluRegister('add', 2, 8).alu('add', 2, OPTIONS)
+      this.load(1, 3, 2, 0).jumpIf('eq', 3, 0, 'options').jumpIf('ne', 3, 1, name('option'))
+      this.alu('add', 8, 1).jump(name('next'))
+      this.label(name('option')).load(1, 4, 2, 1).jumpIf('lt', 4, 2, failed).jumpIf('gt', 4, 38, failed)
+      this.jumpIf('eq', 3, SACK, name('sack')).jumpIf('ne', 3, MPTCP_KIND, strict ? failed : name('skip'))
+      this.jumpIf('ne', 9, 0, failed)
+      this.move(9, 8).alu('add', 9, 1).jump(name('skip'))
+      // At an even place: checksums are of pairs of bytes.
+      this.label(name('sack'))
+        .load(4, 1, FRAME, SACK_AT)
+        .jumpIf('ne', 1, 0, failed)
+        .jumpIf('any', 8, 1, failed)
+      this.address(1, 8, 1).store(4, FRAME, SACK_AT, 1)
+      this.label(name('skip')).aluRegister('add', 8, 4)
+      this.label(name('next'))
+    }
+    this.load(4, 1, FRAME, SPACE).jumpIfRegister('gt', 1, 8, failed)
+    this.label('options')
+    this.load(4, 1, FRAME, SPACE).jumpIfRegister('gt', 8, 1, failed).jumpIf('gt', 9, 39, failed)
+    return this.label('options read')
+  }
+
+  /** Changes bytes of the TCP header that are in no pseudo-header, from those at `from` to those at `to`; `at`: register with their place. */
+  change(from: number, to: number, length: number, at: Register, failed: string): this {
+    this.address(1, FRAME, from).set(2, length).address(3, FRAME, to).set(4, length).set(5, 0)
+    this.call(Helper.csum_diff).move(4, 0)
+    this.move(1, 6).load(4, 2, FRAME, TCP_AT).alu('add', 2, CHECKSUM).set(3, 0).set(5, 0)
+    this.call(Helper.l4_csum_replace).jumpIf('ne', 0, 0, failed)
+    this.move(1, 6).move(2, at).address(3, FRAME, to).set(4, length).set(5, 0)
+    return this.call(Helper.skb_store_bytes).jumpIf('ne', 0, 0, failed)
+  }
+
+  /** Adds the number in r9 to both edges of each block of SACK; r8 is not kept. */
+  shiftBlocks(failed: string): this {
+    this.load(4, 8, FRAME, SACK_AT).jumpIf('eq', 8, 0, 'blocks').jumpIf('gt', 8, 39, failed)
+    this.move(2, FRAME).aluRegister('add', 2, 8).alu('add', 2, OPTIONS)
+    // In r8 where the option begins; in SPACE its length.
+    this.load(1, 1, 2, 0).store(4, FRAME, SPACE, 1)
+    this.load(4, 1, FRAME, TCP_AT)
+      .aluRegister('add', 8, 1)
+      .alu('add', 8, TCP_HEADER - 1)
+    for (let i = 0; i < 4; i++) {
+      this.load(4, 1, FRAME, SPACE).jumpIf('lt', 1, 2 + 8 * (i + 1), 'blocks')
+      this.move(1, 6)
+        .address(2, 8, 2 + 8 * i)
+        .address(3, FRAME, BLOCK)
+        .set(4, 8)
+      this.call(Helper.skb_load_bytes).jumpIf('ne', 0, 0, failed)
+      for (const edge of [0, 4]) {
+        this.load(4, 1, FRAME, BLOCK + edge)
+          .swap(1, 32)
+          .aluRegister('add', 1, 9)
+          .low(1)
+        this.swap(1, 32).store(4, FRAME, BLOCK + 8 + edge, 1)
+      }
+      this.address(2, 8, 2 + 8 * i).store(4, FRAME, SACK_AT, 2)
+      this.address(1, FRAME, BLOCK)
+        .set(2, 8)
+        .address(3, FRAME, BLOCK + 8)
+        .set(4, 8)
+        .set(5, 0)
+      this.call(Helper.csum_diff).move(4, 0)
+      this.move(1, 6).load(4, 2, FRAME, TCP_AT).alu('add', 2, CHECKSUM).set(3, 0).set(5, 0)
+      this.call(Helper.l4_csum_replace).jumpIf('ne', 0, 0, failed)
+      this.move(1, 6)
+        .load(4, 2, FRAME, SACK_AT)
+        .address(3, FRAME, BLOCK + 8)
+        .set(4, 8)
+        .set(5, 0)
+      this.call(Helper.skb_store_bytes).jumpIf('ne', 0, 0, failed)
+    }
+    return this.label('blocks')
+  }
+}
+
 /** On devices with an Ethernet header, where packets arrive. */
-export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
-  const code = new Program()
+export function inProgram(maps: FastMaps): Uint8Array {
+  const code = new DeviceProgram()
   const skb: Register = 6
   const slot: Register = 7
-  /** Headers of IP and TCP; options; the DSS alone. */
-  const [HEADERS, OPTIONS, FOUND] = [-64, -112, -144]
-  const [KEY, NUMBER, SPACE, PAYLOAD, ACKED, TARGET, START, TCP_AT] = [
-    -184, -188, -192, -196, -200, -204, -208, -212,
-  ]
+  const [PAYLOAD, ACKED, TARGET] = [-268, -272, -276]
   const [NOW, MAP, MAP_HIGH, SSN, MAP_LENGTH, ACK_NUMBER, ACK_HIGH] = [
-    -224, -228, -232, -236, -240, -244, -248,
+    -288, -292, -296, -300, -304, -308, -312,
   ]
-  const [LIMIT, END, KNOWN, FIELD] = [-256, -260, -264, -268]
+  const [LIMIT, END, RESULT, BASE] = [-320, -324, -328, -336]
 
   code.move(skb, 1)
-  code.load(4, 0, skb, SKB.type).jumpIf('ne', 0, 0, 'next')
-  code.load(4, 0, skb, SKB.vlan).jumpIf('ne', 0, 0, 'next')
-  code.load(4, 0, skb, SKB.protocol).jumpIf('eq', 0, IPV4, 'four').jumpIf('ne', 0, IPV6, 'next')
-
-  headers(40)
-  code.load(1, 0, FRAME, HEADERS + 6).jumpIf('ne', 0, Protocol.TCP, 'next')
-  for (let word = 0; word < 4; word++) {
-    code.load(4, 1, FRAME, HEADERS + 24 + 4 * word).store(4, FRAME, KEY + 4 * word, 1)
-    code.load(4, 1, FRAME, HEADERS + 8 + 4 * word).store(4, FRAME, KEY + 16 + 4 * word, 1)
-  }
-  code.load(2, 8, FRAME, HEADERS + 4).swap(8, 16)
-  common(40)
-
-  code.label('four')
-  headers(20)
-  code.load(1, 0, FRAME, HEADERS).jumpIf('ne', 0, 0x45, 'next')
-  code.load(1, 0, FRAME, HEADERS + 9).jumpIf('ne', 0, Protocol.TCP, 'next')
-  code
-    .load(2, 0, FRAME, HEADERS + 6)
-    .swap(0, 16)
-    .jumpIf('any', 0, 0x3fff, 'next')
-  code.load(4, 1, FRAME, HEADERS + 16).mapped(KEY, 1)
-  code.load(4, 1, FRAME, HEADERS + 12).mapped(KEY + 16, 1)
-  code
-    .load(2, 8, FRAME, HEADERS + 2)
-    .swap(8, 16)
-    .alu('sub', 8, 20)
-  common(20)
+  code.readHeaders(maps, { outgoing: false, missing: 'next' })
+  code.begin(slot, IN.busy, 'done')
 
   // Flags: ACK, and of the others at most PSH, ECE and CWR.
   code.label('tcp')
@@ -355,31 +516,9 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   code.load(1, 9, FRAME, FIELD).alu('shr', 9, 4).alu('shl', 9, 2)
   code.aluRegister('sub', 8, 9).jumpIf('less', 8, 0, 'done').store(4, FRAME, PAYLOAD, 8)
   code.jumpIf('lt', 9, TCP_HEADER, 'done').alu('sub', 9, TCP_HEADER).jumpIf('gt', 9, 40, 'done')
-  for (const at of [MAP, MAP_HIGH, SSN, MAP_LENGTH, ACK_NUMBER, ACK_HIGH]) code.storeValue(4, FRAME, at, 0)
-  code.jumpIf('eq', 9, 0, 'no dss')
-  for (let at = OPTIONS; at < OPTIONS + 48; at += 8) code.storeValue(8, FRAME, at, 0)
-  code.move(1, skb).load(4, 2, FRAME, TCP_AT).alu('add', 2, TCP_HEADER).address(3, FRAME, OPTIONS)
-  code.move(4, 9).call(Helper.skb_load_bytes).jumpIf('ne', 0, 0, 'done')
-  code.store(4, FRAME, SPACE, 9)
-
-  // At most one DSS, blocks of SACK, and nothing else. Where the DSS is in r9, beginning with 1.
-  code.set(8, 0).set(9, 0)
-  for (let i = 0; i < 8; i++) {
-    const name = (label: string) => `${label} ${i}`
-    code.load(4, 1, FRAME, SPACE).jumpIfRegister('le', 1, 8, 'options').jumpIf('gt', 8, 39, 'done')
-    code.move(2, FRAME).aluRegister('add', 2, 8).alu('add', 2, OPTIONS)
-    code.load(1, 3, 2, 0).jumpIf('eq', 3, 0, 'options').jumpIf('ne', 3, 1, name('option'))
-    code.alu('add', 8, 1).jump(name('next'))
-    code.label(name('option')).load(1, 4, 2, 1).jumpIf('lt', 4, 2, 'done').jumpIf('gt', 4, 38, 'done')
-    code.jumpIf('eq', 3, 5, name('skip')).jumpIf('ne', 3, MPTCP_KIND, 'done').jumpIf('ne', 9, 0, 'done')
-    code.move(9, 8).alu('add', 9, 1)
-    code.label(name('skip')).aluRegister('add', 8, 4)
-    code.label(name('next'))
-  }
-  code.load(4, 1, FRAME, SPACE).jumpIfRegister('gt', 1, 8, 'done')
-  code.label('options')
-  code.load(4, 1, FRAME, SPACE).jumpIfRegister('gt', 8, 1, 'done')
-  code.jumpIf('eq', 9, 0, 'no dss').jumpIf('gt', 9, 39, 'done')
+  for (const at of [MAP, MAP_HIGH, SSN, MAP_LENGTH, ACK_NUMBER, ACK_HIGH, END])
+    code.storeValue(4, FRAME, at, 0)
+  code.readOptions({ strict: true, failed: 'done' }).jumpIf('eq', 9, 0, 'no dss')
   for (let at = FOUND; at < FOUND + 32; at += 8) code.storeValue(8, FRAME, at, 0)
   code.move(2, FRAME).aluRegister('add', 2, 9).alu('add', 2, OPTIONS)
   code.load(1, 4, 2, 0).jumpIf('lt', 4, 4, 'done').jumpIf('gt', 4, 28, 'done')
@@ -415,7 +554,11 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   code.load(8, 3, slot, OUT.sndMax).load(4, 1, slot, OUT.on).jumpIf('ne', 1, 0, 'sent')
   code.load(8, 3, slot, USER.sndMax)
   code.label('sent')
-  code.load(4, 1, FRAME, KNOWN).swap(1, 32).load(4, 2, slot, USER.tcpIsn).aluRegister('sub', 1, 2)
+  code
+    .load(4, 1, FRAME, NUMBERS + 4)
+    .swap(1, 32)
+    .load(4, 2, slot, USER.wireIsn)
+    .aluRegister('sub', 1, 2)
   code.store(4, FRAME, ACKED, 1).move(2, 1).distance(2, 3).jumpIf('more', 2, 0, 'done')
   code.load(8, 3, slot, IN.una).move(2, 1).distance(2, 3).jumpIf('less', 2, -OLD, 'done')
   // The DATA_ACK: at most that. Without, what is known.
@@ -436,14 +579,15 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   code.aluRegister('shl', 2, 1).alu('add', 2, 0x1_0000).store(8, FRAME, LIMIT, 2)
   code.load(8, 3, slot, IN.rcvMax).load(4, 1, slot, IN.on).jumpIf('ne', 1, 0, 'received')
   code.load(8, 3, slot, USER.rcvMax)
-  code.label('received')
-  code.load(4, 1, FRAME, START).swap(1, 32).load(4, 2, slot, USER.peerIsn).aluRegister('sub', 1, 2).low(1)
+  code.label('received').store(8, FRAME, BASE, 3)
+  code.load(4, 1, FRAME, NUMBERS).swap(1, 32).load(4, 2, slot, USER.wirePeerIsn)
+  code.aluRegister('sub', 1, 2).low(1)
   code.load(4, 5, FRAME, PAYLOAD)
   code.move(2, 1).distance(2, 3).load(8, 4, FRAME, LIMIT).jumpIfRegister('more', 2, 4, 'done')
   code.move(0, 2).aluRegister('add', 0, 4).jumpIf('less', 0, 0, 'done')
   code.jumpIf('ne', 5, 0, 'payload')
   // A mapping without data is none that this knows.
-  code.move(0, 9).alu('and', 0, Has.MAP).jumpIf('ne', 0, 0, 'done').jump('good')
+  code.move(0, 9).alu('and', 0, Has.MAP).jumpIf('ne', 0, 0, 'done').jump('socket')
 
   code.label('payload')
   code.move(0, 9).alu('and', 0, Has.MAP).jumpIf('eq', 0, 0, 'done')
@@ -451,14 +595,25 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   code.label('in order')
   code.aluRegister('add', 2, 5).store(4, FRAME, END, 2)
   code.load(4, 4, FRAME, SSN).load(4, 0, FRAME, MAP).load(8, 2, slot, USER.remoteIdsn)
-  code.aluRegister('sub', 0, 2).low(0).jumpIfRegister('ne', 0, 4, 'done')
+  code.aluRegister('sub', 0, 2).low(0).load(4, 2, slot, USER.ssnIn).aluRegister('sub', 4, 2).low(4)
+  code.jumpIfRegister('ne', 0, 4, 'done').load(8, 2, slot, USER.remoteIdsn)
   code.move(0, 1).distance(0, 4).jumpIf('less', 0, 0, 'done').aluRegister('add', 0, 5)
   code.load(4, 1, FRAME, MAP_LENGTH).jumpIfRegister('gt', 0, 1, 'done')
   code.move(0, 9).alu('and', 0, Has.WIDE_MAP).jumpIf('eq', 0, 0, 'mapped')
   code.distance(4, 3).aluRegister('add', 4, 3).aluRegister('add', 4, 2).alu('shr', 4, 32)
   code.load(4, 0, FRAME, MAP_HIGH).jumpIfRegister('ne', 4, 0, 'done')
-  code.label('mapped')
-  code.load(4, 0, FRAME, END).alu('shl', 0, 32).alu('sar', 0, 32)
+  code.label('mapped').label('socket')
+  // For whom it is: what arrives for other addresses is given to the local TCP's socket, while it is there.
+  code.load(4, 1, slot, USER.differs).jumpIf('ne', 1, Differs.ADDRESSES, 'given')
+  code.set(3, 36).load(4, 1, slot, USER.socketLength).jumpIf('ne', 1, 12, 'look').set(3, 12)
+  code.label('look').move(1, skb).address(2, slot, USER.socket).set(4, CURRENT_NETNS).set(5, 0)
+  code.call(Helper.sk_lookup_tcp).jumpIf('eq', 0, 0, 'done').move(9, 0).storeValue(4, FRAME, RESULT, 1)
+  code.load(4, 1, 9, SOCK.state).jumpIf('ne', 1, ESTABLISHED, 'release')
+  code.move(1, skb).move(2, 9).set(3, 0).call(Helper.sk_assign).store(4, FRAME, RESULT, 0)
+  code.label('release').move(1, 9).call(Helper.sk_release)
+  code.load(4, 1, FRAME, RESULT).jumpIf('ne', 1, 0, 'done')
+  code.label('given').load(4, 1, FRAME, PAYLOAD).jumpIf('eq', 1, 0, 'good')
+  code.load(8, 3, FRAME, BASE).load(4, 0, FRAME, END).alu('shl', 0, 32).alu('sar', 0, 32)
   code.jumpIf('less', 0, 1, 'known').aluRegister('add', 3, 0)
   code.label('known').store(8, slot, IN.rcvMax, 3).storeValue(4, slot, IN.on, 1)
   code.load(8, 1, FRAME, NOW).load(8, 2, slot, IN.dataAt).store(8, slot, IN.dataAt, 1)
@@ -479,12 +634,16 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
     .swap(1, 16)
     .store(4, slot, IN.window, 1)
 
+  // The local TCP's numbers.
   code.load(4, 4, FRAME, TARGET).load(4, 2, slot, USER.tcpIsn).aluRegister('add', 4, 2).low(4).swap(4, 32)
-  code.store(4, FRAME, TARGET, 4).load(4, 3, FRAME, KNOWN).jumpIfRegister('eq', 3, 4, 'mark')
-  code.move(1, skb).load(4, 2, FRAME, TCP_AT).alu('add', 2, 16).set(5, PRIORITY_SUM)
-  code.call(Helper.l4_csum_replace).jumpIf('ne', 0, 0, 'done')
-  code.move(1, skb).load(4, 2, FRAME, TCP_AT).alu('add', 2, 8).address(3, FRAME, TARGET).set(4, 4).set(5, 0)
-  code.call(Helper.skb_store_bytes).jumpIf('ne', 0, 0, 'drop')
+  code.store(4, FRAME, CHANGED + 4, 4)
+  code.load(4, 4, FRAME, NUMBERS).swap(4, 32).load(4, 2, slot, USER.wirePeerIsn).aluRegister('sub', 4, 2)
+  code.load(4, 2, slot, USER.peerIsn).aluRegister('add', 4, 2).low(4).swap(4, 32)
+  code.store(4, FRAME, CHANGED, 4)
+  code.load(8, 1, FRAME, NUMBERS).load(8, 2, FRAME, CHANGED).jumpIfRegister('eq', 1, 2, 'numbers')
+  code.load(4, 8, FRAME, TCP_AT).alu('add', 8, 4).change(NUMBERS, CHANGED, 8, 8, 'drop')
+  code.label('numbers').load(4, 9, slot, USER.tcpIsn).load(4, 1, slot, USER.wireIsn)
+  code.aluRegister('sub', 9, 1).low(9).jumpIf('eq', 9, 0, 'mark').shiftBlocks('drop')
   code.label('mark')
   code.set(1, SEEN).store(4, skb, SKB.priority, 1).add(slot, IN.packets, 1)
   code.label('done').add(slot, IN.busy, -1)
@@ -493,34 +652,6 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
   code.set(0, TcxAction.DROP).exit()
   return code.finish()
 
-  function headers(ip: number): void {
-    code
-      .move(1, skb)
-      .set(2, ETHERNET)
-      .address(3, FRAME, HEADERS)
-      .set(4, ip + TCP_HEADER)
-    code.call(Helper.skb_load_bytes).jumpIf('ne', 0, 0, 'next')
-  }
-
-  /** Finds the slot, and puts the TCP header where both families have it; r8: its length with the payload. */
-  function common(ip: number): void {
-    const tcp = HEADERS + ip
-    code.load(2, 1, FRAME, tcp + 2).store(2, FRAME, KEY + 32, 1)
-    code.load(2, 1, FRAME, tcp).store(2, FRAME, KEY + 34, 1)
-    code.load(4, 1, FRAME, tcp + 4).store(4, FRAME, START, 1)
-    code.load(4, 1, FRAME, tcp + 8).store(4, FRAME, KNOWN, 1)
-    // Data offset, flags, window.
-    code.load(4, 1, FRAME, tcp + 12).store(4, FRAME, FIELD, 1)
-    code.storeValue(4, FRAME, TCP_AT, ETHERNET + ip)
-    // What is longer than a packet can be does not say so.
-    code
-      .load(4, 1, skb, 0)
-      .alu('sub', 1, ETHERNET + ip)
-      .jumpIfRegister('gt', 8, 1, 'next')
-    code.findTuple(tuples, KEY, 'next').findSlot(slots, slot, NUMBER, 'next')
-    code.begin(slot, IN.busy, 'done').jump('tcp')
-  }
-
   /** A number of the DSS of 4 or, where it says so, 8 bytes. */
   function number(has: number, wide: number, low: number, high: number, name: string): void {
     code.move(1, 9).alu('and', 1, has).jumpIf('eq', 1, 0, `${name} read`)
@@ -528,5 +659,120 @@ export function inProgram({ tuples, slots }: FastMaps): Uint8Array {
     code.load(4, 1, field, 0).swap(1, 32).store(4, FRAME, high, 1).alu('add', field, 4)
     code.label(`${name} low`).load(4, 1, field, 0).swap(1, 32).store(4, FRAME, low, 1)
     code.alu('add', field, 4).label(`${name} read`)
+  }
+}
+
+/**
+ * On devices with an Ethernet header, where packets leave: those with a mark of `accesses` (first and last, of MARK_MASK), which have a DSS.
+ * One that it cannot translate is dropped: the peer must not see it.
+ */
+export function awayProgram(maps: FastMaps, accesses: readonly [number, number]): Uint8Array {
+  const code = new DeviceProgram()
+  const skb: Register = 6
+  const slot: Register = 7
+  const [first, last] = accesses
+  code.move(skb, 1)
+  code
+    .load(4, 1, skb, SKB.mark)
+    .move(2, 1)
+    .alu('and', 2, 0xff)
+    .jumpIf('ne', 2, first & 0xff, 'next')
+  code
+    .alu('shr', 1, 24)
+    .jumpIf('lt', 1, first >>> 24, 'next')
+    .jumpIf('gt', 1, last >>> 24, 'next')
+  code.readHeaders(maps, { outgoing: true, missing: 'drop' })
+  code.load(1, 9, FRAME, FIELD).alu('shr', 9, 4).alu('shl', 9, 2)
+  code.jumpIf('lt', 9, TCP_HEADER, 'drop').alu('sub', 9, TCP_HEADER).jumpIf('gt', 9, 40, 'drop')
+  code.readOptions({ strict: false, failed: 'drop' }).jumpIf('eq', 9, 0, 'drop')
+
+  // A mapping of other constants than the slot's is from before.
+  code.move(2, FRAME).aluRegister('add', 2, 9).alu('add', 2, OPTIONS)
+  code.load(1, 4, 2, 0).jumpIf('ne', 4, WITH_MAP, 'numbers')
+  code
+    .load(4, 2, FRAME, TCP_AT)
+    .alu('add', 2, TCP_HEADER - 1)
+    .aluRegister('add', 2, 9)
+  code.move(1, skb).address(3, FRAME, FOUND).set(4, WITH_MAP).call(Helper.skb_load_bytes)
+  code.jumpIf('ne', 0, 0, 'drop')
+  code
+    .load(4, 1, FRAME, FOUND + 8)
+    .swap(1, 32)
+    .load(8, 2, slot, USER.localIdsn)
+    .aluRegister('sub', 1, 2)
+  code.load(4, 2, slot, USER.ssnOut).aluRegister('add', 1, 2).low(1)
+  code
+    .load(4, 3, FRAME, FOUND + 12)
+    .swap(3, 32)
+    .jumpIfRegister('ne', 1, 3, 'drop')
+
+  code.label('numbers')
+  code.load(4, 9, slot, USER.wirePeerIsn).load(4, 1, slot, USER.peerIsn).aluRegister('sub', 9, 1).low(9)
+  code.load(4, 1, FRAME, NUMBERS).swap(1, 32).load(4, 2, slot, USER.tcpIsn).aluRegister('sub', 1, 2)
+  code.load(4, 2, slot, USER.wireIsn).aluRegister('add', 1, 2).low(1).swap(1, 32)
+  code.store(4, FRAME, CHANGED, 1)
+  code
+    .load(4, 1, FRAME, NUMBERS + 4)
+    .swap(1, 32)
+    .aluRegister('add', 1, 9)
+    .low(1)
+    .swap(1, 32)
+    .store(4, FRAME, CHANGED + 4, 1)
+  code.load(4, 8, FRAME, TCP_AT).alu('add', 8, 4).change(NUMBERS, CHANGED, 8, 8, 'drop')
+  code.shiftBlocks('drop')
+
+  code.load(4, 1, slot, USER.differs).jumpIf('ne', 1, Differs.ADDRESSES, 'sent')
+  // Ports: those that it has are in the key.
+  code.load(4, 1, slot, USER.wire + 32).store(4, FRAME, PORTS, 1)
+  code.load(4, 8, FRAME, TCP_AT).change(KEY + 32, PORTS, 4, 8, 'drop')
+  code.load(4, 1, FRAME, TCP_AT).jumpIf('ne', 1, ETHERNET + 20, 'six')
+  code
+    .load(4, 1, FRAME, KEY + 12)
+    .store(4, FRAME, BLOCK, 1)
+    .load(4, 1, FRAME, KEY + 28)
+  code.store(4, FRAME, BLOCK + 4, 1)
+  code
+    .load(4, 1, slot, USER.wire + 12)
+    .store(4, FRAME, ADDRESSES, 1)
+    .load(4, 1, slot, USER.wire + 28)
+  code.store(4, FRAME, ADDRESSES + 4, 1)
+  code.address(1, FRAME, BLOCK).set(2, 8).address(3, FRAME, ADDRESSES).set(4, 8).set(5, 0)
+  code.call(Helper.csum_diff).move(9, 0)
+  code
+    .move(1, skb)
+    .set(2, ETHERNET + 10)
+    .set(3, 0)
+    .move(4, 9)
+    .set(5, 0)
+  code.call(Helper.l3_csum_replace).jumpIf('ne', 0, 0, 'drop')
+  sum()
+  code
+    .move(1, skb)
+    .set(2, ETHERNET + 12)
+    .address(3, FRAME, ADDRESSES)
+    .set(4, 8)
+    .set(5, 0)
+  code.call(Helper.skb_store_bytes).jumpIf('ne', 0, 0, 'drop').jump('sent')
+
+  code.label('six')
+  code.address(1, FRAME, KEY).set(2, 32).address(3, slot, USER.wire).set(4, 32).set(5, 0)
+  code.call(Helper.csum_diff).move(9, 0)
+  sum()
+  code
+    .move(1, skb)
+    .set(2, ETHERNET + 8)
+    .address(3, slot, USER.wire)
+    .set(4, 32)
+    .set(5, 0)
+  code.call(Helper.skb_store_bytes).jumpIf('ne', 0, 0, 'drop')
+  code.label('sent')
+  code.label('next').set(0, TcxAction.NEXT).exit()
+  code.label('drop').set(0, TcxAction.DROP).exit()
+  return code.finish()
+
+  /** The sum of the TCP segment follows the addresses; their difference is in r9. */
+  function sum(): void {
+    code.move(1, skb).load(4, 2, FRAME, TCP_AT).alu('add', 2, CHECKSUM).set(3, 0).move(4, 9)
+    code.set(5, PSEUDO_HEADER).call(Helper.l4_csum_replace).jumpIf('ne', 0, 0, 'drop')
   }
 }

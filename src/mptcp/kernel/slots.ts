@@ -1,10 +1,13 @@
 /** Slots of connections in the memory that the programs and user space share (layout.ts), and the tuples that lead to them. */
 import type { Connection } from '../machine/connection.ts'
-import type { FastNumbers, FastSlot } from '../machine/fast.ts'
+import type { FastLeft, FastNumbers, FastSlot, FastWay } from '../machine/fast.ts'
 import { type Tuple, tupleKey } from '../machine/segment.ts'
+import { sequenceAt } from '../machine/sequence.ts'
 import type { Run } from '../tables.ts'
 import {
-  ARMED_AT,
+  Differs,
+  FLAGS_AT,
+  Flag,
   IN,
   NO_SLOT,
   OUT,
@@ -42,7 +45,8 @@ export interface SlotMemory {
 
 export class SlotTable {
   readonly #memory: SlotMemory
-  readonly #free: { readonly slot: number; readonly since: number }[] = []
+  /** `tuple`: leads there for packets that are on their way out still. */
+  readonly #free: { readonly slot: number; readonly since: number; readonly tuple?: Tuple }[] = []
   readonly #armed = new Set<string>()
 
   constructor(memory: SlotMemory) {
@@ -51,12 +55,11 @@ export class SlotTable {
   }
 
   /** What a killed process left of a connection in its maps; the programs take nothing of it any more. */
-  left(old: Pick<SlotMemory, 'tuples' | 'view'>, tuple: Tuple): ReturnType<FastSlot['end']> | undefined {
-    const value = old.tuples.get(keyOf(tuple))
-    if (value === undefined) return undefined
-    const view = new DataView(value.buffer, value.byteOffset)
-    if (view.getUint32(ARMED_AT, true) === 1) this.#armed.add(tupleKey(tuple))
-    const slot = view.getUint32(SLOT_AT, true)
+  left(old: Pick<SlotMemory, 'tuples' | 'view'>, tuple: Tuple): FastLeft | undefined {
+    const found = elementAt(old.tuples, tuple)
+    if (found === undefined) return undefined
+    const { slot } = found
+    if (found.armed) this.#armed.add(tupleKey(tuple))
     if (slot >= SLOTS || old.view.getUint32(slot * SLOT + USER.mode, true) !== 1) return undefined
     return new Slot(this.#memory, old.view, slot * SLOT, () => {}).end()
   }
@@ -65,33 +68,44 @@ export class SlotTable {
   watch(tuple: Tuple, on: boolean): void {
     const { tuples } = this.#memory
     const name = tupleKey(tuple)
-    if (on) tuples.put(keyOf(tuple), elementOf(NO_SLOT, this.#armed.has(name)))
+    if (on) tuples.put(keyOf(tuple), elementOf(NO_SLOT, this.#armed.has(name) ? Flag.ARMED : 0))
     else {
       this.#armed.delete(name)
       tuples.remove(keyOf(tuple))
     }
   }
 
-  /** Undefined while its socket does not ask, or every slot is taken. */
-  begin(connection: Connection): FastSlot | undefined {
+  /** Whether its socket asks about its options, and a slot is free. */
+  hasRoom(tuple: Tuple): boolean {
+    const [free] = this.#free
+    const { tuples, now } = this.#memory
+    return free !== undefined && now() - free.since >= REST && elementAt(tuples, tuple)?.armed === true
+  }
+
+  /** Undefined while it has no room. */
+  begin(connection: Connection, way: FastWay): FastSlot | undefined {
     const { tuples, view, now } = this.#memory
-    const key = keyOf(connection.tuple)
-    const value = tuples.get(key)
-    if (value === undefined || new DataView(value.buffer, value.byteOffset).getUint32(ARMED_AT, true) !== 1)
-      return undefined
-    const free = this.#free[0]
-    if (free === undefined || now() - free.since < REST) return undefined
-    this.#free.shift()
+    const { tuple } = connection
+    const key = keyOf(tuple)
+    const free = this.hasRoom(tuple) ? this.#free.shift() : undefined
+    if (free === undefined) return undefined
+    if (free.tuple !== undefined && elementAt(tuples, free.tuple)?.slot === free.slot)
+      tuples.put(keyOf(free.tuple), elementOf(NO_SLOT, Flag.ARMED))
     const at = free.slot * SLOT
-    fill(view, at, connection, (time) => this.#kernelTime(time))
+    const differs = differsOf(connection, way)
+    fill(view, at, connection, way, (time) => this.#kernelTime(time))
+    view.setUint32(at + USER.differs, differs, true)
+    const elsewhere = differs === Differs.ADDRESSES
     const slot = new Slot(this.#memory, view, at, () => {
       // Its packets find nothing any more: the slot will be another connection's.
-      tuples.put(key, elementOf(NO_SLOT, true))
-      this.#free.push({ slot: free.slot, since: now() })
+      if (elsewhere) tuples.remove(keyOf(way.subflow.tuple))
+      if (differs === Differs.NOTHING) tuples.put(key, elementOf(NO_SLOT, Flag.ARMED))
+      this.#free.push({ slot: free.slot, since: now(), ...(differs !== Differs.NOTHING && { tuple }) })
     })
     slot.advance(connection.sndMax, connection.rcvMax, [])
     view.setUint32(at + USER.mode, 1, true)
-    tuples.put(key, elementOf(free.slot, true))
+    if (elsewhere) tuples.put(keyOf(way.subflow.tuple), elementOf(free.slot, 0))
+    tuples.put(key, elementOf(free.slot, elsewhere ? Flag.ARMED | Flag.ELSEWHERE : Flag.ARMED))
     return slot
   }
 
@@ -116,16 +130,56 @@ function keyOf({ local, localPort, remote, remotePort }: Tuple): Uint8Array {
   return key
 }
 
-function elementOf(slot: number, armed: boolean): Uint8Array {
+function elementOf(slot: number, flags: number): Uint8Array {
   const value = new Uint8Array(TUPLE_VALUE)
   const view = new DataView(value.buffer)
   view.setUint32(SLOT_AT, slot, true)
-  view.setUint32(ARMED_AT, armed ? 1 : 0, true)
+  view.setUint32(FLAGS_AT, flags, true)
   return value
 }
 
-function fill(view: DataView, at: number, connection: Connection, time: (ms: number) => bigint): void {
-  const { first, localKey, remoteKey, localSyn, remoteSyn } = connection
+function elementAt(
+  tuples: TupleMap,
+  tuple: Tuple,
+): { readonly slot: number; readonly armed: boolean } | undefined {
+  const value = tuples.get(keyOf(tuple))
+  if (value === undefined) return undefined
+  const view = new DataView(value.buffer, value.byteOffset)
+  return {
+    slot: view.getUint32(SLOT_AT, true),
+    armed: (view.getUint32(FLAGS_AT, true) & Flag.ARMED) !== 0,
+  }
+}
+
+/** Of packets on the wire from those of the local TCP. */
+export function differsOf(connection: Connection, way: FastWay): number {
+  if (way.subflow.id !== 0) return Differs.ADDRESSES
+  const { localIsn, remoteIsn } = way.subflow
+  const same = localIsn === connection.tcpIsn && remoteIsn === connection.peerIsn
+  return same && way.out === 0 && way.in === 0 ? Differs.NOTHING : Differs.NUMBERS
+}
+
+/** As struct bpf_sock_tuple names what arrives: source, destination, ports. */
+function socketOf({ local, localPort, remote, remotePort }: Tuple): Uint8Array {
+  const size = local.length
+  const bytes = new Uint8Array(2 * size + 4)
+  bytes.set(remote)
+  bytes.set(local, size)
+  const view = new DataView(bytes.buffer)
+  view.setUint16(2 * size, remotePort)
+  view.setUint16(2 * size + 2, localPort)
+  return bytes
+}
+
+function fill(
+  view: DataView,
+  at: number,
+  connection: Connection,
+  way: FastWay,
+  time: (ms: number) => bigint,
+): void {
+  const { localKey, remoteKey, localSyn, remoteSyn } = connection
+  const { subflow } = way
   const u32 = (field: number, value: number) => view.setUint32(at + field, value, true)
   const u64 = (field: number, value: number | bigint) => view.setBigUint64(at + field, BigInt(value), true)
   const idsn = ({ idsnHigh, idsnLow }: { idsnHigh: number; idsnLow: number }) =>
@@ -143,11 +197,20 @@ function fill(view: DataView, at: number, connection: Connection, time: (ms: num
   u32(USER.scale, remoteSyn.scale < 0 ? 0 : Math.max(0, localSyn.scale))
   u64(OUT.tan, connection.tan)
   u32(OUT.window, connection.window)
-  u64(OUT.asked, time(first!.askedAt))
-  u64(IN.heard, time(first!.heardAt))
+  u64(OUT.asked, time(subflow.askedAt))
+  u64(IN.heard, time(subflow.heardAt))
   u64(IN.dataUna, connection.dataUna)
-  u64(IN.una, first!.una)
-  u32(IN.window, connection.remoteWindow / 2 ** first!.remoteScale)
+  u64(IN.una, subflow.una - way.out)
+  u32(IN.window, connection.remoteWindow / 2 ** subflow.remoteScale)
+  u32(USER.wireIsn, sequenceAt(subflow.localIsn, way.out))
+  u32(USER.wirePeerIsn, sequenceAt(subflow.remoteIsn, way.in))
+  u32(USER.ssnOut, way.out)
+  u32(USER.ssnIn, way.in)
+  const bytes = new Uint8Array(view.buffer, view.byteOffset + at, RING_AT)
+  bytes.set(keyOf(subflow.tuple), USER.wire)
+  const socket = socketOf(connection.tuple)
+  bytes.set(socket, USER.socket)
+  u32(USER.socketLength, socket.length)
 }
 
 class Slot implements FastSlot {
@@ -200,9 +263,9 @@ class Slot implements FastSlot {
   advance(sndMax: number, rcvMax: number, sent: readonly Run[]): void {
     const view = this.#view
     let tail = this.#u32(USER.ringTail)
-    for (const { ssn, length } of sent) {
+    for (const { dsn, length } of sent) {
       const at = this.#at + RING_AT + 8 * (tail & (RING - 1))
-      view.setUint32(at, ssn >>> 0, true)
+      view.setUint32(at, dsn >>> 0, true)
       view.setUint32(at + 4, length, true)
       tail = (tail + 1) >>> 0
     }
@@ -211,18 +274,20 @@ class Slot implements FastSlot {
     view.setBigUint64(this.#at + USER.sndMax, BigInt(sndMax), true)
   }
 
-  end(): ReturnType<FastSlot['end']> {
+  end(): FastLeft {
     this.#view.setUint32(this.#at + USER.mode, 0, true)
     this.#memory.settle(() => this.#u64(OUT.busy) === 0 && this.#u64(IN.busy) === 0)
     const numbers = this.read()
     const sent = numbers.sends ? this.#sent(numbers) : []
+    const localPort = this.#view.getUint16(this.#at + USER.wire + 32)
+    const way = { localPort, out: this.#u32(USER.ssnOut), in: this.#u32(USER.ssnIn) }
     this.#ended()
-    return { numbers, sent }
+    return { numbers, sent, way }
   }
 
   /** From the newest back to what is acknowledged. */
-  #sent({ sndMax, dataUna }: FastNumbers): Run[] {
-    const sent: Run[] = []
+  #sent({ sndMax, dataUna }: FastNumbers): FastLeft['sent'] {
+    const sent: { dsn: number; length: number }[] = []
     const tail = this.#u32(OUT.ringTail)
     let end = sndMax
     for (let i = 1; i <= RING && end > dataUna; i++) {
@@ -230,7 +295,7 @@ class Slot implements FastSlot {
       const length = this.#u32(at + 4)
       const begin = end - length
       if (length === 0 || begin < 1 || begin >>> 0 !== this.#u32(at)) break
-      sent.push({ ssn: begin, dsn: begin, length })
+      sent.push({ dsn: begin, length })
       end = begin
     }
     return sent.reverse()

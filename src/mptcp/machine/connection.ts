@@ -12,7 +12,7 @@
 import { TCP, TcpFlag } from '../../core/tcp.ts'
 import type { Block } from '../tables.ts'
 import type { MptcpOption } from '../wire.ts'
-import { FAST_AFTER, type FastSlot } from './fast.ts'
+import { FAST_AFTER, type FastSlot, type FastWay } from './fast.ts'
 import type { Key } from './keys.ts'
 import type { Pause } from './pauses.ts'
 import {
@@ -123,6 +123,7 @@ export class Connection {
 
   /** The kernel takes its packets (fast.ts). */
   fast: FastSlot | undefined
+  fastWay: FastWay | undefined
   fastSince = 0
   /** Bytes both ways at the last change, and how many more make the next one worth it. */
   fastFrom = 2

@@ -1,14 +1,24 @@
 /**
- * Connections whose packets the kernel takes by itself (the fast path, ADR 0230): those whose data are all on their first subflow, so that
- * offsets are the same in all sequence spaces. What the kernel does not take comes here as before; then this reads what it did
- * meanwhile, and takes the connection back where that is no plain continuation.
+ * Connections whose packets the kernel takes by itself (the fast path, ADR 0230, ADR 0290): those whose data all go over one subflow, so that
+ * numbers of the local TCP, of the connection and of the subflow differ by constants. What the kernel does not take comes here as before;
+ * then this reads what it did meanwhile, and takes the connection back where that is no plain continuation.
  */
 import type { Run } from '../tables.ts'
 import type { Connection } from './connection.ts'
 import type { Segment, Tuple } from './segment.ts'
 import type { Subflow } from './subflow.ts'
 
-/** What the kernel knows of a connection. Offsets; windows as in packets; times of the machine's clock (ms), -Infinity: never. */
+/** Where data go, both ways. */
+export interface FastWay {
+  readonly subflow: Subflow
+  /** Subflow offsets less data offsets of what is sent and received. */
+  readonly out: number
+  readonly in: number
+  /** The data offset from which that is so of what is received. */
+  readonly from: number
+}
+
+/** What the kernel knows of a connection. Data offsets; windows as in packets; times of the machine's clock (ms), -Infinity: never. */
 export interface FastNumbers {
   /** It takes new data of the local TCP, and data of the peer: from where the machine stopped. */
   readonly sends: boolean
@@ -34,17 +44,25 @@ export interface FastSlot {
   read(): FastNumbers
   /** What the machine did: the kernel takes over from there. */
   advance(sndMax: number, rcvMax: number, sent: readonly Run[]): void
-  /** The kernel takes nothing any more. What it sent, mapping by mapping, as far as it is not acknowledged. */
-  end(): { readonly numbers: FastNumbers; readonly sent: readonly Run[] }
+  /** The kernel takes nothing any more. */
+  end(): FastLeft
+}
+
+export interface FastLeft {
+  readonly numbers: FastNumbers
+  /** What it sent, mapping by mapping, as far as it is not acknowledged; data offsets. */
+  readonly sent: readonly { readonly dsn: number; readonly length: number }[]
+  /** The local port of the subflow, and its constants modulo 2^32. */
+  readonly way: { readonly localPort: number; readonly out: number; readonly in: number }
 }
 
 export interface FastPath {
   /** Mappings under way that it takes over. */
   readonly mappings: number
   /** Undefined when it has no room, or cannot take this connection. */
-  begin(connection: Connection): FastSlot | undefined
+  begin(connection: Connection, way: FastWay): FastSlot | undefined
   /** What a killed process left to the kernel; nothing is taken any more. */
-  left(tuple: Tuple): ReturnType<FastSlot['end']> | undefined
+  left(tuple: Tuple): FastLeft | undefined
 }
 
 /** Bytes both ways that show that there will be more, and the most after connections that came back soon. */
@@ -61,50 +79,91 @@ const IDLE = 10_000
 export function enterFast(connection: Connection, now: number): void {
   const { fast } = connection.host
   const moved = connection.sndMax + connection.rcvMax - connection.fastFrom
-  if (fast === undefined || moved < connection.fastAfter || !isLinear(connection, fast.mappings)) return
+  if (fast === undefined || moved < connection.fastAfter) return
+  const way = wayOf(connection, fast.mappings)
+  if (way === undefined) return
   connection.fastFrom += moved
-  const slot = fast.begin(connection)
+  const slot = fast.begin(connection, way)
   if (slot === undefined) {
     connection.fastAfter = Math.min(AFTER_MOST, 2 * connection.fastAfter)
     return
   }
   connection.fast = slot
+  connection.fastWay = way
   connection.fastSince = now
-  const { send } = connection.first!
+  const { send } = way.subflow
   slot.advance(connection.sndMax, connection.rcvMax, send.runs)
   connection.fastRuns = send.appended
 }
 
-/** All data went and go over the first subflow, nothing is about to change that, and both ends can say what they have beyond a hole. */
-function isLinear(connection: Connection, mappings: number): boolean {
-  const { first, active, state, confirmed, answered, forwarded, sndMax, rcvMax, subflows } = connection
-  if (first === undefined || active !== first || !first.usable || state !== 'established') return false
+/**
+ * Where all data go and came, as far as they are not acknowledged; undefined while they are on several subflows, something is about to change
+ * that, or an end cannot say what it has beyond a hole.
+ */
+function wayOf(connection: Connection, mappings: number): FastWay | undefined {
+  const { active, state, confirmed, answered, forwarded, sndMax, dataUna, tan } = connection
+  if (active === undefined || !active.usable || state !== 'established') return undefined
   if (!confirmed || !answered || forwarded || connection.finLocal >= 0 || connection.finRemote >= 0)
-    return false
-  if (!connection.sacks || !first.sackPermitted || connection.probing || first.probing) return false
-  if (first.finReceived >= 0 || first.next !== sndMax || first.high !== rcvMax) return false
-  if (first.send.runs.length > mappings || connection.repeat.length > 0) return false
-  const same = ({ ssn, dsn }: Run) => ssn === dsn
-  if (!first.send.runs.every(same) || !first.recv.runs.every(same)) return false
-  return subflows.every(
-    (each) =>
-      each.leaveAt === Number.POSITIVE_INFINITY &&
-      (each === first || (each.send.runs.length === 0 && each.high <= Math.max(1, each.acked))),
-  )
+    return undefined
+  if (!connection.sacks || !active.sackPermitted || connection.probing || active.probing) return undefined
+  if (active.finReceived >= 0 || connection.repeat.length > 0) return undefined
+  // The kernel leaves windows as they are.
+  if (active.remoteScale !== Math.max(0, connection.remoteSyn.scale)) return undefined
+  const { send, una, acked } = active
+  const way = newWay(connection, active)
+  if (send.runs.length > mappings || !send.runs.every(({ ssn, dsn }) => ssn - dsn === way.out))
+    return undefined
+  if (!isLinearIn(connection, way)) return undefined
+  const since = send.runs[0]?.dsn ?? sndMax
+  if (way.from > 1) {
+    if (since > dataUna || una - way.out < since) return undefined
+    // What is missing before it has the same constants.
+    if (way.from > tan ? acked - way.in !== tan : acked - way.in < way.from) return undefined
+  }
+  for (const each of connection.subflows) {
+    if (each.leaveAt !== Number.POSITIVE_INFINITY) return undefined
+    if (each === active) continue
+    if (each.state === 'dead') {
+      // What was under way there has come another way.
+      if (each.send.runs.some(({ dsn, length }) => dsn + length > dataUna)) return undefined
+      if (each.recv.runs.some(({ dsn, length }) => dsn + length > tan)) return undefined
+    } else if (each.send.runs.length > 0 || each.high > Math.max(1, each.acked)) return undefined
+  }
+  return way
+}
+
+/** With the constants of what was sent and received last. */
+function newWay(connection: Connection, subflow: Subflow): FastWay {
+  const { sndMax, rcvMax } = connection
+  const { id, next, high, recv } = subflow
+  const [out, into] = [next - sndMax, high - rcvMax]
+  // As long as there was no other subflow, there are no other constants.
+  const first = recv.runs.find((run) => !isDone(connection, subflow, run))?.dsn ?? rcvMax
+  return { subflow, out, in: into, from: id === 0 && out === 0 && into === 0 ? 1 : first }
+}
+
+/** The local TCP has acknowledged it, and the peer heard so. */
+function isDone({ tan }: Connection, { acked }: Subflow, { ssn, dsn, length }: Run): boolean {
+  return dsn + length <= tan && ssn + length <= acked
+}
+
+function isLinearIn(connection: Connection, way: FastWay): boolean {
+  const { subflow } = way
+  return subflow.recv.runs.every((run) => run.ssn - run.dsn === way.in || isDone(connection, subflow, run))
 }
 
 /** Before anything that the machine does with the connection. */
 export function readFast(connection: Connection): void {
   const { fast } = connection
-  if (fast !== undefined) apply(connection, fast.read())
+  if (fast !== undefined) apply(connection, connection.fastWay!, fast.read())
 }
 
-/** After it: from here the kernel goes on, if offsets are still the same everywhere. */
+/** After it: from here the kernel goes on, if the constants are the same everywhere. */
 export function advanceFast(connection: Connection, now: number): void {
-  const { fast, sndMax, rcvMax } = connection
-  if (fast === undefined) return
-  const { send, recv, next, high } = connection.first!
-  if (next !== sndMax || high !== rcvMax || !recv.runs.every(({ ssn, dsn }) => ssn === dsn)) {
+  const { fast, fastWay: way, sndMax, rcvMax } = connection
+  if (fast === undefined || way === undefined) return
+  const { send, next, high } = way.subflow
+  if (next - sndMax !== way.out || high - rcvMax !== way.in || !isLinearIn(connection, way)) {
     leaveFast(connection, now)
     return
   }
@@ -115,71 +174,88 @@ export function advanceFast(connection: Connection, now: number): void {
 
 /** Takes the connection back. */
 export function leaveFast(connection: Connection, now: number): void {
-  const { fast } = connection
-  if (fast === undefined) return
+  const { fast, fastWay: way } = connection
+  if (fast === undefined || way === undefined) return
   connection.fast = undefined
-  const { numbers, sent } = fast.end()
-  apply(connection, numbers)
-  if (numbers.sends) connection.first!.send.know(sent)
+  const left = fast.end()
+  apply(connection, way, left.numbers)
+  if (left.numbers.sends) know(way, left)
+  connection.fastWay = undefined
   connection.fastFrom = connection.sndMax + connection.rcvMax
   connection.fastAfter =
     now - connection.fastSince < SOON ? Math.min(AFTER_MOST, 2 * connection.fastAfter) : AFTER
 }
 
+function know({ subflow, out }: FastWay, { sent }: FastLeft): void {
+  subflow.send.know(sent.map(({ dsn, length }) => ({ ssn: dsn + out, dsn, length })))
+}
+
 /** What a killed process left to the kernel. */
-export function takeBack(connection: Connection, left: ReturnType<FastSlot['end']>): void {
-  apply(connection, left.numbers)
-  if (!left.numbers.sends) return
-  connection.first!.send.know(left.sent)
-  connection.first!.sendKnown = true
+export function takeBack(connection: Connection, left: FastLeft): void {
+  const { first, active: subflow = first! } = connection
+  const { tuple } = subflow
+  const way = newWay(connection, subflow)
+  apply(connection, way, left.numbers)
+  const same =
+    tuple.localPort === left.way.localPort && way.out >>> 0 === left.way.out && way.in >>> 0 === left.way.in
+  if (left.numbers.sends) {
+    know(way, left)
+    subflow.sendKnown = true
+  }
+  // Then nobody knows what its peer has.
+  if (!same) subflow.sendKnown = false
 }
 
 export const FAST_AFTER = AFTER
 
-function apply(connection: Connection, numbers: FastNumbers): void {
-  const first = connection.first!
+function apply(connection: Connection, way: FastWay, numbers: FastNumbers): void {
+  const { subflow } = way
   const { sndMax, rcvMax, tan, dataUna, heardAt, askedAt } = numbers
   if (numbers.sends && sndMax > connection.sndMax) {
-    first.sentBytes += sndMax - connection.sndMax
+    subflow.sentBytes += sndMax - connection.sndMax
     connection.sndMax = sndMax
-    first.next = sndMax
-    first.spoilSample()
+    subflow.next = sndMax + way.out
+    subflow.spoilSample()
   }
   if (numbers.receives && rcvMax > connection.rcvMax) {
-    first.receivedBytes += rcvMax - connection.rcvMax
+    subflow.receivedBytes += rcvMax - connection.rcvMax
     connection.rcvMax = rcvMax
-    first.high = rcvMax
+    subflow.high = rcvMax + way.in
   }
-  if (numbers.receives) first.recv.replace([{ ssn: 1, dsn: 1, length: connection.rcvMax - 1 }])
+  if (numbers.receives) {
+    const { from } = way
+    subflow.recv.replace([{ ssn: from + way.in, dsn: from, length: connection.rcvMax - from }])
+  }
   if (tan > connection.tan) {
     connection.tan = Math.min(tan, connection.rcvMax + 1)
     connection.window = numbers.window
     // Which of both was announced last is not known, but with the same acknowledgement a window only opens.
   } else if (tan === connection.tan) connection.window = Math.max(connection.window, numbers.window)
-  first.acked = Math.max(first.acked, Math.min(connection.tan, first.high))
+  subflow.acked = Math.max(subflow.acked, Math.min(connection.tan + way.in, subflow.high))
   if (dataUna > connection.dataUna) connection.dataUna = Math.min(dataUna, connection.sndMax)
-  first.una = Math.max(first.una, Math.min(numbers.una, first.next))
+  subflow.una = Math.max(subflow.una, Math.min(numbers.una + way.out, subflow.next))
   if (numbers.sends)
-    first.send.replace([
+    subflow.send.replace([
       {
-        ssn: connection.dataUna,
+        ssn: connection.dataUna + way.out,
         dsn: connection.dataUna,
         length: connection.sndMax - connection.dataUna,
       },
     ])
-  else first.send.acknowledge(connection.dataUna, first.una)
-  if (numbers.srtt > 0) first.srtt = numbers.srtt
-  if (heardAt > first.heardAt) {
-    connection.remoteWindow = numbers.remoteWindow * 2 ** first.remoteScale
-    if (first.askedAt < heardAt) first.askedAt = Number.POSITIVE_INFINITY
-    first.heardAt = heardAt
+  else subflow.send.acknowledge(connection.dataUna, subflow.una)
+  if (numbers.srtt > 0) subflow.srtt = numbers.srtt
+  if (heardAt > subflow.heardAt) {
+    connection.remoteWindow = numbers.remoteWindow * 2 ** subflow.remoteScale
+    if (subflow.askedAt < heardAt) subflow.askedAt = Number.POSITIVE_INFINITY
+    subflow.heardAt = heardAt
     connection.usedAt = Math.max(connection.usedAt, heardAt)
   }
-  if (askedAt > first.heardAt && askedAt < first.askedAt) first.askedAt = askedAt
-  if (numbers.expectedAt > first.heardAt) first.expectedAt = Math.max(first.expectedAt, numbers.expectedAt)
-  if (numbers.dataAt > first.dataAt) {
-    first.dataAt = numbers.dataAt
-    first.burst = numbers.burst
+  if (askedAt > subflow.heardAt && askedAt < subflow.askedAt) subflow.askedAt = askedAt
+  if (numbers.expectedAt > subflow.heardAt)
+    subflow.expectedAt = Math.max(subflow.expectedAt, numbers.expectedAt)
+  if (numbers.dataAt > subflow.dataAt) {
+    subflow.dataAt = numbers.dataAt
+    subflow.burst = numbers.burst
   }
 }
 
@@ -194,7 +270,7 @@ export function staysFastOutgoing(connection: Connection, { flags, payloadLength
 export function staysFastIncoming(connection: Connection, subflow: Subflow, segment: Segment): boolean {
   if ((segment.flags & 0x07) !== 0 || segment.mptcp.some((each) => each.type !== 'dss' || each.dataFin))
     return false
-  if (subflow.id !== 0) return segment.payloadLength === 0
+  if (subflow !== connection.fastWay?.subflow) return segment.payloadLength === 0
   return connection.fast?.read().receives === false
 }
 

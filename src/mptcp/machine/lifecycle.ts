@@ -166,8 +166,8 @@ function kick(connection: Connection, now: number): void {
  * before at once, and then the rest, since a receiver may drop what it has not acknowledged (RFC 2018 §8).
  */
 function provoke(connection: Connection): void {
-  const { first, dataUna, sndMax, segmentSize } = connection
-  const last = first?.send.runs.at(-1)
+  const { first, left = first, dataUna, sndMax, segmentSize } = connection
+  const last = left?.send.runs.at(-1)
   if (!connection.sacks || last === undefined || sndMax <= dataUna) return
   const whole = Math.floor((last.length - 1) / segmentSize) * segmentSize
   connection.acknowledgeLocal([{ left: Math.max(last.dsn + whole, dataUna), right: last.dsn + last.length }])
@@ -183,7 +183,7 @@ export function loseSubflow(
   now: number,
 ): void {
   if (subflow.state === 'dead') return
-  if (subflow.id === 0) leaveFast(connection, now)
+  if (connection.fastWay?.subflow === subflow) leaveFast(connection, now)
   const announce = kind === 'gone' && subflow.alive
   if (subflow.isLastWord && subflow.isFinKnown) connection.isHeard = true
   pauseJoins(connection, subflow, kind, now)

@@ -11,6 +11,7 @@ import { cgroupMount } from '../../../src/linux/cgroup.ts'
 import { inNamespace } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { sockOpsPrograms } from '../../../src/linux/sock-ops.ts'
+import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { Tcx, tcxPrograms } from '../../../src/linux/tcx.ts'
 import { fastPathObstacle } from '../../../src/mptcp/kernel/fast-path.ts'
 import { cutSegments } from '../../support/segments.ts'
@@ -26,6 +27,17 @@ const HOSTS = ['10.3.0.2', '[fd00:3::2]'] as const
 const WAYS = ['get', 'put'] as const
 /** Slow ones. A receiver that is slow closes its window, and the kernel's MPTCP asks about that on another subflow: user space has it then. */
 const SLOW = ['paced', 'put'] as const
+/** As distributions have it, and only what is of a connection is let in. */
+const FIREWALL = `table inet wall {
+  chain in {
+    type filter hook input priority 0; policy drop;
+    iifname lo accept
+    meta l4proto { icmp, ipv6-icmp } accept
+    ct state invalid drop
+    ct state established,related accept
+  }
+  chain out { type filter hook output priority 0; ct state invalid drop; }
+}`
 let bed: Bed
 let transfers: Transfers
 
@@ -58,6 +70,16 @@ async function inKernel(id: string, what = 'the kernel has it'): Promise<void> {
   await until(what, async () => (await bed.connections()).find((each) => each.id === id)?.path === 'kernel')
 }
 
+/** Data go over the access, and the kernel takes them. */
+async function inKernelOver(id: string, access: string): Promise<void> {
+  await until(`the kernel has it over ${access}`, async () => {
+    const found = (await bed.connections()).find((each) => each.id === id)
+    const active = found?.subflows.find((each) => each.id === found.active)
+    return found?.path === 'kernel' && active?.access === access
+  })
+  await transfers.carriesMore(id, access, `the kernel over ${access}`, true)
+}
+
 async function ended(): Promise<void> {
   await until('the connection is closed', async () => (await bed.connections()).length === 0)
 }
@@ -84,21 +106,57 @@ async function bulk(way: (typeof WAYS)[number], host: string, port = 80): Promis
 
 for (const way of SLOW)
   for (const host of HOSTS)
-    test(`issue 12, part 3: curl ${way} over ${host} goes to the kernel, is moved by hand, and by a break`, {
+    test(`issue 12, part 3: curl ${way} over ${host} goes to the kernel, is moved by hand, back, and by breaks, and the kernel has it again each time`, {
       skip,
     }, async () => {
       const endless = transfers.endless(way, host)
       const { id } = await bed.underWay(1_000_000)
       await inKernel(id)
-      await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
-      await transfers.carriesMore(id, 'acc2', 'the other access', true)
+      for (const access of ['acc2', 'acc1', 'acc2'] as const) {
+        await bed.post('/v1/mptcp/handover', { connection: id, access })
+        await inKernelOver(id, access)
+      }
       bed.down(2)
       await transfers.carriesMore(id, 'acc1', 'the first access')
+      await inKernelOver(id, 'acc1')
       bed.up(2)
+      await bed.underWay(1_000_000)
+      bed.down(1)
+      await transfers.carriesMore(id, 'acc2', 'the other access')
+      await inKernelOver(id, 'acc2')
+      bed.up(1)
       await endless.finish()
       await ended()
       bed.noFaults()
     })
+
+for (const way of SLOW)
+  test(`issue 12, part 3: curl ${way} returns to the kernel over another access behind a firewall that drops what is invalid, new or by the wrong device`, {
+    skip,
+  }, async () => {
+    bed.rules('m', FIREWALL)
+    const sysctls = new KernelSysctls(bed.netns('m'))
+    for (const device of ['all', 'acc1', 'acc2']) sysctls.set(`net.ipv4.conf.${device}.rp_filter`, 1)
+    try {
+      const endless = transfers.endless(way)
+      const { id } = await bed.underWay(1_000_000)
+      await inKernel(id)
+      for (const access of ['acc2', 'acc1', 'acc2'] as const) {
+        await bed.post('/v1/mptcp/handover', { connection: id, access })
+        await inKernelOver(id, access)
+      }
+      bed.silence(2, true)
+      await transfers.carriesMore(id, 'acc1', 'the first access')
+      bed.silence(2, false)
+      await inKernelOver(id, 'acc1')
+      await endless.finish()
+      await ended()
+    } finally {
+      bed.run('m', 'nft', 'delete', 'table', 'inet', 'wall')
+      for (const device of ['all', 'acc1', 'acc2']) sysctls.set(`net.ipv4.conf.${device}.rp_filter`, 0)
+    }
+    bed.noFaults()
+  })
 
 for (const way of SLOW)
   test(`issue 12, part 3: curl ${way} leaves the kernel when its access goes silent, and loses nothing`, {
@@ -143,7 +201,14 @@ for (const way of SLOW)
     await transfers.carriesMore(id, 'acc1', 'the same access', true)
     await inKernel(id, 'the kernel has it again')
     await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
-    await transfers.carriesMore(id, 'acc2', 'the other access', true)
+    await inKernelOver(id, 'acc2')
+    await bed.end('m', 'SIGKILL')
+    const moved = count()
+    await until('it goes on without a daemon over the other access', () => count() > moved + 4_000_000)
+    await bed.daemon('m')
+    await inKernelOver(id, 'acc2')
+    await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc1' })
+    await inKernelOver(id, 'acc1')
     await endless.finish()
     await ended()
     bed.noFaults()

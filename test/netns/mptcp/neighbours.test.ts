@@ -32,6 +32,9 @@ import { Transfers } from './transfers.ts'
 const skip = fastPathObstacle() ?? false
 const [EARLY, LATE] = [`early${process.pid}`, `late${process.pid}`]
 const ACCESS = 101
+const ACCESSES = [101, 102]
+/** Of a program on a device that decides for those behind it too. */
+const ACCEPT = 0
 /** struct bpf_sock_ops: op, bpf_sock_ops_cb_flags; its operations; what asks for changes of state. */
 const [OP, FLAGS] = [0, 84]
 const [ACTIVE, STATE] = [4, 10]
@@ -55,7 +58,7 @@ after(async () => {
 /** What somebody else has on all hooks; each program counts its runs. */
 class Neighbour {
   readonly #name: string
-  readonly #counts = SharedArray.create('neighbour', 8, 4)
+  readonly #counts = SharedArray.create('neighbour', 8, 5)
   readonly #programs: number[]
   readonly #directory = openSync(cgroupMount()!, 'r')
 
@@ -69,11 +72,15 @@ class Neighbour {
       counting(new Ebpf(), fd, 2).set(0, TcxAction.NEXT).exit().finish(),
       Tcx.INGRESS,
     )
+    const leaving = loadProgram(name, counting(new Ebpf(), fd, 4).set(0, ACCEPT).exit().finish(), Tcx.EGRESS)
     const egress = counting(new Ebpf(), fd, 3).set(0, ALLOWED).exit().finish()
     const group = load(name, egress, PROG_TYPE_CGROUP_SKB, ATTACH_EGRESS)
-    this.#programs = [sockets, device, group]
+    this.#programs = [sockets, device, group, leaving]
     attachSockOps(cgroupMount()!, sockets)
-    inNamespace(bed.netns('m'), () => attachTcx(ACCESS, Tcx.INGRESS, device))
+    inNamespace(bed.netns('m'), () => {
+      attachTcx(ACCESS, Tcx.INGRESS, device)
+      for (const access of ACCESSES) attachTcx(access, Tcx.EGRESS, leaving)
+    })
     attachProgram(this.#group, group, ALLOW_MULTI)
   }
 
@@ -81,9 +88,9 @@ class Neighbour {
     return { target: this.#directory, attachType: ATTACH_EGRESS, name: 'the control group' }
   }
 
-  /** Sockets of m that were opened, changes of their state, packets of its first access, packets of the control group. */
+  /** Sockets of m that were opened, changes of their state, packets of its first access, of the control group, packets that leave by its accesses. */
   get counts(): number[] {
-    return [0, 1, 2, 3].map((i) => Number(this.#counts.view.getBigUint64(8 * i, true)))
+    return [0, 1, 2, 3, 4].map((i) => Number(this.#counts.view.getBigUint64(8 * i, true)))
   }
 
   /** It is on every hook. */
@@ -96,7 +103,10 @@ class Neighbour {
 
   leave(): void {
     detachSockOps(cgroupMount()!, this.#name)
-    inNamespace(bed.netns('m'), () => detachTcx(ACCESS, Tcx.INGRESS, this.#name))
+    inNamespace(bed.netns('m'), () => {
+      detachTcx(ACCESS, Tcx.INGRESS, this.#name)
+      for (const access of ACCESSES) detachTcx(access, Tcx.EGRESS, this.#name)
+    })
     detachProgram(this.#group, this.#programs[2]!)
     for (const program of this.#programs) closeFd(program)
     closeSync(this.#directory)
@@ -150,10 +160,14 @@ test('issue 12, part 3: programs of others on the same hooks and ours work besid
     late = undefined
     await transfers.carriesMore(id, 'acc1', 'the same access, without the other programs,', true)
     await inKernel('the kernel has it again')
+    await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
+    await inKernel('the kernel has it over the other access')
+    await transfers.carriesMore(id, 'acc2', 'the other access, behind which a program accepts all,', true)
     await endless.finish()
     await until('the connection is closed', async () => (await bed.connections()).length === 0)
-    const [opened, states] = early.counts
+    const [opened, states, , , left] = early.counts
     assert.ok(opened! >= 1 && states! >= 2, `${opened} opened, ${states} changes of state`)
+    assert.ok(left! > 1000, `${left} packets left`)
     await bed.end('m')
     assert.ok(early.stands, 'the daemon has ended')
     bed.noFaults()

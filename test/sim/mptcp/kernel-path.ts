@@ -8,12 +8,13 @@ import { checksum, pseudoSum } from '../../../src/core/checksum.ts'
 import { ipHeaderLength, Protocol } from '../../../src/core/ip.ts'
 import { TCP, TcpFlag } from '../../../src/core/tcp.ts'
 import { Helper } from '../../../src/linux/ebpf.ts'
-import { NO_SLOT, SEEN, SLOT, SLOT_AT, SLOTS, USER } from '../../../src/mptcp/kernel/layout.ts'
-import { inProgram, outProgram } from '../../../src/mptcp/kernel/programs.ts'
-import { MAPPINGS, SlotTable, type TupleMap } from '../../../src/mptcp/kernel/slots.ts'
+import { Ledger } from '../../../src/linux/ledger.ts'
+import { Differs, NO_SLOT, SEEN, SLOT, SLOT_AT, SLOTS, USER } from '../../../src/mptcp/kernel/layout.ts'
+import { awayProgram, inProgram, outProgram } from '../../../src/mptcp/kernel/programs.ts'
+import { differsOf, MAPPINGS, SlotTable, type TupleMap } from '../../../src/mptcp/kernel/slots.ts'
 import type { Connection } from '../../../src/mptcp/machine/connection.ts'
-import type { FastPath, FastSlot } from '../../../src/mptcp/machine/fast.ts'
-import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
+import type { FastLeft, FastPath, FastSlot, FastWay } from '../../../src/mptcp/machine/fast.ts'
+import { type Tuple, tupleKey } from '../../../src/mptcp/machine/segment.ts'
 import { MPTCP_KIND } from '../../../src/mptcp/wire.ts'
 import { decodeEbpf, EbpfMachine } from '../../support/ebpf-machine.ts'
 
@@ -26,11 +27,14 @@ const AF_INET = 2
 /** struct bpf_sock_ops, struct __sk_buff: offsets of what the programs read. */
 const OPS = {
   ...{ op: 0, argument: 4, family: 20, remote4: 24, local4: 28, remotePort: 64, localPort: 68, srtt: 80 },
-  ...{ flags: 84, sndNxt: 104, data: 192, dataEnd: 200, length: 208, tcpFlags: 212 },
+  ...{ flags: 84, sndNxt: 104, sk: 184, data: 192, dataEnd: 200, length: 208, tcpFlags: 212 },
 } as const
 const Op = { PASSIVE: 5, LENGTH: 14, WRITE: 15 } as const
-const SKB = { length: 0, type: 4, protocol: 16, vlan: 20, priority: 32 } as const
+const SKB = { length: 0, type: 4, mark: 8, protocol: 16, vlan: 20, priority: 32 } as const
 const [EEXIST, EINVAL, ENOSPC] = [-17, -22, -28]
+/** struct bpf_sock: its state, and the one of a connection. */
+const [STATE, ESTABLISHED] = [72, 1]
+const { marks: MARKS } = new Ledger().mptcp
 
 /** The maps of one process; the programs of the one before run until the next attaches its own. */
 class Maps {
@@ -43,7 +47,13 @@ class Maps {
   readonly #contextAt = this.machine.region(this.context)
   readonly #out = decodeEbpf(outProgram({ tuples: TUPLES_FD, slots: SLOTS_FD }, COOKIE))
   readonly #in = decodeEbpf(inProgram({ tuples: TUPLES_FD, slots: SLOTS_FD }))
+  readonly #away = decodeEbpf(awayProgram({ tuples: TUPLES_FD, slots: SLOTS_FD }, MARKS))
   readonly #packetAt = this.machine.region(new Uint8Array(0))
+  readonly #socket = new Uint8Array(96)
+  readonly socketAt = this.machine.region(this.#socket)
+  /** The packet was given to the socket; references to it that are held. */
+  assigned = false
+  references = 0
   packet = new Uint8Array(0)
   /** Options that are reserved, or still to be written. */
   reserved = 0
@@ -51,8 +61,9 @@ class Maps {
   wroteAt = 0
   armed = false
 
-  constructor(now: () => number) {
+  constructor(now: () => number, socket: () => string | undefined) {
     const { machine } = this
+    new DataView(this.#socket.buffer).setUint32(STATE, ESTABLISHED, true)
     machine.helper(Helper.get_netns_cookie, () => COOKIE)
     machine.helper(Helper.ktime_get_ns, () => BigInt(Math.round(now() * 1e6)))
     machine.helper(Helper.map_lookup_elem, (map, key) => {
@@ -81,7 +92,11 @@ class Maps {
       return 0
     })
     machine.helper(Helper.l4_csum_replace, (_, offset, from, to, flags) => {
-      assert.equal(flags, 4n)
+      if (flags !== 4n) {
+        assert.ok((flags === 0n || flags === 0x10n) && from === 0n)
+        this.#changeSum(Number(offset), to)
+        return 0
+      }
       const view = new DataView(this.packet.buffer, this.packet.byteOffset)
       const words = [Number(from & 0xffff_ffffn), Number(to & 0xffff_ffffn)] as const
       const bytes = new DataView(new ArrayBuffer(8))
@@ -94,6 +109,57 @@ class Maps {
       view.setUint16(Number(offset), ~sum & 0xffff)
       return 0
     })
+    machine.helper(Helper.l3_csum_replace, (_, offset, from, to, flags) => {
+      assert.ok(flags === 0n && from === 0n)
+      this.#changeSum(Number(offset), to)
+      return 0
+    })
+    machine.helper(Helper.csum_diff, (from, fromLength, to, toLength, seed) => {
+      let sum = seed
+      for (const [at, length, mask] of [
+        [from, fromLength, 0xffff_ffffn],
+        [to, toLength, 0n],
+      ] as const) {
+        const bytes = machine.bytes(at, Number(length))
+        const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+        for (let i = 0; i < bytes.length; i += 4) sum += BigInt(view.getUint32(i, true)) ^ mask
+      }
+      while (sum > 0xffff_ffffn) sum = (sum & 0xffff_ffffn) + (sum >> 32n)
+      return sum
+    })
+    machine.helper(Helper.sk_lookup_tcp, (_, at, length) => {
+      const bytes = machine.bytes(at, Number(length)).slice()
+      const size = (bytes.length - 4) / 2
+      const view = new DataView(bytes.buffer)
+      const [remotePort, localPort] = [view.getUint16(2 * size), view.getUint16(2 * size + 2)]
+      const tuple = {
+        remote: bytes.subarray(0, size),
+        local: bytes.subarray(size, 2 * size),
+        remotePort,
+        localPort,
+      }
+      if (socket() !== tupleKey(tuple)) return 0n
+      this.references++
+      return this.socketAt
+    })
+    machine.helper(Helper.sk_assign, (_, at) => {
+      assert.equal(at, this.socketAt)
+      this.assigned = true
+      return 0
+    })
+    machine.helper(Helper.sk_release, (at) => {
+      assert.equal(at, this.socketAt)
+      this.references--
+      return 0
+    })
+  }
+
+  /** By the difference of what it is of, in the order of this machine. */
+  #changeSum(offset: number, difference: bigint): void {
+    const view = new DataView(this.packet.buffer, this.packet.byteOffset)
+    let sum = (~view.getUint16(offset, true) & 0xffff) + Number(difference & 0xffff_ffffn)
+    while (sum > 0xffff) sum = (sum & 0xffff) + Math.floor(sum / 0x1_0000)
+    view.setUint16(offset, ~sum & 0xffff, true)
   }
 
   #storeOption(from: bigint, length: number): number {
@@ -114,13 +180,25 @@ class Maps {
   runOut(): void {
     this.machine.replace(this.#packetAt, this.packet)
     const view = new DataView(this.context.buffer)
+    view.setBigUint64(OPS.sk, this.socketAt, true)
     view.setBigUint64(OPS.data, this.#packetAt, true)
     view.setBigUint64(OPS.dataEnd, this.#packetAt + BigInt(this.packet.length), true)
     this.machine.run(this.#out, this.#contextAt)
   }
 
-  runIn(): number {
-    return this.machine.run(this.#in, this.#contextAt)
+  /** A frame comes by a device, or leaves by one with a mark. */
+  runDevice(way: 'in' | 'away', packet: Uint8Array, mark: number): number {
+    const skb = new DataView(this.context.buffer)
+    this.context.fill(0)
+    this.packet = new Uint8Array(ETHERNET + packet.length)
+    this.packet.set(packet, ETHERNET)
+    this.assigned = false
+    skb.setUint32(SKB.length, this.packet.length, true)
+    skb.setUint32(SKB.protocol, 0x0008, true)
+    skb.setUint32(SKB.mark, mark, true)
+    const result = this.machine.run(way === 'in' ? this.#in : this.#away, this.#contextAt)
+    assert.equal(this.references, 0)
+    return result
   }
 
   get tuples(): TupleMap {
@@ -143,9 +221,9 @@ function nameOf(key: Uint8Array): string {
   return key.join()
 }
 
-/** What becomes of a packet of the TCP: its bytes, and whether it needs no proxy. */
+/** What becomes of a packet of the TCP: its bytes, and whether it needs no proxy. Without bytes it is dropped. */
 export interface Passed {
-  readonly packet: Uint8Array
+  readonly packet: Uint8Array | undefined
   readonly passes: boolean
 }
 
@@ -157,13 +235,25 @@ export class KernelPath implements FastPath {
   #table: SlotTable
   /** Whether the sockets of tuples ask for options: that stays so for their lives. */
   readonly #asking = new Map<string, boolean>()
-  /** Packets that needed no proxy. */
-  readonly counts = { out: 0, in: 0 }
+  /** Packets that needed no proxy; of these such that were changed beyond DSS and acknowledgement. */
+  readonly counts = { out: 0, in: 0, away: 0, given: 0 }
+  /** Marks that nftables gives. */
+  readonly #sent = new Set<string>()
+  readonly #socket: () => Tuple | undefined
 
-  constructor(now: () => number) {
+  /** `socket`: the connection of the TCP, while it is established. */
+  constructor(now: () => number, socket: () => Tuple | undefined) {
     this.#now = now
-    this.#maps = new Maps(now)
+    this.#socket = socket
+    this.#maps = this.#newMaps()
     this.#table = this.#newTable()
+  }
+
+  #newMaps(): Maps {
+    return new Maps(this.#now, () => {
+      const tuple = this.#socket()
+      return tuple && tupleKey(tuple)
+    })
   }
 
   #newTable(): SlotTable {
@@ -175,24 +265,28 @@ export class KernelPath implements FastPath {
   /** The next process makes its maps; until it attaches, the programs of the last one run. */
   restart(): void {
     this.#old = this.#maps
-    this.#maps = new Maps(this.#now)
+    this.#maps = this.#newMaps()
     this.#table = this.#newTable()
   }
 
   attach(): void {
     this.#old = undefined
+    this.#sent.clear()
   }
 
-  left(tuple: Tuple): ReturnType<FastSlot['end']> | undefined {
+  left(tuple: Tuple): FastLeft | undefined {
     return this.#old === undefined ? undefined : this.#table.left(this.#old, tuple)
   }
 
   watch(tuple: Tuple, on: boolean): void {
     this.#table.watch(tuple, on)
+    if (!on) this.#sent.delete(tupleKey(tuple))
   }
 
-  begin(connection: Connection): FastSlot | undefined {
-    return this.#table.begin(connection)
+  begin(connection: Connection, way: FastWay): FastSlot | undefined {
+    if (!this.#table.hasRoom(connection.tuple)) return undefined
+    if (differsOf(connection, way) !== Differs.NOTHING) this.#sent.add(connection.key)
+    return this.#table.begin(connection, way)
   }
 
   /** Slots that the programs take packets of, and tuples that lead to one. */
@@ -265,33 +359,63 @@ export class KernelPath implements FastPath {
     }
     outView.setUint16(2, out.length)
     seal(out, ip)
-    return { packet: out, passes }
+    return passes ? this.#send(out, ip) : { packet: out, passes }
+  }
+
+  #send(packet: Uint8Array, ip: number): Passed {
+    const view = new DataView(packet.buffer)
+    const tuple = {
+      ...{ local: packet.subarray(12, 16), localPort: view.getUint16(ip + TCP.SRC_PORT) },
+      ...{ remote: packet.subarray(16, 20), remotePort: view.getUint16(ip + TCP.DST_PORT) },
+    }
+    return { packet: this.#sent.has(tupleKey(tuple)) ? this.away(packet) : packet, passes: true }
+  }
+
+  /** A packet with the mark leaves; undefined: it is dropped. */
+  away(packet: Uint8Array): Uint8Array | undefined {
+    const maps = this.#old ?? this.#maps
+    if (maps.runDevice('away', packet, MARKS[0]) !== -1) return undefined
+    this.counts.away++
+    const out = maps.packet.slice(ETHERNET)
+    verify(out, 20)
+    return out
   }
 
   /** What comes by a device; undefined: the program drops it. */
-  in(packet: Uint8Array): Passed | undefined {
+  in(packet: Uint8Array): { readonly packet: Uint8Array; readonly passes: boolean } | undefined {
     const maps = this.#old ?? this.#maps
     const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
     const ip = ipHeaderLength(view, 0)
-    const skb = new DataView(maps.context.buffer)
-    maps.context.fill(0)
-    maps.packet = new Uint8Array(ETHERNET + packet.length)
-    maps.packet.set(packet, ETHERNET)
-    skb.setUint32(SKB.length, maps.packet.length, true)
-    skb.setUint32(SKB.protocol, 0x0008, true)
-    const result = maps.runIn()
-    const passes = skb.getUint32(SKB.priority, true) === SEEN
+    const result = maps.runDevice('in', packet, 0)
+    const passes = new DataView(maps.context.buffer).getUint32(SKB.priority, true) === SEEN
     if (result !== -1) return undefined
-    const out = maps.packet.subarray(ETHERNET)
+    const out = maps.packet.slice(ETHERNET)
     if (passes) {
       this.counts.in++
-      const length = out.length - ip
-      const outView = new DataView(out.buffer, out.byteOffset, out.length)
-      const sum = checksum(outView, ip, length, pseudoSum(outView, 0, Protocol.TCP, length))
-      assert.equal(sum, 0, 'the checksum is wrong')
+      verify(out, ip)
+    }
+    if (maps.assigned) {
+      assert.ok(passes)
+      this.counts.given++
+      // The socket does not look at them.
+      const { local, localPort, remote, remotePort } = this.#socket()!
+      out.set(remote, 12)
+      out.set(local, 16)
+      const outView = new DataView(out.buffer)
+      outView.setUint16(ip + TCP.SRC_PORT, remotePort)
+      outView.setUint16(ip + TCP.DST_PORT, localPort)
+      seal(out, ip)
     }
     return { packet: out, passes }
   }
+}
+
+function verify(packet: Uint8Array, ip: number): void {
+  const length = packet.length - ip
+  const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+  assert.equal(checksum(view, 0, ip), 0, 'the checksum of the IP header is wrong')
+  const sum = checksum(view, ip, length, pseudoSum(view, 0, Protocol.TCP, length))
+  assert.equal(sum, 0, 'the checksum is wrong')
 }
 
 function seal(packet: Uint8Array, ip: number): void {

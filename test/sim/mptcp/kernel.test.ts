@@ -3,8 +3,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { leaveFast } from '../../../src/mptcp/machine/fast.ts'
+import { switchTo } from '../../../src/mptcp/machine/lifecycle.ts'
 import { OptionWriter, type OutSegment, Segment } from '../../../src/mptcp/machine/segment.ts'
-import { offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
+import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import type { Dsn } from '../../../src/mptcp/wire.ts'
 import { eager, finishes, type Kinds, nothingLeft, randomRun } from './kernel-runs.ts'
@@ -28,6 +29,11 @@ for (const kernel of KERNELS)
       assert.ok(out > 1000 && came > 1000, `${name}: ${out} sent, ${came} received`)
     }
   })
+
+/** A second subflow works, at both ends. */
+function standsBy({ client, server }: Pair): boolean {
+  return [client, server].every(({ machine }) => machine.connections[0]?.subflows[1]?.usable)
+}
 
 const RUNS: readonly (readonly [string, Kinds])[] = [
   ['loss, reordering and packets that come twice', {}],
@@ -85,6 +91,88 @@ for (const name of ['client', 'server'] as const)
       nothingLeft(pair, `at ${at}`)
     }
   })
+
+for (const kernel of KERNELS)
+  test(`issue 12, part 3: after a handover the kernel of ${kernel.join(' and ')} has it again over the other subflow, and after the way back, and after a break`, () => {
+    const pair = begin({ kernel, bytes: [9_000_000, 9_000_000] })
+    eager(pair)
+    const hasIt = (path: number) =>
+      kernel.every((name) => {
+        const [connection] = pair[name].machine.connections
+        return connection?.fastWay?.subflow.tuple[name === 'client' ? 'local' : 'remote'][1] === path
+      })
+    const until = (path: number, what: string) =>
+      assert.ok(
+        pair.run(() => hasIt(path), 20_000),
+        what,
+      )
+    until(1, 'the first')
+    assert.ok(pair.run(() => standsBy(pair)))
+    pair.client.machine.handover(0, 'acc2', pair.now)
+    pair.client.flush()
+    until(2, 'the second')
+    pair.client.machine.handover(0, 'acc1', pair.now)
+    pair.client.flush()
+    until(1, 'back')
+    pair.paths[0]!.works = false
+    pair.setAccesses(new Set([1]))
+    until(2, 'after a break')
+    finishes(pair, 'moved')
+    for (const name of kernel) {
+      const { away, given } = pair[name].kernel!.counts
+      assert.ok(away > 500 && given > 500, `${name}: ${away} sent, ${given} received`)
+    }
+  })
+
+test('issue 12, part 3: a connection whose peer used a backup for a while returns to the kernel, with other numbers on the first subflow', () => {
+  const pair = begin({ bytes: [9_000_000, 9_000_000] })
+  const { client, server } = pair
+  const inKernel = () => client.machine.connections[0]?.fastWay
+  assert.ok(pair.run(() => inKernel() !== undefined && standsBy(pair)))
+  const use = (id: number) => {
+    const [connection] = server.machine.connections
+    switchTo(connection!, connection!.subflows.find((each) => each.id === id)!, 'as it likes', pair.now, true)
+    server.flush()
+  }
+  use(1)
+  assert.ok(pair.run(() => inKernel() === undefined, 1000))
+  use(0)
+  assert.ok(pair.run(() => inKernel() !== undefined, 10_000))
+  const { subflow, in: into } = inKernel()!
+  assert.equal(subflow.id, 0)
+  assert.ok(into < 0, `${into}`)
+  finishes(pair, 'backup')
+  assert.ok(client.kernel!.counts.away > 300, `${client.kernel!.counts.away}`)
+})
+
+test('a packet with the mark that finds no connection, or has a mapping of other constants, is dropped', () => {
+  const pair = begin({})
+  const { client } = pair
+  pair.client.tcp!.connect(0)
+  pair.run(() => client.machine.connections[0]?.fast !== undefined && standsBy(pair))
+  client.machine.handover(0, 'acc2', pair.now)
+  client.flush()
+  pair.run(() => client.machine.connections[0]?.fastWay?.subflow.id === 1)
+  const [connection] = client.machine.connections
+  const { out } = connection!.fastWay!
+  const packet = (ssn: number, localPort = 40_000) => {
+    const writer = new OptionWriter()
+    const dsn = { low: dsnAt(connection!.localKey, connection!.sndMax).low }
+    const ack = { low: dsnAt(connection!.remoteKey!, connection!.tan).low }
+    writer.mptcp({ type: 'dss', dataFin: false, ack, map: { dsn, ssn, length: 10 } })
+    return packetOf(
+      {
+        ...{ to: 'wire', tuple: { ...connection!.tuple, localPort }, seq: 1, ack: 1, flags: 16, window: 1 },
+        ...{ options: writer.finish(), payload: new Uint8Array(10), access: undefined, segmentSize: 1000 },
+      },
+      new Uint8Array(0),
+    ).slice()
+  }
+  const ssn = (connection!.sndMax + out) >>> 0
+  assert.notEqual(client.kernel!.away(packet(ssn)), undefined)
+  assert.equal(client.kernel!.away(packet(ssn + 1)), undefined)
+  assert.equal(client.kernel!.away(packet(ssn, 40_001)), undefined)
+})
 
 test('a slot that a connection left is found by none of its packets: another connection may have it', () => {
   const pair = begin({})

@@ -105,7 +105,10 @@ export class Host {
 
   /** From now on, before any connection, the kernel takes connections of this host. */
   useKernel(): void {
-    this.kernel = new KernelPath(() => this.#pair.now)
+    this.kernel = new KernelPath(
+      () => this.#pair.now,
+      () => (this.tcp?.state === 'established' ? this.tcp.tuple : undefined),
+    )
     this.machine = this.#newMachine()
   }
 
@@ -136,8 +139,10 @@ export class Host {
       return
     }
     const done = kernel.out(packet, sndNxt, this.tcp!.srtt)
-    if (done.passes) this.#cut(done.packet)
-    else this.#queue('out', () => this.#handleOut(done.packet))
+    const { packet: sent } = done
+    if (sent === undefined) return
+    if (done.passes) this.#cut(sent)
+    else this.#queue('out', () => this.#handleOut(sent))
   }
 
   /** The device makes segments of a super-packet, all with its options. */

@@ -108,8 +108,12 @@ export class TcpModel {
     return this.#una === this.#init.bytes + 2 && this.#finPeer >= 0 && this.#received > this.#finPeer
   }
 
+  get tuple(): Tuple {
+    return this.#init.tuple
+  }
+
   get key(): string {
-    return tupleKey(this.#init.tuple)
+    return tupleKey(this.tuple)
   }
 
   get segmentSize(): number {

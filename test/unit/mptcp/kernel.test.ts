@@ -7,7 +7,7 @@ import { closeFd } from '../../../src/linux/libc.ts'
 import { SharedArray } from '../../../src/linux/shared-array.ts'
 import { createHash, loadProgram, putElement, Tcx, testRun } from '../../../src/linux/tcx.ts'
 import { fastPathObstacle } from '../../../src/mptcp/kernel/fast-path.ts'
-import { IN, OUT, SLOT, SLOTS, TUPLE, TUPLE_VALUE, USER } from '../../../src/mptcp/kernel/layout.ts'
+import { IN, OUT, RING_AT, SLOT, SLOTS, TUPLE, TUPLE_VALUE, USER } from '../../../src/mptcp/kernel/layout.ts'
 import { inProgram } from '../../../src/mptcp/kernel/programs.ts'
 import type { OutSegment } from '../../../src/mptcp/machine/segment.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
@@ -60,10 +60,12 @@ function program() {
   const get = (slot: number, field: number) => Number(slots.view.getBigUint64(slot * SLOT + field, true))
   const reset = () => {
     for (const slot of [4, 6]) {
-      for (let at = 0; at < 256; at += 4) set(slot, at, 0)
+      for (let at = 0; at < RING_AT; at += 4) set(slot, at, 0)
       set(slot, USER.mode, 1)
       set(slot, USER.tcpIsn, TCP_ISN)
       set(slot, USER.peerIsn, PEER_ISN)
+      set(slot, USER.wireIsn, TCP_ISN)
+      set(slot, USER.wirePeerIsn, PEER_ISN)
       set(slot, USER.localIdsn, LOCAL_IDSN)
       set(slot, USER.remoteIdsn, REMOTE_IDSN)
       set(slot, USER.scale, 7)
