@@ -29,7 +29,7 @@ import {
 } from '../../linux/tcx.ts'
 import type { Connection } from '../machine/connection.ts'
 import type { FastLeft, FastPath, FastSlot, FastWay } from '../machine/fast.ts'
-import type { Tuple } from '../machine/segment.ts'
+import { type Tuple, tupleKey } from '../machine/segment.ts'
 import { Differs, OWNER, SLOT, SLOTS, TUPLE, TUPLE_VALUE } from './layout.ts'
 import { removeOrphans } from './orphans.ts'
 import { awayProgram, inProgram, outProgram } from './programs.ts'
@@ -41,6 +41,8 @@ const usleep = declare<(microseconds: number) => number>('int usleep(unsigned in
 const PREFIX = 'gwmptcp'
 /** Changes with what lies in the maps. */
 const FORMAT = 2
+/** Programs of earlier ones are removed; what they carried goes on as the record says. */
+const FORMER = [1]
 /** Waiting for runs of a program (in steps of 50 µs); they take a few. */
 const STEPS = 200
 const STEP_US = 50
@@ -71,6 +73,7 @@ export class KernelFastPath implements FastPath {
   readonly mappings = MAPPINGS
   #enabled: boolean
   readonly #name: string
+  readonly #former: readonly string[]
   readonly #cgroup: string
   readonly #tuples: BpfMap
   readonly #array: SharedArray
@@ -79,6 +82,8 @@ export class KernelFastPath implements FastPath {
   readonly #out: number
   readonly #away: number
   readonly #send: FastPathOptions['send']
+  /** Connections whose packets have one. */
+  readonly #marked = new Set<string>()
   readonly #devices = new Map<number, FastDevice>()
   /** Those that have our programs: one that is no access just now may have packets for it still. */
   readonly #attached = new Set<number>()
@@ -90,6 +95,7 @@ export class KernelFastPath implements FastPath {
     const cookie = namespaceCookie()
     this.#cgroup = cgroupOf()
     this.#name = nameIn(ledger, cookie)
+    this.#former = FORMER.map((format) => nameIn(ledger, cookie, format))
     this.#enabled = enabled
     this.#send = send
     this.#old = this.#findOld()
@@ -139,7 +145,7 @@ export class KernelFastPath implements FastPath {
     if (this.#old !== undefined) closeFd(this.#old.tuples.fd)
     this.#old = undefined
     try {
-      detachSockOps(this.#cgroup, this.#name)
+      for (const name of [this.#name, ...this.#former]) detachSockOps(this.#cgroup, name)
       removeOrphans(this.#cgroup, PREFIX, this.#name)
       if (this.#enabled) attachSockOps(this.#cgroup, this.#out)
       return undefined
@@ -175,11 +181,13 @@ export class KernelFastPath implements FastPath {
   }
 
   #detach(index: number): void {
-    for (const where of DIRECTIONS) detachTcx(index, where, this.#name)
+    for (const name of [this.#name, ...this.#former])
+      for (const where of DIRECTIONS) detachTcx(index, where, name)
     this.#attached.delete(index)
   }
 
   watch(tuple: Tuple, on: boolean): void {
+    if (!on) this.#marked.delete(tupleKey(tuple))
     if (on && !this.#enabled) return
     try {
       this.#slots.watch(tuple, on)
@@ -193,10 +201,12 @@ export class KernelFastPath implements FastPath {
     const { access, tuple } = way.subflow
     const device = [...this.#devices.values()].find(({ name }) => name === access)
     if (!this.#enabled || device === undefined || !this.#slots.hasRoom(connection.tuple)) return undefined
-    if (differsOf(connection, way) !== Differs.NOTHING) {
+    // What has a mark is translated, whatever the numbers.
+    if (differsOf(connection, way) !== Differs.NOTHING || this.#marked.has(connection.key)) {
       if (device.mark === undefined || !this.#loosen(connection.tuple) || !this.#loosen(tuple))
         return undefined
       this.#send(connection.tuple, device.mark)
+      this.#marked.add(connection.key)
     }
     return this.#slots.begin(connection, way)
   }
@@ -235,9 +245,11 @@ export class KernelFastPath implements FastPath {
 export function removeFastPath(ledger: Ledger, devices: readonly number[]): void {
   const mount = cgroupMount()
   try {
-    const name = nameIn(ledger, namespaceCookie())
-    if (mount !== undefined) detachSockOps(mount, name)
-    for (const index of devices) for (const where of DIRECTIONS) detachTcx(index, where, name)
+    for (const format of [FORMAT, ...FORMER]) {
+      const name = nameIn(ledger, namespaceCookie(), format)
+      if (mount !== undefined) detachSockOps(mount, name)
+      for (const index of devices) for (const where of DIRECTIONS) detachTcx(index, where, name)
+    }
   } catch (error) {
     // Where there can be no programs, none were left.
     if (!(error instanceof KernelError)) throw error
