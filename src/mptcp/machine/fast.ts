@@ -115,7 +115,7 @@ function wayOf(connection: Connection, mappings: number): FastWay | undefined {
     return undefined
   if (!isLinearIn(connection, way)) return undefined
   const since = send.runs[0]?.dsn ?? sndMax
-  if (way.from > 1) {
+  if (!isFirstAlone(way)) {
     if (since > dataUna || una - way.out < since) return undefined
     // What is missing before it has the same constants.
     if (way.from > tan ? acked - way.in !== tan : acked - way.in < way.from) return undefined
@@ -135,11 +135,16 @@ function wayOf(connection: Connection, mappings: number): FastWay | undefined {
 /** With the constants of what was sent and received last. */
 function newWay(connection: Connection, subflow: Subflow): FastWay {
   const { sndMax, rcvMax } = connection
-  const { id, next, high, recv } = subflow
+  const { next, high, recv } = subflow
   const [out, into] = [next - sndMax, high - rcvMax]
-  // As long as there was no other subflow, there are no other constants.
   const first = recv.runs.find((run) => !isDone(connection, subflow, run))?.dsn ?? rcvMax
-  return { subflow, out, in: into, from: id === 0 && out === 0 && into === 0 ? 1 : first }
+  const way = { subflow, out, in: into, from: first }
+  return isFirstAlone(way) ? { ...way, from: 1 } : way
+}
+
+/** As long as there was no other subflow, there are no other constants. */
+function isFirstAlone({ subflow, out, in: into }: FastWay): boolean {
+  return subflow.id === 0 && out === 0 && into === 0
 }
 
 /** The local TCP has acknowledged it, and the peer heard so. */
