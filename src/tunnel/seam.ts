@@ -90,8 +90,11 @@ export interface Paths {
   /** Makes a path; its slot is free of earlier use. */
   open(path: { peer: number; pathId: number; socket: number; remote: Endpoint; mtu: number }): number
   setRemote(slot: number, remote: Endpoint): void
-  /** The largest outer IP packet, in bytes, that this path is known to carry. */
-  setMtu(slot: number, mtu: number): void
+  /**
+   * The largest outer IP packet, in bytes, that this path is known to carry. `searching`: larger ones may pass, which will be
+   * known soon; until then they go in fragments, and nobody is told that they are too large.
+   */
+  setMtu(slot: number, mtu: number, searching: boolean): void
   /** Nothing goes there any more. The slot stays taken until `release`. */
   close(slot: number): void
   /** The slot may be given to another path: its closing has been reported to everyone who uses its number. */

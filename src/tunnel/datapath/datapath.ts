@@ -234,6 +234,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     paths.pathId[slot] = path.pathId
     paths.socket[slot] = path.socket
     paths.mtu[slot] = path.mtu
+    paths.mtuSearching[slot] = 0
     this.#writeRemote(slot, path.remote)
     paths.attach(slot)
     paths.link(slot)
@@ -252,9 +253,10 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.retryWanted = true
   }
 
-  setMtu(slot: number, mtu: number): void {
+  setMtu(slot: number, mtu: number, searching: boolean): void {
     if (!this.paths.isOpen(slot)) return
     this.paths.mtu[slot] = mtu
+    this.paths.mtuSearching[slot] = searching ? 1 : 0
     this.#setInnerMtu(slot)
   }
 

@@ -209,7 +209,7 @@ export class Outbound {
       const header = ip + tcpHeaderLength(view, packet + ip)
       this.#segments(slot, peer, packet, length, ip, Math.min(innerMtu, header + gso))
     } else if (type === GSO_UDP_L4 && protocol === UDP) {
-      if (ip + UDP_HEADER + gso <= this.#mostInner(packet, innerMtu))
+      if (!this.#isTooBig(slot, packet, ip + UDP_HEADER + gso))
         this.#datagrams(slot, peer, packet, length, ip, gso)
       else this.#tooBig(packet, length, innerMtu)
     } else this.counts.dropped++
@@ -227,6 +227,15 @@ export class Outbound {
     return ipVersion(this.#view, packet) === 6 ? Math.max(innerMtu, IPV6_LEAST_MTU) : innerMtu
   }
 
+  /** Whether a path that it is to take is known not to carry it. */
+  #isTooBig(slot: number, packet: number, length: number): boolean {
+    const refuses = (one: number) =>
+      this.#paths.mtuSearching[one] === 0 && length > this.#mostInner(packet, this.#paths.innerMtu[one]!)
+    if (refuses(slot)) return true
+    for (let i = 0; i < this.#spread.copies; i++) if (refuses(this.#spread.copyTo[i]!)) return true
+    return false
+  }
+
   #oversized(
     slot: number,
     peer: number,
@@ -239,7 +248,7 @@ export class Outbound {
     innerMtu: number,
   ): void {
     const view = this.#view
-    if (length <= this.#mostInner(packet, innerMtu)) {
+    if (!this.#isTooBig(slot, packet, length)) {
       this.#whole(slot, peer, at, packet, length, protocol, partial)
       return
     }

@@ -92,6 +92,8 @@ export class PathTable {
   mtu = new Uint16Array(16)
   /** Largest inner IP packet, kept with `mtu`. */
   innerMtu = new Uint16Array(16)
+  /** 1: larger ones may pass (`Paths.setMtu`). */
+  mtuSearching = new Uint8Array(16)
   next = new Int32Array(16).fill(NONE)
   /** Remote name, NAME_WORDS words a slot; and our own address there, 4 words, all zero when it does not matter. */
   remote = new Uint32Array(16 * NAME_WORDS)
@@ -154,6 +156,7 @@ export class PathTable {
     this.socket = grown(this.socket, size)
     this.mtu = grown(this.mtu, size)
     this.innerMtu = grown(this.innerMtu, size)
+    this.mtuSearching = grown(this.mtuSearching, size)
     this.next = grown(this.next, size, NONE)
     this.remote = grown(this.remote, size * NAME_WORDS)
     this.local = grown(this.local, size * 4)

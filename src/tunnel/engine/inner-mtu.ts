@@ -36,7 +36,7 @@ export function widestMtu(paths: readonly Measured[]): number | undefined {
 /**
  * MTU of a device that forwards packets of others: rises at once, falls when it has been smaller for FALL_MS. A path that
  * comes back begins with the least MTU; a terminal that is told so in these milliseconds keeps to it for ten minutes.
- * Until the fall, packets that are too large for their path are cut, fragmented or refused there.
+ * Packets that are too large for their path are cut, fragmented or refused there; while its MTU is searched, none is refused.
  */
 export class SteadyMtu {
   #current: number

@@ -26,6 +26,8 @@ export class MtuSearch {
   #limit: number
   #phase: Phase = { name: 'top', tries: 0 }
   #nextAt: number
+  /** The first search since the path or its limit changed. */
+  #first = true
 
   /** @param limit the interface's MTU, bytes */
   constructor(limit: number, now: number) {
@@ -38,6 +40,11 @@ export class MtuSearch {
     return this.#current
   }
 
+  /** Larger packets may pass: it is not known yet. */
+  get searching(): boolean {
+    return this.#first && this.#current < this.#limit
+  }
+
   get nextAt(): number {
     return this.#nextAt
   }
@@ -48,6 +55,7 @@ export class MtuSearch {
     if (this.#current > this.#limit) this.#current = this.#limit
     this.#phase = { name: 'top', tries: 0 }
     this.#nextAt = now
+    this.#first = true
   }
 
   /** The kernel refused a datagram as too big: what was found no longer holds. */
@@ -55,6 +63,7 @@ export class MtuSearch {
     this.#current = MTU_FLOOR
     this.#phase = { name: 'ladder', tries: 0 }
     this.#nextAt = now
+    this.#first = false
   }
 
   /** Loss jumped: find out soon whether large packets still pass. */
@@ -126,6 +135,7 @@ export class MtuSearch {
   }
 
   #settle(now: number): void {
+    this.#first = false
     this.#phase = { name: 'settled', raiseAt: now + RAISE_INTERVAL, unconfirmed: 0 }
     this.#nextAt = now + CONFIRM_INTERVAL
   }

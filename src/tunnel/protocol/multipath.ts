@@ -184,6 +184,7 @@ export class Multipath {
       for (const path of peer.paths) {
         path.assessAt = NEVER
         path.mtuEnabled = false
+        this.watch.publishMtu(peer, path)
       }
       return
     }
@@ -635,9 +636,8 @@ export class Multipath {
 
   setInterfaceMtu(peer: Peer, path: Path, mtu: number, now: number): void {
     path.mtuLimit = Math.min(mtu, this.#maxMtu)
-    const before = path.mtu.current
     path.mtu.restart(path.mtuLimit, now)
-    if (path.mtu.current !== before) this.watch.publishMtu(peer, path)
+    this.watch.publishMtu(peer, path)
     this.#host.changed(peer)
   }
 
@@ -683,6 +683,7 @@ export class Multipath {
     })
     peer.paths.push(path)
     this.#bySlot.set(path.slot, path)
+    this.watch.publishMtu(peer, path)
     return path
   }
 
@@ -734,6 +735,7 @@ export class Multipath {
     if (!path.mtuEnabled) {
       path.mtuEnabled = true
       path.mtu.restart(path.mtuLimit, now)
+      this.watch.publishMtu(peer, path)
     }
     for (const other of [...peer.paths]) {
       // What went out on hope alone.
@@ -751,9 +753,8 @@ export class Multipath {
     const errno = path.error
     path.error = 0
     if (errno === EMSGSIZE) {
-      const before = path.mtu.current
       path.mtu.refused(now)
-      if (path.mtu.current !== before) this.watch.publishMtu(peer, path)
+      this.watch.publishMtu(peer, path)
     } else if (path.usable && FATAL_ERRORS.has(errno)) {
       this.#goDown(peer, path, CloseReason.error, now, path.monitor.remoteHighest)
     }
@@ -852,6 +853,7 @@ export class Multipath {
     if (peer.godwit && path.usable) {
       // Another port of the same NAT is no other way.
       if (!sameHost) path.mtu.restart(path.mtuLimit, now)
+      this.watch.publishMtu(peer, path)
       this.watch.probe(peer, path, now)
       this.#host.changed(peer)
     }

@@ -44,6 +44,8 @@ export class Path {
   readonly mtu: MtuSearch
   mtuLimit: number
   mtuEnabled = false
+  /** The last one that was reported. */
+  publishedMtu: number
 
   /** What was known of it when it was opened; undefined since its PATH_ACCEPT, or since it has failed. */
   known: PathConfig['known']
@@ -101,6 +103,7 @@ export class Path {
     const own = measureInterval === undefined ? tuning : withMeasureInterval(tuning, measureInterval)
     this.monitor = new PathMonitor(own, now)
     this.mtu = new MtuSearch(init.mtuLimit, now)
+    this.publishedMtu = this.mtu.current
   }
 
   get usable(): boolean {

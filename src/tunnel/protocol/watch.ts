@@ -77,7 +77,8 @@ export class PathWatch {
   }
 
   heardMtuAck(peer: Peer, path: Path, size: number, now: number): void {
-    if (path.mtu.acknowledged(size, now)) this.publishMtu(peer, path)
+    path.mtu.acknowledged(size, now)
+    this.publishMtu(peer, path)
   }
 
   /** `assessAt` of a path has come: acts on the monitor's verdict, probes when it asks for it. */
@@ -161,9 +162,8 @@ export class PathWatch {
 
   /** The MTU search of a path wants attention. */
   probeMtu(peer: Peer, path: Path, now: number): void {
-    const before = path.mtu.current
     const sizes = path.mtu.handleTimeout(now, path.monitor.timeout, path.monitor.busy(now))
-    if (path.mtu.current !== before) this.publishMtu(peer, path)
+    this.publishMtu(peer, path)
     const outer = outerOverhead(path.remote.address.length)
     const aes = (peer.features & Feature.multipathAes) !== 0
     for (const size of sizes) {
@@ -181,7 +181,11 @@ export class PathWatch {
 
   /** The path's MTU changed. */
   publishMtu(peer: Peer, path: Path): void {
-    this.#parts.paths.setMtu(path.slot, path.mtu.current)
-    this.#host.emit({ type: 'mtu', peer: peer.index, slot: path.slot, mtu: path.mtu.current })
+    const { current } = path.mtu
+    const searches = path.mtuEnabled || peer.expectsGodwit
+    this.#parts.paths.setMtu(path.slot, current, searches && path.mtu.searching)
+    if (current === path.publishedMtu) return
+    path.publishedMtu = current
+    this.#host.emit({ type: 'mtu', peer: peer.index, slot: path.slot, mtu: current })
   }
 }

@@ -218,6 +218,35 @@ describe('packets that are too large', () => {
       assert.match(await ping(from, '-c', '1', '-M', 'dont', '-s', '4000', to[4]), / 0% packet loss/)
     })
 
+  test('all links go and come back: terminals are not told that less fits (ADR 0280)', async () => {
+    const rtnl = sites.lab.rtnl('ma')
+    const mtu = deviceMtu('ma')
+    await forgetMtu('ta')
+    const args = ['-n', '-i', '0.02', '-M', 'do', '-s', String(mtu - 28), SERVER[4]]
+    const pings = await sites.lab.programs.start('ta', 'sh', ['-c', 'exec ping "$@" 2>&1', 'sh', ...args])
+    const lines: string[] = []
+    const reading = (async () => {
+      for (let line = await pings.line(); line !== undefined; line = await pings.line()) lines.push(line)
+    })()
+    const accesses = [
+      ['acc1', '192.168.11', 100],
+      ['acc2', '192.168.12', 200],
+    ] as const
+    for (const [access] of accesses) rtnl.setLink(access, { up: false })
+    await sites.untilPaths('ma', [])
+    for (const [access, prefix, metric] of accesses) {
+      rtnl.setLink(access, { up: true })
+      rtnl.replaceRoute({ to: 'default', via: `${prefix}.1`, dev: access, metric })
+    }
+    await sites.untilPaths('ma', ['acc1', 'acc2'])
+    const before = lines.length
+    await sites.until('answers', () => lines.slice(before).some((line) => line.includes('bytes from')))
+    pings.signal('SIGINT')
+    await reading
+    assert.doesNotMatch(lines.join('\n'), /mtu/i)
+    assert.equal(deviceMtu('ma'), mtu)
+  })
+
   test('TCP does without those errors: the segment size is lowered in passing, both ways', async () => {
     const hosts = ['ta', 'srv'] as const
     const drop = `table inet deaf {

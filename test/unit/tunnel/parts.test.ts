@@ -112,6 +112,25 @@ function search(
   return said
 }
 
+test('ADR 0280: the first search tells that more may pass, until it is over; later ones and a refusal do not', () => {
+  const mtu = new MtuSearch(1_500, 0)
+  const seen: boolean[] = []
+  for (let now = 0; now <= 400; now = mtu.nextAt) {
+    for (const size of mtu.handleTimeout(now, 100, false)) if (size <= 1_420) mtu.acknowledged(size, now)
+    seen.push(mtu.searching)
+  }
+  assert.deepEqual(seen, [true, true, true, true, false])
+  mtu.handleTimeout(700_000, 100, false)
+  assert.equal(mtu.searching, false, 'what it searches again for may pass, but has not for ten minutes')
+  mtu.restart(9_000, 700_000)
+  assert.equal(mtu.searching, true)
+  mtu.refused(700_000)
+  assert.equal(mtu.searching, false)
+  const whole = new MtuSearch(1_500, 0)
+  for (const size of whole.handleTimeout(0, 100, false)) whole.acknowledged(size, 0)
+  assert.equal(whole.searching, false)
+})
+
 test('RFC 8899: which sizes are tried, confirmed, doubted and given up', () => {
   assert.deepEqual(
     search(1_500, 12_000, () => true),
