@@ -7,7 +7,7 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 import type { RouteKind } from '../tables.ts'
 import type { Lease } from '../wire/lease.ts'
-import type { Route } from '../wire/message.ts'
+import type { Prekey, Route } from '../wire/message.ts'
 import type { KeptPair } from './memory.ts'
 
 /** Primitives that machines are given. */
@@ -74,6 +74,8 @@ export interface NodeMachineInit {
   readonly lease?: Uint8Array
   /** Pairs of earlier runs, the one used last first. */
   readonly kept?: readonly KeptPair[]
+  /** Makes a key for packets behind one message 1 to this node; absent: there are none. */
+  readonly prekey?: () => Prekey
   /** Wants notifications, and where a push service reaches it (docs/wire/overlay.md, PUSH). */
   readonly notifications?: { readonly push?: string }
 }
@@ -114,6 +116,10 @@ export type NodeOutput =
       readonly route: Route
       /** False: the peer asked. */
       readonly asked: boolean
+      /** Of the peer, for packets behind message 1 to it. */
+      readonly prekey?: Prekey
+      /** The peer was given this one of ours. */
+      readonly given?: number
     }
   /**
    * This way to the peer works. `open`: this end opens a tunnel path there; else the peer does, and a path may come from there.

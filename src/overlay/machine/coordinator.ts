@@ -19,9 +19,13 @@ import {
   fitting,
   isFullName,
   LEAST_DIRECTION,
+  MAX_MESSAGE,
+  MAX_PREKEYS,
   type Measured,
   type Message,
+  messageCodec,
   nameOfType,
+  type Prekey,
   type RelayLoad,
   type RelaySide,
   Route,
@@ -128,6 +132,8 @@ interface Node extends Location {
   asked: number
   /** Directions to it were not acknowledged: it gets none until its address has answered again. */
   silent: boolean
+  /** Keys for packets behind message 1 to it, each given to one node. */
+  readonly prekeys: Prekey[]
   /** When its address answered a challenge, and when it acknowledged a direction. */
   readonly provenAt: number
   acknowledgedAt: number
@@ -469,7 +475,7 @@ export class Coordinator {
         if (this.#length >= LEAST_DIRECTION) this.#direct(session.owner, message, reply, now)
         break
       case Type.ROUTE_DIRECTION_ACK:
-        this.#acknowledged(session.owner, message.transaction, now)
+        this.#acknowledged(session.owner, message, now)
         break
       default:
     }
@@ -510,6 +516,11 @@ export class Coordinator {
     const isHere = known !== undefined && sameEndpoint(known.observed, from)
     const isProven = source.proven || (isHere && !known.silent)
     if (isProven && source.isNewest) this.#locate(source, message.candidates ?? [], known, now)
+    const located = this.#nodes.get(session.owner)
+    if (source.isNewest && located !== undefined) {
+      located.prekeys.length = 0
+      located.prekeys.push(...(message.prekeys ?? []))
+    }
     this.#counts.registrations++
     const answer = {
       ...{ type, transaction, status: Status.DONE },
@@ -555,6 +566,7 @@ export class Coordinator {
       ...{ openedAt: session.openedAt, counter: source.counter },
       directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
       asked: known?.asked ?? 0,
+      prekeys: known?.prekeys ?? [],
     })
     this.#candidates.delete(session.owner)
     this.#notifier.heard(session.owner, now)
@@ -805,8 +817,11 @@ export class Coordinator {
       return
     }
     const pairKey = this.#pairKeyOf(this.#pairSecret, a, b)
-    const toCn = { route: routes.cn, pairKey, relays: all.map((sides) => sides[1]) }
-    const toMn = { route: routes.mn, pairKey, relays: all.map((sides) => sides[0]) }
+    const prekey = cn.prekeys.shift()
+    const given = prekey && { prekeyIndex: prekey.index }
+    const toCn = { route: routes.cn, pairKey, relays: all.map((sides) => sides[1]), ...given }
+    const gets = prekey && { prekeys: [prekey] }
+    const toMn = { route: routes.mn, pairKey, relays: all.map((sides) => sides[0]), ...gets }
     this.#tell(cnName, this.#peerOf(mn, a), toCn, mnName, undefined, now)
     this.#tell(mnName, this.#peerOf(cn, b), toMn, mnName, undefined, now)
   }
@@ -828,6 +843,8 @@ export class Coordinator {
       readonly route: Route
       readonly pairKey: Uint8Array
       readonly relays: readonly RelaySide[]
+      readonly prekeys?: readonly Prekey[]
+      readonly prekeyIndex?: number
     },
     by: string,
     done: Directed['done'],
@@ -835,17 +852,19 @@ export class Coordinator {
   ): void {
     let transaction = this.#number()
     while (this.#directed.has(transaction)) transaction = this.#number()
-    const { route, pairKey, relays } = direction
+    const { route, pairKey, relays, ...prekeys } = direction
     const { name, lease, candidates, zoneKey } = peer
+    const message = fitting(
+      {
+        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates, relays },
+        ...(zoneKey !== undefined && { zoneKey }),
+      },
+      'last',
+    )
+    const whole = { ...message, ...prekeys }
     const directed: Directed = {
       ...{ to, by, done, since: now, tries: 0, at: now },
-      message: fitting(
-        {
-          ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates, relays },
-          ...(zoneKey !== undefined && { zoneKey }),
-        },
-        'last',
-      ),
+      message: messageCodec.byteLength(whole) <= MAX_MESSAGE ? whole : message,
     }
     this.#directed.set(transaction, directed)
     const asker = this.#nodes.get(by)
@@ -878,10 +897,12 @@ export class Coordinator {
     this.#dueAt = Math.min(this.#dueAt, now)
   }
 
-  #acknowledged(name: string, transaction: number, now: number): void {
+  #acknowledged(name: string, { transaction, prekeys = [] }: Message, now: number): void {
     const directed = this.#directed.get(transaction)
     if (directed === undefined || directed.to !== name) return
     const node = this.#nodes.get(name)
+    if (directed.message.prekeyIndex !== undefined)
+      node?.prekeys.push(...prekeys.slice(0, Math.max(0, MAX_PREKEYS - node.prekeys.length)))
     if (node !== undefined) {
       node.acknowledgedAt = now
       if (directed.tries === 1) node.rtt = now - directed.since

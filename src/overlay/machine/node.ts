@@ -18,6 +18,7 @@ import {
   LEAST_DIRECTION,
   type Message,
   nameOfType,
+  type Prekey,
   Route,
   Status,
   Type,
@@ -86,6 +87,8 @@ const MEETINGS_RATE = 5
 const MEETINGS_BURST = 20
 /** Changes of what is kept are gathered for (ms). */
 const KEEP_MS = 2000
+/** Keys for packets behind message 1 that the coordinator has of this node. */
+const PREKEYS = 2
 /** Padding of a registration (bytes): an answer is no more than three times its request. */
 const PADDED = 410
 const NEVER = Number.POSITIVE_INFINITY
@@ -224,6 +227,8 @@ export class NodeMachine implements NodeMachineApi {
     if (!this.#registered) this.#register(now)
   }
 
+  /** Those that the coordinator may give to others. */
+  #prekeys: readonly Prekey[] = []
   /** Bring messages of one peer to another: a second, and at once. */
   readonly #brought = new TokenBucket(MEETINGS_RATE, MEETINGS_BURST)
   readonly #memory: Memory
@@ -459,10 +464,12 @@ export class NodeMachine implements NodeMachineApi {
       replaced ? [] : addresses.map((address) => ({ kind: 'host' as const, endpoint: { address, port } })),
     )
     this.#step(this.#own, this.#dc, Type.REGISTRATION_REQUEST, now)
+    this.#makePrekeys()
     this.#asker.request(
       {
         type: Type.REGISTRATION_REQUEST,
         candidates: hosts.slice(0, MAX_HOSTS),
+        prekeys: this.#prekeys,
         ...(this.#lease !== undefined && { lease: this.#lease }),
         ...(echo !== undefined && { echo }),
         ...(this.#init.notifications !== undefined && {
@@ -475,6 +482,22 @@ export class NodeMachine implements NodeMachineApi {
       (answer, way, at) => this.#registrationAnswered(answer, way, echo !== undefined, at),
       now,
     )
+  }
+
+  #makePrekeys(): void {
+    const { prekey } = this.#init
+    if (prekey === undefined) return
+    const fresh = Array.from({ length: PREKEYS - this.#prekeys.length }, () => prekey())
+    this.#prekeys = [...this.#prekeys, ...fresh]
+  }
+
+  /** The coordinator has given one of them to a peer: it gets another. Undefined: it is none of ours any more. */
+  #replacePrekey(given: number): Prekey | undefined {
+    const left = this.#prekeys.filter(({ index }) => index !== given)
+    if (left.length === this.#prekeys.length) return undefined
+    this.#prekeys = left
+    this.#makePrekeys()
+    return this.#prekeys.at(-1)
   }
 
   #registrationAnswered(
@@ -744,8 +767,10 @@ export class NodeMachine implements NodeMachineApi {
     if (message.type !== Type.ROUTE_DIRECTION) return
     const status = this.#directed(message, now)
     this.#step(this.#own, this.#dc, Type.ROUTE_DIRECTION_ACK, now)
-    const { transaction } = message
-    this.#asker.tell({ type: Type.ROUTE_DIRECTION_ACK, transaction, status }, way)
+    const { transaction, name = '' } = message
+    const fresh = this.#pairs.get(name)?.freshPrekey
+    const prekeys = fresh && { prekeys: [fresh] }
+    this.#asker.tell({ type: Type.ROUTE_DIRECTION_ACK, transaction, status, ...prekeys }, way)
   }
 
   #directed(message: Message, now: number): Status {
@@ -780,8 +805,16 @@ export class NodeMachine implements NodeMachineApi {
       )
     pair = this.#pairFor(name, direction, pairKey, now)
     pair.transaction = message.transaction
-    this.#emit({ type: 'direction', peer: name, lease, pairKey, leads: pair.leads, route, asked })
-    pair.direct(direction, this.#sockets, asked, now)
+    const { prekeys: [prekey] = [], prekeyIndex } = message
+    pair.freshPrekey = prekeyIndex === undefined ? undefined : this.#replacePrekey(prekeyIndex)
+    const given = pair.freshPrekey === undefined ? undefined : prekeyIndex
+    const early = asked ? prekey !== undefined : given !== undefined
+    this.#emit({
+      ...{ type: 'direction', peer: name, lease, pairKey, leads: pair.leads, route, asked },
+      ...(asked && prekey !== undefined && { prekey }),
+      ...(given !== undefined && { given }),
+    })
+    pair.direct(direction, this.#sockets, { asked, early }, now)
     this.#observe(now)
     const { zoneKey, lease: encoded = new Uint8Array(0) } = message
     const places = pair.places
@@ -888,7 +921,7 @@ export class NodeMachine implements NodeMachineApi {
       route: Route.CHECK,
       asked,
     })
-    pair.direct(direction, this.#sockets, opens, now)
+    pair.direct(direction, this.#sockets, { asked: opens, early: false }, now)
     return pair
   }
 

@@ -15,8 +15,9 @@ import {
   type Candidate,
   type Message,
   messageCodec,
+  type Prekey,
   type RelaySide,
-  type Route,
+  Route,
   Type,
 } from '../wire/message.ts'
 import type { MachineComponents, NodeOutput, NodeSocket } from './api.ts'
@@ -31,11 +32,12 @@ const MAX_WAYS = 16
 const MAX_NAMED = 4
 /** Bytes of message 1 of the handshake with its headers, over IPv6. */
 const INTRODUCTION_BYTES = 196
-/**
- * Of the bytes of message 1, what answers it unproven: three times as many, less message 2 and three announcements
- * of a path.
- */
-const FOR_GREETING = 3 * 176 - 140 - 3 * 170
+/** What message 1 of the peer lets go to its source: three times its bytes, less message 2 and an own message 1. */
+const FOR_GREETING = 3 * 176 - 140 - 176
+/** Three announcements of a path (bytes). */
+const FOR_ANNOUNCING = 3 * 170
+/** Places that packets go to before the peer has answered there. */
+const MAX_HOPED = 2
 /** Longer ago, a place that answered may be one that the peer has left (ms): asking all takes two seconds. */
 const ROUND_MS = 3000
 /** Places where the peer has answered that are remembered. */
@@ -83,6 +85,8 @@ export class Pair {
   readonly pairKey: Uint8Array
   /** Transaction of the direction followed last: it is repeated until its answer has arrived. */
   transaction: number | undefined
+  /** What that answer gives the coordinator in the place of the key that the peer was given. */
+  freshPrekey: Prekey | undefined
   /** The relay no longer answers: a fresh direction is wanted. */
   relayFailed = false
   /** A better socket is there beside the one that the relay is bound to. */
@@ -97,6 +101,10 @@ export class Pair {
   #moved = false
   /** This node asked for the last direction. */
   #asked = false
+  /** Packets may come behind message 1: of this node, which asked, or of the peer. */
+  #early = false
+  /** Of the last direction: where packets go before the peer has answered there. */
+  #hoped: Endpoint[] = []
   /** Where the peer says that it is reached, the one that it prefers first. */
   #named: readonly Endpoint[] = []
   /** Where this node is reached, the same way; undefined: the peer need not be told. */
@@ -196,12 +204,19 @@ export class Pair {
    * A direction for this pair: binds its relay, asks its candidates. Repeated unrequested directions ask no more often
    * than the bucket allows.
    */
-  direct(direction: PairDirection, sockets: readonly NodeSocket[], asked: boolean, now: number): void {
+  direct(
+    direction: PairDirection,
+    sockets: readonly NodeSocket[],
+    { asked, early }: { readonly asked: boolean; readonly early: boolean },
+    now: number,
+  ): void {
     this.#direction = direction
     this.#directedAt = now
     this.#sockets = sockets
     this.relayFailed = false
     this.#asked = asked
+    this.#early = early
+    this.#hoped = []
     for (const side of direction.relays) if (mayBeHost(side.endpoint)) this.#bind(side, now)
     if (!asked && !this.#unasked.take(now)) return
     this.#ask(now)
@@ -213,17 +228,25 @@ export class Pair {
    * wait for another answer; as many bytes as the direction may still draw.
    */
   greeted(from: Endpoint, socket: number): void {
-    if (!this.#asked || this.#ways.length > 0) return
+    if (!this.#asked && !this.#early) return
     const { candidates } = this.#direction
     const isRelay = [...this.#bindings.values()].some(
       (binding) => binding.socket === socket && sameEndpoint(binding.side.endpoint, from),
     )
     const isThere = candidates.some(({ endpoint }) => sameEndpoint(endpoint, from) && mayBeHost(endpoint))
-    const bytes = isRelay || isThere ? this.checks.spendHalf() + FOR_GREETING : 0
+    if (isRelay || isThere) this.#hope(isRelay ? 'relay' : kindOfWay(from), socket, from, FOR_GREETING)
+  }
+
+  /** Packets go there before the peer has answered, as many bytes as the direction may still draw, and `more`. */
+  #hope(kind: RouteKind, socket: number, remote: Endpoint, more = 0): void {
+    if (this.#ways.length > 0) return
+    const again = this.#hoped.some((each) => sameEndpoint(each, remote))
+    if (!again && this.#hoped.length >= MAX_HOPED) return
+    const bytes = more + (again ? 0 : this.checks.spendHalf() - FOR_ANNOUNCING)
     if (bytes <= 0) return
-    const kind = isRelay ? 'relay' : kindOfWay(from)
+    if (!again) this.#hoped.push(remote)
     this.#parts.emit({
-      ...{ type: 'way', peer: this.peer, kind, socket, remote: from, open: true, known: 'hoped', bytes },
+      ...{ type: 'way', peer: this.peer, kind, socket, remote, open: true, known: 'hoped', bytes },
     })
   }
 
@@ -488,11 +511,19 @@ export class Pair {
 
   /** Where the coordinator sees the peer: the peer's own request opens its NAT while message 1 is on its way. */
   #introduce(): void {
+    const { route, relays } = this.#direction
+    const isEarly = this.#asked && this.#early
+    // The last one is preferred; message 1 has left behind its RELAY_BIND.
+    const binding = this.#bindings.get(relays.at(-1)?.channel ?? -1)
+    if (isEarly && route === Route.RELAY && binding?.state === 'binding')
+      this.#hope('relay', binding.socket, binding.side.endpoint)
     for (const { kind, endpoint } of this.#direction.candidates) {
       if (kind !== 'reflexive' || !mayBeHost(endpoint)) continue
       for (const { socket, remote } of this.#targets([endpoint]))
-        if (this.checks.spend(INTRODUCTION_BYTES))
+        if (this.checks.spend(INTRODUCTION_BYTES)) {
           this.#parts.emit({ type: 'introduce', peer: this.peer, socket, remote })
+          if (isEarly && route !== Route.RELAY) this.#hope(kindOfWay(remote), socket, remote)
+        }
     }
   }
 

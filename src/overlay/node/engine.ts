@@ -67,8 +67,8 @@ interface Known extends NodePeer {
   readonly traffic: { packets: number; at: number }
   /** Its ways over other accesses were given up. */
   rests: boolean
-  /** The path to where it greeted this end from, until it has answered there, and the bytes of packets that may go there. */
-  hoped?: { readonly slot: number; readonly bytes: number }
+  /** Paths to where it should be, until it has answered somewhere. */
+  readonly hoped: Set<number>
   slot: number
   reason: string
   /** Without a path since. */
@@ -119,6 +119,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         ...(setup.lease !== undefined && { lease: setup.lease }),
         ...(setup.kept !== undefined && { kept: setup.kept }),
         ...(setup.notifications !== undefined && { notifications: setup.notifications }),
+        prekey: () => machine.newPrekey(),
       },
     )
     this.#renewed = new RenewedSockets({
@@ -193,6 +194,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         break
       case 'path-closed':
         this.#sockets.pathClosed(event.slot)
+        this.#endHope(event.peer, event.slot)
         this.#changed.add(event.peer)
         break
       case 'session':
@@ -410,6 +412,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (!same) {
       const peer: Known = {
         ...{ name, publicKey, v6, leads, pairKey, relays: new Set<string>() },
+        hoped: new Set(),
         ...{ places: [], traffic: { packets: 0, at: now }, rests: false },
         ...(v4 !== undefined && { v4 }),
         ...{ slot: Verdict.PARK, reason: 'no path has answered yet', since: now },
@@ -429,6 +432,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         now,
       )
       if (!added.ok) {
+        if (output.given !== undefined) machine.dropPrekey(output.given)
         this.#log('warn', `${name} cannot be a peer: ${added.failure.message}`)
         return
       }
@@ -436,6 +440,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     }
     const index = peers.get(name)!
     peers.at(index)!.since = now
+    if (output.prekey !== undefined) machine.useEarly(index, output.prekey)
+    if (output.given !== undefined) machine.expectEarly(index, output.given, now)
     this.#lookAt = Math.min(this.#lookAt, now + NO_PATH_MS)
     for (const { slot, state } of machine.peer(index)?.paths ?? [])
       if (!usable(state)) machine.setStandby(slot, undefined)
@@ -457,20 +463,27 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         this.tunnel.machine.removePath(path.slot, now)
     const paths = this.#pathsOf(index)
     const there = paths.some((path) => path.socket === socket && sameEndpoint(path.remote, remote))
+    if (there && known === 'hoped') {
+      this.#forwarder.allowMore(index, bytes ?? 0)
+      this.tunnel.engine.retryParked()
+    }
     if (there || (paths.length >= MAX_PATHS && !this.#makeRoom(paths, peer.leads, now))) return
     const access = this.#everySocket().find((each) => each.index === socket)
     if (access === undefined) return
     const ids = peer.leads ? LEADER_IDS : FOLLOWER_IDS
     const pathId = this.#sockets.freePathId(index, ids)
     // The relay has bound this end, perhaps not the other yet: where another path works, packets wait for the peer's answer.
-    const waits = kind === 'relay' && paths.some(({ state }) => usable(state))
+    const works = ({ slot, state }: PathView) => usable(state) && !peer.hoped.has(slot)
+    const waits = kind === 'relay' && paths.some(works)
     const early = waits ? undefined : known
     const path = {
       ...{ pathId, socket, remote, mtu: access.setup.mtu },
       ...(early !== undefined && { known: early }),
     }
     const slot = this.tunnel.machine.addPath(index, path, now)
-    if (early === 'hoped') peer.hoped = { slot, bytes: bytes ?? 0 }
+    if (early !== 'hoped') return
+    this.#forwarder.allow(index, bytes ?? 0)
+    peer.hoped.add(slot)
   }
 
   /** Of this end's paths, the one that has not worked for longest gives way; false if all work. */
@@ -565,10 +578,12 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       if (order < 0 || (order === 0 && path.slot === peer.slot)) best = path
     }
     for (const path of working) machine.setStandby(path.slot, path === best ? undefined : STANDBY_MS)
-    if (best !== undefined) this.#node.notePath(peer.name, this.#kindOf(index, best) === 'relay')
-    else if (peer.slot >= 0) peer.since = now
+    if (isHoped(peer, best)) this.#lookAt = Math.min(this.#lookAt, peer.since + NO_PATH_MS)
+    else if (best !== undefined) {
+      this.#node.notePath(peer.name, this.#kindOf(index, best) === 'relay')
+      this.#unbind(index, peer)
+    } else if (peer.slot >= 0) peer.since = now
     const slot = best?.slot ?? Verdict.PARK
-    this.#bound(index, peer, best)
     if (slot === peer.slot) return
     const from = machine.path(peer.slot)
     const to = best === undefined ? 'none' : this.#wayText(index, best)
@@ -583,17 +598,21 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       this.tunnel.emit({ type: 'handover', peer: peer.name, from: before, to, cause: peer.reason })
   }
 
-  /** What goes to a place that the peer has not answered from is bounded. */
-  #bound(index: number, peer: Known, best: PathView | undefined): void {
-    const { hoped } = peer
-    if (hoped === undefined || best === undefined) return
-    if (best.slot === hoped.slot && best.state.name === 'suspect') {
-      if (peer.slot !== best.slot) this.#forwarder.bound(index, hoped.bytes)
-      return
-    }
-    delete peer.hoped
-    this.#forwarder.bound(index, Number.POSITIVE_INFINITY)
+  /** What goes to places that the peer has not answered from is bounded; it has answered. */
+  #unbind(index: number, peer: Known): void {
+    if (!this.#forwarder.isBound(index)) return
+    peer.hoped.clear()
+    this.#forwarder.unbind(index)
     this.tunnel.engine.retryParked()
+  }
+
+  /** The peer is without a path for as long as before. */
+  #endHope(index: number, slot: number): void {
+    const peer = this.tunnel.peers.at(index)
+    if (peer?.hoped.delete(slot) !== true || peer.slot !== slot) return
+    peer.slot = Verdict.PARK
+    this.#forwarder.setSlot(index, Verdict.PARK)
+    this.#lookAt = Math.min(this.#lookAt, peer.since + NO_PATH_MS)
   }
 
   #wayText(index: number, path: PathView): string {
@@ -606,7 +625,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     const { machine, peers } = this.tunnel
     for (const [name, index] of peers.indices()) {
       const peer = peers.at(index)!
-      if (peer.slot >= 0) {
+      if (peer.slot >= 0 && !peer.hoped.has(peer.slot)) {
         for (const path of this.#pathsOf(index)) {
           const { state } = path
           const since = 'since' in state ? state.since : Number.NaN
@@ -658,6 +677,11 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
   #log(level: 'warn' | 'debug', message: string): void {
     this.tunnel.emit({ type: 'log', level, message })
   }
+}
+
+/** Whether packets go there before the peer has answered. */
+function isHoped({ hoped }: Known, path: PathView | undefined): boolean {
+  return path !== undefined && hoped.has(path.slot) && path.state.name === 'suspect'
 }
 
 /** Whether this end opened it. */

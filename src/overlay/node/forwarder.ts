@@ -74,9 +74,24 @@ export class OverlayForwarder implements Forwarder {
     this.#slots[index] = slot
   }
 
-  /** Packets wait once so many bytes have gone to the peer. */
-  bound(index: number, bytes: number): void {
-    this.#left[index] = bytes
+  /** Packets wait once so many bytes have gone to the peer: these, and those allowed before. */
+  allow(index: number, bytes: number): void {
+    const left = this.#left[index] ?? Number.POSITIVE_INFINITY
+    this.#left[index] = bytes + (left === Number.POSITIVE_INFINITY ? 0 : Math.max(0, left))
+  }
+
+  /** Where there is a bound. */
+  allowMore(index: number, bytes: number): void {
+    if (this.isBound(index)) this.allow(index, bytes)
+  }
+
+  isBound(index: number): boolean {
+    return (this.#left[index] ?? Number.POSITIVE_INFINITY) < Number.POSITIVE_INFINITY
+  }
+
+  /** No packet waits for that any more. */
+  unbind(index: number): void {
+    this.#left[index] = Number.POSITIVE_INFINITY
   }
 
   slot(index: number): number {

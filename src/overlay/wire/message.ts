@@ -122,6 +122,13 @@ export interface Measured {
   readonly rtt: number
 }
 
+/** A key for data behind one message 1 of the tunnel's handshake (tunnel/protocol/api.ts). */
+export interface Prekey {
+  readonly index: number
+  /** X25519, 32 bytes. */
+  readonly publicKey: Uint8Array
+}
+
 /** Where nodes reach a server over TLS, and the SHA-256 of its certificate. */
 export interface CertifiedServer {
   readonly host: string
@@ -185,6 +192,10 @@ export interface Message {
   readonly cacheServer?: CertifiedServer
   /** Of a change at the account server: greater than of all before. */
   readonly seq?: number
+  /** Keys of the sender, or of the peer, for data behind message 1, each for once. */
+  readonly prekeys?: readonly Prekey[]
+  /** Which of the receiver's own the peer was given. */
+  readonly prekeyIndex?: number
   /** Bytes of zeros behind everything, so that a long answer is no more than three times the request. */
   readonly padding?: number
 }
@@ -225,6 +236,8 @@ const Field = {
   CACHE_SERVER: 33,
   PROOF: 34,
   SEQ: 35,
+  PREKEY: 36,
+  PREKEY_INDEX: 37,
   PADDING: 255,
 } as const
 
@@ -233,6 +246,9 @@ const FIELD_HEADER = 3
 /** Largest message: its datagram fits any IPv6 path. */
 export const MAX_MESSAGE = 1150
 const MAX_CANDIDATES = 16
+/** PREKEYs of a message. */
+export const MAX_PREKEYS = 4
+const PREKEY_LENGTH = 36
 /**
  * Min bytes of a DIRECTION_REQUEST without its outer form. The request names addresses to which two nodes then send
  * CHECKs: each sends at most three times this many bytes if nothing answers.
@@ -303,8 +319,18 @@ const NUMBERS: Readonly<Record<number, readonly [NumberKey, 1 | 2 | 4 | 8]>> = {
   [Field.ROLES]: ['roles', 1],
   [Field.EXPIRES]: ['expires', 4],
   [Field.SEQ]: ['seq', 8],
+  [Field.PREKEY_INDEX]: ['prekeyIndex', 4],
 }
-type NumberKey = 'status' | 'lifetime' | 'keepAlive' | 'route' | 'want' | 'roles' | 'expires' | 'seq'
+type NumberKey =
+  | 'status'
+  | 'lifetime'
+  | 'keepAlive'
+  | 'route'
+  | 'want'
+  | 'roles'
+  | 'expires'
+  | 'seq'
+  | 'prekeyIndex'
 
 function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message> {
   if (end - at < HEADER) return malformed('shorter than a message')
@@ -318,6 +344,7 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
   const relays: RelaySide[] = []
   const sides: SideOrder[] = []
   const measured: Measured[] = []
+  const prekeys: Prekey[] = []
   for (let p = at + HEADER; p < end; ) {
     if (end - p < FIELD_HEADER) return malformed('field header')
     const field = bytes[p]!
@@ -337,7 +364,7 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
       if (message[number[0]] !== undefined) return malformed('field twice')
       message[number[0]] = readNumber(value)
     } else {
-      const problem = decodeOther(field, value, message, { candidates, relays, sides, measured })
+      const problem = decodeOther(field, value, message, { candidates, relays, sides, measured, prekeys })
       if (problem !== undefined) return malformed(problem)
     }
   }
@@ -345,6 +372,7 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
   if (relays.length > 0) message.relays = relays
   if (sides.length > 0) message.sides = sides
   if (measured.length > 0) message.measured = measured
+  if (prekeys.length > 0) message.prekeys = prekeys
   return decoded(message)
 }
 
@@ -354,6 +382,7 @@ interface Lists {
   readonly relays: RelaySide[]
   readonly sides: SideOrder[]
   readonly measured: Measured[]
+  readonly prekeys: Prekey[]
 }
 
 /** Returns what is wrong with the field. */
@@ -361,7 +390,7 @@ function decodeOther(
   field: number,
   value: Uint8Array,
   message: Mutable,
-  { candidates, relays, sides, measured }: Lists,
+  { candidates, relays, sides, measured, prekeys }: Lists,
 ): string | undefined {
   switch (field) {
     case Field.NAME:
@@ -449,6 +478,11 @@ function decodeOther(
       const address = value.slice(4)
       if (!isAddress(address) || measured.length === MAX_MEASURED) return 'measured'
       measured.push({ address, rtt: viewOf(value).getUint32(0) })
+      return undefined
+    }
+    case Field.PREKEY: {
+      if (value.length !== PREKEY_LENGTH || prekeys.length === MAX_PREKEYS) return 'prekey'
+      prekeys.push({ index: viewOf(value).getUint32(0), publicKey: value.slice(4) })
       return undefined
     }
     case Field.CACHE_SERVER: {
@@ -543,6 +577,8 @@ function makeFields(message: Message): Fields {
     const { host, port, certificate } = message.cacheServer
     fields.push([Field.CACHE_SERVER, Uint8Array.of(port >> 8, port & 255, ...certificate, ...ascii(host))])
   }
+  for (const { index, publicKey } of message.prekeys ?? [])
+    fields.push([Field.PREKEY, Uint8Array.of(...number(index, 4), ...publicKey)])
   if (message.padding !== undefined) fields.push([Field.PADDING, new Uint8Array(message.padding)])
   return fields
 }

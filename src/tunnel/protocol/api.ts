@@ -300,6 +300,14 @@ export type TunnelEvent =
       readonly publicKey: Uint8Array
     }
 
+/** A key that a responder gives out for data behind one message 1. */
+export interface Prekey {
+  /** Index of the session that the data name. */
+  readonly index: number
+  /** X25519. */
+  readonly publicKey: Uint8Array
+}
+
 /** Commands: called by the engine on behalf of the mechanism. */
 export interface TunnelCommands extends Machine {
   /** The next event, undefined when there is none. */
@@ -328,6 +336,13 @@ export interface TunnelCommands extends Machine {
   greet(peer: number, remote: Endpoint, socket: number, now: number): void
   /** Message 1 to where a path may soon be, the one under way or a fresh one; nothing where there is a session. Not repeated. */
   introduce(peer: number, remote: Endpoint, socket: number, now: number): void
+  /** A fresh key for data behind one message 1 to this end; `dropPrekey`, or `expectEarly` and PREKEY_LIFETIME, end it. */
+  newPrekey(): Prekey
+  dropPrekey(index: number): void
+  /** This peer was given that key: data behind its next message 1 are opened with it. */
+  expectEarly(peer: number, index: number, now: number): void
+  /** The peer has given out this key: packets may go behind the next message 1, on a path that is `hoped`, if there is no session. */
+  useEarly(peer: number, prekey: Prekey): void
   /** The peer has just answered the owner from there, to what only that address was sent: an announcement from there needs no other proof. */
   noteProven(peer: number, remote: Endpoint, socket: number, now: number): void
   /** The host slept or its networks changed: probe every path now, announce those that are down. */

@@ -89,6 +89,10 @@ export const ANNOUNCE_RETRY_MAX = 5_000
 /** A path that packets use before PATH_ACCEPT: no longer than EARLY_USE_MOST, without a HELLO of the peer than EARLY_USE. */
 export const EARLY_USE = 1_000
 export const EARLY_USE_MOST = 3_000
+/** A key for data behind message 1 waits so long for it, and that data is taken for so long behind it. */
+export const PREKEY_LIFETIME = 10_000
+/** Keys given to a peer at a time: it uses the one of the first direction that it gets. */
+export const PREKEYS_MAX = 2
 /** While no path works at all: this often, for half a minute. */
 export const ANNOUNCE_ALONE = 100
 export const ANNOUNCE_ALONE_TRIES = 300

@@ -4,19 +4,21 @@
  */
 import { compare, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../seam.ts'
-import type { HandshakeFailure, MachineComponents, MachineInit, TunnelEvent } from './api.ts'
+import type { HandshakeFailure, MachineComponents, MachineInit, Prekey, TunnelEvent } from './api.ts'
 import * as K from './constants.ts'
 import { addMacs, CookieGuard, mac1Valid, openCookieReply } from './cookies.ts'
 import { LoadMeter, SourceLimiter } from './limiter.ts'
 import {
   createInitiation,
   createResponse,
+  earlyKeys,
   finishInitiation,
   type HandshakeState,
   type Identity,
   openInitiation,
   openResponse,
   type TransportKeys,
+  turned,
 } from './noise.ts'
 import { keepEndpoint, type Path, sameEndpoint } from './path.ts'
 import {
@@ -40,6 +42,8 @@ export interface HandshakeHost {
   emit(event: TunnelEvent): void
   /** A session may be used for sending from now on. */
   established(peer: Peer, session: Session, now: number): void
+  /** Another session than before seals, and the initiator has not used it yet. */
+  resealed(peer: Peer, now: number): void
   /** An authenticated message of a handshake came from there; `proven`: it shows that the peer receives there. */
   heardFrom(peer: Peer, from: Endpoint, socket: number, proven: boolean, now: number): void
   /** A handshake with these static keys is complete. */
@@ -69,6 +73,8 @@ export class Handshakes {
   readonly #answered = new Map<string, Answered>()
   /** Static keys of a responder's session until it is confirmed. */
   readonly #unproven = new Map<number, KeyPair>()
+  /** Private keys of those given out, by index. */
+  readonly #prekeys = new Map<number, Uint8Array>()
   #refusedSince = Number.NEGATIVE_INFINITY
   #refused = 0
 
@@ -155,6 +161,72 @@ export class Handshakes {
     this.#parts.transmit.handshake(message, remote, socket)
   }
 
+  newPrekey(): Prekey {
+    const { crypto, random, sessions } = this.#parts
+    const index = sessions.newIndex()
+    const privateKey = random.fill(new Uint8Array(32))
+    this.#prekeys.set(index, privateKey)
+    return { index, publicKey: crypto.publicKey(privateKey) }
+  }
+
+  dropPrekey(index: number): void {
+    const privateKey = this.#prekeys.get(index)
+    if (privateKey === undefined) return
+    privateKey.fill(0)
+    this.#prekeys.delete(index)
+    this.#parts.sessions.remove(index)
+  }
+
+  expectEarly(peer: Peer, index: number, now: number): void {
+    if (peer.prekeys.length === K.PREKEYS_MAX) this.dropPrekey(peer.prekeys.shift()!)
+    peer.prekeys.push(index)
+    peer.deadlines[Deadline.prekey] = now + K.PREKEY_LIFETIME
+  }
+
+  /** Data behind message 1 are not opened any more. */
+  endEarly(peer: Peer): void {
+    peer.deadlines[Deadline.prekey] = NEVER
+    for (const index of peer.prekeys.splice(0)) this.dropPrekey(index)
+    for (const session of peer.earlyIn.splice(0)) this.#remove(session)
+  }
+
+  /** Initiator: the session of what goes behind message 1, once for each key of the peer's. */
+  #sealBehind(peer: Peer, state: HandshakeState, now: number): void {
+    const { crypto, sessions } = this.#parts
+    const prekey = peer.remotePrekey
+    peer.remotePrekey = undefined
+    if (prekey === undefined || peer.sealing !== undefined) return
+    const shared = crypto.sharedSecret(state.ephemeral, prekey.publicKey)
+    if (shared === undefined) return
+    const keys = earlyKeys(crypto, state, shared, peer.presharedKey)
+    peer.earlyOut = this.#install(peer, sessions.newIndex(), prekey.index, true, keys, now)
+    sessions.useForSending(peer.earlyOut.localIndex)
+  }
+
+  /** Responder: the sessions that may open what comes behind message 1. Their keys are used up. */
+  #openBehind(peer: Peer, state: HandshakeState, now: number): void {
+    const { crypto, sessions } = this.#parts
+    for (const session of peer.earlyIn.splice(0)) this.#remove(session)
+    for (const index of peer.prekeys.splice(0)) {
+      const privateKey = this.#prekeys.get(index)
+      const shared = privateKey && crypto.sharedSecret(privateKey, state.ephemeral)
+      privateKey?.fill(0)
+      this.#prekeys.delete(index)
+      if (shared === undefined) {
+        sessions.remove(index)
+        continue
+      }
+      const keys = turned(earlyKeys(crypto, state, shared, peer.presharedKey))
+      peer.earlyIn.push(this.#install(peer, index, state.remoteIndex, false, keys, now))
+      peer.deadlines[Deadline.prekey] = now + K.PREKEY_LIFETIME
+    }
+  }
+
+  #endEarlyOut(peer: Peer): void {
+    this.#remove(peer.earlyOut)
+    peer.earlyOut = undefined
+  }
+
   /** `Deadline.retransmit` has come. */
   retransmit(peer: Peer, now: number): void {
     if (now - peer.attemptsSince >= K.REKEY_ATTEMPT_TIME) {
@@ -218,6 +290,9 @@ export class Handshakes {
     peer.previous = undefined
     peer.current = undefined
     peer.next = undefined
+    peer.remotePrekey = undefined
+    this.endEarly(peer)
+    this.#endEarlyOut(peer)
     this.#dropPending(peer)
     this.#forgetResponse(peer)
     peer.attemptsSince = Number.NaN
@@ -279,6 +354,8 @@ export class Handshakes {
     const mac1 = made.message.slice(INITIATION.mac1, INITIATION.mac2)
     peer.handshake = { state: made.state, keys, message: made.message, mac1, sentTo: [] }
     this.#byIndex.set(index, peer)
+    this.#endEarlyOut(peer)
+    this.#sealBehind(peer, made.state, now)
     this.#host.emit({ type: 'timestamp-sent', peer: peer.index, floor: this.#timestamps.floor })
     return peer.handshake
   }
@@ -367,7 +444,9 @@ export class Handshakes {
       return
     }
     // A fresh responder session replaces an unconfirmed one; previous is dropped too, as in the kernel.
-    const early = peer.next?.early === true && peer.current === undefined
+    this.#openBehind(peer, finished.state, now)
+    // Who asks behind message 1 wants its answer before it has answered this one.
+    const early = peer.current === undefined && (peer.sealing !== undefined || peer.earlyIn.length > 0)
     if (peer.next !== undefined) this.#unproven.delete(peer.next.localIndex)
     this.#remove(peer.next)
     this.#remove(peer.previous)
@@ -378,7 +457,10 @@ export class Handshakes {
       answered,
       early,
     }
-    if (early) sessions.useForSending(index)
+    if (early) {
+      sessions.useForSending(index)
+      this.#host.resealed(peer, now)
+    }
     this.#unproven.set(index, keys)
 
     addMacs(crypto, made.message, keys.remote.mac1Key, cookieFor(peer, from, socket), now)
@@ -389,7 +471,7 @@ export class Handshakes {
     this.#host.heardFrom(peer, from, socket, false, now)
     transmit.handshake(made.message, from, socket)
     peer.lastTraversal = now
-    if (peer.config.reportsGreetings === true && peer.current === undefined && !early)
+    if (peer.config.reportsGreetings === true && peer.current === undefined)
       this.#host.emit({ type: 'greeted', peer: peer.index, remote: answered.remote, socket })
     this.#host.changed(peer)
   }
@@ -490,6 +572,7 @@ export class Handshakes {
     peer.deadlines[Deadline.retransmit] = NEVER
     peer.deadlines[Deadline.newHandshake] = NEVER
     this.#dropPending(peer)
+    this.#endEarlyOut(peer)
     this.#armReject(peer)
     this.#host.emit({ type: 'session', peer: peer.index, up: true, initiator: session.initiator })
     if (keys !== undefined) this.#host.keysProven(peer, keys)

@@ -17,6 +17,7 @@ import type {
   PathView,
   PeerConfig,
   PeerView,
+  Prekey,
   TunnelCommands,
   TunnelEvent,
 } from './api.ts'
@@ -64,6 +65,7 @@ export class TunnelMachine implements TunnelCommands {
         emit: (event) => this.#emit(event),
         heardFrom: (peer, from, socket, proven, now) =>
           this.#multipath.heardFrom(peer, from, socket, proven, now),
+        resealed: (peer, now) => this.#multipath.resealed(peer, now),
         keysProven: (peer, keys) => this.#keys.proven(peer, keys),
         changed: (peer) => this.#schedule(peer),
         established: (peer, session, now) => {
@@ -238,6 +240,28 @@ export class TunnelMachine implements TunnelCommands {
     if (peer === undefined || peer.current !== undefined || peer.next !== undefined) return
     this.#handshakes.introduce(peer, remote, socket, now)
     this.#schedule(peer)
+  }
+
+  newPrekey(): Prekey {
+    return this.#handshakes.newPrekey()
+  }
+
+  dropPrekey(index: number): void {
+    this.#handshakes.dropPrekey(index)
+  }
+
+  expectEarly(index: number, prekey: number, now: number): void {
+    const peer = this.#peers[index]
+    if (peer === undefined) this.#handshakes.dropPrekey(prekey)
+    else {
+      this.#handshakes.expectEarly(peer, prekey, now)
+      this.#schedule(peer)
+    }
+  }
+
+  useEarly(index: number, prekey: Prekey): void {
+    const peer = this.#peers[index]
+    if (peer !== undefined && peer.sealing === undefined) peer.remotePrekey = prekey
   }
 
   noteProven(index: number, remote: Endpoint, socket: number, now: number): void {
@@ -463,6 +487,7 @@ export class TunnelMachine implements TunnelCommands {
     }
     if (deadlines[Deadline.hello]! <= now) this.#multipath.sayHello(peer, now)
     if (deadlines[Deadline.key]! <= now) this.#keys.offer(peer, now)
+    if (deadlines[Deadline.prekey]! <= now) this.#handshakes.endEarly(peer)
   }
 
   #armPersistent(peer: Peer, now: number): void {

@@ -122,6 +122,8 @@ export class Multipath {
       this.#host.sendAlso(peer, path, now)
       return path
     }
+    // What goes behind message 1 is of no use without it.
+    if (peer.sealing === peer.earlyOut && !wasSent(peer, path)) this.#host.sendAlso(peer, path, now)
     if (peer.expectsGodwit) {
       this.announce(peer, path, now)
       this.#useEarly(peer, path, now)
@@ -156,6 +158,15 @@ export class Multipath {
     }
     for (const path of peer.paths) if (path.usable && peer.godwit) path.assessAt = now
     this.#host.changed(peer)
+  }
+
+  /** What has left in another session may not have been read, unless message 1 comes once more. */
+  resealed(peer: Peer, now: number): void {
+    for (const path of peer.paths) {
+      if (path.announceAt < NEVER) path.announceAt = now
+      if (path.known === 'hoped' && path.usable && peer.handshake !== undefined)
+        this.#host.sendAlso(peer, path, now)
+    }
   }
 
   /** No session is left. */
@@ -504,6 +515,10 @@ export class Multipath {
       if (path.known !== 'hoped' || path.socket !== socket || !sameEndpoint(path.remote, remote)) continue
       path.known = 'proven'
       if (path.usable) this.#setState(path, { name: 'up', since: now })
+      else if (peer.sealing !== undefined) this.#useEarly(peer, path, now)
+      // What has left before may have been lost, and message 1 with it.
+      if (peer.handshake !== undefined) this.#host.sendAlso(peer, path, now)
+      this.#resend(path, path, -1)
     }
     // It has announced a path from there already: it is not kept waiting for the answer to the question that it got.
     const waiting = this.proofs.at(peer, remote, socket, now)
@@ -704,7 +719,7 @@ export class Multipath {
 
   /** A session that the peer has not used yet seals, where there is no other. */
   #sealEarly(peer: Peer): void {
-    if (peer.current !== undefined || peer.next === undefined || peer.next.early === true) return
+    if (peer.sealing !== undefined || peer.next === undefined || peer.next.early === true) return
     peer.next.early = true
     this.#parts.sessions.useForSending(peer.next.localIndex)
   }
@@ -726,6 +741,7 @@ export class Multipath {
   }
 
   #accept(peer: Peer, path: Path, now: number): void {
+    if (path.known === 'hoped') this.#resend(path, path, -1)
     path.known = undefined
     path.forgetAt = NEVER
     path.monitor.restart(now)
@@ -874,6 +890,11 @@ export class Multipath {
     path.state = state
     this.#host.emit({ type: 'path', peer: path.peer, path: path.view(), from })
   }
+}
+
+/** Whether the message 1 that is under way has gone there. */
+function wasSent({ handshake }: Peer, { socket, remote }: Path): boolean {
+  return handshake?.sentTo.some((to) => to.socket === socket && sameEndpoint(to.remote, remote)) === true
 }
 
 /** A fresh session of the peer's making was answered there and nowhere else: what comes in it from there is the proof. */

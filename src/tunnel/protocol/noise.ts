@@ -9,6 +9,7 @@ const CONSTRUCTION = ascii('Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s')
 const IDENTIFIER = ascii('WireGuard v1 zx2c4 Jason@zx2c4.com')
 const LABEL_MAC1 = ascii('mac1----')
 const LABEL_COOKIE = ascii('cookie--')
+const LABEL_EARLY = ascii('godwit early data')
 const LABEL_AES = ascii('godwit message 32 aes-256-gcm')
 
 const NOTHING = new Uint8Array(0)
@@ -146,6 +147,27 @@ export function finishInitiation(
     timestamp,
     state: { localIndex: 0, remoteIndex: opened.senderIndex, hash, chain, ephemeral: opened.ephemeral },
   }
+}
+
+/**
+ * Keys of what the initiator sends behind message 1 to a responder that has given out a key for this once: `shared` is the
+ * secret of that and the initiator's ephemeral key, `state` the one after message 1. As the initiator has them.
+ */
+export function earlyKeys(
+  crypto: TunnelCrypto,
+  state: Pick<HandshakeState, 'chain' | 'hash'>,
+  shared: Uint8Array,
+  presharedKey: Uint8Array,
+): TransportKeys {
+  const [first] = kdf(crypto, state.chain, shared, 1)
+  const [second] = kdf(crypto, first, presharedKey, 1)
+  const [sendKey, receiveKey] = kdf(crypto, second, crypto.hash(LABEL_EARLY, state.hash), 2)
+  return withAes(crypto, sendKey, receiveKey)
+}
+
+/** The same at the other end. */
+export function turned({ sendKey, receiveKey, sendKeyAes, receiveKeyAes }: TransportKeys): TransportKeys {
+  return { sendKey: receiveKey, receiveKey: sendKey, sendKeyAes: receiveKeyAes, receiveKeyAes: sendKeyAes }
 }
 
 /** Message 2 without its MACs (§5.4.3) and the transport keys of the responder. */

@@ -4,7 +4,7 @@
 import { TokenBucket } from '../../core/token-bucket.ts'
 import type { TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 import type { Endpoint } from '../seam.ts'
-import type { AllowedIp, Dialect, PeerConfig, PeerView } from './api.ts'
+import type { AllowedIp, Dialect, PeerConfig, PeerView, Prekey } from './api.ts'
 import * as K from './constants.ts'
 import { type HandshakeState, type Identity, type RemoteKey, ZERO_KEY } from './noise.ts'
 import type { Path } from './path.ts'
@@ -60,6 +60,7 @@ export const Deadline = {
   hello: 5,
   close: 6,
   key: 7,
+  prekey: 8,
 } as const
 export type Deadline = (typeof Deadline)[keyof typeof Deadline]
 
@@ -97,6 +98,12 @@ export class Peer {
   /** Responder's, until the initiator has used it. */
   next: Session | undefined
   handshake: PendingHandshake | undefined
+  /** Initiator: the key that the peer has given out for data behind the next message 1, then the session that seals it. */
+  remotePrekey: Prekey | undefined
+  earlyOut: Session | undefined
+  /** Responder: indexes of the keys that the peer was given, then the sessions that open what comes behind its message 1. */
+  prekeys: number[] = []
+  earlyIn: Session[] = []
   /** First of the attempts under way, NaN when none are. */
   attemptsSince = Number.NaN
   attempts = 0
@@ -109,7 +116,7 @@ export class Peer {
   lastHandshakeAt = 0
   reported = false
 
-  readonly deadlines = new Float64Array(8).fill(NEVER)
+  readonly deadlines = new Float64Array(9).fill(NEVER)
   needKeepalive = false
   lastTraversal = 0
   /** Data flowed recently: paths are watched closely. */
@@ -163,7 +170,7 @@ export class Peer {
   }
   /** The session that seals. */
   get sealing(): Session | undefined {
-    return this.current ?? (this.next?.early === true ? this.next : undefined)
+    return this.current ?? (this.next?.early === true ? this.next : this.earlyOut)
   }
   /** Speaks, or is expected to speak, godwit's frames. */
   get expectsGodwit(): boolean {

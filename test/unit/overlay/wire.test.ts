@@ -157,6 +157,8 @@ const message: fc.Arbitrary<Message> = fc.record(
     accountId: bytes(8),
     proof: bytes(16),
     expires: u32,
+    prekeys: fc.array(fc.record({ index: u32, publicKey: bytes(32) }), { minLength: 1, maxLength: 4 }),
+    prekeyIndex: u32,
     cacheServer: fc.record({ host: name, port: fc.nat(65535), certificate: bytes(32) }),
     padding: fc.nat(40),
   },
