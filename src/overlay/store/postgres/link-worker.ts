@@ -137,12 +137,16 @@ class Link {
   async #begin(session: Session): Promise<void> {
     const { zone, hold } = this.#setup
     await session.migrate()
+    // Before anything is written: a primary that was replaced would wait for its standby.
+    if (this.#mark !== undefined) {
+      const [seen] = await session.query<LastRow>(SQL.last)
+      await this.#checkMark(session, seen!)
+    }
     const [of] = await session.query<LastRow & { zone: string }>(SQL.belongs, [zone])
     if (of?.zone !== zone)
       throw new GodwitError('STORE_REFUSED', `the database is that of ${of?.zone}`, {
         hint: 'each zone, and each account server apart, needs a database of its own',
       })
-    await this.#checkMark(session, of)
     if (hold !== undefined && this.#epoch === null) await this.#hold(session, hold)
     else if (this.#epoch !== null) await this.#confirm(session)
     const [last] = await session.query<LastRow>(SQL.probe)

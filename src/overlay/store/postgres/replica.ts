@@ -120,8 +120,8 @@ export class Replica {
     try {
       this.#catchUp()
     } catch (error) {
-      // What PostgreSQL refuses shows at the next commit, too; a working copy that cannot be written is the end.
-      const isOfCopy = !(error instanceof GodwitError) || error.op === 'database'
+      // What PostgreSQL refuses shows at the next commit, too, and a lock is free later; a working copy that cannot be written is the end.
+      const isOfCopy = !(error instanceof GodwitError) || (error.op === 'database' && !isLocked(error))
       if (isOfCopy || error.code === 'STORE_TAKEN') throw error
     }
   }
@@ -269,6 +269,11 @@ export class Replica {
       after = last
     } while (after !== null)
   }
+}
+
+/** Another thread or program waits for PostgreSQL with the copy's lock. */
+function isLocked({ message }: GodwitError): boolean {
+  return /locked|busy/.test(message)
 }
 
 /** Another one for a state folder that was copied to another host. */

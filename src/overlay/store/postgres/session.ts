@@ -202,8 +202,11 @@ export class Session {
   }
 }
 
-/** The server closes the connection after these, or takes no writes (25006). */
-const FATAL = /^(08|57P|25006)/
+/**
+ * The server closes the connection after these, takes no writes (25006), or does not get on with a commit of another connection (55P03),
+ * as one without its standby: others are tried.
+ */
+const FATAL = /^(08|57P|25006|55P03)/
 /** A role, password, database or right that is wrong: it stays so until somebody changes it. */
 const REFUSED = /^(28|3D|42501|3F)/
 
