@@ -31,7 +31,7 @@ import {
 } from '../linux/nf_tables.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
 import { SEEN } from './kernel/layout.ts'
-import type { Tuple } from './machine/segment.ts'
+import { type Tuple, tupleKey } from './machine/segment.ts'
 import type { Side } from './machine/types.ts'
 import { MPTCP_KIND } from './wire.ts'
 
@@ -47,10 +47,11 @@ const SENT = 'sent'
 type Family = (typeof FAMILIES)[number]
 const { SYN, ACK, RST, FIN } = TcpFlag
 
-/** Packets that are handed over. */
+/** Packets that are handed over; `key`: of the tuple. */
 export interface Watched {
   readonly side: Side
   readonly tuple: Tuple
+  readonly key: string
 }
 
 export class Filter {
@@ -59,8 +60,12 @@ export class Filter {
   readonly #queue: number
   readonly #headers: number
   readonly #mark: number
-  /** What the sets hold, by side and key; while `#forward` is undefined there are no tables. */
-  readonly #watched = new Map<string, Watched>()
+  /** What the sets hold, tuples and keys being those that connections have; while `#forward` is undefined there are no tables. */
+  readonly #watched: Readonly<Record<Side, Map<string, Tuple>>> = {
+    local: new Map(),
+    wire: new Map(),
+    same: new Map(),
+  }
   readonly #sent = new Map<string, { readonly tuple: Tuple; readonly mark: number }>()
   #forward: boolean | undefined
 
@@ -78,9 +83,8 @@ export class Filter {
    */
   install(forward: boolean, watched: readonly Watched[] = []): void {
     this.#forward = forward
-    this.#watched.clear()
-    this.#sent.clear()
-    for (const each of watched) this.#note(each.side, each.tuple, true)
+    this.#clear()
+    for (const { side, key, tuple } of watched) this.#watched[side].set(key, tuple)
     for (const family of FAMILIES) this.#install(family, forward)
   }
 
@@ -94,32 +98,28 @@ export class Filter {
   }
 
   #install(family: Family, forward: boolean): void {
-    const watched = [...this.#watched.values()]
     try {
-      this.#replace(family, false, forward, watched)
+      this.#replace(family, false, forward)
     } catch (error) {
       // A kernel without the expression has the target of iptables.
       if (!(error instanceof KernelError) || ![ENOENT, EOPNOTSUPP].includes(error.errno)) throw error
-      this.#replace(family, true, forward, watched)
+      this.#replace(family, true, forward)
     }
   }
 
-  /** False when it was not there. */
-  #note(side: Side, tuple: Tuple, on: boolean): boolean {
-    const key = `${side} ${String.fromCharCode(...keyOf(side, tuple))}`
-    if (!on) return this.#watched.delete(key)
-    this.#watched.set(key, { side, tuple })
-    return true
+  #clear(): void {
+    for (const side of SIDES) this.#watched[side].clear()
+    this.#sent.clear()
   }
 
-  #replace(family: Family, target: boolean, forward: boolean, watched: readonly Watched[]): void {
+  #replace(family: Family, target: boolean, forward: boolean): void {
     const { family: number, size } = family
     // Made first: deleting what is not there would fail.
     const batch = new NfBatch().table(number, this.#table).deleteTable(number, this.#table)
     this.#rules(batch, family, target, forward)
     for (const set of SIDES) {
-      const mine = watched.filter(({ side, tuple }) => side === set && tuple.local.length === size)
-      const elements = mine.map(({ tuple }) => encodeElement(keyOf(set, tuple)))
+      const mine = [...this.#watched[set].values()].filter(({ local }) => local.length === size)
+      const elements = mine.map((tuple) => encodeElement(keyOf(set, tuple)))
       if (elements.length > 0) batch.elements(number, this.#table, set, elements, 2 * size + 8)
     }
     const sent = [...this.#sent.values()].filter(({ tuple }) => tuple.local.length === size)
@@ -130,8 +130,7 @@ export class Filter {
 
   remove(): void {
     this.#forward = undefined
-    this.#watched.clear()
-    this.#sent.clear()
+    this.#clear()
     for (const family of FAMILIES) this.#remove(family)
   }
 
@@ -145,16 +144,17 @@ export class Filter {
 
   /** A subflow that was `same` is so no longer: its packets are handed over whole. */
   differs(tuple: Tuple): void {
-    this.#element('wire', tuple, true)
-    this.#element('same', tuple, false)
+    const key = tupleKey(tuple)
+    this.#element({ side: 'wire', tuple, key }, true)
+    this.#element({ side: 'same', tuple, key }, false)
   }
 
   /** Hands packets of a tuple over, or no longer. */
-  watch(side: Side, tuple: Tuple, on: boolean): void {
+  watch(watched: Watched, on: boolean): void {
     // It may differ meanwhile.
-    if (side === 'same' && !on) this.#element('wire', tuple, false)
-    if (side === 'local' && !on) this.send(tuple, undefined)
-    this.#element(side, tuple, on)
+    if (watched.side === 'same' && !on) this.#element({ ...watched, side: 'wire' }, false)
+    if (watched.side === 'local' && !on) this.send(watched.tuple, undefined)
+    this.#element(watched, on)
   }
 
   /** What the local TCP sends of a tuple and has a DSS gets a mark, which routes it; or no longer. */
@@ -178,9 +178,10 @@ export class Filter {
     )
   }
 
-  #element(side: Side, tuple: Tuple, on: boolean): void {
+  #element({ side, tuple, key: name }: Watched, on: boolean): void {
     // The kernel refuses to delete what is not there only after all its readers have passed (synchronize_rcu): tens of milliseconds.
-    if (!this.#note(side, tuple, on)) return
+    if (on) this.#watched[side].set(name, tuple)
+    else if (!this.#watched[side].delete(name)) return
     const family = FAMILIES[tuple.local.length === 4 ? 0 : 1]
     const key = keyOf(side, tuple)
     const batch = new NfBatch()

@@ -56,7 +56,9 @@ abstract class RunTable {
   prune(done: (run: Run) => boolean): void {
     let count = 0
     while (count < this.runs.length && done(this.runs[count]!)) count++
-    if (count > 0) this.runs.splice(0, count)
+    // An array that is emptied so lets its room go.
+    if (count === this.runs.length) this.runs.length = 0
+    else if (count > 0) this.runs.splice(0, count)
   }
 
   /** Index of the last run that begins at or before `ssn`; -1 when there is none. */

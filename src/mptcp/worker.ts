@@ -45,9 +45,9 @@ serveEngine(({ data, poller, post }) => {
     onRemoved: () => {
       if (filter.restore()) tell({ type: 'restored' })
     },
-    watch: ({ side, tuple, on }) => {
-      if (side === 'local') fast?.watch(tuple, on)
-      filter.watch(side, tuple, on)
+    watch: (event) => {
+      if (event.side === 'local') fast?.watch(event.tuple, event.on)
+      filter.watch(event, event.on)
     },
     differs: (tuple) => filter.differs(tuple),
     onEvent: tell,

@@ -46,6 +46,9 @@ export const DSS_ROOM = 28
 const REPLACED = 1
 /** Newest payload kept of each connection to start it again after a break. */
 const HELD_MAX = 1400
+/** Rooms for such payload that are kept for the next. */
+const MAX_SPARE = 64
+const NO_OPTIONS: readonly MptcpOption[] = []
 /** The least payload of a packet that any path carries (RFC 791), about. */
 const LEAST_SEGMENT = 88
 
@@ -88,7 +91,7 @@ export class Connection {
   remoteWindow = 0
   finLocal = -1
   finRemote = -1
-  readonly subflows: Subflow[] = []
+  subflows: Subflow[] = []
   nextSubflow = 0
   nextAddress = 1
   /** Where new data go; undefined while nothing works. */
@@ -98,9 +101,9 @@ export class Connection {
   /** The newest payload that went out: sent again on a new subflow, it makes the local TCP go on at once. */
   held: { readonly bytes: Uint8Array; dsn: number; length: number } | undefined
   /** Addresses that the peer announced, by id. */
-  readonly announced = new Map<number, { readonly address: Uint8Array; readonly port: number }>()
+  announced: Map<number, { readonly address: Uint8Array; readonly port: number }> | undefined
   /** Options that are sent again until `repeatAt` has passed thrice. */
-  repeat: MptcpOption[] = []
+  repeat: readonly MptcpOption[] = NO_OPTIONS
   repeatAt = Number.POSITIVE_INFINITY
   repeats = 0
   /** Since when no subflow works. */
@@ -216,11 +219,19 @@ export class Connection {
   /** Keeps a copy of the end of what goes out. */
   hold(segment: Segment, dsn: number, length: number): void {
     const size = Math.min(length, HELD_MAX)
-    this.held ??= { bytes: new Uint8Array(HELD_MAX), dsn: 0, length: 0 }
+    this.held ??= { bytes: this.host.spare.pop() ?? new Uint8Array(HELD_MAX), dsn: 0, length: 0 }
     this.held.dsn = dsn + length - size
     this.held.length = size
     const end = segment.payloadAt + segment.payloadLength
     this.held.bytes.set(segment.bytes.subarray(end - size, end))
+  }
+
+  /** Lets the copy go when the peer has it. */
+  release(): void {
+    const { held, dataUna, host } = this
+    if (held === undefined || dataUna < held.dsn + held.length) return
+    this.held = undefined
+    if (host.spare.length < MAX_SPARE) host.spare.push(held.bytes)
   }
 
   /** A DSS with what the local TCP has acknowledged; undefined while the peer's key is not known. */

@@ -116,6 +116,7 @@ function takeDataAck(connection: Connection, { ack }: DssOption): boolean {
   connection.answered = true
   if (offset > connection.dataUna) {
     connection.dataUna = offset
+    connection.release()
     for (const { send, una } of connection.subflows) send.acknowledge(offset, una)
   }
   return true
@@ -165,7 +166,7 @@ function takeSignals(
       else connection.host.counts.lies++
     } else if (option.type === 'add-addr' && !option.echo && connection.remoteKey !== undefined) {
       const port = option.port ?? 0
-      const { remoteKey, localKey, host, announced } = connection
+      const { remoteKey, localKey, host } = connection
       const want = addAddrHmac(host.sha, remoteKey.bytes, localKey.bytes, option.id, option.address, port)
       if (option.hmac === undefined || !equalConstantTime(want, option.hmac)) {
         host.counts.lies++
@@ -173,6 +174,8 @@ function takeSignals(
       }
       connection.confirmed = true
       connection.answered = true
+      connection.announced ??= new Map()
+      const { announced } = connection
       if (announced.has(option.id) || announced.size < MAX_ANNOUNCED)
         announced.set(option.id, { address: option.address, port })
       const { hmac: _, ...echo } = option

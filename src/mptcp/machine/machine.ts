@@ -112,6 +112,7 @@ export class MptcpMachine {
       accesses: [],
       counts: newCounts(),
       fast,
+      spare: [],
       emit: (segment) => this.#out.push(segment),
       tell: (event) => this.#events.push(event),
     }

@@ -8,6 +8,7 @@ import { dsnAt, offsetOf } from './sequence.ts'
 import type { Subflow } from './subflow.ts'
 
 const { ACK, FIN } = TcpFlag
+const NO_BLOCKS: readonly Block[] = []
 /** A mapping's length has 16 bits. */
 const MAX_MAPPING = 0xffff
 /** The largest window that TCP has (RFC 7323 §2.3). */
@@ -112,7 +113,7 @@ function acknowledge(
     const found = acknowledged(project(subflow.recv.runs, blocks, 'ssn'), before)
     subflow.acked = Math.min(found.ack, subflow.high)
     if (!connection.sacks) takeGiven(connection, subflow)
-    subflow.above = found.above
+    subflow.above = found.above.length === 0 ? NO_BLOCKS : found.above
     finishReceiving(subflow)
     if (subflow.acked > before) pruneReceived(connection, subflow)
     if (subflow.acked > before || duplicate) subflows.push(subflow)

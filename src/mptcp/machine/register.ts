@@ -1,4 +1,5 @@
 /** Every connection and subflow, by what a packet names them with; and the limits. */
+import { equal } from '../../core/bytes.ts'
 import { Connection } from './connection.ts'
 import { makeKey } from './keys.ts'
 import type { Segment, Tuple } from './segment.ts'
@@ -65,7 +66,8 @@ export class Register {
   add(connection: Connection, subflow: Subflow): void {
     connection.dropDead()
     this.#byWire.set(subflow.key, { connection, subflow })
-    this.#host.tell({ type: 'watch', on: true, side: sideOf(connection, subflow), tuple: subflow.tuple })
+    const { tuple, key } = subflow
+    this.#host.tell({ type: 'watch', on: true, side: sideOf(connection, subflow), tuple, key })
   }
 
   /** The first subflow stays: it has the addresses of the connection, and what comes late must not reach the local TCP. */
@@ -74,15 +76,11 @@ export class Register {
   }
 
   #forgetSubflow(subflow: Subflow): void {
-    const found = this.#byWire.get(subflow.key)
+    const { tuple, key } = subflow
+    const found = this.#byWire.get(key)
     if (found?.subflow !== subflow) return
-    this.#byWire.delete(subflow.key)
-    this.#host.tell({
-      type: 'watch',
-      on: false,
-      side: sideOf(found.connection, subflow),
-      tuple: subflow.tuple,
-    })
+    this.#byWire.delete(key)
+    this.#host.tell({ type: 'watch', on: false, side: sideOf(found.connection, subflow), tuple, key })
   }
 
   /** A connection that begins with this SYN; undefined when there is no room. `passage`: it is another host's. */
@@ -109,7 +107,8 @@ export class Register {
     }
     const id = this.#free.pop() ?? this.#connections.length
     const localKey = makeKey(sha, random, (token) => this.#byToken.has(token))
-    const { tuple, key } = segment
+    const { key } = segment
+    const tuple = this.#shared(segment.tuple)
     const tcpIsn = role === 'client' ? segment.seq : 0
     const inside = role === 'client' ? passage?.from : passage?.to
     const host = this.#host
@@ -131,6 +130,13 @@ export class Register {
     return connection
   }
 
+  /** The same, with the address of an access as that has it: connections are many. */
+  #shared(tuple: Tuple): Tuple {
+    for (const { addresses } of this.#host.accesses)
+      for (const local of addresses) if (equal(local, tuple.local)) return { ...tuple, local }
+    return tuple
+  }
+
   #insert(connection: Connection): void {
     const { id, key, tuple, localKey, role, forwarded } = connection
     this.#connections[id] = connection
@@ -139,7 +145,7 @@ export class Register {
     const source = sourceOf(role, forwarded, tuple)
     if (source !== '') this.#perSource.set(source, (this.#perSource.get(source) ?? 0) + 1)
     if (role === 'server') this.#served++
-    this.#host.tell({ type: 'watch', on: true, side: 'local', tuple })
+    this.#host.tell({ type: 'watch', on: true, side: 'local', tuple, key })
   }
 
   /** Adds one of an earlier process, with its subflows: in the order of ids, before any other. False when it clashes with another. */
@@ -180,7 +186,7 @@ export class Register {
     if (passage !== undefined)
       subflow.home =
         role === 'client' ? access?.addresses.find(({ length }) => length === tuple.local.length) : undefined
-    connection.subflows.push(subflow)
+    connection.subflows = [subflow]
     this.add(connection, subflow)
   }
 
@@ -205,7 +211,7 @@ export class Register {
       if (left === 0) this.#perSource.delete(source)
       else this.#perSource.set(source, left)
     }
-    this.#host.tell({ type: 'watch', on: false, side: 'local', tuple })
+    this.#host.tell({ type: 'watch', on: false, side: 'local', tuple, key })
     for (const subflow of subflows) this.#forgetSubflow(subflow)
     return true
   }

@@ -38,9 +38,11 @@ export interface Tuple {
 
 /** One text for one tuple. */
 export function tupleKey({ local, localPort, remote, remotePort }: Tuple): string {
-  let key = String.fromCharCode(localPort, remotePort)
-  for (let i = 0; i < local.length; i++) key += String.fromCharCode((local[i]! << 8) | remote[i]!)
-  return key
+  // In one piece: what is put together of pieces keeps them.
+  const both = (i: number) => (local[i]! << 8) | remote[i]!
+  if (local.length === 4)
+    return String.fromCharCode(localPort, remotePort, both(0), both(1), both(2), both(3))
+  return String.fromCharCode(localPort, remotePort, ...Array.from(local, (_, i) => both(i)))
 }
 
 /** A segment at hand. One object is reused for all; nothing of it may be kept. */

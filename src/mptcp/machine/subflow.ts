@@ -20,6 +20,7 @@ const PATIENCE = 100
 const CHALLENGE_GAP = 500
 /** The round trip (ms) that is assumed while none is measured. */
 const UNKNOWN_RTT = 200
+const NO_BLOCKS: readonly Block[] = []
 
 export type SubflowState = 'syn-sent' | 'syn-received' | 'joined' | 'active' | 'closing' | 'dead'
 
@@ -50,9 +51,9 @@ export class Subflow {
   acked = 1
   readonly recv = new RecvTable()
   /** Blocks beyond `acked` that the local TCP has, from its last acknowledgement. */
-  above: readonly Block[] = []
+  above: readonly Block[] = NO_BLOCKS
   /** Blocks from `acked` on that the local TCP was given; kept only when it has no SACK to say so itself. */
-  given: Block[] = []
+  given: readonly Block[] = NO_BLOCKS
   sackPermitted = false
   /** Shift of the windows that the peer announces here; 0 without the option. */
   remoteScale = 0

@@ -64,7 +64,14 @@ export type Side = 'local' | 'wire' | 'same'
 
 export type MachineEvent =
   /** Packets of this tuple are to be handed to the machine from now on, or no longer. */
-  | { readonly type: 'watch'; readonly on: boolean; readonly side: Side; readonly tuple: Tuple }
+  | {
+      readonly type: 'watch'
+      readonly on: boolean
+      readonly side: Side
+      readonly tuple: Tuple
+      /** That of the tuple. */
+      readonly key: string
+    }
   | { readonly type: 'established'; readonly connection: number }
   | {
       readonly type: 'moved'
@@ -87,6 +94,8 @@ export interface Host {
   accesses: readonly AccessInfo[]
   readonly counts: Counts
   readonly fast: FastPath | undefined
+  /** Room for payload that connections may have to send again, which none needs just now. */
+  readonly spare: Uint8Array[]
   emit(segment: OutSegment): void
   tell(event: MachineEvent): void
 }

@@ -36,7 +36,7 @@ function connection(): Connection {
   const key = tupleKey(tuple)
   const host = {
     ...{ sha: nodeSha256, random: nodeRandom, init: DEFAULT_INIT, writer: new OptionWriter(), accesses: [] },
-    ...{ counts: newCounts(), fast: undefined, emit: () => {}, tell: () => {} },
+    ...{ counts: newCounts(), fast: undefined, spare: [], emit: () => {}, tell: () => {} },
   }
   const localKey = keyOf(nodeSha256, new Uint8Array(8).fill(7))
   const made = new Connection({
