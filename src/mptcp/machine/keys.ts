@@ -19,9 +19,33 @@ export interface Key {
   readonly idsnLow: number
 }
 
+/** Keys as numbers take a sixth of the memory that an array of their bytes takes, which is rarely asked for. */
+class CompactKey implements Key {
+  readonly token: number
+  readonly idsnHigh: number
+  readonly idsnLow: number
+  readonly #high: number
+  readonly #low: number
+
+  constructor(bytes: Uint8Array, hash: Uint8Array) {
+    this.#high = u32(bytes, 0)
+    this.#low = u32(bytes, 4)
+    this.token = u32(hash, 0)
+    this.idsnHigh = u32(hash, 24)
+    this.idsnLow = u32(hash, 28)
+  }
+
+  get bytes(): Uint8Array {
+    const bytes = new Uint8Array(KEY_LENGTH)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(0, this.#high)
+    view.setUint32(4, this.#low)
+    return bytes
+  }
+}
+
 export function keyOf(sha: Sha256, bytes: Uint8Array): Key {
-  const hash = sha.hash(bytes)
-  return { bytes, token: u32(hash, 0), idsnHigh: u32(hash, 24), idsnLow: u32(hash, 28) }
+  return new CompactKey(bytes, sha.hash(bytes))
 }
 
 /** A key whose token `taken` does not know. */

@@ -34,6 +34,8 @@ export class Register {
   readonly #opening = { client: new Set<Connection>(), server: new Set<Connection>() }
   /** Connections that peers opened. */
   #served = 0
+  /** Of the newest connection. */
+  #lastRemote: Uint8Array = new Uint8Array(0)
 
   constructor(host: Host) {
     this.#host = host
@@ -130,11 +132,13 @@ export class Register {
     return connection
   }
 
-  /** The same, with the address of an access as that has it: connections are many. */
-  #shared(tuple: Tuple): Tuple {
+  /** The same, with addresses that others have too: connections are many, and those to one peer often begin together. */
+  #shared({ local, localPort, remote, remotePort }: Tuple): Tuple {
+    if (!equal(this.#lastRemote, remote)) this.#lastRemote = remote
     for (const { addresses } of this.#host.accesses)
-      for (const local of addresses) if (equal(local, tuple.local)) return { ...tuple, local }
-    return tuple
+      for (const each of addresses)
+        if (equal(each, local)) return { local: each, localPort, remote: this.#lastRemote, remotePort }
+    return { local, localPort, remote: this.#lastRemote, remotePort }
   }
 
   #insert(connection: Connection): void {
