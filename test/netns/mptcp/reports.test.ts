@@ -127,6 +127,42 @@ test('MP-52: behind a firewall on this host that drops what conntrack calls inva
   bed.noFaults()
 })
 
+test('MP-16: of four ports that a program takes again within milliseconds, 200 times, each connection is one of its own and ends', async () => {
+  const program = `
+    const net = require('node:net')
+    const LAST_ACK = '09'
+    let running = 4, whole = 0
+    const left = () => require('node:fs').readFileSync('/proc/self/net/tcp', 'utf8').split('\\n')
+      .filter((line) => line.trim().split(/ +/)[3] === LAST_ACK).length
+    const run = (port, more) => {
+      if (more === 0) {
+        if (--running === 0) setTimeout(() => console.log(whole, left()), 1000)
+        return
+      }
+      let bytes = 0, taken = false
+      const at = { port: 80, host: '10.3.0.2', localPort: port }
+      const socket = net.connect(at, () => socket.write('GET /16000 HTTP/1.0\\r\\n\\r\\n'))
+      socket.on('data', (data) => { bytes += data.length })
+      // The kernel still has the one before.
+      socket.on('error', ({ code }) => { taken = code === 'EADDRNOTAVAIL' || code === 'EADDRINUSE' })
+      socket.on('close', () => {
+        if (taken) return setTimeout(run, 1, port, more)
+        if (bytes > 16000) whole++
+        run(port, more - 1)
+      })
+    }
+    for (let i = 0; i < 4; i++) run(45000 + i, 50)`
+  const client = bed.spawn('m', process.execPath, '-e', program)
+  let text = ''
+  client.stdout!.on('data', (bytes) => {
+    text += bytes
+  })
+  await once(client, 'close')
+  assert.equal(text.trim(), '200 0')
+  await ended()
+  bed.noFaults()
+})
+
 test('MP-52: a benchmark of short connections gets every answer, and the daemon answers meanwhile', async () => {
   const program = `
     const net = require('node:net')
