@@ -171,7 +171,11 @@ export class MptcpMachine {
       const connection = this.#register.byId(id)
       if (connection === undefined) continue
       readFast(connection)
-      if (isIdleFast(connection, now)) leaveFast(connection, now)
+      if (isIdleFast(connection, now)) {
+        leaveFast(connection, now)
+        // What the TCP sent again meanwhile the kernel carried.
+        connection.usedAt = now
+      }
       if (this.#isOver(connection, now)) {
         this.#forget(connection)
         continue
