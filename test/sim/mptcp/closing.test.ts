@@ -136,3 +136,28 @@ test('a connection whose TCP gave up waiting for an acknowledgement, without a w
   run(alone.now + 301_000)
   assert.equal(alone.machine.connections.length, 0)
 })
+
+test('one that the kernel carries is there after ten minutes of silence: its TCP still sends again', () => {
+  const pair = new Pair({
+    seed: 3,
+    bytes: [20_000_000, 20_000_000],
+    paths: 1,
+    queue: 1,
+    kernel: ['client', 'server'],
+  })
+  pair.client.tcp!.connect(0)
+  pair.run(() => pair.now > 600)
+  const [connection] = pair.client.machine.connections
+  assert.notEqual(connection!.fast, undefined)
+  const [path] = pair.paths
+  path!.works = false
+  const until = pair.now + 600_000
+  pair.at(until, () => {
+    path!.works = true
+  })
+  pair.run(() => pair.now >= until)
+  assert.deepEqual(pair.client.machine.connections, [connection])
+  assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+  assert.equal(pair.problem, '')
+  assert.equal(pair.client.machine.counts.fallbacks + pair.server.machine.counts.fallbacks, 0)
+})
