@@ -240,11 +240,14 @@ export class Pair {
   /** Packets go there before the peer has answered, as many bytes as the direction may still draw, and `more`. */
   #hope(kind: RouteKind, socket: number, remote: Endpoint, more = 0): void {
     if (this.#ways.length > 0) return
-    const again = this.#hoped.some((each) => sameEndpoint(each, remote))
-    if (!again && this.#hoped.length >= MAX_HOPED) return
+    const times = this.#hoped.filter((each) => sameEndpoint(each, remote)).length
+    const again = times > 0
+    // Behind message 1, and once more when the peer greets: not with each message 1 that it sends.
+    const places = new Set(this.#hoped.map(endpointKey)).size
+    if (times > 1 || (!again && places >= MAX_HOPED)) return
     const bytes = more + (again ? 0 : this.checks.spendHalf() - FOR_ANNOUNCING)
     if (bytes <= 0) return
-    if (!again) this.#hoped.push(remote)
+    this.#hoped.push(remote)
     this.#parts.emit({
       ...{ type: 'way', peer: this.peer, kind, socket, remote, open: true, known: 'hoped', bytes },
     })

@@ -180,7 +180,9 @@ export class Handshakes {
   expectEarly(peer: Peer, index: number, now: number): void {
     if (peer.prekeys.length === K.PREKEYS_MAX) this.dropPrekey(peer.prekeys.shift()!)
     peer.prekeys.push(index)
-    peer.deadlines[Deadline.prekey] = now + K.PREKEY_LIFETIME
+    // A session that is open behind message 1 is not prolonged by further keys.
+    const end = peer.earlyIn.length > 0 ? peer.deadlines[Deadline.prekey]! : NEVER
+    peer.deadlines[Deadline.prekey] = Math.min(end, now + K.PREKEY_LIFETIME)
   }
 
   /** Data behind message 1 are not opened any more. */
@@ -236,6 +238,7 @@ export class Handshakes {
       }
       if (!keepsTrying(peer)) {
         this.#dropPending(peer)
+        this.#endEarlyOut(peer)
         peer.attemptsSince = Number.NaN
         peer.deadlines[Deadline.retransmit] = NEVER
         return
@@ -314,6 +317,7 @@ export class Handshakes {
   #attempt(peer: Peer, now: number, routes: readonly Path[] = this.#routes(peer)): void {
     if (routes.length === 0) {
       this.#dropPending(peer)
+      this.#endEarlyOut(peer)
       peer.attemptsSince = Number.NaN
       peer.deadlines[Deadline.retransmit] = NEVER
       return

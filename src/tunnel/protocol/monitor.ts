@@ -422,7 +422,11 @@ export class PathMonitor {
 
   /** When the silence that counts began: NaN when none was owed anything. */
   #silentSince(busy: boolean): number {
-    if (busy) return Math.max(this.#lastReceivedAt, this.#busySince)
+    if (busy) {
+      // Traffic that pauses for BUSY_HOLD begins again and again: probes that wait for answers meanwhile count on.
+      const probed = this.#unanswered >= LEAST_PROBES ? this.#firstUnansweredAt : this.#busySince
+      return Math.max(this.#lastReceivedAt, Math.min(this.#busySince, probed))
+    }
     if (this.#unanswered > 0) return Math.max(this.#lastReceivedAt, this.#firstUnansweredAt)
     return Number.NaN
   }

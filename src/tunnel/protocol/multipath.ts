@@ -119,6 +119,8 @@ export class Multipath {
     path.generation = ++peer.generation
     if (known === 'hoped') this.#sealEarly(peer)
     if (peer.sealing === undefined) {
+      // Without a session in time there is nothing to hope for.
+      if (known === 'hoped') path.forgetAt = now + K.EARLY_USE
       this.#host.sendAlso(peer, path, now)
       return path
     }
@@ -514,6 +516,7 @@ export class Multipath {
     for (const path of peer.paths) {
       if (path.known !== 'hoped' || path.socket !== socket || !sameEndpoint(path.remote, remote)) continue
       path.known = 'proven'
+      path.forgetAt = NEVER
       if (path.usable) this.#setState(path, { name: 'up', since: now })
       else if (peer.sealing !== undefined) this.#useEarly(peer, path, now)
       // What has left before may have been lost, and message 1 with it.
@@ -708,6 +711,7 @@ export class Multipath {
    */
   #useEarly(peer: Peer, path: Path, now: number): void {
     if (path.known === undefined || path.state.name !== 'validating') return
+    path.forgetAt = NEVER
     if (path.known !== 'proven') {
       if (peer.bestPath() !== undefined) return
       this.#setState(path, { name: 'suspect', since: now, evidence: path.monitor.evidence(now) })

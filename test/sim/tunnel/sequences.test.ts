@@ -347,19 +347,19 @@ test('both accesses gone, one back after a while', () => {
       h1> data: 0 +50×14
       >1 data: 0 +50×40
       h1> probe: 0 +90 +50×2 +100 +50×5 +40×4
-      h2> probe: 0 +600 +180 +40×8
+      h2> probe: 0 +600 +180 +40×3
       >1 probe: 0 +220×2 +130 +60×21 +30 +60×2
       >1 echo: 10 +90 +50×2 +100 +50×4
       >2 echo: 10
       h1> echo: 10 +220×2
-      h2> close 1.1 for 2 up to 31: 730 +100 +200
-      h2> data: 730 +0×4 +20 +50×7
-      h1> close 1.1 for 2 up to 31 + announce 1.3 mtu 1500 + path-challenge: 830 +150
+      h2> close 1.1 for 2 up to 31: 730 +100
+      h2> data: 730 +0×4 +20 +50×3
+      h1> close 1.1 for 2 up to 31 + announce 1.3 mtu 1500 + path-challenge: 830
+      h1> initiation: 940 +1064.7 +1052
+      h2> initiation: 940 +1064.7 +1052
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 980 +100×25
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 1040 +100×24
       >2 probe: 1110 +750 +60×12
-      h1> initiation: 1120 +1064.7 +1052
-      h2> initiation: 1120 +1064.7 +1052
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 1220 +100×22
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 1220 +100×22
       >1 mtu-probe 1500: 1570 +100 +250
       >2 close 1.1 for 2 up to 31: 2010 +100 +200
       >2 data: 2010 +0×30
@@ -371,12 +371,12 @@ test('both accesses gone, one back after a while', () => {
     60_000,
     () => {},
     `
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 20 +100×235 +100.7 +100×40 +5000×6
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 20 +100×235 +100.7 +100×40 +5000×6
-      h1> initiation: 797.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5214.7 +5131.4 +5118.3 +5089.8 +5191.2 +5287.5 +5097.5 +5121 +5036.4
-      h2> initiation: 797.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5214.7 +5131.4 +5118.3 +5089.8 +5191.2 +5287.5 +5097.5 +5121 +5036.4
-      >1 initiation: 12050 +1057.9 +1026 +1033.2 +1057.5 +1038.7 +1013.7 +1073.8 +1051.1 +1001.3 +1057.8 +5240.6 +5100.2 +5041.6 +5173 +5195.2 +5133.9 +5248.5
-      >2 initiation: 12050 +1057.9 +1026 +1033.2 +1057.5 +1038.7 +1013.7 +1073.8 +1051.1 +1001.3 +1057.8 +5240.6 +5100.2 +5041.6 +5173 +5195.2 +5133.9 +5248.5
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 40 +100×274 +5000×6
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 80 +100×273 +5000×6
+      h1> initiation: 617.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5104.1 +5295.3 +5118.4 +5089.7 +5191.2 +5287.5 +5097.6 +5120.9 +5036.4
+      h2> initiation: 617.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5104.1 +5295.3 +5118.4 +5089.7 +5191.2 +5287.5 +5097.6 +5120.9 +5036.4
+      >1 initiation: 12050 +1057.9 +1053.6 +1033.2 +1057.6 +1038.7 +1013.6 +1032.9 +1051 +1001.3 +1057.3 +5240.6 +5100.2 +5041.6 +5173 +5195.1 +5134 +5248.4
+      >2 initiation: 12050 +1057.9 +1053.6 +1033.2 +1057.6 +1038.7 +1013.6 +1032.9 +1051 +1001.3 +1057.3 +5240.6 +5100.2 +5041.6 +5173 +5195.1 +5134 +5248.4
       host: timestamp-sent ×18
       anchor: timestamp-sent ×18
       `,
@@ -385,20 +385,20 @@ test('both accesses gone, one back after a while', () => {
     3_000,
     () => pair.links[1].mend(),
     `
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 2620.7
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 2620.7
-      >2 path-response + accept 2.4 at 2:51820 + path-challenge: 2630.7
-      h2> path-response + probe: 2640.7
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11: 2640.7
-      >2 echo: 2650.7
-      >2 closed 1.1 + closed 2.2: 2650.7
-      >2 mtu-probe 1500: 2650.7
-      >2 close 1.1 for 2 up to 31 + close 2.2 for 2 up to 10: 2650.7
-      h2> mtu-ack 1500: 2660.7
-      h2> closed 1.1 + closed 2.2: 2660.7
-      h1> announce 1.3 mtu 1500 + path-challenge: 2740.7 +150
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 2380
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 2440
+      >2 path-response + accept 2.4 at 2:51820 + path-challenge: 2450
+      h2> path-response + probe: 2460
+      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11: 2460
+      >2 path-challenge: 2460
+      >2 echo + path-challenge: 2470
+      >2 closed 1.1 + closed 2.2: 2470
+      h2> path-response: 2470 +10
+      >2 close 1.1 for 2 up to 31 + close 2.2 for 2 up to 10: 2480
+      h2> closed 1.1 + closed 2.2: 2490
+      h1> announce 1.3 mtu 1500 + path-challenge: 2560 +150
       host: observed; path 2 up mtu 1500 from down
-      anchor: path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu
+      anchor: path 1 closing 4 mtu 1500 from down; path 2 up mtu 1500 from down; path 1 closed
       `,
   )
 })
