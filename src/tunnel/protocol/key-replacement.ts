@@ -53,7 +53,9 @@ export class KeyReplacement {
     peer.deadlines[Deadline.key] = NEVER
     if (peer.nextKeys === undefined) return
     peer.deadlines[Deadline.key] = now + KEY_RETRY
-    if (peer.godwit && peer.current !== undefined && peer.nextRemote === undefined)
+    // The peer's may be accepted at any moment while its owner stores it: then both would change at once.
+    const waits = peer.nextRemote !== undefined || now - peer.keyOfferedAt < KEY_STORE_TIME
+    if (peer.godwit && peer.current !== undefined && !waits)
       this.#host.send(peer, { type: 'key-replace', publicKey: peer.nextKeys.own.publicKey }, now)
   }
 
@@ -129,6 +131,7 @@ export class KeyReplacement {
     if (peer.nextRemote !== undefined && keys.remote === peer.nextRemote) {
       peer.keys = keys
       peer.nextRemote = undefined
+      peer.keyOfferedAt = Number.NEGATIVE_INFINITY
       if (peer.nextKeys !== undefined)
         peer.nextKeys = { ...peer.nextKeys, remote: this.#remote(peer.nextKeys.own, keys.remote.publicKey) }
       // Others may hold the invitation: what was agreed with its key ends.
