@@ -93,6 +93,8 @@ class Owners {
   readonly pair: Pair
   readonly disks: Record<'host' | 'anchor', Disk>
   readonly confirmed = new Set<string>()
+  /** How long an owner takes to store a key (ms). */
+  storing = 0
 
   constructor(pair: Pair) {
     this.pair = pair
@@ -156,8 +158,11 @@ class Owners {
     const disk = this.disks[end]
     for (const event of this.pair[end].events.splice(0)) {
       if (event.type === 'key-offered') {
-        disk.nextRemote = event.publicKey
-        this.pair[end].do((machine, now) => machine.acceptKey(this.#peer(end), event.publicKey, now))
+        const { world } = this.pair
+        world.at(world.now + this.storing, () => {
+          disk.nextRemote = event.publicKey
+          this.pair[end].do((machine, now) => machine.acceptKey(this.#peer(end), event.publicKey, now))
+        })
       } else if (event.type === 'key-confirmed' && event.whose === 'remote') {
         disk.remote = event.publicKey
         disk.nextRemote = undefined
@@ -231,6 +236,28 @@ test('issue 14, 8: host and anchor change keys at once, and either crashes at an
       }
     }
   }
+})
+
+test('issue 14, 8: a key that begins to change while the other end stores the fresh one of this end: both are there in ten seconds', () => {
+  for (const beginners of [
+    ['host', 'anchor'],
+    ['anchor', 'host'],
+  ] as const)
+    for (const storing of [5, 30, 200])
+      for (const apart of [0, 5, 11, 15, 25, 45, 100, 215]) {
+        const pair = new Pair().connect([0])
+        const owners = new Owners(pair)
+        owners.storing = storing
+        for (const end of beginners) {
+          owners.begin(end, end === 'host' ? HOSTS : ANCHORS)
+          owners.run(apart)
+        }
+        owners.run(10_000, 10)
+        const where = `${beginners.join(' and ')} ${apart} ms apart, stored in ${storing} ms`
+        const all = ['anchor has', 'anchor knows', 'host has', 'host knows']
+        assert.deepEqual([...owners.confirmed].sort(), all, where)
+        works(pair, where)
+      }
 })
 
 test('issue 14, 8: an anchor that ends its old key before a host has learned the new one: what it holds goes on, no new session', () => {
