@@ -30,7 +30,7 @@ import { subjectOf } from '../core/subject.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
-import { TableRemovals } from '../linux/nf-watch.ts'
+import { watchRemovedTables } from '../linux/nf-watch.ts'
 import type { FlowOwners } from '../linux/owners.ts'
 import type { CarriedPeer, HttpProxy } from '../tunnel/carrier/carriers.ts'
 import type { EndpointCache, EndpointResolver, HostPort } from '../tunnel/engine/endpoints.ts'
@@ -225,10 +225,7 @@ export class MobileHostService implements Mechanism {
         name: this.name,
         devices: () => [this.#init.device],
         restore: () => this.#parts.plumbing.restore(),
-        watch: (removed) => {
-          const removals = new TableRemovals(undefined, removed)
-          return () => removals.close()
-        },
+        watch: (removed) => watchRemovedTables(undefined, removed),
       })
       if (this.#init.metered === true) this.#metered = this.#watchMetered()
       if (this.#init.captivePortal === true) this.#portals = this.#watchPortals()

@@ -105,6 +105,12 @@ export class TableRemovals {
   }
 }
 
+/** The same; the returned function ends it. */
+export function watchRemovedTables(netns: string | undefined, removed: () => void): () => void {
+  const removals = new TableRemovals(netns, removed)
+  return () => removals.close()
+}
+
 function onMainThread(watch: NfWatch, what: 'changed' | 'removed', happened: () => void): () => void {
   let open = true
   try {

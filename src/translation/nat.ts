@@ -24,7 +24,7 @@ import {
   register32,
 } from '../linux/nf_tables.ts'
 import { NfSocket } from '../linux/nf-socket.ts'
-import { TableRemovals } from '../linux/nf-watch.ts'
+import { watchRemovedTables } from '../linux/nf-watch.ts'
 import { onReadable, stopReadable } from '../linux/readable.ts'
 import { KernelSysctls } from '../linux/sysctl.ts'
 import { nodeIhmpCrypto, ownKeyOf } from './keys.ts'
@@ -97,10 +97,7 @@ export class IhmpNat {
       name: 'IHMP NAT',
       devices: () => [],
       restore: () => this.#restore(),
-      watch: (removed) => {
-        const removals = new TableRemovals(undefined, removed)
-        return () => removals.close()
-      },
+      watch: (removed) => watchRemovedTables(undefined, removed),
       urgent: true,
     })
     this.#events.setReceiveBuffer(1 << 20)
