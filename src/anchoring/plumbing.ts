@@ -10,7 +10,15 @@ import type { Cgroups } from '../linux/cgroup.ts'
 import { type Ledger, MAIN_TABLE } from '../linux/ledger.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
 import type { Nftables } from '../linux/nft.ts'
-import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../linux/own.ts'
+import {
+  clearTable,
+  deleteDevice,
+  describeRule,
+  setDevice,
+  setMtu,
+  setRoutes,
+  setRules,
+} from '../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
@@ -201,7 +209,7 @@ export class HostPlumbing {
   }
 
   setMtu(mtu: number): void {
-    if (this.#rtnl.link(this.#init.device)?.mtu !== mtu) this.#rtnl.setLink(this.#init.device, { mtu })
+    setMtu(this.#rtnl, this.#init.device, mtu)
   }
 
   /** Rules first, so that traffic takes the ordinary routes at once; then the table and the interface. Repeatable. */

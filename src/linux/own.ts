@@ -3,7 +3,7 @@
  * PROTOCOL, in the numbers of the ledger, and devices by their alias. All of it is declarative and repeatable, and
  * returns what it had to add, so that a repeated call shows what another program removed.
  */
-import { EEXIST } from '../core/errno.ts'
+import { EEXIST, ENODEV } from '../core/errno.ts'
 import { DEVICES, type Ledger, PROTOCOL, type Range } from './ledger.ts'
 import { KernelError } from './libc.ts'
 import type { Route, RouteSpec, Rtnl, RuleSpec } from './rtnetlink/types.ts'
@@ -130,6 +130,15 @@ export function setDevice(
     ...(link?.alias !== ledger.alias && { alias: ledger.alias }),
   })
   return restored
+}
+
+/** Does nothing to a device that another program has taken away: its reader reports that. */
+export function setMtu(rtnl: Rtnl, name: string, mtu: number): void {
+  try {
+    if (rtnl.link(name)?.mtu !== mtu) rtnl.setLink(name, { mtu })
+  } catch (error) {
+    if (!(error instanceof KernelError) || error.errno !== ENODEV) throw error
+  }
 }
 
 /** Deletes a device of ours by name, never one that another program made; returns whether there was one. */

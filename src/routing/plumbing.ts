@@ -12,7 +12,15 @@
  */
 import { contains, formatPrefix, type Prefix, parseAddress } from '../core/address.ts'
 import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
-import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../linux/own.ts'
+import {
+  clearTable,
+  deleteDevice,
+  describeRule,
+  setDevice,
+  setMtu,
+  setRoutes,
+  setRules,
+} from '../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 
@@ -71,7 +79,7 @@ export class RouterPlumbing {
   }
 
   setMtu(mtu: number): void {
-    if (this.#rtnl.link(this.#init.device)?.mtu !== mtu) this.#rtnl.setLink(this.#init.device, { mtu })
+    setMtu(this.#rtnl, this.#init.device, mtu)
   }
 
   /** Repeatable. */

@@ -6,7 +6,15 @@
  */
 import { contains, formatAddress, kindOf, type Prefix, parseAddress } from '../../core/address.ts'
 import { type Ledger, MAIN_TABLE, MARK_MASK } from '../../linux/ledger.ts'
-import { clearTable, deleteDevice, describeRule, setDevice, setRoutes, setRules } from '../../linux/own.ts'
+import {
+  clearTable,
+  deleteDevice,
+  describeRule,
+  setDevice,
+  setMtu,
+  setRoutes,
+  setRules,
+} from '../../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../../linux/sysctl.ts'
 import { must } from '../../mechanism/schema.ts'
@@ -112,7 +120,7 @@ export class NodePlumbing {
   }
 
   setMtu(mtu: number): void {
-    if (this.#rtnl.link(this.#device)?.mtu !== mtu) this.#rtnl.setLink(this.#device, { mtu })
+    setMtu(this.#rtnl, this.#device, mtu)
   }
 
   /** Puts back what another program removed, and names it. */

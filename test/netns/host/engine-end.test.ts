@@ -68,9 +68,10 @@ const daemons = [
 ] as const
 
 for (const [who, role, state, args, device] of daemons) {
-  test(`${who} whose engine ends stops in order, says why, and has failed`, async () => {
+  test(`${who} whose engine ends stops in order, says why, and has failed`, async (t) => {
     const other = who === 'a router' ? ['home', 'router', 'up'] : ['an', 'anchor', 'up']
     const far = who === 'an anchor' ? undefined : await daemon('an', other[0]!, ...other.slice(1))
+    t.after(() => far?.stop())
     const rules = JSON.stringify(lab.rtnl(role).rules())
     const program = await daemon(role, state, ...args)
     lab.rtnl(role).deleteLink(device)
@@ -78,6 +79,5 @@ for (const [who, role, state, args, device] of daemons) {
     assert.match(program.errors, new RegExp(`interface ${device} is gone`))
     assert.doesNotMatch(program.errors, /^ +at /m, 'no stack trace reaches a user')
     assert.equal(JSON.stringify(lab.rtnl(role).rules()), rules, 'nothing is left')
-    await far?.stop()
   })
 }

@@ -132,6 +132,17 @@ test('house point 3: what another program removed is put back and named', () => 
   assert.deepEqual(plumbing.restore(), [])
 })
 
+test('an MTU for a device that was taken away meanwhile changes nothing: who reads from the device reports that', () => {
+  const { rtnl, plumbing } = host()
+  plumbing.setMtu(1300)
+  assert.equal(rtnl.link('godwit0')?.mtu, 1300)
+  rtnl.deleteLink('godwit0')
+  plumbing.setMtu(1280)
+  const link = rtnl.link.bind(rtnl)
+  rtnl.link = (which) => link(which) ?? { ...link('lo')!, name: 'godwit0' } // it goes between look and change
+  plumbing.setMtu(1280)
+})
+
 test('a device of the same name that another program made is not deleted', () => {
   const { rtnl, plumbing } = host()
   plumbing.cleanUp() // no alias, and not a TUN
