@@ -27,8 +27,8 @@ import {
   removeElement,
   Tcx,
 } from '../../linux/tcx.ts'
-import type { Connection } from '../machine/connection.ts'
-import type { FastLeft, FastPath, FastSlot, FastWay } from '../machine/fast.ts'
+import type { Connection, FastPath } from '../machine/connection.ts'
+import type { FastLeft, FastSlot, FastWay } from '../machine/fast-slot.ts'
 import { type Tuple, tupleKey } from '../machine/segment.ts'
 import { Differs, OWNER, SLOT, SLOTS, TUPLE, TUPLE_VALUE } from './layout.ts'
 import { removeOrphans } from './orphans.ts'

@@ -1,6 +1,6 @@
 /** Slots of connections in the memory that the programs and user space share (layout.ts), and the tuples that lead to them. */
 import type { Connection } from '../machine/connection.ts'
-import type { FastLeft, FastNumbers, FastSlot, FastWay } from '../machine/fast.ts'
+import type { FastLeft, FastNumbers, FastSlot, FastWay } from '../machine/fast-slot.ts'
 import { type Tuple, tupleKey } from '../machine/segment.ts'
 import { sequenceAt } from '../machine/sequence.ts'
 import type { Run } from '../tables.ts'

@@ -9,14 +9,15 @@
  *   any ── RST of the local TCP (MP_FASTCLOSE), MP_FASTCLOSE of the peer ──► closed
  *   syn-sent, syn-received, pre-established ── the other end or the path speaks no MPTCP ──► forgotten
  */
+import type { Random } from '../../core/clock.ts'
 import { TCP, TcpFlag } from '../../core/tcp.ts'
 import type { Block } from '../tables.ts'
 import type { MptcpOption } from '../wire.ts'
-import { FAST_AFTER, type FastSlot, type FastWay } from './fast.ts'
-import type { Key } from './keys.ts'
-import type { Pause } from './pauses.ts'
+import { FAST_AFTER, type FastLeft, type FastSlot, type FastWay } from './fast-slot.ts'
+import type { Key, Sha256 } from './keys.ts'
 import {
   OPTION_SPACE,
+  type OptionWriter,
   type OutSegment,
   payloadLength,
   type Segment,
@@ -25,7 +26,7 @@ import {
 } from './segment.ts'
 import { dsnAt, offsetOf, sequenceAt } from './sequence.ts'
 import type { Subflow } from './subflow.ts'
-import type { Host, Passage } from './types.ts'
+import type { AccessInfo, Counts, MachineEvent, MptcpInit, Passage } from './types.ts'
 
 const { ACK, FIN, RST, PSH } = TcpFlag
 
@@ -51,6 +52,43 @@ const MAX_SPARE = 64
 const NO_OPTIONS: readonly MptcpOption[] = []
 /** The least payload of a packet that any path carries (RFC 791), about. */
 const LEAST_SEGMENT = 88
+
+/** What connections share with their machine. */
+export interface Host {
+  readonly sha: Sha256
+  readonly random: Random
+  readonly init: MptcpInit
+  readonly writer: OptionWriter
+  /** The accesses that work, best first. */
+  accesses: readonly AccessInfo[]
+  readonly counts: Counts
+  readonly fast: FastPath | undefined
+  /** Room for payload that connections may have to send again, which none needs just now. */
+  readonly spare: Uint8Array[]
+  emit(segment: OutSegment): void
+  tell(event: MachineEvent): void
+}
+
+/** Who takes the packets of connections in the kernel. */
+export interface FastPath {
+  /** Mappings under way that it takes over. */
+  readonly mappings: number
+  /** Undefined when it has no room, or cannot take this connection. */
+  begin(connection: Connection, way: FastWay): FastSlot | undefined
+  /** What a killed process left to the kernel; nothing is taken any more. */
+  left(tuple: Tuple): FastLeft | undefined
+}
+
+/** When a further subflow is tried again on an access where one failed (pauses.ts). */
+export interface Pause {
+  /** When a join is tried again, and when at the earliest while no subflow works. */
+  readonly at: number
+  readonly aloneAt: number
+  /** Without jitter (ms), of this pause and of the next after a refusal that leaves no subflow. */
+  readonly length: number
+  readonly aloneLength: number
+  readonly refused: boolean
+}
 
 export class Connection {
   readonly id: number

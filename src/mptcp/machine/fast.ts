@@ -5,68 +5,11 @@
  */
 import type { Run } from '../tables.ts'
 import type { Connection } from './connection.ts'
-import type { Segment, Tuple } from './segment.ts'
+import { FAST_AFTER, type FastLeft, type FastNumbers, type FastWay } from './fast-slot.ts'
+import type { Segment } from './segment.ts'
 import type { Subflow } from './subflow.ts'
 
-/** Where data go, both ways. */
-export interface FastWay {
-  readonly subflow: Subflow
-  /** Subflow offsets less data offsets of what is sent and received. */
-  readonly out: number
-  readonly in: number
-  /** The data offset from which that is so of what is received. */
-  readonly from: number
-}
-
-/** What the kernel knows of a connection. Data offsets; windows as in packets; times of the machine's clock (ms), -Infinity: never. */
-export interface FastNumbers {
-  /** It takes new data of the local TCP, and data of the peer: from where the machine stopped. */
-  readonly sends: boolean
-  readonly receives: boolean
-  readonly sndMax: number
-  readonly rcvMax: number
-  readonly tan: number
-  readonly dataUna: number
-  readonly una: number
-  readonly window: number
-  readonly remoteWindow: number
-  /** Of the local TCP (ms); 0: none. */
-  readonly srtt: number
-  readonly heardAt: number
-  readonly askedAt: number
-  readonly expectedAt: number
-  readonly dataAt: number
-  readonly burst: number
-}
-
-export interface FastSlot {
-  /** As it is now; the kernel goes on. */
-  read(): FastNumbers
-  /** What the machine did: the kernel takes over from there. */
-  advance(sndMax: number, rcvMax: number, sent: readonly Run[]): void
-  /** The kernel takes nothing any more. */
-  end(): FastLeft
-}
-
-export interface FastLeft {
-  readonly numbers: FastNumbers
-  /** What it sent, mapping by mapping, as far as it is not acknowledged; data offsets. */
-  readonly sent: readonly { readonly dsn: number; readonly length: number }[]
-  /** The local port of the subflow, and its constants modulo 2^32. */
-  readonly way: { readonly localPort: number; readonly out: number; readonly in: number }
-}
-
-export interface FastPath {
-  /** Mappings under way that it takes over. */
-  readonly mappings: number
-  /** Undefined when it has no room, or cannot take this connection. */
-  begin(connection: Connection, way: FastWay): FastSlot | undefined
-  /** What a killed process left to the kernel; nothing is taken any more. */
-  left(tuple: Tuple): FastLeft | undefined
-}
-
-/** Bytes both ways that show that there will be more, and the most after connections that came back soon. */
-const AFTER = 65_536
+/** The most bytes that are waited for after connections that came back soon. */
 const AFTER_MOST = 64 << 20
 /** Coming back sooner than this (ms) doubles what is waited for. */
 const SOON = 1000
@@ -188,7 +131,7 @@ export function leaveFast(connection: Connection, now: number): void {
   connection.fastWay = undefined
   connection.fastFrom = connection.sndMax + connection.rcvMax
   connection.fastAfter =
-    now - connection.fastSince < SOON ? Math.min(AFTER_MOST, 2 * connection.fastAfter) : AFTER
+    now - connection.fastSince < SOON ? Math.min(AFTER_MOST, 2 * connection.fastAfter) : FAST_AFTER
 }
 
 function know({ subflow, out }: FastWay, { sent }: FastLeft): void {
@@ -210,8 +153,6 @@ export function takeBack(connection: Connection, left: FastLeft): void {
   // Then nobody knows what its peer has.
   if (!same) subflow.sendKnown = false
 }
-
-export const FAST_AFTER = AFTER
 
 function apply(connection: Connection, way: FastWay, numbers: FastNumbers): void {
   const { subflow } = way

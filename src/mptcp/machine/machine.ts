@@ -11,12 +11,11 @@ import type { Random } from '../../core/clock.ts'
 import { DeadlineHeap } from '../../core/deadlines.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import type { MptcpOption } from '../wire.ts'
-import type { Connection } from './connection.ts'
+import type { Connection, FastPath, Host } from './connection.ts'
 import {
   advanceFast,
   enterFast,
   FAST_POLL,
-  type FastPath,
   isIdleFast,
   leaveFast,
   readFast,
@@ -42,7 +41,7 @@ import {
 } from './lifecycle.ts'
 import { Openings } from './opening.ts'
 import { forwardOutgoing } from './outgoing.ts'
-import type { KeptConnection } from './record.ts'
+import type { Keeper, KeptConnection } from './record.ts'
 import { Register } from './register.ts'
 import { OptionWriter, type OutSegment, type Segment } from './segment.ts'
 import type { Subflow } from './subflow.ts'
@@ -50,8 +49,6 @@ import { rebuild, resume } from './takeover.ts'
 import {
   type AccessInfo,
   DEFAULT_INIT,
-  type Host,
-  type Keeper,
   type MachineEvent,
   type MptcpInit,
   newCounts,

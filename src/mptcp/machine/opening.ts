@@ -5,14 +5,14 @@
 import { equal, equalConstantTime } from '../../core/bytes.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import { type CapableOption, MPTCP_VERSION, type MptcpOption, ResetReason } from '../wire.ts'
-import { type Connection, clampedMss } from './connection.ts'
+import { type Connection, clampedMss, type Host } from './connection.ts'
 import { acceptJoin, closeSubflow, handleJoinReply, resetSubflow, sendSynAck } from './joins.ts'
 import { keyOf } from './keys.ts'
 import { ensureSubflows, loseSubflow, preferNormal, type Registry, switchTo } from './lifecycle.ts'
 import type { Register } from './register.ts'
 import type { Segment, SynOptions } from './segment.ts'
 import type { Subflow } from './subflow.ts'
-import type { Host, Passage } from './types.ts'
+import type { Passage } from './types.ts'
 
 const { ACK, FIN, RST, SYN } = TcpFlag
 /** SYNs that carry the option; then the path is taken for one that drops it. */

@@ -18,16 +18,6 @@ const STEADY = 30_000
 /** Pauses differ by this share both ways, so that connections do not join in step. */
 const JITTER = 0.25
 
-export interface Pause {
-  /** When a join is tried again, and when at the earliest while no subflow works. */
-  readonly at: number
-  readonly aloneAt: number
-  /** Without jitter (ms), of this pause and of the next after a refusal that leaves no subflow. */
-  readonly length: number
-  readonly aloneLength: number
-  readonly refused: boolean
-}
-
 /** Notes that a subflow ended; before its state says so. */
 export function pauseJoins(connection: Connection, subflow: Subflow, kind: LossKind, now: number): void {
   const { access, alive, beganAt, state } = subflow

@@ -16,7 +16,6 @@ import type { Connection, ConnectionState } from './connection.ts'
 import { Cursor } from './cursor.ts'
 import type { SynOptions, Tuple } from './segment.ts'
 import type { Subflow, SubflowState } from './subflow.ts'
-import type { Keeper } from './types.ts'
 
 /** Records, and subflows in each; further ones are not kept. */
 const SLOTS = 16_384
@@ -118,18 +117,17 @@ export interface KeptSubflow {
   readonly recv: readonly Run[]
 }
 
-/** Of a subflow: where its halves and mappings are, and how many of those. */
-export interface Recorded {
-  readonly halves: [number, number]
-  ring: number
-  mappings: number
-}
-
 export interface RecordMemory {
   readonly view: DataView
   readonly bytes: Uint8Array
   /** Makes sure of memory for these bytes, which may not be touched before; false when there is none. */
   readonly room: (at: number, length: number) => boolean
+}
+
+/** Where connections are written so that they outlive the process: before anything that they sent last is sent. */
+export interface Keeper {
+  save(connection: Connection): void
+  forget(connection: number): void
 }
 
 export class Records implements Keeper {

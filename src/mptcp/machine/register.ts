@@ -1,10 +1,10 @@
 /** Every connection and subflow, by what a packet names them with; and the limits. */
 import { equal } from '../../core/bytes.ts'
-import { Connection } from './connection.ts'
+import { Connection, type Host } from './connection.ts'
 import { makeKey } from './keys.ts'
 import type { Segment, Tuple } from './segment.ts'
 import { Subflow } from './subflow.ts'
-import { accessAt, type Host, type Passage, type Side } from './types.ts'
+import { accessAt, type Passage, type Side } from './types.ts'
 
 export interface FoundSubflow {
   readonly connection: Connection

@@ -8,7 +8,6 @@
  * The first subflow is `active` as soon as its connection is established.
  */
 import { type Block, merge, RecvTable, SendTable } from '../tables.ts'
-import type { Recorded } from './record.ts'
 import type { Tuple } from './segment.ts'
 import { offsetOf, sequenceAt } from './sequence.ts'
 
@@ -23,6 +22,13 @@ const UNKNOWN_RTT = 200
 const NO_BLOCKS: readonly Block[] = []
 
 export type SubflowState = 'syn-sent' | 'syn-received' | 'joined' | 'active' | 'closing' | 'dead'
+
+/** In the record of its connection (record.ts): where its halves and mappings are, and how many of those. */
+export interface Recorded {
+  readonly halves: [number, number]
+  ring: number
+  mappings: number
+}
 
 export class Subflow {
   /** Numbered from 0 within its connection. */

@@ -1,12 +1,11 @@
 /** Connections that a killed daemon had go on (record.ts). */
-import { Connection } from './connection.ts'
+import { Connection, type Host } from './connection.ts'
 import { resetSubflow } from './joins.ts'
 import { keyOf } from './keys.ts'
 import { type AccessChange, accessesChanged, loseSubflow, probe, type Registry } from './lifecycle.ts'
 import type { KeptConnection, KeptSubflow } from './record.ts'
 import { tupleKey } from './segment.ts'
 import { Subflow } from './subflow.ts'
-import type { Host } from './types.ts'
 
 /** As it was left, at `now`; undefined when what was kept contradicts itself. */
 export function rebuild(host: Host, kept: KeptConnection, now: number): Connection | undefined {

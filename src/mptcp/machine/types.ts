@@ -1,10 +1,6 @@
 /** What the machine is given, and what it says. */
 import { equal } from '../../core/bytes.ts'
-import type { Random } from '../../core/clock.ts'
-import type { Connection } from './connection.ts'
-import type { FastPath } from './fast.ts'
-import type { Sha256 } from './keys.ts'
-import type { OptionWriter, OutSegment, Tuple } from './segment.ts'
+import type { Tuple } from './segment.ts'
 
 /** An access as the machine sees it: where subflows can begin. */
 export interface AccessInfo {
@@ -83,28 +79,6 @@ export type MachineEvent =
       readonly gap: number
     }
   | { readonly type: 'ended'; readonly connection: number; readonly reason: string }
-
-/** What connections share with their machine. */
-export interface Host {
-  readonly sha: Sha256
-  readonly random: Random
-  readonly init: MptcpInit
-  readonly writer: OptionWriter
-  /** The accesses that work, best first. */
-  accesses: readonly AccessInfo[]
-  readonly counts: Counts
-  readonly fast: FastPath | undefined
-  /** Room for payload that connections may have to send again, which none needs just now. */
-  readonly spare: Uint8Array[]
-  emit(segment: OutSegment): void
-  tell(event: MachineEvent): void
-}
-
-/** Where connections are written so that they outlive the process: before anything that they sent last is sent. */
-export interface Keeper {
-  save(connection: Connection): void
-  forget(connection: number): void
-}
 
 /** Counted since the start; all of them are metrics. */
 export interface Counts {

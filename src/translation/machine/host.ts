@@ -5,8 +5,6 @@
 import type { TokenBucket } from '../../core/token-bucket.ts'
 import type { HidRow, Ip, Pair, SocketRow } from '../tables.ts'
 import type { IhmpMessage } from '../wire.ts'
-import type { Diversion } from './multipath.ts'
-import type { Unproven } from './possession.ts'
 
 export interface OwnKey {
   /** Ed25519, 32 bytes each. */
@@ -120,6 +118,26 @@ export interface Host {
   crossAsked: number
   /** When flows of a family that has pairs of its own again are no longer taken from others. */
   readonly uncrossAt: Map<4 | 6, number>
+}
+
+/** A flow that its host has still to prove, or this host to it. */
+export interface Unproven {
+  readonly since: number
+  tries: number
+  nextAt: number
+}
+
+/** A flow that goes, or shall go, over a pair of its own (multipath.ts). */
+export interface Diversion {
+  readonly flow: SocketRow
+  /** The pair that the flow shall go over; undefined: with all others again. */
+  readonly pair: Pair | undefined
+  /** Whether this end chose it. */
+  readonly own: boolean
+  /** Of the peer's last message about this flow: an older one changes nothing. */
+  readonly counter: number
+  /** Whether the peer has said that it sends the flow there too. */
+  readonly followed: boolean
 }
 
 /** Flows whose family has no pair of its own wait before they go over the other one. */

@@ -19,7 +19,7 @@ import {
   samePair,
 } from '../tables.ts'
 import { Control, type FlowEnds, type FlowPair, type IhmpMessage, MOST_FLOW_ENDS, Option } from '../wire.ts'
-import type { Host } from './host.ts'
+import type { Diversion, Host } from './host.ts'
 import type { Messages } from './messages.ts'
 import type { Paths } from './paths.ts'
 import { left, Renumbering } from './renumbering.ts'
@@ -29,18 +29,6 @@ import type { Output } from './types.ts'
 /** Flows that the peer does not know yet are named again after this, doubled each time, so often. */
 const AGAIN_MS = 1_000
 const MOST_TRIES = 4
-
-export interface Diversion {
-  readonly flow: SocketRow
-  /** The pair that the flow shall go over; undefined: with all others again. */
-  readonly pair: Pair | undefined
-  /** Whether this end chose it. */
-  readonly own: boolean
-  /** Of the peer's last message about this flow: an older one changes nothing. */
-  readonly counter: number
-  /** Whether the peer has said that it sends the flow there too. */
-  readonly followed: boolean
-}
 
 interface Again {
   readonly host: Host

@@ -37,13 +37,6 @@ const MOST_BATCHES = 16
 const LABEL = Uint8Array.from('godwit IHMP flow', (c) => c.charCodeAt(0))
 const TAG_LENGTH = 8
 
-/** A flow that its host has still to prove, or this host to it. */
-export interface Unproven {
-  readonly since: number
-  tries: number
-  nextAt: number
-}
-
 export class Possession {
   readonly #state: IhmpState
   readonly #messages: Messages

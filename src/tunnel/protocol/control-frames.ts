@@ -10,8 +10,7 @@ import { CONTROL_VERSION, type Frame } from './control.ts'
 import type { KeyReplacement } from './key-replacement.ts'
 import type { Multipath } from './multipath.ts'
 import { keepEndpoint, Path, sameEndpoint } from './path.ts'
-import type { Peer } from './peer.ts'
-import type { Candidate } from './proofs.ts'
+import type { Candidate, Peer } from './peer.ts'
 
 /** Where a payload came from; see `SlowPath.handleControl`. */
 export interface ControlSource {

@@ -8,7 +8,6 @@ import type { AllowedIp, Dialect, PeerConfig, PeerView, Prekey } from './api.ts'
 import * as K from './constants.ts'
 import { type HandshakeState, type Identity, type RemoteKey, ZERO_KEY } from './noise.ts'
 import type { Path } from './path.ts'
-import type { Candidate } from './proofs.ts'
 
 export interface Session {
   readonly localIndex: number
@@ -76,6 +75,27 @@ export interface OpenClose {
   readonly session: number
   tries: number
   at: number
+}
+
+/** The peer's announcement of the path that it wants over the address. */
+export interface Announced {
+  readonly generation: number
+  readonly mtu: number
+}
+
+/** An address at which the peer has not yet proven to receive (proofs.ts). */
+export interface Candidate {
+  readonly pathId: number
+  readonly remote: Endpoint
+  readonly socket: number
+  readonly token: Uint8Array
+  /** Absent: the address is to replace the remote of the path `pathId`, or of a stock peer's (0). */
+  readonly announced: Announced | undefined
+  readonly since: number
+  /** Bytes of outer IP packets from there and to there. */
+  received: number
+  sent: number
+  askedAt: number
 }
 
 export class Peer {

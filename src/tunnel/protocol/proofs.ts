@@ -8,28 +8,8 @@ import type { Endpoint, Transmit } from '../seam.ts'
 import * as K from './constants.ts'
 import { encodeFrames, type Frame, TOKEN_LENGTH } from './control.ts'
 import { keepEndpoint, sameAddress, sameEndpoint } from './path.ts'
-import type { Peer } from './peer.ts'
+import type { Announced, Candidate, Peer } from './peer.ts'
 import { INITIATION, MULTIPATH_OVERHEAD, outerOverhead, TRANSPORT } from './wire.ts'
-
-/** The peer's announcement of the path that it wants over the address. */
-export interface Announced {
-  readonly generation: number
-  readonly mtu: number
-}
-
-export interface Candidate {
-  readonly pathId: number
-  readonly remote: Endpoint
-  readonly socket: number
-  readonly token: Uint8Array
-  /** Absent: the address is to replace the remote of the path `pathId`, or of a stock peer's (0). */
-  readonly announced: Announced | undefined
-  readonly since: number
-  /** Bytes of outer IP packets from there and to there. */
-  received: number
-  sent: number
-  askedAt: number
-}
 
 export class Proofs {
   readonly #transmit: Transmit

@@ -4,9 +4,10 @@
  */
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
+import type { Keeper } from '../../../src/mptcp/machine/record.ts'
 import { type RecordMemory, Records } from '../../../src/mptcp/machine/record.ts'
 import { type OutSegment, payloadLength, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
-import type { AccessInfo, Keeper, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
+import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import { KernelPath } from './kernel-path.ts'
 import { type TcpInit, TcpModel } from './tcp-model.ts'
