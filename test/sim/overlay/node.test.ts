@@ -117,6 +117,39 @@ describe('NT-40, NT-45 … NT-48 ways to a peer', () => {
       assert.equal(b.of('direction')[0]!.asked, false)
     })
 
+  it('NT-40: message 1 of the peer, however often it comes, opens a hoped way there twice at most for one direction', () => {
+    for (const kind of [undefined, 'port-restricted'] as const) {
+      const { net, a, b } = pair(undefined, kind)
+      const hoped = () => a.of('way').filter(({ known }) => known === 'hoped')
+      const ask = () => {
+        a.outputs.length = 0
+        // The peer answers nothing.
+        net.filter = (from, to) => from.startsWith('192.0.2.') || to.startsWith('192.0.2.')
+        net.relayDown = true
+        a.resolve(b.name)
+        net.until(() => a.of('direction').length > 0)
+      }
+      const greet = (from: string, times: number) => {
+        for (let n = 0; n < times; n++) a.machine.noteGreeted(b.name, at(from), a.sockets[0]!.socket)
+        a.drain()
+      }
+      ask()
+      const [candidate] = a.machine.rows()[0]!.candidates
+      const there = text(candidate!.endpoint)
+      greet('198.51.100.66:999', 3)
+      assert.equal(hoped().length, 0, 'from elsewhere')
+      greet(there, 10)
+      assert.equal(hoped().length, 2)
+      net.run(2_000)
+      greet(there, 10)
+      assert.equal(hoped().length, 2)
+      assert.deepEqual([...new Set(hoped().map(({ remote }) => text(remote)))], [there])
+      ask()
+      greet(there, 10)
+      assert.equal(hoped().length, 2, 'another direction')
+    }
+  })
+
   it('the relayed way is there one round trip after the direction', () => {
     const { net, a, b } = pair('port-restricted', 'port-restricted')
     const began = net.now

@@ -1,12 +1,12 @@
 /** Paths of which the owner knows something already: they carry packets before their PATH_ACCEPT. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { EARLY_USE } from '../../../src/tunnel/protocol/constants.ts'
+import { EARLY_USE, PREKEY_LIFETIME, REKEY_ATTEMPT_TIME } from '../../../src/tunnel/protocol/constants.ts'
 import { endpoint, Pair } from './harness.ts'
 
 const GODWIT = { dialect: 'godwit' } as const
 
-function config(n: number, known?: 'proven' | 'likely') {
+function config(n: number, known?: 'proven' | 'likely' | 'hoped') {
   return {
     ...{ pathId: n + 1, socket: n, remote: endpoint(100), mtu: 1500 },
     ...(known !== undefined && { known }),
@@ -151,4 +151,94 @@ test('NT-46: both ends have opened a path between the same two sockets: what arr
     world.run(2_000)
     assert.ok(!node.states(pathId).includes('down'), node.states(pathId).join())
   }
+})
+
+test('a hoped path without a session is forgotten after a second, with one or where the peer has answered it is not', () => {
+  for (const course of ['nothing', 'session', 'noted'] as const) {
+    const pair = new Pair({ anchorConfig: GODWIT })
+    const { world, host, links } = pair
+    const closed = () => host.all('path-closed').length
+    if (course !== 'session') links[0].cut()
+    host.addPath(pair.anchorPeer, config(0, 'hoped'))
+    world.run(EARLY_USE - 100)
+    assert.equal(closed(), 0)
+    if (course === 'noted')
+      host.do((machine, now) => machine.noteProven(pair.anchorPeer, endpoint(100), 0, now))
+    world.run(200)
+    assert.equal(closed(), course === 'nothing' ? 1 : 0, course)
+    assert.equal(host.usable(pair.anchorPeer).length, course === 'session' ? 1 : 0, course)
+    // Whoever asks again begins anew.
+    links[0].mend()
+    if (course === 'nothing') host.addPath(pair.anchorPeer, config(0, 'hoped'))
+    world.run(2_000)
+    assert.equal(host.usable(pair.anchorPeer).length, 1, course)
+  }
+})
+
+test('a hoped path whose session comes late has its second from then on', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, links } = pair
+  links[0].cut()
+  host.addPath(pair.anchorPeer, config(0, 'hoped'))
+  world.run(EARLY_USE - 50)
+  links[0].mend()
+  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  world.run(25)
+  links[0].cut()
+  world.run(EARLY_USE - 100)
+  assert.equal(host.usable(pair.anchorPeer).length, 1)
+  world.run(200)
+  assert.equal(host.all('path-closed').length, 1)
+})
+
+/** The host seals what goes behind its next message 1 under a key of the anchor's. */
+function giveKey({ host, anchor, anchorPeer, hostPeer }: Pair): void {
+  const prekey = anchor.machine.newPrekey()
+  anchor.do((machine, now) => machine.expectEarly(hostPeer, prekey.index, now))
+  host.do((machine) => machine.useEarly(anchorPeer, prekey))
+}
+
+test('the session behind message 1 ends with the attempts that it belongs to', () => {
+  // Message 1 to an address alone is not repeated.
+  const once = new Pair({ anchorConfig: GODWIT })
+  once.links[0].cut()
+  giveKey(once)
+  once.host.do((machine, now) => machine.introduce(once.anchorPeer, endpoint(100), 0, now))
+  assert.equal(once.host.sessions, 1)
+  once.world.run(3_000)
+  assert.equal(once.host.sessions, 0)
+
+  // Who may be a stock peer is not tried for ever. Every other attempt has a key: in one of the courses the last one.
+  const had = [1_000, 6_500].map((first) => {
+    const pair = new Pair({ config: { dialect: 'auto' }, anchorConfig: GODWIT })
+    const { world, host } = pair
+    pair.links[0].cut()
+    host.addPath(pair.anchorPeer, config(0))
+    host.do((machine, now) => machine.connect(pair.anchorPeer, now))
+    world.run(first)
+    world.every(1_000, world.now + REKEY_ATTEMPT_TIME - first - 1_000, () => giveKey(pair))
+    world.run(REKEY_ATTEMPT_TIME - first - 500)
+    const { sessions } = host
+    world.run(7_000)
+    assert.equal(host.all('handshake-failed').length, 1)
+    assert.equal(host.sessions, 0)
+    return sessions
+  })
+  assert.deepEqual(had.sort(), [0, 1])
+})
+
+test('the session that is open behind message 1 is not prolonged by further keys', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, anchor } = pair
+  giveKey(pair)
+  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  world.filter = (_datagram, from) => from.address.at(-1) !== 100
+  world.run(20)
+  // Its own, and that of message 2.
+  assert.equal(anchor.sessions, 2)
+  world.run(PREKEY_LIFETIME - 1_000)
+  giveKey(pair)
+  assert.equal(anchor.sessions, 2)
+  world.run(1_000)
+  assert.equal(anchor.sessions, 1)
 })

@@ -252,6 +252,11 @@ export class Node {
     return this.machine.publicKey
   }
 
+  /** Sessions whose keys the datapath has. */
+  get sessions(): number {
+    return this.#live.size
+  }
+
   addPeer(other: Node, config: Partial<PeerConfig> = {}): number {
     return this.machine.addPeer({ publicKey: other.publicKey, ...config }, this.world.now)
   }
