@@ -73,6 +73,8 @@ export class StubCoordinator {
   useRelay = true
   /** Says SESSION_UNKNOWN. */
   hints = true
+  /** ROUTE_DIRECTION_ACKs, with the name of their node. */
+  readonly acknowledged: (Message & { readonly by: string })[] = []
   /** What DIRECTION_REQUESTs are answered with instead. */
   refuseWith: Status | undefined
   readonly #secret = nodeRandom.fill(new Uint8Array(32))
@@ -237,6 +239,9 @@ export class StubCoordinator {
       case Type.DIRECTION_REQUEST:
         this.#direct(session, message, from)
         break
+      case Type.ROUTE_DIRECTION_ACK:
+        this.acknowledged.push({ ...message, by: name })
+        break
       default:
     }
   }
@@ -259,8 +264,8 @@ export class StubCoordinator {
     this.directTo(session.node, target, channel)
   }
 
-  /** ROUTE_DIRECTION to `to`, about `peer`. */
-  directTo(to: StubNode, peer: StubNode, channel?: Channel): void {
+  /** ROUTE_DIRECTION to `to`, about `peer`, with `fields` of its own. */
+  directTo(to: StubNode, peer: StubNode, channel?: Channel, fields: Partial<Message> = {}): void {
     const at = this.located.get(to.credentials.name)
     const about = this.located.get(peer.credentials.name)
     if (at === undefined || about === undefined) return
@@ -285,6 +290,7 @@ export class StubCoordinator {
       ],
       pairKey: pairKeyOf(to, peer),
       relays,
+      ...fields,
     })
   }
 

@@ -118,6 +118,8 @@ const MAX_LOCATIONS = 2_000_000
 /** SESSION_REQUESTs and OPENs a second beyond which sources are limited one by one. */
 const LOAD = 2000
 const MAX_FACTOR = 3
+/** Keys of a node that were given and that a message from before may name again. */
+const MAX_GIVEN = 16
 const NEVER = Number.POSITIVE_INFINITY
 
 interface Node extends Location {
@@ -132,8 +134,9 @@ interface Node extends Location {
   asked: number
   /** Directions to it were not acknowledged: it gets none until its address has answered again. */
   silent: boolean
-  /** Keys for packets behind message 1 to it, each given to one node. */
+  /** Keys for packets behind message 1 to it, each given to one node; and the indexes of those given. */
   readonly prekeys: Prekey[]
+  readonly given: number[]
   /** When its address answered a challenge, and when it acknowledged a direction. */
   readonly provenAt: number
   acknowledgedAt: number
@@ -519,7 +522,7 @@ export class Coordinator {
     const located = this.#nodes.get(session.owner)
     if (source.isNewest && located !== undefined) {
       located.prekeys.length = 0
-      located.prekeys.push(...(message.prekeys ?? []))
+      addPrekeys(located, message)
     }
     this.#counts.registrations++
     const answer = {
@@ -566,7 +569,7 @@ export class Coordinator {
       ...{ openedAt: session.openedAt, counter: source.counter },
       directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
       asked: known?.asked ?? 0,
-      prekeys: known?.prekeys ?? [],
+      ...{ prekeys: known?.prekeys ?? [], given: known?.given ?? [] },
     })
     this.#candidates.delete(session.owner)
     this.#notifier.heard(session.owner, now)
@@ -818,6 +821,7 @@ export class Coordinator {
     }
     const pairKey = this.#pairKeyOf(this.#pairSecret, a, b)
     const prekey = cn.prekeys.shift()
+    if (prekey !== undefined && cn.given.push(prekey.index) > MAX_GIVEN) cn.given.shift()
     const given = prekey && { prekeyIndex: prekey.index }
     const toCn = { route: routes.cn, pairKey, relays: all.map((sides) => sides[1]), ...given }
     const gets = prekey && { prekeys: [prekey] }
@@ -877,6 +881,7 @@ export class Coordinator {
     if (node !== undefined && directed.tries >= TRIES)
       node.silent = Math.max(node.acknowledgedAt, node.provenAt) < directed.since
     if (node === undefined || node.silent || directed.tries >= TRIES) {
+      if (node !== undefined) takeBack(node, directed.message)
       this.#endDirection(transaction, directed, Status.NOT_REGISTERED, now)
       return
     }
@@ -897,13 +902,14 @@ export class Coordinator {
     this.#dueAt = Math.min(this.#dueAt, now)
   }
 
-  #acknowledged(name: string, { transaction, prekeys = [] }: Message, now: number): void {
+  #acknowledged(name: string, message: Message, now: number): void {
+    const { transaction, status = Status.DONE } = message
     const directed = this.#directed.get(transaction)
     if (directed === undefined || directed.to !== name) return
     const node = this.#nodes.get(name)
-    if (directed.message.prekeyIndex !== undefined)
-      node?.prekeys.push(...prekeys.slice(0, Math.max(0, MAX_PREKEYS - node.prekeys.length)))
     if (node !== undefined) {
+      if (status !== Status.DONE) takeBack(node, directed.message)
+      else if (directed.message.prekeyIndex !== undefined) addPrekeys(node, message)
       node.acknowledgedAt = now
       if (directed.tries === 1) node.rtt = now - directed.since
     }
@@ -956,6 +962,23 @@ const CHALLENGE_MS = 60_000
 
 function endOf({ observed, rtt = UNKNOWN_RTT }: { readonly observed: Endpoint; readonly rtt?: number }): End {
   return { net: networkOf(observed.address), rtt }
+}
+
+/** Those of a message that are not there and were not given: one key is for one node. */
+function addPrekeys({ prekeys: known, given }: Node, { prekeys = [] }: Message): void {
+  for (const prekey of prekeys)
+    if (
+      known.length < MAX_PREKEYS &&
+      !given.includes(prekey.index) &&
+      !known.some(({ index }) => index === prekey.index)
+    )
+      known.push(prekey)
+}
+
+/** The node has not followed this direction: it still has the key, and may name it again. */
+function takeBack({ given }: Node, { prekeyIndex = -1 }: Message): void {
+  const at = given.indexOf(prekeyIndex)
+  if (at >= 0) given.splice(at, 1)
 }
 
 function minuteOf(now: number): number {

@@ -768,7 +768,7 @@ export class NodeMachine implements NodeMachineApi {
     const status = this.#directed(message, now)
     this.#step(this.#own, this.#dc, Type.ROUTE_DIRECTION_ACK, now)
     const { transaction, name = '' } = message
-    const fresh = this.#pairs.get(name)?.freshPrekey
+    const fresh = status === Status.DONE ? this.#pairs.get(name)?.freshPrekey(transaction) : undefined
     const prekeys = fresh && { prekeys: [fresh] }
     this.#asker.tell({ type: Type.ROUTE_DIRECTION_ACK, transaction, status, ...prekeys }, way)
   }
@@ -786,7 +786,7 @@ export class NodeMachine implements NodeMachineApi {
       return Status.LEASE_REFUSED
     }
     let pair = this.#pairs.get(name)
-    if (pair?.transaction === message.transaction) return Status.DONE
+    if (pair?.hasFollowed(message.transaction) === true) return Status.DONE
     if (!this.#sought.has(name) && pair === undefined && !this.#unasked.take(now)) return Status.TOO_MANY
     if (this.#collides(lease)) {
       this.#log('warn', `a direction to ${name} had an address of another node; ignored`)
@@ -804,10 +804,10 @@ export class NodeMachine implements NodeMachineApi {
         `${name} has another key than before: it, or somebody else with its password, logged in again`,
       )
     pair = this.#pairFor(name, direction, pairKey, now)
-    pair.transaction = message.transaction
     const { prekeys: [prekey] = [], prekeyIndex } = message
-    pair.freshPrekey = prekeyIndex === undefined ? undefined : this.#replacePrekey(prekeyIndex)
-    const given = pair.freshPrekey === undefined ? undefined : prekeyIndex
+    const fresh = prekeyIndex === undefined ? undefined : this.#replacePrekey(prekeyIndex)
+    pair.follow(message.transaction, fresh)
+    const given = fresh === undefined ? undefined : prekeyIndex
     const early = asked ? prekey !== undefined : given !== undefined
     this.#emit({
       ...{ type: 'direction', peer: name, lease, pairKey, leads: pair.leads, route, asked },

@@ -44,6 +44,8 @@ const ROUND_MS = 3000
 const MAX_REMOTES = 8
 /** Channels of a pair at a time: the one in use, and those that handovers of both ends asked for, or another relay's. */
 const MAX_CHANNELS = 3
+/** Directions of a pair that may be repeated after the next one: both ends may ask at a time. */
+const MAX_FOLLOWED = 4
 /** Max rate (per second) and burst of unrequested directions that cause candidates to be asked. */
 const UNASKED_RATE = 0.5
 const UNASKED_BURST = 5
@@ -83,10 +85,11 @@ export class Pair {
   readonly checks: Checks
   readonly leads: boolean
   readonly pairKey: Uint8Array
-  /** Transaction of the direction followed last: it is repeated until its answer has arrived. */
-  transaction: number | undefined
-  /** What that answer gives the coordinator in the place of the key that the peer was given. */
-  freshPrekey: Prekey | undefined
+  /**
+   * Transactions of the directions followed last, each with the key that its answer gives the coordinator in the place of
+   * the one that the peer was given: a direction is repeated until its answer has arrived.
+   */
+  readonly #followed = new Map<number, Prekey | undefined>()
   /** The relay no longer answers: a fresh direction is wanted. */
   relayFailed = false
   /** A better socket is there beside the one that the relay is bound to. */
@@ -146,6 +149,19 @@ export class Pair {
       ask: (port, number) => this.#boundRelay?.ask(port, number),
       tell: (place, first, last, at) => this.#tellPorts(place, first, last, at),
     })
+  }
+
+  follow(transaction: number, fresh: Prekey | undefined): void {
+    this.#followed.set(transaction, fresh)
+    if (this.#followed.size > MAX_FOLLOWED) this.#followed.delete(this.#followed.keys().next().value!)
+  }
+
+  hasFollowed(transaction: number): boolean {
+    return this.#followed.has(transaction)
+  }
+
+  freshPrekey(transaction: number): Prekey | undefined {
+    return this.#followed.get(transaction)
   }
 
   get row(): TunnelRow {

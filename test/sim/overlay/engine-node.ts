@@ -30,6 +30,8 @@ export class EngineNode implements SimParticipant {
   /** Numbers of the datagrams that have arrived, each once, and how often one came again. */
   readonly received = new Set<number>()
   duplicates = 0
+  /** How far its clock is ahead of the others' (ms). */
+  ahead = 0
   readonly #net: Network
   readonly #udp = new Map<number, FakeUdp>()
   readonly #accesses = new Map<string, SimAccess>()
@@ -51,7 +53,7 @@ export class EngineNode implements SimParticipant {
       data: setup,
       post: (event) => this.events.push(event as NodeEvent),
       surroundings: {
-        clock: { now: () => net.now, wall: () => net.wall + net.now },
+        clock: { now: () => net.now, wall: () => net.wall + net.now + this.ahead },
         random: { fill: (out) => net.fill(out) },
         openTun: (arena) => {
           this.#tun = new FakeTun(arena)

@@ -11,7 +11,7 @@ import { at as endpoint, Nat, type NatKind, Network } from './network.ts'
 const TRIP = 100
 /** Between two datagrams of the one that asks (ms). */
 const EVERY = 2
-const [A, B] = ['203.0.113.1', '203.0.113.2'] as const
+const [A, B, C] = ['203.0.113.1', '203.0.113.2', '203.0.113.3'] as const
 
 type Kinds = readonly [NatKind | undefined, NatKind | undefined]
 
@@ -86,6 +86,90 @@ test('NT-40: first contact, direct: four trips to a datagram, six to its answer'
         forget(at)
       }
     }
+})
+
+/** Another node, which asks for the second. */
+function third({ net }: World): EngineNode {
+  const carol = new EngineNode(net, 'carol', 3)
+  net.far.set(`${C} *`, TRIP)
+  for (const other of [A, B]) net.far.set(`${C} ${other}`, 2 * TRIP)
+  carol.use({ name: 'acc1', address: C })
+  net.until(() => carol.address !== undefined)
+  net.run(1000)
+  return carol
+}
+
+/** Indexes of the keys that the coordinator may give. */
+function keysOf({ servers, bob }: World): number[] {
+  const node = servers.coordinator.location(bob.name)
+  return (node as unknown as { readonly prekeys: { readonly index: number }[] }).prekeys.map(
+    ({ index }) => index,
+  )
+}
+
+test('NT-40: a key is given to one node, also where a registration that still has it crosses the direction', () => {
+  for (const seeds of SEEDS) {
+    const at = world(['port-restricted', 'port-restricted'], seeds)
+    const { net, alice, bob } = at
+    const carol = third(at)
+    const before = keysOf(at)
+    alice.do({ type: 'resolve', name: bob.name })
+    net.until(() => keysOf(at).length < before.length)
+    // It does not know yet that one of them is given.
+    bob.do({ type: 'register' })
+    net.run(TRIP + EVERY)
+    assert.deepEqual(keysOf(at), before.slice(1))
+    assert.deepEqual(contact({ ...at, alice: carol }), [4, 6])
+    net.run(1000)
+    const { length } = keysOf(at)
+    assert.ok(length > 0 && new Set(keysOf(at)).size === length)
+  }
+})
+
+test('NT-40: a key that two messages bring is there once', () => {
+  const at = world(['port-restricted', 'port-restricted'], SEEDS[0])
+  const { net, alice, bob } = at
+  alice.do({ type: 'resolve', name: bob.name })
+  // Its acknowledgement is lost: the next one comes behind a registration with the same fresh key.
+  net.filter = (from, to) => !(from.startsWith(B) && to.endsWith(':6741'))
+  net.until(() => bob.of('directed').length > 0)
+  net.filter = () => true
+  bob.do({ type: 'register' })
+  net.run(20 * TRIP)
+  assert.equal(new Set(keysOf(at)).size, keysOf(at).length)
+})
+
+test('NT-40: a key of a direction that was refused is given again once its owner has registered', () => {
+  const at = world(['port-restricted', 'port-restricted'], SEEDS[0])
+  const { net, alice, bob } = at
+  const before = keysOf(at)
+  alice.do({ type: 'resolve', name: bob.name })
+  net.run(1.5 * TRIP)
+  // The lease in the direction has ended, by its clock.
+  bob.ahead = 3e11
+  net.run(10 * TRIP)
+  bob.ahead = 0
+  assert.equal(bob.of('directed').length, 0)
+  assert.ok(keysOf(at).length < before.length)
+  bob.do({ type: 'register' })
+  net.run(3 * TRIP)
+  assert.deepEqual(keysOf(at).sort(), before.sort())
+})
+
+test('NT-40: a key of a direction that its owner never got is given again once it has registered', () => {
+  const at = world(['port-restricted', 'port-restricted'], SEEDS[0])
+  const { net, alice, bob } = at
+  const before = keysOf(at)
+  net.serverFilter = (_from, to) => !to.startsWith(B)
+  alice.do({ type: 'resolve', name: bob.name })
+  net.run(30_000)
+  assert.ok(keysOf(at).length < before.length)
+  net.serverFilter = () => true
+  bob.do({ type: 'wake' })
+  net.until(() => keysOf(at).length === before.length)
+  assert.deepEqual(keysOf(at).sort(), before.sort())
+  forget(at)
+  assert.deepEqual(contact(at), [4, 6])
 })
 
 test('NT-40: without a key for data behind message 1, two trips more', () => {

@@ -143,7 +143,7 @@ export class SimNode implements SimParticipant {
     seed: number,
     site = net.sites[0]!,
     notifications?: { readonly push?: string },
-    kept: Pick<NodeMachineInit, 'lease' | 'kept'> = {},
+    kept: Pick<NodeMachineInit, 'lease' | 'kept' | 'prekey'> = {},
   ) {
     this.#net = net
     this.name = name

@@ -393,6 +393,35 @@ describe('NT-43, NT-44 moves', () => {
   })
 })
 
+it('NT-40: a fresh key goes to the coordinator for a direction that was followed, the same where that is repeated', () => {
+  const net = new Network()
+  const a = net.node('alice')
+  let made = 0
+  const prekey = () => ({ index: ++made, publicKey: new Uint8Array(32).fill(made) })
+  const b = new SimNode(net, 'bob.test.example', 2, net.sites[0]!, undefined, { prekey })
+  for (const [n, node] of [a, b].entries())
+    node.use({ socket: 0, address: `198.51.100.${n + 1}`, port: 5000 })
+  net.until(() => [a, b].every((node) => node.of('registered').length > 0))
+  const { nodes, acknowledged } = net.server
+  const direct = (transaction: number, fields: { prekeyIndex: number; lease?: Uint8Array }) => {
+    net.server.directTo(nodes.get(b.name)!, nodes.get(a.name)!, undefined, { transaction, ...fields })
+    net.run(100)
+    const { status, prekeys = [] } = acknowledged.at(-1)!
+    return [status, ...prekeys.map(({ index }) => index)]
+  }
+  assert.deepEqual(direct(7, { prekeyIndex: 1 }), [Status.DONE, 3])
+  assert.deepEqual(direct(8, { prekeyIndex: 2 }), [Status.DONE, 4])
+  const forged = net.server.lease(nodes.get(a.name)!)
+  forged.set([1, 2, 3], forged.length - 3)
+  assert.deepEqual(direct(9, { prekeyIndex: 3, lease: forged }), [Status.LEASE_REFUSED])
+  const followed = b.of('direction').length
+  assert.deepEqual(direct(7, { prekeyIndex: 1 }), [Status.DONE, 3], 'repeated')
+  assert.deepEqual(direct(8, { prekeyIndex: 2 }), [Status.DONE, 4], 'repeated')
+  assert.equal(b.of('direction').length, followed)
+  assert.deepEqual(direct(10, { prekeyIndex: 99 }), [Status.DONE], 'none of its own')
+  assert.equal(acknowledged.length, 6)
+})
+
 describe('nothing unproven', () => {
   it('forged, replayed and random datagrams change nothing and get nothing', () => {
     const { net, a, b } = pair(undefined, undefined)
