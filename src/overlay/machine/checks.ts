@@ -20,6 +20,8 @@ import { checkKeys, firstCheckCounter } from './secrets.ts'
 /** Pauses between requests to one candidate (ms). */
 const PAUSES = [60, 140, 300, 600, 1000]
 const TRIES = PAUSES.length + 1
+/** An answer may take so long (ms) to count in a round that began meanwhile. */
+const ANSWER_WITHIN = 1000
 /** Asked back at once, unless it was asked within (ms). */
 const ASK_BACK = 40
 /** Places asked at a time: 16 candidates over 4 sockets. */
@@ -94,11 +96,14 @@ export class Checks {
     return this.#tag
   }
 
-  /** Asks these, from the beginning; others that are being asked are left. */
+  /** Asks these, from the beginning; others that are being asked, or may still answer, are left. */
   ask(targets: readonly Target[], now: number): void {
     this.#left = UNPROVEN_BYTES
-    for (const [key, asked] of this.#asked)
-      if (!targets.some((target) => keyOf(target) === key) && !(asked.tries < TRIES)) this.#asked.delete(key)
+    for (const [key, asked] of this.#asked) {
+      const isOpen =
+        asked.tries < TRIES || (Number.isNaN(asked.answeredAt) && now - asked.sentAt < ANSWER_WITHIN)
+      if (!isOpen && !targets.some((target) => keyOf(target) === key)) this.#asked.delete(key)
+    }
     for (const target of targets) this.#start(target, TRIES, now)
   }
 
@@ -251,9 +256,14 @@ export class Checks {
   #start(target: Target, tries: number, now: number, free = tries === 1): void {
     const key = keyOf(target)
     if (this.#asked.size >= MAX_TARGETS && !this.#asked.has(key) && !this.#displace()) return
+    // What is under way still counts: a peer that is farther away than its pauses asks again before its answer is here.
+    const before = this.#asked.get(key)
+    const underWay = before !== undefined && Number.isNaN(before.answeredAt) ? before : undefined
     const asked = {
-      ...{ socket: target.socket, remote: target.remote, transaction: this.#number() },
-      challenge: this.#parts.random.fill(new Uint8Array(CHALLENGE)),
+      socket: target.socket,
+      remote: target.remote,
+      transaction: underWay?.transaction ?? this.#number(),
+      challenge: underWay?.challenge ?? this.#parts.random.fill(new Uint8Array(CHALLENGE)),
       tries: TRIES - tries,
       at: now,
       sentAt: Number.NEGATIVE_INFINITY,

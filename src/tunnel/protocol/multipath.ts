@@ -519,8 +519,9 @@ export class Multipath {
       path.forgetAt = NEVER
       if (path.usable) this.#setState(path, { name: 'up', since: now })
       else if (peer.sealing !== undefined) this.#useEarly(peer, path, now)
-      // What has left before may have been lost, and message 1 with it.
+      // What has left before may have been lost: message 1, packets, the announcement.
       if (peer.handshake !== undefined) this.#host.sendAlso(peer, path, now)
+      if (path.announceAt < NEVER) path.announceAt = now
       this.#resend(path, path, -1)
     }
     // It has announced a path from there already: it is not kept waiting for the answer to the question that it got.

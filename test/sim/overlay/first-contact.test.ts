@@ -239,6 +239,25 @@ test('NT-46: the relay answers one end later than the other announces its path: 
   }
 })
 
+test('NT-40: at a port that no direction names, the answer to the first request proves the way, however far the peer is', () => {
+  // Longer than the peer's pauses between requests: what it asks again does not void what it was asked.
+  for (const seeds of SEEDS) {
+    assert.deepEqual(contact(world([undefined, 'symmetric'], seeds)), [10, 12])
+  }
+})
+
+test('NT-46: the announcement that left before the relay knew the other end leaves again when it does', () => {
+  for (const seeds of SEEDS)
+    for (const trip of [TRIP + 5 * EVERY, 2 * TRIP]) {
+      const at = world(['symmetric', 'port-restricted'], seeds)
+      at.net.far.set(`${B} *`, trip)
+      const begin = at.net.now
+      contact(at)
+      const most = 5 * TRIP + 5 * trip
+      assert.ok(at.net.now - begin <= most, `${at.net.now - begin} ms`)
+    }
+})
+
 /** Types of the tunnel's messages. */
 const INITIATION = 1
 /** What a direction may draw to places that do not answer, and headers in front of a datagram. */
