@@ -8,6 +8,7 @@ import { GodwitError } from '../core/errors.ts'
 import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import { type Ledger, MAIN_TABLE } from '../linux/ledger.ts'
+import { KernelError } from '../linux/libc.ts'
 import type { NfSocket } from '../linux/nf-socket.ts'
 import type { Nftables } from '../linux/nft.ts'
 import {
@@ -20,7 +21,7 @@ import {
   setRules,
 } from '../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
-import type { Sysctls } from '../linux/sysctl.ts'
+import { mayHaveIpv6, type Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
 import type { NameServerWay } from './name-servers.ts'
 import type { Passage } from './portal.ts'
@@ -75,6 +76,8 @@ export class HostPlumbing {
   readonly #wide = new Set<string>()
   /** The sources that the rules are made for; undefined: there are no rules. */
   #applied: string | undefined
+  /** Whether the device may have IPv6; undefined: not looked at yet. */
+  #six: boolean | undefined
 
   constructor(parts: HostPlumbingComponents, init: HostPlumbingInit) {
     this.#cgroups = parts.cgroups
@@ -117,7 +120,10 @@ export class HostPlumbing {
 
   #apply(wanted: { readonly mtu?: number }): string[] {
     const { device, ledger, fix4, fix6 } = this.#init
-    const addresses = [formatPrefix(fix4), formatPrefix(fix6)]
+    const six = mayHaveIpv6(this.#sysctls, device)
+    if (six !== (this.#six ?? true)) this.#reportIpv6(six)
+    this.#six = six
+    const addresses = [fix4, ...(six ? [fix6] : [])].map(formatPrefix)
     const restored = setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
     // Packets arrive from any source, and main may have another route back.
     this.#trySysctl(`net/ipv4/conf/${device}/rp_filter`, 2)
@@ -125,10 +131,22 @@ export class HostPlumbing {
     const source = (prefix: Prefix) => formatPrefix(prefix).split('/')[0]!
     const routes = setRoutes(this.#rtnl, table, [
       { to: 'default', dev: device, source: source(fix4) },
-      { to: 'default6', dev: device, source: source(fix6) },
+      six
+        ? { to: 'default6', dev: device, source: source(fix6) }
+        : // Accesses that have IPv6 all the same are no way round the tunnel: programs take IPv4.
+          { to: 'default6', type: 'unreachable' },
     ])
-    for (const { to } of routes) restored.push(`route ${to} of ${device}`)
+    for (const { to, dev } of routes) if (dev !== undefined) restored.push(`route ${to} of ${device}`)
     return restored.concat(this.#setRules().map(describeRule))
+  }
+
+  #reportIpv6(isOn: boolean): void {
+    const { device } = this.#init
+    this.#report(
+      isOn
+        ? `IPv6 is turned on for ${device}: the tunnel carries it again`
+        : `IPv6 is turned off for ${device} (net.ipv6.conf.all.disable_ipv6 or default.disable_ipv6): the tunnel carries IPv4 only. To have both: sysctl -w net.ipv6.conf.${device}.disable_ipv6=0`,
+    )
   }
 
   #setRules(): RuleSpec[] {
@@ -157,6 +175,7 @@ export class HostPlumbing {
   followNetwork(): void {
     if (this.#applied === undefined) return
     this.#reportWideRoutes()
+    if (mayHaveIpv6(this.#sysctls, this.#init.device) !== this.#six) this.#apply({})
     const sources = this.#sources()
     if (JSON.stringify(sources) === this.#applied && this.#whyResting() === this.#resting)
       this.#forwarded.apply(sources)
@@ -281,6 +300,7 @@ export class AnchorPlumbing {
   readonly #nft: Nftables
   readonly #init: AnchorPlumbingInit
   readonly #report: (message: string) => void
+  #lacksIpv6 = false
 
   constructor(
     rtnl: Rtnl,
@@ -331,8 +351,29 @@ export class AnchorPlumbing {
 
   #setDevice(wanted: { readonly mtu?: number }): string[] {
     const { device, ledger, own4, own6 } = this.#init
-    const addresses = [formatPrefix(own4), formatPrefix(own6)]
+    const addresses = [own4, ...(this.#allowIpv6() ? [own6] : [])].map(formatPrefix)
     return setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
+  }
+
+  /**
+   * On a machine without IPv6 the device has it all the same: programs of hosts try it first, and are told at once that there is
+   * no way. Where it is off the kernel drops their packets silently. False: it cannot be turned on.
+   */
+  #allowIpv6(): boolean {
+    const { device } = this.#init
+    if (mayHaveIpv6(this.#sysctls, device)) return true
+    try {
+      this.#sysctls.set(`net/ipv6/conf/${device}/disable_ipv6`, 0)
+      return true
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+      if (!this.#lacksIpv6)
+        this.#report(
+          `hosts get IPv4 only: IPv6 is turned off for ${device} and cannot be turned on (${error.message})`,
+        )
+      this.#lacksIpv6 = true
+      return false
+    }
   }
 
   /** Repeatable. nft last: if it is missing, the rest is still removed. */

@@ -18,6 +18,11 @@ function failure(op: string, error: unknown): KernelError {
   return new KernelError(op, (koffi.os.errno as Record<string, number>)[code] ?? 5, { ...hint, cause: error })
 }
 
+/** False when IPv6 is turned off for the device: the kernel then refuses its addresses and routes of IPv6 (EACCES). */
+export function mayHaveIpv6(sysctls: Pick<Sysctls, 'get'>, device: string): boolean {
+  return sysctls.get(`net/ipv6/conf/${device}/disable_ipv6`) !== '1'
+}
+
 /** The settings of one namespace. */
 export interface Sysctls {
   /** Undefined when the kernel has no such setting. */

@@ -1,8 +1,8 @@
 /**
  * Kernel state of a node: the virtual interface with its virtual addresses, and a host route to each virtual address of a
  * peer. The routes are in a table of their own that is looked up before others, so nothing else changes about routing. An
- * address that this machine or its router already has, or that the firewall of another VPN drops, is not used: peers stay
- * reachable at their other one.
+ * address that this machine or its router already has, that the firewall of another VPN drops, or whose family is turned off,
+ * is not used: peers stay reachable at their other one.
  */
 import { contains, formatAddress, kindOf, type Prefix, parseAddress } from '../../core/address.ts'
 import { type Ledger, MAIN_TABLE, MARK_MASK } from '../../linux/ledger.ts'
@@ -16,7 +16,7 @@ import {
   setRules,
 } from '../../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../../linux/rtnetlink/types.ts'
-import type { Sysctls } from '../../linux/sysctl.ts'
+import { mayHaveIpv6, type Sysctls } from '../../linux/sysctl.ts'
 import { must } from '../../mechanism/schema.ts'
 
 /** Addresses that are another's. */
@@ -29,6 +29,7 @@ interface Other {
 const FOLLOW_MS = 200
 /** Tailscale drops what has a source in here and does not come from its own device. */
 const SHARED: Prefix = { address: Uint8Array.of(100, 64, 0, 0), length: 10 }
+const ALL_IPV6: Prefix = { address: new Uint8Array(16), length: 0 }
 
 export class NodePlumbing {
   readonly #rtnl: Rtnl
@@ -79,6 +80,11 @@ export class NodePlumbing {
     for (const { to, via } of this.#rtnl.routes({ table: MAIN_TABLE }))
       if (via !== undefined && to.startsWith('default'))
         add(via, 'the router of this network has this address')
+    if (!mayHaveIpv6(this.#sysctls, this.#device))
+      others.push({
+        prefix: ALL_IPV6,
+        why: 'IPv6 is turned off on this machine (net.ipv6.conf.all.disable_ipv6)',
+      })
     this.#others = others
   }
 

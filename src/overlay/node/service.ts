@@ -494,11 +494,13 @@ export class NodeService implements Mechanism {
     const { plumbing, recorder } = this.#parts
     try {
       plumbing.setOwn(addresses)
-      for (const conflict of addresses.map((each) => plumbing.conflict(each)))
-        if (conflict !== undefined && !this.#conflicts.has(conflict)) {
-          this.#conflicts.add(conflict)
-          recorder.log('warn', `${conflict}; peers stay reachable at their IPv6 addresses`)
-        }
+      for (const address of addresses) {
+        const conflict = plumbing.conflict(address)
+        if (conflict === undefined || this.#conflicts.has(conflict)) continue
+        this.#conflicts.add(conflict)
+        const other = address.length === 4 ? 'IPv6' : 'IPv4'
+        recorder.log('warn', `${conflict}; peers stay reachable at their ${other} addresses`)
+      }
     } catch (error) {
       recorder.log('warn', `the lease could not be applied: ${(error as Error).message}`)
     }

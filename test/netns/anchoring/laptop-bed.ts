@@ -36,6 +36,7 @@ export class LaptopBed {
   readonly lab: Lab
   readonly folder: string
   host: Program | undefined
+  anchor!: Program
   /** Of the laptop's daemon, beside the test's own. */
   environment: Readonly<Record<string, string>> = {}
 
@@ -50,7 +51,7 @@ export class LaptopBed {
     try {
       await bed.web('ch1', '', 80)
       await bed.godwit('an', 'anchor', 'init', '--endpoint', `[${addressOf(spec, 'an', 'wan', 6)}]:51820`)
-      await bed.daemon('an')
+      bed.anchor = await bed.daemon('an')
       await bed.godwit('mh', 'join', (await bed.godwit('an', 'anchor', 'invite', 'laptop')).trim())
       bed.configure(configuration)
       return bed

@@ -3,6 +3,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { checkHost, exceptions, type HostConfig } from '../../../src/anchoring/config.ts'
 import {
+  AnchorPlumbing,
+  type AnchorPlumbingInit,
   HostPlumbing,
   type HostPlumbingComponents,
   type HostPlumbingInit,
@@ -12,8 +14,9 @@ import type { MainRoute } from '../../../src/anchoring/wide-routes.ts'
 import { parsePrefix } from '../../../src/core/address.ts'
 import { formatSelector } from '../../../src/core/selector.ts'
 import type { Cgroups } from '../../../src/linux/cgroup.ts'
-import { FakeSysctls } from '../../../src/linux/fakes.ts'
+import { FakeNftables, FakeSysctls } from '../../../src/linux/fakes.ts'
 import { Ledger, PROTOCOL } from '../../../src/linux/ledger.ts'
+import { KernelError } from '../../../src/linux/libc.ts'
 import { FakeNetwork, FakeRtnl } from '../../../src/linux/rtnetlink/index.ts'
 import type { RuleSpec } from '../../../src/linux/rtnetlink/types.ts'
 
@@ -45,6 +48,18 @@ const INIT: HostPlumbingInit = {
   except: [],
   selected: [],
 }
+
+const ANCHOR: AnchorPlumbingInit = {
+  device: 'gwan0',
+  ledger,
+  own4: { address: Uint8Array.of(198, 18, 0, 1), length: 16 },
+  own6: { address: prefix('fd67::1/128').address, length: 64 },
+  pool4: prefix('198.18.0.0/16'),
+  pool6: prefix('fd67::/64'),
+  ports: [51820],
+  masquerade: true,
+}
+const EROFS = 30
 
 function host(
   destinations: readonly string[] = [],
@@ -130,6 +145,53 @@ test('house point 3: what another program removed is put back and named', () => 
   assert.deepEqual(rtnl.rules(), rules)
   assert.equal(rtnl.link('godwit0')?.up, true)
   assert.deepEqual(plumbing.restore(), [])
+})
+
+test('where IPv6 is turned off the tunnel carries IPv4, and what would go round it over IPv6 is refused, until it is on again', () => {
+  const key = 'net/ipv6/conf/godwit0/disable_ipv6'
+  const sysctls = new FakeSysctls([[key, '1']])
+  const said: string[] = []
+  const { rtnl, plumbing } = host([], { sysctls, report: (message) => said.push(message) })
+  const addresses = () => rtnl.addresses({ link: 'godwit0' }).map(({ address }) => address)
+  const routes = () =>
+    rtnl.routes({ table: ledger.anchoring.table }).map(({ to, type, dev }) => `${to} ${type} ${dev ?? ''}`)
+  plumbing.apply(1400)
+  assert.deepEqual(addresses(), ['198.19.0.1'])
+  assert.deepEqual(routes(), ['default unicast godwit0', 'default6 unreachable '])
+  assert.match(said.join(), /IPv6 is turned off for godwit0.*IPv4 only.*sysctl -w net\.ipv6\.conf\.godwit0/)
+  assert.deepEqual(plumbing.restore(), [])
+  plumbing.followNetwork()
+  assert.equal(said.length, 1)
+  sysctls.set(key, '0')
+  plumbing.followNetwork()
+  assert.deepEqual(addresses(), ['198.19.0.1', 'fd67:6f64:7769::1'])
+  assert.deepEqual(routes(), ['default unicast godwit0', 'default6 unicast godwit0'])
+  assert.match(said[1]!, /turned on/)
+})
+
+test('an anchor answers packets of IPv6 where its machine has none: its own device has it, or it says why not', () => {
+  const key = 'net/ipv6/conf/gwan0/disable_ipv6'
+  for (const settable of [true, false]) {
+    const sysctls = new FakeSysctls([
+      [key, '1'],
+      ['net.ipv4.ip_forward', '0'],
+    ])
+    const set = sysctls.set.bind(sysctls)
+    sysctls.set = (which, value) => {
+      if (which === key && !settable) throw new KernelError(`set ${which}`, EROFS)
+      set(which, value)
+    }
+    const rtnl = new FakeRtnl(new FakeNetwork(), 'anchor')
+    rtnl.createLink({ kind: 'dummy', name: 'gwan0' })
+    const said: string[] = []
+    const anchor = new AnchorPlumbing(rtnl, sysctls, new FakeNftables(), ANCHOR, (text) => said.push(text))
+    anchor.apply(1400)
+    anchor.restore()
+    const addresses = rtnl.addresses({ link: 'gwan0' }).map(({ address }) => address)
+    assert.deepEqual(addresses, settable ? ['198.18.0.1', 'fd67::1'] : ['198.18.0.1'])
+    if (settable) assert.deepEqual(said, [])
+    else assert.match(said.join('\n'), /^hosts get IPv4 only: IPv6 is turned off for gwan0[^\n]*EROFS\)$/)
+  }
 })
 
 test('an MTU for a device that was taken away meanwhile changes nothing: who reads from the device reports that', () => {

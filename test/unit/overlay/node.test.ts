@@ -137,6 +137,26 @@ test('beside a VPN whose firewall drops 100.64.0.0/10, and a router that has a p
   assert.equal(routes().length, 2)
 })
 
+test('where IPv6 is turned off, peers are reached at their IPv4 addresses', () => {
+  const rtnl = new FakeRtnl(new FakeNetwork(), 'node')
+  rtnl.createLink({ kind: 'dummy', name: 'gwov0' })
+  const sysctls = new FakeSysctls([['net/ipv6/conf/gwov0/disable_ipv6', '1']])
+  const plumbing = new NodePlumbing(rtnl, sysctls, { device: 'gwov0', ledger: new Ledger() })
+  const addresses = () => rtnl.addresses({ link: 'gwov0' }).map((each) => each.address)
+  plumbing.apply(1400)
+  plumbing.setOwn([address('fd00::1'), address('100.64.0.1')])
+  plumbing.setPeers(['fd00::2', '100.64.0.2'].map(address))
+  assert.deepEqual(addresses(), ['100.64.0.1'])
+  assert.deepEqual(
+    rtnl.routes({ table: new Ledger().overlay.table }).map(({ to }) => to),
+    ['100.64.0.2/32'],
+  )
+  assert.match(plumbing.conflict(address('fd00::1'))!, /IPv6 is turned off/)
+  sysctls.set('net/ipv6/conf/gwov0/disable_ipv6', '0')
+  plumbing.restore()
+  assert.deepEqual(addresses().sort(), ['100.64.0.1', 'fd00::1'])
+})
+
 test('resolv.conf: our line comes first and goes again; others keep theirs, whoever wrote the file meanwhile', () => {
   const path = join(folder, 'resolv.conf')
   const before = '# by hand\nsearch lan\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n'
