@@ -134,6 +134,8 @@ interface Node extends Location {
   asked: number
   /** Directions to it were not acknowledged: it gets none until its address has answered again. */
   silent: boolean
+  /** It has asked for a notification server, and was told of none. */
+  isUnnotified: boolean
   /** Keys for packets behind message 1 to it, each given to one node; and the indexes of those given. */
   readonly prekeys: Prekey[]
   readonly given: number[]
@@ -535,11 +537,15 @@ export class Coordinator {
     }
     if (!isProven && source.isNewest) this.#pending(session.owner, message.candidates ?? [])
     const at = this.#apart.notification
-    if (at === undefined || message.want !== Want.NOTIFICATIONS) {
+    const wants = message.want === Want.NOTIFICATIONS
+    if (located !== undefined) located.isUnnotified = wants
+    if (at === undefined || !wants) {
       reply(answer)
       return
     }
     const granted = (token: Uint8Array | undefined) => {
+      const there = this.#nodes.get(session.owner)
+      if (there !== undefined) there.isUnnotified = token === undefined
       const { host, port, certificate } = at
       const lifetime = NOTIFIED_LIFETIME_SECONDS
       if (token === undefined) reply(answer)
@@ -568,7 +574,7 @@ export class Coordinator {
       rtt: known?.rtt ?? UNKNOWN_RTT,
       ...{ openedAt: session.openedAt, counter: source.counter },
       directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
-      asked: known?.asked ?? 0,
+      ...{ asked: known?.asked ?? 0, isUnnotified: known?.isUnnotified ?? false },
       ...{ prekeys: known?.prekeys ?? [], given: known?.given ?? [] },
     })
     this.#candidates.delete(session.owner)
@@ -587,7 +593,12 @@ export class Coordinator {
       this.#nodes.set(session.owner, { ...known, heardAt: now, session: index, openedAt, counter })
       this.#notifier.heard(session.owner, now)
     }
-    const answer = { type: Type.KEEP_ALIVE_ACK, transaction, observed: from }
+    const wants = known?.isUnnotified === true && this.#apart.notification !== undefined
+    const answer = {
+      ...{ type: Type.KEEP_ALIVE_ACK, transaction, observed: from },
+      // The notification server is there now: it may register for one.
+      ...(wants && { want: Want.NOTIFICATIONS }),
+    }
     reply(isHere || proven ? answer : { ...answer, challenge: this.#challenge(session, from, now) })
   }
 

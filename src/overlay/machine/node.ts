@@ -676,7 +676,9 @@ export class NodeMachine implements NodeMachineApi {
       { type },
       Math.min(REQUEST_MS, Math.max(1000, this.#keepAliveMs)),
       (answer, _way, at) => {
-        if (answer === undefined && this.#registered && !this.#registering) this.#register(at)
+        // Silent, or there is a notification server now.
+        const registers = answer === undefined || (answer.want === Want.NOTIFICATIONS && !this.#notified)
+        if (registers && this.#registered && !this.#registering) this.#register(at)
         // The NAT in front of us gave us another mapping: the coordinator has to prove it.
         if (answer?.challenge === undefined) this.#confirmed(answer !== undefined, at)
         else this.#echo(answer.challenge, at, (echoedAt) => this.#confirmed(true, echoedAt))

@@ -99,6 +99,40 @@ describe('NT-21: a notification server apart', () => {
     assert.equal(node.of('registered').at(-1)!.notification, undefined)
   })
 
+  it('NT-39: a node that registers while it is away is told of it with a keep-alive, once it is there', () => {
+    for (const away of ['never there', 'gone', 'silent'] as const) {
+      const { net, servers } = world()
+      const start = () => {
+        const ns = new SimMember(net, 'ns1', '192.0.2.31', ['ns'])
+        ns.where = { notificationServer: { host: '192.0.2.31', port: 6742 }, certificate: CERTIFICATE }
+        net.run(2500)
+        return ns
+      }
+      const before = away === 'never there' ? undefined : start()
+      if (before !== undefined) before.down = true
+      if (away === 'gone') net.until(() => servers.logged.includes('server ns1 does not answer'), 6000)
+      const nodes = ['alice', 'bob'].map((name, i) => {
+        // The second wants no notifications.
+        const node = net.node(name, net.sites[0], i === 0 ? {} : undefined)
+        node.use({ socket: 0, address: `198.51.100.${i + 1}`, port: 5001 })
+        return node
+      })
+      const [alice, bob] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
+      net.until(() => nodes.every((node) => node.of('registered').length > 0), 3000)
+      net.run(60_000)
+      for (const node of nodes) {
+        assert.equal(node.of('registered').length, 1, 'it does not ask again and again')
+        assert.equal(node.of('registered')[0]!.notification, undefined)
+      }
+      start()
+      net.run(21_000)
+      assert.equal(alice.of('registered').at(-1)!.notification?.host, '192.0.2.31', away)
+      net.run(60_000)
+      assert.equal(alice.of('registered').length, 2)
+      assert.equal(bob.of('registered').length, 1)
+    }
+  })
+
   it('one that was started anew has no connections: its nodes are waited for as others are', () => {
     const { net, servers } = world()
     const { ns, node, notification } = withNotifications(net)
