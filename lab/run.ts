@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Lab } from './build.ts'
-import { type Observer, type Scenario, ScenarioContext } from './scenario.ts'
+import { type Observer, partsOf, type Scenario, ScenarioContext } from './scenario.ts'
 import { topologyNamed } from './topologies/index.ts'
 import type { LabOptions, ScenarioResult } from './types.ts'
 
@@ -13,6 +13,7 @@ export async function observeScenario(
   options: LabOptions,
   observer: Observer,
 ): Promise<ScenarioResult> {
+  const parts = partsOf(scenario, options.only)
   const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31)
   const out = outputFolder(scenario.name, options.out)
   const links: Record<string, object> = { ...scenario.links }
@@ -22,7 +23,7 @@ export async function observeScenario(
   let context: ScenarioContext
   try {
     options.signal?.throwIfAborted()
-    context = new ScenarioContext(lab, out, seed, options, observer)
+    context = new ScenarioContext(lab, out, seed, options, observer, parts)
     await scenario.run(context)
   } finally {
     await lab.close()

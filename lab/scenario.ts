@@ -4,7 +4,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { GodwitError } from '../src/core/errors.ts'
+import { GodwitError, usageError } from '../src/core/errors.ts'
 import type { Program as ExternalProgram } from '../src/linux/packages.ts'
 import type { Lab } from './build.ts'
 import { type Chart, drawSvg } from './plot.ts'
@@ -17,11 +17,25 @@ export interface Scenario {
   readonly topology: string
   /** Installed before it runs, beside nft, curl and rsync. */
   readonly programs?: readonly ExternalProgram[]
+  /** Of a scenario that runs several after each other, the names; `--only` chooses by the words between their commas. */
+  readonly parts?: readonly string[]
   /** Conditions of links by name; options of the run go over them. */
   readonly links?: Readonly<Record<string, Partial<LinkConditions>>>
   /** What the paper reports for this experiment. */
   readonly paper: Readonly<Record<string, string | number>>
   run(context: ScenarioContext): Promise<void>
+}
+
+/** The parts that have all words of `only`; all of them without it. */
+export function partsOf({ name, parts = [] }: Scenario, only?: readonly string[]): readonly string[] {
+  if (only === undefined) return parts
+  const found = parts.filter((part) => {
+    const words = part.split(', ')
+    return only.every((word) => words.includes(word))
+  })
+  if (found.length > 0) return found
+  const hint = parts.length === 0 ? 'leave it away' : `parts are: ${parts.join(' · ')}`
+  throw usageError(`--only ${only.join(',')}: ${name} has no such part`, { hint })
 }
 
 /** Something that happened, in seconds from the start of the clock. */
@@ -61,10 +75,20 @@ export class ScenarioContext {
   readonly metrics: Record<string, number | readonly number[]> = {}
   readonly timeline: TimelineEntry[] = []
   chart: Chart | undefined
+  /** Of the scenario's parts those to run. */
+  readonly parts: readonly string[]
   #startedAt = monotonicMs()
   #running = false
 
-  constructor(lab: Lab, out: string, seed: number, options: LabOptions, observer: Observer) {
+  constructor(
+    lab: Lab,
+    out: string,
+    seed: number,
+    options: LabOptions,
+    observer: Observer,
+    parts: readonly string[],
+  ) {
+    this.parts = parts
     this.lab = lab
     this.out = out
     this.scratch = lab.createScratch()

@@ -12,6 +12,8 @@ export interface LabOptions {
   readonly paperTime?: boolean
   /** How many handovers a scenario makes; overrides the default and `full`. */
   readonly handovers?: number
+  /** Only the parts with these words in their names, of a scenario that has several; a part has words between commas. */
+  readonly only?: readonly string[]
   /** Conditions of links by name, over the topology's or scenario's own, e.g. `{acc1: {delayMs: 20}}`. */
   readonly links?: Readonly<Record<string, Partial<LinkConditions>>>
   /** Aborts the run; everything is removed before the promise settles. */

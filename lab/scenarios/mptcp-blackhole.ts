@@ -7,6 +7,7 @@ import { loseCarrier } from './mptcp-losses.ts'
 const LINKS = { acc1: { rateMbps: 100, delayMs: 15 }, acc2: { rateMbps: 100, delayMs: 15 } }
 const RTT_MS = LINKS.acc1.delayMs * 2
 const GAP_MS = 300
+const ENDS = ['kernel-kernel', 'proxy-kernel', 'proxy-proxy'] as const
 
 export const mptcpBlackhole: Scenario = {
   name: 'mptcp-blackhole',
@@ -14,12 +15,14 @@ export const mptcpBlackhole: Scenario = {
   topology: 'mptcp',
   programs: PROGRAMS,
   links: LINKS,
+  parts: ENDS,
   paper: { result: 'not measured' },
   async run(context) {
     const count = handoverCount(context, 4)
     const outcomes = []
     context.start()
-    for (const ends of ['kernel-kernel', 'proxy-kernel', 'proxy-proxy'] as const) {
+    for (const ends of ENDS) {
+      if (!context.parts.includes(ends)) continue
       const outcome = await downloadOver(context, {
         ends,
         work: (download) => loseCarrier(download, count, 'blackhole', true),

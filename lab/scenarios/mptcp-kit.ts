@@ -77,6 +77,13 @@ export class Download {
     return found
   }
 
+  /** Has the proxy begin a subflow on an access now. */
+  async join(access: string): Promise<void> {
+    const { id, subflows } = await this.connection()
+    if (subflows.some((each) => each.access === access && each.state !== 'dead')) return
+    await this.mobile.run('mptcp', 'subflow', 'add', id, access)
+  }
+
   /** Which access brings the data now. */
   carrier(): string {
     const now = monotonicMs()

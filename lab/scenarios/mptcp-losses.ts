@@ -2,8 +2,9 @@
 import { monotonicMs } from '../programs/program.ts'
 import { type Download, type Handover, handoverAt } from './mptcp-kit.ts'
 
-/** The kernel reports carriers once a second: changes that follow closer would be measured with its delay. */
-const GONE_MS = 1600
+/** How long it is away at least. */
+const GONE_MS = 800
+/** The kernel reports carriers once a second: a loss that follows closer would be measured with its delay. */
 const BACK_MS = 1200
 
 export async function loseCarrier(
@@ -25,6 +26,8 @@ export async function loseCarrier(
     await download.carriedBy(access === 'acc1' ? 'acc2' : 'acc1')
     const back = standby ? download.heardFrom(access) : undefined
     context.lab.setLink(access, { state: 'up' })
+    // No event says that it is back, and the proxy waits ever longer before it tries again.
+    if (state === 'blackhole' && ends !== 'kernel-kernel') await download.join(access)
     await back
     await context.sleep(BACK_MS)
   }

@@ -10,6 +10,7 @@ interface LabCommandOptions extends CommonOptions {
   readonly seed?: number
   readonly full?: boolean
   readonly handovers?: number
+  readonly only?: string
   readonly paperTime?: boolean
   readonly link?: readonly string[]
 }
@@ -88,7 +89,7 @@ function labOptions(lab: Lab, options: LabCommandOptions, signal: AbortSignal): 
       return [name, change]
     }),
   )
-  const { out, seed, full, handovers, paperTime } = options
+  const { out, seed, full, handovers, only, paperTime } = options
   return {
     signal,
     links,
@@ -96,6 +97,7 @@ function labOptions(lab: Lab, options: LabCommandOptions, signal: AbortSignal): 
     ...(seed === undefined ? {} : { seed }),
     ...(full === undefined ? {} : { full }),
     ...(handovers === undefined ? {} : { handovers }),
+    ...(only === undefined ? {} : { only: only.split(',').map((word) => word.trim()) }),
     ...(paperTime === undefined ? {} : { paperTime }),
   }
 }
