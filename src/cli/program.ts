@@ -514,7 +514,10 @@ function defineLab(program: Command): void {
       link,
       new Option('--full', 'as many handovers as the published figures are based on'),
       new Option('--handovers <number>', 'number of handovers').argParser(integer),
-      new Option('--only <words>', 'only parts of it that have all these words, e.g. proxy-kernel,SACK (mptcp-…)'),
+      new Option(
+        '--only <words>',
+        'only parts of it that have all these words, e.g. proxy-kernel,SACK (mptcp-…)',
+      ),
       new Option('--paper-time', 'the timeline of the paper'),
     ],
     run: async (scenario, options) => (await import('./commands/lab.ts')).runOne(scenario, options),

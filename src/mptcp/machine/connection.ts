@@ -42,7 +42,7 @@ export type ConnectionState =
 export const DSS_ROOM = 28
 /**
  * What arrives on a further subflow is replaced on its way to the local TCP, and takes twice the memory that the kernel reckons
- * with there (engine.ts): the peer is offered half the window.
+ * with there (engine.ts): in the end the peer is offered half the window (`#windowOn`).
  */
 const REPLACED = 1
 /** Newest payload kept of each connection to start it again after a break. */
@@ -161,6 +161,10 @@ export class Connection {
   /** When the next join is due; and when the first that is not urgent may begin. */
   rejoinAt = Number.POSITIVE_INFINITY
   restUntil = Number.NEGATIVE_INFINITY
+
+  /** Bytes that a further subflow still offers beyond half the window, and the acknowledgement at which. */
+  #extra = Number.POSITIVE_INFINITY
+  #extraAt = 1
 
   /** The kernel takes its packets (fast.ts). */
   fast: FastSlot | undefined
@@ -299,7 +303,7 @@ export class Connection {
       seq: subflow.seqAt(fields.at ?? subflow.next),
       ack: subflow.ackAt(subflow.acked),
       flags: fields.flags ?? ACK,
-      window: subflow.id === 0 ? this.window : this.window >> REPLACED,
+      window: this.#windowOn(subflow),
       options: writer.finish(),
       payload: fields.payload,
       access: subflow.access,
@@ -307,6 +311,31 @@ export class Connection {
     }
     subflow.sentBytes += payloadLength(segment)
     this.host.emit(segment)
+  }
+
+  /**
+   * The window as a subflow announces it. The peer may have filled the whole one, and after a handover half of it would take back what was
+   * offered: Linux then sends nothing again at an acknowledgement until half a window is acknowledged, since it sends when the edge
+   * moves. So the edge moves by half of what is acknowledged until half the window is what is offered.
+   */
+  #windowOn({ id }: Subflow): number {
+    const { window, tan } = this
+    if (id === 0) {
+      this.offeredWhole()
+      return window
+    }
+    const half = window >> REPLACED
+    const unit = this.remoteSyn.scale < 0 ? 1 : 2 ** Math.max(0, this.localSyn.scale)
+    const extra = Math.min(this.#extra - (tan - this.#extraAt) / 2, (window - half) * unit)
+    this.#extra = Math.max(0, extra)
+    this.#extraAt = tan
+    return half + Math.ceil(this.#extra / unit)
+  }
+
+  /** The peer was offered the whole window. */
+  offeredWhole(): void {
+    this.#extra = Number.POSITIVE_INFINITY
+    this.#extraAt = this.tan
   }
 
   /** An acknowledgement of the proxy's own on a subflow. */

@@ -128,6 +128,7 @@ export function leaveFast(connection: Connection, now: number): void {
   const left = fast.end()
   apply(connection, way, left.numbers)
   if (left.numbers.sends) know(way, left)
+  connection.offeredWhole()
   connection.fastWay = undefined
   connection.fastFrom = connection.sndMax + connection.rcvMax
   connection.fastAfter =

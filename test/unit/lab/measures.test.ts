@@ -3,11 +3,13 @@ import { test } from 'node:test'
 import { natRules } from '../../../lab/nat.ts'
 import { drawSvg } from '../../../lab/plot.ts'
 import { driveBy, NO_SIGNAL_DBM, radioConditions, signalAt } from '../../../lab/radio.ts'
-import { percentile } from '../../../lab/scenario.ts'
+import { partsOf, percentile } from '../../../lab/scenario.ts'
+import { scenarios } from '../../../lab/scenarios/index.ts'
 import { LOST_MS, roamingDb, SCAN_MS } from '../../../lab/stock-client.ts'
 import { topologies } from '../../../lab/topologies/index.ts'
 import { namespaceOf } from '../../../lab/topology.ts'
 import { figuresOf, longestGap } from '../../../lab/traffic.ts'
+import type { GodwitError } from '../../../src/core/errors.ts'
 
 test('OH-32, OH-33, OH-36: figures of a flow: lost, duplicated, out of order', () => {
   const arrivals = [
@@ -19,6 +21,20 @@ test('OH-32, OH-33, OH-36: figures of a flow: lost, duplicated, out of order', (
     [6, 30],
   ] as const
   assert.deepEqual(figuresOf({ sent: 8, arrivals }), { sent: 8, lost: 3, duplicated: 1, reordered: 1 })
+})
+
+test('issue 12: --only chooses parts by whole words, and names the parts when there is none', () => {
+  const scenario = { ...scenarios.find(({ name }) => name === 'mptcp-break')! }
+  assert.equal(partsOf(scenario).length, 8)
+  assert.deepEqual(partsOf(scenario, ['proxy-kernel', 'SACK', 'standby']), ['proxy-kernel, SACK, standby'])
+  assert.equal(partsOf(scenario, ['no SACK']).length, 4)
+  const hint = /proxy-proxy, SACK, none ready/
+  assert.throws(
+    () => partsOf(scenario, ['kernel']),
+    (error: GodwitError) => error.kind === 'usage' && hint.test(error.hint ?? ''),
+  )
+  const whole = scenarios.find(({ parts }) => parts === undefined)!
+  assert.throws(() => partsOf(whole, ['SACK']), /has no such part/)
 })
 
 test('the longest silence around a moment; a flow that never came back is silent to the end', () => {
