@@ -66,15 +66,16 @@ export async function httpDownload(
 export class EndlessDownload {
   readonly #server: Program
   readonly #client: Program
-  readonly #received: string
+  /** Undefined: what arrives is not kept, and the client prints its hash. */
+  readonly #received: string | undefined
 
-  private constructor(server: Program, client: Program, received: string) {
+  private constructor(server: Program, client: Program, received?: string) {
     this.#server = server
     this.#client = client
     this.#received = received
   }
 
-  /** `through`: commands that start the server and curl, e.g. `mptcpize run`. */
+  /** `through`: commands that start the server and curl, e.g. `mptcpize run`. `hashed`: nothing is kept on disk. */
   static async start(
     context: ScenarioContext,
     server: string,
@@ -82,12 +83,18 @@ export class EndlessDownload {
       server: [],
       client: [],
     },
+    hashed = false,
   ): Promise<EndlessDownload> {
     const { programs, spec } = context.lab
     const argument = { root: context.scratch, port: 80 }
     const far = await programs.own(server, 'http-server', argument, { through: through.server })
     const received = join(context.scratch, `stream-${server}.bin`)
     const url = `http://${addressOf(spec, server, 'wan')}/stream`
+    if (hashed) {
+      const fetching = [...through.client, 'curl', '--silent', '--show-error', url]
+      const near = await programs.start('mh', 'sh', ['-c', '"$@" | sha256sum', 'sh', ...fetching])
+      return new EndlessDownload(far, near)
+    }
     const curl = ['curl', '--silent', '--show-error', '--output', received, url]
     const [command, ...args] = [...through.client, ...curl]
     const near = await programs.start('mh', command!, args)
@@ -103,12 +110,54 @@ export class EndlessDownload {
     }
     const status = await this.#client.ended
     await this.#server.stop()
-    const arrived = await sha256(this.#received)
+    const arrived =
+      this.#received === undefined ? (await this.#client.line())?.split(' ')[0] : await sha256(this.#received)
     const ok = status === 0 && arrived === sent.sha256
     const value = ok
       ? `${sent.bytes} bytes intact`
       : `curl ended with ${status}: ${this.#client.errors || 'bytes changed'}`
     return { ok, value, bytes: sent.bytes }
+  }
+}
+
+/** An upload that lasts until it is ended; what arrives is compared with what was sent. */
+export class EndlessUpload {
+  readonly #server: Program
+  readonly #client: Program
+
+  private constructor(server: Program, client: Program) {
+    this.#server = server
+    this.#client = client
+  }
+
+  /** `through`: commands that start the server. */
+  static async start(
+    context: ScenarioContext,
+    server: string,
+    through: readonly string[] = [],
+  ): Promise<EndlessUpload> {
+    const { programs, spec } = context.lab
+    const far = await programs.own(server, 'http-server', { root: context.scratch, port: 80 }, { through })
+    const url = `http://${addressOf(spec, server, 'wan')}/sink`
+    return new EndlessUpload(far, await programs.own('mh', 'stream-upload', { url }))
+  }
+
+  /** Ends it and says whether every byte arrived as sent. */
+  async finish(): Promise<{ ok: boolean; value: string; bytes: number }> {
+    this.#client.tell('end')
+    const [sent, arrived] = await Promise.all(
+      [this.#client, this.#server].map(
+        async (program) =>
+          JSON.parse(await program.expect((line) => line.startsWith('{"sha256"'), 60_000)) as {
+            sha256: string
+            bytes: number
+          },
+      ),
+    )
+    await this.#client.stop()
+    await this.#server.stop()
+    const ok = sent!.sha256 === arrived!.sha256
+    return { ok, value: ok ? `${sent!.bytes} bytes intact` : 'bytes changed', bytes: sent!.bytes }
   }
 }
 

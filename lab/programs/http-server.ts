@@ -2,11 +2,12 @@
  * HTTP/1.1 server. `{"root": DIR, "port": 80}`; prints `{"ready":true}`.
  *
  *   GET /NAME     a file of the folder
+ *   PUT /NAME     reads it to its end, and prints `{"sha256": …, "bytes": …}` of it
  *   GET /stream   pseudo-random bytes until a line `end` comes on stdin; then prints `{"sha256": …, "bytes": …}` of them
  */
 import { createCipheriv, createHash, randomBytes } from 'node:crypto'
 import { createReadStream, statSync } from 'node:fs'
-import { createServer, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { basename, join } from 'node:path'
 import { argumentsOf, commands, print } from './program.ts'
 
@@ -15,6 +16,10 @@ const CHUNK = Buffer.alloc(64 * 1024)
 let streaming = true
 
 const server = createServer((request, response) => {
+  if (request.method === 'PUT') {
+    void sink(request, response)
+    return
+  }
   const name = basename(request.url ?? '')
   if (name === 'stream') {
     void stream(response)
@@ -31,6 +36,17 @@ const server = createServer((request, response) => {
   body.pipe(response)
   response.on('close', () => body.destroy())
 })
+
+async function sink(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const hash = createHash('sha256')
+  let total = 0
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    hash.update(chunk)
+    total += chunk.length
+  }
+  response.end()
+  print({ sha256: hash.digest('hex'), bytes: total })
+}
 
 async function stream(response: ServerResponse): Promise<void> {
   const bytes = createCipheriv('aes-256-ctr', randomBytes(32), Buffer.alloc(16))

@@ -5,6 +5,7 @@ import { dimeSockets } from './dime-sockets.ts'
 import { dimeSoft } from './dime-soft.ts'
 import { mptcpBlackhole } from './mptcp-blackhole.ts'
 import { mptcpBreak } from './mptcp-break.ts'
+import { mptcpIntegrity } from './mptcp-integrity.ts'
 import { mptcpMultipath } from './mptcp-multipath.ts'
 import { mptcpSeamless } from './mptcp-seamless.ts'
 import { ntmHandover } from './ntm-handover.ts'
@@ -36,6 +37,7 @@ export const scenarios: readonly Scenario[] = [
   mptcpBreak,
   mptcpBlackhole,
   mptcpMultipath,
+  mptcpIntegrity,
   ntmSignalling,
   ntmNatMatrix,
   ntmMobile,

@@ -27,6 +27,8 @@ export type Ends = 'proxy-proxy' | 'proxy-kernel' | 'kernel-kernel'
 const BEFORE_S = 0.5
 const AFTER_S = 1.5
 const PORT = 80
+/** Starts a program with the kernel's Multipath TCP. */
+export const NATIVE = ['mptcpize', 'run'] as const
 /** Of what the kernel's path manager may use. */
 const SUBFLOWS = '8'
 const PATIENCE_MS = 15_000
@@ -82,6 +84,18 @@ export class Download {
     const { id, subflows } = await this.connection()
     if (subflows.some((each) => each.access === access && each.state !== 'dead')) return
     await this.mobile.run('mptcp', 'subflow', 'add', id, access)
+  }
+
+  /** The connection, as soon as it has a subflow on an access that can take the data. */
+  async readyOn(access: string): Promise<ConnectionView> {
+    const end = monotonicMs() + PATIENCE_MS
+    for (;;) {
+      const connection = await this.connection()
+      if (connection.subflows.some((each) => each.access === access && each.state === 'active'))
+        return connection
+      if (monotonicMs() > end) throw new Error(`${this.ends}: no subflow over ${access}`)
+      await this.context.sleep(200)
+    }
   }
 
   /** Which access brings the data now. */
@@ -152,10 +166,9 @@ export async function downloadOver(context: ScenarioContext, options: DownloadOp
     }
     if (ends === 'proxy-proxy') daemons.push(await new Godwit(context, 'ch1').daemon('mptcp', 'up'))
     const capture = await DataCapture.start(context, 'mh', PORT, join(context.scratch, `${ends}.pcap`))
-    const native = ['mptcpize', 'run']
     const download = await EndlessDownload.start(context, 'ch1', {
-      server: ends === 'proxy-proxy' ? [] : native,
-      client: ends === 'kernel-kernel' ? native : [],
+      server: ends === 'proxy-proxy' ? [] : NATIVE,
+      client: ends === 'kernel-kernel' ? NATIVE : [],
     })
     context.note(`${ends}: download started`)
     await context.sleep(START_MS)
@@ -176,7 +189,7 @@ export async function downloadOver(context: ScenarioContext, options: DownloadOp
 }
 
 /** What the kernel needs for subflows: room for them, and at the mobile host the address of the second. */
-async function pathManagers(context: ScenarioContext, ends: Ends, backup: boolean): Promise<void> {
+export async function pathManagers(context: ScenarioContext, ends: Ends, backup: boolean): Promise<void> {
   const { programs, spec } = context.lab
   for (const role of ['mh', 'ch1'])
     await programs.run(role, 'ip', ['mptcp', 'limits', 'set', 'subflow', SUBFLOWS])

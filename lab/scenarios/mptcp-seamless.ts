@@ -50,10 +50,10 @@ export const mptcpSeamless: Scenario = {
 
 async function toAndFro(download: Download, count: number): Promise<Handover[]> {
   const { mobile, context } = download
-  const { id } = await download.connection()
   const handovers: Handover[] = []
   for (let index = 0; index < count; index++) {
     const target = index % 2 === 0 ? 'acc2' : 'acc1'
+    const { id } = await download.readyOn(target)
     const at = monotonicMs()
     await mobile.run('mptcp', 'handover', id, target)
     context.note(`${download.ends}: to ${target}`)
