@@ -12,10 +12,11 @@ import { after, before, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import type { GodwitError } from '../../../src/core/errors.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { Link } from '../../../src/overlay/store/postgres/link.ts'
 import type { PostgresSettings } from '../../../src/overlay/store/postgres/settings.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
 import { FAULTS, type Fault, runWithFault } from '../../suites/postgres-failures.ts'
-import { cannotRun, own, PostgresBed, until } from '../../support/postgres.ts'
+import { addressOf, cannotRun, own, PostgresBed, until } from '../../support/postgres.ts'
 
 usesPrograms('openssl')
 
@@ -147,6 +148,41 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
       server?.kill('SIGKILL')
       await bed.stop()
       rmSync(folder, { recursive: true, force: true })
+    }
+  })
+
+  it('NT-10: the thread that talks to it ends: another goes on; what was read of everything at once is closed in any case', async () => {
+    await bed.start()
+    const settings = { url: 'none', tls: 'off', commit: 'on' } as { url: string; tls: 'off'; commit: 'on' }
+    const link = new Link({ settings, zone: 'test.example', hold: undefined, mark: () => undefined })
+    const own = async (which: string) => {
+      const sql = `FROM pg_stat_activity WHERE application_name = 'godwit' AND state ${which}`
+      const [row] = await bed.db1.admin<{ n: number }>(`SELECT count(*)::int AS n ${sql}`)
+      return row!.n
+    }
+    try {
+      assert.throws(() => link.ready(), /its thread has ended/)
+      // This thread waits in its requests, and the gates are in this process.
+      settings.url = addressOf([bed.db1.folder])
+      for (let n = 0; !link.isUp; n++) {
+        assert.ok(n < 200, 'no other thread')
+        await new Promise((resolve) => setTimeout(resolve, 50))
+      }
+      assert.equal(link.ready().seq, 0)
+      // One that is read anew before it has ended, and one whose other connection is lost meanwhile.
+      link.call({ type: 'load' })
+      link.call({ type: 'load' })
+      assert.equal(await own(`= 'idle in transaction'`), 1)
+      await bed.db1.admin(
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'godwit' AND state = 'idle'`,
+      )
+      for (let n = 0; link.isUp && n < 100; n++) await new Promise((resolve) => setTimeout(resolve, 10))
+      assert.equal(link.call({ type: 'loaded' }).outcome, 'done')
+      await until(() => link.isUp, 'it is connected again')
+      assert.equal(await own(`= 'idle in transaction'`), 0)
+      assert.equal(await own('IS NOT NULL'), 1)
+    } finally {
+      link.close()
     }
   })
 

@@ -12,6 +12,7 @@ import {
   LAST,
   type LinkSetup,
   type Mark,
+  noteEnd,
   type Request,
   SIGNAL,
   STATUS,
@@ -77,6 +78,7 @@ class Link {
         if (request.type === 'close') setup.port.close()
       })
     })
+    process.on('exit', () => noteEnd(this.#numbers))
     setInterval(() => void this.#inTurn(() => this.#beat()), BEAT_MS).unref()
     void this.#run()
   }
@@ -214,6 +216,7 @@ class Link {
 
   #down(): void {
     this.#session = undefined
+    this.#filling = false
     if (this.#status !== Status.FENCED) this.#set(Status.AWAY)
     this.#why = 'the connection was lost'
     this.#wake()
@@ -253,6 +256,8 @@ class Link {
       return await new Promise((resolve) => this.#waiting.push(resolve))
     try {
       return await this.#inTurn(async () => {
+        // Its own connection stands perhaps, and holds what the server may not remove meanwhile.
+        if (request.type === 'loaded') return await this.#endLoading()
         const session = this.#session
         return session === undefined ? this.#unavailable() : await this.#carryOut(session, request)
       })
@@ -279,22 +284,20 @@ class Link {
       case 'changes':
         return await session.transaction(READ, () => this.#changes(session, request.since))
       case 'load':
+        await this.#endLoading()
         this.#loading = await Session.open(session.place, () => {})
         await this.#loading.query(READ)
         return await this.#lastOf(this.#loading)
       case 'page': {
+        if (this.#loading === undefined) return this.#unavailable()
         const sql = pageOfRows(TABLES[request.table]!)
-        const [page] = await this.#loading!.query<{ rows: string; last: string | null }>(
+        const [page] = await this.#loading.query<{ rows: string; last: string | null }>(
           sql,
           [request.after, PAGE],
           FILL_MS,
         )
         return { outcome: 'page', ...page! }
       }
-      case 'loaded':
-        await this.#loading?.close()
-        this.#loading = undefined
-        return { outcome: 'done' }
       case 'fill':
         this.#filling = true
         await session.query('BEGIN')
@@ -308,6 +311,13 @@ class Link {
       default:
         return this.#at()
     }
+  }
+
+  async #endLoading(): Promise<Answer> {
+    const session = this.#loading
+    this.#loading = undefined
+    await session?.close()
+    return { outcome: 'done' }
   }
 
   async #lastOf(session: Session): Promise<Answer> {
@@ -338,7 +348,7 @@ class Link {
 
   async #close(): Promise<Answer> {
     this.#closed = true
-    await this.#loading?.close()
+    await this.#endLoading()
     const session = this.#session
     this.#session = undefined
     if (session !== undefined) {

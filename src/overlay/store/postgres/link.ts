@@ -1,14 +1,17 @@
 /**
  * The store's side of the link to PostgreSQL: requests that wait for their answer, since the store is synchronous. A database that does
- * not answer delays this thread once, for ANSWER_MS at most; after that it is known to be away, and requests fail at once.
+ * not answer delays this thread once, for ANSWER_MS at most; after that it is known to be away, and requests fail at once. So do they if the
+ * other thread has ended by a fault; another one is started then.
  */
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import { GodwitError } from '../../../core/errors.ts'
 import {
   type Answer,
+  ENDED,
   LAST,
   type LinkSetup,
   type Mark,
+  noteEnd,
   type Request,
   SHARED_BYTES,
   SIGNAL,
@@ -22,33 +25,59 @@ import type { PostgresSettings } from './settings.ts'
 const ROUND_MS = ANSWER_MS + 2000
 /** For all servers at the first connection, and for reading or writing everything (ms). */
 const LONG_MS = 120_000
+/** A thread that has ended is replaced after this (ms). */
+const RESTART_MS = 2000
 
 export interface LinkInit {
   readonly settings: PostgresSettings
   readonly zone: string
   readonly hold: LinkSetup['hold']
-  readonly mark: Mark | undefined
+  /** What the copy has seen last, whenever a thread is started. */
+  readonly mark: () => Mark | undefined
 }
 
 export class Link {
-  readonly #worker: Worker
-  readonly #port: MessagePort
+  readonly #init: LinkInit
+  readonly #shared = new SharedArrayBuffer(SHARED_BYTES)
+  #worker!: Worker
+  #port!: MessagePort
+  /** Why the thread has ended. */
+  #fault = ''
+  #restart: NodeJS.Timeout | undefined
+  #isClosed = false
   readonly #numbers: Int32Array
   readonly #last: BigInt64Array
   #id = 0
 
   constructor(init: LinkInit) {
-    const shared = new SharedArrayBuffer(SHARED_BYTES)
-    this.#numbers = new Int32Array(shared)
-    this.#last = new BigInt64Array(shared)
+    this.#init = init
+    this.#numbers = new Int32Array(this.#shared)
+    this.#last = new BigInt64Array(this.#shared)
+    this.#start()
+  }
+
+  #start(): void {
+    const { settings, zone, hold, mark } = this.#init
     const { port1, port2 } = new MessageChannel()
-    const setup: LinkSetup = { ...init, shared, port: port2 }
-    this.#worker = new Worker(new URL('./link-worker.js', import.meta.url), {
+    const shared = this.#shared
+    const setup: LinkSetup = { settings, zone, hold, mark: mark(), shared, port: port2 }
+    Atomics.store(this.#numbers, ENDED, 0)
+    const worker = new Worker(new URL('./link-worker.js', import.meta.url), {
       workerData: setup,
       transferList: [port2],
     })
-    this.#worker.on('error', () => Atomics.store(this.#numbers, STATUS, Status.AWAY))
-    this.#worker.unref()
+    worker.on('error', (error) => {
+      this.#fault = `: ${error.message}`
+    })
+    // Without memory it ends before it can say so itself.
+    worker.on('exit', () => {
+      noteEnd(this.#numbers)
+      port1.close()
+      if (this.#isClosed || this.isFenced) return
+      this.#restart = setTimeout(() => this.#start(), RESTART_MS).unref()
+    })
+    worker.unref()
+    this.#worker = worker
     this.#port = port1
     port1.unref()
   }
@@ -90,6 +119,8 @@ export class Link {
   }
 
   close(): void {
+    this.#isClosed = true
+    clearTimeout(this.#restart)
     this.#ask({ type: 'close' }, ROUND_MS)
     this.#port.close()
     void this.#worker.terminate()
@@ -110,6 +141,10 @@ export class Link {
         const { id: of, answer } = got.message as { id: number; answer: Answer }
         if (of === id) return answer
       }
+      if (Atomics.load(this.#numbers, ENDED) === 1)
+        return this.isFenced
+          ? { outcome: 'fenced' }
+          : { outcome: 'away', why: `its thread has ended${this.#fault}` }
       const left = until - performance.now()
       if (left <= 0) return { outcome: 'away', why: `no answer in ${Math.round(ms / 1000)} s` }
       Atomics.wait(this.#numbers, SIGNAL, signal, left)

@@ -19,7 +19,7 @@ export interface LinkSetup {
   /** Undefined: this store is not a coordinator's. `owner`: the state that it runs from. */
   readonly hold: { readonly owner: string; readonly host: string } | undefined
   readonly mark: Mark | undefined
-  /** Int32: [SIGNAL] changes with every answer, [STATUS]; [LAST_LOW], [LAST_HIGH] number of the last commit that is known. */
+  /** Int32: [SIGNAL] changes with every answer, [STATUS], [ENDED] 1: the thread has ended; 64 bits: [LAST] number of the last commit that is known. */
   readonly shared: SharedArrayBuffer
   readonly port: MessagePort
 }
@@ -28,9 +28,19 @@ export const SIGNAL = 0
 export const STATUS = 1
 /** Index of a 64-bit number. */
 export const LAST = 1
-export const SHARED_BYTES = 16
+/** Int32, behind the 64-bit number. */
+export const ENDED = 4
+export const SHARED_BYTES = 24
 
 export const Status = { STARTING: 0, UP: 1, AWAY: 2, FENCED: 3 } as const
+
+/** The thread that talks to PostgreSQL has ended; called by itself, and for it. */
+export function noteEnd(numbers: Int32Array): void {
+  if (Atomics.load(numbers, STATUS) !== Status.FENCED) Atomics.store(numbers, STATUS, Status.AWAY)
+  Atomics.store(numbers, ENDED, 1)
+  Atomics.add(numbers, SIGNAL, 1)
+  Atomics.notify(numbers, SIGNAL)
+}
 
 export type Request =
   /** Answered when the database is connected, or cannot be. */

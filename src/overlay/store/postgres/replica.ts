@@ -88,7 +88,7 @@ export class Replica {
     })
     const { owner } = this.#at()
     this.#link = new Link({
-      ...{ settings: init.settings, zone: init.zone, mark: this.#mark() },
+      ...{ settings: init.settings, zone: init.zone, mark: () => this.#mark() },
       hold: init.holds === true ? { owner: `${owner}@${machineId()}`, host: hostname() } : undefined,
     })
     try {
