@@ -4,7 +4,7 @@
  */
 import * as z from 'zod'
 import { type AccessMonitor, MeteredLinks } from '../access/index.ts'
-import { formatAddress, type Prefix } from '../core/address.ts'
+import { formatAddress, type Prefix, parseAddress } from '../core/address.ts'
 import { GodwitError, usageError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
@@ -286,7 +286,10 @@ export class MobileHostService implements Mechanism {
     const peers = this.peers().map(({ name, refused }) => {
       const { endpoints } = this.#init.peers.find((peer) => peer.name === name)!
       const where = endpoints.map(({ host, port }) => `${host}, port ${port}`).join('; ')
-      return `${name} (${where})${refused === undefined ? '' : `: ${refused}`}`
+      const six =
+        endpoints.every(({ host }) => isIpv6(host)) && !up.some(({ families }) => families.includes(6))
+      const why = refused ?? (six ? 'no network of this host has IPv6' : undefined)
+      return `${name} (${where})${why === undefined ? '' : `: ${why}`}`
     })
     return `waiting for an answer from ${peers.join(' or ')} over ${up.map(({ name }) => name).join(', ')}; ${held}`
   }
@@ -692,4 +695,9 @@ export class MobileHostService implements Mechanism {
       endpoints,
     )
   }
+}
+
+function isIpv6(host: string): boolean {
+  const address = parseAddress(host)
+  return address.ok && address.value.length === 16
 }

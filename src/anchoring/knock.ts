@@ -58,7 +58,7 @@ export type Knock =
 const PATIENCE_MS = 3000
 const RETRY_MS = 500
 /** Sizes of IP packets that are tried. */
-const SIZES = [1500, 1420, 1280]
+const SIZES = [1500, 1420, 1280, 1200, 1120, 1000, 576]
 const MTU_PATIENCE_MS = 600
 const PATH = 254
 const NONE = new Uint8Array(0)
@@ -69,13 +69,14 @@ const INNER = 2
 
 /** Resolves in a few seconds at the latest; never rejects for what the network does. `patience`: for the handshake (ms). */
 export async function knock(door: Door, patience = PATIENCE_MS): Promise<Knock> {
-  const visit = new Visit(door)
+  let visit: Visit | undefined
   try {
+    visit = new Visit(door)
     return await visit.run(patience)
   } catch (error) {
     return { kind: 'unreachable', reason: (error as Error).message }
   } finally {
-    visit.close()
+    visit?.close()
   }
 }
 
@@ -124,13 +125,18 @@ class Visit {
   }
 
   async run(patience: number): Promise<Knock> {
-    await new Promise<void>((resolve) => this.#socket.once('connect', () => resolve()))
+    // It fails at once where there is no route.
+    await new Promise<void>((resolve) => {
+      this.#socket.once('connect', () => resolve())
+      this.#socket.once('error', () => resolve())
+    })
+    if (this.#failure !== undefined) return this.#unreachable(this.#failure)
     const greeted = await this.#until(
       patience,
       () => this.#initiate(),
       () => this.#keys !== undefined,
     )
-    if (!greeted) return this.#failure === undefined ? { kind: 'silent' } : unreachable(this.#failure)
+    if (!greeted) return this.#failure === undefined ? { kind: 'silent' } : this.#unreachable(this.#failure)
     if (this.#door.stock === true) return { kind: 'answered', rttMs: this.#rttMs }
     const hello: Frame = { type: 'hello', version: 1, features: 0, mtu: 1420, instance: randomInt(2 ** 31) }
     const announce: Frame = { type: 'path-announce', pathId: PATH, generation: 1, mtu: SIZES[0]! }
@@ -181,6 +187,15 @@ class Visit {
     // Sizes that do not fit the interface are no end.
     if ((error as NodeJS.ErrnoException).code === 'EMSGSIZE') this.#failure = undefined
     this.#heard()
+  }
+
+  #unreachable(error: Error): Knock {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ECONNREFUSED') return { kind: 'unreachable', reason: 'nothing listens on that port' }
+    if (code !== 'ENETUNREACH' && code !== 'EHOSTUNREACH')
+      return { kind: 'unreachable', reason: error.message }
+    const family = this.#door.remote.address.length === 4 ? 'IPv4' : 'IPv6'
+    return { kind: 'unreachable', reason: `there is no route to this ${family} address` }
   }
 
   #initiate(): void {
@@ -256,11 +271,3 @@ class Visit {
 }
 
 const RESPONSE_BYTES = 92
-
-function unreachable(error: Error): Knock {
-  const { code } = error as NodeJS.ErrnoException
-  if (code === 'ECONNREFUSED') return { kind: 'unreachable', reason: 'nothing listens on that port' }
-  if (code === 'ENETUNREACH' || code === 'EHOSTUNREACH')
-    return { kind: 'unreachable', reason: 'there is no route' }
-  return { kind: 'unreachable', reason: error.message }
-}

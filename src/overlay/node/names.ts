@@ -26,7 +26,7 @@ export interface NodeNamesInit {
   readonly zones: readonly string[]
 }
 
-/** Interval (ms) at which the file is checked where it cannot be watched: its manager rewrites it when networks change. */
+/** Interval (ms) at which the file is checked where it cannot be watched, or written: its manager rewrites it when networks change. */
 const LOOK_MS = 5_000
 const LOCAL = '127.0.0.1'
 
@@ -39,6 +39,8 @@ export class NodeNames {
   /** Times that it was stopped: what was starting meanwhile changes nothing. */
   #ended = 0
   #unwatch: (() => void) | undefined
+  /** Why the file does not have our line. */
+  #trouble: string | undefined
 
   constructor(parts: NodeNamesParts, init: NodeNamesInit) {
     this.#parts = parts
@@ -66,22 +68,23 @@ export class NodeNames {
     this.#address = address
     const found = dnsKeeper()
     this.#keeper = this.#init.keeper === 'auto' ? (found === 'none' ? 'file' : found) : this.#init.keeper
+    if (this.#keeper === 'file') {
+      this.#keepLine(address, true)
+      return
+    }
     try {
-      this.#tell(address)
+      if (this.#keeper !== 'none') this.#parts.system.set(this.#keeper, [address], this.#init.zones)
     } catch (error) {
-      recorder.log(
-        'warn',
-        `names: ${(error as Error).message}; ask ${address} for names that end in ${this.#init.zones.join(', ')}`,
-      )
+      recorder.log('warn', this.#cannot(error, address))
       this.#keeper = 'none'
     }
-    if (this.#keeper === 'file') this.#unwatch = this.#watch(address)
   }
 
   stop(): void {
     this.#ended++
     this.#unwatch?.()
     this.#unwatch = undefined
+    this.#trouble = undefined
     this.#dns.stop()
     this.#address = undefined
     this.cleanUp()
@@ -98,41 +101,54 @@ export class NodeNames {
   }
 
   view(): object {
-    return { server: this.#address ?? null, keeper: this.#keeper, zone: this.#init.zones[0] }
+    const keeper = this.#trouble === undefined ? this.#keeper : 'none'
+    return { server: this.#address ?? null, keeper, zone: this.#init.zones[0] }
   }
 
   /** The servers that this machine has beside us. A file that names none stands for a server on this machine (resolv.conf(5)). */
   upstream(): readonly string[] {
-    const ofFile = this.#keeper === 'file'
+    const ofFile = this.#keeper === 'file' && this.#trouble === undefined
     const known = ofFile ? this.#parts.file.others() : this.#parts.servers.host().servers
     const others = known.filter((server) => server !== this.#address)
     return ofFile && others.length === 0 ? [LOCAL] : others
   }
 
-  #tell(address: string): void {
-    if (this.#keeper === 'file') this.#parts.file.set(address)
-    else if (this.#keeper !== 'none') this.#parts.system.set(this.#keeper, [address], this.#init.zones)
-  }
-
-  #watch(address: string): () => void {
-    const look = () => this.#look(address)
+  /** Adds our line to the file where it is missing, and again whenever another program changes the file. */
+  #keepLine(address: string, isFirst = false): void {
+    const { file, recorder } = this.#parts
+    const before = this.#trouble
+    let added = false
     try {
-      return watchFile(this.#parts.file.path, look)
-    } catch {
-      const timer = setInterval(look, LOOK_MS)
-      return () => clearInterval(timer)
-    }
-  }
-
-  #look(address: string): void {
-    try {
-      if (this.#parts.file.set(address))
-        this.#parts.recorder.log(
-          'info',
-          'another program wrote /etc/resolv.conf; godwit added its line again',
-        )
+      added = file.set(address)
+      this.#trouble = undefined
     } catch (error) {
-      this.#parts.recorder.log('debug', `names: ${(error as Error).message}`)
+      this.#trouble = this.#cannot(error, address)
     }
+    if (this.#trouble !== undefined && this.#trouble !== before) recorder.log('warn', this.#trouble)
+    else if (this.#trouble === undefined && before !== undefined)
+      recorder.log('info', `names: ${file.path} can be written now; godwit added its line`)
+    else if (added && !isFirst)
+      recorder.log('info', 'another program wrote /etc/resolv.conf; godwit added its line again')
+    if (isFirst || (before === undefined) !== (this.#trouble === undefined)) this.#watch(address)
+  }
+
+  #cannot(error: unknown, address: string): string {
+    return `names: ${(error as Error).message}; ask ${address} for names that end in ${this.#init.zones.join(', ')}`
+  }
+
+  /** What keeps a file from being written, such as a link to a file that is still missing, may end without an event. */
+  #watch(address: string): void {
+    this.#unwatch?.()
+    const look = () => this.#keepLine(address)
+    try {
+      if (this.#trouble === undefined) {
+        this.#unwatch = watchFile(this.#parts.file.path, look)
+        return
+      }
+    } catch {
+      // The kernel has no watch left.
+    }
+    const timer = setInterval(look, LOOK_MS)
+    this.#unwatch = () => clearInterval(timer)
   }
 }

@@ -1,15 +1,18 @@
 /**
- * What users of VPNs report most often, as their machines are: no IPv6 by decision of who runs the machine. A host and an anchor
- * do their work or say what to do.
+ * What users of VPNs report most often, as their machines and networks are: no IPv6 by decision of who runs the machine, networks
+ * that carry small packets only and do not say so. A host and an anchor do their work or say what to do.
  */
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, afterEach, before, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { ANCHOR, ANCHOR6, LaptopBed, SERVER6, until } from './laptop-bed.ts'
+import { ANCHOR, ANCHOR6, LaptopBed, SERVER, SERVER6, until } from './laptop-bed.ts'
 
-usesPrograms('curl', 'ip')
+usesPrograms('curl', 'ip', 'nft')
 usePrivateNames()
 
 let bed: LaptopBed
@@ -26,6 +29,15 @@ afterEach(async () => {
 after(async () => {
   await bed.close()
 })
+
+const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
+
+/** A megabyte to whoever asks; how many bytes came, of what is sent. */
+const MEGABYTE = `require('http').createServer((q, r) => {
+  let bytes = 0
+  q.on('data', (data) => (bytes += data.length))
+  q.on('end', () => r.end(q.method === 'POST' ? String(bytes) : Buffer.alloc(1e6)))
+}).listen(8081, '::', () => console.log('up'))`
 
 const ipv6 = (role: string, off: 0 | 1, ...devices: string[]) =>
   bed.shell(
@@ -51,6 +63,60 @@ test('UP-37: IPv6 is turned off on the host: IPv4 goes through the tunnel, and I
   await ipv6('mh', 0, 'all', 'default')
 })
 
+test('UP-7: no network has IPv6, and the anchor is given by an IPv6 address: `up` and `ping` say so, and end', async () => {
+  const { configuration } = bed
+  bed.configuration = configuration.replaceAll(ANCHOR, `[${ANCHOR6}]`)
+  await ipv6('mh', 1, 'acc1', 'acc2')
+  const command = (...args: string[]) =>
+    bed.lab.programs.start('mh', process.execPath, [GODWIT, ...args, '--state', bed.state('mh')])
+  const ping = await command('ping')
+  const said: string[] = []
+  for (let line = await ping.line(); line !== undefined; line = await ping.line()) said.push(line)
+  assert.notEqual(await ping.ended, 0)
+  assert.match(said.join('\n'), /acc1.*there is no route to this IPv6 address/)
+  const up = await command('up')
+  await until('it says so', () =>
+    up.errors.includes(`(${ANCHOR6}, port 51820): no network of this host has IPv6`),
+  )
+  await up.stop()
+  bed.configuration = configuration
+  await ipv6('mh', 0, 'acc1', 'acc2')
+})
+
+test('UP-37: networks that carry 1,124 or 700 bytes and do not say so: transfers both ways, over IPv4 and IPv6', async () => {
+  const server = await bed.lab.programs.start('ch1', process.execPath, ['-e', MEGABYTE])
+  await server.expect((line) => line === 'up', 10_000)
+  const file = join(bed.folder, 'megabyte')
+  writeFileSync(file, new Uint8Array(1e6))
+  const silent = `table inet silent {
+    chain out {
+      type filter hook output priority 0
+      icmp type destination-unreachable drop
+      icmpv6 type packet-too-big drop
+    }
+  }`
+  for (const role of ['nat1', 'nat2', 'net']) await bed.shell(role, `nft -f - <<'END'\n${silent}\nEND`)
+  for (const mtu of [1124, 700]) {
+    for (const n of [1, 2]) {
+      await bed.shell(`nat${n}`, `ip link set wan mtu ${mtu}`)
+      await bed.shell('net', `ip link set nat${n} mtu ${mtu}`)
+    }
+    await bed.up()
+    const narrow = async () => (await bed.status()).peers[0]!.paths.every((path) => (path.mtu ?? 0) <= mtu)
+    await until('it is known', narrow)
+    for (const host of [SERVER, `[${SERVER6}]`]) {
+      const curl = (...args: string[]) =>
+        bed.run('mh', 'curl', '-sS', '-m', '20', ...args, `http://${host}:8081/`)
+      assert.equal(await curl('-o', '/dev/null', '-w', '%{size_download}'), '1000000')
+      assert.equal(await curl('--data-binary', `@${file}`), '1000000')
+    }
+    assert.match(await bed.godwit('mh', 'ping'), mtu === 700 ? /\b700\b/ : /\b1120\b/)
+    await bed.down()
+  }
+  await server.stop()
+})
+
+// Last: its machine's own addresses of IPv6 are gone then.
 test('UP-32: IPv6 is turned off on the anchor: programs of hosts are told at once that there is no way', async () => {
   await bed.anchor.stop()
   await ipv6('an', 1, 'all', 'default')

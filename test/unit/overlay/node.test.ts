@@ -1,7 +1,7 @@
 /** Parts of a node: its window of counters, its forwarder, what it makes in the kernel, and how names reach programs. */
 import assert from 'node:assert/strict'
 import { createSocket } from 'node:dgram'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -316,4 +316,26 @@ test('trace is a sequence diagram: a column for each, an arrow for each step', (
   assert.match(lines[2]!, /^\+11\.5 ms {6}│<─ REGISTRATION_RESPONSE ─+┤ +│$/)
   assert.match(lines[3]!, /^\+20\.0 ms {6}├─ TUNNEL_REQUEST ─+>│$/)
   assert.equal(new Set(lines.slice(1).map(({ length }) => length)).size, 1)
+})
+
+test('resolv.conf: what a link to a missing file leads to is not made; a file that was not there is not left', () => {
+  const path = join(folder, 'linked.conf')
+  symlinkSync('run/stub.conf', path)
+  const file = new ResolvConf('godwit main', path)
+  assert.throws(
+    () => file.set('fd00::1'),
+    /linked\.conf is a link to run\/stub\.conf, which does not exist: start .*, or remove/,
+  )
+  assert.deepEqual(file.others(), [])
+  file.giveBack()
+  assert.equal(existsSync(join(folder, 'run')), false)
+  mkdirSync(join(folder, 'run'))
+  writeFileSync(join(folder, 'run', 'stub.conf'), '')
+  file.set('fd00::1')
+  file.giveBack()
+  assert.equal(readFileSync(path, 'utf8'), '', 'it belongs to the program that has made the link')
+  const none = new ResolvConf('godwit main', join(folder, 'none.conf'))
+  none.set('fd00::1')
+  none.giveBack()
+  assert.equal(existsSync(none.path), false)
 })

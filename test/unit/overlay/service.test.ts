@@ -166,6 +166,37 @@ test('NT-50: a resolv.conf that another program writes, or puts another in its p
   }
 })
 
+test('NT-50: a resolv.conf that is a link to a missing file is said, left alone, and used once the file is there', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] })
+  const path = join(folder, 'dangling.conf')
+  symlinkSync('later.conf', path)
+  const said: string[] = []
+  const recorder = { log: (_: string, message: string) => said.push(message) }
+  const parts = { lookup: async () => undefined, servers: { host: () => ({ servers: ['192.0.2.7'] }) } }
+  const names = new NodeNames(
+    {
+      ...{ ...parts, system: { giveBack: nothing }, recorder },
+      file: new ResolvConf('godwit main', path),
+    } as never,
+    { keeper: 'file', zones: ['test.example'] },
+  )
+  await names.start(['127.0.0.78'])
+  t.mock.timers.tick(20_000)
+  assert.equal(said.length, 1, 'once')
+  assert.match(
+    said[0]!,
+    /dangling\.conf is a link to later\.conf.*; ask 127\.0\.0\.78 for names that end in test\.example/,
+  )
+  assert.deepEqual([names.upstream(), (names.view() as { keeper: string }).keeper], [['192.0.2.7'], 'none'])
+  writeFileSync(join(folder, 'later.conf'), 'nameserver 192.0.2.53\n')
+  t.mock.timers.tick(5_000)
+  assert.match(readFileSync(path, 'utf8'), /nameserver 127\.0\.0\.78\nnameserver 192\.0\.2\.53/)
+  assert.match(said[1]!, /can be written now/)
+  assert.deepEqual(names.upstream(), ['192.0.2.53'])
+  names.stop()
+  assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.53\n')
+})
+
 test('NT-50: with a resolv.conf that names no server, other names are asked of the one on this machine, as programs do', async () => {
   const path = join(folder, 'nameless.conf')
   writeFileSync(path, 'search home.lan\n')

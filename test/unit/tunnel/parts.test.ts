@@ -131,6 +131,41 @@ test('ADR 0280: the first search tells that more may pass, until it is over; lat
   assert.equal(whole.searching, false)
 })
 
+test('a path that carries less than 1,280 bytes is found out, by whatever it is limited, and left when it carries more', () => {
+  assert.deepEqual(
+    search(1_500, 6_000, (size) => size <= 1_124),
+    [
+      '0: 1500 1280',
+      '100: 1500 1280',
+      '200: 14 sizes 1280',
+      '300: 15 sizes 1280',
+      '400: 11 sizes 1280',
+      '500:  1120',
+      '5500: 1120 1120',
+    ],
+  )
+  // A narrow network behind a narrow interface.
+  assert.deepEqual(
+    search(1_200, 1_000, (size) => size <= 600),
+    ['0: 1200 1200', '100: 1200 1200', '200: 9 sizes 1200', '300:  576'],
+  )
+  // It becomes narrow under way, and wide again: after a minute it is tried.
+  const course = search(1_500, 100_000, (size, now) => size <= (now > 9_000 && now < 40_000 ? 1_100 : 1_400))
+  const changes = course.filter((line, i) => line.split(' ').at(-1) !== course[i - 1]?.split(' ').at(-1))
+  assert.deepEqual(changes, [
+    '0: 1500 1280',
+    '200: 14 sizes 1400',
+    '11010: 14 sizes 1280',
+    '11310:  1080',
+    '71620: 14 sizes 1400',
+  ])
+  // Answers to what is smaller say nothing while larger ones have not failed.
+  const mtu = new MtuSearch(1_500, 0)
+  mtu.handleTimeout(0, 100, true)
+  assert.ok(!mtu.acknowledged(1_000, 10))
+  assert.equal(mtu.current, 1_280)
+})
+
 test('RFC 8899: which sizes are tried, confirmed, doubted and given up', () => {
   assert.deepEqual(
     search(1_500, 12_000, () => true),
@@ -154,9 +189,13 @@ test('RFC 8899: which sizes are tried, confirmed, doubted and given up', () => {
       '0: 1500 1280',
       '100: 1500 1280',
       '200: 14 sizes 1280',
-      '300: 14 sizes 1280',
-      '400:  1280',
-      '5400:  1280',
+      '300: 15 sizes 1280',
+      '400: 11 sizes 1280',
+      '500: 11 sizes 1280',
+      '600:  1280',
+      '5600: 1280 1280',
+      '5700: 1280 1280',
+      '5950: 1280 1280',
     ],
   )
   assert.deepEqual(
@@ -165,11 +204,11 @@ test('RFC 8899: which sizes are tried, confirmed, doubted and given up', () => {
   )
   assert.deepEqual(
     search(1_280, 12_000, () => true),
-    ['0:  1280', '5000:  1280', '10000:  1280'],
+    ['0: 1280 1280', '5010: 1280 1280', '10020: 1280 1280'],
   )
   assert.deepEqual(
     search(1_000, 6_000, () => true),
-    ['0:  1280', '5000:  1280'],
+    ['0: 1000 1000', '5010: 1000 1000'],
   )
   assert.deepEqual(
     search(1_500, 12_000, () => true, false),
@@ -209,7 +248,9 @@ test('RFC 8899: which sizes are tried, confirmed, doubted and given up', () => {
   assert.deepEqual([mtu.current, mtu.nextAt], [1_280, 3_000])
   assert.equal(mtu.handleTimeout(3_000, 100, true).length, 14)
   mtu.restart(1_200, 4_000)
-  assert.deepEqual([mtu.current, mtu.nextAt], [1_280, 4_000])
+  assert.deepEqual([mtu.current, mtu.nextAt], [1_200, 4_000])
+  mtu.restart(1, 4_000)
+  assert.equal(mtu.current, 576, 'whatever a peer announces')
   mtu.restart(1_400, 5_000)
   assert.deepEqual(mtu.handleTimeout(5_000, 100, true), [1_400])
   mtu.acknowledged(1_400, 5_010)
