@@ -28,8 +28,13 @@ export interface TracePoint {
   readonly offset: number
 }
 
+/** Payload that arrives: from the byte `from` on. */
+export interface DataPoint extends TracePoint {
+  readonly from: number
+}
+
 export interface DataTrace {
-  readonly data: readonly TracePoint[]
+  readonly data: readonly DataPoint[]
   readonly acks: readonly TracePoint[]
 }
 
@@ -106,7 +111,7 @@ export function readTrace(
 }
 
 class TraceReader implements DataTrace {
-  readonly data: TracePoint[] = []
+  readonly data: DataPoint[] = []
   readonly acks: TracePoint[] = []
   readonly #segment = new Segment()
   /** Initial sequence numbers of the peer, by subflow. */
@@ -143,12 +148,31 @@ class TraceReader implements DataTrace {
     if (initial === undefined || map === undefined || payloadLength === 0) return
     this.#first ??= map.dsn.low
     const inMap = ((seq - initial) | 0) - map.ssn
-    this.data.push({
-      at: time,
-      access,
-      offset: ((map.dsn.low - this.#first) | 0) + inMap + payloadLength,
-    })
+    const from = ((map.dsn.low - this.#first) | 0) + inMap
+    this.data.push({ at: time, access, from, offset: from + payloadLength })
   }
+}
+
+/** Moments at which data arrived that the program can be given: with all before them. */
+export function deliveries({ data }: DataTrace): number[] {
+  const moments: number[] = []
+  let ahead: { from: number; offset: number }[] = []
+  let next = data[0]?.from ?? 0
+  for (const { at, from, offset } of data) {
+    if (offset <= next) continue
+    if (from > next) {
+      ahead.push({ from, offset })
+      continue
+    }
+    next = offset
+    if (ahead.length > 0) {
+      for (const each of ahead.sort((a, b) => a.from - b.from))
+        if (each.from <= next) next = Math.max(next, each.offset)
+      ahead = ahead.filter((each) => each.offset > next)
+    }
+    moments.push(at)
+  }
+  return moments
 }
 
 /** Moments at which the acknowledgement advanced. */

@@ -51,8 +51,10 @@ export interface Outcome {
   readonly ends: Ends
   readonly trace: DataTrace
   readonly handovers: readonly Handover[]
-  /** Of each handover the longest time without new data acknowledged, less the machine's own stalls (ms). */
+  /** Of each handover the longest time without new data, less the machine's own stalls (ms). */
   readonly gaps: readonly number[]
+  /** The same between handovers. */
+  readonly others: readonly number[]
   /** Of each handover that the proxy made for a break: from the last thing heard to the change (ms). */
   readonly found: readonly number[]
 }
@@ -140,6 +142,8 @@ export interface DownloadOptions {
   readonly sack?: boolean
   /** The kernel's own second subflow carries data only when the first does not. Default: true. */
   readonly backup?: boolean
+  /** What counts as new data: that the local TCP acknowledges (default), or that arrive in order: a TCP on a busy machine acknowledges late. */
+  readonly counted?: (trace: DataTrace) => number[]
   /** The correspondent sends as fast as the links carry. */
   readonly unlimited?: boolean
   work(download: Download): Promise<readonly Handover[]>
@@ -181,7 +185,14 @@ export async function downloadOver(context: ScenarioContext, options: DownloadOp
         ? []
         : (await mobile.json<StatusReport>('status')).handovers.flatMap(({ gap_ms }) => gap_ms ?? [])
     const trace = await capture.finish()
-    return { ends, trace, handovers, gaps: gapsOf(trace, handovers, await lab.links.stalls()), found }
+    const stalls = await lab.links.stalls()
+    const moments = (options.counted ?? advances)(trace)
+    const between = handovers.slice(1).flatMap(({ at }, index) => {
+      const { until } = handovers[index]!
+      return until < at ? [{ at: until, until: at }] : []
+    })
+    const others = gapsOf(moments, between, stalls)
+    return { ends, trace, handovers, gaps: gapsOf(moments, handovers, stalls), others, found }
   } finally {
     meter.stop()
     for (const daemon of daemons) await daemon.stop()
@@ -199,8 +210,12 @@ export async function pathManagers(context: ScenarioContext, ends: Ends, backup:
   await programs.run('mh', 'ip', ['mptcp', 'endpoint', 'add', addressOf(spec, 'mh', 'acc2'), ...second])
 }
 
-function gapsOf(trace: DataTrace, handovers: readonly Handover[], stalls: readonly Stall[]): number[] {
-  const arrivals = advances(trace).map((at, index): [number, number] => [index, at])
+function gapsOf(
+  moments: readonly number[],
+  handovers: readonly Handover[],
+  stalls: readonly Stall[],
+): number[] {
+  const arrivals = moments.map((at, index): [number, number] => [index, at])
   return handovers.map(({ at, until }) => {
     const silence = longestSilence({ sent: arrivals.length, arrivals }, at, until, 0)
     return Math.max(0, silence.ms - stalledMs(silence, stalls))
@@ -214,11 +229,12 @@ export function handoverAt(at: number): Handover {
 
 /** The figures of one outcome, under its name. Returns the 95th percentile of the gaps. */
 export function report(context: ScenarioContext, name: string, outcome: Outcome): number {
-  const { gaps, handovers, found } = outcome
+  const { gaps, others, handovers, found } = outcome
   const p95 = percentile(gaps, 0.95)
   context.metric(`${name}_handovers`, handovers.length)
   context.metric(`${name}_gap_ms`, gaps)
   if (found.length > 0) context.metric(`${name}_found_after_ms`, found)
+  if (others.length > 0) context.metric(`${name}_gap_without_handover_ms`, others)
   context.metric(`${name}_gap_median_ms`, percentile(gaps, 0.5))
   context.metric(`${name}_gap_p95_ms`, p95)
   context.metric(`${name}_gap_worst_ms`, Math.max(...gaps))

@@ -6,6 +6,8 @@ import { type Download, type Handover, handoverAt } from './mptcp-kit.ts'
 const GONE_MS = 800
 /** The kernel reports carriers once a second: a loss that follows closer would be measured with its delay. */
 const BACK_MS = 1200
+/** No event belongs to a black hole. */
+const SILENT_BACK_MS = 500
 
 export async function loseCarrier(
   download: Download,
@@ -29,7 +31,7 @@ export async function loseCarrier(
     // No event says that it is back, and the proxy waits ever longer before it tries again.
     if (state === 'blackhole' && ends !== 'kernel-kernel') await download.join(access)
     await back
-    await context.sleep(BACK_MS)
+    await context.sleep(state === 'down' ? BACK_MS : SILENT_BACK_MS)
   }
   return handovers
 }

@@ -133,6 +133,7 @@ export class MptcpEngine {
       else later.push(event)
     install(watched)
     for (const event of later) this.#event(event)
+    this.machine.resume(this.#now())
     this.flush()
   }
 

@@ -95,6 +95,8 @@ export class MptcpMachine {
   readonly #openings: Openings
   readonly #keeper: Keeper | undefined
   readonly #deadlines = new DeadlineHeap()
+  /** Taken over, and not resumed yet. */
+  readonly #restored: Connection[] = []
   readonly #out: OutSegment[] = []
   #outAt = 0
   readonly #events: MachineEvent[] = []
@@ -190,12 +192,11 @@ export class MptcpMachine {
 
   /**
    * Takes over what a killed process kept, before anything else; the accesses are set. Packets of these tuples are watched already, or
-   * from the first `pollEvent` on. Returns how many make no sense.
+   * from the first `pollEvent` on; `resume` follows as soon as they are. Returns how many make no sense.
    */
   restore(kept: readonly KeptConnection[], now: number): number {
     const { counts } = this.#host
     let refused = 0
-    const change = { isNew: () => true, spread: spreadOf(kept.length) }
     for (const each of kept) {
       const connection = rebuild(this.#host, each, now)
       this.#takeBack(connection)
@@ -205,11 +206,19 @@ export class MptcpMachine {
         continue
       }
       counts.takenOver++
+      this.#restored.push(connection)
+    }
+    return refused
+  }
+
+  /** Asks the peers of what was taken over: from now on packets leave and come, and silence counts. */
+  resume(now: number): void {
+    const change = { isNew: () => true, spread: spreadOf(this.#restored.length) }
+    for (const connection of this.#restored.splice(0)) {
       resume(connection, change, this.#registry, now)
       this.#sweep(connection, now)
       this.#settle(connection, now)
     }
-    return refused
   }
 
   /** What was the kernel's stays so until here. */

@@ -128,7 +128,17 @@ export class Host {
     this.dead = false
     const more = this.machine.restore(kept, this.#pair.now)
     this.kernel?.attach()
-    this.flush()
+    const begin = () => {
+      this.dead = false
+      this.machine.resume(this.#pair.now)
+      this.flush()
+    }
+    // Until then nobody reads the queues, and nothing is sent.
+    if (this.#pair.installing === 0) begin()
+    else {
+      this.dead = true
+      this.#pair.at(this.#pair.now + this.#pair.installing, begin)
+    }
     return refused + more
   }
 
@@ -252,6 +262,8 @@ export class Pair {
   queueDelay: number
   /** A proxy left something that the next one could not make sense of. */
   refused = false
+  /** How long (ms) a proxy that takes over needs to install its rules and programs. */
+  installing = 0
   /** Nothing more is to happen by itself. */
   over = false
 

@@ -44,6 +44,22 @@ test('it takes over after a handover, and a handover works after it', () => {
   assert.ok(pair.client.machine.counts.handovers > 0)
 })
 
+for (const kernel of [false, true])
+  test(`a proxy that takes seconds to install its rules, as on a busy machine, takes none for silent meanwhile${kernel ? ', from the kernel’s path' : ''}`, () => {
+    const kernels: Partial<PairInit> = kernel ? { kernel: ['client'] } : {}
+    const pair = transfer({ bytes: [9_000_000, 9_000_000], ...kernels }, (each) => {
+      each.installing = 2500
+      each.at(400, () => each.killed('client', 100))
+    })
+    // The other end may have given it up meanwhile, and then says so.
+    const causes = pair.client.events.flatMap((event) => (event.type === 'moved' ? [event.cause] : []))
+    assert.deepEqual(
+      causes.filter((cause) => cause.includes('does not answer')),
+      [],
+    )
+    assert.equal(pair.client.machine.counts.takenOver, 1)
+  })
+
 test('an access that was lost while no proxy ran is left', () => {
   const pair = transfer({}, (each) => {
     each.at(400, () => each.killed('client', 1000))
