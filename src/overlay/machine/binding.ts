@@ -11,6 +11,8 @@ import { encoded } from './asker.ts'
 
 const FIRST_PAUSE = 150
 const TRIES = 6
+/** Tries without any answer after which the next ones count anew. */
+const RECOUNT_AFTER = 2
 const TOKEN = 16
 /** Random bits of a counter, behind the seconds since 1970: 53 together until 2038. */
 const NONCE = 2 ** 22
@@ -108,11 +110,7 @@ export class Binding {
   /** Binds from this socket from now on. */
   bind(socket: number, now: number): void {
     this.#socket = socket
-    const seconds = Math.floor(this.#parts.wall() / 1000)
-    const { side, counters } = this.#parts
-    const last = counters.of(side.channel)
-    this.#counter = Math.max(last + 1 + this.#draw(STEP), seconds * NONCE + this.#draw(NONCE))
-    counters.set(side.channel, this.#counter)
+    this.#count()
     this.#wrong = 0
     this.#token = new Uint8Array(TOKEN)
     this.#tries = 0
@@ -158,6 +156,14 @@ export class Binding {
     this.#parts.onSeen?.(bound.counter, decodeSeen(bound.token).port)
   }
 
+  #count(): void {
+    const { side, counters, wall } = this.#parts
+    const last = counters.of(side.channel)
+    const seconds = Math.floor(wall() / 1000)
+    this.#counter = Math.max(last + 1 + this.#draw(STEP), seconds * NONCE + this.#draw(NONCE))
+    counters.set(side.channel, this.#counter)
+  }
+
   /** A random whole number below `limit`, at most 2^32. */
   #draw(limit: number): number {
     const bytes = this.#parts.random.fill(new Uint8Array(4))
@@ -171,6 +177,8 @@ export class Binding {
   handleTimeout(now: number): void {
     if (this.#at > now) return
     if (this.#tries < TRIES) {
+      // The process before, killed in this very second, may have left the relay a higher counter, which it does not tell.
+      if (this.#tries >= RECOUNT_AFTER && this.#token.every((byte) => byte === 0)) this.#count()
       this.#send(now)
       return
     }

@@ -53,6 +53,8 @@ export class ControlFrames {
     let proven = false
     const answers: Frame[] = []
     const seen = new Set<Once>()
+    // HELLO goes with an announcement only as long as its sender has none of this end: a responder may seal first.
+    const wantsHello = frames.some(({ type }) => type === 'path-announce')
     for (const frame of frames) {
       if (frame.type !== 'path-close' && frame.type !== 'path-closed') {
         if (seen.has(frame.type)) continue
@@ -80,7 +82,7 @@ export class ControlFrames {
         const { code, body } = frame
         this.#parts.emit({ type: 'frame', peer: peer.index, slot: exact?.slot ?? -1, counter, code, body })
         return
-      } else this.#handle(peer, source, frame, via, answers, now)
+      } else this.#handle(peer, source, frame, { via, answers, wantsHello }, now)
     }
     if (via !== undefined && multipath.bySlot(via.slot) !== via) via = undefined
     const known = candidate === undefined && (proven || via === undefined ? proven : isAt(via, from, socket))
@@ -110,8 +112,11 @@ export class ControlFrames {
     peer: Peer,
     { localIndex, newest }: ControlSource,
     frame: Exclude<Frame, { type: 'path-announce' | 'path-response' | 'mechanism' }>,
-    via: Path | undefined,
-    answers: Frame[],
+    {
+      via,
+      answers,
+      wantsHello,
+    }: { readonly via: Path | undefined; readonly answers: Frame[]; readonly wantsHello: boolean },
     now: number,
   ): void {
     const { multipath, keys } = this.#parts
@@ -119,7 +124,7 @@ export class ControlFrames {
       case 'hello':
         if (frame.version < CONTROL_VERSION) break
         if (!multipath.onHello(peer, frame, localIndex, newest, now)) break
-        if (isResponder(peer, localIndex)) answers.unshift(multipath.helloFrame())
+        if (wantsHello || isResponder(peer, localIndex)) answers.unshift(multipath.helloFrame())
         break
       case 'path-accept': {
         const path = multipath.heardAccept(peer, frame, now)

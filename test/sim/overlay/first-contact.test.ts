@@ -258,8 +258,38 @@ test('NT-46: the announcement that left before the relay knew the other end leav
     }
 })
 
+test('NT-46: a responder that seals first still gets the HELLO of the initiator, whose own paths it would not watch else', () => {
+  for (const [da, db] of [
+    [8, 20],
+    [20, 8],
+    [15, 15],
+    [3, 19],
+  ] as const)
+    for (const seeds of [[10, 224], ...SEEDS] as const) {
+      const at = world(['port-restricted', 'symmetric'], seeds)
+      const { net, alice, bob } = at
+      net.far.set(`${A} *`, da)
+      net.far.set(`${B} *`, db)
+      alice.do({ type: 'resolve', name: bob.name })
+      net.run(1000)
+      const stock = new Set<string>()
+      net.filter = (from, _to, bytes) => {
+        if (bytes[0] === TRANSPORT) stock.add(from)
+        return true
+      }
+      for (let number = 0; number < 20; number++) {
+        alice.send(bob, number)
+        bob.send(alice, number)
+        net.run(50)
+      }
+      assert.equal(alice.received.size + bob.received.size, 40)
+      assert.deepEqual([...stock], [], `${da} ${db} ${seeds}: both know that the other speaks godwit`)
+    }
+})
+
 /** Types of the tunnel's messages. */
 const INITIATION = 1
+const TRANSPORT = 4
 /** What a direction may draw to places that do not answer, and headers in front of a datagram. */
 const DRAWN = 2400
 const HEADERS = 28

@@ -27,14 +27,14 @@ const SIDE: RelaySide = {
 /** Milliseconds since 1970. */
 const WALL = Date.UTC(2026, 10, 29)
 
-function binding(counters = new BindingCounters()) {
+function binding(counters = new BindingCounters(), wall = () => WALL) {
   const sent: RelayBind[] = []
   const seen: (readonly [number, number])[] = []
   let bound = 0
   const made = new Binding({
     crypto: overlayCrypto,
     random: nodeRandom,
-    wall: () => WALL,
+    wall,
     side: SIDE,
     counters,
     send: (_, bytes) => {
@@ -90,6 +90,22 @@ describe('NT-24: a binding', () => {
       assert.ok(sent[0]!.counter > last)
       last = sent[0]!.counter
     }
+  })
+
+  it('a process that began in the second in which the one before was killed counts anew in the next', () => {
+    const higher = Math.floor(WALL / 1000) * 2 ** 22 + 2 ** 22 - 1 // what the relay has of the one before
+    let now = 0
+    const { made, sent, answer, bound } = binding(new BindingCounters(), () => WALL + now)
+    made.bind(SOCKET, now)
+    while (bound() === 0 && now < 3_000) {
+      now = made.nextTimeout()
+      made.handleTimeout(now)
+      const { counter } = sent.at(-1)!
+      if (counter > higher) answer(counter)
+    }
+    assert.equal(bound(), 1)
+    assert.ok(now <= 1_100, `${now} ms`)
+    assert.equal(sent[0]!.counter, sent[1]!.counter, 'an answer that takes long is not missed')
   })
 
   it('what was sent is answered: bound', () => {
