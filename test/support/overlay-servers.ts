@@ -5,6 +5,7 @@ import { signingPublicKey } from '../../src/crypto/keys.ts'
 import type { MachineComponents } from '../../src/overlay/machine/api.ts'
 import { Coordinator, type CoordinatorInit } from '../../src/overlay/machine/coordinator.ts'
 import type { Directory, Distributor, ServerRecord, ZoneKeys } from '../../src/overlay/machine/directory.ts'
+import type { SoftInput, SoftOutput } from '../../src/overlay/machine/fellows.ts'
 import type { Notification } from '../../src/overlay/machine/notifier.ts'
 import { Relay } from '../../src/overlay/machine/relay.ts'
 import type { FoundZone } from '../../src/overlay/machine/zones.ts'
@@ -150,11 +151,14 @@ export class MachineServers implements SimServer {
   readonly notifications: Notification[] = []
   readonly ended: string[] = []
   readonly cacheServers: unknown[] = []
+  /** Takes what is for the other coordinators of the zone. */
+  bus: (output: SoftOutput) => void = () => {}
   readonly #parts: SimServerParts
   readonly #init: Partial<CoordinatorInit>
   #count = 0
 
-  constructor(parts: SimServerParts, init: Partial<CoordinatorInit> = {}) {
+  constructor(parts: SimServerParts, init: Partial<CoordinatorInit> = {}, directory?: MemoryDirectory) {
+    if (directory !== undefined) this.directory = directory
     this.#parts = parts
     this.#init = init
     this.coordinator = new Coordinator(this.#components, this.directory, { ...ZONE, ...init })
@@ -215,6 +219,12 @@ export class MachineServers implements SimServer {
     return a === undefined ? b : b === undefined ? a : Math.min(a, b)
   }
 
+  handleSoft(input: SoftInput): void {
+    const now = this.#parts.now()
+    this.coordinator.handleSoft(input, now)
+    this.#drain(now)
+  }
+
   handleTimeout(now: number): void {
     this.coordinator.handleTimeout(now)
     this.relay.handleTimeout(now)
@@ -235,6 +245,7 @@ export class MachineServers implements SimServer {
         this.coordinator.handleNotificationPrepareAck(output.id, true, now)
       } else if (output.type === 'notification') this.notifications.push(output)
       else if (output.type === 'notification-end') this.ended.push(output.name)
+      else if (output.type !== 'relay-order') this.bus(output)
       else if (this.relayAnswers)
         this.coordinator.handleRelayAck(
           output.id,

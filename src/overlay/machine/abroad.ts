@@ -1,7 +1,7 @@
 /**
- * Directions between nodes of two zones (NT-19, NT-40: Fig. 5 steps 3–8, 12–14; NT-43: Fig. 7 steps 13–16, 19, 25). The coordinator
- * of the node that asks (DC_MN) learns where the other is from that one's coordinator (DC_CN), chooses the route, orders the
- * relay, and directs its own node; DC_CN directs the other. Sans-I/O.
+ * Directions between nodes of two coordinators (NT-19, NT-40: Fig. 5 steps 3–8, 12–14; NT-43: Fig. 7 steps 13–16, 19, 25), of two zones
+ * or of one (partners.ts). The coordinator of the node that asks (DC_MN) learns where the other is from that one's coordinator
+ * (DC_CN), chooses the route, orders the relay, and directs its own node; DC_CN directs the other. Sans-I/O.
  *
  * What another coordinator says is not proven. It speaks for names of its zone alone, with leases that its zone has signed; what it
  * names is paid for as a node pays (LEAST_DIRECTION); its share of directions is bounded; and a node is reached from another
@@ -27,10 +27,9 @@ import {
 import type { MachineComponents } from './api.ts'
 import type { Directory } from './directory.ts'
 import type { Leases, ZoneInit } from './leases.ts'
-import { mayBeAsked, zoneOf } from './names.ts'
+import type { PartnerKeys, Partners } from './partners.ts'
 import type { Sides } from './relays.ts'
 import { chooseRoute } from './route.ts'
-import type { Zones } from './zones.ts'
 
 /** A peer as a direction names it. */
 export interface Peer {
@@ -41,9 +40,12 @@ export interface Peer {
   readonly zoneKey?: Uint8Array
 }
 
-/** A node of another zone, as its coordinator describes it. */
+/** A node of another coordinator, as that one describes it. */
 export interface Foreign {
   readonly name: string
+  /** The coordinator, as its `Partners` name it, and which those are. */
+  readonly partner: string
+  readonly of: Partners
   readonly lease: Uint8Array
   readonly publicKey: Uint8Array
   readonly hosts: readonly Candidate[]
@@ -53,7 +55,7 @@ export interface Foreign {
 export interface AbroadParts extends MachineComponents {
   readonly init: ZoneInit
   readonly hasRelays: () => boolean
-  readonly zones: Zones
+  readonly partners: Partners
   readonly directory: Directory
   readonly leases: Leases
   /** The node, if datagrams to its location still reach it. */
@@ -92,11 +94,8 @@ export type KeyAndName = Pick<NodeRecord, 'publicKey' | 'name'>
 /** How long another coordinator has for an answer (ms); MN waits 10 s for all. */
 const INFORMATION_MS = 4_000
 const DIRECTION_MS = 6_000
-/** Directions a second that another zone may ask of ours, and at once; and under way. */
-const RATE = 20
-const BURST = 300
-const MAX_UNDER_WAY = 256
-const MAX_ZONES = 1024
+/** Coordinators whose shares are remembered. */
+const MAX_PARTNERS = 1024
 /** Directions of other coordinators that are remembered, to answer a repetition as before. */
 const MAX_REMEMBERED = 4096
 /** Candidates told beside where a node was seen. */
@@ -112,29 +111,38 @@ type Reply = (message: Message) => void
 export class Abroad {
   readonly #parts: AbroadParts
   readonly #shares = new Map<string, Share>()
-  /** `zone transaction MN CN`: undefined while under way, then what was answered. */
+  /** `PARTNER transaction MN CN`: undefined while under way, then what was answered. */
   readonly #asked = new Map<string, Status | undefined>()
 
   constructor(parts: AbroadParts) {
     this.#parts = parts
   }
 
+  get partners(): Partners {
+    return this.#parts.partners
+  }
+
   // ---- as DC_MN
 
-  /** MN asks for a node of another zone. */
-  seek(mn: string, { name: cn, transaction, want }: Message & { readonly name: string }, now: number): void {
-    const { zones, refuse } = this.#parts
-    const zone = zoneOf(cn)
+  /** MN asks for a node of this coordinator. */
+  seek(
+    mn: string,
+    partner: string,
+    { name: cn, transaction, want }: Pick<Message, 'transaction' | 'want'> & { readonly name: string },
+    now: number,
+  ): void {
+    const { partners, refuse } = this.#parts
+    const other = partners.stepName(partner)
     const ask = padded({ type: Type.NTM_INFORMATION_REQUEST, name: cn, nodeName: mn })
-    this.#step(this.#own, dc(zone), Type.NTM_INFORMATION_REQUEST, now)
-    zones.request(
-      zone,
+    this.#step(this.#own, other, Type.NTM_INFORMATION_REQUEST, now)
+    partners.request(
+      partner,
       ask,
       { by: this.#accountOf(mn), ms: INFORMATION_MS },
       (answer, at) => {
-        if (answer !== undefined) this.#step(dc(zone), this.#own, answer.type, at)
+        if (answer !== undefined) this.#step(other, this.#own, answer.type, at)
         const status = answer === undefined ? Status.UNREACHED : ((answer.status ?? Status.DONE) as Status)
-        const foreign = answer && status === Status.DONE ? this.#foreignOf(cn, answer) : undefined
+        const foreign = answer && status === Status.DONE ? this.#foreignOf(partner, cn, answer) : undefined
         if (foreign !== undefined) this.#choose(mn, foreign, want, at)
         else refuse(mn, cn, transaction, status === Status.DONE ? Status.LEASE_REFUSED : status, at)
       },
@@ -150,17 +158,17 @@ export class Abroad {
     all: readonly Sides[],
     now: number,
   ): void {
-    const { directory, leases, zones, reachable, tell, end, pairKey } = this.#parts
-    const zone = zoneOf(foreign.name)
+    const { directory, leases, partners, reachable, tell, end, pairKey } = this.#parts
+    const { partner } = foreign
+    const other = partners.stepName(partner)
     const location = reachable(mn, now)
     const record = directory.nodeByName(mn)
-    const secret = zones.secretOf(zone)
-    const zoneKey = zones.zoneKeyOf(zone)
-    if (location === undefined || record === undefined || secret === undefined || zoneKey === undefined) {
+    const keys = partners.keysOf(partner)
+    if (location === undefined || record === undefined || keys === undefined) {
       end(mn, foreign.name)
       return
     }
-    zones.pin(zone)
+    partners.pin(partner)
     const message = padded({
       type: Type.ROUTE_DIRECTION,
       ...{ name: mn, nodeName: foreign.name, route: routes.cn },
@@ -169,22 +177,23 @@ export class Abroad {
       // Coordinators of before take the first only.
       relays: all.map((sides) => sides[1]).reverse(),
     })
-    this.#step(this.#own, dc(zone), Type.ROUTE_DIRECTION, now)
-    zones.request(
-      zone,
+    this.#step(this.#own, other, Type.ROUTE_DIRECTION, now)
+    partners.request(
+      partner,
       message,
       { by: record.account, ms: DIRECTION_MS },
       (answer, at) => {
-        if (answer !== undefined) this.#step(dc(zone), this.#own, answer.type, at)
+        if (answer !== undefined) this.#step(other, this.#own, answer.type, at)
       },
       now,
     )
-    const peer = { name: foreign.name, lease: foreign.lease, candidates: candidatesOf(foreign), zoneKey }
+    const { name, lease } = foreign
+    const peer = { name, lease, candidates: candidatesOf(foreign), ...tellsKey(keys) }
     const relays = all.map((sides) => sides[0])
     tell(
       mn,
       peer,
-      { route: routes.mn, pairKey: pairKey(secret, record, foreign), relays },
+      { route: routes.mn, pairKey: pairKey(keys.secret, record, foreign), relays },
       mn,
       undefined,
       now,
@@ -211,37 +220,41 @@ export class Abroad {
     }
   }
 
-  #foreignOf(name: string, { lease: bytes, candidates = [], observed }: Message): Foreign | undefined {
-    const lease = bytes && this.#leaseOf(name, bytes)
+  #foreignOf(
+    partner: string,
+    name: string,
+    { lease: bytes, candidates = [], observed }: Message,
+  ): Foreign | undefined {
+    const lease = bytes && this.#leaseOf(partner, name, bytes)
     if (bytes === undefined || lease === undefined || observed === undefined) return undefined
     const hosts = candidates.filter(({ kind }) => kind === 'host')
-    return { name, lease: bytes, publicKey: lease.publicKey, hosts, observed }
+    const { partners: of } = this.#parts
+    return { name, partner, of, lease: bytes, publicKey: lease.publicKey, hosts, observed }
   }
 
-  /** The lease, if the zone of this name has signed it for it, with an address that is not of ours. */
-  #leaseOf(name: string, bytes: Uint8Array): Lease | undefined {
-    const { zones, crypto, wall, init } = this.#parts
-    const key = zones.zoneKeyOf(zoneOf(name))
-    if (key === undefined) return undefined
-    const lease = checkLease(bytes, key, wall(), (publicKey, text, signature) =>
+  /** The lease, if the zone of this name has signed it for it, with an address that is of this zone or, another's, is not of ours. */
+  #leaseOf(partner: string, name: string, bytes: Uint8Array): Lease | undefined {
+    const { partners, crypto, wall, init } = this.#parts
+    const keys = partners.keysOf(partner)
+    if (keys === undefined) return undefined
+    const lease = checkLease(bytes, keys.zone, wall(), (publicKey, text, signature) =>
       crypto.verify(publicKey, text, signature),
     )
-    if (!lease.ok || lease.value.name !== name || equal(lease.value.v6.slice(0, 8), init.prefix6))
-      return undefined
-    return lease.value
+    if (!lease.ok || lease.value.name !== name) return undefined
+    return equal(lease.value.v6.slice(0, 8), init.prefix6) === keys.isOwn ? lease.value : undefined
   }
 
   // ---- as DC_CN
 
-  /** What the coordinator of another zone asks. */
-  handle(zone: string, message: Message, reply: Reply, now: number): void {
-    if (message.type === Type.NTM_INFORMATION_REQUEST) this.#inform(zone, message, reply, now)
-    else if (message.type === Type.ROUTE_DIRECTION) this.#directOwn(zone, message, reply, now)
+  /** What another coordinator asks. */
+  handle(partner: string, message: Message, reply: Reply, now: number): void {
+    if (message.type === Type.NTM_INFORMATION_REQUEST) this.#inform(partner, message, reply, now)
+    else if (message.type === Type.ROUTE_DIRECTION) this.#directOwn(partner, message, reply, now)
   }
 
-  #inform(zone: string, { name, nodeName, transaction }: Message, reply: Reply, now: number): void {
+  #inform(partner: string, { name, nodeName, transaction }: Message, reply: Reply, now: number): void {
     const type = Type.NTM_INFORMATION_RESPONSE
-    const status = this.#mayAsk(zone, nodeName, name)
+    const status = this.#mayAsk(partner, nodeName, name)
     const record = name === undefined ? undefined : this.#parts.directory.nodeByName(name)
     if (status !== Status.DONE || record === undefined) {
       reply({ type, transaction, status: status === Status.DONE ? Status.NOT_REGISTERED : status })
@@ -256,14 +269,14 @@ export class Abroad {
           candidates: location.hosts.slice(0, MAX_HOSTS),
         })
     }
-    const reached = this.#parts.reach(record.name, dc(zone), then, now)
+    const reached = this.#parts.reach(record.name, this.#parts.partners.askerOf(partner, nodeName), then, now)
     if (reached !== Status.DONE) reply({ type, transaction, status: reached })
   }
 
-  #directOwn(zone: string, message: Message, reply: Reply, now: number): void {
-    const { zones, directory, reachable, tell, pairKey } = this.#parts
+  #directOwn(partner: string, message: Message, reply: Reply, now: number): void {
+    const { partners, directory, reachable, tell, pairKey } = this.#parts
     const { name: mn, nodeName: cn, transaction } = message
-    const key = `${zone} ${transaction} ${mn} ${cn}`
+    const key = `${partner} ${transaction} ${mn} ${cn}`
     const answer = (status: Status) => reply({ type: Type.ROUTE_DIRECTION_ACK, transaction, status })
     if (this.#asked.has(key)) {
       const before = this.#asked.get(key)
@@ -271,15 +284,15 @@ export class Abroad {
       return
     }
     const route = Object.values(Route).find((each) => each === message.route)
-    const status = this.#mayAsk(zone, mn, cn)
+    const status = this.#mayAsk(partner, mn, cn)
     if (status !== Status.DONE || mn === undefined || cn === undefined || route === undefined) {
       answer(status === Status.DONE ? Status.NOT_ALLOWED : status)
       return
     }
-    const lease = message.lease && this.#leaseOf(mn, message.lease)
+    const lease = message.lease && this.#leaseOf(partner, mn, message.lease)
     const record = directory.nodeByName(cn)
-    const [secret, zoneKey] = [zones.secretOf(zone), zones.zoneKeyOf(zone)]
-    if (message.lease === undefined || lease === undefined || secret === undefined || zoneKey === undefined) {
+    const keys = partners.keysOf(partner)
+    if (message.lease === undefined || lease === undefined || keys === undefined) {
       answer(Status.LEASE_REFUSED)
       return
     }
@@ -287,18 +300,18 @@ export class Abroad {
       answer(Status.NOT_REGISTERED)
       return
     }
-    const share = this.#shareOf(zone)
-    if (share.underWay >= MAX_UNDER_WAY || !share.bucket.take(now)) {
+    const share = this.#shareOf(partner)
+    if (share.underWay >= partners.most.underWay || !share.bucket.take(now)) {
       answer(Status.TOO_MANY)
       return
     }
-    zones.pin(zone)
+    partners.pin(partner)
     share.underWay++
     this.#remember(key, undefined)
-    const peer = { name: mn, lease: message.lease, candidates: message.candidates ?? [], zoneKey }
+    const peer = { name: mn, lease: message.lease, candidates: message.candidates ?? [], ...tellsKey(keys) }
     const direction = {
       route,
-      pairKey: pairKey(secret, record, { name: mn, publicKey: lease.publicKey }),
+      pairKey: pairKey(keys.secret, record, { name: mn, publicKey: lease.publicKey }),
       relays: [...(message.relays ?? [])].reverse(),
     }
     const done = (status: Status) => {
@@ -306,28 +319,28 @@ export class Abroad {
       this.#remember(key, status)
       answer(status)
     }
-    tell(cn, peer, direction, dc(zone), done, now)
+    tell(cn, peer, direction, partners.askerOf(partner, mn), done, now)
   }
 
-  /** D10: a node of another zone may ask where the access list of the one that it asks for has it. */
-  #mayAsk(zone: string, mn: string | undefined, cn: string | undefined): Status {
-    if (mn === undefined || cn === undefined || zoneOf(mn) !== zone) return Status.NOT_ALLOWED
-    const { directory } = this.#parts
+  #mayAsk(partner: string, mn: string | undefined, cn: string | undefined): Status {
+    if (mn === undefined || cn === undefined) return Status.NOT_ALLOWED
+    const { directory, partners, wall } = this.#parts
+    const status = partners.mayAsk(partner, mn, cn)
+    if (status !== Status.DONE) return status
     const record = directory.nodeByName(cn)
-    if (record === undefined) return Status.UNKNOWN_NAME
-    if (hasEnded(record, this.#parts.wall())) return Status.NOT_REGISTERED
-    return mayBeAsked(directory.accessOf(cn) ?? [], mn) ? Status.DONE : Status.NOT_ALLOWED
+    return record === undefined || hasEnded(record, wall()) ? Status.NOT_REGISTERED : Status.DONE
   }
 
-  #shareOf(zone: string): Share {
-    const known = this.#shares.get(zone)
+  #shareOf(partner: string): Share {
+    const known = this.#shares.get(partner)
     if (known !== undefined) return known
     for (const [name, { underWay }] of this.#shares) {
-      if (this.#shares.size < MAX_ZONES) break
+      if (this.#shares.size < MAX_PARTNERS) break
       if (underWay === 0) this.#shares.delete(name)
     }
-    const share = { bucket: new TokenBucket(RATE, BURST), underWay: 0 }
-    this.#shares.set(zone, share)
+    const { rate, burst } = this.#parts.partners.most
+    const share = { bucket: new TokenBucket(rate, burst), underWay: 0 }
+    this.#shares.set(partner, share)
     return share
   }
 
@@ -344,6 +357,11 @@ export class Abroad {
   #step(from: string, to: string, type: Type, now: number): void {
     this.#parts.step(from, to, type, now)
   }
+}
+
+/** Nodes know the key of their own zone. */
+function tellsKey({ isOwn, zone }: PartnerKeys): { readonly zoneKey?: Uint8Array } {
+  return isOwn ? {} : { zoneKey: zone }
 }
 
 /** The name of a zone's coordinator. */

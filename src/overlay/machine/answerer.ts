@@ -39,6 +39,8 @@ export interface AnswerSession {
   /** The owner that `holderOf` returned for its identity. */
   readonly owner: string
   readonly openedAt: number
+  /** The shared key that it was opened with. */
+  readonly key: Uint8Array
   /** Messages of its owner, whatever session they come in. */
   readonly messages: TokenBucket
 }
@@ -132,6 +134,15 @@ export class Answerer {
     this.#owners.delete(owner)
   }
 
+  /** Ends this session alone. */
+  end(index: number): void {
+    const session = this.#sessions.get(index)
+    const owner = session && this.#owners.get(session.owner)
+    this.#sessions.delete(index)
+    const at = owner?.sessions.findIndex((each) => each.index === index) ?? -1
+    if (at >= 0) owner?.sessions.splice(at, 1)
+  }
+
   #request(request: SessionRequest, from: Endpoint, socket: number, now: number): void {
     const { crypto, holderOf, send } = this.#parts
     const holder = holderOf(request.identity, from, now)
@@ -172,7 +183,7 @@ export class Answerer {
   /** The session of this OPEN: made at the first of its salt, the same at repetitions. */
   #sessionOf(
     open: Open,
-    { owner: name, messages }: Holder,
+    { owner: name, key, messages }: Holder,
     keys: { readonly asker: Uint8Array; readonly answerer: Uint8Array },
     now: number,
   ): Session | undefined {
@@ -189,7 +200,7 @@ export class Answerer {
     let index = this.#number()
     while (this.#sessions.has(index)) index = this.#number()
     const session: Session = {
-      ...{ index, asker: open.index, owner: name, openedAt: now, counter: 0 },
+      ...{ index, asker: open.index, owner: name, key, openedAt: now, counter: 0 },
       messages: owner.messages,
       ...{ sendKey: keys.answerer, receiveKey: keys.asker, received: new CounterWindow() },
     }

@@ -6,7 +6,7 @@
  * Nothing unproven: a location is used only after its address has answered, in OPEN or by an echo; data goes only to
  * proven locations, and an answer is at most three times as long as the request.
  */
-import { compare, concat, viewOf } from '../../core/bytes.ts'
+import { compare, concat, equal, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
@@ -40,9 +40,11 @@ import { Answerer, type AnswerSession, type Arrival, type Holder } from './answe
 import { Apart } from './apart.ts'
 import type { MachineComponents, Send, Step } from './api.ts'
 import type { Directory } from './directory.ts'
+import { Fellows, type SoftInput, type SoftOutput } from './fellows.ts'
 import { Leases, type ZoneInit } from './leases.ts'
 import { zoneOf } from './names.ts'
 import { type NotificationAt, Notifier, type NotifierOutput } from './notifier.ts'
+import { fellowPartners, type Partners, zonePartners } from './partners.ts'
 import { type End, networkOf, type PairOrder, type RelayOrder, Relays, type Sides } from './relays.ts'
 import { chooseRoute } from './route.ts'
 import { serverOfOwner } from './site.ts'
@@ -62,6 +64,8 @@ export interface CoordinatorInit extends ZoneInit {
   readonly notification?: NotificationAt
   /** The cache server in this process. */
   readonly cache?: CertifiedServer
+  /** Name of this coordinator among those of the zone; absent: it is the only one. */
+  readonly fellow?: string
   /** Emit steps for `godwit overlay trace`. */
   readonly trace?: boolean
 }
@@ -77,6 +81,8 @@ export type CoordinatorOutput =
   | Step
   | LocalRelayOrder
   | NotifierOutput
+  /** For the other coordinators of the zone; `handleSoft` brings what they say. */
+  | SoftOutput
   /** The cache server apart is there. */
   | { readonly type: 'cache-server'; readonly at: CertifiedServer | undefined }
   /** Asks the DNS for the coordinator of another zone; `handleZone` brings the answer. */
@@ -124,6 +130,8 @@ const NEVER = Number.POSITIVE_INFINITY
 
 interface Node extends Location {
   readonly socket: number
+  /** Of the login that it registered with. */
+  readonly key: Uint8Array
   /**
    * When its session was opened, and the counter of the message that gave its location; older messages do not change it.
    */
@@ -195,6 +203,9 @@ export class Coordinator {
   readonly #sources = new SourceLimiter()
   readonly #zones: Zones
   readonly #abroad: Abroad
+  readonly #fellows: Fellows | undefined
+  /** Directions with them. */
+  readonly #beside: Abroad | undefined
   readonly #notifier: Notifier
   readonly #outputs: CoordinatorOutput[] = []
   #outputsRead = 0
@@ -258,21 +269,38 @@ export class Coordinator {
       seal: (name) => this.#notification(name),
       directory,
     })
-    this.#abroad = new Abroad({
-      ...{ crypto, random, wall: parts.wall },
-      ...{ init, zones: this.#zones, directory, leases: this.#leases },
-      reachable: (name, now) => this.#reachable(name, now),
-      reach: (name, by, then, now) => this.#reach(name, by, then, now),
-      refuse: (mn, cn, transaction, status, now) => this.#refuseLater(mn, cn, transaction, status, now),
-      end: (mn, cn) => this.#underWay.delete(`${mn} ${cn}`),
-      order: (mn, cn, another, now) => this.#orderAbroad(mn, cn, another, now),
-      tell: (to, peer, direction, by, done, now) => this.#tell(to, peer, direction, by, done, now),
+    const shared = {
+      ...{ crypto, random, wall: parts.wall, init, directory, leases: this.#leases },
+      reachable: (name: string, now: number) => this.#reachable(name, now),
+      refuse: (mn: string, cn: string, transaction: number, status: Status, now: number) =>
+        this.#refuseLater(mn, cn, transaction, status, now),
+      end: (mn: string, cn: string) => this.#underWay.delete(`${mn} ${cn}`),
       hasRelays: () => this.#relays.count > 0,
-      pairKey: (secret, a, b) => this.#pairKeyOf(secret, a, b),
-      step: (from, to, type, now) => {
-        if (init.trace === true) this.#step(from, to, type, now)
-      },
+    }
+    const abroadWith = (partners: Partners) =>
+      new Abroad({
+        ...{ ...shared, partners },
+        reach: (name, by, then, now) => this.#reach(name, by, then, now),
+        order: (mn, cn, another, now) => this.#orderAbroad(mn, cn, another, now),
+        tell: (to, peer, direction, by, done, now) => this.#tell(to, peer, direction, by, done, now),
+        pairKey: (secret, a, b) => this.#pairKeyOf(secret, a, b),
+        step: (from, to, type, now) => {
+          if (init.trace === true) this.#step(from, to, type, now)
+        },
+      })
+    this.#abroad = abroadWith(zonePartners(this.#zones, directory))
+    if (init.fellow === undefined) return
+    const fellows = new Fellows({
+      ...{ crypto, random, wall: parts.wall, secret: this.#pairSecret, name: init.fellow },
+      emit: (output) => this.#emit(output),
+      locatedAt: (name) => this.#locatedAt(name),
+      nodes: () => this.#nodes.size,
+      onMoved: (name) => this.forget(name),
+      onAsked: (fellow, message, reply, now) => this.#beside?.handle(fellow, message, reply, now),
+      log: (level, message) => this.#emit({ type: 'log', level, message }),
     })
+    this.#fellows = fellows
+    this.#beside = abroadWith(fellowPartners(fellows, directory, { ...init, secret: this.#pairSecret }))
   }
 
   /** Registered nodes, and what was counted since the start. */
@@ -285,6 +313,7 @@ export class Coordinator {
       relays: this.#relays.count,
       directing: this.#directed.size,
       ...this.#notifier.counts,
+      ...this.#fellows?.counts,
     }
   }
 
@@ -316,6 +345,12 @@ export class Coordinator {
     this.#zones.found(zone, found, now)
   }
 
+  /** What the bus between the coordinators of the zone says. */
+  handleSoft(input: SoftInput, now: number): void {
+    this.#now = now
+    this.#fellows?.handle(input, now)
+  }
+
   /** Bytes of the current datagram: its answer may have at most three times as many. */
   #length = 0
 
@@ -323,6 +358,7 @@ export class Coordinator {
   forget(name: string): void {
     this.#answerer.drop(name)
     this.#nodes.delete(name)
+    this.#fellows?.gone(name)
     this.#notifier.forget(name)
   }
 
@@ -368,7 +404,8 @@ export class Coordinator {
     const [oldest] = this.#nodes.values()
     const parts = Math.min(this.#zones.nextTimeout(), this.#notifier.nextTimeout())
     const servers = Math.min(this.#apart.site.nextTimeout(), this.#relays.nextTimeout())
-    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, parts, servers)
+    const others = this.#fellows?.nextTimeout() ?? NEVER
+    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, parts, servers, others)
     return at === NEVER ? undefined : at
   }
 
@@ -379,13 +416,17 @@ export class Coordinator {
     this.#notifier.handleTimeout(now)
     this.#apart.site.handleTimeout(now)
     this.#relays.handleTimeout(now)
+    this.#fellows?.handleTimeout(now)
     for (const [name, node] of this.#nodes) {
       if (node.expiresAt > now) break
       this.#nodes.delete(name)
       // A connection to its notification server renews it, as long as the node was to register by itself.
       if (this.#notifier.isConnected(name) && now - node.heardAt < 1000 * NOTIFIED_LIFETIME_SECONDS)
         this.#nodes.set(name, { ...node, expiresAt: now + 1000 * LIFETIME_SECONDS })
-      else this.#notifier.expired(name)
+      else {
+        this.#notifier.expired(name)
+        this.#fellows?.gone(name)
+      }
     }
   }
 
@@ -462,6 +503,12 @@ export class Coordinator {
       return
     }
     const known = this.#nodes.get(session.owner)
+    if (record !== undefined && !equal(record.key, session.key)) {
+      // It has logged in again, elsewhere: what the login before could do has ended.
+      this.#answerer.end(session.index)
+      if (known?.session === session.index) this.forget(session.owner)
+      return
+    }
     const isNewest =
       known === undefined ||
       session.openedAt > known.openedAt ||
@@ -568,6 +615,7 @@ export class Coordinator {
     this.#nodes.delete(session.owner) // to the end: the order is by last registration
     this.#nodes.set(session.owner, {
       ...{ name: session.owner, hosts, observed: from, proven: true, session: session.index, socket },
+      key: session.key,
       ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now, silent: false },
       provenAt: source.proven ? now : (known?.provenAt ?? now),
       acknowledgedAt: known?.acknowledgedAt ?? Number.NEGATIVE_INFINITY,
@@ -579,6 +627,13 @@ export class Coordinator {
     })
     this.#candidates.delete(session.owner)
     this.#notifier.heard(session.owner, now)
+    this.#fellows?.located(session.owner, known?.session !== session.index, now)
+  }
+
+  /** When it registered here, by the wall clock (ms). */
+  #locatedAt(name: string): number | undefined {
+    const node = this.#nodes.get(name)
+    return node === undefined || node.silent ? undefined : this.#parts.wall() - (this.#now - node.at)
   }
 
   #keepAlive(source: Source, { transaction }: Message, reply: Reply, now: number): void {
@@ -610,6 +665,8 @@ export class Coordinator {
   #reachable(name: string, now: number): Node | undefined {
     const node = this.#nodes.get(name)
     if (node === undefined || node.silent || node.expiresAt <= now) return undefined
+    const record = this.#directory.nodeByName(name)
+    if (record !== undefined && !equal(record.key, node.key)) return undefined
     // A node that is notified sends no keep-alives: its NAT may have forgotten it.
     const missed = this.#notifier.isConnected(name) ? 1 : MISSED
     return now - node.heardAt > 1000 * missed * this.#keepAliveSeconds ? undefined : node
@@ -651,7 +708,7 @@ export class Coordinator {
     const wait = () => reply({ type: Type.KEEP_ALIVE_ACK, transaction, observed: mn.observed })
     // Repeated while it is under way: the directions are repeated by themselves.
     if (now < (this.#underWay.get(`${mnName} ${name}`) ?? 0)) {
-      if (isForeign || this.#notifier.canWake(name)) wait()
+      if (isForeign || this.#fellows?.any === true || this.#notifier.canWake(name)) wait()
       return
     }
     const busy = this.#directed.size + this.#relays.pending >= MAX_DIRECTIONS
@@ -663,7 +720,7 @@ export class Coordinator {
       this.#counts.directions++
       this.#underWay.set(`${mnName} ${name}`, now + UNDER_WAY_MS)
       wait()
-      this.#abroad.seek(mnName, { ...message, name }, now)
+      this.#abroad.seek(mnName, zoneOf(name), { ...message, name }, now)
       return
     }
     const allowed = this.#mayAsk(mnName, name)
@@ -671,21 +728,37 @@ export class Coordinator {
       refuse(allowed)
       return
     }
-    if (this.#reachable(name, now) === undefined && this.#notifier.canWake(name)) wait()
+    const isHere = this.#reachable(name, now) !== undefined || this.#notifier.isConnected(name)
+    const mayBeElsewhere = !isHere && this.#fellows?.any === true
+    if (mayBeElsewhere || (this.#reachable(name, now) === undefined && this.#notifier.canWake(name))) wait()
     this.#underWay.set(`${mnName} ${name}`, now + UNDER_WAY_MS)
-    const status = this.#reach(
-      name,
-      mnName,
-      (cn, at) => {
-        this.#counts.directions++
-        if (cn === undefined) this.#refuseLater(mnName, name, transaction, Status.NOT_REGISTERED, at)
-        else this.#choose(mnName, cn, message.want, at)
-      },
-      now,
-    )
+    if (mayBeElsewhere) {
+      const then = (fellow: string | undefined, at: number) => {
+        if (fellow !== undefined) {
+          this.#counts.directions++
+          this.#beside?.seek(mnName, fellow, { ...message, name }, at)
+          return
+        }
+        const status = this.#directHere(mnName, { ...message, name }, at)
+        if (status !== Status.DONE) this.#refuseLater(mnName, name, transaction, status, at)
+      }
+      this.#fellows?.seek(name, then, now)
+      return
+    }
+    const status = this.#directHere(mnName, { ...message, name }, now)
     if (status === Status.DONE) return
     this.#underWay.delete(`${mnName} ${name}`)
     refuse(status)
+  }
+
+  /** A direction to a node of this coordinator, once it is reached; says why not where that cannot be. */
+  #directHere(mn: string, { name, transaction, want }: Message & { readonly name: string }, now: number): Status {
+    const then = (cn: Node | undefined, at: number) => {
+      this.#counts.directions++
+      if (cn === undefined) this.#refuseLater(mn, name, transaction, Status.NOT_REGISTERED, at)
+      else this.#choose(mn, cn, want, at)
+    }
+    return this.#reach(name, mn, then, now)
   }
 
   #choose(mnName: string, cn: Node, want: number | undefined, now: number): void {
@@ -755,7 +828,7 @@ export class Coordinator {
   #allocated({ mn, cn, foreign }: Ordered, all: readonly Sides[], now: number): void {
     const route = all.length === 0 ? Route.CHECK : Route.RELAY
     const routes = { mn: route, cn: route }
-    if (foreign !== undefined) this.#abroad.direct(mn, foreign, routes, all, now)
+    if (foreign !== undefined) this.#withPartner(foreign).direct(mn, foreign, routes, all, now)
     else this.#directBoth(mn, cn, routes, all, now)
   }
 
@@ -783,6 +856,10 @@ export class Coordinator {
       },
       now,
     )
+  }
+
+  #withPartner({ of }: Foreign): Abroad {
+    return this.#beside?.partners === of ? this.#beside : this.#abroad
   }
 
   /** A relay of this pair is gone: it is given another before it needs it, if it may still connect. */

@@ -68,6 +68,13 @@ export class CoordinatorLoop implements UdpLoopOwner {
       case 'push-gone':
         machine.handlePushGone(command.name, command.address)
         break
+      case 'soft-up':
+      case 'soft-down':
+      case 'soft-entry':
+      case 'soft-got':
+      case 'soft-heard':
+        machine.handleSoft(command, now)
+        break
       case 'report':
         this.#post({ type: 'report', counts: { ...machine.counts, faults: this.#faults } })
     }

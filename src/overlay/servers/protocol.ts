@@ -1,5 +1,6 @@
 /** Messages between the main thread and the workers of the servers. */
 import type { CoordinatorInit } from '../machine/coordinator.ts'
+import type { SoftInput, SoftOutput } from '../machine/fellows.ts'
 import type { NotifierOutput } from '../machine/notifier.ts'
 import type { FoundZone } from '../machine/zones.ts'
 import type { StoreInit } from '../store/store.ts'
@@ -31,6 +32,8 @@ export type CoordinatorCommand =
       readonly isConnected: boolean
     }
   | { readonly type: 'push-gone'; readonly name: string; readonly address: string }
+  /** Of the bus between the coordinators of the zone. */
+  | SoftInput
   | { readonly type: 'report' }
   /** The database may be another coordinator's now; every turn looks. */
   | { readonly type: 'look' }
@@ -38,6 +41,7 @@ export type CoordinatorCommand =
 export type CoordinatorEvent =
   | RelayOrderEvent
   | NotifierOutput
+  | SoftOutput
   /** The DNS is to be asked for the coordinator of this zone. */
   | { readonly type: 'find-zone'; readonly zone: string }
   | { readonly type: 'cache-server'; readonly at: CertifiedServer | undefined }

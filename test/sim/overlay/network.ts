@@ -323,6 +323,11 @@ export class Network {
     this.#queue.push({ at: this.now + delay, run: () => this.#arrive(source, target, copy, within) })
   }
 
+  /** Does it `ms` from now. */
+  after(ms: number, run: () => void): void {
+    this.#queue.push({ at: this.now + ms, run })
+  }
+
   #arrive(source: string, target: string, bytes: Uint8Array, within: Nat | undefined): void {
     const from = at(source)
     const [, host, port] = /^(.*):(\d+)$/.exec(target)!

@@ -1,0 +1,429 @@
+/** Two and three coordinators of one zone with a bus between them that loses, repeats, delays and makes things up. */
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { equal, toHex } from '../../../src/core/bytes.ts'
+import { encoded } from '../../../src/core/codec.ts'
+import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
+import type { SoftInput, SoftOutput } from '../../../src/overlay/machine/fellows.ts'
+import { Fellows } from '../../../src/overlay/machine/fellows.ts'
+import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
+import { softCodec } from '../../../src/overlay/wire/fellow.ts'
+import { Status } from '../../../src/overlay/wire/message.ts'
+import { MachineServers, ZONE } from '../../support/overlay-servers.ts'
+import { at, Nat, type NatKind, Network, type SimNode } from './network.ts'
+
+/** As NATS: what is told reaches who listens then, what is put is kept, as long as it is not lost. */
+class Bus {
+  readonly kept = new Map<string, Uint8Array>()
+  readonly members: { readonly server: MachineServers; id: string; up: boolean }[] = []
+  /** How often what is told or put arrives: 0 loses it. */
+  copies: (output: SoftOutput) => number = () => 1
+  delay: () => number = () => 1
+  readonly net: Network
+  readonly all: SoftOutput[] = []
+
+  constructor(net: Network) {
+    this.net = net
+  }
+
+  join(server: MachineServers): void {
+    const member = { server, id: '', up: true }
+    this.members.push(member)
+    server.bus = (output) => this.#take(member, output)
+  }
+
+  setUp(server: MachineServers, up: boolean): void {
+    const member = this.members.find((each) => each.server === server)!
+    member.up = up
+    server.handleSoft({ type: up ? 'soft-up' : 'soft-down' })
+  }
+
+  #take(from: Bus['members'][number], output: SoftOutput): void {
+    const sender = output.type === 'soft-get' ? undefined : softCodec.decode(output.bytes)
+    if (sender?.ok === true) from.id = toHex(sender.value.sender)
+    if (!from.up) return
+    this.all.push(output)
+    for (let copy = this.copies(output); copy > 0; copy--) this.#later(() => this.#carry(from, output))
+  }
+
+  #carry(from: Bus['members'][number], output: SoftOutput): void {
+    if (output.type === 'soft-get') {
+      const bytes = this.kept.get(output.key)
+      this.#later(() => from.up && from.server.handleSoft({ type: 'soft-got', id: output.id, bytes }))
+      return
+    }
+    if (output.type === 'soft-put') this.kept.set(output.key, output.bytes)
+    for (const each of this.members) {
+      if (!each.up) continue
+      if (output.type === 'soft-put')
+        each.server.handleSoft({ type: 'soft-entry', key: output.key, bytes: output.bytes })
+      else if (output.to === '*' || output.to === each.id)
+        each.server.handleSoft({ type: 'soft-heard', isOwn: output.to !== '*', bytes: output.bytes })
+    }
+  }
+
+  #later(run: () => void): void {
+    this.net.after(this.delay(), run)
+  }
+
+  tellAll(input: SoftInput): void {
+    for (const { server } of this.members) server.handleSoft(input)
+  }
+}
+
+const NOTIFIER = { host: 'ns.test.example', port: 6742, certificate: new Uint8Array(32) }
+const HOSTS = ['192.0.2.1', '192.0.2.11', '192.0.2.21'] as const
+
+function world(count = 2, kinds: readonly (NatKind | undefined)[] = []) {
+  const dead = new Set<string>()
+  const net = new Network(1, (parts) => new MachineServers(parts, { fellow: 'a' }))
+  const servers = [net.servers as MachineServers]
+  const { directory } = servers[0]!
+  for (let i = 1; i < count; i++)
+    servers.push(
+      net.addSite(
+        'test.example',
+        1 + 10 * i,
+        (parts) => new MachineServers(parts, { fellow: 'abc'[i]!, notification: NOTIFIER }, directory),
+      ),
+    )
+  const host = (endpoint: string) => endpoint.replace(/:\d+$/, '')
+  net.filter = (_from, to) => !dead.has(host(to))
+  net.serverFilter = (from) => !dead.has(host(from))
+  const bus = new Bus(net)
+  for (const server of servers) bus.join(server)
+  for (const server of servers) bus.setUp(server, true)
+  net.run(3000)
+  const nodes: SimNode[] = []
+  const add = (name: string, first: number, kind?: NatKind, notifications?: { readonly push?: string }) => {
+    const n = nodes.length + 1
+    const node = net.node(name, net.sites[0], notifications)
+    nodes.push(node)
+    const order = [first, ...servers.keys()].filter((each, i, all) => all.indexOf(each) === i)
+    node.machine.setCoordinator(
+      order.map((each) => at(`${HOSTS[each]}:6741`)),
+      net.now,
+    )
+    if (kind === undefined) node.use({ socket: 0, address: `198.51.100.${n}`, port: 5000 + n })
+    else
+      node.use({
+        ...{ socket: 0, address: `192.168.${n}.10`, port: 5000 },
+        nat: new Nat(kind, `203.0.113.${n}`),
+      })
+    net.until(() => node.of('registered').length > 0)
+    return node
+  }
+  const a = add('alice', 0, kinds[0])
+  const b = add('bob', 1, kinds[1])
+  const kill = (i: number) => {
+    for (const last of [0, 1]) dead.add(`192.0.2.${1 + 10 * i + last}`)
+    bus.members[i]!.up = false
+  }
+  return { net, bus, servers, directory, a, b, add, kill, dead }
+}
+
+const hasWay = (node: SimNode, kind: string) => node.ways().includes(kind)
+function refusal({ net }: ReturnType<typeof world>, node: SimNode, name: string): number {
+  const before = node.of('refused').length
+  node.resolve(name)
+  net.until(() => node.of('refused').length > before)
+  return node.of('refused').at(-1)!.status
+}
+
+describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
+  for (const [kindA, kindB, best] of [
+    [undefined, undefined, 'direct'],
+    [undefined, 'port-restricted', 'direct'],
+    ['port-restricted', 'port-restricted', 'direct'],
+    ['symmetric', 'symmetric', 'relay'],
+  ] as const)
+    it(`NT-40: nodes of two coordinators, ${kindA ?? 'global'} and ${kindB ?? 'global'}: ${best}, with one pair key and addresses of the zone`, () => {
+      const { net, servers, a, b } = world(2, [kindA, kindB])
+      assert.ok(servers[0]!.coordinator.location(a.name) && !servers[0]!.coordinator.location(b.name))
+      assert.ok(servers[1]!.coordinator.location(b.name))
+      a.resolve(b.name)
+      net.until(() => hasWay(a, best) && hasWay(b, best))
+      const [toA, toB] = [b.of('direction')[0]!, a.of('direction')[0]!]
+      assert.ok(equal(toA.pairKey, toB.pairKey))
+      // Both are of this zone: IPv4 counts, too.
+      assert.ok(toA.lease.v4 && toB.lease.v4)
+      const steps = servers[0]!.steps.filter((step) => !/REGISTRATION|KEEP_ALIVE/.test(step))
+      assert.deepEqual(steps.slice(0, 3), [
+        `${a.name} dc.test.example DIRECTION_REQUEST`,
+        'dc.test.example dc b NTM_INFORMATION_REQUEST',
+        'dc b dc.test.example NTM_INFORMATION_RESPONSE',
+      ])
+      assert.ok(servers[1]!.steps.includes(`dc.test.example ${b.name} ROUTE_DIRECTION`))
+    })
+
+  it('NT-18: the key of a pair is the same as with one coordinator: it stays when a node moves to another one', () => {
+    const each = world()
+    const { net, a, b, kill } = each
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'direct'))
+    const before = a.of('direction')[0]!.pairKey
+    kill(1)
+    net.until(() => each.servers[0]!.coordinator.location(b.name) !== undefined, 90_000)
+    a.machine.forget(b.name, net.now)
+    a.resolve(b.name)
+    net.until(() => a.of('direction').length > 1)
+    assert.ok(equal(a.of('direction').at(-1)!.pairKey, before))
+  })
+
+  it('NT-15: a coordinator is killed: its nodes register at the other, are found there, and ways that stand stay', () => {
+    const each = world(3)
+    const { net, a, b, servers, kill, add } = each
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'direct') && hasWay(b, 'direct'))
+    const lost = a.of('gone' as never).length
+    kill(0)
+    net.until(() => servers.slice(1).some(({ coordinator }) => coordinator.location(a.name)), 90_000)
+    assert.ok(hasWay(a, 'direct') && hasWay(b, 'direct'))
+    assert.equal(a.of('gone' as never).length, lost)
+    const c = add('carol', 2)
+    c.resolve(a.name)
+    c.resolve(b.name)
+    net.until(() => c.machine.rows().filter(({ ways }) => ways.length > 0).length === 2)
+    assert.match(servers[1]!.logged.join(), /coordinator a does not answer/)
+  })
+
+  it('NT-15: a node that goes from one to another and back is at the last; what the others had of it ends', () => {
+    const { net, a, b, servers } = world()
+    for (const i of [1, 0, 1]) {
+      a.machine.setCoordinator([at(`${HOSTS[i]}:6741`)], net.now)
+      a.machine.register(net.now)
+      a.drain()
+      net.until(() => servers[i]!.coordinator.location(a.name) !== undefined)
+      net.run(1000)
+      assert.equal(servers[1 - i]!.coordinator.location(a.name), undefined)
+    }
+    b.resolve(a.name)
+    net.until(() => hasWay(b, 'direct'))
+  })
+
+  it('NT-21: one that is asleep is notified by the coordinator that it registered with, for a node of another', () => {
+    const each = world()
+    const { net, servers, a, add } = each
+    const c = add('carol', 1, 'port-restricted', {})
+    servers[1]!.coordinator.handleNotified(c.name, c.of('registered')[0]!.notification!.token, true)
+    c.machine.setNotified(true, net.now)
+    net.run(120_000)
+    a.resolve(c.name)
+    net.until(() => servers[1]!.notifications.length > 0)
+    assert.equal(servers[0]!.notifications.length, 0)
+    c.machine.handleNotification(servers[1]!.notifications[0]!.datagram, net.now)
+    c.drain()
+    net.until(() => hasWay(a, 'direct') && hasWay(c, 'direct'))
+  })
+
+  it('NT-15: what the bus has lost comes back: an empty one is asked around, and one that was away gets every claim again', () => {
+    const each = world()
+    const { net, bus, servers, a, b } = each
+    bus.kept.clear()
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'direct'))
+    // Whoever was asked has claimed it again.
+    assert.equal(bus.kept.size, 1)
+    bus.kept.clear()
+    for (const server of servers) bus.setUp(server, false)
+    net.run(10_000)
+    for (const server of servers) bus.setUp(server, true)
+    net.run(5000)
+    assert.equal(bus.kept.size, 2)
+  })
+
+  it('NT-15: while the bus is away each coordinator serves its own nodes, and refuses others at once', () => {
+    const each = world()
+    const { net, bus, servers, a, b, add } = each
+    const c = add('carol', 0)
+    for (const server of servers) bus.setUp(server, false)
+    a.resolve(c.name)
+    net.until(() => hasWay(a, 'direct'))
+    const since = net.now
+    assert.equal(refusal(each, a, b.name), Status.NOT_REGISTERED)
+    assert.ok(net.now - since < 1000)
+    for (const server of servers) bus.setUp(server, true)
+    net.run(2000)
+    a.resolve(b.name)
+    net.until(() => a.machine.rows().filter(({ ways }) => ways.length > 0).length === 2)
+  })
+
+  it('NT-15: claims of a coordinator that was started again are not used; its nodes register again', () => {
+    const each = world()
+    const { net, bus, servers, a, b } = each
+    servers[1]!.restart()
+    bus.setUp(servers[1]!, true)
+    net.run(1000)
+    assert.equal(servers[1]!.coordinator.location(b.name), undefined)
+    assert.equal(refusal(each, a, b.name), Status.NOT_REGISTERED)
+    net.until(() => servers[1]!.coordinator.location(b.name) !== undefined, 90_000)
+    net.run(100)
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'direct'))
+  })
+
+  for (const seed of [1, 2, 3, 4, 5, 6, 7, 8])
+    it(`NT-15: a third is lost, a third comes twice, everything is late and out of order: nodes move and find each other (seed ${seed})`, () => {
+      const each = world(3)
+      const { net, bus, servers, add } = each
+      let state = seed
+      const draw = (n: number) => {
+        state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0
+        return (state >>> 8) % n
+      }
+      bus.copies = () => draw(3)
+      bus.delay = () => 1 + draw(200)
+      const nodes = [each.a, each.b, add('carol', 2), add('dave', 1)]
+      for (let round = 0; round < 12; round++) {
+        const moving = nodes[draw(nodes.length)]!
+        const to = draw(3)
+        moving.machine.setCoordinator([at(`${HOSTS[to]}:6741`)], net.now)
+        moving.machine.register(net.now)
+        moving.drain()
+        net.until(() => servers[to]!.coordinator.location(moving.name) !== undefined, 90_000)
+        net.run(500 + draw(2000))
+        // What was lost is asked again, as programs do.
+        const other = nodes.find((node) => node !== moving)!
+        other.machine.forget(moving.name, net.now)
+        const before = other.of('direction').length
+        for (let i = 0; i < 20 && other.of('direction').length === before; i++) {
+          other.resolve(moving.name)
+          net.run(12_000)
+        }
+        assert.ok(other.of('direction').length > before, `${other.name} finds ${moving.name} in round ${round}`)
+      }
+      bus.copies = () => 1
+      // In the end each node is at one coordinator.
+      net.run(700_000)
+      for (const node of nodes)
+        assert.equal(servers.filter(({ coordinator }) => coordinator.location(node.name)).length, 1, node.name)
+    })
+
+  it('NT-15: a login elsewhere ends what the one before could do at this coordinator, without a word on the bus', () => {
+    const { net, directory, servers, b } = world()
+    const record = directory.nodes.get(b.name)!
+    directory.nodes.set(b.name, { ...record, key: new Uint8Array(32).fill(77) })
+    b.machine.register(net.now)
+    b.drain()
+    net.run(2000)
+    assert.equal(servers[1]!.coordinator.location(b.name), undefined)
+  })
+})
+
+describe('NT-15: what somebody who writes to the bus can do', () => {
+  it('made up, repeated, moved and cut messages claim nothing, take no room, and are counted', () => {
+    const each = world()
+    const { net, bus, servers, a, b } = each
+    const said = bus.all.filter((output) => output.type !== 'soft-get')
+    const inputs: SoftInput[] = []
+    let state = 9
+    const draw = (n: number) => {
+      state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0
+      return (state >>> 8) % n
+    }
+    const keys = [...bus.kept.keys()]
+    for (const output of said) {
+      const { bytes } = output
+      const broken = bytes.slice()
+      broken[draw(broken.length)]! ^= 1 + draw(255)
+      for (const each of [bytes, broken, bytes.slice(0, draw(bytes.length)), new Uint8Array(draw(1400))]) {
+        inputs.push({ type: 'soft-heard', isOwn: false, bytes: each })
+        inputs.push({ type: 'soft-heard', isOwn: true, bytes: each })
+        for (const key of [...keys, 'x']) inputs.push({ type: 'soft-entry', key, bytes: each })
+      }
+    }
+    for (let i = 0; i < 3000; i++) {
+      const bytes = net.fill(new Uint8Array(60))
+      bytes[0] = 1
+      inputs.push({ type: 'soft-heard', isOwn: i % 2 === 0, bytes })
+    }
+    for (const input of inputs) bus.tellAll(input)
+    net.run(3000)
+    for (const { coordinator } of servers) {
+      assert.equal(coordinator.counts.fellows, 1)
+      assert.ok(coordinator.counts.refused! > 1000)
+    }
+    assert.ok(servers[0]!.coordinator.location(a.name) && servers[1]!.coordinator.location(b.name))
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'direct'))
+  })
+
+  it('a claim put under the key of another node is none', () => {
+    const each = world()
+    const { net, bus, servers, a, b, add } = each
+    const c = add('carol', 1)
+    net.run(100)
+    const [first, second] = [...bus.kept]
+    assert.ok(first && second)
+    const entries = [...bus.kept]
+    // Everybody's claim under everybody else's key.
+    bus.kept.clear()
+    entries.forEach(([key], i) => bus.kept.set(key, entries[(i + 1) % entries.length]![1]))
+    for (const [key, bytes] of bus.kept) bus.tellAll({ type: 'soft-entry', key, bytes })
+    assert.ok(servers[0]!.coordinator.location(a.name))
+    assert.ok(servers[1]!.coordinator.location(b.name) && servers[1]!.coordinator.location(c.name))
+    // It is asked around.
+    a.resolve(b.name)
+    net.until(() => hasWay(a, 'direct'))
+  })
+
+  it('an older claim, put again, moves no node', () => {
+    const { net, bus, servers, a } = world()
+    net.run(100)
+    const old = bus.all.filter((output) => output.type === 'soft-put')
+    a.machine.setCoordinator([at(`${HOSTS[1]}:6741`)], net.now)
+    a.machine.register(net.now)
+    a.drain()
+    net.until(() => servers[1]!.coordinator.location(a.name) !== undefined)
+    net.run(1000)
+    for (const { key, bytes } of old as Extract<SoftOutput, { type: 'soft-put' }>[]) {
+      bus.kept.set(key, bytes)
+      bus.tellAll({ type: 'soft-entry', key, bytes })
+    }
+    assert.ok(servers[1]!.coordinator.location(a.name))
+    assert.equal(servers[0]!.coordinator.location(a.name), undefined)
+  })
+
+  it('another zone on the same bus says nothing here', () => {
+    const { net, bus, servers } = world()
+    const outputs: SoftOutput[] = []
+    const stranger = new Fellows({
+      ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, wall: () => net.wall + net.now },
+      ...{ secret: new Uint8Array(32).fill(3), name: 'x', emit: (output) => outputs.push(output) },
+      ...{ locatedAt: () => net.wall, nodes: () => 1, onMoved: () => {}, onAsked: () => {}, log: () => {} },
+    })
+    stranger.handle({ type: 'soft-up' }, net.now)
+    stranger.located('alice.test.example', true, net.now)
+    for (const output of outputs)
+      if (output.type === 'soft-put') bus.tellAll({ type: 'soft-entry', key: output.key, bytes: output.bytes })
+      else if (output.type === 'soft-tell') bus.tellAll({ type: 'soft-heard', isOwn: false, bytes: output.bytes })
+    for (const { coordinator } of servers) assert.equal(coordinator.counts.fellows, 1)
+    assert.ok(servers[0]!.coordinator.location('alice.test.example'))
+  })
+
+  it('one whose clock is wrong by an hour is not used, and the log says so', () => {
+    const { net, bus, servers } = world()
+    const secret = overlayCrypto.sharedSecret(ZONE.coordinatorKey, nodeCrypto.publicKey(ZONE.coordinatorKey))!
+    const outputs: SoftOutput[] = []
+    const late = new Fellows({
+      ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) } },
+      ...{ wall: () => net.wall + net.now - 3_600_000, secret, name: 'late' },
+      emit: (output) => outputs.push(output),
+      ...{ locatedAt: () => undefined, nodes: () => 1, onMoved: () => {}, onAsked: () => {}, log: () => {} },
+    })
+    late.handle({ type: 'soft-up' }, net.now)
+    for (const output of outputs)
+      if (output.type === 'soft-tell') bus.tellAll({ type: 'soft-heard', isOwn: false, bytes: output.bytes })
+    for (const server of servers) {
+      assert.equal(server.coordinator.counts.fellows, 1)
+      assert.match(server.logged.join(), /clock of coordinator late differs by 3600 s/)
+    }
+  })
+
+  it('the outer form: what is too short, too long or of another version is none', () => {
+    const whole = encoded(softCodec, { sender: new Uint8Array(8), counter: 1, sealed: new Uint8Array(40) })
+    assert.ok(softCodec.decode(whole).ok)
+    for (const bytes of [whole.slice(0, 20), new Uint8Array(1301), Uint8Array.of(2, ...whole.slice(1))])
+      assert.equal(softCodec.decode(bytes).ok, false)
+  })
+})
