@@ -16,6 +16,12 @@ function days(text: string): number {
   return value
 }
 
+function replicas(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1 || value > 5) throw new InvalidArgumentError('must be 1 to 5.')
+  return value
+}
+
 function collect(text: string, before: string[] | undefined): string[] {
   return [...(before ?? []), text]
 }
@@ -181,6 +187,46 @@ export function defineOverlayServers(program: Command): void {
         .default('on'),
     ],
     run: async (url, options) => (await import('./commands/overlay-store.ts')).move(url, options),
+  })
+  const soft = group(overlay, 'soft', 'several coordinators of a zone, and NATS between them')
+  define(soft, {
+    use: 'show',
+    summary: 'show the server of NATS and the coordinators that are there',
+    examples: ['sudo godwit overlay soft show'],
+    run: async (options) => (await import('./commands/overlay-soft.ts')).show(options),
+  })
+  define(soft, {
+    use: 'use <url>',
+    summary: 'make this coordinator one of several, from its next start on',
+    examples: [
+      'sudo godwit overlay soft use nats://godwit@nats1.example.org,nats2.example.org,nats3.example.org --name a --endpoint a.example.org --password-file /etc/godwit/nats-password',
+      'sudo godwit overlay soft use nats://127.0.0.1 --no-tls --name b --endpoint 192.0.2.7',
+    ],
+    details:
+      'The state is in PostgreSQL before (`overlay store move`), and all coordinators have the same keys: copy overlay-server.json,\n.crt and .key to each host. The endpoint is where devices reach this host alone; the zone’s own name has the addresses of all.',
+    options: [
+      new Option('--name <name>', 'what this coordinator is called in logs and lists').makeOptionMandatory(),
+      new Option('--endpoint <host>', 'where devices reach this host').makeOptionMandatory(),
+      new Option(
+        '--address <address>',
+        'an address of it, IPv4 or IPv6; default: what the endpoint resolves to',
+      ).argParser(collect),
+      new Option('--password-file <file>', 'password of the user; only its owner may read the file'),
+      new Option('--ca <file>', "certificate of the authority of the server's certificate, PEM"),
+      new Option('--no-tls', 'without TLS, in a network of your own'),
+      new Option(
+        '--replicas <n>',
+        'servers of NATS that keep each entry (default: 3 where three are named, else 1)',
+      ).argParser(replicas),
+    ],
+    run: async (url, options) => (await import('./commands/overlay-soft.ts')).use(url, options),
+  })
+  define(soft, {
+    use: 'leave',
+    summary: 'make this coordinator the only one again, from its next start on',
+    examples: ['sudo godwit overlay soft leave'],
+    details: 'Stop the others first: ten seconds after their last sign this one can start.',
+    run: async (options) => (await import('./commands/overlay-soft.ts')).leave(options),
   })
   const account = group(overlay, 'account', 'the accounts of a zone')
   define(account, {

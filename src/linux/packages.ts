@@ -53,6 +53,7 @@ const PACKAGES = {
   initdb: 'postgresql',
   postgres: 'postgresql',
   pg_basebackup: 'postgresql',
+  'nats-server': 'nats-server',
   zsh: 'zsh',
   fish: 'fish',
   script: 'bsdutils',

@@ -5,6 +5,7 @@ import type { WayStatus } from '../../core/mechanism.ts'
 import { loadConfig } from '../../host/configuration/config.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import { examine, type Finding } from '../../host/daemon/doctor.ts'
+import { softFindings } from '../../host/provisioning/overlay-soft.ts'
 import { storeFindings } from '../../host/provisioning/overlay-store.ts'
 import { mayTry, tryWays } from '../../host/provisioning/ways.ts'
 import { State } from '../../host/stores/state.ts'
@@ -16,6 +17,7 @@ export async function doctor(options: CommonOptions): Promise<void> {
   const findings = [
     ...examine(),
     ...storeFindings(new State(options)),
+    ...(await softFindings(new State(options))),
     ...(await waitedFor('testing the way to each anchor', waysOf(new State(options)))),
   ]
   const lacking = findings.filter(({ ok, required }) => required && !ok)

@@ -95,7 +95,12 @@ function rolesOf(
     throw usageError('--roles: these settings are those of the coordinator, dc', {
       hint: 'godwit overlay server add NAME --roles LIST --endpoint HOST makes settings for servers without it',
     })
+  if (settings.soft !== undefined && wanted?.includes('cs') === true)
+    throw usageError('--roles: a zone with several coordinators has no cache server', {
+      hint: 'leave cs out (docs/overlay.md, "Several coordinators")',
+    })
   const apart = rolesElsewhere(settings, file)
   // There may be several relays; of the others there is one.
-  return wanted ?? ROLES.filter((role) => role === 'rs' || !apart.has(role))
+  const all = settings.soft === undefined ? ROLES : ROLES.filter((role) => role !== 'cs')
+  return wanted ?? all.filter((role) => role === 'rs' || !apart.has(role))
 }

@@ -96,7 +96,7 @@ export async function initOverlay(state: State, options: InitOptions): Promise<S
   return settings
 }
 
-function endpointOf(text: string): { readonly host: string; readonly port: number } {
+export function endpointOf(text: string): { readonly host: string; readonly port: number } {
   const bare = text.replace(/^\[(.*)\]$/, '$1')
   const address = parseAddress(bare)
   if (address.ok) return { host: formatAddress(address.value), port: DEFAULT_PORT }
@@ -106,7 +106,7 @@ function endpointOf(text: string): { readonly host: string; readonly port: numbe
 }
 
 /** Addresses that nodes reach the relay at. */
-async function addressesOf(host: string, given: readonly string[] = []): Promise<string[]> {
+export async function addressesOf(host: string, given: readonly string[] = []): Promise<string[]> {
   const texts = given.length > 0 ? given : parseAddress(host).ok ? [host] : await resolved(host)
   return texts.map((text) => {
     const address = parseAddress(text)

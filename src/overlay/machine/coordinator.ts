@@ -752,7 +752,11 @@ export class Coordinator {
   }
 
   /** A direction to a node of this coordinator, once it is reached; says why not where that cannot be. */
-  #directHere(mn: string, { name, transaction, want }: Message & { readonly name: string }, now: number): Status {
+  #directHere(
+    mn: string,
+    { name, transaction, want }: Message & { readonly name: string },
+    now: number,
+  ): Status {
     const then = (cn: Node | undefined, at: number) => {
       this.#counts.directions++
       if (cn === undefined) this.#refuseLater(mn, name, transaction, Status.NOT_REGISTERED, at)

@@ -17,6 +17,8 @@ import { CounterWindow } from './counters.ts'
 import { Shares } from './shares.ts'
 
 export type SoftOutput =
+  /** From now on, what is for this one is for us. */
+  | { readonly type: 'soft-listen'; readonly id: string }
   /** Keep this under the key for a while, and show it to all. */
   | { readonly type: 'soft-put'; readonly key: string; readonly bytes: Uint8Array }
   /** What is kept under the key; `got` brings the answer. */
@@ -279,6 +281,7 @@ export class Fellows {
   /** It may have lost everything meanwhile. */
   #up(now: number): void {
     this.#isUp = true
+    this.#parts.emit({ type: 'soft-listen', id: this.id })
     this.#alive(now)
     for (const name of this.#claims.keys()) this.#claims.set(name, -1)
     this.#claimsAt = this.#claims.size > 0 ? now : NEVER
@@ -307,7 +310,10 @@ export class Fellows {
       return
     }
     if (fellow.isThere && fellow.heardAt + LOST_MS <= now) {
-      this.#parts.log('warn', `coordinator ${fellow.name} does not answer; its nodes register with the others`)
+      this.#parts.log(
+        'warn',
+        `coordinator ${fellow.name} does not answer; its nodes register with the others`,
+      )
       this.#lose(fellow, now)
     }
     this.#due(fellow.heardAt + (fellow.isThere ? LOST_MS : FORGET_MS))
@@ -322,7 +328,10 @@ export class Fellows {
   #sameName(name: string): void {
     if (this.#sameNameTold) return
     this.#sameNameTold = true
-    this.#parts.log('warn', `two coordinators are called ${name}: give one another name (godwit overlay soft use --name)`)
+    this.#parts.log(
+      'warn',
+      `two coordinators are called ${name}: give one another name (godwit overlay soft use --name)`,
+    )
   }
 
   #heard(bytes: Uint8Array, isOwn: boolean, now: number): void {

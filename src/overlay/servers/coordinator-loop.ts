@@ -111,7 +111,10 @@ export class CoordinatorLoop implements UdpLoopOwner {
       // Nothing that rests on it may be answered.
       // That the database is away is logged once (store-watch.ts); whoever was behind another writer is asked again.
       if (!this.#store.isAway && op !== 'behind') this.onFault(error)
-      while (this.#machine.poll() !== undefined);
+      for (let output = this.#machine.poll(); output !== undefined; output = this.#machine.poll())
+        // Where nodes are is not in the store. Questions to other coordinators are repeated.
+        if (output.type === 'soft-listen' || output.type === 'soft-put' || output.type === 'soft-get')
+          this.#post(output)
       return
     }
     for (let output = this.#machine.poll(); output !== undefined; output = this.#machine.poll()) {

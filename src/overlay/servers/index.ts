@@ -41,4 +41,6 @@ export {
   writeMember,
   writeSettings,
 } from './settings.ts'
+export { reportSoft, type SoftReport } from './soft/report.ts'
+export { checkSoftUrl, type SoftSettings } from './soft/settings.ts'
 export { risksOf } from './store-watch.ts'

@@ -35,7 +35,8 @@ import {
   type Role,
   type RoleParts,
 } from './roles.ts'
-import { cachePort, keyOf, notificationPort, type ServerSettings, storeOf } from './settings.ts'
+import { cachePort, keyOf, notificationPort, ownPlace, type ServerSettings, storeOf } from './settings.ts'
+import { SoftBus } from './soft/bus.ts'
 import { watchStore } from './store-watch.ts'
 import type { ZoneData } from './zone.ts'
 import { ZoneFinder } from './zone-finder.ts'
@@ -59,6 +60,7 @@ export class OverlayServers {
   #cacheServer: CertifiedServer | undefined
   #names: NameServer | undefined
   #finder: ZoneFinder | undefined
+  #bus: SoftBus | undefined
   #failed: (error: GodwitError) => void = () => {}
   /** Resolves when a part has ended that cannot be started again. */
   readonly failure: Promise<GodwitError>
@@ -87,6 +89,8 @@ export class OverlayServers {
     await this.#names?.stop()
     this.#finder?.stop()
     this.#finder = undefined
+    await this.#bus?.stop()
+    this.#bus = undefined
     await this.#coordinator?.stop()
     await this.#relay?.stop()
     clearInterval(this.#watch)
@@ -114,7 +118,7 @@ export class OverlayServers {
     }
     if (roles.includes('rs')) {
       const onEvent = (event: RelayEvent) => this.#onRelay(event)
-      this.#relay = await RelayPart.start(settings, { onEvent, onEnd })
+      this.#relay = await RelayPart.start({ ...settings, ...ownPlace(settings) }, { onEvent, onEnd })
     }
     this.#finder = new ZoneFinder(settings.resolvers)
     const block4 = settings.block4 === null ? undefined : must(parsePrefix(settings.block4))
@@ -128,7 +132,13 @@ export class OverlayServers {
         ...(block4 !== undefined && { block4 }),
         relays: roles.includes('rs'),
         ...{ openTo: settings.open_to, loginDays: settings.login_days },
-        ...(roles.includes('ns') && { notification: certified(settings, notificationPort(settings), file) }),
+        ...(roles.includes('ns') && {
+          notification: {
+            ...certified(settings, notificationPort(settings), file),
+            host: ownPlace(settings).host,
+          },
+        }),
+        ...(settings.soft !== undefined && { fellow: settings.soft.name }),
         ...(cache !== undefined && { cache }),
       },
     }
@@ -137,6 +147,15 @@ export class OverlayServers {
       onEvent: (event) => this.#onCoordinator(event as CoordinatorEvent),
       onEnd,
     })
+    if (settings.soft !== undefined)
+      this.#bus = new SoftBus(
+        { settings: settings.soft, zone: settings.zone },
+        {
+          onInput: (input) => this.#toCoordinator(input),
+          onFailed: (error) => this.#failed(error),
+          log,
+        },
+      )
     if (settings.store !== undefined)
       this.#look = setInterval(() => this.#toCoordinator({ type: 'look' }), LOOK_MS).unref()
     if (settings.dns_port !== 0) {
@@ -216,6 +235,12 @@ export class OverlayServers {
         break
       case 'find-zone':
         void this.#find(event.zone)
+        break
+      case 'soft-listen':
+      case 'soft-tell':
+      case 'soft-put':
+      case 'soft-get':
+        this.#bus?.post(event)
         break
       case 'log':
         this.#init.log(event.level, event.message)

@@ -14,6 +14,7 @@ import { isVirtual } from '../machine/virtual.ts'
 import { postgresSettings } from '../store/postgres/settings.ts'
 import type { StoreInit } from '../store/store.ts'
 import { isFullName, type ServerRole } from '../wire/message.ts'
+import { softSettings } from './soft/settings.ts'
 
 export const SETTINGS_FILE = 'overlay-server.json'
 export const DATABASE_FILE = 'overlay.db'
@@ -77,6 +78,8 @@ const settings = z.strictObject({
   open_to: z.enum(['zone', 'account']),
   /** Who is asked for other zones; none: the name servers of this machine. */
   resolvers: z.array(address).default([]),
+  /** NATS, where the zone has several coordinators (`overlay soft use`); their durable state is in one PostgreSQL. */
+  soft: softSettings.optional(),
   zone_seed: key,
   coordinator_key: key,
 })
@@ -110,7 +113,14 @@ export function storeOf(settings: AnySettings, file: (name: string) => string, h
   const common = { notesChanges: isMember(settings) }
   if (store === undefined) return { ...common, file: file(DATABASE_FILE) }
   const of = isMember(settings) ? `${zone}, accounts of ${settings.name}` : zone
-  return { ...common, file: file(COPY_FILE), remote: { settings: store, zone: of, holds } }
+  const isOneOfSeveral = !isMember(settings) && settings.soft !== undefined
+  const remote = { settings: store, zone: of, holds: holds && isOneOfSeveral ? ('shared' as const) : holds }
+  return { ...common, file: file(COPY_FILE), remote }
+}
+
+/** Where devices reach this host alone: of several coordinators, each has a notification server and a relay. */
+export function ownPlace(settings: ServerSettings): Pick<ServerSettings, 'host' | 'addresses'> {
+  return settings.soft ?? settings
 }
 
 export function notificationPort(settings: Pick<AnySettings, 'notification_port' | 'port'>): number {

@@ -13,13 +13,27 @@ export class Numbers {
   readonly #file: string
   #next: number
   #reserved: number
+  /** Less than this is never given out: an older copy of the database does not know the last block. */
+  readonly #floor: number
+  /** In the file. */
+  #recorded: number
 
   /** `next` and `reserved` as the database has them; both 1 for a new one. */
   constructor(file: string, next: number, reserved: number) {
     this.#file = file
     const kept = readReserved(file)
     this.#next = kept !== undefined && kept > reserved ? kept : next
-    this.#reserved = Math.max(kept ?? 1, reserved)
+    this.#floor = this.#next
+    this.#recorded = kept ?? 1
+    this.#reserved = Math.max(this.#recorded, reserved)
+  }
+
+  /** As the database has them now: another coordinator has given out some. What this file recorded was read at the start. */
+  seen(next: number, reserved: number): void {
+    if (next < this.#floor) return
+    this.#next = next
+    if (reserved > this.#recorded) this.#record(reserved)
+    this.#reserved = reserved
   }
 
   get next(): number {
@@ -43,8 +57,13 @@ export class Numbers {
   }
 
   #reserve(reserved: number): void {
-    writeDurably(this.#file, `${reserved}\n`)
+    if (reserved > this.#recorded) this.#record(reserved)
     this.#reserved = reserved
+  }
+
+  #record(reserved: number): void {
+    writeDurably(this.#file, `${reserved}\n`)
+    this.#recorded = reserved
   }
 }
 

@@ -181,6 +181,8 @@ export class Store implements Directory {
   readonly #wall: () => number
   readonly #remote: Replica | undefined
   #serial: number
+  /** Other coordinators give out numbers and serials, too. */
+  readonly #isShared: boolean
   #open = false
   /** Numbers or serials were taken: by the coordinator's store alone, others of the same file leave them as they are. */
   #counted = false
@@ -193,6 +195,7 @@ export class Store implements Directory {
 
   constructor({ file, driver, remote, notesChanges, wall = seconds }: StoreInit) {
     this.#wall = wall
+    this.#isShared = remote?.holds === 'shared'
     if (remote === undefined) refuseEmptied(file)
     this.#database = openDatabase(file, driver, remote && COPY)
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
@@ -651,6 +654,10 @@ export class Store implements Directory {
     this.#database.exec('BEGIN IMMEDIATE')
     this.#open = true
     this.#remote?.begun()
+    if (!this.#isShared) return
+    // What others have given out is in the commit that this one is made on, or this one is refused.
+    this.#numbers.seen(this.#meta('next_number') ?? 1, this.#meta('reserved') ?? 1)
+    this.#serial = this.#meta('serial') ?? 0
   }
 
   #meta(key: string): number | undefined {

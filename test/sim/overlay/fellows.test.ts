@@ -1,7 +1,7 @@
 /** Two and three coordinators of one zone with a bus between them that loses, repeats, delays and makes things up. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { equal, toHex } from '../../../src/core/bytes.ts'
+import { equal } from '../../../src/core/bytes.ts'
 import { encoded } from '../../../src/core/codec.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import type { SoftInput, SoftOutput } from '../../../src/overlay/machine/fellows.ts'
@@ -39,14 +39,13 @@ class Bus {
   }
 
   #take(from: Bus['members'][number], output: SoftOutput): void {
-    const sender = output.type === 'soft-get' ? undefined : softCodec.decode(output.bytes)
-    if (sender?.ok === true) from.id = toHex(sender.value.sender)
-    if (!from.up) return
+    if (output.type === 'soft-listen') from.id = output.id
+    if (!from.up || output.type === 'soft-listen') return
     this.all.push(output)
     for (let copy = this.copies(output); copy > 0; copy--) this.#later(() => this.#carry(from, output))
   }
 
-  #carry(from: Bus['members'][number], output: SoftOutput): void {
+  #carry(from: Bus['members'][number], output: Exclude<SoftOutput, { type: 'soft-listen' }>): void {
     if (output.type === 'soft-get') {
       const bytes = this.kept.get(output.key)
       this.#later(() => from.up && from.server.handleSoft({ type: 'soft-got', id: output.id, bytes }))
@@ -290,13 +289,20 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
           other.resolve(moving.name)
           net.run(12_000)
         }
-        assert.ok(other.of('direction').length > before, `${other.name} finds ${moving.name} in round ${round}`)
+        assert.ok(
+          other.of('direction').length > before,
+          `${other.name} finds ${moving.name} in round ${round}`,
+        )
       }
       bus.copies = () => 1
       // In the end each node is at one coordinator.
       net.run(700_000)
       for (const node of nodes)
-        assert.equal(servers.filter(({ coordinator }) => coordinator.location(node.name)).length, 1, node.name)
+        assert.equal(
+          servers.filter(({ coordinator }) => coordinator.location(node.name)).length,
+          1,
+          node.name,
+        )
     })
 
   it('NT-15: a login elsewhere ends what the one before could do at this coordinator, without a word on the bus', () => {
@@ -314,7 +320,7 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
   it('made up, repeated, moved and cut messages claim nothing, take no room, and are counted', () => {
     const each = world()
     const { net, bus, servers, a, b } = each
-    const said = bus.all.filter((output) => output.type !== 'soft-get')
+    const said = bus.all.filter((output) => output.type === 'soft-put' || output.type === 'soft-tell')
     const inputs: SoftInput[] = []
     let state = 9
     const draw = (n: number) => {
@@ -358,7 +364,7 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
     const entries = [...bus.kept]
     // Everybody's claim under everybody else's key.
     bus.kept.clear()
-    entries.forEach(([key], i) => bus.kept.set(key, entries[(i + 1) % entries.length]![1]))
+    for (const [i, [key]] of entries.entries()) bus.kept.set(key, entries[(i + 1) % entries.length]![1])
     for (const [key, bytes] of bus.kept) bus.tellAll({ type: 'soft-entry', key, bytes })
     assert.ok(servers[0]!.coordinator.location(a.name))
     assert.ok(servers[1]!.coordinator.location(b.name) && servers[1]!.coordinator.location(c.name))
@@ -395,8 +401,10 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
     stranger.handle({ type: 'soft-up' }, net.now)
     stranger.located('alice.test.example', true, net.now)
     for (const output of outputs)
-      if (output.type === 'soft-put') bus.tellAll({ type: 'soft-entry', key: output.key, bytes: output.bytes })
-      else if (output.type === 'soft-tell') bus.tellAll({ type: 'soft-heard', isOwn: false, bytes: output.bytes })
+      if (output.type === 'soft-put')
+        bus.tellAll({ type: 'soft-entry', key: output.key, bytes: output.bytes })
+      else if (output.type === 'soft-tell')
+        bus.tellAll({ type: 'soft-heard', isOwn: false, bytes: output.bytes })
     for (const { coordinator } of servers) assert.equal(coordinator.counts.fellows, 1)
     assert.ok(servers[0]!.coordinator.location('alice.test.example'))
   })

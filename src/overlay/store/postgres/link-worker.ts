@@ -173,7 +173,8 @@ class Link {
   }
 
   async #hold(session: Session, hold: NonNullable<LinkSetup['hold']>): Promise<void> {
-    const [row] = await session.query<{ epoch: string }>(SQL.hold, [hold.owner, hold.host])
+    const sql = hold.isShared ? SQL.holdShared : SQL.hold
+    const [row] = await session.query<{ epoch: string }>(sql, [hold.owner, hold.host])
     if (row !== undefined) {
       this.#epoch = row.epoch
       return
@@ -352,7 +353,9 @@ class Link {
     const session = this.#session
     this.#session = undefined
     if (session !== undefined) {
-      if (this.#epoch !== null) await session.query(SQL.release, [this.#epoch]).catch(() => {})
+      // Others may share it: it ends by itself.
+      const isAlone = this.#setup.hold?.isShared === false
+      if (this.#epoch !== null && isAlone) await session.query(SQL.release, [this.#epoch]).catch(() => {})
       await session.close()
     }
     this.#wake()

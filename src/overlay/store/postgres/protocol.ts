@@ -16,8 +16,8 @@ export interface Mark {
 export interface LinkSetup {
   readonly settings: PostgresSettings
   readonly zone: string
-  /** Undefined: this store is not a coordinator's. `owner`: the state that it runs from. */
-  readonly hold: { readonly owner: string; readonly host: string } | undefined
+  /** Undefined: this store is not a coordinator's. `owner`: the state that it runs from. `isShared`: other coordinators have it, too. */
+  readonly hold: { readonly owner: string; readonly host: string; readonly isShared: boolean } | undefined
   readonly mark: Mark | undefined
   /** Int32: [SIGNAL] changes with every answer, [STATUS], [ENDED] 1: the thread has ended; 64 bits: [LAST] number of the last commit that is known. */
   readonly shared: SharedArrayBuffer

@@ -10,7 +10,7 @@ import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { GodwitError } from '../../../core/errors.ts'
 import { type Database, type Driver, openDatabase, type Statement } from '../sqlite.ts'
-import { Link, taken } from './link.ts'
+import { Link, type LinkInit, taken } from './link.ts'
 import type { Answer, Mark, StoreReport, TableChange } from './protocol.ts'
 import { MIGRATIONS } from './schema.ts'
 import type { PostgresSettings } from './settings.ts'
@@ -20,8 +20,8 @@ export interface RemoteInit {
   readonly settings: PostgresSettings
   /** Whose database this is: a zone, or an account server of it. */
   readonly zone: string
-  /** The coordinator has the database for itself; accounts are also changed by others. */
-  readonly holds?: boolean
+  /** The coordinator's own; accounts are also changed by others. `shared`: other coordinators of the zone use it, too. */
+  readonly holds?: boolean | 'shared'
 }
 
 /** What is lost of it in a power cut is read anew. */
@@ -30,6 +30,8 @@ export const COPY = {
   hint: 'stop the servers and remove it: it is read from PostgreSQL anew',
 } as const
 
+/** Holds the database for all coordinators of a zone that has several. */
+const SEVERAL = 'several coordinators'
 /** Rows that are written at a time. */
 const COPIED = 5000
 
@@ -89,7 +91,7 @@ export class Replica {
     const { owner } = this.#at()
     this.#link = new Link({
       ...{ settings: init.settings, zone: init.zone, mark: () => this.#mark() },
-      hold: init.holds === true ? { owner: `${owner}@${machineId()}`, host: hostname() } : undefined,
+      hold: holdOf(init, owner),
     })
     try {
       this.#link.ready()
@@ -274,6 +276,12 @@ export class Replica {
 /** Another thread or program waits for PostgreSQL with the copy's lock. */
 function isLocked({ message }: GodwitError): boolean {
   return /locked|busy/.test(message)
+}
+
+function holdOf({ holds }: RemoteInit, owner: string): LinkInit['hold'] {
+  if (holds === undefined || holds === false) return undefined
+  const isShared = holds === 'shared'
+  return { owner: isShared ? SEVERAL : `${owner}@${machineId()}`, host: hostname(), isShared }
 }
 
 /** Another one for a state folder that was copied to another host. */

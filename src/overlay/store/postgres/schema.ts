@@ -76,6 +76,10 @@ export const SQL = {
   timeline: `SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int AS timeline`,
   hold: `UPDATE godwit.state SET epoch = epoch + 1, holder = $1, host = $2, beat = clock_timestamp()
     WHERE holder IS NULL OR holder = $1 OR beat < clock_timestamp() - interval '${HOLD_SECONDS} seconds' RETURNING epoch::text`,
+  /** Coordinators that share the database have one epoch: it changes when one has it alone. */
+  holdShared: `UPDATE godwit.state SET epoch = epoch + CASE WHEN holder = $1 THEN 0 ELSE 1 END, holder = $1, host = $2,
+    beat = clock_timestamp()
+    WHERE holder IS NULL OR holder = $1 OR beat < clock_timestamp() - interval '${HOLD_SECONDS} seconds' RETURNING epoch::text`,
   heldBy: `SELECT host, EXTRACT(epoch FROM clock_timestamp() - beat)::int AS ago FROM godwit.state`,
   /** A write, which a synchronous standby has to confirm; at the end of what was committed before. */
   probe: 'UPDATE godwit.state SET probes = probes + 1 RETURNING seq::text, ident, database',

@@ -1,0 +1,107 @@
+/** As much of the client of NATS as is used; its packages are optional. */
+import { createRequire } from 'node:module'
+import { GodwitError, missingError } from '../../../core/errors.ts'
+import { refuseExposed } from '../../../mechanism/files.ts'
+import { textOf } from '../../store/postgres/settings.ts'
+import { parseSoftUrl, type SoftSettings } from './settings.ts'
+
+export interface NatsMessage {
+  readonly subject: string
+  readonly data: Uint8Array
+}
+
+export interface NatsConnection {
+  publish(subject: string, data: Uint8Array): void
+  subscribe(
+    subject: string,
+    options: { readonly callback: (error: Error | null, message: NatsMessage) => void },
+  ): { unsubscribe(): void }
+  flush(): Promise<void>
+  close(): Promise<void>
+  closed(): Promise<unknown>
+  status(): AsyncIterable<{ readonly type: string; readonly error?: Error }>
+  getServer(): string
+  readonly info?: { readonly version: string }
+}
+
+export interface Bucket {
+  put(key: string, bytes: Uint8Array): Promise<number>
+  get(key: string): Promise<{ readonly value: Uint8Array; readonly operation: string } | null>
+  status(): Promise<{ readonly replicas: number; readonly values: number }>
+}
+
+interface BucketOptions {
+  readonly history: number
+  readonly ttl: number
+  readonly replicas: number
+  readonly storage: 'memory'
+  readonly maxValueSize: number
+}
+
+export interface Nats {
+  connect(options: Readonly<Record<string, unknown>>): Promise<NatsConnection>
+  bucketsOf(connection: NatsConnection): {
+    create(name: string, options: BucketOptions): Promise<Bucket>
+    open(name: string): Promise<Bucket>
+  }
+}
+
+/** For every answer (ms). */
+export const ANSWER_MS = 2000
+
+/** Throws MISSING. */
+export function natsClient(): Nats {
+  try {
+    const load = createRequire(import.meta.url)
+    const { connect } = load('@nats-io/transport-node') as Pick<Nats, 'connect'>
+    const { jetstream } = load('@nats-io/jetstream') as {
+      jetstream: (connection: NatsConnection, options: object) => unknown
+    }
+    const { Kvm } = load('@nats-io/kv') as {
+      Kvm: new (of: unknown) => ReturnType<Nats['bucketsOf']>
+    }
+    return {
+      connect,
+      bucketsOf: (connection) => new Kvm(jetstream(connection, { timeout: ANSWER_MS })),
+    }
+  } catch (error) {
+    const packages = 'npm install @nats-io/transport-node @nats-io/kv'
+    throw missingError('the client of NATS is not installed', packages, { cause: error })
+  }
+}
+
+/** Throws SECRET_EXPOSED, FILE_MISSING. */
+export function connectionOptions(settings: SoftSettings): Readonly<Record<string, unknown>> {
+  const { user, servers } = parseSoftUrl(settings.url)!
+  const { password_file, ca_file, tls } = settings
+  const pass = password_file === undefined ? '' : secretIn(password_file)
+  return {
+    servers: [...servers],
+    name: `godwit ${settings.name}`,
+    ...(user !== undefined && { user, pass }),
+    ...(tls === 'verify' && { tls: { ...(ca_file !== undefined && { ca: textOf(ca_file) }) } }),
+    ...{ noEcho: true, timeout: ANSWER_MS, ignoreClusterUpdates: true },
+    // One that answers no more, as after a cut cable, is left in six seconds.
+    ...{ pingInterval: 2000, maxPingOut: 2 },
+  }
+}
+
+function secretIn(file: string): string {
+  const text = textOf(file)
+  refuseExposed(file)
+  return text.replace(/\r?\n$/, '')
+}
+
+/** What NATS said, for people. */
+export function softFault(error: unknown, { url }: Pick<SoftSettings, 'url'>): GodwitError {
+  if (error instanceof GodwitError) return error
+  const { message } = error as Error
+  const isRefused = /auth|permission/i.test(message)
+  const hint = isRefused
+    ? 'is the user in the address right, and the password in its file? (docs/overlay.md, "Several coordinators")'
+    : 'is a server of NATS running there, with JetStream, and does it speak TLS? godwit overlay soft show'
+  return new GodwitError(isRefused ? 'SOFT_REFUSED' : 'SOFT_AWAY', `${url}: ${message}`, {
+    hint,
+    cause: error,
+  })
+}
