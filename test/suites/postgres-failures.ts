@@ -257,6 +257,48 @@ export async function runWithFault(bed: PostgresBed, fault: Fault, seed: number)
   }
 }
 
+/** Coordinators on two hosts share the database, and give out numbers; one is killed and started, and one that wants it alone is refused. */
+export async function runShared(bed: PostgresBed, seed: number): Promise<RunResult> {
+  await bed.start()
+  const init = (host: string, holds: boolean | 'shared'): StoreInit => ({
+    file: join(bed.folder, `${host}-shared-${seed}.db`),
+    remote: { settings: { url: bed.url, tls: 'off', commit: 'on' }, zone: 'example', holds },
+  })
+  const book = new Book()
+  const programs = (['c', 'd'] as const).map(
+    (name, i) => new WriterProgram(init(name, 'shared'), name, seed + i, book),
+  )
+  const opened = async (program: WriterProgram) =>
+    await until(() => program.isOpen || program.ended !== undefined, 'a coordinator starts')
+  const writes = async (n: number) => {
+    const least = book.acknowledged + n
+    await until(() => book.acknowledged >= least, `${n} more writes`, 40_000)
+  }
+  try {
+    for (const program of programs) await opened(program)
+    await writes(400)
+    const alone = new WriterProgram(init('e', true), 'e', seed, new Book())
+    programs.push(alone)
+    await opened(alone)
+    assert.match(alone.ended ?? '', /^STORE_HELD/)
+    await programs[0]!.kill()
+    await writes(50)
+    const again = new WriterProgram(init('c', 'shared'), 'c', seed + 3, book)
+    programs.push(again)
+    await opened(again)
+    await writes(400)
+    const both = new Set([...book.nodes.keys()].map((name) => name[0]))
+    assert.deepEqual([...both].sort(), ['c', 'd'])
+    await Promise.all(programs.map((program) => program.stop()))
+    await compare(bed.db1, book, new Book())
+    const { acknowledged, unknown, longest } = book
+    return { acknowledged, unknown, longest }
+  } finally {
+    await Promise.all(programs.map((program) => program.kill()))
+    await bed.stop()
+  }
+}
+
 interface Row {
   readonly name: string
   readonly account: string | null

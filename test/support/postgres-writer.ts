@@ -34,7 +34,7 @@ function load(store: Store): void {
     const [keyId, key] = [bytesOf(16, name, at, version), bytesOf(32, name, at, version)]
     store.putNode({ name: node, account, publicKey, keyId, key, expires: version })
     let number = store.numberOf(node) ?? 0
-    if (init!.includes('"holds":true')) {
+    if (/"holds":(true|"shared")/.test(init!)) {
       if (number === 0) {
         number = store.takeNumber()
         store.setNumber(node, number)

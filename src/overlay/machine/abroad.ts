@@ -27,6 +27,7 @@ import {
 import type { MachineComponents } from './api.ts'
 import type { Directory } from './directory.ts'
 import type { Leases, ZoneInit } from './leases.ts'
+import { dc } from './names.ts'
 import type { PartnerKeys, Partners } from './partners.ts'
 import type { Sides } from './relays.ts'
 import { chooseRoute } from './route.ts'
@@ -362,11 +363,6 @@ export class Abroad {
 /** Nodes know the key of their own zone. */
 function tellsKey({ isOwn, zone }: PartnerKeys): { readonly zoneKey?: Uint8Array } {
   return isOwn ? {} : { zoneKey: zone }
-}
-
-/** The name of a zone's coordinator. */
-export function dc(zone: string): string {
-  return `dc.${zone}`
 }
 
 /** Addresses of its interfaces, and where it was seen. */

@@ -34,7 +34,7 @@ import {
   Type,
   Want,
 } from '../wire/message.ts'
-import { Abroad, candidatesOf, dc, type Foreign, type KeyAndName, type Peer } from './abroad.ts'
+import { Abroad, candidatesOf, type Foreign, type KeyAndName, type Peer } from './abroad.ts'
 import { mayAsk, type OpenTo } from './access.ts'
 import { Answerer, type AnswerSession, type Arrival, type Holder } from './answerer.ts'
 import { Apart } from './apart.ts'
@@ -42,7 +42,7 @@ import type { MachineComponents, Send, Step } from './api.ts'
 import type { Directory } from './directory.ts'
 import { Fellows, type SoftInput, type SoftOutput } from './fellows.ts'
 import { Leases, type ZoneInit } from './leases.ts'
-import { zoneOf } from './names.ts'
+import { dc, zoneOf } from './names.ts'
 import { type NotificationAt, Notifier, type NotifierOutput } from './notifier.ts'
 import { fellowPartners, type Partners, zonePartners } from './partners.ts'
 import { type End, networkOf, type PairOrder, type RelayOrder, Relays, type Sides } from './relays.ts'

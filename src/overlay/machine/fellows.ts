@@ -62,6 +62,8 @@ const MAX_FELLOWS = 32
 /** Messages a second of starts that are not known, and at once: each costs a key. */
 const STRANGERS_RATE = 20
 const STRANGERS_BURST = 40
+/** A claim that was made before a sign of life has come so long after it (ms), or is lost. */
+const LATE_MS = 5000
 /** Clocks may differ by so much (ms): a sign of life that is older was kept back. */
 const MAX_SKEW = 60_000
 /** A claim is put again then (ms); the bus keeps it three times as long. */
@@ -96,6 +98,9 @@ interface Fellow {
   isThere: boolean
   /** Another start has its name. */
   replaced: boolean
+  /** Its claims that have come, and how many there were at a sign of life. */
+  claims: number
+  said: { readonly claims: number; readonly at: number }
 }
 
 interface Seeking {
@@ -132,6 +137,8 @@ export class Fellows {
   /** When each node of ours was claimed last, that of longest ago first; -1: it is due. */
   readonly #claims = new Map<string, number>()
   #claimsAt = NEVER
+  /** Since the start. */
+  #claimed = 0
   readonly #seeking = new Map<string, Seeking>()
   readonly #asking = new Map<number, Asking>()
   readonly #shares = new Shares(MAX_ASKING_OF)
@@ -283,9 +290,13 @@ export class Fellows {
     this.#isUp = true
     this.#parts.emit({ type: 'soft-listen', id: this.id })
     this.#alive(now)
+    this.#claimAll(now)
+    this.#due(now + LOOK_MS)
+  }
+
+  #claimAll(now: number): void {
     for (const name of this.#claims.keys()) this.#claims.set(name, -1)
     this.#claimsAt = this.#claims.size > 0 ? now : NEVER
-    this.#due(now + LOOK_MS)
   }
 
   /** Nobody else can be asked; our own nodes are served as before. */
@@ -300,7 +311,8 @@ export class Fellows {
   #alive(now: number): void {
     this.#aliveAt = now + ALIVE_MS
     const { wall, nodes, name } = this.#parts
-    const word = { word: Word.ALIVE, wall: Math.max(0, Math.floor(wall())), nodes: nodes(), name }
+    const claims = this.#claimed % 2 ** 32
+    const word = { word: Word.ALIVE, wall: Math.max(0, Math.floor(wall())), nodes: nodes(), claims, name }
     this.#tell(EVERYBODY, word)
   }
 
@@ -368,7 +380,7 @@ export class Fellows {
 
   #isAlive(
     fellow: Fellow,
-    { wall, name, nodes }: Extract<SoftWord, { word: typeof Word.ALIVE }>,
+    { wall, name, nodes, claims }: Extract<SoftWord, { word: typeof Word.ALIVE }>,
     now: number,
   ): void {
     const skew = Math.abs(wall - this.#parts.wall())
@@ -386,6 +398,14 @@ export class Fellows {
     const isNews = !fellow.isThere
     Object.assign(fellow, { name, nodes, heardAt: now, isThere: true })
     this.#fellows.set(fellow.id, fellow)
+    if (now - fellow.said.at >= LATE_MS) {
+      if (fellow.claims < fellow.said.claims) {
+        // Some of its claims were lost: of nodes that we still claim, it claims them again when it sees that.
+        fellow.claims = fellow.said.claims
+        this.#claimAll(now)
+      }
+      fellow.said = { claims, at: now }
+    }
     if (!isNews) return
     this.#due(now + LOST_MS)
     this.#parts.log('info', `coordinator ${name} is there`)
@@ -417,6 +437,7 @@ export class Fellows {
     this.#claims.set(name, now)
     if (this.#claimsAt === NEVER) this.#claimsAt = now + CLAIM_AGAIN_MS
     const key = this.keyFor(name)
+    this.#claimed++
     const word = { word: Word.CLAIM, at: Math.max(0, Math.floor(at)), name }
     this.#parts.emit({ type: 'soft-put', key, bytes: this.#seal(placeOf(key), word) })
   }
@@ -442,10 +463,15 @@ export class Fellows {
   #entry(key: string, bytes: Uint8Array, now: number): void {
     const claim = this.#claimOf(key, bytes, now)
     if (claim === undefined) return
+    claim.fellow.claims++
     const own = this.#parts.locatedAt(claim.name)
     if (own !== undefined && claim.at > own) {
       this.#claims.delete(claim.name)
       this.#parts.onMoved(claim.name)
+    } else if (own !== undefined && claim.at < Math.floor(own)) {
+      // It has not heard that the node is here.
+      if (this.#answers.take(now)) this.#claim(claim.name, now)
+      return
     }
     const seeking = this.#seeking.get(claim.name)
     if (seeking !== undefined && claim.fellow.isThere) this.#found(seeking, claim.fellow, now)
@@ -531,6 +557,7 @@ export class Fellows {
     const fellow = {
       ...{ id, name: word.value.name, sender, key, seen: new CounterWindow() },
       ...{ heardAt: now, nodes: 0, isThere: false, replaced: false },
+      ...{ claims: word.value.claims, said: { claims: word.value.claims, at: now } },
     }
     return { fellow, counter, word: word.value }
   }

@@ -5,6 +5,11 @@ export function zoneOf(name: string): string {
   return name.slice(name.indexOf('.') + 1)
 }
 
+/** The name of a zone's coordinator. */
+export function dc(zone: string): string {
+  return `dc.${zone}`
+}
+
 /** First labels of names that no node has. */
 const RESERVED = ['dc', 'ns', 'www', 'mail', 'localhost']
 export const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/

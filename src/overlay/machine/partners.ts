@@ -3,11 +3,10 @@
  * which keys count, and how it is asked. Sans-I/O.
  */
 import { type Message, Status } from '../wire/message.ts'
-import { dc } from './abroad.ts'
 import { mayAsk, type OpenTo } from './access.ts'
 import type { Directory } from './directory.ts'
 import type { Fellows } from './fellows.ts'
-import { mayBeAsked, zoneOf } from './names.ts'
+import { dc, mayBeAsked, zoneOf } from './names.ts'
 import type { Zones } from './zones.ts'
 
 export interface PartnerKeys {

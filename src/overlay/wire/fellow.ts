@@ -2,7 +2,7 @@
  * What coordinators of one zone say to each other over NATS (docs/wire/overlay.md, "Coordinators of one zone"). The outer form is
  * version (8), sender (64: this start of a coordinator), counter (64), then what is sealed. Inside: kind (8), and by kind
  *
- *   ALIVE   1   wall clock, ms since 1970 (64) · nodes that are registered there (32) · name of the coordinator
+ *   ALIVE   1   wall clock, ms since 1970 (64) · nodes that are registered there (32) · claims since its start (32) · its name
  *   WHO     2   name of the node that is sought
  *   CLAIM   3   when the node registered there, ms since 1970 (64) · its name
  *   ASK     4   a message of the signalling (message.ts)
@@ -56,7 +56,13 @@ export const softCodec: Codec<SoftDatagram> = {
 export const Word = { ALIVE: 1, WHO: 2, CLAIM: 3, ASK: 4, ANSWER: 5 } as const
 
 export type SoftWord =
-  | { readonly word: typeof Word.ALIVE; readonly wall: number; readonly nodes: number; readonly name: string }
+  | {
+      readonly word: typeof Word.ALIVE
+      readonly wall: number
+      readonly nodes: number
+      readonly claims: number
+      readonly name: string
+    }
   | { readonly word: typeof Word.WHO; readonly name: string }
   | { readonly word: typeof Word.CLAIM; readonly at: number; readonly name: string }
   | { readonly word: typeof Word.ASK | typeof Word.ANSWER; readonly message: Message }
@@ -70,11 +76,12 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<SoftWord
   const from = at + 1
   switch (word) {
     case Word.ALIVE: {
-      if (end - from < 13) return malformed('shorter than a sign of life')
+      if (end - from < 17) return malformed('shorter than a sign of life')
       const wall = Number(view.getBigUint64(from))
-      const name = text(bytes, from + 12, end)
+      const name = text(bytes, from + 16, end)
       if (!Number.isSafeInteger(wall) || !FELLOW_NAME.test(name)) return malformed('not a sign of life')
-      return decoded({ word, wall, nodes: view.getUint32(from + 8), name })
+      const [nodes, claims] = [view.getUint32(from + 8), view.getUint32(from + 12)]
+      return decoded({ word, wall, nodes, claims, name })
     }
     case Word.WHO: {
       const name = text(bytes, from, end)
@@ -105,7 +112,8 @@ function encode(value: SoftWord, out: Uint8Array, at = 0): number {
     case Word.ALIVE:
       view.setBigUint64(from, BigInt(value.wall))
       view.setUint32(from + 8, value.nodes)
-      return put(value.name, out, from + 12)
+      view.setUint32(from + 12, value.claims)
+      return put(value.name, out, from + 16)
     case Word.WHO:
       return put(value.name, out, from)
     case Word.CLAIM:
@@ -117,7 +125,7 @@ function encode(value: SoftWord, out: Uint8Array, at = 0): number {
 }
 
 function byteLength(value: SoftWord): number {
-  if (value.word === Word.ALIVE) return 13 + value.name.length
+  if (value.word === Word.ALIVE) return 17 + value.name.length
   if (value.word === Word.WHO) return 1 + value.name.length
   if (value.word === Word.CLAIM) return 9 + value.name.length
   return 1 + messageCodec.byteLength(value.message)

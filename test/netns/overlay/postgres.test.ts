@@ -15,7 +15,7 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Link } from '../../../src/overlay/store/postgres/link.ts'
 import type { PostgresSettings } from '../../../src/overlay/store/postgres/settings.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
-import { FAULTS, type Fault, runWithFault } from '../../suites/postgres-failures.ts'
+import { FAULTS, type Fault, runShared, runWithFault } from '../../suites/postgres-failures.ts'
 import { addressOf, cannotRun, own, PostgresBed, until } from '../../support/postgres.ts'
 
 usesPrograms('openssl')
@@ -35,6 +35,10 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
       t.diagnostic(JSON.stringify(result))
       assert.ok(result.acknowledged > 200)
     })
+
+  it('NT-16: two coordinators share the database: every number is given out once, one is killed meanwhile, and none takes it alone', async (t) => {
+    t.diagnostic(JSON.stringify(await runShared(bed, 1)))
+  })
 
   it('NT-10: accounts move from SQLite into PostgreSQL; servers run there, a second coordinator is refused, wrong ones are told why', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'godwit-pg-cli-'))
