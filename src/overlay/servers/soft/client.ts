@@ -54,7 +54,8 @@ export function natsClient(): Nats {
   try {
     const load = createRequire(import.meta.url)
     const { connect } = load('@nats-io/transport-node') as Pick<Nats, 'connect'>
-    const { jetstream } = load('@nats-io/jetstream') as {
+    // The one that it comes with.
+    const { jetstream } = createRequire(load.resolve('@nats-io/kv'))('@nats-io/jetstream') as {
       jetstream: (connection: NatsConnection, options: object) => unknown
     }
     const { Kvm } = load('@nats-io/kv') as {
@@ -96,12 +97,14 @@ function secretIn(file: string): string {
 export function softFault(error: unknown, { url }: Pick<SoftSettings, 'url'>): GodwitError {
   if (error instanceof GodwitError) return error
   const { message } = error as Error
-  const isRefused = /auth|permission/i.test(message)
-  const hint = isRefused
-    ? 'is the user in the address right, and the password in its file? (docs/overlay.md, "Several coordinators")'
-    : 'is a server of NATS running there, with JetStream, and does it speak TLS? godwit overlay soft show'
-  return new GodwitError(isRefused ? 'SOFT_REFUSED' : 'SOFT_AWAY', `${url}: ${message}`, {
-    hint,
+  const what = `${url}: ${message}`
+  if (/auth|permission/i.test(message))
+    return new GodwitError('SOFT_REFUSED', what, {
+      hint: 'is the user in the address right, and the password in its file? (docs/overlay.md, "Several coordinators")',
+      cause: error,
+    })
+  return new GodwitError('SOFT_AWAY', what, {
+    hint: 'is a server of NATS running there, with JetStream, and does it speak TLS? godwit overlay soft show',
     cause: error,
   })
 }
