@@ -136,6 +136,9 @@ function text(bytes: Uint8Array, at: number, end: number): string {
 }
 
 function put(name: string, out: Uint8Array, at: number): number {
-  for (let i = 0; i < name.length; i++) out[at + i] = name.charCodeAt(i)
+  out.set(
+    Uint8Array.from(name, (character) => character.charCodeAt(0)),
+    at,
+  )
   return at + name.length
 }

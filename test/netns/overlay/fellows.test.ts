@@ -3,7 +3,6 @@
  * when a server of NATS, all of them, or a coordinator is gone.
  */
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -224,9 +223,7 @@ describe('NT-15, NT-18: two coordinators of one zone', { skip: cannotRun() || ca
     await until('it is there again', async () => (await nodesOf('dc2')).a !== undefined)
   })
 
-  it('leaves nothing behind', () => {
-    for (const host of COORDINATORS)
-      assert.doesNotMatch(log(host), /error in the coordinator/, `${host} has no fault`)
-    assert.equal(execFileSync('sh', ['-c', 'ls /tmp | grep -c godwit-nats- || true']).toString().trim(), '0')
+  it('neither has met a fault of its own', () => {
+    for (const host of COORDINATORS) assert.doesNotMatch(log(host), /error in the coordinator/)
   })
 })

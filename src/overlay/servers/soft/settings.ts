@@ -58,13 +58,13 @@ export function checkSoftUrl(text: string): SoftUrl {
   throw usageError('this is not the address of servers of NATS without a password in it', { hint })
 }
 
-/** A zone's own subjects and bucket; a label has no underscore where a name has a dot. */
+/** A zone's own subjects and bucket: names are in lower case. */
 export function softNames(zone: string): {
   readonly bucket: string
   readonly all: string
   readonly to: (coordinator: string) => string
 } {
-  const token = zone.replaceAll('.', '_')
+  const token = zone.replaceAll('_', 'U').replaceAll('.', '_')
   return {
     bucket: `godwit-${token}`,
     all: `godwit.${token}.all`,
