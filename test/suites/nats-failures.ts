@@ -53,8 +53,8 @@ class Member {
     }, 5)
   }
 
-  take(node: string): void {
-    this.nodes.set(node, Date.now())
+  take(node: string, at: number): void {
+    this.nodes.set(node, at)
     this.fellows.located(node, true, performance.now())
   }
 
@@ -123,6 +123,7 @@ export async function runWithNatsFault(bed: NatsBed, fault: Fault, seed: number)
   const at = new Map<string, Member>()
   let moves = 0
   let lookUps = 0
+  let last = 0
   const move = () => {
     const node = `n${random(NODES)}.long.example`
     const to = members[random(members.length)]!
@@ -130,7 +131,9 @@ export async function runWithNatsFault(bed: NatsBed, fault: Fault, seed: number)
     moves++
     // As a node does: it is at the new one from now on; the one before learns it from the bus.
     at.set(node, to)
-    to.take(node)
+    // No node is at two places at one moment.
+    last = Math.max(last + 1, Date.now())
+    to.take(node, last)
   }
   let isLoaded = true
   let longest = 0

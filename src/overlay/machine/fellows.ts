@@ -465,10 +465,12 @@ export class Fellows {
     if (claim === undefined) return
     claim.fellow.claims++
     const own = this.#parts.locatedAt(claim.name)
-    if (own !== undefined && claim.at > own) {
+    // Of two of the same moment all take the same one.
+    const ahead = own === undefined ? 0 : claim.at - Math.floor(own) || (claim.fellow.id > this.id ? 1 : -1)
+    if (ahead > 0) {
       this.#claims.delete(claim.name)
       this.#parts.onMoved(claim.name)
-    } else if (own !== undefined && claim.at < Math.floor(own)) {
+    } else if (ahead < 0) {
       // It has not heard that the node is here.
       if (this.#answers.take(now)) this.#claim(claim.name, now)
       return

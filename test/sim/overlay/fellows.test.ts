@@ -409,6 +409,32 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
     assert.ok(servers[0]!.coordinator.location('alice.test.example'))
   })
 
+  it('of two that claim a node of the same moment one keeps it', () => {
+    const { net } = world()
+    const moved: string[] = []
+    const queue: { readonly to: number; readonly input: SoftInput }[] = []
+    const both = [0, 1].map((i) => {
+      const emit = (output: SoftOutput) => {
+        const to = 1 - i
+        if (output.type === 'soft-put')
+          queue.push({ to, input: { type: 'soft-entry', key: output.key, bytes: output.bytes } })
+        else if (output.type === 'soft-tell' && output.to === '*')
+          queue.push({ to, input: { type: 'soft-heard', isOwn: false, bytes: output.bytes } })
+      }
+      return new Fellows({
+        ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, wall: () => net.wall },
+        ...{ secret: new Uint8Array(32).fill(3), name: `c${i}`, emit, nodes: () => 1 },
+        locatedAt: () => (moved.includes(`c${i}`) ? undefined : net.wall + 0.4 * i),
+        ...{ onMoved: () => moved.push(`c${i}`), onAsked: () => {}, log: () => {} },
+      })
+    })
+    for (const each of both) each.handle({ type: 'soft-up' }, net.now)
+    for (const each of both) each.located('alice.test.example', true, net.now)
+    for (let next = queue.shift(); next !== undefined; next = queue.shift())
+      both[next.to]!.handle(next.input, net.now)
+    assert.equal(moved.length, 1)
+  })
+
   it('one whose clock is wrong by an hour is not used, and the log says so', () => {
     const { net, bus, servers } = world()
     const secret = overlayCrypto.sharedSecret(ZONE.coordinatorKey, nodeCrypto.publicKey(ZONE.coordinatorKey))!
