@@ -10,7 +10,7 @@ import { MAX_SOFT } from '../../wire/fellow.ts'
 import {
   ANSWER_MS,
   type Bucket,
-  connectionOptions,
+  connectTo,
   type NatsConnection,
   type NatsMessage,
   natsClient,
@@ -92,9 +92,7 @@ class Bus {
     let wait: number = PAUSE_MS[0]
     while (!this.#closed) {
       try {
-        const nats = natsClient()
-        const options = { ...connectionOptions(settings), reconnect: false }
-        const connection = await nats.connect(options)
+        const connection = await connectTo(natsClient(), settings)
         this.#connection = connection
         wait = PAUSE_MS[0]
         this.#connected(connection)

@@ -1,5 +1,7 @@
 /** As much of the client of NATS as is used; its packages are optional. */
+import { randomInt } from 'node:crypto'
 import { createRequire } from 'node:module'
+import { checkServerIdentity, type PeerCertificate } from 'node:tls'
 import { GodwitError, missingError } from '../../../core/errors.ts'
 import { refuseExposed } from '../../../mechanism/files.ts'
 import { textOf } from '../../store/postgres/settings.ts'
@@ -71,20 +73,48 @@ export function natsClient(): Nats {
   }
 }
 
-/** Throws SECRET_EXPOSED, FILE_MISSING. */
-export function connectionOptions(settings: SoftSettings): Readonly<Record<string, unknown>> {
+/**
+ * To one of the servers, drawn at random; the others are tried after it. One that is lost is not connected to again. Throws SOFT_AWAY,
+ * SOFT_REFUSED, SECRET_EXPOSED, FILE_MISSING.
+ */
+export async function connectTo(nats: Nats, settings: SoftSettings): Promise<NatsConnection> {
   const { user, servers } = parseSoftUrl(settings.url)!
   const { password_file, ca_file, tls } = settings
   const pass = password_file === undefined ? '' : secretIn(password_file)
-  return {
-    servers: [...servers],
-    name: `godwit ${settings.name}`,
-    ...(user !== undefined && { user, pass }),
-    ...(tls === 'verify' && { tls: { ...(ca_file !== undefined && { ca: textOf(ca_file) }) } }),
-    ...{ noEcho: true, timeout: ANSWER_MS, ignoreClusterUpdates: true },
-    // One that answers no more, as after a cut cable, is left in six seconds.
-    ...{ pingInterval: 2000, maxPingOut: 2 },
+  const ca = ca_file === undefined ? undefined : textOf(ca_file)
+  let failure: unknown
+  for (const server of shuffled(servers)) {
+    const host = server.replace(/:[0-9]+$/, '').replace(/^\[(.*)\]$/, '$1')
+    try {
+      return await nats.connect({
+        servers: [server],
+        name: `godwit ${settings.name}`,
+        ...(user !== undefined && { user, pass }),
+        ...(tls === 'verify' && {
+          tls: {
+            ...(ca !== undefined && { ca }),
+            // The client checks no address, and other servers' names by that of the first.
+            checkServerIdentity: (_name: string, certificate: PeerCertificate) =>
+              checkServerIdentity(host, certificate),
+          },
+        }),
+        ...{ noEcho: true, timeout: ANSWER_MS, ignoreClusterUpdates: true, reconnect: false },
+        // One that answers no more, as after a cut cable, is left in six seconds.
+        ...{ pingInterval: 2000, maxPingOut: 2 },
+      })
+    } catch (error) {
+      // Of a server that refuses more can be learned than of one that is not there.
+      if (failure === undefined || softFault(error, settings).code === 'SOFT_REFUSED') failure = error
+    }
   }
+  throw softFault(failure, settings)
+}
+
+function shuffled<T>(list: readonly T[]): readonly T[] {
+  return list
+    .map((each) => ({ each, order: randomInt(2 ** 32) }))
+    .sort((a, b) => a.order - b.order)
+    .map(({ each }) => each)
 }
 
 function secretIn(file: string): string {

@@ -6,7 +6,7 @@ import { Fellows } from '../../machine/fellows.ts'
 import { overlayCrypto } from '../../node/crypto.ts'
 import { MAX_SOFT } from '../../wire/fellow.ts'
 import { keyOf, type ServerSettings } from '../settings.ts'
-import { connectionOptions, natsClient, softFault } from './client.ts'
+import { connectTo, natsClient } from './client.ts'
 import { softNames } from './settings.ts'
 
 export interface SoftReport {
@@ -29,10 +29,7 @@ export async function reportSoft(settings: ServerSettings): Promise<SoftReport> 
   const { soft } = settings
   if (soft === undefined) throw new Error('no bus')
   const nats = natsClient()
-  const options = connectionOptions(soft)
-  const connection = await nats.connect({ ...options, reconnect: false }).catch((error: unknown) => {
-    throw softFault(error, soft)
-  })
+  const connection = await connectTo(nats, soft)
   try {
     const names = softNames(settings.zone)
     const clock = new RealClock()

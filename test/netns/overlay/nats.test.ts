@@ -1,0 +1,144 @@
+/** The thread that talks to NATS: TLS and passwords, and a writer that floods or makes things up. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, it } from 'node:test'
+import type { GodwitError } from '../../../src/core/errors.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import type { SoftInput } from '../../../src/overlay/machine/fellows.ts'
+import { newSettings } from '../../../src/overlay/servers/settings.ts'
+import { SoftBus } from '../../../src/overlay/servers/soft/bus.ts'
+import { type NatsConnection, natsClient } from '../../../src/overlay/servers/soft/client.ts'
+import { reportSoft } from '../../../src/overlay/servers/soft/report.ts'
+import { type SoftSettings, softNames } from '../../../src/overlay/servers/soft/settings.ts'
+import { cannotRunNats, isListening, NatsServer } from '../../support/nats.ts'
+import { until } from '../../support/postgres.ts'
+
+usesPrograms('openssl')
+
+const ZONE = 'nats.example'
+
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as { port: number }
+      server.close(() => resolve(port))
+    })
+  })
+}
+
+describe('NT-15: the thread that talks to NATS', { skip: cannotRunNats() }, () => {
+  let folder: string
+  const servers: NatsServer[] = []
+  const start = async (name: string, more = '') => {
+    const place = { name, address: '127.0.0.1', port: await freePort(), cluster: 0 }
+    const server = new NatsServer(folder, place, [place], undefined, more)
+    servers.push(server)
+    await server.start()
+    await isListening(place)
+    return place.port
+  }
+  const settingsFor = (port: number, more: Partial<SoftSettings> = {}): SoftSettings => ({
+    ...{ url: `nats://localhost:${port}`, name: 'a', host: 'x', addresses: ['127.0.0.1'] },
+    ...{ tls: 'off', replicas: 1, ...more },
+  })
+
+  before(() => {
+    folder = mkdtempSync(join(tmpdir(), 'godwit-nats-'))
+  })
+  after(async () => {
+    for (const server of servers) await server.kill()
+    rmSync(folder, { recursive: true, force: true })
+  })
+
+  it('over TLS: the certificate of the server and the password count; what is wrong is said', async () => {
+    const [cert, key] = [join(folder, 'server.crt'), join(folder, 'server.key')]
+    const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost', '-days', '2']
+    const args = ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', cert, ...subject]
+    execFileSync('openssl', args, { stdio: 'pipe' })
+    const password = join(folder, 'password')
+    writeFileSync(password, 'a good one\n', { mode: 0o600 })
+    const port = await start(
+      'tls',
+      `tls { cert_file: "${cert}", key_file: "${key}" }\nauthorization { users: [{ user: godwit, password: "a good one" }] }`,
+    )
+    const zone = newSettings({
+      ...{ zone: ZONE, host: 'x', port: 6741, addresses: ['127.0.0.1'], block4: null, dnsPort: 0 },
+      ...{ openTo: 'zone', resolvers: [] },
+    })
+    const report = (
+      more: { [Key in keyof SoftSettings]?: SoftSettings[Key] | undefined },
+      host = 'localhost',
+    ) => {
+      const whole = {
+        ...settingsFor(port, { url: `nats://godwit@${host}:${port}`, tls: 'verify' }),
+        ...{ password_file: password, ca_file: cert, ...more },
+      }
+      return reportSoft({ ...zone, soft: whole as SoftSettings })
+    }
+    const refused = async (
+      more: { [Key in keyof SoftSettings]?: SoftSettings[Key] | undefined },
+      code: string,
+      text: RegExp,
+      host?: string,
+    ) =>
+      await assert.rejects(report(more, host), (error: GodwitError) => {
+        assert.equal(error.code, code, error.message)
+        assert.match(`${error.message} ${error.hint}`, text)
+        return true
+      })
+    const right = await report({})
+    assert.deepEqual([right.tls, right.coordinators.length, right.replicas], [true, 0, null])
+    await refused({ ca_file: undefined }, 'SOFT_AWAY', /certificate/)
+    await refused({}, 'SOFT_AWAY', /altnames|does not match/i, '127.0.0.1')
+    writeFileSync(password, 'a wrong one\n')
+    await refused({}, 'SOFT_REFUSED', /auth/i)
+    chmodSync(password, 0o644)
+    await refused({}, 'SECRET_EXPOSED', /chmod|others/)
+  })
+
+  it('a flood of messages, too long ones and those for other keys are dropped; what is asked is answered meanwhile', async () => {
+    const port = await start('flood')
+    const inputs: SoftInput[] = []
+    const logged: string[] = []
+    const bus = new SoftBus(
+      { settings: settingsFor(port), zone: ZONE },
+      {
+        onInput: (input) => inputs.push(input),
+        onFailed: (error) => logged.push(String(error)),
+        log: (_level, message) => logged.push(message),
+      },
+    )
+    let connection: NatsConnection | undefined
+    try {
+      // Connected, and the bucket is there.
+      await until(() => inputs.filter(({ type }) => type === 'soft-up').length === 2, 'the bus is up')
+      connection = await natsClient().connect({ servers: [`127.0.0.1:${port}`] })
+      const names = softNames(ZONE)
+      inputs.length = 0
+      connection.publish(names.all, new Uint8Array(100_000))
+      connection.publish(`$KV.${names.bucket}.${'x'.repeat(300)}`, new Uint8Array(10))
+      for (let i = 0; i < 120_000; i++) {
+        connection.publish(names.all, new Uint8Array(60))
+        if (i % 20_000 === 0) await connection.flush()
+      }
+      bus.post({ type: 'soft-put', key: 'k', bytes: new Uint8Array(70).fill(3) })
+      await connection.flush()
+      bus.post({ type: 'soft-get', id: 5, key: 'k' })
+      bus.post({ type: 'soft-get', id: 6, key: 'there is none' })
+      const got = (id: number) => inputs.find((input) => input.type === 'soft-got' && input.id === id)
+      await until(() => got(5) !== undefined && got(6) !== undefined, 'it answers')
+      const heard = inputs.filter((input) => input.type === 'soft-heard' || input.type === 'soft-entry')
+      assert.ok(heard.length < 110_000, `${heard.length} were handed on`)
+      assert.ok(heard.every((input) => input.bytes.length <= 1300))
+      assert.match(logged.join('\n'), /too many or too long/)
+      assert.doesNotMatch(logged.join('\n'), /Error/)
+    } finally {
+      await connection?.close()
+      await bus.stop()
+    }
+  })
+})
