@@ -23,7 +23,7 @@ class Member {
   readonly nodes = new Map<string, number>()
   readonly #bus: SoftBus
   readonly #timer: NodeJS.Timeout
-  failed: Error | undefined
+  failed: string | undefined
 
   constructor(name: string, first: number) {
     this.fellows = new Fellows({
@@ -41,10 +41,9 @@ class Member {
       { settings, zone: 'long.example' },
       {
         onInput: (input) => this.fellows.handle(input, performance.now()),
-        onFailed: (error) => {
-          this.failed = error
+        log: (_level, message) => {
+          if (/has ended/.test(message)) this.failed = message
         },
-        log: () => {},
       },
     )
     this.#timer = setInterval(() => {

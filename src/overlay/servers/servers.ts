@@ -152,7 +152,6 @@ export class OverlayServers {
         { settings: settings.soft, zone: settings.zone },
         {
           onInput: (input) => this.#toCoordinator(input),
-          onFailed: (error) => this.#failed(error),
           log,
         },
       )

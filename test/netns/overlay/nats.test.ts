@@ -108,7 +108,6 @@ describe('NT-15: the thread that talks to NATS', { skip: cannotRunNats() }, () =
       { settings: settingsFor(port), zone: ZONE },
       {
         onInput: (input) => inputs.push(input),
-        onFailed: (error) => logged.push(String(error)),
         log: (_level, message) => logged.push(message),
       },
     )
@@ -138,6 +137,51 @@ describe('NT-15: the thread that talks to NATS', { skip: cannotRunNats() }, () =
       assert.doesNotMatch(logged.join('\n'), /Error/)
     } finally {
       await connection?.close()
+      await bus.stop()
+    }
+  })
+
+  it('servers that send whatever they like end nothing: the bus goes to one that is right when it is there', async () => {
+    let what = 0
+    const hostile = createServer((socket) => {
+      const info = `INFO {"server_id":"x","version":"2.9.10","proto":1,"headers":true,"max_payload":1000000,"jetstream":true}\r\n`
+      const texts = [
+        'INFO {\r\n',
+        `${info}+OK\r\nPONG\r\nMSG godwit 99999999999\r\n`,
+        `${info}PONG\r\nHMSG a 1 5 3\r\nxxxxx\r\n`,
+        `${info}PONG\r\nMSG ${softNames(ZONE).all} 1 4\r\nabcd\r\n-ERR 'x'\r\n`,
+        `${info}PONG\r\nINFO {"lame_duck_mode":true,"connect_urls":[5]}\r\n\u0000\u0001\r\n`,
+      ]
+      socket.on('error', () => {})
+      socket.write(texts[what++ % texts.length]!)
+      setTimeout(() => socket.destroy(), 200).unref()
+    })
+    await new Promise<void>((resolve) => hostile.listen(0, '127.0.0.1', () => resolve()))
+    const { port } = hostile.address() as { port: number }
+    const inputs: SoftInput[] = []
+    const url = `nats://127.0.0.1:${port},127.0.0.1:${await freePort()}`
+    const right = { name: 'right', address: '127.0.0.1', port: Number(url.split(':').at(-1)), cluster: 0 }
+    const bus = new SoftBus(
+      { settings: settingsFor(0, { url }), zone: ZONE },
+      { onInput: (input) => inputs.push(input), log: () => {} },
+    )
+    try {
+      await until(() => what >= 10, 'it has tried them')
+      hostile.close()
+      const server = new NatsServer(folder, right, [right])
+      servers.push(server)
+      await server.start()
+      await isListening(right)
+      inputs.length = 0
+      bus.post({ type: 'soft-put', key: 'z', bytes: new Uint8Array(70) })
+      await until(
+        () =>
+          inputs.filter(({ type }) => type === 'soft-up').length >= 2 && inputs.at(-1)?.type === 'soft-up',
+        'it is at the one that is right',
+        30_000,
+      )
+    } finally {
+      hostile.close()
       await bus.stop()
     }
   })
