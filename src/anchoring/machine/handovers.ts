@@ -123,8 +123,9 @@ export class HandoverRecords {
     for (const watched of [...this.#watched]) {
       if (watched.gap === undefined) {
         watched.gap = this.#parts.forwarder.gap(watched.watch)
-        if (watched.gap !== undefined) watched.askAt = now + SETTLE_MS
-        else if (now >= watched.until) watched.askAt = Math.min(watched.askAt, now)
+        // Once asked, the answer has its time.
+        if (watched.gap !== undefined && !watched.asked) watched.askAt = now + SETTLE_MS
+        else if (now >= watched.until && !watched.asked) watched.askAt = now
       }
       if (now < watched.askAt) continue
       if (watched.missing === undefined || watched.asked) this.#finish(watched, null)

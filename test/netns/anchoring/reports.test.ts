@@ -1,6 +1,6 @@
 /**
  * What users of VPNs report most often, as their machines and networks are: no IPv6 by decision of who runs the machine, networks
- * that carry small packets only and do not say so. A host and an anchor do their work or say what to do.
+ * that carry small packets only and do not say so, clocks that are set while the daemon runs. A host and an anchor do their work or say what to do.
  */
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
@@ -114,6 +114,37 @@ test('UP-37: networks that carry 1,124 or 700 bytes and do not say so: transfers
     await bed.down()
   }
   await server.stop()
+})
+
+/** The wall clock of a program, in all its threads, is off by as many milliseconds as the file says. */
+const WRONG_CLOCK = `
+  const { readFileSync } = require('node:fs')
+  const now = Date.now.bind(Date)
+  Date.now = () => now() + Number(readFileSync(process.env.CLOCK_FILE, 'utf8'))`
+
+test('UP-7: the clock of a host is set hours forth and back while it runs, and is in the seventies after its next start', async () => {
+  const clock = join(bed.folder, 'clock')
+  const hours = (n: number) => writeFileSync(clock, String(n * 3_600_000))
+  writeFileSync(`${clock}.cjs`, WRONG_CLOCK)
+  bed.environment = { NODE_OPTIONS: `--require ${clock}.cjs`, CLOCK_FILE: clock }
+  hours(0)
+  await bed.up()
+  const handovers = (await bed.status()).handovers.length
+  for (const n of [-4, 10]) {
+    hours(n)
+    assert.equal(await bed.seen(), ANCHOR)
+    // Nothing that waits or ages goes by that clock.
+    for (let i = 0; i < 10; i++) await bed.seen()
+    const { peers } = await bed.status()
+    assert.ok(peers[0]!.paths.every(({ state }) => state !== 'down'))
+  }
+  assert.ok((await bed.status()).handovers.length <= handovers + 1)
+  await bed.down()
+  // As a machine without a battery: the anchor takes no handshake older than the last, so this one is stamped later.
+  hours(-24 * 365 * 50)
+  await bed.up()
+  assert.equal(await bed.seen(), ANCHOR)
+  bed.environment = {}
 })
 
 // Last: its machine's own addresses of IPv6 are gone then.

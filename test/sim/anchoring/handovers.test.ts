@@ -15,6 +15,7 @@ import { Groups } from '../../../src/anchoring/tables/groups.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { VipaPool } from '../../../src/anchoring/tables/pool.ts'
 import { TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
+import { FrameType } from '../../../src/anchoring/wire.ts'
 import { EVERYTHING } from '../../../src/core/subject.ts'
 import { endpoint, Pair } from '../tunnel/harness.ts'
 
@@ -601,4 +602,77 @@ test('issue 14, point 4: moves are on record at once and once, whatever policies
   assert.equal(bed.host.move(one, [id!], undefined, false, world.now), 1)
   assert.deepEqual([row().access, row().pinned], ['acc1', undefined])
   assert.equal(bed.host.move(one, [id!], undefined, false, world.now), 0, 'nothing is left to give back')
+})
+
+test('UP-28: moving everything ends what was static, here and at the anchor, and an anchor that restarts hears of none', () => {
+  const bed = new Bed()
+  const { world, anchor } = bed.pair
+  bed.up(4000)
+  world.run(100)
+  const [id] = bed.ids
+  bed.host.move({ kind: 'flow', id: id! }, [id!], 'acc2', true, world.now)
+  world.run(500)
+  assert.deepEqual(bed.anchorStatics(), [4000])
+  bed.host.move(EVERYTHING, 'all', 'acc1', false, world.now)
+  world.run(500)
+  assert.deepEqual(bed.anchorStatics(), [])
+  anchor.restart()
+  bed.pair.hostPeer = anchor.addPeer(bed.pair.host)
+  bed.startAnchor()
+  bed.talk(4000, 10_000, ['up'])
+  world.run(10_000)
+  assert.deepEqual(bed.anchorStatics(), [])
+})
+
+test('UP-31: a flow that is identified again as before is not reported again', () => {
+  const bed = new Bed()
+  const { world, host } = bed.pair
+  const policy = (name: string) => ({ name, prefer: ['acc1'], fallback: 'any' as const, moveUp: true })
+  bed.host.setPolicies([policy('default'), policy('bulk')], world.now)
+  bed.up(4000)
+  bed.up(4001)
+  world.run(200)
+  let sent = 0
+  const sendFrames = host.machine.sendFrames.bind(host.machine)
+  host.machine.sendFrames = (peer, body, ...more) => {
+    if (body[0] === FrameType.HANDOVER_REQUEST) sent++
+    return sendFrames(peer, body, ...more)
+  }
+  const identified = (policy: number, port: number) => {
+    sent = 0
+    bed.identifyAs(policy, (each) => each === port)
+    world.run(200)
+    return sent > 0
+  }
+  assert.equal(identified(1, 4000), true)
+  assert.equal(identified(1, 4000), false, 'as before')
+  assert.equal(identified(0, 4001), false, 'the default policy is what the anchor takes it for')
+  assert.equal(identified(0, 4000), true)
+})
+
+test('what cannot be moved says why: no such access, one that is down, one over which nothing answers', () => {
+  const bed = new Bed()
+  const { world } = bed.pair
+  const moved = (access: string | undefined) => bed.host.move(EVERYTHING, 'all', access, false, world.now)
+  assert.equal(moved('acc3'), 'there is no access acc3')
+  assert.equal(moved('acc2'), 0)
+  assert.equal(moved(undefined), 0)
+  const access = { name: 'acc3', up: true, health: 'up' as const, since: 0, detail: 'no carrier' }
+  const more = { families: [4 as const], mtu: 1500, use: 'normal' as const, cost: 0, generation: 1 }
+  bed.host.setAccess({ ...access, ...more }, world.now)
+  assert.equal(moved('acc3'), 'acc3 is up, but nothing answers over it')
+  bed.host.setAccess({ ...access, ...more, health: 'down' }, world.now)
+  assert.equal(moved('acc3'), 'acc3 is down (no carrier)')
+})
+
+test('a path that falls silent is left, and the record says which and for how long', () => {
+  const bed = new Bed()
+  const { world } = bed.pair
+  bed.talk(4000, 6000)
+  world.run(1000)
+  bed.pair.links[0]!.cut()
+  world.run(5000)
+  const [record] = bed.handovers()
+  assert.deepEqual([record?.from, record?.to], ['acc1', 'acc2'])
+  assert.match(record!.cause, /^the path over acc1 (is suspect|has been silent for \d+ ms)$/)
 })

@@ -5,6 +5,7 @@ import { HostForwarder, REPORTED } from '../../../src/anchoring/forwarders/host.
 import type { Anchor, HostPath } from '../../../src/anchoring/machine/host-state.ts'
 import { FIRST_POLICY, Policies, type PoliciesParts } from '../../../src/anchoring/machine/policies.ts'
 import type { AccessSetup, HostEvent } from '../../../src/anchoring/protocol.ts'
+import { FlowKey } from '../../../src/anchoring/tables/flow-key.ts'
 import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { NOWHERE, TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
 
@@ -57,6 +58,7 @@ function bed(...peers: (string | undefined)[]) {
     cost: 0,
     generation: 1,
   }
+  const accesses = new Map([['wlan0', access]])
   const events: HostEvent[] = []
   const announcements = { moved: () => {}, joined: () => {}, repeat: () => {}, holdNone: () => {} }
   const policies = new Policies({
@@ -65,7 +67,7 @@ function bed(...peers: (string | undefined)[]) {
     announcements: announcements as unknown as PoliciesParts['announcements'],
     anchors,
     paths,
-    accesses: new Map([['wlan0', access]]),
+    accesses,
     pathAt: (tid) => [...paths.values()].find((path) => path.tid === tid),
     emit: (event) => events.push(event),
     watch: () => {},
@@ -84,7 +86,7 @@ function bed(...peers: (string | undefined)[]) {
   }
   /** The tunnel that new flows of a policy take. */
   const tunnelOf = (policy: number) => policies.get(policies.active(FIRST_POLICY + policy))!.tid
-  return { policies, forwarder, anchors, paths, events, set, tunnelOf }
+  return { policies, forwarder, anchors, paths, accesses, paft, events, set, tunnelOf }
 }
 
 test('issue 10, A8: the first anchor dies: new flows go to the first that is up, at once, and back; those that are there stay', () => {
@@ -151,4 +153,74 @@ test('issue 14, point 8: policies that are read again leave everything where it 
   policies.pinAll(undefined, 2)
   policies.set([setup], 3)
   assert.equal(policies.get(FIRST_POLICY)!.rules.pinned, undefined)
+})
+
+test('over one access the path by UDP is used where it works, else what carries the tunnel instead', () => {
+  const { policies, paths, anchors, events } = bed(undefined)
+  const udp = paths.get(0)!
+  anchors.delete(1)
+  paths.delete(1)
+  const carried = { ...udp, slot: 5, tid: 6, carried: true }
+  paths.set(5, carried)
+  const tid = () => policies.get(FIRST_POLICY)!.tid
+  const set = (health: 'up' | 'down', of: 'up' | 'down') => {
+    udp.health = health
+    carried.health = of
+    policies.reconsider('test', 1000)
+    return tid()
+  }
+  assert.equal(set('up', 'up'), 1)
+  assert.equal(set('down', 'up'), 6)
+  assert.equal(set('up', 'up'), 1, 'it works again')
+  assert.equal(set('down', 'down'), NOWHERE)
+  // However they are listed.
+  paths.delete(0)
+  paths.set(0, udp)
+  assert.equal(set('up', 'up'), 1)
+  assert.equal(set('down', 'up'), 6)
+  const decisions = events.flatMap((event) => (event.type === 'decision' ? [event] : []))
+  assert.deepEqual(
+    decisions.slice(-1).map(({ chosen, evidence }) => [chosen, evidence['cause']]),
+    [['wlan0', 'test']],
+    'what it was reconsidered for is on record',
+  )
+})
+
+test('a policy decides again when its hysteresis says so, and only then; nothing that stays is decided twice', () => {
+  const { policies, paths, accesses, events, paft } = bed(undefined)
+  const wlan = paths.get(0)!
+  paths.delete(1)
+  const wired = { ...accesses.get('wlan0')!, name: 'eth0' }
+  policies.set([{ name: 'p0', prefer: ['eth0', 'wlan0'], fallback: 'any', moveUp: true }], 0)
+  assert.equal(policies.get(FIRST_POLICY)!.access, 'wlan0')
+  assert.equal(policies.nextTimeout(), undefined)
+  events.length = 0
+  policies.reconsider('nothing new', 100)
+  assert.deepEqual(events, [])
+  // Flows are on it: the better one has to last.
+  bedFlow()
+  accesses.set('eth0', { ...wired, since: 1000 })
+  paths.set(7, { ...wlan, slot: 7, tid: 8, access: 'eth0', since: 1000 })
+  policies.reconsider('eth0 is up', 1000)
+  assert.equal(policies.get(FIRST_POLICY)!.access, 'wlan0')
+  const at = policies.nextTimeout()!
+  assert.ok(at > 1000)
+  policies.handleTimeout(at - 1)
+  assert.equal(policies.get(FIRST_POLICY)!.access, 'wlan0')
+  policies.handleTimeout(at)
+  assert.equal(policies.get(FIRST_POLICY)!.access, 'eth0')
+  assert.equal(policies.nextTimeout(), undefined)
+
+  function bedFlow(): void {
+    const key = new FlowKey(new Uint8Array(8))
+    key.set({
+      protocol: 17,
+      local: Uint8Array.of(198, 19, 0, 1),
+      remote: Uint8Array.of(192, 0, 2, 1),
+      localPort: 1,
+      remotePort: 2,
+    })
+    key.hash()
+    paft.insert(key, FIRST_POLICY, 0, 0)
+  }
 })
