@@ -49,6 +49,7 @@ describe('NT-10, NT-15, NT-21, NT-24, NT-26: every role in a process and on a ho
   let lab: Lab
   let folder: string
   const servers = new Map<string, Program>()
+  const daemons = new Map<NodeName, Program>()
   const command = (host: string, ...args: string[]) =>
     lab.programs.run(host, process.execPath, [GODWIT, ...args, '--state', join(folder, host)])
   const log = (host: string) => readFileSync(join(folder, `${host}.log`), 'utf8')
@@ -66,6 +67,13 @@ describe('NT-10, NT-15, NT-21, NT-24, NT-26: every role in a process and on a ho
     })
     servers.set(host, program)
     await program.expect((line) => line.trim() === 'ready', 30_000)
+  }
+  const up = async (name: NodeName) => {
+    const words = [GODWIT, 'overlay', 'up', '--state', join(folder, name)]
+    const log = join(folder, `${name}.log`)
+    const daemon = await lab.programs.start(name, process.execPath, words, { log })
+    daemons.set(name, daemon)
+    await daemon.expect((line) => line.trim() === 'ready', 30_000)
   }
   const kill = async (host: string) => {
     servers.get(host)!.signal('SIGKILL')
@@ -125,11 +133,7 @@ describe('NT-10, NT-15, NT-21, NT-24, NT-26: every role in a process and on a ho
         '--state',
         state,
       ])
-      const up = [GODWIT, 'overlay', 'up', '--state', state]
-      const daemon = await lab.programs.start(name, process.execPath, up, {
-        log: join(folder, `${name}.log`),
-      })
-      await daemon.expect((line) => line.trim() === 'ready', 30_000)
+      await up(name)
     }
   })
   after(async () => {
@@ -231,6 +235,20 @@ describe('NT-10, NT-15, NT-21, NT-24, NT-26: every role in a process and on a ho
       (await Promise.all(NODES.map(view))).every(({ registered }) => registered),
     )
     await until('both are notified again', notified)
+  })
+
+  it('NT-21: the notification server is started anew: who was connected is again, and so is who came up meanwhile', async () => {
+    const notified = async (name: NodeName) => (await view(name)).notified === true
+    await until('both are notified', async () => (await Promise.all(NODES.map(notified))).every(Boolean))
+    const news = newsOf('srv')
+    await kill('ns1')
+    await until('the coordinator has noticed', () => news().includes('server ns1 does not answer'))
+    await daemons.get('alice')!.stop()
+    await up('alice')
+    await until('it is registered without one', async () => (await view('alice')).registered)
+    assert.equal(await notified('alice'), false)
+    await serve('ns1')
+    for (const name of NODES) await until(`${name} is notified again`, () => notified(name))
   })
 
   it('NT-26: a file goes through the cache server apart', async () => {
