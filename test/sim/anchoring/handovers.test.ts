@@ -676,3 +676,24 @@ test('a path that falls silent is left, and the record says which and for how lo
   assert.deepEqual([record?.from, record?.to], ['acc1', 'acc2'])
   assert.match(record!.cause, /^the path over acc1 (is suspect|has been silent for \d+ ms)$/)
 })
+
+test('what a host waits for is due when its timer says, also after an anchor has refused it; the reason is shown', () => {
+  const bed = new Bed()
+  const { world, anchorPeer } = bed.pair
+  bed.talk(4000, 2000)
+  world.run(1000)
+  const due = bed.host.nextTimeout()
+  assert.ok(due !== undefined && due > world.now - 1 && due <= world.now + 1000, 'a tally each second')
+  const { rttMs } = bed.pair.host.machine.path(bed.host.pathsOf('acc1')[0]!.slot)!
+  assert.ok(rttMs > 0)
+  bed.host.refused(99, 'nobody')
+  bed.host.refused(anchorPeer, 'the invitation has expired')
+  assert.equal(bed.host.peerReports()[0]!.refused, 'the invitation has expired')
+  assert.equal(bed.host.peerReports()[0]!.v4, undefined)
+  world.run(5)
+  const said = bed.events.flatMap((event) => (event.type === 'log' ? [event.message] : []))
+  assert.match(
+    said.at(-1)!,
+    /^anchor refuses this host: the invitation has expired; get another invitation there/,
+  )
+})

@@ -134,3 +134,59 @@ test('UP-8: a host gets the addresses of its number; one that is refused the rea
   )
   assert.equal(machine.nameOf(PEER), 'laptop')
 })
+
+/** A TCP packet of 40 bytes between a host's address and a server's, with these flags. */
+function tcp(
+  from: readonly number[],
+  to: readonly number[],
+  ports: readonly [number, number],
+  flags: number,
+) {
+  const bytes = Uint8Array.of(0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, ...from, ...to, ...new Uint8Array(20))
+  const view = new DataView(bytes.buffer)
+  view.setUint16(20, ports[0])
+  view.setUint16(22, ports[1])
+  bytes[32] = 0x50
+  bytes[33] = flags
+  return [bytes, view, 0, 40, false] as const
+}
+
+test('UP-11: of hundreds of hosts each has its own packets, and a connection that both ends have closed is soon forgotten', () => {
+  const { machine, forwarder, paft } = bed()
+  const server = [203, 0, 113, 7]
+  const hosts = [2, 100, 200]
+  for (const number of hosts) {
+    const peer = 2 * number
+    machine.addHost(peer, { ...HOST, name: `h${number}`, number })
+    machine.handleTunnelEvent(
+      {
+        type: 'path',
+        peer,
+        path: {
+          ...{ slot: number, peer, socket: 3, pathId: 1, rttMs: 1, loss: 0, mtu: 1500 },
+          remote: { address: Uint8Array.of(192, 0, 2, 1), port: number },
+          state: { name: 'up', since: 0 },
+        } as unknown as PathView,
+      } as never,
+      0,
+    )
+  }
+  const vipa = (number: number) => [198, 18, 0, number]
+  const FIN = 1
+  for (const number of hosts) {
+    const up = (flags: number, source = number) =>
+      forwarder.inbound(...tcp(vipa(source), server, [4000, 443], flags), 2 * number, number, 10, 0)
+    assert.equal(up(0), true)
+    assert.equal(up(0, hosts.find((each) => each !== number)!), false, "another host's address")
+    const down = (flags: number) => forwarder.outbound(...tcp(server, vipa(number), [443, 4000], flags), 0)
+    assert.equal(down(0), number)
+    if (number === 100) continue
+    down(FIN)
+    if (number === 2) up(FIN)
+  }
+  assert.equal(paft.size, 3)
+  for (let i = 0; i < 4; i++) forwarder.sweep(1000, { tcp: 7_440_000, udp: 180_000, other: 60_000 }, 30_000)
+  assert.equal(paft.size, 2, 'closed by both ends; one that is half closed stays')
+  assert.ok(forwarder.outbound(...tcp(server, vipa(77), [443, 4000], 0), 0) < 0)
+  assert.equal(forwarder.unroutable, 1)
+})

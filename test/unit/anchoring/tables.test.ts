@@ -276,3 +276,51 @@ test('who makes room: the row of the heaviest group, of those the one used longe
   assert.ok(paft.find(key(3)) >= 0)
   assert.equal(paft.find(key(4)), -1)
 })
+
+/** HalfSipHash with one round for each word and three at the end, as its authors write it: two words of output. */
+function halfSipHash13(k0: number, k1: number, words: readonly number[]): [number, number] {
+  let [v0, v1, v2, v3] = [k0, k1 ^ 0xee, k0 ^ 0x6c796765, k1 ^ 0x74656462]
+  const rotated = (value: number, by: number) => (value << by) | (value >>> (32 - by))
+  const round = () => {
+    v0 = (v0 + v1) | 0
+    v1 = rotated(v1, 5) ^ v0
+    v0 = rotated(v0, 16)
+    v2 = (v2 + v3) | 0
+    v3 = rotated(v3, 8) ^ v2
+    v0 = (v0 + v3) | 0
+    v3 = rotated(v3, 7) ^ v0
+    v2 = (v2 + v1) | 0
+    v1 = rotated(v1, 13) ^ v2
+    v2 = rotated(v2, 16)
+  }
+  for (const word of words) {
+    v3 ^= word
+    round()
+    v0 ^= word
+  }
+  v2 ^= 0xee
+  for (let i = 0; i < 3; i++) round()
+  const low = v1 ^ v3
+  v1 ^= 0xdd
+  for (let i = 0; i < 3; i++) round()
+  return [low, v1 ^ v3]
+}
+
+test('UP-23: the fingerprint of a flow is HalfSipHash-1-3 under a secret, of all that the flow is', () => {
+  const secret = Uint8Array.of(0x80, 1, 2, 3, 0xff, 5, 6, 7)
+  const made = new FlowKey(secret)
+  for (let n = 0; n < 200; n++) {
+    const size = n % 2 === 0 ? 4 : 16
+    const bytes = (salt: number) =>
+      Uint8Array.from({ length: size }, (_, i) => (n * 37 + i * 91 + salt) & 255)
+    const [local, remote] = [bytes(3), bytes(170)]
+    made.set({ protocol: n % 2 === 0 ? 6 : 17, local, remote, localPort: 65_535 - n, remotePort: 443 + n })
+    made.hash()
+    const wordsOf = (each: Uint8Array) =>
+      Array.from({ length: size / 4 }, (_, i) => new DataView(each.buffer).getInt32(4 * i))
+    const head = size === 4 ? (4 << 8) | 6 : (6 << 8) | 17
+    const ports = ((65_535 - n) << 16) | (443 + n)
+    const words = [head, ports, ...wordsOf(local), ...wordsOf(remote)]
+    assert.deepEqual([made.low, made.high], halfSipHash13(0x80010203 | 0, 0xff050607 | 0, words), `${n}`)
+  }
+})
