@@ -101,16 +101,18 @@ async function disturb(context: ScenarioContext, download: Download, random: () 
   const used = subflows.find((each) => each.id === active)?.access
   const other = ACCESSES.find((access) => access !== used)!
   if (kind === 'by hand') {
-    if (subflows.some(({ access, state }) => access === other && state === 'active'))
-      await download.mobile.run('mptcp', 'handover', id, other)
-    else await download.join(other)
+    const ready = subflows.some((each) => each.access === other && each.state === 'active')
+    const asked = ready ? download.mobile.run('mptcp', 'handover', id, other) : download.join(other)
+    // What was ready a moment ago may be lost by now: then it is refused, and nothing has to come of it but intact bytes.
+    await asked.catch((error: unknown) => context.note(`${other}: ${String(error)}`))
     return
   }
   const access = used ?? other
   context.lab.setLink(access, { state: kind })
   await context.sleep(between(GONE_MS))
   context.lab.setLink(access, { state: 'up' })
-  if (kind === 'blackhole') await download.join(access)
+  if (kind === 'blackhole')
+    await download.join(access).catch((error: unknown) => context.note(`${access}: ${String(error)}`))
 }
 
 /** mulberry32. */
