@@ -42,6 +42,8 @@ export interface HandshakeHost {
   emit(event: TunnelEvent): void
   /** A session may be used for sending from now on. */
   established(peer: Peer, session: Session, now: number): void
+  /** Another session than before seals: what the peer has reported of that one does not count. */
+  realigned(peer: Peer): void
   /** Another session than before seals, and the initiator has not used it yet. */
   resealed(peer: Peer, now: number): void
   /** An authenticated message of a handshake came from there; `proven`: it shows that the peer receives there. */
@@ -261,7 +263,10 @@ export class Handshakes {
   /** First datagram of a session: a responder's `next` becomes current (§5.4.6 and §6.3). */
   confirm(peer: Peer, localIndex: number, now: number): void {
     const session = peer.next
-    if (session === undefined || session.localIndex !== localIndex) return
+    if (session === undefined || session.localIndex !== localIndex) {
+      this.#agree(peer, localIndex)
+      return
+    }
     this.#remove(peer.previous)
     peer.previous = peer.current
     peer.current = session
@@ -270,6 +275,21 @@ export class Handshakes {
     this.#unproven.delete(localIndex)
     this.#parts.sessions.useForSending(localIndex)
     this.#established(peer, session, keys, now)
+  }
+
+  /**
+   * Both ends began at once, and each seals in the session of its own making: then neither can say what of the other's has
+   * arrived, and both renew at once again. The one with the lower key goes on; this end takes that session once it has been used.
+   */
+  #agree(peer: Peer, localIndex: number): void {
+    const { current, previous, keys } = peer
+    if (current === undefined || previous?.rival !== true || previous.localIndex !== localIndex) return
+    if (compare(keys.own.publicKey, keys.remote.publicKey) < 0) return
+    peer.current = { ...previous, rival: false }
+    peer.previous = current
+    this.#parts.sessions.useForSending(localIndex)
+    this.#host.realigned(peer)
+    this.#host.changed(peer)
   }
 
   /** `Deadline.reject` has come: sessions past their time go. True when none is left to send with. */
@@ -509,7 +529,7 @@ export class Handshakes {
       this.#remove(peer.previous)
       this.#remove(peer.current)
       this.#unproven.delete(peer.next.localIndex)
-      peer.previous = peer.next
+      peer.previous = { ...peer.next, rival: true }
       peer.next = undefined
     }
     const session = this.#install(peer, index, readIndex(bytes, RESPONSE.sender), true, keys, now)

@@ -65,6 +65,7 @@ export class TunnelMachine implements TunnelCommands {
         emit: (event) => this.#emit(event),
         heardFrom: (peer, from, socket, proven, now) =>
           this.#multipath.heardFrom(peer, from, socket, proven, now),
+        realigned: (peer) => this.#multipath.realigned(peer),
         resealed: (peer, now) => this.#multipath.resealed(peer, now),
         keysProven: (peer, keys) => this.#keys.proven(peer, keys),
         changed: (peer) => this.#schedule(peer),

@@ -142,10 +142,7 @@ export class Multipath {
 
   /** A new session is in use. `initiator`: this end has to send HELLO. */
   established(peer: Peer, initiator: boolean, now: number): void {
-    for (const path of peer.paths) {
-      path.monitor.forgetReports()
-      if (!Number.isNaN(path.owedAfter)) path.owedAfter = -1
-    }
+    this.realigned(peer)
     if (!peer.expectsGodwit) {
       for (const path of peer.paths)
         if (path.state.name === 'new') this.#setState(path, { name: 'up', since: now })
@@ -160,6 +157,14 @@ export class Multipath {
     }
     for (const path of peer.paths) if (path.usable && peer.godwit) path.assessAt = now
     this.#host.changed(peer)
+  }
+
+  /** Another session seals: counters that were reported are those of the one before. */
+  realigned(peer: Peer): void {
+    for (const path of peer.paths) {
+      path.monitor.forgetReports()
+      if (!Number.isNaN(path.owedAfter)) path.owedAfter = -1
+    }
   }
 
   /** What has left in another session may not have been read, unless message 1 comes once more. */

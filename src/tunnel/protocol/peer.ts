@@ -19,6 +19,8 @@ export interface Session {
   readonly answered?: AnsweredAt
   /** Responder: it seals what this end sends before the initiator has used it. */
   early?: boolean
+  /** Both ends began at once: of the peer's making, beside one of ours. */
+  rival?: boolean
 }
 
 /** Where message 2 of a session was sent. If only there: whoever has the session's keys receives at that address. */

@@ -242,3 +242,38 @@ test('the session that is open behind message 1 is not prolonged by further keys
   world.run(1_000)
   assert.equal(anchor.sessions, 1)
 })
+
+test('both ends begin at once: they agree on a session, and a handover sends again what may be lost, not all of three seconds', () => {
+  // Either may have the lower key.
+  for (const seed of [1, 2, 3, 4]) {
+    const pair = new Pair({ seed, anchorConfig: GODWIT })
+    const { world, host, anchor, links } = pair
+    const first = host.addPath(pair.anchorPeer, config(0))
+    anchor.do((machine, now) => machine.introduce(pair.hostPeer, endpoint(1), 0, now))
+    world.run(1_000)
+    for (const [n, node] of [host, anchor].entries()) assert.equal(node.all('session').length, 1, `${seed} ${n}`)
+    const second = host.addPath(pair.anchorPeer, config(1))
+    world.run(500)
+    let sequence = 0
+    world.every(5, world.now + 5_000, () => {
+      sequence++
+      host.sendData(host.usable(pair.anchorPeer)[0]!, sequence)
+      anchor.sendData(anchor.usable(pair.hostPeer)[0]!, sequence)
+    })
+    world.run(4_000)
+    const before = world.now
+    links[0].cut()
+    host.do((machine, now) => machine.removePath(first, now))
+    world.run(2_000)
+    assert.deepEqual(host.usable(pair.anchorPeer), [second])
+    for (const node of [host, anchor]) {
+      // Of 800 in three seconds each way.
+      assert.ok(node.resent > 0 && node.resent < 100, `${seed} ${node.name}: ${node.resent} sent again`)
+      const missing = sequence - new Set(node.received.map((each) => each.sequence)).size
+      assert.equal(missing, 0, `${seed} ${node.name}: lost, from ${before}`)
+    }
+    // One end renews it in time, and both go on.
+    world.run(130_000)
+    assert.ok(host.usable(pair.anchorPeer).length === 1)
+  }
+})
