@@ -251,7 +251,8 @@ test('both ends begin at once: they agree on a session, and a handover sends aga
     const first = host.addPath(pair.anchorPeer, config(0))
     anchor.do((machine, now) => machine.introduce(pair.hostPeer, endpoint(1), 0, now))
     world.run(1_000)
-    for (const [n, node] of [host, anchor].entries()) assert.equal(node.all('session').length, 1, `${seed} ${n}`)
+    for (const [n, node] of [host, anchor].entries())
+      assert.equal(node.all('session').length, 1, `${seed} ${n}`)
     const second = host.addPath(pair.anchorPeer, config(1))
     world.run(500)
     let sequence = 0
