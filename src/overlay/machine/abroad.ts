@@ -256,6 +256,7 @@ export class Abroad {
   #inform(partner: string, { name, nodeName, transaction }: Message, reply: Reply, now: number): void {
     const type = Type.NTM_INFORMATION_RESPONSE
     const status = this.#mayAsk(partner, nodeName, name)
+    if (status === undefined) return
     const record = name === undefined ? undefined : this.#parts.directory.nodeByName(name)
     if (status !== Status.DONE || record === undefined) {
       reply({ type, transaction, status: status === Status.DONE ? Status.NOT_REGISTERED : status })
@@ -286,6 +287,7 @@ export class Abroad {
     }
     const route = Object.values(Route).find((each) => each === message.route)
     const status = this.#mayAsk(partner, mn, cn)
+    if (status === undefined) return
     if (status !== Status.DONE || mn === undefined || cn === undefined || route === undefined) {
       answer(status === Status.DONE ? Status.NOT_ALLOWED : status)
       return
@@ -323,7 +325,8 @@ export class Abroad {
     tell(cn, peer, direction, partners.askerOf(partner, mn), done, now)
   }
 
-  #mayAsk(partner: string, mn: string | undefined, cn: string | undefined): Status {
+  /** Undefined: it is not answered, and asked again. */
+  #mayAsk(partner: string, mn: string | undefined, cn: string | undefined): Status | undefined {
     if (mn === undefined || cn === undefined) return Status.NOT_ALLOWED
     const { directory, partners, wall } = this.#parts
     const status = partners.mayAsk(partner, mn, cn)

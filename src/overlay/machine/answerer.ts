@@ -134,6 +134,11 @@ export class Answerer {
     this.#owners.delete(owner)
   }
 
+  /** Ends all its sessions, but its key is still good: an OPEN of before, sent again, makes none. */
+  leave(owner: string): void {
+    for (const { index } of this.#owners.get(owner)?.sessions.splice(0) ?? []) this.#sessions.delete(index)
+  }
+
   /** Ends this session alone. */
   end(index: number): void {
     const session = this.#sessions.get(index)
@@ -234,10 +239,15 @@ export class Answerer {
   }
 
   #turnSecret(now: number): void {
-    if (now - this.#secretAt < SECRET_MS) return
-    this.#before = this.#secret
+    const turns = Math.floor((now - this.#secretAt) / SECRET_MS)
+    if (turns === 0) return
+    // After a silence neither is good any more.
+    this.#before = turns === 1 ? this.#secret : this.#fresh()
+    this.#secretAt = turns === 1 ? this.#secretAt + SECRET_MS : now
     this.#secret = this.#fresh()
-    this.#secretAt = now
+    for (const [name, { sessions, opens }] of this.#owners)
+      if (sessions.length === 0 && [...opens.values()].every(({ at }) => at + 2 * SECRET_MS < now))
+        this.#owners.delete(name)
   }
 
   #fresh(): Uint8Array {

@@ -150,6 +150,8 @@ interface Node extends Location {
   /** When its address answered a challenge, and when it acknowledged a direction. */
   readonly provenAt: number
   acknowledgedAt: number
+  /** When it registered, by the wall clock (ms). */
+  readonly wallAt: number
   /** Round trip, as its last answer to a direction showed (ms). */
   rtt: number
 }
@@ -295,7 +297,7 @@ export class Coordinator {
       emit: (output) => this.#emit(output),
       locatedAt: (name) => this.#locatedAt(name),
       nodes: () => this.#nodes.size,
-      onMoved: (name) => this.forget(name),
+      onMoved: (name) => this.#moved(name),
       onAsked: (fellow, message, reply, now) => this.#beside?.handle(fellow, message, reply, now),
       log: (level, message) => this.#emit({ type: 'log', level, message }),
     })
@@ -357,6 +359,16 @@ export class Coordinator {
   /** The node logged in again, or was removed: ends everything that its old key could do. */
   forget(name: string): void {
     this.#answerer.drop(name)
+    this.#end(name)
+  }
+
+  /** The node has registered at another coordinator since; its key is as before. */
+  #moved(name: string): void {
+    this.#answerer.leave(name)
+    this.#end(name)
+  }
+
+  #end(name: string): void {
     this.#nodes.delete(name)
     this.#fellows?.gone(name)
     this.#notifier.forget(name)
@@ -617,6 +629,7 @@ export class Coordinator {
       ...{ name: session.owner, hosts, observed: from, proven: true, session: session.index, socket },
       key: session.key,
       ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now, silent: false },
+      wallAt: this.#parts.wall(),
       provenAt: source.proven ? now : (known?.provenAt ?? now),
       acknowledgedAt: known?.acknowledgedAt ?? Number.NEGATIVE_INFINITY,
       rtt: known?.rtt ?? UNKNOWN_RTT,
@@ -630,10 +643,11 @@ export class Coordinator {
     this.#fellows?.located(session.owner, known?.session !== session.index, now)
   }
 
-  /** When it registered here, by the wall clock (ms). */
+  /** When it registered here, by the wall clock (ms). The earlier one, if that was set since, or this machine was stopped for a while. */
   #locatedAt(name: string): number | undefined {
     const node = this.#nodes.get(name)
-    return node === undefined || node.silent ? undefined : this.#parts.wall() - (this.#now - node.at)
+    if (node === undefined || node.silent) return undefined
+    return Math.min(node.wallAt, this.#parts.wall() - (this.#now - node.at))
   }
 
   #keepAlive(source: Source, { transaction }: Message, reply: Reply, now: number): void {

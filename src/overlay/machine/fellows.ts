@@ -65,7 +65,7 @@ const STRANGERS_BURST = 40
 /** A claim that was made before a sign of life has come so long after it (ms), or is lost. */
 const LATE_MS = 5000
 /** Clocks may differ by so much (ms): a sign of life that is older was kept back. */
-const MAX_SKEW = 60_000
+const MAX_SKEW = 5_000
 /** A claim is put again then (ms); the bus keeps it three times as long. */
 export const CLAIM_AGAIN_MS = 20 * 60_000
 export const CLAIM_KEPT_MS = 60 * 60_000
@@ -476,29 +476,30 @@ export class Fellows {
       return
     }
     const seeking = this.#seeking.get(claim.name)
-    if (seeking !== undefined && claim.fellow.isThere) this.#found(seeking, claim.fellow, now)
+    if (seeking !== undefined) this.#found(seeking, claim.fellow, now)
   }
 
   #got(id: number, bytes: Uint8Array | undefined, now: number): void {
     const seeking = [...this.#seeking.values()].find((each) => each.id === id && each.step === 'get')
     if (seeking === undefined) return
     const claim = bytes && this.#claimOf(this.keyFor(seeking.name), bytes, now)
-    if (claim?.name === seeking.name && claim.fellow.isThere) this.#found(seeking, claim.fellow, now)
+    if (claim?.name === seeking.name) this.#found(seeking, claim.fellow, now)
     // The bus may have lost it; or who claimed it is no more, and it has registered elsewhere meanwhile.
     else this.#askAll(seeking, now)
   }
 
-  /** Of a coordinator that is known: nobody else has nodes now. */
+  /** Of a coordinator that is there: nobody else has nodes now. One of a time to come was made when its clock was wrong, and kept. */
   #claimOf(
     key: string,
     bytes: Uint8Array,
     now: number,
   ): { readonly fellow: Fellow; readonly name: string; readonly at: number } | undefined {
     const datagram = softCodec.decode(bytes)
-    if (!datagram.ok || !this.#fellows.has(toHex(datagram.value.sender))) return undefined
+    if (!datagram.ok || this.#fellows.get(toHex(datagram.value.sender))?.isThere !== true) return undefined
     const opened = this.#open(bytes, placeOf(key), now)
     if (opened?.word.word !== Word.CLAIM) return undefined
-    return { fellow: opened.fellow, name: opened.word.name, at: opened.word.at }
+    const { name, at } = opened.word
+    return at > this.#parts.wall() + MAX_SKEW ? this.#refused() : { fellow: opened.fellow, name, at }
   }
 
   #askAll(seeking: Seeking, now: number): void {

@@ -31,8 +31,8 @@ export interface Partners {
   keysOf(partner: string): PartnerKeys | undefined
   /** A node of ours has to do with it. */
   pin(partner: string): void
-  /** D10: whether it may ask on behalf of this node for that one. */
-  mayAsk(partner: string, mn: string, cn: string): Status
+  /** D10: whether it may ask on behalf of this node for that one; undefined: that is not known yet. */
+  mayAsk(partner: string, mn: string, cn: string): Status | undefined
   /** Whose share of wake-ups a question counts against. */
   askerOf(partner: string, mn: string | undefined): string
   /** For the trace. */
@@ -67,8 +67,8 @@ export interface OwnZone {
 }
 
 /**
- * The other coordinators of the own zone, by their starts. They have its keys and its directory: what one has allowed counts, also for a
- * node whose login this one's copy of the directory does not show yet.
+ * The other coordinators of the own zone, by their starts. They have its keys and its directory. A node that this one's copy of the directory
+ * does not have has logged in just now, which the copy shows when the question is repeated, or was removed, which the other's does not show yet.
  */
 export function fellowPartners(
   fellows: Fellows,
@@ -83,7 +83,7 @@ export function fellowPartners(
     mayAsk(_fellow, mn, cn) {
       if (zoneOf(mn) !== zone || zoneOf(cn) !== zone) return Status.NOT_ALLOWED
       if (directory.nodeByName(cn) === undefined) return Status.UNKNOWN_NAME
-      return directory.nodeByName(mn) === undefined ? Status.DONE : mayAsk(directory, openTo, mn, cn)
+      return directory.nodeByName(mn) === undefined ? undefined : mayAsk(directory, openTo, mn, cn)
     },
     askerOf: (fellow, mn) => mn ?? fellow,
     stepName: (fellow) => `dc ${fellows.nameOf(fellow)}`,

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { equal } from '../../../src/core/bytes.ts'
 import { encoded } from '../../../src/core/codec.ts'
+import type { Endpoint } from '../../../src/core/endpoint.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import type { SoftInput, SoftOutput } from '../../../src/overlay/machine/fellows.ts'
 import { Fellows } from '../../../src/overlay/machine/fellows.ts'
@@ -10,7 +11,7 @@ import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { softCodec } from '../../../src/overlay/wire/fellow.ts'
 import { Status } from '../../../src/overlay/wire/message.ts'
 import { MachineServers, ZONE } from '../../support/overlay-servers.ts'
-import { at, Nat, type NatKind, Network, type SimNode } from './network.ts'
+import { at, Nat, type NatKind, Network, type SimNode, type SimServerParts } from './network.ts'
 
 /** As NATS: what is told reaches who listens then, what is put is kept, as long as it is not lost. */
 class Bus {
@@ -73,9 +74,38 @@ class Bus {
 const NOTIFIER = { host: 'ns.test.example', port: 6742, certificate: new Uint8Array(32) }
 const HOSTS = ['192.0.2.1', '192.0.2.11', '192.0.2.21'] as const
 
-function world(count = 2, kinds: readonly (NatKind | undefined)[] = []) {
+/** Of the first coordinator: how far its wall clock is ahead, and how long its machine was stopped (ms). */
+interface Clock {
+  ahead: number
+  stopped: number
+}
+
+class Stopped extends MachineServers {
+  readonly #clock: Clock
+
+  constructor(parts: SimServerParts, clock: Clock) {
+    const wall = () => parts.wall() + clock.ahead
+    super({ ...parts, wall, now: () => parts.now() - clock.stopped }, { fellow: 'a' })
+    this.#clock = clock
+  }
+
+  override nextTimeout(): number | undefined {
+    const at = super.nextTimeout()
+    return at === undefined ? undefined : at + this.#clock.stopped
+  }
+
+  override handleTimeout(now: number): void {
+    super.handleTimeout(now - this.#clock.stopped)
+  }
+}
+
+function world(
+  count = 2,
+  kinds: readonly (NatKind | undefined)[] = [],
+  clock: Clock = { ahead: 0, stopped: 0 },
+) {
   const dead = new Set<string>()
-  const net = new Network(1, (parts) => new MachineServers(parts, { fellow: 'a' }))
+  const net = new Network(1, (parts) => new Stopped(parts, clock))
   const servers = [net.servers as MachineServers]
   const { directory } = servers[0]!
   for (let i = 1; i < count; i++)
@@ -120,6 +150,21 @@ function world(count = 2, kinds: readonly (NatKind | undefined)[] = []) {
   }
   return { net, bus, servers, directory, a, b, add, kill, dead }
 }
+
+/** The node registers there from now on. */
+function move(
+  { net, servers }: Pick<ReturnType<typeof world>, 'net' | 'servers'>,
+  node: SimNode,
+  to: number,
+) {
+  node.machine.setCoordinator([at(`${HOSTS[to]}:6741`)], net.now)
+  node.machine.register(net.now)
+  node.drain()
+  net.until(() => servers[to]!.coordinator.location(node.name) !== undefined, 90_000)
+}
+
+type Put = Extract<SoftOutput, { type: 'soft-put' }>
+const isPut = (output: SoftOutput): output is Put => output.type === 'soft-put'
 
 const hasWay = (node: SimNode, kind: string) => node.ways().includes(kind)
 function refusal({ net }: ReturnType<typeof world>, node: SimNode, name: string): number {
@@ -189,10 +234,7 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
   it('NT-15: a node that goes from one to another and back is at the last; what the others had of it ends', () => {
     const { net, a, b, servers } = world()
     for (const i of [1, 0, 1]) {
-      a.machine.setCoordinator([at(`${HOSTS[i]}:6741`)], net.now)
-      a.machine.register(net.now)
-      a.drain()
-      net.until(() => servers[i]!.coordinator.location(a.name) !== undefined)
+      move({ net, servers }, a, i)
       net.run(1000)
       assert.equal(servers[1 - i]!.coordinator.location(a.name), undefined)
     }
@@ -275,11 +317,7 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
       const nodes = [each.a, each.b, add('carol', 2), add('dave', 1)]
       for (let round = 0; round < 12; round++) {
         const moving = nodes[draw(nodes.length)]!
-        const to = draw(3)
-        moving.machine.setCoordinator([at(`${HOSTS[to]}:6741`)], net.now)
-        moving.machine.register(net.now)
-        moving.drain()
-        net.until(() => servers[to]!.coordinator.location(moving.name) !== undefined, 90_000)
+        move(each, moving, draw(3))
         net.run(500 + draw(2000))
         // What was lost is asked again, as programs do.
         const other = nodes.find((node) => node !== moving)!
@@ -304,6 +342,65 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
           node.name,
         )
     })
+
+  it('NT-15: a coordinator whose machine was stopped for minutes takes no node back', () => {
+    const clock = { ahead: 0, stopped: 0 }
+    const each = world(2, [], clock)
+    const { net, bus, servers, a, dead } = each
+    const since = net.now
+    for (const last of [1, 2]) dead.add(`192.0.2.${last}`)
+    bus.members[0]!.up = false
+    servers[0]!.nextTimeout = () => undefined
+    net.run(300_000)
+    assert.ok(servers[1]!.coordinator.location(a.name))
+    clock.stopped = net.now - since
+    Reflect.deleteProperty(servers[0]!, 'nextTimeout')
+    dead.clear()
+    for (const up of [false, true]) bus.setUp(servers[0]!, up)
+    for (let i = 0; i < 60; i++) {
+      net.run(500)
+      assert.ok(servers[1]!.coordinator.location(a.name), `${i}`)
+    }
+    assert.equal(servers[0]!.coordinator.location(a.name), undefined)
+  })
+
+  it('NT-15: a node that leaves a coordinator whose clock is 50 s ahead is at the next one from then on', () => {
+    const each = world(2, [], { ahead: 50_000, stopped: 0 })
+    const { net, servers, a } = each
+    assert.match(servers[1]!.logged.join(), /clock of coordinator a differs by 50 s/)
+    move(each, a, 1)
+    for (let i = 0; i < 120; i++) {
+      net.run(1000)
+      assert.ok(servers[1]!.coordinator.location(a.name), `${i}`)
+    }
+  })
+
+  it('NT-40: a node that one coordinator does not know is not let through by it: neither one that was removed, nor before its login shows', () => {
+    const each = world()
+    const { net, servers, directory, a, add } = each
+    const c = add('carol', 1)
+    const record = directory.nodes.get(a.name)!
+    // What the other coordinator's copy of the directory says.
+    let [isKnown, isOpen] = [true, false]
+    const [, other] = servers
+    const { handleSoft } = other!
+    other!.handleSoft = (input) => {
+      if (!isKnown) directory.nodes.delete(a.name)
+      if (!isOpen) directory.access.set(c.name, [])
+      handleSoft.call(other, input)
+      directory.nodes.set(a.name, record)
+      directory.access.delete(c.name)
+    }
+    assert.equal(refusal(each, a, c.name), Status.NOT_ALLOWED)
+    isKnown = false
+    assert.equal(refusal(each, a, c.name), Status.UNREACHED)
+    isOpen = true
+    a.resolve(c.name)
+    net.run(1000)
+    assert.equal(c.of('direction').length, 0)
+    isKnown = true
+    net.until(() => hasWay(a, 'direct'), 2000)
+  })
 
   it('NT-15: a login elsewhere ends what the one before could do at this coordinator, without a word on the bus', () => {
     const { net, directory, servers, b } = world()
@@ -376,18 +473,86 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
   it('an older claim, put again, moves no node', () => {
     const { net, bus, servers, a } = world()
     net.run(100)
-    const old = bus.all.filter((output) => output.type === 'soft-put')
-    a.machine.setCoordinator([at(`${HOSTS[1]}:6741`)], net.now)
-    a.machine.register(net.now)
-    a.drain()
-    net.until(() => servers[1]!.coordinator.location(a.name) !== undefined)
+    const old = bus.all.filter(isPut)
+    move({ net, servers }, a, 1)
     net.run(1000)
-    for (const { key, bytes } of old as Extract<SoftOutput, { type: 'soft-put' }>[]) {
+    for (const { key, bytes } of old) {
       bus.kept.set(key, bytes)
       bus.tellAll({ type: 'soft-entry', key, bytes })
     }
     assert.ok(servers[1]!.coordinator.location(a.name))
     assert.equal(servers[0]!.coordinator.location(a.name), undefined)
+  })
+
+  it('an OPEN of a node, captured and sent again, takes it back to no coordinator that it has left', () => {
+    const each = world()
+    const { net, servers, a, add } = each
+    const seen: { readonly bytes: Uint8Array; readonly from: Endpoint }[] = []
+    const { receive } = servers[0]!
+    servers[0]!.receive = (port, bytes, from) => {
+      if (port === 0) seen.push({ bytes: bytes.slice(), from })
+      receive.call(servers[0], port, bytes, from)
+    }
+    const c = add('carol', 0)
+    move(each, a, 1)
+    move(each, c, 1)
+    const captured = seen.slice()
+    const check = (when: string) => {
+      for (const { bytes, from } of captured) servers[0]!.receive(0, bytes, from)
+      net.run(200)
+      assert.equal(servers[0]!.coordinator.location(c.name), undefined, when)
+      assert.ok(servers[1]!.coordinator.location(c.name), when)
+    }
+    for (let i = 0; i < 10; i++) {
+      net.run(i * 1000)
+      check(`${i}`)
+    }
+    // Neither when nothing has come for long.
+    servers[0]!.receive = receive
+    net.run(600_000)
+    move(each, c, 0)
+    move(each, c, 1)
+    net.run(1000)
+    check('after a silence')
+  })
+
+  it('a claim of a time to come, made while a clock was wrong, moves no node later', () => {
+    const clock = { ahead: 0, stopped: 0 }
+    const each = world(2, [], clock)
+    const { net, bus, servers, a } = each
+    clock.ahead = 3_600_000
+    a.machine.register(net.now)
+    a.drain()
+    net.run(100)
+    const before = bus.all.length
+    bus.setUp(servers[0]!, true)
+    net.run(2000)
+    const kept = bus.all.slice(before).filter(isPut)
+    assert.ok(kept.length > 0)
+    clock.ahead = 0
+    net.run(5000)
+    move(each, a, 1)
+    for (let i = 0; i < 5; i++) {
+      net.run(1000)
+      for (const { key, bytes } of kept) bus.tellAll({ type: 'soft-entry', key, bytes })
+      assert.ok(servers[1]!.coordinator.location(a.name))
+    }
+    assert.equal(servers[0]!.coordinator.location(a.name), undefined)
+  })
+
+  it('a claim of a coordinator that is not there moves no node', () => {
+    const each = world()
+    const { net, bus, servers, b, kill } = each
+    bus.copies = () => 0
+    const before = bus.all.length
+    move(each, b, 0)
+    const kept = bus.all.slice(before).filter(isPut)
+    assert.ok(kept.length > 0 && servers[1]!.coordinator.location(b.name))
+    kill(0)
+    net.run(5000)
+    bus.copies = () => 1
+    for (const { key, bytes } of kept) bus.tellAll({ type: 'soft-entry', key, bytes })
+    assert.ok(servers[1]!.coordinator.location(b.name))
   })
 
   it('another zone on the same bus says nothing here', () => {
