@@ -277,8 +277,9 @@ export class PostgresBed {
     }
   }
 
-  /** Both, from the beginning. */
+  /** Both, from the beginning; those before end. */
   async start(): Promise<void> {
+    await this.stop()
     const folder = join(this.folder, String(++this.#cluster))
     mkdirSync(folder, { mode: 0o755 })
     for (const name of ['db1', 'db2'])
