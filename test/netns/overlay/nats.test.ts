@@ -166,7 +166,7 @@ describe('NT-15: the thread that talks to NATS', { skip: cannotRunNats() }, () =
       { onInput: (input) => inputs.push(input), log: () => {} },
     )
     try {
-      await until(() => what >= 10, 'it has tried them')
+      await until(() => what >= 5, 'it has tried them')
       hostile.close()
       const server = new NatsServer(folder, right, [right])
       servers.push(server)
@@ -183,6 +183,90 @@ describe('NT-15: the thread that talks to NATS', { skip: cannotRunNats() }, () =
     } finally {
       hostile.close()
       await bus.stop()
+    }
+  })
+
+  it('a server that sends without end, or nothing, is left before much is gathered', async () => {
+    const info = `INFO {"server_id":"x","version":"2.9.10","proto":1,"headers":true,"max_payload":1000000}\r\n`
+    const { all } = softNames(ZONE)
+    const letters = 'A'.repeat(1 << 20)
+    // What comes first, what comes on a ping, and what comes again and again after it.
+    const ways: readonly (readonly [string, string, string])[] = [
+      [info, `PONG\r\nMSG ${all} 1 4000000000\r\n`, letters],
+      [info, `PONG\r\nHMSG ${all} 1 12 60000000\r\n`, letters],
+      [info, `PONG\r\n-ERR '`, letters],
+      [info, 'PONG\r\nNONSENSE\r\n', '+OK\r\n'.repeat(200_000)],
+      [info, 'PONG\r\n', 'PING\r\n'.repeat(200_000)],
+      [letters, '', letters],
+      ['', '', ''],
+    ]
+    const most = 64 << 20
+    let connections = 0
+    const taken = new Map<number, number>()
+    const hostile = createServer((socket) => {
+      const way = connections++ % ways.length
+      const [first, answer, more] = ways[way]!
+      const flood = () => {
+        while (more !== '' && !socket.destroyed && socket.bytesWritten < most && socket.write(more));
+      }
+      socket.on('error', () => {})
+      socket.on('drain', flood)
+      socket.on('close', () => taken.set(way, Math.max(taken.get(way) ?? 0, socket.bytesWritten)))
+      let isAnswered = false
+      // Read once; pings are sent to one who does not read the answers.
+      socket.once('data', function read(bytes: Buffer) {
+        if (isAnswered || !bytes.includes('PING')) socket.once('data', read)
+        else socket.pause()
+        isAnswered ||= bytes.includes('PING')
+        if (!isAnswered) return
+        socket.write(answer)
+        flood()
+      })
+      if (first !== '') socket.write(first)
+      if (answer === '') flood()
+    })
+    await new Promise<void>((resolve) => hostile.listen(0, '127.0.0.1', () => resolve()))
+    const { port } = hostile.address() as { port: number }
+    const bus = new SoftBus({ settings: settingsFor(port), zone: ZONE }, { onInput: () => {}, log: () => {} })
+    try {
+      await until(() => taken.size === ways.length, 'it has left all', 60_000)
+      for (const [way, bytes] of taken) assert.ok(bytes < most / 2, `way ${way}: ${bytes} bytes`)
+    } finally {
+      await bus.stop()
+      hostile.close()
+    }
+  })
+
+  it('what a server complains of fills no log', async () => {
+    const lines = `-ERR 'Permissions Violation for Publish to "\u001b[31mx"'\r\nINFO {"ldm":true}\r\n`
+    const hostile = createServer((socket) => {
+      socket.on('error', () => {})
+      socket.write('INFO {"server_id":"x","version":"2.9.10\\n","proto":1,"headers":true}\r\n')
+      socket.on('data', (bytes) => {
+        if (bytes.includes('PING')) socket.end(`PONG\r\n${lines.repeat(20_000)}`)
+      })
+    })
+    await new Promise<void>((resolve) => hostile.listen(0, '127.0.0.1', () => resolve()))
+    const { port } = hostile.address() as { port: number }
+    const logged: string[] = []
+    let downs = 0
+    const bus = new SoftBus(
+      { settings: settingsFor(port), zone: ZONE },
+      {
+        onInput: ({ type }) => {
+          if (type === 'soft-down') downs++
+        },
+        log: (_level, message) => logged.push(message),
+      },
+    )
+    try {
+      await until(() => downs >= 2, 'it was there twice')
+      assert.match(logged.join(), /Permissions Violation/)
+      assert.ok(logged.length <= 40, `${logged.length} lines`)
+      assert.ok(logged.every((line) => !/\p{C}/u.test(line) && line.length < 700))
+    } finally {
+      await bus.stop()
+      hostile.close()
     }
   })
 })

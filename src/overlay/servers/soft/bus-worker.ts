@@ -31,17 +31,33 @@ const MAX_TOLD = 20_000
 const FLUSH_MS = 100
 /** Between two attempts to connect, or to find the bucket (ms), doubled up to the second. */
 const PAUSE_MS = [500, 10_000] as const
+/** A connection that stood so long counts as one (ms). */
+const STOOD_MS = 2000
 /** Between two looks whether the bucket is there (ms). */
 const LOOK_MS = 5000
 /** Between two lines of the log about what was dropped (ms). */
 const TOLD_MS = 60_000
+/** Lines of the log, a second and at once, and characters in one: a server says what it likes. */
+const LINE_RATE = 1 / 6
+const LINE_BURST = 30
+const MAX_LINE = 600
 
 const { settings, zone } = workerData as BusSetup
 const names = softNames(zone)
 const prefix = `$KV.${names.bucket}.`
 const port = parentPort!
 const post = (event: BusEvent) => port.postMessage(event)
-const log = (level: 'info' | 'warn', message: string) => post({ type: 'log', level, message })
+const lines = new TokenBucket(LINE_RATE, LINE_BURST)
+let unsaid = 0
+const log = (level: 'info' | 'warn', text: string) => {
+  if (!lines.take(performance.now())) {
+    unsaid++
+    return
+  }
+  const more = unsaid === 0 ? '' : ` (${unsaid} lines before this one were left out)`
+  unsaid = 0
+  post({ type: 'log', level, message: text.slice(0, MAX_LINE).replace(/\p{C}/gu, '?') + more })
+}
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 class Bus {
@@ -93,11 +109,13 @@ class Bus {
     while (!this.#closed) {
       try {
         const connection = await connectTo(natsClient(), settings)
+        const since = performance.now()
         this.#connection = connection
-        wait = PAUSE_MS[0]
         this.#connected(connection)
         void this.#findBucket(connection)
         const ended = await connection.closed()
+        // One that ends each connection is left alone for a while.
+        if (performance.now() - since > STOOD_MS) wait = PAUSE_MS[0]
         if (!this.#closed) this.#down(ended ?? new Error('the connection was closed'))
       } catch (error) {
         this.#down(error)

@@ -6,6 +6,7 @@ import { GodwitError, missingError } from '../../../core/errors.ts'
 import { refuseExposed } from '../../../mechanism/files.ts'
 import { textOf } from '../../store/postgres/settings.ts'
 import { parseSoftUrl, type SoftSettings } from './settings.ts'
+import { bounded, type TransportClass } from './transport.ts'
 
 export interface NatsMessage {
   readonly subject: string
@@ -55,7 +56,17 @@ export const ANSWER_MS = 2000
 export function natsClient(): Nats {
   try {
     const load = createRequire(import.meta.url)
-    const { connect } = load('@nats-io/transport-node') as Pick<Nats, 'connect'>
+    const { NatsConnectionImpl, setTransportFactory } = load('@nats-io/transport-node') as {
+      NatsConnectionImpl: Pick<Nats, 'connect'>
+      setTransportFactory: (factory: object) => void
+    }
+    const { NodeTransport, nodeResolveHost } = load('@nats-io/transport-node/lib/node_transport') as {
+      NodeTransport: TransportClass
+      nodeResolveHost: unknown
+    }
+    const Transport = bounded(NodeTransport)
+    // As its own `connect`, with bounds.
+    setTransportFactory({ factory: () => new Transport(), dnsResolveFn: nodeResolveHost })
     // The one that it comes with.
     const { jetstream } = createRequire(load.resolve('@nats-io/kv'))('@nats-io/jetstream') as {
       jetstream: (connection: NatsConnection, options: object) => unknown
@@ -64,7 +75,7 @@ export function natsClient(): Nats {
       Kvm: new (of: unknown) => ReturnType<Nats['bucketsOf']>
     }
     return {
-      connect,
+      connect: (options) => NatsConnectionImpl.connect(options),
       bucketsOf: (connection) => new Kvm(jetstream(connection, { timeout: ANSWER_MS })),
     }
   } catch (error) {
