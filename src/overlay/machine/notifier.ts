@@ -125,7 +125,10 @@ export class Notifier {
   /** Fig. 4 step 10. One that is connected keeps its token; `done` comes at once if there is no server. */
   prepare(name: string, push: string | undefined, done: Granted, now: number): void {
     const known = this.#entryOf(name)
-    if (known?.push !== push) this.#parts.directory.setPush(name, push)
+    const before = known === undefined ? this.#parts.directory.pushOf(name) : known.push
+    // Each change is written to the disk: a node has a share of them as of wake-ups, and keeps the address of before where it has used that up.
+    if (before !== push && this.#shareOf('', name).take(now)) this.#parts.directory.setPush(name, push)
+    else push = before
     if (known?.connected === true) {
       known.push = push
       done(known.token, now)

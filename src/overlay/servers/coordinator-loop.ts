@@ -81,7 +81,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
   }
 
   beginTurn(): void {
-    this.#store.refresh()
+    this.#store.beginTurn()
   }
 
   onMessage(socket: number, batch: ReceiveBatch, i: number, now: number): void {

@@ -243,7 +243,10 @@ export class Store implements Directory {
 
   /** Writes what has changed to the disk, or to PostgreSQL; returns when it is there. What fails is discarded. */
   commit(): void {
-    if (!this.#open) return
+    if (!this.#open) {
+      this.#remote?.endTurn()
+      return
+    }
     try {
       if (this.#counted) {
         const { setMeta } = this.#statements
@@ -308,6 +311,12 @@ export class Store implements Directory {
     if (data_version === this.#version) return
     this.#version = data_version
     this.#forgetNodes()
+  }
+
+  /** As `refresh`, before a turn that may write and ends with `commit`: others let one go first that was behind them. */
+  beginTurn(): void {
+    if (!this.#open) this.#remote?.beginTurn()
+    this.refresh()
   }
 
   #forgetNodes(): void {

@@ -9,6 +9,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { GodwitError } from '../../../src/core/errors.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -38,6 +39,66 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
 
   it('NT-16: two coordinators share the database: every number is given out once, one is killed meanwhile, and none takes it alone', async (t) => {
     t.diagnostic(JSON.stringify(await runShared(bed, 1)))
+  })
+
+  it('NT-16: a coordinator that writes all the time keeps none from writing; a turn without a write holds nobody', async () => {
+    await bed.start()
+    const open = (name: string) =>
+      new Store({
+        file: join(bed.folder, `turns-${name}.db`),
+        remote: { settings: { url: bed.url, tls: 'off', commit: 'on' }, zone: 'example', holds: 'shared' },
+      })
+    const stores = [open('a'), open('b')] as const
+    const write = (store: Store, name: string) => {
+      store.beginTurn()
+      store.putAccount({ name, salt: new Uint8Array(16), hash: new Uint8Array(32), disabled: false })
+      try {
+        store.commit()
+        return true
+      } catch (error) {
+        assert.equal((error as GodwitError).op, 'behind', `${error}`)
+        return false
+      }
+    }
+    const [busy, other] = stores
+    let n = 0
+    const timer = setInterval(() => write(busy, `busy${n++}`), 20)
+    try {
+      await sleep(1500)
+      const tries: number[] = []
+      for (let i = 0; i < 8; i++) {
+        let tried = 1
+        // As a node asks again.
+        for (const wait of [250, 500, 1000, 2000]) {
+          if (write(other, `other${i}`)) break
+          tried++
+          for (let slept = 0; slept < wait; slept += 50) {
+            await sleep(50)
+            other.refresh()
+          }
+        }
+        tries.push(tried)
+        await sleep(137)
+      }
+      assert.ok(
+        tries.every((each) => each <= 2),
+        `tries of each request: ${tries}`,
+      )
+      clearInterval(timer)
+      await sleep(50)
+      // It was behind a moment ago, and has its turn now.
+      write(other, 'last')
+      for (let i = 0; i < 2; i++) write(busy, `end${i}`)
+      other.beginTurn()
+      other.commit()
+      const began = performance.now()
+      assert.ok(write(busy, 'free'))
+      assert.ok(performance.now() - began < 80, 'it waits for nobody')
+    } finally {
+      clearInterval(timer)
+      for (const store of stores) store.close()
+      await bed.stop()
+    }
   })
 
   it('NT-10: accounts move from SQLite into PostgreSQL; servers run there, a second coordinator is refused, wrong ones are told why', async () => {

@@ -291,3 +291,34 @@ it('NT-21: one zone or account holds a share of the places that wait for a node;
   assert.equal(late.ended, 1)
   assert.ok([...held, ...own].every(({ status, ended }) => ended === (status === Status.DONE ? 1 : 0)))
 })
+
+it('NT-13: a node that names another push address each time makes few writes, whether it is known or not', () => {
+  for (const at of [NOTIFICATION, undefined]) {
+    let [stored, writes]: [string | undefined, number] = [undefined, 0]
+    const notifier = new Notifier({
+      at: () => at,
+      ...{ token: () => new Uint8Array(32), number: () => 1, emit: () => {}, step: () => {} },
+      seal: () => undefined,
+      directory: {
+        nodeByName: () => undefined,
+        pushOf: () => stored,
+        setPush: (_name, address) => {
+          stored = address
+          writes++
+        },
+        ...{ isNotified: () => true, setNotified: () => {} },
+      },
+    })
+    const registers = (push: string, now: number) => {
+      notifier.prepare('bob.test', push, () => {}, now)
+      notifier.prepared(1, true, now)
+    }
+    for (let i = 0; i < 200; i++) registers(`https://push.example/${i}`, i * 50)
+    assert.ok(writes >= 8 && writes <= 9, `${writes} writes`)
+    registers('https://push.example/last', 60_000)
+    assert.equal(stored, 'https://push.example/last', 'later it counts')
+    const before = writes
+    for (let i = 0; i < 20; i++) registers('https://push.example/last', 60_000 + i)
+    assert.equal(writes, before, 'the same is not written again')
+  }
+})

@@ -20,7 +20,7 @@ import {
   type StoreReport,
   type TableChange,
 } from './protocol.ts'
-import { HOLD_SECONDS, SQL } from './schema.ts'
+import { HOLD_SECONDS, SQL, TURN_MS } from './schema.ts'
 import { ANSWER_MS, placeName, placesOf, Session, Unusable } from './session.ts'
 import { pageOfRows, rowsOfKeys, TABLES } from './tables.ts'
 
@@ -282,6 +282,12 @@ class Link {
         else this.#note(Number((await session.query<LastRow>(SQL.last))[0]!.seq))
         return { outcome }
       }
+      case 'turn':
+        await this.#takeTurn(session)
+        return { outcome: 'done' }
+      case 'turn-end':
+        await session.query(SQL.endTurn, [this.#writer])
+        return { outcome: 'done' }
       case 'changes':
         return await session.transaction(READ, () => this.#changes(session, request.since))
       case 'load':
@@ -311,6 +317,17 @@ class Link {
         return { outcome: 'report', report: await reportOf(session) }
       default:
         return this.#at()
+    }
+  }
+
+  /** As long as one may last, it is waited for. */
+  async #takeTurn(session: Session): Promise<void> {
+    const until = performance.now() + TURN_MS
+    for (;;) {
+      const [row] = await session.query<{ seq: string }>(SQL.takeTurn, [this.#writer])
+      if (row !== undefined) return this.#note(Number(row.seq))
+      if (performance.now() > until) return
+      await new Promise((resolve) => setTimeout(resolve, 5))
     }
   }
 

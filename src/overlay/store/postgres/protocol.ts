@@ -54,6 +54,9 @@ export type Request =
       /** JSON: {TABLE: {cut: [KEY…], put: [ROW…]}}. */
       readonly changes: string
     }
+  /** Other writers wait until this one has committed; its end without a commit. */
+  | { readonly type: 'turn' }
+  | { readonly type: 'turn-end' }
   /** What was committed after `since`. */
   | { readonly type: 'changes'; readonly since: number; readonly ident: string; readonly database: string }
   /** Begins to read everything as of one commit, or ends it. */

@@ -34,6 +34,8 @@ export const COPY = {
 const SEVERAL = 'several coordinators'
 /** Rows that are written at a time. */
 const COPIED = 5000
+/** After a commit that was behind (ms): whoever asked for it asks again within four seconds. */
+const PATIENT_MS = 5000
 
 interface Reading {
   readonly keys: Statement
@@ -54,6 +56,8 @@ export class Replica {
   #puller: Database | undefined
   /** Of the transaction at hand. */
   #base = 0
+  #behindAt = Number.NEGATIVE_INFINITY
+  #hasTurn = false
 
   /** The database has its tables already; afterwards it is as PostgreSQL's. */
   constructor(database: Database, file: string, driver: Driver | undefined, init: RemoteInit) {
@@ -113,6 +117,31 @@ export class Replica {
   }
 
   /**
+   * Called before the look-ups of a turn that may write. One that was behind others lately goes before them: its requests are
+   * repeated too late for the turn that a commit gives to who was behind.
+   */
+  beginTurn(): void {
+    if (!this.#link.isUp || performance.now() - this.#behindAt > PATIENT_MS) return
+    this.#hasTurn = true
+    this.#turn('turn')
+  }
+
+  endTurn(): void {
+    if (!this.#hasTurn) return
+    this.#hasTurn = false
+    if (this.#link.isUp) this.#turn('turn-end')
+  }
+
+  /** Without it, the commit is perhaps behind again. */
+  #turn(type: 'turn' | 'turn-end'): void {
+    try {
+      this.#link.call({ type })
+    } catch (error) {
+      if ((error as GodwitError).code === 'STORE_TAKEN') throw error
+    }
+  }
+
+  /**
    * Called before a transaction, and before look-ups: takes what others have changed. Throws STORE_TAKEN: this coordinator is none any
    * more. A database that is away, or fails, is no error here.
    */
@@ -131,7 +160,12 @@ export class Replica {
   /** Returns when PostgreSQL has what was changed; throws if that is not certain. Then the copy's transaction is committed. */
   commit(): void {
     const tables = this.#touchedTables.all() as { tbl: number }[]
-    if (tables.length === 0) return
+    if (tables.length === 0) {
+      this.endTurn()
+      return
+    }
+    // It ends with the commit, or by itself.
+    this.#hasTurn = false
     const one = (statement: Statement) => (statement.get() as { rows: string }).rows
     const touched: string[] = []
     const changes: string[] = []
@@ -147,11 +181,13 @@ export class Replica {
       ...{ type: 'apply', base, ident },
       ...{ touched: `{${touched.join()}}`, changes: `{${changes.join()}}` },
     })
-    if (answer.outcome !== 'done')
+    if (answer.outcome !== 'done') {
+      this.#behindAt = performance.now()
       throw new GodwitError('STORE_AWAY', 'another writer has changed the database meanwhile', {
         op: 'behind',
         hint: 'try again',
       })
+    }
     this.#forgetTouched.run()
     this.#setCopy.run(base + 1, ident)
   }

@@ -12,7 +12,10 @@ export const OLDEST_SERVER = 130_000
 export const HOLD_SECONDS = 10
 
 /** So long another writer that was behind comes first (ms): one that takes a little longer than others is not behind for ever. */
-const TURN_MS = 100
+export const TURN_MS = 100
+
+/** Who has the turn need not last. */
+const LAX = `WITH lax AS (SELECT set_config('synchronous_commit', 'off', true))`
 
 /** Commits in `log`; a copy that is older is read anew. */
 const LOGGED = 5000
@@ -85,6 +88,10 @@ export const SQL = {
   probe: 'UPDATE godwit.state SET probes = probes + 1 RETURNING seq::text, ident, database',
   beat: 'UPDATE godwit.state SET beat = clock_timestamp() WHERE epoch = $1 RETURNING seq::text',
   release: 'UPDATE godwit.state SET holder = NULL, beat = NULL WHERE epoch = $1',
+  /** No row: it is another writer's. */
+  takeTurn: `${LAX} UPDATE godwit.state SET turn = $1, turn_until = clock_timestamp() + interval '${TURN_MS} ms' FROM lax
+    WHERE turn IS NULL OR turn = $1 OR turn_until < clock_timestamp() RETURNING seq::text`,
+  endTurn: `${LAX} UPDATE godwit.state SET turn = NULL FROM lax WHERE turn = $1`,
   last: 'SELECT seq::text, ident, database FROM godwit.state',
   identAt: 'SELECT ident FROM godwit.log WHERE seq = $1',
   touchedSince: 'SELECT touched FROM godwit.log WHERE seq > $1',
