@@ -24,7 +24,7 @@ describe('NT-15: what a server of NATS may send', () => {
     refused('MSG a 1 999999999999999\r\n', /message/)
     refused('hmsg a 1 r 12 2000000\r\n', /message/)
     refused('-ERR '.padEnd(200_000, 'x'), /line/)
-    refused(`MSG ${'1'.repeat(130_000)}x${' '.repeat(900)}\r\nMSG a 1 2000000\n`, /message/)
+    refused(`MSG ${'1'.repeat(130_000)}x${' '.repeat(900)}\r\n${'x'.repeat(200_000)}`, /line/)
     refused('PING\r\n'.repeat(30), /pings/)
     const guard = new Guard()
     for (let s = 0; s < 200; s++) guard.take(bytes('PING\r\n'), s * 1000)
