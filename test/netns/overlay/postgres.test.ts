@@ -43,10 +43,14 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
 
   it('NT-16: a coordinator that writes all the time keeps none from writing; a turn without a write holds nobody', async () => {
     await bed.start()
+    // The gates, also the standby's, are in this process, which waits for the database here.
+    await bed.db1.admin("ALTER SYSTEM SET synchronous_standby_names = ''")
+    await bed.db1.admin('SELECT pg_reload_conf()')
+    const url = addressOf([bed.db1.folder])
     const open = (name: string) =>
       new Store({
         file: join(bed.folder, `turns-${name}.db`),
-        remote: { settings: { url: bed.url, tls: 'off', commit: 'on' }, zone: 'example', holds: 'shared' },
+        remote: { settings: { url, tls: 'off', commit: 'on' }, zone: 'example', holds: 'shared' },
       })
     const stores = [open('a'), open('b')] as const
     const write = (store: Store, name: string) => {
