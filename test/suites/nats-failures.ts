@@ -59,7 +59,7 @@ class Member {
 
   seek(node: string): Promise<string | undefined> {
     return new Promise((resolve) => {
-      this.fellows.seek(node, (id) => resolve(id), performance.now())
+      this.fellows.seek(node, node, (id) => resolve(id), performance.now())
     })
   }
 

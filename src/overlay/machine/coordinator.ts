@@ -297,7 +297,7 @@ export class Coordinator {
       emit: (output) => this.#emit(output),
       locatedAt: (name) => this.#locatedAt(name),
       nodes: () => this.#nodes.size,
-      onMoved: (name) => this.#moved(name),
+      onMoved: (name, at) => this.#moved(name, at),
       onAsked: (fellow, message, reply, now) => this.#beside?.handle(fellow, message, reply, now),
       log: (level, message) => this.#emit({ type: 'log', level, message }),
     })
@@ -362,8 +362,10 @@ export class Coordinator {
     this.#end(name)
   }
 
-  /** The node has registered at another coordinator since; its key is as before. */
-  #moved(name: string): void {
+  /** The node has registered at another coordinator, then; its key is as before. */
+  #moved(name: string, at: number): void {
+    const node = this.#nodes.get(name)
+    if (node === undefined || Math.floor(this.#registeredAt(node)) > at) return
     this.#answerer.leave(name)
     this.#end(name)
   }
@@ -643,11 +645,15 @@ export class Coordinator {
     this.#fellows?.located(session.owner, known?.session !== session.index, now)
   }
 
-  /** When it registered here, by the wall clock (ms). The earlier one, if that was set since, or this machine was stopped for a while. */
+  /** When it registered here, by the wall clock (ms). */
   #locatedAt(name: string): number | undefined {
     const node = this.#nodes.get(name)
-    if (node === undefined || node.silent) return undefined
-    return Math.min(node.wallAt, this.#parts.wall() - (this.#now - node.at))
+    return node === undefined || node.silent ? undefined : this.#registeredAt(node)
+  }
+
+  /** The earlier one, if the wall clock was set since, or this machine was stopped for a while. */
+  #registeredAt({ wallAt, at }: Node): number {
+    return Math.min(wallAt, this.#parts.wall() - (this.#now - at))
   }
 
   #keepAlive(source: Source, { transaction }: Message, reply: Reply, now: number): void {
@@ -756,7 +762,7 @@ export class Coordinator {
         const status = this.#directHere(mnName, { ...message, name }, at)
         if (status !== Status.DONE) this.#refuseLater(mnName, name, transaction, status, at)
       }
-      this.#fellows?.seek(name, then, now)
+      this.#fellows?.seek(name, this.#directory.nodeByName(mnName)?.account ?? mnName, then, now)
       return
     }
     const status = this.#directHere(mnName, { ...message, name }, now)

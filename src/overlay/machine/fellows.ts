@@ -45,8 +45,8 @@ export interface FellowsParts extends MachineComponents {
   readonly locatedAt: (name: string) => number | undefined
   /** Nodes here. */
   readonly nodes: () => number
-  /** The node has registered at another coordinator since. */
-  readonly onMoved: (name: string) => void
+  /** A node that is not here, as far as `locatedAt` says, or only since before, has registered at another coordinator then. */
+  readonly onMoved: (name: string, at: number) => void
   readonly onAsked: (fellow: string, message: Message, reply: (answer: Message) => void, now: number) => void
   readonly log: (level: 'info' | 'warn', message: string) => void
 }
@@ -69,13 +69,18 @@ const MAX_SKEW = 5_000
 /** A claim is put again then (ms); the bus keeps it three times as long. */
 export const CLAIM_AGAIN_MS = 20 * 60_000
 export const CLAIM_KEPT_MS = 60 * 60_000
-/** Claims that are put in one look, and between two looks (ms). */
-const CLAIMS_AT_ONCE = 50
+/** Between two looks (ms), and claims that all coordinators put again in that time: less than half of what each is handed (soft/bus-worker.ts). */
 const LOOK_MS = 20
+const CLAIMS_AT_ONCE = 80
+/** Claims are put again about so long after the bus is there (ms): all coordinators begin with that, and have to hear of each other first. */
+const UP_MS = 1000
+/** Claims are put again because others were lost: not again for so long (ms); doubled, up to the second, while more are lost. */
+const LOST_PAUSE_MS = [10_000, 300_000] as const
 /** A look-up takes so long at most, and then a question to all (ms). */
 const GET_MS = 700
 const WHO_MS = 700
 const MAX_SEEKING = 4096
+const MAX_SEEKING_OF = 32
 const MAX_WAITING = 64
 /** Questions to all a second, and answers to them; and at once. */
 const WHO_RATE = 200
@@ -139,7 +144,13 @@ export class Fellows {
   #claimsAt = NEVER
   /** Since the start. */
   #claimed = 0
+  /** Not all claims are put again before, for those that were lost; the pause that led to it. */
+  #lostAt = 0
+  #lostPause = 0
   readonly #seeking = new Map<string, Seeking>()
+  /** Those that wait for the bus, by number; and of each account. */
+  readonly #getting = new Map<number, Seeking>()
+  readonly #seekers = new Shares(MAX_SEEKING_OF)
   readonly #asking = new Map<number, Asking>()
   readonly #shares = new Shares(MAX_ASKING_OF)
   #aliveAt = NEVER
@@ -192,21 +203,29 @@ export class Fellows {
     this.#claims.delete(name)
   }
 
-  /** Which other coordinator has the node; undefined: none is known to. */
-  seek(name: string, then: Sought, now: number): void {
+  /** Which other coordinator has the node; undefined: none is known to. For a node of account `by`. */
+  seek(name: string, by: string, then: Sought, now: number): void {
     const known = this.#seeking.get(name)
-    if (!this.any || (known === undefined && this.#seeking.size >= MAX_SEEKING)) {
+    const isFull =
+      known === undefined ? this.#seeking.size >= MAX_SEEKING : known.waiting.length >= MAX_WAITING
+    if (!this.any || isFull || !this.#seekers.take(by)) {
       then(undefined, now)
       return
     }
+    const sought: Sought = (fellow, at) => {
+      this.#seekers.giveBack(by)
+      then(fellow, at)
+    }
     if (known !== undefined) {
-      if (known.waiting.length < MAX_WAITING) known.waiting.push(then)
-      else then(undefined, now)
+      known.waiting.push(sought)
       return
     }
     this.#counts.sought++
-    const seeking: Seeking = { name, waiting: [then], id: this.#number(), step: 'get', until: now + GET_MS }
+    let id = this.#number()
+    while (this.#getting.has(id)) id = this.#number()
+    const seeking: Seeking = { name, waiting: [sought], id, step: 'get', until: now + GET_MS }
     this.#seeking.set(name, seeking)
+    this.#getting.set(id, seeking)
     this.#due(seeking.until)
     this.#parts.emit({ type: 'soft-get', id: seeking.id, key: this.keyFor(name) })
   }
@@ -290,13 +309,24 @@ export class Fellows {
     this.#isUp = true
     this.#parts.emit({ type: 'soft-listen', id: this.id })
     this.#alive(now)
-    this.#claimAll(now)
+    this.#claimAll(now + UP_MS * (0.5 + this.#number() / 2 ** 32))
     this.#due(now + LOOK_MS)
   }
 
-  #claimAll(now: number): void {
+  #claimAll(at: number): void {
     for (const name of this.#claims.keys()) this.#claims.set(name, -1)
-    this.#claimsAt = this.#claims.size > 0 ? now : NEVER
+    this.#claimsAt = this.#claims.size > 0 ? at : NEVER
+  }
+
+  /** Some claims of another were lost: of nodes that we still claim, it claims them again when it sees that. */
+  #claimLost(now: number): void {
+    if (now < this.#lostAt) return
+    const [first, longest] = LOST_PAUSE_MS
+    const isFirst = now - this.#lostAt > this.#lostPause
+    this.#lostPause = isFirst ? first : Math.min(2 * this.#lostPause, longest)
+    this.#lostAt = now + this.#lostPause
+    for (const fellow of this.#fellows.values()) fellow.claims = Math.max(fellow.claims, fellow.said.claims)
+    this.#claimAll(now)
   }
 
   /** Nobody else can be asked; our own nodes are served as before. */
@@ -399,11 +429,7 @@ export class Fellows {
     Object.assign(fellow, { name, nodes, heardAt: now, isThere: true })
     this.#fellows.set(fellow.id, fellow)
     if (now - fellow.said.at >= LATE_MS) {
-      if (fellow.claims < fellow.said.claims) {
-        // Some of its claims were lost: of nodes that we still claim, it claims them again when it sees that.
-        fellow.claims = fellow.said.claims
-        this.#claimAll(now)
-      }
+      if (fellow.claims < fellow.said.claims) this.#claimLost(now)
       fellow.said = { claims, at: now }
     }
     if (!isNews) return
@@ -442,9 +468,12 @@ export class Fellows {
     this.#parts.emit({ type: 'soft-put', key, bytes: this.#seal(placeOf(key), word) })
   }
 
-  /** Those that are due, some at a time. Claimed ones go to the end, so what is due is looked for from the front. */
+  /**
+   * Those that are due, some at a time: all coordinators together put no more than each can take, which else would lose some, and claim
+   * all its own for that. Claimed ones go to the end, so what is due is looked for from the front.
+   */
   #claimSome(now: number): void {
-    let left = CLAIMS_AT_ONCE
+    let left = Math.floor(CLAIMS_AT_ONCE / (1 + this.#fellows.size))
     this.#claimsAt = NEVER
     for (const [name, at] of this.#claims) {
       if (at >= 0 && at + CLAIM_AGAIN_MS > now) {
@@ -466,10 +495,10 @@ export class Fellows {
     claim.fellow.claims++
     const own = this.#parts.locatedAt(claim.name)
     // Of two of the same moment all take the same one.
-    const ahead = own === undefined ? 0 : claim.at - Math.floor(own) || (claim.fellow.id > this.id ? 1 : -1)
+    const ahead = own === undefined ? 1 : claim.at - Math.floor(own) || (claim.fellow.id > this.id ? 1 : -1)
     if (ahead > 0) {
       this.#claims.delete(claim.name)
-      this.#parts.onMoved(claim.name)
+      this.#parts.onMoved(claim.name, claim.at)
     } else if (ahead < 0) {
       // It has not heard that the node is here.
       if (this.#answers.take(now)) this.#claim(claim.name, now)
@@ -480,7 +509,7 @@ export class Fellows {
   }
 
   #got(id: number, bytes: Uint8Array | undefined, now: number): void {
-    const seeking = [...this.#seeking.values()].find((each) => each.id === id && each.step === 'get')
+    const seeking = this.#getting.get(id)
     if (seeking === undefined) return
     const claim = bytes && this.#claimOf(this.keyFor(seeking.name), bytes, now)
     if (claim?.name === seeking.name) this.#found(seeking, claim.fellow, now)
@@ -503,6 +532,7 @@ export class Fellows {
   }
 
   #askAll(seeking: Seeking, now: number): void {
+    this.#getting.delete(seeking.id)
     if (!this.#questions.take(now)) {
       this.#found(seeking, undefined, now)
       return
@@ -515,6 +545,7 @@ export class Fellows {
 
   #found(seeking: Seeking, fellow: Fellow | undefined, now: number): void {
     this.#seeking.delete(seeking.name)
+    this.#getting.delete(seeking.id)
     if (fellow !== undefined) this.#counts.found++
     for (const then of seeking.waiting) then(fellow?.id, now)
   }

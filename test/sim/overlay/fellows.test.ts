@@ -402,6 +402,32 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
     net.until(() => hasWay(a, 'direct'), 2000)
   })
 
+  it('NT-21: a node that did not answer at one coordinator and registers with another is at that one alone', () => {
+    const each = world()
+    const { net, servers, b, add } = each
+    const c = add('carol', 1, 'port-restricted', {})
+    servers[1]!.coordinator.handleNotified(c.name, c.of('registered')[0]!.notification!.token, true)
+    c.machine.setNotified(true, net.now)
+    const isItsOwn = (endpoint: string) => endpoint.startsWith('203.0.113.3:')
+    net.filter = (from, to) => !isItsOwn(from) && !isItsOwn(to)
+    net.serverFilter = (_from, to) => !isItsOwn(to)
+    b.resolve(c.name)
+    net.until(() => servers[1]!.notifications.length > 0, 30_000)
+    net.run(15_000)
+    net.filter = () => true
+    net.serverFilter = () => true
+    c.machine.setNotified(false, net.now)
+    servers[1]!.ended.length = 0
+    assert.ok(servers[1]!.coordinator.location(c.name))
+    move(each, c, 0)
+    net.run(100)
+    assert.equal(servers[1]!.coordinator.location(c.name), undefined)
+    assert.deepEqual(servers[1]!.ended, [c.name])
+    b.machine.forget(c.name, net.now)
+    b.resolve(c.name)
+    net.until(() => hasWay(b, 'direct'))
+  })
+
   it('NT-15: a login elsewhere ends what the one before could do at this coordinator, without a word on the bus', () => {
     const { net, directory, servers, b } = world()
     const record = directory.nodes.get(b.name)!
@@ -590,7 +616,10 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
         ...{ crypto: overlayCrypto, random: { fill: (out) => net.fill(out) }, wall: () => net.wall },
         ...{ secret: new Uint8Array(32).fill(3), name: `c${i}`, emit, nodes: () => 1 },
         locatedAt: () => (moved.includes(`c${i}`) ? undefined : net.wall + 0.4 * i),
-        ...{ onMoved: () => moved.push(`c${i}`), onAsked: () => {}, log: () => {} },
+        onMoved: () => {
+          if (!moved.includes(`c${i}`)) moved.push(`c${i}`)
+        },
+        ...{ onAsked: () => {}, log: () => {} },
       })
     })
     for (const each of both) each.handle({ type: 'soft-up' }, net.now)
@@ -624,5 +653,106 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
     assert.ok(softCodec.decode(whole).ok)
     for (const bytes of [whole.slice(0, 20), new Uint8Array(1301), Uint8Array.of(2, ...whole.slice(1))])
       assert.equal(softCodec.decode(bytes).ok, false)
+  })
+})
+
+/** Coordinators without nodes' messages: who has which node, and a bus that brings everything after 20 ms, if it brings it. */
+function fellows(count: number, nodes: number) {
+  let now = 0
+  let drawn = 0
+  const queue: { readonly from: string; readonly output: SoftOutput }[] = []
+  const all = Array.from({ length: count }, (_, i) => {
+    const name = `c${i}`
+    const here = new Set(Array.from({ length: nodes }, (_, n) => `n${n}-${i}.test.example`))
+    const fill = (out: Uint8Array) => {
+      for (const at of out.keys())
+        out[at] = nodeCrypto.hash(Uint8Array.of(drawn, drawn >> 8, drawn++ >> 16))[0]!
+      return out
+    }
+    const machine = new Fellows({
+      ...{
+        crypto: overlayCrypto,
+        random: { fill },
+        wall: () => 1e12 + now,
+        secret: new Uint8Array(32),
+        name,
+      },
+      emit: (output) => queue.push({ from: name, output }),
+      locatedAt: (node) => (here.has(node) ? 1e12 : undefined),
+      ...{ nodes: () => nodes, onMoved: () => {}, onAsked: () => {}, log: () => {} },
+    })
+    for (const node of here) machine.located(node, true, now)
+    return { name, machine }
+  })
+  const puts: { readonly from: string; readonly at: number }[] = []
+  const run = (ms: number, brings: (from: string, output: SoftOutput) => boolean = () => true) => {
+    for (const end = now + ms; now < end; now += 20) {
+      for (const { machine } of all) if (machine.nextTimeout() <= now) machine.handleTimeout(now)
+      for (const { from, output } of queue.splice(0)) {
+        if (output.type === 'soft-put') puts.push({ from, at: now })
+        if (!brings(from, output)) continue
+        for (const { name, machine } of all)
+          if (name === from) continue
+          else if (output.type === 'soft-put')
+            machine.handle({ type: 'soft-entry', key: output.key, bytes: output.bytes }, now)
+          else if (output.type === 'soft-tell' && output.to === '*')
+            machine.handle({ type: 'soft-heard', isOwn: false, bytes: output.bytes }, now)
+      }
+    }
+  }
+  const up = () => {
+    for (const { machine } of all) machine.handle({ type: 'soft-up' }, now)
+  }
+  return { all, puts, run, up, now: () => now }
+}
+
+describe('NT-15: what coordinators of a zone cost each other', () => {
+  it('all claim again at the same moment: together no more than each is handed, and then there is rest', () => {
+    const { puts, run, up } = fellows(8, 800)
+    up()
+    run(10_000)
+    assert.equal(puts.length, 6400)
+    for (let from = 0; from < 10_000; from += 100) {
+      const most = puts.filter(({ at }) => at >= from && at < from + 1000).length
+      assert.ok(most <= 4000, `${most} from ${from} ms on`)
+    }
+    run(60_000)
+    assert.equal(puts.length, 6400)
+  })
+
+  it('as long as claims of another are lost, all are put again ever more rarely, and at once after a rest', () => {
+    const { all, puts, run, up, now } = fellows(2, 10)
+    up()
+    run(5000)
+    const again = (ms: number, losing: boolean) => {
+      puts.length = 0
+      for (const end = now() + ms; now() < end; ) {
+        if (losing) all[1]!.machine.located('n0-1.test.example', true, now())
+        run(1000, (_from, output) => !losing || output.type !== 'soft-put')
+      }
+      return puts.filter(({ from }) => from === 'c0').length / 10
+    }
+    const times = again(900_000, true)
+    assert.ok(times >= 4 && times <= 8, `${times} times`)
+    again(700_000, false)
+    assert.equal(again(14_000, true), 1)
+  })
+
+  it('who looks for many nodes that are nowhere leaves room for others; each look-up has its answer', () => {
+    const { all, run, up, now } = fellows(2, 1)
+    up()
+    run(3000)
+    const [{ machine }] = all as [(typeof all)[0]]
+    const answered: string[] = []
+    const seek = (name: string, by: string) => machine.seek(name, by, () => answered.push(name), now())
+    for (let i = 0; i < 100; i++) seek(`x${i}.test.example`, 'mallory')
+    assert.equal(answered.length, 68)
+    seek('x0.test.example', 'alice')
+    seek('n0-1.test.example', 'alice')
+    assert.equal(answered.length, 68)
+    run(2000)
+    assert.equal(answered.length, 102)
+    seek('x0.test.example', 'mallory')
+    assert.equal(answered.length, 102)
   })
 })
