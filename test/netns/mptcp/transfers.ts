@@ -12,6 +12,8 @@ usesPrograms('curl')
 
 /** So slow that there is time for a move. */
 const RATE = '6M'
+/** What is under way arrives within this, stalls included; then the transfer has failed (ms). */
+const FINISH_MS = 60_000
 
 export class Transfers {
   readonly #bed: Bed
@@ -86,8 +88,10 @@ export class Transfers {
       finish: async () => {
         enough = true
         if (way === 'get') this.#bed.run(this.#far, 'curl', '-sg', `http://${server}/enough`)
-        const [status] = await closed
-        assert.equal(status, 0, `curl ended with ${status}`)
+        const late = setTimeout(() => curl.kill('SIGKILL'), FINISH_MS)
+        const [status] = await closed.finally(() => clearTimeout(late))
+        const seen = status === 0 ? '' : JSON.stringify(await this.#bed.connections())
+        assert.equal(status, 0, `curl ended with ${status} after ${length} bytes: ${seen}`)
         if (way === 'get') assert.equal(received.digest('hex'), digestOf(length))
         else assert.equal(text, sent.digest('hex'))
       },
@@ -97,6 +101,17 @@ export class Transfers {
   /** Ends those that a test which failed has left, so that the next one is alone. */
   abandon(): void {
     for (const curl of this.#running) curl.kill('SIGKILL')
+  }
+
+  /** Waits until more of a connection's data have arrived, whatever access they took. */
+  async goesOn(id: string): Promise<void> {
+    const arrived = async () => {
+      const now = (await this.#bed.connections()).find((each) => each.id === id)
+      assert.ok(now !== undefined, `${id} has ended`)
+      return now.acknowledged_bytes + now.received_bytes
+    }
+    const before = await arrived()
+    await until(`${id} goes on`, async () => (await arrived()) > before + 100_000)
   }
 
   /** Waits until a connection's data go over an access; `already`: they do from the beginning. */
