@@ -75,7 +75,7 @@ const CLAIMS_AT_ONCE = 80
 /** Claims are put again about so long after the bus is there (ms): all coordinators begin with that, and have to hear of each other first. */
 const UP_MS = 1000
 /** Claims are put again because others were lost: not again for so long (ms); doubled, up to the second, while more are lost. */
-const LOST_PAUSE_MS = [10_000, 300_000] as const
+const LOST_PAUSE_MS = [10_000, 40_000] as const
 /** A look-up takes so long at most, and then a question to all (ms). */
 const GET_MS = 700
 const WHO_MS = 700

@@ -732,9 +732,9 @@ describe('NT-15: what coordinators of a zone cost each other', () => {
       }
       return puts.filter(({ from }) => from === 'c0').length / 10
     }
-    const times = again(900_000, true)
-    assert.ok(times >= 4 && times <= 8, `${times} times`)
-    again(700_000, false)
+    const times = again(300_000, true)
+    assert.ok(times >= 6 && times <= 12, `${times} times`)
+    again(100_000, false)
     assert.equal(again(14_000, true), 1)
   })
 
