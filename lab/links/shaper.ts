@@ -4,6 +4,7 @@
  *
  * The line is serial: a packet starts when the one before it has left, takes length ÷ rate, then the delay.
  */
+import { seeded } from '../seeded.ts'
 import type { LinkConditions } from '../types.ts'
 import { CLEAR } from './conditions.ts'
 
@@ -11,7 +12,7 @@ export const DROP = -1
 
 export class Shaper {
   #conditions: LinkConditions = CLEAR
-  #random: number
+  readonly #draw: () => number
   /** When the line is free again. */
   #lineFree = 0
   /** Release of the packet before: order is kept. */
@@ -29,7 +30,7 @@ export class Shaper {
 
   /** `seed` is any integer. */
   constructor(seed: number) {
-    this.#random = seed | 0
+    this.#draw = seeded(seed)
   }
 
   get conditions(): LinkConditions {
@@ -75,13 +76,5 @@ export class Shaper {
     if (arrives < now) arrives = now
     this.#last = arrives
     return arrives
-  }
-
-  /** mulberry32: 32 bits of state, good enough to draw losses from. */
-  #draw(): number {
-    this.#random = (this.#random + 0x6d2b79f5) | 0
-    let t = Math.imul(this.#random ^ (this.#random >>> 15), 1 | this.#random)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
   }
 }

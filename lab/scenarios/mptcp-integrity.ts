@@ -7,6 +7,7 @@ import type { Program } from '../hosts.ts'
 import { Meter } from '../meter.ts'
 import { Godwit, type StatusReport } from '../product.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
+import { seeded } from '../seeded.ts'
 import { namespaceOf } from '../topology.ts'
 import { EndlessDownload, EndlessUpload } from '../traffic.ts'
 import { handoverCount } from './handovers.ts'
@@ -113,15 +114,4 @@ async function disturb(context: ScenarioContext, download: Download, random: () 
   context.lab.setLink(access, { state: 'up' })
   if (kind === 'blackhole')
     await download.join(access).catch((error: unknown) => context.note(`${access}: ${String(error)}`))
-}
-
-/** mulberry32. */
-function seeded(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
-  }
 }

@@ -2,20 +2,10 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { seeded } from '../../../lab/seeded.ts'
 import { ConnectionController, type RoamingPolicy } from '../../../src/access/radio/machine.ts'
 import { DRAIN_MS } from '../../../src/access/radio/tuning.ts'
 import { extent } from '../../support/extent.ts'
-
-/** Deterministic, 32 bits (mulberry32). */
-function generator(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
-  }
-}
 
 interface WorldRadio {
   readonly name: string
@@ -40,7 +30,7 @@ const CUT_DBM = -90
 
 /** One drive; returns what the monitor saw. */
 function drive(seed: number, policy: RoamingPolicy, faults: Faults) {
-  const random = generator(seed)
+  const random = seeded(seed)
   const speed = 2 + 18 * random()
   const points = 12
   const end = ((points - 1) * SPACING_M * 1000) / speed

@@ -1,5 +1,6 @@
 /** One machine and nobody else: segments by hand from both its sides. */
 import assert from 'node:assert/strict'
+import { seeded } from '../../../lab/seeded.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
 import { type OutSegment, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
@@ -7,7 +8,6 @@ import type { MptcpInit, Passage } from '../../../src/mptcp/machine/types.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import type { Block } from '../../../src/mptcp/tables.ts'
 import type { CapableOption, MptcpOption } from '../../../src/mptcp/wire.ts'
-import { seeded } from './network.ts'
 import { forge } from './packets.ts'
 
 export const CAPABLE: CapableOption = {

@@ -2,6 +2,8 @@
  * Two hosts, each a TCP behind a proxy, and a network of several paths between them, in virtual time. With a kernel path (kernel-path.ts) a
  * host has queues as a real one: what waits in them is overtaken by what the kernel's programs take.
  */
+
+import { seeded } from '../../../lab/seeded.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
 import type { Keeper } from '../../../src/mptcp/machine/record.ts'
@@ -11,17 +13,6 @@ import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/mac
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import { KernelPath } from './kernel-path.ts'
 import { type TcpInit, TcpModel } from './tcp-model.ts'
-
-/** mulberry32. */
-export function seeded(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
-  }
-}
 
 export interface PathConditions {
   delay: number

@@ -1,6 +1,7 @@
 /** A node that is killed and starts again, at any moment of its first contact or of a move: who talks to it reaches it soon. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { seeded } from '../../../lab/seeded.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { EngineNode } from './engine-node.ts'
 import { Nat, Network } from './network.ts'
@@ -12,20 +13,10 @@ const MOST = 4_000
 /** Those that once were not reached for 16 s (no HELLO of the initiator; a counter below that of the process before), and others. */
 const SEEDS = [211, 217, 518, 449, ...Array.from({ length: 24 }, (_, seed) => seed)]
 
-/** Whole numbers below `limit`, the same in each run (mulberry32). */
-function drawn(seed: number): (limit: number) => number {
-  let state = seed
-  return (limit) => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * limit)
-  }
-}
-
 test('issue 13: one of two behind a relay moves, is killed and starts again: the other, which sends once a second, reaches it', () => {
   for (const seed of SEEDS) {
-    const draw = drawn(seed)
+    const random = seeded(seed)
+    const draw = (limit: number) => Math.floor(random() * limit)
     const net = new Network(1, (parts) => new MachineServers(parts))
     net.delay = 0
     const home = new Nat('port-restricted', A)

@@ -3,6 +3,7 @@
  * link is cut. Real signatures.
  */
 
+import { seeded } from '../../../lab/seeded.ts'
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import type { OwnKey } from '../../../src/translation/machine/host.ts'
 import { IhmpMachine } from '../../../src/translation/machine/machine.ts'
@@ -16,16 +17,6 @@ import type {
 import type { LocalAddress } from '../../../src/translation/policy.ts'
 import { flowId, type Ip, ipOf, type Pair, type SocketRow, Tables } from '../../../src/translation/tables.ts'
 import { Control, type IhmpMessage, ihmp, Option } from '../../../src/translation/wire.ts'
-
-export function seededRandom(seed: number): () => number {
-  let s = seed >>> 0
-  return () => {
-    s = (s + 0x6d2b79f5) >>> 0
-    let t = Math.imul(s ^ (s >>> 15), 1 | s)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
-  }
-}
 
 export interface Packet {
   readonly at: number
@@ -159,7 +150,7 @@ export class SimNetwork {
   intercept: ((packet: Packet, message: IhmpMessage) => Packet | undefined) | undefined
 
   constructor(seed = 1) {
-    this.random = seededRandom(seed)
+    this.random = seeded(seed)
   }
 
   /** Where the streams of a connection begin, as the end that opened it (with the higher port) and the other have it. */
