@@ -130,7 +130,7 @@ export class Answerer {
 
   /** Ends all its sessions: its key was replaced or withdrawn. */
   drop(owner: string): void {
-    for (const { index } of this.#owners.get(owner)?.sessions ?? []) this.#sessions.delete(index)
+    this.leave(owner)
     this.#owners.delete(owner)
   }
 

@@ -100,8 +100,7 @@ export class Checks {
   ask(targets: readonly Target[], now: number): void {
     this.#left = UNPROVEN_BYTES
     for (const [key, asked] of this.#asked) {
-      const isOpen =
-        asked.tries < TRIES || (Number.isNaN(asked.answeredAt) && now - asked.sentAt < ANSWER_WITHIN)
+      const isOpen = asked.tries < TRIES || mayAnswer(asked, now)
       if (!isOpen && !targets.some((target) => keyOf(target) === key)) this.#asked.delete(key)
     }
     for (const target of targets) this.#start(target, TRIES, now)
@@ -258,7 +257,7 @@ export class Checks {
     if (this.#asked.size >= MAX_TARGETS && !this.#asked.has(key) && !this.#displace()) return
     // What is under way still counts: a peer that is farther away than its pauses asks again before its answer is here.
     const before = this.#asked.get(key)
-    const underWay = before !== undefined && Number.isNaN(before.answeredAt) ? before : undefined
+    const underWay = before !== undefined && mayAnswer(before, now) ? before : undefined
     const asked = {
       socket: target.socket,
       remote: target.remote,
@@ -359,6 +358,11 @@ export class Checks {
     const sealed = this.#parts.crypto.seal(this.#sendKey, head.counter, encodedMessage(message), ad)
     return encoded({ ...head, sealed })
   }
+}
+
+/** Later, an answer may have been kept back by others while the way has ended. */
+function mayAnswer({ answeredAt, sentAt }: Asked, now: number): boolean {
+  return Number.isNaN(answeredAt) && now - sentAt < ANSWER_WITHIN
 }
 
 function keyOf({ socket, remote }: Target): string {

@@ -128,22 +128,14 @@ class Bus {
 
   #connected(connection: NatsConnection): void {
     this.#ownSubscription = undefined
-    const callback =
-      (isOwn: boolean) =>
-      (_error: Error | null, { data }: NatsMessage) => {
-        if (this.#admits(data)) post({ type: 'soft-heard', isOwn, bytes: copy(data) })
-      }
-    connection.subscribe(names.all, { callback: callback(false) })
+    connection.subscribe(names.all, { callback: this.#hears(false) })
     connection.subscribe(`${prefix}>`, {
       callback: (_error, { subject, data }) => {
         const key = subject.slice(prefix.length)
         if (key.length <= 64 && this.#admits(data)) post({ type: 'soft-entry', key, bytes: copy(data) })
       },
     })
-    if (this.#own !== undefined) {
-      const own = names.to(this.#own)
-      this.#ownSubscription = connection.subscribe(own, { callback: callback(true) })
-    }
+    if (this.#own !== undefined) this.#listen(this.#own)
     void this.#watch(connection)
     this.#isUp = true
     this.#why = ''
@@ -233,11 +225,13 @@ class Bus {
     if (this.#own === id && this.#ownSubscription !== undefined) return
     this.#own = id
     this.#ownSubscription?.unsubscribe()
-    this.#ownSubscription = this.#connection?.subscribe(names.to(id), {
-      callback: (_error, { data }) => {
-        if (this.#admits(data)) post({ type: 'soft-heard', isOwn: true, bytes: copy(data) })
-      },
-    })
+    this.#ownSubscription = this.#connection?.subscribe(names.to(id), { callback: this.#hears(true) })
+  }
+
+  #hears(isOwn: boolean): (error: Error | null, message: NatsMessage) => void {
+    return (_error, { data }) => {
+      if (this.#admits(data)) post({ type: 'soft-heard', isOwn, bytes: copy(data) })
+    }
   }
 
   #tell(subject: string, bytes: Uint8Array): void {
