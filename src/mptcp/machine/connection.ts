@@ -219,10 +219,12 @@ export class Connection {
     }
   }
 
-  /** Forgets dead subflows but the first and the newest. */
-  dropDead(): void {
+  /** Forgets dead subflows but the first and the newest, and returns them. */
+  dropDead(): readonly Subflow[] {
     const last = this.subflows.length - 1
-    for (let i = last - 1; i > 0; i--) if (this.subflows[i]!.state === 'dead') this.subflows.splice(i, 1)
+    const dropped = this.subflows.filter(({ state }, i) => state === 'dead' && i > 0 && i < last)
+    if (dropped.length > 0) this.subflows = this.subflows.filter((each) => !dropped.includes(each))
+    return dropped
   }
 
   get first(): Subflow | undefined {

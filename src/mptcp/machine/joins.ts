@@ -249,13 +249,17 @@ export function closeSubflow(connection: Connection, subflow: Subflow, now: numb
 }
 
 function sendFin(connection: Connection, subflow: Subflow, now: number): void {
+  writeFin(connection, subflow)
+  subflow.retryAt = now + retryAfter(connection, subflow.tries++)
+}
+
+function writeFin(connection: Connection, subflow: Subflow): void {
   const dss = connection.dataAck()
   connection.toWire(subflow, {
     at: subflow.finSent,
     flags: ACK | FIN,
     options: dss === undefined ? [] : [dss],
   })
-  subflow.retryAt = now + retryAfter(connection, subflow.tries++)
 }
 
 /** It is being closed, and both FINs are acknowledged. */
@@ -280,4 +284,16 @@ export function resetSubflow(connection: Connection, subflow: Subflow, option?: 
 export function refuse(connection: Connection, subflow: Subflow, { flags, ack }: Segment): void {
   if ((flags & RST) === 0)
     connection.toWire(subflow, { at: subflow.offsetOfAck(ack), flags: RST, options: [] })
+}
+
+/** A FIN that comes once more, on a subflow that is gone, when both ends are done: what was lost before it came another way. */
+export function acknowledgeFin(
+  connection: Connection,
+  subflow: Subflow,
+  { seq, ack, payloadLength }: Segment,
+): void {
+  subflow.acked = Math.max(subflow.acked, subflow.offsetOfSeq(seq) + payloadLength + 1)
+  // Its sender waits for ours, if that is lost.
+  if (subflow.offsetOfAck(ack) <= subflow.finSent) writeFin(connection, subflow)
+  else connection.ackOn(subflow)
 }

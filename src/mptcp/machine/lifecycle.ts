@@ -28,7 +28,7 @@ const OVERLAP_LONGEST = 300
 /** What the machine does for a connection: it knows the tables of all. */
 export interface Registry {
   add(connection: Connection, subflow: Subflow): void
-  remove(subflow: Subflow): void
+  remove(connection: Connection, subflow: Subflow): void
   taken(key: string): boolean
   /** The connection is over: the local TCP is reset when it does not know yet. */
   end(connection: Connection, reason: string, reset: boolean): void
@@ -189,7 +189,7 @@ export function loseSubflow(
   pauseJoins(connection, subflow, kind, now)
   subflow.state = 'dead'
   subflow.retryAt = Number.POSITIVE_INFINITY
-  registry.remove(subflow)
+  registry.remove(connection, subflow)
   if (announce) announceRemoval(connection, subflow)
   if (connection.active === subflow) {
     connection.active = undefined

@@ -24,7 +24,15 @@ import {
   takeBack,
 } from './fast.ts'
 import { forwardIncoming, type Request } from './incoming.ts'
-import { activate, closeSubflow, handleJoinAck, isClosed, refuse, resetSubflow } from './joins.ts'
+import {
+  acknowledgeFin,
+  activate,
+  closeSubflow,
+  handleJoinAck,
+  isClosed,
+  refuse,
+  resetSubflow,
+} from './joins.ts'
 import type { Sha256 } from './keys.ts'
 import {
   accessesChanged,
@@ -119,7 +127,7 @@ export class MptcpMachine {
     this.#register = register
     this.#registry = {
       add: (connection, subflow) => register.add(connection, subflow),
-      remove: (subflow) => register.remove(subflow),
+      remove: (connection, subflow) => register.remove(connection, subflow),
       taken: (key) => register.taken(key),
       end: (connection, reason, reset) => this.#end(connection, reason, reset),
     }
@@ -339,7 +347,7 @@ export class MptcpMachine {
     if (connection.state === 'closed') {
       // A FIN that comes again has not heard that it is known; after a reset all is answered by one.
       if (connection.closedInOrder) {
-        if ((segment.flags & FIN) !== 0) connection.ackOn(subflow)
+        if ((segment.flags & FIN) !== 0) acknowledgeFin(connection, subflow, segment)
       } else if ((segment.flags & RST) === 0) resetSubflow(connection, subflow)
       return true
     }
@@ -376,12 +384,18 @@ export class MptcpMachine {
       activate(subflow, now)
       this.#openings.joined(connection, subflow, now)
     }
-    if (!subflow.alive) {
+    if (!subflow.alive && connection.state !== 'closing') {
       refuse(connection, subflow, segment)
       return true
     }
     if (!isAcceptable(connection, subflow, segment)) {
       if (asksForAck(segment)) connection.ackOn(subflow)
+      return true
+    }
+    if (!subflow.alive) {
+      if (subflow.isLastWord && subflow.offsetOfAck(segment.ack) > subflow.finSent) connection.isHeard = true
+      if ((flags & FIN) !== 0) acknowledgeFin(connection, subflow, segment)
+      this.#sweep(connection, now)
       return true
     }
     if (connection.fast !== undefined && !staysFastIncoming(connection, subflow, segment))
@@ -511,9 +525,14 @@ export class MptcpMachine {
     const fastclose = segment.option('fastclose')
     const others = connection.subflows.some((each) => each !== subflow && each.state !== 'dead')
     const known = fastclose !== undefined && equalConstantTime(fastclose.key, connection.localKey.bytes)
-    if (connection.state === 'closing' && !others) this.#end(connection, 'closed', false)
-    else if (known || (subflow.state === 'syn-sent' && !others))
-      this.#end(connection, 'the peer reset it', true)
+    const isUnknown = subflow.state === 'syn-sent' && !others
+    if (connection.state === 'closing') {
+      // A host that knows nothing of the connection answers a join so. On another subflow the reset may be the kernel's of one whose proxy
+      // has only given that up (ADR 0301).
+      if (known || isUnknown) connection.isHeard = true
+      loseSubflow(connection, subflow, 'the peer reset the subflow', 'ended', this.#registry, now)
+      this.#sweep(connection, now)
+    } else if (known || isUnknown) this.#end(connection, 'the peer reset it', true)
     else loseSubflow(connection, subflow, 'the peer reset the subflow', 'ended', this.#registry, now)
     return true
   }

@@ -104,6 +104,8 @@ export class Openings {
         !handleJoinReply(connection, subflow, segment, now)
       ) {
         this.#host.counts.joinsRefused++
+        // Somebody else has the port now.
+        if (connection.state === 'closing') connection.isHeard = true
         resetSubflow(connection, subflow, { type: 'reset', transient: false, reason: ResetReason.MPTCP })
         this.#steps.lose(connection, subflow, 'the answer to its SYN does not know the keys', now)
       }
@@ -267,6 +269,10 @@ export class Openings {
     // A token that is not ours may be the kernel's.
     const connection = this.#register.byToken(join.token)
     if (connection === undefined) return false
+    if (connection.state === 'closed') {
+      this.#refuse(connection, segment)
+      return true
+    }
     this.#makeRoom(connection, now)
     const living = connection.subflows.filter(({ state }) => state !== 'dead')
     const waiting = living.filter(({ state }) => state === 'syn-received').length
@@ -288,6 +294,25 @@ export class Openings {
     this.#registry.add(connection, subflow)
     this.#steps.settle(connection, now)
     return true
+  }
+
+  /** As a host that has no such connection: a peer that asks whether this end is done has its answer. */
+  #refuse({ segmentSize }: Connection, { tuple, seq }: Segment): void {
+    this.#host.counts.joinsRefused++
+    this.#host.emit({
+      to: 'wire',
+      tuple,
+      seq: 0,
+      ack: (seq + 1) >>> 0,
+      flags: RST | ACK,
+      window: 0,
+      options: this.#host.writer
+        .mptcp({ type: 'reset', transient: false, reason: ResetReason.MPTCP })
+        .finish(),
+      payload: undefined,
+      access: undefined,
+      segmentSize,
+    })
   }
 
   /** Where there is no room for a join, the subflow that was silent for the longest time makes it: its end may be long gone. */

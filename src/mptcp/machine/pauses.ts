@@ -21,7 +21,7 @@ const JITTER = 0.25
 /** Notes that a subflow ended; before its state says so. */
 export function pauseJoins(connection: Connection, subflow: Subflow, kind: LossKind, now: number): void {
   const { access, alive, beganAt, state } = subflow
-  if (access === undefined || connection.state === 'closing') return
+  if (access === undefined || (connection.state === 'closing' && kind !== 'ended')) return
   const last = connection.pauses?.get(access)
   const steady = alive && now - beganAt >= STEADY
   const refused = kind === 'ended' || state === 'syn-received'

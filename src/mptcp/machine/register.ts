@@ -66,15 +66,18 @@ export class Register {
   }
 
   add(connection: Connection, subflow: Subflow): void {
-    connection.dropDead()
+    for (const dead of connection.dropDead()) this.#forgetSubflow(dead)
     this.#byWire.set(subflow.key, { connection, subflow })
     const { tuple, key } = subflow
     this.#host.tell({ type: 'watch', on: true, side: sideOf(connection, subflow), tuple, key })
   }
 
-  /** The first subflow stays: it has the addresses of the connection, and what comes late must not reach the local TCP. */
-  remove(subflow: Subflow): void {
-    if (subflow.id > 0) this.#forgetSubflow(subflow)
+  /**
+   * The first subflow stays: it has the addresses of the connection, and what comes late must not reach the local TCP. While both ends are
+   * done those with a FIN of ours stay too: one that comes again there is acknowledged, where this host's kernel would reset it.
+   */
+  remove({ state }: Connection, subflow: Subflow): void {
+    if (subflow.id > 0 && (state !== 'closing' || subflow.finSent < 0)) this.#forgetSubflow(subflow)
   }
 
   #forgetSubflow(subflow: Subflow): void {

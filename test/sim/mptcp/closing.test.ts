@@ -6,6 +6,7 @@ import { payloadLength, Segment, type Tuple } from '../../../src/mptcp/machine/s
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { Alone, CAPABLE } from './alone.ts'
 import { Pair } from './network.ts'
+import { forge } from './packets.ts'
 
 const { SYN, ACK, FIN, PSH } = TcpFlag
 
@@ -70,6 +71,72 @@ test('RFC 9293: an access that stays away resets no TCP that has got and sent al
     assert.equal(pair.client.machine.connections.length, 0)
   }
   assert.ok(ended > 10)
+})
+
+for (const knows of [false, true])
+  test(`RFC 8684 §3.3.3: a bare reset of the last subflow ends no end that is done: a join ${knows ? 'is refused by one that knows, and nothing is left' : 'reaches one that did not know'}`, () => {
+    for (const name of ['client', 'server'] as const) {
+      const other = name === 'client' ? 'server' : 'client'
+      const segment = new Segment()
+      let resets = 0
+      const pair = new Pair({
+        seed: 8,
+        bytes: name === 'client' ? [20_000, 0] : [0, 20_000],
+        init: { standby: false },
+        paths: 1,
+        middlebox: (packet, _path, toServer) => {
+          segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, true)
+          const { tuple, ack, flags } = segment
+          if (toServer !== (name === 'client') || (flags & FIN) === 0 || resets > 0) return [packet]
+          // As the kernel of a host whose proxy has given up the subflow.
+          resets++
+          const reset = forge({ tuple, seq: ack, flags: TcpFlag.RST })
+          pair.at(pair.now + 20, () => pair[name].in(reset))
+          if (!knows) {
+            pair.paths[0]!.works = false
+            pair.at(pair.now + 0.01, () => {
+              pair.paths[0]!.works = true
+            })
+          }
+          return [packet]
+        },
+      })
+      pair.client.tcp!.connect(0)
+      assert.ok(
+        pair.run(() => pair.done),
+        name,
+      )
+      pair.run(
+        () => pair.client.machine.connections.length + pair.server.machine.connections.length === 0,
+        5000,
+      )
+      assert.deepEqual([resets, pair.problem], [1, ''])
+      assert.deepEqual([reasons(pair, name), reasons(pair, other)], [['closed'], ['closed']], name)
+    }
+  })
+
+test('a peer that resets each subflow of an end that is done draws few joins', () => {
+  const segment = new Segment()
+  let joins = 0
+  const pair = new Pair({
+    seed: 8,
+    bytes: [20_000, 0],
+    paths: 1,
+    middlebox: (packet, _path, toServer) => {
+      segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, true)
+      const { tuple, ack, flags } = segment
+      if (toServer && segment.option('join') !== undefined) joins++
+      if (!toServer || (flags & FIN) === 0) return [packet]
+      const reset = forge({ tuple, seq: ack, flags: TcpFlag.RST })
+      pair.at(pair.now + 20, () => pair.client.in(reset))
+      return []
+    },
+  })
+  pair.client.tcp!.connect(0)
+  assert.ok(pair.run(() => pair.done))
+  pair.run(() => pair.client.machine.connections.length === 0, 100_000)
+  assert.deepEqual(reasons(pair, 'client'), ['closed'])
+  assert.ok(joins > 0 && joins <= 8, `${joins} joins`)
 })
 
 test('MP-15: what overtakes the third packet of a join ends no join', () => {

@@ -13,6 +13,7 @@ import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/mac
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import { KernelPath } from './kernel-path.ts'
 import { type TcpInit, TcpModel } from './tcp-model.ts'
+import type { Trace } from './trace.ts'
 
 export interface PathConditions {
   delay: number
@@ -105,12 +106,14 @@ export class Host {
   }
 
   kill(): void {
+    this.#pair.trace?.note(this.#pair.now, `${this.#name} killed`)
     this.dead = true
     this.#life++
   }
 
   /** Another proxy takes over. The answer is how many connections it refused. */
   restart(accesses: readonly AccessInfo[]): number {
+    this.#pair.trace?.note(this.#pair.now, `${this.#name} takes over`)
     const records = new Records(this.memory!, SLOTS)
     const { kept, refused } = records.load()
     this.kernel?.restart()
@@ -223,6 +226,8 @@ export class Host {
     for (let event = this.machine.pollEvent(); event !== undefined; event = this.machine.pollEvent()) {
       if (event.type === 'watch' && event.side === 'local') this.kernel?.watch(event.tuple, event.on)
       this.events.push(event)
+      if (event.type !== 'watch')
+        this.#pair.trace?.note(this.#pair.now, `${this.#name}: ${JSON.stringify(event)}`)
     }
   }
 
@@ -257,6 +262,8 @@ export class Pair {
   installing = 0
   /** Nothing more is to happen by itself. */
   over = false
+  /** Where what happens is written down (trace.ts). */
+  trace: Trace | undefined
 
   constructor(init: PairInit) {
     this.#init = init
@@ -310,6 +317,7 @@ export class Pair {
   /** The client's accesses that work, as its monitor says. */
   setAccesses(usable: ReadonlySet<number>): void {
     this.usable = new Set(usable)
+    this.trace?.note(this.now, `accesses ${[...usable].sort().map((i) => i + 1)}`)
     if (this.client.dead) return
     this.client.machine.setAccesses(this.#accesses('client'), this.now)
     this.client.flush()
@@ -353,7 +361,9 @@ export class Pair {
 
   #carry(packet: Uint8Array, conditions: PathConditions, toServer: boolean): void {
     this.observer.sent(packet, toServer)
-    if (!conditions.works || this.random() < conditions.loss) return
+    const lost = !conditions.works || this.random() < conditions.loss
+    this.trace?.packet(this.now, packet, toServer, lost ? ' LOST' : '')
+    if (lost) return
     const copies = conditions.twice > 0 && this.random() < conditions.twice ? 2 : 1
     for (let i = 0; i < copies; i++) {
       const copy = packet.slice()

@@ -6,7 +6,12 @@ const SETTLED = 8000
 
 /** Transfers both ways with random handovers, accesses that come and go and black holes, until there were `count` handovers. */
 /** `kills`: proxies are killed, too, and taken over from. */
-export function randomHandovers(count: number, first: number, kills = false): void {
+export function randomHandovers(
+  count: number,
+  first: number,
+  kills = false,
+  look?: (pair: Pair) => void,
+): void {
   let handovers = 0
   for (let seed = first; handovers < count; seed++) {
     const pair = new Pair({
@@ -18,6 +23,7 @@ export function randomHandovers(count: number, first: number, kills = false): vo
       init: { standby: seed % 3 !== 0 },
       keep: kills,
     })
+    look?.(pair)
     pair.client.tcp!.connect(0)
     const act = () => {
       const path = Math.floor(pair.random() * 3)

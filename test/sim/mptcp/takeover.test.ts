@@ -85,6 +85,10 @@ test('random handovers, losses, black holes and kills', () => {
   randomHandovers(25, 7000, true)
 })
 
+test('ADR 0301: an end that is killed as both are done gives up the subflow over which the other’s FIN comes: it is not taken for one that knows', () => {
+  randomHandovers(1, 1013, true)
+})
+
 test('where mappings were forgotten, the bytes go over another subflow', () => {
   const pair = transfer({}, (each) =>
     each.at(400, () => {

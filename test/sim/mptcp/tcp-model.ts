@@ -130,10 +130,14 @@ export class TcpModel {
   }
 
   /** A host answers so what is for no connection that it has (RFC 9293 §3.10.7.1). */
-  #refuse({ tuple, flags, ack }: Segment): void {
-    if ((flags & RST) !== 0 || (flags & ACK) === 0) return
+  #refuse({ tuple, flags, seq, ack }: Segment): void {
+    if ((flags & RST) !== 0) return
     this.resets++
-    const reset = { seq: ack, ack: 0, flags: RST, window: 0, options: new Uint8Array(0), payload: undefined }
+    const numbers =
+      (flags & ACK) === 0
+        ? { seq: 0, ack: (seq + 1) >>> 0, flags: RST | ACK }
+        : { seq: ack, ack: 0, flags: RST }
+    const reset = { ...numbers, window: 0, options: new Uint8Array(0), payload: undefined }
     const segment: OutSegment = { ...reset, to: 'wire', tuple, access: undefined, segmentSize: 0xffff }
     this.#init.emit(packetOf(segment, new Uint8Array(0)), 0)
   }
