@@ -214,6 +214,7 @@ export async function until(done: () => boolean, what: string, ms = 20_000): Pro
 /** A primary `db1` and a standby `db2` that confirms every commit. Made once; `start` begins anew from what was made. */
 export class PostgresBed {
   readonly folder = mkdtempSync(join(tmpdir(), 'godwit-pg-'))
+  #made = join(this.folder, 'made')
   #cluster = 0
   db1!: PostgresServer
   db2!: PostgresServer
@@ -221,7 +222,7 @@ export class PostgresBed {
   /** Without fsync: the tests kill programs, and cut no power. */
   async make(): Promise<void> {
     chmodSync(this.folder, 0o755)
-    const made = join(this.folder, 'made')
+    const made = this.#made
     mkdirSync(made)
     own(made)
     const run = async (program: 'initdb' | 'pg_basebackup', args: readonly string[]) => {
@@ -277,15 +278,26 @@ export class PostgresBed {
     }
   }
 
-  /** Both, from the beginning; those before end. */
-  async start(): Promise<void> {
+  /** Another one of what was made here, for what runs at the same time. */
+  beside(): PostgresBed {
+    const other = new PostgresBed()
+    chmodSync(other.folder, 0o755)
+    other.#made = this.#made
+    return other
+  }
+
+  /** Both, from the beginning; those before end. `isAlone`: no standby, and none is waited for. */
+  async start(isAlone = false): Promise<void> {
     await this.stop()
     const folder = join(this.folder, String(++this.#cluster))
     mkdirSync(folder, { mode: 0o755 })
-    for (const name of ['db1', 'db2'])
-      execFileSync('cp', ['-a', join(this.folder, 'made', name), join(folder, name)])
+    for (const name of ['db1', 'db2']) execFileSync('cp', ['-a', join(this.#made, name), join(folder, name)])
     this.db1 = new PostgresServer(folder, 'db1')
     this.db2 = new PostgresServer(folder, 'db2')
+    if (isAlone) {
+      await this.db1.start()
+      return
+    }
     this.follow(this.db2, this.db1)
     this.db1.configure(["synchronous_standby_names = 'FIRST 1 (db2)'"])
     await this.db1.start()

@@ -2,18 +2,20 @@
  * The account server (NT-10 … NT-14, Fig. 4 steps 2–8): login over HTTPS (docs/wire/overlay.md, Account server). A login makes the
  * key that node and coordinator share; the last one counts. Guessing is limited by account and by source.
  */
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server } from 'node:https'
 import type { Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 import * as z from 'zod'
 import { equal } from '../../core/bytes.ts'
+import { GodwitError } from '../../core/errors.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { LABEL, mayBeNode } from '../machine/names.ts'
 import { renewalProof } from '../machine/secrets.ts'
 import type { Account, Store } from '../store/store.ts'
-import { hasEnded } from '../tables.ts'
+import { hasEnded, type NodeRecord } from '../tables.ts'
 import { type CertifiedServer, isFullName } from '../wire/message.ts'
 import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
 import { listenOn } from './listening.ts'
@@ -54,6 +56,9 @@ const MAX_NODES = 64
 const PAIR_TRIES = 10
 const SOURCE_TRIES = 30
 const ACCOUNT_TRIES = 60
+/** Attempts to write where other servers write at the same time, and longest pause between two (ms). */
+const WRITES = 10
+const BEHIND_MS = 200
 /** Max renewals per minute of a source, behind which there may be many nodes. */
 const RENEWALS = 120
 const MAX_PROVEN = 20_000
@@ -171,24 +176,13 @@ export class AccountServer {
     this.#proven.add(pair)
     if (this.#proven.size > MAX_PROVEN) this.#proven.delete(this.#proven.keys().next().value!)
     const full = `${node}.${zone}`
-    store.refresh()
     if (!mayBeNode(full, zone) || !isFullName(full))
       throw new Refusal(403, 'NAME_TAKEN', `${node} cannot be the name of a node`)
     const publicKey = Uint8Array.from(Buffer.from(public_key, 'base64'))
-    const nodes = store.nodesOf(name)
-    // Those that this login replaces.
-    const before = nodes.filter((each) => each.name === full || equal(each.publicKey, publicKey))
-    if (nodes.length >= MAX_NODES && before.length === 0)
-      throw new Refusal(403, 'TOO_MANY_NODES', `the account has ${MAX_NODES} nodes already`)
     const key = randomBytes(32)
     const keyId = randomBytes(16)
-    if (!store.putNode({ name: full, account: name, publicKey, keyId, key, ...this.#expiry })) {
-      const holder = store.nodeByName(full)
-      throw holder !== undefined && holder.account !== name
-        ? new Refusal(403, 'NAME_TAKEN', `${full} is another account's`)
-        : new Refusal(403, 'KEY_TAKEN', 'a node of another account has this public key')
-    }
-    store.commit()
+    const login = { name: full, account: name, publicKey, keyId, key, ...this.#expiry }
+    const before = await this.#committed(() => this.#put(login))
     if ((await this.#init.published?.()) === false)
       throw new Refusal(503, 'COORDINATOR_AWAY', 'the coordinator of the zone does not answer; try again')
     for (const node of before) this.#init.onLogin(node.name)
@@ -197,6 +191,41 @@ export class AccountServer {
       ...{ name: full, key_id: keyId.toString('base64'), key: encodeKey(key) },
       ...{ coordinator: this.#init.coordinator, zone_key: encodeKey(this.#init.zoneKey) },
       expires: this.#expiry.expires ?? null,
+    }
+  }
+
+  /** Those that this login replaces. */
+  #put(login: Omit<NodeRecord, 'accountId'>): NodeRecord[] {
+    const { store } = this.#init
+    const { name, account, publicKey } = login
+    const nodes = store.nodesOf(account)
+    const before = nodes.filter((each) => each.name === name || equal(each.publicKey, publicKey))
+    if (nodes.length >= MAX_NODES && before.length === 0)
+      throw new Refusal(403, 'TOO_MANY_NODES', `the account has ${MAX_NODES} nodes already`)
+    if (!store.putNode(login)) {
+      const holder = store.nodeByName(name)
+      throw holder !== undefined && holder.account !== account
+        ? new Refusal(403, 'NAME_TAKEN', `${name} is another account's`)
+        : new Refusal(403, 'KEY_TAKEN', 'a node of another account has this public key')
+    }
+    return before
+  }
+
+  /** What `write` returns, once it is kept. Where another server has written meanwhile, it is judged and written again. */
+  async #committed<T>(write: () => T): Promise<T> {
+    const { store } = this.#init
+    for (let left = WRITES; ; left--) {
+      if (left === WRITES) store.refresh()
+      else store.beginTurn()
+      try {
+        const written = write()
+        store.commit()
+        return written
+      } catch (error) {
+        const isBehind = error instanceof GodwitError && error.op === 'behind'
+        if (!isBehind || left === 1) throw error
+      }
+      await delay(randomInt(BEHIND_MS))
     }
   }
 
@@ -211,21 +240,22 @@ export class AccountServer {
     if (!this.#renewals.take(sourceOf(request.socket.remoteAddress ?? ''), now())) throw tooMany()
     const parsed = renewal.safeParse(await jsonOf(request))
     if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not a renewal')
-    store.refresh()
     const keyId = new Uint8Array(Buffer.from(parsed.data.key_id, 'base64'))
-    const node = store.nodeByKeyId(keyId)
-    const proof = node && renewalProof(nodeCrypto, node.key, keyId)
-    const isRight = proof !== undefined && nodeCrypto.equal(proof, Buffer.from(parsed.data.proof, 'base64'))
-    if (
-      node === undefined ||
-      !isRight ||
-      hasEnded(node, wall()) ||
-      store.account(node.account)?.disabled !== false
-    )
-      throw new Refusal(401, 'LOGIN_ENDED', 'the login has ended or was revoked')
+    const proof = Buffer.from(parsed.data.proof, 'base64')
     const { expires } = this.#expiry
-    store.renewLogin(node.name, expires)
-    store.commit()
+    await this.#committed(() => {
+      const node = store.nodeByKeyId(keyId)
+      const due = node && renewalProof(nodeCrypto, node.key, keyId)
+      const isRight = due !== undefined && nodeCrypto.equal(due, proof)
+      if (
+        node === undefined ||
+        !isRight ||
+        hasEnded(node, wall()) ||
+        store.account(node.account)?.disabled !== false
+      )
+        throw new Refusal(401, 'LOGIN_ENDED', 'the login has ended or was revoked')
+      store.renewLogin(node.name, expires)
+    })
     return { expires: expires ?? null }
   }
 

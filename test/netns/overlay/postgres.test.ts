@@ -16,40 +16,26 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Link } from '../../../src/overlay/store/postgres/link.ts'
 import type { PostgresSettings } from '../../../src/overlay/store/postgres/settings.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
-import { FAULTS, type Fault, runShared, runWithFault } from '../../suites/postgres-failures.ts'
+import { type Fault, runShared, runWithFault } from '../../suites/postgres-failures.ts'
 import { addressOf, cannotRun, own, PostgresBed, until } from '../../support/postgres.ts'
 
 usesPrograms('openssl')
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
-const SHORT: readonly Fault[] = ['primary killed, standby promoted', 'coordinator killed and started']
+const FAULT: Fault = 'primary killed, standby promoted'
 
 describe('state in PostgreSQL', { skip: cannotRun() }, () => {
-  const bed = new PostgresBed()
-  before(() => bed.make())
-  after(() => bed.end())
-
-  for (const [at, fault] of SHORT.entries())
-    it(`NT-10, NT-13, NT-16: nothing that was acknowledged is lost or doubled: ${fault}`, async (t) => {
-      assert.ok(FAULTS.includes(fault))
-      const result = await runWithFault(bed, fault, at + 1)
-      t.diagnostic(JSON.stringify(result))
-      assert.ok(result.acknowledged > 200)
-    })
-
-  it('NT-16: two coordinators share the database: every number is given out once, one is killed meanwhile, and none takes it alone', async (t) => {
-    t.diagnostic(JSON.stringify(await runShared(bed, 1)))
-  })
+  const made = new PostgresBed()
+  before(() => made.make())
+  after(() => made.end())
 
   it('NT-16: a coordinator that writes all the time keeps none from writing; a turn without a write holds nobody', async () => {
-    await bed.start()
-    // The gates, also the standby's, are in this process, which waits for the database here.
-    await bed.db1.admin("ALTER SYSTEM SET synchronous_standby_names = ''")
-    await bed.db1.admin('SELECT pg_reload_conf()')
-    const url = addressOf([bed.db1.folder])
+    // This process waits for the database here, and nothing runs beside it.
+    await made.start(true)
+    const url = addressOf([made.db1.folder])
     const open = (name: string) =>
       new Store({
-        file: join(bed.folder, `turns-${name}.db`),
+        file: join(made.folder, `turns-${name}.db`),
         remote: { settings: { url, tls: 'off', commit: 'on' }, zone: 'example', holds: 'shared' },
       })
     const stores = [open('a'), open('b')] as const
@@ -68,9 +54,9 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
     let n = 0
     const timer = setInterval(() => write(busy, `busy${n++}`), 20)
     try {
-      await sleep(1500)
+      await sleep(700)
       const tries: number[] = []
-      for (let i = 0; i < 8; i++) {
+      for (let i = 0; i < 5; i++) {
         let tried = 1
         // As a node asks again.
         for (const wait of [250, 500, 1000, 2000]) {
@@ -101,138 +87,23 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
     } finally {
       clearInterval(timer)
       for (const store of stores) store.close()
-      await bed.stop()
-    }
-  })
-
-  it('NT-10: accounts move from SQLite into PostgreSQL; servers run there, a second coordinator is refused, wrong ones are told why', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'godwit-pg-cli-'))
-    let server: ChildProcess | undefined
-    try {
-      await bed.start()
-      const port = await freePort()
-      const state = (name: string) => ['--state', join(folder, name)]
-      // The gates are in this process.
-      const godwit = async (...args: string[]) => {
-        const program = spawn(process.execPath, [GODWIT, ...args])
-        let out = ''
-        for (const stream of [program.stdout, program.stderr])
-          stream.setEncoding('utf8').on('data', (text: string) => {
-            out += text
-          })
-        const status = await new Promise<number | null>((resolve) => program.once('close', resolve))
-        return { status, out }
-      }
-      const serve = (...args: string[]) => {
-        const program = spawn(process.execPath, [GODWIT, 'overlay', 'serve', ...args, ...state('a')])
-        const ended = new Promise((resolve) => program.once('exit', resolve))
-        let text = ''
-        for (const stream of [program.stdout, program.stderr])
-          stream.setEncoding('utf8').on('data', (more: string) => {
-            text += more
-          })
-        return { program, ended, out: () => text }
-      }
-      const done = async (...args: string[]) => {
-        const { status, out } = await godwit(...args)
-        assert.equal(status, 0, out)
-        return out
-      }
-      const init = [
-        'overlay',
-        'init',
-        '--zone',
-        'lab.example',
-        '--endpoint',
-        `127.0.0.1:${port}`,
-        '--dns-port',
-        '0',
-      ]
-      await done(...init, ...state('a'))
-      await done('overlay', 'account', 'add', 'alice', ...state('a'))
-      const nowhere = 'postgres://godwit@%2Fnonexistent/godwit'
-      const away = await godwit('overlay', 'store', 'move', nowhere, ...state('a'))
-      assert.equal(away.status, 1)
-      assert.match(away.out, /STORE_AWAY|does not answer/)
-      const secret = await godwit(
-        'overlay',
-        'store',
-        'move',
-        'postgres://godwit:secret@db/godwit',
-        ...state('a'),
-      )
-      assert.equal(secret.status, 2)
-      assert.match(secret.out, /--password-file/)
-      assert.match(await done('overlay', 'account', 'list', ...state('a')), /alice/, 'still in SQLite')
-
-      const moved = await done('overlay', 'store', 'move', bed.url, ...state('a'))
-      assert.match(moved.replaceAll('\n', ' '), /PostgreSQL .* standbys FIRST 1 \(db2\)/)
-      assert.ok(
-        existsSync(join(folder, 'a', 'overlay.db.moved')) && !existsSync(join(folder, 'a', 'overlay.db')),
-      )
-      assert.match(await done('overlay', 'account', 'list', ...state('a')), /alice/)
-      await done('overlay', 'account', 'add', 'bob', ...state('a'))
-      const rows = await bed.db1.admin<{ name: string }>(
-        'SELECT name FROM godwit.accounts ORDER BY name',
-        'godwit',
-      )
-      assert.deepEqual(rows, [{ name: 'alice' }, { name: 'bob' }])
-
-      // Settings of another zone do not take it, nor is it emptied.
-      await done(...init.map((word) => word.replace('lab.', 'other.')), ...state('b'))
-      const other = await godwit('overlay', 'store', 'move', bed.url, ...state('b'))
-      assert.equal(other.status, 1)
-      assert.match(other.out, /that of lab.example/)
-
-      const first = serve('--roles', 'dc,as')
-      server = first.program
-      await until(() => /^ready$/m.test(first.out()), 'the servers start')
-      assert.match(first.out(), /PostgreSQL/)
-      assert.match(first.out(), /fsync = off/)
-      // The same zone on another host.
-      spawnSync('cp', ['-a', join(folder, 'a'), join(folder, 'c')])
-      for (const name of ['overlay-copy.db', 'overlay-copy.db-wal', 'overlay-copy.db-shm', 'lock'])
-        rmSync(join(folder, 'c', name), { force: true })
-      const second = await godwit('overlay', 'serve', '--roles', 'dc', ...state('c'))
-      assert.equal(second.status, 1, second.out)
-      assert.match(second.out, /has the database/)
-      assert.match(await done('overlay', 'store', 'show', ...state('a')), /coordinator: /)
-      server.kill('SIGTERM')
-      assert.equal(await first.ended, 0, first.out())
-      // It has let go: another host may have it at once.
-      assert.match(await done('overlay', 'store', 'show', ...state('c')), /no coordinator runs/)
-
-      // The database is away for a while; then another coordinator has it.
-      const again = serve('--roles', 'dc')
-      server = again.program
-      await until(() => /^ready$/m.test(again.out()), 'the coordinator starts again')
-      bed.db1.signal('SIGSTOP')
-      await until(() => /served from the working copy/.test(again.out()), 'it says that the database is away')
-      bed.db1.signal('SIGCONT')
-      await until(() => /can be reached again/.test(again.out()), 'it says that the database is back')
-      await bed.db1.admin("UPDATE godwit.state SET epoch = epoch + 1, holder = 'another'", 'godwit')
-      assert.equal(await again.ended, 1, again.out())
-      assert.match(again.out(), /another coordinator has taken the database/)
-    } finally {
-      server?.kill('SIGKILL')
-      await bed.stop()
-      rmSync(folder, { recursive: true, force: true })
+      await made.stop()
     }
   })
 
   it('NT-10: the thread that talks to it ends: another goes on; what was read of everything at once is closed in any case', async () => {
-    await bed.start()
+    await made.start(true)
     const settings = { url: 'none', tls: 'off', commit: 'on' } as { url: string; tls: 'off'; commit: 'on' }
     const link = new Link({ settings, zone: 'test.example', hold: undefined, mark: () => undefined })
     const own = async (which: string) => {
       const sql = `FROM pg_stat_activity WHERE application_name = 'godwit' AND state ${which}`
-      const [row] = await bed.db1.admin<{ n: number }>(`SELECT count(*)::int AS n ${sql}`)
+      const [row] = await made.db1.admin<{ n: number }>(`SELECT count(*)::int AS n ${sql}`)
       return row!.n
     }
     try {
       assert.throws(() => link.ready(), /its thread has ended/)
       // This thread waits in its requests, and the gates are in this process.
-      settings.url = addressOf([bed.db1.folder])
+      settings.url = addressOf([made.db1.folder])
       for (let n = 0; !link.isUp; n++) {
         assert.ok(n < 200, 'no other thread')
         await new Promise((resolve) => setTimeout(resolve, 50))
@@ -242,7 +113,7 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
       link.call({ type: 'load' })
       link.call({ type: 'load' })
       assert.equal(await own(`= 'idle in transaction'`), 1)
-      await bed.db1.admin(
+      await made.db1.admin(
         `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'godwit' AND state = 'idle'`,
       )
       for (let n = 0; link.isUp && n < 100; n++) await new Promise((resolve) => setTimeout(resolve, 10))
@@ -255,80 +126,224 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
     }
   })
 
-  it('NT-10: over TLS: the certificate of PostgreSQL and the password count; what is wrong is said', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'godwit-pg-tls-'))
-    try {
-      await bed.start()
-      const { db1 } = bed
-      const [cert, key] = [join(db1.data, 'server.crt'), join(db1.data, 'server.key')]
-      const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost', '-days', '2']
-      execFileSync(
-        'openssl',
-        ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', cert, ...subject],
-        { stdio: 'pipe' },
-      )
-      const password = join(folder, 'password')
-      writeFileSync(password, 'a good one\n', { mode: 0o600 })
-      await db1.admin("ALTER ROLE godwit PASSWORD 'a good one'")
-      await db1.kill()
-      chmodSync(key, 0o600)
-      for (const file of [cert, key]) own(file)
-      writeFileSync(
-        join(db1.data, 'pg_hba.conf'),
-        'local all admin trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n',
-      )
-      db1.configure(['ssl = on', "synchronous_standby_names = ''"])
-      const port = await freePort()
-      await db1.start(port)
-      const opened = (
-        settings: { [Key in keyof PostgresSettings]?: PostgresSettings[Key] | undefined },
-        host = 'localhost',
-      ) => {
-        const url = `postgres://godwit@${host}:${port}/godwit`
-        const of = {
-          url,
-          tls: 'verify',
-          commit: 'remote_apply',
-          password_file: password,
-          ca_file: cert,
-          ...settings,
+  // Each has a bed of its own, and mostly waits.
+  describe('side by side', { concurrency: true }, () => {
+    it('NT-10: accounts move from SQLite into PostgreSQL; servers run there, a second coordinator is refused, wrong ones are told why', async () => {
+      const bed = made.beside()
+      const folder = mkdtempSync(join(tmpdir(), 'godwit-pg-cli-'))
+      let server: ChildProcess | undefined
+      try {
+        await bed.start()
+        const port = await freePort()
+        const state = (name: string) => ['--state', join(folder, name)]
+        // The gates are in this process.
+        const godwit = async (...args: string[]) => {
+          const program = spawn(process.execPath, [GODWIT, ...args])
+          let out = ''
+          for (const stream of [program.stdout, program.stderr])
+            stream.setEncoding('utf8').on('data', (text: string) => {
+              out += text
+            })
+          const status = await new Promise<number | null>((resolve) => program.once('close', resolve))
+          return { status, out }
         }
-        const remote = { settings: of as PostgresSettings, zone: 'example' }
-        return new Store({ file: join(folder, 'copy.db'), remote })
-      }
-      const refused = (
-        settings: { [Key in keyof PostgresSettings]?: PostgresSettings[Key] | undefined },
-        code: string,
-        text: RegExp,
-        host?: string,
-      ) =>
-        assert.throws(
-          () => opened(settings, host).close(),
-          (error: GodwitError) => {
-            assert.equal(error.code, code, error.message)
-            assert.match(`${error.message} ${error.hint}`, text)
-            return true
-          },
+        const serve = (...args: string[]) => {
+          const program = spawn(process.execPath, [GODWIT, 'overlay', 'serve', ...args, ...state('a')])
+          const ended = new Promise((resolve) => program.once('exit', resolve))
+          let text = ''
+          for (const stream of [program.stdout, program.stderr])
+            stream.setEncoding('utf8').on('data', (more: string) => {
+              text += more
+            })
+          return { program, ended, out: () => text }
+        }
+        const done = async (...args: string[]) => {
+          const { status, out } = await godwit(...args)
+          assert.equal(status, 0, out)
+          return out
+        }
+        const init = [
+          'overlay',
+          'init',
+          '--zone',
+          'lab.example',
+          '--endpoint',
+          `127.0.0.1:${port}`,
+          '--dns-port',
+          '0',
+        ]
+        // One of another zone, for later.
+        const another = init.map((word) => word.replace('lab.', 'other.'))
+        await Promise.all([done(...init, ...state('a')), done(...another, ...state('b'))])
+        await done('overlay', 'account', 'add', 'alice', ...state('a'))
+        const nowhere = 'postgres://godwit@%2Fnonexistent/godwit'
+        const withPassword = 'postgres://godwit:secret@db/godwit'
+        const [away, secret] = await Promise.all(
+          [nowhere, withPassword].map((url) => godwit('overlay', 'store', 'move', url, ...state('a'))),
         )
-      const store = opened({})
-      assert.equal(store.report()?.tls, true)
-      assert.equal(store.report()?.synchronous_commit, 'remote_apply')
-      store.close()
-      const version = (to: number) => db1.admin(`UPDATE godwit.state SET version = ${to}`, 'godwit')
-      await version(99)
-      refused({}, 'STORE_REFUSED', /newer godwit/)
-      await version(1)
-      refused({ ca_file: undefined }, 'STORE_AWAY', /self-signed certificate/)
-      refused({}, 'STORE_AWAY', /does not match|altnames/i, '127.0.0.1')
-      refused({ tls: 'off' }, 'STORE_REFUSED', /no encryption/)
-      writeFileSync(password, 'a wrong one\n')
-      refused({}, 'STORE_REFUSED', /password authentication failed/)
-      chmodSync(password, 0o644)
-      refused({}, 'SECRET_EXPOSED', /chmod|others/)
-    } finally {
-      await bed.stop()
-      rmSync(folder, { recursive: true, force: true })
-    }
+        assert.ok(away && secret)
+        assert.equal(away.status, 1)
+        assert.match(away.out, /STORE_AWAY|does not answer/)
+        assert.equal(secret.status, 2)
+        assert.match(secret.out, /--password-file/)
+        assert.ok(existsSync(join(folder, 'a', 'overlay.db')), 'still in SQLite')
+
+        const moved = await done('overlay', 'store', 'move', bed.url, ...state('a'))
+        assert.match(moved.replaceAll('\n', ' '), /PostgreSQL .* standbys FIRST 1 \(db2\)/)
+        assert.ok(
+          existsSync(join(folder, 'a', 'overlay.db.moved')) && !existsSync(join(folder, 'a', 'overlay.db')),
+        )
+        assert.match(await done('overlay', 'account', 'list', ...state('a')), /alice/)
+        await done('overlay', 'account', 'add', 'bob', ...state('a'))
+        const rows = await bed.db1.admin<{ name: string }>(
+          'SELECT name FROM godwit.accounts ORDER BY name',
+          'godwit',
+        )
+        assert.deepEqual(rows, [{ name: 'alice' }, { name: 'bob' }])
+
+        // Settings of another zone do not take it, nor is it emptied.
+        const other = await godwit('overlay', 'store', 'move', bed.url, ...state('b'))
+        assert.equal(other.status, 1)
+        assert.match(other.out, /that of lab.example/)
+
+        const first = serve('--roles', 'dc,as')
+        server = first.program
+        await until(() => /^ready$/m.test(first.out()), 'the servers start')
+        assert.match(first.out(), /PostgreSQL/)
+        assert.match(first.out(), /fsync = off/)
+        // The same zone on another host.
+        spawnSync('cp', ['-a', join(folder, 'a'), join(folder, 'c')])
+        for (const name of ['overlay-copy.db', 'overlay-copy.db-wal', 'overlay-copy.db-shm', 'lock'])
+          rmSync(join(folder, 'c', name), { force: true })
+        const [second, seen] = await Promise.all([
+          godwit('overlay', 'serve', '--roles', 'dc', ...state('c')),
+          done('overlay', 'store', 'show', ...state('a')),
+        ])
+        assert.equal(second.status, 1, second.out)
+        assert.match(second.out, /has the database/)
+        assert.match(seen, /coordinator: /)
+        server.kill('SIGTERM')
+        assert.equal(await first.ended, 0, first.out())
+        // It has let go: another host may have it at once.
+        assert.match(await done('overlay', 'store', 'show', ...state('c')), /no coordinator runs/)
+
+        // The database is away for a while; then another coordinator has it.
+        const again = serve('--roles', 'dc')
+        server = again.program
+        await until(() => /^ready$/m.test(again.out()), 'the coordinator starts again')
+        bed.db1.signal('SIGSTOP')
+        await until(
+          () => /served from the working copy/.test(again.out()),
+          'it says that the database is away',
+        )
+        bed.db1.signal('SIGCONT')
+        await until(() => /can be reached again/.test(again.out()), 'it says that the database is back')
+        await bed.db1.admin("UPDATE godwit.state SET epoch = epoch + 1, holder = 'another'", 'godwit')
+        assert.equal(await again.ended, 1, again.out())
+        assert.match(again.out(), /another coordinator has taken the database/)
+      } finally {
+        server?.kill('SIGKILL')
+        await bed.end()
+        rmSync(folder, { recursive: true, force: true })
+      }
+    })
+
+    it(`NT-10, NT-13, NT-16: nothing that was acknowledged is lost or doubled: ${FAULT}`, async (t) => {
+      const bed = made.beside()
+      try {
+        const result = await runWithFault(bed, FAULT, 1)
+        t.diagnostic(JSON.stringify(result))
+        assert.ok(result.acknowledged > 200)
+      } finally {
+        await bed.end()
+      }
+    })
+
+    it('NT-16: two coordinators share the database: every number is given out once, one is killed meanwhile, and none takes it alone', async (t) => {
+      const bed = made.beside()
+      try {
+        t.diagnostic(JSON.stringify(await runShared(bed, 1)))
+      } finally {
+        await bed.end()
+      }
+    })
+
+    it('NT-10: over TLS: the certificate of PostgreSQL and the password count; what is wrong is said', async () => {
+      const bed = made.beside()
+      const folder = mkdtempSync(join(tmpdir(), 'godwit-pg-tls-'))
+      try {
+        await bed.start(true)
+        const { db1 } = bed
+        const [cert, key] = [join(db1.data, 'server.crt'), join(db1.data, 'server.key')]
+        const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost', '-days', '2']
+        execFileSync(
+          'openssl',
+          ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', cert, ...subject],
+          { stdio: 'pipe' },
+        )
+        const password = join(folder, 'password')
+        writeFileSync(password, 'a good one\n', { mode: 0o600 })
+        await db1.admin("ALTER ROLE godwit PASSWORD 'a good one'")
+        await db1.kill()
+        chmodSync(key, 0o600)
+        for (const file of [cert, key]) own(file)
+        writeFileSync(
+          join(db1.data, 'pg_hba.conf'),
+          'local all admin trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n',
+        )
+        db1.configure(['ssl = on'])
+        const port = await freePort()
+        await db1.start(port)
+        const opened = (
+          settings: { [Key in keyof PostgresSettings]?: PostgresSettings[Key] | undefined },
+          host = 'localhost',
+        ) => {
+          const url = `postgres://godwit@${host}:${port}/godwit`
+          const of = {
+            url,
+            tls: 'verify',
+            commit: 'remote_apply',
+            password_file: password,
+            ca_file: cert,
+            ...settings,
+          }
+          const remote = { settings: of as PostgresSettings, zone: 'example' }
+          return new Store({ file: join(folder, 'copy.db'), remote })
+        }
+        const refused = (
+          settings: { [Key in keyof PostgresSettings]?: PostgresSettings[Key] | undefined },
+          code: string,
+          text: RegExp,
+          host?: string,
+        ) =>
+          assert.throws(
+            () => opened(settings, host).close(),
+            (error: GodwitError) => {
+              assert.equal(error.code, code, error.message)
+              assert.match(`${error.message} ${error.hint}`, text)
+              return true
+            },
+          )
+        const store = opened({})
+        assert.equal(store.report()?.tls, true)
+        assert.equal(store.report()?.synchronous_commit, 'remote_apply')
+        store.close()
+        const version = (to: number) => db1.admin(`UPDATE godwit.state SET version = ${to}`, 'godwit')
+        await version(99)
+        refused({}, 'STORE_REFUSED', /newer godwit/)
+        await version(1)
+        refused({ ca_file: undefined }, 'STORE_AWAY', /self-signed certificate/)
+        refused({}, 'STORE_AWAY', /does not match|altnames/i, '127.0.0.1')
+        refused({ tls: 'off' }, 'STORE_REFUSED', /no encryption/)
+        writeFileSync(password, 'a wrong one\n')
+        refused({}, 'STORE_REFUSED', /password authentication failed/)
+        chmodSync(password, 0o644)
+        refused({}, 'SECRET_EXPOSED', /chmod|others/)
+      } finally {
+        await bed.end()
+        rmSync(folder, { recursive: true, force: true })
+      }
+    })
   })
 })
 

@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { request } from 'node:https'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { GodwitError } from '../../../src/core/errors.ts'
 import { addAccount, initOverlay, listAccounts } from '../../../src/host/provisioning/overlay-server.ts'
 import { State } from '../../../src/host/stores/state.ts'
+import { AccountServer } from '../../../src/overlay/servers/account.ts'
+import { hashPassword } from '../../../src/overlay/servers/passwords.ts'
+import { Store } from '../../../src/overlay/store/store.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-account-'))
 after(() => rmSync(folder, { recursive: true }))
@@ -16,4 +22,63 @@ test('an account whose command cannot be shown is not made: its password would b
   for (const name of ['overlay-server.crt', 'overlay-server.key']) mkdirSync(state.file(name))
   await assert.rejects(addAccount(state, 'carol', {}))
   assert.deepEqual(listAccounts(state), [])
+})
+
+test('NT-10: a login at the moment at which another server writes is judged again and written; one that never can is refused', async () => {
+  const state = new State({ state: join(folder, 'behind') })
+  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
+  await addAccount(state, 'carol', {})
+  const store = new Store({ file: join(folder, 'behind.db') })
+  store.putAccount({ name: 'dave', ...(await hashPassword('a good one')), disabled: false })
+  store.commit()
+  let behind = 3
+  const { commit } = store
+  store.commit = () => {
+    if (behind-- > 0) throw new GodwitError('STORE_AWAY', 'another writer', { op: 'behind' })
+    commit.call(store)
+  }
+  const port = await new Promise<number>((resolve) => {
+    const probe = createServer().listen(0, '127.0.0.1', () => {
+      const { port: free } = probe.address() as { port: number }
+      probe.close(() => resolve(free))
+    })
+  })
+  const [cert, key] = ['crt', 'key'].map((end) => readFileSync(state.file(`overlay-server.${end}`), 'utf8'))
+  const server = new AccountServer({
+    ...{ store, tls: { cert: cert!, key: key! }, port, zone: 'home.example.org', coordinator: 'x:1' },
+    ...{ zoneKey: new Uint8Array(32), pushKey: '', cache: () => undefined, loginDays: 0 },
+    ...{ wall: () => Date.now(), now: () => performance.now(), onLogin: () => {}, log: () => {} },
+  })
+  await server.start()
+  const login = (node: string) => {
+    const text = {
+      account: 'dave',
+      password: 'a good one',
+      node,
+      public_key: Buffer.alloc(32, node).toString('base64'),
+    }
+    return new Promise<number>((resolve, reject) => {
+      const options = {
+        host: '127.0.0.1',
+        port,
+        method: 'POST',
+        path: '/v1/login',
+        rejectUnauthorized: false,
+      }
+      request(options, (response) => resolve(response.resume().statusCode!))
+        .on('error', reject)
+        .end(JSON.stringify(text))
+    })
+  }
+  try {
+    assert.equal(await login('laptop'), 200)
+    assert.equal(behind, -1)
+    assert.ok(store.nodeByName('laptop.home.example.org'))
+    behind = Number.POSITIVE_INFINITY
+    assert.equal(await login('phone'), 503)
+  } finally {
+    await server.stop()
+    store.commit = commit
+    store.close()
+  }
 })
