@@ -40,6 +40,11 @@ export const AREAS: readonly Area[] = [
     tests: ['routing'],
     least: 0.7,
   },
+  {
+    name: 'access',
+    code: ['machine', 'policy', 'metered'].map((name) => `src/access/${name}.ts`),
+    tests: ['access', 'anchoring'],
+  },
   { name: 'mptcp/machine', code: ['src/mptcp/machine'], tests: ['mptcp'] },
   { name: 'overlay/machine', code: ['src/overlay/machine'], tests: ['overlay'] },
   {

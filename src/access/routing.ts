@@ -46,6 +46,9 @@ export class AccessRouting {
   readonly #slots = new Map<string, number>()
   #desired: readonly AccessRoutes[] = []
   #adopted = false
+  /** How many times in a row something was refused, with the last `apply` and the one before. */
+  #refused = new Map<string, number>()
+  #refusedBefore: ReadonlyMap<string, number> = new Map()
 
   /** `report` is called with what could not be done. */
   constructor(
@@ -69,7 +72,7 @@ export class AccessRouting {
     return slot === undefined ? undefined : this.#first + 1 + slot
   }
 
-  /** Makes the kernel hold exactly these. Throws KernelError only when rules or tables cannot be read. */
+  /** Makes the kernel hold exactly these; see `isInDoubt`. Throws KernelError only when rules or tables cannot be read. */
   apply(desired: readonly AccessRoutes[]): void {
     this.#desired = desired
     this.#apply()
@@ -80,7 +83,14 @@ export class AccessRouting {
     return this.#apply()
   }
 
+  /** Something was refused for the first time, and may be a matter of the moment: `apply` again soon. */
+  get isInDoubt(): boolean {
+    return [...this.#refused.values()].includes(1)
+  }
+
   #apply(): string[] {
+    this.#refusedBefore = this.#refused
+    this.#refused = new Map()
     const present = this.#rtnl.rules()
     const restored: string[] = []
     this.#adopt(present.filter((rule) => this.#isOwn(rule)))
@@ -213,9 +223,15 @@ export class AccessRouting {
     }
   }
 
-  /** The interface may go, or somebody be faster, at any moment: the next event brings the next `apply`. */
+  /**
+   * The interface or an address may go, or somebody be faster, at any moment: the next event brings the next `apply`. What the
+   * kernel refuses twice in a row is reported, once as long as it does.
+   */
   readonly #onFault: OnFault = (what, error) => {
-    if (error.errno !== EEXIST && error.errno !== ENODEV) this.#report(`${what}: ${error.message}`)
+    if (error.errno === EEXIST || error.errno === ENODEV) return
+    const times = (this.#refusedBefore.get(what) ?? 0) + 1
+    this.#refused.set(what, times)
+    if (times === 2) this.#report(`${what}: ${error.message}`)
   }
 }
 

@@ -440,6 +440,7 @@ export class AccessMonitor {
         routes: access.state === 'down' ? [] : this.#machine.routes(access.name),
       })),
     )
+    if (this.#routing?.isInDoubt === true) this.#readSoon()
   }
 
   #emit(events: readonly AccessEvent[]): void {

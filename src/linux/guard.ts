@@ -120,6 +120,9 @@ export class KernelGuard {
           (each) => each.devices().includes(link) || each.ownsAddress?.(address, link) === true,
         )
       }
+      // IPv6 was turned on for it.
+      case 'address':
+        return [...this.#guarded].some((each) => each.devices().includes(event.address.link))
       case 'link':
         return !event.link.up && [...this.#guarded].some((each) => each.devices().includes(event.link.name))
       default:

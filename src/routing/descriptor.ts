@@ -76,6 +76,7 @@ function composeRouter(config: RouterConfig, services: Services): RouterService 
         ledger,
         subnets: sites.flatMap(({ subnets }) => subnets),
         own,
+        report: (message) => recorder.log('warn', message),
       }),
       passage: services.passage(acceptsOf(device, own), router.firewall === 'open'),
       protect: (guarded) => services.guard.protect(guarded),

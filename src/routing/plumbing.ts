@@ -22,7 +22,7 @@ import {
   setRules,
 } from '../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
-import type { Sysctls } from '../linux/sysctl.ts'
+import { mayHaveIpv6, type Sysctls } from '../linux/sysctl.ts'
 
 export interface RouterPlumbingInit {
   readonly device: string
@@ -31,6 +31,7 @@ export interface RouterPlumbingInit {
   readonly subnets: readonly Prefix[]
   /** Behind this gateway; empty: not said. */
   readonly own: readonly Prefix[]
+  readonly report: (message: string) => void
 }
 
 export class RouterPlumbing {
@@ -39,30 +40,48 @@ export class RouterPlumbing {
   readonly #init: RouterPlumbingInit
   /** By length of an address, 4 or 16. */
   readonly #sources = new Map<number, string>()
+  /** Behind the peers, of families that the device may have. */
+  #subnets: readonly Prefix[]
 
   constructor(rtnl: Rtnl, sysctls: Sysctls, init: RouterPlumbingInit) {
     this.#rtnl = rtnl
     this.#sysctls = sysctls
     this.#init = init
+    this.#subnets = init.subnets
   }
 
   /** The device is there: up, routes to the subnets, forwarding on. Repeatable. */
   apply(mtu: number): void {
-    const { device, ledger, subnets } = this.#init
+    const { device, ledger } = this.#init
     setDevice(this.#rtnl, ledger, device, { mtu })
+    this.#lookForFamilies()
     this.#lookForSources()
     this.#route()
     this.#set(`net/ipv4/conf/${device}/rp_filter`, 2)
     // From one site to another a packet leaves by the device it came from: nothing to redirect. `all` would overrule it.
     for (const scope of ['all', device]) this.#set(`net/ipv4/conf/${scope}/send_redirects`, 0)
+    this.#forward()
+  }
+
+  #forward(): void {
     this.#set('net/ipv4/ip_forward', 1)
-    if (subnets.some(({ address }) => address.length === 16)) this.#set('net/ipv6/conf/all/forwarding', 1)
+    if (this.#subnets.some(isOfIpv6)) this.#set('net/ipv6/conf/all/forwarding', 1)
   }
 
   /** Puts back what another program removed, and names it. */
   restore(): string[] {
     const { device, ledger } = this.#init
-    return [...setDevice(this.#rtnl, ledger, device, {}), ...this.#route()]
+    const restored = setDevice(this.#rtnl, ledger, device, {})
+    const isChanged = this.#lookForFamilies()
+    const isMoved = this.#lookForSources()
+    const routes = this.#route()
+    if (isChanged) this.#forward()
+    return isChanged || isMoved ? restored : restored.concat(routes)
+  }
+
+  /** Whether routes name this address of this machine; the kernel does not follow when it goes. */
+  isSource(address: string): boolean {
+    return [...this.#sources.values()].includes(address)
   }
 
   /** Own subnets of a family in which this machine has no address (yet). */
@@ -91,23 +110,46 @@ export class RouterPlumbing {
     this.#sysctls.restore()
   }
 
-  #lookForSources(): void {
-    if (this.#init.own.length === 0) return
-    for (const { address, tentative } of this.#rtnl.addresses()) {
-      // A route cannot name an address that is not confirmed yet.
-      if (tentative) continue
+  /** True when IPv6 was turned on or off for the device since. */
+  #lookForFamilies(): boolean {
+    const { device, subnets, report } = this.#init
+    const six = mayHaveIpv6(this.#sysctls, device)
+    const now = six ? subnets : subnets.filter((subnet) => !isOfIpv6(subnet))
+    if (now.length === this.#subnets.length) return false
+    this.#subnets = now
+    report(
+      six
+        ? `IPv6 is turned on for ${device}: its subnets are reached again`
+        : `IPv6 is turned off for ${device} (net.ipv6.conf.all.disable_ipv6 or default.disable_ipv6): subnets of IPv6 are not reached. To have them: sysctl -w net.ipv6.conf.${device}.disable_ipv6=0`,
+    )
+    return true
+  }
+
+  /** True when one that was known is gone. */
+  #lookForSources(): boolean {
+    if (this.#init.own.length === 0) return false
+    // A route cannot name an address that is not confirmed yet.
+    const addresses = this.#rtnl.addresses().filter(({ tentative }) => !tentative)
+    let isGone = false
+    for (const [size, source] of this.#sources) {
+      if (addresses.some(({ address }) => address === source)) continue
+      this.#sources.delete(size)
+      isGone = true
+    }
+    for (const { address } of addresses) {
       const parsed = parseAddress(address)
       if (!parsed.ok || this.#sources.has(parsed.value.length)) continue
       const size = parsed.value.length
       if (this.#init.own.some((own) => own.address.length === size && contains(own, parsed.value)))
         this.#sources.set(size, address)
     }
+    return isGone
   }
 
   #route(): string[] {
-    const { device, ledger, subnets } = this.#init
+    const { device, ledger } = this.#init
     const { table, rules } = ledger.routing
-    const routes = subnets.map((subnet) => {
+    const routes = this.#subnets.map((subnet) => {
       const source = this.#sources.get(subnet.address.length)
       return { to: destination(subnet), dev: device, ...(source !== undefined && { source }) }
     })
@@ -118,11 +160,11 @@ export class RouterPlumbing {
 
   /** Lengths beyond the room for them share the last pair of rules: there main's longer routes do not win. */
   #wantedRules(): RuleSpec[] {
-    const { ledger, subnets } = this.#init
+    const { ledger } = this.#init
     const { table, bypass, mark, rules } = ledger.routing
     const out: RuleSpec[] = []
     for (const family of [4, 6] as const) {
-      const own = subnets.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
+      const own = this.#subnets.filter(({ address }) => address.length === (family === 4 ? 4 : 16))
       if (own.length === 0) continue
       // What carries the tunnels themselves never goes into one.
       out.push({ family, priority: bypass, mark, mask: MARK_MASK, table: MAIN_TABLE })
@@ -147,6 +189,10 @@ export class RouterPlumbing {
   #set(key: string, value: number): void {
     if (this.#sysctls.get(key) !== undefined) this.#sysctls.set(key, value)
   }
+}
+
+function isOfIpv6({ address }: Prefix): boolean {
+  return address.length === 16
 }
 
 function destination(subnet: Prefix): string {

@@ -204,7 +204,12 @@ export class RouterService implements Mechanism {
       this.#unprotect = this.#parts.protect({
         name: this.name,
         devices: () => [this.#init.device],
-        restore: () => [...plumbing.restore(), ...passage.restore()],
+        ownsAddress: (address) => plumbing.isSource(address),
+        restore: () => {
+          const restored = [...plumbing.restore(), ...passage.restore()]
+          this.#findSource()
+          return restored
+        },
         watch: (changed) => passage.watch(changed),
       })
       this.#findSource()
@@ -390,8 +395,9 @@ export class RouterService implements Mechanism {
     return { class: name, scheduler }
   }
 
-  /** The LAN may get its address after us. */
+  /** The LAN may get its address after us, or another one. */
   #findSource(): void {
+    clearInterval(this.#sourceTimer)
     if (this.#parts.plumbing.missingSources().length === 0) return
     let tries = 0
     this.#sourceTimer = setInterval(() => {

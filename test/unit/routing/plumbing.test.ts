@@ -13,19 +13,29 @@ function prefix(text: string) {
   return parsed.value
 }
 
-function router(...subnets: string[]): { rtnl: FakeRtnl; plumbing: RouterPlumbing } {
+interface Router {
+  readonly rtnl: FakeRtnl
+  readonly plumbing: RouterPlumbing
+  readonly sysctls: FakeSysctls
+  readonly said: string[]
+}
+
+function router(...subnets: string[]): Router {
+  const said: string[] = []
+  const sysctls = new FakeSysctls()
   const rtnl = new FakeRtnl(new FakeNetwork(), 'router')
   for (const name of ['gwrt0', 'lan', 'wlan0']) rtnl.createLink({ kind: 'dummy', name, up: name !== 'gwrt0' })
   rtnl.addAddress('lan', '10.1.0.1/24')
   rtnl.addAddress('wlan0', '10.2.0.77/24')
   rtnl.addRoute({ to: 'default', via: '10.2.0.1', dev: 'wlan0', metric: 600 })
-  const plumbing = new RouterPlumbing(rtnl, new FakeSysctls(), {
+  const plumbing = new RouterPlumbing(rtnl, sysctls, {
     device: 'gwrt0',
     ledger: new Ledger(),
     subnets: subnets.map(prefix),
     own: [prefix('10.1.0.0/24')],
+    report: (message) => said.push(message),
   })
-  return { rtnl, plumbing }
+  return { rtnl, plumbing, sysctls, said }
 }
 
 test("house point 3: a hotspot with home's prefix keeps its route, and home is reached all the same", () => {
@@ -78,4 +88,37 @@ test('many lengths fit into the numbers that a router has', () => {
     if (origin === 0x67) assert.ok(priority >= rules[0] && priority <= rules[1], `${priority}`)
   assert.equal(rtnl.lookup({ to: 'fd00:1::1' })?.dev, 'gwrt0')
   assert.equal(rtnl.lookup({ to: 'fd00:3c::1' })?.dev, 'gwrt0')
+})
+
+test('OH-6: IPv6 is turned off for the device: subnets of IPv4 are reached, the others when it is turned on', () => {
+  const { rtnl, plumbing, sysctls, said } = router('10.2.0.0/24', 'fd00:2::/64')
+  const key = 'net/ipv6/conf/gwrt0/disable_ipv6'
+  sysctls.values.set(key, '1')
+  plumbing.apply(1400)
+  assert.equal(rtnl.lookup({ to: '10.2.0.2' })?.dev, 'gwrt0')
+  assert.equal(rtnl.lookup({ to: 'fd00:2::2' }), undefined)
+  assert.match(
+    said.join('\n'),
+    /^IPv6 is turned off for gwrt0 .*sysctl -w net\.ipv6\.conf\.gwrt0\.disable_ipv6=0$/,
+  )
+  assert.deepEqual(plumbing.restore(), [])
+  assert.equal(said.length, 1)
+  sysctls.values.set(key, '0')
+  assert.deepEqual(plumbing.restore(), [], 'nobody took it away')
+  assert.equal(rtnl.lookup({ to: 'fd00:2::2' })?.dev, 'gwrt0')
+  assert.equal(said.length, 2)
+})
+
+test('OH-7: a gateway whose own address changes names the new one as source', () => {
+  const { rtnl, plumbing } = router('10.2.0.0/24')
+  plumbing.apply(1400)
+  assert.ok(plumbing.isSource('10.1.0.1'))
+  rtnl.deleteAddress('lan', '10.1.0.1/24')
+  plumbing.restore()
+  assert.equal(rtnl.lookup({ to: '10.2.0.2' })?.source, undefined)
+  assert.deepEqual(plumbing.missingSources(), ['10.1.0.0/24'])
+  rtnl.addAddress('lan', '10.1.0.254/24')
+  assert.ok(plumbing.findSources())
+  assert.equal(rtnl.lookup({ to: '10.2.0.2' })?.source, '10.1.0.254')
+  assert.ok(!plumbing.isSource('10.1.0.1'))
 })

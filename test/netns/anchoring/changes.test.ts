@@ -1,0 +1,127 @@
+/**
+ * What other programs, and whoever runs the network, change on the only access while a transfer goes on: gateway, address, preferred
+ * source, MTU, the interface itself. The transfer goes on, and nothing is said that nobody can mend.
+ */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Program } from '../../../lab/hosts.ts'
+import { topologyNamed } from '../../../lab/topologies/index.ts'
+import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { ANCHOR, ANCHOR6, LaptopBed, SERVER, until } from './laptop-bed.ts'
+
+usesPrograms('curl', 'ip')
+usePrivateNames()
+
+/** The time, every 20 ms, as long as somebody reads. */
+const CLOCK = `require('http').createServer((q, r) => {
+  const timer = setInterval(() => r.write(Date.now() + '\\n'), 20)
+  r.on('close', () => clearInterval(timer))
+}).listen(8082, '::', () => console.log('up'))`
+
+let bed: LaptopBed
+let reader: Program
+
+before(async () => {
+  bed = await LaptopBed.build(topologyNamed('upmt'))
+  bed.configuration = bed.configuration.replaceAll(`[${ANCHOR6}]`, ANCHOR)
+  const server = await bed.lab.programs.start('ch1', process.execPath, ['-e', CLOCK])
+  await server.expect((line) => line === 'up', 10_000)
+  await bed.shell('mh', 'ip link set acc2 down')
+  await bed.up(1)
+  reader = await bed.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
+  await goesOn()
+})
+
+after(async () => {
+  await bed.close()
+})
+
+/** What the server says half a second from now arrives, on the connection of the beginning, and the path is up over this access. */
+async function goesOn(access = 'acc1'): Promise<void> {
+  const soon = Date.now() + 500
+  await reader.expect((line) => Number(line) >= soon, 10_000)
+  await until(`the path is up over ${access}`, async () =>
+    (await bed.status()).peers[0]!.paths.some((path) => path.access === access && path.state === 'up'),
+  )
+}
+
+const addresses = async () =>
+  (await bed.status()).accesses[0]!.addresses.filter((each) => !each.includes(':'))
+
+test('UP-38: the gateway changes, the address stays: renewed by DHCP, or another router of the same network', async () => {
+  await bed.shell('nat1', 'ip address add 192.168.1.254/24 dev lan; ip address del 192.168.1.1/24 dev lan')
+  await bed.shell('nat1', 'ip address replace 192.168.1.254/24 dev lan')
+  await bed.shell('mh', 'ip route replace default via 192.168.1.254 dev acc1 metric 100')
+  await goesOn()
+  assert.equal(await bed.seen(), ANCHOR)
+})
+
+test('UP-38: a second address of the same family comes, and the first one goes', async () => {
+  await bed.shell('mh', 'ip address add 192.168.1.101/24 dev acc1')
+  await goesOn()
+  assert.deepEqual(await addresses(), ['192.168.1.100/24', '192.168.1.101/24'])
+  await bed.shell(
+    'mh',
+    `echo 1 > /proc/sys/net/ipv4/conf/acc1/promote_secondaries
+     ip address del 192.168.1.100/24 dev acc1
+     ip route replace default via 192.168.1.254 dev acc1 metric 100`,
+  )
+  await goesOn()
+  assert.deepEqual(await addresses(), ['192.168.1.101/24'])
+})
+
+test('UP-38: another program deletes the default route and adds it with another metric and source, again and again', async () => {
+  for (let i = 0; i < 6; i++) {
+    await bed.shell(
+      'mh',
+      `ip route del default dev acc1
+       ip route add default via 192.168.1.254 dev acc1 metric ${100 + (i % 2)} src 192.168.1.101`,
+    )
+    await delay(300) // as often as that program does it
+  }
+  await goesOn()
+  // Without the moment in between nothing changes over.
+  const { handovers } = await bed.status()
+  for (const metric of [300, 20100, 300]) {
+    await bed.shell(
+      'mh',
+      `was=$(ip -4 route show default dev acc1)
+       ip route add default via 192.168.1.254 dev acc1 metric ${metric}
+       ip route del $was dev acc1`,
+    )
+    await delay(300)
+  }
+  await goesOn()
+  assert.equal((await bed.status()).handovers.length, handovers.length)
+})
+
+test('UP-37: the MTU of the access is changed while it is used', async () => {
+  for (const mtu of [1280, 1500]) {
+    await bed.shell('nat1', `ip link set lan mtu ${mtu}`)
+    await bed.shell('mh', `ip link set acc1 mtu ${mtu}`)
+    await until('it is known', async () =>
+      (await bed.status()).peers[0]!.paths.some((path) => path.state === 'up' && path.mtu === mtu),
+    )
+    await goesOn()
+  }
+})
+
+test('UP-38: the access becomes a port of a bridge, which takes its address and its route', async () => {
+  await bed.shell(
+    'mh',
+    `ip link add br0 type bridge
+     ip link set br0 up
+     ip link set acc1 master br0
+     ip address flush dev acc1
+     ip address add 192.168.1.101/24 dev br0
+     ip route add default via 192.168.1.254 dev br0 metric 100`,
+  )
+  await goesOn('br0')
+  assert.equal(await bed.seen(), ANCHOR)
+})
+
+test('UP-38: nothing was said that nobody can mend', () => {
+  assert.doesNotMatch(bed.log('mh'), /\b(warn|error)\b/)
+})

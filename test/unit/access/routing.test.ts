@@ -1,0 +1,57 @@
+/** Routing tables of accesses, as the kernel lets them be. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Access } from '../../../src/access/machine.ts'
+import { AccessRouting } from '../../../src/access/routing.ts'
+import { EINVAL } from '../../../src/core/errno.ts'
+import { Ledger } from '../../../src/linux/ledger.ts'
+import { KernelError } from '../../../src/linux/libc.ts'
+import { FakeNetwork, FakeRtnl } from '../../../src/linux/rtnetlink/index.ts'
+import type { RouteSpec } from '../../../src/linux/rtnetlink/types.ts'
+
+const WLAN: Access = {
+  name: 'wlan0',
+  ifindex: 2,
+  state: 'up',
+  reason: '',
+  since: 0,
+  addresses: [],
+  gateways: [],
+  families: [4],
+  mtu: 1500,
+  generation: 1,
+}
+
+/** Refuses routes from an address that has just gone. */
+class Racing extends FakeRtnl {
+  refuses = true
+
+  override addRoute(route: RouteSpec): void {
+    if (this.refuses && route.source !== undefined) throw new KernelError(`add route ${route.to}`, EINVAL)
+    super.addRoute(route)
+  }
+}
+
+test('UP-38: what the kernel refuses once is tried again, and told when it is refused again, once', () => {
+  const rtnl = new Racing(new FakeNetwork(), 'host')
+  rtnl.createLink({ kind: 'dummy', name: 'wlan0', up: true })
+  rtnl.addAddress('wlan0', '192.0.2.9/24')
+  rtnl.addRoute({ to: 'default', via: '192.0.2.1', dev: 'wlan0' })
+  const told: string[] = []
+  const routing = new AccessRouting(rtnl, new Ledger(), (message) => told.push(message))
+  const routes = rtnl.routes({ table: 254, family: 4 }).map((route) => ({ ...route, source: '192.0.2.9' }))
+  const apply = () => routing.apply([{ access: WLAN, routes }])
+  apply()
+  assert.deepEqual([told, routing.isInDoubt], [[], true])
+  rtnl.refuses = false
+  apply()
+  assert.deepEqual([told, routing.isInDoubt], [[], false])
+  const table = routing.table('wlan0')!
+  assert.equal(rtnl.routes({ table, family: 4 }).find(({ to }) => to === 'default')?.via, '192.0.2.1')
+  rtnl.refuses = true
+  rtnl.flushRoutes({ table })
+  for (let i = 0; i < 4; i++) apply()
+  assert.equal(told.length, routes.length)
+  assert.match(told[0]!, /^route .* in table \d+: add route .*EINVAL/)
+  assert.ok(!routing.isInDoubt)
+})
