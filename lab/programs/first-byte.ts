@@ -1,8 +1,10 @@
 /**
  * The time until a first answer comes from an address that cannot be reached yet.
  *
- *   {"role": "server", "port": 5006}      answers every datagram with the same
- *   {"role": "client", "port": 5006}      stdin `ask ADDRESS`: a datagram every 5 ms until one is answered; prints {"ms": N}
+ *   {"role": "server", "port": 5006}      answers every datagram with the same; stdin `arrived`: prints {"arrived": N}, when the
+ *                                         first of the last client's was there (ms of the machine's clock)
+ *   {"role": "client", "port": 5006}      stdin `ask ADDRESS`: a datagram every 5 ms until one is answered; prints
+ *                                         {"ms": N, "since": N}, the latter of the same clock
  */
 import { createSocket, type Socket } from 'node:dgram'
 import { argumentsOf, commands, monotonicMs, print } from './program.ts'
@@ -13,9 +15,13 @@ const datagram = Buffer.alloc(64)
 
 if (role === 'server') {
   const socket = createSocket('udp6')
-  socket.on('message', (message, from) => socket.send(message, from.port, from.address, () => {}))
+  let [client, arrived] = [0, 0]
+  socket.on('message', (message, from) => {
+    if (from.port !== client) [client, arrived] = [from.port, monotonicMs()]
+    socket.send(message, from.port, from.address, () => {})
+  })
   socket.bind(port, () => print({ ready: true }))
-  commands(() => {})
+  commands(() => print({ arrived }))
 } else {
   print({ ready: true })
   commands((line) => ask(line.split(' ')[1]!))
@@ -30,6 +36,6 @@ function ask(address: string): void {
   socket.on('message', () => {
     clearInterval(timer)
     socket.close()
-    print({ ms: monotonicMs() - since })
+    print({ ms: monotonicMs() - since, since })
   })
 }

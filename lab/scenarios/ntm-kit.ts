@@ -153,15 +153,25 @@ export class OverlayNode {
   }
 }
 
-/** Milliseconds from no tunnel at all to the first answer of the other node, to datagrams every 5 ms; `client`: first-byte on `from`. */
+/** Milliseconds from the question for the name to the first answer of the other node, to datagrams every 5 ms; `client`: first-byte on `from`. */
 export async function firstByte(
   client: Program,
   from: OverlayNode,
   to: OverlayNode,
   withinMs: number,
 ): Promise<number> {
+  return (await firstContact(client, from, to, withinMs)).ms
+}
+
+/** The same, with when it began (ms of the machine's clock). */
+export async function firstContact(
+  client: Program,
+  from: OverlayNode,
+  to: OverlayNode,
+  withinMs: number,
+): Promise<{ readonly ms: number; readonly since: number }> {
   client.tell(`ask ${await to.address()}`)
   await from.resolve(to)
   const line = await client.expect((each) => each.startsWith('{"ms"'), withinMs)
-  return (JSON.parse(line) as { ms: number }).ms
+  return JSON.parse(line) as { ms: number; since: number }
 }

@@ -28,14 +28,17 @@ export const SOURCES_MAX = 8192
 export const LOAD_HOLD = 1_000
 export const LOAD_THRESHOLD = 100
 
-/** Towards a godwit, initiations repeat every second for this long, then at WireGuard's pace. */
+/** Towards a godwit, initiations repeat this soon, doubling to a second, for FAST_RETRY_TIME, then at WireGuard's pace. */
+export const FIRST_RETRY_TIMEOUT = 250
 export const FAST_RETRY_TIMEOUT = 1_000
 export const FAST_RETRY_TIME = 10_000
+/** Until it is so old the same message 1 is repeated: the answer to any copy counts, also where the round trip is longer than the pause. */
+export const COPIES_TIME = 3_000
 /** A host that never gives up tries at this pace after REKEY_ATTEMPT_TIME. */
 export const SLOW_RETRY_TIMEOUT = 15_000
 /** Copies of one initiation (it is sent on all paths) are answered from memory for this long and at most this often. */
 export const DUPLICATE_LIFETIME = 5_000
-export const DUPLICATE_ANSWERS = 8
+export const DUPLICATE_ANSWERS = 16
 export const DUPLICATES_MAX = 4096
 
 /** Max `handshake-failed` events per second for refused messages. */

@@ -150,7 +150,7 @@ export class Handshakes {
         peer.reported = false
       }
       peer.lastSentAt = now
-      peer.deadlines[Deadline.retransmit] = now + this.#pace(peer, now)
+      peer.deadlines[Deadline.retransmit] = now + this.#pace(peer, 0, now)
       peer.attempts++
       this.#create(peer, now)
     }
@@ -246,7 +246,20 @@ export class Handshakes {
         return
       }
     }
-    this.#attempt(peer, now)
+    if (peer.handshake === undefined || !this.#repeat(peer, peer.handshake, now)) this.#attempt(peer, now)
+  }
+
+  /** Sends the message 1 that is under way once more where the peer is; false when another is due. */
+  #repeat(peer: Peer, pending: PendingHandshake, now: number): boolean {
+    if (!peer.expectsGodwit || now - peer.attemptsSince >= K.FAST_RETRY_TIME) return false
+    const routes = this.#routes(peer)
+    const most = routes.length === 0 || hasSeveralKeys(peer) ? K.FAST_RETRY_TIMEOUT : K.COPIES_TIME
+    if (now - pending.since >= most) return false
+    pending.copies++
+    peer.deadlines[Deadline.retransmit] = now + this.#pace(peer, pending.copies, now)
+    // What may go to an address that has not answered is the owner's: no more than the first.
+    for (const path of routes) if (path.known !== 'hoped') this.#sendInitiation(peer, path, pending, now)
+    return true
   }
 
   /** After data went out or came in: starts a rekey when the session is old (§6.2). */
@@ -347,10 +360,12 @@ export class Handshakes {
       peer.attempts = 0
       peer.reported = false
     }
-    const pace = this.#pace(peer, now)
+    const pace = this.#pace(peer, 0, now)
     const allowedAt = peer.lastSentAt + (peer.expectsGodwit ? K.FAST_RETRY_TIMEOUT / 2 : K.REKEY_TIMEOUT)
     if (now < allowedAt) {
-      peer.deadlines[Deadline.retransmit] = allowedAt
+      const isUnderWay = peer.expectsGodwit && peer.handshake !== undefined
+      const at = isUnderWay ? Math.min(allowedAt, peer.deadlines[Deadline.retransmit]!) : allowedAt
+      peer.deadlines[Deadline.retransmit] = at
       return
     }
     peer.lastSentAt = now
@@ -376,7 +391,7 @@ export class Handshakes {
     }
     addMacs(crypto, made.message, keys.remote.mac1Key, undefined, now)
     const mac1 = made.message.slice(INITIATION.mac1, INITIATION.mac2)
-    peer.handshake = { state: made.state, keys, message: made.message, mac1, sentTo: [] }
+    peer.handshake = { state: made.state, keys, message: made.message, mac1, sentTo: [], since: now, copies: 0 }
     this.#byIndex.set(index, peer)
     this.#endEarlyOut(peer)
     this.#sealBehind(peer, made.state, now)
@@ -402,12 +417,13 @@ export class Handshakes {
     peer.lastTraversal = now
   }
 
-  #pace(peer: Peer, now: number): number {
+  /** Pause after message 1 has left, and `copies` of it. */
+  #pace(peer: Peer, copies: number, now: number): number {
     const elapsed = now - peer.attemptsSince
     const jitter = this.#jitter()
     if (elapsed >= K.REKEY_ATTEMPT_TIME) return K.SLOW_RETRY_TIMEOUT + jitter
-    if (peer.expectsGodwit && elapsed < K.FAST_RETRY_TIME) return K.FAST_RETRY_TIMEOUT + jitter / 4
-    return K.REKEY_TIMEOUT + jitter
+    if (!peer.expectsGodwit || elapsed >= K.FAST_RETRY_TIME) return K.REKEY_TIMEOUT + jitter
+    return Math.min(K.FAST_RETRY_TIMEOUT, K.FIRST_RETRY_TIMEOUT * 2 ** copies) + jitter / 4
   }
 
   #jitter(): number {
@@ -658,6 +674,10 @@ export class Handshakes {
 function routesOf(peer: Peer): readonly Path[] {
   const usable = peer.paths.filter((path) => path.usable)
   return usable.length > 0 ? usable : peer.paths.filter((path) => path.state.name !== 'closing')
+}
+
+function hasSeveralKeys({ oldKeys, nextKeys, nextRemote }: Peer): boolean {
+  return oldKeys !== undefined || nextKeys !== undefined || nextRemote !== undefined
 }
 
 /** While a fresh key of either end is not proven, old and new are tried in turn. */

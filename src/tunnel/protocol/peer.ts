@@ -45,6 +45,9 @@ export interface PendingHandshake {
   readonly mac1: Uint8Array
   /** Where it was sent, each once. */
   readonly sentTo: { readonly remote: Endpoint; readonly socket: number }[]
+  /** When it was made, and how often it was sent since. */
+  readonly since: number
+  copies: number
 }
 
 /** The deadlines of a peer; Infinity when not set. Indexes into `deadlines`. */

@@ -46,11 +46,11 @@ function world(kinds: Kinds, seeds: readonly [number, number]) {
 
 type World = ReturnType<typeof world>
 
-function contact({ net, alice, bob }: World): readonly [number, number] {
+function contact({ net, alice, bob }: World, asks = true): readonly [number, number] {
   const begin = net.now
   const trips = () => Math.floor((net.now - begin) / TRIP)
   for (const node of [alice, bob]) node.received.clear()
-  alice.do({ type: 'resolve', name: bob.name })
+  if (asks) alice.do({ type: 'resolve', name: bob.name })
   let arrived = 0
   for (let number = 0; alice.received.size === 0; number++) {
     assert.ok(net.now - begin < 50 * TRIP, 'no answer')
@@ -392,4 +392,35 @@ test('NT-40: what was captured behind message 1 is of no use again: not now, nor
     repeat()
     assert.equal(bob.duplicates + bob.received.size, 0)
   }
+})
+
+test('NT-40: a peer that is known waits for nothing, after an hour without packets too', () => {
+  for (const kinds of [...DIRECT, ['symmetric', 'symmetric'] as const]) {
+    const at = world(kinds, SEEDS[0])
+    contact(at)
+    for (const idle of [10_000, 200_000, 3_600_000]) {
+      at.net.run(idle)
+      assert.deepEqual(contact(at, false), [2, 4], `${kinds}, ${idle} ms`)
+    }
+  }
+})
+
+test('NT-40: first contact where every tenth datagram is lost: half a second more, p95', () => {
+  const times: number[] = []
+  for (let n = 0; n < 60; n++) {
+    const at = world(DIRECT[n % DIRECT.length]!, SEEDS[n % 2]!)
+    const { net } = at
+    const draw = () => net.fill(new Uint8Array(1))[0]! < 26
+    for (let i = 0; i < n; i++) draw()
+    net.filter = () => !draw()
+    net.serverFilter = () => !draw()
+    const begin = net.now
+    contact(at)
+    times.push(net.now - begin)
+  }
+  times.sort((a, b) => a - b)
+  // A request and its repetition may be lost: 250 ms, then 500.
+  assert.ok(times[29]! <= 6 * TRIP + EVERY, `${times[29]} ms`)
+  assert.ok(times[56]! <= 6 * TRIP + 500, `${times[56]} ms`)
+  assert.ok(times[59]! <= 6 * TRIP + 1_000, `${times[59]} ms`)
 })

@@ -109,8 +109,8 @@ test('nobody answers: initiations, sooner first, then at WireGuard’s pace, the
     200_000,
     () => pair.open(0),
     `
-      h1> initiation: 0 +1052.7 +1039.7 +1069.5 +1025.4 +1062.1 +1081.6 +1081.3 +1059.2 +1044.6 +1022.7 +5209.5 +5274.4 +5192.6 +5305.6 +5295.3 +5260.2 +5182.1 +5087.1 +5054.7 +5314.8 +5156 +5101.5 +5105.4 +5320 +5080.6 +5124.9 +15033.8 +15187.3 +15167.8 +15208.1 +15308.3 +15079.4 +15262.7
-      host: timestamp-sent ×26; handshake failed, timeout; timestamp-sent ×8
+      h1> initiation: 0 +302.7 +539.7 +1024.7 +1081.9 +1059.9 +302 +518.5 +1026.7 +1024.4 +1036.1 +312.4 +525.4 +1055.3 +1069.9 +5137.9 +5031.2 +5087.1 +5160 +5075.5 +5249.7 +5325.2 +5221.2 +5110.5 +5197.7 +5331.7 +5102.8 +5019.5 +5002.6 +5244.6 +5206.8 +15329.1 +15215.9 +15294 +15331.7 +15273.1 +15221.2
+      host: timestamp-sent ×19; handshake failed, timeout; timestamp-sent ×7
       `,
   )
 })
@@ -355,15 +355,15 @@ test('both accesses gone, one back after a while', () => {
       h2> close 1.1 for 2 up to 31: 730 +100
       h2> data: 730 +0×4 +20 +50×3
       h1> close 1.1 for 2 up to 31 + announce 1.3 mtu 1500 + path-challenge: 830
-      h1> initiation: 940 +1064.7 +1052
-      h2> initiation: 940 +1064.7 +1052
+      h1> initiation: 940 +314.7 +552 +1030.6
+      h2> initiation: 940 +314.7 +552 +1030.6
       h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 980 +100×25
       h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 1040 +100×24
       >2 probe: 1110 +750 +60×12
       >1 mtu-probe 1500: 1570 +100 +250
       >2 close 1.1 for 2 up to 31: 2010 +100 +200
       >2 data: 2010 +0×30
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0; path 2 suspect mtu 1500 from up; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×3
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0; path 2 suspect mtu 1500 from up; path 2 down 2 mtu 1500 from suspect; timestamp-sent
       anchor: quality 0: NaN 0; quality 0: 20 0; path 1 suspect mtu 1500 from up; path 2 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; path 2 down 2 mtu 1500 from suspect
       `,
   )
@@ -372,33 +372,39 @@ test('both accesses gone, one back after a while', () => {
     () => {},
     `
       h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 40 +100×274 +5000×6
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 80 +100×273 +5000×6
-      h1> initiation: 617.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5104.1 +5295.3 +5118.4 +5089.7 +5191.2 +5287.5 +5097.6 +5120.9 +5036.4
-      h2> initiation: 617.9 +1076.4 +1066.3 +1058.9 +1078.4 +1001.6 +1045.2 +1082.6 +5066.3 +5104.1 +5295.3 +5118.4 +5089.7 +5191.2 +5287.5 +5097.6 +5120.9 +5036.4
-      >1 initiation: 12050 +1057.9 +1053.6 +1033.2 +1057.6 +1038.7 +1013.6 +1032.9 +1051 +1001.3 +1057.3 +5240.6 +5100.2 +5041.6 +5173 +5195.1 +5134 +5248.4
-      >2 initiation: 12050 +1057.9 +1053.6 +1033.2 +1057.6 +1038.7 +1013.6 +1032.9 +1051 +1001.3 +1057.3 +5240.6 +5100.2 +5041.6 +5173 +5195.1 +5134 +5248.4
-      host: timestamp-sent ×18
-      anchor: timestamp-sent ×18
+      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 80 +100×2 +100.9 +100×270 +5000×6
+      h1> initiation: 379.9 +1045.5 +265 +574.1 +1001 +1070.3 +1081.9 +305.3 +527.6 +1000 +1048.2 +5133.9 +5100.2 +5063.7 +5238.1 +5110.6 +5165.2 +5267.9 +5212 +5327.8
+      h2> initiation: 379.9 +1045.5 +265 +574.1 +1001 +1070.3 +1081.9 +305.3 +527.6 +1000 +1048.2 +5133.9 +5100.2 +5063.7 +5238.1 +5110.6 +5165.2 +5267.9 +5212 +5327.8
+      >1 initiation: 12050 +279.3 +533.5 +1013.9 +1071.9 +1035.5 +305.6 +500 +1006.5 +1052.7 +1060.4 +322.2 +503.6 +1070.6 +1038.7 +5175.6 +5266.6 +5196.5 +5204.2 +5101.4 +5062.5 +5006.5
+      >2 initiation: 12050 +279.3 +533.5 +1013.9 +1071.9 +1035.5 +305.6 +500 +1006.5 +1052.7 +1060.4 +322.2 +503.6 +1070.6 +1038.7 +5175.6 +5266.6 +5196.5 +5204.2 +5101.4 +5062.5 +5006.5
+      host: timestamp-sent ×12
+      anchor: timestamp-sent ×11
       `,
   )
   watch.happens(
     3_000,
     () => pair.links[1].mend(),
     `
-      h1> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 1.3 mtu 1500 + path-challenge: 2380
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11 + announce 2.4 mtu 1500 + path-challenge: 2440
-      >2 path-response + accept 2.4 at 2:51820 + path-challenge: 2450
-      h2> path-response + probe: 2460
-      h2> close 1.1 for 2 up to 31 + close 2.2 for 2 up to 11: 2460
-      >2 path-challenge: 2460
-      >2 echo + path-challenge: 2470
-      >2 closed 1.1 + closed 2.2: 2470
-      h2> path-response: 2470 +10
-      >2 close 1.1 for 2 up to 31 + close 2.2 for 2 up to 10: 2480
-      h2> closed 1.1 + closed 2.2: 2490
-      h1> announce 1.3 mtu 1500 + path-challenge: 2560 +150
-      host: observed; path 2 up mtu 1500 from down
-      anchor: path 1 closing 4 mtu 1500 from down; path 2 up mtu 1500 from down; path 1 closed
+      h1> initiation: 5.4
+      h2> initiation: 5.4 +500
+      >2 response: 15.4 +500
+      h1> hello 3 + close 1.1 for 2 up to -1 + close 2.2 for 2 up to -1 + announce 1.3 mtu 1500 + path-challenge: 25.4
+      h2> hello 3 + close 1.1 for 2 up to -1 + close 2.2 for 2 up to -1 + announce 2.4 mtu 1500 + path-challenge: 25.4
+      >2 path-response + hello 3 + accept 2.4 at 2:51820 + path-challenge: 35.4
+      h2> path-response + probe: 45.4
+      h2> close 1.1 for 2 up to -1 + close 2.2 for 2 up to -1: 45.4
+      >2 echo: 55.4
+      >2 closed 1.1 + closed 2.2: 55.4
+      >2 mtu-probe 1500: 55.4
+      >2 close 1.1 for 2 up to -1 + close 2.2 for 2 up to -1: 55.4
+      h2> mtu-ack 1500: 65.4
+      h2> closed 1.1 + closed 2.2: 65.4
+      h1> announce 1.3 mtu 1500 + path-challenge: 145.4 +150 +830 +1200
+      h1> hello 3 + announce 1.3 mtu 1500 + path-challenge: 525.4
+      h2> hello 3: 525.4
+      >2 hello 3: 535.4
+      host: timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 2 up mtu 1500 from down; timestamp-sent; session up, own; hello 3 mtu 1420
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu; timestamp-accepted; session up; hello 3 mtu 1420
       `,
   )
 })

@@ -101,7 +101,7 @@ test('a host that has gone: its paths are given up, tried, and forgotten', () =>
       >1 data: 0 +1000
       >2 close 1.1 for 2 up to 6: 1500 +100 +200 +400
       >2 data: 1500 +0 +500
-      anchor: quality 0: NaN 0; path 1 suspect mtu 1500 from up; quality 0: NaN 0; path 1 down 2 mtu 1500 from suspect; path 2 suspect mtu 1500 from up; quality 1: NaN 0; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×26; handshake failed, timeout; session down; path 1 closed; path 2 closed
+      anchor: quality 0: NaN 0; path 1 suspect mtu 1500 from up; quality 0: NaN 0; path 1 down 2 mtu 1500 from suspect; path 2 suspect mtu 1500 from up; quality 1: NaN 0; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×19; handshake failed, timeout; session down; path 1 closed; path 2 closed
       `,
     /close|challenge|data/,
   )
@@ -137,7 +137,7 @@ test('copies of an initiation, initiations in quick succession, refusals: how ma
       for (let n = 0; n < 30; n++) pair.world.at(pair.world.now + 100 * n, () => again(message!))
     },
     `
-      >1 response: 0 +100×7
+      >1 response: 0 +100×15
       `,
   )
   watch.happens(
@@ -248,31 +248,31 @@ test('faults: a peer whose input made something throw is barred for a second, tw
   const watch = new Watch(pair)
   for (const expected of [
     `
-      h1> initiation: 340 +1025 +500
-      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 1385
-      >1 path-response + hello 3 + closed 1.1 + accept 1.2 at 1:51820: 1395
-      h1> hello 3: 1885
-      >1 hello 3: 1895
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×2; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×5
-      anchor: peer-failed; session down; path 1 closed; handshake failed, rate; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×5
+      h1> initiation: 340 +275 +509.1 +20
+      h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 1144.1
+      >1 path-response + hello 3 + closed 1.1 + accept 1.2 at 1:51820: 1154.1
+      h1> hello 3: 1164.1
+      >1 hello 3: 1174.1
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; timestamp-sent; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; session up, own; quality 0: 20 0; hello 3 mtu 1420; quality 0: 20 0 ×5
+      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×2; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; timestamp-accepted; session up; hello 3 mtu 1420; mtu; quality 0: NaN 0; quality 0: 20 0 ×5
       `,
     `
-      h1> initiation: 220 +1016.3 +1032.2 +500
-      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500 + path-challenge: 2288.5
-      >1 path-response + hello 3 + closed 1.2 + accept 1.3 at 1:51820: 2298.5
-      h1> hello 3: 2788.5
-      >1 hello 3: 2798.5
-      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×3; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×4
-      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×2; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×4
+      h1> initiation: 224.1 +302.1 +523.4 +1021.5 +20
+      h1> hello 3 + close 1.2 for 2 up to -1 + announce 1.3 mtu 1500 + path-challenge: 2091.1
+      >1 path-response + hello 3 + closed 1.2 + accept 1.3 at 1:51820: 2101.1
+      h1> hello 3: 2111.1
+      >1 hello 3: 2121.1
+      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; timestamp-sent; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×5
+      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×3; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; timestamp-accepted; session up; hello 3 mtu 1420; mtu; quality 0: NaN 0; quality 0: 20 0 ×4
       `,
     `
-      h1> initiation: 228.5 +1047.4 +1046.5 +1042.6 +1065.1 +500
-      h1> hello 3 + close 1.3 for 2 up to -1 + announce 1.4 mtu 1500 + path-challenge: 4450.1
-      >1 path-response + hello 3 + closed 1.3 + accept 1.4 at 1:51820: 4460.1
-      h1> hello 3: 4950.1
-      >1 hello 3: 4960.1
-      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×5; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×2
-      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×4; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×2
+      h1> initiation: 211.1 +255.8 +553.7 +1001.3 +1015.6 +1041.3 +500
+      h1> hello 3 + close 1.3 for 2 up to -1 + announce 1.4 mtu 1500 + path-challenge: 4098.8
+      >1 path-response + hello 3 + closed 1.3 + accept 1.4 at 1:51820: 4108.8
+      h1> hello 3: 4598.8
+      >1 hello 3: 4608.8
+      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent ×2; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; timestamp-sent; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×2
+      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×5; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; quality 0: 20 0 ×2
       `,
   ])
     watch.happens(
