@@ -391,7 +391,8 @@ export class Handshakes {
     }
     addMacs(crypto, made.message, keys.remote.mac1Key, undefined, now)
     const mac1 = made.message.slice(INITIATION.mac1, INITIATION.mac2)
-    peer.handshake = { state: made.state, keys, message: made.message, mac1, sentTo: [], since: now, copies: 0 }
+    const { message, state } = made
+    peer.handshake = { state, keys, message, mac1, sentTo: [], since: now, copies: 0 }
     this.#byIndex.set(index, peer)
     this.#endEarlyOut(peer)
     this.#sealBehind(peer, made.state, now)
