@@ -54,10 +54,16 @@ export class Announcements {
     this.#announce(group, this.#untold.has(group) ? this.#flowsOf(group) : flows, tid, now)
   }
 
-  /** Repeats what an anchor has missed, if anything. */
+  /** Repeats what an anchor has missed of a group, if anything. */
   repeat(group: number, tid: number, now: number): void {
     if (this.#untold.has(group)) this.#announce(group, this.#flowsOf(group), tid, now)
-    if (group === DEFAULT) this.#repeatStatic(now)
+  }
+
+  /** Repeats which flows packets must not move, if an anchor has lost that; once it knows the flows. */
+  repeatStatic(now: number): void {
+    if (!this.#staticUntold) return
+    this.#staticUntold = false
+    this.setMode(this.#staticFlows(), true, now)
   }
 
   /** An anchor has lost what it knew. */
@@ -90,12 +96,6 @@ export class Announcements {
       const seen = tuples.map((flow) => asAnchorSees(flow, anchor))
       this.#parts.signalling.setMode(anchor.index, isStatic, seen, now)
     }
-  }
-
-  #repeatStatic(now: number): void {
-    if (!this.#staticUntold) return
-    this.#staticUntold = false
-    this.setMode(this.#staticFlows(), true, now)
   }
 
   #staticFlows(): Collected {

@@ -233,6 +233,7 @@ export class Policies {
   announceUntold(now: number): void {
     for (const [index, policy] of this.#policies.entries())
       if (policy !== undefined) this.#parts.announcements.repeat(index, policy.tid, now)
+    this.#parts.announcements.repeatStatic(now)
   }
 
   /** Flows of a policy; those not identified yet are the default's. */
