@@ -22,6 +22,7 @@ import { Shared } from '../core/shared.ts'
 import { encodeKey } from '../crypto/keys.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
+import type { ConnectionTableWatch } from '../mechanism/connection-table.ts'
 import { CarrierListener } from '../tunnel/carrier/listener.ts'
 import type { CarrierServerInit } from '../tunnel/carrier/server.ts'
 import type { PathReport } from '../tunnel/engine/events.ts'
@@ -114,13 +115,15 @@ export interface AnchorComponents {
   /** When they were. */
   readonly lastSeen?: LastSeen
   readonly wall: () => number
+  readonly connections?: Pick<ConnectionTableWatch, 'check'>
   readonly routes?: readonly ControlRoute[]
   /** Default: an engine in a worker thread. */
   readonly startEngine?: StartEngine
 }
 
 const REKEY = z.strictObject({ wait_ms: z.int().min(0).max(60_000), finish: z.boolean().optional() })
-const EXPIRY_CHECK_MS = 30_000
+/** How often it is looked whether invitations have ended, and whether the machine has room. */
+const LOOK_MS = 30_000
 /** Delay before another attempt to write a key that could not be stored. */
 const STORE_AGAIN_MS = 5_000
 const MOST_FLOWS_LISTED = 10_000
@@ -202,7 +205,7 @@ export class AnchorService implements Mechanism {
       })
       this.refresh()
       await this.#takeWebSockets()
-      this.#expiry = setInterval(() => this.refresh(), EXPIRY_CHECK_MS)
+      this.#expiry = setInterval(() => this.#look(), LOOK_MS)
     } catch (error) {
       if (!deviceIsForeign(error)) await this.stop()
       throw error
@@ -242,6 +245,11 @@ export class AnchorService implements Mechanism {
     this.#parts.passage.cleanUp()
     this.#parts.forwards.cleanUp()
     this.#parts.plumbing.cleanUp()
+  }
+
+  #look(): void {
+    this.refresh()
+    this.#parts.connections?.check()
   }
 
   /**

@@ -10,9 +10,17 @@ import { DEVICES } from '../linux/ledger.ts'
 import type { Accept } from '../linux/passage/chains.ts'
 import type { SocketTable } from '../linux/sockdiag.ts'
 import { SystemDns } from '../linux/system-dns.ts'
+import { ConnectionTableWatch } from '../mechanism/connection-table.ts'
 import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
 import { readPrivateKey } from '../mechanism/files.ts'
-import { forwardingNeed, NETWORK_ADMIN, programNeed, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import {
+  CONNECTION_TABLE,
+  forwardingNeed,
+  NETWORK_ADMIN,
+  programNeed,
+  TUN,
+  UDP_BATCHES,
+} from '../mechanism/needs.ts'
 import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Files, Services } from '../mechanism/services.ts'
 import type { CarrierServerInit } from '../tunnel/carrier/server.ts'
@@ -260,6 +268,7 @@ export const anchorDescriptor: MechanismDescriptor<typeof anchorSections> = {
     TUN,
     UDP_BATCHES,
     programNeed('nft', true),
+    CONNECTION_TABLE,
     forwardingNeed(DEVICES.anchor, acceptsOf(DEVICES.anchor)),
   ],
 }
@@ -340,6 +349,9 @@ function composeAnchor(config: AnchorConfig, services: Services): AnchorService 
         wall: () => services.clock.wall(),
       }),
       wall: () => services.clock.wall(),
+      connections: new ConnectionTableWatch(services.sysctls('anchor'), (level, message) =>
+        recorder.log(level, message),
+      ),
       routes: [
         ...hostRoutes(
           () => ({ ...anchor, invitation_hours: service.invitationHours }),

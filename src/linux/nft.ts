@@ -189,5 +189,18 @@ function failure(op: string, stderr: string, script?: string): GodwitError {
       op,
       hint: 'run as root, or in a user namespace (unshare -Urnm)',
     })
-  return new GodwitError('NFT_FAILED', message, { op })
+  const hint = hintOf(stderr)
+  return new GodwitError('NFT_FAILED', message, { op, ...(hint !== undefined && { hint }) })
+}
+
+/** Before 1.0 nft does not know all that godwit's tables have. */
+const LEAST_MAJOR = 1
+
+function hintOf(stderr: string): string | undefined {
+  if (/(operation|protocol) not supported/i.test(stderr))
+    return 'this kernel lacks a part of nftables: sudo modprobe -a nf_tables nft_chain_nat nft_masq nft_ct; or another kernel'
+  const version = nftVersion()
+  if (version !== undefined && version[0] < LEAST_MAJOR)
+    return `nft ${version.join('.')} is too old: 1.0 or newer is needed`
+  return undefined
 }

@@ -6,8 +6,10 @@ import { findProgram, installHint, needProgram, type Program } from '../linux/pa
 import type { Accept } from '../linux/passage/chains.ts'
 import { Passage } from '../linux/passage/passage.ts'
 import { Rtnetlink } from '../linux/rtnetlink/index.ts'
+import { KernelSysctls } from '../linux/sysctl.ts'
 import { tcxObstacle } from '../linux/tcx.ts'
 import { udpBatchObstacle } from '../linux/udp-probe.ts'
+import { connectionTable, describeUse, isShort, moreRoom } from './connection-table.ts'
 
 export interface Need {
   readonly name: string
@@ -105,6 +107,20 @@ export function programNeed(name: Program, required: boolean): Need {
       if (required) needProgram(name)
     },
   }
+}
+
+/** New connections need room in the kernel's table of connections. */
+export const CONNECTION_TABLE: Need = {
+  name: 'room for connections (nf_conntrack_max)',
+  required: false,
+  look: () => {
+    const use = connectionTable(new KernelSysctls())
+    if (use === undefined) return { ok: true, value: 'none are tracked' }
+    return isShort(use)
+      ? { ok: false, value: `${describeUse(use)}: new ones are dropped`, mend: moreRoom(use) }
+      : { ok: true, value: describeUse(use) }
+  },
+  mend: '',
 }
 
 /** Whether the packet filters of other programs accept the packets that this device forwards. */

@@ -8,7 +8,7 @@ import { decodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
 import type { Accept } from '../linux/passage/chains.ts'
 import type { AccessRule, ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
-import { forwardingNeed, NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import { CONNECTION_TABLE, forwardingNeed, NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
 import { must, parseBytes, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Services } from '../mechanism/services.ts'
 import { checkAccessKeys, checkRouter, type RouterSettings, routerSections } from './config.ts'
@@ -48,7 +48,13 @@ export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
     })
   },
   compose: composeRouter,
-  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, forwardingNeed(DEVICES.router, acceptsOf(DEVICES.router, []))],
+  needs: [
+    NETWORK_ADMIN,
+    TUN,
+    UDP_BATCHES,
+    CONNECTION_TABLE,
+    forwardingNeed(DEVICES.router, acceptsOf(DEVICES.router, [])),
+  ],
 }
 
 /** What comes from other sites, and what this one sends. */

@@ -1,5 +1,5 @@
 /** Which mechanisms a configuration and a command ask for: the sum of its sections, not a role. */
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { GodwitError } from '../../core/errors.ts'
 import type { MechanismDescriptor } from '../../mechanism/descriptor.ts'
 import { MECHANISMS } from '../mechanisms.ts'
@@ -35,8 +35,22 @@ export function loadConfigOf(
     descriptor.needsNoFile && !existsSync(state.configFile) ? empty(list) : loadConfig(state.configFile, list)
   const origin = { file: state.configFile, role: claimantOf(config, list).role }
   const refusal = descriptor.refusal?.(config, origin, whole)
-  if (refusal !== undefined) throw refusal
-  return config
+  if (refusal === undefined) return config
+  // What is in no file of another mechanism is a host's.
+  const isOthers = descriptor.claims(config) !== 'otherwise'
+  throw isOthers && isBlank(state.configFile) ? emptied(state.configFile, refusal) : refusal
+}
+
+/** As a disk that was full, or a machine that lost power, leaves it. */
+function isBlank(file: string): boolean {
+  return existsSync(file) && readFileSync(file, 'utf8').trim() === ''
+}
+
+function emptied(file: string, { hint }: GodwitError): GodwitError {
+  return new GodwitError('CONFIG_EMPTY', `${file} is empty`, {
+    kind: 'usage',
+    hint: `put it back from a copy; to begin anew, remove it: ${hint}`,
+  })
 }
 
 function empty(list: MechanismList): Config {

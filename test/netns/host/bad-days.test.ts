@@ -226,6 +226,33 @@ describe('what is missing is named, with the way to get it, and nothing is left 
     assert.equal(kernelState(), untouched)
   })
 
+  /** Programs that answer like an old nft, and like one on a kernel without nf_tables. */
+  const POOR: readonly [string, string, RegExp][] = [
+    [
+      'nft of ten years ago',
+      `[ "$1" = --version ] && echo 'nftables v0.9.0 (Fearless Fosdick)' && exit; echo 'Error: syntax error, unexpected json' >&2; exit 1`,
+      /syntax error.*nft 0\.9\.0 is too old: 1\.0 or newer is needed/,
+    ],
+    [
+      'a kernel without nf_tables',
+      `[ "$1" = --version ] && echo 'nftables v1.0.6 (Lester Gooch #5)' && exit; echo 'netlink: Error: cache initialization failed: Protocol not supported' >&2; exit 1`,
+      /Protocol not supported.*modprobe -a nf_tables/,
+    ],
+  ]
+  for (const [name, script, said] of POOR)
+    test(`anchor up: ${name}`, async () => {
+      const program = join(folder, 'nft')
+      writeFileSync(program, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+      const ended = await attempt(
+        'an',
+        ['anchor', 'up'],
+        hiding(`mount --bind ${program} $(readlink -f ${findProgram('nft')})`),
+      )
+      assert.equal(ended.status, 1, ended.errors)
+      assert.match(ended.errors, said)
+      assert.equal(kernelState(), untouched)
+    })
+
   test('anchor up: the port is taken', async () => {
     const other = await lab.programs.start('an', process.execPath, [
       '-e',

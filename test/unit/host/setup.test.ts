@@ -179,6 +179,24 @@ test('roles are not mixed up: a host does not start as an anchor, nor is a state
   assert.ok(!decodeInvitation('godwit1..').ok)
 })
 
+test('an empty configuration, as a full disk leaves it, is called that', () => {
+  for (const text of ['', '\n  \n']) {
+    const { state } = anchor()
+    writeFileSync(state.configFile, text)
+    const empty = {
+      code: 'CONFIG_EMPTY',
+      kind: 'usage',
+      hint: /put it back from a copy; to begin anew, remove it: /,
+    }
+    assert.throws(() => loadAnchorConfig(state), empty)
+    assert.throws(() => hostConfig(state), { code: 'NO_PEER' })
+  }
+  // One with comments alone is what somebody wrote.
+  const { state } = anchor()
+  writeFileSync(state.configFile, '# later\n')
+  assert.throws(() => loadAnchorConfig(state), { code: 'NOT_AN_ANCHOR' })
+})
+
 test('a damaged store is told, not taken for an empty one', () => {
   const file = joinPath(folder, 'hosts.json')
   writeFileSync(file, '{"version":1,"hosts":[{}]}', { mode: 0o600 })
