@@ -674,6 +674,7 @@ export class MobileHostService implements Mechanism {
       since: access.since,
       detail: access.reason,
       families: access.families,
+      addresses: access.addresses.flatMap(({ address }) => bytesOf(address)),
       mtu: access.mtu,
       use: rule?.use ?? (this.#metered?.has(name) === true ? 'backup' : 'normal'),
       cost: rule?.cost ?? 0,
@@ -700,4 +701,9 @@ export class MobileHostService implements Mechanism {
 function isIpv6(host: string): boolean {
   const address = parseAddress(host)
   return address.ok && address.value.length === 16
+}
+
+function bytesOf(text: string): Uint8Array[] {
+  const address = parseAddress(text)
+  return address.ok ? [address.value] : []
 }

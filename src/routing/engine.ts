@@ -104,7 +104,7 @@ export class RouterEngine implements EngineParts<RouterCommand, RouterStatus> {
 
   handleTunnelEvent(event: TunnelEvent, now: number): void {
     this.#router.handleTunnelEvent(event, now)
-    if (event.type === 'path-closed') this.#mobile.pathClosed(event.slot)
+    this.#mobile.handleTunnelEvent(event, now)
     if (event.type === 'handshake-failed') {
       const name = this.tunnel.peers.nameOf(event.peer)
       this.tunnel.emit({ type: 'log', level: 'warn', message: `no session with ${name}: ${event.reason}` })

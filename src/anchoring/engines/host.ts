@@ -35,6 +35,8 @@ const MOST_ROWS = 1 << 17
 /** Without data for this long nothing flows. */
 const FLOWS_MS = 1000
 const NEVER = Number.POSITIVE_INFINITY
+/** Events that change nothing in a report. */
+const QUIET: ReadonlySet<TunnelEvent['type']> = new Set(['quality', 'frame', 'observed'])
 
 export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
   readonly tunnel: TunnelEngine<HostCommand, HostEvent, RemoteAnchor, EngineStatus>
@@ -87,6 +89,11 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       // Make-before-break is the policy's business.
       onAccess: (access, now) => this.#host.setAccess(access, now),
       onAccessGone: (name, now) => this.#host.removeAccess(name, now),
+      rotation: {
+        isUsed: (peer, socket) => this.#host.isUsed(peer, socket),
+        onReplaced: (socket) => this.#host.noteReplaced(socket),
+        log: (level, message) => this.tunnel.emit({ type: 'log', level, message }),
+      },
     })
   }
 
@@ -134,18 +141,19 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
         level: 'warn',
         message: `no session with ${peers.nameOf(event.peer)}: ${event.reason}`,
       })
-    else if (event.type === 'path-closed') this.#mobile.pathClosed(event.slot)
     else if (event.type === 'path') {
       const { state } = event.path
       if (state.name === 'down' && state.reason === CloseReason.error)
         emit({ type: 'send-failed', access: this.#host.pathAccess(event.path.slot) ?? '' })
     }
-    if (event.type !== 'quality' && event.type !== 'frame') this.tunnel.reportSoon()
+    this.#mobile.handleTunnelEvent(event, now)
+    if (!QUIET.has(event.type)) this.tunnel.reportSoon()
   }
 
   noteData(now: number): void {
     if (this.#flowsUntil === NEVER) this.#setTraffic(true, now)
     this.#flowsUntil = now + FLOWS_MS
+    this.#mobile.noteFlow(now)
   }
 
   #setTraffic(flows: boolean, now: number): void {
@@ -154,11 +162,13 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
   }
 
   nextTimeout(): number | undefined {
-    return Math.min(this.#host.nextTimeout() ?? NEVER, this.#sweepAt, this.#flowsUntil)
+    const next = Math.min(this.#host.nextTimeout() ?? NEVER, this.#mobile.nextTimeout())
+    return Math.min(next, this.#sweepAt, this.#flowsUntil)
   }
 
   handleTimeout(now: number): void {
     this.#host.handleTimeout(now)
+    this.#mobile.handleTimeout(now)
     if (now >= this.#flowsUntil) {
       this.#flowsUntil = NEVER
       this.#setTraffic(false, now)

@@ -32,6 +32,8 @@ export interface HostPath {
   loss: number
   /** Something else than UDP carries it, which costs more: it is for accesses without a path by UDP. */
   readonly carried: boolean
+  /** Its socket is about to be left: packets take another path of the same access as soon as one works. */
+  replaced: boolean
 }
 
 /** Towards a WireGuard server a path without a session may be used: the first packet asks for one. */

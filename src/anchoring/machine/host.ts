@@ -157,6 +157,7 @@ export class HostMachine implements SignallingEvents {
       rttMs: Number.NaN,
       loss: Number.NaN,
       carried: isLoopback(remote.address),
+      replaced: false,
     })
     const view = this.#parts.tunnel.path(slot)
     if (view !== undefined) this.#pathChanged(view, now)
@@ -166,6 +167,22 @@ export class HostMachine implements SignallingEvents {
   /** Paths of an access, to be closed. */
   pathsOf(access: string): { readonly slot: number }[] {
     return [...this.#paths.values()].filter((path) => path.access === access)
+  }
+
+  /** Packets to this anchor go over the socket. */
+  isUsed(peer: number, socket: number): boolean {
+    const isThere = ({ slot, anchor }: HostPath) =>
+      anchor.index === peer && this.#parts.tunnel.path(slot)?.socket === socket
+    return this.#policies.tids().some((tid) => {
+      const path = this.#pathAt(tid)
+      return path !== undefined && isThere(path)
+    })
+  }
+
+  /** Another socket of the same access is there: its paths are preferred. */
+  noteReplaced(socket: number): void {
+    for (const path of this.#paths.values())
+      if (this.#parts.tunnel.path(path.slot)?.socket === socket) path.replaced = true
   }
 
   setPolicies(setups: readonly PolicySetup[], now: number): void {

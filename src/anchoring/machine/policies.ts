@@ -236,6 +236,11 @@ export class Policies {
     this.#parts.announcements.repeatStatic(now)
   }
 
+  /** Tunnels that packets of the policies take. */
+  tids(): number[] {
+    return this.#policies.flatMap((policy) => (policy === undefined ? [] : policy.tid))
+  }
+
   /** Flows of a policy; those not identified yet are the default's. */
   #flowsOf(index: number): number {
     const { paft } = this.#parts
@@ -324,8 +329,8 @@ function bestOfEach(paths: readonly HostPath[]): HostPath[] {
   return [...best.values()]
 }
 
-function rank({ carried, health }: HostPath): number {
-  return (health === 'down' ? 2 : 0) + (carried ? 1 : 0)
+function rank({ carried, health, replaced }: HostPath): number {
+  return (health === 'down' ? 4 : 0) + (carried ? 2 : 0) + (replaced ? 1 : 0)
 }
 
 /** A copy for flows that were moved by hand names their access. */

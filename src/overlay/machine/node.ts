@@ -10,6 +10,7 @@
 import { compare, equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
+import { Mappings, type MappingsOutput, mappingsEnd } from '../../tunnel/protocol/mappings.ts'
 import { sameEndpoint, type TunnelRow } from '../tables.ts'
 import { datagramCodec, Kind, RELAYED_SIGN, SIGN } from '../wire/datagram.ts'
 import { checkLease, type Lease, leaseCodec } from '../wire/lease.ts'
@@ -27,7 +28,6 @@ import {
 import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
 import { Asker, type Way } from './asker.ts'
 import { BindingCounters } from './binding.ts'
-import { Mappings, type MappingsOutput } from './mappings.ts'
 import { type KeptPair, Memory } from './memory.ts'
 import { zoneOf } from './names.ts'
 import { Pair, type PairDirection, reaches } from './pair.ts'
@@ -222,7 +222,7 @@ export class NodeMachine implements NodeMachineApi {
       list.map(({ address, port }) => `${toHex(address)} ${port}`).join()
     if (text(endpoints) === text(this.#coordinator)) return
     this.#coordinator = endpoints
-    this.#mappings.setCoordinator(endpoints, now)
+    this.#mappings.setWitnesses(endpoints, now)
     this.#setWays(now)
     if (!this.#registered) this.#register(now)
   }
@@ -1078,11 +1078,6 @@ export class NodeMachine implements NodeMachineApi {
   #emit(output: NodeOutput): void {
     this.#outputs.push(output)
   }
-}
-
-/** For the log. */
-function mappingsEnd(ms = Number.NaN): string {
-  return `its NAT ends mappings after ${Math.round(ms / 1000)} s`
 }
 
 function describe(sockets: readonly NodeSocket[]): string {

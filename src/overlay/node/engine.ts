@@ -10,6 +10,7 @@ import { publicKeyOf } from '../../crypto/keys.ts'
 import { realRandom } from '../../linux/clock.ts'
 import { AccessSockets, type OpenAccess } from '../../tunnel/engine/access-sockets.ts'
 import { done, type Outcome } from '../../tunnel/engine/outcome.ts'
+import { RenewedSockets } from '../../tunnel/engine/renewed-sockets.ts'
 import { type EngineParts, TunnelEngine, tunDevice } from '../../tunnel/engine/tunnel-engine.ts'
 import type { EngineHost } from '../../tunnel/engine/worker.ts'
 import { type PathView, type TunnelEvent, usable } from '../../tunnel/protocol/api.ts'
@@ -29,7 +30,6 @@ import type {
   NodeStatus,
   OverlayPath,
 } from './protocol.ts'
-import { RenewedSockets } from './renewed-sockets.ts'
 
 const RING_BYTES = 8 << 20
 const REPORT_MS = 500
@@ -124,7 +124,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     )
     this.#renewed = new RenewedSockets({
       pathsOver: (socket) => this.#pathsOver((each) => each === socket),
-      pathInUse: (peer) => machine.path(this.tunnel.peers.at(peer)?.slot ?? Verdict.PARK),
+      isUsed: (peer, socket) =>
+        machine.path(this.tunnel.peers.at(peer)?.slot ?? Verdict.PARK)?.socket === socket,
       hasOther: (peer, socket) =>
         this.#pathsOf(peer).some((path) => usable(path.state) && path.socket !== socket),
       isWatched: (socket, now) => this.#node.isWatched(socket, now),

@@ -75,6 +75,8 @@ export interface SocketSetup {
   /** Without it there is neither socket nor path. */
   readonly up: boolean
   readonly families: readonly (4 | 6)[]
+  /** Of the interface, as far as they are known. */
+  readonly addresses?: readonly Uint8Array[]
   readonly mtu: number
   /** Increased when sockets and paths over the access have to be recreated. */
   readonly generation: number

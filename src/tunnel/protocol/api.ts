@@ -332,6 +332,8 @@ export interface TunnelCommands extends Machine {
   connect(peer: number, now: number): void
   /** Milliseconds between probes of a path while another carries the traffic; undefined: as usual. */
   setStandby(slot: number, ms: number | undefined): void
+  /** Asks the peer where it sees this end on a path that works; `observed` follows. */
+  look(slot: number, now: number): void
   /** Message 1 to an address that the peer proved in an earlier run; nothing where there is a session or a handshake. */
   greet(peer: number, remote: Endpoint, socket: number, now: number): void
   /** Message 1 to where a path may soon be, the one under way or a fresh one; nothing where there is a session. Not repeated. */

@@ -229,6 +229,11 @@ export class TunnelMachine implements TunnelCommands {
     found.path.monitor.standbyMs = ms
   }
 
+  look(slot: number, now: number): void {
+    const found = this.#find(slot)
+    if (found !== undefined) this.#multipath.look(found.peer, found.path, now)
+  }
+
   greet(index: number, remote: Endpoint, socket: number, now: number): void {
     const peer = this.#peers[index]
     if (peer === undefined || peer.current !== undefined || peer.next !== undefined) return

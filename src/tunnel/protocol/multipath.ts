@@ -251,6 +251,14 @@ export class Multipath {
     this.#host.changed(peer)
   }
 
+  /** The announcement of a path that is up is answered with where it came from. */
+  look(peer: Peer, path: Path, now: number): void {
+    if (!path.local || !path.usable || !peer.godwit || path.announceAt < NEVER) return
+    const { pathId, generation, mtuLimit } = path
+    path.looks = true
+    this.send(peer, path, [{ type: 'path-announce', pathId, generation, mtu: Math.min(mtuLimit, 65535) }], now)
+  }
+
   /** Seals frames for a path. False when there is no session or the socket refused. */
   send(peer: Peer, path: Path, frames: readonly Frame[], now: number): boolean {
     return this.sendBody(peer, path, encodeFrames(frames), now)
@@ -352,7 +360,8 @@ export class Multipath {
         return newest && existing.moves.has(now)
           ? this.proofs.expect(peer, pathId, from, socket, undefined, now)
           : undefined
-      this.#accept(peer, existing, now)
+      // One that is well is announced again by who wants to know where it is seen.
+      if (existing.state.name !== 'up') this.#accept(peer, existing, now)
       return existing
     }
     if (!peer.opens.has(now)) return undefined
@@ -457,7 +466,8 @@ export class Multipath {
     path.announceAt = NEVER
     if (path.tries === 1) path.monitor.rttSample(now - path.announcedAt)
     path.tries = 0
-    if (fresh || !path.usable) {
+    if (fresh || !path.usable || path.looks) {
+      path.looks = false
       this.#host.emit({
         type: 'observed',
         peer: peer.index,

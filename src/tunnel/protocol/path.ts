@@ -53,6 +53,8 @@ export class Path {
   announceAt = NEVER
   tries = 0
   announcedAt = 0
+  /** The owner waits for where the peer sees this end. */
+  looks = false
   /** Monitor: when to assess; NEVER while it is not usable. */
   assessAt = NEVER
   /** Closing: latest time to release the slot. Remote and down: time to forget it. */

@@ -3,7 +3,6 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { OverlayBed } from '../../netns/overlay/bed.ts'
-import { carrierFlow } from '../../netns/overlay/carrier-flow.ts'
 
 usePrivateNames()
 
@@ -27,7 +26,7 @@ for (const [what, kind, way] of [
     })
 
     it('NT-50: ten minutes of a datagram every 5 ms each way lose none', async (t) => {
-      const { lost, before } = await carrierFlow(bed, way, LIFETIME_MS, TEN_MINUTES)
+      const { lost, before } = await bed.carrierFlow(way, LIFETIME_MS, TEN_MINUTES)
       t.diagnostic(`the first ones cost ${before.join(' and ')} datagrams`)
       assert.deepEqual(lost, [0, 0], bed.log('alice').slice(-6000))
     })

@@ -45,12 +45,18 @@ export class LaptopBed {
     this.folder = mkdtempSync(join(tmpdir(), 'godwit-laptop-'))
   }
 
-  /** With the anchor and the server; the laptop has joined. */
-  static async build(spec: TopologySpec = topologyNamed('upmt'), configuration = ''): Promise<LaptopBed> {
+  /** With the anchor, at its address of this family, and the server; the laptop has joined. */
+  static async build(
+    spec: TopologySpec = topologyNamed('upmt'),
+    configuration = '',
+    family: 4 | 6 = 6,
+  ): Promise<LaptopBed> {
     const bed = new LaptopBed(await Lab.build(spec))
     try {
       await bed.web('ch1', '', 80)
-      await bed.godwit('an', 'anchor', 'init', '--endpoint', `[${addressOf(spec, 'an', 'wan', 6)}]:51820`)
+      const address = addressOf(spec, 'an', 'wan', family)
+      const host = family === 6 ? `[${address}]` : address
+      await bed.godwit('an', 'anchor', 'init', '--endpoint', `${host}:51820`)
       bed.anchor = await bed.daemon('an')
       await bed.godwit('mh', 'join', (await bed.godwit('an', 'anchor', 'invite', 'laptop')).trim())
       bed.configure(configuration)

@@ -12,6 +12,7 @@ import { ROAM_INSIDE, ROAM_SERVER, roam } from '../../../lab/topologies/ntm-roam
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { OverlayView } from '../../../src/host/provisioning/overlay.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
+import { carrierFlow } from '../../support/carrier-flow.ts'
 import { daemonAt, daemonStatus } from '../../support/daemon.ts'
 
 usesPrograms('ip', 'unshare')
@@ -178,6 +179,19 @@ export class OverlayBed {
     await this.lab.programs.run(node, 'ip', [
       ...['route', 'replace', 'default', 'via', via, 'dev', access, 'metric', String(100 * i)],
     ])
+  }
+
+  /** From alice to bob this way, her first NAT being a carrier's: datagrams lost in `ms` after it was learned, and before that. */
+  async carrierFlow(way: string, lifetimeMs: number, ms: number): ReturnType<typeof carrierFlow> {
+    await this.godwit('alice', 'overlay', 'resolve', 'bob')
+    await this.untilWay('alice', way)
+    const address = (await this.view('bob')).addresses.find((each) => each.includes('.'))!
+    const { programs } = this.lab
+    const log = () => this.log('alice')
+    return carrierFlow({
+      ...{ programs, nat: 'na1', client: 'alice', server: 'bob' },
+      ...{ address, log, lifetimeMs, ms },
+    })
   }
 
   /** `ms`: between two looks. */

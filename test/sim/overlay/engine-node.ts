@@ -32,6 +32,10 @@ export class EngineNode implements SimParticipant {
   duplicates = 0
   /** How far its clock is ahead of the others' (ms). */
   ahead = 0
+  /** Since when it does not run. */
+  #stoppedAt: number | undefined
+  /** How far its monotonic clock is behind: it slept. */
+  #behind = 0
   readonly #net: Network
   readonly #udp = new Map<number, FakeUdp>()
   readonly #accesses = new Map<string, SimAccess>()
@@ -53,7 +57,7 @@ export class EngineNode implements SimParticipant {
       data: setup,
       post: (event) => this.events.push(event as NodeEvent),
       surroundings: {
-        clock: { now: () => net.now, wall: () => net.wall + net.now + this.ahead },
+        clock: { now: () => this.#now, wall: () => net.wall + net.now + this.ahead },
         random: { fill: (out) => net.fill(out) },
         openTun: (arena) => {
           this.#tun = new FakeTun(arena)
@@ -67,8 +71,28 @@ export class EngineNode implements SimParticipant {
   }
 
   do(command: NodeCommand): void {
-    this.engine.handleCommand(command, this.#net.now)
+    this.engine.handleCommand(command, this.#now)
     this.#turn()
+  }
+
+  get #now(): number {
+    return this.#net.now - this.#behind
+  }
+
+  /** SIGSTOP, or the machine is suspended. */
+  stop(): void {
+    this.#stoppedAt = this.#net.now
+  }
+
+  /** SIGCONT: what came meanwhile waits at its sockets. `slept`: it was suspended, and nothing came. */
+  resume(slept: boolean): void {
+    const ms = this.#net.now - this.#stoppedAt!
+    this.#stoppedAt = undefined
+    if (slept) {
+      this.#behind += ms
+      for (const { queue } of this.#udp.values()) queue.length = 0
+      this.do({ type: 'wake' })
+    } else this.#turn()
   }
 
   /** `generation`: it grows where another network is behind the same access. */
@@ -91,7 +115,7 @@ export class EngineNode implements SimParticipant {
 
   /** The way that packets to the only peer take. */
   get way(): string {
-    return this.engine.status(this.#net.now).peers[0]?.kind ?? 'none'
+    return this.engine.status(this.#now).peers[0]?.kind ?? 'none'
   }
 
   /** Ports of the sockets that are open. */
@@ -122,7 +146,8 @@ export class EngineNode implements SimParticipant {
   }
 
   nextTimeout(): number | undefined {
-    const ms = this.engine.tunnel.engine.timeout(this.#net.now)
+    if (this.#stoppedAt !== undefined) return undefined
+    const ms = this.engine.tunnel.engine.timeout(this.#now)
     return ms < 0 ? undefined : this.#net.now + ms
   }
 
@@ -131,6 +156,7 @@ export class EngineNode implements SimParticipant {
   }
 
   #turn(): void {
+    if (this.#stoppedAt !== undefined) return
     while (this.engine.tunnel.engine.turn(false));
     for (const packet of this.#tun.written.splice(0)) {
       const at = VNET_HEADER + IP_AND_UDP

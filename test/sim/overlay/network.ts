@@ -81,6 +81,11 @@ export class Nat {
     for (const { sent } of this.#maps.values()) sent.clear()
   }
 
+  /** All mappings. */
+  forget(): void {
+    this.#maps.clear()
+  }
+
   #expire(): void {
     if (this.lifetime === Number.POSITIVE_INFINITY) return
     for (const [key, { since }] of this.#maps)

@@ -45,6 +45,7 @@ function bed(...peers: (string | undefined)[]) {
       rttMs: 10,
       loss: 0,
       carried: false,
+      replaced: false,
     })
   }
   const access: AccessSetup = {

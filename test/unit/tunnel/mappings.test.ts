@@ -1,8 +1,7 @@
 /** What a node learns about the lifetimes of mappings, from what the coordinator says of its sockets. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import type { NodeSocket } from '../../../src/overlay/machine/api.ts'
-import { Mappings, type MappingsOutput } from '../../../src/overlay/machine/mappings.ts'
+import { type MappedSocket, Mappings, type MappingsOutput } from '../../../src/tunnel/protocol/mappings.ts'
 
 const TO = { address: Uint8Array.of(192, 0, 2, 1), port: 6741 }
 const OUTSIDE = Uint8Array.of(203, 0, 113, 1)
@@ -14,26 +13,26 @@ class Bed {
   readonly renewals: { readonly at: number; readonly until: number }[] = []
   now = 0
   flows = true
-  portAt: (age: number, socket: NodeSocket, now: number) => number
-  #sockets: readonly NodeSocket[]
+  portAt: (age: number, socket: MappedSocket, now: number) => number
+  #sockets: readonly MappedSocket[]
   readonly #openedAt = new Map<number, number>()
   /** Replaced ones stay for so long (ms), and while they are watched. */
   readonly keeps = 2_000
 
   constructor(portAt: Bed['portAt'], address = Uint8Array.of(10, 0, 0, 2)) {
     this.portAt = portAt
-    this.mappings.setCoordinator([TO], 0)
-    this.#sockets = [{ socket: 0, access: 'acc1', addresses: [address], port: 1000, priority: 0 }]
+    this.mappings.setWitnesses([TO], 0)
+    this.#sockets = [{ socket: 0, access: 'acc1', addresses: [address], port: 1000 }]
     this.#openedAt.set(0, 0)
     this.mappings.setSockets(this.#sockets, 0)
     this.#observe(0)
   }
 
-  get sockets(): readonly NodeSocket[] {
+  get sockets(): readonly MappedSocket[] {
     return this.#sockets
   }
 
-  set(sockets: readonly NodeSocket[]): void {
+  set(sockets: readonly MappedSocket[]): void {
     for (const { socket } of sockets)
       if (!this.#sockets.some((each) => each.socket === socket)) this.#openedAt.set(socket, this.now)
     this.#sockets = sockets
@@ -84,7 +83,7 @@ class Bed {
 }
 
 /** A port for each socket and each `lifetime` of it. */
-const ends = (lifetime: number) => (age: number, socket: NodeSocket) =>
+const ends = (lifetime: number) => (age: number, socket: MappedSocket) =>
   20_000 + 100 * socket.socket + Math.floor(age / lifetime)
 
 describe('NT-50: lifetimes of mappings', () => {
@@ -160,7 +159,7 @@ describe('NT-50: lifetimes of mappings', () => {
     const bed = new Bed(ends(20_000))
     bed.run(30_000)
     assert.ok(bed.mappings.lifetime('acc1') !== undefined)
-    bed.set([{ socket: 50, access: 'acc1', addresses: [Uint8Array.of(10, 9, 9, 9)], port: 1, priority: 0 }])
+    bed.set([{ socket: 50, access: 'acc1', addresses: [Uint8Array.of(10, 9, 9, 9)], port: 1 }])
     assert.equal(bed.mappings.lifetime('acc1'), undefined)
   })
 })

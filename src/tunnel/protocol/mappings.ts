@@ -1,17 +1,15 @@
 /**
- * How long the NATs of this node's accesses keep a mapping. Some carriers end each mapping at an age, whatever flows through
- * it. While packets flow, the coordinator is asked where it sees each socket. A mapping that has changed although it was used
+ * How long the NATs of this end's accesses keep a mapping. Some carriers end each mapping at an age, whatever flows through
+ * it. While packets flow, a witness (a node's coordinator, a host's anchor) is asked where it sees each socket. A mapping that has changed although it was used
  * has shown its lifetime. From then on each socket of that access is to be replaced before it reaches that age. An access
  * with another address, or another socket that replaces none, is another network: what was learned is forgotten.
  *
  * One NAT that was restarted must not cost fresh sockets for ever: until a second mapping has ended at about the same age,
  * replaced sockets are watched. One that outlives the lifetime shows that it was too short.
  */
-import { toHex } from '../../core/bytes.ts'
+import { equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
-import { endpointKey, sameEndpoint } from '../tables.ts'
-import type { NodeSocket } from './api.ts'
-import type { Way } from './asker.ts'
+import { sameEndpoint } from './path.ts'
 
 /** A mapping is looked at whenever its age has grown by this share, within the bounds below (ms). */
 const LOOK_SHARE = 1 / 8
@@ -39,6 +37,25 @@ const ENDED_MS = 10_000
 const RENEW_PAUSE = 5_000
 const NEVER = Number.POSITIVE_INFINITY
 
+/** A socket of an access. */
+export interface MappedSocket {
+  readonly socket: number
+  readonly access: string
+  /** Addresses that it sends from, as far as they are known. */
+  readonly addresses: readonly Uint8Array[]
+  readonly port: number
+  /** Another socket of the same access has replaced it. */
+  readonly replaced?: boolean
+  /** Who says where it sees this one; absent: the witnesses of all. */
+  readonly witnesses?: readonly Endpoint[]
+}
+
+/** A question for a witness: where does it see the socket? */
+export interface Look {
+  readonly socket: number
+  readonly to: Endpoint
+}
+
 interface Mapping {
   readonly to: Endpoint
   endpoint: Endpoint | undefined
@@ -51,7 +68,7 @@ interface Mapping {
 }
 
 interface Watched {
-  readonly socket: NodeSocket
+  readonly socket: MappedSocket
   readonly mappings: readonly Mapping[]
   /** Opened, or mapped anew, at this time at the earliest. */
   since: number
@@ -70,7 +87,7 @@ interface Lifetime {
 
 /** What is to be done. */
 export type MappingsOutput =
-  | { readonly type: 'look'; readonly way: Way }
+  | { readonly type: 'look'; readonly way: Look }
   /** The access needs another socket; the one before is good until `until`. */
   | { readonly type: 'renew'; readonly access: string; readonly until: number }
 
@@ -78,7 +95,7 @@ export class Mappings {
   readonly #watched = new Map<number, Watched>()
   /** By access. */
   readonly #lifetimes = new Map<string, Lifetime>()
-  #coordinator: readonly Endpoint[] = []
+  #witnesses: readonly Endpoint[] = []
   #flowAt = Number.NEGATIVE_INFINITY
   /** Packets have flowed without a pause since then. */
   #flowSince = Number.POSITIVE_INFINITY
@@ -88,19 +105,25 @@ export class Mappings {
     return this.#lifetimes.get(access)?.ms
   }
 
-  setCoordinator(endpoints: readonly Endpoint[], now: number): void {
-    this.#coordinator = endpoints
+  /** Of all sockets that have none of their own, the preferred first; both families if there are. */
+  setWitnesses(endpoints: readonly Endpoint[], now: number): void {
+    this.#witnesses = endpoints
     for (const [index, { socket, since, askedAt }] of this.#watched)
       this.#watched.set(index, { ...this.#watch(socket, now), since, askedAt })
   }
 
-  setSockets(sockets: readonly NodeSocket[], now: number): void {
+  setSockets(sockets: readonly MappedSocket[], now: number): void {
     const before = new Map(this.#watched)
     this.#watched.clear()
     for (const socket of sockets) {
       const known = before.get(socket.socket)
       const watched = known !== undefined && isSame(known.socket, socket) ? { ...known, socket } : undefined
-      this.#watched.set(socket.socket, watched ?? this.#watch(socket, now))
+      if (watched === undefined || hasSameWitnesses(known!.socket, socket))
+        this.#watched.set(socket.socket, watched ?? this.#watch(socket, now))
+      else {
+        const { since, askedAt } = watched
+        this.#watched.set(socket.socket, { ...this.#watch(socket, now), since, askedAt })
+      }
     }
     for (const access of this.#lifetimes.keys()) {
       const stayed = sockets.some((socket) => {
@@ -111,10 +134,11 @@ export class Mappings {
     }
   }
 
-  #watch(socket: NodeSocket, now: number): Watched {
-    const families = new Set(socket.addresses.map(({ length }) => length))
+  #watch(socket: MappedSocket, now: number): Watched {
+    const witnesses = socket.witnesses ?? this.#witnesses
+    const families = new Set((socket.witnesses?.map(({ address }) => address) ?? socket.addresses).map(({ length }) => length))
     const mappings = [...families].flatMap((length) => {
-      const to = this.#coordinator.find(({ address }) => address.length === length)
+      const to = witnesses.find(({ address }) => address.length === length)
       return to === undefined ? [] : [{ to, endpoint: undefined, bornAt: now, seenAt: now, isOwn: false }]
     })
     const never = Number.NEGATIVE_INFINITY
@@ -134,7 +158,7 @@ export class Mappings {
     watched.lookAt = Math.min(watched.lookAt, Math.max(now, watched.lookedAt + DOUBT_PAUSE))
   }
 
-  /** The coordinator at `to` sees the socket there. Returns what follows from it, if it was mapped elsewhere before. */
+  /** The witness at `to` sees the socket there. Returns what follows from it, if it was mapped elsewhere before. */
   observed(socket: number, to: Endpoint, endpoint: Endpoint, now: number): MappingsOutput | undefined {
     const watched = this.#watched.get(socket)
     const mapping = watched?.mappings.find((each) => sameEndpoint(each.to, to))
@@ -175,7 +199,7 @@ export class Mappings {
   }
 
   /** Whether a replaced socket still shows something, while packets flow: how old its mapping gets. */
-  isWatched(socket: NodeSocket, now: number): boolean {
+  isWatched(socket: MappedSocket, now: number): boolean {
     const known = this.#lifetimes.get(socket.access)
     const watched = this.#watched.get(socket.socket)
     if (known === undefined || known.isCertain || watched === undefined || now - this.#flowAt > FLOW_MS)
@@ -225,11 +249,21 @@ export class Mappings {
   }
 }
 
-function isSame(a: NodeSocket, b: NodeSocket): boolean {
-  const text = ({ access, port, addresses }: NodeSocket) => [access, port, ...addresses.map(toHex)].join()
+function isSame(a: MappedSocket, b: MappedSocket): boolean {
+  const text = ({ access, port, addresses }: MappedSocket) => [access, port, ...addresses.map(toHex)].join()
   return text(a) === text(b)
 }
 
-function isOwn({ addresses, port }: NodeSocket, endpoint: Endpoint): boolean {
-  return addresses.some((address) => endpointKey({ address, port }) === endpointKey(endpoint))
+function hasSameWitnesses({ witnesses: a }: MappedSocket, { witnesses: b }: MappedSocket): boolean {
+  if (a === undefined || b === undefined) return a === b
+  return a.length === b.length && a.every((each, i) => sameEndpoint(each, b[i]!))
+}
+
+function isOwn({ addresses, port }: MappedSocket, endpoint: Endpoint): boolean {
+  return endpoint.port === port && addresses.some((address) => equal(address, endpoint.address))
+}
+
+/** For the log. */
+export function mappingsEnd(ms = Number.NaN): string {
+  return `its NAT ends mappings after ${Math.round(ms / 1000)} s`
 }

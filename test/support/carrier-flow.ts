@@ -1,7 +1,7 @@
-/** A flow of datagrams between two nodes, the first behind a NAT that ends mappings at an age (lab/programs/mapping-ages.ts). */
+/** A flow of datagrams through a NAT that ends mappings at an age (lab/programs/mapping-ages.ts). */
 import assert from 'node:assert/strict'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { OverlayBed } from './bed.ts'
+import type { Programs } from '../../lab/hosts.ts'
 
 const PORT = 5005
 const EVERY_MS = 5
@@ -13,27 +13,34 @@ interface Report {
   readonly arrivals: readonly (readonly [number, number])[]
 }
 
-/** Over this way: datagrams lost in `ms` after the lifetime was learned, towards bob and towards alice, and before that. */
-export async function carrierFlow(
-  bed: OverlayBed,
-  way: string,
-  lifetimeMs: number,
-  ms: number,
-): Promise<{ readonly lost: readonly [number, number]; readonly before: readonly [number, number] }> {
-  const { programs } = bed.lab
-  const ages = await programs.own('na1', 'mapping-ages', { lifetimeMs })
-  await bed.godwit('alice', 'overlay', 'resolve', 'bob')
-  await bed.untilWay('alice', way)
-  const address = (await bed.view('bob')).addresses.find((each) => each.includes('.'))!
-  const server = await programs.own('bob', 'udp-flow', { role: 'server', port: PORT, intervalMs: EVERY_MS })
-  const words = { role: 'client', port: PORT, host: address, intervalMs: EVERY_MS }
-  const client = await programs.own('alice', 'udp-flow', words)
-  const learned = () => bed.log('alice').includes('its NAT ends mappings')
+export interface CarrierFlow {
+  readonly programs: Programs
+  /** Hosts: the one that becomes such a NAT, the one behind it, and the other end of the flow with its address. */
+  readonly nat: string
+  readonly client: string
+  readonly server: string
+  readonly address: string
+  /** What the daemon on `client` has written. */
+  readonly log: () => string
+  readonly lifetimeMs: number
+  readonly ms: number
+}
+
+type Counts = readonly [number, number]
+
+/** Datagrams lost in `ms` after the lifetime was learned, towards the server and back, and before that. */
+export async function carrierFlow(flow: CarrierFlow): Promise<{ readonly lost: Counts; readonly before: Counts }> {
+  const { programs, lifetimeMs } = flow
+  const ages = await programs.own(flow.nat, 'mapping-ages', { lifetimeMs })
+  const server = await programs.own(flow.server, 'udp-flow', { role: 'server', port: PORT, intervalMs: EVERY_MS })
+  const words = { role: 'client', port: PORT, host: flow.address, intervalMs: EVERY_MS }
+  const client = await programs.own(flow.client, 'udp-flow', words)
+  const learned = () => flow.log().includes('its NAT ends mappings')
   for (const end = performance.now() + 3 * lifetimeMs; !learned(); await delay(100))
-    assert.ok(performance.now() < end, `nothing was learned\n${bed.log('alice').slice(-3000)}`)
+    assert.ok(performance.now() < end, `nothing was learned\n${flow.log().slice(-3000)}`)
   await delay(SETTLE_MS)
   const began = Number(process.hrtime.bigint()) / 1e6
-  await delay(ms)
+  await delay(flow.ms)
   for (const end of [client, server]) end.tell('stop')
   await delay(1_000)
   const reports: Report[] = []

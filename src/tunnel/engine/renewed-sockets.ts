@@ -3,7 +3,7 @@
  * no peer's packets have used it for a while, or when its mapping is about to end; the tunnel sends again what that cost. Without
  * paths it may stay open for a time, to show how long its mapping lasts.
  */
-import type { PathView } from '../../tunnel/protocol/api.ts'
+import type { PathView } from '../protocol/api.ts'
 
 /** What is under way from the other end over it has arrived so long after the last packet that this end sent (ms). */
 const SETTLE_MS = 1_000
@@ -27,8 +27,8 @@ interface Replaced {
 export interface RenewedSocketsParts {
   /** Paths over the socket. */
   readonly pathsOver: (socket: number) => readonly PathView[]
-  /** The path that packets to this peer use, undefined: none works. */
-  readonly pathInUse: (peer: number) => PathView | undefined
+  /** Packets to this peer use a path over the socket. */
+  readonly isUsed: (peer: number, socket: number) => boolean
   /** The peer has another path that works. */
   readonly hasOther: (peer: number, socket: number) => boolean
   readonly isWatched: (socket: number, now: number) => boolean
@@ -71,7 +71,7 @@ export class RenewedSockets {
   #look(each: Replaced, now: number): void {
     const paths = this.#parts.pathsOver(each.socket)
     const peers = [...new Set(paths.map(({ peer }) => peer))]
-    const users = peers.filter((peer) => this.#parts.pathInUse(peer)?.socket === each.socket)
+    const users = peers.filter((peer) => this.#parts.isUsed(peer, each.socket))
     if (users.length > 0) each.unusedSince = now
     const isOver = now >= each.until - AHEAD_MS
     if (now - each.unusedSince < SETTLE_MS && !isOver) return
