@@ -29,10 +29,16 @@ export interface CarrierFlow {
 type Counts = readonly [number, number]
 
 /** Datagrams lost in `ms` after the lifetime was learned, towards the server and back, and before that. */
-export async function carrierFlow(flow: CarrierFlow): Promise<{ readonly lost: Counts; readonly before: Counts }> {
+export async function carrierFlow(
+  flow: CarrierFlow,
+): Promise<{ readonly lost: Counts; readonly before: Counts }> {
   const { programs, lifetimeMs } = flow
   const ages = await programs.own(flow.nat, 'mapping-ages', { lifetimeMs })
-  const server = await programs.own(flow.server, 'udp-flow', { role: 'server', port: PORT, intervalMs: EVERY_MS })
+  const server = await programs.own(flow.server, 'udp-flow', {
+    role: 'server',
+    port: PORT,
+    intervalMs: EVERY_MS,
+  })
   const words = { role: 'client', port: PORT, host: flow.address, intervalMs: EVERY_MS }
   const client = await programs.own(flow.client, 'udp-flow', words)
   const learned = () => flow.log().includes('its NAT ends mappings')

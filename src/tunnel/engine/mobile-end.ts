@@ -111,7 +111,10 @@ export class MobileEnd<Access extends SocketSetup> {
       this.#mapSockets(now)
       const output = this.#mappings.observed(path.socket, path.remote, event.address, now)
       if (output !== undefined) this.#carryOut(output, now)
-    } else if (event.type === 'path' && (event.path.state.name === 'suspect' || event.path.state.name === 'down'))
+    } else if (
+      event.type === 'path' &&
+      (event.path.state.name === 'suspect' || event.path.state.name === 'down')
+    )
       this.#mappings.doubt(event.path.socket, now)
   }
 
@@ -139,7 +142,8 @@ export class MobileEnd<Access extends SocketSetup> {
   /** Sockets and paths exist exactly while the access is up. */
   #setAccess(access: Access, now: number): Outcome {
     this.#sockets.closeStale(access, now)
-    if (![...this.#everySocket()].some(({ setup }) => setup.name === access.name)) this.#renewed.gone(access.name)
+    if (![...this.#everySocket()].some(({ setup }) => setup.name === access.name))
+      this.#renewed.gone(access.name)
     this.#parts.onAccess(access, now)
     if (!access.up) return done
     const opened = this.#sockets.open(access, now)
@@ -159,14 +163,21 @@ export class MobileEnd<Access extends SocketSetup> {
     const { tunnel, pathsOf } = this.#parts
     const access = [...this.#everySocket()].find(({ index }) => index === socket)?.setup.name
     const paths = access === undefined ? [] : pathsOf(access)
-    return paths.flatMap(({ slot }) => tunnel.machine.path(slot) ?? []).filter((path) => path.socket === socket)
+    return paths
+      .flatMap(({ slot }) => tunnel.machine.path(slot) ?? [])
+      .filter((path) => path.socket === socket)
   }
 
   /** Each socket, with the peers that say where they see it. */
   #mapped(): MappedSocket[] {
     const replaced = this.#sockets.replaced()
     return [...this.#everySocket()].map((open) => ({
-      ...{ socket: open.index, access: open.setup.name, port: open.port, addresses: open.setup.addresses ?? [] },
+      ...{
+        socket: open.index,
+        access: open.setup.name,
+        port: open.port,
+        addresses: open.setup.addresses ?? [],
+      },
       ...(replaced.includes(open) && { replaced: true }),
       witnesses: this.#pathsOver(open.index)
         .filter(({ state }) => state.name !== 'closing')
@@ -193,7 +204,10 @@ export class MobileEnd<Access extends SocketSetup> {
     const opened = this.#sockets.renew(name)
     if (!opened.ok) rotation?.log('warn', `no other socket for ${name}: ${opened.failure.message}`)
     if (!opened.ok || opened.value === undefined || before === undefined) return
-    rotation?.log('debug', `${name}: ${mappingsEnd(this.#mappings.lifetime(name))}; another socket takes over`)
+    rotation?.log(
+      'debug',
+      `${name}: ${mappingsEnd(this.#mappings.lifetime(name))}; another socket takes over`,
+    )
     rotation?.onReplaced(before.index, now)
     this.#renewed.add(before.index, name, until, now)
     this.#paths.accessOpened(opened.value, now)

@@ -136,7 +136,9 @@ export class Mappings {
 
   #watch(socket: MappedSocket, now: number): Watched {
     const witnesses = socket.witnesses ?? this.#witnesses
-    const families = new Set((socket.witnesses?.map(({ address }) => address) ?? socket.addresses).map(({ length }) => length))
+    const families = new Set(
+      (socket.witnesses?.map(({ address }) => address) ?? socket.addresses).map(({ length }) => length),
+    )
     const mappings = [...families].flatMap((length) => {
       const to = witnesses.find(({ address }) => address.length === length)
       return to === undefined ? [] : [{ to, endpoint: undefined, bornAt: now, seenAt: now, isOwn: false }]

@@ -256,7 +256,12 @@ export class Multipath {
     if (!path.local || !path.usable || !peer.godwit || path.announceAt < NEVER) return
     const { pathId, generation, mtuLimit } = path
     path.looks = true
-    this.send(peer, path, [{ type: 'path-announce', pathId, generation, mtu: Math.min(mtuLimit, 65535) }], now)
+    this.send(
+      peer,
+      path,
+      [{ type: 'path-announce', pathId, generation, mtu: Math.min(mtuLimit, 65535) }],
+      now,
+    )
   }
 
   /** Seals frames for a path. False when there is no session or the socket refused. */
@@ -361,7 +366,8 @@ export class Multipath {
           ? this.proofs.expect(peer, pathId, from, socket, undefined, now)
           : undefined
       // One that is well is announced again by who wants to know where it is seen.
-      if (existing.state.name !== 'up') this.#accept(peer, existing, now)
+      const { state } = existing
+      if (state.name !== 'up' || now - state.since < K.STATE_HOLD) this.#accept(peer, existing, now)
       return existing
     }
     if (!peer.opens.has(now)) return undefined

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
-import { LaptopBed, SERVER } from './laptop-bed.ts'
 import { carrierFlow } from '../../support/carrier-flow.ts'
+import { LaptopBed, SERVER } from './laptop-bed.ts'
 
 usePrivateNames()
 

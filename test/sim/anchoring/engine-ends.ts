@@ -2,15 +2,16 @@
  * The whole engines of a mobile host and of its anchor on the virtual network of test/sim/overlay, with its NATs: tunnel, packets and
  * sockets are the real ones; device, sockets, clock and randomness are not. Numbered datagrams show what is lost.
  */
+
+import { AnchorEngine } from '../../../src/anchoring/engines/anchor.ts'
+import { HostEngine } from '../../../src/anchoring/engines/host.ts'
+import type { AccessSetup, AnchorSetup, HostEvent, HostSetup } from '../../../src/anchoring/protocol.ts'
 import type { Endpoint } from '../../../src/core/endpoint.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import { FakeTun } from '../../../src/linux/fake-tun.ts'
 import { FakeUdp, FakeUdpNetwork } from '../../../src/linux/fake-udp.ts'
 import { POLLIN, type Poller } from '../../../src/linux/poller.ts'
 import { VNET_HEADER } from '../../../src/linux/tun.ts'
-import { AnchorEngine } from '../../../src/anchoring/engines/anchor.ts'
-import { HostEngine } from '../../../src/anchoring/engines/host.ts'
-import type { AccessSetup, AnchorSetup, HostEvent, HostSetup } from '../../../src/anchoring/protocol.ts'
 import type { EngineHost } from '../../../src/tunnel/engine/worker.ts'
 import { udpPacket } from '../../support/udp-packet.ts'
 import { at, type Nat, type Network, type SimParticipant, type SimSocket } from '../overlay/network.ts'
@@ -153,7 +154,12 @@ export class AnchoredFlow {
       } as AnchorSetup),
     )
     this.anchor.engine = anchor
-    const host = { name: 'host', kind: 'godwit' as const, publicKey: nodeCrypto.publicKey(KEYS[0]), number: 1 }
+    const host = {
+      name: 'host',
+      kind: 'godwit' as const,
+      publicKey: nodeCrypto.publicKey(KEYS[0]),
+      number: 1,
+    }
     anchor.handleCommand({ type: 'add-peer', peer: host }, net.now)
     this.host = new End(net)
     this.host.address = address

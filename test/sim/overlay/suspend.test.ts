@@ -23,7 +23,11 @@ function world([kindA, kindB]: (typeof KINDS)[number]) {
   ] as const) {
     const nat = kind && new Nat(kind, `203.0.113.${n}`, () => net.now)
     if (nat !== undefined) nats.push(nat)
-    node.use({ name: 'acc1', address: nat ? `10.${n}.0.2` : '198.51.100.2', ...(nat !== undefined && { nat }) })
+    node.use({
+      name: 'acc1',
+      address: nat ? `10.${n}.0.2` : '198.51.100.2',
+      ...(nat !== undefined && { nat }),
+    })
   }
   net.until(() => alice.address !== undefined && bob.address !== undefined)
   alice.do({ type: 'resolve', name: bob.name })
@@ -37,7 +41,10 @@ function untilBoth({ net, alice, bob }: World, from: number, limit: number): num
   const begin = net.now
   for (const end of [alice, bob]) end.received.clear()
   for (let number = from; alice.received.size === 0 || bob.received.size === 0; number++) {
-    assert.ok(net.now - begin < limit, `nothing after ${limit} ms: ${alice.received.size} ${bob.received.size}`)
+    assert.ok(
+      net.now - begin < limit,
+      `nothing after ${limit} ms: ${alice.received.size} ${bob.received.size}`,
+    )
     alice.send(bob, number)
     bob.send(alice, number)
     net.run(EVERY)
@@ -48,7 +55,7 @@ function untilBoth({ net, alice, bob }: World, from: number, limit: number): num
 for (const slept of [false, true])
   for (const ms of [60_000, 600_000])
     for (const kinds of KINDS)
-      test(`issue 13: ${slept ? 'suspended' : 'stopped'} for ${ms / 60_000} min, ${kinds[0]} and ${kinds[1] ?? 'public'}: packets again within a second`, () => {
+      test(`issue 13: does not run for a while, ${slept ? 'suspended' : 'stopped'} for ${ms / 60_000} min, ${kinds[0]} and ${kinds[1] ?? 'public'}: packets again within a second`, () => {
         const at = world(kinds)
         const { net, alice, bob, nats } = at
         untilBoth(at, 0, 5_000)
