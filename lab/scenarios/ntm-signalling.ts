@@ -47,6 +47,8 @@ export const ntmSignalling: Scenario = {
     const nodes = ['mh', 'cn'].map((role) => new Godwit(context, role))
     const [mh] = nodes
     for (const node of nodes) {
+      // The machine's own /etc/resolv.conf is not theirs.
+      node.configure('[overlay]\ndns = "none"\n')
       const words = ['overlay', 'login', 'carol', '--server', url!, '--pin', pin!, '--name', node.role]
       await node.runWith(password!, ...words)
       await node.daemon('overlay', 'up')

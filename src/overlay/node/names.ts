@@ -29,6 +29,13 @@ export interface NodeNamesInit {
 /** Interval (ms) at which the file is checked where it cannot be watched, or written: its manager rewrites it when networks change. */
 const LOOK_MS = 5_000
 const LOCAL = '127.0.0.1'
+/** A file without name servers is looked at once more after this, before ours alone is in it (ms). */
+const EMPTIED_MS = 300
+/** Our line is added again at once so many times; then after a pause, doubling from the first to the last, until it stood for QUIET_MS. */
+const AT_ONCE = 5
+const FIRST_PAUSE = 1_000
+const LONGEST_PAUSE = 60_000
+const QUIET_MS = 120_000
 
 export class NodeNames {
   readonly #parts: NodeNamesParts
@@ -41,6 +48,10 @@ export class NodeNames {
   #unwatch: (() => void) | undefined
   /** Why the file does not have our line. */
   #trouble: string | undefined
+  /** Times that our line was added again, and when the last one was (ms). */
+  #added = 0
+  #addedAt = Number.NEGATIVE_INFINITY
+  #later: NodeJS.Timeout | undefined
 
   constructor(parts: NodeNamesParts, init: NodeNamesInit) {
     this.#parts = parts
@@ -84,6 +95,9 @@ export class NodeNames {
     this.#ended++
     this.#unwatch?.()
     this.#unwatch = undefined
+    clearTimeout(this.#later)
+    this.#later = undefined
+    this.#added = 0
     this.#trouble = undefined
     this.#dns.stop()
     this.#address = undefined
@@ -114,11 +128,16 @@ export class NodeNames {
   }
 
   /** Adds our line to the file where it is missing, and again whenever another program changes the file. */
-  #keepLine(address: string, isFirst = false): void {
+  #keepLine(address: string, isFirst = false, isSettled = false): void {
     const { file, recorder } = this.#parts
     const before = this.#trouble
     let added = false
     try {
+      const pause = isFirst ? 0 : this.#pause(address, isSettled)
+      if (pause > 0) {
+        this.#lookLater(address, pause)
+        return
+      }
       added = file.set(address)
       this.#trouble = undefined
     } catch (error) {
@@ -127,9 +146,41 @@ export class NodeNames {
     if (this.#trouble !== undefined && this.#trouble !== before) recorder.log('warn', this.#trouble)
     else if (this.#trouble === undefined && before !== undefined)
       recorder.log('info', `names: ${file.path} can be written now; godwit added its line`)
-    else if (added && !isFirst)
-      recorder.log('info', 'another program wrote /etc/resolv.conf; godwit added its line again')
+    else if (added && !isFirst) this.#noteAdded(address)
     if (isFirst || (before === undefined) !== (this.#trouble === undefined)) this.#watch(address)
+  }
+
+  /** Before our line is added again (ms). */
+  #pause(address: string, isSettled: boolean): number {
+    const { file } = this.#parts
+    if (!file.lacks(address)) return 0
+    if (!isSettled && file.isEmptied()) return EMPTIED_MS
+    const since = performance.now() - this.#addedAt
+    if (since >= QUIET_MS) this.#added = 0
+    const over = this.#added - AT_ONCE
+    return over < 0 ? 0 : Math.max(0, Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** Math.min(over, 6)) - since)
+  }
+
+  #lookLater(address: string, ms: number): void {
+    if (this.#later !== undefined) return
+    this.#later = setTimeout(() => {
+      this.#later = undefined
+      this.#keepLine(address, false, true)
+    }, ms)
+    this.#later.unref()
+  }
+
+  #noteAdded(address: string): void {
+    const { recorder } = this.#parts
+    this.#addedAt = performance.now()
+    this.#added++
+    if (this.#added < AT_ONCE)
+      recorder.log('info', 'another program wrote /etc/resolv.conf; godwit added its line again')
+    else if (this.#added === AT_ONCE)
+      recorder.log(
+        'warn',
+        `names: another program writes /etc/resolv.conf again and again; godwit adds its line less often now. Have that program ask ${address} for names that end in ${this.#init.zones.join(', ')}, and set [overlay] dns = "none"`,
+      )
   }
 
   #cannot(error: unknown, address: string): string {

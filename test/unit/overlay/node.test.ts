@@ -6,6 +6,8 @@ import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
 import { decode, encode } from 'dns-packet'
 import { parseAddress } from '../../../src/core/address.ts'
 import { conversation } from '../../../src/host/provisioning/overlay.ts'
@@ -172,6 +174,54 @@ test('resolv.conf: our line comes first and goes again; others keep theirs, whoe
   assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.3\n')
   file.giveBack()
   assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.3\n')
+})
+
+test('resolv.conf: daemons on one machine stand one below the other, also with one name, and ask only those below them', () => {
+  const path = join(folder, 'resolv.conf')
+  writeFileSync(path, 'nameserver 192.0.2.1\n')
+  const first = new ResolvConf('godwit main', path)
+  const second = new ResolvConf('godwit main', path)
+  assert.equal(first.set('fd00::1'), true)
+  assert.equal(second.set('fd00::2'), true)
+  for (const [file, server] of [
+    [first, 'fd00::1'],
+    [second, 'fd00::2'],
+  ] as const) {
+    assert.equal(file.lacks(server), false)
+    assert.equal(file.set(server), false)
+  }
+  assert.deepEqual(second.others(), ['fd00::1', '192.0.2.1'])
+  assert.deepEqual(first.others(), ['192.0.2.1'])
+  // Another server of its own takes the place of the one before.
+  assert.equal(second.set('fd00::3'), true)
+  assert.doesNotMatch(readFileSync(path, 'utf8'), /fd00::2/)
+  // What it was goes with the one that stops; the other adds its line again.
+  second.giveBack()
+  assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.1\n')
+  assert.equal(first.lacks('fd00::1'), true)
+})
+
+test('resolv.conf: no reader finds it empty while godwit writes it', async () => {
+  const path = join(folder, 'read.conf')
+  writeFileSync(path, 'nameserver 192.0.2.1\n')
+  /** Whether to stop, how often it was read, how often it was empty. */
+  const state = new Int32Array(new SharedArrayBuffer(12))
+  const program = `const { readFileSync } = require('node:fs')
+    const { path, state } = require('node:worker_threads').workerData
+    while (Atomics.load(state, 0) === 0) {
+      if (readFileSync(path).length === 0) Atomics.add(state, 2, 1)
+      Atomics.add(state, 1, 1)
+    }`
+  const reader = new Worker(program, { eval: true, workerData: { path, state } })
+  const file = new ResolvConf('godwit main', path)
+  while (Atomics.load(state, 1) === 0) await delay(5)
+  for (const end = Atomics.load(state, 1) + 3_000; Atomics.load(state, 1) < end; ) {
+    file.set('fd00::1')
+    file.giveBack()
+  }
+  Atomics.store(state, 0, 1)
+  await reader.terminate()
+  assert.equal(Atomics.load(state, 2), 0, `of ${Atomics.load(state, 1)}`)
 })
 
 const PORT = 45_353

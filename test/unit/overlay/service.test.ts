@@ -166,6 +166,57 @@ test('NT-50: a resolv.conf that another program writes, or puts another in its p
   }
 })
 
+test('issue 13: another program that wants the first line too is not fought: godwit says so and adds its line less often', async () => {
+  const path = join(folder, 'fought.conf')
+  const theirs = 'nameserver 192.0.2.53\n'
+  writeFileSync(path, theirs)
+  const said: string[] = []
+  const recorder = { log: (level: string, message: string) => said.push(`${level} ${message}`) }
+  const file = new ResolvConf('godwit main', path)
+  const parts = { lookup: async () => undefined, servers: {}, system: { giveBack: nothing }, recorder, file }
+  const names = new NodeNames(parts as never, { keeper: 'file', zones: ['test.example'] })
+  await names.start(['127.0.0.77'])
+  let times = 0
+  for (let i = 0; i < 100; i++) {
+    if (readFileSync(path, 'utf8') !== theirs) {
+      times++
+      writeFileSync(path, theirs)
+    }
+    await delay(10)
+  }
+  assert.ok(times >= 5 && times <= 7, `${times}`)
+  const warned = said.filter((each) => each.startsWith('warn'))
+  assert.equal(warned.length, 1, said.join('\n'))
+  assert.match(warned[0]!, /again and again.*ask 127\.0\.0\.77 .*test\.example.*dns = "none"/)
+  // It comes back by itself, when that program has ended.
+  for (let i = 0; i < 300 && readFileSync(path, 'utf8') === theirs; i++) await delay(10)
+  assert.match(readFileSync(path, 'utf8'), /nameserver 127\.0\.0\.77\nnameserver 192/)
+  names.stop()
+  assert.equal(readFileSync(path, 'utf8'), theirs)
+})
+
+test('issue 13: a resolv.conf that a program empties and then writes keeps what it writes; one that stays empty gets our line', async () => {
+  const path = join(folder, 'emptied.conf')
+  writeFileSync(path, 'nameserver 192.0.2.53\n')
+  const recorder = { log: nothing }
+  const file = new ResolvConf('godwit main', path)
+  const parts = { lookup: async () => undefined, servers: {}, system: { giveBack: nothing }, recorder, file }
+  const names = new NodeNames(parts as never, { keeper: 'file', zones: ['test.example'] })
+  await names.start(['127.0.0.77'])
+  writeFileSync(path, '')
+  await delay(150)
+  assert.equal(readFileSync(path, 'utf8'), '')
+  writeFileSync(path, 'nameserver 192.0.2.54\n')
+  const until = async (wanted: RegExp) => {
+    for (let i = 0; i < 200 && !wanted.test(readFileSync(path, 'utf8')); i++) await delay(10)
+    assert.match(readFileSync(path, 'utf8'), wanted)
+  }
+  await until(/127\.0\.0\.77\nnameserver 192\.0\.2\.54\n$/)
+  writeFileSync(path, '')
+  await until(/nameserver 127\.0\.0\.77\n$/)
+  names.stop()
+})
+
 test('NT-50: a resolv.conf that is a link to a missing file is said, left alone, and used once the file is there', async (t) => {
   t.mock.timers.enable({ apis: ['setInterval'] })
   const path = join(folder, 'dangling.conf')
