@@ -19,6 +19,8 @@ export interface RenewalParts {
 const LOOK_MS = 12 * 3_600_000
 /** After a failure (ms). */
 const AGAIN_MS = 3_600_000
+/** A login that was prolonged and could not be stored is stored again after this (ms). */
+const STORE_MS = 60_000
 /** Between two questions because the coordinator is silent (ms). */
 const SILENT_MS = 600_000
 
@@ -30,6 +32,8 @@ export class Renewal {
   #askedAt = Number.NEGATIVE_INFINITY
   #isAsking = false
   #isStopped = true
+  /** It was prolonged, and the file has the end of before. */
+  #isUnsaved = false
 
   constructor(parts: RenewalParts) {
     this.#parts = parts
@@ -68,8 +72,9 @@ export class Renewal {
     clearTimeout(this.#timer)
     if (this.#isStopped) return
     this.#timer = setTimeout(() => {
+      if (this.#isUnsaved) this.#save()
       if (this.#isDue) void this.#renew()
-      else this.#arm(LOOK_MS)
+      else this.#arm(this.#pause)
     }, ms)
     this.#timer.unref()
   }
@@ -79,16 +84,33 @@ export class Renewal {
     return expires !== null && this.#ended === undefined && 500 * (expires + renewed) < this.#parts.wall()
   }
 
+  get #pause(): number {
+    return this.#isUnsaved ? STORE_MS : LOOK_MS
+  }
+
+  /** The login is good whether or not it can be stored: only its end is another. */
+  #save(): void {
+    const { save, report } = this.#parts
+    try {
+      save(this.#login)
+      this.#isUnsaved = false
+    } catch (error) {
+      if (!this.#isUnsaved)
+        report('warn', `the login was prolonged, and is stored as soon as that works: ${(error as Error).message}`)
+      this.#isUnsaved = true
+    }
+  }
+
   async #renew(): Promise<void> {
     if (this.#isAsking) return
     this.#isAsking = true
-    const { renew, save, report, wall } = this.#parts
+    const { renew, report, wall } = this.#parts
     try {
       const expires = await renew(this.#login)
       this.#login = { ...this.#login, expires, renewed: Math.floor(wall() / 1000) }
       this.#ended = undefined
-      if (!this.#isStopped) save(this.#login)
-      this.#arm(LOOK_MS)
+      if (!this.#isStopped) this.#save()
+      this.#arm(this.#pause)
     } catch (error) {
       const message = (error as Error).message
       if (error instanceof GodwitError && error.code === 'LOGIN_ENDED') {

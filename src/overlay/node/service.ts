@@ -47,6 +47,7 @@ import type { KeptPair } from '../machine/memory.ts'
 import { zoneOf } from '../machine/names.ts'
 import { Status } from '../wire/message.ts'
 import { addressesOf } from './forwarder.ts'
+import { KeptFiles } from './kept-files.ts'
 import { COORDINATOR_PORT, MAX_PEERS } from './login.ts'
 import type { NodeNames } from './names.ts'
 import { NotificationClient } from './notification-client.ts'
@@ -142,6 +143,7 @@ export class NodeService implements Mechanism {
   readonly #names: NodeNames
   readonly #notifications: NotificationClient | undefined
   readonly #renewal: Renewal | undefined
+  readonly #files: KeptFiles
   /** By name, the one met last at the end. */
   readonly #known: Map<string, NodePeer>
   readonly #waiting = new Map<string, Waiting[]>()
@@ -192,6 +194,7 @@ export class NodeService implements Mechanism {
       report: (message) => recorder.log('warn', message),
     })
     if (notifications !== undefined) this.#notifications = this.#notificationClient(notifications.keepAliveMs)
+    this.#files = new KeptFiles((level, message) => recorder.log(level, message))
     this.#renewal = parts.renewal?.((level, message) => recorder.log(level, message))
     this.#names = parts.localNames({
       lookup: async (name) => {
@@ -279,6 +282,7 @@ export class NodeService implements Mechanism {
     this.#endWaiting(new GodwitError('STOPPING', 'the daemon is stopping'))
     for (const done of this.#untilRegistered.splice(0)) done()
     await this.#tunnel.stop()
+    this.#files.stop()
     await this.cleanUp()
   }
 
@@ -416,7 +420,7 @@ export class NodeService implements Mechanism {
         this.#renewal?.look()
         break
       case 'keep':
-        this.#keepPairs(event.pairs)
+        this.#files.keep('what peers are found by', () => this.#parts.keepPairs(event.pairs))
         break
       case 'alone':
         this.#noteAlone(event)
@@ -462,11 +466,7 @@ export class NodeService implements Mechanism {
     this.#registered = { v6, observed, until, ...(v4 !== undefined && { v4 }) }
     this.#trouble = undefined
     const addresses = addressesOf({ name: '', v6, ...(v4 !== undefined && { v4 }) })
-    try {
-      keepLease(encoded)
-    } catch (error) {
-      recorder.log('warn', `the lease could not be kept: ${(error as Error).message}`)
-    }
+    this.#files.keep('the lease', () => keepLease(encoded))
     this.#useAddresses(addresses)
     if (!first) return
     recorder.log(
@@ -513,17 +513,6 @@ export class NodeService implements Mechanism {
     })
   }
 
-  #keepPairs(pairs: readonly KeptPair[]): void {
-    try {
-      this.#parts.keepPairs(pairs)
-    } catch (error) {
-      this.#parts.recorder.log(
-        'warn',
-        `what peers are found by could not be kept: ${(error as Error).message}`,
-      )
-    }
-  }
-
   #notificationClient(keepAliveMs: number): NotificationClient {
     const { name } = this.#init.credentials
     const parts = {
@@ -564,10 +553,10 @@ export class NodeService implements Mechanism {
     const list = [...this.#known.values()].reverse()
     try {
       plumbing.setPeers(list.flatMap(addressesOf))
-      keepPeers(list)
     } catch (error) {
       recorder.log('warn', `a peer could not be added: ${(error as Error).message}`)
     }
+    this.#files.keep('the list of peers', () => keepPeers(list))
   }
 
   /** The coordinator's name is asked for again while it does not answer. */

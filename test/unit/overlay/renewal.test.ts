@@ -70,6 +70,33 @@ describe('NT-13: a login is prolonged', () => {
     mock.timers.reset()
   })
 
+  it('issue 13: on a full disk it is prolonged all the same, says so once, and is stored when there is room', async () => {
+    let isFull = true
+    const it = new Renewal({
+      ...{ login: LOGIN, wall: () => now, report: (_level, text) => said.push(text) },
+      renew: () => Promise.resolve(now / 1000 + 90 * DAY),
+      save: (each) => {
+        if (isFull) throw new Error('no space left')
+        saved.push(each)
+      },
+    })
+    now = 1000 * 46 * DAY
+    it.start()
+    mock.timers.tick(1)
+    await pass(3 * 3_600_000)
+    assert.ok(it.expires! > 134 * DAY)
+    assert.equal(said.length, 1)
+    assert.match(said[0]!, /was prolonged, and is stored as soon as that works: no space left/)
+    isFull = false
+    await pass(3_600_000)
+    assert.equal(saved.length, 1)
+    assert.ok(saved[0]!.expires! > 134 * DAY)
+    await pass(3_600_000)
+    assert.equal(saved.length, 1)
+    it.stop()
+    mock.timers.reset()
+  })
+
   it('a server that does not answer is asked again every hour; one that has ended it is asked when the coordinator is silent', async () => {
     answer = () => Promise.reject(new Error('no answer'))
     now = 1000 * 60 * DAY
