@@ -96,7 +96,10 @@ export class Renewal {
       this.#isUnsaved = false
     } catch (error) {
       if (!this.#isUnsaved)
-        report('warn', `the login was prolonged, and is stored as soon as that works: ${(error as Error).message}`)
+        report(
+          'warn',
+          `the login was prolonged, and is stored as soon as that works: ${(error as Error).message}`,
+        )
       this.#isUnsaved = true
     }
   }

@@ -3,9 +3,11 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
 import { carrierFlow } from '../../support/carrier-flow.ts'
 import { LaptopBed, SERVER } from './laptop-bed.ts'
 
+usesPrograms('ip')
 usePrivateNames()
 
 const LIFETIME_MS = 8_000
