@@ -57,9 +57,9 @@ class Member {
     this.fellows.located(node, true, performance.now())
   }
 
-  seek(node: string): Promise<string | undefined> {
+  seek(node: string, anew = false): Promise<string | undefined> {
     return new Promise((resolve) => {
-      this.fellows.seek(node, node, (id) => resolve(id), performance.now())
+      this.fellows.seek(node, node, (id) => resolve(id), performance.now(), anew)
     })
   }
 
@@ -179,7 +179,10 @@ export async function runWithNatsFault(bed: NatsBed, fault: Fault, seed: number)
           }
           continue
         }
-        const found = asker.nodes.has(node) ? 'itself' : await asker.seek(node)
+        let found = asker.nodes.has(node) ? 'itself' : await asker.seek(node)
+        // As a coordinator: whoever is named and does not have it says so, and all are asked.
+        const named = members.find(({ fellows }) => fellows.id === found)
+        if (named !== undefined && !named.nodes.has(node)) found = await asker.seek(node, true)
         if (found === owner.fellows.id) continue
         wrong = `${node} is found at ${found}`
         return false

@@ -125,12 +125,13 @@ export class Abroad {
 
   // ---- as DC_MN
 
-  /** MN asks for a node of this coordinator. */
+  /** MN asks for a node of this coordinator. `otherwise`: where that one does not have it, or does not answer. */
   seek(
     mn: string,
     partner: string,
     { name: cn, transaction, want }: Pick<Message, 'transaction' | 'want'> & { readonly name: string },
     now: number,
+    otherwise?: (now: number) => void,
   ): void {
     const { partners, refuse } = this.#parts
     const other = partners.stepName(partner)
@@ -144,7 +145,9 @@ export class Abroad {
         if (answer !== undefined) this.#step(other, this.#own, answer.type, at)
         const status = answer === undefined ? Status.UNREACHED : ((answer.status ?? Status.DONE) as Status)
         const foreign = answer && status === Status.DONE ? this.#foreignOf(partner, cn, answer) : undefined
+        const isElsewhere = status === Status.NOT_REGISTERED || status === Status.UNREACHED
         if (foreign !== undefined) this.#choose(mn, foreign, want, at)
+        else if (isElsewhere && otherwise !== undefined) otherwise(at)
         else refuse(mn, cn, transaction, status === Status.DONE ? Status.LEASE_REFUSED : status, at)
       },
       now,

@@ -753,22 +753,29 @@ export class Coordinator {
     if (mayBeElsewhere || (this.#reachable(name, now) === undefined && this.#notifier.canWake(name))) wait()
     this.#underWay.set(`${mnName} ${name}`, now + UNDER_WAY_MS)
     if (mayBeElsewhere) {
-      const then = (fellow: string | undefined, at: number) => {
-        if (fellow !== undefined) {
-          this.#counts.directions++
-          this.#beside?.seek(mnName, fellow, { ...message, name }, at)
-          return
-        }
-        const status = this.#directHere(mnName, { ...message, name }, at)
-        if (status !== Status.DONE) this.#refuseLater(mnName, name, transaction, status, at)
-      }
-      this.#fellows?.seek(name, this.#directory.nodeByName(mnName)?.account ?? mnName, then, now)
+      this.#seekBeside(mnName, { ...message, name }, false, now)
       return
     }
     const status = this.#directHere(mnName, { ...message, name }, now)
     if (status === Status.DONE) return
     this.#underWay.delete(`${mnName} ${name}`)
     refuse(status)
+  }
+
+  /** A direction to a node of another coordinator of the zone. `anew`: whom the bus has named does not have it. */
+  #seekBeside(mn: string, message: Message & { readonly name: string }, anew: boolean, now: number): void {
+    const { name, transaction } = message
+    const then = (fellow: string | undefined, at: number) => {
+      if (fellow !== undefined) {
+        if (!anew) this.#counts.directions++
+        const again = (later: number) => this.#seekBeside(mn, message, true, later)
+        this.#beside?.seek(mn, fellow, message, at, anew ? undefined : again)
+        return
+      }
+      const status = this.#directHere(mn, message, at)
+      if (status !== Status.DONE) this.#refuseLater(mn, name, transaction, status, at)
+    }
+    this.#fellows?.seek(name, this.#directory.nodeByName(mn)?.account ?? mn, then, now, anew)
   }
 
   /** A direction to a node of this coordinator, once it is reached; says why not where that cannot be. */

@@ -63,7 +63,7 @@ const MAX_FELLOWS = 32
 const STRANGERS_RATE = 20
 const STRANGERS_BURST = 40
 /** A claim that was made before a sign of life has come so long after it (ms), or is lost. */
-const LATE_MS = 5000
+const LATE_MS = 2000
 /** Clocks may differ by so much (ms): a sign of life that is older was kept back. */
 const MAX_SKEW = 5_000
 /** A claim is put again then (ms); the bus keeps it three times as long. */
@@ -74,8 +74,12 @@ const LOOK_MS = 20
 const CLAIMS_AT_ONCE = 80
 /** Claims are put again about so long after the bus is there (ms): all coordinators begin with that, and have to hear of each other first. */
 const UP_MS = 1000
-/** Claims are put again because others were lost: not again for so long (ms); doubled, up to the second, while more are lost. */
-const LOST_PAUSE_MS = [10_000, 40_000] as const
+/**
+ * Claims are put again because others were lost: not again for so many times as long as that takes, and for so long at least and at
+ * most (ms).
+ */
+const LOST_FACTOR = 4
+const LOST_PAUSE_MS = [2000, 40_000] as const
 /** A look-up takes so long at most, and then a question to all (ms). */
 const GET_MS = 700
 const WHO_MS = 700
@@ -103,8 +107,9 @@ interface Fellow {
   isThere: boolean
   /** Another start has its name. */
   replaced: boolean
-  /** Its claims that have come, and how many there were at a sign of life. */
-  claims: number
+  /** Numbers of its claims that have come, above those that count as come; and the last one at a sign of life. */
+  readonly come: Set<number>
+  floor: number
   said: { readonly claims: number; readonly at: number }
 }
 
@@ -144,9 +149,12 @@ export class Fellows {
   #claimsAt = NEVER
   /** Since the start. */
   #claimed = 0
-  /** Not all claims are put again before, for those that were lost; the pause that led to it. */
+  /** Not all claims are put again before, for those that were lost. */
   #lostAt = 0
-  #lostPause = 0
+  /** All claims are due, and none of them was put yet. */
+  #isClaimingAll = false
+  /** More were lost before `#lostAt`. */
+  #isLosing = false
   readonly #seeking = new Map<string, Seeking>()
   /** Those that wait for the bus, by number; and of each account. */
   readonly #getting = new Map<number, Seeking>()
@@ -203,8 +211,8 @@ export class Fellows {
     this.#claims.delete(name)
   }
 
-  /** Which other coordinator has the node; undefined: none is known to. For a node of account `by`. */
-  seek(name: string, by: string, then: Sought, now: number): void {
+  /** Which other coordinator has the node; undefined: none is known to. For a node of account `by`. `anew`: what the bus keeps was wrong. */
+  seek(name: string, by: string, then: Sought, now: number, anew = false): void {
     const known = this.#seeking.get(name)
     const isFull =
       known === undefined ? this.#seeking.size >= MAX_SEEKING : known.waiting.length >= MAX_WAITING
@@ -218,6 +226,7 @@ export class Fellows {
     }
     if (known !== undefined) {
       known.waiting.push(sought)
+      if (anew && known.step === 'get') this.#askAll(known, now)
       return
     }
     this.#counts.sought++
@@ -227,7 +236,8 @@ export class Fellows {
     this.#seeking.set(name, seeking)
     this.#getting.set(id, seeking)
     this.#due(seeking.until)
-    this.#parts.emit({ type: 'soft-get', id: seeking.id, key: this.keyFor(name) })
+    if (anew) this.#askAll(seeking, now)
+    else this.#parts.emit({ type: 'soft-get', id: seeking.id, key: this.keyFor(name) })
   }
 
   /** Asks another coordinator until it answers, or for `ms`; for a node of account `by`. */
@@ -309,23 +319,29 @@ export class Fellows {
     this.#isUp = true
     this.#parts.emit({ type: 'soft-listen', id: this.id })
     this.#alive(now)
-    this.#claimAll(now + UP_MS * (0.5 + this.#number() / 2 ** 32))
+    this.#claimAll(now)
     this.#due(now + LOOK_MS)
   }
 
-  #claimAll(at: number): void {
+  /** Soon: all coordinators begin at the same time, and have to hear of each other first. */
+  #claimAll(now: number): void {
+    if (this.#isClaimingAll) return
     for (const name of this.#claims.keys()) this.#claims.set(name, -1)
-    this.#claimsAt = this.#claims.size > 0 ? at : NEVER
+    this.#isClaimingAll = this.#claims.size > 0
+    this.#claimsAt = this.#isClaimingAll ? now + UP_MS * (0.5 + this.#number() / 2 ** 32) : NEVER
   }
 
   /** Some claims of another were lost: of nodes that we still claim, it claims them again when it sees that. */
   #claimLost(now: number): void {
-    if (now < this.#lostAt) return
-    const [first, longest] = LOST_PAUSE_MS
-    const isFirst = now - this.#lostAt > this.#lostPause
-    this.#lostPause = isFirst ? first : Math.min(2 * this.#lostPause, longest)
-    this.#lostAt = now + this.#lostPause
-    for (const fellow of this.#fellows.values()) fellow.claims = Math.max(fellow.claims, fellow.said.claims)
+    if (this.#isClaimingAll) return
+    if (now < this.#lostAt) {
+      this.#isLosing = true
+      return
+    }
+    this.#isLosing = false
+    const [least, most] = LOST_PAUSE_MS
+    const takes = (this.#claims.size / this.#atOnce) * LOOK_MS
+    this.#lostAt = now + Math.min(Math.max(LOST_FACTOR * takes, least), most)
     this.#claimAll(now)
   }
 
@@ -341,7 +357,7 @@ export class Fellows {
   #alive(now: number): void {
     this.#aliveAt = now + ALIVE_MS
     const { wall, nodes, name } = this.#parts
-    const claims = this.#claimed % 2 ** 32
+    const claims = this.#claimed
     const word = { word: Word.ALIVE, wall: Math.max(0, Math.floor(wall())), nodes: nodes(), claims, name }
     this.#tell(EVERYBODY, word)
   }
@@ -428,10 +444,16 @@ export class Fellows {
     const isNews = !fellow.isThere
     Object.assign(fellow, { name, nodes, heardAt: now, isThere: true })
     this.#fellows.set(fellow.id, fellow)
-    if (now - fellow.said.at >= LATE_MS) {
-      if (fellow.claims < fellow.said.claims) this.#claimLost(now)
-      fellow.said = { claims, at: now }
+    if (isNews) {
+      // What it and we have claimed meanwhile was not heard: nobody has claimed anything at a start.
+      if (nodes > 0 || claims > 0) this.#claimLost(now)
+      fellow.come.clear()
+      Object.assign(fellow, { floor: claims, said: { claims, at: now } })
+    } else if (now - fellow.said.at >= LATE_MS) {
+      if (!hasCome(fellow)) this.#claimLost(now)
+      fellow.said = { claims: Math.max(claims, fellow.said.claims), at: now }
     }
+    if (this.#isLosing && now >= this.#lostAt) this.#claimLost(now)
     if (!isNews) return
     this.#due(now + LOST_MS)
     this.#parts.log('info', `coordinator ${name} is there`)
@@ -464,7 +486,7 @@ export class Fellows {
     if (this.#claimsAt === NEVER) this.#claimsAt = now + CLAIM_AGAIN_MS
     const key = this.keyFor(name)
     this.#claimed++
-    const word = { word: Word.CLAIM, at: Math.max(0, Math.floor(at)), name }
+    const word = { word: Word.CLAIM, at: Math.max(0, Math.floor(at)), number: this.#claimed, name }
     this.#parts.emit({ type: 'soft-put', key, bytes: this.#seal(placeOf(key), word) })
   }
 
@@ -473,8 +495,9 @@ export class Fellows {
    * all its own for that. Claimed ones go to the end, so what is due is looked for from the front.
    */
   #claimSome(now: number): void {
-    let left = Math.floor(CLAIMS_AT_ONCE / (1 + this.#fellows.size))
+    let left = this.#atOnce
     this.#claimsAt = NEVER
+    this.#isClaimingAll = false
     for (const [name, at] of this.#claims) {
       if (at >= 0 && at + CLAIM_AGAIN_MS > now) {
         this.#claimsAt = Math.min(this.#claimsAt, at + CLAIM_AGAIN_MS)
@@ -488,11 +511,16 @@ export class Fellows {
     }
   }
 
+  /** Claims that are put again in one look. */
+  get #atOnce(): number {
+    return Math.floor(CLAIMS_AT_ONCE / (1 + this.#fellows.size))
+  }
+
   /** A claim that somebody has put: it ends ours if it is newer, and may be what is looked for. */
   #entry(key: string, bytes: Uint8Array, now: number): void {
     const claim = this.#claimOf(key, bytes, now)
     if (claim === undefined) return
-    claim.fellow.claims++
+    if (claim.number > claim.fellow.floor) claim.fellow.come.add(claim.number)
     const own = this.#parts.locatedAt(claim.name)
     // Of two of the same moment all take the same one.
     const ahead = own === undefined ? 1 : claim.at - Math.floor(own) || (claim.fellow.id > this.id ? 1 : -1)
@@ -522,13 +550,15 @@ export class Fellows {
     key: string,
     bytes: Uint8Array,
     now: number,
-  ): { readonly fellow: Fellow; readonly name: string; readonly at: number } | undefined {
+  ):
+    | { readonly fellow: Fellow; readonly number: number; readonly name: string; readonly at: number }
+    | undefined {
     const datagram = softCodec.decode(bytes)
     if (!datagram.ok || this.#fellows.get(toHex(datagram.value.sender))?.isThere !== true) return undefined
     const opened = this.#open(bytes, placeOf(key), now)
     if (opened?.word.word !== Word.CLAIM) return undefined
-    const { name, at } = opened.word
-    return at > this.#parts.wall() + MAX_SKEW ? this.#refused() : { fellow: opened.fellow, name, at }
+    const { name, at, number } = opened.word
+    return at > this.#parts.wall() + MAX_SKEW ? this.#refused() : { fellow: opened.fellow, number, name, at }
   }
 
   #askAll(seeking: Seeking, now: number): void {
@@ -589,9 +619,9 @@ export class Fellows {
     if (known !== undefined) return { fellow: known, counter, word: word.value }
     if (word.value.word !== Word.ALIVE || !this.#makeRoom()) return this.#refused()
     const fellow = {
-      ...{ id, name: word.value.name, sender, key, seen: new CounterWindow() },
+      ...{ id, name: word.value.name, sender, key, seen: new CounterWindow(), come: new Set<number>() },
       ...{ heardAt: now, nodes: 0, isThere: false, replaced: false },
-      ...{ claims: word.value.claims, said: { claims: word.value.claims, at: now } },
+      ...{ floor: word.value.claims, said: { claims: word.value.claims, at: now } },
     }
     return { fellow, counter, word: word.value }
   }
@@ -638,6 +668,19 @@ export class Fellows {
 }
 
 export const EVERYBODY = '*'
+
+/** Whether all of its claims have come that it had made at its last sign of life but the newest; they count as come from now on. */
+function hasCome(fellow: Fellow): boolean {
+  const { come, floor, said } = fellow
+  let n = 0
+  for (const number of come)
+    if (number <= said.claims) {
+      come.delete(number)
+      n++
+    }
+  fellow.floor = Math.max(floor, said.claims)
+  return n >= said.claims - floor
+}
 
 function placeOf(key: string): string {
   return `kept ${key}`

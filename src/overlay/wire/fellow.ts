@@ -2,9 +2,9 @@
  * What coordinators of one zone say to each other over NATS (docs/wire/overlay.md, "Coordinators of one zone"). The outer form is
  * version (8), sender (64: this start of a coordinator), counter (64), then what is sealed. Inside: kind (8), and by kind
  *
- *   ALIVE   1   wall clock, ms since 1970 (64) · nodes that are registered there (32) · claims since its start (32) · its name
+ *   ALIVE   1   wall clock, ms since 1970 (64) · nodes that are registered there (32) · claims since its start (64) · its name
  *   WHO     2   name of the node that is sought
- *   CLAIM   3   when the node registered there, ms since 1970 (64) · its name
+ *   CLAIM   3   when the node registered there, ms since 1970 (64) · number of the claim since its start (64) · its name
  *   ASK     4   a message of the signalling (message.ts)
  *   ANSWER  5   a message of the signalling
  *
@@ -64,7 +64,12 @@ export type SoftWord =
       readonly name: string
     }
   | { readonly word: typeof Word.WHO; readonly name: string }
-  | { readonly word: typeof Word.CLAIM; readonly at: number; readonly name: string }
+  | {
+      readonly word: typeof Word.CLAIM
+      readonly at: number
+      readonly number: number
+      readonly name: string
+    }
   | { readonly word: typeof Word.ASK | typeof Word.ANSWER; readonly message: Message }
 
 export const wordCodec: Codec<SoftWord> = { decode, encode, byteLength }
@@ -76,11 +81,15 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<SoftWord
   const from = at + 1
   switch (word) {
     case Word.ALIVE: {
-      if (end - from < 17) return malformed('shorter than a sign of life')
-      const wall = Number(view.getBigUint64(from))
-      const name = text(bytes, from + 16, end)
-      if (!Number.isSafeInteger(wall) || !FELLOW_NAME.test(name)) return malformed('not a sign of life')
-      const [nodes, claims] = [view.getUint32(from + 8), view.getUint32(from + 12)]
+      if (end - from < 21) return malformed('shorter than a sign of life')
+      const [wall, claims] = [from, from + 12].map((each) => Number(view.getBigUint64(each))) as [
+        number,
+        number,
+      ]
+      const name = text(bytes, from + 20, end)
+      if (!Number.isSafeInteger(wall) || !Number.isSafeInteger(claims) || !FELLOW_NAME.test(name))
+        return malformed('not a sign of life')
+      const nodes = view.getUint32(from + 8)
       return decoded({ word, wall, nodes, claims, name })
     }
     case Word.WHO: {
@@ -88,11 +97,15 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<SoftWord
       return isFullName(name) ? decoded({ word, name }) : malformed('not a name')
     }
     case Word.CLAIM: {
-      if (end - from < 9) return malformed('shorter than a claim')
-      const time = Number(view.getBigUint64(from))
-      const name = text(bytes, from + 8, end)
-      if (!Number.isSafeInteger(time) || !isFullName(name)) return malformed('not a claim')
-      return decoded({ word, at: time, name })
+      if (end - from < 17) return malformed('shorter than a claim')
+      const [time, number] = [from, from + 8].map((each) => Number(view.getBigUint64(each))) as [
+        number,
+        number,
+      ]
+      const name = text(bytes, from + 16, end)
+      if (!Number.isSafeInteger(time) || !Number.isSafeInteger(number) || !isFullName(name))
+        return malformed('not a claim')
+      return decoded({ word, at: time, number, name })
     }
     case Word.ASK:
     case Word.ANSWER: {
@@ -112,22 +125,23 @@ function encode(value: SoftWord, out: Uint8Array, at = 0): number {
     case Word.ALIVE:
       view.setBigUint64(from, BigInt(value.wall))
       view.setUint32(from + 8, value.nodes)
-      view.setUint32(from + 12, value.claims)
-      return put(value.name, out, from + 16)
+      view.setBigUint64(from + 12, BigInt(value.claims))
+      return put(value.name, out, from + 20)
     case Word.WHO:
       return put(value.name, out, from)
     case Word.CLAIM:
       view.setBigUint64(from, BigInt(value.at))
-      return put(value.name, out, from + 8)
+      view.setBigUint64(from + 8, BigInt(value.number))
+      return put(value.name, out, from + 16)
     default:
       return messageCodec.encode(value.message, out, from)
   }
 }
 
 function byteLength(value: SoftWord): number {
-  if (value.word === Word.ALIVE) return 17 + value.name.length
+  if (value.word === Word.ALIVE) return 21 + value.name.length
   if (value.word === Word.WHO) return 1 + value.name.length
-  if (value.word === Word.CLAIM) return 9 + value.name.length
+  if (value.word === Word.CLAIM) return 17 + value.name.length
   return 1 + messageCodec.byteLength(value.message)
 }
 

@@ -41,7 +41,7 @@ testCodec<SoftWord>('NT-15: what is sealed', {
       bytes: `01                 # ALIVE
         0000019b76da2800   # wall clock, ms
         00000005           # nodes
-        00000007           # claims
+        0000000000000007   # claims
         7061726973         # name of the coordinator`,
       message: { word: Word.ALIVE, wall: 0x19b76da2800, nodes: 5, claims: 7, name: 'paris' },
     },
@@ -54,8 +54,9 @@ testCodec<SoftWord>('NT-15: what is sealed', {
       name: 'CLAIM',
       bytes: `03               # CLAIM
         0000000000000010   # when the node registered
+        0000000000000009   # number of the claim
         61622e6578         # name`,
-      message: { word: Word.CLAIM, at: 16, name: 'ab.ex' },
+      message: { word: Word.CLAIM, at: 16, number: 9, name: 'ab.ex' },
     },
     {
       name: 'ANSWER',
@@ -70,11 +71,11 @@ testCodec<SoftWord>('NT-15: what is sealed', {
   ],
   arbitrary: fc.oneof(
     fc.record({
-      ...{ word: fc.constant(Word.ALIVE), wall: time, nodes: number, claims: number },
+      ...{ word: fc.constant(Word.ALIVE), wall: time, nodes: number, claims: time },
       name: fc.constantFrom('a', 'paris-2'),
     }),
     fc.record({ word: fc.constant(Word.WHO), name }),
-    fc.record({ word: fc.constant(Word.CLAIM), at: time, name }),
+    fc.record({ word: fc.constant(Word.CLAIM), at: time, number: time, name }),
   ),
   openEnded: true,
 })

@@ -33,8 +33,9 @@ const FLUSH_MS = 100
 const PAUSE_MS = [500, 10_000] as const
 /** A connection that stood so long counts as one (ms). */
 const STOOD_MS = 2000
-/** Between two looks whether the bucket is there (ms). */
+/** Between two looks whether the bucket is there (ms), and how long it is there before its pauses begin anew. */
 const LOOK_MS = 5000
+const STEADY_MS = 30_000
 /** Between two lines of the log about what was dropped (ms). */
 const TOLD_MS = 60_000
 /** Lines of the log, a second and at once, and characters in one: a server says what it likes. */
@@ -65,6 +66,7 @@ class Bus {
   #isUp = false
   #closed = false
   #bucket: Bucket | undefined
+  #onSuspect: (() => void) | undefined
   #own: string | undefined
   #ownSubscription: { unsubscribe(): void } | undefined
   readonly #puts = new Map<string, Uint8Array>()
@@ -200,12 +202,15 @@ class Bus {
         // Claims that were made before are made again.
         post({ type: 'soft-up' })
         told = false
-        wait = PAUSE_MS[0]
+        const since = performance.now()
         // It may be lost while the connection stands: by a majority of a cluster, or an operator.
-        while (connection === this.#connection) {
-          await pause(LOOK_MS)
+        while (connection === this.#connection && bucket === this.#bucket) {
+          await Promise.race([pause(LOOK_MS), this.#suspected()])
           await bucket.status()
+          if (performance.now() - since > STEADY_MS) wait = PAUSE_MS[0]
         }
+        await pause(wait)
+        wait = Math.min(2 * wait, PAUSE_MS[1])
       } catch (error) {
         if (connection !== this.#connection) return
         this.#bucket = undefined
@@ -219,6 +224,17 @@ class Bus {
         wait = Math.min(2 * wait, PAUSE_MS[1])
       }
     }
+  }
+
+  #suspect(): void {
+    this.#bucket = undefined
+    this.#onSuspect?.()
+  }
+
+  #suspected(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onSuspect = resolve
+    })
   }
 
   #listen(id: string): void {
@@ -284,7 +300,8 @@ class Bus {
     try {
       await bucket.put(key, bytes)
     } catch {
-      // It was shown, and whoever looks for it asks all.
+      // It was shown, and whoever looks for it asks all. Those that follow wait for nothing until the bucket answers again.
+      if (bucket === this.#bucket) this.#suspect()
     }
     this.#putting--
     this.#putSome()
