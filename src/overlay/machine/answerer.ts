@@ -3,7 +3,7 @@
  * OPEN with the salt of that answer proves its source address and creates the session. Max two sessions per identity; a
  * captured OPEN creates none.
  */
-import { concat, toHex } from '../../core/bytes.ts'
+import { concat, toHex, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import {
@@ -13,6 +13,7 @@ import {
   Kind,
   MAC,
   type Open,
+  SALT,
   type Sealed,
   type SessionRequest,
 } from '../wire/datagram.ts'
@@ -24,6 +25,8 @@ import { macKey, sessionKeys } from './secrets.ts'
 
 /** A salt is good for one to two of these (ms). */
 const SECRET_MS = 60_000
+/** First bytes of a salt: when it was given, in µs of its secret's age (32 bits). The rest proves it. */
+const AGE = 4
 /** OPENs of an identity remembered as long as their salts are good; more are refused until then. */
 const MAX_OPENS = 16
 /** Messages a second of one owner, and at once. */
@@ -38,6 +41,7 @@ export interface AnswerSession {
   readonly asker: number
   /** The owner that `holderOf` returned for its identity. */
   readonly owner: string
+  /** When its salt was given: an OPEN that was held back on its way is not newer than what came meanwhile. */
   readonly openedAt: number
   /** The shared key that it was opened with. */
   readonly key: Uint8Array
@@ -155,7 +159,8 @@ export class Answerer {
     const bytes = encoded(request)
     const mac = crypto.mac(macKey(crypto, holder.key, 'request'), bytes.subarray(0, bytes.length - MAC))
     if (!crypto.equal(mac, request.mac)) return
-    const salt = this.#salt(this.#secret, request.identity, request.salt, from)
+    const age = Math.floor(1000 * (now - this.#secretAt))
+    const salt = this.#salt(this.#secret, age, request.identity, request.salt, from)
     const head = { kind: Kind.SESSION_RESPONSE, index: request.index, salt, mac: new Uint8Array(MAC) }
     const blank = encoded(head)
     const answer = crypto.mac(
@@ -167,10 +172,12 @@ export class Answerer {
 
   #open(open: Open, from: Endpoint, socket: number, now: number): void {
     const { crypto, holderOf, onMessage } = this.#parts
-    const mine = [this.#secret, this.#before].some((secret) =>
-      crypto.equal(this.#salt(secret, open.identity, open.saltA, from), open.saltB),
+    const age = viewOf(open.saltB).getUint32(0)
+    const mine = [this.#secret, this.#before].findIndex((secret) =>
+      crypto.equal(this.#salt(secret, age, open.identity, open.saltA, from), open.saltB),
     )
-    if (!mine) return
+    if (mine < 0) return
+    const givenAt = this.#secretAt - mine * SECRET_MS + age / 1000
     const holder = holderOf(open.identity, from, now)
     if (holder === undefined) return
     const keys = sessionKeys(crypto, holder.key, open.saltA, open.saltB)
@@ -180,7 +187,7 @@ export class Answerer {
     const message = messageCodec.decode(plain)
     if (!message.ok) return
     const how = this.#owners.get(holder.owner)?.opens.has(saltsOf(open)) === true ? 'again' : 'opened'
-    const session = this.#sessionOf(open, holder, keys, now)
+    const session = this.#sessionOf(open, holder, keys, givenAt, now)
     if (session === undefined) return
     onMessage(session, message.value, { from, socket }, { how, counter: 0 }, now)
   }
@@ -190,6 +197,7 @@ export class Answerer {
     open: Open,
     { owner: name, key, messages }: Holder,
     keys: { readonly asker: Uint8Array; readonly answerer: Uint8Array },
+    openedAt: number,
     now: number,
   ): Session | undefined {
     const owner: Owner = this.#owners.get(name) ?? {
@@ -205,13 +213,14 @@ export class Answerer {
     let index = this.#number()
     while (this.#sessions.has(index)) index = this.#number()
     const session: Session = {
-      ...{ index, asker: open.index, owner: name, key, openedAt: now, counter: 0 },
+      ...{ index, asker: open.index, owner: name, key, openedAt, counter: 0 },
       messages: owner.messages,
       ...{ sendKey: keys.answerer, receiveKey: keys.asker, received: new CounterWindow() },
     }
     session.received.take(open.counter)
     owner.opens.set(salt, { at: now, index })
     owner.sessions.push(session)
+    owner.sessions.sort((a, b) => a.openedAt - b.openedAt)
     this.#sessions.set(index, session)
     if (owner.sessions.length > 2) this.#sessions.delete(owner.sessions.shift()!.index)
     return session
@@ -233,9 +242,19 @@ export class Answerer {
     onMessage(session, message.value, { from, socket }, { how: 'sealed', counter: sealed.counter }, now)
   }
 
-  #salt(secret: Uint8Array, identity: Identity, saltA: Uint8Array, { address, port }: Endpoint): Uint8Array {
-    const who = concat(identityBytes(identity), saltA, address, Uint8Array.of(port >> 8, port & 255))
-    return this.#parts.crypto.mac(secret, this.#parts.crypto.hash(who))
+  #salt(
+    secret: Uint8Array,
+    age: number,
+    identity: Identity,
+    saltA: Uint8Array,
+    { address, port }: Endpoint,
+  ): Uint8Array {
+    const salt = new Uint8Array(SALT)
+    viewOf(salt).setUint32(0, age)
+    const end = Uint8Array.of(port >> 8, port & 255)
+    const who = concat(salt.subarray(0, AGE), identityBytes(identity), saltA, address, end)
+    salt.set(this.#parts.crypto.mac(secret, this.#parts.crypto.hash(who)).subarray(0, SALT - AGE), AGE)
+    return salt
   }
 
   #turnSecret(now: number): void {

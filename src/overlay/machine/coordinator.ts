@@ -147,6 +147,8 @@ interface Node extends Location {
   /** Keys for packets behind message 1 to it, each given to one node; and the indexes of those given. */
   readonly prekeys: Prekey[]
   readonly given: number[]
+  /** When what its address has answered with was given to it: of an earlier one it has left that place since. */
+  readonly freshAt: number
   /** When its address answered a challenge, and when it acknowledged a direction. */
   readonly provenAt: number
   acknowledgedAt: number
@@ -523,12 +525,20 @@ export class Coordinator {
       if (known?.session === session.index) this.forget(session.owner)
       return
     }
-    const isNewest =
+    const inOrder =
       known === undefined ||
-      session.openedAt > known.openedAt ||
-      (session.index === known.session && counter > known.counter)
-    const answered = how === 'opened' || this.#echoed(session, message, from, now)
-    const source = { session, counter, from, socket, isNewest, proven: answered && isNewest }
+      (session.index === known.session ? counter > known.counter : session.openedAt >= known.openedAt)
+    const givenAt = how === 'opened' ? session.openedAt : this.#echoed(session, message, from, now)
+    const isNewest = inOrder && (givenAt === undefined || known === undefined || givenAt >= known.freshAt)
+    const source = {
+      session,
+      counter,
+      from,
+      socket,
+      isNewest,
+      givenAt,
+      proven: givenAt !== undefined && isNewest,
+    }
     switch (message.type) {
       case Type.REGISTRATION_REQUEST:
         this.#register(source, message, reply, now)
@@ -551,19 +561,25 @@ export class Coordinator {
     return hasEnded(node, this.#parts.wall())
   }
 
-  /** A token that this address has to return within two minutes; nobody else can know it. */
-  #challenge(session: AnswerSession, from: Endpoint, now: number, minute = minuteOf(now)): Uint8Array {
+  /** A token that this address has to return within two minutes; nobody else can know it. It says when it was given. */
+  #challenge(session: AnswerSession, from: Endpoint, now: number): Uint8Array {
+    const given = Math.floor(now / CHALLENGE_UNIT)
     const { address, port } = from
     const end = Uint8Array.of(port >> 8, port & 255)
-    const who = concat(ascii(`${minute} ${session.owner} `), address, end)
-    return this.#parts.crypto.mac(this.#challengeKey, who).slice(0, 8)
+    const who = concat(ascii(`${given} ${session.owner} `), address, end)
+    const token = this.#parts.crypto.mac(this.#challengeKey, who).slice(0, 8)
+    viewOf(token).setUint16(0, given % 2 ** 16)
+    return token
   }
 
-  #echoed(session: AnswerSession, { echo }: Message, from: Endpoint, now: number): boolean {
-    if (echo === undefined) return false
-    return [0, 1].some((ago) =>
-      this.#parts.crypto.equal(echo, this.#challenge(session, from, now, minuteOf(now) - ago)),
-    )
+  /** When the token was given that it returns; undefined: it returns none that is good. */
+  #echoed(session: AnswerSession, { echo }: Message, from: Endpoint, now: number): number | undefined {
+    if (echo === undefined || echo.length < 2) return undefined
+    const unit = Math.floor(now / CHALLENGE_UNIT)
+    const age = (((unit - viewOf(echo).getUint16(0)) % 2 ** 16) + 2 ** 16) % 2 ** 16
+    const givenAt = CHALLENGE_UNIT * (unit - age)
+    if (CHALLENGE_UNIT * age > CHALLENGE_MS) return undefined
+    return this.#parts.crypto.equal(echo, this.#challenge(session, from, givenAt)) ? givenAt : undefined
   }
 
   // ---- registration (Fig. 4 steps 9 and 12, Fig. 7 steps 3 and 6)
@@ -625,13 +641,18 @@ export class Coordinator {
   }
 
   #locate(source: Source, hosts: readonly Candidate[], known: Node | undefined, now: number): void {
-    const { session, from, socket } = source
+    const { session, from, socket, givenAt } = source
     this.#nodes.delete(session.owner) // to the end: the order is by last registration
     this.#nodes.set(session.owner, {
       ...{ name: session.owner, hosts, observed: from, proven: true, session: session.index, socket },
       key: session.key,
       ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now, silent: false },
-      wallAt: this.#parts.wall(),
+      // Another coordinator may have it since what it answered with was given.
+      wallAt:
+        givenAt === undefined && known !== undefined
+          ? known.wallAt
+          : this.#parts.wall() - (now - (givenAt ?? now)),
+      freshAt: Math.max(givenAt ?? 0, known?.freshAt ?? 0),
       provenAt: source.proven ? now : (known?.provenAt ?? now),
       acknowledgedAt: known?.acknowledgedAt ?? Number.NEGATIVE_INFINITY,
       rtt: known?.rtt ?? UNKNOWN_RTT,
@@ -1072,12 +1093,15 @@ interface Source {
   readonly isNewest: boolean
   /** It has answered from there: in OPEN, or by this message's echo; and is the newest. */
   readonly proven: boolean
+  /** When what it has answered with was given. */
+  readonly givenAt: number | undefined
 }
 
 type Reply = (message: Message) => void
 
-/** Challenges are good for one to two of these (ms). */
-const CHALLENGE_MS = 60_000
+/** Challenges are good for so long (ms), and say when they were given in units of so many (16 bits). */
+const CHALLENGE_MS = 120_000
+const CHALLENGE_UNIT = 2
 
 function endOf({ observed, rtt = UNKNOWN_RTT }: { readonly observed: Endpoint; readonly rtt?: number }): End {
   return { net: networkOf(observed.address), rtt }
@@ -1098,10 +1122,6 @@ function addPrekeys({ prekeys: known, given }: Node, { prekeys = [] }: Message):
 function takeBack({ given }: Node, { prekeyIndex = -1 }: Message): void {
   const at = given.indexOf(prekeyIndex)
   if (at >= 0) given.splice(at, 1)
-}
-
-function minuteOf(now: number): number {
-  return Math.floor(now / CHALLENGE_MS)
 }
 
 /** True for datagrams that cost more than a look-up and one decryption under a session's key. */

@@ -562,6 +562,41 @@ describe('NT-15: what somebody who writes to the bus can do', () => {
     check('after a silence')
   })
 
+  for (const isAway of [false, true])
+    it(`an OPEN that never came to the coordinator that the node has left takes it back from no other${isAway ? ', also if the bus was away' : ''}`, () => {
+      const each = world()
+      const { net, bus, servers, a } = each
+      const held: { readonly bytes: Uint8Array; readonly from: Endpoint }[] = []
+      const { receive } = servers[0]!
+      servers[0]!.receive = (port, bytes, from) => {
+        if (port === 0 && bytes[2] === 3) held.push({ bytes: bytes.slice(), from })
+        else receive.call(servers[0], port, bytes, from)
+      }
+      // Its session there is lost, it opens another, and goes to the other coordinator as that one is not answered.
+      servers[0]!.coordinator.forget(a.name)
+      a.machine.setCoordinator(
+        [0, 1].map((i) => at(`${HOSTS[i]}:6741`)),
+        net.now,
+      )
+      a.machine.register(net.now)
+      a.drain()
+      net.until(() => held.length > 0, 90_000)
+      if (isAway) for (const server of servers) bus.setUp(server, false)
+      move(each, a, 1)
+      net.run(10_000)
+      servers[0]!.receive = receive
+      for (const { bytes, from } of held) servers[0]!.receive(0, bytes, from)
+      if (isAway) for (const server of servers) bus.setUp(server, true)
+      for (let i = 0; i < 20; i++) {
+        net.run(250)
+        assert.ok(servers[1]!.coordinator.location(a.name), `${i}`)
+      }
+      assert.equal(servers[0]!.coordinator.location(a.name), undefined)
+      const before = servers[1]!.coordinator.counts.sessions
+      net.run(30_000)
+      assert.equal(servers[1]!.coordinator.counts.sessions, before, 'it noticed nothing')
+    })
+
   it('a claim of a time to come, made while a clock was wrong, moves no node later', () => {
     const clock = { ahead: 0, stopped: 0 }
     const each = world(2, [], clock)

@@ -371,6 +371,34 @@ describe('attackers', () => {
     assert.ok(isAt(99), 'an echo that was held back')
   })
 
+  it('an OPEN that never came, released within two minutes of a move, does not take the node back; its next move counts', () => {
+    for (const wait of [0, 5_000, 50_000]) {
+      const { net, servers } = world()
+      const a = net.node('alice')
+      const held: Uint8Array[] = []
+      net.filter = (from, _to, bytes) => {
+        const isHeld = from.startsWith('198.51.100.88:') && bytes[2] === 3
+        if (isHeld) held.push(bytes.slice())
+        return !isHeld
+      }
+      const isAt = (last: number) => servers.coordinator.location(a.name)?.observed.address[3] === last
+      a.use({ socket: 0, address: '198.51.100.88', port: 5001 })
+      net.until(() => held.length > 0)
+      a.use({ socket: 1, address: '198.51.100.99', port: 5001 })
+      net.until(() => isAt(99))
+      net.run(wait)
+      const candidates = servers.coordinator.location(a.name)!.hosts
+      for (const bytes of held) servers.receive(0, bytes, at('198.51.100.88:5001'))
+      assert.ok(isAt(99), `after ${wait} ms`)
+      net.run(100)
+      assert.ok(isAt(99), `after ${wait} ms and a moment`)
+      assert.deepEqual(servers.coordinator.location(a.name)!.hosts, candidates)
+      net.filter = () => true
+      a.use({ socket: 2, address: '198.51.100.88', port: 5002 })
+      net.until(() => isAt(88))
+    }
+  })
+
   it('an account that fills the ports of a node at the relay pays alone: another still gets a channel there', () => {
     const { net, servers, a, b } = pair('symmetric', 'symmetric')
     const greedy = Array.from({ length: 12 }, (_, i) => {
