@@ -195,32 +195,34 @@ export class Handshakes {
   }
 
   /** Initiator: the session of what goes behind message 1, once for each key of the peer's. */
-  #sealBehind(peer: Peer, state: HandshakeState, now: number): void {
+  #sealBehind(peer: Peer, { own }: KeyPair, state: HandshakeState, now: number): void {
     const { crypto, sessions } = this.#parts
     const prekey = peer.remotePrekey
     peer.remotePrekey = undefined
     if (prekey === undefined || peer.sealing !== undefined) return
-    const shared = crypto.sharedSecret(state.ephemeral, prekey.publicKey)
-    if (shared === undefined) return
-    const keys = earlyKeys(crypto, state, shared, peer.presharedKey)
+    const fresh = crypto.sharedSecret(state.ephemeral, prekey.publicKey)
+    const fixed = crypto.sharedSecret(own.privateKey, prekey.publicKey)
+    if (fresh === undefined || fixed === undefined) return
+    const keys = earlyKeys(crypto, state, [fresh, fixed], peer.presharedKey)
     peer.earlyOut = this.#install(peer, sessions.newIndex(), prekey.index, true, keys, now)
     sessions.useForSending(peer.earlyOut.localIndex)
   }
 
   /** Responder: the sessions that may open what comes behind message 1. Their keys are used up. */
-  #openBehind(peer: Peer, state: HandshakeState, now: number): void {
+  #openBehind(peer: Peer, { remote }: KeyPair, state: HandshakeState, now: number): void {
     const { crypto, sessions } = this.#parts
     for (const session of peer.earlyIn.splice(0)) this.#remove(session)
     for (const index of peer.prekeys.splice(0)) {
       const privateKey = this.#prekeys.get(index)
-      const shared = privateKey && crypto.sharedSecret(privateKey, state.ephemeral)
+      const fresh = privateKey && crypto.sharedSecret(privateKey, state.ephemeral)
+      const fixed = privateKey && crypto.sharedSecret(privateKey, remote.publicKey)
       privateKey?.fill(0)
       this.#prekeys.delete(index)
-      if (shared === undefined) {
+      if (fresh === undefined || fixed === undefined) {
         sessions.remove(index)
         continue
       }
-      const keys = turned(earlyKeys(crypto, state, shared, peer.presharedKey))
+      const keys = turned(earlyKeys(crypto, state, [fresh, fixed], peer.presharedKey))
       peer.earlyIn.push(this.#install(peer, index, state.remoteIndex, false, keys, now))
       peer.deadlines[Deadline.prekey] = now + K.PREKEY_LIFETIME
     }
@@ -395,7 +397,7 @@ export class Handshakes {
     peer.handshake = { state, keys, message, mac1, sentTo: [], since: now, copies: 0 }
     this.#byIndex.set(index, peer)
     this.#endEarlyOut(peer)
-    this.#sealBehind(peer, made.state, now)
+    this.#sealBehind(peer, keys, made.state, now)
     this.#host.emit({ type: 'timestamp-sent', peer: peer.index, floor: this.#timestamps.floor })
     return peer.handshake
   }
@@ -485,7 +487,7 @@ export class Handshakes {
       return
     }
     // A fresh responder session replaces an unconfirmed one; previous is dropped too, as in the kernel.
-    this.#openBehind(peer, finished.state, now)
+    this.#openBehind(peer, keys, finished.state, now)
     // Who asks behind message 1 wants its answer before it has answered this one.
     const early = peer.current === undefined && (peer.sealing !== undefined || peer.earlyIn.length > 0)
     if (peer.next !== undefined) this.#unproven.delete(peer.next.localIndex)

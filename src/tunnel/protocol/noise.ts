@@ -150,18 +150,19 @@ export function finishInitiation(
 }
 
 /**
- * Keys of what the initiator sends behind message 1 to a responder that has given out a key for this once: `shared` is the
- * secret of that and the initiator's ephemeral key, `state` the one after message 1. As the initiator has them.
+ * Keys of what the initiator sends behind message 1 to a responder that has given out a key for this once. `secrets`: of that key
+ * with the initiator's ephemeral one, and with its static one, which shows the initiator also to a responder whose own private key
+ * others have. `state` is the one after message 1. As the initiator has them.
  */
 export function earlyKeys(
   crypto: TunnelCrypto,
   state: Pick<HandshakeState, 'chain' | 'hash'>,
-  shared: Uint8Array,
+  secrets: readonly [ephemeral: Uint8Array, fixed: Uint8Array],
   presharedKey: Uint8Array,
 ): TransportKeys {
-  const [first] = kdf(crypto, state.chain, shared, 1)
-  const [second] = kdf(crypto, first, presharedKey, 1)
-  const [sendKey, receiveKey] = kdf(crypto, second, crypto.hash(LABEL_EARLY, state.hash), 2)
+  let chain = state.chain
+  for (const secret of [...secrets, presharedKey]) [chain] = kdf(crypto, chain, secret, 1)
+  const [sendKey, receiveKey] = kdf(crypto, chain, crypto.hash(LABEL_EARLY, state.hash), 2)
   return withAes(crypto, sendKey, receiveKey)
 }
 

@@ -1,6 +1,8 @@
 /** Paths of which the owner knows something already: they carry packets before their PATH_ACCEPT. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { equal } from '../../../src/core/bytes.ts'
+import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import { EARLY_USE, PREKEY_LIFETIME, REKEY_ATTEMPT_TIME } from '../../../src/tunnel/protocol/constants.ts'
 import { endpoint, Pair } from './harness.ts'
 
@@ -225,6 +227,34 @@ test('the session behind message 1 ends with the attempts that it belongs to', (
     return sessions
   })
   assert.deepEqual(had.sort(), [0, 1])
+})
+
+test('NT-40: who has the responder’s private key and the pre-shared key, but not the initiator’s, makes no data behind message 1', () => {
+  const { sharedSecret } = nodeCrypto
+  for (const isOther of [false, true]) {
+    const pair = new Pair({ anchorConfig: GODWIT })
+    const { world, host, anchor } = pair
+    giveKey(pair)
+    // Message 1 takes the secret of both static keys, which the responder's own key gives, too.
+    if (isOther)
+      nodeCrypto.sharedSecret = (privateKey, publicKey) =>
+        sharedSecret(equal(privateKey, host.privateKey) ? new Uint8Array(32).fill(9) : privateKey, publicKey)
+    try {
+      world.filter = (_datagram, from) => from.address.at(-1) !== 100
+      const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
+      world.run(5)
+      host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+      anchor.do((machine, now) => machine.noteProven(pair.hostPeer, endpoint(1), 0, now))
+      world.run(16)
+      // Message 1 was taken in both cases.
+      assert.ok(anchor.sessions >= 2)
+      host.sendData(slot, 7)
+      world.run(10)
+      assert.equal(anchor.received.length, isOther ? 0 : 1)
+    } finally {
+      nodeCrypto.sharedSecret = sharedSecret
+    }
+  }
 })
 
 test('the session that is open behind message 1 is not prolonged by further keys', () => {
