@@ -1,6 +1,6 @@
 /**
  * The answering end of sealed sessions (docs/wire/overlay.md). A SESSION_REQUEST is answered without storing anything; an
- * OPEN with the salt of that answer proves its source address and creates the session. Max two sessions per identity; a
+ * OPEN with the salt of that answer proves its source address and creates the session. Max two sessions per identity and process of it; a
  * captured OPEN creates none.
  */
 import { concat, toHex, viewOf } from '../../core/bytes.ts'
@@ -27,7 +27,7 @@ import { macKey, sessionKeys } from './secrets.ts'
 const SECRET_MS = 60_000
 /** First bytes of a salt: when it was given, in µs of its secret's age (32 bits). The rest proves it. */
 const AGE = 4
-/** OPENs of an identity remembered as long as their salts are good; more are refused until then. */
+/** OPENs of an identity, and of each process of it, remembered as long as their salts are good; more are refused until then. */
 const MAX_OPENS = 16
 /** Messages a second of one owner, and at once. */
 const OWNER_RATE = 20
@@ -60,7 +60,7 @@ interface Session extends AnswerSession {
 }
 
 interface Owner {
-  /** Newest last; at most two. */
+  /** Newest last; at most two for each process of it. */
   readonly sessions: Session[]
   readonly messages: TokenBucket
   /** By both salts: when it was opened, and its session's index. */
@@ -73,6 +73,8 @@ export interface Holder {
   readonly key: Uint8Array
   /** Messages a second, and at once, where they are not those of one node. */
   readonly messages?: { readonly rate: number; readonly burst: number }
+  /** Processes that have the key at a time, where it is not one. */
+  readonly starts?: number
 }
 
 export interface AnswererParts extends MachineComponents {
@@ -195,7 +197,7 @@ export class Answerer {
   /** The session of this OPEN: made at the first of its salt, the same at repetitions. */
   #sessionOf(
     open: Open,
-    { owner: name, key, messages }: Holder,
+    { owner: name, key, messages, starts = 1 }: Holder,
     keys: { readonly asker: Uint8Array; readonly answerer: Uint8Array },
     openedAt: number,
     now: number,
@@ -209,7 +211,7 @@ export class Answerer {
     const known = owner.opens.get(salt)
     if (known !== undefined) return this.#sessions.get(known.index)
     for (const [each, { at }] of owner.opens) if (at + 2 * SECRET_MS < now) owner.opens.delete(each)
-    if (owner.opens.size >= MAX_OPENS) return undefined
+    if (owner.opens.size >= MAX_OPENS * starts) return undefined
     let index = this.#number()
     while (this.#sessions.has(index)) index = this.#number()
     const session: Session = {
@@ -222,7 +224,7 @@ export class Answerer {
     owner.sessions.push(session)
     owner.sessions.sort((a, b) => a.openedAt - b.openedAt)
     this.#sessions.set(index, session)
-    if (owner.sessions.length > 2) this.#sessions.delete(owner.sessions.shift()!.index)
+    if (owner.sessions.length > 2 * starts) this.#sessions.delete(owner.sessions.shift()!.index)
     return session
   }
 

@@ -124,6 +124,9 @@ const MAX_LOCATIONS = 2_000_000
 /** SESSION_REQUESTs and OPENs a second beyond which sources are limited one by one. */
 const LOAD = 2000
 const MAX_FACTOR = 3
+/** How long a question of another zone waits for another coordinator of ours (ms), and questions that are remembered. */
+const PASSED_MS = 5000
+const MAX_PASSED = 4096
 /** Keys of a node that were given and that a message from before may name again. */
 const MAX_GIVEN = 16
 const NEVER = Number.POSITIVE_INFINITY
@@ -210,6 +213,8 @@ export class Coordinator {
   readonly #fellows: Fellows | undefined
   /** Directions with them. */
   readonly #beside: Abroad | undefined
+  /** Questions of other zones that other coordinators of ours answer, and what they have answered. */
+  readonly #passed = new Map<string, Message | undefined>()
   readonly #notifier: Notifier
   readonly #outputs: CoordinatorOutput[] = []
   #outputsRead = 0
@@ -300,7 +305,7 @@ export class Coordinator {
       locatedAt: (name) => this.#locatedAt(name),
       nodes: () => this.#nodes.size,
       onMoved: (name, at) => this.#moved(name, at),
-      onAsked: (fellow, message, reply, now) => this.#beside?.handle(fellow, message, reply, now),
+      onAsked: (fellow, message, reply, now) => this.#fromBeside(fellow, message, reply, now),
       log: (level, message) => this.#emit({ type: 'log', level, message }),
     })
     this.#fellows = fellows
@@ -509,7 +514,7 @@ export class Coordinator {
       this.#emit({ type: 'send', socket, to: from, bytes })
     }
     if (zone !== undefined) {
-      if (asked >= LEAST_DIRECTION) this.#abroad.handle(zone, message, reply, now)
+      if (asked >= LEAST_DIRECTION) this.#fromAbroad(zone, message, reply, now)
       return
     }
     const record = this.#directory.nodeByName(session.owner)
@@ -781,6 +786,55 @@ export class Coordinator {
     if (status === Status.DONE) return
     this.#underWay.delete(`${mnName} ${name}`)
     refuse(status)
+  }
+
+  /** What the coordinator of another zone asks: of a node that another coordinator of ours has, that one is asked. */
+  #fromAbroad(zone: string, message: Message, reply: Reply, now: number): void {
+    const { mn, cn } = pairOfQuestion(message)
+    const here = (at: number) => this.#abroad.handle(zone, message, reply, at)
+    const isHere = this.#reachable(cn, now) !== undefined || this.#notifier.isConnected(cn)
+    if (isHere || this.#fellows?.any !== true || this.#abroad.partners.mayAsk(zone, mn, cn) !== Status.DONE) {
+      here(now)
+      return
+    }
+    const { transaction, ...question } = message
+    const key = `${zone} ${message.type} ${transaction} ${cn}`
+    if (this.#passed.has(key)) {
+      const before = this.#passed.get(key)
+      if (before !== undefined) reply(before)
+      return
+    }
+    this.#pass(key, undefined)
+    const then = (fellow: string | undefined, at: number) => {
+      if (fellow === undefined) {
+        this.#passed.delete(key)
+        here(at)
+        return
+      }
+      const answered = (answer: Message | undefined) => {
+        if (answer === undefined) this.#passed.delete(key)
+        else {
+          this.#pass(key, { ...answer, transaction })
+          reply({ ...answer, transaction })
+        }
+      }
+      this.#fellows?.request(fellow, question, { by: dc(zone), ms: PASSED_MS }, answered, at)
+    }
+    this.#fellows?.seek(cn, dc(zone), then, now)
+  }
+
+  #pass(key: string, answer: Message | undefined): void {
+    this.#passed.delete(key)
+    this.#passed.set(key, answer)
+    if (this.#passed.size > MAX_PASSED) this.#passed.delete(this.#passed.keys().next().value!)
+  }
+
+  /** What another coordinator of the zone asks, also for one of another zone, whose question it passes on. */
+  #fromBeside(fellow: string, message: Message, reply: Reply, now: number): void {
+    const zone = zoneOf(pairOfQuestion(message).mn)
+    if (zone === this.#init.zone) this.#beside?.handle(fellow, message, reply, now)
+    // Not answered, it is asked again: the other zone's keys are being looked up.
+    else if (this.#zones.knows(zone, now)) this.#abroad.handle(zone, message, reply, now)
   }
 
   /** A direction to a node of another coordinator of the zone. `anew`: whom the bus has named does not have it. */
@@ -1102,6 +1156,14 @@ type Reply = (message: Message) => void
 /** Challenges are good for so long (ms), and say when they were given in units of so many (16 bits). */
 const CHALLENGE_MS = 120_000
 const CHALLENGE_UNIT = 2
+
+/** Who asks for whom in a question between coordinators. */
+function pairOfQuestion({ type, name = '', nodeName = '' }: Message): {
+  readonly mn: string
+  readonly cn: string
+} {
+  return type === Type.NTM_INFORMATION_REQUEST ? { mn: nodeName, cn: name } : { mn: name, cn: nodeName }
+}
 
 function endOf({ observed, rtt = UNKNOWN_RTT }: { readonly observed: Endpoint; readonly rtt?: number }): End {
   return { net: networkOf(observed.address), rtt }

@@ -65,6 +65,8 @@ const STRANGERS_BURST = 50
 /** Messages a second of a coordinator, and at once: it speaks for many nodes. */
 const MESSAGES_RATE = 200
 const MESSAGES_BURST = 400
+/** Coordinators of a zone, each with sessions of its own. */
+const MAX_COORDINATORS = 32
 const NEVER = Number.POSITIVE_INFINITY
 
 interface Zone {
@@ -157,7 +159,14 @@ export class Zones {
     const secret = zone && this.#secretOf(zone)
     if (secret === undefined) return undefined
     const key = this.#sessionKey(secret)
-    return { owner: ownerOf(name), key, messages: { rate: MESSAGES_RATE, burst: MESSAGES_BURST } }
+    const messages = { rate: MESSAGES_RATE, burst: MESSAGES_BURST }
+    return { owner: ownerOf(name), key, messages, starts: MAX_COORDINATORS }
+  }
+
+  /** Whether the zone's keys are known; if not, they are looked up. For a zone that another coordinator of our zone vouches for. */
+  knows(name: string, now: number): boolean {
+    const zone = name === this.#parts.zone ? undefined : this.#look(name, MET, now)
+    return zone !== undefined && this.#secretOf(zone) !== undefined
   }
 
   /** What keys of pairs across the two zones are derived from; both coordinators have it. */

@@ -4,6 +4,7 @@ import { describe, it } from 'node:test'
 import { equal } from '../../../src/core/bytes.ts'
 import { encoded } from '../../../src/core/codec.ts'
 import type { Endpoint } from '../../../src/core/endpoint.ts'
+import { signingPublicKey } from '../../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import type { SoftInput, SoftOutput } from '../../../src/overlay/machine/fellows.ts'
 import { Fellows } from '../../../src/overlay/machine/fellows.ts'
@@ -421,6 +422,64 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
     isKnown = true
     net.until(() => hasWay(a, 'direct'), 2000)
   })
+
+  for (const wakes of [false, true])
+    it(`NT-19: a node of another zone reaches nodes of every coordinator, whichever its own asks${wakes ? ', also one that sleeps' : ''}`, () => {
+      const each = world(3)
+      const { net, servers, directory, b, add } = each
+      const seed = new Uint8Array(32).fill(6)
+      const other = {
+        ...{ zone: 'other.example', zoneSeed: seed, zoneKey: signingPublicKey(seed) },
+        prefix6: Uint8Array.of(0xfd, 0x67, 9, 9, 9, 9, 0, 1),
+        coordinatorKey: new Uint8Array(32).fill(10),
+      }
+      const others = net.addSite('other.example', 51, (parts) => new MachineServers(parts, other))
+      const found = (init: typeof other | typeof ZONE, hosts: readonly string[]) => ({
+        ...{ coordinator: nodeCrypto.publicKey(init.coordinatorKey), zone: init.zoneKey },
+        endpoints: hosts.map((host) => at(`${host}:6741`)),
+      })
+      const dns = (zone: string) =>
+        zone === 'other.example' ? found(other, ['192.0.2.51']) : found(ZONE, HOSTS)
+      for (const server of [...servers, others]) server.dns = dns
+      const dave = net.node('dave', net.sites.at(-1))
+      dave.use({ socket: 0, address: '198.51.100.40', port: 5040 })
+      net.until(() => dave.of('registered').length > 0)
+      const c = add('carol', 2, wakes ? 'port-restricted' : undefined, wakes ? {} : undefined)
+      for (const node of [each.a, b, c]) directory.access.set(node.name, ['*.other.example'])
+      if (wakes) {
+        const { token } = c.of('registered')[0]!.notification!
+        servers[2]!.coordinator.handleNotified(c.name, token, true)
+        c.machine.setNotified(true, net.now)
+        net.run(120_000)
+      }
+      for (const node of wakes ? [c] : [each.a, b, c]) {
+        dave.resolve(node.name)
+        if (wakes) {
+          net.until(() => servers[2]!.notifications.length > 0)
+          c.machine.handleNotification(servers[2]!.notifications[0]!.datagram, net.now)
+          c.drain()
+        }
+        const row = () => dave.machine.rows().find(({ peer }) => peer === node.name)
+        net.until(() => (row()?.ways.length ?? 0) > 0, 15_000)
+        const [mine, theirs] = [dave, node].map((each) => each.of('direction').at(-1)!)
+        assert.ok(equal(mine!.pairKey, theirs!.pairKey))
+        assert.equal(theirs!.lease.name, dave.name)
+      }
+      // And the other way, by each coordinator's own sessions with the other zone's.
+      others.directory.access.set(dave.name, ['*.test.example'])
+      for (const node of [each.a, b, c]) {
+        node.machine.forget(dave.name, net.now)
+        node.resolve(dave.name)
+        net.until(
+          () => node.machine.rows().some(({ peer, ways }) => peer === dave.name && ways.length > 0),
+          15_000,
+        )
+      }
+      // One that does not let it, and one that is not there.
+      directory.access.set(b.name, [])
+      dave.machine.forget(b.name, net.now)
+      assert.equal(refusal(each, dave, b.name), Status.NOT_ALLOWED)
+    })
 
   it('NT-21: a node that did not answer at one coordinator and registers with another is at that one alone', () => {
     const each = world()
