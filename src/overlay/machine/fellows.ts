@@ -325,15 +325,19 @@ export class Fellows {
 
   /** Soon: all coordinators begin at the same time, and have to hear of each other first. */
   #claimAll(now: number): void {
-    if (this.#isClaimingAll) return
+    // Those claimed since all became due, too: these claims may be what was lost.
     for (const name of this.#claims.keys()) this.#claims.set(name, -1)
+    if (this.#isClaimingAll && this.#claimsAt > now) return
     this.#isClaimingAll = this.#claims.size > 0
     this.#claimsAt = this.#isClaimingAll ? now + UP_MS * (0.5 + this.#number() / 2 ** 32) : NEVER
   }
 
   /** Some claims of another were lost: of nodes that we still claim, it claims them again when it sees that. */
   #claimLost(now: number): void {
-    if (this.#isClaimingAll) return
+    if (this.#isClaimingAll) {
+      this.#claimAll(now)
+      return
+    }
     if (now < this.#lostAt) {
       this.#isLosing = true
       return
