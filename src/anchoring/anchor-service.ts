@@ -19,6 +19,7 @@ import type {
 } from '../core/mechanism.ts'
 import { postRoute } from '../core/mechanism.ts'
 import { Shared } from '../core/shared.ts'
+import { takeEvery } from '../core/steps.ts'
 import { encodeKey } from '../crypto/keys.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
@@ -207,7 +208,8 @@ export class AnchorService implements Mechanism {
       await this.#takeWebSockets()
       this.#expiry = setInterval(() => this.#look(), LOOK_MS)
     } catch (error) {
-      if (!deviceIsForeign(error)) await this.stop()
+      // What made it fail may be in the way here too, and is told.
+      if (!deviceIsForeign(error)) await this.stop().catch(() => {})
       throw error
     }
   }
@@ -242,9 +244,12 @@ export class AnchorService implements Mechanism {
   }
 
   async cleanUp(): Promise<void> {
-    this.#parts.passage.cleanUp()
-    this.#parts.forwards.cleanUp()
-    this.#parts.plumbing.cleanUp()
+    const { passage, forwards, plumbing } = this.#parts
+    takeEvery(
+      () => passage.cleanUp(),
+      () => forwards.cleanUp(),
+      () => plumbing.cleanUp(),
+    )
   }
 
   #look(): void {

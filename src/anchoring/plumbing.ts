@@ -3,9 +3,11 @@
  * `apply` makes the kernel hold exactly what is wanted, adopting what a killed daemon left; `cleanUp` removes all of it.
  * Tables and rules of the accesses themselves are AccessRouting's (access/routing.ts).
  */
+
 import { contains, formatPrefix, overlaps, type Prefix, parsePrefix } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
 import { type FlowFacts, formatSelector, matches, type Selector } from '../core/selector.ts'
+import { takeEvery } from '../core/steps.ts'
 import type { Cgroups } from '../linux/cgroup.ts'
 import { type Ledger, MAIN_TABLE } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
@@ -378,9 +380,11 @@ export class AnchorPlumbing {
 
   /** Repeatable. nft last: if it is missing, the rest is still removed. */
   cleanUp(): void {
-    deleteDevice(this.#rtnl, this.#init.ledger, this.#init.device)
-    this.#sysctls.restore()
-    this.#nft.deleteTable(this.#table)
+    takeEvery(
+      () => deleteDevice(this.#rtnl, this.#init.ledger, this.#init.device),
+      () => this.#sysctls.restore(),
+      () => this.#nft.deleteTable(this.#table),
+    )
   }
 
   get #table() {

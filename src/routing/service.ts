@@ -3,6 +3,7 @@
  * packets. Implements what the daemon asks of a mechanism. It sees packets of terminals and no flows: what it shows and
  * explains are traffic classes towards its peers.
  */
+
 import * as z from 'zod'
 import type { AccessMonitor } from '../access/index.ts'
 import { contains, formatPrefix, maskAddress, overlaps, type Prefix, parseAddress } from '../core/address.ts'
@@ -22,6 +23,7 @@ import {
 } from '../core/mechanism.ts'
 import { matchesPattern } from '../core/pattern.ts'
 import { type FlowFacts, formatSelector, type Selector } from '../core/selector.ts'
+import { takeEvery } from '../core/steps.ts'
 import { formatSubject } from '../core/subject.ts'
 import type { Guarded } from '../linux/guard.ts'
 import type { Passage } from '../linux/passage/passage.ts'
@@ -236,7 +238,8 @@ export class RouterService implements Mechanism {
       })
       this.#radios?.start()
     } catch (error) {
-      if (!deviceIsForeign(error)) await this.stop()
+      // What made it fail may be in the way here too, and is told.
+      if (!deviceIsForeign(error)) await this.stop().catch(() => {})
       throw error
     }
   }
@@ -266,8 +269,11 @@ export class RouterService implements Mechanism {
   }
 
   async cleanUp(): Promise<void> {
-    this.#parts.passage.cleanUp()
-    this.#parts.plumbing.cleanUp()
+    const { passage, plumbing } = this.#parts
+    takeEvery(
+      () => passage.cleanUp(),
+      () => plumbing.cleanUp(),
+    )
   }
 
   peers(): readonly PeerStatus[] {

@@ -2,6 +2,7 @@
  * Makes the kernel follow the tables: maps, programs, identifiers, what stands behind them, and the ports that new sockets must
  * not take. Nothing here decides.
  */
+import { takeEvery } from '../core/steps.ts'
 import { KernelConnTracker } from '../linux/conntrack.ts'
 import type { Services } from '../mechanism/services.ts'
 import { FastPath } from './kernel/fast-path.ts'
@@ -106,11 +107,13 @@ export class Applier {
   /** Leaves the kernel as it was before the first start; `saved`: identifiers that an earlier run has written down. */
   cleanUp(saved: readonly Ip[]): void {
     const { maps, crossing, fastDevices, network } = this.#kernel
-    maps.cleanUp()
-    crossing.cleanUp()
-    fastDevices.cleanUp()
-    this.outage.cleanUp()
-    network.cleanUp([...network.identifiers, ...saved])
+    takeEvery(
+      () => maps.cleanUp(),
+      () => crossing.cleanUp(),
+      () => fastDevices.cleanUp(),
+      () => this.outage.cleanUp(),
+      () => network.cleanUp([...network.identifiers, ...saved]),
+    )
   }
 
   /** Own addresses or routes have changed. True when the routes of an own address did. */
