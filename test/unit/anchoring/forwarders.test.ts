@@ -9,70 +9,13 @@ import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { BLOCKED, NOWHERE, TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
 import { checksum, pseudoSum } from '../../../src/core/checksum.ts'
 import { Verdict } from '../../../src/tunnel/seam.ts'
+import { packet, tcp, udp, viewOf } from '../../support/full-packets.ts'
 
 const allocate = (bytes: number) => new ArrayBuffer(bytes)
 const secret = Uint8Array.of(8, 7, 6, 5, 4, 3, 2, 1)
 const FIX4 = Uint8Array.of(1, 2, 3, 4)
 const FIX6 = Uint8Array.from([0xfd, 0x67, 0x6f, 0x64, 0x77, 0x69, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
 const CH = Uint8Array.of(204, 152, 191, 37)
-
-const viewOf = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-
-/** A packet with correct checksums. */
-function packet(
-  from: Uint8Array,
-  to: Uint8Array,
-  protocol: number,
-  transport: number[] | Uint8Array,
-): Uint8Array {
-  const six = from.length === 16
-  const header = six ? 40 : 20
-  const bytes = new Uint8Array(header + transport.length)
-  const view = viewOf(bytes)
-  if (six) {
-    bytes[0] = 0x60
-    view.setUint16(4, transport.length)
-    bytes[6] = protocol
-    bytes.set(from, 8)
-    bytes.set(to, 24)
-  } else {
-    bytes[0] = 0x45
-    view.setUint16(2, bytes.length)
-    bytes[8] = 64
-    bytes[9] = protocol
-    bytes.set(from, 12)
-    bytes.set(to, 16)
-    view.setUint16(10, checksum(view, 0, 20))
-  }
-  bytes.set(transport, header)
-  const field = { 6: 16, 17: 6, 1: 2, 58: 2 }[protocol]
-  if (field !== undefined) {
-    const pseudo = protocol === 1 ? 0 : pseudoSum(view, 0, protocol, transport.length)
-    view.setUint16(header + field, 0)
-    view.setUint16(header + field, checksum(view, header, transport.length, pseudo))
-  }
-  return bytes
-}
-
-const tcp = (source: number, destination: number, payload: number[] = []) => [
-  source >> 8,
-  source & 255,
-  destination >> 8,
-  destination & 255,
-  ...[0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0],
-  ...payload,
-]
-const udp = (source: number, destination: number, payload: number[] = []) => [
-  source >> 8,
-  source & 255,
-  destination >> 8,
-  destination & 255,
-  0,
-  8 + payload.length,
-  0,
-  0,
-  ...payload,
-]
 
 const address = (n: number) => fc.uint8Array({ minLength: n, maxLength: n })
 const payload = fc.array(fc.nat(255), { maxLength: 60 })
