@@ -256,3 +256,167 @@ test('a device without carrier, or set down, is shown with its reason, also when
     ['eth0 down: no carrier', 'wlan0 down: the interface is set down'],
   )
 })
+
+test('issue 10, A5: what is not used is listed with its addresses and the reason, and how to change it; what is ours is not', () => {
+  const machine = new AccessMachine({ never: ['lan*'], ours: ['godwit0'] })
+  const add = (index: number, name: string, more: Partial<LinkFacts> = {}) => {
+    machine.handleEvent({ type: 'link', link: link(index, name, more) }, 0)
+    machine.handleEvent({ type: 'address', address: address(index, `10.0.${index}.7`) }, 0)
+  }
+  add(1, 'lo', { loopback: true })
+  add(2, 'eth0')
+  machine.handleEvent({ type: 'route', route: route('eth0') }, 0)
+  add(3, 'eth1')
+  add(4, 'lan0')
+  add(5, 'virbr0', { kind: 'bridge' })
+  add(6, 'wg0', { kind: 'wireguard' })
+  add(7, 'godwit0', { kind: 'tun' })
+  add(8, 'tap0', { kind: 'tun', mac: '02:00:00:00:00:01' })
+  add(9, 'tun0', { kind: 'tun', mac: '' })
+  add(10, 'veth0', { kind: 'veth', up: false })
+  assert.deepEqual(
+    machine.unused().map(({ name, reason, addresses }) => [name, reason, addresses.join()]),
+    [
+      ['eth1', 'no default route', '10.0.3.7/24'],
+      ['lan0', '[access] use = "never"', '10.0.4.7/24'],
+      [
+        'virbr0',
+        'the inner side of containers or virtual machines; [access."virbr0"] makes it one',
+        '10.0.5.7/24',
+      ],
+      [
+        'wg0',
+        'a device of kind wireguard, not a network of its own; [access."wg0"] makes it one',
+        '10.0.6.7/24',
+      ],
+      ['tap0', 'no default route', '10.0.8.7/24'],
+      ['tun0', 'a device of kind tun, not a network of its own; [access."tun0"] makes it one', '10.0.9.7/24'],
+    ],
+  )
+})
+
+test('DI-37: what can carry packets beside accesses: links of their own, up and with a carrier; a bridge with a way out', () => {
+  const machine = new AccessMachine()
+  const usable = () => machine.usable().map(({ link: { name }, isAccess }) => `${name} ${isAccess}`)
+  machine.handleEvent({ type: 'link', link: link(2, 'eth0') }, 0)
+  machine.handleEvent({ type: 'link', link: link(3, 'eth1', { carrier: false }) }, 0)
+  machine.handleEvent({ type: 'link', link: link(4, 'eth2', { up: false }) }, 0)
+  machine.handleEvent({ type: 'link', link: link(5, 'br0', { kind: 'bridge' }) }, 0)
+  machine.handleEvent({ type: 'link', link: link(6, 'docker0', { kind: 'bridge' }) }, 0)
+  machine.handleEvent({ type: 'link', link: link(7, 'wg0', { kind: 'wireguard' }) }, 0)
+  assert.deepEqual(usable(), ['eth0 false'])
+  machine.handleEvent({ type: 'route', route: route('br0') }, 0)
+  machine.handleEvent({ type: 'route', route: route('eth0') }, 0)
+  assert.deepEqual(usable(), ['eth0 true', 'br0 true'])
+  machine.handleEvent({ type: 'address', address: address(5, 'fe80::1') }, 0)
+  machine.handleEvent({ type: 'address', address: address(2, '10.0.0.7') }, 0)
+  assert.deepEqual(
+    machine.usable().map(({ addresses }) => addresses.map((each) => each.address)),
+    [['10.0.0.7'], ['fe80::1']],
+    'all of them, each with its own',
+  )
+})
+
+test('addresses that packets may be from: confirmed ones of any interface that is not ours, of loopback too', () => {
+  const machine = new AccessMachine({ ours: ['godwit0'] })
+  for (const [index, name] of ['lo', 'eth0', 'godwit0'].entries())
+    machine.handleEvent({ type: 'link', link: link(index + 1, name, { loopback: name === 'lo' }) }, 0)
+  for (const each of [
+    address(1, '192.0.2.1'),
+    address(1, '127.0.0.1', { scope: 'host' }),
+    address(2, '10.0.0.7'),
+    address(2, 'fec0::7', { scope: 'site' }),
+    address(2, 'fe80::7'),
+    address(2, 'fd00::7', { tentative: true }),
+    address(3, '198.19.0.1'),
+    address(9, '10.9.9.9'),
+  ])
+    machine.handleEvent({ type: 'address', address: each }, 0)
+  assert.deepEqual(
+    machine.addresses().map((each) => each.address),
+    ['192.0.2.1', '10.0.0.7', 'fec0::7'],
+  )
+})
+
+test('issue 10, A5: the best gateway is first, of one metric that of IPv4; routes of followed tables come after main’s', () => {
+  const machine = new AccessMachine()
+  const six = route('eth0', { family: 6, to: 'default6', via: 'fe80::9', metric: 100 })
+  machine.handleSnapshot(
+    {
+      links: [link(2, 'eth0')],
+      addresses: [address(2, '192.168.1.7'), address(2, '2001:db8::7')],
+      routes: [
+        route('eth0', { table: 7, metric: 10, via: '192.168.1.7' }),
+        six,
+        route('eth0', { metric: 100 }),
+        route('eth0', { metric: 50, via: '192.168.1.9' }),
+        route('eth0', { to: '10.0.0.0/8', via: '192.168.1.8' }),
+        route('eth0', { to: '10.1.0.0/16', type: 'unreachable' }),
+        route('eth0', { table: 8, via: '192.168.1.6' }),
+        route('eth1', { metric: 1 }),
+      ],
+      tables: new Set([7]),
+    },
+    0,
+  )
+  assert.deepEqual(
+    machine.access('eth0')?.gateways.map(({ family, via, metric }) => `${family} ${via} ${metric}`),
+    ['4 192.168.1.7 10', '4 192.168.1.9 50', '4 192.168.1.1 100', '6 fe80::9 100'],
+  )
+  assert.deepEqual(
+    machine.routes('eth0').map(({ table, to }) => `${table} ${to}`),
+    ['254 default6', '254 default', '254 default', '254 10.0.0.0/8', '7 default'],
+  )
+  assert.deepEqual([machine.follows(7), machine.follows(8), machine.follows(254)], [true, false, true])
+  assert.equal(machine.mainRoutes().length, 6)
+  // A route of a table that does not count, or without an interface, changes nothing.
+  drain(machine)
+  machine.handleEvent({ type: 'route', route: route('eth0', { table: 8, metric: 1 }) }, 1)
+  const { dev: _, ...nowhere } = route('eth0', { metric: 2 })
+  machine.handleEvent({ type: 'route', route: nowhere }, 1)
+  machine.handleEvent({ type: 'route', route: route('eth9') }, 1)
+  assert.deepEqual([drain(machine), machine.access('eth0')?.gateways.length], [[], 4])
+  machine.handleEvent({ type: 'route-gone', route: six }, 2)
+  assert.deepEqual(drain(machine), [`eth0: up > up (route removed; ${UP})`])
+  assert.deepEqual(machine.access('eth0')?.families, [4])
+})
+
+test('UP-38: an interface that is set down loses its routes of IPv4 alone; one that is gone takes all of it along', () => {
+  const machine = new AccessMachine()
+  const six = { family: 6, to: 'default6', via: 'fe80::9' } as const
+  for (const [index, name] of [
+    [2, 'eth0'],
+    [3, 'eth1'],
+  ] as const) {
+    machine.handleEvent({ type: 'link', link: link(index, name) }, 0)
+    for (const text of [`10.0.${index}.7`, `2001:db8:${index}::7`])
+      machine.handleEvent({ type: 'address', address: address(index, text) }, 0)
+    machine.handleEvent({ type: 'route', route: route(name) }, 0)
+    machine.handleEvent({ type: 'route', route: route(name, six) }, 0)
+  }
+  machine.handleEvent({ type: 'link', link: link(2, 'eth0', { up: false, carrier: false }) }, 1)
+  machine.handleEvent({ type: 'link', link: link(2, 'eth0') }, 2)
+  assert.deepEqual(machine.access('eth0')?.families, [6])
+  assert.deepEqual(machine.access('eth1')?.families, [4, 6])
+  drain(machine)
+  const { generation } = machine.access('eth0')!
+  machine.handleEvent({ type: 'link-gone', link: link(2, 'eth0') }, 5)
+  const gone = machine.poll()
+  assert.ok(gone?.type === 'access')
+  assert.deepEqual(
+    { ...gone.access, generation: gone.access.generation - generation },
+    {
+      ...{ name: 'eth0', ifindex: 2, state: 'down', reason: 'the interface is gone', since: 5, mtu: 1500 },
+      ...{ addresses: [], gateways: [], families: [], generation: 1 },
+    },
+  )
+  assert.deepEqual([gone.cause, gone.at, machine.access('eth0')], ['removed', 5, undefined])
+  machine.handleEvent({ type: 'link', link: link(2, 'eth0') }, 6)
+  assert.deepEqual([machine.routes('eth0'), machine.access('eth0')], [[], undefined], 'it begins anew')
+  machine.handleEvent({ type: 'link-gone', link: link(9, 'never') }, 7)
+  // One that was down is down since then.
+  machine.handleEvent({ type: 'link', link: link(3, 'eth1', { carrier: false }) }, 8)
+  drain(machine)
+  machine.handleEvent({ type: 'link-gone', link: link(3, 'eth1') }, 9)
+  assert.equal((machine.poll() as { access: { since: number } }).access.since, 8)
+})

@@ -39,7 +39,9 @@ async function bed(t: TestContext, answers: (() => Promise<Properties>)[]) {
     t.mock.timers.tick(ms)
     await settle()
   }
-  return { told, links, settle, after, owned: (present: boolean) => follower!.owned(present) }
+  const signal = (member: string, body: readonly unknown[] = [], of = 'org.freedesktop.DBus.Properties') =>
+    follower!.signal({ path: '/1', interface: of, member, body } as never)
+  return { told, links, settle, after, signal, owned: (present: boolean) => follower!.owned(present) }
 }
 
 test('issue 14, point 10: of a link that NetworkManager is silent about holds what was known, until it answers', async (t) => {
@@ -83,4 +85,49 @@ test('issue 14, point 10: what NetworkManager still said as it ended counts no m
   await settle()
   assert.deepEqual(told, [['wwan0'], []])
   links.stop()
+})
+
+test('issue 14, point 10: devices are read again when one comes, goes, or says that it is metered, a burst once; not for anything else', async (t) => {
+  let read = 0
+  const answers = [
+    async () => {
+      read++
+      return device('wwan0', read % 2 === 1 ? 3 : 2)
+    },
+  ]
+  const { told, links, after, owned, signal } = await bed(t, answers)
+  const DEVICE = 'org.freedesktop.NetworkManager.Device'
+  const changed = (of: string, ...keys: string[]) =>
+    signal('PropertiesChanged', [of, new Map(keys.map((key) => [key, { signature: 'u', value: 1 }]))])
+  owned(true)
+  await after(50)
+  assert.deepEqual([read, told], [1, [['wwan0']]], 'guessed is metered too')
+  const each: [() => void, boolean][] = [
+    [() => signal('DeviceAdded'), true],
+    [() => signal('DeviceRemoved'), true],
+    [() => changed(DEVICE, 'Metered'), true],
+    [() => changed(DEVICE, 'State', 'IpInterface'), true],
+    [() => changed(DEVICE, 'State'), false],
+    [() => changed('org.freedesktop.NetworkManager', 'Metered'), false],
+    [() => signal('StateChanged'), false],
+  ]
+  for (const [act, reads] of each) {
+    const before = read
+    for (let i = 0; i < 5; i++) act()
+    await after(49)
+    assert.equal(read, before)
+    await after(1)
+    assert.equal(read, reads ? before + 1 : before)
+  }
+  // NetworkManager ends: nothing is metered.
+  signal('DeviceAdded')
+  if (!links.has('wwan0')) await after(50)
+  assert.equal(links.has('wwan0'), true)
+  owned(false)
+  assert.deepEqual([links.has('wwan0'), told.at(-1)], [false, []])
+  links.stop()
+  const before = told.length
+  owned(true)
+  await after(1000)
+  assert.equal(told.length, before, 'nothing after the end')
 })

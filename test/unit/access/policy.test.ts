@@ -273,3 +273,103 @@ test('a backup that a policy names in `prefer` is none for it; a bare `*` names 
   assert.equal(choose(['*']), 'wlan0')
   assert.equal(choose([]), 'wlan0')
 })
+
+test('the reason is what `why` prints: which place of the list, what is wrong, how long it has to last', () => {
+  const now = LONG
+  const why = (candidates: Candidate[], current: string | undefined, rules: AccessPolicy) =>
+    chooseAccess(candidates, current, rules, now).reason
+  const [a, b] = [is('a', 'up'), is('b', 'up')]
+  assert.equal(why([a, b], undefined, policy(['a', 'b'])), 'first in the policy and works')
+  assert.equal(why([b], undefined, policy(['a', 'b'])), 'first in the policy that works (b)')
+  assert.equal(
+    why([b], undefined, policy(['a'])),
+    'no access that the policy prefers works; it allows any other',
+  )
+  assert.equal(why([a, b], undefined, policy(['a'], { pinned: 'b' })), 'chosen by hand')
+  assert.equal(why([a, b], 'b', policy(['a'], { pinned: 'b' })), 'chosen by hand')
+  assert.equal(why([a, b], 'a', policy(['a'], { pinned: 'b' })), 'moved by hand')
+  assert.equal(why([a, b], 'a', policy(['a'])), 'a works, and none is preferred to it')
+  assert.equal(why([a], 'b', policy(['a'])), 'b may no longer be used')
+  assert.equal(
+    why([a, is('b', 'up', now - 100)], 'a', policy(['b'], { moveUp: false })),
+    'works, and the policy does not move back to b',
+  )
+  assert.equal(
+    why([a, is('b', 'up', now - DWELL_MS + 1)], 'a', policy(['b'])),
+    `b is preferred, but has worked again for only ${DWELL_MS - 1} ms`,
+  )
+  assert.equal(
+    why([a, is('b', 'up', now - DWELL_MS)], 'a', policy(['b'])),
+    `b is preferred and has worked for ${DWELL_MS} ms`,
+  )
+  const lossy = is('a', 'degrading', 0, { detail: 'loses 9 %' })
+  assert.equal(
+    why([lossy, is('b', 'up', now - STEADY_MS + 1)], 'a', policy(['*'])),
+    'b has not worked long enough to leave a',
+  )
+  assert.equal(
+    why([lossy, is('b', 'up', now - STEADY_MS)], 'a', policy(['*'])),
+    'a loses packets (loses 9 %)',
+  )
+  assert.equal(
+    why([is('a', 'draining'), is('b', 'draining')], 'b', policy(['*'])),
+    'no access is better than b, which is being emptied',
+  )
+  assert.equal(
+    why([is('a', 'down', 0, { detail: 'no carrier' })], 'a', policy(['*'])),
+    'no access works (a is down (no carrier)); packets wait',
+  )
+  assert.equal(
+    why([a], undefined, policy(['x', 'y'], { fallback: 'none' })),
+    'none of x, y works, and the policy allows no other; packets wait',
+  )
+})
+
+test('the evidence has the state, its age and the round trip of every candidate', () => {
+  const { evidence } = chooseAccess(
+    [is('a', 'up', LONG - 1000.4, { rttMs: 12.34 }), is('b', 'suspect', LONG - 7)],
+    'b',
+    policy(['*']),
+    LONG,
+  )
+  assert.deepEqual(evidence, {
+    ...{ current: 'b', 'a.health': 'up', 'a.for_ms': 1000, 'a.rtt_ms': 12.3 },
+    ...{ 'b.health': 'suspect', 'b.for_ms': 7, 'b.rtt_ms': null },
+  })
+  assert.equal(chooseAccess([], undefined, policy(['*']), 0).evidence.current, null)
+})
+
+test('of equals the cheaper one, then the one with the shorter round trip, then the first by name; a cost is below a place', () => {
+  const choose = (candidates: Candidate[], rules = policy(['*'])) =>
+    chooseAccess(candidates, undefined, rules, LONG).access
+  const [a, b] = [is('a', 'up', 0, { rttMs: 50 }), is('b', 'up', 0, { rttMs: 20 })]
+  assert.equal(choose([a, b]), 'b')
+  assert.equal(choose([a, is('b', 'up')]), 'a', 'known before unknown')
+  assert.equal(choose([is('b', 'up'), is('a', 'up')]), 'a')
+  assert.equal(choose([a, { ...b, cost: 1 }]), 'a')
+  assert.equal(
+    choose([
+      { ...a, cost: 2 },
+      { ...b, cost: 1 },
+    ]),
+    'b',
+  )
+  assert.equal(choose([{ ...a, cost: 1000 }, b], policy(['a', 'b'])), 'a')
+  assert.equal(
+    choose([
+      { ...a, use: 'backup' },
+      { ...b, cost: 1000 },
+    ]),
+    'b',
+  )
+  assert.equal(
+    choose([
+      { ...a, use: 'backup' },
+      { ...b, use: 'backup', cost: 1 },
+    ]),
+    'a',
+  )
+  // A backup is left for what is none, whatever the policy says of moving back.
+  const left = chooseAccess([{ ...a, use: 'backup' }, b], 'a', policy(['*'], { moveUp: false }), LONG)
+  assert.equal(left.access, 'b')
+})
