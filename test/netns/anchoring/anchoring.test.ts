@@ -26,8 +26,27 @@ usesPrograms('curl', 'ip', 'nft', 'ping', 'wg', 'wireguard-go')
 usePrivateNames()
 
 const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
-const SERVER = `const b=Buffer.alloc(65536,7);require('http').createServer((q,r)=>{const n=+q.url.slice(1);r.setHeader('content-length',n);let s=0;const w=()=>{while(s<n){const k=Math.min(b.length,n-s);s+=k;if(!r.write(b.subarray(0,k))){r.once('drain',w);return}}r.end()};w()}).listen(80,'::',()=>console.log('up'))`
-const BYTES = 30_000_000
+/** Sends to whoever asks for /N until it reads `end N`, then a megabyte more; says when it begins, and how much that was. */
+const SERVER = `
+  const block = Buffer.alloc(65536, 7)
+  const ends = new Map()
+  require('http').createServer((q, r) => {
+    const name = q.url.slice(1)
+    let sent = 0
+    let left = Infinity
+    const send = () => {
+      while (left > 0) {
+        sent += block.length
+        left -= block.length
+        if (!r.write(block)) return r.once('drain', send)
+      }
+      r.end(() => console.log(name + ' ' + sent))
+    }
+    ends.set(name, () => { left = 1e6 })
+    console.log(name + ' begins')
+    send()
+  }).listen(80, '::', () => console.log('up'))
+  require('readline').createInterface(process.stdin).on('line', (line) => ends.get(line.split(' ')[1])())`
 
 interface Status {
   readonly peers: readonly PeerStatus[]
@@ -54,6 +73,7 @@ let lab: Lab
 let folder: string
 let anchor: Program
 let host: Program
+let server: Program
 
 const state = (role: string) => join(folder, role)
 const godwit = (role: string, ...args: string[]) =>
@@ -76,6 +96,9 @@ async function until(what: string, holds: () => Promise<boolean>): Promise<void>
   assert.fail(`not within a minute: ${what}`)
 }
 
+const hasFlow = () =>
+  until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+
 /** Keeps everything on an access, or (`auto`) nothing by hand any more. */
 const place = async (access: string) => {
   const mobile = daemonAt(state('mh'))
@@ -86,21 +109,31 @@ const place = async (access: string) => {
 const bothPathsUp = async () =>
   (await status()).peers.some(({ paths }) => paths.filter((path) => path.state === 'up').length === 2)
 
-/** Starts a download that takes some seconds; resolves with what curl says at its end. */
-function download(family: 4 | 6 = 4, rate = '6M'): Promise<string> {
+let downloads = 0
+
+/** A download that has begun, and goes on until it is told to end; `whole` is awaited for that, and that every byte arrived. */
+async function download(family: 4 | 6 = 4, rate = '6M'): Promise<{ whole(): Promise<void> }> {
   const address = addressOf(lab.spec, 'ch1', 'wan', family)
-  const url = `http://${family === 4 ? address : `[${address}]`}/${BYTES}`
-  return lab.programs.run('mh', 'curl', [
+  const name = `${++downloads}`
+  const url = `http://${family === 4 ? address : `[${address}]`}/${name}`
+  const said = lab.programs.run('mh', 'curl', [
     ...['-s', '-g', '--limit-rate', rate, '-o', '/dev/null', '-w', '%{http_code} %{size_download}', url],
   ])
+  said.catch(() => {}) // until somebody waits for it
+  await server.expect((line) => line === `${name} begins`, 30_000)
+  return {
+    async whole() {
+      server.tell(`end ${name}`)
+      const sent = await server.expect((line) => line.startsWith(`${name} `), 60_000)
+      assert.equal(await said, `200 ${sent.split(' ')[1]}`)
+    },
+  }
 }
-
-const whole = `200 ${BYTES}`
 
 before(async () => {
   folder = mkdtempSync(join(tmpdir(), 'godwit-anchoring-'))
   lab = await Lab.build(topologyNamed('upmt'))
-  const server = await lab.programs.start('ch1', process.execPath, ['-e', SERVER], { input: true })
+  server = await lab.programs.start('ch1', process.execPath, ['-e', SERVER], { input: true })
   await server.expect((line) => line === 'up', 10_000)
   await godwit('an', 'anchor', 'init', '--endpoint', `${addressOf(lab.spec, 'an', 'wan')}:51820`)
   anchor = await daemon('an', 'anchor', 'up')
@@ -120,8 +153,8 @@ describe('a mobile host and its anchor', () => {
 
   test('UP-2, UP-29: curl goes on over another access while it is moved, IPv4 and IPv6 inside', async () => {
     for (const family of [4, 6] as const) {
-      const done = download(family)
-      await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+      const done = await download(family)
+      await hasFlow()
       const [from, to] = family === 4 ? ['acc1', 'acc2'] : ['acc2', 'acc1']
       await godwit('mh', 'move', 'app:curl', to!)
       const { flows } = await status()
@@ -129,21 +162,13 @@ describe('a mobile host and its anchor', () => {
         flows.filter(({ app }) => app === 'curl').every(({ access }) => access === to),
         `from ${from}`,
       )
-      assert.equal(await done, whole)
+      await done.whole()
     }
   })
 
   test('`godwit top` at both ends: rates of an access, a program and a host while they flow (issue 14, point 9)', async () => {
-    const endless = `http://${addressOf(lab.spec, 'ch1', 'wan')}/${1e12}`
-    const curl = await lab.programs.start('mh', 'curl', [
-      '-s',
-      '--limit-rate',
-      '2M',
-      '-o',
-      '/dev/null',
-      endless,
-    ])
-    await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+    const done = await download(4, '2M')
+    await hasFlow()
     await godwit('mh', 'move', 'app:curl', 'acc2')
     // All looks: on a busy machine a download with a limit comes in bursts.
     const top = async (role: string) => {
@@ -169,12 +194,12 @@ describe('a mobile host and its anchor', () => {
         return sends && flows.some(({ received_mbps }) => (received_mbps ?? 0) > 5)
       })
     })
-    await curl.stop()
+    await done.whole()
   })
 
   test('UP-28, UP-31: a flow moved with --static stays where it was put; records tell what was lost', async () => {
     const before = new Set((await status()).flows.map(({ id }) => id))
-    const done = download()
+    const done = await download()
     const curl = async () => (await status()).flows.find(({ app, id }) => app === 'curl' && !before.has(id))
     await until('curl has a flow', async () => (await curl()) !== undefined)
     // Losses are known from the second comparison of both ends on.
@@ -182,7 +207,7 @@ describe('a mobile host and its anchor', () => {
     const { id } = (await curl())!
     await godwit('mh', 'move', id, 'acc2', '--static')
     assert.equal((await curl())?.access, 'acc2')
-    assert.equal(await done, whole)
+    await done.whole()
     const record = async () => (await status()).handovers.find(({ what, to }) => what === id && to === 'acc2')
     await until('the handover is on record', async () => (await record()) !== undefined)
     // How many is the lab's business: at full speed a busy machine drops some by itself.
@@ -190,44 +215,44 @@ describe('a mobile host and its anchor', () => {
   })
 
   test('a lost link moves its flows; each handover is on record with its cause', async () => {
-    const done = download()
-    await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+    const done = await download()
+    await hasFlow()
     lab.setLink('acc1', { state: 'down' })
     await until('flows are on acc2', async () => {
       const { flows } = await status()
       return flows.filter(({ app }) => app === 'curl').every(({ access }) => access === 'acc2')
     })
-    assert.equal(await done, whole)
+    await done.whole()
     lab.setLink('acc1', { state: 'up' })
     await until('both paths up', bothPathsUp)
     assert.ok((await status()).handovers.some(({ cause, to }) => to === 'acc2' && cause.includes('acc1')))
   })
 
   test('kill -9 of the host daemon in mid-transfer: the transfer goes on after its restart', async () => {
-    const done = download()
-    await delay(1000)
+    const done = await download()
+    await hasFlow()
     host.child.kill('SIGKILL')
     await host.ended
     host = await daemon('mh', 'up')
-    assert.equal(await done, whole)
+    await done.whole()
     await until('both paths up', bothPathsUp)
   })
 
   test('kill -9 of the anchor in mid-transfer: the transfer goes on after its restart', async () => {
-    const done = download()
-    await delay(1000)
+    const done = await download()
+    await hasFlow()
     anchor.child.kill('SIGKILL')
     await anchor.ended
     anchor = await daemon('an', 'anchor', 'up')
-    assert.equal(await done, whole)
+    await done.whole()
     await until('both paths up', bothPathsUp)
   })
 
   test('`godwit rekey` and `godwit anchor rekey` in mid-transfer, at once: both have other keys at both ends, the transfer goes on (issue 14, point 8)', async () => {
     const key = async () => JSON.parse(await godwit('an', 'anchor', 'hosts', '--json')).hosts[0].public_key
     const before = await key()
-    const done = download(4, '3M')
-    await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+    const done = await download(4, '3M')
+    await hasFlow()
     const anchors = async () => (await status()).peers.map(({ public_key }) => public_key)
     const [formerly] = await anchors()
     const [rekeyed, anchorRekeyed] = await Promise.all([
@@ -245,7 +270,7 @@ describe('a mobile host and its anchor', () => {
     )
     assert.notEqual(public_key, before)
     assert.equal(await key(), public_key)
-    assert.equal(await done, whole)
+    await done.whole()
     for (const end of ['mh', 'an'] as const)
       assert.equal(existsSync(join(state(end), 'private.key.next')), false)
     // Both start again with what they have stored.
@@ -263,7 +288,7 @@ describe('a mobile host and its anchor', () => {
     const file = join(state('mh'), 'godwit.toml')
     const joined = readFileSync(file, 'utf8')
     const write = (text: string) => writeFileSync(file, `${text}\n${joined}`, { mode: 0o600 })
-    const done = download(4, '3M')
+    const done = await download(4, '3M')
     const accesses = async () =>
       (await status()).flows.filter(({ app }) => app === 'curl').map(({ access }) => access)
     // The access that came up first after the last restart.
@@ -290,10 +315,11 @@ describe('a mobile host and its anchor', () => {
         (await accesses()).every((access) => access === first),
       )
       const before = new Set((await status()).flows.map(({ id }) => id))
-      assert.equal(await download(4, '100M'), whole)
+      const short = await download(4, '100M')
+      await short.whole()
       const later = (await status()).flows.filter(({ id, app }) => app === 'curl' && !before.has(id))
       assert.deepEqual(later, [], 'past the tunnel')
-      assert.equal(await done, whole)
+      await done.whole()
     } finally {
       write('')
     }
@@ -389,12 +415,14 @@ describe('a stock WireGuard server as a plain anchor', () => {
     await godwit('mh', 'join', '--wg', file)
     const program = await daemon('mh', 'up')
     try {
-      const done = download()
-      await until('curl has a flow', async () => (await status()).flows.some(({ app }) => app === 'curl'))
+      const done = await download()
+      await hasFlow()
       await godwit('mh', 'move', 'all', 'acc2')
-      await delay(1000)
+      await until('everything is on acc2', async () =>
+        (await status()).flows.every(({ access }) => access === 'acc2'),
+      )
       lab.setLink('acc2', { state: 'down' })
-      assert.equal(await done, whole)
+      await done.whole()
       assert.ok((await status()).flows.every(({ access }) => access === 'acc1'))
     } finally {
       lab.setLink('acc2', { state: 'up' })
