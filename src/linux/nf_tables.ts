@@ -39,6 +39,7 @@ const Message = {
   NEWTABLE: 0,
   GETTABLE: 1,
   DELTABLE: 2,
+  DESTROYTABLE: 26,
   NEWCHAIN: 3,
   DELCHAIN: 5,
   NEWRULE: 6,
@@ -75,6 +76,11 @@ export const CtKey = {
   SOURCE_V6: 21,
   DESTINATION_V6: 22,
 } as const
+/**
+ * Of a table that only the socket which made it may change, so that `nft flush ruleset` of others passes it by, and which stays as
+ * anybody's when that socket is closed (Linux 6.9).
+ */
+export const OWNED_TABLE = 2 | 4
 export const CompareOp = { EQ: 0, NEQ: 1, LT: 2, LTE: 3, GT: 4, GTE: 5 } as const
 
 export interface MapDefinition {
@@ -123,10 +129,17 @@ export class NfBatch {
     return this.#length
   }
 
-  table(family: NfFamily, name: string): this {
+  table(family: NfFamily, name: string, flags = 0): this {
     this.#begin(SUBSYSTEM << 8, REQUEST | CREATE, family)
     this.#string(1, name)
-    this.#u32(2, 0)
+    this.#u32(2, flags)
+    return this.#end()
+  }
+
+  /** Deletes a table, if there is one (Linux 6.3). */
+  destroyTable(family: NfFamily, name: string): this {
+    this.#begin((SUBSYSTEM << 8) | Message.DESTROYTABLE, REQUEST, family)
+    this.#string(1, name)
     return this.#end()
   }
 

@@ -9,9 +9,10 @@
  *
  * Only SYNs of plain connections are ever seen, so that these run at the kernel's speed and outlive the daemon.
  *
- * `nft flush ruleset` of a firewall that starts anew removes all of it; `restore` puts it back with every connection.
+ * `nft flush ruleset` of a firewall that starts anew passes by a table with an owner (ADR 0381). Where the kernel has none it removes all, and `restore` puts
+ * it back with every connection.
  */
-import { EBUSY, ENOENT, EOPNOTSUPP } from '../core/errno.ts'
+import { EBUSY, EINVAL, ENOENT, EOPNOTSUPP } from '../core/errno.ts'
 import { Protocol } from '../core/ip.ts'
 import { TCP, TcpFlag } from '../core/tcp.ts'
 import type { Ledger } from '../linux/ledger.ts'
@@ -26,6 +27,7 @@ import {
   NfFamily,
   NfHook,
   NfType,
+  OWNED_TABLE,
   PayloadBase,
   register32,
 } from '../linux/nf_tables.ts'
@@ -44,6 +46,18 @@ const FAMILIES = [
 const SIDES = ['local', 'wire', 'same'] as const
 /** Its elements are those of `local` whose packets leave by an access of their own, with its mark. */
 const SENT = 'sent'
+/** What a kernel may not have: tables with an owner (Linux 6.9), and the expression that queues; all have the target of iptables. */
+interface Way {
+  readonly owned: boolean
+  readonly target: boolean
+}
+const WAYS: readonly Way[] = [
+  { owned: true, target: false },
+  { owned: true, target: true },
+  { owned: false, target: false },
+  { owned: false, target: true },
+]
+const UNKNOWN: readonly number[] = [EINVAL, ENOENT, EOPNOTSUPP]
 type Family = (typeof FAMILIES)[number]
 const { SYN, ACK, RST, FIN } = TcpFlag
 
@@ -98,13 +112,14 @@ export class Filter {
   }
 
   #install(family: Family, forward: boolean): void {
-    try {
-      this.#replace(family, false, forward)
-    } catch (error) {
-      // A kernel without the expression has the target of iptables.
-      if (!(error instanceof KernelError) || ![ENOENT, EOPNOTSUPP].includes(error.errno)) throw error
-      this.#replace(family, true, forward)
-    }
+    for (let i = 0; ; i++)
+      try {
+        this.#replace(family, WAYS[i]!, forward)
+        return
+      } catch (error) {
+        const isUnknown = error instanceof KernelError && UNKNOWN.includes(error.errno)
+        if (!isUnknown || i === WAYS.length - 1) throw error
+      }
   }
 
   #clear(): void {
@@ -112,10 +127,12 @@ export class Filter {
     this.#sent.clear()
   }
 
-  #replace(family: Family, target: boolean, forward: boolean): void {
+  #replace(family: Family, { owned, target }: Way, forward: boolean): void {
     const { family: number, size } = family
+    const batch = new NfBatch()
+    if (owned) batch.destroyTable(number, this.#table).table(number, this.#table, OWNED_TABLE)
     // Made first: deleting what is not there would fail.
-    const batch = new NfBatch().table(number, this.#table).deleteTable(number, this.#table)
+    else batch.table(number, this.#table).deleteTable(number, this.#table).table(number, this.#table)
     this.#rules(batch, family, target, forward)
     for (const set of SIDES) {
       const mine = [...this.#watched[set].values()].filter(({ local }) => local.length === size)
@@ -203,7 +220,6 @@ export class Filter {
   #rules(batch: NfBatch, family: Family, target: boolean, forward: boolean): void {
     const { family: number, size, type } = family
     const table = this.#table
-    batch.table(number, table)
     for (const name of SIDES)
       batch.map(number, table, {
         name,

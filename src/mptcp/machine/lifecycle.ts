@@ -158,6 +158,7 @@ function kick(connection: Connection, now: number): void {
     }
   } else provoke(connection)
   connection.sendDataFin(false)
+  if (connection.finLocal >= 0 && connection.dataUna <= connection.finLocal) active.ask(now)
   connection.askWindow()
 }
 

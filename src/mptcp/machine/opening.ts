@@ -274,6 +274,7 @@ export class Openings {
       return true
     }
     this.#makeRoom(connection, now)
+    this.#makeRoomForJoin(connection, now)
     const living = connection.subflows.filter(({ state }) => state !== 'dead')
     const waiting = living.filter(({ state }) => state === 'syn-received').length
     if (
@@ -326,6 +327,17 @@ export class Openings {
     )
     if (oldest !== undefined && now - oldest.heardAt > SILENT)
       loseSubflow(connection, oldest, 'another needs its place', 'ended', this.#registry, now)
+  }
+
+  /**
+   * Joins that nobody finished keep out no other one for long: the oldest whose SYN/ACK had to be sent again makes room. One that has
+   * just begun stays, so that strangers who know the token cannot push out a join between its SYN and its third packet.
+   */
+  #makeRoomForJoin(connection: Connection, now: number): void {
+    const waiting = connection.subflows.filter(({ state }) => state === 'syn-received')
+    const oldest = waiting.find(({ tries }) => tries > 1)
+    if (waiting.length >= HALF_OPEN && oldest !== undefined)
+      loseSubflow(connection, oldest, 'its handshake was not finished', 'silent', this.#registry, now)
   }
 
   /** A further subflow works. */

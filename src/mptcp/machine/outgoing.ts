@@ -27,6 +27,8 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
   if ((segment.flags & FIN) !== 0) {
     connection.finLocal = end
     connection.sendDataFin(false)
+    // The peer answers as it answers data.
+    if (connection.dataUna <= end) connection.active?.ask(now)
     if (connection.active !== undefined) sent.add(connection.active)
   }
   const dss = connection.dataAck()

@@ -72,6 +72,30 @@ test('a join with a token that nobody has is not the proxy’s; one with a right
   completes(pair)
 })
 
+test('joins that nobody finishes keep out no other for long: the oldest makes room once its answer had to be sent again', () => {
+  const pair = underWay()
+  const server = connection(pair, 'server')
+  const join = (port: number) => {
+    const { token } = server.localKey
+    const option = { type: 'join', backup: false, id: 5, token, nonce: port } as const
+    // Nobody there answers, not even with a reset.
+    const tuple = { ...from(port), remote: Uint8Array.of(10, 77, 0, 9) }
+    pair.server.in(forge({ tuple, seq: port, flags: SYN, options: [option] }))
+  }
+  const waiting = () =>
+    server.subflows
+      .filter(({ state }) => state === 'syn-received')
+      .map(({ tuple: { remotePort } }) => remotePort)
+  for (let port = 1; port <= 5; port++) join(port)
+  // One between its SYN and its third packet is not pushed out by those who come after it.
+  assert.deepEqual(waiting(), [1, 2, 3, 4])
+  const until = pair.now + 300
+  pair.run(() => pair.now >= until)
+  join(6)
+  assert.deepEqual(waiting(), [2, 3, 4, 6])
+  completes(pair)
+})
+
 test('MP-17, RFC 5961: a reset counts only at the place that is due, and MP_FASTCLOSE only with the key', () => {
   const pair = underWay()
   const client = connection(pair)

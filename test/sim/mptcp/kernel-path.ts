@@ -418,7 +418,7 @@ function verify(packet: Uint8Array, ip: number): void {
   assert.equal(sum, 0, 'the checksum is wrong')
 }
 
-function seal(packet: Uint8Array, ip: number): void {
+export function seal(packet: Uint8Array, ip: number): void {
   const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
   view.setUint16(10, 0)
   view.setUint16(10, checksum(view, 0, ip))

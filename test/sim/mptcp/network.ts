@@ -12,6 +12,7 @@ import { type OutSegment, payloadLength, Segment, type Tuple } from '../../../sr
 import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import { KernelPath } from './kernel-path.ts'
+import type { Nat } from './nat.ts'
 import { type TcpInit, TcpModel } from './tcp-model.ts'
 import type { Trace } from './trace.ts'
 
@@ -23,6 +24,11 @@ export interface PathConditions {
   twice: number
   /** What is sent while it is false is lost, without a word. */
   works: boolean
+  /** Bytes per ms, each way, and how long (ms) a packet may wait for its turn. */
+  rate: number
+  queue: number
+  /** Between the client and this path. */
+  nat: Nat | undefined
 }
 
 export interface PairInit {
@@ -32,8 +38,12 @@ export interface PairInit {
   readonly paths?: number
   readonly conditions?: Partial<PathConditions>
   readonly init?: Partial<MptcpInit>
+  /** A TCP may get options that it does not know, as after a fallback. */
+  readonly takesOptions?: boolean
   /** Both proxies keep what the next one needs. */
   readonly keep?: boolean
+  /** Paths that carry data only while no other works. */
+  readonly backups?: readonly number[]
   /** Hosts whose kernel takes connections (ADR 0230). */
   readonly kernel?: readonly ('client' | 'server')[]
   /** How long (ms) at most packets wait in a queue of such a host. */
@@ -48,6 +58,16 @@ const SERVER = Uint8Array.of(10, 9, 0, 2)
 const MTU = 1500
 /** Connections that a host keeps. */
 export const SLOTS = 4
+const PERFECT: PathConditions = {
+  delay: 15,
+  jitter: 0,
+  loss: 0,
+  twice: 0,
+  works: true,
+  rate: Number.POSITIVE_INFINITY,
+  queue: Number.POSITIVE_INFINITY,
+  nat: undefined,
+}
 const SERVER_ACCESSES: readonly AccessInfo[] = [
   { name: 'eth0', addresses: [SERVER], mtu: MTU, backup: false },
 ]
@@ -59,6 +79,8 @@ export class Host {
   memory: RecordMemory | undefined
   /** Its proxy was killed, and what it should translate is lost. */
   dead = false
+  /** Its packet rules were removed: what is to be translated passes as it is. */
+  flushed = false
   tcp: TcpModel | undefined
   kernel: KernelPath | undefined
   /** By direction: when the newest packet in its queue is read. */
@@ -125,6 +147,7 @@ export class Host {
     const begin = () => {
       this.dead = false
       this.machine.resume(this.#pair.now)
+      this.machine.setAccesses(this.#pair.accessesOf(this.#name), this.#pair.now)
       this.flush()
     }
     // Until then nobody reads the queues, and nothing is sent.
@@ -177,7 +200,8 @@ export class Host {
   }
 
   #handleOut(packet: Uint8Array): void {
-    if (this.dead) return
+    if (this.flushed) this.#pair.wire(packet, this.#name)
+    if (this.dead || this.flushed) return
     const ours = this.machine.handleOutgoing(this.#read(packet, true), this.#pair.now)
     this.#events()
     if (!ours) this.#pair.wire(packet, this.#name)
@@ -198,7 +222,8 @@ export class Host {
   }
 
   #handleIn(packet: Uint8Array): void {
-    if (this.dead) return
+    if (this.flushed) this.#pair.toTcp(this.#name, packet)
+    if (this.dead || this.flushed) return
     const segment = this.#read(packet, false)
     const access = this.#name === 'server' ? 'eth0' : `acc${packet[17]}`
     const ours = this.machine.handleIncoming(segment, access, this.#pair.now)
@@ -260,6 +285,8 @@ export class Pair {
   refused = false
   /** How long (ms) a proxy that takes over needs to install its rules and programs. */
   installing = 0
+  /** When the line of a path, one each way, is free again. */
+  readonly #lines = new Map<PathConditions, [number, number]>()
   /** Nothing more is to happen by itself. */
   over = false
   /** Where what happens is written down (trace.ts). */
@@ -269,8 +296,7 @@ export class Pair {
     this.#init = init
     this.random = seeded(init.seed)
     const count = init.paths ?? 2
-    for (let i = 0; i < count; i++)
-      this.paths.push({ delay: 15, jitter: 0, loss: 0, twice: 0, works: true, ...init.conditions })
+    for (let i = 0; i < count; i++) this.paths.push({ ...PERFECT, ...init.conditions })
     this.client = new Host(this, 'client', this.random, { ...init.init })
     this.server = new Host(this, 'server', this.random, { ...init.init })
     this.tuple = { local: addressOf(0), localPort: 40_000, remote: SERVER, remotePort: PORT }
@@ -287,7 +313,7 @@ export class Pair {
     const isn = () => Math.floor(this.random() * 4294967296)
     const sack = init.sack ?? true
     const [client, server] = init.bytes
-    const takesOptions = init.kernel !== undefined
+    const takesOptions = init.kernel !== undefined || init.takesOptions === true
     const common = {
       sack,
       mss: 1460,
@@ -319,15 +345,20 @@ export class Pair {
     this.usable = new Set(usable)
     this.trace?.note(this.now, `accesses ${[...usable].sort().map((i) => i + 1)}`)
     if (this.client.dead) return
-    this.client.machine.setAccesses(this.#accesses('client'), this.now)
+    this.client.machine.setAccesses(this.accessesOf('client'), this.now)
     this.client.flush()
   }
 
-  #accesses(name: 'client' | 'server'): readonly AccessInfo[] {
+  accessesOf(name: 'client' | 'server'): readonly AccessInfo[] {
     if (name === 'server') return SERVER_ACCESSES
     return [...this.usable]
       .sort()
-      .map((i) => ({ name: `acc${i + 1}`, addresses: [addressOf(i)], mtu: MTU, backup: false }))
+      .map((i) => ({
+        name: `acc${i + 1}`,
+        addresses: [addressOf(i)],
+        mtu: MTU,
+        backup: this.#init.backups?.includes(i) ?? false,
+      }))
   }
 
   /** The proxy of a host is killed, and another one takes over so much later (ms). */
@@ -336,7 +367,7 @@ export class Pair {
     if (host.dead) return
     host.kill()
     this.at(this.now + after, () => {
-      if (host.restart(this.#accesses(name)) > 0) this.refused = true
+      if (host.restart(this.accessesOf(name)) > 0) this.refused = true
     })
   }
 
@@ -355,19 +386,35 @@ export class Pair {
     const path = address[1]! - 1
     const conditions = this.paths[path]
     if (conditions === undefined) return
+    const { nat } = conditions
+    const seen = nat === undefined ? packet : toServer ? nat.out(packet) : nat.in(packet)
+    if (seen === undefined) {
+      this.trace?.packet(this.now, packet, toServer, ' NO MAPPING')
+      return
+    }
+    if (nat !== undefined) {
+      // The observer is outside; nobody else tampers with packets there.
+      this.#carry(seen, conditions, toServer, toServer ? seen : packet)
+      return
+    }
     const passed = this.#init.middlebox?.(packet, path, toServer) ?? [packet]
     for (const each of passed) this.#carry(each, conditions, toServer)
   }
 
-  #carry(packet: Uint8Array, conditions: PathConditions, toServer: boolean): void {
-    this.observer.sent(packet, toServer)
-    const lost = !conditions.works || this.random() < conditions.loss
+  #carry(packet: Uint8Array, conditions: PathConditions, toServer: boolean, outside = packet): void {
+    this.observer.sent(outside, toServer)
+    const { rate, queue } = conditions
+    const line = this.#lines.get(conditions) ?? [0, 0]
+    this.#lines.set(conditions, line)
+    const turn = Math.max(this.now, line[toServer ? 0 : 1])
+    const lost = !conditions.works || this.random() < conditions.loss || turn - this.now > queue
     this.trace?.packet(this.now, packet, toServer, lost ? ' LOST' : '')
     if (lost) return
+    line[toServer ? 0 : 1] = turn + packet.length / rate
     const copies = conditions.twice > 0 && this.random() < conditions.twice ? 2 : 1
     for (let i = 0; i < copies; i++) {
       const copy = packet.slice()
-      this.at(this.now + conditions.delay + this.random() * conditions.jitter, () => {
+      this.at(turn + conditions.delay + this.random() * conditions.jitter, () => {
         if (conditions.works) this[toServer ? 'server' : 'client'].in(copy)
       })
     }
@@ -429,10 +476,13 @@ class Observer {
   problem = ''
   /** Acknowledgements overtake data that wait in a queue, and what waits in that of a killed proxy is lost. */
   overtakes = false
+  /** What passes without a proxy has other numbers, and acknowledges FINs that were none on the wire. */
+  looksAway = false
   readonly #flows = new Map<string, { isn: number; sent: number }>()
   readonly #segment = new Segment()
 
   sent(packet: Uint8Array, toServer: boolean): void {
+    if (this.looksAway) return
     const { segment, key } = this.#read(packet, toServer)
     const flow = this.#flows.get(key)
     if ((segment.flags & 2) !== 0) {

@@ -218,6 +218,28 @@ test('an access that goes silent is left though nobody says that it is gone', ()
   }
 })
 
+test('MP-16: the end of a stream goes over another subflow when its own is silent, though no data do', () => {
+  const segment = new Segment()
+  let lost = 0
+  const pair = new Pair({
+    seed: 4,
+    bytes: [20_000, 30],
+    middlebox: (packet, _path, toServer) => {
+      segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, true)
+      return toServer && segment.option('dss')?.dataFin === true && lost++ === 0 ? [] : [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  assert.ok(pair.run(() => pair.client.tcp!.acknowledged === 20_000 && lost > 0))
+  pair.paths[0]!.works = false
+  assert.ok(
+    pair.run(() => pair.client.tcp!.acknowledged === 20_001, 1500),
+    'the server has heard it',
+  )
+  assert.equal(pair.client.machine.counts.blackHoles, 1)
+  finish(pair)
+})
+
 test('MP-56: a connection that began before its address was known for that of an access leaves it when it is lost', () => {
   const pair = new Pair({ seed: 4, bytes: [3_000_000, 0] })
   pair.setAccesses(new Set())

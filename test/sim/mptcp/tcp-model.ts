@@ -129,6 +129,11 @@ export class TcpModel {
     return this.#timer
   }
 
+  /** The program reads nothing. */
+  get stalled(): boolean {
+    return this.#stalled
+  }
+
   /** A host answers so what is for no connection that it has (RFC 9293 §3.10.7.1). */
   #refuse({ tuple, flags, seq, ack }: Segment): void {
     if ((flags & RST) !== 0) return
