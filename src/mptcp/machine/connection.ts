@@ -45,8 +45,8 @@ export const DSS_ROOM = 28
  * with there (engine.ts): in the end the peer is offered half the window (`#windowOn`).
  */
 const REPLACED = 1
-/** Newest payload kept of each connection to start it again after a break. */
-const HELD_MAX = 1400
+/** Newest payload kept of each connection to start it again after a break: a whole segment (`clampedMss`). */
+const HELD_MAX = 1500 - TCP.MIN_HEADER - 20 - DSS_ROOM
 /** Rooms for such payload that are kept for the next. */
 const MAX_SPARE = 64
 const NO_OPTIONS: readonly MptcpOption[] = []
@@ -260,9 +260,12 @@ export class Connection {
     return offsetOf(ack, this.peerIsn, this.tan)
   }
 
-  /** Keeps a copy of the end of what goes out. */
+  /**
+   * Keeps a copy of the last segment of what goes out, as the device cuts it: of less than a whole one no selective acknowledgement counts
+   * (tcp_match_skb_to_sack in Linux).
+   */
   hold(segment: Segment, dsn: number, length: number): void {
-    const size = Math.min(length, HELD_MAX)
+    const size = Math.min(((length - 1) % this.segmentSize) + 1, HELD_MAX)
     this.held ??= { bytes: this.host.spare.pop() ?? new Uint8Array(HELD_MAX), dsn: 0, length: 0 }
     this.held.dsn = dsn + length - size
     this.held.length = size

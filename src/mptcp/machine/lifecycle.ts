@@ -156,6 +156,8 @@ function kick(connection: Connection, now: number): void {
       sendMapped(connection, place.subflow, place.run, at, bytes, TcpFlag.ACK | TcpFlag.PSH)
       at += place.length
     }
+    // The peer will have it: to say so now, and not when it does, saves the local TCP a round trip.
+    if (at === end && connection.sacks) connection.acknowledgeLocal([{ left: held.dsn, right: end }])
   } else provoke(connection)
   connection.sendDataFin(false)
   if (connection.finLocal >= 0 && connection.dataUna <= connection.finLocal) active.ask(now)

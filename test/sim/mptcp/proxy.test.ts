@@ -5,7 +5,7 @@ import { TcpFlag } from '../../../src/core/tcp.ts'
 import { retryAfter } from '../../../src/mptcp/machine/joins.ts'
 import { probe } from '../../../src/mptcp/machine/lifecycle.ts'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
-import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
+import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
 import { type Host, Pair } from './network.ts'
 import { forge } from './packets.ts'
 import { randomHandovers } from './random-handovers.ts'
@@ -216,6 +216,39 @@ test('an access that goes silent is left though nobody says that it is gone', ()
     assert.equal(pair.client.machine.counts.blackHoles + pair.server.machine.counts.blackHoles, 1)
     assert.ok(pair.now < 2500, `${bytes}: ${pair.now} ms`)
   }
+})
+
+test('MP-56: with SACK the local TCP sends what was lost in the moment in which another subflow takes over, not when its peer has said so', () => {
+  const segment = new Segment()
+  // From the break on: when the oldest byte that is not acknowledged goes over the other path.
+  let [lost, oldest, again] = [Number.POSITIVE_INFINITY, 0, Number.POSITIVE_INFINITY]
+  const pair = new Pair({
+    seed: 4,
+    bytes: [9_000_000, 0],
+    conditions: { delay: 30, rate: 2500 },
+    middlebox: (packet, path, toServer) => {
+      segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, true)
+      const map = segment.option('dss')?.map
+      const [connection] = pair.client.machine.connections
+      if (toServer && path === 1 && map !== undefined && segment.payloadLength > 0) {
+        const at = offsetOfDsn(connection!.localKey, map.dsn, oldest)!
+        if (at <= oldest && at + map.length > oldest) again = Math.min(again, pair.now)
+      }
+      return [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  pair.at(500, () => {
+    pair.paths[0]!.works = false
+  })
+  pair.at(520, () => {
+    lost = pair.now
+    oldest = pair.client.machine.connections[0]!.dataUna
+    pair.setAccesses(new Set([1]))
+  })
+  assert.ok(pair.run(() => Number.isFinite(again), 2000))
+  assert.ok(again - lost < 1, `${again - lost} ms`)
+  finish(pair)
 })
 
 test('MP-16: the end of a stream goes over another subflow when its own is silent, though no data do', () => {
