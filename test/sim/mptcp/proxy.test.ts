@@ -222,6 +222,8 @@ test('MP-56: with SACK the local TCP sends what was lost in the moment in which 
   const segment = new Segment()
   // From the break on: when the oldest byte that is not acknowledged goes over the other path.
   let [lost, oldest, again] = [Number.POSITIVE_INFINITY, 0, Number.POSITIVE_INFINITY]
+  // And when the newest does, of which the peer then says that it has it.
+  let [newest, kicked] = [0, Number.POSITIVE_INFINITY]
   const pair = new Pair({
     seed: 4,
     bytes: [9_000_000, 0],
@@ -233,6 +235,7 @@ test('MP-56: with SACK the local TCP sends what was lost in the moment in which 
       if (toServer && path === 1 && map !== undefined && segment.payloadLength > 0) {
         const at = offsetOfDsn(connection!.localKey, map.dsn, oldest)!
         if (at <= oldest && at + map.length > oldest) again = Math.min(again, pair.now)
+        if (at + map.length === newest) kicked = Math.min(kicked, pair.now)
       }
       return [packet]
     },
@@ -243,11 +246,14 @@ test('MP-56: with SACK the local TCP sends what was lost in the moment in which 
   })
   pair.at(520, () => {
     lost = pair.now
-    oldest = pair.client.machine.connections[0]!.dataUna
+    const [connection] = pair.client.machine.connections
+    oldest = connection!.dataUna
+    newest = connection!.sndMax
     pair.setAccesses(new Set([1]))
   })
   assert.ok(pair.run(() => Number.isFinite(again), 2000))
   assert.ok(again - lost < 1, `${again - lost} ms`)
+  assert.ok(kicked - lost < 1, `${kicked - lost} ms`)
   finish(pair)
 })
 

@@ -54,8 +54,11 @@ test('MP-15: ADD_ADDR is signed over id, address and port, by the last 64 bits',
     dump('0a020002'),
     0,
   )
-  const whole = nodeSha256.hmac(dump('01020304050607081112131415161718'), dump('02 0a020002 0000'))
+  const keys = dump('01020304050607081112131415161718')
+  const whole = nodeSha256.hmac(keys, dump('02 0a020002 0000'))
   assert.deepEqual(a, whole.slice(24))
+  const withPort = addAddrHmac(nodeSha256, keys.slice(0, 8), keys.slice(8), 2, dump('0a020002'), 8081)
+  assert.deepEqual(withPort, nodeSha256.hmac(keys, dump('02 0a020002 1f91')).slice(24))
 })
 
 test('MP-15: a key whose token is taken is made anew', () => {
