@@ -7,6 +7,7 @@ import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { RecvTable } from '../../../src/mptcp/tables.ts'
 import type { CapableOption } from '../../../src/mptcp/wire.ts'
+import { Alone } from './alone.ts'
 import { Pair } from './network.ts'
 import { forge } from './packets.ts'
 
@@ -255,6 +256,28 @@ test('SYNs with MP_CAPABLE take at most the places of their source; later ones s
   // A host that opens its own connection is still served.
   pair.client.tcp!.connect(pair.now)
   completes(pair)
+})
+
+test('a source has as many places as before when one of its connections is forgotten, and no more', () => {
+  const alone = new Alone({ perSource: 2 })
+  const opens = (port: number) => alone.in({ ...from(port), localPort: 80 }, SYN, { options: [CAPABLE] })
+  const refused = () => alone.machine.counts.refused
+  opens(1)
+  opens(2)
+  opens(3)
+  assert.equal(refused(), 1)
+  // This host has nobody there.
+  for (const [gone, next, last] of [
+    [1, 4, 5],
+    [2, 6, 7],
+  ] as const) {
+    alone.out(from(gone), RST | ACK)
+    opens(next)
+    assert.equal(refused(), gone, 'its place')
+    opens(last)
+    assert.equal(refused(), gone + 1, 'no other')
+  }
+  assert.equal(alone.machine.connections.length, 2)
 })
 
 test('SYNs from everywhere leave places: own connections are translated as before', () => {
