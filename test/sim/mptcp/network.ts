@@ -351,14 +351,12 @@ export class Pair {
 
   accessesOf(name: 'client' | 'server'): readonly AccessInfo[] {
     if (name === 'server') return SERVER_ACCESSES
-    return [...this.usable]
-      .sort()
-      .map((i) => ({
-        name: `acc${i + 1}`,
-        addresses: [addressOf(i)],
-        mtu: MTU,
-        backup: this.#init.backups?.includes(i) ?? false,
-      }))
+    return [...this.usable].sort().map((i) => ({
+      name: `acc${i + 1}`,
+      addresses: [addressOf(i)],
+      mtu: MTU,
+      backup: this.#init.backups?.includes(i) ?? false,
+    }))
   }
 
   /** The proxy of a host is killed, and another one takes over so much later (ms). */
