@@ -18,6 +18,7 @@ import {
   LEAST_DIRECTION,
   type Message,
   messageCodec,
+  type Prekey,
   type RelaySide,
   Route,
   Status,
@@ -51,6 +52,8 @@ export interface Foreign {
   readonly publicKey: Uint8Array
   readonly hosts: readonly Candidate[]
   readonly observed: Endpoint
+  /** At most one, for packets behind message 1; it goes with the first direction. */
+  readonly prekeys: Prekey[]
 }
 
 export interface AbroadParts extends MachineComponents {
@@ -81,12 +84,18 @@ export interface AbroadParts extends MachineComponents {
       readonly route: Route
       readonly pairKey: Uint8Array
       readonly relays: readonly RelaySide[]
+      readonly prekeys?: readonly Prekey[]
+      readonly prekeyIndex?: number
     },
     by: string,
     done: ((status: Status, now: number) => void) | undefined,
     now: number,
   ) => void
   readonly pairKey: (secret: Uint8Array, a: KeyAndName, b: KeyAndName) => Uint8Array
+  /** A key of our node's for packets behind message 1, which is now given out, once for each question. Absent: none is. */
+  readonly lendPrekey?: (name: string, question: string, now: number) => Prekey | undefined
+  /** The direction that names it is there. */
+  readonly usePrekey?: (name: string, index: number) => void
   readonly step: (from: string, to: string, type: Type, now: number) => void
 }
 
@@ -173,8 +182,10 @@ export class Abroad {
       return
     }
     partners.pin(partner)
+    const prekey = foreign.prekeys.shift()
     const message = padded({
       type: Type.ROUTE_DIRECTION,
+      ...(prekey !== undefined && { prekeyIndex: prekey.index }),
       ...{ name: mn, nodeName: foreign.name, route: routes.cn },
       lease: leases.leaseOf(record, undefined),
       candidates: candidatesOf(location),
@@ -197,7 +208,10 @@ export class Abroad {
     tell(
       mn,
       peer,
-      { route: routes.mn, pairKey: pairKey(keys.secret, record, foreign), relays },
+      {
+        ...{ route: routes.mn, pairKey: pairKey(keys.secret, record, foreign), relays },
+        ...(prekey !== undefined && { prekeys: [prekey] }),
+      },
       mn,
       undefined,
       now,
@@ -227,13 +241,15 @@ export class Abroad {
   #foreignOf(
     partner: string,
     name: string,
-    { lease: bytes, candidates = [], observed }: Message,
+    { lease: bytes, candidates = [], observed, prekeys = [] }: Message,
   ): Foreign | undefined {
     const lease = bytes && this.#leaseOf(partner, name, bytes)
     if (bytes === undefined || lease === undefined || observed === undefined) return undefined
     const hosts = candidates.filter(({ kind }) => kind === 'host')
-    const { partners: of } = this.#parts
-    return { name, partner, of, lease: bytes, publicKey: lease.publicKey, hosts, observed }
+    const { partners: of, lendPrekey } = this.#parts
+    // Coordinators that lend keys take them.
+    const taken = lendPrekey === undefined ? [] : prekeys.slice(0, 1)
+    return { name, partner, of, lease: bytes, publicKey: lease.publicKey, hosts, observed, prekeys: taken }
   }
 
   /** The lease, if the zone of this name has signed it for it, with an address that is of this zone or, another's, is not of ours. */
@@ -265,14 +281,18 @@ export class Abroad {
       reply({ type, transaction, status: status === Status.DONE ? Status.NOT_REGISTERED : status })
       return
     }
-    const then = (location: Location | undefined) => {
-      if (location === undefined) reply({ type, transaction, status: Status.NOT_REGISTERED })
-      else
-        reply({
-          ...{ type, transaction, status, observed: location.observed },
-          lease: this.#parts.leases.leaseOf(record, undefined),
-          candidates: location.hosts.slice(0, MAX_HOSTS),
-        })
+    const then = (location: Location | undefined, at: number) => {
+      if (location === undefined) {
+        reply({ type, transaction, status: Status.NOT_REGISTERED })
+        return
+      }
+      const prekey = this.#parts.lendPrekey?.(record.name, `${partner} ${transaction}`, at)
+      reply({
+        ...{ type, transaction, status, observed: location.observed },
+        lease: this.#parts.leases.leaseOf(record, undefined),
+        candidates: location.hosts.slice(0, MAX_HOSTS),
+        ...(prekey !== undefined && { prekeys: [prekey] }),
+      })
     }
     const reached = this.#parts.reach(record.name, this.#parts.partners.askerOf(partner, nodeName), then, now)
     if (reached !== Status.DONE) reply({ type, transaction, status: reached })
@@ -319,6 +339,7 @@ export class Abroad {
       route,
       pairKey: pairKey(keys.secret, record, { name: mn, publicKey: lease.publicKey }),
       relays: [...(message.relays ?? [])].reverse(),
+      ...this.#lent(cn, message.prekeyIndex),
     }
     const done = (status: Status) => {
       share.underWay--
@@ -326,6 +347,13 @@ export class Abroad {
       answer(status)
     }
     tell(cn, peer, direction, partners.askerOf(partner, mn), done, now)
+  }
+
+  #lent(cn: string, index: number | undefined): { readonly prekeyIndex?: number } {
+    const { usePrekey } = this.#parts
+    if (index === undefined || usePrekey === undefined) return {}
+    usePrekey(cn, index)
+    return { prekeyIndex: index }
   }
 
   /** Undefined: it is not answered, and asked again. */

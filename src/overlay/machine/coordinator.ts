@@ -34,7 +34,7 @@ import {
   Type,
   Want,
 } from '../wire/message.ts'
-import { Abroad, candidatesOf, type Foreign, type KeyAndName, type Peer } from './abroad.ts'
+import { Abroad, type AbroadParts, candidatesOf, type Foreign, type KeyAndName, type Peer } from './abroad.ts'
 import { mayAsk, type OpenTo } from './access.ts'
 import { Answerer, type AnswerSession, type Arrival, type Holder } from './answerer.ts'
 import { Apart } from './apart.ts'
@@ -124,6 +124,9 @@ const MAX_LOCATIONS = 2_000_000
 /** SESSION_REQUESTs and OPENs a second beyond which sources are limited one by one. */
 const LOAD = 2000
 const MAX_FACTOR = 3
+/** How long a key that another coordinator has waits for its direction (ms), and keys that do. */
+const LENT_MS = 10_000
+const MAX_LENT = 1024
 /** How long a question of another zone waits for another coordinator of ours (ms), and questions that are remembered. */
 const PASSED_MS = 5000
 const MAX_PASSED = 4096
@@ -213,6 +216,11 @@ export class Coordinator {
   readonly #fellows: Fellows | undefined
   /** Directions with them. */
   readonly #beside: Abroad | undefined
+  /** Keys of nodes for packets behind message 1 that other coordinators have and have not named yet, by node and index. */
+  readonly #lent = new Map<
+    string,
+    { readonly name: string; readonly question: string; readonly prekey: Prekey; readonly at: number }
+  >()
   /** Questions of other zones that other coordinators of ours answer, and what they have answered. */
   readonly #passed = new Map<string, Message | undefined>()
   readonly #notifier: Notifier
@@ -286,8 +294,9 @@ export class Coordinator {
       end: (mn: string, cn: string) => this.#underWay.delete(`${mn} ${cn}`),
       hasRelays: () => this.#relays.count > 0,
     }
-    const abroadWith = (partners: Partners) =>
+    const abroadWith = (partners: Partners, lends?: Pick<AbroadParts, 'lendPrekey' | 'usePrekey'>) =>
       new Abroad({
+        ...lends,
         ...{ ...shared, partners },
         reach: (name, by, then, now) => this.#reach(name, by, then, now),
         order: (mn, cn, another, now) => this.#orderAbroad(mn, cn, another, now),
@@ -309,7 +318,10 @@ export class Coordinator {
       log: (level, message) => this.#emit({ type: 'log', level, message }),
     })
     this.#fellows = fellows
-    this.#beside = abroadWith(fellowPartners(fellows, directory, { ...init, secret: this.#pairSecret }))
+    this.#beside = abroadWith(fellowPartners(fellows, directory, { ...init, secret: this.#pairSecret }), {
+      lendPrekey: (name, question, now) => this.#lendPrekey(name, question, now),
+      usePrekey: (name, index) => this.#lent.delete(`${name} ${index}`),
+    })
   }
 
   /** Registered nodes, and what was counted since the start. */
@@ -831,8 +843,9 @@ export class Coordinator {
 
   /** What another coordinator of the zone asks, also for one of another zone, whose question it passes on. */
   #fromBeside(fellow: string, message: Message, reply: Reply, now: number): void {
-    const zone = zoneOf(pairOfQuestion(message).mn)
-    if (zone === this.#init.zone) this.#beside?.handle(fellow, message, reply, now)
+    const { mn } = pairOfQuestion(message)
+    const zone = zoneOf(mn)
+    if (zone === this.#init.zone || !isFullName(mn)) this.#beside?.handle(fellow, message, reply, now)
     // Not answered, it is asked again: the other zone's keys are being looked up.
     else if (this.#zones.knows(zone, now)) this.#abroad.handle(zone, message, reply, now)
   }
@@ -1024,6 +1037,24 @@ export class Coordinator {
     this.#tell(mnName, this.#peerOf(cn, b), toMn, mnName, undefined, now)
   }
 
+  /** To another coordinator of the zone, whose direction will name it; if none does, the node may name it again. */
+  #lendPrekey(name: string, question: string, now: number): Prekey | undefined {
+    for (const [key, lent] of this.#lent) {
+      if (lent.at + LENT_MS > now && this.#lent.size < MAX_LENT) break
+      this.#lent.delete(key)
+      const owner = this.#nodes.get(lent.name)
+      if (owner !== undefined) takeBack(owner, { prekeyIndex: lent.prekey.index })
+    }
+    for (const lent of this.#lent.values())
+      if (lent.question === question && lent.name === name) return lent.prekey
+    const node = this.#nodes.get(name)
+    const prekey = node?.prekeys.shift()
+    if (node === undefined || prekey === undefined) return undefined
+    if (node.given.push(prekey.index) > MAX_GIVEN) node.given.shift()
+    this.#lent.set(`${name} ${prekey.index}`, { name, question, prekey, at: now })
+    return prekey
+  }
+
   #peerOf(node: Node, record: NodeRecord): Peer {
     const lease = this.#leases.leaseOf(record, undefined)
     return { name: node.name, lease, candidates: candidatesOf(node) }
@@ -1181,7 +1212,7 @@ function addPrekeys({ prekeys: known, given }: Node, { prekeys = [] }: Message):
 }
 
 /** The node has not followed this direction: it still has the key, and may name it again. */
-function takeBack({ given }: Node, { prekeyIndex = -1 }: Message): void {
+function takeBack({ given }: Node, { prekeyIndex = -1 }: Pick<Message, 'prekeyIndex'>): void {
   const at = given.indexOf(prekeyIndex)
   if (at >= 0) given.splice(at, 1)
 }

@@ -64,6 +64,8 @@ const STRANGERS_RATE = 20
 const STRANGERS_BURST = 40
 /** A claim that was made before a sign of life has come so long after it (ms), or is lost. */
 const LATE_MS = 2000
+/** Numbers of claims that are kept of a coordinator: more than come in that time. */
+const MAX_COME = 100_000
 /** Clocks may differ by so much (ms): a sign of life that is older was kept back. */
 const MAX_SKEW = 5_000
 /** A claim is put again then (ms); the bus keeps it three times as long. */
@@ -524,7 +526,8 @@ export class Fellows {
   #entry(key: string, bytes: Uint8Array, now: number): void {
     const claim = this.#claimOf(key, bytes, now)
     if (claim === undefined) return
-    if (claim.number > claim.fellow.floor) claim.fellow.come.add(claim.number)
+    const { come, floor } = claim.fellow
+    if (claim.number > floor && come.size < MAX_COME) come.add(claim.number)
     const own = this.#parts.locatedAt(claim.name)
     // Of two of the same moment all take the same one.
     const ahead = own === undefined ? 1 : claim.at - Math.floor(own) || (claim.fellow.id > this.id ? 1 : -1)

@@ -10,9 +10,9 @@ import type { SoftInput, SoftOutput } from '../../../src/overlay/machine/fellows
 import { Fellows } from '../../../src/overlay/machine/fellows.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { softCodec } from '../../../src/overlay/wire/fellow.ts'
-import { Status } from '../../../src/overlay/wire/message.ts'
+import { type Prekey, Status } from '../../../src/overlay/wire/message.ts'
 import { MachineServers, ZONE } from '../../support/overlay-servers.ts'
-import { at, Nat, type NatKind, Network, type SimNode, type SimServerParts } from './network.ts'
+import { at, Nat, type NatKind, Network, SimNode, type SimServerParts } from './network.ts'
 
 /** As NATS: what is told reaches who listens then, what is put is kept, as long as it is not lost. */
 class Bus {
@@ -200,6 +200,55 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
       ])
       assert.ok(servers[1]!.steps.includes(`dc.test.example ${b.name} ROUTE_DIRECTION`))
     })
+
+  it('NT-40: a key for packets behind message 1 is given to a node of another coordinator, once; one whose direction is lost may be named again', () => {
+    const each = world()
+    const { net, bus, servers, a, b } = each
+    const made: Prekey[] = []
+    const prekey = () => {
+      made.push({ index: 100 + made.length, publicKey: net.fill(new Uint8Array(32)) })
+      return made.at(-1)!
+    }
+    const c = new SimNode(net, 'carol.test.example', 9, net.sites[0], undefined, { prekey })
+    c.machine.setCoordinator([at(`${HOSTS[1]}:6741`)], net.now)
+    c.use({ socket: 0, address: '198.51.100.9', port: 5009 })
+    net.until(() => servers[1]!.coordinator.location(c.name) !== undefined)
+    const ask = (node: SimNode) => {
+      const before = node.of('direction').length
+      node.machine.forget(c.name, net.now)
+      node.resolve(c.name)
+      net.until(() => node.of('direction').length > before)
+      return node.of('direction').at(-1)!.prekey?.index
+    }
+    assert.equal(ask(a), 100)
+    net.run(500)
+    // Its owner knows, and has put another in its place.
+    assert.equal(made.length, 3)
+    // A question that is repeated is answered with the same one, and the direction that would name it does not come.
+    const { length } = bus.all
+    bus.copies = (output) =>
+      output.type === 'soft-tell' && output.to === bus.members[1]!.id && bus.all.length > length ? 2 : 1
+    assert.equal(ask(a), 101)
+    net.run(500)
+    assert.equal(made.length, 4)
+    let told = 0
+    bus.copies = (output) =>
+      output.type === 'soft-tell' && output.to === bus.members[1]!.id && ++told > 1 ? 0 : 1
+    assert.equal(ask(a), 102)
+    net.run(15_000)
+    assert.equal(made.length, 4)
+    bus.copies = () => 1
+    assert.equal(ask(b), 103)
+    net.run(500)
+    // Another question ends what was lent, and the next registration brings it back.
+    assert.notEqual(ask(a), 102)
+    c.machine.register(net.now)
+    c.drain()
+    net.run(500)
+    const all = [ask(b), ask(a)]
+    assert.ok(all.includes(102), `${all}`)
+    assert.equal(new Set(all).size, 2)
+  })
 
   it('NT-18: the key of a pair is the same as with one coordinator: it stays when a node moves to another one', () => {
     const each = world()
@@ -856,6 +905,23 @@ describe('NT-15: what coordinators of a zone cost each other', () => {
         assert.ok(most <= 4000, `${most} in a second`)
       }
     })
+
+  it('what is claimed between two connections to the bus, and lost, is claimed again with all others', () => {
+    const { all, puts, run, up, now } = fellows(2, 3)
+    up()
+    run(5000)
+    // All is due, and not yet put again.
+    up()
+    run(100)
+    all[0]!.machine.located('n0-0.test.example', true, now())
+    run(100, () => false)
+    for (const { machine } of all) machine.handle({ type: 'soft-down' }, now())
+    puts.length = 0
+    run(300)
+    up()
+    run(3000)
+    assert.equal(puts.filter(({ from }) => from === 'c0').length, 3)
+  })
 
   it('who looks for many nodes that are nowhere leaves room for others; each look-up has its answer', () => {
     const { all, run, up, now } = fellows(2, 1)
