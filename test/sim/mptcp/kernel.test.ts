@@ -8,6 +8,7 @@ import { OptionWriter, type OutSegment, Segment } from '../../../src/mptcp/machi
 import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import type { Dsn } from '../../../src/mptcp/wire.ts'
+import { seal } from './kernel-path.ts'
 import { eager, finishes, type Kinds, nothingLeft, randomRun } from './kernel-runs.ts'
 import { Pair, type PairInit } from './network.ts'
 
@@ -143,6 +144,37 @@ test('issue 12, part 3: a connection whose peer used a backup for a while return
   assert.ok(into < 0, `${into}`)
   finishes(pair, 'backup')
   assert.ok(client.kernel!.counts.away > 300, `${client.kernel!.counts.away}`)
+})
+
+test('a peer that counts its windows otherwise on a further subflow keeps the connection from the kernel there: it leaves windows as they are', () => {
+  const pair = begin({
+    kernel: ['client'],
+    bytes: [4_000_000, 4_000_000],
+    middlebox: (packet, path, toServer) => {
+      const isAnswer = !toServer && path === 1 && (packet[33]! & TcpFlag.SYN) !== 0
+      if (!isAnswer) return [packet]
+      const out = packet.slice()
+      // The option of three bytes behind one that pads.
+      const scale = out.findIndex((byte, i) => i >= 40 && byte === 1 && out[i + 1] === 3 && out[i + 2] === 3)
+      assert.equal(out[scale + 3], 7)
+      out[scale + 3] = 6
+      seal(out, 20)
+      return [out]
+    },
+  })
+  const { client } = pair
+  eager(pair)
+  assert.ok(pair.run(() => client.machine.connections[0]?.fast !== undefined && standsBy(pair)))
+  client.machine.handover(0, 'acc2', pair.now)
+  client.flush()
+  const [connection] = client.machine.connections
+  let again = 0
+  const ok = pair.run(() => {
+    if (connection!.active?.id === 1 && connection!.fast !== undefined) again++
+    return pair.done || pair.problem !== ''
+  })
+  assert.ok(ok)
+  assert.deepEqual([pair.problem, again], ['', 0])
 })
 
 test('a packet with the mark that finds no connection, or has a mapping of other constants, is dropped', () => {
