@@ -218,6 +218,17 @@ test('an access that goes silent is left though nobody says that it is gone', ()
   }
 })
 
+test('an access that is a backup is left as soon as a subflow works on another', () => {
+  const pair = new Pair({ seed: 4, bytes: [3_000_000, 3_000_000], backups: [0] })
+  pair.setAccesses(new Set([0]))
+  pair.client.tcp!.connect(0)
+  pair.at(300, () => pair.setAccesses(new Set([0, 1])))
+  assert.ok(pair.run(() => pair.client.machine.connections[0]?.active?.access === 'acc2', 1000))
+  const moves = pair.client.events.flatMap((event) => (event.type === 'moved' ? [event.cause] : []))
+  assert.deepEqual(moves, ['acc1 is a backup'])
+  finish(pair)
+})
+
 test('MP-56: with SACK the local TCP sends what was lost in the moment in which another subflow takes over, not when its peer has said so', () => {
   const segment = new Segment()
   // From the break on: when the oldest byte that is not acknowledged goes over the other path.
