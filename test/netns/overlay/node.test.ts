@@ -3,7 +3,9 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Program } from '../../../lab/hosts.ts'
+import { ROAM_SERVER } from '../../../lab/topologies/ntm-roam.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { makeSsh, sshSkip } from '../../support/ssh.ts'
@@ -188,6 +190,41 @@ describe('a node behind a symmetric NAT and one behind a port-restricted one', (
     await bed.setLink('bob', 'acc1', false)
     await bed.untilWay('bob', 'relay acc2')
     await pinging(bob)
+  })
+
+  it('NT-25: three channels of one pair stand beside each other, and packets go over whichever works', async () => {
+    const bob = (await bed.view('alice')).peers[0]!.addresses[0]!
+    const words = ['-n', '-i', '0.02', '-w', '60', bob]
+    const pings = await bed.lab.programs.start('alice', 'ping', words)
+    let channels = 0
+    const count = async () => {
+      const { peers } = await bed.status('alice')
+      const relayed = peers[0]!.paths.filter(
+        ({ remote, state }) => remote.startsWith(ROAM_SERVER) && state === 'up',
+      )
+      channels = Math.max(channels, new Set(relayed.map(({ remote }) => remote)).size)
+      return channels
+    }
+    await bed.setLink('alice', 'acc2', true)
+    await bed.setLink('alice', 'acc1', false)
+    await bed.untilWay('alice', 'relay acc2')
+    // A better access beside the one that works: another channel, at either end.
+    await bed.setLink('bob', 'acc1', true)
+    await bed.untilWay('bob', 'relay acc1')
+    await bed.setLink('alice', 'acc1', true)
+    await bed.untilWay('alice', 'relay acc1')
+    await bed.until('three channels', async () => (await count()) === 3)
+    await delay(1_000)
+    await bed.setLink('bob', 'acc1', false)
+    await bed.untilWay('bob', 'relay acc2')
+    await bed.setLink('alice', 'acc2', false)
+    await delay(1_000)
+    pings.signal('SIGINT')
+    await pings.ended
+    let line = ''
+    while (!/packet loss/.test(line)) line = (await pings.line()) ?? assert.fail('no summary')
+    const [, sent, received] = /(\d+) packets transmitted, (\d+) received/.exec(line)!.map(Number)
+    assert.ok(sent! - received! <= 100, `${line}: more than two seconds of 20 ms`)
   })
 
   it('a node that is killed and starts again is reached under the same address, also from what ran before', async () => {
