@@ -80,6 +80,7 @@ export class FakeUdp implements UdpSocket {
   /** Sends so far, i.e. system calls. */
   sends = 0
   trafficClass = 0
+  nat64: Uint8Array | undefined
   /** Sends that were allowed to fragment. */
   fragmented = 0
   readonly #network: FakeUdpNetwork

@@ -11,13 +11,20 @@ export const AF_INET = 2
 export const AF_INET6 = 10
 export const NAME_SIZE = 32
 
-/** Writes `endpoint` as the name that a socket of this family uses: IPv4 is mapped on an IPv6 socket. */
+/** Bytes of an IPv6 address in front of an IPv4 address (RFC 6052, a prefix of 96 bits). */
+export const NAT64_PREFIX = 12
+
+/**
+ * Writes `endpoint` as the name that a socket of this family uses: on an IPv6 socket IPv4 is mapped, or behind the prefix of a network
+ * that translates it (`nat64`).
+ */
 export function writeName(
   u8: Uint8Array,
   view: DataView,
   at: number,
   endpoint: Endpoint,
   family: 4 | 6,
+  nat64?: Uint8Array,
 ): void {
   u8.fill(0, at, at + NAME_SIZE)
   view.setUint16(at + 2, endpoint.port)
@@ -28,13 +35,16 @@ export function writeName(
   }
   view.setUint16(at, AF_INET6, true)
   writeAddress16(u8, at + 8, endpoint.address)
+  if (nat64 !== undefined && endpoint.address.length === 4) u8.set(nat64, at + 8)
   view.setUint32(at + 24, endpoint.scope ?? 0, true)
 }
 
-/** Reads a name back; a mapped IPv4 address comes out as 4 bytes. Copies. */
-export function readName(u8: Uint8Array, view: DataView, at: number): Endpoint {
+/** Reads a name back; a mapped IPv4 address, or one behind the prefix, comes out as 4 bytes. Copies. */
+export function readName(u8: Uint8Array, view: DataView, at: number, nat64?: Uint8Array): Endpoint {
   const port = view.getUint16(at + 2)
   if (view.getUint16(at, true) === AF_INET) return { address: u8.slice(at + 4, at + 8), port }
+  if (nat64 !== undefined && nat64.every((byte, i) => u8[at + 8 + i] === byte))
+    return { address: u8.slice(at + 20, at + 24), port }
   const address = readAddress16(u8, at + 8)
   const scope = view.getUint32(at + 24, true)
   return scope === 0 ? { address, port } : { address, port, scope }

@@ -158,6 +158,8 @@ export interface UdpSocket {
   readonly splitError: number
   /** Traffic class (DSCP and ECN) of what is sent from now on. */
   trafficClass: number
+  /** Its network carries no IPv4 but translates it: what such addresses have in front (12 bytes, sockaddr.ts). */
+  nat64?: Uint8Array | undefined
   /** Fills the batch with what has arrived; -EAGAIN when nothing has. */
   receive(batch: ReceiveBatch): number
   /**
@@ -246,6 +248,7 @@ class KernelUdp implements UdpSocket {
   readonly port: number
   readonly coalesces: boolean
   trafficClass = 0
+  nat64: Uint8Array | undefined
   split = 0
   splitError = 0
   readonly #arena: Arena

@@ -83,6 +83,12 @@ export class AccessResolver {
     }
   }
 
+  /** How an access without IPv4 reaches IPv4 addresses: prefixes of its NAT64; none: it does not, or that is not known now. */
+  async nat64(over: string): Promise<readonly Nat64Prefix[]> {
+    const access = this.#parts.access(over)
+    return access === undefined || access.families.includes(4) ? [] : this.#nat64(access)
+  }
+
   /** Name servers for an access: its own, then the host's. */
   serversOf(access: AccessView): readonly string[] {
     const { servers } = this.#parts

@@ -50,6 +50,8 @@ export interface NodeSocket {
   readonly port: number
   /** Lower is preferred: signalling goes over the first that reaches the coordinator. */
   readonly priority: number
+  /** Its network has no IPv4 but translates it (NAT64): public IPv4 addresses are reached too. */
+  readonly translates?: boolean
   /** Another socket of the same access has replaced it: it is there for what it still carries. */
   readonly replaced?: boolean
 }

@@ -1082,8 +1082,8 @@ export class NodeMachine implements NodeMachineApi {
 
 function describe(sockets: readonly NodeSocket[]): string {
   return sockets
-    .map(({ socket, addresses, port, priority, replaced }) =>
-      [socket, port, priority, replaced === true, ...addresses.map(toHex)].join(),
+    .map(({ socket, addresses, port, priority, replaced, translates }) =>
+      [socket, port, priority, replaced === true, translates === true, ...addresses.map(toHex)].join(),
     )
     .join(';')
 }

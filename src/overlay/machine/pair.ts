@@ -615,9 +615,13 @@ function viewOf({ socket, side }: Binding, seen: Seen): RelayView {
   return { socket, seen, relay: toHex(side.endpoint.address), port: side.endpoint.port }
 }
 
-/** Whether the socket has an address of the family. */
-export function reaches({ addresses }: NodeSocket, { address }: Endpoint): boolean {
-  return addresses.some(({ length }) => length === address.length)
+/** Whether the socket has an address of the family, or its network translates. */
+export function reaches({ addresses, translates }: NodeSocket, remote: Endpoint): boolean {
+  const { length } = remote.address
+  return (
+    addresses.some((own) => own.length === length) ||
+    (translates === true && length === IPV4 && !isLocal(remote))
+  )
 }
 
 function isOwn({ addresses }: NodeSocket, { address }: Endpoint): boolean {

@@ -8,6 +8,7 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import { formatEndpoint } from '../../core/flow.ts'
 import { publicKeyOf } from '../../crypto/keys.ts'
 import { realRandom } from '../../linux/clock.ts'
+import { NAT64_PREFIX } from '../../linux/sockaddr.ts'
 import { AccessSockets, type OpenAccess } from '../../tunnel/engine/access-sockets.ts'
 import { done, type Outcome } from '../../tunnel/engine/outcome.ts'
 import { RenewedSockets } from '../../tunnel/engine/renewed-sockets.ts'
@@ -82,6 +83,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
   readonly #renewed: RenewedSockets
   readonly #node: NodeMachine
   #steps: Step[] = []
+  /** As the daemon found its addresses. */
+  #coordinator: readonly Endpoint[] = []
   #preferred: string | undefined
   /** Peers whose paths have changed in this turn. */
   readonly #changed = new Set<number>()
@@ -152,7 +155,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         this.#node.wake(now)
         return done
       case 'coordinator':
-        this.#node.setCoordinator(command.endpoints, now)
+        this.#coordinator = command.endpoints
+        this.#setCoordinator(now)
         return done
       case 'known':
         for (const peer of command.peers)
@@ -281,10 +285,23 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       port: open.port,
       access: open.setup.name,
       addresses: open.setup.addresses,
+      ...(open.setup.nat64 !== undefined && { translates: true }),
       priority: open.setup.priority + (replaced.includes(open) ? BEHIND : 0),
       ...(replaced.includes(open) && { replaced: true }),
     }))
     this.#node.setSockets(sockets, now)
+    this.#setCoordinator(now)
+  }
+
+  /** What a translating network has made of an IPv4 address is that address here. */
+  #setCoordinator(now: number): void {
+    const prefixes = this.#everySocket().flatMap(({ setup }) => setup.nat64 ?? [])
+    const plain = this.#coordinator.map((endpoint) => {
+      const { address, port } = endpoint
+      const isMade = prefixes.some((prefix) => prefix.every((byte, i) => address[i] === byte))
+      return isMade && address.length === 16 ? { address: address.slice(NAT64_PREFIX), port } : endpoint
+    })
+    this.#node.setCoordinator(plain, now)
   }
 
   /** Those of the accesses, then those that they have replaced. */

@@ -63,6 +63,7 @@ import type {
   PeerReport,
 } from './protocol.ts'
 import type { Renewal } from './renewal.ts'
+import { Translation, type TranslationParts } from './translation.ts'
 
 export interface NodeInit {
   /** Why it cannot start: no login yet. It can still clean up. */
@@ -98,7 +99,7 @@ export interface NodeComponents {
   /** The clock of the engine, milliseconds. */
   readonly now: () => number
   readonly endpoints: EndpointCache
-  readonly names: EndpointResolver
+  readonly names: EndpointResolver & { readonly nat64?: TranslationParts['ask'] }
   readonly timestamp: TimestampStore
   readonly sockets: SocketTable
   readonly owners: Pick<FlowOwners, 'program'>
@@ -144,6 +145,7 @@ export class NodeService implements Mechanism {
   readonly #notifications: NotificationClient | undefined
   readonly #renewal: Renewal | undefined
   readonly #files: KeptFiles
+  readonly #translation: Translation
   /** By name, the one met last at the end. */
   readonly #known: Map<string, NodePeer>
   readonly #waiting = new Map<string, Waiting[]>()
@@ -194,6 +196,12 @@ export class NodeService implements Mechanism {
       report: (message) => recorder.log('warn', message),
     })
     if (notifications !== undefined) this.#notifications = this.#notificationClient(notifications.keepAliveMs)
+    this.#translation = new Translation({
+      ask: async (name) => (await parts.names.nat64?.(name)) ?? [],
+      onFound: () => {
+        if (this.#running) this.#tunnel.tellAccesses()
+      },
+    })
     this.#files = new KeptFiles((level, message) => recorder.log(level, message))
     this.#renewal = parts.renewal?.((level, message) => recorder.log(level, message))
     this.#names = parts.localNames({
@@ -277,6 +285,7 @@ export class NodeService implements Mechanism {
     this.#endpoints.stop()
     this.#notifications?.stop()
     this.#renewal?.stop()
+    this.#translation.stop()
     this.#unroute?.()
     this.#names.stop()
     this.#endWaiting(new GodwitError('STOPPING', 'the daemon is stopping'))
@@ -580,6 +589,8 @@ export class NodeService implements Mechanism {
     const priority = this.#init.accesses.findIndex((pattern) => matchesPattern(pattern, name))
     if (access === undefined || priority < 0) return undefined
     const { state, families, mtu, generation } = access
+    const nat64 =
+      state === 'down' || families.includes(4) ? undefined : this.#translation.prefix(name, generation)
     const addresses = access.addresses.flatMap(({ address }) => {
       const parsed = parseAddress(address)
       return parsed.ok && kindOf(parsed.value) !== 'link-local' ? [parsed.value] : []
@@ -591,6 +602,7 @@ export class NodeService implements Mechanism {
       mtu,
       generation,
       addresses,
+      ...(nat64 !== undefined && { nat64 }),
       priority: this.#rank(name, priority),
     }
   }

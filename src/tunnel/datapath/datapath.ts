@@ -320,8 +320,9 @@ export class Datapath implements Sessions, Paths, Transmit {
 
   #writeRemote(slot: number, remote: Endpoint): void {
     const { u8, view, u32 } = this.#arena
-    const family = this.sockets[this.paths.socket[slot]!]?.family ?? (remote.address.length === 4 ? 4 : 6)
-    writeName(u8, view, this.#name, remote, family)
+    const socket = this.sockets[this.paths.socket[slot]!]
+    const family = socket?.family ?? (remote.address.length === 4 ? 4 : 6)
+    writeName(u8, view, this.#name, remote, family, socket?.nat64)
     for (let i = 0; i < 8; i++) this.paths.remote[slot * 8 + i] = u32[(this.#name >>> 2) + i]!
     this.paths.hasLocal[slot] = remote.local === undefined ? 0 : 1
     if (remote.local === undefined) return
@@ -348,7 +349,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     if (target === undefined) return ENODEV
     const { u8, view } = this.#arena
     u8.set(bytes, this.#scratch)
-    writeName(u8, view, this.#name, to, target.family)
+    writeName(u8, view, this.#name, to, target.family, target.nat64)
     let local = 0
     if (to.local !== undefined) {
       local = this.#name + NAME_SIZE

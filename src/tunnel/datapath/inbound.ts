@@ -50,6 +50,8 @@ export class Inbound {
   readonly #reorder: Reorder | undefined
   /** Of the message at hand: the session its datagrams named last, and that peer's path. */
   #session = UNKNOWN
+  /** Of the socket that is read. */
+  #nat64: Uint8Array | undefined
   #index = 0
   #slot = PENDING
   counts = {
@@ -98,6 +100,7 @@ export class Inbound {
   receive(socket: UdpSocket, socketIndex: number, now: number): number {
     const batch = this.#batch
     const n = socket.receive(batch)
+    this.#nat64 = socket.nat64
     for (let i = 0; i < n; i++) {
       try {
         this.#message(i, socketIndex, now)
@@ -152,7 +155,7 @@ export class Inbound {
   }
 
   #endpoint(i: number): Endpoint {
-    const endpoint = readName(this.#u8, this.#view, this.#batch.name[i]!)
+    const endpoint = readName(this.#u8, this.#view, this.#batch.name[i]!, this.#nat64)
     const local = this.#batch.local[i]!
     return local === 0 ? endpoint : { ...endpoint, local: readAddress16(this.#u8, local) }
   }

@@ -45,6 +45,8 @@ export class AccessSockets<Setup extends SocketSetup> {
   readonly #parts: AccessSocketsParts
   readonly #open = new Map<string, OpenAccess<Setup>>()
   readonly #ports = new Map<string, number>()
+  /** By the engine's number. */
+  readonly #udp = new Map<number, UdpSocket>()
   /** Those that another socket of their access has replaced. */
   #replaced: readonly OpenAccess<Setup>[] = []
   /** Those whose access went, with the paths that they wait for. */
@@ -80,6 +82,8 @@ export class AccessSockets<Setup extends SocketSetup> {
       if (known.setup.mtu !== setup.mtu)
         for (const { slot } of pathsOf(setup.name)) tunnel.machine.setInterfaceMtu(slot, setup.mtu, now)
       known.setup = setup
+      const socket = this.#udp.get(known.index)
+      if (socket !== undefined) socket.nat64 = setup.nat64
       return answer(undefined)
     }
     const before = this.#parts.keepsPorts ? this.#ports.get(setup.name) : undefined
@@ -110,7 +114,10 @@ export class AccessSockets<Setup extends SocketSetup> {
 
   #take(setup: Setup, socket: UdpSocket): OpenAccess<Setup> {
     this.#ports.set(setup.name, socket.port)
-    const access = { setup, index: this.#parts.tunnel.engine.addSocket(socket), port: socket.port }
+    socket.nat64 = setup.nat64
+    const index = this.#parts.tunnel.engine.addSocket(socket)
+    this.#udp.set(index, socket)
+    const access = { setup, index, port: socket.port }
     this.#open.set(setup.name, access)
     return access
   }
@@ -150,6 +157,7 @@ export class AccessSockets<Setup extends SocketSetup> {
 
   #close({ index }: OpenAccess<Setup>, paths: readonly SocketPath[], now: number): void {
     const { engine, machine } = this.#parts.tunnel
+    this.#udp.delete(index)
     if (paths.length === 0) engine.closeSocket(index)
     else this.#dying.push({ index, paths: new Set(paths.map(({ slot }) => slot)) })
     for (const { slot } of paths) machine.removePath(slot, now)

@@ -78,6 +78,8 @@ export interface SocketSetup {
   /** Of the interface, as far as they are known. */
   readonly addresses?: readonly Uint8Array[]
   readonly mtu: number
+  /** It carries no IPv4 but translates it: what IPv4 addresses have in front there (12 bytes, RFC 6052). */
+  readonly nat64?: Uint8Array
   /** Increased when sockets and paths over the access have to be recreated. */
   readonly generation: number
 }

@@ -11,7 +11,7 @@ import { VNET_HEADER } from '../../../src/linux/tun.ts'
 import { NodeEngine } from '../../../src/overlay/node/engine.ts'
 import type { NodeAccess, NodeCommand, NodeEvent, NodeSetup } from '../../../src/overlay/node/protocol.ts'
 import { udpPacket } from '../../support/udp-packet.ts'
-import { at, type Nat, type Network, type SimParticipant, type SimSocket } from './network.ts'
+import { at, NAT64, type Nat, type Network, type SimParticipant, type SimSocket } from './network.ts'
 
 const PORT = 9000
 const IP_AND_UDP = 28
@@ -98,9 +98,11 @@ export class EngineNode implements SimParticipant {
   /** `generation`: it grows where another network is behind the same access. */
   use(access: SimAccess, priority = 0, generation = 1): void {
     this.#accesses.set(access.name, access)
+    const own = at(`${access.address}:1`).address
     const setup: NodeAccess = {
-      ...{ name: access.name, up: true, families: [4], mtu: 1500, generation, priority },
-      addresses: [at(`${access.address}:1`).address],
+      ...{ name: access.name, up: true, mtu: 1500, generation, priority, addresses: [own] },
+      families: [own.length === 4 ? 4 : 6],
+      ...(own.length > 4 && { nat64: NAT64 }),
     }
     this.do({ type: 'access', access: setup })
   }
@@ -171,7 +173,11 @@ export class EngineNode implements SimParticipant {
     const fd = this.#nextFd++
     const port = this.#nextPort++
     const { nat, address } = access
-    const open: SimSocket = { socket: fd, address, port, down: false, ...(nat !== undefined && { nat }) }
+    const translates = address.includes(':')
+    const open: SimSocket = {
+      ...{ socket: fd, address, port, down: false, translates },
+      ...(nat !== undefined && { nat }),
+    }
     this.sockets.push(open)
     const network = new FakeUdpNetwork()
     network.deliver = (_from, to, datagrams) => {

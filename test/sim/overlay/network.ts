@@ -116,8 +116,13 @@ export interface SimServerParts {
   readonly relayPorts: readonly Endpoint[]
 }
 
+/** What a NAT64 puts in front of IPv4 addresses. */
+export const NAT64 = Uint8Array.of(0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0)
+
 export interface SimSocket {
   readonly socket: number
+  /** Its NAT is one from IPv6 to IPv4. */
+  readonly translates?: boolean
   readonly address: string
   readonly nat?: Nat
   readonly port: number
@@ -305,7 +310,9 @@ export class Network {
     const found = node.sockets.find((each) => each.socket === socket)
     if (found === undefined || found.down) return
     const inside = `${found.address}:${found.port}`
-    const target = text(to)
+    const isMade = found.translates === true && NAT64.every((byte, i) => to.address[i] === byte)
+    if (found.translates === true && !isMade) return
+    const target = text(isMade ? { ...to, address: to.address.slice(NAT64.length) } : to)
     // In the same network nothing is translated.
     const local = this.nodes.some((each) =>
       each.sockets.some(
@@ -316,7 +323,7 @@ export class Network {
     const source = found.nat === undefined || local ? inside : found.nat.out(inside, target)
     if (!this.filter(source, target, bytes)) return
     this.sentBytes.set(target, (this.sentBytes.get(target) ?? 0) + bytes.length)
-    this.deliver(source, to, bytes, local ? found.nat : undefined)
+    this.deliver(source, isMade ? at(target) : to, bytes, local ? found.nat : undefined)
   }
 
   deliver(source: string, to: Endpoint, bytes: Uint8Array, within?: Nat): void {
@@ -358,7 +365,8 @@ export class Network {
               ? own === target
               : socket.nat.outside === host && socket.nat.in(source, Number(port)) === own
         if (!reached || socket.down) continue
-        node.receive(bytes, from, socket.socket)
+        const made = { ...from, address: Uint8Array.of(...NAT64, ...from.address) }
+        node.receive(bytes, socket.translates === true ? made : from, socket.socket)
         return
       }
   }

@@ -5,7 +5,7 @@ import { GodwitError } from '../../../src/core/errors.ts'
 import { Arena } from '../../../src/linux/arena.ts'
 import { FakeUdpNetwork } from '../../../src/linux/fake-udp.ts'
 import { declare } from '../../../src/linux/libc.ts'
-import { readAddress16, writeAddress16, writeName } from '../../../src/linux/sockaddr.ts'
+import { readAddress16, readName, writeAddress16, writeName } from '../../../src/linux/sockaddr.ts'
 import { openUdp, ReceiveBatch, type UdpSocket } from '../../../src/linux/udp.ts'
 import { udpBatchObstacle } from '../../../src/linux/udp-probe.ts'
 import { udpCompliance } from '../../suites/udp.ts'
@@ -185,6 +185,23 @@ test('house 13: a name is whole in memory that held that of an IPv6 sender', () 
   assert.deepEqual(u8.slice(batch.name[0]!, batch.name[0]! + 32), u8.slice(name, name + 32))
   six.close()
   four.close()
+})
+
+test('issue 13: in a network that translates, IPv4 addresses have its prefix in front, and come back without', () => {
+  const arena = new Arena(1 << 16)
+  const at = arena.reserve(32)
+  const nat64 = Uint8Array.of(0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0)
+  const write = (address: Uint8Array, prefix?: Uint8Array) =>
+    writeName(arena.u8, arena.view, at, { address, port: 9 }, 6, prefix)
+  const read = (prefix?: Uint8Array) => readName(arena.u8, arena.view, at, prefix)
+  const [four, six] = [Uint8Array.of(192, 0, 2, 1), new Uint8Array(16).fill(7)]
+  write(four, nat64)
+  assert.deepEqual(read(), { address: Uint8Array.of(...nat64, ...four), port: 9 })
+  assert.deepEqual(read(nat64), { address: four, port: 9 })
+  write(six, nat64)
+  assert.deepEqual(read(nat64), { address: six, port: 9 })
+  write(four)
+  assert.deepEqual(read(nat64), { address: four, port: 9 })
 })
 
 test('house 13: what is reserved is zeroed, released areas and a reset arena too', () => {
