@@ -14,10 +14,10 @@ import { POLLIN, type Poller } from '../../../src/linux/poller.ts'
 import { VNET_HEADER } from '../../../src/linux/tun.ts'
 import type { EngineHost } from '../../../src/tunnel/engine/worker.ts'
 import { udpPacket } from '../../support/udp-packet.ts'
+import { numbersIn } from '../overlay/engine-node.ts'
 import { at, type Nat, type Network, type SimParticipant, type SimSocket } from '../overlay/network.ts'
 
 const PORT = 9000
-const IP_AND_UDP = 28
 const ANCHOR = at('198.51.100.2:51820')
 /** Beyond the anchor. */
 const SERVER = at(`198.51.100.99:${PORT}`)
@@ -95,10 +95,10 @@ class End implements SimParticipant {
   turn(): void {
     while (this.engine.tunnel.engine.turn(false));
     for (const packet of this.#tun.written.splice(0)) {
-      const view = new DataView(packet.buffer, packet.byteOffset)
-      const number = view.getUint32(VNET_HEADER + IP_AND_UDP)
-      if (this.received.has(number)) this.duplicates++
-      this.received.add(number)
+      for (const number of numbersIn(packet)) {
+        if (this.received.has(number)) this.duplicates++
+        this.received.add(number)
+      }
       this.from = { address: packet.slice(VNET_HEADER + 12, VNET_HEADER + 16), port: PORT }
     }
   }

@@ -161,10 +161,10 @@ export class EngineNode implements SimParticipant {
     if (this.#stoppedAt !== undefined) return
     while (this.engine.tunnel.engine.turn(false));
     for (const packet of this.#tun.written.splice(0)) {
-      const at = VNET_HEADER + IP_AND_UDP
-      const number = new DataView(packet.buffer, packet.byteOffset).getUint32(at)
-      if (this.received.has(number)) this.duplicates++
-      this.received.add(number)
+      for (const number of numbersIn(packet)) {
+        if (this.received.has(number)) this.duplicates++
+        this.received.add(number)
+      }
     }
   }
 
@@ -201,6 +201,15 @@ export class EngineNode implements SimParticipant {
       wait: () => [this.#tun.fd, ...this.#udp.keys()].filter(readable).length,
     }
   }
+}
+
+/** Of the datagrams in a packet: those that came together are merged, and the kernel would part them. */
+export function numbersIn(packet: Uint8Array): number[] {
+  const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+  const size = view.getUint8(1) === 0 ? packet.length : view.getUint16(4, true)
+  const numbers: number[] = []
+  for (let at = VNET_HEADER + IP_AND_UDP; at < packet.length; at += size) numbers.push(view.getUint32(at))
+  return numbers
 }
 
 /** Datagrams from each to the other, one every `every` ms, for `ms`. Numbers go on from call to call. */
