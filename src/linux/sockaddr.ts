@@ -43,8 +43,7 @@ export function writeName(
 export function readName(u8: Uint8Array, view: DataView, at: number, nat64?: Uint8Array): Endpoint {
   const port = view.getUint16(at + 2)
   if (view.getUint16(at, true) === AF_INET) return { address: u8.slice(at + 4, at + 8), port }
-  if (nat64?.every((byte, i) => u8[at + 8 + i] === byte))
-    return { address: u8.slice(at + 20, at + 24), port }
+  if (nat64?.every((byte, i) => u8[at + 8 + i] === byte)) return { address: u8.slice(at + 20, at + 24), port }
   const address = readAddress16(u8, at + 8)
   const scope = view.getUint32(at + 24, true)
   return scope === 0 ? { address, port } : { address, port, scope }
