@@ -68,6 +68,8 @@ export class Possession {
   /** The host has become a peer, or has another key. */
   established(host: Host, now: number): void {
     for (const flow of this.#state.components.tables.flows(host.row.hid)) this.handleSocket(flow, now)
+    // Those that were due while it was no peer yet.
+    this.wake(host, now)
   }
 
   /** The host has answered: what could not be asked before can be now. */

@@ -208,3 +208,19 @@ for (const at of ['m', 'c'] as const)
       published.close()
     }
   })
+
+test('DI-6: IPv6 is turned off at both ends: connections move over IPv4, and the log has no fault', async () => {
+  for (const name of ['m', 'c'] as const)
+    for (const each of ['all', 'default'])
+      bed.run(name, 'sh', '-c', `echo 1 > /proc/sys/net/ipv6/conf/${each}/disable_ipv6`)
+  await serve(bed, 81, 'ticks')
+  const ticks = await Counted.open(bed, 'm', '10.3.0.2', 81)
+  await daemons()
+  const { m } = bed.rtnl
+  m.addAddress('acc2', '10.2.0.2/24')
+  m.addRoute({ to: 'default', via: '10.2.0.1', dev: 'acc2', metric: 60 })
+  m.deleteAddress('acc1', '10.1.0.2/24')
+  await on(2)
+  await ticks.more('over the other access')
+  for (const name of ['m', 'c'] as const) assert.doesNotMatch(bed.log(name), / (warn|error) /)
+})
