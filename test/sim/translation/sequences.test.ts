@@ -21,8 +21,11 @@ test('DI-22 to DI-24: the greeting', () => {
       60 A: peer, greeted, key pinned
       60 A: IPv4 none to A-F, confirmed: no other pair works
       60 A > F ACK !
+      80 A > F FLOWS 1 proofs
       90 F: peer, greeted, key pinned
       90 F: IPv4 none to F-A, confirmed: no other pair works
+      110 F > A ACK ?
+      140 A > F ACK !
       A has F of F; in A-F; out A-F; on A-F
       F has A of A; in F-A; out F-A; on F-A
       `,
@@ -47,10 +50,23 @@ test('DI-23: the answer is lost, then the third message', () => {
       560 A: peer, greeted, key pinned
       560 A: IPv4 none to A-F, confirmed: no other pair works
       560 A > F ACK !
+      580 +250 A > F FLOWS 1 proofs
       1030 F > A HELLO_ACK at F ? !
       1060 A > F ACK !
       1090 F: peer, greeted, key pinned
       1090 F: IPv4 none to F-A, confirmed: no other pair works
+      1330 A > F FLOWS 1 proofs
+      1360 F > A ACK ?
+      1390 A > F ACK !
+      1580 A > F FLOWS 1 proofs
+      1610 F > A ACK ?
+      1640 A > F ACK !
+      3580 A > F FLOWS 1 proofs
+      3610 F > A ACK ?
+      3640 A > F ACK !
+      7580 A > F FLOWS 1 proofs
+      7610 F > A ACK ?
+      7640 A > F ACK !
       A has F of F; in A-F; out A-F; on A-F
       F has A of A; in F-A; out F-A; on F-A
       `,
@@ -71,8 +87,11 @@ test('DI-20: without a key, greeted and moved', () => {
       60 A: peer, greeted, key pinned
       60 A: IPv4 none to A-F, confirmed: no other pair works
       60 A > F ACK !
+      80 A > F FLOWS 1 proofs
       90 F: peer, greeted without a key
       90 F: IPv4 none to F-A, confirmed: no other pair works
+      110 F > A ACK ?
+      140 A > F ACK !
       A has F of F; in A-F; out A-F; on A-F
       F has A of A; in F-A; out F-A; on F-A
       `,
@@ -115,8 +134,10 @@ test('DI-23: who never sends the third message is answered in three times its by
       60 A: peer, greeted, key pinned
       60 A: IPv4 none to A-F, confirmed: no other pair works
       60 A > F ACK !
+      80 +200 A > F FLOWS 1 proofs
       530 F > A HELLO_ACK at F ? !
       560 A > F ACK !
+      680 +400 +200×3 +800 +600 +0 +200 +400×3 +600 +1000 +0 +1000 +200 +400×3 +1600 +2000 +3000 +200 +400 +800 +1600 +2000 +11000 +200 +400 +800 +1600 +2000 A > F FLOWS 1 proofs
       A has F of F; in A-F; out A-F; on A-F
       `,
   )
