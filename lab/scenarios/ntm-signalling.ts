@@ -2,9 +2,11 @@
  * The overlay's signalling, Table 4 of the paper: authentication, registration, and the construction of a tunnel between a node
  * with a global address and one behind a NAT (Fig. 5), each span by itself, from the node's own trace.
  */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { nodeCrypto } from '../../src/crypto/node-crypto.ts'
 import { usesPrograms } from '../../src/linux/packages.ts'
+import { renewalProof } from '../../src/overlay/machine/secrets.ts'
 import { Godwit } from '../product.ts'
 import { percentile, type Scenario, type ScenarioContext } from '../scenario.ts'
 import { handoverCount } from './handovers.ts'
@@ -13,6 +15,8 @@ const SERVER = '203.0.113.2'
 const ZONE = 'lab.example'
 /** More logins a minute from one address are refused. */
 const LOGINS = 8
+/** Connections that one address may make at once. */
+const RENEWALS = 25
 
 interface Step {
   readonly at: number
@@ -56,6 +60,7 @@ export const ntmSignalling: Scenario = {
     context.start()
     const spans = new Spans(context)
     for (let n = 0; n < LOGINS; n++) spans.add('authentication_ms', await loginTook(context, url!, password!))
+    for (let n = 0; n < RENEWALS; n++) spans.add('renewal_ms', await renewalTook(context, url!, mh!))
     const control = new Control(context, mh!)
     for (let n = 0; n < trials; n++) {
       const since = await control.lastStep()
@@ -78,6 +83,7 @@ export const ntmSignalling: Scenario = {
     }
     for (const [name, most] of [
       ['authentication_ms', 20],
+      ['renewal_ms', 20],
       ['registration_ms', 5],
       ['construction_ms', 10],
     ] as const)
@@ -160,15 +166,31 @@ class Control {
   }
 }
 
-/** `POST /v1/login` on a connection of its own: TLS, scrypt, a commit. */
-async function loginTook(context: ScenarioContext, url: string, password: string): Promise<number> {
-  const file = join(context.scratch, 'login.json')
+/** `POST /v1/login`: TLS, scrypt, a commit. */
+function loginTook(context: ScenarioContext, url: string, password: string): Promise<number> {
   const key = Buffer.alloc(32, 7).toString('base64')
-  writeFileSync(file, JSON.stringify({ account: 'carol', password, node: 'probe', public_key: key }))
+  return postTook(context, `${url}/v1/login`, { account: 'carol', password, node: 'probe', public_key: key })
+}
+
+/** `POST /v1/renew`: TLS, the proof of the key that the login gave, a commit. */
+function renewalTook(context: ScenarioContext, url: string, node: Godwit): Promise<number> {
+  const login = JSON.parse(readFileSync(join(node.state, 'overlay-login.json'), 'utf8')) as Record<
+    string,
+    string
+  >
+  const [key, keyId] = [login.key!, login.key_id!].map((text) => Buffer.from(text, 'base64'))
+  const proof = Buffer.from(renewalProof(nodeCrypto, key!, keyId!)).toString('base64')
+  return postTook(context, `${url}/v1/renew`, { key_id: login.key_id, proof })
+}
+
+/** On a connection of its own. */
+async function postTook(context: ScenarioContext, url: string, body: object): Promise<number> {
+  const file = join(context.scratch, 'request.json')
+  writeFileSync(file, JSON.stringify(body))
   const taken = await context.lab.programs.run('mh', 'curl', [
-    ...['-sk', '-o', '/dev/null', '-w', '%{time_total} %{http_code}', '-d', `@${file}`, `${url}/v1/login`],
+    ...['-sk', '-o', '/dev/null', '-w', '%{time_total} %{http_code}', '-d', `@${file}`, url],
   ])
   const [seconds, status] = taken.split(' ')
-  if (status?.trim() !== '200') throw new Error(`login: ${taken}`)
+  if (status?.trim() !== '200') throw new Error(`${url}: ${taken}`)
   return 1000 * Number(seconds)
 }
