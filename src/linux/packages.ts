@@ -17,6 +17,7 @@ const PACKAGES = {
   ip: 'iproute2',
   ss: 'iproute2',
   unshare: 'util-linux',
+  ipcrm: 'util-linux',
   setpriv: 'util-linux',
   wg: 'wireguard-tools',
   'wireguard-go': 'wireguard-go',
@@ -176,9 +177,39 @@ const realSystem: InstallSystem = {
   run: (command, args) => spawnSync(command, [...args], { stdio: ['ignore', 2, 2] }).status ?? 1,
 }
 
+/** What godwit writes there answers for as long as this process runs, and allows everything afterwards. */
+const POLICY = '/usr/sbin/policy-rc.d'
 /**
- * Installs the packages of those programs that are not there, with apt-get as root or through sudo, which may ask for
- * a password where someone sits at a terminal. Returns the packages installed; a second call installs nothing and needs no network. Throws a `missing`
+ * Runs apt-get so that no service of a package is started (Debian's policy-rc.d) and none is enabled that was not before: somebody who runs
+ * tests wants no firewalld, name server or database. Parameters: where the policy is written, then the command.
+ */
+export const WITHOUT_SERVICES = `
+policy=$1
+shift
+if [ ! -e "$policy" ] || grep -q godwit "$policy"; then
+  trap 'rm -f "$policy"' EXIT
+  trap 'exit 130' INT TERM
+  printf '#!/bin/sh\\n# godwit installs programs and wants no services of theirs\\n[ ! -d /proc/%s ] || exit 101\\n' $$ > "$policy"
+  chmod 755 "$policy"
+fi
+enabled() {
+  systemctl list-unit-files --state=enabled --no-legend --plain 2>/dev/null | cut -d ' ' -f 1
+}
+before=" $(enabled | tr '\\n' ' ') "
+DEBIAN_FRONTEND=noninteractive "$@"
+status=$?
+for unit in $(enabled); do
+  case "$before" in
+    *" $unit "*) ;;
+    *) systemctl disable --quiet "$unit" ;;
+  esac
+done
+exit $status
+`
+
+/**
+ * Installs the packages of those programs that are not there, without their services, with apt-get as root or through sudo, which may ask
+ * for a password where someone sits at a terminal. Returns the packages installed; a second call installs nothing and needs no network. Throws a `missing`
  * error with the command to type where it cannot.
  */
 export function ensurePackages(programs: readonly Program[], options: InstallOptions): string[] {
@@ -190,8 +221,7 @@ export function ensurePackages(programs: readonly Program[], options: InstallOpt
     missingError(`${absent.join(', ')} not installed; ${why}`, installHint(absent))
   const apt = system.find('apt-get')
   if (apt === undefined) throw missing('this system has no apt-get')
-  // sudo passes no environment on.
-  const prefix = ['env', 'DEBIAN_FRONTEND=noninteractive', apt]
+  const prefix = ['sh', '-c', WITHOUT_SERVICES, 'godwit', POLICY, apt]
   if (system.uid !== 0) {
     const sudo = system.find('sudo')
     const silent = sudo !== undefined && system.run(sudo, ['-n', 'true']) === 0
@@ -202,7 +232,9 @@ export function ensurePackages(programs: readonly Program[], options: InstallOpt
     const [command, ...rest] = [...prefix, ...args]
     return system.run(command!, rest)
   }
-  options.say(`installing ${packages.join(', ')} (apt-get install, for ${absent.join(', ')})`)
+  options.say(
+    `installing ${packages.join(', ')} (apt-get install, for ${absent.join(', ')}); their services are neither started nor enabled`,
+  )
   const install = ['install', '-y', '--no-install-recommends', ...packages]
   // A fresh machine has no package lists, and old lists may name files that no longer exist: then the lists are updated.
   if (runApt(...install) !== 0 && (runApt('update') !== 0 || runApt(...install) !== 0))

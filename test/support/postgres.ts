@@ -22,7 +22,7 @@ import { findProgram, installHint, needProgram, usesPrograms } from '../../src/l
 import { clientClass } from '../../src/overlay/store/postgres/session.ts'
 import { drivers } from '../../src/overlay/store/sqlite.ts'
 
-export const POSTGRESQL = usesPrograms('initdb', 'pg_basebackup', 'postgres', 'setpriv')
+export const POSTGRESQL = usesPrograms('initdb', 'ipcrm', 'pg_basebackup', 'postgres', 'setpriv')
 
 const NOBODY = 65_534
 const isRoot = process.getuid?.() === 0
@@ -168,12 +168,20 @@ export class PostgresServer {
     program.kill('SIGKILL')
     for (const child of children) kill(child, 'SIGKILL')
     await ended
+    this.#freeMemory()
     rmSync(join(this.data, 'postmaster.pid'), { force: true })
   }
 
   async end(): Promise<void> {
     this.gate.end()
     await this.kill()
+  }
+
+  /** The System V segment of a server that was killed stays until somebody removes it. */
+  #freeMemory(): void {
+    const keyAndId = readFileSync(join(this.data, 'postmaster.pid'), 'utf8').split('\n')[6]
+    const id = keyAndId?.trim().split(/\s+/)[1]
+    if (id !== undefined) execFileSync(needProgram('ipcrm'), ['-m', id])
   }
 }
 
@@ -244,6 +252,8 @@ export class PostgresBed {
     try {
       db1.configure([
         'shared_buffers = 8MB',
+        // In the data folder, which is removed: what a killed server has in /dev/shm stays.
+        'dynamic_shared_memory_type = mmap',
         'max_connections = 30',
         'fsync = off',
         'wal_level = replica',

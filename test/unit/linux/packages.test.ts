@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
-import { ensurePackages, type InstallSystem } from '../../../src/linux/packages.ts'
+import { ensurePackages, type InstallSystem, WITHOUT_SERVICES } from '../../../src/linux/packages.ts'
 
 /** A machine with these programs; apt-get brings `nft` and `curl` once its lists are there. */
 function machine(
@@ -56,4 +60,45 @@ test('where it cannot be installed the error names the command', () => {
   assert.deepEqual(ensurePackages(['nft'], { say, system: user.system }), ['nftables'])
   const typing = machine(1000, ['apt-get', 'sudo'], { terminal: true })
   assert.deepEqual(ensurePackages(['nft'], { say, system: typing.system }), ['nftables'])
+})
+
+test('services of what is installed are neither started nor enabled, and what keeps them back is removed', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'godwit-packages-'))
+  const path = (name: string) => join(folder, name)
+  const policy = path('policy-rc.d')
+  const program = (name: string, text: string) =>
+    writeFileSync(path(name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
+  const install = () =>
+    spawnSync('sh', ['-c', WITHOUT_SERVICES, 'godwit', policy, 'apt-get', 'install', 'x'], {
+      env: { PATH: `${folder}:${process.env.PATH}` },
+      encoding: 'utf8',
+    })
+  try {
+    // What Debian's scripts ask before they start a service, and what apt-get makes of units.
+    program('apt-get', `"${policy}"; echo "$? $DEBIAN_FRONTEND $*"; touch "${path('installed')}"; exit 7`)
+    program(
+      'systemctl',
+      `case $1 in
+        list-unit-files)
+          echo "ssh.service enabled enabled"
+          if [ -e "${path('installed')}" ]; then echo "firewalld.service enabled enabled"; fi ;;
+        *) echo "$*" >> "${path('said')}" ;;
+      esac`,
+    )
+    const { stdout, status } = install()
+    assert.equal(stdout, '101 noninteractive install x\n')
+    assert.equal(status, 7, 'the status of apt-get')
+    assert.equal(readFileSync(path('said'), 'utf8'), 'disable --quiet firewalld.service\n')
+    assert.equal(existsSync(policy), false)
+    // Of an installation that was killed: it allows everything, and is replaced.
+    program('policy-rc.d', '# godwit\n[ ! -d /proc/999999999 ] || exit 101')
+    assert.equal(spawnSync(policy).status, 0)
+    assert.match(install().stdout, /^101 /)
+    // Somebody else's stays.
+    program('policy-rc.d', 'exit 104')
+    assert.match(install().stdout, /^104 /)
+    assert.equal(existsSync(policy), true)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 })
