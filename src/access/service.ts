@@ -334,9 +334,9 @@ export class AccessMonitor {
       let lost = false
       for (const access of this.#machine.accesses()) {
         if (access.state === 'down') continue
-        if (this.#rtnl.runs(access.ifindex)) continue
         const link = this.#rtnl.link(access.ifindex)
         if (link === undefined) return this.#read()
+        if (link.up && link.carrier) continue
         this.#machine.handleEvent({ type: 'link', link }, this.#clock.now())
         lost = true
       }

@@ -135,11 +135,6 @@ export class NetlinkSocket {
     this.#exchange(message, NLM_F_DUMP, op, (type, _, bytes, at, length) => visit(type, bytes, at, length))
   }
 
-  /** Sends a request that one message answers, without an acknowledgement, and shows that one where it lies. */
-  look(message: NetlinkMessage, op: string, visit: (bytes: Buffer, at: number, length: number) => void): void {
-    this.#exchange(message, 0, op, (_, __, bytes, at, length) => visit(bytes, at, length))
-  }
-
   /** Joins a multicast group of this protocol; see `receive`. */
   join(group: number): void {
     const value = new Uint8Array(4)
@@ -176,12 +171,12 @@ export class NetlinkSocket {
   /** Sends a request and visits its replies; true when the kernel reports that they may be inconsistent. */
   #exchange(
     message: NetlinkMessage,
-    sent: number,
+    flags: number,
     op: string,
     visit: (type: number, flags: number, bytes: Buffer, at: number, length: number, sequence: number) => void,
   ): boolean {
     const sequence = this.#sequence++ >>> 0
-    this.#send(message.finish(sequence), sent, op)
+    this.#send(message.finish(sequence), flags, op)
     let interrupted = false
     let done = false
     let failure: KernelError | undefined
@@ -193,7 +188,6 @@ export class NetlinkSocket {
         if ((flags & NLM_F_DUMP_INTR) !== 0) interrupted = true
         if (type !== NLMSG_ERROR && type !== NLMSG_DONE) {
           visit(type, flags, bytes, at, length, of)
-          done = (sent & (NLM_F_ACK | NLM_F_DUMP)) === 0 // nothing follows
           return
         }
         done = true

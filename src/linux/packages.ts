@@ -45,6 +45,7 @@ const PACKAGES = {
   radvd: 'radvd',
   'wg-quick': 'wireguard-tools',
   nginx: 'nginx-light',
+  tinyproxy: 'tinyproxy-bin',
   openssl: 'openssl',
   socat: 'socat',
   'dbus-daemon': 'dbus',

@@ -113,11 +113,6 @@ export class FakeRtnl implements Rtnl {
     return link && publicLink(link)
   }
 
-  runs(index: number): boolean {
-    const link = this.link(index)
-    return link !== undefined && link.up && link.carrier
-  }
-
   createLink(spec: NewLink): void {
     this.#changing(`create ${spec.kind} ${spec.name}`)
     const far = spec.kind === 'veth' ? this.#namespace(spec.peer.netns) : undefined

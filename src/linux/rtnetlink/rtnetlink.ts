@@ -75,21 +75,6 @@ export class Rtnetlink implements Rtnl {
     return replies && collect(replies, Message.NEWLINK, codec.readLink)[0]
   }
 
-  runs(index: number): boolean {
-    const message = new NetlinkMessage(Message.GETLINK)
-    codec.writeLinkHeader(message, index)
-    codec.writeLinkFilter(message)
-    let runs = false
-    absent(
-      () =>
-        this.#socket.look(message, `look up link ${index}`, (bytes, at, length) => {
-          runs = codec.readRuns(bytes, at, length)
-        }),
-      [ENODEV],
-    )
-    return runs
-  }
-
   createLink(link: NewLink): void {
     const op = `create ${link.kind} ${link.name}`
     const message = new NetlinkMessage(Message.NEWLINK, NLM_F_CREATE | NLM_F_EXCL)

@@ -240,8 +240,6 @@ export interface Rtnl {
   links(): Link[]
   /** By name or index; undefined when there is none. */
   link(which: string | number): Link | undefined
-  /** Whether this link is up and has a carrier: a twentieth of the work of `link`, for what is read many times a second. */
-  runs(index: number): boolean
   createLink(link: NewLink): void
   setLink(name: string, changes: LinkChanges): void
   deleteLink(name: string): boolean

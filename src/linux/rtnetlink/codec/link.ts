@@ -94,13 +94,6 @@ function parseMac(text: string): Uint8Array {
   return Uint8Array.from(text.split(':'), (byte) => Number.parseInt(byte, 16))
 }
 
-/** Of a link message whose body begins at `at`: whether the link is up and has a carrier. */
-export function readRuns(bytes: Uint8Array, at: number, length: number): boolean {
-  if (length < 16) return false
-  const flags = viewOf(bytes).getUint32(at + 8, true)
-  return (flags & IFF_UP) !== 0 && (flags & IFF_LOWER_UP) !== 0
-}
-
 /** Undefined for what is no link (a bridge port's message) or cut short. */
 export function readLink(body: Uint8Array): Link | undefined {
   if (body.length < 16 || body[0] !== 0) return undefined
