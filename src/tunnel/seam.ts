@@ -199,7 +199,7 @@ export interface Forwarder {
   /** Of a forwarder that sends copies or spreads packets over paths; absent: neither. */
   readonly spread?: Spread
   /**
-   * A packet from the TUN. Returns the slot to send it on, or a Verdict: PARK keeps the newest packet of its flow until a
+   * A packet from the TUN. Returns the slot to send it on, or a Verdict: PARK keeps the newest packets of its flow until a
    * path of its peer is usable (the datapath then asks again).
    * `partialChecksum`: the transport checksum is still the pseudo-header's and will be recomputed.
    */

@@ -129,10 +129,11 @@ export function udp(spec: {
   gso?: number
   partial?: boolean
   dontFragment?: boolean
+  sourcePort?: number
 }): Uint8Array {
   const transport = new Uint8Array(8 + spec.payload.length)
   const view = new DataView(transport.buffer)
-  view.setUint16(0, 5000)
+  view.setUint16(0, spec.sourcePort ?? 5000)
   view.setUint16(2, 5001)
   view.setUint16(4, transport.length)
   transport.set(spec.payload, 8)

@@ -57,6 +57,8 @@ export class Outbound {
   readonly #paths: PathTable
   readonly #sender: Sender
   readonly #parking: Parking
+  /** When the packet came that is handled now. */
+  #since = 0
   /** The read buffer: vnet header, packet. */
   readonly #buffer: number
   readonly #original: number
@@ -103,15 +105,17 @@ export class Outbound {
 
   /** Asks again for every parked packet: a path may be back. */
   retryParked(now: number): void {
+    this.#parking.expire(now)
     for (let n = this.#parking.size; n > 0; n--) {
+      const since = this.#parking.nextSince
       const bytes = this.#parking.take(this.#buffer)
-      if (bytes > 0) this.handle(this.#buffer, bytes, now)
+      if (bytes > 0) this.handle(this.#buffer, bytes, now, since)
     }
     this.#sender.flush()
   }
 
-  /** Sends the packet behind the vnet header at `at`. What lies there is overwritten. */
-  handle(at: number, bytes: number, now: number): void {
+  /** Sends the packet behind the vnet header at `at`, which came at `since` (ms). What lies there is overwritten. */
+  handle(at: number, bytes: number, now: number, since = now): void {
     const view = this.#view
     const packet = at + VNET_HEADER
     const length = ipLength(view, packet, bytes - VNET_HEADER)
@@ -122,6 +126,7 @@ export class Outbound {
     }
     const partial = (view.getUint8(at) & VNET_NEEDS_CSUM) !== 0
     const kept = Math.min(length, ORIGINAL)
+    this.#since = since
     this.#u8.copyWithin(this.#original, packet, packet + kept)
     const slot = this.#forwarder.outbound(this.#u8, view, packet, length, partial, now)
     if (slot < 0 || !this.#paths.isOpen(slot)) {
@@ -172,7 +177,7 @@ export class Outbound {
   /** Parks the packet as it was before the forwarder saw it: it will be asked again. */
   #park(at: number, bytes: number, packet: number, kept: number): void {
     this.#u8.copyWithin(packet, this.#original, this.#original + kept)
-    this.#parking.put(at, bytes)
+    this.#parking.put(at, bytes, this.#since)
     this.counts.parked++
   }
 

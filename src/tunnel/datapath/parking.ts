@@ -1,8 +1,10 @@
 /**
- * Parking: while a flow's packets have no usable path, the newest one is kept, and sent when a path is back. By then TCP
- * has backed off its retransmission timer, and would otherwise stay silent for as long again as the outage lasted.
+ * Parking: while a flow's packets have no usable path, its newest ones are kept, and sent in order when a path is back: the
+ * verdict may have been wrong by a moment, as when a radio stands still for a quarter of a second. Of TCP it is one, since by
+ * then TCP has backed off its retransmission timer, and would otherwise stay silent for as long again as the outage lasted. What is older than
+ * FRESH_MS is let go, but the newest of each flow.
  *
- * A circle of fixed slots in packet memory, one per flow; the oldest flow is displaced. Of a TCP super-packet the first
+ * Fixed places in packet memory; the oldest packet is displaced. Of a TCP super-packet the first
  * segments are kept, as many as fit: the receiver needs those first.
  */
 import {
@@ -22,62 +24,92 @@ import type { Arena } from '../../linux/arena.ts'
 import { GSO_NONE, VNET_HEADER } from '../../linux/tun.ts'
 
 const PLACE = 2048
+const PLACES = 256
+/** Packets of one flow that is not TCP. */
+const MOST_OF_FLOW = 64
+const FRESH_MS = 1000
 
 export class Parking {
   readonly #view: DataView
   readonly #u8: Uint8Array
   readonly #start: number
-  readonly #places: number
   readonly #bytes: Int32Array
   readonly #flow: Uint32Array
-  #oldest = 0
-  #count = 0
+  readonly #since: Float64Array
+  /** Places in use, the oldest packet first. */
+  readonly #order: number[] = []
+  readonly #free: number[] = []
 
-  /** Max `places` flows. */
-  constructor(arena: Arena, places = 256) {
+  constructor(arena: Arena, places = PLACES) {
     this.#view = arena.view
     this.#u8 = arena.u8
-    this.#places = places
     this.#start = arena.reserve(places * PLACE)
     this.#bytes = new Int32Array(places)
     this.#flow = new Uint32Array(places)
+    this.#since = new Float64Array(places)
+    for (let place = places - 1; place >= 0; place--) this.#free.push(place)
   }
 
   get size(): number {
-    return this.#count
+    return this.#order.length
   }
 
-  /** Keeps the packet behind the vnet header at `at` in the place of the last one of its flow. */
-  put(at: number, bytes: number): void {
+  /** When the one came that is taken next (ms). */
+  get nextSince(): number {
+    return this.#since[this.#order[0]!]!
+  }
+
+  /** Keeps the packet behind the vnet header at `at`, which came at `since` (ms). */
+  put(at: number, bytes: number, since: number): void {
     const kept = bytes <= PLACE ? bytes : this.#shorten(at, bytes)
     if (kept === 0) return
     const flow = this.#hash(at + VNET_HEADER, kept - VNET_HEADER)
-    let place = -1
-    for (let n = 0; n < this.#count && place < 0; n++) {
-      const i = (this.#oldest + n) % this.#places
-      if (this.#flow[i] === flow) place = i
-    }
-    if (place < 0) {
-      if (this.#count === this.#places) {
-        this.#oldest = (this.#oldest + 1) % this.#places
-        this.#count--
-      }
-      place = (this.#oldest + this.#count++) % this.#places
-      this.#flow[place] = flow
-    }
+    const place = this.#placeFor(flow, this.#isTcp(at + VNET_HEADER, kept - VNET_HEADER) ? 1 : MOST_OF_FLOW)
+    this.#order.push(place)
+    this.#flow[place] = flow
+    this.#since[place] = since
     this.#u8.copyWithin(this.#start + place * PLACE, at, at + kept)
     this.#bytes[place] = kept
   }
 
   /** Takes the oldest out, to `to`; returns its length with the vnet header, 0 when there is none. */
   take(to: number): number {
-    if (this.#count === 0) return 0
-    const from = this.#start + this.#oldest * PLACE
-    const bytes = this.#bytes[this.#oldest]!
+    const place = this.#order.shift()
+    if (place === undefined) return 0
+    this.#free.push(place)
+    const from = this.#start + place * PLACE
+    const bytes = this.#bytes[place]!
     this.#u8.copyWithin(to, from, from + bytes)
-    this.#oldest = (this.#oldest + 1) % this.#places
-    this.#count--
     return bytes
+  }
+
+  /** Lets go what is too old to be of use and not the newest of its flow. */
+  expire(now: number): void {
+    const seen = new Set<number>()
+    for (let i = this.#order.length - 1; i >= 0; i--) {
+      const place = this.#order[i]!
+      const flow = this.#flow[place]!
+      if (seen.has(flow) && now - this.#since[place]! > FRESH_MS) this.#free.push(...this.#order.splice(i, 1))
+      seen.add(flow)
+    }
+  }
+
+  /** An empty place, that of the flow's oldest packet if it has its share, or that of the oldest of all. */
+  #placeFor(flow: number, most: number): number {
+    let first = -1
+    let count = 0
+    for (let i = this.#order.length - 1; i >= 0; i--) {
+      if (this.#flow[this.#order[i]!] !== flow) continue
+      first = i
+      count++
+    }
+    if (count >= most) return this.#order.splice(first, 1)[0]!
+    return this.#free.pop() ?? this.#order.shift()!
+  }
+
+  #isTcp(packet: number, length: number): boolean {
+    const transport = transportOf(this.#view, packet, length)
+    return transport >= 0 && protocolIn(transport) === Protocol.TCP
   }
 
   /** Cuts a TCP super-packet in place down to whole segments that fit a place; 0 when it cannot be. */

@@ -11,7 +11,7 @@ import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { ANCHOR, ANCHOR6, LaptopBed, SERVER, until } from './laptop-bed.ts'
 
-usesPrograms('curl', 'ip')
+usesPrograms('curl', 'ip', 'ping')
 usePrivateNames()
 
 /** The time, every 20 ms, as long as somebody reads. */
@@ -56,6 +56,16 @@ test('UP-38: the gateway changes, the address stays: renewed by DHCP, or another
   await bed.shell('mh', 'ip route replace default via 192.168.1.254 dev acc1 metric 100')
   await goesOn()
   assert.equal(await bed.seen(), ANCHOR)
+})
+
+test('issue 10: the only network stands still for 350 ms, as a radio that scans does: no datagram is lost', async () => {
+  const pings = bed.lab.programs.run('mh', 'ping', ['-q', '-i', '0.005', '-c', '300', SERVER])
+  await delay(500) // in their midst
+  bed.lab.setLink('acc1', { delayMs: 350 })
+  await delay(350)
+  bed.lab.setLink('acc1', { delayMs: 0 })
+  assert.match(await pings, /300 packets transmitted, 300 received/)
+  await goesOn()
 })
 
 test('UP-38: a second address of the same family comes, and the first one goes', async () => {

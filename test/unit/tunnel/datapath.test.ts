@@ -339,7 +339,7 @@ describe('datapath: sessions and paths', () => {
     }
   })
 
-  test('while no path is usable the newest packet of each flow is kept, then sent', () => {
+  test('while no path is usable the newest packet of each TCP flow is kept, then sent', () => {
     const pair = new DatapathPair('godwit', 1500, arenasAgain())
     pair.a.forwarder.slot = Verdict.PARK
     pair.send(
@@ -358,6 +358,38 @@ describe('datapath: sessions and paths', () => {
       [20 + 20 + 1000, 40 + 20 + 70],
     )
     assert.ok(got.every((one) => one.checksumHolds))
+  })
+
+  test('of other flows the newest 64 wait, in order, and after a second the newest alone', () => {
+    const sent = (away: number) => {
+      const pair = new DatapathPair('godwit', 1500, arenasAgain())
+      const { datapath, forwarder, machine } = pair.a
+      forwarder.slot = Verdict.PARK
+      for (let n = 0; n < 70; n++) pair.send(pair.a, udp({ version: 4, payload: bytes(100 + n) }))
+      pair.send(pair.a, udp({ version: 6, payload: bytes(70) }))
+      // Asked again in vain, they keep their order and their age.
+      datapath.outbound.retryParked(pair.now + away / 2)
+      forwarder.slot = machine.slot
+      datapath.outbound.retryParked(pair.now + away)
+      pair.receive(pair.b)
+      return pair.b.tun.written.map((each) => readWritten(each).packet.length)
+    }
+    const lengths = Array.from({ length: 64 }, (_, n) => 20 + 8 + 106 + n)
+    assert.deepEqual(sent(900), [...lengths, 40 + 8 + 70])
+    assert.deepEqual(sent(1100), [20 + 8 + 169, 40 + 8 + 70])
+  })
+
+  test('the oldest packet gives way when 256 wait', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    pair.a.forwarder.slot = Verdict.PARK
+    for (let n = 0; n < 300; n++)
+      pair.send(pair.a, udp({ version: 4, sourcePort: 1000 + n, payload: bytes(100 + n) }))
+    assert.equal(pair.a.datapath.parking.size, 256)
+    pair.a.forwarder.slot = pair.a.machine.slot
+    pair.a.datapath.outbound.retryParked(pair.now)
+    pair.receive(pair.b)
+    const got = pair.b.tun.written.map((each) => readWritten(each).packet.length)
+    assert.deepEqual([got.length, got[0], got.at(-1)], [256, 28 + 144, 28 + 399])
   })
 
   test('a refused send is told to the machine with its errno, and the next one works', () => {
