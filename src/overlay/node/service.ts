@@ -442,6 +442,7 @@ export class NodeService implements Mechanism {
         this.#refused.set(event.name, event.reason)
         if (this.#refused.size > MAX_PEERS) this.#refused.delete(this.#refused.keys().next().value!)
         const gone = event.status === Status.UNKNOWN_NAME
+        if (gone) this.#noteGone(event.name)
         this.#settle(event.name, (each) =>
           gone
             ? each.resolve(undefined)
@@ -555,6 +556,14 @@ export class NodeService implements Mechanism {
     if (this.#known.size > MAX_PEERS) this.#known.delete(this.#known.keys().next().value!)
     if (!same) this.#peersChanged()
     this.#settle(peer.name, (each) => each.resolve(peer))
+  }
+
+  /** Its zone has no such node: one that gets the name later is another, at other addresses. */
+  #noteGone(name: string): void {
+    const works = this.#reports.some((peer) => peer.name === name && peer.access !== undefined)
+    if (works || !this.#known.delete(name)) return
+    this.#tunnel.post({ type: 'forget', name })
+    this.#peersChanged()
   }
 
   #peersChanged(): void {

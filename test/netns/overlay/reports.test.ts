@@ -38,13 +38,13 @@ describe('machines as they are', () => {
     await bed.up('alice')
     assert.match(bed.log('alice'), /is not used: IPv6 is turned off on this machine/)
     assert.match(
-      await onAlice('ping -c 1 -W 5 bob.test.example'),
+      await onAlice('ping -n -i 0.2 -c 1 -w 5 bob.test.example'),
       /\(100\.96\.\d+\.\d+\).*\n.* bytes from 100\.96/,
     )
     await bed.down('alice')
     await set(0)
     await bed.up('alice')
-    assert.match(await onAlice('ping -6 -c 1 -W 5 bob.test.example'), /bytes from fd/)
+    assert.match(await onAlice('ping -6 -n -i 0.2 -c 1 -w 5 bob.test.example'), /bytes from fd/)
   })
 
   const ping = (count = 1, seconds = 5) =>
