@@ -2,8 +2,11 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { capabilities } from '../../../src/linux/capabilities.ts'
 import { ClockWatch, RealClock, realRandom } from '../../../src/linux/clock.ts'
-import { listNamespaces } from '../../../src/linux/netns.ts'
+import { listNamespaces, usePrivateNames } from '../../../src/linux/netns.ts'
 import { needProgram } from '../../../src/linux/packages.ts'
+
+// Tests beside this one make namespaces, too.
+usePrivateNames()
 
 test('what the machine has is found by trying, and nothing stays behind', () => {
   const before = listNamespaces()
