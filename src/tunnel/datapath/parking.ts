@@ -4,8 +4,8 @@
  * then TCP has backed off its retransmission timer, and would otherwise stay silent for as long again as the outage lasted. What is older than
  * FRESH_MS is let go, but the newest of each flow.
  *
- * Fixed places in packet memory; the oldest packet is displaced. Of a TCP super-packet the first
- * segments are kept, as many as fit: the receiver needs those first.
+ * Fixed places in packet memory. When all are taken the oldest packet gives way of those whose flow has another, so that few flows
+ * do not take the last packet of many. Of a TCP super-packet the first segments are kept, as many as fit: the receiver needs those first.
  */
 import {
   addressLength,
@@ -39,6 +39,8 @@ export class Parking {
   /** Places in use, the oldest packet first. */
   readonly #order: number[] = []
   readonly #free: number[] = []
+  /** Packets of each flow. */
+  readonly #counts = new Map<number, number>()
 
   constructor(arena: Arena, places = PLACES) {
     this.#view = arena.view
@@ -66,6 +68,7 @@ export class Parking {
     const flow = this.#hash(at + VNET_HEADER, kept - VNET_HEADER)
     const place = this.#placeFor(flow, this.#isTcp(at + VNET_HEADER, kept - VNET_HEADER) ? 1 : MOST_OF_FLOW)
     this.#order.push(place)
+    this.#counts.set(flow, (this.#counts.get(flow) ?? 0) + 1)
     this.#flow[place] = flow
     this.#since[place] = since
     this.#u8.copyWithin(this.#start + place * PLACE, at, at + kept)
@@ -74,8 +77,8 @@ export class Parking {
 
   /** Takes the oldest out, to `to`; returns its length with the vnet header, 0 when there is none. */
   take(to: number): number {
-    const place = this.#order.shift()
-    if (place === undefined) return 0
+    if (this.#order.length === 0) return 0
+    const place = this.#remove(0)
     this.#free.push(place)
     const from = this.#start + place * PLACE
     const bytes = this.#bytes[place]!
@@ -85,26 +88,35 @@ export class Parking {
 
   /** Lets go what is too old to be of use and not the newest of its flow. */
   expire(now: number): void {
-    const seen = new Set<number>()
-    for (let i = this.#order.length - 1; i >= 0; i--) {
-      const place = this.#order[i]!
-      const flow = this.#flow[place]!
-      if (seen.has(flow) && now - this.#since[place]! > FRESH_MS) this.#free.push(...this.#order.splice(i, 1))
-      seen.add(flow)
+    for (let i = 0; i < this.#order.length; ) {
+      const isOld = now - this.#since[this.#order[i]!]! > FRESH_MS
+      if (isOld && this.#hasNewer(i)) this.#free.push(this.#remove(i))
+      else i++
     }
   }
 
-  /** An empty place, that of the flow's oldest packet if it has its share, or that of the oldest of all. */
+  /** A place for a packet of this flow, which may have `most`. */
   #placeFor(flow: number, most: number): number {
-    let first = -1
-    let count = 0
-    for (let i = this.#order.length - 1; i >= 0; i--) {
-      if (this.#flow[this.#order[i]!] !== flow) continue
-      first = i
-      count++
-    }
-    if (count >= most) return this.#order.splice(first, 1)[0]!
-    return this.#free.pop() ?? this.#order.shift()!
+    if ((this.#counts.get(flow) ?? 0) >= most)
+      return this.#remove(this.#order.findIndex((place) => this.#flow[place] === flow))
+    const free = this.#free.pop()
+    if (free !== undefined) return free
+    const isShared = this.#counts.size < this.#order.length
+    return this.#remove(isShared ? this.#order.findIndex((_, i) => this.#hasNewer(i)) : 0)
+  }
+
+  /** Whether the flow of this packet has a newer one: it has several, and the oldest is met first. */
+  #hasNewer(i: number): boolean {
+    return this.#counts.get(this.#flow[this.#order[i]!]!)! > 1
+  }
+
+  #remove(i: number): number {
+    const place = this.#order.splice(i, 1)[0]!
+    const flow = this.#flow[place]!
+    const left = this.#counts.get(flow)! - 1
+    if (left === 0) this.#counts.delete(flow)
+    else this.#counts.set(flow, left)
+    return place
   }
 
   #isTcp(packet: number, length: number): boolean {

@@ -379,6 +379,20 @@ describe('datapath: sessions and paths', () => {
     assert.deepEqual(sent(1100), [20 + 8 + 169, 40 + 8 + 70])
   })
 
+  test('few flows with many packets do not take the last packet of another', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    pair.a.forwarder.slot = Verdict.PARK
+    pair.send(pair.a, tcp({ version: 4, payload: bytes(70), seq: 1 }))
+    for (let n = 0; n < 600; n++)
+      pair.send(pair.a, udp({ version: 4, sourcePort: 1000 + (n % 6), payload: bytes(100) }))
+    assert.equal(pair.a.datapath.parking.size, 256)
+    pair.a.forwarder.slot = pair.a.machine.slot
+    pair.a.datapath.outbound.retryParked(pair.now)
+    pair.receive(pair.b)
+    const lengths = pair.b.tun.written.map((each) => readWritten(each).packet.length)
+    assert.equal(lengths.filter((length) => length === 20 + 20 + 70).length, 1)
+  })
+
   test('the oldest packet gives way when 256 wait', () => {
     const pair = new DatapathPair('godwit', 1500, arenasAgain())
     pair.a.forwarder.slot = Verdict.PARK
