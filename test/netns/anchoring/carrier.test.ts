@@ -1,35 +1,10 @@
-/** A host behind a carrier's NAT that ends mappings at 8 s, with its anchor and a server beyond it (issue 13, part 4). */
-import assert from 'node:assert/strict'
-import { after, before, describe, it } from 'node:test'
-import { topologyNamed } from '../../../lab/topologies/index.ts'
+/** A host behind a carrier's NAT that ends mappings at 8 s. */
 import { usePrivateNames } from '../../../src/linux/netns.ts'
-import { usesPrograms } from '../../../src/linux/packages.ts'
-import { carrierFlow } from '../../support/carrier-flow.ts'
-import { LaptopBed, SERVER } from './laptop-bed.ts'
+import { losesNoneBehindCarrier } from '../../suites/host-carrier.ts'
 
-usesPrograms('ip')
 usePrivateNames()
-
-const LIFETIME_MS = 8_000
-
-describe('a host behind a NAT that ends mappings at an age', () => {
-  let bed: LaptopBed
-  before(async () => {
-    bed = await LaptopBed.build(topologyNamed('upmt-symmetric'), '[log]\nlevel = "debug"', 4)
-    await bed.run('mh', 'ip', 'link', 'set', 'acc2', 'down')
-    await bed.daemon('mh')
-  })
-  after(async () => {
-    await bed?.close()
-  })
-
-  it('issue 13: once the first has ended, a flow of a datagram every 5 ms loses none', async (t) => {
-    const { programs } = bed.lab
-    const { lost, before } = await carrierFlow({
-      ...{ programs, nat: 'nat1', client: 'mh', server: 'ch1', address: SERVER },
-      ...{ log: () => bed.log('mh'), lifetimeMs: LIFETIME_MS, ms: 2 * LIFETIME_MS },
-    })
-    t.diagnostic(`the first ones cost ${before.join(' and ')} datagrams`)
-    assert.deepEqual(lost, [0, 0], bed.log('mh').slice(-6000))
-  })
-})
+losesNoneBehindCarrier(
+  'issue 13: once the first has ended, a flow of a datagram every 5 ms loses none',
+  8_000,
+  16_000,
+)
