@@ -11,7 +11,7 @@ import type { Credentials } from '../../src/overlay/machine/api.ts'
 import { encoded, encodedMessage } from '../../src/overlay/machine/asker.ts'
 import { macKey, sessionKeys } from '../../src/overlay/machine/secrets.ts'
 import { endpointKey, sameEndpoint } from '../../src/overlay/tables.ts'
-import { datagramCodec, Kind, MAC, type RelayBind } from '../../src/overlay/wire/datagram.ts'
+import { datagramCodec, Kind, MAC, type RelayBind, SHOWS } from '../../src/overlay/wire/datagram.ts'
 import { type Lease, leaseCodec, leaseTranscript } from '../../src/overlay/wire/lease.ts'
 import {
   type Candidate,
@@ -336,7 +336,7 @@ export class StubCoordinator {
   }
 
   #bind(port: number, bytes: Uint8Array, bind: RelayBind, from: Endpoint): void {
-    const side = this.channels.find(({ id }) => id === bind.channel)?.sides[bind.side]
+    const side = this.channels.find(({ id }) => id === bind.channel)?.sides[bind.side & ~SHOWS]
     if (side === undefined || side.port !== port || bind.counter <= side.counter) return
     const mac = nodeCrypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
     if (!nodeCrypto.equal(mac, bind.mac)) return
@@ -356,7 +356,7 @@ export class StubCoordinator {
       token: bound ? new Uint8Array(16) : token,
     }
     const blank = encoded({ ...head, mac: new Uint8Array(MAC) })
-    const signed = nodeCrypto.mac(side.key, blank.subarray(0, blank.length - MAC))
+    const signed = nodeCrypto.mac(side.key, concat(blank.subarray(0, blank.length - MAC), bind.token))
     this.#send(port, from, encoded({ ...head, mac: signed }))
   }
 }

@@ -1,10 +1,15 @@
 /**
  * A node's side of a channel at a relay (RELAY_BIND, docs/wire/overlay.md): the relay sends to the address that was bound
  * last. After a move, the node binds again from another socket. The counter begins with the wall clock, so that a restarted
- * node does not send older counters than before. The rest of it is random: who names it has received it at the address that
- * it was sent to, also where that is the relay itself, which has the key.
+ * node does not send older counters than before.
+ *
+ * Each request has 16 bytes that nobody else knows, random ones or the relay's token, and its answer shows them (ADR 0393): who sends it has
+ * received the request where that was sent to, also where that is the relay itself, which has the key.
  */
-import { decodeSeen, Kind, MAC, type RelayBind, type Seen, WHERE } from '../wire/datagram.ts'
+import { concat } from '../../core/bytes.ts'
+import type { Endpoint } from '../../core/endpoint.ts'
+import { sameEndpoint } from '../tables.ts'
+import { decodeSeen, Kind, MAC, type RelayBind, type Seen, SHOWS, WHERE } from '../wire/datagram.ts'
 import type { RelaySide } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded } from './asker.ts'
@@ -18,8 +23,8 @@ const TOKEN = 16
 const NONCE = 2 ** 22
 /** From one binding to the next within a second, the counter grows by up to so much. */
 const STEP = 2 ** 20
-/** Answers under the relay's key with another counter that one binding takes: late ones of the last, no guesses. */
-const WRONG_MOST = 8
+/** Answers from the relay's address whose MAC is looked at, for each request: the others are late, or guesses of 128 bits. */
+const LOOKED_AT_MOST = 64
 /** Questions at a time. */
 const QUESTIONS_MOST = 8
 /** Channels whose last counter is remembered. */
@@ -63,14 +68,16 @@ export class Binding {
   #socket = -1
   #counter = 0
   #token = new Uint8Array(TOKEN)
+  /** The relay's, not random. */
+  #isProving = false
   #tries = 0
-  #wrong = 0
+  #lookedAt = 0
   #at = NEVER
   #state: BindingState = 'failed'
   #seen: Seen | undefined
   #begunAt = Number.NEGATIVE_INFINITY
-  /** Numbers of the questions that wait for an answer. */
-  readonly #questions = new Set<number>()
+  /** Questions that wait for an answer: their random bytes by number. */
+  readonly #questions = new Map<number, Uint8Array>()
 
   constructor(parts: BindingParts) {
     this.#parts = parts
@@ -100,19 +107,20 @@ export class Binding {
 
   /** Asks at this port of the relay where it sees the socket. */
   ask(port: number, number: number): void {
-    if (this.#questions.size >= QUESTIONS_MOST) this.#questions.delete(this.#questions.values().next().value!)
-    this.#questions.add(number)
+    if (this.#questions.size >= QUESTIONS_MOST) this.#questions.delete(this.#questions.keys().next().value!)
+    const token = this.#questions.get(number) ?? this.#unknown()
+    this.#questions.set(number, token)
     const { channel, side } = this.#parts.side
-    const head = { kind: Kind.RELAY_BIND, channel, side: side | WHERE, counter: number }
-    this.#parts.send(this.#socket, this.#signed({ ...head, token: new Uint8Array(TOKEN) }), port)
+    const head = { kind: Kind.RELAY_BIND, channel, side: side | WHERE | SHOWS, counter: number }
+    this.#parts.send(this.#socket, this.#signed({ ...head, token }), port)
   }
 
   /** Binds from this socket from now on. */
   bind(socket: number, now: number): void {
     this.#socket = socket
     this.#count()
-    this.#wrong = 0
-    this.#token = new Uint8Array(TOKEN)
+    this.#token = this.#unknown()
+    this.#isProving = false
     this.#tries = 0
     this.#begunAt = now
     this.#questions.clear()
@@ -120,22 +128,20 @@ export class Binding {
     this.#send(now)
   }
 
-  handle(bound: RelayBind, socket: number, now: number): void {
-    const { crypto, side } = this.#parts
+  /** What is not the answer to the last request leaves no trace, and is not answered. `from` has the relay's address. */
+  handle(bound: RelayBind, from: Endpoint, socket: number, now: number): void {
+    if (socket !== this.#socket) return
     if (bound.side === 3) {
-      this.#answered(bound, socket)
+      this.#answered(bound)
       return
     }
-    if (this.#state !== 'binding' || socket !== this.#socket || this.#wrong >= WRONG_MOST) return
-    const bytes = encoded(bound)
-    const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
-    if (!crypto.equal(mac, bound.mac)) return
-    if (bound.counter !== this.#counter) {
-      this.#wrong++
-      return
-    }
+    if (this.#state !== 'binding' || bound.counter !== this.#counter) return
+    if (!sameEndpoint(from, this.#parts.side.endpoint) || this.#lookedAt >= LOOKED_AT_MOST) return
+    this.#lookedAt++
+    if (!this.#shows(bound, this.#token)) return
     if (bound.side === 2) {
       this.#token = bound.token.slice()
+      this.#isProving = true
       this.#send(now)
     } else if (bound.side === 1) {
       this.#state = 'bound'
@@ -146,14 +152,26 @@ export class Binding {
     }
   }
 
-  #answered(bound: RelayBind, socket: number): void {
-    const { crypto, side } = this.#parts
-    if (socket !== this.#socket || !this.#questions.has(bound.counter)) return
-    const bytes = encoded(bound)
-    const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
-    if (!crypto.equal(mac, bound.mac)) return
+  /** From any port of the relay. */
+  #answered(bound: RelayBind): void {
+    const token = this.#questions.get(bound.counter)
+    if (token === undefined || !this.#shows(bound, token)) return
     this.#questions.delete(bound.counter)
     this.#parts.onSeen?.(bound.counter, decodeSeen(bound.token).port)
+  }
+
+  /** Whether it is from who has the key and the request with this token. */
+  #shows(bound: RelayBind, token: Uint8Array): boolean {
+    const { crypto, side } = this.#parts
+    const bytes = encoded(bound)
+    const mac = crypto.mac(side.key, concat(bytes.subarray(0, bytes.length - MAC), token))
+    return crypto.equal(mac, bound.mac)
+  }
+
+  #unknown(): Uint8Array<ArrayBuffer> {
+    const token = new Uint8Array(TOKEN)
+    this.#parts.random.fill(token)
+    return token
   }
 
   #count(): void {
@@ -178,7 +196,7 @@ export class Binding {
     if (this.#at > now) return
     if (this.#tries < TRIES) {
       // The process before, killed in this very second, may have left the relay a higher counter, which it does not tell.
-      if (this.#tries >= RECOUNT_AFTER && this.#token.every((byte) => byte === 0)) this.#count()
+      if (this.#tries >= RECOUNT_AFTER && !this.#isProving) this.#count()
       this.#send(now)
       return
     }
@@ -191,8 +209,9 @@ export class Binding {
     const { side, send } = this.#parts
     this.#at = now + FIRST_PAUSE * 2 ** this.#tries
     this.#tries++
+    this.#lookedAt = 0
     const head = {
-      ...{ kind: Kind.RELAY_BIND, channel: side.channel, side: side.side },
+      ...{ kind: Kind.RELAY_BIND, channel: side.channel, side: side.side | SHOWS },
       ...{ counter: this.#counter, token: this.#token },
     }
     send(this.#socket, this.#signed(head))

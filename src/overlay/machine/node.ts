@@ -4,7 +4,7 @@
  * kernel are the owner's; this machine holds the tunnel table.
  *
  * Nothing that a stranger sends gets past a look-up and one MAC: sessions are by index, CHECKs by the tag of a pair,
- * RELAY_BOUNDs by their channel.
+ * RELAY_BOUNDs by their channel and the relay's address.
  */
 
 import { compare, equal, toHex } from '../../core/bytes.ts'
@@ -120,6 +120,8 @@ export class NodeMachine implements NodeMachineApi {
   readonly #pairs = new Map<string, Pair>()
   /** By tag in hexadecimal. */
   readonly #byTag = new Map<string, Pair>()
+  /** By `channelKey`. */
+  readonly #byChannel = new Map<string, Pair>()
   readonly #sought = new Map<string, Sought>()
   /** Peers without a path: when a direction may be asked for again, and the pause after it. */
   readonly #noPath = new Map<string, { at: number; pause: number }>()
@@ -258,8 +260,7 @@ export class NodeMachine implements NodeMachineApi {
         this.#pairOfTag(value.tag, now)?.handleCheck(value, from, socket, now)
         break
       case Kind.RELAY_BOUND:
-        for (const pair of this.#pairs.values())
-          if (pair.hasChannel(value.channel)) pair.handleBound(value, socket, now)
+        this.#byChannel.get(channelKey(value.channel, from))?.handleBound(value, from, socket, now)
         break
       case Kind.SESSION_RESPONSE:
       case Kind.OPENED:
@@ -846,6 +847,11 @@ export class NodeMachine implements NodeMachineApi {
           if (this.#isAlone && mayBeHost(endpoint)) this.#observed.set(socket, { endpoint, at })
         },
         onMeeting: (message, at) => this.#meeting(pair, message, at),
+        onChannel: ({ channel, endpoint }, isThere) => {
+          const key = channelKey(channel, endpoint)
+          if (isThere) this.#byChannel.set(key, pair)
+          else if (this.#byChannel.get(key) === pair) this.#byChannel.delete(key)
+        },
         observedOf: (socket) => this.#observed.get(socket)?.endpoint,
         askedPorts: this.#askedPorts,
         bindingCounters: this.#bindingCounters,
@@ -1078,6 +1084,11 @@ export class NodeMachine implements NodeMachineApi {
   #emit(output: NodeOutput): void {
     this.#outputs.push(output)
   }
+}
+
+/** Of a relay's channel, where its address sends from: at a question, another port. */
+function channelKey(channel: number, { address }: Endpoint): string {
+  return `${channel} ${toHex(address)}`
 }
 
 function describe(sockets: readonly NodeSocket[]): string {

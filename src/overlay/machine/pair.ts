@@ -66,6 +66,8 @@ export interface PairParts extends MachineComponents {
   readonly onAnswer: (now: number) => void
   readonly onObserved: (socket: number, observed: Endpoint, now: number) => void
   readonly onMeeting: (message: Message, now: number) => void
+  /** A channel that this pair has from now on, or has not any more. */
+  readonly onChannel: (side: RelaySide, isThere: boolean) => void
   /** Where the coordinator sees the socket. */
   readonly observedOf: (socket: number) => Endpoint | undefined
   /** Of all pairs. */
@@ -332,8 +334,8 @@ export class Pair {
     this.checks.handle(check, from, socket, now)
   }
 
-  handleBound(bound: RelayBind, socket: number, now: number): void {
-    this.#bindings.get(bound.channel)?.handle(bound, socket, now)
+  handleBound(bound: RelayBind, from: Endpoint, socket: number, now: number): void {
+    this.#bindings.get(bound.channel)?.handle(bound, from, socket, now)
   }
 
   /** A CHECK that a relay has forwarded: the peer names ports that it may be reached at. */
@@ -342,10 +344,6 @@ export class Pair {
     if (![...this.#bindings.values()].some(isRelay)) return
     const message = this.checks.openRelayed(check)
     if (message !== undefined) this.#tryPorts(message, now)
-  }
-
-  hasChannel(channel: number): boolean {
-    return this.#bindings.has(channel)
   }
 
   /** The tunnel's paths are dead: tries everything again while a new direction is requested. */
@@ -359,6 +357,7 @@ export class Pair {
 
   /** Ends every way. */
   close(): void {
+    for (const { side } of this.#bindings.values()) this.#parts.onChannel(side, false)
     for (const way of [...this.#ways]) this.#lose(way)
   }
 
@@ -414,6 +413,7 @@ export class Pair {
       },
     })
     this.#bindings.set(side.channel, binding)
+    this.#parts.onChannel(side, true)
     if (socket === undefined) return
     this.#parts.step(this.#parts.own, 'relay', 'RELAY_BIND', now)
     binding.bind(socket.socket, now)
@@ -422,8 +422,10 @@ export class Pair {
 
   #dropChannel(channel: number): void {
     const binding = this.#bindings.get(channel)
+    if (binding === undefined) return
     this.#bindings.delete(channel)
-    if (binding !== undefined) this.#loseRelay(binding.side.endpoint)
+    this.#parts.onChannel(binding.side, false)
+    this.#loseRelay(binding.side.endpoint)
   }
 
   #loseRelay(endpoint: Endpoint, except?: number): void {

@@ -7,10 +7,10 @@
  * otherwise create no entry and get no answer. When no channels, or no ports of a node, are left, the account with most
  * of them loses one.
  */
-import { equal, viewOf } from '../../core/bytes.ts'
+import { concat, equal, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
-import { datagramCodec, encodeSeen, Kind, MAC, type RelayBind, WHERE } from '../wire/datagram.ts'
+import { datagramCodec, encodeSeen, Kind, MAC, type RelayBind, SHOWS, WHERE } from '../wire/datagram.ts'
 import type { Measured, RelaySide, SideOrder } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded } from './asker.ts'
@@ -208,7 +208,7 @@ export class Relay {
     const bind = datagram.value
     const channel = this.#channels.get(bind.channel)
     const asks = (bind.side & WHERE) !== 0
-    const side = channel?.sides[bind.side & ~WHERE]
+    const side = channel?.sides[bind.side & ~(WHERE | SHOWS)]
     if (channel === undefined || side === undefined || (side.port !== port && !asks)) return undefined
     const { crypto } = this.#parts
     const mac = crypto.mac(side.key, bytes.subarray(0, bytes.length - MAC))
@@ -384,10 +384,14 @@ export class Relay {
     return encodeSeen({ port, first: isRow ? first : 0, last: isRow ? last : 0 })
   }
 
-  #answer(side: Side, { channel, counter }: RelayBind, state: number, token: Uint8Array): Uint8Array {
+  #answer(side: Side, bind: RelayBind, state: number, token: Uint8Array): Uint8Array {
+    const { channel, counter } = bind
     const head = { kind: Kind.RELAY_BOUND, channel, side: state, counter, token }
     const blank = encoded({ ...head, mac: new Uint8Array(MAC) })
-    const mac = this.#parts.crypto.mac(side.key, blank.subarray(0, blank.length - MAC))
+    const text = blank.subarray(0, blank.length - MAC)
+    // Nodes of before ADR 0393 do not set `SHOWS`.
+    const shown = (bind.side & SHOWS) === 0 ? text : concat(text, bind.token)
+    const mac = this.#parts.crypto.mac(side.key, shown)
     return encoded({ ...head, mac })
   }
 

@@ -94,7 +94,7 @@ export interface Check {
 export interface RelayBind {
   readonly kind: typeof Kind.RELAY_BIND | typeof Kind.RELAY_BOUND
   readonly channel: number
-  /** Of RELAY_BIND: 0 or 1, and `WHERE`. Of RELAY_BOUND: 1 bound, 2 prove, 3 seen. */
+  /** Of RELAY_BIND: 0 or 1, `WHERE`, and `SHOWS`. Of RELAY_BOUND: 1 bound, 2 prove, 3 seen. */
   readonly side: number
   readonly counter: number
   /** Of RELAY_BOUND 1 and 3: what the relay sees (`encodeSeen`). */
@@ -104,6 +104,8 @@ export interface RelayBind {
 
 /** In the side of a RELAY_BIND: binds nothing, asks where the relay sees the node, at whichever port of it. */
 export const WHERE = 0x80
+/** In the side of a RELAY_BIND: the MAC of the answer covers the token of the RELAY_BIND, too (ADR 0393). */
+export const SHOWS = 0x40
 
 /** The port that a relay sees a node at, and the first and last of its own, 0 where they are not in a row. */
 export interface Seen {

@@ -1,8 +1,11 @@
 /** Servers apart that were broken into, or whose messages were captured: what their coordinator still takes from them. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { concat } from '../../../src/core/bytes.ts'
+import { encoded } from '../../../src/overlay/machine/asker.ts'
 import { networkOf, Relays } from '../../../src/overlay/machine/relays.ts'
-import { Kind } from '../../../src/overlay/wire/datagram.ts'
+import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
+import { datagramCodec, encodeSeen, Kind, MAC, type RelayBind } from '../../../src/overlay/wire/datagram.ts'
 import { Connection, ROLE_BITS, Status, Type } from '../../../src/overlay/wire/message.ts'
 import { MEMBER_PORT, SimMember } from '../../support/overlay-member.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
@@ -378,4 +381,44 @@ describe('NT-13: an account server that was broken into', () => {
     assert.equal(as.ask({ type: Type.KEY_DISTRIBUTION, seq: 4 })?.status, Status.DONE)
     assert.deepEqual([...servers.directory.nodes.keys()], ['new.test.example'])
   })
+})
+
+describe('NT-24: a relay that names another’s address', () => {
+  for (const hasRequest of [false, true])
+    it(`it answers from elsewhere, with its key and the counter: ${hasRequest ? 'who has the request is believed' : 'it is not believed, and nothing goes there'}`, () => {
+      const { net, a, b } = bed()
+      const victim = '203.0.113.200:53'
+      let guesses = 0
+      const { filter } = net
+      net.filter = (from, to, bytes) => {
+        if (to === victim && bytes[2] === Kind.RELAY_BIND) {
+          const { ok, value } = datagramCodec.decode(bytes) as { ok: boolean; value: RelayBind }
+          assert.ok(ok)
+          // At the node long before its next request, and more than a thousand guesses.
+          for (let n = 0; n < 200; n++)
+            for (const state of [1, 2]) {
+              const guess = hasRequest && n === 0 ? value.token : net.fill(new Uint8Array(n === 1 ? 0 : 16))
+              const token = encodeSeen({ port: 5000, first: 53, last: 53 })
+              const head = { kind: Kind.RELAY_BOUND, channel: value.channel, side: state }
+              const blank = encoded({ ...head, counter: value.counter, token, mac: new Uint8Array(MAC) })
+              const text = concat(blank.subarray(0, blank.length - MAC), guess)
+              blank.set(overlayCrypto.mac(KEY, text), blank.length - MAC)
+              net.deliver(victim, at(from), blank)
+              guesses++
+            }
+        }
+        return filter(from, to, bytes)
+      }
+      b.resolve(a.name)
+      net.run(200)
+      for (const node of [a, b]) node.machine.noteNoPath(node === a ? b.name : a.name, net.now)
+      net.run(20_000)
+      assert.ok(guesses >= 1000, `${guesses}`)
+      const believed = [a, b].flatMap((node) => node.of('way').filter(({ known }) => known === 'proven'))
+      assert.equal(believed.length > 0, hasRequest)
+      assert.equal(
+        [a, b].some((node) => node.ways().includes('relay')),
+        hasRequest,
+      )
+    })
 })

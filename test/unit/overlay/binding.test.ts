@@ -1,6 +1,7 @@
 /** A node's binding of a relay's channel: what shows that the relay is where it says. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { concat } from '../../../src/core/bytes.ts'
 import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { encoded } from '../../../src/overlay/machine/asker.ts'
 import { Binding, BindingCounters } from '../../../src/overlay/machine/binding.ts'
@@ -11,6 +12,7 @@ import {
   Kind,
   MAC,
   type RelayBind,
+  SHOWS,
   WHERE,
 } from '../../../src/overlay/wire/datagram.ts'
 import type { RelaySide } from '../../../src/overlay/wire/message.ts'
@@ -46,11 +48,17 @@ function binding(counters = new BindingCounters(), wall = () => WALL) {
     onBound: () => bound++,
     onFailed: () => {},
   })
-  /** RELAY_BOUND under the relay's key. */
-  const answer = (counter: number, side = 1, token: Uint8Array = new Uint8Array(16)) => {
+  /** RELAY_BOUND under the relay's key, of who has the last request, or makes up what that showed. */
+  const answer = (
+    counter: number,
+    side = 1,
+    token: Uint8Array = new Uint8Array(16),
+    { shown = sent.at(-1)!.token, from = SIDE.endpoint } = {},
+  ) => {
     const head = { kind: Kind.RELAY_BOUND, channel: CHANNEL, side, counter, token }
     const bytes = encoded({ ...head, mac: new Uint8Array(MAC) })
-    made.handle({ ...head, mac: overlayCrypto.mac(KEY, bytes.subarray(0, bytes.length - MAC)) }, SOCKET, 0)
+    const text = concat(bytes.subarray(0, bytes.length - MAC), shown)
+    made.handle({ ...head, mac: overlayCrypto.mac(KEY, text) }, from, SOCKET, 0)
   }
   return { made, sent, seen, answer, bound: () => bound }
 }
@@ -124,7 +132,7 @@ describe('NT-24: a binding', () => {
     answer(sent[0]!.counter, 1, encodeSeen(token))
     assert.deepEqual(made.seen, token)
     made.ask(6750, 99)
-    assert.equal(sent.at(-1)!.side, WHERE)
+    assert.equal(sent.at(-1)!.side, WHERE | SHOWS)
     for (const number of [98, 99, 99]) answer(number, 3, encodeSeen({ ...token, port: 40_003 }))
     assert.deepEqual(seen, [[99, 40_003]])
     made.bind(SOCKET, 0)
@@ -133,14 +141,54 @@ describe('NT-24: a binding', () => {
     assert.equal(made.seen, undefined, 'a relay that says nothing')
   })
 
-  it('a relay that guesses what it did not receive has few tries, and none after them', () => {
+  it('who has the key and the counter, and not the request, binds nothing, and what it sends is not answered', () => {
+    const { made, sent, seen, answer, bound } = binding()
+    made.bind(SOCKET, 0)
+    const { counter } = sent[0]!
+    const guesses = [new Uint8Array(0), new Uint8Array(16), new Uint8Array(16).fill(255)]
+    const token = encodeSeen({ port: 40_001, first: 6742, last: 6805 })
+    for (const state of [1, 2]) for (const shown of guesses) answer(counter, state, token, { shown })
+    assert.equal(bound(), 0)
+    assert.equal(sent.length, 1, 'no token of a relay that did not receive the request')
+    made.ask(6750, 99)
+    for (const shown of guesses) answer(99, 3, token, { shown })
+    assert.deepEqual(seen, [])
+  })
+
+  it('a binding draws what its requests show anew, 16 bytes, and a question has its own', () => {
+    const { made, sent } = binding()
+    for (let n = 0; n < 20; n++) {
+      made.bind(SOCKET, 0)
+      made.ask(6750, n)
+    }
+    assert.equal(new Set(sent.map(({ token }) => token.join())).size, 40)
+  })
+
+  it('the relay’s token is taken once for a request, and shown by the answer to the next', () => {
     const { made, sent, answer, bound } = binding()
     made.bind(SOCKET, 0)
-    for (let n = 1; n <= 8; n++) answer(sent[0]!.counter + n)
-    answer(sent[0]!.counter)
+    const { counter, token } = sent[0]!
+    answer(counter, 2, new Uint8Array(16).fill(3))
+    assert.deepEqual(sent[1]!.token, new Uint8Array(16).fill(3))
+    for (const state of [1, 2]) answer(counter, state, new Uint8Array(16).fill(4), { shown: token })
     assert.equal(bound(), 0)
+    assert.equal(sent.length, 2, 'a late answer to the first request')
+    answer(counter)
+    assert.equal(bound(), 1)
+  })
+
+  it('from elsewhere nothing counts; from the relay’s address 64 answers to a request are looked at', () => {
+    const { made, sent, answer, bound } = binding()
     made.bind(SOCKET, 0)
-    answer(sent.at(-1)!.counter)
-    assert.equal(bound(), 1, 'the next binding is another')
+    const { counter } = sent[0]!
+    const elsewhere = { address: Uint8Array.of(198, 51, 100, 9), port: 6742 }
+    for (let n = 0; n < 1000; n++) answer(counter, 1, undefined, { from: elsewhere })
+    assert.equal(bound(), 0)
+    for (let n = 0; n < 64; n++) answer(counter, 1, undefined, { shown: new Uint8Array(16) })
+    answer(counter)
+    assert.equal(bound(), 0)
+    made.handleTimeout(made.nextTimeout())
+    answer(counter)
+    assert.equal(bound(), 1, 'the request that is sent again is another')
   })
 })

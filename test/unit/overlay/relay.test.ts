@@ -1,6 +1,7 @@
 /** The relay's channels (NT-24, NT-25): ports, families, bindings and their proofs, limits, expiry. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { concat } from '../../../src/core/bytes.ts'
 import type { Endpoint } from '../../../src/core/endpoint.ts'
 import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { encoded } from '../../../src/overlay/machine/asker.ts'
@@ -12,6 +13,7 @@ import {
   Kind,
   MAC,
   type RelayBind,
+  SHOWS,
   WHERE,
 } from '../../../src/overlay/wire/datagram.ts'
 import type { RelaySide, SideOrder } from '../../../src/overlay/wire/message.ts'
@@ -168,6 +170,30 @@ describe('channels', () => {
 })
 
 describe('RELAY_BIND', () => {
+  it('the answer shows the request, proven or not; a node of before does not ask for that', () => {
+    const machine = relay()
+    const [side] = order(machine, 'ab', false, [{ node: 1n, proven: v4(1) }, { node: 2n }], 0)!
+    const shows = { ...side, side: (side.side | SHOWS) as 0 }
+    const made = Uint8Array.from({ length: 16 }, (_, i) => i)
+    const macOf = (reply: RelayBind, more: Uint8Array) => {
+      const bytes = encoded(reply)
+      return overlayCrypto.mac(side.key, concat(bytes.subarray(0, bytes.length - MAC), more))
+    }
+    const says = (of: RelaySide, counter: number, token: Uint8Array, from: Endpoint) =>
+      answer(machine.handleBind(bind(of, counter, token), indexOf(side), from, 0))!
+    const bound = says(shows, 1, made, v4(1))
+    assert.equal(bound.side, 1)
+    assert.deepEqual(bound.mac, macOf(bound, made))
+    const prove = says(shows, 2, made, v4(7))
+    assert.equal(prove.side, 2)
+    assert.deepEqual(prove.mac, macOf(prove, made))
+    const proven = says(shows, 2, prove.token, v4(7))
+    assert.equal(proven.side, 1)
+    assert.deepEqual(proven.mac, macOf(proven, prove.token))
+    const old = says(side, 3, new Uint8Array(16), v4(1))
+    assert.deepEqual(old.mac, macOf(old, new Uint8Array(0)))
+  })
+
   it('from an address that is not proven: a token of the same size, and with it the binding', () => {
     const machine = relay()
     const [side] = order(
