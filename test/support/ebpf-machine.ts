@@ -22,6 +22,7 @@ interface Instruction {
 export class EbpfMachine {
   readonly #regions: DataView[] = []
   readonly #stack: bigint
+  #at = 0
   readonly #helpers = new Map<number, HelperCall>()
 
   constructor() {
@@ -47,16 +48,18 @@ export class EbpfMachine {
 
   /** Memory as it is now; throws where a program may not look. */
   bytes(address: bigint, length: number): Uint8Array {
-    const { view, at } = this.#find(address, length)
-    return new Uint8Array(view.buffer, view.byteOffset + at, length)
+    const view = this.#find(address, length)
+    return new Uint8Array(view.buffer, view.byteOffset + this.#at, length)
   }
 
-  #find(address: bigint, length: number): { readonly view: DataView; readonly at: number } {
-    const view = this.#regions[Number(address >> 32n)]
-    const at = Number(address & 0xffff_ffffn)
+  /** Its place in that memory is `#at`: this runs for each access, and makes no objects. */
+  #find(address: bigint, length: number): DataView {
+    const view = this.#regions[Number(BigInt.asUintN(32, address >> 32n))]
+    const at = Number(BigInt.asUintN(32, address))
     if (view === undefined || at + length > view.byteLength)
       throw new Error(`no ${length} bytes at ${address.toString(16)}`)
-    return { view, at }
+    this.#at = at
+    return view
   }
 
   /** Runs a program with the address of its context; the answer is its result. */
@@ -79,12 +82,16 @@ export class EbpfMachine {
       } else if (opcode === 0xdc) r[to] = swapped(r[to]!, Number(immediate))
       else if (kind === 1) r[to] = this.#load(opcode, r[from]! + BigInt(offset))
       else if (opcode === 0xdb) {
-        const address = (r[to]! + BigInt(offset)) & MASK
+        const address = BigInt.asUintN(64, r[to]! + BigInt(offset))
         const before = this.#load(0x18, address)
-        this.#store(0x18, address, (before + r[from]!) & MASK)
+        this.#store(0x18, address, BigInt.asUintN(64, before + r[from]!))
         if (immediate === 1n) r[from] = before
       } else if (kind === 2 || kind === 3)
-        this.#store(opcode, (r[to]! + BigInt(offset)) & MASK, kind === 2 ? immediate & MASK : r[from]!)
+        this.#store(
+          opcode,
+          BigInt.asUintN(64, r[to]! + BigInt(offset)),
+          kind === 2 ? BigInt.asUintN(64, immediate) : r[from]!,
+        )
       else throw new Error(`no instruction ${opcode.toString(16)}`)
     }
     throw new Error('it does not end')
@@ -102,63 +109,45 @@ export class EbpfMachine {
   #alu(opcode: number, left: bigint, right: bigint): bigint {
     switch (opcode & 0xf0) {
       case 0x00:
-        return (left + right) & MASK
+        return BigInt.asUintN(64, left + right)
       case 0x10:
-        return (left - right) & MASK
+        return BigInt.asUintN(64, left - right)
       case 0x20:
-        return (left * right) & MASK
+        return BigInt.asUintN(64, left * right)
       case 0x40:
-        return (left | right) & MASK
+        return BigInt.asUintN(64, left | right)
       case 0x50:
-        return left & right & MASK
+        return left & BigInt.asUintN(64, right)
       case 0x60:
-        return (left << (right & 63n)) & MASK
+        return BigInt.asUintN(64, left << (right & 63n))
       case 0x70:
         return left >> (right & 63n)
       case 0xa0:
-        return (left ^ right) & MASK
+        return BigInt.asUintN(64, left ^ right)
       case 0xb0:
-        return right & MASK
+        return BigInt.asUintN(64, right)
       case 0xc0:
-        return (BigInt.asIntN(64, left) >> (right & 63n)) & MASK
+        return BigInt.asUintN(64, BigInt.asIntN(64, left) >> (right & 63n))
     }
     throw new Error(`no operation ${opcode.toString(16)}`)
   }
 
   #load(opcode: number, where: bigint): bigint {
     const size = opcode & 0x18
-    const address = where & MASK
-    if (size === 0x18) {
-      const { view, at } = this.#find(address, 8)
-      return view.getBigUint64(at, true)
-    }
-    if (size === 0) {
-      const { view, at } = this.#find(address, 4)
-      return BigInt(view.getUint32(at, true))
-    }
-    if (size === 0x08) {
-      const { view, at } = this.#find(address, 2)
-      return BigInt(view.getUint16(at, true))
-    }
-    const { view, at } = this.#find(address, 1)
-    return BigInt(view.getUint8(at))
+    const address = BigInt.asUintN(64, where)
+    if (size === 0x18) return this.#find(address, 8).getBigUint64(this.#at, true)
+    if (size === 0) return BigInt(this.#find(address, 4).getUint32(this.#at, true))
+    if (size === 0x08) return BigInt(this.#find(address, 2).getUint16(this.#at, true))
+    return BigInt(this.#find(address, 1).getUint8(this.#at))
   }
 
   #store(opcode: number, address: bigint, value: bigint): void {
     const size = opcode & 0x18
-    if (size === 0x18) {
-      const { view, at } = this.#find(address, 8)
-      view.setBigUint64(at, value, true)
-    } else if (size === 0) {
-      const { view, at } = this.#find(address, 4)
-      view.setUint32(at, Number(value & 0xffff_ffffn), true)
-    } else if (size === 0x08) {
-      const { view, at } = this.#find(address, 2)
-      view.setUint16(at, Number(value & 0xffffn), true)
-    } else {
-      const { view, at } = this.#find(address, 1)
-      view.setUint8(at, Number(value & 0xffn))
-    }
+    if (size === 0x18) this.#find(address, 8).setBigUint64(this.#at, value, true)
+    else if (size === 0) this.#find(address, 4).setUint32(this.#at, Number(BigInt.asUintN(32, value)), true)
+    else if (size === 0x08)
+      this.#find(address, 2).setUint16(this.#at, Number(BigInt.asUintN(16, value)), true)
+    else this.#find(address, 1).setUint8(this.#at, Number(BigInt.asUintN(8, value)))
   }
 }
 
@@ -180,7 +169,7 @@ export function decodeEbpf(code: Uint8Array): Instruction[] {
 }
 
 function takes(opcode: number, left: bigint, right: bigint): boolean {
-  const value = right & MASK
+  const value = BigInt.asUintN(64, right)
   switch (opcode & 0xf0) {
     case 0x00:
       return true
@@ -205,9 +194,8 @@ function takes(opcode: number, left: bigint, right: bigint): boolean {
 }
 
 function swapped(value: bigint, bits: number): bigint {
-  const number = Number(value & 0xffff_ffffn)
-  if (bits === 16) return BigInt(((number & 0xff) << 8) | ((number >> 8) & 0xff))
-  const bytes = new DataView(new ArrayBuffer(4))
-  bytes.setUint32(0, number)
-  return BigInt(bytes.getUint32(0, true))
+  const number = Number(BigInt.asUintN(32, value))
+  const low = ((number & 0xff) << 8) | ((number >> 8) & 0xff)
+  if (bits === 16) return BigInt(low)
+  return BigInt(((low << 16) | ((number >>> 8) & 0xff00) | (number >>> 24)) >>> 0)
 }

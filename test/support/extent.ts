@@ -1,7 +1,16 @@
 /**
- * How many of `n` seeds or repetitions a test runs: all of them, and on the other versions of Node.js (scripts/nodes.ts) a
- * tenth. What differs there is the engine, which each seed exercises alike.
+ * How many of `n` seeds, repetitions or milliseconds of virtual time a test runs: all of them, and on the other versions of
+ * Node.js (scripts/nodes.ts) a tenth. What differs there is the engine, which each seed exercises alike.
  */
 export function extent(n: number): number {
-  return process.env.GODWIT_TEST_BRIEF === undefined ? n : Math.ceil(n / 10)
+  return isBrief() ? Math.ceil(n / 10) : n
+}
+
+/** The step through a range of which a test tries every place: as given, and on the other versions of Node.js ten times that. */
+export function stride(step: number): number {
+  return isBrief() ? 10 * step : step
+}
+
+function isBrief(): boolean {
+  return process.env.GODWIT_TEST_BRIEF !== undefined
 }

@@ -1,6 +1,7 @@
 /** A host behind a NAT that ends mappings at an age: whole engines in virtual time, a flow of datagrams both ways. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { extent } from '../../support/extent.ts'
 import { Nat, type NatKind, Network } from '../overlay/network.ts'
 import { AnchoredFlow } from './engine-ends.ts'
 
@@ -35,9 +36,9 @@ describe('a carrier’s NAT ends each mapping of a host at an age', () => {
     const flow = world('port-restricted', 60_000)
     flow.run(66_000, 20)
     flow.lost()
-    flow.run(3_600_000, 50)
+    flow.run(extent(3_600_000), 50)
     assert.deepEqual(flow.lost(), [0, 0])
-    assert.ok(flow.host.lastPort >= 60, `${flow.host.lastPort} sockets`)
+    assert.ok(flow.host.lastPort >= extent(60), `${flow.host.lastPort} sockets`)
   })
 
   it('issue 13: another network: what was learned is forgotten', () => {

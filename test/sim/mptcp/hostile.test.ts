@@ -7,6 +7,7 @@ import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { RecvTable } from '../../../src/mptcp/tables.ts'
 import type { CapableOption } from '../../../src/mptcp/wire.ts'
+import { extent } from '../../support/extent.ts'
 import { Alone } from './alone.ts'
 import { Pair } from './network.ts'
 import { forge } from './packets.ts'
@@ -249,10 +250,10 @@ test('a peer that announces ever more mappings and addresses fills no memory', (
 
 test('SYNs with MP_CAPABLE take at most the places of their source; later ones stay plain and are answered', () => {
   const pair = new Pair({ seed: 8, bytes: [100_000, 100_000], init: { connections: 64, perSource: 8 } })
-  for (let i = 0; i < 10_000; i++)
+  for (let i = 0; i < extent(10_000); i++)
     pair.server.in(forge({ tuple: from(1024 + (i % 60_000), i % 3), seq: i, flags: SYN, options: [CAPABLE] }))
   assert.ok(pair.server.machine.connections.length <= 3 * 8)
-  assert.ok(pair.server.machine.counts.refused > 9000)
+  assert.ok(pair.server.machine.counts.refused > extent(9000))
   // A host that opens its own connection is still served.
   pair.client.tcp!.connect(pair.now)
   completes(pair)
@@ -282,7 +283,7 @@ test('a source has as many places as before when one of its connections is forgo
 
 test('SYNs from everywhere leave places: own connections are translated as before', () => {
   const pair = new Pair({ seed: 8, bytes: [100_000, 100_000], init: { connections: 64, perSource: 8 } })
-  for (let i = 0; i < 10_000; i++)
+  for (let i = 0; i < extent(10_000); i++)
     pair.client.in(
       forge({ tuple: from(1024 + (i % 60_000), i % 250), seq: i, flags: SYN, options: [CAPABLE] }),
     )
@@ -310,7 +311,7 @@ test('a connection that is closed is forgotten after a minute, though its peer n
 test('any bytes in the options, and any flags, leave the machine running and the transfer whole', () => {
   const pair = underWay([1_000_000, 1_000_000])
   const subflow = connection(pair).active!
-  for (let i = 0; i < 20_000; i++) {
+  for (let i = 0; i < extent(20_000); i++) {
     const packet = forge({
       tuple: pair.random() < 0.5 ? subflow.tuple : pair.tuple,
       seq: Math.floor(pair.random() * 4294967296),

@@ -8,6 +8,7 @@ import { OptionWriter, type OutSegment, Segment } from '../../../src/mptcp/machi
 import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import type { Dsn } from '../../../src/mptcp/wire.ts'
+import { extent, stride } from '../../support/extent.ts'
 import { seal } from './kernel-path.ts'
 import { eager, finishes, type Kinds, nothingLeft, randomRun } from './kernel-runs.ts'
 import { Pair, type PairInit } from './network.ts'
@@ -46,7 +47,7 @@ const RUNS: readonly (readonly [string, Kinds])[] = [
 
 for (const [what, kinds] of RUNS)
   test(`issue 12, part 3: ${what}: every byte arrives once and in order, both ends close, nothing is left in any table`, () => {
-    for (let seed = 1; seed <= 20; seed++) finishes(randomRun(seed, kinds), `seed ${seed}`)
+    for (let seed = 1; seed <= extent(20); seed++) finishes(randomRun(seed, kinds), `seed ${seed}`)
   })
 
 for (const [seed, kinds, what] of [
@@ -69,7 +70,7 @@ for (const [seed, kinds, what] of [
   })
 
 test('issue 12, part 3: streams that end while the kernel takes them, at every place', () => {
-  for (let n = 0; n < 40; n++) {
+  for (let n = 0; n < 40; n += stride(1)) {
     const pair = begin({ seed: n, bytes: [20_000 + 997 * n, 61_000 - 1401 * n], queue: 3 })
     eager(pair)
     finishes(pair, `${n}`)
@@ -78,7 +79,7 @@ test('issue 12, part 3: streams that end while the kernel takes them, at every p
 
 for (const name of ['client', 'server'] as const)
   test(`issue 12, part 3: the program of the ${name} closes its connection at once, whatever its kernel does: the other end hears of it, and nothing is left`, () => {
-    for (let at = 40; at < 900; at += 37) {
+    for (let at = 40; at < 900; at += stride(37)) {
       const conditions = { loss: 0.01, jitter: 5 }
       const pair = begin({ seed: at, bytes: [9_000_000, 9_000_000], queue: 5, conditions })
       eager(pair)
@@ -265,7 +266,7 @@ function lateDataAcks(): NonNullable<PairInit['middlebox']> {
 test('MP-42: behind a peer whose DATA_ACKs come after its acknowledgements the TCP hears of no byte before its DATA_ACK', () => {
   let lowered = 0
   let passed = 0
-  for (let seed = 0; seed < 12; seed++) {
+  for (let seed = 0; seed < extent(12); seed++) {
     const conditions = { loss: [0, 0.01][seed % 2]!, jitter: [0, 5, 15][seed % 3]! }
     const init = { seed, conditions, paths: 1, kernel: ['client'] as const, middlebox: lateDataAcks() }
     const pair = begin({ ...init, bytes: [800_000, 800_000], tcp: { burst: 1 + seed } })
@@ -300,5 +301,5 @@ test('MP-42: behind a peer whose DATA_ACKs come after its acknowledgements the T
     finishes(pair, `seed ${seed}`)
     passed += client.kernel!.counts.in
   }
-  assert.ok(passed > 3000 && lowered > 500, `${passed} passed, ${lowered} were behind`)
+  assert.ok(passed > extent(3000) && lowered > extent(500), `${passed} passed, ${lowered} were behind`)
 })

@@ -273,8 +273,8 @@ export class Pair {
   readonly server: Host
   readonly paths: PathConditions[] = []
   readonly #init: PairInit
-  readonly #queue: { at: number; order: number; work: () => void }[] = []
-  #order = 0
+  /** By time; what has the same one in the order in which it came. */
+  readonly #queue: { at: number; work: () => void }[] = []
   readonly tuple: Tuple
   /** What an observer on the paths objects to (MP-4). */
   readonly observer = new Observer()
@@ -370,7 +370,10 @@ export class Pair {
   }
 
   at(at: number, work: () => void): void {
-    this.#queue.push({ at, order: this.#order++, work })
+    // What comes last is mostly last.
+    let place = this.#queue.length
+    while (place > 0 && this.#queue[place - 1]!.at > at) place--
+    this.#queue.splice(place, 0, { at, work })
   }
 
   toTcp(name: 'client' | 'server', packet: Uint8Array): void {
@@ -422,22 +425,11 @@ export class Pair {
   run(until: () => boolean, limit = 600_000): boolean {
     const end = this.now + limit
     while (!until()) {
-      const timers = [
-        this.client.tcp!.timeout,
-        this.server.tcp!.timeout,
-        this.client.timeout,
-        this.server.timeout,
-      ]
-      let first = -1
-      for (let i = 0; i < this.#queue.length; i++) {
-        const a = this.#queue[i]!
-        const b = this.#queue[first]
-        if (b === undefined || a.at < b.at || (a.at === b.at && a.order < b.order)) first = i
-      }
-      const next = Math.min(...timers)
-      const event = this.#queue[first]
+      const { client, server } = this
+      const next = Math.min(client.tcp!.timeout, server.tcp!.timeout, client.timeout, server.timeout)
+      const [event] = this.#queue
       if (event !== undefined && event.at <= next) {
-        this.#queue.splice(first, 1)
+        this.#queue.shift()
         this.now = Math.max(this.now, event.at)
         if (this.now > end) return false
         event.work()

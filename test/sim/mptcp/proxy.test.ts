@@ -6,6 +6,7 @@ import { retryAfter } from '../../../src/mptcp/machine/joins.ts'
 import { probe } from '../../../src/mptcp/machine/lifecycle.ts'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
+import { extent } from '../../support/extent.ts'
 import { type Host, Pair } from './network.ts'
 import { forge } from './packets.ts'
 import { randomHandovers } from './random-handovers.ts'
@@ -42,7 +43,7 @@ for (const loss of [0, 0.02, 0.1])
       [100_000, 100_000],
       [20, 30],
     ] as const)
-      for (let seed = 1; seed <= 15; seed++) {
+      for (let seed = 1; seed <= extent(15); seed++) {
         const what = `seed ${seed}, ${bytes} bytes`
         const pair = new Pair({ seed, bytes, conditions: { loss, jitter: 10 } })
         const hosts = [pair.client, pair.server]
@@ -307,7 +308,7 @@ test('MP-56: a connection that began before its address was known for that of an
 })
 
 test('60 random handovers with loss, reordering, breaks and black holes change, lose and reorder nothing', () => {
-  randomHandovers(60, 1)
+  randomHandovers(extent(60), 1)
 })
 
 test('an access that was silent when a join was tried gets its subflow once it works, though nothing says that it does', () => {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type RecordMemory, Records } from '../../../src/mptcp/machine/record.ts'
+import { extent, stride } from '../../support/extent.ts'
 import { Pair, type PairInit, SLOTS } from './network.ts'
 import { randomHandovers } from './random-handovers.ts'
 
@@ -73,7 +74,7 @@ test('an access that was lost while no proxy ran is left', () => {
 })
 
 test('it is killed again and again, at every stage of opening, transfer and closing', () => {
-  for (let at = 5; at < 700; at += 23)
+  for (let at = 5; at < 700; at += stride(23))
     transfer({ bytes: [200_000, 200_000], seed: at }, (each) => {
       each.at(at, () => each.killed('client', 40))
       each.at(at + 90, () => each.killed('server', 40))
@@ -82,7 +83,7 @@ test('it is killed again and again, at every stage of opening, transfer and clos
 })
 
 test('random handovers, losses, black holes and kills', () => {
-  randomHandovers(25, 7000, true)
+  randomHandovers(extent(25), 7000, true)
 })
 
 test('ADR 0301: an end that is killed as both are done gives up the subflow over which the other’s FIN comes: it is not taken for one that knows', () => {
@@ -114,7 +115,7 @@ test('what a file says is taken for nothing: random damage is refused or does no
   const { client } = pair
   client.kill()
   let refused = 0
-  for (let i = 0; i < 3000; i++) {
+  for (let i = 0; i < extent(3000); i++) {
     left.set(first, 0)
     left.set(second, further)
     for (let n = 0; n <= i % 3; n++) {
@@ -128,7 +129,7 @@ test('what a file says is taken for nothing: random damage is refused or does no
     client.flush()
     assert.ok(client.machine.connections.length <= 1)
   }
-  assert.ok(refused > 100, `${refused} refused`)
+  assert.ok(refused > extent(100), `${refused} refused`)
 })
 
 test('a file of nothing but one value, or of noise, is refused', () => {

@@ -1,6 +1,7 @@
 /** NATs that end mappings at an age (issue 13, part 4): whole engines in virtual time, with a flow of datagrams both ways. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { extent } from '../../support/extent.ts'
 import { type CarrierKinds, carrierWorld } from './carrier.ts'
 
 const LIFETIME = 20_000
@@ -58,9 +59,9 @@ describe('a carrier’s NAT ends each mapping at an age', () => {
     net.run(LIFETIME + 10_000)
     const sockets = alice.lastPort
     const steps = alice.of('steps').length
-    net.run(100 * LIFETIME)
+    net.run(extent(100) * LIFETIME)
     assert.equal(alice.lastPort, sockets)
     // The keep-alives every 20 s alone, and the proof that each needs because its mapping is another.
-    assert.ok(alice.of('steps').length - steps <= 220, `${alice.of('steps').length - steps}`)
+    assert.ok(alice.of('steps').length - steps <= extent(220), `${alice.of('steps').length - steps}`)
   })
 })

@@ -1,12 +1,13 @@
 /** The relayed way between whole engines in virtual time, whichever end the relay binds first. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { extent } from '../../support/extent.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { carrierWorld, EVERY } from './carrier.ts'
 import { EngineNode, Flow } from './engine-node.ts'
 import { Nat, Network } from './network.ts'
 
-const FARS = [0, 5, 20, 50]
+const FARS = [5, 50, 0, 20].slice(0, extent(20))
 
 describe('NT-46: the relayed way', () => {
   for (const keys of [
