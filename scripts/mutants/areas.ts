@@ -48,6 +48,11 @@ export const AREAS: readonly Area[] = [
     least: 0.75,
   },
   { name: 'mptcp/machine', code: ['src/mptcp/machine'], tests: ['mptcp'] },
+  {
+    name: 'mptcp/tables',
+    code: ['wire', 'tables', 'remembered'].map((name) => `src/mptcp/${name}.ts`),
+    tests: ['mptcp'],
+  },
   { name: 'overlay/machine', code: ['src/overlay/machine'], tests: ['overlay'] },
   {
     name: 'codecs',
@@ -70,7 +75,6 @@ export const AREAS: readonly Area[] = [
       'src/anchoring/wire.ts',
       'src/routing/wire.ts',
       'src/translation/wire.ts',
-      'src/mptcp/wire.ts',
       'src/overlay/wire',
     ],
     tests: ['core', 'tunnel', 'anchoring', 'routing', 'translation', 'mptcp', 'overlay'],

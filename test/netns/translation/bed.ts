@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url'
 import type { ControlClient } from '../../../src/host/control/client.ts'
 import type { Status } from '../../../src/host/daemon/daemon.ts'
 import type { HostView, SocketView } from '../../../src/host/provisioning/translation.ts'
+import { ignoreMissing, programName } from '../../../src/linux/bpf.ts'
 import { createNamespace, deleteNamespace, inNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
@@ -208,13 +209,26 @@ export class Bed {
     })
   }
 
-  /** eBPF programs on the devices of a host, or on those whose names begin so; 0 where the kernel can have none. */
-  programs(name: 'm' | 'c', prefix = ''): number {
-    if (NO_PROGRAMS !== undefined) return 0
-    const links = this.rtnl[name].links().filter((link) => link.name.startsWith(prefix))
-    const on = (index: number): number =>
-      tcxPrograms(index, Tcx.INGRESS).length + tcxPrograms(index, Tcx.EGRESS).length
-    return inNamespace(this.netns(name), () => links.reduce((sum, { index }) => sum + on(index), 0))
+  /** eBPF programs on the devices of a host; 0 where the kernel can have none. */
+  programs(name: 'm' | 'c'): number {
+    return this.#programIds(name).length
+  }
+
+  /** Those of the fast path alone: others stay for a minute after a connection has crossed to IPv6 for a moment. */
+  fastPrograms(name: 'm' | 'c'): number {
+    const isFast = (id: number): boolean =>
+      ignoreMissing(() => programName(id))?.startsWith('godwit_fast') === true
+    return this.#programIds(name).filter(isFast).length
+  }
+
+  #programIds(name: 'm' | 'c'): number[] {
+    if (NO_PROGRAMS !== undefined) return []
+    const links = this.rtnl[name].links()
+    const on = (index: number): number[] => [
+      ...tcxPrograms(index, Tcx.INGRESS),
+      ...tcxPrograms(index, Tcx.EGRESS),
+    ]
+    return inNamespace(this.netns(name), () => links.flatMap(({ index }) => on(index)))
   }
 
   async close(): Promise<void> {
