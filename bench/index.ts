@@ -12,6 +12,7 @@ import type { Bench, BenchResult } from './harness.ts'
 import { memory } from './memory.ts'
 import { mptcp } from './mptcp.ts'
 import { mptcpHandover } from './mptcp-handover.ts'
+import { mptcpMemory } from './mptcp-memory.ts'
 import { overlay } from './overlay.ts'
 import { paft } from './paft.ts'
 import { router } from './router.ts'
@@ -33,6 +34,7 @@ const benches: readonly Bench[] = [
   memory,
   mptcp,
   mptcpHandover,
+  mptcpMemory,
   overlay,
   handover,
   routerPaths,

@@ -30,7 +30,7 @@ after(() => rmSync(folder, { recursive: true }))
 let count = 0
 const newPath = () => join(folder, `file-${count++}`)
 
-function connection(): Connection {
+function connection(id = 3): Connection {
   const six = (last: number) => new Uint8Array(16).fill(last)
   const tuple = { local: six(1), localPort: 4000, remote: six(2), remotePort: 80 }
   const key = tupleKey(tuple)
@@ -40,7 +40,7 @@ function connection(): Connection {
   }
   const localKey = keyOf(nodeSha256, new Uint8Array(8).fill(7))
   const made = new Connection({
-    ...{ id: 3, host, tuple, key, role: 'server', localKey, tcpIsn: 0xffff_fff0 },
+    ...{ id, host, tuple, key, role: 'server', localKey, tcpIsn: 0xffff_fff0 },
     ...{ forwarded: true, inside: 'lan', now: 0 },
   })
   made.remoteKey = keyOf(nodeSha256, new Uint8Array(8).fill(9))
@@ -57,6 +57,12 @@ function connection(): Connection {
   subflow.send.append(4_999_997_000, 5_999_997_000, 2000)
   subflow.send.append(4_999_999_000, 5_999_999_000, 1000)
   return made
+}
+
+function addSubflow(it: Connection): void {
+  const { tuple, key, access, localIsn } = it.first!
+  const second = { id: it.nextSubflowId(), tuple, key, addressId: 1, access, localIsn, backup: true, now: 0 }
+  it.subflows.push(new Subflow({ ...second, state: 'active' }))
 }
 
 test('a connection over IPv6, beyond 4 GB, is read as it was written', () => {
@@ -127,6 +133,26 @@ test('connections are not kept in a folder where others can put something', () =
   assert.equal(keptPath('/state', `${runtime}-link`), '/state/mptcp-connections')
 })
 
+test('issue 12: the record of a connection with two subflows takes less than 4 KB of memory, which comes in pages', () => {
+  const slots = 400
+  const bytes = new Uint8Array(Records.byteLength(slots))
+  const pages = new Set<number>()
+  const room = (at: number, length: number) => {
+    for (let page = at >> 12; page <= (at + length - 1) >> 12; page++) pages.add(page)
+    return true
+  }
+  const records = new Records({ view: new DataView(bytes.buffer), bytes, room }, slots)
+  for (let id = 0; id < slots; id++) {
+    const it = connection(id)
+    addSubflow(it)
+    records.save(it)
+  }
+  assert.ok(pages.size * 4096 < slots * 4000, `${(pages.size * 4096) / slots} bytes each`)
+  const kept = new Records({ view: new DataView(bytes.buffer), bytes, room }, slots).load()
+  assert.deepEqual([kept.kept.length, kept.refused], [slots, 0])
+  assert.ok(kept.kept.every(({ subflows }) => subflows.length === 2))
+})
+
 test('a full file system costs the takeover and nothing else', () => {
   const bytes = new Uint8Array(Records.byteLength(8))
   const records = new Records({ view: new DataView(bytes.buffer), bytes, room: () => false }, 8)
@@ -146,10 +172,7 @@ test('a connection whose next subflow finds no memory is forgotten until it does
   records.save(it)
   assert.equal(kept().length, 1)
   full = true
-  const [first] = it.subflows
-  const { tuple, key, access, localIsn } = first!
-  const second = { id: it.nextSubflowId(), tuple, key, addressId: 1, access, localIsn, backup: true, now: 0 }
-  it.subflows.push(new Subflow({ ...second, state: 'active' }))
+  addSubflow(it)
   records.save(it)
   assert.equal(kept().length, 0)
   full = false
