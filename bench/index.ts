@@ -14,6 +14,7 @@ import { mptcp } from './mptcp.ts'
 import { mptcpHandover } from './mptcp-handover.ts'
 import { mptcpMemory } from './mptcp-memory.ts'
 import { overlay } from './overlay.ts'
+import { overlayCoordinators } from './overlay-coordinators.ts'
 import { paft } from './paft.ts'
 import { router } from './router.ts'
 import { routerPaths } from './router-paths.ts'
@@ -36,6 +37,7 @@ const benches: readonly Bench[] = [
   mptcpHandover,
   mptcpMemory,
   overlay,
+  overlayCoordinators,
   handover,
   routerPaths,
   router,
