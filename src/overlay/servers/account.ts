@@ -10,6 +10,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import * as z from 'zod'
 import { equal } from '../../core/bytes.ts'
 import { GodwitError } from '../../core/errors.ts'
+import { sourceOf } from '../../core/source.ts'
 import { decodeKey, encodeKey } from '../../crypto/keys.ts'
 import { nodeCrypto } from '../../crypto/node-crypto.ts'
 import { LABEL, mayBeNode } from '../machine/names.ts'
@@ -19,8 +20,9 @@ import { hasEnded, type NodeRecord } from '../tables.ts'
 import { type CertifiedServer, isFullName } from '../wire/message.ts'
 import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
 import { listenOn } from './listening.ts'
-import { checkPassword, isBusy } from './passwords.ts'
-import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
+import { checkPassword } from './passwords.ts'
+import { Buckets, Connections, type SourceLimits } from './sources.ts'
+import { Turns } from './turns.ts'
 
 export interface AccountServerInit {
   readonly store: Store
@@ -56,6 +58,15 @@ const MAX_NODES = 64
 const PAIR_TRIES = 10
 const SOURCE_TRIES = 30
 const ACCOUNT_TRIES = 60
+/** Passwords that are checked at a time: each has its memory, and two of the four threads that files are written by. */
+const CHECKED_AT_ONCE = 2
+/** Logins that wait for that: about four seconds. */
+const MAX_WAITING = 100
+/** Before all others: who has logged in to the account from there. */
+const PROVEN_RANK = -1
+/** Wrong passwords of a source count for so long after the last one (ms), and sources that are remembered. */
+const FAILED_MS = 600_000
+const MAX_FAILED = 20_000
 /** Attempts to write where other servers write at the same time, and longest pause between two (ms). */
 const WRITES = 10
 const BEHIND_MS = 200
@@ -88,8 +99,11 @@ export class AccountServer {
   readonly #accounts = new Buckets(ACCOUNT_TRIES / 60, ACCOUNT_TRIES)
   /** Accounts and sources that logged in: guesses of others do not keep them out. */
   readonly #proven = new Set<string>()
-  /** Sources whose password is being checked: one at a time, of the few that are. */
+  /** Sources whose password is being checked, or waits for that: one at a time. */
   readonly #checking = new Set<string>()
+  readonly #turns = new Turns(CHECKED_AT_ONCE, MAX_WAITING)
+  /** Wrong passwords of sources, those of the last one at the end. */
+  readonly #failed = new Map<string, { readonly count: number; readonly at: number }>()
 
   constructor(init: AccountServerInit) {
     this.#init = init
@@ -162,15 +176,17 @@ export class AccountServer {
   async #login(request: IncomingMessage): Promise<object> {
     const { store, zone, now } = this.#init
     const source = sourceOf(request.socket.remoteAddress ?? '')
-    if (isBusy() || this.#checking.has(source) || !this.#sources.take(source, now())) throw tooMany()
+    if (this.#checking.has(source) || !this.#sources.take(source, now())) throw tooMany()
     const parsed = body.safeParse(await jsonOf(request))
     if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not a login')
     const { account: name, password, node, public_key } = parsed.data
     const pair = `${source} ${name}`
-    if (isBusy() || this.#checking.has(source) || !this.#pairs.take(pair, now())) throw tooMany()
-    if (!this.#proven.has(pair) && !this.#accounts.take(name, now())) throw tooMany()
+    if (this.#checking.has(source) || !this.#pairs.take(pair, now())) throw tooMany()
+    const isProven = this.#proven.has(pair)
+    if (!isProven && !this.#accounts.take(name, now())) throw tooMany()
     const account = store.account(name)
-    if (!(await this.#isRight(account, password, source)))
+    const rank = isProven ? PROVEN_RANK : this.#failures(source)
+    if (!(await this.#isRight(account, password, { source, rank, request })))
       throw new Refusal(401, 'UNAUTHORIZED', 'wrong account or password')
     this.#proven.delete(pair)
     this.#proven.add(pair)
@@ -259,13 +275,39 @@ export class AccountServer {
     return { expires: expires ?? null }
   }
 
-  async #isRight(account: Account | undefined, password: string, source: string): Promise<boolean> {
+  async #isRight(
+    account: Account | undefined,
+    password: string,
+    {
+      source,
+      rank,
+      request,
+    }: { readonly source: string; readonly rank: number; readonly request: IncomingMessage },
+  ): Promise<boolean> {
     this.#checking.add(source)
     try {
-      return await checkPassword(account, password)
+      // Nobody waits any more for what was asked on a connection that has ended.
+      const isRight = await this.#turns.run(rank, async () =>
+        request.socket.destroyed ? false : checkPassword(account, password),
+      )
+      if (isRight === undefined) throw tooMany()
+      if (!isRight) this.#fail(source)
+      return isRight
     } finally {
       this.#checking.delete(source)
     }
+  }
+
+  #failures(source: string): number {
+    const { count = 0, at = 0 } = this.#failed.get(source) ?? {}
+    return this.#init.now() - at > FAILED_MS ? 0 : count
+  }
+
+  #fail(source: string): void {
+    const count = this.#failures(source) + 1
+    this.#failed.delete(source)
+    this.#failed.set(source, { count, at: this.#init.now() })
+    if (this.#failed.size > MAX_FAILED) this.#failed.delete(this.#failed.keys().next().value!)
   }
 }
 

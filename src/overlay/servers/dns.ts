@@ -2,8 +2,9 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
 import { GodwitError } from '../../core/errors.ts'
+import { sourceOf } from '../../core/source.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
-import { Buckets, Connections, type SourceLimits, sourceOf } from './sources.ts'
+import { Buckets, Connections, type SourceLimits } from './sources.ts'
 import { answerQuery, MAX_QUERY, type ZoneData } from './zone.ts'
 
 const LIMITS: SourceLimits = { connections: 200, ofSource: 16, rate: 20, burst: 60, longestMs: 30_000 }

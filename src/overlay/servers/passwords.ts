@@ -6,15 +6,6 @@ import type { Account } from '../store/store.ts'
 const COST = { N: 32_768, r: 8, p: 1, maxmem: 64 << 20 }
 const HASH = 32
 const SALT = 16
-/** Passwords that are checked at a time; each has its memory. */
-const MAX_AT_ONCE = 4
-
-let running = 0
-
-/** Whether one more may be checked now. */
-export function isBusy(): boolean {
-  return running >= MAX_AT_ONCE
-}
 
 export async function hashPassword(password: string): Promise<Pick<Account, 'salt' | 'hash'>> {
   const salt = randomBytes(SALT)
@@ -29,13 +20,10 @@ export async function checkPassword(account: Account | undefined, password: stri
 }
 
 function derive(password: string, salt: Uint8Array): Promise<Uint8Array> {
-  running++
   return new Promise<Uint8Array>((resolve, reject) => {
     scrypt(password.normalize('NFC'), salt, HASH, COST, (error, key) => {
       if (error) reject(error)
       else resolve(new Uint8Array(key))
     })
-  }).finally(() => {
-    running--
   })
 }

@@ -4,6 +4,7 @@
  * out.
  */
 import type { Socket } from 'node:net'
+import { sourceOf } from '../../core/source.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 
 export interface SourceLimits {
@@ -38,19 +39,6 @@ export class Buckets {
     if (this.#buckets.size > MAX_BUCKETS) this.#buckets.delete(this.#buckets.keys().next().value!)
     return bucket.take(now)
   }
-}
-
-/** An IPv4 address, or the /64 of an IPv6 address. */
-export function sourceOf(address: string): string {
-  const plain = address.replace(/^::ffff:/, '')
-  return plain.includes(':') ? expanded(plain).slice(0, 4).join(':') : plain
-}
-
-function expanded(address: string): string[] {
-  const [head = '', tail] = address.replace(/%.*/, '').split('::')
-  const before = head === '' ? [] : head.split(':')
-  const after = tail === undefined || tail === '' ? [] : tail.split(':')
-  return [...before, ...Array<string>(Math.max(0, 8 - before.length - after.length)).fill('0'), ...after]
 }
 
 export class Connections {

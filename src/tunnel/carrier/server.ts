@@ -1,6 +1,7 @@
 /**
  * The anchor's end of tunnels over WebSockets. A connection is a stranger until the engine has a path to the port that
- * its datagrams come from. Strangers have limits in number, number per source, bytes and time.
+ * its datagrams come from. Strangers have limits in number, number per source, bytes and time. Where there is no room, the
+ * source with most of them gives way.
  */
 import { createServer as createPlain, type IncomingMessage, type Server } from 'node:http'
 import { createServer as createSecure } from 'node:https'
@@ -8,6 +9,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { GodwitError } from '../../core/errors.ts'
+import { sourceOf } from '../../core/source.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { Bridge, MOST_BYTES } from './bridge.ts'
 
@@ -25,8 +27,11 @@ export interface CarrierLimits {
   readonly connections: number
   readonly strangers: number
   readonly strangersOfSource: number
-  /** New connections a second, in all. */
+  /** New connections a second, in all; half as many more of sources that had none lately. */
   readonly rate: number
+  /** New connections a second of one source, and at once. */
+  readonly rateOfSource: number
+  readonly burstOfSource: number
   readonly strangerMs: number
   /** Bytes a second that a stranger may send, and at once. */
   readonly strangerRate: number
@@ -38,6 +43,8 @@ export const LIMITS: CarrierLimits = {
   strangers: 256,
   strangersOfSource: 16,
   rate: 100,
+  rateOfSource: 4,
+  burstOfSource: 32,
   strangerMs: 15_000,
   strangerRate: 64 * 1024,
   strangerBurst: 256 * 1024,
@@ -48,6 +55,39 @@ const MOST_HEADER = 8192
 const CHECK_MS = 1000
 /** A control message of a WebSocket (ping) counts as this many bytes. */
 const PING_BYTES = 1024
+
+/** A source that had no new connection for so long (ms) is served though others have taken all: hosts try again after four seconds. */
+const FRESH_MS = 3000
+const MAX_SOURCES = 20_000
+const LOOPBACK = /^(::ffff:)?127\.|^::1$/
+
+/** Which new connections may stay, by their sources. */
+export class Arrivals {
+  readonly #limits: Pick<CarrierLimits, 'rate' | 'rateOfSource' | 'burstOfSource'>
+  readonly #all: TokenBucket
+  readonly #fresh: TokenBucket
+  /** Those that came last at the end. */
+  readonly #sources = new Map<string, { readonly bucket: TokenBucket; at: number }>()
+
+  constructor(limits: Pick<CarrierLimits, 'rate' | 'rateOfSource' | 'burstOfSource'>) {
+    this.#limits = limits
+    this.#all = new TokenBucket(limits.rate, 2 * limits.rate)
+    this.#fresh = new TokenBucket(limits.rate / 2, limits.rate)
+  }
+
+  /** `source`: undefined where that is not known yet, behind a web server on this machine. */
+  take(source: string | undefined, now: number): boolean {
+    if (source === undefined) return this.#all.take(now)
+    const { rateOfSource, burstOfSource } = this.#limits
+    const known = this.#sources.get(source)
+    const isFresh = known === undefined || now - known.at >= FRESH_MS
+    const bucket = known?.bucket ?? new TokenBucket(rateOfSource, burstOfSource)
+    this.#sources.delete(source)
+    this.#sources.set(source, { bucket, at: now })
+    if (this.#sources.size > MAX_SOURCES) this.#sources.delete(this.#sources.keys().next().value!)
+    return bucket.take(now) && (this.#all.take(now) || (isFresh && this.#fresh.take(now)))
+  }
+}
 
 interface Connection {
   readonly source: string
@@ -64,7 +104,7 @@ export class CarrierServer {
   readonly #now: () => number
   readonly #server: Server
   readonly #sockets: WebSocketServer
-  readonly #rate: TokenBucket
+  readonly #arrivals: Arrivals
   readonly #connections = new Set<Connection>()
   readonly #timer: NodeJS.Timeout
   /** Connections that were refused, or ended as strangers. */
@@ -74,7 +114,7 @@ export class CarrierServer {
     this.#init = init
     this.#limits = limits
     this.#now = now
-    this.#rate = new TokenBucket(limits.rate, 2 * limits.rate)
+    this.#arrivals = new Arrivals(limits)
     const options = {
       maxHeaderSize: MOST_HEADER,
       headersTimeout: REQUEST_MS,
@@ -94,7 +134,9 @@ export class CarrierServer {
     })
     this.#server.on('connection', (socket: Socket) => {
       socket.on('error', () => {})
-      if (this.#rate.take(this.#now())) return
+      const address = socket.remoteAddress ?? ''
+      const source = LOOPBACK.test(address) ? undefined : sourceOf(address)
+      if (this.#arrivals.take(source, this.#now())) return
       this.refused++
       socket.destroy()
     })
@@ -158,14 +200,12 @@ export class CarrierServer {
       socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n')
       return
     }
-    if (
-      strangers.length >= most ||
-      strangers.filter((each) => each.source === source).length >= strangersOfSource
-    ) {
+    if (strangers.filter((each) => each.source === source).length >= strangersOfSource) {
       this.refused++
       socket.end('HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n')
       return
     }
+    if (strangers.length >= most) this.#displace(strangers)
     this.#sockets.handleUpgrade(request, socket, head, (websocket) => this.#accept(websocket, source))
   }
 
@@ -206,6 +246,15 @@ export class CarrierServer {
     return true
   }
 
+  /** Of the source with most strangers the oldest, so that no few sources keep others out. */
+  #displace(strangers: readonly Connection[]): void {
+    const counts = new Map<string, number>()
+    for (const { source } of strangers) counts.set(source, (counts.get(source) ?? 0) + 1)
+    const most = Math.max(...counts.values())
+    const oldest = strangers.find(({ source }) => counts.get(source) === most)
+    if (oldest !== undefined) this.#end(oldest, 'gives way to a source with fewer connections')
+  }
+
   #endStrangers(): void {
     const since = this.#now() - this.#limits.strangerMs
     for (const connection of this.#connections)
@@ -226,8 +275,8 @@ export class CarrierServer {
   #sourceOf(request: IncomingMessage): string {
     const address = request.socket.remoteAddress ?? ''
     const forwarded = request.headers['x-forwarded-for']
-    const isLocal = /^(::ffff:)?127\.|^::1$/.test(address)
+    const isLocal = LOOPBACK.test(address)
     const said = isLocal && typeof forwarded === 'string' ? forwarded.split(',').at(-1)!.trim() : address
-    return said.includes('.') ? said : said.split(':').slice(0, 4).join(':')
+    return sourceOf(said)
   }
 }

@@ -24,19 +24,7 @@ test('an account whose command cannot be shown is not made: its password would b
   assert.deepEqual(listAccounts(state), [])
 })
 
-test('NT-10: a login at the moment at which another server writes is judged again and written; one that never can is refused', async () => {
-  const state = new State({ state: join(folder, 'behind') })
-  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
-  await addAccount(state, 'carol', {})
-  const store = new Store({ file: join(folder, 'behind.db') })
-  store.putAccount({ name: 'dave', ...(await hashPassword('a good one')), disabled: false })
-  store.commit()
-  let behind = 3
-  const { commit } = store
-  store.commit = () => {
-    if (behind-- > 0) throw new GodwitError('STORE_AWAY', 'another writer', { op: 'behind' })
-    commit.call(store)
-  }
+async function serve(state: State, store: Store) {
   const port = await new Promise<number>((resolve) => {
     const probe = createServer().listen(0, '127.0.0.1', () => {
       const { port: free } = probe.address() as { port: number }
@@ -50,26 +38,38 @@ test('NT-10: a login at the moment at which another server writes is judged agai
     ...{ wall: () => Date.now(), now: () => performance.now(), onLogin: () => {}, log: () => {} },
   })
   await server.start()
-  const login = (node: string) => {
+  const login = (node: string, from = '127.0.0.1', account = 'dave') => {
     const text = {
-      account: 'dave',
-      password: 'a good one',
-      node,
+      ...{ account, node, password: 'a good one' },
       public_key: Buffer.alloc(32, node).toString('base64'),
     }
     return new Promise<number>((resolve, reject) => {
       const options = {
-        host: '127.0.0.1',
-        port,
-        method: 'POST',
-        path: '/v1/login',
-        rejectUnauthorized: false,
+        ...{ host: '127.0.0.1', port, localAddress: from, agent: false },
+        ...{ method: 'POST', path: '/v1/login', rejectUnauthorized: false },
       }
       request(options, (response) => resolve(response.resume().statusCode!))
         .on('error', reject)
         .end(JSON.stringify(text))
     })
   }
+  return { server, login }
+}
+
+test('NT-10: a login at the moment at which another server writes is judged again and written; one that never can is refused', async () => {
+  const state = new State({ state: join(folder, 'behind') })
+  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
+  await addAccount(state, 'carol', {})
+  const store = new Store({ file: join(folder, 'behind.db') })
+  store.putAccount({ name: 'dave', ...(await hashPassword('a good one')), disabled: false })
+  store.commit()
+  let behind = 3
+  const { commit } = store
+  store.commit = () => {
+    if (behind-- > 0) throw new GodwitError('STORE_AWAY', 'another writer', { op: 'behind' })
+    commit.call(store)
+  }
+  const { server, login } = await serve(state, store)
   try {
     assert.equal(await login('laptop'), 200)
     assert.equal(behind, -1)
@@ -79,6 +79,33 @@ test('NT-10: a login at the moment at which another server writes is judged agai
   } finally {
     await server.stop()
     store.commit = commit
+    store.close()
+  }
+})
+
+test('guesses from many sources keep nobody out: a login waits for its turn, before sources that have guessed', async () => {
+  const state = new State({ state: join(folder, 'flood') })
+  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
+  await addAccount(state, 'carol', {})
+  const store = new Store({ file: join(folder, 'flood.db') })
+  store.putAccount({ name: 'dave', ...(await hashPassword('a good one')), disabled: false })
+  store.commit()
+  const { server, login } = await serve(state, store)
+  const guesses = (n: number) =>
+    Array.from({ length: n }, (_, i) => login('m', `127.0.1.${i + 1}`, `nobody${i}`))
+  try {
+    await Promise.all(guesses(12))
+    const flood = guesses(12)
+    // All of them are checked, or wait, one for each source.
+    const answered: string[] = []
+    for (const each of flood) void each.then((status) => answered.push(String(status)))
+    await flood[0]
+    const status = await login('laptop', '127.0.2.1')
+    assert.equal(status, 200)
+    assert.ok(answered.length < 12, `${answered.length} were answered before`)
+    assert.ok((await Promise.all(flood)).every((each) => each === 401))
+  } finally {
+    await server.stop()
     store.close()
   }
 })

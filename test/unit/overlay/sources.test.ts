@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { EventEmitter } from 'node:events'
 import type { Socket } from 'node:net'
 import { test } from 'node:test'
-import { Connections, sourceOf } from '../../../src/overlay/servers/sources.ts'
+import { sourceOf } from '../../../src/core/source.ts'
+import { Connections } from '../../../src/overlay/servers/sources.ts'
 
 class Connection extends EventEmitter {
   destroyed = false
