@@ -118,6 +118,8 @@ export type NodeOutput =
       readonly route: Route
       /** False: the peer asked. */
       readonly asked: boolean
+      /** A packet or a user of this node wants the peer; not so where this node looks for a way again by itself. */
+      readonly wanted?: boolean
       /** Of the peer, for packets behind message 1 to it. */
       readonly prekey?: Prekey
       /** The peer was given this one of ours. */
@@ -202,7 +204,7 @@ export interface NodeMachineApi {
   /** Message 1 of the peer came from there, and was answered. */
   noteGreeted(peer: string, from: Endpoint, socket: number): void
   /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */
-  noteNoPath(peer: string, now: number): void
+  noteNoPath(peer: string, now: number, isWanted?: boolean): void
   /** The host slept, or its networks changed in a way that sockets do not show. */
   wake(now: number): void
   /** Forgets the peer. */

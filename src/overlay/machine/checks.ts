@@ -20,6 +20,8 @@ import { checkKeys, firstCheckCounter } from './secrets.ts'
 /** Pauses between requests to one candidate (ms). */
 const PAUSES = [60, 140, 300, 600, 1000]
 const TRIES = PAUSES.length + 1
+/** Requests in vain after which a place is asked once a round: it may be somebody else's. */
+const VAIN = TRIES
 /** An answer may take so long (ms) to count in a round that began meanwhile. */
 const ANSWER_WITHIN = 1000
 /** Asked back at once, unless it was asked within (ms). */
@@ -62,6 +64,8 @@ interface Asked extends Target {
   readonly transaction: number
   /** 8 bytes, to be returned from there. */
   readonly challenge: Uint8Array
+  /** Requests since it answered last. */
+  sent: number
   tries: number
   at: number
   sentAt: number
@@ -96,14 +100,23 @@ export class Checks {
     return this.#tag
   }
 
-  /** Asks these, from the beginning; others that are being asked, or may still answer, are left. */
-  ask(targets: readonly Target[], now: number): void {
-    this.#left = UNPROVEN_BYTES
+  /**
+   * Asks these, from the beginning; others that are being asked, or may still answer, are left. `isPaid`: by a request of the
+   * peer or by this node's own use of it; else what was left of that may go to places that have not answered.
+   */
+  ask(targets: readonly Target[], now: number, isPaid = true): void {
+    if (isPaid) this.#left = UNPROVEN_BYTES
     for (const [key, asked] of this.#asked) {
       const isOpen = asked.tries < TRIES || mayAnswer(asked, now)
       if (!isOpen && !targets.some((target) => keyOf(target) === key)) this.#asked.delete(key)
     }
-    for (const target of targets) this.#start(target, TRIES, now)
+    for (const target of targets) this.#start(target, this.#due(target), now)
+  }
+
+  /** Requests to a place in this round. */
+  #due(target: Target): number {
+    const known = this.#asked.get(keyOf(target))
+    return known !== undefined && Number.isNaN(known.answeredAt) && known.sent >= VAIN ? 1 : TRIES
   }
 
   /** Asks these too. `named`: bytes of the message that named them, where the peer did. */
@@ -119,7 +132,7 @@ export class Checks {
     for (const target of targets) {
       if (this.#left < REQUEST_BYTES) break
       const known = this.#asked.get(keyOf(target))
-      if (known === undefined || known.tries >= TRIES) this.#start(target, 1, now, false)
+      if (known === undefined || known.tries >= TRIES) this.#start(target, 1, now)
     }
     this.#left = before
   }
@@ -252,7 +265,7 @@ export class Checks {
   }
 
   /** `free`: it is asked back for what came from there. */
-  #start(target: Target, tries: number, now: number, free = tries === 1): void {
+  #start(target: Target, tries: number, now: number, free = false): void {
     const key = keyOf(target)
     if (this.#asked.size >= MAX_TARGETS && !this.#asked.has(key) && !this.#displace()) return
     // What is under way still counts: a peer that is farther away than its pauses asks again before its answer is here.
@@ -263,6 +276,7 @@ export class Checks {
       remote: target.remote,
       transaction: underWay?.transaction ?? this.#number(),
       challenge: underWay?.challenge ?? this.#parts.random.fill(new Uint8Array(CHALLENGE)),
+      sent: before !== undefined && Number.isNaN(before.answeredAt) ? before.sent : 0,
       tries: TRIES - tries,
       at: now,
       sentAt: Number.NEGATIVE_INFINITY,
@@ -288,6 +302,7 @@ export class Checks {
     }
     asked.at = now + (PAUSES[asked.tries] ?? 1000)
     asked.tries++
+    asked.sent++
     asked.sentAt = now
     this.#parts.onStep(false, Type.TUNNEL_REQUEST, now)
     const length = this.#send(
@@ -317,7 +332,8 @@ export class Checks {
     const known = this.#asked.get(key)
     // The node receives from there. Whether it is also heard there is asked back, once for each of the peer's requests.
     if (known === undefined || known.tries >= TRIES) {
-      if (known === undefined || Number.isNaN(known.answeredAt)) this.#start({ socket, remote: from }, 1, now)
+      if (known === undefined || Number.isNaN(known.answeredAt))
+        this.#start({ socket, remote: from }, 1, now, true)
     } else if (Number.isNaN(known.answeredAt) && now - known.sentAt >= ASK_BACK)
       this.#request(known, now, true)
   }

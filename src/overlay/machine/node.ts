@@ -110,6 +110,8 @@ export function reasonOf(status: number): string {
 
 interface Sought {
   readonly since: number
+  /** `wanted`: a packet or a user wants the peer. `helps`: only the peer does. Else this node looks for a way again by itself. */
+  readonly why?: 'wanted' | 'helps'
   asked: boolean
 }
 
@@ -334,23 +336,25 @@ export class NodeMachine implements NodeMachineApi {
       this.#refuse(name, Status.TOO_MANY, 'too many names are being resolved')
       return
     }
-    const sought = { since: now, asked: false }
+    const sought: Sought = { since: now, asked: false, why: 'wanted' }
     this.#sought.set(name, sought)
     if (this.#located) this.#seek(name, sought, undefined, now)
     else if (this.#isAlone) this.#recallSought(now)
   }
 
-  noteNoPath(peer: string, now: number): void {
+  noteNoPath(peer: string, now: number, isWanted = true): void {
     const pair = this.#pairs.get(peer)
     if (pair === undefined) return
     const known = this.#noPath.get(peer)
     if (known !== undefined && now < known.at) return
     const pause = known === undefined ? NO_PATH_PAUSE : Math.min(2 * known.pause, NO_PATH_LONGEST)
     this.#noPath.set(peer, { at: now + pause, pause })
-    pair.retry(now)
+    const isDirected = this.#located && !this.#sought.has(peer)
+    // After the first time, what is asked now is not asked again with the direction.
+    pair.retry(now, isDirected && (known !== undefined || !isWanted))
     if (this.#isAlone) this.#meet(pair, now)
-    if (!this.#located || this.#sought.has(peer)) return
-    const sought = { since: now, asked: false }
+    if (!isDirected) return
+    const sought: Sought = { since: now, asked: false, ...(!isWanted && { why: 'helps' }) }
     this.#sought.set(peer, sought)
     this.#seek(peer, sought, pair.route === Route.RELAY ? undefined : Want.RELAY, now)
   }
@@ -795,6 +799,7 @@ export class NodeMachine implements NodeMachineApi {
       this.#log('warn', `a direction to ${name} had an address of another node; ignored`)
       return Status.LEASE_REFUSED
     }
+    const why = this.#sought.get(name)?.why
     const asked = this.#sought.delete(name)
     this.#asker.drop((each) => each.type === Type.DIRECTION_REQUEST && each.name === name)
     // A key has one name: its node was given another.
@@ -814,10 +819,11 @@ export class NodeMachine implements NodeMachineApi {
     const early = asked ? prekey !== undefined : given !== undefined
     this.#emit({
       ...{ type: 'direction', peer: name, lease, pairKey, leads: pair.leads, route, asked },
+      ...(why === 'wanted' && { wanted: true }),
       ...(asked && prekey !== undefined && { prekey }),
       ...(given !== undefined && { given }),
     })
-    pair.direct(direction, this.#sockets, { asked, early }, now)
+    pair.direct(direction, this.#sockets, { asked, early, isPaid: why !== 'helps' }, now)
     this.#observe(now)
     const { zoneKey, lease: encoded = new Uint8Array(0) } = message
     const places = pair.places
@@ -928,6 +934,7 @@ export class NodeMachine implements NodeMachineApi {
       leads: pair.leads,
       route: Route.CHECK,
       asked,
+      wanted: asked,
     })
     pair.direct(direction, this.#sockets, { asked: opens, early: false }, now)
     return pair

@@ -225,7 +225,11 @@ export class Pair {
   direct(
     direction: PairDirection,
     sockets: readonly NodeSocket[],
-    { asked, early }: { readonly asked: boolean; readonly early: boolean },
+    {
+      asked,
+      early,
+      isPaid = true,
+    }: { readonly asked: boolean; readonly early: boolean; readonly isPaid?: boolean },
     now: number,
   ): void {
     this.#direction = direction
@@ -237,7 +241,7 @@ export class Pair {
     this.#hoped = []
     for (const side of direction.relays) if (mayBeHost(side.endpoint)) this.#bind(side, now)
     if (!asked && !this.#unasked.take(now)) return
-    this.#ask(now)
+    this.#ask(now, isPaid)
     if (this.#ways.length === 0) this.#introduce()
   }
 
@@ -346,13 +350,14 @@ export class Pair {
     if (message !== undefined) this.#tryPorts(message, now)
   }
 
-  /** The tunnel's paths are dead: tries everything again while a new direction is requested. */
-  retry(now: number): void {
+  /** The tunnel's paths are dead: tries everything again; `isDirected`: the candidates are asked with the direction that is requested. */
+  retry(now: number, isDirected = false): void {
     for (const binding of this.#bindings.values()) {
       const best = this.#socketFor(binding.side.endpoint)
       if (best !== undefined && binding.state !== 'binding') binding.bind(best.socket, now)
     }
-    this.#ask(now)
+    if (isDirected) this.checks.ask(this.#targets(this.#remotes), now, false)
+    else this.#ask(now)
   }
 
   /** Ends every way. */
@@ -436,7 +441,7 @@ export class Pair {
   // ---- candidates
 
   /** Fig. 8: requests to all that the peer may be reached at or was, over every socket. */
-  #ask(now: number): void {
+  #ask(now: number, isPaid = true): void {
     const named = this.#direction.candidates.map(({ endpoint }) => endpoint).filter(mayBeHost)
     const all = [...named, ...this.#named, ...this.#remotes]
     const first = (endpoint: Endpoint) => all.find((each) => sameEndpoint(each, endpoint))
@@ -445,7 +450,7 @@ export class Pair {
     const socket = place === undefined ? undefined : this.#socketFor(place)
     if (place === undefined || socket === undefined) this.#prediction.end()
     else this.#prediction.before(view, socket.socket, place, now)
-    this.checks.ask(this.#targets(all.filter((endpoint) => first(endpoint) === endpoint)), now)
+    this.checks.ask(this.#targets(all.filter((endpoint) => first(endpoint) === endpoint)), now, isPaid)
     this.#prediction.after(view, now)
   }
 

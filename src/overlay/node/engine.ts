@@ -74,6 +74,10 @@ interface Known extends NodePeer {
   reason: string
   /** Without a path since. */
   since: number
+  /** When a program or a user asked for it, or its last path ended. */
+  wantedAt: number
+  /** The peer has asked for a direction: where no way was found then, this end asks for one too, once. */
+  helps: boolean
 }
 
 export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
@@ -434,6 +438,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         ...{ places: [], traffic: { packets: 0, at: now }, rests: false },
         ...(v4 !== undefined && { v4 }),
         ...{ slot: Verdict.PARK, reason: 'no path has answered yet', since: now },
+        ...{ wantedAt: Number.NEGATIVE_INFINITY, helps: false },
       }
       const added = this.tunnel.addPeer(
         peer,
@@ -458,6 +463,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     }
     const index = peers.get(name)!
     peers.at(index)!.since = now
+    if (output.wanted === true) peers.at(index)!.wantedAt = now
+    peers.at(index)!.helps = !asked
     if (output.prekey !== undefined) machine.useEarly(index, output.prekey)
     if (output.given !== undefined) machine.expectEarly(index, output.given, now)
     this.#lookAt = Math.min(this.#lookAt, now + NO_PATH_MS)
@@ -600,7 +607,10 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     else if (best !== undefined) {
       this.#node.notePath(peer.name, this.#kindOf(index, best) === 'relay')
       this.#unbind(index, peer)
-    } else if (peer.slot >= 0) peer.since = now
+    } else if (peer.slot >= 0) {
+      peer.since = now
+      peer.wantedAt = now
+    }
     const slot = best?.slot ?? Verdict.PARK
     if (slot === peer.slot) return
     const from = machine.path(peer.slot)
@@ -656,8 +666,12 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         if (relayed && peer.leads && now - this.#forwarder.usedAt(index) < WANTED_MS)
           this.#node.noteRelayed(name, now)
       } else if (now - Math.max(peer.since, 0) >= NO_PATH_MS) {
-        const wanted = now - this.#forwarder.usedAt(index) < WANTED_MS || now - peer.since < WANTED_MS
-        if (wanted) this.#node.noteNoPath(name, now)
+        // What a peer asks for is left to it after one try: it may have named places that are not its own.
+        const wantedAt = Math.max(this.#forwarder.usedAt(index), peer.wantedAt)
+        const isWanted = now - wantedAt < WANTED_MS
+        const { helps } = peer
+        peer.helps = false
+        if (isWanted || helps) this.#node.noteNoPath(name, now, isWanted)
       } else this.#lookAt = Math.min(this.#lookAt, peer.since + NO_PATH_MS)
     }
     for (let output = this.#node.poll(); output !== undefined; output = this.#node.poll())
