@@ -109,26 +109,50 @@ export interface IperfOptions {
   /** Seconds before what counts: until TCP has found its rate. */
   readonly omit?: number
   readonly flows?: number
+  /** Congestion control of the sender; default: the lab's. */
+  readonly congestion?: string
 }
 
 /** TCP from the terminal to the server with iperf3; Mbit/s received. */
-export async function tcpMbps(context: ScenarioContext, options: IperfOptions): Promise<number> {
-  const { programs, spec } = context.lab
-  const server = await programs.start('srv', 'iperf3', ['-s', '-1'])
+export function tcpMbps(context: ScenarioContext, options: IperfOptions): Promise<number> {
+  return iperfMbps(context, 'term', 'srv', addressOf(context.lab.spec, 'srv', 'lan'), options)
+}
+
+/** TCP from the mobile router's access to the gateway at home, past the tunnel; Mbit/s received. */
+export function bareMbps(context: ScenarioContext, access: string, options: IperfOptions): Promise<number> {
+  const { spec } = context.lab
+  return iperfMbps(context, 'mr', 'hg', addressOf(spec, 'hg', 'wan'), options, [
+    '-B',
+    addressOf(spec, 'mr', access),
+  ])
+}
+
+async function iperfMbps(
+  context: ScenarioContext,
+  client: string,
+  host: string,
+  address: string,
+  options: IperfOptions,
+  more: readonly string[] = [],
+): Promise<number> {
+  const { programs } = context.lab
+  const server = await programs.start(host, 'iperf3', ['-s', '-1'])
   try {
     await context.sleep(300)
     const args = [
       '-c',
-      addressOf(spec, 'srv', 'lan'),
+      address,
       '-t',
       String(options.seconds),
       '-O',
       String(options.omit ?? 2),
       '-J',
+      ...more,
     ]
+    if (options.congestion !== undefined) args.push('-C', options.congestion)
     if (options.reverse === true) args.push('-R')
     if (options.flows !== undefined) args.push('-P', String(options.flows))
-    const report = JSON.parse(await programs.run('term', 'iperf3', args)) as {
+    const report = JSON.parse(await programs.run(client, 'iperf3', args)) as {
       readonly end: { readonly sum_received: { readonly bits_per_second: number } }
     }
     return report.end.sum_received.bits_per_second / 1e6

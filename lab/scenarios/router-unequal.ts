@@ -2,7 +2,7 @@
 
 import { PALETTE } from '../plot.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
-import { PROGRAMS, setUpRouters, tcpMbps, untilPaths } from './router-kit.ts'
+import { bareMbps, PROGRAMS, setUpRouters, tcpMbps, untilPaths } from './router-kit.ts'
 
 const FOUR = [
   { rttMs: 20, down: 20, up: 4 },
@@ -97,28 +97,46 @@ export const routerFalling: Scenario = {
   },
   paper: { result: 'not considered' },
   async run(context) {
-    const routers = await setUpRouters(context, { scheduler: 'weighted' })
-    await untilPaths(context, routers)
-    context.start()
     const mean = (HIGH + LOW) / 2 + STEADY
     const measured: [string, number][] = []
-    for (const way of ['up', 'down'] as const) {
+    const falling = async (measure: () => Promise<number>): Promise<number> => {
       let high = true
       const timer = setInterval(() => {
         high = !high
         context.lab.setLink('acc1', { rateMbps: high ? HIGH : LOW })
       }, EVERY_MS)
       try {
-        const mbps = await tcpMbps(context, { seconds: 20, omit: 4, reverse: way === 'down' })
-        context.check(`${way} ÷ what the links allow`, mbps >= 0.7 * mean, (mbps / mean).toFixed(2), '≥ 0.7')
-        context.metric(`${way}_mbps`, mbps)
-        measured.push([way, mbps])
+        return await measure()
       } finally {
         clearInterval(timer)
         context.lab.setLink('acc1', { rateMbps: HIGH })
       }
-      await context.sleep(2_000)
     }
+    // What TCP makes of each link by itself: no tunnel, no scheduler.
+    const bare: Record<string, number> = {}
+    for (const congestion of ['cubic', 'bbr'])
+      for (const way of ['up', 'down'] as const) {
+        const options = { seconds: 20, omit: 4, reverse: way === 'down', congestion }
+        const first = await falling(() => bareMbps(context, 'acc1', options))
+        bare[`${congestion}_${way}`] = first
+        context.note(`bare, ${congestion}, ${way}: ${first.toFixed(2)} of ${(HIGH + LOW) / 2}`)
+        context.metric(`bare_${congestion}_${way}_mbps`, first)
+        await context.sleep(1_000)
+      }
+    const routers = await setUpRouters(context, { scheduler: 'weighted' })
+    await untilPaths(context, routers)
+    context.start()
+    for (const congestion of ['cubic', 'bbr'])
+      for (const way of ['up', 'down'] as const) {
+        const options = { seconds: 20, omit: 4, reverse: way === 'down', congestion }
+        const mbps = await falling(() => tcpMbps(context, options))
+        const share = (mbps / mean).toFixed(2)
+        context.note(`godwit, ${congestion}, ${way}: ${mbps.toFixed(2)} of ${mean}`)
+        context.check(`${way}, ${congestion} ÷ what the links allow`, mbps >= 0.7 * mean, share, '≥ 0.7')
+        context.metric(`${congestion}_${way}_mbps`, mbps)
+        measured.push([`${way}, ${congestion}`, mbps])
+        await context.sleep(2_000)
+      }
     bars(context, 'A link that falls tenfold each second', measured)
   },
 }

@@ -57,8 +57,8 @@ const FALLEN_QUEUE = 3
 /** Time constant (ms) with which the rate follows a fallen line. */
 const FALLEN_MS = 60
 /** Growth in each round trip, up to this share of the peak delivered within about PEAK_MS. */
-const RECLAIM = 0.5
-const RECLAIM_UP_TO = 0.8
+const RECLAIM = 2
+const RECLAIM_UP_TO = 0.95
 const PEAK_MS = 10_000
 /** A measurement is late after this (ms), or after LATE_TIMES the usual interval if that is longer. */
 const LATE_MS = 30
@@ -85,8 +85,9 @@ const LONG_QUEUE_MS = 30
 const DRAIN_LONG = 0.5
 /** A full link that delivers more than this multiple of the rate has a higher rate than assumed. */
 const MORE = 1.25
-/** A queue that has not halved by then is none of ours. */
+/** A queue that has not halved by then, and after twice the time that it takes itself, is none of ours. */
 const DRAINED_AFTER_MS = 2_000
+const DRAINED_TIMES = 2
 /** Nothing is known at first: 8 Mbit/s, doubled every round trip until a queue is seen. */
 const FIRST_RATE = 1_000
 /** Never less (240 kbit/s): of what carries so little too few bytes arrive to learn more. */
@@ -273,19 +274,22 @@ export class PathRate {
     this.#clearSince = now
     this.#confirmed = this.known
     this.#yields = 0
-    this.#proven = Math.max(delivered, this.#proven * Math.exp(-elapsed / PROVEN_MS))
-    if (delivered > this.rate * MORE || !this.known) {
+    const proven = this.#proven * Math.exp(-elapsed / PROVEN_MS)
+    this.#proven = Math.max(delivered, proven)
+    // Less is sent on purpose while a queue is drained: then what it delivers is no news.
+    if (delivered > Math.max(this.rate, proven) * MORE || !this.known) {
       // The line was full, so this is what it carries; the first such look is better than any guess.
       this.rate = delivered
       this.known = true
       this.#queues.fill(this.queueMs)
       return
     }
-    if (Number.isNaN(this.#queuedSince)) {
+    if (Number.isNaN(this.#queuedSince)) this.#rateBefore = this.rate
+    // While it grows it is not being drained yet: what was sent before the line fell is still arriving in it.
+    if (Number.isNaN(this.#queuedSince) || queue > this.#queueAtFirst) {
       this.#queuedSince = now
       this.#queueAtFirst = queue
       this.#leastSince = delay
-      this.#rateBefore = this.rate
     }
     const long = queue - this.#bound > LONG_QUEUE_MS
     if (look < this.rate * FALLEN && this.#standing(2) > this.#bound * FALLEN_QUEUE) {
@@ -295,7 +299,7 @@ export class PathRate {
       return
     }
     this.#leastSince = Math.min(this.#leastSince, delay)
-    if (now - this.#queuedSince > DRAINED_AFTER_MS) {
+    if (now - this.#queuedSince > DRAINED_AFTER_MS + DRAINED_TIMES * this.#queueAtFirst) {
       this.#queuedSince = Number.NaN
       if (this.#leastSince - this.#best > this.#queueAtFirst / 2) {
         this.#best = this.#leastSince
@@ -340,8 +344,8 @@ export class PathRate {
       return
     }
     this.#yields = 0
-    if (this.known && this.rate < this.#peak * RECLAIM_UP_TO && delivered >= this.rate * RECLAIM_IN_USE) {
-      const most = this.#peak * RECLAIM_UP_TO
+    const most = this.#peak * RECLAIM_UP_TO
+    if (this.known && this.rate < most && delivered >= this.rate * RECLAIM_IN_USE) {
       this.rate = Math.min(most, this.rate * (1 + RECLAIM * Math.min(1, elapsed / rttMs)))
       return
     }
@@ -355,8 +359,8 @@ export class PathRate {
     const gain = this.known ? known : FIRST_GROWTH
     const grown = this.rate * (1 + gain * Math.min(1, elapsed / rttMs))
     // A line that is full delivers no more, whatever is sent: no farther than that explains.
-    const most = delivered * (1 + AHEAD + AHEAD_GAIN * gain)
-    this.rate = Math.max(delivered, this.known ? Math.min(grown, Math.max(most, this.rate)) : grown)
+    const ahead = delivered * (1 + AHEAD + AHEAD_GAIN * gain)
+    this.rate = Math.max(delivered, this.known ? Math.min(grown, Math.max(ahead, this.rate)) : grown)
   }
 }
 
