@@ -13,6 +13,8 @@ export interface CaptureOptions {
   readonly env?: NodeJS.ProcessEnv
   /** Milliseconds after which it is ended. */
   readonly timeout?: number
+  /** Whether standard error is also written to this process's as it comes. */
+  readonly echoErrors?: boolean
 }
 
 export function capture(
@@ -28,6 +30,7 @@ export function capture(
     }
     child.stdout.on('data', collect)
     child.stderr.on('data', collect)
+    if (options.echoErrors === true) child.stderr.on('data', (chunk: Buffer) => process.stderr.write(chunk))
     child.on('error', (error) => done({ status: 1, text: error.message }))
     child.on('close', (code, signal) =>
       done({ status: code ?? 1, text: signal === null ? text : `${text}\nended by ${signal}` }),

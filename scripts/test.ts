@@ -77,7 +77,12 @@ function testName(file: string): string {
 }
 
 /** Runs test files in processes of their own, at most `concurrency` at a time. */
-async function runFiles(files: readonly string[], concurrency: number, timeout: number): Promise<Outcome> {
+async function runFiles(
+  tier: string,
+  files: readonly string[],
+  concurrency: number,
+  timeout: number,
+): Promise<Outcome> {
   const outcome = empty()
   if (files.length === 0) return outcome
   const started = performance.now()
@@ -107,14 +112,23 @@ async function runFiles(files: readonly string[], concurrency: number, timeout: 
     outcome.failures.push({ name: event.name, file: event.file ?? '', text: String(cause) })
   })
   stream.on('test:stderr', (event) => process.stderr.write(event.message))
+  const progress = setInterval(() => {
+    const { passed, failed, files: begun } = outcome
+    process.stderr.write(
+      `${tier}: ${passed} passed, ${failed} failed so far, in ${begun.size} of ${files.length} files\n`,
+    )
+  }, PROGRESS_MS)
   await new Promise<void>((done, fail) => {
     stream.once('end', done)
     stream.once('error', fail)
     stream.resume()
-  })
+  }).finally(() => clearInterval(progress))
   outcome.milliseconds = performance.now() - started
   return outcome
 }
+
+/** How often a tier says how far it is. */
+const PROGRESS_MS = 20_000
 
 /** Files of netns that run at a time: their namespaces are their own, and they mostly wait. */
 const MOST_BESIDE = 4
@@ -123,8 +137,13 @@ const MOST_BESIDE = 4
  * Real packets on a machine that others use too: a file with a failure runs once more, alone, to tell what is flaky from what
  * is broken. What passed the second time is named as flaky, and has failed with --strict.
  */
-async function runTwice(files: readonly string[], beside: number, timeout: number): Promise<Outcome> {
-  const outcome = await runFiles(files, beside, timeout)
+async function runTwice(
+  tier: string,
+  files: readonly string[],
+  beside: number,
+  timeout: number,
+): Promise<Outcome> {
+  const outcome = await runFiles(tier, files, beside, timeout)
   const again = new Set(outcome.failures.map(({ file }) => file))
   if (again.size === 0 || again.has('')) return outcome
   process.stderr.write(
@@ -132,7 +151,7 @@ async function runTwice(files: readonly string[], beside: number, timeout: numbe
       .map(({ name, text }) => `  ${name}: ${text.split('\n')[0]}\n`)
       .join('')}`,
   )
-  return withFlaky(outcome, await runFiles([...again], 1, timeout), process.argv.includes('--strict'))
+  return withFlaky(outcome, await runFiles(tier, [...again], 1, timeout), process.argv.includes('--strict'))
 }
 
 /** Formatting, lint with import directions, and that protocol cores compile without Node's types. */
@@ -158,7 +177,7 @@ async function check(): Promise<Outcome> {
 /** With root here; else once more in a user namespace of its own; else the reason. */
 async function privileged(tier: TierName, files: readonly string[], timeout: number): Promise<Outcome> {
   if (files.length === 0) return empty()
-  if (process.getuid?.() === 0) return await runTwice(files, besideIn(tier), timeout)
+  if (process.getuid?.() === 0) return await runTwice(tier, files, besideIn(tier), timeout)
   const probe = spawnSync('unshare', ['-Urnm', 'true'], { encoding: 'utf8' })
   if (probe.status !== 0) {
     const why = probe.error ? 'unshare is not installed' : probe.stderr.trim() || 'not permitted'
@@ -174,7 +193,7 @@ async function privileged(tier: TierName, files: readonly string[], timeout: num
     ...(process.argv.includes('--strict') ? ['--strict'] : []),
     ...names,
   ]
-  const { status, text } = await capture('unshare', args, { cwd: root })
+  const { status, text } = await capture('unshare', args, { cwd: root, echoErrors: true })
   const line = text.split('\n').find((part) => part.startsWith(INNER))
   if (line === undefined) return failedOutcome(`${tier} in a user namespace (status ${status})`, text)
   return outcomesFromJson(line.slice(INNER.length)).get(tier)!
@@ -264,6 +283,7 @@ async function main(): Promise<void> {
   loopbackUp()
   if (values.inner !== undefined) {
     const outcome = await runTwice(
+      values.inner,
       named,
       besideIn(values.inner),
       TIMEOUT[values.inner as keyof typeof TIMEOUT],
@@ -293,10 +313,10 @@ async function main(): Promise<void> {
   await Promise.all([
     wanted('check') ? check().then((outcome) => note('check', outcome)) : undefined,
     wanted('unit')
-      ? runFiles(files('unit'), cores, TIMEOUT.unit).then((outcome) => note('unit', outcome))
+      ? runFiles('unit', files('unit'), cores, TIMEOUT.unit).then((outcome) => note('unit', outcome))
       : undefined,
     wanted('sim')
-      ? runFiles(files('sim'), cores, TIMEOUT.sim).then((outcome) => note('sim', outcome))
+      ? runFiles('sim', files('sim'), cores, TIMEOUT.sim).then((outcome) => note('sim', outcome))
       : undefined,
   ])
   if (binaries !== undefined)

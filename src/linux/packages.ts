@@ -187,9 +187,9 @@ const POLICY = '/usr/sbin/policy-rc.d'
 export const WITHOUT_SERVICES = `
 policy=$1
 shift
+ours=no
 if [ ! -e "$policy" ] || grep -q godwit "$policy"; then
-  trap 'rm -f "$policy"' EXIT
-  trap 'exit 130' INT TERM
+  ours=yes
   printf '#!/bin/sh\\n# godwit installs programs and wants no services of theirs\\n[ ! -d /proc/%s ] || exit 101\\n' $$ > "$policy"
   chmod 755 "$policy"
 fi
@@ -197,15 +197,19 @@ enabled() {
   systemctl list-unit-files --state=enabled --no-legend --plain 2>/dev/null | cut -d ' ' -f 1
 }
 before=" $(enabled | tr '\\n' ' ') "
+keep_back() {
+  trap '' INT TERM
+  for unit in $(enabled); do
+    case "$before" in
+      *" $unit "*) ;;
+      *) systemctl disable --quiet "$unit" ;;
+    esac
+  done
+  if [ "$ours" = yes ]; then rm -f "$policy"; fi
+}
+trap keep_back EXIT
+trap 'exit 130' INT TERM
 DEBIAN_FRONTEND=noninteractive "$@"
-status=$?
-for unit in $(enabled); do
-  case "$before" in
-    *" $unit "*) ;;
-    *) systemctl disable --quiet "$unit" ;;
-  esac
-done
-exit $status
 `
 
 /**

@@ -52,13 +52,17 @@ export const TUN: Need = {
   name: '/dev/net/tun',
   required: true,
   look: () => {
-    let value = 'usable'
     try {
       accessSync('/dev/net/tun', constants.R_OK | constants.W_OK)
+      return { ok: true, value: 'usable' }
     } catch (error) {
-      value = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'missing' : 'no permission'
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { ok: false, value: 'missing' }
+      return {
+        ok: false,
+        value: 'no permission',
+        mend: process.getuid?.() === 0 ? 'in a container: --device /dev/net/tun' : 'run godwit with sudo',
+      }
     }
-    return { ok: value === 'usable', value }
   },
   mend: MAKE_TUN,
   demand: () => {

@@ -39,7 +39,8 @@ export async function join(
     printJson({ ...joined, ...(doubt !== undefined && { warning: doubt }) })
     return
   }
-  if (doubt !== undefined) process.stderr.write(`godwit: ${printable(doubt)}\n`)
+  if (doubt !== undefined)
+    process.stderr.write(`godwit: warning: ${printable(doubt)}; joined all the same, up keeps trying\n`)
   const flag = options.state === undefined ? '' : ` --state ${options.state}`
   printLines([
     `joined ${joined.peer} as ${joined.addresses.join(', ')}; wrote ${joined.config}`,

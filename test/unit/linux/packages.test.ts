@@ -90,6 +90,14 @@ test('services of what is installed are neither started nor enabled, and what ke
     assert.equal(status, 7, 'the status of apt-get')
     assert.equal(readFileSync(path('said'), 'utf8'), 'disable --quiet firewalld.service\n')
     assert.equal(existsSync(policy), false)
+    // Ctrl-C reaches apt-get and the shell; what was set up until then is held back all the same.
+    rmSync(path('said'))
+    rmSync(path('installed'))
+    program('apt-get', `touch "${path('installed')}"; kill -INT $PPID; exit 100`)
+    assert.equal(install().status, 130)
+    assert.equal(readFileSync(path('said'), 'utf8'), 'disable --quiet firewalld.service\n')
+    assert.equal(existsSync(policy), false)
+    program('apt-get', `"${policy}"; echo "$? again"`)
     // Of an installation that was killed: it allows everything, and is replaced.
     program('policy-rc.d', '# godwit\n[ ! -d /proc/999999999 ] || exit 101')
     assert.equal(spawnSync(policy).status, 0)
