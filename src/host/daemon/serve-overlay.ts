@@ -96,8 +96,8 @@ function rolesOf(
       hint: 'godwit overlay server add NAME --roles LIST --endpoint HOST makes settings for servers without it',
     })
   if (settings.soft !== undefined && wanted?.includes('cs') === true)
-    throw usageError('--roles: a zone with several coordinators has no cache server', {
-      hint: 'leave cs out (docs/overlay.md, "Several coordinators")',
+    throw usageError('--roles: the cache server of a zone with several coordinators runs apart', {
+      hint: 'godwit overlay server add files --roles cs --endpoint HOST, and leave cs out here',
     })
   const apart = rolesElsewhere(settings, file)
   // There may be several relays; of the others there is one.

@@ -8,6 +8,7 @@ import { hasEnded } from '../tables.ts'
 import {
   type CertifiedServer,
   Connection,
+  type CoordinatorAt,
   type Message,
   type ServerRole,
   Status,
@@ -45,6 +46,8 @@ export interface ApartParts extends Pick<SiteParts, 'number' | 'boot' | 'seal' |
   readonly emit: (output: NotifierOutput) => void
   /** Where the cache server is, whenever it says so. */
   readonly onCache: (at: CertifiedServer | undefined) => void
+  /** Of the zone, where it has several: this one first. */
+  readonly coordinators: () => readonly CoordinatorAt[]
   readonly log: (level: 'info' | 'warn', message: string) => void
   readonly wall: () => number
   readonly crypto: MachineComponents['crypto']
@@ -106,7 +109,12 @@ export class Apart {
         ...(push !== undefined && { push: push.address, account: push.account }),
       }
       this.site.request(server, message, NOTIFY_MS, () => {}, now)
-    } else this.site.request(server, { type: Type.NOTIFICATION_END, nodeName }, NOTIFY_MS, () => {}, now)
+    } else {
+      // A token: another coordinator may have given the node another one since.
+      const { token } = output
+      const message = { type: Type.NOTIFICATION_END, nodeName, ...(token !== undefined && { token }) }
+      this.site.request(server, message, NOTIFY_MS, () => {}, now)
+    }
   }
 
   /** The first, if there are several. */
@@ -152,10 +160,12 @@ export class Apart {
 
   /** The account server tells nodes where the cache server is. */
   #welcome(roles: ReadonlySet<ServerRole>): Partial<Message> {
-    if (!roles.has('as')) return {}
+    const all = this.#parts.coordinators()
+    const coordinators = all.length === 0 ? {} : { coordinators: all }
+    if (!roles.has('as')) return coordinators
     const [cache] = this.site.servers('cs')
     const cacheServer = this.#parts.init.cache ?? cache?.registration.cacheServer
-    return cacheServer === undefined ? {} : { cacheServer }
+    return { ...coordinators, ...(cacheServer !== undefined && { cacheServer }) }
   }
 
   #answer(server: string, roles: ReadonlySet<ServerRole>, message: Message): Partial<Message> {

@@ -16,9 +16,11 @@ import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datag
 import {
   type Candidate,
   type CertifiedServer,
+  type CoordinatorAt,
   fitting,
   isFullName,
   LEAST_DIRECTION,
+  MAX_COORDINATORS,
   MAX_MESSAGE,
   MAX_PREKEYS,
   type Measured,
@@ -66,6 +68,8 @@ export interface CoordinatorInit extends ZoneInit {
   readonly cache?: CertifiedServer
   /** Name of this coordinator among those of the zone; absent: it is the only one. */
   readonly fellow?: string
+  /** Where servers apart reach this coordinator alone. */
+  readonly place?: Pick<CoordinatorAt, 'port' | 'addresses'>
   /** Emit steps for `godwit overlay trace`. */
   readonly trace?: boolean
 }
@@ -271,6 +275,7 @@ export class Coordinator {
       },
       emit: (output) => this.#emit(output),
       onCache: (at) => this.#emit({ type: 'cache-server', at }),
+      coordinators: () => this.#coordinators(),
       log: (level, message) => this.#emit({ type: 'log', level, message }),
     })
     if (init.relays) this.#relays.up(LOCAL_RELAY, undefined)
@@ -310,6 +315,7 @@ export class Coordinator {
     if (init.fellow === undefined) return
     const fellows = new Fellows({
       ...{ crypto, random, wall: parts.wall, secret: this.#pairSecret, name: init.fellow },
+      ...(init.place !== undefined && { place: init.place }),
       emit: (output) => this.#emit(output),
       locatedAt: (name) => this.#locatedAt(name),
       nodes: () => this.#nodes.size,
@@ -384,9 +390,13 @@ export class Coordinator {
   /** The node has registered at another coordinator, then; its key is as before. */
   #moved(name: string, at: number): void {
     const node = this.#nodes.get(name)
-    if (node === undefined || Math.floor(this.#registeredAt(node)) > at) return
-    this.#answerer.leave(name)
-    this.#end(name)
+    if (node !== undefined && Math.floor(this.#registeredAt(node)) > at) return
+    if (node !== undefined) this.#answerer.leave(name)
+    this.#nodes.delete(name)
+    this.#fellows?.gone(name)
+    // The one that it went to has the same notification server, if that is apart.
+    if (this.#init.notification === undefined) this.#notifier.left(name)
+    else if (node !== undefined) this.#notifier.forget(name)
   }
 
   #end(name: string): void {
@@ -683,6 +693,18 @@ export class Coordinator {
     this.#fellows?.located(session.owner, known?.session !== session.index, now)
   }
 
+  #toldCoordinators = 0
+
+  /** This one, and others that are there: all of them within a few answers. */
+  #coordinators(): readonly CoordinatorAt[] {
+    const fellows = this.#fellows
+    if (fellows === undefined) return []
+    const others = [...fellows.all()].map(({ at }) => at).filter(({ addresses }) => addresses.length > 0)
+    const first = this.#toldCoordinators++ * (MAX_COORDINATORS - 1)
+    const count = Math.min(others.length, MAX_COORDINATORS - 1)
+    return [fellows.at, ...Array.from({ length: count }, (_, i) => others[(first + i) % others.length]!)]
+  }
+
   /** When it registered here, by the wall clock (ms). */
   #locatedAt(name: string): number | undefined {
     const node = this.#nodes.get(name)
@@ -728,6 +750,12 @@ export class Coordinator {
     // A node that is notified sends no keep-alives: its NAT may have forgotten it.
     const missed = this.#notifier.isConnected(name) ? 1 : MISSED
     return now - node.heardAt > 1000 * missed * this.#keepAliveSeconds ? undefined : node
+  }
+
+  /** Others need not be asked. What a notification server alone says of a node that has not registered here counts after what they say. */
+  #isHere(name: string, now: number): boolean {
+    const isNotified = this.#nodes.has(name) && this.#notifier.isConnected(name)
+    return isNotified || this.#reachable(name, now) !== undefined
   }
 
   /** Calls `then` once datagrams reach the node: at once, or when it has answered a notification. Else says why not. */
@@ -786,8 +814,7 @@ export class Coordinator {
       refuse(allowed)
       return
     }
-    const isHere = this.#reachable(name, now) !== undefined || this.#notifier.isConnected(name)
-    const mayBeElsewhere = !isHere && this.#fellows?.any === true
+    const mayBeElsewhere = !this.#isHere(name, now) && this.#fellows?.any === true
     if (mayBeElsewhere || (this.#reachable(name, now) === undefined && this.#notifier.canWake(name))) wait()
     this.#underWay.set(`${mnName} ${name}`, now + UNDER_WAY_MS)
     if (mayBeElsewhere) {
@@ -804,8 +831,11 @@ export class Coordinator {
   #fromAbroad(zone: string, message: Message, reply: Reply, now: number): void {
     const { mn, cn } = pairOfQuestion(message)
     const here = (at: number) => this.#abroad.handle(zone, message, reply, at)
-    const isHere = this.#reachable(cn, now) !== undefined || this.#notifier.isConnected(cn)
-    if (isHere || this.#fellows?.any !== true || this.#abroad.partners.mayAsk(zone, mn, cn) !== Status.DONE) {
+    if (
+      this.#isHere(cn, now) ||
+      this.#fellows?.any !== true ||
+      this.#abroad.partners.mayAsk(zone, mn, cn) !== Status.DONE
+    ) {
       here(now)
       return
     }

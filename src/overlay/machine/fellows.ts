@@ -11,7 +11,7 @@ import { encoded } from '../../core/codec.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
 import { type SoftWord, softCodec, Word, wordCodec } from '../wire/fellow.ts'
-import type { Message } from '../wire/message.ts'
+import type { CoordinatorAt, Message } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { CounterWindow } from './counters.ts'
 import { Shares } from './shares.ts'
@@ -40,6 +40,8 @@ export interface FellowsParts extends MachineComponents {
   readonly secret: Uint8Array
   /** Of this coordinator, for people. */
   readonly name: string
+  /** Where servers apart reach it; absent: nowhere. */
+  readonly place?: Pick<CoordinatorAt, 'port' | 'addresses'>
   readonly emit: (output: SoftOutput) => void
   /** When the node registered here, by the wall clock (ms); undefined: it is not here. */
   readonly locatedAt: (name: string) => number | undefined
@@ -100,7 +102,7 @@ const NEVER = Number.POSITIVE_INFINITY
 
 interface Fellow {
   readonly id: string
-  name: string
+  at: CoordinatorAt
   readonly sender: Uint8Array
   readonly key: Uint8Array
   readonly seen: CounterWindow
@@ -190,14 +192,20 @@ export class Fellows {
     return false
   }
 
-  /** For people. */
-  nameOf(fellow: string): string {
-    return this.#fellows.get(fellow)?.name ?? fellow
+  /** This one. */
+  get at(): CoordinatorAt {
+    const { name, place = { port: 0, addresses: [] } } = this.#parts
+    return { name, ...place }
   }
 
-  /** Others that are there, by their names. */
-  *all(): Iterable<{ readonly name: string; readonly nodes: number }> {
-    for (const { name, nodes, isThere } of this.#fellows.values()) if (isThere) yield { name, nodes }
+  /** For people. */
+  nameOf(fellow: string): string {
+    return this.#fellows.get(fellow)?.at.name ?? fellow
+  }
+
+  /** Others that are there. */
+  *all(): Iterable<{ readonly at: CoordinatorAt; readonly nodes: number }> {
+    for (const { at, nodes, isThere } of this.#fellows.values()) if (isThere) yield { at, nodes }
   }
 
   /** The node has registered here; `isFresh`: for the first time, or in another session. */
@@ -362,9 +370,10 @@ export class Fellows {
 
   #alive(now: number): void {
     this.#aliveAt = now + ALIVE_MS
-    const { wall, nodes, name } = this.#parts
+    const { wall, nodes } = this.#parts
+    const at = this.at
     const claims = this.#claimed
-    const word = { word: Word.ALIVE, wall: Math.max(0, Math.floor(wall())), nodes: nodes(), claims, name }
+    const word = { word: Word.ALIVE, wall: Math.max(0, Math.floor(wall())), nodes: nodes(), claims, at }
     this.#tell(EVERYBODY, word)
   }
 
@@ -376,7 +385,7 @@ export class Fellows {
     if (fellow.isThere && fellow.heardAt + LOST_MS <= now) {
       this.#parts.log(
         'warn',
-        `coordinator ${fellow.name} does not answer; its nodes register with the others`,
+        `coordinator ${fellow.at.name} does not answer; its nodes register with the others`,
       )
       this.#lose(fellow, now)
     }
@@ -432,9 +441,10 @@ export class Fellows {
 
   #isAlive(
     fellow: Fellow,
-    { wall, name, nodes, claims }: Extract<SoftWord, { word: typeof Word.ALIVE }>,
+    { wall, at, nodes, claims }: Extract<SoftWord, { word: typeof Word.ALIVE }>,
     now: number,
   ): void {
+    const { name } = at
     const skew = Math.abs(wall - this.#parts.wall())
     if (skew > MAX_SKEW) {
       this.#counts.refused++
@@ -446,9 +456,9 @@ export class Fellows {
       this.#skewTold = true
       return
     }
-    const { name: own } = this.#parts
+    const own = this.#parts.name
     const isNews = !fellow.isThere
-    Object.assign(fellow, { name, nodes, heardAt: now, isThere: true })
+    Object.assign(fellow, { at, nodes, heardAt: now, isThere: true })
     this.#fellows.set(fellow.id, fellow)
     if (isNews) {
       // What it and we have claimed meanwhile was not heard: nobody has claimed anything at a start.
@@ -466,7 +476,7 @@ export class Fellows {
     if (name === own) this.#sameName(name)
     // One that was started again; unless the one before is heard again.
     for (const other of this.#fellows.values())
-      if (other !== fellow && other.name === name && other.isThere) {
+      if (other !== fellow && other.at.name === name && other.isThere) {
         if (fellow.replaced) this.#sameName(name)
         else this.#lose(other, now)
         other.replaced = true
@@ -626,7 +636,7 @@ export class Fellows {
     if (known !== undefined) return { fellow: known, counter, word: word.value }
     if (word.value.word !== Word.ALIVE || !this.#makeRoom()) return this.#refused()
     const fellow = {
-      ...{ id, name: word.value.name, sender, key, seen: new CounterWindow(), come: new Set<number>() },
+      ...{ id, at: word.value.at, sender, key, seen: new CounterWindow(), come: new Set<number>() },
       ...{ heardAt: now, nodes: 0, isThere: false, replaced: false },
       ...{ floor: word.value.claims, said: { claims: word.value.claims, at: now } },
     }

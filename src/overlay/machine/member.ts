@@ -13,6 +13,8 @@ export interface MemberInit {
   /** 32 bytes, of this server and the coordinator. */
   readonly key: Uint8Array
   readonly roles: readonly ServerRole[]
+  /** Of this start: 8 bytes; absent: it draws them. */
+  readonly boot?: Uint8Array
 }
 
 export interface MemberParts extends MachineComponents {
@@ -58,10 +60,10 @@ export class Member {
   /** Round trip to the coordinator (µs); 0: not measured. */
   rtt = 0
 
-  constructor(parts: MemberParts, { name, key, roles }: MemberInit) {
+  constructor(parts: MemberParts, { name, key, roles, boot }: MemberInit) {
     this.#parts = parts
     this.#roles = roles.reduce((bits, role) => bits | ROLE_BITS[role], 0)
-    this.#boot = parts.random.fill(new Uint8Array(8))
+    this.#boot = boot ?? parts.random.fill(new Uint8Array(8))
     this.#asker = new Asker({
       ...{ crypto: parts.crypto, random: parts.random, wall: parts.wall, key },
       ...{ identity: { type: 'server', name }, provenOnly: true, maxRequests: MAX_REQUESTS },
@@ -70,6 +72,11 @@ export class Member {
       onOpened: () => {},
       onSilence: (now) => this.#lost('the coordinator does not answer', now),
     })
+  }
+
+  /** Where the coordinator answers, or is asked next. */
+  get way(): Way | undefined {
+    return this.#asker.way
   }
 
   /** Where the coordinator is, by this end's sockets; the preferred first. */
@@ -92,6 +99,11 @@ export class Member {
     if (!datagram.ok || !('index' in datagram.value)) return
     const { kind, index } = datagram.value
     if (this.#asker.owns(kind, index)) this.#asker.handle(datagram.value, { socket, to: from }, now)
+  }
+
+  /** It is not used any more: what waits for an answer gets none. */
+  close(now: number): void {
+    this.#asker.close(now)
   }
 
   /** Registers at once: something that it describes has changed. */

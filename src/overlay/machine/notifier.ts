@@ -35,10 +35,11 @@ export interface Notification {
   readonly push?: { readonly address: string; readonly account: string }
 }
 
-/** The node has not answered a notification: its connection is dead. */
+/** The node has not answered a notification: its connection is dead. Or it was removed, or has logged in anew: then without a token. */
 export interface NotificationEnd {
   readonly type: 'notification-end'
   readonly name: string
+  readonly token?: Uint8Array
 }
 
 export type NotifierOutput = NotificationPrepare | Notification | NotificationEnd
@@ -83,6 +84,8 @@ interface Entry {
   push: string | undefined
   readonly wakes: TokenBucket
   connected: boolean
+  /** Its server has had it before this coordinator was there, and takes it for another's until that is said. */
+  isFound: boolean
 }
 
 interface Preparing {
@@ -129,7 +132,7 @@ export class Notifier {
     // Each change is written to the disk: a node has a share of them as of wake-ups, and keeps the address of before where it has used that up.
     if (before !== push && this.#shareOf('', name).take(now)) this.#parts.directory.setPush(name, push)
     else push = before
-    if (known?.connected === true) {
+    if (known?.connected === true && !known.isFound) {
       known.push = push
       done(known.token, now)
       return
@@ -139,9 +142,10 @@ export class Notifier {
       done(undefined, now)
       return
     }
-    const token = this.#parts.token()
+    const isStanding = known?.connected === true
+    const token = isStanding ? known.token : this.#parts.token()
     const wakes = known?.wakes ?? new TokenBucket(NODE_RATE, NODE_BURST)
-    const entry = { token, push, wakes, connected: false }
+    const entry = { token, push, wakes, connected: isStanding, isFound: false }
     const id = this.#parts.number()
     this.#preparing.set(id, { name, entry, until: now + PREPARE_MS, done })
     this.#parts.step(Type.NOTIFICATION_PREPARE, false, now)
@@ -156,6 +160,9 @@ export class Notifier {
     this.#parts.step(Type.NOTIFICATION_PREPARE_ACK, true, now)
     const { name, entry, done } = preparing
     if (isReady) {
+      // It may have ended meanwhile.
+      const before = this.#entries.get(name)
+      if (before !== undefined && equal(before.token, entry.token)) entry.connected = before.connected
       this.#entries.set(name, entry)
       if (!this.#parts.directory.isNotified(name)) this.#parts.directory.setNotified(name)
     }
@@ -177,7 +184,8 @@ export class Notifier {
     if (this.#parts.directory.nodeByName(name) === undefined || !this.#parts.directory.isNotified(name))
       return
     const push = this.#parts.directory.pushOf(name)
-    this.#entries.set(name, { token, push, wakes: new TokenBucket(NODE_RATE, NODE_BURST), connected: true })
+    const wakes = new TokenBucket(NODE_RATE, NODE_BURST)
+    this.#entries.set(name, { token, push, wakes, connected: true, isFound: true })
   }
 
   /** The server was started anew: no connection to it stands. */
@@ -241,6 +249,11 @@ export class Notifier {
     if (this.#parts.at() !== undefined) this.#parts.emit({ type: 'notification-end', name })
   }
 
+  /** Another coordinator has it: what it has at the notification server is that one's. */
+  left(name: string): void {
+    this.#entries.delete(name)
+  }
+
   nextTimeout(): number {
     const [oldest] = this.#wakes.values()
     const [preparing] = this.#preparing.values()
@@ -257,7 +270,7 @@ export class Notifier {
       const entry = this.#entries.get(name)
       if (entry?.connected === true) {
         entry.connected = false
-        this.#parts.emit({ type: 'notification-end', name })
+        this.#parts.emit({ type: 'notification-end', name, token: entry.token })
       }
       this.#end(name, false, now)
     }
@@ -271,7 +284,7 @@ export class Notifier {
     const push = this.#parts.directory.pushOf(name)
     if (push === undefined) return undefined
     const wakes = new TokenBucket(NODE_RATE, NODE_BURST)
-    const entry = { token: this.#parts.token(), push, wakes, connected: false }
+    const entry = { token: this.#parts.token(), push, wakes, connected: false, isFound: false }
     this.#entries.set(name, entry)
     return entry
   }

@@ -11,6 +11,20 @@ export interface ConnectionReportsParts {
   readonly tell: (name: string, token: Uint8Array, status: number) => Promise<boolean>
 }
 
+/**
+ * Of several coordinators, who is told how a node's connection is: the one that has announced the node, `owner`. Where that is not there, all others:
+ * one of them may have to wake the node.
+ */
+export function routeReport(
+  owner: string | undefined,
+  there: readonly string[],
+  status: number,
+): { readonly to: readonly string[]; readonly status: number } {
+  if (owner !== undefined && there.includes(owner)) return { to: [owner], status }
+  const isOthers = owner !== undefined && status === Connection.NOW
+  return { to: there, status: isOthers ? Connection.BEFORE : status }
+}
+
 interface Report {
   /** The token that the connection that changed last had. */
   token: Uint8Array

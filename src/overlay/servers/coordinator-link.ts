@@ -1,4 +1,4 @@
-/** A server apart and its coordinator over UDP: the sockets, timers and names around machine/member.ts. */
+/** A server apart and the coordinators of its zone over UDP: the sockets, timers and names around machine/members.ts. */
 import { createSocket, type Socket } from 'node:dgram'
 import { lookup } from 'node:dns/promises'
 import { once } from 'node:events'
@@ -7,21 +7,26 @@ import type { Endpoint } from '../../core/endpoint.ts'
 import { RealClock, realRandom } from '../../linux/clock.ts'
 import { must } from '../../mechanism/schema.ts'
 import type { Way } from '../machine/asker.ts'
-import { Member } from '../machine/member.ts'
+import { Members } from '../machine/members.ts'
 import { overlayCrypto } from '../node/crypto.ts'
 import type { Message, ServerRole } from '../wire/message.ts'
 import { keyOf, type MemberSettings } from './settings.ts'
 
 export interface CoordinatorLinkParts {
-  /** What the registration says beside name and roles. */
-  readonly describe: () => Partial<Message>
-  /** A registration was answered; `isFresh`: the coordinator knows nothing of this process yet. */
-  readonly onRegistered: (answer: Message, isFresh: boolean) => void
-  readonly onRequest: (message: Message, answer: (fields: Partial<Message>) => void) => void
+  /** What the registration with a coordinator says beside name and roles. */
+  readonly describe: (coordinator: string) => Partial<Message>
+  /** A registration was answered; `isFresh`: that coordinator knows nothing of this process yet. */
+  readonly onRegistered: (coordinator: string, answer: Message, isFresh: boolean) => void
+  readonly onLost: (coordinator: string) => void
+  readonly onRequest: (
+    coordinator: string,
+    message: Message,
+    answer: (fields: Partial<Message>) => void,
+  ) => void
   readonly log: (level: 'info' | 'warn', message: string) => void
 }
 
-/** While the coordinator does not answer, its name is looked up again each (ms). */
+/** While no coordinator answers, its name is looked up again each (ms). */
 const LOOK_UP_MS = 30_000
 
 export class CoordinatorLink {
@@ -29,11 +34,12 @@ export class CoordinatorLink {
   readonly #parts: CoordinatorLinkParts
   readonly #clock = new RealClock()
   readonly #sockets: Socket[] = []
-  #member: Member | undefined
+  #members: Members | undefined
   #timer: NodeJS.Timeout | undefined
   #lookUp: NodeJS.Timeout | undefined
-  #isThere = false
-  #there: () => void = () => {}
+  /** Coordinators that were logged as there. */
+  readonly #there = new Set<string>()
+  #begun: () => void = () => {}
   /** Resolves with the first registration that the coordinator has answered. */
   readonly registered: Promise<void>
 
@@ -41,7 +47,7 @@ export class CoordinatorLink {
     this.#settings = settings
     this.#parts = parts
     this.registered = new Promise((resolve) => {
-      this.#there = resolve
+      this.#begun = resolve
     })
   }
 
@@ -51,64 +57,90 @@ export class CoordinatorLink {
     const six = await this.#open('udp6', 1).catch(() => undefined)
     if (six !== undefined) this.#sockets.push(six)
     const { name, server_key } = this.#settings
-    const { describe, onRegistered, onRequest, log } = this.#parts
-    this.#member = new Member(
+    const { describe, onRegistered, onLost, onRequest, log } = this.#parts
+    this.#members = new Members(
       {
         ...{ crypto: overlayCrypto, random: realRandom, wall: () => this.#clock.wall(), describe },
         send: (socket, to, bytes) => this.#send(socket, to, bytes),
-        onRegistered: (answer, isFresh) => {
-          if (!this.#isThere) log('info', `registered with the coordinator ${this.#coordinator}`)
-          this.#isThere = true
+        socketFor: (address) => this.#socketFor(address),
+        onRegistered: (coordinator, answer, isFresh) => {
+          if (!this.#there.has(coordinator))
+            log('info', `registered with the coordinator ${this.#textOf(coordinator)}`)
+          this.#there.add(coordinator)
           clearInterval(this.#lookUp)
-          this.#there()
-          onRegistered(answer, isFresh)
+          this.#begun()
+          onRegistered(coordinator, answer, isFresh)
         },
-        onLost: (reason) => {
-          this.#isThere = false
+        onLost: (coordinator, reason) => {
+          this.#there.delete(coordinator)
           const check = `is UDP to it open, and is ${name} in its \`godwit overlay server list\`?`
-          log('warn', `${this.#coordinator}: ${reason}; ${check}`)
+          log('warn', `${this.#textOf(coordinator)}: ${reason}; ${check}`)
           clearInterval(this.#lookUp)
-          this.#lookUp = setInterval(() => void this.#setWays(), LOOK_UP_MS)
+          if (this.#there.size === 0) this.#lookUp = setInterval(() => void this.#setWays(), LOOK_UP_MS)
+          onLost(coordinator)
         },
-        onRequest: (message, answer) => onRequest(message, (fields) => this.#do(() => answer(fields))),
+        onRequest: (coordinator, message, answer) =>
+          onRequest(coordinator, message, (fields) => this.#do(() => answer(fields))),
       },
       { name, key: keyOf(server_key), roles },
     )
     this.#tellWays(this.#settings.coordinator.addresses.map((text) => must(parseAddress(text))))
   }
 
-  /** Undefined: the coordinator did not answer in time (ms). */
-  request(message: Omit<Message, 'transaction'>, ms: number): Promise<Message | undefined> {
+  /** Undefined: no coordinator has answered in time (ms, for each). One whose answer is not `good` has not the last word. */
+  request(
+    message: Omit<Message, 'transaction'>,
+    ms: number,
+    good?: (answer: Message) => boolean,
+  ): Promise<Message | undefined> {
     return new Promise((resolve) => {
-      const member = this.#member
-      if (member === undefined) resolve(undefined)
-      else this.#do((now) => member.request(message, ms, (answer) => resolve(answer), now))
+      const members = this.#members
+      if (members === undefined) resolve(undefined)
+      else this.#do((now) => members.request(message, ms, (answer) => resolve(answer), now, good))
     })
   }
 
-  /** Registers now: what `describe` says has changed. */
-  refresh(): void {
-    this.#do((now) => this.#member?.refresh(now))
+  /** The same of one coordinator. */
+  requestOf(
+    coordinator: string,
+    message: Omit<Message, 'transaction'>,
+    ms: number,
+  ): Promise<Message | undefined> {
+    return new Promise((resolve) => {
+      const members = this.#members
+      if (members === undefined) resolve(undefined)
+      else this.#do((now) => members.requestOf(coordinator, message, ms, (answer) => resolve(answer), now))
+    })
   }
 
-  /** Round trip to the coordinator (µs); 0: not measured. */
-  get rtt(): number {
-    return this.#member?.rtt ?? 0
+  /** Those that answer. */
+  get coordinators(): readonly string[] {
+    return this.#members?.coordinators ?? []
+  }
+
+  /** Round trip to a coordinator (µs); 0: not measured. */
+  rttOf(coordinator: string): number {
+    return this.#members?.rttOf(coordinator) ?? 0
   }
 
   async stop(): Promise<void> {
     clearTimeout(this.#timer)
     clearInterval(this.#lookUp)
-    this.#member = undefined
+    this.#members = undefined
     for (const socket of this.#sockets.splice(0)) {
       socket.close()
       await once(socket, 'close')
     }
   }
 
-  get #coordinator(): string {
+  #textOf(coordinator: string): string {
     const { host, port } = this.#settings.coordinator
-    return `${host} port ${port}`
+    return coordinator === '' ? `${host} port ${port}` : coordinator
+  }
+
+  #socketFor({ length }: Uint8Array): number | undefined {
+    const socket = length === 4 ? 0 : 1
+    return this.#sockets[socket] === undefined ? undefined : socket
   }
 
   async #open(type: 'udp4' | 'udp6', index: number): Promise<Socket> {
@@ -116,7 +148,7 @@ export class CoordinatorLink {
     socket.on('message', (bytes, { address, port }) => {
       const from = parseAddress(address.replace(/%.*/, ''))
       const copy = new Uint8Array(bytes)
-      if (from.ok) this.#do((now) => this.#member?.handle(copy, { address: from.value, port }, index, now))
+      if (from.ok) this.#do((now) => this.#members?.handle(copy, { address: from.value, port }, index, now))
     })
     const bound = once(socket, 'listening')
     socket.bind(0)
@@ -151,13 +183,13 @@ export class CoordinatorLink {
   #tellWays(addresses: readonly Uint8Array[]): void {
     const { port } = this.#settings.coordinator
     const ways: Way[] = addresses.flatMap((address) => {
-      const socket = address.length === 4 ? 0 : 1
-      return this.#sockets[socket] === undefined ? [] : [{ socket, to: { address, port } }]
+      const socket = this.#socketFor(address)
+      return socket === undefined ? [] : [{ socket, to: { address, port } }]
     })
-    this.#do((now) => this.#member?.setWays(ways, now))
+    this.#do((now) => this.#members?.setWays(ways, now))
   }
 
-  /** Lets the member do something, and looks when it is due next. */
+  /** Lets the machine do something, and looks when it is due next. */
   #do(action: (now: number) => void): void {
     try {
       action(this.#clock.now())
@@ -165,9 +197,9 @@ export class CoordinatorLink {
       this.#parts.log('warn', `error in the link to the coordinator: ${(error as Error).stack}`)
     }
     clearTimeout(this.#timer)
-    const due = this.#member?.nextTimeout()
+    const due = this.#members?.nextTimeout()
     if (due === undefined) return
     const wait = Math.min(60_000, Math.max(1, due - this.#clock.now()))
-    this.#timer = setTimeout(() => this.#do((now) => this.#member?.handleTimeout(now)), wait)
+    this.#timer = setTimeout(() => this.#do((now) => this.#members?.handleTimeout(now)), wait)
   }
 }

@@ -1,5 +1,5 @@
 /**
- * Servers of a zone in a process without its coordinator, with any of the other roles. They know the coordinator by its address
+ * Servers of a zone in a process without its coordinators, with any of the other roles. They know the coordinators by addresses
  * and a key of this process (coordinator-link.ts); no key of the zone and no store of the coordinator is here. What the
  * account server knows of accounts is in a store of its own.
  */
@@ -20,7 +20,7 @@ import {
 import { AccountServer } from './account.ts'
 import type { CacheServer } from './cache.ts'
 import { remoteDirectory } from './cache-directory.ts'
-import { ConnectionReports } from './connection-reports.ts'
+import { ConnectionReports, routeReport } from './connection-reports.ts'
 import { CoordinatorLink } from './coordinator-link.ts'
 import { Distribution } from './distribution.ts'
 import type { RelayEvent } from './protocol.ts'
@@ -47,7 +47,8 @@ export class MemberServers {
   readonly #link: CoordinatorLink
   #relay: RelayPart | undefined
   #load: RelayLoad | undefined
-  #measured: Measured[] = []
+  /** For each coordinator. */
+  readonly #measured = new Map<string, Measured[]>()
   #where: Partial<Message> = {}
   /** Orders of the coordinator that the relay has not answered. */
   readonly #orders = new Map<number, Answer>()
@@ -55,11 +56,12 @@ export class MemberServers {
   #notifications: Notifications | undefined
   readonly #reports = new ConnectionReports({
     tokenOf: (name) => this.#notifications?.server.tokenOf(name),
-    tell: async (nodeName, token, status) =>
-      (await this.#ask({ type: Type.NOTIFICATION_STATE, nodeName, token, status })) !== undefined,
+    tell: (nodeName, token, status) => this.#report(nodeName, token, status),
   })
-  /** Connections that the coordinator may not know of. */
+  /** Connections that their coordinator, or another one in its place, may not know of. */
   #hasUntold = false
+  /** Coordinators that have answered, and are not lost. */
+  readonly #known = new Set<string>()
   #cache: CacheServer | undefined
   #cacheServer: CertifiedServer | undefined
   #store: Store | undefined
@@ -76,13 +78,19 @@ export class MemberServers {
       this.#failed = resolve
     })
     this.#link = new CoordinatorLink(init.settings, {
-      describe: () => this.#describe(),
-      onRegistered: ({ cacheServer }, isFresh) => {
+      describe: (coordinator) => this.#describe(coordinator),
+      onRegistered: (coordinator, { cacheServer }, isFresh) => {
         this.#cacheServer = cacheServer ?? this.#cacheServer
         if (isFresh || this.#hasUntold) void this.#tellConnected()
         if (isFresh) void this.#distribution?.publish()
+        this.#known.add(coordinator)
       },
-      onRequest: (message, answer) => this.#asked(message, answer),
+      onLost: (coordinator) => {
+        this.#measured.delete(coordinator)
+        // Its nodes can be woken by another one.
+        if (this.#known.delete(coordinator)) void this.#tellConnected()
+      },
+      onRequest: (coordinator, message, answer) => this.#asked(coordinator, message, answer),
       log: init.log,
     })
   }
@@ -135,7 +143,8 @@ export class MemberServers {
       this.#cache = makeCache(
         this.#init,
         this.#times,
-        remoteDirectory((message) => this.#ask(message)),
+        // A login, or a lease, of just now may not have come to all of them.
+        remoteDirectory((message) => this.#ask(message, ({ status }) => status !== Status.UNKNOWN_NAME)),
       )
       await this.#cache.start()
     }
@@ -170,15 +179,18 @@ export class MemberServers {
     await this.#accounts.start()
   }
 
-  #ask(message: Omit<Message, 'transaction'>): Promise<Message | undefined> {
-    return this.#link.request(message, ANSWER_MS)
+  #ask(
+    message: Omit<Message, 'transaction'>,
+    good?: (answer: Message) => boolean,
+  ): Promise<Message | undefined> {
+    return this.#link.request(message, ANSWER_MS, good)
   }
 
   /** What the registration says beside name and roles. */
-  #describe(): Partial<Message> {
+  #describe(coordinator: string): Partial<Message> {
     if (this.#load === undefined) return this.#where
-    const measured = this.#measured.splice(0, MAX_MEASURED)
-    return { ...this.#where, load: { ...this.#load, rtt: this.#link.rtt }, measured }
+    const measured = this.#measured.get(coordinator)?.splice(0, MAX_MEASURED) ?? []
+    return { ...this.#where, load: { ...this.#load, rtt: this.#link.rttOf(coordinator) }, measured }
   }
 
   /** Where nodes reach the servers here. */
@@ -193,19 +205,21 @@ export class MemberServers {
     return Object.assign({}, ...fields)
   }
 
-  #asked(message: Message, answer: Answer): void {
+  #asked(coordinator: string, message: Message, answer: Answer): void {
     const { type, nodeName, token, datagram, push, account } = message
     const notifications = this.#notifications
     if (type === Type.RELAY_ORDER && this.#relay !== undefined) this.#orderRelay(message, answer)
     else if (notifications === undefined || nodeName === undefined) answer({ status: Status.NOT_ALLOWED })
     else if (type === Type.NOTIFICATION_PREPARE && token !== undefined)
-      answer({ status: notifications.server.prepare(nodeName, token) ? Status.DONE : Status.TOO_MANY })
+      answer({
+        status: notifications.server.prepare(nodeName, token, coordinator) ? Status.DONE : Status.TOO_MANY,
+      })
     else if (type === Type.NOTIFICATION) {
       const by = push === undefined || account === undefined ? undefined : { address: push, account }
       notifications.notify(nodeName, datagram ?? new Uint8Array(0), by)
       answer({})
     } else if (type === Type.NOTIFICATION_END) {
-      notifications.server.end(nodeName)
+      notifications.server.end(nodeName, token)
       answer({})
     } else answer({ status: Status.NOT_ALLOWED })
   }
@@ -241,7 +255,11 @@ export class MemberServers {
       }
       case 'relay-load':
         this.#load = event.load
-        this.#measured = [...event.measured, ...this.#measured].slice(0, 4 * MAX_MEASURED)
+        for (const each of this.#known)
+          this.#measured.set(
+            each,
+            [...event.measured, ...(this.#measured.get(each) ?? [])].slice(0, 4 * MAX_MEASURED),
+          )
         break
       case 'log':
         this.#init.log(event.level, event.message)
@@ -252,7 +270,15 @@ export class MemberServers {
 
   // ---- notifications
 
-  /** The coordinator does not know who is connected. */
+  async #report(nodeName: string, token: Uint8Array, connection: number): Promise<boolean> {
+    const owner = this.#notifications?.server.ownerOf(nodeName)
+    const { to, status } = routeReport(owner, this.#link.coordinators, connection)
+    const message = { type: Type.NOTIFICATION_STATE, nodeName, token, status }
+    const all = await Promise.all(to.map((each) => this.#link.requestOf(each, message, ANSWER_MS)))
+    return all.some((answer) => answer !== undefined)
+  }
+
+  /** A coordinator does not know who is connected. */
   async #tellConnected(): Promise<void> {
     this.#hasUntold = false
     const all = this.#notifications?.server.connections() ?? []

@@ -7,7 +7,7 @@
  */
 import type { AddressInfo, Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
-import { toHex } from '../../core/bytes.ts'
+import { equal, toHex } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { encodeFrame, FrameReader, FrameType } from '../wire/notification.ts'
 import { listenOn } from './listening.ts'
@@ -53,6 +53,8 @@ interface Connected {
 interface Expected {
   readonly name: string
   readonly token: Uint8Array
+  /** Coordinator that announced it last. */
+  by: string
 }
 
 export class NotificationServer {
@@ -96,25 +98,37 @@ export class NotificationServer {
     if (this.#server.listening) await new Promise<void>((resolve) => this.#server.close(() => resolve()))
   }
 
-  /** NOTIFICATION_PREPARE: false when there is no room. A node is announced anew with each registration. */
-  prepare(name: string, token: Uint8Array): boolean {
+  /**
+   * NOTIFICATION_PREPARE of coordinator `by`: false when there is no room. A node is announced anew with each registration; with the token that
+   * it has, its connection stays, and is that coordinator's.
+   */
+  prepare(name: string, token: Uint8Array, by = ''): boolean {
     const before = this.#expected.get(name)
+    if (before !== undefined && equal(before.token, token)) {
+      before.by = by
+      return true
+    }
     if (before === undefined && this.#expected.size >= MAX_EXPECTED) return false
     if (before !== undefined) this.#byToken.delete(toHex(before.token))
-    const expected = { name, token }
+    const expected = { name, token, by }
     this.#expected.set(name, expected)
     this.#byToken.set(toHex(token), expected)
     return true
   }
 
-  /** Nodes that are connected, and what they showed. */
-  connections(): { readonly name: string; readonly token: Uint8Array }[] {
+  /** Nodes that are connected, what they showed, and which coordinator had announced it. */
+  connections(): { readonly name: string; readonly token: Uint8Array; readonly by: string }[] {
     return [...this.#connected.values()].map(({ expected }) => expected)
   }
 
   /** What the node showed, if it is connected. */
   tokenOf(name: string): Uint8Array | undefined {
     return this.#connected.get(name)?.expected.token
+  }
+
+  /** Coordinator of the node; undefined: it is not announced. */
+  ownerOf(name: string): string | undefined {
+    return this.#expected.get(name)?.by
   }
 
   /** NOTIFICATION. False when the node is not connected. */
@@ -124,9 +138,10 @@ export class NotificationServer {
     return connected !== undefined
   }
 
-  /** Its connection is dead, or it was removed: it has to be announced again. */
-  end(name: string): void {
+  /** Its connection is dead, or it was removed: it has to be announced again. `token`: unless it has another now. */
+  end(name: string, token?: Uint8Array): void {
     const expected = this.#expected.get(name)
+    if (token !== undefined && expected !== undefined && !equal(expected.token, token)) return
     if (expected !== undefined) this.#byToken.delete(toHex(expected.token))
     this.#expected.delete(name)
     this.#connected.get(name)?.socket.destroy()

@@ -138,7 +138,13 @@ export class OverlayServers {
             host: ownPlace(settings).host,
           },
         }),
-        ...(settings.soft !== undefined && { fellow: settings.soft.name }),
+        ...(settings.soft !== undefined && {
+          fellow: settings.soft.name,
+          place: {
+            port: settings.port,
+            addresses: settings.soft.addresses.map((text) => must(parseAddress(text))),
+          },
+        }),
         ...(cache !== undefined && { cache }),
       },
     }
@@ -224,7 +230,7 @@ export class OverlayServers {
         break
       }
       case 'notification-end':
-        this.#notifications?.server.end(event.name)
+        this.#notifications?.server.end(event.name, event.token)
         break
       case 'relay-order':
         this.#toRelay(event)

@@ -2,7 +2,8 @@
  * What coordinators of one zone say to each other over NATS (docs/wire/overlay.md, "Coordinators of one zone"). The outer form is
  * version (8), sender (64: this start of a coordinator), counter (64), then what is sealed. Inside: kind (8), and by kind
  *
- *   ALIVE   1   wall clock, ms since 1970 (64) · nodes that are registered there (32) · claims since its start (64) · its name
+ *   ALIVE   1   wall clock, ms since 1970 (64) · nodes that are registered there (32) · claims since its start (64) · where servers apart
+ *               reach it and its name, as COORDINATOR (message.ts)
  *   WHO     2   name of the node that is sought
  *   CLAIM   3   when the node registered there, ms since 1970 (64) · number of the claim since its start (64) · its name
  *   ASK     4   a message of the signalling (message.ts)
@@ -13,15 +14,20 @@
 import { viewOf } from '../../core/bytes.ts'
 import type { Codec } from '../../core/codec.ts'
 import { type Decoded, decoded, malformed } from '../../core/result.ts'
-import { isFullName, type Message, messageCodec } from './message.ts'
+import {
+  type CoordinatorAt,
+  coordinatorBytes,
+  isFullName,
+  type Message,
+  messageCodec,
+  readCoordinator,
+} from './message.ts'
 
 const VERSION = 1
 const HEAD = 17
 const TAG = 16
 /** Of a whole one: what is longer is none. */
 export const MAX_SOFT = 1300
-/** Of a coordinator: a label. */
-const FELLOW_NAME = /^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/
 
 export interface SoftDatagram {
   /** 8 bytes. */
@@ -61,7 +67,7 @@ export type SoftWord =
       readonly wall: number
       readonly nodes: number
       readonly claims: number
-      readonly name: string
+      readonly at: CoordinatorAt
     }
   | { readonly word: typeof Word.WHO; readonly name: string }
   | {
@@ -86,11 +92,11 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<SoftWord
         number,
         number,
       ]
-      const name = text(bytes, from + 20, end)
-      if (!Number.isSafeInteger(wall) || !Number.isSafeInteger(claims) || !FELLOW_NAME.test(name))
+      const place = readCoordinator(bytes.subarray(from + 20, end))
+      if (!Number.isSafeInteger(wall) || !Number.isSafeInteger(claims) || place === undefined)
         return malformed('not a sign of life')
       const nodes = view.getUint32(from + 8)
-      return decoded({ word, wall, nodes, claims, name })
+      return decoded({ word, wall, nodes, claims, at: place })
     }
     case Word.WHO: {
       const name = text(bytes, from, end)
@@ -126,7 +132,8 @@ function encode(value: SoftWord, out: Uint8Array, at = 0): number {
       view.setBigUint64(from, BigInt(value.wall))
       view.setUint32(from + 8, value.nodes)
       view.setBigUint64(from + 12, BigInt(value.claims))
-      return put(value.name, out, from + 20)
+      out.set(coordinatorBytes(value.at), from + 20)
+      return from + 20 + coordinatorBytes(value.at).length
     case Word.WHO:
       return put(value.name, out, from)
     case Word.CLAIM:
@@ -139,7 +146,7 @@ function encode(value: SoftWord, out: Uint8Array, at = 0): number {
 }
 
 function byteLength(value: SoftWord): number {
-  if (value.word === Word.ALIVE) return 21 + value.name.length
+  if (value.word === Word.ALIVE) return 21 + coordinatorBytes(value.at).length
   if (value.word === Word.WHO) return 1 + value.name.length
   if (value.word === Word.CLAIM) return 17 + value.name.length
   return 1 + messageCodec.byteLength(value.message)

@@ -136,6 +136,14 @@ export interface CertifiedServer {
   readonly certificate: Uint8Array
 }
 
+/** A coordinator of the zone, of several: where servers apart reach it. */
+export interface CoordinatorAt {
+  readonly name: string
+  readonly port: number
+  /** Four at most. */
+  readonly addresses: readonly Uint8Array[]
+}
+
 export interface Message {
   readonly type: Type
   readonly transaction: number
@@ -190,6 +198,8 @@ export interface Message {
   /** Seconds since 1970. */
   readonly expires?: number
   readonly cacheServer?: CertifiedServer
+  /** Where a zone has several: the sender, then others. */
+  readonly coordinators?: readonly CoordinatorAt[]
   /** Of a change at the account server: greater than of all before. */
   readonly seq?: number
   /** Keys of the sender, or of the peer, for data behind message 1, each for once. */
@@ -238,6 +248,7 @@ const Field = {
   SEQ: 35,
   PREKEY: 36,
   PREKEY_INDEX: 37,
+  COORDINATOR: 38,
   PADDING: 255,
 } as const
 
@@ -263,6 +274,11 @@ const LOAD_LENGTH = 20
 const CERTIFIED_FIXED = 2 + 32
 /** MEASUREDs of a message. */
 export const MAX_MEASURED = 16
+/** COORDINATORs of a message, and addresses of each. */
+export const MAX_COORDINATORS = 8
+const MAX_ADDRESSES = 4
+/** A label, of a coordinator. */
+export const COORDINATOR_NAME = /^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/
 
 /** Roles of servers that run apart from the coordinator. */
 export const ROLE_BITS = { as: 1, ns: 2, rs: 4, cs: 8 } as const
@@ -345,6 +361,7 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
   const sides: SideOrder[] = []
   const measured: Measured[] = []
   const prekeys: Prekey[] = []
+  const coordinators: CoordinatorAt[] = []
   for (let p = at + HEADER; p < end; ) {
     if (end - p < FIELD_HEADER) return malformed('field header')
     const field = bytes[p]!
@@ -364,7 +381,8 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
       if (message[number[0]] !== undefined) return malformed('field twice')
       message[number[0]] = readNumber(value)
     } else {
-      const problem = decodeOther(field, value, message, { candidates, relays, sides, measured, prekeys })
+      const lists = { candidates, relays, sides, measured, prekeys, coordinators }
+      const problem = decodeOther(field, value, message, lists)
       if (problem !== undefined) return malformed(problem)
     }
   }
@@ -373,6 +391,7 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<Message>
   if (sides.length > 0) message.sides = sides
   if (measured.length > 0) message.measured = measured
   if (prekeys.length > 0) message.prekeys = prekeys
+  if (coordinators.length > 0) message.coordinators = coordinators
   return decoded(message)
 }
 
@@ -383,6 +402,7 @@ interface Lists {
   readonly sides: SideOrder[]
   readonly measured: Measured[]
   readonly prekeys: Prekey[]
+  readonly coordinators: CoordinatorAt[]
 }
 
 /** Returns what is wrong with the field. */
@@ -390,7 +410,7 @@ function decodeOther(
   field: number,
   value: Uint8Array,
   message: Mutable,
-  { candidates, relays, sides, measured, prekeys }: Lists,
+  { candidates, relays, sides, measured, prekeys, coordinators }: Lists,
 ): string | undefined {
   switch (field) {
     case Field.NAME:
@@ -493,6 +513,12 @@ function decodeOther(
       message.cacheServer = { host, port: viewOf(value).getUint16(0), certificate }
       return undefined
     }
+    case Field.COORDINATOR: {
+      const coordinator = readCoordinator(value)
+      if (coordinator === undefined || coordinators.length === MAX_COORDINATORS) return 'coordinator'
+      coordinators.push(coordinator)
+      return undefined
+    }
     case Field.PADDING:
       if (message.padding !== undefined) return 'field twice'
       message.padding = value.length
@@ -525,6 +551,26 @@ function readSide(value: Uint8Array): SideOrder | undefined {
   if (value.length === 8) return { node }
   const proven = readEndpoint(value, 8)
   return proven && { proven, node }
+}
+
+/** Port (16), addresses, each behind its length (8), a zero, and the name. */
+export function readCoordinator(value: Uint8Array): CoordinatorAt | undefined {
+  const addresses: Uint8Array[] = []
+  let at = 2
+  for (let size = value[at]; size !== 0; size = value[at]) {
+    if (size === undefined || value.length < at + 1 + size || addresses.length === MAX_ADDRESSES)
+      return undefined
+    addresses.push(value.slice(at + 1, at + 1 + size))
+    at += 1 + size
+  }
+  const name = text(value.subarray(at + 1))
+  if (!addresses.every(isAddress) || name === undefined || !COORDINATOR_NAME.test(name)) return undefined
+  return { name, port: viewOf(value).getUint16(0), addresses }
+}
+
+export function coordinatorBytes({ name, port, addresses }: CoordinatorAt): Uint8Array {
+  const each = addresses.slice(0, MAX_ADDRESSES).flatMap((address) => [address.length, ...address])
+  return Uint8Array.of(port >> 8, port & 255, ...each, 0, ...ascii(name))
 }
 
 /** Printable ASCII. */
@@ -577,6 +623,8 @@ function makeFields(message: Message): Fields {
     const { host, port, certificate } = message.cacheServer
     fields.push([Field.CACHE_SERVER, Uint8Array.of(port >> 8, port & 255, ...certificate, ...ascii(host))])
   }
+  for (const coordinator of message.coordinators ?? [])
+    fields.push([Field.COORDINATOR, coordinatorBytes(coordinator)])
   for (const { index, publicKey } of message.prekeys ?? [])
     fields.push([Field.PREKEY, Uint8Array.of(...number(index, 4), ...publicKey)])
   if (message.padding !== undefined) fields.push([Field.PADDING, new Uint8Array(message.padding)])

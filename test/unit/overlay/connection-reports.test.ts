@@ -1,7 +1,7 @@
 /** NT-21: what a notification server apart tells of connections. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { ConnectionReports } from '../../../src/overlay/servers/connection-reports.ts'
+import { ConnectionReports, routeReport } from '../../../src/overlay/servers/connection-reports.ts'
 import { Connection } from '../../../src/overlay/wire/message.ts'
 
 const TOKEN = new Uint8Array(32).fill(1)
@@ -38,4 +38,13 @@ test('NT-21: one report of a node is under way, always of how it is: an end that
   assert.equal(told.at(-1), `a 2 ${Connection.ENDED}`)
   answers[3]!(false)
   assert.equal(await last, false)
+})
+
+test('NT-20, NT-21: the coordinator that has announced a node hears of its connection, and where that is not there all others do, as after a restart', () => {
+  const { NOW, ENDED, BEFORE } = Connection
+  assert.deepEqual(routeReport('a', ['a', 'b'], NOW), { to: ['a'], status: NOW })
+  assert.deepEqual(routeReport('a', ['b', 'c'], NOW), { to: ['b', 'c'], status: BEFORE })
+  assert.deepEqual(routeReport('a', ['b', 'c'], ENDED), { to: ['b', 'c'], status: ENDED })
+  assert.deepEqual(routeReport(undefined, ['a', 'b'], ENDED), { to: ['a', 'b'], status: ENDED })
+  assert.deepEqual(routeReport('', [''], NOW), { to: [''], status: NOW }, 'a zone with one coordinator')
 })

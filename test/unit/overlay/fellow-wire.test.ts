@@ -42,8 +42,14 @@ testCodec<SoftWord>('NT-15: what is sealed', {
         0000019b76da2800   # wall clock, ms
         00000005           # nodes
         0000000000000007   # claims
+        1a55               # port for servers apart
+        04 c0000201        # length of an address, address
+        00                 # no further one
         7061726973         # name of the coordinator`,
-      message: { word: Word.ALIVE, wall: 0x19b76da2800, nodes: 5, claims: 7, name: 'paris' },
+      message: {
+        ...{ word: Word.ALIVE, wall: 0x19b76da2800, nodes: 5, claims: 7 },
+        at: { name: 'paris', port: 6741, addresses: [Uint8Array.of(192, 0, 2, 1)] },
+      },
     },
     {
       name: 'WHO',
@@ -72,7 +78,10 @@ testCodec<SoftWord>('NT-15: what is sealed', {
   arbitrary: fc.oneof(
     fc.record({
       ...{ word: fc.constant(Word.ALIVE), wall: time, nodes: number, claims: time },
-      name: fc.constantFrom('a', 'paris-2'),
+      at: fc.record({
+        ...{ name: fc.constantFrom('a', 'paris-2'), port: fc.nat(65535) },
+        addresses: fc.array(fc.oneof(bytes(4), bytes(16)), { maxLength: 4 }),
+      }),
     }),
     fc.record({ word: fc.constant(Word.WHO), name }),
     fc.record({ word: fc.constant(Word.CLAIM), at: time, number: time, name }),

@@ -55,6 +55,22 @@ describe('NT-21: the notification server', () => {
     }
   }
 
+  it('NT-20: another coordinator takes a node over with the token that it has; the end of an earlier token ends nothing', () =>
+    started(async () => {
+      const frame = encodeFrame(FrameType.REGISTRATION, TOKEN)
+      server.prepare('a.test', TOKEN, 'a')
+      const { socket } = await said(frame, 1)
+      assert.ok(server.prepare('a.test', TOKEN.slice(), 'b'))
+      assert.deepEqual(server.connections(), [{ name: 'a.test', token: TOKEN, by: 'b' }])
+      assert.equal(server.ownerOf('a.test'), 'b')
+      server.end('a.test', new Uint8Array(32).fill(1))
+      assert.equal(server.counts.connected, 1)
+      const closed = new Promise((resolve) => socket.once('close', resolve))
+      server.end('a.test', TOKEN)
+      await closed
+      assert.equal(server.ownerOf('a.test'), undefined)
+    }))
+
   /** A client that has said this; resolves with all that it got when the connection has ended, or after so many bytes. */
   function said(
     bytes: Uint8Array,

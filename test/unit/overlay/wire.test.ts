@@ -160,6 +160,13 @@ const message: fc.Arbitrary<Message> = fc.record(
     prekeys: fc.array(fc.record({ index: u32, publicKey: bytes(32) }), { minLength: 1, maxLength: 4 }),
     prekeyIndex: u32,
     cacheServer: fc.record({ host: name, port: fc.nat(65535), certificate: bytes(32) }),
+    coordinators: fc.array(
+      fc.record({
+        ...{ name: fc.constantFrom('a', 'paris-2'), port: fc.nat(65535) },
+        addresses: fc.array(fc.oneof(bytes(4), bytes(16)), { maxLength: 4 }),
+      }),
+      { minLength: 1, maxLength: 8 },
+    ),
     padding: fc.nat(40),
   },
   { requiredKeys: ['type', 'transaction'] },

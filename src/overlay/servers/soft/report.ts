@@ -60,7 +60,9 @@ export async function reportSoft(settings: ServerSettings): Promise<SoftReport> 
       bucket: names.bucket,
       replicas: status?.replicas ?? null,
       claims: status?.values ?? null,
-      coordinators: [...listener.all()].sort((a, b) => (a.name < b.name ? -1 : 1)),
+      coordinators: [...listener.all()]
+        .map(({ at: { name }, nodes }) => ({ name, nodes }))
+        .sort((a, b) => (a.name < b.name ? -1 : 1)),
     }
   } finally {
     await connection.close()
