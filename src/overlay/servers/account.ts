@@ -20,6 +20,7 @@ import { hasEnded, type NodeRecord } from '../tables.ts'
 import { type CertifiedServer, isFullName } from '../wire/message.ts'
 import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
 import { listenOn } from './listening.ts'
+import { OneByOne } from './one-by-one.ts'
 import { checkPassword } from './passwords.ts'
 import { Buckets, Connections, type SourceLimits } from './sources.ts'
 import { Turns } from './turns.ts'
@@ -107,6 +108,7 @@ export class AccountServer {
 
   constructor(init: AccountServerInit) {
     this.#init = init
+    const oneByOne = new OneByOne()
     this.#server = createServer(
       {
         ...init.tls,
@@ -118,7 +120,7 @@ export class AccountServer {
         maxHeaderSize: MAX_HEADER,
       },
       (request, response) => {
-        void this.#handle(request, response)
+        if (oneByOne.admits(request, response)) void this.#handle(request, response)
       },
     )
     this.#connections = new Connections(LIMITS, init.now)

@@ -17,6 +17,7 @@ import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
 import type { CacheDirectory, CacheNode } from './cache-directory.ts'
 import { type CacheObject, type CacheStore, isFor, isFrom, type Refused } from './cache-store.ts'
 import { listenOn } from './listening.ts'
+import { OneByOne } from './one-by-one.ts'
 import { Buckets, Connections, type SourceLimits } from './sources.ts'
 
 export interface CacheServerInit {
@@ -82,6 +83,7 @@ export class CacheServer {
   constructor(init: CacheServerInit) {
     this.#init = init
     this.#strangers = new Connections(LIMITS, init.now)
+    const oneByOne = new OneByOne()
     this.#server = createServer(
       {
         ...init.tls,
@@ -92,7 +94,9 @@ export class CacheServer {
         connectionsCheckingInterval: 1000,
         maxHeaderSize: MAX_HEADER,
       },
-      (request, response) => void this.#handle(request, response),
+      (request, response) => {
+        if (oneByOne.admits(request, response)) void this.#handle(request, response)
+      },
     )
     this.#server.on('connection', (socket: Socket) => {
       if (!this.#strangers.admit(socket)) return

@@ -142,7 +142,14 @@ export class CarrierServer {
     })
     this.#server.on('tlsClientError', (_error, socket: Socket) => socket.destroy())
     this.#server.on('clientError', (_error, socket) => socket.destroy())
-    this.#server.on('request', (_request, response) => {
+    // Of requests that come in one piece Node.js hands on all.
+    const answered = new WeakSet<Socket>()
+    this.#server.on('request', ({ socket }, response) => {
+      if (answered.has(socket)) {
+        socket.destroy()
+        return
+      }
+      answered.add(socket)
       response.writeHead(404, { connection: 'close' }).end()
     })
     this.#server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))

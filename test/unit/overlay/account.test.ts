@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { request } from 'node:https'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { connect } from 'node:tls'
 import { GodwitError } from '../../../src/core/errors.ts'
 import { addAccount, initOverlay, listAccounts } from '../../../src/host/provisioning/overlay-server.ts'
 import { State } from '../../../src/host/stores/state.ts'
@@ -25,6 +27,7 @@ test('an account whose command cannot be shown is not made: its password would b
 })
 
 async function serve(state: State, store: Store) {
+  const asked = { configurations: 0 }
   const port = await new Promise<number>((resolve) => {
     const probe = createServer().listen(0, '127.0.0.1', () => {
       const { port: free } = probe.address() as { port: number }
@@ -34,7 +37,11 @@ async function serve(state: State, store: Store) {
   const [cert, key] = ['crt', 'key'].map((end) => readFileSync(state.file(`overlay-server.${end}`), 'utf8'))
   const server = new AccountServer({
     ...{ store, tls: { cert: cert!, key: key! }, port, zone: 'home.example.org', coordinator: 'x:1' },
-    ...{ zoneKey: new Uint8Array(32), pushKey: '', cache: () => undefined, loginDays: 0 },
+    ...{ zoneKey: new Uint8Array(32), pushKey: '', loginDays: 0 },
+    cache: () => {
+      asked.configurations++
+      return undefined
+    },
     ...{ wall: () => Date.now(), now: () => performance.now(), onLogin: () => {}, log: () => {} },
   })
   await server.start()
@@ -53,7 +60,7 @@ async function serve(state: State, store: Store) {
         .end(JSON.stringify(text))
     })
   }
-  return { server, login }
+  return { server, login, port, asked }
 }
 
 test('NT-10: a login at the moment at which another server writes is judged again and written; one that never can is refused', async () => {
@@ -104,6 +111,25 @@ test('guesses from many sources keep nobody out: a login waits for its turn, bef
     assert.equal(status, 200)
     assert.ok(answered.length < 12, `${answered.length} were answered before`)
     assert.ok((await Promise.all(flood)).every((each) => each === 401))
+  } finally {
+    await server.stop()
+    store.close()
+  }
+})
+
+test('requests that come in one piece on one connection are not all answered: the first is, and the connection ends', async () => {
+  const state = new State({ state: join(folder, 'pipelined') })
+  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
+  await addAccount(state, 'carol', {})
+  const store = new Store({ file: join(folder, 'pipelined.db') })
+  const { server, port, asked } = await serve(state, store)
+  try {
+    const client = connect({ port, host: '127.0.0.1', rejectUnauthorized: false })
+    client.on('error', () => {})
+    client.resume()
+    client.write('GET /v1/configuration HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(300))
+    await once(client, 'close')
+    assert.equal(asked.configurations, 1)
   } finally {
     await server.stop()
     store.close()
