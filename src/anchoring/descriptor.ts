@@ -242,6 +242,7 @@ function hostPeer(peer: PeerConfig, files: Files): HostPeer {
 export const anchorDescriptor: MechanismDescriptor<typeof anchorSections> = {
   name: 'anchor',
   role: 'anchor',
+  begin: 'create one: sudo godwit anchor init --endpoint HOST:PORT',
   summary: 'The fixed point that mobile hosts go through.',
   sections: anchorSections,
   claims: ({ anchor }) => anchor !== undefined,

@@ -64,6 +64,8 @@ export interface MechanismDescriptor<S extends Sections = Sections> {
   runsBeside(config: ConfigWith<S>): boolean
   /** Works without a configuration file. */
   readonly needsNoFile?: boolean
+  /** What to do when there is no configuration file, said to those who start it. */
+  readonly begin?: string
   /** Nothing runs beside it when its own command starts it, and the daemon may save memory for it. */
   readonly alone?: boolean
   /** Whether the file may be read by its owner alone. */

@@ -56,6 +56,7 @@ type OverlayConfig = ConfigWith<typeof overlaySections>
 export const overlayDescriptor: MechanismDescriptor<typeof overlaySections> = {
   name: 'overlay',
   role: 'overlay',
+  begin: LOG_IN,
   summary: 'A node of an overlay: reached by its name behind any NAT, over end-to-end tunnels.',
   sections: overlaySections,
   claims: () => false,

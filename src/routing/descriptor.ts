@@ -23,6 +23,8 @@ type RouterConfig = ConfigWith<typeof routerSections>
 export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
   name: 'routing',
   role: 'router',
+  begin:
+    'create one: sudo godwit router init --subnet SUBNET, with --endpoint HOST:PORT at home or --access NAME in the vehicle',
   summary: 'The gateway of a site, mobile or at home: connects subnets over several links.',
   sections: routerSections,
   check: ({ router, access }, issue) => {

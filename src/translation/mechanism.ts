@@ -212,9 +212,15 @@ export class TranslationMechanism implements Mechanism {
       if (count < flows.length) failed.add(hid)
     }
     if (moved === 0)
-      throw new GodwitError('NO_PATH', `${formatSelector(what)} cannot be reached over ${access}`, {
-        hint: '`godwit dime hosts` shows which pairs of addresses work',
-      })
+      throw new GodwitError(
+        'NO_PATH',
+        what.kind === 'all'
+          ? `no other host can be reached over ${access} now`
+          : `${formatSelector(what)} cannot be reached over ${access}`,
+        {
+          hint: '`godwit dime hosts` shows which pairs of addresses work',
+        },
+      )
     const names = [...failed].map(hostName).join(', ')
     return { flows: moved, ...(failed.size > 0 ? { note: `not reached over ${access}: ${names}` } : {}) }
   }

@@ -44,6 +44,9 @@ export async function join(
   const flag = options.state === undefined ? '' : ` --state ${options.state}`
   printLines([
     `joined ${joined.peer} as ${joined.addresses.join(', ')}; wrote ${joined.config}`,
+    ...(joined.dns === undefined
+      ? []
+      : [`its name servers are not used unless you set, under [host]: dns = ${JSON.stringify(joined.dns)}`]),
     `next: sudo godwit up${flag}`,
   ])
 }
@@ -59,7 +62,9 @@ export async function leave(name: string | undefined, options: CommonOptions): P
   else
     printLines([
       `left ${left.peer}; ${left.removed ? `removed ${left.config} and the host's key` : `changed ${left.config}`}`,
-      'the anchor still knows this host; to remove it there: sudo godwit anchor remove NAME',
+      left.stock
+        ? 'the WireGuard server still knows this host; to remove it there: delete its [Peer]'
+        : 'the anchor still knows this host; to remove it there: sudo godwit anchor remove NAME',
       ...(left.kept === undefined
         ? []
         : [`${left.kept} stays: other hosts may know this one by that key (godwit dime key)`]),

@@ -144,7 +144,7 @@ function edits(a: string, b: string): number {
 }
 
 /** A folder that may not be entered is no missing configuration. */
-function readConfig(file: string): string {
+function readConfig(file: string, begin?: string): string {
   try {
     return readFileSync(file, 'utf8')
   } catch (error) {
@@ -154,14 +154,16 @@ function readConfig(file: string): string {
       })
     throw new GodwitError('CONFIG_MISSING', `there is no configuration file ${file}`, {
       kind: 'usage',
-      hint: 'create one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
+      hint:
+        begin ??
+        'create one: `godwit join INVITATION` on a host, `godwit anchor init` on an anchor, `godwit router init` on a gateway',
     })
   }
 }
 
 /** Reads and checks a configuration. Throws `CONFIG_MISSING`, `CONFIG_INVALID`, `SECRET_EXPOSED` (all: usage). */
-export function loadConfig(file: string, list: List = MECHANISMS): Config {
-  const result = parseConfig(readConfig(file), list)
+export function loadConfig(file: string, list: List = MECHANISMS, begin?: string): Config {
+  const result = parseConfig(readConfig(file, begin), list)
   if ('faults' in result) {
     const lines = result.faults.map(
       ({ line, path, reason }) => `${file}:${line}: ${path && `${path}: `}${reason}`,

@@ -32,7 +32,9 @@ export function loadConfigOf(
 ): Config {
   const { whole = false, list = MECHANISMS } = options
   const config =
-    descriptor.needsNoFile && !existsSync(state.configFile) ? empty(list) : loadConfig(state.configFile, list)
+    descriptor.needsNoFile && !existsSync(state.configFile)
+      ? empty(list)
+      : loadConfig(state.configFile, list, descriptor.begin)
   const origin = { file: state.configFile, role: claimantOf(config, list).role }
   const refusal = descriptor.refusal?.(config, origin, whole)
   if (refusal === undefined) return config

@@ -106,6 +106,8 @@ export interface Joined {
   readonly peer: string
   readonly config: string
   readonly addresses: readonly string[]
+  /** Name servers of a wg-quick configuration, which are not taken over. */
+  readonly dns?: readonly string[]
 }
 
 /** Takes an invitation: adds the anchor to the host's configuration, or starts one. */
@@ -165,6 +167,8 @@ export interface Left {
   readonly removed: boolean
   /** What stays then: the key by which other hosts may know this one in address translation. */
   readonly kept?: string
+  /** It was a stock WireGuard server. */
+  readonly stock?: boolean
 }
 
 /** Undoes `join`: the peer goes, its invitation's key too, and with the last peer what `join` had made. */
@@ -194,6 +198,7 @@ export function leave(state: State, name: string | undefined): Left {
   return {
     ...{ peer: peer.name, config: state.configFile, removed },
     ...(removed && existsSync(dime) && { kept: dime }),
+    ...(peer.kind === 'wireguard' && { stock: true }),
   }
 }
 
@@ -221,7 +226,8 @@ export function joinWireguard(state: State, file: string): Joined {
     ...(allowed.length === 0 ? {} : { allowed_ips: allowed }),
     keepalive_s: peer.keepalive,
   })
-  return { peer: name, config: state.configFile, addresses }
+  const { dns } = parsed.value
+  return { peer: name, config: state.configFile, addresses, ...(dns.length > 0 && { dns }) }
 }
 
 /** A WireGuard server identifies this host by its key, so the key of the file must become the host's. */

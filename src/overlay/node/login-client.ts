@@ -77,7 +77,7 @@ export async function renewLogin(login: Login): Promise<number | null> {
   if (status === 200 && parsed.success) return parsed.data.expires
   if (status === 401)
     throw new GodwitError('LOGIN_ENDED', `the login of ${login.name} has ended or was revoked`, {
-      hint: `godwit overlay login ${login.account}`,
+      hint: `if another device took the name, choose another; log in again: godwit overlay login ${login.account}`,
     })
   throw new GodwitError('LOGIN_FAILED', `${login.server}: it answered with status ${status}`)
 }
@@ -106,6 +106,8 @@ function jsonIn(text: string): unknown {
 
 const SIGNED_BY_ITSELF =
   'log in with the --pin that `overlay account add` printed; a login of an older version lacks it: log in again'
+
+const PIN_HINT = 'the right one is in the line that `godwit overlay account add` prints on the server'
 
 /** What to do about errors of a connection, by their codes. */
 const HINTS: Readonly<Record<string, string>> = {
@@ -156,7 +158,7 @@ function post(
       socket.once('secureConnect', () => {
         const shown = (socket as TLSSocket).getPeerCertificate().raw
         if (pin !== undefined && (shown === undefined || pinOf(shown) !== pin))
-          fail('its certificate does not match --pin; nothing was sent')
+          fail('its certificate does not match --pin; nothing was sent', PIN_HINT)
         else call.end(body)
       }),
     )
