@@ -20,7 +20,7 @@ export function defineOverlay(program: Command): void {
     use: 'login <account>',
     summary: 'log in at an account server; the password is read from the terminal or standard input',
     examples: [
-      'sudo godwit overlay login carol --server https://overlay.example.org --name laptop',
+      'sudo godwit overlay login carol --server https://overlay.example.org:6741 --pin PIN --name laptop',
       'sudo godwit overlay login carol',
     ],
     details: 'A node that logs in again keeps its private key, name and addresses, and needs no --server.',

@@ -171,7 +171,7 @@ function defineHost(program: Command): void {
   define(program, {
     use: 'leave [peer]',
     summary: 'undo `join`: remove an anchor and its keys',
-    examples: ['sudo godwit leave', 'sudo godwit leave anchor.example.org'],
+    examples: ['sudo godwit leave', 'sudo godwit leave anchor'],
     run: async (peer, options) => (await import('./commands/host.ts')).leave(peer, options),
   })
   define(program, {
@@ -185,7 +185,7 @@ function defineHost(program: Command): void {
   define(program, {
     use: 'ping [peer]',
     summary: 'test each anchor over each access: port, round trip, MTU',
-    examples: ['sudo godwit ping', 'sudo godwit ping anchor.example.org --json'],
+    examples: ['sudo godwit ping', 'sudo godwit ping anchor --json'],
     details: 'Works whether or not the daemon runs. Exit status 0: at least one test succeeded.',
     run: async (peer, options) => (await import('./commands/host.ts')).ping(peer, options),
   })
@@ -299,7 +299,7 @@ function defineQueries(program: Command): void {
   define(program, {
     use: 'why <flow>',
     summary: 'show the decisions that put a flow on its access, with their evidence',
-    examples: ['godwit why f12'],
+    examples: ['godwit why a8833b8a5f'],
     run: async (flow, options) => (await import('./commands/query.ts')).why(flow, options),
   })
 }

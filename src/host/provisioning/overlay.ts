@@ -39,7 +39,9 @@ export async function loginNode(
   const known = readLogin(file)
   const server = options.server ?? known?.server
   if (server === undefined || !/^https:\/\/[^/?#]+\/?$/.test(server))
-    throw usageError('--server: the account server is missing, e.g. --server https://overlay.example.org')
+    throw usageError(
+      '--server: the account server is missing, e.g. --server https://overlay.example.org:6741',
+    )
   const node = (options.name ?? known?.name.split('.')[0] ?? hostname().split('.')[0] ?? '').toLowerCase()
   if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(node))
     throw usageError(`--name: "${node}" is not a valid node name: letters, digits and "-"`)

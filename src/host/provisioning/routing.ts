@@ -69,6 +69,10 @@ export function initRouter(state: State, options: RouterInitOptions): { config: 
   return { config: state.configFile, card: routerCard(state) }
 }
 
+function ownKey(state: State, config: Parameters<typeof keyFileOf>[1]): string {
+  return encodeKey(publicKeyOf(readPrivateKey(keyFileOf(state, config))))
+}
+
 /** The line that makes this gateway known to another. */
 export function routerCard(state: State): string {
   const config = loadRouterConfig(state)
@@ -83,7 +87,7 @@ export function routerCard(state: State): string {
       },
     )
   }
-  const public_key = encodeKey(publicKeyOf(readPrivateKey(keyFileOf(state, config))))
+  const public_key = ownKey(state, config)
   return sealText(PREFIX, { public_key, subnets, ...(endpoint !== undefined && { endpoint }) })
 }
 
@@ -108,8 +112,13 @@ export function addSite(
       kind: 'usage',
       hint,
     })
-  const { router } = loadRouterConfig(state)
+  const config = loadRouterConfig(state)
+  const { router } = config
   const { public_key, endpoint, subnets } = parsed.data
+  if (public_key === ownKey(state, config))
+    throw usageError("this is this gateway's own card", {
+      hint: 'give it to the other gateway; here, add the card that `godwit router card` prints there',
+    })
   const known = router.site.find((site) => site.name === name || site.public_key === public_key)
   if (known !== undefined)
     throw usageError(`${state.configFile} has this site already: ${known.name}`, {

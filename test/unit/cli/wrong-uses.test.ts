@@ -208,6 +208,16 @@ const cases: readonly (() => Case)[] = [
     status: 2,
     says: /there is no configuration file .*; create one/,
   }),
+  () => ({
+    args: ['anchor', 'invite', 'x', '--state', at('n')],
+    status: 2,
+    says: /no configuration file .*; create one: sudo godwit anchor init --endpoint/,
+  }),
+  () => ({
+    args: ['router', 'card', '--state', at('n')],
+    status: 2,
+    says: /no configuration file .*; create one: sudo godwit router init/,
+  }),
   () => ({ args: ['config', 'check', folder], status: 2, says: /it is a folder, not a file; / }),
   () => ({ args: ['config', 'check', '--state', at('toml')], status: 2, says: /godwit\.toml:\d: / }),
   () => ({

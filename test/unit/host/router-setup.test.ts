@@ -59,6 +59,7 @@ test('a card that was cut, changed, taken twice or leads nowhere is refused, and
   refused(() => addSite(home, 'a boat', card), /not a valid site name/)
   refused(() => addSite(bus, 'boat', card), /neither gateway can be reached/)
   assert.equal(readFileSync(home.configFile, 'utf8'), before)
+  refused(() => addSite(home, 'boat', routerCard(home)), /own card/)
   addSite(home, 'boat', card)
   refused(() => addSite(home, 'ship', card), /already: boat/)
 })
