@@ -59,6 +59,7 @@ const PACKAGES = {
   zsh: 'zsh',
   fish: 'fish',
   script: 'bsdutils',
+  'apt-get': 'apt',
   git: 'git',
   debootstrap: 'debootstrap',
   lintian: 'lintian',
