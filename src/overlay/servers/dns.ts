@@ -7,13 +7,41 @@ import { TokenBucket } from '../../core/token-bucket.ts'
 import { Buckets, Connections, type SourceLimits } from './sources.ts'
 import { answerQuery, MAX_QUERY, type ZoneData } from './zone.ts'
 
-const LIMITS: SourceLimits = { connections: 200, ofSource: 16, rate: 20, burst: 60, longestMs: 30_000 }
+const LIMITS: SourceLimits = { connections: 200, ofSource: 16, rate: 5, burst: 40, longestMs: 30_000 }
 const IDLE_MS = 5_000
 /** Queries a second of one source and of all, and at once. */
 const SOURCE_RATE = 500
 const RATE = 5_000
+/** The same over TCP: a resolver comes there for what is cut over UDP. */
+const TCP_SOURCE_RATE = 50
+const TCP_RATE = 1_000
+/** Beyond, of sources that had none for so long (ms). */
+const FRESH_RATE = 500
+const FRESH_MS = 1000
 /** Queries on one connection that are answered before it has read the answers. */
 const MAX_UNREAD = 65_536
+
+/** Queries beyond the rates are dropped unread, to protect the thread. */
+export class QueryRate {
+  readonly #sources: Buckets
+  readonly #all: TokenBucket
+  readonly #fresh = new TokenBucket(FRESH_RATE)
+  readonly #recent: Buckets
+
+  /** A second: of one source, and of all. */
+  constructor(ofSource: number, all: number) {
+    this.#sources = new Buckets(ofSource, ofSource)
+    this.#all = new TokenBucket(all)
+    this.#recent = new Buckets(1000 / FRESH_MS, 1)
+  }
+
+  /** A few sources that ask all the time leave room for others. */
+  take(address: string, now: number): boolean {
+    const source = sourceOf(address)
+    const isFresh = this.#recent.take(source, now)
+    return this.#sources.take(source, now) && (this.#all.take(now) || (isFresh && this.#fresh.take(now)))
+  }
+}
 
 export class NameServer {
   readonly #port: number
@@ -22,8 +50,10 @@ export class NameServer {
   readonly #udp: UdpSocket
   readonly #tcp: Server
   readonly #connections = new Connections(LIMITS)
-  readonly #sources = new Buckets(SOURCE_RATE, SOURCE_RATE)
-  readonly #all = new TokenBucket(RATE)
+  readonly #rates = {
+    udp: new QueryRate(SOURCE_RATE, RATE),
+    tcp: new QueryRate(TCP_SOURCE_RATE, TCP_RATE),
+  }
 
   constructor(port: number, data: () => ZoneData, fault: (error: unknown) => void) {
     this.#port = port
@@ -31,7 +61,7 @@ export class NameServer {
     this.#fault = fault
     this.#udp = createSocket({ type: 'udp6', ipv6Only: false })
     this.#udp.on('message', (query, { address, port: to }) => {
-      if (!this.#may(address)) return
+      if (!this.#rates.udp.take(address, performance.now())) return
       const answer = this.#answer(query, 'udp')
       // An answer that the kernel refuses is lost, as any datagram may be.
       if (answer !== undefined) this.#udp.send(answer, to, address, () => {})
@@ -78,12 +108,6 @@ export class NameServer {
     ])
   }
 
-  /** Queries beyond the rates are dropped unread, to protect the thread. */
-  #may(address: string): boolean {
-    const now = performance.now()
-    return this.#sources.take(sourceOf(address), now) && this.#all.take(now)
-  }
-
   #answer(query: Uint8Array, transport: 'udp' | 'tcp'): Uint8Array | undefined {
     try {
       return answerQuery(query, this.#data(), transport)
@@ -105,7 +129,9 @@ export class NameServer {
         if (length > MAX_QUERY) socket.destroy()
         if (socket.destroyed) return
         if (kept.length < 2 + length) break
-        const answer = this.#may(source) ? this.#answer(kept.subarray(2, 2 + length), 'tcp') : undefined
+        const answer = this.#rates.tcp.take(source, performance.now())
+          ? this.#answer(kept.subarray(2, 2 + length), 'tcp')
+          : undefined
         kept = kept.subarray(2 + length)
         if (answer === undefined || socket.writableLength > MAX_UNREAD) {
           socket.destroy()
