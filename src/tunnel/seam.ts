@@ -46,6 +46,13 @@ export interface Sessions {
    * starts every peer that was `stock` as `stock`.
    */
   setForm(peer: number, form: TransportForm, ecn?: boolean): void
+  /** The process at the other end has said HELLO in this session: what arrives in it shows that it still runs. */
+  heardIn(localIndex: number): void
+  /**
+   * The process at the other end has ended: what was sent since it was last heard may not have been read, and is sent again, to
+   * the next one; and what was sent in the last `ms` in any case. The newest packets of each flow, and none older than some seconds.
+   */
+  unread(peer: number, ms?: number): void
   /** Forgets the session and wipes its keys. */
   remove(localIndex: number): void
   /** Transport messages sealed with this session so far (WireGuard §5.4.6: rekey and reject after messages). */

@@ -166,7 +166,7 @@ export type NodeOutput =
    * is, which is good until `until` (ms).
    */
   | { readonly type: 'renew'; readonly access: string; readonly until: number }
-  /** The peer is no longer in the tunnel table: it was displaced by another, or its key has another name now. */
+  /** The peer is no longer in the tunnel table: it has ended, was displaced by another, or its key has another name now. */
   | { readonly type: 'forgotten'; readonly peer: string }
   /** The direction was refused, or no way was found in time. Absent packets may be answered with ICMP unreachable. */
   | { readonly type: 'refused'; readonly peer: string; readonly reason: string; readonly status: number }
@@ -201,6 +201,10 @@ export interface NodeMachineApi {
   noteSilence(socket: number, now: number): void
   /** Whether a replaced socket without paths still shows how long its mapping lasts. */
   isWatched(socket: number, now: number): boolean
+  /** The peer's process is another one than before. */
+  noteRestart(peer: string): void
+  /** The peer's process has ended, as it said. */
+  noteEnded(peer: string): void
   /** Message 1 of the peer came from there, and was answered. */
   noteGreeted(peer: string, from: Endpoint, socket: number): void
   /** The tunnel has no usable path to the peer (any more): asks for a direction again, for a relay if the last was direct. */

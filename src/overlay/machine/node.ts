@@ -363,6 +363,10 @@ export class NodeMachine implements NodeMachineApi {
     this.#pairs.get(peer)?.greeted(from, socket)
   }
 
+  noteRestart(peer: string): void {
+    this.#pairs.get(peer)?.restarted()
+  }
+
   /** The tunnel has a path to the peer again. */
   notePath(peer: string, relayed: boolean): void {
     this.#noPath.delete(peer)
@@ -392,16 +396,26 @@ export class NodeMachine implements NodeMachineApi {
   }
 
   forget(peer: string, now: number): void {
+    if (!this.#part(peer)) return
+    this.#memory.drop(peer)
+    this.#changedMemory(now)
+  }
+
+  noteEnded(peer: string): void {
+    this.#part(peer)
+  }
+
+  /** It is found again by a direction, or by what is kept of it. False: there is no such pair. */
+  #part(peer: string): boolean {
     const pair = this.#pairs.get(peer)
-    if (pair === undefined) return
+    if (pair === undefined) return false
     pair.close()
     this.#pairs.delete(peer)
     this.#byTag.delete(toHex(pair.checks.tag))
     this.#noPath.delete(peer)
     this.#relayed.delete(peer)
-    this.#memory.drop(peer)
-    this.#changedMemory(now)
     this.#emit({ type: 'forgotten', peer })
+    return true
   }
 
   poll(): NodeOutput | undefined {

@@ -350,6 +350,12 @@ export class Pair {
     if (message !== undefined) this.#tryPorts(message, now)
   }
 
+  /** The peer's process is another one than before: places that answered before the last direction were that one's. */
+  restarted(): void {
+    for (const way of [...this.#ways])
+      if (way.kind !== 'relay' && this.checks.answeredAt(way) < this.#directedAt) this.#lose(way)
+  }
+
   /** The tunnel's paths are dead: tries everything again; `isDirected`: the candidates are asked with the direction that is requested. */
   retry(now: number, isDirected = false): void {
     for (const binding of this.#bindings.values()) {

@@ -209,6 +209,12 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       case 'session':
         this.tunnel.reportSoon()
         break
+      case 'hello':
+        if (event.restarted) this.#node.noteRestart(this.tunnel.peers.nameOf(event.peer))
+        break
+      case 'ended':
+        this.#node.noteEnded(this.tunnel.peers.nameOf(event.peer))
+        break
       case 'greeted':
         this.#node.noteGreeted(this.tunnel.peers.nameOf(event.peer), event.remote, event.socket)
         break

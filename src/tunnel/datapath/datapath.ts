@@ -50,6 +50,8 @@ import {
 
 /** Messages of one recvmmsg: enough for bursts of small datagrams, few enough that the buffers stay in the L2 cache. */
 const RECEIVE_MESSAGES = 4
+/** What was sent longer ago to a process that has ended is not sent again (ms): its sender has done so, or has given up. */
+const UNREAD_MS = 5_000
 /** On a path that things waited for, what was sent in these last milliseconds before it died is sent again in any case. */
 const MIXED_MS = 600
 
@@ -75,6 +77,8 @@ export class Datapath implements Sessions, Paths, Transmit {
   readonly merger: Merger
   readonly sender: Sender
   readonly parking: Parking
+  /** Copies of what was sent to peers that were silent for a while. */
+  readonly #unread: Parking
   readonly reorder: Reorder | undefined
   readonly peers = new PeerTable()
   readonly paths = new PathTable()
@@ -95,6 +99,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.sessions = new SessionTable(options.random)
     this.#ring = new ResendRing(arena, options.ringBytes)
     this.parking = new Parking(arena)
+    this.#unread = new Parking(arena)
     this.#scratch = arena.reserve(2048 + INNER_HEADER)
     this.#name = arena.reserve(NAME_SIZE + 16)
     const { aead, peers, paths, sessions, sockets, parking } = this
@@ -104,7 +109,8 @@ export class Datapath implements Sessions, Paths, Transmit {
     }
     this.sender = new Sender({ arena, aead, ring: this.#ring, peers, paths, sessions, sockets, errors })
     const { sender } = this
-    this.outbound = new Outbound({ arena, tun, forwarder, machine, peers, paths, sender, parking })
+    const unread = this.#unread
+    this.outbound = new Outbound({ arena, tun, forwarder, machine, peers, paths, sender, parking, unread })
     this.merger = new Merger(arena, tun)
     const batch = new ReceiveBatch(arena, RECEIVE_MESSAGES)
     const { merger } = this
@@ -202,11 +208,27 @@ export class Datapath implements Sessions, Paths, Transmit {
       this.#setInnerMtu(slot)
   }
 
+  heardIn(localIndex: number): void {
+    const slot = this.sessions.find(localIndex)
+    if (slot < 0) return
+    const peer = this.sessions.peer[slot]!
+    this.peers.greeted[peer] = slot
+    this.peers.heardAt[peer] = this.#now
+  }
+
+  unread(peer: number, ms = 0): void {
+    const heardAt = Math.min(this.peers.heardAt[peer] ?? 0, this.#now - ms)
+    const after = Math.max(heardAt, this.#now - UNREAD_MS)
+    this.#unread.move(peer, after, this.parking)
+    this.retryWanted = true
+  }
+
   remove(localIndex: number): void {
     const slot = this.sessions.slotOf(localIndex)
     if (slot < 0) return
     this.sender.flush()
     const peer = this.sessions.peer[slot]!
+    if (peer >= 0 && this.peers.greeted[peer] === slot) this.peers.greeted[peer] = -1
     if (peer >= 0 && this.peers.sending[peer] === slot) this.peers.sending[peer] = -1
     for (let use = 0; use < 4; use++) {
       const context = this.sessions.contexts[slot * 4 + use]!

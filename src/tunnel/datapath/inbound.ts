@@ -198,6 +198,7 @@ export class Inbound {
     if (newest) this.#peers.newest[peer] = order
     sessions.received(session, low, counter)
     this.#peers.mark(peer, RECEIVED_ANY)
+    if (this.#peers.greeted[peer] === session) this.#peers.heardAt[peer] = now
     if (highest < 0) {
       const local = this.#index
       this.#machine().handleFirstReceive(peer, local, now)

@@ -45,6 +45,8 @@ const MARGIN = 64
 const IPV6_LEAST_MTU = 1280
 /** As much of a packet as an ICMP error quotes, kept from before the forwarder rewrote it. */
 const ORIGINAL = 128
+/** What is sent to a peer that was silent for so long (ms) is kept, in case that it has ended. */
+const SILENT_MS = 20
 
 export class Outbound {
   readonly #view: DataView
@@ -57,6 +59,7 @@ export class Outbound {
   readonly #paths: PathTable
   readonly #sender: Sender
   readonly #parking: Parking
+  readonly #unread: Parking
   /** When the packet came that is handled now. */
   #since = 0
   /** The read buffer: vnet header, packet. */
@@ -75,6 +78,7 @@ export class Outbound {
     readonly paths: PathTable
     readonly sender: Sender
     readonly parking: Parking
+    readonly unread: Parking
   }) {
     this.#view = parts.arena.view
     this.#u8 = parts.arena.u8
@@ -86,6 +90,7 @@ export class Outbound {
     this.#paths = parts.paths
     this.#sender = parts.sender
     this.#parking = parts.parking
+    this.#unread = parts.unread
     this.#buffer = parts.arena.reserve(MARGIN + TUN_BUFFER + MARGIN) + MARGIN
     this.#original = parts.arena.reserve(ORIGINAL)
     this.#template = parts.arena.reserve(128)
@@ -139,6 +144,8 @@ export class Outbound {
       this.#park(at, bytes, packet, kept)
       return
     }
+    if (now - this.#peers.heardAt[peer]! > SILENT_MS && this.#peers.godwit[peer] === 1)
+      this.#keep(at, bytes, packet, kept, peer)
     const spread = this.#spread
     if (spread.copies !== 0 || this.#sender.copies !== 0) this.#sender.setCopies(spread.copyTo, spread.copies)
     if (spread.departAt !== this.#sender.departure) this.#sender.setDeparture(spread.departAt)
@@ -179,6 +186,15 @@ export class Outbound {
     this.#u8.copyWithin(packet, this.#original, this.#original + kept)
     this.#parking.put(at, bytes, this.#since)
     this.counts.parked++
+  }
+
+  /** Copies what leaves now, as it was before the forwarder saw it: it is asked again should the peer have ended. */
+  #keep(at: number, bytes: number, packet: number, kept: number, peer: number): void {
+    const u8 = this.#u8
+    u8.copyWithin(this.#template, packet, packet + kept)
+    u8.copyWithin(packet, this.#original, this.#original + kept)
+    this.#unread.put(at, bytes, this.#since, peer)
+    u8.copyWithin(packet, this.#template, this.#template + kept)
   }
 
   #tooBig(packet: number, length: number, most: number): void {

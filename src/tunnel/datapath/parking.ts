@@ -36,6 +36,8 @@ export class Parking {
   readonly #bytes: Int32Array
   readonly #flow: Uint32Array
   readonly #since: Float64Array
+  /** Peer that the packet has been sent to, or -1. */
+  readonly #peer: Int32Array
   /** Places in use, the oldest packet first. */
   readonly #order: number[] = []
   readonly #free: number[] = []
@@ -49,6 +51,7 @@ export class Parking {
     this.#bytes = new Int32Array(places)
     this.#flow = new Uint32Array(places)
     this.#since = new Float64Array(places)
+    this.#peer = new Int32Array(places)
     for (let place = places - 1; place >= 0; place--) this.#free.push(place)
   }
 
@@ -61,9 +64,9 @@ export class Parking {
     return this.#since[this.#order[0]!]!
   }
 
-  /** Keeps the packet behind the vnet header at `at`, which came at `since` (ms). */
-  put(at: number, bytes: number, since: number): void {
-    const kept = bytes <= PLACE ? bytes : this.#shorten(at, bytes)
+  /** Keeps a copy of the packet behind the vnet header at `at`, which came at `since` (ms); of one that has left, its `peer`. */
+  put(at: number, bytes: number, since: number, peer = -1): void {
+    const kept = bytes <= PLACE ? bytes : this.#fitting(at, bytes)
     if (kept === 0) return
     const flow = this.#hash(at + VNET_HEADER, kept - VNET_HEADER)
     const place = this.#placeFor(flow, this.#isTcp(at + VNET_HEADER, kept - VNET_HEADER) ? 1 : MOST_OF_FLOW)
@@ -71,8 +74,24 @@ export class Parking {
     this.#counts.set(flow, (this.#counts.get(flow) ?? 0) + 1)
     this.#flow[place] = flow
     this.#since[place] = since
-    this.#u8.copyWithin(this.#start + place * PLACE, at, at + kept)
+    this.#peer[place] = peer
+    const to = this.#start + place * PLACE
+    this.#u8.copyWithin(to, at, at + kept)
+    if (kept < bytes) setIpLength(this.#view, to + VNET_HEADER, kept - VNET_HEADER)
     this.#bytes[place] = kept
+  }
+
+  /** Gives `other` what was sent to `peer` after `after` (ms), and forgets the rest of what was. */
+  move(peer: number, after: number, other: Parking): void {
+    for (let i = 0; i < this.#order.length; ) {
+      const place = this.#order[i]!
+      if (this.#peer[place] !== peer) i++
+      else {
+        this.#free.push(this.#remove(i))
+        const since = this.#since[place]!
+        if (since > after) other.put(this.#start + place * PLACE, this.#bytes[place]!, since)
+      }
+    }
   }
 
   /** Takes the oldest out, to `to`; returns its length with the vnet header, 0 when there is none. */
@@ -124,8 +143,8 @@ export class Parking {
     return transport >= 0 && protocolIn(transport) === Protocol.TCP
   }
 
-  /** Cuts a TCP super-packet in place down to whole segments that fit a place; 0 when it cannot be. */
-  #shorten(at: number, bytes: number): number {
+  /** Bytes of a TCP super-packet with as many whole segments as fit a place; 0 when it cannot be cut. */
+  #fitting(at: number, bytes: number): number {
     const view = this.#view
     const packet = at + VNET_HEADER
     const gso = view.getUint16(at + 4, true)
@@ -135,9 +154,7 @@ export class Parking {
     const header = ip + tcpHeaderLength(view, packet + ip)
     const segments = Math.floor((PLACE - VNET_HEADER - header) / gso)
     if (segments === 0) return 0
-    const length = header + segments * gso
-    setIpLength(view, packet, length)
-    return VNET_HEADER + length
+    return VNET_HEADER + header + segments * gso
   }
 
   #hash(packet: number, length: number): number {

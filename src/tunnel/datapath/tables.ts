@@ -1,6 +1,6 @@
 /**
  * The datapath's tables: peers, paths, sessions. Parallel typed arrays indexed by slot, grown by doubling, so that a
- * lookup is a number and a busy anchor allocates nothing. Per path 128 bytes (1 KB more where copies come late), per peer 15, per session 81 and a replay
+ * lookup is a number and a busy anchor allocates nothing. Per path 128 bytes (1 KB more where copies come late), per peer 27, per session 81 and a replay
  * window that grows with what the session receives (32 bytes to 16 KB); cipher contexts are made when first used.
  */
 import type { SessionKeys, TransportForm } from '../seam.ts'
@@ -35,6 +35,9 @@ export class PeerTable {
   ecn = new Uint8Array(16)
   /** Slot of the session that seals, or -1. */
   sending = new Int32Array(16).fill(NONE)
+  /** Slot of the session that its HELLO came in last, or -1; when something last arrived in such a session. */
+  greeted = new Int32Array(16).fill(NONE)
+  heardAt = new Float64Array(16)
   /** Install order of the newest session that received something; with its window, what "newest datagram" means. */
   newest = new Uint32Array(16)
   traffic = new Uint8Array(16)
@@ -62,6 +65,8 @@ export class PeerTable {
     this.godwit = grown(this.godwit, size)
     this.ecn = grown(this.ecn, size)
     this.sending = grown(this.sending, size, NONE)
+    this.greeted = grown(this.greeted, size, NONE)
+    this.heardAt = grown(this.heardAt, size)
     this.newest = grown(this.newest, size)
     this.traffic = grown(this.traffic, size)
     this.epoch = grown(this.epoch, size)

@@ -33,6 +33,8 @@ export interface EngineOptions {
    * machine's events here, so that no packet is given to a path that a command has closed.
    */
   readonly onTurn?: (now: number) => void
+  /** Called before `run` returns because of `stop`: the last that is sent. */
+  readonly onEnd?: (now: number) => void
 }
 
 export interface Reader {
@@ -48,6 +50,7 @@ export class Engine {
   readonly #poller: Poller
   readonly #now: () => number
   readonly #onTurn: ((now: number) => void) | undefined
+  readonly #onEnd: ((now: number) => void) | undefined
   readonly #readers: Reader[] = []
   #port: MessagePort | undefined
   #onMessage: ((message: unknown) => void) | undefined
@@ -67,6 +70,7 @@ export class Engine {
     this.#poller = options.poller
     this.#now = options.now
     this.#onTurn = options.onTurn
+    this.#onEnd = options.onEnd
     this.#poller.add(options.tun.fd, POLLIN)
   }
 
@@ -112,6 +116,15 @@ export class Engine {
   /** Runs until `stop`. Throws only for permanent failures: the device is gone, poll itself failed. */
   run(): void {
     while (!this.#stopping) this.turn(true)
+    this.end()
+  }
+
+  /** What is to be sent before it closes. */
+  end(): void {
+    const now = this.#now()
+    this.datapath.now = now
+    this.#onEnd?.(now)
+    this.datapath.finishBatch(now)
   }
 
   /** Ends `run` after the turn at hand; call it from a message handler, or the machine. */

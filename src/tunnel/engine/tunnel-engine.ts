@@ -159,6 +159,7 @@ export class TunnelEngine<
       poller: host.poller,
       now: () => this.clock.now(),
       onTurn: (now) => this.#finishTurn(now),
+      onEnd: (now) => this.machine.end(now),
     })
     this.#fallbacks = new Fallbacks(this.engine, this.emit)
     if (surroundings === undefined) this.#watchClock()

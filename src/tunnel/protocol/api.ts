@@ -242,6 +242,8 @@ export type TunnelEvent =
       readonly pathId: number
       readonly address: Endpoint
     }
+  /** The peer has said that its process ends: it has no session and reads nothing until it begins one. */
+  | { readonly type: 'ended'; readonly peer: number }
   /** The peer's end of this path moved (roaming). */
   | { readonly type: 'remote'; readonly peer: number; readonly slot: number; readonly remote: Endpoint }
   /** About once a second for each path with traffic. */
@@ -347,6 +349,8 @@ export interface TunnelCommands extends Machine {
   useEarly(peer: number, prekey: Prekey): void
   /** The peer has just answered the owner from there, to what only that address was sent: an announcement from there needs no other proof. */
   noteProven(peer: number, remote: Endpoint, socket: number, now: number): void
+  /** This process ends: tells all peers, so that nobody sends to where it was. Nothing is sent afterwards. */
+  end(now: number): void
   /** The host slept or its networks changed: probe every path now, announce those that are down. */
   wake(now: number): void
   /**

@@ -103,6 +103,8 @@ export const ANNOUNCE_ALONE_TRIES = 300
 export const ANNOUNCES_BEFORE_HANDSHAKE = 3
 export const CLOSE_RETRY = 100
 export const CLOSE_TRIES = 7
+/** A peer that says its end has not read what was sent this long before, where the round trip is not known. */
+export const UNREAD_TIME = 100
 export const KEY_RETRY = 1_000
 /** A removed path's ring entries wait this long for another path. */
 export const CLOSING_LINGER = 10_000

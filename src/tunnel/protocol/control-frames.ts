@@ -28,6 +28,8 @@ export interface ControlParts {
   readonly multipath: Multipath
   readonly keys: KeyReplacement
   readonly emit: (event: TunnelEvent) => void
+  /** The peer's process ends, with the session of this index; a round trip (ms, NaN: not known) ago it read the last. */
+  readonly ended: (peer: Peer, localIndex: number, rttMs: number, now: number) => void
 }
 
 /** Frames that may be sent to an address before it has proven itself. */
@@ -171,6 +173,9 @@ export class ControlFrames {
       }
       case 'key-replaced':
         keys.acknowledged(peer, frame.publicKey, now)
+        break
+      case 'session-end':
+        this.#parts.ended(peer, localIndex, via?.monitor.rttMs ?? Number.NaN, now)
     }
   }
 }

@@ -35,6 +35,7 @@ export const FrameType = {
   keyReplaced: 11,
   pathChallenge: 12,
   pathResponse: 13,
+  sessionEnd: 14,
 } as const
 
 /** Frames from here on belong to the mechanism. */
@@ -103,6 +104,8 @@ export type Frame =
   | { readonly type: 'key-replace' | 'key-replaced'; readonly publicKey: Uint8Array }
   /** `token`: TOKEN_LENGTH bytes, sent to one address; returning them proves that the peer receives there. */
   | { readonly type: 'path-challenge' | 'path-response'; readonly pathId: number; readonly token: Uint8Array }
+  /** The process ends, and with it the session that this comes in. */
+  | { readonly type: 'session-end' }
   | { readonly type: 'mechanism'; readonly code: number; readonly body: Uint8Array }
 
 interface ProbeBody {
@@ -196,6 +199,8 @@ function bodyLength(frame: Frame): number {
     case 'path-challenge':
     case 'path-response':
       return BODY.token
+    case 'session-end':
+      return 0
     case 'mechanism':
       return frame.body.length
   }
@@ -215,6 +220,7 @@ const CODE: Record<Exclude<Frame['type'], 'mechanism'>, number> = {
   'key-replaced': FrameType.keyReplaced,
   'path-challenge': FrameType.pathChallenge,
   'path-response': FrameType.pathResponse,
+  'session-end': FrameType.sessionEnd,
 }
 
 function encodeFrame(out: Uint8Array, view: DataView, start: number, frame: Frame): number {
@@ -276,6 +282,8 @@ function encodeFrame(out: Uint8Array, view: DataView, start: number, frame: Fram
     case 'path-response':
       out[at] = frame.pathId
       out.set(frame.token, at + 1)
+      break
+    case 'session-end':
       break
     case 'mechanism':
       out.set(frame.body, at)
@@ -378,6 +386,8 @@ function decodeFrame(
         pathId: bytes[at]!,
         token: bytes.slice(at + 1, at + BODY.token),
       }
+    case FrameType.sessionEnd:
+      return { type: 'session-end' }
     default:
       return 'unknown'
   }

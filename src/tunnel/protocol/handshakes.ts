@@ -185,11 +185,17 @@ export class Handshakes {
     // A session that is open behind message 1 is not prolonged by further keys.
     const end = peer.earlyIn.length > 0 ? peer.deadlines[Deadline.prekey]! : NEVER
     peer.deadlines[Deadline.prekey] = Math.min(end, now + K.PREKEY_LIFETIME)
+    // Message 1 was faster than the direction with its key.
+    const { opened } = peer
+    if (opened === undefined || peer.earlyIn.length > 0 || now - peer.lastAcceptedAt >= K.PREKEY_LIFETIME)
+      return
+    this.#openBehind(peer, opened.keys, opened.state, now)
   }
 
   /** Data behind message 1 are not opened any more. */
   endEarly(peer: Peer): void {
     peer.deadlines[Deadline.prekey] = NEVER
+    this.#forgetOpened(peer)
     for (const index of peer.prekeys.splice(0)) this.dropPrekey(index)
     for (const session of peer.earlyIn.splice(0)) this.#remove(session)
   }
@@ -235,6 +241,12 @@ export class Handshakes {
 
   /** `Deadline.retransmit` has come. */
   retransmit(peer: Peer, now: number): void {
+    if (peer.current !== undefined && peer.earlyOut !== undefined) {
+      this.#dropPending(peer)
+      this.#endEarlyOut(peer)
+      peer.deadlines[Deadline.retransmit] = NEVER
+      return
+    }
     if (now - peer.attemptsSince >= K.REKEY_ATTEMPT_TIME) {
       if (!peer.reported) {
         peer.reported = true
@@ -336,6 +348,48 @@ export class Handshakes {
     peer.attemptsSince = Number.NaN
     peer.deadlines.fill(NEVER)
     for (const [key, answered] of this.#answered) if (answered.peer === peer) this.#answered.delete(key)
+  }
+
+  /** Those that this end seals in, the last one last. */
+  sealed({ previous, current, next }: Peer): readonly Session[] {
+    return [next, previous?.rival ? previous : undefined, current].filter((each) => each !== undefined)
+  }
+
+  /** The peer ends this session. True if it was the one in use: those before it end too. */
+  ended(peer: Peer, localIndex: number): boolean {
+    const { current, previous } = peer
+    const isCurrent = current?.localIndex === localIndex
+    if (isCurrent) {
+      this.#remove(current)
+      peer.current = undefined
+    }
+    if (isCurrent || previous?.localIndex === localIndex) this.#endPrevious(peer)
+    this.#armReject(peer)
+    return isCurrent
+  }
+
+  /**
+   * Another process of the peer's has shown itself in this session: the one before reads nothing any more. If it did so behind
+   * message 1, the session of message 2 seals from now on.
+   */
+  replaced(peer: Peer, localIndex: number): void {
+    const { previous, next } = peer
+    if (peer.current?.localIndex === localIndex) {
+      if (previous?.rival !== true) this.#endPrevious(peer)
+    } else if (next !== undefined && peer.earlyIn.some((each) => each.localIndex === localIndex)) {
+      this.#endPrevious(peer)
+      this.#remove(peer.current)
+      peer.current = undefined
+      next.early = true
+      this.#parts.sessions.useForSending(next.localIndex)
+      this.#host.realigned(peer)
+    }
+    this.#armReject(peer)
+  }
+
+  #endPrevious(peer: Peer): void {
+    this.#remove(peer.previous)
+    peer.previous = undefined
   }
 
   /** Only the session in use stays. */
@@ -487,7 +541,11 @@ export class Handshakes {
       return
     }
     // A fresh responder session replaces an unconfirmed one; previous is dropped too, as in the kernel.
+    this.#forgetOpened(peer)
     this.#openBehind(peer, keys, finished.state, now)
+    if (peer.earlyIn.length === 0) peer.opened = { state: finished.state, keys }
+    const keyless = now + K.PREKEY_LIFETIME
+    peer.deadlines[Deadline.prekey] = Math.min(peer.deadlines[Deadline.prekey]!, keyless)
     // Who asks behind message 1 wants its answer before it has answered this one.
     const early = peer.current === undefined && (peer.sealing !== undefined || peer.earlyIn.length > 0)
     if (peer.next !== undefined) this.#unproven.delete(peer.next.localIndex)
@@ -614,8 +672,12 @@ export class Handshakes {
     peer.attemptsSince = Number.NaN
     peer.deadlines[Deadline.retransmit] = NEVER
     peer.deadlines[Deadline.newHandshake] = NEVER
-    this.#dropPending(peer)
-    this.#endEarlyOut(peer)
+    if (peer.earlyOut !== undefined) peer.earlyEndedAt = now
+    // Message 1 of this end may not have arrived: what left behind it is sent again with it, once a path works.
+    if (session.initiator || peer.earlyOut === undefined || peer.handshake === undefined) {
+      this.#dropPending(peer)
+      this.#endEarlyOut(peer)
+    } else peer.deadlines[Deadline.retransmit] = now + K.EARLY_USE
     this.#armReject(peer)
     this.#host.emit({ type: 'session', peer: peer.index, up: true, initiator: session.initiator })
     if (keys !== undefined) this.#host.keysProven(peer, keys)
@@ -642,6 +704,11 @@ export class Handshakes {
     this.#byIndex.delete(pending.state.localIndex)
     this.#parts.sessions.remove(pending.state.localIndex)
     wipe(pending.state)
+  }
+
+  #forgetOpened(peer: Peer): void {
+    if (peer.opened !== undefined) wipe(peer.opened.state)
+    peer.opened = undefined
   }
 
   #forgetResponse(peer: Peer): void {

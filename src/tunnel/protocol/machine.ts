@@ -97,6 +97,7 @@ export class TunnelMachine implements TunnelCommands {
           else if (wantsSession(peer)) this.#handshakes.attemptNow(peer, now)
           this.#schedule(peer)
         },
+        replaced: (peer, localIndex) => this.#handshakes.replaced(peer, localIndex),
         sent: (peer, now) => this.#noteSent(peer, now),
         changed: (peer) => this.#schedule(peer),
       },
@@ -121,6 +122,7 @@ export class TunnelMachine implements TunnelCommands {
       multipath: this.#multipath,
       keys: this.#keys,
       emit: (event) => this.#emit(event),
+      ended: (peer, localIndex, rttMs, now) => this.#ended(peer, localIndex, rttMs, now),
     })
   }
 
@@ -311,6 +313,11 @@ export class TunnelMachine implements TunnelCommands {
       if (peer.keys.own === old || peer.oldKeys?.own === old) this.#keys.settle(peer, this.#own)
     }
     this.#sweepIdentities()
+  }
+
+  end(now: number): void {
+    for (const peer of this.#peers)
+      if (peer !== undefined) this.#multipath.sayEnd(peer, this.#handshakes.sealed(peer), now)
   }
 
   poll(): TunnelEvent | undefined {
@@ -507,6 +514,14 @@ export class TunnelMachine implements TunnelCommands {
     peer.lastTraversal = now
     peer.deadlines[Deadline.keepalive] = NEVER
     this.#handshakes.rekeyIfDue(peer, false, now)
+  }
+
+  /** SESSION_END: its process reads nothing any more, and what came from here in the last round trip it has not read. */
+  #ended(peer: Peer, localIndex: number, rttMs: number, now: number): void {
+    if (!this.#handshakes.ended(peer, localIndex)) return
+    this.#parts.sessions.unread(peer.index, Number.isNaN(rttMs) ? K.UNREAD_TIME : rttMs)
+    this.#sessionLost(peer, now)
+    if (peer.next === undefined) this.#emit({ type: 'ended', peer: peer.index })
   }
 
   #sessionLost(peer: Peer, now: number): void {

@@ -52,6 +52,8 @@ export interface MultipathHost {
   connect(peer: Peer, now: number): void
   /** The handshake under way should also try this path; false when none is. */
   sendAlso(peer: Peer, path: Path, now: number): void
+  /** Another process of the peer's has said HELLO in this session: those of the one before are over. */
+  replaced(peer: Peer, localIndex: number): void
   /** Something was sealed and sent to this peer. */
   sent(peer: Peer, now: number): void
   /** Deadlines of this peer may have come nearer. */
@@ -171,8 +173,9 @@ export class Multipath {
   resealed(peer: Peer, now: number): void {
     for (const path of peer.paths) {
       if (path.announceAt < NEVER) path.announceAt = now
-      if (path.known === 'hoped' && path.usable && peer.handshake !== undefined)
-        this.#host.sendAlso(peer, path, now)
+      if (path.known === undefined || !path.usable || peer.handshake === undefined) continue
+      this.#host.sendAlso(peer, path, now)
+      if (path.known === 'proven') this.#resend(path, path, -1)
     }
   }
 
@@ -188,6 +191,15 @@ export class Multipath {
       else if (path.state.name !== 'new') this.#setState(path, { name: 'new' })
     }
     if (peer.initiatesPaths && peer.expectsGodwit) this.#host.connect(peer, now)
+  }
+
+  /** SESSION_END over every path that works: which of them still does, the peer need not tell. */
+  sayEnd(peer: Peer, sessions: readonly { readonly localIndex: number }[], now: number): void {
+    if (!peer.godwit) return
+    for (const { localIndex } of sessions) {
+      this.#parts.sessions.useForSending(localIndex)
+      for (const path of peer.paths) if (path.usable) this.send(peer, path, [{ type: 'session-end' }], now)
+    }
   }
 
   /** HELLO on every path that can carry it, with announcements of those that are not up (`Deadline.hello`). */
@@ -311,7 +323,10 @@ export class Multipath {
     peer.deadlines[Deadline.hello] = NEVER
     const form = (features & Feature.multipathAes) !== 0 ? 'godwit' : 'stock'
     this.#parts.sessions.setForm(peer.index, form, (features & Feature.ecn) !== 0)
+    if (restarted) this.#parts.sessions.unread(peer.index)
+    this.#parts.sessions.heardIn(localIndex)
     if (restarted) {
+      this.#host.replaced(peer, localIndex)
       peer.generations.clear()
       peer.candidates = []
       peer.closes = []
@@ -335,6 +350,9 @@ export class Multipath {
       // Opened before this session, which the peer began.
       for (const path of peer.paths) if (path.local && path.state.name === 'new') path.announceAt = now
       this.#host.emit({ type: 'hello', peer: peer.index, features, mtu: hello.mtu, restarted })
+      const at = peer.current === undefined ? peer.next?.answered : undefined
+      if (restarted && at !== undefined && peer.config.reportsGreetings === true)
+        this.#host.emit({ type: 'greeted', peer: peer.index, remote: at.remote, socket: at.socket })
     }
     this.#host.changed(peer)
     return true
@@ -767,6 +785,7 @@ export class Multipath {
   }
 
   #accept(peer: Peer, path: Path, now: number): void {
+    if (peer.earlyOut !== undefined && peer.current !== undefined) this.#host.sendAlso(peer, path, now)
     if (path.known === 'hoped') this.#resend(path, path, -1)
     path.known = undefined
     path.forgetAt = NEVER
@@ -780,8 +799,9 @@ export class Multipath {
       this.watch.publishMtu(peer, path)
     }
     for (const other of [...peer.paths]) {
-      // What went out on hope alone.
-      if (other !== path && other.known !== 'proven' && other.known !== undefined && other.usable)
+      // What went out on hope alone, or behind a message 1 that may have come another way.
+      const isHoped = other.known !== 'proven' || now - peer.earlyEndedAt < K.EARLY_USE
+      if (other !== path && other.known !== undefined && isHoped && other.usable)
         this.#resend(other, path, -1)
       if (Number.isNaN(other.owedAfter)) continue
       this.#resend(other, path, other.owedAfter)

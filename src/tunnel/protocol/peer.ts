@@ -129,6 +129,10 @@ export class Peer {
   /** Responder: indexes of the keys that the peer was given, then the sessions that open what comes behind its message 1. */
   prekeys: number[] = []
   earlyIn: Session[] = []
+  /** The last message 1 that was answered: its data may be there before the key that opens them is known to be theirs. */
+  opened: { readonly state: HandshakeState; readonly keys: KeyPair } | undefined
+  /** When `earlyOut` gave way to the session of message 2. */
+  earlyEndedAt = Number.NEGATIVE_INFINITY
   /** First of the attempts under way, NaN when none are. */
   attemptsSince = Number.NaN
   attempts = 0

@@ -198,6 +198,8 @@ export class PlainDriver {
           this.#sending.set(this.#live.get(index)!.peer, index)
         },
         setForm: () => {},
+        heardIn: () => {},
+        unread: () => {},
         remove: (index) => {
           this.#live.delete(index)
         },

@@ -40,11 +40,13 @@ export class EngineNode implements SimParticipant {
   readonly #udp = new Map<number, FakeUdp>()
   readonly #accesses = new Map<string, SimAccess>()
   #tun!: FakeTun
-  #nextPort = 50_000
+  #nextPort: number
   #nextFd = 100
 
-  constructor(net: Network, name: string, seed: number) {
+  /** `firstPort`: of its sockets; a kernel gives a program that starts again other ones. */
+  constructor(net: Network, name: string, seed: number, firstPort = 50_000) {
     this.#net = net
+    this.#nextPort = firstPort
     const site = net.sites[0]!
     this.name = `${name}.${site.zone}`
     const privateKey = new Uint8Array(32).fill(seed)
@@ -77,6 +79,12 @@ export class EngineNode implements SimParticipant {
 
   get #now(): number {
     return this.#net.now - this.#behind
+  }
+
+  /** The process is gone; `signal`: SIGTERM ends it in order. */
+  end(signal: 'SIGTERM' | 'SIGKILL'): void {
+    if (signal === 'SIGTERM') this.engine.tunnel.engine.end()
+    this.#net.nodes.splice(this.#net.nodes.indexOf(this), 1)
   }
 
   /** SIGSTOP, or the machine is suspended. */

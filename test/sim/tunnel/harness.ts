@@ -208,6 +208,8 @@ export class Node {
   #live = new Map<number, Live>()
   #sending = new Map<number, Live>()
   forms = new Map<number, TransportForm>()
+  /** Peers whose process has ended, and the time (ms) that it may have missed what was sent. */
+  readonly unread: (readonly [number, number])[] = []
   #installed = 0
   /** Of each peer: order of the session and counter of the newest datagram that came. */
   readonly #newest = new Map<number, readonly [number, number]>()
@@ -475,6 +477,10 @@ export class Node {
           const session = this.#live.get(index)!
           this.#sending.set(session.peer, session)
           for (const slot of this.slots) if (slot.peer === session.peer) slot.highestCounter = -1
+        },
+        heardIn: () => {},
+        unread: (peer, ms = 0) => {
+          this.unread.push([peer, ms])
         },
         setForm: (peer, form) => {
           this.forms.set(peer, form)

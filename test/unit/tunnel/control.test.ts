@@ -41,6 +41,7 @@ const frame: fc.Arbitrary<Frame> = fc.oneof(
     highestCounter: counter,
   }),
   fc.record({ type: fc.constant('path-closed' as const), pathId: u8, generation: u32 }),
+  fc.record({ type: fc.constant('session-end' as const) }),
   fc.record({ type: fc.constantFrom('mtu-probe' as const, 'mtu-ack' as const), pathId: u8, size: u16 }),
   fc.record({ type: fc.constantFrom('key-replace' as const, 'key-replaced' as const), publicKey: key }),
   fc.record({
@@ -69,6 +70,11 @@ testCodec('control frames (docs/wire/tunnel.md)', {
         { type: 'hello', version: 1, features: 1, mtu: 1420, instance: 0xdeadbeef },
         { type: 'path-announce', pathId: 1, generation: 3, mtu: 1500 },
       ],
+    },
+    {
+      name: 'SESSION_END',
+      bytes: '0e 0000  # SESSION_END, no bytes',
+      message: [{ type: 'session-end' }],
     },
     {
       name: 'PATH_ACCEPT of an IPv4 address',

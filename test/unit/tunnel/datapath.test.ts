@@ -379,6 +379,51 @@ describe('datapath: sessions and paths', () => {
     assert.deepEqual(sent(1100), [20 + 8 + 169, 40 + 8 + 70])
   })
 
+  test('issue 13: what was sent to a process that has ended goes out once more, to the next one: what it cannot have read', () => {
+    const pair = new DatapathPair('godwit', 1500, arenasAgain())
+    const { a, b } = pair
+    const { sessions } = a.machine.seam
+    const lengths = () => b.tun.written.splice(0).map((each) => readWritten(each).packet.length - 28)
+    const send = (size: number) => pair.send(a, udp({ version: 4, payload: bytes(size) }))
+    const after = (ms: number) => {
+      pair.now += ms
+      a.datapath.now = pair.now
+    }
+    sessions.heardIn(a.machine.localIndex)
+    after(100)
+    send(101)
+    pair.receive(b)
+    // It answers: this one was read, and what follows at once is not kept.
+    pair.send(b, udp({ version: 4, payload: bytes(70) }))
+    pair.receive(a)
+    send(102)
+    after(300)
+    send(103)
+    after(300)
+    send(104)
+    pair.receive(b)
+    assert.deepEqual(lengths(), [101, 102, 103, 104])
+    sessions.unread(0)
+    assert.equal(a.datapath.parking.size, 2)
+    a.datapath.outbound.retryParked(pair.now)
+    pair.receive(b)
+    assert.deepEqual(lengths(), [103, 104])
+    // Each once, but those that are sent again are kept again; none after five seconds.
+    after(6_000)
+    sessions.unread(0)
+    assert.equal(a.datapath.parking.size, 0)
+    // Where a round trip ago it was there for sure, what left since may be unread although something came.
+    after(100)
+    send(105)
+    pair.receive(b)
+    pair.send(b, udp({ version: 4, payload: bytes(70) }))
+    pair.receive(a)
+    sessions.unread(0, 30)
+    a.datapath.outbound.retryParked(pair.now)
+    pair.receive(b)
+    assert.deepEqual(lengths(), [105, 105])
+  })
+
   test('few flows with many packets do not take the last packet of another', () => {
     const pair = new DatapathPair('godwit', 1500, arenasAgain())
     pair.a.forwarder.slot = Verdict.PARK
