@@ -201,6 +201,8 @@ export interface NodeMachineApi {
   noteSilence(socket: number, now: number): void
   /** Whether a replaced socket without paths still shows how long its mapping lasts. */
   isWatched(socket: number, now: number): boolean
+  /** The last that is sent. */
+  end(now: number): void
   /** The peer's process is another one than before. */
   noteRestart(peer: string): void
   /** The peer's process has ended, as it said. */

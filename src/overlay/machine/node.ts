@@ -479,15 +479,12 @@ export class NodeMachine implements NodeMachineApi {
     if (this.#asker.way === undefined) return
     this.#asker.drop(({ type }) => type === Type.REGISTRATION_REQUEST)
     this.#registering = true
-    const hosts = this.#sockets.flatMap(({ addresses, port, replaced }) =>
-      replaced ? [] : addresses.map((address) => ({ kind: 'host' as const, endpoint: { address, port } })),
-    )
     this.#step(this.#own, this.#dc, Type.REGISTRATION_REQUEST, now)
     this.#makePrekeys()
     this.#asker.request(
       {
         type: Type.REGISTRATION_REQUEST,
-        candidates: hosts.slice(0, MAX_HOSTS),
+        candidates: this.#hosts,
         prekeys: this.#prekeys,
         ...(this.#lease !== undefined && { lease: this.#lease }),
         ...(echo !== undefined && { echo }),
@@ -501,6 +498,25 @@ export class NodeMachine implements NodeMachineApi {
       (answer, way, at) => this.#registrationAnswered(answer, way, echo !== undefined, at),
       now,
     )
+  }
+
+  get #hosts() {
+    const hosts = this.#sockets.flatMap(({ addresses, port, replaced }) =>
+      replaced ? [] : addresses.map((address) => ({ kind: 'host' as const, endpoint: { address, port } })),
+    )
+    return hosts.slice(0, MAX_HOSTS)
+  }
+
+  /**
+   * This process ends: it takes back the keys that it has left at the coordinator, since nobody can open any more what comes behind a
+   * message 1 under one of them. Where it is stays as it is: it may be back in a moment.
+   */
+  end(now: number): void {
+    if (!this.#registered) return
+    this.#step(this.#own, this.#dc, Type.REGISTRATION_REQUEST, now)
+    const message = { type: Type.REGISTRATION_REQUEST, candidates: this.#hosts, padding: PADDED }
+    const lease = this.#lease === undefined ? {} : { lease: this.#lease }
+    this.#asker.request({ ...message, ...lease }, REQUEST_MS, () => {}, now)
   }
 
   #makePrekeys(): void {

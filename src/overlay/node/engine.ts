@@ -257,6 +257,12 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     }
   }
 
+  end(now: number): void {
+    this.#node.end(now)
+    for (let output = this.#node.poll(); output !== undefined; output = this.#node.poll())
+      if (output.type === 'send') this.#carryOut(output, now)
+  }
+
   status(now: number): NodeStatus {
     this.#look(now)
     const { machine, peers } = this.tunnel

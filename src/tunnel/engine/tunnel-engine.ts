@@ -70,6 +70,8 @@ export interface EngineParts<Command, Status> {
   handleOther?(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void
   nextTimeout(): number | undefined
   handleTimeout(now: number): void
+  /** It was stopped, and its peers have been told: the last that is sent. */
+  end?(now: number): void
   /** The event `status`; the engine adds counters of its own. */
   status(now: number): Status
 }
@@ -159,7 +161,10 @@ export class TunnelEngine<
       poller: host.poller,
       now: () => this.clock.now(),
       onTurn: (now) => this.#finishTurn(now),
-      onEnd: (now) => this.machine.end(now),
+      onEnd: (now) => {
+        this.machine.end(now)
+        parts.end?.(now)
+      },
     })
     this.#fallbacks = new Fallbacks(this.engine, this.emit)
     if (surroundings === undefined) this.#watchClock()

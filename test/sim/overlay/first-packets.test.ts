@@ -10,9 +10,9 @@ import { EngineNode } from './engine-node.ts'
 import { Nat, type NatKind, Network } from './network.ts'
 
 const [A, B, C] = ['203.0.113.1', '203.0.113.2', '203.0.113.3'] as const
-/** Who sends first: the one that started again (`own`; `moved`: on another network), or the other, at once or later. */
+/** Who sends first: the one that started again (`own`; `moved`: on another network), or the other: while nobody is there, at once, or later. */
 const SIGNALS = ['SIGTERM', 'SIGKILL'] as const
-type First = 'own' | 'moved' | 'peer' | 'later' | 'both'
+type First = 'own' | 'moved' | 'peer' | 'later' | 'both' | 'while'
 /** Until the answer is there (ms): round trips only, unless the other end has to find out by itself that nobody is there any more. */
 const SOON = 250
 const FOUND_OUT = 3_500
@@ -72,7 +72,9 @@ function contact(
   const [left] = alice.sockets
   const again = (i: 0 | 1, before: EngineNode, peer: EngineNode, outside: string) => {
     before.end(signal)
-    net.run(50 + draw(500))
+    net.run(50)
+    if (first === 'while') bob.send(before, 7)
+    net.run(draw(500))
     const node = start(i, outside)
     node.do({ type: 'known', peers: [peerOf(peer)] })
     net.until(() => node.address !== undefined)
@@ -88,9 +90,9 @@ function contact(
     if (from.startsWith(B) && to === dead && bytes[0]! >= 4 && bytes[0] !== 78) astray++
     return true
   }
-  const [from, to] = first === 'peer' || first === 'later' ? [bob, alice] : [alice, bob]
+  const [from, to] = first === 'peer' || first === 'later' || first === 'while' ? [bob, alice] : [alice, bob]
   const began = net.now
-  from.send(to, 7)
+  if (first !== 'while') from.send(to, 7)
   let arrived = false
   for (let ms = 0; ms < 5_000; ms++) {
     net.run(1)
@@ -106,7 +108,7 @@ function contact(
   return { ms: Number.POSITIVE_INFINITY, astray, duplicates: 0 }
 }
 
-const FIRST: readonly First[] = ['own', 'moved', 'peer', 'later', 'both']
+const FIRST: readonly First[] = ['own', 'moved', 'peer', 'later', 'both', 'while']
 
 for (const signal of SIGNALS)
   for (const kinds of KINDS)
@@ -115,7 +117,8 @@ for (const signal of SIGNALS)
         for (let seed = 0; seed < 4; seed++) {
           const which = `${first}, seed ${seed}`
           const { ms, astray, duplicates } = contact(kinds, signal, first, seed)
-          const findsOut = signal === 'SIGKILL' && (first === 'peer' || first === 'later')
+          const findsOut =
+            first === 'while' || (signal === 'SIGKILL' && (first === 'peer' || first === 'later'))
           assert.ok(ms <= (findsOut ? FOUND_OUT : SOON), `${which}: ${ms} ms`)
           assert.equal(duplicates, 0, which)
           if (signal === 'SIGTERM') assert.equal(astray, 0, which)
