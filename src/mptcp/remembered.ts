@@ -1,5 +1,5 @@
 /** A small set of texts in a file: what a run that was killed has to be cleaned up after. */
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 
 export class RememberedList {
   readonly #path: string
@@ -31,11 +31,11 @@ export class RememberedList {
 }
 
 function read(path: string): string[] {
-  if (!existsSync(path)) return []
   try {
     const list = JSON.parse(readFileSync(path, 'utf8')) as unknown
     return Array.isArray(list) ? list.filter((each) => typeof each === 'string') : []
   } catch {
+    // There is none, or it is damaged.
     return []
   }
 }

@@ -76,15 +76,16 @@ export class Cursor {
 
   /** Null when it is no name of an interface. */
   getText(): string | undefined | null {
-    const length = this.view.getUint8(this.at)
+    const at = this.at
+    const length = this.view.getUint8(at)
+    this.at += NAME
+    if (length >= NAME) return null
     let text = ''
-    for (let i = 1; i <= Math.min(length, NAME - 1); i++) {
-      const code = this.view.getUint8(this.at + i)
+    for (let i = 1; i <= length; i++) {
+      const code = this.view.getUint8(at + i)
       if (code <= 0x20 || code === 0x2f) return null
       text += String.fromCharCode(code)
     }
-    this.at += NAME
-    if (length >= NAME) return null
     return length === 0 ? undefined : text
   }
 }

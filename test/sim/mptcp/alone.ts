@@ -25,6 +25,8 @@ export interface Fields {
   readonly options?: readonly MptcpOption[]
   readonly sack?: readonly Block[]
   readonly payload?: Uint8Array
+  /** A SYN that offers no SACK. */
+  readonly plain?: boolean
 }
 
 export class Alone {

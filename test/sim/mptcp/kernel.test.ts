@@ -9,9 +9,11 @@ import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
 import type { Dsn } from '../../../src/mptcp/wire.ts'
 import { extent, stride } from '../../support/extent.ts'
+import { back } from './alone.ts'
 import { seal } from './kernel-path.ts'
 import { eager, finishes, type Kinds, nothingLeft, randomRun } from './kernel-runs.ts'
 import { Pair, type PairInit } from './network.ts'
+import { forge } from './packets.ts'
 
 const KERNELS = [['client'], ['server'], ['client', 'server']] as const
 const BOTH = KERNELS[2]
@@ -302,4 +304,24 @@ test('MP-42: behind a peer whose DATA_ACKs come after its acknowledgements the T
     passed += client.kernel!.counts.in
   }
   assert.ok(passed > extent(3000) && lowered > extent(500), `${passed} passed, ${lowered} were behind`)
+})
+
+test('an acknowledgement that the kernel leaves to user space has the number of what the kernel sent meanwhile', () => {
+  const pair = begin({ kernel: ['client'], bytes: [9_000_000, 9_000_000] })
+  const { client } = pair
+  eager(pair)
+  const connection = () => client.machine.connections[0]!
+  // User space has seen nothing of it.
+  const ahead = () => (connection()?.fast?.read().sndMax ?? 0) - connection()?.sndMax
+  assert.ok(pair.run(() => ahead() > 10_000))
+  const { tuple, tcpIsn, peerIsn, tan, fast } = connection()
+  const seq = (tcpIsn + fast!.read().sndMax) >>> 0
+  const packet = forge({ tuple: back(tuple), seq, ack: (peerIsn + tan) >>> 0, window: 0 })
+  const segment = new Segment()
+  const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+  assert.ok(segment.read(view, packet, 0, packet.length, true))
+  assert.equal(client.machine.handleOutgoing(segment, pair.now), true)
+  const out = client.machine.poll()!
+  assert.equal(out.seq, connection().first!.seqAt(fast!.read().sndMax))
+  finishes(pair, 'acknowledgement')
 })

@@ -16,6 +16,8 @@ export interface Forged {
   readonly sack?: readonly Block[]
   readonly payload?: Uint8Array
   readonly window?: number
+  /** A SYN that offers no SACK. */
+  readonly plain?: boolean
 }
 
 export function forge({
@@ -27,9 +29,10 @@ export function forge({
   sack = [],
   payload,
   window = 1000,
+  plain = false,
 }: Forged): Uint8Array {
   const writer = new OptionWriter()
-  if ((flags & TcpFlag.SYN) !== 0) writer.syn({ mss: 1460, scale: 7, sackPermitted: true })
+  if ((flags & TcpFlag.SYN) !== 0) writer.syn({ mss: 1460, scale: 7, sackPermitted: !plain })
   for (const option of options) writer.mptcp(option)
   writer.sack(sack, (edge) => edge)
   const segment: OutSegment = {

@@ -9,6 +9,7 @@ import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { addAddrHmac, keyOf } from '../../../src/mptcp/machine/keys.ts'
 import type { OutSegment, Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
+import type { MachineEvent } from '../../../src/mptcp/machine/types.ts'
 import type { CapableOption, MptcpOption } from '../../../src/mptcp/wire.ts'
 import { Alone, CAPABLE, optionsOf } from './alone.ts'
 
@@ -100,6 +101,12 @@ class Served extends Alone {
     subflow.state = 'active'
     return tuple
   }
+}
+
+function events({ machine }: Alone): MachineEvent[] {
+  const all: MachineEvent[] = []
+  for (let event = machine.pollEvent(); event !== undefined; event = machine.pollEvent()) all.push(event)
+  return all
 }
 
 const dssOf = (out: OutSegment) => optionsOf(out).find((each) => each.type === 'dss')
@@ -355,4 +362,60 @@ test('data, or a FIN, that the local TCP sends again though the peer has acknowl
   served.local(ACK | FIN, 1001, 1)
   served.peer(ACK, 1, { ack: 1001, dataAck: 1002 })
   assert.equal(to('local', served.local(ACK | FIN, 1001, 1))[0]!.ack, LOCAL_ISN + 1002)
+})
+
+test('the peer closes the subflow that is in use: data go over the other at once, and it is said why', () => {
+  const served = new Served().open()
+  const second = served.join()
+  while (served.machine.pollEvent() !== undefined) {}
+  const sent = to('wire', served.peer(ACK | FIN, 1))
+  assert.ok(sent.some(({ tuple, flags }) => tuple.remotePort === 4000 && (flags & FIN) !== 0))
+  const [moved] = events(served).flatMap((event) => (event.type === 'moved' ? [event.cause] : []))
+  assert.equal(moved, 'the peer closed the subflow')
+  assert.equal(served.connection.active, served.connection.subflows[1])
+  const [data] = to('wire', served.local(ACK | PSH, 1, 1, 10))
+  assert.equal(data!.tuple.remotePort, second.remotePort)
+})
+
+test('MP-31: data of the local TCP that begin 1 GB beyond what it sent are none of this connection', () => {
+  const served = new Served().open()
+  assert.deepEqual(to('wire', served.local(ACK | PSH, 1 + (1 << 30) + 1, 1, 10)), [])
+  assert.equal(served.connection.sndMax, 1)
+  assert.equal(to('wire', served.local(ACK | PSH, 1, 1, 10)).length, 1)
+})
+
+test('a subflow that is removed by hand is one that there is, and not the only one', () => {
+  const served = new Served().open()
+  const remove = (id: number) => served.machine.removeSubflow(0, id, served.now)
+  assert.equal(remove(0), false, 'the only one')
+  served.join()
+  assert.deepEqual([remove(7), remove(1), remove(1)], [false, true, false])
+  assert.equal(served.connection.active, served.connection.subflows[0])
+})
+
+test('a join is answered with SACK only where both ends have it: the peer in its SYN, the local TCP in its own', () => {
+  for (const peer of [false, true])
+    for (const local of [false, true]) {
+      const served = new Served().open()
+      served.connection.localSyn = { ...served.connection.localSyn, sackPermitted: local }
+      const tuple = { ...WIRE, remotePort: 4001 }
+      const join = { type: 'join', backup: false, id: 2, token: served.key.token, nonce: 7 } as const
+      const [answer] = served.in(tuple, SYN, { seq: PEER_ISN, options: [join], plain: !peer })!
+      const { length } = answer!.options.filter((byte, i, all) => byte === 4 && all[i + 1] === 2)
+      assert.equal(length > 0, peer && local, `${peer}, ${local}`)
+    }
+})
+
+test('what belongs to no connection and does not open one is left to this host', () => {
+  const alone = new Alone({ serve: false })
+  assert.equal(
+    alone.in(WIRE, SYN, { options: [CAPABLE] }),
+    undefined,
+    'connections of others are not translated',
+  )
+  const served = new Served()
+  assert.equal(served.in(WIRE, SYN, { options: [CAPABLE], payload: new Uint8Array(3) }), undefined)
+  assert.equal(served.in(WIRE, SYN | FIN, { options: [CAPABLE] }), undefined)
+  assert.equal(served.in(WIRE, SYN), undefined)
+  assert.equal(served.machine.connections.length, 0)
 })

@@ -69,13 +69,22 @@ test('a connection over IPv6, beyond 4 GB, is read as it was written', () => {
   const path = newPath()
   const file = new KeptFile(path, 0)
   const before = connection()
+  before.noJoin = true
+  // In every flag another than its neighbour.
+  before.first!.sackPermitted = true
+  before.first!.backup = false
+  before.first!.remoteBackup = true
+  before.first!.home = undefined
   file.records.save(before)
   const [kept, ...more] = new KeptFile(path, 0).kept
   assert.deepEqual(more, [])
   assert.deepEqual([kept!.id, kept!.role, kept!.state, kept!.inside], [3, 'server', 'established', 'lan'])
+  const flags = [kept!.forwarded, kept!.confirmed, kept!.answered, kept!.noJoin]
+  assert.deepEqual(flags, [true, false, false, true])
   assert.deepEqual([kept!.tuple, kept!.tcpIsn, kept!.sndMax], [before.tuple, 0xffff_fff0, 6_000_000_000])
   const [subflow] = kept!.subflows
-  assert.deepEqual([subflow!.access, subflow!.backup, subflow!.whole], ['wlan0', true, true])
+  assert.deepEqual([subflow!.access, subflow!.whole, subflow!.home], ['wlan0', true, undefined])
+  assert.deepEqual([subflow!.sackPermitted, subflow!.backup, subflow!.remoteBackup], [true, false, true])
   assert.deepEqual(subflow!.send, before.subflows[0]!.send.runs)
   file.remove()
   assert.equal(existsSync(path), false)
