@@ -19,7 +19,7 @@ const OPENING_SHARE = 4
 /** What peers open takes at most this share in all, shown or not: the rest is for what opens from this side. */
 const SERVED_SHARE = 0.75
 
-/** Bytes of an IPv6 address that name its network: a host has all addresses in there. */
+/** Bytes of an IPv6 address that name its network: a host has all addresses in there. An IPv4 address is shorter. */
 const NETWORK = 8
 
 export class Register {
@@ -233,5 +233,5 @@ function sideOf({ forwarded }: Connection, { id }: Subflow): Side {
 function sourceOf(role: 'client' | 'server', forwarded: boolean, { local, remote }: Tuple): string {
   if (role === 'client' && !forwarded) return ''
   const address = role === 'client' ? local : remote
-  return (address.length === 4 ? address : address.subarray(0, NETWORK)).join('.')
+  return address.subarray(0, NETWORK).join('.')
 }

@@ -191,6 +191,9 @@ test('many connections do not join in step: neither when an access comes, nor af
   const first = many.joins(400)
   assert.equal(first.tuples.length, 400)
   assert.ok(first.most <= 12, `${first.most} in one millisecond`)
+  const ports = first.tuples.map(({ localPort }) => localPort)
+  assert.ok(ports.every((port) => port >= 32_768 && port < 61_000))
+  assert.ok(new Set(ports).size > 350, 'of their own, chosen at random')
   for (const tuple of first.tuples) many.in(tuple, RST | ACK, { seq: 0, ack: 0 })
   // What each SYN had in it only its own connection knows: an answer to another counts for nothing.
   assert.ok(many.machine.connections.every(({ subflows }) => subflows.at(-1)!.state === 'syn-sent'))
