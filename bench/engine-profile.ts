@@ -9,7 +9,7 @@ import { openTun } from '../src/linux/tun.ts'
 import { openUdp } from '../src/linux/udp.ts'
 import { Datapath } from '../src/tunnel/datapath/datapath.ts'
 import { Engine } from '../src/tunnel/engine/engine.ts'
-import { FixedMachine, OpenForwarder } from '../test/support/fixed-machine.ts'
+import { FixedMachine, OpenForwarder } from './fixed-machine.ts'
 
 const [
   ,

@@ -57,9 +57,10 @@ export const overlayCoordinators: Bench = {
   async run(context): Promise<BenchResult> {
     const recorder = new Recorder()
     const skipped: Record<string, string> = {}
-    // In a checkout alone.
     const [postgres, nats] = await Promise.all([
+      // biome-ignore lint/style/noRestrictedImports: in a checkout alone
       import('../test/support/postgres.ts'),
+      // biome-ignore lint/style/noRestrictedImports: in a checkout alone
       import('../test/support/nats.ts'),
     ])
     const withoutDatabase = postgres.cannotRun()

@@ -2,7 +2,7 @@
  * `npm run deb`: a Debian package of the checkout, in `dist/godwit_VERSION_ARCH.deb`: command, units, manual page, completions,
  * the group `godwit`. It needs dpkg-deb, and npm for the dependencies that run beside the command.
  */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   chmodSync,
@@ -141,8 +141,20 @@ function installProgram(root: string, home: string): void {
       recursive: true,
       filter: (path) => !/\.(map|d\.ts)$/.test(path),
     })
-  const options = ['--omit=dev', '--omit=peer', '--ignore-scripts', '--no-audit', '--no-fund', '--silent']
-  execFileSync('npm', ['ci', ...options], { cwd: home, stdio: ['ignore', 'ignore', 'inherit'] })
+  const options = [
+    '--omit=dev',
+    '--omit=peer',
+    '--ignore-scripts',
+    '--no-audit',
+    '--no-fund',
+    '--loglevel=error',
+  ]
+  console.error('deb: fetching npm packages (npm ci)')
+  const { status } = spawnSync('npm', ['ci', ...options], {
+    cwd: home,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
+  if (status !== 0) throw new Error('npm ci failed; mend what it says (network?) and run this again')
   rmSync(join(home, 'package-lock.json'))
   // Commands of the dependencies, and what builds koffi.
   for (const name of ['.bin', 'koffi/cnoke.cjs'])
@@ -191,5 +203,10 @@ function files(stage: string): { path: string; size: number; sum: string }[] {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
   if (!existsSync(join(root, 'dist/src/cli/main.js'))) throw new Error('npm run build first')
-  console.log(buildPackage(root, join(root, 'dist')))
+  try {
+    console.log(buildPackage(root, join(root, 'dist')))
+  } catch (error) {
+    console.error(`deb: ${(error as Error).message}`)
+    process.exitCode = 1
+  }
 }

@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { setImmediate as breathe, setTimeout as delay } from 'node:timers/promises'
-import { PlainDriver } from '../../test/netns/tunnel/plain-driver.ts'
+import { PlainDriver } from './plain-driver.ts'
 
 export interface SwarmSpec {
   /** Anchor's IPv4 address and port; this end's own. */

@@ -4,9 +4,9 @@
  */
 import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { makeSsh } from '../../test/support/ssh.ts'
 import { sha256, writePayload } from '../payload.ts'
 import type { Scenario, ScenarioContext } from '../scenario.ts'
+import { makeSsh } from '../ssh.ts'
 import { ROAM_SERVER } from '../topologies/ntm-roam.ts'
 import { type OverlayNode, OverlayServer } from './ntm-kit.ts'
 

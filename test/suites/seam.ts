@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { type FixedMachine, fixedKeys } from '../../bench/fixed-machine.ts'
 import type { Endpoint, MachineSeam } from '../../src/tunnel/seam.ts'
-import { type FixedMachine, fixedKeys } from '../support/fixed-machine.ts'
 
 export interface SeamEnd {
   readonly seam: MachineSeam

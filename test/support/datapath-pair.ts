@@ -1,10 +1,11 @@
 /** Two datapaths joined by an in-memory network, with fixed keys: what goes into one TUN comes out of the other. */
+
+import { FixedMachine, OpenForwarder } from '../../bench/fixed-machine.ts'
 import { Arena } from '../../src/linux/arena.ts'
 import { FakeTun } from '../../src/linux/fake-tun.ts'
 import { type FakeUdp, FakeUdpNetwork } from '../../src/linux/fake-udp.ts'
 import { Datapath } from '../../src/tunnel/datapath/datapath.ts'
 import type { Endpoint, TransportForm } from '../../src/tunnel/seam.ts'
-import { FixedMachine, OpenForwarder } from './fixed-machine.ts'
 
 const RING = 1 << 20
 

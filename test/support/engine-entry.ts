@@ -1,5 +1,6 @@
 /** Worker entry for tests: an engine with fixed keys inside a network namespace. */
 import { workerData } from 'node:worker_threads'
+import { FixedMachine, OpenForwarder } from '../../bench/fixed-machine.ts'
 import { Arena } from '../../src/linux/arena.ts'
 import { inNamespace } from '../../src/linux/netns.ts'
 import { openTun } from '../../src/linux/tun.ts'
@@ -7,7 +8,6 @@ import { openUdp } from '../../src/linux/udp.ts'
 import { Datapath } from '../../src/tunnel/datapath/datapath.ts'
 import { Engine } from '../../src/tunnel/engine/engine.ts'
 import { serveEngine } from '../../src/tunnel/engine/worker.ts'
-import { FixedMachine, OpenForwarder } from './fixed-machine.ts'
 
 export interface EngineEntryData {
   readonly netns: string

@@ -1,10 +1,11 @@
 /** Two datapaths with two paths between them and fixed keys; datagrams wait until they are let through. */
+
+import { FixedMachine, OpenForwarder } from '../../bench/fixed-machine.ts'
 import { Arena } from '../../src/linux/arena.ts'
 import { FakeTun } from '../../src/linux/fake-tun.ts'
 import { FakeUdpNetwork } from '../../src/linux/fake-udp.ts'
 import { Datapath } from '../../src/tunnel/datapath/datapath.ts'
 import { Spread } from '../../src/tunnel/seam.ts'
-import { FixedMachine, OpenForwarder } from './fixed-machine.ts'
 import { udp } from './packets.ts'
 
 const RING = 1 << 20

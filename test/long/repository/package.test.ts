@@ -38,6 +38,8 @@ test('the Debian package: lintian clean; installed, run and purged in a clean sy
   await inside(`${install} /root/${basename(file)}`)
   assert.match(await inside('godwit --version && getent group godwit'), /^\d+\.\d+\.\d+\ngodwit:/)
   await inside('godwit anchor init --endpoint 192.0.2.1:51820 && godwit config check && man -w godwit')
+  // All of lab and bench is there.
+  assert.match(await inside('godwit lab list && godwit bench --help'), /upmt-swap[\s\S]*Usage: godwit bench/)
   await inside(
     'test -s /usr/share/bash-completion/completions/godwit && test -s /usr/lib/systemd/system/godwit.service',
   )

@@ -6,11 +6,11 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import type { Program } from '../../../lab/hosts.ts'
+import { makeSsh, sshSkip } from '../../../lab/ssh.ts'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { namespaceOf } from '../../../lab/topology.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { makeSsh, sshSkip } from '../../support/ssh.ts'
 import { ANCHOR, INSIDE, INSIDE6, LaptopBed, OUTSIDE, SERVER, until } from './laptop-bed.ts'
 
 usesPrograms('curl', 'ip', 'nft', 'ssh', 'sshd')

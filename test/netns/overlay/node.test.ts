@@ -5,10 +5,10 @@ import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Program } from '../../../lab/hosts.ts'
+import { makeSsh, sshSkip } from '../../../lab/ssh.ts'
 import { ROAM_SERVER } from '../../../lab/topologies/ntm-roam.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { makeSsh, sshSkip } from '../../support/ssh.ts'
 import { type NodeName, OverlayBed } from './bed.ts'
 
 usesPrograms('curl', 'dig', 'ip', 'ping', 'unshare')

@@ -10,9 +10,9 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { echoRequest, isEchoReply, PlainDriver } from '../../../bench/programs/plain-driver.ts'
 import { encodeKey, generatePresharedKey, generatePrivateKey, publicKeyOf } from '../../../src/crypto/keys.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { echoRequest, isEchoReply, PlainDriver } from './plain-driver.ts'
 
 usesPrograms('ip', 'wg', 'wireguard-go')
 

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import { echoRequest } from '../../../bench/programs/plain-driver.ts'
 import { generatePresharedKey, publicKeyOf } from '../../../src/crypto/keys.ts'
-import { echoRequest } from './plain-driver.ts'
 import { Bench, inOwnNamespace, sessions, withBench } from './wireguard-bench.ts'
 
 inOwnNamespace(import.meta.url, 120_000, () => {

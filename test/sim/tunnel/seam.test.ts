@@ -1,8 +1,9 @@
 /** The double below the simulated machines keeps what the seam promises, as the datapath does. */
+
+import { FixedMachine } from '../../../bench/fixed-machine.ts'
 import type { TunnelMachine } from '../../../src/tunnel/protocol/machine.ts'
 import type { Endpoint } from '../../../src/tunnel/seam.ts'
 import { type SeamBed, type SeamEnd, seamCompliance } from '../../suites/seam.ts'
-import { FixedMachine } from '../../support/fixed-machine.ts'
 import { endpoint, Link, Node, World } from './harness.ts'
 
 /** In the place of a node's own machine. */

@@ -46,6 +46,9 @@ test('imports against the direction are refused, along it they pass', () => {
       ['../linux/libc.ts', '../anchoring/index.ts'],
       ['../host/client.ts', '../../lab/index.ts'],
     ],
+    // The package contains them, and no test.
+    ['lab/scenarios/x.ts', ['../../test/support/x.ts'], ['../hosts.ts', '../../src/core/errors.ts']],
+    ['bench/x.ts', ['../test/support/x.ts'], ['../lab/index.ts']],
   ]
   for (const [file, wrong, right] of cases) {
     assert.deepEqual(lint(file, [...wrong, ...right].map(importing)), wrong.map(refused).sort(), file)

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { fixedKeys } from '../../../bench/fixed-machine.ts'
 import { Verdict } from '../../../src/tunnel/seam.ts'
 import { DatapathPair, newArenas } from '../../support/datapath-pair.ts'
-import { fixedKeys } from '../../support/fixed-machine.ts'
 import { ipv4HeaderSum, readWritten, type TcpSpec, tcp, udp } from '../../support/packets.ts'
 
 const arenas = newArenas()

@@ -2,10 +2,9 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { fixedKeys } from '../../../bench/fixed-machine.ts'
 import { HOLD_MOST } from '../../../src/tunnel/datapath/reorder.ts'
-
 import { extent } from '../../support/extent.ts'
-import { fixedKeys } from '../../support/fixed-machine.ts'
 import { ReferenceEngine } from '../../support/reference-engine.ts'
 import { numbered, TwoPaths } from '../../support/two-paths.ts'
 

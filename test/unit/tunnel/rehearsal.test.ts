@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { FixedMachine } from '../../../bench/fixed-machine.ts'
 import { anchorRehearsal, hostRehearsal } from '../../../src/anchoring/rehearsals.ts'
 import { Arena } from '../../../src/linux/arena.ts'
 import { routerRehearsal } from '../../../src/routing/rehearsal.ts'
 import { Datapath } from '../../../src/tunnel/datapath/datapath.ts'
 import { type Rehearsal, rehearse } from '../../../src/tunnel/engine/rehearsal.ts'
-import { FixedMachine } from '../../support/fixed-machine.ts'
 
 const FIX4 = Uint8Array.of(198, 19, 0, 1)
 const FIX6 = Uint8Array.of(0xfd, 0x67, 0x6f, 0x64, 0x77, 0x69, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)

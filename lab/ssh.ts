@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { findProgram, installHint, needProgram, usesPrograms } from '../../src/linux/packages.ts'
+import { findProgram, installHint, needProgram, usesPrograms } from '../src/linux/packages.ts'
 
 const PROGRAMS = usesPrograms('ssh', 'sshd', 'ssh-keygen', 'unshare')
 

@@ -6,17 +6,11 @@
 
 import { randomInt } from 'node:crypto'
 import dgram from 'node:dgram'
-import { equal } from '../../../src/core/bytes.ts'
-import { nodeCrypto, nodeRandom } from '../../../src/crypto/node-crypto.ts'
-import { type MachineInit, type TunnelEvent, TunnelMachine } from '../../../src/tunnel/protocol/machine.ts'
-import {
-  MessageType,
-  messageType,
-  readIndex,
-  TRANSPORT,
-  writeIndex,
-} from '../../../src/tunnel/protocol/wire.ts'
-import type { Endpoint, MachineSeam, SessionKeys } from '../../../src/tunnel/seam.ts'
+import { equal } from '../../src/core/bytes.ts'
+import { nodeCrypto, nodeRandom } from '../../src/crypto/node-crypto.ts'
+import { type MachineInit, type TunnelEvent, TunnelMachine } from '../../src/tunnel/protocol/machine.ts'
+import { MessageType, messageType, readIndex, TRANSPORT, writeIndex } from '../../src/tunnel/protocol/wire.ts'
+import type { Endpoint, MachineSeam, SessionKeys } from '../../src/tunnel/seam.ts'
 
 const NOTHING = new Uint8Array(0)
 

@@ -6,7 +6,7 @@ import type {
   MachineSeam,
   SessionKeys,
   TransportForm,
-} from '../../src/tunnel/seam.ts'
+} from '../src/tunnel/seam.ts'
 
 /** Both ends' fixed keys; the ends swap send and receive. */
 export function fixedKeys(peer: number, localIndex: number, remoteIndex: number, end: 0 | 1): SessionKeys {
