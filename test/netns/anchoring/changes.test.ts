@@ -135,3 +135,32 @@ test('UP-38: the access becomes a port of a bridge, which takes its address and 
 test('UP-38: nothing was said that nobody can mend', () => {
   assert.doesNotMatch(bed.log('mh'), /\b(warn|error)\b/)
 })
+
+test('UP-38: a VLAN is an access beside its own parent: connections move there and back, and survive its end', async () => {
+  reader = await bed.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
+  await goesOn('br0')
+  // A kernel without 802.1Q has other devices on a parent.
+  const sub = (parent: string, address: string) => `
+    ip link set ${parent} up
+    ip link add link ${parent} name ${parent}.10 type vlan id 10 2>/dev/null ||
+      ip link add link ${parent} name ${parent}.10 type macvlan mode bridge
+    ip address add ${address} dev ${parent}.10
+    ip link set ${parent}.10 up`
+  await bed.shell('nat2', sub('lan', '192.168.20.1/24'))
+  await bed.shell(
+    'mh',
+    `${sub('acc2', '192.168.20.2/24')}
+     ip route add default via 192.168.2.1 dev acc2 metric 500
+     ip route add default via 192.168.20.1 dev acc2.10 metric 400`,
+  )
+  for (const access of ['acc2.10', 'acc2', 'acc2.10']) {
+    await goesOn(access)
+    await bed.godwit('mh', 'move', 'all', access)
+    await until(`flows are on ${access}`, async () =>
+      (await bed.status()).flows.every((flow) => flow.mechanism === 'direct' || flow.access === access),
+    )
+    assert.equal(await bed.seen(), ANCHOR)
+  }
+  await bed.shell('mh', 'ip link del acc2.10')
+  await goesOn('acc2')
+})
