@@ -101,8 +101,12 @@ export class NameServers {
       this.#parts.dns.set(keeper, dns)
       if (keeper === 'none')
         this.#parts.report(
-          'info',
-          `the name servers of this host stay unchanged (no program to set [host] dns)`,
+          this.#init.keeper === 'auto' ? 'warn' : 'info',
+          `the name servers of this host stay unchanged (${
+            this.#init.keeper === 'auto'
+              ? '[host] dns needs systemd-resolved or resolvconf: install one of them'
+              : 'dns_by = "none"'
+          })`,
         )
     } catch (error) {
       this.#parts.report('warn', `[host] dns: ${(error as Error).message}`)

@@ -24,7 +24,7 @@ import { KeyDirectory, resolverAsker } from './directory/directory.ts'
 import { DirectoryKeyStore, localResolver } from './directory/keys.ts'
 import { FileKeyStore } from './keys.ts'
 import type { IhmpOptions } from './machine/types.ts'
-import { type FlowView, TranslationService } from './service.ts'
+import { type FlowView, type TranslationInit, TranslationService } from './service.ts'
 import { bytesOf, familyOf, type Ip, ipOf, type Pair } from './tables.ts'
 
 export interface TranslationConfig {
@@ -74,6 +74,9 @@ export interface SocketView {
   readonly proven: boolean
 }
 
+/** To clean up: without a key of this host's, which would be made. */
+const NO_KEYS: TranslationInit['keys'] = { own: () => undefined, known: () => undefined, reload: () => {} }
+
 export class TranslationMechanism implements Mechanism {
   readonly name = 'translation'
   readonly #config: TranslationConfig
@@ -87,15 +90,11 @@ export class TranslationMechanism implements Mechanism {
   }
 
   #build(): TranslationService {
-    const { keyFile, knownKeys, interfaces, directory, resolver, ...options } = this.#config
-    const { ledger, recorder, clock, random } = this.#services
+    const { keyFile, knownKeys, directory, resolver } = this.#config
+    const { recorder, clock, random } = this.#services
     const warn = (text: string): void => recorder.log('warn', text)
     const files = new FileKeyStore(keyFile, knownKeys, warn)
-    if (directory === 'none')
-      return new TranslationService(
-        { ...options, devices: interfaces, ledger },
-        { keys: files, services: this.#services },
-      )
+    if (directory === 'none') return this.#compose(files)
     const asked: KeyDirectory = new KeyDirectory({
       ask: resolverAsker(
         () => resolver ?? localResolver(),
@@ -105,11 +104,16 @@ export class TranslationMechanism implements Mechanism {
       changed: (ip) => service.handleDirectory(ip),
       warn,
     })
-    const service = new TranslationService(
-      { ...options, devices: interfaces, ledger },
-      { keys: new DirectoryKeyStore(files, asked), directory: asked, services: this.#services },
-    )
+    const service = this.#compose(new DirectoryKeyStore(files, asked), asked)
     return service
+  }
+
+  #compose(keys: TranslationInit['keys'], asked?: KeyDirectory): TranslationService {
+    const config = this.#config
+    return new TranslationService(
+      { ...config, devices: config.interfaces, ledger: this.#services.ledger },
+      { keys, ...(asked && { directory: asked }), services: this.#services },
+    )
   }
 
   async start(): Promise<void> {
@@ -130,7 +134,7 @@ export class TranslationMechanism implements Mechanism {
   }
 
   async cleanUp(): Promise<void> {
-    this.#build().cleanUp()
+    this.#compose(NO_KEYS).cleanUp()
   }
 
   peers(): readonly PeerStatus[] {

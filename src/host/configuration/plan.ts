@@ -33,7 +33,7 @@ export function loadConfigOf(
   const { whole = false, list = MECHANISMS } = options
   const config =
     descriptor.needsNoFile && !existsSync(state.configFile)
-      ? empty(list)
+      ? emptyConfig(list)
       : loadConfig(state.configFile, list, descriptor.begin)
   const origin = { file: state.configFile, role: claimantOf(config, list).role }
   const refusal = descriptor.refusal?.(config, origin, whole)
@@ -55,7 +55,7 @@ function emptied(file: string, { hint }: GodwitError): GodwitError {
   })
 }
 
-function empty(list: MechanismList): Config {
+export function emptyConfig(list: MechanismList): Config {
   const parsed = parseConfig('', list)
   if ('config' in parsed) return parsed.config
   throw new GodwitError('INTERNAL', 'an empty configuration is not valid')

@@ -2,6 +2,7 @@
  * A daemon in the foreground, from its configuration to its end: `ready` on standard output, the log on standard error,
  * SIGINT and SIGTERM stop it. A second one ends it at once.
  */
+import { existsSync } from 'node:fs'
 import { usageError } from '../../core/errors.ts'
 import { RealClock } from '../../linux/clock.ts'
 import { KernelGuard } from '../../linux/guard.ts'
@@ -15,6 +16,7 @@ import { loadConfig } from '../configuration/config.ts'
 import {
   claimantOf,
   descriptorOf,
+  emptyConfig,
   loadConfigOf,
   type MechanismList,
   mechanismsFor,
@@ -120,10 +122,21 @@ export async function cleanUp(
   NETWORK_ADMIN.demand?.()
   TUN.demand?.()
   state.lock()
-  const descriptor =
-    only === undefined ? claimantOf(loadConfig(state.configFile, list), list) : descriptorOf(only, list)
-  const config = loadConfigOf(descriptor, state, { list })
+  // Of a machine whose configuration was removed first: the traffic of a killed host is still held back.
+  const removed = only === undefined && state.isMachine && !existsSync(state.configFile)
+  const found = removed
+    ? emptyConfig(list)
+    : only === undefined
+      ? loadConfig(state.configFile, list)
+      : undefined
+  const descriptor = found === undefined ? descriptorOf(only!, list) : claimantOf(found, list)
+  const config = removed ? emptyConfig(list) : loadConfigOf(descriptor, state, { list })
   const recorder = new HostRecorder(new Log(config.log.level))
+  if (removed)
+    recorder.log(
+      'warn',
+      `there is no ${state.configFile}: only what a host with the default configuration leaves is removed`,
+    )
   const left = mechanismsToClean(descriptor, config, list)
   const services = new DaemonServices(config, state, recorder, left)
   for (const each of left) await each.compose(config, services).cleanUp()

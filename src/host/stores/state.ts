@@ -24,9 +24,12 @@ export class State {
   /** Addresses that names of peers had. */
   readonly endpointsFile: string
   readonly socket: string
+  /** Of the machine: neither its folder nor its configuration was named. */
+  readonly isMachine: boolean
   #lock: number | undefined
 
   constructor(options: StateOptions = {}) {
+    this.isMachine = options.state === undefined && options.config === undefined
     this.folder = resolve(options.state ?? '/var/lib/godwit')
     const configFolder = options.state === undefined ? '/etc/godwit' : this.folder
     this.configFile = resolve(options.config ?? join(configFolder, 'godwit.toml'))

@@ -30,7 +30,7 @@ import { findProgram, usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
 import { daemonStatus } from '../../support/daemon.ts'
 
-usesPrograms('curl')
+usesPrograms('curl', 'unshare')
 
 usePrivateNames()
 
@@ -308,6 +308,18 @@ describe('an anchor that does not answer yet, and a daemon that must not hold th
     await anchor.stop()
   })
 
+  /** As on a machine whose owner removed the configuration first; nothing of the machine itself is seen. */
+  const downWithoutConfiguration = async () => {
+    const hide = ['/etc', '/var/lib', '/run'].map((path) => `mount -t tmpfs none ${path} && `).join('')
+    const script = `umount -lR /sys/fs/cgroup && ${hide}"$@" && ls /var/lib/godwit >&2`
+    const down = await lab.programs.start('mh', 'unshare', [
+      ...['-m', '--propagation', 'private', 'sh', '-c', script, 'sh', process.execPath, GODWIT, 'down'],
+    ])
+    assert.equal(await down.ended, 0, down.errors)
+    assert.match(down.errors, /there is no \/etc\/godwit\/godwit\.toml: only what a host/)
+    assert.doesNotMatch(down.errors, /dime\.keys/, 'no key of DIME is made')
+  }
+
   test('killed: new connections are held by default; with on_crash = "direct" they leave as without godwit', async () => {
     const anchor = await daemon('an', 'an', 'anchor', 'up')
     const config = join(state('mh'), 'godwit.toml')
@@ -326,8 +338,11 @@ describe('an anchor that does not answer yet, and a daemon that must not hold th
       ])
       const from = await tried.line()
       const ended = await tried.ended
-      if (local === undefined) assert.equal(ended, 28, 'it waits, and curl gives up')
-      else assert.equal(from, local)
+      if (local === undefined) {
+        assert.equal(ended, 28, 'it waits, and curl gives up')
+        await downWithoutConfiguration()
+        assert.equal(await direct(), '10.1.0.2', 'nothing is held back any more')
+      } else assert.equal(from, local)
     }
     writeFileSync(config, text)
     await godwit('mh', 'down')
