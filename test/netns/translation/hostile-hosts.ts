@@ -197,6 +197,11 @@ function cpuOf(pid: number): number {
 
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms))
 
+/** How long honest connections are measured before an attack of so many seconds. */
+export function secondsBefore(seconds: number): number {
+  return Math.min(seconds / 10, 10)
+}
+
 /** Attacks for so many seconds and asserts what holds whatever the machine's speed; the figures come back. */
 export async function attacked(bed: HostileBed, seconds: number, rate: number): Promise<Outcome> {
   await lines(bed.spawn('v', ['-e', SERVER])).wait('ready')
@@ -224,7 +229,7 @@ export async function attacked(bed: HostileBed, seconds: number, rate: number): 
   }
   await pause(2_000)
   await report(client, clientOut)
-  await pause(Math.min(seconds, 10) * 1_000)
+  await pause(secondsBefore(seconds) * 1_000)
   const before = await report(client, clientOut)
   const key = (await bed.hosts('v')).find((h) => h.active.includes(ADDRESS.p))!.key!
   const attacker = bed.spawn('m', [ATTACKER, JSON.stringify({ seconds, rate, key, ...ADDRESS })])
@@ -269,7 +274,7 @@ export async function attacked(bed: HostileBed, seconds: number, rate: number): 
   assert.equal(during.faults + bystander.faults, 0)
   for (const name of ['p', 'b'] as const)
     assert.ok((await bed.sockets('v')).some((s) => s.bound.startsWith(`${ADDRESS[name]}:`)))
-  await pause(5_000)
+  await pause(Math.min(seconds / 10, 5) * 1_000)
   rss.after = rssOf(v.pid!)
   return outcome
 }
