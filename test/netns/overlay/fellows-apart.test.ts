@@ -182,7 +182,8 @@ describe('NT-18, NT-20, NT-40: two coordinators, servers apart, and another zone
         (await lab.programs.start('nats', command, [...args])).child
       await new NatsServer(folder, NATS, [NATS], starts).start()
     }
-    await Promise.all([startDatabase(), startLab()])
+    const isDatabase = startDatabase()
+    await startLab()
     const other = async () => {
       await godwit('sb', 'sb', 'init', '--zone', OTHER, '--endpoint', PUBLIC.sb, '--resolver', RESOLVER)
       await start('sb', 'sb', 'srv', 'serve')
@@ -191,11 +192,12 @@ describe('NT-18, NT-20, NT-40: two coordinators, servers apart, and another zone
     const home = async () => {
       const init = ['--zone', ZONE, '--endpoint', NAME, '--resolver', RESOLVER]
       await godwit('srv', 'srv', 'init', ...init)
-      await godwit('srv', 'srv', 'store', 'move', database.url)
       for (const [name, roles] of Object.entries(APART)) {
         const at = ['--endpoint', PUBLIC.apart, '--out', join(folder, `${name}.json`)]
         await godwit('srv', 'srv', 'server', 'add', name, '--roles', roles, ...at)
       }
+      await isDatabase
+      await godwit('srv', 'srv', 'store', 'move', database.url)
       // As an operator: the settings go to the second host.
       mkdirSync(join(folder, 'dc2'), { mode: 0o700 })
       cpSync(join(folder, 'srv', 'overlay-server.json'), join(folder, 'dc2', 'overlay-server.json'))
@@ -237,7 +239,7 @@ describe('NT-18, NT-20, NT-40: two coordinators, servers apart, and another zone
     const ping = await lab.programs.start('alice', 'ping', ['-i', '0.05', bob])
     await ping.expect((line) => /icmp_seq=3/.test(line), 10_000)
     const file = join(folder, 'file.bin')
-    const bytes = Buffer.alloc(40_000_000)
+    const bytes = Buffer.alloc(16_000_000)
     for (let at = 0; at < bytes.length; at += 4) bytes.writeUInt32LE(Math.imul(at, 2_654_435_761) >>> 0, at)
     writeFileSync(file, bytes)
     let isLeft = false
