@@ -28,6 +28,8 @@ const PAUSE_MS = [300, 1000] as const
 const GONE_MS = [300, 1500] as const
 /** Before the first: the subflows are there. */
 const START_MS = 1500
+/** Handovers between two lines that say how far it is. */
+const PROGRESS = 10
 const KINDS = ['by hand', 'by hand', 'down', 'blackhole'] as const
 
 const PARTS = (['proxy-kernel', 'proxy-proxy'] as const).flatMap((ends) =>
@@ -80,9 +82,13 @@ async function transfer(
         ? await EndlessDownload.start(context, 'ch1', { server, client: [] }, true)
         : await EndlessUpload.start(context, 'ch1', server)
     context.note(`${name}: started`)
-    await context.sleep(START_MS)
     const download = new Download(context, ends, mobile, meter)
-    for (let index = 0; index < count; index++) await disturb(context, download, random)
+    await download.begun()
+    await context.sleep(START_MS)
+    for (let index = 1; index <= count; index++) {
+      await disturb(context, download, random)
+      if (index % PROGRESS === 0) context.note(`${name}: ${index} of ${count} handovers`)
+    }
     const { ok, value, bytes } = await stream.finish()
     context.check(`${name}: every byte as sent`, ok, value, 'the sha256 of what was sent')
     const { handovers } = await mobile.json<StatusReport>('status')

@@ -81,6 +81,15 @@ export class Download {
     return found
   }
 
+  /** Waits until the proxy has it. */
+  async begun(): Promise<void> {
+    const end = monotonicMs() + PATIENCE_MS
+    while (!(await this.connection().then(Boolean, () => false))) {
+      if (monotonicMs() > end) await this.connection()
+      await this.context.sleep(200)
+    }
+  }
+
   /** Has the proxy begin a subflow on an access now. */
   async join(access: string): Promise<void> {
     const { id, subflows } = await this.connection()
