@@ -40,15 +40,10 @@ export const mptcpBreak: Scenario = {
         settings: `standby = ${standby}`,
         work: (download) => loseCarrier(download, count, 'down', standby),
       })
-      const p95 = report(context, name.replaceAll(/\W+/g, '_'), outcome)
+      const { p95, summary } = report(context, name.replaceAll(/\W+/g, '_'), outcome)
       if (!standby || context.parts.length === 1) outcomes.push({ name, outcome })
       const bound = sack ? WITH_SACK_MS : WITHOUT_SACK_MS
-      context.check(
-        `${name}: recovery, 95th percentile`,
-        p95 <= bound,
-        `${p95.toFixed(1)} ms`,
-        `at most ${bound} ms`,
-      )
+      context.check(`${name}: recovery, 95th percentile`, p95 <= bound, summary, `at most ${bound} ms`)
     }
     draw(context, 'Break before make (Figure 9)', 'link lost', outcomes)
   },

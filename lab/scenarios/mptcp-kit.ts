@@ -236,18 +236,26 @@ export function handoverAt(at: number): Handover {
   return { at, until: at + WINDOW_MS }
 }
 
-/** The figures of one outcome, under its name. Returns the 95th percentile of the gaps. */
-export function report(context: ScenarioContext, name: string, outcome: Outcome): number {
+/** The figures of one outcome, under its name. Returns the 95th percentile of the gaps (ms), and what to say of them. */
+export function report(
+  context: ScenarioContext,
+  name: string,
+  outcome: Outcome,
+): { readonly p95: number; readonly summary: string } {
   const { gaps, others, handovers, found } = outcome
-  const p95 = percentile(gaps, 0.95)
+  const [median, p95, worst] = [percentile(gaps, 0.5), percentile(gaps, 0.95), Math.max(...gaps)]
   context.metric(`${name}_handovers`, handovers.length)
   context.metric(`${name}_gap_ms`, gaps)
   if (found.length > 0) context.metric(`${name}_found_after_ms`, found)
   if (others.length > 0) context.metric(`${name}_gap_without_handover_ms`, others)
-  context.metric(`${name}_gap_median_ms`, percentile(gaps, 0.5))
+  context.metric(`${name}_gap_median_ms`, median)
   context.metric(`${name}_gap_p95_ms`, p95)
-  context.metric(`${name}_gap_worst_ms`, Math.max(...gaps))
-  return p95
+  context.metric(`${name}_gap_worst_ms`, worst)
+  const [half, most, longest] = [median, p95, worst].map((gap) => gap.toFixed(1))
+  return {
+    p95,
+    summary: `${most} ms (median ${half}, worst ${longest}, of ${handovers.length})`,
+  }
 }
 
 /** As the paper's figures: a panel for each outcome, from shortly before its first handover. */
