@@ -68,6 +68,7 @@ const PACKAGES = {
   'dpkg-deb': 'dpkg',
   strace: 'strace',
   'systemd-analyze': 'systemd',
+  'systemd-networkd': 'systemd',
   'qemu-aarch64-static': 'qemu-user-static',
   'libc6:arm64': 'libc6-arm64-cross',
   'libstdc++6:arm64': 'libstdc++6-arm64-cross',
@@ -90,12 +91,13 @@ export function usesPrograms(...programs: Program[]): readonly Program[] {
   return programs
 }
 
-/** Those that are no program of their own, by a file that shows them. */
+/** Those that are no program of their own, or in no folder of programs, by a file that shows them. */
 const LIBRARIES: Readonly<Record<string, string>> = {
   'python3-dbusmock': '/usr/lib/python3/dist-packages/dbusmock/__init__.py',
   'libc6:arm64': '/usr/aarch64-linux-gnu/lib/libc.so.6',
   'libstdc++6:arm64': '/usr/aarch64-linux-gnu/lib/libstdc++.so.6',
   'libatomic1:arm64': '/usr/aarch64-linux-gnu/lib/libatomic.so.1',
+  'systemd-networkd': '/lib/systemd/systemd-networkd',
   // The Node.js 26 of npm's packages is linked with it.
   libatomic1: `/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu/libatomic.so.1`,
 }

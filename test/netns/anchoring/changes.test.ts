@@ -3,15 +3,18 @@
  * source, MTU, the interface itself. The transfer goes on, and nothing is said that nobody can mend.
  */
 import assert from 'node:assert/strict'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Program } from '../../../lab/hosts.ts'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
+import { PROTOCOL } from '../../../src/linux/ledger.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
-import { usesPrograms } from '../../../src/linux/packages.ts'
+import { needProgram, usesPrograms } from '../../../src/linux/packages.ts'
 import { ANCHOR, ANCHOR6, LaptopBed, SERVER, until } from './laptop-bed.ts'
 
-usesPrograms('curl', 'ip', 'ping')
+usesPrograms('curl', 'ip', 'ping', 'systemd-networkd', 'unshare')
 usePrivateNames()
 
 /** The time, every 20 ms, as long as somebody reads. */
@@ -135,6 +138,93 @@ test('UP-38: the access becomes a port of a bridge, which takes its address and 
 test('UP-38: nothing was said that nobody can mend', () => {
   assert.doesNotMatch(bed.log('mh'), /\b(warn|error)\b/)
 })
+
+/** systemd-networkd on the laptop, with files of its own; /sys is mounted as in a container: it waits for no udev. */
+async function networkd(files: Readonly<Record<string, string>>): Promise<Program> {
+  const folder = join(bed.folder, 'network')
+  mkdirSync(folder, { recursive: true })
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text)
+  const script = `
+    mount -t tmpfs tmpfs /run
+    mkdir -p /run/systemd/network
+    cp ${folder}/* /run/systemd/network
+    mount -t sysfs -o ro sysfs /sys
+    exec ${needProgram('systemd-networkd')}`
+  return bed.lab.programs.start('mh', 'unshare', ['-m', 'sh', '-ec', script], {
+    log: join(bed.folder, 'networkd.log'),
+    env: { SYSTEMD_LOG_LEVEL: 'info' },
+  })
+}
+
+const rules = (which: RegExp) =>
+  bed.run('mh', 'ip', '-details', 'rule').then((text) =>
+    text
+      .split('\n')
+      .filter((line) => which.test(line))
+      .sort(),
+  )
+const OURS = new RegExp(` proto ${PROTOCOL}\\b`)
+const ITS = /^1000:/
+
+test('house point 3: systemd-networkd itself, with its defaults, starts and starts again: its rules and routes stay, ours are there, the connection goes on', async () => {
+  const before = await rules(OURS)
+  assert.ok(before.length > 0)
+  const files = {
+    '10-br0.network': `[Match]
+Name=br0
+[Address]
+Address=192.168.1.101/24
+Broadcast=no
+[Route]
+Gateway=192.168.1.254
+Metric=100
+[RoutingPolicyRule]
+From=192.168.77.0/24
+Table=77
+Priority=1000
+`,
+  }
+  for (let n = 0; n < 2; n++) {
+    const daemon = await networkd(files)
+    await until('it has configured the bridge', async () =>
+      /proto static/.test(await bed.run('mh', 'ip', 'route', 'show', 'default', 'dev', 'br0')),
+    )
+    const own = await rules(ITS)
+    assert.equal(own.length, 1)
+    await goesOn('br0')
+    await until('our rules are there', async () => (await rules(OURS)).join() === before.join())
+    assert.equal(await bed.seen(), ANCHOR)
+    // Nobody takes away again what the other puts back.
+    const routes = () => bed.run('mh', 'ip', '-details', 'route', 'show', 'table', 'all')
+    const [count, all] = [await restored(), await routes()]
+    await delay(1_500)
+    assert.deepEqual([await restored(), await routes()], [count, all])
+    assert.deepEqual(await rules(ITS), own)
+    if (n === 1) {
+      await bed.down()
+      assert.deepEqual(await rules(OURS), [])
+      assert.deepEqual(await rules(ITS), own)
+      // It starts where networkd manages the rules.
+      await bed.up(1)
+      assert.deepEqual(await rules(OURS), before)
+      assert.deepEqual(await rules(ITS), own)
+      assert.equal(await bed.seen(), ANCHOR)
+    }
+    await daemon.stop()
+  }
+})
+
+const restored = async () =>
+  /^godwit_kernel_restored_total \d+$/m.exec(
+    await bed.run(
+      'mh',
+      'curl',
+      '-s',
+      '--unix-socket',
+      join(bed.state('mh'), 'control.sock'),
+      'http://godwit/metrics',
+    ),
+  )?.[0]
 
 test('UP-38: a VLAN is an access beside its own parent: connections move there and back, and survive its end', async () => {
   reader = await bed.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
