@@ -56,6 +56,19 @@ export class MemoryDirectory implements Directory {
     return ++this.#serial
   }
 
+  /** As it is now; calling what is returned discards what was written since. */
+  kept(): () => void {
+    const { nodes, numbers } = this
+    const all = [[...nodes], [...numbers], this.#next] as const
+    return () => {
+      nodes.clear()
+      numbers.clear()
+      for (const [name, node] of all[0]) nodes.set(name, node)
+      for (const [name, number] of all[1]) numbers.set(name, number)
+      this.#next = all[2]
+    }
+  }
+
   accessOf(name: string): readonly string[] | undefined {
     return this.access.get(name)
   }
@@ -151,6 +164,10 @@ export class MachineServers implements SimServer {
   readonly notifications: Notification[] = []
   readonly ended: string[] = []
   readonly cacheServers: unknown[] = []
+  /** How many commits of turns that gave a node its number fail: another coordinator has written before. */
+  failing = 0
+  /** What these turns asked a notification server apart is sent again, and it answers. */
+  readonly #askedAgain: number[] = []
   /** Takes what is for the other coordinators of the zone. */
   bus: (output: SoftOutput) => void = () => {}
   readonly #parts: SimServerParts
@@ -198,8 +215,18 @@ export class MachineServers implements SimServer {
   receive(port: number, bytes: Uint8Array, from: Endpoint): void {
     const now = this.#parts.now()
     if (port === 0) {
+      const { numbers } = this.directory
+      const before = numbers.size
+      for (const id of this.#askedAgain.splice(0))
+        this.coordinator.handleNotificationPrepareAck(id, true, now)
+      const discard = this.failing > 0 ? this.directory.kept() : undefined
       this.coordinator.handleDatagram(bytes, from, 0, now)
-      this.#drain(now)
+      if (discard !== undefined && numbers.size > before) {
+        this.failing--
+        discard()
+        for (let output = this.coordinator.poll(); output !== undefined; output = this.coordinator.poll())
+          if (output.type === 'notification-prepare') this.#askedAgain.push(output.id)
+      } else this.#drain(now)
       return
     }
     if (bytes[0] === 0x4e) {

@@ -439,6 +439,7 @@ export class Coordinator {
     if (output === undefined) {
       this.#outputs.length = 0
       this.#outputsRead = 0
+      this.#leases.turnEnded()
     } else this.#outputsRead++
     return output
   }
@@ -631,9 +632,9 @@ export class Coordinator {
       addPrekeys(located, message)
     }
     this.#counts.registrations++
+    const lease = this.#leases.leaseOf(node, message.lease)
     const answer = {
-      ...{ type, transaction, status: Status.DONE },
-      lease: this.#leases.leaseOf(node, message.lease),
+      ...{ type, transaction, status: Status.DONE, lease },
       observed: from,
       lifetime: LIFETIME_SECONDS,
       keepAlive: this.#keepAliveSeconds,
@@ -652,8 +653,12 @@ export class Coordinator {
       if (there !== undefined) there.isUnnotified = token === undefined
       const { host, port, certificate } = at
       const lifetime = NOTIFIED_LIFETIME_SECONDS
-      if (token === undefined) reply(answer)
-      else reply({ ...answer, lifetime, notificationServer: { host, port }, token, certificate })
+      // The turn in which it registered may have been discarded.
+      const record = this.#directory.nodeByName(session.owner)
+      if (record === undefined) return
+      const whole = { ...answer, lease: this.#leases.leaseOf(record, message.lease) }
+      if (token === undefined) reply(whole)
+      else reply({ ...whole, lifetime, notificationServer: { host, port }, token, certificate })
     }
     this.#notifier.prepare(session.owner, message.push, granted, now)
   }
@@ -746,7 +751,8 @@ export class Coordinator {
     const node = this.#nodes.get(name)
     if (node === undefined || node.silent || node.expiresAt <= now) return undefined
     const record = this.#directory.nodeByName(name)
-    if (record !== undefined && !equal(record.key, node.key)) return undefined
+    if (record !== undefined && !(equal(record.key, node.key) && this.#leases.isLasting(record)))
+      return undefined
     // A node that is notified sends no keep-alives: its NAT may have forgotten it.
     const missed = this.#notifier.isConnected(name) ? 1 : MISSED
     return now - node.heardAt > 1000 * missed * this.#keepAliveSeconds ? undefined : node

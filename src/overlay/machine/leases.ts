@@ -28,6 +28,8 @@ export class Leases {
   readonly #parts: MachineComponents
   readonly #directory: Directory
   readonly #init: ZoneInit
+  /** Nodes whose number was taken in this turn: its commit may fail, and another node then gets the number. */
+  readonly #fresh = new Set<string>()
 
   constructor(parts: MachineComponents, directory: Directory, init: ZoneInit) {
     this.#parts = parts
@@ -35,7 +37,10 @@ export class Leases {
     this.#init = init
   }
 
-  /** The node's lease, made or renewed if need be; `presented` is what the node kept. Durable after the store's commit. */
+  /**
+   * The node's lease, made or renewed if need be; `presented` is what the node kept. Durable after the store's commit: what is
+   * answered in a later turn asks again, since the commit of this one may have failed.
+   */
   leaseOf(node: NodeRecord, presented: Uint8Array | undefined): Uint8Array {
     const now = Math.floor(this.#parts.wall() / 1000)
     const kept = node.lease && leaseCodec.decode(node.lease)
@@ -58,6 +63,16 @@ export class Leases {
     lease.set(this.#parts.crypto.sign(this.#init.zoneSeed, leaseTranscript(lease)), lease.length - SIGNATURE)
     this.#directory.setLease(node.name, lease)
     return lease
+  }
+
+  /** Whether the node's addresses are its own for good, so that others may be told of them. */
+  isLasting(node: NodeRecord): boolean {
+    return node.lease !== undefined && !this.#fresh.has(node.name)
+  }
+
+  /** What was written in it is durable, or was discarded. */
+  turnEnded(): void {
+    this.#fresh.clear()
   }
 
   addressesOf(number: number): { readonly v6: Uint8Array; readonly v4: Uint8Array | undefined } {
@@ -83,6 +98,7 @@ export class Leases {
     if (claimed !== undefined && this.#directory.setNumber(node.name, claimed)) return claimed
     const number = this.#directory.takeNumber()
     this.#directory.setNumber(node.name, number)
+    this.#fresh.add(node.name)
     return number
   }
 

@@ -1,7 +1,7 @@
 /** NT-21, NT-22: nodes that datagrams no longer reach are woken through their notification server. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { equal } from '../../../src/core/bytes.ts'
+import { equal, toHex } from '../../../src/core/bytes.ts'
 import { Notifier } from '../../../src/overlay/machine/notifier.ts'
 import type { NodeRecord } from '../../../src/overlay/tables.ts'
 import { MAX_PUSH, Status } from '../../../src/overlay/wire/message.ts'
@@ -52,6 +52,26 @@ function bring(net: Network, servers: MachineServers, node: SimNode): void {
 const statusOf = (node: SimNode) => node.of('refused').map(({ status }) => status)
 
 describe('NT-21, NT-39, NT-40: a node that is asleep', () => {
+  it('NT-16: an address whose commit failed is never answered, also when the notification server is: another node has it', () => {
+    const net = new Network(1, (parts) => new MachineServers(parts, { notification: NOTIFICATION }))
+    const servers = net.servers as MachineServers
+    servers.failing = 1
+    const nodes = ['alice', 'bob'].map((name, i) => {
+      const node = net.node(name, net.sites[0], {})
+      const nat = new Nat('port-restricted', `203.0.113.${i + 1}`)
+      node.use({ socket: 0, address: `192.168.${i}.10`, port: 5000, nat })
+      return node
+    })
+    net.run(5000)
+    assert.equal(servers.failing, 0)
+    const leases = nodes.map((node) => node.of('registered').map(({ lease }) => toHex(lease.v6)))
+    assert.ok(
+      leases.every((each) => new Set(each).size === 1),
+      `one address each: ${leases.join(' ')}`,
+    )
+    assert.notEqual(leases[0]![0], leases[1]![0])
+  })
+
   it('NT-39: steps 10 and 11: the token is with the notification server before the registration is answered', () => {
     const { servers, b } = pair()
     const { notification } = b.of('registered')[0]!
