@@ -836,7 +836,8 @@ export class NodeMachine implements NodeMachineApi {
     for (const other of this.#pairs.values())
       if (other.peer !== name && equal(other.row.publicKey, lease.publicKey)) this.forget(other.peer, now)
     const direction = { lease, route, candidates, relays }
-    if (pair !== undefined && !equal(pair.row.publicKey, lease.publicKey))
+    const before = pair?.row.publicKey ?? this.#keptKey(name)
+    if (before !== undefined && !equal(before, lease.publicKey))
       this.#log(
         'warn',
         `${name} has another key than before: it, or somebody else with its password, logged in again`,
@@ -860,6 +861,13 @@ export class NodeMachine implements NodeMachineApi {
     this.#memory.keep({ name, lease: encoded, pairKey, places, ...(zoneKey !== undefined && { zoneKey }) })
     this.#changedMemory(now)
     return Status.DONE
+  }
+
+  /** The key of a peer that has ended, or that was met by an earlier process. */
+  #keptKey(name: string): Uint8Array | undefined {
+    const kept = this.#memory.get(name)
+    const lease = kept && leaseCodec.decode(kept.lease)
+    return lease?.ok === true ? lease.value.publicKey : undefined
   }
 
   /** The pair with this peer and key: the one that there is, or a new one. */
