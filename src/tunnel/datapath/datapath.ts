@@ -188,6 +188,8 @@ export class Datapath implements Sessions, Paths, Transmit {
 
   install(keys: SessionKeys): void {
     const { peers, sessions } = this
+    const before = sessions.find(keys.localIndex)
+    if (before >= 0) this.#wipe(before)
     peers.ensure(keys.peer)
     peers.epoch[keys.peer] = (peers.epoch[keys.peer]! + 1) % EPOCHS
     sessions.epoch[sessions.install(keys)] = peers.epoch[keys.peer]! * EPOCH
@@ -226,6 +228,12 @@ export class Datapath implements Sessions, Paths, Transmit {
   remove(localIndex: number): void {
     const slot = this.sessions.slotOf(localIndex)
     if (slot < 0) return
+    this.#wipe(slot)
+    this.sessions.remove(slot)
+  }
+
+  /** Nothing is sealed or opened with its keys any more. */
+  #wipe(slot: number): void {
     this.sender.flush()
     const peer = this.sessions.peer[slot]!
     if (peer >= 0 && this.peers.greeted[peer] === slot) this.peers.greeted[peer] = -1
@@ -237,7 +245,6 @@ export class Datapath implements Sessions, Paths, Transmit {
     const keys = this.sessions.keys[slot]
     if (keys !== undefined)
       for (const key of [keys.sendKey, keys.receiveKey, keys.sendKeyAes, keys.receiveKeyAes]) key.fill(0)
-    this.sessions.remove(slot)
   }
 
   sent(localIndex: number): number {

@@ -392,6 +392,7 @@ export class SessionTable {
     this.sendCounter[slot] = 0
     this.highest[slot] = NONE
     this.order[slot] = ++this.#installed
+    this.contexts.fill(0, slot * 4, slot * 4 + 4)
     this.keys[slot] = keys
     this.#windows[slot] = undefined
     return slot

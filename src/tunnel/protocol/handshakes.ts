@@ -25,6 +25,7 @@ import {
   type AnsweredAt,
   Deadline,
   type KeyPair,
+  type Opened,
   type Peer,
   type PendingHandshake,
   type Session,
@@ -180,16 +181,20 @@ export class Handshakes {
   }
 
   expectEarly(peer: Peer, index: number, now: number): void {
-    if (peer.prekeys.length === K.PREKEYS_MAX) this.dropPrekey(peer.prekeys.shift()!)
+    if (peer.prekeys.length === K.PREKEYS_MAX) {
+      const oldest = peer.prekeys.shift()!
+      peer.earlyIn = peer.earlyIn.filter(({ localIndex }) => localIndex !== oldest)
+      this.dropPrekey(oldest)
+    }
     peer.prekeys.push(index)
     // A session that is open behind message 1 is not prolonged by further keys.
     const end = peer.earlyIn.length > 0 ? peer.deadlines[Deadline.prekey]! : NEVER
     peer.deadlines[Deadline.prekey] = Math.min(end, now + K.PREKEY_LIFETIME)
-    // Message 1 was faster than the direction with its key.
+    // Message 1 was faster than the direction with its key, or is one of before: then the key is for the next.
     const { opened } = peer
     if (opened === undefined || peer.earlyIn.length > 0 || now - peer.lastAcceptedAt >= K.PREKEY_LIFETIME)
       return
-    this.#openBehind(peer, opened.keys, opened.state, now)
+    this.#openBehind(peer, opened, now)
   }
 
   /** Data behind message 1 are not opened any more. */
@@ -214,16 +219,16 @@ export class Handshakes {
     sessions.useForSending(peer.earlyOut.localIndex)
   }
 
-  /** Responder: the sessions that may open what comes behind message 1. Their keys are used up. */
-  #openBehind(peer: Peer, { remote }: KeyPair, state: HandshakeState, now: number): void {
+  /** Responder: the sessions that may open what comes behind message 1. */
+  #openBehind(peer: Peer, { keys: { remote }, state }: Opened, now: number): void {
     const { crypto, sessions } = this.#parts
-    for (const session of peer.earlyIn.splice(0)) this.#remove(session)
-    for (const index of peer.prekeys.splice(0)) {
+    const { prekeys } = peer
+    for (const session of peer.earlyIn.splice(0))
+      if (!prekeys.includes(session.localIndex)) this.#remove(session)
+    for (const index of prekeys) {
       const privateKey = this.#prekeys.get(index)
       const fresh = privateKey && crypto.sharedSecret(privateKey, state.ephemeral)
       const fixed = privateKey && crypto.sharedSecret(privateKey, remote.publicKey)
-      privateKey?.fill(0)
-      this.#prekeys.delete(index)
       if (fresh === undefined || fixed === undefined) {
         sessions.remove(index)
         continue
@@ -231,6 +236,14 @@ export class Handshakes {
       const keys = turned(earlyKeys(crypto, state, [fresh, fixed], peer.presharedKey))
       peer.earlyIn.push(this.#install(peer, index, state.remoteIndex, false, keys, now))
       peer.deadlines[Deadline.prekey] = now + K.PREKEY_LIFETIME
+    }
+  }
+
+  /** They are used up. */
+  #forgetPrekeys(peer: Peer): void {
+    for (const index of peer.prekeys.splice(0)) {
+      this.#prekeys.get(index)?.fill(0)
+      this.#prekeys.delete(index)
     }
   }
 
@@ -542,7 +555,8 @@ export class Handshakes {
     }
     // A fresh responder session replaces an unconfirmed one; previous is dropped too, as in the kernel.
     this.#forgetOpened(peer)
-    this.#openBehind(peer, keys, finished.state, now)
+    this.#openBehind(peer, { keys, state: finished.state }, now)
+    this.#forgetPrekeys(peer)
     if (peer.earlyIn.length === 0) peer.opened = { state: finished.state, keys }
     const keyless = now + K.PREKEY_LIFETIME
     peer.deadlines[Deadline.prekey] = Math.min(peer.deadlines[Deadline.prekey]!, keyless)

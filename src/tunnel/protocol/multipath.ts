@@ -776,10 +776,13 @@ export class Multipath {
     this.#host.changed(peer)
   }
 
-  /** No HELLO yet: the peer may not have what would show whether the path works. */
+  /** No HELLO in time: the peer may not have what would show whether the path works, nor what has left on it. */
   #endEarly(path: Path, now: number): void {
+    const isEarly = path.known !== undefined && path.usable
+    path.assessAt = isEarly ? path.earlySince + K.EARLY_USE : NEVER
+    if (!isEarly || path.assessAt > now) return
     path.assessAt = NEVER
-    if (path.known === undefined || !path.usable) return
+    path.owedAfter = -1
     path.known = undefined
     this.#setState(path, { name: 'validating', since: now, tries: path.tries })
   }

@@ -70,6 +70,12 @@ export type Deadline = (typeof Deadline)[keyof typeof Deadline]
 
 const NEVER = Number.POSITIVE_INFINITY
 
+/** A message 1 of the peer's. */
+export interface Opened {
+  readonly state: HandshakeState
+  readonly keys: KeyPair
+}
+
 /** A PATH_CLOSE not yet acknowledged. */
 export interface OpenClose {
   readonly pathId: number
@@ -130,7 +136,7 @@ export class Peer {
   prekeys: number[] = []
   earlyIn: Session[] = []
   /** The last message 1 that was answered: its data may be there before the key that opens them is known to be theirs. */
-  opened: { readonly state: HandshakeState; readonly keys: KeyPair } | undefined
+  opened: Opened | undefined
   /** When `earlyOut` gave way to the session of message 2. */
   earlyEndedAt = Number.NEGATIVE_INFINITY
   /** First of the attempts under way, NaN when none are. */
