@@ -37,7 +37,7 @@ export interface SessionKeys {
 export interface Sessions {
   /** A fresh local index that collides with no live session or pending handshake. */
   newIndex(): number
-  /** From now on messages that name `localIndex` are opened. At most three per peer live: previous, current, next. */
+  /** From now on messages that name `localIndex` are opened. At most three per peer live: previous, current, next. It takes the place of one with this index. */
   install(session: SessionKeys): void
   /** From now on this session seals what goes to its peer. */
   useForSending(localIndex: number): void

@@ -29,12 +29,13 @@ function peerOf(node: EngineNode) {
   return { name: node.name, v6, ...(v4 !== undefined && { v4 }) }
 }
 
-/** The time until the answer (ms), Infinity for never; and datagrams of the tunnel that the other end sent to the closed port meanwhile. */
+/** `asked`: who looked for the other before that. The time until the answer (ms), Infinity for never; and datagrams of the tunnel that the other end sent to the closed port meanwhile. */
 function contact(
   kinds: (typeof KINDS)[number],
   signal: (typeof SIGNALS)[number],
   first: First,
   seed: number,
+  asked: 'own' | 'peer' = 'own',
 ): { readonly ms: number; readonly astray: number; readonly duplicates: number } {
   const random = seeded(seed)
   const draw = (limit: number) => Math.floor(random() * limit)
@@ -63,11 +64,12 @@ function contact(
   let [alice, bob] = [start(0, A), start(1, B)]
   net.until(() => alice.address !== undefined && bob.address !== undefined)
   net.run(1000)
-  alice.do({ type: 'resolve', name: bob.name })
+  if (asked === 'own') alice.do({ type: 'resolve', name: bob.name })
+  else bob.do({ type: 'resolve', name: alice.name })
   net.run(2000 + draw(1000))
   alice.send(bob, 0)
   bob.send(alice, 1)
-  net.run(500 + draw(20_000))
+  net.run(500 + draw(asked === 'own' ? 20_000 : 4_000))
 
   const [left] = alice.sockets
   const again = (i: 0 | 1, before: EngineNode, peer: EngineNode, outside: string) => {
@@ -124,3 +126,12 @@ for (const signal of SIGNALS)
           if (signal === 'SIGTERM') assert.equal(astray, 0, which)
         }
     })
+
+test('issue 13: SIGKILL within seconds of the first message 1 to the other end: the first datagram behind the next one arrives', () => {
+  for (const kinds of KINDS)
+    for (let seed = 0; seed < 4; seed++) {
+      const { ms, duplicates } = contact(kinds, 'SIGKILL', 'own', seed, 'peer')
+      assert.ok(ms <= SOON, `${kinds.join(' to ')}, seed ${seed}: ${ms} ms`)
+      assert.equal(duplicates, 0)
+    }
+})

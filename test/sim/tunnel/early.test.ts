@@ -229,6 +229,54 @@ test('the session behind message 1 ends with the attempts that it belongs to', (
   assert.deepEqual(had.sort(), [0, 1])
 })
 
+test('NT-46: traffic that begins on a proven path does not end it before its second, and what was lost on it is sent again, also later', () => {
+  for (const ms of [20, EARLY_USE + 200]) {
+    const pair = new Pair({ anchorConfig: GODWIT })
+    const { world, host, anchor } = pair
+    giveKey(pair)
+    // The relay has the address of the process before.
+    world.filter = (_datagram, _from, to) => to.address.at(-1) !== 100
+    host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+    const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
+    world.run(5)
+    assert.ok(host.sendData(slot, 7))
+    world.run(ms)
+    assert.equal(host.usable(pair.anchorPeer).length, ms < EARLY_USE ? 1 : 0, `${ms}`)
+    world.filter = () => true
+    anchor.do((machine, now) => machine.introduce(pair.hostPeer, endpoint(1), 0, now))
+    world.run(500)
+    assert.deepEqual(
+      anchor.received.map(({ sequence }) => sequence),
+      [7],
+      `${ms}`,
+    )
+  }
+})
+
+test('NT-46: a key for what comes behind message 1 is not used up by a message 1 of the process before', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, anchor } = pair
+  host.addPath(pair.anchorPeer, config(0))
+  world.run(1_000)
+  assert.equal(host.usable(pair.anchorPeer).length, 1)
+  host.restart({ timestampFloor: world.wall })
+  pair.anchorPeer = host.addPeer(anchor, GODWIT)
+  giveKey(pair)
+  world.filter = (_datagram, from) => from.address.at(-1) !== 100
+  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
+  assert.ok(host.sendData(slot, 7))
+  world.run(15)
+  assert.deepEqual(
+    anchor.received.map(({ sequence }) => sequence),
+    [7],
+  )
+  world.filter = () => true
+  world.run(PREKEY_LIFETIME)
+  // Nothing of the key is left.
+  assert.equal(anchor.sessions, 1)
+})
+
 test('NT-40: who has the responder’s private key and the pre-shared key, but not the initiator’s, makes no data behind message 1', () => {
   const { sharedSecret } = nodeCrypto
   for (const isOther of [false, true]) {
