@@ -73,10 +73,11 @@ export function otherNodes(current: string = process.versions.node): number[] {
   return TESTED_NODES.filter((major) => major !== own)
 }
 
-export interface FoundNode {
-  readonly path: string
-  /** As it says itself. */
-  readonly version: string
+export interface NodesTier {
+  readonly root: string
+  readonly binaries: ReadonlyMap<number, Promise<NodeBinary>>
+  /** Whether the demo may change the network here, directly or in a user namespace; else why not. */
+  readonly demoObstacle: string | undefined
 }
 
 /** Starts fetching; what runs meanwhile need not wait. */
@@ -90,12 +91,10 @@ export function fetchNodes(mayFetch: boolean): Map<number, Promise<NodeBinary>> 
   )
 }
 
-/** Those that run here; the others are skipped in `whole`, with the reason. */
-export async function usableNodes(
-  binaries: ReadonlyMap<number, Promise<NodeBinary>>,
-  whole: Outcome,
-): Promise<FoundNode[]> {
-  const nodes: FoundNode[] = []
+/** Those files of unit and sim, and the demo, on every other version, one version after the other. */
+export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): Promise<Outcome> {
+  const whole = empty()
+  const started = performance.now()
   for (const [major, binary] of binaries) {
     const found = await binary
     if ('reason' in found) {
@@ -107,36 +106,17 @@ export async function usableNodes(
       skip(whole, `Node ${major}: ${found.path} does not run here${lastLine(version.text)}`)
       continue
     }
-    nodes.push({ path: found.path, version: version.text.trim() })
-  }
-  return nodes
-}
-
-/** Unit and sim on one version after the other; adds to `whole`. */
-export async function testOnNodes(root: string, nodes: readonly FoundNode[], whole: Outcome): Promise<void> {
-  const started = performance.now()
-  for (const { path, version } of nodes) {
+    const label = `Node ${version.text.trim()}`
     const begun = performance.now()
-    const outcomes = await tiersOn(root, path, ['unit', 'sim'], filesOnAll(root))
-    for (const [tier, outcome] of outcomes) addOutcome(whole, outcome, `Node ${version}, ${tier}`)
-    const took = ((performance.now() - begun) / 1000).toFixed(0)
-    process.stderr.write(`Node ${version}: ${took} s, a tenth of the seeds\n`)
+    const outcomes = await tiersOn(root, found.path, ['unit', 'sim'], filesOnAll(root))
+    for (const [tier, outcome] of outcomes) addOutcome(whole, outcome, `${label}, ${tier}`)
+    addOutcome(whole, await demoOn(root, found.path, demoObstacle), `${label}, demo`)
+    process.stderr.write(
+      `${label}: ${((performance.now() - begun) / 1000).toFixed(0)} s, a tenth of the seeds\n`,
+    )
   }
-  whole.milliseconds += performance.now() - started
-}
-
-/**
- * The demo on one version after the other; adds to `whole`, but for the time: it mostly waits, beside netns. `obstacle`: why
- * it may not change the network here, neither directly nor in a user namespace.
- */
-export async function demosOnNodes(
-  root: string,
-  nodes: readonly FoundNode[],
-  obstacle: string | undefined,
-  whole: Outcome,
-): Promise<void> {
-  for (const { path, version } of nodes)
-    addOutcome(whole, await demoOn(root, path, obstacle), `Node ${version}, demo`)
+  whole.milliseconds = performance.now() - started
+  return whole
 }
 
 /** About this repository, shells, and texts of single commands: the same whatever Node runs it, and slow. */

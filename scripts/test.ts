@@ -3,8 +3,8 @@
  * status: 0 nothing failed, 1 something did, 2 wrong call.
  *
  * check (formatting, lint, import directions, purity), unit and sim run side by side; nodes runs unit, sim and the demo on
- * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs apart, but for
- * those demos; long, one file after the other, only when asked for.
+ * the other versions of Node.js (nodes.ts); netns needs root, or a kernel that allows user namespaces, and runs apart; long,
+ * one file after the other, only when asked for.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, writeFileSync } from 'node:fs'
@@ -19,7 +19,7 @@ import { Rtnetlink } from '../src/linux/rtnetlink/index.ts'
 import { userNamespaceObstacle } from '../src/linux/userns.ts'
 import { mayChangeNetwork } from '../src/mechanism/needs.ts'
 import { capture } from './capture.ts'
-import { demosOnNodes, fetchNodes, testOnNodes, usableNodes } from './nodes.ts'
+import { fetchNodes, testOnNodes } from './nodes.ts'
 import {
   empty,
   failedOutcome,
@@ -130,8 +130,7 @@ async function runFiles(
 /** How often a tier says how far it is. */
 const PROGRESS_MS = 20_000
 
-/** Files of netns that run at a time, for each core and at most: their namespaces are their own, and they mostly wait. */
-const BESIDE_A_CORE = 1.5
+/** Files of netns that run at a time: their namespaces are their own, and they mostly wait. */
 const MOST_BESIDE = 4
 
 /**
@@ -210,7 +209,7 @@ const TIMEOUT: Readonly<Record<Exclude<TierName, 'nodes'>, number>> = {
 }
 
 function besideIn(tier: string): number {
-  return tier === 'netns' ? Math.min(MOST_BESIDE, Math.ceil(BESIDE_A_CORE * availableParallelism())) : 1
+  return tier === 'netns' ? Math.min(MOST_BESIDE, availableParallelism()) : 1
 }
 
 const INNER = 'godwit-test-outcome '
@@ -320,17 +319,9 @@ async function main(): Promise<void> {
       ? runFiles('sim', files('sim'), cores, TIMEOUT.sim).then((outcome) => note('sim', outcome))
       : undefined,
   ])
-  const onNodes = empty()
-  const nodes = binaries === undefined ? [] : await usableNodes(binaries, onNodes)
-  await testOnNodes(root, nodes, onNodes)
-  await Promise.all([
-    binaries === undefined
-      ? undefined
-      : demosOnNodes(root, nodes, demoObstacle(), onNodes).then(() => note('nodes', onNodes)),
-    wanted('netns')
-      ? privileged('netns', files('netns'), TIMEOUT.netns).then((outcome) => note('netns', outcome))
-      : undefined,
-  ])
+  if (binaries !== undefined)
+    note('nodes', await testOnNodes({ root, binaries, demoObstacle: demoObstacle() }))
+  if (wanted('netns')) note('netns', await privileged('netns', files('netns'), TIMEOUT.netns))
   if (wanted('long')) note('long', await privileged('long', files('long'), TIMEOUT.long))
   else if (named.length === 0 && !values.tier && files('long').length > 0) {
     outcomes.set('long', skipped('takes long; run: npm test -- --long'))
