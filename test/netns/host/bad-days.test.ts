@@ -38,7 +38,8 @@ const GODWIT = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url
 const ANCHOR = '203.0.113.1'
 const SERVER = '203.0.113.7'
 const PORT = 51820
-const BYTES = 12_000_000
+/** Six seconds of a download: curl catches up with its rate after a pause, and there must be more to come then. */
+const BYTES = 24_000_000
 const INSTANCE = `bad-${process.pid}`
 const INIT = ['anchor', 'init', '--endpoint', `${ANCHOR}:${PORT}`]
 
@@ -131,14 +132,14 @@ const pathsUp = async () =>
 /** Waits until another megabyte has arrived. */
 async function grows(): Promise<void> {
   const size = () => statSync(join(folder, 'arrived'), { throwIfNoEntry: false })?.size ?? 0
-  const wanted = size() + 1_000_000
+  const wanted = Math.min(BYTES, size() + 1_000_000)
   await until('the download flows', () => size() >= wanted)
 }
 
 /** Starts a download that takes some seconds; resolves with the SHA-256 of what arrived. */
 async function download(): Promise<string | undefined> {
   const file = join(folder, 'arrived')
-  await lab.programs.run('mh', 'curl', ['-s', '--limit-rate', '3M', '-o', file, `http://${SERVER}/`])
+  await lab.programs.run('mh', 'curl', ['-s', '--limit-rate', '4M', '-o', file, `http://${SERVER}/`])
   return sha256(file)
 }
 
