@@ -99,15 +99,12 @@ export class NameServers {
     const keeper = this.#init.keeper === 'auto' ? dnsKeeper() : this.#init.keeper
     try {
       this.#parts.dns.set(keeper, dns)
-      if (keeper === 'none')
-        this.#parts.report(
-          this.#init.keeper === 'auto' ? 'warn' : 'info',
-          `the name servers of this host stay unchanged (${
-            this.#init.keeper === 'auto'
-              ? '[host] dns needs systemd-resolved or resolvconf: install one of them'
-              : 'dns_by = "none"'
-          })`,
-        )
+      if (keeper !== 'none') return
+      const [level, why] =
+        this.#init.keeper === 'auto'
+          ? (['warn', '[host] dns needs systemd-resolved or resolvconf: install one of them'] as const)
+          : (['info', 'dns_by = "none"'] as const)
+      this.#parts.report(level, `the name servers of this host stay unchanged (${why})`)
     } catch (error) {
       this.#parts.report('warn', `[host] dns: ${(error as Error).message}`)
     }
