@@ -309,6 +309,7 @@ export class Tables {
     for (const [id, pair] of overrides) row.overrides.set(id, pair)
     for (const [id, ports] of numbers) row.numbers.set(id, ports)
     for (const family of old.crossed) row.crossed.add(family)
+    for (const nat of old.nats) row.nats.add(nat)
     row.ports.push(...old.ports)
     this.removeHost(from)
   }

@@ -9,7 +9,7 @@ import { TokenBucket } from '../../core/token-bucket.ts'
 import { advertised } from '../policy.ts'
 import { bytesOf, type Ip, ipOf, type Pair, pairKey, samePair } from '../tables.ts'
 import { Control, type IhmpMessage, ihmp, Option } from '../wire.ts'
-import type { Host } from './host.ts'
+import { type Host, takeOver } from './host.ts'
 import { type Body, FIRST_INTERVAL_MS, type Messages } from './messages.ts'
 import type { Movement } from './movement.ts'
 import type { Paths } from './paths.ts'
@@ -309,7 +309,9 @@ export class Greeting {
       return true
     }
     this.#halfOpen.delete(pairKey(pair))
-    let host = this.#state.byActive(pair.foreign) ?? this.#state.newHost(pair)
+    const known = this.#state.byActive(pair.foreign)
+    if (known === undefined && this.#state.hosts.size >= this.#state.options.mostHosts) return true
+    let host = known ?? this.#state.newHost(pair)
     host.replay.accept(hello.counter)
     host.replay.accept(message.counter)
     host.ports.set(pair.foreign, half.port)
@@ -442,16 +444,13 @@ export class Greeting {
   #merge(a: Host, b: Host, now: number): Host {
     const [into, from] = a.row.hid < b.row.hid ? [a, b] : [b, a]
     this.#state.components.tables.merge(from.row.hid, into.row.hid)
-    for (const [key, value] of from.confirmed) into.confirmed.set(key, value)
     for (const ip of from.known) this.#state.know(into, ip)
     for (const ip of from.answered) {
       into.answered.add(ip)
       this.#state.index(into, ip)
     }
-    for (const [ip, port] of from.ports) into.ports.set(ip, port)
-    for (const [id, diversion] of from.diversions) into.diversions.set(id, diversion)
-    into.replay.accept(from.replay.highest)
-    into.privileged &&= from.privileged
+    for (const inside of from.nats.values()) this.#state.index(into, inside)
+    takeOver(into, from)
     this.#state.forget(from)
     this.#paths.choose(into, 'merge', now)
     return into

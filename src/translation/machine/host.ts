@@ -182,8 +182,18 @@ export class ReplayWindow {
     this.#floor = Math.max(this.#floor, lowest)
   }
 
+  /** Sees all that another window has: what either has seen is old news. */
+  join(other: ReplayWindow): void {
+    this.#floor = Math.max(this.#floor, other.#floor)
+    for (const [counter, answer] of other.#answers) {
+      if (this.#answers.has(counter)) continue
+      this.accept(counter)
+      this.answer(counter, answer)
+    }
+  }
+
   /** What to send again should the message be repeated because our acknowledgement was lost. */
-  answer(counter: number, bytes: Uint8Array): void {
+  answer(counter: number, bytes: Uint8Array | undefined): void {
     if (this.#answers.has(counter)) this.#answers.set(counter, bytes)
   }
 
@@ -215,4 +225,25 @@ export interface Request {
   sentAt: number
   readonly acknowledged: (ack: IhmpMessage, now: number) => void
   readonly failed: (now: number) => void
+}
+
+/** The host of another row is the same: what it has said, been told and not answered there counts here. */
+export function takeOver(into: Host, from: Host): void {
+  for (const [key, value] of from.confirmed) into.confirmed.set(key, value)
+  for (const [ip, port] of from.ports) into.ports.set(ip, port)
+  for (const [id, diversion] of from.diversions) into.diversions.set(id, diversion)
+  for (const [flow, state] of from.unproven) into.unproven.set(flow, state)
+  into.proveAt = Math.min(into.proveAt, from.proveAt)
+  into.replay.join(from.replay)
+  for (const [ip, counter] of from.addressCounters)
+    into.addressCounters.set(ip, Math.max(counter, into.addressCounters.get(ip) ?? 0))
+  for (const [nat, inside] of from.nats) into.nats.set(nat, inside)
+  for (const [nat, replay] of from.natReplay) into.natReplay.set(nat, replay)
+  for (const ip of from.lost) into.lost.add(ip)
+  for (const ip of from.told) into.told.add(ip)
+  for (const [key, pair] of from.silent) into.silent.set(key, pair)
+  into.retry ??= from.retry
+  into.preferred ??= from.preferred
+  into.pinned ??= from.pinned
+  into.privileged &&= from.privileged
 }

@@ -34,6 +34,7 @@ export class Movement {
       this.#paths.lose(host, (pair) => pair.local === ip, now)
       if (host.told.delete(ip) || this.#mayTell(host, ip)) host.lost.add(ip)
     }
+    const again = this.#withdraw(host, gained)
     for (const { ip } of gained) {
       host.lost.delete(ip)
       this.#paths.returned(host, ip)
@@ -46,9 +47,25 @@ export class Movement {
       !gained.some(({ ip }) => this.#mayTell(host, ip))
     )
       this.#announceLoss(host, now)
-    if (gained.length > 0) for (const local of gained) this.announce(host, local, now)
+    if (gained.length > 0) for (const local of [...gained, ...again]) this.announce(host, local, now)
     else if (host.detachedAt === undefined) this.#announceLoss(host, now)
     else for (const local of this.#state.own.values()) this.announce(host, local, now)
+  }
+
+  /**
+   * What still says that one of these is lost is no longer true, and must not stand in the way of saying so once more. Returns
+   * the own addresses of which it was the announcement.
+   */
+  #withdraw(host: Host, gained: readonly LocalAddress[]): Set<LocalAddress> {
+    const back = new Set(gained.map(({ ip }) => ip))
+    const announced = new Set<LocalAddress>()
+    this.#messages.cancel(host, ({ message }) => {
+      if (message.lostAddresses?.some((bytes) => back.has(ipOf(bytes))) !== true) return false
+      const own = message.newAddress && this.#state.own.get(ipOf(message.newAddress))
+      if (own !== undefined && !back.has(own.ip)) announced.add(own)
+      return true
+    })
+    return announced
   }
 
   /** ADDR_UP, or HANDOFF when addresses were lost, from the new address to where the peer is or may be. */
@@ -134,6 +151,7 @@ export class Movement {
       acknowledged: () => {
         host.told.add(local.ip)
         for (const ip of lost) host.lost.delete(ip)
+        for (const ip of lost) host.row.local.delete(ip)
       },
       failed: (at) => this.#paths.failed(host, pair, at),
     })

@@ -35,6 +35,8 @@ export class SimHost {
   readonly network: SimNetwork
   addresses: LocalAddress[] = []
   key: OwnKey | undefined = generateOwnKey()
+  /** Keys that are bound to single addresses instead (DI-40). */
+  readonly keys = new Map<Ip, OwnKey>()
   known = new Map<Ip, Uint8Array>()
   /** Addresses of which a directory has not said yet whose they are; undefined: there is no directory. */
   awaited: Set<Ip> | undefined
@@ -69,7 +71,7 @@ export class SimHost {
         },
       },
       keys: {
-        own: () => this.key,
+        own: (ip) => this.keys.get(ip) ?? this.key,
         known: (ip) => this.known.get(ip),
         awaits: (ip) => this.awaited?.has(ip) === true,
         look: (ip) => this.looked.push(ip),

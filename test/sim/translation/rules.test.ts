@@ -6,6 +6,7 @@ import { MOST_KNOWN, MOST_UNREACHABLE } from '../../../src/translation/machine/s
 import { compile, isIdle } from '../../../src/translation/tables.ts'
 import { Control, ihmp, Option } from '../../../src/translation/wire.ts'
 import { A, B, connected, F, pairOfHosts, peerOf, SimNetwork } from './network.ts'
+import { twoWays } from './situations.ts'
 
 test('DI-3, DI-15: the first packet of a flow makes the row and the HELLO; nobody but the two hosts hears of a move', () => {
   const net = new SimNetwork()
@@ -152,6 +153,55 @@ test('DI-37: a public address is lost and a private one gained in one event: the
   net.run(net.now + 5_000)
   assert.deepEqual(peerOf(ch).row.current[4], { local: C, foreign: Q })
   assert.ok(!peerOf(ch).row.active.has(P) && !peerOf(ch).row.unreachable.has('192.168.7.2'))
+})
+
+test('DI-33, DI-37: an address that comes back and goes again while its first loss has not been heard: the second is told', () => {
+  const C = '10.7.0.2'
+  const { net, mh, ch } = twoWays()
+  mh.set(`${A}/24`, `${C}/24`)
+  net.run(net.now + 2_000)
+  net.cut.add(`${B} ${F}`)
+  mh.set(`${B}/24`, `${C}/24`)
+  net.run(net.now + 200)
+  mh.set(`${A}/24`, `${B}/24`, `${C}/24`)
+  net.run(net.now + 200)
+  assert.equal(peerOf(ch).row.current[4]?.foreign, A)
+  mh.set(`${B}/24`, `${C}/24`)
+  net.cut.clear()
+  net.run(net.now + 200)
+  assert.equal(peerOf(ch).row.current[4]?.foreign, C)
+  net.run(net.now + 5_000)
+  assert.deepEqual([...peerOf(ch).row.active], [C, B])
+})
+
+test('DI-33, DI-36: what was told from elsewhere as lost (HANDOFF_UNREACHABLE) is no longer among the own addresses', () => {
+  const { net, mh } = twoWays()
+  mh.preferred = B
+  net.cut.add(`192.168.7.2 ${F}`)
+  const mark = net.log.length
+  mh.set(`${B}/24`, '192.168.7.2/24')
+  net.run(net.now + 5_000)
+  assert.ok(net.types(mark).includes(`HANDOFF_UNREACHABLE ${B}>${F}`))
+  assert.deepEqual([...peerOf(mh).row.local], [B])
+})
+
+test('rows are no more than allowed, also of hosts that greet', () => {
+  const net = new SimNetwork()
+  const server = net.host({ mostHosts: 3 })
+  server.set(`${F}/24`)
+  for (let n = 0; n < 6; n++) {
+    const client = net.host()
+    const ip = `10.9.${n}.2`
+    client.set(`${ip}/24`)
+    server.flows.push({ local: F, foreign: ip }) // it has no row of its own there
+    client.flow(ip, 40000, F, 80)
+  }
+  net.run(5_000)
+  assert.equal([...server.machine.hosts()].length, 3)
+  const [first] = server.machine.hosts()
+  assert.ok(first?.state === 'peer')
+  assert.equal(server.machine.handleFlow({ local: F, foreign: '10.9.9.2' }, net.now), undefined)
+  assert.equal(server.machine.handleFlow(first.bound, net.now), first.row.hid, 'those that are there stay')
 })
 
 test('D1: an address that is surely reachable is probed as well, and becomes Active', () => {

@@ -1,0 +1,121 @@
+/** Rows that turn out to be one host: what was known of either is known of it. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Control, type IhmpMessage, Option } from '../../../src/translation/wire.ts'
+import { A, B, F, type Packet, type SimHost, SimNetwork } from './network.ts'
+
+const [C, G, NAT] = ['10.7.0.2', '10.4.0.2', '10.5.0.5']
+
+const rowAt = (host: SimHost, ip: string) => [...host.machine.hosts()].find((h) => h.row.active.has(ip))!
+
+/**
+ * A host at A with a connection to each of F and G, addresses of one host; F does not answer. The older of its two rows is
+ * that of F: when F answers, in `answer`, the one with all that has happened becomes part of it.
+ */
+function twoRows(prepare: (net: SimNetwork, one: SimHost, other: SimHost) => void = () => {}) {
+  const net = new SimNetwork()
+  const [one, other] = [net.host(), net.host()]
+  one.set(`${A}/24`)
+  other.set(`${F}/24`, `${G}/24`)
+  other.preferred = G
+  prepare(net, one, other)
+  net.cut.add(`${A} ${F}`)
+  const hid = one.flow(A, 40000, F, 80)
+  other.flow(F, 80, A, 40000)
+  one.flow(A, 40001, G, 80)
+  other.flow(G, 80, A, 40001)
+  net.run(5_000)
+  assert.deepEqual(
+    [...one.machine.hosts()].map(({ state }) => state),
+    ['plain', 'peer'],
+  )
+  const answer = () => {
+    net.cut.delete(`${A} ${F}`)
+    net.run(net.now + 70_000)
+    assert.deepEqual(
+      [...one.machine.hosts()].map(({ row }) => row.hid),
+      [hid],
+    )
+  }
+  return { net, one, other, answer }
+}
+
+/** The NAT says in passing that it knows IHMP. */
+function passes(packet: Packet): Packet {
+  const bytes = packet.bytes.slice()
+  bytes[5] = bytes[5]! | Option.NS
+  return { ...packet, bytes }
+}
+
+test('DI-41: one that is behind a NAT that knows IHMP is spoken to there as before', () => {
+  const { net, one, other, answer } = twoRows()
+  net.nat.set(C, NAT)
+  net.intercept = (packet) => (packet.from === C ? passes(packet) : packet)
+  other.set(`${F}/24`, `${C}/24`)
+  net.run(net.now + 5_000)
+  assert.ok(rowAt(one, NAT).confirmed.has(`${A} ${NAT}`))
+  answer()
+  assert.ok(rowAt(one, NAT).row.nats.has(NAT), 'its ports are those that the NAT gave')
+  other.set(`${C}/24`)
+  net.run(net.now + 5_000)
+  one.preferred = B
+  one.set(`${B}/24`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(rowAt(other, B).row.current[4], { local: C, foreign: B })
+  assert.deepEqual(rowAt(one, NAT).row.current[4], { local: B, foreign: NAT })
+})
+
+test('DI-38, D8: what it said before is repeated in vain', () => {
+  const { net, one, other, answer } = twoRows()
+  let loss: { readonly packet: Packet; readonly message: IhmpMessage } | undefined
+  net.intercept = (packet, message) => {
+    if (message.control === Control.ADDR_DOWN) loss = { packet, message }
+    return packet
+  }
+  const all = [`${F}/24`, `${G}/24`, `${C}/24`]
+  for (const addresses of [all, all.slice(0, 2), all]) {
+    other.set(...addresses)
+    net.run(net.now + 2_000)
+  }
+  answer()
+  assert.ok(rowAt(one, F).row.active.has(C))
+  const { from, to, bytes } = loss!.packet
+  one.machine.handleMessage(bytes, { local: to, foreign: from }, 0, net.now)
+  net.run(net.now + 1_000)
+  assert.ok(rowAt(one, F).row.active.has(C))
+})
+
+test('a message about an address that is late does not undo a newer one', () => {
+  const { net, one, other, answer } = twoRows()
+  let late: Packet | undefined
+  net.intercept = (packet, message) => {
+    if (message.control !== Control.ADDR_DOWN) return packet
+    late = packet
+    return undefined
+  }
+  const all = [`${F}/24`, `${G}/24`, `${C}/24`]
+  for (const addresses of [all, all.slice(0, 2), all]) {
+    other.set(...addresses)
+    net.run(net.now + 100)
+  }
+  answer()
+  const { from, to, bytes } = late!
+  one.machine.handleMessage(bytes, { local: to, foreign: from }, 0, net.now)
+  net.run(net.now + 1_000)
+  assert.ok(rowAt(one, F).row.active.has(C))
+})
+
+test('DI-33: what it has not acknowledged is told', () => {
+  const { net, one, other, answer } = twoRows((_, host) => {
+    host.set(`${A}/24`, `${C}/24`)
+  })
+  net.run(net.now + 2_000)
+  assert.ok(rowAt(other, C) !== undefined)
+  net.intercept = (packet, message) => (message.control === Control.ADDR_DOWN ? undefined : packet)
+  net.run(net.now + 54_500) // shortly before the older row is greeted again
+  one.set(`${A}/24`)
+  answer()
+  net.intercept = undefined
+  net.run(net.now + 60_000)
+  assert.ok(!rowAt(other, A).row.active.has(C))
+})
