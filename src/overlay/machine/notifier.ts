@@ -5,6 +5,7 @@
  *
  * Only who may connect gets here; each asker has a share of each node's wake-ups, and each node a rate of its own.
  */
+import { Buckets } from '../../core/buckets.ts'
 import { equal } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { Status, Type } from '../wire/message.ts'
@@ -112,8 +113,8 @@ export class Notifier {
   readonly #preparing = new Map<number, Preparing>()
   /** Nodes that were notified and have not answered, the oldest first. */
   readonly #wakes = new Map<string, Wake>()
-  /** By `asker node`, the one used last at the end. */
-  readonly #pairs = new Map<string, TokenBucket>()
+  /** By `asker node`. */
+  readonly #pairs = new Buckets(PAIR_RATE, PAIR_BURST, MAX_PAIRS)
   #count = 0
 
   constructor(parts: NotifierParts) {
@@ -130,7 +131,7 @@ export class Notifier {
     const known = this.#entryOf(name)
     const before = known === undefined ? this.#parts.directory.pushOf(name) : known.push
     // Each change is written to the disk: a node has a share of them as of wake-ups, and keeps the address of before where it has used that up.
-    if (before !== push && this.#shareOf('', name).take(now)) this.#parts.directory.setPush(name, push)
+    if (before !== push && this.#pairs.take(` ${name}`, now)) this.#parts.directory.setPush(name, push)
     else push = before
     if (known?.connected === true && !known.isFound) {
       known.push = push
@@ -213,7 +214,7 @@ export class Notifier {
     if (under !== undefined) {
       return joins(under.waiting, { source, done }, now) ? Status.DONE : Status.TOO_MANY
     }
-    if (!this.#shareOf(by, name).take(now) || !entry.wakes.take(now)) return Status.TOO_MANY
+    if (!this.#pairs.take(`${by} ${name}`, now) || !entry.wakes.take(now)) return Status.TOO_MANY
     this.#wakes.set(name, { until: now + WAKE_MS, waiting: [{ source, done }] })
     this.#count++
     this.#parts.step(Type.NOTIFICATION, false, now)
@@ -294,15 +295,6 @@ export class Notifier {
     if (wake === undefined) return
     this.#wakes.delete(name)
     for (const { done } of wake.waiting) done(reached, now)
-  }
-
-  #shareOf(by: string, name: string): TokenBucket {
-    const key = `${by} ${name}`
-    const bucket = this.#pairs.get(key) ?? new TokenBucket(PAIR_RATE, PAIR_BURST)
-    this.#pairs.delete(key)
-    this.#pairs.set(key, bucket)
-    if (this.#pairs.size > MAX_PAIRS) this.#pairs.delete(this.#pairs.keys().next().value!)
-    return bucket
   }
 }
 

@@ -2,6 +2,7 @@
  * Sends what wakes nodes through the push service of each, within limits: nodes name the places. An address that fails is left alone
  * for a while, longer from one failure to the next; each account has a share of what is under way, and a rate to each host.
  */
+import { Buckets } from '../../core/buckets.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { type PushAddress, parsePush } from './address.ts'
 import type { PushService } from './services.ts'
@@ -44,8 +45,8 @@ interface Failing {
 export class PushSender {
   readonly #parts: PushSenderParts
   readonly #failing = new Map<string, Failing>()
-  /** By account and host, the one used last at the end. */
-  readonly #rates = new Map<string, TokenBucket>()
+  /** By account and host. */
+  readonly #rates = new Buckets(HOST_RATE, HOST_BURST)
   /** By account: messages under way. */
   readonly #shares = new Map<string, number>()
   readonly #logged = new TokenBucket(LOG_RATE, LOG_BURST)
@@ -68,7 +69,12 @@ export class PushSender {
     const host = parsed.value.service === 'web' ? parsed.value.endpoint.host : parsed.value.service
     const share = this.#shares.get(account) ?? 0
     const isFull = this.#underWay >= MAX_UNDER_WAY || share >= MAX_OF_ACCOUNT
-    if (isFull || now() < (this.#failing.get(text)?.until ?? 0) || !this.#mayGo(account, host)) return false
+    if (
+      isFull ||
+      now() < (this.#failing.get(text)?.until ?? 0) ||
+      !this.#rates.take(`${account} ${host}`, now())
+    )
+      return false
     this.#shares.set(account, share + 1)
     this.#underWay++
     try {
@@ -90,13 +96,6 @@ export class PushSender {
       else this.#shares.set(account, left)
       this.#underWay--
     }
-  }
-
-  #mayGo(account: string, host: string): boolean {
-    const key = `${account} ${host}`
-    const bucket = this.#rates.get(key) ?? new TokenBucket(HOST_RATE, HOST_BURST)
-    remember(this.#rates, key, bucket)
-    return bucket.take(this.#parts.now())
   }
 
   #fail(text: string): void {

@@ -11,14 +11,15 @@ import type { AddressInfo, Socket } from 'node:net'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
+import { Buckets } from '../../core/buckets.ts'
+import { OneByOne } from '../../linux/one-by-one.ts'
 import { WRAP } from '../cache/envelope.ts'
 import { isFullName, Status } from '../wire/message.ts'
 import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
 import type { CacheDirectory, CacheNode } from './cache-directory.ts'
 import { type CacheObject, type CacheStore, isFor, isFrom, type Refused } from './cache-store.ts'
 import { listenOn } from './listening.ts'
-import { OneByOne } from './one-by-one.ts'
-import { Buckets, Connections, type SourceLimits } from './sources.ts'
+import { Connections, type SourceLimits } from './sources.ts'
 
 export interface CacheServerInit {
   readonly directory: CacheDirectory

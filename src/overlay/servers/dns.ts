@@ -2,46 +2,20 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
 import { GodwitError } from '../../core/errors.ts'
+import { FairRate } from '../../core/fair-rate.ts'
 import { sourceOf } from '../../core/source.ts'
-import { TokenBucket } from '../../core/token-bucket.ts'
-import { Buckets, Connections, type SourceLimits } from './sources.ts'
+import { Connections, type SourceLimits } from './sources.ts'
 import { answerQuery, MAX_QUERY, type ZoneData } from './zone.ts'
 
 const LIMITS: SourceLimits = { connections: 200, ofSource: 16, rate: 5, burst: 40, longestMs: 30_000 }
 const IDLE_MS = 5_000
-/** Queries a second of one source and of all, and at once. */
-const SOURCE_RATE = 500
-const RATE = 5_000
-/** The same over TCP: a resolver comes there for what is cut over UDP. */
-const TCP_SOURCE_RATE = 50
-const TCP_RATE = 1_000
-/** Beyond, of sources that had none for so long (ms). */
-const FRESH_RATE = 500
-const FRESH_MS = 1000
+/** Queries beyond are dropped unread, to protect the thread. */
+const RESERVE = { reserve: 500, reserveBurst: 500, reserveMs: 1000 }
+const UDP_RATE = { rateOfSource: 500, burstOfSource: 500, rate: 5000, burst: 5000, ...RESERVE }
+/** Less over TCP: a resolver comes there for what is cut over UDP. */
+const TCP_RATE = { rateOfSource: 50, burstOfSource: 50, rate: 1000, burst: 1000, ...RESERVE }
 /** Queries on one connection that are answered before it has read the answers. */
 const MAX_UNREAD = 65_536
-
-/** Queries beyond the rates are dropped unread, to protect the thread. */
-export class QueryRate {
-  readonly #sources: Buckets
-  readonly #all: TokenBucket
-  readonly #fresh = new TokenBucket(FRESH_RATE)
-  readonly #recent: Buckets
-
-  /** A second: of one source, and of all. */
-  constructor(ofSource: number, all: number) {
-    this.#sources = new Buckets(ofSource, ofSource)
-    this.#all = new TokenBucket(all)
-    this.#recent = new Buckets(1000 / FRESH_MS, 1)
-  }
-
-  /** A few sources that ask all the time leave room for others. */
-  take(address: string, now: number): boolean {
-    const source = sourceOf(address)
-    const isFresh = this.#recent.take(source, now)
-    return this.#sources.take(source, now) && (this.#all.take(now) || (isFresh && this.#fresh.take(now)))
-  }
-}
 
 export class NameServer {
   readonly #port: number
@@ -51,8 +25,8 @@ export class NameServer {
   readonly #tcp: Server
   readonly #connections = new Connections(LIMITS)
   readonly #rates = {
-    udp: new QueryRate(SOURCE_RATE, RATE),
-    tcp: new QueryRate(TCP_SOURCE_RATE, TCP_RATE),
+    udp: new FairRate(UDP_RATE),
+    tcp: new FairRate(TCP_RATE),
   }
 
   constructor(port: number, data: () => ZoneData, fault: (error: unknown) => void) {
@@ -61,7 +35,7 @@ export class NameServer {
     this.#fault = fault
     this.#udp = createSocket({ type: 'udp6', ipv6Only: false })
     this.#udp.on('message', (query, { address, port: to }) => {
-      if (!this.#rates.udp.take(address, performance.now())) return
+      if (!this.#rates.udp.take(sourceOf(address), performance.now())) return
       const answer = this.#answer(query, 'udp')
       // An answer that the kernel refuses is lost, as any datagram may be.
       if (answer !== undefined) this.#udp.send(answer, to, address, () => {})
@@ -119,7 +93,7 @@ export class NameServer {
 
   #accept(socket: Socket): void {
     if (!this.#connections.admit(socket)) return
-    const source = socket.remoteAddress ?? ''
+    const source = sourceOf(socket.remoteAddress ?? '')
     let kept = Buffer.alloc(0)
     socket.setTimeout(IDLE_MS, () => socket.destroy())
     socket.on('data', (bytes) => {

@@ -4,8 +4,8 @@
  * out.
  */
 import type { Socket } from 'node:net'
+import { Buckets } from '../../core/buckets.ts'
 import { sourceOf } from '../../core/source.ts'
-import { TokenBucket } from '../../core/token-bucket.ts'
 
 export interface SourceLimits {
   readonly connections: number
@@ -18,28 +18,6 @@ export interface SourceLimits {
 }
 
 const CHECK_MS = 1000
-const MAX_BUCKETS = 20_000
-
-/** Token buckets by source or other key. Bounded: the one that was used longest ago goes. */
-export class Buckets {
-  readonly #rate: number
-  readonly #burst: number
-  readonly #buckets = new Map<string, TokenBucket>()
-
-  /** A second, and at once. */
-  constructor(rate: number, burst: number) {
-    this.#rate = rate
-    this.#burst = burst
-  }
-
-  take(key: string, now: number): boolean {
-    const bucket = this.#buckets.get(key) ?? new TokenBucket(this.#rate, this.#burst)
-    this.#buckets.delete(key)
-    this.#buckets.set(key, bucket)
-    if (this.#buckets.size > MAX_BUCKETS) this.#buckets.delete(this.#buckets.keys().next().value!)
-    return bucket.take(now)
-  }
-}
 
 export class Connections {
   readonly #limits: SourceLimits

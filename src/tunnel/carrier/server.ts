@@ -9,8 +9,10 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { GodwitError } from '../../core/errors.ts'
+import { FairRate } from '../../core/fair-rate.ts'
 import { sourceOf } from '../../core/source.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
+import { OneByOne } from '../../linux/one-by-one.ts'
 import { Bridge, MOST_BYTES } from './bridge.ts'
 
 export interface CarrierServerInit {
@@ -27,7 +29,7 @@ export interface CarrierLimits {
   readonly connections: number
   readonly strangers: number
   readonly strangersOfSource: number
-  /** New connections a second, in all; half as many more of sources that had none lately. */
+  /** New connections a second, in all; half as many more where each source has one in three seconds. */
   readonly rate: number
   /** New connections a second of one source, and at once. */
   readonly rateOfSource: number
@@ -56,38 +58,9 @@ const CHECK_MS = 1000
 /** A control message of a WebSocket (ping) counts as this many bytes. */
 const PING_BYTES = 1024
 
-/** A source that had no new connection for so long (ms) is served though others have taken all: hosts try again after four seconds. */
-const FRESH_MS = 3000
-const MAX_SOURCES = 20_000
+/** Where others have taken all, a source has one new connection in so long (ms): hosts try again after four seconds. */
+const RESERVE_MS = 3000
 const LOOPBACK = /^(::ffff:)?127\.|^::1$/
-
-/** Which new connections may stay, by their sources. */
-export class Arrivals {
-  readonly #limits: Pick<CarrierLimits, 'rate' | 'rateOfSource' | 'burstOfSource'>
-  readonly #all: TokenBucket
-  readonly #fresh: TokenBucket
-  /** Those that came last at the end. */
-  readonly #sources = new Map<string, { readonly bucket: TokenBucket; at: number }>()
-
-  constructor(limits: Pick<CarrierLimits, 'rate' | 'rateOfSource' | 'burstOfSource'>) {
-    this.#limits = limits
-    this.#all = new TokenBucket(limits.rate, 2 * limits.rate)
-    this.#fresh = new TokenBucket(limits.rate / 2, limits.rate)
-  }
-
-  /** `source`: undefined where that is not known yet, behind a web server on this machine. */
-  take(source: string | undefined, now: number): boolean {
-    if (source === undefined) return this.#all.take(now)
-    const { rateOfSource, burstOfSource } = this.#limits
-    const known = this.#sources.get(source)
-    const isFresh = known === undefined || now - known.at >= FRESH_MS
-    const bucket = known?.bucket ?? new TokenBucket(rateOfSource, burstOfSource)
-    this.#sources.delete(source)
-    this.#sources.set(source, { bucket, at: now })
-    if (this.#sources.size > MAX_SOURCES) this.#sources.delete(this.#sources.keys().next().value!)
-    return bucket.take(now) && (this.#all.take(now) || (isFresh && this.#fresh.take(now)))
-  }
-}
 
 interface Connection {
   readonly source: string
@@ -104,7 +77,7 @@ export class CarrierServer {
   readonly #now: () => number
   readonly #server: Server
   readonly #sockets: WebSocketServer
-  readonly #arrivals: Arrivals
+  readonly #arrivals: FairRate
   readonly #connections = new Set<Connection>()
   readonly #timer: NodeJS.Timeout
   /** Connections that were refused, or ended as strangers. */
@@ -114,7 +87,16 @@ export class CarrierServer {
     this.#init = init
     this.#limits = limits
     this.#now = now
-    this.#arrivals = new Arrivals(limits)
+    const { rate, rateOfSource, burstOfSource } = limits
+    this.#arrivals = new FairRate({
+      rateOfSource,
+      burstOfSource,
+      rate,
+      burst: 2 * rate,
+      reserve: rate / 2,
+      reserveBurst: rate,
+      reserveMs: RESERVE_MS,
+    })
     const options = {
       maxHeaderSize: MOST_HEADER,
       headersTimeout: REQUEST_MS,
@@ -142,15 +124,9 @@ export class CarrierServer {
     })
     this.#server.on('tlsClientError', (_error, socket: Socket) => socket.destroy())
     this.#server.on('clientError', (_error, socket) => socket.destroy())
-    // Of requests that come in one piece Node.js hands on all.
-    const answered = new WeakSet<Socket>()
-    this.#server.on('request', ({ socket }, response) => {
-      if (answered.has(socket)) {
-        socket.destroy()
-        return
-      }
-      answered.add(socket)
-      response.writeHead(404, { connection: 'close' }).end()
+    const oneByOne = new OneByOne()
+    this.#server.on('request', (request, response) => {
+      if (oneByOne.admits(request, response)) response.writeHead(404, { connection: 'close' }).end()
     })
     this.#server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))
     this.#timer = setInterval(() => this.#endStrangers(), CHECK_MS)

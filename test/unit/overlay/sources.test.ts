@@ -3,8 +3,6 @@ import assert from 'node:assert/strict'
 import { EventEmitter } from 'node:events'
 import type { Socket } from 'node:net'
 import { test } from 'node:test'
-import { sourceOf } from '../../../src/core/source.ts'
-import { QueryRate } from '../../../src/overlay/servers/dns.ts'
 import { Connections } from '../../../src/overlay/servers/sources.ts'
 
 class Connection extends EventEmitter {
@@ -78,22 +76,4 @@ test('sources without a connection are not remembered, however many come one aft
   for (const socket of sockets) socket.destroy()
   assert.deepEqual([all.size, all.sources], [0, 0])
   all.close()
-})
-
-test('a source is an IPv4 address, or a /64', () => {
-  assert.equal(sourceOf('::ffff:192.0.2.1'), '192.0.2.1')
-  assert.equal(sourceOf('2001:db8::1'), sourceOf('2001:db8:0:0:9:9:9:9'))
-  assert.notEqual(sourceOf('2001:db8:0:1::1'), sourceOf('2001:db8::1'))
-  assert.equal(sourceOf('fe80::1%eth0'), sourceOf('fe80::2%eth0'))
-})
-
-test('a few sources that ask the name server all the time leave room for those that do not', () => {
-  const rate = new QueryRate(50, 1000)
-  const asked = (source: string, n: number, now: number) =>
-    Array.from({ length: n }, () => rate.take(source, now)).filter(Boolean).length
-  assert.equal(asked('192.0.2.1', 200, 0), 50)
-  for (let i = 0; i < 60; i++) asked(`198.51.100.${i}`, 200, 0)
-  // Others have taken all: one each second is left for whoever asks now and then.
-  assert.equal(asked('203.0.113.1', 5, 0), 1)
-  assert.equal(asked('203.0.113.2', 5, 0), 1)
 })

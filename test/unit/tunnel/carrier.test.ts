@@ -14,7 +14,7 @@ import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bridge } from '../../../src/tunnel/carrier/bridge.ts'
 import { Carriers } from '../../../src/tunnel/carrier/carriers.ts'
 import { openWebSocket, pinOf } from '../../../src/tunnel/carrier/client.ts'
-import { Arrivals, CarrierServer, LIMITS } from '../../../src/tunnel/carrier/server.ts'
+import { CarrierServer, LIMITS } from '../../../src/tunnel/carrier/server.ts'
 import type { CarrierCommand, CarrierEvent } from '../../../src/tunnel/carrier/worker.ts'
 import type { PathReport } from '../../../src/tunnel/engine/events.ts'
 
@@ -204,21 +204,6 @@ test('strangers from few sources keep nobody out: the oldest of the source with 
   assert.deepEqual([second.readyState, honest.readyState], [WebSocket.OPEN, WebSocket.OPEN])
   assert.equal(server.size, 4)
   await server.close()
-})
-
-test('one source that connects all the time leaves room for others, and many leave some for those that did not', () => {
-  const arrivals = new Arrivals({ rate: 100, rateOfSource: 4, burstOfSource: 32 })
-  const taken = (source: string, n: number, now: number) =>
-    Array.from({ length: n }, () => arrivals.take(source, now)).filter(Boolean).length
-  assert.equal(taken('greedy', 1000, 0), 32)
-  assert.equal(taken('greedy', 1000, 1000), 4)
-  assert.equal(arrivals.take('honest', 1000), true)
-  const crowd = () => {
-    for (let i = 0; i < 50; i++) taken(`source ${i}`, 40, 2000)
-  }
-  crowd()
-  assert.equal(arrivals.take('source 0', 2000), false)
-  assert.equal(arrivals.take('another', 2000), true)
 })
 
 function path(state: PathReport['state'], carrier?: 'websocket'): PathReport {

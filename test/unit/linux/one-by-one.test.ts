@@ -4,8 +4,8 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import { test } from 'node:test'
+import { OneByOne } from '../../../src/linux/one-by-one.ts'
 import { sendJson } from '../../../src/overlay/servers/answers.ts'
-import { OneByOne } from '../../../src/overlay/servers/one-by-one.ts'
 
 const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'
 

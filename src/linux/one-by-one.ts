@@ -18,7 +18,8 @@ export class OneByOne {
     }
     this.#busy.add(socket)
     response.once('finish', () => {
-      if (response.shouldKeepAlive) this.#busy.delete(socket)
+      // Node.js has ended the socket where this was its last answer.
+      if (!socket.writableEnded) this.#busy.delete(socket)
     })
     return true
   }
