@@ -10,6 +10,7 @@
  * Going down is reported at once, on the first event that implies it. Linux removes the IPv4 routes of an interface that
  * is set down without an event: the model does the same.
  */
+import { GodwitError } from '../core/errors.ts'
 import { matchesAny } from '../core/pattern.ts'
 
 export type Family = 4 | 6
@@ -191,6 +192,17 @@ const INNER_KINDS = new Set([
   'vti',
   'xfrm',
 ])
+/** Made by the kernel with a module, or nothing that an address is given to: not worth a word while they are set down. */
+const MADE_BY_ITSELF = new Set([
+  'erspan',
+  'gretap',
+  'ip6erspan',
+  'ip6gre',
+  'ip6gretap',
+  'nlmon',
+  'vcan',
+  'vti6',
+])
 
 /** One interface and its known state. */
 interface Interface {
@@ -214,6 +226,17 @@ interface Source {
   /** Since when another would be preferred; undefined: none would. */
   staleSince: number | undefined
 }
+
+/** Why an interface that is set up is no access. */
+const NO_ROUTE = 'no default route'
+const NO_ADDRESS = 'no address and no default route'
+const NEEDS = 'it becomes an access when it has an address and a default route'
+const HINTS: ReadonlyMap<string, string> = new Map([
+  ['down: the interface is set down', `ip link set IFACE up; ${NEEDS}`],
+  ['down: no carrier', `plug in its cable, or connect it to a network; ${NEEDS}`],
+  [NO_ADDRESS, `start DHCP on it; ${NEEDS}`],
+  [NO_ROUTE, 'give it one: ip route add default via GATEWAY dev IFACE metric 1000'],
+])
 
 const FAMILIES = [4, 6] as const
 const NO_SOURCE: Source = { address: undefined, staleSince: undefined }
@@ -383,15 +406,14 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return this.#tables.has(table)
   }
 
-  /** Interfaces that are not accesses, with the reason: those that are configured, and network devices that are not. */
+  /** Interfaces that are not accesses, with the reason; inner sides and tunnels only if they are set up. */
   unused(): UnusedInterface[] {
     return [...this.#interfaces.values()].flatMap(({ link, access }) => {
       if (access !== undefined || link.loopback || matchesAny(this.#ours, link.name)) return []
-      const isDevice = link.kind === undefined && !matchesAny(INNER_NAMES, link.name)
-      if (!link.up && !isDevice) return []
-      const reason =
-        whyDown(link, isDevice) ?? this.#whyNoAccess(link, this.#gatewaysOf(link.name).length > 0)
+      if (!link.up && isInner(link)) return []
       const addresses = this.#addressesOf(link.index).map((each) => `${each.address}/${each.prefixLength}`)
+      const why = this.#whyNoAccess(link, this.#gatewaysOf(link.name).length > 0)
+      const reason = whyDown(link) ?? (why === NO_ROUTE && addresses.length === 0 ? NO_ADDRESS : why)
       return reason === undefined ? [] : [{ name: link.name, reason, addresses }]
     })
   }
@@ -520,7 +542,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     const isTap = link.kind === 'tun' && link.mac !== undefined && link.mac !== ''
     if (link.kind !== undefined && INNER_KINDS.has(link.kind) && !isTap)
       return `a device of kind ${link.kind}, not a network of its own${mend}`
-    return hasGateway ? undefined : 'no default route'
+    return hasGateway ? undefined : NO_ROUTE
   }
 
   /** Those that may be a source towards the Internet; deprecated ones only after all others. */
@@ -562,9 +584,35 @@ function sourceOf(
   return known.address
 }
 
-function whyDown({ up, carrier }: LinkFacts, isDevice: boolean): string | undefined {
-  if (!isDevice) return undefined
-  return up ? (carrier ? undefined : 'down: no carrier') : 'down: the interface is set down'
+function isInner({ name, kind }: LinkFacts): boolean {
+  if (matchesAny(INNER_NAMES, name)) return true
+  return kind !== undefined && (INNER_KINDS.has(kind) || MADE_BY_ITSELF.has(kind))
+}
+
+function whyDown(link: LinkFacts): string | undefined {
+  // A bridge without ports has no carrier.
+  if (isInner(link) || (link.up && link.kind === 'bridge')) return undefined
+  return link.up ? (link.carrier ? undefined : 'down: no carrier') : 'down: the interface is set down'
+}
+
+/**
+ * NO_ACCESS for a name that no access has: why an interface of that name is none and what makes it one, else which names there
+ * are.
+ */
+export function noAccess(
+  name: string,
+  accesses: readonly { readonly name: string }[],
+  unused: readonly UnusedInterface[],
+): GodwitError {
+  const names = accesses.map((each) => each.name).join(', ') || 'none'
+  const why = unused.find((each) => each.name === name)?.reason
+  if (why === undefined)
+    return new GodwitError('NO_ACCESS', `there is no access ${name}`, { hint: `accesses: ${names}` })
+  const [reason, mend] = why.split('; ') as [string, string?]
+  const hint = mend ?? HINTS.get(reason) ?? `change that in the configuration, then: godwit reload`
+  return new GodwitError('NO_ACCESS', `${name} is no access: ${reason}`, {
+    hint: `${hint.replace('IFACE', name)}; accesses: ${names}`,
+  })
 }
 
 function judge(

@@ -3,9 +3,9 @@
  * engine worker that carries the packets. Implements what the daemon asks of a mechanism.
  */
 import * as z from 'zod'
-import { type AccessMonitor, MeteredLinks } from '../access/index.ts'
+import { type AccessMonitor, MeteredLinks, noAccess } from '../access/index.ts'
 import { formatAddress, type Prefix, parseAddress } from '../core/address.ts'
-import { GodwitError, usageError } from '../core/errors.ts'
+import { type GodwitError, usageError } from '../core/errors.ts'
 import { formatEndpoint, protocolName } from '../core/flow.ts'
 import type {
   Application,
@@ -453,10 +453,7 @@ export class MobileHostService implements Mechanism {
   async move(what: Selector, access: string, options: MoveOptions = {}): Promise<Move | undefined> {
     const text = formatSelector(what)
     let flows: readonly string[] | 'all' = 'all'
-    if (what.kind === 'all') {
-      this.#applications.followNone()
-      this.#all = access
-    } else {
+    if (what.kind !== 'all') {
       await this.flows()
       flows = this.#applications.select(what)
       if (flows.length === 0 && what.kind === 'flow') return undefined
@@ -467,7 +464,10 @@ export class MobileHostService implements Mechanism {
       access,
       static: options.static === true,
     })
-    if (what.kind !== 'all' && what.kind !== 'flow') this.#applications.follow(what, access)
+    if (what.kind === 'all') {
+      this.#applications.followNone()
+      this.#all = access
+    } else if (what.kind !== 'flow') this.#applications.follow(what, access)
     return moved.flows > 0 || what.kind === 'all'
       ? { flows: moved.flows }
       : { flows: 0, note: `no flow matches ${text} now; new ones will use ${access}` }
@@ -513,12 +513,9 @@ export class MobileHostService implements Mechanism {
       })
     }
     const { access } = application
-    if (access !== undefined && this.#parts.monitor.access(access) === undefined) {
-      const names = this.#parts.monitor.accesses().map(({ name }) => name)
-      throw new GodwitError('NO_ACCESS', `there is no access ${access}`, {
-        hint: `accesses: ${names.join(', ') || 'none'}`,
-      })
-    }
+    const { monitor } = this.#parts
+    if (access !== undefined && monitor.access(access) === undefined)
+      throw noAccess(access, monitor.accesses(), monitor.unused())
     this.#parts.cgroups?.setMark(application.cgroup, this.#markOf(application))
     if (application.direct !== true) this.#applications.adopt(application)
   }

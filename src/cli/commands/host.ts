@@ -11,7 +11,7 @@ import {
   joinWireguard,
   leave as leaveAnchor,
 } from '../../host/provisioning/anchoring.ts'
-import { checkInvitation, tryWays } from '../../host/provisioning/ways.ts'
+import { checkInvitation, listAccesses, tryWays } from '../../host/provisioning/ways.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { EXIT } from '../errors.ts'
@@ -108,10 +108,16 @@ export async function ping(peer: string | undefined, options: CommonOptions): Pr
     throw usageError(`there is no peer ${peer}`, { hint: `peers: ${names || 'none'}` })
   }
   if (options.json) printJson({ ways: found })
-  else if (found.length === 0)
-    printLines(['no access network: no interface has an address and a default route'])
+  else if (found.length === 0) printLines(noAccesses(state))
   else printLines(wayTable(found))
   if (!found.some(({ ok }) => ok)) process.exitCode = EXIT.failed
+}
+
+/** That there is no access, and what each interface lacks. */
+function noAccesses(state: State): string[] {
+  const { unused } = listAccesses(loadConfigOf(descriptorOf('host'), state, { whole: true }))
+  const why = unused.flatMap(({ name, reason }) => wrap(`${name} is not used: ${reason}`, '  '))
+  return ['no access network: no interface has an address and a default route', ...why]
 }
 
 function wayTable(ways: readonly WayStatus[]): string[] {

@@ -3,7 +3,7 @@
  * reverse. It knows no mechanism by name; `serve.ts` composes those that the configuration asks for.
  */
 import * as z from 'zod'
-import type { UnusedInterface } from '../../access/index.ts'
+import { noAccess, type UnusedInterface } from '../../access/index.ts'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import {
   type AccessStatus,
@@ -392,10 +392,12 @@ export class Daemon {
     const follower = this.#init.mechanisms[0]?.follows
     if (follower !== undefined && this.#init.mechanisms.every(({ follows }) => follows !== undefined))
       throw new GodwitError('NO_ACCESS', follower.reason, { hint: follower.hint })
-    if (!known.some(({ name }) => name === access)) {
-      const names = known.map(({ name }) => name).join(', ') || 'none'
-      throw new GodwitError('NO_ACCESS', `there is no access ${access}`, { hint: `accesses: ${names}` })
-    }
+    const target = known.find(({ name }) => name === access)
+    if (target === undefined) throw noAccess(access, known, this.#init.unused?.() ?? [])
+    if (target.state === 'down')
+      throw new GodwitError('ACCESS_DOWN', `${access} is down${target.reason ? `: ${target.reason}` : ''}`, {
+        hint: '`godwit status` shows the accesses that work',
+      })
     const unknown = Object.keys(options).find(
       (option) => !this.#init.mechanisms.some(({ moveOptions }) => moveOptions?.includes(option)),
     )

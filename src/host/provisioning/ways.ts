@@ -1,7 +1,7 @@
 /** The way to each anchor over each access, tried from outside in without a daemon: for `godwit ping`, `doctor` and `join`. */
 import { lookup } from 'node:dns/promises'
 import { existsSync } from 'node:fs'
-import { AccessMonitor } from '../../access/index.ts'
+import { AccessMonitor, type UnusedInterface } from '../../access/index.ts'
 import { AnchorKeys } from '../../anchoring/anchor-keys.ts'
 import { ANCHOR_KEYS_FILE } from '../../anchoring/descriptor.ts'
 import { decodeInvitation } from '../../anchoring/invitation.ts'
@@ -11,7 +11,6 @@ import { parseAddress } from '../../core/address.ts'
 import { GodwitError } from '../../core/errors.ts'
 import { formatEndpoint } from '../../core/flow.ts'
 import type { WayStatus } from '../../core/mechanism.ts'
-import { matchesPattern } from '../../core/pattern.ts'
 import { decodeKey } from '../../crypto/keys.ts'
 import { RealClock } from '../../linux/clock.ts'
 import { OUR_DEVICES } from '../../linux/ledger.ts'
@@ -34,12 +33,7 @@ export const mayTry = mayChangeNetwork
 
 /** Tests every peer over every access, peers in parallel; each test takes at most a few seconds. */
 export async function tryWays(state: State, config: Config): Promise<WayStatus[]> {
-  const never = Object.entries(config.access).flatMap(([pattern, { use }]) =>
-    use === 'never' ? [pattern] : [],
-  )
-  const accesses = listAccesses().filter(
-    ({ name }) => !never.some((pattern) => matchesPattern(pattern, name)),
-  )
+  const { accesses } = listAccesses(config)
   const tried = config.peer.map(async (peer) => {
     // One after the other: the anchor keeps one session of a host beside the one before.
     const ways: WayStatus[] = []
@@ -117,14 +111,24 @@ async function addressOf(host: string): Promise<Uint8Array | string> {
   }
 }
 
-function listAccesses(): { name: string; down: string | undefined }[] {
+/** The accesses that a daemon with this configuration would have now, and what it would not use. */
+export function listAccesses(config: Pick<Config, 'access'>): {
+  readonly accesses: readonly { readonly name: string; readonly down: string | undefined }[]
+  readonly unused: readonly UnusedInterface[]
+} {
+  const named = Object.keys(config.access)
+  const never = named.filter((pattern) => config.access[pattern]?.use === 'never')
   const rtnl = new Rtnetlink()
-  const monitor = new AccessMonitor({ rtnl, clock: new RealClock() }, { routing: false, ours: OUR_DEVICES })
+  const monitor = new AccessMonitor(
+    { rtnl, clock: new RealClock() },
+    { routing: false, ours: OUR_DEVICES, named, never },
+  )
   try {
     monitor.start()
-    return monitor
+    const accesses = monitor
       .accesses()
       .map(({ name, state, reason }) => ({ name, down: state === 'down' ? `down: ${reason}` : undefined }))
+    return { accesses, unused: monitor.unused() }
   } finally {
     monitor.stop()
     rtnl.close()

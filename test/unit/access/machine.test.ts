@@ -5,6 +5,7 @@ import {
   AccessMachine,
   type AddressFacts,
   type LinkFacts,
+  noAccess,
   type RouteFacts,
   SETTLE_MS,
 } from '../../../src/access/machine.ts'
@@ -255,6 +256,46 @@ test('a device without carrier, or set down, is shown with its reason, also when
     machine.unused().map(({ name, reason }) => `${name} ${reason}`),
     ['eth0 down: no carrier', 'wlan0 down: the interface is set down'],
   )
+})
+
+test('issue 10, A5: an interface of any kind that is down from the beginning is listed; what the kernel makes by itself is not', () => {
+  const machine = new AccessMachine()
+  const add = (index: number, name: string, more: Partial<LinkFacts>) =>
+    machine.handleEvent({ type: 'link', link: link(index, name, more) }, 0)
+  const down = { up: false, carrier: false }
+  add(2, 'bond0', { kind: 'bond', ...down })
+  add(3, 'eth0.10', { kind: 'vlan', carrier: false })
+  add(4, 'br0', { kind: 'bridge', ...down })
+  add(5, 'br1', { kind: 'bridge', carrier: false })
+  add(6, 'wwan0', { kind: 'wwan' })
+  add(7, 'veth1a2b', { kind: 'veth', ...down })
+  add(8, 'gretap0', { kind: 'gretap', ...down })
+  add(9, 'sit0', { kind: 'sit', ...down })
+  const unused = machine.unused()
+  assert.deepEqual(
+    unused.map(({ name, reason }) => `${name} ${reason}`),
+    [
+      'bond0 down: the interface is set down',
+      'eth0.10 down: no carrier',
+      'br0 down: the interface is set down',
+      'br1 no address and no default route',
+      'wwan0 no address and no default route',
+    ],
+  )
+  const said = (name: string) => {
+    const { code, message, hint } = noAccess(name, [{ name: 'wlan0' }], unused)
+    return `${code} ${message} (${hint})`
+  }
+  const becomes = 'it becomes an access when it has an address and a default route; accesses: wlan0'
+  assert.equal(
+    said('bond0'),
+    `NO_ACCESS bond0 is no access: down: the interface is set down (ip link set bond0 up; ${becomes})`,
+  )
+  assert.equal(
+    said('wwan0'),
+    `NO_ACCESS wwan0 is no access: no address and no default route (start DHCP on it; ${becomes})`,
+  )
+  assert.equal(said('eth7'), 'NO_ACCESS there is no access eth7 (accesses: wlan0)')
 })
 
 test('issue 10, A5: what is not used is listed with its addresses and the reason, and how to change it; what is ours is not', () => {

@@ -7,8 +7,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, afterEach, beforeEach, test } from 'node:test'
 import * as z from 'zod'
+import type { UnusedInterface } from '../../../src/access/index.ts'
 import { GodwitError } from '../../../src/core/errors.ts'
 import {
+  type AccessStatus,
   type FlowStatus,
   type Mechanism,
   type Move,
@@ -100,6 +102,8 @@ class MemoryMechanism implements Mechanism {
 
 const ACCESS = { name: 'acc1', state: 'up', addresses: ['192.0.2.1/24'], rtt_ms: 12, loss: 0 } as const
 
+let accesses: readonly AccessStatus[] = [ACCESS]
+let unused: readonly UnusedInterface[] = []
 let calls: string[] = []
 let lines: string[] = []
 let state: State
@@ -110,6 +114,8 @@ let daemon: Daemon
 let client: ControlClient
 
 beforeEach(() => {
+  accesses = [ACCESS]
+  unused = []
   calls = []
   lines = []
   state = new State({ state: join(folder, 's') })
@@ -120,7 +126,8 @@ beforeEach(() => {
   daemon = new Daemon({
     role: 'host',
     roles: ['host', 'anchor'],
-    accesses: () => [ACCESS],
+    accesses: () => accesses,
+    unused: () => unused,
     version: '1',
     state,
     mechanisms: [first, second],
@@ -258,6 +265,18 @@ test('UP-1, UP-41: move goes to every mechanism; what nobody knows and accesses 
     code: 'NO_ACCESS',
     hint: 'accesses: acc1',
   })
+  unused = [{ name: 'acc8', reason: 'down: the interface is set down', addresses: [] }]
+  await assert.rejects(client.post('/v1/move', { what: 'all', access: 'acc8' }), {
+    code: 'NO_ACCESS',
+    message: 'acc8 is no access: down: the interface is set down',
+    hint: /^ip link set acc8 up; .*; accesses: acc1$/,
+  })
+  accesses = [{ ...ACCESS, state: 'down', reason: 'no carrier' }]
+  await assert.rejects(client.post('/v1/move', { what: 'all', access: 'acc1' }), {
+    code: 'ACCESS_DOWN',
+    message: 'acc1 is down: no carrier',
+  })
+  accesses = [ACCESS]
   await assert.rejects(client.post('/v1/move', { what: 'port:x', access: 'acc1' }), { kind: 'usage' })
   await assert.rejects(client.post('/v1/move', {}), { kind: 'usage' })
 })
