@@ -172,7 +172,12 @@ export function project(runs: readonly Run[], blocks: readonly Block[], to: 'ssn
     for (const block of blocks) {
       const left = Math.max(block.left, start)
       const right = Math.min(block.right, start + run.length)
-      if (left < right) out.push({ left: left - start + run[to], right: right - start + run[to] })
+      if (left >= right) continue
+      const shift = run[to] - start
+      const last = out[out.length - 1]
+      // Runs mostly continue one another: thousands of them are one block.
+      if (last !== undefined && left + shift === last.right) last.right = right + shift
+      else out.push({ left: left + shift, right: right + shift })
     }
   }
   return merge(out)

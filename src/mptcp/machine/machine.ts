@@ -363,8 +363,8 @@ export class MptcpMachine {
     if ((flags & SYN) !== 0) return this.#openings.handshake(connection, subflow, segment, now)
     if (subflow.state === 'syn-received') {
       if (subflow.id === 0) return this.#openings.thirdAck(connection, subflow, segment, now)
-      // It overtook the one that shows that its sender knows the keys.
-      if (segment.option('join-ack') === undefined) return true
+      // It overtook the one that shows that its sender knows the keys, or its sender has not seen our SYN/ACK.
+      if (segment.option('join-ack') === undefined || subflow.offsetOfAck(segment.ack) !== 1) return true
       if (!handleJoinAck(connection, subflow, segment, now)) {
         this.counts.joinsRefused++
         this.#lose(connection, subflow, 'its third packet does not know the keys', now)

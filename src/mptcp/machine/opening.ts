@@ -6,7 +6,7 @@ import { equal, equalConstantTime } from '../../core/bytes.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import { type CapableOption, MPTCP_VERSION, type MptcpOption, ResetReason } from '../wire.ts'
 import { type Connection, clampedMss, type Host } from './connection.ts'
-import { acceptJoin, closeSubflow, handleJoinReply, resetSubflow, sendSynAck } from './joins.ts'
+import { acceptJoin, answerSyn, closeSubflow, handleJoinReply, resetSubflow } from './joins.ts'
 import { keyOf } from './keys.ts'
 import { ensureSubflows, loseSubflow, preferNormal, type Registry, switchTo } from './lifecycle.ts'
 import type { Register } from './register.ts'
@@ -97,10 +97,13 @@ export class Openings {
   handshake(connection: Connection, subflow: Subflow, segment: Segment, now: number): boolean {
     const answer = (segment.flags & ACK) !== 0
     if (subflow.id > 0) {
-      if (subflow.state === 'syn-received' && !answer) sendSynAck(connection, subflow, now)
-      else if (
+      if (subflow.state === 'syn-received' && !answer) {
+        if (segment.seq === subflow.remoteIsn) answerSyn(connection, subflow, now)
+      } else if (
         subflow.state === 'syn-sent' &&
         answer &&
+        // Anybody can write one that answers no SYN of ours.
+        subflow.offsetOfAck(segment.ack) === 1 &&
         !handleJoinReply(connection, subflow, segment, now)
       ) {
         this.#host.counts.joinsRefused++

@@ -70,6 +70,8 @@ export class Subflow {
   remoteNonce = 0
   /** Smoothed round trip (ms); NaN while not measured. */
   srtt = Number.NaN
+  /** SYN/ACKs that the peer's SYNs have earned and that were not sent. */
+  answersLeft = 0
   #sampleEnd = 0
   #sampleAt = 0
   readonly beganAt: number

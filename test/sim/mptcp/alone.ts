@@ -27,6 +27,8 @@ export interface Fields {
   readonly payload?: Uint8Array
   /** A SYN that offers no SACK. */
   readonly plain?: boolean
+  /** A SYN with MPTCP's options alone. */
+  readonly bare?: boolean
 }
 
 export class Alone {

@@ -2,9 +2,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
+import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import type { Connection } from '../../../src/mptcp/machine/connection.ts'
-import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
+import { joinAckHmac, joinHmac } from '../../../src/mptcp/machine/keys.ts'
+import type { OutSegment, Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
+import { packetOf } from '../../../src/mptcp/packets.ts'
 import { RecvTable } from '../../../src/mptcp/tables.ts'
 import type { CapableOption } from '../../../src/mptcp/wire.ts'
 import { extent } from '../../support/extent.ts'
@@ -95,6 +98,102 @@ test('joins that nobody finishes keep out no other for long: the oldest makes ro
   pair.run(() => pair.now >= until)
   join(6)
   assert.deepEqual(waiting(), [2, 3, 4, 6])
+  completes(pair)
+})
+
+/** A connection that a peer opened, and that peer's key. */
+function served(family: 4 | 16): { readonly alone: Alone; readonly tuple: Tuple } {
+  const alone = new Alone()
+  const address = (last: number) => new Uint8Array(family).fill(10, 0, 1).fill(last, family - 1)
+  const tuple = { local: address(1), localPort: 80, remote: address(2), remotePort: 5000 }
+  alone.in(tuple, SYN, { seq: 499, options: [CAPABLE] })
+  alone.out(tuple, SYN | ACK, { seq: 99, ack: 500 })
+  const { localKey } = alone.machine.connections[0]!
+  const keys = { ...CAPABLE, key: new Uint8Array(8).fill(7), peerKey: localKey.bytes }
+  alone.in(tuple, ACK, { seq: 500, ack: 100, options: [keys] })
+  assert.equal(alone.machine.connections[0]!.state, 'established')
+  return { alone, tuple }
+}
+
+/** What the machine sends within so many milliseconds. */
+function sentWithin(alone: Alone, ms: number): OutSegment[] {
+  const { machine } = alone
+  const sent: OutSegment[] = []
+  const end = alone.now + ms
+  for (let at = machine.nextTimeout(); at !== undefined && at <= end; at = machine.nextTimeout()) {
+    alone.now = at
+    machine.handleTimeout(at)
+    for (let out = machine.poll(); out !== undefined; out = machine.poll()) sent.push(out)
+  }
+  alone.now = end
+  return sent
+}
+
+const bytesOf = (sent: readonly OutSegment[] = []) =>
+  sent.reduce((sum, out) => sum + packetOf(out, new Uint8Array(0)).length, 0)
+
+test('P15: an address from which a join only seems to come gets at most three times its bytes, however long nobody answers', () => {
+  for (const family of [4, 16] as const)
+    for (const bare of [true, false])
+      for (const syns of [1, 2, 7]) {
+        const { alone, tuple } = served(family)
+        const [connection] = alone.machine.connections
+        const { token } = connection!.localKey
+        const victim = { ...tuple, remote: new Uint8Array(family).fill(77) }
+        const join = { type: 'join', backup: false, id: 5, token, nonce: 1 } as const
+        const syn = { seq: 1000, flags: SYN, options: [join], bare }
+        let [came, went] = [0, 0]
+        for (let i = 0; i < syns; i++) {
+          came += forge({ tuple: victim, ...syn }).length
+          went += bytesOf(alone.in(victim, SYN, syn))
+          went += bytesOf(sentWithin(alone, 500))
+        }
+        went += bytesOf(sentWithin(alone, 120_000))
+        assert.ok(went > 0 && went <= 3 * came, `${went} bytes for ${came}`)
+        assert.equal(connection!.subflows.filter(({ state }) => state !== 'dead').length, 1, 'forgotten')
+      }
+})
+
+test('RFC 9293 §3.10.7, RFC 8684 §3.2: a SYN again is answered again; one with another number is not', () => {
+  const { alone, tuple } = served(4)
+  const { token } = alone.machine.connections[0]!.localKey
+  const peer = { ...tuple, remotePort: 5001 }
+  const join = { type: 'join', backup: false, id: 5, token, nonce: 1 } as const
+  const syn = (seq: number) => alone.in(peer, SYN, { seq, options: [join] })
+  assert.equal(syn(1000)?.length, 1)
+  assert.equal(syn(1000)?.length, 1)
+  assert.equal(syn(1001)?.length, 0)
+})
+
+test('P15, RFC 9293 §3.10.7: packets of a handshake that answer nothing of ours end no join', () => {
+  // Of a peer: before its third packet comes one that somebody wrote who has not seen our SYN/ACK.
+  const { alone, tuple } = served(4)
+  const [connection] = alone.machine.connections
+  const { localKey, remoteKey } = connection!
+  const peer = { ...tuple, remotePort: 5001 }
+  const join = { type: 'join', backup: false, id: 5, token: localKey.token, nonce: 1 } as const
+  alone.in(peer, SYN, { seq: 1000, options: [join] })
+  const subflow = connection!.subflows.at(-1)!
+  const third = { seq: 1001, ack: subflow.seqAt(1) }
+  const forged = { type: 'join-ack', hmac: new Uint8Array(20) } as const
+  alone.in(peer, ACK, { ...third, ack: (third.ack + 1) >>> 0, options: [forged] })
+  assert.equal(subflow.state, 'syn-received')
+  const right = joinHmac(nodeSha256, remoteKey!.bytes, localKey.bytes, 1, subflow.localNonce)
+  alone.in(peer, ACK, { ...third, options: [{ type: 'join-ack', hmac: joinAckHmac(right) }] })
+  assert.equal(subflow.state, 'active')
+
+  // Of ours: before the SYN/ACK comes one that acknowledges another SYN.
+  const pair = new Pair({ seed: 7, bytes: [3_000_000, 3_000_000] })
+  pair.client.tcp!.connect(0)
+  const joining = () =>
+    pair.client.machine.connections[0]?.subflows.find(({ id, state }) => id > 0 && state === 'syn-sent')
+  assert.ok(pair.run(() => joining() !== undefined))
+  const ours = joining()!
+  const reply = { type: 'join-reply', backup: false, id: 9, hmac: new Uint8Array(8), nonce: 1 } as const
+  for (const ack of [ours.seqAt(0), ours.seqAt(2), ours.seqAt(2 ** 31)])
+    pair.client.in(forge({ tuple: ours.tuple, seq: 5, ack, flags: SYN | ACK, options: [reply] }))
+  assert.equal(ours.state, 'syn-sent')
+  assert.ok(pair.run(() => ours.state === 'active'))
   completes(pair)
 })
 

@@ -18,6 +18,8 @@ export interface Forged {
   readonly window?: number
   /** A SYN that offers no SACK. */
   readonly plain?: boolean
+  /** A SYN with MPTCP's options alone. */
+  readonly bare?: boolean
 }
 
 export function forge({
@@ -30,9 +32,10 @@ export function forge({
   payload,
   window = 1000,
   plain = false,
+  bare = false,
 }: Forged): Uint8Array {
   const writer = new OptionWriter()
-  if ((flags & TcpFlag.SYN) !== 0) writer.syn({ mss: 1460, scale: 7, sackPermitted: !plain })
+  if ((flags & TcpFlag.SYN) !== 0 && !bare) writer.syn({ mss: 1460, scale: 7, sackPermitted: !plain })
   for (const option of options) writer.mptcp(option)
   writer.sack(sack, (edge) => edge)
   const segment: OutSegment = {

@@ -30,9 +30,16 @@ after(() => rmSync(folder, { recursive: true }))
 let count = 0
 const newPath = () => join(folder, `file-${count++}`)
 
-function connection(id = 3): Connection {
-  const six = (last: number) => new Uint8Array(16).fill(last)
-  const tuple = { local: six(1), localPort: 4000, remote: six(2), remotePort: 80 }
+interface Made {
+  readonly id?: number
+  readonly role?: 'client' | 'server'
+  readonly forwarded?: boolean
+  readonly family?: 4 | 16
+}
+
+function connection({ id = 3, role = 'server', forwarded = true, family = 16 }: Made = {}): Connection {
+  const address = (last: number) => new Uint8Array(family).fill(last)
+  const tuple = { local: address(1), localPort: 4000, remote: address(2), remotePort: 80 }
   const key = tupleKey(tuple)
   const host = {
     ...{ sha: nodeSha256, random: nodeRandom, init: DEFAULT_INIT, writer: new OptionWriter(), accesses: [] },
@@ -40,8 +47,8 @@ function connection(id = 3): Connection {
   }
   const localKey = keyOf(nodeSha256, new Uint8Array(8).fill(7))
   const made = new Connection({
-    ...{ id, host, tuple, key, role: 'server', localKey, tcpIsn: 0xffff_fff0 },
-    ...{ forwarded: true, inside: 'lan', now: 0 },
+    ...{ id, host, tuple, key, role, localKey, tcpIsn: 0xffff_fff0 },
+    ...{ forwarded, inside: 'lan', now: 0 },
   })
   made.remoteKey = keyOf(nodeSha256, new Uint8Array(8).fill(9))
   made.state = 'established'
@@ -88,6 +95,38 @@ test('a connection over IPv6, beyond 4 GB, is read as it was written', () => {
   assert.deepEqual(subflow!.send, before.subflows[0]!.send.runs)
   file.remove()
   assert.equal(existsSync(path), false)
+})
+
+test('issue 12, part 3: every flag of a connection and a subflow is read as it was written, whatever the others are', () => {
+  const bytes = new Uint8Array(Records.byteLength(8))
+  const memory = { view: new DataView(bytes.buffer), bytes, room: () => true }
+  for (let bits = 0; bits < 1024; bits++) {
+    const is = (bit: number) => (bits & (1 << bit)) !== 0
+    const role = is(0) ? 'server' : 'client'
+    const it = connection({ role, forwarded: is(1), family: is(2) ? 4 : 16 })
+    const { first } = it
+    it.confirmed = is(3)
+    it.answered = is(4)
+    it.noJoin = is(5)
+    first!.sackPermitted = is(6)
+    first!.backup = is(7)
+    first!.remoteBackup = is(8)
+    first!.home = is(9) ? first!.tuple.local : undefined
+    const records = new Records(memory, 8)
+    records.save(it)
+    const [kept] = new Records(memory, 8).load().kept
+    const { tuple, confirmed, answered, noJoin, subflows } = kept!
+    assert.deepEqual(
+      [kept!.role, kept!.forwarded, tuple, confirmed, answered, noJoin],
+      [role, is(1), it.tuple, is(3), is(4), is(5)],
+    )
+    const [{ sackPermitted, backup, remoteBackup, home } = subflows[0]!] = subflows
+    assert.deepEqual(
+      [sackPermitted, backup, remoteBackup, home],
+      [is(6), is(7), is(8), is(9) ? it.tuple.local : undefined],
+    )
+    records.forget(3)
+  }
 })
 
 test('a file that others can write or read, have by another name, or that is none, is not believed', () => {
@@ -152,7 +191,7 @@ test('issue 12: the record of a connection with two subflows takes less than 4 K
   }
   const records = new Records({ view: new DataView(bytes.buffer), bytes, room }, slots)
   for (let id = 0; id < slots; id++) {
-    const it = connection(id)
+    const it = connection({ id })
     addSubflow(it)
     records.save(it)
   }
