@@ -38,14 +38,19 @@ export interface Sysctls {
   readonly saved: ReadonlyMap<string, string>
 }
 
+/** Whether a setting is not to go back to this value, because another program needs what it is now. */
+export type Keeps = (key: string, value: string) => boolean
+
 export class KernelSysctls implements Sysctls {
   readonly #netns: string | undefined
   readonly #saved: Map<string, string>
+  readonly #keeps: Keeps
 
   /** `saved`: what an earlier object had remembered. */
-  constructor(netns?: string, saved: Iterable<readonly [string, string]> = []) {
+  constructor(netns?: string, saved: Iterable<readonly [string, string]> = [], keeps: Keeps = () => false) {
     this.#netns = netns
     this.#saved = new Map(saved)
+    this.#keeps = keeps
   }
 
   get saved(): ReadonlyMap<string, string> {
@@ -71,7 +76,10 @@ export class KernelSysctls implements Sysctls {
   }
 
   restore(): void {
-    for (const [key, value] of this.#saved) if (this.get(key) !== undefined) this.#write(key, value)
+    for (const [key, value] of this.#saved) {
+      const now = this.get(key)
+      if (now !== undefined && now !== value && !this.#keeps(key, value)) this.#write(key, value)
+    }
     this.#saved.clear()
   }
 

@@ -7,7 +7,7 @@
 import { readFileSync, rmSync } from 'node:fs'
 import * as z from 'zod'
 import { namespaceId } from '../linux/netns.ts'
-import { KernelSysctls, type Sysctls } from '../linux/sysctl.ts'
+import { type Keeps, KernelSysctls, type Sysctls } from '../linux/sysctl.ts'
 import { writeAtomic } from './files.ts'
 
 const format = z.object({
@@ -21,10 +21,10 @@ export class RememberedSysctls implements Sysctls {
   readonly #where: string
   readonly #kernel: KernelSysctls
 
-  constructor(file: string) {
+  constructor(file: string, keeps?: Keeps) {
     this.#file = file
     this.#where = `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${namespaceId()}`
-    this.#kernel = new KernelSysctls(undefined, this.#read())
+    this.#kernel = new KernelSysctls(undefined, this.#read(), keeps)
   }
 
   get saved(): ReadonlyMap<string, string> {
@@ -66,11 +66,13 @@ export class RememberedSysctls implements Sysctls {
  */
 export class SharedSysctls {
   readonly #store: Sysctls
+  readonly #keeps: Keeps
   /** Per key what each owner wants, the newest last. */
   readonly #wanted = new Map<string, Map<string, string>>()
 
-  constructor(store: Sysctls) {
+  constructor(store: Sysctls, keeps: Keeps = () => false) {
     this.#store = store
+    this.#keeps = keeps
   }
 
   view(owner: string): Sysctls {
@@ -105,7 +107,9 @@ export class SharedSysctls {
       if (!owners.delete(owner)) continue
       const next = [...owners.values()].at(-1)
       const value = next ?? this.#store.saved.get(key)
-      if (value !== undefined && this.#store.get(key) !== undefined) this.#store.set(key, value)
+      const now = this.#store.get(key)
+      if (value !== undefined && now !== undefined && now !== value)
+        if (next !== undefined || !this.#keeps(key, value)) this.#store.set(key, value)
       if (owners.size === 0) this.#wanted.delete(key)
     }
   }

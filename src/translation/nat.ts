@@ -8,6 +8,7 @@ import { createSocket, type Socket } from 'node:dgram'
 import { viewOf } from '../core/bytes.ts'
 import { encoded } from '../core/codec.ts'
 import { ENOBUFS, ENOENT } from '../core/errno.ts'
+import { whoForwards } from '../linux/forwarding.ts'
 import type { KernelGuard } from '../linux/guard.ts'
 import type { Ledger } from '../linux/ledger.ts'
 import { KernelError } from '../linux/libc.ts'
@@ -71,7 +72,11 @@ interface Connection {
 export class IhmpNat {
   readonly #options: IhmpNatOptions
   readonly #table: string
-  readonly #sysctls = new KernelSysctls()
+  readonly #sysctls = new KernelSysctls(
+    undefined,
+    [],
+    (key, value) => whoForwards(key, value, this.#table) !== undefined,
+  )
   readonly #nf = new NfSocket()
   readonly #events = new NetlinkSocket(NETLINK_NETFILTER)
   readonly #sockets = new Map<Ip, { socket: Socket; bound: Promise<boolean> }>()

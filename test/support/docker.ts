@@ -40,8 +40,8 @@ exec dockerd "$@"
 
 export interface Container {
   readonly name: string
-  /** Published: of the host, to port 80 of the container. */
-  readonly port: number
+  /** Published: of the host, to port 80 of the container. Undefined: it has the host's own network. */
+  readonly port?: number
   readonly script: string
 }
 
@@ -127,14 +127,16 @@ export class Docker {
     const created = await this.#ask('POST', `/containers/create?name=${name}`, {
       Image: IMAGE,
       Cmd: ['/node', '-e', script],
-      ExposedPorts: { '80/tcp': {} },
+      ...(port !== undefined && { ExposedPorts: { '80/tcp': {} } }),
       // Node.js does not end by itself as process 1 of a container.
       StopSignal: 'SIGKILL',
       HostConfig: {
         Binds: [...folders, `${process.execPath}:/node`].map((each) =>
           each.includes(':') ? `${each}:ro` : `${each}:${each}:ro`,
         ),
-        PortBindings: { '80/tcp': [{ HostPort: String(port) }] },
+        ...(port === undefined
+          ? { NetworkMode: 'host' }
+          : { PortBindings: { '80/tcp': [{ HostPort: String(port) }] } }),
         RestartPolicy: { Name: 'always' },
       },
     })

@@ -6,6 +6,7 @@ import type { Metric, Recorder } from '../../core/mechanism.ts'
 import { nodeRandom } from '../../crypto/node-crypto.ts'
 import { cgroupMount, KernelCgroups } from '../../linux/cgroup.ts'
 import { RealClock } from '../../linux/clock.ts'
+import { whoForwards } from '../../linux/forwarding.ts'
 import { KernelGuard } from '../../linux/guard.ts'
 import { Ledger, OUR_DEVICES } from '../../linux/ledger.ts'
 import { NfSocket } from '../../linux/nf-socket.ts'
@@ -44,6 +45,8 @@ export class DaemonServices implements Services {
   #guard: KernelGuard | undefined
   #owners: FlowOwners | undefined
   #sysctls: SharedSysctls | undefined
+  /** Settings that stay as they are, since others need them. */
+  readonly #kept = new Set<string>()
   #cgroups: { readonly groups: KernelCgroups | undefined } | undefined
 
   /** `running`: the mechanisms that these services are for. */
@@ -150,8 +153,17 @@ export class DaemonServices implements Services {
   }
 
   sysctls(owner: string): Sysctls {
-    this.#sysctls ??= new SharedSysctls(new RememberedSysctls(this.#state.file('sysctls.json')))
+    const keeps = (key: string, value: string) => this.#keepsForwarding(key, value)
+    this.#sysctls ??= new SharedSysctls(new RememberedSysctls(this.#state.file('sysctls.json'), keeps), keeps)
     return this.#sysctls.view(owner)
+  }
+
+  #keepsForwarding(key: string, value: string): boolean {
+    const who = whoForwards(key, value, this.ledger.nftTable())
+    if (who !== undefined && !this.#kept.has(key))
+      this.recorder.log('info', `${key} stays on: another program translates addresses (${who})`)
+    if (who !== undefined) this.#kept.add(key)
+    return who !== undefined
   }
 
   get endpoints(): RememberedEndpoints {
