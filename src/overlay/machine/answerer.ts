@@ -27,7 +27,10 @@ import { macKey, sessionKeys } from './secrets.ts'
 const SECRET_MS = 60_000
 /** First bytes of a salt: when it was given, in µs of its secret's age (32 bits). The rest proves it. */
 const AGE = 4
-/** OPENs of an identity, and of each process of it, remembered as long as their salts are good; more are refused until then. */
+/**
+ * OPENs of an identity, and of each process of it, remembered as long as their salts are good. A newer one takes the place of the
+ * oldest; what is older than all of them is refused: it may be one that was forgotten, until one of them and so its salt has expired.
+ */
 const MAX_OPENS = 16
 /** Messages a second of one owner, and at once. */
 const OWNER_RATE = 20
@@ -63,8 +66,8 @@ interface Owner {
   /** Newest last; at most two for each process of it. */
   readonly sessions: Session[]
   readonly messages: TokenBucket
-  /** By both salts: when it was opened, and its session's index. */
-  readonly opens: Map<string, { readonly at: number; readonly index: number }>
+  /** By both salts: when it came, when its salt was given, and its session's index. */
+  readonly opens: Map<string, { readonly at: number; readonly openedAt: number; readonly index: number }>
 }
 
 /** The asking identity and the shared key. */
@@ -211,7 +214,11 @@ export class Answerer {
     const known = owner.opens.get(salt)
     if (known !== undefined) return this.#sessions.get(known.index)
     for (const [each, { at }] of owner.opens) if (at + 2 * SECRET_MS < now) owner.opens.delete(each)
-    if (owner.opens.size >= MAX_OPENS * starts) return undefined
+    if (owner.opens.size >= MAX_OPENS * starts) {
+      const [oldest, open] = [...owner.opens].reduce((a, b) => (b[1].openedAt < a[1].openedAt ? b : a))
+      if (openedAt <= open.openedAt) return undefined
+      owner.opens.delete(oldest)
+    }
     let index = this.#number()
     while (this.#sessions.has(index)) index = this.#number()
     const session: Session = {
@@ -220,7 +227,7 @@ export class Answerer {
       ...{ sendKey: keys.answerer, receiveKey: keys.asker, received: new CounterWindow() },
     }
     session.received.take(open.counter)
-    owner.opens.set(salt, { at: now, index })
+    owner.opens.set(salt, { at: now, openedAt, index })
     owner.sessions.push(session)
     owner.sessions.sort((a, b) => a.openedAt - b.openedAt)
     this.#sessions.set(index, session)
