@@ -5,14 +5,14 @@
  * look-up.
  *
  * A candidate that does not answer gets `TRIES` small datagrams. A replayed request causes an answer and a request of its
- * own size, and no more of them than the bucket allows.
+ * own size, and no more of them than the bucket allows. Bytes are counted with the headers of IP and UDP.
  */
 import { equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
 import { type Check, Kind, RELAYED_SIGN } from '../wire/datagram.ts'
-import { LEAST_DIRECTION, type Message, messageCodec, Type, Want } from '../wire/message.ts'
+import { LEAST_DIRECTION, MAX_MESSAGE, type Message, messageCodec, Type, Want } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { encoded, encodedMessage } from './asker.ts'
 import { checkKeys, firstCheckCounter } from './secrets.ts'
@@ -28,12 +28,22 @@ const ANSWER_WITHIN = 1000
 const ASK_BACK = 40
 /** Places asked at a time: 16 candidates over 4 sockets. */
 const MAX_TARGETS = 64
-/** Bytes to places that have not answered, each time that all are asked: three times what a direction's request has at least. */
-const UNPROVEN_BYTES = 3 * LEAST_DIRECTION
+/** Headers of IP and UDP around each datagram (bytes): they count as what it has. What is paid counts as over IPv4. */
+const HEADERS_V4 = 28
+const HEADERS_V6 = 48
 /** Of each byte of a message that names places of the peer, so many may go there. */
 const NAMED_FACTOR = 3
-/** A request with its outer form (bytes). */
+/** Bytes to places that have not answered, each time that all are asked: three times what a direction's request has at least. */
+const UNPROVEN_BYTES = NAMED_FACTOR * (LEAST_DIRECTION + HEADERS_V4)
+/** A request with its outer form; a CHECK without what is sealed in it, and what sealing adds (bytes). */
 const REQUEST_BYTES = 53
+const CHECK_HEAD = 20
+const TAG = 16
+
+/** Ports that the longest message which names them pays for. */
+export const PAID_PORTS = Math.floor(
+  (NAMED_FACTOR * (CHECK_HEAD + MAX_MESSAGE + TAG + HEADERS_V4)) / (REQUEST_BYTES + HEADERS_V4),
+)
 /** Answers a second, and at once. */
 const ANSWER_RATE = 20
 const ANSWER_BURST = 100
@@ -119,18 +129,17 @@ export class Checks {
     return known !== undefined && Number.isNaN(known.answeredAt) && known.sent >= VAIN ? 1 : TRIES
   }
 
-  /** Asks these too. `named`: bytes of the message that named them, where the peer did. */
+  /** Asks these too. `named`: bytes of the message that named them, with its headers. */
   askAlso(targets: readonly Target[], named: number, now: number): void {
     this.#left = Math.min(UNPROVEN_BYTES, NAMED_FACTOR * named)
     for (const target of targets) this.#start(target, TRIES, now)
   }
 
-  /** Asks these once each, no more of them than the message of `named` bytes that named them allows. */
-  probe(targets: readonly Target[], named: number, now: number): void {
+  /** Asks these once each, no more of them than the CHECK that named them pays for. */
+  probe(targets: readonly Target[], naming: Check, now: number): void {
     const before = this.#left
-    this.#left = NAMED_FACTOR * named
+    this.#left = NAMED_FACTOR * paidBy(naming)
     for (const target of targets) {
-      if (this.#left < REQUEST_BYTES) break
       const known = this.#asked.get(keyOf(target))
       if (known === undefined || known.tries >= TRIES) this.#start(target, 1, now)
     }
@@ -150,9 +159,10 @@ export class Checks {
     const kind = 'reflexive' as const
     const candidates = [first, last].map((endpoint) => ({ kind, endpoint }))
     const message: Message = { type: Type.PORTS, transaction: this.#number(), observed: place, candidates }
-    const wanted = Math.ceil((REQUEST_BYTES * (last.port - first.port + 1)) / NAMED_FACTOR)
-    const padding = Math.max(0, wanted - messageCodec.byteLength(message))
-    const bytes = this.#sealed({ ...message, padding })
+    const each = REQUEST_BYTES + headersTo(first)
+    const wanted = Math.ceil((each * (last.port - first.port + 1)) / NAMED_FACTOR) - HEADERS_V4
+    const length = this.#sealed(message).length
+    const bytes = this.#sealed({ ...message, padding: Math.max(0, wanted - length) })
     bytes[0] = RELAYED_SIGN
     return bytes
   }
@@ -212,7 +222,8 @@ export class Checks {
     const plain = this.#parts.crypto.open(this.#receiveKey, check.counter, check.sealed, ad)
     const message = plain && messageCodec.decode(plain)
     if (!message?.ok) return
-    if (message.value.type === Type.TUNNEL_REQUEST) this.#requested(message.value, from, socket, now)
+    if (message.value.type === Type.TUNNEL_REQUEST)
+      this.#requested(message.value, { from, socket, paid: paidBy(check) }, now)
     else if (message.value.type === Type.TUNNEL_RESPONSE) this.#responded(message.value, from, socket, now)
     else if (message.value.type === Type.MEETING && this.answered({ socket, remote: from })) {
       if (this.#answers.take(now)) this.#parts.onMeeting(message.value, now)
@@ -231,7 +242,7 @@ export class Checks {
     const places = candidates.map(({ endpoint }) => endpoint)
     const targets = this.#parts.onNamed(places, now)
     if (targets === undefined) return undefined
-    this.askAlso(targets, messageCodec.byteLength(message.value), now)
+    this.askAlso(targets, paidBy(check), now)
     return want === Want.ANSWER
   }
 
@@ -295,7 +306,8 @@ export class Checks {
 
   /** `free`: it is asked back for what came from there. */
   #request(asked: Asked, now: number, free = false): void {
-    if (asked.tries >= TRIES || (!free && this.#left <= 0)) {
+    const cost = REQUEST_BYTES + headersTo(asked.remote)
+    if (asked.tries >= TRIES || (!free && this.#left < cost)) {
       asked.tries = TRIES
       asked.at = NEVER
       return
@@ -305,15 +317,17 @@ export class Checks {
     asked.sent++
     asked.sentAt = now
     this.#parts.onStep(false, Type.TUNNEL_REQUEST, now)
-    const length = this.#send(
-      { type: Type.TUNNEL_REQUEST, transaction: asked.transaction, challenge: asked.challenge },
-      asked.socket,
-      asked.remote,
-    )
-    if (!free) this.#left -= length
+    const { transaction, challenge } = asked
+    this.#send({ type: Type.TUNNEL_REQUEST, transaction, challenge }, asked.socket, asked.remote)
+    if (!free) this.#left -= cost
   }
 
-  #requested(request: Message, from: Endpoint, socket: number, now: number): void {
+  /** `paid`: its bytes, with headers. */
+  #requested(
+    request: Message,
+    { from, socket, paid }: { readonly from: Endpoint; readonly socket: number; readonly paid: number },
+    now: number,
+  ): void {
     if (!this.#answers.take(now)) return
     const { transaction, challenge, candidates } = request
     // What names places counts from where the peer has answered: it may be a copy from elsewhere, and is repeated.
@@ -325,7 +339,7 @@ export class Checks {
     if (candidates !== undefined) {
       const places = candidates.map(({ endpoint }) => endpoint)
       const targets = this.#parts.onNamed(places, now)
-      if (targets !== undefined) this.askAlso(targets, messageCodec.byteLength(request), now)
+      if (targets !== undefined) this.askAlso(targets, paid, now)
       return
     }
     const key = keyOf({ socket, remote: from })
@@ -361,11 +375,8 @@ export class Checks {
     return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
   }
 
-  /** Returns the bytes of the datagram. */
-  #send(message: Message, socket: number, to: Endpoint): number {
-    const bytes = this.#sealed(message)
-    this.#parts.send(socket, to, bytes)
-    return bytes.length
+  #send(message: Message, socket: number, to: Endpoint): void {
+    this.#parts.send(socket, to, this.#sealed(message))
   }
 
   #sealed(message: Message): Uint8Array {
@@ -374,6 +385,14 @@ export class Checks {
     const sealed = this.#parts.crypto.seal(this.#sendKey, head.counter, encodedMessage(message), ad)
     return encoded({ ...head, sealed })
   }
+}
+
+function headersTo({ address }: Endpoint): number {
+  return address.length === 4 ? HEADERS_V4 : HEADERS_V6
+}
+
+function paidBy({ sealed }: Check): number {
+  return CHECK_HEAD + sealed.length + HEADERS_V4
 }
 
 /** Later, an answer may have been kept back by others while the way has ended. */

@@ -11,15 +11,7 @@ import { TokenBucket } from '../../core/token-bucket.ts'
 import { endpointKey, type RouteKind, sameEndpoint, type TunnelRow, type TunnelWay } from '../tables.ts'
 import type { Check, RelayBind, Seen } from '../wire/datagram.ts'
 import type { Lease } from '../wire/lease.ts'
-import {
-  type Candidate,
-  type Message,
-  messageCodec,
-  type Prekey,
-  type RelaySide,
-  Route,
-  Type,
-} from '../wire/message.ts'
+import { type Candidate, type Message, type Prekey, type RelaySide, Route, Type } from '../wire/message.ts'
 import type { MachineComponents, NodeOutput, NodeSocket } from './api.ts'
 import { Binding, type BindingCounters } from './binding.ts'
 import { Checks, type Target } from './checks.ts'
@@ -347,7 +339,7 @@ export class Pair {
     const isRelay = ({ side, state }: Binding) => state === 'bound' && sameEndpoint(side.endpoint, from)
     if (![...this.#bindings.values()].some(isRelay)) return
     const message = this.checks.openRelayed(check)
-    if (message !== undefined) this.#tryPorts(message, now)
+    if (message !== undefined) this.#tryPorts(message, check, now)
   }
 
   /** The peer's process is another one than before: places that answered before the last direction were that one's. */
@@ -510,7 +502,7 @@ export class Pair {
   }
 
   /** Only at the address that the coordinator has proven, and from the socket whose place the peer has sent to. */
-  #tryPorts(message: Message, now: number): void {
+  #tryPorts(message: Message, check: Check, now: number): void {
     const { observed, candidates } = message
     const [first, last] = candidates?.map(({ endpoint }) => endpoint) ?? []
     if (observed === undefined || first === undefined || last === undefined) return
@@ -530,7 +522,7 @@ export class Pair {
     const targets = Array.from({ length: count }, (_, i) => ({
       ...{ socket, remote: { address: first.address, port: first.port + i } },
     }))
-    this.checks.probe(targets, messageCodec.byteLength(message), now)
+    this.checks.probe(targets, check, now)
   }
 
   #targets(endpoints: readonly Endpoint[]): Target[] {

@@ -9,9 +9,10 @@
 import type { Endpoint } from '../../core/endpoint.ts'
 import { sameEndpoint } from '../tables.ts'
 import type { Seen } from '../wire/datagram.ts'
+import { PAID_PORTS } from './checks.ts'
 
-/** Ports that a peer is asked to try, at most: so many other mappings may be made at the same time. */
-export const MAX_PORTS = 48
+/** Ports that a peer is asked to try, at most: so many other mappings may be made at the same time, and one message pays for so many. */
+export const MAX_PORTS = PAID_PORTS
 /** Datagrams overtake each other: so many ports below and above count too. */
 const MARGIN = 2
 /** A direct way without prediction is there by then (ms after the requests). */

@@ -9,6 +9,8 @@ import { at, Network, SimNode } from './network.ts'
 const HOSTILE = '203.0.113.9'
 const VICTIM = '198.51.100.'
 const FACTOR = 3
+/** Headers of IPv4 and UDP. */
+const HEADERS = 28
 
 /** Bob's engine, and a node that says that it is at fourteen addresses of others, answers no peer and asks for one direction. */
 function world(seed: number) {
@@ -28,9 +30,9 @@ function world(seed: number) {
   net.filter = (from, to, { length }) => {
     if (from.startsWith(`${HOSTILE}:`)) {
       if (!to.startsWith('192.0.2.1:') || (length >= LEAST_DIRECTION && requests++ > 0)) return false
-      bytes.paid += length
+      bytes.paid += length + HEADERS
     }
-    if (to.startsWith(VICTIM)) bytes.reflected += length
+    if (to.startsWith(VICTIM)) bytes.reflected += length + HEADERS
     return true
   }
   return { net, bob, hostile, bytes }
@@ -59,7 +61,7 @@ describe('a node that names places of others as its own', () => {
       net.run(30_000)
       rounds.push(bytes.reflected - before)
     }
-    const request = 53
+    const request = 53 + HEADERS
     // All of its places, once in half a minute, and then not at all.
     assert.ok(
       rounds.slice(2, 4).every((each) => each <= 15 * request),
