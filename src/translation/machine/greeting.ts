@@ -12,6 +12,7 @@ import { Control, type IhmpMessage, ihmp, Option } from '../wire.ts'
 import { type Host, takeOver } from './host.ts'
 import { type Body, FIRST_INTERVAL_MS, type Messages } from './messages.ts'
 import type { Movement } from './movement.ts'
+import { isBehind } from './nat.ts'
 import type { Paths } from './paths.ts'
 import type { Possession } from './possession.ts'
 import { type IhmpState, OVERHEAD, padded } from './state.ts'
@@ -318,10 +319,8 @@ export class Greeting {
     host.privileged = half.port < UNPRIVILEGED
     this.#state.earn(host, half.came + bytes.length)
     host = this.#established(host, pair, { message: hello, told: half.told, secret }, now)
-    if ((hello.options & Option.NS) !== 0 && !names(hello, bytesOf(pair.foreign))) {
-      host.nats.set(pair.foreign, ipOf(hello.hostId))
-      host.row.nats.add(pair.foreign)
-    }
+    if ((hello.options & Option.NS) !== 0 && !names(hello, bytesOf(pair.foreign)))
+      isBehind(this.#state, host, pair.foreign, ipOf(hello.hostId))
     return true
   }
 
@@ -405,12 +404,9 @@ export class Greeting {
     this.#messages.cancel(host, (r) => !readable || r.message.control === Control.HELLO)
     host.row.key = publicKey
     host.secret = shared
-    for (const bytes of message.addresses ?? []) {
-      const ip = ipOf(bytes)
-      if (ip !== pair.foreign) this.#state.claims(host, ip)
-    }
     this.#state.say(host, 'peer', publicKey === undefined ? 'greeted without a key' : 'greeted, key pinned')
     this.#paths.confirm(host, pair, now)
+    for (const bytes of message.addresses ?? []) this.#state.claims(host, ipOf(bytes))
     host = this.unite(host, now)
     this.#possession.established(host, now)
     this.#paths.probeCandidates(host, now)

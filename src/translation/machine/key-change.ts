@@ -16,6 +16,12 @@ import type { IhmpState } from './state.ts'
 /** A change that was not acknowledged is announced again after this; sooner if the peer answers anything else. */
 const AGAIN_MS = 30_000
 
+/** Of this host's key, at one peer. */
+interface Change {
+  readonly from: OwnKey
+  readonly to: OwnKey
+}
+
 export class KeyChange {
   readonly #state: IhmpState
   readonly #messages: Messages
@@ -45,31 +51,26 @@ export class KeyChange {
     this.#messages.cancel(host, ({ message }) => message.control === Control.KEY_CHANGE)
     const pair = this.#paths.any(host)
     if (pair === undefined) return // once it has answered from somewhere
-    this.#ask(host, next, pair, {}, now)
+    this.#ask(host, { from: ownKey, to: next }, pair, {}, now)
   }
 
-  #ask(host: Host, next: OwnKey, pair: Pair, proof: Partial<IhmpMessage>, now: number): void {
-    const body = { ...proof, control: Control.KEY_CHANGE, newKey: next.publicKey }
+  #ask(host: Host, change: Change, pair: Pair, proof: Partial<IhmpMessage>, now: number): void {
+    const body = { ...proof, control: Control.KEY_CHANGE, newKey: change.to.publicKey }
     this.#messages.request(host, pair, body, now, {
       acknowledged: (ack, at) => {
-        if (ack.challenge === undefined) this.#adopt(host, next, ack, pair)
-        else this.#prove(host, next, ack.challenge, pair, at)
+        if (ack.challenge === undefined) this.#adopt(host, change.to, ack, pair)
+        else this.#prove(host, change, ack.challenge, pair, at)
       },
       failed: (at) => this.#messages.later(host, at + AGAIN_MS, (then) => this.announce(host, then)),
     })
   }
 
-  #prove(host: Host, next: OwnKey, challenge: Uint8Array, pair: Pair, now: number): void {
-    const { ownKey } = host
-    if (ownKey === undefined || !this.#state.own.has(pair.local)) return
-    const transcript = keyChangeTranscript(
-      ownKey.publicKey,
-      next.publicKey,
-      this.#messages.receiver(host, pair),
-      challenge,
-    )
-    const keyProof = this.#state.components.crypto.sign(next, transcript)
-    this.#ask(host, next, pair, { response: challenge, keyProof }, now)
+  #prove(host: Host, change: Change, challenge: Uint8Array, pair: Pair, now: number): void {
+    const { from, to } = change
+    const receiver = this.#messages.receiver(host, pair)
+    const transcript = keyChangeTranscript(from.publicKey, to.publicKey, receiver, challenge)
+    const keyProof = this.#state.components.crypto.sign(to, transcript)
+    this.#ask(host, change, pair, { response: challenge, keyProof }, now)
   }
 
   #adopt(host: Host, next: OwnKey, ack: IhmpMessage, pair: Pair): void {
@@ -84,7 +85,7 @@ export class KeyChange {
   // --------------------------------------------------------------------------------------------------- a peer's
 
   handle(host: Host, message: IhmpMessage, pair: Pair, port: number, now: number): void {
-    const { newKey } = message
+    const { newKey, keyProof } = message
     if (newKey === undefined || host.row.key === undefined) return
     if (equal(newKey, host.row.key)) {
       this.#messages.acknowledge(host, message, pair, port, {}) // it has not heard that it is known
@@ -94,14 +95,14 @@ export class KeyChange {
       this.#state.stats.unauthenticated++
       return
     }
-    if (message.keyProof === undefined) {
+    if (keyProof === undefined) {
       if (host.nextKey === undefined || !equal(host.nextKey.key, newKey))
         host.nextKey = { key: newKey, challenge: this.#state.random(16) }
       this.#messages.acknowledge(host, message, pair, port, { challenge: host.nextKey.challenge })
       return
     }
     if (!host.keyChanges.has(now)) return // it says so again
-    const former = this.#predecessor(host, newKey, message)
+    const former = this.#predecessor(host, newKey, keyProof, message)
     if (former === undefined) {
       this.#state.stats.unauthenticated++
       return
@@ -123,11 +124,12 @@ export class KeyChange {
   #predecessor(
     host: Host,
     newKey: Uint8Array,
-    { keyProof, receiver, response }: IhmpMessage,
+    keyProof: Uint8Array,
+    { receiver, response }: IhmpMessage,
   ): Uint8Array | undefined {
     const { nextKey, formerKey, row } = host
     if (nextKey === undefined || !equal(nextKey.key, newKey)) return undefined
-    if (keyProof === undefined || receiver === undefined || response === undefined) return undefined
+    if (receiver === undefined || response === undefined) return undefined
     if (!equal(response, nextKey.challenge)) return undefined
     return [row.key, formerKey].find(
       (key) =>

@@ -8,6 +8,7 @@ import { bytesOf, familyOf, type Ip, ipOf, type Pair, pairKey } from '../tables.
 import { Control, type IhmpMessage, Option } from '../wire.ts'
 import type { Host } from './host.ts'
 import { type Messages, PROBE_TRIES, TRIES } from './messages.ts'
+import { isBehind } from './nat.ts'
 import type { Paths } from './paths.ts'
 import { type IhmpState, padded } from './state.ts'
 
@@ -270,17 +271,10 @@ export class Movement {
     return true
   }
 
-  /** DI-41: its address is seen as the NAT's; DI-44: a flow cannot migrate into a NAT that does not know IHMP. */
+  /** DI-41; DI-44: a flow cannot migrate into a NAT that does not know IHMP. */
   #behindNat(host: Host, message: IhmpMessage, inside: Ip, nat: Ip, aware: boolean): void {
-    if (!aware) {
-      if (this.#newer(host, inside, message)) this.#state.claims(host, inside)
-      return
-    }
-    // It names itself by the one inside.
-    if (!this.#state.know(host, inside) || !this.#state.know(host, nat)) return
-    this.#state.index(host, inside)
-    host.nats.set(nat, inside)
-    host.row.nats.add(nat)
+    if (aware) isBehind(this.#state, host, nat, inside)
+    else if (this.#newer(host, inside, message)) this.#state.claims(host, inside)
   }
 
   #foreignLost(host: Host, ip: Ip, now: number): void {

@@ -1,5 +1,5 @@
 /** What an IHMP-aware NAT says of the ports it gave (DI-42). */
-import { ipOf, type Pair } from '../tables.ts'
+import { type Ip, ipOf, type Pair } from '../tables.ts'
 import type { IhmpMessage, PortMapping } from '../wire.ts'
 import { type Host, ReplayWindow } from './host.ts'
 import type { Messages } from './messages.ts'
@@ -7,6 +7,13 @@ import { type IhmpState, NAT_WINDOW } from './state.ts'
 
 /** Renumbered connections of one host; the oldest makes room. */
 const MOST_PORTS = 10_000
+
+/** DI-41: the host's address is seen as the NAT's, and it names itself by the one inside. */
+export function isBehind(state: IhmpState, host: Host, nat: Ip, inside: Ip): void {
+  if (!state.know(host, nat) || !state.index(host, inside)) return
+  host.nats.set(nat, inside)
+  host.row.nats.add(nat)
+}
 
 /** From a trusted NAT at its own address, about a host that has moved behind it. */
 export function handleNatEntry(

@@ -27,6 +27,8 @@ const UNCROSS_MS = 60_000
 /** The addresses of an access go, and come, one after the other: how long the other family is not yet the way out. */
 const CROSS_WAIT_MS = 300
 
+const NEVER = Number.POSITIVE_INFINITY
+
 export class Paths {
   readonly #state: IhmpState
   readonly #messages: Messages
@@ -415,7 +417,7 @@ export class Paths {
       if (host.retry !== undefined && host.retry.at <= now) this.#retry(host, host.retry.wait, now)
       for (const [family, at] of host.uncrossAt) if (at <= now) this.#uncross(host, family)
       for (const { until } of host.crossWaits.values())
-        if (until !== undefined && until <= now) this.choose(host, 'other family', now)
+        if ((until ?? NEVER) <= now) this.choose(host, 'other family', now)
     }
   }
 }

@@ -76,3 +76,19 @@ test('DI-39: the directory is asked about an address when the host has answered 
   assert.ok(ch.looked.length > first, 'a later answer of the directory may be another')
   assert.ok(ch.looked.every((ip) => ip === B))
 })
+
+test('DI-39: a directory that says what was believed already changes nothing; nor does it for a host that is one-to-one (DI-45)', () => {
+  const { net, mh, ch } = pairOfHosts()
+  mh.preferred = B
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 5_000)
+  const mark = net.log.length
+  for (const ip of [A, B]) {
+    ch.known.set(ip, mh.key!.publicKey)
+    ch.machine.handleDirectory(ip, net.now)
+  }
+  net.run(net.now + 5_000)
+  assert.deepEqual([...peerOf(ch).row.active], [A, B])
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
+  assert.equal(net.log.length, mark)
+})

@@ -254,6 +254,9 @@ test('NAT_ENTRY: an older word about a connection, or a repeated one, changes no
   assert.deepEqual(say(first), [2000], 'replayed')
   assert.deepEqual(say(third), [3000])
   assert.deepEqual(say(late), [3000], 'delivered late')
+  const others = [entry(4000, 40002), entry(5000, 40003)].map((each) => say(each))
+  assert.deepEqual(others.at(-1), [3000, 4000, 5000], 'of each connection its own')
+  assert.deepEqual(say(entry(4001, 40002)), [3000, 5000, 4001])
   const [saved] = v.machine.save()
   const fresh = net.host({ nats: [nat.publicKey] })
   fresh.key = v.key

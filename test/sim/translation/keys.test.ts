@@ -3,8 +3,13 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import type { SavedHost } from '../../../src/translation/machine/state.ts'
-import { bytesOf, compile } from '../../../src/translation/tables.ts'
-import { Control, encodeSigned, type IhmpMessage } from '../../../src/translation/wire.ts'
+import { bytesOf, compile, type Ip } from '../../../src/translation/tables.ts'
+import {
+  Control,
+  encodeSigned,
+  type IhmpMessage,
+  keyChangeTranscript,
+} from '../../../src/translation/wire.ts'
 import { A, B, F, pairOfHosts, peerOf, type SimHost, SimNetwork } from './network.ts'
 
 const C = '10.7.0.2'
@@ -252,7 +257,7 @@ test('a proof of a new key is fresh, of the old key and for its receiver: what a
   const stolen = seen!
   const row = [...v.machine.hosts()].find((h) => h.row.active.has(A))!
   const own = m.key!
-  const say = (control: Control, more: Partial<IhmpMessage>): void => {
+  const say = (control: Control, more: { [K in keyof IhmpMessage]?: IhmpMessage[K] | undefined }): void => {
     const counter = (1_700_000_000_000 + net.now) * 1_000
     const message = {
       control,
@@ -262,7 +267,7 @@ test('a proof of a new key is fresh, of the old key and for its receiver: what a
       hostId: bytesOf(A),
       receiver: bytesOf(F),
       ...more,
-    }
+    } as IhmpMessage
     const bytes = encodeSigned(message, (covered) => nodeIhmpCrypto.sign(own, covered))
     v.machine.handleMessage(bytes, { local: F, foreign: A }, 0, net.now)
     net.run(net.now + 100)
@@ -277,6 +282,20 @@ test('a proof of a new key is fresh, of the old key and for its receiver: what a
     keyProof: new Uint8Array(64),
     response: nextKey.challenge,
   })
-  assert.deepEqual(row.row.key, own.publicKey)
+  const third = generateOwnKey()
+  say(Control.KEY_CHANGE, { newKey: third.publicKey })
+  const challenge = row.nextKey!.challenge
+  const sign = (old: Uint8Array, to: Ip) =>
+    nodeIhmpCrypto.sign(third, keyChangeTranscript(old, third.publicKey, bytesOf(to), challenge))
+  const keyProof = sign(own.publicKey, F)
+  const proof = { newKey: third.publicKey, keyProof, response: challenge }
+  say(Control.KEY_CHANGE, { newKey: third.publicKey, keyProof })
+  say(Control.KEY_CHANGE, { ...proof, receiver: undefined })
+  say(Control.KEY_CHANGE, { ...proof, response: new Uint8Array(16) })
+  say(Control.KEY_CHANGE, { ...proof, keyProof: sign(own.publicKey, B) })
+  say(Control.KEY_CHANGE, { ...proof, keyProof: sign(s.key.publicKey, F) })
+  assert.deepEqual(row.row.key, own.publicKey, 'for another receiver, of another key, or of nothing')
   assert.equal([...v.machine.hosts()].length, 2)
+  say(Control.KEY_CHANGE, proof)
+  assert.deepEqual(row.row.key, third.publicKey, 'and this is one')
 })

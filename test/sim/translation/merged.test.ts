@@ -119,3 +119,26 @@ test('DI-33: what it has not acknowledged is told', () => {
   net.run(net.now + 60_000)
   assert.ok(!rowAt(other, A).row.active.has(C))
 })
+
+test('DI-41, DI-42: a host that begins behind a NAT that knows IHMP is greeted, spoken to and followed', () => {
+  const net = new SimNetwork()
+  const [inside, outside] = [net.host(), net.host()]
+  net.nat.set(C, NAT)
+  net.intercept = (packet) => (packet.from === C ? passes(packet) : packet)
+  inside.set(`${C}/24`)
+  outside.set(`${F}/24`)
+  outside.flows.push({ local: F, foreign: NAT })
+  inside.flow(C, 40000, F, 80)
+  net.run(2_000)
+  const { state, row } = rowAt(outside, NAT)
+  assert.equal(state, 'peer')
+  assert.ok(row.nats.has(NAT), 'ports there are the NAT’s')
+  outside.preferred = G
+  outside.set(`${G}/24`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(rowAt(inside, G).row.current[4], { local: C, foreign: G })
+  inside.preferred = B
+  inside.set(`${B}/24`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(row.current[4], { local: G, foreign: B })
+})

@@ -4,9 +4,10 @@ import { test } from 'node:test'
 import { encoded } from '../../../src/core/codec.ts'
 import { nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import { IhmpMachine } from '../../../src/translation/machine/machine.ts'
-import { compile, type Pair, type SocketRow } from '../../../src/translation/tables.ts'
+import { bytesOf, compile, type Pair, type SocketRow } from '../../../src/translation/tables.ts'
 import { Control, encodeSigned, type IhmpMessage, ihmp, Option } from '../../../src/translation/wire.ts'
 import { A, B, F, pairOfHosts, peerOf, type SimHost, type SimNetwork } from './network.ts'
+import { says } from './situations.ts'
 
 const C = '10.7.0.2'
 
@@ -239,4 +240,24 @@ const sample = (): IhmpMessage => ({
   sequence: 0,
   counter: 0,
   hostId: new Uint8Array(4),
+})
+
+test('a flow is named for a pair of its own family only', () => {
+  const [A6, F6] = ['fd00:1::2', 'fd00:3::2']
+  const { net, mh, ch } = twoWays()
+  mh.set(`${A}/24`, `${A6}/64`)
+  ch.set(`${F}/24`, `${F6}/64`)
+  net.run(net.now + 5_000)
+  assert.ok(peerOf(ch).row.accepted.has(`${F6} ${A6}`))
+  const [own, other] = [bytesOf(A), bytesOf(F)]
+  const ends = { protocol: 6, ownPort: 40001, otherPort: 80, wirePort: 40001 }
+  says(
+    net,
+    mh,
+    ch,
+    { local: F6, foreign: A6 },
+    { control: Control.MOVE_FLOWS, flowPair: { own, other }, flowEnds: [ends] },
+  )
+  assert.equal(peerOf(ch).row.overrides.size, 0)
+  assert.equal(peerOf(ch).diversions.size, 0)
 })

@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { ownKeyOf } from '../../../src/translation/keys.ts'
 import { MOST_KNOWN, MOST_UNREACHABLE } from '../../../src/translation/machine/state.ts'
-import { compile, isIdle } from '../../../src/translation/tables.ts'
+import { bytesOf, compile, isIdle } from '../../../src/translation/tables.ts'
 import { Control, ihmp, Option } from '../../../src/translation/wire.ts'
 import { A, B, connected, F, pairOfHosts, peerOf, SimNetwork } from './network.ts'
-import { twoWays } from './situations.ts'
+import { says, twoWays } from './situations.ts'
 
 test('DI-3, DI-15: the first packet of a flow makes the row and the HELLO; nobody but the two hosts hears of a move', () => {
   const net = new SimNetwork()
@@ -138,6 +138,52 @@ test('DI-37, D5: OU says whether the lost address had been usable', () => {
   assert.ok(options(mark).length > 0 && options(mark).every((o) => o === 0))
 })
 
+test('DI-35: an address lost and one gained in one event are one HANDOFF, from the new address alone', () => {
+  const { net, mh } = twoWays()
+  mh.preferred = '10.7.0.2'
+  const mark = net.log.length
+  mh.set(`${B}/24`, '10.7.0.2/24')
+  net.run(net.now + 5_000)
+  const told = net.types(mark).filter((type) => !type.startsWith('ACK '))
+  assert.deepEqual(told, [`HANDOFF 10.7.0.2>${F}`])
+})
+
+test('what was moved by hand stays there whatever else is lost, and goes where the routes lead once that address is lost', () => {
+  const C = '10.7.0.2'
+  const { net, mh, hid } = twoWays()
+  const currently = () => peerOf(mh).row.current[4]?.local
+  mh.set(`${A}/24`, `${B}/24`, `${C}/24`)
+  net.run(net.now + 2_000)
+  mh.machine.move(hid, B, net.now)
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 2_000)
+  assert.equal(currently(), B)
+  mh.set(`${A}/24`)
+  net.run(net.now + 2_000)
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(net.now + 2_000)
+  assert.equal(currently(), A)
+})
+
+test('DI-16: however often TCP repeats itself, a path is asked once at a time', () => {
+  const { net, mh, hid } = pairOfHosts()
+  const mark = net.log.length
+  for (let n = 0; n < 50; n++) mh.machine.handleSuspicion(hid, net.now)
+  net.run(net.now + 5_000)
+  assert.deepEqual(net.types(mark), [`PATH_PROBE ${A}>${F}`, `ACK ${F}>${A}`])
+})
+
+test('DI-27: an address that says so again and again is asked for its proof once', () => {
+  const { net, mh, ch } = pairOfHosts()
+  net.cut.add(`${B} ${F}`)
+  for (let n = 0; n < 10; n++) {
+    const newAddress = bytesOf(B)
+    const pair = { local: F, foreign: B }
+    says(net, mh, ch, pair, { control: Control.ADDR_UP, hostId: bytesOf(A), newAddress })
+  }
+  assert.equal([...peerOf(ch).requests].filter(({ pair }) => pair.foreign === B).length, 1)
+})
+
 test('DI-37: a public address is lost and a private one gained in one event: the peer hears of the loss, and only of it', () => {
   const [P, Q, C] = ['203.0.113.2', '203.0.114.2', '198.51.100.2']
   const net = new SimNetwork()
@@ -247,6 +293,35 @@ test('DI-6, D10: flows of one family go on over the other when the peer has agre
   assert.equal(compile(ch.tables)[4].cross_in.size, 1, 'what is under way still arrives')
   net.run(net.now + 120_000)
   for (const host of [mh, ch]) assert.equal(compile(host.tables)[4].cross_in.size, 0)
+})
+
+test('DI-6: flows that cross again shortly before the last time would be over are taken for as long as the first time', () => {
+  const [A6, F6] = ['fd00:1::2', 'fd00:3::2']
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24@acc1`, `${A6}/64@acc2`)
+  ch.set(`${F}/24@acc1`, `${F6}/64@acc2`)
+  const hid = connected(net, mh, A, ch, F)
+  mh.set(`${A6}/64@acc2`)
+  net.run(net.now + 2_000)
+  mh.set(`${A}/24@acc1`, `${A6}/64@acc2`)
+  net.run(net.now + 50_000)
+  net.cut.add(`${A} ${F}`)
+  mh.machine.handleSuspicion(hid, net.now) // the other end has heard nothing of it
+  net.run(net.now + 5_000)
+  assert.deepEqual(peerOf(mh).row.current[4], { local: A6, foreign: F6 })
+  net.run(net.now + 10_000)
+  assert.ok(peerOf(ch).confirmed.has(`${F} ${A}`))
+  assert.equal(compile(ch.tables)[4].cross_in.size, 1)
+  net.cut.clear()
+  mh.machine.handleRoutes(net.now)
+  net.run(net.now + 120_000)
+  assert.equal(compile(ch.tables)[4].cross_in.size, 0)
+  ch.set(`${F6}/64@acc2`)
+  assert.equal(peerOf(ch).row.current[4]?.local, F, 'what was agreed on then does not hold')
+  net.run(net.now + 2 * net.delay)
+  assert.equal(peerOf(ch).row.current[4]?.local, F6)
+  assert.equal(compile(ch.tables)[4].cross_out.size, 1)
 })
 
 test('DI-6: while the addresses of one access go or come one after the other, no flow changes its family', () => {
@@ -364,15 +439,20 @@ test('a peer with no end of addresses is believed of few, goes on, and no crowd 
   // Now it only says so: nothing answers there.
   for (const ip of many) net.cut.add(`${ip} ${F}`)
   const mark = net.log.length
-  mh.set(`${B}/24`, ...many.map((ip) => `${ip}/24`))
+  mh.set(`${B}/24`, `${A}/24`, ...many.map((ip) => `${ip}/24`))
   net.run(net.now + 20_000)
+  assert.ok(row.accepted.has(`${F} ${A}`), 'what works is not what makes room')
   assert.ok(row.unreachable.size <= MOST_UNREACHABLE, `${row.unreachable.size}`)
   assert.ok(known.size <= MOST_KNOWN)
-  const asked = new Set(net.log.slice(mark).flatMap((p) => (p.from === F && p.to !== B ? [p.to] : [])))
+  const asked = new Set(
+    net.log.slice(mark).flatMap((p) => (p.from === F && ![A, B].includes(p.to) ? [p.to] : [])),
+  )
   assert.ok(asked.size > 0)
   const wave = net.log.length
   net.run(net.now + 3_600_000)
-  const later = new Set(net.log.slice(wave).flatMap((p) => (p.from === F && p.to !== B ? [p.to] : [])))
+  const later = new Set(
+    net.log.slice(wave).flatMap((p) => (p.from === F && ![A, B].includes(p.to) ? [p.to] : [])),
+  )
   assert.ok(later.size <= MOST_UNREACHABLE, `${later.size}`)
   assert.equal(mh.machine.host(hid)?.state, 'peer')
   assert.deepEqual(row.current[4], { local: F, foreign: B })

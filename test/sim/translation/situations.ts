@@ -1,8 +1,9 @@
 /** Situations of IHMP, and what happens in them as text, with the time of every message; see sequences.test.ts. */
 import assert from 'node:assert/strict'
+import { nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import type { IhmpOptions } from '../../../src/translation/machine/types.ts'
-import type { SocketRow } from '../../../src/translation/tables.ts'
-import type { Control } from '../../../src/translation/wire.ts'
+import { bytesOf, type Pair, type SocketRow } from '../../../src/translation/tables.ts'
+import { type Control, encodeSigned, type IhmpMessage } from '../../../src/translation/wire.ts'
 import { A, B, F, pairOfHosts, rowsOf, type SimHost, SimNetwork } from './network.ts'
 
 export const [A6, F6] = ['fd00:1::2', 'fd00:3::2']
@@ -44,6 +45,27 @@ export function twoWays() {
 }
 
 export const flowsOf = (host: SimHost): SocketRow[] => [...host.tables.sockets.values()]
+
+/** The receiver gets a message from this end of a pair, signed by the sender. */
+export function says(
+  net: SimNetwork,
+  sender: SimHost,
+  receiver: SimHost,
+  pair: Pair,
+  message: Partial<IhmpMessage> & { readonly control: Control },
+): void {
+  const whole = {
+    options: 0,
+    sequence: 1,
+    counter: (1_700_000_000_000 + net.now) * 1_000 + 500 + Math.floor(net.random() * 500),
+    hostId: bytesOf(pair.foreign),
+    receiver: bytesOf(pair.local),
+    ...message,
+  }
+  const bytes = encodeSigned(whole, (covered) => nodeIhmpCrypto.sign(sender.key!, covered))
+  receiver.machine.handleMessage(bytes, pair, 0, net.now)
+  net.drain()
+}
 
 /** Both ends see a connection; the mobile host greets. */
 export function connect(mh: SimHost, ch: SimHost): void {

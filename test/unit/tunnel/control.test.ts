@@ -192,3 +192,17 @@ test('padding of message 4 behind the frames is ignored, whatever its length', (
     assert.ok(read.ok && read.value.length === 1, `${padding} bytes`)
   }
 })
+
+test('a frame with less than its body makes the whole payload void, whatever stands behind it', () => {
+  const bodies = { 1: 11, 2: 7, 3: 24, 4: 21, 5: 21, 6: 14, 7: 5, 8: 3, 9: 3, 10: 32, 11: 32, 12: 9, 13: 9 }
+  const behind = encodeFrames([{ type: 'mechanism', code: 64, body: new Uint8Array(40) }])
+  for (const [code, length] of Object.entries(bodies))
+    for (const less of [0, 1, length]) {
+      const bytes = new Uint8Array(3 + length - less + behind.length)
+      bytes[0] = Number(code)
+      bytes[2] = length - less
+      bytes.fill(4, 3, 3 + length - less)
+      bytes.set(behind, 3 + length - less)
+      assert.equal(controlCodec.decode(bytes).ok, less === 0, `type ${code}, ${less} bytes less`)
+    }
+})
