@@ -7,11 +7,11 @@
  * one file after the other, only when asked for.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, writeFileSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
 import { run } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import type { GodwitError } from '../src/core/errors.ts'
 import { ensurePackages } from '../src/linux/packages.ts'
@@ -76,12 +76,13 @@ function testName(file: string): string {
   return relative(join(root, 'dist'), file).replace(/js$/, 'ts')
 }
 
-/** Runs test files in processes of their own, at most `concurrency` at a time. */
+/** Runs test files in processes of their own, at most `concurrency` at a time. `count`: of how many files it tells its progress. */
 async function runFiles(
   tier: string,
   files: readonly string[],
   concurrency: number,
   timeout: number,
+  count: number = files.length,
 ): Promise<Outcome> {
   const outcome = empty()
   if (files.length === 0) return outcome
@@ -115,7 +116,7 @@ async function runFiles(
   const progress = setInterval(() => {
     const { passed, failed, files: begun } = outcome
     process.stderr.write(
-      `${tier}: ${passed} passed, ${failed} failed so far, in ${begun.size} of ${files.length} files\n`,
+      `${tier}: ${passed} passed, ${failed} failed so far, in ${begun.size} of ${count} files\n`,
     )
   }, PROGRESS_MS)
   await new Promise<void>((done, fail) => {
@@ -126,6 +127,43 @@ async function runFiles(
   outcome.milliseconds = performance.now() - started
   return outcome
 }
+
+/**
+ * Runs test files in as many processes as there are cores: loading a file is quick, starting a process for each of them is
+ * not. Those that measure their process have it for themselves.
+ */
+async function runTogether(
+  tier: string,
+  files: readonly string[],
+  cores: number,
+  timeout: number,
+): Promise<Outcome> {
+  const folder = mkdtempSync(join(tmpdir(), 'godwit-test-'))
+  try {
+    const shared = files.filter((file) => !MEASURE_THEIR_PROCESS.test(file))
+    const entries = Array.from({ length: Math.min(cores, shared.length) }, (_, part) => {
+      const entry = join(folder, `${tier}-${part}.test.mjs`)
+      const imports = shared.filter((_, at) => at % cores === part).map((file) => pathToFileURL(file).href)
+      writeFileSync(
+        entry,
+        `${TELL_AT_ONCE}${imports.map((url) => `import ${JSON.stringify(url)}\n`).join('')}`,
+      )
+      return entry
+    })
+    const alone = files.filter((file) => MEASURE_THEIR_PROCESS.test(file))
+    return await runFiles(tier, [...entries, ...alone], cores, timeout, files.length)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** A turn of the loop before each test, so that the results of those before it are out. Captured here: tests mock timers. */
+const TELL_AT_ONCE = `import { beforeEach } from 'node:test'
+const turn = globalThis.setImmediate
+beforeEach(() => new Promise((done) => turn(done)))
+`
+
+const MEASURE_THEIR_PROCESS = /\/mptcp\/memory\.test\.js$/
 
 /** How often a tier says how far it is. */
 const PROGRESS_MS = 20_000
@@ -199,17 +237,17 @@ async function privileged(tier: TierName, files: readonly string[], timeout: num
   return outcomesFromJson(line.slice(INNER.length)).get(tier)!
 }
 
-/** The longest that one test may take, in milliseconds. */
+/** The longest that a process of tests may take, in milliseconds: all of a tier in unit and sim, one file in the others. */
 const TIMEOUT: Readonly<Record<Exclude<TierName, 'nodes'>, number>> = {
   check: 120_000,
-  unit: 120_000,
-  sim: 240_000,
+  unit: 600_000,
+  sim: 600_000,
   netns: 240_000,
   long: 3_600_000,
 }
 
 function besideIn(tier: string): number {
-  return tier === 'netns' ? Math.min(MOST_BESIDE, availableParallelism()) : 1
+  return tier === 'netns' ? Math.min(MOST_BESIDE, availableParallelism() + 1) : 1
 }
 
 const INNER = 'godwit-test-outcome '
@@ -313,10 +351,10 @@ async function main(): Promise<void> {
   await Promise.all([
     wanted('check') ? check().then((outcome) => note('check', outcome)) : undefined,
     wanted('unit')
-      ? runFiles('unit', files('unit'), cores, TIMEOUT.unit).then((outcome) => note('unit', outcome))
+      ? runTogether('unit', files('unit'), cores, TIMEOUT.unit).then((outcome) => note('unit', outcome))
       : undefined,
     wanted('sim')
-      ? runFiles('sim', files('sim'), cores, TIMEOUT.sim).then((outcome) => note('sim', outcome))
+      ? runTogether('sim', files('sim'), cores, TIMEOUT.sim).then((outcome) => note('sim', outcome))
       : undefined,
   ])
   if (binaries !== undefined)

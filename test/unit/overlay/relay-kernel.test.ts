@@ -74,97 +74,99 @@ function set(one: Side, bound: Endpoint | undefined): void {
   kernel.set(b)
 }
 
-beforeEach(() => {
-  tables = new FakeTables()
-  device = 'eth0'
-  kernel = new RelayKernel({
-    tables,
-    ports: PORTS,
-    rate: 1e6,
-    warn: assert.fail,
-    rtnl: {
-      lookup: () => ({ type: 'unicast', dev: device }) as Route,
-      link: (name) => {
-        const found = Object.entries(LINKS).find(([each, [index]]) => each === name || index === name)
-        return found && ({ index: found[1][0], mac: found[1][1], loopback: false } as Link)
+describe('a relay in the kernel', () => {
+  beforeEach(() => {
+    tables = new FakeTables()
+    device = 'eth0'
+    kernel = new RelayKernel({
+      tables,
+      ports: PORTS,
+      rate: 1e6,
+      warn: assert.fail,
+      rtnl: {
+        lookup: () => ({ type: 'unicast', dev: device }) as Route,
+        link: (name) => {
+          const found = Object.entries(LINKS).find(([each, [index]]) => each === name || index === name)
+          return found && ({ index: found[1][0], mac: found[1][1], loopback: false } as Link)
+        },
+        routes: () => [],
       },
-      routes: () => [],
-    },
-  })
-  a = side(0)
-  b = side(1)
-  a.other = b
-  b.other = a
-})
-
-describe('elements', () => {
-  it('one for each direction once both nodes have bound: from where and to where, by which device, at which rate', () => {
-    set(a, at(1))
-    assert.equal(tables.elements.size, 0, 'the other is nowhere yet')
-    set(b, at(2))
-    assert.deepEqual([...tables.elements.keys()].sort(), [
-      'c6336401c000020112341b58',
-      'c6336402c000020112341b59',
-    ])
-    const value = tables.elements.get('c6336401c000020112341b58')!
-    assert.equal(hex(value.subarray(0, 16)), 'c0000201c63364021b59123402000000')
-    // 1,024 bytes at a megabyte a second.
-    assert.equal(new DataView(value.buffer).getBigUint64(LAYOUT[4].cost, true), 1_024_000n)
-    assert.deepEqual(tables.devices, [2])
+    })
+    a = side(0)
+    b = side(1)
+    a.other = b
+    b.other = a
   })
 
-  it('none for an address that only the coordinator has named, of two families, or behind a device without Ethernet', () => {
-    set(a, at(1))
-    set(b, at(2, null))
-    assert.equal(tables.elements.size, 0)
-    set(b, { address: new Uint8Array(16).fill(0x20), port: 1, local: new Uint8Array(16).fill(0x21) })
-    assert.equal(tables.elements.size, 0)
-    device = 'tun0'
-    set(b, at(2))
-    assert.equal(tables.elements.size, 0)
+  describe('elements', () => {
+    it('one for each direction once both nodes have bound: from where and to where, by which device, at which rate', () => {
+      set(a, at(1))
+      assert.equal(tables.elements.size, 0, 'the other is nowhere yet')
+      set(b, at(2))
+      assert.deepEqual([...tables.elements.keys()].sort(), [
+        'c6336401c000020112341b58',
+        'c6336402c000020112341b59',
+      ])
+      const value = tables.elements.get('c6336401c000020112341b58')!
+      assert.equal(hex(value.subarray(0, 16)), 'c0000201c63364021b59123402000000')
+      // 1,024 bytes at a megabyte a second.
+      assert.equal(new DataView(value.buffer).getBigUint64(LAYOUT[4].cost, true), 1_024_000n)
+      assert.deepEqual(tables.devices, [2])
+    })
+
+    it('none for an address that only the coordinator has named, of two families, or behind a device without Ethernet', () => {
+      set(a, at(1))
+      set(b, at(2, null))
+      assert.equal(tables.elements.size, 0)
+      set(b, { address: new Uint8Array(16).fill(0x20), port: 1, local: new Uint8Array(16).fill(0x21) })
+      assert.equal(tables.elements.size, 0)
+      device = 'tun0'
+      set(b, at(2))
+      assert.equal(tables.elements.size, 0)
+    })
+
+    it('a side that is bound elsewhere takes both directions along; one that is not bound any more takes them out', () => {
+      set(a, at(1))
+      set(b, at(2))
+      set(b, at(3))
+      assert.deepEqual([...tables.elements.keys()].sort(), [
+        'c6336401c000020112341b58',
+        'c6336403c000020112341b59',
+      ])
+      const there = tables.elements.get('c6336401c000020112341b58')!
+      assert.equal(hex(there.subarray(4, 8)), 'c6336403')
+      set(b, undefined)
+      assert.equal(tables.elements.size, 0)
+    })
+
+    it('follow the routes, a hundred sides in a turn', () => {
+      set(a, at(1))
+      set(b, at(2))
+      device = 'eth1'
+      kernel.reroute([...Array<Side>(100).fill(a), b])
+      kernel.refresh()
+      assert.equal(kernel.isStale, true)
+      kernel.refresh()
+      assert.equal(kernel.isStale, false)
+      assert.deepEqual(
+        [...tables.elements.values()].map((value) => value[12]),
+        [3, 3],
+      )
+    })
   })
 
-  it('a side that is bound elsewhere takes both directions along; one that is not bound any more takes them out', () => {
+  it('what the kernel has forwarded is added to the side once, also when its element goes', () => {
     set(a, at(1))
     set(b, at(2))
+    tables.count('c6336401c000020112341b58', 5, 6000)
+    kernel.collect()
+    kernel.collect()
+    assert.deepEqual([a.packets, a.bytes], [5, 6000])
+    tables.count('c6336401c000020112341b58', 7, 8000)
     set(b, at(3))
-    assert.deepEqual([...tables.elements.keys()].sort(), [
-      'c6336401c000020112341b58',
-      'c6336403c000020112341b59',
-    ])
-    const there = tables.elements.get('c6336401c000020112341b58')!
-    assert.equal(hex(there.subarray(4, 8)), 'c6336403')
-    set(b, undefined)
-    assert.equal(tables.elements.size, 0)
+    assert.deepEqual([a.packets, a.bytes], [7, 8000])
+    assert.deepEqual(kernel.counts, { forwarded: 7, bytes: 8000, limited: 0 })
+    kernel.collect()
+    assert.deepEqual([a.packets, a.bytes], [7, 8000])
   })
-
-  it('follow the routes, a hundred sides in a turn', () => {
-    set(a, at(1))
-    set(b, at(2))
-    device = 'eth1'
-    kernel.reroute([...Array<Side>(100).fill(a), b])
-    kernel.refresh()
-    assert.equal(kernel.isStale, true)
-    kernel.refresh()
-    assert.equal(kernel.isStale, false)
-    assert.deepEqual(
-      [...tables.elements.values()].map((value) => value[12]),
-      [3, 3],
-    )
-  })
-})
-
-it('what the kernel has forwarded is added to the side once, also when its element goes', () => {
-  set(a, at(1))
-  set(b, at(2))
-  tables.count('c6336401c000020112341b58', 5, 6000)
-  kernel.collect()
-  kernel.collect()
-  assert.deepEqual([a.packets, a.bytes], [5, 6000])
-  tables.count('c6336401c000020112341b58', 7, 8000)
-  set(b, at(3))
-  assert.deepEqual([a.packets, a.bytes], [7, 8000])
-  assert.deepEqual(kernel.counts, { forwarded: 7, bytes: 8000, limited: 0 })
-  kernel.collect()
-  assert.deepEqual([a.packets, a.bytes], [7, 8000])
 })
