@@ -251,6 +251,16 @@ export class Connection {
     return this.finRemote >= 0 && this.tan > this.finRemote
   }
 
+  /** The local TCP has no room for a segment. */
+  get isShut(): boolean {
+    return this.window * this.#unit < this.segmentSize
+  }
+
+  /** Bytes that 1 is in a window of the local TCP. */
+  get #unit(): number {
+    return this.remoteSyn.scale < 0 ? 1 : 2 ** Math.max(0, this.localSyn.scale)
+  }
+
   /** Offset of a sequence number of the local TCP, and of its acknowledgement. */
   offsetOfSeq(seq: number): number {
     return offsetOf(seq, this.tcpIsn, this.sndMax)
@@ -330,7 +340,7 @@ export class Connection {
       return window
     }
     const half = window >> REPLACED
-    const unit = this.remoteSyn.scale < 0 ? 1 : 2 ** Math.max(0, this.localSyn.scale)
+    const unit = this.#unit
     const extra = Math.min(this.#extra - (tan - this.#extraAt) / 2, (window - half) * unit)
     this.#extra = Math.max(0, extra)
     this.#extraAt = tan

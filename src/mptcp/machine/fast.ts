@@ -7,12 +7,15 @@ import type { Run } from '../tables.ts'
 import type { Connection } from './connection.ts'
 import { FAST_AFTER, type FastLeft, type FastNumbers, type FastWay } from './fast-slot.ts'
 import type { Segment } from './segment.ts'
+import { offsetOfDsn } from './sequence.ts'
 import type { Subflow } from './subflow.ts'
 
 /** The most bytes that are waited for after connections that came back soon. */
 const AFTER_MOST = 64 << 20
 /** Coming back sooner than this (ms) doubles what is waited for. */
 const SOON = 1000
+/** One that was there for so long (ms) returns at once after a window probe, before only after some data: many keep no thread busy. */
+const PROBE_AFTER = 10
 /** How often (ms) a connection that has somewhere else to go is looked at. */
 export const FAST_POLL = 30
 /** A connection in which nothing happens for so long (ms) makes room. */
@@ -118,6 +121,27 @@ export function advanceFast(connection: Connection, now: number): void {
   const sent = send.appended - connection.fastRuns
   fast.advance(connection.sndMax, connection.rcvMax, sent > 0 ? send.runs.slice(-sent) : [])
   connection.fastRuns = send.appended
+}
+
+/**
+ * Takes the connection back for a segment of the peer. A window probe of Linux (`mptcp_sendmsg_frag`) is the newest byte that has been
+ * acknowledged, with a number of its own on the subflow: the constants are others afterwards, and nothing else.
+ */
+export function leaveFastFor(connection: Connection, subflow: Subflow, segment: Segment, now: number): void {
+  const isProbe = isWindowProbe(connection, subflow, segment)
+  const { fastAfter, fastSince } = connection
+  leaveFast(connection, now)
+  if (!isProbe) return
+  connection.fastAfter = fastAfter
+  connection.fastFrom -= now - fastSince < PROBE_AFTER ? fastAfter - FAST_AFTER : fastAfter
+}
+
+function isWindowProbe({ remoteKey, rcvMax, tan }: Connection, subflow: Subflow, segment: Segment): boolean {
+  const map = segment.option('dss')?.map
+  if (map === undefined || segment.payloadLength !== 1 || map.length !== 1) return false
+  if (subflow.offsetOfSeq(segment.seq) !== subflow.high) return false
+  const dsn = offsetOfDsn(remoteKey!, map.dsn, rcvMax)
+  return dsn !== undefined && dsn < tan
 }
 
 /** Takes the connection back. */

@@ -130,7 +130,10 @@ function takeMap(
   if (map === undefined || connection.remoteKey === undefined) return 'none'
   const dsn = offsetOfDsn(connection.remoteKey, map.dsn, connection.rcvMax)
   const length = map.length - (dataFin ? 1 : 0)
-  if (dsn === undefined || dsn < 1 || length < 0 || dsn + length > connection.tan + MAX_WINDOW) return 'lie'
+  // Linux asks for a window with the byte before the first that is not acknowledged: 0 is the one before the stream.
+  const least = dataFin ? 1 : 0
+  if (dsn === undefined || dsn < least || length < 0 || dsn + length > connection.tan + MAX_WINDOW)
+    return 'lie'
   if (length > 0) {
     const ssn = subflow.high + ((map.ssn - (subflow.high % WORD)) | 0)
     if (ssn < 1 || ssn > subflow.high + MAX_WINDOW) return 'lie'

@@ -343,7 +343,8 @@ function suspicionAt(connection: Connection): { readonly at: number; readonly ac
     return never
   if (Number.isFinite(active.askedAt)) return { at: active.askedAt + active.patience, act: 'give up' }
   const { burst, dataAt, heardAt, expectedAt, probedAt } = active
-  const stopped = burst >= BURST && heardAt === dataAt
+  // Whose window is shut expects nothing, until it opens.
+  const stopped = burst >= BURST && heardAt === dataAt && !connection.isShut
   if (!stopped && expectedAt <= heardAt) return never
   const since = stopped ? dataAt : expectedAt
   return { at: Math.max(since + PROBE_AFTER, probedAt + PROBE_GAP), act: 'probe' }

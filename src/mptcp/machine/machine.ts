@@ -18,6 +18,7 @@ import {
   FAST_POLL,
   isIdleFast,
   leaveFast,
+  leaveFastFor,
   readFast,
   staysFastIncoming,
   staysFastOutgoing,
@@ -399,7 +400,7 @@ export class MptcpMachine {
       return true
     }
     if (connection.fast !== undefined && !staysFastIncoming(connection, subflow, segment))
-      leaveFast(connection, now)
+      leaveFastFor(connection, subflow, segment, now)
     if (!connection.answered && subflow.id === 0 && this.#fellBack(subflow, segment)) {
       this.#fallBack(connection)
       return false

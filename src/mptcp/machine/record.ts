@@ -440,7 +440,9 @@ function readSubflow(
     una <= next &&
     acked <= high + 1 &&
     count <= RECEIVED &&
-    known.every(({ ssn, dsn, length }) => [ssn, dsn, length].every((each) => isOffset(each) && each >= 1)) &&
+    known.every(
+      (run) => isOffset(run.dsn) && [run.ssn, run.length].every((each) => isOffset(each) && each >= 1),
+    ) &&
     access !== null &&
     tuple.localPort > 0 &&
     tuple.remotePort > 0 &&

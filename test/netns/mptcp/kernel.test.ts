@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { after, afterEach, before, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { programName } from '../../../src/linux/bpf.ts'
 import { cgroupMount } from '../../../src/linux/cgroup.ts'
 import { inNamespace } from '../../../src/linux/netns.ts'
@@ -129,6 +130,35 @@ for (const way of SLOW)
       await ended()
       bed.noFaults()
     })
+
+test('issue 12, part 3: a program that reads slowly shuts its window again and again: the peer’s probes keep its connection from the kernel neither before nor after a handover', {
+  skip,
+}, async () => {
+  const sysctls = new KernelSysctls(bed.netns('m'))
+  const name = 'net.ipv4.tcp_rmem'
+  const usual = sysctls.get(name)!
+  sysctls.set(name, '4096 131072 1000000')
+  try {
+    const endless = transfers.endless('get')
+    const { id } = await bed.underWay(1_000_000)
+    let share = 0
+    for (const access of ['acc1', 'acc2'] as const) {
+      if (access === 'acc2') await bed.post('/v1/mptcp/handover', { connection: id, access })
+      await inKernelOver(id, access)
+      for (let i = 0; i < 60; i++) {
+        const found = (await bed.connections()).find((each) => each.id === id)
+        if (found?.path === 'kernel') share += 1 / 120
+        await sleep(50)
+      }
+    }
+    assert.ok(share > 0.5, `the kernel had it ${(100 * share).toFixed(0)} % of the time`)
+    await endless.finish()
+    await ended()
+  } finally {
+    sysctls.set(name, usual)
+  }
+  bed.noFaults()
+})
 
 for (const way of SLOW)
   test(`issue 12, part 3: curl ${way} returns to the kernel over another access behind a firewall that drops what is invalid, new or by the wrong device`, {

@@ -4,6 +4,7 @@ import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { leaveFast } from '../../../src/mptcp/machine/fast.ts'
 import { switchTo } from '../../../src/mptcp/machine/lifecycle.ts'
+import { sendMapped } from '../../../src/mptcp/machine/outgoing.ts'
 import { OptionWriter, type OutSegment, Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
@@ -147,6 +148,57 @@ test('issue 12, part 3: a connection whose peer used a backup for a while return
   assert.ok(into < 0, `${into}`)
   finishes(pair, 'backup')
   assert.ok(client.kernel!.counts.away > 300, `${client.kernel!.counts.away}`)
+})
+
+/** As Linux asks for a window that is shut (`mptcp_sendmsg_frag`): the newest byte that is acknowledged, with a number of its own on the subflow. */
+function probeWindow({ server, now }: Pair): void {
+  const [connection] = server.machine.connections
+  const { active, dataUna } = connection!
+  const run = active!.allocate(dataUna - 1, 1, now)
+  sendMapped(connection!, active!, run, dataUna - 1, new Uint8Array(1), TcpFlag.ACK)
+  server.flush()
+}
+
+test('issue 12, part 3: window probes of a native peer, which move the numbers of its subflow by one each, keep no connection from the kernel', () => {
+  for (const moved of [false, true]) {
+    const pair = begin({ kernel: ['client'], bytes: [4_000_000, 4_000_000] })
+    const { client } = pair
+    const connection = () => client.machine.connections[0]!
+    assert.ok(pair.run(() => connection()?.fast !== undefined && standsBy(pair)))
+    if (moved) {
+      client.machine.handover(0, 'acc2', pair.now)
+      client.flush()
+      assert.ok(pair.run(() => connection().active?.id === 1 && connection().fast !== undefined))
+    }
+    for (let probes = 0; probes < 10; probes++) {
+      const since = pair.now
+      assert.ok(pair.run(() => pair.now > since + 15 && connection().fast !== undefined))
+      probeWindow(pair)
+      const before = connection().fastSince
+      const isBack = () => connection().fast !== undefined && connection().fastSince > before
+      assert.ok(pair.run(isBack, 100), `probe ${probes}`)
+    }
+    finishes(pair, 'probed')
+    assert.ok(client.kernel!.counts.in > 1000, `${client.kernel!.counts.in}`)
+  }
+})
+
+test('window probes without end: the kernel takes the connection again after more and more data, as after anything else, and no thread is busy with that', () => {
+  const pair = begin({ kernel: ['client'], bytes: [4_000_000, 4_000_000] })
+  const { client, server } = pair
+  assert.ok(pair.run(() => client.machine.connections[0]?.fast !== undefined))
+  const before = client.machine.counts.fast
+  const until = pair.now + 200
+  const probe = () => {
+    if (server.machine.connections[0]?.active === undefined || pair.now > until) return
+    probeWindow(pair)
+    pair.at(pair.now + 1, probe)
+  }
+  probe()
+  assert.ok(pair.run(() => pair.now > until))
+
+  assert.ok(client.machine.counts.fast - before < 20, `${client.machine.counts.fast - before} times`)
+  finishes(pair, 'probed')
 })
 
 test('a peer that counts its windows otherwise on a further subflow keeps the connection from the kernel there: it leaves windows as they are', () => {
