@@ -59,6 +59,37 @@ export function isIcmpError(protocol: number, type: number): boolean {
   return protocol === Protocol.ICMP && (type === 3 || type === 4 || type === 5 || type === 11 || type === 12)
 }
 
+/**
+ * Where an ICMP error quotes the destination of the packet that it is about, in bytes from the start of its own packet. 0: it is
+ * no error, or a later fragment, which means nothing without its first. Negative: an error that does not hold that address.
+ * `icmp`: where the ICMP header lies, from the same start.
+ */
+export function quotedDestination(
+  view: DataView,
+  at: number,
+  length: number,
+  protocol: number,
+  icmp: number,
+): number {
+  if ((protocol !== Protocol.ICMP && protocol !== Protocol.ICMPV6) || icmp === 0) return 0
+  if (icmp >= length || !isIcmpError(protocol, view.getUint8(at + icmp))) return 0
+  const quote = icmp + ICMP.BODY
+  if (quote >= length || ipVersion(view, at + quote) !== ipVersion(view, at)) return NO_QUOTE
+  const destination = destinationAt(view, at + quote) - at
+  return destination + addressLength(view, at) > length ? NO_QUOTE : destination
+}
+
+/** The same, where the packet has not been looked at; negative too if it is malformed. */
+export function quotedIn(view: DataView, at: number, length: number): number {
+  const transport = transportOf(view, at, length)
+  if (transport < 0) return NO_QUOTE
+  return isLaterFragment(transport)
+    ? 0
+    : quotedDestination(view, at, length, protocolIn(transport), offsetIn(transport))
+}
+
+const NO_QUOTE = -1
+
 /** Where ICMP errors may be quoted up to: whole answer at most 576 bytes (RFC 1812 §4.3.2.3) or 1280 (RFC 4443 §3.2). */
 const MAX_ERROR = { 4: 576, 6: 1280 } as const
 

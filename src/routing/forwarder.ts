@@ -6,6 +6,7 @@
  */
 import { contains, LpmTable, type Prefix } from '../core/address.ts'
 import { FragmentPorts, NO_PORTS } from '../core/fragments.ts'
+import { quotedIn } from '../core/icmp.ts'
 import {
   addressLength,
   isFragment,
@@ -149,12 +150,18 @@ export class RoutingForwarder implements Forwarder {
     bytes: Uint8Array,
     view: DataView,
     at: number,
-    _length: number,
+    length: number,
     _partial: boolean,
     peer: number,
   ): boolean {
     const family = addressLength(view, at) === 4 ? 4 : 6
-    if (this.#routes.lookup(bytes, sourceAt(view, at), family) === peer) return true
+    const quoted = quotedIn(view, at, length)
+    if (
+      this.#routes.lookup(bytes, sourceAt(view, at), family) === peer &&
+      // What it reports has to have been sent to its site.
+      (quoted === 0 || (quoted > 0 && this.#routes.lookup(bytes, at + quoted, family) === peer))
+    )
+      return true
     this.counts.spoofed++
     return false
   }

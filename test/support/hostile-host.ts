@@ -2,7 +2,7 @@
  * A mobile host that was invited and is hostile: it joins an anchor as godwit does, then sends what an anchor must withstand, as
  * fast as it can, from its own address and with that of a victim as source. A program: `hostile-host.js INVITATION OWN VICTIM
  * ANCHOR PORT`; prints `joined`; each line of its input is for how many seconds it shall attack, or `flows N` for nothing but one
- * packet of each of N flows, and is answered with one JSON object (`HostileReport`).
+ * packet of each of N flows, or `narrow FROM TO`: an error that a packet from FROM to TO did not fit; it is answered with one JSON object (`HostileReport`).
  */
 import { createCipheriv, createDecipheriv, randomBytes, randomInt } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
@@ -11,6 +11,8 @@ import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { decodeInvitation } from '../../src/anchoring/invitation.ts'
+import { checksum } from '../../src/core/checksum.ts'
+import { TOO_BIG_MAX, writeTooBig } from '../../src/core/icmp.ts'
 import { decodeKey, generatePrivateKey } from '../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../src/crypto/node-crypto.ts'
 import { controlCodec, encodeFrames, type Frame } from '../../src/tunnel/protocol/control.ts'
@@ -141,6 +143,20 @@ class HostileHost {
       // What the anchor has no room for yet would be lost.
       if (i % 50 === 49) await delay(2)
     }
+  }
+
+  /** To `from`: "too big", about an answer to an echo, which a kernel believes without a socket. */
+  narrow(from: string, to: string): void {
+    const about = new Uint8Array(28)
+    about.set([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1])
+    about.set(from.split('.').map(Number), 12)
+    about.set(to.split('.').map(Number), 16)
+    const view = new DataView(about.buffer)
+    view.setUint16(10, checksum(view, 0, 20))
+    view.setUint16(22, 0xffff)
+    const out = new Uint8Array(TOO_BIG_MAX)
+    const length = writeTooBig(about, 0, about.length, 600, out, 0, this.#vipa)
+    this.#send(this.#seal(0, 1, out.slice(0, length)), this.#own)
   }
 
   /** As a path over `own` is to be had, and this end known for a godwit. */
@@ -283,6 +299,8 @@ async function main(): Promise<void> {
     const end = Date.now() + Number(line) * 1000
     hostile.clear()
     const first = rounds
+    const [, from, to] = /^narrow (\S+) (\S+)$/.exec(line) ?? []
+    if (from !== undefined && to !== undefined) hostile.narrow(from, to)
     if (line.startsWith('flows ')) await hostile.openFlows(Number(line.slice(6)))
     while (Date.now() < end) {
       await hostile.attack(rounds++)

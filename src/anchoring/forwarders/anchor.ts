@@ -7,6 +7,7 @@
  * Costs about 100 ns a packet each way (bench `paft`), no allocation.
  */
 import { LpmTable, type Prefix } from '../../core/address.ts'
+import { quotedDestination } from '../../core/icmp.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import { FlowKey, type FlowTuple } from '../tables/flow-key.ts'
 import type { Groups } from '../tables/groups.ts'
@@ -174,6 +175,12 @@ export class AnchorForwarder implements Forwarder {
       this.held++
       return false
     }
+    // What it reports has to have been sent to this host: it has no say about the flows of others.
+    const quoted = quotedDestination(view, at, length, key.protocol, key.transport)
+    if (quoted !== 0 && (quoted < 0 || this.#ownerAt(bytes, view, at + quoted) !== peer)) {
+      this.spoofed++
+      return false
+    }
     const tid = tidOf(slot)
     // A path that is not usable, or not proven yet, is no way back.
     if (tid === 0 || this.#tunnels.slotOf[tid] !== slot) return true
@@ -320,13 +327,24 @@ export class AnchorForwarder implements Forwarder {
     return end
   }
 
+  /** The peer that owns the address at `place`, of the family of the key read last, or -1. */
+  #ownerAt(bytes: Uint8Array, view: DataView, place: number): number {
+    if (this.#key.version === 4) return this.#ownerOf(view.getInt32(place), 0, 0, 0, bytes, place)
+    const [a, b, c] = [view.getInt32(place), view.getInt32(place + 4), view.getInt32(place + 8)]
+    return this.#ownerOf(a, b, c, view.getInt32(place + 12), bytes, place)
+  }
+
   /** The peer that owns the local address of the key read last, or -1; the same address is at `bytes[place]`. */
   #owner(bytes: Uint8Array, place: number): number {
-    const key = this.#key
-    const six = key.version === 6
+    const { l0, l1, l2, l3 } = this.#key
+    return this.#ownerOf(l0, l1, l2, l3, bytes, place)
+  }
+
+  #ownerOf(a: number, b: number, c: number, d: number, bytes: Uint8Array, place: number): number {
+    const six = this.#key.version === 6
     let number = 0
-    if (!six) number = (key.l0 >>> 0) - this.#base
-    else if (key.l0 === this.#p0 && key.l1 === this.#p1 && key.l2 === this.#p2) number = key.l3 >>> 0
+    if (!six) number = (a >>> 0) - this.#base
+    else if (a === this.#p0 && b === this.#p1 && c === this.#p2) number = d >>> 0
     if (number > 0 && number < this.#peerOf.length) {
       const peer = this.#peerOf[number]!
       if (peer !== NOBODY) return peer

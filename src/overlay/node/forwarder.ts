@@ -4,6 +4,7 @@
  * here and no tunnel yet: a packet for one waits while its name is resolved.
  */
 import { LpmTable } from '../../core/address.ts'
+import { quotedIn } from '../../core/icmp.ts'
 import { addressLength, sourceAt, transportOf } from '../../core/ip.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import type { NodePeer } from './protocol.ts'
@@ -138,16 +139,19 @@ export class OverlayForwarder implements Forwarder {
     bytes: Uint8Array,
     view: DataView,
     at: number,
-    _length: number,
+    length: number,
     _partial: boolean,
     peer: number,
   ): boolean {
     const width = addressLength(view, at)
     const family = width === 4 ? 4 : 6
     const source = sourceAt(view, at)
+    const quoted = quotedIn(view, at, length)
     if (
       this.#peers.lookup(bytes, source, family) === peer &&
-      this.#own.lookup(bytes, source + width, family) !== undefined
+      this.#own.lookup(bytes, source + width, family) !== undefined &&
+      // What it reports has to have been sent to it.
+      (quoted === 0 || (quoted > 0 && this.#peers.lookup(bytes, at + quoted, family) === peer))
     )
       return true
     this.counts.spoofed++

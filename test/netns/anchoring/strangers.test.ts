@@ -157,7 +157,7 @@ test("who says that a way is narrow, in the name of the tunnel's datagrams, narr
   }
 })
 
-test('one host does not fill the table of connections that all share', async () => {
+test('one host does not fill the table of connections that all share, and narrows no route of others', async () => {
   const count = () => inAnchor('/proc/sys/net/netfilter/nf_conntrack_count')
   const invitation = godwit('anchor', 'invite', 'mallory').trim()
   const hostile = start('stranger', [HOSTILE, invitation, STRANGER!, VICTIM!, ANCHOR!, '51820'])
@@ -168,4 +168,8 @@ test('one host does not fill the table of connections that all share', async () 
   // What is its own, and no more; a few are the anchor's.
   await until('it has its share', () => count() >= 0.7 * MOST_CONNECTIONS, 10)
   assert.ok(count() <= MOST_BY_CHANCE, `${count()} connections`)
+  const far = '203.0.113.250'
+  hostile.stdin!.write(`narrow ${ANCHOR} ${far}\n`)
+  await until('it has sent it', () => told.text.split('{').length === 3, 10)
+  assert.doesNotMatch(run('an', 'ip', 'route', 'get', far), /mtu/)
 })

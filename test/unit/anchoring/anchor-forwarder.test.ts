@@ -7,6 +7,7 @@ import { Paft } from '../../../src/anchoring/tables/paft.ts'
 import { TunnelTable } from '../../../src/anchoring/tables/tunnels.ts'
 import { Verdict } from '../../../src/tunnel/seam.ts'
 import { packet, tcp, udp, viewOf } from '../../support/full-packets.ts'
+import { errorAbout } from '../../support/icmp-errors.ts'
 
 const PREFIX = Uint8Array.from([0xfd, 0x67, 0x6f, 0x64, 0x77, 0x69, 0, 1, 0, 0, 0, 0])
 const vipa4 = (n: number) => Uint8Array.of(198, 18, n >> 8, n & 255)
@@ -74,6 +75,31 @@ test('UP-11, E-3: over both families a packet is taken from its own host alone, 
   assert.equal(up(new Uint8Array(20), 1, 10), false)
   assert.equal(down(new Uint8Array(20)), Verdict.DROP)
   assert.deepEqual([forwarder.spoofed, forwarder.unroutable], [6, 8])
+})
+
+test('E-3: an ICMP error is taken from a host only about what was sent to that host, also in fragments', () => {
+  const { up, forwarder } = bed()
+  for (const [vipa, far] of BOTH) {
+    // Of the second host, about the two flows between the first one and the correspondent.
+    for (const [source, target] of [
+      [vipa(2), far],
+      [far, vipa(2)],
+    ] as const)
+      assert.equal(up(errorAbout(packet(source, target, 17, udp(4000, 80)), vipa(3)), 2, 20), false)
+    // What a kernel believes without a socket: an answer to an echo.
+    const echo = packet(vipa(2), far, far.length === 4 ? 1 : 58, Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0))
+    assert.equal(up(errorAbout(echo, vipa(3)), 2, 20), false)
+    const own = errorAbout(packet(far, vipa(3), 17, udp(4000, 80)), vipa(3))
+    assert.equal(up(own, 2, 20), true)
+    const header = far.length === 4 ? 20 : 40
+    for (const length of [header + 8, 2 * header + 7]) assert.equal(up(own.slice(0, length), 2, 20), false)
+  }
+  assert.equal(forwarder.spoofed, 10)
+  const first = errorAbout(packet(FAR4, vipa4(3), 17, udp(4000, 80)), vipa4(3)).slice(0, 28)
+  viewOf(first).setUint16(6, 0x2000)
+  assert.equal(up(first, 2, 20), false)
+  viewOf(first).setUint16(6, 1)
+  assert.equal(up(first, 2, 20), true, 'nothing without its first')
 })
 
 test('UP-29: a flow that comes by another tunnel is answered there, and the others stay; one that is new takes the newest', () => {

@@ -20,6 +20,7 @@ import { LocalDns } from '../../../src/overlay/node/local-dns.ts'
 import { NodePlumbing } from '../../../src/overlay/node/plumbing.ts'
 import { ResolvConf } from '../../../src/overlay/node/resolv-conf.ts'
 import { Verdict } from '../../../src/tunnel/seam.ts'
+import { errorAbout } from '../../support/icmp-errors.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-node-'))
 after(() => rmSync(folder, { recursive: true, force: true }))
@@ -69,6 +70,13 @@ test('the forwarder sends own packets to the peer with the address, and takes fr
   assert.equal(into('100.64.0.2', '100.64.0.1', 8), false, 'of another peer')
   assert.equal(into('100.64.0.3', '100.64.0.1', 7), false, 'not its address')
   assert.equal(into('100.64.0.2', '192.168.1.1', 7), false, 'not for us')
+  const told = (to: string) => {
+    const error = errorAbout(packet('100.64.0.1', to).bytes, address('100.64.0.2'))
+    return forwarder.inbound(error, new DataView(error.buffer), 0, error.length, false, 7)
+  }
+  assert.equal(told('100.64.0.2'), true)
+  for (const to of ['100.64.0.3', '192.0.2.1'])
+    assert.equal(told(to), false, 'an error about packets to others')
 })
 
 test('a packet for a peer of an earlier run waits and asks for it; refused, it is dropped for a while', () => {

@@ -6,6 +6,7 @@ import { parseSelector } from '../../../src/core/selector.ts'
 import { RoutingForwarder } from '../../../src/routing/forwarder.ts'
 import type { ClassSetup } from '../../../src/routing/protocol.ts'
 import { Verdict } from '../../../src/tunnel/seam.ts'
+import { errorAbout } from '../../support/icmp-errors.ts'
 
 const [TCP, UDP, ICMP, ICMPV6] = [6, 17, 1, 58]
 const [FIN, RST, PSH, ACK] = [1, 4, 8, 16]
@@ -185,6 +186,20 @@ test('only this site’s sources leave, and those of other peers’ sites; only 
   assert.ok(!receive({ from: '10.1.0.9' }, 0))
   assert.ok(!receive({ from: 'fd00:3::9', to: 'fd00:1::2' }, 0))
   assert.equal(forwarder.counts.spoofed, 3)
+})
+
+test('E-3: an ICMP error is taken from a site only about what was sent to that site', () => {
+  const { forwarder } = router([''], ['10.1.0.0/24', 'fd00:1::/32'])
+  const told = (about: Spec, from: string) => {
+    const { bytes, length } = packetOf(about)
+    const error = errorAbout(bytes.slice(AT, AT + length), bytesOf(from))
+    return forwarder.inbound(error, new DataView(error.buffer), 0, error.length, false, 0)
+  }
+  assert.ok(told({ to: '10.2.0.9' }, '10.2.0.1'))
+  assert.ok(told({ from: 'fd00:1::2', to: 'fd00:2::2' }, 'fd00:2::1'))
+  for (const to of ['10.3.0.9', '192.0.2.1', '10.1.0.7']) assert.ok(!told({ to }, '10.2.0.1'), to)
+  assert.ok(!told({ from: 'fd00:1::2', to: 'fd00:3::2' }, 'fd00:2::1'))
+  assert.equal(forwarder.counts.spoofed, 4)
 })
 
 test('what passes the queue, and what is worth a copy: acknowledgements and ICMP, and the end of a burst', () => {
