@@ -55,8 +55,14 @@ export const LIMITS: CarrierLimits = {
 const REQUEST_MS = 10_000
 const MOST_HEADER = 8192
 const CHECK_MS = 1000
-/** A control message of a WebSocket (ping) counts as this many bytes. */
-const PING_BYTES = 1024
+const REFUSED_MS = 1000
+/** Control messages of a WebSocket (ping, pong) count as this many bytes, of a message at least so many. */
+const CONTROL_BYTES = 1024
+const LEAST_BYTES = 256
+/** A datagram is one frame; some proxies cut them. */
+const MOST_FRAGMENTS = 4
+/** Pieces of TCP or TLS that a message may come in. */
+const MOST_PIECES = 256
 
 /** Where others have taken all, a source has one new connection in so long (ms): hosts try again after four seconds. */
 const RESERVE_MS = 3000
@@ -108,10 +114,14 @@ export class CarrierServer {
       ? createSecure({ ...options, ...init.tls, handshakeTimeout: REQUEST_MS, ALPNProtocols: ['http/1.1'] })
       : createPlain(options)
     this.#server.maxConnections = limits.connections
+    // Also of those that do not take their answer.
+    this.#server.timeout = 2 * REQUEST_MS
     this.#sockets = new WebSocketServer({
       noServer: true,
       perMessageDeflate: false,
       maxPayload: MOST_BYTES,
+      maxFragments: MOST_FRAGMENTS,
+      maxBufferedChunks: MOST_PIECES,
       clientTracking: false,
     })
     this.#server.on('connection', (socket: Socket) => {
@@ -180,12 +190,12 @@ export class CarrierServer {
     const { strangers: most, strangersOfSource } = this.#limits
     const path = request.url?.split('?')[0]
     if (path !== this.#init.path) {
-      socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n')
+      refuse(socket, '404 Not Found')
       return
     }
     if (strangers.filter((each) => each.source === source).length >= strangersOfSource) {
       this.refused++
-      socket.end('HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n')
+      refuse(socket, '503 Service Unavailable')
       return
     }
     if (strangers.length >= most) this.#displace(strangers)
@@ -204,9 +214,9 @@ export class CarrierServer {
     this.#connections.add(connection)
     socket.on('error', () => {})
     socket.on('close', () => this.#connections.delete(connection))
-    socket.on('ping', () => this.#allow(connection, PING_BYTES))
+    for (const control of ['ping', 'pong']) socket.on(control, () => this.#allow(connection, CONTROL_BYTES))
     Bridge.open(socket, this.#init.enginePort, {
-      onMessage: (bytes) => this.#allow(connection, bytes),
+      onMessage: (bytes) => this.#allow(connection, Math.max(bytes, LEAST_BYTES)),
       onClose: () => this.#connections.delete(connection),
     }).then(
       (bridge) => {
@@ -262,4 +272,10 @@ export class CarrierServer {
     const said = isLocal && typeof forwarded === 'string' ? forwarded.split(',').at(-1)!.trim() : address
     return sourceOf(said)
   }
+}
+
+/** The connection ends, whether the other end closes it or not. */
+function refuse(socket: Duplex, status: string): void {
+  setTimeout(() => socket.destroy(), REFUSED_MS).unref()
+  socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\n\r\n`, () => socket.destroy())
 }

@@ -5,7 +5,7 @@ import { X509Certificate } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { connect, createServer, type Server } from 'node:net'
+import { connect, createServer, type Socket as NetSocket, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, mock, test } from 'node:test'
@@ -20,6 +20,16 @@ import type { PathReport } from '../../../src/tunnel/engine/events.ts'
 
 usesPrograms('openssl')
 
+const UPGRADE = [
+  'GET /godwit HTTP/1.1',
+  'Host: anchor.example',
+  'Connection: Upgrade',
+  'Upgrade: websocket',
+  'Sec-WebSocket-Version: 13',
+  'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==',
+  '',
+  '',
+].join('\r\n')
 const LOOPBACK = Uint8Array.of(127, 0, 0, 1)
 const folder = mkdtempSync(join(tmpdir(), 'godwit-carrier-'))
 const file = (name: string) => join(folder, name)
@@ -182,6 +192,60 @@ test('issue 8: text, too large messages, other paths, plain requests and a flood
   const answer = await fetch(`http://127.0.0.1:${plain.port}/godwit`)
   assert.equal(answer.status, 404)
   await plain.server.close()
+})
+
+/** Also with an error. */
+function closed(client: NetSocket): Promise<void> {
+  return new Promise((resolve) => client.once('close', () => resolve()))
+}
+
+test('whatever frames a stranger sends, they count: empty messages, pongs, fragments without end', async () => {
+  const { server, port } = await serve({ ...LIMITS, strangerBurst: 20_000 }, () => 0, true)
+  const frame = (first: number, length: number) =>
+    Buffer.from([first, 0x80 | length, 0, 0, 0, 0, ...Buffer.alloc(length)])
+  const [BINARY, PONG, PING, BEGINS, GOES_ON] = [0x82, 0x8a, 0x89, 0x02, 0x00]
+  for (const [frames, most] of [
+    [[frame(BINARY, 0)], 80],
+    [[frame(BINARY, 1)], 80],
+    [[frame(PONG, 0)], 21],
+    [[frame(PING, 125)], 21],
+    [[frame(BEGINS, 0), frame(GOES_ON, 0)], 5],
+  ] as const) {
+    const client = connect(port, '127.0.0.1')
+    client.on('error', () => {})
+    client.write(UPGRADE)
+    await once(client, 'data')
+    const [first, again = first] = frames
+    client.write(first)
+    // Nobody who sends that many is kept.
+    for (let i = 0; i < most; i++) client.write(again)
+    client.resume()
+    await closed(client)
+  }
+  await server.close()
+})
+
+test('who is refused and does not close its end keeps no connection', async () => {
+  const { server, port } = await serve({ ...LIMITS, strangersOfSource: 0 }, undefined, true)
+  for (const [path, status] of [
+    ['/other', 404],
+    ['/godwit', 503],
+  ] as const) {
+    const client = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+    client.on('error', () => {})
+    client.write(UPGRADE.replace('/godwit', path))
+    let answer = ''
+    client.on('data', (part) => {
+      answer += part
+    })
+    // What nobody holds any more is answered with a reset.
+    const ended = closed(client)
+    const timer = setInterval(() => client.write('x'), 20)
+    await ended
+    clearInterval(timer)
+    assert.match(answer, new RegExp(`^HTTP/1.1 ${status} `))
+  }
+  await server.close()
 })
 
 test('strangers from few sources keep nobody out: the oldest of the source with most gives way', async () => {
