@@ -10,6 +10,7 @@
  * Going down is reported at once, on the first event that implies it. Linux removes the IPv4 routes of an interface that
  * is set down without an event: the model does the same.
  */
+import { overlaps, parseInterfaceAddress } from '../core/address.ts'
 import { GodwitError } from '../core/errors.ts'
 import { matchesAny } from '../core/pattern.ts'
 
@@ -384,6 +385,27 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
       const link = this.#interfaces.get(address.index)?.link
       return isSource(address) && link !== undefined && (link.loopback || !matchesAny(this.#ours, link.name))
     })
+  }
+
+  /**
+   * Interfaces with an address in a network of IPv4 in which an access has one too: a cable and a radio of the same router.
+   * Each would answer for the addresses of the other.
+   */
+  sharing(): string[] {
+    const own = [...this.#addresses.values()].flatMap(({ family, address, prefixLength, index }) => {
+      const link = this.#interfaces.get(index)
+      const prefix = parseInterfaceAddress(`${address}/${prefixLength}`)
+      if (family !== 4 || !prefix.ok || link === undefined || link.link.loopback) return []
+      return matchesAny(this.#ours, link.link.name) ? [] : [{ link, prefix: prefix.value }]
+    })
+    const shares = (a: (typeof own)[number]) =>
+      own.some(
+        (b) =>
+          a.link !== b.link &&
+          (a.link.access !== undefined || b.link.access !== undefined) &&
+          overlaps(a.prefix, b.prefix),
+      )
+    return [...new Set(own.filter(shares).map(({ link }) => link.link.name))]
   }
 
   quality(name: string): AccessQuality {

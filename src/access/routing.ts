@@ -7,8 +7,8 @@
  *   rule   base+n     oif accN lookup base+1+n          (IPv4 and IPv6)
  *   table  base+1+n   every unicast route of main over accN, then `unreachable default`
  *
- * Numbers and marks are the ledger's (linux/ledger.ts). With it go two settings of each access: its reverse-path filter and
- * how fast it finds its gateway's link address.
+ * Numbers and marks are the ledger's (linux/ledger.ts). With it go three settings of each access: its reverse-path filter,
+ * how fast it finds its gateway's link address, and whether it answers for the addresses of another in the same network.
  *
  * Declarative: `apply` reads what the kernel has, adopts what an earlier run left, and changes what differs; rules and
  * routes of others stay, whatever their numbers.
@@ -72,10 +72,14 @@ export class AccessRouting {
     return slot === undefined ? undefined : this.#first + 1 + slot
   }
 
-  /** Makes the kernel hold exactly these; see `isInDoubt`. Throws KernelError only when rules or tables cannot be read. */
-  apply(desired: readonly AccessRoutes[]): void {
+  /**
+   * Makes the kernel hold exactly these; see `isInDoubt`. Throws KernelError only when rules or tables cannot be read. `sharing`:
+   * interfaces that are in one network of IPv4 with others.
+   */
+  apply(desired: readonly AccessRoutes[], sharing: readonly string[] = []): void {
     this.#desired = desired
     this.#apply()
+    for (const name of sharing) this.#answerAlone(name)
   }
 
   /** Puts back what another program removed, and names it. */
@@ -193,6 +197,22 @@ export class AccessRouting {
         (sysctls.get(key) === '0' && sysctls.get('net/ipv4/conf/all/rp_filter') === '1')
       )
         sysctls.set(key, 2)
+    })
+  }
+
+  /**
+   * By itself Linux answers a question for any of its addresses on every interface that hears it. The router would then send to the
+   * cable what is for the radio's address, where no socket of the radio gets it.
+   */
+  #answerAlone(name: string): void {
+    const sysctls = this.#sysctls
+    if (sysctls === undefined) return
+    const key = `net/ipv4/conf/${name}/arp_ignore`
+    this.#attempt(`arp_ignore of ${name}`, () => {
+      if (sysctls.get(key) !== '0') return
+      sysctls.set(key, 1)
+      // The router hears who is where when this interface asks for it.
+      this.#rtnl.flushNeighbours(name)
     })
   }
 

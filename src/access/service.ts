@@ -439,6 +439,7 @@ export class AccessMonitor {
         access,
         routes: access.state === 'down' ? [] : this.#machine.routes(access.name),
       })),
+      this.#machine.sharing(),
     )
     if (this.#routing?.isInDoubt === true) this.#readSoon()
   }

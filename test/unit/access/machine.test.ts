@@ -461,3 +461,22 @@ test('UP-38: an interface that is set down loses its routes of IPv4 alone; one t
   machine.handleEvent({ type: 'link-gone', link: link(3, 'eth1') }, 9)
   assert.equal((machine.poll() as { access: { since: number } }).access.since, 8)
 })
+
+test('issue 10: interfaces in one network of IPv4 are known, if one of them is an access', () => {
+  const machine = new AccessMachine({ ours: ['godwit0'] })
+  const add = (index: number, name: string, own: string, prefixLength: number) => {
+    machine.handleEvent({ type: 'link', link: link(index, name, { loopback: name === 'lo' }) }, 0)
+    machine.handleEvent({ type: 'address', address: { ...address(index, own), prefixLength } }, 0)
+  }
+  add(1, 'lo', '192.168.1.3', 32)
+  add(2, 'eth0', '192.168.1.7', 24)
+  add(3, 'eth1', '192.168.0.9', 16)
+  add(4, 'lan0', '10.0.0.1', 24)
+  add(5, 'lan1', '10.0.0.2', 24)
+  add(6, 'godwit0', '192.168.1.1', 32)
+  add(7, 'wlan0', '172.16.0.1', 24)
+  assert.deepEqual(machine.sharing(), [])
+  machine.handleEvent({ type: 'route', route: route('eth0') }, 0)
+  machine.handleEvent({ type: 'route', route: route('wlan0') }, 0)
+  assert.deepEqual(machine.sharing(), ['eth0', 'eth1'])
+})

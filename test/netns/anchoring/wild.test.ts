@@ -1,0 +1,195 @@
+/**
+ * Accesses as reports of other programs' users describe them: two in one network, without a gateway, with an address alone in its
+ * network, renamed, moved away and back, with routers that come and go. Each carries traffic, and a transfer moves to it and back.
+ */
+import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import type { Program } from '../../../lab/hosts.ts'
+import { namespaceOf } from '../../../lab/topology.ts'
+import { usePrivateNames } from '../../../src/linux/netns.ts'
+import { usesPrograms } from '../../../src/linux/packages.ts'
+import { ANCHOR, LaptopBed, SERVER, until } from './laptop-bed.ts'
+
+usesPrograms('curl', 'ip', 'radvd')
+usePrivateNames()
+
+/** The time, every 20 ms, as long as somebody reads. */
+const CLOCK = `require('http').createServer((q, r) => {
+  const timer = setInterval(() => r.write(Date.now() + '\\n'), 20)
+  r.on('close', () => clearInterval(timer))
+}).listen(8082, '::', () => console.log('up'))`
+
+let bed: LaptopBed
+let reader: Program
+
+before(async () => {
+  bed = await LaptopBed.build(undefined, '', 4)
+  const server = await bed.lab.programs.start('ch1', process.execPath, ['-e', CLOCK])
+  await server.expect((line) => line === 'up', 10_000)
+  await bed.up()
+  reader = await read()
+  await goesOn()
+})
+after(() => bed.close())
+
+const read = () => bed.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
+const paths = async () => (await bed.status()).peers.flatMap((peer) => peer.paths)
+
+/** What the server says half a second from now arrives, on the connection of the beginning. */
+async function goesOn(): Promise<void> {
+  const soon = Date.now() + 500
+  await reader.expect((line) => Number(line) >= soon, 10_000)
+}
+
+const moves = (access: string) =>
+  bed.godwit('mh', 'move', 'all', access).then(
+    () => true,
+    () => false,
+  )
+
+/** The access carries everything, then acc1 does again. */
+async function carries(access: string): Promise<void> {
+  for (const each of [access, 'acc1']) {
+    await until(`everything is moved to ${each}`, () => moves(each))
+    await until(`flows are on ${each}`, async () =>
+      (await bed.status()).flows.every((flow) => flow.mechanism === 'direct' || flow.access === each),
+    )
+    await goesOn()
+    assert.equal(await bed.seen(), ANCHOR)
+  }
+}
+
+test('issue 10: a modem that gives an address alone in its network, with a gateway on the link, or with none', async () => {
+  await bed.shell(
+    'nat2',
+    'echo 1 > /proc/sys/net/ipv4/conf/lan/proxy_arp; ip route replace 192.168.2.100/32 dev lan',
+  )
+  for (const route of [
+    'via 192.168.2.1 dev acc2 onlink',
+    'dev acc2',
+    'dev acc2 scope link src 192.168.2.100',
+  ]) {
+    await bed.shell(
+      'mh',
+      `ip -4 address flush dev acc2; ip address add 192.168.2.100/32 dev acc2; ip route add default ${route} metric 700`,
+    )
+    await carries('acc2')
+  }
+})
+
+test('issue 10: an interface is renamed while it is used, set down for that or not', async () => {
+  await bed.godwit('mh', 'move', 'all', 'acc2')
+  await bed.shell(
+    'mh',
+    'ip link set acc2 name wwan7 2>/dev/null || { ip link set acc2 down; ip link set acc2 name wwan7; ip link set wwan7 up; ip route replace default dev wwan7 metric 700; }',
+  )
+  await goesOn()
+  await carries('wwan7')
+  await bed.shell(
+    'mh',
+    'ip link set wwan7 down; ip link set wwan7 name acc2; ip link set acc2 up; ip route replace default dev acc2 metric 700',
+  )
+  await carries('acc2')
+  assert.deepEqual((await paths()).map(({ access }) => access).sort(), ['acc1', 'acc2'])
+})
+
+test('issue 10: an interface is moved into another namespace, as for a container, and comes back', async () => {
+  await bed.godwit('mh', 'move', 'all', 'acc2')
+  await bed.shell('mh', `ip link set acc2 netns ${namespaceOf('ch2')}`)
+  await goesOn()
+  await until('nothing of it is left', async () => !(await paths()).some(({ access }) => access === 'acc2'))
+  await bed.shell('ch2', `ip link set acc2 netns ${namespaceOf('mh')}`)
+  await bed.shell(
+    'mh',
+    'ip link set acc2 up; ip address add 192.168.2.100/24 dev acc2; ip route add default via 192.168.2.1 dev acc2 metric 700',
+  )
+  await carries('acc2')
+})
+
+test('issue 10: cable and radio in the same network: each is a way of its own', async () => {
+  await bed.shell(
+    'nat1',
+    `ip link add br0 type bridge; ip link set br0 up
+     ip address flush dev lan; ip link set lan master br0
+     ip address add 192.168.1.1/24 dev br0
+     ip link add lan9 type veth peer name wlan0 netns ${namespaceOf('mh')}
+     ip link set lan9 master br0 up`,
+  )
+  await bed.shell(
+    'mh',
+    'ip link set wlan0 up; ip address add 192.168.1.150/24 dev wlan0; ip route add default via 192.168.1.1 dev wlan0 metric 600',
+  )
+  await carries('wlan0')
+  // The router asks everybody again, as it does after a while: who is at which address is answered by that interface alone.
+  for (const access of ['wlan0', 'acc1']) {
+    await until(`everything is moved to ${access}`, () => moves(access))
+    await bed.shell('nat1', 'ip neigh flush dev br0')
+    for (let i = 0; i < 3; i++) await goesOn()
+    const states = (await paths()).filter((path) => ['acc1', 'wlan0'].includes(path.access))
+    assert.deepEqual(
+      states.map(({ state }) => state),
+      ['up', 'up'],
+      `on ${access}`,
+    )
+  }
+  await bed.godwit('mh', 'move', 'all', 'auto')
+  await bed.shell('nat1', 'ip link set lan down')
+  await goesOn()
+  await bed.shell('nat1', 'ip link set lan up')
+  await carries('wlan0')
+  await bed.shell('mh', 'ip link del wlan0')
+  await goesOn()
+  const answers = () => bed.run('mh', 'cat', '/proc/sys/net/ipv4/conf/acc1/arp_ignore')
+  assert.equal(await answers(), '1')
+  await bed.down()
+  assert.equal(await answers(), '0')
+  await bed.up()
+  reader = await read()
+})
+
+test('issue 10: a router that ends takes its route back (lifetime 0), and comes again with another prefix', async () => {
+  const radvd = async (prefix: string) => {
+    const file = join(bed.folder, 'radvd.conf')
+    writeFileSync(
+      file,
+      `interface lan { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix ${prefix} { AdvPreferredLifetime 600; AdvValidLifetime 1200; }; };`,
+    )
+    await bed.shell(
+      'nat2',
+      `ip -6 address replace ${prefix.replace('::/64', '::1/64')} dev lan; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding`,
+    )
+    return bed.lab.programs.start('nat2', 'radvd', [
+      '-n',
+      '-C',
+      file,
+      '-p',
+      join(bed.folder, 'radvd.pid'),
+      '-m',
+      'stderr',
+    ])
+  }
+  await bed.shell(
+    'mh',
+    'ip -6 address flush dev acc2 scope global; ip -6 route flush dev acc2 default; cd /proc/sys/net/ipv6/conf/acc2; echo 2 > accept_ra; echo 2 > use_tempaddr',
+  )
+  const six = async () =>
+    (await bed.status()).accesses
+      .find(({ name }) => name === 'acc2')!
+      .addresses.filter((each) => each.includes(':'))
+  for (const prefix of ['2001:db8:2:1::/64', '2001:db8:2:9::/64']) {
+    const router = await radvd(prefix)
+    await until('it has addresses', async () =>
+      (await six()).some((each) => each.startsWith(prefix.slice(0, 12))),
+    )
+    await carries('acc2')
+    await router.stop()
+    await goesOn()
+    await carries('acc2')
+  }
+})
+
+test('UP-38: nothing was said that nobody can mend', () => {
+  assert.doesNotMatch(bed.log('mh'), /\b(warn|error)\b/)
+})
