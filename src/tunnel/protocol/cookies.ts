@@ -67,7 +67,7 @@ export class CookieGuard {
     if (now - this.#secretAt >= COOKIE_LIFETIME) return false
     const { mac2 } = macOffsets(message)
     const expected = this.#crypto.mac(this.#cookieOf(from), message.subarray(0, mac2))
-    return this.#crypto.equal(expected, message.subarray(mac2, mac2 + 16))
+    return this.#crypto.equal(expected, message.subarray(mac2))
   }
 
   /** Message 3 in answer to `message`. */

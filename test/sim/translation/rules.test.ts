@@ -173,6 +173,30 @@ test('DI-16: however often TCP repeats itself, a path is asked once at a time', 
   assert.deepEqual(net.types(mark), [`PATH_PROBE ${A}>${F}`, `ACK ${F}>${A}`])
 })
 
+test('DI-16: a pair that falls silent one way only is taken in for 20 s more: the peer sends there until it notices', () => {
+  const { net, mh, ch } = twoWays()
+  net.intercept = (packet) => (packet.from === F && packet.to === A ? undefined : packet)
+  ch.machine.handleSuspicion(peerOf(ch).row.hid, net.now)
+  net.run(net.now + 20_000)
+  assert.deepEqual(peerOf(ch).row.current[4], { local: F, foreign: B })
+  assert.deepEqual(peerOf(mh).row.current[4], { local: A, foreign: F }, 'it has noticed nothing')
+  assert.ok(peerOf(ch).row.accepted.has(`${F} ${A}`))
+})
+
+test('DI-7: routes that come and go make no host that does not speak IHMP be asked more often', () => {
+  const net = new SimNetwork()
+  const mh = net.host()
+  mh.set(`${A}/24`)
+  mh.flow(A, 40000, F, 80)
+  net.run(10_000)
+  const mark = net.log.length
+  for (let n = 0; n < 20; n++) {
+    mh.machine.handleRoutes(net.now)
+    net.run(net.now + 100)
+  }
+  assert.equal(net.log.length, mark)
+})
+
 test('DI-27: an address that says so again and again is asked for its proof once', () => {
   const { net, mh, ch } = pairOfHosts()
   net.cut.add(`${B} ${F}`)
