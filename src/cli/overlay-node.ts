@@ -28,6 +28,7 @@ export function defineOverlay(program: Command): void {
       new Option('--server <url>', 'the account server'),
       new Option('--pin <sha256>', 'SHA-256 of its certificate (base64), if no known authority signed it'),
       new Option('--name <label>', 'name of this node; default: the name of this machine'),
+      new Option('--replace', 'take the name from another device of the account, whose login ends'),
     ],
     run: async (account, options) => (await import('./commands/overlay.ts')).login(account, options),
   })

@@ -7,6 +7,7 @@ export { type Exchange, listWaiting, receive, type Sent, sendFile, type Waiting 
 export { overlayDescriptor } from './descriptor.ts'
 export { zoneOf } from './machine/names.ts'
 export {
+  ASKED_KEY_FILE,
   credentialsOf,
   keyIn,
   LEASE_FILE,

@@ -1,10 +1,11 @@
 /** The commands of the overlay's nodes: login, peers, and the signalling of a node as a sequence diagram. */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { GodwitError, usageError } from '../../core/errors.ts'
-import { generatePrivateKey } from '../../crypto/keys.ts'
-import { writeAtomic } from '../../mechanism/files.ts'
+import { encodeKey, generatePrivateKey } from '../../crypto/keys.ts'
+import { readPrivateKey, writeAtomic, writeSecret } from '../../mechanism/files.ts'
 import {
+  ASKED_KEY_FILE,
   keyIn,
   LEASE_FILE,
   LOGIN_FILE,
@@ -22,11 +23,13 @@ export interface LoginOptions {
   readonly server?: string
   readonly pin?: string
   readonly name?: string
+  readonly replace?: boolean
 }
 
 /**
  * Logs in and writes what the daemon needs: the login, and [overlay] if the configuration has none. A node that logs in
- * again keeps its private key, and so its name and addresses.
+ * again keeps its private key, and so its name and addresses. Rejects with LOGIN_REFUSED if another device has the name, unless
+ * `replace`.
  */
 export async function loginNode(
   state: State,
@@ -55,14 +58,26 @@ export async function loginNode(
   const login = await logIn({
     ...{ server, account, password, node },
     ...pinOf(options, known, server),
-    privateKey: known === undefined ? generatePrivateKey() : keyIn(known.private_key),
+    ...(options.replace === true && { replace: true }),
+    privateKey: known === undefined ? askedKey(state) : keyIn(known.private_key),
   })
   writeLogin(file, login)
+  rmSync(state.file(ASKED_KEY_FILE), { force: true })
   if (known !== undefined && known.name !== login.name && existsSync(state.file(LEASE_FILE)))
     writeAtomic(state.file(LEASE_FILE), '\n', 0o600)
   if (parsed.config.overlay === undefined)
     writeAtomic(state.configFile, `${config === '' ? '' : `${config.trimEnd()}\n\n`}[overlay]\n`, 0o600)
   return { name: login.name, config: state.configFile, busy: state.busy() }
+}
+
+/**
+ * The key of the first login, kept until that is written: if the answer is lost, the next attempt is of the same device to the
+ * server.
+ */
+function askedKey(state: State): Uint8Array {
+  const file = state.file(ASKED_KEY_FILE)
+  if (!existsSync(file)) writeSecret(file, `${encodeKey(generatePrivateKey())}\n`)
+  return readPrivateKey(file)
 }
 
 /** The pin that is given, or that of the server where it logged in before. */

@@ -23,6 +23,8 @@ export interface LoginRequest {
   /** First label of the name that this node wants. */
   readonly node: string
   readonly privateKey: Uint8Array
+  /** Ends the login of another device that has the name. */
+  readonly replace?: boolean
 }
 
 const ANSWER_MS = 15_000
@@ -42,19 +44,16 @@ const refusal = z.object({ error: z.object({ message: z.string().max(200) }) })
 /** Rejects with LOGIN_REFUSED, LOGIN_FAILED. */
 export async function logIn(asked: LoginRequest): Promise<Login> {
   const { account, password, node, privateKey, server } = asked
-  const body = { account, password, node, public_key: encodeKey(publicKeyOf(privateKey)) }
+  // A server of before knows no `replace`, and replaces.
+  const replace = asked.replace === true ? { replace: true } : {}
+  const body = { account, password, node, public_key: encodeKey(publicKeyOf(privateKey)), ...replace }
   const { status, text } = await post(new URL('/v1/login', server), asked.pin, JSON.stringify(body))
   const value = jsonIn(text)
   if (status !== 200) {
     const said = refusal.safeParse(value)
     const reason = said.success ? said.data.error.message : `it answered with status ${status}`
     throw new GodwitError('LOGIN_REFUSED', `${server}: ${reason}`, {
-      hint:
-        status === 429
-          ? 'wait a minute, then try again'
-          : status >= 500
-            ? 'look at the log of `godwit overlay serve` on the server, then try again'
-            : 'check account, password and the name of the node',
+      hint: hintOf(status),
     })
   }
   const parsed = granted.safeParse(value)
@@ -65,6 +64,14 @@ export async function logIn(asked: LoginRequest): Promise<Login> {
     ...{ version: 1, ...parsed.data, private_key: encodeKey(privateKey), server, account, renewed: now },
     ...pin,
   }
+}
+
+function hintOf(status: number): string {
+  if (status === 409)
+    return 'choose another name with --name, or take the place of that device, whose login then ends, with --replace'
+  if (status === 429) return 'wait a minute, then try again'
+  if (status >= 500) return 'look at the log of `godwit overlay serve` on the server, then try again'
+  return 'check account, password and the name of the node'
 }
 
 /** Prolongs the login: when its key ends now (seconds since 1970, or null). Rejects with LOGIN_ENDED, LOGIN_FAILED. */

@@ -17,6 +17,8 @@ import { isFullName } from '../wire/message.ts'
 import type { NodePeer } from './protocol.ts'
 
 export const LOGIN_FILE = 'overlay-login.json'
+/** Private key of a login that was asked for: the same again if the answer was lost. */
+export const ASKED_KEY_FILE = 'overlay-login.key'
 export const LEASE_FILE = 'overlay-lease'
 export const PEERS_FILE = 'overlay-peers.json'
 /** Keys, leases and last places of peers: secret. */
@@ -58,7 +60,7 @@ export function readLogin(path: string): Login | undefined {
     throw new GodwitError('LOGIN_INVALID', `${path} is damaged: ${(error as Error).message.split('\n')[0]}`, {
       kind: 'usage',
       cause: error,
-      hint: 'log in again: godwit overlay login ACCOUNT',
+      hint: `remove it (sudo rm ${path}) and log in again: sudo godwit overlay login ACCOUNT --server URL --replace`,
     })
   }
 }

@@ -84,6 +84,8 @@ const body = z.strictObject({
   password: z.string().max(1024),
   node: z.string().regex(LABEL),
   public_key: z.string().refine((text) => decodeKey(text).ok),
+  /** Ends the login of another device of the account that has the name. */
+  replace: z.boolean().default(false),
 })
 
 const renewal = z.strictObject({
@@ -182,7 +184,7 @@ export class AccountServer {
     if (this.#checking.has(source) || !this.#sources.take(source, now())) throw tooMany()
     const parsed = body.safeParse(await jsonOf(request))
     if (!parsed.success) throw new Refusal(400, 'REQUEST_INVALID', 'not a login')
-    const { account: name, password, node, public_key } = parsed.data
+    const { account: name, password, node, public_key, replace } = parsed.data
     const pair = `${source} ${name}`
     if (this.#checking.has(source) || !this.#pairs.take(pair, now())) throw tooMany()
     const isProven = this.#proven.has(pair)
@@ -201,7 +203,7 @@ export class AccountServer {
     const key = randomBytes(32)
     const keyId = randomBytes(16)
     const login = { name: full, account: name, publicKey, keyId, key, ...this.#expiry }
-    const before = await this.#committed(() => this.#put(login))
+    const before = await this.#committed(() => this.#put(login, replace))
     if ((await this.#init.published?.()) === false)
       throw new Refusal(503, 'COORDINATOR_AWAY', 'the coordinator of the zone does not answer; try again')
     for (const node of before) this.#init.onLogin(node.name)
@@ -214,10 +216,13 @@ export class AccountServer {
   }
 
   /** Those that this login replaces. */
-  #put(login: Omit<NodeRecord, 'accountId'>): NodeRecord[] {
-    const { store } = this.#init
+  #put(login: Omit<NodeRecord, 'accountId'>, replace: boolean): NodeRecord[] {
+    const { store, wall } = this.#init
     const { name, account, publicKey } = login
     const nodes = store.nodesOf(account)
+    const other = nodes.find((each) => each.name === name && !equal(each.publicKey, publicKey))
+    if (other !== undefined && !replace && !hasEnded(other, wall()))
+      throw new Refusal(409, 'NAME_IN_USE', `another device of this account is logged in as ${name}`)
     const before = nodes.filter((each) => each.name === name || equal(each.publicKey, publicKey))
     if (nodes.length >= MAX_NODES && before.length === 0)
       throw new Refusal(403, 'TOO_MANY_NODES', `the account has ${MAX_NODES} nodes already`)

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { request } from 'node:https'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { connect } from 'node:tls'
+import { toHex } from '../../../src/core/bytes.ts'
 import { GodwitError } from '../../../src/core/errors.ts'
+import { loginNode } from '../../../src/host/provisioning/overlay.ts'
 import { addAccount, initOverlay, listAccounts } from '../../../src/host/provisioning/overlay-server.ts'
 import { State } from '../../../src/host/stores/state.ts'
 import { AccountServer } from '../../../src/overlay/servers/account.ts'
@@ -26,7 +28,7 @@ test('an account whose command cannot be shown is not made: its password would b
   assert.deepEqual(listAccounts(state), [])
 })
 
-async function serve(state: State, store: Store) {
+async function serve(state: State, store: Store, published: () => Promise<boolean> = async () => true) {
   const asked = { configurations: 0 }
   const port = await new Promise<number>((resolve) => {
     const probe = createServer().listen(0, '127.0.0.1', () => {
@@ -37,7 +39,7 @@ async function serve(state: State, store: Store) {
   const [cert, key] = ['crt', 'key'].map((end) => readFileSync(state.file(`overlay-server.${end}`), 'utf8'))
   const server = new AccountServer({
     ...{ store, tls: { cert: cert!, key: key! }, port, zone: 'home.example.org', coordinator: 'x:1' },
-    ...{ zoneKey: new Uint8Array(32), pushKey: '', loginDays: 0 },
+    ...{ zoneKey: new Uint8Array(32), pushKey: '', loginDays: 0, published },
     cache: () => {
       asked.configurations++
       return undefined
@@ -86,6 +88,71 @@ test('NT-10: a login at the moment at which another server writes is judged agai
   } finally {
     await server.stop()
     store.commit = commit
+    store.close()
+  }
+})
+
+test('NT-13: a name that another device of the account has is refused, with what to do, and that device is left alone', async () => {
+  const state = new State({ state: join(folder, 'names') })
+  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
+  const { pin } = await addAccount(state, 'carol', {})
+  const store = new Store({ file: join(folder, 'names.db') })
+  store.putAccount({ name: 'dave', ...(await hashPassword('a good one')), disabled: false })
+  store.commit()
+  const { server, port } = await serve(state, store)
+  const device = (name: string) => new State({ state: join(folder, `names-${name}`) })
+  const login = (on: State, more: object = {}) =>
+    loginNode(on, 'dave', 'a good one', {
+      ...{ server: `https://127.0.0.1:${port}`, name: 'laptop', ...more },
+      ...(pin !== null && { pin }),
+    })
+  const kept = () => toHex(store.nodeByName('laptop.home.example.org')!.keyId)
+  try {
+    const [first, second, third] = ['first', 'second', 'third'].map(device)
+    await login(first!)
+    const before = kept()
+    await assert.rejects(login(second!), (error: GodwitError) => {
+      assert.equal(error.code, 'LOGIN_REFUSED')
+      assert.match(error.message, /another device of this account is logged in as laptop\.home\.example\.org/)
+      assert.match(error.hint!, /--name.*--replace/)
+      return true
+    })
+    assert.equal(kept(), before)
+    // Another name, or the same device again.
+    assert.equal((await login(second!, { name: 'desk' })).name, 'desk.home.example.org')
+    await login(first!)
+    assert.notEqual(kept(), before)
+    // A device that has another name takes no third one's either, unless it is said.
+    await assert.rejects(login(second!), /another device of this account/)
+    await login(second!, { replace: true })
+    await assert.rejects(login(first!), /another device of this account/)
+    store.revokeLogin('laptop.home.example.org')
+    store.commit()
+    await login(third!)
+  } finally {
+    await server.stop()
+    store.close()
+  }
+})
+
+test('NT-13: a first login whose answer was lost is the same device when it is tried again', async () => {
+  const state = new State({ state: join(folder, 'lost') })
+  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
+  const { pin } = await addAccount(state, 'carol', {})
+  const store = new Store({ file: join(folder, 'lost.db') })
+  store.putAccount({ name: 'dave', ...(await hashPassword('a good one')), disabled: false })
+  store.commit()
+  const published = [false, true]
+  const { server, port } = await serve(state, store, async () => published.shift()!)
+  const own = new State({ state: join(folder, 'lost-device') })
+  const options = { server: `https://127.0.0.1:${port}`, name: 'laptop', ...(pin !== null && { pin }) }
+  try {
+    await assert.rejects(loginNode(own, 'dave', 'a good one', options), { code: 'LOGIN_REFUSED' })
+    assert.ok(store.nodeByName('laptop.home.example.org'))
+    await loginNode(own, 'dave', 'a good one', options)
+    assert.equal(existsSync(own.file('overlay-login.key')), false)
+  } finally {
+    await server.stop()
     store.close()
   }
 })
