@@ -211,7 +211,7 @@ export class Greeting {
         cookie,
       },
       ownKey,
-      ownKey === undefined ? secretOf(message.cookie, cookie) : undefined,
+      secretOf(message.cookie, cookie),
     )
     const half: HalfOpen = {
       hello: message,

@@ -42,15 +42,11 @@ export class Movement {
     }
     this.#paths.choose(host, lost.length > 0 ? 'address lost' : 'address gained', now)
     // Of what it may not know it hears only if that works; of the loss at once (DI-37).
-    if (
-      host.detachedAt === undefined &&
-      gained.length > 0 &&
-      !gained.some(({ ip }) => this.#mayTell(host, ip))
-    )
+    if (host.detachedAt === undefined && !gained.some(({ ip }) => this.#mayTell(host, ip)))
       this.#announceLoss(host, now)
-    if (gained.length > 0) for (const local of [...gained, ...again]) this.announce(host, local, now)
-    else if (host.detachedAt === undefined) this.#announceLoss(host, now)
-    else for (const local of this.#state.own.values()) this.announce(host, local, now)
+    for (const local of [...gained, ...again]) this.announce(host, local, now)
+    if (gained.length === 0 && host.detachedAt !== undefined)
+      for (const local of this.#state.own.values()) this.announce(host, local, now)
   }
 
   /**
@@ -281,7 +277,6 @@ export class Movement {
     host.row.active.delete(ip)
     host.row.unreachable.delete(ip)
     host.answered.delete(ip)
-    host.challenges.delete(ip)
     if (host.preferred === ip) host.preferred = undefined
     this.#paths.lose(host, (pair) => pair.foreign === ip, now)
     this.#messages.cancel(host, (request) => request.pair.foreign === ip)

@@ -90,7 +90,6 @@ export class Paths {
     if (pair.foreign !== host.bound.foreign) this.#state.components.keys.look?.(pair.foreign)
     host.row.active.add(pair.foreign)
     host.answered.add(pair.foreign)
-    this.#state.index(host, pair.foreign)
     host.row.unreachable.delete(pair.foreign)
     host.row.local.add(pair.local)
     const worked = host.confirmed.has(pairKey(pair))

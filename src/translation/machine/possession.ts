@@ -179,6 +179,7 @@ export class Possession {
   ): Uint8Array {
     const secret = new Uint8Array(8)
     const view = new DataView(secret.buffer)
+    // Modulo 2^32, as streams are numbered.
     view.setUint32(0, sent)
     view.setUint32(4, received)
     const ports = new Uint8Array(4)
@@ -250,7 +251,7 @@ export class Possession {
       [0, 0],
       [-1, 1],
     ] as const) {
-      const start = { sent: (own.received + a) >>> 0, received: (own.sent + b) >>> 0 }
+      const start = { sent: own.received + a, received: own.sent + b }
       const expected = this.#tag(
         start,
         host.row.key,

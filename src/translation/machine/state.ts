@@ -4,7 +4,15 @@
 import { concat, equal } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import type { LocalAddress } from '../policy.ts'
-import { familyOf, type HidRow, type Ip, type Pair, pairKey, type SocketRow } from '../tables.ts'
+import {
+  familyOf,
+  type HidRow,
+  type Ip,
+  type Pair,
+  type PortTranslation,
+  pairKey,
+  type SocketRow,
+} from '../tables.ts'
 import { PER_HOST } from './checks.ts'
 import { type Host, type OwnKey, ReplayWindow, type Request } from './host.ts'
 import { DEFAULTS, type IhmpComponents, type IhmpOptions, type IhmpStats, type Output } from './types.ts'
@@ -306,6 +314,11 @@ export class IhmpState {
     for (const ip of saved.known) this.know(host, ip)
     for (const ip of saved.indexed) this.index(host, ip)
     for (const ip of saved.answered) host.answered.add(ip)
+    for (const [nat, inside] of saved.nats ?? []) {
+      host.nats.set(nat, inside)
+      host.row.nats.add(nat)
+    }
+    host.row.ports.push(...(saved.ports ?? []))
     for (const [ip, floor] of saved.natFloors) host.natReplay.set(ip, new ReplayWindow(floor, NAT_WINDOW))
     for (const ip of saved.active) host.row.active.add(ip)
     for (const ip of saved.unreachable) host.row.unreachable.add(ip)
@@ -352,6 +365,8 @@ export class IhmpState {
         known: [...host.known],
         indexed: [...host.known].filter((ip) => this.#byAddress.get(ip)?.has(host)),
         answered: [...host.answered],
+        nats: [...host.nats],
+        ports: [...host.row.ports],
         natFloors: [...host.natReplay].map(([ip, replay]) => [ip, replay.highest] as const),
         active: [...host.row.active],
         unreachable: [...host.row.unreachable],
@@ -393,6 +408,9 @@ export interface SavedHost {
   /** Those of them that messages may name it by. */
   readonly indexed: readonly Ip[]
   readonly answered: readonly Ip[]
+  /** NATs that it is behind, with its addresses there, and what they have said of ports. */
+  readonly nats?: readonly (readonly [Ip, Ip])[]
+  readonly ports?: readonly PortTranslation[]
   /** Highest counter heard of the NATs that it is behind. */
   readonly natFloors: readonly (readonly [Ip, number])[]
   readonly active: readonly Ip[]

@@ -76,3 +76,18 @@ test('SOLICIT is answered by one HELLO at most three times as long, and by none 
   assert.equal(out.length, 1)
   assert.ok(out[0]!.bytes.length + OVERHEAD <= 3 * (solicit.bytes.length + OVERHEAD))
 })
+
+test('SOLICIT makes nobody greet who is waiting for an answer already', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  mh.datagrams(A, 5000, F, 5005)
+  const [solicit] = net.log
+  net.hosts.splice(net.hosts.indexOf(mh), 1)
+  ch.flow(F, 5005, A, 5000)
+  const mark = net.log.length
+  for (let n = 0; n < 20; n++) ch.machine.handleMessage(solicit!.bytes, { local: F, foreign: A }, 0, net.now)
+  net.run(net.now + 200)
+  assert.equal(net.log.length, mark)
+})

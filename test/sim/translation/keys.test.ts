@@ -68,6 +68,17 @@ test('DI-40: a key that changes while there is no way to the peer is announced w
   follows(net, mh, ch, C, 'under the new key')
 })
 
+test('DI-40: a key is announced at once, whatever else waits for its answer', () => {
+  const { net, mh, ch } = pairOfHosts()
+  net.cut.add(`${B} ${F}`)
+  mh.preferred = A
+  mh.set(`${A}/24`, `${B}/24`)
+  mh.key = generateOwnKey()
+  mh.machine.rekey(net.now)
+  net.run(net.now + 200)
+  assert.deepEqual(peerOf(ch).row.key, mh.key.publicKey)
+})
+
 test('DI-40: an announcement that meets a dead path is repeated until it is heard', () => {
   const { net, mh, ch } = pairOfHosts()
   net.cut.add(`${A} ${F}`)

@@ -1,7 +1,9 @@
 /** Rows that turn out to be one host: what was known of either is known of it. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Control, type IhmpMessage, Option } from '../../../src/translation/wire.ts'
+import { encoded } from '../../../src/core/codec.ts'
+import { bytesOf, compile } from '../../../src/translation/tables.ts'
+import { Control, type IhmpMessage, ihmp, Option } from '../../../src/translation/wire.ts'
 import { A, B, F, type Packet, type SimHost, SimNetwork } from './network.ts'
 
 const [C, G, NAT] = ['10.7.0.2', '10.4.0.2', '10.5.0.5']
@@ -141,4 +143,39 @@ test('DI-41, DI-42: a host that begins behind a NAT that knows IHMP is greeted, 
   inside.set(`${B}/24`)
   net.run(net.now + 5_000)
   assert.deepEqual(row.current[4], { local: G, foreign: B })
+})
+
+test('DI-41, DI-42: a daemon that is started anew knows who is behind a NAT, and the ports that it gave', () => {
+  const net = new SimNetwork()
+  const [inside, outside] = [net.host(), net.host({ nats: 'any' })]
+  net.nat.set(C, NAT)
+  net.intercept = (packet) => (packet.from === C ? passes(packet) : packet)
+  inside.set(`${A}/24`)
+  outside.set(`${F}/24`)
+  inside.flow(A, 40000, F, 80)
+  outside.flow(F, 80, A, 40000)
+  net.run(2_000)
+  inside.preferred = C
+  inside.set(`${C}/24`)
+  net.run(net.now + 2_000)
+  const mapping = {
+    ...{ protocol: 6, host: bytesOf(C), hostPort: 40000, nat: bytesOf(NAT), natPort: 61_000, remotePort: 80 },
+  }
+  const entry = { control: Control.NAT_ENTRY, options: Option.NS, sequence: 1, counter: 1, mapping }
+  const bytes = encoded(ihmp, { ...entry, hostId: bytesOf(NAT) })
+  outside.machine.handleMessage(bytes, { local: F, foreign: NAT }, 0, net.now)
+  const before = compile(outside.tables)[4]
+  assert.equal(before.out_port.size, 1)
+  const again = net.host({ nats: 'any' })
+  again.key = outside.key
+  net.hosts.splice(net.hosts.indexOf(outside), 1)
+  for (const each of outside.machine.save()) again.machine.restore(each)
+  again.flow(F, 80, A, 40000)
+  again.set(`${F}/24`)
+  assert.deepEqual([...compile(again.tables)[4].out_port.keys()], [...before.out_port.keys()])
+  assert.deepEqual([...compile(again.tables)[4].in_port.keys()], [...before.in_port.keys()])
+  again.preferred = G
+  again.set(`${G}/24`)
+  net.run(net.now + 5_000)
+  assert.deepEqual(rowAt(inside, G).row.current[4], { local: C, foreign: G })
 })

@@ -4,6 +4,7 @@ import { test } from 'node:test'
 import { type CompiledFamily, compile } from '../../../src/translation/tables.ts'
 import { Control } from '../../../src/translation/wire.ts'
 import { A, B, F, pairOfHosts, peerOf, type SimHost, SimNetwork } from './network.ts'
+import { says } from './situations.ts'
 
 const C = '10.7.0.2'
 /** The address of a NAT; behind it a host without DIME, and one with. */
@@ -213,4 +214,23 @@ test('what was proven of a connection is nothing to a later one with its address
     fresh.flow(F, 80, A, 40000, cookie)
     assert.equal(takenAt(fresh, 40000), taken)
   }
+})
+
+test('the third message says which proofs it is about: another one proves nothing', () => {
+  const { net, mh, ch } = pairOfHosts()
+  let third: Uint8Array | undefined
+  net.intercept = (packet, message) => {
+    if (packet.from !== A || message.control !== Control.ACK) return packet
+    third = message.response
+    return undefined
+  }
+  mh.flow(A, 40009, F, 80)
+  ch.flow(F, 80, A, 40009)
+  net.run(net.now + 100)
+  assert.equal(takenAt(ch, 40009), 'in')
+  const pair = { local: F, foreign: A }
+  says(net, mh, ch, pair, { control: Control.ACK, response: new Uint8Array(16) })
+  assert.equal(takenAt(ch, 40009), 'in')
+  says(net, mh, ch, pair, { control: Control.ACK, response: third! })
+  assert.equal(takenAt(ch, 40009), 'both')
 })

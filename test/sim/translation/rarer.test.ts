@@ -391,7 +391,11 @@ test('a restart forgets nothing that was saved', () => {
   net.nat.set('10.7.0.2', NAT)
   mh.machine.moveFlows(hid, B, flowsOf(mh), net.now)
   net.run(net.now + 1_000)
+  lose(net, Control.ADDR_DOWN, 10_000)
+  mh.set(`${B}/24`)
+  net.run(net.now + 1_000)
   const saved = mh.machine.save()
+  assert.deepEqual(saved[0]!.lost, [A])
   const again = net.host()
   for (const each of saved) again.machine.restore(each)
   for (const flow of flowsOf(mh)) {
