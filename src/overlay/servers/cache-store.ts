@@ -73,10 +73,24 @@ class Shares {
     return [...(this.#of.get(key)?.ids ?? [])]
   }
 
-  hasRoom(key: string, bytes: number, most: { readonly bytes: number; readonly objects: number }): boolean {
+  of(key: string): Share {
     const share = this.#of.get(key)
-    return (share?.ids.size ?? 0) < most.objects && (share?.bytes ?? 0) + bytes <= most.bytes
+    return { bytes: share?.bytes ?? 0, objects: share?.ids.size ?? 0 }
   }
+}
+
+interface Share {
+  readonly bytes: number
+  readonly objects: number
+}
+
+function fits(share: Share, bytes: number, most: Share): boolean {
+  return share.objects < most.objects && share.bytes + bytes <= most.bytes
+}
+
+/** Whether the account leaves to others as much as it then has itself: however many fill a place, there is some room. */
+function leavesAsMuch(own: Share, bytes: number, left: Share): boolean {
+  return fits(own, bytes, { bytes: left.bytes - bytes, objects: left.objects - 1 })
 }
 
 const MAX_OBJECTS = 20_000
@@ -93,6 +107,8 @@ export class CacheStore {
   readonly #touched = new Map<string, number>()
   readonly #ofAccount = new Shares()
   readonly #ofRecipient = new Shares()
+  /** Of an account in one box. */
+  readonly #ofPair = new Shares()
   /** Of all objects. */
   #bytes = 0
   /** Bytes that are still to come, by object. */
@@ -215,16 +231,23 @@ export class CacheStore {
   #refuses(object: Omit<CacheObject, 'id' | 'sent' | 'isDone'>): Refused | undefined {
     const { bytes } = object
     const limits = this.#limits
-    const ofAccount = { bytes: limits.ofAccount, objects: limits.objectsOfAccount }
-    if (!this.#ofAccount.hasRoom(senderOf(object), bytes, ofAccount)) return 'sender-quota'
-    const ofRecipient = { bytes: limits.ofRecipient, objects: limits.objectsOfRecipient }
-    if (boxesOf(object).some((box) => !this.#ofRecipient.hasRoom(box, bytes, ofRecipient)))
-      return 'recipient-quota'
-    let promised = bytes
+    const sender = senderOf(object)
+    const own = this.#ofAccount.of(sender)
+    if (!fits(own, bytes, { bytes: limits.ofAccount, objects: limits.objectsOfAccount }))
+      return 'sender-quota'
+    for (const box of boxesOf(object)) {
+      const { bytes: waiting, objects } = this.#ofRecipient.of(box)
+      const left = { bytes: limits.ofRecipient - waiting, objects: limits.objectsOfRecipient - objects }
+      if (!leavesAsMuch(this.#ofPair.of(pairOf(sender, box)), bytes, left)) return 'recipient-quota'
+    }
+    let promised = 0
     for (const left of this.#left.values()) promised += left
     const { bavail, bsize } = statfsSync(this.#folder)
-    const isFull = bavail * bsize - promised < limits.free
-    return this.size >= MAX_OBJECTS || this.#bytes + bytes > limits.bytes || isFull ? 'full' : undefined
+    const left = {
+      bytes: Math.min(limits.bytes - this.#bytes, bavail * bsize - promised - limits.free),
+      objects: MAX_OBJECTS - this.size,
+    }
+    return leavesAsMuch(own, bytes, left) ? undefined : 'full'
   }
 
   #keep(object: CacheObject): void {
@@ -240,15 +263,23 @@ export class CacheStore {
     if (isDone) this.#left.delete(id)
     this.#ofAccount.add(senderOf(object), object)
     const boxes = boxesOf(object)
-    for (const box of boxes) this.#ofRecipient.add(box, object)
+    for (const box of boxes) {
+      this.#ofRecipient.add(box, object)
+      this.#ofPair.add(pairOf(senderOf(object), box), object)
+    }
     for (const box of before === undefined ? [] : boxesOf(before))
-      if (!boxes.includes(box)) this.#ofRecipient.remove(box, object)
+      if (!boxes.includes(box)) this.#leaveBox(box, object)
+  }
+
+  #leaveBox(box: string, object: CacheObject): void {
+    this.#ofRecipient.remove(box, object)
+    this.#ofPair.remove(pairOf(senderOf(object), box), object)
   }
 
   #leave(object: CacheObject): void {
     this.#bytes -= object.bytes
     this.#ofAccount.remove(senderOf(object), object)
-    for (const box of boxesOf(object)) this.#ofRecipient.remove(box, object)
+    for (const box of boxesOf(object)) this.#leaveBox(box, object)
   }
 
   #describing(id: string): string {
@@ -269,6 +300,10 @@ export function isFor({ wraps, owners }: CacheObject, { name, accountId }: Owner
 
 function senderOf({ account, accountId }: Pick<CacheObject, 'account' | 'accountId'>): string {
   return accountId ?? account
+}
+
+function pairOf(sender: string, box: string): string {
+  return `${sender}\n${box}`
 }
 
 function boxesOf({ wraps, owners }: Pick<CacheObject, 'wraps' | 'owners'>): string[] {

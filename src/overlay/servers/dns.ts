@@ -4,12 +4,14 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { GodwitError } from '../../core/errors.ts'
 import { FairRate } from '../../core/fair-rate.ts'
 import { sourceOf } from '../../core/source.ts'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import { Connections, type SourceLimits } from './sources.ts'
-import { answerQuery, MAX_QUERY, type ZoneData } from './zone.ts'
+import { answerQuery, cutAnswer, MAX_QUERY, type ZoneData } from './zone.ts'
 
 const LIMITS: SourceLimits = { connections: 200, ofSource: 16, rate: 5, burst: 40, longestMs: 30_000 }
 const IDLE_MS = 5_000
-/** Queries beyond are dropped unread, to protect the thread. */
+/** Queries beyond over UDP are answered with the word to ask over TCP, so many a second; what is still beyond is dropped unread. */
+const CUT_RATE = 20_000
 const RESERVE = { reserve: 500, reserveBurst: 500, reserveMs: 1000 }
 const UDP_RATE = { rateOfSource: 500, burstOfSource: 500, rate: 5000, burst: 5000, ...RESERVE }
 /** Less over TCP: a resolver comes there for what is cut over UDP. */
@@ -26,6 +28,7 @@ export class NameServer {
   readonly #connections = new Connections(LIMITS)
   readonly #rates = {
     udp: new FairRate(UDP_RATE),
+    cut: new TokenBucket(CUT_RATE),
     tcp: new FairRate(TCP_RATE),
   }
 
@@ -35,8 +38,12 @@ export class NameServer {
     this.#fault = fault
     this.#udp = createSocket({ type: 'udp6', ipv6Only: false })
     this.#udp.on('message', (query, { address, port: to }) => {
-      if (!this.#rates.udp.take(sourceOf(address), performance.now())) return
-      const answer = this.#answer(query, 'udp')
+      const now = performance.now()
+      const answer = this.#rates.udp.take(sourceOf(address), now)
+        ? this.#answer(query, 'udp')
+        : this.#rates.cut.take(now)
+          ? cutAnswer(query)
+          : undefined
       // An answer that the kernel refuses is lost, as any datagram may be.
       if (answer !== undefined) this.#udp.send(answer, to, address, () => {})
     })

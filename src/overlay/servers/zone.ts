@@ -38,6 +38,11 @@ export const MAX_QUERY = 1232
 /** Records behind the question: SOA of an IXFR; OPT and TSIG. What has more is not decoded. */
 const MAX_AUTHORITIES = 1
 const MAX_ADDITIONALS = 2
+const MAX_LABEL = 63
+const TYPE_AND_CLASS = 4
+const OPT_TYPE = 41
+/** Root, type, size, extended code, version, flags, length (RFC 6891 §6.1.2). */
+const OPT = Uint8Array.of(0, 0, OPT_TYPE, UDP_SIZE >> 8, UDP_SIZE & 255, 0, 0, 0, 0, 0, 0)
 const TTL = 300
 const NODE_TTL = 60
 const NEGATIVE_TTL = 30
@@ -115,6 +120,33 @@ export function answerQuery(
   } catch {
     return bare(Rcode.SERVFAIL)
   }
+}
+
+/**
+ * The answer to a query that there is no time for: ask over TCP, where an address is proven. Not longer than the query, and made
+ * without a look at the zone; undefined where that would be no query of one question.
+ */
+export function cutAnswer(query: Uint8Array): Uint8Array | undefined {
+  if (query.length < HEADER || query.length > MAX_QUERY) return undefined
+  const head = new DataView(query.buffer, query.byteOffset, query.byteLength)
+  const flags = head.getUint16(2)
+  if ((flags & (QR | OPCODE)) !== 0 || head.getUint16(4) !== 1 || head.getUint16(6) !== 0) return undefined
+  let at = HEADER
+  for (let label = query[at]; label !== 0; label = query[at]) {
+    if (label === undefined || label > MAX_LABEL) return undefined
+    at += 1 + label
+  }
+  const end = at + 1 + TYPE_AND_CLASS
+  if (end > query.length) return undefined
+  const hasOpt = query.length >= end + OPT.length && query[end] === 0 && head.getUint16(end + 1) === OPT_TYPE
+  const answer = new Uint8Array(hasOpt ? end + OPT.length : end)
+  answer.set(query.subarray(0, end))
+  if (hasOpt) answer.set(OPT, end)
+  const view = new DataView(answer.buffer)
+  view.setUint16(2, (flags & (RD | CD)) | QR | AA | TC)
+  view.setUint16(8, 0)
+  view.setUint16(10, hasOpt ? 1 : 0)
+  return answer
 }
 
 interface Opt {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { decode, encode, type Packet } from 'dns-packet'
 import fc from 'fast-check'
-import { answerQuery, type ZoneData } from '../../../src/overlay/servers/zone.ts'
+import { answerQuery, cutAnswer, type ZoneData } from '../../../src/overlay/servers/zone.ts'
 
 const ip6 = (last: number) => Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, last)
 const DATA: ZoneData = {
@@ -168,4 +168,28 @@ it('a message with thousands of questions, or longer than a query is, costs no d
       const answer = answerQuery(bytes, DATA, transport)!
       assert.deepEqual([answer.length, answer[3]! & 15], [12, 1])
     }
+})
+
+it('NT-17: the word to come over TCP repeats the question, is not longer than the query, and answers nothing that is none', () => {
+  for (const edns of [null, {}]) {
+    const asked = query('nas.home.example', 'AAAA', edns)
+    const cut = cutAnswer(asked)
+    assert.ok(cut !== undefined && cut.length <= asked.length)
+    const { id, flags, questions, answers, additionals } = decode(Buffer.from(cut))
+    const before = decode(Buffer.from(asked))
+    assert.deepEqual([id, questions], [before.id, before.questions])
+    assert.equal(flags! & 0x0200, 0x0200)
+    assert.deepEqual([answers?.length, additionals?.length], [0, edns === null ? 0 : 1])
+    for (let length = 0; length < asked.length; length++) {
+      const part = cutAnswer(asked.slice(0, length))
+      assert.ok(part === undefined || part.length <= length)
+    }
+    assert.equal(cutAnswer(cut), undefined, 'an answer')
+  }
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 80 }), (bytes) => {
+      const cut = cutAnswer(bytes)
+      assert.ok(cut === undefined || cut.length <= bytes.length)
+    }),
+  )
 })
