@@ -326,7 +326,10 @@ export class TranslationMechanism implements Mechanism {
         subject: { kind: 'flow', id: flowId },
         what: flowId,
         chosen: service.accesses.get(wire.local) ?? wire.local,
-        reason: reasonOf(view),
+        reason:
+          host?.detachedAt === undefined
+            ? reasonOf(view)
+            : waitsFor(hostName(view.hid), [...service.accesses.keys()], [...host.row.active]),
         evidence: {
           socket: `${found.local} → ${found.foreign}`,
           wire: `${wire.local} → ${wire.foreign}`,
@@ -427,6 +430,18 @@ function reasonOf({ found, wire, own }: FlowView): string {
   return wire.local !== found.local || wire.foreign !== found.foreign
     ? 'the other host runs godwit too, and one of the two has moved: addresses are rewritten on both'
     : 'the other host runs godwit too; nothing has moved, so nothing is rewritten'
+}
+
+/** Why no pair of addresses leads to a host now. */
+function waitsFor(host: string, own: readonly Ip[], foreign: readonly Ip[]): string {
+  const waits = 'nothing is rewritten, and the connection waits'
+  if (own.length === 0) return `this host has no network now: ${waits} for one`
+  const families = (addresses: readonly Ip[]) => [...new Set(addresses.map(familyOf))]
+  const [here, there] = [families(own), families(foreign)]
+  if (here.some((family) => there.includes(family)))
+    return `${host} does not answer over any network of this host now: ${waits} until it does`
+  const only = (of: readonly number[]) => of.map((family) => `IPv${family}`).join(' and ')
+  return `this host has ${only(here)} alone now, ${host} ${only(there)}: ${waits} for a network with ${only(there)}; a translator between the two (NAT64) cannot carry it, since none speaks IHMP`
 }
 
 function hostName(hid: number): string {

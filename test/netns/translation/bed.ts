@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { ControlClient } from '../../../src/host/control/client.ts'
-import type { Status } from '../../../src/host/daemon/daemon.ts'
+import type { Status, Why } from '../../../src/host/daemon/daemon.ts'
 import type { HostView, SocketView } from '../../../src/host/provisioning/translation.ts'
 import { ignoreMissing, programName } from '../../../src/linux/bpf.ts'
 import { createNamespace, deleteNamespace, inNamespace, spawnIn } from '../../../src/linux/netns.ts'
@@ -179,6 +179,10 @@ export class Bed {
 
   status(name: Name): Promise<Status> {
     return this.#client(name).get<Status>('/v1/status')
+  }
+
+  why(name: Name, flow: string): Promise<Why> {
+    return this.#client(name).get<Why>(`/v1/why?flow=${flow}`)
   }
 
   move(name: Name, what: string, access: string): Promise<unknown> {

@@ -1,13 +1,15 @@
 /** DIME in the networks that people have (issue 10, C): addresses that come back, firewalls, Docker, temporary addresses. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, pause, until } from './bed.ts'
 import { Counted, serve } from './counted.ts'
 import { Published } from './published.ts'
 
-usesPrograms('ip', 'nft', 'iptables')
+usesPrograms('ip', 'iptables', 'nft', 'tayga')
 
 let bed: Bed
 beforeEach(() => {
@@ -222,5 +224,99 @@ test('DI-6: IPv6 is turned off at both ends: connections move over IPv4, and the
   m.deleteAddress('acc1', '10.1.0.2/24')
   await on(2)
   await ticks.more('over the other access')
+  for (const name of ['m', 'c'] as const) assert.doesNotMatch(bed.log(name), / (warn|error) /)
+})
+
+const NAT64 = '2001:db8:64::'
+/** c by the translator. */
+const FAR = `${NAT64}10.3.0.2`
+
+/** r translates between m's networks, which carry IPv6, and c, which has IPv4 alone. */
+async function nat64(): Promise<void> {
+  const file = join(bed.folder, 'tayga.conf')
+  writeFileSync(
+    file,
+    `tun-device nat64\nipv4-addr 192.168.255.1\nipv6-addr 2001:db8:65::1\nprefix ${NAT64}/96\ndynamic-pool 192.168.255.0/24\ndata-dir ${bed.folder}\n`,
+  )
+  bed.run('r', 'tayga', '--mktun', '-c', file)
+  for (const line of [
+    'link set nat64 up',
+    'route add 192.168.255.0/24 dev nat64',
+    `route add ${NAT64}/96 dev nat64`,
+  ])
+    bed.run('r', 'ip', ...line.split(' '))
+  bed.spawn('r', 'tayga', ['--nodetach', '-c', file])
+  bed.run('c', 'ip', '-6', 'address', 'flush', 'dev', 'wan', 'scope', 'global')
+}
+
+const withoutFour = (n: 1 | 2) => bed.run('m', 'ip', '-4', 'address', 'flush', 'dev', `acc${n}`)
+/** Why the connection of m that is known to both is where it is. */
+async function why(): Promise<string | undefined> {
+  const [flow] = (await bed.status('m')).flows
+  return flow && (await bed.why('m', flow.id)).now[0]?.reason
+}
+
+test('DI-6: connections through a NAT64 to a host with IPv4 alone: both run DIME, and they go on as without it', async () => {
+  await nat64()
+  withoutFour(1)
+  await serve(bed, 80)
+  await serve(bed, 81, 'ticks')
+  const echo = await Counted.open(bed, 'm', FAR, 80)
+  const ticks = await Counted.open(bed, 'm', FAR, 81)
+  await bed.daemon('c')
+  await bed.daemon('m')
+  await echo.echo('both daemons run')
+  await pause(3_000)
+  bed.up(2)
+  withoutFour(2)
+  await pause(2_000)
+  await echo.echo('another access is there')
+  await ticks.more('another access is there')
+  await assert.rejects(bed.move('m', 'all', 'acc2'))
+  await echo.echo('nothing can move')
+  for (const name of ['m', 'c'] as const) {
+    assert.deepEqual(
+      (await bed.hosts(name)).map(({ state }) => state),
+      ['plain'],
+    )
+    assert.ok((await bed.sockets(name)).every(({ proven }) => !proven))
+  }
+  bed.down(1)
+  echo.send(1)
+  await pause(1_500)
+  assert.ok(echo.lives && ticks.lives)
+  bed.up(1)
+  withoutFour(1)
+  await echo.echoed('the access is back')
+  await ticks.more('the access is back')
+  await bed.end('m')
+  await echo.echo('without a daemon')
+  for (const name of ['m', 'c'] as const) assert.doesNotMatch(bed.log(name), / (warn|error) /)
+})
+
+test('DI-6: a host moves to a network with a NAT64, its peer has IPv4 alone: connections wait, and go on when the first network is back', async () => {
+  await nat64()
+  await serve(bed, 80)
+  const echo = await Counted.open(bed, 'm', '10.3.0.2', 80)
+  await daemons()
+  bed.up(2)
+  withoutFour(2)
+  await pause(1_500)
+  bed.down(1)
+  echo.send(1)
+  const later = await Counted.open(bed, 'm', FAR, 80)
+  await later.echo('a new connection through the translator')
+  await pause(3_000)
+  assert.ok(echo.lives)
+  assert.match(
+    (await why()) ?? 'no flow',
+    /^this host has IPv6 alone now, host1 IPv4: nothing is rewritten, and the connection waits for a network with IPv4; /,
+  )
+  await later.echo('a new connection through the translator')
+  bed.up(1)
+  await echo.echoed('the first network is back')
+  await echo.echo('and goes on')
+  assert.match((await why()) ?? 'no flow', /nothing has moved, so nothing is rewritten/)
+  await later.echo('the new one goes on')
   for (const name of ['m', 'c'] as const) assert.doesNotMatch(bed.log(name), / (warn|error) /)
 })
