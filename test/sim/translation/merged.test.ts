@@ -179,3 +179,23 @@ test('DI-41, DI-42: a daemon that is started anew knows who is behind a NAT, and
   net.run(net.now + 5_000)
   assert.deepEqual(rowAt(inside, G).row.current[4], { local: C, foreign: G })
 })
+
+test('a flow on a pair of its own stays there', () => {
+  const { net, one, answer } = twoRows((network, host) => {
+    network.cut.add(`${C} ${F}`)
+    host.set(`${A}/24`, `${C}/24`)
+    host.preferred = A
+  })
+  net.run(net.now + 1_000)
+  const [flow] = one.tables.flows(rowAt(one, G).row.hid)
+  assert.equal(one.machine.moveFlows(rowAt(one, G).row.hid, C, [flow!], net.now).length, 1)
+  net.run(net.now + 1_000)
+  const before = [...compile(one.tables)[4].out_one.values()].map(({ wire }) => wire)
+  assert.deepEqual(before, [{ local: C, foreign: G }])
+  answer()
+  assert.deepEqual(
+    [...compile(one.tables)[4].out_one.values()].map(({ wire }) => wire),
+    before,
+  )
+  assert.deepEqual([...rowAt(one, G).diversions.keys()], [flow!.id])
+})
