@@ -231,11 +231,13 @@ interface Source {
 /** Why an interface that is set up is no access. */
 const NO_ROUTE = 'no default route'
 const NO_ADDRESS = 'no address and no default route'
+const NO_INTERFACE = 'there is no interface of this name now'
 const NEEDS = 'it becomes an access when it has an address and a default route'
 const HINTS: ReadonlyMap<string, string> = new Map([
   ['down: the interface is set down', `ip link set IFACE up; ${NEEDS}`],
   ['down: no carrier', `plug in its cable, or connect it to a network; ${NEEDS}`],
   [NO_ADDRESS, `start DHCP on it; ${NEEDS}`],
+  [NO_INTERFACE, 'plug it in, or correct its name in the configuration: `ip link` lists them'],
   [NO_ROUTE, 'give it one: ip route add default via GATEWAY dev IFACE metric 1000'],
 ])
 
@@ -428,9 +430,16 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return this.#tables.has(table)
   }
 
-  /** Interfaces that are not accesses, with the reason; inner sides and tunnels only if they are set up. */
+  /**
+   * Interfaces that are not accesses, with the reason; inner sides and tunnels only if they are set up. With them names that the
+   * configuration has and no interface.
+   */
   unused(): UnusedInterface[] {
-    return [...this.#interfaces.values()].flatMap(({ link, access }) => {
+    const absent = this.#named.filter(
+      (name) => !name.includes('*') && !matchesAny(this.#never, name) && this.#find(name) === undefined,
+    )
+    const none = [...new Set(absent)].map((name) => ({ name, reason: NO_INTERFACE, addresses: [] }))
+    const unused = [...this.#interfaces.values()].flatMap(({ link, access }) => {
       if (access !== undefined || link.loopback || matchesAny(this.#ours, link.name)) return []
       if (!link.up && isInner(link)) return []
       const addresses = this.#addressesOf(link.index).map((each) => `${each.address}/${each.prefixLength}`)
@@ -438,6 +447,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
       const reason = whyDown(link) ?? (why === NO_ROUTE && addresses.length === 0 ? NO_ADDRESS : why)
       return reason === undefined ? [] : [{ name: link.name, reason, addresses }]
     })
+    return [...unused, ...none]
   }
 
   #find(name: string): Interface | undefined {

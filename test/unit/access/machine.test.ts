@@ -462,6 +462,17 @@ test('UP-38: an interface that is set down loses its routes of IPv4 alone; one t
   assert.equal((machine.poll() as { access: { since: number } }).access.since, 8)
 })
 
+test('issue 10, A5: a name that the configuration has and no interface is listed as long as that is so; no pattern, and nothing never used', () => {
+  const machine = new AccessMachine({ named: ['wwan0', 'usb*', 'eth9', 'wwan0'], never: ['eth9'] })
+  const reasons = () => machine.unused().map(({ name, reason }) => `${name} ${reason}`)
+  assert.deepEqual(reasons(), ['wwan0 there is no interface of this name now'])
+  const { hint } = noAccess('wwan0', [], machine.unused())
+  assert.match(hint!, /^plug it in, or correct its name/)
+  machine.handleEvent({ type: 'link', link: link(2, 'wwan0', { up: false, carrier: false }) }, 0)
+  assert.deepEqual(reasons(), [])
+  assert.equal(machine.access('wwan0')?.reason, 'the interface is set down')
+})
+
 test('issue 10: interfaces in one network of IPv4 are known, if one of them is an access', () => {
   const machine = new AccessMachine({ ours: ['godwit0'] })
   const add = (index: number, name: string, own: string, prefixLength: number) => {
