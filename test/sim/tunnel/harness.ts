@@ -303,6 +303,11 @@ export class Node {
     return true
   }
 
+  /** As if so many datagrams had left in each session. */
+  haveSent(count: number): void {
+    for (const session of this.#live.values()) session.sent = count
+  }
+
   /** Seals a payload of one's own making and sends it from `source`, whoever that is; undefined without a session. */
   forge(
     peer: number,
