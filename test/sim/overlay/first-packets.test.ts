@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { seeded } from '../../../lab/seeded.ts'
+import { extent } from '../../support/extent.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { EngineNode } from './engine-node.ts'
 import { Nat, type NatKind, Network } from './network.ts'
@@ -116,7 +117,7 @@ for (const signal of SIGNALS)
   for (const kinds of KINDS)
     test(`issue 13: ${signal}, ${kinds.join(' to ')}: the first datagram after a restart arrives, and its answer, whoever sends first`, () => {
       for (const first of FIRST)
-        for (let seed = 0; seed < 4; seed++) {
+        for (let seed = 0; seed < extent(4); seed++) {
           const which = `${first}, seed ${seed}`
           const { ms, astray, duplicates } = contact(kinds, signal, first, seed)
           const findsOut =
@@ -129,7 +130,7 @@ for (const signal of SIGNALS)
 
 test('issue 13: SIGKILL within seconds of the first message 1 to the other end: the first datagram behind the next one arrives', () => {
   for (const kinds of KINDS)
-    for (let seed = 0; seed < 4; seed++) {
+    for (let seed = 0; seed < extent(4); seed++) {
       const { ms, duplicates } = contact(kinds, 'SIGKILL', 'own', seed, 'peer')
       assert.ok(ms <= SOON, `${kinds.join(' to ')}, seed ${seed}: ${ms} ms`)
       assert.equal(duplicates, 0)
