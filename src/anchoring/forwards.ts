@@ -197,9 +197,11 @@ export class PortForwards {
       '  type nat hook prerouting priority dstnat; policy accept;',
       ...lines,
       '}',
-      // The anchor's own programs.
+      // The anchor's own programs. What listens on loopback alone (a database, a resolver) keeps its ports there.
       'chain output {',
       '  type nat hook output priority -100; policy accept;',
+      '  ip daddr 127.0.0.0/8 accept',
+      '  ip6 daddr ::1 accept',
       ...lines,
       '}',
       'chain postrouting {',

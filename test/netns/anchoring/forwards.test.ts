@@ -153,6 +153,19 @@ describe('a port of the anchor leads to a host', () => {
     await assert.rejects(overTcp(4))
   })
 
+  test('issue 10 B2: what listens on the anchor’s loopback alone keeps its port there', async () => {
+    const local = `require('http').createServer((q, r) => r.end('local')).listen(8081, '127.0.0.1', () =>
+      require('http').createServer((q, r) => r.end('local')).listen(8081, '::1', () => console.log('up')))`
+    const server = await lab.programs.start('an', process.execPath, ['-e', local], { input: true })
+    await server.expect((line) => line === 'up', 10_000)
+    await godwit('an', 'anchor', 'forward', '8081', 'laptop:80', '--tcp')
+    for (const to of ['127.0.0.1', '[::1]'])
+      assert.equal(await run('an', 'curl', '-s', '-m', '5', `http://${to}:8081/`), 'local')
+    assert.equal(await overTcp(4, 8081), client(4))
+    assert.notEqual(await run('an', 'curl', '-s', '-m', '5', `http://${anchor(4)}:8081/`), 'local')
+    await godwit('an', 'anchor', 'unforward', '8081')
+  })
+
   test('issue 10 B2: a host that controls only some programs answers all the same', async () => {
     await down('mh', 'SIGTERM')
     appendFileSync(join(state('mh'), 'godwit.toml'), '\n[host]\ncontrol = "selected"\n')
