@@ -108,7 +108,7 @@ export class Movement {
       control: lost.length > 0 ? Control.HANDOFF : Control.ADDR_UP,
       options: (preferred ? Option.PF : 0) | oldUnreachable(host, lost),
       newAddress: bytesOf(local),
-      ...(lost.length > 0 ? { lostAddresses: lost.map(bytesOf) } : {}),
+      lostAddresses: lost.map(bytesOf),
       challenge: this.#state.random(16),
     }
     this.#messages.request(host, pair, body, now, {
@@ -142,7 +142,7 @@ export class Movement {
       control: lost.length > 0 ? Control.HANDOFF_UNREACHABLE : Control.ADDR_UP_UNREACHABLE,
       options: oldUnreachable(host, lost),
       newAddress: bytesOf(local.ip),
-      ...(lost.length > 0 ? { lostAddresses: lost.map(bytesOf) } : {}),
+      lostAddresses: lost.map(bytesOf),
     }
     this.#messages.request(host, pair, body, now, {
       acknowledged: () => {

@@ -258,3 +258,82 @@ test('DI-6: a daemon that is started anew takes flows from the other family as b
   again.set(`${F}/24`, `${F6}/64`)
   assert.deepEqual([...compile(again.tables)[4].cross_in.keys()], [...compile(ch.tables)[4].cross_in.keys()])
 })
+
+test('E-6: where the kernel tells nothing of a connection nothing is said of it, and nothing believed', () => {
+  for (const untold of ['mh', 'ch'] as const) {
+    const { net, mh, ch } = strangers()
+    const hosts = { mh, ch }
+    hosts[untold].untold = true
+    mh.flow(A, 40000, F, 80)
+    ch.flow(F, 80, A, 40000)
+    net.run(20_000)
+    const flows = net.types().filter((type) => type.startsWith('FLOWS'))
+    const other = untold === 'mh' ? `FLOWS ${F}>${A}` : `FLOWS ${A}>${F}`
+    assert.deepEqual([...new Set(flows)], [other])
+    for (const host of [mh, ch]) assert.equal(flowsOf(host)[0]!.taken, undefined)
+  }
+})
+
+test('what was proven before a restart counts for the sockets that are there then, not for later ones', () => {
+  const { net, mh, ch } = pairOfHosts()
+  const again = net.host()
+  again.key = ch.key
+  net.hosts.splice(net.hosts.indexOf(ch), 1)
+  net.hosts.splice(net.hosts.indexOf(mh), 1)
+  for (const each of ch.machine.save()) again.machine.restore(each)
+  again.flow(F, 80, A, 40000)
+  assert.equal(flowsOf(again)[0]!.taken, 'both')
+  again.set(`${F}/24`)
+  again.flow(F, 80, A, 40000) // another socket of the same name
+  assert.equal(flowsOf(again)[0]!.taken, undefined)
+})
+
+test('DI-7: a host that did not answer is asked again at once when the address of its flow is back', () => {
+  const net = new SimNetwork()
+  const mh = net.host()
+  mh.set(`${A}/24`)
+  mh.flow(A, 40000, F, 80)
+  net.run(10_000)
+  assert.equal(peerOf(mh).state, 'plain')
+  mh.set(`${B}/24`)
+  net.run(net.now + 100_000)
+  assert.equal(net.log.length, 3)
+  mh.set(`${A}/24`)
+  assert.equal(net.log.length, 4)
+})
+
+test('DI-22: who has been greeted meanwhile does not go on with its own HELLO', () => {
+  const { net, mh, ch } = strangers()
+  net.intercept = (packet, { control }) =>
+    packet.from === A && control === Control.HELLO ? undefined : packet
+  mh.flow(A, 40000, F, 80)
+  ch.flow(F, 80, A, 40000)
+  net.run(200)
+  assert.equal(peerOf(mh).state, 'peer')
+  assert.equal(peerOf(mh).requests.size, 0)
+})
+
+test('forged acknowledgements cost checks only where they name what was asked, and of that eight', () => {
+  const { net, mh } = pairOfHosts()
+  net.cut.add(`${A} ${F}`)
+  mh.machine.handleSuspicion(peerOf(mh).row.hid, net.now)
+  mh.machine.rekey(net.now)
+  net.run(net.now + 10)
+  const [asked] = peerOf(mh).requests
+  const forged = (sequence: number) => {
+    const message = {
+      ...{ control: Control.ACK, options: 0, sequence, hostId: bytesOf(F), receiver: bytesOf(A) },
+      ...{ counter: (1_700_000_000_000 + net.now) * 1_000, response: new Uint8Array(16) },
+    }
+    const bytes = encodeSigned(message, (covered) => nodeIhmpCrypto.sign(STRANGER, covered))
+    mh.machine.handleMessage(bytes, { local: A, foreign: F }, 0, net.now)
+  }
+  const STRANGER = generateOwnKey()
+  const wrong = (asked!.message.sequence + 7) & 0xffff
+  for (let n = 0; n < 200; n++) forged(wrong)
+  const before = mh.checked
+  for (let n = 0; n < 50; n++) forged(wrong)
+  assert.equal(mh.checked, before, 'the share of the address is used up')
+  for (let n = 0; n < 50; n++) forged(asked!.message.sequence)
+  assert.equal(mh.checked - before, 8)
+})

@@ -46,6 +46,8 @@ export class SimHost {
   flows: Pair[] = []
   /** What this host knows of its TCP connections instead of the truth. */
   streams: ((flow: SocketRow) => StreamStart) | undefined
+  /** The kernel does not tell. */
+  untold = false
   /** Signatures checked. */
   checked = 0
 
@@ -79,7 +81,8 @@ export class SimHost {
       wall,
       hasFlow: (local, foreign) => this.flows.some((f) => f.local === local && f.foreign === foreign),
       lookAtSockets: () => {},
-      streams: (flows) => flows.map((flow) => this.streams?.(flow) ?? network.startOf(flow)),
+      streams: (flows) =>
+        flows.map((flow) => (this.untold ? undefined : (this.streams?.(flow) ?? network.startOf(flow)))),
       preferredLocal: (foreign) =>
         this.preferred ?? this.addresses.find((a) => a.ip.includes(':') === foreign.includes(':'))?.ip,
     }

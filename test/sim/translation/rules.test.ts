@@ -233,7 +233,9 @@ test('DI-33, DI-37: an address that comes back and goes again while its first lo
   net.cut.add(`${B} ${F}`)
   mh.set(`${B}/24`, `${C}/24`)
   net.run(net.now + 200)
+  const mark = net.log.length
   mh.set(`${A}/24`, `${B}/24`, `${C}/24`)
+  assert.deepEqual(net.types(mark), [`ADDR_UP ${A}>${F}`, `ADDR_UP ${B}>${F}`], 'nothing is lost any more')
   net.run(net.now + 200)
   assert.equal(peerOf(ch).row.current[4]?.foreign, A)
   mh.set(`${B}/24`, `${C}/24`)
