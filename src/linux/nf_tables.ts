@@ -340,6 +340,14 @@ export class NfBatch {
         this.#u32(5, 1) // NFT_EXTHDR_F_PRESENT
         this.#u32(6, 1) // NFT_EXTHDR_OP_TCPOPT
       }),
+    over: (rate, burst) =>
+      this.#expression('limit', () => {
+        this.#u64(1, rate)
+        this.#u64(2, 1)
+        this.#u32(3, burst)
+        this.#u32(4, 0) // NFT_LIMIT_PKTS
+        this.#u32(5, 1) // NFT_LIMIT_F_INV
+      }),
     queue: (number, { bypass, target }) => {
       if (!target) {
         this.#expression('queue', () => {
@@ -561,6 +569,8 @@ export interface NfExpressions {
   masquerade(ports?: readonly [number, number]): void
   /** 1 where the TCP header has an option of this kind, else 0; packets that are no TCP end the rule. */
   tcpOption(kind: number, register: number): void
+  /** Goes on with packets beyond so many a second, after a burst of so many. */
+  over(rate: number, burst: number): void
   /**
    * Passes the packet to a queue in user space. `bypass`: it is accepted when nobody reads the queue, instead of dropped.
    * `target`: uses the target of iptables, for kernels without the expression.

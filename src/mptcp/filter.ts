@@ -7,6 +7,7 @@
  *   input: the same, by the addresses of subflows; SYNs with MPTCP are queued
  *   forward, on a router: both, and every SYN
  *
+ * SYNs that come from elsewhere are queued up to a rate; those beyond pass (ADR 0452).
  * Only SYNs of plain connections are ever seen, so that these run at the kernel's speed and outlive the daemon.
  *
  * `nft flush ruleset` of a firewall that starts anew passes by a table with an owner (ADR 0381). Where the kernel has none it removes all, and `restore` puts
@@ -46,17 +47,20 @@ const FAMILIES = [
 const SIDES = ['local', 'wire', 'same'] as const
 /** Its elements are those of `local` whose packets leave by an access of their own, with its mark. */
 const SENT = 'sent'
-/** What a kernel may not have: tables with an owner (Linux 6.9), and the expression that queues; all have the target of iptables. */
+/** What a kernel may not have: tables with an owner (Linux 6.9), limits, and the expression that queues; all have the target of iptables. */
 interface Way {
   readonly owned: boolean
+  readonly limited: boolean
   readonly target: boolean
 }
-const WAYS: readonly Way[] = [
-  { owned: true, target: false },
-  { owned: true, target: true },
-  { owned: false, target: false },
-  { owned: false, target: true },
-]
+const WAYS: readonly Way[] = [true, false].flatMap((owned) =>
+  [true, false].flatMap((limited) => [false, true].map((target) => ({ owned, limited, target }))),
+)
+/**
+ * SYNs of others a second that are queued, after as many at once: each costs the packet thread 20 to 100 µs, and transfers wait for that.
+ * Connections beyond stay plain.
+ */
+export const SYNS_PER_SECOND = 1000
 const UNKNOWN: readonly number[] = [EINVAL, ENOENT, EOPNOTSUPP]
 type Family = (typeof FAMILIES)[number]
 const { SYN, ACK, RST, FIN } = TcpFlag
@@ -127,13 +131,14 @@ export class Filter {
     this.#sent.clear()
   }
 
-  #replace(family: Family, { owned, target }: Way, forward: boolean): void {
+  #replace(family: Family, way: Way, forward: boolean): void {
     const { family: number, size } = family
+    const { owned } = way
     const batch = new NfBatch()
     if (owned) batch.destroyTable(number, this.#table).table(number, this.#table, OWNED_TABLE)
     // Made first: deleting what is not there would fail.
     else batch.table(number, this.#table).deleteTable(number, this.#table).table(number, this.#table)
-    this.#rules(batch, family, target, forward)
+    this.#rules(batch, family, way, forward)
     for (const set of SIDES) {
       const mine = [...this.#watched[set].values()].filter(({ local }) => local.length === size)
       const elements = mine.map((tuple) => encodeElement(keyOf(set, tuple)))
@@ -217,7 +222,7 @@ export class Filter {
     }
   }
 
-  #rules(batch: NfBatch, family: Family, target: boolean, forward: boolean): void {
+  #rules(batch: NfBatch, family: Family, { target, limited }: Way, forward: boolean): void {
     const { family: number, size, type } = family
     const table = this.#table
     for (const name of SIDES)
@@ -291,6 +296,13 @@ export class Filter {
         tupleIn(e, family, set)
         queue(false)(e)
       })
+      if (name === 'input' && limited)
+        rule((e) => {
+          flags(e, SYN)
+          option(e, true)
+          e.over(SYNS_PER_SECOND, SYNS_PER_SECOND)
+          e.accept()
+        })
       rule((e) => {
         flags(e, SYN)
         option(e, name === 'input')
@@ -307,6 +319,12 @@ export class Filter {
       batch.rule(number, table, 'forward', (e) => {
         tupleIn(e, family, set)
         queue(false)(e)
+      })
+    if (limited)
+      batch.rule(number, table, 'forward', (e) => {
+        flags(e, SYN)
+        e.over(SYNS_PER_SECOND, SYNS_PER_SECOND)
+        e.accept()
       })
     batch.rule(number, table, 'forward', (e) => {
       flags(e, SYN)

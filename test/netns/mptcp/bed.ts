@@ -208,6 +208,10 @@ export class Bed {
     return this.#client(name).get<Status>('/v1/status')
   }
 
+  metrics(name: 'm' | 'c' = 'm'): Promise<string> {
+    return this.#client(name).metrics()
+  }
+
   post(path: string, body: object): Promise<unknown> {
     return this.#client('m').post(path, body)
   }

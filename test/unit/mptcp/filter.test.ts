@@ -17,12 +17,15 @@ class Kernel {
   /** Flags of each table that was made. */
   readonly made: number[] = []
   tables = false
+  limited = false
   readonly #owners: boolean
   readonly #queue: boolean
+  readonly #limits: boolean
 
-  constructor(has: { readonly owners: boolean; readonly queue: boolean }) {
+  constructor(has: { readonly owners: boolean; readonly queue: boolean; readonly limits?: boolean }) {
     this.#owners = has.owners
     this.#queue = has.queue
+    this.#limits = has.limits ?? true
   }
 
   hasTable(): boolean {
@@ -42,6 +45,9 @@ class Kernel {
         flags = view.getUint32(at + 20 + ((view.getUint16(at + 20, true) + 3) & ~3) + 4)
     }
     if (!this.#queue && Buffer.from(bytes).includes('queue\0')) throw new KernelError('commit', ENOENT)
+    const limited = Buffer.from(bytes).includes('limit\0')
+    if (limited && !this.#limits) throw new KernelError('commit', ENOENT)
+    this.limited = limited
     this.made.push(flags)
     this.tables = true
   }
@@ -67,4 +73,14 @@ test('ADR 0381: without owners they are plain, and come back with their connecti
   kernel.tables = false
   assert.equal(filter.restore(), true)
   assert.deepEqual(kernel.made, [0, 0, 0, 0])
+})
+
+test('ADR 0452: SYNs of others are limited where the kernel can do that; where it cannot, the tables are there all the same', () => {
+  for (const limits of [true, false])
+    for (const owners of [true, false]) {
+      const kernel = new Kernel({ owners, queue: false, limits })
+      new Filter(kernel, new Ledger()).install(true)
+      assert.deepEqual(kernel.made, owners ? [6, 6] : [0, 0])
+      assert.equal(kernel.limited, limits)
+    }
 })
