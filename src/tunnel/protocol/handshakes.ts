@@ -133,6 +133,18 @@ export class Handshakes {
     if (pending !== undefined) this.#sendInitiation(peer, path, pending, now)
   }
 
+  /** Sends message 2 of the session that the peer has not used yet on one more path, where the peer is. */
+  answerAlso(peer: Peer, path: Path): void {
+    const at = peer.next?.answered
+    if (at === undefined || isThere(at, path.remote, path.socket)) return
+    for (const answered of this.#answered.values()) {
+      if (answered.at !== at || answered.left <= 0) continue
+      answered.left--
+      at.alone = false
+      this.#parts.transmit.handshake(answered.response, path.remote, path.socket)
+    }
+  }
+
   /** Sends one fresh message 1 only to an address that a stock peer sent from: the answer proves the address. */
   ask(peer: Peer, remote: Endpoint, socket: number, now: number): void {
     const pending = this.#create(peer, now)
@@ -585,6 +597,10 @@ export class Handshakes {
     this.#remember(name, { peer, at: answered, response: made.message }, now)
     this.#host.heardFrom(peer, from, socket, false, now)
     transmit.handshake(made.message, from, socket)
+    // What this session seals already may leave over others of them, and be faster.
+    if (early)
+      for (const path of peer.paths)
+        if (path.usable && path.known !== undefined && path.known !== 'hoped') this.answerAlso(peer, path)
     peer.lastTraversal = now
     if (peer.config.reportsGreetings === true && peer.current === undefined)
       this.#host.emit({ type: 'greeted', peer: peer.index, remote: answered.remote, socket })

@@ -92,6 +92,7 @@ export class TunnelMachine implements TunnelCommands {
         connect: (peer, now) => this.#handshakes.connect(peer, now),
         check: (peer, paths, now) => this.#handshakes.check(peer, paths, now),
         ask: (peer, remote, socket, now) => this.#handshakes.ask(peer, remote, socket, now),
+        answerAlso: (peer, path) => this.#handshakes.answerAlso(peer, path),
         sendAlso: (peer, path, now) => {
           if (peer.handshake !== undefined) this.#handshakes.sendAlso(peer, path, now)
           else if (wantsSession(peer)) this.#handshakes.attemptNow(peer, now)

@@ -52,6 +52,8 @@ export interface MultipathHost {
   connect(peer: Peer, now: number): void
   /** The handshake under way should also try this path; false when none is. */
   sendAlso(peer: Peer, path: Path, now: number): void
+  /** The same with message 2, while the peer may not have it. */
+  answerAlso(peer: Peer, path: Path): void
   /** Another process of the peer's has said HELLO in this session: those of the one before are over. */
   replaced(peer: Peer, localIndex: number): void
   /** Something was sealed and sent to this peer. */
@@ -128,6 +130,8 @@ export class Multipath {
     }
     // What goes behind message 1 is of no use without it.
     if (peer.sealing === peer.earlyOut && !wasSent(peer, path)) this.#host.sendAlso(peer, path, now)
+    else if (peer.sealing === peer.next && known !== undefined && known !== 'hoped')
+      this.#host.answerAlso(peer, path)
     if (peer.expectsGodwit) {
       this.announce(peer, path, now)
       this.#useEarly(peer, path, now)
