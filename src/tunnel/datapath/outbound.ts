@@ -47,6 +47,8 @@ const IPV6_LEAST_MTU = 1280
 const ORIGINAL = 128
 /** What is sent to a peer that was silent for so long (ms) is kept, in case that it has ended. */
 const SILENT_MS = 20
+/** The same of one packet in this time (ms), whatever was heard: a single one that meets the end of the peer's process on its way. */
+const SINGLE_MS = 5
 
 export class Outbound {
   readonly #view: DataView
@@ -144,8 +146,11 @@ export class Outbound {
       this.#park(at, bytes, packet, kept)
       return
     }
-    if (now - this.#peers.heardAt[peer]! > SILENT_MS && this.#peers.godwit[peer] === 1)
-      this.#keep(at, bytes, packet, kept, peer)
+    if (
+      this.#peers.godwit[peer] === 1 &&
+      (now - this.#peers.keptAt[peer]! >= SINGLE_MS || now - this.#peers.heardAt[peer]! > SILENT_MS)
+    )
+      this.#keep(at, bytes, packet, kept, peer, now)
     const spread = this.#spread
     if (spread.copies !== 0 || this.#sender.copies !== 0) this.#sender.setCopies(spread.copyTo, spread.copies)
     if (spread.departAt !== this.#sender.departure) this.#sender.setDeparture(spread.departAt)
@@ -189,7 +194,8 @@ export class Outbound {
   }
 
   /** Copies what leaves now, as it was before the forwarder saw it: it is asked again should the peer have ended. */
-  #keep(at: number, bytes: number, packet: number, kept: number, peer: number): void {
+  #keep(at: number, bytes: number, packet: number, kept: number, peer: number, now: number): void {
+    this.#peers.keptAt[peer] = now
     const u8 = this.#u8
     u8.copyWithin(this.#template, packet, packet + kept)
     u8.copyWithin(packet, this.#original, this.#original + kept)

@@ -38,6 +38,8 @@ export class PeerTable {
   /** Slot of the session that its HELLO came in last, or -1; when something last arrived in such a session. */
   greeted = new Int32Array(16).fill(NONE)
   heardAt = new Float64Array(16)
+  /** When a copy was last kept of what leaves for it (ms). */
+  keptAt = new Float64Array(16)
   /** Install order of the newest session that received something; with its window, what "newest datagram" means. */
   newest = new Uint32Array(16)
   traffic = new Uint8Array(16)
@@ -67,6 +69,7 @@ export class PeerTable {
     this.sending = grown(this.sending, size, NONE)
     this.greeted = grown(this.greeted, size, NONE)
     this.heardAt = grown(this.heardAt, size)
+    this.keptAt = grown(this.keptAt, size)
     this.newest = grown(this.newest, size)
     this.traffic = grown(this.traffic, size)
     this.epoch = grown(this.epoch, size)

@@ -27,6 +27,8 @@ const POOL4 = { address: Uint8Array.of(198, 18, 0, 0), length: 16 }
 const POOL6 = { address: FIX6.map((byte, i) => (i === 7 ? 1 : i === 15 ? 0 : byte)), length: 64 }
 const KEYS = [1, 2].map((seed) => new Uint8Array(32).fill(seed)) as [Uint8Array, Uint8Array]
 
+const SETUP = { device: 'sim', mtu: 1420, mark: 1 }
+
 /** An end's device and sockets. */
 class End implements SimParticipant {
   readonly sockets: SimSocket[] = []
@@ -136,20 +138,50 @@ class End implements SimParticipant {
 /** A host behind a NAT, its anchor, and a flow of datagrams between the host and a server beyond the anchor. */
 export class AnchoredFlow {
   readonly net: Network
-  readonly host: End
-  readonly anchor: End
-  readonly #engine: HostEngine
+  host!: End
+  anchor!: End
+  #engine!: HostEngine
+  readonly #nat: Nat | undefined
+  readonly #address: string
   sent = 0
   #counted = 0
 
   constructor(net: Network, nat: Nat | undefined, address = '10.1.0.2') {
     this.net = net
-    const setup = { device: 'sim', mtu: 1420, mark: 1 }
+    this.#nat = nat
+    this.#address = address
+    this.start('anchor')
+    this.start('host')
+    net.run(1_000)
+  }
+
+  /** A process that has nothing in memory. */
+  start(which: 'anchor' | 'host'): void {
+    if (which === 'anchor') this.#startAnchor()
+    else this.#startHost()
+  }
+
+  /** The process is gone; `signal`: SIGTERM ends it in order. */
+  end(which: 'anchor' | 'host', signal: 'SIGTERM' | 'SIGKILL'): void {
+    const end = this[which]
+    if (signal === 'SIGTERM') end.engine.tunnel.engine.end()
+    this.net.nodes.splice(this.net.nodes.indexOf(end), 1)
+  }
+
+  /** One datagram from this end to the other, of the flow. Returns its number. */
+  sendOne(from: 'anchor' | 'host'): number {
+    if (from === 'host') this.host.send({ address: FIX4, port: PORT }, SERVER, this.sent)
+    else this.anchor.send(SERVER, this.anchor.from!, this.sent)
+    return this.sent++
+  }
+
+  #startAnchor(): void {
+    const { net } = this
     this.anchor = new End(net)
     this.anchor.address = '198.51.100.2'
     const anchor = new AnchorEngine(
       this.anchor.surroundings({
-        ...{ ...setup, role: 'anchor', privateKey: KEYS[1], listenPorts: [ANCHOR.port] },
+        ...{ ...SETUP, role: 'anchor', privateKey: KEYS[1], listenPorts: [ANCHOR.port] },
         ...{ pool4: POOL4, pool6: POOL6 },
       } as AnchorSetup),
     )
@@ -161,12 +193,15 @@ export class AnchoredFlow {
       number: 1,
     }
     anchor.handleCommand({ type: 'add-peer', peer: host }, net.now)
-    this.host = new End(net)
-    this.host.address = address
-    this.host.nat = nat
+  }
+
+  #startHost(): void {
+    this.host = new End(this.net)
+    this.host.address = this.#address
+    this.host.nat = this.#nat
     this.#engine = new HostEngine(
       this.host.surroundings({
-        ...{ ...setup, role: 'host', privateKey: KEYS[0], fix4: FIX4, fix6: FIX6 },
+        ...{ ...SETUP, role: 'host', privateKey: KEYS[0], fix4: FIX4, fix6: FIX6 },
       } as HostSetup),
     )
     this.host.engine = this.#engine
@@ -178,7 +213,6 @@ export class AnchoredFlow {
     })
     this.#do({ type: 'remotes', name: 'anchor', remotes: [ANCHOR] })
     this.use()
-    net.run(1_000)
   }
 
   #do(command: Parameters<HostEngine['handleCommand']>[0]): void {
