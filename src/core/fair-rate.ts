@@ -1,8 +1,9 @@
 /**
- * A rate for all sources together that a few of them cannot take: each has a rate of its own, and where all is taken a
- * reserve serves each source once in a while.
+ * A rate for all sources together that a few of them cannot take: each has a rate of its own, all of one site (source.ts) have a
+ * quarter of the whole, and where all is taken a reserve serves each source once in a while.
  */
 import { Buckets } from './buckets.ts'
+import { siteOf } from './source.ts'
 import { TokenBucket } from './token-bucket.ts'
 
 export interface FairRateInit {
@@ -19,14 +20,18 @@ export interface FairRateInit {
   readonly reserveMs: number
 }
 
+const SITE_SHARE = 4
+
 export class FairRate {
   readonly #sources: Buckets
+  readonly #sites: Buckets
   readonly #all: TokenBucket
   readonly #reserve: TokenBucket
   readonly #reserveOf: Buckets
 
   constructor(init: FairRateInit) {
     this.#sources = new Buckets(init.rateOfSource, init.burstOfSource)
+    this.#sites = new Buckets(init.rate / SITE_SHARE, init.burst / SITE_SHARE)
     this.#all = new TokenBucket(init.rate, init.burst)
     this.#reserve = new TokenBucket(init.reserve, init.reserveBurst)
     this.#reserveOf = new Buckets(1000 / init.reserveMs, 1)
@@ -35,7 +40,7 @@ export class FairRate {
   /** `source`: undefined where it is not known, which then shares only what all have. */
   take(source: string | undefined, now: number): boolean {
     if (source === undefined) return this.#all.take(now)
-    if (!this.#sources.take(source, now)) return false
+    if (!this.#sources.take(source, now) || !this.#sites.take(siteOf(source), now)) return false
     return this.#all.take(now) || (this.#reserveOf.take(source, now) && this.#reserve.take(now))
   }
 }

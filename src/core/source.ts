@@ -6,6 +6,12 @@ export function sourceOf(address: string): string {
   return plain.includes(':') ? expanded(plain).slice(0, 4).join(':') : plain
 }
 
+/** Whose many sources may be: the /24 or the /48 around a source. */
+export function siteOf(source: string): string {
+  const end = source.lastIndexOf(source.includes(':') ? ':' : '.')
+  return end < 0 ? source : source.slice(0, end)
+}
+
 function expanded(address: string): string[] {
   const [head = '', tail] = address.replace(/%.*/, '').split('::')
   const before = head === '' ? [] : head.split(':')

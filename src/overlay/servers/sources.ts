@@ -1,11 +1,11 @@
 /**
  * Limits for unknown clients of a TCP server, per source: number of connections, new connections per second, and
- * duration. When there is no room, the source with most connections loses its oldest, so that no source can keep others
- * out.
+ * duration. When there is no room, the source with most connections loses its oldest, of the site (core/source.ts) with most, so
+ * that no source and no site can keep others out.
  */
 import type { Socket } from 'node:net'
 import { Buckets } from '../../core/buckets.ts'
-import { sourceOf } from '../../core/source.ts'
+import { siteOf, sourceOf } from '../../core/source.ts'
 
 export interface SourceLimits {
   readonly connections: number
@@ -18,13 +18,24 @@ export interface SourceLimits {
 }
 
 const CHECK_MS = 1000
+/** A site may have this part of all connections, and new ones as so many sources. */
+const SITE_SHARE = 1 / 4
+const SITE_SOURCES = 8
+
+interface Source {
+  readonly site: string
+  /** Since when; the oldest first. */
+  readonly sockets: Map<Socket, number>
+}
 
 export class Connections {
   readonly #limits: SourceLimits
   readonly #now: () => number
   readonly #new: Buckets
-  /** By source; the oldest first. */
-  readonly #bySource = new Map<string, Map<Socket, number>>()
+  readonly #newOfSite: Buckets
+  readonly #bySource = new Map<string, Source>()
+  /** By site: connections. */
+  readonly #bySite = new Map<string, number>()
   readonly #timer: NodeJS.Timeout
   #size = 0
 
@@ -32,6 +43,7 @@ export class Connections {
     this.#limits = limits
     this.#now = now
     this.#new = new Buckets(limits.rate, limits.burst)
+    this.#newOfSite = new Buckets(SITE_SOURCES * limits.rate, SITE_SOURCES * limits.burst)
     this.#timer = setInterval(() => this.#endOld(), CHECK_MS)
     this.#timer.unref()
   }
@@ -40,15 +52,20 @@ export class Connections {
   admit(socket: Socket): boolean {
     const source = sourceOf(socket.remoteAddress ?? '')
     const now = this.#now()
-    const own = this.#bySource.get(source) ?? new Map<Socket, number>()
+    const site = siteOf(source)
+    const own = this.#bySource.get(source)?.sockets.size ?? 0
     socket.on('error', () => {})
-    if (own.size >= this.#limits.ofSource || !this.#new.take(source, now)) {
+    if (own >= this.#limits.ofSource || !this.#new.take(source, now) || !this.#newOfSite.take(site, now)) {
       socket.destroy()
       return false
     }
-    if (this.#size >= this.#limits.connections) this.#displace()
-    own.set(socket, now)
-    this.#bySource.set(source, own)
+    const { connections, ofSource } = this.#limits
+    if ((this.#bySite.get(site) ?? 0) >= Math.max(ofSource, SITE_SHARE * connections)) this.#displace(site)
+    else if (this.#size >= connections) this.#displace(this.#largestSite())
+    const known = this.#bySource.get(source) ?? { site, sockets: new Map<Socket, number>() }
+    known.sockets.set(socket, now)
+    this.#bySource.set(source, known)
+    this.#bySite.set(site, (this.#bySite.get(site) ?? 0) + 1)
     this.#size++
     socket.once('close', () => this.#remove(source, socket))
     return true
@@ -70,13 +87,21 @@ export class Connections {
 
   close(): void {
     clearInterval(this.#timer)
-    for (const sockets of this.#bySource.values()) for (const socket of sockets.keys()) socket.destroy()
+    for (const { sockets } of this.#bySource.values()) for (const socket of sockets.keys()) socket.destroy()
   }
 
-  #displace(): void {
+  #largestSite(): string {
     let [largest, most] = ['', 0]
-    for (const [source, { size }] of this.#bySource) if (size > most) [largest, most] = [source, size]
-    const [oldest] = this.#bySource.get(largest)?.keys() ?? []
+    for (const [site, size] of this.#bySite) if (size > most) [largest, most] = [site, size]
+    return largest
+  }
+
+  /** Of the site's source with most connections the oldest ends. */
+  #displace(site: string): void {
+    let [largest, most] = ['', 0]
+    for (const [source, of] of this.#bySource)
+      if (of.site === site && of.sockets.size > most) [largest, most] = [source, of.sockets.size]
+    const [oldest] = this.#bySource.get(largest)?.sockets.keys() ?? []
     if (oldest === undefined) return
     this.#remove(largest, oldest)
     oldest.destroy()
@@ -85,14 +110,17 @@ export class Connections {
   /** Repeatable: a connection that gave way closes later. */
   #remove(source: string, socket: Socket): void {
     const own = this.#bySource.get(source)
-    if (own?.delete(socket) !== true) return
+    if (own?.sockets.delete(socket) !== true) return
     this.#size--
-    if (own.size === 0) this.#bySource.delete(source)
+    if (own.sockets.size === 0) this.#bySource.delete(source)
+    const left = (this.#bySite.get(own.site) ?? 1) - 1
+    if (left === 0) this.#bySite.delete(own.site)
+    else this.#bySite.set(own.site, left)
   }
 
   #endOld(): void {
     const before = this.#now() - this.#limits.longestMs
-    for (const sockets of this.#bySource.values())
+    for (const { sockets } of this.#bySource.values())
       for (const [socket, since] of sockets) {
         if (since > before) break
         socket.destroy()

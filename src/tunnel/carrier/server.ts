@@ -10,7 +10,7 @@ import type { Duplex } from 'node:stream'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { GodwitError } from '../../core/errors.ts'
 import { FairRate } from '../../core/fair-rate.ts'
-import { sourceOf } from '../../core/source.ts'
+import { siteOf, sourceOf } from '../../core/source.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { OneByOne } from '../../linux/one-by-one.ts'
 import { Bridge, MOST_BYTES } from './bridge.ts'
@@ -239,12 +239,10 @@ export class CarrierServer {
     return true
   }
 
-  /** Of the source with most strangers the oldest, so that no few sources keep others out. */
+  /** Of the source with most strangers the oldest, of the site with most, so that no few sources or sites keep others out. */
   #displace(strangers: readonly Connection[]): void {
-    const counts = new Map<string, number>()
-    for (const { source } of strangers) counts.set(source, (counts.get(source) ?? 0) + 1)
-    const most = Math.max(...counts.values())
-    const oldest = strangers.find(({ source }) => counts.get(source) === most)
+    const ofSite = ofMost(strangers, ({ source }) => siteOf(source))
+    const [oldest] = ofMost(ofSite, ({ source }) => source)
     if (oldest !== undefined) this.#end(oldest, 'gives way to a source with fewer connections')
   }
 
@@ -272,6 +270,15 @@ export class CarrierServer {
     const said = isLocal && typeof forwarded === 'string' ? forwarded.split(',').at(-1)!.trim() : address
     return sourceOf(said)
   }
+}
+
+/** Those with the key that most have, in their order. */
+function ofMost(all: readonly Connection[], keyOf: (each: Connection) => string): readonly Connection[] {
+  const counts = new Map<string, number>()
+  for (const each of all) counts.set(keyOf(each), (counts.get(keyOf(each)) ?? 0) + 1)
+  const most = Math.max(...counts.values())
+  const first = all.find((each) => counts.get(keyOf(each)) === most)
+  return first === undefined ? [] : all.filter((each) => keyOf(each) === keyOf(first))
 }
 
 /** The connection ends, whether the other end closes it or not. */

@@ -66,7 +66,7 @@ test('sources without a connection are not remembered, however many come one aft
   }
   const sockets = Array.from({ length: 500 }, (_, i) => {
     now += 10
-    return open(`2001:db8:0:${i.toString(16)}::1`)
+    return open(`2001:db8:${i.toString(16)}::1`)
   })
   assert.deepEqual(
     sockets.map(({ destroyed }) => destroyed),
@@ -76,4 +76,27 @@ test('sources without a connection are not remembered, however many come one aft
   for (const socket of sockets) socket.destroy()
   assert.deepEqual([all.size, all.sources], [0, 0])
   all.close()
+})
+
+test('a site with a network of sources has a quarter of the places; where all are taken, it gives way first', () => {
+  const all = new Connections({ connections: 40, ofSource: 4, rate: 5, burst: 40, longestMs: 1000 }, () => 0)
+  const open = (address: string) => {
+    const socket = new Connection(address)
+    all.admit(socket as unknown as Socket)
+    return socket
+  }
+  const crowd = Array.from({ length: 400 }, (_, i) => open(`2001:db8:0:${i.toString(16)}::1`))
+  assert.equal(all.size, 10)
+  // Of one site 320 come at once, and each takes the place of one before.
+  assert.deepEqual(
+    crowd.map(({ destroyed }) => destroyed),
+    crowd.map((_, i) => i < 310 || i >= 320),
+  )
+  const others = Array.from({ length: 30 }, (_, i) => open(`192.0.${i}.1`))
+  assert.equal(all.size, 40)
+  others.push(open('198.51.100.1'))
+  assert.equal(crowd.filter(({ destroyed }) => !destroyed).length, 9)
+  assert.ok(others.every(({ destroyed }) => !destroyed))
+  all.close()
+  assert.deepEqual([all.size, all.sources], [0, 0])
 })
