@@ -1,9 +1,21 @@
 /** A proxy is killed in the middle of transfers, and the next one takes its connections over from what it kept. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type RecordMemory, Records } from '../../../src/mptcp/machine/record.ts'
+import { TcpFlag } from '../../../src/core/tcp.ts'
+import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
+import { nodeSha256 } from '../../../src/crypto/sha256.ts'
+import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
+import {
+  type KeptConnection,
+  type KeptSubflow,
+  type RecordMemory,
+  Records,
+} from '../../../src/mptcp/machine/record.ts'
+import { Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { extent, stride } from '../../support/extent.ts'
+import { back } from './alone.ts'
 import { Pair, type PairInit, SLOTS } from './network.ts'
+import { forge } from './packets.ts'
 import { randomHandovers } from './random-handovers.ts'
 
 function transfer(init: Partial<PairInit>, work: (pair: Pair) => void): Pair {
@@ -130,6 +142,117 @@ test('what a file says is taken for nothing: random damage is refused or does no
     assert.ok(client.machine.connections.length <= 1)
   }
   assert.ok(refused > extent(100), `${refused} refused`)
+})
+
+/** A connection with two subflows as a killed proxy left it. */
+function left(): KeptConnection {
+  const pair = new Pair({ seed: 9, bytes: [3_000_000, 3_000_000], keep: true })
+  pair.client.tcp!.connect(0)
+  const isWhole = () =>
+    pair.client.machine.connections[0]?.subflows.filter(({ state }) => state === 'active').length === 2
+  assert.ok(pair.run(() => pair.now > 400 && isWhole()))
+  const [kept] = new Records(pair.client.memory!, SLOTS).load().kept
+  return kept!
+}
+
+/** The next proxy; `forgotten`: ids of what it took out of the file. */
+function next(): { readonly machine: MptcpMachine; readonly forgotten: readonly number[] } {
+  const forgotten: number[] = []
+  const keeper = { save: () => {}, forget: (id: number) => void forgotten.push(id) }
+  const machine = new MptcpMachine({ sha: nodeSha256, random: nodeRandom, keeper }, { connections: 8 })
+  const access = (n: number) => ({ name: `acc${n}`, addresses: [Uint8Array.of(10, n, 0, 2)] })
+  machine.setAccesses(
+    [1, 2, 3].map((n) => ({ ...access(n), mtu: 1500, backup: false })),
+    0,
+  )
+  return { machine, forgotten }
+}
+
+test('issue 12, part 3: a connection of the file that contradicts itself or another is refused and forgotten, and the other is taken over', () => {
+  const good = left()
+  const [first, second] = good.subflows as [KeptSubflow, KeptSubflow]
+  const elsewhere = (tuple: Tuple, by: number) => ({ ...tuple, localPort: tuple.localPort + by })
+  const other: KeptConnection = {
+    ...good,
+    id: good.id + 2,
+    tuple: elsewhere(good.tuple, 1),
+    localKey: new Uint8Array(8).fill(3),
+    subflows: [
+      { ...first, tuple: elsewhere(first.tuple, 1) },
+      { ...second, tuple: elsewhere(second.tuple, 1) },
+    ],
+  }
+  const [one, two] = other.subflows as [KeptSubflow, KeptSubflow]
+  const bad: Readonly<Record<string, KeptConnection>> = {
+    'its first subflow has other ports': { ...other, subflows: [first, two] },
+    'it has none of its own': { ...other, subflows: [two] },
+    'its mappings contradict': {
+      ...other,
+      subflows: [
+        one,
+        {
+          ...two,
+          recv: [
+            { ssn: 1, dsn: 1, length: 100 },
+            { ssn: 50, dsn: 70, length: 100 },
+          ],
+        },
+      ],
+    },
+    'the connection is another’s': { ...other, tuple: good.tuple, subflows: [first, two] },
+    'the key is another’s': { ...other, localKey: good.localKey },
+    'its subflow is another’s': { ...other, subflows: [one, second] },
+    'there is no such place': { ...other, id: 8 },
+    'its place is taken': { ...other, id: good.id },
+  }
+  for (const [what, each] of Object.entries(bad)) {
+    const { machine, forgotten } = next()
+    assert.equal(machine.restore([good, each], 0), 1, what)
+    assert.deepEqual(
+      machine.connections.map(({ id, tuple }) => [id, tuple.localPort]),
+      [[good.id, good.tuple.localPort]],
+      what,
+    )
+    assert.deepEqual(forgotten, [each.id], what)
+    assert.equal(machine.counts.takenOver, 1, what)
+  }
+  const { machine, forgotten } = next()
+  assert.equal(machine.restore([good, other], 0), 0)
+  assert.deepEqual([machine.connections.length, forgotten], [2, []])
+})
+
+test('issue 12, part 3, RFC 8684 §3.1: who forbade joins to its address gets none of the next proxy either', () => {
+  const good = left()
+  const joins = (noJoin: boolean) => {
+    const { machine } = next()
+    assert.equal(machine.restore([{ ...good, noJoin }], 0), 0)
+    machine.resume(0)
+    let count = 0
+    for (let out = machine.poll(); out !== undefined; out = machine.poll())
+      if ((out.flags & TcpFlag.SYN) !== 0) count++
+    return count
+  }
+  assert.deepEqual([joins(false), joins(true)], [1, 0])
+})
+
+test('issue 12, part 3: a connection of a host behind the router is that host’s for the next proxy, too', () => {
+  const good = left()
+  const passage = { from: 'lan', to: 'acc1' }
+  for (const forwarded of [true, false]) {
+    const { machine } = next()
+    assert.equal(machine.restore([{ ...good, forwarded, inside: 'lan' }], 0), 0)
+    const [connection] = machine.connections
+    assert.deepEqual([connection!.forwarded, connection!.isFromInside(passage)], [forwarded, forwarded])
+    machine.resume(0)
+    for (let out = machine.poll(); out !== undefined; out = machine.poll())
+      if (out.to === 'local') assert.equal(out.behind, forwarded)
+    // What others behind the router write with its addresses is looked at.
+    const packet = forge({ tuple: back(good.tuple), seq: (good.tcpIsn + 2 ** 31) >>> 0, flags: TcpFlag.RST })
+    const segment = new Segment()
+    segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, true)
+    machine.handleOutgoing(segment, 1, forwarded ? passage : undefined)
+    assert.equal(connection!.state === 'closed', !forwarded)
+  }
 })
 
 test('a file of nothing but one value, or of noise, is refused', () => {
