@@ -1,10 +1,11 @@
 /** What strangers and a lying peer can do: forged joins, resets and mappings, guessed tokens, floods of SYNs (P15). */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { equal } from '../../../src/core/bytes.ts'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import type { Connection } from '../../../src/mptcp/machine/connection.ts'
-import { joinAckHmac, joinHmac } from '../../../src/mptcp/machine/keys.ts'
+import { addAddrHmac, joinAckHmac, joinHmac, joinReplyHmac } from '../../../src/mptcp/machine/keys.ts'
 import type { OutSegment, Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
@@ -345,6 +346,91 @@ test('a peer that announces ever more mappings and addresses fills no memory', (
   assert.ok(subflow.recv.runs.length <= RecvTable.LIMIT)
   assert.ok(client.announced === undefined || client.announced.size <= 8)
   completes(pair)
+})
+
+/** A connection that this host opened, and has sent data on. */
+function opened(): { readonly alone: Alone; readonly tuple: Tuple; readonly it: Connection } {
+  const alone = new Alone()
+  const tuple = {
+    ...{ local: Uint8Array.of(203, 0, 113, 1), localPort: 40_000 },
+    ...{ remote: Uint8Array.of(198, 51, 100, 1), remotePort: 80 },
+  }
+  alone.out(tuple, SYN, { seq: 99 })
+  alone.in(tuple, SYN | ACK, {
+    seq: 499,
+    ack: 100,
+    options: [{ ...CAPABLE, key: new Uint8Array(8).fill(7) }],
+  })
+  alone.out(tuple, ACK, { seq: 100, ack: 500 })
+  alone.out(tuple, ACK, { seq: 100, ack: 500, payload: new Uint8Array(100) })
+  const it = alone.machine.connections[0]!
+  const ack = dsnAt(it.localKey, 101)
+  alone.in(tuple, ACK, { seq: 500, ack: 200, options: [{ type: 'dss', dataFin: false, ack }] })
+  assert.equal(it.state, 'established')
+  return { alone, tuple, it }
+}
+
+const isElsewhere = (sent: readonly OutSegment[], { remote, remotePort }: Tuple) =>
+  sent.some(
+    ({ to, tuple }) => to === 'wire' && (!equal(tuple.remote, remote) || tuple.remotePort !== remotePort),
+  )
+
+test('P15, RFC 8684 §3.4.1: addresses that a peer announces, and proves with its keys, get no packet, and their announcer no more than it sent', () => {
+  const { alone, tuple, it } = opened()
+  for (let i = 0; i < 2000; i++) {
+    const address = Uint8Array.of(192, 0, 2, i & 255)
+    const [id, port] = [i & 255, 1 + i]
+    const hmac = addAddrHmac(nodeSha256, it.remoteKey!.bytes, it.localKey.bytes, id, address, port)
+    const options = [{ type: 'add-addr', echo: false, id, address, port, hmac }] as const
+    const packet = { seq: 500, ack: 200, options }
+    const sent = alone.in(tuple, ACK, packet)!
+    assert.ok(sent.length > 0 && !isElsewhere(sent, tuple))
+    assert.ok(bytesOf(sent) <= forge({ tuple, ...packet }).length)
+  }
+  assert.ok(it.announced!.size <= 8)
+  // Nor when there is no other way left.
+  alone.machine.setAccesses([], alone.now)
+  alone.machine.setAccesses(
+    [{ name: 'acc2', addresses: [Uint8Array.of(203, 0, 114, 1)], mtu: 1500, backup: false }],
+    alone.now,
+  )
+  const later = sentWithin(alone, 50_000)
+  assert.ok(later.some(({ flags }) => (flags & SYN) !== 0))
+  assert.equal(isElsewhere(later, tuple), false)
+})
+
+test('P15, RFC 8684 §3.4.2: a peer that removes all addresses, each time that there are any, is asked for new subflows less and less often', () => {
+  const { alone, tuple, it } = opened()
+  let syns = 0
+  const removeAll = () => {
+    for (const { tuple: at, state, high, next, remoteIsn, localIsn } of [...it.subflows])
+      if (state === 'active')
+        alone.in(at, ACK, {
+          seq: (remoteIsn + high) >>> 0,
+          ack: (localIsn + next) >>> 0,
+          options: [{ type: 'remove-addr', ids: [0, 9] }],
+        })
+  }
+  removeAll()
+  assert.equal(it.active, undefined)
+  for (let i = 0; i < 500 && it.state === 'established'; i++) {
+    const sent = sentWithin(alone, 100)
+    syns += sent.filter(({ flags }) => (flags & SYN) !== 0).length
+    assert.equal(isElsewhere(sent, tuple), false)
+    for (const each of it.subflows) {
+      if (each.state !== 'syn-sent') continue
+      const hmac = joinHmac(nodeSha256, it.remoteKey!.bytes, it.localKey.bytes, 5, each.localNonce)
+      const reply = { type: 'join-reply', backup: false, id: 9, hmac: joinReplyHmac(hmac), nonce: 5 } as const
+      alone.in(each.tuple, SYN | ACK, { seq: 70, ack: each.seqAt(1), options: [reply] })
+      alone.in(each.tuple, ACK, {
+        seq: 71,
+        ack: each.seqAt(1),
+        options: [{ type: 'dss', dataFin: false, ack: dsnAt(it.localKey, 101) }],
+      })
+    }
+    removeAll()
+  }
+  assert.ok(syns > 0 && syns < 20, `${syns} in ${alone.now} ms`)
 })
 
 test('SYNs with MP_CAPABLE take at most the places of their source; later ones stay plain and are answered', () => {
