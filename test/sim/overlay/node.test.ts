@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { Checks } from '../../../src/overlay/machine/checks.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
-import { SIGN, VERSION } from '../../../src/overlay/wire/datagram.ts'
+import { Kind, SIGN, VERSION } from '../../../src/overlay/wire/datagram.ts'
 import { LEAST_DIRECTION, Status, Type } from '../../../src/overlay/wire/message.ts'
 import { at, Nat, type NatKind, Network, SimNode, text } from './network.ts'
 
@@ -147,6 +147,25 @@ describe('NT-40, NT-45 … NT-48 ways to a peer', () => {
       ask()
       greet(there, 10)
       assert.equal(hoped().length, 2, 'another direction')
+    }
+  })
+
+  it('NT-40: of a peer that was restarted the direct ways go that have not answered since the last direction, and no others', () => {
+    for (const hasAnswered of [false, true]) {
+      const { net, a, b } = pair('port-restricted', 'port-restricted')
+      a.resolve(b.name)
+      net.run(5_000)
+      assert.deepEqual(new Set(a.ways()), new Set(['relay', 'direct']))
+      const directions = a.of('direction').length
+      // Its requests of the new direction are not answered, or are.
+      if (!hasAnswered) net.filter = (_from, _to, bytes) => bytes[2] !== Kind.CHECK
+      a.resolve(b.name)
+      net.until(() => a.of('direction').length > directions)
+      net.run(hasAnswered ? 1_000 : 0)
+      a.machine.noteRestart(b.name)
+      a.drain()
+      assert.equal(a.ways().includes('direct'), hasAnswered)
+      assert.ok(a.ways().includes('relay'))
     }
   })
 

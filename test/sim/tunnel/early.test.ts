@@ -277,6 +277,69 @@ test('NT-46: a key for what comes behind message 1 is not used up by a message 1
   assert.equal(anchor.sessions, 1)
 })
 
+test('NT-46: who says HELLO behind message 1 as another process than before is greeted: packets may go there at once', () => {
+  const pair = new Pair({ anchorConfig: { ...GODWIT, reportsGreetings: true } })
+  const { world, host, anchor } = pair
+  host.addPath(pair.anchorPeer, config(0))
+  world.run(1_000)
+  host.restart({ timestampFloor: world.wall })
+  pair.anchorPeer = host.addPeer(anchor, GODWIT)
+  giveKey(pair)
+  const greeted = anchor.all('greeted').length
+  world.filter = (_datagram, from) => from.address.at(-1) !== 100
+  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  world.run(11)
+  // Message 1 alone may be of the process that the session is of.
+  assert.equal(anchor.all('greeted').length, greeted)
+  host.addPath(pair.anchorPeer, config(0, 'proven'))
+  world.run(11)
+  assert.equal(anchor.all('greeted').length, greeted + 1)
+  assert.deepEqual(anchor.all('greeted').at(-1)!.remote, endpoint(1))
+})
+
+test('NT-46: a key whose direction comes after message 1 opens what is behind it all the same, and for ten seconds alone', () => {
+  for (const late of [12, PREKEY_LIFETIME + 12]) {
+    const pair = new Pair({ anchorConfig: GODWIT })
+    const { world, host, anchor } = pair
+    const prekey = anchor.machine.newPrekey()
+    host.do((machine) => machine.useEarly(pair.anchorPeer, prekey))
+    // Nothing comes back: there is no other session.
+    world.filter = (_datagram, from) => from.address.at(-1) !== 100
+    host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+    const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
+    world.run(late)
+    anchor.do((machine, now) => machine.expectEarly(pair.hostPeer, prekey.index, now))
+    // Of the key, and of message 2.
+    assert.equal(anchor.sessions, late < PREKEY_LIFETIME ? 2 : 1, `${late}`)
+    if (late > PREKEY_LIFETIME) continue
+    assert.ok(host.sendData(slot, 7))
+    world.run(11)
+    assert.deepEqual(
+      anchor.received.map(({ sequence }) => sequence),
+      [7],
+    )
+  }
+})
+
+test('NT-46: what left behind a message 1 that was lost goes again with it as soon as the peer’s own message 1 comes', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, anchor } = pair
+  giveKey(pair)
+  world.filter = (_datagram, _from, to) => to.address.at(-1) !== 100
+  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
+  assert.ok(host.sendData(slot, 7))
+  world.run(20)
+  world.filter = () => true
+  anchor.do((machine, now) => machine.introduce(pair.hostPeer, endpoint(1), 0, now))
+  // There and back: no third way, by which a path is accepted.
+  world.run(21)
+  assert.deepEqual(
+    anchor.received.map(({ sequence }) => sequence),
+    [7],
+  )
+})
+
 test('NT-40: who has the responder’s private key and the pre-shared key, but not the initiator’s, makes no data behind message 1', () => {
   const { sharedSecret } = nodeCrypto
   for (const isOther of [false, true]) {
