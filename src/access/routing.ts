@@ -23,6 +23,8 @@ import type { Access } from './machine.ts'
 
 /** The kernel asks for a gateway's link address again after this, milliseconds: whole ticks at every HZ. By itself a second. */
 const NEIGHBOUR_RETRY_MS = 200
+/** Gateways of one metric that are kept, beside the first. */
+const MOST_GATEWAYS = 4
 /** Behind every route that anybody makes. */
 const LAST_METRIC = 0x7fffffff
 const FAMILIES = [4, 6] as const
@@ -178,9 +180,11 @@ export class AccessRouting {
       wanted.set(routeKey({ ...last, family }), { ...last, type: 'unreachable', table })
     }
     for (const route of routes) {
-      // Of several routes with the same prefix and metric, the kernel would use only one as well.
-      const key = routeKey(route)
-      if (!wanted.has(key)) wanted.set(key, copyInto(table, route))
+      const copy = copyInto(table, route)
+      const first = wanted.get(routeKey({ ...copy, family: route.family }))
+      if (first === undefined) wanted.set(routeKey({ ...copy, family: route.family }), copy)
+      else if (route.via !== undefined && route.via !== first.via) addBehind(wanted, copy, route.family)
+      // Of others with the same prefix and metric, the kernel would use only one as well.
     }
     return setRoutes(this.#rtnl, table, [...wanted.values()], this.#onFault)
   }
@@ -252,6 +256,20 @@ export class AccessRouting {
     const times = (this.#refusedBefore.get(what) ?? 0) + 1
     this.#refused.set(what, times)
     if (times === 2) this.#report(`${what}: ${error.message}`)
+  }
+}
+
+/**
+ * Another gateway of the same metric: two routers of one network, which a table can have only as one route or one after the other.
+ * Linux passes over a router of IPv6 that does not answer.
+ */
+function addBehind(wanted: Map<string, RouteSpec>, route: RouteSpec, family: 4 | 6): void {
+  for (let n = 1; n <= MOST_GATEWAYS; n++) {
+    const next = { ...route, metric: (route.metric ?? 0) + n }
+    const key = routeKey({ ...next, family })
+    const there = wanted.get(key)
+    if (there === undefined) wanted.set(key, next)
+    if (there === undefined || there.via === route.via) return
   }
 }
 

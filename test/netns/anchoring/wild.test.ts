@@ -64,7 +64,7 @@ async function carries(access: string): Promise<void> {
 test('issue 10: a modem that gives an address alone in its network, with a gateway on the link, or with none', async () => {
   await bed.shell(
     'nat2',
-    'echo 1 > /proc/sys/net/ipv4/conf/lan/proxy_arp; ip route replace 192.168.2.100/32 dev lan',
+    'echo 1 > /proc/sys/net/ipv4/conf/lan/proxy_arp; echo 0 > /proc/sys/net/ipv4/neigh/lan/proxy_delay; ip route replace 192.168.2.100/32 dev lan',
   )
   for (const route of [
     'via 192.168.2.1 dev acc2 onlink',
@@ -192,4 +192,56 @@ test('issue 10: a router that ends takes its route back (lifetime 0), and comes 
 
 test('UP-38: nothing was said that nobody can mend', () => {
   assert.doesNotMatch(bed.log('mh'), /\b(warn|error)\b/)
+})
+
+test('issue 10: two routers of IPv6 in one network, one of which dies without a word: the other one is taken', async () => {
+  await bed.close()
+  bed = await LaptopBed.build(undefined, '', 6)
+  const server = await bed.lab.programs.start('ch1', process.execPath, ['-e', CLOCK])
+  await server.expect((line) => line === 'up', 10_000)
+  await bed.shell(
+    'mh',
+    `ip link set acc1 down
+     ip -4 address flush dev acc2
+     ip -6 address flush dev acc2 scope global
+     ip -6 route flush default
+     cd /proc/sys/net/ipv6
+     echo 2 > conf/acc2/accept_ra
+     echo 1000 > neigh/acc2/base_reachable_time_ms
+     echo 1 > neigh/acc2/delay_first_probe_time`,
+  )
+  await bed.shell('nat2', 'ip -6 route replace 2001:db8:2:1::/64 dev lan')
+  const routers = new Map<string, Program>()
+  for (const own of ['fe80::a', 'fe80::b']) {
+    const file = join(bed.folder, `${own.at(-1)}.conf`)
+    writeFileSync(
+      file,
+      `interface lan { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime 1800; AdvRASrcAddress { ${own}; }; prefix 2001:db8:2:1::/64 { }; };`,
+    )
+    await bed.shell(
+      'nat2',
+      `ip -6 address add ${own}/64 dev lan nodad; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding`,
+    )
+    const args = ['-n', '-C', file, '-p', `${file}.pid`, '-m', 'stderr']
+    routers.set(own, await bed.lab.programs.start('nat2', 'radvd', args))
+  }
+  const ways = async (...table: string[]) =>
+    [...(await bed.run('mh', 'ip', '-6', 'route', 'show', ...table)).matchAll(/default via (\S+)/g)].map(
+      (each) => each[1]!,
+    )
+  await until('both routers are known', async () => (await ways('dev', 'acc2')).length === 2)
+  await bed.up(1)
+  reader = await read()
+  await goesOn()
+  const [first, second] = await ways('table', '6701')
+  assert.ok(first && second)
+  const gone = routers.get(first)!
+  gone.child.kill('SIGKILL')
+  await gone.ended
+  await bed.shell('nat2', `ip -6 address del ${first}/64 dev lan`)
+  await until('Linux knows that it is silent', async () =>
+    /FAILED|INCOMPLETE/.test(await bed.run('mh', 'ip', '-6', 'neigh', 'show', first, 'dev', 'acc2')),
+  )
+  for (let n = 0; n < 3; n++) await goesOn()
+  assert.equal(await bed.seen(), ANCHOR)
 })

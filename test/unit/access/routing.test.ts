@@ -55,3 +55,32 @@ test('UP-38: what the kernel refuses once is tried again, and told when it is re
   assert.match(told[0]!, /^route .* in table \d+: add route .*EINVAL/)
   assert.ok(!routing.isInDoubt)
 })
+
+test('issue 10: two routers of one network with the same metric are both in the table of its access, one behind the other', () => {
+  const rtnl = new FakeRtnl(new FakeNetwork(), 'host')
+  rtnl.createLink({ kind: 'dummy', name: 'wlan0', up: true })
+  rtnl.addAddress('wlan0', '2001:db8::9/64', { noDad: true })
+  const routing = new AccessRouting(rtnl, new Ledger())
+  const route = (via: string) =>
+    ({
+      family: 6,
+      table: 254,
+      to: 'default6',
+      type: 'unicast',
+      via,
+      dev: 'wlan0',
+      metric: 1024,
+      protocol: 9,
+      dead: false,
+    }) as const
+  const routes = ['fe80::a', 'fe80::b', 'fe80::a', 'fe80::b'].map(route)
+  for (let n = 0; n < 2; n++) routing.apply([{ access: WLAN, routes }])
+  const table = routing.table('wlan0')!
+  assert.deepEqual(
+    rtnl
+      .routes({ table, family: 6 })
+      .filter(({ type }) => type === 'unicast')
+      .map(({ via, metric }) => `${via} ${metric}`),
+    ['fe80::a 1024', 'fe80::b 1025'],
+  )
+})
