@@ -65,13 +65,20 @@ export class MtuSearch {
     return this.#nextAt
   }
 
-  /** The limit or the route changed: searches again. */
+  /** The limit has changed, or the path is back: searches again. */
   restart(limit: number, now: number): void {
     this.#limit = Math.max(limit, MTU_LEAST)
     this.#current = Math.max(this.#start, Math.min(this.#current, this.#limit))
     this.#phase = { name: 'top', tries: 0 }
     this.#nextAt = now
     this.#first = true
+  }
+
+  /** It is another way now: what passed on the one before is probed at once, and given up like any size that passes no more. */
+  moved(limit: number, now: number): void {
+    this.restart(limit, now)
+    if (this.#current > this.#start)
+      this.#phase = { name: 'settled', raiseAt: now + CONFIRM_INTERVAL, unconfirmed: 1 }
   }
 
   /** The kernel refused a datagram as too big: what was found no longer holds. */

@@ -921,7 +921,7 @@ export class Multipath {
     this.#host.emit({ type: 'remote', peer: peer.index, slot: path.slot, remote: path.remote })
     if (peer.godwit && path.usable) {
       // Another port of the same NAT is no other way.
-      if (!sameHost) path.mtu.restart(path.mtuLimit, now)
+      if (!sameHost) path.mtu.moved(path.mtuLimit, now)
       this.watch.publishMtu(peer, path)
       this.watch.probe(peer, path, now)
       this.#host.changed(peer)

@@ -290,3 +290,87 @@ test('a key that another peer has is taken for nobody else', () => {
     code: 'PEER_EXISTS',
   })
 })
+
+test('RFC 8899: a path that its peer has moved to another address is measured anew; another port of the same NAT is no other way', () => {
+  for (const [to, anew] of [
+    [endpoint(3), true],
+    [endpoint(1, 4000), false],
+  ] as const) {
+    const pair = new Pair().connect([0])
+    pair.world.run(10_000)
+    const mtu = () => pair.anchor.machine.path(pair.anchorSlot(1))!.mtu
+    assert.equal(mtu(), 1500)
+    const { sockets } = pair.host
+    sockets.push({ endpoint: sockets[0]!.endpoint, link: pair.links[0] })
+    sockets[0]!.endpoint = to
+    pair.links[0].downlink.mtu = 1400
+    pair.host.sendData(pair.slots[0]!, 1)
+    pair.world.run(1_500)
+    assert.deepEqual(pair.anchor.machine.path(pair.anchorSlot(1))!.remote, to)
+    assert.equal(mtu(), anew ? 1400 : 1500)
+  }
+})
+
+test('persistent keepalives begin and end as the owner asks', () => {
+  const pair = new Pair({ config: { dialect: 'stock' }, anchorConfig: { dialect: 'stock' } })
+  pair.open(0)
+  pair.world.run(1_000)
+  const keep = (persistentKeepalive: number) =>
+    pair.host.do((machine, now) => machine.updatePeer(pair.anchorPeer, { persistentKeepalive }, now))
+  const sent = (ms: number) => {
+    let count = 0
+    pair.world.filter = (datagram, from) => {
+      if (!(datagram instanceof Uint8Array) && from.address[3] === 1) count++
+      return true
+    }
+    pair.world.run(ms)
+    return count
+  }
+  assert.equal(sent(20_000), 0)
+  keep(5)
+  assert.ok([4, 5, 6].includes(sent(26_000)))
+  keep(0)
+  assert.equal(sent(30_000), 0)
+})
+
+test('KEY_REPLACE for a spent invitation: acknowledged where the key is a host’s that is known, else not taken', () => {
+  const pair = new Pair({ anchorConfig: { spent: true } }).connect([0])
+  const known = nodeCrypto.publicKey(new Uint8Array(32).fill(3))
+  pair.anchor.do((machine, now) => {
+    machine.addPeer({ publicKey: known }, now)
+  })
+  const seen = watched(pair)
+  for (const [publicKey, answered] of [
+    [nodeCrypto.publicKey(new Uint8Array(32).fill(4)), false],
+    [known, true],
+  ] as const) {
+    const body = encodeFrames([{ type: 'key-replace', publicKey }])
+    pair.host.forge(pair.anchorPeer, 1, 'control', body, endpoint(1), ANCHOR)
+    pair.world.run(30)
+    assert.equal(seen.includes('key-replaced'), answered)
+  }
+  assert.equal(pair.anchor.all('key-offered').length, 0)
+})
+
+test('an announcement of path 0, of a path of this end, or of an earlier generation opens nothing, proven or not', () => {
+  const pair = new Pair().connect()
+  pair.world.run(2_000)
+  const { generation } = pair.host.machine.path(pair.slots[0]!)!
+  const paths = () => pair.anchor.machine.peer(pair.hostPeer)!.paths.map(({ pathId, slot }) => [pathId, slot])
+  const before = paths()
+  const seen = watched(pair)
+  const say = (frame: Frame, to: 'anchor' | 'host' = 'anchor') => {
+    const body = encodeFrames([frame])
+    if (to === 'anchor') pair.host.forge(pair.anchorPeer, 1, 'control', body, endpoint(7), ANCHOR)
+    else pair.anchor.forge(pair.hostPeer, 1, 'control', body, ANCHOR, endpoint(1))
+    pair.world.run(3)
+  }
+  const announce = (pathId: number, of: number): Frame => ({
+    ...{ type: 'path-announce', pathId, generation: of, mtu: 1500 },
+  })
+  say(announce(0, 99))
+  say(announce(1, generation - 1))
+  say(announce(1, 99), 'host')
+  assert.ok(!seen.includes('path-accept'), seen.join())
+  assert.deepEqual(paths(), before)
+})
