@@ -419,3 +419,19 @@ test('both ends begin at once: they agree on a session, and a handover sends aga
     assert.ok(host.usable(pair.anchorPeer).length === 1)
   }
 })
+
+test('what goes behind message 1 goes with it to each place, once', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { host, world } = pair
+  giveKey(pair)
+  const left: number[] = []
+  world.filter = (datagram, from) => {
+    if (datagram instanceof Uint8Array && datagram[0] === 1) left.push(from.address[3]!)
+    return true
+  }
+  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  host.addPath(pair.anchorPeer, config(0, 'proven'))
+  assert.deepEqual(left, [1])
+  host.addPath(pair.anchorPeer, config(1, 'proven'))
+  assert.deepEqual(left, [1, 2])
+})

@@ -5,7 +5,7 @@ import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import { CANDIDATES_MAX, CONTROL_BURST, CONTROL_RATE } from '../../../src/tunnel/protocol/constants.ts'
 import { controlCodec, encodeFrames, type Frame } from '../../../src/tunnel/protocol/control.ts'
 import { addMacs } from '../../../src/tunnel/protocol/cookies.ts'
-import { COOKIE_REPLY, INITIATION, MessageType } from '../../../src/tunnel/protocol/wire.ts'
+import { COOKIE_REPLY, INITIATION, MessageType, RESPONSE } from '../../../src/tunnel/protocol/wire.ts'
 import type { Endpoint } from '../../../src/tunnel/seam.ts'
 import { type Datagram, endpoint, Pair } from './harness.ts'
 
@@ -154,6 +154,29 @@ test('§5.4.2: an initiation whose timestamp does not verify is refused, though 
   assert.equal(pair.anchor.sessions, 0)
 })
 
+test('a point of low order in a handshake message is refused like any other forgery', () => {
+  const pair = new Pair()
+  const { world, host, anchor } = pair
+  const sent: Uint8Array[] = []
+  world.filter = (datagram) => {
+    if (datagram instanceof Uint8Array) sent.push(datagram.slice())
+    return datagram instanceof Uint8Array && datagram[0] === MessageType.initiation
+  }
+  pair.open(0)
+  world.run(15)
+  const [first, second] = sent
+  const mac1Key = (of: Uint8Array) => nodeCrypto.hash(Buffer.from('mac1----'), of)
+  first!.fill(0, INITIATION.ephemeral, INITIATION.static)
+  addMacs(nodeCrypto, first!, mac1Key(anchor.publicKey), undefined, 0)
+  anchor.receive(first!, HOST, ANCHOR)
+  assert.equal(anchor.last('handshake-failed')?.reason, 'authentication')
+  second!.fill(0, RESPONSE.ephemeral, RESPONSE.empty)
+  addMacs(nodeCrypto, second!, mac1Key(host.publicKey), undefined, 0)
+  host.receive(second!, ANCHOR, HOST)
+  assert.equal(host.last('handshake-failed')?.reason, 'authentication')
+  assert.equal(host.all('session').length, 0)
+})
+
 test('§5.4.7: a cookie that nobody has sealed for this message is none', () => {
   const pair = new Pair()
   const sent: Uint8Array[] = []
@@ -169,4 +192,28 @@ test('§5.4.7: a cookie that nobody has sealed for this message is none', () => 
   pair.world.run(6_000)
   assert.ok(sent.length > 1)
   for (const message of sent) assert.deepEqual(message.slice(INITIATION.mac2), new Uint8Array(16))
+})
+
+test('an address that was asked for its proof just now is answered all the same, without the question', () => {
+  const pair = new Pair().connect([0])
+  const VICTIM = endpoint(66)
+  const answers: string[][] = []
+  pair.world.filter = (datagram, _, to) => {
+    if (to.address[3] === 66) answers.push(framesOf(datagram).map(({ type }) => type))
+    return true
+  }
+  const say = (frame: Frame) => {
+    pair.host.forge(pair.anchorPeer, 2, 'control', encodeFrames([frame]), VICTIM, ANCHOR)
+    pair.world.run(10)
+  }
+  say({ type: 'path-announce', pathId: 2, generation: 50, mtu: 1500 })
+  const challenge: Frame = { type: 'path-challenge', pathId: 2, token: new Uint8Array(8) }
+  say(challenge)
+  pair.world.run(50)
+  say(challenge)
+  assert.deepEqual(answers, [
+    ['path-accept', 'path-challenge'],
+    ['path-response'],
+    ['path-response', 'path-challenge'],
+  ])
 })
