@@ -435,3 +435,20 @@ test('what goes behind message 1 goes with it to each place, once', () => {
   host.addPath(pair.anchorPeer, config(1, 'proven'))
   assert.deepEqual(left, [1, 2])
 })
+
+test('of keys for what comes behind message 1 a peer has two at a time: an older one opens nothing', () => {
+  for (const which of [0, 1, 2]) {
+    const pair = new Pair({ anchorConfig: GODWIT })
+    const { world, host, anchor } = pair
+    const keys = [0, 1, 2].map(() => {
+      const prekey = anchor.machine.newPrekey()
+      anchor.do((machine, now) => machine.expectEarly(pair.hostPeer, prekey.index, now))
+      return prekey
+    })
+    host.do((machine) => machine.useEarly(pair.anchorPeer, keys[which]!))
+    host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+    assert.ok(host.sendData(host.addPath(pair.anchorPeer, config(0, 'proven')), 1))
+    world.run(15)
+    assert.equal(anchor.received.length, which === 0 ? 0 : 1)
+  }
+})

@@ -40,6 +40,20 @@ test('control payloads of one peer beyond 2,000 a second are not looked at', () 
   assert.equal(pair.host.usable(pair.anchorPeer).length, 1, 'and the path stays')
 })
 
+test('of each type the first frame of a payload counts', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(2_000)
+  const seen: string[] = []
+  pair.world.filter = (datagram, from) => {
+    if (from.address[3] === 100) seen.push(...framesOf(datagram).map(({ type }) => type))
+    return true
+  }
+  const probes = [1, 2, 3].map((sequence) => ({ ...probe, sequence }))
+  pair.host.forge(pair.anchorPeer, 1, 'control', encodeFrames(probes), HOST, ANCHOR)
+  pair.world.run(1)
+  assert.deepEqual(seen, ['echo'])
+})
+
 test('a peer that is configured as a stock one is one, whatever it says', () => {
   const pair = new Pair({ anchorConfig: { dialect: 'stock' } })
   pair.connect([0])
