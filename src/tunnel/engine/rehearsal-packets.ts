@@ -1,5 +1,6 @@
 /** Packets as a TUN hands them over, behind their vnet headers, for the rehearsal: of each protocol and family. */
 import { addSum, finish, fold, pseudoSum } from '../../core/checksum.ts'
+import { Icmpv4Type, Icmpv6Type } from '../../core/icmp.ts'
 import { Protocol } from '../../core/ip.ts'
 import { IPV4 } from '../../core/ipv4.ts'
 import { IPV6 } from '../../core/ipv6.ts'
@@ -73,7 +74,10 @@ function build(
     bytes.set(to6, at + IPV6.DST)
   }
   const checked = protocol === Protocol.TCP || protocol === Protocol.UDP
-  if (!checked) return bytes
+  if (!checked) {
+    view.setUint8(transport, version === 4 ? Icmpv4Type.ECHO_REQUEST : Icmpv6Type.ECHO_REQUEST)
+    return bytes
+  }
   const tcp = protocol === Protocol.TCP
   const field = tcp ? TCP.CHECKSUM : UDP.CHECKSUM
   view.setUint16(transport, PORT)
