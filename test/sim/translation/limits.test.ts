@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
+import { ReplayWindow } from '../../../src/translation/machine/host.ts'
 import { bytesOf, compile, type SocketRow } from '../../../src/translation/tables.ts'
 import { Control, encodeSigned, ihmp } from '../../../src/translation/wire.ts'
 import { A, B, connected, F, pairOfHosts, peerOf, rowsOf, type SimHost, SimNetwork } from './network.ts'
@@ -336,4 +337,64 @@ test('forged acknowledgements cost checks only where they name what was asked, a
   assert.equal(mh.checked, before, 'the share of the address is used up')
   for (let n = 0; n < 50; n++) forged(asked!.message.sequence)
   assert.equal(mh.checked - before, 8)
+})
+
+test('a host without flows asks for nothing before its five minutes are over', () => {
+  const { net, mh, hid } = pairOfHosts()
+  net.run(net.now + 60_000)
+  const from = net.now
+  mh.machine.handleIdle(hid, from)
+  assert.equal(mh.machine.nextTimeout(), from + 300_000)
+})
+
+test('E-6: a signed answer to a HELLO needs no cookie', () => {
+  const { net, mh, ch } = strangers()
+  net.intercept = (packet, message) => {
+    if (message.control !== Control.HELLO_ACK) return packet
+    const { cookie: _, signature: __, ...rest } = message
+    return { ...packet, bytes: encodeSigned(rest, (bytes) => nodeIhmpCrypto.sign(ch.key!, bytes)) }
+  }
+  ch.flows.push({ local: F, foreign: A })
+  mh.flow(A, 40000, F, 80)
+  net.run(1_000)
+  assert.equal(peerOf(mh).state, 'peer')
+})
+
+test('a HELLO names twelve addresses at most, the one in use first', () => {
+  const net = new SimNetwork()
+  const mh = net.host({ advertise: 'all' })
+  mh.set(...Array.from({ length: 20 }, (_, n) => `10.1.${n}.2/24`))
+  mh.flow('10.1.19.2', 40000, F, 80)
+  const hello = ihmp.decode(net.log[0]!.bytes)
+  assert.ok(hello.ok)
+  assert.equal(hello.value.addresses?.length, 12)
+  assert.deepEqual(hello.value.addresses[0], bytesOf('10.1.19.2'))
+})
+
+test('of many connections four messages of proofs wait for their answers at a time', () => {
+  const { net, mh } = pairOfHosts()
+  net.cut.add(`${A} ${F}`)
+  const waiting = () => [...peerOf(mh).requests].filter(({ message }) => message.control === Control.FLOWS)
+  for (let n = 0; n < 1_000; n++) mh.flow(A, 41_000 + n, F, 80)
+  for (let ms = 0; ms < 1_500; ms += 50) {
+    net.run(net.now + 50)
+    assert.ok(waiting().length <= 4, `${waiting().length}`)
+  }
+  assert.equal(waiting().length, 4)
+})
+
+test('D8: of a host the last 64 counters are remembered, with what they were answered; what is below is old', () => {
+  const window = new ReplayWindow(10)
+  assert.equal(window.check(10).kind, 'old')
+  for (let counter = 11; counter <= 74; counter++) {
+    assert.equal(window.check(counter).kind, 'new')
+    window.accept(counter)
+  }
+  window.answer(11, Uint8Array.of(1))
+  assert.deepEqual(window.check(11), { kind: 'duplicate', answer: Uint8Array.of(1) })
+  window.accept(76)
+  assert.equal(window.check(11).kind, 'old')
+  assert.equal(window.check(12).kind, 'duplicate')
+  assert.equal(window.check(75).kind, 'new')
+  assert.equal(window.highest, 76)
 })
