@@ -398,3 +398,40 @@ test('D8: of a host the last 64 counters are remembered, with what they were ans
   assert.equal(window.check(75).kind, 'new')
   assert.equal(window.highest, 76)
 })
+
+test('DI-39: a host without a key is not believed at an address that has one, allowed as it may be elsewhere', () => {
+  for (const bound of [true, false]) {
+    const { net, mh, ch } = strangers({ unsigned: 'allow' })
+    mh.key = undefined
+    if (bound) ch.known.set(A, generateOwnKey().publicKey)
+    ch.flows.push({ local: F, foreign: A })
+    mh.flow(A, 40000, F, 80)
+    net.run(5_000)
+    assert.equal([...ch.machine.hosts()].length, bound ? 0 : 1)
+  }
+})
+
+test('DI-40: a proof of a key that was never announced is nothing', () => {
+  const { net, mh, ch } = pairOfHosts()
+  const newKey = generateOwnKey().publicKey
+  const proof = { newKey, keyProof: new Uint8Array(64), response: new Uint8Array(16) }
+  says(net, mh, ch, { local: F, foreign: A }, { control: Control.KEY_CHANGE, ...proof })
+  assert.deepEqual(peerOf(ch).row.key, mh.key!.publicKey)
+})
+
+test('a connection between two equal ports is proven as soon as any other', () => {
+  const { net, mh, ch } = strangers()
+  mh.streams = () => ({ sent: 6, received: 9 })
+  ch.streams = () => ({ sent: 9, received: 7 })
+  mh.flow(A, 179, F, 179)
+  ch.flow(F, 179, A, 179)
+  net.run(1_000)
+  for (const host of [mh, ch]) assert.equal(flowsOf(host)[0]!.taken, 'both')
+})
+
+test('a machine that has nothing to wait for says so', () => {
+  const net = new SimNetwork()
+  const host = net.host()
+  host.set(`${A}/24`)
+  assert.equal(host.machine.nextTimeout(), undefined)
+})
