@@ -16,7 +16,7 @@ import { OneByOne } from '../../linux/one-by-one.ts'
 import { WRAP } from '../cache/envelope.ts'
 import { isFullName, Status } from '../wire/message.ts'
 import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
-import type { CacheDirectory, CacheNode } from './cache-directory.ts'
+import type { CacheDirectory, CacheNode, KnownLease } from './cache-directory.ts'
 import { type CacheObject, type CacheStore, isFor, isFrom, type Refused } from './cache-store.ts'
 import { listenOn } from './listening.ts'
 import { Connections, type SourceLimits } from './sources.ts'
@@ -50,6 +50,9 @@ const ANNOUNCED_BURST = 60
 const PART_MS = 300_000
 const IDLE_MS = 60_000
 const EXPIRE_MS = 600_000
+/** How long the lease of a sender is good for those who list their inboxes (ms). */
+const LEASE_MS = 5000
+const MAX_LEASES = 4096
 
 const announced = z.strictObject({
   bytes: z.int().min(1),
@@ -79,6 +82,8 @@ export class CacheServer {
   /** Objects that a part is being written to. */
   readonly #writing = new Set<string>()
   readonly #raw = new Map<string, Socket>()
+  /** Of senders, those asked for last at the end. */
+  readonly #leases = new Map<string, { readonly at: number; readonly lease: Promise<KnownLease> }>()
   #timer: NodeJS.Timeout | undefined
 
   constructor(init: CacheServerInit) {
@@ -245,11 +250,11 @@ export class CacheServer {
   }
 
   async #inbox(node: CacheNode): Promise<object[]> {
-    const { directory, objects } = this.#init
+    const { objects } = this.#init
     const waiting = objects.inbox(node)
     const senders = [...new Set(waiting.map(({ from }) => from))]
     const leases = new Map(
-      await Promise.all(senders.map(async (name) => [name, await directory.leaseOf(name)] as const)),
+      await Promise.all(senders.map(async (name) => [name, await this.#senderLease(name)] as const)),
     )
     return waiting.map(({ id, from, accountId, bytes, hash, wraps, sent, expires }) => {
       const known = leases.get(from)
@@ -261,6 +266,19 @@ export class CacheServer {
         lease: lease === undefined ? null : base64(lease),
       }
     })
+  }
+
+  /** Of a moment ago: a coordinator elsewhere is asked once, however often nodes look into their inboxes. */
+  #senderLease(name: string): Promise<KnownLease> {
+    const now = this.#init.now()
+    const known = this.#leases.get(name)
+    if (known !== undefined && now - known.at < LEASE_MS) return known.lease
+    const lease = this.#init.directory.leaseOf(name)
+    this.#leases.delete(name)
+    this.#leases.set(name, { at: now, lease })
+    if (this.#leases.size > MAX_LEASES) this.#leases.delete(this.#leases.keys().next().value!)
+    lease.catch(() => this.#leases.delete(name))
+    return lease
   }
 
   async #create(value: unknown, node: CacheNode): Promise<object> {

@@ -605,6 +605,27 @@ describe('NT-26: the cache server', () => {
       assert.equal((await ended.ask('/v1/inbox')).status, 401)
     }))
 
+  it('who lists an inbox all the time has its senders looked up once in a while', () => {
+    const directory = storeDirectory(store, 'zone', () => wall)
+    let [now, looks] = [0, 0]
+    const leaseOf: typeof directory.leaseOf = (name, by) => {
+      if (by === undefined) looks++
+      return directory.leaseOf(name, by)
+    }
+    return started(
+      async () => {
+        await sendFile(exchange('alice'), fileOf(10).path, ['bob.test'], 1)
+        for (let i = 0; i < 10; i++) assert.equal((await listWaiting(exchange('bob'))).length, 1)
+        assert.equal(looks, 1)
+        now = 5000
+        await listWaiting(exchange('bob'))
+        assert.equal(looks, 2)
+      },
+      GENEROUS,
+      { directory: { ...directory, leaseOf }, now: () => now },
+    )
+  })
+
   it('bounded: quotas of sender and recipient and of all, what is longer than announced, what expires', () =>
     started(
       async () => {
