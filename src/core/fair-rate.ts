@@ -40,6 +40,8 @@ export class FairRate {
   /** `source`: undefined where it is not known, which then shares only what all have. */
   take(source: string | undefined, now: number): boolean {
     if (source === undefined) return this.#all.take(now)
+    // In a flood nothing else is looked at.
+    if (!this.#all.has(now) && !this.#reserve.has(now)) return false
     if (!this.#sources.take(source, now) || !this.#sites.take(siteOf(source), now)) return false
     return this.#all.take(now) || (this.#reserveOf.take(source, now) && this.#reserve.take(now))
   }
