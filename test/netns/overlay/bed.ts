@@ -75,20 +75,31 @@ export class OverlayBed {
   }
 
   /** On a machine that knows nothing of an earlier login. */
-  async login(name: NodeName): Promise<void> {
+  async login(name: NodeName, ...options: string[]): Promise<void> {
     const state = join(this.folder, name)
     rmSync(state, { recursive: true, force: true })
     mkdirSync(state, { mode: 0o750 })
     writeFileSync(join(state, 'godwit.toml'), CONFIGURATION)
     writeFileSync(join(state, 'resolv.conf'), 'nameserver 192.0.2.53\n')
-    await this.loginAgain(name, name)
+    await this.loginAgain(name, name, ...options)
   }
 
   /** With what is there from an earlier login. */
-  async loginAgain(host: NodeName, name: string): Promise<void> {
+  async loginAgain(host: NodeName, name: string, ...options: string[]): Promise<void> {
     const { password, server, pin } = this.#account
     const state = join(this.folder, host)
-    const words = ['overlay', 'login', 'carol', '--server', server!, '--pin', pin!, '--name', name]
+    const words = [
+      'overlay',
+      'login',
+      'carol',
+      '--server',
+      server!,
+      '--pin',
+      pin!,
+      '--name',
+      name,
+      ...options,
+    ]
     const typed = 'printf "%s\\n" "$0" | exec "$@"'
     const all = ['-c', typed, password!, process.execPath, GODWIT, ...words, '--state', state]
     await this.lab.programs.run(host, 'sh', all)

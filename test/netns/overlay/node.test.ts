@@ -83,7 +83,8 @@ describe('two nodes behind two NATs each', () => {
     const of = async (name: NodeName) => (await bed.view(name)).addresses
     const before = await of('bob')
     await bed.down('bob')
-    await bed.login('bob')
+    await assert.rejects(bed.login('bob'), /another device of this account is logged in as bob/)
+    await bed.login('bob', '--replace')
     await bed.up('bob')
     assert.deepEqual(await of('bob'), before)
     const ping = ['-c', '1', '-W', '2', before[0]!]

@@ -150,13 +150,13 @@ export class AnchoredFlow {
     this.net = net
     this.#nat = nat
     this.#address = address
-    this.start('anchor')
-    this.start('host')
+    this.begin('anchor')
+    this.begin('host')
     net.run(1_000)
   }
 
   /** A process that has nothing in memory. */
-  start(which: 'anchor' | 'host'): void {
+  begin(which: 'anchor' | 'host'): void {
     if (which === 'anchor') this.#startAnchor()
     else this.#startHost()
   }

@@ -1,7 +1,7 @@
 /** A host behind a NAT that ends mappings at an age: whole engines in virtual time, a flow of datagrams both ways. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { extent } from '../../support/extent.ts'
+import { extent, some } from '../../support/extent.ts'
 import { Nat, type NatKind, Network } from '../overlay/network.ts'
 import { AnchoredFlow } from './engine-ends.ts'
 
@@ -18,7 +18,7 @@ function world(kind: NatKind, lifetime: number): AnchoredFlow {
 }
 
 describe('a carrier’s NAT ends each mapping of a host at an age', () => {
-  for (const kind of ['full-cone', 'port-restricted', 'symmetric'] as const)
+  for (const kind of some(['full-cone', 'port-restricted', 'symmetric'] as const))
     it(`issue 13: ${kind}: once it has ended one, nothing is lost any more`, () => {
       const flow = world(kind, LIFETIME)
       flow.run(LIFETIME + 6_000)

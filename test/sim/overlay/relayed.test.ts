@@ -1,13 +1,13 @@
 /** The relayed way between whole engines in virtual time, whichever end the relay binds first. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { extent } from '../../support/extent.ts'
+import { some } from '../../support/extent.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { carrierWorld, EVERY } from './carrier.ts'
 import { EngineNode, Flow } from './engine-node.ts'
 import { Nat, Network } from './network.ts'
 
-const FARS = [5, 50, 0, 20].slice(0, extent(20))
+const FARS = some([5, 50, 0, 20])
 
 describe('NT-46: the relayed way', () => {
   for (const keys of [
@@ -59,7 +59,7 @@ describe('NT-46: the relayed way', () => {
     }
   })
 
-  for (const far of [5, 10, 30])
+  for (const far of some([5, 10, 30]))
     it(`NT-50: a socket is replaced, and the relay binds the other end ${far} ms later: nothing is lost`, () => {
       const lifetime = 40_000
       const { net, flow } = carrierWorld(['symmetric', 'symmetric'], [lifetime])
