@@ -34,7 +34,9 @@ export function packet(
   if (field !== undefined) {
     const pseudo = protocol === 1 ? 0 : pseudoSum(view, 0, protocol, transport.length)
     view.setUint16(header + field, 0)
-    view.setUint16(header + field, checksum(view, header, transport.length, pseudo))
+    const sum = checksum(view, header, transport.length, pseudo)
+    // Zero says that there is none (RFC 768).
+    view.setUint16(header + field, protocol === 17 && sum === 0 ? 0xffff : sum)
   }
   return bytes
 }
