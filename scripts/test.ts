@@ -168,6 +168,9 @@ const MEASURE_THEIR_PROCESS = /\/mptcp\/memory\.test\.js$/
 /** How often a tier says how far it is. */
 const PROGRESS_MS = 20_000
 
+/** Of what a file says that runs once more: it may say nothing then. */
+const MOST_LINES = 60
+
 /** Files of netns that run at a time: their namespaces are their own, and they mostly wait. */
 const MOST_BESIDE = 4
 
@@ -186,7 +189,7 @@ async function runTwice(
   if (again.size === 0 || again.has('')) return outcome
   process.stderr.write(
     `once more, alone: ${[...again].map((file) => relative(root, file)).join(', ')}\n${outcome.failures
-      .map(({ name, text }) => `  ${name}: ${text.split('\n')[0]}\n`)
+      .map(({ name, text }) => `  ${name}: ${text.split('\n').slice(0, MOST_LINES).join('\n    ')}\n`)
       .join('')}`,
   )
   return withFlaky(outcome, await runFiles(tier, [...again], 1, timeout), process.argv.includes('--strict'))
