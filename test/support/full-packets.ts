@@ -36,7 +36,7 @@ export function packet(
     view.setUint16(header + field, 0)
     const sum = checksum(view, header, transport.length, pseudo)
     // Zero says that there is none (RFC 768).
-    view.setUint16(header + field, protocol === 17 && sum === 0 ? 0xffff : sum)
+    view.setUint16(header + field, sum === 0 && protocol === 17 ? 0xffff : sum)
   }
   return bytes
 }

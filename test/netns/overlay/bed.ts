@@ -28,6 +28,7 @@ level = "debug"
 
 export type NodeName = 'alice' | 'bob'
 export const NODES: readonly NodeName[] = ['alice', 'bob']
+const OTHER: Readonly<Record<NodeName, NodeName>> = { alice: 'bob', bob: 'alice' }
 
 export class OverlayBed {
   readonly lab: Lab
@@ -179,7 +180,9 @@ export class OverlayBed {
 
   /** The way to the other node, as packets take it. */
   async way(name: NodeName): Promise<string> {
-    const [peer] = (await this.view(name)).peers
+    const { peers } = await this.view(name)
+    // One of an earlier name may be there, too.
+    const peer = peers.find((each) => each.name.startsWith(`${OTHER[name]}.`))
     return `${peer?.way ?? 'none'} ${peer?.access ?? ''}`.trim()
   }
 
