@@ -6,7 +6,7 @@ import type { Scenario } from '../scenario.ts'
 import { loseAndRestore } from './access-loss.ts'
 import { checkGap, handoverCount, LINKS, RTT_MS, underTraffic } from './handovers.ts'
 
-const GAP_MS = 300
+const GAP_MS = 100
 
 export const upmtBlackhole: Scenario = {
   name: 'upmt-blackhole',

@@ -12,8 +12,9 @@ import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { ANCHOR, LaptopBed, OUTSIDE, SERVER, until } from '../../netns/anchoring/laptop-bed.ts'
 import { LIST_FILTERS } from '../../netns/host/filters.ts'
-import { Bed, pause, until as within } from '../../netns/translation/bed.ts'
+import { Bed } from '../../netns/translation/bed.ts'
 import { Counted, serve } from '../../netns/translation/counted.ts'
+import { openPublished, ownMoves } from '../../netns/translation/published.ts'
 import { Docker, dockerSkip } from '../../support/docker.ts'
 
 usesPrograms('curl', 'ip', 'iptables', 'nft')
@@ -166,53 +167,23 @@ describe('a real dockerd', { skip }, () => {
     test(`issue 10 C4: DIME with Docker at ${at === 'm' ? 'the host that moves' : 'the other host'}: its own connections move, those to a published port go on where they are`, async () => {
       const bed = new Bed()
       const docker = new Docker(bed.netns(at), join(folder, `dime-${at}`))
-      const on = (n: 1 | 2) =>
-        within(`both ends use access ${n}`, async () => {
-          const m = (await bed.sockets('m')).filter((s) => s.proven)
-          const c = (await bed.sockets('c')).filter((s) => s.proven)
-          const local = `10.${n}.0.2`
-          const all = [...m.map((s) => s.wire_local), ...c.map((s) => s.wire)]
-          return m.length > 0 && c.length > 0 && all.every((each) => each === local)
-        })
       try {
         await docker.start()
         await docker.run({ name: 'echo', port: PORT, script: ECHO })
         await serve(bed, 80)
         const own = await Counted.open(bed, 'm', '10.3.0.2', 80)
-        const container = await Counted.open(
-          bed,
-          at === 'c' ? 'm' : 'c',
-          at === 'c' ? '10.3.0.2' : '10.1.0.2',
-          PORT,
-        )
+        const container = await openPublished(bed, at, PORT)
         await container.echo('at first')
         for (const name of ['c', 'm'] as const) await bed.daemon(name)
         await bed.greeted()
         await container.echo('both run DIME')
-        bed.up(2)
-        await within('m has a way over acc2', async () => (await bed.ways('m')).includes('10.2.0.2 10.3.0.2'))
-        await bed.move('m', 'all', 'acc2')
-        await on(2)
-        await own.echo('moved', 10_000)
-        await container.echo('its host has moved', 10_000)
-        bed.down(1)
-        await own.echo('the first access is gone', 10_000)
-        container.send(1)
-        await pause(1_500)
-        assert.ok(container.lives, 'it waits, as without godwit')
-        bed.up(1, false)
-        await container.echoed('its address is back')
+        await ownMoves(bed, own, container)
         await docker.restart()
         await own.echo('Docker was restarted', 10_000)
         await bed.move('m', 'all', 'acc1')
-        await on(1)
+        await bed.on(1)
         await own.echo('moved back', 10_000)
-        const again = await Counted.open(
-          bed,
-          at === 'c' ? 'm' : 'c',
-          at === 'c' ? '10.3.0.2' : '10.1.0.2',
-          PORT,
-        )
+        const again = await openPublished(bed, at, PORT)
         await again.echo('a new connection to the container')
       } finally {
         await docker.close()

@@ -12,16 +12,10 @@ import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { PROTOCOL } from '../../../src/linux/ledger.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { needProgram, usesPrograms } from '../../../src/linux/packages.ts'
-import { ANCHOR, ANCHOR6, LaptopBed, SERVER, until } from './laptop-bed.ts'
+import { ANCHOR, ANCHOR6, LaptopBed, SERVER, goesOn as tells, until } from './laptop-bed.ts'
 
 usesPrograms('curl', 'ip', 'ping', 'systemd-networkd', 'unshare')
 usePrivateNames()
-
-/** The time, every 20 ms, as long as somebody reads. */
-const CLOCK = `require('http').createServer((q, r) => {
-  const timer = setInterval(() => r.write(Date.now() + '\\n'), 20)
-  r.on('close', () => clearInterval(timer))
-}).listen(8082, '::', () => console.log('up'))`
 
 let bed: LaptopBed
 let reader: Program
@@ -29,11 +23,10 @@ let reader: Program
 before(async () => {
   bed = await LaptopBed.build(topologyNamed('upmt'))
   bed.configuration = bed.configuration.replaceAll(`[${ANCHOR6}]`, ANCHOR)
-  const server = await bed.lab.programs.start('ch1', process.execPath, ['-e', CLOCK])
-  await server.expect((line) => line === 'up', 10_000)
+  await bed.serveClock()
   await bed.shell('mh', 'ip link set acc2 down')
   await bed.up(1)
-  reader = await bed.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
+  reader = await bed.readClock()
   await goesOn()
 })
 
@@ -43,8 +36,7 @@ after(async () => {
 
 /** What the server says half a second from now arrives, on the connection of the beginning, and the path is up over this access. */
 async function goesOn(access = 'acc1'): Promise<void> {
-  const soon = Date.now() + 500
-  await reader.expect((line) => Number(line) >= soon, 10_000)
+  await tells(reader)
   await until(`the path is up over ${access}`, async () =>
     (await bed.status()).peers[0]!.paths.some((path) => path.access === access && path.state === 'up'),
   )
@@ -227,7 +219,7 @@ const restored = async () =>
   )?.[0]
 
 test('UP-38: a VLAN is an access beside its own parent: connections move there and back, and survive its end', async () => {
-  reader = await bed.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
+  reader = await bed.readClock()
   await goesOn('br0')
   // A kernel without 802.1Q has other devices on a parent.
   const sub = (parent: string, address: string) => `

@@ -32,6 +32,18 @@ export const SERVER6 = '2001:db8:c:1::2'
 /** Answers with a text, or with the address of whoever asks. */
 const WEB = `require('http').createServer((q,r)=>r.end(process.argv[1]||q.socket.remoteAddress.replace('::ffff:',''))).listen(+process.argv[2],'::',()=>console.log('up'))`
 
+/** The time, every 20 ms, as long as somebody reads. */
+const CLOCK = `require('http').createServer((q, r) => {
+  const timer = setInterval(() => r.write(Date.now() + '\\n'), 20)
+  r.on('close', () => clearInterval(timer))
+}).listen(8082, '::', () => console.log('up'))`
+
+/** What the server's clock says half a second from now arrives, on the connection of the beginning. */
+export async function goesOn(reader: Program): Promise<void> {
+  const soon = Date.now() + 500
+  await reader.expect((line) => Number(line) >= soon, 10_000)
+}
+
 export class LaptopBed {
   readonly lab: Lab
   readonly folder: string
@@ -145,6 +157,16 @@ export class LaptopBed {
     const program = await this.lab.programs.start(role, process.execPath, ['-e', WEB, text, String(port)])
     await program.expect((line) => line === 'up', 10_000)
     return program
+  }
+
+  async serveClock(): Promise<void> {
+    const server = await this.lab.programs.start('ch1', process.execPath, ['-e', CLOCK])
+    await server.expect((line) => line === 'up', 10_000)
+  }
+
+  /** A connection of the laptop's that is told the time; see `goesOn`. */
+  readClock(): Promise<Program> {
+    return this.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
   }
 
   /** What a web server says; empty when there is no answer. */

@@ -10,38 +10,24 @@ import type { Program } from '../../../lab/hosts.ts'
 import { namespaceOf } from '../../../lab/topology.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
-import { ANCHOR, LaptopBed, SERVER, until } from './laptop-bed.ts'
+import { ANCHOR, goesOn, LaptopBed, until } from './laptop-bed.ts'
 
 usesPrograms('curl', 'ip', 'radvd')
 usePrivateNames()
-
-/** The time, every 20 ms, as long as somebody reads. */
-const CLOCK = `require('http').createServer((q, r) => {
-  const timer = setInterval(() => r.write(Date.now() + '\\n'), 20)
-  r.on('close', () => clearInterval(timer))
-}).listen(8082, '::', () => console.log('up'))`
 
 let bed: LaptopBed
 let reader: Program
 
 before(async () => {
   bed = await LaptopBed.build(undefined, '', 4)
-  const server = await bed.lab.programs.start('ch1', process.execPath, ['-e', CLOCK])
-  await server.expect((line) => line === 'up', 10_000)
+  await bed.serveClock()
   await bed.up()
-  reader = await read()
-  await goesOn()
+  reader = await bed.readClock()
+  await goesOn(reader)
 })
 after(() => bed.close())
 
-const read = () => bed.lab.programs.start('mh', 'curl', ['-sSN', `http://${SERVER}:8082/`])
 const paths = async () => (await bed.status()).peers.flatMap((peer) => peer.paths)
-
-/** What the server says half a second from now arrives, on the connection of the beginning. */
-async function goesOn(): Promise<void> {
-  const soon = Date.now() + 500
-  await reader.expect((line) => Number(line) >= soon, 10_000)
-}
 
 const moves = (access: string) =>
   bed.godwit('mh', 'move', 'all', access).then(
@@ -56,7 +42,7 @@ async function carries(access: string): Promise<void> {
     await until(`flows are on ${each}`, async () =>
       (await bed.status()).flows.every((flow) => flow.mechanism === 'direct' || flow.access === each),
     )
-    await goesOn()
+    await goesOn(reader)
     assert.equal(await bed.seen(), ANCHOR)
   }
 }
@@ -85,7 +71,7 @@ test('issue 10: an interface is renamed while it is used, set down for that or n
     'mh',
     'ip link set acc2 name wwan7 2>/dev/null || { ip link set acc2 down; ip link set acc2 name wwan7; ip link set wwan7 up; ip route replace default dev wwan7 metric 700; }',
   )
-  await goesOn()
+  await goesOn(reader)
   await carries('wwan7')
   await bed.shell(
     'mh',
@@ -98,7 +84,7 @@ test('issue 10: an interface is renamed while it is used, set down for that or n
 test('issue 10: an interface is moved into another namespace, as for a container, and comes back', async () => {
   await bed.godwit('mh', 'move', 'all', 'acc2')
   await bed.shell('mh', `ip link set acc2 netns ${namespaceOf('ch2')}`)
-  await goesOn()
+  await goesOn(reader)
   await until('nothing of it is left', async () => !(await paths()).some(({ access }) => access === 'acc2'))
   await bed.shell('ch2', `ip link set acc2 netns ${namespaceOf('mh')}`)
   await bed.shell(
@@ -126,7 +112,7 @@ test('issue 10: cable and radio in the same network: each is a way of its own', 
   for (const access of ['wlan0', 'acc1']) {
     await until(`everything is moved to ${access}`, () => moves(access))
     await bed.shell('nat1', 'ip neigh flush dev br0')
-    for (let i = 0; i < 3; i++) await goesOn()
+    for (let i = 0; i < 3; i++) await goesOn(reader)
     const states = (await paths()).filter((path) => ['acc1', 'wlan0'].includes(path.access))
     assert.deepEqual(
       states.map(({ state }) => state),
@@ -136,17 +122,17 @@ test('issue 10: cable and radio in the same network: each is a way of its own', 
   }
   await bed.godwit('mh', 'move', 'all', 'auto')
   await bed.shell('nat1', 'ip link set lan down')
-  await goesOn()
+  await goesOn(reader)
   await bed.shell('nat1', 'ip link set lan up')
   await carries('wlan0')
   await bed.shell('mh', 'ip link del wlan0')
-  await goesOn()
+  await goesOn(reader)
   const answers = () => bed.run('mh', 'cat', '/proc/sys/net/ipv4/conf/acc1/arp_ignore')
   assert.equal(await answers(), '1')
   await bed.down()
   assert.equal(await answers(), '0')
   await bed.up()
-  reader = await read()
+  reader = await bed.readClock()
 })
 
 test('issue 10: a router that ends takes its route back (lifetime 0), and comes again with another prefix', async () => {
@@ -185,7 +171,7 @@ test('issue 10: a router that ends takes its route back (lifetime 0), and comes 
     )
     await carries('acc2')
     await router.stop()
-    await goesOn()
+    await goesOn(reader)
     await carries('acc2')
   }
 })
@@ -197,8 +183,7 @@ test('UP-38: nothing was said that nobody can mend', () => {
 test('issue 10: two routers of IPv6 in one network, one of which dies without a word: the other one is taken', async () => {
   await bed.close()
   bed = await LaptopBed.build(undefined, '', 6)
-  const server = await bed.lab.programs.start('ch1', process.execPath, ['-e', CLOCK])
-  await server.expect((line) => line === 'up', 10_000)
+  await bed.serveClock()
   await bed.shell(
     'mh',
     `ip link set acc1 down
@@ -231,8 +216,8 @@ test('issue 10: two routers of IPv6 in one network, one of which dies without a 
     )
   await until('both routers are known', async () => (await ways('dev', 'acc2')).length === 2)
   await bed.up(1)
-  reader = await read()
-  await goesOn()
+  reader = await bed.readClock()
+  await goesOn(reader)
   const [first, second] = await ways('table', '6701')
   assert.ok(first && second)
   const gone = routers.get(first)!
@@ -242,6 +227,6 @@ test('issue 10: two routers of IPv6 in one network, one of which dies without a 
   await until('Linux knows that it is silent', async () =>
     /FAILED|INCOMPLETE/.test(await bed.run('mh', 'ip', '-6', 'neigh', 'show', first, 'dev', 'acc2')),
   )
-  for (let n = 0; n < 3; n++) await goesOn()
+  for (let n = 0; n < 3; n++) await goesOn(reader)
   assert.equal(await bed.seen(), ANCHOR)
 })

@@ -198,6 +198,17 @@ export class Bed {
       })
   }
 
+  /** Both ends send on m's address of access n. */
+  async on(n: 1 | 2): Promise<void> {
+    const local = `10.${n}.0.2`
+    await until(`both ends use ${local}`, async () => {
+      const m = (await this.sockets('m')).filter((s) => s.proven)
+      const c = (await this.sockets('c')).filter((s) => s.proven)
+      const all = [...m.map((s) => s.wire_local), ...c.map((s) => s.wire)]
+      return m.length > 0 && c.length > 0 && all.every((each) => each === local)
+    })
+  }
+
   /** Everything godwit might change: rules, tables, addresses, nftables, settings. */
   kernelState(name: 'm' | 'c'): string {
     const lo = this.rtnl[name].addresses({ link: 'lo' }).map((a) => a.address)

@@ -7,7 +7,7 @@ import { afterEach, beforeEach, test } from 'node:test'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Bed, pause, until } from './bed.ts'
 import { Counted, serve } from './counted.ts'
-import { Published } from './published.ts'
+import { openPublished, ownMoves, Published } from './published.ts'
 
 usesPrograms('ip', 'iptables', 'nft', 'tayga')
 
@@ -34,21 +34,6 @@ function firewall(name: 'm' | 'c', open: string): void {
   execFileSync('ip', ['netns', 'exec', bed.netns(name), 'nft', '-f', '-'], { input: rules })
 }
 
-/** Both ends send on m's address of access n. */
-async function on(n: 1 | 2): Promise<void> {
-  const local = `10.${n}.0.2`
-  await until(`both ends use ${local}`, async () => {
-    const m = (await bed.sockets('m')).filter((s) => s.proven)
-    const c = (await bed.sockets('c')).filter((s) => s.proven)
-    return (
-      m.length > 0 &&
-      c.length > 0 &&
-      m.every((s) => s.wire_local === local) &&
-      c.every((s) => s.wire === local)
-    )
-  })
-}
-
 async function daemons(): Promise<void> {
   await bed.daemon('c')
   await bed.daemon('m')
@@ -60,7 +45,7 @@ async function hop(from: 1 | 2, to: 1 | 2): Promise<void> {
   bed.down(from)
   await until('m is detached', async () => (await bed.hosts('m')).some((h) => h.detached))
   bed.up(to)
-  await on(to)
+  await bed.on(to)
 }
 
 test('the same address comes back: both directions go on at once, long before TCP asks again', async () => {
@@ -187,25 +172,10 @@ for (const at of ['m', 'c'] as const)
       await published.serve()
       await serve(bed, 80)
       const own = await Counted.open(bed, 'm', '10.3.0.2', 80)
-      const container =
-        at === 'c'
-          ? await Counted.open(bed, 'm', '10.3.0.2', Published.PORT)
-          : await Counted.open(bed, 'c', '10.1.0.2', Published.PORT)
+      const container = await openPublished(bed, at, Published.PORT)
       await daemons()
       await container.echo('before')
-      bed.up(2)
-      await until('m has a way over acc2', async () => (await bed.ways('m')).includes('10.2.0.2 10.3.0.2'))
-      await bed.move('m', 'all', 'acc2')
-      await on(2)
-      await own.echo('moved', 10_000)
-      await container.echo('its host has moved', 10_000)
-      bed.down(1)
-      await own.echo('the first access is gone', 10_000)
-      container.send(1)
-      await pause(1_500)
-      assert.ok(container.lives, 'it waits, as without godwit')
-      bed.up(1, false)
-      await container.echoed('its address is back')
+      await ownMoves(bed, own, container)
     } finally {
       published.close()
     }
@@ -222,7 +192,7 @@ test('DI-6: IPv6 is turned off at both ends: connections move over IPv4, and the
   m.addAddress('acc2', '10.2.0.2/24')
   m.addRoute({ to: 'default', via: '10.2.0.1', dev: 'acc2', metric: 60 })
   m.deleteAddress('acc1', '10.1.0.2/24')
-  await on(2)
+  await bed.on(2)
   await ticks.more('over the other access')
   for (const name of ['m', 'c'] as const) assert.doesNotMatch(bed.log(name), / (warn|error) /)
 })

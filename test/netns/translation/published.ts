@@ -1,8 +1,11 @@
 /** A container with a published port, as Docker makes one: bridge, namespace, and rules of iptables as it writes them. */
+import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync } from 'node:child_process'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { KernelSysctls } from '../../../src/linux/sysctl.ts'
+import { type Bed, pause, until } from './bed.ts'
+import { Counted } from './counted.ts'
 import { lines } from './flows.ts'
 
 usesPrograms('ip')
@@ -65,4 +68,26 @@ export class Published {
     this.#server?.kill('SIGKILL')
     deleteNamespace(this.#own)
   }
+}
+
+/** A connection to a container's port of this end, from the other one. */
+export function openPublished(bed: Bed, at: 'm' | 'c', port: number): Promise<Counted> {
+  return at === 'c' ? Counted.open(bed, 'm', '10.3.0.2', port) : Counted.open(bed, 'c', '10.1.0.2', port)
+}
+
+/** m leaves its first access: a connection of its own goes with it, one with a container waits where it is until that is back. */
+export async function ownMoves(bed: Bed, own: Counted, container: Counted): Promise<void> {
+  bed.up(2)
+  await until('m has a way over acc2', async () => (await bed.ways('m')).includes('10.2.0.2 10.3.0.2'))
+  await bed.move('m', 'all', 'acc2')
+  await bed.on(2)
+  await own.echo('moved', 10_000)
+  await container.echo('its host has moved', 10_000)
+  bed.down(1)
+  await own.echo('the first access is gone', 10_000)
+  container.send(1)
+  await pause(1_500)
+  assert.ok(container.lives, 'it waits, as without godwit')
+  bed.up(1, false)
+  await container.echoed('its address is back')
 }

@@ -200,6 +200,15 @@ function giveKey({ host, anchor, anchorPeer, hostPeer }: Pair): void {
   host.do((machine) => machine.useEarly(anchorPeer, prekey))
 }
 
+/** Message 1 goes to a relay that has the address of the process before; what is behind it may leave by a proven path. */
+function throughLostRelay(): { readonly pair: Pair; readonly slot: number } {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  giveKey(pair)
+  pair.world.filter = (_datagram, _from, to) => to.address.at(-1) !== 100
+  pair.host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
+  return { pair, slot: pair.host.addPath(pair.anchorPeer, config(0, 'proven')) }
+}
+
 test('the session behind message 1 ends with the attempts that it belongs to', () => {
   // Message 1 to an address alone is not repeated.
   const once = new Pair({ anchorConfig: GODWIT })
@@ -231,13 +240,8 @@ test('the session behind message 1 ends with the attempts that it belongs to', (
 
 test('NT-46: traffic that begins on a proven path does not end it before its second, and what was lost on it is sent again, also later', () => {
   for (const ms of [20, EARLY_USE + 200]) {
-    const pair = new Pair({ anchorConfig: GODWIT })
+    const { pair, slot } = throughLostRelay()
     const { world, host, anchor } = pair
-    giveKey(pair)
-    // The relay has the address of the process before.
-    world.filter = (_datagram, _from, to) => to.address.at(-1) !== 100
-    host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
-    const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
     world.run(5)
     assert.ok(host.sendData(slot, 7))
     world.run(ms)
@@ -322,12 +326,8 @@ test('NT-46: a key whose direction comes after message 1 opens what is behind it
 })
 
 test('NT-46: what left behind a message 1 that was lost goes again with it as soon as the peer’s own message 1 comes', () => {
-  const pair = new Pair({ anchorConfig: GODWIT })
+  const { pair, slot } = throughLostRelay()
   const { world, host, anchor } = pair
-  giveKey(pair)
-  world.filter = (_datagram, _from, to) => to.address.at(-1) !== 100
-  host.do((machine, now) => machine.introduce(pair.anchorPeer, endpoint(100), 0, now))
-  const slot = host.addPath(pair.anchorPeer, config(0, 'proven'))
   assert.ok(host.sendData(slot, 7))
   world.run(20)
   world.filter = () => true

@@ -616,6 +616,17 @@ export class Pair {
     return this
   }
 
+  /** The host's first message 1, which does not arrive, nor anything else. */
+  lostInitiation(): Uint8Array {
+    let first: Uint8Array | undefined
+    this.world.filter = (datagram) => {
+      if (datagram instanceof Uint8Array) first ??= datagram.slice()
+      return false
+    }
+    this.open(0)
+    return first!
+  }
+
   open(n: number): number {
     const slot = this.host.addPath(this.anchorPeer, {
       pathId: n + 1,
