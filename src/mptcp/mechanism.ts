@@ -495,7 +495,7 @@ export class MptcpMechanism implements Mechanism {
 const HELP: Readonly<Record<keyof MptcpReport['counts'], string>> = {
   established: 'connections that came to speak MPTCP',
   fallbacks: 'connections that stayed plain TCP because the peer or the path speaks no MPTCP',
-  joins: 'subflows begun or accepted beside the first',
+  joins: 'subflows beside the first that came to work',
   joinsRefused: 'joins that did not know the keys or found no room',
   handovers: 'changes of the subflow that carries data',
   blackHoles: 'subflows given up because nothing came back',

@@ -265,7 +265,6 @@ function startJoin(
   const subflow = beginJoin(connection, access, address, flagged, now, (key) => registry.taken(key))
   if (subflow === undefined) return undefined
   connection.subflows.push(subflow)
-  connection.host.counts.joins++
   registry.add(connection, subflow)
   return subflow
 }

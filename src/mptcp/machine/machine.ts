@@ -475,12 +475,16 @@ export class MptcpMachine {
     if (isOver && !hasNoWay(connection)) this.#end(connection, 'closed', false)
   }
 
-  /** The proxy ends: what it translates cannot go on without it, and both ends hear of it. */
+  /**
+   * The proxy ends: what it translates cannot go on without it, and both ends hear of it. What is still being opened is plain TCP to both,
+   * and goes on as that.
+   */
   resetAll(now: number): void {
     for (const connection of this.connections) {
       if (connection.state === 'closed') continue
+      const isTranslated = connection.remoteKey !== undefined
       this.#resetByLocal(connection, now)
-      connection.resetLocal()
+      if (isTranslated) connection.resetLocal()
     }
   }
 

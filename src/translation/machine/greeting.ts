@@ -22,6 +22,8 @@ const HELLO_TRIES = 3
 /** A host that does not speak IHMP is asked again after this, doubled each time. */
 const HELLO_AGAIN_MS = 60_000
 const HELLO_AGAIN_MOST_MS = 3_600_000
+/** A host that was told of its NAT (ND) says NF within this, or greets anew. */
+const ONE_TO_ONE_MS = 4_000
 /** Hosts known by forgeable datagrams alone. */
 const MOST_HEARD = 2_000
 /** Longer than the kernel remembers a datagram. */
@@ -49,6 +51,8 @@ interface HalfOpen {
   sent: number
   /** The own addresses that the answer names. */
   readonly told: readonly Uint8Array[]
+  /** Its sender is behind a NAT that does not know IHMP, and is to say so (NF): no third message makes a row of it. */
+  readonly isOneToOne: boolean
   tries: number
   nextAt: number
 }
@@ -191,6 +195,8 @@ export class Greeting {
     const behindNat = !names(message, source)
     const aware = (message.options & Option.NS) !== 0
     const forced = (message.options & Option.NF) !== 0
+    // Who has our last answer receives at the address; without it anybody may have written the address.
+    const isProven = waiting !== undefined && isResponse(message, waiting.challenge)
     const ownKey = this.#state.components.keys.own(pair.local)
     const cookie = existing?.cookie ?? this.#state.random(16)
     const challenge = this.#state.random(16)
@@ -224,20 +230,26 @@ export class Greeting {
       came: bytes.length + OVERHEAD,
       sent: 0,
       told,
+      isOneToOne: behindNat && !aware,
       tries: 1,
-      nextAt: now + 2 * FIRST_INTERVAL_MS,
+      nextAt: now + (behindNat && !aware ? ONE_TO_ONE_MS : 2 * FIRST_INTERVAL_MS),
     }
     this.#answer(half)
     if (forced) {
-      // One-to-one and fixed: no state is kept beyond the row, and no further IHMP (DI-45).
-      if (existing === undefined) return
-      this.#state.say(existing, 'forced', 'behind a NAT that does not know IHMP')
-      this.#messages.cancel(existing)
+      if (isProven) this.#force(key, existing)
       return
     }
-    if (behindNat && !aware) return
     if (this.#halfOpen.size >= MOST_HALF_OPEN) this.#halfOpen.delete(this.#halfOpen.keys().next().value!)
     this.#halfOpen.set(key, half)
+  }
+
+  /** One-to-one and fixed: no state is kept beyond the row, and no further IHMP (DI-45). */
+  #force(key: string, host: Host | undefined): void {
+    this.#halfOpen.delete(key)
+    // What has been agreed without keys is no other's to end, who may be behind the same NAT.
+    if (host === undefined || host.secret !== undefined) return
+    this.#state.say(host, 'forced', 'behind a NAT that does not know IHMP')
+    this.#messages.cancel(host)
   }
 
   /** The address has proven nothing yet. */
@@ -297,8 +309,7 @@ export class Greeting {
   /** The third message: the sender receives at the address, so its row is made (DI-23) and its others are probed. */
   complete(message: IhmpMessage, bytes: Uint8Array, pair: Pair, now: number): boolean {
     const half = this.#halfOpen.get(pairKey(pair))
-    if (half === undefined || message.response === undefined) return false
-    if (!equalConstantTime(message.response, half.challenge)) return false
+    if (half === undefined || half.isOneToOne || !isResponse(message, half.challenge)) return false
     const { hello } = half
     const secret = secretOf(hello.cookie!, half.cookie)
     const genuine =
@@ -371,7 +382,9 @@ export class Greeting {
     }
     if ((message.options & Option.ND) !== 0) {
       // The association starts behind an unaware NAT: say so once, and leave it at that (DI-43, DI-45).
-      const body = { ...request.message, options: Option.NF, challenge: this.#state.random(16) }
+      const { challenge: response } = message
+      const challenge = this.#state.random(16)
+      const body = { ...request.message, options: Option.NF, challenge, ...(response && { response }) }
       this.#messages.request(host, pair, body, now, {
         tries: HELLO_TRIES,
         failed: () => this.#state.say(host, 'forced', 'behind a NAT'),
@@ -408,6 +421,7 @@ export class Greeting {
     this.#paths.confirm(host, pair, now)
     for (const bytes of message.addresses ?? []) this.#state.claims(host, ipOf(bytes))
     host = this.unite(host, now)
+    host.dormant = false
     this.#possession.established(host, now)
     this.#paths.probeCandidates(host, now)
     // What has come since our half of the greeting was written.
@@ -461,13 +475,17 @@ export class Greeting {
   handleTimeout(now: number): void {
     for (const [key, half] of this.#halfOpen) {
       if (half.nextAt > now) continue
-      if (half.tries >= HELLO_TRIES) this.#halfOpen.delete(key)
+      if (half.tries >= HELLO_TRIES || half.isOneToOne) this.#halfOpen.delete(key)
       else {
         half.nextAt = now + FIRST_INTERVAL_MS * 2 ** half.tries++
         this.#answer(half)
       }
     }
   }
+}
+
+function isResponse({ response }: IhmpMessage, challenge: Uint8Array): boolean {
+  return response !== undefined && equalConstantTime(response, challenge)
 }
 
 function names(message: IhmpMessage, address: Uint8Array): boolean {

@@ -78,8 +78,7 @@ export class Messages {
       failed: how.failed ?? (() => {}),
     }
     if (request.bytes.length + OVERHEAD > (how.most ?? Number.POSITIVE_INFINITY)) return
-    this.#add(request)
-    if (!request.deferred) this.#transmit(request, now)
+    if (this.#add(request) && !request.deferred) this.#transmit(request, now)
   }
 
   /** A request without bytes, whose only purpose is to call `then` at `at`. */
@@ -102,11 +101,13 @@ export class Messages {
     })
   }
 
-  #add(request: Request): void {
-    if (request.host.requests.size >= MOST_REQUESTS) return
+  /** False when the host has too many already. */
+  #add(request: Request): boolean {
+    if (request.host.requests.size >= MOST_REQUESTS) return false
     this.#state.requests.add(request)
     request.host.requests.add(request)
     if (request.bytes.length > 0) this.#state.waiting.set(waitingKey(request.message, request.pair), request)
+    return true
   }
 
   drop(request: Request): void {

@@ -85,7 +85,7 @@ test('DI-45: a host that begins behind one that does not', () => {
       0 F > NAT HELLO at F ?
       0 A > F HELLO at A ?
       30 F > NAT HELLO_ACK ND at F ? !
-      60 A > F HELLO NF at A ?
+      60 A > F HELLO NF at A ? !
       90 F > NAT HELLO_ACK ND NF at F ? !
       90 F: forced, behind a NAT that does not know IHMP
       120 A: forced, this host is behind a NAT that does not know IHMP

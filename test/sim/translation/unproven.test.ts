@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import { bytesOf, compile, type Ip } from '../../../src/translation/tables.ts'
-import { Control, encodeSigned, type IhmpMessage } from '../../../src/translation/wire.ts'
+import { Control, encodeMac, encodeSigned, type IhmpMessage, Option } from '../../../src/translation/wire.ts'
 import { B, F, peerOf, type SimHost, SimNetwork } from './network.ts'
 
 const X = '10.5.0.2'
@@ -146,4 +146,91 @@ test('a socket that is not translated wins over a moved connection that looks th
   v.tables.removeSocket(id)
   assert.ok(v.tables.takeChanged().includes(rowAt(v, B).row.hid))
   assert.equal(compile(v.tables)[4].in_flow.size, 1)
+})
+
+/** HELLO with NF in the name of whoever has this address, by somebody who writes source addresses as he likes. */
+function forced(net: SimNetwork, by: SimHost, source: Ip, keyless = false): Uint8Array {
+  const hello = {
+    control: Control.HELLO,
+    options: Option.NF,
+    addresses: [bytesOf('192.168.9.9')],
+    challenge: new Uint8Array(16).fill(1),
+    cookie: new Uint8Array(16).fill(2),
+    response: new Uint8Array(16).fill(3),
+  }
+  if (!keyless) return signed(net, by, source, { ...hello, publicKey: by.key!.publicKey })
+  const counter = (1_700_000_000_000 + net.now) * 1_000
+  const whole = { ...hello, sequence: 1, counter, hostId: bytesOf(source), receiver: bytesOf(F) }
+  return encodeMac(whole, (bytes) => nodeIhmpCrypto.mac(new Uint8Array(32), bytes))
+}
+
+test('DI-45: a host is one-to-one when it has shown at its address that it says so; a forged word changes nothing', () => {
+  const net = new SimNetwork(9)
+  const [v, host, attacker] = [net.host(), net.host(), net.host()]
+  v.set(`${F}/24`)
+  v.flow(F, 80, X, 40001)
+  assert.equal(peerOf(v).state, 'greeting')
+  const bytes = forced(net, attacker, X)
+  v.machine.handleMessage(bytes, { local: F, foreign: X }, 0, net.now)
+  net.drain()
+  assert.equal(peerOf(v).state, 'greeting')
+  host.set(`${X}/24`)
+  host.flow(X, 40001, F, 80)
+  net.run(3_000)
+  assert.equal(peerOf(v).state, 'peer')
+  v.machine.handleMessage(forced(net, attacker, X), { local: F, foreign: X }, 0, net.now)
+  net.drain()
+  assert.equal(peerOf(v).state, 'peer')
+})
+
+test('DI-20, DI-45: nor does it end an association without keys, also from where its host is', () => {
+  const net = new SimNetwork(9)
+  const [v, host] = [net.host({ unsigned: 'allow' }), net.host({ unsigned: 'allow' })]
+  v.key = undefined
+  host.key = undefined
+  v.set(`${F}/24`)
+  host.set(`${X}/24`)
+  host.flow(X, 40001, F, 80)
+  v.flow(F, 80, X, 40001)
+  net.run(3_000)
+  assert.equal(peerOf(v).state, 'peer')
+  const sent: IhmpMessage[] = []
+  net.intercept = (packet, message) => {
+    if (packet.from === F) sent.push(message)
+    return packet
+  }
+  v.machine.handleMessage(forced(net, host, X, true), { local: F, foreign: X }, 0, net.now)
+  net.drain()
+  assert.equal(peerOf(v).state, 'peer')
+  // Who reads the answer there, a neighbour behind the same NAT, can say what it asks for.
+  const { challenge } = sent.find(({ control }) => control === Control.HELLO_ACK)!
+  const counter = (1_700_000_000_000 + net.now) * 1_000
+  const hello = { control: Control.HELLO, options: Option.NF, addresses: [], sequence: 2, counter }
+  const more = { challenge: challenge!, cookie: challenge!, response: challenge!, hostId: bytesOf(X) }
+  const again = encodeMac({ ...hello, ...more }, (covered) => nodeIhmpCrypto.mac(challenge!, covered))
+  v.machine.handleMessage(again, { local: F, foreign: X }, 0, net.now)
+  net.drain()
+  assert.equal(peerOf(v).state, 'peer')
+})
+
+test('DI-45: who was told that it is behind a NAT that does not know IHMP gets no row by a third message', () => {
+  const net = new SimNetwork(9)
+  const [v, host] = [net.host(), net.host()]
+  net.nat.set(B, X)
+  v.set(`${F}/24`)
+  v.flows.push({ local: F, foreign: X })
+  host.set(`${B}/24`)
+  let challenge: Uint8Array | undefined
+  net.intercept = (packet, message) => {
+    if (message.control === Control.HELLO_ACK) challenge = message.challenge
+    return message.control === Control.HELLO && (message.options & Option.NF) !== 0 ? undefined : packet
+  }
+  host.flow(B, 40001, F, 80)
+  net.run(100)
+  const third = { control: Control.ACK, response: challenge!, hostId: bytesOf(B) }
+  v.machine.handleMessage(signed(net, host, B, third), { local: F, foreign: X }, 0, net.now)
+  net.drain()
+  assert.equal([...v.machine.hosts()].length, 0)
+  net.run(10_000)
+  assert.equal(v.machine.nextTimeout(), undefined, 'nothing is kept of it')
 })
