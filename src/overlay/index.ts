@@ -3,7 +3,15 @@
  */
 
 export { CacheClient } from './cache/client.ts'
-export { type Exchange, listWaiting, receive, type Sent, sendFile, type Waiting } from './cache/exchange.ts'
+export {
+  type Exchange,
+  type FetchedFiles,
+  fetchWaiting,
+  type Listed,
+  listAll,
+  type Sent,
+  sendToAny,
+} from './cache/exchange.ts'
 export { overlayDescriptor } from './descriptor.ts'
 export { zoneOf } from './machine/names.ts'
 export {
@@ -16,5 +24,5 @@ export {
   readLogin,
   writeLogin,
 } from './node/login.ts'
-export { cacheOf, logIn } from './node/login-client.ts'
+export { cachesOf, logIn } from './node/login-client.ts'
 export { MAX_MESSAGE } from './node/push.ts'

@@ -1,5 +1,11 @@
 /** `overlay send`, `overlay inbox`: files for nodes that are asleep. */
-import { fetchAll, inboxOf, type SendOptions, sendTo } from '../../host/provisioning/overlay-cache.ts'
+import {
+  fetchAll,
+  type Inbox,
+  inboxOf,
+  type SendOptions,
+  sendTo,
+} from '../../host/provisioning/overlay-cache.ts'
 import { State } from '../../host/stores/state.ts'
 import type { CommonOptions } from '../definition.ts'
 import { printJson, printLines, table } from '../output.ts'
@@ -23,8 +29,9 @@ export async function send(
 export async function inbox(options: CommonOptions & { readonly out?: string }): Promise<void> {
   const state = new State(options)
   if (options.out === undefined) {
-    const objects = await inboxOf(state)
-    if (options.json) printJson({ objects })
+    const { objects, unreached } = await inboxOf(state)
+    sayUnreached(unreached)
+    if (options.json) printJson({ objects, unreached })
     else if (objects.length === 0) printLines(['nothing waits for this node'])
     else {
       const rows = objects.map((each) => [each.from, String(each.bytes), each.sent, each.expires])
@@ -35,8 +42,9 @@ export async function inbox(options: CommonOptions & { readonly out?: string }):
     }
     return
   }
-  const { received, failed } = await fetchAll(state, options.out)
-  if (options.json) printJson({ received, failed })
+  const { received, failed, unreached } = await fetchAll(state, options.out)
+  sayUnreached(unreached)
+  if (options.json) printJson({ received, failed, unreached })
   else if (received.length + failed.length === 0) printLines(['nothing waits for this node'])
   else {
     printLines([
@@ -44,5 +52,11 @@ export async function inbox(options: CommonOptions & { readonly out?: string }):
       ...failed.map(({ from, reason }) => `not fetched, from ${from}: ${reason}`),
     ])
   }
-  if (failed.length > 0) process.exitCode = 1
+  if (failed.length + unreached.length > 0) process.exitCode = 1
+}
+
+/** Of several cache servers, each keeps files of its own. */
+function sayUnreached(unreached: Inbox['unreached']): void {
+  for (const { reason } of unreached)
+    process.stderr.write(`${reason}; what waits there can be fetched when it answers again\n`)
 }

@@ -95,12 +95,7 @@ function rolesOf(
     throw usageError('--roles: these settings are those of the coordinator, dc', {
       hint: 'godwit overlay server add NAME --roles LIST --endpoint HOST makes settings for servers without it',
     })
-  if (settings.soft !== undefined && wanted?.includes('cs') === true)
-    throw usageError('--roles: the cache server of a zone with several coordinators runs apart', {
-      hint: 'godwit overlay server add files --roles cs --endpoint HOST, and leave cs out here',
-    })
   const apart = rolesElsewhere(settings, file)
   // There may be several relays; of the others there is one.
-  const all = settings.soft === undefined ? ROLES : ROLES.filter((role) => role !== 'cs')
-  return wanted ?? all.filter((role) => role === 'rs' || !apart.has(role))
+  return wanted ?? ROLES.filter((role) => role === 'rs' || !apart.has(role))
 }

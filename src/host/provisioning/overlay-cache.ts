@@ -4,15 +4,17 @@ import { GodwitError, usageError } from '../../core/errors.ts'
 import { RealClock } from '../../linux/clock.ts'
 import {
   CacheClient,
-  cacheOf,
+  cachesOf,
   credentialsOf,
   type Exchange,
+  type FetchedFiles,
+  fetchWaiting,
+  type Listed,
   LOGIN_FILE,
-  listWaiting,
+  listAll,
   readLogin,
-  receive,
   type Sent,
-  sendFile,
+  sendToAny,
   zoneOf,
 } from '../../overlay/index.ts'
 import type { State } from '../stores/state.ts'
@@ -21,23 +23,23 @@ export interface SendOptions {
   readonly days: number
 }
 
-async function exchangeOf(state: State): Promise<Exchange> {
+async function exchangesOf(state: State): Promise<readonly [Exchange, ...Exchange[]]> {
   const login = readLogin(state.file(LOGIN_FILE))
   if (login === undefined)
     throw new GodwitError('NOT_LOGGED_IN', `there is no ${state.file(LOGIN_FILE)}`, {
       kind: 'usage',
       hint: 'log in first: godwit overlay login ACCOUNT --server URL',
     })
-  const at = await cacheOf(login)
-  if (at === undefined)
+  const clock = new RealClock()
+  const [first, ...others] = (await cachesOf(login)).map((at) => ({
+    ...{ login, client: new CacheClient(at, credentialsOf(login)), wall: () => clock.wall() },
+    file: (name: string) => state.file(name),
+  }))
+  if (first === undefined)
     throw new GodwitError('CACHE_NONE', `the zone ${zoneOf(login.name)} has no cache server`, {
       hint: 'its servers run it with --roles as,dc,ns,rs,cs',
     })
-  const clock = new RealClock()
-  return {
-    ...{ login, client: new CacheClient(at, credentialsOf(login)), wall: () => clock.wall() },
-    file: (name) => state.file(name),
-  }
+  return [first, ...others]
 }
 
 /** Rejects with CACHE_FAILED, CACHE_REFUSED, CACHE_NONE, FILE_CHANGED, FILE_MISSING, NOT_LOGGED_IN. */
@@ -48,8 +50,8 @@ export async function sendTo(
   { days }: SendOptions,
   progress: (done: number, all: number) => void,
 ): Promise<Sent & { readonly recipients: readonly string[] }> {
-  const exchange = await exchangeOf(state)
-  const zone = zoneOf(exchange.login.name)
+  const exchanges = await exchangesOf(state)
+  const zone = zoneOf(exchanges[0].login.name)
   const full = names.map((name) => name.toLowerCase().replace(/\.$/, ''))
   const recipients = [...new Set(full.map((name) => (name.includes('.') ? name : `${name}.${zone}`)))]
   const foreign = recipients.find((name) => zoneOf(name) !== zone)
@@ -57,7 +59,7 @@ export async function sendTo(
     throw usageError(`${foreign} is not of the zone ${zone}`, {
       hint: 'the cache server serves the nodes of its own zone',
     })
-  return { ...(await sendFile(exchange, file, recipients, days, progress)), recipients }
+  return { ...(await sendToAny(exchanges, file, recipients, days, progress)), recipients }
 }
 
 export interface ListedObject {
@@ -68,38 +70,23 @@ export interface ListedObject {
   readonly expires: string
 }
 
-export async function inboxOf(state: State): Promise<readonly ListedObject[]> {
-  return (await listWaiting(await exchangeOf(state))).map(({ id, from, bytes, sent, expires }) => ({
+export interface Inbox {
+  readonly objects: readonly ListedObject[]
+  readonly unreached: Listed['unreached']
+}
+
+export async function inboxOf(state: State): Promise<Inbox> {
+  const { waiting, unreached } = await listAll(await exchangesOf(state))
+  const objects = waiting.map(({ id, from, bytes, sent, expires }) => ({
     ...{ id, from, bytes },
     ...{ sent: new Date(sent).toISOString(), expires: new Date(expires).toISOString() },
   }))
+  return { objects, unreached }
 }
 
-export interface Fetched {
-  readonly received: readonly { readonly path: string; readonly from: string }[]
-  readonly failed: readonly { readonly from: string; readonly reason: string }[]
-}
-
-/** Fetches all that waits; one that is damaged does not keep others. Rejects with CACHE_FAILED and the like. */
-export async function fetchAll(state: State, folder: string): Promise<Fetched> {
+/** Fetches all that waits; what is damaged, or a server that does not answer, does not keep others. Rejects with CACHE_FAILED and the like. */
+export async function fetchAll(state: State, folder: string): Promise<FetchedFiles> {
   if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() !== true)
     throw usageError(`--out: ${folder} is not a folder`)
-  const exchange = await exchangeOf(state)
-  const received: { path: string; from: string }[] = []
-  const failed: { from: string; reason: string }[] = []
-  for (const object of await listWaiting(exchange)) {
-    const { from } = object
-    try {
-      received.push({ path: await receive(exchange, object, folder), from })
-    } catch (error) {
-      if (!isOfObject(error)) throw error
-      failed.push({ from, reason: (error as Error).message })
-    }
-  }
-  return { received, failed }
-}
-
-/** A fault of one object, not of the connection or this machine. */
-function isOfObject(error: unknown): boolean {
-  return error instanceof GodwitError && error.code === 'CACHE_DAMAGED'
+  return fetchWaiting(await exchangesOf(state), folder)
 }

@@ -143,6 +143,8 @@ export interface AddedServer {
 }
 
 const APART: readonly ServerRole[] = ['as', 'ns', 'rs', 'cs']
+/** Of these a zone has one apart. */
+const ALONE: readonly ServerRole[] = ['as', 'ns']
 
 /** A server apart: its key is kept here, its settings are written to a file for it. Throws SERVER_EXISTS. */
 export async function addServer(state: State, name: string, options: ServerOptions): Promise<AddedServer> {
@@ -160,7 +162,7 @@ export async function addServer(state: State, name: string, options: ServerOptio
     const same = store.servers().find((server) => server.name === name)
     const alone = store
       .servers()
-      .find((server) => roles.some((role) => role !== 'rs' && server.roles.has(role)))
+      .find((server) => roles.some((role) => ALONE.includes(role) && server.roles.has(role)))
     if (same !== undefined || alone !== undefined || existsSync(file)) {
       const what = same ?? alone
       const hint = what === undefined ? '--out names another' : `godwit overlay server remove ${what.name}`

@@ -62,6 +62,8 @@ export interface CacheAnswer {
 }
 
 const IDLE_MS = 30_000
+/** A server that has not shown its certificate by then is not there (ms). */
+const CONNECT_MS = 10_000
 const MAX_ANSWER = 4 * 2 ** 20
 /** Segments in a part. */
 const PART_SEGMENTS = 64
@@ -75,14 +77,22 @@ export class CacheClient {
     this.#login = login
   }
 
+  /** HOST:PORT. */
+  get server(): string {
+    const { host, port } = this.#at
+    return `${host.includes(':') ? `[${host}]` : host}:${port}`
+  }
+
   /** Rejects with CACHE_FAILED when there is no answer; `value` is what a status other than 206 came with. */
   ask(path: string, { method = 'GET', headers = {}, body, into }: Options = {}): Promise<CacheAnswer> {
     const { host, port, certificate } = this.#at
+    const { server } = this
     const { keyId, key } = this.#login
     return new Promise((resolve, reject) => {
       const fail = (reason: string): void => {
+        clearTimeout(connecting)
         call.destroy()
-        reject(new GodwitError('CACHE_FAILED', `cache server ${host}:${port}: ${reason}`))
+        reject(new GodwitError('CACHE_FAILED', `cache server ${server}: ${reason}`))
       }
       const proof = cacheProof(nodeCrypto, key, keyId)
       const call = request({
@@ -93,11 +103,13 @@ export class CacheClient {
           'content-length': String(body?.length ?? 0),
         },
       })
+      const connecting = setTimeout(() => fail('no answer'), CONNECT_MS)
       call.on('error', (error) => fail(error.message))
       call.on('timeout', () => fail('no answer'))
       // Nothing is written before the server has shown its certificate.
       call.on('socket', (socket) =>
         socket.once('secureConnect', () => {
+          clearTimeout(connecting)
           const shown = (socket as TLSSocket).getPeerCertificate().raw
           if (shown === undefined || pinOf(shown) !== certificate)
             fail('its certificate is not the one that the account server named')

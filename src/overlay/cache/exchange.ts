@@ -26,12 +26,14 @@ const LEASE_GRACE_MS = 90 * 86_400_000
 
 /** What was begun and not ended is forgotten after so long (ms): the server has no longer any of it. */
 const NOTE_MS = 31 * 86_400_000
-/** What was begun: the same file to the same nodes goes on with it. */
+/** What was begun: the same file to the same nodes goes on with it, at the server that has it. */
 const OUTBOX = 'overlay-outbox'
 const begun = z.object({
   id: z.string().regex(/^[0-9a-f]{32}$/),
   key: z.base64().length(44),
   hash: z.string(),
+  /** HOST:PORT; absent in those of before: the zone had one. */
+  server: z.string().optional(),
 })
 const offsetIn = z.object({ offset: z.number() })
 const waiting = z.object({
@@ -90,6 +92,46 @@ export interface Sent {
   readonly resumed: number
 }
 
+/**
+ * Sends a file to the first server that takes it: to the one where an earlier attempt has begun, if it answers. Rejects with what `sendFile`
+ * rejects with, of the first that was tried.
+ */
+export async function sendToAny(
+  exchanges: readonly [Exchange, ...Exchange[]],
+  path: string,
+  names: readonly string[],
+  days: number,
+  progress: (done: number, all: number) => void = () => {},
+): Promise<Sent> {
+  const begunAt = readNote(exchanges[0].file(noteName(path, names)))?.server
+  const isBegun = ({ client }: Exchange) => client.server === begunAt
+  const order = [...exchanges.filter(isBegun), ...exchanges.filter((each) => !isBegun(each))]
+  let first: unknown
+  for (const exchange of order) {
+    let done = 0
+    let before: number
+    do {
+      before = done
+      try {
+        return await sendFile(exchange, path, names, days, (now, all) => {
+          done = Math.max(done, now)
+          progress(now, all)
+        })
+      } catch (error) {
+        if (!isOfServer(error)) throw error
+        first ??= error
+      }
+      // What was cut off goes on there, in place of all of it once more elsewhere.
+    } while (exchanges.length > 1 && done > before)
+  }
+  throw first
+}
+
+/** Another server may do what this one does not. */
+function isOfServer(error: unknown): error is GodwitError {
+  return error instanceof GodwitError && (error.code === 'CACHE_FAILED' || error.code === 'CACHE_REFUSED')
+}
+
 /** Sends a file. Rejects with CACHE_FAILED (go on by the same call), CACHE_REFUSED, FILE_CHANGED, FILE_MISSING. */
 export async function sendFile(
   exchange: Exchange,
@@ -101,7 +143,9 @@ export async function sendFile(
   const { client } = exchange
   const note = exchange.file(noteName(path, names))
   forgetOld(exchange)
-  const before = readNote(note)
+  const noted = readNote(note)
+  const isHere = noted !== undefined && (noted.server ?? client.server) === client.server
+  const before = isHere ? noted : undefined
   const key = before === undefined ? randomBytes(KEY) : Buffer.from(before.key, 'base64')
   const file = new SealedFile(path, safeName(basename(path)), key)
   try {
@@ -117,7 +161,10 @@ export async function sendFile(
     const resumed = there?.success === true ? there.data.offset : 0
     const id = before?.id ?? (await announce(exchange, file, key, hash, names, days))
     if (before === undefined)
-      writeSecret(note, JSON.stringify({ id, key: Buffer.from(key).toString('base64'), hash }))
+      writeSecret(
+        note,
+        JSON.stringify({ id, key: Buffer.from(key).toString('base64'), hash, server: client.server }),
+      )
     await upload(client, file, id, resumed, progress)
     rmSync(note, { force: true })
     return { id, bytes: file.bytes, resumed }
@@ -210,6 +257,66 @@ function readNote(path: string): z.output<typeof begun> | undefined {
   } catch {
     return undefined
   }
+}
+
+/** A server that has not answered, or not to the end, and why. */
+export interface Unreached {
+  readonly server: string
+  readonly reason: string
+}
+
+export interface Listed {
+  readonly waiting: readonly (Waiting & { readonly exchange: Exchange })[]
+  readonly unreached: readonly Unreached[]
+}
+
+/** What waits for this node at any of the servers. Rejects with what the first of them rejects with if none answers. */
+export async function listAll(exchanges: readonly Exchange[]): Promise<Listed> {
+  const waiting: (Waiting & { readonly exchange: Exchange })[] = []
+  const unreached: Unreached[] = []
+  const lists = await Promise.allSettled(exchanges.map(listWaiting))
+  for (const [i, list] of lists.entries()) {
+    const exchange = exchanges[i]!
+    if (list.status === 'fulfilled') waiting.push(...list.value.map((each) => ({ ...each, exchange })))
+    else if (isOfServer(list.reason)) unreached.push(unreachedAt(exchange, list.reason))
+    else throw list.reason
+  }
+  const [first] = lists
+  if (unreached.length === lists.length && first?.status === 'rejected') throw first.reason
+  waiting.sort((a, b) => a.sent - b.sent)
+  return { waiting, unreached }
+}
+
+export interface FetchedFiles {
+  readonly received: readonly { readonly path: string; readonly from: string }[]
+  /** Damaged: others are fetched. */
+  readonly failed: readonly { readonly from: string; readonly reason: string }[]
+  readonly unreached: readonly Unreached[]
+}
+
+/** Fetches all that waits for this node. Rejects with what the only server there is rejects with, and with faults of this machine. */
+export async function fetchWaiting(exchanges: readonly Exchange[], folder: string): Promise<FetchedFiles> {
+  const { waiting, unreached } = await listAll(exchanges)
+  const lost = new Map<Exchange, Unreached>()
+  const received: { path: string; from: string }[] = []
+  const failed: { from: string; reason: string }[] = []
+  for (const object of waiting) {
+    const { exchange, from } = object
+    if (lost.has(exchange)) continue
+    try {
+      received.push({ path: await receive(exchange, object, folder), from })
+    } catch (error) {
+      if (error instanceof GodwitError && error.code === 'CACHE_DAMAGED')
+        failed.push({ from, reason: error.message })
+      else if (isOfServer(error) && exchanges.length > 1) lost.set(exchange, unreachedAt(exchange, error))
+      else throw error
+    }
+  }
+  return { received, failed, unreached: [...unreached, ...lost.values()] }
+}
+
+function unreachedAt({ client }: Exchange, { message }: GodwitError): Unreached {
+  return { server: client.server, reason: message }
 }
 
 /** What waits for this node. */

@@ -44,8 +44,8 @@ export interface ApartParts extends Pick<SiteParts, 'number' | 'boot' | 'seal' |
   readonly onBereft: (pairs: readonly unknown[], now: number) => void
   /** For the notification server in this process. */
   readonly emit: (output: NotifierOutput) => void
-  /** Where the cache server is, whenever it says so. */
-  readonly onCache: (at: CertifiedServer | undefined) => void
+  /** Where a cache server is, whenever it says so. */
+  readonly onCache: (at: CertifiedServer) => void
   /** Of the zone, where it has several: this one first. */
   readonly coordinators: () => readonly CoordinatorAt[]
   readonly log: (level: 'info' | 'warn', message: string) => void
@@ -63,6 +63,8 @@ export class Apart {
   readonly #parts: ApartParts
   /** Which notification server there was last, and which start of it. */
   #notificationBoot = ''
+  /** Of account servers. */
+  #welcomes = 0
 
   constructor(parts: ApartParts) {
     this.#parts = parts
@@ -141,7 +143,8 @@ export class Apart {
       notifier().allEnded()
       this.#notificationBoot = boot
     }
-    if (roles.has('cs')) this.#parts.onCache(registration.cacheServer)
+    if (roles.has('cs') && registration.cacheServer !== undefined)
+      this.#parts.onCache(registration.cacheServer)
     if (isFresh && (before?.roles.has('rs') === true || roles.has('rs'))) this.#bereave(name, now)
     if (!roles.has('rs')) return
     relays.up(name, registration.load, now)
@@ -158,13 +161,14 @@ export class Apart {
     if (pairs.length > 0) this.#parts.onBereft(pairs, now)
   }
 
-  /** The account server tells nodes where the cache server is. */
+  /** The account server tells nodes where cache servers are: it hears of one in each answer, in turn. */
   #welcome(roles: ReadonlySet<ServerRole>): Partial<Message> {
     const all = this.#parts.coordinators()
     const coordinators = all.length === 0 ? {} : { coordinators: all }
     if (!roles.has('as')) return coordinators
-    const [cache] = this.site.servers('cs')
-    const cacheServer = this.#parts.init.cache ?? cache?.registration.cacheServer
+    const apart = [...this.site.servers('cs')].map(({ registration }) => registration.cacheServer)
+    const caches = [this.#parts.init.cache, ...apart].filter((each) => each !== undefined)
+    const cacheServer = caches[this.#welcomes++ % caches.length]
     return { ...coordinators, ...(cacheServer !== undefined && { cacheServer }) }
   }
 

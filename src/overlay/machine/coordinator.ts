@@ -87,8 +87,8 @@ export type CoordinatorOutput =
   | NotifierOutput
   /** For the other coordinators of the zone; `handleSoft` brings what they say. */
   | SoftOutput
-  /** The cache server apart is there. */
-  | { readonly type: 'cache-server'; readonly at: CertifiedServer | undefined }
+  /** A cache server of the zone is there that is not in this process; about once a second. */
+  | { readonly type: 'cache-server'; readonly at: CertifiedServer }
   /** Asks the DNS for the coordinator of another zone; `handleZone` brings the answer. */
   | { readonly type: 'find-zone'; readonly zone: string }
   | { readonly type: 'log'; readonly level: 'info' | 'warn'; readonly message: string }
@@ -316,6 +316,8 @@ export class Coordinator {
     const fellows = new Fellows({
       ...{ crypto, random, wall: parts.wall, secret: this.#pairSecret, name: init.fellow },
       ...(init.place !== undefined && { place: init.place }),
+      ...(init.cache !== undefined && { cache: init.cache }),
+      onCache: (at) => this.#emit({ type: 'cache-server', at }),
       emit: (output) => this.#emit(output),
       locatedAt: (name) => this.#locatedAt(name),
       nodes: () => this.#nodes.size,

@@ -11,7 +11,7 @@ import { encoded } from '../../core/codec.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
 import { type SoftWord, softCodec, Word, wordCodec } from '../wire/fellow.ts'
-import type { CoordinatorAt, Message } from '../wire/message.ts'
+import type { CertifiedServer, CoordinatorAt, Message } from '../wire/message.ts'
 import type { MachineComponents } from './api.ts'
 import { CounterWindow } from './counters.ts'
 import { Shares } from './shares.ts'
@@ -42,6 +42,8 @@ export interface FellowsParts extends MachineComponents {
   readonly name: string
   /** Where servers apart reach it; absent: nowhere. */
   readonly place?: Pick<CoordinatorAt, 'port' | 'addresses'>
+  /** The cache server in this process. */
+  readonly cache?: CertifiedServer
   readonly emit: (output: SoftOutput) => void
   /** When the node registered here, by the wall clock (ms); undefined: it is not here. */
   readonly locatedAt: (name: string) => number | undefined
@@ -49,6 +51,8 @@ export interface FellowsParts extends MachineComponents {
   readonly nodes: () => number
   /** A node that is not here, as far as `locatedAt` says, or only since before, has registered at another coordinator then. */
   readonly onMoved: (name: string, at: number) => void
+  /** Where the cache server of another one is, about once a second. */
+  readonly onCache?: (at: CertifiedServer) => void
   readonly onAsked: (fellow: string, message: Message, reply: (answer: Message) => void, now: number) => void
   readonly log: (level: 'info' | 'warn', message: string) => void
 }
@@ -370,11 +374,13 @@ export class Fellows {
 
   #alive(now: number): void {
     this.#aliveAt = now + ALIVE_MS
-    const { wall, nodes } = this.#parts
+    const { wall, nodes, cache } = this.#parts
     const at = this.at
     const claims = this.#claimed
     const word = { word: Word.ALIVE, wall: Math.max(0, Math.floor(wall())), nodes: nodes(), claims, at }
     this.#tell(EVERYBODY, word)
+    // A word of its own: coordinators of before know ALIVE as it is.
+    if (cache !== undefined) this.#tell(EVERYBODY, { word: Word.CACHE, at: cache })
   }
 
   #look(fellow: Fellow, now: number): void {
@@ -434,6 +440,9 @@ export class Fellows {
           this.#end(word.message.transaction, word.message, now)
         break
       }
+      case Word.CACHE:
+        if (!isOwn && fellow.isThere) this.#parts.onCache?.(word.at)
+        break
       default:
         this.#counts.refused++
     }

@@ -89,18 +89,24 @@ export async function renewLogin(login: Login): Promise<number | null> {
   throw new GodwitError('LOGIN_FAILED', `${login.server}: it answered with status ${status}`)
 }
 
+const cacheAt = z.object({ host: z.string(), port: z.number(), certificate: z.base64() })
 const configuration = z.object({
-  cache: z.object({ host: z.string(), port: z.number(), certificate: z.base64() }).nullable().default(null),
+  // An account server of before names one.
+  cache: cacheAt.nullable().default(null),
+  caches: z.array(cacheAt).optional(),
 })
+/** Cache servers that a node asks. */
+const MAX_CACHES = 40
 
-/** NT-11: where the cache server is; undefined: the zone has none. Rejects with LOGIN_FAILED. */
-export async function cacheOf(login: Pick<Login, 'server' | 'pin'>): Promise<CacheAt | undefined> {
+/** NT-11: where the cache servers are, in the order in which they are used; none: the zone has none. Rejects with LOGIN_FAILED. */
+export async function cachesOf(login: Pick<Login, 'server' | 'pin'>): Promise<readonly CacheAt[]> {
   const url = new URL('/v1/configuration', login.server)
   const { status, text } = await post(url, login.pin, undefined)
   const parsed = configuration.safeParse(jsonIn(text))
   if (status !== 200 || !parsed.success)
     throw new GodwitError('LOGIN_FAILED', `${login.server} does not answer as an account server`)
-  return parsed.data.cache ?? undefined
+  const { cache, caches = cache === null ? [] : [cache] } = parsed.data
+  return caches.slice(0, MAX_CACHES)
 }
 
 function jsonIn(text: string): unknown {

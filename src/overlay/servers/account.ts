@@ -36,8 +36,8 @@ export interface AccountServerInit {
   readonly zoneKey: Uint8Array
   /** For subscriptions at push services: the key that they check (RFC 8292), base64url. */
   readonly pushKey: string
-  /** Where nodes leave what others fetch; undefined: there is no cache server. */
-  readonly cache: () => CertifiedServer | undefined
+  /** Where nodes leave what others fetch, the first of them first. */
+  readonly caches: () => readonly CertifiedServer[]
   /** Days that a login key is good for; 0: for good. */
   readonly loginDays: number
   /** Milliseconds since 1970. */
@@ -161,21 +161,13 @@ export class AccountServer {
     const path = request.url?.split('?')[0]
     if (request.method === 'POST' && path === '/v1/login') return this.#login(request)
     if (request.method === 'POST' && path === '/v1/renew') return this.#renew(request)
-    if (request.method === 'GET' && path === '/v1/configuration')
-      return {
-        zone: this.#init.zone,
-        coordinator: this.#init.coordinator,
-        push_key: this.#init.pushKey,
-        cache: this.#cache,
-      }
+    if (request.method === 'GET' && path === '/v1/configuration') {
+      const { zone, coordinator, pushKey } = this.#init
+      const caches = this.#init.caches().map(shown)
+      // Nodes of before know one.
+      return { zone, coordinator, push_key: pushKey, cache: caches[0] ?? null, caches }
+    }
     throw new Refusal(404, 'NOT_FOUND', 'not found')
-  }
-
-  get #cache(): object | null {
-    const at = this.#init.cache()
-    return at === undefined
-      ? null
-      : { host: at.host, port: at.port, certificate: Buffer.from(at.certificate).toString('base64') }
   }
 
   async #login(request: IncomingMessage): Promise<object> {
@@ -333,6 +325,10 @@ async function jsonOf(request: IncomingMessage): Promise<unknown> {
     if (error instanceof Refusal) throw error
     throw new Refusal(400, 'REQUEST_INVALID', 'not JSON')
   }
+}
+
+function shown({ host, port, certificate }: CertifiedServer): object {
+  return { host, port, certificate: Buffer.from(certificate).toString('base64') }
 }
 
 function tooMany(): Refusal {

@@ -39,6 +39,8 @@ export const MAX_PART = 8 * 2 ** 20
 export const MAX_RECIPIENTS = 64
 const MAX_DAYS = 30
 const DAY_MS = 86_400_000
+/** Whatever is kept has expired then (ms). */
+export const LONGEST_MS = MAX_DAYS * DAY_MS
 /** Requests of one node under way, and a second, and at once. */
 const MAX_OF_NODE = 4
 const NODE_RATE = 20

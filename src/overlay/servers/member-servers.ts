@@ -8,7 +8,6 @@ import type { GodwitError } from '../../core/errors.ts'
 import { RealClock } from '../../linux/clock.ts'
 import { Store } from '../store/store.ts'
 import {
-  type CertifiedServer,
   type Measured,
   type Message,
   type RelayLoad,
@@ -20,6 +19,7 @@ import {
 import { AccountServer } from './account.ts'
 import type { CacheServer } from './cache.ts'
 import { remoteDirectory } from './cache-directory.ts'
+import { CacheList } from './cache-list.ts'
 import { ConnectionReports, routeReport } from './connection-reports.ts'
 import { CoordinatorLink } from './coordinator-link.ts'
 import { Distribution } from './distribution.ts'
@@ -63,7 +63,7 @@ export class MemberServers {
   /** Coordinators that have answered, and are not lost. */
   readonly #known = new Set<string>()
   #cache: CacheServer | undefined
-  #cacheServer: CertifiedServer | undefined
+  #caches: CacheList | undefined
   #store: Store | undefined
   #watch: NodeJS.Timeout | undefined
   #accounts: AccountServer | undefined
@@ -80,7 +80,7 @@ export class MemberServers {
     this.#link = new CoordinatorLink(init.settings, {
       describe: (coordinator) => this.#describe(coordinator),
       onRegistered: (coordinator, { cacheServer }, isFresh) => {
-        this.#cacheServer = cacheServer ?? this.#cacheServer
+        if (cacheServer !== undefined) this.#caches?.heard(cacheServer)
         if (isFresh || this.#hasUntold) void this.#tellConnected()
         if (isFresh) void this.#distribution?.publish()
         this.#known.add(coordinator)
@@ -160,6 +160,9 @@ export class MemberServers {
     this.#watch = watchStore(store, log)
     store.tellsAs(keyOf(settings.server_key))
     store.commit()
+    const own = roles.includes('cs') ? certified(settings, cachePort(settings), file) : undefined
+    const caches = new CacheList(own, this.#times.now)
+    this.#caches = caches
     const distribution = new Distribution({
       store,
       ask: (message, ms) => this.#link.request(message, ms),
@@ -170,8 +173,7 @@ export class MemberServers {
       ...{ store, tls: certificateOf(settings, file), port: settings.port, zone: settings.zone },
       ...{ zoneKey: keyOf(settings.zone_key), coordinator: hostPort(settings.coordinator) },
       ...{ pushKey: settings.push_key, loginDays: settings.login_days, ...this.#times },
-      cache: () =>
-        roles.includes('cs') ? certified(settings, cachePort(settings), file) : this.#cacheServer,
+      caches: () => caches.all,
       onLogin: (name) => log('info', `${name} logged in`),
       published: () => distribution.publish(),
       log: (message) => log('error', message),

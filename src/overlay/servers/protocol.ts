@@ -44,7 +44,7 @@ export type CoordinatorEvent =
   | SoftOutput
   /** The DNS is to be asked for the coordinator of this zone. */
   | { readonly type: 'find-zone'; readonly zone: string }
-  | { readonly type: 'cache-server'; readonly at: CertifiedServer | undefined }
+  | { readonly type: 'cache-server'; readonly at: CertifiedServer }
   | { readonly type: 'report'; readonly counts: Readonly<Record<string, number>> }
   | {
       readonly type: 'step'

@@ -12,10 +12,10 @@ import { must } from '../../mechanism/schema.ts'
 import { EngineWorker } from '../../tunnel/engine/worker.ts'
 import { Store } from '../store/store.ts'
 import { leaseCodec } from '../wire/lease.ts'
-import type { CertifiedServer } from '../wire/message.ts'
 import { AccountServer } from './account.ts'
 import type { CacheServer } from './cache.ts'
 import { storeDirectory } from './cache-directory.ts'
+import { CacheList } from './cache-list.ts'
 import { NameServer } from './dns.ts'
 import type {
   CoordinatorCommand,
@@ -56,8 +56,7 @@ export class OverlayServers {
   #accounts: AccountServer | undefined
   #notifications: Notifications | undefined
   #cache: CacheServer | undefined
-  /** Apart. */
-  #cacheServer: CertifiedServer | undefined
+  #caches: CacheList | undefined
   #names: NameServer | undefined
   #finder: ZoneFinder | undefined
   #bus: SoftBus | undefined
@@ -122,7 +121,11 @@ export class OverlayServers {
     }
     this.#finder = new ZoneFinder(settings.resolvers)
     const block4 = settings.block4 === null ? undefined : must(parsePrefix(settings.block4))
-    const cache = roles.includes('cs') ? certified(settings, cachePort(settings), file) : undefined
+    const cache = roles.includes('cs')
+      ? { ...certified(settings, cachePort(settings), file), host: ownPlace(settings).host }
+      : undefined
+    const caches = new CacheList(cache, this.#times.now)
+    this.#caches = caches
     const setup: CoordinatorSetup = {
       port: settings.port,
       store: storeOf(settings, file, true),
@@ -196,7 +199,7 @@ export class OverlayServers {
       ...{ store, tls: certificateOf(settings, file), port: settings.port, zone: settings.zone, zoneKey },
       coordinator: hostPort(settings),
       pushKey: Buffer.from(vapidOf(settings, undefined).point).toString('base64url'),
-      cache: () => cache ?? this.#cacheServer,
+      caches: () => caches.all,
       ...{ loginDays: settings.login_days, ...this.#times },
       onLogin: (name) => {
         log('info', `${name} logged in`)
@@ -236,7 +239,7 @@ export class OverlayServers {
         this.#toRelay(event)
         break
       case 'cache-server':
-        this.#cacheServer = event.at
+        this.#caches?.heard(event.at)
         break
       case 'find-zone':
         void this.#find(event.zone)

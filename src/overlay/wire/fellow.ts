@@ -8,6 +8,7 @@
  *   CLAIM   3   when the node registered there, ms since 1970 (64) · number of the claim since its start (64) · its name
  *   ASK     4   a message of the signalling (message.ts)
  *   ANSWER  5   a message of the signalling
+ *   CACHE   6   where the cache server in its process is, as CACHE_SERVER (message.ts); with each sign of life
  *
  * Numbers are big-endian; a name goes to the end.
  */
@@ -15,11 +16,14 @@ import { viewOf } from '../../core/bytes.ts'
 import type { Codec } from '../../core/codec.ts'
 import { type Decoded, decoded, malformed } from '../../core/result.ts'
 import {
+  type CertifiedServer,
   type CoordinatorAt,
+  certifiedBytes,
   coordinatorBytes,
   isFullName,
   type Message,
   messageCodec,
+  readCertified,
   readCoordinator,
 } from './message.ts'
 
@@ -59,7 +63,7 @@ export const softCodec: Codec<SoftDatagram> = {
   byteLength: ({ sealed }) => HEAD + sealed.length,
 }
 
-export const Word = { ALIVE: 1, WHO: 2, CLAIM: 3, ASK: 4, ANSWER: 5 } as const
+export const Word = { ALIVE: 1, WHO: 2, CLAIM: 3, ASK: 4, ANSWER: 5, CACHE: 6 } as const
 
 export type SoftWord =
   | {
@@ -77,6 +81,7 @@ export type SoftWord =
       readonly name: string
     }
   | { readonly word: typeof Word.ASK | typeof Word.ANSWER; readonly message: Message }
+  | { readonly word: typeof Word.CACHE; readonly at: CertifiedServer }
 
 export const wordCodec: Codec<SoftWord> = { decode, encode, byteLength }
 
@@ -118,6 +123,10 @@ function decode(bytes: Uint8Array, at = 0, end = bytes.length): Decoded<SoftWord
       const message = messageCodec.decode(bytes, from, end)
       return message.ok ? decoded({ word, message: message.value }) : message
     }
+    case Word.CACHE: {
+      const server = readCertified(bytes.subarray(from, end))
+      return server === undefined ? malformed('not a cache server') : decoded({ word, at: server })
+    }
     default:
       return malformed(`kind ${word}`)
   }
@@ -140,6 +149,9 @@ function encode(value: SoftWord, out: Uint8Array, at = 0): number {
       view.setBigUint64(from, BigInt(value.at))
       view.setBigUint64(from + 8, BigInt(value.number))
       return put(value.name, out, from + 16)
+    case Word.CACHE:
+      out.set(certifiedBytes(value.at), from)
+      return from + certifiedBytes(value.at).length
     default:
       return messageCodec.encode(value.message, out, from)
   }
@@ -149,6 +161,7 @@ function byteLength(value: SoftWord): number {
   if (value.word === Word.ALIVE) return 21 + coordinatorBytes(value.at).length
   if (value.word === Word.WHO) return 1 + value.name.length
   if (value.word === Word.CLAIM) return 17 + value.name.length
+  if (value.word === Word.CACHE) return 1 + certifiedBytes(value.at).length
   return 1 + messageCodec.byteLength(value.message)
 }
 

@@ -506,11 +506,9 @@ function decodeOther(
       return undefined
     }
     case Field.CACHE_SERVER: {
-      const host = text(value.subarray(CERTIFIED_FIXED))
-      if (value.length <= CERTIFIED_FIXED || host === undefined || message.cacheServer !== undefined)
-        return 'cache server'
-      const certificate = value.slice(2, CERTIFIED_FIXED)
-      message.cacheServer = { host, port: viewOf(value).getUint16(0), certificate }
+      const server = readCertified(value)
+      if (server === undefined || message.cacheServer !== undefined) return 'cache server'
+      message.cacheServer = server
       return undefined
     }
     case Field.COORDINATOR: {
@@ -573,6 +571,16 @@ export function coordinatorBytes({ name, port, addresses }: CoordinatorAt): Uint
   return Uint8Array.of(port >> 8, port & 255, ...each, 0, ...ascii(name))
 }
 
+export function readCertified(value: Uint8Array): CertifiedServer | undefined {
+  const host = text(value.subarray(CERTIFIED_FIXED))
+  if (value.length <= CERTIFIED_FIXED || host === undefined) return undefined
+  return { host, port: viewOf(value).getUint16(0), certificate: value.slice(2, CERTIFIED_FIXED) }
+}
+
+export function certifiedBytes({ host, port, certificate }: CertifiedServer): Uint8Array {
+  return Uint8Array.of(port >> 8, port & 255, ...certificate, ...ascii(host))
+}
+
 /** Printable ASCII. */
 function text(value: Uint8Array, longest = MAX_NAME): string | undefined {
   if (value.length > longest) return undefined
@@ -619,10 +627,8 @@ function makeFields(message: Message): Fields {
   if (message.load !== undefined) fields.push([Field.LOAD, loadBytes(message.load)])
   for (const { address, rtt } of message.measured ?? [])
     fields.push([Field.MEASURED, Uint8Array.of(...number(rtt, 4), ...address)])
-  if (message.cacheServer !== undefined) {
-    const { host, port, certificate } = message.cacheServer
-    fields.push([Field.CACHE_SERVER, Uint8Array.of(port >> 8, port & 255, ...certificate, ...ascii(host))])
-  }
+  if (message.cacheServer !== undefined)
+    fields.push([Field.CACHE_SERVER, certifiedBytes(message.cacheServer)])
   for (const coordinator of message.coordinators ?? [])
     fields.push([Field.COORDINATOR, coordinatorBytes(coordinator)])
   for (const { index, publicKey } of message.prekeys ?? [])

@@ -226,6 +226,23 @@ describe('NT-13: an account server apart', () => {
     assert.deepEqual(servers.cacheServers.at(-1), cs.where.cacheServer)
     assert.equal(cs.welcomes.at(-1)!.cacheServer, undefined)
   })
+
+  it('NT-26: of several cache servers apart it hears in turn', () => {
+    const { net, servers } = world()
+    for (const i of [1, 2]) {
+      const cs = new SimMember(net, `cs${i}`, `192.0.2.4${i}`, ['cs'])
+      cs.where = { cacheServer: { host: `cache${i}.example`, port: 6743, certificate: CERTIFICATE } }
+    }
+    const as = new SimMember(net, 'as1', '192.0.2.32', ['as'])
+    net.run(5000)
+    const all = ['cache1.example', 'cache2.example']
+    const last = as.welcomes.slice(-2).map(({ cacheServer }) => cacheServer!.host)
+    assert.deepEqual(last.sort(), all)
+    assert.deepEqual(
+      [...new Set(servers.cacheServers.map((each) => (each as { host: string }).host))].sort(),
+      all,
+    )
+  })
 })
 
 describe('NT-26: a cache server apart', () => {

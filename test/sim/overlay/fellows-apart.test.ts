@@ -12,12 +12,18 @@ import { at, Nat, Network, type SimNode } from './network.ts'
 const HOSTS = ['192.0.2.1', '192.0.2.11', '192.0.2.21'] as const
 const NAMES = ['a', 'b', 'c'] as const
 
+const cacheOf = (i: number) => ({
+  ...{ host: `${NAMES[i]}.example`, port: 6743 },
+  certificate: new Uint8Array(32).fill(i),
+})
+
 /** Coordinators with nothing in their processes; a server with these roles knows the first one's address. */
-function world(count = 2) {
+function world(count = 2, hasCaches = false) {
   const dead = new Set<string>()
   const init = (i: number) => ({
     ...{ fellow: NAMES[i]!, relays: false },
     place: { port: 6741, addresses: [at(`${HOSTS[i]}:1`).address] },
+    ...(hasCaches && { cache: cacheOf(i) }),
   })
   const net = new Network(1, (parts) => new MachineServers(parts, init(0)))
   const servers = [net.servers as MachineServers]
@@ -234,6 +240,35 @@ describe('NT-18, NT-20: several coordinators beside servers apart', () => {
     alice.resolve(bob.name)
     net.until(() => alice.ways().includes('relay'))
     assert.deepEqual(alice.of('refused'), [])
+  })
+
+  it('NT-26: each coordinator hears where the cache servers of the others are, again and again, and not of one that is lost', () => {
+    const { net, servers, add, kill } = world(2, true)
+    net.run(3000)
+    add(2)
+    net.run(3000)
+    const heard = (i: number) =>
+      new Set(servers[i]!.cacheServers.map((each) => (each as { host: string }).host))
+    for (const [i, { cacheServers, coordinator }] of servers.entries()) {
+      const others = NAMES.filter((_, other) => other !== i)
+      assert.deepEqual(
+        [...heard(i)].sort(),
+        others.map((each) => `${each}.example`),
+      )
+      const [other] = [1, 0, 0].slice(i)
+      assert.deepEqual(
+        cacheServers.find((each) => (each as { host: string }).host === `${NAMES[other!]}.example`),
+        cacheOf(other!),
+      )
+      assert.equal(coordinator.counts.refused, 0)
+    }
+    kill(0)
+    net.run(2000)
+    const before = servers[1]!.cacheServers.length
+    net.run(10_000)
+    const later = servers[1]!.cacheServers.slice(before)
+    assert.ok(later.length >= 8, `${later.length} times in ten seconds`)
+    assert.ok(later.every((each) => (each as { host: string }).host === 'c.example'))
   })
 
   it('NT-26, NT-13: the cache server and the account server ask whichever answers; of a node that one does not know yet the other is asked', () => {

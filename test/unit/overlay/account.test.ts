@@ -40,9 +40,9 @@ async function serve(state: State, store: Store, published: () => Promise<boolea
   const server = new AccountServer({
     ...{ store, tls: { cert: cert!, key: key! }, port, zone: 'home.example.org', coordinator: 'x:1' },
     ...{ zoneKey: new Uint8Array(32), pushKey: '', loginDays: 0, published },
-    cache: () => {
+    caches: () => {
       asked.configurations++
-      return undefined
+      return []
     },
     ...{ wall: () => Date.now(), now: () => performance.now(), onLogin: () => {}, log: () => {} },
   })

@@ -21,6 +21,7 @@ import { join } from 'node:path'
 import { after, before, beforeEach, describe, it } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import { encoded } from '../../../src/core/codec.ts'
+import { GodwitError } from '../../../src/core/errors.ts'
 import { decodeKey, encodeKey, publicKeyOf, signBytes, signingPublicKey } from '../../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -37,7 +38,15 @@ import {
   unwrapKey,
   wrapKey,
 } from '../../../src/overlay/cache/envelope.ts'
-import { type Exchange, listWaiting, receive, sendFile } from '../../../src/overlay/cache/exchange.ts'
+import {
+  type Exchange,
+  fetchWaiting,
+  listAll,
+  listWaiting,
+  receive,
+  sendFile,
+  sendToAny,
+} from '../../../src/overlay/cache/exchange.ts'
 import { cacheProof } from '../../../src/overlay/machine/secrets.ts'
 import { credentialsOf, type Login } from '../../../src/overlay/node/login.ts'
 import { CacheServer, type CacheServerInit, MAX_PART } from '../../../src/overlay/servers/cache.ts'
@@ -190,7 +199,7 @@ describe('NT-26: the cache server', () => {
   }
 
   /** A node; `state`: where it remembers what it has begun. */
-  function exchange(name: string): Exchange {
+  function exchange(name: string, at = port): Exchange {
     const login = logins.get(name)!
     const certificate = Buffer.from(
       new X509Certificate(tls.cert).fingerprint256.replaceAll(':', ''),
@@ -198,7 +207,7 @@ describe('NT-26: the cache server', () => {
     ).toString('base64')
     return {
       ...{ login, wall: () => wall, file: (each) => join(folder, name, each) },
-      client: new CacheClient({ host: '127.0.0.1', port, certificate }, credentialsOf(login)),
+      client: new CacheClient({ host: '127.0.0.1', port: at, certificate }, credentialsOf(login)),
     }
   }
 
@@ -338,6 +347,108 @@ describe('NT-26: the cache server', () => {
       await assert.rejects(receive(exchange('bob'), other, into), code('CACHE_DAMAGED'))
       await assert.rejects(receive(exchange('bob'), { ...object!, lease: null }, into), code('CACHE_DAMAGED'))
       assert.deepEqual(readdirSync(into), [])
+    }))
+
+  /** Two servers; each keeps its own. */
+  async function two(
+    use: (
+      of: (name: string) => [Exchange, Exchange],
+      stop: (i: 0 | 1) => Promise<void>,
+      kept: (i: 0 | 1) => number,
+    ) => Promise<void>,
+  ): Promise<void> {
+    const stores = [0, 1].map((i) => {
+      rmSync(join(folder, `objects ${i}`), { recursive: true, force: true })
+      return new CacheStore(join(folder, `objects ${i}`), GENEROUS, () => wall)
+    })
+    let now = 0
+    const servers = stores.map(
+      (each) =>
+        new CacheServer({
+          ...{ objects: each, tls, port: 0, wall: () => wall, now: () => (now += 1000) },
+          directory: storeDirectory(store, 'zone', () => wall),
+          log: (message) => assert.fail(message),
+        }),
+    )
+    for (const each of servers) await each.start()
+    const ports = servers.map((each) => each.port)
+    const stop = (i: 0 | 1) => servers[i]!.stop()
+    try {
+      await use(
+        (name) => [exchange(name, ports[0]), exchange(name, ports[1])],
+        stop,
+        (i) => stores[i]!.size,
+      )
+    } finally {
+      for (const i of [0, 1] as const) await stop(i)
+    }
+  }
+
+  it('NT-26: of several servers each keeps its own: a file goes to the first that answers, and who fetches asks all and hears which does not answer', () =>
+    two(async (of, stop, kept) => {
+      const [first, second] = [fileOf(1000, 'first.bin'), fileOf(2000, 'second.bin')]
+      await sendToAny(of('alice'), first.path, ['bob.test'], 7)
+      assert.deepEqual([kept(0), kept(1)], [1, 0])
+      await sendToAny([of('alice')[1], of('alice')[0]], second.path, ['bob.test'], 7)
+      const { waiting, unreached } = await listAll(of('bob'))
+      assert.deepEqual([waiting.length, unreached], [2, []])
+      await stop(0)
+      await sendToAny(of('alice'), first.path, ['carol.test'], 7)
+      assert.deepEqual([kept(0), kept(1)], [1, 2])
+      const into = inboxFolder('bob')
+      const fetched = await fetchWaiting(of('bob'), into)
+      assert.deepEqual(fetched.received, [{ path: join(into, 'second.bin'), from: 'alice.test' }])
+      assert.ok(readFileSync(join(into, 'second.bin')).equals(second.content))
+      const [lost] = of('bob')
+      assert.deepEqual(
+        fetched.unreached.map(({ server }) => server),
+        [lost.client.server],
+      )
+      assert.match(fetched.unreached[0]!.reason, /cache server 127.0.0.1:\d+: .*ECONNREFUSED/)
+      await stop(1)
+      await assert.rejects(listAll(of('bob')), code('CACHE_FAILED'))
+      await assert.rejects(sendToAny(of('alice'), first.path, ['bob.test'], 7), code('CACHE_FAILED'))
+    }))
+
+  it('NT-26: an upload whose server is lost begins anew at the next; one that was only cut off goes on where it was', () =>
+    two(async (of, stop, kept) => {
+      const { path, content } = fileOf(20_000_000)
+      const [client] = of('alice')
+      const ask = client.client.ask.bind(client.client)
+      let parts = 0
+      client.client.ask = (to, options) => {
+        if (options?.method === 'PATCH' && ++parts === 2)
+          return Promise.reject(new GodwitError('CACHE_FAILED', 'cut off'))
+        return ask(to, options)
+      }
+      const sent = await sendToAny([client, of('alice')[1]], path, ['bob.test'], 7)
+      assert.ok(sent.resumed > 0)
+      assert.deepEqual([kept(0), kept(1)], [1, 0])
+      const outbox = () => readdirSync(join(folder, 'alice', 'overlay-outbox'))
+      const before = outbox()
+      let isLost: Promise<void> | undefined
+      const loses = (done: number) => {
+        if (done > 0) isLost ??= stop(0)
+      }
+      assert.equal((await sendToAny(of('alice'), path, ['carol.test'], 7, loses)).resumed, 0)
+      await isLost
+      assert.deepEqual([kept(0), kept(1)], [2, 1])
+      assert.deepEqual(outbox(), before)
+      const into = inboxFolder('carol')
+      const { received } = await fetchWaiting(of('carol'), into)
+      assert.ok(readFileSync(received[0]!.path).equals(content))
+      assert.deepEqual(readdirSync(into), ['a.bin'])
+    }))
+
+  it('NT-26: what was begun at a server goes on there when it answers again, although it is not the first', () =>
+    two(async (of, _stop, kept) => {
+      const { path } = fileOf(20_000_000)
+      const stops = (done: number) => {
+        if (done > 0) throw new Error('killed')
+      }
+      await assert.rejects(sendFile(of('alice')[1], path, ['bob.test'], 7, stops), /killed/)
+      assert.ok((await sendToAny(of('alice'), path, ['bob.test'], 7)).resumed > 0)
+      assert.deepEqual([kept(0), kept(1)], [0, 1])
     }))
 
   it('no file of the recipient is replaced', () =>

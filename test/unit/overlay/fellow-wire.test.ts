@@ -74,6 +74,17 @@ testCodec<SoftWord>('NT-15: what is sealed', {
         message: { type: Type.NTM_INFORMATION_RESPONSE, transaction: 3, status: Status.NOT_REGISTERED },
       },
     },
+    {
+      name: 'CACHE',
+      bytes: `06               # CACHE
+        1a57             # port
+        ${'cc'.repeat(32)}  # SHA-256 of its certificate
+        622e6578         # host`,
+      message: {
+        word: Word.CACHE,
+        at: { host: 'b.ex', port: 6743, certificate: new Uint8Array(32).fill(0xcc) },
+      },
+    },
   ],
   arbitrary: fc.oneof(
     fc.record({
@@ -84,6 +95,10 @@ testCodec<SoftWord>('NT-15: what is sealed', {
       }),
     }),
     fc.record({ word: fc.constant(Word.WHO), name }),
+    fc.record({
+      word: fc.constant(Word.CACHE),
+      at: fc.record({ host: name, port: fc.nat(65535), certificate: bytes(32) }),
+    }),
     fc.record({ word: fc.constant(Word.CLAIM), at: time, number: time, name }),
   ),
   openEnded: true,

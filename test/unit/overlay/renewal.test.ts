@@ -7,7 +7,7 @@ import { beforeEach, describe, it, mock } from 'node:test'
 import { GodwitError } from '../../../src/core/errors.ts'
 import { encodeKey } from '../../../src/crypto/keys.ts'
 import { keepLogin, type Login, readLogin, writeLogin } from '../../../src/overlay/node/login.ts'
-import { cacheOf } from '../../../src/overlay/node/login-client.ts'
+import { cachesOf } from '../../../src/overlay/node/login-client.ts'
 import { Renewal } from '../../../src/overlay/node/renewal.ts'
 
 const DAY = 86_400
@@ -144,7 +144,7 @@ describe('NT-13: a login is prolonged', () => {
 })
 
 it('a server that is not there: the error says what to do', async () => {
-  await assert.rejects(cacheOf({ server: 'https://127.0.0.1:1' }), (error: GodwitError) => {
+  await assert.rejects(cachesOf({ server: 'https://127.0.0.1:1' }), (error: GodwitError) => {
     assert.equal(error.code, 'LOGIN_FAILED')
     assert.match(error.hint ?? '', /godwit overlay serve/)
     return true
