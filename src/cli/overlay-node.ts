@@ -71,7 +71,7 @@ export function defineOverlay(program: Command): void {
       'sudo godwit overlay send report.pdf bob.home.example.org --days 2',
     ],
     details:
-      'The cache server of the zone keeps it until they fetch it (`overlay inbox --out`) or it expires. If it is interrupted, the same\ncommand goes on where it was.',
+      'A cache server of the zone keeps it until they fetch it (`overlay inbox --out`) or it expires. If it is interrupted, the same\ncommand goes on where it was.',
     options: [
       new Option('--days <n>', 'how long it waits to be fetched, 1 to 30').default(7).argParser(daysOf),
     ],

@@ -95,7 +95,7 @@ export function defineOverlayServers(program: Command): void {
       'sudo godwit overlay server add front --roles as,cs --endpoint login.example.org:443 --out /root/front.json',
     ],
     details:
-      'There may be several relays: a pair of nodes gets the two that are near and not busy. Ports count from the endpoint: TCP 6741\nof as, 6742 of ns, 6743 of cs, UDP 6742 to 6805 of rs. Relays take effect at once.',
+      'There may be several relays: a pair of nodes gets the two that are near and not busy; and several cache servers, each with files of its own. Ports count from the endpoint: TCP 6741\nof as, 6742 of ns, 6743 of cs, UDP 6742 to 6805 of rs. Relays take effect at once.',
     options: [
       new Option('--roles <list>', 'of as, ns, rs, cs').makeOptionMandatory(),
       new Option('--endpoint <host[:port]>', 'where nodes reach it').makeOptionMandatory(),

@@ -52,6 +52,8 @@ interface Options {
   readonly method?: string
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: Uint8Array
+  /** The whole answer is there by then (ms), or counts as none. */
+  readonly within?: number
   /** Takes a body that is no JSON. */
   readonly into?: (answer: NodeJS.ReadableStream) => Promise<void>
 }
@@ -84,13 +86,16 @@ export class CacheClient {
   }
 
   /** Rejects with CACHE_FAILED when there is no answer; `value` is what a status other than 206 came with. */
-  ask(path: string, { method = 'GET', headers = {}, body, into }: Options = {}): Promise<CacheAnswer> {
+  ask(
+    path: string,
+    { method = 'GET', headers = {}, body, within, into }: Options = {},
+  ): Promise<CacheAnswer> {
     const { host, port, certificate } = this.#at
     const { server } = this
     const { keyId, key } = this.#login
     return new Promise((resolve, reject) => {
       const fail = (reason: string): void => {
-        clearTimeout(connecting)
+        stopTimers()
         call.destroy()
         reject(new GodwitError('CACHE_FAILED', `cache server ${server}: ${reason}`))
       }
@@ -104,6 +109,11 @@ export class CacheClient {
         },
       })
       const connecting = setTimeout(() => fail('no answer'), CONNECT_MS)
+      const waiting = within === undefined ? undefined : setTimeout(() => fail('no whole answer'), within)
+      const stopTimers = () => {
+        clearTimeout(connecting)
+        clearTimeout(waiting)
+      }
       call.on('error', (error) => fail(error.message))
       call.on('timeout', () => fail('no answer'))
       // Nothing is written before the server has shown its certificate.
@@ -123,7 +133,10 @@ export class CacheClient {
             ? into(answer).then(() => undefined)
             : textOf(answer).then((text): unknown => JSON.parse(text))
         done.then(
-          (value) => resolve({ status, value }),
+          (value) => {
+            stopTimers()
+            resolve({ status, value })
+          },
           (error: Error) => fail(error.message),
         )
       })

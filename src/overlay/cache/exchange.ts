@@ -24,6 +24,8 @@ export interface Exchange {
 /** A node that was asleep so long has a lease that has expired; it still says whose key that is (ms). */
 const LEASE_GRACE_MS = 90 * 86_400_000
 
+/** One server that takes its time does not keep a node from what others have (ms). */
+const LIST_MS = 60_000
 /** What was begun and not ended is forgotten after so long (ms): the server has no longer any of it. */
 const NOTE_MS = 31 * 86_400_000
 /** What was begun: the same file to the same nodes goes on with it, at the server that has it. */
@@ -321,7 +323,7 @@ function unreachedAt({ client }: Exchange, { message }: GodwitError): Unreached 
 
 /** What waits for this node. */
 export async function listWaiting({ client }: Exchange): Promise<Waiting[]> {
-  const { status, value } = await client.ask('/v1/inbox')
+  const { status, value } = await client.ask('/v1/inbox', { within: LIST_MS })
   const parsed = waiting.safeParse(value)
   if (status !== 200 || !parsed.success) throw refused(status, value)
   return parsed.data.objects

@@ -3,7 +3,18 @@
  * when a server of NATS, all of them, or a coordinator is gone.
  */
 import assert from 'node:assert/strict'
-import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
@@ -13,6 +24,7 @@ import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import { ROAM_SERVER, roam } from '../../../lab/topologies/ntm-roam.ts'
 import type { TopologySpec } from '../../../lab/topology.ts'
+import type { Inbox } from '../../../src/host/provisioning/overlay-cache.ts'
 import type { ShownSoft } from '../../../src/host/provisioning/overlay-soft.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -122,6 +134,13 @@ describe('NT-15, NT-18: two coordinators of one zone', { skip: cannotRun() || ca
     const [at = ''] = [...log(host).matchAll(/NATS \S+ at (\S+):4222/g)].at(-1)!.slice(1)
     return nats.find(({ place }) => place.address === at)!
   }
+  const cached = (host: Coordinator) => {
+    const cache = join(folder, host, 'overlay-cache')
+    return readdirSync(cache).map((name) => ({ name, size: statSync(join(cache, name)).size }))
+  }
+  /** Files at its cache server, and bytes. */
+  const kept = (host: Coordinator) => cached(host).filter(({ name }) => name.endsWith('.data')).length
+  const bytesAt = (host: Coordinator) => cached(host).reduce((sum, { size }) => sum + size, 0)
   /** What it has said of the other last. */
   const isThere = (host: Coordinator) =>
     /there$/.test([...log(host).matchAll(/coordinator [ab] (is there|does not answer)/g)].at(-1)?.[1] ?? '')
@@ -241,9 +260,26 @@ describe('NT-15, NT-18: two coordinators of one zone', { skip: cannotRun() || ca
     await until('they find each other', async () => (await meet()) === '')
   })
 
-  it('NT-15, NT-18: a coordinator is killed: its node registers with the other, and what was established goes on', async () => {
+  it('NT-15, NT-18, NT-26: a coordinator is killed: its node registers with the other, what was established goes on, and so does a file that is being left', async () => {
+    const files = [100_000, 40_000_000].map((size, i) => {
+      const content = randomBytes(size)
+      const path = join(folder, `file${i}.bin`)
+      writeFileSync(path, content)
+      return { path, content }
+    })
+    const inbox = async () => JSON.parse(await godwit('bob', 'overlay', 'inbox', '--json')) as Inbox
+    const [waits, later] = files as [(typeof files)[0], (typeof files)[0]]
+    await godwit('alice', 'overlay', 'send', waits.path, 'bob')
+    assert.deepEqual([kept('srv'), kept('dc2')], [1, 0])
+    assert.equal((await inbox()).objects.length, 1)
     const ping = await lab.programs.start('alice', 'ping', ['-i', '0.1', bob])
     await ping.expect((line) => /icmp_seq=3/.test(line), 10_000)
+    let isLeft = false
+    const left = godwit('alice', 'overlay', 'send', later.path, 'bob').then(() => {
+      isLeft = true
+    })
+    await until('it is under way', () => bytesAt('srv') > 2_000_000)
+    console.log(`# the file was ${isLeft ? 'left already' : 'under way'}`)
     await kill('srv')
     // A word for its coordinator shows the node that there is none; else its keep-alive does, within half a minute.
     await assert.rejects(
@@ -257,8 +293,26 @@ describe('NT-15, NT-18: two coordinators of one zone', { skip: cannotRun() || ca
     assert.match(lines.join('\n'), / 0% packet loss/)
     assert.ok(lines.length > 30, 'for more than three seconds')
     assert.equal(await meet('bob'), '')
+    await left
+    assert.equal(kept('dc2'), 1)
+    const { objects, unreached } = await inbox()
+    assert.equal(objects.length, 1)
+    assert.deepEqual(
+      unreached.map(({ server }) => server),
+      [`${addressOf('srv')}:6743`],
+    )
+    const out = join(folder, 'inbox')
+    mkdirSync(out)
+    // What it could not ask for may be missing.
+    await assert.rejects(
+      godwit('bob', 'overlay', 'inbox', '--out', out),
+      /can be fetched when it answers again/,
+    )
+    assert.ok(readFileSync(join(out, 'file1.bin')).equals(later.content))
     await serve('srv')
     await until('it is there again', () => isThere('dc2'))
+    await godwit('bob', 'overlay', 'inbox', '--out', out)
+    assert.ok(readFileSync(join(out, 'file0.bin')).equals(waits.content))
   })
 
   it('neither has met a fault of its own', () => {

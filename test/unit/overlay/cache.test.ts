@@ -14,8 +14,8 @@ import {
   writeFileSync,
 } from 'node:fs'
 import type { ClientRequest, IncomingMessage } from 'node:http'
-import { Agent, request } from 'node:https'
-import { connect as connectTcp } from 'node:net'
+import { Agent, createServer, request } from 'node:https'
+import { type AddressInfo, connect as connectTcp } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, describe, it } from 'node:test'
@@ -439,6 +439,18 @@ describe('NT-26: the cache server', () => {
       assert.ok(readFileSync(received[0]!.path).equals(content))
       assert.deepEqual(readdirSync(into), ['a.bin'])
     }))
+
+  it('NT-26: a server that does not end its answer has not answered', async () => {
+    const slow = createServer({ cert: tls.cert, key: tls.key }, (_request, response) => {
+      response.writeHead(200)
+      response.write('{')
+    })
+    await new Promise<void>((resolve) => slow.listen(0, '127.0.0.1', resolve))
+    const { client } = exchange('bob', (slow.address() as AddressInfo).port)
+    await assert.rejects(client.ask('/v1/inbox', { within: 300 }), /no whole answer/)
+    slow.closeAllConnections()
+    slow.close()
+  })
 
   it('NT-26: what was begun at a server goes on there when it answers again, although it is not the first', () =>
     two(async (of, _stop, kept) => {
