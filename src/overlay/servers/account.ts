@@ -77,7 +77,10 @@ const RENEWALS = 120
 const MAX_PROVEN = 20_000
 const REQUEST_MS = 10_000
 const MAX_HEADER = 8192
-const LIMITS: SourceLimits = { connections: 500, ofSource: 16, rate: 5, burst: 40, longestMs: 20_000 }
+const LIMITS: SourceLimits = {
+  ...{ connections: 500, ofSource: 16, rate: 5, burst: 40 },
+  ...{ longestMs: 20_000, bytes: 32_768 },
+}
 
 const body = z.strictObject({
   account: z.string().max(64),

@@ -13,6 +13,7 @@ import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
 import { Buckets } from '../../core/buckets.ts'
 import { OneByOne } from '../../linux/one-by-one.ts'
+import { giveRoom } from '../../linux/receive-room.ts'
 import { WRAP } from '../cache/envelope.ts'
 import { isFullName, Status } from '../wire/message.ts'
 import { faultText, Refusal, sendFault, sendJson } from './answers.ts'
@@ -31,7 +32,10 @@ export interface CacheServerInit {
   readonly log: (message: string) => void
 }
 
-const LIMITS: SourceLimits = { connections: 500, ofSource: 32, rate: 20, burst: 100, longestMs: 15_000 }
+const LIMITS: SourceLimits = {
+  ...{ connections: 500, ofSource: 32, rate: 20, burst: 100 },
+  ...{ longestMs: 15_000, bytes: 131_072 },
+}
 const MAX_HEADER = 8192
 const MAX_BODY = 65_536
 /** Bytes of one part of an upload. */
@@ -45,6 +49,12 @@ export const LONGEST_MS = MAX_DAYS * DAY_MS
 const MAX_OF_NODE = 4
 const NODE_RATE = 20
 const NODE_BURST = 100
+/** Connections of one node; a request has one of its own. */
+const MAX_CONNECTIONS = 16
+/** Bytes that TLS may need for each byte within, and more, of a connection; and how often that is looked at (ms). */
+const TLS_SHARE = 1.25
+const TLS_BYTES = 131_072
+const CHECK_MS = 250
 /** Objects of an account that are announced a second, and at once: the disk is waited for. */
 const ANNOUNCED_RATE = 2
 const ANNOUNCED_BURST = 60
@@ -73,6 +83,12 @@ const REFUSALS: Readonly<Record<Refused, readonly [number, string, string]>> = {
 
 type Answer = object | 'streamed'
 
+interface Connection {
+  /** Below TLS, and within. */
+  readonly raw: Socket
+  readonly socket: Socket
+}
+
 export class CacheServer {
   readonly #init: CacheServerInit
   readonly #server: Server
@@ -83,10 +99,14 @@ export class CacheServer {
   readonly #underWay = new Map<string, number>()
   /** Objects that a part is being written to. */
   readonly #writing = new Set<string>()
+  /** By the address and port of the node: below TLS. */
   readonly #raw = new Map<string, Socket>()
+  /** By node: those that have shown its login. */
+  readonly #connections = new Map<string, Set<Connection>>()
   /** Of senders, those asked for last at the end. */
   readonly #leases = new Map<string, { readonly at: number; readonly lease: Promise<KnownLease> }>()
-  #timer: NodeJS.Timeout | undefined
+  readonly #admitted = new WeakSet<Socket>()
+  readonly #timers: NodeJS.Timeout[] = []
 
   constructor(init: CacheServerInit) {
     this.#init = init
@@ -110,7 +130,9 @@ export class CacheServer {
       if (!this.#strangers.admit(socket)) return
       const key = peerOf(socket)
       this.#raw.set(key, socket)
-      socket.once('close', () => this.#raw.delete(key))
+      socket.once('close', () => {
+        if (this.#raw.get(key) === socket) this.#raw.delete(key)
+      })
     })
     this.#server.on('tlsClientError', (_error, socket) => socket.destroy())
     this.#server.on('clientError', (_error, socket) => socket.destroy())
@@ -122,13 +144,15 @@ export class CacheServer {
 
   /** Rejects with PORT_TAKEN. */
   start(): Promise<void> {
-    this.#timer = setInterval(() => this.#expire(), EXPIRE_MS)
-    this.#timer.unref()
+    this.#timers.push(
+      setInterval(() => this.#expire(), EXPIRE_MS).unref(),
+      setInterval(() => this.#check(), CHECK_MS).unref(),
+    )
     return listenOn(this.#server, this.#init.port)
   }
 
   async stop(): Promise<void> {
-    clearInterval(this.#timer)
+    for (const timer of this.#timers) clearInterval(timer)
     this.#strangers.close()
     this.#server.closeAllConnections()
     if (this.#server.listening) await new Promise<void>((resolve) => this.#server.close(() => resolve()))
@@ -148,8 +172,7 @@ export class CacheServer {
     try {
       node = await this.#authenticate(request)
       this.#enter(node.name)
-      const raw = this.#raw.get(peerOf(request.socket))
-      if (raw !== undefined) this.#strangers.release(raw)
+      this.#admit(request.socket, node.name)
       // The server of Node.js ends it then.
       request.socket.setTimeout(IDLE_MS)
       const answer = await this.#route(request, response, node)
@@ -159,6 +182,30 @@ export class CacheServer {
     } finally {
       if (node !== undefined) this.#leave(node.name)
     }
+  }
+
+  /** A connection has shown that it is a node's. */
+  #admit(socket: Socket, node: string): void {
+    const raw = this.#raw.get(peerOf(socket))
+    if (raw === undefined || this.#admitted.has(socket)) return
+    const connections = this.#connections.get(node) ?? new Set<Connection>()
+    if (connections.size >= MAX_CONNECTIONS) throw tooMany()
+    this.#admitted.add(socket)
+    const connection = { raw, socket }
+    this.#connections.set(node, connections.add(connection))
+    raw.once('close', () => {
+      connections.delete(connection)
+      if (connections.size === 0 && this.#connections.get(node) === connections) this.#connections.delete(node)
+    })
+    this.#strangers.release(raw)
+    giveRoom(raw)
+  }
+
+  /** Records of TLS that bring nothing, such as KeyUpdate, cost time and draw an answer. */
+  #check(): void {
+    for (const connections of this.#connections.values())
+      for (const { raw, socket } of connections)
+        if (raw.bytesRead > TLS_SHARE * socket.bytesRead + TLS_BYTES) raw.destroy()
   }
 
   #fail(error: unknown, response: ServerResponse): void {

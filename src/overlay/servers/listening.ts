@@ -1,8 +1,9 @@
 /** A TCP port of a server of the overlay. */
 import type { Server } from 'node:net'
 import { GodwitError } from '../../core/errors.ts'
+import { giveLittleRoom } from '../../linux/receive-room.ts'
 
-/** Listens on all addresses. Rejects with PORT_TAKEN. */
+/** Listens on all addresses; connections have little room (`giveRoom`). Rejects with PORT_TAKEN. */
 export function listenOn(server: Server, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) =>
@@ -12,6 +13,9 @@ export function listenOn(server: Server, port: number): Promise<void> {
           : error,
       ),
     )
-    server.listen(port, '::', resolve)
+    server.listen(port, '::', () => {
+      giveLittleRoom(server)
+      resolve()
+    })
   })
 }

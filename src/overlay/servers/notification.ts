@@ -26,11 +26,18 @@ export interface NotificationServerInit {
 const MAX_EXPECTED = 200_000
 const MAX_CONNECTIONS = 20_000
 /** Of those that have not shown a token. Nodes behind one carrier NAT share a source. */
-const LIMITS: SourceLimits = { connections: 500, ofSource: 64, rate: 20, burst: 128, longestMs: 10_000 }
+const LIMITS: SourceLimits = {
+  ...{ connections: 500, ofSource: 64, rate: 20, burst: 128 },
+  ...{ longestMs: 10_000, bytes: 16_384 },
+}
 const TOKEN = 32
 /** Frames a second that a node may send, and at once. */
 const FRAME_RATE = 1
 const FRAME_BURST = 10
+/** Bytes a second that a node may send, those of TLS counted, and at once; and how often that is looked at (ms). */
+const BYTE_RATE = 256
+const BYTE_BURST = 8192
+const CHECK_MS = 1000
 /** Bytes that wait for a node that does not read; beyond, it is not there. */
 const MAX_UNREAD = 16_384
 /** Idle time until the kernel asks whether the node is still there (ms). */
@@ -46,6 +53,10 @@ interface Connected {
   readonly socket: TLSSocket
   readonly expected: Expected
   readonly from: string
+  /** The socket below TLS, its bytes that are counted, and what it may send. */
+  readonly raw: Socket
+  counted: number
+  readonly bytes: TokenBucket
   /** Connections that took the place of the one before, and since when; and when that was said. */
   readonly swaps: { readonly count: number; readonly since: number; readonly saidAt: number }
 }
@@ -67,6 +78,7 @@ export class NotificationServer {
   readonly #connected = new Map<string, Connected>()
   /** Sockets below TLS, by the address and port of the node. */
   readonly #raw = new Map<string, Socket>()
+  #timer: NodeJS.Timeout | undefined
 
   constructor(init: NotificationServerInit) {
     this.#init = init
@@ -88,10 +100,13 @@ export class NotificationServer {
 
   /** Rejects with PORT_TAKEN. */
   start(): Promise<void> {
+    this.#timer = setInterval(() => this.#check(), CHECK_MS)
+    this.#timer.unref()
     return listenOn(this.#server, this.#init.port)
   }
 
   async stop(): Promise<void> {
+    clearInterval(this.#timer)
     this.#strangers.close()
     for (const { socket } of this.#connected.values()) socket.destroy()
     for (const socket of this.#raw.values()) socket.destroy()
@@ -188,7 +203,8 @@ export class NotificationServer {
     this.#strangers.release(raw)
     const from = socket.remoteAddress ?? ''
     const swaps = this.#swapped(expected.name, before, from)
-    this.#connected.set(expected.name, { socket, expected, from, swaps })
+    const bytes = new TokenBucket(BYTE_RATE, BYTE_BURST)
+    this.#connected.set(expected.name, { socket, expected, from, raw, counted: raw.bytesRead, bytes, swaps })
     before?.socket.destroy()
     socket.once('close', () => {
       if (this.#connected.get(expected.name)?.socket !== socket) return
@@ -211,6 +227,19 @@ export class NotificationServer {
       `${name} connects from ${before.from} and ${from} in turn: if its state folder was copied to a second machine, give that one a login of its own (docs/overlay.md, "When something goes wrong")`,
     )
     return { count: 0, since: now, saidAt: now }
+  }
+
+  /** Records of TLS that are no frame, such as KeyUpdate, cost time and draw an answer. */
+  #check(): void {
+    const now = this.#init.now()
+    for (const connected of this.#connected.values()) {
+      const { socket, raw, counted, bytes } = connected
+      const { bytesRead } = raw
+      if (bytesRead === counted) continue
+      bytes.spend(bytesRead - counted, now)
+      connected.counted = bytesRead
+      if (!bytes.has(now)) socket.destroy()
+    }
   }
 
   #write(socket: TLSSocket, frame: Uint8Array): void {

@@ -1,5 +1,5 @@
 /**
- * Limits for unknown clients of a TCP server, per source: number of connections, new connections per second, and
+ * Limits for unknown clients of a TCP server, per source: number of connections, new connections per second, bytes, and
  * duration. When there is no room, the source with most connections loses its oldest, of the site (core/source.ts) with most, so
  * that no source and no site can keep others out.
  */
@@ -15,9 +15,11 @@ export interface SourceLimits {
   readonly burst: number
   /** How long one may last (ms). */
   readonly longestMs: number
+  /** Bytes that one may send, those of TLS counted. Absent: limited otherwise. */
+  readonly bytes?: number
 }
 
-const CHECK_MS = 1000
+const CHECK_MS = 100
 /** A site may have this part of all connections, and new ones as so many sources. */
 const SITE_SHARE = 1 / 4
 const SITE_SOURCES = 8
@@ -44,7 +46,7 @@ export class Connections {
     this.#now = now
     this.#new = new Buckets(limits.rate, limits.burst)
     this.#newOfSite = new Buckets(SITE_SOURCES * limits.rate, SITE_SOURCES * limits.burst)
-    this.#timer = setInterval(() => this.#endOld(), CHECK_MS)
+    this.#timer = setInterval(() => this.#check(), CHECK_MS)
     this.#timer.unref()
   }
 
@@ -118,12 +120,11 @@ export class Connections {
     else this.#bySite.set(own.site, left)
   }
 
-  #endOld(): void {
-    const before = this.#now() - this.#limits.longestMs
+  /** Those that have lasted too long, or sent too much, end. */
+  #check(): void {
+    const { longestMs, bytes = Number.POSITIVE_INFINITY } = this.#limits
+    const before = this.#now() - longestMs
     for (const { sockets } of this.#bySource.values())
-      for (const [socket, since] of sockets) {
-        if (since > before) break
-        socket.destroy()
-      }
+      for (const [socket, since] of sockets) if (since <= before || socket.bytesRead > bytes) socket.destroy()
   }
 }

@@ -13,6 +13,7 @@ import { FairRate } from '../../core/fair-rate.ts'
 import { siteOf, sourceOf } from '../../core/source.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { OneByOne } from '../../linux/one-by-one.ts'
+import { giveLittleRoom, giveRoom } from '../../linux/receive-room.ts'
 import { Bridge, MOST_BYTES } from './bridge.ts'
 
 export interface CarrierServerInit {
@@ -54,11 +55,15 @@ export const LIMITS: CarrierLimits = {
 
 const REQUEST_MS = 10_000
 const MOST_HEADER = 8192
-const CHECK_MS = 1000
+const CHECK_MS = 250
 const REFUSED_MS = 1000
 /** Control messages of a WebSocket (ping, pong) count as this many bytes, of a message at least so many. */
 const CONTROL_BYTES = 1024
 const LEAST_BYTES = 256
+/** Bytes that TLS may need for each byte within (of a short datagram most), and more: of a connection, and each second. */
+const TLS_SHARE = 2
+const TLS_BYTES = 65_536
+const TLS_RATE = 256
 /** A datagram is one frame; some proxies cut them. */
 const MOST_FRAGMENTS = 4
 /** Pieces of TCP or TLS that a message may come in. */
@@ -70,6 +75,8 @@ const LOOPBACK = /^(::ffff:)?127\.|^::1$/
 
 interface Connection {
   readonly source: string
+  /** Below TLS. */
+  readonly raw: Socket | undefined
   readonly bucket: TokenBucket
   bridge: Bridge | undefined
   readonly socket: WebSocket
@@ -85,6 +92,8 @@ export class CarrierServer {
   readonly #sockets: WebSocketServer
   readonly #arrivals: FairRate
   readonly #connections = new Set<Connection>()
+  /** By address and port of the other end: below TLS, and within. */
+  readonly #open = new Map<string, { readonly raw: Socket; readonly since: number; within?: Socket }>()
   readonly #timer: NodeJS.Timeout
   /** Connections that were refused, or ended as strangers. */
   refused = 0
@@ -128,9 +137,18 @@ export class CarrierServer {
       socket.on('error', () => {})
       const address = socket.remoteAddress ?? ''
       const source = LOOPBACK.test(address) ? undefined : sourceOf(address)
-      if (this.#arrivals.take(source, this.#now())) return
+      if (this.#arrivals.take(source, this.#now())) {
+        this.#watch(socket)
+        // A web server before it.
+        if (source === undefined) giveRoom(socket)
+        return
+      }
       this.refused++
       socket.destroy()
+    })
+    this.#server.on('secureConnection', (tls: Socket) => {
+      const open = this.#open.get(peerOf(tls))
+      if (open !== undefined) open.within = tls
     })
     this.#server.on('tlsClientError', (_error, socket: Socket) => socket.destroy())
     this.#server.on('clientError', (_error, socket) => socket.destroy())
@@ -139,7 +157,7 @@ export class CarrierServer {
       if (oneByOne.admits(request, response)) response.writeHead(404, { connection: 'close' }).end()
     })
     this.#server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))
-    this.#timer = setInterval(() => this.#endStrangers(), CHECK_MS)
+    this.#timer = setInterval(() => this.#check(), CHECK_MS)
   }
 
   /** Resolves to the port when it listens. Rejects with PORT_TAKEN, or the system's error. */
@@ -156,6 +174,7 @@ export class CarrierServer {
         ),
       )
       this.#server.listen(port, host, () => {
+        giveLittleRoom(this.#server)
         const address = this.#server.address()
         resolve(typeof address === 'object' && address !== null ? address.port : port)
       })
@@ -167,8 +186,11 @@ export class CarrierServer {
     const now = this.#now()
     for (const connection of this.#connections) {
       const port = connection.bridge?.port
-      if (port !== undefined && ports.has(port)) connection.strangeSince = undefined
-      else connection.strangeSince ??= now
+      if (port === undefined || !ports.has(port)) connection.strangeSince ??= now
+      else if (connection.strangeSince !== undefined) {
+        connection.strangeSince = undefined
+        if (connection.raw !== undefined) giveRoom(connection.raw)
+      }
     }
   }
 
@@ -199,13 +221,23 @@ export class CarrierServer {
       return
     }
     if (strangers.length >= most) this.#displace(strangers)
-    this.#sockets.handleUpgrade(request, socket, head, (websocket) => this.#accept(websocket, source))
+    this.#sockets.handleUpgrade(request, socket, head, (websocket) => this.#accept(websocket, source, request.socket))
   }
 
-  #accept(socket: WebSocket, source: string): void {
+  #watch(raw: Socket): void {
+    const key = peerOf(raw)
+    const open = { raw, since: this.#now(), ...(this.#init.tls === undefined && { within: raw }) }
+    this.#open.set(key, open)
+    raw.once('close', () => {
+      if (this.#open.get(key) === open) this.#open.delete(key)
+    })
+  }
+
+  #accept(socket: WebSocket, source: string, below: Socket): void {
     const { strangerRate, strangerBurst } = this.#limits
     const connection: Connection = {
       source,
+      raw: this.#open.get(peerOf(below))?.raw,
       bucket: new TokenBucket(strangerRate, strangerBurst),
       bridge: undefined,
       socket,
@@ -246,7 +278,15 @@ export class CarrierServer {
     if (oldest !== undefined) this.#end(oldest, 'gives way to a source with fewer connections')
   }
 
-  #endStrangers(): void {
+  /** Strangers end after a while, and who sends records of TLS that bring nothing: KeyUpdate costs time and draws an answer. */
+  #check(): void {
+    const now = this.#now()
+    for (const { raw, since, within } of this.#open.values()) {
+      const may = TLS_SHARE * (within?.bytesRead ?? 0) + TLS_BYTES + (TLS_RATE * (now - since)) / 1000
+      if (raw.destroyed || raw.bytesRead <= may) continue
+      this.refused++
+      raw.destroy()
+    }
     const since = this.#now() - this.#limits.strangerMs
     for (const connection of this.#connections)
       if (connection.strangeSince !== undefined && connection.strangeSince <= since)
@@ -279,6 +319,10 @@ function ofMost(all: readonly Connection[], keyOf: (each: Connection) => string)
   const most = Math.max(...counts.values())
   const first = all.find((each) => counts.get(keyOf(each)) === most)
   return first === undefined ? [] : all.filter((each) => keyOf(each) === keyOf(first))
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
 }
 
 /** The connection ends, whether the other end closes it or not. */

@@ -15,6 +15,7 @@ import { State } from '../../../src/host/stores/state.ts'
 import { AccountServer } from '../../../src/overlay/servers/account.ts'
 import { hashPassword } from '../../../src/overlay/servers/passwords.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
+import { KeyUpdates } from '../../support/key-updates.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-account-'))
 after(() => rmSync(folder, { recursive: true }))
@@ -197,6 +198,23 @@ test('requests that come in one piece on one connection are not all answered: th
     client.write('GET /v1/configuration HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(300))
     await once(client, 'close')
     assert.equal(asked.configurations, 1)
+  } finally {
+    await server.stop()
+    store.close()
+  }
+})
+
+test('who changes the keys of TLS without end, before a request or within one, loses the connection', async () => {
+  const state = new State({ state: join(folder, 'updates') })
+  await initOverlay(state, { zone: 'home.example.org', endpoint: '192.0.2.1' })
+  await addAccount(state, 'carol', {})
+  const store = new Store({ file: join(folder, 'updates.db') })
+  const { server, port } = await serve(state, store)
+  try {
+    assert.ok(await (await KeyUpdates.connect(port)).flood(5000))
+    const within = await KeyUpdates.connect(port)
+    within.write('POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n{')
+    assert.ok(await within.flood(5000))
   } finally {
     await server.stop()
     store.close()

@@ -60,6 +60,7 @@ import {
 } from '../../../src/overlay/servers/cache-store.ts'
 import { Store } from '../../../src/overlay/store/store.ts'
 import { leaseCodec, leaseTranscript } from '../../../src/overlay/wire/lease.ts'
+import { KeyUpdates } from '../../support/key-updates.ts'
 
 usesPrograms('openssl')
 
@@ -827,6 +828,34 @@ describe('NT-26: the cache server', () => {
       assert.equal(objects.size, 0)
     })
   })
+
+  it('who changes the keys of TLS without end loses the connection, also in a part of its own upload', () =>
+    started(async () => {
+      assert.ok(await (await KeyUpdates.connect(port)).flood(10_000), 'a stranger')
+      const { id } = await announced('alice', 'bob', randomBytes(500_000))
+      const part = requestOf('alice', 'PATCH', `/v1/objects/${id}`)
+      const authorization = part.getHeader('authorization')
+      part.destroy()
+      const node = await KeyUpdates.connect(port)
+      const head = `PATCH /v1/objects/${id} HTTP/1.1\r\nHost: x\r\nAuthorization: ${authorization}`
+      node.write(`${head}\r\nUpload-Offset: 0\r\nContent-Length: 500000\r\n\r\n`)
+      for (let i = 0; i < 20; i++) node.write(randomBytes(1000))
+      assert.ok(await node.flood(10_000), 'a node')
+      assert.equal(objects.offset(id), 20_000)
+    }))
+
+  it('a node has sixteen connections', () =>
+    started(async () => {
+      const agent = new Agent({ keepAlive: true })
+      const listed = Array.from({ length: 4 }, () => requestOf('bob', 'GET', '/v1/inbox', { agent }).end())
+      assert.deepEqual(await Promise.all(listed.map(statusOf)), [200, 200, 200, 200])
+      const agents = Array.from({ length: 16 }, () => new Agent({ keepAlive: true }))
+      const statuses: number[] = []
+      for (const each of agents)
+        statuses.push(await statusOf(requestOf('bob', 'GET', '/v1/inbox', { agent: each }).end()))
+      assert.deepEqual(statuses, [...Array<number>(12).fill(200), ...Array<number>(4).fill(429)])
+      for (const each of [agent, ...agents]) each.destroy()
+    }))
 
   it('strangers: connections without a login end soon, and are few of one source', () =>
     started(async () => {

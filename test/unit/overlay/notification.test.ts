@@ -12,6 +12,7 @@ import { ensureCertificate, readCertificate, type TlsFiles } from '../../../src/
 import { NotificationClient } from '../../../src/overlay/node/notification-client.ts'
 import { NotificationServer } from '../../../src/overlay/servers/notification.ts'
 import { encodeFrame, FrameReader, FrameType, MAX_VALUE } from '../../../src/overlay/wire/notification.ts'
+import { KeyUpdates } from '../../support/key-updates.ts'
 
 usesPrograms('openssl')
 
@@ -184,6 +185,17 @@ describe('NT-21: the notification server', () => {
       }
       assert.equal(heard.at(-1), 'a.test false')
       socket.destroy()
+    }))
+
+  it('who changes the keys of TLS without end loses the connection, also a node that is registered', () =>
+    started(async () => {
+      assert.ok(await (await KeyUpdates.connect(port)).flood(2000), 'a stranger')
+      server.prepare('a.test', TOKEN)
+      const node = await KeyUpdates.connect(port)
+      node.write(encodeFrame(FrameType.REGISTRATION, TOKEN))
+      await until(() => server.counts.connected === 1)
+      assert.ok(await node.flood(2000), 'a node')
+      await until(() => server.counts.connected + server.counts.strangers === 0)
     }))
 
   it('a node that connects again replaces its own connection; one that is removed loses it', () =>

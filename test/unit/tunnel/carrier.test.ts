@@ -17,6 +17,7 @@ import { openWebSocket, pinOf } from '../../../src/tunnel/carrier/client.ts'
 import { CarrierServer, LIMITS } from '../../../src/tunnel/carrier/server.ts'
 import type { CarrierCommand, CarrierEvent } from '../../../src/tunnel/carrier/worker.ts'
 import type { PathReport } from '../../../src/tunnel/engine/events.ts'
+import { KeyUpdates } from '../../support/key-updates.ts'
 
 usesPrograms('openssl')
 
@@ -351,4 +352,29 @@ test('issue 10, A10: a WebSocket is opened when UDP has had no answer for four s
   assert.equal(commands.length, 6, 'the old one is closed, and another opened')
   await made.stop()
   mock.reset()
+})
+
+test('who changes the keys of TLS without end loses the connection, with a path too; short datagrams without end do not', async () => {
+  const { server, port, url } = await serve()
+  assert.ok(await (await KeyUpdates.connect(port)).flood(5000))
+  const host = await KeyUpdates.connect(port)
+  host.write(UPGRADE)
+  // One masked message of one byte.
+  host.write(Uint8Array.of(0x82, 0x81, 0, 0, 0, 0, 1))
+  const first = await heard(engine)
+  server.setProven(new Set([first.port]))
+  assert.ok(await host.flood(5000), 'a host')
+  const other = await openWebSocket({ url, pin, address: LOOPBACK, port })
+  other.send('x'.repeat(32), { binary: true })
+  const { port: proven } = await heard(engine)
+  server.setProven(new Set([proven]))
+  for (let i = 0; i < 20_000; i++) {
+    other.send(Buffer.alloc(32))
+    if (i % 500 === 0) await once(engine, 'message')
+  }
+  await new Promise((resolve) => other.ping('', true, resolve as () => void))
+  await once(other, 'pong')
+  assert.equal(other.readyState, WebSocket.OPEN)
+  other.terminate()
+  await server.close()
 })
