@@ -103,7 +103,12 @@ export class MptcpMechanism implements Mechanism {
       this.#fail = resolve
     })
     this.#kept = keptPath(services.files.folder)
-    const held = new RememberedList(services.files.file('mptcp-held.json'))
+    const held = new RememberedList(services.files.file('mptcp-held.json'), (reason) =>
+      services.recorder.log(
+        'warn',
+        `addresses that connections keep cannot be remembered: ${reason}; tried again. If this daemon is killed meanwhile, remove them yourself: ip addr show dev lo`,
+      ),
+    )
     this.#plumbing = new MptcpPlumbing(services.rtnl, services.ledger, held)
   }
 

@@ -63,6 +63,7 @@ export class MptcpPlumbing {
 
   /** Of the addresses that connections have, keeps those that no interface has any more. */
   hold(inUse: readonly Uint8Array[]): void {
+    this.#held.save()
     const wanted = new Set(inUse.map(formatAddress))
     const elsewhere = new Set(
       this.#rtnl.addresses().flatMap(({ link, address }) => (link === 'lo' ? [] : [address])),

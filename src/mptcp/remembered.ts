@@ -3,30 +3,54 @@ import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 
 export class RememberedList {
   readonly #path: string
+  readonly #fault: (reason: string) => void
   readonly items: Set<string>
+  #failed = false
 
-  constructor(path: string) {
+  /** `fault` hears, once, why it cannot be written: a full disk ends no connection. Written with the next change, or by `save`. */
+  constructor(path: string, fault: (reason: string) => void = () => {}) {
     this.#path = path
+    this.#fault = fault
     this.items = new Set(read(path))
   }
 
   add(item: string): void {
     this.items.add(item)
-    this.#save()
+    this.#write()
   }
 
   delete(item: string): void {
     this.items.delete(item)
-    this.#save()
+    this.#write()
   }
 
-  #save(): void {
-    if (this.items.size === 0) {
-      rmSync(this.#path, { force: true })
-      return
+  /** What could not be written before. */
+  save(): void {
+    if (this.#failed) this.#write()
+  }
+
+  #write(): void {
+    const temporary = `${this.#path}.new`
+    try {
+      if (this.items.size === 0) rmSync(this.#path, { force: true })
+      else {
+        writeFileSync(temporary, `${JSON.stringify([...this.items])}\n`, { mode: 0o600 })
+        renameSync(temporary, this.#path)
+      }
+      this.#failed = false
+    } catch (error) {
+      if (!this.#failed) this.#fault((error as Error).message)
+      this.#failed = true
+      attempt(() => rmSync(temporary, { force: true }))
     }
-    writeFileSync(`${this.#path}.new`, `${JSON.stringify([...this.items])}\n`, { mode: 0o600 })
-    renameSync(`${this.#path}.new`, this.#path)
+  }
+}
+
+function attempt(work: () => void): void {
+  try {
+    work()
+  } catch {
+    // A file system that is read-only.
   }
 }
 

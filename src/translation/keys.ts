@@ -4,12 +4,13 @@
  * Files are text, a key a line: `# comment`, `ADDRESS/LENGTH KEY` or `* KEY`, keys in base64; the longest prefix wins.
  */
 import { createHmac, randomBytes } from 'node:crypto'
-import { chmodSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { formatPrefix, LpmTable, type Prefix, parsePrefix } from '../core/address.ts'
 import { fromBase64, toBase64 } from '../core/bytes.ts'
 import { GodwitError } from '../core/errors.ts'
 import { signBytes, signingPublicKey, verifyBytes } from '../crypto/keys.ts'
+import { writeSecret } from '../mechanism/files.ts'
 import type { OwnKey } from './machine/host.ts'
 import type { IhmpCrypto, KeyStore } from './machine/types.ts'
 import { bytesOf, familyOf, type Ip } from './tables.ts'
@@ -173,11 +174,8 @@ export function readPrivateKeys(path: string): KeyLine[] {
   return parseKeyFile(readFileSync(path, 'utf8'), path)
 }
 
-/** Replaces a private key file in one step, mode 0600. */
+/** Replaces a private key file in one step, also before a power cut, mode 0600. Throws DISK_FULL. */
 export function writePrivateKeys(path: string, lines: readonly KeyLine[]): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  const temporary = `${path}.new`
-  writeFileSync(temporary, formatKeyFile(lines), { mode: 0o600 })
-  chmodSync(temporary, 0o600)
-  renameSync(temporary, path)
+  writeSecret(path, formatKeyFile(lines))
 }

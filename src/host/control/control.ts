@@ -11,6 +11,7 @@ import { dirname } from 'node:path'
 import { GodwitError, usageError } from '../../core/errors.ts'
 import type { BodySchema, ControlRoute } from '../../core/mechanism.ts'
 import { withArticle } from '../../core/words.ts'
+import { OneByOne } from '../../linux/one-by-one.ts'
 import { peerUser } from '../../linux/peer-credentials.ts'
 
 const MOST_BODY = 1 << 20
@@ -50,8 +51,9 @@ export class ControlServer {
   constructor(init: ControlInit) {
     this.#init = init
     this.#routes = new Map(init.routes.map((route) => [`${route.method} ${route.path}`, route]))
+    const oneByOne = new OneByOne()
     this.#server = createServer({ requestTimeout: 60_000 }, (request, response) => {
-      void this.#answer(request, response)
+      if (oneByOne.admits(request, response)) void this.#answer(request, response)
     })
     this.#server.on('connection', (socket) => this.#admit(socket))
   }

@@ -1,10 +1,11 @@
 /**
  * What the cache server keeps on its disk: for each object a file of ciphertext and one that describes it. The length of the first is how
- * far the upload has come, also after a crash. Quotas count what was announced, so that nobody's upload ends for want of room
+ * far the upload has come, also after a crash. What this version does not understand is left for the one that made it. Quotas count what was announced, so that nobody's upload ends for want of room
  * that it was promised.
  */
 import { randomBytes } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import * as z from 'zod'
 import { makeFolder, writeAtomic } from '../../mechanism/files.ts'
@@ -96,6 +97,8 @@ function leavesAsMuch(own: Share, bytes: number, left: Share): boolean {
 const MAX_OBJECTS = 20_000
 /** An upload that does not go on is removed (ms). */
 const UNFINISHED_MS = 24 * 3_600_000
+/** What is not understood is removed then (ms): nothing waits for longer. */
+const UNKNOWN_MS = 31 * 24 * 3_600_000
 
 export type Refused = 'full' | 'sender-quota' | 'recipient-quota'
 
@@ -119,27 +122,33 @@ export class CacheStore {
     this.#limits = limits
     this.#wall = wall
     makeFolder(folder)
+    const kept = new Set<string>()
     for (const name of readdirSync(folder)) {
       const id = /^([0-9a-f]{32})\.json$/.exec(name)?.[1]
-      if (id !== undefined) this.#load(id)
+      if (id !== undefined && this.#load(id)) kept.add(id)
     }
     for (const name of readdirSync(folder)) {
-      const id = /^([0-9a-f]{32})\.data$/.exec(name)?.[1]
-      if (id !== undefined && !this.#objects.has(id)) rmSync(join(folder, name), { force: true })
+      const id = /^([0-9a-f]{32})\.(?:data|json|json\.\d+\.new)$/.exec(name)?.[1]
+      if (id !== undefined && (!kept.has(id) || name.endsWith('.new')))
+        rmSync(join(folder, name), { force: true })
     }
     this.expire()
   }
 
-  #load(id: string): void {
-    try {
-      const parsed = entry.parse(JSON.parse(readFileSync(this.#describing(id), 'utf8')))
-      if (parsed.id !== id || !existsSync(this.path(id))) throw new Error('not whole')
-      this.#enter(parsed)
-      this.#touched.set(id, statSync(this.path(id)).mtimeMs)
-      this.offset(id)
-    } catch {
-      rmSync(this.#describing(id), { force: true })
-    }
+  /** Whether its files stay; what a later version has added to them, too. Throws when they cannot be read: nobody's files are removed because a disk fails. */
+  #load(id: string): boolean {
+    const description = this.#describing(id)
+    const data = statSync(this.path(id), { throwIfNoEntry: false })
+    const value = jsonOf(readFileSync(description, 'utf8'))
+    if (data === undefined || value === undefined) return false
+    const { success, data: object } = entry.loose().safeParse(value)
+    if (!success) return statSync(description).mtimeMs + UNKNOWN_MS > this.#wall()
+    // The disk has lost what its sender was told is there: nobody could open it.
+    if (object.id !== id || (object.isDone && data.size !== object.bytes)) return false
+    this.#enter(object)
+    this.#touched.set(id, data.mtimeMs)
+    this.offset(id)
+    return true
   }
 
   get size(): number {
@@ -197,8 +206,10 @@ export class CacheStore {
     this.#touched.set(id, this.#wall())
   }
 
-  /** All is there and is what was announced: its recipients see it. */
-  finish(id: string): void {
+  /** All is there and is what was announced: it is on the disk, and its recipients see it. */
+  async finish(id: string): Promise<void> {
+    const file = await open(this.path(id), 'r+')
+    await file.sync().finally(() => file.close())
     const object = this.#objects.get(id)
     if (object !== undefined) this.#keep({ ...object, isDone: true, sent: this.#wall() })
   }
@@ -284,6 +295,14 @@ export class CacheStore {
 
   #describing(id: string): string {
     return join(this.#folder, `${id}.json`)
+  }
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
   }
 }
 

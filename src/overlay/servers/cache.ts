@@ -195,7 +195,8 @@ export class CacheServer {
     this.#connections.set(node, connections.add(connection))
     raw.once('close', () => {
       connections.delete(connection)
-      if (connections.size === 0 && this.#connections.get(node) === connections) this.#connections.delete(node)
+      if (connections.size === 0 && this.#connections.get(node) === connections)
+        this.#connections.delete(node)
     })
     this.#strangers.release(raw)
     giveRoom(raw)
@@ -401,7 +402,7 @@ export class CacheServer {
     const sum = createHash('sha256')
     await pipeline(createReadStream(objects.path(id)), sum)
     if (sum.digest('base64') === hash) {
-      objects.finish(id)
+      await objects.finish(id)
       return
     }
     objects.remove(id)

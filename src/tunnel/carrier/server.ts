@@ -221,7 +221,9 @@ export class CarrierServer {
       return
     }
     if (strangers.length >= most) this.#displace(strangers)
-    this.#sockets.handleUpgrade(request, socket, head, (websocket) => this.#accept(websocket, source, request.socket))
+    this.#sockets.handleUpgrade(request, socket, head, (websocket) =>
+      this.#accept(websocket, source, request.socket),
+    )
   }
 
   #watch(raw: Socket): void {

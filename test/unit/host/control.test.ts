@@ -1,5 +1,6 @@
 /** The control socket and the daemon behind it, with a mechanism that only remembers what it was asked. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { connect } from 'node:net'
@@ -355,6 +356,19 @@ describe('the control socket', () => {
         )
       )
         break
+  })
+
+  test('requests that come in one piece on one connection are not all answered', async () => {
+    await daemon.start()
+    const socket = connect(state.socket)
+    socket.on('error', () => {})
+    let answers = 0
+    socket.on('data', (bytes) => {
+      answers += String(bytes).split('HTTP/1.1 200').length - 1
+    })
+    socket.write('GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(300))
+    await once(socket, 'close')
+    assert.ok(answers <= 1, `${answers} answers`)
   })
 
   test('without a daemon the client says so and how to start one', async () => {

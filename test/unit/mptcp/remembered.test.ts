@@ -1,6 +1,6 @@
 /** What a killed run is cleaned up after (remembered.ts). */
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -35,4 +35,17 @@ test('a file that is damaged or says something else is an empty list', () => {
     writeFileSync(path, text)
     assert.deepEqual([...new RememberedList(path).items], items, text)
   }
+})
+
+test('what cannot be written is said once, ends nothing, and is written when it can be', () => {
+  const there = join(folder, 'later')
+  const faults: string[] = []
+  const list = new RememberedList(join(there, 'list'), (reason) => faults.push(reason))
+  for (const each of ['10.0.0.1', '10.0.0.2', '10.0.0.3']) list.add(each)
+  list.delete('10.0.0.1')
+  assert.deepEqual([[...list.items], faults.length], [['10.0.0.2', '10.0.0.3'], 1])
+  mkdirSync(there)
+  list.save()
+  assert.deepEqual([...new RememberedList(join(there, 'list')).items], ['10.0.0.2', '10.0.0.3'])
+  rmSync(there, { recursive: true })
 })

@@ -212,11 +212,15 @@ describe('NT-26: the cache server', () => {
     }
   }
 
-  /** A request of which the test sends each byte. */
-  function requestOf(name: string, method: string, path: string, options: object = {}): ClientRequest {
+  function authorizationOf(name: string): string {
     const { keyId, key } = credentialsOf(logins.get(name)!)
     const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString('base64')
-    const authorization = `Godwit ${base64(keyId)} ${base64(cacheProof(nodeCrypto, key, keyId))}`
+    return `Godwit ${base64(keyId)} ${base64(cacheProof(nodeCrypto, key, keyId))}`
+  }
+
+  /** A request of which the test sends each byte. */
+  function requestOf(name: string, method: string, path: string, options: object = {}): ClientRequest {
+    const authorization = authorizationOf(name)
     const { headers, ...others } = options as { headers?: object }
     return request({
       ...{ host: '127.0.0.1', port, method, path, rejectUnauthorized: false, ...others },
@@ -590,7 +594,7 @@ describe('NT-26: the cache server', () => {
     assert.ok(looks.mock.callCount() < 5, `${looks.mock.callCount()} objects looked at`)
   })
 
-  it('who takes the name of a removed account’s node sees and ends nothing of what that one was sent or had sent', () => {
+  it('who takes the name of a removed account’s node sees and ends nothing of what that one was sent or had sent', async () => {
     const kept = new CacheStore(
       join(folder, 'objects'),
       { ...GENEROUS, ofAccount: 60, ofRecipient: 100 },
@@ -601,17 +605,18 @@ describe('NT-26: the cache server', () => {
       { name: 'bob.test', accountId: 'b1' },
       { name: 'bob.test', accountId: 'b2' },
     ]
-    const sent = (from: typeof alice, to: typeof alice) => {
+    const sent = async (from: typeof alice, to: typeof alice) => {
       const made = kept.create({
         ...{ from: from.name, account: 'x', accountId: from.accountId, bytes: 40, hash: '' },
         ...{ wraps: { [to.name]: '' }, owners: { [to.name]: to.accountId }, expires: wall + DAY },
       })
       if (typeof made === 'string') return made
-      kept.finish(made.id)
+      writeFileSync(kept.path(made.id), Buffer.alloc(40))
+      await kept.finish(made.id)
       return made.id
     }
-    const first = sent(alice, before)
-    const own = sent(before, alice)
+    const first = await sent(alice, before)
+    const own = await sent(before, alice)
     const seen = (node: typeof alice) => kept.inbox(node).map(({ id }) => id)
     assert.deepEqual([seen(before), seen(now)], [[first], []])
     assert.equal(isFor(kept.get(first)!, now), false)
@@ -619,14 +624,14 @@ describe('NT-26: the cache server', () => {
     assert.equal(isFrom(kept.get(own)!, before), true)
     // Nor does it count for its room: neither as sender nor as recipient.
     const third = { name: 'carol.test', accountId: 'c' }
-    assert.match(sent(third, now), /^[0-9a-f]{32}$/)
-    assert.match(sent(now, third), /^[0-9a-f]{32}$/)
+    assert.match(await sent(third, now), /^[0-9a-f]{32}$/)
+    assert.match(await sent(now, third), /^[0-9a-f]{32}$/)
     const again = new CacheStore(join(folder, 'objects'), GENEROUS, () => wall)
     assert.equal(again.inbox(before).length, 1)
     assert.equal(again.inbox(now).length, 1)
   })
 
-  it('the sums of quotas are right after fetches, removals and a start', () => {
+  it('the sums of quotas are right after fetches, removals and a start', async () => {
     const limits = { ...GENEROUS, bytes: 130, ofAccount: 60, ofRecipient: 90 }
     const kept = new CacheStore(join(folder, 'objects'), limits, () => wall)
     const announce = (into: CacheStore, account: string, bytes: number, ...names: string[]) => {
@@ -636,7 +641,7 @@ describe('NT-26: the cache server', () => {
     }
     const first = announce(kept, 'one', 40, 'b', 'c')
     writeFileSync(kept.path(first), Buffer.alloc(40))
-    kept.finish(first)
+    await kept.finish(first)
     assert.equal(announce(kept, 'two', 30, 'b'), 'recipient-quota')
     kept.received(first, 'b')
     const second = announce(kept, 'two', 30, 'b')
@@ -829,15 +834,44 @@ describe('NT-26: the cache server', () => {
     })
   })
 
+  it('what a power cut or another version left: a file that is not whole goes, what is not understood stays for a month', async () => {
+    const into = join(folder, 'objects')
+    const { path } = fileOf(100_000)
+    await started(async () => {
+      await sendFile(exchange('alice'), path, ['bob.test'], 7)
+      await sendFile(exchange('alice'), fileOf(5000, 'b.bin').path, ['bob.test'], 7)
+    })
+    const described = readdirSync(into).filter((each) => each.endsWith('.json'))
+    const isLong = (each: string) => statSync(join(into, each.replace('json', 'data'))).size > 50_000
+    const long = described.find(isLong)!.slice(0, 32)
+    const short = described.find((each) => !isLong(each))!.slice(0, 32)
+    const description = join(into, `${short}.json`)
+    const object = JSON.parse(readFileSync(description, 'utf8')) as object
+    // It was said to be there, and the disk has lost its end.
+    truncateSync(join(into, `${long}.data`), 60_000)
+    writeFileSync(join(into, `${short}.json.4711.new`), '{')
+    writeFileSync(description, JSON.stringify({ ...object, wraps: [], later: 1 }))
+    const later = [`${short}.data`, `${short}.json`]
+    await started(async () => {
+      assert.deepEqual(readdirSync(into).sort(), later)
+      assert.equal(objects.size, 0)
+    })
+    writeFileSync(description, JSON.stringify({ ...object, later: 1 }))
+    await started(async () => {
+      assert.equal((await fetchAll('bob')).length, 1)
+      await sendFile(exchange('alice'), path, ['bob.test'], 7)
+    })
+    writeFileSync(join(into, readdirSync(into).find((each) => each.endsWith('.json'))!), '[]')
+    wall = Date.now() + 32 * DAY
+    await started(async () => assert.deepEqual(readdirSync(into), []))
+  })
+
   it('who changes the keys of TLS without end loses the connection, also in a part of its own upload', () =>
     started(async () => {
       assert.ok(await (await KeyUpdates.connect(port)).flood(10_000), 'a stranger')
       const { id } = await announced('alice', 'bob', randomBytes(500_000))
-      const part = requestOf('alice', 'PATCH', `/v1/objects/${id}`)
-      const authorization = part.getHeader('authorization')
-      part.destroy()
       const node = await KeyUpdates.connect(port)
-      const head = `PATCH /v1/objects/${id} HTTP/1.1\r\nHost: x\r\nAuthorization: ${authorization}`
+      const head = `PATCH /v1/objects/${id} HTTP/1.1\r\nHost: x\r\nAuthorization: ${authorizationOf('alice')}`
       node.write(`${head}\r\nUpload-Offset: 0\r\nContent-Length: 500000\r\n\r\n`)
       for (let i = 0; i < 20; i++) node.write(randomBytes(1000))
       assert.ok(await node.flood(10_000), 'a node')

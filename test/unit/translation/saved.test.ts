@@ -37,3 +37,53 @@ test('a damaged file is told from none', () => {
     assert.throws(() => StateFile.read(path), text)
   }
 })
+
+test('hosts that another version has saved otherwise are left out, and the others are there', () => {
+  const path = join(folder, 'other.json')
+  const pair = { local: '10.1.0.2', foreign: '10.2.0.2' }
+  const host = {
+    ...{
+      hid: 1,
+      bound: pair,
+      key: new Uint8Array(32).fill(7),
+      privileged: true,
+      taken: ['tcp 1'],
+      floor: 3,
+      counter: 4,
+    },
+    ...{
+      known: [],
+      indexed: ['10.2.0.2'],
+      answered: [],
+      natFloors: [],
+      active: [],
+      unreachable: [],
+      local: [],
+    },
+    ...{
+      accepted: [pair],
+      confirmed: [pair],
+      current: [pair],
+      lost: [],
+      flows: [pair],
+      later: { of: 'another' },
+    },
+  }
+  const { bound: _, ...without } = host
+  const others = [
+    {},
+    null,
+    7,
+    without,
+    { ...host, known: undefined },
+    { ...host, active: [1] },
+    { ...host, flows: [{}] },
+  ]
+  const saved = { hosts: [...others, host], identifiers: ['10.1.0.2', 'x', null], sysctls: [] }
+  new StateFile(
+    path,
+    () => saved as never,
+    () => {},
+  ).save()
+  assert.deepEqual(StateFile.read(path), { ...saved, hosts: [host], identifiers: ['10.1.0.2'] })
+})
