@@ -164,7 +164,7 @@ export class ControlFrames {
         answers.push({ type: 'mtu-ack', pathId: frame.pathId, size: frame.size })
         break
       case 'mtu-ack':
-        if (via !== undefined) multipath.watch.heardMtuAck(peer, via, frame.size, now)
+        if (via?.pathId === frame.pathId) multipath.watch.heardMtuAck(peer, via, frame.size, now)
         break
       case 'key-replace': {
         const answer = keys.offered(peer, frame.publicKey, now)

@@ -251,9 +251,10 @@ export class PathMonitor {
 
   /** `time` is the prober's clock as echoed, µs modulo 2^32. */
   echoReceived(sequence: number, time: number, received: number, highest: number, now: number): void {
-    if (time !== toMicros(this.#probeSentAt[sequence % RING]!)) return
+    const sentAt = this.#probeSentAt[sequence % RING]!
+    if (sentAt < 0 || time !== toMicros(sentAt)) return
     this.#lastEchoAt = now
-    this.lastRtt = now - this.#probeSentAt[sequence % RING]!
+    this.lastRtt = now - sentAt
     this.rttSample(this.lastRtt)
     this.#measureLoss(this.#probeSent[sequence % RING]!, received, now)
     this.reportReceived(received, highest, now)

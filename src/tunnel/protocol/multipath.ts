@@ -775,9 +775,7 @@ export class Multipath {
   /** The peer has not shown in time that it receives there: nothing more goes there. */
   #endHoped(peer: Peer, path: Path, now: number): void {
     path.assessAt = path.earlySince + K.EARLY_USE
-    if (path.assessAt > now) return
-    this.#close(peer, path)
-    this.#host.changed(peer)
+    if (path.assessAt <= now) this.#close(peer, path)
   }
 
   /** No HELLO in time: the peer may not have what would show whether the path works, nor what has left on it. */

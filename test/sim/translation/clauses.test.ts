@@ -162,3 +162,38 @@ test('of one host 256 messages wait for their answers at most; what would be mor
   }
   assert.equal(sent() - before, 256)
 })
+
+test('DI-6: the only access with IPv6 goes: flows of IPv6 go on over IPv4 when the peer agrees, and those of IPv4 stay', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24@acc1`, `${A6}/64@acc2`)
+  ch.set(`${F}/24`, `${F6}/64`)
+  connected(net, mh, A6, ch, F6)
+  mh.set(`${A}/24@acc1`)
+  net.run(net.now + 5_000)
+  for (const [host, own, other] of [
+    [mh, A, F],
+    [ch, F, A],
+  ] as const) {
+    const { row } = peerOf(host)
+    assert.deepEqual(row.current[6], { local: own, foreign: other })
+    assert.deepEqual([...row.crossed], [6])
+  }
+  assert.deepEqual([...peerOf(mh).crossable], [6])
+})
+
+test('issue 11, 4: moved by hand are flows that are proven, and to an address that has a pair; the others are named as left', () => {
+  const { net, mh } = twoWays()
+  const { hid } = peerOf(mh).row
+  assert.deepEqual(mh.machine.moveFlows(hid, '10.99.0.9', flowsOf(mh), net.now), [])
+  assert.deepEqual(mh.machine.moveFlows(999, B, flowsOf(mh), net.now), [])
+  lose(net, Control.FLOWS, HOUR)
+  mh.flow(A, 40_001, F, 80)
+  net.run(net.now + 500)
+  const moved = mh.machine.moveFlows(hid, B, flowsOf(mh), net.now)
+  assert.deepEqual(
+    moved.map(({ localPort }) => localPort),
+    [40_000],
+  )
+  assert.equal(peerOf(mh).row.overrides.size, 1)
+})

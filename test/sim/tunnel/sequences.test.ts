@@ -20,8 +20,8 @@ test('UP-9: a session, greetings, a path, its proof and its MTU', () => {
       >1 mtu-ack 1500: 50
       >1 mtu-probe 1500: 50
       h1> mtu-ack 1500: 60
-      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu
-      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu
+      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu; keys of 1
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; keys of 1
       `,
   )
   watch.happens(
@@ -96,8 +96,8 @@ test('a link of 1,400 bytes: which sizes are tried', () => {
       h1> mtu-ack 1340: 660
       h1> mtu-ack 1320: 660
       h1> mtu-ack 1300: 660
-      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu
-      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu
+      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu; keys of 1
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; keys of 1
       `,
   )
 })
@@ -146,8 +146,8 @@ test('an idle pair: keepalives, probes and proofs in two minutes', () => {
       >1 response: 116670
       h1> hello 3: 116680
       >1 hello 3: 116690
-      host: timestamp-sent; session up, own; hello 3 mtu 1420
-      anchor: timestamp-accepted; session up; hello 3 mtu 1420
+      host: timestamp-sent; session up, own; hello 3 mtu 1420; keys of 2
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; keys of 2
       `,
   )
 })
@@ -237,8 +237,8 @@ test('a path falls silent under traffic: suspected, given up, announced again, b
       >2 mtu-ack 1500: 1570
       >2 mtu-probe 1500: 1570
       h2> mtu-ack 1500: 1580
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0 ×2
-      anchor: quality 0: NaN 0; path 1 closing 4 mtu 1500 from up; path 1 closed; quality 1: NaN 0; quality 1: 20 0
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0 ×2; 21 sent again
+      anchor: quality 0: NaN 0; path 1 closing 4 mtu 1500 from up; path 1 closed; quality 1: NaN 0; quality 1: 20 0; 12 sent again
       `,
   )
   watch.happens(
@@ -300,8 +300,8 @@ test('only the way up is cut: the other end’s echoes show it', () => {
       h1> announce 1.3 mtu 1500 + path-challenge: 570 +150
       >2 probe: 600 +220
       h2> echo: 610 +220
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0
-      anchor: quality 0: NaN 0; path 1 closing 4 mtu 1500 from up; path 1 closed; quality 1: NaN 0
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0; 13 sent again
+      anchor: quality 0: NaN 0; path 1 closing 4 mtu 1500 from up; path 1 closed; quality 1: NaN 0; 1 sent again
       `,
   )
 })
@@ -363,8 +363,8 @@ test('both accesses gone, one back after a while', () => {
       >1 mtu-probe 1500: 1570 +100 +250
       >2 close 1.1 for 2 up to 31: 2010 +100 +200
       >2 data: 2010 +0×30
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0; path 2 suspect mtu 1500 from up; path 2 down 2 mtu 1500 from suspect; timestamp-sent
-      anchor: quality 0: NaN 0; quality 0: 20 0; path 1 suspect mtu 1500 from up; path 2 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; path 2 down 2 mtu 1500 from suspect
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; quality 1: 20 0; path 2 suspect mtu 1500 from up; path 2 down 2 mtu 1500 from suspect; timestamp-sent; 5 sent again
+      anchor: quality 0: NaN 0; quality 0: 20 0; path 1 suspect mtu 1500 from up; path 2 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; path 2 down 2 mtu 1500 from suspect; 31 sent again
       `,
   )
   watch.happens(
@@ -403,8 +403,8 @@ test('both accesses gone, one back after a while', () => {
       h1> hello 3 + announce 1.3 mtu 1500 + path-challenge: 525.4
       h2> hello 3: 525.4
       >2 hello 3: 535.4
-      host: timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 2 up mtu 1500 from down; timestamp-sent; session up, own; hello 3 mtu 1420
-      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu; timestamp-accepted; session up; hello 3 mtu 1420
+      host: timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 2 up mtu 1500 from down; timestamp-sent; session up, own; hello 3 mtu 1420; keys of 2
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu; timestamp-accepted; session up; hello 3 mtu 1420; keys of 2
       `,
   )
 })
@@ -429,7 +429,7 @@ test('the anchor restarts under traffic', () => {
       h1> path-response + probe: 400
       >1 mtu-probe 1500: 410
       h1> mtu-ack 1500: 420
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; path 1 validating mtu 1500 from down; hello 3 mtu 1420 restarted; observed; path 1 up mtu 1500 from validating; quality 0: 20 0 ×3
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; path 1 validating mtu 1500 from down; hello 3 mtu 1420 restarted; observed; path 1 up mtu 1500 from validating; quality 0: 20 0 ×3; 4 sent again
       anchor: quality 0: NaN 0; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; quality 0: NaN 0; quality 0: 20 0 ×3
       `,
     /hello|init|response|mtu|data/,
@@ -525,8 +525,8 @@ test('a peer of stock WireGuard: a path falls silent under requests, another one
       >1 keepalive: 50
       h1> data: 100 +100×9
       >1 data: 110 +100×8
-      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new; path 2 up mtu 1280 from new; timestamp-accepted; session up
-      anchor: timestamp-accepted; session up; timestamp-sent; path 0 up mtu 1280 from new; session up, own
+      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new; path 2 up mtu 1280 from new; timestamp-accepted; session up; keys of 2
+      anchor: timestamp-accepted; session up; timestamp-sent; path 0 up mtu 1280 from new; session up, own; keys of 2
       `,
   )
   watch.happens(
@@ -541,7 +541,7 @@ test('a peer of stock WireGuard: a path falls silent under requests, another one
       h2> keepalive: 1120 +480
       h2> data: 1600 +0×17 +100×34
       >2 data: 1610 +0×15 +100×33
-      host: timestamp-sent; path 1 suspect mtu 1280 from up; timestamp-sent; session up, own; path 1 down 2 mtu 1280 from suspect
+      host: timestamp-sent; path 1 suspect mtu 1280 from up; timestamp-sent; session up, own; path 1 down 2 mtu 1280 from suspect; 18 sent again
       anchor: timestamp-accepted; session up; remote
       `,
   )
@@ -575,8 +575,8 @@ test('a peer of stock WireGuard that does not answer data: handshakes, no more',
       >1 initiation: 30
       h1> response: 40
       >1 keepalive: 50 +10060
-      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new; path 2 up mtu 1280 from new; timestamp-accepted; session up; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own
-      anchor: timestamp-accepted; session up; timestamp-sent; path 0 up mtu 1280 from new; session up, own; timestamp-accepted; session up; timestamp-accepted; session up; timestamp-accepted; session up; timestamp-accepted; session up
+      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new; path 2 up mtu 1280 from new; timestamp-accepted; session up; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; keys of 2
+      anchor: timestamp-accepted; session up; timestamp-sent; path 0 up mtu 1280 from new; session up, own; timestamp-accepted; session up; timestamp-accepted; session up; timestamp-accepted; session up; timestamp-accepted; session up; keys of 2
       `,
     /initiation|response|keepalive/,
   )

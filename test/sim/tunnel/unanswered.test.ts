@@ -19,8 +19,8 @@ test('a peer that answers handshakes and nothing else: HELLO is repeated with th
       >1 response: 70
       h1> hello 3 + announce 1.1 mtu 1500 + path-challenge: 80 +150 +300 +600 +1200 +2400 +4800 +5000×3
       >1 path-response + hello 3 + accept 1.1 at 1:51820 + path-challenge: 90 +150 +300 +600 +1200 +2400 +4800 +5000×3
-      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new
-      anchor: timestamp-accepted; session up; hello 3 mtu 1420
+      host: timestamp-sent; session up, own; path 1 up mtu 1280 from new; keys of 1
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; keys of 1
       `,
   )
 })
@@ -78,8 +78,8 @@ test('what is never answered: the end of a path, a fresh key, a proof', () => {
     `
       h1> hello 3 + close 1.1 for 2 up to -1 + announce 1.2 mtu 1500 + path-challenge: 36630 +100×83
       >1 path-response + hello 3 + accept 1.2 at 1:51820 + path-challenge: 36640 +100×83
-      host: quality 0: 20 0 ×27; path 1 degrading mtu 1500 from up; quality 0: 20 0.1; quality 0: 20 0.3 ×9; path 1 down 2 mtu 1500 from degrading; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own
-      anchor: quality 0: NaN 0; quality 0: 20 0 ×26; path 1 degrading mtu 1500 from up; quality 0: 20 0.2; quality 0: 20 0.3; quality 0: 20 0.4 ×7; path 1 down 2 mtu 1500 from degrading; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420
+      host: quality 0: 20 0 ×27; path 1 degrading mtu 1500 from up; quality 0: 20 0.1; quality 0: 20 0.3 ×9; path 1 down 2 mtu 1500 from degrading; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; timestamp-sent; session up, own; keys of 2
+      anchor: quality 0: NaN 0; quality 0: 20 0 ×26; path 1 degrading mtu 1500 from up; quality 0: 20 0.2; quality 0: 20 0.3; quality 0: 20 0.4 ×7; path 1 down 2 mtu 1500 from degrading; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; timestamp-accepted; session up; hello 3 mtu 1420; keys of 2
       `,
     /close|anno|accept/,
   )
@@ -101,7 +101,7 @@ test('a host that has gone: its paths are given up, tried, and forgotten', () =>
       >1 data: 0 +1000
       >2 close 1.1 for 2 up to 6: 1500 +100 +200 +400
       >2 data: 1500 +0 +500
-      anchor: quality 0: NaN 0; path 1 suspect mtu 1500 from up; quality 0: NaN 0; path 1 down 2 mtu 1500 from suspect; path 2 suspect mtu 1500 from up; quality 1: NaN 0; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×19; handshake failed, timeout; session down; path 1 closed; path 2 closed
+      anchor: quality 0: NaN 0; path 1 suspect mtu 1500 from up; quality 0: NaN 0; path 1 down 2 mtu 1500 from suspect; path 2 suspect mtu 1500 from up; quality 1: NaN 0; path 2 down 2 mtu 1500 from suspect; timestamp-sent ×19; handshake failed, timeout; session down; path 1 closed; path 2 closed; 2 sent again; keys of 0
       `,
     /close|challenge|data/,
   )
@@ -125,8 +125,8 @@ test('copies of an initiation, initiations in quick succession, refusals: how ma
       >1 response: 10
       >1 path-response + hello 3 + accept 1.1 at 1:51820 + path-challenge: 30
       h1> path-response + probe: 40
-      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu
-      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu
+      host: timestamp-sent; session up, own; path 1 validating mtu 1280 from new; hello 3 mtu 1420; observed; path 1 up mtu 1280 from validating; mtu; keys of 1
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; mtu; keys of 1
       `,
     /init|response/,
   )
@@ -222,8 +222,8 @@ test('losses and a slow link: degrading, and well again', () => {
       >1 mtu-probe 1500: 720 +300
       >1 path-response + hello 3 + closed 1.1 + accept 1.2 at 1:51820: 930
       h1> mtu-probe 1500: 1760
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; observed; path 1 up mtu 1500 from down; timestamp-sent; hello 3 mtu 1420; session up, own; quality 0: 196.1 0; hello 3 mtu 1420; path 1 degrading mtu 1500 from up; quality 0: 280 0; quality 0: 299.7 0; quality 0: 307.6 0; quality 0: 309.6 0
-      anchor: quality 0: 140 0; timestamp-accepted; path 1 up mtu 1280 from new; path 1 closed; quality 1: NaN 0; session up; hello 3 mtu 1420; mtu; timestamp-accepted; session up; hello 3 mtu 1420; quality 1: 310 0 ×5
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; observed; path 1 up mtu 1500 from down; timestamp-sent; hello 3 mtu 1420; session up, own; quality 0: 196.1 0; hello 3 mtu 1420; path 1 degrading mtu 1500 from up; quality 0: 280 0; quality 0: 299.7 0; quality 0: 307.6 0; quality 0: 309.6 0; 130 sent again; keys of 2
+      anchor: quality 0: 140 0; timestamp-accepted; path 1 up mtu 1280 from new; path 1 closed; quality 1: NaN 0; session up; hello 3 mtu 1420; mtu; timestamp-accepted; session up; hello 3 mtu 1420; quality 1: 310 0 ×5; 17 sent again; keys of 2
       `,
     /close|mtu-probe/,
   )
@@ -253,8 +253,8 @@ test('faults: a peer whose input made something throw is barred for a second, tw
       >1 path-response + hello 3 + closed 1.1 + accept 1.2 at 1:51820: 1154.1
       h1> hello 3: 1164.1
       >1 hello 3: 1174.1
-      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; timestamp-sent; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; session up, own; quality 0: 20 0; hello 3 mtu 1420; quality 0: 20 0 ×5
-      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×2; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; timestamp-accepted; session up; hello 3 mtu 1420; mtu; quality 0: NaN 0; quality 0: 20 0 ×5
+      host: quality 0: 20 0; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; timestamp-sent; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; session up, own; quality 0: 20 0; hello 3 mtu 1420; quality 0: 20 0 ×5; 4 sent again; keys of 2
+      anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×2; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; timestamp-accepted; session up; hello 3 mtu 1420; mtu; quality 0: NaN 0; quality 0: 20 0 ×5; keys of 2
       `,
     `
       h1> initiation: 224.1 +302.1 +523.4 +1021.5 +20
@@ -262,7 +262,7 @@ test('faults: a peer whose input made something throw is barred for a second, tw
       >1 path-response + hello 3 + closed 1.2 + accept 1.3 at 1:51820: 2101.1
       h1> hello 3: 2111.1
       >1 hello 3: 2121.1
-      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; timestamp-sent; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×5
+      host: path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; timestamp-sent; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; session up, own; hello 3 mtu 1420; quality 0: 20 0 ×5; 12 sent again
       anchor: peer-failed; session down; path 1 closed; handshake failed, rate ×3; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; timestamp-accepted; session up; hello 3 mtu 1420; mtu; quality 0: NaN 0; quality 0: 20 0 ×4
       `,
     `
@@ -309,8 +309,8 @@ test('a NAT that changes its port again and again: moves are limited', () => {
       >1 path-response + hello 3 + accept 1.3 at 1:40007 + path-challenge: 3730
       h1> close 1.2 for 2 up to -1: 3740
       >1 closed 1.2: 3750
-      host: quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0
-      anchor: quality 0: NaN 0; remote ×3; quality 0: 20 0; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; path 1 closed; mtu; quality 1: NaN 0; remote ×2; quality 1: 20 0; remote; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; path 1 closed; mtu; quality 0: NaN 0; remote ×2; quality 0: 20 0
+      host: quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0 ×2; path 1 suspect mtu 1500 from up; path 1 down 2 mtu 1500 from suspect; timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 1 up mtu 1500 from down; quality 0: 20 0; 110 sent again; keys of 2
+      anchor: quality 0: NaN 0; remote ×3; quality 0: 20 0; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; path 1 closed; mtu; quality 1: NaN 0; remote ×2; quality 1: 20 0; remote; timestamp-accepted; session up; hello 3 mtu 1420; path 1 up mtu 1280 from new; path 1 closed; mtu; quality 0: NaN 0; remote ×2; quality 0: 20 0; 112 sent again; keys of 2
       `,
     /challenge|path-response|close|announce/,
   )

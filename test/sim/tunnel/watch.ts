@@ -53,13 +53,20 @@ function eventText(event: TunnelEvent): string {
   }
 }
 
-/** Writes down what both ends of a pair say and tell. */
+/** Of an end, before something happens: events told, sessions whose keys the datapath has, datagrams sent again. */
+interface Heard {
+  readonly events: number
+  readonly sessions: number
+  readonly resent: number
+}
+
+/** Writes down what both ends of a pair say and tell, and what their datapaths have: keys, and datagrams that were sent again. */
 export class Watch {
   readonly pair: Pair
   /** What gets lost, by its text. */
   lost: RegExp | undefined
   readonly #lines = new Map<string, number[]>()
-  readonly #heard = new Map<Node, number>()
+  readonly #heard = new Map<Node, Heard>()
   #from: number
 
   constructor(pair: Pair) {
@@ -96,14 +103,20 @@ export class Watch {
     const { world } = pair
     this.#from = world.now
     this.#lines.clear()
-    for (const node of [pair.host, pair.anchor]) this.#heard.set(node, node.events.length)
+    for (const node of [pair.host, pair.anchor]) {
+      const { events, sessions, resent } = node
+      this.#heard.set(node, { events: events.length, sessions, resent })
+    }
     what()
     world.run(ms)
     const said = [...this.#lines].filter(([text]) => which.test(text))
     const lines = said.map(([text, times]) => `${text}: ${paced(times)}`)
     for (const node of [pair.host, pair.anchor]) {
-      const events = node.events.slice(this.#heard.get(node)!).map(eventText)
-      if (events.length > 0) lines.push(`${node.name}: ${counted(events).join('; ')}`)
+      const before = this.#heard.get(node)!
+      const told = counted(node.events.slice(before.events).map(eventText))
+      if (node.resent !== before.resent) told.push(`${node.resent - before.resent} sent again`)
+      if (node.sessions !== before.sessions) told.push(`keys of ${node.sessions}`)
+      if (told.length > 0) lines.push(`${node.name}: ${told.join('; ')}`)
     }
     assert.equal(lines.join('\n'), expected.trim().replace(/\n +/g, '\n'))
   }

@@ -92,6 +92,11 @@ test('§5.1: timestamps: TAI64N in steps of 16.8 ms, rising whatever the clock d
   assert.equal(last, '400000006553f10b0d000000')
   const again = new TimestampSource(source.floor)
   assert.ok(Buffer.from(again.next(0)).toString('hex') > last)
+  // Beyond 2^32 seconds, in 2106, and where a step ends a second.
+  assert.equal(hex(4_294_967_290_000), '400000010000000400000000')
+  const late = new TimestampSource(0)
+  late.next(4_294_967_290_999)
+  assert.equal(Buffer.from(late.next(0)).toString('hex'), '400000010000000500000000')
 })
 
 /** What is tried as time passes: `NOW: SIZES, CURRENT, next at`; `passes`: which sizes are answered at once. */
