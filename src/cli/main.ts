@@ -6,8 +6,22 @@ import { reasonOf, report } from './errors.ts'
 
 const debug = ownArguments(process.argv.slice(2)).includes('--debug')
 
-// A reader that has seen enough (`| head`) is no error.
+// One that was removed: relative paths lead nowhere, and Node's threads cannot start in it.
+try {
+  process.cwd()
+} catch {
+  process.chdir('/')
+}
+
+let isEnding = false
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  // What has something to remove listens: a lab.
+  if (process.listenerCount('SIGTERM') > 0) {
+    if (!isEnding) process.kill(process.pid, 'SIGTERM')
+    isEnding = true
+    return
+  }
+  // A reader that has seen enough (`| head`) is no error.
   if (error.code === 'EPIPE') process.exit(0)
   const failure = new GodwitError('OUTPUT_FAILED', `standard output cannot be written: ${reasonOf(error)}`, {
     cause: error,

@@ -1,11 +1,12 @@
 /**
  * The log: one line per message on standard error, `time level message`; the time is omitted under the journal. Peers and
  * programs influence the text and number of messages: their text cannot forge a line or send commands to a terminal, and
- * a rate limit keeps repeated messages from filling the disk.
+ * a rate limit keeps repeated messages from filling the disk. Lines that nobody reads are dropped and counted.
  */
 import type { LogLevel } from '../../core/mechanism.ts'
 import { printable } from '../../core/printable.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
+import { writeLog } from './streams.ts'
 
 const ORDER: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 2, debug: 3 }
 /** Lines of one level: per second, and burst after a pause. Debug lines are not limited. */
@@ -22,7 +23,8 @@ interface Share {
 }
 
 export interface LogInit {
-  readonly write?: (line: string) => void
+  /** False: the line was dropped. */
+  readonly write?: (line: string) => unknown
   /** Whether lines begin with the time; default: not under the journal. */
   readonly stamp?: boolean
   /** Milliseconds of a clock that does not go back. */
@@ -31,7 +33,7 @@ export interface LogInit {
 
 export class Log {
   #level: number
-  readonly #write: (line: string) => void
+  readonly #write: (line: string) => unknown
   readonly #stamp: boolean
   readonly #now: () => number
   readonly #shares: Readonly<Record<Exclude<LogLevel, 'debug'>, Share>> = {
@@ -39,10 +41,12 @@ export class Log {
     warn: share(),
     info: share(),
   }
+  /** Lines since the last that was written. */
+  #unread = 0
 
   constructor(level: LogLevel, init: LogInit = {}) {
     this.#level = ORDER[level]
-    this.#write = init.write ?? ((line) => process.stderr.write(line))
+    this.#write = init.write ?? writeLog
     this.#stamp = init.stamp ?? process.env.JOURNAL_STREAM === undefined
     this.#now = init.now ?? (() => performance.now())
   }
@@ -70,9 +74,13 @@ export class Log {
   }
 
   #line(level: LogLevel, message: string): void {
-    const time = this.#stamp ? `${new Date().toISOString()} ` : ''
     const whole = message.length <= MOST_LENGTH ? message : `${message.slice(0, MOST_LENGTH)}…`
-    this.#write(`${time}${level.padEnd(5)} ${printable(whole.replace(/[\n\r]+/g, ' | '))}\n`)
+    const text = `${level.padEnd(5)} ${printable(whole.replace(/[\n\r]+/g, ' | '))}\n`
+    const time = this.#stamp ? `${new Date().toISOString()} ` : ''
+    const before =
+      this.#unread > 0 ? `${time}warn  ${this.#unread} lines were dropped: nobody read the log\n` : ''
+    if (this.#write(`${before}${time}${text}`) === false) this.#unread++
+    else this.#unread = 0
   }
 }
 

@@ -20,6 +20,7 @@ import { HostRecorder } from '../stores/recorder.ts'
 import type { State } from '../stores/state.ts'
 import { Log } from './log.ts'
 import { untilStopped } from './serve.ts'
+import { endUnread, sayReady } from './streams.ts'
 
 export interface ServeOptions {
   /** Undefined: all that the settings are for, and that do not run elsewhere. */
@@ -48,12 +49,13 @@ export async function serveOverlay(state: State, options: ServeOptions): Promise
   started.catch(() => {})
   try {
     if ((await Promise.race([started, stopped])) !== true) return
-    process.stdout.write('ready\n')
+    sayReady(recorder)
     const failure = await Promise.race([stopped, servers.failure])
     if (failure !== undefined) throw failure
   } finally {
     await servers.stop()
     state.unlock()
+    endUnread()
   }
 }
 

@@ -33,6 +33,7 @@ import { leftovers } from './leftovers.ts'
 import { Log } from './log.ts'
 import { Reloader } from './reload.ts'
 import { DaemonServices } from './services.ts'
+import { endUnread, sayReady } from './streams.ts'
 import { withLinkCounters, withSocketCounters } from './traffic.ts'
 
 /**
@@ -56,13 +57,14 @@ export async function serve(role: string, state: State, list: MechanismList = ME
   const started = daemon.start()
   try {
     const ready = await Promise.race([started.then(() => daemon.untilReady()).then(() => true), stopped])
-    if (ready === true) process.stdout.write('ready\n')
+    if (ready === true) sayReady(recorder)
     await Promise.race([stopped, daemon.untilFailure()])
   } finally {
     await daemon.stop()
     await started.catch(() => {})
     services.close()
     state.unlock()
+    endUnread()
   }
 }
 
@@ -197,13 +199,14 @@ export async function serveNat(
   const stopped = untilStopped(recorder)
   try {
     nat.start()
-    process.stdout.write('ready\n')
+    sayReady(recorder)
     await stopped
   } finally {
     nat.stop()
     guard.stop()
     rtnl.close()
     state.unlock()
+    endUnread()
   }
 }
 

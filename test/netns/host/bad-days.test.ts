@@ -266,6 +266,23 @@ describe('what is missing is named, with the way to get it, and nothing is left 
     assert.match(ended.errors, new RegExp(`${PORT}.*another process`))
     assert.equal(kernelState(), untouched)
   })
+
+  test('anchor up: nobody reads what it says, and its log stands still: it runs, and ends when it is told to', async () => {
+    const full = 'mkfifo "$0"; exec 3<>"$0"; head -c 65536 /dev/zero >&3; exec "$@" 2>&3 3>&-'
+    const args = [
+      '-c',
+      `(${full}) | true`,
+      join(folder, 'log'),
+      process.execPath,
+      ...words('an', ['anchor', 'up']),
+    ]
+    const program = await lab.programs.start('an', 'sh', args)
+    const ready = async () => (await daemonStatus(state('an'))).ready
+    await until('it is ready', () => ready().catch(() => false))
+    process.kill(Number(readFileSync(join(state('an'), 'lock'), 'utf8')), 'SIGTERM')
+    await until('it has ended', () => !program.running)
+    assert.equal(kernelState(), untouched)
+  })
 })
 
 describe('an anchor that does not answer yet, and a daemon that must not hold the traffic', () => {

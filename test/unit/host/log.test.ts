@@ -6,7 +6,7 @@ import { Log } from '../../../src/host/daemon/log.ts'
 function logOf(level: 'info' | 'debug') {
   const lines: string[] = []
   const clock = { now: 0 }
-  const log = new Log(level, { write: (line) => lines.push(line), stamp: false, now: () => clock.now })
+  const log = new Log(level, { write: (line) => lines.push(line) > 0, stamp: false, now: () => clock.now })
   return { log, lines, clock }
 }
 
@@ -37,4 +37,22 @@ test('a message has an end; who asks for debug lines gets all of them', () => {
   assert.equal(lines[0], `info  ${'x'.repeat(4_096)}…\n`)
   for (let i = 0; i < 3_000; i++) log.log('debug', 'seen')
   assert.equal(lines.length, 3_001)
+})
+
+test('lines that nobody reads are dropped, and counted for who reads again', () => {
+  const lines: string[] = []
+  let isRead = true
+  const log = new Log('debug', { write: (line) => isRead && lines.push(line) > 0, stamp: false })
+  log.log('info', 'before')
+  isRead = false
+  log.log('warn', 'one')
+  log.log('debug', 'two')
+  isRead = true
+  log.log('info', 'three')
+  log.log('info', 'four')
+  assert.deepEqual(lines, [
+    'info  before\n',
+    'warn  2 lines were dropped: nobody read the log\ninfo  three\n',
+    'info  four\n',
+  ])
 })
