@@ -1,11 +1,12 @@
 /** Single clauses of what is remembered, waited for and given back; each was once nobody's to notice. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { encoded } from '../../../src/core/codec.ts'
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
 import { bytesOf } from '../../../src/translation/tables.ts'
-import { Control, encodeSigned, type IhmpMessage, ihmp } from '../../../src/translation/wire.ts'
+import { Control, encodeSigned, type IhmpMessage, ihmp, Option } from '../../../src/translation/wire.ts'
 import { A, B, connected, F, pairOfHosts, peerOf, type SimHost, SimNetwork } from './network.ts'
-import { A6, F6, flowsOf, lose, strangers, twoWays } from './situations.ts'
+import { A6, F6, flowsOf, lose, NAT, says, strangers, twoWays } from './situations.ts'
 
 const HOUR = 3_600_000
 
@@ -196,4 +197,125 @@ test('issue 11, 4: moved by hand are flows that are proven, and to an address th
     [40_000],
   )
   assert.equal(peerOf(mh).row.overrides.size, 1)
+})
+
+test('DI-39: two rows with one key stay two while an address of either is bound to another key', () => {
+  for (const bound of [false, true]) {
+    const { net, mh, ch } = strangers()
+    mh.preferred = A
+    connected(net, mh, A, ch, F)
+    if (bound) ch.known.set(A, generateOwnKey().publicKey)
+    // The same host, which has lost what it knew, from another address.
+    net.hosts.splice(net.hosts.indexOf(mh), 1)
+    const again: SimHost = net.host()
+    again.key = mh.key
+    again.set(`${B}/24`)
+    connected(net, again, B, ch, F)
+    assert.equal([...ch.machine.hosts()].length, bound ? 2 : 1)
+  }
+})
+
+test('DI-38, DI-42: what a NAT said before a restart is old after it, of whatever connection', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host({ nats: 'any' })]
+  net.nat.set(B, NAT)
+  net.intercept = (packet) => {
+    if (packet.from !== B) return packet
+    const bytes = packet.bytes.slice()
+    bytes[5] = bytes[5]! | Option.NS
+    return { ...packet, bytes }
+  }
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  connected(net, mh, A, ch, F)
+  mh.preferred = B
+  mh.set(`${B}/24`)
+  net.run(net.now + 2_000)
+  assert.ok(peerOf(ch).nats.has(NAT))
+  const entry = (counter: number, hostPort: number): Uint8Array => {
+    const mapping = {
+      ...{ protocol: 6, nat: bytesOf(NAT), natPort: 5_000 + hostPort, hostPort, remotePort: 80 },
+      host: bytesOf(B),
+    }
+    const whole = {
+      control: Control.NAT_ENTRY,
+      options: 0,
+      sequence: 1,
+      counter,
+      hostId: bytesOf(NAT),
+      mapping,
+    }
+    return encoded(ihmp, whole)
+  }
+  const hears = (host: SimHost, counter: number, port: number) =>
+    host.machine.handleMessage(entry(counter, port), { local: F, foreign: NAT }, 0, net.now)
+  hears(ch, 1_000, 1)
+  hears(ch, 2_000, 2)
+  hears(ch, 1_500, 3)
+  assert.equal(peerOf(ch).row.ports.length, 3, 'out of order, as they come')
+  const next: SimHost = net.host({ nats: 'any' })
+  next.key = ch.key
+  for (const saved of ch.machine.save()) next.machine.restore(saved)
+  const before = next.machine.stats.replayed
+  hears(next, 1_700, 4)
+  assert.deepEqual([peerOf(next).row.ports.length, next.machine.stats.replayed - before], [3, 1])
+  hears(next, 2_001, 4)
+  assert.equal(peerOf(next).row.ports.length, 4)
+})
+
+test('updates of one host: sixty at once are acted upon, then twenty a second; the others count as lost', () => {
+  const { net, mh, ch } = pairOfHosts()
+  net.run(net.now + 10_000)
+  const answered = (count: number): number => {
+    const before = net.log.length
+    for (let i = 0; i < count; i++)
+      says(net, mh, ch, { local: F, foreign: A }, { control: Control.PATH_PROBE, counter: ++counter })
+    return net.log.length - before
+  }
+  let counter = (1_700_000_000_000 + net.now) * 1_000
+  const { excessive } = ch.machine.stats
+  assert.equal(answered(100), 60)
+  assert.equal(ch.machine.stats.excessive - excessive, 40)
+  net.run(net.now + 1_000)
+  assert.equal(answered(100), 20)
+})
+
+test('DI-40: the same key that is announced again gets the same challenge, another one another', () => {
+  const { net, mh, ch } = pairOfHosts()
+  const challenges: string[] = []
+  net.intercept = (packet, { challenge }) => {
+    if (packet.from === F && challenge !== undefined) challenges.push(Buffer.from(challenge).toString('hex'))
+    return packet
+  }
+  const [one, other] = [generateOwnKey(), generateOwnKey()]
+  let counter = (1_700_000_000_000 + net.now) * 1_000
+  for (const { publicKey } of [one, one, other, one])
+    says(
+      net,
+      mh,
+      ch,
+      { local: F, foreign: A },
+      { control: Control.KEY_CHANGE, newKey: publicKey, counter: ++counter },
+    )
+  const [first, again, another, third] = challenges
+  assert.equal(first, again)
+  assert.equal(new Set([first, another, third]).size, 3)
+})
+
+test('DI-20: a host without a key answers SOLICIT with a HELLO without one', () => {
+  const net = new SimNetwork()
+  const options = { unsigned: 'allow' } as const
+  const [mh, ch] = [net.host(options), net.host(options)]
+  mh.key = undefined
+  ch.key = undefined
+  mh.set(`${A}/24`)
+  ch.set(`${F}/24`)
+  mh.datagrams(A, 5000, F, 6000)
+  ch.datagrams(F, 6000, A, 5000)
+  net.run(5_000)
+  assert.deepEqual([peerOf(mh).state, peerOf(ch).state], ['peer', 'peer'])
+  const hello = net.log
+    .map(({ bytes }) => ihmp.decode(bytes))
+    .find((m) => m.ok && m.value.control === Control.HELLO)
+  assert.ok(hello?.ok && hello.value.publicKey === undefined)
 })
