@@ -3,7 +3,7 @@
  * that key is wrapped for each recipient under both nodes' own keys, together with the hash of all that was encrypted. So the
  * server reads nothing, nobody else can have sent it, and no recipient can change it for another.
  */
-import { concat, viewOf } from '../../core/bytes.ts'
+import { ascii, concat, viewOf } from '../../core/bytes.ts'
 import { type Decoded, decoded, malformed } from '../../core/result.ts'
 import { kdf, type TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 
@@ -154,8 +154,4 @@ export function safeName(name: string): string {
 function cutTo(text: string, most: number): string {
   const { read } = new TextEncoder().encodeInto(text, new Uint8Array(most))
   return text.slice(0, read)
-}
-
-function ascii(text: string): Uint8Array {
-  return Uint8Array.from(text, (character) => character.charCodeAt(0))
 }

@@ -6,30 +6,22 @@
  * Nothing unproven: a location is used only after its address has answered, in OPEN or by an echo; data goes only to
  * proven locations, and an answer is at most three times as long as the request.
  */
-import { compare, concat, equal, viewOf } from '../../core/bytes.ts'
+import { ascii, compare, concat, equal, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
-import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
 import { LoadMeter, SourceLimiter } from '../../tunnel/protocol/limiter.ts'
-import { hasEnded, type Location, type NodeRecord, sameEndpoint } from '../tables.ts'
+import { hasEnded, type Location, type NodeRecord } from '../tables.ts'
 import { type Datagram, datagramCodec, type Identity, Kind } from '../wire/datagram.ts'
 import {
-  type Candidate,
   type CertifiedServer,
   type CoordinatorAt,
-  fitting,
   isFullName,
   LEAST_DIRECTION,
   MAX_COORDINATORS,
-  MAX_MESSAGE,
-  MAX_PREKEYS,
   type Measured,
   type Message,
-  messageCodec,
   nameOfType,
-  type Prekey,
   type RelayLoad,
-  type RelaySide,
   Route,
   type SideOrder,
   Status,
@@ -41,12 +33,15 @@ import { mayAsk, type OpenTo } from './access.ts'
 import { Answerer, type AnswerSession, type Arrival, type Holder } from './answerer.ts'
 import { Apart } from './apart.ts'
 import type { MachineComponents, Send, Step } from './api.ts'
+import { Directions, LOOK_MS } from './directions.ts'
 import type { Directory } from './directory.ts'
 import { Fellows, type SoftInput, type SoftOutput } from './fellows.ts'
 import { Leases, type ZoneInit } from './leases.ts'
+import { LIFETIME_SECONDS, Locations, type Node, type Source, UNKNOWN_RTT } from './locations.ts'
 import { dc, zoneOf } from './names.ts'
 import { type NotificationAt, Notifier, type NotifierOutput } from './notifier.ts'
 import { fellowPartners, type Partners, zonePartners } from './partners.ts'
+import { addPrekeys, givePrekey, LentPrekeys } from './prekeys.ts'
 import { type End, networkOf, type PairOrder, type RelayOrder, Relays, type Sides } from './relays.ts'
 import { chooseRoute } from './route.ts'
 import { serverOfOwner } from './site.ts'
@@ -94,17 +89,10 @@ export type CoordinatorOutput =
   | { readonly type: 'log'; readonly level: 'info' | 'warn'; readonly message: string }
 
 const KEEP_ALIVE_SECONDS = 20
-const LIFETIME_SECONDS = 600
 /** Of a node with a notification server, whose connection shows that it is there. */
 const NOTIFIED_LIFETIME_SECONDS = 6 * 3600
 /** After this many missed keep-alives a location counts as unreachable. */
 const MISSED = 4
-/** Repetitions of a direction: after 250 ms, doubling. */
-const FIRST_PAUSE = 250
-const TRIES = 6
-const TRIES_BEFORE_WAKING = 3
-/** Between two looks at what is under way (ms): a look is at all. */
-const LOOK_MS = 20
 /** The relay of this process, among those that have names. */
 const LOCAL_RELAY = ''
 /** How long an order waits for a relay apart (ms). */
@@ -114,71 +102,18 @@ const MAX_ORDERS = 100_000
 /** Pairs of a relay that is gone that are directed to another in one look. */
 const REDIRECTED_AT_ONCE = 20
 const MAX_BEREFT = 100_000
-/** Round trip to a node of which it has not been measured (ms). */
-const UNKNOWN_RTT = 40
 /** No direction takes longer (ms): one that a fault ended, such as a full disk, may then be asked for again. */
 const UNDER_WAY_MS = 60_000
-/** Directions a second that a node may ask for, and at once. */
-const DIRECTION_RATE = 10
-const DIRECTION_BURST = 300
 /** Directions under way of one node, and of all. */
 const MAX_DIRECTIONS_OF_NODE = 256
 const MAX_DIRECTIONS = 100_000
-const MAX_LOCATIONS = 2_000_000
 /** SESSION_REQUESTs and OPENs a second beyond which sources are limited one by one. */
 const LOAD = 2000
 const MAX_FACTOR = 3
-/** How long a key that another coordinator has waits for its direction (ms), and keys that do. */
-const LENT_MS = 10_000
-const MAX_LENT = 1024
 /** How long a question of another zone waits for another coordinator of ours (ms), and questions that are remembered. */
 const PASSED_MS = 5000
 const MAX_PASSED = 4096
-/** Keys of a node that were given and that a message from before may name again. */
-const MAX_GIVEN = 16
 const NEVER = Number.POSITIVE_INFINITY
-
-interface Node extends Location {
-  readonly socket: number
-  /** Of the login that it registered with. */
-  readonly key: Uint8Array
-  /**
-   * When its session was opened, and the counter of the message that gave its location; older messages do not change it.
-   */
-  readonly openedAt: number
-  readonly counter: number
-  readonly directions: TokenBucket
-  /** Directions that it asked for and that are under way. */
-  asked: number
-  /** Directions to it were not acknowledged: it gets none until its address has answered again. */
-  silent: boolean
-  /** It has asked for a notification server, and was told of none. */
-  isUnnotified: boolean
-  /** Keys for packets behind message 1 to it, each given to one node; and the indexes of those given. */
-  readonly prekeys: Prekey[]
-  readonly given: number[]
-  /** When what its address has answered with was given to it: of an earlier one it has left that place since. */
-  readonly freshAt: number
-  /** When its address answered a challenge, and when it acknowledged a direction. */
-  readonly provenAt: number
-  acknowledgedAt: number
-  /** When it registered, by the wall clock (ms). */
-  readonly wallAt: number
-  /** Round trip, as its last answer to a direction showed (ms). */
-  rtt: number
-}
-
-/** A direction to one node, repeated until acknowledged. */
-interface Directed {
-  readonly to: string
-  readonly by: string
-  readonly message: Message
-  readonly since: number
-  /** Told when it is acknowledged, or given up. */
-  readonly done: ((status: Status, now: number) => void) | undefined
-  tries: number
-  at: number
-}
 
 /** Who channels were ordered for. */
 interface Ordered {
@@ -197,10 +132,9 @@ export class Coordinator {
   readonly #leases: Leases
   readonly #answerer: Answerer
   readonly #pairSecret: Uint8Array
-  readonly #challengeKey: Uint8Array
-  /** In the order of their last registration. */
-  readonly #nodes = new Map<string, Node>()
-  readonly #directed = new Map<number, Directed>()
+  readonly #nodes: Locations
+  readonly #directions: Directions
+  readonly #lent: LentPrekeys
   /** Of the relay of this process, by number. */
   readonly #orders = new Map<number, RelayAnswer>()
   readonly #apart: Apart
@@ -209,8 +143,8 @@ export class Coordinator {
   readonly #bereft = new Map<string, Ordered>()
   /** `mn cn` of directions that were asked for and that MN has not acknowledged: until when that counts (ms). */
   readonly #underWay = new Map<string, number>()
-  /** No direction is due, and no pair waits for another relay, before. */
-  #dueAt = NEVER
+  /** When the next of them are given another. */
+  #redirectAt = NEVER
   /** The time of what is being handled; of what came last in calls that say none. */
   #now = 0
   readonly #load = new LoadMeter(LOAD)
@@ -220,11 +154,6 @@ export class Coordinator {
   readonly #fellows: Fellows | undefined
   /** Directions with them. */
   readonly #beside: Abroad | undefined
-  /** Keys of nodes for packets behind message 1 that other coordinators have and have not named yet, by node and index. */
-  readonly #lent = new Map<
-    string,
-    { readonly name: string; readonly question: string; readonly prekey: Prekey; readonly at: number }
-  >()
   /** Questions of other zones that other coordinators of ours answer, and what they have answered. */
   readonly #passed = new Map<string, Message | undefined>()
   readonly #notifier: Notifier
@@ -240,7 +169,26 @@ export class Coordinator {
     const { crypto, random } = parts
     const own = crypto.sharedSecret(init.coordinatorKey, crypto.publicKey(init.coordinatorKey))
     this.#pairSecret = own ?? init.coordinatorKey
-    this.#challengeKey = random.fill(new Uint8Array(32))
+    this.#nodes = new Locations({
+      ...parts,
+      onHeard: (name, now) => this.#notifier.heard(name, now),
+      onLocated: (name, anew, now) => this.#fellows?.located(name, anew, now),
+    })
+    this.#lent = new LentPrekeys((name) => this.#nodes.get(name))
+    this.#directions = new Directions({
+      node: (name) => this.#nodes.get(name),
+      number: () => this.#number(),
+      send: (node, message, now) => {
+        const bytes = this.#sealFor(node, message)
+        if (bytes === undefined) return
+        if (init.trace === true) this.#step(this.#dc, node.name, message.type, now)
+        this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })
+      },
+      wake: (name, by, done, now) => {
+        if (this.#notifier.isConnected(name)) this.#notifier.wake(name, by, (_, at) => done(at), now)
+      },
+      end: (mn, cn) => this.#underWay.delete(`${mn} ${cn}`),
+    })
     this.#answerer = new Answerer({
       ...{ crypto, random, wall: parts.wall },
       holderOf: (identity, from, now) => this.#holderOf(identity, from, now),
@@ -271,7 +219,7 @@ export class Coordinator {
       onBereft: (pairs, now) => {
         for (const pair of pairs as readonly Ordered[])
           if (this.#bereft.size < MAX_BEREFT) this.#bereft.set(`${pair.mn} ${pair.cn}`, pair)
-        this.#dueAt = Math.min(this.#dueAt, now)
+        this.#redirectAt = Math.min(this.#redirectAt, now)
       },
       emit: (output) => this.#emit(output),
       onCache: (at) => this.#emit({ type: 'cache-server', at }),
@@ -305,7 +253,7 @@ export class Coordinator {
         ...{ ...shared, partners },
         reach: (name, by, then, now) => this.#reach(name, by, then, now),
         order: (mn, cn, another, now) => this.#orderAbroad(mn, cn, another, now),
-        tell: (to, peer, direction, by, done, now) => this.#tell(to, peer, direction, by, done, now),
+        tell: this.#directions.tell,
         pairKey: (secret, a, b) => this.#pairKeyOf(secret, a, b),
         step: (from, to, type, now) => {
           if (init.trace === true) this.#step(from, to, type, now)
@@ -327,8 +275,8 @@ export class Coordinator {
     })
     this.#fellows = fellows
     this.#beside = abroadWith(fellowPartners(fellows, directory, { ...init, secret: this.#pairSecret }), {
-      lendPrekey: (name, question, now) => this.#lendPrekey(name, question, now),
-      usePrekey: (name, index) => this.#lent.delete(`${name} ${index}`),
+      lendPrekey: (name, question, now) => this.#lent.lend(name, question, now),
+      usePrekey: (name, index) => this.#lent.use(name, index),
     })
   }
 
@@ -340,7 +288,7 @@ export class Coordinator {
       sessions: this.#answerer.size,
       zones: this.#zones.size,
       relays: this.#relays.count,
-      directing: this.#directed.size,
+      directing: this.#directions.size,
       ...this.#notifier.counts,
       ...this.#fellows?.counts,
     }
@@ -392,7 +340,7 @@ export class Coordinator {
   /** The node has registered at another coordinator, then; its key is as before. */
   #moved(name: string, at: number): void {
     const node = this.#nodes.get(name)
-    if (node !== undefined && Math.floor(this.#registeredAt(node)) > at) return
+    if (node !== undefined && Math.floor(this.#nodes.registeredAt(node, this.#now)) > at) return
     if (node !== undefined) this.#answerer.leave(name)
     this.#nodes.delete(name)
     this.#fellows?.gone(name)
@@ -447,54 +395,42 @@ export class Coordinator {
   }
 
   nextTimeout(): number | undefined {
-    const [oldest] = this.#nodes.values()
     const parts = Math.min(this.#zones.nextTimeout(), this.#notifier.nextTimeout())
     const servers = Math.min(this.#apart.site.nextTimeout(), this.#relays.nextTimeout())
     const others = this.#fellows?.nextTimeout() ?? NEVER
-    const at = Math.min(this.#dueAt, oldest?.expiresAt ?? NEVER, parts, servers, others)
+    const own = Math.min(this.#directions.nextTimeout(), this.#redirectAt, this.#nodes.nextTimeout())
+    const at = Math.min(own, parts, servers, others)
     return at === NEVER ? undefined : at
   }
 
   handleTimeout(now: number): void {
     this.#now = now
-    if (this.#dueAt <= now) this.#look(now)
+    this.#directions.handleTimeout(now)
+    if (this.#redirectAt <= now) this.#redirectSome(now)
     this.#zones.handleTimeout(now)
     this.#notifier.handleTimeout(now)
     this.#apart.site.handleTimeout(now)
     this.#relays.handleTimeout(now)
     this.#fellows?.handleTimeout(now)
-    for (const [name, node] of this.#nodes) {
-      if (node.expiresAt > now) break
-      this.#nodes.delete(name)
+    this.#nodes.expire(now, ({ name, heardAt }) => {
       // A connection to its notification server renews it, as long as the node was to register by itself.
-      if (this.#notifier.isConnected(name) && now - node.heardAt < 1000 * NOTIFIED_LIFETIME_SECONDS)
-        this.#nodes.set(name, { ...node, expiresAt: now + 1000 * LIFETIME_SECONDS })
-      else {
-        this.#notifier.expired(name)
-        this.#fellows?.gone(name)
-      }
-    }
+      if (this.#notifier.isConnected(name) && now - heardAt < 1000 * NOTIFIED_LIFETIME_SECONDS) return true
+      this.#notifier.expired(name)
+      this.#fellows?.gone(name)
+      return false
+    })
   }
 
-  /** Sends due directions, and gives pairs another relay. A failed one does not stop the others. */
-  #look(now: number): void {
-    let isWhole = false
-    this.#dueAt = NEVER
-    try {
-      for (const [transaction, directed] of this.#directed)
-        if (directed.at <= now) this.#sendDirection(transaction, directed, now)
-        else this.#dueAt = Math.min(this.#dueAt, directed.at)
-      let left = REDIRECTED_AT_ONCE
-      for (const [key, pair] of this.#bereft) {
-        if (left-- === 0) break
-        this.#bereft.delete(key)
-        this.#redirect(pair, now)
-      }
-      if (this.#bereft.size > 0) this.#dueAt = now
-      isWhole = true
-    } finally {
-      this.#dueAt = Math.max(isWhole ? this.#dueAt : 0, now + LOOK_MS)
+  /** Gives pairs another relay. One that fails does not stop the others. */
+  #redirectSome(now: number): void {
+    this.#redirectAt = now + LOOK_MS
+    let left = REDIRECTED_AT_ONCE
+    for (const [key, pair] of this.#bereft) {
+      if (left-- === 0) return
+      this.#bereft.delete(key)
+      this.#redirect(pair, now)
     }
+    this.#redirectAt = NEVER
   }
 
   // ---- sessions
@@ -555,20 +491,7 @@ export class Coordinator {
       if (known?.session === session.index) this.forget(session.owner)
       return
     }
-    const inOrder =
-      known === undefined ||
-      (session.index === known.session ? counter > known.counter : session.openedAt >= known.openedAt)
-    const givenAt = how === 'opened' ? session.openedAt : this.#echoed(session, message, from, now)
-    const isNewest = inOrder && (givenAt === undefined || known === undefined || givenAt >= known.freshAt)
-    const source = {
-      session,
-      counter,
-      from,
-      socket,
-      isNewest,
-      givenAt,
-      proven: givenAt !== undefined && isNewest,
-    }
+    const source = this.#nodes.sourceOf(session, message, { from, socket }, { how, counter }, now)
     switch (message.type) {
       case Type.REGISTRATION_REQUEST:
         this.#register(source, message, reply, now)
@@ -581,7 +504,7 @@ export class Coordinator {
         if (this.#length >= LEAST_DIRECTION) this.#direct(session.owner, message, reply, now)
         break
       case Type.ROUTE_DIRECTION_ACK:
-        this.#acknowledged(session.owner, message, now)
+        this.#directions.acknowledged(session.owner, message, now)
         break
       default:
     }
@@ -589,27 +512,6 @@ export class Coordinator {
 
   #hasEnded(node: NodeRecord): boolean {
     return hasEnded(node, this.#parts.wall())
-  }
-
-  /** A token that this address has to return within two minutes; nobody else can know it. It says when it was given. */
-  #challenge(session: AnswerSession, from: Endpoint, now: number): Uint8Array {
-    const given = Math.floor(now / CHALLENGE_UNIT)
-    const { address, port } = from
-    const end = Uint8Array.of(port >> 8, port & 255)
-    const who = concat(ascii(`${given} ${session.owner} `), address, end)
-    const token = this.#parts.crypto.mac(this.#challengeKey, who).slice(0, 8)
-    viewOf(token).setUint16(0, given % 2 ** 16)
-    return token
-  }
-
-  /** When the token was given that it returns; undefined: it returns none that is good. */
-  #echoed(session: AnswerSession, { echo }: Message, from: Endpoint, now: number): number | undefined {
-    if (echo === undefined || echo.length < 2) return undefined
-    const unit = Math.floor(now / CHALLENGE_UNIT)
-    const age = (((unit - viewOf(echo).getUint16(0)) % 2 ** 16) + 2 ** 16) % 2 ** 16
-    const givenAt = CHALLENGE_UNIT * (unit - age)
-    if (CHALLENGE_UNIT * age > CHALLENGE_MS) return undefined
-    return this.#parts.crypto.equal(echo, this.#challenge(session, from, givenAt)) ? givenAt : undefined
   }
 
   // ---- registration (Fig. 4 steps 9 and 12, Fig. 7 steps 3 and 6)
@@ -620,14 +522,12 @@ export class Coordinator {
     const type = Type.REGISTRATION_RESPONSE
     const node = this.#directory.nodeByName(session.owner)
     if (node === undefined) return
-    const known = this.#nodes.get(session.owner)
-    if (known === undefined && this.#nodes.size >= MAX_LOCATIONS) {
+    if (this.#nodes.isFull && this.#nodes.get(session.owner) === undefined) {
       reply({ type, transaction, status: Status.TOO_MANY })
       return
     }
-    const isHere = known !== undefined && sameEndpoint(known.observed, from)
-    const isProven = source.proven || (isHere && !known.silent)
-    if (isProven && source.isNewest) this.#locate(source, message.candidates ?? [], known, now)
+    const isProven = source.proven || this.#nodes.isWhereItWas(source)
+    this.#nodes.registered(source, message.candidates ?? [], now)
     const located = this.#nodes.get(session.owner)
     if (source.isNewest && located !== undefined) {
       located.prekeys.length = 0
@@ -640,9 +540,8 @@ export class Coordinator {
       observed: from,
       lifetime: LIFETIME_SECONDS,
       keepAlive: this.#keepAliveSeconds,
-      ...(!isProven && { challenge: this.#challenge(session, from, now) }),
+      ...(!isProven && { challenge: this.#nodes.challenge(session, from, now) }),
     }
-    if (!isProven && source.isNewest) this.#pending(session.owner, message.candidates ?? [])
     const at = this.#apart.notification
     const wants = message.want === Want.NOTIFICATIONS
     if (located !== undefined) located.isUnnotified = wants
@@ -665,41 +564,6 @@ export class Coordinator {
     this.#notifier.prepare(session.owner, message.push, granted, now)
   }
 
-  /** Candidates of a registration whose address has not answered yet; with the echo they count. */
-  readonly #candidates = new Map<string, readonly Candidate[]>()
-
-  #pending(name: string, candidates: readonly Candidate[]): void {
-    this.#candidates.delete(name)
-    if (this.#candidates.size >= 4096) this.#candidates.delete(this.#candidates.keys().next().value!)
-    this.#candidates.set(name, candidates)
-  }
-
-  #locate(source: Source, hosts: readonly Candidate[], known: Node | undefined, now: number): void {
-    const { session, from, socket, givenAt } = source
-    this.#nodes.delete(session.owner) // to the end: the order is by last registration
-    this.#nodes.set(session.owner, {
-      ...{ name: session.owner, hosts, observed: from, proven: true, session: session.index, socket },
-      key: session.key,
-      ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now, silent: false },
-      // Another coordinator may have it since what it answered with was given.
-      wallAt:
-        givenAt === undefined && known !== undefined
-          ? known.wallAt
-          : this.#parts.wall() - (now - (givenAt ?? now)),
-      freshAt: Math.max(givenAt ?? 0, known?.freshAt ?? 0),
-      provenAt: source.proven ? now : (known?.provenAt ?? now),
-      acknowledgedAt: known?.acknowledgedAt ?? Number.NEGATIVE_INFINITY,
-      rtt: known?.rtt ?? UNKNOWN_RTT,
-      ...{ openedAt: session.openedAt, counter: source.counter },
-      directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
-      ...{ asked: known?.asked ?? 0, isUnnotified: known?.isUnnotified ?? false },
-      ...{ prekeys: known?.prekeys ?? [], given: known?.given ?? [] },
-    })
-    this.#candidates.delete(session.owner)
-    this.#notifier.heard(session.owner, now)
-    this.#fellows?.located(session.owner, known?.session !== session.index, now)
-  }
-
   #toldCoordinators = 0
 
   /** This one, and others that are there: all of them within a few answers. */
@@ -715,33 +579,21 @@ export class Coordinator {
   /** When it registered here, by the wall clock (ms). */
   #locatedAt(name: string): number | undefined {
     const node = this.#nodes.get(name)
-    return node === undefined || node.silent ? undefined : this.#registeredAt(node)
-  }
-
-  /** The earlier one, if the wall clock was set since, or this machine was stopped for a while. */
-  #registeredAt({ wallAt, at }: Node): number {
-    return Math.min(wallAt, this.#parts.wall() - (this.#now - at))
+    return node === undefined || node.silent ? undefined : this.#nodes.registeredAt(node, this.#now)
   }
 
   #keepAlive(source: Source, { transaction }: Message, reply: Reply, now: number): void {
-    const { session, counter, from, proven, isNewest } = source
+    const { session, from, proven } = source
     const known = this.#nodes.get(session.owner)
-    const isHere = known !== undefined && sameEndpoint(known.observed, from) && !known.silent
-    if (proven && !isHere) {
-      const hosts = this.#candidates.get(session.owner) ?? known?.hosts
-      if (hosts !== undefined) this.#locate(source, hosts, known, now)
-    } else if (isHere && isNewest) {
-      const { index, openedAt } = session
-      this.#nodes.set(session.owner, { ...known, heardAt: now, session: index, openedAt, counter })
-      this.#notifier.heard(session.owner, now)
-    }
+    const isHere = this.#nodes.isWhereItWas(source)
+    this.#nodes.heard(source, now)
     const wants = known?.isUnnotified === true && this.#apart.notification !== undefined
     const answer = {
       ...{ type: Type.KEEP_ALIVE_ACK, transaction, observed: from },
       // The notification server is there now: it may register for one.
       ...(wants && { want: Want.NOTIFICATIONS }),
     }
-    reply(isHere || proven ? answer : { ...answer, challenge: this.#challenge(session, from, now) })
+    reply(isHere || proven ? answer : { ...answer, challenge: this.#nodes.challenge(session, from, now) })
   }
 
   get #keepAliveSeconds(): number {
@@ -762,7 +614,7 @@ export class Coordinator {
 
   /** Others need not be asked. What a notification server alone says of a node that has not registered here counts after what they say. */
   #isHere(name: string, now: number): boolean {
-    const isNotified = this.#nodes.has(name) && this.#notifier.isConnected(name)
+    const isNotified = this.#nodes.get(name) !== undefined && this.#notifier.isConnected(name)
     return isNotified || this.#reachable(name, now) !== undefined
   }
 
@@ -805,7 +657,7 @@ export class Coordinator {
       if (isForeign || this.#fellows?.any === true || this.#notifier.canWake(name)) wait()
       return
     }
-    const busy = this.#directed.size + this.#relays.pending >= MAX_DIRECTIONS
+    const busy = this.#directions.size + this.#relays.pending >= MAX_DIRECTIONS
     if (busy || mn.asked >= MAX_DIRECTIONS_OF_NODE || !mn.directions.take(now)) {
       refuse(Status.TOO_MANY)
       return
@@ -1065,32 +917,13 @@ export class Coordinator {
       return
     }
     const pairKey = this.#pairKeyOf(this.#pairSecret, a, b)
-    const prekey = cn.prekeys.shift()
-    if (prekey !== undefined && cn.given.push(prekey.index) > MAX_GIVEN) cn.given.shift()
+    const prekey = givePrekey(cn)
     const given = prekey && { prekeyIndex: prekey.index }
     const toCn = { route: routes.cn, pairKey, relays: all.map((sides) => sides[1]), ...given }
     const gets = prekey && { prekeys: [prekey] }
     const toMn = { route: routes.mn, pairKey, relays: all.map((sides) => sides[0]), ...gets }
-    this.#tell(cnName, this.#peerOf(mn, a), toCn, mnName, undefined, now)
-    this.#tell(mnName, this.#peerOf(cn, b), toMn, mnName, undefined, now)
-  }
-
-  /** To another coordinator of the zone, whose direction will name it; if none does, the node may name it again. */
-  #lendPrekey(name: string, question: string, now: number): Prekey | undefined {
-    for (const [key, lent] of this.#lent) {
-      if (lent.at + LENT_MS > now && this.#lent.size < MAX_LENT) break
-      this.#lent.delete(key)
-      const owner = this.#nodes.get(lent.name)
-      if (owner !== undefined) takeBack(owner, { prekeyIndex: lent.prekey.index })
-    }
-    for (const lent of this.#lent.values())
-      if (lent.question === question && lent.name === name) return lent.prekey
-    const node = this.#nodes.get(name)
-    const prekey = node?.prekeys.shift()
-    if (node === undefined || prekey === undefined) return undefined
-    if (node.given.push(prekey.index) > MAX_GIVEN) node.given.shift()
-    this.#lent.set(`${name} ${prekey.index}`, { name, question, prekey, at: now })
-    return prekey
+    this.#directions.tell(cnName, this.#peerOf(mn, a), toCn, mnName, undefined, now)
+    this.#directions.tell(mnName, this.#peerOf(cn, b), toMn, mnName, undefined, now)
   }
 
   #peerOf(node: Node, record: NodeRecord): Peer {
@@ -1100,91 +933,6 @@ export class Coordinator {
 
   #pairKeyOf(secret: Uint8Array, a: KeyAndName, b: KeyAndName): Uint8Array {
     return kdf(this.#parts.crypto, secret, concat(ascii('pair'), pairOf(a, b)), 1)[0]
-  }
-
-  /** ROUTE_DIRECTION to one of our nodes, about the peer. */
-  #tell(
-    to: string,
-    peer: Peer,
-    direction: {
-      readonly route: Route
-      readonly pairKey: Uint8Array
-      readonly relays: readonly RelaySide[]
-      readonly prekeys?: readonly Prekey[]
-      readonly prekeyIndex?: number
-    },
-    by: string,
-    done: Directed['done'],
-    now: number,
-  ): void {
-    let transaction = this.#number()
-    while (this.#directed.has(transaction)) transaction = this.#number()
-    const { route, pairKey, relays, ...prekeys } = direction
-    const { name, lease, candidates, zoneKey } = peer
-    const message = fitting(
-      {
-        ...{ type: Type.ROUTE_DIRECTION, transaction, route, name, pairKey, lease, candidates, relays },
-        ...(zoneKey !== undefined && { zoneKey }),
-      },
-      'last',
-    )
-    const whole = { ...message, ...prekeys }
-    const directed: Directed = {
-      ...{ to, by, done, since: now, tries: 0, at: now },
-      message: messageCodec.byteLength(whole) <= MAX_MESSAGE ? whole : message,
-    }
-    this.#directed.set(transaction, directed)
-    const asker = this.#nodes.get(by)
-    if (asker !== undefined) asker.asked++
-    this.#sendDirection(transaction, directed, now)
-  }
-
-  #sendDirection(transaction: number, directed: Directed, now: number): void {
-    const node = this.#nodes.get(directed.to)
-    if (node !== undefined && directed.tries >= TRIES)
-      node.silent = Math.max(node.acknowledgedAt, node.provenAt) < directed.since
-    if (node === undefined || node.silent || directed.tries >= TRIES) {
-      if (node !== undefined) takeBack(node, directed.message)
-      this.#endDirection(transaction, directed, Status.NOT_REGISTERED, now)
-      return
-    }
-    // Its NAT has forgotten it sooner than we thought.
-    if (directed.tries === TRIES_BEFORE_WAKING && this.#notifier.isConnected(directed.to))
-      this.#notifier.wake(directed.to, directed.by, (_, at) => this.#sendSoon(directed, at), now)
-    directed.at = now + FIRST_PAUSE * 2 ** directed.tries
-    directed.tries++
-    this.#dueAt = Math.min(this.#dueAt, directed.at)
-    const bytes = this.#sealFor(node, directed.message)
-    if (bytes === undefined) return
-    if (this.#init.trace === true) this.#step(this.#dc, node.name, Type.ROUTE_DIRECTION, now)
-    this.#emit({ type: 'send', socket: node.socket, to: node.observed, bytes })
-  }
-
-  #sendSoon(directed: Directed, now: number): void {
-    directed.at = now
-    this.#dueAt = Math.min(this.#dueAt, now)
-  }
-
-  #acknowledged(name: string, message: Message, now: number): void {
-    const { transaction, status = Status.DONE } = message
-    const directed = this.#directed.get(transaction)
-    if (directed === undefined || directed.to !== name) return
-    const node = this.#nodes.get(name)
-    if (node !== undefined) {
-      if (status !== Status.DONE) takeBack(node, directed.message)
-      else if (directed.message.prekeyIndex !== undefined) addPrekeys(node, message)
-      node.acknowledgedAt = now
-      if (directed.tries === 1) node.rtt = now - directed.since
-    }
-    this.#endDirection(transaction, directed, Status.DONE, now)
-  }
-
-  #endDirection(transaction: number, directed: Directed, status: Status, now: number): void {
-    this.#directed.delete(transaction)
-    if (directed.to === directed.by) this.#underWay.delete(`${directed.by} ${directed.message.name}`)
-    const asker = this.#nodes.get(directed.by)
-    if (asker !== undefined && asker.asked > 0) asker.asked--
-    directed.done?.(status, now)
   }
 
   // ---- outputs
@@ -1207,24 +955,7 @@ export class Coordinator {
   }
 }
 
-interface Source {
-  readonly session: AnswerSession
-  readonly counter: number
-  readonly from: Endpoint
-  readonly socket: number
-  /** Nothing newer of this node has located it. */
-  readonly isNewest: boolean
-  /** It has answered from there: in OPEN, or by this message's echo; and is the newest. */
-  readonly proven: boolean
-  /** When what it has answered with was given. */
-  readonly givenAt: number | undefined
-}
-
 type Reply = (message: Message) => void
-
-/** Challenges are good for so long (ms), and say when they were given in units of so many (16 bits). */
-const CHALLENGE_MS = 120_000
-const CHALLENGE_UNIT = 2
 
 /** Who asks for whom in a question between coordinators. */
 function pairOfQuestion({ type, name = '', nodeName = '' }: Message): {
@@ -1236,23 +967,6 @@ function pairOfQuestion({ type, name = '', nodeName = '' }: Message): {
 
 function endOf({ observed, rtt = UNKNOWN_RTT }: { readonly observed: Endpoint; readonly rtt?: number }): End {
   return { net: networkOf(observed.address), rtt }
-}
-
-/** Those of a message that are not there and were not given: one key is for one node. */
-function addPrekeys({ prekeys: known, given }: Node, { prekeys = [] }: Message): void {
-  for (const prekey of prekeys)
-    if (
-      known.length < MAX_PREKEYS &&
-      !given.includes(prekey.index) &&
-      !known.some(({ index }) => index === prekey.index)
-    )
-      known.push(prekey)
-}
-
-/** The node has not followed this direction: it still has the key, and may name it again. */
-function takeBack({ given }: Node, { prekeyIndex = -1 }: Pick<Message, 'prekeyIndex'>): void {
-  const at = given.indexOf(prekeyIndex)
-  if (at >= 0) given.splice(at, 1)
 }
 
 /** True for datagrams that cost more than a look-up and one decryption under a session's key. */
@@ -1270,8 +984,4 @@ function pairOf(a: KeyAndName, b: KeyAndName): Uint8Array {
 /** The zone of a session that its coordinator holds. */
 function zoneOfOwner(owner: string): string | undefined {
   return owner.startsWith(ownerOf('')) ? owner.slice(1) : undefined
-}
-
-function ascii(text: string): Uint8Array {
-  return Uint8Array.from(text, (character) => character.charCodeAt(0))
 }

@@ -6,7 +6,7 @@
  * of the bus: who can write to it can lose, hold back and repeat messages, and claim nothing. A claim says which coordinator
  * has a node, not where the node is: that one is asked. What is here never lasts: a node registers again, and its coordinator claims it again.
  */
-import { concat, toHex } from '../../core/bytes.ts'
+import { ascii, concat, toHex } from '../../core/bytes.ts'
 import { encoded } from '../../core/codec.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
@@ -710,10 +710,6 @@ function hasCome(fellow: Fellow): boolean {
 
 function placeOf(key: string): string {
   return `kept ${key}`
-}
-
-function ascii(text: string): Uint8Array {
-  return Uint8Array.from(text, (character) => character.charCodeAt(0))
 }
 
 const TEXT = { fellows: ascii('coordinators of one zone') }

@@ -7,7 +7,7 @@
  * otherwise create no entry and get no answer. When no channels, or no ports of a node, are left, the account with most
  * of them loses one.
  */
-import { concat, equal, viewOf } from '../../core/bytes.ts'
+import { ascii, concat, equal, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { endpointKey, sameEndpoint } from '../tables.ts'
 import { datagramCodec, encodeSeen, Kind, MAC, type RelayBind, SHOWS, WHERE } from '../wire/datagram.ts'
@@ -351,10 +351,7 @@ export class Relay {
     const token = new Uint8Array(TOKEN)
     viewOf(token).setUint32(0, stamp)
     const what = `${stamp} ${channel} ${side} ${counter} ${endpointKey(from)}`
-    const mac = this.#parts.crypto.mac(
-      this.#secret,
-      Uint8Array.from(what, (character) => character.charCodeAt(0)),
-    )
+    const mac = this.#parts.crypto.mac(this.#secret, ascii(what))
     token.set(mac.subarray(0, TOKEN - STAMP), STAMP)
     return token
   }

@@ -2,7 +2,7 @@
  * Keys derived from the keys that two ends share (docs/wire/overlay.md, Datagrams): MAC keys by their label, keys of a
  * sealed session, tag and keys of the CHECKs of a pair. KDF is HKDF over BLAKE2s with the shared key as chaining key.
  */
-import { concat } from '../../core/bytes.ts'
+import { ascii, concat } from '../../core/bytes.ts'
 import { kdf, type TunnelCrypto } from '../../crypto/tunnel-crypto.ts'
 
 /** `renew`: a login at the account server; `cache`: requests at the cache server. */
@@ -55,8 +55,4 @@ export function firstCheckCounter(random: { fill(out: Uint8Array): Uint8Array })
   let number = 0
   for (const byte of bytes) number = number * 256 + byte
   return (number % 2 ** START_BITS) * 2 ** 16
-}
-
-function ascii(text: string): Uint8Array {
-  return Uint8Array.from(text, (character) => character.charCodeAt(0))
 }

@@ -7,7 +7,7 @@
  * share of the look-ups and requests under way; what is forgotten for want of room is first what no node of ours has met. To
  * an address that the DNS names, and that has not answered, go only requests for a session, and these only for a while.
  */
-import { equal } from '../../core/bytes.ts'
+import { ascii, equal } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { kdf } from '../../crypto/tunnel-crypto.ts'
@@ -404,7 +404,7 @@ export class Zones {
   }
 }
 
-const SESSION = Uint8Array.from('coordinators', (character) => character.charCodeAt(0))
+const SESSION = ascii('coordinators')
 
 function isStale({ state, at }: Zone, now: number): boolean {
   return state !== 'finding' && now - at >= (state === 'known' ? KNOWN_MS : FAILED_MS)

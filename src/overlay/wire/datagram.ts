@@ -2,7 +2,7 @@
  * The outer forms of signalling datagrams (docs/wire/overlay.md). All begin with `N`, version 1, kind, zero; numbers are
  * big-endian. MACs and seals are verified by machine/asker.ts, machine/answerer.ts, machine/checks.ts and machine/relay.ts.
  */
-import { viewOf } from '../../core/bytes.ts'
+import { ascii, viewOf } from '../../core/bytes.ts'
 import type { Codec } from '../../core/codec.ts'
 import { type Decoded, decoded, malformed } from '../../core/result.ts'
 
@@ -267,10 +267,7 @@ function readIdentity(
 }
 
 export function identityBytes(identity: Identity): Uint8Array {
-  const value =
-    identity.type === 'key'
-      ? identity.id
-      : Uint8Array.from(identity.name, (character) => character.charCodeAt(0))
+  const value = identity.type === 'key' ? identity.id : ascii(identity.name)
   return Uint8Array.of(IDENTITIES.indexOf(identity.type) + 1, value.length, ...value)
 }
 

@@ -12,7 +12,7 @@
  *
  * Numbers are big-endian; a name goes to the end.
  */
-import { viewOf } from '../../core/bytes.ts'
+import { ascii, viewOf } from '../../core/bytes.ts'
 import type { Codec } from '../../core/codec.ts'
 import { type Decoded, decoded, malformed } from '../../core/result.ts'
 import {
@@ -170,9 +170,6 @@ function text(bytes: Uint8Array, at: number, end: number): string {
 }
 
 function put(name: string, out: Uint8Array, at: number): number {
-  out.set(
-    Uint8Array.from(name, (character) => character.charCodeAt(0)),
-    at,
-  )
+  out.set(ascii(name), at)
   return at + name.length
 }

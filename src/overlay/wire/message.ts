@@ -2,7 +2,7 @@
  * The sealed messages of the overlay's signalling (docs/wire/overlay.md): type (8), zero (8), transaction (32), then fields
  * of type (8), length (16), value. Numbers are big-endian. Names are the paper's (§3.4, Figs. 4–8).
  */
-import { viewOf } from '../../core/bytes.ts'
+import { ascii, viewOf } from '../../core/bytes.ts'
 import type { Codec } from '../../core/codec.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { type Decoded, decoded, malformed } from '../../core/result.ts'
@@ -635,10 +635,6 @@ function makeFields(message: Message): Fields {
     fields.push([Field.PREKEY, Uint8Array.of(...number(index, 4), ...publicKey)])
   if (message.padding !== undefined) fields.push([Field.PADDING, new Uint8Array(message.padding)])
   return fields
-}
-
-function ascii(value: string): Uint8Array {
-  return Uint8Array.from(value, (character) => character.charCodeAt(0))
 }
 
 function number(value: number, size: 1 | 2 | 4 | 8): Uint8Array {
