@@ -419,3 +419,99 @@ test('what belongs to no connection and does not open one is left to this host',
   assert.equal(served.in(WIRE, SYN), undefined)
   assert.equal(served.machine.connections.length, 0)
 })
+
+test('a connection that is never answered is forgotten after 130 s, whoever opened it', () => {
+  for (const opens of [
+    (alone: Alone) => alone.in(WIRE, SYN, { seq: PEER_ISN, options: [CAPABLE] }),
+    (alone: Alone) => alone.out({ ...WIRE, localPort: 5555 }, SYN, { seq: LOCAL_ISN }),
+  ]) {
+    const alone = new Alone()
+    alone.now = 1000
+    opens(alone)
+    assert.equal(alone.machine.nextTimeout(), 131_000)
+    alone.machine.handleTimeout(130_999)
+    assert.equal(alone.machine.connections.length, 1)
+    alone.machine.handleTimeout(131_000)
+    assert.equal(alone.machine.connections.length, 0)
+    assert.equal(alone.machine.nextTimeout(), undefined)
+  }
+})
+
+test('what comes on a further subflow that is gone is this host’s; while both ends are done a FIN there is acknowledged', () => {
+  const served = new Served().open()
+  const second = served.join()
+  const [, subflow] = served.connection.subflows
+  events(served)
+  served.peer(RST | ACK, 1, { tuple: second, localIsn: subflow!.localIsn })
+  assert.deepEqual(
+    events(served).flatMap((event) => (event.type === 'watch' ? [[event.on, event.tuple.remotePort]] : [])),
+    [[false, 4001]],
+  )
+  assert.equal(served.peer(ACK, 1, { tuple: second, localIsn: subflow!.localIsn }), undefined)
+  const again = new Served().open()
+  again.join()
+  const [, other] = again.connection.subflows
+  again.local(ACK | FIN, 1, 1)
+  again.peer(ACK, 1, { map: [1, 0, 1], fin: true, dataAck: 2 })
+  again.local(ACK, 2, 2)
+  assert.equal(again.connection.state, 'closing')
+  const on = { tuple: second, localIsn: other!.localIsn }
+  again.peer(ACK | FIN, 1, { ...on, ack: 2 })
+  assert.equal(other!.state, 'dead')
+  const [known] = to('wire', again.peer(ACK | FIN, 1, { ...on, ack: 2 }))
+  assert.deepEqual([known!.ack, known!.flags & RST], [PEER_ISN + 2, 0])
+})
+
+test('a SYN/ACK, or a SYN again, on a connection that the peer opened changes nothing', () => {
+  const served = new Served().open()
+  assert.deepEqual(served.peer(SYN | ACK, 0), [])
+  assert.equal(served.connection.state, 'established')
+  assert.equal(served.peer(SYN, 0), undefined, 'this host’s TCP answers that')
+  assert.equal(served.connection.state, 'established')
+})
+
+test('a host that is shut has no room for a segment: its window in bytes, as its SYN scales it', () => {
+  const served = new Served().open()
+  const { connection } = served
+  connection.localSyn = { ...connection.localSyn, scale: 3 }
+  connection.segmentSize = 1400
+  for (const [window, scale, shut] of [
+    [174, 7, true],
+    [175, 7, false],
+    [1399, -1, true],
+    [1400, -1, false],
+  ] as const) {
+    connection.window = window
+    connection.remoteSyn = { ...connection.remoteSyn, scale }
+    assert.equal(connection.isShut, shut, `${window}, ${scale}`)
+  }
+})
+
+test('an id for an address is one that no subflow of ours has, from 1 to 255 and again', () => {
+  const served = new Served().open()
+  const { connection } = served
+  served.join()
+  assert.equal(connection.subflows[1]!.addressId, 1)
+  assert.equal(connection.nextAddressId(), 2)
+  connection.nextAddress = 255
+  assert.deepEqual([connection.nextAddressId(), connection.nextAddressId()], [255, 2])
+  connection.subflows[1]!.state = 'dead'
+  connection.nextAddress = 1
+  assert.equal(connection.nextAddressId(), 1)
+})
+
+test('of subflows that are gone the first and the newest are kept, the others are forgotten when another begins', () => {
+  const served = new Served().open()
+  const { connection } = served
+  for (let port = 4001; port < 4005; port++) {
+    const join = { type: 'join', backup: false, id: 2, token: served.key.token, nonce: 7 } as const
+    served.in({ ...WIRE, remotePort: port }, SYN, { seq: PEER_ISN, options: [join] })
+    const { localIsn } = connection.subflows.at(-1)!
+    connection.subflows.at(-1)!.state = 'active'
+    served.peer(RST | ACK, 1, { tuple: { ...WIRE, remotePort: port }, localIsn })
+  }
+  assert.deepEqual(
+    connection.subflows.map(({ tuple }) => tuple.remotePort),
+    [4000, 4004],
+  )
+})

@@ -1,0 +1,216 @@
+/** What of a record makes sense (record.ts): each number at its place, on the edge of what is believed and beyond it. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
+import { nodeSha256 } from '../../../src/crypto/sha256.ts'
+import { Connection } from '../../../src/mptcp/machine/connection.ts'
+import { keyOf } from '../../../src/mptcp/machine/keys.ts'
+import { Records } from '../../../src/mptcp/machine/record.ts'
+import { OptionWriter, tupleKey } from '../../../src/mptcp/machine/segment.ts'
+import { Subflow } from '../../../src/mptcp/machine/subflow.ts'
+import { DEFAULT_INIT, newCounts } from '../../../src/mptcp/machine/types.ts'
+
+const SLOTS = 8
+const LARGEST = 2 ** 50
+/** Where the record of connection 1 begins, and in it the first half of the connection and of its first subflow. */
+const RECORD = 64 + 2048
+const HEAD = RECORD + 16
+const FIRST = RECORD + 416
+
+/** The memory of a connection with one subflow, on which 1,000 bytes went each way and 500 wait for their acknowledgement. */
+function written(): { readonly view: DataView; readonly bytes: Uint8Array; readonly room: () => boolean } {
+  const bytes = new Uint8Array(Records.byteLength(SLOTS))
+  const memory = { view: new DataView(bytes.buffer), bytes, room: () => true }
+  const tuple = {
+    ...{ local: Uint8Array.of(10, 1, 0, 2), localPort: 4000 },
+    ...{ remote: Uint8Array.of(10, 9, 0, 2), remotePort: 80 },
+  }
+  const key = tupleKey(tuple)
+  const host = {
+    ...{ sha: nodeSha256, random: nodeRandom, init: DEFAULT_INIT, writer: new OptionWriter(), accesses: [] },
+    ...{ counts: newCounts(), fast: undefined, spare: [], emit: () => {}, tell: () => {} },
+  }
+  const localKey = keyOf(nodeSha256, new Uint8Array(8).fill(7))
+  const it = new Connection({
+    ...{ id: 1, host, tuple, key, role: 'client', localKey, tcpIsn: 5 },
+    ...{ forwarded: false, inside: undefined, now: 0 },
+  })
+  it.remoteKey = keyOf(nodeSha256, new Uint8Array(8).fill(9))
+  it.state = 'established'
+  Object.assign(it, { sndMax: 1501, dataUna: 1001, tan: 1001, rcvMax: 1001, window: 9, remoteWindow: 9000 })
+  const first = new Subflow({
+    ...{ id: it.nextSubflowId(), tuple, key, addressId: 0, access: 'acc1', state: 'active', localIsn: 77 },
+    ...{ backup: false, now: 0 },
+  })
+  Object.assign(first, { next: 1501, una: 1001, high: 1001, acked: 1001 })
+  first.send.append(1001, 1001, 500)
+  first.recv.add(501, 501, 500)
+  it.subflows.push(first)
+  it.active = first
+  new Records(memory, SLOTS).save(it)
+  return memory
+}
+
+const kept = (memory: ReturnType<typeof written>) => new Records(memory, SLOTS).load()
+
+/** Each as [what, write, last value that is believed, first that is not]. */
+type Write = (view: DataView, value: number) => void
+const f64 =
+  (at: number): Write =>
+  (view, value) =>
+    view.setFloat64(at, value, true)
+const u8 =
+  (at: number): Write =>
+  (view, value) =>
+    view.setUint8(at, value)
+const u16 =
+  (at: number): Write =>
+  (view, value) =>
+    view.setUint16(at, value, true)
+const u32 =
+  (at: number): Write =>
+  (view, value) =>
+    view.setUint32(at, value, true)
+
+const ROWS: readonly (readonly [string, Write, readonly number[], readonly number[]])[] = [
+  // The connection.
+  ['half', u32(RECORD), [1], [3, 4_000_000_000]],
+  ['state', u8(HEAD), [1, 2, 3], [0, 4, 255]],
+  ['subflows', u8(HEAD + 1), [1], [0, 2, 11]],
+  ['flags', u8(HEAD + 2), [0, 31], [64, 128]],
+  ['next address', u8(HEAD + 3), [1, 255], [0]],
+  ['next subflow', u32(HEAD + 4), [1, 9], [0]],
+  ['remote window', f64(HEAD + 14), [0, LARGEST], [-1, 0.5, LARGEST + 1, Number.NaN]],
+  ['sent', f64(HEAD + 22), [1501, LARGEST], [1000, 1500.5, LARGEST + 1]],
+  ['acknowledged to the local TCP', f64(HEAD + 30), [1, 1501], [0, 1502, -1]],
+  ['acknowledged by it', f64(HEAD + 38), [1, 1002], [0, 1003]],
+  ['received', f64(HEAD + 46), [1000, LARGEST], [999, Number.POSITIVE_INFINITY]],
+  ['its FIN', f64(HEAD + 54), [-1, 1, 1501], [0, -2, 0.5]],
+  ['the peer’s FIN', f64(HEAD + 62), [-1, 1, 1501], [0, -2, LARGEST + 1]],
+  ['addresses that are gone', u8(HEAD + 70), [0, 4], [5]],
+  ['local port', u16(HEAD + 139), [1, 65_535], [0]],
+  ['remote port', u16(HEAD + 141), [1], [0]],
+  ['own scale', u8(HEAD + 153), [0, 15], [16, 255]],
+  ['the peer’s scale', u8(HEAD + 157), [0, 15], [16]],
+  ['segment size', u16(HEAD + 159), [1], [0]],
+  // The subflow.
+  ['number', u32(FIRST), [1], [0, 2]],
+  ['subflow state', u8(FIRST + 4), [0, 5], [6]],
+  ['subflow flags', u8(FIRST + 5), [0, 15], [16]],
+  ['mappings', f64(FIRST + 8), [0, 1, LARGEST], [-1, 1.5, LARGEST + 1]],
+  ['next', f64(FIRST + 16), [1001, 1501], [1000]],
+  ['unacknowledged', f64(FIRST + 24), [0, 1501], [1502, -1]],
+  ['highest', f64(FIRST + 32), [1000, LARGEST], [999, LARGEST + 1]],
+  ['acknowledged', f64(FIRST + 40), [0, 1002], [1003, -1, 0.5]],
+  ['FIN sent', f64(FIRST + 48), [-1, 1501], [0, -2]],
+  ['FIN received', f64(FIRST + 56), [-1, 1], [0, 0.5]],
+  ['mappings received', u8(FIRST + 64), [0, 1], [2, 4]],
+  ['where one begins', f64(FIRST + 65), [1, 501], [0, -1]],
+  ['its data', f64(FIRST + 73), [0, 501], [-1, LARGEST + 1]],
+  ['its length', f64(FIRST + 81), [1, 500], [0, -1]],
+  ['subflow local port', u16(FIRST + 169), [1], [0]],
+  ['subflow remote port', u16(FIRST + 171), [1], [0]],
+  ['subflow scale', u8(FIRST + 221), [0, 14], [15]],
+]
+
+for (const [what, write, believed, refused] of ROWS)
+  test(`issue 12, part 3: what a record says is believed where it makes sense, and else it is refused and forgotten: ${what}`, () => {
+    for (const value of believed) {
+      const memory = written()
+      write(memory.view, value)
+      assert.equal(kept(memory).kept.length, 1, `${value}`)
+    }
+    for (const value of refused) {
+      const memory = written()
+      write(memory.view, value)
+      const found = kept(memory)
+      assert.deepEqual([found.kept.length, found.refused], [0, 1], `${value}`)
+      const { bytes, view } = memory
+      assert.equal(view.getUint32(RECORD, true), 0)
+      assert.ok(
+        bytes.subarray(HEAD, HEAD + 400).every((byte) => byte === 0),
+        'its keys, too',
+      )
+    }
+  })
+
+test('issue 12, part 3: all that a record has is read as it was written', () => {
+  const [connection] = kept(written()).kept
+  const { subflows, tuple: _, ...rest } = connection!
+  const syn = { mss: 0, scale: -1, sackPermitted: false }
+  assert.deepEqual(rest, {
+    ...{ id: 1, role: 'client', state: 'established', forwarded: false, inside: undefined, confirmed: false },
+    ...{
+      answered: false,
+      noJoin: false,
+      localKey: new Uint8Array(8).fill(7),
+      remoteKey: new Uint8Array(8).fill(9),
+    },
+    ...{
+      tcpIsn: 5,
+      peerIsn: 0,
+      localSyn: syn,
+      remoteSyn: syn,
+      segmentSize: 536,
+      sndMax: 1501,
+      dataUna: 1001,
+    },
+    ...{
+      tan: 1001,
+      rcvMax: 1001,
+      window: 9,
+      remoteWindow: 9000,
+      finLocal: -1,
+      finRemote: -1,
+      nextSubflow: 1,
+    },
+    ...{ nextAddress: 1, active: 0, removed: [] },
+  })
+  const [{ tuple: __, home: ___, ...subflow } = subflows[0]!] = subflows
+  assert.deepEqual(subflow, {
+    ...{
+      id: 0,
+      state: 'active',
+      addressId: 0,
+      remoteAddressId: 0,
+      access: 'acc1',
+      localIsn: 77,
+      remoteIsn: 0,
+    },
+    ...{
+      remoteScale: 0,
+      sackPermitted: false,
+      backup: false,
+      remoteBackup: false,
+      localNonce: 0,
+      remoteNonce: 0,
+    },
+    ...{
+      next: 1501,
+      una: 1001,
+      high: 1001,
+      acked: 1001,
+      finSent: -1,
+      finReceived: -1,
+      appended: 1,
+      whole: true,
+    },
+    ...{ send: [{ ssn: 1001, dsn: 1001, length: 500 }], recv: [{ ssn: 501, dsn: 501, length: 500 }] },
+  })
+})
+
+test('issue 12, part 3: mappings are believed from the newest back, as far as each ends where the next begins', () => {
+  const RING = FIRST + 448
+  for (const [what, write, send] of [
+    ['as written', () => {}, 1],
+    ['another place', (view: DataView) => view.setUint32(RING, 1002, true), 0],
+    ['no length', (view: DataView) => view.setUint32(RING + 8, 0, true), 0],
+    ['more than a mapping has', (view: DataView) => view.setUint32(RING + 8, 0x1_0000, true), 0],
+    ['data that were not sent', (view: DataView) => view.setUint32(RING + 4, 1002, true), 0],
+  ] as const) {
+    const memory = written()
+    write(memory.view)
+    const [subflow] = kept(memory).kept[0]!.subflows
+    assert.deepEqual([subflow!.send.length, subflow!.whole], [send, send === 1], what)
+  }
+})
