@@ -54,7 +54,10 @@ export function defineOverlay(program: Command): void {
   define(overlay, {
     use: 'peers',
     summary: 'show this node and its peers: addresses, way, access, and the reason',
-    examples: ['godwit overlay peers'],
+    examples: ['godwit overlay peers', 'godwit overlay peers --keys'],
+    details:
+      'Keys are for people to compare: read one to its owner over the telephone. The tunnel is encrypted for who has that key, whatever the\nservers of the zone say.',
+    options: [new Option('--keys', 'show the public keys of this node and its peers')],
     run: async (options) => (await import('./commands/overlay.ts')).peers(options),
   })
   define(overlay, {

@@ -85,10 +85,18 @@ export async function resolve(name: string, options: CommonOptions): Promise<voi
   printLines([`${answer.name}  ${answer.addresses.join('  ')}  (${way})`])
 }
 
-export async function peers(options: CommonOptions): Promise<void> {
+export async function peers(options: CommonOptions & { readonly keys?: boolean }): Promise<void> {
   const view = await client(options).get<OverlayView>('/v1/overlay')
   if (options.json) {
     printJson(view)
+    return
+  }
+  if (options.keys === true) {
+    const rows = view.peers.map(({ name, public_key }) => [name, public_key ?? 'not used since the start'])
+    printLines([
+      ...table(['DEVICE', 'KEY'], [[`${view.name} (this one)`, view.public_key], ...rows]),
+      'each device shows the same key for a name, or somebody is between them',
+    ])
     return
   }
   const state = view.registered ? 'registered' : `not registered: ${view.trouble ?? 'no answer yet'}`

@@ -90,6 +90,8 @@ function pinOf({ pin }: LoginOptions, known: Login | undefined, server: string):
 /** Answer of GET /v1/overlay. */
 export interface OverlayView {
   readonly name: string
+  /** Of this node, base64. */
+  readonly public_key: string
   readonly addresses: readonly string[]
   readonly coordinator: string
   readonly registered: boolean
@@ -102,6 +104,8 @@ export interface OverlayView {
   readonly names: { readonly server: string | null; readonly keeper: string; readonly zone: string }
   readonly peers: readonly {
     readonly name: string
+    /** Of a peer that was used since the start. */
+    readonly public_key: string | null
     readonly addresses: readonly string[]
     readonly way: string | null
     readonly access: string | null

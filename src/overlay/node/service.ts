@@ -24,6 +24,7 @@ import {
 } from '../../core/mechanism.ts'
 import { matchesPattern } from '../../core/pattern.ts'
 import type { FlowFacts, Selector } from '../../core/selector.ts'
+import { encodeKey, publicKeyOf } from '../../crypto/keys.ts'
 import type { Guarded } from '../../linux/guard.ts'
 import type { FlowOwners } from '../../linux/owners.ts'
 import type { SocketTable } from '../../linux/sockdiag.ts'
@@ -641,7 +642,7 @@ export class NodeService implements Mechanism {
         kind: 'node',
         state: peer.access !== undefined ? 'up' : 'connecting',
         paths: paths.map((path) => pathStatus(path)),
-        public_key: Buffer.from(peer.publicKey).toString('base64'),
+        public_key: encodeKey(peer.publicKey),
         addresses: addressesOf(peer).map(formatAddress),
         ...(refused !== undefined && peer.access === undefined && { refused }),
       }
@@ -750,6 +751,7 @@ export class NodeService implements Mechanism {
     const { host, port } = this.#init.coordinator
     return {
       name: this.#init.credentials.name,
+      public_key: encodeKey(publicKeyOf(this.#init.privateKey)),
       addresses: own === undefined ? [] : addressesOf(own).map(formatAddress),
       coordinator: port === COORDINATOR_PORT ? host : `${host}:${port}`,
       registered: this.#registered !== undefined && this.#trouble === undefined,
@@ -762,6 +764,7 @@ export class NodeService implements Mechanism {
         const report = this.#reports.find((each) => each.name === peer.name)
         return {
           name: peer.name,
+          public_key: report === undefined ? null : encodeKey(report.publicKey),
           addresses: addressesOf(peer).map(formatAddress),
           way: report?.kind ?? null,
           access: report?.access ?? null,

@@ -11,11 +11,13 @@ import { answerQuery, cutAnswer, MAX_QUERY, type ZoneData } from './zone.ts'
 const LIMITS: SourceLimits = { connections: 200, ofSource: 16, rate: 5, burst: 40, longestMs: 30_000 }
 const IDLE_MS = 5_000
 /** Queries beyond over UDP are answered with the word to ask over TCP, so many a second; what is still beyond is dropped unread. */
-const CUT_RATE = 20_000
+const CUT_RATE = 60_000
 const RESERVE = { reserve: 500, reserveBurst: 500, reserveMs: 1000 }
 const UDP_RATE = { rateOfSource: 500, burstOfSource: 500, rate: 5000, burst: 5000, ...RESERVE }
 /** Less over TCP: a resolver comes there for what is cut over UDP. */
 const TCP_RATE = { rateOfSource: 50, burstOfSource: 50, rate: 1000, burst: 1000, ...RESERVE }
+/** What waits while the thread does something else; as much of it as the kernel allows. */
+const RECEIVE_BYTES = 1 << 20
 /** Queries on one connection that are answered before it has read the answers. */
 const MAX_UNREAD = 65_536
 
@@ -36,7 +38,11 @@ export class NameServer {
     this.#port = port
     this.#data = data
     this.#fault = fault
-    this.#udp = createSocket({ type: 'udp6', ipv6Only: false })
+    this.#udp = createSocket({
+      ...{ type: 'udp6', ipv6Only: false, recvBufferSize: RECEIVE_BYTES },
+      // Answers go to addresses: nothing is looked up, nor waited for.
+      lookup: (address, _options, found) => found(null, address, 6),
+    })
     this.#udp.on('message', (query, { address, port: to }) => {
       const now = performance.now()
       const answer = this.#rates.udp.take(sourceOf(address), now)

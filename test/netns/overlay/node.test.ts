@@ -48,6 +48,17 @@ describe('two nodes behind two NATs each', () => {
     for (const name of ['alice', 'bob'] as const) await bed.untilWay(name, 'direct acc1')
   })
 
+  it('NT-13: both show the same keys for both, for people to compare', async () => {
+    const ends = ['alice', 'bob'] as const
+    const shown = await Promise.all(ends.map((name) => bed.godwit(name, 'overlay', 'peers', '--keys')))
+    const keysIn = (text: string) =>
+      ends.map((name) => new RegExp(`${name}\\.test\\.example.* ([A-Za-z0-9+/]{43}=)`).exec(text)?.[1])
+    const [alice, bob] = shown.map(keysIn)
+    assert.deepEqual(alice, bob)
+    assert.equal(new Set(alice).size, 2)
+    assert.equal(alice!.includes(undefined), false)
+  })
+
   it('nobody but this machine is answered by its name server: a peer, and a neighbour in the local network, are refused', async () => {
     const { addresses } = await bed.view('alice')
     const four = addresses.find((each) => each.includes('.'))!
