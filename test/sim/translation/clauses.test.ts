@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { encoded } from '../../../src/core/codec.ts'
 import { generateOwnKey, nodeIhmpCrypto } from '../../../src/translation/keys.ts'
+import { type Host, ReplayWindow, takeOver } from '../../../src/translation/machine/host.ts'
 import { bytesOf } from '../../../src/translation/tables.ts'
 import { Control, encodeSigned, type IhmpMessage, ihmp, Option } from '../../../src/translation/wire.ts'
 import { A, B, connected, F, pairOfHosts, peerOf, type SimHost, SimNetwork } from './network.ts'
@@ -318,4 +319,92 @@ test('DI-20: a host without a key answers SOLICIT with a HELLO without one', () 
     .map(({ bytes }) => ihmp.decode(bytes))
     .find((m) => m.ok && m.value.control === Control.HELLO)
   assert.ok(hello?.ok && hello.value.publicKey === undefined)
+})
+
+test('two rows are one host: what either has said, been told and not answered counts for both', () => {
+  const net = new SimNetwork()
+  const v = net.host()
+  v.set(`${F}/24`)
+  v.flow(F, 80, A, 40_000)
+  v.flow(F, 81, B, 40_001)
+  const [into, from] = [...v.machine.hosts()] as [Host, Host]
+  const pair = { local: F, foreign: B }
+  const [flow] = v.tables.flows(from.row.hid)
+  from.confirmed.set('pair', { pair, at: 7 })
+  from.ports.set(B, 600)
+  from.diversions.set('id', { flow: flow!, pair, own: true, counter: 3, followed: true })
+  from.unproven.set(flow!, { since: 1, tries: 2, nextAt: 3 })
+  into.proveAt = 9
+  from.proveAt = 5
+  into.replay.accept(1)
+  from.replay.accept(2)
+  into.addressCounters.set(A, 10)
+  from.addressCounters.set(A, 4)
+  from.addressCounters.set(B, 6)
+  from.nats.set(NAT, B)
+  const said = new ReplayWindow(8)
+  from.natReplay.set(NAT, said)
+  from.lost.add('10.9.0.1')
+  from.told.add('10.9.0.2')
+  from.silent.set('pair', pair)
+  from.retry = { at: 11, wait: 12 }
+  from.preferred = B
+  from.pinned = F
+  into.privileged = true
+  from.privileged = false
+  takeOver(into, from)
+  assert.deepEqual(into.confirmed.get('pair'), { pair, at: 7 })
+  assert.deepEqual([into.ports.get(B), into.diversions.get('id')!.counter], [600, 3])
+  assert.deepEqual([into.unproven.get(flow!)!.tries, into.proveAt], [2, 5])
+  assert.deepEqual(
+    [1, 2, 3].map((counter) => into.replay.check(counter).kind),
+    ['duplicate', 'duplicate', 'new'],
+  )
+  assert.deepEqual([into.addressCounters.get(A), into.addressCounters.get(B)], [10, 6])
+  assert.deepEqual([into.nats.get(NAT), into.natReplay.get(NAT)], [B, said])
+  assert.deepEqual(
+    [[...into.lost], [...into.told], [...into.silent.keys()]],
+    [['10.9.0.1'], ['10.9.0.2'], ['pair']],
+  )
+  assert.deepEqual([into.retry, into.preferred, into.pinned], [{ at: 11, wait: 12 }, B, F])
+  assert.equal(into.privileged, false, 'what either may not, both may not')
+  // What the older row has of its own stays.
+  from.retry = { at: 1, wait: 1 }
+  from.preferred = A
+  from.pinned = A
+  takeOver(into, from)
+  assert.deepEqual([into.retry!.at, into.preferred, into.pinned], [11, B, F])
+})
+
+test('DI-12: what a daemon saves is what the next one has, and saves again', () => {
+  const { net, mh, ch } = twoWays()
+  const { hid } = peerOf(mh).row
+  mh.machine.moveFlows(hid, B, flowsOf(mh), net.now)
+  net.run(net.now + 2_000)
+  const { machine } = ch
+  const host = peerOf(ch)
+  // Of what a peer may have, something of each.
+  host.formerKey = new Uint8Array(32).fill(3)
+  host.nats.set(NAT, '10.9.0.9')
+  host.row.nats.add(NAT)
+  host.natReplay.set(NAT, new ReplayWindow(77))
+  host.row.ports.push({ protocol: 6, foreignPort: 1, natPort: 2, localPort: 3, counter: 4 })
+  host.row.unreachable.add('10.9.0.3')
+  host.row.crossed.add(6)
+  host.lost.add('10.9.0.4')
+  host.preferred = B
+  const [flow] = flowsOf(ch)
+  host.row.numbers.set(flow!.id, { own: 5_000, other: 6_000, known: true, since: 0 })
+  const [before] = machine.save()
+  assert.ok(before!.taken.length === 1 && before!.diversions!.length === 1 && before!.numbers!.length === 1)
+  const next: SimHost = net.host()
+  next.key = generateOwnKey()
+  next.machine.restore(before!)
+  next.flow(F, 80, A, 40_000)
+  const [after] = next.machine.save()
+  assert.deepEqual(after, before)
+  assert.deepEqual(peerOf(next).row.overrides.get(flow!.id), { local: F, foreign: B })
+  assert.deepEqual(peerOf(next).crossWaits.get(6), { until: undefined, lost: undefined })
+  assert.equal(peerOf(next).state, 'peer')
+  assert.equal(flowsOf(next)[0]!.taken, 'both')
 })

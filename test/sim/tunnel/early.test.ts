@@ -4,6 +4,7 @@ import { test } from 'node:test'
 import { equal } from '../../../src/core/bytes.ts'
 import { nodeCrypto } from '../../../src/crypto/node-crypto.ts'
 import { EARLY_USE, PREKEY_LIFETIME, REKEY_ATTEMPT_TIME } from '../../../src/tunnel/protocol/constants.ts'
+import { encodeFrames } from '../../../src/tunnel/protocol/control.ts'
 import { endpoint, Pair } from './harness.ts'
 
 const GODWIT = { dialect: 'godwit' } as const
@@ -451,4 +452,47 @@ test('of keys for what comes behind message 1 a peer has two at a time: an older
     world.run(15)
     assert.equal(anchor.received.length, which === 0 ? 0 : 1)
   }
+})
+
+test('NT-40: what signalling proves after an hour counts as at the beginning, and for as long', () => {
+  for (const [before, paths] of [
+    [0, 1],
+    [39_000, 1],
+    [41_000, 0],
+  ] as const) {
+    const pair = new Pair({ anchorConfig: GODWIT })
+    const { world, host, anchor } = pair
+    world.run(3_600_000)
+    anchor.do((machine, now) => machine.noteProven(pair.hostPeer, endpoint(1), 0, now))
+    world.run(before)
+    host.addPath(pair.anchorPeer, config(0, 'proven'))
+    world.run(31)
+    assert.equal(anchor.usable(pair.hostPeer).length, paths, `${before} ms later`)
+  }
+})
+
+test('UP-9: an MTU probe that is answered on another path, or by who has none, says nothing of this one', () => {
+  const pair = new Pair({ anchorConfig: GODWIT }).connect()
+  const { world, host, anchor } = pair
+  world.run(2_000)
+  const [first] = pair.slots
+  const mtu = () => host.machine.path(first!)!.mtu
+  host.do((machine, now) => machine.setInterfaceMtu(first!, 1_400, now))
+  world.filter = (datagram) => datagram instanceof Uint8Array || datagram.kind !== 'control'
+  host.do((machine, now) => machine.setInterfaceMtu(first!, 9_000, now))
+  world.run(10)
+  const before = mtu()
+  const says = (pathId: number, about: number) => {
+    world.filter = () => true
+    const body = encodeFrames([{ type: 'mtu-ack', pathId: about, size: 1_490 }])
+    anchor.forge(pair.hostPeer, pathId, 'control', body, endpoint(100), endpoint(1))
+    world.filter = (datagram) => datagram instanceof Uint8Array || datagram.kind !== 'control'
+    world.run(2)
+  }
+  says(1, 2)
+  assert.equal(mtu(), before)
+  says(99, 99)
+  assert.equal(host.all('peer-failed').length, 0)
+  says(1, 1)
+  assert.equal(mtu(), 1_490)
 })
