@@ -250,7 +250,10 @@ test('DI-38, DI-42: what a NAT said before a restart is old after it, of whateve
   }
   const hears = (host: SimHost, counter: number, port: number) =>
     host.machine.handleMessage(entry(counter, port), { local: F, foreign: NAT }, 0, net.now)
+  const mark = net.log.length
   hears(ch, 1_000, 1)
+  net.drain()
+  assert.deepEqual(net.types(mark), [`ACK ${F}>${NAT}`])
   hears(ch, 2_000, 2)
   hears(ch, 1_500, 3)
   assert.equal(peerOf(ch).row.ports.length, 3, 'out of order, as they come')
@@ -407,4 +410,47 @@ test('DI-12: what a daemon saves is what the next one has, and saves again', () 
   assert.deepEqual(peerOf(next).crossWaits.get(6), { until: undefined, lost: undefined })
   assert.equal(peerOf(next).state, 'peer')
   assert.equal(flowsOf(next)[0]!.taken, 'both')
+})
+
+test('DI-6: a peer is asked to take the other family though something else waits for its answer', () => {
+  const net = new SimNetwork()
+  const [mh, ch] = [net.host(), net.host()]
+  mh.set(`${A}/24@acc1`, `${A6}/64@acc1`)
+  ch.set(`${F}/24`, `${F6}/64`)
+  connected(net, mh, A, ch, F)
+  const since = net.now
+  net.intercept = (packet, message) => {
+    if (message.control === Control.ADDR_DOWN) return undefined
+    return packet
+  }
+  mh.set(`${A6}/64@acc1`)
+  net.run(net.now + 400)
+  assert.deepEqual(timesOf(net, Control.PATH_PROBE, A6, since), [300])
+  assert.deepEqual(peerOf(mh).row.current[4], { local: A6, foreign: F6 })
+})
+
+test('of 64 addresses that a host is known by, one that it had gives way before one that it claims, and none that works', () => {
+  const { net, mh, ch } = twoWays()
+  const host = peerOf(ch)
+  let counter = (1_700_000_000_000 + net.now) * 1_000
+  const claims = (ip: string): void => {
+    const newAddress = bytesOf(ip)
+    says(
+      net,
+      mh,
+      ch,
+      { local: F, foreign: A },
+      { control: Control.ADDR_UP_UNREACHABLE, newAddress, counter: ++counter },
+    )
+    net.run(net.now + 200)
+  }
+  for (let i = 1; host.known.size < 64; i++) claims(`10.30.0.${i}`)
+  const claimed = [...host.row.unreachable]
+  assert.equal(claimed.length, 16)
+  const had = [...host.known].find((ip) => !host.row.active.has(ip) && !host.row.unreachable.has(ip))!
+  claims('10.31.0.1')
+  assert.equal(host.known.size, 64)
+  assert.ok(!host.known.has(had) && host.known.has('10.31.0.1'))
+  assert.ok(claimed.slice(1).every((ip) => host.known.has(ip)))
+  assert.ok(host.known.has(A) && host.known.has(B))
 })
