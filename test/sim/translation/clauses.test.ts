@@ -454,3 +454,15 @@ test('of 64 addresses that a host is known by, one that it had gives way before 
   assert.ok(claimed.slice(1).every((ip) => host.known.has(ip)))
   assert.ok(host.known.has(A) && host.known.has(B))
 })
+
+test('issue 11, 4: a flow that was given back is not saved as one on a pair of its own', () => {
+  const { net, mh } = twoWays()
+  const { hid } = peerOf(mh).row
+  const saved = () => mh.machine.save()[0]!.diversions!.length
+  mh.machine.moveFlows(hid, B, flowsOf(mh), net.now)
+  net.run(net.now + 1_000)
+  assert.equal(saved(), 1)
+  mh.machine.giveBack(hid, flowsOf(mh), net.now)
+  net.run(net.now + 1_000)
+  assert.equal(saved(), 0)
+})

@@ -496,3 +496,29 @@ test('UP-9: an MTU probe that is answered on another path, or by who has none, s
   says(1, 1)
   assert.equal(mtu(), 1_490)
 })
+
+test('NT-46: message 2 of a session that the peer has not used yet goes to each place where its owner knows it to be, once', () => {
+  const pair = new Pair({ anchorConfig: GODWIT })
+  const { world, host, anchor, anchorPeer, hostPeer } = pair
+  const prekey = anchor.machine.newPrekey()
+  anchor.do((machine, now) => machine.expectEarly(hostPeer, prekey.index, now))
+  host.do((machine) => machine.useEarly(anchorPeer, prekey))
+  host.do((machine, now) => machine.introduce(anchorPeer, endpoint(100), 0, now))
+  world.run(11)
+  const answers: number[] = []
+  world.filter = (datagram, _from, to) => {
+    if (datagram instanceof Uint8Array && datagram[0] === 2) answers.push(to.address.at(-1)!)
+    return true
+  }
+  const opens = (pathId: number, last: number, known?: 'proven') =>
+    anchor.addPath(hostPeer, {
+      ...{ pathId, socket: 0, remote: endpoint(last), mtu: 1500 },
+      ...(known !== undefined && { known }),
+    })
+  opens(20, 2, 'proven')
+  assert.deepEqual(answers, [2])
+  opens(21, 1, 'proven')
+  assert.deepEqual(answers, [2], 'where it has been answered already')
+  opens(22, 2)
+  assert.deepEqual(answers, [2], 'nor where nobody knows whether the peer is there')
+})

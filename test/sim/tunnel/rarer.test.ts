@@ -1,5 +1,7 @@
 /** As sequences.test.ts, for what is rarer: fresh keys, data behind message 1, hopes, cookies, ends, stock peers that move. */
+import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { controlCodec, Feature } from '../../../src/tunnel/protocol/control.ts'
 import { endpoint, Pair } from './harness.ts'
 import { traffic, Watch } from './watch.ts'
 
@@ -372,4 +374,43 @@ test('a path of a godwit whose traffic and silence alternate: when it is probed,
       `,
     /probe|echo|challenge|quality/,
   )
+})
+
+test('a HELLO in a new session that nobody answers is repeated, less often each time, for as long as the other end is a godwit', () => {
+  const pair = new Pair({ config: GODWIT, anchorConfig: GODWIT }).connect([0])
+  pair.world.run(3_000)
+  const watch = new Watch(pair)
+  watch.lost = /hello/
+  watch.happens(
+    30_000,
+    () => pair.host.do((machine, now) => machine.connect(pair.anchorPeer, now)),
+    `
+    h1> initiation: 0
+    h1> hello 3: 20 +250 +500 +1000 +2000 +4000 +8000×2
+    host: timestamp-sent; session up, own; keys of 2
+    anchor: timestamp-accepted; session up; keys of 2
+    `,
+    /hello|initiation/,
+  )
+})
+
+test('RFC 8899: of a peer without message 32 an MTU probe is what message 4 carries at most in that size', () => {
+  for (const [features, length] of [
+    [Feature.multipathAes, 1_430],
+    [0, 1_422],
+  ] as const) {
+    const pair = new Pair({ anchorConfig: GODWIT })
+    pair.host.restart({ features })
+    pair.anchorPeer = pair.host.addPeer(pair.anchor, GODWIT)
+    const lengths = new Set<number>()
+    pair.world.filter = (datagram) => {
+      if (datagram instanceof Uint8Array) return true
+      const frames = controlCodec.decode(datagram.body)
+      if (frames.ok && frames.value[0]?.type === 'mtu-probe') lengths.add(datagram.body.length)
+      return true
+    }
+    pair.host.addPath(pair.anchorPeer, { ...path(0), mtu: 1_492 })
+    pair.world.run(500)
+    assert.deepEqual([...lengths], [length])
+  }
 })
