@@ -1,19 +1,23 @@
 /**
  * Sockets of the main thread that leave by one device: made and bound by libc, then handed to Node. For the few
- * connections that must not follow the routes of the host: questions to name servers, the tunnel over TCP.
+ * connections that must not follow the routes of the host: questions to name servers, the tunnel over TCP. And sockets that only
+ * this machine reaches.
  */
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram'
-import { Socket } from 'node:net'
+import { type Server, Socket } from 'node:net'
 import { formatAddress } from '../core/address.ts'
 import { EINPROGRESS } from '../core/errno.ts'
+import { descriptorOf } from './descriptor.ts'
 import { closeFd, declare, errno, KernelError } from './libc.ts'
 import { AF_INET, AF_INET6 } from './sockaddr.ts'
-import { bindToDevice, forbidFragments, libcSocket, SO_MARK, SOL_SOCKET, setOption } from './udp.ts'
+import { bindTo, bindToDevice, forbidFragments, libcSocket, SO_MARK, SOL_SOCKET, setOption } from './udp.ts'
 
 const libcConnect = declare<(fd: number, name: Buffer, length: number) => number>(
   'int connect(int fd, uint8_t *name, int length)',
 )
 
+/** What a machine sends to an address of its own comes from here. */
+const LOOPBACK = 'lo'
 const STREAM = 1
 const DATAGRAM = 2
 const NONBLOCK_CLOEXEC = 0o4000 | 0o2000000
@@ -56,6 +60,24 @@ export function connectTcp({ address, port }: Destination, options: BoundOptions
   name.set(address, family === AF_INET ? 4 : 8)
   if (libcConnect(fd, name, name.length) < 0 && errno() !== EINPROGRESS) throw failed('connect', fd)
   return new Socket({ fd })
+}
+
+/**
+ * A UDP socket on this address and port that only this machine reaches, whatever interface has the address: others get what they get at a
+ * closed port. Throws KernelError; the kernel may not allow it before Linux 5.7.
+ */
+export function localUdp(address: Uint8Array, port: number): DatagramSocket {
+  const four = address.length === 4
+  const fd = open(four ? AF_INET : AF_INET6, DATAGRAM, { device: LOOPBACK })
+  if (bindTo(fd, { family: four ? 4 : 6, address, port }) < 0) throw failed('bind', fd)
+  const socket = createSocket(four ? 'udp4' : 'udp6')
+  socket.bind({ fd })
+  return socket
+}
+
+/** Makes a server that listens one that only this machine reaches; false: the kernel does not allow it. */
+export function makeLocal(server: Server): boolean {
+  return bindToDevice(descriptorOf(server), LOOPBACK) === 0
 }
 
 function open(family: number, type: number, { device, mark, wholeDatagrams }: BoundOptions): number {

@@ -1,5 +1,6 @@
 /** The user at the other end of a Unix stream socket (unix(7), SO_PEERCRED). */
 import type { Socket } from 'node:net'
+import { descriptorOf } from './descriptor.ts'
 import { check, declare } from './libc.ts'
 
 const getsockopt = declare<
@@ -16,11 +17,9 @@ const UCRED_BYTES = 12
  * KernelError when the socket is closed.
  */
 export function peerUser(socket: Socket): number {
-  // Node documents no way to a socket's descriptor; every release since 0.x has had this one.
-  const fd = (socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd ?? -1
   const credentials = Buffer.alloc(UCRED_BYTES)
   const length = Buffer.alloc(4)
   length.writeUInt32LE(UCRED_BYTES)
-  check(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, length), 'ask who calls')
+  check(getsockopt(descriptorOf(socket), SOL_SOCKET, SO_PEERCRED, credentials, length), 'ask who calls')
   return credentials.readUInt32LE(4)
 }

@@ -3,6 +3,7 @@
  * megabyte of KeyUpdate records (RFC 8446 §4.6.3) takes half a second: who has not shown who it is gets little room.
  */
 import type { Server, Socket } from 'node:net'
+import { descriptorOf } from './descriptor.ts'
 import { setOption } from './udp.ts'
 
 const SOL_SOCKET = 1
@@ -13,13 +14,6 @@ const SO_BUF_LOCK = 72
 const LITTLE = 4096
 /** Before Linux 5.14, which cannot let the kernel choose again; it takes what `net.core.rmem_max` allows. */
 const MUCH = 4 << 20
-
-type Open = { readonly fd?: number } | null | undefined
-
-/** Node documents no way to a socket's descriptor; every release since 0.x has had this one. */
-function descriptorOf(socket: Server | Socket): number {
-  return (socket as unknown as { readonly _handle?: Open })._handle?.fd ?? -1
-}
 
 /** For a server that listens: its new connections have little room. */
 export function giveLittleRoom(server: Server): void {

@@ -220,13 +220,16 @@ export function bindToDevice(fd: number, device: string): number {
   return setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, name.length)
 }
 
-function bindLocal(fd: number, options: UdpOptions, op: string): number {
+export function bindTo(fd: number, { family, port, address }: UdpOptions): number {
   const name = Buffer.alloc(28)
-  const size = options.family === 4 ? 16 : 28
-  name.writeUInt16LE(options.family === 4 ? AF_INET : AF_INET6, 0)
-  name.writeUInt16BE(options.port ?? 0, 2)
-  if (options.address) name.set(options.address, options.family === 4 ? 4 : 8)
-  if (libcBind(fd, name, size) < 0) {
+  name.writeUInt16LE(family === 4 ? AF_INET : AF_INET6, 0)
+  name.writeUInt16BE(port ?? 0, 2)
+  if (address) name.set(address, family === 4 ? 4 : 8)
+  return libcBind(fd, name, family === 4 ? 16 : 28)
+}
+
+function bindLocal(fd: number, options: UdpOptions, op: string): number {
+  if (bindTo(fd, options) < 0) {
     const number = errno()
     if (number === 98)
       throw new GodwitError('PORT_TAKEN', `UDP port ${options.port} is in use by another process`, {

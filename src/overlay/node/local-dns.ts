@@ -1,14 +1,16 @@
 /**
  * A name server for the programs of this machine, on the node's own virtual address. A query for a name of the zone
  * requests a direction and is answered with the node's virtual addresses (Fig. 5 steps 1–2). Other queries are forwarded
- * unchanged to the machine's previous servers. Queries from other machines (peers, the local network) get REFUSED, no
- * longer than the query.
+ * unchanged to the machine's previous servers. Other machines (peers, the local network) do not reach it; where the kernel does not allow that,
+ * they get REFUSED, no longer than the query.
  */
 import { createSocket, type Socket } from 'node:dgram'
 import { createConnection, createServer, type Server, type Socket as Stream } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { type Answer, AUTHORITATIVE_ANSWER, decode, encode, type Packet } from 'dns-packet'
-import { formatAddress } from '../../core/address.ts'
+import { formatAddress, parseAddress } from '../../core/address.ts'
+import { localUdp, makeLocal } from '../../linux/bound-socket.ts'
+import { must } from '../../mechanism/schema.ts'
 import type { NodePeer } from './protocol.ts'
 
 const PORT = 53
@@ -25,7 +27,10 @@ const ADDRESSES_MS = 1000
 const FORWARD_MS = 4_000
 const IDLE_MS = 10_000
 const MAX_STREAMS = 64
+/** No query of one question is longer: a message may have so many that reading it takes a tenth of a second. */
+const MAX_QUERY = 4096
 const HEADER = 12
+const FORMERR = 1
 const NXDOMAIN = 3
 const SERVFAIL = 2
 const NOTIMP = 4
@@ -86,7 +91,7 @@ export class LocalDns {
   }
 
   async #listenOn(address: string): Promise<void> {
-    const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4')
+    const socket = this.#socketOn(address)
     socket.on('error', (error) => this.#parts.report(`name server on ${address}: ${error.message}`))
     socket.on('message', (bytes, from) => {
       this.#answer(bytes, from.address, false, (answer) => {
@@ -95,14 +100,22 @@ export class LocalDns {
     })
     await new Promise<void>((resolve, reject) => {
       socket.once('error', reject)
-      socket.bind(this.#port, address, resolve)
+      socket.once('listening', resolve)
     })
     this.#sockets.push(socket)
     const server = createServer((stream) => this.#serve(stream))
     server.on('error', (error) => this.#parts.report(`name server on ${address}: ${error.message}`))
     server.maxConnections = MAX_STREAMS
-    server.listen(this.#port, address)
+    server.listen(this.#port, address, () => makeLocal(server))
     this.#servers.push(server)
+  }
+
+  #socketOn(address: string): Socket {
+    try {
+      return localUdp(must(parseAddress(address)), this.#port)
+    } catch {
+      return createSocket(address.includes(':') ? 'udp6' : 'udp4').bind(this.#port, address)
+    }
   }
 
   #serve(stream: Stream): void {
@@ -124,13 +137,17 @@ export class LocalDns {
   }
 
   #answer(bytes: Uint8Array, from: string, stream: boolean, reply: Reply): void {
-    const question = questionIn(bytes)
-    if (question === undefined) return
+    if (bytes.length < HEADER || (bytes[2]! & 0xf8) !== 0) return
     if (!this.#isOurs(from)) {
-      const refusal = response(question, REFUSED, [])
-      if (refusal.length <= bytes.length) reply(refusal)
+      reply(emptyAnswer(bytes, REFUSED))
       return
     }
+    if (bytes.length > MAX_QUERY || bytes[4] !== 0 || bytes[5] !== 1) {
+      reply(emptyAnswer(bytes, FORMERR))
+      return
+    }
+    const question = questionIn(bytes)
+    if (question === undefined) return
     const work = this.#parts.covers(question.name)
       ? this.#lookUp(question)
       : this.#forward(bytes, question, stream)
@@ -215,9 +232,17 @@ interface Question {
   readonly desired: boolean
 }
 
+/** A header alone: that of the query, whatever is in it. */
+function emptyAnswer(query: Uint8Array, code: number): Uint8Array {
+  const answer = new Uint8Array(HEADER)
+  answer.set(query.subarray(0, 3))
+  answer[2] = 0x80 | (query[2]! & 1)
+  answer[3] = 0x80 | code
+  return answer
+}
+
 /** The one question of a query; undefined for anything else. */
 function questionIn(bytes: Uint8Array): Question | undefined {
-  if (bytes.length < HEADER || (bytes[2]! & 0xf8) !== 0) return undefined
   try {
     const { id = 0, questions = [] } = decode(Buffer.from(bytes))
     const [question, ...more] = questions

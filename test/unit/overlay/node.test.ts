@@ -1,6 +1,7 @@
 /** Parts of a node: its window of counters, its forwarder, what it makes in the kernel, and how names reach programs. */
 import assert from 'node:assert/strict'
 import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -302,6 +303,19 @@ test('names of the overlay are answered here, all others as the servers of befor
     for (const bytes of [new Uint8Array(0), new Uint8Array(12), new Uint8Array(600).fill(255)])
       socket.send(bytes, PORT, '127.0.0.2')
     assert.deepEqual(await data('bob.test.example', 'A'), [0, '100.64.0.2'])
+    // Thousands of questions, which reading would find damaged at the end, or one and more bytes than a query has.
+    const one = encode({ type: 'query', id: 7, questions: [{ type: 'A', name: 'bob.test.example' }] })
+    const many = Buffer.concat([
+      one,
+      ...Array<Buffer>(5000).fill(Buffer.from([0xc0, 12, 0, 1, 0, 1])),
+      Buffer.of(0xc0),
+    ])
+    many.writeUInt16BE(5002, 4)
+    for (const bytes of [many, Buffer.concat([one, Buffer.alloc(5000)])]) {
+      socket.send(bytes, PORT, '127.0.0.2')
+      const [answer] = (await once(socket, 'message')) as [Buffer]
+      assert.deepEqual([answer.length, answer.readUInt16BE(0), answer[3]! & 15], [12, 7, 1])
+    }
     socket.close()
     assert.deepEqual(reports, [])
   } finally {
